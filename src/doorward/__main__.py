@@ -1,0 +1,7 @@
+"""`python -m doorward`."""
+
+import sys
+
+from doorward.cli.main import main
+
+sys.exit(main())

@@ -1,0 +1,1 @@
+"""Bytes that the kernel or a file hands over, turned into values."""

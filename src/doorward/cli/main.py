@@ -1,0 +1,109 @@
+"""`doorward COMMAND …`: finds the command's module, parses its words, turns errors into an exit status.
+
+Only the module of the command that was asked for is imported: a knock must leave at once.
+"""
+
+from __future__ import annotations
+
+import argparse
+import os
+import sys
+from importlib import import_module
+from typing import Protocol
+
+from doorward import __version__
+from doorward.errors import DoorwardError
+
+COMMANDS = {
+    "run": "the daemon in the foreground",
+    "check": "is the configuration right, and is it strong",
+    "compile": "print the nftables ruleset",
+    "status": "what is open, and who opened it",
+    "open": "open a door by hand",
+    "close": "close a door by hand",
+    "log": "the record of openings and refusals",
+    "knock": "knock at a host",
+    "lab": "the whole thing in network namespaces, step by step",
+}
+
+
+class Command(Protocol):
+    """What each module of a command offers; the first line of its docstring is not shown."""
+
+    EXAMPLE: str
+
+    def add_arguments(self, parser: argparse.ArgumentParser) -> None:
+        """Declare the command's words."""
+
+    def run(self, args: argparse.Namespace) -> int:
+        """Do it; the return value is the exit status."""
+
+
+def load(name: str) -> Command:
+    """Import the module of one command."""
+    module: Command = import_module(f"doorward.cli.{name}")  # type: ignore[assignment]
+    return module
+
+
+def parser_of(name: str) -> argparse.ArgumentParser:
+    """Build the parser of one command, with its example below the options."""
+    command = load(name)
+    parser = argparse.ArgumentParser(
+        prog=f"doorward {name}",
+        description=COMMANDS[name],
+        epilog="example:\n" + command.EXAMPLE,
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+    )
+    command.add_arguments(parser)
+    parser.set_defaults(run=command.run)
+    return parser
+
+
+def overview() -> str:
+    """Give the text of `doorward --help`."""
+    width = max(map(len, COMMANDS))
+    rows = "\n".join(f"  {name:<{width}}  {what}" for name, what in COMMANDS.items())
+    return (
+        "usage: doorward COMMAND …\n\n"
+        "Hides services behind closed, silent ports, and opens them to a secret knock.\n\n"
+        f"{rows}\n\n`doorward COMMAND --help` explains one; `doorward --version` says which this is.\n"
+    )
+
+
+def main(argv: list[str] | None = None) -> int:
+    """Run one command. Exit status: 0 done, 1 the answer is no, 2 the call or the file is wrong."""
+    words = sys.argv[1:] if argv is None else argv
+    if not words or words[0] in ("-h", "--help", "help"):
+        sys.stdout.write(overview())
+        return 0 if words else 2
+    if words[0] in ("-V", "--version"):
+        sys.stdout.write(f"doorward {__version__}\n")
+        return 0
+    if words[0] not in COMMANDS:
+        return _unknown(words[0])
+    args = parser_of(words[0]).parse_args(words[1:])
+    try:
+        status: int = args.run(args)
+        sys.stdout.flush()
+    except DoorwardError as error:
+        sys.stderr.write("".join(f"doorward: {line}\n" for line in str(error).splitlines()))
+        return error.exit_status
+    except BrokenPipeError:  # the reader of a pipe has seen enough
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        return 0
+    except KeyboardInterrupt:
+        return 130
+    return status
+
+
+def _unknown(word: str) -> int:
+    import difflib
+
+    near = difflib.get_close_matches(word, COMMANDS, n=1)
+    hint = f"did you mean {near[0]!r}?" if near else "`doorward --help` lists the commands"
+    sys.stderr.write(f"doorward: {word!r} is no command; {hint}\n")
+    return 2
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,1 @@
+"""The knocker's side."""

@@ -1,0 +1,51 @@
+"""Every setting with its default and its limits."""
+
+from __future__ import annotations
+
+import re
+from dataclasses import dataclass
+from enum import StrEnum
+
+from doorward.model import Door, Port
+
+NAME = re.compile(r"[A-Za-z0-9_-]{1,64}")
+MAX_SEQUENCE = 32  # knocks; a longer one is no safer, and failure links stay at most 31 long
+MAX_CAPACITY = 1 << 24  # entries a set; 16 million full entries are gigabytes of kernel memory
+DEFAULT_CAPACITY = 1 << 20
+
+
+class Mode(StrEnum):
+    """What the gate hides."""
+
+    OBSERVE = "observe"  # match, never drop
+    GUARD = "guard"  # hide the doors' ports
+    STEALTH = "stealth"  # hide everything that is not public
+
+
+class WrongPort(StrEnum):
+    """Which ports reset a knock in progress."""
+
+    ANY = "any"
+    KNOWN = "known"  # only ports that occur in some sequence, as knockd does in fact
+
+
+@dataclass(frozen=True, slots=True)
+class Gate:
+    """The table `[gate]`. `capacity` None: the default, less where the memory is small."""
+
+    mode: Mode = Mode.GUARD
+    interfaces: tuple[str, ...] = ()  # none named: every interface but lo
+    public: tuple[Port, ...] = ()
+    wrong_port: WrongPort = WrongPort.ANY
+    ping: bool = True
+    capacity: int | None = None
+    name: str | None = None
+    control_group: str | None = None  # besides root, who may ask the daemon
+
+
+@dataclass(frozen=True, slots=True)
+class Configuration:
+    """A whole, valid configuration: doors in the order of the file."""
+
+    gate: Gate
+    doors: tuple[Door, ...]

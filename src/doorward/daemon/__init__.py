@@ -1,0 +1,1 @@
+"""The process that loads the gate, records what happens and answers questions."""

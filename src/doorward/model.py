@@ -1,0 +1,128 @@
+"""Frozen values and their invariants: ports, flag filters, doors, packets and openings."""
+
+from __future__ import annotations
+
+import re
+from dataclasses import dataclass
+from enum import IntEnum
+from ipaddress import IPv4Address, IPv6Address
+from typing import NamedTuple
+
+Address = IPv4Address | IPv6Address
+
+
+class Protocol(IntEnum):
+    """Transport protocols that carry knocks, by their IANA protocol number."""
+
+    TCP = 6
+    UDP = 17
+
+
+_PORT = re.compile(r"([0-9]{1,5})[/:](tcp|udp)", re.IGNORECASE)
+
+
+class Port(NamedTuple):
+    """A transport protocol and a port from 1 to 65535: a knock's symbol, or what a door opens."""
+
+    protocol: Protocol
+    number: int
+
+    @classmethod
+    def parse(cls, text: str) -> Port:
+        """Read `7000/tcp` (nmap, services(5)) or `7000:tcp` (knockd); ValueError says what is wrong."""
+        match = _PORT.fullmatch(text.strip())
+        if match is None:
+            raise ValueError(f"{text!r} is no port; write it as 7000/tcp or 7000/udp")
+        number = int(match[1])
+        if not 1 <= number <= 65535:
+            raise ValueError(f"port {number} does not exist; write a number from 1 to 65535")
+        return cls(Protocol[match[2].upper()], number)
+
+    def __str__(self) -> str:
+        return f"{self.number}/{self.protocol.name.lower()}"
+
+
+# The order of the bits in the TCP header (RFC 9293, section 3.1; cwr and ece from RFC 3168).
+TCP_FLAGS = {"fin": 1, "syn": 2, "rst": 4, "psh": 8, "ack": 16, "urg": 32, "ece": 64, "cwr": 128}
+
+
+class FlagFilter(NamedTuple):
+    """Which TCP flags a packet must carry: the bits in `mask` are tested, and must equal `value`."""
+
+    mask: int
+    value: int
+
+    @classmethod
+    def parse(cls, words: tuple[str, ...]) -> FlagFilter:
+        """Read `("syn", "!ack")`; ValueError names a word that is no flag or stands twice."""
+        mask = value = 0
+        for word in words:
+            bit = TCP_FLAGS.get(word.removeprefix("!").lower())
+            if bit is None:
+                raise ValueError(
+                    f"{word!r} is no TCP flag; write one of {', '.join(TCP_FLAGS)}, or ! before it"
+                )
+            if mask & bit:
+                raise ValueError(f"the flag {word.removeprefix('!')!r} stands twice; write it once")
+            mask |= bit
+            value |= 0 if word.startswith("!") else bit
+        return cls(mask, value)
+
+    def passes(self, packet_flags: int) -> bool:
+        """Tell whether a packet with these flags (bits as in the TCP header) counts."""
+        return packet_flags & self.mask == self.value
+
+    def __str__(self) -> str:
+        words = [
+            ("" if self.value & bit else "!") + name for name, bit in TCP_FLAGS.items() if self.mask & bit
+        ]
+        return ",".join(words) or "any"
+
+
+DEFAULT_FLAGS = FlagFilter.parse(("syn", "!ack"))
+
+
+@dataclass(frozen=True, slots=True)
+class Door:
+    """A named thing that a knock opens: how to knock, what opens, for how long.
+
+    `knock` may be empty: such a door opens by hand. `within_ms` counts from the first knock to the last.
+    """
+
+    name: str
+    knock: tuple[Port, ...]
+    opens: tuple[Port, ...]
+    within_ms: int = 15_000
+    for_ms: int = 30_000
+    flags: FlagFilter = DEFAULT_FLAGS
+
+
+class Packet(NamedTuple):
+    """What the automaton looks at: the packed source address (4 or 16 bytes), the destination, the TCP flags."""
+
+    source: bytes
+    port: Port
+    flags: int = 0
+
+
+class Element(NamedTuple):
+    """One entry of the gate's open sets: this address may start connections to this port."""
+
+    address: Address
+    port: Port
+
+
+@dataclass(frozen=True, slots=True)
+class Opening:
+    """A door open for one address until a moment. Times are seconds since the epoch (wall clock)."""
+
+    door: str
+    address: Address
+    ports: tuple[Port, ...]
+    since_s: float
+    until_s: float
+    by: str
+
+    def elements(self) -> tuple[Element, ...]:
+        """The entries that this opening keeps in the gate's sets."""
+        return tuple(Element(self.address, port) for port in self.ports)
