@@ -98,7 +98,7 @@ class Door:
 
 
 class Packet(NamedTuple):
-    """What the automaton looks at: the packed source address (4 or 16 bytes), the destination, the TCP flags."""
+    """What the automaton looks at: packed source address (4 or 16 bytes), destination port, TCP flags."""
 
     source: bytes
     port: Port
@@ -124,5 +124,5 @@ class Opening:
     by: str
 
     def elements(self) -> tuple[Element, ...]:
-        """The entries that this opening keeps in the gate's sets."""
+        """Give the entries that this opening keeps in the gate's sets."""
         return tuple(Element(self.address, port) for port in self.ports)
