@@ -48,3 +48,6 @@ class ConfigError(DoorwardError):
     def __init__(self, faults: list[Fault]) -> None:
         self.faults = sorted(faults)
         super().__init__("\n".join(map(str, self.faults)))
+
+    def __reduce__(self) -> tuple[type[ConfigError], tuple[list[Fault]]]:
+        return ConfigError, (self.faults,)

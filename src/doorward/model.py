@@ -59,9 +59,7 @@ class FlagFilter(NamedTuple):
         for word in words:
             bit = TCP_FLAGS.get(word.removeprefix("!").lower())
             if bit is None:
-                raise ValueError(
-                    f"{word!r} is no TCP flag; write one of {', '.join(TCP_FLAGS)}, or ! before it"
-                )
+                raise ValueError(f"{word!r} is no TCP flag; write one of {', '.join(TCP_FLAGS)}, or ! before it")
             if mask & bit:
                 raise ValueError(f"the flag {word.removeprefix('!')!r} stands twice; write it once")
             mask |= bit
@@ -73,9 +71,7 @@ class FlagFilter(NamedTuple):
         return packet_flags & self.mask == self.value
 
     def __str__(self) -> str:
-        words = [
-            ("" if self.value & bit else "!") + name for name, bit in TCP_FLAGS.items() if self.mask & bit
-        ]
+        words = [("" if self.value & bit else "!") + name for name, bit in TCP_FLAGS.items() if self.mask & bit]
         return ",".join(words) or "any"
 
 

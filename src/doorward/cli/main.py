@@ -41,7 +41,7 @@ class Command(Protocol):
 
 def load(name: str) -> Command:
     """Import the module of one command."""
-    module: Command = import_module(f"doorward.cli.{name}")  # type: ignore[assignment]
+    module: Command = import_module(f"doorward.cli.{name}")
     return module
 
 

@@ -1,0 +1,182 @@
+"""Doors in, tables out: the sequences of all doors as one Aho-Corasick automaton (CACM 18(6), 1975).
+
+Doors with the same flags and the same deadline share a machine; the machines run side by side. A state is a
+whole number, unique over all machines, and 0 is none. Each state keeps its own edges and one failure link,
+never the full transition table, which explodes where many sequences overlap.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
+
+from doorward.model import Door, FlagFilter, Packet, Port, Protocol
+
+Edges = dict[int, int]  # edge(state, symbol) -> state
+_SYMBOL_BITS = 24
+
+
+def symbol_of(port: Port) -> int:
+    """Pack a protocol and a port into 24 bits."""
+    return port.protocol << 16 | port.number
+
+
+def edge(state: int, symbol: int) -> int:
+    """Pack what an edge starts with: 100,000 doors as tuples would need twice the memory."""
+    return state << _SYMBOL_BITS | symbol
+
+
+def parts_of(key: int) -> tuple[int, Port]:
+    """Undo `edge`: the state, and the symbol as a port."""
+    return key >> _SYMBOL_BITS, Port(Protocol(key >> 16 & 0xFF), key & 0xFFFF)
+
+
+@dataclass(frozen=True, slots=True)
+class Machine:
+    """The doors of one (flags, deadline).
+
+    `fail` leads to the longest shorter prefix that can still help, and lacks a state whose only help is the
+    root. `same` holds the edges on which a packet repeats its state's last symbol and nothing changes.
+    `completes` gives, for a state, the doors (by index) that open on entering it.
+    """
+
+    flags: FlagFilter
+    within_ms: int
+    root: int
+    firsts: range  # the states one knock from the root: entering one starts the deadline
+    edges: Edges
+    fail: dict[int, int]
+    same: frozenset[int]
+    completes: dict[int, tuple[int, ...]]
+
+    def watches(self, packet: Packet) -> bool:
+        """Tell whether the packet passes this machine's TCP flag filter; UDP always does."""
+        return packet.port.protocol is Protocol.UDP or self.flags.passes(packet.flags)
+
+    def step(self, state: int, symbol: int) -> int | None:
+        """Give the state after `symbol`, the root for a wrong one, None where nothing changes."""
+        following = self.edges.get(edge(state, symbol))
+        if following is None and edge(state, symbol) in self.same:
+            return None
+        while following is None and state != self.root:
+            state = self.fail.get(state, self.root)
+            following = self.edges.get(edge(state, symbol))
+        return self.root if following is None else following
+
+    def longest_fall(self) -> int:
+        """Give the length of the longest chain of failure links, the root not counted; at most 31."""
+        lengths: dict[int, int] = {}
+        for state in sorted(self.fail):  # links lead to shorter prefixes, which have smaller numbers
+            lengths[state] = 1 + lengths.get(self.fail[state], 0)
+        return max(lengths.values(), default=0)
+
+
+@dataclass(frozen=True, slots=True)
+class Automaton:
+    """All machines, and which ports are symbols: `never` are not; where `only` stands, no others are."""
+
+    machines: tuple[Machine, ...]
+    never: frozenset[Port]
+    only: frozenset[Port] | None = None
+
+    def is_symbol(self, packet: Packet) -> bool:
+        """Tell whether some machine takes the packet as a symbol (design.md, section 3, rule 1)."""
+        port = packet.port
+        if port in self.never or (self.only is not None and port not in self.only):
+            return False
+        return any(machine.watches(packet) for machine in self.machines)
+
+
+def compile_doors(doors: Sequence[Door], *, public: Iterable[Port] = (), known_only: bool = False) -> Automaton:
+    """Compile `doors`; a door without a sequence opens by hand and has no part in any machine."""
+    groups: dict[tuple[FlagFilter, int], list[int]] = {}
+    for index, door in enumerate(doors):
+        if door.knock:
+            groups.setdefault((door.flags, door.within_ms), []).append(index)
+    machines: list[Machine] = []
+    root = 1
+    for (flags, within_ms), members in groups.items():
+        machines.append(_machine(flags, within_ms, root, [(i, doors[i].knock) for i in members]))
+        root += len(machines[-1].edges) + 1
+    never = frozenset(public).union(*(door.opens for door in doors))
+    only = frozenset(port for door in doors for port in door.knock) if known_only else None
+    return Automaton(tuple(machines), never, only)
+
+
+def _machine(flags: FlagFilter, within_ms: int, root: int, members: Sequence[tuple[int, tuple[Port, ...]]]) -> Machine:
+    edges, levels, ends = _trie(root, [knock for _, knock in members])
+    fail = _failure_links(root, edges, levels)
+    completes: dict[int, tuple[int, ...]] = {}
+    for (index, _), end in zip(members, ends, strict=True):
+        completes[end] = (*completes.get(end, ()), index)
+    for state, shorter in fail.items():  # in the order of depth, so the shorter prefix is complete
+        if shorter in completes:
+            completes[state] = completes.get(state, ()) + completes[shorter]
+    same = frozenset(key for key in _repeats(edges) if _changes_nothing(root, edges, fail, key))
+    firsts = range(root + 1, root + 1 + len(levels[0]))
+    return Machine(flags, within_ms, root, firsts, edges, _useful(edges, fail), same, completes)
+
+
+def _trie(root: int, sequences: Sequence[tuple[Port, ...]]) -> tuple[Edges, list[list[int]], list[int]]:
+    """Number the prefixes by depth; give the edges, the edges of each depth, and each sequence's last state."""
+    edges: Edges = {}
+    levels: list[list[int]] = []
+    ends = [root] * len(sequences)
+    for depth in range(max(map(len, sequences))):
+        level: list[int] = []
+        for which, knock in enumerate(sequences):
+            if depth < len(knock):
+                key = edge(ends[which], symbol_of(knock[depth]))
+                if key not in edges:
+                    edges[key] = root + 1 + len(edges)
+                    level.append(key)
+                ends[which] = edges[key]
+        levels.append(level)
+    return edges, levels, ends
+
+
+def _failure_links(root: int, edges: Edges, levels: list[list[int]]) -> dict[int, int]:
+    """Link each state to its longest proper suffix that is a prefix too; to the root where it is missing."""
+    fail: dict[int, int] = {}
+    mask = (1 << _SYMBOL_BITS) - 1
+    for level in levels[1:]:
+        for key in level:
+            shorter = fail.get(key >> _SYMBOL_BITS, root)
+            target = edges.get(edge(shorter, key & mask))
+            while target is None and shorter != root:
+                shorter = fail.get(shorter, root)
+                target = edges.get(edge(shorter, key & mask))
+            if target is not None:
+                fail[edges[key]] = target
+    return fail
+
+
+def _repeats(edges: Edges) -> Iterable[int]:
+    """For each state, the edge on its own last symbol."""
+    mask = (1 << _SYMBOL_BITS) - 1
+    return (edge(state, key & mask) for key, state in edges.items())
+
+
+def _changes_nothing(root: int, edges: Edges, fail: dict[int, int], key: int) -> bool:
+    """Tell whether no sequence repeats the symbol there: then it is a retransmission (section 3, rule 4)."""
+    state, symbol = key >> _SYMBOL_BITS, key & (1 << _SYMBOL_BITS) - 1
+    while state != root:
+        if edge(state, symbol) in edges:
+            return False
+        state = fail.get(state, root)
+    return True
+
+
+def _useful(edges: Edges, fail: dict[int, int]) -> dict[int, int]:
+    """Shorten the links past states that know no symbol which the longer one does not know already."""
+    involved = fail.keys() | set(fail.values())
+    symbols: dict[int, set[int]] = {state: set() for state in involved}
+    for key in edges:
+        if key >> _SYMBOL_BITS in involved:
+            symbols[key >> _SYMBOL_BITS].add(key & (1 << _SYMBOL_BITS) - 1)
+    useful: dict[int, int] = {}
+    for state, shorter in fail.items():
+        target = useful.get(shorter) if symbols[shorter] <= symbols[state] else shorter
+        if target is not None:
+            useful[state] = target
+    return useful

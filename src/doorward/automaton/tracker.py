@@ -1,0 +1,96 @@
+"""The automaton run in Python: one packet and a time in, the doors that open out. Bounded.
+
+At the bound the tracker forgets the source that has been silent longest, whose owner knocks again; the
+kernel's sets cannot evict and refuse the newest stranger instead. Both keep every opening that stands.
+"""
+
+from __future__ import annotations
+
+from collections import OrderedDict
+from typing import NamedTuple
+
+from doorward.automaton.compile import Automaton, Machine, symbol_of
+from doorward.model import Packet
+
+# A person with a script sends a handful of packets; nobody knocks with more than a burst of 40.
+RATE_PER_S = 20
+BURST = 40
+LIMITER_TIMEOUT_S = BURST / RATE_PER_S  # after so long a silence the bucket is full again: forget it
+
+
+class Attempt(NamedTuple):
+    """How far a source has come: its state, and when the deadline began."""
+
+    state: int
+    began_s: float
+
+
+class Limiter:
+    """A token bucket a source, as the kernel's `limit rate over 20/second burst 40 packets`."""
+
+    def __init__(self, capacity: int) -> None:
+        self._capacity = capacity
+        self._buckets: OrderedDict[bytes, tuple[float, float]] = OrderedDict()  # tokens, when
+
+    def admits(self, source: bytes, now_s: float) -> bool | None:
+        """Count one symbol: True within the rate, False above it, None where there is no room for `source`."""
+        while self._buckets and self._oldest_s() + LIMITER_TIMEOUT_S <= now_s:
+            self._buckets.popitem(last=False)
+        tokens, then_s = self._buckets.pop(source, (float(BURST), now_s))
+        if len(self._buckets) >= self._capacity:
+            return None
+        tokens = min(BURST, tokens + (now_s - then_s) * RATE_PER_S)
+        self._buckets[source] = (tokens - 1 if tokens >= 1 else tokens, now_s)
+        return tokens >= 1
+
+    def _oldest_s(self) -> float:
+        return next(iter(self._buckets.values()))[1]
+
+
+class Tracker:
+    """One state a source and machine. `capacity` bounds the sources in progress, and in the limiter, a family."""
+
+    def __init__(self, automaton: Automaton, capacity: int) -> None:
+        self._automaton = automaton
+        self._capacity = capacity
+        self._limiters = {4: Limiter(capacity), 16: Limiter(capacity)}  # by the length of an address
+        self._attempts: dict[tuple[int, int], OrderedDict[bytes, Attempt]] = {
+            (machine.root, length): OrderedDict() for machine in automaton.machines for length in (4, 16)
+        }
+
+    def see(self, packet: Packet, now_s: float) -> tuple[int, ...]:
+        """Take one new packet at `now_s` (any clock that never goes back); give the doors, by index, that open."""
+        if not self._automaton.is_symbol(packet):
+            return ()
+        length = len(packet.source)
+        admitted = self._limiters[length].admits(packet.source[:8], now_s)  # IPv6: the /64
+        if not admitted:
+            if admitted is False:
+                self._forget(packet.source)
+            return ()
+        opened: tuple[int, ...] = ()
+        for machine in self._automaton.machines:
+            if machine.watches(packet):
+                opened += self._advance(machine, packet, now_s)
+        return opened
+
+    def _advance(self, machine: Machine, packet: Packet, now_s: float) -> tuple[int, ...]:
+        attempts = self._attempts[machine.root, len(packet.source)]
+        attempt = attempts.get(packet.source)
+        if attempt is None or now_s - attempt.began_s >= machine.within_ms / 1000:
+            attempt = Attempt(machine.root, now_s)
+        state = machine.step(attempt.state, symbol_of(packet.port))
+        if state is None:
+            return ()
+        attempts.pop(packet.source, None)
+        if state == machine.root:
+            return ()
+        attempts[packet.source] = Attempt(state, now_s if state in machine.firsts else attempt.began_s)
+        if len(attempts) > self._capacity:
+            attempts.popitem(last=False)
+        return machine.completes.get(state, ())
+
+    def _forget(self, source: bytes) -> None:
+        for (_, length), attempts in self._attempts.items():
+            if length == len(source):
+                attempts.pop(source, None)

@@ -1,0 +1,133 @@
+"""The netfilter log: how the kernel tells of complete knocks and of refusals (linux/netfilter/nfnetlink_log.h)."""
+
+from __future__ import annotations
+
+import errno
+import os
+import re
+import socket
+import struct
+from pathlib import Path
+from typing import NamedTuple
+
+from doorward import netlink
+from doorward.capture.packet import source_of
+from doorward.errors import HostError, MalformedError
+from doorward.model import Address
+
+_SUBSYSTEM = 4 << 8
+_PACKET, _CONFIG = _SUBSYSTEM | 0, _SUBSYSTEM | 1
+_CFG_CMD, _CFG_MODE, _CFG_THRESHOLD = 1, 2, 5
+_BIND, _COPY_PACKET = 1, 2
+_MARK, _PAYLOAD, _PREFIX = 2, 9, 10
+_FAMILY_HEADER = 4  # struct nfgenmsg
+_COPY_BYTES = 128
+_RECEIVE_BUFFER_BYTES = 4 << 20  # some 10,000 messages: what 10,000 knocks at once need
+_RECEIVE_BYTES = 1 << 17
+_SO_RCVBUFFORCE = 33
+_PREFIX_TEXT = re.compile(rb"doorward ([0-9a-f]{8}) (knock|full|fast) ?\0?")
+
+
+class Event(NamedTuple):
+    """What the gate tells: in which generation of its tables, what, in which last state, from whom.
+
+    `what` is "knock" (a door opened), "full" (it did not: no room) or "fast" (a scanner, no state).
+    """
+
+    generation: str
+    what: str
+    state: int
+    source: Address
+
+
+def parse_event(body: memoryview) -> Event:
+    """Read one NFULNL_MSG_PACKET; MalformedError for anything that the gate's own rules do not send."""
+    found = netlink.attributes(body[_FAMILY_HEADER:])
+    prefix = _PREFIX_TEXT.fullmatch(bytes(found.get(_PREFIX, b"")))
+    if prefix is None or _PAYLOAD not in found:
+        raise MalformedError("netfilter log: a message that is not from doorward's rules")
+    mark = found.get(_MARK)
+    state = struct.unpack("!I", mark)[0] if mark is not None and len(mark) == 4 else 0
+    return Event(prefix[1].decode(), prefix[2].decode(), state, source_of(found[_PAYLOAD]))
+
+
+class LogSocket:
+    """A netlink socket bound to the gate's log group. Only one process a network namespace can hold it."""
+
+    def __init__(self, group: int) -> None:
+        self._socket = netlink.open_socket(netlink.NETFILTER, "the netfilter log")
+        try:
+            # The port id is the process id, so that a second daemon can tell who holds the group.
+            self._socket.bind((os.getpid(), 0))
+        except OSError:
+            self._socket.bind((0, 0))
+        try:
+            self._configure(group)
+        except OSError as error:
+            self._socket.close()
+            raise _refused(error, group) from None
+        self._socket.setblocking(False)
+        self.malformed = 0
+
+    def fileno(self) -> int:
+        """Give the descriptor to wait on."""
+        return self._socket.fileno()
+
+    def close(self) -> None:
+        """Give the group free."""
+        self._socket.close()
+
+    def read(self) -> list[Event] | None:
+        """Give the events that wait, at most a buffer of them; None where the kernel had to drop some (ENOBUFS)."""
+        try:
+            raw = self._socket.recv(_RECEIVE_BYTES)
+        except BlockingIOError:
+            return []
+        except OSError as error:
+            if error.errno == errno.ENOBUFS:
+                return None
+            raise
+        return self._events(memoryview(raw))
+
+    def _events(self, raw: memoryview) -> list[Event]:
+        events: list[Event] = []
+        try:
+            events.extend(parse_event(item.body) for item in netlink.messages(raw) if item.kind == _PACKET)
+        except MalformedError:
+            self.malformed += 1
+        return events
+
+    def _configure(self, group: int) -> None:
+        try:
+            self._socket.setsockopt(socket.SOL_SOCKET, _SO_RCVBUFFORCE, _RECEIVE_BUFFER_BYTES)
+        except OSError:  # without the right to exceed the system's limit, take what it gives
+            self._socket.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, _RECEIVE_BUFFER_BYTES)
+        head = struct.pack("!BBH", socket.AF_UNSPEC, 0, group)
+        for kind, value in (
+            (_CFG_CMD, struct.pack("!B", _BIND)),
+            (_CFG_MODE, struct.pack("!IBx", _COPY_BYTES, _COPY_PACKET)),
+            (_CFG_THRESHOLD, struct.pack("!I", 1)),  # tell of each knock at once
+        ):
+            body = head + netlink.attribute(kind, value)
+            netlink.ask(self._socket, netlink.message(_CONFIG, netlink.REQUEST | netlink.ACK, body))
+
+
+def holder_of(group: int) -> int | None:
+    """Give the process id (netlink port id) that holds a log group in this network namespace."""
+    try:
+        rows = Path("/proc/net/netfilter/nfnetlink_log").read_text().splitlines()
+    except OSError:
+        return None
+    columns = [row.split() for row in rows]
+    return next((int(row[1]) for row in columns if len(row) > 1 and row[0] == str(group)), None)
+
+
+def _refused(error: OSError, group: int) -> HostError:
+    holder = holder_of(group)
+    if holder is not None:  # the kernel says EPERM where another process holds the group
+        return HostError(f"another doorward runs on this table: process {holder} holds its log; stop it first")
+    if error.errno == errno.EPERM:
+        return HostError(
+            "reading the netfilter log needs CAP_NET_ADMIN; run doorward as root or give it that capability"
+        )
+    return HostError(f"netfilter log group {group}: {error.strerror}; the kernel needs nfnetlink_log (since 2.6.14)")

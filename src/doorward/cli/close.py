@@ -1,0 +1,29 @@
+"""`doorward close`."""
+
+from __future__ import annotations
+
+import argparse
+
+from doorward.cli import render
+from doorward.daemon.control import ask, default_path
+
+EXAMPLE = """\
+  # doorward close ssh 192.0.2.7 --cut
+  ssh is closed to 192.0.2.7; 1 connection cut
+exit status: 0 it is closed, 1 it was not open or no daemon runs, 2 no such door"""
+
+
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    """Declare the command's words."""
+    parser.add_argument("door", metavar="DOOR", help="a door of the configuration")
+    parser.add_argument("address", metavar="ADDRESS", help="whom it is open to")
+    parser.add_argument("--cut", action="store_true", help="end its established connections too")
+
+
+def run(args: argparse.Namespace) -> int:
+    """Ask the daemon to close."""
+    request = {"command": "close", "door": args.door, "address": args.address, "cut": args.cut}
+    count = ask(default_path(), request)["cut"]
+    connections = f"; {count} connection{'' if count == 1 else 's'} cut" if args.cut else ""
+    render.line(f"{args.door} is closed to {args.address}{connections}")
+    return 0

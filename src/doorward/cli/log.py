@@ -1,0 +1,60 @@
+"""`doorward log`."""
+
+from __future__ import annotations
+
+import argparse
+import time
+
+from doorward.cli import render
+from doorward.config.duration import parse_duration_ms
+from doorward.errors import UsageError
+from doorward.ledger import Record, ledger_path, read_records
+
+EXAMPLE = """\
+  # doorward log --since 1h
+  2026-05-01 12:00:09  opened   192.0.2.7    ssh: 22/tcp, by knock; closed after 30s, by time
+  2026-05-01 12:04:51  refused  203.0.113.9  more than 20 symbols a second: a scanner
+read from the ledger; needs no daemon"""
+
+
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    """Declare the command's words."""
+    parser.add_argument("--since", metavar="T", help="only the last T, like 90s, 10m, 8h, 7d")
+    parser.add_argument("--last", metavar="N", type=int, default=100, help="at most N lines, the newest (default: 100)")
+    parser.add_argument("--door", metavar="DOOR", help="only this door")
+    parser.add_argument("--address", metavar="ADDRESS", help="only this address")
+    parser.add_argument("--json", action="store_true", help="one JSON object a line")
+
+
+def run(args: argparse.Namespace) -> int:
+    """Print the record, oldest first."""
+    if args.last < 1:
+        raise UsageError(f"--last: {args.last} lines are none; write 1 or more")
+    for record in read_records(ledger_path(), _since_s(args.since), args.last, args.door, args.address):
+        if args.json:
+            render.as_json(
+                {"at": record.at_s, "event": record.event, "door": record.door, "address": record.address}
+                | record.detail
+            )
+        else:
+            render.line(f"{render.moment(record.at_s)}  {record.event:<7}  {record.address:<15}  {_detail(record)}")
+    return 0
+
+
+def _since_s(text: str | None) -> float:
+    if text is None:
+        return 0.0
+    try:
+        return time.time() - parse_duration_ms(text) / 1000
+    except ValueError as error:
+        raise UsageError(f"--since: {error}") from None
+
+
+def _detail(record: Record) -> str:
+    detail = record.detail
+    if record.event == "refused":
+        return f"{record.door}: {detail['reason']}" if record.door else str(detail["reason"])
+    text = f"{record.door}: {', '.join(detail['ports']) or 'no port'}, by {detail['by']}"
+    if detail["closed"] is None:
+        return f"{text}; until {render.moment(detail['until'])}"
+    return f"{text}; closed after {render.span(detail['closed'] - record.at_s)}, by {detail['closed_by']}"

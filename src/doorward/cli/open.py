@@ -1,0 +1,34 @@
+"""`doorward open`."""
+
+from __future__ import annotations
+
+import argparse
+import time
+
+from doorward.cli import render
+from doorward.daemon.control import ask, default_path
+
+EXAMPLE = """\
+  # doorward open ssh 192.0.2.7 --for 10m
+  ssh is open to 192.0.2.7 (22/tcp) for 10m
+exit status: 0 it is open, 1 no daemon runs, 2 no such door or address"""
+
+
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    """Declare the command's words."""
+    parser.add_argument("door", metavar="DOOR", help="a door of the configuration")
+    parser.add_argument("address", metavar="ADDRESS", help="who may come in, IPv4 or IPv6")
+    parser.add_argument("--for", dest="for_", metavar="T", help="how long, like 90s, 10m, 8h (default: the door's)")
+    parser.add_argument("--json", action="store_true", help="print the opening as JSON")
+
+
+def run(args: argparse.Namespace) -> int:
+    """Ask the daemon to open."""
+    request = {"command": "open", "door": args.door, "address": args.address, "for": args.for_}
+    opening = ask(default_path(), request)["opening"]
+    if args.json:
+        render.as_json(opening)
+    else:
+        left = render.span(opening["until"] - time.time())
+        render.line(f"{opening['door']} is open to {opening['address']} ({', '.join(opening['ports'])}) for {left}")
+    return 0

@@ -1,0 +1,50 @@
+"""`doorward run`."""
+
+from __future__ import annotations
+
+import argparse
+import gc
+import os
+import time
+from pathlib import Path
+
+from doorward.cli.options import add_config, configuration_path
+from doorward.daemon.app import Daemon
+from doorward.daemon.control import default_path
+from doorward.daemon.log import Log
+from doorward.errors import HostError
+from doorward.ledger import ledger_path, open_ledger
+
+EXAMPLE = """\
+  # doorward run -c doorward.toml
+  2026-05-01T12:00:00+0200 2 doors, mode guard; 0 open
+  2026-05-01T12:00:09+0200 opened ssh to 192.0.2.7 for 30s (22/tcp), by knock
+SIGHUP reads the file again; SIGTERM ends it, and openings end by themselves"""
+
+
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    """Declare the command's words."""
+    add_config(parser)
+    parser.add_argument("--log-format", choices=("text", "json"), default="text", help="how log lines are written")
+
+
+def run(args: argparse.Namespace) -> int:
+    """Load the gate and serve until a signal ends it."""
+    log = Log(args.log_format)
+    path = ledger_path()
+    try:
+        path.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
+    except OSError as error:
+        raise HostError(f"{path.parent}: {error.strerror}; make that folder, or name another STATE_DIRECTORY") from None
+    os.umask(0o077)  # who knocked, and when, is nobody else's business
+    ledger, set_aside = open_ledger(path, time.strftime("%Y%m%dT%H%M%S"))
+    if set_aside:
+        log.say(set_aside, "error")
+    daemon = Daemon(Path(configuration_path(args)).absolute(), default_path(), ledger, log)
+    gc.collect()
+    gc.freeze()  # what stands now stays; collections need not walk it
+    try:
+        daemon.run()
+    finally:
+        daemon.close()
+    return 0

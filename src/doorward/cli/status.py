@@ -1,0 +1,59 @@
+"""`doorward status`."""
+
+from __future__ import annotations
+
+import argparse
+import time
+
+from doorward.cli import render
+from doorward.daemon.control import ask, default_path
+
+EXAMPLE = """\
+  $ doorward status
+  door  address    ports   opened by  since                left
+  ssh   192.0.2.7  22/tcp  knock      2026-05-01 12:00:09  21s
+  2 doors, mode guard, process 4711
+exit status: 0 the daemon answers, 1 none runs"""
+_LOSSES = {
+    "no_room_limiter": "symbols were not matched: the limiter was full",
+    "no_room_window": "first knocks were refused: too many sources in progress",
+    "no_room_progress": "later knocks were refused: too many sources in progress",
+    "no_room_open": "right knocks were refused: the open set was full",
+}
+
+
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    """Declare the command's words."""
+    parser.add_argument("--json", action="store_true", help="the standing openings as JSON")
+
+
+def run(args: argparse.Namespace) -> int:
+    """Ask the daemon and print what stands."""
+    answer = ask(default_path(), {"command": "status"})
+    if args.json:
+        keys = ("door", "address", "ports", "since", "until")
+        render.as_json([{key: opening[key] for key in keys} for opening in answer["openings"]])
+        return 0
+    now_s = time.time()
+    rows = [
+        (
+            o["door"],
+            o["address"],
+            " ".join(o["ports"]),
+            o["by"],
+            render.moment(o["since"]),
+            render.span(o["until"] - now_s),
+        )
+        for o in answer["openings"]
+    ]
+    if rows:
+        render.table(("door", "address", "ports", "opened by", "since", "left"), rows)
+    else:
+        render.line("nothing is open")
+    render.line(f"{answer['summary']}, process {answer['pid']}")
+    for counter, what in _LOSSES.items():
+        if answer["counters"][counter]:
+            render.line(f"{answer['counters'][counter]} {what}")
+    if answer["ledger_trouble"]:
+        render.line(f"the ledger cannot be written: {answer['ledger_trouble']}")
+    return 0

@@ -1,0 +1,72 @@
+"""Which openings stand. Pure: times are seconds of one clock that never goes back, and are arguments."""
+
+from __future__ import annotations
+
+import heapq
+import itertools
+from collections.abc import Iterable, Iterator
+from dataclasses import replace
+
+from doorward.model import Address, Element, Opening
+
+
+class Book:
+    """One entry a door and address; a second opening before the end prolongs the first."""
+
+    def __init__(self) -> None:
+        self._standing: dict[Address, dict[str, Opening]] = {}
+        self._ends: list[tuple[float, int, str, Address]] = []  # a heap by the end
+        self._entered = itertools.count()  # tells equal ends apart: addresses of two families do not compare
+
+    def __iter__(self) -> Iterator[Opening]:
+        for doors in self._standing.values():
+            yield from doors.values()
+
+    def get(self, door: str, address: Address) -> Opening | None:
+        """Give the opening that stands, or None."""
+        return self._standing.get(address, {}).get(door)
+
+    def open(self, new: Opening) -> Opening:
+        """Enter an opening, or prolong the one that stands, never shortening it; give what stands now."""
+        old = self.get(new.door, new.address)
+        if old is not None:
+            new = replace(old, ports=new.ports, until_s=max(old.until_s, new.until_s))
+        self._standing.setdefault(new.address, {})[new.door] = new
+        heapq.heappush(self._ends, (new.until_s, next(self._entered), new.door, new.address))
+        return new
+
+    def close(self, door: str, address: Address) -> Opening | None:
+        """Strike an opening out and give it; None where none stood."""
+        doors = self._standing.get(address, {})
+        opening = doors.pop(door, None)
+        if not doors:
+            self._standing.pop(address, None)
+        return opening
+
+    def expire(self, now_s: float) -> list[Opening]:
+        """Strike out what has ended by `now_s`."""
+        ended: list[Opening] = []
+        while (due := self.next_end()) is not None and due.until_s <= now_s:
+            heapq.heappop(self._ends)
+            self.close(due.door, due.address)
+            ended.append(due)
+        return ended
+
+    def next_end(self) -> Opening | None:
+        """Give the opening that ends first."""
+        while self._ends:
+            until_s, _, door, address = self._ends[0]
+            opening = self.get(door, address)
+            if opening is not None and opening.until_s == until_s:
+                return opening
+            heapq.heappop(self._ends)  # closed by hand or prolonged since
+        return None
+
+    def wanted_until(self, elements: Iterable[Element]) -> dict[Element, float]:
+        """Give until when each of these entries is wanted; an entry that no opening wants is left out."""
+        until: dict[Element, float] = {}
+        for element in elements:
+            ends = [o.until_s for o in self._standing.get(element.address, {}).values() if element.port in o.ports]
+            if ends:
+                until[element] = max(ends)
+        return until

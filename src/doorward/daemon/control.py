@@ -1,0 +1,209 @@
+"""The control socket: one line of JSON in, one line of JSON out. It answers root and one configured group."""
+
+from __future__ import annotations
+
+import contextlib
+import grp
+import json
+import os
+import socket
+import struct
+from collections.abc import Callable, Mapping
+from pathlib import Path
+from typing import Any
+
+from doorward.daemon.loop import Loop
+from doorward.errors import AnswerNo, DoorwardError, HostError, MalformedError, UsageError
+
+MAX_REQUEST_BYTES = 1 << 16
+MAX_CLIENTS = 64  # more at once are turned away; commands last milliseconds
+PATIENCE_S = 10.0  # a client that says nothing for so long is left
+Answer = dict[str, Any]
+_CREDENTIALS = struct.Struct("=iII")  # struct ucred: process, user, group
+_SO_PEERGROUPS = 59
+
+
+def default_path() -> Path:
+    """Give the socket's path: in RUNTIME_DIRECTORY, or /run/doorward."""
+    folders = os.environ.get("RUNTIME_DIRECTORY", "")
+    return Path(folders.split(":")[0] or "/run/doorward") / "control.sock"
+
+
+def parse_request(line: bytes) -> dict[str, Any]:
+    """Read a request: an object with a text `command`. MalformedError for any other bytes."""
+    try:
+        request = json.loads(line)
+    except (ValueError, RecursionError):
+        raise MalformedError("the request is not one line of JSON") from None
+    if not isinstance(request, dict) or not isinstance(request.get("command"), str):
+        raise MalformedError('the request needs a "command"')
+    return request
+
+
+class ControlServer:
+    """Accepts clients, checks who they are, hands requests to `answer` and sends back what it gives."""
+
+    def __init__(self, path: Path, loop: Loop, answer: Callable[[Mapping[str, Any]], Answer]) -> None:
+        self._path = path
+        self._loop = loop
+        self._answer = answer
+        self._group: int | None = None
+        self._clients = 0
+        self._socket = _listen(path)
+        loop.on_readable(self._socket.fileno(), self._accept)
+
+    def admit_group(self, name: str | None) -> None:
+        """Let the members of a group ask, besides root. HostError where there is no such group."""
+        try:
+            self._group = None if name is None else grp.getgrnam(name).gr_gid
+        except KeyError:
+            raise HostError(f"[gate] control_group: the host has no group {name!r}; make it with groupadd") from None
+        os.chown(self._path, -1, 0 if self._group is None else self._group)
+        self._path.chmod(0o600 if self._group is None else 0o660)
+
+    def close(self) -> None:
+        """Stop listening, and leave no socket behind."""
+        self._loop.forget(self._socket.fileno())
+        self._socket.close()
+        with contextlib.suppress(OSError):
+            self._path.unlink()
+
+    def _accept(self) -> None:
+        try:
+            client, _ = self._socket.accept()
+        except OSError:
+            return
+        if self._clients >= MAX_CLIENTS or not self._may_ask(client):
+            client.close()
+            return
+        client.setblocking(False)
+        self._clients += 1
+        _Client(client, self._loop, self._reply, self._left)
+
+    def _left(self) -> None:
+        self._clients -= 1
+
+    def _may_ask(self, client: socket.socket) -> bool:
+        _, user, group = _CREDENTIALS.unpack(
+            client.getsockopt(socket.SOL_SOCKET, socket.SO_PEERCRED, _CREDENTIALS.size)
+        )
+        return user in (0, os.geteuid()) or (self._group is not None and self._group in {group, *_groups(client)})
+
+    def _reply(self, line: bytes) -> Answer:
+        try:
+            return self._answer(parse_request(line))
+        except DoorwardError as error:
+            return {"error": str(error), "exit_status": error.exit_status}
+
+
+class _Client:
+    """One connection: gathers a line, answers, waits for the next."""
+
+    def __init__(
+        self, sock: socket.socket, loop: Loop, reply: Callable[[bytes], Answer], left: Callable[[], None]
+    ) -> None:
+        self._socket, self._loop, self._reply, self._left = sock, loop, reply, left
+        self._buffer = b""
+        self._heard_s = loop.now_s()
+        loop.on_readable(sock.fileno(), self._read)
+        loop.at(self._heard_s + PATIENCE_S, self._check_patience)
+
+    def _read(self) -> None:
+        try:
+            part = self._socket.recv(MAX_REQUEST_BYTES)
+        except OSError:
+            part = b""
+        self._heard_s = self._loop.now_s()
+        self._buffer += part
+        lines = self._buffer.split(b"\n")
+        self._buffer = lines.pop()
+        for line in lines:
+            self._send(self._reply(line))
+        if not part or len(self._buffer) > MAX_REQUEST_BYTES:
+            self._close()
+
+    def _send(self, answer: Answer) -> None:
+        # A full table of openings is a few megabytes; a client that does not read it may not hold the daemon.
+        self._socket.settimeout(1.0)
+        with contextlib.suppress(OSError):
+            self._socket.sendall(json.dumps(answer).encode() + b"\n")
+        self._socket.setblocking(False)
+
+    def _check_patience(self) -> None:
+        if self._socket.fileno() < 0:
+            return
+        if self._loop.now_s() - self._heard_s >= PATIENCE_S:
+            self._close()
+        else:
+            self._loop.at(self._heard_s + PATIENCE_S, self._check_patience)
+
+    def _close(self) -> None:
+        if self._socket.fileno() >= 0:
+            self._loop.forget(self._socket.fileno())
+            self._socket.close()
+            self._left()
+
+
+def _groups(client: socket.socket) -> tuple[int, ...]:
+    try:
+        raw = client.getsockopt(socket.SOL_SOCKET, _SO_PEERGROUPS, 4096)
+    except OSError:
+        return ()
+    return struct.unpack(f"={len(raw) // 4}I", raw)
+
+
+def _listen(path: Path) -> socket.socket:
+    """Bind the socket, in place of one that a dead daemon left behind."""
+    if (holder := answering(path)) is not None:
+        raise HostError(f"another doorward, process {holder}, answers at {path}; stop it first")
+    listener = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM | socket.SOCK_CLOEXEC | socket.SOCK_NONBLOCK)
+    before = os.umask(0o177)
+    try:
+        path.parent.mkdir(mode=0o755, parents=True, exist_ok=True)
+        path.unlink(missing_ok=True)
+        listener.bind(str(path))
+        listener.listen(MAX_CLIENTS)
+    except OSError as error:
+        listener.close()
+        raise HostError(
+            f"{path}: {error.strerror}; doorward must be able to write there, or name another RUNTIME_DIRECTORY"
+        ) from None
+    finally:
+        os.umask(before)
+    return listener
+
+
+def answering(path: Path) -> int | None:
+    """Give the process that listens on the control socket, or None."""
+    with socket.socket(socket.AF_UNIX, socket.SOCK_STREAM) as probe:
+        probe.settimeout(1.0)
+        try:
+            probe.connect(str(path))
+            raw = probe.getsockopt(socket.SOL_SOCKET, socket.SO_PEERCRED, _CREDENTIALS.size)
+        except OSError:
+            return None
+    process: int = _CREDENTIALS.unpack(raw)[0]
+    return process
+
+
+def ask(path: Path, request: Answer) -> Answer:
+    """Ask the daemon, as a command does. AnswerNo where none runs; its own refusals come as they are."""
+    with socket.socket(socket.AF_UNIX, socket.SOCK_STREAM | socket.SOCK_CLOEXEC) as sock:
+        sock.settimeout(PATIENCE_S)
+        try:
+            sock.connect(str(path))
+            sock.sendall(json.dumps(request).encode() + b"\n")
+            with sock.makefile("rb") as replies:
+                raw = replies.readline()
+        except PermissionError:
+            raise UsageError(f"{path} answers root and [gate] control_group only; ask as one of them") from None
+        except OSError as error:
+            raise AnswerNo(
+                f"no daemon answers at {path} ({error.strerror or error}); `doorward run` starts one"
+            ) from None
+    if not raw:
+        raise UsageError(f"{path} turned this user away; it answers root and [gate] control_group only")
+    answer: Answer = json.loads(raw)
+    if "error" in answer:
+        raise (AnswerNo if answer.get("exit_status") == 1 else UsageError)(answer["error"])
+    return answer

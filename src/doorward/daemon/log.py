@@ -1,0 +1,69 @@
+"""The daemon's log: one line an event, as text or JSON, on standard error."""
+
+from __future__ import annotations
+
+import json
+import os
+import sys
+import time
+from collections.abc import Mapping
+from datetime import UTC, datetime
+from typing import TextIO
+
+from doorward.config.duration import format_duration
+from doorward.model import Opening
+
+_TEXT = {
+    "opened": "opened {door} to {address} for {for} ({ports}), by {by}",
+    "prolonged": "prolonged {door} for {address} to {for} more, by {by}",
+    "closed": "closed {door} to {address}, by {by}",
+    "refused": "refused {address}: {reason}",
+}
+
+
+class Log:
+    """Writes events. The journal stamps lines itself; anywhere else each begins with the time."""
+
+    def __init__(self, form: str, stream: TextIO | None = None) -> None:
+        self._json = form == "json"
+        self._stream = stream or sys.stderr
+        self._stamp = "JOURNAL_STREAM" not in os.environ
+
+    def say(self, message: str, level: str = "info") -> None:
+        """Write a message in words: what was done, or what is wrong and what to do."""
+        self.event("message", {"level": level, "message": message})
+
+    def opening(self, event: str, opening: Opening, for_s: float, by: str) -> None:
+        """Write what happened to an opening."""
+        ports = [str(port) for port in opening.ports]
+        self.event(
+            event, {"door": opening.door, "address": str(opening.address), "ports": ports, "for_s": for_s, "by": by}
+        )
+
+    def event(self, event: str, fields: Mapping[str, object]) -> None:
+        """Write one line."""
+        stamp = datetime.fromtimestamp(time.time(), UTC)
+        if self._json:
+            text = json.dumps({"time": stamp.isoformat(timespec="milliseconds"), "event": event, **fields})
+        else:
+            text = text_of(event, fields)
+            if self._stamp:
+                text = f"{stamp.astimezone():%Y-%m-%dT%H:%M:%S%z} {text}"
+        try:
+            self._stream.write(text + "\n")
+            self._stream.flush()
+        except OSError:  # a log that nobody takes any more must not end the daemon
+            pass
+
+
+def text_of(event: str, fields: Mapping[str, object]) -> str:
+    """Give an event in words."""
+    if event == "message":
+        level = "" if fields["level"] == "info" else f"{fields['level']}: "
+        return f"{level}{fields['message']}"
+    shown = dict(fields)
+    if isinstance(for_s := fields.get("for_s"), float):
+        shown["for"] = format_duration(max(1, round(for_s)) * 1000 if for_s >= 1 else max(1, round(for_s * 1000)))
+    if isinstance(ports := fields.get("ports"), list):
+        shown["ports"] = ", ".join(ports) or "no port"
+    return _TEXT[event].format_map(shown)

@@ -1,0 +1,78 @@
+"""Waiting: for descriptors, for signals and for moments. Nothing wakes it while nothing happens."""
+
+from __future__ import annotations
+
+import heapq
+import itertools
+import selectors
+import signal
+import socket
+import time
+from collections.abc import Callable
+
+
+class Loop:
+    """A selector, a heap of timers, and signals turned into calls outside the handler."""
+
+    def __init__(self) -> None:
+        self._selector = selectors.DefaultSelector()
+        self._timers: list[tuple[float, int, Callable[[], None]]] = []
+        self._numbers = itertools.count()
+        self._on_signal: dict[int, Callable[[], None]] = {}
+        self._wake_read, self._wake_write = socket.socketpair()
+        for end in (self._wake_read, self._wake_write):
+            end.setblocking(False)
+        self._running = False
+
+    def now_s(self) -> float:
+        """Seconds of the clock that the kernel's set timers follow: it neither jumps nor counts a suspend."""
+        return time.monotonic()
+
+    def on_readable(self, descriptor: int, call: Callable[[], None]) -> None:
+        """Call whenever the descriptor can be read."""
+        self._selector.register(descriptor, selectors.EVENT_READ, call)
+
+    def forget(self, descriptor: int) -> None:
+        """Stop waiting on a descriptor."""
+        self._selector.unregister(descriptor)
+
+    def at(self, when_s: float, call: Callable[[], None]) -> None:
+        """Call once, at `when_s` or soon after."""
+        heapq.heappush(self._timers, (when_s, next(self._numbers), call))
+
+    def on_signal(self, number: signal.Signals, call: Callable[[], None]) -> None:
+        """Call after the signal came, from the loop."""
+        if not self._on_signal:
+            signal.set_wakeup_fd(self._wake_write.fileno(), warn_on_full_buffer=False)
+            self.on_readable(self._wake_read.fileno(), self._signalled)
+        self._on_signal[number] = call
+        signal.signal(number, lambda *_: None)
+
+    def run(self) -> None:
+        """Wait and call until `stop`."""
+        self._running = True
+        while self._running:
+            for key, _ in self._selector.select(self._patience_s()):
+                key.data()
+            while self._timers and self._timers[0][0] <= self.now_s():
+                heapq.heappop(self._timers)[2]()
+
+    def stop(self) -> None:
+        """Leave `run` once the calls of this round are done."""
+        self._running = False
+
+    def close(self) -> None:
+        """Give the descriptors back."""
+        if self._on_signal:
+            signal.set_wakeup_fd(-1)
+        self._selector.close()
+        self._wake_read.close()
+        self._wake_write.close()
+
+    def _patience_s(self) -> float | None:
+        return max(0.0, self._timers[0][0] - self.now_s()) if self._timers else None
+
+    def _signalled(self) -> None:
+        for number in self._wake_read.recv(4096):
+            if number in self._on_signal:
+                self._on_signal[number]()

@@ -1,0 +1,125 @@
+"""What the daemon answers on its control socket: status, open, close."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Callable, Mapping
+from ipaddress import IPv6Address, ip_address
+from typing import TYPE_CHECKING, Any
+
+from doorward.config.duration import parse_duration_ms
+from doorward.errors import AnswerNo, DoorwardError, UsageError
+from doorward.gate.connections import cut
+from doorward.model import Address, Opening
+
+if TYPE_CHECKING:
+    from doorward.daemon.app import Daemon
+
+MAX_FOR_MS = 365 * 86_400_000  # the kernel's timers take more, but nobody means it
+
+
+def answer(daemon: Daemon, request: Mapping[str, Any]) -> dict[str, Any]:
+    """Answer one request, or raise a DoorwardError that is the answer."""
+    handler = _HANDLERS.get(request["command"])
+    if handler is None:
+        raise UsageError(f"{request['command']!r} is nothing that the daemon does; it does {', '.join(_HANDLERS)}")
+    return handler(daemon, request)
+
+
+def _status(daemon: Daemon, _: Mapping[str, Any]) -> dict[str, Any]:
+    return {
+        "pid": os.getpid(),
+        "summary": daemon.loaded.summary(),
+        "generation": daemon.loaded.generation,
+        "openings": [_opening(daemon, opening) for opening in daemon.book],
+        "counters": daemon.filter.counters(),
+        "log_overflows": daemon.missed,
+        "ledger_trouble": daemon.ledger.trouble,
+    }
+
+
+def _open(daemon: Daemon, request: Mapping[str, Any]) -> dict[str, Any]:
+    door = daemon.doors.get(_text(request, "door"))
+    if door is None:
+        raise UsageError(_no_door(daemon, _text(request, "door")))
+    for_ms = door.for_ms if request.get("for") is None else _duration(_text(request, "for"))
+    now_s = daemon.loop.now_s()
+    opening = Opening(door.name, _address(request), door.opens, now_s, now_s + for_ms / 1000, "hand")
+    daemon.record_opening(opening)  # the ledger first: after a crash it can still tell
+    try:
+        daemon.settle(opening.elements())
+    except DoorwardError:
+        daemon.book.close(opening.door, opening.address)
+        daemon.record_end(opening, "refused")
+        raise
+    standing = daemon.book.get(door.name, opening.address) or opening
+    return {"opening": _opening(daemon, standing)}
+
+
+def _close(daemon: Daemon, request: Mapping[str, Any]) -> dict[str, Any]:
+    name, address = _text(request, "door"), _address(request)
+    opening = daemon.book.close(name, address)
+    if opening is None:
+        if name not in daemon.doors:
+            raise UsageError(_no_door(daemon, name))
+        raise AnswerNo(f"{name} is not open to {address}; `doorward status` lists what is")
+    daemon.settle(opening.elements())
+    daemon.record_end(opening, "hand")
+    return {"cut": cut(address, opening.ports) if request.get("cut") is True else 0}
+
+
+_HANDLERS: dict[str, Callable[[Daemon, Mapping[str, Any]], dict[str, Any]]] = {
+    "status": _status,
+    "open": _open,
+    "close": _close,
+}
+
+
+def _opening(daemon: Daemon, opening: Opening) -> dict[str, Any]:
+    wall = daemon.in_wall_time(opening)
+    return {
+        "door": opening.door,
+        "address": str(opening.address),
+        "ports": [str(port) for port in opening.ports],
+        "since": round(wall.since_s, 3),
+        "until": round(wall.until_s, 3),
+        "by": opening.by,
+    }
+
+
+def _text(request: Mapping[str, Any], key: str) -> str:
+    value = request.get(key)
+    if not isinstance(value, str):
+        raise UsageError(f"the request needs a text {key!r}")
+    return value
+
+
+def _address(request: Mapping[str, Any]) -> Address:
+    text = _text(request, "address")
+    try:
+        address = ip_address(text)
+    except ValueError:
+        raise UsageError(f"{text!r} is no address; write it like 192.0.2.7 or 2001:db8::7") from None
+    if isinstance(address, IPv6Address):
+        if address.scope_id is not None:
+            raise UsageError(f"{text!r} names an interface; write the address without %{address.scope_id}")
+        return address.ipv4_mapped or address
+    return address
+
+
+def _duration(text: str) -> int:
+    try:
+        for_ms = parse_duration_ms(text)
+    except ValueError as error:
+        raise UsageError(f"--for: {error}") from None
+    if for_ms > MAX_FOR_MS:
+        raise UsageError(f"--for: {text} is too long; at most 365d")
+    return for_ms
+
+
+def _no_door(daemon: Daemon, name: str) -> str:
+    import difflib
+
+    near = difflib.get_close_matches(name, daemon.doors, n=1)
+    hint = f"did you mean {near[0]!r}?" if near else "`doorward check` counts the doors of the configuration"
+    return f"there is no door {name!r}; {hint}"

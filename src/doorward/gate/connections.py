@@ -1,0 +1,133 @@
+"""TCP connections of this host: read through sock_diag(7), cut there and in conntrack."""
+
+from __future__ import annotations
+
+import errno
+import socket
+import struct
+from collections.abc import Iterable, Iterator
+from ipaddress import IPv4Address, IPv6Address, ip_address
+from typing import NamedTuple
+
+from doorward import netlink
+from doorward.errors import HostError
+from doorward.model import Address, Port, Protocol
+
+_SOCK_DIAG_BY_FAMILY, _SOCK_DESTROY = 20, 21
+_LISTEN, _TIME_WAIT, _CLOSE = 1 << 10, 1 << 6, 1 << 7
+_STANDING_STATES = 0xFFF & ~(_LISTEN | _TIME_WAIT | _CLOSE)
+_SOCKET_ID = struct.Struct("!HH16s16s4s8s")  # ports, addresses, interface, cookie (inet_diag_sockid)
+_NO_COOKIE = b"\xff" * 8
+_CONNTRACK = 1 << 8  # NFNL_SUBSYS_CTNETLINK
+_CT_GET, _CT_DELETE = _CONNTRACK | 1, _CONNTRACK | 2
+_TUPLE_ORIGINAL, _ID = 1, 12
+_TUPLE_IP, _TUPLE_PROTO = 1, 2
+
+
+class Connection(NamedTuple):
+    """A TCP connection as its packets from the other side name it: `destination` is this host."""
+
+    source: Address
+    source_port: int
+    destination: Address
+    destination_port: int
+
+
+class _Found(NamedTuple):
+    connection: Connection
+    socket_id: bytes
+    family: int
+
+
+def standing_connections() -> list[Connection]:
+    """List the TCP connections that stand on this host's sockets, those of loopback left out."""
+    return [found.connection for found in _sockets() if not found.connection.source.is_loopback]
+
+
+def cut(address: Address, ports: Iterable[Port]) -> int:
+    """End the connections that `address` has to `ports`: forget them in conntrack, and reset local sockets.
+
+    Returns how many were cut. Without the reset a local service that speaks first would revive its connection.
+    """
+    wanted = frozenset(ports)
+    reset = sum(_destroy(found) for found in list(_sockets()) if _is_to(found.connection, address, wanted))
+    return max(reset, _forget_in_conntrack(address, wanted))
+
+
+def _is_to(connection: Connection, address: Address, ports: frozenset[Port]) -> bool:
+    return connection.source == address and Port(Protocol.TCP, connection.destination_port) in ports
+
+
+def _sockets() -> Iterator[_Found]:
+    for family in (socket.AF_INET, socket.AF_INET6):
+        request = struct.pack("=BBBxI", family, socket.IPPROTO_TCP, 0, _STANDING_STATES) + bytes(_SOCKET_ID.size)
+        with netlink.open_socket(netlink.SOCK_DIAG, "the list of connections") as diag:
+            framed = netlink.message(_SOCK_DIAG_BY_FAMILY, netlink.REQUEST | netlink.DUMP, request)
+            for reply in netlink.dump(diag, framed):
+                yield _read_socket(bytes(reply.body), family)
+
+
+def _read_socket(body: bytes, family: int) -> _Found:
+    socket_id = body[4 : 4 + _SOCKET_ID.size]
+    local_port, remote_port, local, remote, _, _ = _SOCKET_ID.unpack(socket_id)
+    connection = Connection(_address(remote, family), remote_port, _address(local, family), local_port)
+    return _Found(connection, socket_id, family)
+
+
+def _address(raw: bytes, family: int) -> Address:
+    if family == socket.AF_INET:
+        return IPv4Address(raw[:4])
+    address = IPv6Address(raw)
+    return address.ipv4_mapped or address  # a dual-stack socket's packets are IPv4
+
+
+def _destroy(found: _Found) -> bool:
+    """Reset one socket (SOCK_DESTROY, Linux 4.5); one that is gone already is not an error."""
+    body = struct.pack("=BBBxI", found.family, socket.IPPROTO_TCP, 0, _STANDING_STATES)
+    with netlink.open_socket(netlink.SOCK_DIAG, "ending connections") as diag:
+        try:
+            request = body + found.socket_id
+            netlink.ask(diag, netlink.message(_SOCK_DESTROY, netlink.REQUEST | netlink.ACK, request))
+        except OSError as error:
+            if error.errno in (errno.ENOENT, errno.EOPNOTSUPP):
+                return False
+            raise HostError(f"ending a connection needs CAP_NET_ADMIN ({error.strerror})") from None
+    return True
+
+
+def _forget_in_conntrack(address: Address, ports: frozenset[Port]) -> int:
+    family = socket.AF_INET if address.version == 4 else socket.AF_INET6
+    head = struct.pack("!BBH", family, 0, 0)
+    forgotten = 0
+    with (
+        netlink.open_socket(netlink.NETFILTER, "conntrack") as tracked,
+        netlink.open_socket(netlink.NETFILTER, "") as ct,
+    ):
+        for reply in netlink.dump(tracked, netlink.message(_CT_GET, netlink.REQUEST | netlink.DUMP, head)):
+            found = netlink.attributes(reply.body[4:])
+            if not _is_tracked(found[_TUPLE_ORIGINAL], address, ports):
+                continue
+            body = head + _nested(_TUPLE_ORIGINAL, found[_TUPLE_ORIGINAL]) + netlink.attribute(_ID, bytes(found[_ID]))
+            try:
+                netlink.ask(ct, netlink.message(_CT_DELETE, netlink.REQUEST | netlink.ACK, body))
+                forgotten += 1
+            except OSError as error:
+                if error.errno != errno.ENOENT:  # it ended by itself meanwhile
+                    raise HostError(f"conntrack: {error.strerror}") from None
+    return forgotten
+
+
+def _nested(kind: int, data: memoryview) -> bytes:
+    return netlink.attribute(kind | netlink.NESTED, bytes(data))
+
+
+def _is_tracked(original: memoryview, address: Address, ports: frozenset[Port]) -> bool:
+    """Tell whether a conntrack entry began at `address` and goes to one of `ports`."""
+    parts = netlink.attributes(original)
+    ends = netlink.attributes(parts[_TUPLE_IP])
+    source = ends.get(1) or ends.get(3)  # CTA_IP_V4_SRC, CTA_IP_V6_SRC
+    proto = netlink.attributes(parts[_TUPLE_PROTO])
+    number, destination_port = proto.get(1), proto.get(3)
+    if source is None or number is None or destination_port is None or ip_address(bytes(source)) != address:
+        return False
+    return (number[0], struct.unpack("!H", destination_port)[0]) in ports

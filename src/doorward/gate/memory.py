@@ -1,0 +1,46 @@
+"""The packet filter in memory: what a test of the daemon's inside speaks to, and passes the same contract."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+from doorward.errors import HostError
+from doorward.gate.plan import Changes, Remaining
+from doorward.gate.ruleset import COUNTERS, OPEN_SIZE, Ruleset
+from doorward.model import Element
+
+
+class MemoryFilter:
+    """Entries with their end on the clock that is given."""
+
+    def __init__(self, clock: Callable[[], float]) -> None:
+        self._clock = clock
+        self._until_s: dict[Element, float] = {}
+        self.ruleset: Ruleset | None = None
+
+    def load(self, ruleset: Ruleset, restore: Remaining) -> None:
+        """Take a new ruleset; entries stay."""
+        self.ruleset = ruleset
+        self.apply(Changes(restore, frozenset()))
+
+    def elements(self) -> dict[Element, float]:
+        """Give what stands, with the seconds left."""
+        now_s = self._clock()
+        self._until_s = {element: until for element, until in self._until_s.items() if until > now_s}
+        return {element: until - now_s for element, until in self._until_s.items()}
+
+    def apply(self, changes: Changes) -> None:
+        """Make all changes, or none."""
+        standing = self.elements()
+        if not changes.remove <= standing.keys():
+            raise HostError("an entry to remove is not there")
+        if len(standing.keys() | changes.put.keys()) > OPEN_SIZE:
+            raise HostError("the open set is full")
+        for element in changes.remove:
+            del self._until_s[element]
+        now_s = self._clock()
+        self._until_s.update({element: now_s + left for element, left in changes.put.items()})
+
+    def counters(self) -> dict[str, int]:
+        """Count nothing: no packets here."""
+        return dict.fromkeys(COUNTERS, 0)

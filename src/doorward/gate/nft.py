@@ -1,0 +1,177 @@
+"""The only file that speaks to nftables: through libnftables (libnftables(3)), in-process, one transaction a call."""
+
+from __future__ import annotations
+
+import ctypes
+import json
+import re
+from collections.abc import Iterable
+from functools import cache
+from ipaddress import ip_address
+from typing import Any
+
+from doorward.config.duration import UNITS_MS
+from doorward.errors import HostError
+from doorward.gate.connections import Connection
+from doorward.gate.plan import Changes, Remaining
+from doorward.gate.ruleset import COUNTERS, TABLE, Existing, Ruleset
+from doorward.model import Element, Port, Protocol
+
+_LIBRARY = "libnftables.so.1"
+_JSON, _TERSE = 1 << 4, 1 << 11
+_ELEMENT = re.compile(r"([0-9a-f.:]+) \. (tcp|udp) \. (\d+)(?: timeout \w+)?(?: expires (\w+))?")
+_SPAN = re.compile(r"(\d+)(ms|[smhd])")
+_NOT_THERE = "No such file or directory"
+
+
+@cache
+def _library() -> ctypes.CDLL:
+    try:
+        library = ctypes.CDLL(_LIBRARY)
+    except OSError:
+        raise HostError(f"{_LIBRARY} is missing; install nftables 1.0.6 or newer (apt install nftables)") from None
+    library.nft_ctx_new.restype = ctypes.c_void_p
+    library.nft_ctx_get_output_buffer.restype = ctypes.c_char_p
+    library.nft_ctx_get_error_buffer.restype = ctypes.c_char_p
+    for name in (
+        "nft_ctx_buffer_output",
+        "nft_ctx_buffer_error",
+        "nft_ctx_get_output_buffer",
+        "nft_ctx_get_error_buffer",
+        "nft_ctx_free",
+    ):
+        getattr(library, name).argtypes = [ctypes.c_void_p]
+    library.nft_ctx_output_set_flags.argtypes = [ctypes.c_void_p, ctypes.c_uint]
+    library.nft_run_cmd_from_buffer.argtypes = [ctypes.c_void_p, ctypes.c_char_p]
+    return library
+
+
+class NftError(HostError):
+    """What nftables refused; `text` is its own words."""
+
+    def __init__(self, text: str) -> None:
+        self.text = text
+        super().__init__(_explain(text))
+
+    def __reduce__(self) -> tuple[type[NftError], tuple[str]]:
+        return NftError, (self.text,)
+
+
+class NftFilter:
+    """The table `inet doorward` of the network namespace that this object was made in."""
+
+    def load(self, ruleset: Ruleset, restore: Remaining, standing: Iterable[Connection] = ()) -> None:
+        """Replace rules and tables in one transaction, in which no packet slips through.
+
+        Keeps what the open sets hold, adds `restore`, and lets the connections in `standing` go on.
+        """
+        text = ruleset.replacing(self.existing())
+        self.run("\n".join([text, *_standing(standing), *_put(restore)]))
+
+    def existing(self) -> list[Existing]:
+        """List what the loaded table has; nothing where there is no table."""
+        family, table = TABLE.split()
+        # Not `list table`: libnftables has no JSON for some of the rules, and says so on standard error.
+        return [
+            Existing(kind, thing["name"], thing.get("size", 0))
+            for kind in ("chain", "set", "map", "counter")
+            for item in self._list(f"{kind}s {family}")
+            if (thing := item.get(kind)) and thing["table"] == table
+        ]
+
+    def elements(self) -> dict[Element, float]:
+        """Read the open sets back, with the seconds that each entry has left."""
+        found: dict[Element, float] = {}
+        for family in "46":
+            for address, protocol, number, expires in _ELEMENT.findall(self.run(f"list set {TABLE} open{family}")):
+                element = Element(ip_address(address), Port(Protocol[protocol.upper()], int(number)))
+                found[element] = _seconds(expires)
+        return found
+
+    def apply(self, changes: Changes) -> None:
+        """Write and remove open entries in one transaction; NftError where one to remove is not there."""
+        removals = [f"delete element {_where(element)} {{ {_key(element)} }}" for element in changes.remove]
+        if changes:
+            self.run("\n".join([*_put(changes.put), *removals]))
+
+    def counters(self) -> dict[str, int]:
+        """Read the named counters: packets since the table was first loaded."""
+        counted = dict.fromkeys(COUNTERS, 0)
+        for item in self._list(f"counters table {TABLE}"):
+            if (counter := item.get("counter")) and counter["name"] in counted:
+                counted[counter["name"]] = counter["packets"]
+        return counted
+
+    def unload(self) -> None:
+        """Take the table away, and every opening with it."""
+        self.run(f"add table {TABLE}\ndelete table {TABLE}")
+
+    def run(self, commands: str, flags: int = 0) -> str:
+        """Run nft commands as one transaction and give what they print; NftError with nft's words if it refuses."""
+        library = _library()
+        context = library.nft_ctx_new(0)
+        if not context:
+            raise HostError("libnftables gives no context; is there memory left?")
+        try:
+            library.nft_ctx_buffer_output(context)
+            library.nft_ctx_buffer_error(context)
+            library.nft_ctx_output_set_flags(context, flags)
+            if library.nft_run_cmd_from_buffer(context, commands.encode()):
+                raise NftError((library.nft_ctx_get_error_buffer(context) or b"").decode(errors="replace"))
+            return (library.nft_ctx_get_output_buffer(context) or b"").decode(errors="replace")
+        finally:
+            library.nft_ctx_free(context)
+
+    def _list(self, what: str) -> list[dict[str, Any]]:
+        try:
+            listed: list[dict[str, Any]] = json.loads(self.run(f"list {what}", _JSON | _TERSE))["nftables"]
+        except NftError as error:
+            if _NOT_THERE in error.text:
+                return []
+            raise
+        return listed
+
+
+def _seconds(text: str) -> float:
+    """Read a remaining time as nft writes it, `1d2h3m4s500ms`."""
+    return sum(int(number) * UNITS_MS[unit] for number, unit in _SPAN.findall(text)) / 1000
+
+
+def _where(element: Element) -> str:
+    return f"{TABLE} open{element.address.version}"
+
+
+def _key(element: Element) -> str:
+    return f"{element.address} . {element.port.protocol.name.lower()} . {element.port.number}"
+
+
+def _put(entries: Remaining) -> Iterable[str]:
+    """Write entries with a new remaining time. Kernels before 6.12 silently ignore a longer timeout in an `add`
+    of an entry that exists, and deleting needs it to exist: add, delete, add works on all.
+    """  # noqa: D205
+    for element, left_s in entries.items():
+        where, key, timeout = _where(element), _key(element), f"timeout {max(1, round(left_s * 1000))}ms"
+        yield f"add element {where} {{ {key} {timeout} }}"
+        yield f"delete element {where} {{ {key} }}"
+        yield f"add element {where} {{ {key} {timeout} }}"
+
+
+def _standing(connections: Iterable[Connection]) -> Iterable[str]:
+    """Note the connections that stand now in place of those noted before."""
+    by_family: dict[int, list[str]] = {4: [], 6: []}
+    for c in connections:
+        by_family[c.source.version].append(f"{c.source} . {c.source_port} . {c.destination} . {c.destination_port}")
+    for family, keys in by_family.items():
+        yield f"flush set {TABLE} standing{family}"
+        if keys:
+            yield f"add element {TABLE} standing{family} {{ {', '.join(keys)} }}"
+
+
+def _explain(text: str) -> str:
+    """Say what nft's refusal means, and what to do."""
+    said = "; ".join(dict.fromkeys(line.split("Error: ", 1)[1] for line in text.splitlines() if "Error: " in line))
+    if "Operation not permitted" in text:
+        return "changing nftables needs CAP_NET_ADMIN; run doorward as root or give it that capability"
+    if "Protocol not supported" in text or "Operation not supported" in text:
+        return f"this kernel lacks nf_tables or a part of it that doorward needs (Linux 5.11 or newer): {said or text}"
+    return f"nftables refused: {said or text.strip()}"

@@ -1,0 +1,177 @@
+"""The automaton and the gate's settings as nftables text (nft(8)). Pure: every fact of the host is an argument.
+
+The tables live in maps, so a packet meets the same rules for one door and for 100,000. The packet's priority
+(`meta priority`, a scratch word that nobody else reads before this hook) carries the state.
+
+For each machine and family two maps hold the sources in progress:
+
+    window    source : state after its first knock; its timeout is the deadline
+    progress  source : state after a later knock; counts only while the window stands
+
+A source one knock in fills one entry, so a flood of first knocks fills the windows only.
+"""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
+
+from doorward.automaton.compile import Automaton
+from doorward.automaton.tracker import LIMITER_TIMEOUT_S
+from doorward.config.schema import Gate
+from doorward.gate import chains, tables
+from doorward.model import Door
+
+TABLE = "inet doorward"
+BASE_CHAIN = "prerouting"
+LOG_GROUP = 3328  # netfilter log group for completed knocks and refusals (0x0d00, for "door")
+OPEN_SIZE = 65536  # openings a family: only who knows a knock can fill it
+SCANNERS_SIZE = 4096  # sources noted in the last minute, at most ten a second
+ENTRY_BYTES = {"limiter": 260, "window": 150, "progress": 150}  # measured, full, with buckets: docs/design.md
+COUNTERS = (
+    "knocked",  # packets that completed a knock
+    "hidden",  # packets to a hidden port, dropped
+    "silent",  # packets dropped by stealth
+    "fast",  # symbols of sources over the rate
+    "no_room_limiter",  # symbols not matched: the limiter was full
+    "no_room_window",  # first knocks refused: the window was full
+    "no_room_progress",  # later knocks refused: the progress map was full
+    "no_room_open",  # complete knocks refused: the open set was full
+)
+
+
+@dataclass(frozen=True, slots=True)
+class SetSpec:
+    """A set or map that a reload keeps, unless its size changed."""
+
+    name: str
+    size: int
+    text: str
+
+
+@dataclass(frozen=True, slots=True)
+class Existing:
+    """A chain, set, map or counter that the loaded table has; `size` 0 where it has none."""
+
+    kind: str
+    name: str
+    size: int = 0
+
+
+@dataclass(frozen=True, slots=True)
+class Ruleset:
+    """A compiled gate. `states` tells, for a number in the log, the doors (by index) that opened."""
+
+    generation: str
+    kept: tuple[SetSpec, ...]
+    body: str
+    states: dict[int, tuple[int, ...]]
+
+    def whole(self) -> str:
+        """Give a file for `nft -f` that replaces the table and everything in it."""
+        return f"add table {TABLE}\ndelete table {TABLE}\n\n{self.body}"
+
+    def replacing(self, existing: Iterable[Existing]) -> str:
+        """Give the transaction that replaces rules and tables but keeps what the sets hold."""
+        same_size = {spec.name for spec in self.kept if spec.size in _sizes(existing, spec.name)}
+        stays = same_size | {BASE_CHAIN, *COUNTERS}
+        gone = [thing for thing in existing if thing.name not in stays]
+        # A verdict map holds references to chains, so the maps go before the chains.
+        gone.sort(key=lambda thing: thing.kind == "chain")
+        head = [f"add table {TABLE}", f"flush table {TABLE}"]
+        return "\n".join([*head, *(f"delete {thing.kind} {TABLE} {thing.name}" for thing in gone), "", self.body])
+
+
+def default_capacity(memory_bytes: int, machines: int, wanted: int) -> int:
+    """Give how many sources a family fit in a sixteenth of the memory when every set is full, at most `wanted`."""
+    a_source = ENTRY_BYTES["limiter"] + machines * (ENTRY_BYTES["window"] + ENTRY_BYTES["progress"])
+    return max(1024, min(wanted, memory_bytes // 16 // (2 * a_source)))
+
+
+def compile_ruleset(doors: Sequence[Door], automaton: Automaton, gate: Gate, capacity: int) -> Ruleset:
+    """Turn the tables into the text of the table `inet doorward`."""
+    kept = tuple(_kept(automaton, capacity))
+    states = {state: done for machine in automaton.machines for state, done in machine.completes.items()}
+    data = _data(doors, automaton)
+    generation = hashlib.blake2s("".join(data).encode(), digest_size=4).hexdigest()
+    actions = tables.actions(doors, automaton)
+    plan = chains.Plan(automaton.machines, gate, generation, LOG_GROUP)
+    parts = [
+        _heading(doors, automaton, gate, capacity),
+        *(f"counter {name} {{ }}\n" for name in COUNTERS),
+        *(spec.text for spec in kept),
+        *data,
+        chains.granted(plan),
+        *(
+            chains.opening(plan, number, action, tables.named(doors, _doors_of(states, ends)))
+            for number, (action, ends) in enumerate(actions.items())
+        ),
+        tables.opens(dict(enumerate(actions.values()))),
+        *chains.matching(plan),
+        chains.door(gate),
+        _ports(doors, gate),
+        chains.prerouting(plan, has_knocks=bool(automaton.machines)),
+    ]
+    inside = "\n".join(part.rstrip("\n") for part in parts).replace("\n", "\n    ")
+    return Ruleset(generation, kept, f"table {TABLE} {{\n    {inside}\n}}\n", states)
+
+
+def _sizes(existing: Iterable[Existing], name: str) -> set[int]:
+    return {thing.size for thing in existing if thing.name == name}
+
+
+def _doors_of(states: dict[int, tuple[int, ...]], ends: Iterable[int]) -> Iterable[int]:
+    return (index for state in ends for index in states[state])
+
+
+def _heading(doors: Sequence[Door], automaton: Automaton, gate: Gate, capacity: int) -> str:
+    knockable = sum(bool(door.knock) for door in doors)
+    return (
+        f"# doorward: {len(doors)} doors ({knockable} by a sequence), mode {gate.mode},"
+        f" {len(automaton.machines)} machines, capacity {capacity}\n"
+    )
+
+
+def _kept(automaton: Automaton, capacity: int) -> Iterable[SetSpec]:
+    limiter = f"timeout {int(LIMITER_TIMEOUT_S)}s"
+    for family, address in (("4", "ipv4_addr"), ("6", "ipv6_addr")):
+        yield _dynamic(f"set open{family}", f"{address} . inet_proto . inet_service", OPEN_SIZE, "")
+        yield _standing(f"standing{family}", address)
+        yield _dynamic(f"set limiter{family}", address, capacity, limiter)
+        yield _dynamic(f"set scanners{family}", address, SCANNERS_SIZE, "timeout 1m")
+        for machine in automaton.machines:
+            timeout = f"timeout {machine.within_ms}ms"
+            mark = tables.fingerprint(machine)
+            yield _dynamic(f"map window{family}_{mark}", f"{address} : classid", capacity, timeout)
+            yield _dynamic(f"map progress{family}_{mark}", f"{address} : classid", capacity, timeout)
+
+
+def _dynamic(head: str, element_type: str, size: int, timeout: str) -> SetSpec:
+    lines = [f"type {element_type}", f"size {size}", "flags dynamic,timeout", *([timeout] if timeout else [])]
+    return SetSpec(head.split()[1], size, f"{head} {{\n" + "".join(f"    {line}\n" for line in lines) + "}\n")
+
+
+def _standing(name: str, address: str) -> SetSpec:
+    """Connections that stood before their port was first hidden: source, its port, destination, its port."""
+    key = f"{address} . inet_service . {address} . inet_service"
+    # Five days: what conntrack too allows an idle connection (nf_conntrack_tcp_timeout_established).
+    return SetSpec(name, 0, f"set {name} {{\n    type {key}\n    flags timeout\n    timeout 5d\n}}\n")
+
+
+def _data(doors: Sequence[Door], automaton: Automaton) -> list[str]:
+    data = [
+        tables.delta(doors, automaton),
+        tables.same(automaton),
+        tables.number(automaton),
+    ]
+    if any(machine.fail for machine in automaton.machines):
+        data.append(tables.fail(automaton))
+    if automaton.only is not None:
+        data.append(tables.ports("known", "inet_proto . inet_service", automaton.only))
+    return data
+
+
+def _ports(doors: Sequence[Door], gate: Gate) -> str:
+    verdicts = dict.fromkeys(gate.public, "accept") | {port: "goto door" for door in doors for port in door.opens}
+    return tables.ports("ports", "inet_proto . inet_service : verdict", verdicts)

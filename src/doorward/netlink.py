@@ -1,0 +1,108 @@
+"""The little of netlink (RFC 3549, netlink(7)) that doorward speaks by itself: messages, attributes, dumps."""
+
+from __future__ import annotations
+
+import os
+import socket
+import struct
+from collections.abc import Iterator
+from typing import NamedTuple
+
+from doorward.errors import HostError, MalformedError
+
+HEADER = struct.Struct("=IHHII")  # length, type, flags, sequence, port id
+ATTRIBUTE = struct.Struct("=HH")  # length, type
+REQUEST, ACK, DUMP = 0x1, 0x4, 0x300
+ERROR, DONE = 2, 3
+NESTED = 0x8000
+_TYPE_MASK = 0x3FFF
+_RECEIVE_BYTES = 1 << 16
+
+NETFILTER = 12
+SOCK_DIAG = 4
+
+
+class Message(NamedTuple):
+    """One netlink message: its type and what follows the header."""
+
+    kind: int
+    body: memoryview
+
+
+def align(length: int) -> int:
+    """Round up to netlink's four bytes."""
+    return (length + 3) & ~3
+
+
+def message(kind: int, flags: int, body: bytes, sequence: int = 1) -> bytes:
+    """Frame one message."""
+    return HEADER.pack(HEADER.size + len(body), kind, flags, sequence, 0) + body
+
+
+def attribute(kind: int, data: bytes) -> bytes:
+    """Frame one attribute, padded."""
+    return ATTRIBUTE.pack(ATTRIBUTE.size + len(data), kind) + data + bytes(align(len(data)) - len(data))
+
+
+def messages(raw: memoryview) -> Iterator[Message]:
+    """Split what one recv gave; MalformedError where a length lies."""
+    at = 0
+    while at < len(raw):
+        if len(raw) - at < HEADER.size:
+            raise MalformedError(f"netlink: {len(raw) - at} bytes left, a header needs {HEADER.size}")
+        length, kind, _, _, _ = HEADER.unpack_from(raw, at)
+        if not HEADER.size <= length <= len(raw) - at:
+            raise MalformedError(f"netlink: a message of {length} bytes in {len(raw) - at}")
+        yield Message(kind, raw[at + HEADER.size : at + length])
+        at += align(length)
+
+
+def attributes(raw: memoryview) -> dict[int, memoryview]:
+    """Read a run of attributes, the last of a kind winning; MalformedError where a length lies."""
+    found: dict[int, memoryview] = {}
+    at = 0
+    while len(raw) - at >= ATTRIBUTE.size:
+        length, kind = ATTRIBUTE.unpack_from(raw, at)
+        if not ATTRIBUTE.size <= length <= len(raw) - at:
+            raise MalformedError(f"netlink: an attribute of {length} bytes in {len(raw) - at}")
+        found[kind & _TYPE_MASK] = raw[at + ATTRIBUTE.size : at + length]
+        at += align(length)
+    return found
+
+
+def error_of(body: memoryview) -> int:
+    """Give the errno that an NLMSG_ERROR carries, 0 for an acknowledgement."""
+    if len(body) < 4:
+        raise MalformedError("netlink: an error without its number")
+    number: int = struct.unpack_from("=i", body)[0]
+    return -number
+
+
+def open_socket(family: int, what_for: str) -> socket.socket:
+    """Open a netlink socket; HostError says what is missing and what needs it."""
+    try:
+        return socket.socket(socket.AF_NETLINK, socket.SOCK_RAW | socket.SOCK_CLOEXEC, family)
+    except OSError as error:
+        raise HostError(
+            f"no netlink socket for {what_for} ({error.strerror}); the kernel must be Linux with it"
+        ) from None
+
+
+def ask(sock: socket.socket, request: bytes) -> None:
+    """Send a request that the kernel acknowledges; OSError carries its answer."""
+    sock.send(request)
+    for reply in messages(memoryview(sock.recv(_RECEIVE_BYTES))):
+        if reply.kind == ERROR and (number := error_of(reply.body)):
+            raise OSError(number, os.strerror(number))
+
+
+def dump(sock: socket.socket, request: bytes) -> Iterator[Message]:
+    """Send a dump request and give every message of the answer; OSError carries the kernel's refusal."""
+    sock.send(request)
+    while True:
+        for reply in messages(memoryview(sock.recv(_RECEIVE_BYTES))):
+            if reply.kind == DONE:
+                return
+            if reply.kind == ERROR and (number := error_of(reply.body)):
+                raise OSError(number, os.strerror(number))
+            yield reply
