@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from typing import NamedTuple
 
 
 class DoorwardError(Exception):
@@ -29,8 +29,7 @@ class MalformedError(DoorwardError):
     """Foreign bytes are not what they claim to be."""
 
 
-@dataclass(frozen=True, slots=True, order=True)
-class Fault:
+class Fault(NamedTuple):
     """One thing wrong in a file: where, what, and what to write instead."""
 
     file: str

@@ -1,9 +1,11 @@
-"""Frozen values and their invariants: ports, flag filters, doors, packets and openings."""
+"""Frozen values and their invariants: ports, flag filters, doors, packets and openings.
+
+Named tuples, not dataclasses: those import a compiler's worth of modules, and a knock must leave at once.
+"""
 
 from __future__ import annotations
 
 import re
-from dataclasses import dataclass
 from enum import IntEnum
 from ipaddress import IPv4Address, IPv6Address
 from typing import NamedTuple
@@ -78,8 +80,7 @@ class FlagFilter(NamedTuple):
 DEFAULT_FLAGS = FlagFilter.parse(("syn", "!ack"))
 
 
-@dataclass(frozen=True, slots=True)
-class Door:
+class Door(NamedTuple):
     """A named thing that a knock opens: how to knock, what opens, for how long.
 
     `knock` may be empty: such a door opens by hand. `within_ms` counts from the first knock to the last.
@@ -108,8 +109,7 @@ class Element(NamedTuple):
     port: Port
 
 
-@dataclass(frozen=True, slots=True)
-class Opening:
+class Opening(NamedTuple):
     """A door open for one address until a moment. Times are seconds since the epoch (wall clock)."""
 
     door: str

@@ -43,6 +43,9 @@ class Limiter:
         self._buckets[source] = (tokens - 1 if tokens >= 1 else tokens, now_s)
         return tokens >= 1
 
+    def __len__(self) -> int:
+        return len(self._buckets)
+
     def _oldest_s(self) -> float:
         return next(iter(self._buckets.values()))[1]
 
@@ -73,6 +76,11 @@ class Tracker:
             if machine.watches(packet):
                 opened += self._advance(machine, packet, now_s)
         return opened
+
+    def sizes(self) -> tuple[int, ...]:
+        """Give how many sources each table holds."""
+        limiters = tuple(len(limiter) for limiter in self._limiters.values())
+        return limiters + tuple(len(attempts) for attempts in self._attempts.values())
 
     def _advance(self, machine: Machine, packet: Packet, now_s: float) -> tuple[int, ...]:
         attempts = self._attempts[machine.root, len(packet.source)]

@@ -52,7 +52,8 @@ def parser_of(name: str) -> argparse.ArgumentParser:
         prog=f"doorward {name}",
         description=COMMANDS[name],
         epilog="example:\n" + command.EXAMPLE,
-        formatter_class=argparse.RawDescriptionHelpFormatter,
+        # Asking for the terminal's width would import compression libraries on the way to a knock.
+        formatter_class=lambda prog: argparse.RawDescriptionHelpFormatter(prog, width=78),
     )
     command.add_arguments(parser)
     parser.set_defaults(run=command.run)
@@ -81,7 +82,8 @@ def main(argv: list[str] | None = None) -> int:
         return 0
     if words[0] not in COMMANDS:
         return _unknown(words[0])
-    args = parser_of(words[0]).parse_args(words[1:])
+    # Options may stand between the words; plain parse_args would take no ports after one (Python 3.11).
+    args = parser_of(words[0]).parse_intermixed_args(words[1:])
     try:
         status: int = args.run(args)
         sys.stdout.flush()

@@ -5,7 +5,6 @@ from __future__ import annotations
 import heapq
 import itertools
 from collections.abc import Iterable, Iterator
-from dataclasses import replace
 
 from doorward.model import Address, Element, Opening
 
@@ -30,7 +29,7 @@ class Book:
         """Enter an opening, or prolong the one that stands, never shortening it; give what stands now."""
         old = self.get(new.door, new.address)
         if old is not None:
-            new = replace(old, ports=new.ports, until_s=max(old.until_s, new.until_s))
+            new = old._replace(ports=new.ports, until_s=max(old.until_s, new.until_s))
         self._standing.setdefault(new.address, {})[new.door] = new
         heapq.heappush(self._ends, (new.until_s, next(self._entered), new.door, new.address))
         return new

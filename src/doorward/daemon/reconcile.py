@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Iterator, Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 
 from doorward.gate.plan import TOLERANCE_S, Remaining
 from doorward.model import Address, Door, Element, Opening, Port
@@ -63,4 +63,4 @@ def _partly(door: Door, ports: Mapping[Port, float]) -> bool:
 
 def shifted(openings: Iterable[Opening], by_s: float) -> list[Opening]:
     """Move openings to another clock, for example from wall time to the book's."""
-    return [replace(o, since_s=o.since_s + by_s, until_s=o.until_s + by_s) for o in openings]
+    return [o._replace(since_s=o.since_s + by_s, until_s=o.until_s + by_s) for o in openings]

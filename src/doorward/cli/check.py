@@ -1,0 +1,81 @@
+"""`doorward check`: is the configuration right, and is it strong."""
+
+from __future__ import annotations
+
+import argparse
+import json
+import sys
+from collections import Counter
+from dataclasses import asdict
+
+from doorward.cli.options import add_config, configuration_path
+from doorward.config.files import read_text
+from doorward.config.lines import find_lines
+from doorward.config.schema import Configuration
+from doorward.config.strength import Finding, combinations, warnings
+from doorward.config.toml import parse
+from doorward.errors import ConfigError, Fault
+
+EXAMPLE = """\
+  $ doorward check -c doorward.toml
+  doorward.toml:6: warning: door 'web': its ports ascend without a gap, so a plain sweep opens it; mix their order
+  doorward.toml: good: 2 doors, 1 automaton, mode stealth; 1 warning
+exit status: 0 the file is good, also with warnings; 2 it is not"""
+
+
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    """Declare the command's words."""
+    add_config(parser)
+    parser.add_argument("--json", action="store_true", help="one JSON object on standard output, nothing else")
+
+
+def run(args: argparse.Namespace) -> int:
+    """Say what is wrong and what is weak; 2 where something is wrong."""
+    path = configuration_path(args)
+    configuration, faults, findings = None, list[Fault](), list[Finding]()
+    try:
+        text = read_text(path)
+        configuration = parse(text, str(path))
+        findings = warnings(configuration, find_lines(text))
+    except ConfigError as error:
+        faults = error.faults
+    if args.json:
+        _print_json(str(path), configuration, faults, findings)
+    else:
+        _print_lines(str(path), configuration, faults, findings)
+    return 2 if faults else 0
+
+
+def _print_json(file: str, configuration: Configuration | None, faults: list[Fault], findings: list[Finding]) -> None:
+    answer = {
+        "file": file,
+        "ok": configuration is not None,
+        "doors": len(configuration.doors) if configuration else 0,
+        "faults": [{"line": fault.line, "what": fault.what, "instead": fault.instead} for fault in faults],
+        "warnings": [asdict(finding) for finding in findings],
+    }
+    sys.stdout.write(json.dumps(answer) + "\n")
+
+
+def _print_lines(file: str, configuration: Configuration | None, faults: list[Fault], findings: list[Finding]) -> None:
+    sys.stderr.writelines(f"{fault}\n" for fault in faults)
+    sys.stderr.writelines(f"{file}:{finding}\n" for finding in findings)
+    sys.stderr.flush()
+    if configuration is not None:
+        sys.stdout.write(f"{file}: good: {_summary(configuration, findings)}\n")
+
+
+def _summary(configuration: Configuration, findings: list[Finding]) -> str:
+    automata = len(combinations(configuration))
+    facts = [
+        _count(len(configuration.doors), "door", "doors"),
+        _count(automata, "automaton", "automata"),
+        f"mode {configuration.gate.mode}",
+    ]
+    levels = Counter(finding.level for finding in findings)
+    remarks = [_count(levels[level], level, f"{level}s") for level in ("warning", "note") if levels[level]]
+    return ", ".join(facts) + (f"; {', '.join(remarks)}" if remarks else "")
+
+
+def _count(number: int, one: str, many: str) -> str:
+    return f"{number:,} {one if number == 1 else many}"

@@ -1,0 +1,74 @@
+"""`doorward lab`."""
+
+from __future__ import annotations
+
+import argparse
+import os
+import shlex
+import shutil
+import sys
+import tempfile
+from pathlib import Path
+
+from doorward.cli import render
+from doorward.errors import HostError, UsageError
+from doorward.lab import Lab, remove
+from doorward.lab_story import Story
+
+EXAMPLE = """\
+  # doorward lab
+  (a scan sees nothing, a knock opens, another client stays outside, the door closes)
+  # doorward lab --keep
+  (the same, and the hosts stay to play in; it prints the commands to enter them)
+needs root, nftables, iproute2 and nmap; touches nothing outside its namespaces"""
+_PROGRAMS = {"ip": "iproute2", "nmap": "nmap"}
+
+
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    """Declare the command's words."""
+    which = parser.add_mutually_exclusive_group()
+    which.add_argument("--keep", action="store_true", help="leave the hosts running, and say how to enter them")
+    which.add_argument("--remove", metavar="NAME", help="remove a lab that --keep left")
+
+
+def run(args: argparse.Namespace) -> int:
+    """Show the whole thing, or remove what an earlier run kept."""
+    if args.remove:
+        return _remove(args.remove)
+    for program, package in _PROGRAMS.items():
+        if shutil.which(program) is None:
+            raise HostError(f"the program {program!r} is missing; install the package {package}")
+    lab = Lab()
+    folder = Path(tempfile.gettempdir()) / lab.name
+    done = False
+    try:
+        with lab:
+            folder.mkdir(mode=0o700)
+            Story(lab, folder).tell()
+            done = True
+            if args.keep:
+                lab.keep()
+                _say_how_to_enter(lab, folder)
+    finally:
+        if not (done and args.keep):
+            shutil.rmtree(folder, ignore_errors=True)
+    return 0
+
+
+def _say_how_to_enter(lab: Lab, folder: Path) -> None:
+    environment = Story.environment(folder)
+    words = " ".join(f"{name}={shlex.quote(value)}" for name, value in environment.items())
+    render.line("\nThe hosts stay, and the daemon and the greeter run on.")
+    for host in lab.hosts:
+        role = host.namespace.rpartition("-")[2]
+        render.line(
+            f"  {role:<9} ip netns exec {host.namespace} env {words} PATH={Path(sys.executable).parent}:$PATH bash"
+        )
+    render.line(f"  remove    {sys.argv[0] if os.sep in sys.argv[0] else 'doorward'} lab --remove {lab.name}")
+
+
+def _remove(name: str) -> int:
+    if not remove(name):
+        raise UsageError(f"there is no lab {name!r}; `ip netns list` shows the hosts that stand")
+    shutil.rmtree(Path(tempfile.gettempdir()) / name, ignore_errors=True)
+    return 0

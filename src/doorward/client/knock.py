@@ -1,0 +1,198 @@
+"""Knocks at a host: every symbol is one packet, sent once, with no privilege."""
+
+from __future__ import annotations
+
+import errno
+import os
+import socket
+import time
+from collections.abc import Callable
+from enum import Enum
+from typing import NamedTuple
+
+from doorward.errors import HostError, UsageError
+from doorward.model import Port, Protocol
+
+# Packets to different ports may be steered to different receive queues and overtake each other there, and a
+# sequence out of order opens nothing. 10 ms is longer than a queue holds a packet, and nobody notices it.
+DEFAULT_DELAY_S = 0.01
+# What Debian's `knock` sends. Not empty: some routers and address translators drop empty datagrams.
+DATAGRAM = b"\0"
+
+# What an ICMP answer becomes (Linux: icmp_err_convert, icmpv6_err_convert): a closed or forbidden port says so.
+ANSWERS = frozenset(
+    {
+        errno.ECONNREFUSED,
+        errno.EHOSTUNREACH,
+        errno.ENETUNREACH,
+        errno.EHOSTDOWN,
+        errno.ENONET,
+        errno.ENOPROTOOPT,
+        errno.EOPNOTSUPP,
+        errno.EMSGSIZE,
+        errno.EACCES,
+        errno.EPROTO,
+    }
+)
+SENT = frozenset({0, errno.EINPROGRESS})
+
+
+class Target(NamedTuple):
+    """One address of a host, as the socket calls want it."""
+
+    family: int
+    sockaddr: tuple[object, ...]
+
+    def at(self, port: int) -> tuple[object, ...]:
+        """Give the socket address of a port there."""
+        return (self.sockaddr[0], port, *self.sockaddr[2:])
+
+    def __str__(self) -> str:
+        return str(self.sockaddr[0])
+
+
+Report = Callable[[Target, int, Port], None]
+
+
+def resolve(host: str, family: int = socket.AF_UNSPEC) -> list[Target]:
+    """Look a host up once; its addresses in the system's order of preference, at least one."""
+    try:
+        # Bytes keep Python from importing its IDNA codec (5 ms), which an ASCII name does not need.
+        name = host.encode() if host.isascii() else host
+        found = socket.getaddrinfo(name, None, family, socket.SOCK_STREAM)
+    except socket.gaierror as error:
+        raise _not_found(host, family, error) from None
+    except UnicodeError:  # a label too long or empty, or letters that IDNA does not know
+        raise UsageError(f"{host!r} is no host name; write a name such as example.org, or an address") from None
+    return [Target(int(family), sockaddr) for family, _, _, _, sockaddr in found]
+
+
+def _not_found(host: str, family: int, error: socket.gaierror) -> UsageError | HostError:
+    if error.errno == socket.EAI_AGAIN:
+        return HostError(f"cannot look up {host!r}: no name server answers; try again, or write the address")
+    if family != socket.AF_UNSPEC:
+        version, option = ("4", "-4") if family == socket.AF_INET else ("6", "-6")
+        return UsageError(f"{host!r} has no IPv{version} address, or is unknown; leave {option} out, or check the name")
+    return UsageError(f"unknown host {host!r}; check the name, or write the address")
+
+
+def knock(
+    targets: list[Target],
+    sequence: tuple[Port, ...],
+    delay_s: float = DEFAULT_DELAY_S,
+    *,
+    report: Report | None = None,
+    sleep: Callable[[float], object] = time.sleep,
+) -> Target:
+    """Send the whole sequence to the first target that a packet can be sent to, and tell which that was.
+
+    `report` hears of each packet after it has left. HostError: no packet could be sent, or not all.
+    """
+    target = _first(targets, sequence[0])
+    if report:
+        report(target, 1, sequence[0])
+    for place, port in enumerate(sequence[1:], 2):
+        sleep(delay_s)
+        fault = send(target, port)
+        if fault not in SENT | ANSWERS:
+            raise HostError(f"knock {place} of {len(sequence)} ({port}) was not sent: {_why(target, fault)}")
+        if report:
+            report(target, place, port)
+    return target
+
+
+def _first(targets: list[Target], port: Port) -> Target:
+    """Send the first packet; nothing was sent before it, so an error is no late answer but a missing way."""
+    faults = []
+    for target in targets:
+        fault = send(target, port)
+        if fault in SENT or fault == errno.ECONNREFUSED:
+            return target
+        faults.append(_why(target, fault))
+    raise HostError("cannot knock: " + "; ".join(faults))
+
+
+REMEDIES = {
+    errno.ENETUNREACH: "check this machine's network, or try the other of -4 and -6",
+    errno.EHOSTUNREACH: "check this machine's routes",
+    errno.EADDRNOTAVAIL: "check this machine's network, or try the other of -4 and -6",
+    errno.EAFNOSUPPORT: "this machine does not speak that version of IP",
+    errno.EPERM: "this machine's own packet filter dropped it",
+    errno.EACCES: "a broadcast address, or forbidden by this machine's routes",
+}
+
+
+def _why(target: Target, fault: int) -> str:
+    remedy = REMEDIES.get(fault)
+    return f"{target}: {os.strerror(fault)}" + (f" ({remedy})" if remedy else "")
+
+
+def send(target: Target, port: Port) -> int:
+    """Send one knock at once and never again; the errno of what went wrong, or one of SENT.
+
+    Each knock has a socket of its own: a new source port, so conntrack calls it new, and no error of an
+    earlier one. Closing the socket before an answer is what keeps the kernel from sending the SYN again.
+    """
+    kind = socket.SOCK_STREAM if port.protocol is Protocol.TCP else socket.SOCK_DGRAM
+    try:
+        with socket.socket(target.family, kind) as knocker:
+            knocker.setblocking(False)
+            if kind == socket.SOCK_STREAM:
+                return knocker.connect_ex(target.at(port.number))
+            knocker.sendto(DATAGRAM, target.at(port.number))
+    except OSError as error:
+        return error.errno or errno.EIO
+    return 0
+
+
+class Reply(Enum):
+    """What a connection attempt met."""
+
+    OPEN = "open"
+    REFUSED = "refused"
+    SILENT = "silent"
+
+
+def try_port(target: Target, port: int, patience_s: float) -> Reply:
+    """Try a TCP connection, and close it again."""
+    try:
+        with socket.socket(target.family, socket.SOCK_STREAM) as visitor:
+            visitor.settimeout(patience_s)
+            visitor.connect(target.at(port))
+    except TimeoutError:
+        return Reply.SILENT
+    except OSError:
+        return Reply.REFUSED
+    return Reply.OPEN
+
+
+FIRST_PAUSE_S = 0.5
+LONGEST_PAUSE_S = 4.0  # a person waits: a way that works again is to be found within seconds
+# With the first pause this leaves a SYN that overtook the last knock the time for its one repetition after 1 s.
+PATIENCE_S = 1.0
+
+
+def knock_until_open(
+    knock_once: Callable[[], Target],
+    visit: Callable[[Target, float], Reply],
+    timeout_s: float,
+    *,
+    now: Callable[[], float] = time.monotonic,
+    sleep: Callable[[float], object] = time.sleep,
+) -> tuple[Reply, int]:
+    """Knock and visit with growing pauses, until the visit succeeds or the time is up.
+
+    Gives the last reply and the number of rounds; the first visit follows its knock at once.
+    """
+    until_s = now() + timeout_s
+    pause_s = FIRST_PAUSE_S
+    rounds = 0
+    while True:
+        target = knock_once()
+        rounds += 1
+        left_s = max(until_s - now(), 0.001)  # 0 would mean not to wait at all
+        reply = visit(target, min(PATIENCE_S + pause_s, left_s))
+        if reply is Reply.OPEN or now() + pause_s >= until_s:
+            return reply, rounds
+        sleep(pause_s)
+        pause_s = min(2 * pause_s, LONGEST_PAUSE_S)

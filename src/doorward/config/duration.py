@@ -1,0 +1,35 @@
+"""Durations as operators write them: a whole number and a unit, `500ms`, `15s`, `2m`, `1h`, `7d`."""
+
+from __future__ import annotations
+
+import re
+
+UNITS_MS = {"d": 86_400_000, "h": 3_600_000, "m": 60_000, "s": 1000, "ms": 1}  # the largest first
+_DURATION = re.compile(r"([0-9]{1,15})(ms|[smhd])")  # 15 digits: beyond any limit, yet no huge number
+
+
+def parse_duration_ms(text: str) -> int:
+    """Read a duration longer than nothing; ValueError says what is wrong."""
+    match = _DURATION.fullmatch(text)
+    if match is None:
+        raise ValueError(f"{_shown(text)} is no duration; {_remedy(text)}")
+    duration_ms = int(match[1]) * UNITS_MS[match[2]]
+    if duration_ms == 0:
+        raise ValueError(f'{text!r} is no time at all; write a longer one, like "15s"')
+    return duration_ms
+
+
+def format_duration(ms: int) -> str:
+    """Write a duration in the largest unit that holds it exactly."""
+    unit, unit_ms = next((unit, unit_ms) for unit, unit_ms in UNITS_MS.items() if ms % unit_ms == 0)
+    return f"{ms // unit_ms}{unit}"
+
+
+def _remedy(text: str) -> str:
+    if re.fullmatch("[0-9]{1,15}", text):
+        return f'write the unit too: "{text}s"'
+    return 'write a whole number and ms, s, m, h or d, like "15s"'
+
+
+def _shown(text: str) -> str:
+    return repr(text if len(text) <= 40 else text[:40] + "…")

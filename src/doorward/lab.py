@@ -1,0 +1,231 @@
+"""A small internet in network namespaces: what `doorward lab` shows, and what tests and the bench run in.
+
+    client   192.0.2.2    2001:db8:1::2 --.
+                                           router -- server  198.51.100.2  2001:db8:2::2
+    stranger 203.0.113.2  2001:db8:3::2 --'
+
+A direct lab has a client (198.51.100.1, 2001:db8:2::1) and a server on one wire, and nothing else.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import re
+import secrets
+import signal
+import threading
+import time
+from collections.abc import Iterator, Sequence
+from contextlib import ExitStack, contextmanager
+from ipaddress import IPv4Network, IPv6Network
+from pathlib import Path
+from types import TracebackType
+from typing import NamedTuple, NoReturn, Self
+
+from doorward.errors import HostError
+from doorward.lab_host import Host, end_processes, ip
+
+_NAME = re.compile(r"doorward-[0-9]+-[0-9a-f]{6}")
+LINK_PATIENCE_S = 10.0  # a new wire carries packets within milliseconds, but the kernel does that on its own
+ENDINGS = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
+HOST_SETTINGS = {
+    "ipv4/conf/all/rp_filter": "0",  # many of the lab's sources are made up
+    "ipv4/conf/default/rp_filter": "0",
+    "ipv6/conf/default/disable_ipv6": "0",
+    "ipv6/conf/all/accept_dad": "0",  # else each address waits a second for an objection
+    "ipv6/conf/default/accept_dad": "0",
+    "ipv6/conf/default/accept_ra": "0",
+}
+ROUTER_SETTINGS = {**HOST_SETTINGS, "ipv4/ip_forward": "1", "ipv6/conf/all/forwarding": "1"}
+
+
+class Network(NamedTuple):
+    """The two networks of one wire; station 1 is the gateway, station 2 the host."""
+
+    number: int
+    ipv4: IPv4Network
+    ipv6: IPv6Network
+
+    def station(self, namespace: str, interface: str, number: int) -> Host:
+        """Give the host that sits at one end of this wire."""
+        mac = f"02:00:00:00:{self.number:02x}:{number:02x}"
+        return Host(namespace, interface, self.ipv4[number], self.ipv6[number], mac)
+
+
+CLIENT_NET = Network(1, IPv4Network("192.0.2.0/24"), IPv6Network("2001:db8:1::/64"))
+SERVER_NET = Network(2, IPv4Network("198.51.100.0/24"), IPv6Network("2001:db8:2::/64"))
+STRANGER_NET = Network(3, IPv4Network("203.0.113.0/24"), IPv6Network("2001:db8:3::/64"))
+
+
+class Wire(NamedTuple):
+    """Two hosts joined by a veth pair; packets of the host at `end` to anywhere go by `gateway`."""
+
+    gateway: Host
+    end: Host
+
+
+class Lab:
+    """A context manager: inside it the machines stand and are reachable; after it nothing is left of them.
+
+    HostError says which right or package is missing. A direct lab has no `router` and no `stranger`.
+    """
+
+    def __init__(self, *, direct: bool = False) -> None:
+        self.name = f"doorward-{os.getpid()}-{secrets.token_hex(3)}"
+        prefix = f"{self.name}-"
+        gateways = [
+            net.station(prefix + "router", name, 1)
+            for name, net in (("client", CLIENT_NET), ("server", SERVER_NET), ("stranger", STRANGER_NET))
+        ]
+        self.router = gateways[1]
+        self.server = SERVER_NET.station(prefix + "server", "eth0", 2)
+        self.stranger = STRANGER_NET.station(prefix + "stranger", "eth0", 2)
+        if direct:
+            self.client = SERVER_NET.station(prefix + "client", "eth0", 1)
+            self._wires = [Wire(self.client, self.server)]
+            self.hosts = [self.client, self.server]
+        else:
+            self.client = CLIENT_NET.station(prefix + "client", "eth0", 2)
+            self.hosts = [self.client, self.server, self.stranger, self.router]
+            self._wires = [Wire(gateways[i], host) for i, host in enumerate(self.hosts[:3])]
+        self._direct = direct
+        self._exits = ExitStack()
+        self._kept = False
+
+    def __enter__(self) -> Self:
+        if os.geteuid() != 0:
+            raise HostError("network namespaces need root; run this with sudo")
+        try:
+            self._exits.enter_context(_endings_raise())
+            with _signals_held():
+                self._build()
+        except BaseException:  # half a lab must go as well, whatever stopped it
+            self.close()
+            raise
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self.close()
+
+    def close(self) -> None:
+        """End what runs in the lab and remove its namespaces; a second call finds nothing to do."""
+        if self._kept:
+            self._exits.close()
+            return
+        with self._exits, _signals_held():
+            end_processes(self.hosts)
+            if lines := [f"netns delete {host.namespace}" for host in self.hosts if host.path.exists()]:
+                ip("-force", batch=lines)  # one that will not go keeps no other
+
+    def keep(self) -> None:
+        """Leave hosts and programs standing at the end; `remove` takes them away."""
+        self._kept = True
+
+    def _build(self) -> None:
+        ip(batch=[f"netns add {host.namespace}" for host in self.hosts])
+        for host in self.hosts:
+            host.call(_set, ROUTER_SETTINGS if host is self.router else HOST_SETTINGS)
+        ip(batch=[_link_line(wire) for wire in self._wires])
+        for wire in self._wires:
+            wire.gateway.ip(batch=_address_lines(wire.gateway))
+            wire.end.ip(batch=[*_address_lines(wire.end), *_default_lines(wire.gateway)])
+        if not self._direct:  # any address that the client makes up finds its way back
+            self.router.ip(batch=_default_lines(self.client))
+        _wait_for_links(self.hosts)
+
+
+def remove(name: str) -> bool:
+    """Remove a lab that was kept, by its name; False where there is none."""
+    hosts = [
+        net.station(f"{name}-{role}", "eth0", 2)
+        for role, net in (
+            ("client", CLIENT_NET),
+            ("server", SERVER_NET),
+            ("stranger", STRANGER_NET),
+            ("router", SERVER_NET),
+        )
+    ]
+    standing = [host for host in hosts if _NAME.fullmatch(name) and host.path.exists()]
+    end_processes(standing)
+    if standing:
+        ip("-force", batch=[f"netns delete {host.namespace}" for host in standing])
+    return bool(standing)
+
+
+def _link_line(wire: Wire) -> str:
+    (a, b) = wire
+    return (
+        f"link add {a.interface} netns {a.namespace} address {a.mac} type veth "
+        f"peer name {b.interface} netns {b.namespace} address {b.mac}"
+    )
+
+
+def _address_lines(host: Host) -> list[str]:
+    return [
+        "link set lo up",
+        f"link set {host.interface} up",
+        f"address add {host.ipv4}/24 dev {host.interface}",
+        f"address add {host.ipv6}/64 dev {host.interface} nodad",
+    ]
+
+
+def _default_lines(gateway: Host) -> list[str]:
+    return [f"route add 0.0.0.0/0 via {gateway.ipv4}", f"route add ::/0 via {gateway.ipv6}"]
+
+
+def _set(settings: dict[str, str]) -> None:
+    for name, value in settings.items():
+        path = Path("/proc/sys/net", name)
+        try:
+            path.write_text(value)
+        except OSError as error:
+            raise HostError(f"cannot write {path} in a namespace: {error.strerror}") from None
+
+
+def _wait_for_links(hosts: Sequence[Host]) -> None:
+    deadline_s = time.monotonic() + LINK_PATIENCE_S
+    for host in hosts:
+        while any(link["operstate"] != "UP" for link in json.loads(host.ip("-j", "link", "show", "type", "veth"))):
+            if time.monotonic() > deadline_s:
+                raise HostError(f"the links of {host.namespace} did not come up in {LINK_PATIENCE_S:.0f} s")
+
+
+def _handlers_can_be_set() -> bool:
+    return threading.current_thread() is threading.main_thread()  # no other is ever interrupted by a handler
+
+
+@contextmanager
+def _signals_held() -> Iterator[None]:
+    """Deliver Ctrl-C and its kin afterwards: neither half-built nor half-removed."""
+    came: list[int] = []
+    before = {}
+    if _handlers_can_be_set():
+        before = {number: signal.signal(number, lambda number, _: came.append(number)) for number in ENDINGS}
+    try:
+        yield
+    finally:
+        for number, handler in before.items():
+            signal.signal(number, handler)
+        if came:
+            signal.raise_signal(came[0])
+
+
+@contextmanager
+def _endings_raise() -> Iterator[None]:
+    """Let SIGTERM and SIGHUP raise SystemExit where they would end the process and leave the lab behind."""
+
+    def leave(number: int, _frame: object) -> NoReturn:
+        raise SystemExit(128 + number)
+
+    deadly = [number for number in ENDINGS if signal.getsignal(number) is signal.SIG_DFL]
+    changed = deadly if _handlers_can_be_set() else []
+    for number in changed:
+        signal.signal(number, leave)
+    try:
+        yield
+    finally:
+        for number in changed:
+            signal.signal(number, signal.SIG_DFL)

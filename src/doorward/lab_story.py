@@ -1,0 +1,151 @@
+"""What `doorward lab` shows, step by step: real commands on the lab's hosts, and what they print."""
+
+from __future__ import annotations
+
+import os
+import select
+import shlex
+import socket
+import sys
+import time
+from pathlib import Path
+
+from doorward.cli import render
+from doorward.client.knock import knock, resolve
+from doorward.errors import HostError
+from doorward.lab import Lab
+from doorward.lab_host import Host
+from doorward.model import Port
+
+CONFIGURATION = """\
+[gate]
+mode = "stealth"
+
+[doors.ssh]
+knock = ["7000/tcp", "8000/udp", "9000/tcp"]
+opens = ["22/tcp"]
+for = "5s"
+
+[doors.web]
+knock = ["1001/tcp", "2002/tcp", "3003/tcp"]
+opens = ["80/tcp"]
+"""
+KNOCK = ("7000/tcp", "8000/udp", "9000/tcp")
+SCAN = ("nmap", "-n", "-Pn", "-T5", "--max-retries", "0", "--min-rate", "20000", "-p", "1-65535")
+PATIENCE_S = 15.0
+_NOISE = ("Starting Nmap", "Warning: ")
+
+
+class Story:
+    """Tells the lab's steps; `folder` takes the server's configuration, ledger, socket and log."""
+
+    def __init__(self, lab: Lab, folder: Path) -> None:
+        self._lab = lab
+        self._folder = folder
+        self._address = str(lab.server.ipv4)
+        self._steps = 0
+
+    @staticmethod
+    def environment(folder: Path) -> dict[str, str]:
+        """Give the variables with which the server's commands find its files."""
+        names = ("CONFIGURATION_DIRECTORY", "RUNTIME_DIRECTORY", "STATE_DIRECTORY")
+        return {name: str(folder) for name in names}
+
+    def tell(self) -> None:
+        """Show everything; HostError where something does not go as it should."""
+        self._step("A server, a router, a client and a stranger; the server keeps a service on port 22.")
+        self._lab.server.start_greeter(22)
+        (self._folder / "doorward.toml").write_text(CONFIGURATION)
+        self._show(self._lab.server, "cat", "doorward.toml")
+        self._start_daemon()
+        self._step("Nothing can be seen: a stranger scans all 65,535 ports.")
+        self._show(self._lab.stranger, *SCAN, self._address)
+        self._step("The client knocks, and connects with no pause.")
+        connection = self._knock_and_connect()
+        self._step("The door is open for that one address; a stranger stays outside.")
+        self._doorward("status")
+        self._show(self._lab.stranger, "nmap", "-n", "-Pn", "-p", "22", self._address)
+        self._step("The door closes by itself; the connection goes on.")
+        self._until_closed()
+        self._doorward("status")
+        self._say_something(connection)
+        self._show(self._lab.client, "nmap", "-n", "-Pn", "-p", "22", self._address)
+        self._step("A sweep in ascending order meets the knock ports of `web` in their order, and opens nothing.")
+        self._show(self._lab.stranger, *SCAN, "-r", self._address)
+        self._doorward("status")
+        self._step("The record tells who came in, and who tried.")
+        self._doorward("log")
+
+    def _step(self, text: str) -> None:
+        self._steps += 1
+        bold, plain = ("\033[1m", "\033[0m") if sys.stdout.isatty() else ("", "")
+        render.line(f"\n{bold}{self._steps}. {text}{plain}")
+
+    def _prompt(self, host: Host, command: str) -> None:
+        render.line(f"   {host.namespace.rpartition('-')[2]}$ {command}")
+        sys.stdout.flush()
+
+    def _print(self, text: str) -> None:
+        for line in text.splitlines():
+            if line.strip() and not line.startswith(_NOISE):
+                render.line(f"     {line}")
+        sys.stdout.flush()
+
+    def _show(self, host: Host, *command: str) -> None:
+        self._prompt(host, shlex.join(command))
+        words = [str(self._folder / word) if word == "doorward.toml" else word for word in command]
+        self._print(host.run(words, timeout_s=120).stdout)
+
+    def _doorward(self, *words: str) -> None:
+        self._prompt(self._lab.server, shlex.join(("doorward", *words)))
+        command = [sys.executable, "-m", "doorward", *words]
+        self._print(self._lab.server.run(command, env=self.environment(self._folder)).stdout)
+
+    def _start_daemon(self) -> None:
+        self._prompt(self._lab.server, "doorward run &")
+        with (
+            socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM) as ready,
+            (self._folder / "log").open("w") as log,
+        ):
+            ready.bind(str(self._folder / "notify"))
+            env = self.environment(self._folder) | {"NOTIFY_SOCKET": str(self._folder / "notify")}
+            daemon = self._lab.server.popen([sys.executable, "-m", "doorward", "run"], env=env, stderr=log, stdout=log)
+            waits = os.pidfd_open(daemon.pid)
+            select.select([ready.fileno(), waits], [], [], PATIENCE_S)
+            os.close(waits)
+        said = (self._folder / "log").read_text()
+        if daemon.poll() is not None:
+            raise HostError(f"the daemon did not start: {said.strip()}")
+        self._print(said)
+
+    def _knock_and_connect(self) -> socket.socket:
+        self._prompt(self._lab.client, f"doorward knock {self._address} 7000 8000/udp 9000 -v")
+        sequence = tuple(map(Port.parse, KNOCK))
+
+        def inside() -> tuple[socket.socket, float]:
+            targets = resolve(self._address)
+            knock(targets, sequence, report=lambda to, n, port: self._print(f"{n}/{len(sequence)}  {port} to {to}"))
+            left_s = time.perf_counter()
+            connection = socket.create_connection((self._address, 22), PATIENCE_S)
+            return connection, time.perf_counter() - left_s
+
+        connection, took_s = self._lab.client.call(inside)
+        self._print(f"connected to port 22, {took_s * 1000:.2f} ms after the last knock")
+        self._print(f"the service says: {connection.recv(200).decode().strip()}")
+        return connection
+
+    def _until_closed(self) -> None:
+        deadline_s = time.monotonic() + PATIENCE_S
+        with (self._folder / "log").open() as log:
+            while time.monotonic() < deadline_s:
+                if log.readline().find("closed ssh") >= 0:
+                    return
+                time.sleep(0.02)
+        raise HostError("the door did not close; `doorward log` may tell why")
+
+    def _say_something(self, connection: socket.socket) -> None:
+        with connection:
+            connection.settimeout(PATIENCE_S)
+            connection.sendall(b"still here?\n")
+            heard = connection.recv(200).decode().strip()
+        self._print(f"the connection from before still answers: {heard}")

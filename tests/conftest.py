@@ -1,0 +1,52 @@
+"""What tests need of the machine, and the lab that they run in."""
+
+from __future__ import annotations
+
+import os
+import shutil
+from collections.abc import Iterator
+from contextlib import ExitStack
+from typing import NoReturn
+
+import pytest
+
+from doorward.errors import HostError
+from doorward.lab import Lab
+
+
+def unavailable(reason: str) -> NoReturn:
+    """Skip this test, or fail it where CI=true promises a machine that has everything."""
+    if os.environ.get("CI") == "true":
+        pytest.fail(f"needed here, since CI=true: {reason}", pytrace=False)
+    pytest.skip(reason)
+
+
+def pytest_runtest_setup(item: pytest.Item) -> None:
+    """Honour `@pytest.mark.netns("nmap", …)`: root, `ip` and the named programs."""
+    for mark in item.iter_markers("netns"):
+        missing = [program for program in ("ip", *mark.args) if shutil.which(program) is None]
+        if os.geteuid() != 0:
+            unavailable("needs root")
+        if missing:
+            unavailable(f"not installed: {', '.join(missing)}")
+
+
+def _standing(lab: Lab) -> Iterator[Lab]:
+    with ExitStack() as stack:
+        try:
+            stack.enter_context(lab)
+        except HostError as error:
+            unavailable(str(error))
+        yield lab
+
+
+@pytest.fixture
+def lab() -> Iterator[Lab]:
+    """Client, router, server and stranger, for this test alone (it takes 0.1 s)."""
+    yield from _standing(Lab())
+
+
+@pytest.fixture
+def direct_lab() -> Iterator[Lab]:
+    """Client and server on one wire, for this test alone."""
+    yield from _standing(Lab(direct=True))

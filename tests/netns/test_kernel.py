@@ -1,0 +1,139 @@
+"""The kernel, given real packets, opens what the tracker says: the same doors, for the same packets, in order."""
+
+from __future__ import annotations
+
+import random
+import select
+import time
+from collections.abc import Iterator
+from ipaddress import ip_address
+from typing import NamedTuple
+
+import pytest
+
+from doorward.automaton.compile import Automaton, compile_doors
+from doorward.automaton.tracker import Tracker
+from doorward.capture.nflog import LogSocket
+from doorward.config.schema import Gate, Mode, WrongPort
+from doorward.gate.nft import NftFilter
+from doorward.gate.ruleset import LOG_GROUP, Ruleset, compile_ruleset
+from doorward.lab import Lab
+from doorward.model import DEFAULT_FLAGS, Door, FlagFilter, Packet, Port, Protocol
+from tests.support.frames import FrameSender
+
+pytestmark = pytest.mark.netns
+
+STREAMS = 240
+CAPACITY = 4096
+SYMBOLS = [Port(protocol, number) for protocol in Protocol for number in (1001, 1002, 1003)]
+FILTERS = [DEFAULT_FLAGS, FlagFilter.parse(("fin",)), FlagFilter.parse(())]
+SENTINEL = Packet(ip_address("198.51.100.250").packed, Port(Protocol.UDP, 60000))
+SOURCES = [ip_address(f"198.51.100.{n}").packed for n in (11, 12)] + [
+    ip_address(f"2001:db8:2:{net}::{n}").packed for net, n in ((0, 11), (0, 12), (7, 13))
+]
+Opened = tuple[bytes, str]
+
+
+class Rig(NamedTuple):
+    """A server with the gate, its log, and a sender of frames."""
+
+    filter: NftFilter
+    log: LogSocket
+    frames: FrameSender
+    lab: Lab
+
+    def load(self, ruleset: Ruleset) -> None:
+        self.lab.server.call(self.filter.run, ruleset.whole())
+
+    def opened(self, ruleset: Ruleset, doors: list[Door]) -> list[Opened]:
+        """Read the log up to the sentinel's knock."""
+        found: list[Opened] = []
+        while True:
+            assert select.select([self.log], [], [], 10)[0], "the sentinel's knock did not come"
+            for event in self.log.read() or ():
+                if event.what != "knock":
+                    continue
+                if event.source.packed == SENTINEL.source:
+                    return found
+                assert event.generation == ruleset.generation
+                found += [(event.source.packed, doors[i].name) for i in ruleset.states[event.state]]
+
+
+@pytest.fixture
+def rig(direct_lab: Lab) -> Iterator[Rig]:
+    frames = FrameSender(direct_lab.client, direct_lab.server)
+    log = direct_lab.server.call(LogSocket, LOG_GROUP)
+    yield Rig(NftFilter(), log, frames, direct_lab)
+    log.close()
+    frames.close()
+
+
+def some_doors(dice: random.Random) -> list[Door]:
+    keys: dict[tuple[tuple[Port, ...], FlagFilter, int], None] = {}
+    wanted = dice.randint(2, 20)
+    while len(keys) < wanted:
+        knock = tuple(dice.choices(SYMBOLS[: dice.randint(2, 6)], k=dice.randint(1, 5)))
+        keys[knock, dice.choice([DEFAULT_FLAGS, DEFAULT_FLAGS, *FILTERS]), dice.choice([15_000, 15_000, 400])] = None
+    doors = [
+        Door(f"door{n}", knock, (Port(Protocol.TCP, 2001 + n),), within_ms, 30_000, flags)
+        for n, (knock, flags, within_ms) in enumerate(keys)
+    ]
+    return [*doors, Door("sentinel", (SENTINEL.port,), (Port(Protocol.TCP, 2999),))]
+
+
+def some_packets(dice: random.Random, doors: list[Door], *, pauses: bool) -> Iterator[Packet | float]:
+    """Pieces of right sequences from interleaved sources, with wrong and ignored packets between; floats are pauses."""
+    budget = dict.fromkeys({source[:8] for source in SOURCES}, 36)  # below the burst: its edge is tested elsewhere
+    for _ in range(dice.randint(5, 30)):
+        source = dice.choice(SOURCES)
+        run: list[Port] = list(dice.choice(doors[:-1]).knock)
+        if dice.random() < 0.3:
+            run.insert(
+                dice.randrange(len(run) + 1), dice.choice([*SYMBOLS, Port(Protocol.UDP, 9), Port(Protocol.TCP, 2001)])
+            )
+        flags = dice.choice([2, 2, 2, 2, 1, 3, 16, 18, 0, 41])
+        for port in run:
+            if budget[source[:8]] > 0:
+                budget[source[:8]] -= 1
+                yield Packet(source, port, flags if port.protocol is Protocol.TCP else 0)
+                if dice.random() < 0.15:
+                    budget[source[:8]] -= 1
+                    yield Packet(source, port, flags if port.protocol is Protocol.TCP else 0)
+        if pauses and dice.random() < 0.1:
+            yield dice.choice([0.15, 0.5])
+
+
+@pytest.mark.parametrize("mode", list(Mode))
+@pytest.mark.parametrize("batch", range(4))
+def test_kernel_opens_what_the_tracker_opens(rig: Rig, mode: Mode, batch: int) -> None:
+    total = 0
+    for number in range(STREAMS // 12):
+        dice = random.Random(f"{mode} {batch} {number}")
+        doors = some_doors(dice)
+        known_only = dice.random() < 0.3
+        gate = Gate(mode=mode, wrong_port=WrongPort.KNOWN if known_only else WrongPort.ANY)
+        automaton = compile_doors(doors, known_only=known_only)
+        ruleset = compile_ruleset(doors, automaton, gate, CAPACITY)
+        rig.load(ruleset)
+        expected = sent(rig, automaton, doors, some_packets(dice, doors, pauses=number % 8 == 0))
+        opened = rig.opened(ruleset, doors)
+        assert opened == expected, f"seed {mode} {batch} {number}"
+        in_sets = {(e.address.packed, e.port) for e in rig.lab.server.call(rig.filter.elements)}
+        wanted = {(source, door.opens[0]) for source, name in expected for door in doors if door.name == name}
+        assert in_sets - {(SENTINEL.source, doors[-1].opens[0])} == wanted
+        total += len(expected)
+    assert total > 20  # the streams do open doors
+
+
+def sent(rig: Rig, automaton: Automaton, doors: list[Door], packets: Iterator[Packet | float]) -> list[Opened]:
+    """Send the packets, the sentinel's last, and give what the tracker says of them."""
+    tracker = Tracker(automaton, CAPACITY)
+    expected: list[Opened] = []
+    for packet in packets:
+        if isinstance(packet, float):
+            time.sleep(packet)  # a deadline passes in real time only
+            continue
+        rig.frames.send(packet)
+        expected += [(packet.source, doors[i].name) for i in tracker.see(packet, time.monotonic())]
+    rig.frames.send(SENTINEL)
+    return expected

@@ -1,0 +1,153 @@
+"""Any text gives a configuration or faults with a place; what is written is read back; lines are where they are."""
+
+import json
+import tomllib
+
+from hypothesis import given
+from hypothesis import strategies as st
+
+from doorward.config.duration import format_duration, parse_duration_ms
+from doorward.config.lines import find_lines
+from doorward.config.schema import Configuration, Gate, Mode, WrongPort
+from doorward.config.strength import warnings
+from doorward.config.toml import parse
+from doorward.errors import ConfigError, Fault
+from doorward.model import TCP_FLAGS, Door, FlagFilter, Port, Protocol
+
+FRAGMENTS = [
+    *"[]{}=,.#\"' \n\\",
+    *('"""', "'''", "[[", "]]", "\r\n", "\ufeff", "true", "7000", "0x", "1979-05-27", "nan", "é"),
+    *("gate", "doors", "mode", '"guard"', "knock", "within", '"15s"', "flags", '"syn"', "opens", "for", "public"),
+    *(
+        "[gate]\n",
+        "[doors.a]\n",
+        "[doors.b]\n",
+        '[doors."\\n\\u001b"]\n',
+        "[[doors]]\n",
+        'opens = ["22/tcp"]\n',
+        'knock = ["7000/tcp"]\n',
+    ),
+    *(
+        "knock = [\n",
+        '"7000/tcp",\n',
+        '"22/tcp", # x\n',
+        "]\n",
+        "public = [80, 443]\n",
+        '"1-65535/udp"',
+        "within = 15\n",
+    ),
+]
+texts = st.text() | st.lists(st.sampled_from(FRAGMENTS) | st.text(max_size=3), max_size=60).map("".join)
+
+names = st.from_regex(r"[0-9]{0,3}[A-Za-z_-][A-Za-z0-9_-]{0,60}", fullmatch=True)
+half = st.integers(1, 32767)  # even ports are knocked at, odd ones are opened or public
+knock_ports = st.builds(Port, st.sampled_from(Protocol), half.map(lambda number: 2 * number))
+taken_ports = st.builds(Port, st.sampled_from(Protocol), half.map(lambda number: 2 * number + 1))
+flag_filters = st.dictionaries(st.sampled_from(sorted(TCP_FLAGS)), st.booleans()).map(
+    lambda words: FlagFilter.parse(tuple(("" if is_set else "!") + word for word, is_set in words.items()))
+)
+gates = st.builds(
+    Gate,
+    mode=st.sampled_from(Mode),
+    interfaces=st.lists(st.sampled_from(["eth0", "ppp*", "wg-1", "ens1f0.7", "äöü"]), unique=True).map(tuple),
+    public=st.lists(taken_ports, unique=True, max_size=5).map(tuple),
+    wrong_port=st.sampled_from(WrongPort),
+    ping=st.booleans(),
+    capacity=st.none() | st.integers(1024, 1 << 24),
+    name=st.none() | names,
+    control_group=st.none() | st.sampled_from(["adm", "domain users"]),
+)
+doors = st.builds(
+    Door,
+    name=names,
+    knock=st.lists(knock_ports, max_size=6).map(tuple),
+    opens=st.lists(taken_ports, unique=True, min_size=1, max_size=4).map(tuple),
+    within_ms=st.integers(1, 3_600_000),
+    for_ms=st.integers(1, 365 * 86_400_000),
+    flags=flag_filters,
+)
+configurations = st.builds(
+    Configuration,
+    gates,
+    st.lists(
+        doors,
+        min_size=1,
+        max_size=5,
+        unique_by=(lambda door: door.name, lambda door: door.knock or door.name),
+    ).map(tuple),
+)
+
+
+def written(configuration: Configuration) -> str:
+    gate, lines = configuration.gate, ["[gate]"]
+    for key in ("mode", "wrong_port", "ping", "capacity", "name", "control_group", "interfaces"):
+        if (value := getattr(gate, key)) not in (None, ()):
+            lines += [f"{key} = {json.dumps(value, ensure_ascii=False)}"]
+    lines.append(f"public = {json.dumps([*map(str, gate.public)])}")
+    for door in configuration.doors:
+        lines += [f"[doors.{door.name}]", f"opens = {json.dumps([*map(str, door.opens)])}"]
+        if door.knock:
+            lines += ["knock = [", *(f'  "{port}",' for port in door.knock), "]"]
+        flags = [] if str(door.flags) == "any" else str(door.flags).split(",")
+        lines.append(f"flags = {json.dumps(flags)}")
+        lines += [f'within = "{format_duration(door.within_ms)}"', f'for = "{format_duration(door.for_ms)}"']
+    return "\n".join(lines)
+
+
+def faults_of(text: str) -> list[Fault]:
+    try:
+        warnings(parse(text, "f"), find_lines(text))
+    except ConfigError as error:
+        return error.faults
+    return []
+
+
+@given(texts)
+def test_any_text_gives_a_configuration_or_faults_with_a_place(text: str) -> None:
+    lines = find_lines(text)
+    assert all(1 <= line <= text.count("\n") + 1 for line in lines.values())
+    for fault in faults_of(text):
+        assert 1 <= fault.line <= text.count("\n") + 1
+        assert fault.what
+        assert fault.instead
+        assert "\n" not in str(fault)
+
+
+@given(configurations)
+def test_what_is_written_is_read_back(configuration: Configuration) -> None:
+    assert parse(written(configuration), "f") == configuration
+
+
+@given(configurations)
+def test_lines_are_where_the_keys_were_written(configuration: Configuration) -> None:
+    text = written(configuration)
+    table: tuple[str, ...] = ()
+    expected: dict[tuple[str, ...], int] = {}
+    for number, line in enumerate(text.splitlines(), 1):
+        if line.startswith("["):
+            table = tuple(line.strip("[]").split("."))
+            expected.setdefault(table[:1], number)
+            expected[table] = number
+        elif line.startswith("  "):
+            expected[(*table, "knock", str(number - expected[*table, "knock"] - 1))] = number
+        elif line != "]":
+            expected[(*table, line.split(" ")[0])] = number
+    assert find_lines(text) == expected
+
+
+@given(texts)
+def test_every_key_that_tomllib_sees_has_a_line(text: str) -> None:
+    try:
+        document = tomllib.loads(text)
+    except (ValueError, RecursionError):
+        return
+    lines = find_lines(text)
+    for key, value in document.items():
+        assert (key,) in lines
+        if isinstance(value, dict):
+            assert all((key, inner) in lines for inner in value)
+
+
+@given(st.integers(1, 10**14))
+def test_durations_are_read_back(ms: int) -> None:
+    assert parse_duration_ms(format_duration(ms)) == ms

@@ -1,0 +1,64 @@
+"""For any doors and any packets the tracker says what the reference says."""
+
+from __future__ import annotations
+
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from doorward.automaton.compile import compile_doors
+from doorward.automaton.tracker import BURST, Tracker
+from doorward.model import Door, Packet, Port, Protocol
+from tests.support.reference import Reference
+from tests.support.strategies import SOURCES, World, streams, worlds
+
+CAPACITY = 64
+
+
+@settings(max_examples=1500, deadline=None)
+@given(st.data())
+def test_tracker_agrees_with_the_reference(data: st.DataObject) -> None:
+    world = data.draw(worlds())
+    automaton = compile_doors(world.doors, public=world.public, known_only=world.known_only)
+    tracker = Tracker(automaton, CAPACITY)
+    reference = Reference(world.doors, world.public, known_only=world.known_only)
+    for packet, now_s in data.draw(streams(world)):
+        assert sorted(tracker.see(packet, now_s)) == sorted(reference.see(packet, now_s))
+
+
+@given(st.data())
+def test_the_whole_sequence_opens_whatever_came_before(data: st.DataObject) -> None:
+    world = data.draw(worlds())
+    tracker = Tracker(compile_doors(world.doors), CAPACITY)
+    now_s = 0.0
+    for packet, now_s in data.draw(streams(world)):
+        tracker.see(packet, now_s)
+    door = world.doors[-1]
+    now_s += 60  # the deadline and the rate of whatever came before are over
+    opened: tuple[int, ...] = ()
+    for port in door.knock:
+        opened = tracker.see(Packet(SOURCES[0], port, door.flags.value), now_s)
+    assert len(world.doors) - 1 in opened
+
+
+@given(st.lists(st.integers(0, 2**32 - 1), min_size=1, max_size=200), st.integers(1, 20))
+def test_state_is_bounded(sources: list[int], capacity: int) -> None:
+    knock = (Port(Protocol.UDP, 1), Port(Protocol.UDP, 2))
+    tracker = Tracker(compile_doors([Door("a", knock, (Port(Protocol.TCP, 22),))]), capacity)
+    for number, source in enumerate(sources):
+        tracker.see(Packet(source.to_bytes(4, "big"), knock[0]), number / 1000)
+        assert max(tracker.sizes()) <= capacity
+
+
+def test_the_burst_is_exact() -> None:
+    knock = tuple(Port(Protocol.UDP, number) for number in (1, 2))
+    world = World([Door("a", knock, (Port(Protocol.TCP, 22),))], frozenset(), known_only=False)
+    tracker = Tracker(compile_doors(world.doors), CAPACITY)
+    wrong = Packet(SOURCES[0], Port(Protocol.UDP, 9))
+    for _ in range(BURST - 2):
+        tracker.see(wrong, 0.0)
+    assert tracker.see(Packet(SOURCES[0], knock[0]), 0.0) == ()
+    assert tracker.see(Packet(SOURCES[0], knock[1]), 0.0) == (0,)
+    assert tracker.see(Packet(SOURCES[0], knock[0]), 0.0) == ()  # the 41st: back to the start
+    assert tracker.see(Packet(SOURCES[0], knock[1]), 0.06) == ()  # a token again, but a wrong first knock
+    assert tracker.see(Packet(SOURCES[0], knock[0]), 0.12) == ()
+    assert tracker.see(Packet(SOURCES[0], knock[1]), 0.18) == (0,)

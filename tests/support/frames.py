@@ -1,0 +1,63 @@
+"""Packets built by hand and sent as frames, so that a test may claim any source, port and flags."""
+
+from __future__ import annotations
+
+import socket
+import struct
+from ipaddress import ip_address
+
+from doorward.lab_host import Host
+from doorward.model import Address, Packet, Protocol
+
+
+def checksum(data: bytes) -> int:
+    """RFC 1071."""
+    padded = data + bytes(len(data) % 2)
+    total = sum(struct.unpack(f"!{len(padded) // 2}H", padded))
+    while total >> 16:
+        total = (total & 0xFFFF) + (total >> 16)
+    return ~total & 0xFFFF
+
+
+def ip_packet(packet: Packet, destination: Address, source_port: int = 40000) -> bytes:
+    """Give an IPv4 or IPv6 packet with a TCP header or an empty UDP datagram, checksums right."""
+    protocol, number = packet.port
+    if protocol is Protocol.TCP:
+        body = struct.pack("!HHIIBBHHH", source_port, number, 1, 0, 5 << 4, packet.flags, 1024, 0, 0)
+        checksum_at = 16
+    else:
+        body = struct.pack("!HHHH", source_port, number, 8, 0)
+        checksum_at = 6
+    pseudo = packet.source + destination.packed
+    pseudo += (
+        struct.pack("!BBH", 0, protocol, len(body))
+        if len(packet.source) == 4
+        else struct.pack("!IxxxB", len(body), protocol)
+    )
+    check = checksum(pseudo + body)
+    body = body[:checksum_at] + struct.pack("!H", check or 0xFFFF) + body[checksum_at + 2 :]
+    if len(packet.source) == 4:
+        head = struct.pack(
+            "!BBHHHBBH4s4s", 0x45, 0, 20 + len(body), 1, 0, 64, protocol, 0, packet.source, destination.packed
+        )
+        return head[:10] + struct.pack("!H", checksum(head)) + head[12:] + body
+    return struct.pack("!IHBB16s16s", 6 << 28, len(body), protocol, 64, packet.source, destination.packed) + body
+
+
+class FrameSender:
+    """Sends frames from one host to another on the same wire, in order."""
+
+    def __init__(self, sender: Host, receiver: Host) -> None:
+        self._socket = sender.call(socket.socket, socket.AF_PACKET, socket.SOCK_RAW)
+        self._socket.bind((sender.interface, 0))
+        self._receiver = receiver
+        self._macs = bytes.fromhex(receiver.mac.replace(":", "")) + bytes.fromhex(sender.mac.replace(":", ""))
+
+    def send(self, packet: Packet, source_port: int = 40000) -> None:
+        version = ip_address(packet.source).version
+        destination = self._receiver.ipv4 if version == 4 else self._receiver.ipv6
+        ethertype = b"\x08\x00" if version == 4 else b"\x86\xdd"
+        self._socket.send(self._macs + ethertype + ip_packet(packet, destination, source_port))
+
+    def close(self) -> None:
+        self._socket.close()

@@ -1,0 +1,77 @@
+"""The meaning of a knock (docs/design, section 3), written down for reading, not for speed.
+
+It keeps the symbols themselves, looks at every door for every packet, and knows no automaton.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+
+from doorward.model import Door, FlagFilter, Packet, Port, Protocol
+
+RATE_PER_S, BURST = 20, 40
+
+
+@dataclass
+class Source:
+    """What one source has sent, for each combination of flags and deadline."""
+
+    tokens: float = BURST
+    heard_s: float = 0.0
+    attempts: dict[tuple[FlagFilter, int], tuple[tuple[Port, ...], float]] = field(default_factory=dict)
+
+
+class Reference:
+    """Unbounded: its tests stay below the tracker's bounds."""
+
+    def __init__(self, doors: Sequence[Door], public: frozenset[Port], *, known_only: bool) -> None:
+        self.doors = doors
+        self.public = public
+        self.known_only = known_only
+        self.combinations = list(dict.fromkeys((d.flags, d.within_ms) for d in doors if d.knock))
+        self.buckets: dict[bytes, Source] = {}
+        self.attempts: dict[tuple[bytes, FlagFilter, int], tuple[tuple[Port, ...], float]] = {}
+
+    def is_symbol_port(self, port: Port) -> bool:
+        if port in self.public or any(port in door.opens for door in self.doors):
+            return False
+        return not self.known_only or any(port in door.knock for door in self.doors)
+
+    def see(self, packet: Packet, now_s: float) -> list[int]:
+        watching = [
+            (flags, within_ms)
+            for flags, within_ms in self.combinations
+            if packet.port.protocol is Protocol.UDP or packet.flags & flags.mask == flags.value
+        ]
+        if not watching or not self.is_symbol_port(packet.port):
+            return []
+        if self.is_scanner(packet.source if len(packet.source) == 4 else packet.source[:8], now_s):
+            for flags, within_ms in self.combinations:
+                self.attempts.pop((packet.source, flags, within_ms), None)
+            return []
+        return [index for combination in watching for index in self.advance(packet, *combination, now_s)]
+
+    def is_scanner(self, source: bytes, now_s: float) -> bool:
+        bucket = self.buckets.setdefault(source, Source(BURST, now_s))
+        bucket.tokens = min(BURST, bucket.tokens + (now_s - bucket.heard_s) * RATE_PER_S)
+        bucket.heard_s = now_s
+        if bucket.tokens < 1:
+            return True
+        bucket.tokens -= 1
+        return False
+
+    def advance(self, packet: Packet, flags: FlagFilter, within_ms: int, now_s: float) -> list[int]:
+        doors = [(i, d.knock) for i, d in enumerate(self.doors) if (d.flags, d.within_ms) == (flags, within_ms)]
+        key = (packet.source, flags, within_ms)
+        word, began_s = self.attempts.get(key, ((), now_s))
+        if now_s - began_s >= within_ms / 1000:
+            word = ()
+        longer = (*word, packet.port)
+        suffixes = [longer[start:] for start in range(len(longer) + 1)]
+        best = next(s for s in suffixes if any(knock[: len(s)] == s for _, knock in doors))
+        repeats_last = bool(word) and packet.port == word[-1]
+        if repeats_last and len(best) < 2:  # no sequence repeats it there: a retransmission
+            return []
+        self.attempts[key] = (best, now_s if len(best) == 1 else began_s)
+        return [i for i, knock in doors if knock and knock == best[len(best) - len(knock) :]]

@@ -1,0 +1,62 @@
+"""Doors and packet streams for hypothesis: few ports, so that sequences overlap and packets mean something."""
+
+from __future__ import annotations
+
+from typing import NamedTuple
+
+from hypothesis import strategies as st
+
+from doorward.model import DEFAULT_FLAGS, Door, FlagFilter, Packet, Port, Protocol
+
+SYMBOLS = [Port(protocol, number) for protocol in Protocol for number in (1001, 1002, 1003)]
+SERVICES = [Port(Protocol.TCP, number) for number in range(2001, 2031)]
+FLAGS = [DEFAULT_FLAGS, FlagFilter.parse(("fin",)), FlagFilter.parse(())]
+SOURCES = [
+    bytes([192, 0, 2, 1]),
+    bytes([192, 0, 2, 2]),
+    bytes(15) + b"\1",
+    bytes(15) + b"\2",
+    bytes(7) + b"\1" + bytes(8),
+]
+WITHIN_MS = [400, 15_000]
+
+
+class World(NamedTuple):
+    """A configuration: doors that each open a port of their own, and public ports."""
+
+    doors: list[Door]
+    public: frozenset[Port]
+    known_only: bool
+
+
+@st.composite
+def worlds(draw: st.DrawFn, least: int = 1, most: int = 12) -> World:
+    symbols = st.sampled_from(SYMBOLS)
+    keys = st.tuples(
+        st.lists(symbols, min_size=1, max_size=5).map(tuple), st.sampled_from(FLAGS), st.sampled_from(WITHIN_MS)
+    )
+    chosen = draw(st.lists(keys, min_size=least, max_size=most, unique=True))
+    doors = [
+        Door(f"door{number}", knock, (SERVICES[number],), within_ms, 30_000, flags)
+        for number, (knock, flags, within_ms) in enumerate(chosen)
+    ]
+    used = {port for door in doors for port in door.knock}
+    public = frozenset(port for port in [Port(Protocol.TCP, 80), *SYMBOLS] if port not in used)
+    return World(doors, draw(st.sampled_from([frozenset(), public])), draw(st.booleans()))
+
+
+@st.composite
+def streams(draw: st.DrawFn, world: World) -> list[tuple[Packet, float]]:
+    """Packets and their times: much of it pieces of right sequences, else nothing would ever open."""
+    ports = st.sampled_from([*SYMBOLS, SERVICES[0], Port(Protocol.TCP, 80), Port(Protocol.UDP, 9)])
+    pieces = st.sampled_from([door.knock for door in world.doors])
+    run = st.one_of(pieces, st.lists(ports, min_size=1, max_size=3).map(tuple))
+    stream: list[tuple[Packet, float]] = []
+    now_s = 1000.0
+    for knocks in draw(st.lists(run, max_size=24)):
+        source, flags = draw(st.sampled_from(SOURCES)), draw(st.sampled_from([2, 2, 2, 1, 3, 16, 18]))
+        now_s += draw(st.sampled_from([0.0, 0.003, 0.05, 0.3, 3.0, 20.0]))
+        for port in knocks:
+            now_s += draw(st.sampled_from([0.0, 0.0, 0.01, 0.11]))
+            stream.append((Packet(source, port, flags if port.protocol is Protocol.TCP else 0), now_s))
+    return stream

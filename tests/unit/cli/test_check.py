@@ -1,0 +1,108 @@
+import json
+from pathlib import Path
+
+import pytest
+
+from doorward.cli.main import main
+
+STRONG = """\
+[gate]
+mode = "stealth"
+[doors.a]
+knock = ["7000/tcp", "9000/udp", "8000/tcp"]
+opens = ["22/tcp"]
+"""
+WEAK = """\
+[gate]
+mode = "guard"
+[doors.a]
+knock = ["7000/tcp"]
+opens = ["22/tcp"]
+[doors.b]
+opens = ["23/tcp"]
+"""
+WRONG = "[gate]\nmode = 1\n[doors.a]\n"
+
+
+@pytest.fixture
+def file(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    monkeypatch.chdir(tmp_path)
+    return tmp_path / "doorward.toml"
+
+
+@pytest.mark.parametrize(
+    ("text", "status", "out", "errors"),
+    [
+        (STRONG, 0, "doorward.toml: good: 1 door, 1 automaton, mode stealth; 1 note\n", ["1: note: capacity"]),
+        (
+            WEAK,
+            0,
+            "doorward.toml: good: 2 doors, 1 automaton, mode guard; 1 warning, 2 notes\n",
+            ["1: note: capacity", "2: note: mode guard", "4: warning: door 'a' has 1 knock"],
+        ),
+        (WRONG, 2, "", ["2: mode: 1 is unknown; write ", "3: door 'a': `opens` is missing; name"]),
+        ("\0", 2, "", ["1: a NUL byte is in the file; save "]),
+    ],
+)
+def test_lines(
+    text: str, status: int, out: str, errors: list[str], file: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    file.write_text(text)
+    assert main(["check", "-c", "doorward.toml"]) == status
+    printed = capsys.readouterr()
+    assert printed.out == out
+    lines = printed.err.splitlines()
+    assert len(lines) == len(errors)
+    for line, start in zip(lines, errors, strict=True):
+        assert line.startswith(f"doorward.toml:{start}")
+
+
+def test_json_of_a_weak_file(file: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    file.write_text(WEAK)
+    assert main(["check", "--json", "-c", "doorward.toml"]) == 0
+    printed = capsys.readouterr()
+    answer = json.loads(printed.out)
+    assert printed.err == ""
+    assert {key: answer[key] for key in ("file", "ok", "doors", "faults")} == {
+        "file": "doorward.toml",
+        "ok": True,
+        "doors": 2,
+        "faults": [],
+    }
+    assert [(finding["level"], finding["line"]) for finding in answer["warnings"]] == [
+        ("note", 1),
+        ("note", 2),
+        ("warning", 4),
+    ]
+    assert set(answer["warnings"][0]) == {"level", "line", "what", "remedy"}
+
+
+def test_json_of_a_wrong_file(file: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    file.write_text("\n[gate]\nping = 1\n")
+    assert main(["check", "--json", "-c", "doorward.toml"]) == 2
+    fault = {
+        "line": 3,
+        "what": "ping: 1 is neither true nor false",
+        "instead": "write true or false, without quotes",
+    }
+    assert json.loads(capsys.readouterr().out) == {
+        "file": "doorward.toml",
+        "ok": False,
+        "doors": 0,
+        "faults": [fault],
+        "warnings": [],
+    }
+
+
+def test_the_default_file(file: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("CONFIGURATION_DIRECTORY", str(file.parent))
+    file.write_text(STRONG)
+    assert main(["check"]) == 0
+    assert capsys.readouterr().out.startswith(f"{file}: good: ")
+
+
+def test_no_file(file: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(["check", "-c", "none.toml"]) == 2
+    assert capsys.readouterr().err == (
+        "doorward: none.toml: there is no such file; write it, or name another with -c FILE\n"
+    )

@@ -1,0 +1,165 @@
+"""`doorward knock` as a user calls it: exit statuses, messages, and what it imports."""
+
+from __future__ import annotations
+
+import socket
+import subprocess
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+from doorward.cli.main import main, parser_of
+
+# Each costs milliseconds or is of no use to a knock.
+HEAVY = {
+    "asyncio", "concurrent", "cryptography", "ctypes", "dataclasses", "difflib", "email", "encodings.idna",
+    "hashlib", "http", "inspect", "json", "logging", "multiprocessing", "pathlib", "random", "shutil", "sqlite3",
+    "ssl", "subprocess", "tempfile", "threading", "tomllib", "unicodedata", "urllib",
+}  # fmt: skip
+OURS = {
+    "doorward", "doorward.cli", "doorward.cli.knock", "doorward.cli.main", "doorward.client",
+    "doorward.client.hosts", "doorward.client.knock", "doorward.errors", "doorward.model",
+}  # fmt: skip
+
+
+@pytest.fixture
+def receiver() -> Iterator[socket.socket]:
+    with socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as datagrams:
+        datagrams.bind(("127.0.0.1", 0))
+        datagrams.settimeout(10)
+        yield datagrams
+
+
+@pytest.fixture
+def hosts_file(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """Where this test's hosts.toml may be written; there is none yet."""
+    monkeypatch.setenv("XDG_CONFIG_HOME", str(tmp_path))
+    path = tmp_path / "doorward" / "hosts.toml"
+    path.parent.mkdir()
+    return path
+
+
+def write_home(path: Path, *doors: str) -> None:
+    path.write_text('[home]\naddress = "127.0.0.1"\n[home.doors]\n' + "\n".join(doors) + "\n")
+    path.chmod(0o600)
+
+
+def number_of(receiver: socket.socket) -> int:
+    number: int = receiver.getsockname()[1]
+    return number
+
+
+@pytest.mark.parametrize("form", ["{}/udp", "{}:udp", "{}/UDP"])
+def test_a_knock_arrives_and_says_nothing(
+    receiver: socket.socket, capsys: pytest.CaptureFixture[str], form: str
+) -> None:
+    assert main(["knock", "127.0.0.1", form.format(number_of(receiver))]) == 0
+    assert receiver.recv(9) == b"\0"
+    assert capsys.readouterr() == ("", "")
+
+
+def test_verbose_prints_a_line_a_packet(receiver: socket.socket, capsys: pytest.CaptureFixture[str]) -> None:
+    port = number_of(receiver)
+    assert main(["knock", "-v", "127.0.0.1", str(port), "--delay", "1ms", f"{port}/udp"]) == 0
+    assert capsys.readouterr().out == f"1/2  {port}/tcp to 127.0.0.1\n2/2  {port}/udp to 127.0.0.1\n"
+
+
+@pytest.mark.parametrize("words", [["home", "ssh"], ["home"]], ids=["named", "the only one"])
+def test_a_door_of_hosts_toml(receiver: socket.socket, hosts_file: Path, words: list[str]) -> None:
+    write_home(hosts_file, f'ssh = ["{number_of(receiver)}/udp"]')
+    assert main(["knock", *words]) == 0
+    assert receiver.recv(9) == b"\0"
+
+
+def test_a_host_of_hosts_toml_with_ports(receiver: socket.socket, hosts_file: Path) -> None:
+    write_home(hosts_file)
+    assert main(["knock", "home", "-4", f"{number_of(receiver)}/udp"]) == 0
+    assert receiver.recv(9) == b"\0"
+
+
+def test_a_broken_hosts_toml_does_not_keep_an_address_from_being_knocked_at(
+    receiver: socket.socket, hosts_file: Path
+) -> None:
+    hosts_file.write_text("[broken")
+    assert main(["knock", "127.0.0.1", f"{number_of(receiver)}/udp"]) == 0
+
+
+@pytest.mark.parametrize(
+    ("words", "message"),
+    [
+        (["127.0.0.1", "0"], "port 0 does not exist; write a number from 1 to 65535"),
+        (["127.0.0.1", "7000/sctp"], "'7000/sctp' is no port; write it as 7000/tcp or 7000/udp"),
+        (["127.0.0.1", "-6", "7000"], "has no IPv6 address"),
+        (["127.0.0.1", "7000", "--delay", "10"], "--delay: '10' is no duration"),
+        (["127.0.0.1", "7000", "--wait", "22", "--timeout", "soon"], "--timeout: 'soon' is no duration"),
+        (["127.0.0.1", "7000", "--timeout", "3s"], "--timeout is for --wait"),
+        (["127.0.0.1", "7000", "--wait", "22/udp"], "--wait: 22/udp cannot be waited for"),
+        (["255.255.255.255", "7000"], "cannot knock: 255.255.255.255: Network is unreachable"),
+        (["home"], "which door? "),
+        (["home", "sh"], "did you mean 'ssh'?"),
+        (["elsewhere", "ssh"], "the hosts there are home"),
+    ],
+)
+def test_a_wrong_call_is_2_with_a_message(
+    hosts_file: Path, capsys: pytest.CaptureFixture[str], words: list[str], message: str
+) -> None:
+    write_home(hosts_file, 'ssh = ["7000/tcp"]', 'web = ["7001/tcp"]')
+    assert main(["knock", *words]) == 2
+    captured = capsys.readouterr()
+    assert captured.err.startswith("doorward: ")
+    assert message in captured.err
+    assert captured.out == ""
+
+
+def test_no_hosts_toml_is_2_and_says_how_to_write_one(hosts_file: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(["knock", "home", "ssh"]) == 2
+    assert f"{hosts_file} names no host" in capsys.readouterr().err
+
+
+def test_wait_is_0_when_the_port_answers(receiver: socket.socket, capsys: pytest.CaptureFixture[str]) -> None:
+    with socket.create_server(("127.0.0.1", 0)) as service:
+        awaited = service.getsockname()[1]
+        assert main(["knock", "127.0.0.1", f"{number_of(receiver)}/udp", "--wait", str(awaited), "-v"]) == 0
+    assert capsys.readouterr().out.endswith(f"{awaited}/tcp is open\n")
+
+
+def test_wait_is_1_when_it_never_does(receiver: socket.socket, capsys: pytest.CaptureFixture[str]) -> None:
+    with socket.socket() as closed:
+        closed.bind(("127.0.0.1", 0))
+        awaited = closed.getsockname()[1]
+        words = [f"{number_of(receiver)}/udp", "--wait", f"{awaited}/tcp", "--timeout", "1ms"]
+        assert main(["knock", "127.0.0.1", *words]) == 1
+    said = capsys.readouterr().err
+    assert f"127.0.0.1: knocked once, but {awaited}/tcp refuses connections; check" in said
+
+
+def test_the_help_fits_a_screen(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("COLUMNS", "80")
+    lines = parser_of("knock").format_help().splitlines()
+    assert len(lines) <= 24
+    assert max(map(len, lines)) <= 80
+    assert any("doorward knock example.org 7000 8000/udp 9000" in line for line in lines)
+
+
+def test_little_is_imported_on_the_way_to_the_first_packet(receiver: socket.socket) -> None:
+    program = (
+        "import sys; before = set(sys.modules)\n"
+        "import doorward.client.knock as client\n"
+        "send = client.send\n"
+        "def first(*packet):\n"
+        "    print(*sorted(set(sys.modules) - before)); return send(*packet)\n"
+        "client.send = first\n"
+        "from doorward.cli.main import main; sys.exit(main(sys.argv[1:]))"
+    )
+    done = subprocess.run(
+        [sys.executable, "-c", program, "knock", "127.0.0.1", f"{number_of(receiver)}/udp"],
+        capture_output=True,
+        text=True,
+        check=True,
+    )
+    assert receiver.recv(9) == b"\0"
+    loaded = set(done.stdout.split())
+    assert loaded & HEAVY == set()
+    assert {name for name in loaded if name.split(".")[0] == "doorward"} == OURS

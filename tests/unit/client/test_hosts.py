@@ -1,0 +1,163 @@
+"""hosts.toml: what it says, and what is said about it when it is wrong."""
+
+from __future__ import annotations
+
+import os
+import re
+from pathlib import Path
+
+import pytest
+
+from doorward.client.hosts import Host, door_of, host_of, hosts_path, is_door, read_hosts
+from doorward.errors import UsageError
+from doorward.model import Port
+
+FULL = """
+[home]
+address = "192.0.2.7"
+server_key = "a line of text"
+signed_port = "62201/udp"
+identity = "~/.ssh/id_ed25519"
+[home.doors]
+ssh = ["7000/tcp", "8000:udp"]
+
+["gate.example".doors]
+web = ["1/tcp"]
+"""
+
+
+@pytest.fixture
+def hosts_file(tmp_path: Path) -> Path:
+    return tmp_path / "hosts.toml"
+
+
+def write(path: Path, text: str) -> str:
+    path.write_text(text)
+    path.chmod(0o644)
+    return str(path)
+
+
+def test_every_key_is_read(hosts_file: Path) -> None:
+    assert read_hosts(write(hosts_file, FULL)) == {
+        "home": Host(
+            name="home",
+            address="192.0.2.7",
+            doors={"ssh": (Port.parse("7000/tcp"), Port.parse("8000/udp"))},
+            server_key="a line of text",
+            signed_port=Port.parse("62201/udp"),
+            identity="~/.ssh/id_ed25519",
+        ),
+        "gate.example": Host("gate.example", "gate.example", {"web": (Port.parse("1/tcp"),)}),
+    }
+
+
+@pytest.mark.parametrize(
+    ("text", "message"),
+    [
+        ("[home]\nadress = 'x'", "[home]: unknown key 'adress'; did you mean 'address'?"),
+        ("[home]\ncolour = 'x'", "[home]: unknown key 'colour'; remove it"),
+        ("[gate.example]\naddress = 'x'", "[gate]: unknown key 'example'; a host name with dots needs quotes: [\"gate"),
+        ("[home]\naddress = 3", '[home]: address must be a text; write address = "..."'),
+        ("[home]\nidentity = ''", "[home]: identity must be a text"),
+        ("[home]\nsigned_port = 62201", "[home]: signed_port: '62201' is no port; write it as"),
+        ("address = 'x'", "[address] must be a table; write [address] and below it"),
+        ("[home]\ndoors = 3", '[home]: doors must be a table; write DOOR = ["7000/tcp", ...] below [HOST.doors]'),
+        ("[home.doors]\nssh = []", "[home]: door 'ssh': must be a list of ports; write ssh = ["),
+        ("[home.doors]\nssh = '7000/tcp'", "[home]: door 'ssh': must be a list of ports"),
+        ("[home.doors]\nssh = [7000]", "[home]: door 'ssh': '7000' is no port; write it as 7000/tcp"),
+        ("[home.doors]\nssh = ['70000/tcp']", "[home]: door 'ssh': port 70000 does not exist"),
+        ("[home.doors]\n7000 = ['1/tcp']", "[home]: door '7000': looks like a port"),
+        ("[home", "not TOML: "),
+    ],
+)
+def test_each_fault_has_a_message(hosts_file: Path, text: str, message: str) -> None:
+    path = write(hosts_file, text)
+    with pytest.raises(UsageError, match=re.escape(f"{path}: {message}")):
+        read_hosts(path)
+
+
+def test_bytes_that_are_no_text(hosts_file: Path) -> None:
+    hosts_file.write_bytes(b"\xff\xfe")
+    hosts_file.chmod(0o600)
+    with pytest.raises(UsageError, match="not TOML"):
+        read_hosts(str(hosts_file))
+
+
+@pytest.mark.parametrize("mode", [0o664, 0o646, 0o666])
+def test_a_file_that_others_can_write_is_refused(hosts_file: Path, mode: int) -> None:
+    path = write(hosts_file, FULL)
+    hosts_file.chmod(mode)
+    with pytest.raises(UsageError, match=re.escape(f"{path}: other users can write it; run `chmod go-w {path}`")):
+        read_hosts(path)
+
+
+@pytest.mark.skipif(os.geteuid() != 0, reason="giving a file away needs root")
+def test_a_file_of_another_user_is_refused(hosts_file: Path) -> None:
+    path = write(hosts_file, FULL)
+    os.chown(path, 65534, 65534)
+    with pytest.raises(UsageError, match="belongs to another user"):
+        read_hosts(path)
+
+
+def test_a_pipe_is_no_file_and_stops_nobody(hosts_file: Path) -> None:
+    os.mkfifo(hosts_file, 0o600)
+    with pytest.raises(UsageError, match="no regular file"):
+        read_hosts(str(hosts_file))
+
+
+def test_a_folder_is_no_file(tmp_path: Path) -> None:
+    with pytest.raises(UsageError, match="no regular file"):
+        read_hosts(str(tmp_path))
+
+
+def test_no_file_is_no_hosts_and_the_message_shows_how_to_write_one(hosts_file: Path) -> None:
+    path = str(hosts_file)
+    assert read_hosts(path) == {}
+    with pytest.raises(UsageError) as raised:
+        host_of(path, {}, "gate.example")
+    said, _, example = str(raised.value).partition("for example:")
+    assert path in said
+    assert "give ports (7000 8000/udp 9000)" in said
+    assert read_hosts(write(hosts_file, example))["gate.example"].address == "192.0.2.7"  # it is right as it stands
+
+
+@pytest.mark.parametrize(
+    ("host", "door", "message"),
+    [
+        ("hone", "ssh", "no host 'hone'; did you mean 'home'?"),
+        ("zzz", "ssh", "no host 'zzz'; the hosts there are gate.example, home"),
+        ("home", "sshd", "host 'home' has no door 'sshd'; did you mean 'ssh'?"),
+        ("home", "web", "host 'home' has no door 'web'; its doors are ssh"),
+    ],
+)
+def test_what_is_missing_is_named_with_what_exists(hosts_file: Path, host: str, door: str, message: str) -> None:
+    path = write(hosts_file, FULL)
+    with pytest.raises(UsageError, match=re.escape(f"{path}: {message}")):
+        door_of(path, read_hosts(path), host, door)
+
+
+def test_a_host_without_doors(hosts_file: Path) -> None:
+    path = write(hosts_file, "[home]\naddress = '192.0.2.7'")
+    with pytest.raises(UsageError, match=re.escape("has no door 'ssh'; add it below [home.doors]")):
+        door_of(path, read_hosts(path), "home", "ssh")
+
+
+@pytest.mark.parametrize(
+    ("base", "expected"),
+    [
+        ("/etc/xdg", "/etc/xdg/doorward/hosts.toml"),
+        ("", "/home/me/.config/doorward/hosts.toml"),
+        ("relative", "/home/me/.config/doorward/hosts.toml"),
+    ],
+)
+def test_where_the_file_is(monkeypatch: pytest.MonkeyPatch, base: str, expected: str) -> None:
+    monkeypatch.setenv("HOME", "/home/me")
+    monkeypatch.setenv("XDG_CONFIG_HOME", base)
+    assert hosts_path() == expected
+
+
+@pytest.mark.parametrize(
+    ("word", "door"), [("ssh", True), ("7000x", True), ("7000", False), ("7/tcp", False), ("a:udp", False)]
+)
+def test_names_and_ports_are_told_apart(word: str, door: bool) -> None:
+    assert is_door(word) is door

@@ -1,0 +1,58 @@
+import re
+
+import pytest
+
+from doorward.config.duration import format_duration, parse_duration_ms
+
+
+@pytest.mark.parametrize(
+    ("text", "ms"),
+    [
+        ("1ms", 1),
+        ("500ms", 500),
+        ("15s", 15_000),
+        ("2m", 120_000),
+        ("1h", 3_600_000),
+        ("7d", 604_800_000),
+        ("90s", 90_000),
+    ],
+)
+def test_reads(text: str, ms: int) -> None:
+    assert parse_duration_ms(text) == ms
+
+
+@pytest.mark.parametrize(
+    ("ms", "text"),
+    [
+        (500, "500ms"),
+        (1500, "1500ms"),
+        (15_000, "15s"),
+        (90_000, "90s"),
+        (120_000, "2m"),
+        (3_600_000, "1h"),
+        (86_400_000, "1d"),
+    ],
+)
+def test_writes_in_the_largest_unit_that_fits(ms: int, text: str) -> None:
+    assert format_duration(ms) == text
+
+
+@pytest.mark.parametrize(
+    ("text", "message"),
+    [
+        ("15", "'15' is no duration; write the unit too: \"15s\""),
+        ("2y", "'2y' is no duration; write a whole number and ms, s, m, h or d, like \"15s\""),
+        ("0s", "'0s' is no time at all; write a longer one, like \"15s\""),
+    ],
+)
+def test_refuses_with_a_remedy(text: str, message: str) -> None:
+    with pytest.raises(ValueError, match=f"^{re.escape(message)}$"):
+        parse_duration_ms(text)
+
+
+@pytest.mark.parametrize(
+    "text", ["", "s", "1.5s", "-1s", "15 s", "15S", "1m30s", "\uff11s", "15s\n", "9" * 16 + "s", "x" * 10_000]
+)
+def test_refuses(text: str) -> None:
+    with pytest.raises(ValueError, match="is no duration; "):
+        parse_duration_ms(text)

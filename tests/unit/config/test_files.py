@@ -1,0 +1,80 @@
+import os
+from pathlib import Path
+
+import pytest
+
+from doorward.config import files
+from doorward.errors import ConfigError, UsageError
+
+GOOD = '[doors.a]\nopens = ["22/tcp"]\n'
+
+
+@pytest.mark.parametrize(
+    ("folders", "path"),
+    [
+        (None, "/etc/doorward/doorward.toml"),
+        ("", "/etc/doorward/doorward.toml"),
+        ("/a", "/a/doorward.toml"),
+        ("/a:/b", "/a/doorward.toml"),
+    ],
+)
+def test_default_path(folders: str | None, path: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.delenv("CONFIGURATION_DIRECTORY", raising=False)
+    if folders is not None:
+        monkeypatch.setenv("CONFIGURATION_DIRECTORY", folders)
+    assert files.default_path() == Path(path)
+
+
+@pytest.mark.parametrize("start", [b"", b"\xef\xbb\xbf"], ids=["plain", "byte order mark"])
+def test_reads(start: bytes, tmp_path: Path) -> None:
+    path = tmp_path / "doorward.toml"
+    path.write_bytes(start + GOOD.encode())
+    assert [door.name for door in files.read(path).doors] == ["a"]
+
+
+@pytest.mark.parametrize(
+    ("raw", "message"),
+    [
+        (b"a = 1\n# \xff", "2: a byte is not UTF-8; save the file as UTF-8 text"),
+        (GOOD.encode("utf-16"), "1: a byte is not UTF-8; save the file as UTF-8 text"),
+        (b"a = 1\n\n\0", "3: a NUL byte is in the file; save the file as UTF-8 text"),
+        (b"#" * 2000, "1: the file is larger than 0 MiB; name the right file with -c FILE, or write fewer doors"),
+        (b"[gate]\nmode = 1\n", '2: mode: 1 is unknown; write "observe" or "guard" or "stealth"'),
+    ],
+)
+def test_what_is_no_configuration(raw: bytes, message: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(files, "MAX_BYTES", 1000)
+    path = tmp_path / "doorward.toml"
+    path.write_bytes(raw)
+    with pytest.raises(ConfigError) as caught:
+        files.read(path)
+    assert str(caught.value) == f"{path}:{message}"
+
+
+def test_a_file_that_is_not_there(tmp_path: Path) -> None:
+    with pytest.raises(UsageError, match="there is no such file; write it, or name another with -c FILE"):
+        files.read(tmp_path / "none.toml")
+
+
+def test_a_directory(tmp_path: Path) -> None:
+    with pytest.raises(UsageError, match="this is a directory; name the file in it with -c FILE"):
+        files.read(tmp_path)
+
+
+@pytest.mark.parametrize(
+    ("path", "reason"),
+    [("a\0b", "null byte"), ("x" * 5000, "File name too long"), ("loop", "Too many levels of symbolic links")],
+)
+def test_a_path_that_leads_nowhere(path: str, reason: str, tmp_path: Path) -> None:
+    (tmp_path / "loop").symlink_to("loop")
+    with pytest.raises(UsageError, match=f"it cannot be read .*{reason}.*; name another with -c FILE"):
+        files.read(tmp_path / path)
+
+
+@pytest.mark.skipif(os.geteuid() == 0, reason="root may read every file")
+def test_a_file_of_others(tmp_path: Path) -> None:
+    path = tmp_path / "doorward.toml"
+    path.write_text(GOOD)
+    path.chmod(0)
+    with pytest.raises(UsageError, match="this user may not read it; run doorward as root, or change its mode"):
+        files.read(path)
