@@ -28,7 +28,6 @@ from doorward.lab_host import Host, end_processes, ip
 
 _NAME = re.compile(r"doorward-[0-9]+-[0-9a-f]{6}")
 LINK_PATIENCE_S = 10.0  # a new wire carries packets within milliseconds, but the kernel does that on its own
-ENDINGS = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
 HOST_SETTINGS = {
     "ipv4/conf/all/rp_filter": "0",  # many of the lab's sources are made up
     "ipv4/conf/default/rp_filter": "0",
@@ -90,15 +89,16 @@ class Lab:
             self.hosts = [self.client, self.server, self.stranger, self.router]
             self._wires = [Wire(gateways[i], host) for i, host in enumerate(self.hosts[:3])]
         self._direct = direct
-        self._exits = ExitStack()
+        self._endings = Endings()
         self._kept = False
 
     def __enter__(self) -> Self:
         if os.geteuid() != 0:
             raise HostError("network namespaces need root; run this with sudo")
+        atexit.register(self.close)  # for a signal that falls between the block's end and `__exit__`
         try:
-            self._exits.enter_context(_endings_raise())
-            with _signals_held():
+            self._endings.install()
+            with self._endings.held():
                 self._build()
         except BaseException:  # half a lab must go as well, whatever stopped it
             self.close()
@@ -112,13 +112,10 @@ class Lab:
 
     def close(self) -> None:
         """End what runs in the lab and remove its namespaces; a second call finds nothing to do."""
-        if self._kept:
-            self._exits.close()
-            return
-        with self._exits, _signals_held():
-            end_processes(self.hosts)
-            if lines := [f"netns delete {host.namespace}" for host in self.hosts if host.path.exists()]:
-                ip("-force", batch=lines)  # one that will not go keeps no other
+        with self._endings, self._endings.held():
+            if not self._kept:
+                _tear_down(self.hosts)
+            atexit.unregister(self.close)
 
     def keep(self) -> None:
         """Leave hosts and programs standing at the end; `remove` takes them away."""
@@ -191,41 +188,3 @@ def _wait_for_links(hosts: Sequence[Host]) -> None:
         while any(link["operstate"] != "UP" for link in json.loads(host.ip("-j", "link", "show", "type", "veth"))):
             if time.monotonic() > deadline_s:
                 raise HostError(f"the links of {host.namespace} did not come up in {LINK_PATIENCE_S:.0f} s")
-
-
-def _handlers_can_be_set() -> bool:
-    return threading.current_thread() is threading.main_thread()  # no other is ever interrupted by a handler
-
-
-@contextmanager
-def _signals_held() -> Iterator[None]:
-    """Deliver Ctrl-C and its kin afterwards: neither half-built nor half-removed."""
-    came: list[int] = []
-    before = {}
-    if _handlers_can_be_set():
-        before = {number: signal.signal(number, lambda number, _: came.append(number)) for number in ENDINGS}
-    try:
-        yield
-    finally:
-        for number, handler in before.items():
-            signal.signal(number, handler)
-        if came:
-            signal.raise_signal(came[0])
-
-
-@contextmanager
-def _endings_raise() -> Iterator[None]:
-    """Let SIGTERM and SIGHUP raise SystemExit where they would end the process and leave the lab behind."""
-
-    def leave(number: int, _frame: object) -> NoReturn:
-        raise SystemExit(128 + number)
-
-    deadly = [number for number in ENDINGS if signal.getsignal(number) is signal.SIG_DFL]
-    changed = deadly if _handlers_can_be_set() else []
-    for number in changed:
-        signal.signal(number, leave)
-    try:
-        yield
-    finally:
-        for number in changed:
-            signal.signal(number, signal.SIG_DFL)

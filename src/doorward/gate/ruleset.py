@@ -128,8 +128,8 @@ def _doors_of(states: dict[int, tuple[int, ...]], ends: Iterable[int]) -> Iterab
 def _heading(doors: Sequence[Door], automaton: Automaton, gate: Gate, capacity: int) -> str:
     knockable = sum(bool(door.knock) for door in doors)
     return (
-        f"# doorward: {len(doors)} doors ({knockable} by a sequence), mode {gate.mode},"
-        f" {len(automaton.machines)} machines, capacity {capacity}\n"
+        f"# mode {gate.mode}; doors: {len(doors)}, of them by a sequence: {knockable}; machines:"
+        f" {len(automaton.machines)}; capacity: {capacity} sources a family\n"
     )
 
 

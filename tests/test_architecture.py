@@ -1,0 +1,100 @@
+"""Imports point inward, the middle is pure, and files and functions stay small."""
+
+from __future__ import annotations
+
+import ast
+import statistics
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+SOURCE = Path(__file__).parent.parent / "src" / "doorward"
+FILES = sorted(SOURCE.rglob("*.py"))
+IMPURE = {
+    "ctypes", "fcntl", "logging", "multiprocessing", "os", "pathlib", "random", "secrets", "select", "selectors",
+    "shutil", "signal", "socket", "sqlite3", "subprocess", "sys", "tempfile", "threading", "time",
+}  # fmt: skip
+PURE = [
+    *(SOURCE / "automaton").glob("*.py"),
+    *(path for path in (SOURCE / "config").glob("*.py") if path.name != "files.py"),
+    *(SOURCE / "gate" / name for name in ("chains.py", "memory.py", "plan.py", "ruleset.py", "tables.py")),
+    *(SOURCE / "daemon" / name for name in ("book.py", "reconcile.py")),
+    SOURCE / "capture" / "packet.py",
+    SOURCE / "model.py",
+]
+# Who may know whom: a module may import from its own rank and from the ranks before it.
+RANKS = [
+    {"errors"},
+    {"model", "netlink"},
+    {"config", "automaton"},
+    {"gate", "capture", "ledger"},
+    {"daemon", "client"},
+    {"lab_host", "lab_greeter", "lab", "lab_story", "cli", "__main__"},
+]
+RANK = {name: number for number, names in enumerate(RANKS) for name in names}
+MOST_LINES_A_FILE, MEDIAN_LINES_A_FILE = 400, 170
+MOST_LINES_A_FUNCTION, MEDIAN_LINES_A_FUNCTION = 60, 10
+
+
+def tree_of(path: Path) -> ast.Module:
+    return ast.parse(path.read_text())
+
+
+def imports(tree: ast.Module) -> Iterator[str]:
+    for node in ast.walk(tree):
+        if isinstance(node, ast.Import):
+            yield from (alias.name for alias in node.names)
+        elif isinstance(node, ast.ImportFrom):
+            yield node.module or ""
+            yield from (f"{node.module}.{alias.name}" for alias in node.names)
+
+
+def part_of(module: str) -> str:
+    return module.split(".")[1] if module.startswith("doorward.") else ""
+
+
+@pytest.mark.parametrize("path", PURE, ids=lambda path: str(path.relative_to(SOURCE)))
+def test_the_middle_is_pure(path: Path) -> None:
+    roots = {module.split(".")[0] for module in imports(tree_of(path))}
+    assert roots & IMPURE == set()
+
+
+@pytest.mark.parametrize("path", FILES, ids=lambda path: str(path.relative_to(SOURCE)))
+def test_imports_point_inward(path: Path) -> None:
+    own = path.relative_to(SOURCE).parts[0].removesuffix(".py")
+    if own == "__init__":
+        return
+    for part in filter(None, map(part_of, imports(tree_of(path)))):
+        if part in RANK:
+            assert RANK[part] <= RANK[own], f"{own} imports {part}"
+
+
+def test_every_part_has_a_rank() -> None:
+    parts = {path.relative_to(SOURCE).parts[0].removesuffix(".py") for path in FILES} - {"__init__"}
+    assert parts == set(RANK)
+
+
+def test_files_stay_small() -> None:
+    lengths = {path: len(path.read_text().splitlines()) for path in FILES}
+    assert {str(path): n for path, n in lengths.items() if n > MOST_LINES_A_FILE} == {}
+    assert statistics.median(lengths.values()) <= MEDIAN_LINES_A_FILE
+
+
+def test_functions_stay_small() -> None:
+    lengths = {
+        f"{path.name}:{node.lineno} {node.name}": (node.end_lineno or 0) - node.lineno + 1
+        for path in FILES
+        for node in ast.walk(tree_of(path))
+        if isinstance(node, ast.FunctionDef)
+    }
+    assert {name: n for name, n in lengths.items() if n > MOST_LINES_A_FUNCTION} == {}
+    assert statistics.median(lengths.values()) <= MEDIAN_LINES_A_FUNCTION
+
+
+def test_nothing_runs_a_shell() -> None:
+    for path in FILES:
+        for node in ast.walk(tree_of(path)):
+            if isinstance(node, ast.Call):
+                assert not any(keyword.arg == "shell" for keyword in node.keywords), path
+                assert ast.unparse(node.func) not in {"os.system", "os.popen"}, path
