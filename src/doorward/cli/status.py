@@ -16,6 +16,7 @@ EXAMPLE = """\
 exit status: 0 the daemon answers, 1 none runs"""
 _LOSSES = {
     "no_room_limiter": "symbols were not matched: the limiter was full",
+    "hurried": "first knocks had to be completed within 2s: too many sources in progress",
     "no_room_window": "first knocks were refused: too many sources in progress",
     "no_room_progress": "later knocks were refused: too many sources in progress",
     "no_room_open": "right knocks were refused: the open set was full",

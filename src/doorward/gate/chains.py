@@ -83,17 +83,18 @@ def _machine(machine: Machine, family: str) -> list[str]:
     source, mark = SOURCES[family], f"{family}_{fingerprint(machine)}"
     move = "meta priority set meta priority . meta l4proto . th dport map @delta"
     forget = f"delete @progress{mark} {{ {source} : 0:0 }}"
-    restart = f"delete @window{mark} {{ {source} : 0:0 }}"
+    restart = _restart(machine, family)
     entered = "goto entered" if any(state in machine.completes for state in machine.firsts) else "return"
     begin = [
         forget,
         f"add @window{mark} {{ {source} : meta priority }} {entered}",
+        f"add @hurried{mark} {{ {source} : meta priority }} counter name hurried {entered}",
         "counter name no_room_window",
     ]
     advance = [
         forget,
         f"add @progress{mark} {{ {source} : meta priority }} goto entered",
-        restart,  # without room for the longer prefix the shorter one must not stand
+        *restart,  # without room for the longer prefix the shorter one must not stand
         "counter name no_room_progress",
     ]
     first = [f"meta priority set {classid(machine.root)}", f"{move} goto begin{mark}"]
@@ -102,16 +103,23 @@ def _machine(machine: Machine, family: str) -> list[str]:
         chain(f"begin{mark}", begin, "the first knock: its deadline starts"),
         chain(f"advance{mark}", advance, "a later knock, within the deadline"),
         chain(f"first{mark}", first),
-        chain(f"restart{mark}", [restart, f"goto first{mark}"], "a wrong knock may be a first one"),
+        chain(f"restart{mark}", [*restart, f"goto first{mark}"], "a wrong knock may be a first one"),
         *(chain(f"fall{mark}_{n}", _fall(mark, move, n, falls)) for n in range(falls, 0, -1)),
         chain(f"match{mark}", _match(mark, source, move, falls)),
     ]
+
+
+def _restart(machine: Machine, family: str) -> list[str]:
+    """Take the source back to the start: what the progress map says counts only beside a deadline."""
+    mark = f"{family}_{fingerprint(machine)}"
+    return [f"delete @{name}{mark} {{ {SOURCES[family]} : 0:0 }}" for name in ("window", "hurried")]
 
 
 def _match(mark: str, source: str, move: str, falls: int) -> list[str]:
     return [
         "meta priority set 0:0",
         f"meta priority set {source} map @window{mark}",
+        f"meta priority set {source} map @hurried{mark}",
         f"meta priority 0:0 goto first{mark}",
         f"meta priority set {source} map @progress{mark}",
         f"{move} goto advance{mark}",
@@ -129,8 +137,8 @@ def _fall(mark: str, move: str, n: int, falls: int) -> list[str]:
 
 def _too_fast(plan: Plan, family: str) -> str:
     """Send a scanner back to the start; note it once a minute, ten scanners a second at most."""
-    source, key = SOURCES[family], LIMITED[family]
-    forget = [f"delete @window{family}_{fingerprint(machine)} {{ {source} : 0:0 }}" for machine in plan.machines]
+    key = LIMITED[family]
+    forget = [rule for machine in plan.machines for rule in _restart(machine, family)]
     note = f"{key} != @scanners{family} limit rate 10/second burst 20 packets add @scanners{family} {{ {key} }}"
     return chain(f"too_fast{family}", [*forget, "counter name fast", f"{note} {plan.log('fast')}"])
 

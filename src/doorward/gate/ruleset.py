@@ -3,12 +3,14 @@
 The tables live in maps, so a packet meets the same rules for one door and for 100,000. The packet's priority
 (`meta priority`, a scratch word that nobody else reads before this hook) carries the state.
 
-For each machine and family two maps hold the sources in progress:
+For each machine and family three maps hold the sources in progress:
 
     window    source : state after its first knock; its timeout is the deadline
-    progress  source : state after a later knock; counts only while the window stands
+    hurried   the same with a deadline of two seconds, for sources that find the window full
+    progress  source : state after a later knock; counts only while one of the others stands
 
-A source one knock in fills one entry, so a flood of first knocks fills the windows only.
+A source one knock in fills one entry. A flood of first knocks fills the window, then turns over in the hurried map:
+whoever knocks during it gets in if the knock takes less than two seconds.
 """
 
 from __future__ import annotations
@@ -28,14 +30,16 @@ BASE_CHAIN = "prerouting"
 LOG_GROUP = 3328  # netfilter log group for completed knocks and refusals (0x0d00, for "door")
 OPEN_SIZE = 65536  # openings a family: only who knows a knock can fill it
 SCANNERS_SIZE = 4096  # sources noted in the last minute, at most ten a second
-ENTRY_BYTES = {"limiter": 260, "window": 150, "progress": 150}  # measured, full, with buckets: docs/design.md
+HURRIED_MS = 2000  # holds capacity / 2 s = 500,000 first knocks a second by default, as many as the limiter
+LIMITER_BYTES, ATTEMPT_BYTES = 260, 150  # an entry of a full set, with its share of the buckets: docs/measured.md
 COUNTERS = (
     "knocked",  # packets that completed a knock
     "hidden",  # packets to a hidden port, dropped
     "silent",  # packets dropped by stealth
     "fast",  # symbols of sources over the rate
     "no_room_limiter",  # symbols not matched: the limiter was full
-    "no_room_window",  # first knocks refused: the window was full
+    "hurried",  # first knocks that got the short deadline: the window was full
+    "no_room_window",  # first knocks refused: the hurried map was full too
     "no_room_progress",  # later knocks refused: the progress map was full
     "no_room_open",  # complete knocks refused: the open set was full
 )
@@ -85,7 +89,7 @@ class Ruleset:
 
 def default_capacity(memory_bytes: int, machines: int, wanted: int) -> int:
     """Give how many sources a family fit in a sixteenth of the memory when every set is full, at most `wanted`."""
-    a_source = ENTRY_BYTES["limiter"] + machines * (ENTRY_BYTES["window"] + ENTRY_BYTES["progress"])
+    a_source = LIMITER_BYTES + 3 * machines * ATTEMPT_BYTES
     return max(1024, min(wanted, memory_bytes // 16 // (2 * a_source)))
 
 
@@ -141,10 +145,9 @@ def _kept(automaton: Automaton, capacity: int) -> Iterable[SetSpec]:
         yield _dynamic(f"set limiter{family}", address, capacity, limiter)
         yield _dynamic(f"set scanners{family}", address, SCANNERS_SIZE, "timeout 1m")
         for machine in automaton.machines:
-            timeout = f"timeout {machine.within_ms}ms"
-            mark = tables.fingerprint(machine)
-            yield _dynamic(f"map window{family}_{mark}", f"{address} : classid", capacity, timeout)
-            yield _dynamic(f"map progress{family}_{mark}", f"{address} : classid", capacity, timeout)
+            mark, hurried_ms = f"{family}_{tables.fingerprint(machine)}", min(machine.within_ms, HURRIED_MS)
+            for name, ms in (("window", machine.within_ms), ("hurried", hurried_ms), ("progress", machine.within_ms)):
+                yield _dynamic(f"map {name}{mark}", f"{address} : classid", capacity, f"timeout {ms}ms")
 
 
 def _dynamic(head: str, element_type: str, size: int, timeout: str) -> SetSpec:
