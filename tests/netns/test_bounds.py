@@ -48,8 +48,10 @@ class Full:
 
     def event(self) -> Event:
         assert select.select([self._log], [], [], 10)[0]
-        [event] = self._log.read() or ()
-        return event
+        events = self._log.read()
+        assert events is not None
+        assert len(events) == 1
+        return events[0]
 
     def open_to(self) -> set[bytes]:
         return {element.address.packed for element in self._lab.server.call(self._filter.elements)}

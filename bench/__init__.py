@@ -1,0 +1,1 @@
+"""doorward beside knockd, measured on this machine: `python -m bench`, inside network namespaces only."""

@@ -1,0 +1,107 @@
+"""What is measured: doorward's daemon and Debian's knockd, each on the server of a lab of its own."""
+
+from __future__ import annotations
+
+import json
+import os
+import select
+import socket
+import subprocess
+import sys
+import tempfile
+import time
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from pathlib import Path
+
+from doorward.lab import Lab
+from doorward.model import Port
+
+KNOCK = tuple(map(Port.parse, ("7000/tcp", "8000/udp", "9000/tcp")))
+PATIENCE_S = 60.0
+
+
+def doors_toml(count: int, mode: str, within: str = "15s") -> str:
+    """Give a configuration of `count` doors: the first is KNOCK, the others have ports of their own."""
+    doors = ["ssh", *(f"door{n}" for n in range(1, count))]
+    knocks = [
+        list(map(str, KNOCK)),
+        *([f"{10000 + n}/tcp", f"{20000 + n}/udp", f"{30000 + n}/tcp"] for n in range(1, count)),
+    ]
+    blocks = [
+        f'[doors.{name}]\nknock = {json.dumps(knock)}\nopens = ["22/tcp"]\nwithin = "{within}"\n'
+        for name, knock in zip(doors, knocks, strict=True)
+    ]
+    return f'[gate]\nmode = "{mode}"\n\n' + "\n".join(blocks)
+
+
+@contextmanager
+def doorward(lab: Lab, configuration: str) -> Iterator[subprocess.Popen[str]]:
+    """Run the daemon on the lab's server; it is ready inside."""
+    with tempfile.TemporaryDirectory(prefix="doorward-bench-") as folder:
+        Path(folder, "doorward.toml").write_text(configuration)
+        names = ("CONFIGURATION_DIRECTORY", "RUNTIME_DIRECTORY", "STATE_DIRECTORY")
+        env = dict.fromkeys(names, folder) | {"NOTIFY_SOCKET": f"{folder}/notify"}
+        with socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM) as ready, Path(folder, "log").open("w") as log:
+            ready.bind(env["NOTIFY_SOCKET"])
+            command = [sys.executable, "-m", "doorward", "run"]
+            daemon = lab.server.popen(command, env=env, stdout=log, stderr=log)
+            if not select.select([ready], [], [], PATIENCE_S)[0]:
+                raise RuntimeError(f"the daemon is not ready: {Path(folder, 'log').read_text()}")
+        try:
+            yield daemon
+        finally:
+            daemon.terminate()
+            daemon.wait(PATIENCE_S)
+
+
+@contextmanager
+def knockd(lab: Lab) -> Iterator[subprocess.Popen[str]]:
+    """Run Debian's knockd with one door beside a closed port 22; it captures inside."""
+    lab.server.run(["iptables", "-w", "-A", "INPUT", "-p", "tcp", "--dport", "22", "-j", "DROP"])
+    with tempfile.TemporaryDirectory(prefix="doorward-bench-") as folder:
+        configuration, log = Path(folder, "knockd.conf"), Path(folder, "log")
+        sequence = ",".join(f"{port.number}:{port.protocol.name.lower()}" for port in KNOCK)
+        accept = "INPUT -s %IP% -p tcp --dport 22 -j ACCEPT"
+        configuration.write_text(
+            f"[options]\n LogFile = {log}\n Interface = {lab.server.interface}\n"
+            f"[ssh]\n sequence = {sequence}\n seq_timeout = 15\n tcpflags = syn\n cmd_timeout = 30\n"
+            f" start_command = /usr/sbin/iptables -w -I {accept}\n stop_command = /usr/sbin/iptables -w -D {accept}\n"
+        )
+        daemon = lab.server.popen(["knockd", "-c", configuration], stderr=subprocess.DEVNULL)
+        until_s = time.monotonic() + PATIENCE_S
+        while not (log.exists() and "listening" in log.read_text()):
+            if time.monotonic() > until_s or daemon.poll() is not None:
+                raise RuntimeError("knockd did not start")
+            time.sleep(0.01)
+        try:
+            yield daemon
+        finally:
+            daemon.terminate()
+            daemon.wait(PATIENCE_S)
+
+
+def flood(lab: Lab, mode: str, ports: Sequence[int], *, seconds: float, cpu: int | None = 0) -> subprocess.Popen[str]:
+    """Start a flood from the lab's client to its server; `finished` gives its rate."""
+    words = ["--interface", lab.client.interface, "--mac", lab.server.mac, "--destination", lab.server.ipv4]
+    words += ["--mode", mode, "--ports", ",".join(map(str, ports)), "--seconds", seconds, "--sources", 1_000_000]
+    pin = ["--cpu", cpu] if cpu is not None else []
+    return lab.client.popen([sys.executable, "-m", "bench.flood", *words, *pin])
+
+
+def finished(flooding: subprocess.Popen[str]) -> float:
+    """Wait for a flood and give its packets a second: what the path let it send."""
+    out, _ = flooding.communicate(timeout=PATIENCE_S + 60)
+    return float(json.loads(out)["pps"])
+
+
+def resident_mib(pid: int) -> float:
+    """Give a process's resident memory, shared pages included."""
+    [line] = [row for row in Path(f"/proc/{pid}/status").read_text().splitlines() if row.startswith("VmRSS")]
+    return int(line.split()[1]) / 1024
+
+
+def cpu_s(pid: int) -> float:
+    """Give the processor time that a process has used, in the kernel too."""
+    fields = Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()
+    return (int(fields[11]) + int(fields[12])) / os.sysconf("SC_CLK_TCK")
