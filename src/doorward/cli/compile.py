@@ -6,7 +6,10 @@ import argparse
 import sys
 
 from doorward.cli.options import add_config, configuration_path
-from doorward.config.files import read
+from doorward.config.files import read_text
+from doorward.config.lines import find_lines
+from doorward.config.strength import warnings
+from doorward.config.toml import parse
 from doorward.daemon.loading import compile_configuration, memory_bytes
 
 EXAMPLE = """\
@@ -22,6 +25,11 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 
 def run(args: argparse.Namespace) -> int:
-    """Print the ruleset."""
-    sys.stdout.write(compile_configuration(read(configuration_path(args)), memory_bytes()).whole())
+    """Print the ruleset; what is weak goes to standard error."""
+    path = configuration_path(args)
+    text = read_text(path)
+    configuration = parse(text, str(path))
+    findings = warnings(configuration, find_lines(text))
+    sys.stderr.writelines(f"{path}:{finding}\n" for finding in findings if finding.level == "warning")
+    sys.stdout.write(compile_configuration(configuration, memory_bytes()).whole())
     return 0

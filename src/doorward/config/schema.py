@@ -12,6 +12,7 @@ NAME = re.compile(r"[A-Za-z0-9_-]{1,64}")
 MAX_SEQUENCE = 32  # knocks; a longer one is no safer, and failure links stay at most 31 long
 MAX_CAPACITY = 1 << 24  # entries a set; 16 million full entries are gigabytes of kernel memory
 DEFAULT_CAPACITY = 1 << 20
+HURRIED_MS = 2000  # the deadline of sources that find no other room: capacity / 2 s = 500,000 first knocks a second
 
 
 class Mode(StrEnum):

@@ -9,7 +9,7 @@ from typing import Literal, NamedTuple
 
 from doorward.config.duration import format_duration
 from doorward.config.lines import Keys, line_of
-from doorward.config.schema import DEFAULT_CAPACITY, Configuration, Mode, WrongPort
+from doorward.config.schema import DEFAULT_CAPACITY, HURRIED_MS, Configuration, Mode, WrongPort
 from doorward.model import Door, Port
 
 MAX_COMBINATIONS = 16  # of flags and within: each is an automaton that every packet passes
@@ -150,11 +150,11 @@ def _capacity(configuration: Configuration) -> Iterator[_Weakness]:
     capacity = configuration.gate.capacity or DEFAULT_CAPACITY
     within_ms = max(door.within_ms for door in configuration.doors if door.knock)
     what = (
-        f"capacity {capacity:,}: so many sources can be in the middle of a knock; forged ones fill it "
-        f"from {max(1, capacity * 1000 // within_ms):,} packets a second, held for {format_duration(within_ms)} each, "
-        "and then no new knock begins"
+        f"capacity {capacity:,}: forged first knocks fill it from {max(1, capacity * 1000 // within_ms):,} packets a "
+        f"second; then a knock must be done within {format_duration(HURRIED_MS)}, and from "
+        f"{capacity * 1000 // HURRIED_MS:,} a second no new one begins"
     )
-    remedy = "expect a flood of R packets a second? set capacity to R times `within`, or shorten `within`"
+    remedy = "to withstand more, raise capacity (and the kernel's memory for it)"
     yield _Weakness("note", ("gate", "capacity"), what, remedy)
 
 

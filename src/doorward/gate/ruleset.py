@@ -21,7 +21,7 @@ from dataclasses import dataclass
 
 from doorward.automaton.compile import Automaton
 from doorward.automaton.tracker import LIMITER_TIMEOUT_S
-from doorward.config.schema import Gate
+from doorward.config.schema import HURRIED_MS, Gate
 from doorward.gate import chains, tables
 from doorward.model import Door
 
@@ -30,7 +30,6 @@ BASE_CHAIN = "prerouting"
 LOG_GROUP = 3328  # netfilter log group for completed knocks and refusals (0x0d00, for "door")
 OPEN_SIZE = 65536  # openings a family: only who knows a knock can fill it
 SCANNERS_SIZE = 4096  # sources noted in the last minute, at most ten a second
-HURRIED_MS = 2000  # holds capacity / 2 s = 500,000 first knocks a second by default, as many as the limiter
 LIMITER_BYTES, ATTEMPT_BYTES = 260, 150  # an entry of a full set, with its share of the buckets: docs/measured.md
 COUNTERS = (
     "knocked",  # packets that completed a knock

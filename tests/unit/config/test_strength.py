@@ -18,9 +18,9 @@ def found(gate: str, *knocks: str, more: str = "") -> list[str]:
 def test_a_strong_one_is_only_told_what_capacity_means() -> None:
     text = f"[gate]\nmode = 'stealth'\ncapacity = 30000\n[doors.a]\nknock = {STRONG}\nopens = ['22/tcp']\n"
     assert [str(finding) for finding in warnings(parse(text, "f"), find_lines(text))] == [
-        "3: note: capacity 30,000: so many sources can be in the middle of a knock; forged ones fill it from "
-        "2,000 packets a second, held for 15s each, and then no new knock begins; expect a flood of R packets a "
-        "second? set capacity to R times `within`, or shorten `within`"
+        "3: note: capacity 30,000: forged first knocks fill it from 2,000 packets a second; then a knock must be done "
+        "within 2s, and from 15,000 a second no new one begins; to withstand more, raise capacity (and the kernel's "
+        "memory for it)"
     ]
 
 
