@@ -55,9 +55,11 @@ class Row:
         must = met = DASH
         if self.must is not None:
             unit = "x" if self.must.of == "ratio" else f" {self.unit}"
-            must, met = f"{self.must.relation} {number(self.must.limit)}{unit}", "yes" if self.met else "NO"
+            must = f"{self.must.relation} {number(self.must.limit)}{unit}".rstrip()
+            met = "yes" if self.met else "NO"
         ratio = DASH if self.ratio is None else f"{number(self.ratio)}x"
-        return (f"{self.figure} ({self.unit})", number(self.doorward), number(self.peer), ratio, must, met)
+        figure = f"{self.figure} ({self.unit})" if self.unit else self.figure
+        return (figure, number(self.doorward), number(self.peer), ratio, must, met)
 
 
 def number(value: float | None) -> str:

@@ -30,7 +30,7 @@ RANKS = [
     {"config", "automaton"},
     {"gate", "capture", "ledger"},
     {"daemon", "client"},
-    {"lab_host", "lab_greeter", "lab", "lab_story", "cli", "__main__"},
+    {"lab_host", "lab_greeter", "lab_signals", "lab", "lab_story", "cli", "__main__"},
 ]
 RANK = {name: number for number, names in enumerate(RANKS) for name in names}
 MOST_LINES_A_FILE, MEDIAN_LINES_A_FILE = 400, 170

@@ -9,22 +9,21 @@ A direct lab has a client (198.51.100.1, 2001:db8:2::1) and a server on one wire
 
 from __future__ import annotations
 
+import atexit
 import json
 import os
 import re
 import secrets
-import signal
-import threading
 import time
-from collections.abc import Iterator, Sequence
-from contextlib import ExitStack, contextmanager
+from collections.abc import Sequence
 from ipaddress import IPv4Network, IPv6Network
 from pathlib import Path
 from types import TracebackType
-from typing import NamedTuple, NoReturn, Self
+from typing import NamedTuple, Self
 
 from doorward.errors import HostError
 from doorward.lab_host import Host, end_processes, ip
+from doorward.lab_signals import Endings
 
 _NAME = re.compile(r"doorward-[0-9]+-[0-9a-f]{6}")
 LINK_PATIENCE_S = 10.0  # a new wire carries packets within milliseconds, but the kernel does that on its own
@@ -89,6 +88,7 @@ class Lab:
             self.hosts = [self.client, self.server, self.stranger, self.router]
             self._wires = [Wire(gateways[i], host) for i, host in enumerate(self.hosts[:3])]
         self._direct = direct
+        self._maker = os.getpid()
         self._endings = Endings()
         self._kept = False
 
@@ -112,10 +112,15 @@ class Lab:
 
     def close(self) -> None:
         """End what runs in the lab and remove its namespaces; a second call finds nothing to do."""
-        with self._endings, self._endings.held():
-            if not self._kept:
-                _tear_down(self.hosts)
-            atexit.unregister(self.close)
+        if os.getpid() != self._maker:
+            return  # a forked child leaves its parent's lab alone
+        try:
+            with self._endings.held():
+                if not self._kept:
+                    _tear_down(self.hosts)
+                atexit.unregister(self.close)
+        finally:
+            self._endings.restore()
 
     def keep(self) -> None:
         """Leave hosts and programs standing at the end; `remove` takes them away."""
@@ -146,10 +151,16 @@ def remove(name: str) -> bool:
         )
     ]
     standing = [host for host in hosts if _NAME.fullmatch(name) and host.path.exists()]
-    end_processes(standing)
-    if standing:
-        ip("-force", batch=[f"netns delete {host.namespace}" for host in standing])
+    _tear_down(standing)
     return bool(standing)
+
+
+def _tear_down(hosts: Sequence[Host]) -> None:
+    try:
+        end_processes(hosts)
+    finally:
+        if lines := [f"netns delete {host.namespace}" for host in hosts if host.path.exists()]:
+            ip("-force", batch=lines)  # one that will not go keeps no other
 
 
 def _link_line(wire: Wire) -> str:

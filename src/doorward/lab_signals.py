@@ -4,21 +4,15 @@ from __future__ import annotations
 
 import signal
 import threading
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from contextlib import contextmanager
 from types import FrameType
-from typing import Self
 
 ENDINGS = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
-Handler = Callable[[int, FrameType | None], object]
-
-
-def _leave(number: int, _frame: FrameType | None) -> None:
-    raise SystemExit(128 + number)
 
 
 class Endings:
-    """A context manager: the first signal has its effect, as an exception; the impatient ones after it have none.
+    """From `install` to `restore` the first signal has its effect, as an exception; impatient ones after it have none.
 
     In a thread other than the main one it does nothing, since handlers never interrupt such a thread.
     """
@@ -26,21 +20,21 @@ class Endings:
     def __init__(self) -> None:
         self._held = False
         self._came: int | None = None
-        self._before: dict[int, Handler] = {}
+        self._before: list[tuple[int, signal._HANDLER]] = []
 
-    def __enter__(self) -> Self:
+    def install(self) -> None:
+        """Take the signals over; what the caller ignores stays ignored."""
         if threading.current_thread() is threading.main_thread():
-            for number in ENDINGS:
-                handler = signal.getsignal(number)
-                if callable(handler) or handler is signal.SIG_DFL:  # what the caller ignores stays ignored
-                    self._before[number] = handler
-                    signal.signal(number, self._handle)
-        return self
+            found = [(number, signal.getsignal(number)) for number in ENDINGS]
+            self._before = [(number, handler) for number, handler in found if handler not in (signal.SIG_IGN, None)]
+            for number, _ in self._before:
+                signal.signal(number, self._handle)
 
-    def __exit__(self, *_: object) -> None:
-        for number, handler in self._before.items():
+    def restore(self) -> None:
+        """Give the signals back."""
+        for number, handler in self._before:
             signal.signal(number, handler)
-        self._before.clear()
+        self._before = []
 
     @contextmanager
     def held(self) -> Iterator[None]:
@@ -50,14 +44,18 @@ class Endings:
             yield
         finally:
             self._held = False
-            if self._came is not None and early is None:
-                self._raise(self._came)
+            if early is None and self._came is not None:
+                self._take_effect(self._came)
 
     def _handle(self, number: int, _frame: FrameType | None) -> None:
-        first, self._came = self._came is None, self._came or number
-        if first and not self._held:
-            self._raise(number)
+        if self._came is None:
+            self._came = number
+            if not self._held:
+                self._take_effect(number)
 
-    def _raise(self, number: int) -> None:
-        handler = self._before[number]
-        (_leave if handler is signal.SIG_DFL else handler)(number, None)
+    def _take_effect(self, number: int) -> None:
+        handler = dict(self._before)[number]
+        if handler is signal.SIG_DFL:  # which would end the process without another word
+            raise SystemExit(128 + number)
+        if callable(handler):
+            handler(number, None)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import math
 import os
 import sqlite3
 from collections import deque
@@ -29,6 +30,11 @@ CREATE TABLE refusals (
     id INTEGER PRIMARY KEY, at REAL NOT NULL, door TEXT, address TEXT NOT NULL, reason TEXT NOT NULL);
 CREATE INDEX refusals_at ON refusals (at);
 """
+
+_TRIM = {
+    "openings": "DELETE FROM openings WHERE closed IS NOT NULL AND id <= (SELECT max(id) FROM openings) - ?",
+    "refusals": "DELETE FROM refusals WHERE id <= (SELECT max(id) FROM refusals) - ?",
+}
 
 
 class Record(NamedTuple):
@@ -87,7 +93,7 @@ class Ledger:
         for number, *row in self._db.execute(query).fetchall():
             try:
                 openings.append(_opening(*row))
-            except (TypeError, ValueError, AttributeError):
+            except (TypeError, ValueError, AttributeError, RecursionError):
                 self._write("UPDATE openings SET closed = since, closed_by = 'lost' WHERE id = ?", (number,))
         return openings
 
@@ -111,20 +117,21 @@ class Ledger:
 
     def _write(self, statement: str, values: tuple[object, ...]) -> None:
         self._pending.append((statement, values))
-        if len(self._pending) > MAX_PENDING:
+        while len(self._pending) > MAX_PENDING:
             self._pending.popleft()
             self.lost += 1
         self._writes += 1
         if self._writes % _TRIM_EVERY == 0:
-            for table in ("openings", "refusals"):
-                trim = f"DELETE FROM {table} WHERE id <= (SELECT max(id) FROM {table}) - ?"  # noqa: S608
-                self._pending.append((trim, (KEPT_ROWS,)))
+            for table in _TRIM:
+                self._pending.append((_TRIM[table], (KEPT_ROWS,)))
         if not self.trouble:
             self.flush()
 
 
 def _opening(door: str, address: str, ports: str, since: float, until: float, by: str) -> Opening:
     parsed = tuple(Port.parse(text) for text in json.loads(ports))
+    if not (math.isfinite(since) and math.isfinite(until)):
+        raise ValueError("an opening without an end")
     return Opening(str(door), ip_address(address), parsed, float(since), float(until), str(by))
 
 
@@ -171,25 +178,38 @@ def read_records(
     path: Path, since_s: float, last: int, door: str | None = None, address: str | None = None
 ) -> Iterator[Record]:
     """Give the last records since a moment, oldest first, without touching the file. HostError: it cannot be read."""
-    if not path.exists():
-        raise HostError(f"{path}: no ledger; it begins when `doorward run` first starts")
     query = """
-        SELECT at, event, door, address, detail FROM (
-            SELECT since AS at, 'opened' AS event, door, address, json_object('ports', json(ports), 'until', until,
-                   'by', opened_by, 'closed', closed, 'closed_by', closed_by) AS detail
+        SELECT * FROM (
+            SELECT since AS at, 'opened' AS event, door, address, ports, until, opened_by, closed, closed_by, NULL
               FROM openings
             UNION ALL
-            SELECT at, 'refused', door, address, json_object('reason', reason) FROM refusals)
+            SELECT at, 'refused', door, address, NULL, NULL, NULL, NULL, NULL, reason FROM refusals)
         WHERE at >= :since AND (:door IS NULL OR door = :door) AND (:address IS NULL OR address = :address)
         ORDER BY at DESC LIMIT :last"""
+    chosen = {"since": since_s, "last": last, "door": door, "address": address}
     try:
-        with closing(sqlite3.connect(f"file:{path}?mode=ro", uri=True, timeout=1.0)) as db:
-            chosen = {"since": since_s, "last": last, "door": door, "address": address}
-            for row in reversed(db.execute(query, chosen).fetchall()):
-                at, event, name, who, detail = row
-                yield Record(at, event, name, who, json.loads(detail))
-    except sqlite3.Error as error:
+        path.stat()
+        with closing(sqlite3.connect(f"{path.absolute().as_uri()}?mode=ro", uri=True, timeout=1.0)) as db:
+            rows = db.execute(query, chosen).fetchall()
+    except FileNotFoundError:
+        raise HostError(f"{path}: no ledger; it begins when `doorward run` first starts") from None
+    except (sqlite3.Error, OSError) as error:
         raise HostError(f"{path}: {error}; ask as root, or as the user that doorward runs as") from None
+    yield from map(_record, reversed(rows))
+
+
+def _record(row: tuple[Any, ...]) -> Record:
+    at, event, door, address, ports, until, by, closed, closed_by, reason = row
+    if event == "refused":
+        return Record(at, event, door, address, {"reason": reason})
+    try:
+        parsed = [str(port) for port in json.loads(ports)]
+    except (TypeError, ValueError, RecursionError):  # a row that something else wrote
+        parsed = []
+    finite = until if isinstance(until, float) and math.isfinite(until) else at
+    return Record(
+        at, event, door, address, {"ports": parsed, "until": finite, "by": by, "closed": closed, "closed_by": closed_by}
+    )
 
 
 def ledger_path() -> Path:

@@ -91,10 +91,12 @@ class LogSocket:
 
     def _events(self, raw: memoryview) -> list[Event]:
         events: list[Event] = []
-        try:
-            events.extend(parse_event(item.body) for item in netlink.messages(raw) if item.kind == _PACKET)
-        except MalformedError:
-            self.malformed += 1
+        for item in netlink.messages(raw):
+            if item.kind == _PACKET:
+                try:
+                    events.append(parse_event(item.body))
+                except MalformedError:  # another program may log to the group: not ours, and no reason to stop
+                    self.malformed += 1
         return events
 
     def _configure(self, group: int) -> None:

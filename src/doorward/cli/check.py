@@ -18,7 +18,7 @@ from doorward.errors import ConfigError, Fault
 
 EXAMPLE = """\
   $ doorward check -c doorward.toml
-  doorward.toml:6: warning: door 'web': its ports ascend without a gap, so a plain sweep opens it; mix their order
+  doorward.toml:6: warning: door 'web' has 2 knocks: about 1 blind guess in …
   doorward.toml: good: 2 doors, 1 automaton, mode stealth; 1 warning
 exit status: 0 the file is good, also with warnings; 2 it is not"""
 

@@ -17,9 +17,9 @@ from doorward.lab_story import Story
 
 EXAMPLE = """\
   # doorward lab
-  (a scan sees nothing, a knock opens, another client stays outside, the door closes)
+  (a scan sees nothing, a knock opens, the door closes, a sweep opens nothing)
   # doorward lab --keep
-  (the same, and the hosts stay to play in; it prints the commands to enter them)
+  (the hosts stay to play in; it prints the commands to enter them)
 needs root, nftables, iproute2 and nmap; touches nothing outside its namespaces"""
 _PROGRAMS = {"ip": "iproute2", "nmap": "nmap"}
 

@@ -73,7 +73,21 @@ def overview() -> str:
 
 def main(argv: list[str] | None = None) -> int:
     """Run one command. Exit status: 0 done, 1 the answer is no, 2 the call or the file is wrong."""
-    words = sys.argv[1:] if argv is None else argv
+    try:
+        status = _dispatch(sys.argv[1:] if argv is None else argv)
+        sys.stdout.flush()
+    except DoorwardError as error:
+        sys.stderr.write("".join(f"doorward: {line}\n" for line in str(error).splitlines()))
+        return error.exit_status
+    except BrokenPipeError:  # the reader of a pipe has seen enough
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        return 0
+    except KeyboardInterrupt:
+        return 130
+    return status
+
+
+def _dispatch(words: list[str]) -> int:
     if not words or words[0] in ("-h", "--help", "help"):
         sys.stdout.write(overview())
         return 0 if words else 2
@@ -84,17 +98,7 @@ def main(argv: list[str] | None = None) -> int:
         return _unknown(words[0])
     # Options may stand between the words; plain parse_args would take no ports after one (Python 3.11).
     args = parser_of(words[0]).parse_intermixed_args(words[1:])
-    try:
-        status: int = args.run(args)
-        sys.stdout.flush()
-    except DoorwardError as error:
-        sys.stderr.write("".join(f"doorward: {line}\n" for line in str(error).splitlines()))
-        return error.exit_status
-    except BrokenPipeError:  # the reader of a pipe has seen enough
-        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
-        return 0
-    except KeyboardInterrupt:
-        return 130
+    status: int = args.run(args)
     return status
 
 

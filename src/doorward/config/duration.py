@@ -25,6 +25,11 @@ def format_duration(ms: int) -> str:
     return f"{ms // unit_ms}{unit}"
 
 
+def nft_duration(ms: int) -> str:
+    """Write a duration as nft takes it: at most eight digits a unit."""
+    return f"{ms // 1000}s{ms % 1000}ms"
+
+
 def _remedy(text: str) -> str:
     if re.fullmatch("[0-9]{1,15}", text):
         return f'write the unit too: "{text}s"'

@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
+import grp
 import os
 from pathlib import Path
 
 from doorward.config.schema import Configuration
 from doorward.config.toml import parse
-from doorward.errors import ConfigError, Fault, UsageError
+from doorward.errors import ConfigError, Fault, HostError, UsageError
 
 MAX_BYTES = 256 << 20  # a million doors are a tenth of it; a device or a disk image has no end
 
@@ -21,6 +22,14 @@ def default_path() -> Path:
 def read(path: Path) -> Configuration:
     """Read a whole configuration, or raise ConfigError or UsageError."""
     return parse(read_text(path), str(path))
+
+
+def group_id(name: str | None) -> int | None:
+    """Give the number of a Unix group; HostError where the host has none of that name."""
+    try:
+        return None if name is None else grp.getgrnam(name).gr_gid
+    except KeyError:
+        raise HostError(f"[gate] control_group: the host has no group {name!r}; make it with groupadd") from None
 
 
 def read_text(path: Path) -> str:

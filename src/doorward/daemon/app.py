@@ -5,6 +5,7 @@ from __future__ import annotations
 import signal
 import time
 from collections.abc import Mapping
+from contextlib import ExitStack
 from pathlib import Path
 from typing import Any
 
@@ -42,12 +43,18 @@ class Daemon:
         self._loading: Loading | None = None
         self._again = False
         self._timer_s = float("inf")
-        # Both refuse where another daemon runs, before anything is changed.
-        self._control = ControlServer(control, self.loop, self._answer)
-        self._events = LogSocket(LOG_GROUP)
-        self._enter_standing()
-        self.take(Loading(config, self._remaining()).result())
-        self.reconcile()
+        with ExitStack() as parts:  # what cannot start leaves nothing behind
+            for close in (ledger.close, self.loop.close):
+                parts.callback(close)
+            # Both refuse where another daemon runs, before anything is changed.
+            self._control = ControlServer(control, self.loop, self._answer)
+            parts.callback(self._control.close)
+            self._events = LogSocket(LOG_GROUP)
+            parts.callback(self._events.close)
+            self._enter_standing()
+            self.take(Loading(config, self._remaining()).result())
+            self.reconcile()
+            self._open_parts = parts.pop_all()
 
     def run(self) -> None:
         """Serve until SIGTERM or SIGINT; openings are left to the kernel's timers."""
@@ -65,10 +72,7 @@ class Daemon:
 
     def close(self) -> None:
         """Give back what the daemon holds; the gate stays."""
-        self._control.close()
-        self._events.close()
-        self.ledger.close()
-        self.loop.close()
+        self._open_parts.close()
 
     def take(self, loaded: Loaded) -> None:
         """Go on with a gate that was loaded; the messages of the one before may still be on their way."""
@@ -92,11 +96,11 @@ class Daemon:
         """Read the open sets back: enter what the log did not tell, strike out what is gone."""
         now_s = self.loop.now_s()
         seen = differences(self.book, self.filter.elements(), self.loaded.doors, now_s)
-        for opening in seen.found:
-            self.record_opening(opening)
         for opening in seen.lost:
             self.book.close(opening.door, opening.address)
             self.record_end(opening, "lost")
+        for opening in seen.found:
+            self.record_opening(opening)
 
     def record_opening(self, new: Opening) -> None:
         """Enter an opening into book, ledger and log."""

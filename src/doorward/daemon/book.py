@@ -29,10 +29,17 @@ class Book:
         """Enter an opening, or prolong the one that stands, never shortening it; give what stands now."""
         old = self.get(new.door, new.address)
         if old is not None:
-            new = old._replace(ports=new.ports, until_s=max(old.until_s, new.until_s))
+            ports = tuple(dict.fromkeys((*old.ports, *new.ports)))
+            new = old._replace(ports=ports, until_s=max(old.until_s, new.until_s))
         self._standing.setdefault(new.address, {})[new.door] = new
         heapq.heappush(self._ends, (new.until_s, next(self._entered), new.door, new.address))
         return new
+
+    def restore(self, door: str, address: Address, was: Opening | None) -> None:
+        """Put back what stood before a change that failed."""
+        self.close(door, address)
+        if was is not None:
+            self.open(was)
 
     def close(self, door: str, address: Address) -> Opening | None:
         """Strike an opening out and give it; None where none stood."""

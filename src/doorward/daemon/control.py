@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import contextlib
-import grp
 import json
 import os
 import socket
@@ -12,6 +11,7 @@ from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
+from doorward.config.files import group_id
 from doorward.daemon.loop import Loop
 from doorward.errors import AnswerNo, DoorwardError, HostError, MalformedError, UsageError
 
@@ -21,6 +21,7 @@ PATIENCE_S = 10.0  # a client that says nothing for so long is left
 Answer = dict[str, Any]
 _CREDENTIALS = struct.Struct("=iII")  # struct ucred: process, user, group
 _SO_PEERGROUPS = 59
+_TURNED_AWAY = "{} turned this call away; it answers root and [gate] control_group only, and 64 clients at once"
 
 
 def default_path() -> Path:
@@ -48,21 +49,20 @@ class ControlServer:
         self._loop = loop
         self._answer = answer
         self._group: int | None = None
-        self._clients = 0
+        self._clients: set[_Client] = set()
         self._socket = _listen(path)
         loop.on_readable(self._socket.fileno(), self._accept)
 
     def admit_group(self, name: str | None) -> None:
         """Let the members of a group ask, besides root. HostError where there is no such group."""
-        try:
-            self._group = None if name is None else grp.getgrnam(name).gr_gid
-        except KeyError:
-            raise HostError(f"[gate] control_group: the host has no group {name!r}; make it with groupadd") from None
+        self._group = group_id(name)
         os.chown(self._path, -1, 0 if self._group is None else self._group)
         self._path.chmod(0o600 if self._group is None else 0o660)
 
     def close(self) -> None:
         """Stop listening, and leave no socket behind."""
+        for client in tuple(self._clients):
+            client.close()
         self._loop.forget(self._socket.fileno())
         self._socket.close()
         with contextlib.suppress(OSError):
@@ -73,15 +73,11 @@ class ControlServer:
             client, _ = self._socket.accept()
         except OSError:
             return
-        if self._clients >= MAX_CLIENTS or not self._may_ask(client):
+        if len(self._clients) >= MAX_CLIENTS or not self._may_ask(client):
             client.close()
             return
         client.setblocking(False)
-        self._clients += 1
-        _Client(client, self._loop, self._reply, self._left)
-
-    def _left(self) -> None:
-        self._clients -= 1
+        self._clients.add(_Client(client, self._loop, self._reply, self._clients.discard))
 
     def _may_ask(self, client: socket.socket) -> bool:
         _, user, group = _CREDENTIALS.unpack(
@@ -100,7 +96,7 @@ class _Client:
     """One connection: gathers a line, answers, waits for the next."""
 
     def __init__(
-        self, sock: socket.socket, loop: Loop, reply: Callable[[bytes], Answer], left: Callable[[], None]
+        self, sock: socket.socket, loop: Loop, reply: Callable[[bytes], Answer], left: Callable[[_Client], None]
     ) -> None:
         self._socket, self._loop, self._reply, self._left = sock, loop, reply, left
         self._buffer = b""
@@ -118,35 +114,41 @@ class _Client:
         lines = self._buffer.split(b"\n")
         self._buffer = lines.pop()
         for line in lines:
-            self._send(self._reply(line))
+            if not self._send(self._reply(line)):
+                self.close()
+                return
         if not part or len(self._buffer) > MAX_REQUEST_BYTES:
-            self._close()
+            self.close()
 
-    def _send(self, answer: Answer) -> None:
+    def _send(self, answer: Answer) -> bool:
         # A full table of openings is a few megabytes; a client that does not read it may not hold the daemon.
         self._socket.settimeout(1.0)
-        with contextlib.suppress(OSError):
+        try:
             self._socket.sendall(json.dumps(answer).encode() + b"\n")
+        except OSError:
+            return False
         self._socket.setblocking(False)
+        return True
 
     def _check_patience(self) -> None:
         if self._socket.fileno() < 0:
             return
         if self._loop.now_s() - self._heard_s >= PATIENCE_S:
-            self._close()
+            self.close()
         else:
             self._loop.at(self._heard_s + PATIENCE_S, self._check_patience)
 
-    def _close(self) -> None:
+    def close(self) -> None:
+        """Leave this client."""
         if self._socket.fileno() >= 0:
             self._loop.forget(self._socket.fileno())
             self._socket.close()
-            self._left()
+            self._left(self)
 
 
 def _groups(client: socket.socket) -> tuple[int, ...]:
     try:
-        raw = client.getsockopt(socket.SOL_SOCKET, _SO_PEERGROUPS, 4096)
+        raw = client.getsockopt(socket.SOL_SOCKET, _SO_PEERGROUPS, 1024)  # 256 groups; Python takes no more
     except OSError:
         return ()
     return struct.unpack(f"={len(raw) // 4}I", raw)
@@ -157,16 +159,17 @@ def _listen(path: Path) -> socket.socket:
     if (holder := answering(path)) is not None:
         raise HostError(f"another doorward, process {holder}, answers at {path}; stop it first")
     listener = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM | socket.SOCK_CLOEXEC | socket.SOCK_NONBLOCK)
-    before = os.umask(0o177)
+    before = os.umask(0o022)
     try:
         path.parent.mkdir(mode=0o755, parents=True, exist_ok=True)
+        os.umask(0o177)
         path.unlink(missing_ok=True)
         listener.bind(str(path))
         listener.listen(MAX_CLIENTS)
     except OSError as error:
         listener.close()
         raise HostError(
-            f"{path}: {error.strerror}; doorward must be able to write there, or name another RUNTIME_DIRECTORY"
+            f"{path}: {error.strerror or error}; let doorward write there, or name another RUNTIME_DIRECTORY"
         ) from None
     finally:
         os.umask(before)
@@ -195,14 +198,14 @@ def ask(path: Path, request: Answer) -> Answer:
             sock.sendall(json.dumps(request).encode() + b"\n")
             with sock.makefile("rb") as replies:
                 raw = replies.readline()
-        except PermissionError:
-            raise UsageError(f"{path} answers root and [gate] control_group only; ask as one of them") from None
+        except (PermissionError, ConnectionResetError, BrokenPipeError):
+            raise UsageError(_TURNED_AWAY.format(path)) from None
         except OSError as error:
             raise AnswerNo(
                 f"no daemon answers at {path} ({error.strerror or error}); `doorward run` starts one"
             ) from None
     if not raw:
-        raise UsageError(f"{path} turned this user away; it answers root and [gate] control_group only")
+        raise UsageError(_TURNED_AWAY.format(path))
     answer: Answer = json.loads(raw)
     if "error" in answer:
         raise (AnswerNo if answer.get("exit_status") == 1 else UsageError)(answer["error"])

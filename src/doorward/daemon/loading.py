@@ -14,7 +14,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from doorward.automaton.compile import compile_doors
-from doorward.config.files import read
+from doorward.config.files import group_id, read
 from doorward.config.schema import DEFAULT_CAPACITY, Configuration, Gate, WrongPort
 from doorward.errors import DoorwardError, HostError
 from doorward.gate.connections import standing_connections
@@ -79,8 +79,8 @@ class Loading:
             self.advance()
         os.close(self._read)
         _, status = os.waitpid(self._pid, 0)
-        if not (raw := b"".join(self._parts)):
-            code = os.waitstatus_to_exitcode(status)
+        raw = b"".join(self._parts)
+        if code := os.waitstatus_to_exitcode(status):
             raise HostError(f"the loading process ended with status {code}; is there memory left? nothing was changed")
         outcome = pickle.loads(raw)  # noqa: S301 - from our own child, over our own pipe
         if isinstance(outcome, DoorwardError):
@@ -111,6 +111,7 @@ def _child(write: int, path: Path, restore: Remaining) -> None:
 def _load(path: Path, restore: Remaining) -> Loaded:
     configuration = read(path)
     ruleset = compile_configuration(configuration, memory_bytes())
+    group_id(configuration.gate.control_group)  # before anything is changed
     NftFilter().load(ruleset, restore, standing_connections())
     shared = {door.opens: door.opens for door in configuration.doors}  # most doors open the same: keep one copy
     doors = tuple(door._replace(knock=(), opens=shared[door.opens]) for door in configuration.doors)

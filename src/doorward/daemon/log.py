@@ -31,7 +31,7 @@ class Log:
 
     def say(self, message: str, level: str = "info") -> None:
         """Write a message in words: what was done, or what is wrong and what to do."""
-        self.event("message", {"level": level, "message": message})
+        self.event("message", {"level": level, "message": " ".join(message.splitlines())})
 
     def opening(self, event: str, opening: Opening, for_s: float, by: str) -> None:
         """Write what happened to an opening."""
@@ -62,7 +62,7 @@ def text_of(event: str, fields: Mapping[str, object]) -> str:
         level = "" if fields["level"] == "info" else f"{fields['level']}: "
         return f"{level}{fields['message']}"
     shown = dict(fields)
-    if isinstance(for_s := fields.get("for_s"), float):
+    if isinstance(for_s := fields.get("for_s"), int | float):
         shown["for"] = format_duration(max(1, round(for_s)) * 1000 if for_s >= 1 else max(1, round(for_s * 1000)))
     if isinstance(ports := fields.get("ports"), list):
         shown["ports"] = ", ".join(ports) or "no port"

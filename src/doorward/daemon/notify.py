@@ -28,6 +28,6 @@ def reloading() -> None:
 def watchdog_interval_s() -> float | None:
     """Give how often to say that all is well: half of what the manager waits; None where it does not watch."""
     text, pid = os.environ.get("WATCHDOG_USEC", ""), os.environ.get("WATCHDOG_PID", str(os.getpid()))
-    if not text.isdigit() or int(text) == 0 or pid != str(os.getpid()):
+    if not text.isdecimal() or int(text) == 0 or pid != str(os.getpid()):
         return None
     return int(text) / 2_000_000

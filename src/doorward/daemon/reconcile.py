@@ -22,7 +22,7 @@ def differences(standing: Iterable[Opening], have: Remaining, doors: Sequence[Do
     lost: list[Opening] = []
     covered: dict[Element, float] = {}
     for opening in standing:
-        if any(element in have for element in opening.elements()):
+        if not opening.ports or any(element in have for element in opening.elements()):
             for element in opening.elements():
                 covered[element] = max(covered.get(element, 0.0), opening.until_s - now_s)
         else:

@@ -45,12 +45,14 @@ def _open(daemon: Daemon, request: Mapping[str, Any]) -> dict[str, Any]:
     for_ms = door.for_ms if request.get("for") is None else _duration(_text(request, "for"))
     now_s = daemon.loop.now_s()
     opening = Opening(door.name, _address(request), door.opens, now_s, now_s + for_ms / 1000, "hand")
+    was = daemon.book.get(door.name, opening.address)
     daemon.record_opening(opening)  # the ledger first: after a crash it can still tell
     try:
         daemon.settle(opening.elements())
     except DoorwardError:
-        daemon.book.close(opening.door, opening.address)
-        daemon.record_end(opening, "refused")
+        daemon.book.restore(door.name, opening.address, was)
+        if was is None:
+            daemon.record_end(opening, "refused")
         raise
     standing = daemon.book.get(door.name, opening.address) or opening
     return {"opening": _opening(daemon, standing)}
@@ -63,7 +65,11 @@ def _close(daemon: Daemon, request: Mapping[str, Any]) -> dict[str, Any]:
         if name not in daemon.doors:
             raise UsageError(_no_door(daemon, name))
         raise AnswerNo(f"{name} is not open to {address}; `doorward status` lists what is")
-    daemon.settle(opening.elements())
+    try:
+        daemon.settle(opening.elements())
+    except DoorwardError:
+        daemon.book.restore(name, address, opening)
+        raise
     daemon.record_end(opening, "hand")
     return {"cut": cut(address, opening.ports) if request.get("cut") is True else 0}
 
@@ -120,6 +126,7 @@ def _duration(text: str) -> int:
 def _no_door(daemon: Daemon, name: str) -> str:
     import difflib
 
-    near = difflib.get_close_matches(name, daemon.doors, n=1)
+    # Among 100,000 doors the search would hold the daemon for seconds.
+    near = difflib.get_close_matches(name, daemon.doors, n=1) if len(daemon.doors) <= 1000 else []
     hint = f"did you mean {near[0]!r}?" if near else "`doorward check` counts the doors of the configuration"
     return f"there is no door {name!r}; {hint}"

@@ -7,6 +7,7 @@ from dataclasses import dataclass
 
 from doorward.automaton.compile import Machine
 from doorward.automaton.tracker import BURST, RATE_PER_S
+from doorward.config.duration import nft_duration
 from doorward.config.schema import Gate, Mode, WrongPort
 from doorward.gate.tables import Action, classid, fingerprint
 from doorward.model import TCP_FLAGS, FlagFilter
@@ -58,8 +59,8 @@ def opening(plan: Plan, number: int, action: Action, doors: str) -> str:
     rules = []
     for family, source in SOURCES.items():
         updates = [
-            f"update @open{family} {{ {source} . {port.protocol.value} . {port.number} timeout {for_ms}ms }}"
-            for port, for_ms in action
+            f"update @open{family} {{ {source} . {port.protocol.value} . {port.number} timeout {nft_duration(ms)} }}"
+            for port, ms in action
         ]
         rules.append(" ".join([*updates, "goto granted"]))
     tell = "meta mark set meta priority map @number " + plan.log("full")

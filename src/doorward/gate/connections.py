@@ -48,8 +48,15 @@ def cut(address: Address, ports: Iterable[Port]) -> int:
     """End the connections that `address` has to `ports`: forget them in conntrack, and reset local sockets.
 
     Returns how many were cut. Without the reset a local service that speaks first would revive its connection.
+    HostError: the kernel lists neither.
     """
-    wanted = frozenset(ports)
+    try:
+        return _cut(address, frozenset(ports))
+    except OSError as error:
+        raise HostError(f"the connections cannot be cut: {error.strerror}; the door itself is closed") from None
+
+
+def _cut(address: Address, wanted: frozenset[Port]) -> int:
     reset = sum(_destroy(found) for found in list(_sockets()) if _is_to(found.connection, address, wanted))
     return max(reset, _forget_in_conntrack(address, wanted))
 

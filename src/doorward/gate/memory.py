@@ -34,7 +34,8 @@ class MemoryFilter:
         standing = self.elements()
         if not changes.remove <= standing.keys():
             raise HostError("an entry to remove is not there")
-        if len(standing.keys() | changes.put.keys()) > OPEN_SIZE:
+        after = standing.keys() - changes.remove | changes.put.keys()
+        if any(sum(e.address.version == v for e in after) > OPEN_SIZE for v in (4, 6)):
             raise HostError("the open set is full")
         for element in changes.remove:
             del self._until_s[element]

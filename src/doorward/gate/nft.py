@@ -10,7 +10,7 @@ from functools import cache
 from ipaddress import ip_address
 from typing import Any
 
-from doorward.config.duration import UNITS_MS
+from doorward.config.duration import UNITS_MS, nft_duration
 from doorward.errors import HostError
 from doorward.gate.connections import Connection
 from doorward.gate.plan import Changes, Remaining
@@ -150,7 +150,7 @@ def _put(entries: Remaining) -> Iterable[str]:
     of an entry that exists, and deleting needs it to exist: add, delete, add works on all.
     """  # noqa: D205
     for element, left_s in entries.items():
-        where, key, timeout = _where(element), _key(element), f"timeout {max(1, round(left_s * 1000))}ms"
+        where, key, timeout = _where(element), _key(element), f"timeout {nft_duration(max(1, round(left_s * 1000)))}"
         yield f"add element {where} {{ {key} {timeout} }}"
         yield f"delete element {where} {{ {key} }}"
         yield f"add element {where} {{ {key} {timeout} }}"

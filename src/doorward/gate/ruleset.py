@@ -21,6 +21,7 @@ from dataclasses import dataclass
 
 from doorward.automaton.compile import Automaton
 from doorward.automaton.tracker import LIMITER_TIMEOUT_S
+from doorward.config.duration import nft_duration
 from doorward.config.schema import HURRIED_MS, Gate
 from doorward.gate import chains, tables
 from doorward.model import Door
@@ -146,7 +147,7 @@ def _kept(automaton: Automaton, capacity: int) -> Iterable[SetSpec]:
         for machine in automaton.machines:
             mark, hurried_ms = f"{family}_{tables.fingerprint(machine)}", min(machine.within_ms, HURRIED_MS)
             for name, ms in (("window", machine.within_ms), ("hurried", hurried_ms), ("progress", machine.within_ms)):
-                yield _dynamic(f"map {name}{mark}", f"{address} : classid", capacity, f"timeout {ms}ms")
+                yield _dynamic(f"map {name}{mark}", f"{address} : classid", capacity, f"timeout {nft_duration(ms)}")
 
 
 def _dynamic(head: str, element_type: str, size: int, timeout: str) -> SetSpec:

@@ -1,0 +1,356 @@
+"""The seam to the packet filter: one suite for the filter in memory and for nftables in a fresh namespace."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Mapping
+from ipaddress import ip_address
+from typing import NamedTuple
+
+import pytest
+
+from doorward.automaton.compile import compile_doors
+from doorward.config.schema import Gate, Mode
+from doorward.errors import HostError
+from doorward.gate import nft
+from doorward.gate.connections import Connection
+from doorward.gate.memory import MemoryFilter
+from doorward.gate.nft import NftError, NftFilter
+from doorward.gate.plan import Changes, Filter
+from doorward.gate.ruleset import COUNTERS, OPEN_SIZE, TABLE, Existing, Ruleset, compile_ruleset
+from doorward.model import Door, Element, Port, Protocol
+from tests.support.openings import door, element
+from tests.support.processes import as_nobody, open_descriptors, own_namespace
+
+SSH = door("ssh", "22/tcp", "7000/tcp 8000/udp 9000/tcp")
+WEB = door("web", "80/tcp 443/tcp", "1001/tcp 1002/tcp", for_ms=60_000)
+TWICE = door("twice", "25/tcp", "7000/tcp 7000/tcp 8000/udp")
+BY_HAND = door("hand", "5432/tcp")
+A, B, C = element("192.0.2.7 22/tcp"), element("2001:db8::7 22/tcp"), element("192.0.2.7 53/udp")
+
+
+def ruleset(*doors: Door, capacity: int = 1024, mode: Mode = Mode.GUARD) -> Ruleset:
+    return compile_ruleset(doors, compile_doors(doors), Gate(mode), capacity)
+
+
+class Clocked(NamedTuple):
+    """A filter, and how to let its entries' time pass."""
+
+    filter: Filter
+    let_pass: Callable[[float], None]
+
+
+def in_memory() -> Iterator[Clocked]:
+    now_s = [1000.0]
+
+    def let_pass(seconds: float) -> None:
+        now_s[0] += seconds
+
+    yield Clocked(MemoryFilter(lambda: now_s[0]), let_pass)
+
+
+def in_nftables() -> Iterator[Clocked]:
+    with own_namespace():
+        filter_ = NftFilter()
+
+        def let_pass(seconds: float) -> None:
+            """Wait for an entry that the kernel takes away after so long."""
+            filter_.run(f"add set {TABLE} clock {{ type mark; flags timeout; }}")
+            filter_.run(f"add element {TABLE} clock {{ 1 timeout {round(seconds * 1000)}ms }}")
+            while "expires" in filter_.run(f"list set {TABLE} clock"):
+                pass
+
+        yield Clocked(filter_, let_pass)
+
+
+@pytest.fixture(params=["memory", pytest.param("nftables", marks=pytest.mark.netns("nft"))])
+def clocked(request: pytest.FixtureRequest) -> Iterator[Clocked]:
+    yield from {"memory": in_memory, "nftables": in_nftables}[request.param]()
+
+
+@pytest.fixture
+def filter_(clocked: Clocked) -> Filter:
+    clocked.filter.load(ruleset(SSH, WEB), {})
+    return clocked.filter
+
+
+def put(entries: Mapping[Element, float]) -> Changes:
+    return Changes(entries, frozenset())
+
+
+def remove(*entries: Element) -> Changes:
+    return Changes({}, frozenset(entries))
+
+
+def stands(filter_: Filter, expected: Mapping[Element, float]) -> None:
+    """Compare, and allow for the time that reading takes."""
+    assert filter_.elements() == pytest.approx(dict(expected), abs=1.0)
+
+
+def test_a_new_gate_has_nothing_open_and_counts_from_nothing(filter_: Filter) -> None:
+    assert filter_.elements() == {}
+    assert filter_.counters() == dict.fromkeys(COUNTERS, 0)
+
+
+def test_put_prolong_shorten_remove(filter_: Filter) -> None:
+    transcript: list[tuple[Changes, dict[Element, float]]] = [
+        (put({A: 30}), {A: 30}),
+        (put({B: 60, C: 90}), {A: 30, B: 60, C: 90}),
+        (put({A: 300}), {A: 300, B: 60, C: 90}),  # a longer time
+        (put({A: 5, B: 60}), {A: 5, B: 60, C: 90}),  # a shorter one
+        (remove(B), {A: 5, C: 90}),
+        (Changes({B: 10}, frozenset({A})), {B: 10, C: 90}),
+        (put({}), {B: 10, C: 90}),
+        (remove(B, C), {}),
+        (put({A: 30}), {A: 30}),  # again
+    ]
+    for changes, expected in transcript:
+        filter_.apply(changes)
+        stands(filter_, expected)
+
+
+@pytest.mark.parametrize(
+    "text", ["192.0.2.7 1/tcp", "255.255.255.255 65535/udp", ":: 22/tcp", "fe80::1 22/udp", "2001:db8:0:1::ffff 22/tcp"]
+)
+def test_any_address_and_port_is_read_back_as_it_was_put(filter_: Filter, text: str) -> None:
+    filter_.apply(put({element(text): 30}))
+    stands(filter_, {element(text): 30})
+    filter_.apply(remove(element(text)))
+    stands(filter_, {})
+
+
+@pytest.mark.parametrize("seconds", [1.5, 59, 60, 3599, 86_400, 90_061.5, 2 * 86_400, 365 * 86_400])
+def test_any_time_is_read_back_as_it_was_put(filter_: Filter, seconds: float) -> None:
+    filter_.apply(put({A: seconds}))
+    stands(filter_, {A: seconds})
+
+
+def test_an_entry_ends_by_itself(clocked: Clocked, filter_: Filter) -> None:
+    filter_.apply(put({A: 0.05, B: 30}))
+    clocked.let_pass(0.1)
+    stands(filter_, {B: 30})
+    filter_.apply(put({A: 30}))  # and can come again
+    stands(filter_, {A: 30, B: 30})
+
+
+def test_time_left_runs_down(clocked: Clocked, filter_: Filter) -> None:
+    filter_.apply(put({A: 30}))
+    clocked.let_pass(0.1)
+    assert 28 < filter_.elements()[A] <= 29.9
+
+
+def test_all_or_nothing(filter_: Filter) -> None:
+    filter_.apply(put({A: 30, C: 30}))
+    for changes in (
+        remove(B),
+        remove(A, B),
+        Changes({A: 300, B: 300}, frozenset({element("192.0.2.9 22/tcp")})),
+    ):
+        with pytest.raises(HostError):
+            filter_.apply(changes)
+        stands(filter_, {A: 30, C: 30})
+
+
+def entries(family: str, count: int) -> dict[Element, float]:
+    base = ip_address({"4": "10.0.0.0", "6": "2001:db8::"}[family])
+    return {Element(base + number, Port(Protocol.TCP, 22)): 600.0 for number in range(count)}
+
+
+def test_a_full_set_refuses_the_newest_and_keeps_what_stands(clocked: Clocked, monkeypatch: pytest.MonkeyPatch) -> None:
+    for module in "ruleset", "memory":
+        monkeypatch.setattr(f"doorward.gate.{module}.OPEN_SIZE", 100)
+    filter_ = clocked.filter
+    filter_.load(ruleset(SSH), {})
+    filter_.apply(put(entries("4", 99)))
+    with pytest.raises(HostError):
+        filter_.apply(put({A: 30, C: 30}))
+    stands(filter_, entries("4", 99))
+    filter_.apply(put({A: 30}))
+    with pytest.raises(HostError):
+        filter_.apply(put({C: 30}))
+    filter_.apply(put({A: 60}))  # what stands can still be prolonged
+    filter_.apply(put(entries("6", 100)))  # the other family has room of its own
+    stands(filter_, entries("4", 99) | {A: 60} | entries("6", 100))
+
+
+def test_loading_restores(clocked: Clocked) -> None:
+    clocked.filter.load(ruleset(SSH), {A: 30, B: 600})
+    stands(clocked.filter, {A: 30, B: 600})
+
+
+def test_loading_again_keeps_what_is_open(filter_: Filter) -> None:
+    filter_.apply(put({A: 30, B: 60}))
+    for again in ruleset(SSH, WEB), ruleset(WEB), ruleset(TWICE, BY_HAND), ruleset(), ruleset(SSH, mode=Mode.STEALTH):
+        filter_.load(again, {})
+        stands(filter_, {A: 30, B: 60})
+    filter_.load(ruleset(SSH), {B: 300, C: 30})  # what is restored stands beside it, and wins
+    stands(filter_, {A: 30, B: 300, C: 30})
+
+
+@pytest.mark.parametrize("for_ms", [1, 500, 30_000, 3_600_500, 27 * 3_600_000, 2 * 86_400_000, 365 * 86_400_000])
+def test_a_door_may_open_for_any_time_that_the_configuration_takes(clocked: Clocked, for_ms: int) -> None:
+    clocked.filter.load(ruleset(SSH._replace(for_ms=for_ms)), {})
+    assert clocked.filter.elements() == {}
+
+
+# What only nftables has
+
+
+@pytest.fixture
+def real() -> Iterator[NftFilter]:
+    with own_namespace():
+        yield NftFilter()
+
+
+def text_of(real: NftFilter) -> dict[str, str]:
+    """Give what the kernel has, thing by thing: the order in which they were made does not matter."""
+    return {
+        f"{thing.kind} {thing.name}": real.run(f"list {thing.kind} {TABLE} {thing.name}") for thing in real.existing()
+    }
+
+
+STEPS = {
+    "the same": (ruleset(SSH, WEB), ruleset(SSH, WEB)),
+    "other doors": (ruleset(SSH, WEB), ruleset(TWICE, WEB)),
+    "a door more": (ruleset(SSH), ruleset(SSH, WEB)),
+    "a door less": (ruleset(SSH, WEB, TWICE), ruleset(WEB)),
+    "no door": (ruleset(SSH, WEB), ruleset()),
+    "the first door": (ruleset(), ruleset(SSH)),
+    "no knock any more": (ruleset(SSH), ruleset(BY_HAND)),
+    "hide everything": (ruleset(SSH), ruleset(SSH, mode=Mode.STEALTH)),
+    "hide nothing": (ruleset(SSH, mode=Mode.STEALTH), ruleset(SSH, mode=Mode.OBSERVE)),
+    "a larger capacity": (ruleset(SSH), ruleset(SSH, capacity=4096)),
+    "a smaller capacity": (ruleset(SSH, capacity=4096), ruleset(SSH)),
+}
+
+
+@pytest.mark.netns("nft")
+@pytest.mark.parametrize(("before", "after"), STEPS.values(), ids=STEPS)
+def test_a_reload_leaves_what_a_fresh_load_gives(real: NftFilter, before: Ruleset, after: Ruleset) -> None:
+    real.load(after, {})
+    fresh = sorted(real.existing(), key=str), text_of(real)
+    real.unload()
+    real.load(before, {A: 30, B: 60})
+    real.load(after, {})
+    stands(real, {A: 30, B: 60})
+    real.apply(remove(A, B))
+    assert (sorted(real.existing(), key=str), text_of(real)) == fresh
+
+
+@pytest.mark.netns("nft")
+def test_the_capacity_is_the_kernels(real: NftFilter) -> None:
+    for capacity in 1024, 4096, 2048:
+        real.load(ruleset(SSH, capacity=capacity), {})
+        sizes = {thing.size for thing in real.existing() if thing.name.startswith(("limiter", "window", "progress"))}
+        assert sizes == {capacity}
+
+
+@pytest.mark.netns("nft")
+def test_counters_outlive_a_reload(real: NftFilter) -> None:
+    real.run(f"add table {TABLE}\nadd counter {TABLE} hidden {{ packets 7 bytes 99; }}")
+    for again in ruleset(SSH), ruleset(WEB):
+        real.load(again, {})
+        assert real.counters() == dict.fromkeys(COUNTERS, 0) | {"hidden": 7}
+
+
+@pytest.mark.netns("nft")
+def test_only_the_own_table_is_touched(real: NftFilter) -> None:
+    real.run(
+        "table ip doorward { chain input { type filter hook input priority 0; policy accept; }; }\n"
+        "table inet filter { set open4 { type ipv4_addr; elements = { 192.0.2.1 }; }; counter hidden { }; }\n"
+        "table inet doorward2 { }\n"
+    )
+    foreign = real.run("list ruleset")
+    assert real.existing() == []
+    assert real.counters() == dict.fromkeys(COUNTERS, 0)
+    real.load(ruleset(SSH, WEB), {A: 30})
+    real.load(ruleset(TWICE), {})
+    real.apply(remove(A))
+    assert foreign in real.run("list ruleset")
+    real.unload()
+    assert real.run("list ruleset") == foreign
+    assert real.existing() == []
+    real.unload()  # nothing there is no error
+
+
+@pytest.mark.netns("nft")
+def test_a_ruleset_that_is_refused_changes_nothing(real: NftFilter) -> None:
+    real.load(ruleset(SSH), {A: 30})
+    before = text_of(real).keys()
+    good = ruleset(WEB)
+    broken = Ruleset(good.generation, good.kept, good.body.replace("goto door", "goto nowhere"), good.states)
+    with pytest.raises(NftError, match="nftables refused"):
+        real.load(broken, {B: 30})
+    stands(real, {A: 30})
+    assert text_of(real).keys() == before
+
+
+@pytest.mark.netns("nft")
+def test_the_file_that_compile_prints_is_the_same_gate(real: NftFilter) -> None:
+    real.load(ruleset(SSH, WEB), {})
+    loaded = text_of(real)
+    for _ in range(2):  # over itself too
+        real.run(ruleset(SSH, WEB).whole())
+        assert text_of(real) == loaded
+
+
+@pytest.mark.netns("nft")
+def test_standing_connections_are_noted_in_place_of_those_before(real: NftFilter) -> None:
+    here, there, here6, there6 = map(ip_address, ("192.0.2.1", "192.0.2.7", "2001:db8::1", "2001:db8::7"))
+    first = [Connection(there, 50_000, here, 22), Connection(there, 50_001, here, 22)]
+    real.load(ruleset(SSH), {}, first)
+    listed = real.run(f"list set {TABLE} standing4")
+    assert "192.0.2.7 . 50000 . 192.0.2.1 . 22" in listed
+    assert "192.0.2.7 . 50001 . 192.0.2.1 . 22" in listed
+    real.load(ruleset(SSH), {}, [Connection(there6, 50_002, here6, 22)])
+    assert "elements" not in real.run(f"list set {TABLE} standing4")
+    assert "2001:db8::7 . 50002 . 2001:db8::1 . 22" in real.run(f"list set {TABLE} standing6")
+
+
+@pytest.mark.netns("nft")
+def test_names_and_sizes_of_what_is_loaded(real: NftFilter) -> None:
+    assert real.existing() == []
+    real.load(ruleset(SSH), {})
+    existing = real.existing()
+    assert Existing("chain", "prerouting") in existing
+    assert Existing("set", "open4", OPEN_SIZE) in existing
+    assert {thing.name for thing in existing if thing.kind == "counter"} == set(COUNTERS)
+
+
+@pytest.mark.netns("nft")
+def test_nothing_leaks(real: NftFilter) -> None:
+    real.load(ruleset(SSH), {})
+    before = open_descriptors()
+    for _ in range(20):
+        real.apply(put({A: 30}))
+        real.elements()
+        real.counters()
+        with pytest.raises(NftError):
+            real.apply(remove(B))
+    assert open_descriptors() == before
+
+
+@pytest.mark.netns("nft")
+def test_without_the_right_it_says_which(real: NftFilter) -> None:
+    real.load(ruleset(SSH), {A: 30})
+    refused: list[Callable[[], object]] = [
+        lambda: real.load(ruleset(SSH), {}),
+        lambda: real.apply(put({B: 30})),
+        real.elements,
+        real.existing,
+        real.counters,
+        real.unload,
+    ]
+    for call in refused:
+        with pytest.raises(HostError, match="CAP_NET_ADMIN"):
+            as_nobody(call)
+    stands(real, {A: 30})
+
+
+def test_without_the_library_it_says_what_to_install(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(nft, "_LIBRARY", "libnftables-that-is-missing.so.1")
+    nft._library.cache_clear()
+    try:
+        with pytest.raises(HostError, match=r"libnftables-that-is-missing.so.1 is missing; install nftables 1\.0\.6"):
+            NftFilter().elements()
+    finally:
+        nft._library.cache_clear()

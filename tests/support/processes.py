@@ -1,0 +1,72 @@
+"""Children, other users and network namespaces for tests that need them."""
+
+from __future__ import annotations
+
+import ctypes
+import os
+import pickle
+import warnings
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+from pathlib import Path
+from typing import TypeVar
+
+import pytest
+
+from doorward.lab_host import CLONE_NEWNET, enter
+
+T = TypeVar("T")
+NOBODY = 65534
+needs_root = pytest.mark.skipif(os.geteuid() != 0, reason="needs root")
+_libc = ctypes.CDLL(None, use_errno=True)
+
+
+def as_nobody(function: Callable[[], T], groups: Sequence[int] = ()) -> T:
+    """Call a function in a child that is nobody, a member of `groups`; its value or exception comes back."""
+    receive, send = os.pipe()
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", DeprecationWarning)  # a fork beside threads: the child takes no lock of theirs
+        pid = os.fork()
+    if pid == 0:
+        try:
+            os.setgroups(groups)
+            os.setgid(NOBODY)
+            os.setuid(NOBODY)
+            try:
+                outcome: tuple[bool, object] = True, function()
+            except Exception as error:
+                outcome = False, error
+            with os.fdopen(send, "wb") as pipe:
+                pickle.dump(outcome, pipe)
+        finally:
+            os._exit(0)
+    os.close(send)
+    with os.fdopen(receive, "rb") as pipe:
+        raw = pipe.read()
+    os.waitpid(pid, 0)
+    succeeded, value = pickle.loads(raw)  # noqa: S301 - from our own child
+    if not succeeded:
+        raise value
+    result: T = value
+    return result
+
+
+@contextmanager
+def own_namespace() -> Iterator[None]:
+    """Move this thread into a fresh network namespace, and back; the namespace ends with its last socket."""
+    home = os.open("/proc/thread-self/ns/net", os.O_RDONLY)
+    try:
+        if _libc.unshare(CLONE_NEWNET):
+            reason = f"no network namespace ({os.strerror(ctypes.get_errno())}); needs CAP_SYS_ADMIN"
+            (pytest.fail if os.environ.get("CI") == "true" else pytest.skip)(reason)
+        try:
+            yield
+        finally:
+            enter(Path(f"/proc/self/fd/{home}"))
+    finally:
+        os.close(home)
+
+
+def open_descriptors() -> int:
+    """Count this process's open descriptors."""
+    return len(list(Path("/proc/self/fd").iterdir()))

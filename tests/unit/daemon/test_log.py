@@ -1,0 +1,137 @@
+"""The daemon's log: each event as text and as JSON."""
+
+from __future__ import annotations
+
+import io
+import json
+import time
+from collections.abc import Iterator
+from types import SimpleNamespace
+
+import pytest
+
+from doorward.daemon import log as module
+from doorward.daemon.log import Log, text_of
+from tests.support.openings import opening
+
+
+@pytest.fixture(autouse=True)
+def at_noon_in_kathmandu(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
+    monkeypatch.setattr(module, "time", SimpleNamespace(time=lambda: 1_777_616_100.25))
+    monkeypatch.delenv("JOURNAL_STREAM", raising=False)
+    monkeypatch.setenv("TZ", "XXX-5:45")
+    time.tzset()
+    yield
+    monkeypatch.undo()
+    time.tzset()
+
+
+def written(form: str, *calls: tuple[object, ...]) -> list[str]:
+    stream = io.StringIO()
+    log = Log(form, stream)
+    for method, *arguments in calls:
+        getattr(log, str(method))(*arguments)
+    return stream.getvalue().splitlines()
+
+
+OPENED = ("opening", "opened", opening(), 30.0, "knock")
+PROLONGED = ("opening", "prolonged", opening("web", "2001:db8::7", "80/tcp 443/tcp"), 599.9997, "hand")
+CLOSED = ("opening", "closed", opening("wake", opened=""), 30.4, "time")
+REFUSED = ("event", "refused", {"address": "203.0.113.9", "door": "ssh", "reason": "the open set is full"})
+SCANNER = ("event", "refused", {"address": "203.0.113.9", "door": None, "reason": "a scanner"})
+SAID = ("say", "2 doors, mode guard; 0 open")
+COMPLAINED = ("say", "the configuration was not reloaded", "error")
+
+TEXT = {
+    OPENED[1]: (OPENED, "opened ssh to 192.0.2.7 for 30s (22/tcp), by knock"),
+    PROLONGED[1]: (PROLONGED, "prolonged web for 2001:db8::7 to 10m more, by hand"),
+    CLOSED[1]: (CLOSED, "closed wake to 192.0.2.7, by time"),
+    "refused": (REFUSED, "refused 203.0.113.9: the open set is full"),
+    "scanner": (SCANNER, "refused 203.0.113.9: a scanner"),
+    "said": (SAID, "2 doors, mode guard; 0 open"),
+    "complained": (COMPLAINED, "error: the configuration was not reloaded"),
+}
+
+
+@pytest.mark.parametrize(("call", "expected"), TEXT.values(), ids=map(str, TEXT))
+def test_text(call: tuple[object, ...], expected: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    assert written("text", call) == [f"2026-05-01T12:00:00+0545 {expected}"]
+    monkeypatch.setenv("JOURNAL_STREAM", "8:12345")  # the journal stamps lines itself
+    assert written("text", call) == [expected]
+
+
+def test_json_lines(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("JOURNAL_STREAM", "8:12345")  # changes nothing here
+    stamp = "2026-05-01T06:15:00.250+00:00"
+    assert [json.loads(line) for line in written("json", OPENED, PROLONGED, CLOSED, SCANNER, COMPLAINED)] == [
+        {
+            "time": stamp,
+            "event": "opened",
+            "door": "ssh",
+            "address": "192.0.2.7",
+            "ports": ["22/tcp"],
+            "for_s": 30.0,
+            "by": "knock",
+        },
+        {
+            "time": stamp,
+            "event": "prolonged",
+            "door": "web",
+            "address": "2001:db8::7",
+            "ports": ["80/tcp", "443/tcp"],
+            "for_s": 599.9997,
+            "by": "hand",
+        },
+        {
+            "time": stamp,
+            "event": "closed",
+            "door": "wake",
+            "address": "192.0.2.7",
+            "ports": [],
+            "for_s": 30.4,
+            "by": "time",
+        },
+        {"time": stamp, "event": "refused", "address": "203.0.113.9", "door": None, "reason": "a scanner"},
+        {"time": stamp, "event": "message", "level": "error", "message": "the configuration was not reloaded"},
+    ]
+
+
+@pytest.mark.parametrize(
+    ("for_s", "expected"),
+    [
+        (30.0, "30s"),
+        (30, "30s"),
+        (29.9996, "30s"),
+        (30.4, "30s"),
+        (3600.0, "1h"),
+        (90.0, "90s"),
+        (1.0, "1s"),
+        (0.9996, "1s"),
+        (0.25, "250ms"),
+        (0.0, "1ms"),
+        (-0.2, "1ms"),  # it ended while it was written down
+        (365 * 86400.0, "365d"),
+    ],
+)
+def test_how_long(for_s: float, expected: str) -> None:
+    fields = {"door": "ssh", "address": "192.0.2.7", "ports": [], "for_s": for_s, "by": "knock"}
+    assert text_of("opened", fields) == f"opened ssh to 192.0.2.7 for {expected} (no port), by knock"
+
+
+def test_an_event_is_one_line_whatever_it_says() -> None:
+    for form in "text", "json":
+        assert len(written(form, ("say", "one line\nand 2026-05-01T12:00:00+0545 opened ssh to 203.0.113.9"))) == 1
+
+
+class Full(io.StringIO):
+    def write(self, _: str) -> int:
+        raise OSError(28, "No space left on device")
+
+
+def test_a_log_that_nobody_takes_does_not_end_the_daemon() -> None:
+    Log("text", Full()).say("anybody?")
+
+
+def test_standard_error_is_the_default(capsys: pytest.CaptureFixture[str]) -> None:
+    Log("text").say("hello")
+    assert capsys.readouterr() == ("", "2026-05-01T12:00:00+0545 hello\n")

@@ -1,0 +1,287 @@
+"""What the daemon answers: everything is the daemon's own but the packet filter, which is in memory."""
+
+from __future__ import annotations
+
+import os
+import time
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from doorward.config.schema import Gate
+from doorward.daemon import requests
+from doorward.daemon.app import Daemon
+from doorward.daemon.book import Book
+from doorward.daemon.loading import Loaded
+from doorward.daemon.log import Log
+from doorward.daemon.loop import Loop
+from doorward.errors import AnswerNo, DoorwardError, HostError, UsageError
+from doorward.gate.memory import MemoryFilter
+from doorward.gate.plan import Changes
+from doorward.gate.ruleset import COUNTERS
+from doorward.ledger import Ledger, read_records
+from doorward.model import Element
+from tests.support.openings import door, element
+from tests.support.processes import own_namespace
+
+DOORS = (door("ssh", "22/tcp"), door("web", "80/tcp 443/tcp", for_ms=600_000), door("admin", "22/tcp 80/tcp"))
+
+
+class Stuck(MemoryFilter):
+    """Refuses every change while it is `stuck`."""
+
+    stuck = False
+
+    def apply(self, changes: Changes) -> None:
+        if self.stuck:
+            raise HostError("nftables refused: stuck")
+        super().apply(changes)
+
+
+class InsideDaemon(Daemon):
+    """The daemon's inside, with a filter in memory and nothing that listens."""
+
+    filter: Stuck  # type: ignore[assignment]
+
+    def __init__(self, ledger: Ledger, log: Log) -> None:
+        self.loop, self.log, self.ledger = Loop(), log, ledger
+        self.book = Book()
+        self.filter = Stuck(self.loop.now_s)
+        self.missed = 0
+        self._timer_s = float("inf")
+        self.loaded = Loaded(Gate(), DOORS, "0123abcd", {})
+        self.doors = {door.name: door for door in DOORS}
+
+    def close(self) -> None:
+        self.ledger.close()
+        self.loop.close()
+
+    def ask(self, command: str, *words: object, **more: object) -> dict[str, Any]:
+        """Ask as `doorward COMMAND DOOR ADDRESS` does."""
+        return requests.answer(
+            self, {"command": command, **dict(zip(("door", "address"), words, strict=False)), **more}
+        )
+
+    def shows(self) -> list[tuple[str, str]]:
+        """Give door and address of each opening in the status."""
+        return [(shown["door"], shown["address"]) for shown in self.ask("status")["openings"]]
+
+    def has(self) -> dict[Element, float]:
+        """Give what the filter has, to the second."""
+        return {entry: round(left_s) for entry, left_s in self.filter.elements().items()}
+
+    def recorded(self) -> list[tuple[object, ...]]:
+        """Give door, address and how it ended of each record."""
+        records = read_records(self.ledger.path, 0, 1000)
+        return [(record.door, record.address, record.detail["closed_by"]) for record in records]
+
+
+@pytest.fixture
+def daemon(tmp_path: Path) -> Iterator[InsideDaemon]:
+    daemon = InsideDaemon(Ledger(tmp_path / "ledger.sqlite3"), Log("text"))
+    yield daemon
+    daemon.close()
+
+
+A22, A80, A443 = (element(f"192.0.2.7 {port}/tcp") for port in (22, 80, 443))
+
+
+def test_opening_and_closing_by_hand(daemon: InsideDaemon) -> None:
+    assert daemon.shows() == []
+    before_s = time.time()
+    opening = daemon.ask("open", "ssh", "192.0.2.7")["opening"]
+    assert (opening["door"], opening["address"], opening["ports"], opening["by"]) == (
+        "ssh",
+        "192.0.2.7",
+        ["22/tcp"],
+        "hand",
+    )
+    assert opening["since"] == pytest.approx(before_s, abs=1)
+    assert opening["until"] - opening["since"] == pytest.approx(30, abs=0.01)
+    assert daemon.has() == {A22: 30}
+    assert daemon.shows() == [("ssh", "192.0.2.7")]
+    assert daemon.recorded() == [("ssh", "192.0.2.7", None)]
+
+    assert daemon.ask("close", "ssh", "192.0.2.7") == {"cut": 0}
+    assert daemon.has() == {}
+    assert daemon.shows() == []
+    assert daemon.recorded() == [("ssh", "192.0.2.7", "hand")]
+
+
+def test_status(daemon: InsideDaemon) -> None:
+    assert daemon.ask("status") == {
+        "pid": os.getpid(),
+        "summary": "3 doors, mode guard",
+        "generation": "0123abcd",
+        "openings": [],
+        "counters": dict.fromkeys(COUNTERS, 0),
+        "log_overflows": 0,
+        "ledger_trouble": "",
+    }
+
+
+def test_for_how_long(daemon: InsideDaemon) -> None:
+    transcript: list[tuple[object, float]] = [
+        (None, 600),  # the door's own
+        ("20m", 1200),
+        ("5s", 1200),  # never shortened
+        ("365d", 365 * 86_400),
+    ]
+    for for_, expected in transcript:
+        opening = daemon.ask("open", "web", "192.0.2.7", **{"for": for_})["opening"]
+        assert opening["until"] - time.time() == pytest.approx(expected, abs=1)
+        assert daemon.filter.elements() == pytest.approx({A80: expected, A443: expected}, abs=1)
+    assert len(daemon.recorded()) == 1
+
+
+@pytest.mark.parametrize(
+    ("for_", "says"),
+    [
+        ("366d", "too long; at most 365d"),
+        ("99999999999999d", "too long"),
+        ("0s", "no time at all"),
+        ("90", 'write the unit too: "90s"'),
+        ("soon", "no duration"),
+        ("-5s", "no duration"),
+        ("", "no duration"),
+        (90, "needs a text 'for'"),
+    ],
+)
+def test_durations_that_are_none(daemon: InsideDaemon, for_: object, says: str) -> None:
+    with pytest.raises(UsageError, match=says):
+        daemon.ask("open", "ssh", "192.0.2.7", **{"for": for_})
+    assert daemon.shows() == []
+    assert daemon.has() == {}
+
+
+@pytest.mark.parametrize(
+    ("written", "meant"),
+    [
+        ("192.0.2.7", "192.0.2.7"),
+        ("2001:db8::7", "2001:db8::7"),
+        ("2001:0DB8:0:0:0:0:0:7", "2001:db8::7"),
+        ("::ffff:192.0.2.7", "192.0.2.7"),  # its packets are IPv4
+        ("::ffff:c000:207", "192.0.2.7"),
+    ],
+)
+def test_an_address_has_one_spelling(daemon: InsideDaemon, written: str, meant: str) -> None:
+    assert daemon.ask("open", "ssh", written)["opening"]["address"] == meant
+    assert daemon.has() == {element(f"{meant} 22/tcp"): 30}
+    daemon.ask("close", "ssh", written)
+    assert daemon.has() == {}
+
+
+@pytest.mark.parametrize(
+    ("written", "says"),
+    [
+        ("home", "'home' is no address; write it like 192.0.2.7 or 2001:db8::7"),
+        ("", "no address"),
+        ("192.0.2", "no address"),
+        ("192.0.2.7/32", "no address"),
+        ("192.0.2.7 ", "no address"),
+        ("192.0.2.007", "no address"),
+        ("3221225991", "no address"),
+        ("fe80::1%eth0", "names an interface; write the address without %eth0"),
+        ("::ffff:192.0.2.7%1", "names an interface"),
+        (3221225991, "needs a text 'address'"),
+        (None, "needs a text 'address'"),
+        (["192.0.2.7"], "needs a text 'address'"),
+    ],
+)
+def test_addresses_that_are_none(daemon: InsideDaemon, written: object, says: str) -> None:
+    for command in "open", "close":
+        with pytest.raises(UsageError, match=says):
+            daemon.ask(command, "ssh", written)
+    assert daemon.shows() == []
+
+
+@pytest.mark.parametrize(
+    ("command", "words", "error", "says"),
+    [
+        ("open", ["shh", "192.0.2.7"], UsageError, "there is no door 'shh'; did you mean 'ssh'?"),
+        ("open", ["zzz", "192.0.2.7"], UsageError, "there is no door 'zzz'; `doorward check`"),
+        ("open", [7, "192.0.2.7"], UsageError, "needs a text 'door'"),
+        ("open", [], UsageError, "needs a text 'door'"),
+        ("open", ["ssh"], UsageError, "needs a text 'address'"),
+        ("close", ["shh", "192.0.2.7"], UsageError, "there is no door 'shh'; did you mean 'ssh'?"),
+        ("close", ["ssh", "192.0.2.7"], AnswerNo, "ssh is not open to 192.0.2.7; `doorward status` lists what is"),
+        ("close", ["ssh"], UsageError, "needs a text 'address'"),
+        ("reboot", [], UsageError, "'reboot' is nothing that the daemon does; it does status, open, close"),
+    ],
+)
+def test_what_cannot_be_answered(
+    daemon: InsideDaemon, command: str, words: list[object], error: type[DoorwardError], says: str
+) -> None:
+    with pytest.raises(error) as caught:
+        daemon.ask(command, *words)
+    assert says in str(caught.value)
+
+
+def test_a_port_stays_open_as_long_as_one_door_wants_it(daemon: InsideDaemon) -> None:
+    transcript: list[tuple[str, str, dict[str, object], dict[Element, float]]] = [
+        ("open", "web", {}, {A80: 600, A443: 600}),
+        ("open", "admin", {"for": "20m"}, {A80: 1200, A443: 600, A22: 1200}),
+        ("open", "ssh", {}, {A80: 1200, A443: 600, A22: 1200}),
+        ("close", "admin", {}, {A80: 600, A443: 600, A22: 30}),
+        ("close", "ssh", {}, {A80: 600, A443: 600}),
+        ("close", "web", {}, {}),
+    ]
+    for command, name, more, expected in transcript:
+        daemon.ask(command, name, "192.0.2.7", **more)
+        assert daemon.has() == expected
+
+
+@pytest.mark.netns
+def test_closing_may_cut_connections_of_which_there_are_none(daemon: InsideDaemon) -> None:
+    with own_namespace():  # it looks at all of a host
+        for address in "192.0.2.7", "2001:db8::7":
+            daemon.ask("open", "ssh", address)
+            assert daemon.ask("close", "ssh", address, cut=True) == {"cut": 0}
+
+
+def test_a_door_that_is_configured_no_more_can_be_closed(daemon: InsideDaemon) -> None:
+    daemon.ask("open", "ssh", "192.0.2.7")
+    del daemon.doors["ssh"]
+    with pytest.raises(UsageError):
+        daemon.ask("open", "ssh", "192.0.2.8")
+    daemon.ask("close", "ssh", "192.0.2.7")
+    assert daemon.has() == {}
+
+
+def test_an_entry_that_the_kernel_took_away_meanwhile_is_closed_all_the_same(daemon: InsideDaemon) -> None:
+    daemon.ask("open", "ssh", "192.0.2.7")
+    daemon.filter.apply(Changes({}, frozenset({A22})))
+    assert daemon.ask("close", "ssh", "192.0.2.7") == {"cut": 0}
+    assert daemon.recorded() == [("ssh", "192.0.2.7", "hand")]
+
+
+def test_what_the_filter_refuses_is_not_open(daemon: InsideDaemon) -> None:
+    daemon.filter.stuck = True
+    with pytest.raises(HostError, match="stuck"):
+        daemon.ask("open", "ssh", "192.0.2.7")
+    assert daemon.shows() == []
+    assert daemon.recorded() == [("ssh", "192.0.2.7", "refused")]
+
+
+def test_prolonging_that_the_filter_refuses_leaves_what_stood(daemon: InsideDaemon) -> None:
+    daemon.ask("open", "ssh", "192.0.2.7")
+    daemon.filter.stuck = True
+    with pytest.raises(HostError, match="stuck"):
+        daemon.ask("open", "ssh", "192.0.2.7", **{"for": "1h"})
+    assert daemon.has() == {A22: 30}
+    assert daemon.shows() == [("ssh", "192.0.2.7")]
+    assert daemon.ask("status")["openings"][0]["until"] == pytest.approx(time.time() + 30, abs=1)
+    assert daemon.recorded() == [("ssh", "192.0.2.7", None)]
+
+
+def test_closing_that_the_filter_refuses_leaves_it_open_and_says_so(daemon: InsideDaemon) -> None:
+    daemon.ask("open", "ssh", "192.0.2.7")
+    daemon.filter.stuck = True
+    with pytest.raises(HostError, match="stuck"):
+        daemon.ask("close", "ssh", "192.0.2.7")
+    assert daemon.shows() == [("ssh", "192.0.2.7")]  # it is open, and can be closed again
+    daemon.filter.stuck = False
+    daemon.ask("close", "ssh", "192.0.2.7")
+    assert daemon.has() == {}
