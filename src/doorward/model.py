@@ -92,14 +92,21 @@ class Door(NamedTuple):
     within_ms: int = 15_000
     for_ms: int = 30_000
     flags: FlagFilter = DEFAULT_FLAGS
+    target: Address | None = None  # knocks go to this address, routed by this host, and not to the host itself
 
 
 class Packet(NamedTuple):
-    """What the automaton looks at: packed source address (4 or 16 bytes), destination port, TCP flags."""
+    """What the automaton looks at: packed source address (4 or 16 bytes), destination port, TCP flags.
+
+    `destination` is packed too, and need not be known where no door has a target; `local` tells whether it is
+    an address of this host.
+    """
 
     source: bytes
     port: Port
     flags: int = 0
+    destination: bytes | None = None
+    local: bool = True
 
 
 class Element(NamedTuple):

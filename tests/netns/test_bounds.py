@@ -12,8 +12,9 @@ import pytest
 from doorward.automaton.compile import compile_doors
 from doorward.capture.nflog import Event, LogSocket
 from doorward.config.schema import Gate, Mode
+from doorward.gate.chains import LOG_GROUP
 from doorward.gate.nft import NftFilter
-from doorward.gate.ruleset import COUNTERS, LOG_GROUP, compile_ruleset
+from doorward.gate.ruleset import COUNTERS, compile_ruleset
 from doorward.lab import Lab
 from doorward.model import Door, Packet, Port, Protocol
 from tests.support.frames import FrameSender

@@ -15,8 +15,9 @@ from doorward.automaton.compile import Automaton, compile_doors
 from doorward.automaton.tracker import Tracker
 from doorward.capture.nflog import LogSocket
 from doorward.config.schema import Gate, Mode, WrongPort
+from doorward.gate.chains import LOG_GROUP
 from doorward.gate.nft import NftFilter
-from doorward.gate.ruleset import LOG_GROUP, Ruleset, compile_ruleset
+from doorward.gate.ruleset import Ruleset, compile_ruleset
 from doorward.lab import Lab
 from doorward.model import DEFAULT_FLAGS, Door, FlagFilter, Packet, Port, Protocol
 from tests.support.frames import FrameSender

@@ -1,6 +1,6 @@
 """Doors in, tables out: the sequences of all doors as one Aho-Corasick automaton (CACM 18(6), 1975).
 
-Doors with the same flags and the same deadline share a machine; the machines run side by side. A state is a
+Doors with the same flags, deadline and target share a machine; the machines run side by side. A state is a
 whole number, unique over all machines, and 0 is none. Each state keeps its own edges and one failure link,
 never the full transition table, which explodes where many sequences overlap.
 """
@@ -13,6 +13,7 @@ from dataclasses import dataclass
 from doorward.model import Door, FlagFilter, Packet, Port, Protocol
 
 Edges = dict[int, int]  # edge(state, symbol) -> state
+MachineKey = tuple[FlagFilter, int, bytes | None]  # flags, deadline in ms, packed target
 _SYMBOL_BITS = 24
 
 
@@ -33,7 +34,7 @@ def parts_of(key: int) -> tuple[int, Port]:
 
 @dataclass(frozen=True, slots=True)
 class Machine:
-    """The doors of one (flags, deadline).
+    """The doors of one (flags, deadline, target).
 
     `fail` leads to the longest shorter prefix that can still help, and lacks a state whose only help is the
     root. `same` holds the edges on which a packet repeats its state's last symbol and nothing changes.
@@ -48,10 +49,12 @@ class Machine:
     fail: dict[int, int]
     same: frozenset[int]
     completes: dict[int, tuple[int, ...]]
+    target: bytes | None = None
 
     def watches(self, packet: Packet) -> bool:
-        """Tell whether the packet passes this machine's TCP flag filter; UDP always does."""
-        return packet.port.protocol is Protocol.UDP or self.flags.passes(packet.flags)
+        """Tell whether the packet goes where this machine's doors look, with flags that they test; UDP has none."""
+        here = packet.local if self.target is None else packet.destination == self.target
+        return here and (packet.port.protocol is Protocol.UDP or self.flags.passes(packet.flags))
 
     def step(self, state: int, symbol: int) -> int | None:
         """Give the state after `symbol`, the root for a wrong one, None where nothing changes."""
@@ -82,28 +85,33 @@ class Automaton:
     def is_symbol(self, packet: Packet) -> bool:
         """Tell whether some machine takes the packet as a symbol (design.md, section 3, rule 1)."""
         port = packet.port
-        if port in self.never or (self.only is not None and port not in self.only):
+        if (packet.local and port in self.never) or (self.only is not None and port not in self.only):
             return False
         return any(machine.watches(packet) for machine in self.machines)
 
 
 def compile_doors(doors: Sequence[Door], *, public: Iterable[Port] = (), known_only: bool = False) -> Automaton:
     """Compile `doors`; a door without a sequence opens by hand and has no part in any machine."""
-    groups: dict[tuple[FlagFilter, int], list[int]] = {}
+    groups: dict[MachineKey, list[int]] = {}
     for index, door in enumerate(doors):
         if door.knock:
-            groups.setdefault((door.flags, door.within_ms), []).append(index)
+            groups.setdefault(machine_key(door), []).append(index)
     machines: list[Machine] = []
     root = 1
-    for (flags, within_ms), members in groups.items():
-        machines.append(_machine(flags, within_ms, root, [(i, doors[i].knock) for i in members]))
+    for key, members in groups.items():
+        machines.append(_machine(key, root, [(i, doors[i].knock) for i in members]))
         root += len(machines[-1].edges) + 1
     never = frozenset(public).union(*(door.opens for door in doors))
     only = frozenset(port for door in doors for port in door.knock) if known_only else None
     return Automaton(tuple(machines), never, only)
 
 
-def _machine(flags: FlagFilter, within_ms: int, root: int, members: Sequence[tuple[int, tuple[Port, ...]]]) -> Machine:
+def machine_key(door: Door) -> MachineKey:
+    """Tell which machine a door belongs to."""
+    return door.flags, door.within_ms, door.target.packed if door.target else None
+
+
+def _machine(key: MachineKey, root: int, members: Sequence[tuple[int, tuple[Port, ...]]]) -> Machine:
     edges, levels, ends = _trie(root, [knock for _, knock in members])
     fail = _failure_links(root, edges, levels)
     completes: dict[int, tuple[int, ...]] = {}
@@ -114,7 +122,8 @@ def _machine(flags: FlagFilter, within_ms: int, root: int, members: Sequence[tup
             completes[state] = completes.get(state, ()) + completes[shorter]
     same = frozenset(key for key in _repeats(edges) if _changes_nothing(root, edges, fail, key))
     firsts = range(root + 1, root + 1 + len(levels[0]))
-    return Machine(flags, within_ms, root, firsts, edges, _useful(edges, fail), same, completes)
+    flags, within_ms, target = key
+    return Machine(flags, within_ms, root, firsts, edges, _useful(edges, fail), same, completes, target)
 
 
 def _trie(root: int, sequences: Sequence[tuple[Port, ...]]) -> tuple[Edges, list[list[int]], list[int]]:

@@ -26,8 +26,9 @@ def format_duration(ms: int) -> str:
 
 
 def nft_duration(ms: int) -> str:
-    """Write a duration as nft takes it: at most eight digits a unit."""
-    return f"{ms // 1000}s{ms % 1000}ms"
+    """Write a duration as nft takes it: at most eight digits a unit, so days of milliseconds are too many."""
+    seconds, rest = divmod(ms, 1000)
+    return (f"{seconds}s" if seconds else "") + (f"{rest}ms" if rest or not seconds else "")
 
 
 def _remedy(text: str) -> str:

@@ -18,9 +18,9 @@ from doorward.daemon.log import Log
 from doorward.daemon.loop import Loop
 from doorward.daemon.reconcile import differences, shifted
 from doorward.errors import DoorwardError
+from doorward.gate.chains import LOG_GROUP
 from doorward.gate.nft import NftError, NftFilter
 from doorward.gate.plan import Remaining, plan
-from doorward.gate.ruleset import LOG_GROUP
 from doorward.ledger import Ledger
 from doorward.model import Door, Element, Opening
 

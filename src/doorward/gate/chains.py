@@ -1,40 +1,44 @@
-"""The chains that a packet meets. Each function gives the text of one chain or of one machine's chains."""
+"""The chains that a packet meets before and after the machines. Each function gives the text of one or a few."""
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 
-from doorward.automaton.compile import Machine
 from doorward.automaton.tracker import BURST, RATE_PER_S
 from doorward.config.duration import nft_duration
 from doorward.config.schema import Gate, Mode, WrongPort
-from doorward.gate.tables import Action, classid, fingerprint
+from doorward.gate.machines import DESTINATIONS, SOURCES, Group, chain, group_chains
+from doorward.gate.tables import Action
 from doorward.model import TCP_FLAGS, FlagFilter
 
+LOG_GROUP = 3328  # netfilter log group for completed knocks and refusals (0x0d00, for "door")
+STEP_GROUP = 3329  # for the steps of knocks: limited, and apart, so that they never crowd out a completed one
 _NFT_FLAG_NAMES = {"ece": "ecn"}  # nft's name for the bit that RFC 3168 calls ECE
-SOURCES = {"4": "ip saddr", "6": "ip6 saddr"}
+_STEP_LIMIT = "limit rate 1000/second burst 1000 packets"
 LIMITED = {"4": "ip saddr", "6": "ip6 saddr & ffff:ffff:ffff:ffff::"}  # who counts as one source in the limiter
 
 
 @dataclass(frozen=True, slots=True)
 class Plan:
-    """What the chains are made from."""
+    """What the chains are made from. `tells_steps`: each step of a knock goes to the log too."""
 
-    machines: Sequence[Machine]
+    groups: Sequence[Group]
     gate: Gate
     generation: str
-    log_group: int
+    tells_steps: bool
 
-    def log(self, event: str) -> str:
+    def log(self, event: str, group: int = LOG_GROUP) -> str:
         """Write the statement that tells the daemon; the state's number travels in the packet's mark."""
-        return f'log prefix "doorward {self.generation} {event} " group {self.log_group} snaplen 128 queue-threshold 1'
+        return f'log prefix "doorward {self.generation} {event} " group {group} snaplen 128 queue-threshold 1'
 
+    def log_state(self, event: str, group: int = LOG_GROUP) -> str:
+        """The same with the state. The mark is given back as zero: the packet may go on."""
+        return f"meta mark set meta priority map @number {self.log(event, group)} meta mark set 0"
 
-def chain(name: str, rules: Iterable[str], comment: str = "") -> str:
-    """Write one chain, a rule a line."""
-    head = f"# {comment}\n" if comment else ""
-    return head + f"chain {name} {{\n" + "".join(f"    {rule}\n" for rule in rules) + "}\n"
+    def targets(self, family: str) -> bool:
+        """Tell whether some door of this family has a target."""
+        return any(group.family == family for group in self.groups)
 
 
 def flag_match(flags: FlagFilter) -> str:
@@ -49,9 +53,8 @@ def _flag_names(bits: int) -> str:
 
 
 def granted(plan: Plan) -> str:
-    """Tell the daemon of a complete knock. The mark is given back as zero: the packet may go on."""
-    tell = "meta mark set meta priority map @number " + plan.log("knock")
-    return chain("granted", ["counter name knocked", tell, "meta mark set 0"])
+    """Tell the daemon of a complete knock."""
+    return chain("granted", ["counter name knocked", plan.log_state("knock")])
 
 
 def opening(plan: Plan, number: int, action: Action, doors: str) -> str:
@@ -63,94 +66,44 @@ def opening(plan: Plan, number: int, action: Action, doors: str) -> str:
             for port, ms in action
         ]
         rules.append(" ".join([*updates, "goto granted"]))
-    tell = "meta mark set meta priority map @number " + plan.log("full")
-    return chain(f"opens_{number}", [*rules, "counter name no_room_open", tell, "meta mark set 0"], doors)
+    if not action:  # commands run; the packet filter opens nothing
+        return chain(f"opens_{number}", ["goto granted"], doors)
+    return chain(f"opens_{number}", [*rules, "counter name no_room_open", plan.log_state("full")], doors)
 
 
 def matching(plan: Plan) -> list[str]:
     """Write everything between a new packet and the automaton: limiter, machines, transitions."""
-    if not plan.machines:
+    if not plan.groups:
         return []
-    texts = [chain("entered", ["meta priority vmap @opens"])]
+    step = [f"{_STEP_LIMIT} {plan.log_state('step', STEP_GROUP)}"] if plan.tells_steps else []
+    wrong = [f"{_STEP_LIMIT} {plan.log('wrong', STEP_GROUP)}"] if plan.tells_steps else []
+    texts = [chain("entered", ["meta priority vmap @opens", *step])]
     for family in SOURCES:
-        for machine in plan.machines:
-            texts += _machine(machine, family)
+        for group in plan.groups:
+            if family in group.families:
+                texts += group_chains(group, family, tell_wrong=wrong, tells_steps=plan.tells_steps)
         texts += [_too_fast(plan, family), _limited(plan, family)]
     return [*texts, _symbols(plan)]
-
-
-def _machine(machine: Machine, family: str) -> list[str]:
-    """Write one machine for one family; which source is where stands in its window and progress maps."""
-    source, mark = SOURCES[family], f"{family}_{fingerprint(machine)}"
-    move = "meta priority set meta priority . meta l4proto . th dport map @delta"
-    forget = f"delete @progress{mark} {{ {source} : 0:0 }}"
-    restart = _restart(machine, family)
-    entered = "goto entered" if any(state in machine.completes for state in machine.firsts) else "return"
-    begin = [
-        forget,
-        f"add @window{mark} {{ {source} : meta priority }} {entered}",
-        f"add @hurried{mark} {{ {source} : meta priority }} counter name hurried {entered}",
-        "counter name no_room_window",
-    ]
-    advance = [
-        forget,
-        f"add @progress{mark} {{ {source} : meta priority }} goto entered",
-        *restart,  # without room for the longer prefix the shorter one must not stand
-        "counter name no_room_progress",
-    ]
-    first = [f"meta priority set {classid(machine.root)}", f"{move} goto begin{mark}"]
-    falls = machine.longest_fall()
-    return [
-        chain(f"begin{mark}", begin, "the first knock: its deadline starts"),
-        chain(f"advance{mark}", advance, "a later knock, within the deadline"),
-        chain(f"first{mark}", first),
-        chain(f"restart{mark}", [*restart, f"goto first{mark}"], "a wrong knock may be a first one"),
-        *(chain(f"fall{mark}_{n}", _fall(mark, move, n, falls)) for n in range(falls, 0, -1)),
-        chain(f"match{mark}", _match(mark, source, move, falls)),
-    ]
-
-
-def _restart(machine: Machine, family: str) -> list[str]:
-    """Take the source back to the start: what the progress map says counts only beside a deadline."""
-    mark = f"{family}_{fingerprint(machine)}"
-    return [f"delete @{name}{mark} {{ {SOURCES[family]} : 0:0 }}" for name in ("window", "hurried")]
-
-
-def _match(mark: str, source: str, move: str, falls: int) -> list[str]:
-    return [
-        "meta priority set 0:0",
-        f"meta priority set {source} map @window{mark}",
-        f"meta priority set {source} map @hurried{mark}",
-        f"meta priority 0:0 goto first{mark}",
-        f"meta priority set {source} map @progress{mark}",
-        f"{move} goto advance{mark}",
-        "meta priority . meta l4proto . th dport @same return",
-        *([f"meta priority set meta priority map @fail goto fall{mark}_1"] if falls else []),
-        f"goto restart{mark}",
-    ]
-
-
-def _fall(mark: str, move: str, n: int, falls: int) -> list[str]:
-    """Try the n-th shorter prefix; the failure links are unrolled to the longest chain of them."""
-    deeper = [f"meta priority set meta priority map @fail goto fall{mark}_{n + 1}"] if n < falls else []
-    return [f"{move} goto advance{mark}", *deeper, f"goto restart{mark}"]
 
 
 def _too_fast(plan: Plan, family: str) -> str:
     """Send a scanner back to the start; note it once a minute, ten scanners a second at most."""
     key = LIMITED[family]
-    forget = [rule for machine in plan.machines for rule in _restart(machine, family)]
+    forget = [rule for group in plan.groups if family in group.families for rule in group.restart(family)]
     note = f"{key} != @scanners{family} limit rate 10/second burst 20 packets add @scanners{family} {{ {key} }}"
     return chain(f"too_fast{family}", [*forget, "counter name fast", f"{note} {plan.log('fast')}"])
 
 
 def _limited(plan: Plan, family: str) -> str:
     key = LIMITED[family]
-    several = len({machine.flags for machine in plan.machines}) > 1
+    several = len({group.flags for group in plan.groups}) > 1
     jumps: list[str] = []
-    for machine in plan.machines:
-        target = f"jump match{family}_{fingerprint(machine)}"
-        jumps += [f"meta l4proto udp {target}", f"{flag_match(machine.flags)} {target}"] if several else [target]
+    for group in plan.groups:
+        if family in group.families:
+            here = "fib daddr type local " if plan.targets(family) and not group.family else ""
+            target = f"jump match{group.mark(family)}"
+            filters = ("meta l4proto udp ", f"{flag_match(group.flags)} ") if several else ("",)
+            jumps += [f"{here}{match}{target}" for match in filters]
     rules = [
         f"update @limiter{family} {{ {key} limit rate over {RATE_PER_S}/second burst {BURST} packets }}"
         f" goto too_fast{family}",
@@ -163,7 +116,7 @@ def _limited(plan: Plan, family: str) -> str:
 def _symbols(plan: Plan) -> str:
     """Let through to the automaton what is a symbol: the port and the flags of some machine."""
     known = ["meta l4proto . th dport != @known return"] if plan.gate.wrong_port is WrongPort.KNOWN else []
-    filters = dict.fromkeys(machine.flags for machine in plan.machines)
+    filters = dict.fromkeys(group.flags for group in plan.groups)
     rules = [f"{match} goto limited" for match in ("udp length >= 8", *map(flag_match, filters))]
     by_family = "meta nfproto vmap { ipv4 : goto limited4, ipv6 : goto limited6 }"
     return chain("limited", [by_family]) + chain("symbols", [*known, *rules], "what counts as a knock, right or wrong")
@@ -185,7 +138,17 @@ def _standing() -> list[str]:
     ]
 
 
-def prerouting(plan: Plan, *, has_knocks: bool) -> str:
+def forwarded(plan: Plan) -> str:
+    """Packets that are not for this host may be knocks for a door with a target; they are never dropped."""
+    rules = [
+        f"{DESTINATIONS[family]} @targets{family} meta l4proto {{ tcp, udp }} jump symbols"
+        for family in SOURCES
+        if plan.targets(family)
+    ]
+    return chain("forwarded", [*rules, "meta priority set 0:0"]) if rules else ""
+
+
+def prerouting(plan: Plan) -> str:
     """The base chain: after conntrack, before destination NAT, so that a port is seen as the client sent it."""
     gate = plan.gate
     watched = ", ".join(f'"{name}"' for name in gate.interfaces)
@@ -195,12 +158,12 @@ def prerouting(plan: Plan, *, has_knocks: bool) -> str:
     knock = [f"{unicast}meta l4proto {{ tcp, udp }} jump symbols", "meta priority set 0:0"]
     rules = [
         "type filter hook prerouting priority mangle; policy accept;",
-        'iifname "lo" accept',
+        *([] if "lo" in gate.interfaces else ['iifname "lo" accept']),
         *([f"iifname != {{ {watched} }} accept"] if watched else []),
         "ct state established,related accept",
-        f"fib daddr type != {to_host} accept",
+        f"fib daddr type != {to_host} {'goto forwarded' if forwarded(plan) else 'accept'}",
         "meta l4proto . th dport vmap @ports",
-        *(knock if has_knocks else []),
+        *(knock if plan.groups else []),
         *(_needs_of_a_host(ping=gate.ping) if stealth else []),
     ]
     return chain("prerouting", rules)

@@ -18,17 +18,18 @@ from __future__ import annotations
 import hashlib
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
+from ipaddress import ip_address
 
 from doorward.automaton.compile import Automaton
 from doorward.automaton.tracker import LIMITER_TIMEOUT_S
 from doorward.config.duration import nft_duration
 from doorward.config.schema import HURRIED_MS, Gate
 from doorward.gate import chains, tables
+from doorward.gate.machines import ADDRESS_TYPES, Group, groups_of
 from doorward.model import Door
 
 TABLE = "inet doorward"
 BASE_CHAIN = "prerouting"
-LOG_GROUP = 3328  # netfilter log group for completed knocks and refusals (0x0d00, for "door")
 OPEN_SIZE = 65536  # openings a family: only who knows a knock can fill it
 SCANNERS_SIZE = 4096  # sources noted in the last minute, at most ten a second
 LIMITER_BYTES, ATTEMPT_BYTES = 260, 150  # an entry of a full set, with its share of the buckets: docs/measured.md
@@ -93,14 +94,17 @@ def default_capacity(memory_bytes: int, machines: int, wanted: int) -> int:
     return max(1024, min(wanted, memory_bytes // 16 // (2 * a_source)))
 
 
-def compile_ruleset(doors: Sequence[Door], automaton: Automaton, gate: Gate, capacity: int) -> Ruleset:
-    """Turn the tables into the text of the table `inet doorward`."""
-    kept = tuple(_kept(automaton, capacity))
+def compile_ruleset(
+    doors: Sequence[Door], automaton: Automaton, gate: Gate, capacity: int, *, tells_steps: bool = False
+) -> Ruleset:
+    """Turn the tables into the text of the table `inet doorward`; with `tells_steps` every step goes to the log."""
+    groups = groups_of(automaton.machines)
+    kept = tuple(_kept(groups, capacity))
     states = {state: done for machine in automaton.machines for state, done in machine.completes.items()}
-    data = _data(doors, automaton)
+    data = [*_data(doors, automaton, tells_steps=tells_steps), *_targets(groups)]
     generation = hashlib.blake2s("".join(data).encode(), digest_size=4).hexdigest()
     actions = tables.actions(doors, automaton)
-    plan = chains.Plan(automaton.machines, gate, generation, LOG_GROUP)
+    plan = chains.Plan(groups, gate, generation, tells_steps)
     parts = [
         _heading(doors, automaton, gate, capacity),
         *(f"counter {name} {{ }}\n" for name in COUNTERS),
@@ -115,9 +119,10 @@ def compile_ruleset(doors: Sequence[Door], automaton: Automaton, gate: Gate, cap
         *chains.matching(plan),
         chains.door(gate),
         _ports(doors, gate),
-        chains.prerouting(plan, has_knocks=bool(automaton.machines)),
+        chains.forwarded(plan),
+        chains.prerouting(plan),
     ]
-    inside = "\n".join(part.rstrip("\n") for part in parts).replace("\n", "\n    ")
+    inside = "\n".join(part.rstrip("\n") for part in parts if part).replace("\n", "\n    ")
     return Ruleset(generation, kept, f"table {TABLE} {{\n    {inside}\n}}\n", states)
 
 
@@ -137,17 +142,19 @@ def _heading(doors: Sequence[Door], automaton: Automaton, gate: Gate, capacity: 
     )
 
 
-def _kept(automaton: Automaton, capacity: int) -> Iterable[SetSpec]:
+def _kept(groups: Sequence[Group], capacity: int) -> Iterable[SetSpec]:
     limiter = f"timeout {int(LIMITER_TIMEOUT_S)}s"
-    for family, address in (("4", "ipv4_addr"), ("6", "ipv6_addr")):
+    for family, address in ADDRESS_TYPES.items():
         yield _dynamic(f"set open{family}", f"{address} . inet_proto . inet_service", OPEN_SIZE, "")
         yield _standing(f"standing{family}", address)
         yield _dynamic(f"set limiter{family}", address, capacity, limiter)
         yield _dynamic(f"set scanners{family}", address, SCANNERS_SIZE, "timeout 1m")
-        for machine in automaton.machines:
-            mark, hurried_ms = f"{family}_{tables.fingerprint(machine)}", min(machine.within_ms, HURRIED_MS)
-            for name, ms in (("window", machine.within_ms), ("hurried", hurried_ms), ("progress", machine.within_ms)):
-                yield _dynamic(f"map {name}{mark}", f"{address} : classid", capacity, f"timeout {nft_duration(ms)}")
+        for group in groups:
+            if family in group.families:
+                hurried_ms = min(group.within_ms, HURRIED_MS)
+                for name, ms in (("window", group.within_ms), ("hurried", hurried_ms), ("progress", group.within_ms)):
+                    head, element_type = f"map {name}{group.mark(family)}", f"{group.key_type(family)} : classid"
+                    yield _dynamic(head, element_type, capacity, f"timeout {nft_duration(ms)}")
 
 
 def _dynamic(head: str, element_type: str, size: int, timeout: str) -> SetSpec:
@@ -162,17 +169,30 @@ def _standing(name: str, address: str) -> SetSpec:
     return SetSpec(name, 0, f"set {name} {{\n    type {key}\n    flags timeout\n    timeout 5d\n}}\n")
 
 
-def _data(doors: Sequence[Door], automaton: Automaton) -> list[str]:
+def _data(doors: Sequence[Door], automaton: Automaton, *, tells_steps: bool) -> list[str]:
     data = [
         tables.delta(doors, automaton),
         tables.same(automaton),
-        tables.number(automaton),
+        tables.number(automaton, every=tells_steps),
     ]
     if any(machine.fail for machine in automaton.machines):
         data.append(tables.fail(automaton))
     if automaton.only is not None:
         data.append(tables.ports("known", "inet_proto . inet_service", automaton.only))
     return data
+
+
+def _targets(groups: Sequence[Group]) -> Iterable[str]:
+    """Where the doors with a target look, and in which state a source starts there."""
+    for family, address in ADDRESS_TYPES.items():
+        targets: dict[str, str] = {}
+        for group in groups:
+            if group.family == family:
+                roots = {str(ip_address(m.target or b"")): tables.classid(m.root) for m in group.machines}
+                yield tables.addresses(f"map roots{group.mark(family)}", f"{address} : classid", roots)
+                targets |= dict.fromkeys(roots, "")
+        if targets:
+            yield tables.addresses(f"set targets{family}", address, targets)
 
 
 def _ports(doors: Sequence[Door], gate: Gate) -> str:

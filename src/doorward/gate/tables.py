@@ -2,11 +2,10 @@
 
 from __future__ import annotations
 
-import hashlib
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import TypeVar
 
-from doorward.automaton.compile import Automaton, Machine, edge, parts_of, symbol_of
+from doorward.automaton.compile import Automaton, edge, machine_key, parts_of, symbol_of
 from doorward.config.duration import format_duration
 from doorward.model import Door, Port
 
@@ -28,14 +27,8 @@ def proto_port(port: Port) -> str:
 def describe(door: Door) -> str:
     """Say in one line what a door is, for a comment."""
     knock = ", ".join(map(str, door.knock)) or "by hand"
-    return f"{door.name}: {knock}; opens {', '.join(map(str, door.opens))} for {format_duration(door.for_ms)}"
-
-
-def fingerprint(machine: Machine) -> str:
-    """Name a machine by its content: attempts in progress outlive a reload only where the states stay the same."""
-    digest = hashlib.blake2s(repr((machine.flags, machine.within_ms, machine.root)).encode(), digest_size=4)
-    digest.update(repr(machine.edges).encode())
-    return digest.hexdigest()
+    opens = f"; opens {', '.join(map(str, door.opens))} for {format_duration(door.for_ms)}" if door.opens else ""
+    return f"{door.name}: {knock}{f' at {door.target}' if door.target else ''}{opens}"
 
 
 def actions(doors: Sequence[Door], automaton: Automaton) -> dict[Action, list[int]]:
@@ -55,9 +48,9 @@ def delta(doors: Sequence[Door], automaton: Automaton) -> str:
     """Write the edges of all machines: state . protocol . port : next state, a line a door."""
     written: set[int] = set()
     lines: list[str] = []
-    roots = {(m.flags, m.within_ms): m for m in automaton.machines}
+    machines = {(m.flags, m.within_ms, m.target): m for m in automaton.machines}
     for door in doors:
-        machine = roots.get((door.flags, door.within_ms))
+        machine = machines.get(machine_key(door))
         if not door.knock or machine is None:
             continue
         new: list[str] = []
@@ -93,10 +86,18 @@ def opens(numbered: Mapping[int, list[int]]) -> str:
     return _collection("map opens", "classid : verdict", len(pairs), rows)
 
 
-def number(automaton: Automaton) -> str:
-    """Write each last state as a number for the netfilter log: a priority cannot be copied into a mark."""
-    states = [state for machine in automaton.machines for state in sorted(machine.completes)]
+def number(automaton: Automaton, *, every: bool) -> str:
+    """Write last states, or every state, as numbers for the netfilter log: no priority can be copied into a mark."""
+    states = [
+        state for m in automaton.machines for state in (sorted(m.edges.values()) if every else sorted(m.completes))
+    ]
     return _collection("map number", "classid : mark", len(states), _rows(states, lambda s: f"{classid(s)} : {s}"))
+
+
+def addresses(head: str, element_type: str, members: Mapping[str, str]) -> str:
+    """Write a set of addresses, or a map where they have values."""
+    rows = _rows(members.items(), lambda item: f"{item[0]} : {item[1]}" if item[1] else item[0])
+    return _collection(head, element_type, len(members), rows)
 
 
 def ports(name: str, element_type: str, members: Mapping[Port, str] | Iterable[Port]) -> str:
