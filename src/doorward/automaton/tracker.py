@@ -25,6 +25,14 @@ class Attempt(NamedTuple):
     began_s: float
 
 
+class Move(NamedTuple):
+    """Where a packet took its source: a state (the root where it was wrong), and the doors that open, by index."""
+
+    state: int
+    wrong: bool
+    opened: tuple[int, ...]
+
+
 class Limiter:
     """A token bucket a source, as the kernel's `limit rate over 20/second burst 40 packets`."""
 
@@ -63,40 +71,47 @@ class Tracker:
 
     def see(self, packet: Packet, now_s: float) -> tuple[int, ...]:
         """Take one new packet at `now_s` (any clock that never goes back); give the doors, by index, that open."""
+        opened: tuple[int, ...] = ()
+        for move in self.moves(packet, now_s):
+            opened += move.opened
+        return opened
+
+    def moves(self, packet: Packet, now_s: float) -> list[Move]:
+        """Take one new packet, as `see` does; give where it took its source in each machine that it moved."""
         if not self._automaton.is_symbol(packet):
-            return ()
-        length = len(packet.source)
-        admitted = self._limiters[length].admits(packet.source[:8], now_s)  # IPv6: the /64
+            return []
+        admitted = self._limiters[len(packet.source)].admits(packet.source[:8], now_s)  # IPv6: the /64
         if not admitted:
             if admitted is False:
                 self._forget(packet.source)
-            return ()
-        opened: tuple[int, ...] = ()
+            return []
+        moves: list[Move] = []
         for machine in self._automaton.machines:
-            if machine.watches(packet):
-                opened += self._advance(machine, packet, now_s)
-        return opened
+            if machine.watches(packet) and (state := self._advance(machine, packet, now_s)) is not None:
+                moves.append(Move(state, state == machine.root, machine.completes.get(state, ())))
+        return moves
 
     def sizes(self) -> tuple[int, ...]:
         """Give how many sources each table holds."""
         limiters = tuple(len(limiter) for limiter in self._limiters.values())
         return limiters + tuple(len(attempts) for attempts in self._attempts.values())
 
-    def _advance(self, machine: Machine, packet: Packet, now_s: float) -> tuple[int, ...]:
+    def _advance(self, machine: Machine, packet: Packet, now_s: float) -> int | None:
+        """Move the source on; give its new state, or None where it stays what it was."""
         attempts = self._attempts[machine.root, len(packet.source)]
         attempt = attempts.get(packet.source)
         if attempt is None or now_s - attempt.began_s >= machine.within_ms / 1000:
             attempt = Attempt(machine.root, now_s)
         state = machine.step(attempt.state, symbol_of(packet.port))
         if state is None:
-            return ()
-        attempts.pop(packet.source, None)
+            return None
+        known = attempts.pop(packet.source, None)
         if state == machine.root:
-            return ()
+            return state if known else None
         attempts[packet.source] = Attempt(state, now_s if state in machine.firsts else attempt.began_s)
         if len(attempts) > self._capacity:
             attempts.popitem(last=False)
-        return machine.completes.get(state, ())
+        return state
 
     def _forget(self, source: bytes) -> None:
         for (_, length), attempts in self._attempts.items():

@@ -25,13 +25,14 @@ _COPY_BYTES = 128
 _RECEIVE_BUFFER_BYTES = 4 << 20  # some 10,000 messages: what 10,000 knocks at once need
 _RECEIVE_BYTES = 1 << 17
 _SO_RCVBUFFORCE = 33
-_PREFIX_TEXT = re.compile(rb"doorward ([0-9a-f]{8}) (knock|full|fast) ?\0?")
+_PREFIX_TEXT = re.compile(rb"doorward ([0-9a-f]{8}) (knock|full|fast|step|wrong) ?\0?")
 
 
 class Event(NamedTuple):
     """What the gate tells: in which generation of its tables, what, in which last state, from whom.
 
-    `what` is "knock" (a door opened), "full" (it did not: no room) or "fast" (a scanner, no state).
+    `what` is "knock" (a door opened), "full" (it did not: no room), "fast" (a scanner, no state), and in the log of
+    steps "step" (a knock that completes nothing yet) or "wrong" (back to the start, no state).
     """
 
     generation: str
