@@ -93,6 +93,13 @@ class Door(NamedTuple):
     for_ms: int = 30_000
     flags: FlagFilter = DEFAULT_FLAGS
     target: Address | None = None  # knocks go to this address, routed by this host, and not to the host itself
+    on_open: tuple[str, ...] = ()  # a program and its words, run on opening; %IP% stands for the address
+    on_close: tuple[str, ...] = ()
+
+    @property
+    def is_opening(self) -> bool:
+        """Tell whether a knock opens for a time; else its command runs at every knock, and nothing stays."""
+        return bool(self.opens or self.on_close)
 
 
 class Packet(NamedTuple):

@@ -65,6 +65,9 @@ doors = st.builds(
     within_ms=st.integers(1, 3_600_000),
     for_ms=st.integers(1, 365 * 86_400_000),
     flags=flag_filters,
+    target=st.none(),
+    on_open=st.just(()),
+    on_close=st.just(()),
 )
 configurations = st.builds(
     Configuration,

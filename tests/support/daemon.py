@@ -65,10 +65,10 @@ class RunningDaemon:
         self._listener = threading.Thread(target=self._listen, daemon=True)
         self._listener.start()
 
-    def start(self, *wrapper: object) -> None:
-        """Start, perhaps through another program, and wait for READY=1."""
+    def start(self) -> None:
+        """Start, and wait for READY=1."""
         environment = {**self.env, "NOTIFY_SOCKET": str(self.folder / "notify")}
-        command = [*wrapper, *DOORWARD, "run", "--log-format", "json"]
+        command = [*DOORWARD, "run", "--log-format", "json"]
         pipes = {"stdout": subprocess.DEVNULL, "stderr": subprocess.PIPE}
         self.process = self.host.popen(command, env=environment, **pipes)
         self._reader = threading.Thread(target=self._read, args=(self.process,), daemon=True)
@@ -100,7 +100,8 @@ class RunningDaemon:
         with self._more:
             while True:
                 for index, line in enumerate(self.lines):
-                    if index not in self._taken and matches(found := json.loads(line)):
+                    found: Event = json.loads(line)
+                    if index not in self._taken and matches(found):
                         self._taken.add(index)
                         return found
                 left_s = deadline_s - time.monotonic()
@@ -113,7 +114,8 @@ class RunningDaemon:
 
     def ask(self, command: str, **fields: object) -> Event:
         """Ask on the control socket, as the commands do but without starting one."""
-        return ask(self.control, {"command": command, **fields})
+        answer: Event = ask(self.control, {"command": command, **fields})
+        return answer
 
     def openings(self) -> list[Event]:
         """Give what the daemon says stands."""
@@ -123,6 +125,16 @@ class RunningDaemon:
     def elements(self) -> dict[Element, float]:
         """Read the open sets from the kernel."""
         return self.host.call(NftFilter().elements)
+
+    def await_end(self, element: Element) -> float:
+        """Ask the kernel until its timer has ended an entry, which no event tells; gives the moment."""
+        while element in self.elements():
+            time.sleep(0.02)
+        return time.monotonic()
+
+    def ruleset(self) -> str:
+        """Read the rules from the kernel, without counts and elements."""
+        return self.host.run(["nft", "-s", "-t", "list", "ruleset"]).stdout
 
     def counters(self) -> dict[str, int]:
         """Read the gate's counters from the kernel."""
@@ -154,7 +166,8 @@ class RunningDaemon:
         self._notices.shutdown(socket.SHUT_RD)  # wakes the listener, for good
         self._listener.join()
         self._notices.close()
-        assert [line for line in self.lines if not line.startswith("{")] == []
+        foreign = [line for line in self.lines if not line.startswith("{")]
+        assert not foreign, "".join(foreign)
 
     def _listen(self) -> None:
         while notice := self._notices.recv(4096):

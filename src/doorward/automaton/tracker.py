@@ -85,11 +85,11 @@ class Tracker:
             if admitted is False:
                 self._forget(packet.source)
             return []
-        moves: list[Move] = []
-        for machine in self._automaton.machines:
-            if machine.watches(packet) and (state := self._advance(machine, packet, now_s)) is not None:
-                moves.append(Move(state, state == machine.root, machine.completes.get(state, ())))
-        return moves
+        return [
+            Move(state, state == machine.root, machine.completes.get(state, ()))
+            for machine in self._automaton.machines
+            if machine.watches(packet) and (state := self._advance(machine, packet, now_s)) is not None
+        ]
 
     def sizes(self) -> tuple[int, ...]:
         """Give how many sources each table holds."""

@@ -53,8 +53,8 @@ def run(args: argparse.Namespace) -> int:
         render.line("nothing is open")
     render.line(f"{answer['summary']}, process {answer['pid']}")
     for counter, what in _LOSSES.items():
-        if answer["counters"][counter]:
-            render.line(f"{answer['counters'][counter]} {what}")
+        if count := answer["counters"].get(counter, 0):  # an older daemon may not have it
+            render.line(f"{count} {what}")
     if answer["ledger_trouble"]:
         render.line(f"the ledger cannot be written: {answer['ledger_trouble']}")
     return 0

@@ -5,12 +5,13 @@ from __future__ import annotations
 import re
 from collections.abc import Callable, Hashable, Sequence
 from enum import StrEnum
+from ipaddress import ip_address
 from typing import TypeVar
 
 from doorward.config.duration import format_duration, parse_duration_ms
 from doorward.config.report import shown
 from doorward.config.schema import MAX_CAPACITY, MAX_SEQUENCE, NAME
-from doorward.model import FlagFilter, Port
+from doorward.model import Address, FlagFilter, Port
 
 MIN_CAPACITY = 1024
 MAX_WITHIN_MS = 3_600_000  # an hour
@@ -134,6 +135,25 @@ def interface(value: object) -> str:
             f'{MAX_INTERFACE_BYTES} bytes, like "eth0" or "ppp*"'
         )
     return word
+
+
+def address(value: object) -> Address:
+    """Read an IPv4 or IPv6 address."""
+    try:
+        return ip_address(text(value))
+    except ValueError:
+        raise ValueError(f'{shown(value)} is no address; write one like "192.0.2.7"') from None
+
+
+def command(words: Sequence[str]) -> tuple[str, ...]:
+    """Read a program and its words; there is no shell, and no search for the program."""
+    if not words:
+        raise ValueError('an empty list is no command; write a program and its words, like ["/usr/bin/logger", "%IP%"]')
+    if not words[0].startswith("/"):
+        raise ValueError(f'{shown(words[0])} is no whole path; write the program\'s, like "/usr/bin/logger"')
+    if any("\0" in word for word in words):
+        raise ValueError("a word holds a NUL; take it out")
+    return tuple(words)
 
 
 def sequence(ports: Sequence[Port]) -> tuple[Port, ...]:

@@ -14,7 +14,7 @@ def same_sequence_twice(report: Report, doors: Iterable[Door]) -> None:
     """Refuse two doors of one automaton with the same sequence: one knock would mean both."""
     first: dict[object, str] = {}
     for door in doors:
-        other = first.setdefault((door.flags, door.within_ms, door.knock), door.name)
+        other = first.setdefault((door.flags, door.within_ms, door.target, door.knock), door.name)
         if door.knock and other != door.name:
             report.add(
                 ("doors", door.name, "knock"),
@@ -39,6 +39,22 @@ def knocks_at_taken_ports(report: Report, gate: Gate, doors: Sequence[Door]) -> 
                 other = opener[port]
                 whose = "the same door" if other == door.name else f"door {shown(other)}"
                 _refuse(report, path, f"{whose} opens {port}", ("doors", other, "opens"), "open another port")
+
+
+def what_a_door_does(report: Report, path: Keys, table: object) -> None:
+    """Refuse a door that does nothing, and one that would open a port of this host for a knock at another."""
+    if not isinstance(table, dict):
+        return
+    name = shown(path[-1])
+    if "opens" not in table and "on_open" not in table:
+        report.add(
+            path, f"door {name}: `opens` is missing", 'name what it opens, like opens = ["22/tcp"], or `on_open`'
+        )
+    if "on_close" in table and not {"opens", "on_open"} & table.keys():
+        report.add((*path, "on_close"), f"door {name} closes what it never opens", "write `on_open` too")
+    if "target" in table and "opens" in table:
+        what = f"door {name} has a target, and `opens` opens ports of this host"
+        report.add((*path, "opens"), what, "leave out one of the two; a door with a target runs `on_open`")
 
 
 def _knocks(door: Door) -> Iterator[tuple[Keys, Port]]:

@@ -46,6 +46,9 @@ DOOR = {
     "flags": Setting("flags", readers.flags, readers.text, '["syn", "!ack"]'),
     "opens": Setting("opens", readers.opened, readers.port, '["22/tcp"]'),
     "for": Setting("for_ms", readers.duration(readers.MAX_FOR_MS)),
+    "target": Setting("target", readers.address),
+    "on_open": Setting("on_open", readers.command, readers.text, '["/usr/bin/logger", "open to %IP%"]'),
+    "on_close": Setting("on_close", readers.command, readers.text, '["/usr/bin/logger", "closed to %IP%"]'),
 }
 
 # What other programs, and haste, call the same thing.
@@ -102,8 +105,7 @@ def _door(report: Report, name: str, table: object) -> Door:
     except ValueError as error:
         report.add_error(path, "the door's name", error)
     values = _table(report, path, table, DOOR)
-    if isinstance(table, dict) and "opens" not in table:
-        report.add(path, f"door {shown(name)}: `opens` is missing", 'name what it opens, like opens = ["22/tcp"]')
+    rules.what_a_door_does(report, path, table)
     return Door(name, **({"knock": (), "opens": ()} | values))
 
 

@@ -13,6 +13,7 @@ from doorward.capture.nflog import Event, LogSocket
 from doorward.daemon import notify, requests
 from doorward.daemon.book import Book
 from doorward.daemon.control import ControlServer
+from doorward.daemon.errands import Errands
 from doorward.daemon.loading import Loaded, Loading
 from doorward.daemon.log import Log
 from doorward.daemon.loop import Loop
@@ -24,6 +25,7 @@ from doorward.gate.plan import Remaining, plan
 from doorward.ledger import Ledger
 from doorward.model import Door, Element, Opening
 
+_TELL_AGAIN_S = 60.0
 _RETRY_S = 5.0  # how long a ledger that could not be written waits for the next try
 _REFUSALS = {
     "fast": "more than 20 symbols a second: a scanner; back to the start",
@@ -37,22 +39,25 @@ class Daemon:
     def __init__(self, config: Path, control: Path, ledger: Ledger, log: Log) -> None:
         self.loop, self.log, self.ledger, self._config = Loop(), log, ledger, config
         self.book = Book()
+        self.errands = Errands(self.loop, log)
         self.filter = NftFilter()
         self.missed = 0  # times the kernel dropped log messages, after which the sets were read back
         self._states: dict[str, dict[int, tuple[str, ...]]] = {}
         self._loading: Loading | None = None
         self._again = False
-        self._timer_s = float("inf")
+        self._timer_s, self._told_s = float("inf"), float("-inf")
         with ExitStack() as parts:  # what cannot start leaves nothing behind
-            for close in (ledger.close, self.loop.close):
+            for close in (ledger.close, self.loop.close, self.errands.close):
                 parts.callback(close)
             # Both refuse where another daemon runs, before anything is changed.
             self._control = ControlServer(control, self.loop, self._answer)
             parts.callback(self._control.close)
             self._events = LogSocket(LOG_GROUP)
             parts.callback(self._events.close)
-            self._enter_standing()
+            late = self._enter_standing()
             self.take(Loading(config, self._remaining()).result())
+            for opening in late:
+                self.record_end(opening, "time")
             self.reconcile()
             self._open_parts = parts.pop_all()
 
@@ -72,6 +77,8 @@ class Daemon:
 
     def close(self) -> None:
         """Give back what the daemon holds; the gate stays."""
+        if self._loading is not None:
+            self._loading.abandon()
         self._open_parts.close()
 
     def take(self, loaded: Loaded) -> None:
@@ -81,6 +88,7 @@ class Daemon:
         self._states = before | {loaded.generation: names}
         self.loaded: Loaded = loaded
         self.doors: dict[str, Door] = {door.name: door for door in loaded.doors}
+        self.errands.take(loaded.doors)
         self._control.admit_group(loaded.gate.control_group)
 
     def reload(self) -> None:
@@ -109,12 +117,23 @@ class Daemon:
         self.ledger.opened(self.in_wall_time(opening))
         left_s = opening.until_s - self.loop.now_s()
         self.log.opening("prolonged" if prolonged else "opened", opening, left_s, new.by)
+        if not prolonged:
+            self.errands.run(new.door, new.address, "open")
         self._schedule()
+
+    def record_errand(self, knock: Opening) -> None:
+        """Run the command of a door that stays open for nobody, and record that it ran."""
+        moment = self.in_wall_time(knock)._replace(until_s=time.time())
+        self.ledger.opened(moment)
+        self.ledger.closed(knock.door, knock.address, moment.until_s, "time")
+        self.log.event("ran", {"door": knock.door, "address": str(knock.address), "by": knock.by})
+        self.errands.run(knock.door, knock.address, "open")
 
     def record_end(self, opening: Opening, by: str) -> None:
         """Write the end of an opening into ledger and log: by "time", "hand" or "lost"."""
         self.ledger.closed(opening.door, opening.address, time.time(), by)
         self.log.opening("closed", opening, self.loop.now_s() - opening.since_s, by)
+        self.errands.run(opening.door, opening.address, "close")
         self._schedule()
 
     def in_wall_time(self, opening: Opening) -> Opening:
@@ -135,15 +154,15 @@ class Daemon:
             else:
                 return
 
-    def _enter_standing(self) -> None:
-        """Take over what the ledger says still stands; the rest ended while nobody watched."""
-        now_s, wall_s = self.loop.now_s(), time.time()
-        for opening in self.ledger.standing():
-            if opening.until_s > wall_s:
-                self.book.open(shifted([opening], now_s - wall_s)[0])
-            else:
-                self.ledger.closed(opening.door, opening.address, opening.until_s, "time")
+    def _enter_standing(self) -> list[Opening]:
+        """Take over what the ledger says still stands; give what ended while nobody watched."""
+        now_s = self.loop.now_s()
+        openings = shifted(self.ledger.standing(), now_s - time.time())
+        for opening in openings:
+            if opening.until_s > now_s:
+                self.book.open(opening)
         self._schedule()
+        return [opening for opening in openings if opening.until_s <= now_s]
 
     def _remaining(self) -> dict[Element, float]:
         """What to put into a new table: where one stands already, its own sets are right."""
@@ -172,6 +191,9 @@ class Daemon:
         have: dict[Element, float] = {}
         for door in doors:
             new = Opening(door.name, event.source, door.opens, now_s, now_s + door.for_ms / 1000, "knock")
+            if not door.is_opening:
+                self.record_errand(new)
+                continue
             self.record_opening(new)
             for element in new.elements():
                 have[element] = max(have.get(element, 0.0), door.for_ms / 1000)
@@ -216,9 +238,19 @@ class Daemon:
         self._timer_s = float("inf")
         for opening in self.book.expire(self.loop.now_s()):
             self.record_end(opening, "time")
-        if self.ledger.trouble and not self.ledger.flush():
-            self.log.say(f"{self.ledger.trouble}; make room there, doors still open and close", "error")
+        if self.ledger.trouble:
+            self._retry_ledger()
         self._schedule()
+
+    def _retry_ledger(self) -> None:
+        """Try what could not be written; tell of it once a minute, and once when it is over."""
+        now_s = self.loop.now_s()
+        if self.ledger.flush():
+            self.log.say("the ledger is written again")
+            self._told_s = float("-inf")
+        elif now_s >= self._told_s + _TELL_AGAIN_S:
+            self.log.say(f"{self.ledger.trouble}; make room there, doors still open and close", "error")
+            self._told_s = now_s
 
     def _feed_watchdog(self, every_s: float) -> None:
         notify.notify("WATCHDOG=1")

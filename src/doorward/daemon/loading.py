@@ -6,9 +6,11 @@ the daemon stays as small with 10,000 doors as with one. The child sends back wh
 
 from __future__ import annotations
 
+import ctypes
 import gc
 import os
 import pickle
+import signal
 import traceback
 from dataclasses import dataclass
 from pathlib import Path
@@ -22,6 +24,8 @@ from doorward.gate.nft import NftFilter
 from doorward.gate.plan import Remaining
 from doorward.gate.ruleset import Ruleset, compile_ruleset, default_capacity
 from doorward.model import Door
+
+_PR_SET_PDEATHSIG = 1  # linux/prctl.h
 
 
 @dataclass(frozen=True, slots=True)
@@ -67,6 +71,12 @@ class Loading:
         """Give the descriptor to wait on."""
         return self._read
 
+    def abandon(self) -> None:
+        """End the child, whatever it is at; nft's transaction is whole or not at all."""
+        os.kill(self._pid, signal.SIGKILL)
+        os.waitpid(self._pid, 0)
+        os.close(self._read)
+
     def advance(self) -> bool:
         """Read what the child has sent; True when it is done."""
         part = os.read(self._read, 1 << 20)
@@ -92,6 +102,13 @@ class Loading:
 def _child(write: int, path: Path, restore: Remaining) -> None:
     """Load, send the outcome, end without running the parent's clean-up."""
     status = 1
+    signal.set_wakeup_fd(-1)
+    for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP):
+        signal.signal(number, signal.SIG_DFL)
+    ctypes.CDLL(None).prctl(_PR_SET_PDEATHSIG, signal.SIGKILL)  # a load without its daemon would surprise the next
+    # What the daemon holds (above all its netlink sockets, which are its lock) must not outlive it here.
+    os.closerange(3, write)
+    os.closerange(write + 1, os.sysconf("SC_OPEN_MAX"))
     gc.disable()  # trees of millions of objects, none of them garbage: collecting doubles the time
     try:
         outcome: Loaded | DoorwardError
@@ -102,6 +119,8 @@ def _child(write: int, path: Path, restore: Remaining) -> None:
         with os.fdopen(write, "wb") as pipe:
             pickle.dump(outcome, pipe)
         status = 0
+    except BrokenPipeError:  # the daemon is gone
+        pass
     except BaseException:
         traceback.print_exc()  # a fault of doorward's own: the parent says what follows from it
     finally:

@@ -17,6 +17,7 @@ _TEXT = {
     "opened": "opened {door} to {address} for {for} ({ports}), by {by}",
     "prolonged": "prolonged {door} for {address} to {for} more, by {by}",
     "closed": "closed {door} to {address}, by {by}",
+    "ran": "ran the command of {door} for {address}, by {by}",
     "refused": "refused {address}: {reason}",
 }
 

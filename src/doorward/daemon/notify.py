@@ -17,6 +17,7 @@ def notify(*lines: str) -> None:
     kind = socket.SOCK_DGRAM | socket.SOCK_CLOEXEC
     # A manager that went away is not the daemon's fault.
     with socket.socket(socket.AF_UNIX, kind) as sock, contextlib.suppress(OSError):
+        sock.settimeout(1.0)  # one that does not read its messages may not stop the daemon
         sock.sendto("\n".join(lines).encode(), address)
 
 

@@ -45,6 +45,9 @@ def _open(daemon: Daemon, request: Mapping[str, Any]) -> dict[str, Any]:
     for_ms = door.for_ms if request.get("for") is None else _duration(_text(request, "for"))
     now_s = daemon.loop.now_s()
     opening = Opening(door.name, _address(request), door.opens, now_s, now_s + for_ms / 1000, "hand")
+    if not door.is_opening:
+        daemon.record_errand(opening)
+        return {"opening": _opening(daemon, opening._replace(until_s=now_s))}
     was = daemon.book.get(door.name, opening.address)
     daemon.record_opening(opening)  # the ledger first: after a crash it can still tell
     try:

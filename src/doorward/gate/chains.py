@@ -125,9 +125,8 @@ def _symbols(plan: Plan) -> str:
 def door(gate: Gate) -> str:
     """A port that some door opens: only for sources it is open to."""
     opened = [f"{source} . meta l4proto . th dport @open{family} accept" for family, source in SOURCES.items()]
-    if gate.mode is Mode.OBSERVE:
-        return chain("door", ["accept"])
-    return chain("standing", _standing()) + chain("door", [*opened, "jump standing", "counter name hidden drop"])
+    rules = ["accept"] if gate.mode is Mode.OBSERVE else [*opened, "jump standing", "counter name hidden drop"]
+    return chain("standing", _standing()) + chain("door", rules)
 
 
 def _standing() -> list[str]:

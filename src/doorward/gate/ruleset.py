@@ -33,6 +33,9 @@ BASE_CHAIN = "prerouting"
 OPEN_SIZE = 65536  # openings a family: only who knows a knock can fill it
 SCANNERS_SIZE = 4096  # sources noted in the last minute, at most ten a second
 LIMITER_BYTES, ATTEMPT_BYTES = 260, 150  # an entry of a full set, with its share of the buckets: docs/measured.md
+# What hides a port outlives a reload as an object, only its content is replaced: a packet that is under way during the
+# commit may look a port up in the new generation and follow the old one's chains, and a new chain is empty there.
+HELD = ("ports", "door", "standing")
 COUNTERS = (
     "knocked",  # packets that completed a knock
     "hidden",  # packets to a hidden port, dropped
@@ -79,12 +82,14 @@ class Ruleset:
 
     def replacing(self, existing: Iterable[Existing]) -> str:
         """Give the transaction that replaces rules and tables but keeps what the sets hold."""
+        existing = list(existing)
         same_size = {spec.name for spec in self.kept if spec.size in _sizes(existing, spec.name)}
-        stays = same_size | {BASE_CHAIN, *COUNTERS}
+        stays = same_size | {BASE_CHAIN, *HELD, *COUNTERS}
         gone = [thing for thing in existing if thing.name not in stays]
         # A verdict map holds references to chains, so the maps go before the chains.
         gone.sort(key=lambda thing: thing.kind == "chain")
         head = [f"add table {TABLE}", f"flush table {TABLE}"]
+        head += [f"flush map {TABLE} {thing.name}" for thing in existing if thing.kind == "map" and thing.name in HELD]
         return "\n".join([*head, *(f"delete {thing.kind} {TABLE} {thing.name}" for thing in gone), "", self.body])
 
 
@@ -197,4 +202,4 @@ def _targets(groups: Sequence[Group]) -> Iterable[str]:
 
 def _ports(doors: Sequence[Door], gate: Gate) -> str:
     verdicts = dict.fromkeys(gate.public, "accept") | {port: "goto door" for door in doors for port in door.opens}
-    return tables.ports("ports", "inet_proto . inet_service : verdict", verdicts)
+    return tables.ports("ports", "inet_proto . inet_service : verdict", verdicts, sized=False)

@@ -100,11 +100,11 @@ def addresses(head: str, element_type: str, members: Mapping[str, str]) -> str:
     return _collection(head, element_type, len(members), rows)
 
 
-def ports(name: str, element_type: str, members: Mapping[Port, str] | Iterable[Port]) -> str:
-    """Write a set of ports, or a map from ports to verdicts."""
+def ports(name: str, element_type: str, members: Mapping[Port, str] | Iterable[Port], *, sized: bool = True) -> str:
+    """Write a set of ports, or a map from ports to verdicts; without a size its content can be replaced."""
     if isinstance(members, Mapping):
         rows = _rows(members.items(), lambda item: f"{proto_port(item[0])} : {item[1]}")
-        return _collection(f"map {name}", element_type, len(members), rows)
+        return _collection(f"map {name}", element_type, len(members), rows, sized=sized)
     listed = sorted(members)
     return _collection(f"set {name}", element_type, len(listed), _rows(listed, proto_port))
 
@@ -127,8 +127,8 @@ def _rows(items: Iterable[T], write: Callable[[T], str]) -> list[str]:
     return [", ".join(texts[start : start + 8]) + "," for start in range(0, len(texts), 8)]
 
 
-def _collection(head: str, element_type: str, size: int, rows: list[str]) -> str:
+def _collection(head: str, element_type: str, size: int, rows: list[str], *, sized: bool = True) -> str:
     """Write one map or set; its size is exact, so the kernel allots its buckets once."""
     body = ["elements = {", *(f"    {row}" for row in rows), "}"] if size else []
-    lines = [f"type {element_type}", f"size {max(size, 1)}", *body]
+    lines = [f"type {element_type}", *([f"size {max(size, 1)}"] if sized else []), *body]
     return f"{head} {{\n" + "".join(f"    {line}\n" for line in lines) + "}\n"

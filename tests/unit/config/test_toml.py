@@ -123,7 +123,8 @@ DOOR_FAULTS = [
     ('flags = ["syn", "!syn"]', "flags: the flag 'syn' stands twice; write it once"),
     ('flags = ["sin"]', "flags: 'sin' is no TCP flag; write one of fin, syn, rst, psh, ack, urg, ece, cwr, or ! before it"),
     ('sequence = "7000"', "unknown setting 'sequence' in [doors.a]; write 'knock' instead"),
-    ('target = "192.0.2.7"', "unknown setting 'target' in [doors.a]; remove it, or write one of knock, within, flags, opens, for"),
+    ('on_open = ["logger"]', "on_open: 'logger' is no whole path; write the program's, like \"/usr/bin/logger\""),
+    ('on_open = "logger"', "on_open: 'logger' is no list; write on_open = [\"/usr/bin/logger\", \"open to %IP%\"]"),
     ('mode = "guard"', "unknown setting 'mode' in [doors.a]; write it in [gate]"),
 ]  # fmt: skip
 
@@ -136,10 +137,13 @@ def test_a_fault_in_a_door(setting: str, message: str) -> None:
 @pytest.mark.parametrize(
     ("opens", "message"),
     [
-        ("opens = []", 'f:2: opens: the list is empty; name what the door opens, like opens = ["22/tcp"]'),
+        (
+            "opens = []",
+            'f:2: opens: the list is empty; name what the door opens, like opens = ["22/tcp"]',
+        ),
         ('opens = ["22/tcp", "22/TCP"]', "f:2: opens: '22/tcp' stands twice; write it once"),
         (f"opens = {[f'{port}/tcp' for port in range(1, 34)]}", "f:2: opens: 33 ports are too many; write at most 32"),
-        ("", "f:1: door 'a': `opens` is missing; name what it opens, like opens = [\"22/tcp\"]"),
+        ("", "f:1: door 'a': `opens` is missing; name what it opens, like opens = [\"22/tcp\"], or `on_open`"),
     ],
 )
 def test_what_a_door_opens(opens: str, message: str) -> None:
@@ -159,10 +163,10 @@ WHOLE_FILE_FAULTS = {
     "[doors.'a b']\nopens = ['22/tcp']": ["1: the door's name: 'a b' is no name; write 1 to 64 letters, digits, - and _"],
     '[doors."a\\n"]\nopens = ["22/tcp"]\nx = 1': [
         "1: the door's name: 'a\\n' is no name; write 1 to 64 letters, digits, - and _",
-        "3: unknown setting 'x' in [doors.'a\\n']; remove it, or write one of knock, within, flags, opens, for",
+        "3: unknown setting 'x' in [doors.'a\\n']; remove it, or write one of knock, within, flags, opens, for, target, on_open, on_close",
     ],
     "[doors.a]\nknock = [1, '2/tcp',\n3]": [
-        "1: door 'a': `opens` is missing; name what it opens, like opens = [\"22/tcp\"]",
+        "1: door 'a': `opens` is missing; name what it opens, like opens = [\"22/tcp\"], or `on_open`",
         "2: knock: 1 has no protocol; write \"1/tcp\" or \"1/udp\"",
         "3: knock: 3 has no protocol; write \"3/tcp\" or \"3/udp\"",
     ],

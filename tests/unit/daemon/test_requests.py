@@ -14,6 +14,7 @@ from doorward.config.schema import Gate
 from doorward.daemon import requests
 from doorward.daemon.app import Daemon
 from doorward.daemon.book import Book
+from doorward.daemon.errands import Errands
 from doorward.daemon.loading import Loaded
 from doorward.daemon.log import Log
 from doorward.daemon.loop import Loop
@@ -48,6 +49,7 @@ class InsideDaemon(Daemon):
     def __init__(self, ledger: Ledger, log: Log) -> None:
         self.loop, self.log, self.ledger = Loop(), log, ledger
         self.book = Book()
+        self.errands = Errands(self.loop, log)
         self.filter = Stuck(self.loop.now_s)
         self.missed = 0
         self._timer_s = float("inf")

@@ -1,0 +1,229 @@
+"""knockd.conf, as knockd 0.8 reads it, or every fault in it at once.
+
+What a working file may hold is read as knockd reads it, which is not always what its manual says: a later
+directive replaces an earlier one (Interface: the first counts), UseSyslog counts in any section, two sections may
+have one name. What knockd takes without a word and what can never open anything is a fault.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Mapping
+from dataclasses import dataclass, field
+from ipaddress import IPv4Address, IPv6Address
+from typing import Any, NamedTuple
+
+from doorward.config import knockd_values as values
+from doorward.config.knockd_values import WHITESPACE
+from doorward.config.report import nearest, shown
+from doorward.errors import ConfigError, Fault
+from doorward.model import FlagFilter, Port
+
+DEFAULT_WITHIN_MS = 25_000
+DEFAULT_CMD_TIMEOUT_S = 10
+DEFAULT_INTERFACE = "eth0"
+DEFAULT_PID_FILE = "/var/run/knockd.pid"
+MAX_NAME = 127  # letters; knockd cuts the rest off
+ANY_FLAGS = FlagFilter(0, 0)  # without TCPFlags knockd looks at every TCP packet
+
+
+class Options(NamedTuple):
+    """The section [options]. None: the file does not say, and the command line or the default holds."""
+
+    use_syslog: bool = False
+    log_file: str | None = None
+    pid_file: str | None = None
+    interface: str | None = None
+
+
+class KnockdDoor(NamedTuple):
+    """One section: how to knock, and what is run. Command None: not in the file; empty: nothing is run.
+
+    For a source with an IPv6 address `start_command_6` and `stop_command_6` count, and where one of them is not in
+    the file, its IPv4 counterpart. `knock` is empty where `one_time_file` holds the sequences.
+    """
+
+    name: str
+    line: int
+    knock: tuple[Port, ...] = ()
+    one_time_file: str | None = None
+    within_ms: int = DEFAULT_WITHIN_MS
+    flags: FlagFilter = ANY_FLAGS
+    target: IPv4Address | IPv6Address | None = None
+    start_command: str | None = None
+    start_command_6: str | None = None
+    cmd_timeout_s: float = DEFAULT_CMD_TIMEOUT_S
+    stop_command: str | None = None
+    stop_command_6: str | None = None
+
+
+class KnockdConfiguration(NamedTuple):
+    """A whole file; doors in its order."""
+
+    options: Options
+    doors: tuple[KnockdDoor, ...]
+
+
+class Setting(NamedTuple):
+    """Which field a directive fills, and how its value is read."""
+
+    field: str
+    read: Callable[[str], object]
+
+
+OPTIONS = {
+    "LogFile": Setting("log_file", values.path_or_none),
+    "PidFile": Setting("pid_file", values.path_or_none),
+    "Interface": Setting("interface", values.interface),
+}
+DOOR = {
+    "Sequence": Setting("knock", values.sequence),
+    "One_Time_Sequences": Setting("one_time_file", values.path),
+    "Seq_Timeout": Setting("within_ms", values.milliseconds),
+    "Timeout": Setting("within_ms", values.milliseconds),
+    "TCPFlags": Setting("flags", values.flags),
+    "Target": Setting("target", values.target),
+    "Start_Command": Setting("start_command", values.command),
+    "Command": Setting("start_command", values.command),
+    "Start_Command_6": Setting("start_command_6", values.command),
+    "Command_6": Setting("start_command_6", values.command),
+    "Cmd_Timeout": Setting("cmd_timeout_s", values.seconds(0)),
+    "Stop_Command": Setting("stop_command", values.command),
+    "Stop_Command_6": Setting("stop_command_6", values.command),
+}
+SYSLOG = "UseSyslog"
+
+
+def parse(text: str, file: str) -> KnockdConfiguration:
+    """Read a whole file; ConfigError holds all its faults."""
+    reader = _Reader(file)
+    for number, line in enumerate(text.split("\n"), 1):
+        reader.read_line(number, line.strip(WHITESPACE))
+    for section in reader.doors:
+        reader.complete(section)
+    if not reader.doors:
+        reader.fault(1, "there is no door", "write a section [NAME] with Sequence and Start_Command")
+    if reader.faults:
+        raise ConfigError(reader.faults)
+    doors = tuple(KnockdDoor(door.name, door.line, **door.fields) for door in reader.doors)
+    return KnockdConfiguration(Options(**reader.options.fields), doors)
+
+
+@dataclass
+class _Section:
+    name: str
+    line: int
+    settings: Mapping[str, Setting]  # by upper case
+    fields: dict[str, Any] = field(default_factory=dict)
+    named: set[str] = field(default_factory=set)  # the fields that the file names, also with a fault
+
+
+_UPPER_OPTIONS = {key.upper(): setting for key, setting in OPTIONS.items()}
+_UPPER_DOOR = {key.upper(): setting for key, setting in DOOR.items()}
+
+
+@dataclass
+class _Reader:
+    file: str
+    faults: list[Fault] = field(default_factory=list)
+    options: _Section = field(default_factory=lambda: _Section("options", 0, _UPPER_OPTIONS))
+    doors: list[_Section] = field(default_factory=list)
+    current: _Section | None = None
+
+    def fault(self, line: int, what: str, instead: str) -> None:
+        self.faults.append(Fault(self.file, line, what, instead))
+
+    def read_line(self, number: int, line: str) -> None:
+        if "\0" in line:
+            self.fault(number, "a NUL byte is in the line", "save the file as text")
+        elif not line or line.startswith("#"):
+            return
+        elif line.startswith("[") and line.endswith("]"):
+            self.enter(number, line[1:-1])
+        elif self.current is None:
+            self.fault(number, f"{shown(line)} stands in no section", "write [options] or a door's [NAME] above it")
+        else:
+            self.directive(number, line, self.current)
+
+    def enter(self, number: int, name: str) -> None:
+        if name == "options":
+            self.current = self.options
+            return
+        if not name or len(name) > MAX_NAME or any(letter < " " or letter == "\x7f" for letter in name):
+            self.fault(number, f"{shown(name)} is no name of a door", f"write 1 to {MAX_NAME} letters in [ ]")
+        self.current = _Section(name, number, _UPPER_DOOR)
+        self.doors.append(self.current)
+
+    def directive(self, number: int, line: str, section: _Section) -> None:
+        key, equals, value = line.partition("=")
+        word = key.strip(WHITESPACE)
+        upper = word.upper() if word.isascii() else word
+        if not equals and upper == SYSLOG.upper():
+            self.options.fields["use_syslog"] = True
+        elif not equals:
+            self.fault(number, f"{shown(line)} is no directive", _meant(line.split()[0], section, "write NAME = VALUE"))
+        elif upper not in section.settings:
+            where = "[options]" if section is self.options else f"door {shown(section.name)}"
+            otherwise = f"remove it, or write one of {', '.join(_known(section))}"
+            self.fault(number, f"unknown directive {shown(word)} in {where}", _meant(word, section, otherwise))
+        else:
+            self.assign(number, word, section, section.settings[upper], value.strip(WHITESPACE))
+
+    def assign(self, number: int, word: str, section: _Section, setting: Setting, text: str) -> None:
+        if setting.field == "knock" and "one_time_file" in section.named:
+            self.fault(number, "a Sequence below One_Time_Sequences would open once more", "remove one of the two")
+        section.named.add(setting.field)
+        for what, instead in self.store(section, setting, text):
+            self.fault(number, f"{word}: {what}", instead)
+
+    def store(self, section: _Section, setting: Setting, text: str) -> Iterator[tuple[str, str]]:
+        """Keep a value as knockd would; give what is wrong with it."""
+        try:
+            value = setting.read(text)
+        except ExceptionGroup as group:
+            yield from map(_parts, group.exceptions)
+            return
+        except ValueError as error:
+            yield _parts(error)
+            return
+        fields = section.fields
+        if isinstance(value, FlagFilter):
+            fields["flags"] = _joined(fields.get("flags", ANY_FLAGS), value)
+        elif setting.field != "interface" or fields.get("interface") is None:
+            fields[setting.field] = value
+        if setting.field == "one_time_file":
+            fields.pop("knock", None)
+
+    def complete(self, door: _Section) -> None:
+        if door.name and not door.named & {"knock", "one_time_file"}:
+            remedy = f"write Sequence = {values.EXAMPLE} below [{door.name[:MAX_NAME]}]"
+            self.fault(door.line, f"door {shown(door.name)} has no sequence", remedy)
+
+
+def _joined(earlier: FlagFilter, later: FlagFilter) -> FlagFilter:
+    """Add the flags of one more line; on a bit that both name, the later one counts."""
+    return FlagFilter(earlier.mask | later.mask, earlier.value & ~later.mask | later.value)
+
+
+def _parts(error: Exception) -> tuple[str, str]:
+    what, _, instead = str(error).rpartition("; ")
+    return what, instead
+
+
+def _known(section: _Section) -> list[str]:
+    return list(DOOR if section.settings is _UPPER_DOOR else (*OPTIONS, SYSLOG))
+
+
+def _meant(word: str, section: _Section, otherwise: str) -> str:
+    """Say what to write for a word that is no directive here."""
+    upper = word.upper()
+    if upper == SYSLOG.upper():
+        return f"write {SYSLOG} alone on its line"
+    if section.name.strip().lower() == "options" and upper in _UPPER_OPTIONS:
+        return "write the section's name as [options], in small letters"
+    if upper in _UPPER_OPTIONS:
+        return "write it below [options]"
+    if upper in _UPPER_DOOR:
+        return "write it below a door's [NAME]" if section.settings is _UPPER_OPTIONS else otherwise
+    spellings = {known.upper(): known for known in _known(section)}
+    near = nearest(upper, spellings)
+    return f"did you mean {spellings[near]}?" if near else otherwise

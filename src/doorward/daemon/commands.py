@@ -1,0 +1,46 @@
+"""Which command belongs to a door, an address and a moment. Pure."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import NamedTuple
+
+from doorward.model import Address
+
+Command = str | tuple[str, ...]  # text for a shell, as knockd's; or the words of a program
+_PLACE = "%IP%"
+
+
+class DoorCommands(NamedTuple):
+    """What a door runs: on opening and on closing, for IPv4 and IPv6. None: nothing."""
+
+    open4: Command | None = None
+    open6: Command | None = None
+    close4: Command | None = None
+    close6: Command | None = None
+
+    def of(self, what: str, address: Address) -> Command | None:
+        """Give the command for "open" or "close" and this address."""
+        if what == "open":
+            return self.open4 if address.version == 4 else self.open6
+        return self.close4 if address.version == 4 else self.close6
+
+
+Commands = Mapping[str, DoorCommands]
+
+
+def filled(command: Command, address: Address) -> Command:
+    """Put the address in place of each %IP%."""
+    if isinstance(command, str):
+        return command.replace(_PLACE, str(address))
+    return tuple(word.replace(_PLACE, str(address)) for word in command)
+
+
+def argv_of(command: Command) -> Sequence[str]:
+    """Give the words to execute; text goes to the shell that its author wrote it for."""
+    return ("/bin/sh", "-c", command) if isinstance(command, str) else command
+
+
+def text_of(command: Command) -> str:
+    """Give a command as the log shows it."""
+    return command if isinstance(command, str) else " ".join(command)

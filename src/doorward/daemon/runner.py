@@ -1,0 +1,197 @@
+"""A small process that runs the doors' commands, and nothing else.
+
+It is told only (door, address, open or close) and has the commands from the configuration itself, so whoever takes
+over the part that reads strangers' bytes still cannot choose a program. No process waits for an opening to end: a
+command starts when it is due.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import signal
+import socket
+import subprocess
+from collections import deque
+from collections.abc import Callable
+from contextlib import suppress
+from ipaddress import ip_address
+from typing import Any, NamedTuple
+
+from doorward.daemon.commands import Command, Commands, argv_of, filled, text_of
+from doorward.daemon.loop import Loop
+from doorward.model import Address
+
+MAX_AT_ONCE = 32  # commands that run side by side; more wait their turn
+MAX_SECONDS = 300.0  # a command that runs longer hangs: it is ended
+MAX_OUTPUT_BYTES = 4096  # of each command, for the log
+_MESSAGE_BYTES = 1 << 16
+
+
+class Report(NamedTuple):
+    """What the runner tells: "running", "output", "done" (`status` is the exit status), or "hangs"."""
+
+    number: int
+    event: str
+    text: str
+    status: int
+
+
+class Runner:
+    """The parent's side. `on_report` is called from the loop for each report."""
+
+    def __init__(self, commands: Commands, loop: Loop, on_report: Callable[[Report], None]) -> None:
+        self._loop, self._on_report = loop, on_report
+        self._numbers = 0
+        ours, theirs = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
+        self.pid = os.fork()
+        if self.pid == 0:
+            _serve(theirs.detach(), commands)
+        theirs.close()
+        self._socket = ours
+        loop.on_readable(ours.fileno(), self._read)
+
+    def run(self, door: str, address: Address, what: str) -> int:
+        """Have a door's command run; give the number that its reports will carry."""
+        self._numbers += 1
+        request = {"number": self._numbers, "door": door, "address": str(address), "what": what}
+        self._socket.send(json.dumps(request).encode())
+        return self._numbers
+
+    def close(self) -> None:
+        """Let it end once its commands have; what it still has to say is not waited for."""
+        if self._socket.fileno() >= 0:
+            self._loop.forget(self._socket.fileno())
+            self._socket.close()
+
+    def _read(self) -> None:
+        raw = self._socket.recv(_MESSAGE_BYTES)
+        if raw:
+            self._on_report(Report(**json.loads(raw)))
+        else:
+            self.close()
+            os.waitpid(self.pid, 0)
+            self._on_report(Report(0, "gone", "the process that runs commands ended", 1))
+
+
+class _Running(NamedTuple):
+    number: int
+    process: subprocess.Popen[bytes]
+    key: tuple[str, Address]
+    pipe: int
+    output: bytearray
+
+
+class _Server:
+    """The child's side."""
+
+    def __init__(self, sock: socket.socket, commands: Commands) -> None:
+        self.loop = Loop()
+        self._socket, self._commands = sock, commands
+        self._waiting: deque[tuple[int, str, Address, str]] = deque()
+        self._running: dict[int, _Running] = {}
+        self._asked = True
+        self.loop.on_readable(sock.fileno(), self._read)
+
+    def _read(self) -> None:
+        raw = self._socket.recv(_MESSAGE_BYTES)
+        if not raw:  # the daemon is gone: finish what runs and what waits
+            self.loop.forget(self._socket.fileno())
+            self._asked = False
+            self._next()
+            return
+        request: dict[str, Any] = json.loads(raw)
+        what = "open" if request["what"] == "open" else "close"
+        self._waiting.append((int(request["number"]), request["door"], ip_address(request["address"]), what))
+        self._next()
+
+    def _next(self) -> None:
+        """Start what may start: in order, one command a door and address at a time."""
+        busy = {running.key for running in self._running.values()}
+        for entry in list(self._waiting):
+            if len(self._running) >= MAX_AT_ONCE:
+                break
+            number, door, address, what = entry
+            if (door, address) in busy:
+                continue
+            busy.add((door, address))
+            self._waiting.remove(entry)
+            known = self._commands.get(door)
+            command = known.of(what, address) if known else None
+            if command:
+                self._start(number, (door, address), filled(command, address))
+            else:
+                self._tell(number, "done", "" if known else f"{door}: the configuration has no such door", 0)
+        if not (self._running or self._waiting or self._asked):
+            self.loop.stop()
+
+    def _start(self, number: int, key: tuple[str, Address], command: Command) -> None:
+        self._tell(number, "running", text_of(command), 0)
+        pipe, write = os.pipe2(os.O_CLOEXEC | os.O_NONBLOCK)
+        os.set_blocking(write, True)
+        try:
+            process = subprocess.Popen(
+                argv_of(command), stdin=subprocess.DEVNULL, stdout=write, stderr=write, start_new_session=True, cwd="/"
+            )
+        except OSError as error:
+            os.close(pipe)
+            self._tell(number, "output", f"{error.filename}: {error.strerror}", 0)
+            self._tell(number, "done", "", 127)
+            return
+        finally:
+            os.close(write)
+        ended = os.pidfd_open(process.pid)
+        running = _Running(number, process, key, pipe, bytearray())
+        self._running[ended] = running
+        self.loop.on_readable(pipe, lambda: self._drain(running))
+        self.loop.on_readable(ended, lambda: self._ended(ended))
+        self.loop.at(self.loop.now_s() + MAX_SECONDS, lambda: self._end(ended, process))
+
+    def _ended(self, handle: int) -> None:
+        """Report what the command wrote and how it ended; a child of its own may still hold the pipe."""
+        running = self._running.pop(handle)
+        self.loop.forget(handle)
+        os.close(handle)
+        status = running.process.wait()
+        self._drain(running)
+        with suppress(KeyError):
+            self.loop.forget(running.pipe)
+        os.close(running.pipe)
+        if output := running.output.decode(errors="replace").strip():
+            self._tell(running.number, "output", output, 0)
+        self._tell(running.number, "done", "", status if status >= 0 else 128 - status)
+        self._next()
+
+    def _drain(self, running: _Running) -> None:
+        """Read on, so that a command that writes much goes on; keep the beginning."""
+        with suppress(BlockingIOError):
+            while part := os.read(running.pipe, 1 << 16):
+                running.output.extend(part[: MAX_OUTPUT_BYTES - len(running.output)])
+            with suppress(KeyError):
+                self.loop.forget(running.pipe)  # closed at the other end
+
+    def _end(self, handle: int, process: subprocess.Popen[bytes]) -> None:
+        if (running := self._running.get(handle)) is not None and running.process is process:
+            self._tell(running.number, "hangs", f"ended after {MAX_SECONDS:.0f}s", 0)
+            os.killpg(process.pid, signal.SIGKILL)
+
+    def _tell(self, number: int, event: str, text: str, status: int) -> None:
+        with suppress(OSError):  # the daemon may be gone: the commands run all the same
+            self._socket.send(json.dumps({"number": number, "event": event, "text": text, "status": status}).encode())
+
+
+def _serve(descriptor: int, commands: Commands) -> None:
+    """Run the child until the daemon is gone and every command has ended."""
+    status = 1
+    try:
+        os.closerange(3, descriptor)
+        os.closerange(descriptor + 1, os.sysconf("SC_OPEN_MAX"))
+        for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP):
+            # Those are for the daemon, which closes the socket; a handler, since what is ignored stays so in commands.
+            signal.signal(number, lambda *_: None)
+        signal.set_wakeup_fd(-1)
+        os.umask(0o022)
+        _Server(socket.socket(fileno=descriptor), commands).loop.run()
+        status = 0
+    finally:
+        os._exit(status)

@@ -1,0 +1,189 @@
+"""What a scanner sees: nothing in stealth, no knock port in guard, and sweeps that open nothing."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from ipaddress import IPv6Address
+from pathlib import Path
+from typing import NamedTuple
+from xml.etree import ElementTree
+
+import pytest
+
+from doorward.lab import Lab
+from doorward.lab_host import Host
+from tests.support.daemon import RunningDaemon, Visitor, Visitors, running_daemon, standing_lab
+
+pytestmark = pytest.mark.netns("nmap", "knock")
+
+DOORS = """
+[gate]
+{gate}
+[doors.ssh]
+knock = ["7002/tcp", "7005/tcp", "7008/tcp"]
+opens = ["22/tcp", "500/udp"]
+[doors.far]
+knock = ["1000/tcp", "20000/tcp", "60000/tcp"]
+opens = ["2200/tcp"]
+[doors.mixed]
+knock = ["5002/udp", "7003/tcp"]
+opens = ["2201/tcp"]
+"""
+DOOR_PORTS = {"tcp": {22, 2200, 2201}, "udp": {500}}
+KNOCK_PORTS = {"tcp": {7002, 7003, 7005, 7008, 1000, 20000, 60000}, "udp": {5002}}
+OTHER_PORTS = {"tcp": {7001, 7004, 7006, 1001, 60001, 500, 5002}, "udp": {22, 7002, 5001, 5003, 501}}
+TCP_SCANS = {"SYN": "-sS", "ACK": "-sA", "FIN": "-sF", "NULL": "-sN", "Xmas": "-sX"}
+SCANS = {**TCP_SCANS, "UDP": "-sU"}
+HASTE = ("-n", "-Pn", "-T5", "--max-retries", "1", "--max-rtt-timeout", "80ms", "--initial-rtt-timeout", "60ms")
+
+
+class Scanned(NamedTuple):
+    """What nmap says of one port, and why."""
+
+    state: str
+    reason: str
+
+
+class Target(NamedTuple):
+    """A server behind a gate."""
+
+    lab: Lab
+    daemon: RunningDaemon
+    visitors: Visitors
+
+
+def guarded(folder: Path, gate: str) -> Iterator[Target]:
+    with standing_lab() as lab:
+        lab.server.call(answer_every_datagram)
+        for port in DOOR_PORTS["tcp"]:
+            lab.server.start_greeter(port)
+        with running_daemon(lab.server, folder, DOORS.format(gate=gate)) as daemon:
+            yield Target(lab, daemon, Visitors(lab))
+
+
+def answer_every_datagram() -> None:
+    """Lift the limit on ICMP errors, so that closed UDP ports answer alike."""
+    for name in ("ipv4/icmp_ratelimit", "ipv6/icmp/ratelimit"):
+        Path("/proc/sys/net", name).write_text("0")
+
+
+@pytest.fixture(scope="module")
+def guard(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Target]:
+    yield from guarded(tmp_path_factory.mktemp("guard"), 'mode = "guard"')
+
+
+@pytest.fixture(scope="module")
+def stealth(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Target]:
+    yield from guarded(tmp_path_factory.mktemp("stealth"), 'mode = "stealth"')
+
+
+@pytest.fixture(params=[4, 6], ids=["ipv4", "ipv6"])
+def version(request: pytest.FixtureRequest) -> int:
+    number: int = request.param
+    return number
+
+
+def nmap(host: Host, target: Host, version: int, *words: str, timeout_s: float = 60) -> dict[int, Scanned]:
+    address = target.ipv4 if version == 4 else target.ipv6
+    command = ["nmap", *(["-6"] if isinstance(address, IPv6Address) else []), "-oX", "-", "-d", *words, address]
+    report = ElementTree.fromstring(host.run(command, timeout_s=timeout_s).stdout)  # noqa: S314 (our own nmap)
+    found: dict[int, Scanned] = {}
+    for port in report.iter("port"):
+        state = port.find("state")
+        assert state is not None
+        found[int(port.attrib["portid"])] = Scanned(state.attrib["state"], state.attrib["reason"])
+    return found
+
+
+def ports_of(kind: str) -> tuple[set[int], set[int], set[int]]:
+    protocol = "udp" if kind == "UDP" else "tcp"
+    return DOOR_PORTS[protocol], KNOCK_PORTS[protocol], OTHER_PORTS[protocol]
+
+
+def scan(target: Target, version: int, kind: str) -> dict[int, Scanned]:
+    wanted = set[int]().union(*ports_of(kind))
+    words = (SCANS[kind], *HASTE, "-p", ",".join(map(str, sorted(wanted))))
+    found = nmap(target.lab.client, target.lab.server, version, *words)
+    assert found.keys() == wanted
+    return found
+
+
+@pytest.mark.parametrize("kind", SCANS)
+def test_stealth_is_silent_everywhere(stealth: Target, version: int, kind: str) -> None:
+    (answer,) = set(scan(stealth, version, kind).values())
+    unsure = kind in ("FIN", "NULL", "Xmas", "UDP")
+    assert answer == Scanned("open|filtered" if unsure else "filtered", "no-response")
+
+
+@pytest.mark.parametrize("kind", SCANS)
+def test_guard_hides_its_doors_and_shows_no_knock_port(guard: Target, version: int, kind: str) -> None:
+    found = scan(guard, version, kind)
+    doors, knocks, others = ports_of(kind)
+    assert {found[port].reason for port in doors} == {"no-response"}
+    (answer,) = {found[port] for port in others}
+    assert {found[port] for port in knocks} == {answer}
+    assert answer.reason in ("reset", "port-unreach")
+
+
+def test_guard_answers_alike_in_the_middle_of_a_knock(guard: Target, version: int) -> None:
+    visitor = guard.visitors.fresh(version)
+    answers = {visitor_sees(visitor, port) for port in (7002, 7005, 7004, 7002, 7005, 1000, 1001)}
+    assert answers == {"ConnectionRefusedError"}
+
+
+def visitor_sees(visitor: Visitor, port: int) -> str:
+    try:
+        visitor.connect(port).close()
+    except OSError as error:
+        return type(error).__name__
+    return "connected"
+
+
+@pytest.mark.parametrize("order", [["-r"], []], ids=["ascending", "random"])
+def test_a_sweep_over_all_ports_opens_nothing(guard: Target, version: int, order: list[str]) -> None:
+    before = guard.daemon.counters()["fast"]
+    sweep = (*order, "-sS", *HASTE, "--max-retries", "0", "--min-rate", "30000", "-p", "1-65535")
+    nmap_quietly(guard, version, *sweep)
+    assert guard.daemon.counters()["fast"] > before + 30_000  # it did come by
+    assert opened_nothing(guard)
+
+
+def nmap_quietly(target: Target, version: int, *words: str) -> None:
+    address = target.lab.server.ipv4 if version == 4 else target.lab.server.ipv6
+    target.lab.client.run(["nmap", *(["-6"] if version == 6 else []), *words, address], timeout_s=60)
+
+
+def opened_nothing(target: Target) -> bool:
+    return target.daemon.elements() == {} and [e for e in target.daemon.log() if e["event"] == "opened"] == []
+
+
+SLOWLY = ("-r", "-sS", "-n", "-Pn", "--max-retries", "0", "--max-rate", "16", "--scan-delay", "62ms", "-p", "7000-7010")
+
+
+def test_a_slow_ascending_sweep_opens_nothing(guard: Target, version: int) -> None:
+    before = guard.daemon.counters()
+    nmap_quietly(guard, version, *SLOWLY)
+    assert guard.daemon.counters()["fast"] == before["fast"]  # each was a symbol
+    assert opened_nothing(guard)
+
+
+def test_the_same_slow_sweep_opens_where_only_known_ports_count(tmp_path: Path) -> None:
+    """The sweep of the test before does knock; it is `wrong_port = "any"` that keeps the door shut."""
+    for target in guarded(tmp_path, 'wrong_port = "known"'):
+        nmap_quietly(target, 4, *SLOWLY, "--exclude-ports", "7003")
+        target.daemon.event("opened", door="ssh", address=str(target.lab.client.ipv4))
+
+
+def test_observe_matches_and_drops_nothing(tmp_path: Path) -> None:
+    for target in guarded(tmp_path, 'mode = "observe"'):
+        for version in (4, 6):
+            found = scan(target, version, "SYN")
+            assert {port for port, answer in found.items() if answer.state == "open"} == DOOR_PORTS["tcp"]
+            assert {answer.state for answer in found.values()} == {"open", "closed"}
+            assert {answer.reason for answer in scan(target, version, "UDP").values()} == {"port-unreach"}
+            visitor = target.visitors.fresh(version)
+            assert visitor.gets_in()
+            visitor.knock_and_connect(7002, 7005, 7008).close()
+            target.daemon.event("opened", door="ssh", address=str(visitor))
+        counted = target.daemon.counters()
+        assert (counted["hidden"], counted["silent"]) == (0, 0)

@@ -1,0 +1,68 @@
+"""`doorward import` as a user calls it."""
+
+from __future__ import annotations
+
+import argparse
+import tomllib
+from importlib import import_module
+from pathlib import Path
+
+import pytest
+
+from doorward.errors import ConfigError, DoorwardError, UsageError
+
+command = import_module("doorward.cli.import")  # `import` is no name that Python's own statement takes
+
+KNOCKD = "[ssh]\nsequence = 7,8\ncommand = ufw allow from %IP% to any port ssh proto tcp\n"
+
+
+def run(*words: object) -> int:
+    parser = argparse.ArgumentParser()
+    command.add_arguments(parser)
+    status: int = command.run(parser.parse_args([str(word) for word in words]))
+    return status
+
+
+@pytest.fixture
+def old(tmp_path: Path) -> Path:
+    path = tmp_path / "knockd.conf"
+    path.write_text(KNOCKD)
+    return path
+
+
+def test_prints_the_new_file_and_says_what_to_check(old: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    assert run(old) == 0
+    out, err = capsys.readouterr()
+    assert tomllib.loads(out)["doors"]["ssh"]["opens"] == ["22/tcp"]
+    assert "doorward import: check: door 'ssh': stayed open until something closed it" in err
+
+
+def test_writes_a_new_file_that_only_its_owner_reads(old: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    new = old.with_name("doorward.toml")
+    assert run(old, "-o", new) == 0
+    assert tomllib.loads(new.read_text())["doors"]["ssh"]["for"] == "1h"
+    assert new.stat().st_mode & 0o777 == 0o600
+    assert capsys.readouterr().out == ""
+
+
+def test_never_writes_over_a_file(old: Path) -> None:
+    with pytest.raises(UsageError, match="it exists, and nothing is written over a file"):
+        run(old, "-o", old)
+    assert old.read_text().startswith("[ssh]")
+
+
+def test_an_old_file_in_latin_1(old: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    old.write_bytes(b"# caf\xe9\n" + old.read_bytes())
+    assert run(old) == 0
+    assert "22/tcp" in capsys.readouterr().out
+
+
+def test_what_cannot_be_done(old: Path, tmp_path: Path) -> None:
+    with pytest.raises(UsageError, match="it cannot be read"):
+        run(tmp_path / "none")
+    with pytest.raises(DoorwardError, match="it cannot be written"):
+        run(old, "-o", tmp_path / "none" / "doorward.toml")
+    old.write_text("[a]\nsequence = 0\n")
+    with pytest.raises(ConfigError, match=r"knockd\.conf:2: sequence: port 0 does not exist"):
+        run(old, "-o", tmp_path / "new")
+    assert not (tmp_path / "new").exists()

@@ -1,0 +1,316 @@
+# ruff: noqa: E501  (a table has one row a line)
+from ipaddress import ip_address
+from typing import Any
+
+import pytest
+
+from doorward.config.knockd import ANY_FLAGS, KnockdConfiguration, KnockdDoor, Options, parse
+from doorward.errors import ConfigError
+from doorward.model import FlagFilter, Port, Protocol
+
+TCP, UDP = Protocol.TCP, Protocol.UDP
+SYN = FlagFilter.parse(("syn",))
+
+
+def tcp(*numbers: int) -> tuple[Port, ...]:
+    return tuple(Port(TCP, number) for number in numbers)
+
+
+def door(text: str) -> KnockdDoor:
+    return parse(f"[a]\nSequence = 7\n{text}\n", "f").doors[0]
+
+
+def faults(text: str) -> list[str]:
+    with pytest.raises(ConfigError) as caught:
+        parse(text, "f")
+    return str(caught.value).splitlines()
+
+
+MANUAL_1 = """
+[options]
+     logfile = /var/log/knockd.log
+
+[openSSH]
+     sequence    = 7000,8000,9000
+     seq_timeout = 10
+     tcpflags    = syn
+     command     = /sbin/iptables -A INPUT -s %IP% --dport 22 -j ACCEPT
+
+[closeSSH]
+     sequence    = 9000,8000,7000
+     seq_timeout = 10
+     tcpflags    = syn
+     command     = /sbin/iptables -D INPUT -s %IP% --dport 22 -j ACCEPT
+"""
+MANUAL_2 = """
+[options]
+     logfile = /var/log/knockd.log
+
+[opencloseSSH]
+     sequence      = 2222:udp,3333:tcp,4444:udp
+     seq_timeout   = 15
+     tcpflags      = syn,ack
+     start_command = /usr/sbin/iptables -A INPUT -s %IP% -p tcp --syn -j ACCEPT
+     cmd_timeout   = 5
+     stop_command  = /usr/sbin/iptables -D INPUT -s %IP% -p tcp --syn -j ACCEPT
+"""
+MANUAL_4 = """
+[options]
+     logfile = /var/log/knockd.log
+
+[opencloseSMTP]
+     one_time_sequences = /etc/knockd/smtp_sequences
+     seq_timeout        = 15
+     tcpflags           = fin,!ack
+     start_command      = /usr/sbin/iptables -A INPUT -s %IP% -p tcp --dport 25 -j ACCEPT
+     start_command_6    = /usr/sbin/ip6tables -A INPUT -s %IP% -p tcp --dport 25 -j ACCEPT
+     cmd_timeout        = 5
+     stop_command       = /usr/sbin/iptables -D INPUT -s %IP% -p tcp --dport 25 -j ACCEPT
+     stop_command_6     = /usr/sbin/ip6tables -D INPUT -s %IP% -p tcp --dport 25 -j ACCEPT
+"""
+MANUAL_3 = "".join(line for line in MANUAL_4.splitlines(keepends=True) if "_6" not in line)
+DEBIAN = """[options]
+	UseSyslog
+
+[openSSH]
+	sequence    = 7000,8000,9000
+	seq_timeout = 5
+	command     = /sbin/iptables -A INPUT -s %IP% -p tcp --dport 22 -j ACCEPT
+	tcpflags    = syn
+
+[closeSSH]
+	sequence    = 9000,8000,7000
+	seq_timeout = 5
+	command     = /sbin/iptables -D INPUT -s %IP% -p tcp --dport 22 -j ACCEPT
+	tcpflags    = syn
+
+[openHTTPS]
+	sequence    = 12345,54321,24680,13579
+	seq_timeout = 5
+	command     = /usr/local/sbin/knock_add -i -c INPUT -p tcp -d 443 -f %IP%
+	tcpflags    = syn
+
+"""
+# The forms that articles and tutorials on knockd show: one door that closes itself, spaces between the ports.
+TUTORIAL = """
+[options]
+        UseSyslog
+        logfile = /var/log/knockd.log
+        Interface = ens33
+
+[SSH]
+        sequence    = 571, 290, 911 
+        seq_timeout = 15
+        tcpflags    = syn
+        start_command = /sbin/iptables -I INPUT 1 -s %IP% -p tcp --dport 22 -j ACCEPT
+        cmd_timeout   = 10
+        stop_command  = /sbin/iptables -D INPUT -s %IP% -p tcp --dport 22 -j ACCEPT
+"""  # noqa: W291
+
+IPTABLES = "/usr/sbin/iptables -{} INPUT -s %IP% -p tcp {} -j ACCEPT"
+FIN = FlagFilter.parse(("fin", "!ack"))
+SMTP: dict[str, Any] = {
+    "one_time_file": "/etc/knockd/smtp_sequences",
+    "within_ms": 15_000,
+    "flags": FIN,
+    "start_command": IPTABLES.format("A", "--dport 25"),
+    "cmd_timeout_s": 5,
+    "stop_command": IPTABLES.format("D", "--dport 25"),
+}
+LOG = Options(log_file="/var/log/knockd.log")
+
+FILES: list[tuple[str, KnockdConfiguration]] = [
+    (
+        MANUAL_1,
+        KnockdConfiguration(
+            LOG,
+            (
+                KnockdDoor("openSSH", 5, tcp(7000, 8000, 9000), None, 10_000, SYN, start_command="/sbin/iptables -A INPUT -s %IP% --dport 22 -j ACCEPT"),
+                KnockdDoor("closeSSH", 11, tcp(9000, 8000, 7000), None, 10_000, SYN, start_command="/sbin/iptables -D INPUT -s %IP% --dport 22 -j ACCEPT"),
+            ),
+        ),
+    ),
+    (
+        MANUAL_2,
+        KnockdConfiguration(
+            LOG,
+            (
+                KnockdDoor(
+                    "opencloseSSH", 5, (Port(UDP, 2222), Port(TCP, 3333), Port(UDP, 4444)), None, 15_000, FlagFilter.parse(("syn", "ack")),
+                    start_command=IPTABLES.format("A", "--syn"), cmd_timeout_s=5, stop_command=IPTABLES.format("D", "--syn"),
+                ),
+            ),
+        ),
+    ),
+    (MANUAL_3, KnockdConfiguration(LOG, (KnockdDoor("opencloseSMTP", 5, **SMTP),))),
+    (
+        MANUAL_4,
+        KnockdConfiguration(
+            LOG,
+            (
+                KnockdDoor(
+                    "opencloseSMTP", 5, **SMTP,
+                    start_command_6=IPTABLES.format("A", "--dport 25").replace("iptables", "ip6tables"),
+                    stop_command_6=IPTABLES.format("D", "--dport 25").replace("iptables", "ip6tables"),
+                ),
+            ),
+        ),
+    ),
+]  # fmt: skip
+
+
+@pytest.mark.parametrize(("text", "expected"), FILES, ids=["manual 1", "manual 2", "manual 3", "manual 4"])
+def test_the_examples_of_the_manual(text: str, expected: KnockdConfiguration) -> None:
+    assert parse(text, "f") == expected
+
+
+def test_what_debian_installs() -> None:
+    options, doors = parse(DEBIAN, "/etc/knockd.conf")
+    assert options == Options(use_syslog=True)
+    assert [(door.name, door.line, door.within_ms, door.flags) for door in doors] == [
+        ("openSSH", 4, 5000, SYN),
+        ("closeSSH", 10, 5000, SYN),
+        ("openHTTPS", 16, 5000, SYN),
+    ]
+    assert doors[2].knock == tcp(12345, 54321, 24680, 13579)
+
+
+def test_what_tutorials_show() -> None:
+    options, (only,) = parse(TUTORIAL, "f")
+    assert options == Options(True, "/var/log/knockd.log", None, "ens33")
+    assert only.knock == tcp(571, 290, 911)
+    assert (only.cmd_timeout_s, only.within_ms) == (10, 15_000)
+
+
+def test_defaults() -> None:
+    assert parse("[a]\nsequence = 7", "f") == KnockdConfiguration(Options(), (KnockdDoor("a", 1, tcp(7)),))
+    only = door("")
+    assert (only.within_ms, only.cmd_timeout_s, only.flags, only.start_command_6) == (25_000, 10, ANY_FLAGS, None)
+
+
+SETTINGS: list[tuple[str, str, object]] = [
+    ("SEQUENCE=7000,8000", "knock", tcp(7000, 8000)),
+    ("\tsequence\t=\t7 , 8 : udp ,9 :TCP\r", "knock", (Port(TCP, 7), Port(UDP, 8), Port(TCP, 9))),
+    ("sequence = 8\nsequence = 9", "knock", tcp(9)),  # the last one counts
+    ("sequence = 7000,8000 # from the office", "knock", tcp(7000, 8000)),  # atoi stops there
+    ("sequence = 7000/tcp, 007001", "knock", tcp(7000, 7001)),
+    (f"sequence = {','.join(map(str, range(1, 33)))}", "knock", tcp(*range(1, 33))),
+    ("seq_timeout = 5", "within_ms", 5000),
+    ("Timeout = 6", "within_ms", 6000),
+    ("seq_timeout = 15s", "within_ms", 15_000),
+    ("seq_timeout = 15 seconds # slow", "within_ms", 15_000),
+    ("cmd_timeout = 0", "cmd_timeout_s", 0),
+    ("tcpflags = SYN,!ack,Urg", "flags", FlagFilter.parse(("syn", "!ack", "urg"))),
+    ("tcpflags = syn\ntcpflags = !ack", "flags", FlagFilter.parse(("syn", "!ack"))),  # lines add up
+    ("tcpflags = syn\ntcpflags = !syn", "flags", FlagFilter.parse(("!syn",))),
+    ("tcpflags = syn,syn", "flags", SYN),
+    ("target = 192.0.2.7", "target", ip_address("192.0.2.7")),
+    ("target = 2001:DB8::7", "target", ip_address("2001:db8::7")),
+    ("command = a=b = c # d", "start_command", "a=b = c # d"),
+    ("start_command = one\ncommand = two", "start_command", "two"),
+    ("command_6 = six", "start_command_6", "six"),
+    ("start_command_6 =", "start_command_6", ""),
+    ("stop_command_6 =", "stop_command_6", ""),
+    ("one_time_sequences = /a b", "one_time_file", "/a b"),
+    ("one_time_sequences = /s", "knock", ()),  # a Sequence above it counts no longer
+]  # fmt: skip
+
+
+@pytest.mark.parametrize(("text", "field", "expected"), SETTINGS, ids=[text for text, _, _ in SETTINGS])
+def test_a_directive(text: str, field: str, expected: object) -> None:
+    assert getattr(door(text), field) == expected
+
+
+OPTIONS = [
+    ("usesyslog", Options(use_syslog=True)),
+    ("LOGFILE = /a\nlogfile = /b", Options(log_file="/b")),
+    ("logfile =", Options()),
+    ("pidfile = /run/k.pid", Options(pid_file="/run/k.pid")),
+    ("interface = eth1\ninterface = eth2", Options(interface="eth1")),  # the first one counts
+    ("interface =\ninterface = any", Options(interface="any")),
+    ("interface = eth0:1", Options(interface="eth0:1")),
+]
+
+
+@pytest.mark.parametrize(("text", "expected"), OPTIONS, ids=[text for text, _ in OPTIONS])
+def test_options(text: str, expected: Options) -> None:
+    assert parse(f"[options]\n{text}\n[a]\nsequence = 7\n", "f").options == expected
+
+
+def test_sections() -> None:
+    text = "[ a b ]\nsequence=7\nUseSyslog\n[a]b]\nsequence=7\n[OPTIONS]\nsequence=7\n[a]b]\nsequence=7\n# [x]\n[options]\nlogfile=/l"
+    configuration = parse(text, "f")
+    assert [(door.name, door.line) for door in configuration.doors] == [
+        (" a b ", 1),
+        ("a]b", 4),
+        ("OPTIONS", 6),
+        ("a]b", 8),
+    ]
+    assert configuration.options == Options(use_syslog=True, log_file="/l")  # UseSyslog counts anywhere
+
+
+DOOR_FAULTS = [
+    ("sequence =", "sequence: the sequence is empty; write its ports, like 7000,8000:udp,9000"),
+    ("sequence = 0", "sequence: port 0 does not exist; write a number from 1 to 65535"),
+    ("sequence = 70000", "sequence: port 70000 does not exist; write a number from 1 to 65535"),
+    ("sequence = abc", "sequence: 'abc' is no port, whatever number knockd makes of it; write it as 7000 or 7000:udp"),
+    ("sequence = 7000/udp", "sequence: '7000/udp' is no port, whatever number knockd makes of it; write it as 7000 or 7000:udp"),
+    ("sequence = 7000 8000", "sequence: '7000 8000' is no port, whatever number knockd makes of it; write it as 7000 or 7000:udp"),
+    ("sequence = -5", "sequence: '-5' is no port, whatever number knockd makes of it; write it as 7000 or 7000:udp"),
+    ("sequence = 7000,", "sequence: a port is missing beside a comma, and knockd takes it for port 0; write 7000,8000:udp,9000"),
+    ("sequence = 7:sctp", "sequence: '7:sctp' is no port; write it as 7000, 7000:tcp or 7000:udp"),
+    ("sequence = 7:tcp:udp", "sequence: '7:tcp:udp' is no port; write it as 7000, 7000:tcp or 7000:udp"),
+    (f"sequence = {','.join(['7'] * 33)}", "sequence: 33 ports are too many; write at most 32"),
+    ("seq_timeout = 0", "seq_timeout: 0 seconds are no possible time; write a number from 1 to 2147483647"),
+    ("timeout = 2.5", "timeout: '2.5' is no time; write a whole number of seconds, like 15"),
+    ("cmd_timeout = -1", "cmd_timeout: '-1' is no time; write a whole number of seconds, like 15"),
+    ("cmd_timeout = 99999999999", "cmd_timeout: 99999999999 seconds are no possible time; write a number from 0 to 2147483647"),
+    ("tcpflags = syn, ack", "tcpflags: ' ack' is no TCP flag to knockd; write some of fin, syn, rst, psh, ack, urg, ! before one that must not be set, commas and no spaces"),
+    ("tcpflags = ece", "tcpflags: 'ece' is no TCP flag to knockd; write some of fin, syn, rst, psh, ack, urg, ! before one that must not be set, commas and no spaces"),
+    ("tcpflags = syn,!syn", "tcpflags: the flag 'syn' stands twice; write it once"),
+    ("target = localhost", "target: 'localhost' is no address; write the address of the host itself, like 192.0.2.7"),
+    ("target = 192.0.2.0/24", "target: '192.0.2.0/24' is no address; write the address of the host itself, like 192.0.2.7"),
+    ("one_time_sequences =", "one_time_sequences: no file is named; write its whole path, like /etc/knockd/sequences"),
+    ("SeqTimeout = 5", "unknown directive 'SeqTimeout' in door 'a'; did you mean Seq_Timeout?"),
+    ("logfile = /l", "unknown directive 'logfile' in door 'a'; write it below [options]"),
+    ("UseSyslog = yes", "unknown directive 'UseSyslog' in door 'a'; write UseSyslog alone on its line"),
+    ("comand", "'comand' is no directive; did you mean Command?"),
+    ("a\0b = c", "a NUL byte is in the line; save the file as text"),
+]  # fmt: skip
+
+
+@pytest.mark.parametrize(("text", "message"), DOOR_FAULTS, ids=[text[:30] for text, _ in DOOR_FAULTS])
+def test_a_fault_in_a_door(text: str, message: str) -> None:
+    assert faults(f"[a]\nsequence = 7\n{text}\n") == [f"f:3: {message}"]
+
+
+FILE_FAULTS = {
+    "": ["1: there is no door; write a section [NAME] with Sequence and Start_Command"],
+    "[options]\nUseSyslog": ["1: there is no door; write a section [NAME] with Sequence and Start_Command"],
+    "\n[a]\ncommand = x": ["2: door 'a' has no sequence; write Sequence = 7000,8000:udp,9000 below [a]"],
+    "[a]\nsequence = x,0": [
+        "2: sequence: 'x' is no port, whatever number knockd makes of it; write it as 7000 or 7000:udp",
+        "2: sequence: port 0 does not exist; write a number from 1 to 65535",
+    ],
+    "sequence = 7\n[a] # x\n[b]\nsequence=1": [
+        "1: 'sequence = 7' stands in no section; write [options] or a door's [NAME] above it",
+        "2: '[a] # x' stands in no section; write [options] or a door's [NAME] above it",
+    ],
+    "[]\nsequence = 7": ["1: '' is no name of a door; write 1 to 127 letters in [ ]"],
+    "[Options]\nlogfile = /l\nsequence = 7": [
+        "2: unknown directive 'logfile' in door 'Options'; write the section's name as [options], in small letters"
+    ],
+    "[options]\nsequence = 7\ninterface = /dev/eth0\nfoo = 1\n[a]\nsequence = 7": [
+        "2: unknown directive 'sequence' in [options]; write it below a door's [NAME]",
+        "3: interface: '/dev/eth0' is no interface; write its name alone as `ip link` shows it, like eth0",
+        "4: unknown directive 'foo' in [options]; remove it, or write one of LogFile, PidFile, Interface, UseSyslog",
+    ],
+    "[a]\none_time_sequences = /s\nsequence = 7": [
+        "3: a Sequence below One_Time_Sequences would open once more; remove one of the two"
+    ],
+}
+
+
+@pytest.mark.parametrize(("text", "messages"), FILE_FAULTS.items(), ids=FILE_FAULTS)
+def test_all_faults_of_a_file(text: str, messages: list[str]) -> None:
+    assert faults(text) == [f"f:{message}" for message in messages]
