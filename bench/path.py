@@ -11,8 +11,11 @@ from doorward.lab import Lab
 
 SECONDS = 3.0
 DROP = """
-table inet drop {
-    chain prerouting { type filter hook prerouting priority mangle; policy accept; tcp dport 1-65535 drop; }
+table inet plain {
+    chain prerouting {
+        type filter hook prerouting priority mangle; policy accept
+        tcp dport 1-65535 drop
+    }
 }"""
 
 

@@ -10,7 +10,7 @@ from dataclasses import dataclass, field
 
 from doorward.model import Door, FlagFilter, Packet, Port, Protocol
 
-RATE_PER_S, BURST = 20, 40
+RATE_PER_S, BURST, PAUSE_S = 20, 40, 0.05
 
 
 @dataclass
@@ -19,6 +19,7 @@ class Source:
 
     tokens: float = BURST
     heard_s: float = 0.0
+    paused_until_s: float = 0.0
     attempts: dict[tuple[FlagFilter, int], tuple[tuple[Port, ...], float]] = field(default_factory=dict)
 
 
@@ -54,9 +55,12 @@ class Reference:
 
     def is_scanner(self, source: bytes, now_s: float) -> bool:
         bucket = self.buckets.setdefault(source, Source(BURST, now_s))
+        if now_s < bucket.paused_until_s:
+            return True
         bucket.tokens = min(BURST, bucket.tokens + (now_s - bucket.heard_s) * RATE_PER_S)
         bucket.heard_s = now_s
         if bucket.tokens < 1:
+            bucket.paused_until_s = now_s + PAUSE_S
             return True
         bucket.tokens -= 1
         return False

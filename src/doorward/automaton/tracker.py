@@ -15,6 +15,7 @@ from doorward.model import Packet
 # A person with a script sends a handful of packets; nobody knocks with more than a burst of 40.
 RATE_PER_S = 20
 BURST = 40
+PAUSE_S = 1 / RATE_PER_S  # who goes over the rate is not looked at until the next token: a flood costs one look-up
 LIMITER_TIMEOUT_S = BURST / RATE_PER_S  # after so long a silence the bucket is full again: forget it
 
 
@@ -33,29 +34,41 @@ class Move(NamedTuple):
     opened: tuple[int, ...]
 
 
+class Bucket(NamedTuple):
+    """A source's tokens, when they were counted, and until when it is not looked at."""
+
+    tokens: float
+    counted_s: float
+    paused_until_s: float
+
+
 class Limiter:
     """A token bucket a source, as the kernel's `limit rate over 20/second burst 40 packets`."""
 
     def __init__(self, capacity: int) -> None:
         self._capacity = capacity
-        self._buckets: OrderedDict[bytes, tuple[float, float]] = OrderedDict()  # tokens, when
+        self._buckets: OrderedDict[bytes, Bucket] = OrderedDict()
 
     def admits(self, source: bytes, now_s: float) -> bool | None:
         """Count one symbol: True within the rate, False above it, None where there is no room for `source`."""
         while self._buckets and self._oldest_s() + LIMITER_TIMEOUT_S <= now_s:
             self._buckets.popitem(last=False)
-        tokens, then_s = self._buckets.pop(source, (float(BURST), now_s))
+        bucket = self._buckets.get(source) or Bucket(BURST, now_s, 0.0)
+        if now_s < bucket.paused_until_s:
+            return False
+        self._buckets.pop(source, None)
         if len(self._buckets) >= self._capacity:
             return None
-        tokens = min(BURST, tokens + (now_s - then_s) * RATE_PER_S)
-        self._buckets[source] = (tokens - 1 if tokens >= 1 else tokens, now_s)
-        return tokens >= 1
+        tokens = min(BURST, bucket.tokens + (now_s - bucket.counted_s) * RATE_PER_S)
+        admitted = tokens >= 1
+        self._buckets[source] = Bucket(tokens - 1, now_s, 0.0) if admitted else Bucket(tokens, now_s, now_s + PAUSE_S)
+        return admitted
 
     def __len__(self) -> int:
         return len(self._buckets)
 
     def _oldest_s(self) -> float:
-        return next(iter(self._buckets.values()))[1]
+        return next(iter(self._buckets.values())).counted_s
 
 
 class Tracker:

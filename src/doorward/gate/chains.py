@@ -90,8 +90,9 @@ def _too_fast(plan: Plan, family: str) -> str:
     """Send a scanner back to the start; note it once a minute, ten scanners a second at most."""
     key = LIMITED[family]
     forget = [rule for group in plan.groups if family in group.families for rule in group.restart(family)]
+    pause = f"update @fast{family} {{ {key} }}"
     note = f"{key} != @scanners{family} limit rate 10/second burst 20 packets add @scanners{family} {{ {key} }}"
-    return chain(f"too_fast{family}", [*forget, "counter name fast", f"{note} {plan.log('fast')}"])
+    return chain(f"too_fast{family}", [*forget, "counter name fast", pause, f"{note} {plan.log('fast')}"])
 
 
 def _limited(plan: Plan, family: str) -> str:
@@ -105,6 +106,7 @@ def _limited(plan: Plan, family: str) -> str:
             filters = ("meta l4proto udp ", f"{flag_match(group.flags)} ") if several else ("",)
             jumps += [f"{here}{match}{target}" for match in filters]
     rules = [
+        f"{key} @fast{family} counter name fast return",
         f"update @limiter{family} {{ {key} limit rate over {RATE_PER_S}/second burst {BURST} packets }}"
         f" goto too_fast{family}",
         f"{key} != @limiter{family} counter name no_room_limiter return",
@@ -120,6 +122,23 @@ def _symbols(plan: Plan) -> str:
     rules = [f"{match} goto limited" for match in ("udp length >= 8", *map(flag_match, filters))]
     by_family = "meta nfproto vmap { ipv4 : goto limited4, ipv6 : goto limited6 }"
     return chain("limited", [by_family]) + chain("symbols", [*known, *rules], "what counts as a knock, right or wrong")
+
+
+def early(plan: Plan) -> str:
+    """Drop what scanners send before conntrack has to look at it, in mode stealth, which would drop it anyway."""
+    if plan.gate.mode is not Mode.STEALTH or not plan.groups:
+        return ""
+    syn = "tcp flags & (fin | syn | rst | ack) == syn"
+    dropping = [
+        *_unwatched(plan.gate, "return"),
+        "meta l4proto . th dport @ports return",
+        "fib daddr type local counter name fast drop",
+    ]
+    rules = [
+        "type filter hook prerouting priority raw; policy accept;",
+        *(f"{syn} {LIMITED[family]} @fast{family} goto still_fast" for family in SOURCES),
+    ]
+    return chain("still_fast", dropping) + chain("early", rules)
 
 
 def door(gate: Gate) -> str:
@@ -147,18 +166,23 @@ def forwarded(plan: Plan) -> str:
     return chain("forwarded", [*rules, "meta priority set 0:0"]) if rules else ""
 
 
+def _unwatched(gate: Gate, verdict: str) -> list[str]:
+    """Leave alone what comes in by an interface that is not watched."""
+    watched = ", ".join(f'"{name}"' for name in gate.interfaces)
+    loopback = [] if "lo" in gate.interfaces else [f'iifname "lo" {verdict}']
+    return [*loopback, *([f"iifname != {{ {watched} }} {verdict}"] if watched else [])]
+
+
 def prerouting(plan: Plan) -> str:
     """The base chain: after conntrack, before destination NAT, so that a port is seen as the client sent it."""
     gate = plan.gate
-    watched = ", ".join(f'"{name}"' for name in gate.interfaces)
     stealth = gate.mode is Mode.STEALTH
     to_host = "{ local, broadcast, multicast, anycast }" if stealth else "local"
     unicast = "fib daddr type local " if stealth else ""
     knock = [f"{unicast}meta l4proto {{ tcp, udp }} jump symbols", "meta priority set 0:0"]
     rules = [
         "type filter hook prerouting priority mangle; policy accept;",
-        *([] if "lo" in gate.interfaces else ['iifname "lo" accept']),
-        *([f"iifname != {{ {watched} }} accept"] if watched else []),
+        *_unwatched(gate, "accept"),
         "ct state established,related accept",
         f"fib daddr type != {to_host} {'goto forwarded' if forwarded(plan) else 'accept'}",
         "meta l4proto . th dport vmap @ports",

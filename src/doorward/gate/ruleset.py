@@ -21,7 +21,7 @@ from dataclasses import dataclass
 from ipaddress import ip_address
 
 from doorward.automaton.compile import Automaton
-from doorward.automaton.tracker import LIMITER_TIMEOUT_S
+from doorward.automaton.tracker import LIMITER_TIMEOUT_S, PAUSE_S
 from doorward.config.duration import nft_duration
 from doorward.config.schema import HURRIED_MS, Gate
 from doorward.gate import chains, tables
@@ -29,8 +29,9 @@ from doorward.gate.machines import ADDRESS_TYPES, Group, groups_of
 from doorward.model import Door
 
 TABLE = "inet doorward"
-BASE_CHAIN = "prerouting"
+BASE_CHAINS = ("prerouting", "early")
 OPEN_SIZE = 65536  # openings a family: only who knows a knock can fill it
+FAST_SIZE = 65536  # sources over the rate just now; each has sent 40 packets, and where it is full the limiter works on
 SCANNERS_SIZE = 4096  # sources noted in the last minute, at most ten a second
 LIMITER_BYTES, ATTEMPT_BYTES = 260, 150  # an entry of a full set, with its share of the buckets: docs/measured.md
 # What hides a port outlives a reload as an object, only its content is replaced: a packet that is under way during the
@@ -84,7 +85,8 @@ class Ruleset:
         """Give the transaction that replaces rules and tables but keeps what the sets hold."""
         existing = list(existing)
         same_size = {spec.name for spec in self.kept if spec.size in _sizes(existing, spec.name)}
-        stays = same_size | {BASE_CHAIN, *HELD, *COUNTERS}
+        base = {name for name in BASE_CHAINS if f"chain {name} {{" in self.body}
+        stays = same_size | {*base, *HELD, *COUNTERS}
         gone = [thing for thing in existing if thing.name not in stays]
         # A verdict map holds references to chains, so the maps go before the chains.
         gone.sort(key=lambda thing: thing.kind == "chain")
@@ -124,6 +126,7 @@ def compile_ruleset(
         *chains.matching(plan),
         chains.door(gate),
         _ports(doors, gate),
+        chains.early(plan),
         chains.forwarded(plan),
         chains.prerouting(plan),
     ]
@@ -153,6 +156,7 @@ def _kept(groups: Sequence[Group], capacity: int) -> Iterable[SetSpec]:
         yield _dynamic(f"set open{family}", f"{address} . inet_proto . inet_service", OPEN_SIZE, "")
         yield _standing(f"standing{family}", address)
         yield _dynamic(f"set limiter{family}", address, capacity, limiter)
+        yield _dynamic(f"set fast{family}", address, FAST_SIZE, f"timeout {round(PAUSE_S * 1000)}ms")
         yield _dynamic(f"set scanners{family}", address, SCANNERS_SIZE, "timeout 1m")
         for group in groups:
             if family in group.families:

@@ -12,7 +12,7 @@ import pytest
 
 from doorward.automaton.compile import compile_doors
 from doorward.config.schema import Gate, Mode, WrongPort
-from doorward.gate.ruleset import BASE_CHAIN, COUNTERS, Existing, Ruleset, compile_ruleset, default_capacity
+from doorward.gate.ruleset import BASE_CHAINS, COUNTERS, Existing, Ruleset, compile_ruleset, default_capacity
 from doorward.model import Door, FlagFilter, Port
 
 GOLDEN = Path(__file__).parent.parent.parent / "golden"
@@ -84,7 +84,7 @@ def test_a_reload_deletes_what_is_old_and_keeps_the_sets() -> None:
     window = next(spec.name for spec in ruleset.kept if spec.name.startswith("window4"))
     existing = [
         Existing("chain", "opens_0"),
-        Existing("chain", BASE_CHAIN),
+        Existing("chain", BASE_CHAINS[0]),
         Existing("map", "delta", 3),
         Existing("set", "open4", 65536),
         Existing("map", window, CAPACITY),
