@@ -9,7 +9,8 @@ from typing import NamedTuple
 from doorward.capture.packet import AUTHENTICATION, FRAGMENT
 
 HERE4, THERE4 = bytes([192, 0, 2, 7]), bytes([198, 51, 100, 2])
-HERE6, THERE6 = bytes.fromhex("20010db8" + "00" * 11 + "07"), bytes.fromhex("20010db8" + "00" * 11 + "02")
+HERE6 = bytes.fromhex("20010db8" + "00" * 11 + "07")
+THERE6 = bytes.fromhex("20010db80002" + "00" * 9 + "02")  # the lab's server
 
 
 class Extension(NamedTuple):

@@ -82,6 +82,10 @@ class Tracker:
             (machine.root, length): OrderedDict() for machine in automaton.machines for length in (4, 16)
         }
 
+    def follow(self, automaton: Automaton) -> None:
+        """Go over to an automaton with the same machines: only which ports are symbols has changed."""
+        self._automaton = automaton
+
     def see(self, packet: Packet, now_s: float) -> tuple[int, ...]:
         """Take one new packet at `now_s` (any clock that never goes back); give the doors, by index, that open."""
         opened: tuple[int, ...] = ()

@@ -23,6 +23,7 @@ COMMANDS = {
     "close": "close a door by hand",
     "log": "the record of openings and refusals",
     "knock": "knock at a host",
+    "import": "a knockd.conf turned into doorward's own configuration",
     "lab": "the whole thing in network namespaces, step by step",
 }
 

@@ -1,0 +1,119 @@
+"""Which interfaces there are and which addresses are this host's own: asked of rtnetlink(7), and followed."""
+
+from __future__ import annotations
+
+import errno
+import fcntl
+import socket
+import struct
+from collections.abc import Iterator
+from contextlib import suppress
+from typing import NamedTuple
+
+from doorward import netlink
+from doorward.errors import HostError
+
+_ROUTE = 0  # NETLINK_ROUTE
+_GROUPS = 0x1 | 0x10 | 0x100  # changes of links and of both families' addresses (RTMGRP_*)
+_NEW_ROUTE, _GET_ROUTE = 24, 26
+_ROUTE_HEADER = struct.Struct("=BBBBBBBBI")  # family, destination's bits, …, table, protocol, scope, type, flags
+_LOCAL_TABLE, _LOCAL = 255, 2  # RT_TABLE_LOCAL, RTN_LOCAL
+_DESTINATION = 1
+_SOL_NETLINK, _STRICT = 270, 12  # NETLINK_GET_STRICT_CHK, Linux 4.20: only the table that was asked for
+_GET_INDEX = 0x8933  # SIOCGIFINDEX
+_NAME_BYTES = 16
+_RECEIVE_BYTES = 1 << 16
+
+
+class Prefix(NamedTuple):
+    """A range of addresses of so many bytes: all that begin, less their last `shift` bits, with `value`."""
+
+    size: int
+    shift: int
+    value: int
+
+
+class Locals(NamedTuple):
+    """This host's own addresses, packed, and the ranges that are routed to it whole, such as 127.0.0.0/8."""
+
+    addresses: frozenset[bytes]
+    prefixes: frozenset[Prefix]
+
+    def hold(self, address: bytes) -> bool:
+        """Tell whether a packet to this address stays on this host (the kernel's `fib daddr type local`)."""
+        number, size = int.from_bytes(address), len(address)
+        return address in self.addresses or any(
+            prefix.size == size and number >> prefix.shift == prefix.value for prefix in self.prefixes
+        )
+
+
+class Links:
+    """Tells what is, and by its descriptor that something changed, in the namespace where it was made."""
+
+    def __init__(self) -> None:
+        self._changes = netlink.open_socket(_ROUTE, "changes of interfaces")
+        self._questions = netlink.open_socket(_ROUTE, "the list of addresses")
+        self._changes.setblocking(False)
+        self._changes.bind((0, _GROUPS))
+        with suppress(OSError):  # an older kernel gives all routes, and `_local_routes` picks
+            self._questions.setsockopt(_SOL_NETLINK, _STRICT, 1)
+
+    def fileno(self) -> int:
+        """Give the descriptor to wait on."""
+        return self._changes.fileno()
+
+    def close(self) -> None:
+        """Give both sockets back."""
+        self._changes.close()
+        self._questions.close()
+
+    def changed(self) -> bool:
+        """Tell whether a link or an address has changed since the last call."""
+        changed = False
+        while True:
+            try:
+                self._changes.recv(_RECEIVE_BYTES)
+            except BlockingIOError:
+                return changed
+            except OSError as error:
+                if error.errno != errno.ENOBUFS:  # where the kernel had to drop some, there was a change too
+                    raise
+            changed = True
+
+    def index_of(self, name: str) -> int | None:
+        """Give the number of an interface, None where there is none of that name now."""
+        packed = name.encode()
+        if not 0 < len(packed) < _NAME_BYTES:
+            return None
+        try:
+            answer = fcntl.ioctl(self._questions, _GET_INDEX, struct.pack(f"{_NAME_BYTES}si20x", packed, 0))
+        except OSError:
+            return None
+        index: int = struct.unpack_from("i", answer, _NAME_BYTES)[0]
+        return index
+
+    def locals(self) -> Locals:
+        """List the host's own addresses; HostError where the kernel does not tell them."""
+        addresses: set[bytes] = set()
+        prefixes: set[Prefix] = set()
+        try:
+            for bits, packed in (*self._local_routes(socket.AF_INET), *self._local_routes(socket.AF_INET6)):
+                shift = len(packed) * 8 - bits
+                if shift:
+                    prefixes.add(Prefix(len(packed), shift, int.from_bytes(packed) >> shift))
+                else:
+                    addresses.add(packed)
+        except OSError as error:
+            raise HostError(f"the kernel does not list this host's addresses: {error.strerror}") from None
+        return Locals(frozenset(addresses), frozenset(prefixes))
+
+    def _local_routes(self, family: socket.AddressFamily) -> Iterator[tuple[int, bytes]]:
+        request = _ROUTE_HEADER.pack(family, 0, 0, 0, _LOCAL_TABLE, 0, 0, 0, 0)
+        framed = netlink.message(_GET_ROUTE, netlink.REQUEST | netlink.DUMP, request)
+        for reply in netlink.dump(self._questions, framed):
+            if reply.kind != _NEW_ROUTE or len(reply.body) < _ROUTE_HEADER.size:
+                continue
+            _, bits, _, _, table, _, _, kind, _ = _ROUTE_HEADER.unpack_from(reply.body)
+            found = netlink.attributes(reply.body[_ROUTE_HEADER.size :])
+            if (table, kind) == (_LOCAL_TABLE, _LOCAL) and _DESTINATION in found:
+                yield bits, bytes(found[_DESTINATION])

@@ -1,0 +1,177 @@
+"""`knockd`: the daemon with knockd 0.8's options, outputs and exit codes."""
+
+from __future__ import annotations
+
+import getopt
+import os
+import sys
+import time
+from pathlib import Path
+from typing import NamedTuple, NoReturn
+
+from doorward import __version__
+from doorward.errors import DoorwardError, HostError
+
+_SHORT = "vDdli:c:p:g:hV4"
+_LONG = {
+    "verbose": "v", "debug": "D", "daemon": "d", "lookup": "l", "interface=": "i", "config=": "c", "help": "h",
+    "pidfile=": "p", "logfile=": "g", "version": "V", "only-ip-v4": "4", "engine=": "engine",
+}  # fmt: skip
+USAGE = """\
+usage: knockd [options]
+options:
+  -i, --interface <int>  network interface to listen on (default "eth0")
+  -d, --daemon           run as a daemon
+  -c, --config <file>    use an alternate config file
+  -D, --debug            output debug messages
+  -l, --lookup           lookup DNS names (may be a security risk)
+  -p, --pidfile          use an alternate pidfile
+  -g, --logfile          use an alternate logfile
+  -v, --verbose          be verbose
+  -4, --only-ip-v4       do not track ipv6
+  -V, --version          display version
+  -h, --help             this help
+      --engine <engine>  kernel or ring; without it, the kernel where it can
+
+"""
+ENGINES = ("kernel", "ring")
+
+
+class Call(NamedTuple):
+    """The words of the command line."""
+
+    flags: frozenset[str]
+    values: dict[str, str]
+
+
+def main(argv: list[str] | None = None) -> int:
+    """Run it; the exit codes are knockd's: 0 asked for help, 1 could not start, else the signal that ended it."""
+    try:
+        call = _parse(sys.argv[1:] if argv is None else argv)
+    except getopt.GetoptError as error:
+        sys.stderr.write(f"knockd: {error.msg}\n")
+        sys.stdout.write(USAGE)
+        return 1  # knockd says 0 here, and a script goes on without a daemon
+    if "V" in call.flags:
+        sys.stdout.write(f"knockd 0.8 (doorward {__version__})\n")
+        return 0
+    if "h" in call.flags:
+        sys.stdout.write(USAGE)
+        return 0
+    try:
+        return _serve(call)
+    except DoorwardError as error:
+        sys.stderr.write("".join(f"knockd: {line}\n" for line in str(error).splitlines()))
+        return 1
+
+
+def _parse(words: list[str]) -> Call:
+    pairs, rest = getopt.gnu_getopt(words, _SHORT, list(_LONG))
+    if rest:
+        raise getopt.GetoptError(f"what is {rest[0]!r}? only options are taken")
+    letters = [(name.lstrip("-"), value) for name, value in pairs]
+    named = {long.rstrip("="): letter for long, letter in _LONG.items()}
+    found = {named.get(name, name): value for name, value in letters}
+    if found.get("engine", "kernel") not in ENGINES:
+        raise getopt.GetoptError(f"--engine: {found['engine']!r} is none; write kernel or ring")
+    return Call(frozenset(name for name, value in found.items() if not value), found)
+
+
+def _serve(call: Call) -> int:
+    from doorward.config.files import read_text
+    from doorward.config.knockd import DEFAULT_PID_FILE, parse
+    from doorward.knockd.app import Knockd, Settings
+    from doorward.knockd.engine import open_engine
+    from doorward.knockd.output import Output
+    from doorward.ledger import ledger_path, open_ledger
+
+    values = call.values
+    path = Path(values.get("c", "/etc/knockd.conf")).absolute()
+    configuration = parse(read_text(path), str(path))
+    options = configuration.options
+    settings = Settings(path, values.get("i"), "4" in call.flags, "l" in call.flags, values.get("g"))
+    output = Output(use_syslog=options.use_syslog, verbose="v" in call.flags, debug="D" in call.flags)
+    pid_file = Path(options.pid_file or values.get("p") or DEFAULT_PID_FILE)
+    output.open_log(options.log_file or settings.log_file)  # the file's counts, as in knockd
+    release = _Daemon(pid_file) if "d" in call.flags else None
+    try:
+        ledger_file = ledger_path().with_name("knockd.sqlite3")
+        try:
+            ledger_file.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
+        except OSError as error:
+            raise HostError(f"{ledger_file.parent}: {error.strerror}; what is owed is kept there") from None
+        engine = open_engine(values.get("engine"), output)
+        ledger, set_aside = open_ledger(ledger_file, time.strftime("%Y%m%dT%H%M%S"))
+        if set_aside:
+            output.complain(set_aside)
+        app = Knockd(settings, configuration, engine, output, ledger)
+    except DoorwardError as error:
+        if release is not None:
+            release.fail(str(error))
+        raise
+    try:
+        if release is not None and (wrong := release.succeed()):
+            output.say(wrong)
+        return app.run()
+    finally:
+        app.close()
+        if release is not None:
+            release.remove_pid_file()
+
+
+class _Daemon:
+    """A process of its own; the call that began it returns when it is known whether the daemon runs."""
+
+    def __init__(self, pid_file: Path) -> None:
+        self._pid_file = pid_file
+        sys.stdout.flush()
+        told, self._tell = os.pipe()
+        if os.fork():
+            os.close(self._tell)
+            _wait_and_leave(told)
+        os.close(told)
+        os.setsid()
+        if os.fork():
+            os._exit(0)
+        os.chdir("/")
+        # Now, and not when it is ready: what it starts must not hold the caller's terminal either.
+        null = os.open(os.devnull, os.O_RDWR)
+        for descriptor in (0, 1, 2):
+            os.dup2(null, descriptor)
+
+    def fail(self, message: str) -> NoReturn:
+        """Say why not, and end; the caller's process passes it on."""
+        os.write(self._tell, message.encode())
+        os._exit(1)
+
+    def succeed(self) -> str:
+        """Write the pid file and let the caller go; give what went wrong, or nothing."""
+        wrong = ""
+        try:
+            self._pid_file.write_text(f"{os.getpid()}\n")
+        except OSError as error:
+            wrong = f"could not create pid file {self._pid_file}: {error.strerror}"
+        os.write(self._tell, b"\0")
+        os.close(self._tell)
+        return wrong
+
+    def remove_pid_file(self) -> None:
+        """Take the pid file away, unless another daemon's number stands in it."""
+        try:
+            if self._pid_file.read_text().strip() == str(os.getpid()):
+                self._pid_file.unlink()
+        except OSError:
+            pass
+
+
+def _wait_and_leave(told: int) -> NoReturn:
+    with os.fdopen(told, "rb") as pipe:
+        message = pipe.read()
+    if message != b"\0":
+        sys.stderr.write(f"knockd: {message.decode() or 'the daemon ended before it was ready'}\n")
+        sys.stderr.flush()
+    os._exit(0 if message == b"\0" else 1)
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,254 @@
+"""The daemon behind `knockd`: the engine's events in; log lines, commands and the record of what is owed out."""
+
+from __future__ import annotations
+
+import signal
+import time
+from collections.abc import Sequence
+from contextlib import ExitStack
+from functools import lru_cache
+from pathlib import Path
+from socket import gethostbyaddr
+from typing import NamedTuple
+
+from doorward.capture.listening import listening_ports
+from doorward.config.files import read_text
+from doorward.config.knockd import DEFAULT_INTERFACE, KnockdConfiguration, parse
+from doorward.daemon import notify
+from doorward.daemon.book import Book
+from doorward.daemon.loop import Loop
+from doorward.daemon.reconcile import shifted
+from doorward.daemon.runner import Report, Runner
+from doorward.errors import DoorwardError
+from doorward.knockd.attempts import Attempts
+from doorward.knockd.doors import as_door, commands_of, is_opening, keys_of
+from doorward.knockd.engine import Engine, Happened
+from doorward.knockd.one_time import OneTimeDoors
+from doorward.knockd.output import Output
+from doorward.ledger import Ledger
+from doorward.model import Address, Door, Opening
+
+FOLLOW_S = 5.0  # how often listening services and edited one-time files are looked for
+
+
+class Settings(NamedTuple):
+    """The command line: it comes before the file."""
+
+    config: Path
+    interface: str | None = None
+    only_ipv4: bool = False
+    lookup: bool = False
+    log_file: str | None = None
+
+
+class Knockd:
+    """Holds what runs. Times are of the loop's clock; the ledger has wall time."""
+
+    def __init__(
+        self, settings: Settings, configuration: KnockdConfiguration, engine: Engine, output: Output, ledger: Ledger
+    ) -> None:
+        self._settings, self._engine, self._output, self._ledger = settings, engine, output, ledger
+        self._loop, self._book, self._attempts = Loop(), Book(), Attempts()
+        self._running: dict[int, tuple[str, str, Address]] = {}  # by the runner's number: door, what, address
+        self._timer_s = float("inf")
+        self._ended_by = self._lost = 0
+        self._name = lru_cache(4096)(_host_name)
+        with ExitStack() as parts:
+            for close in (ledger.close, self._loop.close, engine.close):
+                parts.callback(close)
+            self._take(configuration)
+            parts.callback(lambda: self._runner.close())
+            self._parts = parts.pop_all()
+
+    def run(self) -> int:
+        """Serve until SIGTERM or SIGINT; give that signal's number, which knockd exits with."""
+        for descriptor in self._engine.descriptors():
+            self._loop.on_readable(descriptor, self._read)
+        for number in (signal.SIGTERM, signal.SIGINT):
+            self._loop.on_signal(number, lambda n=number: self._end(n))  # type: ignore[misc]
+        self._loop.on_signal(signal.SIGHUP, self._reload)
+        self._output.say(f"starting up, listening on {self._interface}", f"listening on {self._interface}...")
+        self._output.debug(
+            f"engine: {self._engine.name}; no symbols, since this host listens there: {self._busy_text()}"
+        )
+        self._take_over()
+        self._loop.at(self._loop.now_s() + FOLLOW_S, self._follow)
+        notify.notify("READY=1")
+        self._loop.run()
+        self._output.say("waiting for child processes...")
+        self._output.say("shutting down", "closing...")
+        return self._ended_by
+
+    def close(self) -> None:
+        """Give back what it holds; commands that run go on to their end."""
+        self._parts.close()
+
+    def _take(self, configuration: KnockdConfiguration) -> None:
+        """Go over to a configuration that was read; a DoorwardError leaves the one before."""
+        keys = keys_of(configuration.doors)
+        doors = dict(zip(keys, configuration.doors, strict=True))
+        one_time = OneTimeDoors({key: d.one_time_file for key, d in doors.items() if d.one_time_file}, self._output)
+        self._interface = self._settings.interface or configuration.options.interface or DEFAULT_INTERFACE
+        self._doors, self._one_time, self._commands = doors, one_time, commands_of(doors)
+        self._busy = listening_ports()
+        self._load()
+        self._runner = Runner(self._commands, self._loop, self._report)
+
+    def _load(self) -> None:
+        interfaces = () if self._interface == "any" else (self._interface,)
+        self._engine.load(self._automaton_doors(), interfaces, self._busy)
+
+    def _automaton_doors(self) -> Sequence[Door]:
+        return [as_door(key, door, door.knock or self._one_time.current(key)) for key, door in self._doors.items()]
+
+    def _read(self) -> None:
+        for event in self._engine.read():
+            if not (self._settings.only_ipv4 and event.source.version == 6):
+                self._happened(event)
+        self._schedule()
+
+    def _happened(self, event: Happened) -> None:
+        if event.what == "wrong":
+            self._attempts.fail(event.source)
+            return
+        stages = event.stages.of(event.state)
+        self._attempts.advance(event.source, event.stages.machine_of(event.state), stages, self._loop.now_s())
+        who = self._who(event.source)
+        for stage in stages:
+            if stage.door.name not in self._doors:  # gone with a reload
+                continue
+            name = self._doors[stage.door.name].name
+            self._output.say(f"{who}: {name}: Stage {stage.number}")
+            if stage.last:
+                self._output.say(f"{who}: {name}: OPEN SESAME")
+                self._opened(stage.door, event.source)
+
+    def _opened(self, door: Door, address: Address) -> None:
+        """Run what the door runs. A one-time sequence is marked as used first: no crash may make it good again."""
+        key = door.name
+        if self._doors[key].one_time_file:
+            if not self._one_time.use(key, door.knock):
+                return
+            self._load()
+        commands = self._commands[key]
+        if not is_opening(commands, address):
+            self._start(key, "open", address)
+            return
+        now_s = self._loop.now_s()
+        prolongs = self._book.get(key, address) is not None
+        opening = self._book.open(Opening(key, address, (), now_s, now_s + door.for_ms / 1000, "knock"))
+        self._ledger.opened(shifted([opening], time.time() - now_s)[0])  # what is owed, before it is
+        if prolongs:
+            self._output.say(f"{self._who(address)}: {self._doors[key].name}: open already; open for longer now")
+        else:
+            self._start(key, "open", address)
+
+    def _start(self, key: str, what: str, address: Address) -> None:
+        if self._commands[key].of(what, address) is not None:
+            self._running[self._runner.run(key, address, what)] = (key, what, address)
+
+    def _report(self, report: Report) -> None:
+        if report.event == "gone":
+            self._output.complain(f"error: {report.text}; starting it again")
+            self._runner = Runner(self._commands, self._loop, self._report)
+            return
+        key, what, address = self._running.get(report.number, ("", "", None))
+        name = self._doors[key].name if key in self._doors else key
+        if report.event == "running":
+            self._output.say(f"{name}: running command: {report.text}")
+        elif report.event in ("output", "hangs"):
+            for line in report.text.splitlines():
+                self._output.say(f"{name}: {line}")
+        else:
+            self._running.pop(report.number, None)
+            if report.status:
+                self._output.complain(f"{name}: command returned non-zero status code ({report.status})")
+            if what == "close" and address is not None and self._book.get(key, address) is None:
+                self._ledger.closed(key, address, time.time(), "time")
+
+    def _take_over(self) -> None:
+        """Take on what an earlier run owes; what is late is run at once."""
+        now_s = self._loop.now_s()
+        for opening in shifted(self._ledger.standing(), now_s - time.time()):
+            if opening.door in self._doors:
+                self._book.open(opening)
+            else:
+                self._output.complain(
+                    f"{opening.door}: no longer in {self._settings.config}, and its stop command for"
+                    f" {opening.address} was not run; run it by hand"
+                )
+                self._ledger.closed(opening.door, opening.address, time.time(), "lost")
+        self._schedule()
+
+    def _wake(self) -> None:
+        self._timer_s = float("inf")
+        now_s = self._loop.now_s()
+        for address, stage in self._attempts.expire(now_s):
+            if (door := self._doors.get(stage.door.name)) is not None:
+                self._output.say(f"{self._who(address)}: {door.name}: sequence timeout (stage {stage.number})")
+        for opening in self._book.expire(now_s):
+            self._output.say(f"{self._who(opening.address)}: {self._doors[opening.door].name}: command timeout")
+            self._start(opening.door, "close", opening.address)
+        self._schedule()
+
+    def _schedule(self) -> None:
+        opening, attempt_s = self._book.next_end(), self._attempts.next_end_s()
+        due_s = min(opening.until_s if opening else float("inf"), attempt_s or float("inf"))
+        if due_s < self._timer_s:
+            self._timer_s = due_s
+            self._loop.at(due_s, self._wake)
+
+    def _follow(self) -> None:
+        """Look for services that began or ended to listen, for edited one-time files, for a ledger that waits."""
+        if (lost := self._engine.lost()) > self._lost:
+            self._output.complain(
+                f"warning: the {self._engine.name} engine lost {lost - self._lost} packets or messages"
+            )
+            self._lost = lost
+        busy, edited = listening_ports(), self._one_time.follow()
+        if busy != self._busy or edited:
+            self._busy = busy
+            self._load()
+            self._output.debug(f"no symbols, since this host listens there: {self._busy_text()}")
+        if self._ledger.trouble and not self._ledger.flush():
+            self._output.complain(f"error: {self._ledger.trouble}")
+        self._loop.at(self._loop.now_s() + FOLLOW_S, self._follow)
+
+    def _reload(self) -> None:
+        """Read the file again; one with a fault changes nothing. Doors that are gone close now."""
+        self._output.say(f"re-reading config file: {self._settings.config}")
+        notify.reloading()
+        try:
+            configuration = parse(read_text(self._settings.config), str(self._settings.config))
+            gone = [o for o in self._book if o.door not in keys_of(configuration.doors)]
+            for opening in gone:
+                self._book.close(opening.door, opening.address)
+                self._start(opening.door, "close", opening.address)
+                self._ledger.closed(opening.door, opening.address, time.time(), "hand")
+            before = self._runner
+            self._take(configuration)
+            before.close()
+            self._output.open_log(configuration.options.log_file or self._settings.log_file)
+        except DoorwardError as error:
+            for line in str(error).splitlines():
+                self._output.complain(line)
+            self._output.complain("error: the configuration was not changed")
+        notify.notify("READY=1")
+
+    def _end(self, number: int) -> None:
+        self._ended_by = number
+        self._loop.stop()
+
+    def _who(self, address: Address) -> str:
+        name = self._name(str(address)) if self._settings.lookup else None
+        return f"{address} ({name})" if name else str(address)
+
+    def _busy_text(self) -> str:
+        return ", ".join(map(str, sorted(self._busy))) or "none"
+
+
+def _host_name(address: str) -> str | None:
+    try:
+        return gethostbyaddr(address)[0]
+    except OSError:
+        return None

@@ -1,0 +1,168 @@
+"""Two ways to run the automaton, with the same openings for the same packets: in the kernel, or over a ring.
+
+The kernel's gate runs in mode observe: it watches and drops nothing, so it lives beside any firewall.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from ipaddress import ip_address
+from typing import NamedTuple, Protocol
+
+from doorward.automaton.compile import Automaton, compile_doors
+from doorward.automaton.tracker import Tracker
+from doorward.capture.bpf import symbols_filter
+from doorward.capture.nflog import LogSocket
+from doorward.capture.ring import Ring
+from doorward.config.schema import DEFAULT_CAPACITY, Gate, Mode
+from doorward.daemon.loading import memory_bytes
+from doorward.errors import HostError
+from doorward.gate.chains import LOG_GROUP, STEP_GROUP
+from doorward.gate.nft import NftFilter
+from doorward.gate.ruleset import compile_ruleset, default_capacity
+from doorward.knockd.output import Output
+from doorward.knockd.stages import Stages
+from doorward.model import Address, Door, Port
+
+RING_CAPACITY = 65536  # sources a family in progress, in Python's memory: some 200 bytes each
+
+
+_MEANING = {"step": "step", "knock": "open", "wrong": "wrong"}  # of what the gate tells, for knockd
+
+
+class Happened(NamedTuple):
+    """A source came to a state ("step", or "open" where that completes a door), or went "wrong"."""
+
+    what: str
+    source: Address
+    state: int
+    stages: Stages
+
+
+class Engine(Protocol):
+    """The seam: the kernel or the ring."""
+
+    name: str
+
+    def load(self, doors: Sequence[Door], interfaces: Sequence[str], busy: frozenset[Port]) -> None:
+        """Go over to these doors; ports in `busy` are no symbols. Attempts in progress go on where they can."""
+
+    def lost(self) -> int:
+        """Count what was lost for want of room, since the start."""
+
+    def descriptors(self) -> Sequence[int]:
+        """Give the descriptors to wait on."""
+
+    def read(self) -> list[Happened]:
+        """Give what happened, in order."""
+
+    def close(self) -> None:
+        """Stop watching, and leave nothing behind."""
+
+
+class KernelEngine:
+    """The table `inet doorward` in mode observe, and its log."""
+
+    name = "kernel"
+
+    def __init__(self) -> None:
+        self._completed, self._steps = LogSocket(LOG_GROUP), LogSocket(STEP_GROUP)
+        self._filter = NftFilter()
+        self._overflows = 0
+        self._stages: dict[str, Stages] = {}  # by generation: messages of the one before may be on their way
+
+    def load(self, doors: Sequence[Door], interfaces: Sequence[str], busy: frozenset[Port]) -> None:
+        """Compile, and replace the table in one transaction."""
+        public = tuple(sorted(busy - {port for door in doors for port in door.knock}))
+        automaton = compile_doors(doors, public=public)
+        gate = Gate(mode=Mode.OBSERVE, interfaces=tuple(interfaces), public=public)
+        capacity = default_capacity(memory_bytes(), len(automaton.machines), DEFAULT_CAPACITY)
+        ruleset = compile_ruleset(doors, automaton, gate, capacity, tells_steps=True)
+        self._filter.load(ruleset, {})
+        before = dict(list(self._stages.items())[-1:])
+        self._stages = before | {ruleset.generation: Stages(doors, automaton)}
+
+    def descriptors(self) -> Sequence[int]:
+        """Give both logs' descriptors."""
+        return self._steps.fileno(), self._completed.fileno()
+
+    def read(self) -> list[Happened]:
+        """Give the steps before what they led to: whatever led to a completion that is read was told before it."""
+        completed, steps = self._completed.read(), self._steps.read()
+        self._overflows += (completed is None) + (steps is None)
+        happened = []
+        for event in (*(steps or ()), *(completed or ())):
+            stages, what = self._stages.get(event.generation), _MEANING.get(event.what)
+            if stages is not None and what is not None:
+                happened.append(Happened(what, event.source, event.state, stages))
+        return happened
+
+    def lost(self) -> int:
+        """Count how often a log overflowed; completions have one of their own, which steps cannot fill."""
+        return self._overflows
+
+    def close(self) -> None:
+        """Take the table away: without the daemon it would only count."""
+        self._filter.unload()
+        self._steps.close()
+        self._completed.close()
+
+
+class RingEngine:
+    """The tracker in Python, over a TPACKET_V3 ring."""
+
+    name = "ring"
+
+    def __init__(self) -> None:
+        self._ring: Ring | None = None
+        self._automaton: Automaton | None = None
+
+    def load(self, doors: Sequence[Door], interfaces: Sequence[str], busy: frozenset[Port]) -> None:
+        """Compile, and go over with the next packet; the same automaton keeps the attempts in progress."""
+        public = busy - {port for door in doors for port in door.knock}
+        automaton = compile_doors(doors, public=public)
+        program = symbols_filter({machine.flags for machine in automaton.machines}, never=public)
+        if self._ring is None:
+            self._ring = Ring(interfaces, program)
+        else:
+            self._ring.use(program)
+        if self._automaton is None or automaton.machines != self._automaton.machines:
+            self._tracker = Tracker(automaton, RING_CAPACITY)
+        else:
+            self._tracker.follow(automaton)
+        self._automaton, self._stages = automaton, Stages(doors, automaton)
+
+    def descriptors(self) -> Sequence[int]:
+        """Give the ring's descriptor."""
+        return (self._ring.fileno(),) if self._ring else ()
+
+    def read(self) -> list[Happened]:
+        """Run the automaton over what has come."""
+        happened = []
+        for packet, now_s in self._ring.read() if self._ring else ():
+            for move in self._tracker.moves(packet, now_s):
+                what = "wrong" if move.wrong else "open" if move.opened else "step"
+                happened.append(Happened(what, ip_address(packet.source), move.state, self._stages))
+        return happened
+
+    def lost(self) -> int:
+        """Count the packets for which the ring had no room."""
+        return self._ring.drops() if self._ring else 0
+
+    def close(self) -> None:
+        """Stop watching."""
+        if self._ring is not None:
+            self._ring.close()
+
+
+def open_engine(wanted: str | None, output: Output) -> Engine:
+    """Open the engine that was asked for; without a wish the kernel's, and the ring where that is not to be had."""
+    if wanted == "ring":
+        return RingEngine()
+    try:
+        return KernelEngine()
+    except HostError as error:
+        if wanted == "kernel":
+            raise
+        output.complain(f"the kernel's packet filter cannot be used ({error}); going on with --engine ring")
+        return RingEngine()
