@@ -68,7 +68,7 @@ def knockd(lab: Lab) -> Iterator[subprocess.Popen[str]]:
             f"[ssh]\n sequence = {sequence}\n seq_timeout = 15\n tcpflags = syn\n cmd_timeout = 30\n"
             f" start_command = /usr/sbin/iptables -w -I {accept}\n stop_command = /usr/sbin/iptables -w -D {accept}\n"
         )
-        daemon = lab.server.popen(["knockd", "-c", configuration], stderr=subprocess.DEVNULL)
+        daemon = lab.server.popen(["/usr/sbin/knockd", "-c", configuration], stderr=subprocess.DEVNULL)
         until_s = time.monotonic() + PATIENCE_S
         while not (log.exists() and "listening" in log.read_text()):
             if time.monotonic() > until_s or daemon.poll() is not None:

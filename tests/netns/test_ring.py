@@ -34,6 +34,7 @@ from tests.netns.test_kernel import CAPACITY, SENTINEL, Opened, Rig, sent, some_
 from tests.support.frames import FrameSender
 from tests.support.headers import Extension, ipv4, ipv6, tcp, udp
 from tests.support.processes import as_nobody, open_descriptors, own_namespace
+from tests.support.programs import KNOCK as DEBIANS_KNOCK
 
 pytestmark = pytest.mark.netns
 
@@ -188,7 +189,7 @@ def test_the_knock_of_debian(rings: OpenRing, direct_lab: Lab, family: str) -> N
     automaton = compile_doors(doors)
     ring, host = rings(program=filter_for(automaton)), direct_lab.server
     address = str(host.ipv4 if family == "-4" else host.ipv6)
-    direct_lab.client.run(["knock", family, address, "7000:tcp", "8000:udp", "9000:tcp", "60000:udp"])
+    direct_lab.client.run([DEBIANS_KNOCK, family, address, "7000:tcp", "8000:udp", "9000:tcp", "60000:udp"])
     source = direct_lab.client.ipv4 if family == "-4" else direct_lab.client.ipv6
     assert tracked(ring, automaton, doors) == [(source.packed, "ssh")]
 

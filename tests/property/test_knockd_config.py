@@ -16,6 +16,7 @@ from doorward.config.one_time import ENCODING, ERRORS, mark_used, sequences
 from doorward.errors import ConfigError, HostError
 from doorward.lab import Lab
 from tests.conftest import unavailable
+from tests.support.programs import KNOCKD
 
 FRAGMENTS = [
     *"[]=#,:!% \t\n\r\f\0é",
@@ -130,7 +131,7 @@ def module_lab() -> Iterator[Lab]:
 
 def knockd_starts(lab: Lab, path: Path) -> bool:
     """Start Debian's knockd in the lab, and end it as soon as it has said what it thinks of the file."""
-    process = lab.server.popen(["knockd", "-v", "-c", path], stderr=-3)
+    process = lab.server.popen([KNOCKD, "-v", "-c", path], stderr=-3)
     assert process.stdout is not None
     lines = iter(process.stdout.readline, "")
     starts = any(line.startswith("listening on") for line in lines)

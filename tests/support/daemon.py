@@ -23,6 +23,7 @@ from doorward.lab import Lab
 from doorward.lab_host import Host
 from doorward.model import Address, Element, Port
 from tests.conftest import unavailable
+from tests.support.programs import KNOCK
 
 PATIENCE_S = 15.0  # what is awaited comes in milliseconds; only a fault takes longer
 SILENCE_S = 0.3  # a SYN that is dropped has no answer; the answer of an open port takes under a millisecond
@@ -213,7 +214,7 @@ class Visitor:
     def start_knock(self, *ports: object, delay_ms: int = 0) -> subprocess.Popen[bytes]:
         """Start Debian's knock; `ports` as it takes them, like 7000 or 7000:udp."""
         delay = ["-d", delay_ms] if delay_ms else []
-        command = ["knock", f"-{self.source.version}", *delay, self.server, *ports]
+        command = [KNOCK, f"-{self.source.version}", *delay, self.server, *ports]
         return self.host.call(subprocess.Popen, [str(word) for word in command], user=self.user)
 
     def connect(self, port: int = 22, timeout_s: float = FIRST_SYN_S) -> socket.socket:
@@ -223,7 +224,7 @@ class Visitor:
 
     def knock_and_connect(self, *ports: object, port: int = 22) -> socket.socket:
         """Knock and connect with nothing between, in one thread."""
-        command = [str(word) for word in ("knock", f"-{self.source.version}", self.server, *ports)]
+        command = [str(word) for word in (KNOCK, f"-{self.source.version}", self.server, *ports)]
         address, source = (str(self.server), port), (str(self.source), 0)
 
         def both() -> socket.socket:

@@ -17,7 +17,7 @@ MAX_BYTES = 16 << 20
 
 EXAMPLE = """\
   $ doorward import /etc/knockd.conf -o doorward.toml
-  doorward import: check: door 'openSSH': stayed open until something closed it; now for 1h after the last knock …
+  doorward import: check: door 'openSSH': stayed open until it was closed …
   $ doorward check -c doorward.toml
 what to check is said on standard error, and stands in the new file as comments
 exit status: 0 done, 2 the file is wrong, or the new one exists already"""
