@@ -32,8 +32,8 @@ _FRAME_BYTES = 2048  # only a check on the sizes: in a block of TPACKET_V3 packe
 # pays a timer and no wake-up. A knock may wait 1 ms; kernels before 6.18 round it up to a tick (4 ms at 250 Hz).
 RETIRE_MS = 1
 _REQUEST = struct.Struct("=7I")  # struct tpacket_req3
-_BLOCK = struct.Struct("=8xIII")  # struct tpacket_block_desc: status, packets, where the first one is
-_STATUS_AT, _OURS, _KERNELS = 8, 1, bytes(4)
+_BLOCK = struct.Struct("=12xII")  # struct tpacket_block_desc: packets, where the first one is
+_STATUS_AT, _KERNELS, _OURS = 8, 0, 1
 # struct tpacket3_hdr: next, seconds, nanoseconds, bytes kept, where the network header is. Then, 96 bytes on, where
 # the kernel puts it for this kind of socket, an IPv4 header and two ports, read in the same go: what nearly every
 # knock is. No packet is so short (`SHORTEST`) that this would reach past the end.
@@ -89,7 +89,7 @@ class Ring:
 
         The time is when the kernel took the packet, on CLOCK_MONOTONIC's scale. It never goes back within a
         family, which is all that a tracker needs: it keeps the families apart. `local` says whether the
-        destination is this host's own, `malformed` counts what was no packet.
+        destination is this host's own.
         """
         if self._links.changed() or time.monotonic() - self._followed_s > _REFRESH_S:
             self._follow()
@@ -106,7 +106,7 @@ class Ring:
 
     @property
     def malformed(self) -> int:
-        """Count what came through the filter and was no packet."""
+        """Count what came through the filter and was neither TCP nor UDP, or cut short."""
         return sum(receiver.malformed for receiver in self._receivers)
 
     def _follow(self) -> None:
@@ -137,6 +137,7 @@ class _Receiver:
             self._socket.close()
             raise
         self._view = memoryview(self._memory)
+        self._words = self._view.cast("I")
 
     def _mapped(self) -> mmap.mmap:
         request = _REQUEST.pack(
@@ -156,6 +157,7 @@ class _Receiver:
         return self._socket.fileno()
 
     def close(self) -> None:
+        self._words.release()
         self._view.release()
         self._memory.close()
         self._socket.close()
@@ -179,11 +181,14 @@ class _Receiver:
     def take(self, locals_: Locals) -> list[tuple[Packet, float]] | None:
         """Read the next block and give it back to the kernel; None where it is not full yet."""
         start = self._next * BLOCK_BYTES
-        status, count, first = _BLOCK.unpack_from(self._view, start)
-        if not status & _OURS:
+        status = (start + _STATUS_AT) // 4
+        if not self._words[status] & _OURS:
             return None
+        count, first = _BLOCK.unpack_from(self._view, start)
         found = self._packets(start + first, count, locals_)
-        self._view[start + _STATUS_AT : start + _STATUS_AT + len(_KERNELS)] = _KERNELS
+        # In one store. Assigning four bytes to a slice makes two (memmove): where this processor is halted between
+        # them, the kernel fills the block meanwhile, and the second store hides that from us for ever.
+        self._words[status] = _KERNELS
         self._next = (self._next + 1) % BLOCKS
         return found
 

@@ -7,8 +7,10 @@ command starts when it is due.
 
 from __future__ import annotations
 
+import itertools
 import json
 import os
+import select
 import signal
 import socket
 import subprocess
@@ -23,6 +25,7 @@ from doorward.daemon.loop import Loop
 from doorward.model import Address
 
 MAX_AT_ONCE = 32  # commands that run side by side; more wait their turn
+MAX_ASKED = 2 * MAX_AT_ONCE  # requests on their way: few enough for the socket's buffer, whatever waits
 MAX_SECONDS = 300.0  # a command that runs longer hangs: it is ended
 MAX_OUTPUT_BYTES = 4096  # of each command, for the log
 _MESSAGE_BYTES = 1 << 16
@@ -40,9 +43,13 @@ class Report(NamedTuple):
 class Runner:
     """The parent's side. `on_report` is called from the loop for each report."""
 
+    _numbers = itertools.count(1)  # of all runners: one may still report when the next has begun
+
     def __init__(self, commands: Commands, loop: Loop, on_report: Callable[[Report], None]) -> None:
         self._loop, self._on_report = loop, on_report
-        self._numbers = 0
+        self._waiting: deque[bytes] = deque()
+        self._asked = 0  # requests that were sent and are not done
+        self._finishing = False
         ours, theirs = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
         self.pid = os.fork()
         if self.pid == 0:
@@ -53,24 +60,61 @@ class Runner:
 
     def run(self, door: str, address: Address, what: str) -> int:
         """Have a door's command run; give the number that its reports will carry."""
-        self._numbers += 1
-        request = {"number": self._numbers, "door": door, "address": str(address), "what": what}
-        self._socket.send(json.dumps(request).encode())
-        return self._numbers
+        number = next(self._numbers)
+        request = {"number": number, "door": door, "address": str(address), "what": what}
+        self._waiting.append(json.dumps(request).encode())
+        self._send()
+        return number
+
+    def finish(self) -> None:
+        """Take no more requests, report on those that there are, and end then."""
+        self._finishing = True
+        self._send()
+
+    def drain(self, patience_s: float) -> None:
+        """Finish, and report outside the loop for so long on what still runs."""
+        self.finish()
+        until_s = self._loop.now_s() + patience_s
+        while self._socket.fileno() >= 0:
+            if not select.select([self._socket], [], [], max(0.0, until_s - self._loop.now_s()))[0]:
+                return
+            self._read()
 
     def close(self) -> None:
         """Let it end once its commands have; what it still has to say is not waited for."""
         if self._socket.fileno() >= 0:
+            with suppress(OSError):  # it ended before
+                while self._waiting:
+                    readable, writable, _ = select.select([self._socket], [self._socket], [])
+                    if readable and not self._socket.recv(_MESSAGE_BYTES):
+                        break
+                    if writable:
+                        self._socket.send(self._waiting.popleft())
             self._loop.forget(self._socket.fileno())
             self._socket.close()
+
+    def _send(self) -> None:
+        """Ask for what waits. Both sides would wait for ever, each for the other to read, were it all at once."""
+        with suppress(OSError):  # it has ended; `_read` is told
+            while self._waiting and self._asked < MAX_ASKED:
+                self._socket.send(self._waiting[0])
+                self._waiting.popleft()
+                self._asked += 1
+            if self._finishing and not self._waiting:
+                self._socket.shutdown(socket.SHUT_WR)
 
     def _read(self) -> None:
         raw = self._socket.recv(_MESSAGE_BYTES)
         if raw:
-            self._on_report(Report(**json.loads(raw)))
-        else:
-            self.close()
-            os.waitpid(self.pid, 0)
+            report = Report(**json.loads(raw))
+            self._asked -= report.event == "done"
+            self._send()
+            self._on_report(report)
+            return
+        self._waiting.clear()
+        self.close()
+        os.waitpid(self.pid, 0)
+        if not self._finishing:
             self._on_report(Report(0, "gone", "the process that runs commands ended", 1))
 
 

@@ -29,6 +29,7 @@ from doorward.ledger import Ledger
 from doorward.model import Address, Door, Opening
 
 FOLLOW_S = 5.0  # how often listening services and edited one-time files are looked for
+LAST_COMMANDS_S = 2.0  # at the end: for commands that run; what is not known to have ended stays owed
 
 
 class Settings(NamedTuple):
@@ -75,7 +76,8 @@ class Knockd:
         self._loop.at(self._loop.now_s() + FOLLOW_S, self._follow)
         notify.notify("READY=1")
         self._loop.run()
-        self._output.say("waiting for child processes...")
+        self._output.tell("waiting for child processes...")
+        self._runner.drain(LAST_COMMANDS_S)
         self._output.say("shutting down", "closing...")
         return self._ended_by
 
@@ -227,7 +229,7 @@ class Knockd:
                 self._ledger.closed(opening.door, opening.address, time.time(), "hand")
             before = self._runner
             self._take(configuration)
-            before.close()
+            before.finish()
             self._output.open_log(configuration.options.log_file or self._settings.log_file)
         except DoorwardError as error:
             for line in str(error).splitlines():

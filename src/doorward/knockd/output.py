@@ -25,8 +25,10 @@ class Output:
     def open_log(self, path: str | None) -> None:
         """Begin, or begin again, with a log file; one that cannot be opened is told of and done without."""
         if self._log is not None:
+            self.tell(f"closing log file: {self._log.name}")
             self._log.close()
             self._log = None
+            self.tell(f"re-opening log file: {path}" if path else "no log file any more")
         if path:
             try:
                 self._log = Path(path).open("a", buffering=1)  # noqa: SIM115 - kept open
@@ -35,19 +37,27 @@ class Output:
 
     def say(self, line: str, verbose: str | None = None) -> None:
         """Log a line, and show it with -v (there in other words where `verbose` gives them)."""
+        line = self._record(line)
+        self.tell(line if verbose is None else verbose)
+
+    def complain(self, line: str) -> None:
+        """Log a line that also goes to standard error: something is wrong."""
+        self._record(line)
+        sys.stderr.write(line + "\n")
+
+    def tell(self, line: str) -> None:
+        """Show a line with -v, and log nothing."""
+        if self._verbose:
+            self._show(line)
+
+    def _record(self, line: str) -> str:
         line = " ".join(line.splitlines())[:_MAX_LINE]
         if self._syslog:
             syslog.syslog(syslog.LOG_NOTICE, line)
         if self._log is not None:
             with suppress(OSError):  # a full disk must not keep a door from closing
                 self._log.write(f"[{time.strftime('%Y-%m-%d %H:%M')}] {line}\n")
-        if self._verbose:
-            self._show(line if verbose is None else verbose)
-
-    def complain(self, line: str) -> None:
-        """Log a line that also goes to standard error: something is wrong."""
-        self.say(line)
-        sys.stderr.write(line + "\n")
+        return line
 
     def debug(self, line: str) -> None:
         """Show a line with -D."""
