@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import shutil
 import signal
 import time
@@ -158,7 +159,9 @@ def test_ipv6_commands_fall_back_and_empty_ones_are_none(tmp_path: Path) -> None
         assert sorted(commands) == sorted(word.strip() for word in wanted.split("|"))
 
 
-def test_a_hanging_command_is_ended_with_its_children_and_told_of(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_hanging_command_is_ended_with_its_children_and_told_of(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
     monkeypatch.setattr(runner_module, "MAX_SECONDS", 0.3)
     loop, reports = Loop(), list[Report]()
 
@@ -168,7 +171,7 @@ def test_a_hanging_command_is_ended_with_its_children_and_told_of(monkeypatch: p
             loop.stop()
 
     commands = {"door": DoorCommands(open4="echo begun; sleep 600 & sleep 600", close4="echo after")}
-    runner = Runner(commands, loop, take)
+    runner = Runner(commands, loop, take, tmp_path / "lock", first=True)
     runner.run("door", ip_address(ONE), "open")
     runner.run("door", ip_address(ONE), "close")
     began_s = time.monotonic()
@@ -371,3 +374,28 @@ def test_with_4_there_is_no_ipv6(tmp_path: Path, program: Program) -> None:
         place.send(ONE, "7000", "7100")
         place.knockd.await_line(f"door: {ONE}")
         assert not [line for line in place.knockd.lines() if SIX in line]
+
+
+def test_commands_of_a_daemon_that_was_killed_end_before_the_next_ones_begin(tmp_path: Path) -> None:
+    """A slow command to open must not come after the next daemon's command to close."""
+    record, gate = tmp_path / "record", tmp_path / "gate"
+    os.mkfifo(gate)
+    commands = {
+        "door": DoorCommands(open4=f"read line < {gate}; echo open >> {record}", close4=f"echo close >> {record}")
+    }
+    loops = Loop(), Loop()
+    killed = Runner(commands, loops[0], lambda _: loops[0].stop(), tmp_path / "lock", first=True)
+    killed.run("door", ip_address(ONE), "open")
+    loops[0].run()  # it runs now
+    following = Runner(
+        commands, loops[1], lambda r: loops[1].stop() if r.event == "done" else None, tmp_path / "lock", first=True
+    )
+    following.run("door", ip_address(ONE), "close")
+    killed.close()  # as by kill -9: the socket is gone, the command goes on
+    gate.write_text("on\n")
+    loops[1].run()
+    assert record.read_text() == "open\nclose\n"
+    for runner, loop in ((following, loops[1]), (killed, loops[0])):
+        runner.close()
+        loop.close()
+        os.waitpid(runner.pid, 0)

@@ -39,7 +39,7 @@ class Daemon:
     def __init__(self, config: Path, control: Path, ledger: Ledger, log: Log) -> None:
         self.loop, self.log, self.ledger, self._config = Loop(), log, ledger, config
         self.book = Book()
-        self.errands = Errands(self.loop, log)
+        self.errands = Errands(self.loop, log, ledger.path.with_name("commands.lock"))
         self.filter = NftFilter()
         self.missed = 0  # times the kernel dropped log messages, after which the sets were read back
         self._states: dict[str, dict[int, tuple[str, ...]]] = {}

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterable
+from pathlib import Path
 
 from doorward.daemon.commands import DoorCommands
 from doorward.daemon.log import Log
@@ -14,8 +15,9 @@ from doorward.model import Address, Door
 class Errands:
     """Takes new doors at each load; what an old runner was told it still does."""
 
-    def __init__(self, loop: Loop, log: Log) -> None:
-        self._loop, self._log = loop, log
+    def __init__(self, loop: Loop, log: Log, lock: Path) -> None:
+        self._loop, self._log, self._lock = loop, log, lock
+        self._first = True
         self._commands: dict[str, DoorCommands] = {}
         self._runner: Runner | None = None
         self._doors: dict[int, str] = {}
@@ -48,7 +50,8 @@ class Errands:
 
     def _start(self) -> None:
         if self._commands:
-            self._runner = Runner(self._commands, self._loop, self._report)
+            self._runner = Runner(self._commands, self._loop, self._report, self._lock, first=self._first)
+            self._first = False
 
     def _report(self, report: Report) -> None:
         door = self._doors.get(report.number, "")

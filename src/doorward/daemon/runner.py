@@ -7,6 +7,7 @@ command starts when it is due.
 
 from __future__ import annotations
 
+import fcntl
 import itertools
 import json
 import os
@@ -18,6 +19,7 @@ from collections import deque
 from collections.abc import Callable
 from contextlib import suppress
 from ipaddress import ip_address
+from pathlib import Path
 from typing import Any, NamedTuple
 
 from doorward.daemon.commands import Command, Commands, argv_of, filled, text_of
@@ -45,7 +47,9 @@ class Runner:
 
     _numbers = itertools.count(1)  # of all runners: one may still report when the next has begun
 
-    def __init__(self, commands: Commands, loop: Loop, on_report: Callable[[Report], None]) -> None:
+    def __init__(
+        self, commands: Commands, loop: Loop, on_report: Callable[[Report], None], lock: Path, *, first: bool
+    ) -> None:
         self._loop, self._on_report = loop, on_report
         self._waiting: deque[bytes] = deque()
         self._asked = 0  # requests that were sent and are not done
@@ -53,7 +57,7 @@ class Runner:
         ours, theirs = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
         self.pid = os.fork()
         if self.pid == 0:
-            _serve(theirs.detach(), commands)
+            _serve(theirs.detach(), commands, lock, first=first)
         theirs.close()
         self._socket = ours
         loop.on_readable(ours.fileno(), self._read)
@@ -224,7 +228,20 @@ class _Server:
             self._socket.send(json.dumps({"number": number, "event": event, "text": text, "status": status}).encode())
 
 
-def _serve(descriptor: int, commands: Commands) -> None:
+def _wait_for_orphans(lock: Path, *, first: bool) -> None:
+    """Hold `lock` until this process ends; the `first` runner of a daemon waits for those of one that was killed.
+
+    Else a slow command to open, begun before, could end after this daemon's command to close. Where the lock cannot
+    be made, nothing is waited for.
+    """
+    with suppress(OSError):
+        held = os.open(lock, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
+        if first:
+            fcntl.flock(held, fcntl.LOCK_EX)
+        fcntl.flock(held, fcntl.LOCK_SH)  # beside the runner that a reload leaves to finish
+
+
+def _serve(descriptor: int, commands: Commands, lock: Path, *, first: bool) -> None:
     """Run the child until the daemon is gone and every command has ended."""
     status = 1
     try:
@@ -234,6 +251,7 @@ def _serve(descriptor: int, commands: Commands) -> None:
             # Those are for the daemon, which closes the socket; a handler, since what is ignored stays so in commands.
             signal.signal(number, lambda *_: None)
         signal.set_wakeup_fd(-1)
+        _wait_for_orphans(lock, first=first)
         os.umask(0o022)
         _Server(socket.socket(fileno=descriptor), commands).loop.run()
         status = 0

@@ -53,6 +53,7 @@ class Knockd:
         self._running: dict[int, tuple[str, str, Address]] = {}  # by the runner's number: door, what, address
         self._timer_s = float("inf")
         self._ended_by = self._lost = 0
+        self._has_run = False
         self._name = lru_cache(4096)(_host_name)
         with ExitStack() as parts:
             for close in (ledger.close, self._loop.close, engine.close):
@@ -94,7 +95,12 @@ class Knockd:
         self._doors, self._one_time, self._commands = doors, one_time, commands_of(doors)
         self._busy = listening_ports()
         self._load()
-        self._runner = Runner(self._commands, self._loop, self._report)
+        self._runner = self._new_runner()
+
+    def _new_runner(self) -> Runner:
+        lock, first = self._ledger.path.with_name("knockd-commands.lock"), not self._has_run
+        self._has_run = True
+        return Runner(self._commands, self._loop, self._report, lock, first=first)
 
     def _load(self) -> None:
         interfaces = () if self._interface == "any" else (self._interface,)
@@ -152,7 +158,11 @@ class Knockd:
     def _report(self, report: Report) -> None:
         if report.event == "gone":
             self._output.complain(f"error: {report.text}; starting it again")
-            self._runner = Runner(self._commands, self._loop, self._report)
+            self._runner = self._new_runner()
+            owed = [entry for entry in self._running.values() if entry[1] == "close"]
+            self._running.clear()
+            for entry in owed:
+                self._start(*entry)
             return
         key, what, address = self._running.get(report.number, ("", "", None))
         name = self._doors[key].name if key in self._doors else key

@@ -49,7 +49,7 @@ class InsideDaemon(Daemon):
     def __init__(self, ledger: Ledger, log: Log) -> None:
         self.loop, self.log, self.ledger = Loop(), log, ledger
         self.book = Book()
-        self.errands = Errands(self.loop, log)
+        self.errands = Errands(self.loop, log, ledger.path.with_name("commands.lock"))
         self.filter = Stuck(self.loop.now_s)
         self.missed = 0
         self._timer_s = float("inf")
