@@ -178,6 +178,7 @@ def test_a_hanging_command_is_ended_with_its_children_and_told_of(
     loop.run()
     assert time.monotonic() - began_s < 5
     runner.close()
+    os.waitpid(runner.pid, 0)
     loop.close()
     told = [(report.event, report.text, report.status) for report in reports]
     assert told == [
