@@ -7,16 +7,22 @@ kernel's sets cannot evict and refuse the newest stranger instead. Both keep eve
 from __future__ import annotations
 
 from collections import OrderedDict
+from collections.abc import Sequence
 from typing import NamedTuple
 
-from doorward.automaton.compile import Automaton, Machine, symbol_of
-from doorward.model import Packet
+from doorward.automaton.compile import Automaton, Machine, edge, symbol_of
+from doorward.model import Packet, Protocol
 
 # A person with a script sends a handful of packets; nobody knocks with more than a burst of 40.
 RATE_PER_S = 20
 BURST = 40
 PAUSE_S = 1 / RATE_PER_S  # who goes over the rate is not looked at until the next token: a flood costs one look-up
 LIMITER_TIMEOUT_S = BURST / RATE_PER_S  # after so long a silence the bucket is full again: forget it
+
+
+_NO_FLAGS = 256  # UDP's place in a table by TCP flags
+
+Bucket = tuple[float, float, float]  # a source's tokens, when they were counted, until when it is not looked at
 
 
 class Attempt(NamedTuple):
@@ -34,12 +40,15 @@ class Move(NamedTuple):
     opened: tuple[int, ...]
 
 
-class Bucket(NamedTuple):
-    """A source's tokens, when they were counted, and until when it is not looked at."""
+class Lane(NamedTuple):
+    """A machine, and how far the sources of one family have come in it."""
 
-    tokens: float
-    counted_s: float
-    paused_until_s: float
+    machine: Machine
+    within_s: float
+    attempts: OrderedDict[bytes, Attempt]
+
+
+Lanes = tuple[tuple[Lane, ...], ...]  # by TCP flags, and `_NO_FLAGS`: those whose machines take such packets
 
 
 class Limiter:
@@ -48,43 +57,58 @@ class Limiter:
     def __init__(self, capacity: int) -> None:
         self._capacity = capacity
         self._buckets: OrderedDict[bytes, Bucket] = OrderedDict()
+        self._next_end_s = 0.0  # nobody is forgotten before
 
     def admits(self, source: bytes, now_s: float) -> bool | None:
         """Count one symbol: True within the rate, False above it, None where there is no room for `source`."""
-        while self._buckets and self._oldest_s() + LIMITER_TIMEOUT_S <= now_s:
-            self._buckets.popitem(last=False)
-        bucket = self._buckets.get(source) or Bucket(BURST, now_s, 0.0)
-        if now_s < bucket.paused_until_s:
+        if now_s >= self._next_end_s:
+            self._forget_the_silent(now_s)
+        buckets = self._buckets
+        bucket = buckets.get(source)
+        if bucket is None:
+            if len(buckets) >= self._capacity:
+                return None
+            buckets[source] = (BURST - 1.0, now_s, 0.0)
+            return True
+        tokens, counted_s, paused_until_s = bucket
+        if now_s < paused_until_s:
             return False
-        self._buckets.pop(source, None)
-        if len(self._buckets) >= self._capacity:
-            return None
-        tokens = min(BURST, bucket.tokens + (now_s - bucket.counted_s) * RATE_PER_S)
-        admitted = tokens >= 1
-        self._buckets[source] = Bucket(tokens - 1, now_s, 0.0) if admitted else Bucket(tokens, now_s, now_s + PAUSE_S)
-        return admitted
+        tokens += (now_s - counted_s) * RATE_PER_S
+        if tokens > BURST:  # `min` would take longer than all the rest, and this is done for every packet
+            tokens = float(BURST)
+        buckets[source] = (tokens - 1, now_s, 0.0) if tokens >= 1 else (tokens, now_s, now_s + PAUSE_S)
+        buckets.move_to_end(source)
+        return tokens >= 1
 
     def __len__(self) -> int:
         return len(self._buckets)
 
-    def _oldest_s(self) -> float:
-        return next(iter(self._buckets.values())).counted_s
+    def _forget_the_silent(self, now_s: float) -> None:
+        """Forget whose time is over, and note when the next one's may be: not before the oldest's."""
+        oldest_s = now_s
+        while self._buckets and (oldest_s := next(iter(self._buckets.values()))[1]) + LIMITER_TIMEOUT_S <= now_s:
+            self._buckets.popitem(last=False)
+        self._next_end_s = (oldest_s if self._buckets else now_s) + LIMITER_TIMEOUT_S
 
 
 class Tracker:
     """One state a source and machine. `capacity` bounds the sources in progress, and in the limiter, a family."""
 
     def __init__(self, automaton: Automaton, capacity: int) -> None:
-        self._automaton = automaton
         self._capacity = capacity
         self._limiters = {4: Limiter(capacity), 16: Limiter(capacity)}  # by the length of an address
-        self._attempts: dict[tuple[int, int], OrderedDict[bytes, Attempt]] = {
-            (machine.root, length): OrderedDict() for machine in automaton.machines for length in (4, 16)
+        self._lanes = {
+            length: [Lane(m, m.within_ms / 1000, OrderedDict()) for m in automaton.machines] for length in (4, 16)
         }
+        targets = {machine.target for machine in automaton.machines}
+        self._here = {length: _by_flags(lanes, None) for length, lanes in self._lanes.items()}
+        self._there = {target: _by_flags(self._lanes[len(target)], target) for target in targets if target}
+        self.follow(automaton)
 
     def follow(self, automaton: Automaton) -> None:
         """Go over to an automaton with the same machines: only which ports are symbols has changed."""
-        self._automaton = automaton
+        self._never = {symbol_of(port) for port in automaton.never}
+        self._only = None if automaton.only is None else {symbol_of(port) for port in automaton.only}
 
     def see(self, packet: Packet, now_s: float) -> tuple[int, ...]:
         """Take one new packet at `now_s` (any clock that never goes back); give the doors, by index, that open."""
@@ -95,42 +119,59 @@ class Tracker:
 
     def moves(self, packet: Packet, now_s: float) -> list[Move]:
         """Take one new packet, as `see` does; give where it took its source in each machine that it moved."""
-        if not self._automaton.is_symbol(packet):
+        source, (protocol, number), flags, destination, local = packet
+        symbol = protocol << 16 | number
+        if (symbol in self._never and local) or (self._only is not None and symbol not in self._only):
             return []
-        admitted = self._limiters[len(packet.source)].admits(packet.source[:8], now_s)  # IPv6: the /64
+        length, kind = len(source), _NO_FLAGS if protocol == Protocol.UDP else flags
+        lanes = self._here[length][kind] if local else ()
+        if destination in self._there:
+            lanes += self._there[destination][kind]
+        if not lanes:
+            return []
+        admitted = self._limiters[length].admits(source if length == 4 else source[:8], now_s)  # IPv6: the /64
         if not admitted:
             if admitted is False:
-                self._forget(packet.source)
+                self._forget(source)
             return []
-        return [
-            Move(state, state == machine.root, machine.completes.get(state, ()))
-            for machine in self._automaton.machines
-            if machine.watches(packet) and (state := self._advance(machine, packet, now_s)) is not None
-        ]
+        moves: list[Move] = []
+        for lane in lanes:
+            if (state := self._advance(lane, source, symbol, now_s)) is not None:
+                machine = lane.machine
+                moves.append(Move(state, state == machine.root, machine.completes.get(state, ())))
+        return moves
 
     def sizes(self) -> tuple[int, ...]:
         """Give how many sources each table holds."""
         limiters = tuple(len(limiter) for limiter in self._limiters.values())
-        return limiters + tuple(len(attempts) for attempts in self._attempts.values())
+        return limiters + tuple(len(lane.attempts) for lanes in self._lanes.values() for lane in lanes)
 
-    def _advance(self, machine: Machine, packet: Packet, now_s: float) -> int | None:
+    def _advance(self, lane: Lane, source: bytes, symbol: int, now_s: float) -> int | None:
         """Move the source on; give its new state, or None where it stays what it was."""
-        attempts = self._attempts[machine.root, len(packet.source)]
-        attempt = attempts.get(packet.source)
-        if attempt is None or now_s - attempt.began_s >= machine.within_ms / 1000:
+        machine, within_s, attempts = lane
+        attempt = attempts.get(source)
+        if attempt is None or now_s - attempt.began_s >= within_s:
             attempt = Attempt(machine.root, now_s)
-        state = machine.step(attempt.state, symbol_of(packet.port))
+        elif edge(attempt.state, symbol) in machine.same:
+            return None  # what a flood onto one port consists of
+        state = machine.step(attempt.state, symbol)
         if state is None:
             return None
-        known = attempts.pop(packet.source, None)
+        known = attempts.pop(source, None)
         if state == machine.root:
             return state if known else None
-        attempts[packet.source] = Attempt(state, now_s if state in machine.firsts else attempt.began_s)
+        attempts[source] = Attempt(state, now_s if state in machine.firsts else attempt.began_s)
         if len(attempts) > self._capacity:
             attempts.popitem(last=False)
         return state
 
     def _forget(self, source: bytes) -> None:
-        for (_, length), attempts in self._attempts.items():
-            if length == len(source):
-                attempts.pop(source, None)
+        for lane in self._lanes[len(source)]:
+            lane.attempts.pop(source, None)
+
+
+def _by_flags(lanes: Sequence[Lane], target: bytes | None) -> Lanes:
+    """Sort the lanes that look at one target by the flags that they take."""
+    there = [lane for lane in lanes if lane.machine.target == target]
+    tcp = [tuple(lane for lane in there if lane.machine.flags.passes(flags)) for flags in range(_NO_FLAGS)]
+    return (*tcp, tuple(there))
