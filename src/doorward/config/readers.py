@@ -146,11 +146,11 @@ def address(value: object) -> Address:
 
 
 def command(words: Sequence[str]) -> tuple[str, ...]:
-    """Read a program and its words; there is no shell, and no search for the program."""
+    """Read a program, by its whole path or a name that PATH has, and its words; there is no shell."""
     if not words:
         raise ValueError('an empty list is no command; write a program and its words, like ["/usr/bin/logger", "%IP%"]')
-    if not words[0].startswith("/"):
-        raise ValueError(f'{shown(words[0])} is no whole path; write the program\'s, like "/usr/bin/logger"')
+    if not words[0] or ("/" in words[0] and not words[0].startswith("/")):
+        raise ValueError(f'{shown(words[0])} is no program; write a whole path, like "/usr/bin/logger"')
     if any("\0" in word for word in words):
         raise ValueError("a word holds a NUL; take it out")
     return tuple(words)

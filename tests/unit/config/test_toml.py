@@ -123,7 +123,7 @@ DOOR_FAULTS = [
     ('flags = ["syn", "!syn"]', "flags: the flag 'syn' stands twice; write it once"),
     ('flags = ["sin"]', "flags: 'sin' is no TCP flag; write one of fin, syn, rst, psh, ack, urg, ece, cwr, or ! before it"),
     ('sequence = "7000"', "unknown setting 'sequence' in [doors.a]; write 'knock' instead"),
-    ('on_open = ["logger"]', "on_open: 'logger' is no whole path; write the program's, like \"/usr/bin/logger\""),
+    ('on_open = ["bin/logger"]', "on_open: 'bin/logger' is no program; write a whole path, like \"/usr/bin/logger\""),
     ('on_open = "logger"', "on_open: 'logger' is no list; write on_open = [\"/usr/bin/logger\", \"open to %IP%\"]"),
     ('mode = "guard"', "unknown setting 'mode' in [doors.a]; write it in [gate]"),
 ]  # fmt: skip
