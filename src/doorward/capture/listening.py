@@ -5,15 +5,12 @@ from __future__ import annotations
 import socket
 import struct
 from collections.abc import Iterator
-from ipaddress import IPv4Address, IPv6Address
 
-from doorward import netlink
 from doorward.errors import HostError
-from doorward.model import Address, Port, Protocol
+from doorward.gate.connections import address_of, sockets
+from doorward.model import Port, Protocol
 
-_SOCK_DIAG_BY_FAMILY = 20
 _LISTENING = {Protocol.TCP: 1 << 10, Protocol.UDP: 1 << 7}  # states: LISTEN; a UDP socket bound, to no peer (CLOSE)
-_SOCKET_ID_BYTES = 48
 _LOCAL = struct.Struct("!4xH2x16s")  # of struct inet_diag_msg: port, address
 
 
@@ -37,19 +34,9 @@ def listening_ports() -> frozenset[Port]:
 
 
 def _numbers(protocol: Protocol, family: socket.AddressFamily) -> Iterator[int]:
-    request = struct.pack("=BBBxI", family, protocol, 0, _LISTENING[protocol]) + bytes(_SOCKET_ID_BYTES)
-    with netlink.open_socket(netlink.SOCK_DIAG, "the ports on which this host listens") as diag:
-        framed = netlink.message(_SOCK_DIAG_BY_FAMILY, netlink.REQUEST | netlink.DUMP, request)
-        for reply in netlink.dump(diag, framed):
-            if len(reply.body) < _LOCAL.size:
-                continue
-            number, address = _LOCAL.unpack_from(reply.body)
-            if number and not _address(address, family).is_loopback:
-                yield number
-
-
-def _address(raw: bytes, family: socket.AddressFamily) -> Address:
-    if family == socket.AF_INET:
-        return IPv4Address(raw[:4])
-    address = IPv6Address(raw)
-    return address.ipv4_mapped or address
+    for body in sockets(family, protocol, _LISTENING[protocol]):
+        if len(body) < _LOCAL.size:
+            continue
+        number, address = _LOCAL.unpack_from(body)
+        if number and not address_of(address, family).is_loopback:
+            yield number

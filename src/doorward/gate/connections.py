@@ -41,7 +41,7 @@ class _Found(NamedTuple):
 
 def standing_connections() -> list[Connection]:
     """List the TCP connections that stand on this host's sockets, those of loopback left out."""
-    return [found.connection for found in _sockets() if not found.connection.source.is_loopback]
+    return [found.connection for found in _standing() if not found.connection.source.is_loopback]
 
 
 def cut(address: Address, ports: Iterable[Port]) -> int:
@@ -57,7 +57,7 @@ def cut(address: Address, ports: Iterable[Port]) -> int:
 
 
 def _cut(address: Address, wanted: frozenset[Port]) -> int:
-    reset = sum(_destroy(found) for found in list(_sockets()) if _is_to(found.connection, address, wanted))
+    reset = sum(_destroy(found) for found in list(_standing()) if _is_to(found.connection, address, wanted))
     return max(reset, _forget_in_conntrack(address, wanted))
 
 
@@ -65,23 +65,30 @@ def _is_to(connection: Connection, address: Address, ports: frozenset[Port]) -> 
     return connection.source == address and Port(Protocol.TCP, connection.destination_port) in ports
 
 
-def _sockets() -> Iterator[_Found]:
+def sockets(family: int, protocol: int, states: int) -> Iterator[memoryview]:
+    """Give struct inet_diag_msg of each socket in one of these states; OSError where the kernel does not list them."""
+    request = struct.pack("=BBBxI", family, protocol, 0, states) + bytes(_SOCKET_ID.size)
+    with netlink.open_socket(netlink.SOCK_DIAG, "the list of sockets") as diag:
+        framed = netlink.message(_SOCK_DIAG_BY_FAMILY, netlink.REQUEST | netlink.DUMP, request)
+        for reply in netlink.dump(diag, framed):
+            yield reply.body
+
+
+def _standing() -> Iterator[_Found]:
     for family in (socket.AF_INET, socket.AF_INET6):
-        request = struct.pack("=BBBxI", family, socket.IPPROTO_TCP, 0, _STANDING_STATES) + bytes(_SOCKET_ID.size)
-        with netlink.open_socket(netlink.SOCK_DIAG, "the list of connections") as diag:
-            framed = netlink.message(_SOCK_DIAG_BY_FAMILY, netlink.REQUEST | netlink.DUMP, request)
-            for reply in netlink.dump(diag, framed):
-                yield _read_socket(bytes(reply.body), family)
+        for body in sockets(family, socket.IPPROTO_TCP, _STANDING_STATES):
+            yield _read_socket(bytes(body), family)
 
 
 def _read_socket(body: bytes, family: int) -> _Found:
     socket_id = body[4 : 4 + _SOCKET_ID.size]
     local_port, remote_port, local, remote, _, _ = _SOCKET_ID.unpack(socket_id)
-    connection = Connection(_address(remote, family), remote_port, _address(local, family), local_port)
+    connection = Connection(address_of(remote, family), remote_port, address_of(local, family), local_port)
     return _Found(connection, socket_id, family)
 
 
-def _address(raw: bytes, family: int) -> Address:
+def address_of(raw: bytes, family: int) -> Address:
+    """Read an address of sock_diag, 16 bytes for either family; a mapped one is the IPv4 address that it stands for."""
     if family == socket.AF_INET:
         return IPv4Address(raw[:4])
     address = IPv6Address(raw)
