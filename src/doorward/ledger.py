@@ -160,6 +160,10 @@ def open_ledger(path: Path, stamp: str) -> tuple[Ledger, str | None]:
     Gives the ledger and, where one was set aside, a message that says so. HostError: no ledger can be had there.
     """
     try:
+        path.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
+    except OSError as error:
+        raise HostError(f"{path.parent}: {error.strerror}; make that folder, or name another STATE_DIRECTORY") from None
+    try:
         return Ledger(path), None
     except (sqlite3.DatabaseError, HostError) as error:
         if isinstance(error, sqlite3.OperationalError):  # no right, no room, locked: the file itself may be sound

@@ -218,9 +218,16 @@ def test_an_empty_file_is_a_new_ledger(path: Path) -> None:
 def test_where_no_ledger_can_be_the_host_is_at_fault(tmp_path: Path) -> None:
     (tmp_path / "file").touch()
     (tmp_path / "folder").mkdir()
-    for path in tmp_path / "missing" / "l", tmp_path / "file" / "l", tmp_path / "folder":
-        with pytest.raises(HostError, match="cannot be opened"):
+    for path, remedy in ((tmp_path / "file" / "l", "make that folder"), (tmp_path / "folder", "folder to write")):
+        with pytest.raises(HostError, match=remedy):
             open_ledger(path, "stamp")
+
+
+def test_a_missing_folder_is_made_for_its_owner_only(tmp_path: Path) -> None:
+    ledger, set_aside = open_ledger(tmp_path / "missing" / "l", "stamp")
+    ledger.close()
+    assert set_aside is None
+    assert (tmp_path / "missing").stat().st_mode & 0o777 == 0o700
 
 
 @needs_root

@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import NamedTuple, NoReturn
 
 from doorward import __version__
-from doorward.errors import DoorwardError, HostError
+from doorward.errors import DoorwardError
 
 _SHORT = "vDdli:c:p:g:hV4"
 _LONG = {
@@ -96,10 +96,6 @@ def _serve(call: Call) -> int:
     release = _Daemon(pid_file) if "d" in call.flags else None
     try:
         ledger_file = ledger_path().with_name("knockd.sqlite3")
-        try:
-            ledger_file.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
-        except OSError as error:
-            raise HostError(f"{ledger_file.parent}: {error.strerror}; what is owed is kept there") from None
         engine = open_engine(values.get("engine"), output)
         ledger, set_aside = open_ledger(ledger_file, time.strftime("%Y%m%dT%H%M%S"))
         if set_aside:

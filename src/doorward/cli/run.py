@@ -12,7 +12,6 @@ from doorward.cli.options import add_config, configuration_path
 from doorward.daemon.app import Daemon
 from doorward.daemon.control import default_path
 from doorward.daemon.log import Log
-from doorward.errors import HostError
 from doorward.ledger import ledger_path, open_ledger
 
 EXAMPLE = """\
@@ -31,13 +30,8 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 def run(args: argparse.Namespace) -> int:
     """Load the gate and serve until a signal ends it."""
     log = Log(args.log_format)
-    path = ledger_path()
-    try:
-        path.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
-    except OSError as error:
-        raise HostError(f"{path.parent}: {error.strerror}; make that folder, or name another STATE_DIRECTORY") from None
     os.umask(0o077)  # who knocked, and when, is nobody else's business
-    ledger, set_aside = open_ledger(path, time.strftime("%Y%m%dT%H%M%S"))
+    ledger, set_aside = open_ledger(ledger_path(), time.strftime("%Y%m%dT%H%M%S"))
     if set_aside:
         log.say(set_aside, "error")
     daemon = Daemon(Path(configuration_path(args)).absolute(), default_path(), ledger, log)
