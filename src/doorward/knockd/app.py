@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import signal
 import time
-from collections.abc import Sequence
+from collections.abc import Mapping
 from contextlib import ExitStack
 from functools import lru_cache
 from pathlib import Path
@@ -13,20 +13,20 @@ from typing import NamedTuple
 
 from doorward.capture.listening import listening_ports
 from doorward.config.files import read_text
-from doorward.config.knockd import DEFAULT_INTERFACE, KnockdConfiguration, parse
+from doorward.config.knockd import DEFAULT_INTERFACE, KnockdConfiguration, KnockdDoor, parse
 from doorward.daemon import notify
 from doorward.daemon.book import Book
 from doorward.daemon.loop import Loop
 from doorward.daemon.reconcile import shifted
 from doorward.daemon.runner import Report, Runner
-from doorward.errors import DoorwardError
+from doorward.errors import DoorwardError, HostError
 from doorward.knockd.attempts import Attempts
 from doorward.knockd.doors import as_door, commands_of, is_opening, keys_of
 from doorward.knockd.engine import Engine, Happened
 from doorward.knockd.one_time import OneTimeDoors
 from doorward.knockd.output import Output
 from doorward.ledger import Ledger
-from doorward.model import Address, Door, Opening
+from doorward.model import Address, Door, Opening, Port
 
 FOLLOW_S = 5.0  # how often listening services and edited one-time files are looked for
 LAST_COMMANDS_S = 2.0  # at the end: for commands that run; what is not known to have ended stays owed
@@ -91,10 +91,11 @@ class Knockd:
         keys = keys_of(configuration.doors)
         doors = dict(zip(keys, configuration.doors, strict=True))
         one_time = OneTimeDoors({key: d.one_time_file for key, d in doors.items() if d.one_time_file}, self._output)
-        self._interface = self._settings.interface or configuration.options.interface or DEFAULT_INTERFACE
+        interface = self._settings.interface or configuration.options.interface or DEFAULT_INTERFACE
+        busy = self._listening()
+        self._engine.load(_automaton_doors(doors, one_time), _interfaces(interface), busy)
+        self._interface, self._busy = interface, busy
         self._doors, self._one_time, self._commands = doors, one_time, commands_of(doors)
-        self._busy = listening_ports()
-        self._load()
         self._runner = self._new_runner()
 
     def _new_runner(self) -> Runner:
@@ -103,11 +104,15 @@ class Knockd:
         return Runner(self._commands, self._loop, self._report, lock, first=first)
 
     def _load(self) -> None:
-        interfaces = () if self._interface == "any" else (self._interface,)
-        self._engine.load(self._automaton_doors(), interfaces, self._busy)
+        self._engine.load(_automaton_doors(self._doors, self._one_time), _interfaces(self._interface), self._busy)
 
-    def _automaton_doors(self) -> Sequence[Door]:
-        return [as_door(key, door, door.knock or self._one_time.current(key)) for key, door in self._doors.items()]
+    def _listening(self) -> frozenset[Port]:
+        """List the ports that are no symbols; a kernel that does not tell has the knock ports only to go by."""
+        try:
+            return listening_ports()
+        except HostError as error:
+            self._output.debug(f"{error}; without it a connection to a service resets a knock")
+            return frozenset()
 
     def _read(self) -> None:
         for event in self._engine.read():
@@ -217,7 +222,7 @@ class Knockd:
                 f"warning: the {self._engine.name} engine lost {lost - self._lost} packets or messages"
             )
             self._lost = lost
-        busy, edited = listening_ports(), self._one_time.follow()
+        busy, edited = self._listening(), self._one_time.follow()
         if busy != self._busy or edited:
             self._busy = busy
             self._load()
@@ -233,12 +238,13 @@ class Knockd:
         try:
             configuration = parse(read_text(self._settings.config), str(self._settings.config))
             gone = [o for o in self._book if o.door not in keys_of(configuration.doors)]
-            for opening in gone:
-                self._book.close(opening.door, opening.address)
-                self._start(opening.door, "close", opening.address)
-                self._ledger.closed(opening.door, opening.address, time.time(), "hand")
-            before = self._runner
+            before, commands = self._runner, self._commands
             self._take(configuration)
+            for opening in gone:  # the file has no command for them any more; the runner before has
+                self._book.close(opening.door, opening.address)
+                if commands[opening.door].of("close", opening.address) is not None:
+                    number = before.run(opening.door, opening.address, "close")
+                    self._running[number] = (opening.door, "close", opening.address)
             before.finish()
             self._output.open_log(configuration.options.log_file or self._settings.log_file)
         except DoorwardError as error:
@@ -257,6 +263,14 @@ class Knockd:
 
     def _busy_text(self) -> str:
         return ", ".join(map(str, sorted(self._busy))) or "none"
+
+
+def _automaton_doors(doors: Mapping[str, KnockdDoor], one_time: OneTimeDoors) -> list[Door]:
+    return [as_door(key, door, door.knock or one_time.current(key)) for key, door in doors.items()]
+
+
+def _interfaces(name: str) -> tuple[str, ...]:
+    return () if name == "any" else (name,)
 
 
 def _host_name(address: str) -> str | None:
