@@ -132,9 +132,9 @@ class Daemon:
     def record_end(self, opening: Opening, by: str) -> None:
         """Write the end of an opening into ledger and log: by "time", "hand" or "lost"."""
         ended_s = opening.until_s if by == "time" else self.loop.now_s()  # it may have ended while no daemon ran
+        self.errands.run(opening.door, opening.address, "close")  # before the ledger forgets that it is owed
         self.ledger.closed(opening.door, opening.address, ended_s + time.time() - self.loop.now_s(), by)
         self.log.opening("closed", opening, ended_s - opening.since_s, by)
-        self.errands.run(opening.door, opening.address, "close")
         self._schedule()
 
     def in_wall_time(self, opening: Opening) -> Opening:

@@ -32,7 +32,9 @@ class Errands:
             if door.on_open or door.on_close
         }
         if commands != self._commands:
-            self.close()
+            if self._runner is not None:
+                self._runner.finish()  # it reports to its end beside the next
+                self._runner = None
             self._commands = commands
             self._start()
 
