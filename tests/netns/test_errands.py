@@ -43,7 +43,6 @@ def said(tmp_path: Path) -> Iterator[TextIO]:
 
 @pytest.fixture
 def daemon(direct_lab: Lab, tmp_path: Path, said: TextIO) -> Iterator[RunningDaemon]:
-    assert said.readable()
     text = CONFIG.format(said=tmp_path / "said", target="192.0.2.7")
     with running_daemon(direct_lab.server, tmp_path, text) as running:
         yield running
