@@ -20,16 +20,16 @@ PAUSE_S = 1 / RATE_PER_S  # who goes over the rate is not looked at until the ne
 LIMITER_TIMEOUT_S = BURST / RATE_PER_S  # after so long a silence the bucket is full again: forget it
 
 
+_TOKEN_S = 1 / RATE_PER_S
+# With less than one token left a bucket is full again later than this. Sums of twentieths are not exact: a nanosecond
+# more keeps the burst at 40.
+_NO_TOKEN_S = (BURST - 1) / RATE_PER_S + 1e-9
+_UDP = int(Protocol.UDP)
 _NO_FLAGS = 256  # UDP's place in a table by TCP flags
 
-Bucket = tuple[float, float, float]  # a source's tokens, when they were counted, until when it is not looked at
 
-
-class Attempt(NamedTuple):
-    """How far a source has come: its state, and when the deadline began."""
-
-    state: int
-    began_s: float
+Attempt = tuple[int, float]  # how far a source has come: its state, and when the deadline began
+_NO_ATTEMPT: Attempt = (0, float("-inf"))
 
 
 class Move(NamedTuple):
@@ -52,43 +52,50 @@ Lanes = tuple[tuple[Lane, ...], ...]  # by TCP flags, and `_NO_FLAGS`: those who
 
 
 class Limiter:
-    """A token bucket a source, as the kernel's `limit rate over 20/second burst 40 packets`."""
+    """A token bucket a source, as the kernel's `limit rate over 20/second burst 40 packets`.
+
+    Of a bucket only the time is kept at which it will be full again. From then on it says nothing, and is forgotten:
+    buckets move to `_recent` when they are used, and what was not moved for two seconds goes all at once.
+    """
 
     def __init__(self, capacity: int) -> None:
         self._capacity = capacity
-        self._buckets: OrderedDict[bytes, Bucket] = OrderedDict()
-        self._next_end_s = 0.0  # nobody is forgotten before
+        self._recent: dict[bytes, float] = {}
+        self._before: dict[bytes, float] = {}
+        self._paused: dict[bytes, float] = {}  # until when who went over the rate is not looked at
+        self._next_turn_s = float("-inf")
 
     def admits(self, source: bytes, now_s: float) -> bool | None:
         """Count one symbol: True within the rate, False above it, None where there is no room for `source`."""
-        if now_s >= self._next_end_s:
-            self._forget_the_silent(now_s)
-        buckets = self._buckets
-        bucket = buckets.get(source)
-        if bucket is None:
-            if len(buckets) >= self._capacity:
-                return None
-            buckets[source] = (BURST - 1.0, now_s, 0.0)
-            return True
-        tokens, counted_s, paused_until_s = bucket
-        if now_s < paused_until_s:
+        if now_s >= self._next_turn_s:
+            self._turn(now_s)
+        if self._paused and now_s < self._paused.get(source, now_s):
             return False
-        tokens += (now_s - counted_s) * RATE_PER_S
-        if tokens > BURST:  # `min` would take longer than all the rest, and this is done for every packet
-            tokens = float(BURST)
-        buckets[source] = (tokens - 1, now_s, 0.0) if tokens >= 1 else (tokens, now_s, now_s + PAUSE_S)
-        buckets.move_to_end(source)
-        return tokens >= 1
+        recent = self._recent
+        full_s = recent.get(source)
+        if full_s is None and (full_s := self._before.pop(source, None)) is None:
+            if len(recent) + len(self._before) >= self._capacity:
+                return None
+            full_s = now_s
+        if full_s < now_s:
+            full_s = now_s
+        if full_s > now_s + _NO_TOKEN_S:
+            recent[source] = full_s
+            self._paused[source] = now_s + PAUSE_S
+            return False
+        recent[source] = full_s + _TOKEN_S
+        return True
 
     def __len__(self) -> int:
-        return len(self._buckets)
+        return len(self._recent) + len(self._before)
 
-    def _forget_the_silent(self, now_s: float) -> None:
-        """Forget whose time is over, and note when the next one's may be: not before the oldest's."""
-        oldest_s = now_s
-        while self._buckets and (oldest_s := next(iter(self._buckets.values()))[1]) + LIMITER_TIMEOUT_S <= now_s:
-            self._buckets.popitem(last=False)
-        self._next_end_s = (oldest_s if self._buckets else now_s) + LIMITER_TIMEOUT_S
+    def _turn(self, now_s: float) -> None:
+        """Forget the buckets that nobody used since the last turn: they are full."""
+        long_ago = now_s >= self._next_turn_s + LIMITER_TIMEOUT_S
+        self._before = {} if long_ago else self._recent
+        self._recent = {}
+        self._paused = {source: until_s for source, until_s in self._paused.items() if until_s > now_s}
+        self._next_turn_s = now_s + LIMITER_TIMEOUT_S
 
 
 class Tracker:
@@ -123,9 +130,9 @@ class Tracker:
         symbol = protocol << 16 | number
         if (symbol in self._never and local) or (self._only is not None and symbol not in self._only):
             return []
-        length, kind = len(source), _NO_FLAGS if protocol == Protocol.UDP else flags
+        length, kind = len(source), _NO_FLAGS if protocol == _UDP else flags
         lanes = self._here[length][kind] if local else ()
-        if destination in self._there:
+        if self._there and destination in self._there:
             lanes += self._there[destination][kind]
         if not lanes:
             return []
@@ -149,18 +156,18 @@ class Tracker:
     def _advance(self, lane: Lane, source: bytes, symbol: int, now_s: float) -> int | None:
         """Move the source on; give its new state, or None where it stays what it was."""
         machine, within_s, attempts = lane
-        attempt = attempts.get(source)
-        if attempt is None or now_s - attempt.began_s >= within_s:
-            attempt = Attempt(machine.root, now_s)
-        elif edge(attempt.state, symbol) in machine.same:
+        before, began_s = attempts.get(source, _NO_ATTEMPT)
+        if now_s - began_s >= within_s:
+            before = machine.root
+        elif edge(before, symbol) in machine.same:
             return None  # what a flood onto one port consists of
-        state = machine.step(attempt.state, symbol)
+        state = machine.step(before, symbol)
         if state is None:
             return None
         known = attempts.pop(source, None)
         if state == machine.root:
             return state if known else None
-        attempts[source] = Attempt(state, now_s if state in machine.firsts else attempt.began_s)
+        attempts[source] = (state, now_s if state in machine.firsts else began_s)
         if len(attempts) > self._capacity:
             attempts.popitem(last=False)
         return state

@@ -14,6 +14,7 @@ import socket
 import struct
 import time
 from collections.abc import Iterator, Sequence
+from itertools import chain
 
 from doorward.capture.bpf import INSTRUCTION, Program, assemble, on_interfaces
 from doorward.capture.links import Links, Locals
@@ -93,12 +94,7 @@ class Ring:
         """
         if self._links.changed() or time.monotonic() - self._followed_s > _REFRESH_S:
             self._follow()
-        for _ in range(BLOCKS):  # by turns, so that a flood in one family leaves the other its turn
-            taken = [receiver.take(self._locals) for receiver in self._receivers]
-            for packets in taken:
-                yield from packets or ()
-            if not any(packets is not None for packets in taken):
-                return
+        return chain.from_iterable(self._blocks())  # no generator is woken for each packet
 
     def drops(self) -> int:
         """Count the packets that were lost for want of room since the start."""
@@ -108,6 +104,13 @@ class Ring:
     def malformed(self) -> int:
         """Count what came through the filter and was neither TCP nor UDP, or cut short."""
         return sum(receiver.malformed for receiver in self._receivers)
+
+    def _blocks(self) -> Iterator[list[tuple[Packet, float]]]:
+        for _ in range(BLOCKS):  # by turns, so that a flood in one family leaves the other its turn
+            taken = [receiver.take(self._locals) for receiver in self._receivers]
+            yield from (packets for packets in taken if packets is not None)
+            if not any(packets is not None for packets in taken):
+                return
 
     def _follow(self) -> None:
         """Look which numbers the interfaces have now, and which addresses are the host's own."""
