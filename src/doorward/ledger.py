@@ -3,12 +3,11 @@
 from __future__ import annotations
 
 import json
-import math
 import os
 import sqlite3
 from collections import deque
 from collections.abc import Iterator
-from contextlib import closing
+from contextlib import closing, contextmanager
 from ipaddress import ip_address
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -16,11 +15,15 @@ from typing import Any, NamedTuple
 from doorward.errors import HostError
 from doorward.model import Address, Opening, Port
 
-SCHEMA_VERSION = 1
+SCHEMA_VERSION = 2
 KEPT_ROWS = 200_000  # a table; older rows go, so that a scanner cannot fill the disk
 MAX_PENDING = 10_000  # writes that wait while the disk is full; beyond it the oldest is lost and counted
+LAST_MOMENT_S = 253_000_000_000.0  # in the year 9987: later ones cannot be shown, and nobody meant them
+WRITES_TOGETHER = 1000  # at most in one transaction, so that what waits stays small
+STEP_S = 0.5  # less than that is the clock's own drift
 _TRIM_EVERY = 1000
-_SCHEMA = """
+_CLOCK = "CREATE TABLE clock (boot TEXT NOT NULL, offset REAL NOT NULL);"
+_SCHEMA = f"""
 CREATE TABLE openings (
     id INTEGER PRIMARY KEY, door TEXT NOT NULL, address TEXT NOT NULL, ports TEXT NOT NULL,
     since REAL NOT NULL, until REAL NOT NULL, opened_by TEXT NOT NULL, closed REAL, closed_by TEXT);
@@ -29,8 +32,13 @@ CREATE INDEX openings_since ON openings (since);
 CREATE TABLE refusals (
     id INTEGER PRIMARY KEY, at REAL NOT NULL, door TEXT, address TEXT NOT NULL, reason TEXT NOT NULL);
 CREATE INDEX refusals_at ON refusals (at);
+{_CLOCK}
 """
 
+_STANDING = "SELECT id, door, address, ports, since, until, opened_by FROM openings WHERE closed IS NULL"
+_BOOT = Path("/proc/sys/kernel/random/boot_id")
+# What SQLite says of a damaged file; else (no right, no room, locked) the file itself may be sound.
+_DAMAGE = {sqlite3.SQLITE_ERROR, sqlite3.SQLITE_CORRUPT, sqlite3.SQLITE_FORMAT, sqlite3.SQLITE_NOTADB}
 _TRIM = {
     "openings": "DELETE FROM openings WHERE closed IS NOT NULL AND id <= (SELECT max(id) FROM openings) - ?",
     "refusals": "DELETE FROM refusals WHERE id <= (SELECT max(id) FROM refusals) - ?",
@@ -56,7 +64,50 @@ class Ledger:
         self.lost = 0
         self._pending: deque[tuple[str, tuple[object, ...]]] = deque()
         self._writes = 0
+        self._together = False
         self._db = _connect(path)
+        self._boot = _BOOT.read_text().strip()
+        noted = self._db.execute("SELECT offset FROM clock WHERE boot = ?", (self._boot,)).fetchone()
+        self._offset_s: float | None = noted[0] if noted and isinstance(noted[0], float) else None
+
+    @contextmanager
+    def together(self) -> Iterator[None]:
+        """Write what is recorded inside in one transaction, or a few: a crowd's openings in a fraction of the time."""
+        self._together = True
+        try:
+            yield
+        finally:
+            self._together = False
+            if not self.trouble:
+                self.flush()
+
+    def secure(self) -> None:
+        """Wait until what was written is on the disk, where not even a loss of power takes it away.
+
+        For what is owed. SQLite itself would wait at every commit (synchronous = FULL), or at none (NORMAL).
+        """
+        try:
+            _sync(self.path.with_name(f"{self.path.name}-wal"))
+        except OSError as error:
+            self.trouble = self.trouble or f"{self.path}: {error.strerror}"
+
+    def reckon(self, now_s: float, wall_s: float) -> float:
+        """Give what to add to `now_s` (CLOCK_MONOTONIC) for wall time.
+
+        Where the wall clock was stepped since the last call, of this daemon or of one before it in the same boot,
+        the times of the standing openings are moved with it: a step neither prolongs nor cuts an opening.
+        """
+        offset_s = wall_s - now_s
+        if self._offset_s is None or abs(offset_s - self._offset_s) > STEP_S:
+            if self._offset_s is not None:
+                step_s = offset_s - self._offset_s
+                self._write(
+                    "UPDATE openings SET since = since + ?, until = until + ? WHERE closed IS NULL", (step_s,) * 2
+                )
+            self._offset_s = offset_s
+            self._write("DELETE FROM clock", ())
+            self._write("INSERT INTO clock (boot, offset) VALUES (?, ?)", (self._boot, offset_s))
+        return offset_s
 
     def opened(self, opening: Opening) -> None:
         """Record an opening, or the new end of the one that stands."""
@@ -88,9 +139,8 @@ class Ledger:
 
     def standing(self) -> list[Opening]:
         """Give the openings whose end was not recorded, for a daemon that starts; rows that make no sense end."""
-        query = "SELECT id, door, address, ports, since, until, opened_by FROM openings WHERE closed IS NULL"
         openings = []
-        for number, *row in self._db.execute(query).fetchall():
+        for number, *row in self._db.execute(_STANDING).fetchall():
             try:
                 openings.append(_opening(*row))
             except (TypeError, ValueError, AttributeError, RecursionError):
@@ -124,34 +174,70 @@ class Ledger:
         if self._writes % _TRIM_EVERY == 0:
             for table in _TRIM:
                 self._pending.append((_TRIM[table], (KEPT_ROWS,)))
-        if not self.trouble:
+        if not self.trouble and (not self._together or len(self._pending) >= WRITES_TOGETHER):
             self.flush()
 
 
 def _opening(door: str, address: str, ports: str, since: float, until: float, by: str) -> Opening:
     parsed = tuple(Port.parse(text) for text in json.loads(ports))
-    if not (math.isfinite(since) and math.isfinite(until)):
+    if not isinstance(address, str) or "%" in address:  # a number and bytes are addresses too, to `ip_address`
+        raise ValueError("an address that doorward does not write")
+    if not (0 <= since <= LAST_MOMENT_S and 0 <= until <= LAST_MOMENT_S):  # nor is "not a number"
         raise ValueError("an opening without an end")
     return Opening(str(door), ip_address(address), parsed, float(since), float(until), str(by))
 
 
+def _text(raw: bytes) -> str:
+    """Read what should be UTF-8; a damaged byte spoils its row, and not the reading of all rows."""
+    return raw.decode(errors="replace")
+
+
 def _connect(path: Path) -> sqlite3.Connection:
-    """Open the ledger, or make it. sqlite3.DatabaseError: it is damaged; HostError: it is another version's."""
+    """Open the ledger, or make it. HostError: it is another version's.
+
+    It is damaged: sqlite3.DatabaseError, UnicodeDecodeError (SQLite's message shows what it read) or MemoryError
+    (SQLite believed a size in it).
+    """
     db = sqlite3.connect(path, timeout=1.0)
+    db.text_factory = _text
     try:
         db.execute("PRAGMA journal_mode = WAL")
         db.execute("PRAGMA synchronous = NORMAL")  # a crash of the machine may lose the last records, never the file
         version = db.execute("PRAGMA user_version").fetchone()[0]
-        if version not in (0, SCHEMA_VERSION):
+        if version not in range(SCHEMA_VERSION + 1):
             raise HostError(f"{path} is a ledger of version {version}; this doorward writes version {SCHEMA_VERSION}")
         if (fault := db.execute("PRAGMA quick_check(1)").fetchone()[0]) != "ok":
             raise sqlite3.DatabaseError(fault)
         if version == 0:
             db.executescript(f"BEGIN; {_SCHEMA} PRAGMA user_version = {SCHEMA_VERSION}; COMMIT;")
+            _sync(path.parent)  # else a loss of power may take the whole file away, whatever was synced in it
+        elif version == 1:
+            db.executescript(f"BEGIN; {_CLOCK} PRAGMA user_version = {SCHEMA_VERSION}; COMMIT;")
+        if not _definitions(db) >= _own_definitions():
+            raise sqlite3.DatabaseError("its tables are not a ledger's")
+        db.execute(_STANDING).fetchall()  # which finds the damage that quick_check overlooks
     except BaseException:
         db.close()
         raise
     return db
+
+
+def _sync(path: Path) -> None:
+    handle = os.open(path, os.O_RDONLY | os.O_CLOEXEC)
+    try:
+        os.fsync(handle)
+    finally:
+        os.close(handle)
+
+
+def _definitions(db: sqlite3.Connection) -> set[tuple[str, str]]:
+    return set(db.execute("SELECT name, sql FROM sqlite_master").fetchall())
+
+
+def _own_definitions() -> set[tuple[str, str]]:
+    with closing(sqlite3.connect(":memory:")) as db:
+        db.executescript(_SCHEMA)
+        return _definitions(db)
 
 
 def open_ledger(path: Path, stamp: str) -> tuple[Ledger, str | None]:
@@ -165,8 +251,8 @@ def open_ledger(path: Path, stamp: str) -> tuple[Ledger, str | None]:
         raise HostError(f"{path.parent}: {error.strerror}; make that folder, or name another STATE_DIRECTORY") from None
     try:
         return Ledger(path), None
-    except (sqlite3.DatabaseError, HostError) as error:
-        if isinstance(error, sqlite3.OperationalError):  # no right, no room, locked: the file itself may be sound
+    except (sqlite3.DatabaseError, UnicodeDecodeError, MemoryError, HostError) as error:
+        if isinstance(error, sqlite3.OperationalError) and error.sqlite_errorcode & 0xFF not in _DAMAGE:
             raise HostError(
                 f"the ledger {path} cannot be opened ({error}); give doorward that folder to write"
             ) from None
@@ -175,7 +261,12 @@ def open_ledger(path: Path, stamp: str) -> tuple[Ledger, str | None]:
             part = path.with_name(path.name + suffix)
             if part.exists():
                 part.rename(aside.with_name(aside.name + suffix))
-        return Ledger(path), f"the ledger {path} cannot be used ({error}); it is kept as {aside}, and a new one begins"
+        what = f"the ledger {path} cannot be used ({_reason(error)}); it is kept as {aside}, and a new one begins"
+        return Ledger(path), what
+
+
+def _reason(error: Exception) -> str:
+    return "a size in it lies" if isinstance(error, MemoryError) else str(error)
 
 
 def read_records(
@@ -194,26 +285,32 @@ def read_records(
     try:
         path.stat()
         with closing(sqlite3.connect(f"{path.absolute().as_uri()}?mode=ro", uri=True, timeout=1.0)) as db:
+            db.text_factory = _text
             rows = db.execute(query, chosen).fetchall()
     except FileNotFoundError:
         raise HostError(f"{path}: no ledger; it begins when `doorward run` first starts") from None
-    except (sqlite3.Error, OSError) as error:
-        raise HostError(f"{path}: {error}; ask as root, or as the user that doorward runs as") from None
+    except (sqlite3.Error, UnicodeDecodeError, MemoryError, OSError) as error:
+        raise HostError(f"{path}: {_reason(error)}; ask as root, or as the user that doorward runs as") from None
     yield from map(_record, reversed(rows))
 
 
 def _record(row: tuple[Any, ...]) -> Record:
+    """Read a row, whatever something else may have written there."""
     at, event, door, address, ports, until, by, closed, closed_by, reason = row
+    at_s, address, door = _moment(at, 0.0), str(address), None if door is None else str(door)
     if event == "refused":
-        return Record(at, event, door, address, {"reason": reason})
+        return Record(at_s, event, door, address, {"reason": str(reason)})
     try:
         parsed = [str(port) for port in json.loads(ports)]
-    except (TypeError, ValueError, RecursionError):  # a row that something else wrote
+    except (TypeError, ValueError, RecursionError):
         parsed = []
-    finite = until if isinstance(until, float) and math.isfinite(until) else at
-    return Record(
-        at, event, door, address, {"ports": parsed, "until": finite, "by": by, "closed": closed, "closed_by": closed_by}
-    )
+    ended = None if closed is None else _moment(closed, at_s)
+    times = {"until": _moment(until, at_s), "closed": ended}
+    return Record(at_s, event, door, address, {"ports": parsed, "by": str(by), "closed_by": closed_by} | times)
+
+
+def _moment(value: object, otherwise: float) -> float:
+    return float(value) if isinstance(value, float | int) and 0 <= value <= LAST_MOMENT_S else otherwise
 
 
 def ledger_path() -> Path:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import sqlite3
 import subprocess
 from collections.abc import Callable, Iterator
@@ -13,7 +14,7 @@ import pytest
 
 from doorward import ledger as module
 from doorward.errors import HostError
-from doorward.ledger import Ledger, Record, ledger_path, open_ledger, read_records
+from doorward.ledger import MAX_PENDING, Ledger, Record, ledger_path, open_ledger, read_records
 from tests.support.openings import opening
 from tests.support.processes import as_nobody, needs_root
 
@@ -132,8 +133,11 @@ NONSENSE = {
     "ports nested without end": ("192.0.2.7", "[" * 100_000, 1030.0),
     "an address that is none": ("home", '["22/tcp"]', 1030.0),
     "an address of bytes": (b"\1\2\3\4\5", '["22/tcp"]', 1030.0),
+    "an address of four bytes": (b"\1\2\3\4", '["22/tcp"]', 1030.0),
+    "an address of one link": ("fe80::1%eth0", '["22/tcp"]', 1030.0),
     "an end that is text": ("192.0.2.7", '["22/tcp"]', "soon"),
     "an end that never comes": ("192.0.2.7", '["22/tcp"]', float("inf")),
+    "an end in the year 33658": ("192.0.2.7", '["22/tcp"]', 1e12),
 }
 
 
@@ -175,10 +179,26 @@ def with_a_torn_page(path: Path) -> None:
         file.write(b"\xff" * 4096)
 
 
+def without_a_table(path: Path) -> None:
+    with closing(sqlite3.connect(path)) as db:
+        db.execute("DROP TABLE openings")
+        db.commit()
+
+
+def with_other_definitions(what: bytes, instead: bytes) -> Callable[[Path], None]:
+    def damage(path: Path) -> None:
+        path.write_bytes(path.read_bytes().replace(what, instead))
+
+    return damage
+
+
 @pytest.mark.parametrize(
     ("damage", "says"),
     [
         (with_version, "version 99"),
+        (without_a_table, "not a ledger's"),
+        (with_other_definitions(b"until REAL", b"untix REAL"), "not a ledger's"),
+        (with_other_definitions(b"CREATE TABLE openings", b"CREATE \x85ABLE openings"), "cannot be used"),
         (with_garbage, "not a database"),
         (cut_short, "cannot be used"),
         (with_a_torn_page, "cannot be used"),
@@ -399,3 +419,93 @@ def test_the_path_is_systemds(monkeypatch: pytest.MonkeyPatch, folders: str | No
     if folders is not None:
         monkeypatch.setenv("STATE_DIRECTORY", folders)
     assert str(ledger_path()) == expected
+
+
+def test_what_is_recorded_together_is_written_together(ledger: Ledger, path: Path) -> None:
+    with ledger.together():
+        ledger.opened(opening())
+        ledger.closed("ssh", HOME, 1010.0, "hand")
+        assert everything(path) == []
+    assert [record.detail["closed_by"] for record in everything(path)] == ["hand"]
+
+
+def test_a_crowd_recorded_together_waits_in_pieces(ledger: Ledger) -> None:
+    with ledger.together():
+        for second in range(MAX_PENDING + 1):
+            ledger.refused("ssh", STRANGER, float(second), "a reason")
+    assert ledger.lost == 0
+    assert len(everything(ledger.path)) == MAX_PENDING + 1
+
+
+def test_what_is_secured_was_synced_after_it_was_written(
+    ledger: Ledger, path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    synced: list[tuple[str, int]] = []
+
+    def fsync(descriptor: int) -> None:
+        synced.append((Path(f"/proc/self/fd/{descriptor}").readlink().name, len(everything(path))))
+
+    monkeypatch.setattr(os, "fsync", fsync)
+    ledger.opened(opening())
+    assert synced == []
+    ledger.secure()
+    assert synced == [(f"{path.name}-wal", 1)]
+
+
+def test_a_sync_that_fails_is_trouble(ledger: Ledger, monkeypatch: pytest.MonkeyPatch) -> None:
+    def fsync(_: int) -> None:
+        raise OSError(5, "Input/output error")
+
+    monkeypatch.setattr(os, "fsync", fsync)
+    ledger.opened(opening())
+    ledger.secure()
+    assert "Input/output error" in ledger.trouble
+
+
+def spans(ledger: Ledger) -> list[tuple[float, float]]:
+    return [(standing.since_s, standing.until_s) for standing in ledger.standing()]
+
+
+@pytest.mark.parametrize("restarts", [False, True])
+@pytest.mark.parametrize("step_s", [-7200.0, -1.0, 1.0, 1e6])
+def test_a_stepped_clock_moves_what_stands_and_not_what_ended(path: Path, step_s: float, restarts: bool) -> None:
+    ledger = Ledger(path)
+    assert ledger.reckon(50.0, 2_000_050.0) == 2_000_000.0
+    ledger.opened(opening("web", since_s=2_000_040.0, until_s=2_000_070.0))
+    ledger.closed("web", HOME, 2_000_045.0, "hand")
+    ledger.opened(opening(since_s=2_000_050.0, until_s=2_000_080.0))
+    if restarts:
+        ledger.close()
+        ledger = Ledger(path)
+    assert ledger.reckon(60.0, 2_000_060.0 + step_s) == 2_000_000.0 + step_s
+    assert spans(ledger) == [(2_000_050.0 + step_s, 2_000_080.0 + step_s)]
+    assert moments(path) == sorted([2_000_040.0, 2_000_050.0 + step_s])
+    ledger.reckon(61.0, 2_000_061.1 + step_s)  # no more than drift
+    assert spans(ledger) == [(2_000_050.0 + step_s, 2_000_080.0 + step_s)]
+    ledger.close()
+
+
+def test_after_a_boot_only_the_wall_clock_tells(path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    first = Ledger(path)
+    first.reckon(5000.0, 2_005_000.0)
+    first.opened(opening(since_s=2_005_000.0, until_s=2_005_030.0))
+    first.close()
+    boot = path.with_name("boot_id")
+    boot.write_text("another\n")
+    monkeypatch.setattr(module, "_BOOT", boot)
+    second = Ledger(path)
+    assert second.reckon(1.0, 2_005_010.0) == 2_005_009.0
+    assert spans(second) == [(2_005_000.0, 2_005_030.0)]
+    second.close()
+
+
+def test_a_ledger_of_the_first_version_goes_on(path: Path) -> None:
+    first = Ledger(path)
+    first.opened(opening())
+    first.close()
+    with closing(sqlite3.connect(path)) as db:
+        db.executescript("DROP TABLE clock; PRAGMA user_version = 1")
+    second = Ledger(path)
+    second.reckon(1.0, 2.0)
+    assert second.standing() == [opening()]
+    second.close()
