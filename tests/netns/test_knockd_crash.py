@@ -76,23 +76,6 @@ TCPFlags = syn
 
 
 @engines
-def test_an_edited_file_of_one_time_sequences_is_noticed(direct_lab: Lab, tmp_path: Path, program: Program) -> None:
-    sequences = tmp_path / "sequences"
-    sequences.write_text("7000,7100\n7001,7101\n")
-    text = f"[once]\nOne_Time_Sequences = {sequences}\nTCPFlags = syn\nCommand = echo in %IP%\n"
-    with running_knockd(program, direct_lab.server, tmp_path / "knockd", text) as knockd:
-        place = Site(direct_lab, knockd)
-        sequences.write_text("8000,8100\n")
-        deadline_s = time.monotonic() + PATIENCE_S
-        while f"once: in {ONE}" not in knockd.lines():  # nobody tells when it was noticed
-            assert time.monotonic() < deadline_s
-            place.send(ONE, "8000", "8100")
-            time.sleep(0.2)  # no faster than a scanner
-        assert sequences.read_text() == "#000,8100\n"
-        place.close()
-
-
-@engines
 def test_the_last_sequences_are_counted_and_an_exhausted_file_closes_only_its_door(
     direct_lab: Lab, tmp_path: Path, program: Program
 ) -> None:

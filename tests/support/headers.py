@@ -6,7 +6,9 @@ import struct
 from collections.abc import Sequence
 from typing import NamedTuple
 
-from doorward.capture.packet import AUTHENTICATION, FRAGMENT
+from doorward.capture.packet import FRAGMENT
+
+AUTHENTICATION = 51  # RFC 4302
 
 HERE4, THERE4 = bytes([192, 0, 2, 7]), bytes([198, 51, 100, 2])
 HERE6 = bytes.fromhex("20010db8" + "00" * 11 + "07")

@@ -8,7 +8,8 @@ import signal
 import subprocess
 import sys
 import threading
-from collections.abc import Callable, Iterator, Sequence
+import time
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager
 from ipaddress import ip_address
 from pathlib import Path
@@ -36,6 +37,23 @@ KERNEL, RING = (
     Program(engine, (sys.executable, "-m", "doorward.cli.knockd", "--engine", engine)) for engine in ("kernel", "ring")
 )
 OURS = (KERNEL, RING)
+
+
+def mounted(program: Program, places: Mapping[str, Path]) -> Program:
+    """Let the program, and nobody else, see the test's files or folders in other places.
+
+    The lab runs each program in a mount namespace of its own.
+    """
+    mounts = "".join(f"mount --bind {ours} {place} && " for place, ours in places.items())
+    return program._replace(command=("sh", "-c", mounts + 'exec "$@"', "sh", *program.command))
+
+
+def until(holds: Callable[[], object]) -> None:
+    """Wait for what tells nobody: a file that is written by another, a process that begins."""
+    deadline_s = time.monotonic() + PATIENCE_S
+    while not holds():
+        assert time.monotonic() < deadline_s, "it never came true"
+        time.sleep(0.01)
 
 
 class Lines:

@@ -70,3 +70,22 @@ def own_namespace() -> Iterator[None]:
 def open_descriptors() -> int:
     """Count this process's open descriptors."""
     return len(list(Path("/proc/self/fd").iterdir()))
+
+
+def family_of(pid: int) -> list[int]:
+    """Give a process and its descendants, the process first."""
+    family = [pid]
+    for member in family:  # grows while it is read
+        for children in Path(f"/proc/{member}/task").glob("*/children"):
+            family += map(int, children.read_text().split())
+    return family
+
+
+def descriptors_of(pid: int) -> int:
+    """Count a process's open descriptors."""
+    return len(list(Path(f"/proc/{pid}/fd").iterdir()))
+
+
+def resident_bytes(pid: int) -> int:
+    """Give a process's resident memory, shared pages included."""
+    return int(Path(f"/proc/{pid}/statm").read_text().split()[1]) * os.sysconf("SC_PAGE_SIZE")

@@ -11,7 +11,7 @@ from contextlib import suppress
 from typing import NamedTuple
 
 from doorward import netlink
-from doorward.errors import HostError
+from doorward.errors import HostError, MalformedError
 
 _ROUTE = 0  # NETLINK_ROUTE
 _GROUPS = 0x1 | 0x10 | 0x100  # changes of links and of both families' addresses (RTMGRP_*)
@@ -19,6 +19,7 @@ _NEW_ROUTE, _GET_ROUTE = 24, 26
 _ROUTE_HEADER = struct.Struct("=BBBBBBBBI")  # family, destination's bits, …, table, protocol, scope, type, flags
 _LOCAL_TABLE, _LOCAL = 255, 2  # RT_TABLE_LOCAL, RTN_LOCAL
 _DESTINATION = 1
+_ADDRESS_BYTES = (4, 16)
 _SOL_NETLINK, _STRICT = 270, 12  # NETLINK_GET_STRICT_CHK, Linux 4.20: only the table that was asked for
 _GET_INDEX = 0x8933  # SIOCGIFINDEX
 _NAME_BYTES = 16
@@ -111,9 +112,21 @@ class Links:
         request = _ROUTE_HEADER.pack(family, 0, 0, 0, _LOCAL_TABLE, 0, 0, 0, 0)
         framed = netlink.message(_GET_ROUTE, netlink.REQUEST | netlink.DUMP, request)
         for reply in netlink.dump(self._questions, framed):
-            if reply.kind != _NEW_ROUTE or len(reply.body) < _ROUTE_HEADER.size:
-                continue
-            _, bits, _, _, table, _, _, kind, _ = _ROUTE_HEADER.unpack_from(reply.body)
-            found = netlink.attributes(reply.body[_ROUTE_HEADER.size :])
-            if (table, kind) == (_LOCAL_TABLE, _LOCAL) and _DESTINATION in found:
-                yield bits, bytes(found[_DESTINATION])
+            if reply.kind == _NEW_ROUTE and (route := local_route(reply.body)) is not None:
+                yield route
+
+
+def local_route(body: memoryview) -> tuple[int, bytes] | None:
+    """Give how many bits of which packed address a route makes this host's own; None for any other route.
+
+    MalformedError where a length lies.
+    """
+    if len(body) < _ROUTE_HEADER.size:
+        raise MalformedError(f"rtnetlink: a route of {len(body)} bytes, its header needs {_ROUTE_HEADER.size}")
+    _, bits, _, _, table, _, _, kind, _ = _ROUTE_HEADER.unpack_from(body)
+    destination = netlink.attributes(body[_ROUTE_HEADER.size :]).get(_DESTINATION)
+    if (table, kind) != (_LOCAL_TABLE, _LOCAL) or destination is None:
+        return None
+    if len(destination) not in _ADDRESS_BYTES or bits > len(destination) * 8:
+        raise MalformedError(f"rtnetlink: a route to {bits} bits of {len(destination)} bytes")
+    return bits, bytes(destination)

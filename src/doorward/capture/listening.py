@@ -6,7 +6,7 @@ import socket
 import struct
 from collections.abc import Iterator
 
-from doorward.errors import HostError
+from doorward.errors import HostError, MalformedError
 from doorward.gate.connections import address_of, sockets
 from doorward.model import Port, Protocol
 
@@ -35,8 +35,16 @@ def listening_ports() -> frozenset[Port]:
 
 def _numbers(protocol: Protocol, family: socket.AddressFamily) -> Iterator[int]:
     for body in sockets(family, protocol, _LISTENING[protocol]):
-        if len(body) < _LOCAL.size:
-            continue
-        number, address = _LOCAL.unpack_from(body)
-        if number and not address_of(address, family).is_loopback:
+        if number := outer_port(body, family):
             yield number
+
+
+def outer_port(body: memoryview, family: int) -> int:
+    """Give the port of a struct inet_diag_msg, 0 where none is bound or others cannot reach it.
+
+    MalformedError where it is cut short.
+    """
+    if len(body) < _LOCAL.size:
+        raise MalformedError(f"sock_diag: a socket of {len(body)} bytes, it needs {_LOCAL.size}")
+    number, address = _LOCAL.unpack_from(body)
+    return 0 if address_of(address, family).is_loopback else int(number)

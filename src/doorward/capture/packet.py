@@ -16,8 +16,9 @@ _IPV4 = Struct("!BxHxxHxBxx4s4s")
 _FRAGMENT_OFFSET = 0x1FFF
 # RFC 8200: version and more, payload length, next header, source, destination
 _IPV6 = Struct("!BxxxHBx16s16s")
-HOP_BY_HOP, ROUTING, FRAGMENT, AUTHENTICATION, DESTINATION_OPTIONS = 0, 43, 44, 51, 60
-EXTENSIONS = (HOP_BY_HOP, ROUTING, FRAGMENT, AUTHENTICATION, DESTINATION_OPTIONS)
+HOP_BY_HOP, ROUTING, FRAGMENT, DESTINATION_OPTIONS = 0, 43, 44, 60
+# Not the authentication header (RFC 4302): like the kernel, which reads behind it only once IPsec has verified it.
+EXTENSIONS = (HOP_BY_HOP, ROUTING, FRAGMENT, DESTINATION_OPTIONS)
 MOST_EXTENSIONS = 16  # RFC 8200 has each of them once, and one twice
 _EXTENSION = Struct("!BBH")  # next header, length, and of a fragment where it belongs
 _FRAGMENT_OFFSET6 = 0xFFF8
@@ -89,7 +90,7 @@ def _ipv6(packet: memoryview) -> Packet:
 
 
 def _past_extension(packet: memoryview, at: int, kind: int) -> tuple[int, int]:
-    """Give what follows an extension header (RFC 8200, section 4; RFC 4302), and where."""
+    """Give what follows an extension header (RFC 8200, section 4), and where."""
     if len(packet) - at < 8:
         raise MalformedError(f"IPv6: {len(packet) - at} bytes of an extension header, it needs 8")
     following, length, offset = _EXTENSION.unpack_from(packet, at)
@@ -97,7 +98,7 @@ def _past_extension(packet: memoryview, at: int, kind: int) -> tuple[int, int]:
         if offset & _FRAGMENT_OFFSET6:
             raise MalformedError("IPv6: a later fragment, which has no ports")
         return following, at + 8
-    return following, at + ((length + 2) * 4 if kind == AUTHENTICATION else (length + 1) * 8)
+    return following, at + (length + 1) * 8
 
 
 def _transport(packet: memoryview, at: int, protocol: int, source: bytes, destination: bytes) -> Packet:

@@ -2,15 +2,19 @@
 
 from __future__ import annotations
 
+import fcntl
 import getopt
 import os
 import sys
 import time
 from pathlib import Path
-from typing import NamedTuple, NoReturn
+from typing import TYPE_CHECKING, NamedTuple, NoReturn
 
 from doorward import __version__
-from doorward.errors import DoorwardError
+from doorward.errors import DoorwardError, HostError
+
+if TYPE_CHECKING:
+    from doorward.knockd.output import Output
 
 _SHORT = "vDdli:c:p:g:hV4"
 _LONG = {
@@ -86,18 +90,21 @@ def _serve(call: Call) -> int:
     from doorward.ledger import ledger_path, open_ledger
 
     values = call.values
-    path = Path(values.get("c", "/etc/knockd.conf")).absolute()
+    folder = Path.cwd()
+    path = folder / values.get("c", "/etc/knockd.conf")
     configuration = parse(read_text(path), str(path))
     options = configuration.options
-    settings = Settings(path, values.get("i"), "4" in call.flags, "l" in call.flags, values.get("g"))
-    output = Output(use_syslog=options.use_syslog, verbose="v" in call.flags, debug="D" in call.flags)
-    pid_file = Path(options.pid_file or values.get("p") or DEFAULT_PID_FILE)
-    output.open_log(options.log_file or settings.log_file)  # the file's counts, as in knockd
+    settings = Settings(path, folder, values.get("i"), "4" in call.flags, "l" in call.flags, values.get("g"))
+    output = Output(verbose="v" in call.flags, debug="D" in call.flags)
+    pid_file = folder / (options.pid_file or values.get("p") or DEFAULT_PID_FILE)
+    log_file = options.log_file or settings.log_file  # the file's counts, as in knockd
+    output.open_log(log_file and str(folder / log_file), use_syslog=options.use_syslog)
     release = _Daemon(pid_file) if "d" in call.flags else None
     try:
         ledger_file = ledger_path().with_name("knockd.sqlite3")
         engine = open_engine(values.get("engine"), output)
         ledger, set_aside = open_ledger(ledger_file, time.strftime("%Y%m%dT%H%M%S"))
+        _hold(ledger_file.with_name("knockd.lock"))
         if set_aside:
             output.complain(set_aside)
         app = Knockd(settings, configuration, engine, output, ledger)
@@ -106,13 +113,30 @@ def _serve(call: Call) -> int:
             release.fail(str(error))
         raise
     try:
-        if release is not None and (wrong := release.succeed()):
-            output.say(wrong)
-        return app.run()
+        return app.run(lambda: _let_go(release, output))
     finally:
         app.close()
         if release is not None:
             release.remove_pid_file()
+
+
+def _hold(lock: Path) -> None:
+    """Keep the folder to this process until it ends; HostError where another knockd has it.
+
+    Else both would run what one of them owes, and the second's commands would wait for the first's end.
+    """
+    descriptor = os.open(lock, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC | os.O_NOFOLLOW, 0o600)
+    try:
+        fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except BlockingIOError:
+        raise HostError(
+            f"another knockd runs with {lock.parent}; stop it, or give this one a STATE_DIRECTORY of its own"
+        ) from None
+
+
+def _let_go(release: _Daemon | None, output: Output) -> None:
+    if release is not None and (wrong := release.succeed()):
+        output.say(wrong)
 
 
 class _Daemon:

@@ -4,11 +4,9 @@ from __future__ import annotations
 
 import signal
 import time
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from contextlib import ExitStack
-from functools import lru_cache
 from pathlib import Path
-from socket import gethostbyaddr
 from typing import NamedTuple
 
 from doorward.capture.listening import listening_ports
@@ -23,12 +21,14 @@ from doorward.errors import DoorwardError, HostError
 from doorward.knockd.attempts import Attempts
 from doorward.knockd.doors import as_door, commands_of, is_opening, keys_of
 from doorward.knockd.engine import Engine, Happened
+from doorward.knockd.names import Names
 from doorward.knockd.one_time import OneTimeDoors
 from doorward.knockd.output import Output
+from doorward.knockd.watches import Watches
 from doorward.ledger import Ledger
 from doorward.model import Address, Door, Opening, Port
 
-FOLLOW_S = 5.0  # how often listening services and edited one-time files are looked for
+FOLLOW_S = 2.0  # how often listening services and edited one-time files are looked for
 LAST_COMMANDS_S = 2.0  # at the end: for commands that run; what is not known to have ended stays owed
 
 
@@ -36,6 +36,7 @@ class Settings(NamedTuple):
     """The command line: it comes before the file."""
 
     config: Path
+    folder: Path  # where the call was made: a daemon leaves it, and relative paths are meant from there
     interface: str | None = None
     only_ipv4: bool = False
     lookup: bool = False
@@ -53,22 +54,31 @@ class Knockd:
         self._running: dict[int, tuple[str, str, Address]] = {}  # by the runner's number: door, what, address
         self._timer_s = float("inf")
         self._ended_by = self._lost = 0
-        self._has_run = False
-        self._name = lru_cache(4096)(_host_name)
+        self._has_run = self._is_stale = False
+        self._due: list[tuple[str, Address]] = []  # commands to start once it is recorded what they owe
         with ExitStack() as parts:
             for close in (ledger.close, self._loop.close, engine.close):
                 parts.callback(close)
+            if settings.lookup:
+                names = Names(self._loop)
+                parts.callback(names.close)
+                output.name_with(names.in_turn)
+            self._watches = self._open_watches(parts)
             self._take(configuration)
             parts.callback(lambda: self._runner.close())
             self._parts = parts.pop_all()
 
-    def run(self) -> int:
-        """Serve until SIGTERM or SIGINT; give that signal's number, which knockd exits with."""
+    def run(self, ready: Callable[[], None]) -> int:
+        """Serve until SIGTERM or SIGINT; give that signal's number, which knockd exits with.
+
+        `ready` is called when no knock and no signal is lost any more.
+        """
         for descriptor in self._engine.descriptors():
             self._loop.on_readable(descriptor, self._read)
         for number in (signal.SIGTERM, signal.SIGINT):
             self._loop.on_signal(number, lambda n=number: self._end(n))  # type: ignore[misc]
         self._loop.on_signal(signal.SIGHUP, self._reload)
+        ready()
         self._output.say(f"starting up, listening on {self._interface}", f"listening on {self._interface}...")
         self._output.debug(
             f"engine: {self._engine.name}; no symbols, since this host listens there: {self._busy_text()}"
@@ -90,7 +100,9 @@ class Knockd:
         """Go over to a configuration that was read; a DoorwardError leaves the one before."""
         keys = keys_of(configuration.doors)
         doors = dict(zip(keys, configuration.doors, strict=True))
-        one_time = OneTimeDoors({key: d.one_time_file for key, d in doors.items() if d.one_time_file}, self._output)
+        files = {key: self._path(door.one_time_file) for key, door in doors.items() if door.one_time_file}
+        self._watch(files)  # before they are read: an edit between the two is told of
+        one_time = OneTimeDoors(files, self._output)
         interface = self._settings.interface or configuration.options.interface or DEFAULT_INTERFACE
         busy = self._listening()
         self._engine.load(_automaton_doors(doors, one_time), _interfaces(interface), busy)
@@ -98,13 +110,43 @@ class Knockd:
         self._doors, self._one_time, self._commands = doors, one_time, commands_of(doors)
         self._runner = self._new_runner()
 
+    def _path(self, written: str) -> str:
+        return str(self._settings.folder / written)
+
+    def _watch(self, files: Mapping[str, str]) -> None:
+        if self._watches is not None:
+            self._watches.watch(files.values())
+
+    def _open_watches(self, parts: ExitStack) -> Watches | None:
+        """Be told of edited files at once; where the kernel does not tell, `_follow` looks for them."""
+        try:
+            watches = Watches()
+        except HostError as error:
+            self._output.debug(f"{error}; edited one-time files are noticed within {FOLLOW_S:.0f} s")
+            return None
+        parts.callback(watches.close)
+        self._loop.on_readable(watches.fileno(), self._edited)
+        return watches
+
     def _new_runner(self) -> Runner:
         lock, first = self._ledger.path.with_name("knockd-commands.lock"), not self._has_run
         self._has_run = True
         return Runner(self._commands, self._loop, self._report, lock, first=first)
 
     def _load(self) -> None:
-        self._engine.load(_automaton_doors(self._doors, self._one_time), _interfaces(self._interface), self._busy)
+        """Tell the engine what has changed; what it refuses now it is told again by `_follow`.
+
+        Meanwhile a used one-time sequence may still complete, and opens nothing: it is no longer the current one.
+        """
+        try:
+            self._engine.load(_automaton_doors(self._doors, self._one_time), _interfaces(self._interface), self._busy)
+        except HostError as error:
+            self._output.complain(
+                f"error: {error}; the engine goes on as it was, and is told again in {FOLLOW_S:.0f} s"
+            )
+            self._is_stale = True
+        else:
+            self._is_stale = False
 
     def _listening(self) -> frozenset[Port]:
         """List the ports that are no symbols; a kernel that does not tell has the knock ports only to go by."""
@@ -115,9 +157,15 @@ class Knockd:
             return frozenset()
 
     def _read(self) -> None:
-        for event in self._engine.read():
-            if not (self._settings.only_ipv4 and event.source.version == 6):
-                self._happened(event)
+        with self._ledger.together():
+            for event in self._engine.read():
+                if not (self._settings.only_ipv4 and event.source.version == 6):
+                    self._happened(event)
+        due, self._due = self._due, []
+        if due:
+            self._ledger.secure()  # a loss of power must not forget a stop command whose start command ran
+        for key, address in due:
+            self._start(key, "open", address)
         self._schedule()
 
     def _happened(self, event: Happened) -> None:
@@ -126,14 +174,13 @@ class Knockd:
             return
         stages = event.stages.of(event.state)
         self._attempts.advance(event.source, event.stages.machine_of(event.state), stages, self._loop.now_s())
-        who = self._who(event.source)
         for stage in stages:
             if stage.door.name not in self._doors:  # gone with a reload
                 continue
             name = self._doors[stage.door.name].name
-            self._output.say(f"{who}: {name}: Stage {stage.number}")
+            self._output.say(f"{name}: Stage {stage.number}", who=event.source)
             if stage.last:
-                self._output.say(f"{who}: {name}: OPEN SESAME")
+                self._output.say(f"{name}: OPEN SESAME", who=event.source)
                 self._opened(stage.door, event.source)
 
     def _opened(self, door: Door, address: Address) -> None:
@@ -145,16 +192,16 @@ class Knockd:
             self._load()
         commands = self._commands[key]
         if not is_opening(commands, address):
-            self._start(key, "open", address)
+            self._due.append((key, address))
             return
         now_s = self._loop.now_s()
         prolongs = self._book.get(key, address) is not None
         opening = self._book.open(Opening(key, address, (), now_s, now_s + door.for_ms / 1000, "knock"))
-        self._ledger.opened(shifted([opening], time.time() - now_s)[0])  # what is owed, before it is
+        self._ledger.opened(shifted([opening], self._wall_offset_s())[0])
         if prolongs:
-            self._output.say(f"{self._who(address)}: {self._doors[key].name}: open already; open for longer now")
+            self._output.say(f"{self._doors[key].name}: open already; open for longer now", who=address)
         else:
-            self._start(key, "open", address)
+            self._due.append((key, address))
 
     def _start(self, key: str, what: str, address: Address) -> None:
         if self._commands[key].of(what, address) is not None:
@@ -185,8 +232,8 @@ class Knockd:
 
     def _take_over(self) -> None:
         """Take on what an earlier run owes; what is late is run at once."""
-        now_s = self._loop.now_s()
-        for opening in shifted(self._ledger.standing(), now_s - time.time()):
+        offset_s = self._wall_offset_s()
+        for opening in shifted(self._ledger.standing(), -offset_s):
             if opening.door in self._doors:
                 self._book.open(opening)
             else:
@@ -197,14 +244,18 @@ class Knockd:
                 self._ledger.closed(opening.door, opening.address, time.time(), "lost")
         self._schedule()
 
+    def _wall_offset_s(self) -> float:
+        """Give what to add to the loop's clock for wall time."""
+        return self._ledger.reckon(self._loop.now_s(), time.time())
+
     def _wake(self) -> None:
         self._timer_s = float("inf")
         now_s = self._loop.now_s()
         for address, stage in self._attempts.expire(now_s):
             if (door := self._doors.get(stage.door.name)) is not None:
-                self._output.say(f"{self._who(address)}: {door.name}: sequence timeout (stage {stage.number})")
+                self._output.say(f"{door.name}: sequence timeout (stage {stage.number})", who=address)
         for opening in self._book.expire(now_s):
-            self._output.say(f"{self._who(opening.address)}: {self._doors[opening.door].name}: command timeout")
+            self._output.say(f"{self._doors[opening.door].name}: command timeout", who=opening.address)
             self._start(opening.door, "close", opening.address)
         self._schedule()
 
@@ -215,6 +266,14 @@ class Knockd:
             self._timer_s = due_s
             self._loop.at(due_s, self._wake)
 
+    def _edited(self) -> None:
+        """Read the one-time files that were edited; what stands under their names now is watched from here on."""
+        if self._watches is not None:
+            self._watches.forget_events()
+        self._watch(self._one_time.files)
+        if self._one_time.follow():
+            self._load()
+
     def _follow(self) -> None:
         """Look for services that began or ended to listen, for edited one-time files, for a ledger that waits."""
         if (lost := self._engine.lost()) > self._lost:
@@ -222,11 +281,14 @@ class Knockd:
                 f"warning: the {self._engine.name} engine lost {lost - self._lost} packets or messages"
             )
             self._lost = lost
-        busy, edited = self._listening(), self._one_time.follow()
-        if busy != self._busy or edited:
+        self._watch(self._one_time.files)  # one that was not there when the others were told of may be now
+        if self._one_time.follow() or self._is_stale:
+            self._load()
+        if (busy := self._listening()) != self._busy:
             self._busy = busy
             self._load()
             self._output.debug(f"no symbols, since this host listens there: {self._busy_text()}")
+        self._wall_offset_s()  # a step of the wall clock is noted within FOLLOW_S
         if self._ledger.trouble and not self._ledger.flush():
             self._output.complain(f"error: {self._ledger.trouble}")
         self._loop.at(self._loop.now_s() + FOLLOW_S, self._follow)
@@ -246,20 +308,20 @@ class Knockd:
                     number = before.run(opening.door, opening.address, "close")
                     self._running[number] = (opening.door, "close", opening.address)
             before.finish()
-            self._output.open_log(configuration.options.log_file or self._settings.log_file)
+            self._open_log(configuration)
         except DoorwardError as error:
             for line in str(error).splitlines():
                 self._output.complain(line)
             self._output.complain("error: the configuration was not changed")
         notify.notify("READY=1")
 
+    def _open_log(self, configuration: KnockdConfiguration) -> None:
+        written = configuration.options.log_file or self._settings.log_file  # the file's counts, as in knockd
+        self._output.open_log(written and self._path(written), use_syslog=configuration.options.use_syslog)
+
     def _end(self, number: int) -> None:
         self._ended_by = number
         self._loop.stop()
-
-    def _who(self, address: Address) -> str:
-        name = self._name(str(address)) if self._settings.lookup else None
-        return f"{address} ({name})" if name else str(address)
 
     def _busy_text(self) -> str:
         return ", ".join(map(str, sorted(self._busy))) or "none"
@@ -271,10 +333,3 @@ def _automaton_doors(doors: Mapping[str, KnockdDoor], one_time: OneTimeDoors) ->
 
 def _interfaces(name: str) -> tuple[str, ...]:
     return () if name == "any" else (name,)
-
-
-def _host_name(address: str) -> str | None:
-    try:
-        return gethostbyaddr(address)[0]
-    except OSError:
-        return None

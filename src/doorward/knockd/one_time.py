@@ -16,10 +16,10 @@ class OneTimeDoors:
     """`files` by door. A file without a good line is told of; its door stays shut."""
 
     def __init__(self, files: Mapping[str, str], output: Output) -> None:
-        self._files, self._output = dict(files), output
+        self.files, self._output = dict(files), output
         self._due: dict[str, tuple[tuple[Port, ...], ...]] = {}
         self._stamps: dict[str, tuple[int, int]] = {}
-        for key in self._files:
+        for key in self.files:
             self._read(key)
 
     def current(self, key: str) -> tuple[Port, ...]:
@@ -31,7 +31,7 @@ class OneTimeDoors:
         if knock != self.current(key):
             self._output.debug(f"{key}: a one-time sequence that was used already; ignored")
             return False
-        path = self._files[key]
+        path = self.files[key]
         try:
             left = one_time_files.use(path, knock)
         except HostError as error:
@@ -46,14 +46,14 @@ class OneTimeDoors:
 
     def follow(self) -> bool:
         """Read files again that somebody edited; True where a door's sequence changed."""
-        edited = [key for key, path in self._files.items() if one_time_files.stamp(path) != self._stamps[key]]
+        edited = [key for key, path in self.files.items() if one_time_files.stamp(path) != self._stamps[key]]
         before = {key: self.current(key) for key in edited}
         for key in edited:
             self._read(key)
         return any(self.current(key) != before[key] for key in edited)
 
     def _read(self, key: str) -> None:
-        path = self._files[key]
+        path = self.files[key]
         self._stamps[key] = one_time_files.stamp(path)
         try:
             file = one_time_files.read(path)
@@ -75,5 +75,5 @@ class OneTimeDoors:
             )
         elif left in COUNTDOWN:
             self._output.complain(
-                f"{key}: {left} one-time sequence{'' if left == 1 else 's'} left in {self._files[key]}"
+                f"{key}: {left} one-time sequence{'' if left == 1 else 's'} left in {self.files[key]}"
             )

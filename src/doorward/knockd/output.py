@@ -3,57 +3,81 @@
 from __future__ import annotations
 
 import sys
-import syslog
 import time
+from collections.abc import Callable
 from contextlib import suppress
 from pathlib import Path
 from typing import TextIO
 
+from doorward.knockd.syslog import Syslog
+from doorward.model import Address
+
 _MAX_LINE = 1023  # letters; knockd cuts the rest off
+
+# Calls once the lines before are written and the address's name, which it gives, is known.
+InTurn = Callable[[Address | None, Callable[[str | None], None]], None]
 
 
 class Output:
     """Writes lines as knockd 0.8 does, character by character."""
 
-    def __init__(self, *, use_syslog: bool, verbose: bool, debug: bool) -> None:
+    def __init__(self, *, verbose: bool, debug: bool) -> None:
         self._verbose, self._debug = verbose, debug
         self._log: TextIO | None = None
-        self._syslog = use_syslog
-        if use_syslog:
-            syslog.openlog("knockd", 0, syslog.LOG_USER)
+        self._in_turn: InTurn = _at_once
+        self._syslog: Syslog | None = None
 
-    def open_log(self, path: str | None) -> None:
+    def name_with(self, in_turn: InTurn) -> None:
+        """Put names behind addresses from now on, where `in_turn` gives them, and write when it says so."""
+        self._in_turn = in_turn
+
+    def open_log(self, path: str | None, *, use_syslog: bool) -> None:
         """Begin, or begin again, with a log file; one that cannot be opened is told of and done without."""
-        if self._log is not None:
-            self.tell(f"closing log file: {self._log.name}")
-            self._log.close()
-            self._log = None
-            self.tell(f"re-opening log file: {path}" if path else "no log file any more")
-        if path:
-            try:
-                self._log = Path(path).open("a", buffering=1)  # noqa: SIM115 - kept open
-            except OSError as error:
-                sys.stderr.write(f"warning: cannot open logfile: {error.strerror}\n")
+        self._in_turn(None, lambda _: self._open_log(path, use_syslog=use_syslog))
 
-    def say(self, line: str, verbose: str | None = None) -> None:
-        """Log a line, and show it with -v (there in other words where `verbose` gives them)."""
-        line = self._record(line)
-        self.tell(line if verbose is None else verbose)
+    def say(self, line: str, verbose: str | None = None, *, who: Address | None = None) -> None:
+        """Log a line, and show it with -v (there in other words where `verbose` gives them).
+
+        `who` stands before the line, with its name where names are looked up.
+        """
+        self._in_turn(who, lambda name: self._say(line if who is None else f"{_named(who, name)}: {line}", verbose))
 
     def complain(self, line: str) -> None:
         """Log a line that also goes to standard error: something is wrong."""
-        self._record(line)
-        sys.stderr.write(line + "\n")
+        self._in_turn(None, lambda _: self._complain(line))
 
     def tell(self, line: str) -> None:
         """Show a line with -v, and log nothing."""
         if self._verbose:
             self._show(line)
 
+    def _open_log(self, path: str | None, *, use_syslog: bool) -> None:
+        if self._syslog is not None:
+            self._syslog.close()
+        self._syslog = Syslog("knockd") if use_syslog else None
+        if self._log is not None:
+            self.tell(f"closing log file: {self._log.name}")
+            self._log.close()
+            self._log = None
+            self._say(f"re-opening log file: {path}" if path else "no log file any more", None)
+        if path:
+            try:
+                self._log = Path(path).open("a", buffering=1)  # noqa: SIM115 - kept open
+            except OSError as error:
+                sys.stderr.write(f"warning: cannot open logfile: {error.strerror}\n")
+
+    def _say(self, line: str, verbose: str | None) -> None:
+        line = self._record(line)
+        self.tell(line if verbose is None else verbose)
+
+    def _complain(self, line: str) -> None:
+        self._record(line)
+        sys.stderr.write(line + "\n")
+
     def _record(self, line: str) -> str:
         line = " ".join(line.splitlines())[:_MAX_LINE]
-        if self._syslog:
-            syslog.syslog(syslog.LOG_NOTICE, line)
+        if self._syslog is not None:
+            self._syslog.write(line)
         if self._log is not None:
             with suppress(OSError):  # a full disk must not keep a door from closing
                 self._log.write(f"[{time.strftime('%Y-%m-%d %H:%M')}] {line}\n")
@@ -68,3 +92,11 @@ class Output:
         with suppress(OSError):
             sys.stdout.write(line + "\n")
             sys.stdout.flush()
+
+
+def _at_once(_: Address | None, call: Callable[[str | None], None]) -> None:
+    call(None)
+
+
+def _named(who: Address, name: str | None) -> str:
+    return f"{who} ({name})" if name else str(who)

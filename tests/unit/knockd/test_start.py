@@ -1,0 +1,66 @@
+"""What `knockd` says where it cannot start."""
+
+from __future__ import annotations
+
+import io
+import tempfile
+from collections.abc import Iterator
+from contextlib import redirect_stderr
+from pathlib import Path
+
+import pytest
+
+import doorward.knockd.app  # noqa: F401 - `main` takes it when it is called, and nobody may be unable to read it
+from doorward.cli.knockd import main
+from tests.support.processes import as_nobody, needs_root, own_namespace
+
+DOOR = "[door]\nSequence = 7000,7100\nCommand = :\n"
+
+
+@pytest.fixture
+def folder() -> Iterator[Path]:
+    """A folder that nobody may enter, which pytest's own is not."""
+    with tempfile.TemporaryDirectory(prefix="doorward-start-") as name:
+        Path(name).chmod(0o755)
+        yield Path(name)
+
+
+def said(*words: object) -> tuple[int, str]:
+    with redirect_stderr(io.StringIO()) as errors:
+        status = main(list(map(str, words)))
+    return status, errors.getvalue()
+
+
+def test_a_configuration_that_does_not_exist(folder: Path) -> None:
+    status, text = said("-c", folder / "none.conf")
+    assert status == 1
+    assert text.startswith(f"knockd: {folder}/none.conf: ")
+    assert "no such file" in text.lower()
+
+
+@needs_root
+def test_a_configuration_that_may_not_be_read(folder: Path) -> None:
+    secret = folder / "knockd.conf"
+    secret.write_text(DOOR)
+    secret.chmod(0o600)
+    status, text = as_nobody(lambda: said("-c", secret))
+    assert status == 1
+    assert text.startswith(f"knockd: {secret}: ")
+    assert "may not read it; run doorward as root" in text
+
+
+@needs_root
+@pytest.mark.parametrize("engine", ["kernel", "ring"])
+def test_without_the_rights(folder: Path, engine: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    (folder / "knockd.conf").write_text(DOOR)
+    state = folder / "state"
+    state.mkdir()
+    state.chmod(0o777)
+    monkeypatch.setenv("STATE_DIRECTORY", str(state))
+    "".encode("utf-8-sig")  # the interpreter's own files may be root's alone
+    with own_namespace():
+        status, text = as_nobody(lambda: said("-c", folder / "knockd.conf", "--engine", engine))
+    assert status == 1
+    assert text.startswith("knockd: ")
+    assert "CAP_NET_" in text
+    assert "root" in text

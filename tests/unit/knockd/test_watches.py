@@ -1,0 +1,65 @@
+"""Being told of files that change."""
+
+from __future__ import annotations
+
+import select
+from collections.abc import Callable, Iterator
+from pathlib import Path
+
+import pytest
+
+from doorward.knockd.watches import Watches
+from tests.support.processes import open_descriptors
+
+
+@pytest.fixture
+def watches() -> Iterator[Watches]:
+    found = Watches()
+    yield found
+    found.close()
+
+
+def told(watches: Watches) -> bool:
+    return bool(select.select([watches], [], [], 0)[0])
+
+
+def replace(path: Path) -> None:
+    other = path.with_name("other")
+    other.write_text("b")
+    other.rename(path)
+
+
+@pytest.mark.parametrize(
+    "change",
+    [lambda path: path.write_text("b"), replace, Path.unlink, lambda path: path.rename(path.with_name("moved"))],
+    ids=["written", "replaced", "removed", "moved"],
+)
+def test_a_change_is_told_of_once(tmp_path: Path, watches: Watches, change: Callable[[Path], object]) -> None:
+    path = tmp_path / "file"
+    path.write_text("a")
+    watches.watch([str(path)])
+    path.read_text()
+    assert not told(watches)
+    change(path)
+    assert told(watches)
+    watches.forget_events()
+    assert not told(watches)
+
+
+def test_what_took_the_name_is_watched_when_it_is_asked_for_again(tmp_path: Path, watches: Watches) -> None:
+    path = tmp_path / "file"
+    path.write_text("a")
+    watches.watch([str(path), str(tmp_path / "missing")])
+    replace(path)
+    watches.forget_events()
+    watches.watch([str(path)])
+    watches.watch([str(path)])
+    assert not told(watches)
+    path.write_text("c")
+    assert told(watches)
+
+
+def test_it_leaves_no_descriptor() -> None:
+    before = open_descriptors()
+    Watches().close()
+    assert open_descriptors() == before
