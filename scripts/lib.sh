@@ -59,7 +59,7 @@ find_python() {
     die "needs Python 3.11 or newer with venv and ensurepip (Debian 12: python3-venv)"
 }
 
-# need_venv runtime|dev: makes .venv where it is missing, broken or was moved, and installs this clone into it.
+# need_venv runtime|dev|fuzz: makes .venv where it is missing, broken or was moved, and installs this clone into it.
 need_venv() {
     want="$root $(cksum <"$root/pyproject.toml")"
     usable=$("$python" -c 'import sys, pip; print(sys.version_info >= (3, 11))' 2>/dev/null || true)
@@ -74,11 +74,11 @@ need_venv() {
     say "installing doorward ($1) into .venv"
     export PIP_DISABLE_PIP_VERSION_CHECK=1
     "$python" -m pip install --quiet --upgrade 'pip>=25.1' # the first that knows --group
-    if [ "$1" = dev ]; then
-        (cd "$root" && "$python" -m pip install --quiet --editable . --group dev)
-        echo "$want" >"$stamp-dev"
-    else
+    if [ "$1" = runtime ]; then
         "$python" -m pip install --quiet --editable "$root"
+    else
+        (cd "$root" && "$python" -m pip install --quiet --editable . --group "$1")
+        echo "$want" >"$stamp-$1"
     fi
     echo "$want" >"$stamp-runtime"
 }

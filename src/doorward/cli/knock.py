@@ -8,7 +8,7 @@ from collections.abc import Callable, Iterable
 from ipaddress import ip_address
 from socket import AF_INET, AF_INET6, AF_UNSPEC
 
-from doorward.client.hosts import door_of, host_of, hosts_path, is_door, read_hosts
+from doorward.client.hosts import door_of, host_of, hosts_path, is_door, is_exposed, read_hosts
 from doorward.client.knock import (
     DEFAULT_DELAY_S,
     Reply,
@@ -102,6 +102,8 @@ def _look_up(host: str, words: list[str]) -> tuple[str, tuple[Port, ...]]:
         return host, tuple(map(_port, words))
     path = hosts_path()
     hosts = read_hosts(path)
+    if hosts and is_exposed(path):
+        sys.stderr.write(f"doorward: warning: {path}: every user can read the sequences; run `chmod o-r {path}`\n")
     if not words:
         words = [_only_door(path, host, host_of(path, hosts, host).doors)]
     sequence: list[Port] = []

@@ -60,7 +60,7 @@ def main(argv: list[str] | None = None) -> int:
     """Knock; 0 when everything was sent."""
     words = sys.argv if argv is None else argv
     try:
-        _run(_call(words[0], words[1:]))
+        _run(call_of(words[0], words[1:]))
     except Done as done:
         sys.stderr.write(done.err)
         sys.stdout.write(done.out)
@@ -74,7 +74,7 @@ def main(argv: list[str] | None = None) -> int:
 
 
 def _run(call: Call) -> None:
-    sequence = tuple(_port(call, word) for word in call.words)
+    sequence = tuple(port_of(call, word) for word in call.words)
     numbers = [word.partition(":")[0] for word in call.words]  # said as they were given: `ssh` stays `ssh`
 
     def say(target: Target, place: int, port: Port) -> None:
@@ -101,7 +101,8 @@ def _targets(call: Call, number: str) -> list[Target]:
         raise _unresolved(call.host, number, reason) from None
 
 
-def _port(call: Call, word: str) -> Port:
+def port_of(call: Call, word: str) -> Port:
+    """Read `7000`, `7000:udp` or a service's name; Done where there is no such port."""
     number, _, name = word.partition(":")
     protocol = name.lower() or "tcp"
     if protocol not in ("tcp", "udp"):
@@ -129,7 +130,7 @@ def _unresolved(host: str, number: str, reason: str | None) -> Done:
     return Done(1, err=f"Failed to resolve hostname '{host}' on port {number}\ngetaddrinfo: {reason}\n")
 
 
-def _call(program: str, argv: list[str]) -> Call:
+def call_of(program: str, argv: list[str]) -> Call:
     """Read the command line as getopt_long does: options anywhere, abbreviated, and joined."""
     values: dict[str, str] = {}
     family = socket.AF_UNSPEC

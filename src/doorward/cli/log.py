@@ -37,8 +37,13 @@ def run(args: argparse.Namespace) -> int:
                 | record.detail
             )
         else:
-            render.line(f"{render.moment(record.at_s)}  {record.event:<7}  {record.address:<15}  {_detail(record)}")
+            render.line(text_of(record))
     return 0
+
+
+def text_of(record: Record) -> str:
+    """Write a record on one line."""
+    return f"{render.moment(record.at_s)}  {record.event:<7}  {record.address:<15}  {_detail(record)}"
 
 
 def _since_s(text: str | None) -> float:

@@ -39,15 +39,27 @@ def hosts_path() -> str:
 def read_hosts(path: str) -> dict[str, Host]:
     """Read every host; no file is no hosts. UsageError: what is wrong in the file, and what to write."""
     raw = _read(path)
-    if raw is None:
-        return {}
+    return {} if raw is None else hosts_of(raw, path)
+
+
+def hosts_of(raw: bytes, path: str) -> dict[str, Host]:
+    """Read every host in the bytes of a file; UsageError as above."""
     import tomllib
 
     try:
         tables = tomllib.loads(raw.decode())
-    except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
+    except (ValueError, RecursionError) as error:  # a number of thousands of digits, lists a thousand deep
         raise UsageError(f"{path}: not TOML: {error}; mend it there") from None
     return {name: _host(f"{path}: [{name}]", name, table) for name, table in tables.items()}
+
+
+def is_exposed(path: str) -> bool:
+    """Tell whether every user of this machine can read the file, and its sequences."""
+    found = os.stat(path).st_mode & stat.S_IROTH  # noqa: PTH116
+    while found and path != "/":
+        path = os.path.dirname(path)  # noqa: PTH120
+        found = os.stat(path).st_mode & stat.S_IXOTH  # noqa: PTH116
+    return bool(found)
 
 
 def _read(path: str) -> bytes | None:

@@ -7,6 +7,7 @@ have one name. What knockd takes without a word and what can never open anything
 
 from __future__ import annotations
 
+import re
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, field
 from ipaddress import IPv4Address, IPv6Address
@@ -160,7 +161,11 @@ class _Reader:
         if not equals and upper == SYSLOG.upper():
             self.options.fields["use_syslog"] = True
         elif not equals:
-            self.fault(number, f"{shown(line)} is no directive", _meant(line.split()[0], section, "write NAME = VALUE"))
+            self.fault(
+                number,
+                f"{shown(line)} is no directive",
+                _meant(re.split(f"[{WHITESPACE}]", line)[0], section, "write NAME = VALUE"),
+            )
         elif upper not in section.settings:
             where = "[options]" if section is self.options else f"door {shown(section.name)}"
             otherwise = f"remove it, or write one of {', '.join(_known(section))}"

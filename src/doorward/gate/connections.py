@@ -6,11 +6,11 @@ import errno
 import socket
 import struct
 from collections.abc import Iterable, Iterator
-from ipaddress import IPv4Address, IPv6Address, ip_address
+from ipaddress import IPv4Address, IPv6Address
 from typing import NamedTuple
 
 from doorward import netlink
-from doorward.errors import HostError
+from doorward.errors import HostError, MalformedError
 from doorward.model import Address, Port, Protocol
 
 _SOCK_DIAG_BY_FAMILY, _SOCK_DESTROY = 20, 21
@@ -22,6 +22,9 @@ _CONNTRACK = 1 << 8  # NFNL_SUBSYS_CTNETLINK
 _CT_GET, _CT_DELETE = _CONNTRACK | 1, _CONNTRACK | 2
 _TUPLE_ORIGINAL, _ID = 1, 12
 _TUPLE_IP, _TUPLE_PROTO = 1, 2
+_FAMILY_HEADER = 4  # struct nfgenmsg
+_PORT = struct.Struct("!H")
+_NOTHING = memoryview(b"")
 
 
 class Connection(NamedTuple):
@@ -33,15 +36,17 @@ class Connection(NamedTuple):
     destination_port: int
 
 
-class _Found(NamedTuple):
+class FoundSocket(NamedTuple):
+    """One of this host's sockets, and the bytes by which the kernel knows it."""
+
     connection: Connection
     socket_id: bytes
     family: int
 
 
-def standing_connections() -> list[Connection]:
-    """List the TCP connections that stand on this host's sockets, those of loopback left out."""
-    return [found.connection for found in _standing() if not found.connection.source.is_loopback]
+def standing_connections(*, loopback: bool = False) -> list[Connection]:
+    """List the TCP connections that stand on this host's sockets; those of loopback only on demand."""
+    return [found.connection for found in _standing() if loopback or not found.connection.source.is_loopback]
 
 
 def cut(address: Address, ports: Iterable[Port]) -> int:
@@ -74,17 +79,20 @@ def sockets(family: int, protocol: int, states: int) -> Iterator[memoryview]:
             yield reply.body
 
 
-def _standing() -> Iterator[_Found]:
+def _standing() -> Iterator[FoundSocket]:
     for family in (socket.AF_INET, socket.AF_INET6):
         for body in sockets(family, socket.IPPROTO_TCP, _STANDING_STATES):
-            yield _read_socket(bytes(body), family)
+            yield read_socket(bytes(body), family)
 
 
-def _read_socket(body: bytes, family: int) -> _Found:
+def read_socket(body: bytes, family: int) -> FoundSocket:
+    """Read a struct inet_diag_msg; MalformedError where it is cut short."""
     socket_id = body[4 : 4 + _SOCKET_ID.size]
+    if len(socket_id) < _SOCKET_ID.size:
+        raise MalformedError(f"sock_diag: a socket of {len(body)} bytes, it needs {4 + _SOCKET_ID.size}")
     local_port, remote_port, local, remote, _, _ = _SOCKET_ID.unpack(socket_id)
     connection = Connection(address_of(remote, family), remote_port, address_of(local, family), local_port)
-    return _Found(connection, socket_id, family)
+    return FoundSocket(connection, socket_id, family)
 
 
 def address_of(raw: bytes, family: int) -> Address:
@@ -95,7 +103,7 @@ def address_of(raw: bytes, family: int) -> Address:
     return address.ipv4_mapped or address  # a dual-stack socket's packets are IPv4
 
 
-def _destroy(found: _Found) -> bool:
+def _destroy(found: FoundSocket) -> bool:
     """Reset one socket (SOCK_DESTROY, Linux 4.5); one that is gone already is not an error."""
     body = struct.pack("=BBBxI", found.family, socket.IPPROTO_TCP, 0, _STANDING_STATES)
     with netlink.open_socket(netlink.SOCK_DIAG, "ending connections") as diag:
@@ -118,12 +126,10 @@ def _forget_in_conntrack(address: Address, ports: frozenset[Port]) -> int:
         netlink.open_socket(netlink.NETFILTER, "") as ct,
     ):
         for reply in netlink.dump(tracked, netlink.message(_CT_GET, netlink.REQUEST | netlink.DUMP, head)):
-            found = netlink.attributes(reply.body[4:])
-            if not _is_tracked(found[_TUPLE_ORIGINAL], address, ports):
+            if (entry := entry_between(reply.body, address, ports)) is None:
                 continue
-            body = head + _nested(_TUPLE_ORIGINAL, found[_TUPLE_ORIGINAL]) + netlink.attribute(_ID, bytes(found[_ID]))
             try:
-                netlink.ask(ct, netlink.message(_CT_DELETE, netlink.REQUEST | netlink.ACK, body))
+                netlink.ask(ct, netlink.message(_CT_DELETE, netlink.REQUEST | netlink.ACK, head + entry))
                 forgotten += 1
             except OSError as error:
                 if error.errno != errno.ENOENT:  # it ended by itself meanwhile
@@ -131,17 +137,25 @@ def _forget_in_conntrack(address: Address, ports: frozenset[Port]) -> int:
     return forgotten
 
 
-def _nested(kind: int, data: memoryview) -> bytes:
-    return netlink.attribute(kind | netlink.NESTED, bytes(data))
+def entry_between(body: memoryview, address: Address, ports: Iterable[Port]) -> bytes | None:
+    """Give the attributes that name a conntrack entry which began at `address` and goes to one of `ports`.
+
+    None for any other entry; MalformedError where a length lies.
+    """
+    found = netlink.attributes(body[_FAMILY_HEADER:])
+    original, number = found.get(_TUPLE_ORIGINAL), found.get(_ID)
+    if original is None or number is None or not _is_tracked(original, address, ports):
+        return None
+    nested = netlink.attribute(_TUPLE_ORIGINAL | netlink.NESTED, bytes(original))
+    return nested + netlink.attribute(_ID, bytes(number))
 
 
-def _is_tracked(original: memoryview, address: Address, ports: frozenset[Port]) -> bool:
-    """Tell whether a conntrack entry began at `address` and goes to one of `ports`."""
+def _is_tracked(original: memoryview, address: Address, ports: Iterable[Port]) -> bool:
     parts = netlink.attributes(original)
-    ends = netlink.attributes(parts[_TUPLE_IP])
-    source = ends.get(1) or ends.get(3)  # CTA_IP_V4_SRC, CTA_IP_V6_SRC
-    proto = netlink.attributes(parts[_TUPLE_PROTO])
-    number, destination_port = proto.get(1), proto.get(3)
-    if source is None or number is None or destination_port is None or ip_address(bytes(source)) != address:
-        return False
-    return (number[0], struct.unpack("!H", destination_port)[0]) in ports
+    ends = netlink.attributes(parts.get(_TUPLE_IP, _NOTHING))
+    source = ends.get(1) or ends.get(3) or b""  # CTA_IP_V4_SRC, CTA_IP_V6_SRC
+    proto = netlink.attributes(parts.get(_TUPLE_PROTO, _NOTHING))
+    to = bytes(proto.get(1, b"")), bytes(proto.get(3, b""))  # protocols without ports have no such attribute
+    return bytes(source) == address.packed and to in [
+        (bytes([port.protocol]), _PORT.pack(port.number)) for port in ports
+    ]

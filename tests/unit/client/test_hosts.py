@@ -68,6 +68,8 @@ def test_every_key_is_read(hosts_file: Path) -> None:
         ("[home.doors]\nssh = ['70000/tcp']", "[home]: door 'ssh': port 70000 does not exist"),
         ("[home.doors]\n7000 = ['1/tcp']", "[home]: door '7000': looks like a port"),
         ("[home", "not TOML: "),
+        ("x = " + "[" * 5000, "not TOML: "),
+        ("x = " + "9" * 5000, "not TOML: "),
     ],
 )
 def test_each_fault_has_a_message(hosts_file: Path, text: str, message: str) -> None:

@@ -275,6 +275,7 @@ DOOR_FAULTS = [
     ("logfile = /l", "unknown directive 'logfile' in door 'a'; write it below [options]"),
     ("UseSyslog = yes", "unknown directive 'UseSyslog' in door 'a'; write UseSyslog alone on its line"),
     ("comand", "'comand' is no directive; did you mean Command?"),
+    ("\xa0", "'\\xa0' is no directive; write NAME = VALUE"),
     ("a\0b = c", "a NUL byte is in the line; save the file as text"),
 ]  # fmt: skip
 

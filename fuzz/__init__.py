@@ -1,0 +1,22 @@
+"""Parsers of foreign bytes as fuzz targets: each module has `one(data)`, which raises only where the parser is wrong.
+
+An error that the parser is meant to give is part of the answer. `corpus/` holds what each target begins with, and
+every input that once broke it.
+"""
+
+TARGETS = (
+    "packets",
+    "ring",
+    "netfilter_log",
+    "netlink",
+    "nft_output",
+    "requests",
+    "doorward_toml",
+    "knockd_conf",
+    "one_time",
+    "firewall_commands",
+    "hosts_toml",
+    "command_line",
+    "ledger_file",
+    "ledger_rows",
+)

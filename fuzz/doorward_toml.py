@@ -1,0 +1,32 @@
+"""doorward.toml, up to the ruleset that nft takes."""
+
+from __future__ import annotations
+
+from doorward.config.files import text_of
+from doorward.config.lines import find_lines
+from doorward.config.strength import warnings
+from doorward.config.toml import parse
+from doorward.daemon.loading import compile_configuration
+from doorward.errors import ConfigError
+
+MEMORY = 1 << 30
+
+
+def one(data: bytes) -> None:
+    """Read and compile a file: faults have a line and a remedy, and no text of the file breaks out of the ruleset."""
+    try:
+        text = text_of(data, "f")
+        configuration = parse(text, "f")
+    except ConfigError as error:
+        for fault in error.faults:
+            assert 1 <= fault.line <= data.count(b"\n") + 1, fault
+            assert fault.what, fault
+            assert fault.instead, fault
+            assert "\n" not in str(fault), fault
+        return
+    lines = find_lines(text)
+    for finding in warnings(configuration, lines):
+        assert 1 <= finding.line <= text.count("\n") + 1
+    ruleset = compile_configuration(configuration, MEMORY).whole()
+    assert all(line.count('"') % 2 == 0 for line in ruleset.splitlines())
+    assert ruleset.isprintable() or set(filter(lambda letter: not letter.isprintable(), ruleset)) <= {"\n", "\t"}

@@ -1,0 +1,20 @@
+"""The client's hosts.toml."""
+
+from __future__ import annotations
+
+from contextlib import suppress
+
+from doorward.client.hosts import door_of, hosts_of
+from doorward.errors import UsageError
+
+
+def one(data: bytes) -> None:
+    """Read the hosts and their doors, and ask for one that is not there."""
+    with suppress(UsageError):
+        hosts = hosts_of(data, "f")
+        for name, host in hosts.items():
+            assert host.address or not name
+            for door, sequence in host.doors.items():
+                assert sequence
+                assert door_of("f", hosts, name, door) == sequence
+        door_of("f", hosts, "home", "no such door")

@@ -1,0 +1,19 @@
+"""What the kernel sends to the gate's log group: netlink messages that carry strangers' packets."""
+
+from __future__ import annotations
+
+from contextlib import suppress
+
+from doorward import netlink
+from doorward.capture.nflog import parse_event
+from doorward.errors import MalformedError
+
+
+def one(data: bytes) -> None:
+    """Read what one recv gave."""
+    with suppress(MalformedError):
+        for message in netlink.messages(memoryview(data)):
+            with suppress(MalformedError):
+                event = parse_event(message.body)
+                assert event.what in {"knock", "full", "fast", "step", "wrong"}
+                assert 0 <= event.state < 1 << 32

@@ -1,0 +1,42 @@
+"""Answers of the kernel: sockets, conntrack entries, routes, errors."""
+
+from __future__ import annotations
+
+import socket
+from contextlib import suppress
+from ipaddress import ip_address
+
+from doorward import netlink
+from doorward.capture.links import local_route
+from doorward.capture.listening import outer_port
+from doorward.errors import MalformedError
+from doorward.gate.connections import entry_between, read_socket
+from doorward.model import Port
+
+SOURCES = [ip_address("192.0.2.7"), ip_address("2001:db8::7")]
+PORTS = (Port.parse("22/tcp"),)
+
+
+def one(data: bytes) -> None:
+    """Read what one recv gave as an answer to each question that doorward asks."""
+    with suppress(MalformedError):
+        for message in netlink.messages(memoryview(data)):
+            _body(message.body)
+
+
+def _body(body: memoryview) -> None:
+    with suppress(MalformedError):
+        assert netlink.error_of(body) == -int.from_bytes(body[:4], "little", signed=True)
+    for family in (socket.AF_INET, socket.AF_INET6):
+        with suppress(MalformedError):
+            assert 0 <= outer_port(body, family) <= 65535
+        with suppress(MalformedError):
+            assert read_socket(bytes(body), family).socket_id in bytes(body)
+    with suppress(MalformedError):
+        if (route := local_route(body)) is not None:
+            bits, prefix = route
+            assert bits <= len(prefix) * 8 in (32, 128)
+    for source in SOURCES:
+        with suppress(MalformedError):
+            entry = entry_between(body, source, PORTS)
+            assert entry is None or source.packed in entry

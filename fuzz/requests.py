@@ -1,0 +1,49 @@
+"""Lines that come by the control socket, up to what the daemon does; its filter is in memory."""
+
+from __future__ import annotations
+
+import atexit
+import json
+import os
+from contextlib import ExitStack, closing
+from functools import cache
+from pathlib import Path
+from tempfile import TemporaryDirectory
+
+from doorward.daemon import requests
+from doorward.daemon.control import parse_request
+from doorward.daemon.log import Log
+from doorward.errors import DoorwardError
+from doorward.ledger import Ledger
+from tests.support.inside_daemon import InsideDaemon
+
+
+def one(data: bytes) -> None:
+    """Answer each line; every answer is JSON, and what the filter holds is in the status, until the clock ends it."""
+    daemon = _daemon()
+    for opening in list(daemon.book):
+        daemon.ask("close", opening.door, str(opening.address))
+    for line in data.split(b"\n"):
+        _answer(daemon, line)
+    shown = json.loads(json.dumps(daemon.ask("status")))["openings"]
+    entries = {(opening["address"], port) for opening in shown for port in opening["ports"]}
+    assert entries >= {(str(element.address), str(element.port)) for element in daemon.filter.elements()}
+
+
+@cache
+def _daemon() -> InsideDaemon:
+    """Make one for the life of this process: it has a child, which is too slow to start for every input."""
+    parts = ExitStack()
+    atexit.register(parts.close)
+    ledger = Ledger(Path(parts.enter_context(TemporaryDirectory()), "ledger.sqlite3"))
+    log = Log("text", parts.enter_context(Path(os.devnull).open("w")))  # noqa: SIM115 - closed with the other parts
+    return parts.enter_context(closing(InsideDaemon(ledger, log)))
+
+
+def _answer(daemon: InsideDaemon, line: bytes) -> None:
+    try:
+        # No open file comes with it, and nothing is cut: that would end connections of this machine.
+        request = parse_request(line) | {"descriptor": None, "cut": False}
+        json.dumps(requests.answer(daemon, request))
+    except DoorwardError as error:
+        json.dumps(str(error))
