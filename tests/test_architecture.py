@@ -19,20 +19,21 @@ PURE = [
     *(SOURCE / "automaton").glob("*.py"),
     *(path for path in (SOURCE / "config").glob("*.py") if path.name != "files.py"),
     *(SOURCE / "gate" / name for name in ("chains.py", "memory.py", "plan.py", "ruleset.py", "tables.py")),
-    *(SOURCE / "daemon" / name for name in ("book.py", "reconcile.py")),
+    *(SOURCE / "daemon" / name for name in ("book.py", "fights.py", "reconcile.py", "seccomp.py")),
     *(SOURCE / "capture" / name for name in ("packet.py", "bpf.py")),
     *(SOURCE / "knockd" / name for name in ("attempts.py", "doors.py", "stages.py")),
+    *(path for path in (SOURCE / "doctor").glob("*.py") if path.name not in ("facts.py", "network.py")),
     SOURCE / "daemon" / "commands.py",
     SOURCE / "model.py",
 ]
 # Who may know whom: a module may import from its own rank and from the ranks before it.
 RANKS = [
     {"errors"},
-    {"model", "netlink"},
+    {"model", "netlink", "session"},
     {"config", "automaton"},
     {"gate", "capture", "ledger"},
     {"daemon", "client"},
-    {"knockd"},
+    {"knockd", "doctor"},
     {"lab_host", "lab_greeter", "lab_signals", "lab", "lab_story", "cli", "__main__"},
 ]
 RANK = {name: number for number, names in enumerate(RANKS) for name in names}

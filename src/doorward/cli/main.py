@@ -17,7 +17,10 @@ from doorward.errors import DoorwardError
 COMMANDS = {
     "run": "the daemon in the foreground",
     "check": "is the configuration right, and is it strong",
+    "doctor": "what would lock you out, and what stands in a door's way",
     "compile": "print the nftables ruleset",
+    "apply": "load another configuration, for good or on trial",
+    "confirm": "keep the gate that is on trial",
     "status": "what is open, and who opened it",
     "open": "open a door by hand",
     "close": "close a door by hand",

@@ -10,7 +10,7 @@ from typing import TypeVar
 
 from doorward.config.duration import format_duration, parse_duration_ms
 from doorward.config.report import shown
-from doorward.config.schema import MAX_CAPACITY, MAX_SEQUENCE, NAME
+from doorward.config.schema import MAX_CAPACITY, MAX_SEQUENCE, NAME, Mark
 from doorward.model import Address, FlagFilter, Port
 
 MIN_CAPACITY = 1024
@@ -19,6 +19,8 @@ MAX_FOR_MS = 365 * 86_400_000
 MAX_OPENS = 32
 MAX_INTERFACE_BYTES = 15  # IFNAMSIZ without its NUL
 _INTERFACE = re.compile(r"""[^\s/:"'\\*]+\*?""")
+_MARK = re.compile(r"(0x[0-9a-f]{1,8}|[0-9]{1,10})(?:/(0x[0-9a-f]{1,8}|[0-9]{1,10}))?", re.IGNORECASE)
+_MAX_MARK = 0xFFFF_FFFF
 _RANGE = re.compile(r"([0-9]{1,5})-([0-9]{1,5})([/:][A-Za-z]+)")
 
 Choice = TypeVar("Choice", bound=StrEnum)
@@ -81,6 +83,19 @@ def group(value: object) -> str:
     if not word.isprintable() or word != word.strip() or not 1 <= len(word) <= 255 or set(word) & set(":,/"):
         raise ValueError(f'{shown(word)} is no group; write the name of a Unix group, like "adm"')
     return word
+
+
+def mark(value: object) -> Mark:
+    """Read a mark, as a number or as iptables writes it, `0x1000/0x1000`; without a mask it is its own."""
+    word = str(value) if isinstance(value, int) and not isinstance(value, bool) else value
+    match = _MARK.fullmatch(word.strip()) if isinstance(word, str) else None
+    numbers = [int(part, 0 if part[:2].lower() == "0x" else 10) for part in match.groups() if part] if match else []
+    if not numbers or max(numbers) > _MAX_MARK:
+        raise ValueError(f'{shown(value)} is no mark; write value and mask, like "0x1000/0x1000"')
+    bits, mask = numbers[0], numbers[-1]
+    if bits == 0 or bits & ~mask:
+        raise ValueError(f'{shown(value)}: the value must be bits of its mask, not 0; write like "0x1000/0x1000"')
+    return Mark(bits, mask)
 
 
 def duration(limit_ms: int) -> Callable[[object], int]:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import re
 from dataclasses import dataclass
 from enum import StrEnum
+from typing import NamedTuple
 
 from doorward.model import Door, Port
 
@@ -13,6 +14,7 @@ MAX_SEQUENCE = 32  # knocks; a longer one is no safer, and failure links stay at
 MAX_CAPACITY = 1 << 24  # entries a set; 16 million full entries are gigabytes of kernel memory
 DEFAULT_CAPACITY = 1 << 20
 HURRIED_MS = 2000  # the deadline of sources that find no other room: capacity / 2 s = 500,000 first knocks a second
+SHORTEST_TRIAL_MS, LONGEST_TRIAL_MS = 1000, 86_400_000
 
 
 class Mode(StrEnum):
@@ -30,6 +32,16 @@ class WrongPort(StrEnum):
     KNOWN = "known"  # only ports that occur in some sequence, as knockd does in fact
 
 
+class Mark(NamedTuple):
+    """Bits of a packet's mark: those in `mask` are doorward's, and `value` is what it sets them to."""
+
+    value: int
+    mask: int
+
+    def __str__(self) -> str:
+        return f"{self.value:#x}/{self.mask:#x}"
+
+
 @dataclass(frozen=True, slots=True)
 class Gate:
     """The table `[gate]`. `capacity` None: the default, less where the memory is small."""
@@ -42,6 +54,7 @@ class Gate:
     capacity: int | None = None
     name: str | None = None
     control_group: str | None = None  # besides root, who may ask the daemon
+    accept_mark: Mark | None = None  # set on what is open to its source, for another firewall to accept
 
 
 @dataclass(frozen=True, slots=True)

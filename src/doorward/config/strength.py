@@ -131,7 +131,7 @@ def _opens_public(configuration: Configuration) -> Iterator[_Weakness]:
     for door in configuration.doors:
         for index, port in enumerate(door.opens):
             if port in public:
-                what = f"door {door.name!r} opens {port}, which is public: everyone reaches it without a knock"
+                what = f"{port} is public, and door {door.name!r} opens it: only who knocks gets in"
                 remedy = "take it out of `public`, or out of `opens`"
                 yield _Weakness("warning", ("doors", door.name, "opens", str(index)), what, remedy)
 

@@ -38,6 +38,7 @@ GATE = {
     "capacity": Setting("capacity", readers.capacity),
     "name": Setting("name", readers.name),
     "control_group": Setting("control_group", readers.group),
+    "accept_mark": Setting("accept_mark", readers.mark),
 }
 
 DOOR = {

@@ -131,7 +131,7 @@ def early(plan: Plan) -> str:
     syn = "tcp flags & (fin | syn | rst | ack) == syn"
     dropping = [
         *_unwatched(plan.gate, "return"),
-        "meta l4proto . th dport @ports return",
+        "meta l4proto . th dport @exempt return",
         "fib daddr type local counter name fast drop",
     ]
     rules = [
@@ -143,9 +143,28 @@ def early(plan: Plan) -> str:
 
 def door(gate: Gate) -> str:
     """A port that some door opens: only for sources it is open to."""
-    opened = [f"{source} . meta l4proto . th dport @open{family} accept" for family, source in SOURCES.items()]
-    rules = ["accept"] if gate.mode is Mode.OBSERVE else [*opened, "jump standing", "counter name hidden drop"]
+    accept = f"{_marking(gate)}accept"
+    opened = [f"{source} . meta l4proto . th dport @open{family} {accept}" for family, source in SOURCES.items()]
+    rules = ["accept"] if gate.mode is Mode.OBSERVE else ["jump standing", "counter name hidden drop"]
+    if gate.mode is not Mode.OBSERVE or gate.accept_mark is not None:
+        rules = [*opened, *rules]
     return chain("standing", _standing()) + chain("door", rules)
+
+
+def _marking(gate: Gate) -> str:
+    """Set the bits that another firewall lets through; the rest of the mark has other owners."""
+    if gate.accept_mark is None:
+        return ""
+    value, mask = gate.accept_mark
+    return f"meta mark set meta mark & {0xFFFF_FFFF & ~mask:#x} | {value:#x} "
+
+
+def _unmarked(gate: Gate) -> list[str]:
+    """Take the bits off whatever comes with them: a tunnel's inner packet keeps the mark that the outer one got."""
+    if gate.accept_mark is None:
+        return []
+    mask = gate.accept_mark.mask
+    return [f"meta mark & {mask:#x} != 0x0 meta mark set meta mark & {0xFFFF_FFFF & ~mask:#x}"]
 
 
 def _standing() -> list[str]:
@@ -182,6 +201,7 @@ def prerouting(plan: Plan) -> str:
     knock = [f"{unicast}meta l4proto {{ tcp, udp }} jump symbols", "meta priority set 0:0"]
     rules = [
         "type filter hook prerouting priority mangle; policy accept;",
+        *_unmarked(gate),
         *_unwatched(gate, "accept"),
         "ct state established,related accept",
         f"fib daddr type != {to_host} {'goto forwarded' if forwarded(plan) else 'accept'}",

@@ -14,13 +14,13 @@ from doorward.config.duration import UNITS_MS, nft_duration
 from doorward.errors import HostError
 from doorward.gate.connections import Connection
 from doorward.gate.plan import Changes, Remaining
-from doorward.gate.ruleset import COUNTERS, TABLE, Existing, Ruleset
-from doorward.model import Element, Port, Protocol
+from doorward.gate.ruleset import COUNTERS, FROM_FILE, TABLE, Existing, Ruleset
+from doorward.model import Element, Port
 
 _LIBRARY = "libnftables.so.1"
-_JSON, _TERSE = 1 << 4, 1 << 11
-_ELEMENT = re.compile(r"([0-9a-f.:]+) \. (tcp|udp) \. (\d+)(?: timeout \w+)?(?: expires (\w+))?")
-_SPAN = re.compile(r"(\d+)(ms|[smhd])")
+_HANDLES, _JSON, _TERSE = 1 << 3, 1 << 4, 1 << 11
+_ELEMENT = re.compile(r"([0-9a-f.:]+) \. (tcp|udp) \. ([0-9]{1,5})\b(?: timeout \w+)?(?: expires (\w+))?")
+_SPAN = re.compile(r"([0-9]{1,15})(ms|[smhd])")
 _NOT_THERE = "No such file or directory"
 
 
@@ -42,6 +42,7 @@ def _library() -> ctypes.CDLL:
     ):
         getattr(library, name).argtypes = [ctypes.c_void_p]
     library.nft_ctx_output_set_flags.argtypes = [ctypes.c_void_p, ctypes.c_uint]
+    library.nft_ctx_set_dry_run.argtypes = [ctypes.c_void_p, ctypes.c_bool]
     library.nft_run_cmd_from_buffer.argtypes = [ctypes.c_void_p, ctypes.c_char_p]
     return library
 
@@ -68,6 +69,22 @@ class NftFilter:
         text = ruleset.replacing(self.existing())
         self.run("\n".join([text, *_standing(standing), *_put(restore)]))
 
+    def put_back(self, text: str, restore: Remaining, standing: Iterable[Connection]) -> None:
+        """Replace the whole table by what Ruleset.for_boot gave, in one transaction.
+
+        Keeps what is left of the open sets, adds `restore`, and lets the connections in `standing` go on.
+        """
+        try:
+            left = self.elements()
+        except NftError:  # they went with the table
+            left = {}
+        entries = {**restore, **{e: max(left_s, restore.get(e, 0.0)) for e, left_s in left.items()}}
+        self.run("\n".join([text, f"delete chain {TABLE} {FROM_FILE}", *_standing(standing), *_put(entries)]))
+
+    def is_from_file(self) -> bool:
+        """Tell whether no daemon has had the table yet: it was loaded at boot."""
+        return any(thing.name == FROM_FILE for thing in self.existing())
+
     def existing(self) -> list[Existing]:
         """List what the loaded table has; nothing where there is no table."""
         family, table = TABLE.split()
@@ -81,12 +98,7 @@ class NftFilter:
 
     def elements(self) -> dict[Element, float]:
         """Read the open sets back, with the seconds that each entry has left."""
-        found: dict[Element, float] = {}
-        for family in "46":
-            for address, protocol, number, expires in _ELEMENT.findall(self.run(f"list set {TABLE} open{family}")):
-                element = Element(ip_address(address), Port(Protocol[protocol.upper()], int(number)))
-                found[element] = _seconds(expires)
-        return found
+        return read_elements("".join(self.run(f"list set {TABLE} open{family}") for family in "46"))
 
     def apply(self, changes: Changes) -> None:
         """Write and remove open entries in one transaction; NftError where one to remove is not there."""
@@ -106,7 +118,22 @@ class NftFilter:
         """Take the table away, and every opening with it."""
         self.run(f"add table {TABLE}\ndelete table {TABLE}")
 
-    def run(self, commands: str, flags: int = 0) -> str:
+    def check(self, commands: str) -> None:
+        """Have libnftables and the kernel look at commands without doing them; NftError where they would refuse."""
+        self.run(commands, dry=True)
+
+    def foreign_tables(self) -> list[tuple[str, dict[str, Any]]]:
+        """List what other programs loaded: of each table the text with handles, and the JSON."""
+        names = [
+            f"{item['table']['family']} {item['table']['name']}" for item in self._list("tables") if "table" in item
+        ]
+        return [
+            (self.run(f"list table {name}", _HANDLES), json.loads(self.run(f"list table {name}", _JSON)))
+            for name in names
+            if name != TABLE
+        ]
+
+    def run(self, commands: str, flags: int = 0, *, dry: bool = False) -> str:
         """Run nft commands as one transaction and give what they print; NftError with nft's words if it refuses."""
         library = _library()
         context = library.nft_ctx_new(0)
@@ -116,6 +143,7 @@ class NftFilter:
             library.nft_ctx_buffer_output(context)
             library.nft_ctx_buffer_error(context)
             library.nft_ctx_output_set_flags(context, flags)
+            library.nft_ctx_set_dry_run(context, dry)
             if library.nft_run_cmd_from_buffer(context, commands.encode()):
                 raise NftError((library.nft_ctx_get_error_buffer(context) or b"").decode(errors="replace"))
             return (library.nft_ctx_get_output_buffer(context) or b"").decode(errors="replace")
@@ -130,6 +158,22 @@ class NftFilter:
                 return []
             raise
         return listed
+
+
+def read_elements(text: str) -> dict[Element, float]:
+    """Read the entries of open sets as nft lists them, each with the seconds that it has left.
+
+    HostError where one is none: then it is no version of nft that doorward knows.
+    """
+    found: dict[Element, float] = {}
+    for address, protocol, number, expires in _ELEMENT.findall(text):
+        try:
+            element = Element(ip_address(address), Port.parse(f"{number}/{protocol}"))
+        except ValueError:
+            entry = f"{address} . {protocol} . {number}"
+            raise HostError(f"nft lists {entry!r}, which is no entry; install nftables 1.0.6 or newer") from None
+        found[element] = _seconds(expires)
+    return found
 
 
 def _seconds(text: str) -> float:

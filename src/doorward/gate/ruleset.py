@@ -30,6 +30,7 @@ from doorward.model import Door
 
 TABLE = "inet doorward"
 BASE_CHAINS = ("prerouting", "early")
+FROM_FILE = "from_file"  # a chain that nothing uses: the table came from a file, with no openings
 OPEN_SIZE = 65536  # openings a family: only who knows a knock can fill it
 FAST_SIZE = 65536  # sources over the rate just now; each has sent 40 packets, and where it is full the limiter works on
 SCANNERS_SIZE = 4096  # sources noted in the last minute, at most ten a second
@@ -81,6 +82,10 @@ class Ruleset:
         """Give a file for `nft -f` that replaces the table and everything in it."""
         return f"add table {TABLE}\ndelete table {TABLE}\n\n{self.body}"
 
+    def for_boot(self) -> str:
+        """Give the same with a mark, so that the next daemon puts in the openings that stand by the ledger."""
+        return f"{self.whole()}\nadd chain {TABLE} {FROM_FILE}\n"
+
     def replacing(self, existing: Iterable[Existing]) -> str:
         """Give the transaction that replaces rules and tables but keeps what the sets hold."""
         existing = list(existing)
@@ -126,6 +131,7 @@ def compile_ruleset(
         *chains.matching(plan),
         chains.door(gate),
         _ports(doors, gate),
+        _exempt(doors, gate) if chains.early(plan) else "",
         chains.early(plan),
         chains.forwarded(plan),
         chains.prerouting(plan),
@@ -207,3 +213,9 @@ def _targets(groups: Sequence[Group]) -> Iterable[str]:
 def _ports(doors: Sequence[Door], gate: Gate) -> str:
     verdicts = dict.fromkeys(gate.public, "accept") | {port: "goto door" for door in doors for port in door.opens}
     return tables.ports("ports", "inet_proto . inet_service : verdict", verdicts, sized=False)
+
+
+def _exempt(doors: Sequence[Door], gate: Gate) -> str:
+    """Repeat the keys of `ports` as a set: Linux 6.1 refuses to ask a map whether it has a key."""
+    exempt = {*gate.public, *(port for door in doors for port in door.opens)}
+    return tables.ports("exempt", "inet_proto . inet_service", exempt)

@@ -52,7 +52,7 @@ def test_a_strong_one_is_only_told_what_capacity_means() -> None:
         (
             "mode = 'stealth'\npublic = ['22/tcp']",
             [
-                "5: warning: door 'd0' opens 22/tcp, which is public: everyone reaches it without a knock; "
+                "5: warning: 22/tcp is public, and door 'd0' opens it: only who knocks gets in; "
                 "take it out of `public`, or out of `opens`"
             ],
         ),

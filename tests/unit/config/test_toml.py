@@ -3,7 +3,7 @@ import time
 
 import pytest
 
-from doorward.config.schema import Configuration, Gate, Mode, WrongPort
+from doorward.config.schema import Configuration, Gate, Mark, Mode, WrongPort
 from doorward.config.toml import parse
 from doorward.errors import ConfigError
 from doorward.model import DEFAULT_FLAGS, Door, FlagFilter, Port, Protocol
@@ -20,6 +20,7 @@ ping = false
 capacity = 4096
 name = "gate-1"
 control_group = "adm"
+accept_mark = "0x1000/0x3000"
 
 [doors.ssh]
 knock = ["7000/tcp", "8100:udp", "7000/tcp", "7000/tcp"]
@@ -42,7 +43,9 @@ def faults(text: str) -> list[str]:
 def test_reads_every_setting() -> None:
     public = (Port(TCP, 80), Port(TCP, 8000), Port(TCP, 8001), Port(TCP, 8002), Port(UDP, 53))
     assert parse(WHOLE, "f") == Configuration(
-        Gate(Mode.STEALTH, ("eth0", "ppp*"), public, WrongPort.KNOWN, False, 4096, "gate-1", "adm"),
+        Gate(
+            Mode.STEALTH, ("eth0", "ppp*"), public, WrongPort.KNOWN, False, 4096, "gate-1", "adm", Mark(0x1000, 0x3000)
+        ),
         (
             Door(
                 "ssh",
@@ -86,7 +89,15 @@ GATE_FAULTS = [
     ('public = ["0-8/tcp"]', "public: port 0 does not exist; write a number from 1 to 65535"),
     ('interface = ["eth0"]', "unknown setting 'interface' in [gate]; did you mean 'interfaces'?"),
     ('within = "15s"', "unknown setting 'within' in [gate]; write it in a table [doors.NAME]"),
-    ("colour = 1", "unknown setting 'colour' in [gate]; remove it, or write one of mode, interfaces, public, wrong_port, ping, capacity, name, control_group"),
+    ('accept_mark = "red"', "accept_mark: 'red' is no mark; write value and mask, like \"0x1000/0x1000\""),
+    ("accept_mark = 0x1_0000_0000", "accept_mark: 4294967296 is no mark; write value and mask, like \"0x1000/0x1000\""),
+    ("accept_mark = true", 'accept_mark: true is no mark; write value and mask, like "0x1000/0x1000"'),
+    ("accept_mark = 0", 'accept_mark: 0: the value must be bits of its mask, not 0; write like "0x1000/0x1000"'),
+    (
+        'accept_mark = "0x3/0x1"',
+        "accept_mark: '0x3/0x1': the value must be bits of its mask, not 0; write like \"0x1000/0x1000\"",
+    ),
+    ("colour = 1", "unknown setting 'colour' in [gate]; remove it, or write one of mode, interfaces, public, wrong_port, ping, capacity, name, control_group, accept_mark"),
 ]  # fmt: skip
 
 

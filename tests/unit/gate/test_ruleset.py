@@ -11,7 +11,7 @@ from pathlib import Path
 import pytest
 
 from doorward.automaton.compile import compile_doors
-from doorward.config.schema import Gate, Mode, WrongPort
+from doorward.config.schema import Gate, Mark, Mode, WrongPort
 from doorward.gate.ruleset import BASE_CHAINS, COUNTERS, Existing, Ruleset, compile_ruleset, default_capacity
 from doorward.model import Door, FlagFilter, Port
 
@@ -32,7 +32,9 @@ DOORS = [
 ]
 GATES = {
     "observe": Gate(mode=Mode.OBSERVE),
-    "guard": Gate(mode=Mode.GUARD, interfaces=("eth0", "ppp*"), wrong_port=WrongPort.KNOWN),
+    "guard": Gate(
+        mode=Mode.GUARD, interfaces=("eth0", "ppp*"), wrong_port=WrongPort.KNOWN, accept_mark=Mark(0x1000, 0x3000)
+    ),
     "stealth": Gate(mode=Mode.STEALTH, public=ports("80/tcp", "443/udp"), ping=False),
 }
 
@@ -124,3 +126,15 @@ def test_a_gate_without_knocks_has_no_automaton() -> None:
     body = compiled(replace(GATES["stealth"]), [DOORS[3]]).body
     assert "symbols" not in body
     assert "8080 : goto door" in body
+
+
+@pytest.mark.parametrize("mode", Mode)
+def test_what_is_open_gets_the_mark_in_every_mode_and_nothing_comes_with_it(mode: Mode) -> None:
+    plain = compiled(Gate(mode=mode)).body.splitlines()
+    marking = compiled(Gate(mode=mode, accept_mark=Mark(0x1000, 0x3000))).body.splitlines()
+    setting = "meta mark set meta mark & 0xffffcfff | 0x1000 accept"
+    assert [line.strip() for line in marking if line not in plain] == [
+        f"ip saddr . meta l4proto . th dport @open4 {setting}",
+        f"ip6 saddr . meta l4proto . th dport @open6 {setting}",
+        "meta mark & 0x3000 != 0x0 meta mark set meta mark & 0xffffcfff",
+    ]

@@ -1,0 +1,55 @@
+"""`doorward doctor`."""
+
+from __future__ import annotations
+
+import argparse
+
+from doorward.cli import render
+from doorward.cli.options import add_config, configuration_path
+from doorward.config.files import exposure, read
+from doorward.doctor import firewalls, lockout, running
+from doorward.doctor.facts import gather
+from doorward.doctor.finding import Finding, Level
+
+EXAMPLE = """\
+  # doorward doctor
+  error: inet filter, chain input: its policy drops
+      drops 22/tcp, which door 'ssh' opens
+      write accept_mark = "0x1000/0x1000" in [gate] of doorward.toml, …
+        # nft insert rule inet filter input meta mark and 0x1000 == 0x1000 …
+exit status: 0 nothing serious, 1 something locks out, 2 the file is wrong"""
+
+
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    """Declare the command's words."""
+    add_config(parser)
+    parser.add_argument("--json", action="store_true", help="the findings as JSON")
+
+
+def run(args: argparse.Namespace) -> int:
+    """Say what locks out, what stands in a door's way, and what to do."""
+    path = configuration_path(args)
+    configuration = read(path)
+    facts = gather(configuration)
+    file = str(path.absolute())
+    findings = [finding for part in (lockout, firewalls, running) for finding in part.judge(file, configuration, facts)]
+    if (exposed := exposure(path)) is not None:
+        findings.append(Finding(Level.WARNING, file, *exposed))
+    findings.sort(key=lambda finding: list(Level).index(finding.level))
+    if args.json:
+        render.as_json([finding._asdict() for finding in findings])
+    else:
+        for finding in findings:
+            _print(finding)
+    return 1 if any(finding.level is Level.ERROR for finding in findings) else 0
+
+
+def _print(finding: Finding) -> None:
+    if finding.level is Level.OK:
+        render.line(f"ok: {finding.where}: {finding.what}")
+        return
+    render.line(f"{finding.level}: {finding.where}")
+    for text in filter(None, (finding.what, finding.remedy)):
+        render.line(f"    {text}")
+    for command in finding.commands:
+        render.line(f"      # {command}")

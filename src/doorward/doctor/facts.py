@@ -1,0 +1,142 @@
+"""Gather what the judgements look at. Nothing on the host is changed, and what cannot be read is told."""
+
+from __future__ import annotations
+
+import re
+import shutil
+import subprocess
+from collections.abc import Iterator
+from contextlib import suppress
+from pathlib import Path
+from typing import Any
+
+from doorward.capture.listening import listening_ports
+from doorward.config.schema import Configuration
+from doorward.daemon import kept
+from doorward.daemon.control import ask, default_path
+from doorward.daemon.loading import compile_configuration, memory_bytes
+from doorward.doctor import iptables_rules, nft_rules
+from doorward.doctor.host import Boot, Facts, Network
+from doorward.doctor.network import read_network
+from doorward.doctor.walk import Table
+from doorward.errors import AnswerNo, DoorwardError
+from doorward.gate.nft import NftFilter
+from doorward.ledger import ledger_path
+from doorward.session import ssh_connection
+
+_PATIENCE_S = 20.0  # a save of 100,000 rules takes a few seconds
+_IPTABLES = re.compile(r"table (ip6?) (filter|nat|mangle|raw|security) \{")
+_UNITS = ("/etc/systemd/system", "/run/systemd/system", "/usr/lib/systemd/system", "/lib/systemd/system")
+_SBIN = "/usr/sbin:/sbin"  # plain `su` leaves these out
+
+
+def gather(configuration: Configuration) -> Facts:
+    """Look at the whole host, in the network namespace of the caller."""
+    unread: list[str] = []
+    ruleset = compile_configuration(configuration, memory_bytes())
+    listening, network, daemon = None, Network((), ()), None
+    try:
+        listening = listening_ports()
+        network = read_network()
+    except (DoorwardError, OSError) as error:
+        unread.append(str(error))
+    with suppress(AnswerNo):
+        daemon = _status(unread)
+    filters: list[Table] = []
+    refusal, stands = "", False
+    try:
+        nft = NftFilter()
+        stands = bool(nft.existing())
+        filters += _nft_tables(nft, unread)
+        nft.check(ruleset.whole())
+    except DoorwardError as error:
+        refusal = str(error)
+    filters += _legacy_tables(unread)
+    return Facts(
+        session=ssh_connection(),
+        network=network,
+        listening=listening,
+        filters=tuple(filters),
+        boot=_boot(),
+        daemon=daemon,
+        table_stands=stands,
+        is_as_loaded=_is_as_loaded(ruleset.for_boot()),
+        refusal=refusal,
+        memory_bytes=memory_bytes(),
+        conntrack=_conntrack(),
+        unread=tuple(unread),
+    )
+
+
+def _status(unread: list[str]) -> dict[str, Any] | None:
+    try:
+        return ask(default_path(), {"command": "status"})
+    except AnswerNo:
+        raise
+    except DoorwardError as error:
+        unread.append(str(error))
+        return None
+
+
+def _nft_tables(nft: NftFilter, unread: list[str]) -> list[Table]:
+    """Read the tables of others; iptables-nft's by its own program, since nft has no words for its matches."""
+    listed = nft.foreign_tables()
+    made_by_iptables = {"ip": "iptables-nft", "ip6": "ip6tables-nft"}
+    families = {found[1] for text, _ in listed if (found := _IPTABLES.match(text)) and "hook" in text}
+    saved = [table for family in sorted(families) for table in _saved(made_by_iptables[family], unread)]
+    names = {table.name for table in saved}
+    tables: list[Table] = []
+    for text, document in listed:
+        found = _IPTABLES.match(text)
+        if found is None or f"{made_by_iptables[found[1]]} -t {found[2]}" not in names:
+            tables += nft_rules.parse(document, nft_rules.rule_texts(text))
+    return tables + saved
+
+
+def _legacy_tables(unread: list[str]) -> list[Table]:
+    """Read iptables-legacy, but only where it is in use: asking would load its modules."""
+    tables: list[Table] = []
+    for program, names in (("iptables-legacy", "ip_tables_names"), ("ip6tables-legacy", "ip6_tables_names")):
+        with suppress(OSError):
+            if Path("/proc/thread-self/net", names).read_text().strip():
+                tables += _saved(program, unread)
+    return tables
+
+
+def _saved(program: str, unread: list[str]) -> list[Table]:
+    path = shutil.which(f"{program}-save") or shutil.which(f"{program}-save", path=_SBIN)
+    if path is None:
+        unread.append(f"{program} has rules, but {program}-save is not installed: they were not looked at whole")
+        return []
+    try:
+        done = subprocess.run([path], capture_output=True, text=True, timeout=_PATIENCE_S, check=True)
+    except (OSError, subprocess.SubprocessError) as error:
+        unread.append(f"{program}-save did not work ({error}): its rules were not looked at whole")
+        return []
+    return iptables_rules.parse(done.stdout, program)
+
+
+def _boot() -> Boot:
+    """Look for the links that `systemctl enable` makes; systemd itself need not answer."""
+    enabled = {unit.name for folder in _UNITS for unit in _links(Path(folder))}
+    return Boot(Path("/run/systemd/system").is_dir(), frozenset(enabled))
+
+
+def _links(folder: Path) -> Iterator[Path]:
+    for kind in ("wants", "requires", "upholds"):
+        yield from folder.glob(f"*.{kind}/doorward*.service")
+
+
+def _is_as_loaded(text: str) -> bool | None:
+    with suppress(DoorwardError, OSError):
+        return kept.text(ledger_path().with_name(kept.NAME)).endswith(text)
+    return None
+
+
+def _conntrack() -> tuple[int, int] | None:
+    folder = Path("/proc/sys/net/netfilter")
+    try:
+        now, most = (int((folder / f"nf_conntrack_{word}").read_text()) for word in ("count", "max"))
+    except (OSError, ValueError):
+        return None
+    return now, most

@@ -1,0 +1,45 @@
+"""Would the gate cut off whoever asks: is his port hidden, and does a knock open it."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+
+from doorward.config.schema import Configuration, Mode
+from doorward.doctor.finding import Finding, Level
+from doorward.doctor.host import Facts, is_watched
+from doorward.model import Port, Protocol
+
+SSH = Port(Protocol.TCP, 22)
+
+
+def judge(file: str, configuration: Configuration, facts: Facts) -> Iterator[Finding]:
+    """Look at the port of the session that asks; on a console, at SSH's."""
+    session = facts.session
+    if session is None:
+        if SSH in (facts.listening or ()):
+            yield _of(file, configuration, SSH, "SSH's port", Level.WARNING)
+        return
+    port = Port(Protocol.TCP, session.destination_port)
+    interface = facts.network.interface_of(session.destination)
+    if interface is not None and not is_watched(configuration.gate.interfaces, interface):
+        yield Finding(Level.OK, interface, f"your session comes in by {interface}, which the gate does not watch")
+        return
+    yield _of(file, configuration, port, f"the port of your session from {session.source}", Level.ERROR)
+
+
+def _of(file: str, configuration: Configuration, port: Port, whose: str, bad: Level) -> Finding:
+    gate = configuration.gate
+    opening = [door for door in configuration.doors if port in door.opens]
+    knocked = next((door for door in opening if door.knock), None)
+    if gate.mode is Mode.OBSERVE:
+        return Finding(Level.OK, file, f"{port}, {whose}, stays open: mode observe drops nothing")
+    if knocked is not None:
+        return Finding(Level.OK, file, f"{port}, {whose}, is hidden; door {knocked.name!r} opens it by a knock")
+    if opening:
+        what = f"{port}, {whose}, is hidden, and its door {opening[0].name!r} opens by hand only"
+        return Finding(bad, file, what, f"give door {opening[0].name!r} a `knock`, or take {port} out of its `opens`")
+    if gate.mode is Mode.STEALTH and port not in gate.public:
+        what = f"{port}, {whose}, would be hidden, and no door opens it: only connections that stand would go on"
+        remedy = f'add a door with opens = ["{port}"] and a `knock`, or add "{port}" to `public`'
+        return Finding(bad, file, what, remedy)
+    return Finding(Level.OK, file, f"{port}, {whose}, stays open to everybody")

@@ -1,0 +1,108 @@
+"""What lets a marked packet through each firewall: the command for the rule that stands in the way."""
+
+from __future__ import annotations
+
+from collections.abc import Collection, Iterable
+from typing import NamedTuple
+
+from doorward.config.schema import Mark
+from doorward.doctor.walk import Block
+from doorward.model import Port
+
+PRIORITY = -150  # of the gate's chain, at prerouting
+DEFAULT_MARK = Mark(0x1000, 0x1000)  # none of the bits that kube-proxy, Calico, Tailscale and wg-quick use
+
+
+class Remedy(NamedTuple):
+    """What to do, in words, and the commands that do it."""
+
+    words: str
+    commands: tuple[str, ...]
+
+
+def firewall_of(block: Block) -> str:
+    """Tell which program the table belongs to: firewalld, ufw, docker, iptables or nft."""
+    table = block.table
+    if table.name.endswith(" firewalld") or "INPUT_direct" in table.chains:
+        return "firewalld"
+    if "ufw-before-input" in table.chains or "ufw6-before-input" in table.chains:
+        if block.base.hook == "forward" and "DOCKER-USER" in table.chains:
+            return "docker"
+        return "ufw"
+    if block.base.hook == "forward" and "DOCKER-USER" in table.chains:
+        return "docker"
+    return "nft" if table.owner == "nft" else "iptables"
+
+
+def is_before_mark(block: Block) -> bool:
+    """Tell whether the chain sees packets before doorward's gate can mark them."""
+    return block.base.hook == "ingress" or (block.base.hook == "prerouting" and block.base.priority < PRIORITY)
+
+
+def remedy(block: Block, mark: Mark, ports: Iterable[Port], states: Collection[str]) -> Remedy:
+    """Give what lets these ports through: "new" connections by the mark, "established" ones by their state."""
+    kind = firewall_of(block)
+    if kind == "firewalld" and "INPUT_direct" not in block.table.chains:
+        return _firewalld(ports)
+    if is_before_mark(block):
+        rules = [_by_port(block, port) for port in ports]
+        return _first(
+            "this comes before doorward's gate: leave these ports to it, with these rules first", block, rules
+        )
+    makers = {"new": _by_mark, "established": _by_state}
+    rules = [make(block, mark) for state, make in makers.items() if state in states]
+    if kind == "firewalld":
+        version = "ipv6" if block.table.versions == (6,) else "ipv4"
+        direct = f"firewall-cmd --permanent --direct --add-rule {version} filter {block.base.chain} 0"
+        commands = [f"{direct} {rule} -j ACCEPT" for rule in rules]
+        return Remedy("have firewalld accept the mark", (*commands, "firewall-cmd --reload"))
+    if kind == "ufw":
+        return _ufw(block, rules)
+    if kind == "docker":
+        verdict = "RETURN" if "DOCKER-USER" in block.rule.partition(" -A ")[2].split()[:1] else "ACCEPT"
+        commands = [f"{block.table.owner} -I DOCKER-USER {rule} -j {verdict}" for rule in rules]
+        return Remedy("let the mark pass in Docker's chain for rules of one's own", tuple(commands))
+    if kind == "iptables":
+        return _first("put this rule first, and save it as the others are (netfilter-persistent save)", block, rules)
+    return _first("put this rule first in the chain, in /etc/nftables.conf too", block, rules)
+
+
+def _first(words: str, block: Block, rules: Iterable[str]) -> Remedy:
+    if block.table.owner == "nft":
+        command = f"nft insert rule {block.table.name} {block.base.chain}"
+        return Remedy(words, tuple(f"{command} {rule} accept" for rule in rules))
+    name = block.table.name.partition(" -t ")[2]
+    command = f"{block.table.owner} -t {name} -I {block.base.chain}"
+    return Remedy(words, tuple(f"{command} {rule} -j ACCEPT" for rule in rules))
+
+
+def _by_mark(block: Block, mark: Mark) -> str:
+    if block.table.owner == "nft":
+        return f"meta mark and {mark.mask:#x} == {mark.value:#x}"
+    return f"-m mark --mark {mark}"
+
+
+def _by_state(block: Block, _: Mark) -> str:
+    return (
+        "ct state established,related" if block.table.owner == "nft" else "-m conntrack --ctstate RELATED,ESTABLISHED"
+    )
+
+
+def _by_port(block: Block, port: Port) -> str:
+    protocol = port.protocol.name.lower()
+    return f"{protocol} dport {port.number}" if block.table.owner == "nft" else f"-p {protocol} --dport {port.number}"
+
+
+def _firewalld(ports: Iterable[Port]) -> Remedy:
+    """Its own rules know no mark, and what other tables accept it drops all the same (firewalld.direct(5))."""
+    opened = " ".join(f"--add-port={port}" for port in ports)
+    words = "firewalld matches no marks: open the port there, and leave hiding it to doorward's gate, which comes first"
+    return Remedy(words, (f"firewall-cmd --permanent {opened}", "firewall-cmd --reload"))
+
+
+def _ufw(block: Block, rules: Iterable[str]) -> Remedy:
+    chain, file = ("ufw", "before.rules") if block.table.versions == (4,) else ("ufw6", "before6.rules")
+    where = f"/etc/ufw/{file}"
+    lines = [f"-A {chain}-before-{block.base.hook} {rule} -j ACCEPT" for rule in rules]
+    commands = [f"sed -i '/^# End required lines/a {line}' {where}" for line in lines]
+    return Remedy(f"add the rule to {where}", (*commands, "ufw reload"))

@@ -1,0 +1,83 @@
+"""The SSH connection that a command was called through: OpenSSH tells it to the session's processes (ssh(1))."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Iterator
+from contextlib import suppress
+from ipaddress import IPv4Address, IPv6Address, ip_address
+from pathlib import Path
+from typing import NamedTuple
+
+from doorward.model import Address
+
+_NAME = "SSH_CONNECTION"
+_MAX_ANCESTORS = 64  # a shell in a terminal multiplexer below sudo is a dozen deep
+
+
+class SshConnection(NamedTuple):
+    """A TCP connection to this host's SSH server, as its packets from the other side name it."""
+
+    source: Address
+    source_port: int
+    destination: Address
+    destination_port: int
+
+
+def ssh_connection(proc: Path = Path("/proc")) -> SshConnection | None:
+    """Find the session's connection; None on a console. sudo and su drop the variable, so their callers are asked too.
+
+    What a terminal multiplexer tells is the connection that started it, which may be gone.
+    """
+    if found := parse(os.environ.get(_NAME, "")):
+        return found
+    for environment in _ancestors(proc):
+        if found := parse(environment.get(_NAME, "")):
+            return found
+    return None
+
+
+def parse(text: str) -> SshConnection | None:
+    """Read `CLIENT PORT SERVER PORT`; None for anything else."""
+    words = text.split()
+    if len(words) != 4 or not all(_is_port(word) for word in words[1::2]):
+        return None
+    try:
+        source, destination = map(_address, words[::2])
+    except ValueError:
+        return None
+    return SshConnection(source, int(words[1]), destination, int(words[3]))
+
+
+def _is_port(word: str) -> bool:
+    return word.isdecimal() and len(word) <= 5 and 0 < int(word) < 65536
+
+
+def _address(text: str) -> Address:
+    """Read an address without the interface of a link-local one; a mapped one is the IPv4 address it stands for."""
+    address: IPv4Address | IPv6Address = ip_address(text.partition("%")[0])
+    return (address.ipv4_mapped or address) if isinstance(address, IPv6Address) else address
+
+
+def _ancestors(proc: Path) -> Iterator[dict[str, str]]:
+    """Give the environments that the processes above this one were started with, the nearest first."""
+    process = os.getppid()
+    for _ in range(_MAX_ANCESTORS):
+        if process <= 1:
+            return
+        with suppress(OSError):  # another user's
+            yield _environment((proc / str(process) / "environ").read_bytes())
+        try:
+            process = _parent((proc / str(process) / "stat").read_text(errors="replace"))
+        except (OSError, ValueError, IndexError):
+            return
+
+
+def _environment(raw: bytes) -> dict[str, str]:
+    pairs = (entry.decode(errors="replace").partition("=") for entry in raw.split(b"\0"))
+    return {name: value for name, _, value in pairs}
+
+
+def _parent(stat: str) -> int:
+    """Read proc_pid_stat(5): the name, in parentheses, may hold anything."""
+    return int(stat.rpartition(")")[2].split()[1])

@@ -1,0 +1,324 @@
+"""Doors on hosts that have another firewall: doctor names the rule in the way, and its remedy opens the way.
+
+nftables, iptables and ufw run as they are; firewalld's and Docker's rules are recorded (tests/recorded).
+"""
+
+from __future__ import annotations
+
+import json
+import shutil
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from ipaddress import IPv4Address, IPv6Address
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from doorward.doctor.finding import Level
+from doorward.lab import Lab
+from doorward.lab_host import Host, end_processes, ip
+from tests.conftest import unavailable
+from tests.support.daemon import DOORWARD, SILENCE_S, RunningDaemon, Visitor, Visitors, running_daemon
+
+pytestmark = pytest.mark.netns("nft", "nmap", "knock")
+
+RECORDED = Path(__file__).parent.parent / "recorded"
+SEQUENCE = ("7001", "7002:udp", "7003")
+CONFIG = """
+[gate]
+mode = "{mode}"
+{mark}
+[doors.main]
+knock = ["7001/tcp", "7002/udp", "7003/tcp"]
+opens = ["{port}/tcp"]
+"""
+MARK = 'accept_mark = "0x1000/0x1000"'
+DROP_BY_DEFAULT = """
+table inet filter {
+    chain input {
+        type filter hook input priority filter; policy drop;
+        ct state vmap { established : accept, related : accept, invalid : drop }
+        iifname "lo" accept
+        meta l4proto { icmp, ipv6-icmp } accept
+        tcp dport 443 accept
+    }
+}
+"""
+IPTABLES = """*filter
+:INPUT DROP [0:0]
+:FORWARD DROP [0:0]
+:OUTPUT ACCEPT [0:0]
+-A INPUT -m conntrack --ctstate RELATED,ESTABLISHED -j ACCEPT
+-A INPUT -i lo -j ACCEPT
+-A INPUT -p {icmp} -j ACCEPT
+-A INPUT -p tcp -m tcp --dport 443 -j ACCEPT
+-A INPUT -m conntrack --ctstate INVALID -j DROP
+-A INPUT -j REJECT
+COMMIT
+"""
+
+
+@dataclass
+class Site:
+    """A server with one door, and what runs beside doorward on it."""
+
+    lab: Lab
+    daemon: RunningDaemon
+    port: int = 22
+    shell: Callable[[str], object] = lambda command: None
+
+    def __post_init__(self) -> None:
+        self.visitors = Visitors(self.lab)
+        self.server = self.lab.server
+
+    def findings(self) -> list[dict[str, Any]]:
+        """Ask the doctor, as an operator who is logged in from the client."""
+        session = f"{self.lab.client.ipv4} 50000 {self.server.ipv4} 22"
+        command = [*DOORWARD, "doctor", "--json", "-c", self.daemon.config]
+        done = self.server.run(command, env={**self.daemon.env, "SSH_CONNECTION": session}, check=False)
+        assert done.stderr == ""
+        found: list[dict[str, Any]] = json.loads(done.stdout)
+        assert done.returncode == any(finding["level"] == Level.ERROR for finding in found)
+        return found
+
+    def in_the_way(self) -> list[dict[str, Any]]:
+        """Give the rules that drop or may drop what the door opens."""
+        return [finding for finding in self.findings() if "drop" in finding["what"] and "which door" in finding["what"]]
+
+    def gets_in(self, version: int = 4) -> bool:
+        visitor = self.visitors.fresh(version)
+        visitor.knock(*SEQUENCE)
+        self.daemon.event("opened", door="main", address=str(visitor))
+        return self._talks(visitor)
+
+    def _talks(self, visitor: Visitor) -> bool:
+        """Connect, and have what follows the first packet pass too."""
+        try:
+            connection = visitor.connect(self.port)
+        except OSError:  # dropped, or rejected in one of several ways
+            return False
+        with connection:
+            connection.settimeout(5)
+            lines = connection.makefile("rw")
+            lines.readline()
+            lines.write("hello\n")
+            lines.flush()
+            return lines.readline() == "hello\n"
+
+    def is_silent(self, version: int) -> bool:
+        """A stranger's SYN to the door's port has no answer of any kind."""
+        stranger = self.lab.stranger
+        source, server = (stranger.ipv4, self.server.ipv4) if version == 4 else (stranger.ipv6, self.server.ipv6)
+        try:
+            Visitor(stranger, source, server).connect(self.port, SILENCE_S).close()
+        except TimeoutError:
+            return True
+        except OSError:  # rejected: that is an answer
+            return False
+        return False
+
+    def apply(self, finding: dict[str, Any]) -> None:
+        for command in finding["commands"]:
+            self.shell(command)
+
+
+@contextmanager
+def site(lab: Lab, folder: Path, *, port: int = 22, mode: str = "stealth") -> Iterator[Site]:
+    with running_daemon(lab.server, folder, CONFIG.format(mode=mode, mark="", port=port)) as daemon:
+        yield Site(lab, daemon, port, lambda command: lab.server.run(["sh", "-c", command]))
+
+
+def proves(there: Site, rules: list[str], versions: tuple[int, ...] = (4, 6), mode: str = "stealth") -> None:
+    """Without the remedy the door stays shut and the rule is named; with it the knock opens, and only the knock."""
+    assert not any(there.gets_in(version) for version in versions)
+    found = there.in_the_way()
+    assert [finding["where"] for finding in found] == rules
+    assert all(finding["remedy"].startswith('write accept_mark = "0x1000/0x1000" in [gate] of') for finding in found)
+    there.daemon.reload(CONFIG.format(mode=mode, mark=MARK, port=there.port))
+    for finding in there.in_the_way():
+        there.apply(finding)
+    assert there.in_the_way() == []
+    for version in versions:
+        assert there.gets_in(version)
+        assert there.is_silent(version)
+
+
+@pytest.mark.parametrize("mode", ["guard", "stealth", "observe"])
+def test_nftables_that_drop_by_default(lab: Lab, tmp_path: Path, mode: str) -> None:
+    lab.server.start_greeter(22)
+    lab.server.run(["nft", "-f", "-"], stdin=DROP_BY_DEFAULT)
+    with site(lab, tmp_path, mode=mode) as there:
+        proves(there, ["inet filter, chain input: its policy drops"], (4, 6) if mode == "stealth" else (4,), mode)
+        if mode == "stealth":
+            scan = lab.stranger.run(
+                ["nmap", "-Pn", "-n", "-sS", "-T5", "--max-retries", "0", "-p", "20-60", "-oG", "-", lab.server.ipv4]
+            ).stdout
+            assert "Ignored State: filtered (41)" in scan
+
+
+@pytest.mark.parametrize("backend", ["nft", "legacy"])
+@pytest.mark.netns("iptables-nft", "iptables-legacy")
+def test_iptables(lab: Lab, tmp_path: Path, backend: str) -> None:
+    lab.server.start_greeter(22)
+    for program, icmp in (("iptables", "icmp"), ("ip6tables", "ipv6-icmp")):
+        restore = [f"{program}-{backend}-restore"]
+        loaded = lab.server.run(restore, stdin=IPTABLES.format(icmp=icmp), check=False)
+        if loaded.returncode:
+            unavailable(f"this kernel takes no rules of {program}-{backend}: {loaded.stderr.strip()}")
+    with site(lab, tmp_path) as there:
+        proves(
+            there,
+            [
+                f"iptables-{backend} -t filter: -A INPUT -j REJECT --reject-with icmp-port-unreachable",
+                f"ip6tables-{backend} -t filter: -A INPUT -j REJECT --reject-with icmp6-port-unreachable",
+            ],
+        )
+
+
+@pytest.mark.netns("ufw")
+def test_ufw(lab: Lab, tmp_path: Path) -> None:
+    """The real ufw, with a copy of its folder in place of the host's: each `ip netns exec` has mounts of its own."""
+    copy = tmp_path / "ufw"
+    shutil.copytree("/etc/ufw", copy)
+    defaults = shutil.copy("/etc/default/ufw", tmp_path / "defaults")
+
+    def shell(command: str) -> None:
+        mounts = f"mount --bind {copy} /etc/ufw && mount --bind {defaults} /etc/default/ufw"
+        lab.server.run(["sh", "-c", f"{mounts} && {command}"])
+
+    shell("ufw --force enable")
+    lab.server.start_greeter(22)
+    with site(lab, tmp_path / "site") as there:
+        there.shell = shell
+        proves(
+            there,
+            [
+                "iptables-nft -t filter, chain INPUT: its policy drops",
+                "ip6tables-nft -t filter, chain INPUT: its policy drops",
+            ],
+        )
+
+
+def test_firewalld(lab: Lab, tmp_path: Path) -> None:
+    """It knows no marks: what it says of the port is what it loads after the commands that the doctor prints."""
+    lab.server.start_greeter(2222)
+    lab.server.run(["nft", "-f", str(RECORDED / "firewalld.nft")])
+    with site(lab, tmp_path, port=2222) as there:
+        assert not there.gets_in(4)
+        assert not there.gets_in(6)
+        (found,) = there.in_the_way()
+        assert found["where"] == "inet firewalld, chain filter_IN_public: reject with icmpx admin-prohibited"
+        assert found["commands"] == ["firewall-cmd --permanent --add-port=2222/tcp", "firewall-cmd --reload"]
+        lab.server.run(["nft", "delete table inet firewalld"])
+        lab.server.run(["nft", "-f", str(RECORDED / "firewalld-2222.nft")])
+        assert there.in_the_way() == []
+        for version in (4, 6):
+            assert there.gets_in(version)
+            assert there.is_silent(version)
+
+
+@contextmanager
+def container(lab: Lab) -> Iterator[Host]:
+    """A namespace behind the server's `docker0`, with a service on port 80."""
+    inside = Host(f"{lab.name}-container", "eth0", IPv4Address("172.17.0.2"), IPv6Address("::"), "")
+    ip("netns", "add", inside.namespace)
+    try:
+        lab.server.ip(
+            batch=[
+                f"link add docker0 type veth peer name eth0 netns {inside.namespace}",
+                "address add 172.17.0.1/16 dev docker0",
+                "link set docker0 up",
+            ]
+        )
+        inside.ip(
+            batch=[
+                "link set lo up",
+                "link set eth0 up",
+                "address add 172.17.0.2/16 dev eth0",
+                "route add default via 172.17.0.1",
+            ]
+        )
+        lab.server.call(Path("/proc/sys/net/ipv4/ip_forward").write_text, "1")
+        inside.start_greeter(80)
+        yield inside
+    finally:
+        end_processes([inside])
+        ip("netns", "delete", inside.namespace)
+
+
+@pytest.mark.netns("iptables-nft")
+def test_docker(lab: Lab, tmp_path: Path) -> None:
+    with container(lab), site(lab, tmp_path, port=8080) as there:
+        lab.server.run(["iptables-nft-restore"], stdin=(RECORDED / "docker.rules").read_text())
+        proves(there, ["iptables-nft -t filter: -A DOCKER-USER -i eth0 -j DROP"], versions=(4,))
+        listed = lab.server.run(["iptables-nft", "-S", "DOCKER-USER"]).stdout.splitlines()
+        assert listed[1:3] == [
+            "-A DOCKER-USER -m conntrack --ctstate RELATED,ESTABLISHED -j RETURN",
+            "-A DOCKER-USER -m mark --mark 0x1000/0x1000 -j RETURN",
+        ]
+
+
+def test_without_a_rule_in_the_way_there_is_none_to_name(lab: Lab, tmp_path: Path) -> None:
+    lab.server.start_greeter(22)
+    lab.server.run(["nft", "-f", "-"], stdin=DROP_BY_DEFAULT.replace("443", "{ 22, 443 }"))
+    with site(lab, tmp_path) as there:
+        assert there.gets_in(4)
+        assert there.in_the_way() == []
+
+
+OTHER_BITS = """
+table ip t {
+    chain earlier {
+        type filter hook prerouting priority -160; policy accept;
+        meta mark set 0x1008
+    }
+    chain input {
+        type filter hook input priority filter; policy drop;
+        ct state established accept
+        tcp dport 22 meta mark 0x1008 accept
+        tcp dport 23 meta mark and 0x1000 == 0x1000 accept
+        tcp dport 24 meta mark 0x8 accept
+    }
+}
+"""
+
+
+def test_the_marks_other_bits_stay_and_nobody_else_sets_ours(lab: Lab, tmp_path: Path) -> None:
+    for port in (22, 23, 24):
+        lab.server.start_greeter(port)
+    lab.server.run(["nft", "-f", "-"], stdin=OTHER_BITS)
+    with running_daemon(lab.server, tmp_path, CONFIG.format(mode="guard", mark=MARK, port=22)) as daemon:
+        there = Site(lab, daemon)
+        assert there.gets_in()
+        visitor = there.visitors.fresh(4)
+        assert {port: visitor.gets_in(port) for port in (22, 23, 24)} == {22: False, 23: False, 24: True}
+        lab.server.ip("rule", "add", "fwmark", "0x1000/0xf000", "lookup", "main")
+        assert "ip rule, fwmark 0x1000/0xf000" in [finding["where"] for finding in there.findings()]
+
+
+def test_what_a_person_reads(lab: Lab, tmp_path: Path) -> None:
+    lab.server.run(["nft", "-f", "-"], stdin=DROP_BY_DEFAULT)
+    with site(lab, tmp_path) as there:
+        done = there.daemon.run("doctor", check=False)
+        assert done.returncode == 1
+        lines = done.stdout.splitlines()
+        assert lines[0] == "error: inet filter, chain input: its policy drops"
+        assert lines[1] == "    drops 22/tcp, which door 'main' opens"
+        assert lines[3] == "      # nft insert rule inet filter input meta mark and 0x1000 == 0x1000 accept"
+        assert "    door 'main' opens 22/tcp, but nothing listens there" in lines
+        assert f"ok: daemon, process {there.daemon.process.pid}: it runs: 1 door, mode stealth" in lines
+
+
+def test_the_doctor_notices_that_the_file_changed_and_that_no_daemon_runs(lab: Lab, tmp_path: Path) -> None:
+    with site(lab, tmp_path) as there:
+        there.daemon.config.write_text(CONFIG.format(mode="guard", mark="", port=22))
+        assert any("it was changed since it was loaded" in finding["what"] for finding in there.findings())
+        other = tmp_path / "other.toml"
+        other.write_text(there.daemon.config.read_text())
+        done = there.daemon.run("doctor", "-c", other, check=False)
+        assert f"it runs with {there.daemon.config}, not with {other}" in done.stdout
+        assert there.daemon.end() == 0
+        lab.server.run(["nft", "delete table inet doorward"])
+        assert any("no daemon runs and no gate is loaded" in finding["what"] for finding in there.findings())

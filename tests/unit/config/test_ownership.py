@@ -1,0 +1,146 @@
+"""Files that somebody else could change are refused, and files that everybody can read are told of."""
+
+from __future__ import annotations
+
+import json
+import os
+from pathlib import Path
+
+import pytest
+
+from doorward.cli.main import main
+from doorward.client.hosts import is_exposed as is_hosts_file_exposed
+from doorward.config.files import exposure, read, read_text
+from doorward.config.ownership import Entry, is_exposed, objection
+from doorward.errors import ConfigError
+from tests.support.processes import NOBODY, needs_root
+
+FILE, OWN, HIGHER = "/etc/doorward/doorward.toml", "/etc/doorward", "/etc"
+ROOT, ALICE = 0, 1000
+
+
+def entries(file: int = 0o600, own: int = 0o755, higher: int = 0o755, users: tuple[int, int] = (0, 0)) -> list[Entry]:
+    return [
+        Entry(FILE, users[0], file, "file"),
+        Entry(OWN, users[1], own, "own"),
+        Entry(HIGHER, ALICE, higher, "higher"),
+    ]
+
+
+@pytest.mark.parametrize(
+    ("found", "what", "remedy"),
+    [
+        (entries(0o660), "can write this file", f"chmod go-w {FILE}"),
+        (entries(0o602), "can write this file", f"chmod go-w {FILE}"),
+        (entries(0o1666), "can write this file", f"chmod go-w {FILE}"),  # sticky means nothing for a file
+        (entries(own=0o775), f"can write its folder {OWN}", f"chmod go-w {OWN}"),
+        (entries(higher=0o777), f"can write its folder {HIGHER}", f"chmod go-w {HIGHER}"),
+        (entries(users=(ALICE, ROOT)), "this file belongs to user 1000", f"chown root {FILE}"),
+        (entries(users=(ROOT, ALICE)), f"its folder {OWN} belongs to user 1000", f"chown root {OWN}"),
+    ],
+)
+def test_what_others_could_change(found: list[Entry], what: str, remedy: str) -> None:
+    said = objection(found, {ROOT})
+    assert said is not None
+    assert what in said.what
+    assert said.remedy == f"run `{remedy}`"
+
+
+@pytest.mark.parametrize(
+    ("found", "owners"),
+    [
+        (entries(), {ROOT}),
+        (entries(0o644), {ROOT}),
+        (entries(own=0o1777, higher=0o1777), {ROOT}),
+        (entries(users=(ALICE, ALICE)), {ROOT, ALICE}),
+        (entries(users=(ALICE, ALICE)), None),
+    ],
+)
+def test_what_nobody_else_can_change(found: list[Entry], owners: set[int] | None) -> None:
+    assert objection(found, owners) is None
+
+
+@pytest.mark.parametrize(
+    ("found", "exposed"),
+    [
+        (entries(0o644), True),
+        (entries(0o640), False),
+        (entries(0o644, own=0o750), False),
+        (entries(0o644, higher=0o700), False),
+    ],
+)
+def test_who_can_read(found: list[Entry], exposed: bool) -> None:
+    assert is_exposed(found) is exposed
+
+
+TEXT = '[doors.ssh]\nknock = ["7001/tcp", "7002/tcp", "7003/tcp"]\nopens = ["22/tcp"]\n'
+
+
+@pytest.fixture
+def config(tmp_path: Path) -> Path:
+    path = tmp_path / "here" / "doorward.toml"
+    path.parent.mkdir()
+    path.write_text(TEXT)
+    return path
+
+
+def refusal(path: Path, capsys: pytest.CaptureFixture[str]) -> str:
+    """Give what `check` and a daemon that loads say of a file that both refuse."""
+    with pytest.raises(ConfigError) as refused:
+        read(path)
+    capsys.readouterr()
+    assert main(["check", "-c", str(path)]) == 2
+    assert capsys.readouterr().err == f"{refused.value}\n"
+    return str(refused.value)
+
+
+@pytest.mark.parametrize("mode", [0o620, 0o602, 0o666])
+def test_a_file_that_others_can_write(config: Path, capsys: pytest.CaptureFixture[str], mode: int) -> None:
+    config.chmod(mode)
+    wanted = f"{config}:1: other users can write this file; run `chmod go-w {config}`"
+    assert refusal(config, capsys) == wanted
+    with pytest.raises(ConfigError):  # knockd.conf too
+        read_text(config)
+    config.chmod(0o644)
+    assert read(config).doors
+
+
+def test_a_folder_that_others_can_write_also_behind_a_link(config: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    link = config.parent.parent / "link.toml"
+    link.symlink_to(config)
+    config.parent.chmod(0o777)
+    for path in (config, link):
+        assert f"other users can write its folder {config.parent}" in refusal(path, capsys)
+    config.parent.chmod(0o1777)
+    assert read(link).doors
+
+
+@needs_root
+def test_a_file_of_another_user(
+    config: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.delenv("SUDO_UID", raising=False)
+    os.chown(config, NOBODY, NOBODY)
+    assert f"this file belongs to user {NOBODY}, who could change it; run `chown root" in refusal(config, capsys)
+    assert read_text(config) == TEXT  # whose a knockd.conf is does not matter to knockd
+    monkeypatch.setenv("SUDO_UID", str(NOBODY))  # who calls sudo could be root anyway
+    assert read(config).doors
+
+
+def test_everybody_may_read_only_with_a_warning(
+    config: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    assert exposure(config) is None  # pytest's own folder lets nobody else in
+    assert not is_hosts_file_exposed(str(config))
+    monkeypatch.setattr("doorward.cli.check.exposure", lambda path: ("every user can read", f"run `chmod o-r {path}`"))
+    assert main(["check", "--json", "-c", str(config)]) == 0
+    warnings = json.loads(capsys.readouterr().out)["warnings"]
+    assert (warnings[0]["level"], warnings[0]["line"]) == ("warning", 1)
+
+
+def test_pipes_and_devices_are_nobodys() -> None:
+    reading, writing = os.pipe()
+    os.write(writing, TEXT.encode())
+    os.close(writing)
+    assert read(Path(f"/dev/fd/{reading}")).doors
+    os.close(reading)
