@@ -124,6 +124,13 @@ class Ledger:
             (opening.until_s, ports, *key),
         )
 
+    def ended(self, door: str, address: Address, at_s: float) -> None:
+        """Record that an opening is over; until it is `closed` too, what it owes is still to be done."""
+        self._write(
+            "UPDATE openings SET until = min(until, ?) WHERE door = ? AND address = ? AND closed IS NULL",
+            (at_s, door, str(address)),
+        )
+
     def closed(self, door: str, address: Address, at_s: float, by: str) -> None:
         """Record the end of an opening: by "time", "hand", or "lost" where the kernel no longer had it."""
         self._write(

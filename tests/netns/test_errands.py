@@ -81,6 +81,43 @@ def test_what_is_owed_is_run_late_after_a_kill(daemon: RunningDaemon, visitor: V
     assert said.readline() == f"close {visitor}\n"
 
 
+SLOW = """
+[doors.ssh]
+knock = ["7001/tcp", "7002/tcp"]
+opens = ["22/tcp"]
+for = "1h"
+on_close = ["/bin/sh", "-c", "echo close $0 > {said}; read line < {gate}", "%IP%"]
+"""
+
+
+def test_an_unfinished_command_is_run_again_and_its_opening_never_comes_back(
+    direct_lab: Lab, tmp_path: Path, said: TextIO, visitor: Visitor
+) -> None:
+    gate = tmp_path / "gate"
+    os.mkfifo(gate)
+    with (
+        running_daemon(direct_lab.server, tmp_path, SLOW.format(said=tmp_path / "said", gate=gate)) as daemon,
+        os.fdopen(os.open(gate, os.O_RDWR), "w") as let_end,
+    ):
+        visitor.knock("7001", "7002")
+        daemon.event("opened", address=str(visitor))
+        daemon.ask("close", door="ssh", address=str(visitor.source))
+        assert said.readline() == f"close {visitor}\n"
+        assert daemon.end(signal.SIGKILL) == -signal.SIGKILL
+        daemon.host.run(["nft", "delete", "table", "inet", "doorward"])  # as a reboot does
+        let_end.write("\n")  # of the daemon that was killed
+        let_end.flush()
+        daemon.start()
+        assert said.readline() == f"close {visitor}\n"
+        assert daemon.openings() == []
+        assert not daemon.elements()
+        assert [r["closed"] for r in daemon.log()] == [None]  # still owed
+        let_end.write("\n")
+        let_end.flush()
+        assert daemon.end() == 0  # which waits for it
+        assert [r["closed_by"] for r in daemon.log()] == ["time"]
+
+
 def test_a_door_with_a_target_sees_what_is_routed_there_only(lab: Lab, tmp_path: Path, said: TextIO) -> None:
     target = lab.server.ipv4
     with running_daemon(lab.router, tmp_path, CONFIG.format(said=tmp_path / "said", target=target)) as daemon:

@@ -4,13 +4,14 @@ from __future__ import annotations
 
 import itertools
 import json
+import os
 import signal
 import socket
 import subprocess
 import sys
 import threading
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import ExitStack, contextmanager, suppress
 from ipaddress import ip_address
 from pathlib import Path
@@ -25,9 +26,11 @@ from doorward.model import Address, Element, Port
 from tests.conftest import unavailable
 from tests.support.programs import KNOCK
 
-PATIENCE_S = 15.0  # what is awaited comes in milliseconds; only a fault takes longer
-SILENCE_S = 0.3  # a SYN that is dropped has no answer; the answer of an open port takes under a millisecond
-FIRST_SYN_S = 0.2  # TCP repeats a lost SYN after a second, so a connection made in less had its first SYN accepted
+SLOWNESS = float(os.environ.get("DOORWARD_SLOWNESS", "1"))  # above 1 where a processor is emulated
+PATIENCE_S = 15.0 * SLOWNESS  # what is awaited comes in milliseconds; only a fault takes longer
+SILENCE_S = 0.3 * SLOWNESS  # a SYN that is dropped has no answer; the answer of an open port takes under a millisecond
+# TCP repeats a lost SYN after a second, so a connection made in less had its first SYN accepted.
+FIRST_SYN_S = min(0.2 * SLOWNESS, 0.9)
 DOORWARD = (sys.executable, "-m", "doorward")
 FIRST_USER = 20_000  # Debian's knock has no option for the source: each visitor's user has a route that says it
 
@@ -48,6 +51,8 @@ def standing_lab(*, direct: bool = False) -> Iterator[Lab]:
 class RunningDaemon:
     """`doorward run` on a host, with folders of its own; its log is read as it comes."""
 
+    wrapper: Sequence[str] = ()  # the words of a program that starts it, as `setpriv` does
+
     def __init__(self, host: Host, folder: Path, config_text: str) -> None:
         self.host, self.folder = host, folder
         folders = {kind: folder / kind.lower() for kind in ("RUNTIME", "STATE", "CONFIGURATION")}
@@ -66,10 +71,10 @@ class RunningDaemon:
         self._listener = threading.Thread(target=self._listen, daemon=True)
         self._listener.start()
 
-    def start(self) -> None:
-        """Start, and wait for READY=1."""
+    def start(self, *words: str) -> None:
+        """Start, with these words after `run`, and wait for READY=1."""
         environment = {**self.env, "NOTIFY_SOCKET": str(self.folder / "notify")}
-        command = [*DOORWARD, "run", "--log-format", "json"]
+        command = [*self.wrapper, *DOORWARD, "run", "--log-format", "json", *words]
         pipes = {"stdout": subprocess.DEVNULL, "stderr": subprocess.PIPE}
         self.process = self.host.popen(command, env=environment, **pipes)
         self._reader = threading.Thread(target=self._read, args=(self.process,), daemon=True)

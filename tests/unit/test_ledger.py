@@ -509,3 +509,13 @@ def test_a_ledger_of_the_first_version_goes_on(path: Path) -> None:
     second.reckon(1.0, 2.0)
     assert second.standing() == [opening()]
     second.close()
+
+
+def test_what_is_over_stands_until_it_is_closed_too(ledger: Ledger) -> None:
+    ledger.opened(opening())
+    ledger.ended("ssh", HOME, 1010.0)
+    assert spans(ledger) == [(1000.0, 1010.0)]
+    ledger.ended("ssh", HOME, 1020.0)  # never later than it was
+    assert spans(ledger) == [(1000.0, 1010.0)]
+    ledger.closed("ssh", HOME, 1011.0, "hand")
+    assert ledger.standing() == []

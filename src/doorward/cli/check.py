@@ -9,7 +9,7 @@ from collections import Counter
 from dataclasses import asdict
 
 from doorward.cli.options import add_config, configuration_path
-from doorward.config.files import read_text
+from doorward.config.files import exposure, read_text, trusted_owners
 from doorward.config.lines import find_lines
 from doorward.config.schema import Configuration
 from doorward.config.strength import Finding, combinations, warnings
@@ -34,9 +34,11 @@ def run(args: argparse.Namespace) -> int:
     path = configuration_path(args)
     configuration, faults, findings = None, list[Fault](), list[Finding]()
     try:
-        text = read_text(path)
+        text = read_text(path, trusted_owners())
         configuration = parse(text, str(path))
         findings = warnings(configuration, find_lines(text))
+        if any(door.knock for door in configuration.doors) and (exposed := exposure(path)):
+            findings.insert(0, Finding("warning", 1, *exposed))
     except ConfigError as error:
         faults = error.faults
     if args.json:

@@ -8,10 +8,13 @@ import os
 import time
 from pathlib import Path
 
-from doorward.cli.options import add_config, configuration_path
+from doorward.cli.options import add_config, configuration_path, trial_ms
+from doorward.daemon import seccomp, service_user
 from doorward.daemon.app import Daemon
 from doorward.daemon.control import default_path
+from doorward.daemon.errands import Errands
 from doorward.daemon.log import Log
+from doorward.daemon.loop import Loop
 from doorward.ledger import ledger_path, open_ledger
 
 EXAMPLE = """\
@@ -24,6 +27,9 @@ SIGHUP reads the file again; SIGTERM ends it, and openings end by themselves"""
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Declare the command's words."""
     add_config(parser)
+    parser.add_argument(
+        "--trial", metavar="T", type=trial_ms, help="end after T, like 2m, and put back what stood, unless confirmed"
+    )
     parser.add_argument("--log-format", choices=("text", "json"), default="text", help="how log lines are written")
 
 
@@ -31,14 +37,22 @@ def run(args: argparse.Namespace) -> int:
     """Load the gate and serve until a signal ends it."""
     log = Log(args.log_format)
     os.umask(0o077)  # who knocked, and when, is nobody else's business
+    config, control = Path(configuration_path(args)).absolute(), default_path()
+    identity, note = service_user.prepare(config, ledger_path(), control.parent)
+    errands = Errands(Loop(), log, config, ledger_path().with_name("commands.lock"))  # with all rights there are
+    service_user.go_over(identity)
     ledger, set_aside = open_ledger(ledger_path(), time.strftime("%Y%m%dT%H%M%S"))
     if set_aside:
         log.say(set_aside, "error")
-    daemon = Daemon(Path(configuration_path(args)).absolute(), default_path(), ledger, log)
+    trial_s = None if args.trial is None else args.trial / 1000
+    daemon = Daemon(config, control, ledger, errands, log, trial_s)
+    if note:
+        log.say(note)
+    if not seccomp.knows(machine := os.uname().machine):
+        log.say(f"no filter of system calls is known for {machine}: what reads packets goes without", "warning")
     gc.collect()
     gc.freeze()  # what stands now stays; collections need not walk it
     try:
-        daemon.run()
+        return daemon.run()
     finally:
         daemon.close()
-    return 0

@@ -52,6 +52,11 @@ def run(args: argparse.Namespace) -> int:
     else:
         render.line("nothing is open")
     render.line(f"{answer['summary']}, process {answer['pid']}")
+    if (trial := answer.get("trial")) is not None:  # an older daemon has none
+        render.line(
+            f"this gate is on trial, {render.span(trial['left_s'])} left: open a new connection, through a knock,"
+        )
+        render.line("and run `doorward confirm` there; else the gate before comes back")
     for counter, what in _LOSSES.items():
         if count := answer["counters"].get(counter, 0):  # an older daemon may not have it
             render.line(f"{count} {what}")

@@ -4,8 +4,11 @@ from __future__ import annotations
 
 import grp
 import os
+import stat
+from collections.abc import Collection, Iterator
 from pathlib import Path
 
+from doorward.config.ownership import Entry, is_exposed, objection
 from doorward.config.schema import Configuration
 from doorward.config.toml import parse
 from doorward.errors import ConfigError, Fault, HostError, UsageError
@@ -20,8 +23,22 @@ def default_path() -> Path:
 
 
 def read(path: Path) -> Configuration:
-    """Read a whole configuration, or raise ConfigError or UsageError."""
-    return parse(read_text(path), str(path))
+    """Read a whole configuration that nobody else can change, or raise ConfigError or UsageError."""
+    return parse(read_text(path, trusted_owners()), str(path))
+
+
+def trusted_owners() -> Collection[int]:
+    """Tell whose file a configuration may be: root's, this user's, and that of whoever called sudo."""
+    caller = os.environ.get("SUDO_UID", "") if os.geteuid() == 0 else ""
+    return {0, os.geteuid(), *([int(caller)] if caller.isdecimal() else [])}
+
+
+def exposure(path: Path) -> tuple[str, str] | None:
+    """Say that every user can read the file, and what to do; None where only some can."""
+    entries = list(_entries(path, path.stat()))
+    if not (entries and is_exposed(entries)):
+        return None
+    return "every user of this host can read the sequences", f"run `chmod o-r {path}`"
 
 
 def group_id(name: str | None) -> int | None:
@@ -32,35 +49,59 @@ def group_id(name: str | None) -> int | None:
         raise HostError(f"[gate] control_group: the host has no group {name!r}; make it with groupadd") from None
 
 
-def read_text(path: Path) -> str:
-    """Give the text of a configuration, or say why there is none."""
-    raw = _bytes(path)
+def read_text(path: Path, owners: Collection[int] | None = None) -> str:
+    """Give the text of a configuration, or say why there is none; ConfigError where other users can change it.
+
+    `owners` are the users whose file it may be (None: anybody's).
+    """
+    return text_of(_bytes(path, owners), str(path))
+
+
+def text_of(raw: bytes, file: str) -> str:
+    """Give the text that a file's bytes are; ConfigError where they are none."""
     if len(raw) > MAX_BYTES:
         remedy = "name the right file with -c FILE, or write fewer doors"
-        raise ConfigError([Fault(str(path), 1, f"the file is larger than {MAX_BYTES >> 20} MiB", remedy)])
+        raise ConfigError([Fault(file, 1, f"the file is larger than {MAX_BYTES >> 20} MiB", remedy)])
     try:
         text = raw.decode("utf-8-sig")  # some editors begin a file with a byte order mark
     except UnicodeDecodeError as error:
-        raise ConfigError([_not_text(path, raw, error.start, "a byte is not UTF-8")]) from None
+        raise ConfigError([_not_text(file, raw, error.start, "a byte is not UTF-8")]) from None
     if "\0" in text:
-        raise ConfigError([_not_text(path, raw, raw.index(b"\0"), "a NUL byte is in the file")])
+        raise ConfigError([_not_text(file, raw, raw.index(b"\0"), "a NUL byte is in the file")])
     return text
 
 
-def _not_text(path: Path, raw: bytes, place: int, what: str) -> Fault:
-    return Fault(str(path), raw.count(b"\n", 0, place) + 1, what, "save the file as UTF-8 text")
+def _not_text(file: str, raw: bytes, place: int, what: str) -> Fault:
+    return Fault(file, raw.count(b"\n", 0, place) + 1, what, "save the file as UTF-8 text")
 
 
-def _bytes(path: Path) -> bytes:
+def _entries(path: Path, found: os.stat_result) -> Iterator[Entry]:
+    """Describe a file and the folders above it and above what it is a link to; nothing for pipes and devices."""
+    if not stat.S_ISREG(found.st_mode):
+        return
+    yield Entry(str(path), found.st_uid, found.st_mode, "file")
+    places = dict.fromkeys((path.absolute(), path.resolve()))
+    folders = {place.parent: "own" for place in places}
+    for place in places:
+        folders |= {folder: "higher" for folder in place.parents if folder not in folders}
+    for folder, kind in folders.items():
+        there = folder.stat()
+        yield Entry(str(folder), there.st_uid, there.st_mode, kind)
+
+
+def _bytes(path: Path, owners: Collection[int] | None) -> bytes:
     try:
         with path.open("rb") as file:
+            if wrong := objection(_entries(path, os.fstat(file.fileno())), owners):
+                raise ConfigError([Fault(str(path), 1, *wrong)])
             return file.read(MAX_BYTES + 1)
     except FileNotFoundError:
         raise UsageError(f"{path}: there is no such file; write it, or name another with -c FILE") from None
     except IsADirectoryError:
         raise UsageError(f"{path}: this is a directory; name the file in it with -c FILE") from None
     except PermissionError:
-        raise UsageError(f"{path}: this user may not read it; run doorward as root, or change its mode") from None
+        remedy = "run doorward as root, or change its mode (`chmod g+r`) and its group (`chgrp`)"
+        raise UsageError(f"{path}: this user may not read it; {remedy}") from None
     except (OSError, ValueError) as error:
         reason = error.strerror if isinstance(error, OSError) else error
         raise UsageError(f"{path}: it cannot be read ({reason}); name another with -c FILE") from None

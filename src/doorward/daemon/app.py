@@ -4,21 +4,22 @@ from __future__ import annotations
 
 import signal
 import time
-from collections.abc import Mapping
-from contextlib import ExitStack
+from collections.abc import Iterator, Mapping
+from contextlib import ExitStack, contextmanager
 from pathlib import Path
 from typing import Any
 
 from doorward.capture.nflog import Event, LogSocket
-from doorward.daemon import notify, requests
+from doorward.daemon import kept, notify, renewal, requests
 from doorward.daemon.book import Book
-from doorward.daemon.control import ControlServer
+from doorward.daemon.control import Answer, ControlServer, Later
 from doorward.daemon.errands import Errands
-from doorward.daemon.loading import Loaded, Loading
+from doorward.daemon.healing import Healing
+from doorward.daemon.loading import Loaded, Loading, PutBack, load_file, put_back
 from doorward.daemon.log import Log
-from doorward.daemon.loop import Loop
+from doorward.daemon.reader import Reader
 from doorward.daemon.reconcile import differences, shifted
-from doorward.errors import DoorwardError
+from doorward.daemon.trial import HOW, Trial
 from doorward.gate.chains import LOG_GROUP
 from doorward.gate.nft import NftError, NftFilter
 from doorward.gate.plan import Remaining, plan
@@ -36,15 +37,19 @@ _REFUSALS = {
 class Daemon:
     """Holds what runs. Times inside are of the loop's clock; the ledger and the answers have wall time."""
 
-    def __init__(self, config: Path, control: Path, ledger: Ledger, log: Log) -> None:
-        self.loop, self.log, self.ledger, self._config = Loop(), log, ledger, config
+    trial: Trial | None = None
+
+    def __init__(
+        self, config: Path, control: Path, ledger: Ledger, errands: Errands, log: Log, trial_s: float | None = None
+    ) -> None:
+        self.loop, self.log, self.ledger, self.config = errands.loop, log, ledger, config
         self.book = Book()
-        self.errands = Errands(self.loop, log, ledger.path.with_name("commands.lock"))
+        self.errands = errands
         self.filter = NftFilter()
-        self.missed = 0  # times the kernel dropped log messages, after which the sets were read back
+        self.missed = 0  # times that log messages were lost, after which the sets were read back
         self._states: dict[str, dict[int, tuple[str, ...]]] = {}
-        self._loading: Loading | None = None
-        self._again = False
+        self._due: list[Opening] = []  # whose commands are to be started
+        self.control_path, self.kept = control, ledger.path.with_name(kept.NAME)
         self._timer_s, self._told_s = float("inf"), float("-inf")
         with ExitStack() as parts:  # what cannot start leaves nothing behind
             for close in (ledger.close, self.loop.close, self.errands.close):
@@ -52,33 +57,40 @@ class Daemon:
             # Both refuse where another daemon runs, before anything is changed.
             self._control = ControlServer(control, self.loop, self._answer)
             parts.callback(self._control.close)
-            self._events = LogSocket(LOG_GROUP)
+            self._events = Reader([LogSocket(LOG_GROUP)])
             parts.callback(self._events.close)
+            self.healing = Healing(self.loop, log, self._put_back, self._healed, self.reconcile)
+            parts.callback(self.healing.close)
+            parts.callback(self._leave_trial)
             late = self._enter_standing()
-            self.take(Loading(config, self._remaining()).result())
+            self._load_first(trial_s)
             for opening in late:
                 self.record_end(opening, "time")
             self.reconcile()
             self._open_parts = parts.pop_all()
 
-    def run(self) -> None:
-        """Serve until SIGTERM or SIGINT; openings are left to the kernel's timers."""
+    def run(self) -> int:
+        """Serve until a signal ends it; the kernel's timers end the openings. Gives 1 after an unconfirmed trial."""
         self.loop.on_readable(self._events.fileno(), self._read_events)
-        self.loop.on_signal(signal.SIGHUP, self.reload)
+        self.loop.on_signal(signal.SIGHUP, lambda: renewal.reload(self))
         for number in (signal.SIGTERM, signal.SIGINT):
             self.loop.on_signal(number, self.loop.stop)
         if (every_s := notify.watchdog_interval_s()) is not None:
             self._feed_watchdog(every_s)
         self.log.say(f"{self.loaded.summary()}; {len(list(self.book))} open")
-        notify.notify("READY=1", f"STATUS={self.loaded.summary()}")
+        renewal.tell_ready(self)
         self.loop.run()
         notify.notify("STOPPING=1")
+        is_unconfirmed = self.trial is not None
+        if self.trial is not None:
+            self.trial.end()
+        self.errands.drain()
+        self.log.tell_left_out()
         self.log.say("ends; openings end by themselves")
+        return int(is_unconfirmed)
 
     def close(self) -> None:
         """Give back what the daemon holds; the gate stays."""
-        if self._loading is not None:
-            self._loading.abandon()
         self._open_parts.close()
 
     def take(self, loaded: Loaded) -> None:
@@ -90,25 +102,27 @@ class Daemon:
         self.doors: dict[str, Door] = {door.name: door for door in loaded.doors}
         self.errands.take(loaded.doors)
         self._control.admit_group(loaded.gate.control_group)
-
-    def reload(self) -> None:
-        """Read the configuration again; a bad one changes nothing. A call while one is under way follows it."""
-        if self._loading is not None:
-            self._again = True
-            return
-        notify.reloading()
-        self._loading = Loading(self._config, {})
-        self.loop.on_readable(self._loading.fileno(), self._finish_reload)
+        if loaded.warning:
+            self.log.say(loaded.warning, "warning")
+        if loaded.not_kept:
+            self.log.say(f"the gate is in force and not kept for the next boot: {loaded.not_kept}; make room", "error")
 
     def reconcile(self) -> None:
         """Read the open sets back: enter what the log did not tell, strike out what is gone."""
         now_s = self.loop.now_s()
-        seen = differences(self.book, self.filter.elements(), self.loaded.doors, now_s)
-        for opening in seen.lost:
-            self.book.close(opening.door, opening.address)
-            self.record_end(opening, "lost")
-        for opening in seen.found:
-            self.record_opening(opening)
+        try:
+            have = self.filter.elements()
+        except NftError:
+            if self._will_heal():
+                return
+            raise
+        seen = differences(self.book, have, self.loaded.doors, now_s)
+        with self.recording():
+            for opening in seen.lost:
+                self.book.close(opening.door, opening.address)
+                self.record_end(opening, "lost")
+            for opening in seen.found:
+                self.record_opening(opening)
 
     def record_opening(self, new: Opening) -> None:
         """Enter an opening into book, ledger and log."""
@@ -117,8 +131,8 @@ class Daemon:
         self.ledger.opened(self.in_wall_time(opening))
         left_s = opening.until_s - self.loop.now_s()
         self.log.opening("prolonged" if prolonged else "opened", opening, left_s, new.by)
-        if not prolonged:
-            self.errands.run(new.door, new.address, "open")
+        if not prolonged and new.door in self.doors and self.doors[new.door].on_open:
+            self._due.append(new)
         self._schedule()
 
     def record_errand(self, knock: Opening) -> None:
@@ -127,19 +141,45 @@ class Daemon:
         self.ledger.opened(moment)
         self.ledger.closed(knock.door, knock.address, moment.until_s, "time")
         self.log.event("ran", {"door": knock.door, "address": str(knock.address), "by": knock.by})
-        self.errands.run(knock.door, knock.address, "open")
+        self._due.append(knock)
 
     def record_end(self, opening: Opening, by: str) -> None:
-        """Write the end of an opening into ledger and log: by "time", "hand" or "lost"."""
+        """Write the end of an opening into ledger and log: by "time", "hand" or "lost".
+
+        The ledger keeps what is owed until the command has ended, so that the next daemon runs it, whatever comes.
+        """
         ended_s = opening.until_s if by == "time" else self.loop.now_s()  # it may have ended while no daemon ran
-        self.errands.run(opening.door, opening.address, "close")  # before the ledger forgets that it is owed
-        self.ledger.closed(opening.door, opening.address, ended_s + time.time() - self.loop.now_s(), by)
+        at_s = ended_s + self.wall_offset_s()
+        self.ledger.ended(opening.door, opening.address, at_s)
+        self.errands.run(opening.door, opening.address, "close", lambda: self._strike(opening, at_s, by))
         self.log.opening("closed", opening, ended_s - opening.since_s, by)
         self._schedule()
 
+    def _strike(self, opening: Opening, at_s: float, by: str) -> None:
+        if self.book.get(opening.door, opening.address) is None:  # not opened again meanwhile
+            self.ledger.closed(opening.door, opening.address, at_s, by)
+
     def in_wall_time(self, opening: Opening) -> Opening:
         """Give an opening with times since the epoch."""
-        return shifted([opening], time.time() - self.loop.now_s())[0]
+        return shifted([opening], self.wall_offset_s())[0]
+
+    def wall_offset_s(self) -> float:
+        """Give what to add to the loop's clock for wall time."""
+        return self.ledger.reckon(self.loop.now_s(), time.time())
+
+    @contextmanager
+    def recording(self) -> Iterator[None]:
+        """Write what is recorded inside together; once it is on the disk, start the commands of what was opened.
+
+        So not even a loss of power makes the ledger forget an `on_close` whose `on_open` has run.
+        """
+        with self.ledger.together():
+            yield
+        due, self._due = self._due, []
+        if due:
+            self.ledger.secure()
+        for opening in due:
+            self.errands.run(opening.door, opening.address, "open")
 
     def settle(self, touched: tuple[Element, ...], have: Remaining | None = None) -> None:
         """Bring these entries of the gate to what the book wants."""
@@ -149,7 +189,7 @@ class Daemon:
             try:
                 self.filter.apply(plan(touched, want, self.filter.elements() if have is None else have))
             except NftError:  # an entry ended between reading and removing
-                if last_try:
+                if last_try and not self._will_heal():
                     raise
                 have = None
             else:
@@ -157,34 +197,72 @@ class Daemon:
 
     def _enter_standing(self) -> list[Opening]:
         """Take over what the ledger says still stands; give what ended while nobody watched."""
-        now_s = self.loop.now_s()
-        openings = shifted(self.ledger.standing(), now_s - time.time())
+        offset_s, now_s = self.wall_offset_s(), self.loop.now_s()
+        openings = [
+            # After a boot with a clock that was set back: never for longer than it was opened for.
+            opening._replace(until_s=min(opening.until_s, now_s + opening.until_s - opening.since_s))
+            for opening in shifted(self.ledger.standing(), -offset_s)
+        ]
         for opening in openings:
             if opening.until_s > now_s:
                 self.book.open(opening)
         self._schedule()
         return [opening for opening in openings if opening.until_s <= now_s]
 
+    def _load_first(self, trial_s: float | None) -> None:
+        """Load at the start. Where a daemon's table stands already, its own sets are right."""
+        if trial_s is not None:
+            self.trial = Trial(self, trial_s, None)
+        restore = {} if self.filter.existing() and not self.filter.is_from_file() else self._remaining()
+        child = Loading(lambda: load_file(self.config, restore, self.kept))
+        self.take(self.healing.wait_for(child))
+        if self.trial is not None:
+            self.log.say(f"on trial for {round(self.trial.left_s)}s: {self.loaded.summary()}; {HOW}", "warning")
+            self.trial.loaded(self.loaded)
+
+    def _leave_trial(self) -> None:
+        if self.trial is not None:
+            self.trial.leave()
+
     def _remaining(self) -> dict[Element, float]:
-        """What to put into a new table: where one stands already, its own sets are right."""
-        if self.filter.existing():
-            return {}
+        """For how long each entry of the openings in the book is to stand."""
         now_s = self.loop.now_s()
         touched = [element for opening in self.book for element in opening.elements()]
         return {element: until_s - now_s for element, until_s in self.book.wanted_until(touched).items()}
+
+    def _put_back(self) -> Loading[PutBack] | Loading[Loaded]:
+        """Begin a repair: the gate as it was last loaded, or by the file where that could not be kept."""
+        restore, keep, config = self._remaining(), self.kept, self.config
+        self._restored = tuple(restore)
+        if self.loaded.not_kept:
+            return Loading(lambda: load_file(config, restore, keep))
+        return Loading(lambda: put_back(keep, restore))
+
+    def _healed(self, outcome: PutBack | Loaded) -> int:
+        """Take over after a repair, with what was opened and closed while it was made."""
+        if isinstance(outcome, Loaded):
+            self.take(outcome)
+        self.settle((*self._restored, *(element for opening in self.book for element in opening.elements())))
+        return len(list(self.book))
+
+    def _will_heal(self) -> bool:
+        """Tell whether nftables refuses since another program changed the gate: the repair puts all of the book in."""
+        self.healing.suspect()
+        return self.healing.is_damaged
 
     def _read_events(self) -> None:
         events = self._events.read()
         if events is None:
             self.missed += 1
-            self.log.say("the kernel's log overflowed; reading the open sets back", "warning")
+            self.log.say(f"{self._events.loss}; reading the open sets back", "warning")
             self.reconcile()
             return
-        for event in events:
-            if event.what == "knock":
-                self._knocked(event)
-            else:
-                self._refused(event)
+        with self.recording():
+            for event in events:
+                if event.what == "knock":
+                    self._knocked(event)
+                else:
+                    self._refused(event)
 
     def _knocked(self, event: Event) -> None:
         now_s = self.loop.now_s()
@@ -199,37 +277,22 @@ class Daemon:
             for element in new.elements():
                 have[element] = max(have.get(element, 0.0), door.for_ms / 1000)
         # The kernel sets the end of the last knock; where another opening of the port lasts longer, put that back.
-        self.settle(tuple(have), have)
+        self.settle(tuple(have), None if self.healing.is_fresh else have)
 
     def _refused(self, event: Event) -> None:
         names = self._states.get(event.generation, {}).get(event.state, (None,))
         for door in names:
             self.ledger.refused(door, event.source, time.time(), _REFUSALS[event.what])
         self.log.event("refused", {"address": str(event.source), "door": names[0], "reason": _REFUSALS[event.what]})
-
-    def _finish_reload(self) -> None:
-        if self._loading is None or not self._loading.advance():
-            return
-        self.loop.forget(self._loading.fileno())
-        loading, self._loading = self._loading, None
-        try:
-            self.take(loading.result())
-            self.log.say(f"reloaded: {self.loaded.summary()}")
-        except DoorwardError as error:
-            for line in str(error).splitlines():
-                self.log.say(line, "error")
-            self.log.say("the configuration was not reloaded; the gate stands as it was", "error")
-        notify.notify("READY=1", f"STATUS={self.loaded.summary()}")
-        if self._again:
-            self._again = False
-            self.reload()
+        self._schedule()
 
     def _schedule(self) -> None:
-        """Wake for the next end of an opening, and for a ledger that waits."""
+        """Wake for the next end of an opening, for a ledger that waits, and for lines that were left out."""
         ends = self.book.next_end()
         due = min(
             ends.until_s if ends else float("inf"),
             self.loop.now_s() + _RETRY_S if self.ledger.trouble else float("inf"),
+            self.log.due_s,
         )
         if due < self._timer_s:
             self._timer_s = due
@@ -241,6 +304,8 @@ class Daemon:
             self.record_end(opening, "time")
         if self.ledger.trouble:
             self._retry_ledger()
+        if self.loop.now_s() >= self.log.due_s:
+            self.log.tell_left_out()
         self._schedule()
 
     def _retry_ledger(self) -> None:
@@ -257,5 +322,5 @@ class Daemon:
         notify.notify("WATCHDOG=1")
         self.loop.at(self.loop.now_s() + every_s, lambda: self._feed_watchdog(every_s))
 
-    def _answer(self, request: Mapping[str, Any]) -> dict[str, Any]:
+    def _answer(self, request: Mapping[str, Any]) -> Answer | Later:
         return requests.answer(self, request)

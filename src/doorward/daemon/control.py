@@ -41,10 +41,40 @@ def parse_request(line: bytes) -> dict[str, Any]:
     return request
 
 
-class ControlServer:
-    """Accepts clients, checks who they are, hands requests to `answer` and sends back what it gives."""
+class Later:
+    """An answer that is not ready yet; nothing else waits for it."""
 
-    def __init__(self, path: Path, loop: Loop, answer: Callable[[Mapping[str, Any]], Answer]) -> None:
+    _answer: Answer | None = None
+    _tell: Callable[[Answer], None] | None = None
+
+    def give_outcome(self, call: Callable[[], Answer]) -> None:
+        """Answer with what `call` gives or raises."""
+        try:
+            self._answer = call()
+        except DoorwardError as error:
+            self._answer = _refusal(error)
+        if self._tell is not None:
+            self._tell(self._answer)
+
+    def when_ready(self, tell: Callable[[Answer], None]) -> None:
+        """Call `tell` with the answer."""
+        self._tell = tell
+        if self._answer is not None:
+            tell(self._answer)
+
+
+def _refusal(error: DoorwardError) -> Answer:
+    return {"error": str(error), "exit_status": error.exit_status}
+
+
+class ControlServer:
+    """Accepts clients, checks who they are, hands requests to `answer` and sends back what it gives.
+
+    A request may come with one open file: its number is the request's "descriptor", else None. It is closed after it.
+    "is_owner" tells root and the daemon's own user from the members of the group.
+    """
+
+    def __init__(self, path: Path, loop: Loop, answer: Callable[[Mapping[str, Any]], Answer | Later]) -> None:
         self._path = path
         self._loop = loop
         self._answer = answer
@@ -56,8 +86,12 @@ class ControlServer:
     def admit_group(self, name: str | None) -> None:
         """Let the members of a group ask, besides root. HostError where there is no such group."""
         self._group = group_id(name)
-        os.chown(self._path, -1, 0 if self._group is None else self._group)
-        self._path.chmod(0o600 if self._group is None else 0o660)
+        mode = 0o600 if self._group is None else 0o660
+        try:
+            os.chown(self._path, -1, self._group or 0)
+        except PermissionError:  # a user can give files to its own groups only; who asks is looked at all the same
+            mode = 0o600 if self._group is None else 0o666
+        self._path.chmod(mode)
 
     def close(self) -> None:
         """Stop listening, and leave no socket behind."""
@@ -77,48 +111,70 @@ class ControlServer:
             client.close()
             return
         client.setblocking(False)
-        self._clients.add(_Client(client, self._loop, self._reply, self._clients.discard))
+        is_owner = _is_owner(client)
+
+        def reply(line: bytes, descriptor: int | None) -> Answer | Later:
+            try:
+                return self._answer(parse_request(line) | {"descriptor": descriptor, "is_owner": is_owner})
+            except DoorwardError as error:
+                return _refusal(error)
+
+        self._clients.add(_Client(client, self._loop, reply, self._clients.discard))
 
     def _may_ask(self, client: socket.socket) -> bool:
-        _, user, group = _CREDENTIALS.unpack(
-            client.getsockopt(socket.SOL_SOCKET, socket.SO_PEERCRED, _CREDENTIALS.size)
-        )
-        return user in (0, os.geteuid()) or (self._group is not None and self._group in {group, *_groups(client)})
-
-    def _reply(self, line: bytes) -> Answer:
-        try:
-            return self._answer(parse_request(line))
-        except DoorwardError as error:
-            return {"error": str(error), "exit_status": error.exit_status}
+        group: int = _credentials(client)[2]
+        return _is_owner(client) or (self._group is not None and self._group in {group, *_groups(client)})
 
 
 class _Client:
     """One connection: gathers a line, answers, waits for the next."""
 
     def __init__(
-        self, sock: socket.socket, loop: Loop, reply: Callable[[bytes], Answer], left: Callable[[_Client], None]
+        self,
+        sock: socket.socket,
+        loop: Loop,
+        reply: Callable[[bytes, int | None], Answer | Later],
+        left: Callable[[_Client], None],
     ) -> None:
         self._socket, self._loop, self._reply, self._left = sock, loop, reply, left
         self._buffer = b""
+        self._descriptors: list[int] = []
+        self._waits = False
         self._heard_s = loop.now_s()
         loop.on_readable(sock.fileno(), self._read)
         loop.at(self._heard_s + PATIENCE_S, self._check_patience)
 
     def _read(self) -> None:
         try:
-            part = self._socket.recv(MAX_REQUEST_BYTES)
+            part, came, _, _ = socket.recv_fds(self._socket, MAX_REQUEST_BYTES, 1)
         except OSError:
-            part = b""
+            part, came = b"", []
+        self._descriptors += came
         self._heard_s = self._loop.now_s()
         self._buffer += part
         lines = self._buffer.split(b"\n")
         self._buffer = lines.pop()
         for line in lines:
-            if not self._send(self._reply(line)):
+            answer = self._reply(line, self._descriptors[0] if self._descriptors else None)
+            self._drop_descriptors()
+            if isinstance(answer, Later):
+                self._waits = True
+                answer.when_ready(self._send_late)
+            elif not self._send(answer):
                 self.close()
                 return
-        if not part or len(self._buffer) > MAX_REQUEST_BYTES:
+        if not part or len(self._buffer) > MAX_REQUEST_BYTES or len(self._descriptors) > 1:
             self.close()
+
+    def _send_late(self, answer: Answer) -> None:
+        self._waits = False
+        self._heard_s = self._loop.now_s()
+        if self._socket.fileno() >= 0 and not self._send(answer):
+            self.close()
+
+    def _drop_descriptors(self) -> None:
+        while self._descriptors:
+            os.close(self._descriptors.pop())
 
     def _send(self, answer: Answer) -> bool:
         # A full table of openings is a few megabytes; a client that does not read it may not hold the daemon.
@@ -133,17 +189,31 @@ class _Client:
     def _check_patience(self) -> None:
         if self._socket.fileno() < 0:
             return
-        if self._loop.now_s() - self._heard_s >= PATIENCE_S:
-            self.close()
-        else:
+        if self._loop.now_s() - self._heard_s < PATIENCE_S:
             self._loop.at(self._heard_s + PATIENCE_S, self._check_patience)
+        elif self._waits:  # for the daemon, which tells in the end
+            self._loop.at(self._loop.now_s() + PATIENCE_S, self._check_patience)
+        else:
+            self.close()
 
     def close(self) -> None:
         """Leave this client."""
         if self._socket.fileno() >= 0:
+            self._drop_descriptors()
             self._loop.forget(self._socket.fileno())
             self._socket.close()
             self._left(self)
+
+
+def _credentials(client: socket.socket) -> tuple[int, int, int]:
+    """Give the process, the user and the group at the other end."""
+    raw = client.getsockopt(socket.SOL_SOCKET, socket.SO_PEERCRED, _CREDENTIALS.size)
+    process, user, group = _CREDENTIALS.unpack(raw)
+    return process, user, group
+
+
+def _is_owner(client: socket.socket) -> bool:
+    return _credentials(client)[1] in (0, os.geteuid())
 
 
 def _groups(client: socket.socket) -> tuple[int, ...]:
@@ -189,13 +259,18 @@ def answering(path: Path) -> int | None:
     return process
 
 
-def ask(path: Path, request: Answer) -> Answer:
-    """Ask the daemon, as a command does. AnswerNo where none runs; its own refusals come as they are."""
+def ask(path: Path, request: Answer, *, descriptor: int | None = None, patience_s: float | None = PATIENCE_S) -> Answer:
+    """Ask the daemon, as a command does. AnswerNo where none runs; its own refusals come as they are.
+
+    `descriptor` is an open file that goes with the request.
+    """
     with socket.socket(socket.AF_UNIX, socket.SOCK_STREAM | socket.SOCK_CLOEXEC) as sock:
-        sock.settimeout(PATIENCE_S)
+        sock.settimeout(patience_s)
         try:
             sock.connect(str(path))
-            sock.sendall(json.dumps(request).encode() + b"\n")
+            line = json.dumps(request).encode() + b"\n"
+            sent = 0 if descriptor is None else socket.send_fds(sock, [line], [descriptor])
+            sock.sendall(line[sent:])
             with sock.makefile("rb") as replies:
                 raw = replies.readline()
         except (PermissionError, ConnectionResetError, BrokenPipeError):

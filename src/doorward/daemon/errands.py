@@ -1,68 +1,103 @@
-"""The doors' commands, as the daemon has them run: a runner while some door has any, and its reports in the log."""
+"""The doors' commands, as the daemon has them run, and what the process that runs them reports in the log."""
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+import os
+from collections.abc import Callable, Iterable
 from pathlib import Path
+from typing import NamedTuple
 
+from doorward.config.files import read
 from doorward.daemon.commands import DoorCommands
 from doorward.daemon.log import Log
 from doorward.daemon.loop import Loop
 from doorward.daemon.runner import Report, Runner
 from doorward.model import Address, Door
 
+LAST_COMMANDS_S = 2.0  # at the end: for commands that run; what is not known to have ended stays owed
+
+
+class _Errand(NamedTuple):
+    door: str
+    address: Address
+    what: str
+    then: Callable[[], None]
+
 
 class Errands:
-    """Takes new doors at each load; what an old runner was told it still does."""
+    """Begin it before rights are given up: the commands run with those that it finds, and come from `config`."""
 
-    def __init__(self, loop: Loop, log: Log, lock: Path) -> None:
-        self._loop, self._log, self._lock = loop, log, lock
-        self._first = True
+    def __init__(self, loop: Loop, log: Log, config: Path, lock: Path) -> None:
+        self.loop, self._log, self._config, self._lock = loop, log, config, lock
+        self._user = os.geteuid()
         self._commands: dict[str, DoorCommands] = {}
-        self._runner: Runner | None = None
-        self._doors: dict[int, str] = {}
+        self._running: dict[int, _Errand] = {}  # by the runner's number
+        self._runner = self._new_runner(first=True)
 
     def take(self, doors: Iterable[Door]) -> None:
-        """Go over to the commands of these doors."""
-        commands = {
-            door.name: DoorCommands(
-                door.on_open or None, door.on_open or None, door.on_close or None, door.on_close or None
-            )
-            for door in doors
-            if door.on_open or door.on_close
-        }
-        if commands != self._commands:
-            if self._runner is not None:
-                self._runner.finish()  # it reports to its end beside the next
-                self._runner = None
-            self._commands = commands
-            self._start()
+        """Go over to the commands of these doors, which the runner reads for itself; what it was told it still does."""
+        before, self._commands = self._commands, commands_of(doors)
+        if before or self._commands:
+            self._runner.reload()
 
-    def run(self, door: str, address: Address, what: str) -> None:
-        """Have a door's command for "open" or "close" run, if it has one."""
+    def run(self, door: str, address: Address, what: str, then: Callable[[], None] = lambda: None) -> None:
+        """Have a door's command for "open" or "close" run, if it has one; `then` is called when it has ended."""
         commands = self._commands.get(door)
-        if self._runner is not None and commands is not None and commands.of(what, address) is not None:
-            self._doors[self._runner.run(door, address, what)] = door
+        if commands is not None and commands.of(what, address) is not None:
+            self._start(_Errand(door, address, what, then))
+        else:
+            then()
+
+    def drain(self) -> None:
+        """Wait a moment for what runs; the runner ends it in any case, and nobody is told."""
+        self._runner.drain(LAST_COMMANDS_S)
 
     def close(self) -> None:
         """Let the runner go once its commands have ended."""
-        if self._runner is not None:
-            self._runner.close()
-            self._runner = None
+        self._runner.close()
 
-    def _start(self) -> None:
-        if self._commands:
-            self._runner = Runner(self._commands, self._loop, self._report, self._lock, first=self._first)
-            self._first = False
+    def _new_runner(self, *, first: bool) -> Runner:
+        config = self._config
+        return Runner(
+            {}, self.loop, self._report, self._lock, first=first, source=lambda: commands_of(read(config).doors)
+        )
 
     def _report(self, report: Report) -> None:
-        door = self._doors.get(report.number, "")
+        errand = self._running.get(report.number)
+        door = errand.door if errand else ""
         if report.event == "gone":
-            self._log.say(f"{report.text}; starting it again", "error")
-            self._start()
+            self._replace(report.text)
+        elif report.event == "unread":
+            self._log.say(f"{report.text}; the commands stay as they were", "error")
         elif report.event != "done":
             self._log.say(f"{door}: {report.event}: {report.text}")
         else:
-            self._doors.pop(report.number, None)
             if report.status:
                 self._log.say(f"{door}: the command ended with status {report.status}", "error")
+            if self._running.pop(report.number, None) is not None and errand is not None:
+                errand.then()
+
+    def _replace(self, why: str) -> None:
+        rights = "" if os.geteuid() == self._user else ", with the daemon's few rights: restart it, to run as before"
+        self._log.say(f"{why}; starting it again{rights}", "error")
+        self._runner = self._new_runner(first=False)
+        if self._commands:
+            self._runner.reload()
+        owed = [errand for errand in self._running.values() if errand.what == "close"]  # a second time, if need be
+        self._running.clear()
+        for errand in owed:
+            self._start(errand)
+
+    def _start(self, errand: _Errand) -> None:
+        self._running[self._runner.run(errand.door, errand.address, errand.what)] = errand
+
+
+def commands_of(doors: Iterable[Door]) -> dict[str, DoorCommands]:
+    """Give the commands of those doors that have any, the same for both families."""
+    return {
+        door.name: DoorCommands(
+            door.on_open or None, door.on_open or None, door.on_close or None, door.on_close or None
+        )
+        for door in doors
+        if door.on_open or door.on_close
+    }

@@ -1,7 +1,8 @@
 """Reading, compiling and loading a configuration, in a child process.
 
 The parsed file, the tables and libnftables' trees are large for a moment; in a child they are gone with it, and
-the daemon stays as small with 10,000 doors as with one. The child sends back what the daemon needs to know.
+the daemon stays as small with 10,000 doors as with one. The child sends back what the daemon needs to know, and
+leaves the gate's text in a file (kept.py), from which it can be put back.
 """
 
 from __future__ import annotations
@@ -12,30 +13,59 @@ import os
 import pickle
 import signal
 import traceback
-from dataclasses import dataclass
+from collections.abc import Callable
+from contextlib import closing
+from dataclasses import dataclass, replace
 from pathlib import Path
+from typing import Generic, NamedTuple, Protocol, TypeVar, cast
 
 from doorward.automaton.compile import compile_doors
-from doorward.config.files import group_id, read
+from doorward.config.files import exposure, group_id, read
 from doorward.config.schema import DEFAULT_CAPACITY, Configuration, Gate, WrongPort
+from doorward.daemon import kept
 from doorward.errors import DoorwardError, HostError
 from doorward.gate.connections import standing_connections
 from doorward.gate.nft import NftFilter
 from doorward.gate.plan import Remaining
 from doorward.gate.ruleset import Ruleset, compile_ruleset, default_capacity
+from doorward.gate.watch import Watch, fingerprint, own_process
 from doorward.model import Door
 
 _PR_SET_PDEATHSIG = 1  # linux/prctl.h
 
 
+class Commit(NamedTuple):
+    """What a child put into the kernel: by which process (gate/watch.py), and its rules' fingerprint, if it is sure."""
+
+    process: int
+    fingerprint: bytes
+
+
+class Outcome(Protocol):
+    """What every child that changes the gate tells."""
+
+    @property
+    def commit(self) -> Commit:
+        """What it put there."""
+
+
+T = TypeVar("T", bound=Outcome)
+
+
 @dataclass(frozen=True, slots=True)
 class Loaded:
-    """What the daemon knows of the gate: settings, doors without their sequences, and the last states' doors."""
+    """What the daemon knows of the gate: settings, doors without their sequences, and the last states' doors.
+
+    `not_kept` says why its text could not be kept, and is empty where it was; `warning` who can read the sequences.
+    """
 
     gate: Gate
     doors: tuple[Door, ...]
     generation: str
     states: dict[int, tuple[int, ...]]
+    commit: Commit
+    not_kept: str = ""
+    warning: str = ""
 
     def summary(self) -> str:
         """Say in a few words what is loaded."""
@@ -56,14 +86,23 @@ def compile_configuration(configuration: Configuration, memory: int) -> Ruleset:
     return compile_ruleset(configuration.doors, automaton, gate, capacity)
 
 
-class Loading:
-    """A child that loads `path`; wait until its descriptor can be read, then take the result."""
+class PutBack(NamedTuple):
+    """A gate that was put back as it was last loaded."""
 
-    def __init__(self, path: Path, restore: Remaining) -> None:
+    commit: Commit
+
+
+class Loading(Generic[T]):
+    """A child that changes the gate by `work`; wait until its descriptor can be read, then take the result.
+
+    Of the parent's descriptors the child has but `needed`.
+    """
+
+    def __init__(self, work: Callable[[], T], needed: int | None = None) -> None:
         self._read, write = os.pipe()
-        self._pid = os.fork()
-        if self._pid == 0:
-            _child(write, path, restore)
+        self.pid = os.fork()
+        if self.pid == 0:
+            _child(write, work, needed)
         os.close(write)
         self._parts: list[bytes] = []
 
@@ -73,8 +112,8 @@ class Loading:
 
     def abandon(self) -> None:
         """End the child, whatever it is at; nft's transaction is whole or not at all."""
-        os.kill(self._pid, signal.SIGKILL)
-        os.waitpid(self._pid, 0)
+        os.kill(self.pid, signal.SIGKILL)
+        os.waitpid(self.pid, 0)
         os.close(self._read)
 
     def advance(self) -> bool:
@@ -83,37 +122,39 @@ class Loading:
         self._parts.append(part)
         return not part
 
-    def result(self) -> Loaded:
-        """Wait for the child and give what it loaded, or raise its DoorwardError."""
+    def result(self) -> T:
+        """Wait for the child and give what it tells, or raise its DoorwardError."""
         while not self._parts or self._parts[-1]:
             self.advance()
         os.close(self._read)
-        _, status = os.waitpid(self._pid, 0)
+        _, status = os.waitpid(self.pid, 0)
         raw = b"".join(self._parts)
         if code := os.waitstatus_to_exitcode(status):
             raise HostError(f"the loading process ended with status {code}; is there memory left? nothing was changed")
         outcome = pickle.loads(raw)  # noqa: S301 - from our own child, over our own pipe
         if isinstance(outcome, DoorwardError):
             raise outcome
-        assert isinstance(outcome, Loaded)  # noqa: S101
-        return outcome
+        return cast(T, outcome)
 
 
-def _child(write: int, path: Path, restore: Remaining) -> None:
-    """Load, send the outcome, end without running the parent's clean-up."""
+def _child(write: int, work: Callable[[], T], needed: int | None) -> None:
+    """Work, send the outcome, end without running the parent's clean-up."""
     status = 1
     signal.set_wakeup_fd(-1)
     for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP):
         signal.signal(number, signal.SIG_DFL)
     ctypes.CDLL(None).prctl(_PR_SET_PDEATHSIG, signal.SIGKILL)  # a load without its daemon would surprise the next
     # What the daemon holds (above all its netlink sockets, which are its lock) must not outlive it here.
-    os.closerange(3, write)
-    os.closerange(write + 1, os.sysconf("SC_OPEN_MAX"))
+    following = 3
+    for descriptor in sorted({write, needed or write}):
+        os.closerange(following, descriptor)
+        following = descriptor + 1
+    os.closerange(following, os.sysconf("SC_OPEN_MAX"))
     gc.disable()  # trees of millions of objects, none of them garbage: collecting doubles the time
     try:
-        outcome: Loaded | DoorwardError
+        outcome: T | DoorwardError
         try:
-            outcome = _load(path, restore)
+            outcome = work()
         except DoorwardError as error:
             outcome = error
         with os.fdopen(write, "wb") as pipe:
@@ -127,11 +168,42 @@ def _child(write: int, path: Path, restore: Remaining) -> None:
         os._exit(status)
 
 
-def _load(path: Path, restore: Remaining) -> Loaded:
+def load_file(path: Path, restore: Remaining, keep: Path) -> Loaded:
+    """Load a configuration file; what a child does at the start and at a reload."""
     configuration = read(path)
+    loaded = load(configuration, restore, keep)
+    exposed = exposure(path) if any(door.knock for door in configuration.doors) else None
+    return replace(loaded, warning=f"{path}: {exposed[0]}; {exposed[1]}") if exposed else loaded
+
+
+def load(configuration: Configuration, restore: Remaining, keep: Path) -> Loaded:
+    """Compile and load a configuration, with `restore` as its openings, and keep its text in the file `keep`."""
     ruleset = compile_configuration(configuration, memory_bytes())
     group_id(configuration.gate.control_group)  # before anything is changed
-    NftFilter().load(ruleset, restore, standing_connections())
+    not_kept = kept.prepare(keep, ruleset.for_boot())
+    try:
+        commit = _watched(lambda: NftFilter().load(ruleset, restore, standing_connections()))
+    except DoorwardError:
+        kept.forget(keep)
+        raise
+    not_kept = not_kept or kept.commit(keep)
     shared = {door.opens: door.opens for door in configuration.doors}  # most doors open the same: keep one copy
     doors = tuple(door._replace(knock=(), opens=shared[door.opens]) for door in configuration.doors)
-    return Loaded(configuration.gate, doors, ruleset.generation, ruleset.states)
+    return Loaded(configuration.gate, doors, ruleset.generation, ruleset.states, commit, not_kept)
+
+
+def put_back(keep: Path, restore: Remaining) -> PutBack:
+    """Load the text that was kept; what a child does where another program changed the gate."""
+    text = kept.text(keep)
+    return PutBack(_watched(lambda: NftFilter().put_back(text, restore, standing_connections())))
+
+
+def _watched(change: Callable[[], None]) -> Commit:
+    """Change the gate, and tell what is there then; without a fingerprint where others changed it meanwhile."""
+    own = own_process()
+    with closing(Watch()) as watch:
+        watch.spare(os.getpid())
+        change()
+        found, told = fingerprint(), watch.read()
+    is_sure = told is not None and all(each.process == own or each.harm != "rules" for each in told)
+    return Commit(own, found if is_sure else b"")

@@ -13,6 +13,11 @@ from typing import TextIO
 from doorward.config.duration import format_duration
 from doorward.model import Opening
 
+# Of each kind of line so many a second, after so many at once: a crowd of strangers must not fill the disk. What is
+# left out here still stands in the ledger.
+LINES_PER_S, LINES_AT_ONCE = 100, 1000
+TELL_AFTER_S = 1.0  # how long lines that are left out are counted before the count is told
+
 _TEXT = {
     "opened": "opened {door} to {address} for {for} ({ports}), by {by}",
     "prolonged": "prolonged {door} for {address} to {for} more, by {by}",
@@ -29,6 +34,9 @@ class Log:
         self._json = form == "json"
         self._stream = stream or sys.stderr
         self._stamp = "JOURNAL_STREAM" not in os.environ
+        self._limits = {event: LineLimit() for event in _TEXT}
+        self._left_out: dict[str, int] = {}
+        self.due_s = float("inf")  # when `tell_left_out` is to be called, on CLOCK_MONOTONIC's scale
 
     def say(self, message: str, level: str = "info") -> None:
         """Write a message in words: what was done, or what is wrong and what to do."""
@@ -42,7 +50,22 @@ class Log:
         )
 
     def event(self, event: str, fields: Mapping[str, object]) -> None:
-        """Write one line."""
+        """Write one line, or count it where there are too many of its kind."""
+        now_s = time.monotonic()
+        if event in self._limits and not self._limits[event].admits(now_s):
+            self._left_out[event] = self._left_out.get(event, 0) + 1
+            self.due_s = min(self.due_s, now_s + TELL_AFTER_S)
+            return
+        self._write(event, fields)
+
+    def tell_left_out(self) -> None:
+        """Say how many lines of each kind were left out since the last time."""
+        counted = ", ".join(f"{count} {event!r}" for event, count in self._left_out.items())
+        self._left_out, self.due_s = {}, float("inf")
+        if counted:
+            self.say(f"too many lines at once, these were left out: {counted}; `doorward log` has them", "warning")
+
+    def _write(self, event: str, fields: Mapping[str, object]) -> None:
         stamp = datetime.fromtimestamp(time.time(), UTC)
         if self._json:
             text = json.dumps({"time": stamp.isoformat(timespec="milliseconds"), "event": event, **fields})
@@ -55,6 +78,22 @@ class Log:
             self._stream.flush()
         except OSError:  # a log that nobody takes any more must not end the daemon
             pass
+
+
+class LineLimit:
+    """A token bucket for lines of one kind."""
+
+    def __init__(self) -> None:
+        self._tokens, self._counted_s = float(LINES_AT_ONCE), float("-inf")
+
+    def admits(self, now_s: float) -> bool:
+        """Count one line at `now_s`; False where it is one too many."""
+        self._tokens = min(LINES_AT_ONCE, self._tokens + (now_s - self._counted_s) * LINES_PER_S)
+        self._counted_s = now_s
+        if self._tokens < 1:
+            return False
+        self._tokens -= 1
+        return True
 
 
 def text_of(event: str, fields: Mapping[str, object]) -> str:

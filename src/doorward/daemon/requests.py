@@ -1,4 +1,4 @@
-"""What the daemon answers on its control socket: status, open, close."""
+"""What the daemon answers on its control socket: status, open, close, and what renewal.py does."""
 
 from __future__ import annotations
 
@@ -8,6 +8,8 @@ from ipaddress import IPv6Address, ip_address
 from typing import TYPE_CHECKING, Any
 
 from doorward.config.duration import parse_duration_ms
+from doorward.daemon import renewal
+from doorward.daemon.control import Answer, Later
 from doorward.errors import AnswerNo, DoorwardError, UsageError
 from doorward.gate.connections import cut
 from doorward.model import Address, Opening
@@ -18,11 +20,13 @@ if TYPE_CHECKING:
 MAX_FOR_MS = 365 * 86_400_000  # the kernel's timers take more, but nobody means it
 
 
-def answer(daemon: Daemon, request: Mapping[str, Any]) -> dict[str, Any]:
+def answer(daemon: Daemon, request: Mapping[str, Any]) -> Answer | Later:
     """Answer one request, or raise a DoorwardError that is the answer."""
     handler = _HANDLERS.get(request["command"])
     if handler is None:
         raise UsageError(f"{request['command']!r} is nothing that the daemon does; it does {', '.join(_HANDLERS)}")
+    if handler in _OWNERS and not request.get("is_owner"):
+        raise UsageError("changing the whole gate is for root; [gate] control_group opens and closes doors")
     return handler(daemon, request)
 
 
@@ -35,6 +39,8 @@ def _status(daemon: Daemon, _: Mapping[str, Any]) -> dict[str, Any]:
         "counters": daemon.filter.counters(),
         "log_overflows": daemon.missed,
         "ledger_trouble": daemon.ledger.trouble,
+        "config": str(daemon.config),
+        "trial": None if daemon.trial is None else daemon.trial.described(),
     }
 
 
@@ -46,10 +52,13 @@ def _open(daemon: Daemon, request: Mapping[str, Any]) -> dict[str, Any]:
     now_s = daemon.loop.now_s()
     opening = Opening(door.name, _address(request), door.opens, now_s, now_s + for_ms / 1000, "hand")
     if not door.is_opening:
-        daemon.record_errand(opening)
+        with daemon.recording():
+            daemon.record_errand(opening)
         return {"opening": _opening(daemon, opening._replace(until_s=now_s))}
     was = daemon.book.get(door.name, opening.address)
-    daemon.record_opening(opening)  # the ledger first: after a crash it can still tell
+    with daemon.recording():
+        daemon.record_opening(opening)
+    daemon.ledger.secure()  # the ledger first: after a crash it can still tell
     try:
         daemon.settle(opening.elements())
     except DoorwardError:
@@ -77,11 +86,17 @@ def _close(daemon: Daemon, request: Mapping[str, Any]) -> dict[str, Any]:
     return {"cut": cut(address, opening.ports) if request.get("cut") is True else 0}
 
 
-_HANDLERS: dict[str, Callable[[Daemon, Mapping[str, Any]], dict[str, Any]]] = {
+_HANDLERS: dict[str, Callable[[Daemon, Mapping[str, Any]], Answer | Later]] = {
     "status": _status,
     "open": _open,
     "close": _close,
+    "apply": renewal.apply,
+    "confirm": renewal.confirm,
+    "installed": renewal.installed,
 }
+
+
+_OWNERS = (renewal.apply, renewal.confirm, renewal.installed)
 
 
 def _opening(daemon: Daemon, opening: Opening) -> dict[str, Any]:

@@ -1,8 +1,9 @@
 """A small process that runs the doors' commands, and nothing else.
 
-It is told only (door, address, open or close) and has the commands from the configuration itself, so whoever takes
-over the part that reads strangers' bytes still cannot choose a program. No process waits for an opening to end: a
-command starts when it is due.
+It is told only (door, address, open or close), or to read the configuration again, and has the commands from there
+itself: whoever takes over the daemon or the part that reads strangers' bytes can choose neither a program nor a file.
+It keeps the rights that it was started with, also where the daemon gives up its own. No process waits for an opening
+to end: a command starts when it is due.
 """
 
 from __future__ import annotations
@@ -18,12 +19,15 @@ import subprocess
 from collections import deque
 from collections.abc import Callable
 from contextlib import suppress
+from functools import partial
 from ipaddress import ip_address
 from pathlib import Path
 from typing import Any, NamedTuple
 
+from doorward.daemon.apart import in_child
 from doorward.daemon.commands import Command, Commands, argv_of, filled, text_of
 from doorward.daemon.loop import Loop
+from doorward.errors import DoorwardError
 from doorward.model import Address
 
 MAX_AT_ONCE = 32  # commands that run side by side; more wait their turn
@@ -34,7 +38,7 @@ _MESSAGE_BYTES = 1 << 16
 
 
 class Report(NamedTuple):
-    """What the runner tells: "running", "output", "done" (`status` is the exit status), or "hangs"."""
+    """What the runner tells: "running", "output", "done" (`status` is the exit status), "hangs", or "unread"."""
 
     number: int
     event: str
@@ -42,13 +46,26 @@ class Report(NamedTuple):
     status: int
 
 
+Source = Callable[[], Commands]
+
+
 class Runner:
-    """The parent's side. `on_report` is called from the loop for each report."""
+    """The parent's side. `on_report` is called from the loop for each report.
+
+    It begins with `commands`, and `reload` has it take those that `source` gives.
+    """
 
     _numbers = itertools.count(1)  # of all runners: one may still report when the next has begun
 
     def __init__(
-        self, commands: Commands, loop: Loop, on_report: Callable[[Report], None], lock: Path, *, first: bool
+        self,
+        commands: Commands,
+        loop: Loop,
+        on_report: Callable[[Report], None],
+        lock: Path,
+        *,
+        first: bool,
+        source: Source | None = None,
     ) -> None:
         self._loop, self._on_report = loop, on_report
         self._waiting: deque[bytes] = deque()
@@ -57,18 +74,18 @@ class Runner:
         ours, theirs = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
         self.pid = os.fork()
         if self.pid == 0:
-            _serve(theirs.detach(), commands, lock, first=first)
+            _serve(theirs.detach(), commands, source, lock, first=first)
         theirs.close()
         self._socket = ours
         loop.on_readable(ours.fileno(), self._read)
 
     def run(self, door: str, address: Address, what: str) -> int:
         """Have a door's command run; give the number that its reports will carry."""
-        number = next(self._numbers)
-        request = {"number": number, "door": door, "address": str(address), "what": what}
-        self._waiting.append(json.dumps(request).encode())
-        self._send()
-        return number
+        return self._ask(door=door, address=str(address), what=what)
+
+    def reload(self) -> None:
+        """Have it read the commands anew, for all that it is asked from now on; "unread" tells that it could not."""
+        self._ask(what="reload")
 
     def finish(self) -> None:
         """Take no more requests, report on those that there are, and end then."""
@@ -96,6 +113,12 @@ class Runner:
                         self._socket.send(self._waiting.popleft())
             self._loop.forget(self._socket.fileno())
             self._socket.close()
+
+    def _ask(self, **request: str) -> int:
+        number = next(self._numbers)
+        self._waiting.append(json.dumps({"number": number, **request}).encode())
+        self._send()
+        return number
 
     def _send(self) -> None:
         """Ask for what waits. Both sides would wait for ever, each for the other to read, were it all at once."""
@@ -133,10 +156,13 @@ class _Running(NamedTuple):
 class _Server:
     """The child's side."""
 
-    def __init__(self, sock: socket.socket, commands: Commands) -> None:
+    def __init__(
+        self, sock: socket.socket, commands: Commands, source: Source | None, begin: Callable[[], None]
+    ) -> None:
         self.loop = Loop()
-        self._socket, self._commands = sock, commands
-        self._waiting: deque[tuple[int, str, Address, str]] = deque()
+        self._begin: Callable[[], None] | None = begin  # called before the first request is looked at
+        self._socket, self._commands, self._source = sock, commands, source
+        self._waiting: deque[tuple[int, tuple[str, Address], Command]] = deque()
         self._running: dict[int, _Running] = {}
         self._asked = True
         self.loop.on_readable(sock.fileno(), self._read)
@@ -148,10 +174,32 @@ class _Server:
             self._asked = False
             self._next()
             return
+        if self._begin is not None:
+            self._begin()
+            self._begin = None
         request: dict[str, Any] = json.loads(raw)
-        what = "open" if request["what"] == "open" else "close"
-        self._waiting.append((int(request["number"]), request["door"], ip_address(request["address"]), what))
+        if request["what"] == "reload":
+            self._reload(int(request["number"]))
+        else:
+            self._take(int(request["number"]), request["door"], ip_address(request["address"]), request["what"])
         self._next()
+
+    def _take(self, number: int, door: str, address: Address, what: str) -> None:
+        """Choose the command now: what was asked for before a reload is what the configuration said then."""
+        known = self._commands.get(door)
+        command = known.of("open" if what == "open" else "close", address) if known else None
+        if command:
+            self._waiting.append((number, (door, address), filled(command, address)))
+        else:
+            self._tell(number, "done", "" if known else f"{door}: the configuration has no such door", 0)
+
+    def _reload(self, number: int) -> None:
+        try:
+            if self._source is not None:
+                self._commands = in_child(self._source)
+        except DoorwardError as error:
+            self._tell(number, "unread", str(error)[:MAX_OUTPUT_BYTES], 0)
+        self._tell(number, "done", "", 0)
 
     def _next(self) -> None:
         """Start what may start: in order, one command a door and address at a time."""
@@ -159,17 +207,12 @@ class _Server:
         for entry in list(self._waiting):
             if len(self._running) >= MAX_AT_ONCE:
                 break
-            number, door, address, what = entry
-            if (door, address) in busy:
+            number, key, command = entry
+            if key in busy:
                 continue
-            busy.add((door, address))
+            busy.add(key)
             self._waiting.remove(entry)
-            known = self._commands.get(door)
-            command = known.of(what, address) if known else None
-            if command:
-                self._start(number, (door, address), filled(command, address))
-            else:
-                self._tell(number, "done", "" if known else f"{door}: the configuration has no such door", 0)
+            self._start(number, key, command)
         if not (self._running or self._waiting or self._asked):
             self.loop.stop()
 
@@ -235,13 +278,14 @@ def _wait_for_orphans(lock: Path, *, first: bool) -> None:
     be made, nothing is waited for.
     """
     with suppress(OSError):
-        held = os.open(lock, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
+        # The folder may be a lesser user's, who could have left a link to some other file there.
+        held = os.open(lock, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC | os.O_NOFOLLOW, 0o600)
         if first:
             fcntl.flock(held, fcntl.LOCK_EX)
         fcntl.flock(held, fcntl.LOCK_SH)  # beside the runner that a reload leaves to finish
 
 
-def _serve(descriptor: int, commands: Commands, lock: Path, *, first: bool) -> None:
+def _serve(descriptor: int, commands: Commands, source: Source | None, lock: Path, *, first: bool) -> None:
     """Run the child until the daemon is gone and every command has ended."""
     status = 1
     try:
@@ -251,9 +295,10 @@ def _serve(descriptor: int, commands: Commands, lock: Path, *, first: bool) -> N
             # Those are for the daemon, which closes the socket; a handler, since what is ignored stays so in commands.
             signal.signal(number, lambda *_: None)
         signal.set_wakeup_fd(-1)
-        _wait_for_orphans(lock, first=first)
         os.umask(0o022)
-        _Server(socket.socket(fileno=descriptor), commands).loop.run()
+        # Not now: a daemon that is refused, since another one runs, must leave no process that waits for that one's.
+        begin = partial(_wait_for_orphans, lock, first=first)
+        _Server(socket.socket(fileno=descriptor), commands, source, begin).loop.run()
         status = 0
     finally:
         os._exit(status)

@@ -20,7 +20,15 @@ from hypothesis import example, given
 from hypothesis import strategies as st
 
 from doorward.daemon import control
-from doorward.daemon.control import MAX_CLIENTS, MAX_REQUEST_BYTES, ControlServer, ask, default_path, parse_request
+from doorward.daemon.control import (
+    MAX_CLIENTS,
+    MAX_REQUEST_BYTES,
+    ControlServer,
+    Later,
+    ask,
+    default_path,
+    parse_request,
+)
 from doorward.daemon.loop import Loop
 from doorward.errors import AnswerNo, HostError, MalformedError, UsageError
 from tests.support.processes import as_nobody, needs_root
@@ -84,7 +92,7 @@ class Served:
         self._thread = threading.Thread(target=self._loop.run)
         self._thread.start()
 
-    def _answer(self, request: Mapping[str, Any]) -> dict[str, Any]:
+    def _answer(self, request: Mapping[str, Any]) -> dict[str, Any] | Later:
         command = request["command"]
         self.asked.append(command)
         if command == "no":
@@ -93,7 +101,22 @@ class Served:
             raise UsageError("there is no such door")
         if command == "host":
             raise HostError("the kernel lacks something")
-        return {"said": "x" * 4_000_000 if command == "much" else command}
+        if command == "read":
+            return {"said": os.pread(request["descriptor"], 100, 0).decode()}
+        if command.startswith("later"):
+            later, outcome = Later(), self._refuse if command == "later no" else lambda: {"said": "at last"}
+            self._loop.at(self._loop.now_s() + 0.1, lambda: later.give_outcome(outcome))
+            return later
+        if command == "whose":
+            return {"said": request["is_owner"]}
+        if command == "at once":
+            later = Later()
+            later.give_outcome(lambda: {"said": "at once"})
+            return later
+        return {"said": "x" * 4_000_000 if command == "much" else request["descriptor"] or command}
+
+    def _refuse(self) -> dict[str, Any]:
+        raise AnswerNo("it was not to be")
 
     def connect(self) -> socket.socket:
         client = socket.socket(socket.AF_UNIX)
@@ -368,6 +391,59 @@ def test_nobody_is_admitted_while_the_socket_is_made(tmp_path: Path, loop: Loop)
         server.close()
     finally:
         os.umask(before)
+
+
+# Files that come with a request, and answers that come later
+
+
+def test_a_file_comes_with_a_request_and_is_closed_after_it(served: Served) -> None:
+    read, write = os.pipe()
+    with tempfile.TemporaryFile() as file:
+        file.write(b"its text")
+        file.flush()
+        assert ask(served.path, {"command": "read"}, descriptor=file.fileno()) == {"said": "its text"}
+    ask(served.path, {"command": "any"}, descriptor=write)
+    os.close(write)
+    assert os.read(read, 1) == b""  # nobody holds the other end any more
+    os.close(read)
+
+
+def test_no_number_in_a_request_is_taken_for_a_file(served: Served) -> None:
+    assert ask(served.path, {"command": "any", "descriptor": 1}) == {"said": "any"}
+
+
+@needs_root
+def test_members_of_the_group_are_not_taken_for_the_owner(served: Served) -> None:
+    served.server.admit_group(grp.getgrgid(os.getegid()).gr_name)
+    served.path.chmod(0o666)
+    forged = {"command": "whose", "is_owner": True}
+    assert ask(served.path, forged) == {"said": True}
+    assert as_nobody(lambda: ask(served.path, forged), [os.getegid()]) == {"said": False}
+
+
+def test_files_without_a_request_are_not_gathered(served: Served) -> None:
+    read, write = os.pipe()
+    with served.connect() as client:
+        with suppress(OSError):
+            for _ in range(10):
+                socket.send_fds(client, [b"{"], [write])
+        assert is_left(client)
+    os.close(write)
+    assert os.read(read, 1) == b""
+    os.close(read)
+
+
+def test_an_answer_that_comes_later_keeps_nobody_waiting(served: Served) -> None:
+    with served.connect() as client:
+        client.sendall(b'{"command": "later"}\n')
+        assert ask(served.path, {"command": "status"}) == {"said": "status"}
+        assert line_of(client) == {"said": "at last"}
+    with pytest.raises(AnswerNo, match="it was not to be"):
+        ask(served.path, {"command": "later no"})
+    assert ask(served.path, {"command": "at once"}) == {"said": "at once"}
+    with served.connect() as client:
+        client.sendall(b'{"command": "later"}\n')  # and leaves
+    assert ask(served.path, {"command": "later"}) == {"said": "at last"}
 
 
 @pytest.mark.parametrize(

@@ -15,9 +15,11 @@ import pytest
 from doorward.config.files import read
 from doorward.config.schema import Gate, Mode
 from doorward.daemon import loading
-from doorward.daemon.loading import Loaded, Loading, compile_configuration
+from doorward.daemon.loading import Commit, Loaded, Loading, compile_configuration, load_file
 from doorward.errors import ConfigError, HostError, UsageError
 from doorward.gate.nft import NftError, NftFilter
+from doorward.gate.plan import Remaining
+from doorward.gate.watch import fingerprint
 from tests.support.openings import door, element
 from tests.support.processes import open_descriptors, own_namespace
 
@@ -62,28 +64,33 @@ def path(tmp_path: Path) -> Path:
     return path
 
 
+def loading_of(path: Path, restore: Remaining | None = None) -> Loading[Loaded]:
+    return Loading(lambda: load_file(path, restore or {}, path.with_name("gate.nft")))
+
+
 def test_what_the_daemon_learns(path: Path) -> None:
-    loaded = Loading(path, {}).result()
+    loaded = loading_of(path).result()
     ruleset = compile_configuration(read(path), loading.memory_bytes())
     assert loaded == Loaded(
         Gate(Mode.STEALTH, capacity=4096),
         (door("ssh", "22/tcp"), door("web", "22/tcp", for_ms=300_000)),  # the sequences stay in the child
         ruleset.generation,
         ruleset.states,
+        Commit(loaded.commit.process, fingerprint()),
     )
     assert loaded.summary() == "2 doors, mode stealth"
     assert set(loaded.states.values()) == {(0,)}
 
 
 def test_the_gate_stands_and_has_what_was_to_be_restored(path: Path) -> None:
-    Loading(path, {HOME: 60}).result()
+    loading_of(path, {HOME: 60}).result()
     assert NftFilter().elements() == pytest.approx({HOME: 60}, abs=1)
     sizes = {thing.name: thing.size for thing in NftFilter().existing()}
     assert sizes["limiter4"] == 4096
 
 
 def test_the_daemon_can_wait_for_it_beside_other_things(path: Path) -> None:
-    child = Loading(path, {})
+    child = loading_of(path)
     done = False
     while not done:
         assert select.select([child.fileno()], [], [], 30)[0]
@@ -96,7 +103,7 @@ def test_every_fault_of_the_file_comes_back(path: Path) -> None:
     with pytest.raises(ConfigError) as here:
         read(path)
     with pytest.raises(ConfigError) as there:
-        Loading(path, {}).result()
+        loading_of(path).result()
     assert there.value.faults == here.value.faults
     assert len(there.value.faults) == 4
     assert str(there.value) == str(here.value)
@@ -105,13 +112,13 @@ def test_every_fault_of_the_file_comes_back(path: Path) -> None:
 def test_a_missing_file_comes_back_as_what_it_is(path: Path) -> None:
     path.unlink()
     with pytest.raises(UsageError, match="there is no such file"):
-        Loading(path, {}).result()
+        loading_of(path).result()
 
 
 def test_a_group_that_the_host_lacks_is_found_before_anything_is_changed(path: Path) -> None:
     path.write_text(GOOD.replace("[gate]", '[gate]\ncontrol_group = "no-such-group"'))
     with pytest.raises(HostError, match="no group 'no-such-group'"):
-        Loading(path, {}).result()
+        loading_of(path).result()
     assert NftFilter().existing() == []
 
 
@@ -121,7 +128,7 @@ def test_what_nftables_refuses_comes_back_in_its_words(path: Path, monkeypatch: 
 
     monkeypatch.setattr(NftFilter, "load", refuse)
     with pytest.raises(NftError, match="nftables refused: Could not process rule: No buffer space available"):
-        Loading(path, {}).result()
+        loading_of(path).result()
 
 
 def exits(*_: object) -> NoReturn:
@@ -145,11 +152,11 @@ def has_no_memory(*_: object) -> NoReturn:
 def test_a_child_that_dies_changes_nothing(
     path: Path, monkeypatch: pytest.MonkeyPatch, death: Callable[..., NoReturn], status: int
 ) -> None:
-    Loading(path, {HOME: 60}).result()
+    loading_of(path, {HOME: 60}).result()
     before = NftFilter().run("list chains inet"), NftFilter().existing()
     monkeypatch.setattr(loading, "compile_configuration", death)
     with pytest.raises(HostError, match=f"ended with status {status}; .*nothing was changed"):
-        Loading(path, {}).result()
+        loading_of(path).result()
     assert (NftFilter().run("list chains inet"), NftFilter().existing()) == before
     assert NftFilter().elements() == pytest.approx({HOME: 60}, abs=1)
 
@@ -167,4 +174,4 @@ def test_a_child_that_is_killed_while_it_answers(path: Path, monkeypatch: pytest
 
     monkeypatch.setattr(pickle, "dump", half)
     with pytest.raises(HostError, match="ended with status -9"):
-        Loading(path, {}).result()
+        loading_of(path).result()

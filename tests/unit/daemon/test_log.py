@@ -11,13 +11,15 @@ from types import SimpleNamespace
 import pytest
 
 from doorward.daemon import log as module
-from doorward.daemon.log import Log, text_of
+from doorward.daemon.log import LINES_AT_ONCE, LINES_PER_S, TELL_AFTER_S, LineLimit, Log, text_of
 from tests.support.openings import opening
+
+NOW_S = [1000.0]  # of CLOCK_MONOTONIC, for the limit
 
 
 @pytest.fixture(autouse=True)
 def at_noon_in_kathmandu(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
-    monkeypatch.setattr(module, "time", SimpleNamespace(time=lambda: 1_777_616_100.25))
+    monkeypatch.setattr(module, "time", SimpleNamespace(time=lambda: 1_777_616_100.25, monotonic=lambda: NOW_S[0]))
     monkeypatch.delenv("JOURNAL_STREAM", raising=False)
     monkeypatch.setenv("TZ", "XXX-5:45")
     time.tzset()
@@ -135,3 +137,26 @@ def test_a_log_that_nobody_takes_does_not_end_the_daemon() -> None:
 def test_standard_error_is_the_default(capsys: pytest.CaptureFixture[str]) -> None:
     Log("text").say("hello")
     assert capsys.readouterr() == ("", "2026-05-01T12:00:00+0545 hello\n")
+
+
+def test_too_many_lines_of_a_kind_are_counted_and_the_count_is_told() -> None:
+    stream = io.StringIO()
+    log = Log("json", stream)
+    for _ in range(LINES_AT_ONCE + 7):
+        log.event(*REFUSED[1:])
+    log.opening(*OPENED[1:])  # another kind has room of its own
+    assert log.due_s == NOW_S[0] + TELL_AFTER_S
+    log.tell_left_out()
+    lines = [json.loads(line) for line in stream.getvalue().splitlines()]
+    assert [line["event"] for line in lines] == ["refused"] * LINES_AT_ONCE + ["opened", "message"]
+    assert "left out: 7 'refused'" in lines[-1]["message"]
+    assert log.due_s == float("inf")
+    log.tell_left_out()  # nothing more to tell
+    assert len(stream.getvalue().splitlines()) == len(lines)
+
+
+def test_the_limit_lets_so_many_lines_a_second_through_again() -> None:
+    limit = LineLimit()
+    assert [limit.admits(5.0) for _ in range(LINES_AT_ONCE + 1)] == [True] * LINES_AT_ONCE + [False]
+    assert sum(limit.admits(6.0) for _ in range(2 * LINES_PER_S)) == LINES_PER_S
+    assert sum(limit.admits(1e6) for _ in range(2 * LINES_AT_ONCE)) == LINES_AT_ONCE

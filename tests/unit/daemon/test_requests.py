@@ -6,78 +6,18 @@ import os
 import time
 from collections.abc import Iterator
 from pathlib import Path
-from typing import Any
 
 import pytest
 
-from doorward.config.schema import Gate
-from doorward.daemon import requests
-from doorward.daemon.app import Daemon
-from doorward.daemon.book import Book
-from doorward.daemon.errands import Errands
-from doorward.daemon.loading import Loaded
 from doorward.daemon.log import Log
-from doorward.daemon.loop import Loop
 from doorward.errors import AnswerNo, DoorwardError, HostError, UsageError
-from doorward.gate.memory import MemoryFilter
 from doorward.gate.plan import Changes
 from doorward.gate.ruleset import COUNTERS
-from doorward.ledger import Ledger, read_records
+from doorward.ledger import Ledger
 from doorward.model import Element
-from tests.support.openings import door, element
+from tests.support.inside_daemon import InsideDaemon
+from tests.support.openings import element
 from tests.support.processes import own_namespace
-
-DOORS = (door("ssh", "22/tcp"), door("web", "80/tcp 443/tcp", for_ms=600_000), door("admin", "22/tcp 80/tcp"))
-
-
-class Stuck(MemoryFilter):
-    """Refuses every change while it is `stuck`."""
-
-    stuck = False
-
-    def apply(self, changes: Changes) -> None:
-        if self.stuck:
-            raise HostError("nftables refused: stuck")
-        super().apply(changes)
-
-
-class InsideDaemon(Daemon):
-    """The daemon's inside, with a filter in memory and nothing that listens."""
-
-    filter: Stuck  # type: ignore[assignment]
-
-    def __init__(self, ledger: Ledger, log: Log) -> None:
-        self.loop, self.log, self.ledger = Loop(), log, ledger
-        self.book = Book()
-        self.errands = Errands(self.loop, log, ledger.path.with_name("commands.lock"))
-        self.filter = Stuck(self.loop.now_s)
-        self.missed = 0
-        self._timer_s = float("inf")
-        self.loaded = Loaded(Gate(), DOORS, "0123abcd", {})
-        self.doors = {door.name: door for door in DOORS}
-
-    def close(self) -> None:
-        self.ledger.close()
-        self.loop.close()
-
-    def ask(self, command: str, *words: object, **more: object) -> dict[str, Any]:
-        """Ask as `doorward COMMAND DOOR ADDRESS` does."""
-        return requests.answer(
-            self, {"command": command, **dict(zip(("door", "address"), words, strict=False)), **more}
-        )
-
-    def shows(self) -> list[tuple[str, str]]:
-        """Give door and address of each opening in the status."""
-        return [(shown["door"], shown["address"]) for shown in self.ask("status")["openings"]]
-
-    def has(self) -> dict[Element, float]:
-        """Give what the filter has, to the second."""
-        return {entry: round(left_s) for entry, left_s in self.filter.elements().items()}
-
-    def recorded(self) -> list[tuple[object, ...]]:
-        """Give door, address and how it ended of each record."""
-        records = read_records(self.ledger.path, 0, 1000)
-        return [(record.door, record.address, record.detail["closed_by"]) for record in records]
 
 
 @pytest.fixture
@@ -121,7 +61,15 @@ def test_status(daemon: InsideDaemon) -> None:
         "counters": dict.fromkeys(COUNTERS, 0),
         "log_overflows": 0,
         "ledger_trouble": "",
+        "config": str(daemon.config),
+        "trial": None,
     }
+
+
+@pytest.mark.parametrize("command", ["apply", "confirm", "installed"])
+def test_the_whole_gate_is_the_owners(daemon: InsideDaemon, command: str) -> None:
+    with pytest.raises(UsageError, match="changing the whole gate is for root"):
+        daemon.ask(command)
 
 
 def test_for_how_long(daemon: InsideDaemon) -> None:

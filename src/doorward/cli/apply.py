@@ -1,0 +1,77 @@
+"""`doorward apply`."""
+
+from __future__ import annotations
+
+import argparse
+import os
+import sys
+from pathlib import Path
+from typing import Any
+
+from doorward.cli import render
+from doorward.cli.installing import Installation
+from doorward.cli.options import trial_ms
+from doorward.config.files import read_text
+from doorward.config.lines import find_lines
+from doorward.config.strength import warnings
+from doorward.config.toml import parse
+from doorward.daemon.control import ask, default_path
+from doorward.errors import AnswerNo, DoorwardError, UsageError
+
+EXAMPLE = """\
+  # doorward apply new.toml --trial 2m
+  on trial for 2m: 2 doors, mode stealth
+  open a new connection, through a knock, and run `doorward confirm` there;
+  else the gate before comes back
+exit status: 0 it is in force, 1 no daemon runs or a trial does, 2 the file or
+the call is wrong"""
+
+
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    """Declare the command's words."""
+    parser.add_argument("file", metavar="FILE", type=Path, help="the configuration to load, and to install once it is")
+    parser.add_argument(
+        "--trial",
+        metavar="T",
+        type=trial_ms,
+        help="take it back after T, like 2m, unless `doorward confirm` comes first",
+    )
+
+
+def run(args: argparse.Namespace) -> int:
+    """Check, have the daemon load it, and install it unless it is on trial."""
+    text = read_text(args.file)
+    configuration = parse(text, str(args.file))
+    sys.stderr.writelines(f"{args.file}:{finding}\n" for finding in warnings(configuration, find_lines(text)))
+    status = ask(default_path(), {"command": "status"})
+    if status["trial"] is not None:
+        raise AnswerNo("a gate is on trial already; `doorward confirm` keeps it, or wait for its end")
+    config = Path(status["config"])
+    if config.exists() and config.samefile(args.file):
+        raise UsageError(f"{args.file} is the daemon's own file: SIGHUP loads it; for `apply`, edit a copy of it")
+    installation = Installation(config)
+    installation.prepare(text)
+    try:
+        answer = _load(args, text)
+    except DoorwardError:
+        installation.forget()
+        raise
+    if args.trial is not None:
+        render.line(f"on trial for {render.span(answer['left_s'])}: {answer['summary']}")
+        render.line("open a new connection, through a knock, and run `doorward confirm` there;")
+        render.line(f"else the gate before comes back. {config} is as it was until then")
+        return 0
+    installation.finish()
+    ask(default_path(), {"command": "installed"})
+    render.line(f"in force: {answer['summary']}; {config} holds it, {installation.before.name} what was there before")
+    return 0
+
+
+def _load(args: argparse.Namespace, text: str) -> dict[str, Any]:
+    """Hand the text over in a file of its own: the daemon may not be allowed to read the operator's."""
+    request = {"command": "apply", "name": str(args.file), "trial_ms": args.trial}
+    handle = os.memfd_create("configuration", os.MFD_CLOEXEC)
+    with os.fdopen(handle, "wb") as file:
+        file.write(text.encode())
+        file.flush()
+        return ask(default_path(), request, descriptor=handle, patience_s=None)

@@ -1,0 +1,235 @@
+"""What changes the gate: this daemon, one child at a time; and others, whose changes are undone.
+
+A repair is never given up. Where a program changes the gate again and again, there are at most twenty a second.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from typing import Any, NamedTuple
+
+from doorward.daemon.fights import Fights
+from doorward.daemon.loading import Commit, Loading
+from doorward.daemon.log import Log
+from doorward.daemon.loop import Loop
+from doorward.errors import DoorwardError, HostError
+from doorward.gate.watch import Change, Watch, fingerprint, own_process
+
+PAUSE_S = 0.05  # between repairs
+_FAILED_PAUSE_S = 1.0  # after one that failed
+_MAX_HELD = 10_000  # changes noted while a child loads; beyond it the gate is compared instead
+_LATE_S = 1.0  # after a repair: knocks of the gate before it may still be told
+Outcome = Any  # of a child: what its work gives, or the DoorwardError that ended it
+
+
+class _Damage(NamedTuple):
+    """What is to be repaired: since when, and who did it."""
+
+    since_s: float
+    culprit: str
+
+
+class Healing:
+    """`put_back` starts a repair, `healed` takes its outcome and gives how many openings stand.
+
+    `openings_changed` is called where others changed the open sets.
+    """
+
+    def __init__(
+        self,
+        loop: Loop,
+        log: Log,
+        put_back: Callable[[], Loading[Any]],
+        healed: Callable[[Outcome], int],
+        openings_changed: Callable[[], None],
+    ) -> None:
+        self._loop, self._log = loop, log
+        self._put_back, self._healed, self._openings_changed = put_back, healed, openings_changed
+        self._own = own_process()
+        self._watch = Watch()
+        self._child: Loading[Any] | None = None
+        self._done: Callable[[Outcome], None] = lambda _: None
+        self._next: Callable[[], None] | None = None
+        self._when_whole: list[Callable[[], None]] = []
+        self._held: list[Change] = []
+        self._unsure = False  # some changes were not told
+        self._fingerprint = b""
+        self._damage: _Damage | None = None  # what no repair has begun for yet
+        self._began_s = float("-inf")
+        self._is_repairing = self._is_ending = self._has_failed = False
+        self._is_timed = False
+        self._fights = Fights()
+        loop.on_readable(self._watch.fileno(), self._hear)
+
+    @property
+    def is_busy(self) -> bool:
+        """Tell whether a child is at work on the gate."""
+        return self._child is not None
+
+    @property
+    def is_damaged(self) -> bool:
+        """Tell whether a repair is owed or at work."""
+        return self._damage is not None or self._is_repairing
+
+    @property
+    def is_fresh(self) -> bool:
+        """Tell whether a repair was begun so lately that what is told may be of the gate before it."""
+        return self.is_damaged or self._loop.now_s() - self._began_s < _LATE_S
+
+    def wait_for(self, child: Loading[Any]) -> Any:
+        """Wait for a child outside the loop; give its outcome or raise its error."""
+        self._take(child)
+        with self._ending():
+            outcome = self._end()
+        if isinstance(outcome, DoorwardError):
+            raise outcome
+        return outcome
+
+    def begin(self, child: Loading[Any], done: Callable[[Outcome], None]) -> None:
+        """Wait for a child beside other things, and call `done` with its outcome."""
+        self._take(child)
+        self._done = done
+        self._loop.on_readable(child.fileno(), self._advance)
+
+    def then(self, call: Callable[[], None]) -> None:
+        """Call once no child is at work and no repair is owed; of several, the last."""
+        self._next = call
+        self._go_on()
+
+    def repair(self, culprit: str) -> None:
+        """Put the gate back as soon as may be, and say that `culprit` changed it."""
+        if self._damage is None:
+            self._damage = _Damage(self._loop.now_s(), culprit)
+        self._go_on()
+
+    def take_back(self, done: Callable[[], None]) -> None:
+        """Put back the gate from before a trial, however long it takes; `done` is called after it."""
+        self._when_whole.append(done)
+        self.repair("the end of the trial")
+
+    def suspect(self) -> None:
+        """Compare the gate with what was loaded, and put it back where it differs."""
+        if self.is_busy:
+            self._unsure = True
+            return
+        found = fingerprint()
+        if not found or found != self._fingerprint:
+            self.repair("another program")
+
+    def close(self) -> None:
+        """End the child, if there is one; nobody repairs any more."""
+        if self._child is not None:
+            self._child.abandon()
+        self._loop.forget(self._watch.fileno())
+        self._watch.close()
+
+    def _take(self, child: Loading[Any]) -> None:
+        self._child = child
+        self._watch.spare(child.pid)
+
+    def _advance(self) -> None:
+        assert self._child is not None  # noqa: S101
+        if not self._child.advance():
+            return
+        self._loop.forget(self._child.fileno())
+        with self._ending():
+            self._done(self._end())
+
+    @contextmanager
+    def _ending(self) -> Iterator[None]:
+        """Begin nothing while a child's outcome is taken; then what is due."""
+        self._is_ending = True
+        try:
+            yield
+        finally:
+            self._is_ending = False
+        self._go_on()
+
+    def _end(self) -> Outcome:
+        """Take the child's outcome, and judge what others did after its commit."""
+        assert self._child is not None  # noqa: S101
+        try:
+            outcome = self._child.result()
+        except DoorwardError as error:
+            outcome = error
+        self._hear()
+        self._child = None
+        self._watch.spare_nobody()
+        held, self._held = self._held, []
+        if not isinstance(outcome, DoorwardError):
+            commit: Commit = outcome.commit
+            self._fingerprint = commit.fingerprint
+            own = max((place for place, change in enumerate(held) if change.process == commit.process), default=-1)
+            held = held[own + 1 :]
+        for change in held:
+            self._judge(change)
+        if self._unsure:
+            self._unsure = False
+            self.suspect()
+        return outcome
+
+    def _hear(self) -> None:
+        changes = self._watch.read()
+        if changes is None:
+            self.suspect()
+        elif self.is_busy:
+            self._held += [change for change in changes if change.harm or change.process != self._own]
+            if len(self._held) > _MAX_HELD:
+                self._held.clear()
+                self._unsure = True
+        else:
+            for change in changes:
+                self._judge(change)
+
+    def _judge(self, change: Change) -> None:
+        if change.process == self._own or not change.harm:
+            return
+        if change.harm == "rules":
+            self.repair(f"{change.program} (process {change.process})")
+        elif self._damage is None:
+            self._openings_changed()
+
+    def _go_on(self) -> None:
+        """Begin what is due: a repair before everything else."""
+        if self.is_busy or self._is_ending or self._is_timed:
+            return
+        if self._damage is None:
+            call, self._next = self._next, None
+            if call is not None:
+                call()
+            return
+        now_s, due_s = self._loop.now_s(), self._began_s + (_FAILED_PAUSE_S if self._has_failed else PAUSE_S)
+        if now_s < due_s:
+            self._is_timed = True
+            self._loop.at(due_s, self._wake)
+            return
+        damage, self._damage = self._damage, None
+        self._began_s, self._is_repairing = now_s, True
+        try:
+            child = self._put_back()
+        except OSError as error:
+            self._repaired(damage, HostError(f"no process can be started: {error.strerror}"))
+        else:
+            self.begin(child, lambda outcome: self._repaired(damage, outcome))
+
+    def _wake(self) -> None:
+        self._is_timed = False
+        self._go_on()
+
+    def _repaired(self, damage: _Damage, outcome: Outcome) -> None:
+        now_s = self._loop.now_s()
+        self._is_repairing = False
+        self._has_failed = isinstance(outcome, DoorwardError)
+        if self._has_failed:
+            told = self._fights.line(damage.culprit, f"it could not be put back: {outcome}; trying again", now_s)
+            self._damage = damage
+        else:
+            took_ms = round((now_s - damage.since_s) * 1000)
+            told = self._fights.line(damage.culprit, f"put back after {took_ms}ms, {self._healed(outcome)} open", now_s)
+            while self._when_whole:
+                self._when_whole.pop()()
+        if told is not None:
+            level, words = told
+            self._log.say(words, level)
+        self._go_on()

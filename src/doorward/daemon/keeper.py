@@ -1,0 +1,100 @@
+"""A small process that keeps the promise of a trial where the daemon is killed: it takes the new gate back in time.
+
+While the daemon lives the keeper only waits. Time is CLOCK_BOOTTIME, which goes on while the machine is suspended.
+"""
+
+from __future__ import annotations
+
+import os
+import select
+import signal
+import sys
+import time
+import traceback
+from contextlib import suppress
+from pathlib import Path
+
+from doorward.daemon.control import answering
+from doorward.daemon.loading import put_back
+from doorward.errors import DoorwardError
+from doorward.gate.nft import NftFilter
+
+_RETRY_S = 1.0  # also how late a deadline may be noticed after a suspend
+_DONE = b"."
+
+
+def now_s() -> float:
+    """Seconds since the start, those of a suspend included."""
+    return time.clock_gettime(time.CLOCK_BOOTTIME)
+
+
+class Keeper:
+    """The daemon's side. After the daemon's death the gate kept in `before` is put back at `deadline_s`.
+
+    `before` is None where none stood: then the table is taken away.
+    """
+
+    def __init__(self, deadline_s: float, before: Path | None, control: Path) -> None:
+        read, self._write = os.pipe()
+        self.pid = os.fork()
+        if self.pid == 0:
+            _keep(read, deadline_s, before, control)
+        os.close(read)
+
+    def dismiss(self) -> None:
+        """Let it go: the trial is over."""
+        with suppress(BrokenPipeError):  # it was killed
+            os.write(self._write, _DONE)
+        self.leave()
+        os.waitpid(self.pid, 0)
+
+    def leave(self) -> None:
+        """End without a word: the keeper does what it is there for."""
+        os.close(self._write)
+
+
+def _keep(read: int, deadline_s: float, before: Path | None, control: Path) -> None:
+    """Wait for a word or for the daemon's death, and after that for the deadline."""
+    status, hurry = 1, list[int]()
+    try:
+        os.setsid()  # the end of the operator's session is no reason to go
+        signal.set_wakeup_fd(-1)
+        for number in (signal.SIGINT, signal.SIGHUP):
+            signal.signal(number, signal.SIG_IGN)
+        # A service manager that stops the unit waits for this process, though not for ever.
+        signal.signal(signal.SIGTERM, lambda number, _: hurry.append(number))
+        # What the daemon holds (above all its netlink sockets, which are its lock) must not outlive it here.
+        os.closerange(3, read)
+        os.closerange(read + 1, os.sysconf("SC_OPEN_MAX"))
+        if os.read(read, 1) != _DONE:
+            while (left_s := deadline_s - now_s()) > 0 and not hurry:
+                select.select([], [], [], min(left_s, _RETRY_S))
+            while not _take_back(before, control):
+                time.sleep(_RETRY_S)
+        status = 0
+    except BaseException:
+        traceback.print_exc()
+    finally:
+        os._exit(status)
+
+
+def _take_back(before: Path | None, control: Path) -> bool:
+    """Put the gate back, unless another daemon has come, which has loaded its own."""
+    if answering(control) is not None:
+        return True
+    try:
+        restore(before)
+    except DoorwardError as error:
+        with suppress(OSError):
+            sys.stderr.write(f"doorward: the gate on trial could not be taken back: {error}; trying again\n")
+            sys.stderr.flush()
+        return False
+    return True
+
+
+def restore(before: Path | None) -> None:
+    """Put the gate back that stood before a trial; openings stay."""
+    if before is None:
+        NftFilter().unload()
+    else:
+        put_back(before, {})

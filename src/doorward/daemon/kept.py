@@ -1,0 +1,66 @@
+"""The gate's text as it was last loaded, in a file: put back from it where another program removes it, and at boot.
+
+It holds the doors' sequences, so only its owner may read it. It is whole or not there: written beside, then renamed.
+"""
+
+from __future__ import annotations
+
+import os
+from contextlib import suppress
+from pathlib import Path
+
+from doorward.errors import HostError
+
+NAME, TRIAL_NAME = "gate.nft", "trial.nft"  # in the state folder
+_HEADING = "# The gate as doorward last loaded it, without openings. doorward-gate.service loads it at boot.\n"
+
+
+def prepare(path: Path, text: str) -> str:
+    """Write beside `path` what is about to be loaded; give what is wrong, or nothing. A full disk hinders no load."""
+    try:
+        handle = os.open(_beside(path), os.O_WRONLY | os.O_CREAT | os.O_TRUNC | os.O_CLOEXEC | os.O_NOFOLLOW, 0o600)
+        with os.fdopen(handle, "w") as file:
+            file.write(_HEADING + text)
+            file.flush()
+            os.fsync(handle)
+    except OSError as error:
+        forget(path)
+        return f"{path}: {error.strerror}"
+    return ""
+
+
+def commit(path: Path) -> str:
+    """Let what was prepared take its place; give what is wrong, or nothing."""
+    return move(_beside(path), path)
+
+
+def forget(path: Path) -> None:
+    """Take away what was prepared and not loaded."""
+    with suppress(OSError):
+        _beside(path).unlink()
+
+
+def move(source: Path, destination: Path) -> str:
+    """Rename for good: also after a loss of power. Gives what is wrong, or nothing."""
+    try:
+        source.replace(destination)
+        folder = os.open(destination.parent, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
+        try:
+            os.fsync(folder)
+        finally:
+            os.close(folder)
+    except OSError as error:
+        return f"{destination}: {error.strerror}"
+    return ""
+
+
+def text(path: Path) -> str:
+    """Read a kept gate; HostError where there is none."""
+    try:
+        return path.read_text()
+    except OSError as error:
+        raise HostError(f"{path}: the gate cannot be read back ({error.strerror}); let doorward read it") from None
+
+
+def _beside(path: Path) -> Path:
+    return path.with_name(f"{path.name}.new")

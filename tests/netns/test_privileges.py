@@ -1,0 +1,288 @@
+"""Started by root, the daemon goes over to its user; what reads packets can do nothing; commands keep root's rights."""
+
+from __future__ import annotations
+
+import os
+import re
+import select
+import signal
+from collections.abc import Callable, Iterator
+from contextlib import ExitStack
+from pathlib import Path
+from typing import TextIO
+
+import pytest
+
+from doorward.lab import Lab
+from tests.support.daemon import DOORWARD, PATIENCE_S, RunningDaemon, Visitor, Visitors, running_daemon
+from tests.support.service_user import (
+    GROUP,
+    STAFF,
+    USER,
+    children_of,
+    for_the_user,
+    open_folder,
+    service_user,
+    status_of,
+    wrapped,
+)
+
+pytestmark = pytest.mark.netns("knock", "nft", "unshare", "setpriv")
+
+CONFIG = """
+[gate]
+mode = "guard"
+{more}
+[doors.ssh]
+knock = ["7001/tcp", "7002/tcp"]
+opens = ["22/tcp"]
+for = "30s"
+on_open = ["/bin/sh", "-c", "echo {word} $(id -u) > {said}"]
+"""
+SEQUENCE = ("7001", "7002")
+DOORWARD_STATUS = (*DOORWARD, "status")
+NET_ADMIN = f"{1 << 12:016x}"
+NONE = "0" * 16
+ROOTS = status_of(os.getpid())["CapEff"]
+
+
+class ServiceDaemon(RunningDaemon):
+    """The daemon where there is a user `doorward`."""
+
+    def __init__(self, lab: Lab, folder: Path) -> None:
+        self.said_path = folder / "said"
+        os.mkfifo(self.said_path)
+        self.said_path.chmod(0o666)
+        super().__init__(lab.server, folder, self.text("first"))
+        for_the_user(self)
+        self.wrapper = wrapped(folder / "hold")
+
+    def text(self, word: str, more: str = "") -> str:
+        return CONFIG.format(word=word, said=self.said_path, more=more)
+
+    def status(self) -> dict[str, str]:
+        return status_of(self.process.pid)
+
+    def child(self, *, filtered: bool) -> int:
+        """Give the process id of the reader, whose system calls are filtered, or of the one that runs commands."""
+        (pid,) = (
+            pid for pid in children_of(self.process.pid) if (status_of(pid)["Seccomp_filters"] != "0") is filtered
+        )
+        return pid
+
+
+@pytest.fixture
+def daemon(direct_lab: Lab) -> Iterator[ServiceDaemon]:
+    """A daemon that is not started yet."""
+    direct_lab.server.start_greeter(22)
+    with ExitStack() as stack:
+        folder = stack.enter_context(open_folder())
+        stack.enter_context(service_user(direct_lab.server))
+        running = ServiceDaemon(direct_lab, folder)
+        stack.callback(running.close)
+        yield running
+
+
+@pytest.fixture
+def said(daemon: ServiceDaemon) -> Iterator[TextIO]:
+    """What the commands say, line by line as they run."""
+    with os.fdopen(os.open(daemon.said_path, os.O_RDWR), "r") as lines:
+        yield lines
+
+
+@pytest.fixture
+def visitors(direct_lab: Lab) -> Visitors:
+    return Visitors(direct_lab)
+
+
+def gets_in_by_knocking(daemon: ServiceDaemon, visitor: Visitor) -> None:
+    visitor.knock(*SEQUENCE)
+    daemon.event("opened", address=str(visitor))
+    assert visitor.gets_in()
+
+
+def test_each_process_has_what_it_needs_and_no_more(daemon: ServiceDaemon, visitors: Visitors, said: TextIO) -> None:
+    daemon.start()
+    reader, runner = daemon.child(filtered=True), daemon.child(filtered=False)
+    wanted = {
+        daemon.process.pid: (USER, GROUP, NET_ADMIN, "1", "0"),
+        reader: (USER, GROUP, NONE, "1", "1"),
+        runner: (0, 0, ROOTS, "0", "0"),
+    }
+    for pid, (user, group, capabilities, no_new, filters) in wanted.items():
+        status = status_of(pid)
+        assert set(status["Uid"].split()) == {str(user)}
+        assert set(status["Gid"].split()) == {str(group)}
+        assert status["CapEff"] == status["CapPrm"] == capabilities
+        assert status["CapBnd"] == (NET_ADMIN if user else ROOTS)
+        assert status["CapInh"] == status["CapAmb"] == NONE
+        assert (status["NoNewPrivs"], status["Seccomp_filters"]) == (no_new, filters)
+        if user:
+            assert status["Groups"] == str(GROUP)
+    assert len(os.listdir(f"/proc/{reader}/fd")) == 2  # noqa: PTH208 - the log and the daemon
+    for version in (4, 6):
+        gets_in_by_knocking(daemon, visitors.fresh(version))
+        assert said.readline() == "first 0\n"
+    assert daemon.events()[0]["message"] == "1 door, mode guard; 0 open"  # no word of root
+
+
+def test_reload_and_restart(daemon: ServiceDaemon, visitors: Visitors, said: TextIO) -> None:
+    knocker, late = visitors.fresh(4), visitors.fresh(6)
+    daemon.start()
+    runner = daemon.child(filtered=False)
+    daemon.reload(daemon.text("second", 'control_group = "staff-of-doors"'))
+    as_staff = ["setpriv", "--reuid", "65534", "--regid", str(STAFF), "--clear-groups"]
+    as_nobody = ["setpriv", "--reuid", "65534", "--regid", "65534", "--clear-groups"]
+    command = [*daemon.wrapper, *as_staff, *DOORWARD_STATUS]
+    assert "1 door, mode guard" in daemon.host.run(command, env=daemon.env).stdout
+    turned = daemon.host.run([*daemon.wrapper, *as_nobody, *DOORWARD_STATUS], env=daemon.env, check=False)
+    assert turned.returncode == 2
+    assert "turned this call away" in turned.stderr
+    gets_in_by_knocking(daemon, knocker)
+    assert said.readline() == "second 0\n"
+    assert daemon.child(filtered=False) == runner
+    for number in (signal.SIGTERM, signal.SIGKILL):
+        daemon.end(number)
+        daemon.start()
+        assert [opening["address"] for opening in daemon.openings()] == [str(knocker)]
+    gets_in_by_knocking(daemon, late)
+    assert said.readline() == "second 0\n"
+    daemon.config.write_text("[doors.ssh]\nknock = 7\n")
+    daemon.process.send_signal(signal.SIGHUP)
+    daemon.message("the gate stands as it was")
+    assert daemon.status()["Uid"].split()[1] == str(USER)
+
+
+def test_a_reader_that_ends_is_replaced_and_nothing_is_lost(daemon: ServiceDaemon, visitors: Visitors) -> None:
+    daemon.start()
+    for number in range(2):
+        reader = daemon.child(filtered=True)
+        os.kill(reader, signal.SIGSTOP)
+        visitor = visitors.fresh(4)
+        visitor.knock(*SEQUENCE)
+        assert visitor.gets_in()  # the kernel opens by itself
+        os.kill(reader, signal.SIGKILL)
+        daemon.message("the process that reads packets ended by signal 9; another one begins; reading the open sets")
+        daemon.event("opened", address=str(visitor))
+        assert daemon.ask("status")["log_overflows"] == number + 1
+        gets_in_by_knocking(daemon, visitors.fresh(6))
+        following = daemon.child(filtered=True)
+        assert following != reader
+        assert status_of(following)["CapPrm"] == NONE
+
+
+def test_the_reader_ends_with_the_daemon(daemon: ServiceDaemon) -> None:
+    for number in (signal.SIGTERM, signal.SIGKILL):
+        daemon.start()
+        handle = os.pidfd_open(daemon.child(filtered=True))
+        daemon.end(number)
+        assert select.select([handle], [], [], PATIENCE_S)[0]
+        os.close(handle)
+
+
+def refuse_reading(daemon: ServiceDaemon) -> None:
+    os.chown(daemon.config, 0, 0)
+    daemon.config.parent.chmod(0o755)
+
+
+def leave_roots_state(daemon: ServiceDaemon) -> None:
+    for path in (daemon.state, daemon.control.parent):
+        os.chown(path, 0, 0)
+    (daemon.state / "ledger.sqlite3").touch(0o600)
+
+
+@pytest.mark.parametrize("spoil", [refuse_reading, leave_roots_state])
+def test_where_the_user_cannot_do_the_work_root_goes_on_and_says_what_to_do(
+    daemon: ServiceDaemon, visitors: Visitors, said: TextIO, spoil: Callable[[ServiceDaemon], None]
+) -> None:
+    spoil(daemon)
+    daemon.start()
+    assert daemon.status()["Uid"].split()[1] == "0"
+    reader = status_of(daemon.child(filtered=True))
+    assert (reader["Uid"].split()[1], reader["CapPrm"], reader["Seccomp"]) == (str(USER), NONE, "2")
+    gets_in_by_knocking(daemon, visitors.fresh(4))
+    assert said.readline() == "first 0\n"
+    for _ in range(2):  # what it said first, and the ledger that root made meanwhile
+        note = daemon.message("runs as root: the user doorward cannot ")["message"]
+        daemon.end()
+        for remedy in re.findall(r"`(ch[^`]+)`", note):
+            daemon.host.run(["sh", "-ec", remedy])
+        daemon.start()
+        if daemon.status()["Uid"].split()[1] == str(USER):
+            break
+    assert daemon.status()["Uid"].split()[1] == str(USER)
+    gets_in_by_knocking(daemon, visitors.fresh(6))
+
+
+def test_the_folders_are_made_for_the_user(daemon: ServiceDaemon) -> None:
+    for path in (daemon.state, daemon.control.parent):
+        path.rmdir()
+    daemon.start()
+    made = {path.name: (path.stat().st_uid, path.stat().st_mode & 0o777) for path in daemon.folder.iterdir()}
+    assert (made["state"], made["runtime"]) == ((USER, 0o700), (USER, 0o755))
+    assert daemon.status()["Uid"].split()[1] == str(USER)
+
+
+def test_root_runs_no_command_from_a_file_that_the_user_could_change(daemon: ServiceDaemon) -> None:
+    os.chown(daemon.config, USER, GROUP)
+    command = [*daemon.wrapper, *DOORWARD, "run"]
+    done = daemon.host.run(command, env=daemon.env, check=False)
+    assert done.returncode == 2
+    assert f"{daemon.config}:1: this file belongs to user {USER}" in done.stderr
+
+
+def test_without_the_user_the_reader_still_can_do_nothing(direct_lab: Lab, tmp_path: Path, visitors: Visitors) -> None:
+    direct_lab.server.start_greeter(22)
+    text = CONFIG.format(word="", said="/dev/null", more="")
+    with running_daemon(direct_lab.server, tmp_path, text) as daemon:
+        daemon.message("runs as root: no user doorward to go over to; `useradd ")
+        (reader,) = (pid for pid in children_of(daemon.process.pid) if status_of(pid)["Seccomp_filters"] != "0")
+        assert status_of(reader)["CapPrm"] == status_of(reader)["CapBnd"] == NONE
+        visitor = visitors.fresh(4)
+        visitor.knock(*SEQUENCE)
+        daemon.event("opened", address=str(visitor))
+
+
+# What the unit gives: its user, one capability, no new privileges, and a system that it cannot write.
+AS_THE_UNIT = [
+    "setpriv", "--reuid", str(USER), "--regid", str(GROUP), "--clear-groups", "--no-new-privs",
+    "--bounding-set", "-all,+net_admin", "--inh-caps", "-all,+net_admin", "--ambient-caps", "-all,+net_admin",
+]  # fmt: skip
+SEALED = (
+    "mount --bind {folder} {folder}",
+    "mount --bind -o ro {folder}/configuration {folder}/configuration",
+    "mount -o remount,bind,ro /",
+    "mount -t proc -o hidepid=invisible doorward-test /proc",
+)
+
+
+def test_as_the_unit_starts_it(daemon: ServiceDaemon, visitors: Visitors, said: TextIO) -> None:
+    sealed = [command.format(folder=daemon.folder) for command in SEALED]
+    daemon.wrapper = [*wrapped(daemon.folder / "hold", *sealed), *AS_THE_UNIT]
+    for visitor in (visitors.fresh(4), visitors.fresh(6)):
+        daemon.start()
+        gets_in_by_knocking(daemon, visitor)
+        assert said.readline() == f"first {USER}\n"
+        assert set(daemon.status()["Uid"].split()) == {str(USER)}
+        assert daemon.status()["CapPrm"] == NET_ADMIN
+        assert status_of(daemon.child(filtered=True))["CapPrm"] == NONE
+        daemon.reload(daemon.text("first", 'public = ["80/tcp"]'))
+        daemon.end()
+
+
+def test_sequences_that_everybody_can_read_are_told_of(daemon: ServiceDaemon) -> None:
+    daemon.config.chmod(0o644)
+    daemon.start()
+    said = daemon.message("every user of this host can read the sequences")
+    assert said["level"] == "warning"
+    assert f"run `chmod o-r {daemon.config}`" in said["message"]
+
+
+def test_without_the_runner_commands_go_on_with_fewer_rights(
+    daemon: ServiceDaemon, visitors: Visitors, said: TextIO
+) -> None:
+    daemon.start()
+    os.kill(daemon.child(filtered=False), signal.SIGKILL)
+    daemon.message("starting it again, with the daemon's few rights: restart it, to run as before")
+    gets_in_by_knocking(daemon, visitors.fresh(4))
+    assert said.readline() == f"first {USER}\n"

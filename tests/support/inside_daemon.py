@@ -1,0 +1,80 @@
+"""The daemon's inside: everything is its own but the packet filter, which is in memory, and nothing listens."""
+
+from __future__ import annotations
+
+import os
+from typing import Any
+
+from doorward.config.schema import Gate
+from doorward.daemon import requests
+from doorward.daemon.app import Daemon
+from doorward.daemon.book import Book
+from doorward.daemon.control import Later
+from doorward.daemon.errands import Errands
+from doorward.daemon.loading import Commit, Loaded
+from doorward.daemon.log import Log
+from doorward.daemon.loop import Loop
+from doorward.errors import HostError
+from doorward.gate.memory import MemoryFilter
+from doorward.gate.plan import Changes
+from doorward.ledger import Ledger, read_records
+from doorward.model import Element
+from tests.support.openings import door
+
+DOORS = (door("ssh", "22/tcp"), door("web", "80/tcp 443/tcp", for_ms=600_000), door("admin", "22/tcp 80/tcp"))
+
+
+class Stuck(MemoryFilter):
+    """Refuses every change while it is `stuck`."""
+
+    stuck = False
+
+    def apply(self, changes: Changes) -> None:
+        if self.stuck:
+            raise HostError("nftables refused: stuck")
+        super().apply(changes)
+
+
+class InsideDaemon(Daemon):
+    """The daemon's inside, with a filter in memory and nothing that listens."""
+
+    filter: Stuck  # type: ignore[assignment]
+
+    def __init__(self, ledger: Ledger, log: Log) -> None:
+        self.errands = Errands(Loop(), log, ledger.path.with_name("doorward.toml"), ledger.path.with_name("lock"))
+        self.loop, self.log, self.ledger = self.errands.loop, log, ledger
+        self.book = Book()
+        self.filter = Stuck(self.loop.now_s)
+        self.missed = 0
+        self.config = ledger.path.with_name("doorward.toml")
+        self._timer_s = float("inf")
+        self._due = []
+        self.loaded = Loaded(Gate(), DOORS, "0123abcd", {}, Commit(0, b""))
+        self.doors = {door.name: door for door in DOORS}
+
+    def close(self) -> None:
+        self.errands.close()
+        os.waitpid(self.errands._runner.pid, 0)
+        self.ledger.close()
+        self.loop.close()
+
+    def ask(self, command: str, *words: object, **more: object) -> dict[str, Any]:
+        """Ask as `doorward COMMAND DOOR ADDRESS` does."""
+        answer = requests.answer(
+            self, {"command": command, **dict(zip(("door", "address"), words, strict=False)), **more}
+        )
+        assert not isinstance(answer, Later)
+        return answer
+
+    def shows(self) -> list[tuple[str, str]]:
+        """Give door and address of each opening in the status."""
+        return [(shown["door"], shown["address"]) for shown in self.ask("status")["openings"]]
+
+    def has(self) -> dict[Element, float]:
+        """Give what the filter has, to the second."""
+        return {entry: round(left_s) for entry, left_s in self.filter.elements().items()}
+
+    def recorded(self) -> list[tuple[object, ...]]:
+        """Give door, address and how it ended of each record."""
+        records = read_records(self.ledger.path, 0, 1000)
+        return [(record.door, record.address, record.detail["closed_by"]) for record in records]

@@ -1,0 +1,108 @@
+"""The process that runs commands has them from the configuration itself, and is told nothing but to read it again."""
+
+from __future__ import annotations
+
+import io
+import json
+import os
+from collections.abc import Iterator
+from ipaddress import ip_address
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from doorward.config.files import read
+from doorward.daemon.errands import Errands
+from doorward.daemon.log import Log
+from doorward.daemon.loop import Loop
+
+HERE = ip_address("192.0.2.7")
+
+
+class House:
+    """Errands with a configuration to edit, and a log to read."""
+
+    def __init__(self, folder: Path) -> None:
+        self.config = folder / "doorward.toml"
+        self.stream = io.StringIO()
+        self.write("nothing")
+        self.loop = Loop()
+        self.errands = Errands(self.loop, Log("json", self.stream), self.config, folder / "lock")
+
+    def write(self, word: str) -> None:
+        self.config.write_text(
+            f'[doors.wake]\nknock = ["7001/tcp", "7002/tcp", "7003/tcp"]\non_open = ["/bin/echo", "{word} %IP%"]\n'
+        )
+
+    def load(self) -> None:
+        """Do what the daemon does once it has loaded the file."""
+        self.errands.take(read(self.config).doors)
+
+    def messages(self) -> list[str]:
+        lines: list[dict[str, Any]] = [json.loads(line) for line in self.stream.getvalue().splitlines()]
+        return [line["message"] for line in lines]
+
+    def await_message(self, part: str) -> None:
+        until_s = self.loop.now_s() + 15.0
+
+        def look() -> None:
+            if any(part in message for message in self.messages()) or self.loop.now_s() > until_s:
+                self.loop.stop()
+            else:
+                self.loop.at(self.loop.now_s() + 0.01, look)
+
+        self.loop.at(self.loop.now_s(), look)
+        self.loop.run()
+        assert any(part in message for message in self.messages()), self.messages()
+
+
+@pytest.fixture
+def house(tmp_path: Path) -> Iterator[House]:
+    house = House(tmp_path)
+    yield house
+    house.errands.close()
+    os.waitpid(house.errands._runner.pid, 0)
+    house.loop.close()
+
+
+def test_what_is_asked_before_a_reload_is_what_the_file_said_then(house: House) -> None:
+    house.write("first")
+    house.load()
+    house.errands.run("wake", HERE, "open")
+    house.errands.run("wake", HERE, "open")  # waits for the one before
+    house.await_message("output: first 192.0.2.7")
+    house.write("second")
+    house.load()
+    house.errands.run("wake", HERE, "open")
+    house.await_message("output: second 192.0.2.7")
+    assert [message for message in house.messages() if "output" in message] == [
+        f"wake: output: {word} 192.0.2.7" for word in ("first", "first", "second")
+    ]
+
+
+def test_a_file_that_cannot_be_read_any_more_changes_nothing(house: House) -> None:
+    house.write("first")
+    house.load()
+    house.errands.run("wake", HERE, "open")
+    house.await_message("output: first 192.0.2.7")
+    doors = read(house.config).doors
+    house.write("second")
+    house.config.chmod(0o602)
+    house.errands.take(doors)
+    house.await_message("other users can write this file")
+    house.await_message("the commands stay as they were")
+    house.errands.run("wake", ip_address("2001:db8::7"), "open")
+    house.await_message("output: first 2001:db8::7")
+
+
+def test_a_door_without_commands_asks_for_nothing(house: House) -> None:
+    house.errands.run("wake", HERE, "open")  # nothing was taken yet
+    house.write("first")
+    house.load()
+    house.errands.run("wake", HERE, "close")
+    house.errands.run("wake", HERE, "open")
+    house.await_message("output: first 192.0.2.7")
+    assert [message for message in house.messages() if "running" in message] == [
+        "wake: running: /bin/echo first 192.0.2.7"
+    ]

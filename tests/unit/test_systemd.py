@@ -1,0 +1,54 @@
+"""The units: systemd understands every line, and the daemon's sandbox is as tight as promised."""
+
+from __future__ import annotations
+
+import json
+import shutil
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from tests.conftest import unavailable
+
+FOLDER = Path(__file__).parents[2] / "systemd"
+MOST_EXPOSED = 20  # tenths, of 100
+
+
+def analyze(*words: object) -> subprocess.CompletedProcess[str]:
+    if shutil.which("systemd-analyze") is None:
+        unavailable("systemd-analyze is missing; install the package systemd")
+    return subprocess.run(["systemd-analyze", *map(str, words)], capture_output=True, text=True, check=False)
+
+
+@pytest.mark.parametrize("unit", [path.name for path in sorted(FOLDER.glob("*.service"))])
+def test_systemd_understands_every_line(unit: str, tmp_path: Path) -> None:
+    text = (FOLDER / unit).read_text()
+    for program in ("doorward", "knockd", "nft"):  # whatever is or is not installed here
+        text = text.replace(f"={program} ", f"={sys.executable} ")
+    (tmp_path / unit).write_text(text)
+    done = analyze("verify", "--man=no", tmp_path / unit)
+    assert (done.returncode, [line for line in done.stderr.splitlines() if unit in line]) == (0, [])
+
+
+def test_the_daemon_is_hardly_exposed() -> None:
+    words = ("security", "--offline=true", f"--threshold={MOST_EXPOSED}")
+    done = analyze(*words, FOLDER / "doorward.service")
+    assert done.returncode == 0, done.stdout
+    loose = analyze("security", "--offline=true", "--threshold=1", FOLDER / "doorward.service")
+    assert loose.returncode != 0  # it does judge
+
+
+def test_only_what_the_daemon_needs_is_let_through() -> None:
+    done = analyze("security", "--offline=true", "--json=short", FOLDER / "doorward.service")
+    open_to = {row["name"] for row in json.loads(done.stdout) if row["set"] is False}
+    assert {name for name in open_to if name.startswith("CapabilityBoundingSet=")} == {
+        "CapabilityBoundingSet=~CAP_NET_ADMIN"
+    }
+    assert {name for name in open_to if name.startswith("SystemCallFilter=")} == {"SystemCallFilter=~@privileged"}
+
+
+def test_the_user_is_made() -> None:
+    words = [line.split() for line in (FOLDER / "doorward.sysusers.conf").read_text().splitlines() if line[0] != "#"]
+    assert [row[:3] for row in words] == [["u", "doorward", "-"]]
