@@ -1,0 +1,87 @@
+"""Fifty honest knocks during each kind of flood: all get in, nobody else does, and the daemon has not grown."""
+
+from __future__ import annotations
+
+import json
+import sys
+from pathlib import Path
+
+import pytest
+
+from doorward.lab import Lab
+from tests.support.daemon import PATIENCE_S, RunningDaemon, Visitor, Visitors, running_daemon
+from tests.support.processes import descriptors_of, family_of, resident_bytes
+
+pytestmark = pytest.mark.netns("knock")
+
+CONFIG = """
+[gate]
+mode = "{mode}"
+[doors.ssh]
+knock = ["7001/tcp", "7002/tcp", "7003/tcp"]
+opens = ["22/tcp"]
+for = "10m"
+"""
+SEQUENCE = ("7001", "7002", "7003")
+HONEST = 50
+# The client's wire has a queue of 1,000 packets. Faster floods fill it, and then lose knocks before the server sees
+# them; what the gate itself bears is measured in bench/siege.py, at full speed.
+PPS = 40_000
+FLOOD_S = 6.0
+ALL_PORTS = range(1, 65536, 64)
+GROWTH_BYTES = 4 << 20
+
+FLOODS = {
+    "first port": ("random", (7001,)),
+    "later ports": ("random", (7002, 7003)),
+    "all ports": ("random", ALL_PORTS),
+    "the hidden port": ("random", (22,)),
+    "one source alternating": ("alternate", (7001, 7009)),
+}
+
+
+@pytest.mark.parametrize("mode", ["guard", "stealth"])
+@pytest.mark.parametrize("flood", FLOODS)
+def test_honest_knocks_during_a_flood(direct_lab: Lab, tmp_path: Path, flood: str, mode: str) -> None:
+    direct_lab.server.start_greeter(22)
+    crowd = Visitors(direct_lab).crowd(4, HONEST)
+    with running_daemon(direct_lab.server, tmp_path, CONFIG.format(mode=mode)) as daemon:
+        assert gets_in_during(crowd[0])
+        before = size_of(daemon)  # all parts have started, and have done their work once
+        kind, ports = FLOODS[flood]
+        words: list[object] = [
+            "--interface",
+            direct_lab.client.interface,
+            "--mac",
+            direct_lab.server.mac,
+            "--mode",
+            kind,
+        ]
+        words += ["--destination", direct_lab.server.ipv4, "--ports", ",".join(map(str, ports)), "--pps", PPS]
+        command = [sys.executable, "-m", "bench.flood", *words, "--sources", 65_536, "--seconds", FLOOD_S]
+        flooding = direct_lab.client.popen(command)
+        let_in = [visitor for visitor in crowd if gets_in_during(visitor)]
+        out, _ = flooding.communicate(timeout=PATIENCE_S)
+        assert json.loads(out)["sent"] > PPS
+        assert let_in == crowd
+        assert {o["address"] for o in daemon.openings()} == {str(visitor) for visitor in crowd}
+        assert {str(element.address) for element in daemon.elements()} == {str(visitor) for visitor in crowd}
+        after = size_of(daemon)
+        assert after[0] == before[0]
+        assert after[1] < before[1] + GROWTH_BYTES
+
+
+def gets_in_during(visitor: Visitor) -> bool:
+    """Knock and connect; TCP repeats a SYN that the flood crowded out of the wire's queue."""
+    try:
+        visitor.knock(*SEQUENCE)
+        visitor.connect(timeout_s=3.5).close()
+    except TimeoutError:
+        return False
+    return True
+
+
+def size_of(daemon: RunningDaemon) -> tuple[int, int]:
+    """Give the descriptors and the resident bytes of the daemon and its children."""
+    family = family_of(daemon.process.pid)
+    return sum(map(descriptors_of, family)), sum(map(resident_bytes, family))

@@ -1,0 +1,88 @@
+"""The host changes under the daemon: its wall clock is stepped, its interface goes and comes back."""
+
+from __future__ import annotations
+
+import signal
+import sys
+import time
+from pathlib import Path
+
+import pytest
+
+from doorward.lab import Lab
+from tests.support.daemon import RunningDaemon, Visitors
+from tests.support.stepped_clock import step_to
+
+pytestmark = pytest.mark.netns("knock")
+
+CONFIG = """
+[gate]
+interfaces = ["{interface}"]
+[doors.ssh]
+knock = ["7001/tcp", "7002/udp", "7003/tcp"]
+opens = ["22/tcp"]
+for = "{for_}"
+on_open = ["/bin/true"]
+on_close = ["/bin/echo", "closed for", "%IP%"]
+"""
+SEQUENCE = ("7001", "7002:udp", "7003")
+HOURS_S = 3 * 3600.0
+
+
+@pytest.mark.parametrize("step_s", [HOURS_S, -HOURS_S], ids=["forward", "back"])
+@pytest.mark.parametrize("restart", [None, signal.SIGTERM, signal.SIGKILL], ids=["stays", "restarted", "killed"])
+def test_a_stepped_clock_neither_prolongs_nor_cuts(
+    direct_lab: Lab, tmp_path: Path, step_s: float, restart: signal.Signals | None
+) -> None:
+    clock = tmp_path / "step"
+    step_to(clock, 0)
+    direct_lab.server.start_greeter(22)
+    visitor = Visitors(direct_lab).fresh(4)
+    daemon = RunningDaemon(direct_lab.server, tmp_path, CONFIG.format(interface=direct_lab.server.interface, for_="4s"))
+    daemon.wrapper = (sys.executable, "-m", "tests.support.stepped_clock", str(clock))
+    daemon.start()
+    visitor.knock(*SEQUENCE)
+    daemon.event("opened", address=str(visitor))
+    end_s = time.monotonic() + 4
+    step_to(clock, step_s)
+    if restart is not None:
+        daemon.end(restart)
+        daemon.start()
+    [opening] = daemon.openings()
+    assert opening["until"] - (time.time() + step_s) == pytest.approx(end_s - time.monotonic(), abs=0.5)
+    assert daemon.elements()[visitor.element()] == pytest.approx(end_s - time.monotonic(), abs=0.5)
+    assert visitor.gets_in()
+    closed = daemon.event("closed", address=str(visitor))
+    assert time.monotonic() == pytest.approx(end_s, abs=0.5)
+    assert closed["by"] == "time"
+    daemon.message(f"closed for {visitor}")
+    assert not visitor.gets_in()
+    [record] = [r for r in daemon.log() if r["event"] == "opened"]
+    assert record["closed"] - record["at"] == pytest.approx(4, abs=0.7)
+    daemon.close()
+
+
+def test_an_interface_that_goes_and_comes_back(direct_lab: Lab, tmp_path: Path) -> None:
+    client, server = direct_lab.client, direct_lab.server
+    server.start_greeter(22)
+    before = Visitors(direct_lab).fresh(4)
+    daemon = RunningDaemon(server, tmp_path, CONFIG.format(interface=server.interface, for_="10m"))
+    daemon.start()
+    before.knock(*SEQUENCE)
+    daemon.event("opened", address=str(before))
+    server.ip("link", "delete", server.interface)  # and its peer, the client's
+    assert daemon.elements().keys() == {before.element()}
+    peer = f"peer name {client.interface} netns {client.namespace} address {client.mac}"
+    server.ip("link", *f"add {server.interface} address {server.mac} type veth {peer}".split())
+    for host, other in ((server, client), (client, server)):
+        lines = [f"link set {host.interface} up", f"address add {host.ipv4}/24 dev {host.interface}"]
+        lines += [f"address add {host.ipv6}/64 dev {host.interface} nodad", f"route add 0.0.0.0/0 via {other.ipv4}"]
+        host.ip(batch=[*lines, f"route add ::/0 via {other.ipv6}"])
+    again, other_one = Visitors(direct_lab).crowd(4, 2)
+    assert again.source == before.source
+    assert again.gets_in()
+    assert not other_one.gets_in()
+    other_one.knock(*SEQUENCE)
+    daemon.event("opened", address=str(other_one))
+    assert other_one.gets_in()
+    daemon.close()
