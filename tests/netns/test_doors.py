@@ -11,7 +11,7 @@ import pytest
 
 from doorward.lab import CLIENT_NET, Lab
 from doorward.model import Packet, Port
-from tests.support.daemon import RunningDaemon, Visitor, Visitors, running_daemon, standing_lab
+from tests.support.daemon import SLOWNESS, RunningDaemon, Visitor, Visitors, running_daemon, standing_lab
 from tests.support.frames import FrameSender
 
 pytestmark = pytest.mark.netns("knock")
@@ -212,7 +212,7 @@ def test_opening_again_prolongs_the_one_entry(house: House, visitor: Visitor) ->
 def test_two_hundred_who_knock_at_once_all_get_in(house: House) -> None:
     crowd = [*house.visitors.crowd(4, 100), *house.visitors.crowd(6, 100)]
     knocking = [visitor.start_knock(*SEQUENCE, delay_ms=500) for visitor in crowd]
-    assert [process.wait(20) for process in knocking] == [0] * len(crowd)
+    assert [process.wait(20 * SLOWNESS) for process in knocking] == [0] * len(crowd)
     with ExitStack() as stack:
         for visitor in crowd:
             stack.enter_context(visitor.connect())

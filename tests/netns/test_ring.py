@@ -31,6 +31,7 @@ from doorward.lab import Lab
 from doorward.lab_host import Host
 from doorward.model import DEFAULT_FLAGS, Door, Packet, Port, Protocol
 from tests.netns.test_kernel import CAPACITY, SENTINEL, Opened, Rig, sent, some_doors, some_packets
+from tests.support.daemon import PATIENCE_S, SLOWNESS
 from tests.support.frames import FrameSender
 from tests.support.headers import Extension, ipv4, ipv6, tcp, udp
 from tests.support.processes import as_nobody, open_descriptors, own_namespace
@@ -40,8 +41,7 @@ pytestmark = pytest.mark.netns
 
 ALL = symbols_filter([DEFAULT_FLAGS])
 KNOCK = (Port(Protocol.TCP, 7000), Port(Protocol.UDP, 8000), Port(Protocol.TCP, 9000))
-PATIENCE_S = 10.0
-SILENCE_S = 0.03  # some times what a packet needs from the wire to the reader
+SILENCE_S = 0.03 * SLOWNESS  # some times what a packet needs from the wire to the reader
 OpenRing = Callable[..., Ring]
 
 

@@ -12,7 +12,7 @@ import pytest
 
 from doorward.lab import Lab
 from doorward.lab_host import Host
-from tests.support.daemon import RunningDaemon, Visitor, Visitors, running_daemon, standing_lab
+from tests.support.daemon import SLOWNESS, RunningDaemon, Visitor, Visitors, running_daemon, standing_lab
 
 pytestmark = pytest.mark.netns("nmap", "knock")
 
@@ -83,7 +83,7 @@ def version(request: pytest.FixtureRequest) -> int:
     return number
 
 
-def nmap(host: Host, target: Host, version: int, *words: str, timeout_s: float = 60) -> dict[int, Scanned]:
+def nmap(host: Host, target: Host, version: int, *words: str, timeout_s: float = 60 * SLOWNESS) -> dict[int, Scanned]:
     address = target.ipv4 if version == 4 else target.ipv6
     command = ["nmap", *(["-6"] if isinstance(address, IPv6Address) else []), "-oX", "-", "-d", *words, address]
     report = ElementTree.fromstring(host.run(command, timeout_s=timeout_s).stdout)  # noqa: S314 (our own nmap)
@@ -150,7 +150,7 @@ def test_a_sweep_over_all_ports_opens_nothing(guard: Target, version: int, order
 
 def nmap_quietly(target: Target, version: int, *words: str) -> None:
     address = target.lab.server.ipv4 if version == 4 else target.lab.server.ipv6
-    target.lab.client.run(["nmap", *(["-6"] if version == 6 else []), *words, address], timeout_s=60)
+    target.lab.client.run(["nmap", *(["-6"] if version == 6 else []), *words, address], timeout_s=60 * SLOWNESS)
 
 
 def opened_nothing(target: Target) -> bool:

@@ -16,6 +16,7 @@ from doorward.capture.nflog import LogSocket
 from doorward.capture.ring import Ring
 from doorward.config.schema import DEFAULT_CAPACITY, Gate, Mode
 from doorward.daemon.loading import memory_bytes
+from doorward.daemon.reader import Reader
 from doorward.errors import HostError
 from doorward.gate.chains import LOG_GROUP, STEP_GROUP
 from doorward.gate.nft import NftFilter
@@ -61,12 +62,13 @@ class Engine(Protocol):
 
 
 class KernelEngine:
-    """The table `inet doorward` in mode observe, and its log."""
+    """The table `inet doorward` in mode observe, and its log, which a process reads that can do nothing else."""
 
     name = "kernel"
 
     def __init__(self) -> None:
-        self._completed, self._steps = LogSocket(LOG_GROUP), LogSocket(STEP_GROUP)
+        # Steps before what they led to: whatever led to a completion that is read was told before it.
+        self._events = Reader([LogSocket(LOG_GROUP), LogSocket(STEP_GROUP)])
         self._filter = NftFilter()
         self._overflows = 0
         self._stages: dict[str, Stages] = {}  # by generation: messages of the one before may be on their way
@@ -83,29 +85,28 @@ class KernelEngine:
         self._stages = before | {ruleset.generation: Stages(doors, automaton)}
 
     def descriptors(self) -> Sequence[int]:
-        """Give both logs' descriptors."""
-        return self._steps.fileno(), self._completed.fileno()
+        """Give the reader's descriptor."""
+        return (self._events.fileno(),)
 
     def read(self) -> list[Happened]:
-        """Give the steps before what they led to: whatever led to a completion that is read was told before it."""
-        completed, steps = self._completed.read(), self._steps.read()
-        self._overflows += (completed is None) + (steps is None)
+        """Give what the gate told, the steps first."""
+        events = self._events.read()
+        self._overflows += events is None
         happened = []
-        for event in (*(steps or ()), *(completed or ())):
+        for event in events or ():
             stages, what = self._stages.get(event.generation), _MEANING.get(event.what)
             if stages is not None and what is not None:
                 happened.append(Happened(what, event.source, event.state, stages))
         return happened
 
     def lost(self) -> int:
-        """Count how often a log overflowed; completions have one of their own, which steps cannot fill."""
+        """Count how often a log overflowed or its reader ended; steps cannot fill the log of completions."""
         return self._overflows
 
     def close(self) -> None:
         """Take the table away: without the daemon it would only count."""
         self._filter.unload()
-        self._steps.close()
-        self._completed.close()
+        self._events.close()
 
 
 class RingEngine:
