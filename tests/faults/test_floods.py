@@ -47,6 +47,7 @@ def test_honest_knocks_during_a_flood(direct_lab: Lab, tmp_path: Path, flood: st
     crowd = Visitors(direct_lab).crowd(4, HONEST)
     with running_daemon(direct_lab.server, tmp_path, CONFIG.format(mode=mode)) as daemon:
         assert gets_in_during(crowd[0])
+        daemon.ask("status")
         before = size_of(daemon)  # all parts have started, and have done their work once
         kind, ports = FLOODS[flood]
         words: list[object] = [
@@ -67,7 +68,7 @@ def test_honest_knocks_during_a_flood(direct_lab: Lab, tmp_path: Path, flood: st
         assert {o["address"] for o in daemon.openings()} == {str(visitor) for visitor in crowd}
         assert {str(element.address) for element in daemon.elements()} == {str(visitor) for visitor in crowd}
         after = size_of(daemon)
-        assert after[0] == before[0]
+        assert after[0] <= before[0] + 1  # the connection that asked last may not be closed yet
         assert after[1] < before[1] + GROWTH_BYTES
 
 

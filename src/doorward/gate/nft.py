@@ -12,16 +12,16 @@ from typing import Any
 
 from doorward.config.duration import UNITS_MS, nft_duration
 from doorward.errors import HostError
+from doorward.gate import objects
 from doorward.gate.connections import Connection
 from doorward.gate.plan import Changes, Remaining
 from doorward.gate.ruleset import COUNTERS, FROM_FILE, TABLE, Existing, Ruleset
 from doorward.model import Element, Port
 
 _LIBRARY = "libnftables.so.1"
-_HANDLES, _JSON, _TERSE = 1 << 3, 1 << 4, 1 << 11
+_HANDLES, _JSON = 1 << 3, 1 << 4
 _ELEMENT = re.compile(r"([0-9a-f.:]+) \. (tcp|udp) \. ([0-9]{1,5})\b(?: timeout \w+)?(?: expires (\w+))?")
 _SPAN = re.compile(r"([0-9]{1,15})(ms|[smhd])")
-_NOT_THERE = "No such file or directory"
 
 
 @cache
@@ -87,14 +87,7 @@ class NftFilter:
 
     def existing(self) -> list[Existing]:
         """List what the loaded table has; nothing where there is no table."""
-        family, table = TABLE.split()
-        # Not `list table`: libnftables has no JSON for some of the rules, and says so on standard error.
-        return [
-            Existing(kind, thing["name"], thing.get("size", 0))
-            for kind in ("chain", "set", "map", "counter")
-            for item in self._list(f"{kind}s {family}")
-            if (thing := item.get(kind)) and thing["table"] == table
-        ]
+        return objects.existing()
 
     def elements(self) -> dict[Element, float]:
         """Read the open sets back, with the seconds that each entry has left."""
@@ -108,11 +101,8 @@ class NftFilter:
 
     def counters(self) -> dict[str, int]:
         """Read the named counters: packets since the table was first loaded."""
-        counted = dict.fromkeys(COUNTERS, 0)
-        for item in self._list(f"counters table {TABLE}"):
-            if (counter := item.get("counter")) and counter["name"] in counted:
-                counted[counter["name"]] = counter["packets"]
-        return counted
+        counted = objects.counted()
+        return {name: counted.get(name, 0) for name in COUNTERS}
 
     def unload(self) -> None:
         """Take the table away, and every opening with it."""
@@ -125,7 +115,9 @@ class NftFilter:
     def foreign_tables(self) -> list[tuple[str, dict[str, Any]]]:
         """List what other programs loaded: of each table the text with handles, and the JSON."""
         names = [
-            f"{item['table']['family']} {item['table']['name']}" for item in self._list("tables") if "table" in item
+            f"{item['table']['family']} {item['table']['name']}"
+            for item in json.loads(self.run("list tables", _JSON))["nftables"]
+            if "table" in item
         ]
         return [
             (self.run(f"list table {name}", _HANDLES), json.loads(self.run(f"list table {name}", _JSON)))
@@ -149,15 +141,6 @@ class NftFilter:
             return (library.nft_ctx_get_output_buffer(context) or b"").decode(errors="replace")
         finally:
             library.nft_ctx_free(context)
-
-    def _list(self, what: str) -> list[dict[str, Any]]:
-        try:
-            listed: list[dict[str, Any]] = json.loads(self.run(f"list {what}", _JSON | _TERSE))["nftables"]
-        except NftError as error:
-            if _NOT_THERE in error.text:
-                return []
-            raise
-        return listed
 
 
 def read_elements(text: str) -> dict[Element, float]:
