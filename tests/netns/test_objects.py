@@ -20,7 +20,12 @@ pytestmark = pytest.mark.netns("nft")
 
 KNOCK = (Port.parse("7001/tcp"), Port.parse("7002/tcp"))
 DOORS = [Door("ssh", KNOCK, (Port.parse("22/tcp"),))]
-BESIDE = "table inet doorwards { set open4 { type ipv4_addr; size 5; }; chain c { }; counter knocked { packets 7 bytes 7 }; }"
+BESIDE = """
+table inet doorwards {
+    set open4 { type ipv4_addr; size 5; }
+    chain c { }
+    counter knocked { packets 7 bytes 7 }
+}"""
 
 
 def listed(lab: Lab) -> set[Existing]:

@@ -65,7 +65,7 @@ def read_all(ring: Ring, sentinels: int) -> list[tuple[Packet, float]]:
     end_s = time.monotonic() + PATIENCE_S
     while sum(packet.port == SENTINEL.port for packet, _ in found) < sentinels:
         assert select.select([ring], [], [], max(0.0, end_s - time.monotonic()))[0], f"only {found} came"
-        found += ring.read()
+        found += together(ring)
     found += the_rest(ring)
     return [(packet, at_s) for packet, at_s in found if packet.port != SENTINEL.port]
 
@@ -74,8 +74,12 @@ def the_rest(ring: Ring) -> list[tuple[Packet, float]]:
     """Read until nothing has come for a while."""
     found: list[tuple[Packet, float]] = []
     while select.select([ring], [], [], SILENCE_S)[0]:
-        found += ring.read()
+        found += together(ring)
     return found
+
+
+def together(ring: Ring) -> list[tuple[Packet, float]]:
+    return [(packet, at_s) for packets, at_s in ring.read() for packet in packets]
 
 
 def read(ring: Ring) -> list[tuple[Packet, float]]:

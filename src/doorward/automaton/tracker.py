@@ -143,8 +143,14 @@ class Tracker:
             return []
         moves: list[Move] = []
         for lane in lanes:
-            if (state := self._advance(lane, source, symbol, now_s)) is not None:
-                machine = lane.machine
+            machine, within_s, attempts = lane
+            before, began_s = attempts.get(source, _NO_ATTEMPT)
+            if now_s - began_s >= within_s:
+                before = machine.root
+            elif edge(before, symbol) in machine.same:
+                continue  # what a flood onto one port consists of
+            state = machine.step(before, symbol)
+            if state is not None and self._advance(lane, source, state, began_s, now_s):
                 moves.append(Move(state, state == machine.root, machine.completes.get(state, ())))
         return moves
 
@@ -153,24 +159,16 @@ class Tracker:
         limiters = tuple(len(limiter) for limiter in self._limiters.values())
         return limiters + tuple(len(lane.attempts) for lanes in self._lanes.values() for lane in lanes)
 
-    def _advance(self, lane: Lane, source: bytes, symbol: int, now_s: float) -> int | None:
-        """Move the source on; give its new state, or None where it stays what it was."""
-        machine, within_s, attempts = lane
-        before, began_s = attempts.get(source, _NO_ATTEMPT)
-        if now_s - began_s >= within_s:
-            before = machine.root
-        elif edge(before, symbol) in machine.same:
-            return None  # what a flood onto one port consists of
-        state = machine.step(before, symbol)
-        if state is None:
-            return None
+    def _advance(self, lane: Lane, source: bytes, state: int, began_s: float, now_s: float) -> bool:
+        """Note the source's new state; False where it was, and stays, at the root."""
+        machine, _, attempts = lane
         known = attempts.pop(source, None)
         if state == machine.root:
-            return state if known else None
+            return known is not None
         attempts[source] = (state, now_s if state in machine.firsts else began_s)
         if len(attempts) > self._capacity:
             attempts.popitem(last=False)
-        return state
+        return True
 
     def _forget(self, source: bytes) -> None:
         for lane in self._lanes[len(source)]:

@@ -14,7 +14,6 @@ import socket
 import struct
 import time
 from collections.abc import Iterator, Sequence
-from itertools import chain
 
 from doorward.capture.bpf import INSTRUCTION, Program, assemble, on_interfaces
 from doorward.capture.links import Links, Locals
@@ -33,17 +32,24 @@ _FRAME_BYTES = 2048  # only a check on the sizes: in a block of TPACKET_V3 packe
 # pays a timer and no wake-up. A knock may wait 1 ms; kernels before 6.18 round it up to a tick (4 ms at 250 Hz).
 RETIRE_MS = 1
 _REQUEST = struct.Struct("=7I")  # struct tpacket_req3
-_BLOCK = struct.Struct("=12xII")  # struct tpacket_block_desc: packets, where the first one is
+# struct tpacket_block_desc: packets, where the first one is, when the block was begun, when its last packet came
+_BLOCK = struct.Struct("=12xII12xIIII")
 _STATUS_AT, _KERNELS, _OURS = 8, 0, 1
-# struct tpacket3_hdr: next, seconds, nanoseconds, bytes kept, where the network header is. Then, 96 bytes on, where
-# the kernel puts it for this kind of socket, an IPv4 header and two ports, read in the same go: what nearly every
-# knock is. No packet is so short (`SHORTEST`) that this would reach past the end.
-_PACKET = struct.Struct("=IIII10xH68xBx2s2x2sxB2x4s4s2x2s")
+# struct tpacket3_hdr: next, seconds, nanoseconds.
+_STAMP = struct.Struct("=III")
+# The same: next, bytes kept, where the network header is. Then, 96 bytes on, where the kernel puts it for this kind of
+# socket, an IPv4 header and two ports, read in the same go: what nearly every knock is. No packet is so short
+# (`SHORTEST`) that this would reach past the end.
+_PACKET = struct.Struct("=I8xI10xH68xBx2s2x2sxB2x4s4s2x2s")
 _USUAL_PLACE, _PLAIN, _WHOLE = 96, 0x45, (b"\x40\0", b"\0\0")  # no options, no fragment
 _TCP_LENGTH, _UDP_LENGTH = b"\0\x28", b"\0\x1c"  # as the header has it: at least 40 and 28 bytes
 _FLAGS_AT = _USUAL_PLACE + 20 + FLAGS_IN_TCP
 _COUNTS = struct.Struct("=III")  # struct tpacket_stats_v3: packets, drops, times that the queue froze
+_TOGETHER_S = 0.001  # packets of a block that came within this time have one time: what a flood's blocks consist of
 _REFRESH_S = 60.0  # a range made local by hand (`ip route add local`) is not announced: look now and then
+
+
+Group = tuple[list[Packet], float]  # packets in their order, and the time when the last of them came
 
 
 class Ring:
@@ -85,16 +91,21 @@ class Ring:
         self._program = program
         self._follow()
 
-    def read(self) -> Iterator[tuple[Packet, float]]:
+    def read(self) -> Iterator[Group]:
         """Give what has come, at most a ring full, so that a flood does not keep the caller for ever.
 
-        The time is when the kernel took the packet, on CLOCK_MONOTONIC's scale. It never goes back within a
-        family, which is all that a tracker needs: it keeps the families apart. `local` says whether the
-        destination is this host's own.
+        The time is when the kernel took the packets, to a millisecond, on CLOCK_MONOTONIC's scale. It never goes
+        back within a family, which is all that a tracker needs: it keeps the families apart. `local` says whether
+        the destination is this host's own.
         """
         if self._links.changed() or time.monotonic() - self._followed_s > _REFRESH_S:
             self._follow()
-        return chain.from_iterable(self._blocks())  # no generator is woken for each packet
+        for _ in range(BLOCKS):  # by turns, so that a flood in one family leaves the other its turn
+            taken = [receiver.take(self._locals) for receiver in self._receivers]
+            for groups in taken:
+                yield from groups or ()
+            if not any(groups is not None for groups in taken):
+                return
 
     def drops(self) -> int:
         """Count the packets that were lost for want of room since the start."""
@@ -104,13 +115,6 @@ class Ring:
     def malformed(self) -> int:
         """Count what came through the filter and was neither TCP nor UDP, or cut short."""
         return sum(receiver.malformed for receiver in self._receivers)
-
-    def _blocks(self) -> Iterator[list[tuple[Packet, float]]]:
-        for _ in range(BLOCKS):  # by turns, so that a flood in one family leaves the other its turn
-            taken = [receiver.take(self._locals) for receiver in self._receivers]
-            yield from (packets for packets in taken if packets is not None)
-            if not any(packets is not None for packets in taken):
-                return
 
     def _follow(self) -> None:
         """Look which numbers the interfaces have now, and which addresses are the host's own."""
@@ -181,60 +185,69 @@ class _Receiver:
         self._drops += _COUNTS.unpack(self._socket.getsockopt(_SOL_PACKET, _STATISTICS, _COUNTS.size))[1]
         return self._drops
 
-    def take(self, locals_: Locals) -> list[tuple[Packet, float]] | None:
+    def take(self, locals_: Locals) -> list[Group] | None:
         """Read the next block and give it back to the kernel; None where it is not full yet."""
         start = self._next * BLOCK_BYTES
         status = (start + _STATUS_AT) // 4
         if not self._words[status] & _OURS:
             return None
-        count, first = _BLOCK.unpack_from(self._view, start)
-        found = self._packets(start + first, count, locals_)
+        found = self._groups(start, locals_)
         # In one store. Assigning four bytes to a slice makes two (memmove): where this processor is halted between
         # them, the kernel fills the block meanwhile, and the second store hides that from us for ever.
         self._words[status] = _KERNELS
         self._next = (self._next + 1) % BLOCKS
         return found
 
-    def _packets(self, at: int, count: int, locals_: Locals) -> list[tuple[Packet, float]]:
-        """Read `count` packets. The kernel stamps them with the wall clock, which may jump.
+    def _groups(self, start: int, locals_: Locals) -> list[Group]:
+        """Read a block. The kernel stamps packets with the wall clock, which may jump.
 
-        So only a packet's age is taken from it, and no time is later than now or earlier than the one before.
+        So only their age is taken from it, and no time is later than now or earlier than the one before.
         """
-        found: list[tuple[Packet, float]] = []
-        view, unpack, own, add, last_s = self._view, _PACKET.unpack_from, locals_.addresses, found.append, self._last_s
-        tcp, udp, new = PORTS[Protocol.TCP], PORTS[Protocol.UDP], tuple.__new__
-        now_s = time.monotonic()
+        count, first, began, began_ns, ended, ended_ns = _BLOCK.unpack_from(self._view, start)
+        at, now_s = start + first, time.monotonic()
         offset_s = now_s - time.time()
+        if 0 <= ended - began + (ended_ns - began_ns) * 1e-9 < _TOGETHER_S:
+            return [(self._packets(at, count, locals_), self._moment(ended + ended_ns * 1e-9 + offset_s, now_s))]
+        found: list[Group] = []
         for _ in range(count):
-            (following, seconds, nanoseconds, kept, network,
+            following, seconds, nanoseconds = _STAMP.unpack_from(self._view, at)
+            moment_s = self._moment(seconds + nanoseconds * 1e-9 + offset_s, now_s)
+            found.append((self._packets(at, 1, locals_), moment_s))
+            at += following
+        return found
+
+    def _moment(self, moment_s: float, now_s: float) -> float:
+        self._last_s = max(self._last_s, min(moment_s, now_s))
+        return self._last_s
+
+    def _packets(self, at: int, count: int, locals_: Locals) -> list[Packet]:
+        """Read so many packets, as `parse` does, but those that a flood consists of in a third of the time."""
+        found: list[Packet] = []
+        view, unpack, own, add = self._view, _PACKET.unpack_from, locals_.addresses, found.append
+        tcp, udp, new = PORTS[Protocol.TCP], PORTS[Protocol.UDP], tuple.__new__
+        for _ in range(count):
+            (following, kept, network,
              head, length, fragment, protocol, source, destination, port) = unpack(view, at)  # fmt: skip
-            moment_s = seconds + nanoseconds * 1e-9 + offset_s
-            if last_s < moment_s <= now_s:
-                last_s = moment_s
-            elif moment_s > now_s:
-                last_s = now_s
             begin = at
             at += following
             if head == _PLAIN and fragment in _WHOLE and network == _USUAL_PLACE and destination in own:
-                # As `parse` would, in a third of the time: a flood consists of these.
                 if protocol == 6 and length >= _TCP_LENGTH and kept >= 40:
-                    add((new(Packet, (source, tcp[port], view[begin + _FLAGS_AT], destination, True)), last_s))
+                    add(new(Packet, (source, tcp[port], view[begin + _FLAGS_AT], destination, True)))
                     continue
                 if protocol == 17 and length >= _UDP_LENGTH:
-                    add((new(Packet, (source, udp[port], 0, destination, True)), last_s))
+                    add(new(Packet, (source, udp[port], 0, destination, True)))
                     continue
-            self._parse(view[begin + network : begin + network + kept], locals_, last_s, found)
-        self._last_s = last_s
+            self._parse(view[begin + network : begin + network + kept], locals_, found)
         return found
 
-    def _parse(self, data: memoryview, locals_: Locals, moment_s: float, found: list[tuple[Packet, float]]) -> None:
+    def _parse(self, data: memoryview, locals_: Locals, found: list[Packet]) -> None:
         try:
             packet = parse(data)
         except MalformedError:
             self.malformed += 1
             return
         local = locals_.hold(packet.destination or b"")
-        found.append((packet if local else packet._replace(local=False), moment_s))
+        found.append(packet if local else packet._replace(local=False))
 
 
 def _packet_socket(ethertype: int) -> socket.socket:

@@ -140,10 +140,11 @@ class RingEngine:
     def read(self) -> list[Happened]:
         """Run the automaton over what has come."""
         happened = []
-        for packet, now_s in self._ring.read() if self._ring else ():
-            for move in self._tracker.moves(packet, now_s):
-                what = "wrong" if move.wrong else "open" if move.opened else "step"
-                happened.append(Happened(what, ip_address(packet.source), move.state, self._stages))
+        for packets, now_s in self._ring.read() if self._ring else ():
+            for packet in packets:
+                for move in self._tracker.moves(packet, now_s):
+                    what = "wrong" if move.wrong else "open" if move.opened else "step"
+                    happened.append(Happened(what, ip_address(packet.source), move.state, self._stages))
         return happened
 
     def lost(self) -> int:
