@@ -10,7 +10,7 @@ import pytest
 
 from doorward.knockd.app import FOLLOW_S
 from doorward.lab import Lab
-from tests.support.knockd import OURS, Program, Site, running_knockd
+from tests.support.knockd import KERNEL, OURS, Program, Site, running_knockd
 
 pytestmark = pytest.mark.netns
 
@@ -43,6 +43,23 @@ def test_a_service_that_begins_and_ends_to_listen_is_followed(
         place.send("10.7.8.2", "1999")
         knockd.await_line("10.7.8.2: last: OPEN SESAME")
         assert (OTHER, "door") not in knockd.opened()
+        place.close()
+
+
+def test_a_table_that_others_take_away_is_put_back(direct_lab: Lab, tmp_path: Path) -> None:
+    server = direct_lab.server
+    with running_knockd(KERNEL, server, tmp_path / "knockd", DOOR + LAST) as knockd:
+        place = Site(direct_lab, knockd)
+        flushes = ["flush ruleset", "delete chain inet doorward prerouting", "flush ruleset"]
+        for number, change in enumerate(flushes, 1):
+            server.run(["nft", change])
+            knockd.log.await_count(number, lambda line: "changed the gate; put back" in line and "nft" in line)
+            place.send(f"10.7.7.{number}", "7000", "7100")
+            knockd.await_line(f"10.7.7.{number}: door: OPEN SESAME")
+        server.run(["nft", "add table inet other; delete table inet other"])  # is nobody's business
+        place.send("10.7.8.1", "1999")
+        knockd.await_line("10.7.8.1: last: OPEN SESAME")
+        assert sum("changed the gate" in line for line in knockd.lines()) == len(flushes)
         place.close()
 
 

@@ -14,6 +14,8 @@ from doorward.config.files import read_text
 from doorward.config.knockd import DEFAULT_INTERFACE, KnockdConfiguration, KnockdDoor, parse
 from doorward.daemon import notify
 from doorward.daemon.book import Book
+from doorward.daemon.fights import Fights
+from doorward.daemon.healing import PAUSE_S
 from doorward.daemon.loop import Loop
 from doorward.daemon.reconcile import shifted
 from doorward.daemon.runner import Report, Runner
@@ -54,7 +56,8 @@ class Knockd:
         self._running: dict[int, tuple[str, str, Address]] = {}  # by the runner's number: door, what, address
         self._timer_s = float("inf")
         self._ended_by = self._lost = 0
-        self._has_run = self._is_stale = False
+        self._has_run = self._is_stale = self._is_healing = False
+        self._healed_s, self._fights = float("-inf"), Fights()
         self._due: list[tuple[str, Address]] = []  # commands to start once it is recorded what they owe
         with ExitStack() as parts:
             for close in (ledger.close, self._loop.close, engine.close):
@@ -166,7 +169,19 @@ class Knockd:
             self._ledger.secure()  # a loss of power must not forget a stop command whose start command ran
         for key, address in due:
             self._start(key, "open", address)
+        if self._engine.culprit and not self._is_healing:
+            self._is_healing = True
+            self._loop.at(self._healed_s + PAUSE_S, self._heal)
         self._schedule()
+
+    def _heal(self) -> None:
+        """Put back what another program took away: at most twenty times a second, and with few lines."""
+        self._is_healing, self._healed_s = False, self._loop.now_s()
+        if culprit := self._engine.culprit:
+            self._load()
+            told = self._fights.line(culprit, "could not be put back" if self._is_stale else "put back", self._healed_s)
+            if told is not None:
+                self._output.complain(": ".join(told))
 
     def _happened(self, event: Happened) -> None:
         if event.what == "wrong":

@@ -21,6 +21,7 @@ from doorward.errors import HostError
 from doorward.gate.chains import LOG_GROUP, STEP_GROUP
 from doorward.gate.nft import NftFilter
 from doorward.gate.ruleset import compile_ruleset, default_capacity
+from doorward.gate.watch import Watch, fingerprint, own_process
 from doorward.knockd.output import Output
 from doorward.knockd.stages import Stages
 from doorward.model import Address, Door, Port
@@ -51,6 +52,10 @@ class Engine(Protocol):
     def lost(self) -> int:
         """Count what was lost for want of room, since the start."""
 
+    @property
+    def culprit(self) -> str | None:
+        """Who took from the engine, since the last `load`, what it needs; `load` puts it back."""
+
     def descriptors(self) -> Sequence[int]:
         """Give the descriptors to wait on."""
 
@@ -67,9 +72,11 @@ class KernelEngine:
     name = "kernel"
 
     def __init__(self) -> None:
+        self._watch, self._own, self._fingerprint = Watch(), own_process(), b""
         # Steps before what they led to: whatever led to a completion that is read was told before it.
         self._events = Reader([LogSocket(LOG_GROUP), LogSocket(STEP_GROUP)])
         self._filter = NftFilter()
+        self.culprit: str | None = None
         self._overflows = 0
         self._stages: dict[str, Stages] = {}  # by generation: messages of the one before may be on their way
 
@@ -81,15 +88,17 @@ class KernelEngine:
         capacity = default_capacity(memory_bytes(), len(automaton.machines), DEFAULT_CAPACITY)
         ruleset = compile_ruleset(doors, automaton, gate, capacity, tells_steps=True)
         self._filter.load(ruleset, {})
+        self._fingerprint, self.culprit = fingerprint(), None
         before = dict(list(self._stages.items())[-1:])
         self._stages = before | {ruleset.generation: Stages(doors, automaton)}
 
     def descriptors(self) -> Sequence[int]:
-        """Give the reader's descriptor."""
-        return (self._events.fileno(),)
+        """Give those of the reader and of the watch on the table."""
+        return self._events.fileno(), self._watch.fileno()
 
     def read(self) -> list[Happened]:
         """Give what the gate told, the steps first."""
+        self._look_after_the_table()
         events = self._events.read()
         self._overflows += events is None
         happened = []
@@ -106,13 +115,21 @@ class KernelEngine:
     def close(self) -> None:
         """Take the table away: without the daemon it would only count."""
         self._filter.unload()
+        self._watch.close()
         self._events.close()
+
+    def _look_after_the_table(self) -> None:
+        changes = self._watch.read()
+        others = [change for change in changes or () if change.harm == "rules" and change.process != self._own]
+        if (changes is None or others) and fingerprint() != self._fingerprint:
+            self.culprit = f"{others[-1].program} (process {others[-1].process})" if others else "another program"
 
 
 class RingEngine:
     """The tracker in Python, over a TPACKET_V3 ring."""
 
     name = "ring"
+    culprit: str | None = None  # a socket of its own, which nobody else changes
 
     def __init__(self) -> None:
         self._ring: Ring | None = None
