@@ -79,6 +79,7 @@ def daemon(direct_lab: Lab) -> Iterator[ServiceDaemon]:
         folder = stack.enter_context(open_folder())
         stack.enter_context(service_user(direct_lab.server))
         running = ServiceDaemon(direct_lab, folder)
+        stack.callback(os.close, os.open(running.said_path, os.O_RDWR))  # no command waits for a reader
         stack.callback(running.close)
         yield running
 

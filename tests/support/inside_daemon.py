@@ -48,7 +48,7 @@ class InsideDaemon(Daemon):
         self.missed = 0
         self.config = ledger.path.with_name("doorward.toml")
         self._timer_s = float("inf")
-        self._due = []
+        self._due, self._lines = [], []
         self.loaded = Loaded(Gate(), DOORS, "0123abcd", {}, Commit(0, b""))
         self.doors = {door.name: door for door in DOORS}
 

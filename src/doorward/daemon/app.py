@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import signal
 import time
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import ExitStack, contextmanager
 from pathlib import Path
 from typing import Any
@@ -13,7 +13,7 @@ from doorward.capture.nflog import Event, LogSocket
 from doorward.daemon import kept, notify, renewal, requests
 from doorward.daemon.book import Book
 from doorward.daemon.control import Answer, ControlServer, Later
-from doorward.daemon.errands import Errands
+from doorward.daemon.errands import Errand, Errands
 from doorward.daemon.healing import Healing
 from doorward.daemon.loading import Loaded, Loading, PutBack, load_file, put_back
 from doorward.daemon.log import Log
@@ -48,7 +48,8 @@ class Daemon:
         self.filter = NftFilter()
         self.missed = 0  # times that log messages were lost, after which the sets were read back
         self._states: dict[str, dict[int, tuple[str, ...]]] = {}
-        self._due: list[Opening] = []  # whose commands are to be started
+        self._due: list[Errand] = []  # to be sent off
+        self._lines: list[Callable[[], None]] = []  # of the log, to be written once the ledger has what they tell
         self.control_path, self.kept = control, ledger.path.with_name(kept.NAME)
         self._timer_s, self._told_s = float("inf"), float("-inf")
         with ExitStack() as parts:  # what cannot start leaves nothing behind
@@ -64,8 +65,9 @@ class Daemon:
             parts.callback(self._leave_trial)
             late = self._enter_standing()
             self._load_first(trial_s)
-            for opening in late:
-                self.record_end(opening, "time")
+            with self.recording():
+                for opening in late:
+                    self.record_end(opening, "time")
             self.reconcile()
             self._open_parts = parts.pop_all()
 
@@ -130,9 +132,9 @@ class Daemon:
         opening = self.book.open(new)
         self.ledger.opened(self.in_wall_time(opening))
         left_s = opening.until_s - self.loop.now_s()
-        self.log.opening("prolonged" if prolonged else "opened", opening, left_s, new.by)
-        if not prolonged and new.door in self.doors and self.doors[new.door].on_open:
-            self._due.append(new)
+        self._lines.append(lambda: self.log.opening("prolonged" if prolonged else "opened", opening, left_s, new.by))
+        if not prolonged:
+            self._send(Errand(new.door, new.address, "open"))
         self._schedule()
 
     def record_errand(self, knock: Opening) -> None:
@@ -140,8 +142,9 @@ class Daemon:
         moment = self.in_wall_time(knock)._replace(until_s=time.time())
         self.ledger.opened(moment)
         self.ledger.closed(knock.door, knock.address, moment.until_s, "time")
-        self.log.event("ran", {"door": knock.door, "address": str(knock.address), "by": knock.by})
-        self._due.append(knock)
+        fields = {"door": knock.door, "address": str(knock.address), "by": knock.by}
+        self._lines.append(lambda: self.log.event("ran", fields))
+        self._send(Errand(knock.door, knock.address, "open"))
 
     def record_end(self, opening: Opening, by: str) -> None:
         """Write the end of an opening into ledger and log: by "time", "hand" or "lost".
@@ -151,9 +154,15 @@ class Daemon:
         ended_s = opening.until_s if by == "time" else self.loop.now_s()  # it may have ended while no daemon ran
         at_s = ended_s + self.wall_offset_s()
         self.ledger.ended(opening.door, opening.address, at_s)
-        self.errands.run(opening.door, opening.address, "close", lambda: self._strike(opening, at_s, by))
-        self.log.opening("closed", opening, ended_s - opening.since_s, by)
+        self._send(Errand(opening.door, opening.address, "close", lambda: self._strike(opening, at_s, by)))
+        self._lines.append(lambda: self.log.opening("closed", opening, ended_s - opening.since_s, by))
         self._schedule()
+
+    def _send(self, errand: Errand) -> None:
+        if self.errands.has_command(errand):
+            self._due.append(errand)
+        else:
+            errand.then()
 
     def _strike(self, opening: Opening, at_s: float, by: str) -> None:
         if self.book.get(opening.door, opening.address) is None:  # not opened again meanwhile
@@ -169,17 +178,21 @@ class Daemon:
 
     @contextmanager
     def recording(self) -> Iterator[None]:
-        """Write what is recorded inside together; once it is on the disk, start the commands of what was opened.
+        """Write what is recorded inside together, and then the log; once it is on the disk, start the commands.
 
-        So not even a loss of power makes the ledger forget an `on_close` whose `on_open` has run.
+        So the log tells of nothing that a kill could still undo, and not even a loss of power makes the ledger forget
+        an `on_close` whose `on_open` has run. Everything that is recorded is recorded inside of one.
         """
         with self.ledger.together():
             yield
+        lines, self._lines = self._lines, []
+        for line in lines:
+            line()
         due, self._due = self._due, []
-        if due:
+        if any(errand.what == "open" for errand in due):
             self.ledger.secure()
-        for opening in due:
-            self.errands.run(opening.door, opening.address, "open")
+        for errand in due:
+            self.errands.run(errand)
 
     def settle(self, touched: tuple[Element, ...], have: Remaining | None = None) -> None:
         """Bring these entries of the gate to what the book wants."""
@@ -300,8 +313,9 @@ class Daemon:
 
     def _wake(self) -> None:
         self._timer_s = float("inf")
-        for opening in self.book.expire(self.loop.now_s()):
-            self.record_end(opening, "time")
+        with self.recording():
+            for opening in self.book.expire(self.loop.now_s()):
+                self.record_end(opening, "time")
         if self.ledger.trouble:
             self._retry_ledger()
         if self.loop.now_s() >= self.log.due_s:

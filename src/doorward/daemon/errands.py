@@ -17,11 +17,13 @@ from doorward.model import Address, Door
 LAST_COMMANDS_S = 2.0  # at the end: for commands that run; what is not known to have ended stays owed
 
 
-class _Errand(NamedTuple):
+class Errand(NamedTuple):
+    """A door's command for "open" or "close", to be run for an address; `then` is called when it has ended."""
+
     door: str
     address: Address
     what: str
-    then: Callable[[], None]
+    then: Callable[[], None] = lambda: None
 
 
 class Errands:
@@ -31,7 +33,7 @@ class Errands:
         self.loop, self._log, self._config, self._lock = loop, log, config, lock
         self._user = os.geteuid()
         self._commands: dict[str, DoorCommands] = {}
-        self._running: dict[int, _Errand] = {}  # by the runner's number
+        self._running: dict[int, Errand] = {}  # by the runner's number
         self._runner = self._new_runner(first=True)
 
     def take(self, doors: Iterable[Door]) -> None:
@@ -40,13 +42,14 @@ class Errands:
         if before or self._commands:
             self._runner.reload()
 
-    def run(self, door: str, address: Address, what: str, then: Callable[[], None] = lambda: None) -> None:
-        """Have a door's command for "open" or "close" run, if it has one; `then` is called when it has ended."""
-        commands = self._commands.get(door)
-        if commands is not None and commands.of(what, address) is not None:
-            self._start(_Errand(door, address, what, then))
-        else:
-            then()
+    def has_command(self, errand: Errand) -> bool:
+        """Tell whether the door has a command for that."""
+        commands = self._commands.get(errand.door)
+        return commands is not None and commands.of(errand.what, errand.address) is not None
+
+    def run(self, errand: Errand) -> None:
+        """Have the command run."""
+        self._running[self._runner.run(errand.door, errand.address, errand.what)] = errand
 
     def drain(self) -> None:
         """Wait a moment for what runs; the runner ends it in any case, and nobody is told."""
@@ -86,10 +89,7 @@ class Errands:
         owed = [errand for errand in self._running.values() if errand.what == "close"]  # a second time, if need be
         self._running.clear()
         for errand in owed:
-            self._start(errand)
-
-    def _start(self, errand: _Errand) -> None:
-        self._running[self._runner.run(errand.door, errand.address, errand.what)] = errand
+            self.run(errand)
 
 
 def commands_of(doors: Iterable[Door]) -> dict[str, DoorCommands]:

@@ -64,7 +64,8 @@ def _open(daemon: Daemon, request: Mapping[str, Any]) -> dict[str, Any]:
     except DoorwardError:
         daemon.book.restore(door.name, opening.address, was)
         if was is None:
-            daemon.record_end(opening, "refused")
+            with daemon.recording():
+                daemon.record_end(opening, "refused")
         raise
     standing = daemon.book.get(door.name, opening.address) or opening
     return {"opening": _opening(daemon, standing)}
@@ -82,7 +83,8 @@ def _close(daemon: Daemon, request: Mapping[str, Any]) -> dict[str, Any]:
     except DoorwardError:
         daemon.book.restore(name, address, opening)
         raise
-    daemon.record_end(opening, "hand")
+    with daemon.recording():
+        daemon.record_end(opening, "hand")
     return {"cut": cut(address, opening.ports) if request.get("cut") is True else 0}
 
 

@@ -13,7 +13,7 @@ from typing import Any
 import pytest
 
 from doorward.config.files import read
-from doorward.daemon.errands import Errands
+from doorward.daemon.errands import Errand, Errands
 from doorward.daemon.log import Log
 from doorward.daemon.loop import Loop
 
@@ -69,12 +69,12 @@ def house(tmp_path: Path) -> Iterator[House]:
 def test_what_is_asked_before_a_reload_is_what_the_file_said_then(house: House) -> None:
     house.write("first")
     house.load()
-    house.errands.run("wake", HERE, "open")
-    house.errands.run("wake", HERE, "open")  # waits for the one before
+    house.errands.run(Errand("wake", HERE, "open"))
+    house.errands.run(Errand("wake", HERE, "open"))  # waits for the one before
     house.await_message("output: first 192.0.2.7")
     house.write("second")
     house.load()
-    house.errands.run("wake", HERE, "open")
+    house.errands.run(Errand("wake", HERE, "open"))
     house.await_message("output: second 192.0.2.7")
     assert [message for message in house.messages() if "output" in message] == [
         f"wake: output: {word} 192.0.2.7" for word in ("first", "first", "second")
@@ -84,7 +84,7 @@ def test_what_is_asked_before_a_reload_is_what_the_file_said_then(house: House) 
 def test_a_file_that_cannot_be_read_any_more_changes_nothing(house: House) -> None:
     house.write("first")
     house.load()
-    house.errands.run("wake", HERE, "open")
+    house.errands.run(Errand("wake", HERE, "open"))
     house.await_message("output: first 192.0.2.7")
     doors = read(house.config).doors
     house.write("second")
@@ -92,16 +92,17 @@ def test_a_file_that_cannot_be_read_any_more_changes_nothing(house: House) -> No
     house.errands.take(doors)
     house.await_message("other users can write this file")
     house.await_message("the commands stay as they were")
-    house.errands.run("wake", ip_address("2001:db8::7"), "open")
+    house.errands.run(Errand("wake", ip_address("2001:db8::7"), "open"))
     house.await_message("output: first 2001:db8::7")
 
 
 def test_a_door_without_commands_asks_for_nothing(house: House) -> None:
-    house.errands.run("wake", HERE, "open")  # nothing was taken yet
+    assert not house.errands.has_command(Errand("wake", HERE, "open"))  # nothing was taken yet
     house.write("first")
     house.load()
-    house.errands.run("wake", HERE, "close")
-    house.errands.run("wake", HERE, "open")
+    assert not house.errands.has_command(Errand("wake", HERE, "close"))
+    assert house.errands.has_command(Errand("wake", HERE, "open"))
+    house.errands.run(Errand("wake", HERE, "open"))
     house.await_message("output: first 192.0.2.7")
     assert [message for message in house.messages() if "running" in message] == [
         "wake: running: /bin/echo first 192.0.2.7"
