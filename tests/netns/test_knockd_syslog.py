@@ -80,6 +80,7 @@ def session(program: Program, folder: Path) -> list[tuple[str, str]]:
         time.sleep(0.2)  # knockd frees its doors in the signal's handler, also while it is at a packet
         place.knockd.process.send_signal(signal.SIGHUP)
         place.knockd.output.await_count(1, lambda line: line.startswith("re-opening log file"))
+        log.until("re-opening log file")  # knockd shows a line before it logs it
         place.knockd.end()
         return [(priority, text.replace(str(place.knockd.folder), "")) for priority, text in log.until("shutting down")]
 
