@@ -14,7 +14,7 @@ import pytest
 from doorward.daemon.healing import PAUSE_S
 from doorward.lab import Lab
 from tests.support.changes import Changes, changes_of
-from tests.support.daemon import RunningDaemon, Visitor, Visitors, running_daemon
+from tests.support.daemon import SLOWNESS, RunningDaemon, Visitor, Visitors, running_daemon
 
 pytestmark = pytest.mark.netns("nft", "knock")
 
@@ -28,7 +28,7 @@ for = "10m"
 """
 SEQUENCE = ("7001", "7002:udp", "7003")
 FLUSHES = 100
-USUAL_S = 0.1  # in which a usual gate is back
+USUAL_S = 0.1 * SLOWNESS  # in which a usual gate is back
 
 
 @pytest.fixture
