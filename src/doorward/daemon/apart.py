@@ -1,10 +1,11 @@
-"""Calling a function in a child process: what it took of memory and rights is gone with it."""
+"""Processes of doorward's own: a function called in a child, and what one process hears of another."""
 
 from __future__ import annotations
 
 import os
 import pickle
 import signal
+import socket
 import traceback
 from collections.abc import Callable
 from typing import TypeVar
@@ -30,6 +31,14 @@ def in_child(call: Callable[[], T]) -> T:
     if isinstance(outcome, DoorwardError):
         raise outcome
     return outcome
+
+
+def received(sock: socket.socket, size: int, flags: int = 0) -> bytes:
+    """Receive one message; nothing where the other process has ended (a reset, where it left messages unread)."""
+    try:
+        return sock.recv(size, flags)
+    except ConnectionResetError:
+        return b""
 
 
 def _child(send: int, call: Callable[[], T]) -> None:

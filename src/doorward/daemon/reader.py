@@ -22,6 +22,7 @@ from ipaddress import IPv4Address, IPv6Address
 
 from doorward.capture.nflog import Event, LogSocket
 from doorward.daemon import privileges, seccomp
+from doorward.daemon.apart import received
 from doorward.errors import HostError, MalformedError
 
 WHATS = ("knock", "full", "fast", "step", "wrong")
@@ -66,7 +67,7 @@ class Reader:
         self.loss = ""
         self._start(0.0)
         self._socket.setblocking(True)
-        first = self._socket.recv(_MESSAGE_BYTES)
+        first = received(self._socket, _MESSAGE_BYTES)
         if first != _READY:
             self.close()
             reason = first.removeprefix(_FAILED).decode(errors="replace") or "it ended"
@@ -79,11 +80,9 @@ class Reader:
     def read(self) -> list[Event] | None:
         """Give events that wait; None where some were lost, as `loss` says."""
         try:
-            raw = self._socket.recv(_MESSAGE_BYTES, socket.MSG_DONTWAIT)
+            raw = received(self._socket, _MESSAGE_BYTES, socket.MSG_DONTWAIT)
         except BlockingIOError:
             return []
-        except ConnectionResetError:
-            raw = b""
         if raw == _READY:
             return []
         if raw == _OVERFLOW:

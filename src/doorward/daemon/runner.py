@@ -24,7 +24,7 @@ from ipaddress import ip_address
 from pathlib import Path
 from typing import Any, NamedTuple
 
-from doorward.daemon.apart import in_child
+from doorward.daemon.apart import in_child, received
 from doorward.daemon.commands import Command, Commands, argv_of, filled, text_of
 from doorward.daemon.loop import Loop
 from doorward.errors import DoorwardError
@@ -131,7 +131,7 @@ class Runner:
                 self._socket.shutdown(socket.SHUT_WR)
 
     def _read(self) -> None:
-        raw = self._socket.recv(_MESSAGE_BYTES)
+        raw = received(self._socket, _MESSAGE_BYTES)
         if raw:
             report = Report(**json.loads(raw))
             self._asked -= report.event == "done"
@@ -168,7 +168,7 @@ class _Server:
         self.loop.on_readable(sock.fileno(), self._read)
 
     def _read(self) -> None:
-        raw = self._socket.recv(_MESSAGE_BYTES)
+        raw = received(self._socket, _MESSAGE_BYTES)
         if not raw:  # the daemon is gone: finish what runs and what waits
             self.loop.forget(self._socket.fileno())
             self._asked = False

@@ -15,6 +15,7 @@ from collections.abc import Callable
 from contextlib import suppress
 from typing import NamedTuple
 
+from doorward.daemon.apart import received
 from doorward.daemon.loop import Loop
 from doorward.model import Address
 
@@ -89,7 +90,7 @@ class Names:
                 self._asked[text] = address
 
     def _read(self) -> None:
-        raw = self._socket.recv(_MESSAGE_BYTES)
+        raw = received(self._socket, _MESSAGE_BYTES)
         if not raw:  # it has ended: nobody will be named any more
             self.close()
             return
@@ -139,7 +140,7 @@ def _serve(descriptor: int) -> None:
 
 
 def _look_up(sock: socket.socket) -> None:
-    while address := sock.recv(_MESSAGE_BYTES):
+    while address := received(sock, _MESSAGE_BYTES):
         try:
             name = socket.gethostbyaddr(address.decode())[0]
         except OSError:
