@@ -12,6 +12,7 @@ from ipaddress import ip_address
 from pathlib import Path
 from typing import Any, NamedTuple
 
+from doorward import durable
 from doorward.errors import HostError
 from doorward.model import Address, Opening, Port
 
@@ -87,7 +88,7 @@ class Ledger:
         For what is owed. SQLite itself would wait at every commit (synchronous = FULL), or at none (NORMAL).
         """
         try:
-            _sync(self.path.with_name(f"{self.path.name}-wal"))
+            durable.sync(self.path.with_name(f"{self.path.name}-wal"))
         except OSError as error:
             self.trouble = self.trouble or f"{self.path}: {error.strerror}"
 
@@ -217,7 +218,7 @@ def _connect(path: Path) -> sqlite3.Connection:
             raise sqlite3.DatabaseError(fault)
         if version == 0:
             db.executescript(f"BEGIN; {_SCHEMA} PRAGMA user_version = {SCHEMA_VERSION}; COMMIT;")
-            _sync(path.parent)  # else a loss of power may take the whole file away, whatever was synced in it
+            durable.sync(path.parent)  # else a loss of power may take the whole file away, whatever was synced in it
         elif version == 1:
             db.executescript(f"BEGIN; {_CLOCK} PRAGMA user_version = {SCHEMA_VERSION}; COMMIT;")
         if not _definitions(db) >= _own_definitions():
@@ -227,14 +228,6 @@ def _connect(path: Path) -> sqlite3.Connection:
         db.close()
         raise
     return db
-
-
-def _sync(path: Path) -> None:
-    handle = os.open(path, os.O_RDONLY | os.O_CLOEXEC)
-    try:
-        os.fsync(handle)
-    finally:
-        os.close(handle)
 
 
 def _definitions(db: sqlite3.Connection) -> set[tuple[str, str]]:

@@ -8,6 +8,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
 
+from doorward import durable
 from doorward.errors import HostError, UsageError
 
 _NEW_MODE = 0o600  # of a first configuration: it holds sequences
@@ -41,13 +42,8 @@ class Installation:
             with suppress(FileNotFoundError):
                 kept = self.config.with_name(f"{self.before.name}.new")
                 self._write(kept, self.config.read_bytes())
-                kept.replace(self.before)
-            self.new.replace(self.config)
-            folder = os.open(self.config.parent, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
-            try:
-                os.fsync(folder)  # renamed for good, also after a loss of power
-            finally:
-                os.close(folder)
+                durable.rename(kept, self.before)
+            durable.rename(self.new, self.config)
 
     def forget(self) -> None:
         """Take away what was prepared."""

@@ -9,6 +9,7 @@ import os
 from contextlib import suppress
 from pathlib import Path
 
+from doorward import durable
 from doorward.errors import HostError
 
 NAME, TRIAL_NAME = "gate.nft", "trial.nft"  # in the state folder
@@ -43,12 +44,7 @@ def forget(path: Path) -> None:
 def move(source: Path, destination: Path) -> str:
     """Rename for good: also after a loss of power. Gives what is wrong, or nothing."""
     try:
-        source.replace(destination)
-        folder = os.open(destination.parent, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
-        try:
-            os.fsync(folder)
-        finally:
-            os.close(folder)
+        durable.rename(source, destination)
     except OSError as error:
         return f"{destination}: {error.strerror}"
     return ""
