@@ -19,4 +19,8 @@ TARGETS = (
     "command_line",
     "ledger_file",
     "ledger_rows",
+    "reader_events",
+    "nft_changes",
+    "ssh_session",
+    "doctor_rules",
 )

@@ -8,6 +8,7 @@ from doorward.config.strength import warnings
 from doorward.config.toml import parse
 from doorward.daemon.loading import compile_configuration
 from doorward.errors import ConfigError
+from fuzz import faults
 
 MEMORY = 1 << 30
 
@@ -18,11 +19,7 @@ def one(data: bytes) -> None:
         text = text_of(data, "f")
         configuration = parse(text, "f")
     except ConfigError as error:
-        for fault in error.faults:
-            assert 1 <= fault.line <= data.count(b"\n") + 1, fault
-            assert fault.what, fault
-            assert fault.instead, fault
-            assert "\n" not in str(fault), fault
+        faults.check(error, data)
         return
     lines = find_lines(text)
     for finding in warnings(configuration, lines):

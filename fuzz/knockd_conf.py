@@ -8,6 +8,7 @@ from doorward.config.files import text_of
 from doorward.config.knockd import parse
 from doorward.config.syntax import load
 from doorward.errors import ConfigError
+from fuzz import faults
 from fuzz.firewall_commands import service
 
 
@@ -16,11 +17,7 @@ def one(data: bytes) -> None:
     try:
         configuration = parse(text_of(data, "f"), "f")
     except ConfigError as error:
-        for fault in error.faults:
-            assert 1 <= fault.line <= data.count(b"\n") + 1, fault
-            assert fault.what, fault
-            assert fault.instead, fault
-            assert "\n" not in str(fault), fault
+        faults.check(error, data)
         return
     assert all(bool(door.knock) != (door.one_time_file is not None) for door in configuration.doors)
     converted = convert(configuration, "f", service)

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import socket
-import time
 from contextlib import suppress
 from ipaddress import ip_address
 from pathlib import Path
@@ -13,6 +12,7 @@ import pytest
 from doorward.lab import Lab
 from tests.support.daemon import SILENCE_S
 from tests.support.knockd import DEBIAN, OURS, SYN, Program, RunningKnockd, Site, running_knockd, site, until
+from tests.support.manual import MANUAL_1, MANUAL_2, MANUAL_3, MANUAL_4, doors_of
 
 pytestmark = pytest.mark.netns("/usr/sbin/knockd", "iptables", "ip6tables")
 
@@ -22,50 +22,10 @@ FIN, SYN_ACK = 1, 18
 programs = pytest.mark.parametrize("program", [DEBIAN, *OURS], ids=lambda program: program.name)
 engines = pytest.mark.parametrize("program", OURS, ids=lambda program: program.name)
 
-# As they stand in knockd(1), but for the paths of the files, and `-p tcp` in the first: without it iptables refuses
-# `--dport`. `/sbin` and `/usr/sbin` are one.
-EXAMPLE_1 = """
-[openSSH]
-     sequence    = 7000,8000,9000
-     seq_timeout = 10
-     tcpflags    = syn
-     command     = /sbin/iptables -A INPUT -s %IP% -p tcp --dport 22 -j ACCEPT
-
-[closeSSH]
-     sequence    = 9000,8000,7000
-     seq_timeout = 10
-     tcpflags    = syn
-     command     = /sbin/iptables -D INPUT -s %IP% -p tcp --dport 22 -j ACCEPT
-"""
-EXAMPLE_2 = """
-[opencloseSSH]
-     sequence      = 2222:udp,3333:tcp,4444:udp
-     seq_timeout   = 15
-     tcpflags      = syn,ack
-     start_command = /usr/sbin/iptables -A INPUT -s %IP% -p tcp --syn -j ACCEPT
-     cmd_timeout   = 5
-     stop_command  = /usr/sbin/iptables -D INPUT -s %IP% -p tcp --syn -j ACCEPT
-"""
-EXAMPLE_3 = """
-[opencloseSMTP]
-     one_time_sequences = {sequences}
-     seq_timeout        = 15
-     tcpflags           = fin,!ack
-     start_command      = /usr/sbin/iptables -A INPUT -s %IP% -p tcp --dport 25 -j ACCEPT
-     cmd_timeout        = 5
-     stop_command       = /usr/sbin/iptables -D INPUT -s %IP% -p tcp --dport 25 -j ACCEPT
-"""
-EXAMPLE_4 = """
-[opencloseSMTP]
-     one_time_sequences = {sequences}
-     seq_timeout        = 15
-     tcpflags           = fin,!ack
-     start_command      = /usr/sbin/iptables -A INPUT -s %IP% -p tcp --dport 25 -j ACCEPT
-     start_command_6    = /usr/sbin/ip6tables -A INPUT -s %IP% -p tcp --dport 25 -j ACCEPT
-     cmd_timeout        = 5
-     stop_command       = /usr/sbin/iptables -D INPUT -s %IP% -p tcp --dport 25 -j ACCEPT
-     stop_command_6     = /usr/sbin/ip6tables -D INPUT -s %IP% -p tcp --dport 25 -j ACCEPT
-"""
+ONCE = "/etc/knockd/smtp_sequences"  # of examples 3 and 4; each test has a file of its own
+EXAMPLE_2, EXAMPLE_3, EXAMPLE_4 = map(doors_of, (MANUAL_2, MANUAL_3, MANUAL_4))
+# Without `-p tcp` iptables refuses `--dport`.
+EXAMPLE_1 = doors_of(MANUAL_1).replace(" --dport", " -p tcp --dport")
 
 
 def rules(place: Site, source: str, chain: str = "INPUT") -> list[str]:
@@ -92,7 +52,7 @@ def test_example_1_opens_by_one_knock_and_closes_by_another(tmp_path: Path, prog
 
 def test_example_1_to_the_letter_runs_and_is_told_of(tmp_path: Path) -> None:
     """iptables takes no `--dport` without `-p tcp`: the page's own command fails, and the log says how."""
-    with site(OURS[0], tmp_path, EXAMPLE_1.replace(" -p tcp", "")) as place:
+    with site(OURS[0], tmp_path, doors_of(MANUAL_1)) as place:
         place.send(ONE, "7000", "8000", "9000")
         place.knockd.await_line(f"openSSH: running command: /sbin/iptables -A INPUT -s {ONE} --dport 22 -j ACCEPT")
         place.knockd.await_line("openSSH: command returned non-zero status code (2)")
@@ -118,7 +78,7 @@ def test_example_2_closes_by_itself(tmp_path: Path, program: Program) -> None:
 def test_examples_3_and_4_take_each_sequence_once(tmp_path: Path, program: Program, example: str, source: str) -> None:
     sequences = tmp_path / "smtp_sequences"
     sequences.write_text("# SMTP\n 5001,5002,5003\n 6001:udp,6002,6003\n")
-    text = example.format(sequences=sequences).replace("cmd_timeout        = 5", "cmd_timeout        = 1")
+    text = example.replace(ONCE, str(sequences)).replace("cmd_timeout        = 5", "cmd_timeout        = 1")
     with site(program, tmp_path, text) as place:
         for number, ports in enumerate((("5001", "5002", "5003"), ("6001/udp", "6002", "6003")), 1):
             for port in ports:
@@ -205,7 +165,6 @@ def test_stop_commands_whose_rules_are_gone_fail_in_the_log_and_nowhere_else(
     until(lambda: server.pids() == set())
     place.close()
     server.run(["iptables", "-F"])  # as the machine's restart does
-    time.sleep(1)  # the openings are over by then
     with running_knockd(program, server, tmp_path / "knockd", text) as knockd:
         for source in sources:
             knockd.await_line(f"{source}: opencloseSSH: command timeout")

@@ -9,7 +9,7 @@ from __future__ import annotations
 import errno
 import os
 import struct
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from typing import TypeVar
 
 from doorward import netlink
@@ -33,12 +33,44 @@ _NAME = TABLE.split()[1].encode() + b"\0"
 
 def existing() -> list[Existing]:
     """List the table's chains, sets, maps and counters; nothing where there is no table."""
-    return _asked(lambda: [*_chains(), *_sets(), *(Existing("counter", name) for name, _ in _counters())], [])
+    return _asked(lambda: [*_dump(_GET_CHAIN, chain_in), *_dump(_GET_SET, set_in), *_named_counters()], [])
 
 
 def counted() -> dict[str, int]:
     """Give the packets that each of the table's counters has counted; nothing where there is no table."""
-    return _asked(lambda: dict(_counters()), {})
+    return _asked(lambda: dict(_dump(_GET_OBJECT, counter_in)), {})
+
+
+def _named_counters() -> list[Existing]:
+    return [Existing("counter", name) for name, _ in _dump(_GET_OBJECT, counter_in)]
+
+
+def chain_in(body: memoryview) -> Existing | None:
+    """Read one message of the answer; None where it tells of another table. MalformedError: it is none."""
+    parts = _parts(body)
+    return None if parts is None else Existing("chain", _text(_part(parts, _CHAIN_NAME)))
+
+
+def set_in(body: memoryview) -> Existing | None:
+    """Read a set or a map, as `chain_in` does; those without a name are left out."""
+    parts = _parts(body)
+    flags = _number(parts[_SET_FLAGS]) if parts and _SET_FLAGS in parts else 0
+    if parts is None or flags & _ANONYMOUS:
+        return None
+    described = netlink.attributes(parts[_SET_DESCRIPTION]) if _SET_DESCRIPTION in parts else {}
+    size = _number(described[_SET_SIZE]) if _SET_SIZE in described else 0
+    return Existing("map" if flags & _MAP else "set", _text(_part(parts, _SET_NAME)), size)
+
+
+def counter_in(body: memoryview) -> tuple[str, int] | None:
+    """Read a counter's name and packets, as `chain_in` does; None for other objects too."""
+    parts = _parts(body)
+    if parts is None or _number(_part(parts, _OBJECT_TYPE)) != _COUNTER:
+        return None
+    packets = _part(netlink.attributes(_part(parts, _OBJECT_DATA)), _COUNTER_PACKETS)
+    if len(packets) != 8:
+        raise MalformedError(f"nf_tables: a count of {len(packets)} bytes")
+    return _text(_part(parts, _OBJECT_NAME)), int.from_bytes(packets)
 
 
 def _asked(question: Callable[[], T], without_table: T) -> T:
@@ -52,44 +84,34 @@ def _asked(question: Callable[[], T], without_table: T) -> T:
                 "listing nftables needs CAP_NET_ADMIN; run doorward as root or give it that capability"
             ) from None
         raise HostError(f"nf_tables does not list its tables: {os.strerror(error.errno or 0)}") from None
-    except (MalformedError, KeyError, struct.error) as error:
+    except MalformedError as error:
         raise HostError(f"nf_tables answers what doorward cannot read ({error}); use Linux 5.11 or newer") from None
 
 
-def _chains() -> Iterator[Existing]:
-    for parts in _dump(_GET_CHAIN):
-        yield Existing("chain", _text(parts[_CHAIN_NAME]))
-
-
-def _sets() -> Iterator[Existing]:
-    for parts in _dump(_GET_SET):
-        flags = _number(parts[_SET_FLAGS]) if _SET_FLAGS in parts else 0
-        if not flags & _ANONYMOUS:
-            described = netlink.attributes(parts[_SET_DESCRIPTION]) if _SET_DESCRIPTION in parts else {}
-            size = _number(described[_SET_SIZE]) if _SET_SIZE in described else 0
-            yield Existing("map" if flags & _MAP else "set", _text(parts[_SET_NAME]), size)
-
-
-def _counters() -> Iterator[tuple[str, int]]:
-    for parts in _dump(_GET_OBJECT):
-        if _number(parts[_OBJECT_TYPE]) == _COUNTER:
-            packets = netlink.attributes(parts[_OBJECT_DATA])[_COUNTER_PACKETS]
-            yield _text(parts[_OBJECT_NAME]), struct.unpack("!Q", packets)[0]
-
-
-def _dump(kind: int) -> Iterator[dict[int, memoryview]]:
+def _dump(kind: int, read: Callable[[memoryview], T | None]) -> list[T]:
     request = struct.pack("!BBH", _INET, 0, 0) + netlink.attribute(_TABLE, _NAME)
     with netlink.open_socket(netlink.NETFILTER, "nf_tables") as sock:
-        for reply in netlink.dump(sock, netlink.message(kind, netlink.REQUEST | netlink.DUMP, request)):
-            parts = netlink.attributes(reply.body[_FAMILY_HEADER:])
-            if bytes(parts.get(_TABLE, b"")) == _NAME:  # of chains the kernel lists those of all tables
-                yield parts
+        replies = netlink.dump(sock, netlink.message(kind, netlink.REQUEST | netlink.DUMP, request))
+        return [found for reply in replies if (found := read(reply.body)) is not None]
+
+
+def _parts(body: memoryview) -> dict[int, memoryview] | None:
+    """Give the attributes of a thing of this table; of chains the kernel lists those of all."""
+    parts = netlink.attributes(body[_FAMILY_HEADER:])
+    return parts if bytes(parts.get(_TABLE, b"")) == _NAME else None
+
+
+def _part(parts: dict[int, memoryview], kind: int) -> memoryview:
+    if kind not in parts:
+        raise MalformedError(f"nf_tables: a thing without attribute {kind}")
+    return parts[kind]
 
 
 def _text(raw: memoryview) -> str:
-    return bytes(raw).rstrip(b"\0").decode("ascii")
+    return bytes(raw).rstrip(b"\0").decode(errors="replace")
 
 
 def _number(raw: memoryview) -> int:
-    value: int = struct.unpack("!I", raw)[0]
-    return value
+    if len(raw) != 4:
+        raise MalformedError(f"nf_tables: a number of {len(raw)} bytes")
+    return int.from_bytes(raw)

@@ -143,13 +143,16 @@ class Watch:
         self._socket.setsockopt(socket.SOL_SOCKET, _SO_DETACH_FILTER, 0)
 
     def read(self) -> list[Change] | None:
-        """Give the transactions of at most a thousand datagrams; None where the kernel had to drop some."""
+        """Give the transactions of at most a thousand datagrams; None where some were dropped or cannot be read."""
         changes: list[Change] = []
         try:
             for _ in range(_MESSAGES_A_READ):
                 changes += self._changes(self._socket.recv(_RECEIVE_BYTES))
         except BlockingIOError:
             pass
+        except MalformedError:  # a later kernel's: what it tells is compared instead
+            self._drain()
+            return None
         except OSError as error:
             if error.errno != errno.ENOBUFS:
                 raise
