@@ -53,7 +53,9 @@ class Loop:
         self._running = True
         while self._running:
             for key, _ in self._selector.select(self._patience_s()):
-                key.data()
+                # A call before may have forgotten it; its number may even be another descriptor's by now.
+                if self._selector.get_map().get(key.fd) is key:
+                    key.data()
             while self._timers and self._timers[0][0] <= self.now_s():
                 heapq.heappop(self._timers)[2]()
 

@@ -159,3 +159,29 @@ def test_closing_gives_everything_back() -> None:
     assert open_descriptors() == before
     assert signal.set_wakeup_fd(-1) == -1
     signal.signal(signal.SIGUSR1, handler)
+
+
+def test_who_is_forgotten_is_not_called_for_what_came_before(
+    loop: Loop, pair: tuple[socket.socket, socket.socket]
+) -> None:
+    """A command's descriptor may get the number of the one that ended in the same round."""
+    here, there = pair
+    calls: list[str] = []
+
+    def next_owner() -> None:
+        calls.append("the next owner")
+        loop.stop()
+
+    def take_over(own: socket.socket, other: socket.socket) -> None:
+        calls.append("first")
+        own.recv(16)
+        loop.forget(other.fileno())
+        loop.on_readable(other.fileno(), next_owner)
+
+    loop.on_readable(here.fileno(), lambda: take_over(here, there))
+    loop.on_readable(there.fileno(), lambda: take_over(there, here))
+    loop.at(loop.now_s() + 1, loop.stop)
+    here.send(b"to there")
+    there.send(b"to here")
+    loop.run()
+    assert calls == ["first", "the next owner"]
