@@ -5,6 +5,7 @@ A repair is never given up. Where a program changes the gate again and again, th
 
 from __future__ import annotations
 
+import select
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from typing import Any, NamedTuple
@@ -19,6 +20,7 @@ from doorward.gate.watch import Change, Watch, fingerprint, own_process
 PAUSE_S = 0.05  # between repairs
 _FAILED_PAUSE_S = 1.0  # after one that failed
 _MAX_HELD = 10_000  # changes noted while a child loads; beyond it the gate is compared instead
+_TOLD_S = 0.02  # in which nf_tables tells who made the change that has just been seen
 _LATE_S = 1.0  # after a repair: knocks of the gate before it may still be told
 Outcome = Any  # of a child: what its work gives, or the DoorwardError that ended it
 
@@ -112,10 +114,11 @@ class Healing:
         """Compare the gate with what was loaded, and put it back where it differs."""
         if self.is_busy:
             self._unsure = True
-            return
-        found = fingerprint()
-        if not found or found != self._fingerprint:
-            self.repair("another program")
+        elif self._damage is None and not self._is_whole():
+            select.select([self._watch], [], [], _TOLD_S)
+            self._hear()  # who it was, and then the repair begins
+            if not self.is_damaged:
+                self.repair("another program")
 
     def close(self) -> None:
         """End the child, if there is one; nobody repairs any more."""
@@ -169,10 +172,17 @@ class Healing:
             self.suspect()
         return outcome
 
+    def _is_whole(self) -> bool:
+        found = fingerprint()
+        return found != b"" and found == self._fingerprint
+
     def _hear(self) -> None:
         changes = self._watch.read()
         if changes is None:
-            self.suspect()
+            if self.is_busy:
+                self._unsure = True
+            elif not self._is_whole():
+                self.repair("another program")
         elif self.is_busy:
             self._held += [change for change in changes if change.harm or change.process != self._own]
             if len(self._held) > _MAX_HELD:
