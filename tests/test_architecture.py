@@ -24,12 +24,13 @@ PURE = [
     *(SOURCE / "knockd" / name for name in ("attempts.py", "doors.py", "stages.py")),
     *(path for path in (SOURCE / "doctor").glob("*.py") if path.name not in ("facts.py", "network.py")),
     SOURCE / "daemon" / "commands.py",
+    SOURCE / "daemon" / "seccomp.py",
     SOURCE / "model.py",
 ]
 # Who may know whom: a module may import from its own rank and from the ranks before it.
 RANKS = [
     {"errors"},
-    {"model", "netlink", "session"},
+    {"model", "netlink", "session", "durable"},
     {"config", "automaton"},
     {"gate", "capture", "ledger"},
     {"daemon", "client"},

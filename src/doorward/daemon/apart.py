@@ -7,12 +7,13 @@ import pickle
 import signal
 import socket
 import traceback
-from collections.abc import Callable
-from typing import TypeVar
+from collections.abc import Callable, Iterable
+from typing import Any, NoReturn, TypeVar
 
 from doorward.errors import DoorwardError, HostError
 
 T = TypeVar("T")
+STANDARD = (0, 1, 2)  # input, output, errors
 
 
 def in_child(call: Callable[[], T]) -> T:
@@ -20,30 +21,18 @@ def in_child(call: Callable[[], T]) -> T:
     receive, send = os.pipe()
     pid = os.fork()
     if pid == 0:
-        _child(send, call)
+        signal.set_wakeup_fd(-1)
+        answer(send, call)
     os.close(send)
     with os.fdopen(receive, "rb") as pipe:
         raw = pipe.read()
-    _, status = os.waitpid(pid, 0)
-    if code := os.waitstatus_to_exitcode(status):
-        raise HostError(f"a process ended with status {code}; is there memory left?")
-    outcome: T | DoorwardError = pickle.loads(raw)  # noqa: S301 - from our own child, over our own pipe
-    if isinstance(outcome, DoorwardError):
-        raise outcome
+    outcome: T = outcome_of(pid, raw)
     return outcome
 
 
-def received(sock: socket.socket, size: int, flags: int = 0) -> bytes:
-    """Receive one message; nothing where the other process has ended (a reset, where it left messages unread)."""
-    try:
-        return sock.recv(size, flags)
-    except ConnectionResetError:
-        return b""
-
-
-def _child(send: int, call: Callable[[], T]) -> None:
+def answer(send: int, call: Callable[[], T]) -> NoReturn:
+    """End this process, a child, by sending what `call` gives, or its DoorwardError, into the pipe `send`."""
     status = 1
-    signal.set_wakeup_fd(-1)
     try:
         outcome: T | DoorwardError
         try:
@@ -53,7 +42,37 @@ def _child(send: int, call: Callable[[], T]) -> None:
         with os.fdopen(send, "wb") as pipe:
             pickle.dump(outcome, pipe)
         status = 0
+    except BrokenPipeError:  # the parent is gone
+        pass
     except BaseException:
         traceback.print_exc()  # a fault of doorward's own: the parent says what follows from it
     finally:
         os._exit(status)
+
+
+def outcome_of(pid: int, raw: bytes) -> Any:
+    """Wait for a child that sent `raw`; give what it gave, or raise its DoorwardError. HostError where it broke."""
+    if code := os.waitstatus_to_exitcode(os.waitpid(pid, 0)[1]):
+        raise HostError(f"a process ended with status {code}, and nothing was changed; is there memory left?")
+    outcome = pickle.loads(raw)  # noqa: S301 - from our own child, over our own pipe
+    if isinstance(outcome, DoorwardError):
+        raise outcome
+    return outcome
+
+
+def keep_only(descriptors: Iterable[int]) -> None:
+    """Close what this process, a child, has inherited, but for these: sockets above all, some of which are locks."""
+    start = 0
+    for descriptor in sorted(set(descriptors)):
+        if start < descriptor:  # Python 3.11 takes closerange(0, 0) for all that there are
+            os.closerange(start, descriptor)
+        start = descriptor + 1
+    os.closerange(start, os.sysconf("SC_OPEN_MAX"))
+
+
+def received(sock: socket.socket, size: int, flags: int = 0) -> bytes:
+    """Receive one message; nothing where the other process has ended (a reset, where it left messages unread)."""
+    try:
+        return sock.recv(size, flags)
+    except ConnectionResetError:
+        return b""

@@ -18,7 +18,7 @@ from doorward.daemon.healing import Healing
 from doorward.daemon.loading import Loaded, Loading, PutBack, load_file, put_back
 from doorward.daemon.log import Log
 from doorward.daemon.reader import Reader
-from doorward.daemon.reconcile import differences, shifted
+from doorward.daemon.reconcile import differences, shifted, taken_over
 from doorward.daemon.trial import HOW, Trial
 from doorward.gate.chains import LOG_GROUP
 from doorward.gate.nft import NftError, NftFilter
@@ -139,7 +139,7 @@ class Daemon:
 
     def record_errand(self, knock: Opening) -> None:
         """Run the command of a door that stays open for nobody, and record that it ran."""
-        moment = self.in_wall_time(knock)._replace(until_s=time.time())
+        moment = self.in_wall_time(knock._replace(until_s=knock.since_s))  # over as it begins
         self.ledger.opened(moment)
         self.ledger.closed(knock.door, knock.address, moment.until_s, "time")
         fields = {"door": knock.door, "address": str(knock.address), "by": knock.by}
@@ -211,11 +211,7 @@ class Daemon:
     def _enter_standing(self) -> list[Opening]:
         """Take over what the ledger says still stands; give what ended while nobody watched."""
         offset_s, now_s = self.wall_offset_s(), self.loop.now_s()
-        openings = [
-            # After a boot with a clock that was set back: never for longer than it was opened for.
-            opening._replace(until_s=min(opening.until_s, now_s + opening.until_s - opening.since_s))
-            for opening in shifted(self.ledger.standing(), -offset_s)
-        ]
+        openings = taken_over(self.ledger.standing(), offset_s, now_s)
         for opening in openings:
             if opening.until_s > now_s:
                 self.book.open(opening)

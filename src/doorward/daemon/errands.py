@@ -14,8 +14,6 @@ from doorward.daemon.loop import Loop
 from doorward.daemon.runner import Report, Runner
 from doorward.model import Address, Door
 
-LAST_COMMANDS_S = 2.0  # at the end: for commands that run; what is not known to have ended stays owed
-
 
 class Errand(NamedTuple):
     """A door's command for "open" or "close", to be run for an address; `then` is called when it has ended."""
@@ -53,7 +51,7 @@ class Errands:
 
     def drain(self) -> None:
         """Wait a moment for what runs; the runner ends it in any case, and nobody is told."""
-        self._runner.drain(LAST_COMMANDS_S)
+        self._runner.drain()
 
     def close(self) -> None:
         """Let the runner go once its commands have ended."""

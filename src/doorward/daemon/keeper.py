@@ -14,6 +14,7 @@ import traceback
 from contextlib import suppress
 from pathlib import Path
 
+from doorward.daemon.apart import STANDARD, keep_only
 from doorward.daemon.control import answering
 from doorward.daemon.loading import put_back
 from doorward.errors import DoorwardError
@@ -64,8 +65,7 @@ def _keep(read: int, deadline_s: float, before: Path | None, control: Path) -> N
         # A service manager that stops the unit waits for this process, though not for ever.
         signal.signal(signal.SIGTERM, lambda number, _: hurry.append(number))
         # What the daemon holds (above all its netlink sockets, which are its lock) must not outlive it here.
-        os.closerange(3, read)
-        os.closerange(read + 1, os.sysconf("SC_OPEN_MAX"))
+        keep_only((*STANDARD, read))
         if os.read(read, 1) != _DONE:
             while (left_s := deadline_s - now_s()) > 0 and not hurry:
                 select.select([], [], [], min(left_s, _RETRY_S))

@@ -7,31 +7,26 @@ leaves the gate's text in a file (kept.py), from which it can be put back.
 
 from __future__ import annotations
 
-import ctypes
 import gc
 import os
-import pickle
 import signal
-import traceback
 from collections.abc import Callable
 from contextlib import closing
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Generic, NamedTuple, Protocol, TypeVar, cast
+from typing import Generic, NamedTuple, Protocol, TypeVar
 
 from doorward.automaton.compile import compile_doors
 from doorward.config.files import exposure, group_id, read
 from doorward.config.schema import DEFAULT_CAPACITY, Configuration, Gate, WrongPort
-from doorward.daemon import kept
-from doorward.errors import DoorwardError, HostError
+from doorward.daemon import apart, kept, privileges
+from doorward.errors import DoorwardError
 from doorward.gate.connections import standing_connections
 from doorward.gate.nft import NftFilter
 from doorward.gate.plan import Remaining
 from doorward.gate.ruleset import Ruleset, compile_ruleset, default_capacity
 from doorward.gate.watch import Watch, fingerprint, own_process
 from doorward.model import Door
-
-_PR_SET_PDEATHSIG = 1  # linux/prctl.h
 
 
 class Commit(NamedTuple):
@@ -127,45 +122,20 @@ class Loading(Generic[T]):
         while not self._parts or self._parts[-1]:
             self.advance()
         os.close(self._read)
-        _, status = os.waitpid(self.pid, 0)
-        raw = b"".join(self._parts)
-        if code := os.waitstatus_to_exitcode(status):
-            raise HostError(f"the loading process ended with status {code}; is there memory left? nothing was changed")
-        outcome = pickle.loads(raw)  # noqa: S301 - from our own child, over our own pipe
-        if isinstance(outcome, DoorwardError):
-            raise outcome
-        return cast(T, outcome)
+        outcome: T = apart.outcome_of(self.pid, b"".join(self._parts))
+        return outcome
 
 
 def _child(write: int, work: Callable[[], T], needed: int | None) -> None:
     """Work, send the outcome, end without running the parent's clean-up."""
-    status = 1
     signal.set_wakeup_fd(-1)
     for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP):
         signal.signal(number, signal.SIG_DFL)
-    ctypes.CDLL(None).prctl(_PR_SET_PDEATHSIG, signal.SIGKILL)  # a load without its daemon would surprise the next
+    privileges.end_with_parent(signal.SIGKILL)  # a load without its daemon would surprise the next
     # What the daemon holds (above all its netlink sockets, which are its lock) must not outlive it here.
-    following = 3
-    for descriptor in sorted({write, needed or write}):
-        os.closerange(following, descriptor)
-        following = descriptor + 1
-    os.closerange(following, os.sysconf("SC_OPEN_MAX"))
+    apart.keep_only((*apart.STANDARD, write, *([] if needed is None else [needed])))
     gc.disable()  # trees of millions of objects, none of them garbage: collecting doubles the time
-    try:
-        outcome: T | DoorwardError
-        try:
-            outcome = work()
-        except DoorwardError as error:
-            outcome = error
-        with os.fdopen(write, "wb") as pipe:
-            pickle.dump(outcome, pipe)
-        status = 0
-    except BrokenPipeError:  # the daemon is gone
-        pass
-    except BaseException:
-        traceback.print_exc()  # a fault of doorward's own: the parent says what follows from it
-    finally:
-        os._exit(status)
+    apart.answer(write, work)
 
 
 def load_file(path: Path, restore: Remaining, keep: Path) -> Loaded:

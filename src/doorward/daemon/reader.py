@@ -22,7 +22,7 @@ from ipaddress import IPv4Address, IPv6Address
 
 from doorward.capture.nflog import Event, LogSocket
 from doorward.daemon import privileges, seccomp
-from doorward.daemon.apart import received
+from doorward.daemon.apart import keep_only, received
 from doorward.errors import HostError, MalformedError
 
 WHATS = ("knock", "full", "fast", "step", "wrong")
@@ -127,12 +127,7 @@ class Reader:
 
 def give_up_everything(identity: privileges.Identity | None, logs: Sequence[LogSocket], daemon: socket.socket) -> None:
     """Keep nothing but reading these logs and telling the daemon. OSError: the kernel refused a step."""
-    kept = {daemon.fileno(), *(log.fileno() for log in logs)}
-    start = 0
-    for descriptor in sorted(kept):
-        os.closerange(start, descriptor)
-        start = descriptor + 1
-    os.closerange(start, os.sysconf("SC_OPEN_MAX"))
+    keep_only([daemon.fileno(), *(log.fileno() for log in logs)])
     privileges.give_up(identity, 0)
     privileges.end_with_parent(signal.SIGKILL)
     machine = os.uname().machine

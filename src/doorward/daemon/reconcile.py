@@ -61,6 +61,17 @@ def _partly(door: Door, ports: Mapping[Port, float]) -> bool:
     return any(port in ports for port in door.opens)
 
 
+def taken_over(recorded: Iterable[Opening], wall_offset_s: float, now_s: float) -> list[Opening]:
+    """Give what a ledger says still stands, in times of the book's clock, for a daemon that starts at `now_s`.
+
+    None stands for longer than it was opened for, though the wall clock was set back before a boot.
+    """
+    return [
+        opening._replace(until_s=min(opening.until_s, now_s + opening.until_s - opening.since_s))
+        for opening in shifted(recorded, -wall_offset_s)
+    ]
+
+
 def shifted(openings: Iterable[Opening], by_s: float) -> list[Opening]:
     """Move openings to another clock, for example from wall time to the book's."""
     return [o._replace(since_s=o.since_s + by_s, until_s=o.until_s + by_s) for o in openings]

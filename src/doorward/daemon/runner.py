@@ -24,7 +24,7 @@ from ipaddress import ip_address
 from pathlib import Path
 from typing import Any, NamedTuple
 
-from doorward.daemon.apart import in_child, received
+from doorward.daemon.apart import STANDARD, in_child, keep_only, received
 from doorward.daemon.commands import Command, Commands, argv_of, filled, text_of
 from doorward.daemon.loop import Loop
 from doorward.errors import DoorwardError
@@ -33,6 +33,7 @@ from doorward.model import Address
 MAX_AT_ONCE = 32  # commands that run side by side; more wait their turn
 MAX_ASKED = 2 * MAX_AT_ONCE  # requests on their way: few enough for the socket's buffer, whatever waits
 MAX_SECONDS = 300.0  # a command that runs longer hangs: it is ended
+LAST_COMMANDS_S = 2.0  # a daemon that ends waits so long for commands; what has not ended stays owed
 MAX_OUTPUT_BYTES = 4096  # of each command, for the log
 _MESSAGE_BYTES = 1 << 16
 
@@ -92,10 +93,10 @@ class Runner:
         self._finishing = True
         self._send()
 
-    def drain(self, patience_s: float) -> None:
-        """Finish, and report outside the loop for so long on what still runs."""
+    def drain(self) -> None:
+        """Finish, and report outside the loop, for LAST_COMMANDS_S at most, on what still runs."""
         self.finish()
-        until_s = self._loop.now_s() + patience_s
+        until_s = self._loop.now_s() + LAST_COMMANDS_S
         while self._socket.fileno() >= 0:
             if not select.select([self._socket], [], [], max(0.0, until_s - self._loop.now_s()))[0]:
                 return
@@ -289,8 +290,7 @@ def _serve(descriptor: int, commands: Commands, source: Source | None, lock: Pat
     """Run the child until the daemon is gone and every command has ended."""
     status = 1
     try:
-        os.closerange(3, descriptor)
-        os.closerange(descriptor + 1, os.sysconf("SC_OPEN_MAX"))
+        keep_only((*STANDARD, descriptor))
         for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP):
             # Those are for the daemon, which closes the socket; a handler, since what is ignored stays so in commands.
             signal.signal(number, lambda *_: None)

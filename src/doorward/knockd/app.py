@@ -17,7 +17,7 @@ from doorward.daemon.book import Book
 from doorward.daemon.fights import Fights
 from doorward.daemon.healing import PAUSE_S
 from doorward.daemon.loop import Loop
-from doorward.daemon.reconcile import shifted
+from doorward.daemon.reconcile import shifted, taken_over
 from doorward.daemon.runner import Report, Runner
 from doorward.errors import DoorwardError, HostError
 from doorward.knockd.attempts import Attempts
@@ -31,7 +31,6 @@ from doorward.ledger import Ledger
 from doorward.model import Address, Door, Opening, Port
 
 FOLLOW_S = 2.0  # how often listening services and edited one-time files are looked for
-LAST_COMMANDS_S = 2.0  # at the end: for commands that run; what is not known to have ended stays owed
 
 
 class Settings(NamedTuple):
@@ -91,7 +90,7 @@ class Knockd:
         notify.notify("READY=1")
         self._loop.run()
         self._output.tell("waiting for child processes...")
-        self._runner.drain(LAST_COMMANDS_S)
+        self._runner.drain()
         self._output.say("shutting down", "closing...")
         return self._ended_by
 
@@ -248,7 +247,7 @@ class Knockd:
     def _take_over(self) -> None:
         """Take on what an earlier run owes; what is late is run at once."""
         offset_s = self._wall_offset_s()
-        for opening in shifted(self._ledger.standing(), -offset_s):
+        for opening in taken_over(self._ledger.standing(), offset_s, self._loop.now_s()):
             if opening.door in self._doors:
                 self._book.open(opening)
             else:

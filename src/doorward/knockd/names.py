@@ -15,7 +15,8 @@ from collections.abc import Callable
 from contextlib import suppress
 from typing import NamedTuple
 
-from doorward.daemon.apart import received
+from doorward.daemon import privileges
+from doorward.daemon.apart import STANDARD, keep_only, received
 from doorward.daemon.loop import Loop
 from doorward.model import Address
 
@@ -25,7 +26,7 @@ MAX_NAMES = 4096  # beyond it the oldest is forgotten, and asked for again
 MAX_TURNS = 8192  # lines that wait; beyond it the oldest is written without its name
 MAX_ASKED = 64  # beyond it a line has no name: strangers choose who is asked for
 ASKERS = 8  # names that are looked up side by side: one slow resolver keeps no other name
-_NOBODY = 65534
+_NOBODY = privileges.Identity("nobody", 65534, 65534, ())
 _MESSAGE_BYTES = 1 << 12
 _NAME = re.compile(r"[A-Za-z0-9._-]{1,253}")  # RFC 952, and the underscore that resolvers let through
 
@@ -124,13 +125,9 @@ def _serve(descriptor: int) -> None:
     try:
         for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP):
             signal.signal(number, signal.SIG_IGN)  # those are for the daemon, which closes the socket
-        os.closerange(3, descriptor)
-        os.closerange(descriptor + 1, os.sysconf("SC_OPEN_MAX"))
+        keep_only((*STANDARD, descriptor))
         "".encode("idna")  # the codec that a look-up takes is a file, which nobody may be unable to read
-        if os.geteuid() == 0:
-            os.setgroups([])
-            os.setgid(_NOBODY)
-            os.setuid(_NOBODY)
+        privileges.give_up(_NOBODY if os.geteuid() == 0 else None, 0)
         sock = socket.socket(fileno=descriptor)
         for _ in range(ASKERS - 1):
             threading.Thread(target=_look_up, args=(sock,), daemon=True).start()
