@@ -5,7 +5,7 @@ from __future__ import annotations
 import random
 import signal
 import threading
-from contextlib import suppress
+from contextlib import closing, suppress
 from ipaddress import IPv4Address
 from pathlib import Path
 
@@ -43,6 +43,7 @@ class Load:
         self.open: set[Address] = set()  # must be in
         self.unsure: set[Address] = set()  # asked for, and the answer did not come
         self.done = 0
+        self._how: dict[Address, str] = {}  # for who reads why a test failed: what was done, in this order
 
     def run_until_killed(self) -> None:
         """Kill the daemon after a random time, and go on until it is felt."""
@@ -56,7 +57,8 @@ class Load:
     def agree(self) -> None:
         """Compare what must be open with the kernel's set, the daemon's book and the ledger."""
         left = {element.address: left_s for element, left_s in self._daemon.elements().items()}
-        assert left.keys() >= self.open
+        lost = {address: self._how[address] for address in self.open - left.keys()}
+        assert not lost, "was open, and is not"
         assert left.keys() <= self.open | self.unsure
         standing = {opening["address"]: opening for opening in self._daemon.openings()}
         assert standing.keys() == {str(address) for address in left}
@@ -72,6 +74,7 @@ class Load:
 
     def _knock(self) -> None:
         address = next(self._addresses)
+        self._how[address] = f"{self.done}: knocked"
         for port in KNOCK:  # the kernel opens, whatever becomes of the daemon
             self._frames.send(Packet(address.packed, port, 2))
         self.open.add(address)
@@ -79,6 +82,7 @@ class Load:
     def _open(self) -> None:
         address = next(self._addresses)
         self.unsure.add(address)
+        self._how[address] = f"{self.done}: opened by hand"
         if self._ask("open", address):
             self.unsure.discard(address)
             self.open.add(address)
@@ -106,11 +110,10 @@ class Load:
 def test_killed_at_random_moments_of_load(direct_lab: Lab, tmp_path: Path, seed: int, mode: str) -> None:
     with running_daemon(direct_lab.server, tmp_path, CONFIG.format(mode=mode)) as daemon:
         daemon.message(f"mode {mode}; ")
-        load = Load(direct_lab, daemon, seed)
-        for _ in range(KILLS):
-            load.run_until_killed()
-            daemon.start()
-            daemon.message(f"mode {mode}; ")  # a reload of the one that was killed may have said READY=1 as well
-            load.agree()
-        load.close()
-        assert load.done > KILLS
+        with closing(Load(direct_lab, daemon, seed)) as load:
+            for _ in range(KILLS):
+                load.run_until_killed()
+                daemon.start()
+                daemon.message(f"mode {mode}; ")  # a reload of the one that was killed may have said READY=1 as well
+                load.agree()
+            assert load.done > KILLS
