@@ -21,6 +21,7 @@ PURE = [
     *(SOURCE / "gate" / name for name in ("chains.py", "memory.py", "plan.py", "ruleset.py", "tables.py")),
     *(SOURCE / "daemon" / name for name in ("book.py", "fights.py", "reconcile.py", "seccomp.py")),
     *(SOURCE / "capture" / name for name in ("packet.py", "bpf.py")),
+    *(SOURCE / "signed").glob("*.py"),
     *(SOURCE / "knockd" / name for name in ("attempts.py", "doors.py", "stages.py")),
     *(path for path in (SOURCE / "doctor").glob("*.py") if path.name not in ("facts.py", "network.py")),
     SOURCE / "daemon" / "commands.py",
@@ -31,7 +32,7 @@ PURE = [
 RANKS = [
     {"errors"},
     {"model", "netlink", "session", "durable"},
-    {"config", "automaton"},
+    {"config", "automaton", "signed"},
     {"gate", "capture", "ledger"},
     {"daemon", "client"},
     {"knockd", "doctor"},

@@ -11,6 +11,7 @@ from ipaddress import IPv4Address, IPv6Address
 from typing import NamedTuple
 
 Address = IPv4Address | IPv6Address
+NAME = re.compile(r"[A-Za-z0-9_-]{1,64}")  # of doors and gates
 
 
 class Protocol(IntEnum):

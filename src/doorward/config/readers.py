@@ -10,8 +10,8 @@ from typing import TypeVar
 
 from doorward.config.duration import format_duration, parse_duration_ms
 from doorward.config.report import shown
-from doorward.config.schema import MAX_CAPACITY, MAX_SEQUENCE, NAME, Mark
-from doorward.model import Address, FlagFilter, Port
+from doorward.config.schema import MAX_CAPACITY, MAX_SEQUENCE, Mark
+from doorward.model import NAME, Address, FlagFilter, Port
 
 MIN_CAPACITY = 1024
 MAX_WITHIN_MS = 3_600_000  # an hour

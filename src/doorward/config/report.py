@@ -8,8 +8,8 @@ from dataclasses import dataclass, field
 from functools import cached_property
 
 from doorward.config.lines import Keys, find_lines, line_of
-from doorward.config.schema import NAME
 from doorward.errors import Fault
+from doorward.model import NAME
 
 _LONGEST_SHOWN = 60
 

@@ -2,14 +2,12 @@
 
 from __future__ import annotations
 
-import re
 from dataclasses import dataclass
 from enum import StrEnum
 from typing import NamedTuple
 
 from doorward.model import Door, Port
 
-NAME = re.compile(r"[A-Za-z0-9_-]{1,64}")
 MAX_SEQUENCE = 32  # knocks; a longer one is no safer, and failure links stay at most 31 long
 MAX_CAPACITY = 1 << 24  # entries a set; 16 million full entries are gigabytes of kernel memory
 DEFAULT_CAPACITY = 1 << 20

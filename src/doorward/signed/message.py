@@ -1,0 +1,160 @@
+"""What a signed knock says, before it is sealed: fields to bytes and back (docs/reference/signed-knock.md). Pure.
+
+body       what is signed: the fields of a Request
+text       what the signature is over: a label, the server's key, the body
+plaintext  body, signature, zeros up to the one length of the suite
+"""
+
+from __future__ import annotations
+
+import struct
+from ipaddress import IPv4Address, IPv4Network, IPv6Address, IPv6Network, ip_address, ip_network
+from typing import NamedTuple
+
+from doorward.errors import MalformedError
+from doorward.model import NAME
+
+Place = IPv4Address | IPv6Address | IPv4Network | IPv6Network
+
+VERSION = 1
+NONCE_BYTES = 16
+FINGERPRINT_BYTES = 32  # SHA-256 of the public key's blob, as `ssh-keygen -l` prints it
+MAX_FOR_MS = (1 << 32) * 1000 - 1000  # whole seconds in 32 bits
+_LABEL = b"doorward signed knock 1\0"
+_HEAD = struct.Struct("!BQ16sIBB16s")  # version, time, nonce, seconds wanted, IP version, prefix length, address
+_BITS = {4: 32, 6: 128}
+_SIGNER_KEY, _SIGNER_CERTIFICATE = 0, 1
+
+
+class Request(NamedTuple):
+    """The fields of a signed knock.
+
+    `time_ms` since the epoch; `for_s` None: as long as the door's own time; `asked` None: the address that the packet
+    comes from; `gate` "": the gate whose name is its key's fingerprint. Who signs is told by `signer`: the SHA-256 of
+    the public key, or the certificate itself, in which case `is_certificate`.
+    """
+
+    time_ms: int
+    nonce: bytes
+    door: str
+    for_s: int | None
+    asked: Place | None
+    gate: str
+    signer: bytes
+    is_certificate: bool = False
+
+
+class Message(NamedTuple):
+    """What was in a packet: the request, the bytes that are signed, and the signature (RFC 4253 section 6.6)."""
+
+    request: Request
+    body: bytes
+    signature: bytes
+
+
+def pack_body(request: Request) -> bytes:
+    """Give the bytes of the fields. ValueError: one is out of its range."""
+    asked, bits, version = b"", 0, 0
+    if request.asked is not None:
+        asked, bits = _pack_place(request.asked)
+        version = request.asked.version
+    head = _HEAD.pack(VERSION, request.time_ms, request.nonce, request.for_s or 0, version, bits, asked)
+    kind = _SIGNER_CERTIFICATE if request.is_certificate else _SIGNER_KEY
+    return b"".join((head, _short(request.door), _short(request.gate), bytes([kind]), _string(request.signer)))
+
+
+def signed_text(server_key: bytes, body: bytes) -> bytes:
+    """Give what the signature is over: good for this version, this server's key, this body."""
+    return b"".join((_LABEL, _string(server_key), body))
+
+
+def pack_plaintext(body: bytes, signature: bytes, length: int) -> bytes:
+    """Pad to `length`. ValueError: it does not fit."""
+    plaintext = body + _string(signature)
+    if len(plaintext) > length:
+        raise ValueError(f"{len(plaintext)} bytes do not fit in {length}")
+    return plaintext.ljust(length, b"\0")
+
+
+def parse_plaintext(plaintext: bytes) -> Message:
+    """Read what was sealed. MalformedError: it is no message of this version, whole and canonical."""
+    reader = _Reader(plaintext)
+    version, time_ms, nonce, for_s, family, bits, address = reader.unpack(_HEAD)
+    if version != VERSION:
+        raise MalformedError(f"version {version}, this is version {VERSION}")
+    asked = _parse_place(family, bits, address)
+    door, gate = reader.name("door"), reader.name("gate", may_be_empty=True)
+    kind, signer = reader.byte(), reader.string()
+    if kind not in (_SIGNER_KEY, _SIGNER_CERTIFICATE):
+        raise MalformedError(f"a signer of kind {kind}")
+    if kind == _SIGNER_KEY and len(signer) != FINGERPRINT_BYTES:
+        raise MalformedError(f"a fingerprint of {len(signer)} bytes")
+    body = plaintext[: reader.at]
+    signature = reader.string()
+    if plaintext[reader.at :].strip(b"\0"):
+        raise MalformedError("something stands in the padding")
+    is_certificate = kind == _SIGNER_CERTIFICATE
+    request = Request(time_ms, nonce, door, for_s or None, asked, gate, signer, is_certificate)
+    return Message(request, body, signature)
+
+
+def _short(text: str) -> bytes:
+    raw = text.encode("ascii")
+    return bytes([len(raw)]) + raw
+
+
+def _string(raw: bytes) -> bytes:
+    return struct.pack("!H", len(raw)) + raw
+
+
+def _pack_place(place: Place) -> tuple[bytes, int]:
+    if isinstance(place, IPv4Address | IPv6Address):
+        return place.packed.ljust(16, b"\0"), _BITS[place.version]
+    return place.network_address.packed.ljust(16, b"\0"), place.prefixlen
+
+
+def _parse_place(version: int, bits: int, raw: bytes) -> Place | None:
+    if version == 0:
+        if bits or any(raw):
+            raise MalformedError("an address of no version")
+        return None
+    whole = _BITS.get(version)
+    if whole is None or not 0 < bits <= whole or any(raw[whole // 8 :]):
+        raise MalformedError(f"an address of version {version} with a prefix of {bits}")
+    address = ip_address(raw[: whole // 8])
+    if bits == whole:
+        return address
+    try:
+        return ip_network((address.packed, bits))
+    except ValueError:
+        raise MalformedError("a network with bits behind its prefix") from None
+
+
+class _Reader:
+    """Takes bytes from the front; MalformedError where there are too few."""
+
+    def __init__(self, raw: bytes) -> None:
+        self._raw, self.at = raw, 0
+
+    def take(self, count: int) -> bytes:
+        found = self._raw[self.at : self.at + count]
+        if len(found) < count:
+            raise MalformedError(f"{len(found)} bytes left, {count} wanted")
+        self.at += count
+        return found
+
+    def unpack(self, form: struct.Struct) -> tuple[int, int, bytes, int, int, int, bytes]:
+        values: tuple[int, int, bytes, int, int, int, bytes] = form.unpack(self.take(form.size))
+        return values
+
+    def byte(self) -> int:
+        return self.take(1)[0]
+
+    def string(self) -> bytes:
+        return self.take(int.from_bytes(self.take(2)))
+
+    def name(self, of: str, *, may_be_empty: bool = False) -> str:
+        text = self.take(self.byte()).decode("ascii", errors="replace")
+        if not (NAME.fullmatch(text) or (may_be_empty and not text)):
+            raise MalformedError(f"the {of} is no name")
+        return text

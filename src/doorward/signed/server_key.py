@@ -1,0 +1,130 @@
+"""The server's key for signed knocks: its two halves as text, and its fingerprint. Pure, but for making a new key.
+
+The public half is one word, `x25519:BASE64` or `mlkem768-x25519:BASE64`; the private file holds the same form with
+`-private` behind the suite. The hybrid's raw public key is ML-KEM-768's (FIPS 203), then X25519's (RFC 7748); its raw
+private key is ML-KEM's seed, then X25519's scalar.
+"""
+
+from __future__ import annotations
+
+import base64
+import binascii
+import hashlib
+from typing import NamedTuple
+
+from cryptography.hazmat.primitives import hpke
+from cryptography.hazmat.primitives.asymmetric import mlkem, x25519
+
+from doorward.errors import MalformedError
+
+_X25519_BYTES = 32
+_MLKEM_SEED_BYTES, _MLKEM_PUBLIC_BYTES = 64, 1184
+_PRIVATE = "-private"
+_HPKE_KDF, _HPKE_AEAD = hpke.KDF.HKDF_SHA256, hpke.AEAD.CHACHA20_POLY1305
+
+
+class Suite(NamedTuple):
+    """A way to seal: its name, HPKE's parts (RFC 9180), and the packets' lengths in bytes.
+
+    `long_bytes` is for signers whose signature does not fit in `short_bytes`; the hybrid has one length only.
+    """
+
+    name: str
+    number: int
+    hpke: hpke.Suite
+    enc_bytes: int
+    public_bytes: int
+    private_bytes: int
+    short_bytes: int
+    long_bytes: int
+
+
+# 448: three names and an ecdsa-sha2-nistp521 signature. 1368 and 1372: with UDP and IPv6 below 1,420 bytes, which
+# WireGuard leaves of 1,500. No two lengths are the same, so the length tells the suite.
+X25519 = Suite("x25519", 1, hpke.Suite(hpke.KEM.X25519, _HPKE_KDF, _HPKE_AEAD), 32, 32, 32, 448, 1368)
+HYBRID = Suite(
+    "mlkem768-x25519", 2, hpke.Suite(hpke.KEM.MLKEM768_X25519, _HPKE_KDF, _HPKE_AEAD), 1120, 1216, 96, 1372, 1372
+)
+SUITES = {suite.name: suite for suite in (X25519, HYBRID)}
+
+
+class ServerKey(NamedTuple):
+    """The public half: who has it can knock, if the server knows his key."""
+
+    suite: Suite
+    raw: bytes
+
+    def __str__(self) -> str:
+        return f"{self.suite.name}:{base64.b64encode(self.raw).decode()}"
+
+    @property
+    def fingerprint(self) -> str:
+        """Name the key as OpenSSH names keys; a gate without a name is called so."""
+        return "SHA256:" + base64.b64encode(hashlib.sha256(str(self).encode()).digest()).decode().rstrip("=")
+
+    def for_hpke(self) -> x25519.X25519PublicKey | hpke.MLKEM768X25519PublicKey:
+        """Give the key to seal to."""
+        x = x25519.X25519PublicKey.from_public_bytes(self.raw[-_X25519_BYTES:])
+        if self.suite is X25519:
+            return x
+        return hpke.MLKEM768X25519PublicKey(mlkem.MLKEM768PublicKey.from_public_bytes(self.raw[:-_X25519_BYTES]), x)
+
+
+class PrivateKey:
+    """The server's own half. It does not print itself."""
+
+    def __init__(self, suite: Suite, raw: bytes) -> None:
+        self.suite = suite
+        x = x25519.X25519PrivateKey.from_private_bytes(raw[-_X25519_BYTES:])
+        public = x.public_key().public_bytes_raw()
+        self.for_hpke: x25519.X25519PrivateKey | hpke.MLKEM768X25519PrivateKey = x
+        if suite is HYBRID:
+            kem = mlkem.MLKEM768PrivateKey.from_seed_bytes(raw[:-_X25519_BYTES])
+            self.for_hpke = hpke.MLKEM768X25519PrivateKey(kem, x)
+            public = kem.public_key().public_bytes_raw() + public
+        self.public = ServerKey(suite, public)
+
+
+def parse_server_key(text: str) -> ServerKey:
+    """Read the public half. MalformedError: it is none."""
+    suite, raw = _parse(text, "", "a server's key")
+    key = ServerKey(suite, raw)
+    try:
+        key.for_hpke()
+    except ValueError:
+        raise MalformedError("a server's key of bytes that are no key") from None
+    return key
+
+
+def parse_private_key(text: str) -> PrivateKey:
+    """Read the content of the private file; lines that begin with # are comments. MalformedError: it is none."""
+    lines = [line.strip() for line in text.splitlines()]
+    words = [line for line in lines if line and not line.startswith("#")]
+    if len(words) != 1:
+        raise MalformedError(f"a server's private key is one line, and here are {len(words)}")
+    return PrivateKey(*_parse(words[0], _PRIVATE, "a server's private key"))
+
+
+def new_private_text(suite: Suite) -> str:
+    """Make a key; gives the content of its file."""
+    raw = x25519.X25519PrivateKey.generate().private_bytes_raw()
+    if suite is HYBRID:
+        raw = mlkem.MLKEM768PrivateKey.generate().private_bytes_raw() + raw
+    word = f"{suite.name}{_PRIVATE}:{base64.b64encode(raw).decode()}"
+    return f"# doorward's server key: whoever has it can read signed knocks. Keep it secret.\n{word}\n"
+
+
+def _parse(text: str, ending: str, what: str) -> tuple[Suite, bytes]:
+    name, colon, encoded = text.strip().partition(":")
+    suite = SUITES.get(name.removesuffix(ending)) if name.endswith(ending) else None
+    if suite is None or not colon:
+        known = " or ".join(f"{each}{ending}:…" for each in SUITES)
+        raise MalformedError(f"{what} begins with {known}")
+    try:
+        raw = base64.b64decode(encoded, validate=True)
+    except (binascii.Error, ValueError):
+        raise MalformedError(f"{what} whose part behind the colon is no base64") from None
+    wanted = suite.private_bytes if ending else suite.public_bytes
+    if len(raw) != wanted:
+        raise MalformedError(f"{what} of {len(raw)} bytes; {suite.name} has {wanted}")
+    return suite, raw
