@@ -33,7 +33,7 @@ RANKS = [
     {"errors"},
     {"model", "netlink", "session", "durable"},
     {"config", "automaton", "signed"},
-    {"gate", "capture", "ledger"},
+    {"gate", "capture", "seen", "ledger"},
     {"daemon", "client"},
     {"knockd", "doctor"},
     {"lab_host", "lab_greeter", "lab_signals", "lab", "lab_story", "cli", "__main__"},

@@ -1,4 +1,4 @@
-"""The ledger: openings and refusals in SQLite (WAL). Times are seconds since the epoch."""
+"""The ledger: openings, refusals and used signed knocks in SQLite (WAL). Times are seconds since the epoch."""
 
 from __future__ import annotations
 
@@ -6,17 +6,17 @@ import json
 import os
 import sqlite3
 from collections import deque
-from collections.abc import Iterator
-from contextlib import closing, contextmanager
+from collections.abc import Iterator, Sequence
+from contextlib import closing, contextmanager, suppress
 from ipaddress import ip_address
 from pathlib import Path
 from typing import Any, NamedTuple
 
-from doorward import durable
+from doorward import durable, seen
 from doorward.errors import HostError
 from doorward.model import Address, Opening, Port
 
-SCHEMA_VERSION = 2
+SCHEMA_VERSION = 3
 KEPT_ROWS = 200_000  # a table; older rows go, so that a scanner cannot fill the disk
 MAX_PENDING = 10_000  # writes that wait while the disk is full; beyond it the oldest is lost and counted
 LAST_MOMENT_S = 253_000_000_000.0  # in the year 9987: later ones cannot be shown, and nobody meant them
@@ -34,7 +34,9 @@ CREATE TABLE refusals (
     id INTEGER PRIMARY KEY, at REAL NOT NULL, door TEXT, address TEXT NOT NULL, reason TEXT NOT NULL);
 CREATE INDEX refusals_at ON refusals (at);
 {_CLOCK}
+{seen.SCHEMA}
 """
+_ADDED = ("", _CLOCK, seen.SCHEMA)  # to a ledger of version 0, 1, 2
 
 _STANDING = "SELECT id, door, address, ports, since, until, opened_by FROM openings WHERE closed IS NULL"
 _BOOT = Path("/proc/sys/kernel/random/boot_id")
@@ -70,6 +72,8 @@ class Ledger:
         self._boot = _BOOT.read_text().strip()
         noted = self._db.execute("SELECT offset FROM clock WHERE boot = ?", (self._boot,)).fetchone()
         self._offset_s: float | None = noted[0] if noted and isinstance(noted[0], float) else None
+        self._seen = seen.Seen(self._db)
+        self._has_begun = False  # taking signed knocks
 
     @contextmanager
     def together(self) -> Iterator[None]:
@@ -145,6 +149,31 @@ class Ledger:
             "INSERT INTO refusals (at, door, address, reason) VALUES (?, ?, ?, ?)", (at_s, door, str(address), reason)
         )
 
+    def begin_seen(self, booted_s: float, floor_s: float) -> str:
+        """Get ready for `claim`, for a daemon that starts; gives what the operator should know, or nothing.
+
+        `booted_s`: when the machine started; `floor_s`: what is older is refused by a ledger that had none of them.
+        """
+        try:
+            told = self._seen.begin(self._boot, round(booted_s * 1000), round(floor_s * 1000))
+        except sqlite3.Error as error:
+            return f"{self.path}: {error}; no signed knock is taken until doorward is started again"
+        self.secure()  # before the first is taken: it says that the last ones may be lost
+        self._has_begun = not self.trouble
+        return told or self.trouble
+
+    def claim(self, claims: Sequence[seen.Claim], now_s: float) -> list[str]:
+        """Note signed knocks as used, for good; gives for each why it must be refused, or nothing where it is new."""
+        if not self._has_begun:
+            return ["the ledger cannot tell which were used"] * len(claims)
+        try:
+            refusals = self._seen.claim(claims)
+        except sqlite3.Error as error:
+            return [f"the ledger cannot be written ({error})"] * len(claims)
+        if any(claim.time_ms > now_s * 1000 + seen.AHEAD_MS for claim in claims):
+            self.secure()
+        return refusals
+
     def standing(self) -> list[Opening]:
         """Give the openings whose end was not recorded, for a daemon that starts; rows that make no sense end."""
         openings = []
@@ -170,7 +199,10 @@ class Ledger:
 
     def close(self) -> None:
         """Write what waits and close the file."""
-        self.flush()
+        if self.flush() and self._has_begun:
+            with suppress(sqlite3.Error):
+                self._seen.end(self._boot)
+            self.secure()
         self._db.close()
 
     def _write(self, statement: str, values: tuple[object, ...]) -> None:
@@ -216,11 +248,11 @@ def _connect(path: Path) -> sqlite3.Connection:
             raise HostError(f"{path} is a ledger of version {version}; this doorward writes version {SCHEMA_VERSION}")
         if (fault := db.execute("PRAGMA quick_check(1)").fetchone()[0]) != "ok":
             raise sqlite3.DatabaseError(fault)
+        if version < SCHEMA_VERSION:
+            added = _SCHEMA if version == 0 else "".join(_ADDED[version:])
+            db.executescript(f"BEGIN; {added} PRAGMA user_version = {SCHEMA_VERSION}; COMMIT;")
         if version == 0:
-            db.executescript(f"BEGIN; {_SCHEMA} PRAGMA user_version = {SCHEMA_VERSION}; COMMIT;")
             durable.sync(path.parent)  # else a loss of power may take the whole file away, whatever was synced in it
-        elif version == 1:
-            db.executescript(f"BEGIN; {_CLOCK} PRAGMA user_version = {SCHEMA_VERSION}; COMMIT;")
         if not _definitions(db) >= _own_definitions():
             raise sqlite3.DatabaseError("its tables are not a ledger's")
         db.execute(_STANDING).fetchall()  # which finds the damage that quick_check overlooks

@@ -45,6 +45,8 @@ class Port(NamedTuple):
         return f"{self.number}/{self.protocol.name.lower()}"
 
 
+DEFAULT_SIGNED_PORT = Port(Protocol.UDP, 62201)  # fwknop's port: nothing else is found there
+
 # The order of the bits in the TCP header (RFC 9293, section 3.1; cwr and ece from RFC 3168).
 TCP_FLAGS = {"fin": 1, "syn": 2, "rst": 4, "psh": 8, "ack": 16, "urg": 32, "ece": 64, "cwr": 128}
 

@@ -10,7 +10,7 @@ from ipaddress import IPv4Address
 import pytest
 
 from doorward.automaton.compile import compile_doors
-from doorward.capture.nflog import Event, LogSocket
+from doorward.capture.nflog import Event, event_log
 from doorward.config.schema import Gate, Mode
 from doorward.gate.chains import LOG_GROUP
 from doorward.gate.nft import NftFilter
@@ -39,7 +39,7 @@ class Full:
         assert text != ruleset.whole()
         self._lab = lab
         self._filter = NftFilter()
-        self._log = lab.server.call(LogSocket, LOG_GROUP)
+        self._log = lab.server.call(event_log, LOG_GROUP)
         self._frames = FrameSender(lab.client, lab.server)
         lab.server.call(self._filter.run, text)
 

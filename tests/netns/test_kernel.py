@@ -13,7 +13,7 @@ import pytest
 
 from doorward.automaton.compile import Automaton, compile_doors
 from doorward.automaton.tracker import Tracker
-from doorward.capture.nflog import LogSocket
+from doorward.capture.nflog import Event, LogSocket, event_log
 from doorward.config.schema import Gate, Mode, WrongPort
 from doorward.gate.chains import LOG_GROUP
 from doorward.gate.nft import NftFilter
@@ -39,7 +39,7 @@ class Rig(NamedTuple):
     """A server with the gate, its log, and a sender of frames."""
 
     filter: NftFilter
-    log: LogSocket
+    log: LogSocket[Event]
     frames: FrameSender
     lab: Lab
 
@@ -63,7 +63,7 @@ class Rig(NamedTuple):
 @pytest.fixture
 def rig(direct_lab: Lab) -> Iterator[Rig]:
     frames = FrameSender(direct_lab.client, direct_lab.server)
-    log = direct_lab.server.call(LogSocket, LOG_GROUP)
+    log = direct_lab.server.call(event_log, LOG_GROUP)
     yield Rig(NftFilter(), log, frames, direct_lab)
     log.close()
     frames.close()

@@ -19,7 +19,7 @@ from doorward.automaton.tracker import Tracker
 from doorward.capture import ring as ring_module
 from doorward.capture.bpf import Program, symbols_filter
 from doorward.capture.listening import listening_ports
-from doorward.capture.nflog import LogSocket
+from doorward.capture.nflog import event_log
 from doorward.capture.packet import EXTENSIONS, parse
 from doorward.capture.ring import Ring
 from doorward.config.schema import Gate, Mode, WrongPort
@@ -130,7 +130,7 @@ def frames(direct_lab: Lab) -> Iterator[Frames]:
 def rig(direct_lab: Lab) -> Iterator[Rig]:
     """The other engine, and who sends the same packets to both."""
     sender = FrameSender(direct_lab.client, direct_lab.server)
-    log = direct_lab.server.call(LogSocket, LOG_GROUP)
+    log = direct_lab.server.call(event_log, LOG_GROUP)
     yield Rig(NftFilter(), log, sender, direct_lab)
     log.close()
     sender.close()

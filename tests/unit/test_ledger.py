@@ -499,12 +499,16 @@ def test_after_a_boot_only_the_wall_clock_tells(path: Path, monkeypatch: pytest.
     second.close()
 
 
-def test_a_ledger_of_the_first_version_goes_on(path: Path) -> None:
+@pytest.mark.parametrize(
+    ("version", "missing"),
+    [(1, "DROP TABLE clock; DROP TABLE seen; DROP TABLE seen_floor"), (2, "DROP TABLE seen; DROP TABLE seen_floor")],
+)
+def test_a_ledger_of_an_earlier_version_goes_on(path: Path, version: int, missing: str) -> None:
     first = Ledger(path)
     first.opened(opening())
     first.close()
     with closing(sqlite3.connect(path)) as db:
-        db.executescript("DROP TABLE clock; PRAGMA user_version = 1")
+        db.executescript(f"{missing}; PRAGMA user_version = {version}")
     second = Ledger(path)
     second.reckon(1.0, 2.0)
     assert second.standing() == [opening()]

@@ -7,11 +7,12 @@ import os
 import re
 import socket
 import struct
+from collections.abc import Callable
 from pathlib import Path
-from typing import NamedTuple
+from typing import Generic, NamedTuple, TypeVar
 
 from doorward import netlink
-from doorward.capture.packet import source_of
+from doorward.capture.packet import datagram_of, source_of
 from doorward.errors import HostError, MalformedError
 from doorward.model import Address
 
@@ -21,11 +22,12 @@ _CFG_CMD, _CFG_MODE, _CFG_THRESHOLD = 1, 2, 5
 _BIND, _COPY_PACKET = 1, 2
 _MARK, _PAYLOAD, _PREFIX = 2, 9, 10
 _FAMILY_HEADER = 4  # struct nfgenmsg
-_COPY_BYTES = 128
+_EVENT_BYTES, _DATAGRAM_BYTES = 128, 2048  # of a packet: its headers; a whole signed knock
 _RECEIVE_BUFFER_BYTES = 4 << 20  # some 10,000 messages: what 10,000 knocks at once need
 _RECEIVE_BYTES = 1 << 17
 _MESSAGES_A_READ = 512
 _SO_RCVBUFFORCE = 33
+_SIGNED = b"doorward signed\0"
 _PREFIX_TEXT = re.compile(rb"doorward ([0-9a-f]{8}) (knock|full|fast|step|wrong) ?\0?")
 
 
@@ -53,10 +55,29 @@ def parse_event(body: memoryview) -> Event:
     return Event(prefix[1].decode(), prefix[2].decode(), state, source_of(found[_PAYLOAD]))
 
 
-class LogSocket:
-    """A netlink socket bound to the gate's log group. Only one process a network namespace can hold it."""
+class Datagram(NamedTuple):
+    """What came to the port for signed knocks: from whom, and the payload."""
 
-    def __init__(self, group: int) -> None:
+    source: bytes  # packed
+    payload: bytes
+
+
+def parse_datagram(body: memoryview) -> Datagram:
+    """Read one NFULNL_MSG_PACKET with a whole UDP packet; MalformedError as above."""
+    found = netlink.attributes(body[_FAMILY_HEADER:])
+    if bytes(found.get(_PREFIX, b"")) != _SIGNED or _PAYLOAD not in found:
+        raise MalformedError("netfilter log: a message that is not from doorward's rules")
+    return Datagram(*datagram_of(found[_PAYLOAD]))
+
+
+Told = TypeVar("Told")
+
+
+class LogSocket(Generic[Told]):
+    """A netlink socket bound to one of the gate's log groups. Only one process a network namespace can hold it."""
+
+    def __init__(self, group: int, parse: Callable[[memoryview], Told], copy_bytes: int = _EVENT_BYTES) -> None:
+        self._parse, self._copy_bytes = parse, copy_bytes
         self._socket = netlink.open_socket(netlink.NETFILTER, "the netfilter log")
         try:
             # The port id is the process id, so that a second daemon can tell who holds the group.
@@ -80,9 +101,9 @@ class LogSocket:
         """Give the group free."""
         self._socket.close()
 
-    def read(self) -> list[Event] | None:
-        """Give the events that wait, at most some hundreds; None where the kernel had to drop some (ENOBUFS)."""
-        events: list[Event] = []
+    def read(self) -> list[Told] | None:
+        """Give what waits, at most some hundreds; None where the kernel had to drop some (ENOBUFS)."""
+        events: list[Told] = []
         if self._dropped:
             self._dropped = False
             return None
@@ -99,12 +120,12 @@ class LogSocket:
             self._dropped = True  # told with the next call: first what came through
         return events
 
-    def _events(self, raw: memoryview) -> list[Event]:
-        events: list[Event] = []
+    def _events(self, raw: memoryview) -> list[Told]:
+        events: list[Told] = []
         for item in netlink.messages(raw):
             if item.kind == _PACKET:
                 try:
-                    events.append(parse_event(item.body))
+                    events.append(self._parse(item.body))
                 except MalformedError:  # another program may log to the group: not ours, and no reason to stop
                     self.malformed += 1
         return events
@@ -117,11 +138,21 @@ class LogSocket:
         head = struct.pack("!BBH", socket.AF_UNSPEC, 0, group)
         for kind, value in (
             (_CFG_CMD, struct.pack("!B", _BIND)),
-            (_CFG_MODE, struct.pack("!IBx", _COPY_BYTES, _COPY_PACKET)),
+            (_CFG_MODE, struct.pack("!IBx", self._copy_bytes, _COPY_PACKET)),
             (_CFG_THRESHOLD, struct.pack("!I", 1)),  # tell of each knock at once
         ):
             body = head + netlink.attribute(kind, value)
             netlink.ask(self._socket, netlink.message(_CONFIG, netlink.REQUEST | netlink.ACK, body))
+
+
+def event_log(group: int) -> LogSocket[Event]:
+    """Open a log of knocks and refusals."""
+    return LogSocket(group, parse_event)
+
+
+def datagram_log(group: int) -> LogSocket[Datagram]:
+    """Open the log of signed knocks."""
+    return LogSocket(group, parse_datagram, _DATAGRAM_BYTES)
 
 
 def holder_of(group: int) -> int | None:

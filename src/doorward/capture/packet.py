@@ -65,7 +65,29 @@ def parse(packet: memoryview) -> Packet:
     raise MalformedError(f"no IP packet: version {version}, {len(packet)} bytes")
 
 
+def datagram_of(packet: memoryview) -> tuple[bytes, bytes]:
+    """Give the source, packed, and the payload of a whole UDP packet (RFC 768), or MalformedError."""
+    version = packet[0] >> 4 if packet else 0
+    if version == 4:
+        packet, at, protocol, source, _ = _past_ipv4(packet)
+    elif version == 6:
+        packet, at, protocol, source, _ = _past_ipv6(packet)
+    else:
+        raise MalformedError(f"no IP packet: version {version}, {len(packet)} bytes")
+    length = int.from_bytes(packet[at + 4 : at + 6])
+    if protocol != Protocol.UDP or not _TRANSPORT_HEADERS[Protocol.UDP] <= length <= len(packet) - at:
+        raise MalformedError(f"no whole UDP packet: protocol {protocol}, {length} bytes of {len(packet) - at}")
+    return source, bytes(packet[at + 8 : at + length])
+
+
+_Inside = tuple[memoryview, int, int, bytes, bytes]  # the packet to its end, where what protocol begins, from, to
+
+
 def _ipv4(packet: memoryview) -> Packet:
+    return _transport(*_past_ipv4(packet))
+
+
+def _past_ipv4(packet: memoryview) -> _Inside:
     if len(packet) < _IPV4_HEADER:
         raise MalformedError(f"IPv4: {len(packet)} bytes, a header needs {_IPV4_HEADER}")
     head, length, fragment, protocol, source, destination = _IPV4.unpack_from(packet)
@@ -74,10 +96,14 @@ def _ipv4(packet: memoryview) -> Packet:
         raise MalformedError(f"IPv4: a header of {at} bytes in a packet of {length}")
     if fragment & _FRAGMENT_OFFSET:
         raise MalformedError("IPv4: a later fragment, which has no ports")
-    return _transport(packet[:length], at, protocol, source, destination)
+    return packet[:length], at, protocol, source, destination
 
 
 def _ipv6(packet: memoryview) -> Packet:
+    return _transport(*_past_ipv6(packet))
+
+
+def _past_ipv6(packet: memoryview) -> _Inside:
     if len(packet) < _IPV6_HEADER:
         raise MalformedError(f"IPv6: {len(packet)} bytes, a header needs {_IPV6_HEADER}")
     _, length, following, source, destination = _IPV6.unpack_from(packet)
@@ -86,7 +112,7 @@ def _ipv6(packet: memoryview) -> Packet:
         if following not in EXTENSIONS:
             break
         following, at = _past_extension(packet, at, following)
-    return _transport(packet, at, following, source, destination)
+    return packet, at, following, source, destination
 
 
 def _past_extension(packet: memoryview, at: int, kind: int) -> tuple[int, int]:

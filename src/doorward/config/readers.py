@@ -11,12 +11,13 @@ from typing import TypeVar
 from doorward.config.duration import format_duration, parse_duration_ms
 from doorward.config.report import shown
 from doorward.config.schema import MAX_CAPACITY, MAX_SEQUENCE, Mark
-from doorward.model import NAME, Address, FlagFilter, Port
+from doorward.model import NAME, Address, FlagFilter, Port, Protocol
 
 MIN_CAPACITY = 1024
 MAX_WITHIN_MS = 3_600_000  # an hour
 MAX_FOR_MS = 365 * 86_400_000
 MAX_OPENS = 32
+MIN_WINDOW_MS, MAX_WINDOW_MS = 1000, 3_600_000
 MAX_INTERFACE_BYTES = 15  # IFNAMSIZ without its NUL
 _INTERFACE = re.compile(r"""[^\s/:"'\\*]+\*?""")
 _MARK = re.compile(r"(0x[0-9a-f]{1,8}|[0-9]{1,10})(?:/(0x[0-9a-f]{1,8}|[0-9]{1,10}))?", re.IGNORECASE)
@@ -123,6 +124,30 @@ def port(value: object) -> Port:
     if not isinstance(value, str) or len(value) > 40:
         raise ValueError(f'{shown(value)} is no port; write a text like "7000/tcp"')
     return Port.parse(value)
+
+
+def datagram_port(value: object) -> Port:
+    """Read a UDP port."""
+    found = port(value)
+    if found.protocol is not Protocol.UDP:
+        raise ValueError(f'a signed knock is a UDP packet, and {found} is none; write "{found.number}/udp"')
+    return found
+
+
+def file(value: object) -> str:
+    """Read the name of a file; a relative one is meant from the configuration's folder."""
+    word = text(value)
+    if not word or not word.isprintable() or word.endswith("/"):
+        raise ValueError(f'{shown(word)} names no file; write a path, like "server.key"')
+    return word
+
+
+def window(value: object) -> int:
+    """Read how far a sender's clock may be off, in milliseconds."""
+    duration_ms = duration(MAX_WINDOW_MS)(value)
+    if duration_ms < MIN_WINDOW_MS:
+        raise ValueError(f'{shown(value)} is shorter than clocks differ; write at least "1s"')
+    return duration_ms
 
 
 def port_range(value: object) -> tuple[Port, ...]:

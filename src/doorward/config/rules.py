@@ -6,7 +6,7 @@ from collections.abc import Iterable, Iterator, Sequence
 
 from doorward.config.lines import Keys
 from doorward.config.report import Report, shown
-from doorward.config.schema import Gate
+from doorward.config.schema import Gate, Signed
 from doorward.model import Door, Port
 
 
@@ -24,7 +24,7 @@ def same_sequence_twice(report: Report, doors: Iterable[Door]) -> None:
             )
 
 
-def knocks_at_taken_ports(report: Report, gate: Gate, doors: Sequence[Door]) -> None:
+def knocks_at_taken_ports(report: Report, gate: Gate, doors: Sequence[Door], signed: Signed | None) -> None:
     """Refuse a knock at a port that is no symbol, since it is public or some door opens it."""
     public = frozenset(gate.public)
     opener: dict[Port, str] = {}
@@ -39,6 +39,20 @@ def knocks_at_taken_ports(report: Report, gate: Gate, doors: Sequence[Door]) -> 
                 other = opener[port]
                 whose = "the same door" if other == door.name else f"door {shown(other)}"
                 _refuse(report, path, f"{whose} opens {port}", ("doors", other, "opens"), "open another port")
+            elif signed is not None and port == signed.port:
+                place = ("signed", "port")
+                _refuse(report, path, f"{port} takes signed knocks", place, "take signed knocks at another")
+
+
+def signed_port_is_taken(report: Report, gate: Gate, doors: Sequence[Door], signed: Signed | None) -> None:
+    """Refuse a port for signed knocks that something else has: whatever is sent there is taken for one."""
+    if signed is None:
+        return
+    taken = dict.fromkeys(gate.public, "is public")
+    taken |= {port: f"is what door {shown(door.name)} opens" for door in doors for port in door.opens}
+    if signed.port in taken:
+        what = f"port: {signed.port} {taken[signed.port]}"
+        report.add(("signed", "port"), what, "take signed knocks at another port, which nothing uses")
 
 
 def what_a_door_does(report: Report, path: Keys, table: object) -> None:

@@ -6,7 +6,7 @@ from dataclasses import dataclass
 from enum import StrEnum
 from typing import NamedTuple
 
-from doorward.model import Door, Port
+from doorward.model import DEFAULT_SIGNED_PORT, Door, Port
 
 MAX_SEQUENCE = 32  # knocks; a longer one is no safer, and failure links stay at most 31 long
 MAX_CAPACITY = 1 << 24  # entries a set; 16 million full entries are gigabytes of kernel memory
@@ -56,8 +56,22 @@ class Gate:
 
 
 @dataclass(frozen=True, slots=True)
+class Signed:
+    """The table `[signed]`. The files are named relative to the configuration's folder.
+
+    `window_ms`: how far the sender's clock may be off, either way.
+    """
+
+    port: Port = DEFAULT_SIGNED_PORT
+    key: str = "server.key"
+    authorized_keys: str = "authorized_keys"
+    window_ms: int = 60_000
+
+
+@dataclass(frozen=True, slots=True)
 class Configuration:
-    """A whole, valid configuration: doors in the order of the file."""
+    """A whole, valid configuration: doors in the order of the file. `signed` None: no signed knocks."""
 
     gate: Gate
     doors: tuple[Door, ...]
+    signed: Signed | None = None

@@ -1,6 +1,6 @@
 """doorward's own file: TOML to a Configuration, or every fault of its meaning at once.
 
-A setting is added in one place: a row in `GATE` or `DOOR` (and its field in the schema or the model).
+A setting is added in one place: a row in `GATE`, `DOOR` or `SIGNED` (and its field in the schema or the model).
 """
 
 from __future__ import annotations
@@ -12,7 +12,7 @@ from typing import Any
 from doorward.config import readers, rules, syntax
 from doorward.config.lines import Keys
 from doorward.config.report import Report, header, nearest, shown
-from doorward.config.schema import Configuration, Gate, Mode, WrongPort
+from doorward.config.schema import Configuration, Gate, Mode, Signed, WrongPort
 from doorward.errors import ConfigError
 from doorward.model import Door
 
@@ -27,7 +27,7 @@ class Setting:
     example: str = ""  # of a list
 
 
-TABLES = ("gate", "doors")
+TABLES = ("gate", "doors", "signed")
 
 GATE = {
     "mode": Setting("mode", readers.choice(Mode)),
@@ -52,6 +52,13 @@ DOOR = {
     "on_close": Setting("on_close", readers.command, readers.text, '["/usr/bin/logger", "closed to %IP%"]'),
 }
 
+SIGNED = {
+    "port": Setting("port", readers.datagram_port),
+    "key": Setting("key", readers.file),
+    "authorized_keys": Setting("authorized_keys", readers.file),
+    "window": Setting("window_ms", readers.window),
+}
+
 # What other programs, and haste, call the same thing.
 OTHER_NAMES = {
     "door": "doors",
@@ -73,12 +80,14 @@ def parse(text: str, file: str) -> Configuration:
     _unknown(report, (), document, TABLES)
     gate = Gate(**_table(report, ("gate",), document.get("gate", {}), GATE))
     doors = _doors(report, document.get("doors", {}))
-    rules.knocks_at_taken_ports(report, gate, doors)
+    signed = Signed(**_table(report, ("signed",), document["signed"], SIGNED)) if "signed" in document else None
+    rules.knocks_at_taken_ports(report, gate, doors, signed)
+    rules.signed_port_is_taken(report, gate, doors, signed)
     if not doors and not report.faults:
         report.add(("doors",), "there is no door", "write a table [doors.NAME] for each door")
     if report.faults:
         raise ConfigError(report.faults)
-    return Configuration(gate, tuple(doors))
+    return Configuration(gate, tuple(doors), signed)
 
 
 def _doors(report: Report, tables: object) -> list[Door]:
@@ -162,7 +171,8 @@ def _unknown(report: Report, path: Keys, table: Mapping[str, object], known: Col
 def _meant(key: str, known: Collection[str]) -> str:
     if OTHER_NAMES.get(key) in known:
         return f"write {OTHER_NAMES[key]!r} instead"
-    if key in GATE or key in DOOR:
-        return f"write it in {'[gate]' if key in GATE else 'a table [doors.NAME]'}"
+    for table, settings in (("[gate]", GATE), ("a table [doors.NAME]", DOOR), ("[signed]", SIGNED)):
+        if key in settings:
+            return f"write it in {table}"
     near = nearest(key, known)
     return f"did you mean {near!r}?" if near else f"remove it, or write one of {', '.join(known)}"

@@ -9,7 +9,7 @@ from contextlib import ExitStack, contextmanager
 from pathlib import Path
 from typing import Any
 
-from doorward.capture.nflog import Event, LogSocket
+from doorward.capture.nflog import Event, event_log
 from doorward.daemon import kept, notify, renewal, requests
 from doorward.daemon.book import Book
 from doorward.daemon.control import Answer, ControlServer, Later
@@ -58,7 +58,7 @@ class Daemon:
             # Both refuse where another daemon runs, before anything is changed.
             self._control = ControlServer(control, self.loop, self._answer)
             parts.callback(self._control.close)
-            self._events = Reader([LogSocket(LOG_GROUP)])
+            self._events = Reader([event_log(LOG_GROUP)])
             parts.callback(self._events.close)
             self.healing = Healing(self.loop, log, self._put_back, self._healed, self.reconcile)
             parts.callback(self.healing.close)

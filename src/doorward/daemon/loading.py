@@ -18,7 +18,7 @@ from typing import Generic, NamedTuple, Protocol, TypeVar
 
 from doorward.automaton.compile import compile_doors
 from doorward.config.files import exposure, group_id, read
-from doorward.config.schema import DEFAULT_CAPACITY, Configuration, Gate, WrongPort
+from doorward.config.schema import DEFAULT_CAPACITY, Configuration, Gate, Signed, WrongPort
 from doorward.daemon import apart, kept, privileges
 from doorward.errors import DoorwardError
 from doorward.gate.connections import standing_connections
@@ -61,6 +61,7 @@ class Loaded:
     commit: Commit
     not_kept: str = ""
     warning: str = ""
+    signed: Signed | None = None
 
     def summary(self) -> str:
         """Say in a few words what is loaded."""
@@ -76,9 +77,12 @@ def memory_bytes() -> int:
 def compile_configuration(configuration: Configuration, memory: int) -> Ruleset:
     """Compile a configuration for a machine with so much memory."""
     gate = configuration.gate
-    automaton = compile_doors(configuration.doors, public=gate.public, known_only=gate.wrong_port is WrongPort.KNOWN)
+    signed = configuration.signed
+    no_symbols = gate.public if signed is None else (*gate.public, signed.port)
+    automaton = compile_doors(configuration.doors, public=no_symbols, known_only=gate.wrong_port is WrongPort.KNOWN)
     capacity = gate.capacity or default_capacity(memory, len(automaton.machines), DEFAULT_CAPACITY)
-    return compile_ruleset(configuration.doors, automaton, gate, capacity)
+    signed_port = None if signed is None else signed.port.number
+    return compile_ruleset(configuration.doors, automaton, gate, capacity, signed_port)
 
 
 class PutBack(NamedTuple):
@@ -159,7 +163,9 @@ def load(configuration: Configuration, restore: Remaining, keep: Path) -> Loaded
     not_kept = not_kept or kept.commit(keep)
     shared = {door.opens: door.opens for door in configuration.doors}  # most doors open the same: keep one copy
     doors = tuple(door._replace(knock=(), opens=shared[door.opens]) for door in configuration.doors)
-    return Loaded(configuration.gate, doors, ruleset.generation, ruleset.states, commit, not_kept)
+    return Loaded(
+        configuration.gate, doors, ruleset.generation, ruleset.states, commit, not_kept, signed=configuration.signed
+    )
 
 
 def put_back(keep: Path, restore: Remaining) -> PutBack:

@@ -60,7 +60,7 @@ class Reader:
     A reader that ended, or that sent anything but events, is replaced; `loss` says why `read` last gave None.
     """
 
-    def __init__(self, logs: Sequence[LogSocket]) -> None:
+    def __init__(self, logs: Sequence[LogSocket[Event]]) -> None:
         self._logs = logs
         self._identity = privileges.service_identity()
         self._waiter = select.epoll()  # its descriptor stays the same, whoever reads
@@ -125,7 +125,9 @@ class Reader:
         return os.waitstatus_to_exitcode(os.waitpid(self.pid, 0)[1])
 
 
-def give_up_everything(identity: privileges.Identity | None, logs: Sequence[LogSocket], daemon: socket.socket) -> None:
+def give_up_everything(
+    identity: privileges.Identity | None, logs: Sequence[LogSocket[Event]], daemon: socket.socket
+) -> None:
     """Keep nothing but reading these logs and telling the daemon. OSError: the kernel refused a step."""
     keep_only([daemon.fileno(), *(log.fileno() for log in logs)])
     privileges.give_up(identity, 0)
@@ -137,7 +139,7 @@ def give_up_everything(identity: privileges.Identity | None, logs: Sequence[LogS
 
 
 def _serve(
-    logs: Sequence[LogSocket], daemon: socket.socket, identity: privileges.Identity | None, wait_s: float
+    logs: Sequence[LogSocket[Event]], daemon: socket.socket, identity: privileges.Identity | None, wait_s: float
 ) -> None:
     status = 1
     try:
@@ -158,7 +160,7 @@ def _serve(
         os._exit(status)
 
 
-def _forward(logs: Sequence[LogSocket], daemon: socket.socket, wait_s: float) -> None:
+def _forward(logs: Sequence[LogSocket[Event]], daemon: socket.socket, wait_s: float) -> None:
     """Tell the daemon what the logs tell, after a wait, until it is gone."""
     waiting = select.poll()
     waiting.register(daemon, 0)

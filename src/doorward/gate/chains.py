@@ -11,9 +11,14 @@ from doorward.config.schema import Gate, Mode, WrongPort
 from doorward.gate.machines import DESTINATIONS, SOURCES, Group, chain, group_chains
 from doorward.gate.tables import Action
 from doorward.model import TCP_FLAGS, FlagFilter
+from doorward.signed.message import PACKET_BYTES, UDP_HEADER_BYTES
 
 LOG_GROUP = 3328  # netfilter log group for completed knocks and refusals (0x0d00, for "door")
 STEP_GROUP = 3329  # for the steps of knocks: limited, and apart, so that they never crowd out a completed one
+SIGNED_GROUP = 3330  # for signed knocks, whole, which the daemon verifies
+SIGNED_RATE_PER_S, SIGNED_BURST = 10, 20  # of one source; who knocks by hand sends one
+# What all sources together may have looked at: a processor refuses more garbage than that in a second.
+SIGNED_BUDGET_PER_S, SIGNED_BUDGET_BURST = 60_000, 10_000
 _NFT_FLAG_NAMES = {"ece": "ecn"}  # nft's name for the bit that RFC 3168 calls ECE
 _STEP_LIMIT = "limit rate 1000/second burst 1000 packets"
 LIMITED = {"4": "ip saddr", "6": "ip6 saddr & ffff:ffff:ffff:ffff::"}  # who counts as one source in the limiter
@@ -27,6 +32,7 @@ class Plan:
     gate: Gate
     generation: str
     tells_steps: bool
+    signed_port: int | None = None
 
     def log(self, event: str, group: int = LOG_GROUP) -> str:
         """Write the statement that tells the daemon; the state's number travels in the packet's mark."""
@@ -139,6 +145,30 @@ def early(plan: Plan) -> str:
         *(f"{syn} {LIMITED[family]} @fast{family} goto still_fast" for family in SOURCES),
     ]
     return chain("still_fast", dropping) + chain("early", rules)
+
+
+def signed(plan: Plan) -> str:
+    """Hand the datagrams of the port for signed knocks to the daemon, and drop them before conntrack sees them."""
+    if plan.signed_port is None:
+        return ""
+    verdict = "return" if plan.gate.mode is Mode.OBSERVE else "drop"
+    lengths = ", ".join(str(length + UDP_HEADER_BYTES) for length in sorted(PACKET_BYTES))
+    limits = [
+        f"update @signed{family} {{ {key} limit rate over {SIGNED_RATE_PER_S}/second burst {SIGNED_BURST} packets }}"
+        f" counter name signed_fast {verdict}"
+        for family, key in LIMITED.items()
+    ]
+    budget = f"limit rate over {SIGNED_BUDGET_PER_S}/second burst {SIGNED_BUDGET_BURST} packets"
+    rules = [
+        *_unwatched(plan.gate, "return"),
+        "fib daddr type != local return",
+        f"udp length != {{ {lengths} }} counter name signed_length {verdict}",
+        *limits,
+        f"{budget} counter name signed_over {verdict}",
+        f'counter name signed log prefix "doorward signed" group {SIGNED_GROUP} queue-threshold 1 {verdict}',
+    ]
+    hook = ["type filter hook prerouting priority raw; policy accept;", f"udp dport {plan.signed_port} goto signed"]
+    return chain("signed", rules) + chain("before_conntrack", hook)
 
 
 def door(gate: Gate) -> str:

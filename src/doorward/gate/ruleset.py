@@ -23,16 +23,17 @@ from ipaddress import ip_address
 from doorward.automaton.compile import Automaton
 from doorward.automaton.tracker import LIMITER_TIMEOUT_S, PAUSE_S
 from doorward.config.duration import nft_duration
-from doorward.config.schema import HURRIED_MS, Gate
+from doorward.config.schema import HURRIED_MS, Gate, Mode
 from doorward.gate import chains, tables
 from doorward.gate.machines import ADDRESS_TYPES, Group, groups_of
-from doorward.model import Door
+from doorward.model import Door, Port, Protocol
 
 TABLE = "inet doorward"
-BASE_CHAINS = ("prerouting", "early")
+BASE_CHAINS = ("prerouting", "early", "before_conntrack")
 FROM_FILE = "from_file"  # a chain that nothing uses: the table came from a file, with no openings
 OPEN_SIZE = 65536  # openings a family: only who knows a knock can fill it
 FAST_SIZE = 65536  # sources over the rate just now; each has sent 40 packets, and where it is full the limiter works on
+SIGNED_SIZE = 65536  # senders of signed knocks within two seconds; where it is full the budget works on
 SCANNERS_SIZE = 4096  # sources noted in the last minute, at most ten a second
 LIMITER_BYTES, ATTEMPT_BYTES = 260, 150  # an entry of a full set, with its share of the buckets: docs/measured.md
 # What hides a port outlives a reload as an object, only its content is replaced: a packet that is under way during the
@@ -48,6 +49,10 @@ COUNTERS = (
     "no_room_window",  # first knocks refused: the hurried map was full too
     "no_room_progress",  # later knocks refused: the progress map was full
     "no_room_open",  # complete knocks refused: the open set was full
+    "signed",  # datagrams of a signed knock's length, handed to the daemon
+    "signed_length",  # datagrams to its port of any other length, dropped
+    "signed_fast",  # dropped: more than 10 a second from one source
+    "signed_over",  # dropped: more than 60,000 a second from all sources
 )
 
 
@@ -107,16 +112,25 @@ def default_capacity(memory_bytes: int, machines: int, wanted: int) -> int:
 
 
 def compile_ruleset(
-    doors: Sequence[Door], automaton: Automaton, gate: Gate, capacity: int, *, tells_steps: bool = False
+    doors: Sequence[Door],
+    automaton: Automaton,
+    gate: Gate,
+    capacity: int,
+    signed_port: int | None = None,
+    *,
+    tells_steps: bool = False,
 ) -> Ruleset:
-    """Turn the tables into the text of the table `inet doorward`; with `tells_steps` every step goes to the log."""
+    """Turn the tables into the text of the table `inet doorward`; with `tells_steps` every step goes to the log.
+
+    `signed_port`: the UDP port for signed knocks, or None.
+    """
     groups = groups_of(automaton.machines)
-    kept = tuple(_kept(groups, capacity))
+    kept = tuple(_kept(groups, capacity, has_signed=signed_port is not None))
     states = {state: done for machine in automaton.machines for state, done in machine.completes.items()}
     data = [*_data(doors, automaton, tells_steps=tells_steps), *_targets(groups)]
     generation = hashlib.blake2s("".join(data).encode(), digest_size=4).hexdigest()
     actions = tables.actions(doors, automaton)
-    plan = chains.Plan(groups, gate, generation, tells_steps)
+    plan = chains.Plan(groups, gate, generation, tells_steps, signed_port)
     parts = [
         _heading(doors, automaton, gate, capacity),
         *(f"counter {name} {{ }}\n" for name in COUNTERS),
@@ -130,9 +144,10 @@ def compile_ruleset(
         tables.opens(dict(enumerate(actions.values()))),
         *chains.matching(plan),
         chains.door(gate),
-        _ports(doors, gate),
+        _ports(doors, gate, signed_port),
         _exempt(doors, gate) if chains.early(plan) else "",
         chains.early(plan),
+        chains.signed(plan),
         chains.forwarded(plan),
         chains.prerouting(plan),
     ]
@@ -156,7 +171,7 @@ def _heading(doors: Sequence[Door], automaton: Automaton, gate: Gate, capacity: 
     )
 
 
-def _kept(groups: Sequence[Group], capacity: int) -> Iterable[SetSpec]:
+def _kept(groups: Sequence[Group], capacity: int, *, has_signed: bool) -> Iterable[SetSpec]:
     limiter = f"timeout {int(LIMITER_TIMEOUT_S)}s"
     for family, address in ADDRESS_TYPES.items():
         yield _dynamic(f"set open{family}", f"{address} . inet_proto . inet_service", OPEN_SIZE, "")
@@ -164,6 +179,8 @@ def _kept(groups: Sequence[Group], capacity: int) -> Iterable[SetSpec]:
         yield _dynamic(f"set limiter{family}", address, capacity, limiter)
         yield _dynamic(f"set fast{family}", address, FAST_SIZE, f"timeout {round(PAUSE_S * 1000)}ms")
         yield _dynamic(f"set scanners{family}", address, SCANNERS_SIZE, "timeout 1m")
+        if has_signed:
+            yield _dynamic(f"set signed{family}", address, SIGNED_SIZE, limiter)
         for group in groups:
             if family in group.families:
                 hurried_ms = min(group.within_ms, HURRIED_MS)
@@ -210,8 +227,10 @@ def _targets(groups: Sequence[Group]) -> Iterable[str]:
             yield tables.addresses(f"set targets{family}", address, targets)
 
 
-def _ports(doors: Sequence[Door], gate: Gate) -> str:
+def _ports(doors: Sequence[Door], gate: Gate, signed_port: int | None) -> str:
     verdicts = dict.fromkeys(gate.public, "accept") | {port: "goto door" for door in doors for port in door.opens}
+    if signed_port is not None and gate.mode is Mode.OBSERVE:  # it goes on, and is no symbol
+        verdicts[Port(Protocol.UDP, signed_port)] = "accept"
     return tables.ports("ports", "inet_proto . inet_service : verdict", verdicts, sized=False)
 
 

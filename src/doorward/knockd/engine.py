@@ -12,7 +12,7 @@ from typing import NamedTuple, Protocol
 from doorward.automaton.compile import Automaton, compile_doors
 from doorward.automaton.tracker import Tracker
 from doorward.capture.bpf import symbols_filter
-from doorward.capture.nflog import LogSocket
+from doorward.capture.nflog import event_log
 from doorward.capture.ring import Ring
 from doorward.config.schema import DEFAULT_CAPACITY, Gate, Mode
 from doorward.daemon.loading import memory_bytes
@@ -74,7 +74,7 @@ class KernelEngine:
     def __init__(self) -> None:
         self._watch, self._own, self._fingerprint = Watch(), own_process(), b""
         # Steps before what they led to: whatever led to a completion that is read was told before it.
-        self._events = Reader([LogSocket(LOG_GROUP), LogSocket(STEP_GROUP)])
+        self._events = Reader([event_log(LOG_GROUP), event_log(STEP_GROUP)])
         self._filter = NftFilter()
         self.culprit: str | None = None
         self._overflows = 0

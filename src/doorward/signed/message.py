@@ -18,6 +18,12 @@ Place = IPv4Address | IPv6Address | IPv4Network | IPv6Network
 
 VERSION = 1
 NONCE_BYTES = 16
+# The lengths of packets: of suite x25519 for most signers, and for those whose signature needs more; of the hybrid.
+# 448: two names of 64 letters and an ecdsa-sha2-nistp521 signature. 1,368 and 1,372: with IPv6 and UDP no more than
+# 1,420 bytes, which WireGuard leaves of 1,500. No two are the same, so the length tells the suite.
+SHORT_BYTES, LONG_BYTES, HYBRID_BYTES = 448, 1368, 1372
+PACKET_BYTES = (SHORT_BYTES, LONG_BYTES, HYBRID_BYTES)
+UDP_HEADER_BYTES = 8
 FINGERPRINT_BYTES = 32  # SHA-256 of the public key's blob, as `ssh-keygen -l` prints it
 MAX_FOR_MS = (1 << 32) * 1000 - 1000  # whole seconds in 32 bits
 _LABEL = b"doorward signed knock 1\0"

@@ -16,6 +16,7 @@ from cryptography.hazmat.primitives import hpke
 from cryptography.hazmat.primitives.asymmetric import mlkem, x25519
 
 from doorward.errors import MalformedError
+from doorward.signed.message import HYBRID_BYTES, LONG_BYTES, SHORT_BYTES
 
 _X25519_BYTES = 32
 _MLKEM_SEED_BYTES, _MLKEM_PUBLIC_BYTES = 64, 1184
@@ -39,11 +40,16 @@ class Suite(NamedTuple):
     long_bytes: int
 
 
-# 448: three names and an ecdsa-sha2-nistp521 signature. 1368 and 1372: with UDP and IPv6 below 1,420 bytes, which
-# WireGuard leaves of 1,500. No two lengths are the same, so the length tells the suite.
-X25519 = Suite("x25519", 1, hpke.Suite(hpke.KEM.X25519, _HPKE_KDF, _HPKE_AEAD), 32, 32, 32, 448, 1368)
+X25519 = Suite("x25519", 1, hpke.Suite(hpke.KEM.X25519, _HPKE_KDF, _HPKE_AEAD), 32, 32, 32, SHORT_BYTES, LONG_BYTES)
 HYBRID = Suite(
-    "mlkem768-x25519", 2, hpke.Suite(hpke.KEM.MLKEM768_X25519, _HPKE_KDF, _HPKE_AEAD), 1120, 1216, 96, 1372, 1372
+    "mlkem768-x25519",
+    2,
+    hpke.Suite(hpke.KEM.MLKEM768_X25519, _HPKE_KDF, _HPKE_AEAD),
+    1120,
+    1216,
+    96,
+    HYBRID_BYTES,
+    HYBRID_BYTES,
 )
 SUITES = {suite.name: suite for suite in (X25519, HYBRID)}
 

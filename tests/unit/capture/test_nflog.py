@@ -11,7 +11,7 @@ from ipaddress import ip_address
 
 import pytest
 
-from doorward.capture.nflog import Event, LogSocket, holder_of, parse_event
+from doorward.capture.nflog import Event, LogSocket, event_log, holder_of, parse_event
 from doorward.errors import HostError, MalformedError
 from doorward.gate.nft import NftFilter
 from doorward.lab_host import ip
@@ -77,7 +77,7 @@ def send(count: int = 1, port: int = 7000) -> None:
             sender.sendto(b"knock", ("127.0.0.1", port))
 
 
-def awaited(log: LogSocket) -> list[Event] | None:
+def awaited(log: LogSocket[Event]) -> list[Event] | None:
     select.select([log], [], [], 5)
     return log.read()
 
@@ -99,7 +99,7 @@ table inet test {{
 @pytest.mark.usefixtures("namespace")
 def test_what_the_kernel_sends() -> None:
     NftFilter().run(RULES)
-    log = LogSocket(GROUP)
+    log = event_log(GROUP)
     assert log.read() == []
     send(port=7000)
     assert awaited(log) == [Event("0123abcd", "knock", 513, ip_address("127.0.0.1"))]
@@ -116,7 +116,7 @@ def test_what_the_kernel_sends() -> None:
 @pytest.mark.usefixtures("namespace")
 def test_an_overflow_is_told_once_and_what_was_kept_follows() -> None:
     NftFilter().run(RULES)
-    log = LogSocket(GROUP)
+    log = event_log(GROUP)
     log._socket.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, 4096)
     send(500)
     assert awaited(log) is None
@@ -133,19 +133,19 @@ def test_an_overflow_is_told_once_and_what_was_kept_follows() -> None:
 @pytest.mark.usefixtures("namespace")
 def test_one_process_holds_the_group() -> None:
     assert holder_of(GROUP) is None
-    first = LogSocket(GROUP)
+    first = event_log(GROUP)
     before = open_descriptors()
     assert holder_of(GROUP) == os.getpid()
     with pytest.raises(HostError, match=f"another doorward runs on this table: process {os.getpid()} holds its log"):
-        LogSocket(GROUP)
+        event_log(GROUP)
     assert open_descriptors() == before
-    LogSocket(GROUP + 1).close()
+    event_log(GROUP + 1).close()
     first.close()
-    LogSocket(GROUP).close()
+    event_log(GROUP).close()
 
 
 @pytest.mark.netns
 @pytest.mark.usefixtures("namespace")
 def test_without_the_right() -> None:
     with pytest.raises(HostError, match="CAP_NET_ADMIN"):
-        as_nobody(lambda: LogSocket(GROUP).close())
+        as_nobody(lambda: event_log(GROUP).close())

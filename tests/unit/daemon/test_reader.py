@@ -21,7 +21,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from doorward.capture.bpf import Instruction
-from doorward.capture.nflog import Event, LogSocket
+from doorward.capture.nflog import Event, LogSocket, event_log
 from doorward.daemon import privileges, seccomp
 from doorward.daemon.privileges import Identity
 from doorward.daemon.reader import WHATS, Reader, give_up_everything, pack_events, parse_events
@@ -88,7 +88,7 @@ def reading(groups: int = 1) -> Iterator[Reader]:
     with own_namespace():
         ip("link", "set", "lo", "up")
         NftFilter().run(RULES)
-        reader = Reader([LogSocket(GROUP + number) for number in range(groups)])
+        reader = Reader([event_log(GROUP + number) for number in range(groups)])
         try:
             yield reader
         finally:
@@ -196,13 +196,13 @@ def forbidden(folder: Path) -> dict[str, Callable[[], object]]:
     }
 
 
-Enter = Callable[[LogSocket, socket.socket], None]
+Enter = Callable[[LogSocket[Event], socket.socket], None]
 
 
 def results(attempts: dict[str, Callable[[], object]], enter: Enter) -> dict[str, str]:
     """Enter some sandbox in a child, try everything there, and tell what came of it."""
     with own_namespace():
-        log = LogSocket(GROUP)
+        log = event_log(GROUP)
         here, there = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
         pid = os.fork()
         if pid == 0:
@@ -236,7 +236,7 @@ def test_whoever_takes_it_over_can_do_nothing(tmp_path: Path, user: int | None) 
     attempts = forbidden(tmp_path)
     identity = None if user is None else Identity("nobody", user, user, (user,))
 
-    def enter(log: LogSocket, daemon: socket.socket) -> None:
+    def enter(log: LogSocket[Event], daemon: socket.socket) -> None:
         give_up_everything(identity, [log], daemon)
 
     assert results(attempts, enter) == dict.fromkeys(attempts, "Operation not permitted")

@@ -41,7 +41,8 @@ GATES = {
 
 def compiled(gate: Gate, doors: list[Door] = DOORS, capacity: int = CAPACITY) -> Ruleset:
     known_only = gate.wrong_port is WrongPort.KNOWN
-    return compile_ruleset(doors, compile_doors(doors, public=gate.public, known_only=known_only), gate, capacity)
+    automaton = compile_doors(doors, public=gate.public, known_only=known_only)
+    return compile_ruleset(doors, automaton, gate, capacity, None if gate.mode is Mode.STEALTH else 62201)
 
 
 @pytest.mark.parametrize("name", GATES)
