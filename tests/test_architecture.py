@@ -19,7 +19,7 @@ PURE = [
     *(SOURCE / "automaton").glob("*.py"),
     *(path for path in (SOURCE / "config").glob("*.py") if path.name != "files.py"),
     *(SOURCE / "gate" / name for name in ("chains.py", "memory.py", "plan.py", "ruleset.py", "tables.py")),
-    *(SOURCE / "daemon" / name for name in ("book.py", "fights.py", "reconcile.py", "seccomp.py")),
+    *(SOURCE / "daemon" / name for name in ("book.py", "bucket.py", "fights.py", "reconcile.py", "seccomp.py")),
     *(SOURCE / "capture" / name for name in ("packet.py", "bpf.py")),
     *(SOURCE / "signed").glob("*.py"),
     *(SOURCE / "knockd" / name for name in ("attempts.py", "doors.py", "stages.py")),

@@ -8,13 +8,12 @@ import sqlite3
 from collections import deque
 from collections.abc import Iterator, Sequence
 from contextlib import closing, contextmanager, suppress
-from ipaddress import ip_address
 from pathlib import Path
 from typing import Any, NamedTuple
 
 from doorward import durable, seen
 from doorward.errors import HostError
-from doorward.model import Address, Opening, Port
+from doorward.model import Opening, Place, Port, parse_place
 
 SCHEMA_VERSION = 3
 KEPT_ROWS = 200_000  # a table; older rows go, so that a scanner cannot fill the disk
@@ -63,6 +62,7 @@ class Ledger:
 
     def __init__(self, path: Path) -> None:
         self.path = path
+        self.follows_a_damaged_one = False
         self.trouble = ""
         self.lost = 0
         self._pending: deque[tuple[str, tuple[object, ...]]] = deque()
@@ -129,21 +129,21 @@ class Ledger:
             (opening.until_s, ports, *key),
         )
 
-    def ended(self, door: str, address: Address, at_s: float) -> None:
+    def ended(self, door: str, address: Place, at_s: float) -> None:
         """Record that an opening is over; until it is `closed` too, what it owes is still to be done."""
         self._write(
             "UPDATE openings SET until = min(until, ?) WHERE door = ? AND address = ? AND closed IS NULL",
             (at_s, door, str(address)),
         )
 
-    def closed(self, door: str, address: Address, at_s: float, by: str) -> None:
+    def closed(self, door: str, address: Place, at_s: float, by: str) -> None:
         """Record the end of an opening: by "time", "hand", or "lost" where the kernel no longer had it."""
         self._write(
             "UPDATE openings SET closed = ?, closed_by = ? WHERE door = ? AND address = ? AND closed IS NULL",
             (at_s, by, door, str(address)),
         )
 
-    def refused(self, door: str | None, address: Address, at_s: float, reason: str) -> None:
+    def refused(self, door: str | None, address: Place, at_s: float, reason: str) -> None:
         """Record that a source was refused, and why."""
         self._write(
             "INSERT INTO refusals (at, door, address, reason) VALUES (?, ?, ?, ?)", (at_s, door, str(address), reason)
@@ -224,7 +224,7 @@ def _opening(door: str, address: str, ports: str, since: float, until: float, by
         raise ValueError("an address that doorward does not write")
     if not (0 <= since <= LAST_MOMENT_S and 0 <= until <= LAST_MOMENT_S):  # nor is "not a number"
         raise ValueError("an opening without an end")
-    return Opening(str(door), ip_address(address), parsed, float(since), float(until), str(by))
+    return Opening(str(door), parse_place(address), parsed, float(since), float(until), str(by))
 
 
 def _text(raw: bytes) -> str:
@@ -294,7 +294,9 @@ def open_ledger(path: Path, stamp: str) -> tuple[Ledger, str | None]:
             if part.exists():
                 part.rename(aside.with_name(aside.name + suffix))
         what = f"the ledger {path} cannot be used ({_reason(error)}); it is kept as {aside}, and a new one begins"
-        return Ledger(path), what
+        ledger = Ledger(path)
+        ledger.follows_a_damaged_one = True
+        return ledger, what
 
 
 def _reason(error: Exception) -> str:

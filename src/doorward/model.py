@@ -7,10 +7,11 @@ from __future__ import annotations
 
 import re
 from enum import IntEnum
-from ipaddress import IPv4Address, IPv6Address
+from ipaddress import IPv4Address, IPv4Network, IPv6Address, IPv6Network, ip_address, ip_network
 from typing import NamedTuple
 
 Address = IPv4Address | IPv6Address
+Place = Address | IPv4Network | IPv6Network  # what a door is open to: only a signed knock can ask for a network
 NAME = re.compile(r"[A-Za-z0-9_-]{1,64}")  # of doors and gates
 
 
@@ -119,18 +120,28 @@ class Packet(NamedTuple):
     local: bool = True
 
 
-class Element(NamedTuple):
-    """One entry of the gate's open sets: this address may start connections to this port."""
+def parse_place(text: str) -> Place:
+    """Read an address, or a network with its prefix length. ValueError: it is neither."""
+    return ip_network(text) if "/" in text else ip_address(text)
 
-    address: Address
+
+def holds(place: Place, address: Address) -> bool:
+    """Tell whether an address is the place, or in it."""
+    return address == place if isinstance(place, IPv4Address | IPv6Address) else address in place
+
+
+class Element(NamedTuple):
+    """One entry of the gate's open sets: this address, or network, may start connections to this port."""
+
+    address: Place
     port: Port
 
 
 class Opening(NamedTuple):
-    """A door open for one address until a moment. Times are seconds since the epoch (wall clock)."""
+    """A door open for one address, or network, until a moment. Times are seconds since the epoch (wall clock)."""
 
     door: str
-    address: Address
+    address: Place
     ports: tuple[Port, ...]
     since_s: float
     until_s: float

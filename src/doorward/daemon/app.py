@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import Any
 
 from doorward.capture.nflog import Event, event_log
+from doorward.config.schema import Configuration
 from doorward.daemon import kept, notify, renewal, requests
 from doorward.daemon.book import Book
 from doorward.daemon.control import Answer, ControlServer, Later
@@ -19,12 +20,13 @@ from doorward.daemon.loading import Loaded, Loading, PutBack, load_file, put_bac
 from doorward.daemon.log import Log
 from doorward.daemon.reader import Reader
 from doorward.daemon.reconcile import differences, shifted, taken_over
+from doorward.daemon.signed import SignedKnocks
 from doorward.daemon.trial import HOW, Trial
 from doorward.gate.chains import LOG_GROUP
 from doorward.gate.nft import NftError, NftFilter
 from doorward.gate.plan import Remaining, plan
 from doorward.ledger import Ledger
-from doorward.model import Door, Element, Opening
+from doorward.model import Door, Element, Opening, Place
 
 _TELL_AGAIN_S = 60.0
 _RETRY_S = 5.0  # how long a ledger that could not be written waits for the next try
@@ -38,6 +40,7 @@ class Daemon:
     """Holds what runs. Times inside are of the loop's clock; the ledger and the answers have wall time."""
 
     trial: Trial | None = None
+    signed: SignedKnocks | None = None
 
     def __init__(
         self, config: Path, control: Path, ledger: Ledger, errands: Errands, log: Log, trial_s: float | None = None
@@ -63,6 +66,7 @@ class Daemon:
             self.healing = Healing(self.loop, log, self._put_back, self._healed, self.reconcile)
             parts.callback(self.healing.close)
             parts.callback(self._leave_trial)
+            parts.callback(self._end_signed)
             late = self._enter_standing()
             self._load_first(trial_s)
             with self.recording():
@@ -104,10 +108,26 @@ class Daemon:
         self.doors: dict[str, Door] = {door.name: door for door in loaded.doors}
         self.errands.take(loaded.doors)
         self._control.admit_group(loaded.gate.control_group)
+        self._follow_signed()
         if loaded.warning:
             self.log.say(loaded.warning, "warning")
         if loaded.not_kept:
             self.log.say(f"the gate is in force and not kept for the next boot: {loaded.not_kept}; make room", "error")
+
+    def _follow_signed(self) -> None:
+        """Take signed knocks where the configuration that is in force says so."""
+        signed = self.loaded.signed
+        if signed is None:
+            self._end_signed()
+            return
+        if self.signed is None:
+            self.signed = SignedKnocks(self, signed.window_ms)
+        self.signed.take(Configuration(self.loaded.gate, self.loaded.doors, signed), self.config.parent)
+
+    def _end_signed(self) -> None:
+        if self.signed is not None:
+            self.signed.close()
+            self.signed = None
 
     def reconcile(self) -> None:
         """Read the open sets back: enter what the log did not tell, strike out what is gone."""
@@ -289,10 +309,13 @@ class Daemon:
         self.settle(tuple(have), None if self.healing.is_fresh else have)
 
     def _refused(self, event: Event) -> None:
-        names = self._states.get(event.generation, {}).get(event.state, (None,))
-        for door in names:
-            self.ledger.refused(door, event.source, time.time(), _REFUSALS[event.what])
-        self.log.event("refused", {"address": str(event.source), "door": names[0], "reason": _REFUSALS[event.what]})
+        for door in self._states.get(event.generation, {}).get(event.state, (None,)):
+            self.refuse(event.source, door, _REFUSALS[event.what])
+
+    def refuse(self, source: Place, door: str | None, reason: str) -> None:
+        """Record that a source was refused, and why."""
+        self.ledger.refused(door, source, time.time(), reason)
+        self.log.event("refused", {"address": str(source), "door": door, "reason": reason})
         self._schedule()
 
     def _schedule(self) -> None:

@@ -6,22 +6,22 @@ import heapq
 import itertools
 from collections.abc import Iterable, Iterator
 
-from doorward.model import Address, Element, Opening
+from doorward.model import Element, Opening, Place
 
 
 class Book:
     """One entry a door and address; a second opening before the end prolongs the first."""
 
     def __init__(self) -> None:
-        self._standing: dict[Address, dict[str, Opening]] = {}
-        self._ends: list[tuple[float, int, str, Address]] = []  # a heap by the end
+        self._standing: dict[Place, dict[str, Opening]] = {}
+        self._ends: list[tuple[float, int, str, Place]] = []  # a heap by the end
         self._entered = itertools.count()  # tells equal ends apart: addresses of two families do not compare
 
     def __iter__(self) -> Iterator[Opening]:
         for doors in self._standing.values():
             yield from doors.values()
 
-    def get(self, door: str, address: Address) -> Opening | None:
+    def get(self, door: str, address: Place) -> Opening | None:
         """Give the opening that stands, or None."""
         return self._standing.get(address, {}).get(door)
 
@@ -35,13 +35,13 @@ class Book:
         heapq.heappush(self._ends, (new.until_s, next(self._entered), new.door, new.address))
         return new
 
-    def restore(self, door: str, address: Address, was: Opening | None) -> None:
+    def restore(self, door: str, address: Place, was: Opening | None) -> None:
         """Put back what stood before a change that failed."""
         self.close(door, address)
         if was is not None:
             self.open(was)
 
-    def close(self, door: str, address: Address) -> Opening | None:
+    def close(self, door: str, address: Place) -> Opening | None:
         """Strike an opening out and give it; None where none stood."""
         doors = self._standing.get(address, {})
         opening = doors.pop(door, None)

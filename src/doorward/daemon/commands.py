@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from typing import NamedTuple
 
-from doorward.model import Address
+from doorward.model import Place
 
 Command = str | tuple[str, ...]  # text for a shell, as knockd's; or the words of a program
 _PLACE = "%IP%"
@@ -19,7 +19,7 @@ class DoorCommands(NamedTuple):
     close4: Command | None = None
     close6: Command | None = None
 
-    def of(self, what: str, address: Address) -> Command | None:
+    def of(self, what: str, address: Place) -> Command | None:
         """Give the command for "open" or "close" and this address."""
         if what == "open":
             return self.open4 if address.version == 4 else self.open6
@@ -29,7 +29,7 @@ class DoorCommands(NamedTuple):
 Commands = Mapping[str, DoorCommands]
 
 
-def filled(command: Command, address: Address) -> Command:
+def filled(command: Command, address: Place) -> Command:
     """Put the address in place of each %IP%."""
     if isinstance(command, str):
         return command.replace(_PLACE, str(address))

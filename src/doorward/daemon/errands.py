@@ -12,14 +12,14 @@ from doorward.daemon.commands import DoorCommands
 from doorward.daemon.log import Log
 from doorward.daemon.loop import Loop
 from doorward.daemon.runner import Report, Runner
-from doorward.model import Address, Door
+from doorward.model import Door, Place
 
 
 class Errand(NamedTuple):
     """A door's command for "open" or "close", to be run for an address; `then` is called when it has ended."""
 
     door: str
-    address: Address
+    address: Place
     what: str
     then: Callable[[], None] = lambda: None
 

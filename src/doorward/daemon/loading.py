@@ -19,7 +19,7 @@ from typing import Generic, NamedTuple, Protocol, TypeVar
 from doorward.automaton.compile import compile_doors
 from doorward.config.files import exposure, group_id, read
 from doorward.config.schema import DEFAULT_CAPACITY, Configuration, Gate, Signed, WrongPort
-from doorward.daemon import apart, kept, privileges
+from doorward.daemon import apart, kept, privileges, signed_files
 from doorward.errors import DoorwardError
 from doorward.gate.connections import standing_connections
 from doorward.gate.nft import NftFilter
@@ -145,15 +145,20 @@ def _child(write: int, work: Callable[[], T], needed: int | None) -> None:
 def load_file(path: Path, restore: Remaining, keep: Path) -> Loaded:
     """Load a configuration file; what a child does at the start and at a reload."""
     configuration = read(path)
-    loaded = load(configuration, restore, keep)
+    loaded = load(configuration, path.parent, restore, keep)
     exposed = exposure(path) if any(door.knock for door in configuration.doors) else None
     return replace(loaded, warning=f"{path}: {exposed[0]}; {exposed[1]}") if exposed else loaded
 
 
-def load(configuration: Configuration, restore: Remaining, keep: Path) -> Loaded:
-    """Compile and load a configuration, with `restore` as its openings, and keep its text in the file `keep`."""
+def load(configuration: Configuration, folder: Path, restore: Remaining, keep: Path) -> Loaded:
+    """Compile and load a configuration, with `restore` as its openings, and keep its text in the file `keep`.
+
+    What the configuration names is relative to `folder`.
+    """
     ruleset = compile_configuration(configuration, memory_bytes())
     group_id(configuration.gate.control_group)  # before anything is changed
+    if configuration.signed is not None:
+        signed_files.read_judge(configuration, folder)  # this too
     not_kept = kept.prepare(keep, ruleset.for_boot())
     try:
         commit = _watched(lambda: NftFilter().load(ruleset, restore, standing_connections()))

@@ -11,6 +11,7 @@ from datetime import UTC, datetime
 from typing import TextIO
 
 from doorward.config.duration import format_duration
+from doorward.daemon.bucket import Bucket
 from doorward.model import Opening
 
 # Of each kind of line so many a second, after so many at once: a crowd of strangers must not fill the disk. What is
@@ -34,7 +35,7 @@ class Log:
         self._json = form == "json"
         self._stream = stream or sys.stderr
         self._stamp = "JOURNAL_STREAM" not in os.environ
-        self._limits = {event: LineLimit() for event in _TEXT}
+        self._limits = {event: Bucket(LINES_PER_S, LINES_AT_ONCE) for event in _TEXT}
         self._left_out: dict[str, int] = {}
         self.due_s = float("inf")  # when `tell_left_out` is to be called, on CLOCK_MONOTONIC's scale
 
@@ -78,22 +79,6 @@ class Log:
             self._stream.flush()
         except OSError:  # a log that nobody takes any more must not end the daemon
             pass
-
-
-class LineLimit:
-    """A token bucket for lines of one kind."""
-
-    def __init__(self) -> None:
-        self._tokens, self._counted_s = float(LINES_AT_ONCE), float("-inf")
-
-    def admits(self, now_s: float) -> bool:
-        """Count one line at `now_s`; False where it is one too many."""
-        self._tokens = min(LINES_AT_ONCE, self._tokens + (now_s - self._counted_s) * LINES_PER_S)
-        self._counted_s = now_s
-        if self._tokens < 1:
-            return False
-        self._tokens -= 1
-        return True
 
 
 def text_of(event: str, fields: Mapping[str, object]) -> str:

@@ -19,6 +19,7 @@ import time
 from collections.abc import Sequence
 from contextlib import suppress
 from ipaddress import IPv4Address, IPv6Address
+from typing import Any
 
 from doorward.capture.nflog import Event, LogSocket
 from doorward.daemon import privileges, seccomp
@@ -126,7 +127,7 @@ class Reader:
 
 
 def give_up_everything(
-    identity: privileges.Identity | None, logs: Sequence[LogSocket[Event]], daemon: socket.socket
+    identity: privileges.Identity | None, logs: Sequence[LogSocket[Any]], daemon: socket.socket
 ) -> None:
     """Keep nothing but reading these logs and telling the daemon. OSError: the kernel refused a step."""
     keep_only([daemon.fileno(), *(log.fileno() for log in logs)])

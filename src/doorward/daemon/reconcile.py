@@ -6,7 +6,7 @@ from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 
 from doorward.gate.plan import TOLERANCE_S, Remaining
-from doorward.model import Address, Door, Element, Opening, Port
+from doorward.model import Door, Element, Opening, Place, Port
 
 
 @dataclass(frozen=True, slots=True)
@@ -27,7 +27,7 @@ def differences(standing: Iterable[Opening], have: Remaining, doors: Sequence[Do
                 covered[element] = max(covered.get(element, 0.0), opening.until_s - now_s)
         else:
             lost.append(opening)
-    missing: dict[Address, dict[Port, float]] = {}
+    missing: dict[Place, dict[Port, float]] = {}
     for (address, port), left_s in have.items():
         if left_s > covered.get(Element(address, port), 0.0) + TOLERANCE_S:
             missing.setdefault(address, {})[port] = left_s
@@ -40,7 +40,7 @@ def differences(standing: Iterable[Opening], have: Remaining, doors: Sequence[Do
 
 
 def _attribute(
-    address: Address, left_s: Mapping[Port, float], by_port: Mapping[Port, Sequence[Door]], now_s: float
+    address: Place, left_s: Mapping[Port, float], by_port: Mapping[Port, Sequence[Door]], now_s: float
 ) -> Iterator[Opening]:
     """Say which doors these entries belong to: those that fit whole first, in the order of the file."""
     rest = dict(left_s)

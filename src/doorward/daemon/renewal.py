@@ -72,8 +72,8 @@ def apply(daemon: Daemon, request: Mapping[str, Any]) -> Later:
     try:
         if for_ms is not None:
             daemon.trial = Trial(daemon, for_ms / 1000, daemon.loaded, _digest(keep_open))
-        keep = daemon.kept
-        child = Loading(lambda: load(parse(text_of(_read(keep_open), name), name), {}, keep), keep_open)
+        keep, folder = daemon.kept, daemon.config.parent
+        child = Loading(lambda: load(parse(text_of(_read(keep_open), name), name), folder, {}, keep), keep_open)
     finally:
         os.close(keep_open)
     later = Later()

@@ -12,7 +12,7 @@ from doorward.daemon import renewal
 from doorward.daemon.control import Answer, Later
 from doorward.errors import AnswerNo, DoorwardError, UsageError
 from doorward.gate.connections import cut
-from doorward.model import Address, Opening
+from doorward.model import Address, Opening, Place, parse_place
 
 if TYPE_CHECKING:
     from doorward.daemon.app import Daemon
@@ -72,7 +72,7 @@ def _open(daemon: Daemon, request: Mapping[str, Any]) -> dict[str, Any]:
 
 
 def _close(daemon: Daemon, request: Mapping[str, Any]) -> dict[str, Any]:
-    name, address = _text(request, "door"), _address(request)
+    name, address = _text(request, "door"), _place(request)
     opening = daemon.book.close(name, address)
     if opening is None:
         if name not in daemon.doors:
@@ -118,6 +118,17 @@ def _text(request: Mapping[str, Any], key: str) -> str:
     if not isinstance(value, str):
         raise UsageError(f"the request needs a text {key!r}")
     return value
+
+
+def _place(request: Mapping[str, Any]) -> Place:
+    """Read what a door may be open to: an address, or a network."""
+    text = _text(request, "address")
+    if "/" not in text:
+        return _address(request)
+    try:
+        return parse_place(text)
+    except ValueError:
+        raise UsageError(f"{text!r} is no network; write it like 192.0.2.0/24") from None
 
 
 def _address(request: Mapping[str, Any]) -> Address:

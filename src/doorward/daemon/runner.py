@@ -20,7 +20,6 @@ from collections import deque
 from collections.abc import Callable
 from contextlib import suppress
 from functools import partial
-from ipaddress import ip_address
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -28,7 +27,7 @@ from doorward.daemon.apart import STANDARD, in_child, keep_only, received
 from doorward.daemon.commands import Command, Commands, argv_of, filled, text_of
 from doorward.daemon.loop import Loop
 from doorward.errors import DoorwardError
-from doorward.model import Address
+from doorward.model import Place, parse_place
 
 MAX_AT_ONCE = 32  # commands that run side by side; more wait their turn
 MAX_ASKED = 2 * MAX_AT_ONCE  # requests on their way: few enough for the socket's buffer, whatever waits
@@ -80,7 +79,7 @@ class Runner:
         self._socket = ours
         loop.on_readable(ours.fileno(), self._read)
 
-    def run(self, door: str, address: Address, what: str) -> int:
+    def run(self, door: str, address: Place, what: str) -> int:
         """Have a door's command run; give the number that its reports will carry."""
         return self._ask(door=door, address=str(address), what=what)
 
@@ -149,7 +148,7 @@ class Runner:
 class _Running(NamedTuple):
     number: int
     process: subprocess.Popen[bytes]
-    key: tuple[str, Address]
+    key: tuple[str, Place]
     pipe: int
     output: bytearray
 
@@ -163,7 +162,7 @@ class _Server:
         self.loop = Loop()
         self._begin: Callable[[], None] | None = begin  # called before the first request is looked at
         self._socket, self._commands, self._source = sock, commands, source
-        self._waiting: deque[tuple[int, tuple[str, Address], Command]] = deque()
+        self._waiting: deque[tuple[int, tuple[str, Place], Command]] = deque()
         self._running: dict[int, _Running] = {}
         self._asked = True
         self.loop.on_readable(sock.fileno(), self._read)
@@ -182,10 +181,10 @@ class _Server:
         if request["what"] == "reload":
             self._reload(int(request["number"]))
         else:
-            self._take(int(request["number"]), request["door"], ip_address(request["address"]), request["what"])
+            self._take(int(request["number"]), request["door"], parse_place(request["address"]), request["what"])
         self._next()
 
-    def _take(self, number: int, door: str, address: Address, what: str) -> None:
+    def _take(self, number: int, door: str, address: Place, what: str) -> None:
         """Choose the command now: what was asked for before a reload is what the configuration said then."""
         known = self._commands.get(door)
         command = known.of("open" if what == "open" else "close", address) if known else None
@@ -217,7 +216,7 @@ class _Server:
         if not (self._running or self._waiting or self._asked):
             self.loop.stop()
 
-    def _start(self, number: int, key: tuple[str, Address], command: Command) -> None:
+    def _start(self, number: int, key: tuple[str, Place], command: Command) -> None:
         self._tell(number, "running", text_of(command), 0)
         pipe, write = os.pipe2(os.O_CLOEXEC | os.O_NONBLOCK)
         os.set_blocking(write, True)

@@ -171,10 +171,15 @@ def signed(plan: Plan) -> str:
     return chain("signed", rules) + chain("before_conntrack", hook)
 
 
-def door(gate: Gate) -> str:
+def door(gate: Gate, *, has_wide: bool) -> str:
     """A port that some door opens: only for sources it is open to."""
     accept = f"{_marking(gate)}accept"
-    opened = [f"{source} . meta l4proto . th dport @open{family} {accept}" for family, source in SOURCES.items()]
+    sets = ("open", "wide") if has_wide else ("open",)
+    opened = [
+        f"{source} . meta l4proto . th dport @{name}{family} {accept}"
+        for name in sets
+        for family, source in SOURCES.items()
+    ]
     rules = ["accept"] if gate.mode is Mode.OBSERVE else ["jump standing", "counter name hidden drop"]
     if gate.mode is not Mode.OBSERVE or gate.accept_mark is not None:
         rules = [*opened, *rules]

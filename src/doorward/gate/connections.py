@@ -6,12 +6,12 @@ import errno
 import socket
 import struct
 from collections.abc import Iterable, Iterator
-from ipaddress import IPv4Address, IPv6Address
+from ipaddress import IPv4Address, IPv6Address, ip_address
 from typing import NamedTuple
 
 from doorward import netlink
 from doorward.errors import HostError, MalformedError
-from doorward.model import Address, Port, Protocol
+from doorward.model import Address, Place, Port, Protocol, holds
 
 _SOCK_DIAG_BY_FAMILY, _SOCK_DESTROY = 20, 21
 _LISTEN, _TIME_WAIT, _CLOSE = 1 << 10, 1 << 6, 1 << 7
@@ -49,25 +49,25 @@ def standing_connections(*, loopback: bool = False) -> list[Connection]:
     return [found.connection for found in _standing() if loopback or not found.connection.source.is_loopback]
 
 
-def cut(address: Address, ports: Iterable[Port]) -> int:
-    """End the connections that `address` has to `ports`: forget them in conntrack, and reset local sockets.
+def cut(place: Place, ports: Iterable[Port]) -> int:
+    """End the connections that `place` has to `ports`: forget them in conntrack, and reset local sockets.
 
     Returns how many were cut. Without the reset a local service that speaks first would revive its connection.
     HostError: the kernel lists neither.
     """
     try:
-        return _cut(address, frozenset(ports))
+        return _cut(place, frozenset(ports))
     except OSError as error:
         raise HostError(f"the connections cannot be cut: {error.strerror}; the door itself is closed") from None
 
 
-def _cut(address: Address, wanted: frozenset[Port]) -> int:
-    reset = sum(_destroy(found) for found in list(_standing()) if _is_to(found.connection, address, wanted))
-    return max(reset, _forget_in_conntrack(address, wanted))
+def _cut(place: Place, wanted: frozenset[Port]) -> int:
+    reset = sum(_destroy(found) for found in list(_standing()) if _is_to(found.connection, place, wanted))
+    return max(reset, _forget_in_conntrack(place, wanted))
 
 
-def _is_to(connection: Connection, address: Address, ports: frozenset[Port]) -> bool:
-    return connection.source == address and Port(Protocol.TCP, connection.destination_port) in ports
+def _is_to(connection: Connection, place: Place, ports: frozenset[Port]) -> bool:
+    return holds(place, connection.source) and Port(Protocol.TCP, connection.destination_port) in ports
 
 
 def sockets(family: int, protocol: int, states: int) -> Iterator[memoryview]:
@@ -117,8 +117,8 @@ def _destroy(found: FoundSocket) -> bool:
     return True
 
 
-def _forget_in_conntrack(address: Address, ports: frozenset[Port]) -> int:
-    family = socket.AF_INET if address.version == 4 else socket.AF_INET6
+def _forget_in_conntrack(place: Place, ports: frozenset[Port]) -> int:
+    family = socket.AF_INET if place.version == 4 else socket.AF_INET6
     head = struct.pack("!BBH", family, 0, 0)
     forgotten = 0
     with (
@@ -126,7 +126,7 @@ def _forget_in_conntrack(address: Address, ports: frozenset[Port]) -> int:
         netlink.open_socket(netlink.NETFILTER, "") as ct,
     ):
         for reply in netlink.dump(tracked, netlink.message(_CT_GET, netlink.REQUEST | netlink.DUMP, head)):
-            if (entry := entry_between(reply.body, address, ports)) is None:
+            if (entry := entry_between(reply.body, place, ports)) is None:
                 continue
             try:
                 netlink.ask(ct, netlink.message(_CT_DELETE, netlink.REQUEST | netlink.ACK, head + entry))
@@ -137,25 +137,25 @@ def _forget_in_conntrack(address: Address, ports: frozenset[Port]) -> int:
     return forgotten
 
 
-def entry_between(body: memoryview, address: Address, ports: Iterable[Port]) -> bytes | None:
-    """Give the attributes that name a conntrack entry which began at `address` and goes to one of `ports`.
+def entry_between(body: memoryview, place: Place, ports: Iterable[Port]) -> bytes | None:
+    """Give the attributes that name a conntrack entry which began at `place` and goes to one of `ports`.
 
     None for any other entry; MalformedError where a length lies.
     """
     found = netlink.attributes(body[_FAMILY_HEADER:])
     original, number = found.get(_TUPLE_ORIGINAL), found.get(_ID)
-    if original is None or number is None or not _is_tracked(original, address, ports):
+    if original is None or number is None or not _is_tracked(original, place, ports):
         return None
     nested = netlink.attribute(_TUPLE_ORIGINAL | netlink.NESTED, bytes(original))
     return nested + netlink.attribute(_ID, bytes(number))
 
 
-def _is_tracked(original: memoryview, address: Address, ports: Iterable[Port]) -> bool:
+def _is_tracked(original: memoryview, place: Place, ports: Iterable[Port]) -> bool:
     parts = netlink.attributes(original)
     ends = netlink.attributes(parts.get(_TUPLE_IP, _NOTHING))
     source = ends.get(1) or ends.get(3) or b""  # CTA_IP_V4_SRC, CTA_IP_V6_SRC
     proto = netlink.attributes(parts.get(_TUPLE_PROTO, _NOTHING))
     to = bytes(proto.get(1, b"")), bytes(proto.get(3, b""))  # protocols without ports have no such attribute
-    return bytes(source) == address.packed and to in [
-        (bytes([port.protocol]), _PORT.pack(port.number)) for port in ports
-    ]
+    if to not in [(bytes([port.protocol]), _PORT.pack(port.number)) for port in ports]:
+        return False
+    return len(source) in (4, 16) and holds(place, ip_address(bytes(source)))

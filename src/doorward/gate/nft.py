@@ -7,7 +7,7 @@ import json
 import re
 from collections.abc import Iterable
 from functools import cache
-from ipaddress import ip_address
+from ipaddress import IPv4Address, IPv6Address
 from typing import Any
 
 from doorward.config.duration import UNITS_MS, nft_duration
@@ -15,12 +15,12 @@ from doorward.errors import HostError
 from doorward.gate import objects
 from doorward.gate.connections import Connection
 from doorward.gate.plan import Changes, Remaining
-from doorward.gate.ruleset import COUNTERS, FROM_FILE, TABLE, Existing, Ruleset
-from doorward.model import Element, Port
+from doorward.gate.ruleset import COUNTERS, FROM_FILE, OPEN_SETS, TABLE, Existing, Ruleset
+from doorward.model import Element, Port, parse_place
 
 _LIBRARY = "libnftables.so.1"
 _HANDLES, _JSON = 1 << 3, 1 << 4
-_ELEMENT = re.compile(r"([0-9a-f.:]+) \. (tcp|udp) \. ([0-9]{1,5})\b(?: timeout \w+)?(?: expires (\w+))?")
+_ELEMENT = re.compile(r"([0-9a-f.:]+(?:/[0-9]+)?) \. (tcp|udp) \. ([0-9]{1,5})\b(?: timeout \w+)?(?: expires (\w+))?")
 _SPAN = re.compile(r"([0-9]{1,15})(ms|[smhd])")
 
 
@@ -91,7 +91,8 @@ class NftFilter:
 
     def elements(self) -> dict[Element, float]:
         """Read the open sets back, with the seconds that each entry has left."""
-        return read_elements("".join(self.run(f"list set {TABLE} open{family}") for family in "46"))
+        sets = [thing.name for thing in self.existing() if thing.name in OPEN_SETS]
+        return read_elements("".join(self.run(f"list set {TABLE} {name}") for name in sets or OPEN_SETS[:2]))
 
     def apply(self, changes: Changes) -> None:
         """Write and remove open entries in one transaction; NftError where one to remove is not there."""
@@ -151,7 +152,7 @@ def read_elements(text: str) -> dict[Element, float]:
     found: dict[Element, float] = {}
     for address, protocol, number, expires in _ELEMENT.findall(text):
         try:
-            element = Element(ip_address(address), Port.parse(f"{number}/{protocol}"))
+            element = Element(parse_place(address), Port.parse(f"{number}/{protocol}"))
         except ValueError:
             entry = f"{address} . {protocol} . {number}"
             raise HostError(f"nft lists {entry!r}, which is no entry; install nftables 1.0.6 or newer") from None
@@ -165,7 +166,8 @@ def _seconds(text: str) -> float:
 
 
 def _where(element: Element) -> str:
-    return f"{TABLE} open{element.address.version}"
+    place = element.address
+    return f"{TABLE} {'open' if isinstance(place, IPv4Address | IPv6Address) else 'wide'}{place.version}"
 
 
 def _key(element: Element) -> str:

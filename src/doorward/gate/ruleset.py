@@ -31,6 +31,8 @@ from doorward.model import Door, Port, Protocol
 TABLE = "inet doorward"
 BASE_CHAINS = ("prerouting", "early", "before_conntrack")
 FROM_FILE = "from_file"  # a chain that nothing uses: the table came from a file, with no openings
+OPEN_SETS = ("open4", "open6", "wide4", "wide6")  # to which sources which ports are open: addresses, networks
+WIDE_SIZE = 1024  # openings of networks a family; only who has a key that may ask for them can fill it
 OPEN_SIZE = 65536  # openings a family: only who knows a knock can fill it
 FAST_SIZE = 65536  # sources over the rate just now; each has sent 40 packets, and where it is full the limiter works on
 SIGNED_SIZE = 65536  # senders of signed knocks within two seconds; where it is full the budget works on
@@ -143,7 +145,7 @@ def compile_ruleset(
         ),
         tables.opens(dict(enumerate(actions.values()))),
         *chains.matching(plan),
-        chains.door(gate),
+        chains.door(gate, has_wide=signed_port is not None),
         _ports(doors, gate, signed_port),
         _exempt(doors, gate) if chains.early(plan) else "",
         chains.early(plan),
@@ -180,6 +182,7 @@ def _kept(groups: Sequence[Group], capacity: int, *, has_signed: bool) -> Iterab
         yield _dynamic(f"set fast{family}", address, FAST_SIZE, f"timeout {round(PAUSE_S * 1000)}ms")
         yield _dynamic(f"set scanners{family}", address, SCANNERS_SIZE, "timeout 1m")
         if has_signed:
+            yield _wide(f"wide{family}", f"{address} . inet_proto . inet_service")
             yield _dynamic(f"set signed{family}", address, SIGNED_SIZE, limiter)
         for group in groups:
             if family in group.families:
@@ -192,6 +195,12 @@ def _kept(groups: Sequence[Group], capacity: int, *, has_signed: bool) -> Iterab
 def _dynamic(head: str, element_type: str, size: int, timeout: str) -> SetSpec:
     lines = [f"type {element_type}", f"size {size}", "flags dynamic,timeout", *([timeout] if timeout else [])]
     return SetSpec(head.split()[1], size, f"{head} {{\n" + "".join(f"    {line}\n" for line in lines) + "}\n")
+
+
+def _wide(name: str, key: str) -> SetSpec:
+    """Networks that a door is open to; packets do not put any in."""
+    lines = [f"type {key}", f"size {WIDE_SIZE}", "flags interval,timeout"]
+    return SetSpec(name, WIDE_SIZE, f"set {name} {{\n" + "".join(f"    {line}\n" for line in lines) + "}\n")
 
 
 def _standing(name: str, address: str) -> SetSpec:

@@ -19,6 +19,7 @@ from doorward.daemon.healing import PAUSE_S
 from doorward.daemon.loop import Loop
 from doorward.daemon.reconcile import shifted, taken_over
 from doorward.daemon.runner import Report, Runner
+from doorward.daemon.watches import Watches
 from doorward.errors import DoorwardError, HostError
 from doorward.knockd.attempts import Attempts
 from doorward.knockd.doors import as_door, commands_of, is_opening, keys_of
@@ -26,9 +27,8 @@ from doorward.knockd.engine import Engine, Happened
 from doorward.knockd.names import Names
 from doorward.knockd.one_time import OneTimeDoors
 from doorward.knockd.output import Output
-from doorward.knockd.watches import Watches
 from doorward.ledger import Ledger
-from doorward.model import Address, Door, Opening, Port
+from doorward.model import Door, Opening, Place, Port
 
 FOLLOW_S = 2.0  # how often listening services and edited one-time files are looked for
 
@@ -52,12 +52,12 @@ class Knockd:
     ) -> None:
         self._settings, self._engine, self._output, self._ledger = settings, engine, output, ledger
         self._loop, self._book, self._attempts = Loop(), Book(), Attempts()
-        self._running: dict[int, tuple[str, str, Address]] = {}  # by the runner's number: door, what, address
+        self._running: dict[int, tuple[str, str, Place]] = {}  # by the runner's number: door, what, address
         self._timer_s = float("inf")
         self._ended_by = self._lost = 0
         self._has_run = self._is_stale = self._is_healing = False
         self._healed_s, self._fights = float("-inf"), Fights()
-        self._due: list[tuple[str, Address]] = []  # commands to start once it is recorded what they owe
+        self._due: list[tuple[str, Place]] = []  # commands to start once it is recorded what they owe
         with ExitStack() as parts:
             for close in (ledger.close, self._loop.close, engine.close):
                 parts.callback(close)
@@ -197,7 +197,7 @@ class Knockd:
                 self._output.say(f"{name}: OPEN SESAME", who=event.source)
                 self._opened(stage.door, event.source)
 
-    def _opened(self, door: Door, address: Address) -> None:
+    def _opened(self, door: Door, address: Place) -> None:
         """Run what the door runs. A one-time sequence is marked as used first: no crash may make it good again."""
         key = door.name
         if self._doors[key].one_time_file:
@@ -217,7 +217,7 @@ class Knockd:
         else:
             self._due.append((key, address))
 
-    def _start(self, key: str, what: str, address: Address) -> None:
+    def _start(self, key: str, what: str, address: Place) -> None:
         if self._commands[key].of(what, address) is not None:
             self._running[self._runner.run(key, address, what)] = (key, what, address)
 

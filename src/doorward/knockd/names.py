@@ -18,7 +18,7 @@ from typing import NamedTuple
 from doorward.daemon import privileges
 from doorward.daemon.apart import STANDARD, keep_only, received
 from doorward.daemon.loop import Loop
-from doorward.model import Address
+from doorward.model import Place
 
 PATIENCE_S = 1.0  # a line waits so long for its name, and those behind it with it; commands do not wait
 KEEP_S = 60.0  # a name is asked for once a minute at most
@@ -34,7 +34,7 @@ Named = Callable[[str | None], None]
 
 
 class _Turn(NamedTuple):
-    address: Address | None
+    address: Place | None
     until_s: float
     call: Named
 
@@ -49,8 +49,8 @@ class Names:
 
     def __init__(self, loop: Loop) -> None:
         self._loop = loop
-        self._known: OrderedDict[Address, _Answer] = OrderedDict()
-        self._asked: dict[str, Address] = {}
+        self._known: OrderedDict[Place, _Answer] = OrderedDict()
+        self._asked: dict[str, Place] = {}
         self._turns: deque[_Turn] = deque()
         self._is_timed = False
         self._socket, theirs = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
@@ -61,7 +61,7 @@ class Names:
         self._socket.setblocking(False)
         loop.on_readable(self._socket.fileno(), self._read)
 
-    def in_turn(self, address: Address | None, call: Named) -> None:
+    def in_turn(self, address: Place | None, call: Named) -> None:
         """Call with the address's name once it is known and all before have been called; None: it has none.
 
         It is called without the name where that takes longer than PATIENCE_S.
@@ -80,7 +80,7 @@ class Names:
             self._socket.close()
             os.waitpid(self.pid, 0)
 
-    def _ask(self, address: Address) -> None:
+    def _ask(self, address: Place) -> None:
         answer, text = self._known.get(address), str(address)
         if text in self._asked or (answer is not None and self._loop.now_s() < answer.until_s):
             return

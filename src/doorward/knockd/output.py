@@ -10,12 +10,12 @@ from pathlib import Path
 from typing import TextIO
 
 from doorward.knockd.syslog import Syslog
-from doorward.model import Address
+from doorward.model import Place
 
 _MAX_LINE = 1023  # letters; knockd cuts the rest off
 
 # Calls once the lines before are written and the address's name, which it gives, is known.
-InTurn = Callable[[Address | None, Callable[[str | None], None]], None]
+InTurn = Callable[[Place | None, Callable[[str | None], None]], None]
 
 
 class Output:
@@ -35,7 +35,7 @@ class Output:
         """Begin, or begin again, with a log file; one that cannot be opened is told of and done without."""
         self._in_turn(None, lambda _: self._open_log(path, use_syslog=use_syslog))
 
-    def say(self, line: str, verbose: str | None = None, *, who: Address | None = None) -> None:
+    def say(self, line: str, verbose: str | None = None, *, who: Place | None = None) -> None:
         """Log a line, and show it with -v (there in other words where `verbose` gives them).
 
         `who` stands before the line, with its name where names are looked up.
@@ -94,9 +94,9 @@ class Output:
             sys.stdout.flush()
 
 
-def _at_once(_: Address | None, call: Callable[[str | None], None]) -> None:
+def _at_once(_: Place | None, call: Callable[[str | None], None]) -> None:
     call(None)
 
 
-def _named(who: Address, name: str | None) -> str:
+def _named(who: Place, name: str | None) -> str:
     return f"{who} ({name})" if name else str(who)

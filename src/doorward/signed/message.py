@@ -8,13 +8,11 @@ plaintext  body, signature, zeros up to the one length of the suite
 from __future__ import annotations
 
 import struct
-from ipaddress import IPv4Address, IPv4Network, IPv6Address, IPv6Network, ip_address, ip_network
+from ipaddress import IPv4Address, IPv6Address, ip_address, ip_network
 from typing import NamedTuple
 
 from doorward.errors import MalformedError
-from doorward.model import NAME
-
-Place = IPv4Address | IPv6Address | IPv4Network | IPv6Network
+from doorward.model import NAME, Place
 
 VERSION = 1
 NONCE_BYTES = 16

@@ -11,7 +11,7 @@ from types import SimpleNamespace
 import pytest
 
 from doorward.daemon import log as module
-from doorward.daemon.log import LINES_AT_ONCE, LINES_PER_S, TELL_AFTER_S, LineLimit, Log, text_of
+from doorward.daemon.log import LINES_AT_ONCE, TELL_AFTER_S, Log, text_of
 from tests.support.openings import opening
 
 NOW_S = [1000.0]  # of CLOCK_MONOTONIC, for the limit
@@ -153,10 +153,3 @@ def test_too_many_lines_of_a_kind_are_counted_and_the_count_is_told() -> None:
     assert log.due_s == float("inf")
     log.tell_left_out()  # nothing more to tell
     assert len(stream.getvalue().splitlines()) == len(lines)
-
-
-def test_the_limit_lets_so_many_lines_a_second_through_again() -> None:
-    limit = LineLimit()
-    assert [limit.admits(5.0) for _ in range(LINES_AT_ONCE + 1)] == [True] * LINES_AT_ONCE + [False]
-    assert sum(limit.admits(6.0) for _ in range(2 * LINES_PER_S)) == LINES_PER_S
-    assert sum(limit.admits(1e6) for _ in range(2 * LINES_AT_ONCE)) == LINES_AT_ONCE

@@ -1,4 +1,4 @@
-"""Files followed with inotify(7): readable once somebody has written, replaced or removed one."""
+"""Files and folders followed with inotify(7): readable once somebody has written, replaced or removed a file."""
 
 from __future__ import annotations
 
@@ -9,7 +9,9 @@ from collections.abc import Iterable
 from doorward.errors import HostError
 
 _ATTRIB, _CLOSE_WRITE, _DELETE_SELF, _MOVE_SELF = 0x4, 0x8, 0x400, 0x800  # a file renamed over another is its ATTRIB
+_MOVED_FROM, _MOVED_TO, _CREATE, _DELETE = 0x40, 0x80, 0x100, 0x200  # in a folder
 _EVENTS = _ATTRIB | _CLOSE_WRITE | _DELETE_SELF | _MOVE_SELF
+_FOLDER_EVENTS = _ATTRIB | _CLOSE_WRITE | _MOVED_FROM | _MOVED_TO | _CREATE | _DELETE
 _RECEIVE_BYTES = 1 << 16
 _libc = ctypes.CDLL(None, use_errno=True)
 
@@ -31,6 +33,10 @@ class Watches:
         """Watch what has these names now, as well as what is watched; a name that is nobody's is passed over."""
         for path in paths:
             _libc.inotify_add_watch(self._descriptor, os.fsencode(path), _EVENTS)
+
+    def watch_folder(self, path: str) -> None:
+        """Watch what happens to the files in a folder; one that is not there is passed over."""
+        _libc.inotify_add_watch(self._descriptor, os.fsencode(path), _FOLDER_EVENTS)
 
     def forget_events(self) -> None:
         """Be unreadable until something changes again."""

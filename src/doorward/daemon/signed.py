@@ -1,0 +1,204 @@
+"""Signed knocks in the daemon: the verifier's grants become openings, its refusals records.
+
+A grant is first noted as used, in the ledger; then the opening is recorded; then the door opens.
+"""
+
+from __future__ import annotations
+
+import time
+from collections import Counter
+from contextlib import suppress
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from doorward.capture.nflog import datagram_log
+from doorward.config.schema import Configuration, Signed
+from doorward.daemon.signed_files import key_path, keys_path, read_judge
+from doorward.daemon.verifier import Ready, Report, Verifier
+from doorward.daemon.watches import Watches
+from doorward.errors import DoorwardError, HostError, MalformedError
+from doorward.gate.chains import SIGNED_GROUP
+from doorward.model import Element, Opening
+from doorward.seen import Claim
+from doorward.signed.judge import Granted
+
+if TYPE_CHECKING:
+    from doorward.daemon.app import Daemon
+
+_LOOK_S = 2.0  # how often the files are compared, where nothing tells of a change
+_PAUSE_S = 1.0  # after a verifier that ended, before the next
+_Stamp = tuple[int, int, int] | None
+
+
+class SignedKnocks:
+    """Keeps a verifier at work. While one reads its files the one before goes on, and datagrams wait in the kernel."""
+
+    def __init__(self, daemon: Daemon, window_ms: int) -> None:
+        self._daemon = daemon
+        self._log = datagram_log(SIGNED_GROUP)
+        self._verifier: Verifier | None = None
+        self._next: Verifier | None = None
+        self._settings: tuple[Configuration, Path] | None = None
+        self._stamps: list[_Stamp] = []
+        self._watches: Watches | None = None
+        self.counts: Counter[str] = Counter()  # datagrams refused, by reason
+        booted_s = time.time() - time.clock_gettime(time.CLOCK_BOOTTIME)
+        # What a ledger that is no more knew may have been dated ahead.
+        floor_s = time.time() + (window_ms / 1000 if daemon.ledger.follows_a_damaged_one else 0)
+        if told := daemon.ledger.begin_seen(booted_s, floor_s):
+            daemon.log.say(told, "warning")
+        with suppress(HostError):  # without inotify the files are looked at every two seconds
+            self._watches = Watches()
+            daemon.loop.on_readable(self._watches.fileno(), self._changed)
+        self._look()
+
+    def take(self, configuration: Configuration, folder: Path) -> None:
+        """Go over to a configuration that was loaded; its files are relative to `folder`."""
+        self._settings = configuration, folder
+        if self._watches is not None:
+            for path in self._files():
+                self._watches.watch([str(path)])
+                self._watches.watch_folder(str(path.parent))
+        self._start()
+
+    def close(self) -> None:
+        """End the verifier, and give the log free."""
+        self._drop_next()
+        self._drop()
+        if self._watches is not None:
+            self._daemon.loop.forget(self._watches.fileno())
+            self._watches.close()
+        self._log.close()
+        self._settings = None
+
+    def _files(self) -> list[Path]:
+        configuration, folder = self._settings or (None, Path())
+        signed = configuration.signed if configuration is not None and configuration.signed else Signed()
+        return [key_path(signed, folder), keys_path(signed, folder)]
+
+    def _start(self) -> None:
+        if self._settings is None:
+            return
+        configuration, folder = self._settings
+        self._drop_next()
+        self._stamps = [_stamp(path) for path in self._files()]
+        try:
+            self._next = Verifier(self._log, lambda: read_judge(configuration, folder))
+        except OSError as error:
+            self._daemon.log.say(f"no process can be started to verify signed knocks: {error.strerror}", "error")
+            self._again()
+            return
+        self._daemon.loop.on_readable(self._next.fileno(), self._hear_next)
+
+    def _again(self) -> None:
+        self._daemon.loop.at(self._daemon.loop.now_s() + _PAUSE_S, self._start)
+
+    def _look(self) -> None:
+        """Compare the files every two seconds."""
+        if self._settings is not None:
+            self._compare()
+        self._daemon.loop.at(self._daemon.loop.now_s() + _LOOK_S, self._look)
+
+    def _changed(self) -> None:
+        assert self._watches is not None  # noqa: S101
+        self._watches.forget_events()
+        self._compare()
+
+    def _compare(self) -> None:
+        if [_stamp(path) for path in self._files()] != self._stamps:
+            if self._watches is not None:
+                self._watches.watch(map(str, self._files()))  # one that replaced another is another
+            self._start()
+
+    def _hear_next(self) -> None:
+        """The next one is ready, or says why not: then nobody comes in by a signed knock until that is mended."""
+        assert self._next is not None  # noqa: S101
+        try:
+            told = self._next.read()
+        except MalformedError as error:
+            told = Ready([], str(error))
+        if not isinstance(told, Ready):
+            return
+        for fault in told.faults:
+            self._daemon.log.say(fault, "error")
+        self._drop()
+        if told.trouble:
+            self._daemon.log.say(f"no signed knock is taken: {told.trouble}", "error")
+            self._drop_next()
+            return
+        self._verifier, self._next = self._next, None
+        self._daemon.loop.forget(self._verifier.fileno())
+        self._daemon.loop.on_readable(self._verifier.fileno(), self._hear)
+        self._daemon.log.say("takes signed knocks")
+
+    def _hear(self) -> None:
+        assert self._verifier is not None  # noqa: S101
+        try:
+            report = self._verifier.read()
+        except MalformedError as error:
+            self._daemon.log.say(f"what verifies signed knocks failed; another one begins ({error})", "error")
+            self._drop()
+            self._again()
+            return
+        if isinstance(report, Report):
+            self._take_report(report)
+
+    def _take_report(self, report: Report) -> None:
+        self.counts.update(report.counts)
+        for source, refused in report.refused:
+            self._daemon.refuse(source, refused.door, f"signed knock: {refused.words}")
+        if not report.granted:
+            return
+        claims = [Claim(grant.id, grant.time_ms) for grant in report.granted]
+        objections = self._daemon.ledger.claim(claims, time.time())
+        accepted = []
+        for grant, objection in zip(report.granted, objections, strict=True):
+            if objection:
+                self.counts["used"] += 1
+                words = f"signed knock: the packet from key {grant.key} is not taken: {objection}"
+                self._daemon.refuse(grant.place, grant.door, words)
+            else:
+                accepted.append(grant)
+        self._open(accepted)
+
+    def _open(self, grants: list[Granted]) -> None:
+        daemon, now_s = self._daemon, self._daemon.loop.now_s()
+        elements: dict[Element, None] = {}
+        with daemon.recording():
+            for grant in grants:
+                door = daemon.doors.get(grant.door)
+                if door is None:  # a reload took it away meanwhile
+                    continue
+                by = f"key {grant.key}"
+                new = Opening(door.name, grant.place, door.opens, now_s, now_s + grant.for_ms / 1000, by)
+                if door.is_opening:
+                    daemon.record_opening(new)
+                    elements |= dict.fromkeys(new.elements())
+                else:
+                    daemon.record_errand(new)
+        try:
+            daemon.settle(tuple(elements), {})
+        except DoorwardError as error:
+            daemon.log.say(f"signed knocks opened nothing: {error}", "error")
+            daemon.reconcile()
+
+    def _drop(self) -> None:
+        if self._verifier is not None:
+            self._daemon.loop.forget(self._verifier.fileno())
+            self._verifier.close()
+            self._verifier = None
+
+    def _drop_next(self) -> None:
+        if self._next is not None:
+            self._daemon.loop.forget(self._next.fileno())
+            self._next.close()
+            self._next = None
+
+
+def _stamp(path: Path) -> _Stamp:
+    """Give what changes when somebody edits or replaces a file; None where there is none."""
+    try:
+        found = path.stat()
+    except OSError:
+        return None
+    return found.st_mtime_ns, found.st_size, found.st_ino

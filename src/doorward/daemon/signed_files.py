@@ -1,0 +1,56 @@
+"""The files of signed knocks: the server's key, and who may knock. Read by who verifies, and by who checks them."""
+
+from __future__ import annotations
+
+import os
+import stat
+from pathlib import Path
+
+from doorward.config.files import read_text, trusted_owners
+from doorward.config.schema import Configuration, Signed
+from doorward.errors import Fault, MalformedError, UsageError
+from doorward.signed import authorized
+from doorward.signed.authorized import AuthorizedKeys
+from doorward.signed.judge import Judge
+from doorward.signed.server_key import PrivateKey, parse_private_key
+
+
+def key_path(signed: Signed, folder: Path) -> Path:
+    """Give the server's key; `folder` is the configuration's."""
+    return folder / signed.key
+
+
+def keys_path(signed: Signed, folder: Path) -> Path:
+    """Give the file of authorized keys."""
+    return folder / signed.authorized_keys
+
+
+def read_private_key(path: Path) -> PrivateKey:
+    """Read the server's key; UsageError where it is missing or none, or other users may read it."""
+    if not path.exists():
+        raise UsageError(f"{path}: there is no server's key; `doorward key server` makes it")
+    text = read_text(path, trusted_owners())
+    found = path.stat()
+    own_groups = {0, os.getegid(), *os.getgroups()}
+    if found.st_mode & stat.S_IROTH or (found.st_mode & stat.S_IRGRP and found.st_gid not in own_groups):
+        raise UsageError(f"{path}: other users can read the server's key; run `chmod go-r {path}`")
+    try:
+        return parse_private_key(text)
+    except MalformedError as error:
+        raise UsageError(f"{path}: {error}; move it away, and `doorward key server` makes another") from None
+
+
+def read_authorized_keys(path: Path) -> tuple[AuthorizedKeys, list[Fault]]:
+    """Read who may knock, and what is wrong with single lines; UsageError or ConfigError where nobody can be told."""
+    if not path.exists():
+        raise UsageError(f"{path}: there is no such file; write a public key of who may knock into it, a line each")
+    return authorized.parse(read_text(path, trusted_owners()), str(path))
+
+
+def read_judge(configuration: Configuration, folder: Path) -> tuple[Judge, list[Fault]]:
+    """Read both files; errors as above. `configuration` has `[signed]`."""
+    signed, gate = configuration.signed or Signed(), configuration.gate
+    key = read_private_key(key_path(signed, folder))
+    keys, faults = read_authorized_keys(keys_path(signed, folder))
+    doors = {door.name: door.for_ms for door in configuration.doors}
+    return Judge(key, keys, doors, gate.name, signed.window_ms), faults

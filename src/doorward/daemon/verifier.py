@@ -1,0 +1,251 @@
+"""The process that verifies signed knocks, and can do nothing else.
+
+It is forked with the log of the datagrams and a socket to the daemon, reads the server's key and the authorized keys,
+and then gives up what the reader (reader.py) gives up too. It sends what it decided in a fixed form; the daemon takes
+that form and nothing else. The server's private key is in no other process.
+"""
+
+from __future__ import annotations
+
+import faulthandler
+import gc
+import json
+import os
+import select
+import signal
+import socket
+import time
+from collections import Counter
+from collections.abc import Callable
+from contextlib import suppress
+from ipaddress import IPv4Address, IPv6Address, ip_address
+from typing import NamedTuple
+
+from doorward.capture.nflog import Datagram, LogSocket
+from doorward.daemon import privileges
+from doorward.daemon.apart import received
+from doorward.daemon.bucket import Bucket
+from doorward.daemon.reader import give_up_everything
+from doorward.errors import DoorwardError, Fault, MalformedError
+from doorward.model import NAME, Address, parse_place
+from doorward.signed.judge import GARBAGE, Granted, Judge, Refused
+from doorward.signed.message import MAX_FOR_MS
+from doorward.signed.sealing import CHECK_BYTES
+
+MAX_REMEMBERED = 65_536  # packets, by their check; beyond it the oldest is judged again, and refused by the ledger
+TOLD_PER_S, TOLD_AT_ONCE = 50, 200  # refusals with their words; all are counted
+_MOST_TOLD = 100  # a message
+_MESSAGE_BYTES = 1 << 17
+_TELL_S = 1.0  # between two messages that only count
+_LONGEST_WORDS = 500
+_REASON = "repeated"
+
+
+class Telling(NamedTuple):
+    """A refusal with its source."""
+
+    source: Address
+    refused: Refused
+
+
+class Report(NamedTuple):
+    """What the verifier tells: what it grants, what it refuses, and how often for which reason since the last time."""
+
+    granted: list[Granted]
+    refused: list[Telling]
+    counts: dict[str, int]
+
+
+class Ready(NamedTuple):
+    """The first message: what is wrong with single lines of the authorized keys; or why it cannot work at all."""
+
+    faults: list[str]
+    trouble: str
+
+
+def pack_report(report: Report) -> bytes:
+    """Give the message that tells it."""
+    granted = [{**grant._asdict(), "place": str(grant.place), "id": grant.id.hex()} for grant in report.granted]
+    refused = [{**telling.refused._asdict(), "source": str(telling.source)} for telling in report.refused]
+    return json.dumps({"granted": granted, "refused": refused, "counts": report.counts}).encode()
+
+
+def parse_report(raw: bytes) -> Report:
+    """Read such a message. MalformedError for any other bytes."""
+    try:
+        found = json.loads(raw)
+        granted = [_granted(**each) for each in found["granted"]]
+        refused = [_telling(**each) for each in found["refused"]]
+        counts = {_word(word): _number(count, 1 << 40) for word, count in found["counts"].items()}
+    except (ValueError, TypeError, KeyError, AttributeError, RecursionError) as error:
+        raise MalformedError(f"verifier: a message that is none: {error}") from None
+    return Report(granted, refused, counts)
+
+
+def _granted(door: str, place: str, for_ms: int, key: str, id: str, time_ms: int) -> Granted:  # noqa: A002
+    number = bytes.fromhex(id)
+    if len(number) != 16 or not NAME.fullmatch(door):
+        raise ValueError("no door, or no number")
+    return Granted(
+        door, parse_place(_words(place)), _number(for_ms, MAX_FOR_MS), _words(key), number, _number(time_ms, 1 << 62)
+    )
+
+
+def _telling(reason: str, words: str, door: str | None, source: str) -> Telling:
+    if door is not None and not NAME.fullmatch(door):
+        raise ValueError("no door")
+    return Telling(ip_address(_words(source)), Refused(_word(reason), _words(words), door))
+
+
+def _number(value: object, limit: int) -> int:
+    if type(value) is not int or not 0 <= value <= limit:
+        raise ValueError("no number")
+    return value
+
+
+def _word(value: object) -> str:
+    if not isinstance(value, str) or not (value.isascii() and value.isalpha()):
+        raise ValueError("no word")
+    return value
+
+
+def _words(value: object) -> str:
+    if not isinstance(value, str) or not value.isprintable() or len(value) > _LONGEST_WORDS:
+        raise ValueError("no words")
+    return value
+
+
+class Verifier:
+    """The daemon's side of one such process; it ends with `close`, or with what `read` raises."""
+
+    def __init__(self, log: LogSocket[Datagram], load: Callable[[], tuple[Judge, list[Fault]]]) -> None:
+        """Start it; `load` is called in it, with the daemon's rights, and may raise a DoorwardError."""
+        identity = privileges.service_identity()
+        self._socket, theirs = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
+        self.is_ready = False
+        self.pid = os.fork()
+        if self.pid == 0:
+            _serve(log, theirs, identity, load)
+        theirs.close()
+
+    def fileno(self) -> int:
+        """Give the descriptor to wait on."""
+        return self._socket.fileno()
+
+    def read(self) -> Ready | Report | None:
+        """Give a message, or None where there is none. MalformedError: it ended, or sends what is none."""
+        try:
+            raw = received(self._socket, _MESSAGE_BYTES, socket.MSG_DONTWAIT)
+        except BlockingIOError:
+            return None
+        if self.is_ready or not raw:
+            return parse_report(raw)
+        self.is_ready = True
+        return _parse_ready(raw)
+
+    def close(self) -> None:
+        """End it."""
+        self._socket.close()
+        with suppress(ProcessLookupError):
+            os.kill(self.pid, signal.SIGKILL)
+        os.waitpid(self.pid, 0)
+
+
+def _parse_ready(raw: bytes) -> Ready:
+    try:
+        found = json.loads(raw)
+        return Ready([_words(fault) for fault in found["faults"]], str(found["trouble"]))
+    except (ValueError, TypeError, KeyError, RecursionError) as error:
+        raise MalformedError(f"verifier: a message that is none: {error}") from None
+
+
+def _serve(
+    log: LogSocket[Datagram],
+    daemon: socket.socket,
+    identity: privileges.Identity | None,
+    load: Callable[[], tuple[Judge, list[Fault]]],
+) -> None:
+    status = 1
+    try:
+        signal.set_wakeup_fd(-1)
+        for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP):  # for the daemon, whose end ends this too
+            signal.signal(number, signal.SIG_IGN)
+        faulthandler.disable()
+        gc.freeze()
+        try:
+            judge, faults = load()
+            give_up_everything(identity, [log], daemon)
+        except (DoorwardError, OSError) as error:
+            daemon.send(_ready([], str(error)))
+        else:
+            daemon.send(_ready(list(map(str, faults)), ""))
+            _judge_all(log, daemon, judge)
+        status = 0
+    finally:
+        os._exit(status)
+
+
+def _ready(faults: list[str], trouble: str) -> bytes:
+    shown = [fault[:_LONGEST_WORDS] for fault in faults[:_MOST_TOLD]]
+    return json.dumps({"faults": shown, "trouble": trouble}).encode()
+
+
+def _judge_all(log: LogSocket[Datagram], daemon: socket.socket, judge: Judge) -> None:
+    """Judge what the log tells until the daemon is gone."""
+    waiting = select.poll()
+    waiting.register(daemon, 0)
+    waiting.register(log, select.POLLIN)
+    desk = Desk(judge)
+    while daemon.fileno() not in dict(waiting.poll(_TELL_S * 1000 if desk.counts else None)):
+        for report in desk.work(log.read(), time.time(), time.monotonic()):
+            daemon.send(pack_report(report))
+
+
+class Desk:
+    """Judges datagrams and keeps what is to be told. Pure: times are arguments, both in seconds."""
+
+    def __init__(self, judge: Judge) -> None:
+        self._judge = judge
+        self._remembered: dict[bytes, None] = {}
+        self.counts: Counter[str] = Counter()
+        self._limit, self._told_s = Bucket(TOLD_PER_S, TOLD_AT_ONCE), 0.0
+
+    def work(self, datagrams: list[Datagram] | None, wall_s: float, now_s: float) -> list[Report]:
+        """Judge these (None: some were lost), and give what is to be told now."""
+        if datagrams is None:
+            self.counts["lost"] += 1
+            datagrams = []
+        granted: list[Granted] = []
+        refused: list[Telling] = []
+        for source, packet in datagrams:
+            verdict = self._one(source, packet, round(wall_s * 1000))
+            if isinstance(verdict, Granted):
+                granted.append(verdict)
+                continue
+            self.counts[verdict.reason] += 1
+            if verdict.reason not in GARBAGE and self._limit.admits(now_s):
+                refused.append(Telling(_address(source), verdict))
+        if not (granted or refused or (self.counts and now_s >= self._told_s + _TELL_S)):
+            return []
+        counts, self.counts = dict(self.counts), Counter()
+        self._told_s = now_s
+        reports = [
+            Report(granted[at : at + _MOST_TOLD], refused[at : at + _MOST_TOLD], {})
+            for at in range(0, max(len(granted), len(refused), 1), _MOST_TOLD)
+        ]
+        return [reports[0]._replace(counts=counts), *reports[1:]]
+
+    def _one(self, source: bytes, packet: bytes, now_ms: int) -> Granted | Refused:
+        check = packet[:CHECK_BYTES]
+        if check in self._remembered:  # a copy: whatever it was, it is good for nothing now
+            return Refused(_REASON, "a packet that came before came again")
+        verdict = self._judge.judge(packet, _address(source), now_ms)
+        if isinstance(verdict, Granted) or verdict.reason not in GARBAGE:
+            self._remembered[check] = None
+            if len(self._remembered) > MAX_REMEMBERED:
+                del self._remembered[next(iter(self._remembered))]
+        return verdict
+
+
+def _address(packed: bytes) -> Address:
+    return IPv4Address(packed) if len(packed) == 4 else IPv6Address(packed)
