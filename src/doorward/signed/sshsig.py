@@ -1,0 +1,55 @@
+"""SSHSIG: what an SSH key signs where no session is (PROTOCOL.sshsig of OpenSSH), and what `ssh-keygen -Y sign` prints.
+
+The key signs a blob that names the purpose, so a signature for doorward is none for a file or a commit, nor for a
+login; and the other way round.
+"""
+
+from __future__ import annotations
+
+import base64
+import binascii
+import hashlib
+
+from doorward.errors import MalformedError
+from doorward.signed.wire import Reader, string
+
+NAMESPACE = "doorward"
+HASH = "sha512"
+_MAGIC = b"SSHSIG"
+_VERSION = 1
+_HEAD = _MAGIC + string(NAMESPACE.encode()) + string(b"") + string(HASH.encode())
+_BEGIN, _END = "-----BEGIN SSH SIGNATURE-----", "-----END SSH SIGNATURE-----"
+
+
+def signed_data(text: bytes) -> bytes:
+    """Give the blob that the key signs in place of the text."""
+    return _HEAD + string(hashlib.sha512(text).digest())
+
+
+def parse_armored(text: str) -> tuple[bytes, bytes]:
+    """Give the public key's blob and the signature's, of what `ssh-keygen -Y sign -n doorward` prints.
+
+    MalformedError: it is not that, or is for another purpose.
+    """
+    reader = Reader(_unarmored(text), "the SSH signature")
+    if reader.take(len(_MAGIC)) != _MAGIC:
+        raise MalformedError("an SSH signature without its mark SSHSIG")
+    if (version := reader.number(4)) != _VERSION:
+        raise MalformedError(f"an SSH signature of version {version}; this is version {_VERSION}")
+    key, namespace, _, algorithm, signature = (reader.string() for _ in range(5))
+    reader.end()
+    if namespace != NAMESPACE.encode():
+        raise MalformedError(f"an SSH signature for another namespace; sign with -n {NAMESPACE}")
+    if algorithm != HASH.encode():
+        raise MalformedError(f"an SSH signature with another hash; sign with -O hashalg={HASH}")
+    return key, signature
+
+
+def _unarmored(text: str) -> bytes:
+    lines = text.strip().splitlines()
+    if len(lines) < 3 or lines[0] != _BEGIN or lines[-1] != _END:
+        raise MalformedError(f"an SSH signature begins with {_BEGIN} and ends with {_END}")
+    try:
+        return base64.b64decode("".join(line.strip() for line in lines[1:-1]), validate=True)
+    except (binascii.Error, ValueError):
+        raise MalformedError("an SSH signature that is no base64 between its first and last line") from None

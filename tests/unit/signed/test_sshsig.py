@@ -1,0 +1,84 @@
+"""What `ssh-keygen -Y sign` prints is read, and nothing else."""
+
+from __future__ import annotations
+
+import base64
+import hashlib
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from doorward.errors import MalformedError
+from doorward.signed import sshsig
+from doorward.signed.wire import string
+from tests.support import ssh_keygen
+from tests.support.authenticator import armored
+
+KEY, SIGNATURE = b"a key", b"a signature"
+
+
+def wrapped(raw: bytes) -> str:
+    return f"-----BEGIN SSH SIGNATURE-----\n{base64.encodebytes(raw).decode()}-----END SSH SIGNATURE-----\n"
+
+
+def raw(
+    namespace: bytes = b"doorward", algorithm: bytes = b"sha512", version: int = 1, mark: bytes = b"SSHSIG"
+) -> bytes:
+    return mark + version.to_bytes(4) + b"".join(map(string, (KEY, namespace, b"", algorithm, SIGNATURE)))
+
+
+def test_the_blob_that_is_signed() -> None:
+    assert sshsig.signed_data(b"text") == (
+        b"SSHSIG\0\0\0\x08doorward\0\0\0\0\0\0\0\x06sha512\0\0\0\x40" + hashlib.sha512(b"text").digest()
+    )
+
+
+def test_what_ssh_keygen_prints() -> None:
+    private = ssh_keygen.key("ed25519")
+    key, signature = sshsig.parse_armored(ssh_keygen.sign(private, b"text"))
+    assert key == ssh_keygen.blob(ssh_keygen.public_line(private))
+    assert signature.startswith(string(b"ssh-ed25519") + (64).to_bytes(4))
+
+
+def test_lines_may_end_as_they_like() -> None:
+    assert sshsig.parse_armored(armored(KEY, SIGNATURE).replace("\n", "\r\n") + "\n") == (KEY, SIGNATURE)
+
+
+def test_ssh_keygen_for_another_purpose() -> None:
+    private = ssh_keygen.key("ed25519")
+    with pytest.raises(MalformedError, match="another namespace; sign with -n doorward"):
+        sshsig.parse_armored(ssh_keygen.sign(private, b"text", namespace="file"))
+    with pytest.raises(MalformedError, match="another hash; sign with -O hashalg=sha512"):
+        sshsig.parse_armored(ssh_keygen.sign(private, b"text", "-O", "hashalg=sha256"))
+
+
+@pytest.mark.parametrize(
+    ("text", "why"),
+    [
+        ("", "begins with -----BEGIN SSH SIGNATURE-----"),
+        (wrapped(raw()).replace("END", "FIN"), "ends with -----END SSH SIGNATURE-----"),
+        (wrapped(raw()).replace("U1NI", "U1N!"), "no base64"),
+        (wrapped(raw()).replace("U1NI", "U1Nä"), "no base64"),
+        (wrapped(raw(mark=b"SSHSIX")), "without its mark"),
+        (wrapped(raw(version=2)), "of version 2; this is version 1"),
+        (wrapped(raw(namespace=b"doorward\0")), "another namespace"),
+        (wrapped(raw(algorithm=b"sha256")), "another hash"),
+        (wrapped(raw() + b"\0"), "1 bytes too many"),
+        (wrapped(raw()[:-1]), "cut short"),
+        (wrapped(b""), "begins with"),
+        (wrapped(b"SSH"), "cut short"),
+    ],
+)
+def test_anything_else_says_what_it_is(text: str, why: str) -> None:
+    with pytest.raises(MalformedError, match=why):
+        sshsig.parse_armored(text)
+
+
+@given(st.text() | st.binary(max_size=120).map(wrapped) | st.binary(max_size=20).map(lambda end: wrapped(raw() + end)))
+def test_any_text_gives_a_signature_or_a_clear_error(text: str) -> None:
+    try:
+        key, signature = sshsig.parse_armored(text)
+    except MalformedError:
+        return
+    assert sshsig.parse_armored(armored(key, signature)) == (key, signature)
