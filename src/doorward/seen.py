@@ -66,11 +66,11 @@ class Seen:
             return [self._claim(claim) for claim in claims]
 
     def _claim(self, claim: Claim) -> str:
-        if claim.time_ms < self._floor_ms:
-            return "it is older than the record of used ones, so it may have been used"
         self._claims += 1
         if self._claims % _FORGET_EVERY == 0:
-            self._forget(claim.time_ms)
+            self._forget(claim.time_ms)  # first: it may raise the floor above this one
+        if claim.time_ms < self._floor_ms:
+            return "it is older than the record of used ones, so it may have been used"
         new = self._db.execute("INSERT OR IGNORE INTO seen (id, time) VALUES (?, ?)", claim).rowcount
         return "" if new else "it was used already"
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import re
 import select
 from collections.abc import Iterator
-from ipaddress import IPv4Address
+from ipaddress import IPv4Address, ip_address
 
 import pytest
 
@@ -55,7 +55,7 @@ class Full:
         return events[0]
 
     def open_to(self) -> set[bytes]:
-        return {element.address.packed for element in self._lab.server.call(self._filter.elements)}
+        return {ip_address(str(element.address)).packed for element in self._lab.server.call(self._filter.elements)}
 
     def counted(self) -> dict[str, int]:
         counters = self._lab.server.call(self._filter.counters)

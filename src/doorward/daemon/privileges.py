@@ -17,6 +17,7 @@ _LAST_CAPABILITY = 63  # the kernel refuses numbers that it does not have
 _VERSION = 0x20080522  # _LINUX_CAPABILITY_VERSION_3
 _HEADER, _SETS = struct.Struct("=Ii"), struct.Struct("=6I")  # effective, permitted, inheritable: low words, high words
 _PR_SET_PDEATHSIG, _PR_SET_KEEPCAPS, _PR_CAPBSET_DROP, _PR_SET_NO_NEW_PRIVS = 1, 8, 24, 38
+_PR_SET_NAME = 15
 _PR_SET_SECCOMP, _SECCOMP_MODE_FILTER = 22, 2
 _PR_CAP_AMBIENT, _PR_CAP_AMBIENT_CLEAR_ALL = 47, 4
 _libc = ctypes.CDLL(None, use_errno=True)
@@ -64,6 +65,11 @@ def give_up(identity: Identity | None, keep: int) -> None:
     if _libc.capset(ctypes.create_string_buffer(_HEADER.pack(_VERSION, 0)), sets):
         _raise()
     _prctl(_PR_SET_NO_NEW_PRIVS, 1)  # no set-user-ID program and no file's capabilities: what is gone stays gone
+
+
+def call_itself(name: str) -> None:
+    """Show this name, of at most 15 bytes, in ps(1) and top(1)."""
+    _prctl(_PR_SET_NAME, ctypes.addressof(ctypes.create_string_buffer(name.encode())))
 
 
 def restrict_calls(program: Program) -> None:

@@ -148,6 +148,7 @@ def _serve(
         for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP):  # for the daemon, whose end ends this too
             signal.signal(number, signal.SIG_IGN)
         faulthandler.disable()  # its handler, where Python was told to use it, needs calls that there will not be
+        privileges.call_itself("doorward-reader")
         gc.freeze()  # what is the daemon's is shared as long as it is not touched
         try:
             give_up_everything(identity, logs, daemon)

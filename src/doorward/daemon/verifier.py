@@ -171,6 +171,7 @@ def _serve(
         for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP):  # for the daemon, whose end ends this too
             signal.signal(number, signal.SIG_IGN)
         faulthandler.disable()
+        privileges.call_itself("doorward-verify")
         gc.freeze()
         try:
             judge, faults = load()

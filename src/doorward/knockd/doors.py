@@ -6,7 +6,7 @@ from collections.abc import Mapping, Sequence
 
 from doorward.config.knockd import KnockdDoor
 from doorward.daemon.commands import DoorCommands
-from doorward.model import Address, Door, Port
+from doorward.model import Door, Place, Port
 
 
 def keys_of(doors: Sequence[KnockdDoor]) -> list[str]:
@@ -33,6 +33,6 @@ def commands_of(doors: Mapping[str, KnockdDoor]) -> dict[str, DoorCommands]:
     }
 
 
-def is_opening(commands: DoorCommands, address: Address) -> bool:
+def is_opening(commands: DoorCommands, address: Place) -> bool:
     """Tell whether a knock opens for a time: what is run at its end stands in the file."""
     return commands.of("open", address) is not None and commands.of("close", address) is not None

@@ -13,6 +13,7 @@ from typing import NamedTuple
 
 from doorward.errors import MalformedError
 from doorward.model import NAME, Place
+from doorward.signed.wire import Reader
 
 VERSION = 1
 NONCE_BYTES = 16
@@ -82,19 +83,19 @@ def pack_plaintext(body: bytes, signature: bytes, length: int) -> bytes:
 
 def parse_plaintext(plaintext: bytes) -> Message:
     """Read what was sealed. MalformedError: it is no message of this version, whole and canonical."""
-    reader = _Reader(plaintext)
-    version, time_ms, nonce, for_s, family, bits, address = reader.unpack(_HEAD)
+    reader = Reader(plaintext, "the message")
+    version, time_ms, nonce, for_s, family, bits, address = _HEAD.unpack(reader.take(_HEAD.size))
     if version != VERSION:
         raise MalformedError(f"version {version}, this is version {VERSION}")
     asked = _parse_place(family, bits, address)
-    door, gate = reader.name("door"), reader.name("gate", may_be_empty=True)
-    kind, signer = reader.byte(), reader.string()
+    door, gate = _name(reader, "door"), _name(reader, "gate", may_be_empty=True)
+    kind, signer = reader.number(1), reader.take(reader.number(2))
     if kind not in (_SIGNER_KEY, _SIGNER_CERTIFICATE):
         raise MalformedError(f"a signer of kind {kind}")
     if kind == _SIGNER_KEY and len(signer) != FINGERPRINT_BYTES:
         raise MalformedError(f"a fingerprint of {len(signer)} bytes")
     body = plaintext[: reader.at]
-    signature = reader.string()
+    signature = reader.take(reader.number(2))
     if plaintext[reader.at :].strip(b"\0"):
         raise MalformedError("something stands in the padding")
     is_certificate = kind == _SIGNER_CERTIFICATE
@@ -134,31 +135,8 @@ def _parse_place(version: int, bits: int, raw: bytes) -> Place | None:
         raise MalformedError("a network with bits behind its prefix") from None
 
 
-class _Reader:
-    """Takes bytes from the front; MalformedError where there are too few."""
-
-    def __init__(self, raw: bytes) -> None:
-        self._raw, self.at = raw, 0
-
-    def take(self, count: int) -> bytes:
-        found = self._raw[self.at : self.at + count]
-        if len(found) < count:
-            raise MalformedError(f"{len(found)} bytes left, {count} wanted")
-        self.at += count
-        return found
-
-    def unpack(self, form: struct.Struct) -> tuple[int, int, bytes, int, int, int, bytes]:
-        values: tuple[int, int, bytes, int, int, int, bytes] = form.unpack(self.take(form.size))
-        return values
-
-    def byte(self) -> int:
-        return self.take(1)[0]
-
-    def string(self) -> bytes:
-        return self.take(int.from_bytes(self.take(2)))
-
-    def name(self, of: str, *, may_be_empty: bool = False) -> str:
-        text = self.take(self.byte()).decode("ascii", errors="replace")
-        if not (NAME.fullmatch(text) or (may_be_empty and not text)):
-            raise MalformedError(f"the {of} is no name")
-        return text
+def _name(reader: Reader, of: str, *, may_be_empty: bool = False) -> str:
+    text = reader.take(reader.number(1)).decode("ascii", errors="replace")
+    if not (NAME.fullmatch(text) or (may_be_empty and not text)):
+        raise MalformedError(f"the {of} is no name")
+    return text

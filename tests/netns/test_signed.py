@@ -1,0 +1,323 @@
+"""Signed knocks: the real daemon, real packets, and everything that somebody may send instead."""
+
+from __future__ import annotations
+
+import os
+import signal
+import socket
+from collections.abc import Iterator
+from ipaddress import ip_network
+from pathlib import Path
+
+import pytest
+
+from doorward.lab import Lab
+from doorward.model import Element, Port
+from doorward.signed.message import pack_body
+from doorward.signed.server_key import HYBRID
+from tests.support.daemon import FIRST_SYN_S, RunningDaemon, Visitor, Visitors, running_daemon
+from tests.support.signed import Signed, Signer, sealed, send
+
+pytestmark = pytest.mark.netns("nft", "knock")
+
+SSH = Port.parse("22/tcp")
+CONFIG = """
+[gate]
+mode = "{mode}"
+[signed]
+[doors.ssh]
+opens = ["22/tcp"]
+for = "10m"
+[doors.db]
+knock = ["7001/tcp", "7002/udp", "7003/tcp"]
+opens = ["5432/tcp"]
+"""
+
+
+class Site:
+    """A server that takes signed knocks, and somebody who may knock."""
+
+    def __init__(self, lab: Lab, folder: Path, mode: str = "stealth") -> None:
+        self.lab, self.laptop = lab, Signer("laptop")
+        self.folder, self.text = folder, CONFIG.format(mode=mode)
+        self.files = Signed(folder / "configuration", self.laptop)
+        self.visitors = Visitors(lab)
+
+    def start(self) -> Iterator[RunningDaemon]:
+        with running_daemon(self.lab.server, self.folder, self.text) as self.daemon:
+            self.daemon.message("takes signed knocks")
+            yield self.daemon
+
+    def send(self, visitor: Visitor, packet: bytes) -> None:
+        send(self.lab.client, visitor.source, visitor.server, packet)
+
+    def knock(self, visitor: Visitor, door: str = "ssh", **fields: object) -> bytes:
+        packet = self.laptop.packet(self.files.server, door, **fields)
+        self.send(visitor, packet)
+        return packet
+
+    def refusal(self, visitor: Visitor) -> str:
+        """Wait until this visitor is refused, and say why."""
+        reason: str = self.daemon.event("refused", address=str(visitor))["reason"]
+        return reason
+
+    def in_after(self, visitor: Visitor) -> bool:
+        """Tell whether the visitor is let in, once the daemon has said what it made of the packet."""
+        self.daemon.event("opened", address=str(visitor))
+        return visitor.gets_in()
+
+
+@pytest.fixture
+def site(direct_lab: Lab, tmp_path: Path) -> Iterator[Site]:
+    direct_lab.server.start_greeter(22)
+    site = Site(direct_lab, tmp_path)
+    yield from (site for _ in site.start())
+
+
+def send_and_connect(site: Site, visitor: Visitor, packet: bytes) -> socket.socket:
+    """Send a packet and connect, with nothing between but the time that the first SYN has."""
+    site.send(visitor, packet)
+    site.daemon.event("opened", address=str(visitor))
+    return visitor.connect(timeout_s=FIRST_SYN_S)
+
+
+@pytest.mark.parametrize("version", [4, 6])
+def test_a_signed_knock_opens_its_door_for_its_sender(site: Site, version: int) -> None:
+    guest, stranger = site.visitors.crowd(version, 2)
+    assert not guest.gets_in()
+    send_and_connect(site, guest, site.laptop.packet(site.files.server)).close()
+    assert not stranger.gets_in()
+    (opening,) = site.daemon.openings()
+    assert (opening["door"], opening["address"], opening["by"]) == ("ssh", str(guest), "key laptop")
+    assert site.daemon.elements().keys() == {guest.element()}
+
+
+def test_the_hybrid_suite(direct_lab: Lab, tmp_path: Path) -> None:
+    direct_lab.server.start_greeter(22)
+    site = Site(direct_lab, tmp_path)
+    site.files.new_key(HYBRID)
+    for _ in site.start():
+        guest = site.visitors.fresh(4)
+        packet = site.knock(guest)
+        assert len(packet) == HYBRID.short_bytes
+        assert site.in_after(guest)
+
+
+@pytest.mark.parametrize("mode", ["observe", "guard"])
+def test_the_other_modes(direct_lab: Lab, tmp_path: Path, mode: str) -> None:
+    site = Site(direct_lab, tmp_path, mode)
+    for _ in site.start():
+        guest = site.visitors.fresh(4)
+        site.knock(guest)
+        site.daemon.event("opened", address=str(guest))
+        assert guest.element() in site.daemon.elements()
+
+
+def test_a_door_may_have_both(site: Site) -> None:
+    first, second = site.visitors.crowd(4, 2)
+    site.knock(first, "db")
+    site.daemon.event("opened", door="db", address=str(first), by="key laptop")
+    second.knock("7001", "7002:udp", "7003")
+    site.daemon.event("opened", door="db", address=str(second), by="knock")
+
+
+def test_a_packet_is_good_once(site: Site) -> None:
+    guest, thief = site.visitors.crowd(4, 2)
+    packet = site.knock(guest)
+    site.daemon.event("opened", address=str(guest))
+    site.send(guest, packet)
+    assert "came again" in site.refusal(guest)
+    site.send(thief, packet)
+    assert "came again" in site.refusal(thief)
+    for number in (signal.SIGTERM, signal.SIGKILL):
+        site.daemon.end(number)
+        site.daemon.start()
+        site.daemon.message("takes signed knocks")
+        for sender in (guest, thief):
+            site.send(sender, packet)
+            assert "it was used already" in site.daemon.event("refused", address=str(sender))["reason"]
+            site.send(sender, packet)
+            assert "came again" in site.refusal(sender)
+    assert {opening["address"] for opening in site.daemon.openings()} == {str(guest)}
+    assert not thief.gets_in()
+
+
+def test_the_same_words_sealed_again_are_used_already(site: Site) -> None:
+    """The sender's own program may seal twice what it signed once; so may whoever has the server's private key."""
+    guest, other = site.visitors.crowd(4, 2)
+    body = pack_body(site.laptop.request())
+    signature = site.laptop.sign(site.files.server, body)
+    site.send(guest, sealed(site.files.server, body, signature))
+    site.daemon.event("opened", address=str(guest))
+    site.send(other, sealed(site.files.server, body, signature))
+    assert "it was used already" in site.refusal(other)
+
+
+def test_a_clock_that_is_off_is_told_to_the_operator(site: Site) -> None:
+    late, early, right = site.visitors.crowd(4, 3)
+    site.knock(late, ahead_ms=-(4 * 3600 + 2 * 60) * 1000)
+    assert "the packet from key laptop is 4 h 2 min behind; set that machine's clock" in site.refusal(late)
+    site.knock(early, ahead_ms=61_500)
+    assert "is 1 min 1 s ahead" in site.refusal(early)
+    site.knock(right, ahead_ms=50_000)
+    assert site.in_after(right)
+
+
+def test_who_may_not_is_refused_with_the_reason(site: Site) -> None:
+    stranger, other_gate, no_door, forger = site.visitors.crowd(4, 4)
+    site.send(stranger, Signer("stranger").packet(site.files.server))
+    assert "no line has the key SHA256:" in site.refusal(stranger)
+    site.knock(other_gate, gate="another")
+    assert "is for the gate 'another', and this one has no name" in site.refusal(other_gate)
+    site.knock(no_door, "sesame")
+    assert "asks for a door that there is not: sesame" in site.refusal(no_door)
+    body = pack_body(site.laptop.request())
+    site.send(forger, sealed(site.files.server, body, Signer().sign(site.files.server, body)))
+    assert "says that key laptop signed it" in site.refusal(forger)
+    assert site.daemon.openings() == []
+
+
+def test_what_a_line_says_holds(site: Site) -> None:
+    inside, outside, asking = site.visitors.crowd(4, 3)
+    site.files.authorize(f'doors="ssh",from="{inside}",for-max="1m" {site.laptop.line}')
+    site.daemon.message("takes signed knocks")
+    site.knock(outside)
+    assert f"may not knock from {outside}" in site.refusal(outside)
+    site.knock(inside, "db")
+    assert "may not open the door db" in site.refusal(inside)
+    site.knock(inside, asked=asking.source)
+    assert f"may not ask for {asking}" in site.refusal(inside)
+    site.knock(inside, asked=inside.source, for_s=3600)
+    site.daemon.event("opened", address=str(inside))
+    assert 50 < site.daemon.elements()[inside.element()] <= 60
+
+
+def test_a_revoked_key_and_an_expired_one(site: Site) -> None:
+    guest = site.visitors.fresh(4)
+    site.files.authorize(f'expiry-time="20200101Z" {site.laptop.line}')
+    site.daemon.message("takes signed knocks")
+    site.knock(guest)
+    assert "expired on" in site.refusal(guest)
+    site.files.authorize(Signer("other").line, "this is no key")
+    assert "authorized_keys:2: " in site.daemon.message("authorized_keys:2:")["message"]
+    site.daemon.message("takes signed knocks")
+    site.knock(guest)
+    assert "no line has the key" in site.refusal(guest)
+    site.files.authorize(site.laptop.line)
+    site.daemon.message("takes signed knocks")
+    site.knock(guest)
+    assert site.in_after(guest)
+
+
+def test_without_its_files_nothing_is_taken(site: Site) -> None:
+    site.files.keys_file.unlink()
+    assert "no such file" in site.daemon.message("no signed knock is taken")["message"]
+    site.files.authorize(site.laptop.line)
+    site.daemon.message("takes signed knocks")
+    site.files.key_file.chmod(0o644)
+    assert "other users can read the server's key" in site.daemon.message("no signed knock is taken")["message"]
+    site.files.key_file.chmod(0o600)
+    site.daemon.message("takes signed knocks")
+
+
+def test_a_network_that_may_be_asked_for(site: Site) -> None:
+    asker, neighbour = site.visitors.crowd(4, 2)
+    network = ip_network(f"{asker}/24", strict=False)
+    site.files.authorize(f'addresses="{network}" {site.laptop.line}')
+    site.daemon.message("takes signed knocks")
+    assert not neighbour.gets_in()
+    site.knock(asker, asked=network)
+    site.daemon.event("opened", address=str(network))
+    assert site.daemon.elements().keys() == {Element(network, SSH)}
+    assert neighbour.gets_in()
+    assert asker.gets_in()
+    site.daemon.end(signal.SIGKILL)
+    site.daemon.start()
+    site.daemon.message("takes signed knocks")
+    assert site.daemon.openings()[0]["address"] == str(network)
+    site.daemon.host.run(["nft", "flush ruleset"])
+    site.daemon.message("changed the gate; put back")
+    assert neighbour.gets_in()
+    site.daemon.run("close", "ssh", network)
+    assert not neighbour.gets_in()
+
+
+def test_a_bit_changed_at_any_place_and_a_cut_at_any_length(site: Site) -> None:
+    guest = site.visitors.fresh(4)
+    crowd = site.visitors.crowd(4, 200)  # a source sends ten a second
+    packet = site.laptop.packet(site.files.server)
+    changed = []
+    for place in range(len(packet)):
+        flipped = bytearray(packet)
+        flipped[place] ^= 1 << place % 8
+        changed.append(bytes(flipped))
+    for number, garbage in enumerate([*changed, *(packet[:length] for length in range(len(packet)))]):
+        site.send(crowd[number % len(crowd)], garbage)
+    site.send(guest, packet)  # which is still good
+    assert site.in_after(guest)
+    assert [opening["address"] for opening in site.daemon.openings()] == [str(guest)]
+    counters = site.daemon.counters()
+    assert counters["signed"] == len(packet) + 1
+    assert counters["signed_length"] == len(packet)
+
+
+def test_nothing_is_ever_answered_and_no_socket_is_there(site: Site) -> None:
+    guest = site.visitors.fresh(4)
+    listening = site.daemon.host.run(["ss", "-Hlun"]).stdout
+    assert "62201" not in listening
+    packet = site.laptop.packet(site.files.server)
+
+    def ask() -> None:
+        with socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as sender:
+            sender.bind((str(guest), 0))
+            sender.connect((str(guest.server), 62201))
+            sender.settimeout(0.3)
+            for payload in (b"x", packet, packet):
+                sender.send(payload)  # a refused port would show at the second
+            with pytest.raises(TimeoutError):
+                sender.recv(100)
+
+    site.lab.client.call(ask)
+    site.daemon.event("opened", address=str(guest))
+
+
+def test_one_source_is_limited(site: Site) -> None:
+    guest, flooder = site.visitors.crowd(4, 2)
+    for _ in range(50):
+        site.send(flooder, bytes(448))
+    site.knock(guest)
+    assert site.in_after(guest)
+    assert site.daemon.counters()["signed_fast"] >= 10
+
+
+def test_a_verifier_that_is_killed_is_replaced(site: Site) -> None:
+    guest = site.visitors.fresh(4)
+    (verifier,) = [pid for pid in children(site.daemon.process.pid) if name_of(pid) == "doorward-verify"]
+    os.kill(verifier, signal.SIGKILL)
+    site.daemon.message("what verifies signed knocks failed")
+    site.knock(guest)  # waits in the kernel
+    assert site.in_after(guest)
+
+
+def children(pid: int) -> list[int]:
+    return [int(child) for child in Path(f"/proc/{pid}/task/{pid}/children").read_text().split()]
+
+
+def name_of(pid: int) -> str:
+    return Path(f"/proc/{pid}/comm").read_text().strip()
+
+
+def test_a_reload_goes_over_to_other_settings(site: Site) -> None:
+    guest, late = site.visitors.crowd(4, 2)
+    site.daemon.reload(site.text.replace("[signed]", '[signed]\nwindow = "10m"'))
+    site.daemon.message("takes signed knocks")
+    site.knock(late, ahead_ms=-1000)
+    site.daemon.event("opened", address=str(late))
+    site.daemon.reload(site.text.replace("[signed]\n", ""))
+    site.knock(guest)
+    assert site.daemon.counters()["signed"] == 1
+    site.files.key_file.rename(site.files.key_file.with_suffix(".away"))
+    site.daemon.config.write_text(site.text)
+    site.daemon.process.send_signal(signal.SIGHUP)
+    assert "there is no server's key; `doorward key server` makes it" in site.daemon.message("server.key")["message"]
+    site.daemon.message("the configuration was not reloaded")

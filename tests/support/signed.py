@@ -1,0 +1,99 @@
+"""Signed knocks made by hand: every field as a test wants it, sent from any address of a host."""
+
+from __future__ import annotations
+
+import os
+import socket
+import time
+from dataclasses import dataclass, field
+from pathlib import Path
+
+from cryptography.hazmat.primitives.asymmetric import ed25519
+from cryptography.hazmat.primitives.serialization import Encoding, PublicFormat
+
+from doorward.lab_host import Host
+from doorward.model import Address
+from doorward.signed.message import Request, pack_body, pack_plaintext, signed_text
+from doorward.signed.sealing import room, seal
+from doorward.signed.server_key import X25519, PrivateKey, Suite, new_private_text, parse_private_key
+from doorward.signed.sshkeys import PublicKey, parse_public_key
+from doorward.signed.sshsig import signed_data
+from doorward.signed.wire import string
+
+PORT = 62201
+
+
+@dataclass
+class Signer:
+    """Somebody with an ed25519 key."""
+
+    name: str = "laptop"
+    secret: ed25519.Ed25519PrivateKey = field(default_factory=ed25519.Ed25519PrivateKey.generate)
+
+    @property
+    def line(self) -> str:
+        """Give the line for authorized_keys."""
+        text = self.secret.public_key().public_bytes(Encoding.OpenSSH, PublicFormat.OpenSSH).decode()
+        return f"{text} {self.name}"
+
+    @property
+    def key(self) -> PublicKey:
+        return parse_public_key(string(b"ssh-ed25519") + string(self.secret.public_key().public_bytes_raw()))
+
+    def request(self, door: str = "ssh", **fields: object) -> Request:
+        """Fill in a request; `ahead_ms` moves its time."""
+        ahead_ms = fields.pop("ahead_ms", 0)
+        assert isinstance(ahead_ms, int)
+        now_ms = round(time.time() * 1000)
+        fresh = Request(now_ms + ahead_ms, os.urandom(16), door, None, None, "", self.key.fingerprint)
+        return fresh._replace(**fields)  # type: ignore[arg-type]
+
+    def sign(self, server: PrivateKey, body: bytes) -> bytes:
+        return string(b"ssh-ed25519") + string(self.secret.sign(signed_data(signed_text(server.public.raw, body))))
+
+    def packet(self, server: PrivateKey, door: str = "ssh", **fields: object) -> bytes:
+        """Make a packet for a server."""
+        body = pack_body(self.request(door, **fields))
+        return sealed(server, body, self.sign(server, body))
+
+
+def sealed(server: PrivateKey, body: bytes, signature: bytes) -> bytes:
+    """Seal a body with whatever stands for its signature."""
+    length = server.suite.short_bytes
+    return seal(server.public, pack_plaintext(body, signature, room(server.suite, length)))
+
+
+class Signed:
+    """The files of a server that takes signed knocks, in a folder."""
+
+    def __init__(self, folder: Path, *signers: Signer, suite: Suite = X25519) -> None:
+        folder.mkdir(parents=True, exist_ok=True)
+        self.key_file, self.keys_file = folder / "server.key", folder / "authorized_keys"
+        self.server = self.new_key(suite)
+        self.authorize(*(signer.line for signer in signers))
+
+    def new_key(self, suite: Suite = X25519) -> PrivateKey:
+        text = new_private_text(suite)
+        self.key_file.touch(0o600)
+        self.key_file.write_text(text)
+        self.server = parse_private_key(text)
+        return self.server
+
+    def authorize(self, *lines: str) -> None:
+        """Replace who may knock, as an editor does."""
+        new = self.keys_file.with_name("authorized_keys.new")
+        new.write_text("".join(f"{line}\n" for line in lines))
+        new.chmod(0o600)
+        new.replace(self.keys_file)
+
+
+def send(host: Host, source: Address, to: Address, packet: bytes, port: int = PORT) -> None:
+    """Send a datagram from one of the host's addresses."""
+
+    def go() -> None:
+        family = socket.AF_INET if source.version == 4 else socket.AF_INET6
+        with socket.socket(family, socket.SOCK_DGRAM) as sender:
+            sender.bind((str(source), 0))
+            sender.sendto(packet, (str(to), port))
+
+    host.call(go)

@@ -1,0 +1,123 @@
+"""The fields of a signed knock to bytes and back."""
+
+from __future__ import annotations
+
+from ipaddress import ip_address, ip_network
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from doorward.errors import MalformedError
+from doorward.model import NAME
+from doorward.signed.message import (
+    MAX_FOR_MS,
+    Message,
+    Request,
+    pack_body,
+    pack_plaintext,
+    parse_plaintext,
+    signed_text,
+)
+
+NONCE, SIGNER = bytes(range(16)), bytes(range(32))
+KNOCK = Request(1_700_000_000_123, NONCE, "ssh", None, None, "", SIGNER)
+
+names = st.from_regex(NAME, fullmatch=True).filter(str.isascii)
+places = st.one_of(
+    st.none(),
+    st.ip_addresses(),
+    st.tuples(st.ip_addresses(v=4), st.integers(1, 31)).map(lambda both: ip_network(both, strict=False)),
+    st.tuples(st.ip_addresses(v=6), st.integers(1, 127)).map(lambda both: ip_network(both, strict=False)),
+)
+requests = st.builds(
+    Request,
+    st.integers(0, (1 << 64) - 1),
+    st.binary(min_size=16, max_size=16),
+    names,
+    st.none() | st.integers(1, (1 << 32) - 1),
+    places,
+    st.just("") | names,
+    st.binary(min_size=32, max_size=32),
+)
+
+
+@given(requests, st.binary(max_size=700), st.integers(0, 300))
+def test_what_is_packed_is_read(request: Request, signature: bytes, padding: int) -> None:
+    body = pack_body(request)
+    length = len(body) + 2 + len(signature) + padding
+    assert parse_plaintext(pack_plaintext(body, signature, length)) == Message(request, body, signature)
+
+
+@given(st.binary(max_size=900))
+def test_a_certificate_takes_the_place_of_the_fingerprint(certificate: bytes) -> None:
+    request = KNOCK._replace(signer=certificate, is_certificate=True)
+    body = pack_body(request)
+    assert parse_plaintext(pack_plaintext(body, b"s", len(body) + 3)).request == request
+
+
+@given(st.binary(max_size=500))
+def test_any_bytes_are_read_or_refused(raw: bytes) -> None:
+    try:
+        message = parse_plaintext(raw)
+    except MalformedError:
+        return
+    assert (
+        pack_plaintext(pack_body(message.request), message.signature, len(raw)) == raw
+    )  # there is one way to write it
+
+
+@given(requests, st.data())
+def test_a_message_cut_short_is_refused(request: Request, data: st.DataObject) -> None:
+    plaintext = pack_plaintext(pack_body(request), b"signature", 600)
+    whole = len(pack_body(request)) + 2 + len(b"signature")
+    with pytest.raises(MalformedError):
+        parse_plaintext(plaintext[: data.draw(st.integers(0, whole - 1))])
+
+
+@pytest.mark.parametrize(
+    ("place", "byte", "says"),
+    [
+        (0, 2, "version 2"),
+        (29, 5, "an address of version 5"),
+        (30, 8, "an address of no version"),
+        (31, 1, "an address of no version"),
+        (48, ord("/"), "the door is no name"),
+        (52, 2, "a signer of kind 2"),
+        (54, 31, "a fingerprint of 31 bytes"),
+        (-1, 1, "something stands in the padding"),
+    ],
+)
+def test_what_is_wrong_is_said(place: int, byte: int, says: str) -> None:
+    plaintext = bytearray(pack_plaintext(pack_body(KNOCK), b"signature", 200))
+    plaintext[place] = byte
+    with pytest.raises(MalformedError, match=says):
+        parse_plaintext(bytes(plaintext))
+
+
+def test_a_network_has_no_bits_behind_its_prefix() -> None:
+    asked = ip_network("192.0.2.0/24")
+    plaintext = bytearray(pack_plaintext(pack_body(KNOCK._replace(asked=asked)), b"signature", 200))
+    assert parse_plaintext(bytes(plaintext)).request.asked == asked
+    plaintext[34] = 1  # 192.0.2.1/24
+    with pytest.raises(MalformedError, match="behind its prefix"):
+        parse_plaintext(bytes(plaintext))
+    plaintext[30] = 32  # 192.0.2.1/32, which is an address
+    assert parse_plaintext(bytes(plaintext)).request.asked == ip_address("192.0.2.1")
+
+
+def test_what_does_not_fit_is_refused() -> None:
+    with pytest.raises(ValueError, match="do not fit in 100"):
+        pack_plaintext(pack_body(KNOCK), bytes(64), 100)
+
+
+def test_the_signature_is_over_the_servers_key_too() -> None:
+    body = pack_body(KNOCK)
+    assert signed_text(b"one", body) != signed_text(b"another", body)
+    assert signed_text(b"on", b"e" + body) != signed_text(b"one", body)  # where the key ends is told
+
+
+def test_the_longest_time_fits() -> None:
+    request = KNOCK._replace(for_s=MAX_FOR_MS // 1000)
+    body = pack_body(request)
+    assert parse_plaintext(pack_plaintext(body, b"", len(body) + 2)).request == request
