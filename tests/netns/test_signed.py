@@ -133,11 +133,10 @@ def test_a_packet_is_good_once(site: Site) -> None:
         site.daemon.end(number)
         site.daemon.start()
         site.daemon.message("takes signed knocks")
-        for sender in (guest, thief):
-            site.send(sender, packet)
-            assert "it was used already" in site.daemon.event("refused", address=str(sender))["reason"]
-            site.send(sender, packet)
-            assert "came again" in site.refusal(sender)
+        site.send(thief, packet)
+        assert "it was used already" in site.refusal(thief)
+        site.send(guest, packet)
+        assert "came again" in site.refusal(guest)
     assert {opening["address"] for opening in site.daemon.openings()} == {str(guest)}
     assert not thief.gets_in()
 
@@ -166,7 +165,7 @@ def test_a_clock_that_is_off_is_told_to_the_operator(site: Site) -> None:
 def test_who_may_not_is_refused_with_the_reason(site: Site) -> None:
     stranger, other_gate, no_door, forger = site.visitors.crowd(4, 4)
     site.send(stranger, Signer("stranger").packet(site.files.server))
-    assert "no line has the key SHA256:" in site.refusal(stranger)
+    assert "has the key SHA256:" in site.refusal(stranger)
     site.knock(other_gate, gate="another")
     assert "is for the gate 'another', and this one has no name" in site.refusal(other_gate)
     site.knock(no_door, "sesame")
@@ -202,7 +201,7 @@ def test_a_revoked_key_and_an_expired_one(site: Site) -> None:
     assert "authorized_keys:2: " in site.daemon.message("authorized_keys:2:")["message"]
     site.daemon.message("takes signed knocks")
     site.knock(guest)
-    assert "no line has the key" in site.refusal(guest)
+    assert "has the key SHA256:" in site.refusal(guest)
     site.files.authorize(site.laptop.line)
     site.daemon.message("takes signed knocks")
     site.knock(guest)
@@ -311,7 +310,7 @@ def test_a_reload_goes_over_to_other_settings(site: Site) -> None:
     guest, late = site.visitors.crowd(4, 2)
     site.daemon.reload(site.text.replace("[signed]", '[signed]\nwindow = "10m"'))
     site.daemon.message("takes signed knocks")
-    site.knock(late, ahead_ms=-1000)
+    site.knock(late, ahead_ms=300_000)
     site.daemon.event("opened", address=str(late))
     site.daemon.reload(site.text.replace("[signed]\n", ""))
     site.knock(guest)

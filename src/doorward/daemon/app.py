@@ -7,7 +7,7 @@ import time
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import ExitStack, contextmanager
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from doorward.capture.nflog import Event, event_log
 from doorward.config.schema import Configuration
@@ -20,13 +20,15 @@ from doorward.daemon.loading import Loaded, Loading, PutBack, load_file, put_bac
 from doorward.daemon.log import Log
 from doorward.daemon.reader import Reader
 from doorward.daemon.reconcile import differences, shifted, taken_over
-from doorward.daemon.signed import SignedKnocks
 from doorward.daemon.trial import HOW, Trial
 from doorward.gate.chains import LOG_GROUP
 from doorward.gate.nft import NftError, NftFilter
 from doorward.gate.plan import Remaining, plan
 from doorward.ledger import Ledger
 from doorward.model import Door, Element, Opening, Place
+
+if TYPE_CHECKING:
+    from doorward.daemon.signed import SignedKnocks
 
 _TELL_AGAIN_S = 60.0
 _RETRY_S = 5.0  # how long a ledger that could not be written waits for the next try
@@ -121,6 +123,8 @@ class Daemon:
             self._end_signed()
             return
         if self.signed is None:
+            from doorward.daemon.signed import SignedKnocks  # with `cryptography`, which other gates go without
+
             self.signed = SignedKnocks(self, signed.window_ms)
         self.signed.take(Configuration(self.loaded.gate, self.loaded.doors, signed), self.config.parent)
 
@@ -197,14 +201,17 @@ class Daemon:
         return self.ledger.reckon(self.loop.now_s(), time.time())
 
     @contextmanager
-    def recording(self) -> Iterator[None]:
+    def recording(self, and_then: Callable[[], None] = lambda: None) -> Iterator[None]:
         """Write what is recorded inside together, and then the log; once it is on the disk, start the commands.
+
+        `and_then` is called between: what opens a door, so that the ledger knows first and the log tells no lie.
 
         So the log tells of nothing that a kill could still undo, and not even a loss of power makes the ledger forget
         an `on_close` whose `on_open` has run. Everything that is recorded is recorded inside of one.
         """
         with self.ledger.together():
             yield
+        and_then()
         lines, self._lines = self._lines, []
         for line in lines:
             line()

@@ -19,7 +19,7 @@ from typing import Generic, NamedTuple, Protocol, TypeVar
 from doorward.automaton.compile import compile_doors
 from doorward.config.files import exposure, group_id, read
 from doorward.config.schema import DEFAULT_CAPACITY, Configuration, Gate, Signed, WrongPort
-from doorward.daemon import apart, kept, privileges, signed_files
+from doorward.daemon import apart, kept, privileges
 from doorward.errors import DoorwardError
 from doorward.gate.connections import standing_connections
 from doorward.gate.nft import NftFilter
@@ -158,7 +158,9 @@ def load(configuration: Configuration, folder: Path, restore: Remaining, keep: P
     ruleset = compile_configuration(configuration, memory_bytes())
     group_id(configuration.gate.control_group)  # before anything is changed
     if configuration.signed is not None:
-        signed_files.read_judge(configuration, folder)  # this too
+        from doorward.daemon.signed_files import read_judge  # with `cryptography`, which other gates go without
+
+        read_judge(configuration, folder)  # this too
     not_kept = kept.prepare(keep, ruleset.for_boot())
     try:
         commit = _watched(lambda: NftFilter().load(ruleset, restore, standing_connections()))

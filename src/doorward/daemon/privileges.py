@@ -69,7 +69,8 @@ def give_up(identity: Identity | None, keep: int) -> None:
 
 def call_itself(name: str) -> None:
     """Show this name, of at most 15 bytes, in ps(1) and top(1)."""
-    _prctl(_PR_SET_NAME, ctypes.addressof(ctypes.create_string_buffer(name.encode())))
+    raw = ctypes.create_string_buffer(name.encode())
+    _prctl(_PR_SET_NAME, ctypes.addressof(raw))
 
 
 def restrict_calls(program: Program) -> None:

@@ -164,20 +164,19 @@ class SignedKnocks:
     def _open(self, grants: list[Granted]) -> None:
         daemon, now_s = self._daemon, self._daemon.loop.now_s()
         elements: dict[Element, None] = {}
-        with daemon.recording():
-            for grant in grants:
-                door = daemon.doors.get(grant.door)
-                if door is None:  # a reload took it away meanwhile
-                    continue
-                by = f"key {grant.key}"
-                new = Opening(door.name, grant.place, door.opens, now_s, now_s + grant.for_ms / 1000, by)
-                if door.is_opening:
-                    daemon.record_opening(new)
-                    elements |= dict.fromkeys(new.elements())
-                else:
-                    daemon.record_errand(new)
         try:
-            daemon.settle(tuple(elements), {})
+            with daemon.recording(lambda: daemon.settle(tuple(elements), {})):
+                for grant in grants:
+                    door = daemon.doors.get(grant.door)
+                    if door is None:  # a reload took it away meanwhile
+                        continue
+                    by = f"key {grant.key}"
+                    new = Opening(door.name, grant.place, door.opens, now_s, now_s + grant.for_ms / 1000, by)
+                    if door.is_opening:
+                        daemon.record_opening(new)
+                        elements |= dict.fromkeys(new.elements())
+                    else:
+                        daemon.record_errand(new)
         except DoorwardError as error:
             daemon.log.say(f"signed knocks opened nothing: {error}", "error")
             daemon.reconcile()
@@ -196,9 +195,9 @@ class SignedKnocks:
 
 
 def _stamp(path: Path) -> _Stamp:
-    """Give what changes when somebody edits or replaces a file; None where there is none."""
+    """Give what changes when somebody edits a file, replaces it or lets others read it; None where there is none."""
     try:
         found = path.stat()
     except OSError:
         return None
-    return found.st_mtime_ns, found.st_size, found.st_ino
+    return found.st_ctime_ns, found.st_size, found.st_ino
