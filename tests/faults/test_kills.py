@@ -90,7 +90,7 @@ class Load:
     def _close(self) -> None:
         if not self.open:
             return
-        address = self._random.choice(sorted(self.open, key=int))
+        address = self._random.choice(sorted(self.open, key=str))
         self.open.discard(address)
         self.unsure.add(address)
         if self._ask("close", address):

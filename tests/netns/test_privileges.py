@@ -26,6 +26,7 @@ from tests.support.service_user import (
     status_of,
     wrapped,
 )
+from tests.support.signed import Signed, Signer, send
 
 pytestmark = pytest.mark.netns("knock", "nft", "unshare", "setpriv")
 
@@ -53,6 +54,7 @@ class ServiceDaemon(RunningDaemon):
         self.said_path = folder / "said"
         os.mkfifo(self.said_path)
         self.said_path.chmod(0o666)
+        self.lab = lab
         super().__init__(lab.server, folder, self.text("first"))
         for_the_user(self)
         self.wrapper = wrapped(folder / "hold")
@@ -230,6 +232,43 @@ def test_root_runs_no_command_from_a_file_that_the_user_could_change(daemon: Ser
     done = daemon.host.run(command, env=daemon.env, check=False)
     assert done.returncode == 2
     assert f"{daemon.config}:1: this file belongs to user {USER}" in done.stderr
+
+
+def test_what_verifies_signed_knocks_has_no_rights_either(daemon: ServiceDaemon, visitors: Visitors) -> None:
+    laptop = Signer()
+    files = Signed(daemon.config.parent, laptop)
+    daemon.config.write_text(daemon.text("first") + "\n[signed]\n")
+    for path in (files.key_file, files.keys_file):
+        os.chown(path, 0, GROUP)
+        path.chmod(0o640)
+    daemon.start()
+    daemon.message("takes signed knocks")
+    (verifier,) = (pid for pid in children_of(daemon.process.pid) if status_of(pid)["Name"] == "doorward-verify")
+    status = status_of(verifier)
+    assert set(status["Uid"].split()) == {str(USER)}
+    assert status["CapEff"] == status["CapPrm"] == status["CapInh"] == status["CapAmb"] == NONE
+    assert (status["NoNewPrivs"], status["Seccomp_filters"]) == ("1", "1")
+    guest, other = visitors.crowd(4, 2)
+    send(daemon.lab.client, guest.source, guest.server, laptop.packet(files.server))
+    daemon.event("opened", address=str(guest))
+    assert guest.gets_in()
+    files.authorize(laptop.line)  # of root's alone, which the daemon's user cannot read
+    daemon.message("no signed knock is taken")
+    send(daemon.lab.client, other.source, other.server, laptop.packet(files.server))
+    os.chown(files.keys_file, 0, GROUP)
+    files.keys_file.chmod(0o640)
+    daemon.message("takes signed knocks")
+    daemon.event("opened", address=str(other))  # it waited in the kernel
+
+
+def test_signed_knocks_keep_root_where_the_user_cannot_read_their_files(daemon: ServiceDaemon) -> None:
+    files = Signed(daemon.config.parent, Signer())
+    daemon.config.write_text(daemon.text("first") + "\n[signed]\n")
+    daemon.start()
+    said = daemon.message("runs as root")["message"]
+    assert f"cannot read {files.key_file} (`chgrp doorward {files.key_file}; chmod g+r {files.key_file}`" in said
+    assert daemon.status()["Uid"].split()[0] == "0"
+    daemon.message("takes signed knocks")
 
 
 def test_without_the_user_the_reader_still_can_do_nothing(direct_lab: Lab, tmp_path: Path, visitors: Visitors) -> None:

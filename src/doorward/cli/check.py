@@ -6,15 +6,18 @@ import argparse
 import json
 import sys
 from collections import Counter
+from collections.abc import Iterable, Iterator
 from dataclasses import asdict
+from pathlib import Path
 
 from doorward.cli.options import add_config, configuration_path
 from doorward.config.files import exposure, read_text, trusted_owners
-from doorward.config.lines import find_lines
-from doorward.config.schema import Configuration
+from doorward.config.lines import find_lines, line_of
+from doorward.config.report import nearest
+from doorward.config.schema import Configuration, Signed
 from doorward.config.strength import Finding, combinations, warnings
 from doorward.config.toml import parse
-from doorward.errors import ConfigError, Fault
+from doorward.errors import ConfigError, Fault, UsageError
 
 EXAMPLE = """\
   $ doorward check -c doorward.toml
@@ -39,6 +42,8 @@ def run(args: argparse.Namespace) -> int:
         findings = warnings(configuration, find_lines(text))
         if any(door.knock for door in configuration.doors) and (exposed := exposure(path)):
             findings.insert(0, Finding("warning", 1, *exposed))
+        if configuration.signed is not None:
+            faults += _signed_faults(configuration, path, line_of(find_lines(text), ("signed",)))
     except ConfigError as error:
         faults = error.faults
     if args.json:
@@ -48,10 +53,41 @@ def run(args: argparse.Namespace) -> int:
     return 2 if faults else 0
 
 
+def _signed_faults(configuration: Configuration, path: Path, line: int) -> Iterator[Fault]:
+    """Look at the server's key and at who may knock, as the daemon would."""
+    from doorward.daemon.signed_files import key_path, keys_path, read_authorized_keys, read_private_key
+
+    signed = configuration.signed or Signed()
+    for read, file in (
+        (read_private_key, key_path(signed, path.parent)),
+        (read_authorized_keys, keys_path(signed, path.parent)),
+    ):
+        try:
+            found = read(file)
+        except ConfigError as error:
+            yield from error.faults
+        except UsageError as error:
+            what, _, instead = str(error).rpartition("; ")
+            yield Fault(str(path), line, what, instead)
+        else:
+            if isinstance(found, tuple):
+                keys, faults = found
+                yield from faults
+                yield from _unknown_doors(configuration, keys.door_names(), str(file))
+
+
+def _unknown_doors(configuration: Configuration, named: Iterable[tuple[str, int]], file: str) -> Iterator[Fault]:
+    doors = {door.name for door in configuration.doors}
+    for name, line in named:
+        if name not in doors:
+            near = nearest(name, doors)
+            yield Fault(file, line, f"there is no door {name!r}", f"did you mean {near!r}?" if near else "take it out")
+
+
 def _print_json(file: str, configuration: Configuration | None, faults: list[Fault], findings: list[Finding]) -> None:
     answer = {
         "file": file,
-        "ok": configuration is not None,
+        "ok": not faults,
         "doors": len(configuration.doors) if configuration else 0,
         "faults": [{"line": fault.line, "what": fault.what, "instead": fault.instead} for fault in faults],
         "warnings": [asdict(finding) for finding in findings],
@@ -63,7 +99,7 @@ def _print_lines(file: str, configuration: Configuration | None, faults: list[Fa
     sys.stderr.writelines(f"{fault}\n" for fault in faults)
     sys.stderr.writelines(f"{file}:{finding}\n" for finding in findings)
     sys.stderr.flush()
-    if configuration is not None:
+    if configuration is not None and not faults:
         sys.stdout.write(f"{file}: good: {_summary(configuration, findings)}\n")
 
 

@@ -7,10 +7,12 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import doorward
+from doorward.config.files import read_text
+from doorward.config.toml import parse
 from doorward.daemon import privileges
 from doorward.daemon.apart import in_child
 from doorward.daemon.privileges import NET_ADMIN, SERVICE_USER, Identity
-from doorward.errors import HostError
+from doorward.errors import DoorwardError, HostError
 
 _FILE_RIGHTS = 1 << 1 | 1 << 2  # CAP_DAC_OVERRIDE, CAP_DAC_READ_SEARCH: a lesser user that has them needs them
 _STATE_MODE, _RUNTIME_MODE = 0o700, 0o755
@@ -65,7 +67,7 @@ def _belongs_to(identity: Identity, config: Path) -> bool:
 
 def _obstacles(identity: Identity, config: Path, ledger: Path, runtime: Path) -> Iterator[str]:
     """Become the user, and say what it cannot do and what would let it; what does not exist is made for it."""
-    readable = [path for path in (config,) if path.exists()]
+    readable = [path for path in (config, *_signed_files(config)) if path.exists()]
     program = [Path(module.__file__ or "/") for module in (doorward, os)]
     folders = [path for path in (ledger.parent, runtime) if path.exists()]
     parts = [ledger.with_name(ledger.name + suffix) for suffix in _LEDGER_PARTS]
@@ -87,3 +89,13 @@ def _obstacles(identity: Identity, config: Path, ledger: Path, runtime: Path) ->
     for path in parts:
         if not os.access(path, os.R_OK | os.W_OK) and os.access(path.parent, os.X_OK):
             yield f"write {path} (`chown -R {identity.name}: {path.parent}`)"
+
+
+def _signed_files(config: Path) -> list[Path]:
+    """Give the files of signed knocks that a configuration names; none where it cannot be read: that is said later."""
+    try:
+        text = read_text(config)
+        signed = parse(text, str(config)).signed if "[signed]" in text else None
+    except DoorwardError:
+        return []
+    return [] if signed is None else [config.parent / signed.key, config.parent / signed.authorized_keys]
