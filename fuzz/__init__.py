@@ -23,4 +23,6 @@ TARGETS = (
     "nft_changes",
     "ssh_session",
     "doctor_rules",
+    "signed_packets",
+    "verifier_reports",
 )

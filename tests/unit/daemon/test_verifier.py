@@ -1,0 +1,115 @@
+"""What the verifier tells: its desk, with a judge of the test's own, and its messages."""
+
+from __future__ import annotations
+
+from ipaddress import ip_address, ip_network
+
+import pytest
+
+from doorward.capture.nflog import Datagram
+from doorward.daemon import verifier
+from doorward.daemon.verifier import TOLD_AT_ONCE, Desk, Report, Telling, pack_report, parse_report
+from doorward.errors import MalformedError
+from doorward.model import Address
+from doorward.signed.judge import Granted, Refused
+
+GUEST = ip_address("192.0.2.7")
+WALL_S = 1_800_000_000.0
+
+
+def grant(number: int = 0) -> Granted:
+    return Granted("ssh", GUEST, 30_000, "laptop", number.to_bytes(16), 1_800_000_000_000)
+
+
+class Judging:
+    """Grants what begins with a G, refuses what begins with an R, and takes the rest for garbage."""
+
+    def judge(self, packet: bytes, source: Address, now_ms: int) -> Granted | Refused:
+        assert now_ms == 1000 * WALL_S
+        if packet.startswith(b"G"):
+            return grant()
+        return Refused("clock", "is late") if packet.startswith(b"R") else Refused("check")
+
+
+def desk() -> Desk:
+    return Desk(Judging())  # type: ignore[arg-type]
+
+
+def packet(kind: str, number: int = 0) -> Datagram:
+    return Datagram(GUEST.packed, kind.encode() + number.to_bytes(15) + b"the rest")
+
+
+def test_what_is_granted_is_told_at_once() -> None:
+    assert desk().work([packet("G")], WALL_S, 0.0) == [Report([grant()], [], {})]
+
+
+def test_garbage_is_only_counted_and_the_count_told_once_a_second() -> None:
+    here = desk()
+    assert here.work([packet("x", number) for number in range(5)], WALL_S, 10.0) == [Report([], [], {"check": 5})]
+    assert here.work([packet("x")], WALL_S, 10.5) == []
+    assert here.work([packet("x")], WALL_S, 11.0) == [Report([], [], {"check": 2})]
+    assert here.work([], WALL_S, 13.0) == []
+
+
+def test_a_copy_is_no_second_grant() -> None:
+    here = desk()
+    here.work([packet("G"), packet("R")], WALL_S, 0.0)
+    (report,) = here.work([packet("G"), packet("R"), packet("G")], WALL_S, 5.0)
+    assert report.granted == []
+    assert [telling.refused.reason for telling in report.refused] == ["repeated"] * 3
+
+
+def test_garbage_is_not_remembered() -> None:
+    here = desk()
+    here.work([packet("x")] * 3, WALL_S, 3.0)
+    assert here.work([packet("x")], WALL_S, 5.0)[0].counts == {"check": 1}
+
+
+def test_what_is_remembered_is_bounded(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(verifier, "MAX_REMEMBERED", 10)
+    here = desk()
+    here.work([packet("R", number) for number in range(11)], WALL_S, 0.0)
+    (report,) = here.work([packet("R", 0), packet("R", 10)], WALL_S, 5.0)
+    assert [telling.refused.reason for telling in report.refused] == ["clock", "repeated"]
+
+
+def test_refusals_are_told_up_to_a_limit_and_all_counted() -> None:
+    reports = desk().work([packet("R", number) for number in range(1000)], WALL_S, 0.0)
+    assert sum(len(report.refused) for report in reports) == TOLD_AT_ONCE
+    assert reports[0].counts == {"clock": 1000}
+    assert all(len(pack_report(report)) < 1 << 17 for report in reports)
+
+
+def test_a_crowd_is_told_in_several_messages() -> None:
+    reports = desk().work([packet("G", number) for number in range(250)], WALL_S, 0.0)
+    assert [len(report.granted) for report in reports] == [100, 100, 50]
+
+
+def test_a_log_that_lost_some_is_counted() -> None:
+    assert desk().work(None, WALL_S, 1.0) == [Report([], [], {"lost": 1})]
+
+
+def test_a_message_is_read_as_it_was_packed() -> None:
+    wide = grant()._replace(place=ip_network("2001:db8::/64"))
+    report = Report([grant(7), wide], [Telling(GUEST, Refused("clock", "is late", "ssh"))], {"check": 3})
+    assert parse_report(pack_report(report)) == report
+
+
+@pytest.mark.parametrize(
+    "raw",
+    [
+        b"",
+        b"{}",
+        b"[]",
+        b'{"granted": [], "refused": [], "counts": {"../": 1}}',
+        b'{"granted": [], "refused": [], "counts": {"check": -1}}',
+        b'{"granted": [{}], "refused": [], "counts": {}}',
+        pack_report(Report([grant()], [], {})).replace(b"ssh", b"s\\nh"),
+        pack_report(Report([grant()], [], {})).replace(b"laptop", b"lap\\u001btop"),
+        pack_report(Report([grant()], [], {})).replace(b"30000", b"1e400"),
+        pack_report(Report([grant()], [], {})).replace(b'"192.0.2.7"', b"7"),
+    ],
+)
+def test_any_other_message_is_refused(raw: bytes) -> None:
+    with pytest.raises(MalformedError):
+        parse_report(raw)
