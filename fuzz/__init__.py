@@ -23,4 +23,8 @@ TARGETS = (
     "nft_changes",
     "ssh_session",
     "doctor_rules",
+    "ssh_keys",
+    "ssh_signatures",
+    "ssh_certificates",
+    "authorized_keys",
 )
