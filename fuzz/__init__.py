@@ -25,4 +25,8 @@ TARGETS = (
     "doctor_rules",
     "signed_packets",
     "verifier_reports",
+    "ssh_keys",
+    "ssh_signatures",
+    "ssh_certificates",
+    "authorized_keys",
 )

@@ -12,3 +12,9 @@ def check(error: ConfigError, data: bytes) -> None:
         assert fault.what, fault
         assert fault.instead, fault
         assert "\n" not in str(fault), fault
+
+
+def told(error: Exception) -> None:
+    """Make sure that an error for the operator is one printable line."""
+    assert str(error)
+    assert str(error).isprintable(), error

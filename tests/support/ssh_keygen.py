@@ -67,3 +67,12 @@ def sign(private: Path, text: bytes, *options: str, namespace: str = "doorward")
 def signature(private: Path, text: bytes, *options: str) -> bytes:
     """Sign; gives the signature's blob alone."""
     return sshsig.parse_armored(sign(private, text, *options))[1]
+
+
+def certify(authority: Path, public: str, *options: str, name: str = "alice@laptop") -> bytes:
+    """Have a public key's line signed by an authority; gives the certificate's bytes. Without -V it holds always."""
+    path = folder() / "subject.pub"
+    path.write_text(public + "\n")
+    period = () if "-V" in options else ("-V", "always:forever")
+    ssh_keygen("-q", "-s", str(authority), "-I", name, *period, *options, str(path))
+    return blob(path.with_name("subject-cert.pub").read_text())

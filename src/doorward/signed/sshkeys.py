@@ -75,7 +75,7 @@ def fingerprint_text(fingerprint: bytes) -> str:
 
 def parse_public_key(blob: bytes) -> PublicKey:
     """Read a key's bytes. MalformedError: no key, none in its one form, or of a kind that is not taken."""
-    return PublicKey(_load(blob).kind.decode(), blob)
+    return PublicKey(_load(blob).kind.decode(), blob)  # not kept: it may be a stranger's
 
 
 def verify(key: PublicKey, signature: bytes, text: bytes) -> Presence:
@@ -85,7 +85,7 @@ def verify(key: PublicKey, signature: bytes, text: bytes) -> Presence:
 
 def verify_data(key: PublicKey, signature: bytes, data: bytes) -> Presence:
     """Check a signature over `data` itself, as in certificates. BadSignatureError says why it does not stand."""
-    loaded = _load(key.blob)
+    loaded = _kept(key.blob)
     try:
         return _verify(loaded, signature, data)
     except InvalidSignature:
@@ -110,7 +110,6 @@ def _verify(loaded: _Loaded, signature: bytes, data: bytes) -> Presence:
     return Presence(touched=bool(state[0] & _TOUCHED), verified=bool(state[0] & _VERIFIED))
 
 
-@lru_cache(MAX_LOADED)
 def _load(blob: bytes) -> _Loaded:
     reader = Reader(blob, "the key")
     kind = reader.string()
@@ -121,6 +120,9 @@ def _load(blob: bytes) -> _Loaded:
     application = reader.string() if kind.startswith(b"sk-") else None
     reader.end()
     return _Loaded(kind, check, application)
+
+
+_kept = lru_cache(MAX_LOADED)(_load)
 
 
 def _load_ed25519(kind: bytes, reader: Reader) -> _Check:

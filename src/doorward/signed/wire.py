@@ -34,8 +34,11 @@ class Reader:
         return self.take(self.number(4))
 
     def text(self) -> str:
-        """Give a string of UTF-8; what is none is replaced."""
-        return self.string().decode(errors="replace")
+        """Give a string of UTF-8."""
+        try:
+            return self.string().decode()
+        except UnicodeDecodeError:
+            raise MalformedError(f"{self.what} holds a text that is no UTF-8") from None
 
     def positive(self, *, canonical: bool) -> int:
         """Give an mpint that is not negative. `canonical`: without a zero byte too many in front."""

@@ -1,0 +1,66 @@
+"""What the holder of a key may: which doors, from where, for how long, until when. Pure."""
+
+from __future__ import annotations
+
+from datetime import UTC, datetime
+from typing import NamedTuple
+
+from doorward.model import Address, Place
+from doorward.signed.key_options import Options
+from doorward.signed.places import Places
+from doorward.signed.sshkeys import Presence, PublicKey
+
+MAX_NAME = 64  # letters of a comment or a certificate's id: they go into logs and tables
+
+
+class Credential(NamedTuple):
+    """A key that may knock, by its own line or by its authority's.
+
+    Objections are said of the key, as in "laptop: may not open the door db"; "" where there is none.
+    """
+
+    name: str
+    key: PublicKey
+    options: Options
+    certified_sources: Places | None = None  # `source-address` of the certificate, beside the line's own `from`
+
+    def objection(self, door: str, source: Address, asked: Place | None, now_s: float) -> str:
+        """Say why it may not open this door, for this packet's source or the place that it asks for, at this time."""
+        options = self.options
+        if options.expires_s is not None and now_s >= options.expires_s:
+            return f"expired on {moment(options.expires_s)}"
+        if options.doors is not None and door not in options.doors:
+            return f"may not open the door {door}"
+        for sources in (options.sources, self.certified_sources):
+            if sources is not None and not sources.hold(source):
+                return f"may not knock from {source}"
+        if asked not in (None, source) and not (options.addresses is not None and options.addresses.hold(asked)):
+            return f"may not ask for {asked}"
+        return ""
+
+    def presence_objection(self, presence: Presence) -> str:
+        """Say what its line requires of a security key and this signature lacks."""
+        if self.options.touch_required and not presence.touched:
+            return "signed without a touch of the security key; touch it, or write no-touch-required into its line"
+        if self.options.verify_required and not presence.verified:
+            return "signed without a PIN or finger, and its line says verify-required"
+        return ""
+
+    def granted_ms(self, wanted_s: int | None, door_ms: int) -> int:
+        """Give how long the door opens: as wanted, but at most `for-max`, or else the door's own time."""
+        limit_ms = door_ms if self.options.for_max_ms is None else self.options.for_max_ms
+        return min(door_ms if wanted_s is None else wanted_s * 1000, limit_ms)
+
+
+def harmless(text: str) -> str:
+    """Make a foreign name fit for a line of a log: printable, and not long."""
+    clean = "".join(letter if letter.isprintable() else "?" for letter in text[: MAX_NAME + 1].strip())
+    return clean if len(clean) <= MAX_NAME else clean[: MAX_NAME - 1] + "…"
+
+
+def moment(seconds: float) -> str:
+    """Write a time for the operator, in UTC, whatever its size."""
+    try:
+        return f"{datetime.fromtimestamp(seconds, UTC):%Y-%m-%d %H:%M:%S} UTC"
+    except (ValueError, OverflowError, OSError):
+        return f"second {seconds:.0f} since 1970"

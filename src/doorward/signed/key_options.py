@@ -1,0 +1,168 @@
+r"""The options in front of a key in authorized_keys: sshd's own, and doorward's. Pure.
+
+Written as sshd takes them (AUTHORIZED_KEYS FILE FORMAT in its manual): names in any case, values in double quotes,
+`\"` for a quote in them. Options of sshd that say nothing about a knock are known and passed over.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Callable
+from datetime import UTC, datetime
+from typing import Any, NamedTuple
+
+from doorward.config.duration import parse_duration_ms
+from doorward.config.report import nearest, shown
+from doorward.model import NAME
+from doorward.signed import places
+from doorward.signed.places import Places
+
+ANY = "*"  # as the only one of the principals: every certificate of the authority
+
+LocalTime = Callable[[datetime], float]  # a time on this machine's clock, without a zone, to seconds since the epoch
+
+
+class Options(NamedTuple):
+    """What a line says of its key. None: the line says nothing, so nothing is limited, or nothing is allowed beyond."""
+
+    doors: frozenset[str] | None = None
+    sources: Places | None = None
+    for_max_ms: int | None = None
+    expires_s: float | None = None
+    addresses: Places | None = None
+    is_authority: bool = False
+    principals: frozenset[str] | None = None
+    touch_required: bool = True
+    verify_required: bool = False
+
+
+class Parsed(NamedTuple):
+    """The options, what stands behind them on the line, and what is wrong as pairs of what and what instead."""
+
+    options: Options
+    rest: str
+    faults: tuple[tuple[str, str], ...]
+
+
+def parse(line: str, local_s: LocalTime) -> Parsed:
+    """Read the options that a line begins with."""
+    found: dict[str, Any] = {}
+    faults: list[tuple[str, str]] = []
+    at, is_last = 0, False
+    while not is_last:
+        match = _OPTION.match(line, at)
+        if match is None:
+            return Parsed(Options(), "", (*faults, _unreadable(line[at:])))
+        try:
+            _take(found, match["name"].lower(), match["value"], local_s)
+        except ValueError as error:
+            what, _, instead = str(error).rpartition("; ")
+            faults.append((what, instead))
+        at, is_last = match.end(), match["next"] != ","
+    return Parsed(Options(**found), line[at:], tuple(faults))
+
+
+def _take(found: dict[str, Any], name: str, value: str | None, local_s: LocalTime) -> None:
+    if name in _FLAGS or name in _VALUES:
+        if (value is None) != (name in _FLAGS):
+            remedy = f"write {name} alone" if name in _FLAGS else f'write {name}="…"'
+            raise ValueError(f"{name} takes {'no' if name in _FLAGS else 'a'} value; {remedy}")
+        if name in _FLAGS:
+            found.update(_FLAGS[name])
+        else:
+            _take_value(found, name, (value or "").replace('\\"', '"'), local_s)
+    elif name not in _PASSED_OVER:
+        near = nearest(name, [*_FLAGS, *_VALUES, *_PASSED_OVER])
+        remedy = f"did you mean {near!r}?" if near else f"remove it, or write one of {', '.join(_VALUES)}"
+        raise ValueError(f"unknown option {shown(name)}; {remedy}")
+
+
+def _take_value(found: dict[str, Any], name: str, value: str, local_s: LocalTime) -> None:
+    field, read = _VALUES[name]
+    try:
+        read_value = read(value)
+    except ValueError as error:
+        raise ValueError(f"{name}: {error}") from None
+    if isinstance(read_value, datetime):  # sshd too takes the earliest of several
+        read_value = min(_seconds(read_value, local_s), found.get(field, float("inf")))
+    elif field in found:
+        raise ValueError(f"{name} stands twice; write one {name} with both, separated by a comma")
+    found[field] = read_value
+
+
+def _seconds(moment: datetime, local_s: LocalTime) -> float:
+    try:
+        return moment.timestamp() if moment.tzinfo else local_s(moment)
+    except (ValueError, OverflowError):  # before the machine's first year, or after its last
+        raise ValueError(f"expiry-time: {moment:%Y} is not in this machine's time; write a year nearby") from None
+
+
+def _unreadable(rest: str) -> tuple[str, str]:
+    match = _BEGUN.match(rest)
+    if match is None:
+        where = f"where {shown(rest.split()[0][:20])} does" if rest else "behind the last comma"
+        return f"no option stands {where}", "write OPTION,OPTION KIND KEY COMMENT, or the key alone"
+    name = match["name"].lower()
+    if match["value"] is not None or not match["ending"]:
+        return f"something stands behind the option {shown(name)}", "write a comma between options, and no blanks"
+    if match["ending"] == "=":
+        return f"{name}: the value is not in quotes", f'write {name}="…", with no blank before the quotes'
+    return f"{name}: the quotes are not closed", 'close them with ", and write \\" for a quote in the value'
+
+
+def _doors(text: str) -> frozenset[str]:
+    names = text.split(",")
+    for name in names:
+        if not NAME.fullmatch(name):
+            raise ValueError(f'{shown(name)} is no name of a door; write them like doors="ssh,db"')
+    return frozenset(names)
+
+
+def _principals(text: str) -> frozenset[str]:
+    names = text.split(",")
+    for name in names:
+        if not name or (name != ANY and ("*" in name or "?" in name)):
+            what = f"{shown(name)} has a wildcard" if name else "a principal without a name"
+            raise ValueError(f'{what}; write whole names, like principals="alice,ops", or "*" alone')
+    if ANY in names and len(names) > 1:
+        raise ValueError(f'{shown(text)} names all and some; write principals="*" or the names')
+    return frozenset(names)
+
+
+def _expiry(text: str) -> datetime:
+    match = _TIME.fullmatch(text)
+    try:
+        if match is None:
+            raise ValueError
+        numbers = [int(part) for part in match.groups()[:-1] if part]
+        return datetime(*numbers, tzinfo=UTC if match["utc"] else None)  # type: ignore[arg-type,misc]
+    except ValueError:
+        remedy = "write YYYYMMDD or YYYYMMDDHHMM, with a Z behind it for UTC"
+        raise ValueError(f"{shown(text)} is no time; {remedy}") from None
+
+
+# No possessive groups: up to Python 3.11.4 they match too much where an alternative fails.
+_START = r'(?P<name>[A-Za-z0-9-]+)(?:="(?P<value>(?:[^"\\]|\\"|\\(?!"))*)")?'
+_OPTION = re.compile(_START + r"(?P<next>,(?![ \t])|,?[ \t]+|\Z)")
+_BEGUN = re.compile(_START + '(?P<ending>="?)?')
+_TIME = re.compile(r"([0-9]{4})([0-9]{2})([0-9]{2})(?:([0-9]{2})([0-9]{2})([0-9]{2})?)?(?P<utc>Z|UTC)?", re.IGNORECASE)
+_FLAGS: dict[str, dict[str, bool]] = {
+    "cert-authority": {"is_authority": True},
+    "touch-required": {"touch_required": True},
+    "no-touch-required": {"touch_required": False},
+    "verify-required": {"verify_required": True},
+    "no-verify-required": {"verify_required": False},
+}
+_VALUES: dict[str, tuple[str, Callable[[str], object]]] = {
+    "doors": ("doors", _doors),
+    "from": ("sources", lambda text: places.parse(text, wildcards=True)),
+    "for-max": ("for_max_ms", parse_duration_ms),
+    "expiry-time": ("expires_s", _expiry),
+    "addresses": ("addresses", lambda text: places.parse(text, wildcards=False)),
+    "principals": ("principals", _principals),
+}
+_PASSED_OVER = frozenset({"restrict", "command", "environment", "permitopen", "permitlisten", "tunnel"}) | {
+    prefix + flag
+    for prefix in ("", "no-")
+    for flag in ("agent-forwarding", "port-forwarding", "pty", "user-rc", "x11-forwarding")
+}
