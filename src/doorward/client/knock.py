@@ -95,7 +95,7 @@ def knock(
         sleep(delay_s)
         fault = send(target, port)
         if fault not in SENT | ANSWERS:
-            raise HostError(f"knock {place} of {len(sequence)} ({port}) was not sent: {_why(target, fault)}")
+            raise HostError(f"knock {place} of {len(sequence)} ({port}) was not sent: {failure(target, fault)}")
         if report:
             report(target, place, port)
     return target
@@ -108,7 +108,7 @@ def _first(targets: list[Target], port: Port) -> Target:
         fault = send(target, port)
         if fault in SENT or fault == errno.ECONNREFUSED:
             return target
-        faults.append(_why(target, fault))
+        faults.append(failure(target, fault))
     raise HostError("cannot knock: " + "; ".join(faults))
 
 
@@ -122,7 +122,8 @@ REMEDIES = {
 }
 
 
-def _why(target: Target, fault: int) -> str:
+def failure(target: Target, fault: int) -> str:
+    """Say why no packet could be sent there, and what to do."""
     remedy = REMEDIES.get(fault)
     return f"{target}: {os.strerror(fault)}" + (f" ({remedy})" if remedy else "")
 
@@ -155,14 +156,12 @@ class Reply(Enum):
 
 def try_port(target: Target, port: int, patience_s: float) -> Reply:
     """Try a TCP connection, and close it again."""
-    try:
-        with socket.socket(target.family, socket.SOCK_STREAM) as visitor:
-            visitor.settimeout(patience_s)
-            visitor.connect(target.at(port))
-    except TimeoutError:
-        return Reply.SILENT
-    except OSError:
-        return Reply.REFUSED
+    from doorward.client.reach import connect  # only those who wait need it
+
+    found = connect(target, port, patience_s)
+    if isinstance(found, Reply):
+        return found
+    found.close()
     return Reply.OPEN
 
 

@@ -1,0 +1,127 @@
+"""Which key signs a knock: the one that is named, else the agent's first, else ssh's usual files."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Iterator
+from typing import NamedTuple
+
+from doorward.client import keyfile
+from doorward.client.agent import NoAgentError, open_agent
+from doorward.client.keyfile import kind_of
+from doorward.client.signers import Signer, of_agent, of_file, signature_bytes
+from doorward.errors import HostError, MalformedError, UsageError
+
+USUAL = ("id_ed25519", "id_ecdsa", "id_ed25519_sk", "id_ecdsa_sk", "id_rsa")  # in ~/.ssh, the first that is there
+_CERTIFICATE_FILE = "-cert.pub"
+
+
+class _Wanted(NamedTuple):
+    """What the call asks for, as blobs: `plain` is the key, `certificate` the one beside it."""
+
+    plain: bytes | None
+    certificate: bytes | None
+
+
+def find_signer(identity: str | None, certificate: str | None, most_bytes: int) -> Signer:
+    """Find the key that signs; `most_bytes`: a key that nobody named is passed over if its signature is longer.
+
+    Nothing is asked of a person before the signer is used. UsageError, HostError: no key, and what to do.
+    """
+    told = None if certificate is None else _read_certificate(os.path.expanduser(certificate))  # noqa: PTH111
+    if identity is not None:
+        found = _named(os.path.expanduser(identity), told)  # noqa: PTH111
+    elif told is not None and certificate is not None:
+        found = _beside(os.path.expanduser(certificate), told)  # noqa: PTH111
+    else:
+        found = _first(most_bytes)
+    return found._replace(certificate=told)
+
+
+def _read_certificate(path: str) -> bytes:
+    blob, _ = keyfile.public_line(keyfile.read(path), path)
+    try:
+        keyfile.key_of_certificate(blob)
+    except MalformedError as error:
+        raise UsageError(f"{path}: {error}; name the file that `ssh-keygen -s` made, FILE{_CERTIFICATE_FILE}") from None
+    return blob
+
+
+def _named(path: str, certificate: bytes | None) -> Signer:
+    """Give the key in a file, or the agent's, of which the file holds the public half."""
+    raw = keyfile.read(path)
+    blob = keyfile.public_half(raw) if keyfile.is_private(raw) else keyfile.public_line(raw, path)[0]
+    if certificate is not None and blob is not None and keyfile.key_of_certificate(certificate) != blob:
+        raise UsageError(f"the certificate is for another key than {path}; name the key that it is for")
+    why = ""
+    if blob is not None:
+        try:
+            if found := _in_agent(_Wanted(blob, certificate)):
+                return found
+        except HostError as error:
+            why = f" ({error})"
+    if keyfile.is_private(raw):
+        return of_file(path, raw)
+    private = path.removesuffix(".pub")
+    if private != path and os.path.exists(private):  # noqa: PTH110
+        return of_file(private, keyfile.read(private))
+    raise UsageError(f"{path} is the public half of a key that the agent does not have{why}; `ssh-add` the private one")
+
+
+def _beside(path: str, certificate: bytes) -> Signer:
+    """Give the key that a certificate is for: the agent's, or the one in the file beside it."""
+    plain = keyfile.key_of_certificate(certificate)
+    try:
+        found = _in_agent(_Wanted(plain, certificate))
+    except HostError:
+        found = None
+    if found is not None:
+        return found
+    private = path.removesuffix(_CERTIFICATE_FILE)
+    if private != path and os.path.exists(private):  # noqa: PTH110
+        return _named(private, certificate)
+    raise UsageError(f"{path}: the agent does not have the key that this is for; `ssh-add` it, or add --identity FILE")
+
+
+def _first(most_bytes: int) -> Signer:
+    """Give the agent's first key, else the first of ssh's usual files."""
+    try:
+        with open_agent() as agent:
+            keys = agent.keys()
+        why = "the agent has no key (`ssh-add` gives it one; a locked agent is unlocked by `ssh-add -X`)"
+    except HostError as error:
+        keys, why = [], str(error)
+    for key in keys:
+        if 0 < signature_bytes(key.blob) <= most_bytes:
+            return of_agent(key, key.blob)
+    if keys:
+        kinds = ", ".join(sorted({kind_of(key.blob) for key in keys}))
+        why = f"none of the agent's keys can be used here ({kinds})"
+    for path in _usual_files():
+        raw = keyfile.read(path)
+        blob = keyfile.public_half(raw)
+        if blob is None or 0 < signature_bytes(blob) <= most_bytes:
+            return of_file(path, raw)
+    raise HostError(
+        f"no key to sign with: {why}; and ~/.ssh has none of {', '.join(USUAL)} that fits; "
+        "make one with `ssh-keygen -t ed25519`, or name one with --identity FILE"
+    )
+
+
+def _usual_files() -> Iterator[str]:
+    folder = os.path.expanduser("~/.ssh")  # noqa: PTH111
+    return (path for name in USUAL if os.path.exists(path := f"{folder}/{name}"))  # noqa: PTH110
+
+
+def _in_agent(wanted: _Wanted) -> Signer | None:
+    """Give the agent's key of this blob, or of its certificate; None: it has neither, or there is no agent."""
+    try:
+        with open_agent() as agent:
+            keys = agent.keys()
+    except NoAgentError:
+        if os.environ.get("SSH_AUTH_SOCK"):
+            raise
+        return None
+    blobs = {wanted.plain, wanted.certificate} - {None}
+    found = next((key for key in keys if key.blob in blobs), None)
+    return None if found is None or wanted.plain is None else of_agent(found, wanted.plain)

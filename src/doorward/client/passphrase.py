@@ -1,0 +1,56 @@
+"""Asks a person for a passphrase, where OpenSSH would: on the terminal, or with the program that SSH_ASKPASS names."""
+
+from __future__ import annotations
+
+import os
+
+from doorward.errors import AnswerNo, HostError
+
+
+def ask_passphrase(path: str) -> bytes:
+    """Ask for the passphrase of a key file. HostError: nobody can be asked; AnswerNo: nobody answers."""
+    prompt = f"Enter passphrase for key '{path}': "
+    program = os.environ.get("SSH_ASKPASS", "")
+    wanted = os.environ.get("SSH_ASKPASS_REQUIRE", "")
+    has_display = bool(os.environ.get("DISPLAY") or os.environ.get("WAYLAND_DISPLAY"))
+    if program and (wanted == "force" or (wanted == "prefer" and has_display)):
+        return _from_program(program, prompt)
+    if _has_terminal():
+        return _from_terminal(prompt)
+    if program and has_display and wanted != "never":
+        return _from_program(program, prompt)
+    raise HostError(
+        f"{path} needs its passphrase, and there is no terminal to ask for it; "
+        f"`ssh-add {path}` once, and the agent signs without asking"
+    )
+
+
+def _has_terminal() -> bool:
+    try:
+        os.close(os.open("/dev/tty", os.O_RDWR | os.O_CLOEXEC | os.O_NOCTTY))
+    except OSError:
+        return False
+    return True
+
+
+def _from_terminal(prompt: str) -> bytes:
+    from getpass import getpass
+
+    try:
+        return getpass(prompt).encode()  # it opens /dev/tty itself: standard input may carry a connection
+    except EOFError:
+        raise AnswerNo("no passphrase was given; nothing was sent") from None
+
+
+def _from_program(program: str, prompt: str) -> bytes:
+    import subprocess
+
+    try:
+        done = subprocess.run([program, prompt], stdin=subprocess.DEVNULL, stdout=subprocess.PIPE, check=False)
+    except OSError as error:
+        raise HostError(
+            f"SSH_ASKPASS names {program}, which cannot be run: {error.strerror}; mend or unset it"
+        ) from None
+    if done.returncode:
+        raise AnswerNo(f"{program} gave no passphrase; nothing was sent")
+    return done.stdout.split(b"\n")[0]

@@ -1,0 +1,162 @@
+"""Composes signed knocks, seals them and sends them (docs/reference/signed-knock.md). Nothing is ever answered."""
+
+from __future__ import annotations
+
+import hashlib
+import os
+import socket
+import time
+from collections.abc import Callable
+from ipaddress import ip_address
+from typing import NamedTuple
+
+from doorward.client.knock import Target, failure
+from doorward.client.signers import Signer, signature_bytes
+from doorward.client.wishes import Auto, Place
+from doorward.errors import HostError, MalformedError, UsageError
+from doorward.model import NAME, Port, Protocol
+from doorward.signed.message import FINGERPRINT_BYTES, NONCE_BYTES, Request, pack_body, pack_plaintext, signed_text
+from doorward.signed.sealing import room, seal
+from doorward.signed.server_key import X25519, ServerKey, parse_server_key
+
+DEFAULT_PORT = Port(Protocol.UDP, 62201)
+_SIGNATURE_LENGTH_BYTES = 2
+
+
+class Letter(NamedTuple):
+    """What is to be said, whichever packet says it; `asked` None: the address that the packet comes from."""
+
+    key: ServerKey
+    door: str
+    gate: str = ""  # none named: the one that is called as its key's fingerprint
+    for_s: int | None = None
+    asked: Place | Auto | None = None  # Auto: the address that the route to the server begins with
+
+
+class Message(NamedTuple):
+    """One signed message, and how long its packet is once it is sealed."""
+
+    request: Request
+    body: bytes
+    signature: bytes
+    length: int
+
+
+class Sent(NamedTuple):
+    """A message, and where its packet went."""
+
+    target: Target
+    port: Port
+    message: Message
+
+
+def letter(
+    server_key: str, door: str, gate: str | None, for_s: int | None = None, asked: Place | Auto | None = None
+) -> Letter:
+    """Put a letter together from what people write. UsageError: what is wrong, and what to write."""
+    try:
+        key = parse_server_key(server_key)
+    except MalformedError as error:
+        raise UsageError(f"no server key: {error}; copy the line that `doorward key server` prints there") from None
+    if not NAME.fullmatch(door):
+        raise UsageError(f"{door!r} is no door's name; it has letters, digits, - and _, at most 64")
+    if gate and gate.startswith("SHA256:"):
+        if gate != key.fingerprint:
+            raise UsageError(f"the gate {gate} has another key than this, {key.fingerprint}; correct one of the two")
+        gate = ""
+    return Letter(key, door, gate or "", for_s, asked)
+
+
+def most_signature_bytes(letter: Letter) -> int:
+    """Tell how long a signature may be at most, by a key without a certificate."""
+    request = Request(0, bytes(NONCE_BYTES), letter.door, None, None, letter.gate, bytes(FINGERPRINT_BYTES))
+    body = pack_body(request)
+    return room(letter.key.suite, letter.key.suite.long_bytes) - len(body) - _SIGNATURE_LENGTH_BYTES
+
+
+def compose(letter: Letter, signer: Signer, own: str, time_ms: int, nonce: bytes) -> Message:
+    """Write and sign one message; `own` is this machine's address on the way there. UsageError: it does not fit."""
+    certificate = signer.certificate
+    signed_by = hashlib.sha256(signer.blob).digest() if certificate is None else certificate
+    asked = ip_address(own) if isinstance(letter.asked, Auto) else letter.asked
+    request = Request(time_ms, nonce, letter.door, letter.for_s, asked, letter.gate, signed_by, certificate is not None)
+    body = pack_body(request)
+    _fit(letter, signer, len(body), signature_bytes(signer.blob))  # before anybody is asked for a touch
+    signature = signer.sign(signed_text(letter.key.raw, body))
+    return Message(request, body, signature, _fit(letter, signer, len(body), len(signature)))
+
+
+def sealed(letter: Letter, message: Message) -> bytes:
+    """Give the packet."""
+    space = room(letter.key.suite, message.length)
+    return seal(letter.key, pack_plaintext(message.body, message.signature, space))
+
+
+def each_family(targets: list[Target], asked: Place | Auto | None) -> list[Target]:
+    """Give the first address of each family; where a place is asked for, only of its family, if there is one."""
+    first = list({target.family: target for target in reversed(targets)}.values())[::-1]
+    if asked is None or isinstance(asked, Auto):
+        return first
+    family = socket.AF_INET if asked.version == 4 else socket.AF_INET6
+    return [target for target in first if target.family == family] or first
+
+
+def send(
+    letter: Letter,
+    signer: Signer,
+    targets: list[Target],
+    port: Port = DEFAULT_PORT,
+    *,
+    report: Callable[[Sent], None] | None = None,
+    really: bool = True,
+) -> list[Target]:
+    """Send each target a packet of its own, and give those that one could be sent to. HostError: none.
+
+    `report` hears of each packet. Not `really`: all is done but the sending.
+    """
+    reached, faults = [], []
+    for target in targets:
+        with socket.socket(target.family, socket.SOCK_DGRAM) as sender:
+            try:
+                sender.connect(target.at(port.number))  # tells whether there is a way, and from which address
+                message = compose(letter, signer, _own(sender), now_ms(), os.urandom(NONCE_BYTES))
+                if really:
+                    sender.send(sealed(letter, message))
+            except OSError as error:
+                faults.append(failure(target, error.errno or 0))
+                continue
+        reached.append(target)
+        if report:
+            report(Sent(target, port, message))
+    if not reached:
+        raise HostError("cannot knock: " + "; ".join(faults))
+    return reached
+
+
+def now_ms() -> int:
+    """Tell the time as the message does."""
+    return time.time_ns() // 1_000_000
+
+
+def _own(connected: socket.socket) -> str:
+    name: tuple[str, ...] = connected.getsockname()
+    return name[0].partition("%")[0]  # a link-local address is named with its interface
+
+
+def _fit(letter: Letter, signer: Signer, body_bytes: int, signature_bytes: int) -> int:
+    """Give the shorter length of a packet that holds the message. UsageError: none does, and what would."""
+    suite = letter.key.suite
+    needed = body_bytes + _SIGNATURE_LENGTH_BYTES + signature_bytes
+    for length in (suite.short_bytes, suite.long_bytes):
+        if needed <= room(suite, length):
+            return length
+    shorter = "shorten the names of the door and the gate"
+    remedies = [shorter if signer.kind == "ssh-ed25519" else "sign with an ed25519 key (`ssh-keygen -t ed25519`)"]
+    if signer.certificate is not None:
+        remedies.append("leave out --certificate, or have one made with fewer names and options")
+    if suite is not X25519:
+        remedies.append("make the server's key with `doorward key server --suite x25519`, whose packets hold more")
+    raise UsageError(
+        f"the message needs {needed} bytes with this {signer.kind} key, and a packet for {suite.name} holds "
+        f"{room(suite, suite.long_bytes)}; {', or '.join(remedies)}"
+    )

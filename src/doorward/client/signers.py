@@ -1,0 +1,109 @@
+"""What signs: the agent, a key in a file, a security key by way of ssh-keygen."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from functools import partial
+from typing import NamedTuple
+
+from doorward.client import keyfile
+from doorward.client.agent import AgentKey, open_agent
+from doorward.client.keyfile import KINDS, Loaded, kind_of
+from doorward.client.passphrase import ask_passphrase
+from doorward.errors import AnswerNo, HostError, MalformedError, UsageError
+from doorward.signed.sshsig import NAMESPACE, parse_armored, signed_data
+from doorward.signed.wire import Reader
+
+# The longest signature of a kind (RFC 4253 section 6.6), with its name and lengths; rsa's is as long as its modulus.
+_SIGNATURE_BYTES = {
+    "ssh-ed25519": 83,
+    "ecdsa-sha2-nistp256": 101,
+    "ecdsa-sha2-nistp384": 133,
+    "ecdsa-sha2-nistp521": 167,
+    "sk-ssh-ed25519@openssh.com": 103,
+    "sk-ecdsa-sha2-nistp256@openssh.com": 121,
+}
+
+
+class Signer(NamedTuple):
+    """A key that can sign: `sign(text)` gives the signature (RFC 4253 section 6.6) over SSHSIG's form of the text."""
+
+    blob: bytes
+    name: str  # for people: where the key is, or its comment
+    sign: Callable[[bytes], bytes]
+    certificate: bytes | None = None
+
+    @property
+    def kind(self) -> str:
+        """OpenSSH's name of the key's kind."""
+        return kind_of(self.blob)
+
+
+def signature_bytes(blob: bytes) -> int:
+    """Tell how long a signature by this key is at most; 0 where the key is none that we know."""
+    kind = kind_of(blob)
+    if kind != "ssh-rsa":
+        return _SIGNATURE_BYTES.get(kind, 0)
+    reader = Reader(blob, "the key")
+    try:
+        _, _, modulus = (reader.string() for _ in range(3))
+    except MalformedError:
+        return 0
+    return 20 + len(modulus.lstrip(b"\0"))
+
+
+def of_agent(key: AgentKey, blob: bytes) -> Signer:
+    """Let the agent sign with a key of its own; `blob` is the key itself, where the agent has its certificate only."""
+    return Signer(blob, f"{key.comment or 'a key'} in the agent", partial(_ask_agent, key, kind_of(blob)))
+
+
+def _ask_agent(key: AgentKey, kind: str, text: bytes) -> bytes:
+    with open_agent() as agent:
+        signature = agent.sign(key, signed_data(text))
+    wanted = "rsa-sha2-512" if kind == "ssh-rsa" else kind
+    if (found := kind_of(signature)) != wanted:
+        raise HostError(f"the agent signed with {found} where {wanted} was asked for; use another agent or another key")
+    return signature
+
+
+def of_file(path: str, raw: bytes) -> Signer:
+    """Sign with the private key in a file, whose bytes these are."""
+    blob = keyfile.public_half(raw)
+    if blob is not None and kind_of(blob) not in KINDS:
+        raise UsageError(f"{path}: a key of kind {kind_of(blob)} is not taken; make one with `ssh-keygen -t ed25519`")
+    if blob is not None and kind_of(blob).startswith("sk-"):
+        return Signer(blob, path, partial(_ask_token, path))
+    if blob is None or not keyfile.is_encrypted(raw):
+        loaded = keyfile.load(raw, path, ask_passphrase)
+        return Signer(loaded.blob, path, lambda text: loaded.sign(signed_data(text)))
+    return Signer(blob, path, _Locked(path, raw).sign)
+
+
+class _Locked:
+    """A private key whose passphrase is asked for once, when it first has to sign."""
+
+    def __init__(self, path: str, raw: bytes) -> None:
+        self._path, self._raw = path, raw
+        self._loaded: Loaded | None = None
+
+    def sign(self, text: bytes) -> bytes:
+        if self._loaded is None:
+            self._loaded = keyfile.load(self._raw, self._path, ask_passphrase)
+        return self._loaded.sign(signed_data(text))
+
+
+def _ask_token(path: str, text: bytes) -> bytes:
+    """Have a security key sign: ssh-keygen knows how to speak to it, and asks for the PIN and the touch."""
+    import subprocess
+
+    command = ["ssh-keygen", "-Y", "sign", "-f", path, "-n", NAMESPACE]
+    try:
+        done = subprocess.run(command, input=text, stdout=subprocess.PIPE, check=False)
+    except FileNotFoundError:
+        raise HostError(f"{path} is in a security key, which ssh-keygen speaks to; install openssh-client") from None
+    if done.returncode:
+        raise AnswerNo(f"{path}: ssh-keygen did not sign; is the security key plugged in, and was it touched?")
+    try:
+        return parse_armored(done.stdout.decode("ascii", errors="replace"))[1]
+    except MalformedError as error:
+        raise HostError(f"{path}: ssh-keygen gave no signature: {error}; update openssh-client") from None
