@@ -1,32 +1,21 @@
-"""`doorward knock`: send a sequence to a host, and with --wait until a port there answers."""
+"""`doorward knock`: send a signed knock or a sequence to a host, and with --wait until a port there answers."""
 
 from __future__ import annotations
 
 import argparse
-import sys
-from collections.abc import Callable, Iterable
-from ipaddress import ip_address
-from socket import AF_INET, AF_INET6, AF_UNSPEC
 
-from doorward.client.hosts import door_of, host_of, hosts_path, is_door, is_exposed, read_hosts
-from doorward.client.knock import (
-    DEFAULT_DELAY_S,
-    Reply,
-    Report,
-    Target,
-    knock,
-    knock_until_open,
-    resolve,
-    try_port,
-)
+from doorward.cli import knocking
+from doorward.cli.knocking import Aim, Knock, aim, knocker, only_door, port_of, seconds, targets_of, tell
+from doorward.client.knock import DEFAULT_DELAY_S, Reply, Target, knock_until_open
 from doorward.errors import AnswerNo, UsageError
 from doorward.model import Port, Protocol
 
 DEFAULT_TIMEOUT_S = 30.0
 
 EXAMPLE = """\
-  doorward knock example.org 7000 8000/udp 9000
+  doorward knock example.org 7000 8000/udp 9000    # a sequence
   doorward knock home ssh --wait 22 && ssh home    # both named in hosts.toml
+  doorward knock example.org ssh --server-key x25519:… --dump    # sends nothing
 """
 
 
@@ -37,122 +26,86 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         "words",
         metavar="DOOR or PORT",
         nargs="*",
-        help="a door in hosts.toml, or ports in order: 7000 (tcp), 8000/udp; the host's only door if left out",
+        help="a door, or ports in order: 7000 (tcp), 8000/udp; the host's only door if left out",
     )
-    families = parser.add_mutually_exclusive_group()
-    families.add_argument("-4", dest="family", action="store_const", const=AF_INET, default=AF_UNSPEC, help="IPv4 only")
-    families.add_argument("-6", dest="family", action="store_const", const=AF_INET6, help="IPv6 only")
-    parser.add_argument("--delay", metavar="TIME", help="between two packets (default: 10ms)")
     parser.add_argument("--wait", metavar="PORT", help="knock until this port answers; exit status 1 if never")
     parser.add_argument("--timeout", metavar="TIME", help="how long --wait tries (default: 30s)")
     parser.add_argument("-v", "--verbose", action="store_true", help="print each packet sent")
+    knocking.add_arguments(parser)
+    parser.add_argument("--dump", action="store_true", help="print a signed knock's fields, and send nothing")
+    parser.add_argument("--json", action="store_true", help="with --dump: one JSON object a packet")
 
 
 def run(args: argparse.Namespace) -> int:
     """Knock; 0 when sent (with --wait: when the port answers)."""
-    delay_s = _seconds("--delay", args.delay, DEFAULT_DELAY_S)
+    delay_s = seconds("--delay", args.delay, DEFAULT_DELAY_S)
     awaited = _awaited(args.wait)
     if awaited is None and args.timeout is not None:
         raise UsageError("--timeout is for --wait; add --wait PORT, or leave --timeout out")
-    timeout_s = _seconds("--timeout", args.timeout, DEFAULT_TIMEOUT_S)
-    address, sequence = _look_up(args.host, args.words)
-    targets = resolve(address, args.family)
-    report = _printer(len(sequence)) if args.verbose else None
-
-    def knock_once() -> Target:
-        return knock(targets, sequence, delay_s, report=report)
-
+    timeout_s = seconds("--timeout", args.timeout, DEFAULT_TIMEOUT_S)
+    if args.json and not args.dump:
+        raise UsageError("--json is for --dump; add --dump, or leave --json out")
+    there = aim(args, args.words, only_door)
+    if args.dump:
+        return _dump(args, there)
+    knock = knocker(there, delay_s, args.verbose)
+    targets = targets_of(there, args.family)
     if awaited is None:
-        knock_once()
+        knock(targets)
     else:
-        _wait(args.host, awaited, timeout_s, args.verbose, knock_once)
+        _wait(args, there, awaited, timeout_s, knock, targets)
     return 0
 
 
-def _seconds(option: str, text: str | None, default_s: float) -> float:
-    if text is None:
-        return default_s
-    from doorward.config.duration import parse_duration_ms
+def _dump(args: argparse.Namespace, there: Aim) -> int:
+    if there.sequence:
+        raise UsageError("--dump shows a signed knock, and this is a sequence; add --server-key KEY, or use -v")
+    from doorward.cli.signing import dump
 
-    try:
-        return parse_duration_ms(text) / 1000
-    except ValueError as error:
-        raise UsageError(f"{option}: {error}") from None
+    dump(there, targets_of(there, args.family), as_json=args.json)
+    return 0
 
 
 def _awaited(text: str | None) -> Port | None:
     if text is None:
         return None
-    port = _port(text)
+    port = port_of(text)
     if port.protocol is not Protocol.TCP:
         raise UsageError(f"--wait: {port} cannot be waited for; only a TCP port answers, such as 22")
     return port
 
 
-def _port(word: str) -> Port:
-    try:
-        return Port.parse(f"{word}/tcp" if word.isdigit() else word)
-    except ValueError as error:
-        raise UsageError(str(error)) from None
+def _wait(
+    args: argparse.Namespace, there: Aim, awaited: Port, timeout_s: float, knock: Knock, targets: list[Target]
+) -> None:
+    from doorward.client.reach import try_port  # only those who wait need it
 
+    def visit(reached: list[Target], patience_s: float) -> Reply:
+        replies = set()
+        for target in reached:
+            replies.add(reply := try_port(target, awaited.number, patience_s / len(reached)))
+            if args.verbose:
+                tell(f"     {awaited} is {reply.value}" + (f" at {target}" if len(reached) > 1 else ""))
+            if reply is Reply.OPEN:
+                break
+        return next(reply for reply in Reply if reply in replies)
 
-def _look_up(host: str, words: list[str]) -> tuple[str, tuple[Port, ...]]:
-    """Give the address to knock at and the sequence; hosts.toml is read only where it can matter."""
-    if words and _is_address(host) and not any(map(is_door, words)):
-        return host, tuple(map(_port, words))
-    path = hosts_path()
-    hosts = read_hosts(path)
-    if hosts and is_exposed(path):
-        sys.stderr.write(f"doorward: warning: {path}: every user can read the sequences; run `chmod o-r {path}`\n")
-    if not words:
-        words = [_only_door(path, host, host_of(path, hosts, host).doors)]
-    sequence: list[Port] = []
-    for word in words:
-        sequence += door_of(path, hosts, host, word) if is_door(word) else (_port(word),)
-    return hosts[host].address if host in hosts else host, tuple(sequence)
-
-
-def _is_address(host: str) -> bool:
-    try:
-        ip_address(host)
-    except ValueError:
-        return False
-    return True
-
-
-def _only_door(path: str, host: str, doors: Iterable[str]) -> str:
-    names = sorted(doors)
-    if len(names) == 1:
-        return names[0]
-    if names:
-        raise UsageError(f"which door? {path}: host {host!r} has {', '.join(names)}; name one")
-    raise UsageError(f"{path}: host {host!r} has no door; give ports (7000 8000/udp 9000)")
-
-
-def _printer(total: int) -> Report:
-    def report(target: Target, place: int, port: Port) -> None:
-        sys.stdout.write(f"{place}/{total}  {port} to {target}\n")
-        sys.stdout.flush()  # so that an error on standard error comes after it, also in a pipe
-
-    return report
-
-
-def _wait(host: str, awaited: Port, timeout_s: float, verbose: bool, knock_once: Callable[[], Target]) -> None:
-    def visit(target: Target, patience_s: float) -> Reply:
-        reply = try_port(target, awaited.number, patience_s)
-        if verbose:
-            sys.stdout.write(f"     {awaited} is {reply.value}\n")
-            sys.stdout.flush()
-        return reply
-
-    reply, rounds = knock_until_open(knock_once, visit, timeout_s)
+    reply, rounds = knock_until_open(lambda: knock(targets), visit, timeout_s)
     if reply is not Reply.OPEN:
         times = "once" if rounds == 1 else f"{rounds} times"
-        raise AnswerNo(f"{host}: knocked {times}, but {awaited} {REASONS[reply]}")
+        raise AnswerNo(f"{args.host}: knocked {times}, but {awaited} {reason(reply, there)}")
 
 
-REASONS = {
-    Reply.SILENT: "stays silent; check the sequence and its order, whether that door opens this port, "
-    "and on the server `doorward status` and `doorward log`",
-    Reply.REFUSED: "refuses connections; check whether its service runs there, and whether a firewall rejects it",
-}
+def reason(reply: Reply, there: Aim) -> str:
+    """Say what a port does in place of answering, and where to look."""
+    if reply is Reply.REFUSED:
+        return "refuses connections; check whether its service runs there, and whether a firewall rejects it"
+    if there.sequence:
+        return (
+            "stays silent; check the sequence and its order, whether that door opens this port, "
+            "and on the server `doorward status` and `doorward log`"
+        )
+    return (
+        f"stays silent; check whether {there} opens this port and lets this key in, whether the clocks agree, "
+        "and on the server `doorward log`, which says why a knock was refused"
+    )

@@ -26,6 +26,9 @@ COMMANDS = {
     "close": "close a door by hand",
     "log": "the record of openings and refusals",
     "knock": "knock at a host",
+    "proxy": "knock and carry the connection: OpenSSH's ProxyCommand",
+    "add": "a host for the client, with its server's key",
+    "key": "the server's key for signed knocks",
     "import": "a knockd.conf turned into doorward's own configuration",
     "lab": "the whole thing in network namespaces, step by step",
 }

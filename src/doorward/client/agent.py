@@ -48,10 +48,7 @@ class Agent:
         except (OSError, ValueError) as error:  # ValueError: a NUL in the path
             self._socket.close()
             why = error.strerror or error if isinstance(error, OSError) else error
-            raise NoAgentError(
-                f"SSH_AUTH_SOCK names {path}, where no agent answers ({why}); "
-                "start one (`eval $(ssh-agent)`, `ssh-add`), or name a key file with --identity FILE"
-            ) from None
+            raise NoAgentError(f"no ssh-agent answers at {path} ({why}); `eval $(ssh-agent)` starts another") from None
 
     def __enter__(self) -> Agent:
         return self
@@ -116,10 +113,7 @@ def open_agent() -> Agent:
     """Connect to the agent that the environment names. NoAgentError: there is none, and what to do."""
     if path := os.environ.get("SSH_AUTH_SOCK", ""):
         return Agent(path)
-    raise NoAgentError(
-        "no ssh-agent is known here (SSH_AUTH_SOCK is not set); start one (`eval $(ssh-agent)`, `ssh-add`), "
-        "or name a key file with --identity FILE"
-    )
+    raise NoAgentError("no ssh-agent is known here (SSH_AUTH_SOCK is not set); `eval $(ssh-agent)` starts one")
 
 
 def parse_keys(reply: bytes) -> list[AgentKey]:

@@ -7,18 +7,24 @@ from __future__ import annotations
 
 import os
 import stat
-from collections.abc import Iterable
-from typing import NamedTuple
+from collections.abc import Callable, Iterable
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 from doorward.errors import UsageError
 from doorward.model import Port
 
-TEXTS = ("address", "server_key", "identity")
+if TYPE_CHECKING:
+    from doorward.client.wishes import Auto, Place
+
+TEXTS = ("address", "server_key", "identity", "certificate", "gate", "from", "for")
 KEYS = (*TEXTS, "signed_port", "doors")
 
 
 class Host(NamedTuple):
-    """One table of hosts.toml; `address` is the table's name where the file gives none."""
+    """One table of hosts.toml; `address` is the table's name where the file gives none.
+
+    A door with no sequence opens with a signed knock only. The rest is for signed knocks.
+    """
 
     name: str
     address: str
@@ -26,6 +32,10 @@ class Host(NamedTuple):
     server_key: str | None = None
     signed_port: Port | None = None
     identity: str | None = None
+    certificate: str | None = None
+    gate: str | None = None
+    asked: Place | Auto | None = None  # from = "…"
+    for_s: int | None = None
 
 
 def hosts_path() -> str:
@@ -50,7 +60,8 @@ def hosts_of(raw: bytes, path: str) -> dict[str, Host]:
         tables = tomllib.loads(raw.decode())
     except (ValueError, RecursionError) as error:  # a number of thousands of digits, lists a thousand deep
         raise UsageError(f"{path}: not TOML: {error}; mend it there") from None
-    return {name: _host(f"{path}: [{name}]", name, table) for name, table in tables.items()}
+    folder = os.path.dirname(path)  # noqa: PTH120
+    return {name: _host(f"{path}: [{name}]", name, table, folder) for name, table in tables.items()}
 
 
 def is_exposed(path: str) -> bool:
@@ -87,27 +98,60 @@ def _refuse_shared(path: str, found: os.stat_result) -> None:
         raise UsageError(f"{path}: other users can write it; run `chmod go-w {path}`")
 
 
-def _host(where: str, name: str, table: object) -> Host:
+def _host(where: str, name: str, table: object, folder: str) -> Host:
     if not isinstance(table, dict):
         raise UsageError(f'{where} must be a table; write [{name}] and below it address = "..."')
     for key, value in table.items():
         if key not in KEYS:
             raise UsageError(f"{where}: unknown key {key!r}; {_instead(name, key, value)}")
     texts = {key: _text(where, key, table[key]) for key in TEXTS if key in table}
-    return Host(
+    server_key = texts.get("server_key")
+    host = Host(
         name,
         texts.get("address", name),
-        _doors(where, table.get("doors", {})),
-        texts.get("server_key"),
-        _port(f"{where}: signed_port", table["signed_port"]) if "signed_port" in table else None,
-        texts.get("identity"),
+        _doors(where, table.get("doors", {}), may_be_empty=server_key is not None),
+        server_key,
+        identity=_beside(folder, texts.get("identity")),
+        certificate=_beside(folder, texts.get("certificate")),
     )
+    return host._replace(**_wishes(where, table)) if table.keys() & _WISHES else host
+
+
+_WISHES = frozenset({"signed_port", "gate", "from", "for"})
+
+
+def _wishes(where: str, table: dict[str, object]) -> dict[str, Any]:
+    """Read what only a signed knock can ask for."""
+    from doorward.client import wishes
+
+    parsers: dict[str, tuple[str, Callable[[str], object]]] = {
+        "signed_port": ("signed_port", wishes.parse_signed_port),
+        "gate": ("gate", wishes.parse_gate),
+        "from": ("asked", wishes.parse_from),
+        "for": ("for_s", wishes.parse_for_s),
+    }
+    found = {}
+    for key in sorted(_WISHES & table.keys()):
+        field, parse = parsers[key]
+        try:
+            value = table[key]
+            found[field] = parse(
+                str(value) if key == "signed_port" and type(value) is int else _text(where, key, value)
+            )
+        except ValueError as error:
+            raise UsageError(f"{where}: {key}: {error}") from None
+    return found
+
+
+def _beside(folder: str, path: str | None) -> str | None:
+    """A path in the file is one of its folder, not of wherever the user happens to be."""
+    return path if path is None or path.startswith("~") else os.path.join(folder, path)  # noqa: PTH118
 
 
 def _instead(name: str, key: str, value: object) -> str:
-    if isinstance(value, dict) and not _near(key, KEYS):  # TOML splits a name at its dots
+    if isinstance(value, dict) and not near(key, KEYS):  # TOML splits a name at its dots
         return f'a host name with dots needs quotes: ["{name}.{key}"]'
-    return _near(key, KEYS) or "remove it"
+    return near(key, KEYS) or "remove it"
 
 
 def _text(where: str, key: str, value: object) -> str:
@@ -116,16 +160,16 @@ def _text(where: str, key: str, value: object) -> str:
     return value
 
 
-def _doors(where: str, table: object) -> dict[str, tuple[Port, ...]]:
+def _doors(where: str, table: object, *, may_be_empty: bool) -> dict[str, tuple[Port, ...]]:
     if not isinstance(table, dict):
         raise UsageError(f'{where}: doors must be a table; write DOOR = ["7000/tcp", ...] below [HOST.doors]')
-    return {name: _sequence(f"{where}: door {name!r}", name, value) for name, value in table.items()}
+    return {name: _sequence(f"{where}: door {name!r}", name, value, may_be_empty) for name, value in table.items()}
 
 
-def _sequence(where: str, name: str, value: object) -> tuple[Port, ...]:
+def _sequence(where: str, name: str, value: object, may_be_empty: bool) -> tuple[Port, ...]:
     if not is_door(name):
         raise UsageError(f"{where}: looks like a port; a door's name is not all digits and has no / or :")
-    if not isinstance(value, list) or not value:
+    if not isinstance(value, list) or not (value or may_be_empty):
         raise UsageError(f'{where}: must be a list of ports; write {name} = ["7000/tcp", "8000/udp"]')
     return tuple(_port(where, port) for port in value)
 
@@ -146,8 +190,10 @@ def door_of(path: str, hosts: dict[str, Host], name: str, door: str) -> tuple[Po
     """Give a door's sequence; UsageError says which of file, host and door is missing, and what exists."""
     host = host_of(path, hosts, name)
     if door not in host.doors:
-        hint = _near(door, host.doors) or _listed("its doors are", host.doors)
+        hint = near(door, host.doors) or _listed("its doors are", host.doors)
         raise UsageError(f"{path}: host {name!r} has no door {door!r}; {hint or f'add it below [{name}.doors]'}")
+    if not host.doors[door]:
+        raise UsageError(f"{path}: door {door!r} of host {name!r} has no sequence; it opens with a signed knock only")
     return host.doors[door]
 
 
@@ -157,15 +203,17 @@ def host_of(path: str, hosts: dict[str, Host], name: str) -> Host:
         return hosts[name]
     if not hosts:
         raise UsageError(
-            f"no door is known: {path} names no host; give ports (7000 8000/udp 9000), or write there, for example:"
+            f"no door is known: {path} names no host; give ports (7000 8000/udp 9000), "
+            "add the host with its server's key (`doorward add`), or write there, for example:"
             f'\n  ["{name}"]\n  address = "192.0.2.7"'
             f'\n  ["{name}".doors]\n  ssh = ["7000/tcp", "8000/udp", "9000/tcp"]'
         )
-    hint = _near(name, hosts) or _listed("the hosts there are", hosts)
+    hint = near(name, hosts) or _listed("the hosts there are", hosts)
     raise UsageError(f"{path}: no host {name!r}; {hint} (to knock at any other, give ports: 7000 8000/udp 9000)")
 
 
-def _near(word: str, known: Iterable[str]) -> str:
+def near(word: str, known: Iterable[str]) -> str:
+    """Ask whether a word like it was meant; nothing where there is none."""
     import difflib
 
     near = difflib.get_close_matches(word, list(known), n=1)

@@ -43,7 +43,8 @@ def _read_certificate(path: str) -> bytes:
     try:
         keyfile.key_of_certificate(blob)
     except MalformedError as error:
-        raise UsageError(f"{path}: {error}; name the file that `ssh-keygen -s` made, FILE{_CERTIFICATE_FILE}") from None
+        remedy = f"name the file that `ssh-keygen -s` made, FILE{_CERTIFICATE_FILE}"
+        raise UsageError(f"{path}: is no certificate that is known here: {error}; {remedy}") from None
     return blob
 
 
@@ -65,7 +66,9 @@ def _named(path: str, certificate: bytes | None) -> Signer:
     private = path.removesuffix(".pub")
     if private != path and os.path.exists(private):  # noqa: PTH110
         return of_file(private, keyfile.read(private))
-    raise UsageError(f"{path} is the public half of a key that the agent does not have{why}; `ssh-add` the private one")
+    raise UsageError(
+        f"{path} is the public half of a key that the agent does not have{why}; `ssh-add` its private half"
+    )
 
 
 def _beside(path: str, certificate: bytes) -> Signer:
@@ -103,7 +106,7 @@ def _first(most_bytes: int) -> Signer:
         if blob is None or 0 < signature_bytes(blob) <= most_bytes:
             return of_file(path, raw)
     raise HostError(
-        f"no key to sign with: {why}; and ~/.ssh has none of {', '.join(USUAL)} that fits; "
+        f"no key to sign with: {why}\nand ~/.ssh has none that can be used here: {', '.join(USUAL)}\n"
         "make one with `ssh-keygen -t ed25519`, or name one with --identity FILE"
     )
 

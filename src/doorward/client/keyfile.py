@@ -113,7 +113,7 @@ def key_of_certificate(certificate: bytes) -> bytes:
     kind = kind_of(certificate)
     parts = _PARTS.get(kind.removesuffix(CERTIFICATE_ENDING)) if kind.endswith(CERTIFICATE_ENDING) else None
     if parts is None:
-        raise MalformedError(f"a {kind or 'thing'} is no certificate that is known here")
+        raise MalformedError(f"it is of kind {kind or 'none at all'}")
     reader = Reader(certificate, "the certificate")
     reader.string(), reader.string()  # the kind, the nonce
     plain = [kind.removesuffix(CERTIFICATE_ENDING).encode(), *(reader.string() for _ in range(parts))]

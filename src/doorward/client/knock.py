@@ -8,7 +8,7 @@ import socket
 import time
 from collections.abc import Callable
 from enum import Enum
-from typing import NamedTuple
+from typing import NamedTuple, TypeVar
 
 from doorward.errors import HostError, UsageError
 from doorward.model import Port, Protocol
@@ -37,6 +37,10 @@ ANSWERS = frozenset(
 SENT = frozenset({0, errno.EINPROGRESS})
 
 
+class NoWayError(HostError):
+    """No packet can be sent to any of the addresses."""
+
+
 class Target(NamedTuple):
     """One address of a host, as the socket calls want it."""
 
@@ -52,6 +56,7 @@ class Target(NamedTuple):
 
 
 Report = Callable[[Target, int, Port], None]
+Reached = TypeVar("Reached")  # what a knock reached: a target, or several
 
 
 def resolve(host: str, family: int = socket.AF_UNSPEC) -> list[Target]:
@@ -65,6 +70,17 @@ def resolve(host: str, family: int = socket.AF_UNSPEC) -> list[Target]:
     except UnicodeError:  # a label too long or empty, or letters that IDNA does not know
         raise UsageError(f"{host!r} is no host name; write a name such as example.org, or an address") from None
     return [Target(int(family), sockaddr) for family, _, _, _, sockaddr in found]
+
+
+def each_family(targets: list[Target]) -> list[Target]:
+    """Give the first address of each family, in the order of preference."""
+    return list({target.family: target for target in reversed(targets)}.values())[::-1]
+
+
+def of_version(targets: list[Target], version: int) -> list[Target]:
+    """Give the addresses of IPv4 or of IPv6; all, where there is none of them."""
+    family = socket.AF_INET if version == 4 else socket.AF_INET6
+    return [target for target in targets if target.family == family] or targets
 
 
 def _not_found(host: str, family: int, error: socket.gaierror) -> UsageError | HostError:
@@ -86,7 +102,7 @@ def knock(
 ) -> Target:
     """Send the whole sequence to the first target that a packet can be sent to, and tell which that was.
 
-    `report` hears of each packet after it has left. HostError: no packet could be sent, or not all.
+    `report` hears of each packet after it has left. NoWayError: no packet could be sent; HostError: not all.
     """
     target = _first(targets, sequence[0])
     if report:
@@ -109,7 +125,7 @@ def _first(targets: list[Target], port: Port) -> Target:
         if fault in SENT or fault == errno.ECONNREFUSED:
             return target
         faults.append(failure(target, fault))
-    raise HostError("cannot knock: " + "; ".join(faults))
+    raise NoWayError("cannot knock: " + "; ".join(faults))
 
 
 REMEDIES = {
@@ -154,17 +170,6 @@ class Reply(Enum):
     SILENT = "silent"
 
 
-def try_port(target: Target, port: int, patience_s: float) -> Reply:
-    """Try a TCP connection, and close it again."""
-    from doorward.client.reach import connect  # only those who wait need it
-
-    found = connect(target, port, patience_s)
-    if isinstance(found, Reply):
-        return found
-    found.close()
-    return Reply.OPEN
-
-
 FIRST_PAUSE_S = 0.5
 LONGEST_PAUSE_S = 4.0  # a person waits: a way that works again is to be found within seconds
 # With the first pause this leaves a SYN that overtook the last knock the time for its one repetition after 1 s.
@@ -172,8 +177,8 @@ PATIENCE_S = 1.0
 
 
 def knock_until_open(
-    knock_once: Callable[[], Target],
-    visit: Callable[[Target, float], Reply],
+    knock_once: Callable[[], Reached],
+    visit: Callable[[Reached, float], Reply],
     timeout_s: float,
     *,
     now: Callable[[], float] = time.monotonic,
@@ -187,10 +192,10 @@ def knock_until_open(
     pause_s = FIRST_PAUSE_S
     rounds = 0
     while True:
-        target = knock_once()
+        reached = knock_once()
         rounds += 1
         left_s = max(until_s - now(), 0.001)  # 0 would mean not to wait at all
-        reply = visit(target, min(PATIENCE_S + pause_s, left_s))
+        reply = visit(reached, min(PATIENCE_S + pause_s, left_s))
         if reply is Reply.OPEN or now() + pause_s >= until_s:
             return reply, rounds
         sleep(pause_s)

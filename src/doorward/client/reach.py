@@ -27,6 +27,15 @@ def connect(target: Target, port: int, patience_s: float) -> socket.socket | Rep
         attempts.close()
 
 
+def try_port(target: Target, port: int, patience_s: float) -> Reply:
+    """Tell whether a connection can be made, and close it again."""
+    found = connect(target, port, patience_s)
+    if isinstance(found, Reply):
+        return found
+    found.close()
+    return Reply.OPEN
+
+
 class _Attempts:
     """Sockets on their way to one port."""
 
@@ -42,11 +51,11 @@ class _Attempts:
             if now_s >= ALONE_S:
                 self._leave_one()
             if not (self._waiting or self._upcoming_s):
-                return Reply.REFUSED
+                break
             until_s = min(self._next_s(), patience_s) - now_s
             if found := self._first(max(until_s, 0)):
                 return found
-        return Reply.SILENT
+        return Reply.SILENT if self._waiting else Reply.REFUSED
 
     def close(self) -> None:
         while self._waiting:

@@ -10,16 +10,15 @@ from collections.abc import Callable
 from ipaddress import ip_address
 from typing import NamedTuple
 
-from doorward.client.knock import Target, failure
+from doorward.client.knock import NoWayError, Target, failure
 from doorward.client.signers import Signer, signature_bytes
 from doorward.client.wishes import Auto, Place
-from doorward.errors import HostError, MalformedError, UsageError
-from doorward.model import NAME, Port, Protocol
+from doorward.errors import MalformedError, UsageError
+from doorward.model import DEFAULT_SIGNED_PORT, NAME, Port
 from doorward.signed.message import FINGERPRINT_BYTES, NONCE_BYTES, Request, pack_body, pack_plaintext, signed_text
 from doorward.signed.sealing import room, seal
 from doorward.signed.server_key import X25519, ServerKey, parse_server_key
 
-DEFAULT_PORT = Port(Protocol.UDP, 62201)
 _SIGNATURE_LENGTH_BYTES = 2
 
 
@@ -92,25 +91,16 @@ def sealed(letter: Letter, message: Message) -> bytes:
     return seal(letter.key, pack_plaintext(message.body, message.signature, space))
 
 
-def each_family(targets: list[Target], asked: Place | Auto | None) -> list[Target]:
-    """Give the first address of each family; where a place is asked for, only of its family, if there is one."""
-    first = list({target.family: target for target in reversed(targets)}.values())[::-1]
-    if asked is None or isinstance(asked, Auto):
-        return first
-    family = socket.AF_INET if asked.version == 4 else socket.AF_INET6
-    return [target for target in first if target.family == family] or first
-
-
 def send(
     letter: Letter,
     signer: Signer,
     targets: list[Target],
-    port: Port = DEFAULT_PORT,
+    port: Port = DEFAULT_SIGNED_PORT,
     *,
     report: Callable[[Sent], None] | None = None,
     really: bool = True,
 ) -> list[Target]:
-    """Send each target a packet of its own, and give those that one could be sent to. HostError: none.
+    """Send each target a packet of its own, and give those that one could be sent to. NoWayError: none.
 
     `report` hears of each packet. Not `really`: all is done but the sending.
     """
@@ -129,7 +119,7 @@ def send(
         if report:
             report(Sent(target, port, message))
     if not reached:
-        raise HostError("cannot knock: " + "; ".join(faults))
+        raise NoWayError("cannot knock: " + "; ".join(faults))
     return reached
 
 

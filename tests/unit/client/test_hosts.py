@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import re
+from ipaddress import ip_network
 from pathlib import Path
 
 import pytest
@@ -18,8 +19,13 @@ address = "192.0.2.7"
 server_key = "a line of text"
 signed_port = "62201/udp"
 identity = "~/.ssh/id_ed25519"
+certificate = "laptop-cert.pub"
+gate = "paris"
+from = "192.0.2.0/24"
+for = "1h"
 [home.doors]
 ssh = ["7000/tcp", "8000:udp"]
+db = []
 
 ["gate.example".doors]
 web = ["1/tcp"]
@@ -42,10 +48,14 @@ def test_every_key_is_read(hosts_file: Path) -> None:
         "home": Host(
             name="home",
             address="192.0.2.7",
-            doors={"ssh": (Port.parse("7000/tcp"), Port.parse("8000/udp"))},
+            doors={"ssh": (Port.parse("7000/tcp"), Port.parse("8000/udp")), "db": ()},
             server_key="a line of text",
             signed_port=Port.parse("62201/udp"),
             identity="~/.ssh/id_ed25519",
+            certificate=str(hosts_file.parent / "laptop-cert.pub"),
+            gate="paris",
+            asked=ip_network("192.0.2.0/24"),
+            for_s=3600,
         ),
         "gate.example": Host("gate.example", "gate.example", {"web": (Port.parse("1/tcp"),)}),
     }
@@ -59,7 +69,20 @@ def test_every_key_is_read(hosts_file: Path) -> None:
         ("[gate.example]\naddress = 'x'", "[gate]: unknown key 'example'; a host name with dots needs quotes: [\"gate"),
         ("[home]\naddress = 3", '[home]: address must be a text; write address = "..."'),
         ("[home]\nidentity = ''", "[home]: identity must be a text"),
-        ("[home]\nsigned_port = 62201", "[home]: signed_port: '62201' is no port; write it as"),
+        ("[home]\nsigned_port = true", '[home]: signed_port must be a text; write signed_port = "..."'),
+        ("[home]\nsigned_port = 70000", "[home]: signed_port: port 70000 does not exist; write a number from 1 to"),
+        (
+            "[home]\nsigned_port = '22/tcp'",
+            "[home]: signed_port: 22/tcp takes no signed knocks, which are UDP; write 22/",
+        ),
+        ("[home]\nfor = 30", '[home]: for must be a text; write for = "..."'),
+        ("[home]\nfor = '30'", "[home]: for: '30' is no duration; write the unit too: \"30s\""),
+        ("[home]\nfor = '1500ms'", "[home]: for: '1500ms' is no whole number of seconds; write one like \"2s\""),
+        ("[home]\nfor = '999999d'", "[home]: for: '999999d' is longer than a knock can ask for; write a shorter time"),
+        ("[home]\nfrom = 'here'", "[home]: from: 'here' is no address; write one like \"192.0.2.7\", "),
+        ("[home]\nfrom = '192.0.2.7/24'", "[home]: from: '192.0.2.7/24' is no address"),
+        ("[home]\ngate = 'a b'", "[home]: gate: 'a b' is no gate's name; write letters, digits, - and _, at most 64"),
+        ("[home]\nserver_key = 'k'\n[home.doors]\n7000 = []", "[home]: door '7000': looks like a port"),
         ("address = 'x'", "[address] must be a table; write [address] and below it"),
         ("[home]\ndoors = 3", '[home]: doors must be a table; write DOOR = ["7000/tcp", ...] below [HOST.doors]'),
         ("[home.doors]\nssh = []", "[home]: door 'ssh': must be a list of ports; write ssh = ["),
@@ -76,6 +99,18 @@ def test_each_fault_has_a_message(hosts_file: Path, text: str, message: str) -> 
     path = write(hosts_file, text)
     with pytest.raises(UsageError, match=re.escape(f"{path}: {message}")):
         read_hosts(path)
+
+
+@pytest.mark.parametrize("port", ['"62201/udp"', '"62201"', "62201"])
+def test_the_signed_port_may_be_a_number(hosts_file: Path, port: str) -> None:
+    path = write(hosts_file, f"[home]\nsigned_port = {port}")
+    assert read_hosts(path)["home"].signed_port == Port.parse("62201/udp")
+
+
+def test_a_door_without_a_sequence_has_none_to_give(hosts_file: Path) -> None:
+    path = write(hosts_file, FULL)
+    with pytest.raises(UsageError, match="door 'db' of host 'home' has no sequence; it opens with a signed knock only"):
+        door_of(path, read_hosts(path), "home", "db")
 
 
 def test_bytes_that_are_no_text(hosts_file: Path) -> None:
@@ -129,7 +164,7 @@ def test_no_file_is_no_hosts_and_the_message_shows_how_to_write_one(hosts_file: 
         ("hone", "ssh", "no host 'hone'; did you mean 'home'?"),
         ("zzz", "ssh", "no host 'zzz'; the hosts there are gate.example, home"),
         ("home", "sshd", "host 'home' has no door 'sshd'; did you mean 'ssh'?"),
-        ("home", "web", "host 'home' has no door 'web'; its doors are ssh"),
+        ("home", "web", "host 'home' has no door 'web'; its doors are db, ssh"),
     ],
 )
 def test_what_is_missing_is_named_with_what_exists(hosts_file: Path, host: str, door: str, message: str) -> None:

@@ -11,7 +11,7 @@ from pathlib import Path
 
 import pytest
 
-from doorward.client.knock import Reply, Target, knock, knock_until_open, resolve, send, try_port
+from doorward.client.knock import Reply, Target, knock, knock_until_open, resolve, send
 from doorward.errors import HostError, UsageError
 from doorward.model import Port, Protocol
 
@@ -186,15 +186,6 @@ def test_a_name_that_is_not_found(
 def test_a_name_that_is_none(name: str) -> None:
     with pytest.raises(UsageError, match="is no host name"):
         resolve(name)
-
-
-def test_try_port_tells_open_refused_and_silent_apart() -> None:
-    with listener() as server:
-        assert try_port(LOOPBACK[4], server.getsockname()[1], 10) is Reply.OPEN
-    with closed_ports(4, 1) as (port,):
-        assert try_port(LOOPBACK[4], port, 10) is Reply.REFUSED
-    with silent_port() as port:
-        assert try_port(LOOPBACK[4], port, 0.01) is Reply.SILENT
 
 
 class Rehearsal:

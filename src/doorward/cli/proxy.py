@@ -1,0 +1,107 @@
+"""`doorward proxy`: knock, connect at once, and carry the connection; OpenSSH's ProxyCommand."""
+
+from __future__ import annotations
+
+import argparse
+import socket
+
+from doorward.cli import knocking
+from doorward.cli.knock import reason
+from doorward.cli.knocking import Aim, Knock, aim, knocker, only_door, port_of, seconds, targets_of
+from doorward.client.carry import carry
+from doorward.client.hosts import Host
+from doorward.client.knock import DEFAULT_DELAY_S, NoWayError, Reply, Target, knock_until_open
+from doorward.client.reach import connect
+from doorward.errors import AnswerNo, UsageError
+from doorward.model import Port, Protocol
+
+DEFAULT_TIMEOUT_S = 30.0
+_STANDARD_INPUT, _STANDARD_OUTPUT = 0, 1
+
+EXAMPLE = """\
+  in ~/.ssh/config:
+    Host home
+        ProxyCommand doorward proxy %h %p
+  then, with `home` in hosts.toml (`doorward add home …`): ssh home
+the door: the one named; else the host's only one; else the one that is called
+as the port's service (ssh for 22)
+exit status: 0 the connection has ended, 1 there was none, 2 the call is wrong
+"""
+
+
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    """Declare the command's words."""
+    parser.add_argument("host", metavar="HOST", help="name or address, or a host in hosts.toml")
+    parser.add_argument("port", metavar="PORT", help="the TCP port to connect to")
+    parser.add_argument("words", metavar="DOOR or KNOCK", nargs="*", help="a door, or the ports of a sequence")
+    parser.add_argument("--door", metavar="DOOR", help="the door, where it is easier to say so")
+    parser.add_argument("--timeout", metavar="TIME", help="how long to knock and try (default: 30s)")
+    knocking.add_arguments(parser)
+
+
+def run(args: argparse.Namespace) -> int:
+    """Knock until the port answers, then carry; 0 when both ends are closed."""
+    delay_s = seconds("--delay", args.delay, DEFAULT_DELAY_S)
+    timeout_s = seconds("--timeout", args.timeout, DEFAULT_TIMEOUT_S)
+    port = port_of(args.port)
+    if port.protocol is not Protocol.TCP:
+        raise UsageError(f"{port} cannot be connected to; only a TCP port can, such as 22")
+    if args.door and args.words:
+        raise UsageError("--door and the words behind the port say the same; leave one of the two out")
+    there = aim(args, [args.door] if args.door else args.words, lambda host: _door(host, port))
+    knock = knocker(there, delay_s, verbose=False)
+    with _connected(there, port, knock, targets_of(there, args.family), timeout_s) as connection:
+        _carry(there, connection)
+    return 0
+
+
+def _door(host: Host, port: Port) -> str:
+    """Choose where no door is named: the only one, else the one that is called as the port's service."""
+    service = _service(port)
+    if len(host.doors) != 1 and service and (service in host.doors or not host.doors):
+        return service
+    return only_door(host)
+
+
+def _service(port: Port) -> str:
+    try:
+        return socket.getservbyport(port.number, "tcp")
+    except OSError:  # no such service, or no /etc/services
+        return "ssh" if port.number == 22 else ""
+
+
+def _connected(there: Aim, port: Port, knock: Knock, targets: list[Target], timeout_s: float) -> socket.socket:
+    """Knock at each address and connect to it at once, again and again; AnswerNo: in vain."""
+    found: list[socket.socket] = []
+
+    def visit(_: None, patience_s: float) -> Reply:
+        replies, faults = set(), []
+        for target in targets:
+            try:
+                knock([target])
+            except NoWayError as error:
+                faults.append(error)
+                continue
+            reply = connect(target, port.number, patience_s / len(targets))
+            if isinstance(reply, socket.socket):
+                found.append(reply)
+                return Reply.OPEN
+            replies.add(reply)
+        if not replies:
+            raise faults[0]
+        return Reply.REFUSED if Reply.REFUSED in replies else Reply.SILENT
+
+    reply, rounds = knock_until_open(lambda: None, visit, timeout_s)
+    if found:
+        return found[0]
+    times = "once" if rounds == 1 else f"{rounds} times"
+    raise AnswerNo(f"{there.host.name}: knocked {times}, but {port} {reason(reply, there)}")
+
+
+def _carry(there: Aim, connection: socket.socket) -> None:
+    connection.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)  # ssh would set both, but has only a pipe
+    connection.setsockopt(socket.SOL_SOCKET, socket.SO_KEEPALIVE, 1)
+    try:
+        carry(connection, _STANDARD_INPUT, _STANDARD_OUTPUT)
+    except OSError as error:
+        raise AnswerNo(f"{there.host.name}: the connection broke: {error.strerror}; connect again") from None
