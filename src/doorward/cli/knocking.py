@@ -91,8 +91,8 @@ def aim(args: argparse.Namespace, words: list[str], choose_door: Callable[[Host]
 def targets_of(aim: Aim, family: int) -> list[Target]:
     """Look the host up: the addresses that the connection may use; those of the family that it is asked to open for."""
     found = resolve(aim.host.address, family)
-    version = getattr(aim.host.asked, "version", None)
-    return found if version is None or aim.sequence else of_version(found, version)
+    asked = aim.host.asked
+    return found if asked is None or asked.version is None or aim.sequence else of_version(found, asked.version)
 
 
 def knocker(aim: Aim, delay_s: float, verbose: bool) -> Knock:

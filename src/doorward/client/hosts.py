@@ -11,10 +11,10 @@ from collections.abc import Callable, Iterable
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 from doorward.errors import UsageError
-from doorward.model import Port
+from doorward.model import Place, Port
 
 if TYPE_CHECKING:
-    from doorward.client.wishes import Auto, Place
+    from doorward.client.wishes import Auto
 
 TEXTS = ("address", "server_key", "identity", "certificate", "gate", "from", "for")
 KEYS = (*TEXTS, "signed_port", "doors")

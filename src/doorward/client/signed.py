@@ -12,9 +12,9 @@ from typing import NamedTuple
 
 from doorward.client.knock import NoWayError, Target, failure
 from doorward.client.signers import Signer, signature_bytes
-from doorward.client.wishes import Auto, Place
+from doorward.client.wishes import Auto
 from doorward.errors import MalformedError, UsageError
-from doorward.model import DEFAULT_SIGNED_PORT, NAME, Port
+from doorward.model import DEFAULT_SIGNED_PORT, NAME, Place, Port
 from doorward.signed.message import FINGERPRINT_BYTES, NONCE_BYTES, Request, pack_body, pack_plaintext, signed_text
 from doorward.signed.sealing import room, seal
 from doorward.signed.server_key import X25519, ServerKey, parse_server_key

@@ -2,19 +2,19 @@
 
 from __future__ import annotations
 
-from ipaddress import IPv4Address, IPv4Network, IPv6Address, IPv6Network, ip_address, ip_network
 from typing import NamedTuple
 
 from doorward.config.duration import parse_duration_ms
-from doorward.model import NAME, Port, Protocol
+from doorward.model import NAME, Place, Port, Protocol, parse_place
 
 _AUTO = "auto"
 LONGEST_FOR_S = (1 << 32) - 1  # as the message writes it
-Place = IPv4Address | IPv6Address | IPv4Network | IPv6Network
 
 
 class Auto(NamedTuple):
-    """In place of an address: the one that this machine's own route to the server begins with."""
+    """In place of an address: the one that this machine's own route to the server begins with, of either version."""
+
+    version: None = None
 
 
 def parse_for_s(text: str) -> int:
@@ -32,7 +32,7 @@ def parse_from(text: str) -> Place | Auto:
     if text == _AUTO:
         return Auto()
     try:
-        return ip_network(text) if "/" in text else ip_address(text)
+        return parse_place(text)
     except ValueError:
         raise ValueError(f'{text!r} is no address; write one like "192.0.2.7", "192.0.2.0/24" or "{_AUTO}"') from None
 

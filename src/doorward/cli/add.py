@@ -1,0 +1,192 @@
+"""`doorward add`: a host for the client, in hosts.toml; from the server's key or from a link, which it can show too."""
+
+from __future__ import annotations
+
+import argparse
+import sys
+from collections.abc import Callable
+from io import StringIO
+from pathlib import Path
+from typing import NamedTuple
+
+from doorward.cli.render import line
+from doorward.client import wishes
+from doorward.client.hosts import host_of, hosts_path, read_hosts
+from doorward.client.keeping import keep, table_of
+from doorward.client.links import SCHEME, Link, format_link, parse_link, parse_sequence
+from doorward.errors import HostError, MalformedError, UsageError
+from doorward.model import DEFAULT_SIGNED_PORT, NAME, Port
+
+EXAMPLE = """\
+  doorward add home --address 192.0.2.7 --server-key x25519:… --door ssh
+  doorward add 'doorward://192.0.2.7/?key=…&door=ssh' --name home
+  doorward add home --qr    # the link of a host that is there, for another device
+"""
+_WHITE_ON_BLACK, _PLAIN = "\x1b[97;40m", "\x1b[0m"  # a scanner wants the code dark on light on any terminal
+
+
+class _New(NamedTuple):
+    """A host as the call describes it; `values` are the keys of its table in hosts.toml."""
+
+    name: str
+    values: dict[str, str]
+    doors: dict[str, tuple[Port, ...]]
+
+
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    """Declare the command's words."""
+    parser.add_argument("host", metavar="HOST or LINK", help="what you call it, or a doorward:// link")
+    parser.add_argument("--name", metavar="NAME", help="what you call it, where a link is given")
+    parser.add_argument("--address", metavar="ADDRESS", help="its name in the DNS, or its address (default: HOST)")
+    parser.add_argument("--server-key", metavar="KEY", help="the line that `doorward key server` prints there")
+    parser.add_argument("--signed-port", metavar="PORT", help=f"for signed knocks (default: {DEFAULT_SIGNED_PORT})")
+    parser.add_argument("--gate", metavar="NAME", help="the gate's name, where it has one")
+    parser.add_argument("--identity", metavar="FILE", help="the SSH key that signs")
+    parser.add_argument("--certificate", metavar="FILE", help="a certificate of that key: FILE-cert.pub")
+    parser.add_argument("--from", dest="asked", metavar="ADDRESS", help="open for this one; `auto`: this machine's own")
+    parser.add_argument("--for", dest="for_", metavar="TIME", help="keep doors open so long")
+    parser.add_argument(
+        "--door",
+        metavar="DOOR",
+        dest="doors",
+        action="append",
+        default=[],
+        help="a door there; with a sequence: ssh:7000/tcp,8000/udp (may be repeated)",
+    )
+    parser.add_argument("--replace", action="store_true", help="write the host anew where it is there already")
+    parser.add_argument("--qr", action="store_true", help="print the link too, also as a QR code")
+
+
+def run(args: argparse.Namespace) -> int:
+    """Add the host, and say what comes next."""
+    path = Path(hosts_path())
+    new = _new(args)
+    if args.qr and not (new.values or new.doors):
+        _show(_link_of(path, new.name))
+        return 0
+    _refuse_nothing(new)
+    before = keep(path, new.name, table_of(new.name, new.values, new.doors), replace=args.replace)
+    line(f"added {new.name!r} to {path}" + (f"; the file as it was is {before}" if before else ""))
+    _say_what_is_next(new)
+    if args.qr:
+        line("")
+        _show(_link_of(path, new.name))
+    return 0
+
+
+def _new(args: argparse.Namespace) -> _New:
+    link = Link(args.host)
+    if args.host.lower().startswith(SCHEME):
+        try:
+            link = parse_link(args.host)
+        except MalformedError as error:
+            raise UsageError(f"{error}; copy the whole link, in single quotes") from None
+    elif args.name:
+        raise UsageError("--name is for links; write the name in place of HOST, and --address ADDRESS")
+    name = args.name or link.host
+    if not name.isprintable() or not name or len(name) > 253:
+        raise UsageError(f"{name[:40]!r} is no name for a host; write one like home")
+    address = args.address or (link.host if link.host != name else None)
+    signed_port = args.signed_port or (None if link.signed_port is None else str(link.signed_port))
+    values = {
+        "address": address,
+        "server_key": _server_key(args.server_key or link.key),
+        "signed_port": _checked("--signed-port", wishes.parse_signed_port, signed_port),
+        "gate": _checked("--gate", wishes.parse_gate, args.gate or link.gate),
+        "identity": _file("--identity", args.identity),
+        "certificate": _file("--certificate", args.certificate),
+        "from": _checked("--from", wishes.parse_from, args.asked),
+        "for": _checked("--for", wishes.parse_for_s, args.for_),
+    }
+    doors = dict(link.doors) | dict(map(_door, args.doors))
+    return _New(name, {key: value for key, value in values.items() if value is not None}, doors)
+
+
+def _refuse_nothing(new: _New) -> None:
+    if "server_key" in new.values:
+        return
+    if not all(new.doors.values()):
+        raise UsageError("a door without a sequence opens with a signed knock only; add --server-key KEY")
+    if not new.doors:
+        raise UsageError(
+            "nothing to knock with; add --server-key KEY, the line that `doorward key server` prints there, "
+            "or a sequence: --door ssh:7000/tcp,8000/udp"
+        )
+
+
+def _server_key(text: str | None) -> str | None:
+    if text is None:
+        return None
+    from doorward.signed.server_key import parse_server_key
+
+    try:
+        return str(parse_server_key(text))
+    except MalformedError as error:
+        raise UsageError(f"no server key: {error}; copy the line that `doorward key server` prints there") from None
+
+
+def _checked(option: str, parse: Callable[[str], object], text: str | None) -> str | None:
+    """Give the text if it can be read, a port in its full form."""
+    if text is None:
+        return None
+    try:
+        found = parse(text)
+    except ValueError as error:
+        raise UsageError(f"{option}: {error}") from None
+    return str(found) if isinstance(found, Port) else text
+
+
+def _file(option: str, text: str | None) -> str | None:
+    """Give the whole path, for the file is looked for again from elsewhere."""
+    if text is None:
+        return None
+    path = Path(text).expanduser().absolute()
+    if not path.is_file():
+        raise UsageError(f"{option}: there is no file {path}; name the one that `ssh-keygen` made")
+    return text if text.startswith("~") else str(path)
+
+
+def _door(text: str) -> tuple[str, tuple[Port, ...]]:
+    name, colon, ports = text.partition(":")
+    if not NAME.fullmatch(name) or name.isdigit():
+        raise UsageError(f"--door: {name[:40]!r} is no door's name; it has letters, digits, - and _, and is no number")
+    try:
+        return name, parse_sequence(ports) if colon else ()
+    except MalformedError as error:
+        raise UsageError(f"--door: {error}; write ssh:7000/tcp,8000/udp") from None
+
+
+def _say_what_is_next(new: _New) -> None:
+    door = next(iter(new.doors), "ssh")
+    line("\nfor ~/.ssh/config:\n")
+    line(f"    Host {new.name}\n        ProxyCommand doorward proxy %h %p")
+    line(f"\nto try it:\n\n    doorward knock {new.name} {door} -v" + (" --wait 22" if door == "ssh" else ""))
+
+
+def _link_of(path: Path, name: str) -> str:
+    host = host_of(str(path), read_hosts(str(path)), name)
+    port = None if host.signed_port in (None, DEFAULT_SIGNED_PORT) else host.signed_port
+    gate = host.gate if host.gate and NAME.fullmatch(host.gate) else None  # its key's fingerprint need not be said
+    link = Link(host.address, port and port.number, host.server_key, gate, tuple(host.doors.items()))
+    text = format_link(link)
+    try:
+        parse_link(text)
+    except MalformedError as error:
+        raise UsageError(f"{path}: {name!r} fits in no link: {error}; mend it there") from None
+    return text
+
+
+def _show(link: str) -> None:
+    line(link)
+    try:
+        import segno
+    except ImportError:
+        raise HostError("for the QR code segno is missing; `pip install 'doorward[qr]'`, or send the link") from None
+    try:
+        code = segno.make_qr(link, error="l")
+    except segno.DataOverflowError:
+        raise HostError(f"the link has {len(link)} characters, too many for a QR code; send the link itself") from None
+    drawn = StringIO()
+    code.terminal(drawn, compact=True)
+    for row in drawn.getvalue().splitlines():
+        line(f"{_WHITE_ON_BLACK}{row}{_PLAIN}" if sys.stdout.isatty() else row)

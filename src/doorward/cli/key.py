@@ -1,0 +1,104 @@
+"""`doorward key server`: make the server's key for signed knocks if there is none, and print its public half."""
+
+from __future__ import annotations
+
+import argparse
+import os
+import stat
+import sys
+from pathlib import Path
+
+from doorward import durable
+from doorward.cli.options import add_config, configuration_path
+from doorward.cli.render import line
+from doorward.config.files import read
+from doorward.daemon.signed_files import key_path, read_private_key
+from doorward.errors import HostError, UsageError
+from doorward.signed.server_key import SUITES, X25519, new_private_text
+
+EXAMPLE = """\
+  # doorward key server
+  x25519:mVn3Q…        # what `doorward add HOST --server-key` takes
+an existing key is never overwritten; move its file away to make another
+"""
+_MISSING = """\
+{path}: has no table [signed], so there are no signed knocks; add to it:
+  [signed]
+  key = "server.key"                     # made by `doorward key server`
+  authorized_keys = "authorized_keys"    # who may knock: public keys, a line each"""
+
+
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    """Declare the command's words."""
+    parser.add_argument("which", metavar="server", choices=["server"], help="the server's key")
+    add_config(parser)
+    suites = ", ".join(SUITES)
+    parser.add_argument(
+        "--suite", choices=list(SUITES), metavar="SUITE", help=f"of a new key: {suites} (default: {X25519.name})"
+    )
+
+
+def run(args: argparse.Namespace) -> int:
+    """Print the public half, one line; 2 where the file is none, or of another suite than the one asked for."""
+    config = configuration_path(args)
+    signed = read(config).signed
+    if signed is None:
+        raise UsageError(_MISSING.format(path=config))
+    path = key_path(signed, config.parent)
+    if not path.exists():
+        _make(path, config, new_private_text(SUITES[args.suite or X25519.name]))
+    key = read_private_key(path).public
+    if args.suite and key.suite.name != args.suite:
+        raise UsageError(
+            f"{path}: the key there is of suite {key.suite.name}; move it away to make another, which every client "
+            "has to be told then"
+        )
+    line(str(key))
+    return 0
+
+
+def _make(path: Path, config: Path, text: str) -> None:
+    """Write the key, whole and for good, unless somebody else has in the meantime."""
+    try:
+        _make_folders(path.parent)
+        new = path.with_name(f"{path.name}.{os.getpid()}.new")
+        new.unlink(missing_ok=True)
+        try:
+            _write(new, config.stat(), text)
+            os.link(new, path)
+        finally:
+            new.unlink(missing_ok=True)
+        durable.sync(path.parent)
+    except FileExistsError:
+        return
+    except OSError as error:
+        raise HostError(
+            f"{error.filename or path}: {error.strerror}; call this with the right to write there"
+        ) from None
+    sys.stderr.write(f"doorward: made {path}; keep a copy of it in a safe place\n")
+
+
+def _make_folders(folder: Path) -> None:
+    missing = [each for each in (folder, *folder.parents) if not each.exists()]
+    for each in reversed(missing):
+        each.mkdir(0o700)
+        durable.sync(each.parent)
+
+
+def _write(path: Path, config: os.stat_result, text: str) -> None:
+    """Write a file that belongs to whom its folder belongs to.
+
+    Where a group is let read the configuration, and not everybody, that is the daemon's: it reads the key too.
+    """
+    folder = path.parent.stat()
+    is_for_group = config.st_mode & stat.S_IRGRP and not config.st_mode & stat.S_IRWXO
+    handle = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o600)
+    with os.fdopen(handle, "w") as file:
+        group = config.st_gid if is_for_group else folder.st_gid
+        if (folder.st_uid, group) != (os.geteuid(), os.getegid()):
+            os.chown(handle, folder.st_uid, group)
+        if is_for_group:
+            os.fchmod(handle, 0o640)
+        file.write(text)
+        file.flush()
+        os.fsync(handle)

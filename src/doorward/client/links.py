@@ -1,0 +1,145 @@
+"""`doorward://` links: all that a client needs to know of a host, in one line that fits a QR code. Pure.
+
+    doorward://HOST[:SIGNED_PORT]/?key=SERVER_KEY&gate=NAME&door=NAME&seq=NAME:7000/tcp,8000/udp
+
+`door` and `seq` may come more than once: a door that opens with a signed knock, and one with a sequence. Every value is
+percent-encoded (RFC 3986); a plus is a plus.
+"""
+
+from __future__ import annotations
+
+import re
+from ipaddress import IPv6Address
+from typing import NamedTuple
+from urllib.parse import quote, unquote_to_bytes
+
+from doorward.errors import MalformedError
+from doorward.model import NAME, Port
+
+SCHEME = "doorward://"
+MAX_LENGTH = 8192  # of a link; the longest server's key takes a quarter of it
+MAX_DOORS = 64
+MAX_SEQUENCE = 32
+_LINK = re.compile(r"doorward://([^/?#]+)/?\?([^#]*)", re.IGNORECASE)
+_PLACE = re.compile(r"(\[[^]]*\]|[^\[\]:@]+)(?::([0-9]{1,5}))?")
+_BAD_PERCENT = re.compile(r"%(?![0-9A-Fa-f]{2})")
+_HOST = re.compile(r"[^\s\x00-\x20\x7f/?#@:\[\]%\"'\\]{1,253}")
+_SERVER_KEY = re.compile(r"[a-z0-9-]{1,32}:[A-Za-z0-9+/]{16,4096}={0,2}")
+
+
+class Link(NamedTuple):
+    """What a link says; a door with no sequence opens with a signed knock."""
+
+    host: str
+    signed_port: int | None = None
+    key: str | None = None
+    gate: str | None = None
+    doors: tuple[tuple[str, tuple[Port, ...]], ...] = ()
+
+
+def format_link(link: Link) -> str:
+    """Write a link; `parse_link` reads it back."""
+    host = f"[{link.host}]" if ":" in link.host else quote(link.host, safe="")
+    port = "" if link.signed_port is None else f":{link.signed_port}"
+    fields = [("key", link.key), ("gate", link.gate)]
+    for name, sequence in link.doors:
+        fields.append(("seq", f"{name}:{','.join(map(str, sequence))}") if sequence else ("door", name))
+    query = "&".join(f"{name}={quote(value, safe=':/,=')}" for name, value in fields if value is not None)
+    return f"{SCHEME}{host}{port}/?{query}"
+
+
+def parse_link(text: str) -> Link:
+    """Read a link. MalformedError says what is wrong with it."""
+    if len(text) > MAX_LENGTH:
+        raise MalformedError(f"a link of {len(text)} characters; it has at most {MAX_LENGTH}")
+    match = _LINK.fullmatch(text.strip())
+    if match is None:
+        raise MalformedError("it is no link; one begins with doorward://HOST/?key=")
+    host, port = _place(match[1])
+    values: dict[str, str] = {}
+    doors: dict[str, tuple[Port, ...]] = {}
+    for field in filter(None, match[2].split("&")):
+        name, value = _field(field)
+        if name in ("door", "seq"):
+            _add_door(doors, name, value)
+        elif name not in _VALUES:
+            raise MalformedError(f"{name[:40]!r} is nothing that a link says; it knows key, gate, door and seq")
+        elif name in values:
+            raise MalformedError(f"{name} stands twice in the link")
+        elif not _VALUES[name].fullmatch(value):
+            raise MalformedError(f"{name} is none in the link: {_shown(value)}")
+        else:
+            values[name] = value
+    link = Link(host, port, values.get("key"), values.get("gate"), tuple(doors.items()))
+    _refuse_nothing(link)
+    return link
+
+
+_VALUES = {"key": _SERVER_KEY, "gate": NAME}
+
+
+def _place(text: str) -> tuple[str, int | None]:
+    match = _PLACE.fullmatch(text)
+    if match is None:
+        raise MalformedError(f"{_shown(text)} is no host with a port in the link")
+    host, port = match[1], None if match[2] is None else int(match[2])
+    if port is not None and not 1 <= port <= 65535:
+        raise MalformedError(f"port {port} does not exist")
+    if host.startswith("["):
+        try:
+            return str(IPv6Address(host[1:-1])), port
+        except ValueError:
+            raise MalformedError(f"{_shown(host)} is no IPv6 address in the link") from None
+    host = _decoded(host)
+    if not (_HOST.fullmatch(host) and host.isprintable()):
+        raise MalformedError(f"{_shown(host)} is no host's name in the link")
+    return host, port
+
+
+def _field(text: str) -> tuple[str, str]:
+    name, equals, value = text.partition("=")
+    if not equals:
+        raise MalformedError(f"{_shown(text)} has no = in the link")
+    return name, _decoded(value)
+
+
+def _decoded(text: str) -> str:
+    if _BAD_PERCENT.search(text):
+        raise MalformedError("a % without two hexadecimal digits in the link")
+    try:
+        return unquote_to_bytes(text).decode()
+    except UnicodeDecodeError:
+        raise MalformedError("bytes that are no UTF-8 in the link") from None
+
+
+def _add_door(doors: dict[str, tuple[Port, ...]], kind: str, value: str) -> None:
+    name, _, ports = value.partition(":") if kind == "seq" else (value, "", "")
+    if not NAME.fullmatch(name) or name.isdigit():
+        raise MalformedError(f"{_shown(name)} is no door's name in the link")
+    if name in doors:
+        raise MalformedError(f"door {name} stands twice in the link")
+    if len(doors) == MAX_DOORS:
+        raise MalformedError(f"more than {MAX_DOORS} doors in the link")
+    doors[name] = parse_sequence(ports) if kind == "seq" else ()
+
+
+def parse_sequence(text: str) -> tuple[Port, ...]:
+    """Read `7000/tcp,8000/udp`. MalformedError: it is none."""
+    words = text.split(",")
+    if len(words) > MAX_SEQUENCE:
+        raise MalformedError(f"a sequence of {len(words)} ports; it has at most {MAX_SEQUENCE}")
+    try:
+        return tuple(map(Port.parse, words))
+    except ValueError as error:
+        raise MalformedError(str(error)) from None
+
+
+def _refuse_nothing(link: Link) -> None:
+    if link.key is None and not any(sequence for _, sequence in link.doors):
+        raise MalformedError("neither key nor seq stands in the link: there is nothing to knock with")
+    if link.key is None and not all(sequence for _, sequence in link.doors):
+        raise MalformedError("a door without a sequence needs the server's key; key= is missing in the link")
+
+
+def _shown(text: str) -> str:
+    return repr(text if len(text) <= 40 else text[:40] + "…")
