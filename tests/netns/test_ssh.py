@@ -1,0 +1,154 @@
+"""OpenSSH's own ssh through doorward's proxy to OpenSSH's own sshd, behind a guarded port: in at the first try."""
+
+from __future__ import annotations
+
+import subprocess
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+from doorward.lab import Lab
+from doorward.signed.server_key import HYBRID, X25519, Suite
+from tests.support import ssh_keygen
+from tests.support.daemon import DOORWARD, PATIENCE_S, RunningDaemon, running_daemon
+from tests.support.signed import Signed
+from tests.support.sshd import SSH, running_agent, running_sshd
+
+pytestmark = pytest.mark.netns("nft", "ssh", "ssh-agent", "ssh-keygen", "/usr/sbin/sshd")
+
+CONFIG = """
+[gate]
+mode = "{mode}"
+[signed]
+[doors.ssh]
+opens = ["22/tcp"]
+for = "30s"
+"""
+
+
+class Site:
+    """A server with sshd behind a guarded port, and a client whose user has keys."""
+
+    def __init__(self, lab: Lab, folder: Path) -> None:
+        self.lab, self.folder = lab, folder
+        self.home = folder / "home"
+        self.home.mkdir(mode=0o700)
+        self.env = {"HOME": str(self.home), "XDG_CONFIG_HOME": str(self.home / "config"), "SSH_AUTH_SOCK": ""}
+        self.files = Signed(folder / "configuration")
+
+    def key(self, kind: str) -> Path:
+        """Give the user a key of this kind, which both doorward and sshd let in."""
+        private = ssh_keygen.key(kind)
+        self.files.authorize(ssh_keygen.public_line(private))
+        return private
+
+    def ssh(self, version: int, *options: object, key: Path | None = None) -> subprocess.CompletedProcess[str]:
+        """Run a command over ssh, as the user's configuration has it, in a shell of its own."""
+        server = self.lab.server.ipv4 if version == 4 else self.lab.server.ipv6
+        words = " ".join([*DOORWARD, "proxy", "%h", "%p", *map(str, options)])
+        config = self.home / "ssh_config"
+        config.write_text(
+            f"Host {server}\n  User root\n  ProxyCommand {words}\n  StrictHostKeyChecking no\n  LogLevel ERROR\n"
+            f"  UserKnownHostsFile /dev/null\n  IdentitiesOnly {'yes' if key else 'no'}\n"
+            + (f"  IdentityFile {key}\n" if key else "")
+        )
+        return self.lab.client.run([SSH, "-F", config, server, "echo $((6 * 7))"], env=self.env, check=False)
+
+    def gets_in(self, version: int, *options: object, key: Path | None = None) -> None:
+        done = self.ssh(version, "--server-key", self.files.server.public, *options, key=key)
+        assert (done.stdout, done.returncode) == ("42\n", 0), done.stderr
+        assert done.stderr == ""
+
+
+@pytest.fixture
+def site(direct_lab: Lab, tmp_path: Path) -> Iterator[Site]:
+    site = Site(direct_lab, tmp_path)
+    keys = [ssh_keygen.public_line(ssh_keygen.key(kind)) for kind in KINDS]
+    with running_sshd(direct_lab.server, tmp_path / "sshd", keys):
+        yield site
+
+
+KINDS = ("ed25519", "ecdsa256", "rsa2048")
+
+
+@pytest.mark.parametrize("kind", KINDS)
+@pytest.mark.parametrize("where", ["file", "agent"])
+def test_ssh_gets_in_at_the_first_try(site: Site, kind: str, where: str) -> None:
+    private = site.key(kind)
+    with running_daemon(site.lab.server, site.folder, CONFIG.format(mode="stealth")) as daemon:
+        daemon.message("takes signed knocks")
+        for version in (4, 6):
+            if where == "file":
+                site.gets_in(version, "--identity", private, key=private)
+            else:
+                with running_agent(site.lab.client, private) as agent:
+                    site.env["SSH_AUTH_SOCK"] = str(agent)
+                    site.gets_in(version)
+            opened = daemon.event("opened", door="ssh")
+            assert opened["by"] == f"key {kind} number 0"
+        assert daemon.counters()["signed"] == 2  # one packet each
+
+
+@pytest.mark.parametrize("suite", [X25519, HYBRID], ids=lambda suite: suite.name)
+def test_both_suites(site: Site, suite: Suite) -> None:
+    site.files.new_key(suite)
+    private = site.key("ed25519")
+    with running_daemon(site.lab.server, site.folder, CONFIG.format(mode="guard")) as daemon:
+        daemon.message("takes signed knocks")
+        site.gets_in(4, "--identity", private, key=private)
+
+
+def test_what_the_commands_print_is_what_the_next_takes(site: Site) -> None:
+    """`key server` on the server, `add` on the client, the lines that `add` prints in ssh_config, and in."""
+    private = site.key("ed25519")
+    site.files.key_file.unlink()
+    daemon = RunningDaemon(site.lab.server, site.folder, CONFIG.format(mode="stealth"))
+    public = daemon.run("key", "server").stdout.strip()
+    assert daemon.run("key", "server").stdout.strip() == public
+    try:
+        daemon.start()
+        daemon.message("takes signed knocks")
+        client = site.lab.client
+        words = ["add", "home", "--address", site.lab.server.ipv4, "--server-key", public, "--door", "ssh"]
+        printed = client.run([*DOORWARD, *words, "--identity", private], env=site.env).stdout
+        lines = [line for line in printed.splitlines() if line.strip().startswith(("Host ", "ProxyCommand "))]
+        assert len(lines) == 2
+        config = site.home / "ssh_config"
+        proxy = lines[1].strip().removeprefix("ProxyCommand doorward ")
+        config.write_text(
+            f"{lines[0].strip()}\n  ProxyCommand {' '.join(DOORWARD)} {proxy}\n  User root\n  IdentityFile {private}\n"
+            "  StrictHostKeyChecking no\n  UserKnownHostsFile /dev/null\n  LogLevel ERROR\n"
+        )
+        done = client.run([SSH, "-F", config, "home", "echo in"], env=site.env, check=False)
+        assert (done.stdout, done.stderr) == ("in\n", "")
+    finally:
+        daemon.close()
+
+
+def test_a_key_that_is_not_authorized_stays_outside_and_the_server_says_why(site: Site) -> None:
+    site.key("ed25519")
+    private = ssh_keygen.key("ecdsa256")
+    with running_daemon(site.lab.server, site.folder, CONFIG.format(mode="stealth")) as daemon:
+        daemon.message("takes signed knocks")
+        key = site.files.server.public
+        done = site.ssh(4, "--server-key", key, "--identity", private, "--timeout", "1s", key=private)
+        assert done.returncode == 255
+        assert "knocked" in done.stderr
+        assert "has the key SHA256:" in daemon.event("refused")["reason"]
+        assert daemon.openings() == []
+
+
+def test_a_hundred_megabytes_pass(site: Site) -> None:
+    private = site.key("ed25519")
+    with running_daemon(site.lab.server, site.folder, CONFIG.format(mode="stealth")) as daemon:
+        daemon.message("takes signed knocks")
+        site.gets_in(4, "--identity", private, key=private)
+        config = site.home / "ssh_config"
+        size = 100 << 20
+        command = [SSH, "-F", config, site.lab.server.ipv4, f"head -c {size} /dev/zero; cat >/dev/null"]
+        done = site.lab.client.popen(
+            command, env=site.env, stdin=subprocess.DEVNULL, stdout=subprocess.PIPE, stderr=subprocess.PIPE
+        )
+        out, _ = done.communicate(timeout=4 * PATIENCE_S)
+        assert len(out) == size
