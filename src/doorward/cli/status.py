@@ -20,6 +20,23 @@ _LOSSES = {
     "no_room_window": "first knocks were refused: too many sources in progress",
     "no_room_progress": "later knocks were refused: too many sources in progress",
     "no_room_open": "right knocks were refused: the open set was full",
+    "signed_fast": "datagrams for signed knocks were dropped: more than 10 a second from one source",
+    "signed_over": "datagrams for signed knocks were dropped: more than 60,000 a second from all sources",
+}
+
+_REASONS = {  # of signed/judge.py and daemon/verifier.py, with those of the ledger
+    "length": "of a wrong length",
+    "check": "from who has not the server's key",
+    "sealed": "not sealed to it",
+    "repeated": "copies",
+    "used": "used already",
+    "gate": "for another gate",
+    "clock": "out of time",
+    "key": "by unknown keys",
+    "door": "for no door",
+    "forbidden": "for what the key may not",
+    "signature": "with a wrong signature",
+    "lost": "times that the kernel lost some",
 }
 
 
@@ -60,6 +77,14 @@ def run(args: argparse.Namespace) -> int:
     for counter, what in _LOSSES.items():
         if count := answer["counters"].get(counter, 0):  # an older daemon may not have it
             render.line(f"{count} {what}")
+    if (signed := answer.get("signed")) is not None:
+        render.line(_signed(signed["takes"], signed["refused"]))
     if answer["ledger_trouble"]:
         render.line(f"the ledger cannot be written: {answer['ledger_trouble']}")
     return 0
+
+
+def _signed(takes: bool, refused: dict[str, int]) -> str:
+    begin = "takes signed knocks" if takes else "takes no signed knock; the log says why"
+    counted = ", ".join(f"{count} {_REASONS.get(reason, reason)}" for reason, count in sorted(refused.items()))
+    return f"{begin}; refused: {counted}" if counted else begin

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 from collections.abc import Callable, Mapping
-from ipaddress import IPv6Address, ip_address
+from ipaddress import IPv6Address, ip_address, ip_network
 from typing import TYPE_CHECKING, Any
 
 from doorward.config.duration import parse_duration_ms
@@ -12,7 +12,7 @@ from doorward.daemon import renewal
 from doorward.daemon.control import Answer, Later
 from doorward.errors import AnswerNo, DoorwardError, UsageError
 from doorward.gate.connections import cut
-from doorward.model import Address, Opening, Place, parse_place
+from doorward.model import Address, Opening, Place
 
 if TYPE_CHECKING:
     from doorward.daemon.app import Daemon
@@ -41,6 +41,7 @@ def _status(daemon: Daemon, _: Mapping[str, Any]) -> dict[str, Any]:
         "ledger_trouble": daemon.ledger.trouble,
         "config": str(daemon.config),
         "trial": None if daemon.trial is None else daemon.trial.described(),
+        "signed": None if daemon.signed is None else daemon.signed.described(),
     }
 
 
@@ -126,9 +127,12 @@ def _place(request: Mapping[str, Any]) -> Place:
     if "/" not in text:
         return _address(request)
     try:
-        return parse_place(text)
+        network = ip_network(text)
     except ValueError:
         raise UsageError(f"{text!r} is no network; write it like 192.0.2.0/24") from None
+    if network.num_addresses == 1:
+        raise UsageError(f"{text!r} is no network but an address; write it without /{network.prefixlen}")
+    return network
 
 
 def _address(request: Mapping[str, Any]) -> Address:

@@ -61,6 +61,10 @@ class SignedKnocks:
                 self._watches.watch_folder(str(path.parent))
         self._start()
 
+    def described(self) -> dict[str, object]:
+        """Tell whether it takes knocks now, and how many datagrams it refused for which reason."""
+        return {"takes": self._verifier is not None, "refused": dict(self.counts)}
+
     def close(self) -> None:
         """End the verifier, and give the log free."""
         self._drop_next()

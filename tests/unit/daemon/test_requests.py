@@ -63,6 +63,7 @@ def test_status(daemon: InsideDaemon) -> None:
         "ledger_trouble": "",
         "config": str(daemon.config),
         "trial": None,
+        "signed": None,
     }
 
 
@@ -129,7 +130,8 @@ def test_an_address_has_one_spelling(daemon: InsideDaemon, written: str, meant: 
         ("home", "'home' is no address; write it like 192.0.2.7 or 2001:db8::7"),
         ("", "no address"),
         ("192.0.2", "no address"),
-        ("192.0.2.7/32", "no address"),
+        ("192.0.2.7/32", "no (address|network)"),
+        ("192.0.2.7/24", "no (address|network)"),
         ("192.0.2.7 ", "no address"),
         ("192.0.2.007", "no address"),
         ("3221225991", "no address"),
