@@ -20,7 +20,7 @@ from doorward.model import DEFAULT_SIGNED_PORT, NAME, Port
 EXAMPLE = """\
   doorward add home --address 192.0.2.7 --server-key x25519:… --door ssh
   doorward add 'doorward://192.0.2.7/?key=…&door=ssh' --name home
-  doorward add home --qr    # the link of a host that is there, for another device
+  doorward add home --qr    # the link of a known host, for another device
 """
 _WHITE_ON_BLACK, _PLAIN = "\x1b[97;40m", "\x1b[0m"  # a scanner wants the code dark on light on any terminal
 
