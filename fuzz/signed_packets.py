@@ -41,7 +41,7 @@ def one(data: bytes) -> None:
     if len(data) <= whole - len(body) - 2:
         packets.append(seal(server.public, pack_plaintext(body, data, whole)))
     for packet in packets:
-        verdict = judging.judge(packet, SOURCE, NOW_MS)
+        verdict = judging.judge(packet, SOURCE.packed, NOW_MS)
         assert isinstance(verdict, Refused), verdict
         assert verdict.reason.isalpha()
         assert verdict.words.isprintable()

@@ -18,7 +18,7 @@ import time
 from collections import Counter
 from collections.abc import Callable
 from contextlib import suppress
-from ipaddress import IPv4Address, IPv6Address, ip_address
+from ipaddress import ip_address
 from typing import NamedTuple
 
 from doorward.capture.nflog import Datagram, LogSocket
@@ -225,7 +225,7 @@ class Desk:
                 continue
             self.counts[verdict.reason] += 1
             if verdict.reason not in GARBAGE and self._limit.admits(now_s):
-                refused.append(Telling(_address(source), verdict))
+                refused.append(Telling(ip_address(source), verdict))
         if not (granted or refused or (self.counts and now_s >= self._told_s + _TELL_S)):
             return []
         counts, self.counts = dict(self.counts), Counter()
@@ -240,13 +240,9 @@ class Desk:
         check = packet[:CHECK_BYTES]
         if check in self._remembered:  # a copy: whatever it was, it is good for nothing now
             return Refused(_REASON, "a packet that came before came again")
-        verdict = self._judge.judge(packet, _address(source), now_ms)
+        verdict = self._judge.judge(packet, source, now_ms)
         if isinstance(verdict, Granted) or verdict.reason not in GARBAGE:
             self._remembered[check] = None
             if len(self._remembered) > MAX_REMEMBERED:
                 del self._remembered[next(iter(self._remembered))]
         return verdict
-
-
-def _address(packed: bytes) -> Address:
-    return IPv4Address(packed) if len(packed) == 4 else IPv6Address(packed)

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import hashlib
 from collections.abc import Mapping
+from ipaddress import ip_address
 from typing import NamedTuple
 
 from doorward.errors import MalformedError
@@ -50,8 +51,8 @@ class Judge:
         self._opener, self._public = Opener(key), key.public.raw
         self._keys, self._doors, self._gate, self._window_ms = keys, doors, gate or "", window_ms
 
-    def judge(self, packet: bytes, source: Address, now_ms: int) -> Granted | Refused:
-        """Judge what came from `source` at `now_ms`, milliseconds since the epoch."""
+    def judge(self, packet: bytes, source: bytes, now_ms: int) -> Granted | Refused:
+        """Judge what came from `source` (a packed address) at `now_ms`, milliseconds since the epoch."""
         if garbage := self._opener.is_garbage(packet):
             return Refused(garbage)
         try:
@@ -63,7 +64,7 @@ class Judge:
             meant = f"is for the gate {request.gate!r}" if request.gate else "names no gate"
             own = f"is {self._gate!r}" if self._gate else "has no name"
             return Refused("gate", f"the packet {meant}, and this one {own}", request.door)
-        return self._authorize(message, source, now_ms)
+        return self._authorize(message, ip_address(source), now_ms)
 
     def _authorize(self, message: Message, source: Address, now_ms: int) -> Granted | Refused:
         request = message.request

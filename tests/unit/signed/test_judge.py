@@ -61,14 +61,14 @@ def test_the_examples_are_granted_in_time_and_to_their_keys_only(example: dict[s
     packet, now_ms = base64.b64decode(example["packet"]), example["time_ms"] + 59_000
     gate = parse_plaintext(bytes.fromhex(example["plaintext"])).request.gate or None
     judging = judge(example["authorized_keys"], suite=example["suite"], gate=gate)
-    verdict = judging.judge(packet, SOURCE, now_ms)
+    verdict = judging.judge(packet, SOURCE.packed, now_ms)
     assert isinstance(verdict, Granted)
     assert verdict.door == "ssh"
-    late = judging.judge(packet, SOURCE, now_ms + 2000)
+    late = judging.judge(packet, SOURCE.packed, now_ms + 2000)
     assert isinstance(late, Refused)
     assert late.reason == "clock"
     for another in (judge(Signer().line, suite=example["suite"], gate=gate), judge(suite=example["suite"], gate=gate)):
-        stranger = another.judge(packet, SOURCE, now_ms)
+        stranger = another.judge(packet, SOURCE.packed, now_ms)
         assert isinstance(stranger, Refused)
         assert stranger.reason == "key"
 
@@ -81,7 +81,7 @@ LAPTOP = Signer("laptop")
 def verdict(line: str = "", *, door: str = "ssh", **fields: Any) -> Granted | Refused:
     request = LAPTOP.request(door, **fields)
     packet = LAPTOP.packet(SERVER, door, **{"time_ms": request.time_ms, **fields})
-    return judge(f"{line} {LAPTOP.line}".strip()).judge(packet, SOURCE, request.time_ms)
+    return judge(f"{line} {LAPTOP.line}".strip()).judge(packet, SOURCE.packed, request.time_ms)
 
 
 def refusal(line: str = "", **fields: Any) -> tuple[str, str]:
@@ -114,15 +114,15 @@ def test_what_is_refused_and_why() -> None:
 def test_a_gate_with_a_name_takes_what_names_it() -> None:
     request = LAPTOP.request(gate="edge")
     packet = LAPTOP.packet(SERVER, gate="edge", time_ms=request.time_ms)
-    assert isinstance(judge(LAPTOP.line, gate="edge").judge(packet, SOURCE, request.time_ms), Granted)
-    unnamed = judge(LAPTOP.line).judge(packet, SOURCE, request.time_ms)
+    assert isinstance(judge(LAPTOP.line, gate="edge").judge(packet, SOURCE.packed, request.time_ms), Granted)
+    unnamed = judge(LAPTOP.line).judge(packet, SOURCE.packed, request.time_ms)
     assert isinstance(unnamed, Refused)
     assert unnamed.words == "the packet is for the gate 'edge', and this one has no name"
-    other = judge(LAPTOP.line, gate="other").judge(packet, SOURCE, request.time_ms)
+    other = judge(LAPTOP.line, gate="other").judge(packet, SOURCE.packed, request.time_ms)
     assert isinstance(other, Refused)
     assert other.words == "the packet is for the gate 'edge', and this one is 'other'"
     nameless = LAPTOP.packet(SERVER, time_ms=request.time_ms)
-    refused = judge(LAPTOP.line, gate="other").judge(nameless, SOURCE, request.time_ms)
+    refused = judge(LAPTOP.line, gate="other").judge(nameless, SOURCE.packed, request.time_ms)
     assert isinstance(refused, Refused)
     assert refused.words == "the packet names no gate, and this one is 'other'"
 
@@ -140,7 +140,7 @@ def test_a_gate_with_a_name_takes_what_names_it() -> None:
 def test_how_far_a_clock_is_off(off_ms: int, says: str) -> None:
     request = LAPTOP.request()
     packet = LAPTOP.packet(SERVER, time_ms=request.time_ms + off_ms)
-    found = judge(LAPTOP.line).judge(packet, SOURCE, request.time_ms)
+    found = judge(LAPTOP.line).judge(packet, SOURCE.packed, request.time_ms)
     assert isinstance(found, Refused)
     assert found.words == f"the packet from key laptop is {says}; set that machine's clock"
 
@@ -149,7 +149,7 @@ def test_a_signature_by_another_key_or_over_other_words() -> None:
     request = LAPTOP.request()
     body, changed = pack_body(request), pack_body(request._replace(door="db"))
     for signature in (Signer().sign(SERVER, body), LAPTOP.sign(SERVER, changed), b"", b"junk"):
-        found = judge(LAPTOP.line).judge(sealed(SERVER, body, signature), SOURCE, request.time_ms)
+        found = judge(LAPTOP.line).judge(sealed(SERVER, body, signature), SOURCE.packed, request.time_ms)
         assert isinstance(found, Refused)
         assert found.reason == "signature"
 
@@ -159,7 +159,7 @@ def test_a_packet_made_for_another_server_with_the_same_words() -> None:
     other = PrivateKey(SERVER.suite, bytes(32 - 1) + b"\7")
     request = LAPTOP.request()
     body = pack_body(request)
-    found = judge(LAPTOP.line).judge(sealed(SERVER, body, LAPTOP.sign(other, body)), SOURCE, request.time_ms)
+    found = judge(LAPTOP.line).judge(sealed(SERVER, body, LAPTOP.sign(other, body)), SOURCE.packed, request.time_ms)
     assert isinstance(found, Refused)
     assert found.reason == "signature"
 
@@ -169,6 +169,6 @@ def test_the_same_words_have_the_same_number() -> None:
     body = pack_body(request)
     signature = LAPTOP.sign(SERVER, body)
     packets = [sealed(SERVER, body, signature) for _ in range(2)]
-    found = [judge(LAPTOP.line).judge(packet, SOURCE, request.time_ms) for packet in packets]
+    found = [judge(LAPTOP.line).judge(packet, SOURCE.packed, request.time_ms) for packet in packets]
     assert packets[0] != packets[1]
     assert found[0] == found[1]
