@@ -40,6 +40,7 @@ class SignedKnocks:
         self._next: Verifier | None = None
         self._settings: tuple[Configuration, Path] | None = None
         self._stamps: list[_Stamp] = []
+        self._is_closed = False
         self._watches: Watches | None = None
         self.counts: Counter[str] = Counter()  # datagrams refused, by reason
         booted_s = time.time() - time.clock_gettime(time.CLOCK_BOOTTIME)
@@ -73,7 +74,7 @@ class SignedKnocks:
             self._daemon.loop.forget(self._watches.fileno())
             self._watches.close()
         self._log.close()
-        self._settings = None
+        self._settings, self._is_closed = None, True
 
     def _files(self) -> list[Path]:
         configuration, folder = self._settings or (None, Path())
@@ -99,6 +100,8 @@ class SignedKnocks:
 
     def _look(self) -> None:
         """Compare the files every two seconds."""
+        if self._is_closed:
+            return
         if self._settings is not None:
             self._compare()
         self._daemon.loop.at(self._daemon.loop.now_s() + _LOOK_S, self._look)

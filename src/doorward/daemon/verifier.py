@@ -66,8 +66,13 @@ class Ready(NamedTuple):
 def pack_report(report: Report) -> bytes:
     """Give the message that tells it."""
     granted = [{**grant._asdict(), "place": str(grant.place), "id": grant.id.hex()} for grant in report.granted]
-    refused = [{**telling.refused._asdict(), "source": str(telling.source)} for telling in report.refused]
+    refused = [{**told._asdict(), "words": _fit(told.words), "source": str(source)} for source, told in report.refused]
     return json.dumps({"granted": granted, "refused": refused, "counts": report.counts}).encode()
+
+
+def _fit(words: str) -> str:
+    """Make a sentence that the daemon takes; a file's name may be long, or hold anything."""
+    return "".join(letter if letter.isprintable() else "?" for letter in words[:_LONGEST_WORDS])
 
 
 def parse_report(raw: bytes) -> Report:
@@ -187,7 +192,7 @@ def _serve(
 
 
 def _ready(faults: list[str], trouble: str) -> bytes:
-    shown = [fault[:_LONGEST_WORDS] for fault in faults[:_MOST_TOLD]]
+    shown = [_fit(fault) for fault in faults[:_MOST_TOLD]]
     return json.dumps({"faults": shown, "trouble": trouble}).encode()
 
 

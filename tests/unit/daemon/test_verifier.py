@@ -94,6 +94,12 @@ def test_a_message_is_read_as_it_was_packed() -> None:
     assert parse_report(pack_report(report)) == report
 
 
+def test_words_of_any_kind_fit() -> None:
+    long = Report([], [Telling(GUEST, Refused("key", "no line of /\n" + 4096 * "x"))], {})
+    ((_, refused),) = parse_report(pack_report(long)).refused
+    assert refused.words == "no line of /?" + 487 * "x"
+
+
 @pytest.mark.parametrize(
     "raw",
     [
