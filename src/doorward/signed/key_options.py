@@ -100,7 +100,7 @@ def _seconds(moment: datetime, local_s: LocalTime) -> float:
 def _unreadable(rest: str) -> tuple[str, str]:
     match = _BEGUN.match(rest)
     if match is None:
-        where = f"where {shown(rest.split()[0][:20])} does" if rest else "behind the last comma"
+        where = f"where {shown(rest[:20].partition(' ')[0])} does" if rest else "behind the last comma"
         return f"no option stands {where}", "write OPTION,OPTION KIND KEY COMMENT, or the key alone"
     name = match["name"].lower()
     if match["value"] is not None or not match["ending"]:
