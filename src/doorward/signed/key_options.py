@@ -11,7 +11,7 @@ from collections.abc import Callable
 from datetime import UTC, datetime
 from typing import Any, NamedTuple
 
-from doorward.config.duration import parse_duration_ms
+from doorward.config.readers import MAX_FOR_MS, duration
 from doorward.config.report import nearest, shown
 from doorward.model import NAME
 from doorward.signed import places
@@ -100,7 +100,7 @@ def _seconds(moment: datetime, local_s: LocalTime) -> float:
 def _unreadable(rest: str) -> tuple[str, str]:
     match = _BEGUN.match(rest)
     if match is None:
-        where = f"where {shown(rest.split()[0][:20])} does" if rest else "behind the last comma"
+        where = f"where {shown(rest[:20].partition(' ')[0])} does" if rest else "behind the last comma"
         return f"no option stands {where}", "write OPTION,OPTION KIND KEY COMMENT, or the key alone"
     name = match["name"].lower()
     if match["value"] is not None or not match["ending"]:
@@ -156,7 +156,7 @@ _FLAGS: dict[str, dict[str, bool]] = {
 _VALUES: dict[str, tuple[str, Callable[[str], object]]] = {
     "doors": ("doors", _doors),
     "from": ("sources", lambda text: places.parse(text, wildcards=True)),
-    "for-max": ("for_max_ms", parse_duration_ms),
+    "for-max": ("for_max_ms", duration(MAX_FOR_MS)),
     "expiry-time": ("expires_s", _expiry),
     "addresses": ("addresses", lambda text: places.parse(text, wildcards=False)),
     "principals": ("principals", _principals),

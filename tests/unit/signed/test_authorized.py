@@ -218,6 +218,7 @@ RSA1024 = base64.b64encode(string(b"ssh-rsa") + string(b"\1\0\1") + string(b"\0"
         (f'addresses="203.0.113.*" {key()}', "addresses: '203.0.113.*' has a wildcard; write a prefix, "),
         (f'for-max="60" {key()}', "for-max: '60' is no duration; write the unit too: \"60s\""),
         (f'for-max="0s" {key()}', "for-max: '0s' is no time at all; write a longer one, like \"15s\""),
+        (f'for-max="366d" {key()}', "for-max: '366d' is too long; write at most \"365d\""),
         (f'expiry-time="2026-07-01" {key()}', "expiry-time: '2026-07-01' is no time; write YYYYMMDD or "),
         (f'expiry-time="20260231" {key()}', "expiry-time: '20260231' is no time; write"),
         (f'expiry-time="2026070112" {key()}', "expiry-time: '2026070112' is no time; write"),
