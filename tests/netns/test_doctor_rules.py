@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import socket
 from collections.abc import Iterator
+from pathlib import Path
 
 import pytest
 
@@ -158,7 +159,7 @@ def agree(lab: Lab, expected: bool, monkeypatch: pytest.MonkeyPatch) -> None:
     except OSError:
         passes = False
     assert passes == expected
-    facts = lab.server.call(gather, CONFIG)
+    facts = lab.server.call(gather, CONFIG, Path("/"))
     found = [one for one in firewalls.judge("f", CONFIG, facts) if "drop" in one.what and "ssh" in one.what]
     foreseen = [one for one in found if one.level is Level.ERROR]
     assert bool(foreseen) != expected, found

@@ -30,7 +30,7 @@ def run(args: argparse.Namespace) -> int:
     """Say what locks out, what stands in a door's way, and what to do."""
     path = configuration_path(args)
     configuration = read(path)
-    facts = gather(configuration)
+    facts = gather(configuration, path.absolute().parent)
     file = str(path.absolute())
     findings = [finding for part in (lockout, firewalls, running) for finding in part.judge(file, configuration, facts)]
     if (exposed := exposure(path)) is not None:

@@ -30,8 +30,9 @@ _UNITS = ("/etc/systemd/system", "/run/systemd/system", "/usr/lib/systemd/system
 _SBIN = "/usr/sbin:/sbin"  # plain `su` leaves these out
 
 
-def gather(configuration: Configuration) -> Facts:
-    """Look at the whole host, in the network namespace of the caller."""
+def gather(configuration: Configuration, folder: Path) -> Facts:
+    """Look at the whole host, in the network namespace of the caller. `folder`: the configuration's."""
+    signed_doors, signed_trouble = _signed(configuration, folder)
     unread: list[str] = []
     ruleset = compile_configuration(configuration, memory_bytes())
     listening, network, daemon = None, Network((), ()), None
@@ -65,7 +66,25 @@ def gather(configuration: Configuration) -> Facts:
         memory_bytes=memory_bytes(),
         conntrack=_conntrack(),
         unread=tuple(unread),
+        signed_doors=signed_doors,
+        signed_trouble=signed_trouble,
     )
+
+
+def _signed(configuration: Configuration, folder: Path) -> tuple[frozenset[str], str]:
+    """Tell which doors some key may open by a signed knock, and why none is taken."""
+    if configuration.signed is None:
+        return frozenset(), ""
+    from doorward.daemon.signed_files import key_path, keys_path, read_authorized_keys, read_private_key
+
+    try:
+        read_private_key(key_path(configuration.signed, folder))
+        keys, _ = read_authorized_keys(keys_path(configuration.signed, folder))
+    except DoorwardError as error:
+        return frozenset(), str(error)
+    named = [line.options.doors for line in keys.lines]
+    doors = [door.name for door in configuration.doors if any(only is None or door.name in only for only in named)]
+    return frozenset(doors), ""
 
 
 def _status(unread: list[str]) -> dict[str, Any] | None:

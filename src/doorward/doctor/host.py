@@ -75,6 +75,8 @@ class Facts:
     memory_bytes: int
     conntrack: tuple[int, int] | None  # connections tracked now, and at most
     unread: tuple[str, ...] = ()
+    signed_doors: frozenset[str] = frozenset()  # doors that some authorized key may open
+    signed_trouble: str = ""  # why no signed knock would be taken, though `[signed]` stands
 
 
 def is_watched(interfaces: Iterable[str], name: str) -> bool:

@@ -17,17 +17,17 @@ def judge(file: str, configuration: Configuration, facts: Facts) -> Iterator[Fin
     session = facts.session
     if session is None:
         if SSH in (facts.listening or ()):
-            yield _of(file, configuration, SSH, "SSH's port", Level.WARNING)
+            yield _of(file, configuration, facts, SSH, "SSH's port", Level.WARNING)
         return
     port = Port(Protocol.TCP, session.destination_port)
     interface = facts.network.interface_of(session.destination)
     if interface is not None and not is_watched(configuration.gate.interfaces, interface):
         yield Finding(Level.OK, interface, f"your session comes in by {interface}, which the gate does not watch")
         return
-    yield _of(file, configuration, port, f"the port of your session from {session.source}", Level.ERROR)
+    yield _of(file, configuration, facts, port, f"the port of your session from {session.source}", Level.ERROR)
 
 
-def _of(file: str, configuration: Configuration, port: Port, whose: str, bad: Level) -> Finding:
+def _of(file: str, configuration: Configuration, facts: Facts, port: Port, whose: str, bad: Level) -> Finding:
     gate = configuration.gate
     opening = [door for door in configuration.doors if port in door.opens]
     knocked = next((door for door in opening if door.knock), None)
@@ -35,6 +35,13 @@ def _of(file: str, configuration: Configuration, port: Port, whose: str, bad: Le
         return Finding(Level.OK, file, f"{port}, {whose}, stays open: mode observe drops nothing")
     if knocked is not None:
         return Finding(Level.OK, file, f"{port}, {whose}, is hidden; door {knocked.name!r} opens it by a knock")
+    signed = next((door for door in opening if door.name in facts.signed_doors), None)
+    if signed is not None:
+        return Finding(Level.OK, file, f"{port}, {whose}, is hidden; door {signed.name!r} opens it by a signed knock")
+    if opening and configuration.signed is not None:
+        why = facts.signed_trouble or "no key of its authorized_keys may open it"
+        what = f"{port}, {whose}, is hidden, and its door {opening[0].name!r} takes no signed knock: {why}"
+        return Finding(bad, file, what, "mend that, and see `doorward check`")
     if opening:
         what = f"{port}, {whose}, is hidden, and its door {opening[0].name!r} opens by hand only"
         return Finding(bad, file, what, f"give door {opening[0].name!r} a `knock`, or take {port} out of its `opens`")

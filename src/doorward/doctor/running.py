@@ -20,6 +20,8 @@ def judge(file: str, configuration: Configuration, facts: Facts) -> Iterator[Fin
     yield _daemon(file, facts)
     yield from _boot(configuration, facts)
     yield from _bounds(configuration, facts)
+    if configuration.signed is not None and facts.signed_trouble:
+        yield Finding(Level.ERROR, "signed knocks", facts.signed_trouble, "without it the gate cannot be loaded")
     for trouble in facts.unread:
         yield Finding(Level.WARNING, "this host", trouble, "mend that, or look there yourself")
 

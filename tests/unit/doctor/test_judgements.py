@@ -49,6 +49,19 @@ def gate(settings: str, doors: str = KNOCKED) -> str:
     return f"[gate]\n{settings}\n{doors}"
 
 
+def test_a_door_that_opens_by_signed_knocks() -> None:
+    text = BY_HAND + "\n[signed]\n"
+    (found,) = findings(lockout.judge, text, replace(WELL, signed_doors=frozenset({"a"})))
+    assert (found.level, "door 'a' opens it by a signed knock" in found.what) == (Level.OK, True)
+    (found,) = findings(lockout.judge, text, WELL)
+    assert found.level is Level.ERROR
+    assert found.what.endswith("takes no signed knock: no key of its authorized_keys may open it")
+    facts = replace(WELL, signed_trouble="server.key: it is missing; make it")
+    (found,) = findings(lockout.judge, text, facts)
+    assert found.what.endswith("takes no signed knock: server.key: it is missing; make it")
+    assert [f.level for f in findings(running.judge, text, facts) if f.where == "signed knocks"] == [Level.ERROR]
+
+
 @pytest.mark.parametrize(
     ("text", "level", "part"),
     [

@@ -142,7 +142,11 @@ def test_what_is_no_key_is_refused(text: str, says: str) -> None:
         parse_server_key(text)
 
 
-@pytest.mark.parametrize("text", ["", "# only a comment\n", new_private_text(X25519) * 2, str(made(X25519).public)])
+@pytest.mark.parametrize(
+    "text",
+    ["", "# only a comment\n", new_private_text(X25519) * 2, str(made(X25519).public)],
+    ids=["empty", "a comment", "two", "the public half"],
+)
 def test_what_is_no_private_key_is_refused(text: str) -> None:
     with pytest.raises(MalformedError):
         parse_private_key(text)
