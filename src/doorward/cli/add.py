@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import os
 import sys
 from collections.abc import Callable
 from io import StringIO
@@ -188,5 +189,8 @@ def _show(link: str) -> None:
         raise HostError(f"the link has {len(link)} characters, too many for a QR code; send the link itself") from None
     drawn = StringIO()
     code.terminal(drawn, compact=True)
-    for row in drawn.getvalue().splitlines():
+    rows = drawn.getvalue().splitlines()
+    if sys.stdout.isatty() and os.get_terminal_size().columns < len(rows[0]):
+        raise HostError(f"the QR code is {len(rows[0])} columns wide; widen the terminal, or send the link")
+    for row in rows:
         line(f"{_WHITE_ON_BLACK}{row}{_PLAIN}" if sys.stdout.isatty() else row)

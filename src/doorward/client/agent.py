@@ -60,7 +60,7 @@ class Agent:
         """Hang up."""
         self._socket.close()
 
-    def keys(self) -> list[AgentKey]:
+    def list_keys(self) -> list[AgentKey]:
         """List what the agent has; a locked one says that it has nothing."""
         try:
             return parse_keys(self._ask(bytes([_LIST])))

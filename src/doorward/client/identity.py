@@ -11,22 +11,24 @@ from doorward.client.agent import NoAgentError, open_agent
 from doorward.client.keyfile import kind_of
 from doorward.client.signers import Signer, of_agent, of_file, signature_bytes
 from doorward.errors import HostError, MalformedError, UsageError
+from doorward.signed.certificates import parse_certificate
 
 USUAL = ("id_ed25519", "id_ecdsa", "id_ed25519_sk", "id_ecdsa_sk", "id_rsa")  # in ~/.ssh, the first that is there
 _CERTIFICATE_FILE = "-cert.pub"
 
 
-class _Wanted(NamedTuple):
-    """What the call asks for, as blobs: `plain` is the key, `certificate` the one beside it."""
+class _Certificate(NamedTuple):
+    """A certificate, and the key that it is for, as blobs."""
 
-    plain: bytes | None
-    certificate: bytes | None
+    blob: bytes
+    key: bytes
 
 
 def find_signer(identity: str | None, certificate: str | None, most_bytes: int) -> Signer:
     """Find the key that signs; `most_bytes`: a key that nobody named is passed over if its signature is longer.
 
-    Nothing is asked of a person before the signer is used. UsageError, HostError: no key, and what to do.
+    Nothing is asked of a person before the signer is used, as long as the key's public half is to be seen.
+    UsageError, HostError: no key, and what to do.
     """
     told = None if certificate is None else _read_certificate(os.path.expanduser(certificate))  # noqa: PTH111
     if identity is not None:
@@ -35,29 +37,28 @@ def find_signer(identity: str | None, certificate: str | None, most_bytes: int) 
         found = _beside(os.path.expanduser(certificate), told)  # noqa: PTH111
     else:
         found = _first(most_bytes)
-    return found._replace(certificate=told)
+    return found._replace(certificate=None if told is None else told.blob)
 
 
-def _read_certificate(path: str) -> bytes:
+def _read_certificate(path: str) -> _Certificate:
     blob, _ = keyfile.public_line(keyfile.read(path), path)
     try:
-        keyfile.key_of_certificate(blob)
+        return _Certificate(blob, parse_certificate(blob).key.blob)
     except MalformedError as error:
         remedy = f"name the file that `ssh-keygen -s` made, FILE{_CERTIFICATE_FILE}"
-        raise UsageError(f"{path}: is no certificate that is known here: {error}; {remedy}") from None
-    return blob
+        raise UsageError(f"{path}: {error}; {remedy}") from None
 
 
-def _named(path: str, certificate: bytes | None) -> Signer:
+def _named(path: str, certificate: _Certificate | None) -> Signer:
     """Give the key in a file, or the agent's, of which the file holds the public half."""
     raw = keyfile.read(path)
-    blob = keyfile.public_half(raw) if keyfile.is_private(raw) else keyfile.public_line(raw, path)[0]
-    if certificate is not None and blob is not None and keyfile.key_of_certificate(certificate) != blob:
+    blob = keyfile.public_half(path, raw) if keyfile.is_private(raw) else keyfile.public_line(raw, path)[0]
+    if certificate is not None and blob is not None and certificate.key != blob:
         raise UsageError(f"the certificate is for another key than {path}; name the key that it is for")
     why = ""
     if blob is not None:
         try:
-            if found := _in_agent(_Wanted(blob, certificate)):
+            if found := _in_agent(blob, certificate):
                 return found
         except HostError as error:
             why = f" ({error})"
@@ -71,11 +72,10 @@ def _named(path: str, certificate: bytes | None) -> Signer:
     )
 
 
-def _beside(path: str, certificate: bytes) -> Signer:
+def _beside(path: str, certificate: _Certificate) -> Signer:
     """Give the key that a certificate is for: the agent's, or the one in the file beside it."""
-    plain = keyfile.key_of_certificate(certificate)
     try:
-        found = _in_agent(_Wanted(plain, certificate))
+        found = _in_agent(certificate.key, certificate)
     except HostError:
         found = None
     if found is not None:
@@ -90,7 +90,7 @@ def _first(most_bytes: int) -> Signer:
     """Give the agent's first key, else the first of ssh's usual files."""
     try:
         with open_agent() as agent:
-            keys = agent.keys()
+            keys = agent.list_keys()
         why = "the agent has no key (`ssh-add` gives it one; a locked agent is unlocked by `ssh-add -X`)"
     except HostError as error:
         keys, why = [], str(error)
@@ -99,10 +99,10 @@ def _first(most_bytes: int) -> Signer:
             return of_agent(key, key.blob)
     if keys:
         kinds = ", ".join(sorted({kind_of(key.blob) for key in keys}))
-        why = f"none of the agent's keys can be used here ({kinds})"
+        why = f"none of the agent's keys can be used here ({kinds}; a certificate is named with --certificate FILE)"
     for path in _usual_files():
         raw = keyfile.read(path)
-        blob = keyfile.public_half(raw)
+        blob = keyfile.public_half(path, raw)
         if blob is None or 0 < signature_bytes(blob) <= most_bytes:
             return of_file(path, raw)
     raise HostError(
@@ -116,15 +116,15 @@ def _usual_files() -> Iterator[str]:
     return (path for name in USUAL if os.path.exists(path := f"{folder}/{name}"))  # noqa: PTH110
 
 
-def _in_agent(wanted: _Wanted) -> Signer | None:
+def _in_agent(blob: bytes, certificate: _Certificate | None) -> Signer | None:
     """Give the agent's key of this blob, or of its certificate; None: it has neither, or there is no agent."""
     try:
         with open_agent() as agent:
-            keys = agent.keys()
+            keys = agent.list_keys()
     except NoAgentError:
         if os.environ.get("SSH_AUTH_SOCK"):
             raise
         return None
-    blobs = {wanted.plain, wanted.certificate} - {None}
+    blobs = {blob} if certificate is None else {blob, certificate.blob}
     found = next((key for key in keys if key.blob in blobs), None)
-    return None if found is None or wanted.plain is None else of_agent(found, wanted.plain)
+    return None if found is None else of_agent(found, blob)

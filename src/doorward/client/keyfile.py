@@ -25,18 +25,6 @@ _OPENSSH = b"-----BEGIN OPENSSH PRIVATE KEY-----"
 _MAGIC = b"openssh-key-v1\0"
 _TRIES = 3  # as ssh asks
 _LONGEST_KIND = 64  # as RFC 4251 bounds the names of algorithms
-CERTIFICATE_ENDING = "-cert-v01@openssh.com"
-# How many strings of a certificate, behind its kind and nonce, are the public key itself (PROTOCOL.certkeys).
-_PARTS = {
-    "ssh-ed25519": 1,
-    "ssh-rsa": 2,
-    "ecdsa-sha2-nistp256": 2,
-    "ecdsa-sha2-nistp384": 2,
-    "ecdsa-sha2-nistp521": 2,
-    "sk-ssh-ed25519@openssh.com": 2,
-    "sk-ecdsa-sha2-nistp256@openssh.com": 3,
-}
-KINDS = frozenset(_PARTS)
 _CURVES = {  # by their SEC names: RFC 5656's name, and the hash that goes with the curve
     "secp256r1": ("nistp256", "SHA256"),
     "secp384r1": ("nistp384", "SHA384"),
@@ -80,14 +68,21 @@ def public_line(raw: bytes, path: str) -> tuple[bytes, str]:
     raise UsageError(f"{path}: is no key; a public key is one line such as `ssh-ed25519 AAAA… comment`")
 
 
-def public_half(raw: bytes) -> bytes | None:
-    """Give the public half of a private key, in the clear in OpenSSH's own format; None: the file has another."""
+def public_half(path: str, raw: bytes) -> bytes | None:
+    """Give the blob of a private key's public half: from its file, or from FILE.pub; None: only the key itself tells.
+
+    OpenSSH's own format has it in the clear, others have not.
+    """
     try:
         reader = _openssh(raw)
         for _ in range(3):  # the cipher, and how the passphrase becomes its key
             reader.string()
         return reader.string() if reader.number(4) == 1 else None
     except MalformedError:
+        pass
+    try:
+        return public_line(read(f"{path}.pub"), path)[0]
+    except UsageError:
         return None
 
 
@@ -102,22 +97,10 @@ def is_encrypted(raw: bytes) -> bool:
 def kind_of(blob: bytes) -> str:
     """Give the kind that a key, certificate or signature names; "" where it names none that could be shown."""
     try:
-        kind = Reader(blob, "the key").string().decode("ascii", errors="replace")
+        kind = Reader(blob, "the key").string()
     except MalformedError:
         return ""
-    return kind if len(kind) <= _LONGEST_KIND and kind.isprintable() else ""
-
-
-def key_of_certificate(certificate: bytes) -> bytes:
-    """Give the blob of the public key that a certificate is for. MalformedError: it is no certificate that we know."""
-    kind = kind_of(certificate)
-    parts = _PARTS.get(kind.removesuffix(CERTIFICATE_ENDING)) if kind.endswith(CERTIFICATE_ENDING) else None
-    if parts is None:
-        raise MalformedError(f"it is of kind {kind or 'none at all'}")
-    reader = Reader(certificate, "the certificate")
-    reader.string(), reader.string()  # the kind, the nonce
-    plain = [kind.removesuffix(CERTIFICATE_ENDING).encode(), *(reader.string() for _ in range(parts))]
-    return b"".join(map(string, plain))
+    return kind.decode() if len(kind) <= _LONGEST_KIND and kind.isascii() and kind.decode().isprintable() else ""
 
 
 class Loaded:
@@ -168,7 +151,8 @@ def _load(raw: bytes, passphrase: bytes | None, path: str) -> Key:
     is_openssh = raw.lstrip().startswith(_OPENSSH)
     loader = serialization.load_ssh_private_key if is_openssh else serialization.load_pem_private_key
     try:
-        key = loader(raw, passphrase)
+        # The check of an rsa key takes 110 ms. It is for keys from elsewhere; who can change this file has the key.
+        key = loader(raw, passphrase, unsafe_skip_rsa_key_validation=True)
     except UnsupportedAlgorithm:
         remedy = f"`ssh-add {path}`, and the agent signs, or make a key with `ssh-keygen -t ed25519`"
         raise HostError(f"{path}: its kind or cipher is not known here; {remedy}") from None

@@ -66,8 +66,8 @@ def parse_link(text: str) -> Link:
             raise MalformedError(f"{name[:40]!r} is nothing that a link says; it knows key, gate, door and seq")
         elif name in values:
             raise MalformedError(f"{name} stands twice in the link")
-        elif not _VALUES[name].fullmatch(value):
-            raise MalformedError(f"{name} is none in the link: {_shown(value)}")
+        elif not _VALUES[name][1].fullmatch(value):
+            raise MalformedError(f"{_shown(value)} is no {_VALUES[name][0]} in the link")
         else:
             values[name] = value
     link = Link(host, port, values.get("key"), values.get("gate"), tuple(doors.items()))
@@ -75,7 +75,7 @@ def parse_link(text: str) -> Link:
     return link
 
 
-_VALUES = {"key": _SERVER_KEY, "gate": NAME}
+_VALUES = {"key": ("server key", _SERVER_KEY), "gate": ("gate name", NAME)}
 
 
 def _place(text: str) -> tuple[str, int | None]:

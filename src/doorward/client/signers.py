@@ -8,7 +8,7 @@ from typing import NamedTuple
 
 from doorward.client import keyfile
 from doorward.client.agent import AgentKey, open_agent
-from doorward.client.keyfile import KINDS, Loaded, kind_of
+from doorward.client.keyfile import Loaded, kind_of
 from doorward.client.passphrase import ask_passphrase
 from doorward.errors import AnswerNo, HostError, MalformedError, UsageError
 from doorward.signed.sshsig import NAMESPACE, parse_armored, signed_data
@@ -23,6 +23,9 @@ _SIGNATURE_BYTES = {
     "sk-ssh-ed25519@openssh.com": 103,
     "sk-ecdsa-sha2-nistp256@openssh.com": 121,
 }
+
+
+_SECURITY_KEY = "sk-"  # begins the names of such kinds
 
 
 class Signer(NamedTuple):
@@ -68,27 +71,29 @@ def _ask_agent(key: AgentKey, kind: str, text: bytes) -> bytes:
 
 def of_file(path: str, raw: bytes) -> Signer:
     """Sign with the private key in a file, whose bytes these are."""
-    blob = keyfile.public_half(raw)
-    if blob is not None and kind_of(blob) not in KINDS:
+    blob = keyfile.public_half(path, raw)
+    if blob is not None and not signature_bytes(blob):
         raise UsageError(f"{path}: a key of kind {kind_of(blob)} is not taken; make one with `ssh-keygen -t ed25519`")
-    if blob is not None and kind_of(blob).startswith("sk-"):
+    if blob is not None and kind_of(blob).startswith(_SECURITY_KEY):
         return Signer(blob, path, partial(_ask_token, path))
     if blob is None or not keyfile.is_encrypted(raw):
         loaded = keyfile.load(raw, path, ask_passphrase)
         return Signer(loaded.blob, path, lambda text: loaded.sign(signed_data(text)))
-    return Signer(blob, path, _Locked(path, raw).sign)
+    return Signer(blob, path, _Locked(path, raw, blob).sign)
 
 
 class _Locked:
     """A private key whose passphrase is asked for once, when it first has to sign."""
 
-    def __init__(self, path: str, raw: bytes) -> None:
-        self._path, self._raw = path, raw
+    def __init__(self, path: str, raw: bytes, blob: bytes) -> None:
+        self._path, self._raw, self._blob = path, raw, blob
         self._loaded: Loaded | None = None
 
     def sign(self, text: bytes) -> bytes:
         if self._loaded is None:
             self._loaded = keyfile.load(self._raw, self._path, ask_passphrase)
+            if self._loaded.blob != self._blob:
+                raise UsageError(f"{self._path}.pub is of another key; write it anew with `ssh-keygen -y`")
         return self._loaded.sign(signed_data(text))
 
 
@@ -96,7 +101,7 @@ def _ask_token(path: str, text: bytes) -> bytes:
     """Have a security key sign: ssh-keygen knows how to speak to it, and asks for the PIN and the touch."""
     import subprocess
 
-    command = ["ssh-keygen", "-Y", "sign", "-f", path, "-n", NAMESPACE]
+    command = ["ssh-keygen", "-q", "-Y", "sign", "-f", path, "-n", NAMESPACE]
     try:
         done = subprocess.run(command, input=text, stdout=subprocess.PIPE, check=False)
     except FileNotFoundError:

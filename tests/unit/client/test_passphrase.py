@@ -1,0 +1,98 @@
+"""Passphrases asked for on a real terminal, and by a program where there is none."""
+
+from __future__ import annotations
+
+import os
+import pty
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from doorward.client.passphrase import ask_passphrase
+from doorward.errors import AnswerNo, HostError
+
+PROGRAM = "import sys; from doorward.client.passphrase import ask_passphrase; print(ask_passphrase('/key'))"
+
+
+def on_a_terminal(typed: bytes) -> tuple[str, str]:
+    """Ask in a process that has a terminal of its own but other standard streams; gives what it wrote to each."""
+    ours, theirs = pty.openpty()
+    with subprocess.Popen(
+        ["setsid", "--ctty", "--wait", sys.executable, "-c", PROGRAM],
+        stdin=theirs,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
+    ) as process:
+        os.close(theirs)
+        shown = b""
+        while b"'/key': " not in shown:
+            shown += os.read(ours, 4096)
+        os.write(ours, typed)
+        said, _ = process.communicate(timeout=30)
+    with os.fdopen(ours, "rb", buffering=0) as rest:
+        try:
+            while part := rest.read(4096):
+                shown += part
+        except OSError:  # nobody has the terminal any more
+            pass
+    return said, shown.decode()
+
+
+def test_the_terminal_asks_and_shows_nothing_of_the_answer() -> None:
+    said, shown = on_a_terminal(b"open sesame\n")
+    assert said == "b'open sesame'\n"
+    assert shown.startswith("Enter passphrase for key '/key': ")
+    assert "sesame" not in shown
+
+
+def without_a_terminal(**environment: str) -> subprocess.CompletedProcess[str]:
+    """Ask in a session of its own, which has no terminal."""
+    return subprocess.run(
+        [sys.executable, "-c", PROGRAM],
+        env={**os.environ, **environment},
+        stdin=subprocess.DEVNULL,
+        capture_output=True,
+        text=True,
+        start_new_session=True,
+        timeout=60,
+    )
+
+
+@pytest.fixture
+def program(tmp_path: Path) -> Path:
+    """Give a program that answers with its question."""
+    path = tmp_path / "askpass"
+    path.write_text('#!/bin/sh\necho "$1"\necho more\n')
+    path.chmod(0o700)
+    return path
+
+
+@pytest.mark.parametrize(
+    "environment",
+    [{"DISPLAY": ":0"}, {"WAYLAND_DISPLAY": "w"}, {"SSH_ASKPASS_REQUIRE": "force"}],
+    ids=["X11", "Wayland", "force"],
+)
+def test_a_program_asks_where_there_is_no_terminal(program: Path, environment: dict[str, str]) -> None:
+    done = without_a_terminal(SSH_ASKPASS=str(program), **environment)
+    assert done.stdout == "b\"Enter passphrase for key '/key': \"\n"
+
+
+@pytest.mark.parametrize(
+    "environment", [{}, {"DISPLAY": ":0", "SSH_ASKPASS_REQUIRE": "never"}], ids=["no display", "never"]
+)
+def test_nobody_can_be_asked(program: Path, environment: dict[str, str]) -> None:
+    done = without_a_terminal(SSH_ASKPASS=str(program), **environment)
+    assert "/key needs its passphrase, and there is no terminal to ask for it; `ssh-add /key` once" in done.stderr
+
+
+def test_a_program_that_gives_up(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("SSH_ASKPASS_REQUIRE", "force")
+    monkeypatch.setenv("SSH_ASKPASS", "/bin/false")
+    with pytest.raises(AnswerNo, match="/bin/false gave no passphrase; nothing was sent"):
+        ask_passphrase("/key")
+    monkeypatch.setenv("SSH_ASKPASS", "/nonexistent")
+    with pytest.raises(HostError, match="SSH_ASKPASS names /nonexistent, which cannot be run: No such file"):
+        ask_passphrase("/key")

@@ -1,0 +1,255 @@
+"""Signed knocks as the server reads them, sent over loopback."""
+
+from __future__ import annotations
+
+import hashlib
+import socket
+from collections.abc import Iterator
+from contextlib import ExitStack, contextmanager
+from ipaddress import ip_address, ip_network
+from pathlib import Path
+
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from doorward.client.identity import find_signer
+from doorward.client.knock import NoWayError, Target, each_family, of_version
+from doorward.client.signed import Letter, Sent, compose, letter, most_signature_bytes, now_ms, sealed, send
+from doorward.client.signers import Signer, signature_bytes
+from doorward.client.wishes import Auto
+from doorward.errors import UsageError
+from doorward.model import Place, Port, Protocol
+from doorward.signed.message import Message, Request, parse_plaintext, signed_text
+from doorward.signed.sealing import Opener
+from doorward.signed.server_key import HYBRID, SUITES, X25519, PrivateKey, Suite, new_private_text, parse_private_key
+from doorward.signed.sshkeys import parse_public_key, verify
+from tests.support.authenticator import Authenticator
+from tests.support.ssh_agent import blob_of
+from tests.support.ssh_keygen import KINDS, key, ssh_keygen
+
+SERVERS = {name: parse_private_key(new_private_text(suite)) for name, suite in SUITES.items()}
+SERVER = SERVERS["x25519"]
+NONCE = bytes(range(16))
+OWN = "192.0.2.1"
+LONG = "a" * 64
+
+
+def to(server: PrivateKey, door: str = "ssh", gate: str | None = None, **wishes: object) -> Letter:
+    return letter(str(server.public), door, gate, **wishes)  # type: ignore[arg-type]
+
+
+def opened(server: PrivateKey, packet: bytes) -> Message:
+    """Read a packet as the server does."""
+    opener = Opener(server)
+    assert opener.is_garbage(packet) == ""
+    return parse_plaintext(opener.open(packet))
+
+
+def of_token(token: Authenticator) -> Signer:
+    return Signer(token.blob, "token", token.sign)
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_the_server_reads_what_was_written(kind: str) -> None:
+    written = to(SERVER, "db", "paris", for_s=90, asked=ip_network("203.0.113.0/24"))
+    signer = find_signer(str(key(kind)), None, 1000)
+    message = compose(written, signer, OWN, 1_700_000_000_123, NONCE)
+    packet = sealed(written, message)
+    read = opened(SERVER, packet)
+    signed_by = hashlib.sha256(blob_of(key(kind))).digest()
+    assert read.request == message.request
+    assert read.request == Request(1_700_000_000_123, NONCE, "db", 90, ip_network("203.0.113.0/24"), "paris", signed_by)
+    verify(parse_public_key(signer.blob), read.signature, signed_text(SERVER.public.raw, read.body))
+    assert len(packet) == (1368 if kind == "rsa3072" else 448)  # of 2048 bits, rsa fits beside short names
+
+
+@pytest.mark.parametrize("suite", SUITES.values(), ids=lambda suite: suite.name)
+@pytest.mark.parametrize("kind", ["ed25519-sk", "ecdsa-sk"])
+def test_a_security_key_fits_in_either_suite(suite: Suite, kind: str) -> None:
+    written = to(SERVERS[suite.name], "ssh", "paris")
+    token = Authenticator(kind)
+    read = opened(SERVERS[suite.name], sealed(written, compose(written, of_token(token), OWN, now_ms(), NONCE)))
+    verify(parse_public_key(token.blob), read.signature, signed_text(SERVERS[suite.name].public.raw, read.body))
+
+
+def test_the_longest_names_fit_in_a_short_packet_with_all_but_rsa() -> None:
+    written = to(SERVER, LONG, LONG, asked=ip_address("2001:db8::1"))
+    for kind in KINDS:
+        message = compose(written, find_signer(str(key(kind)), None, 1000), OWN, 0, NONCE)
+        assert message.length == (1368 if kind.startswith("rsa") else 448)
+
+
+def test_a_certificate_goes_in_whole(tmp_path: Path) -> None:
+    path = tmp_path / "id"
+    ssh_keygen("-q", "-t", "ed25519", "-N", "", "-f", str(path))
+    ssh_keygen("-q", "-s", str(key("ed25519")), "-I", "me", "-n", "me", f"{path}.pub")
+    signer = find_signer(str(path), f"{path}-cert.pub", 1000)
+    written = to(SERVER)
+    read = opened(SERVER, sealed(written, compose(written, signer, OWN, 0, NONCE)))
+    assert read.request.is_certificate
+    assert read.request.signer == signer.certificate
+    with pytest.raises(UsageError, match=r"holds 220; shorten the names .*, or leave out --certificate, or have one"):
+        compose(to(SERVERS[HYBRID.name]), signer, OWN, 0, NONCE)
+
+
+def never(_: bytes) -> bytes:
+    raise AssertionError("nobody is to be asked for a signature that does not fit")
+
+
+@pytest.mark.parametrize(
+    ("suite", "kind", "names", "message"),
+    [
+        (HYBRID, "rsa2048", "ssh", "sign with an ed25519 key (`ssh-keygen -t ed25519`), or make the server's key with"),
+        (HYBRID, "ecdsa521", "ssh", "and a packet for mlkem768-x25519 holds 220; sign with an ed25519 key"),
+        (
+            HYBRID,
+            "ed25519",
+            LONG,
+            "shorten the names of the door and the gate, or make the server's key with",
+        ),
+    ],
+)
+def test_what_does_not_fit_says_what_would(suite: Suite, kind: str, names: str, message: str) -> None:
+    written = to(SERVERS[suite.name], names, names)
+    signer = find_signer(str(key(kind)), None, 1000)._replace(sign=never)
+    with pytest.raises(UsageError) as raised:
+        compose(written, signer, OWN, 0, NONCE)
+    assert message in str(raised.value)
+
+
+def test_an_rsa_key_may_be_too_long(tmp_path: Path) -> None:
+    path = tmp_path / "id"
+    public = b"\0\0\0\7ssh-rsa\0\0\0\3\1\0\1" + (1280).to_bytes(4) + b"\x80" + bytes(1279)  # 10,240 bits
+    path.write_bytes(public)
+    with pytest.raises(UsageError, match="with this ssh-rsa key, and a packet for x25519 holds 1304; sign with an ed2"):
+        compose(to(SERVER), Signer(public, "long", never), OWN, 0, NONCE)
+
+
+@given(
+    st.sampled_from(list(SERVERS)),
+    st.sampled_from(["ed25519", "ecdsa256", "ecdsa384", "ecdsa521", "rsa2048"]),
+    st.text("abcXYZ09_-", min_size=1, max_size=64),
+    st.text("abcXYZ09_-", max_size=64),
+    st.integers(1, (1 << 32) - 1) | st.none(),
+    st.ip_addresses() | st.none(),
+    st.integers(0, (1 << 63) - 1),
+    st.binary(min_size=16, max_size=16),
+)
+@settings(deadline=None, max_examples=60)
+def test_every_letter_is_read_back_or_refused(
+    suite: str, kind: str, door: str, gate: str, for_s: int | None, asked: Place | None, time_ms: int, nonce: bytes
+) -> None:
+    server = SERVERS[suite]
+    written = to(server, door, gate, for_s=for_s, asked=asked)
+    signer = find_signer(str(key(kind)), None, 1000)
+    fits = signature_bytes(signer.blob) <= most_signature_bytes(written)
+    try:
+        message = compose(written, signer, OWN, time_ms, nonce)
+    except UsageError:
+        assert not fits
+        return
+    assert fits
+    read = opened(server, sealed(written, message))
+    assert read.request[:6] == (time_ms, nonce, door, for_s, asked, gate)
+
+
+@pytest.mark.parametrize(
+    ("server_key", "door", "gate", "message"),
+    [
+        ("x25519:AAAA", "ssh", None, "no server key: a server's key of 3 bytes; x25519 has 32; copy the line that"),
+        ("no key", "ssh", None, "no server key: a server's key begins with x25519:… or mlkem768-x25519:…; copy"),
+        (str(SERVER.public), "a door", None, "'a door' is no door's name; it has letters, digits, - and _"),
+        (str(SERVER.public), "ssh", "SHA256:x", "the gate SHA256:x has another key than this, SHA256:"),
+    ],
+)
+def test_a_letter_that_cannot_be_written(server_key: str, door: str, gate: str | None, message: str) -> None:
+    with pytest.raises(UsageError) as raised:
+        letter(server_key, door, gate)
+    assert message in str(raised.value)
+
+
+def test_a_gate_may_be_called_by_its_keys_fingerprint() -> None:
+    assert to(SERVER, gate=SERVER.public.fingerprint).gate == ""
+
+
+LOOPBACK = {
+    4: (Target(socket.AF_INET, ("127.0.0.1", 0)), "127.0.0.1"),
+    6: (Target(socket.AF_INET6, ("::1", 0, 0, 0)), "::1"),
+}
+NOWHERE = Target(socket.AF_INET, ("255.255.255.255", 0))
+
+
+@contextmanager
+def receivers() -> Iterator[tuple[Port, dict[int, socket.socket]]]:
+    """Sockets at one port of both loopback addresses."""
+    with ExitStack() as held:
+        first = held.enter_context(socket.socket(socket.AF_INET, socket.SOCK_DGRAM))
+        first.bind(("127.0.0.1", 0))
+        number = first.getsockname()[1]
+        second = held.enter_context(socket.socket(socket.AF_INET6, socket.SOCK_DGRAM))
+        second.bind(("::1", number))
+        for each in (first, second):
+            each.settimeout(10)
+        yield Port(Protocol.UDP, number), {4: first, 6: second}
+
+
+def test_each_target_gets_a_packet_of_its_own() -> None:
+    signer = find_signer(str(key("ed25519")), None, 1000)
+    heard: list[Sent] = []
+    before_ms = now_ms()
+    with receivers() as (port, sockets):
+        targets = [target for target, _ in LOOPBACK.values()]
+        assert send(to(SERVER), signer, targets, port, report=heard.append) == targets
+        read = {version: opened(SERVER, each.recv(2000)) for version, each in sockets.items()}
+    assert read[4].request.nonce != read[6].request.nonce
+    assert [sent.message.request for sent in heard] == [message.request for message in read.values()]
+    for message in read.values():
+        assert message.request.asked is None
+        assert before_ms <= message.request.time_ms <= now_ms()
+
+
+def test_the_own_address_is_the_routes() -> None:
+    signer = find_signer(str(key("ed25519")), None, 1000)
+    with receivers() as (port, sockets):
+        send(to(SERVER, asked=Auto()), signer, [target for target, _ in LOOPBACK.values()], port)
+        for version, (_, own) in LOOPBACK.items():
+            assert opened(SERVER, sockets[version].recv(2000)).request.asked == ip_address(own)
+
+
+def test_a_target_without_a_way_is_passed_over_and_nobody_signs_for_it() -> None:
+    signed: list[bytes] = []
+    whole = find_signer(str(key("ed25519")), None, 1000)
+    signer = whole._replace(sign=lambda text: signed.append(text) or whole.sign(text))  # type: ignore[func-returns-value]
+    with receivers() as (port, sockets):
+        assert send(to(SERVER), signer, [NOWHERE, LOOPBACK[4][0]], port) == [LOOPBACK[4][0]]
+        opened(SERVER, sockets[4].recv(2000))
+    assert len(signed) == 1
+    with pytest.raises(NoWayError, match=r"cannot knock: 255.255.255.255: .*; 255.255.255.255: "):
+        send(to(SERVER), signer, [NOWHERE, NOWHERE])
+    assert len(signed) == 1
+
+
+def test_nothing_is_sent_where_it_is_only_shown() -> None:
+    signer = find_signer(str(key("ed25519")), None, 1000)
+    with receivers() as (port, sockets):
+        heard: list[Sent] = []
+        send(to(SERVER), signer, [LOOPBACK[4][0]], port, report=heard.append, really=False)
+        send(to(SERVER), signer, [LOOPBACK[4][0]], port)
+        read = opened(SERVER, sockets[4].recv(2000))
+    assert len(heard) == 1
+    assert read.request.nonce != heard[0].message.request.nonce
+
+
+def test_targets_by_family() -> None:
+    four, six = LOOPBACK[4][0], LOOPBACK[6][0]
+    assert each_family([six, six, four, NOWHERE]) == [six, four]
+    assert each_family([NOWHERE, four]) == [NOWHERE]
+    assert of_version([six, four, NOWHERE], 4) == [four, NOWHERE]
+    assert of_version([four], 6) == [four]
+
+
+def test_the_hybrid_has_one_length() -> None:
+    message = compose(to(SERVERS[HYBRID.name]), find_signer(str(key("ed25519")), None, 1000), OWN, 0, NONCE)
+    assert message.length == HYBRID.short_bytes == HYBRID.long_bytes
+    assert X25519.short_bytes < X25519.long_bytes
