@@ -11,9 +11,11 @@ import pytest
 from doorward.lab import Lab
 from doorward.signed.server_key import HYBRID, X25519, Suite
 from tests.support import ssh_keygen
+from tests.support.authenticator import Authenticator
 from tests.support.daemon import DOORWARD, PATIENCE_S, RunningDaemon, running_daemon
 from tests.support.signed import Signed
-from tests.support.sshd import SSH, running_agent, running_sshd
+from tests.support.ssh_agent import agent_that, real_agent, token_agent
+from tests.support.sshd import SSH, running_sshd
 
 pytestmark = pytest.mark.netns("nft", "ssh", "ssh-agent", "ssh-keygen", "/usr/sbin/sshd")
 
@@ -82,8 +84,9 @@ def test_ssh_gets_in_at_the_first_try(site: Site, kind: str, where: str) -> None
             if where == "file":
                 site.gets_in(version, "--identity", private, key=private)
             else:
-                with running_agent(site.lab.client, private) as agent:
-                    site.env["SSH_AUTH_SOCK"] = str(agent)
+                with real_agent(site.folder) as agent:
+                    agent.add(private)
+                    site.env["SSH_AUTH_SOCK"] = str(agent.path)
                     site.gets_in(version)
             opened = daemon.event("opened", door="ssh")
             assert opened["by"] == f"key {kind} number 0"
@@ -124,6 +127,19 @@ def test_what_the_commands_print_is_what_the_next_takes(site: Site) -> None:
         assert (done.stdout, done.stderr) == ("in\n", "")
     finally:
         daemon.close()
+
+
+@pytest.mark.parametrize("kind", ["ed25519-sk", "ecdsa-sk"])
+def test_a_security_key_opens_when_it_is_touched(site: Site, kind: str) -> None:
+    token = Authenticator(kind)
+    site.files.authorize(token.line)
+    server, client = site.lab.server, site.lab.client
+    knock = [*DOORWARD, "knock", server.ipv4, "ssh", "--server-key", site.files.server.public]
+    with running_daemon(server, site.folder, CONFIG.format(mode="stealth")) as daemon:
+        daemon.message("takes signed knocks")
+        with agent_that(site.folder, token_agent(token)) as agent:
+            client.run([*knock, "--wait", "22"], env={**site.env, "SSH_AUTH_SOCK": str(agent)})
+        assert daemon.event("opened", door="ssh")["by"] == "key in software"
 
 
 def test_a_key_that_is_not_authorized_stays_outside_and_the_server_says_why(site: Site) -> None:

@@ -1,8 +1,7 @@
-"""OpenSSH's server and agent on a lab's hosts."""
+"""OpenSSH's server on a lab's host."""
 
 from __future__ import annotations
 
-import os
 import subprocess
 import time
 from collections.abc import Iterator, Sequence
@@ -13,7 +12,7 @@ from doorward.lab_host import Host
 from tests.support import ssh_keygen
 from tests.support.daemon import PATIENCE_S
 
-SSH, SSHD, AGENT, ADD = "/usr/bin/ssh", "/usr/sbin/sshd", "/usr/bin/ssh-agent", "/usr/bin/ssh-add"
+SSH, SSHD = "/usr/bin/ssh", "/usr/sbin/sshd"
 
 
 @contextmanager
@@ -45,19 +44,3 @@ def _await_listening(log: Path) -> None:
     while log.read_text().count("Server listening") < 2:
         assert time.monotonic() < deadline_s, log.read_text()
         time.sleep(0.01)  # sshd tells nobody but its log
-
-
-@contextmanager
-def running_agent(host: Host, *keys: Path) -> Iterator[Path]:
-    """Run an ssh-agent that holds these keys; gives its socket."""
-    socket = keys[0].parent / f"agent-{os.getpid()}-{keys[0].name}"
-    agent = host.popen([AGENT, "-D", "-a", socket], stdin=subprocess.DEVNULL, stdout=subprocess.PIPE)
-    try:
-        assert agent.stdout is not None
-        assert "SSH_AUTH_SOCK" in agent.stdout.readline()
-        host.run([ADD, "-q", *keys], env={"SSH_AUTH_SOCK": str(socket)})
-        yield socket
-    finally:
-        agent.terminate()
-        agent.communicate(timeout=PATIENCE_S)
-        socket.unlink(missing_ok=True)
