@@ -81,7 +81,7 @@ def _make(path: Path, config: Path, text: str) -> None:
 def _make_folders(folder: Path) -> None:
     missing = [each for each in (folder, *folder.parents) if not each.exists()]
     for each in reversed(missing):
-        each.mkdir(0o700)
+        each.mkdir(0o700, exist_ok=True)
         durable.sync(each.parent)
 
 

@@ -181,7 +181,7 @@ def _sequence(path: str, hosts: dict[str, Host], name: str, words: list[str], ch
 
 def _warn_of_a_slip(path: str, host: Host, door: str) -> None:
     """Whoever knocks at a door that is not there hears nothing of it, so a likely slip is worth a word."""
-    if door not in host.doors and (hint := near(door, host.doors)):
+    if host.doors and door not in host.doors and (hint := near(door, host.doors)):
         sys.stderr.write(f"doorward: warning: {path}: {host.name!r} lists no door {door!r}; {hint}\n")
 
 

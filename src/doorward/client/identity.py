@@ -11,7 +11,6 @@ from doorward.client.agent import NoAgentError, open_agent
 from doorward.client.keyfile import kind_of
 from doorward.client.signers import Signer, of_agent, of_file, signature_bytes
 from doorward.errors import HostError, MalformedError, UsageError
-from doorward.signed.certificates import parse_certificate
 
 USUAL = ("id_ed25519", "id_ecdsa", "id_ed25519_sk", "id_ecdsa_sk", "id_rsa")  # in ~/.ssh, the first that is there
 _CERTIFICATE_FILE = "-cert.pub"
@@ -41,6 +40,8 @@ def find_signer(identity: str | None, certificate: str | None, most_bytes: int) 
 
 
 def _read_certificate(path: str) -> _Certificate:
+    from doorward.signed.certificates import parse_certificate  # 30 ms, which knocks without one are spared
+
     blob, _ = keyfile.public_line(keyfile.read(path), path)
     try:
         return _Certificate(blob, parse_certificate(blob).key.blob)

@@ -47,8 +47,8 @@ def without(text: str, name: str) -> str:
     kept: list[str] = []
     remarks: list[str] = []  # behind the last setting of such a table: they belong to what comes next
     is_out = False
-    for line in text.splitlines(keepends=True):
-        if host := _header(line):
+    for line in re.split(r"(?<=\n)", text):  # TOML's lines: strings may hold what Python takes for other ends
+        if (host := _header(line)) is not None:
             is_out = host == name
             kept += remarks
             remarks = []
@@ -103,7 +103,7 @@ def _write(path: Path, raw: bytes) -> None:
 def _make_folder(folder: Path) -> None:
     missing = [each for each in (folder, *folder.parents) if not each.exists()]
     for each in reversed(missing):
-        each.mkdir(_FOLDER_MODE)
+        each.mkdir(_FOLDER_MODE, exist_ok=True)
         durable.sync(each.parent)
 
 

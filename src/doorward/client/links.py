@@ -75,7 +75,7 @@ def parse_link(text: str) -> Link:
     return link
 
 
-_VALUES = {"key": ("server key", _SERVER_KEY), "gate": ("gate name", NAME)}
+_VALUES = {"key": ("server key", _SERVER_KEY), "gate": ("gate's name", NAME)}
 
 
 def _place(text: str) -> tuple[str, int | None]:

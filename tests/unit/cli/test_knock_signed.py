@@ -1,0 +1,247 @@
+"""`doorward knock` with a server's key, as a user calls it: what is sent, what is shown, what is refused."""
+
+from __future__ import annotations
+
+import json
+import shutil
+import socket
+import subprocess
+import sys
+from collections.abc import Iterator
+from ipaddress import ip_address
+from pathlib import Path
+
+import pytest
+
+from doorward.cli.main import main
+from doorward.signed.message import Request, parse_plaintext, signed_text
+from doorward.signed.sealing import Opener
+from doorward.signed.server_key import X25519, new_private_text, parse_private_key
+from doorward.signed.sshkeys import parse_public_key, verify
+from tests.support.ssh_agent import blob_of, real_agent
+from tests.support.ssh_keygen import key
+
+SERVER = parse_private_key(new_private_text(X25519))
+KEY = str(SERVER.public)
+pytestmark = pytest.mark.usefixtures("nobodys_keys")
+
+
+@pytest.fixture
+def receiver() -> Iterator[socket.socket]:
+    with socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as datagrams:
+        datagrams.bind(("127.0.0.1", 0))
+        datagrams.settimeout(10)
+        yield datagrams
+
+
+@pytest.fixture
+def identity(nobodys_keys: Path) -> Path:
+    """Give the user a key, where ssh looks for it."""
+    path = nobodys_keys / "id_ed25519"
+    shutil.copyfile(key("ed25519"), path)
+    path.chmod(0o600)
+    return path
+
+
+def port_of(receiver: socket.socket) -> str:
+    return str(receiver.getsockname()[1])
+
+
+def received(receiver: socket.socket) -> Request:
+    opener = Opener(SERVER)
+    packet = receiver.recv(2000)
+    assert opener.is_garbage(packet) == ""
+    message = parse_plaintext(opener.open(packet))
+    verify(parse_public_key(blob_of(key("ed25519"))), message.signature, signed_text(SERVER.public.raw, message.body))
+    return message.request
+
+
+def write_hosts(home: Path, text: str) -> None:
+    path = home.parent / ".config" / "doorward" / "hosts.toml"
+    path.parent.mkdir(parents=True)
+    path.touch(0o600)
+    path.write_text(text)
+
+
+def test_a_signed_knock_arrives_and_says_nothing(
+    receiver: socket.socket, identity: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert main(["knock", "127.0.0.1", "ssh", "--server-key", KEY, "--signed-port", port_of(receiver)]) == 0
+    request = received(receiver)
+    assert (request.door, request.for_s, request.asked, request.gate) == ("ssh", None, None, "")
+    assert capsys.readouterr() == ("", "")
+
+
+def test_every_option_is_in_the_message(receiver: socket.socket, tmp_path: Path) -> None:
+    words = ["--server-key", KEY, "--signed-port", f"{port_of(receiver)}/udp", "--identity", str(key("ed25519"))]
+    wishes = ["--from", "192.0.2.7", "--gate", "paris", "--for", "1h"]
+    assert main(["knock", "127.0.0.1", "db", *words, *wishes]) == 0
+    request = received(receiver)
+    assert (request.door, request.for_s, request.asked, request.gate) == ("db", 3600, ip_address("192.0.2.7"), "paris")
+
+
+def test_hosts_toml_says_all_of_it_and_an_option_says_otherwise(
+    receiver: socket.socket, identity: Path, nobodys_keys: Path
+) -> None:
+    other = identity.rename(identity.with_name("other"))
+    text = (
+        f'[home]\naddress = "127.0.0.1"\nserver_key = "{KEY}"\nsigned_port = {port_of(receiver)}\n'
+        f'identity = "{other}"\ngate = "paris"\nfrom = "auto"\nfor = "1m"\n[home.doors]\nssh = ["9/udp"]\n'
+    )
+    write_hosts(nobodys_keys, text)
+    assert main(["knock", "home"]) == 0
+    request = received(receiver)
+    assert (request.door, request.for_s, request.asked, request.gate) == ("ssh", 60, ip_address("127.0.0.1"), "paris")
+    assert main(["knock", "home", "db", "--gate", "rome", "--for", "2s"]) == 0
+    request = received(receiver)
+    assert (request.door, request.for_s, request.gate) == ("db", 2, "rome")
+
+
+def test_a_host_with_both_sends_its_sequence_where_it_is_asked_to(receiver: socket.socket, nobodys_keys: Path) -> None:
+    door = f'[home]\naddress = "127.0.0.1"\nserver_key = "{KEY}"\n[home.doors]\nssh = ["{port_of(receiver)}/udp"]\n'
+    write_hosts(nobodys_keys, door)
+    assert main(["knock", "home", "ssh", "--sequence"]) == 0
+    assert receiver.recv(9) == b"\0"
+    assert main(["knock", "home", f"{port_of(receiver)}/udp"]) == 0  # ports are a sequence
+    assert receiver.recv(9) == b"\0"
+
+
+def test_verbose_prints_a_line_a_packet(
+    receiver: socket.socket, identity: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    port = port_of(receiver)
+    assert main(["knock", "-v", "127.0.0.1", "ssh", "db", "--server-key", KEY, "--signed-port", port]) == 0
+    assert capsys.readouterr().out == "".join(
+        f"{port}/udp to 127.0.0.1: 448 bytes for door {door!r}, signed with {identity}\n" for door in ("ssh", "db")
+    )
+    assert [received(receiver).door for _ in range(2)] == ["ssh", "db"]
+
+
+def test_each_round_of_wait_is_a_fresh_packet(receiver: socket.socket, identity: Path) -> None:
+    words = ["--server-key", KEY, "--signed-port", port_of(receiver)]
+    with socket.socket() as closed:
+        closed.bind(("127.0.0.1", 0))
+        waiting = ["--wait", str(closed.getsockname()[1]), "--timeout", "1s"]
+        assert main(["knock", "127.0.0.1", "ssh", *words, *waiting]) == 1
+    first, second = received(receiver), received(receiver)
+    assert first.nonce != second.nonce
+    assert first.time_ms < second.time_ms
+
+
+def test_wait_is_0_when_the_port_answers(
+    receiver: socket.socket, identity: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    with socket.create_server(("127.0.0.1", 0)) as service:
+        awaited = str(service.getsockname()[1])
+        words = ["--server-key", KEY, "--signed-port", port_of(receiver), "--wait", awaited, "-v"]
+        assert main(["knock", "127.0.0.1", "ssh", *words]) == 0
+    assert capsys.readouterr().out.endswith(f"{awaited}/tcp is open\n")
+
+
+def test_wait_in_vain_says_where_to_look(identity: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    with socket.create_server(("127.0.0.1", 0), backlog=0) as full, socket.create_connection(full.getsockname()):
+        words = ["--server-key", KEY, "--signed-port", "9", "--wait", str(full.getsockname()[1]), "--timeout", "50ms"]
+        assert main(["knock", "127.0.0.1", "ssh", *words]) == 1
+    said = capsys.readouterr().err
+    assert "127.0.0.1: knocked once, but" in said
+    assert "stays silent; check whether door 'ssh' opens this port and lets this key in, whether the clocks" in said
+
+
+def test_dump_shows_every_field_and_sends_nothing(
+    receiver: socket.socket, identity: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    words = ["knock", "127.0.0.1", "ssh", "--server-key", KEY, "--signed-port", port_of(receiver)]
+    assert main([*words, "--dump"]) == 0
+    assert main(words) == 0
+    received(receiver)  # the one that was sent
+    receiver.setblocking(False)
+    with pytest.raises(BlockingIOError):
+        receiver.recv(2000)
+    lines = capsys.readouterr().out.splitlines()
+    assert lines[0] == f"448 bytes to 127.0.0.1 {port_of(receiver)}/udp, not sent"
+    assert [line.split("  ")[1] for line in lines[1:]] == [
+        "sealed to", "version", "time", "nonce", "door", "for", "address", "gate", "signed by", "signature",
+    ]  # fmt: skip
+    assert f"  sealed to    server key {SERVER.public.fingerprint} (x25519)" in lines
+
+
+def test_dump_as_json_is_enough_to_check_another_client(identity: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    words = ["--server-key", KEY, "--gate", "paris", "--for", "90s", "--from", "2001:db8::/64", "--dump", "--json"]
+    assert main(["knock", "127.0.0.1", "ssh", "db", *words]) == 0
+    for line, door in zip(capsys.readouterr().out.splitlines(), ("ssh", "db"), strict=True):
+        told = json.loads(line)
+        assert (told["door"], told["for_s"], told["address"], told["gate"]) == (door, 90, "2001:db8::/64", "paris")
+        assert (told["to"], told["port"], told["packet_bytes"]) == ("127.0.0.1", "62201/udp", 448)
+        assert told["signed_text"] == signed_text(SERVER.public.raw, bytes.fromhex(told["body"])).hex()
+        signature = bytes.fromhex(told["signature"])
+        verify(parse_public_key(blob_of(key("ed25519"))), signature, bytes.fromhex(told["signed_text"]))
+
+
+@pytest.mark.parametrize(
+    ("words", "message"),
+    [
+        (["127.0.0.1", "ssh", "--gate", "x"], "--gate is for signed knocks, and no server key is known for '127"),
+        (["127.0.0.1", "7000", "--gate", "x"], "--gate is for signed knocks, and ports are a sequence; leave one"),
+        (["home", "ssh", "--sequence", "--for", "1s"], "--for is for signed knocks, and --sequence asks for a seq"),
+        (["127.0.0.1", "7000", "--dump"], "--dump shows a signed knock, and this is a sequence; add --server-key KEY"),
+        (["127.0.0.1", "ssh", "--server-key", KEY, "--json"], "--json is for --dump; add --dump, or leave --json out"),
+        (["127.0.0.1", "--server-key", KEY], "which door? no door of '127.0.0.1' is known here; name the one to open"),
+        (["home"], "which door? "),
+        (["home", "db", "--sequence"], "door 'db' of host 'home' has no sequence; it opens with a signed knock only"),
+        (["127.0.0.1", "ssh", "--server-key", "x"], "127.0.0.1: no server key: a server's key begins with x25519:…"),
+        (["127.0.0.1", "ssh", "--server-key", KEY, "--for", "1"], "--for: '1' is no duration; write the unit"),
+        (["127.0.0.1", "ssh", "--server-key", KEY, "--from", "me"], "--from: 'me' is no address; write one like"),
+        (["127.0.0.1", "ssh", "--server-key", KEY, "--signed-port", "22/tcp"], "--signed-port: 22/tcp takes no signed"),
+        (["127.0.0.1", "ssh", "--server-key", KEY], "no key to sign with: no ssh-agent is known here"),
+        (["127.0.0.1", "ssh", "--server-key", KEY, "--identity", "/none"], "/none: No such file or directory; name"),
+        (["255.255.255.255", "ssh", "--server-key", KEY, "--identity", "KEY"], "cannot knock: 255.255.255.255: "),
+    ],
+)  # fmt: skip
+def test_a_wrong_call_is_2_with_a_message(
+    nobodys_keys: Path, capsys: pytest.CaptureFixture[str], words: list[str], message: str
+) -> None:
+    write_hosts(nobodys_keys, f'[home]\nserver_key = "{KEY}"\n[home.doors]\nssh = ["7000/tcp"]\ndb = []\n')
+    words = [str(key("ed25519")) if word == "KEY" else word for word in words]
+    assert main(["knock", *words]) == 2
+    captured = capsys.readouterr()
+    assert captured.err.startswith("doorward: ")
+    assert message in captured.err
+    assert captured.out == ""
+
+
+def test_a_likely_slip_is_told_and_sent_all_the_same(
+    receiver: socket.socket, identity: Path, nobodys_keys: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    host = f'[home]\naddress = "127.0.0.1"\nserver_key = "{KEY}"\nsigned_port = {port_of(receiver)}\n'
+    write_hosts(nobodys_keys, f"{host}[home.doors]\nssh = []\n")
+    assert main(["knock", "home", "sssh"]) == 0
+    assert received(receiver).door == "sssh"
+    assert "'home' lists no door 'sssh'; did you mean 'ssh'?" in capsys.readouterr().err
+    assert main(["knock", "home", "postgres"]) == 0
+    assert received(receiver).door == "postgres"
+    assert capsys.readouterr().err == ""
+
+
+# Each costs milliseconds, and a signed knock by a key of the agent needs none of it.
+HEAVY = {
+    "asyncio", "concurrent", "cryptography.hazmat.primitives.serialization.ssh", "dataclasses", "difflib",
+    "doorward.config.report", "doorward.signed.certificates", "email", "getpass", "http", "inspect", "json", "logging",
+    "multiprocessing", "pathlib", "segno", "shutil", "sqlite3", "ssl", "subprocess", "tempfile", "tomllib", "urllib",
+}  # fmt: skip
+
+
+def test_little_is_imported_on_the_way_to_the_packet(
+    receiver: socket.socket, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    program = (
+        "import sys; before = set(sys.modules)\n"
+        "from doorward.cli.main import main; status = main(sys.argv[1:])\n"
+        "print(*sorted(set(sys.modules) - before)); sys.exit(status)\n"
+    )
+    words = ["knock", "127.0.0.1", "ssh", "--server-key", KEY, "--signed-port", port_of(receiver)]
+    with real_agent(tmp_path) as agent:
+        agent.add(key("ed25519"))
+        monkeypatch.setenv("SSH_AUTH_SOCK", str(agent.path))
+        done = subprocess.run([sys.executable, "-c", program, *words], capture_output=True, text=True, check=True)
+    received(receiver)
+    assert set(done.stdout.split()) & HEAVY == set()
