@@ -22,13 +22,13 @@ from doorward.errors import UsageError
 from doorward.model import Place, Port, Protocol
 from doorward.signed.message import Message, Request, parse_plaintext, signed_text
 from doorward.signed.sealing import Opener
-from doorward.signed.server_key import HYBRID, SUITES, X25519, PrivateKey, Suite, new_private_text, parse_private_key
+from doorward.signed.server_key import HYBRID, SUITES, X25519, PrivateKey, Suite
 from doorward.signed.sshkeys import parse_public_key, verify
 from tests.support.authenticator import Authenticator
 from tests.support.ssh_agent import blob_of
 from tests.support.ssh_keygen import KINDS, key, ssh_keygen
 
-SERVERS = {name: parse_private_key(new_private_text(suite)) for name, suite in SUITES.items()}
+SERVERS = {name: PrivateKey(suite, bytes(range(suite.private_bytes))) for name, suite in SUITES.items()}
 SERVER = SERVERS["x25519"]
 NONCE = bytes(range(16))
 OWN = "192.0.2.1"
