@@ -39,6 +39,9 @@ GATES = {
 }
 
 
+FAMILIES = (("ip", "4"), ("ip6", "6"))
+
+
 def compiled(gate: Gate, doors: list[Door] = DOORS, capacity: int = CAPACITY) -> Ruleset:
     known_only = gate.wrong_port is WrongPort.KNOWN
     automaton = compile_doors(doors, public=gate.public, known_only=known_only)
@@ -134,8 +137,14 @@ def test_what_is_open_gets_the_mark_in_every_mode_and_nothing_comes_with_it(mode
     plain = compiled(Gate(mode=mode)).body.splitlines()
     marking = compiled(Gate(mode=mode, accept_mark=Mark(0x1000, 0x3000))).body.splitlines()
     setting = "meta mark set meta mark & 0xffffcfff | 0x1000 accept"
+    sets = (
+        ("open",) if mode is Mode.STEALTH else ("open", "wide")
+    )  # as `compiled` has it, with signed knocks or without
     assert [line.strip() for line in marking if line not in plain] == [
-        f"ip saddr . meta l4proto . th dport @open4 {setting}",
-        f"ip6 saddr . meta l4proto . th dport @open6 {setting}",
+        *(
+            f"{ip} saddr . meta l4proto . th dport @{name}{family} {setting}"
+            for name in sets
+            for ip, family in FAMILIES
+        ),
         "meta mark & 0x3000 != 0x0 meta mark set meta mark & 0xffffcfff",
     ]
