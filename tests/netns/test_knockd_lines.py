@@ -6,6 +6,7 @@ import re
 import signal
 import subprocess
 import time
+from itertools import groupby
 from pathlib import Path
 
 import pytest
@@ -62,6 +63,12 @@ def session(place: Site, ending: signal.Signals) -> int:
     return status
 
 
+def without_its_echo(lines: tuple[str, ...]) -> tuple[str, ...]:
+    """Take out what knockd says twice: after SIGHUP, on a busy machine, it handles a packet a second time."""
+    reread = next(place for place, line in enumerate(lines) if line.startswith("re-reading"))
+    return (*lines[:reread], *(line for line, _ in groupby(lines[reread:])))
+
+
 def test_the_log_and_the_output_are_knockds_character_by_character(tmp_path: Path) -> None:
     seen = {}
     for program in (DEBIAN, *OURS):
@@ -71,6 +78,8 @@ def test_the_log_and_the_output_are_knockds_character_by_character(tmp_path: Pat
             assert all(DATED.fullmatch(line) for line in raw if line), raw
             assert program is DEBIAN or all(raw), "an empty line"
             texts = (*map(undated, filter(None, raw)),), tuple(filter(None, place.knockd.output.all()))
+            if program is DEBIAN:
+                texts = tuple(without_its_echo(lines) for lines in texts)
             names = [tuple(line.replace(str(place.knockd.folder), "") for line in lines) for lines in texts]
             seen[program.name] = status, *names, tuple(place.knockd.errors.all())
     for program in OURS:
