@@ -33,20 +33,23 @@ def of_parser(parser: argparse.ArgumentParser) -> str:
     for group in parser._action_groups:
         entries = [_entry(action, formatter) for action in group._group_actions if action.help != argparse.SUPPRESS]
         if entries:
-            name = group.title or "options"
-            text += groff.heading(_TITLES.get(name, name)) + "".join(entries)
+            name, _, remark = (group.title or "options").rstrip(")").partition(" (")
+            text += groff.heading(_TITLES.get(name, name)) + (groff.paragraph(groff.marked(remark)) if remark else "")
+            text += "".join(entries)
     return text + _epilog((parser.epilog or "").splitlines())
 
 
 def _entry(action: argparse.Action, formatter: argparse.HelpFormatter) -> str:
-    value = action.metavar or "" if action.nargs != 0 else ""
-    if action.choices:
-        value = ", ".join(map(str, action.choices))
-    elif not value and action.nargs != 0:
-        value = action.dest.upper() if action.option_strings else action.dest
     names = ", ".join(map(groff.bold, action.option_strings))
-    term = " ".join(filter(None, (names, groff.italic(str(value)) if value else "")))
+    value = "" if action.nargs == 0 else groff.italic(_value(action))
+    term = " ".join(filter(None, (names, value)))
     return groff.entry(term, groff.marked(formatter._expand_help(action) if action.help else ""))
+
+
+def _value(action: argparse.Action) -> str:
+    if action.metavar is None and action.choices:
+        return ", ".join(map(str, action.choices))
+    return str(action.metavar or (action.dest.upper() if action.option_strings else action.dest))
 
 
 def _epilog(lines: list[str]) -> str:
