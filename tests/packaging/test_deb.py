@@ -33,6 +33,8 @@ mode = "stealth"
 knock = ["7000/tcp", "8000/udp", "9000/tcp"]
 opens = ["22/tcp"]
 for = "1h"
+
+[signed]
 """
 STRANGER = "198.51.100.77"
 KNOCKD_CONF = """\
@@ -106,7 +108,8 @@ def main_pid(machine: Machine, unit: str) -> int:
     return int(machine.says("systemctl", "show", "-P", "MainPID", unit))
 
 
-def test_from_install_to_purge(built: Built, machine: Machine, direct_lab: Lab) -> None:
+@pytest.mark.netns("ssh-keygen")
+def test_from_install_to_purge(built: Built, machine: Machine, direct_lab: Lab, tmp_path: Path) -> None:
     before = machine.files()
     install(machine, built.doorward)
 
@@ -128,14 +131,23 @@ def test_from_install_to_purge(built: Built, machine: Machine, direct_lab: Lab) 
 
     # It does what it is for.
     machine.write("/etc/doorward/doorward.toml", CONFIGURATION, mode="640", owner="root:doorward")
+    server_key = machine.says("doorward", "key", "server")
+    identity = tmp_path / "id"
+    subprocess.run(["ssh-keygen", "-q", "-t", "ed25519", "-N", "", "-C", "laptop", "-f", identity], check=True)
+    public = identity.with_suffix(".pub").read_text()
+    machine.write("/etc/doorward/authorized_keys", public, mode="640", owner="root:doorward")
     assert "good: 1 door" in machine.says("doorward", "check")
     direct_lab.server.start_greeter(22)
     direct_lab.client.add_addresses([STRANGER])
     machine.run("systemctl", "enable", "--now", "doorward-gate", "doorward")
     assert not answers(direct_lab)
-    direct_lab.client.run([*DOORWARD, "knock", direct_lab.server.ipv4, "7000", "8000/udp", "9000"])
+    knock = (*DOORWARD, "knock", direct_lab.server.ipv4)
+    direct_lab.client.run([*knock, "7000", "8000/udp", "9000"])
     assert answers(direct_lab)
-    assert re.search(r"ssh +198\.51\.100\.1", machine.says("doorward", "status"))
+    machine.run("doorward", "close", "ssh", direct_lab.client.ipv4)
+    assert not answers(direct_lab)
+    direct_lab.client.run([*knock, "ssh", "--server-key", server_key, "--identity", identity, "--wait", "22"])
+    assert re.search(r"ssh +198\.51\.100\.1 .* key laptop", machine.says("doorward", "status"))
     warnings = machine.says("journalctl", "-q", "-u", "doorward", "-p", "warning", "-o", "cat")
     assert warnings == ""
 
