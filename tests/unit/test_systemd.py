@@ -52,3 +52,12 @@ def test_only_what_the_daemon_needs_is_let_through() -> None:
 def test_the_user_is_made() -> None:
     words = [line.split() for line in (FOLDER / "doorward.sysusers.conf").read_text().splitlines() if line[0] != "#"]
     assert [row[:3] for row in words] == [["u", "doorward", "-"]]
+
+
+def test_folders_are_made_as_the_unit_makes_them() -> None:
+    rows = [line.split() for line in (FOLDER / "doorward.tmpfiles.conf").read_text().splitlines() if line[0] != "#"]
+    unit = (FOLDER / "doorward.service").read_text().splitlines()
+    modes = {row[1]: row[2].lstrip(":") for row in rows}
+    assert f"ConfigurationDirectoryMode={modes['/etc/doorward']}" in unit
+    assert f"StateDirectoryMode={modes['/var/lib/doorward']}" in unit
+    assert [row[3].lstrip(":") for row in rows] == ["root", "doorward"]  # nobody but root may say who gets in

@@ -30,6 +30,7 @@ COMMANDS = {
     "add": "a host for the client, with its server's key",
     "key": "the server's key for signed knocks",
     "import": "a knockd.conf turned into doorward's own configuration",
+    "completion": "what a shell needs to complete words of doorward",
     "lab": "the whole thing in network namespaces, step by step",
 }
 

@@ -8,6 +8,7 @@ from pathlib import Path
 
 from doorward.config.files import read_text, trusted_owners
 from doorward.config.schema import Configuration, Signed
+from doorward.daemon.privileges import service_identity
 from doorward.errors import Fault, MalformedError, UsageError
 from doorward.signed import authorized
 from doorward.signed.authorized import AuthorizedKeys
@@ -31,13 +32,18 @@ def read_private_key(path: Path) -> PrivateKey:
         raise UsageError(f"{path}: there is no server's key; `doorward key server` makes it")
     text = read_text(path, trusted_owners())
     found = path.stat()
-    own_groups = {0, os.getegid(), *os.getgroups()}
-    if found.st_mode & stat.S_IROTH or (found.st_mode & stat.S_IRGRP and found.st_gid not in own_groups):
+    if found.st_mode & stat.S_IROTH or (found.st_mode & stat.S_IRGRP and found.st_gid not in _own_groups()):
         raise UsageError(f"{path}: other users can read the server's key; run `chmod go-r {path}`")
     try:
         return parse_private_key(text)
     except MalformedError as error:
         raise UsageError(f"{path}: {error}; move it away, and `doorward key server` makes another") from None
+
+
+def _own_groups() -> set[int]:
+    """Name the groups that may read the key: this process's, and for root those of the user that the daemon is."""
+    daemon = service_identity()
+    return {0, os.getegid(), *os.getgroups(), *(daemon.groups if daemon else ())}
 
 
 def read_authorized_keys(path: Path) -> tuple[AuthorizedKeys, list[Fault]]:

@@ -20,7 +20,10 @@ from doorward.model import Element, Port, parse_place
 
 _LIBRARY = "libnftables.so.1"
 _HANDLES, _JSON = 1 << 3, 1 << 4
-_ELEMENT = re.compile(r"([0-9a-f.:]+(?:/[0-9]+)?) \. (tcp|udp) \. ([0-9]{1,5})\b(?: timeout \w+)?(?: expires (\w+))?")
+_ELEMENT = re.compile(
+    r"([0-9a-f.:]+(?:/[0-9]+)?) \. (tcp|udp|6|17) \. ([0-9]{1,5})\b(?: timeout \w+)?(?: expires (\w+))?"
+)
+_NAMES = {"6": "tcp", "17": "udp"}  # nft knows names of protocols from /etc/protocols, which a small host may lack
 _SPAN = re.compile(r"([0-9]{1,15})(ms|[smhd])")
 
 
@@ -152,7 +155,7 @@ def read_elements(text: str) -> dict[Element, float]:
     found: dict[Element, float] = {}
     for address, protocol, number, expires in _ELEMENT.findall(text):
         try:
-            element = Element(parse_place(address), Port.parse(f"{number}/{protocol}"))
+            element = Element(parse_place(address), Port.parse(f"{number}/{_NAMES.get(protocol, protocol)}"))
         except ValueError:
             entry = f"{address} . {protocol} . {number}"
             raise HostError(f"nft lists {entry!r}, which is no entry; install nftables 1.0.6 or newer") from None

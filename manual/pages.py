@@ -1,0 +1,117 @@
+"""Which pages there are, and what only a person can tell in them."""
+
+from __future__ import annotations
+
+from typing import NamedTuple
+
+from doorward import __version__
+from doorward.cli import knock_compat, knockd
+from doorward.cli.main import COMMANDS, parser_of
+from manual import groff
+from manual.markdown import of_document
+from manual.parsers import of_parser, of_usage, synopsis
+
+MANUAL = "doorward"
+ABOUT = """\
+**doorward** hides the services of a Linux host behind ports that are closed and silent, and opens them to a secret
+knock, for one source address and a short time. The knock is decided in the kernel: all doors are compiled into one
+automaton and loaded into nftables, so that the door is open before the next packet arrives."""
+STATUS = "0: done. 1: the answer is no. 2: the call or a file is wrong."
+ENVIRONMENT = {
+    "CONFIGURATION_DIRECTORY": "the folder of doorward.toml; else `/etc/doorward`",
+    "STATE_DIRECTORY": "the folder of the ledger; else `/var/lib/doorward`",
+    "RUNTIME_DIRECTORY": "the folder of the control socket; else `/run/doorward`",
+}
+FILES = {
+    "/etc/doorward/doorward.toml": "the configuration, doorward.toml(5)",
+    "~/.config/doorward/hosts.toml": "the client's hosts and their doors",
+    "/var/lib/doorward/ledger.sqlite3": "the record of openings and refusals",
+    "/var/lib/doorward/gate.nft": "the gate as it was last loaded, for the time before the network is up",
+}
+KNOCKD_ABOUT = """\
+**knockd** waits for secret knocks and runs the commands that its configuration names for them. This one is
+doorward's: it takes the knockd.conf, the options and the words of knockd 0.8, and has the kernel match the knocks."""
+KNOCKD_STATUS = "0: help or version was asked for. 1: it could not start. Else the signal that ended it: 15 or 2."
+KNOCKD_FILES = {
+    "/etc/knockd.conf": "the configuration, as knockd 0.8 reads it",
+    "/etc/default/knockd": "KNOCKD_OPTS: options for the unit knockd.service",
+    "/var/lib/doorward/knockd.sqlite3": "which commands are still owed",
+}
+KNOCK_ABOUT = """\
+**knock** sends packets to ports of a host, in order. It takes the options of knockd's client, version 0.8."""
+KNOCK_STATUS = "0: everything was sent. 1: it was not, or the call is wrong."
+
+
+class Page(NamedTuple):
+    """One page: `text` is all of it but the title."""
+
+    name: str
+    section: int
+    text: str
+
+    def roff(self, date: str) -> str:
+        """Give the whole file."""
+        return groff.page(groff.title(self.name, self.section, date, f"doorward {__version__}", MANUAL), self.text)
+
+
+def pages(configuration: str) -> list[Page]:
+    """Make all pages; `configuration` is the text of docs/configuration.md."""
+    return [
+        _overview(),
+        *(_command(name) for name in COMMANDS),
+        Page("doorward.toml", 5, _configuration(configuration)),
+        Page("knockd", 1, _knockd()),
+        Page("knock", 1, _knock()),
+    ]
+
+
+def _name(name: str, what: str) -> str:
+    return f"{groff.heading('name')}{groff.plain(name)} \\- {groff.plain(what)}\n"
+
+
+def _entries(title: str, entries: dict[str, str]) -> str:
+    rows = (groff.entry(groff.bold(name), groff.marked(what)) for name, what in entries.items())
+    return groff.heading(title) + "".join(rows)
+
+
+def _section(title: str, text: str) -> str:
+    return groff.heading(title) + groff.paragraph(groff.marked(" ".join(text.split())))
+
+
+def _see(*names: str) -> str:
+    """Refer to other pages, written like `nft(8)`."""
+    words = (f"{groff.bold(name)}({section}" for name, _, section in (one.partition("(") for one in names))
+    return groff.heading("see also") + groff.paragraph(", ".join(words))
+
+
+def _overview() -> Page:
+    text = _name("doorward", "hides services behind closed, silent ports and opens them to a secret knock")
+    text += synopsis("doorward [COMMAND …]") + _section("description", ABOUT)
+    text += _entries("commands", {f"doorward-{name}(1)": what for name, what in COMMANDS.items()})
+    text += _section("exit status", STATUS) + _entries("environment", ENVIRONMENT) + _entries("files", FILES)
+    return Page("doorward", 1, text + _see("doorward.toml(5)", "nft(8)"))
+
+
+def _command(name: str) -> Page:
+    text = _name(f"doorward-{name}", COMMANDS[name]) + of_parser(parser_of(name))
+    return Page(f"doorward-{name}", 1, text + _see("doorward(1)", "doorward.toml(5)"))
+
+
+def _configuration(document: str) -> str:
+    text = _name("doorward.toml", "doors, and how they are opened")
+    return text + of_document(document) + _see("doorward(1)", "doorward-check(1)")
+
+
+def _knockd() -> str:
+    text = _name("knockd", "runs commands on a secret knock, with an unchanged knockd.conf")
+    usage, _, rest = of_usage(knockd.USAGE).partition(groff.heading("options"))
+    text += usage + _section("description", KNOCKD_ABOUT) + groff.heading("options") + rest
+    text += _section("exit status", KNOCKD_STATUS) + _entries("files", KNOCKD_FILES)
+    return text + _see("knock(1)", "doorward(1)", "doorward-import(1)")
+
+
+def _knock() -> str:
+    text = _name("knock", "sends a secret knock")
+    usage, _, rest = of_usage(knock_compat.USAGE).partition(groff.heading("options"))
+    text += usage + _section("description", KNOCK_ABOUT) + groff.heading("options") + rest
+    return text + _section("exit status", KNOCK_STATUS) + _see("knockd(1)", "doorward-knock(1)")

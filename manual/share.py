@@ -1,0 +1,38 @@
+"""What a package puts below share/: the pages, and what shells need to complete words."""
+
+from __future__ import annotations
+
+import os
+from datetime import UTC, datetime
+from pathlib import Path
+
+from doorward.cli.completion import SHELLS, script
+from manual.pages import pages
+
+DOCS = Path(__file__).parent.parent / "docs"
+COMPLETIONS = {
+    "bash": "bash-completion/completions/doorward",
+    "zsh": "zsh/site-functions/_doorward",
+    "fish": "fish/vendor_completions.d/doorward.fish",
+}
+
+
+def files() -> dict[str, str]:
+    """Make each file's text, by its path below share/; pages are dated by SOURCE_DATE_EPOCH where it is set."""
+    for name in ("CONFIGURATION_DIRECTORY", "STATE_DIRECTORY", "RUNTIME_DIRECTORY"):
+        os.environ.pop(name, None)  # the options' help names the usual folders
+    epoch = os.environ.get("SOURCE_DATE_EPOCH")
+    date = (datetime.fromtimestamp(int(epoch), UTC) if epoch else datetime.now(UTC)).date().isoformat()
+    made = pages(next(DOCS.rglob("configuration.md")).read_text(encoding="utf-8"))
+    manual = {f"man/man{page.section}/{page.name}.{page.section}": page.roff(date) for page in made}
+    return manual | {COMPLETIONS[shell]: script(shell) for shell in SHELLS}
+
+
+def write(folder: Path) -> list[Path]:
+    """Write them all into a folder, and tell where they are below it."""
+    texts = files()
+    for name, text in texts.items():
+        path = folder / name
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.write_text(text, encoding="utf-8")
+    return list(map(Path, texts))

@@ -1,0 +1,88 @@
+"""`doorward completion`: what a shell needs to complete words of doorward, and the names that it asks for then."""
+
+from __future__ import annotations
+
+import argparse
+import re
+import sys
+from collections.abc import Callable
+from pathlib import Path
+
+from doorward import __version__
+from doorward.config.files import default_path, read
+from doorward.errors import DoorwardError, HostError
+
+SHELLS = ("bash", "zsh", "fish")
+_NAME = re.compile(r"[\w.:-]+")  # bash expands what it is offered: no other names of hosts are
+
+EXAMPLE = """\
+  $ cd ~/.local/share/bash-completion/completions
+  $ doorward completion bash > doorward
+zsh: _doorward, in a folder of your fpath
+fish: ~/.config/fish/completions/doorward.fish
+needs shtab, as `pip install doorward[completion]` brings it"""
+
+
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    """Declare the command's words."""
+    parser.add_argument(
+        "what",
+        choices=(*SHELLS, *NAMES),
+        help="a shell, to print its script; or doors or hosts: the names that the script asks for",
+    )
+
+
+def run(args: argparse.Namespace) -> int:
+    """Print a script, or names."""
+    if args.what in NAMES:
+        sys.stdout.writelines(f"{name}\n" for name in NAMES[args.what]())
+    else:
+        sys.stdout.write(script(args.what))
+    return 0
+
+
+def script(shell: str) -> str:
+    """Give the text that a shell reads; HostError: shtab is missing."""
+    try:
+        import shtab
+    except ImportError:
+        remedy = "install it: `pip install doorward[completion]`, or `pip install shtab` beside doorward"
+        raise HostError(f"the Python library shtab is missing; {remedy}") from None
+    names = {name: shtab.cmd(f"doorward completion {name}s 2>/dev/null") for name in ("door", "host")}
+    parser = whole_parser(lambda action: shtab.FILE if action.type is Path else names.get(str(action.metavar).lower()))
+    return f"{shtab.complete(parser, shell).rstrip()}\n"
+
+
+def whole_parser(complete: Callable[[argparse.Action], object]) -> argparse.ArgumentParser:
+    """Build one parser of all commands; `complete` says what an argument's words are, or None."""
+    from doorward.cli.main import COMMANDS, load
+
+    parser = argparse.ArgumentParser(prog="doorward")
+    parser.add_argument("-V", "--version", action="version", version=__version__, help="say which version this is")
+    commands = parser.add_subparsers(metavar="COMMAND")
+    for name, what in COMMANDS.items():
+        one = commands.add_parser(name, help=what, description=what)
+        load(name).add_arguments(one)
+        for action in one._actions:  # argparse tells of them nowhere else
+            if (words := complete(action)) is not None:
+                vars(action)["complete"] = words  # where shtab looks for it
+    return parser
+
+
+def _doors() -> list[str]:
+    try:
+        return [door.name for door in read(default_path()).doors]
+    except DoorwardError:  # no file, or none for this user: nothing to offer, and no place to say so
+        return []
+
+
+def _hosts() -> list[str]:
+    from doorward.client.hosts import hosts_path, read_hosts
+
+    try:
+        return list(filter(_NAME.fullmatch, read_hosts(hosts_path())))
+    except DoorwardError:
+        return []
+
+
+NAMES = {"doors": _doors, "hosts": _hosts}

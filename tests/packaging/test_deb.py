@@ -1,0 +1,286 @@
+"""The Debian packages that `scripts/deb` builds: installed, used, upgraded, removed, purged in a Debian of its own."""
+
+from __future__ import annotations
+
+import os
+import re
+import socket
+import subprocess
+from collections.abc import Iterator
+from pathlib import Path
+from typing import NamedTuple
+
+import pytest
+
+from doorward import __version__
+from doorward.cli.main import COMMANDS
+from doorward.lab import Lab
+from tests.support.daemon import DOORWARD, PATIENCE_S, SILENCE_S
+from tests.support.machine import Machine
+
+pytestmark = [
+    pytest.mark.netns("systemd-nspawn", "mmdebstrap", "dh", "nsenter"),
+    pytest.mark.timeout(900),  # the first to come waits for the packages and the root
+]
+
+SCRIPT = Path(__file__).parents[2] / "scripts" / "deb"
+RELEASE = tuple(filter(None, [os.environ.get("DOORWARD_DEB_RELEASE")]))  # without one, that of this host
+CONFIGURATION = """\
+[gate]
+mode = "stealth"
+
+[doors.ssh]
+knock = ["7000/tcp", "8000/udp", "9000/tcp"]
+opens = ["22/tcp"]
+for = "1h"
+
+[signed]
+"""
+STRANGER = "198.51.100.77"
+KNOCKD_CONF = """\
+[options]
+    logfile = /var/log/knockd.log
+
+[greet]
+    sequence = 7000,8000:udp,9000
+    seq_timeout = 15
+    tcpflags = syn
+    command = /bin/echo %IP% > /run/greeted
+"""
+
+
+class Built(NamedTuple):
+    """What the script made."""
+
+    folder: Path
+    doorward: Path
+    knockd: Path
+
+    def fields(self, package: Path) -> dict[str, str]:
+        text = subprocess.check_output(["dpkg-deb", "-f", package], text=True)
+        return dict(line.split(": ", 1) for line in text.splitlines() if re.match(r"\S+: ", line))
+
+    def paths(self, package: Path) -> set[str]:
+        tar = subprocess.run(["dpkg-deb", "--fsys-tarfile", package], stdout=subprocess.PIPE, check=True).stdout
+        listed = subprocess.run(["tar", "-t"], input=tar, stdout=subprocess.PIPE, check=True).stdout
+        return {line.removeprefix(".").rstrip("/") for line in listed.decode().splitlines()}
+
+
+def script(*words: str) -> list[str]:
+    done = subprocess.run([SCRIPT, *words, *RELEASE], stdout=subprocess.PIPE, text=True, check=False)
+    assert done.returncode == 0, f"{SCRIPT} {words} ended with {done.returncode}; its words are above"
+    return done.stdout.splitlines()
+
+
+@pytest.fixture(scope="module")
+def built() -> Built:
+    knockd, doorward = map(Path, sorted(script()))  # built once: another call finds them
+    return Built(doorward.parent, doorward, knockd)
+
+
+@pytest.fixture
+def machine(built: Built, direct_lab: Lab) -> Iterator[Machine]:
+    (root,) = script("--root")
+    with Machine(Path(root), built.folder, direct_lab.server) as started:
+        yield started
+
+
+def install(machine: Machine, package: Path, *options: str) -> str:
+    done = machine.run("apt-get", "-q", "-y", *options, "install", f"/packages/{package.name}")
+    return done.stdout + done.stderr
+
+
+def answers(lab: Lab, *, source: str = "198.51.100.1") -> bool:
+    """Tell whether the service on port 22 greets this address of the client."""
+    try:
+        with lab.client.call(socket.create_connection, (str(lab.server.ipv4), 22), SILENCE_S, (source, 0)) as greeter:
+            greeter.settimeout(PATIENCE_S)
+            return bool(greeter.makefile().readline())
+    except TimeoutError:
+        return False
+
+
+def states(machine: Machine, *units: str) -> list[str]:
+    return machine.run("systemctl", "is-active", *units, check=False).stdout.split()
+
+
+def main_pid(machine: Machine, unit: str) -> int:
+    return int(machine.says("systemctl", "show", "-P", "MainPID", unit))
+
+
+@pytest.mark.netns("ssh-keygen")
+def test_from_install_to_purge(built: Built, machine: Machine, direct_lab: Lab, tmp_path: Path) -> None:
+    before = machine.files()
+    install(machine, built.doorward)
+
+    # The program, its pages and what shells need are there, and nothing has begun.
+    assert machine.says("doorward", "--version") == f"doorward {__version__}"
+    assert machine.says("/usr/lib/doorward/bin/python3", "-m", "doorward", "--version") == f"doorward {__version__}"
+    for page in ("doorward", "doorward.toml", *(f"doorward-{name}" for name in COMMANDS)):
+        assert page in machine.says("man", "--warnings", page)
+    asked = 'COMP_WORDS=(doorward stat); COMP_CWORD=1; _shtab_doorward doorward stat; echo "${COMPREPLY[@]}"'
+    completions = "/usr/share/bash-completion/completions/doorward"
+    assert machine.says("bash", "-c", f". {completions}; {asked}").split() == ["status"]
+    assert machine.says("stat", "-c", "%a %U:%G", "/etc/doorward", "/var/lib/doorward").splitlines() == [
+        "750 root:doorward",
+        "700 doorward:doorward",
+    ]
+    assert states(machine, "doorward", "doorward-gate") == ["inactive", "inactive"]
+    assert machine.run("systemctl", "is-enabled", "doorward", check=False).stdout.strip() == "disabled"
+    assert machine.says("nft", "list", "tables") == ""
+
+    # It does what it is for.
+    machine.write("/etc/doorward/doorward.toml", CONFIGURATION, mode="640", owner="root:doorward")
+    server_key = machine.says("doorward", "key", "server")
+    identity = tmp_path / "id"
+    subprocess.run(["ssh-keygen", "-q", "-t", "ed25519", "-N", "", "-C", "laptop", "-f", identity], check=True)
+    public = identity.with_suffix(".pub").read_text()
+    machine.write("/etc/doorward/authorized_keys", public, mode="640", owner="root:doorward")
+    assert "good: 1 door" in machine.says("doorward", "check")
+    direct_lab.server.start_greeter(22)
+    direct_lab.client.add_addresses([STRANGER])
+    machine.run("systemctl", "enable", "--now", "doorward-gate", "doorward")
+    assert not answers(direct_lab)
+    knock = (*DOORWARD, "knock", direct_lab.server.ipv4)
+    direct_lab.client.run([*knock, "7000", "8000/udp", "9000"])
+    assert answers(direct_lab)
+    machine.run("doorward", "close", "ssh", direct_lab.client.ipv4)
+    assert not answers(direct_lab)
+    direct_lab.client.run([*knock, "ssh", "--server-key", server_key, "--identity", identity, "--wait", "22"])
+    assert re.search(r"ssh +198\.51\.100\.1 .* key laptop", machine.says("doorward", "status"))
+    warnings = machine.says("journalctl", "-q", "-u", "doorward", "-p", "warning", "-o", "cat")
+    assert warnings == ""
+
+    # An upgrade: another process, the same gate, and what is open stays open.
+    running = main_pid(machine, "doorward")
+    install(machine, built.doorward, "--reinstall")
+    assert states(machine, "doorward") == ["active"]
+    assert main_pid(machine, "doorward") not in (running, 0)
+    assert answers(direct_lab)
+    assert not answers(direct_lab, source=STRANGER)
+    assert machine.says("cat", "/etc/doorward/doorward.toml") == CONFIGURATION.strip()
+
+    # Removed: nothing is hidden any more, and what the administrator wrote is kept.
+    machine.run("apt-get", "-q", "-y", "remove", "doorward")
+    assert machine.says("nft", "list", "tables") == ""
+    assert machine.says("find", "/proc", "-maxdepth", "1", "-user", "doorward") == ""
+    assert answers(direct_lab, source=STRANGER)
+    assert machine.says("cat", "/etc/doorward/doorward.toml") == CONFIGURATION.strip()
+    assert machine.run("test", "-e", "/var/lib/doorward/ledger.sqlite3").returncode == 0
+
+    # Purged: as if it had never been there, but for the user, which Debian keeps.
+    machine.run("apt-get", "-q", "-y", "purge", "doorward")
+    after = machine.files()
+    changed = {path for path in before.keys() | after.keys() if before.get(path) != after.get(path)}
+    assert changed == {"etc/group", "etc/gshadow", "etc/passwd", "etc/shadow"}
+    assert machine.says("grep", "-c", "^doorward:", *(f"/{path}" for path in sorted(changed))).split() == [
+        f"/{path}:1" for path in sorted(changed)
+    ]
+
+
+def test_in_the_place_of_knockd(built: Built, machine: Machine, direct_lab: Lab) -> None:
+    # Debian's own knockd runs, as somebody has set it up.
+    (debians,) = machine.says("find", "/", "-maxdepth", "1", "-name", "knockd_*.deb").splitlines()
+    machine.run("apt-get", "-q", "-y", "install", debians)
+    machine.write("/etc/knockd.conf", KNOCKD_CONF)
+    machine.run("mkfifo", "/run/greeted")
+    machine.run("systemctl", "enable", "--now", "knockd")
+    theirs = main_pid(machine, "knockd")
+
+    # doorward alone leaves it as it is.
+    install(machine, built.doorward)
+    assert main_pid(machine, "knockd") == theirs
+    assert machine.says("dpkg", "-S", "/usr/sbin/knockd", "/usr/bin/knock").splitlines() == [
+        "knockd: /usr/sbin/knockd",
+        "knockd: /usr/bin/knock",
+    ]
+
+    # doorward-knockd takes its place, with its configuration, and goes on at once.
+    said = install(machine, built.knockd)
+    assert "Removing knockd " in said
+    assert "take along if you purged it: keep a copy" in said
+    assert states(machine, "knockd") == ["active"]
+    assert main_pid(machine, "knockd") not in (theirs, 0)
+    assert f"doorward {__version__}" in machine.says("knockd", "--version")
+    assert machine.says("cat", "/etc/knockd.conf") == KNOCKD_CONF.strip()
+    assert machine.says("systemctl", "is-enabled", "knockd") == "enabled"
+    assert all("doorward" in machine.says("man", page) for page in ("knockd", "knock"))
+    direct_lab.client.run([*DOORWARD, "knock", direct_lab.server.ipv4, "7000", "8000/udp", "9000"])
+    assert machine.says("cat", "/run/greeted") == str(direct_lab.client.ipv4)  # waits until the command writes
+    assert f"{direct_lab.client.ipv4}: greet: OPEN SESAME" in machine.says("cat", "/var/log/knockd.log")
+
+    # And back again.
+    machine.run("apt-get", "-q", "-y", "install", debians)
+    assert machine.run("dpkg", "-s", "doorward-knockd", check=False).stdout.count("Status: deinstall ok") == 1
+    assert machine.says("dpkg", "-S", "/usr/sbin/knockd") == "knockd: /usr/sbin/knockd"
+    assert machine.says("nft", "list", "tables") == ""
+
+
+def test_in_a_folder_that_is_no_host(built: Built, direct_lab: Lab, tmp_path: Path) -> None:
+    """A chroot, as images are made in: no systemd runs, and this host's gate is none of its business."""
+    (root,) = script("--root")
+    steps = f"""
+        mount -t tmpfs tmpfs {tmp_path}
+        cd {tmp_path}
+        mkdir upper work root
+        mount -t overlay overlay -o lowerdir={root},upperdir=upper,workdir=work root
+        mount -t proc proc root/proc
+        cp {built.doorward} {built.knockd} root/
+        chroot root apt-get -q -y install /{built.doorward.name} /{built.knockd.name}
+        chroot root doorward --version
+        chroot root apt-get -q -y purge doorward doorward-knockd
+        ls -d root/etc/doorward root/var/lib/doorward root/usr/lib/doorward 2>&1 || true
+    """
+    direct_lab.server.run(["nft", "add", "table", "inet", "doorward"])
+    said = direct_lab.server.run(
+        [
+            "unshare",
+            "--mount",
+            "env",
+            "-i",
+            "PATH=/usr/sbin:/usr/bin:/sbin:/bin",
+            "LC_ALL=C.UTF-8",
+            "sh",
+            "-euc",
+            steps,
+        ],
+        timeout_s=120,
+    )
+    assert f"doorward {__version__}" in said.stdout
+    assert said.stdout.count("No such file or directory") == 3
+    assert "table inet doorward" in direct_lab.server.run(["nft", "list", "tables"]).stdout
+
+
+def test_what_the_packages_say_of_themselves(built: Built) -> None:
+    fields = {package: built.fields(package) for package in (built.doorward, built.knockd)}
+    assert {one["Version"].partition("-")[0] for one in fields.values()} == {__version__}
+    assert {name: fields[built.knockd].get(name) for name in ("Provides", "Conflicts", "Replaces")} == {
+        "Provides": "knockd",
+        "Conflicts": "knockd",
+        "Replaces": "knockd",
+    }
+    assert fields[built.doorward].keys().isdisjoint({"Provides", "Conflicts", "Replaces"})
+    assert {path for path in built.paths(built.doorward) if path.startswith("/etc") or "bin/knock" in path} == set()
+    assert {"/usr/sbin/knockd", "/usr/bin/knock"} <= built.paths(built.knockd)
+
+
+def test_nothing_tells_where_they_were_built(built: Built, tmp_path: Path) -> None:
+    for package in built.doorward, built.knockd:
+        subprocess.run(["dpkg-deb", "-R", package, tmp_path / package.stem], check=True)
+    here = str(SCRIPT.parents[1])
+    found = subprocess.run(["grep", "-rl", "-e", here, "-e", "deb/source", tmp_path], capture_output=True, text=True)
+    assert (found.returncode, found.stdout) == (1, "")
+    assert list(tmp_path.rglob("direct_url.json")) == []
+    compiled = [path for path in tmp_path.rglob("*.pyc") if path.name.startswith("main.")]
+    assert any(b"/usr/lib/doorward/lib/python3" in path.read_bytes() for path in compiled)
+
+
+@pytest.mark.netns("lintian")
+def test_debians_own_judge_is_content(built: Built) -> None:
+    (changes,) = built.folder.glob("*.changes")
+    unpublished = "bogus-mail-host,bogus-mail-host-in-debian-changelog"  # nobody's address: see DEBEMAIL in scripts/deb
+    words = ["--allow-root", "--suppress-tags", unpublished, "--tag-display-limit", "0"]
+    done = subprocess.run(["lintian", *words, changes], capture_output=True, text=True, check=False)
+    assert "lintian" not in done.stderr
+    others = re.compile(r"/site-packages/(?!doorward/)")  # libraries are as their makers publish them
+    assert [line for line in done.stdout.splitlines() if not others.search(line)] == []
