@@ -79,7 +79,7 @@ def test_the_log_and_the_output_are_knockds_character_by_character(tmp_path: Pat
             assert program is DEBIAN or all(raw), "an empty line"
             texts = (*map(undated, filter(None, raw)),), tuple(filter(None, place.knockd.output.all()))
             if program is DEBIAN:
-                texts = tuple(without_its_echo(lines) for lines in texts)
+                texts = without_its_echo(texts[0]), without_its_echo(texts[1])
             names = [tuple(line.replace(str(place.knockd.folder), "") for line in lines) for lines in texts]
             seen[program.name] = status, *names, tuple(place.knockd.errors.all())
     for program in OURS:
