@@ -8,6 +8,7 @@ from pathlib import Path
 
 from doorward.config.files import read_text, trusted_owners
 from doorward.config.schema import Configuration, Signed
+from doorward.daemon.privileges import service_identity
 from doorward.errors import Fault, MalformedError, UsageError
 from doorward.signed import authorized
 from doorward.signed.authorized import AuthorizedKeys
@@ -31,7 +32,8 @@ def read_private_key(path: Path) -> PrivateKey:
         raise UsageError(f"{path}: there is no server's key; `doorward key server` makes it")
     text = read_text(path, trusted_owners())
     found = path.stat()
-    own_groups = {0, os.getegid(), *os.getgroups()}
+    service = service_identity()
+    own_groups = {0, os.getegid(), *os.getgroups(), *([service.group] if service else [])}
     if found.st_mode & stat.S_IROTH or (found.st_mode & stat.S_IRGRP and found.st_gid not in own_groups):
         raise UsageError(f"{path}: other users can read the server's key; run `chmod go-r {path}`")
     try:
