@@ -46,8 +46,8 @@ class _Attempts:
 
     def run(self, began_s: float, patience_s: float) -> socket.socket | Reply:
         while (now_s := time.monotonic() - began_s) < patience_s:
-            while self._upcoming_s and self._upcoming_s[0] <= now_s:
-                self._begin()
+            if self._upcoming_s and self._upcoming_s[0] <= now_s:
+                self._begin()  # one, and then a look: a late process must not make two where the first was enough
             if now_s >= ALONE_S:
                 self._leave_one()
             if not (self._waiting or self._upcoming_s):
