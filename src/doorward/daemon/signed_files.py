@@ -32,13 +32,7 @@ def read_private_key(path: Path) -> PrivateKey:
         raise UsageError(f"{path}: there is no server's key; `doorward key server` makes it")
     text = read_text(path, trusted_owners())
     found = path.stat()
-<<<<<<< HEAD
     if found.st_mode & stat.S_IROTH or (found.st_mode & stat.S_IRGRP and found.st_gid not in _own_groups()):
-=======
-    service = service_identity()
-    own_groups = {0, os.getegid(), *os.getgroups(), *([service.group] if service else [])}
-    if found.st_mode & stat.S_IROTH or (found.st_mode & stat.S_IRGRP and found.st_gid not in own_groups):
->>>>>>> client
         raise UsageError(f"{path}: other users can read the server's key; run `chmod go-r {path}`")
     try:
         return parse_private_key(text)
