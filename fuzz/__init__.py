@@ -29,4 +29,7 @@ TARGETS = (
     "ssh_signatures",
     "ssh_certificates",
     "authorized_keys",
+    "agent_replies",
+    "doorward_link",
+    "private_key",
 )

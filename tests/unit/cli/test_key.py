@@ -70,7 +70,7 @@ def test_the_daemons_user_reads_the_key_if_he_reads_the_configuration(
     config: Path, monkeypatch: pytest.MonkeyPatch, group: int, mode: int, wanted: tuple[int, int]
 ) -> None:
     for module in (key, signed_files):
-        monkeypatch.setattr(module, "service_identity", lambda: Identity("doorward", 65534, 65534, ()))
+        monkeypatch.setattr(module, "service_identity", lambda: Identity("doorward", 65534, 65534, (65534,)))
     os.chown(config, 0, group)
     config.chmod(mode)
     assert main(["key", "server"]) == 0

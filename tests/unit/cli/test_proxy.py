@@ -8,8 +8,8 @@ import struct
 import subprocess
 import sys
 import threading
-from collections.abc import Iterator
-from contextlib import ExitStack
+from collections.abc import Callable, Iterator
+from contextlib import ExitStack, contextmanager, suppress
 from pathlib import Path
 from random import Random
 
@@ -41,7 +41,6 @@ class Site:
             service.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
             service.bind((address, self.port if self.services else 0))
             service.listen()
-            service.settimeout(PATIENCE_S)
             self.services[version] = service
             knocks = held.enter_context(socket.socket(family, socket.SOCK_DGRAM))
             knocks.bind((address, self.knock_port if self.knocks else 0))
@@ -78,104 +77,133 @@ def door_in(packet: bytes) -> str:
     return parse_plaintext(Opener(SERVER).open(packet)).request.door
 
 
-def serve(site: Site, version: int, answer: bytes) -> tuple[threading.Thread, list[bytes]]:
-    """Accept one, send it the answer and its end, and read all that it sends."""
-    heard: list[bytes] = []
+Handler = Callable[[socket.socket], object]
 
-    def go() -> None:
-        with site.services[version].accept()[0] as theirs:
-            theirs.settimeout(PATIENCE_S)
 
-            def speak() -> None:
-                theirs.sendall(answer)
+@contextmanager
+def serving(service: socket.socket, handle: Handler) -> Iterator[None]:
+    """Handle every connection in a thread of its own: on a loaded machine a given up attempt may be one too."""
+    threads: list[threading.Thread] = []
+
+    def one(connection: socket.socket) -> None:
+        with connection, suppress(OSError):
+            connection.settimeout(PATIENCE_S)
+            handle(connection)
+
+    def accept() -> None:
+        with suppress(OSError):
+            while True:
+                thread = threading.Thread(target=one, args=(service.accept()[0],))
+                thread.start()
+                threads.append(thread)
+
+    acceptor = threading.Thread(target=accept)
+    acceptor.start()
+    try:
+        yield
+    finally:
+        service.shutdown(socket.SHUT_RDWR)
+        for thread in (acceptor, *threads):
+            thread.join(PATIENCE_S)
+
+
+class Conversation:
+    """Sends an answer and its end to whoever comes, and keeps all that he says."""
+
+    def __init__(self, answer: bytes) -> None:
+        self.answer, self.heard = answer, b""
+
+    def __call__(self, theirs: socket.socket) -> None:
+        def speak() -> None:
+            with suppress(OSError):
+                theirs.sendall(self.answer)
                 theirs.shutdown(socket.SHUT_WR)
 
-            speaker = threading.Thread(target=speak)
-            speaker.start()
-            while part := theirs.recv(1 << 16):
-                heard.append(part)
-            speaker.join()
-
-    thread = threading.Thread(target=go)
-    thread.start()
-    return thread, heard
+        speaker = threading.Thread(target=speak)
+        speaker.start()
+        parts = []
+        while part := theirs.recv(1 << 16):
+            parts.append(part)
+        self.heard += b"".join(parts)
+        speaker.join(PATIENCE_S)
 
 
 def test_a_signed_knock_and_a_megabyte_each_way(site: Site) -> None:
-    thread, heard = serve(site, 4, BULK[::-1])
-    running = proxy("127.0.0.1", site.port, "ssh", *site.signed)
-    out, err = running.communicate(BULK, PATIENCE_S)
-    thread.join(PATIENCE_S)
+    server = Conversation(BULK[::-1])
+    with serving(site.services[4], server):
+        running = proxy("127.0.0.1", site.port, "ssh", *site.signed)
+        out, err = running.communicate(BULK, PATIENCE_S)
     assert (running.returncode, err) == (0, b"")
     assert hashlib.sha256(out).digest() == hashlib.sha256(BULK[::-1]).digest()
-    assert hashlib.sha256(b"".join(heard)).digest() == hashlib.sha256(BULK).digest()
+    assert hashlib.sha256(server.heard).digest() == hashlib.sha256(BULK).digest()
     assert door_in(site.knocks[4].recv(2000)) == "ssh"
 
 
 def test_a_sequence_is_as_good(site: Site) -> None:
-    thread, heard = serve(site, 4, b"hello")
-    running = proxy("127.0.0.1", site.port, f"{site.knock_port}/udp", "--delay", "1ms")
-    assert running.communicate(b"you too", PATIENCE_S) == (b"hello", b"")
-    thread.join(PATIENCE_S)
-    assert (running.returncode, b"".join(heard)) == (0, b"you too")
+    server = Conversation(b"hello")
+    with serving(site.services[4], server):
+        running = proxy("127.0.0.1", site.port, f"{site.knock_port}/udp", "--delay", "1ms")
+        assert running.communicate(b"you too", PATIENCE_S) == (b"hello", b"")
+    assert (running.returncode, server.heard) == (0, b"you too")
     assert site.knocks[4].recv(9) == b"\0"
 
 
 def test_it_ends_when_the_server_ends_and_then_the_user(site: Site) -> None:
-    thread, _ = serve(site, 4, b"goodbye")
-    with proxy("127.0.0.1", site.port, "ssh", *site.signed) as running:
+    with (
+        serving(site.services[4], Conversation(b"goodbye")),
+        proxy("127.0.0.1", site.port, "ssh", *site.signed) as running,
+    ):
         assert running.stdout is not None
         assert running.stdin is not None
         assert running.stdout.read() == b"goodbye"  # its end too, while the other way is open
         running.stdin.close()
-        thread.join(PATIENCE_S)
         assert running.wait(PATIENCE_S) == 0
 
 
 def test_a_reader_that_went_away_ends_it_quietly(site: Site) -> None:
-    with proxy("127.0.0.1", site.port, "ssh", *site.signed) as running:
+    ended = threading.Event()
+
+    def speak(theirs: socket.socket) -> None:
+        theirs.sendall(b"for nobody")
+        ended.wait(PATIENCE_S)
+
+    with serving(site.services[4], speak), proxy("127.0.0.1", site.port, "ssh", *site.signed) as running:
         assert running.stdout is not None
         assert running.stderr is not None
         running.stdout.close()
-        with site.services[4].accept()[0] as theirs:
-            theirs.sendall(b"for nobody")
-            assert running.wait(PATIENCE_S) == 0
+        assert running.wait(PATIENCE_S) == 0
         assert running.stderr.read() == b""
+        ended.set()
 
 
 def test_a_reset_is_1_and_says_so(site: Site) -> None:
-    with proxy("127.0.0.1", site.port, "ssh", *site.signed) as running:
-        with site.services[4].accept()[0] as theirs:
-            theirs.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", 1, 0))
-        _, err = running.communicate(timeout=PATIENCE_S)
-    assert running.returncode == 1
-    assert err == b"doorward: 127.0.0.1: the connection broke: Connection reset by peer; connect again\n"
+    def reset(theirs: socket.socket) -> None:
+        theirs.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", 1, 0))
+
+    with serving(site.services[4], reset), proxy("127.0.0.1", site.port, "ssh", *site.signed) as running:
+        assert running.wait(PATIENCE_S) == 1
+        assert running.stderr is not None
+        said = running.stderr.read()
+    assert said == b"doorward: 127.0.0.1: the connection broke: Connection reset by peer; connect again\n"
 
 
-def test_it_knocks_at_the_address_that_it_connects_to(nobodys_keys: Path) -> None:
+def test_it_knocks_at_the_address_that_it_connects_to() -> None:
     with ExitStack() as held:
         site = Site(held, 6)
-        thread, _ = serve(site, 6, b"six")
+        held.enter_context(serving(site.services[6], Conversation(b"six")))
         running = proxy("::1", site.port, "ssh", *site.signed)
         assert running.communicate(b"", PATIENCE_S) == (b"six", b"")
-        thread.join(PATIENCE_S)
         assert door_in(site.knocks[6].recv(2000)) == "ssh"
 
 
-def test_it_knocks_again_until_the_door_is_open() -> None:
-    with ExitStack() as held:
-        site = Site(held, 4)
-        site.services[4].close()
-        late = held.enter_context(socket.socket())
-        late.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+def test_it_knocks_again_until_the_door_is_open(site: Site) -> None:
+    with socket.socket() as late:
         late.bind(("127.0.0.1", 0))
-        late.settimeout(PATIENCE_S)
         running = proxy("127.0.0.1", late.getsockname()[1], "ssh", *site.signed)
         packets = [site.knocks[4].recv(2000) for _ in range(2)]
         late.listen()
-        with late.accept()[0] as theirs:
-            theirs.sendall(b"at last")
-        out, err = running.communicate(b"", PATIENCE_S)
+        with serving(late, Conversation(b"at last")):
+            out, err = running.communicate(b"", PATIENCE_S)
         assert (running.returncode, out, err) == (0, b"at last", b"")
         assert packets[0] != packets[1]
 
@@ -239,8 +267,8 @@ def test_a_wrong_call_is_2_with_a_message(capsys: pytest.CaptureFixture[str], wo
 
 
 def test_standard_input_that_is_closed_is_an_end_and_no_error(site: Site) -> None:
-    thread, heard = serve(site, 4, b"hello")
     command = [sys.executable, "-m", "doorward", "proxy", "127.0.0.1", str(site.port), "ssh", *site.signed]
-    done = subprocess.run(command, stdin=subprocess.DEVNULL, capture_output=True, timeout=PATIENCE_S)
-    thread.join(PATIENCE_S)
-    assert (done.returncode, done.stdout, done.stderr, heard) == (0, b"hello", b"", [])
+    server = Conversation(b"hello")
+    with serving(site.services[4], server):
+        done = subprocess.run(command, stdin=subprocess.DEVNULL, capture_output=True, timeout=PATIENCE_S)
+    assert (done.returncode, done.stdout, done.stderr, server.heard) == (0, b"hello", b"", b"")
