@@ -23,6 +23,7 @@ TARGETS = (
     "nft_changes",
     "ssh_session",
     "doctor_rules",
+    "nmap_report",
     "signed_packets",
     "verifier_reports",
     "ssh_keys",

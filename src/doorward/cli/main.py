@@ -29,6 +29,7 @@ COMMANDS = {
     "proxy": "knock and carry the connection: OpenSSH's ProxyCommand",
     "add": "a host for the client, with its server's key",
     "key": "the server's key for signed knocks",
+    "verify": "from outside: what can be seen, and does the knock open and close",
     "import": "a knockd.conf turned into doorward's own configuration",
     "completion": "what a shell needs to complete words of doorward",
     "lab": "the whole thing in network namespaces, step by step",
