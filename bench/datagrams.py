@@ -10,12 +10,13 @@ import argparse
 import json
 import os
 import random
+import signal
 import struct
 import subprocess
 import sys
 import tempfile
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import asdict
 from ipaddress import IPv4Address
@@ -63,6 +64,10 @@ class Flooding:
     def is_over(self) -> bool:
         return self._process.poll() is not None
 
+    def stop(self) -> None:
+        """Let it end now."""
+        self._process.terminate()
+
     def finished(self) -> Flooded:
         """Wait for its end, and tell what the path let it send."""
         out, _ = self._process.communicate(timeout=PATIENCE_S + MAX_SECONDS)
@@ -109,16 +114,16 @@ def headers(path: Path, port: int, payloads: Sequence[bytes], sources: Sequence[
 
 
 def send(
-    window: Window, heads: bytearray, payloads: Sequence[bytes], seconds: float, pps: float, *, is_once: bool
+    window: Window, heads: bytearray, payloads: Sequence[bytes], pps: float, is_over: Callable[[float, int], bool]
 ) -> Flooded:
-    """Send header after header, each before its payload, until the time is over, or each went once."""
+    """Send header after header, each before its payload, until the seconds and the number sent say that it is over."""
     size, count = len(payloads[0]), len(heads) // SLOT_BYTES
     head_view = memoryview(heads)
     repeated = [payloads[i % len(payloads)] for i in range(len(payloads) + BATCH)]  # a batch may go past the last
     body_view = memoryview(b"".join(repeated))
     sent = 0
     start_s = now_s = time.perf_counter()
-    while (elapsed_s := now_s - start_s) < seconds and not (is_once and sent == count):
+    while not is_over(elapsed_s := now_s - start_s, sent):
         head = sent % count
         body = head % len(payloads)
         due = min(BATCH, count - head, int(elapsed_s * pps) - sent if pps else BATCH)
@@ -171,9 +176,14 @@ def main(argv: Sequence[str] | None = None) -> None:
     own_mac = bytes.fromhex(File(f"/sys/class/net/{args.interface}/address").read_text().strip().replace(":", ""))
     path = Path(bytes.fromhex(args.mac.replace(":", "")), own_mac, args.destination)
     heads = headers(path, args.port, payloads, many, args.seed)
-    window = Window(args.interface, HEADER_BYTES, size)
+    window, asked = Window(args.interface, HEADER_BYTES, size), list[int]()
+    signal.signal(signal.SIGTERM, lambda number, _: asked.append(number))
     print("sending", flush=True)
-    done = send(window, heads, payloads, args.seconds, args.pps, is_once=args.once)
+
+    def is_over(elapsed_s: float, sent: int) -> bool:
+        return elapsed_s >= args.seconds or bool(asked) or (args.once and sent >= len(many))
+
+    done = send(window, heads, payloads, args.pps, is_over)
     print(json.dumps(asdict(done)))
 
 

@@ -6,7 +6,6 @@ import hashlib
 import os
 import time
 from base64 import b64encode
-from collections.abc import Sequence
 from pathlib import Path
 
 from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey

@@ -1,0 +1,153 @@
+"""Signed knocks beside fwknop's: from packet to connection, packets a second, what many keys cost; and the siege."""
+
+from __future__ import annotations
+
+import random
+import time
+from collections.abc import Callable
+from contextlib import ExitStack
+from statistics import median
+
+from bench import fwknop, signed_siege
+from bench.datagrams import Stream, pouring
+from bench.knocks import PORT, Keys, garbage
+from bench.reach import EACH_S, Service, reach_ms
+from bench.rig import PATIENCE_S, run_s
+from bench.signed_server import Refused, Server, idle, serving
+from bench.table import Bound, Row, alternate
+from doorward.lab import Lab
+
+KNOCKS = 4  # a run
+LONGEST_PAUSE_S = 0.2  # fwknopd looks ten times a second: a knock comes at any moment of its sleep
+VALID, VALID_PPS = 20_000, 6_000
+COMPARED, COMPARED_PPS, COMPARED_RUNS = 3_000, 1_500, 3
+MANY_KEYS = 10_000
+GARBAGE_S, GARBAGE_KINDS = 5.0, 16_384
+RANDOM_SOURCES = 1 << 18  # at 50,000/s one comes again after five seconds, when no limit remembers it
+STANZAS = 1_000
+PEER_S, PEER_PPS, PEER_STANZAS_PPS = 3.0, 5_000, 30
+
+
+def rows(runs: int) -> list[Row]:
+    """Measure it all, in about five minutes."""
+    return [*latency(runs), *valid(), *many_keys(), *refusals(), *peer_costs(), *signed_siege.rows()]
+
+
+def latency(runs: int) -> list[Row]:
+    """Knock and connect, in turn with both ways in which fwknopd can listen."""
+    with ExitStack() as stack:
+        ours, sniffing, listening = (stack.enter_context(Lab(direct=True)) for _ in range(3))
+        server = stack.enter_context(serving(ours, Keys()))
+        by_pcap = stack.enter_context(fwknop.fwknopd(sniffing, udp_server=False))
+        by_udp = stack.enter_context(fwknop.fwknopd(listening, udp_server=True))
+
+        def measure(lab: Lab, packet: Callable[[str], bytes]) -> Callable[[], float]:
+            lab.server.start_greeter(22)
+            sources = [f"198.51.100.{n}" for n in range(10, 10 + KNOCKS * runs)]
+            lab.client.add_addresses(sources)
+            fresh, service = iter(sources), Service(str(lab.server.ipv4), PORT)
+            return lambda: median(_took_ms(lab, service, next(fresh), packet) for _ in range(KNOCKS))
+
+        times = alternate(
+            {
+                "doorward": measure(ours, lambda _: server.keys.packet()),
+                "pcap": measure(sniffing, by_pcap.packet),
+                "udp": measure(listening, by_udp.packet),
+            },
+            runs,
+        )
+    own, pcap, udp = (median(times[name]) for name in ("doorward", "pcap", "udp"))
+    figure = "signed knock sent, to connection made"
+    return [
+        Row(f"{figure}, against fwknopd", "ms", "lower", own, pcap, Bound("value", "<=", 2)),
+        Row("the same, against fwknopd --udp-server", "ms", "lower", own, udp, Bound("ratio", ">=", 1)),
+    ]
+
+
+def _took_ms(lab: Lab, service: Service, source: str, packet: Callable[[str], bytes]) -> float:
+    datagram = packet(source)
+    time.sleep(random.uniform(0, LONGEST_PAUSE_S))
+    took = lab.client.call(reach_ms, service, source, datagram, PATIENCE_S, EACH_S)
+    if took is None:
+        raise RuntimeError("a knock opened nothing")
+    return took
+
+
+def valid() -> list[Row]:
+    """A stream of right packets, more than it can take."""
+    with Lab(direct=True) as lab, serving(lab, Keys()) as server:
+        server.pin()
+        taken = server.take(server.keys.packets(VALID), VALID_PPS)
+    return [
+        Row(f"right packets on one core, of {taken.flooded.pps:,.0f}/s offered: openings recorded", "1/s", "higher",
+            taken.opened / taken.seconds, None, Bound("value", ">=", 2500)),
+        Row("the same: a second of processor time, all processes", "1/s", "higher", taken.opened / taken.cpu_s),
+    ]  # fmt: skip
+
+
+def many_keys() -> list[Row]:
+    """What a right packet costs where many may knock, against one; in turn."""
+    with ExitStack() as stack:
+        servers = {
+            count: stack.enter_context(serving(stack.enter_context(Lab(direct=True)), Keys(), count))
+            for count in (1, MANY_KEYS)
+        }
+
+        def cost(server: Server) -> float:
+            taken = server.take(server.keys.packets(COMPARED), COMPARED_PPS)
+            if taken.opened < COMPARED:
+                raise RuntimeError(f"{taken.opened} of {COMPARED} knocks opened")
+            return taken.cpu_s / taken.opened * 1e6
+
+        costs = alternate({"one": lambda: cost(servers[1]), "many": lambda: cost(servers[MANY_KEYS])}, COMPARED_RUNS)
+    one, many = median(costs["one"]), median(costs["many"])
+    return [
+        Row("processor time a right packet, one key", "us", "lower", one),
+        Row(f"the same, {MANY_KEYS:,} keys", "us", "lower", many),
+        Row(f"the same, {MANY_KEYS:,} keys against one", "times", "lower", many / one, None, Bound("value", "<=", 1.1)),
+    ]
+
+
+def refusals() -> list[Row]:
+    """Garbage at the sender's full speed, from many sources and from one."""
+    many = _refused(Stream(garbage(GARBAGE_KINDS), RANDOM_SOURCES, seconds=GARBAGE_S))
+    one = _refused(Stream(garbage(GARBAGE_KINDS), 1, "198.51.100.100", seconds=GARBAGE_S))
+    return [
+        *_refusal_rows(many, "random sources"),
+        *_refusal_rows(one, "one source"),
+        Row("garbage read and refused a second of processor time", "1/s", "higher", many.read / many.cpu_s),
+    ]
+
+
+def _refused(stream: Stream) -> Refused:
+    with Lab(direct=True) as lab, serving(lab, Keys()) as server:
+        server.pin()
+        return server.refuse(stream)
+
+
+def _refusal_rows(refused: Refused, whence: str) -> list[Row]:
+    seconds = refused.flooded.seconds
+    return [
+        Row(f"garbage refused, {whence}", "1/s", "higher", refused.flooded.pps, None, Bound("value", ">=", 50_000)),
+        Row("the same: of these read and refused by the daemon", "1/s", "higher", refused.read / seconds),
+        Row("the same: processor time it used", "%", "lower", 100 * refused.cpu_s / seconds),
+    ]
+
+
+def peer_costs() -> list[Row]:
+    """What garbage costs fwknopd: it tries the keys of one stanza after the other."""
+    one, many = _peer_cost_us(1, PEER_PPS), _peer_cost_us(STANZAS, PEER_STANZAS_PPS)
+    return [
+        Row("fwknopd --udp-server: processor time a packet of garbage, one stanza", "us", "lower", None, one),
+        Row(f"the same, {STANZAS:,} stanzas", "us", "lower", None, many),
+    ]
+
+
+def _peer_cost_us(stanzas: int, pps: float) -> float:
+    with Lab(direct=True) as lab, fwknop.fwknopd(lab, udp_server=True, stanzas=stanzas) as peer:
+        payloads = fwknop.garbage(peer.packet("198.51.100.10"), GARBAGE_KINDS)
+        before_s = run_s(peer.daemon.pid)
+        with pouring(lab, PORT, Stream(payloads, RANDOM_SOURCES, seconds=PEER_S, pps=pps)) as flooding:
+            flooded = flooding.finished()
+        idle(lambda: run_s(peer.daemon.pid))
+        return (run_s(peer.daemon.pid) - before_s) / flooded.sent * 1e6

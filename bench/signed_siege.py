@@ -1,0 +1,118 @@
+"""Honest signed knocks during floods on their port: garbage, replays, and garbage that passes the first look."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable, Sequence
+from functools import partial
+from typing import NamedTuple
+
+from bench import fwknop
+from bench.datagrams import Flooding, Stream, pouring
+from bench.knocks import PORT, Keys, garbage
+from bench.reach import Service, let_in
+from bench.signed_server import Server, serving
+from bench.table import Bound, Row
+from doorward.lab import Lab
+
+PPS, PEER_PPS = 50_000, 10_000
+KNOCKS, PEER_KNOCKS = 50, 20
+PAUSE_S, WARM_UP_S, LONGEST_S = 0.1, 1.5, 60.0
+PATIENCE_S, TRIES = 0.9, 5  # from a knock to the next: below TCP's first repeat
+KINDS, REPLAYED, REPLAYED_PPS = 16_384, 1_000, 1_000
+RANDOM_SOURCES = 1 << 18
+REAL_SOURCES, FIRST_REAL = 100, "198.51.100.100"
+HONEST = [f"198.51.100.{n}" for n in range(10, 10 + KNOCKS)]
+
+
+class Flood(NamedTuple):
+    """What is poured onto the port while people knock: `make` gives the payloads for a server."""
+
+    name: str
+    make: Callable[[Server], list[bytes]]
+
+
+class Entered(NamedTuple):
+    """Who got in: at the first knock, and at the last of some; with how much flood around them."""
+
+    at_once: int
+    at_last: int
+    pps: int
+
+
+FLOODS = (
+    Flood("garbage", lambda _: garbage(KINDS)),
+    Flood("one right packet again and again", lambda server: used(server, 1)),
+    Flood(f"{REPLAYED:,} right packets again and again", lambda server: used(server, REPLAYED)),
+    Flood("garbage with a right check", lambda server: server.keys.checked(KINDS)),
+)
+
+
+def rows() -> list[Row]:
+    """Lay siege to doorward in all ways, and to fwknopd in one."""
+    found: list[Row] = []
+    for flood in FLOODS:
+        for sources, first, whence in (
+            (REAL_SOURCES, FIRST_REAL, f"{REAL_SOURCES} sources"),
+            (RANDOM_SOURCES, "", "random sources"),
+        ):
+            entered = besieged(flood, sources, first)
+            must = Bound("value", ">=", KNOCKS) if first else None
+            name = f"{KNOCKS} knocks in {entered.pps:,}/s of {flood.name}, {whence}"
+            found.append(Row(f"{name}: let in at once", "knocks", "higher", entered.at_once, None, must))
+            if not first:
+                found.append(Row(f"the same, with {TRIES} fresh packets", "knocks", "higher", entered.at_last))
+    return [*found, *peers()]
+
+
+def used(server: Server, count: int) -> list[bytes]:
+    """Give packets that were taken once already."""
+    packets = server.keys.packets(count)
+    if server.take(packets, REPLAYED_PPS).opened != count:
+        raise RuntimeError("a right packet was not taken")
+    return packets
+
+
+def besieged(flood: Flood, sources: int, first: str) -> Entered:
+    """Count who gets in during one flood."""
+    with Lab(direct=True) as lab, serving(lab, Keys()) as server:
+        stream = Stream(flood.make(server), sources, first, LONGEST_S, PPS)
+        return entered(lab, server.service, stream, HONEST, lambda _: server.keys.packet(), 1 if first else TRIES)
+
+
+def peers() -> list[Row]:
+    """Do the same to both ways in which fwknopd can listen, with less."""
+    found = []
+    for udp_server, name in ((False, "fwknopd"), (True, "fwknopd --udp-server")):
+        with Lab(direct=True) as lab, fwknop.fwknopd(lab, udp_server=udp_server) as peer:
+            payloads = fwknop.garbage(peer.packet(HONEST[0]), KINDS)
+            stream = Stream(payloads, RANDOM_SOURCES, "", LONGEST_S, PEER_PPS)
+            service = Service(str(lab.server.ipv4), PORT)
+            got_in = entered(lab, service, stream, HONEST[:PEER_KNOCKS], peer.packet, 1)
+        figure = f"{name}: {PEER_KNOCKS} knocks in {got_in.pps:,}/s of garbage, random sources: let in at once"
+        found.append(Row(figure, "knocks", "higher", None, got_in.at_once))
+    return found
+
+
+def entered(
+    lab: Lab, service: Service, stream: Stream, honest: Sequence[str], packet: Callable[[str], bytes], tries: int
+) -> Entered:
+    """Have each honest source knock during the flood, and again with a fresh packet up to `tries` times."""
+    lab.server.start_greeter(service.port)
+    lab.client.add_addresses(honest)
+
+    def knock_all(flooding: Flooding) -> list[int]:
+        took = []
+        for source in honest:
+            time.sleep(PAUSE_S)
+            took.append(let_in(service, source, [partial(packet, source)] * tries, PATIENCE_S))
+            if flooding.is_over:
+                raise RuntimeError("the flood ended before the knocks did")
+        return took
+
+    with pouring(lab, PORT, stream) as flooding:
+        time.sleep(WARM_UP_S)
+        took = lab.client.call(knock_all, flooding)
+        flooding.stop()
+        flooded = flooding.finished()
+    return Entered(sum(tries == 1 for tries in took), sum(tries > 0 for tries in took), flooded.pps)
