@@ -43,7 +43,7 @@ class Stream(NamedTuple):
     """What is sent: payloads of one length, in turn, each under a header of its own.
 
     `first`: the address of the first of so many `sources`; without it they are random. `pps` 0: as fast as it goes.
-    `is_once`: it ends when each header was sent.
+    `is_once`: it ends when each header was sent. Another `seed`: other random addresses.
     """
 
     payloads: Sequence[bytes]
@@ -52,6 +52,7 @@ class Stream(NamedTuple):
     seconds: float = 5.0
     pps: float = 0
     is_once: bool = False
+    seed: int = 1
 
 
 class Flooding:
@@ -83,6 +84,7 @@ def pouring(lab: Lab, port: int, stream: Stream) -> Iterator[Flooding]:
         words = ["--interface", lab.client.interface, "--mac", lab.server.mac, "--destination", lab.server.ipv4]
         words += ["--port", port, "--payloads", payloads.name, "--payload-bytes", len(stream.payloads[0])]
         words += ["--sources", stream.sources, "--seconds", stream.seconds, "--pps", stream.pps, "--cpu", SENDER_CPU]
+        words += ["--seed", stream.seed]
         words += ["--source", stream.first] if stream.first else []
         words += ["--once"] if stream.is_once else []
         process = lab.client.popen([sys.executable, "-m", "bench.datagrams", *words])

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import random
 import sqlite3
 import subprocess
 import tempfile
@@ -96,9 +97,11 @@ class Server(NamedTuple):
 
     def take(self, packets: list[bytes], pps: float) -> Taken:
         """Send it distinct packets, each from an address of its own."""
-        before, cpu_s, start_s = self.openings(), self.cpu_s(), time.perf_counter()
-        stream = Stream(packets, len(packets), seconds=PATIENCE_S, pps=pps, is_once=True)
+        before, cpu_s = self.openings(), self.cpu_s()
+        seed = random.getrandbits(32)  # an address that is in already is no new opening
+        stream = Stream(packets, len(packets), seconds=PATIENCE_S, pps=pps, is_once=True, seed=seed)
         with pouring(self.lab, PORT, stream) as flooding:
+            start_s = time.perf_counter()
             flooded = flooding.finished()
         opened, end_s = self.settled()
         return Taken(flooded, opened - before, end_s - start_s, self.cpu_s() - cpu_s)
