@@ -8,7 +8,7 @@ import time
 from collections.abc import Callable, Iterable
 from typing import NamedTuple
 
-EACH_S = 0.0005  # from one attempt to connect to the next, in a measurement of time
+EACH_S = 0.00025  # from one attempt to connect to the next, in a measurement of time
 GENTLY_S = 0.02  # in a count of who gets in
 FIRST_REPEAT_S = 0.9  # an attempt lives no longer, so that TCP repeats no SYN (after a second)
 
