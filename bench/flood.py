@@ -14,6 +14,7 @@ import os
 import socket
 import time
 from collections.abc import Sequence
+from contextlib import suppress
 from dataclasses import asdict, dataclass
 from ipaddress import IPv4Address
 from pathlib import Path as File
@@ -125,8 +126,12 @@ def whole_batches(sources: Sequence[int]) -> list[int]:
 
 def in_named_namespace() -> bool:
     """Tell whether this process runs in a network namespace that `ip netns` made."""
-    names = NAMESPACES.iterdir() if NAMESPACES.is_dir() else ()
-    return any(name.samefile("/proc/self/ns/net") for name in names)
+    own = File("/proc/self/ns/net")
+    for name in NAMESPACES.iterdir() if NAMESPACES.is_dir() else ():
+        with suppress(FileNotFoundError):  # others come and go
+            if name.samefile(own):
+                return True
+    return False
 
 
 def parse(argv: Sequence[str] | None) -> argparse.Namespace:
