@@ -26,6 +26,7 @@ if TYPE_CHECKING:
     from doorward.daemon.app import Daemon
 
 _LOOK_S = 2.0  # how often the files are compared, where nothing tells of a change
+_TOGETHER = 100  # grants that are noted and opened at once
 _PAUSE_S = 1.0  # after a verifier that ended, before the next
 _Stamp = tuple[int, int, int] | None
 
@@ -139,27 +140,30 @@ class SignedKnocks:
         self._daemon.log.say("takes signed knocks")
 
     def _hear(self) -> None:
+        """Take all that was told, together: in a rush the ledger is written once for many."""
         assert self._verifier is not None  # noqa: S101
+        granted: list[Granted] = []
         try:
-            report = self._verifier.read()
+            while len(granted) < _TOGETHER and isinstance(report := self._verifier.read(), Report):
+                self._take_refusals(report)
+                granted += report.granted
         except MalformedError as error:
             self._daemon.log.say(f"what verifies signed knocks failed; another one begins ({error})", "error")
             self._drop()
             self._again()
-            return
-        if isinstance(report, Report):
-            self._take_report(report)
+        if granted:
+            self._take_grants(granted)
 
-    def _take_report(self, report: Report) -> None:
+    def _take_refusals(self, report: Report) -> None:
         self.counts.update(report.counts)
         for source, refused in report.refused:
             self._daemon.refuse(source, refused.door, f"signed knock: {refused.words}")
-        if not report.granted:
-            return
-        claims = [Claim(grant.id, grant.time_ms) for grant in report.granted]
+
+    def _take_grants(self, granted: list[Granted]) -> None:
+        claims = [Claim(grant.id, grant.time_ms) for grant in granted]
         objections = self._daemon.ledger.claim(claims, time.time())
         accepted = []
-        for grant, objection in zip(report.granted, objections, strict=True):
+        for grant, objection in zip(granted, objections, strict=True):
             if objection:
                 self.counts["used"] += 1
                 words = f"signed knock: the packet from key {grant.key} is not taken: {objection}"

@@ -1,9 +1,13 @@
-"""The only file that speaks to nftables: through libnftables (libnftables(3)), in-process, one transaction a call."""
+"""The seam to nftables: through libnftables (libnftables(3)), in-process, one transaction a call.
+
+What libnftables is too slow for is asked of nf_tables itself (objects.py) or told to it (elements.py).
+"""
 
 from __future__ import annotations
 
 import ctypes
 import json
+import os
 import re
 from collections.abc import Iterable
 from functools import cache
@@ -14,6 +18,7 @@ from doorward.config.duration import UNITS_MS, nft_duration
 from doorward.errors import HostError
 from doorward.gate import objects
 from doorward.gate.connections import Connection
+from doorward.gate.elements import Writer
 from doorward.gate.plan import Changes, Remaining
 from doorward.gate.ruleset import COUNTERS, FROM_FILE, OPEN_SETS, TABLE, Existing, Ruleset
 from doorward.model import Element, Port, parse_place
@@ -64,6 +69,8 @@ class NftError(HostError):
 class NftFilter:
     """The table `inet doorward` of the network namespace that this object was made in."""
 
+    _writer: Writer | None = None
+
     def load(self, ruleset: Ruleset, restore: Remaining, standing: Iterable[Connection] = ()) -> None:
         """Replace rules and tables in one transaction, in which no packet slips through.
 
@@ -99,9 +106,14 @@ class NftFilter:
 
     def apply(self, changes: Changes) -> None:
         """Write and remove open entries in one transaction; NftError where one to remove is not there."""
-        removals = [f"delete element {_where(element)} {{ {_key(element)} }}" for element in changes.remove]
-        if changes:
-            self.run("\n".join([*_put(changes.put), *removals]))
+        if not changes:
+            return
+        if self._writer is None or self._writer.pid != os.getpid():
+            self._writer = Writer()
+        try:
+            self._writer.apply(changes)
+        except OSError as error:
+            raise NftError(f"Error: {os.strerror(error.errno or 0)}") from None
 
     def counters(self) -> dict[str, int]:
         """Read the named counters: packets since the table was first loaded."""
