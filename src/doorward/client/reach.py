@@ -13,7 +13,7 @@ from doorward.client.knock import Reply, Target
 # dropped, which TCP repeats after one second only. So others follow it soon. They are few, and far apart, since what
 # arrives at an open door counts with the limits of other firewalls (`ufw limit`: six in 30 s). The service hardly ever
 # sees more than one: those that are given up have not had their answer yet, and are reset before they are connections.
-ATTEMPTS_S = (0.0, 0.0015, 0.008, 0.04, 0.2)
+ATTEMPTS_S = (0.0, 0.001, 0.003, 0.015, 0.1)
 # Before TCP repeats them all, all but the newest are given up: no way to a host takes this long.
 ALONE_S = 0.9
 _UNDER_WAY = frozenset({errno.EINPROGRESS, errno.EALREADY})
