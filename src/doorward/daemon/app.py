@@ -13,8 +13,9 @@ from doorward.capture.nflog import Event, event_log
 from doorward.config.schema import Configuration
 from doorward.daemon import kept, notify, renewal, requests
 from doorward.daemon.book import Book
-from doorward.daemon.control import Answer, ControlServer, Later
+from doorward.daemon.control import ControlServer, Reply
 from doorward.daemon.errands import Errand, Errands
+from doorward.daemon.following import Followers
 from doorward.daemon.healing import Healing
 from doorward.daemon.loading import Loaded, Loading, PutBack, load_file, put_back
 from doorward.daemon.log import Log
@@ -51,6 +52,8 @@ class Daemon:
         self.book = Book()
         self.errands = errands
         self.filter = NftFilter()
+        self.followers = Followers(self.loop)
+        log.listeners.append(self.followers.tell)
         self.missed = 0  # times that log messages were lost, after which the sets were read back
         self._states: dict[str, dict[int, tuple[str, ...]]] = {}
         self._due: list[Errand] = []  # to be sent off
@@ -362,5 +365,5 @@ class Daemon:
         notify.notify("WATCHDOG=1")
         self.loop.at(self.loop.now_s() + every_s, lambda: self._feed_watchdog(every_s))
 
-    def _answer(self, request: Mapping[str, Any]) -> Answer | Later:
+    def _answer(self, request: Mapping[str, Any]) -> Reply:
         return requests.answer(self, request)

@@ -1,4 +1,4 @@
-"""What the daemon answers on its control socket: status, open, close, and what renewal.py does."""
+"""What the daemon answers on its control socket: status, follow, open, close, and what renewal.py does."""
 
 from __future__ import annotations
 
@@ -9,7 +9,8 @@ from typing import TYPE_CHECKING, Any
 
 from doorward.config.duration import parse_duration_ms
 from doorward.daemon import renewal
-from doorward.daemon.control import Answer, Later
+from doorward.daemon.control import Reply
+from doorward.daemon.following import Follower
 from doorward.errors import AnswerNo, DoorwardError, UsageError
 from doorward.gate.connections import cut
 from doorward.model import Address, Opening, Place
@@ -20,7 +21,7 @@ if TYPE_CHECKING:
 MAX_FOR_MS = 365 * 86_400_000  # the kernel's timers take more, but nobody means it
 
 
-def answer(daemon: Daemon, request: Mapping[str, Any]) -> Answer | Later:
+def answer(daemon: Daemon, request: Mapping[str, Any]) -> Reply:
     """Answer one request, or raise a DoorwardError that is the answer."""
     handler = _HANDLERS.get(request["command"])
     if handler is None:
@@ -89,13 +90,19 @@ def _close(daemon: Daemon, request: Mapping[str, Any]) -> dict[str, Any]:
     return {"cut": cut(address, opening.ports) if request.get("cut") is True else 0}
 
 
-_HANDLERS: dict[str, Callable[[Daemon, Mapping[str, Any]], Answer | Later]] = {
+def _follow(daemon: Daemon, request: Mapping[str, Any]) -> Follower:
+    """Answer as `status` does, then with every event."""
+    return daemon.followers.begin(_status(daemon, request))
+
+
+_HANDLERS: dict[str, Callable[[Daemon, Mapping[str, Any]], Reply]] = {
     "status": _status,
     "open": _open,
     "close": _close,
     "apply": renewal.apply,
     "confirm": renewal.confirm,
     "installed": renewal.installed,
+    "follow": _follow,
 }
 
 
