@@ -16,9 +16,11 @@ from doorward.daemon.book import Book
 from doorward.daemon.control import ControlServer, Reply
 from doorward.daemon.errands import Errand, Errands
 from doorward.daemon.following import Followers
+from doorward.daemon.gauging import Gauging
 from doorward.daemon.healing import Healing
 from doorward.daemon.loading import Loaded, Loading, PutBack, load_file, put_back
 from doorward.daemon.log import Log
+from doorward.daemon.numbers import Numbers
 from doorward.daemon.reader import Reader
 from doorward.daemon.reconcile import differences, shifted, taken_over
 from doorward.daemon.trial import HOW, Trial
@@ -53,7 +55,8 @@ class Daemon:
         self.errands = errands
         self.filter = NftFilter()
         self.followers = Followers(self.loop)
-        log.listeners.append(self.followers.tell)
+        self.numbers, self.gauging = Numbers(), Gauging()
+        log.listeners += [self.followers.tell, self.numbers.take]
         self.missed = 0  # times that log messages were lost, after which the sets were read back
         self._states: dict[str, dict[int, tuple[str, ...]]] = {}
         self._due: list[Errand] = []  # to be sent off
@@ -88,7 +91,7 @@ class Daemon:
             self.loop.on_signal(number, self.loop.stop)
         if (every_s := notify.watchdog_interval_s()) is not None:
             self._feed_watchdog(every_s)
-        self.log.say(f"{self.loaded.summary()}; {len(list(self.book))} open")
+        self.log.say(f"{self.loaded.summary()}; {len(self.book)} open")
         renewal.tell_ready(self)
         self.loop.run()
         notify.notify("STOPPING=1")
@@ -282,7 +285,7 @@ class Daemon:
         if isinstance(outcome, Loaded):
             self.take(outcome)
         self.settle((*self._restored, *(element for opening in self.book for element in opening.elements())))
-        return len(list(self.book))
+        return len(self.book)
 
     def _will_heal(self) -> bool:
         """Tell whether nftables refuses since another program changed the gate: the repair puts all of the book in."""
@@ -302,6 +305,9 @@ class Daemon:
                     self._knocked(event)
                 else:
                     self._refused(event)
+        for event in events:
+            if event.what == "knock" and event.at_us:
+                self.numbers.latency.add(time.time() - event.at_us / 1_000_000)
 
     def _knocked(self, event: Event) -> None:
         now_s = self.loop.now_s()
@@ -319,6 +325,7 @@ class Daemon:
         self.settle(tuple(have), None if self.healing.is_fresh else have)
 
     def _refused(self, event: Event) -> None:
+        self.numbers.refused[event.what] += 1
         for door in self._states.get(event.generation, {}).get(event.state, (None,)):
             self.refuse(event.source, door, _REFUSALS[event.what])
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 from collections.abc import Callable, Mapping
 from ipaddress import IPv6Address, ip_address, ip_network
+from itertools import islice
 from typing import TYPE_CHECKING, Any
 
 from doorward.config.duration import parse_duration_ms
@@ -18,6 +19,7 @@ from doorward.model import Address, Opening, Place
 if TYPE_CHECKING:
     from doorward.daemon.app import Daemon
 
+MOST_DOORS = 200  # that one who follows is told of; who wants to know all reads the configuration
 MAX_FOR_MS = 365 * 86_400_000  # the kernel's timers take more, but nobody means it
 
 
@@ -91,8 +93,15 @@ def _close(daemon: Daemon, request: Mapping[str, Any]) -> dict[str, Any]:
 
 
 def _follow(daemon: Daemon, request: Mapping[str, Any]) -> Follower:
-    """Answer as `status` does, then with every event."""
-    return daemon.followers.begin(_status(daemon, request))
+    """Answer as `status` does, and with some doors; then with every event."""
+    doors = [
+        [d.name, [str(port) for port in d.opens], d.for_ms / 1000] for d in islice(daemon.doors.values(), MOST_DOORS)
+    ]
+    return daemon.followers.begin({**_status(daemon, request), "doors": doors})
+
+
+def _numbers(daemon: Daemon, _: Mapping[str, Any]) -> dict[str, Any]:
+    return daemon.gauging.answer(daemon)
 
 
 _HANDLERS: dict[str, Callable[[Daemon, Mapping[str, Any]], Reply]] = {
@@ -103,6 +112,7 @@ _HANDLERS: dict[str, Callable[[Daemon, Mapping[str, Any]], Reply]] = {
     "confirm": renewal.confirm,
     "installed": renewal.installed,
     "follow": _follow,
+    "numbers": _numbers,
 }
 
 
