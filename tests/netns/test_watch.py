@@ -2,17 +2,22 @@
 
 from __future__ import annotations
 
+import asyncio
 import json
 import signal
 import subprocess
-from collections.abc import Iterator
+import time
+from collections.abc import Callable, Coroutine, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from typing import IO
 
 import pytest
+from textual.app import App
+from textual.pilot import Pilot
 
 from doorward.lab import Lab
+from doorward.watch.app import WatchApp
 from tests.support.daemon import DOORWARD, PATIENCE_S, RunningDaemon, Visitors, running_daemon
 
 pytestmark = pytest.mark.netns("knock", "nft")
@@ -94,3 +99,104 @@ def test_without_a_daemon_it_says_so(direct_lab: Lab, daemon: RunningDaemon) -> 
     answer = daemon.run("watch", check=False)
     assert answer.returncode == 1
     assert "no daemon answers" in answer.stderr
+
+
+def until(pilot: Pilot[int], holds: Callable[[], object]) -> Coroutine[None, None, None]:
+    """Let the view work until something holds; only a fault takes longer than it may."""
+
+    async def wait() -> None:
+        deadline_s = time.monotonic() + PATIENCE_S
+        while not holds():
+            assert time.monotonic() < deadline_s, screen(pilot.app)
+            await pilot.pause(0.05)
+
+    return wait()
+
+
+def screen(app: App[int]) -> str:
+    """Give what is on the screen, as text."""
+    lines = app.screen._compositor.render_strips()
+    return "\n".join("".join(segment.text for segment in strip) for strip in lines)
+
+
+def viewing(daemon: RunningDaemon, story: Callable[[Pilot[int]], Coroutine[None, None, None]]) -> None:
+    """Run the live view on a screen of 80x24 and tell it a story."""
+
+    async def play() -> None:
+        async with WatchApp(daemon.control).run_test(size=(80, 24), notifications=True) as pilot:
+            await until(pilot, lambda: "mode guard" in screen(pilot.app))
+            await story(pilot)
+
+    asyncio.run(play())
+
+
+def test_the_view_shows_who_is_in_and_keys_prolong_and_close(direct_lab: Lab, daemon: RunningDaemon) -> None:
+    one, other = Visitors(direct_lab).crowd(4, 2)
+
+    async def story(pilot: Pilot[int]) -> None:
+        def line(part: str) -> str:
+            lines = [" ".join(line.split()) for line in screen(pilot.app).splitlines()]
+            return next((line for line in lines if part in line), "")
+
+        await until(pilot, lambda: "8080/tcp" in line("web"))  # a door that nobody is in
+        other.knock(*SEQUENCE[:2])
+        one.knock(*SEQUENCE)
+        await until(pilot, lambda: "knock" in line(f"ssh {one} "))
+        await until(pilot, lambda: line("right knocks").endswith(" 1"))
+        if daemon.ask("numbers")["sets"]["open4"]["elements"] is not None:
+            await until(pilot, lambda: "2 knocks" in line(str(other)))
+        left = line(f"ssh {one} ")
+        await until(pilot, lambda: line(f"ssh {one} ") not in (left, ""))  # it counts down
+
+        await pilot.press("p")
+        await until(pilot, lambda: "how long" in screen(pilot.app))
+        await pilot.press("end", "0", "enter")  # 1h0 is none
+        await until(pilot, lambda: "no duration" in screen(pilot.app))
+        await pilot.press("backspace", "enter")
+        daemon.event("prolonged", address=str(one), by="hand")
+        await until(pilot, lambda: "59m" in line(f"ssh {one} "))
+
+        await pilot.press("c", "n")
+        await pilot.press("c")
+        await until(pilot, lambda: f"Close ssh to {one}?" in screen(pilot.app))
+        await pilot.press("y")
+        daemon.event("closed", address=str(one), by="hand")
+        await until(pilot, lambda: not line(f"ssh {one} "))
+        await pilot.press("c")
+        await until(pilot, lambda: "choose a line with somebody" in screen(pilot.app))
+        await pilot.press("q")
+
+    viewing(daemon, story)
+    assert daemon.openings() == []
+
+
+def test_the_view_goes_on_with_the_next_daemon_and_another_configuration(daemon: RunningDaemon) -> None:
+    async def story(pilot: Pilot[int]) -> None:
+        def summary() -> str:
+            return screen(pilot.app).splitlines()[0]
+
+        daemon.run("open", "web", "192.0.2.9")
+        await until(pilot, lambda: "192.0.2.9" in screen(pilot.app))
+        daemon.end()
+        await until(pilot, lambda: "no daemon" in summary())
+        daemon.start()
+        await until(pilot, lambda: "2 doors, mode guard · 1 in" in summary())
+        daemon.reload(CONFIG + '[doors.extra]\nknock = ["7101/tcp", "7102/tcp"]\nopens = ["23/tcp"]\n')
+        await until(pilot, lambda: "23/tcp" in screen(pilot.app))
+        daemon.run("close", "web", "192.0.2.9")
+        await until(pilot, lambda: "0 in" in summary())
+
+    viewing(daemon, story)
+
+
+def test_what_the_daemon_refuses_is_shown(daemon: RunningDaemon) -> None:
+    daemon.run("open", "web", "192.0.2.9")
+
+    async def story(pilot: Pilot[int]) -> None:
+        await until(pilot, lambda: "192.0.2.9" in screen(pilot.app))
+        await pilot.press("p")
+        await until(pilot, lambda: "how long" in screen(pilot.app))
+        await pilot.press("end", "backspace", "backspace", "9", "9", "9", "d", "enter")
+        await until(pilot, lambda: "too long" in screen(pilot.app))
+
+    viewing(daemon, story)

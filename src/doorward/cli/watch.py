@@ -7,6 +7,7 @@ import json
 import sys
 from contextlib import closing
 from datetime import UTC, datetime
+from importlib.util import find_spec
 from typing import Any
 
 from doorward.cli import render
@@ -16,17 +17,26 @@ from doorward.daemon.log import stamped, text_of
 EXAMPLE = """\
   # doorward watch | grep refused
   2026-05-01T12:04:51+0200 refused 203.0.113.9: more than 20 symbols a second: …
-One event a line, as in the daemon's log, until Ctrl-C or the daemon's end.
-exit status: 0 you ended it, 1 no daemon, or its end"""
+On a terminal: a live view, with keys to close and to prolong. Else one event a
+line, as in the daemon's log, until Ctrl-C or the daemon's end.
+exit status: 0 you ended it, 1 no daemon runs, or it ended"""
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Declare the command's words."""
+    parser.add_argument("--plain", action="store_true", help="one event a line, on a terminal too")
     parser.add_argument("--json", action="store_true", help="the status and then one event a line, as JSON")
 
 
 def run(args: argparse.Namespace) -> int:
-    """Write a line for every event."""
+    """Show the live view, or write lines."""
+    is_plain = args.plain or args.json or not (sys.stdin.isatty() and sys.stdout.isatty())
+    if not is_plain and find_spec("textual") is not None:
+        from doorward.watch.app import watch
+
+        return watch(default_path())
+    if not is_plain:
+        sys.stderr.write("doorward: the live view needs textual (pip install 'doorward[tui]'); lines instead:\n")
     return _lines(as_json=args.json)
 
 

@@ -34,7 +34,12 @@ class Gauging:
             "openings": len(daemon.book),
             "counters": self._counters,
             "sets": {fill.name: {"elements": fill.elements, "size": fill.size} for fill in self._gauges.fills},
-            "attempts": [_shown(attempt, daemon.loaded.depths) for attempt in self._gauges.attempts],
+            "listed": len(self._gauges.attempts),
+            "attempts": [
+                _shown(attempt, daemon.loaded.depths)
+                for attempt in self._gauges.attempts
+                if attempt.state not in daemon.loaded.states  # the state stays when the door is open
+            ],
             "log_overflows": daemon.missed,
             "ledger_trouble": daemon.ledger.trouble,
             "ledger_lost": daemon.ledger.lost,
