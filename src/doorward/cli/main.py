@@ -25,7 +25,7 @@ COMMANDS = {
     "open": "open a door by hand",
     "close": "close a door by hand",
     "log": "the record of openings and refusals",
-    "watch": "a live view of all that happens; elsewhere than on a terminal, lines",
+    "watch": "a live view of all that happens, or lines where no terminal is",
     "knock": "knock at a host",
     "proxy": "knock and carry the connection: OpenSSH's ProxyCommand",
     "add": "a host for the client, with its server's key",
