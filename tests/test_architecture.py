@@ -39,7 +39,7 @@ RANKS = [
     {"config", "automaton", "signed"},
     {"gate", "capture", "seen", "ledger"},
     {"daemon", "client"},
-    {"knockd", "doctor", "diag", "watch"},
+    {"knockd", "doctor", "diag", "watch", "metrics"},
     {"lab_host", "lab_greeter", "lab_signals", "lab", "lab_story", "cli", "__main__"},
 ]
 RANK = {name: number for number, names in enumerate(RANKS) for name in names}

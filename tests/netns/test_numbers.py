@@ -2,13 +2,17 @@
 
 from __future__ import annotations
 
+import signal
+import socket
+import subprocess
+import time
 from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
 
 from doorward.lab import Lab
-from tests.support.daemon import RunningDaemon, Visitors, running_daemon
+from tests.support.daemon import DOORWARD, PATIENCE_S, RunningDaemon, Visitors, running_daemon
 
 pytestmark = pytest.mark.netns("knock", "nft")
 
@@ -49,3 +53,42 @@ def test_numbers_tell_what_happens(direct_lab: Lab, daemon: RunningDaemon) -> No
     told = sum(numbers["latency"]["counts"])
     assert told in (0, 1)  # 0 before Linux 5.18, which tells no moment
     assert 0 <= numbers["latency"]["sum"] < 10
+
+
+def test_metrics_are_printed_and_served(daemon: RunningDaemon) -> None:
+    daemon.run("open", "ssh", "192.0.2.7")
+    printed = daemon.run("metrics").stdout
+    assert 'doorward_opened_total{by="hand",door="ssh"} 1.0' in printed.splitlines()
+
+    socket_path = daemon.folder / "metrics.sock"
+    process = daemon.host.popen(
+        [*DOORWARD, "metrics", "--listen", f"unix:{socket_path}"], env=daemon.env, stderr=subprocess.PIPE
+    )
+    try:
+        assert process.stderr is not None
+        assert process.stderr.readline() == f"doorward: serves metrics at unix:{socket_path}\n"
+        assert "doorward_up 1.0" in scraped(socket_path)
+        daemon.end()
+        deadline_s = time.monotonic() + PATIENCE_S
+        while "doorward_up 0.0" not in (lines := scraped(socket_path)):  # what was told is good for a second
+            assert time.monotonic() < deadline_s, lines
+            time.sleep(0.1)
+        process.send_signal(signal.SIGTERM)
+        assert process.wait(PATIENCE_S) == 0
+        assert not socket_path.exists()
+    finally:
+        process.kill()
+        process.communicate()
+    assert daemon.run("metrics", check=False).returncode == 1
+    refused = daemon.run("metrics", "--listen", "0.0.0.0:9477", check=False)
+    assert (refused.returncode, "no place on this machine alone" in refused.stderr) == (2, True)
+
+
+def scraped(path: Path) -> list[str]:
+    """Ask as Prometheus does."""
+    with socket.socket(socket.AF_UNIX) as client:
+        client.settimeout(PATIENCE_S)
+        client.connect(str(path))
+        client.sendall(b"GET /metrics HTTP/1.1\r\nHost: localhost\r\n\r\n")
+        with client.makefile() as answer:
+            return answer.read().splitlines()
