@@ -114,7 +114,7 @@ class Daemon:
         self._states = before | {loaded.generation: names}
         self.loaded: Loaded = loaded
         self.doors: dict[str, Door] = {door.name: door for door in loaded.doors}
-        self.errands.take(loaded.doors)
+        self.errands.take(loaded.doors, loaded.gate.on_refuse)
         self._control.admit_group(loaded.gate.control_group)
         self._follow_signed()
         if loaded.warning:
@@ -327,12 +327,13 @@ class Daemon:
     def _refused(self, event: Event) -> None:
         self.numbers.refused[event.what] += 1
         for door in self._states.get(event.generation, {}).get(event.state, (None,)):
-            self.refuse(event.source, door, _REFUSALS[event.what])
+            self.refuse(event.source, door, _REFUSALS[event.what], event.what)
 
-    def refuse(self, source: Place, door: str | None, reason: str) -> None:
-        """Record that a source was refused, and why."""
+    def refuse(self, source: Place, door: str | None, reason: str, why: str) -> None:
+        """Record that a source was refused, and why: `reason` are words for people, `why` is one for programs."""
         self.ledger.refused(door, source, time.time(), reason)
         self.log.event("refused", {"address": str(source), "door": door, "reason": reason})
+        self.errands.refused(source, why)
         self._schedule()
 
     def _schedule(self) -> None:
