@@ -27,6 +27,8 @@ PURE = [
     *(SOURCE / "diag" / name for name in ("course.py", "drawing.py", "grid.py", "nmap_report.py", "port_list.py")),
     *(SOURCE / "diag" / name for name in ("svg.py", "verify.py", "verify_text.py")),
     SOURCE / "daemon" / "commands.py",
+    SOURCE / "daemon" / "numbers.py",
+    SOURCE / "watch" / "view.py",
     SOURCE / "daemon" / "seccomp.py",
     SOURCE / "model.py",
 ]
@@ -37,7 +39,7 @@ RANKS = [
     {"config", "automaton", "signed"},
     {"gate", "capture", "seen", "ledger"},
     {"daemon", "client"},
-    {"knockd", "doctor", "diag"},
+    {"knockd", "doctor", "diag", "watch", "metrics"},
     {"lab_host", "lab_greeter", "lab_signals", "lab", "lab_story", "cli", "__main__"},
 ]
 RANK = {name: number for number, names in enumerate(RANKS) for name in names}

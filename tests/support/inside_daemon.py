@@ -11,9 +11,12 @@ from doorward.daemon.app import Daemon
 from doorward.daemon.book import Book
 from doorward.daemon.control import Later
 from doorward.daemon.errands import Errands
+from doorward.daemon.following import Follower, Followers
+from doorward.daemon.gauging import Gauging
 from doorward.daemon.loading import Commit, Loaded
 from doorward.daemon.log import Log
 from doorward.daemon.loop import Loop
+from doorward.daemon.numbers import Numbers
 from doorward.errors import HostError
 from doorward.gate.memory import MemoryFilter
 from doorward.gate.plan import Changes
@@ -46,6 +49,9 @@ class InsideDaemon(Daemon):
         self.book = Book()
         self.filter = Stuck(self.loop.now_s)
         self.missed = 0
+        self.followers = Followers(self.loop)
+        self.numbers, self.gauging = Numbers(), Gauging()
+        log.listeners += [self.followers.tell, self.numbers.take]
         self.config = ledger.path.with_name("doorward.toml")
         self._timer_s = float("inf")
         self._due, self._lines = [], []
@@ -63,7 +69,7 @@ class InsideDaemon(Daemon):
         answer = requests.answer(
             self, {"command": command, **dict(zip(("door", "address"), words, strict=False)), **more}
         )
-        assert not isinstance(answer, Later)
+        assert not isinstance(answer, Later | Follower)
         return answer
 
     def shows(self) -> list[tuple[str, str]]:

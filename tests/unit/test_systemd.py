@@ -32,11 +32,12 @@ def test_systemd_understands_every_line(unit: str, tmp_path: Path) -> None:
     assert (done.returncode, [line for line in done.stderr.splitlines() if unit in line]) == (0, [])
 
 
-def test_the_daemon_is_hardly_exposed() -> None:
+@pytest.mark.parametrize("unit", ["doorward.service", "doorward-metrics.service"])
+def test_a_process_that_stays_is_hardly_exposed(unit: str) -> None:
     words = ("security", "--offline=true", f"--threshold={MOST_EXPOSED}")
-    done = analyze(*words, FOLDER / "doorward.service")
+    done = analyze(*words, FOLDER / unit)
     assert done.returncode == 0, done.stdout
-    loose = analyze("security", "--offline=true", "--threshold=1", FOLDER / "doorward.service")
+    loose = analyze("security", "--offline=true", "--threshold=1", FOLDER / unit)
     assert loose.returncode != 0  # it does judge
 
 

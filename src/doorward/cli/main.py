@@ -25,6 +25,8 @@ COMMANDS = {
     "open": "open a door by hand",
     "close": "close a door by hand",
     "log": "the record of openings and refusals",
+    "watch": "a live view of all that happens, or lines where no terminal is",
+    "metrics": "the daemon's numbers for Prometheus",
     "knock": "knock at a host",
     "proxy": "knock and carry the connection: OpenSSH's ProxyCommand",
     "add": "a host for the client, with its server's key",

@@ -13,11 +13,14 @@ from doorward.capture.nflog import Event, event_log
 from doorward.config.schema import Configuration
 from doorward.daemon import kept, notify, renewal, requests
 from doorward.daemon.book import Book
-from doorward.daemon.control import Answer, ControlServer, Later
+from doorward.daemon.control import ControlServer, Reply
 from doorward.daemon.errands import Errand, Errands
+from doorward.daemon.following import Followers
+from doorward.daemon.gauging import Gauging
 from doorward.daemon.healing import Healing
 from doorward.daemon.loading import Loaded, Loading, PutBack, load_file, put_back
 from doorward.daemon.log import Log
+from doorward.daemon.numbers import Numbers
 from doorward.daemon.reader import Reader
 from doorward.daemon.reconcile import differences, shifted, taken_over
 from doorward.daemon.trial import HOW, Trial
@@ -51,6 +54,9 @@ class Daemon:
         self.book = Book()
         self.errands = errands
         self.filter = NftFilter()
+        self.followers = Followers(self.loop)
+        self.numbers, self.gauging = Numbers(), Gauging()
+        log.listeners += [self.followers.tell, self.numbers.take]
         self.missed = 0  # times that log messages were lost, after which the sets were read back
         self._states: dict[str, dict[int, tuple[str, ...]]] = {}
         self._due: list[Errand] = []  # to be sent off
@@ -85,7 +91,7 @@ class Daemon:
             self.loop.on_signal(number, self.loop.stop)
         if (every_s := notify.watchdog_interval_s()) is not None:
             self._feed_watchdog(every_s)
-        self.log.say(f"{self.loaded.summary()}; {len(list(self.book))} open")
+        self.log.say(f"{self.loaded.summary()}; {len(self.book)} open")
         renewal.tell_ready(self)
         self.loop.run()
         notify.notify("STOPPING=1")
@@ -108,7 +114,7 @@ class Daemon:
         self._states = before | {loaded.generation: names}
         self.loaded: Loaded = loaded
         self.doors: dict[str, Door] = {door.name: door for door in loaded.doors}
-        self.errands.take(loaded.doors)
+        self.errands.take(loaded.doors, loaded.gate.on_refuse)
         self._control.admit_group(loaded.gate.control_group)
         self._follow_signed()
         if loaded.warning:
@@ -279,7 +285,7 @@ class Daemon:
         if isinstance(outcome, Loaded):
             self.take(outcome)
         self.settle((*self._restored, *(element for opening in self.book for element in opening.elements())))
-        return len(list(self.book))
+        return len(self.book)
 
     def _will_heal(self) -> bool:
         """Tell whether nftables refuses since another program changed the gate: the repair puts all of the book in."""
@@ -299,6 +305,9 @@ class Daemon:
                     self._knocked(event)
                 else:
                     self._refused(event)
+        for event in events:
+            if event.what == "knock" and event.at_us:
+                self.numbers.latency.add(time.time() - event.at_us / 1_000_000)
 
     def _knocked(self, event: Event) -> None:
         now_s = self.loop.now_s()
@@ -316,13 +325,15 @@ class Daemon:
         self.settle(tuple(have), None if self.healing.is_fresh else have)
 
     def _refused(self, event: Event) -> None:
+        self.numbers.refused[event.what] += 1
         for door in self._states.get(event.generation, {}).get(event.state, (None,)):
-            self.refuse(event.source, door, _REFUSALS[event.what])
+            self.refuse(event.source, door, _REFUSALS[event.what], event.what)
 
-    def refuse(self, source: Place, door: str | None, reason: str) -> None:
-        """Record that a source was refused, and why."""
+    def refuse(self, source: Place, door: str | None, reason: str, why: str) -> None:
+        """Record that a source was refused, and why: `reason` are words for people, `why` is one for programs."""
         self.ledger.refused(door, source, time.time(), reason)
         self.log.event("refused", {"address": str(source), "door": door, "reason": reason})
+        self.errands.refused(source, why)
         self._schedule()
 
     def _schedule(self) -> None:
@@ -362,5 +373,5 @@ class Daemon:
         notify.notify("WATCHDOG=1")
         self.loop.at(self.loop.now_s() + every_s, lambda: self._feed_watchdog(every_s))
 
-    def _answer(self, request: Mapping[str, Any]) -> Answer | Later:
+    def _answer(self, request: Mapping[str, Any]) -> Reply:
         return requests.answer(self, request)

@@ -62,6 +62,7 @@ class Loaded:
     not_kept: str = ""
     warning: str = ""
     signed: Signed | None = None
+    depths: tuple[tuple[int, int], ...] = ()  # how many knocks led to a state (automaton/compile.py)
 
     def summary(self) -> str:
         """Say in a few words what is loaded."""
@@ -171,7 +172,14 @@ def load(configuration: Configuration, folder: Path, restore: Remaining, keep: P
     shared = {door.opens: door.opens for door in configuration.doors}  # most doors open the same: keep one copy
     doors = tuple(door._replace(knock=(), opens=shared[door.opens]) for door in configuration.doors)
     return Loaded(
-        configuration.gate, doors, ruleset.generation, ruleset.states, commit, not_kept, signed=configuration.signed
+        configuration.gate,
+        doors,
+        ruleset.generation,
+        ruleset.states,
+        commit,
+        not_kept,
+        signed=configuration.signed,
+        depths=ruleset.depths,
     )
 
 

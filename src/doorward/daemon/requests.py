@@ -1,15 +1,17 @@
-"""What the daemon answers on its control socket: status, open, close, and what renewal.py does."""
+"""What the daemon answers on its control socket: status, follow, open, close, and what renewal.py does."""
 
 from __future__ import annotations
 
 import os
 from collections.abc import Callable, Mapping
 from ipaddress import IPv6Address, ip_address, ip_network
+from itertools import islice
 from typing import TYPE_CHECKING, Any
 
 from doorward.config.duration import parse_duration_ms
 from doorward.daemon import renewal
-from doorward.daemon.control import Answer, Later
+from doorward.daemon.control import Reply
+from doorward.daemon.following import Follower
 from doorward.errors import AnswerNo, DoorwardError, UsageError
 from doorward.gate.connections import cut
 from doorward.model import Address, Opening, Place
@@ -17,10 +19,11 @@ from doorward.model import Address, Opening, Place
 if TYPE_CHECKING:
     from doorward.daemon.app import Daemon
 
+MOST_DOORS = 200  # that one who follows is told of; who wants to know all reads the configuration
 MAX_FOR_MS = 365 * 86_400_000  # the kernel's timers take more, but nobody means it
 
 
-def answer(daemon: Daemon, request: Mapping[str, Any]) -> Answer | Later:
+def answer(daemon: Daemon, request: Mapping[str, Any]) -> Reply:
     """Answer one request, or raise a DoorwardError that is the answer."""
     handler = _HANDLERS.get(request["command"])
     if handler is None:
@@ -89,13 +92,27 @@ def _close(daemon: Daemon, request: Mapping[str, Any]) -> dict[str, Any]:
     return {"cut": cut(address, opening.ports) if request.get("cut") is True else 0}
 
 
-_HANDLERS: dict[str, Callable[[Daemon, Mapping[str, Any]], Answer | Later]] = {
+def _follow(daemon: Daemon, request: Mapping[str, Any]) -> Follower:
+    """Answer as `status` does, and with some doors; then with every event."""
+    doors = [
+        [d.name, [str(port) for port in d.opens], d.for_ms / 1000] for d in islice(daemon.doors.values(), MOST_DOORS)
+    ]
+    return daemon.followers.begin({**_status(daemon, request), "doors": doors})
+
+
+def _numbers(daemon: Daemon, _: Mapping[str, Any]) -> dict[str, Any]:
+    return daemon.gauging.answer(daemon)
+
+
+_HANDLERS: dict[str, Callable[[Daemon, Mapping[str, Any]], Reply]] = {
     "status": _status,
     "open": _open,
     "close": _close,
     "apply": renewal.apply,
     "confirm": renewal.confirm,
     "installed": renewal.installed,
+    "follow": _follow,
+    "numbers": _numbers,
 }
 
 

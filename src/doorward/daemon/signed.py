@@ -157,7 +157,7 @@ class SignedKnocks:
     def _take_refusals(self, report: Report) -> None:
         self.counts.update(report.counts)
         for source, refused in report.refused:
-            self._daemon.refuse(source, refused.door, f"signed knock: {refused.words}")
+            self._daemon.refuse(source, refused.door, f"signed knock: {refused.words}", refused.reason)
 
     def _take_grants(self, granted: list[Granted]) -> None:
         claims = [Claim(grant.id, grant.time_ms) for grant in granted]
@@ -167,7 +167,7 @@ class SignedKnocks:
             if objection:
                 self.counts["used"] += 1
                 words = f"signed knock: the packet from key {grant.key} is not taken: {objection}"
-                self._daemon.refuse(grant.place, grant.door, words)
+                self._daemon.refuse(grant.place, grant.door, words, "used")
             else:
                 accepted.append(grant)
         self._open(accepted)

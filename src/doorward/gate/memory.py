@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable
 
 from doorward.errors import HostError
+from doorward.gate.gauges import Gauges
 from doorward.gate.plan import Changes, Remaining
 from doorward.gate.ruleset import COUNTERS, OPEN_SIZE, Ruleset
 from doorward.model import Element
@@ -45,3 +46,7 @@ class MemoryFilter:
     def counters(self) -> dict[str, int]:
         """Count nothing: no packets here."""
         return dict.fromkeys(COUNTERS, 0)
+
+    def gauges(self, _: int) -> Gauges:
+        """Tell of nothing in progress, for the same reason."""
+        return Gauges([], [])

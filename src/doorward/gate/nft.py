@@ -16,9 +16,10 @@ from typing import Any
 
 from doorward.config.duration import UNITS_MS, nft_duration
 from doorward.errors import HostError
-from doorward.gate import objects
+from doorward.gate import gauges, objects
 from doorward.gate.connections import Connection
 from doorward.gate.elements import Writer
+from doorward.gate.gauges import Gauges
 from doorward.gate.plan import Changes, Remaining
 from doorward.gate.ruleset import COUNTERS, FROM_FILE, OPEN_SETS, TABLE, Existing, Ruleset
 from doorward.model import Element, Port, parse_place
@@ -119,6 +120,10 @@ class NftFilter:
         """Read the named counters: packets since the table was first loaded."""
         counted = objects.counted()
         return {name: counted.get(name, 0) for name in COUNTERS}
+
+    def gauges(self, most: int) -> Gauges:
+        """Tell how full the sets are, and who is in the middle of a knock: at most `most` of each map."""
+        return gauges.read(most)
 
     def unload(self) -> None:
         """Take the table away, and every opening with it."""

@@ -20,7 +20,7 @@ from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from ipaddress import ip_address
 
-from doorward.automaton.compile import Automaton
+from doorward.automaton.compile import Automaton, depths
 from doorward.automaton.tracker import LIMITER_TIMEOUT_S, PAUSE_S
 from doorward.config.duration import nft_duration
 from doorward.config.schema import HURRIED_MS, Gate, Mode
@@ -78,12 +78,16 @@ class Existing:
 
 @dataclass(frozen=True, slots=True)
 class Ruleset:
-    """A compiled gate. `states` tells, for a number in the log, the doors (by index) that opened."""
+    """A compiled gate. `states` tells, for a number in the log, the doors (by index) that opened.
+
+    `depths` tells how many knocks led to a state, as the automaton's `depths` does.
+    """
 
     generation: str
     kept: tuple[SetSpec, ...]
     body: str
     states: dict[int, tuple[int, ...]]
+    depths: tuple[tuple[int, int], ...] = ()
 
     def whole(self) -> str:
         """Give a file for `nft -f` that replaces the table and everything in it."""
@@ -154,7 +158,7 @@ def compile_ruleset(
         chains.prerouting(plan),
     ]
     inside = "\n".join(part.rstrip("\n") for part in parts if part).replace("\n", "\n    ")
-    return Ruleset(generation, kept, f"table {TABLE} {{\n    {inside}\n}}\n", states)
+    return Ruleset(generation, kept, f"table {TABLE} {{\n    {inside}\n}}\n", states, depths(automaton))
 
 
 def _sizes(existing: Iterable[Existing], name: str) -> set[int]:

@@ -2,13 +2,17 @@
 
 from __future__ import annotations
 
+import json
 import os
+import socket
 import time
 from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
 
+from doorward.daemon import requests
+from doorward.daemon.following import Follower
 from doorward.daemon.log import Log
 from doorward.errors import AnswerNo, DoorwardError, HostError, UsageError
 from doorward.gate.plan import Changes
@@ -65,6 +69,39 @@ def test_status(daemon: InsideDaemon) -> None:
         "trial": None,
         "signed": None,
     }
+
+
+def test_numbers(daemon: InsideDaemon) -> None:
+    daemon.ask("open", "ssh", "192.0.2.7")
+    told = daemon.ask("numbers")
+    assert {key: told[key] for key in ("summary", "generation", "doors", "openings", "events", "attempts", "sets")} == {
+        "summary": "3 doors, mode guard",
+        "generation": "0123abcd",
+        "doors": 3,
+        "openings": 1,
+        "events": [["opened", "ssh", "hand", 1]],
+        "attempts": [],
+        "sets": {},
+    }
+    assert told["counters"] == dict.fromkeys(COUNTERS, 0)
+
+
+def test_who_follows_is_told_what_stands_and_then_what_happens(daemon: InsideDaemon) -> None:
+    daemon.ask("open", "ssh", "192.0.2.7")
+    follower = requests.answer(daemon, {"command": "follow"})
+    assert isinstance(follower, Follower)
+    assert [opening["door"] for opening in follower.first["openings"]] == ["ssh"]
+    assert follower.first["doors"][1] == ["web", ["80/tcp", "443/tcp"], 600.0]
+    ours, theirs = socket.socketpair()
+    with ours, theirs, theirs.makefile("rb") as lines:
+        follower.begin(ours)
+        daemon.ask("close", "ssh", "192.0.2.7")
+        told = json.loads(lines.readline())
+        assert {"event": "closed", "door": "ssh", "address": "192.0.2.7", "by": "hand"}.items() <= told.items()
+        follower.end()
+        daemon.ask("open", "ssh", "192.0.2.7")
+        ours.shutdown(socket.SHUT_WR)
+        assert lines.readline() == b""
 
 
 @pytest.mark.parametrize("command", ["apply", "confirm", "installed"])
