@@ -17,9 +17,11 @@ from typing import Any
 from tests.conftest import unavailable
 
 _WAIT_S = 60.0  # for one answer, on a machine that is busy
-_OPTIONS = """--headless --no-sandbox --disable-gpu --disable-quic --no-first-run --disable-background-networking
---disable-component-update --disable-sync --disable-extensions --disable-dev-shm-usage --hide-scrollbars
---force-color-profile=srgb --font-render-hinting=none --remote-debugging-pipe""".split()
+_OPTIONS = (
+    "--headless", "--no-sandbox", "--disable-gpu", "--disable-quic", "--no-first-run", "--disable-sync",
+    "--disable-background-networking", "--disable-component-update", "--disable-extensions", "--disable-dev-shm-usage",
+    "--hide-scrollbars", "--force-color-profile=srgb", "--font-render-hinting=none", "--remote-debugging-pipe",
+)  # fmt: skip
 
 
 class Browser:

@@ -25,7 +25,7 @@ COMMANDS = {
     "open": "open a door by hand",
     "close": "close a door by hand",
     "log": "the record of openings and refusals",
-    "report": "who came in, who was refused and how strong the doors are, as one page",
+    "report": "a page about who came in, who was refused, and what is weak",
     "knock": "knock at a host",
     "proxy": "knock and carry the connection: OpenSSH's ProxyCommand",
     "add": "a host for the client, with its server's key",

@@ -28,9 +28,9 @@ from doorward.report.words import count
 
 EXAMPLE = """\
   # doorward report --html /root/doorward.html --since 7d
-  /root/doorward.html: 41 openings by 5, 18,204 refusals from 311 networks, …
-a report that is there is replaced, whole or not at all, so cron may make it;
-a file that is none is never touched; `--html -` writes to standard output"""
+  /root/doorward.html: 41 openings by 5 people or addresses, 18,204 refusals …
+an earlier report is replaced, whole or not at all, so cron may make it anew;
+any other file is left alone; `--html -` writes to standard output"""
 DEFAULT_SINCE = "30d"
 _MOST_ROWS = 8 * KEPT_ROWS  # openings that stand are never dropped from a ledger, however many
 _MODE = 0o600  # who came from where is nobody else's business
@@ -40,7 +40,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Declare the command's words."""
     parser.add_argument("--html", metavar="FILE", help="the page to write; - for standard output")
     parser.add_argument(
-        "--since", metavar="T", default=DEFAULT_SINCE, help="the last T, like 8h, 7d, 52w (default: 30d)"
+        "--since", metavar="T", default=DEFAULT_SINCE, help="the last T, like 8h, 7d, 90d (default: 30d)"
     )
     add_config(parser)
     parser.add_argument("--json", action="store_true", help="print the figures, as one JSON object")
@@ -60,11 +60,11 @@ def run(args: argparse.Namespace) -> int:
     rated = _strengths(args, found)
     told = figures(found, rated, str(configuration_path(args)), _local)
     if args.html is not None:
-        text = page(told, Maker(__version__, socket.gethostname(), _local))
+        raw = page(told, Maker(__version__, socket.gethostname(), _local)).encode()
         if path is None:
-            sys.stdout.write(text)
+            sys.stdout.buffer.write(raw)
             return 0
-        _write(path, text.encode())
+        _write(path, raw)
     if args.json:
         render.as_json(as_json(told))
     else:
@@ -91,7 +91,8 @@ def _local(at_s: float) -> datetime:
 
 def _summary(told: Figures) -> str:
     parts = [
-        f"{count(len(told.found.visits), 'opening', 'openings')} by {told.people:,}",
+        f"{count(len(told.found.visits), 'opening', 'openings')} by "
+        + count(told.people, "person or address", "people or addresses"),
         f"{count(len(told.found.refusals), 'refusal', 'refusals')} from " + count(told.networks, "network", "networks"),
     ]
     if told.strengths is not None:

@@ -16,7 +16,7 @@ _MOST_TICKS = 8
 _HOUR_S, _DAY_S = 3600, 86_400
 _STEPS_S = (
     *(hours * _HOUR_S for hours in (1, 3, 6, 12)),
-    *(days * _DAY_S for days in (1, 2, 7, 14, 30, 90, 180, 365, 3650, 36_500, 365_000)),
+    *(days * _DAY_S for days in (1, 2, 4, 7, 14, 30, 90, 180, 365, 3650, 36_500, 365_000)),
 )
 _TALL = 10  # of a lane's drawing; what is drawn in it is stretched to the page's width
 

@@ -6,7 +6,7 @@ from typing import NamedTuple
 
 from doorward.report.openings import Lane, lanes, people
 from doorward.report.record import Found, Visit
-from doorward.report.sources import LocalTime, Map, Source, grid_of, map_of, reasons, sources
+from doorward.report.sources import LocalTime, Map, Source, grid_of, map_of, placed, reasons, sources
 from doorward.report.strength import Strengths
 
 LATEST = 100  # openings that are listed one by one
@@ -33,7 +33,8 @@ class Figures(NamedTuple):
 def figures(found: Found, strengths: Strengths | None, missing: str, local: LocalTime) -> Figures:
     """Count and group what was found."""
     grid = grid_of(found.period, local)
-    worst, networks = sources(found.refusals, grid, local)
+    where = placed(found.refusals, grid, local)
+    worst, networks = sources(where)
     common, rare = reasons(found.refusals)
     return Figures(
         found,
@@ -46,7 +47,7 @@ def figures(found: Found, strengths: Strengths | None, missing: str, local: Loca
         worst,
         common,
         rare,
-        map_of(found.refusals, grid, local),
+        map_of(where, grid),
         strengths,
         missing,
     )

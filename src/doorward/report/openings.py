@@ -59,13 +59,12 @@ def slot_of(at_s: float, period: Period) -> int:
 
 def _lane(group: Sequence[Visit], period: Period) -> Lane:
     last = max(group, key=lambda visit: visit.since_s)
-    begun = period.since_s
     return Lane(
         last.door,
         last.person,
         last.by,
         len(group),
-        sum(min(visit.until_s, period.until_s) - max(visit.since_s, begun) for visit in group),
+        sum(max(0.0, min(visit.until_s, period.until_s) - max(visit.since_s, period.since_s)) for visit in group),
         last.since_s,
         len({visit.address for visit in group}),
         sum(visit.ended_by is None for visit in group),

@@ -9,6 +9,7 @@ from doorward.ledger import KEPT_ROWS, Record
 
 _KEY = "key "  # `Opening.by` of a signed knock goes on with the key's name
 _SHORTEST_S = 60.0  # a period: charts divide by its length
+_SLACK_S = 60.0  # a daemon goes on writing while its ledger is read
 
 
 class Period(NamedTuple):
@@ -70,7 +71,7 @@ def sort_out(records: Iterable[Record], since_s: float, now_s: float) -> Found:
     for record in records:
         rows[record.event] += 1
         oldest.setdefault(record.event, record.at_s)
-        if record.at_s > now_s:
+        if record.at_s > now_s + _SLACK_S:
             ahead += 1
         elif record.event == "refused":
             if record.at_s >= since_s:

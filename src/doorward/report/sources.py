@@ -6,8 +6,7 @@ import re
 from collections import Counter, defaultdict
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from datetime import date, datetime, timedelta
-from functools import cache
-from ipaddress import IPv4Address, IPv4Network, IPv6Address, IPv6Network
+from ipaddress import IPv6Address, IPv6Network
 from typing import NamedTuple
 
 from doorward.model import parse_place
@@ -17,6 +16,9 @@ MOST_SOURCES = 12
 MOST_REASONS = 12
 MOST_DAYS = 32  # a longer period is shown by the days of the week
 HOURS = 24
+
+_OCTET = r"(?:25[0-5]|2[0-4][0-9]|1[0-9][0-9]|[1-9]?[0-9])"
+_IPV4 = re.compile(rf"((?:{_OCTET}\.){{3}}){_OCTET}")  # ipaddress takes seven times as long, of 200,000 strangers
 
 LocalTime = Callable[[float], datetime]
 Cell = tuple[int, int]  # a row of the map, and an hour
@@ -28,6 +30,14 @@ _VARIABLE = (
     (re.compile(r"(?<=is )under 1 s (?=behind|ahead)"), ""),
     (re.compile(r"\b(from|for) (?:[0-9a-f]{0,4}[.:]){2,8}[0-9a-f]{0,4}(?:/\d+)?"), r"\1 some address"),
 )
+
+
+class Placed(NamedTuple):
+    """A refusal, the network that it is of, and its place on the map."""
+
+    refusal: Refusal
+    network: str
+    cell: Cell
 
 
 class Source(NamedTuple):
@@ -77,22 +87,32 @@ def grid_of(period: Period, local: LocalTime) -> Grid:
 
 def network_of(address: str) -> str:
     """Give the /24 or /64 around an address, mostly one owner's; a text that is no address is a source of its own."""
+    if match := _IPV4.fullmatch(address):
+        return f"{match[1]}0/24"
     try:
         place = parse_place(address)
     except ValueError:
         return address
-    if isinstance(place, IPv4Address):
-        return str(IPv4Network((int(place), 24), strict=False))
     return str(IPv6Network((int(place), 64), strict=False) if isinstance(place, IPv6Address) else place)
 
 
-def sources(refusals: Iterable[Refusal], grid: Grid, local: LocalTime) -> tuple[list[Source], int]:
-    """Give the networks that were refused most often, the worst first, and count all."""
-    find, groups = cache(network_of), defaultdict[str, list[Refusal]](list)
+def placed(refusals: Iterable[Refusal], grid: Grid, local: LocalTime) -> list[Placed]:
+    """Find each refusal's network and place on the map."""
+    found = []
     for refusal in refusals:
-        groups[find(refusal.address)].append(refusal)
+        moment = local(refusal.at_s)
+        cell = grid.row_of(moment.date()), moment.hour
+        found.append(Placed(refusal, network_of(refusal.address), cell))
+    return found
+
+
+def sources(refusals: Iterable[Placed]) -> tuple[list[Source], int]:
+    """Give the networks that were refused most often, the worst first, and count all."""
+    groups = defaultdict[str, list[Placed]](list)
+    for refusal in refusals:
+        groups[refusal.network].append(refusal)
     worst = sorted(groups, key=lambda network: (-len(groups[network]), network))[:MOST_SOURCES]
-    return [_source(network, groups[network], grid, local) for network in worst], len(groups)
+    return [_source(network, groups[network]) for network in worst], len(groups)
 
 
 def reasons(refusals: Iterable[Refusal]) -> tuple[list[tuple[str, int]], int]:
@@ -111,24 +131,20 @@ def kind_of(reason: str) -> str:
     return reason
 
 
-def map_of(refusals: Iterable[Refusal], grid: Grid, local: LocalTime) -> Map:
+def map_of(refusals: Iterable[Placed], grid: Grid) -> Map:
     """Count the refusals of each hour."""
-    find, by_cell = cache(network_of), defaultdict[Cell, Counter[str]](Counter)
+    by_cell = defaultdict[Cell, Counter[str]](Counter)
     for refusal in refusals:
-        by_cell[_cell(refusal, grid, local)][find(refusal.address)] += 1
+        by_cell[refusal.cell][refusal.network] += 1
     counts = {cell: counted.total() for cell, counted in by_cell.items()}
     leaders = {cell: min(counted.items(), key=lambda item: (-item[1], item[0])) for cell, counted in by_cell.items()}
     return Map(grid, counts, leaders)
 
 
-def _source(network: str, group: Sequence[Refusal], grid: Grid, local: LocalTime) -> Source:
-    addresses = {refusal.address for refusal in group}
-    why = Counter(kind_of(refusal.reason) for refusal in group).most_common(1)[0][0]
-    cells = Counter(_cell(refusal, grid, local) for refusal in group)
+def _source(network: str, group: Sequence[Placed]) -> Source:
+    refusals = [each.refusal for each in group]
+    addresses = {refusal.address for refusal in refusals}
     only = next(iter(addresses)) if len(addresses) == 1 else None
-    return Source(network, only, len(addresses), len(group), group[0].at_s, group[-1].at_s, why, cells)
-
-
-def _cell(refusal: Refusal, grid: Grid, local: LocalTime) -> Cell:
-    moment = local(refusal.at_s)
-    return grid.row_of(moment.date()), moment.hour
+    why = Counter(kind_of(refusal.reason) for refusal in refusals).most_common(1)[0][0]
+    cells = Counter(each.cell for each in group)
+    return Source(network, only, len(addresses), len(group), refusals[0].at_s, refusals[-1].at_s, why, cells)

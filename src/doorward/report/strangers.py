@@ -20,12 +20,13 @@ _MAP = """<p class="hint">{}</p>
 <p class="legend" aria-hidden="true">{}</p>
 """
 _WORST = """<h3>Networks that were refused most</h3>
-<p class="hint">Each small map is of one network, with the same days and hours, and shades of its own.</p>
-<div class="maps">{}</div>
-<table class="cards"><thead><tr><th scope="col">Network</th><th scope="col" class="number">Addresses</th>\
+{}<table class="cards"><thead><tr><th scope="col">Network</th><th scope="col" class="number">Addresses</th>\
 <th scope="col" class="number">Refusals</th><th scope="col" class="barred"><span class="unseen">Share</span></th>\
 <th scope="col">First</th><th scope="col">Last</th><th scope="col">Mostly because</th></tr></thead>
 <tbody>{}</tbody></table>{}
+"""
+_SMALL_MAPS = """<p class="hint">Each small map is of one network: the same days and hours, in shades of its own.</p>
+<div class="maps">{}</div>
 """
 _SOURCE = """<tr><th scope="row">{}</th><td class="number" data-is="addresses">{}</td>\
 <td class="number" data-is="refusals">{}</td><td class="barred">{}</td><td data-is="first">{}</td>\
@@ -99,13 +100,11 @@ def _worst(told: Figures, local: LocalTime) -> Html:
     shown = sum(source.refusals for source in told.sources)
     more = told.networks - len(told.sources)
     rest = f"{count(more, 'more network has', 'more networks have')} the other {total - shown:,} refusals."
+    mapped = (source for source in told.sources[:SMALL_MAPS] if source.refusals >= _WORTH_A_MAP * total)
+    maps = [_small(source, told.map.grid) for source in mapped]
     return fill(
         _WORST,
-        join(
-            _small(source, told.map.grid)
-            for source in told.sources[:SMALL_MAPS]
-            if source.refusals >= _WORTH_A_MAP * total
-        ),
+        fill(_SMALL_MAPS, join(maps)) if maps else Html(),
         join(_source(source, told.sources[0].refusals, local) for source in told.sources),
         fill('<p class="hint">{}</p>', rest) if more else Html(),
     )

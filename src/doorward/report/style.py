@@ -40,7 +40,7 @@ td[data-is=from],td[data-is=ports],td[data-is=who],td[data-is=door]{white-space:
 .number{text-align:right}
 .number+:not(.wide,.barred,.number){padding-left:.6rem}
 .group th{padding-top:1.1rem;border-bottom-color:var(--soft);color:var(--ink)}
-.lanes th[scope=row]{min-width:13rem}
+.lanes th[scope=row]{min-width:15rem}
 .lanes .wide{width:50%;padding-left:.6rem}
 .lane,.axis{display:block;width:100%;overflow:visible}
 .lane{height:1.6rem;background:var(--s0);border-radius:3px}
@@ -85,9 +85,11 @@ figcaption{font-size:.85rem;font-weight:600;overflow-wrap:anywhere;margin-top:.3
 .small{display:block;width:100%;shape-rendering:crispEdges}
 .small .s0{fill:var(--s0)}.small .s1{fill:var(--s1)}.small .s2{fill:var(--s2)}.small .s3{fill:var(--s3)}
 .small .s4{fill:var(--s4)}.small .s5{fill:var(--s5)}
-@media (max-width:46rem){
+@media screen and (max-width:46rem){
 body{padding:1.2rem 1rem}
-.tiles{grid-template-columns:1fr 1fr}
+.tiles{grid-template-columns:repeat(2,minmax(0,1fr));gap:.6rem}
+.tiles div{padding:.6rem .8rem}
+.tiles dd{font-size:1.6rem}
 .cards,.cards tbody,.cards thead{display:block}
 .cards thead tr>*{position:absolute;width:1px;height:1px;overflow:hidden;clip-path:inset(50%)}
 .cards tr{display:flex;flex-wrap:wrap;gap:.1rem 1rem;padding:.6rem 0;border-bottom:1px solid var(--line)}
@@ -117,9 +119,11 @@ html{font-size:11px;background:#fff}
 body{max-width:none;padding:0}
 section,tr,figure,.tiles div{break-inside:avoid}
 section:has(table){break-inside:auto}
-h2,h3{break-after:avoid}
+h2,h3,.hint{break-after:avoid}
 *{print-color-adjust:exact;-webkit-print-color-adjust:exact}
-details::details-content{content-visibility:visible;display:block;height:auto}
-summary{list-style:none;color:var(--soft)}
+details:not([open]){display:none}
+body{line-height:1.35}
+.maps{grid-template-columns:repeat(6,1fr)}
+.lanes th[scope=row],.why{min-width:9rem}
 }
 """
