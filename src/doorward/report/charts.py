@@ -22,36 +22,37 @@ _TALL = 10  # of a lane's drawing; what is drawn in it is stretched to the page'
 
 
 class Tick(NamedTuple):
-    """A mark on the axis: where, from 0 to 1, and what it says."""
+    """A mark on the axis: where, from 0 to 1, what it says, and whether it goes first where there is little room."""
 
     place: float
     text: str
+    minor: bool = False
 
 
 def ticks(period: Period, local: LocalTime) -> list[Tick]:
-    """Choose round moments: full hours, or midnights."""
+    """Choose round moments of the clock on the wall: full hours, or midnights."""
     step_s = next((step for step in _STEPS_S if period.length_s / step <= _MOST_TICKS), _STEPS_S[-1])
-    first = local(period.since_s)
-    midnight_s = (
-        period.since_s - timedelta(hours=first.hour, minutes=first.minute, seconds=first.second).total_seconds()
-    )
-    number = int(-((midnight_s - period.since_s) // step_s))
+    ahead_s = _ahead_s(local, period.since_s)
+    wall_s, end_s = period.since_s + ahead_s, period.until_s + _ahead_s(local, period.until_s)
+    number = -int(-wall_s // step_s)  # of steps since 1970 began: all of them divide days, or are days
     found = []
-    while (at_s := midnight_s + number * step_s) <= period.until_s:
-        place = (at_s - period.since_s) / period.length_s
-        # A day of 23 or 25 hours moves midnights by one: it is the date that counts.
-        text = f"{local(at_s):%H:%M}" if step_s < _DAY_S else _date(local(at_s + 2 * _HOUR_S), step_s)
-        if place >= 0:
-            found.append(Tick(place, text))
+    while number * step_s <= end_s:
+        at_s = number * step_s - ahead_s
+        at_s += ahead_s - _ahead_s(local, at_s)  # the clock was set forward or back meanwhile
+        found.append(Tick((at_s - period.since_s) / period.length_s, _text(local(at_s), step_s), number % 2 == 1))
         number += 1
-    return found
+    return [tick for tick in found if 0 <= tick.place <= 1]
+
+
+def _ahead_s(local: LocalTime, at_s: float) -> float:
+    """Tell how far the clock on the wall is ahead of UTC."""
+    return (local(at_s).utcoffset() or timedelta()).total_seconds()
 
 
 def axis(marks: list[Tick]) -> Html:
     """Draw what stands above the lanes."""
     texts = (
-        fill('<text x="{}%" y="11"{}>{}</text>', f"{mark.place * 100:.2f}", _edge(mark, number), mark.text)
-        for number, mark in enumerate(marks)
+        fill('<text x="{}%" y="11"{}>{}</text>', f"{mark.place * 100:.2f}", _classes(mark), mark.text) for mark in marks
     )
     return fill('<svg class="axis" aria-hidden="true">{}</svg>', join(texts))
 
@@ -108,12 +109,14 @@ def _run(run: tuple[int, int]) -> str:
     return f"M{run[0]} 1h{run[1]}v{_TALL - 2}h-{run[1]}z"
 
 
-def _date(when: datetime, step_s: int) -> str:
+def _text(when: datetime, step_s: int) -> str:
+    if step_s < _DAY_S and when.hour:
+        return f"{when:%H:%M}"
     return f"{when:%b %Y}" if step_s >= 180 * _DAY_S else f"{when.day} {when:%b}"
 
 
-def _edge(mark: Tick, number: int) -> Html:
-    """Keep the outer labels inside, and mark those that go first where there is little room."""
+def _classes(mark: Tick) -> Html:
+    """Keep the outer labels inside, and let minor ones go."""
     classes = ["first"] if mark.place < 0.04 else ["last"] if mark.place > 0.96 else []
-    classes += ["odd"] if number % 2 else []
+    classes += ["minor"] if mark.minor else []
     return fill(' class="{}"', " ".join(classes)) if classes else Html()

@@ -41,8 +41,10 @@ _REASONS = """<h3>Why</h3>
 
 def section(told: Figures, local: LocalTime) -> Html:
     """Tell who was refused: when, from where, and why."""
-    parts = (_map(told.map), _worst(told, local), _reasons(told))
-    body = join(parts) if told.found.refusals else fill("<p>Nobody was refused in this time.</p>")
+    if told.found.refusals:
+        body = join((_map(told.map), _worst(told, local), _reasons(told)))
+    else:
+        body = fill("<p>Nobody was refused in this time.</p>")
     return fill('<section aria-labelledby="out"><h2 id="out">Who was refused</h2>\n{}</section>\n', body)
 
 

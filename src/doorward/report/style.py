@@ -105,7 +105,7 @@ white-space:normal;overflow-wrap:anywhere}
 .lanes thead tr>.wide{position:static;padding:0;width:100%;height:auto;overflow:visible;clip-path:none}
 .lanes .group{padding:1rem 0 .2rem;border-bottom-color:var(--soft)}
 .lane{height:1.4rem;margin-top:.2rem}
-.axis .odd{display:none}
+.axis .minor{display:none}
 .map{border-spacing:1px}
 .map td{color:transparent!important;font-size:1px}
 .map th:first-child{width:2.9rem;font-size:.7rem}

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from datetime import datetime
 
-_UNITS = ((86_400, "d", 3600, "h"), (3600, "h", 60, "min"), (60, "min", 1, "s"))
+_UNITS = ((86_400, "d", 3600, "h"), (3600, "h", 60, "min"), (60, "min", 1, "s"), (1, "s", 1, ""))
 
 
 def count(number: int, one: str, many: str) -> str:
