@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import base64
+import fcntl
 import json
 import os
 import select
 import shutil
 import subprocess
+import sys
 import time
 from collections.abc import Callable
 from pathlib import Path
@@ -22,6 +24,14 @@ _OPTIONS = (
     "--disable-background-networking", "--disable-component-update", "--disable-extensions", "--disable-dev-shm-usage",
     "--hide-scrollbars", "--force-color-profile=srgb", "--font-render-hinting=none", "--remote-debugging-pipe",
 )  # fmt: skip
+_HIGH = 10  # descriptors from here on are in nobody's way
+# The browser reads from descriptor 3 and writes to descriptor 4.
+_LAUNCH = """
+import os, sys
+os.dup2(int(sys.argv[1]), 3)
+os.dup2(int(sys.argv[2]), 4)
+os.execv(sys.argv[3], sys.argv[3:])
+"""
 
 
 class Browser:
@@ -35,19 +45,25 @@ class Browser:
         self._number = 0
         self._rest = b""
         self._session: str | None = None
-        to_read, self._write = os.pipe()
-        self._read, to_write = os.pipe()
-        # It reads from descriptor 3 and writes to descriptor 4; a shell's redirections put ours there.
-        line = f'exec "$@" 3<&{to_read} 4>&{to_write}'
+        theirs, self._write = os.pipe()
+        self._read, answers = os.pipe()
+        high = [fcntl.fcntl(end, fcntl.F_DUPFD_CLOEXEC, _HIGH) for end in (theirs, answers)]
         self._process = subprocess.Popen(
-            ["/bin/sh", "-c", line, "sh", program, *_OPTIONS, f"--user-data-dir={profile}", "about:blank"],
-            pass_fds=(to_read, to_write),
+            [sys.executable, "-c", _LAUNCH, *map(str, high), program, *_OPTIONS, f"--user-data-dir={profile}"],
+            pass_fds=high,
             stdin=subprocess.DEVNULL,
             stdout=subprocess.DEVNULL,
             stderr=subprocess.DEVNULL,
         )
-        os.close(to_read)
-        os.close(to_write)
+        for end in (theirs, answers, *high):
+            os.close(end)
+        try:
+            self._attach()
+        except BaseException:
+            self.close()
+            raise
+
+    def _attach(self) -> None:
         target = self.ask("Target.createTarget", url="about:blank")["targetId"]
         self._session = self.ask("Target.attachToTarget", targetId=target, flatten=True)["sessionId"]
         for domain in ("Page", "Runtime", "Log", "Network"):
@@ -59,6 +75,10 @@ class Browser:
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
+        self.close()
+
+    def close(self) -> None:
+        """End the browser."""
         os.close(self._write)  # it ends when nobody speaks to it any more
         try:
             self._process.wait(_WAIT_S)

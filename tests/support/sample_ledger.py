@@ -9,6 +9,7 @@ from pathlib import Path
 
 from doorward.ledger import Ledger
 from doorward.model import Address, parse_place
+from doorward.report.openings import MOST_LANES
 from tests.support.openings import opening
 
 NOW_S = datetime(2026, 5, 14, 15, 20, tzinfo=UTC).timestamp()
@@ -49,6 +50,11 @@ _SIGNED = (
     "signed knock: key grace@phone may not open the door postgres",
     "signed knock: no line of authorized_keys has the key SHA256:0Jk3vWcBv1Lw8YcJ5cB7yQ1o2m4r6t8v0x2z4A6C8E0",
 )
+_LONG, _HOSTILE = "W" * 60, "<img src=http://198.51.100.1/x onerror=alert(1)>" + "W" * 60
+CROWDED_CONFIGURATION = "".join(
+    f'[doors.{_LONG}{number}]\nknock = ["{number}/tcp"]\nopens = ["{number + 1000}/tcp", "{number + 2000}/udp"]\n'
+    for number in range(1, 60)
+)
 
 
 def write_sample(path: Path, now_s: float = NOW_S) -> None:
@@ -60,6 +66,20 @@ def write_sample(path: Path, now_s: float = NOW_S) -> None:
             _people(ledger, choose, now_s, day)
             _strangers(ledger, choose, now_s, day)
         ledger.opened(opening("ssh", "198.51.100.23", "22/tcp", now_s - 12, now_s + 18, "key ada@laptop"))
+    ledger.close()
+
+
+def write_crowd(path: Path, now_s: float = NOW_S) -> None:
+    """Write a ledger in which everything is as long, as many and as hostile as it gets."""
+    ledger = Ledger(path)
+    with ledger.together():
+        for number in range(3 * MOST_LANES):
+            at_s = now_s - 9 * 86400 + number * 6000
+            address, by = f"2001:db8:{number:x}:ffff:ffff:ffff:ffff:ffff", f"key {_HOSTILE[:50]}{_LONG}{number}"
+            ledger.opened(opening(f"{_LONG}{number}", address, "22/tcp 22/udp", at_s, at_s + 9e5, by))
+            ledger.refused(_LONG, parse_place(address), at_s, f"signed knock: {_HOSTILE} {'x' * 300} {number}")
+            for source in range(number):
+                ledger.refused(None, parse_place(f"2001:db8:ffff:{source:x}:ffff:ffff:ffff:ffff"), at_s, _HOSTILE)
     ledger.close()
 
 

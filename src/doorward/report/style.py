@@ -85,11 +85,7 @@ figcaption{font-size:.85rem;font-weight:600;overflow-wrap:anywhere;margin-top:.3
 .small{display:block;width:100%;shape-rendering:crispEdges}
 .small .s0{fill:var(--s0)}.small .s1{fill:var(--s1)}.small .s2{fill:var(--s2)}.small .s3{fill:var(--s3)}
 .small .s4{fill:var(--s4)}.small .s5{fill:var(--s5)}
-@media screen and (max-width:46rem){
-body{padding:1.2rem 1rem}
-.tiles{grid-template-columns:repeat(2,minmax(0,1fr));gap:.6rem}
-.tiles div{padding:.6rem .8rem}
-.tiles dd{font-size:1.6rem}
+@media screen and (max-width:62rem){
 .cards,.cards tbody,.cards thead{display:block}
 .cards thead tr>*{position:absolute;width:1px;height:1px;overflow:hidden;clip-path:inset(50%)}
 .cards tr{display:flex;flex-wrap:wrap;gap:.1rem 1rem;padding:.6rem 0;border-bottom:1px solid var(--line)}
@@ -105,6 +101,12 @@ white-space:normal;overflow-wrap:anywhere}
 .lanes thead tr>.wide{position:static;padding:0;width:100%;height:auto;overflow:visible;clip-path:none}
 .lanes .group{padding:1rem 0 .2rem;border-bottom-color:var(--soft)}
 .lane{height:1.4rem;margin-top:.2rem}
+}
+@media screen and (max-width:46rem){
+body{padding:1.2rem 1rem}
+.tiles{grid-template-columns:repeat(2,minmax(0,1fr));gap:.6rem}
+.tiles div{padding:.6rem .8rem}
+.tiles dd{font-size:1.6rem}
 .axis .minor{display:none}
 .map{border-spacing:1px}
 .map td{color:transparent!important;font-size:1px}
