@@ -112,7 +112,7 @@ def _strangers(ledger: Ledger, choose: random.Random, now_s: float, day: int) ->
             at_s = midnight_s + (hour + abs(choose.gauss(0, 0.9))) * 3600
             if at_s < now_s:
                 ledger.refused(None, choose.choice(addresses), at_s, SCANNER)
-    for _ in range(choose.randrange(25)):
+    for _ in range(choose.randrange(5, 25)):
         at_s = midnight_s + choose.uniform(0, 86400)
         alone = ip_address(f"198.18.{choose.randrange(256)}.{choose.randrange(1, 255)}")
         if at_s < now_s:

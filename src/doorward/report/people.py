@@ -83,11 +83,15 @@ def _who(lane: Lane) -> Html:
 def _listed(told: Figures, local: LocalTime) -> Html:
     shown = len(told.latest)
     title = f"The last {shown} openings" if shown == LATEST else f"All {count(shown, 'opening', 'openings')}"
-    return fill(_LISTED, title, join(_visit(visit, local) for visit in told.latest))
+    now_s = told.found.period.until_s
+    return fill(_LISTED, title, join(_visit(visit, now_s, local) for visit in told.latest))
 
 
-def _visit(visit: Visit, local: LocalTime) -> Html:
-    ended = "open now" if visit.ended_by is None else _ENDED.get(visit.ended_by, visit.ended_by)
+def _visit(visit: Visit, now_s: float, local: LocalTime) -> Html:
+    if visit.ended_by is None:
+        ended = f"open until {moment(local(visit.until_s))}"
+    else:
+        ended = _ENDED.get(visit.ended_by, visit.ended_by)
     return fill(
         _VISIT,
         moment(local(visit.since_s)),
@@ -95,7 +99,7 @@ def _visit(visit: Visit, local: LocalTime) -> Html:
         _person(visit),
         foreign(visit.address),
         ", ".join(visit.ports) or "none",
-        span(visit.until_s - visit.since_s),
+        span(min(visit.until_s, now_s) - visit.since_s),
         ended,
     )
 

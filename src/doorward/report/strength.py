@@ -12,6 +12,7 @@ from doorward.config.lines import Keys
 from doorward.config.schema import Configuration
 from doorward.model import Door
 from doorward.report.record import Visit
+from doorward.report.words import count
 
 MOST_DOORS = 50
 MOST_FINDINGS = 20  # of one door, or of the gate
@@ -102,7 +103,9 @@ def strengths(
 
 
 def _door(door: Door, signs: bool, findings: list[Weakness]) -> Strength:
-    ways = [f"{len(door.knock)} knocks within {format_duration(door.within_ms)}"] if door.knock else []
+    ways = (
+        [f"{count(len(door.knock), 'knock', 'knocks')} within {format_duration(door.within_ms)}"] if door.knock else []
+    )
     ways += ["a signed knock"] if signs else []
     opens = ", ".join(map(str, door.opens)) or "runs a command"
     for_ = format_duration(door.for_ms) if door.is_opening else "a moment"

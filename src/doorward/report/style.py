@@ -24,7 +24,7 @@ small{display:block;color:var(--soft);font-size:.8rem;font-weight:400;line-heigh
 .remark{border-left:3px solid var(--now);padding-left:.7rem;font-size:.9rem}
 .unseen{position:absolute;width:1px;height:1px;overflow:hidden;clip-path:inset(50%);white-space:nowrap}
 code{font-size:.9em}
-.tiles{display:grid;grid-template-columns:repeat(auto-fit,minmax(9.5rem,1fr));gap:.8rem;margin:0 0 1rem}
+.tiles{display:grid;grid-template-columns:repeat(auto-fit,minmax(8.4rem,1fr));gap:.8rem;margin:0 0 1rem}
 .tiles div{background:var(--card);border:1px solid var(--line);border-radius:.5rem;padding:.8rem 1rem}
 dt{color:var(--soft);font-size:.85rem}
 dd{margin:0;font-size:1.9rem;line-height:1.25;font-weight:650;letter-spacing:-.02em}
@@ -34,7 +34,7 @@ th,td{text-align:left;vertical-align:top;padding:.45rem .9rem .45rem 0;border-bo
 font-weight:400}
 th:last-child,td:last-child{padding-right:0}
 thead th{color:var(--soft);font-size:.8rem;vertical-align:bottom;white-space:nowrap}
-tbody th{font-weight:600;min-width:8rem;max-width:15rem;overflow-wrap:anywhere}
+tbody th{font-weight:600;min-width:11.5rem;max-width:15rem;overflow-wrap:anywhere}
 td[data-is]{white-space:nowrap}
 td[data-is=from],td[data-is=ports],td[data-is=who],td[data-is=door]{white-space:normal;overflow-wrap:anywhere}
 .number{text-align:right}
@@ -79,13 +79,13 @@ white-space:nowrap}
 .legend i{display:inline-block;width:.8rem;height:.8rem;border-radius:2px;margin-right:.3rem;vertical-align:-.08rem}
 i.s1{background:var(--s1)}i.s2{background:var(--s2)}i.s3{background:var(--s3)}i.s4{background:var(--s4)}
 i.s5{background:var(--s5)}
-.maps{display:grid;grid-template-columns:repeat(auto-fit,minmax(9rem,15rem));gap:1.2rem;margin:.8rem 0 1.4rem}
-figure{margin:0}
+.maps{display:grid;grid-template-columns:repeat(auto-fit,minmax(9rem,1fr));gap:1.2rem;margin:.8rem 0 1.4rem}
+figure{margin:0;max-width:15rem}
 figcaption{font-size:.85rem;font-weight:600;overflow-wrap:anywhere;margin-top:.3rem}
 .small{display:block;width:100%;shape-rendering:crispEdges}
 .small .s0{fill:var(--s0)}.small .s1{fill:var(--s1)}.small .s2{fill:var(--s2)}.small .s3{fill:var(--s3)}
 .small .s4{fill:var(--s4)}.small .s5{fill:var(--s5)}
-@media screen and (max-width:62rem){
+@media screen and (max-width:68rem){
 .cards,.cards tbody,.cards thead{display:block}
 .cards thead tr>*{position:absolute;width:1px;height:1px;overflow:hidden;clip-path:inset(50%)}
 .cards tr{display:flex;flex-wrap:wrap;gap:.1rem 1rem;padding:.6rem 0;border-bottom:1px solid var(--line)}
@@ -106,6 +106,7 @@ white-space:normal;overflow-wrap:anywhere}
 body{padding:1.2rem 1rem}
 .tiles{grid-template-columns:repeat(2,minmax(0,1fr));gap:.6rem}
 .tiles div{padding:.6rem .8rem}
+.tiles div:last-child:nth-child(odd){grid-column:1/-1}
 .tiles dd{font-size:1.6rem}
 .axis .minor{display:none}
 .map{border-spacing:1px}
@@ -126,6 +127,6 @@ h2,h3,.hint{break-after:avoid}
 details:not([open]){display:none}
 body{line-height:1.35}
 .maps{grid-template-columns:repeat(6,1fr)}
-.lanes th[scope=row],.why{min-width:9rem}
+tbody th,.lanes th[scope=row],.why{min-width:9rem}
 }
 """
