@@ -49,9 +49,9 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 def run(args: argparse.Namespace) -> int:
     """Write the page, and say what stands in it."""
     if args.html is None and not args.json:
-        raise UsageError("report: where to? write --html FILE, or --json for the figures alone")
+        raise UsageError("report: nothing says where to; add --html FILE, or --json for the figures alone")
     if args.html == "-" and args.json:
-        raise UsageError("report: --html - and --json both want standard output; write --html FILE")
+        raise UsageError("report: --html - and --json both write to standard output; name a file with --html")
     path = None if args.html in (None, "-") else Path(args.html)
     if path is not None:
         _refuse_to_overwrite(path)

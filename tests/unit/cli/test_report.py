@@ -85,8 +85,8 @@ def test_the_page_on_standard_output(folder: Path, capsysbinary: pytest.CaptureF
 @pytest.mark.parametrize(
     ("words", "message"),
     [
-        ([], "where to? write --html FILE, or --json for the figures alone"),
-        (["--html", "-", "--json"], "both want standard output"),
+        ([], "nothing says where to; add --html FILE, or --json for the figures alone"),
+        (["--html", "-", "--json"], "both write to standard output"),
         (["--html", "nowhere/page.html"], "No such file or directory; name a file in a folder that"),
         (["--html", "."], "this is no plain file; remove it, or name another file"),
         (["--html", "doorward.toml"], "this is no report of doorward, so it is left alone"),
