@@ -27,6 +27,7 @@ COMMANDS = {
     "log": "the record of openings and refusals",
     "watch": "a live view of all that happens, or lines where no terminal is",
     "metrics": "the daemon's numbers for Prometheus",
+    "report": "a page about who came in, who was refused, and what is weak",
     "knock": "knock at a host",
     "proxy": "knock and carry the connection: OpenSSH's ProxyCommand",
     "add": "a host for the client, with its server's key",
