@@ -26,6 +26,7 @@ PURE = [
     *(path for path in (SOURCE / "doctor").glob("*.py") if path.name not in ("facts.py", "network.py")),
     *(SOURCE / "diag" / name for name in ("course.py", "drawing.py", "grid.py", "nmap_report.py", "port_list.py")),
     *(SOURCE / "diag" / name for name in ("svg.py", "verify.py", "verify_text.py")),
+    *(SOURCE / "report").glob("*.py"),
     SOURCE / "daemon" / "commands.py",
     SOURCE / "daemon" / "numbers.py",
     SOURCE / "watch" / "view.py",
@@ -39,7 +40,11 @@ RANKS = [
     {"config", "automaton", "signed"},
     {"gate", "capture", "seen", "ledger"},
     {"daemon", "client"},
+<<<<<<< HEAD
     {"knockd", "doctor", "diag", "watch", "metrics"},
+=======
+    {"knockd", "doctor", "diag", "report"},
+>>>>>>> report
     {"lab_host", "lab_greeter", "lab_signals", "lab", "lab_story", "cli", "__main__"},
 ]
 RANK = {name: number for number, names in enumerate(RANKS) for name in names}

@@ -25,8 +25,12 @@ COMMANDS = {
     "open": "open a door by hand",
     "close": "close a door by hand",
     "log": "the record of openings and refusals",
+<<<<<<< HEAD
     "watch": "a live view of all that happens, or lines where no terminal is",
     "metrics": "the daemon's numbers for Prometheus",
+=======
+    "report": "a page about who came in, who was refused, and what is weak",
+>>>>>>> report
     "knock": "knock at a host",
     "proxy": "knock and carry the connection: OpenSSH's ProxyCommand",
     "add": "a host for the client, with its server's key",
