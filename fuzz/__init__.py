@@ -7,6 +7,7 @@ every input that once broke it.
 TARGETS = (
     "packets",
     "ring",
+    "pcap_file",
     "netfilter_log",
     "netlink",
     "nft_output",
