@@ -20,7 +20,9 @@ PURE = [
     *(path for path in (SOURCE / "config").glob("*.py") if path.name != "files.py"),
     *(SOURCE / "gate" / name for name in ("chains.py", "memory.py", "plan.py", "ruleset.py", "tables.py")),
     *(SOURCE / "daemon" / name for name in ("book.py", "bucket.py", "fights.py", "reconcile.py", "seccomp.py")),
-    *(SOURCE / "capture" / name for name in ("packet.py", "bpf.py")),
+    *(SOURCE / "capture" / name for name in ("packet.py", "bpf.py", "flow.py", "link_headers.py", "ieee80211.py")),
+    *(SOURCE / "capture" / name for name in ("pcap.py", "pcapng.py", "stream.py")),
+    *(SOURCE / "explain").glob("*.py"),
     *(SOURCE / "signed").glob("*.py"),
     *(SOURCE / "knockd" / name for name in ("attempts.py", "doors.py", "stages.py")),
     *(path for path in (SOURCE / "doctor").glob("*.py") if path.name not in ("facts.py", "network.py")),
@@ -40,7 +42,7 @@ RANKS = [
     {"config", "automaton", "signed"},
     {"gate", "capture", "seen", "ledger"},
     {"daemon", "client"},
-    {"knockd", "doctor", "diag", "watch", "metrics", "report"},
+    {"knockd", "doctor", "diag", "explain", "watch", "metrics", "report"},
     {"lab_host", "lab_greeter", "lab_signals", "lab", "lab_story", "cli", "__main__"},
 ]
 RANK = {name: number for number, names in enumerate(RANKS) for name in names}

@@ -24,6 +24,7 @@ COMMANDS = {
     "status": "what is open, and who opened it",
     "open": "open a door by hand",
     "close": "close a door by hand",
+    "explain": "why a knock did or did not open a door, packet by packet",
     "log": "the record of openings and refusals",
     "watch": "a live view of all that happens, or lines where no terminal is",
     "metrics": "the daemon's numbers for Prometheus",
