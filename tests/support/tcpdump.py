@@ -25,8 +25,8 @@ class Tcpdump:
     """Captures until it is stopped. `frames` is what it wrote so far, `raw` the same as bytes."""
 
     def __init__(self, host: Host, *words: str) -> None:
-        # With the usual 256 KiB a packet its ring has room for eight in immediate mode.
-        command = ["tcpdump", "-n", "-Z", "root", "-U", "--immediate-mode", "-s", "256", "-w", "-", *words]
+        # With the usual 256 KiB a packet its ring has room for eight in immediate mode; signed knocks are 1,372 bytes.
+        command = ["tcpdump", "-n", "-Z", "root", "-U", "--immediate-mode", "-s", "1500", "-w", "-", *words]
         self._process = host.popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=False, bufsize=-1)
         assert self._process.stdout is not None
         assert self._process.stderr is not None
@@ -41,6 +41,13 @@ class Tcpdump:
         self._more = threading.Condition()
         self._reader = threading.Thread(target=self._read, daemon=True)
         self._reader.start()
+
+    def await_frames(self, count: int) -> list[Frame]:
+        """Wait until so many frames were captured."""
+        with self._more:
+            came = self._more.wait_for(lambda: len(self.frames) >= count, PATIENCE_S)
+            assert came, f"{len(self.frames)} frames of {count}"
+            return self.frames[:count]
 
     def read(self, count: int) -> bytes:
         """Read from tcpdump, and keep what was read."""
