@@ -7,7 +7,6 @@ import os
 import stat
 import sys
 from pathlib import Path
-from tempfile import mkstemp
 
 from doorward import durable
 from doorward.cli.options import add_config, configuration_path
@@ -15,6 +14,7 @@ from doorward.cli.render import line
 from doorward.config.files import read
 from doorward.daemon.privileges import service_identity
 from doorward.daemon.signed_files import key_path, read_private_key
+from doorward.durable import Access
 from doorward.errors import HostError, UsageError
 from doorward.signed.server_key import SUITES, X25519, new_private_text
 
@@ -62,38 +62,17 @@ def run(args: argparse.Namespace) -> int:
 def _make(path: Path, config: Path, text: str) -> None:
     """Write the key, whole and for good, unless somebody else has in the meantime."""
     try:
-        _make_folders(path.parent)
-        handle, new = mkstemp(prefix=f"{path.name}.", dir=path.parent)  # 0600
-        try:
-            _write(handle, path.parent.stat(), config.stat(), text)
-            os.link(new, path)
-        finally:
-            Path(new).unlink()
-        durable.sync(path.parent)
-    except FileExistsError:
-        return
+        durable.make_folders(path.parent, 0o700)
+        is_made = durable.create(path, text, _access(path.parent.stat(), config.stat()))
     except OSError as error:
         raise HostError(f"{error.filename or path}: {error.strerror}; call this as who may write there") from None
-    sys.stderr.write(f"doorward: made {path}; keep a copy of it in a safe place\n")
+    if is_made:
+        sys.stderr.write(f"doorward: made {path}; keep a copy of it in a safe place\n")
 
 
-def _make_folders(folder: Path) -> None:
-    missing = [each for each in (folder, *folder.parents) if not each.exists()]
-    for each in reversed(missing):
-        each.mkdir(0o700, exist_ok=True)
-        durable.sync(each.parent)
-
-
-def _write(handle: int, folder: os.stat_result, config: os.stat_result, text: str) -> None:
-    """Fill a file of the folder's owner; the daemon's user may read it if he may read the configuration."""
+def _access(folder: os.stat_result, config: os.stat_result) -> Access:
+    """Let the key be the folder's owner's; the daemon's user may read it if he may read the configuration."""
     service = service_identity()
-    is_for_service = service is not None and config.st_gid == service.group and bool(config.st_mode & stat.S_IRGRP)
-    with os.fdopen(handle, "w") as file:
-        group = config.st_gid if is_for_service else folder.st_gid
-        if (folder.st_uid, group) != (os.geteuid(), os.getegid()):
-            os.chown(handle, folder.st_uid, group)
-        if is_for_service:
-            os.fchmod(handle, 0o640)
-        file.write(text)
-        file.flush()
-        os.fsync(handle)
+    if service is not None and config.st_gid == service.group and config.st_mode & stat.S_IRGRP:
+        return Access(0o640, folder.st_uid, config.st_gid)
+    return Access(0o600, folder.st_uid, folder.st_gid)
