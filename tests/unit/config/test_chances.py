@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import random
+import re
 from collections.abc import Sequence
 from itertools import permutations
+from pathlib import Path
 
 import pytest
 
@@ -27,6 +29,7 @@ from doorward.model import Door, Packet, Port, Protocol
 SOURCE = b"\xc0\x00\x02\x01"
 SYN = 2
 TICK_S = 1 / RATE_PER_S
+MANUAL = Path(__file__).parents[3] / "docs/strength.md"
 
 
 def tcp(*numbers: int) -> tuple[Port, ...]:
@@ -149,3 +152,14 @@ def test_chances_in_words(expected: float, words: str) -> None:
 @pytest.mark.parametrize(("number", "kept"), [(2.78, 3), (28.4, 28), (449_123.0, 450_000), (0.2, 0)])
 def test_estimates_have_two_digits(number: float, kept: int) -> None:
     assert rounded(number) == kept
+
+
+def test_the_table_of_the_manual() -> None:
+    rows = re.findall(
+        r"^\| ([0-9]), (TCP(?: and UDP)?)[^|]*\| ([^|]+) \| ([^|]+) \|$", MANUAL.read_text(), re.MULTILINE
+    )
+    assert len(rows) == 5
+    for knocks, protocols, one, many in rows:
+        a_year = openings(RATE_PER_S * YEAR_S, 65_535 * (2 if "UDP" in protocols else 1), int(knocks))
+        for shown, expected in ((one, a_year), (many, a_year * MANY_SOURCES)):
+            assert said(expected).endswith(shown)
