@@ -29,6 +29,7 @@ PURE = [
     *(SOURCE / "diag" / name for name in ("course.py", "drawing.py", "grid.py", "nmap_report.py", "port_list.py")),
     *(SOURCE / "diag" / name for name in ("svg.py", "verify.py", "verify_text.py")),
     *(SOURCE / "report").glob("*.py"),
+    *(SOURCE / "setup" / name for name in ("choosing.py", "planning.py", "sharing.py")),
     SOURCE / "daemon" / "commands.py",
     SOURCE / "daemon" / "numbers.py",
     SOURCE / "watch" / "view.py",
@@ -43,6 +44,7 @@ RANKS = [
     {"gate", "capture", "seen", "ledger"},
     {"daemon", "client"},
     {"knockd", "doctor", "diag", "explain", "watch", "metrics", "report"},
+    {"setup"},
     {"lab_host", "lab_greeter", "lab_signals", "lab", "lab_story", "cli", "__main__"},
 ]
 RANK = {name: number for number, names in enumerate(RANKS) for name in names}

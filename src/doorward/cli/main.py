@@ -15,6 +15,7 @@ from doorward import __version__
 from doorward.errors import DoorwardError
 
 COMMANDS = {
+    "init": "a first configuration, and what clients need of it",
     "run": "the daemon in the foreground",
     "check": "is the configuration right, and is it strong",
     "doctor": "what would lock you out, and what stands in a door's way",
@@ -34,6 +35,7 @@ COMMANDS = {
     "add": "a host for the client, with its server's key",
     "key": "the server's key for signed knocks",
     "verify": "from outside: what can be seen, and does the knock open and close",
+    "share": "a door for phones and other clients: link, QR code, app",
     "import": "a knockd.conf turned into doorward's own configuration",
     "completion": "what a shell needs to complete words of doorward",
     "lab": "the whole thing in network namespaces, step by step",
