@@ -7,6 +7,7 @@ from collections.abc import Iterable, Mapping
 from ipaddress import IPv4Address, IPv6Address, IPv6Network, ip_address
 
 from doorward.config.duration import nft_duration
+from doorward.errors import HostError
 from doorward.model import Address, Place
 
 Bans = Mapping[Place, float]  # for how many seconds more
@@ -44,8 +45,11 @@ def take(table: str, ban: Place) -> str:
 
 
 def read(text: str) -> list[tuple[Place, str]]:
-    """Read the entries as nft lists them, each with the time that is left as nft writes it."""
-    return [(ban_of(ip_address(address)), expires) for address, expires in _ELEMENT.findall(text)]
+    """Read the entries as nft lists them, each with the time that is left as nft writes it. HostError: one is none."""
+    try:
+        return [(ban_of(ip_address(address)), expires) for address, expires in _ELEMENT.findall(text)]
+    except ValueError as error:
+        raise HostError(f"nft lists what is no entry ({error}); install nftables 1.0.6 or newer") from None
 
 
 def _key(ban: Place) -> str:

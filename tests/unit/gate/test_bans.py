@@ -8,6 +8,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from doorward.errors import HostError
 from doorward.gate.bans import ban_of, covers, put, read
 from doorward.model import Address, Place, parse_place
 
@@ -70,7 +71,9 @@ def test_reads_what_nft_lists() -> None:
         (ip_address("203.0.113.9"), "4s"),
         (ip_network("2001:db8::/64"), "364d23h59m59s"),
     ]
-    assert read(LISTED.replace("elements", "nothing").replace("expires", "-")) == []
+    assert read(LISTED.replace("expires", "-")) == []
+    with pytest.raises(HostError, match="no entry"):
+        read(LISTED.replace("192.0.2.7", "192.0.2"))
 
 
 @given(st.ip_addresses(), st.floats(0.001, 86_400))
