@@ -354,3 +354,32 @@ def test_a_reload_goes_over_to_other_settings(site: Site) -> None:
     site.daemon.process.send_signal(signal.SIGHUP)
     assert "there is no server's key; `doorward key server` makes it" in site.daemon.message("server.key")["message"]
     site.daemon.message("the configuration was not reloaded")
+
+
+def test_a_knock_from_who_is_banned_is_not_looked_at_and_one_for_him_is_refused(site: Site) -> None:
+    banned, friend = site.visitors.crowd(4, 2)
+    site.files.authorize(f'addresses="{ip_network(f"{banned}/24", strict=False)}" {site.laptop.line}')
+    site.daemon.message("takes signed knocks")
+    site.daemon.run("ban", banned)
+    site.knock(banned)
+    site.knock(friend, asked=banned.source)
+    assert site.refusal(banned) == f"signed knock: {banned} is banned"
+    assert site.daemon.counters()["signed"] == 1  # that of the friend
+    site.knock(friend)
+    assert site.in_after(friend)
+    assert not banned.gets_in()
+    site.daemon.run("unban", banned)
+    site.knock(banned)
+    assert site.in_after(banned)
+
+
+def test_who_is_banned_is_not_let_in_with_his_network(site: Site) -> None:
+    banned, neighbour = site.visitors.crowd(4, 2)
+    network = ip_network(f"{neighbour}/24", strict=False)
+    site.files.authorize(f'addresses="{network}" {site.laptop.line}')
+    site.daemon.message("takes signed knocks")
+    site.daemon.run("ban", banned)
+    site.knock(neighbour, asked=network)
+    site.daemon.event("opened", address=str(network))
+    assert neighbour.gets_in()
+    assert not banned.gets_in()

@@ -130,7 +130,7 @@ def viewing(daemon: RunningDaemon, story: Callable[[Pilot[int]], Coroutine[None,
     asyncio.run(play())
 
 
-def test_the_view_shows_who_is_in_and_keys_prolong_and_close(direct_lab: Lab, daemon: RunningDaemon) -> None:
+def test_the_view_shows_who_is_in_and_keys_prolong_close_and_ban(direct_lab: Lab, daemon: RunningDaemon) -> None:
     one, other = Visitors(direct_lab).crowd(4, 2)
 
     async def story(pilot: Pilot[int]) -> None:
@@ -164,6 +164,14 @@ def test_the_view_shows_who_is_in_and_keys_prolong_and_close(direct_lab: Lab, da
         await until(pilot, lambda: not line(f"ssh {one} "))
         await pilot.press("c")
         await until(pilot, lambda: "choose a line with somebody" in screen(pilot.app))
+
+        one.knock(*SEQUENCE)
+        await until(pilot, lambda: line(f"ssh {one} "))
+        await pilot.press("b")
+        await until(pilot, lambda: f"Ban {one} from every door" in screen(pilot.app))
+        await pilot.press("enter")
+        daemon.event("banned", address=str(one))
+        await until(pilot, lambda: not line(f"ssh {one} ") and line(f"banned {one} for 1h"))
         await pilot.press("q")
 
     viewing(daemon, story)

@@ -8,6 +8,7 @@ from typing import Any
 from doorward.config.schema import Gate
 from doorward.daemon import requests
 from doorward.daemon.app import Daemon
+from doorward.daemon.bans import Bans
 from doorward.daemon.book import Book
 from doorward.daemon.control import Later
 from doorward.daemon.errands import Errands
@@ -49,6 +50,7 @@ class InsideDaemon(Daemon):
         self.book = Book()
         self.filter = Stuck(self.loop.now_s)
         self.missed = 0
+        self.bans = Bans(ledger.path.with_name("bans.json"), self.filter, log.say)
         self.followers = Followers(self.loop)
         self.numbers, self.gauging = Numbers(), Gauging()
         log.listeners += [self.followers.tell, self.numbers.take]
@@ -79,6 +81,12 @@ class InsideDaemon(Daemon):
     def has(self) -> dict[Element, float]:
         """Give what the filter has, to the second."""
         return {entry: round(left_s) for entry, left_s in self.filter.elements().items()}
+
+    def openings_recorded(self) -> list[tuple[object, ...]]:
+        """Give door, address and how it ended of each opening, by address."""
+        records = [record for record in read_records(self.ledger.path, 0, 1000) if record.event == "opened"]
+        records.sort(key=lambda record: (record.address, record.door))
+        return [(record.door, record.address, record.detail["closed_by"]) for record in records]
 
     def recorded(self) -> list[tuple[object, ...]]:
         """Give door, address and how it ended of each record."""

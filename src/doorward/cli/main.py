@@ -25,6 +25,8 @@ COMMANDS = {
     "status": "what is open, and who opened it",
     "open": "open a door by hand",
     "close": "close a door by hand",
+    "ban": "close every door to an address for a time, and ignore its knocks",
+    "unban": "let a banned address knock again",
     "explain": "why a knock did or did not open a door, packet by packet",
     "log": "the record of openings and refusals",
     "watch": "a live view of all that happens, or lines where no terminal is",

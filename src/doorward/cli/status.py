@@ -36,6 +36,7 @@ _REASONS = {  # of signed/judge.py and daemon/verifier.py, with those of the led
     "door": "for no door",
     "forbidden": "for what the key may not",
     "signature": "with a wrong signature",
+    "banned": "for banned addresses",
     "lost": "times that the kernel lost some",
 }
 
@@ -79,6 +80,8 @@ def run(args: argparse.Namespace) -> int:
             render.line(f"{count} {what}")
     if (signed := answer.get("signed")) is not None:
         render.line(_signed(signed["takes"], signed["refused"]))
+    if banned := answer.get("banned"):
+        render.line(f"{banned} {'is' if banned == 1 else 'are'} banned; `doorward ban` lists who")
     if answer["ledger_trouble"]:
         render.line(f"the ledger cannot be written: {answer['ledger_trouble']}")
     return 0

@@ -11,7 +11,8 @@ from typing import TYPE_CHECKING, Any
 
 from doorward.capture.nflog import Event, event_log
 from doorward.config.schema import Configuration
-from doorward.daemon import kept, notify, renewal, requests
+from doorward.daemon import bans, kept, notify, renewal, requests
+from doorward.daemon.bans import Bans
 from doorward.daemon.book import Book
 from doorward.daemon.control import ControlServer, Reply
 from doorward.daemon.errands import Errand, Errands
@@ -62,6 +63,7 @@ class Daemon:
         self._due: list[Errand] = []  # to be sent off
         self._lines: list[Callable[[], None]] = []  # of the log, to be written once the ledger has what they tell
         self.control_path, self.kept = control, ledger.path.with_name(kept.NAME)
+        self.bans = Bans(ledger.path.with_name(bans.NAME), self.filter, log.say)
         self._timer_s, self._told_s = float("inf"), float("-inf")
         with ExitStack() as parts:  # what cannot start leaves nothing behind
             for close in (ledger.close, self.loop.close, self.errands.close):
@@ -77,6 +79,7 @@ class Daemon:
             parts.callback(self._end_signed)
             late = self._enter_standing()
             self._load_first(trial_s)
+            self.bans.put_back()
             with self.recording():
                 for opening in late:
                     self.record_end(opening, "time")
@@ -284,6 +287,7 @@ class Daemon:
         """Take over after a repair, with what was opened and closed while it was made."""
         if isinstance(outcome, Loaded):
             self.take(outcome)
+        self.bans.put_back()
         self.settle((*self._restored, *(element for opening in self.book for element in opening.elements())))
         return len(self.book)
 
@@ -313,6 +317,9 @@ class Daemon:
         now_s = self.loop.now_s()
         doors = [self.doors[n] for n in self._states.get(event.generation, {}).get(event.state, ()) if n in self.doors]
         have: dict[Element, float] = {}
+        if self.bans.holds(event.source):  # it knocked in the moment before
+            self.settle(tuple(Element(event.source, port) for door in doors for port in door.opens))
+            return
         for door in doors:
             new = Opening(door.name, event.source, door.opens, now_s, now_s + door.for_ms / 1000, "knock")
             if not door.is_opening:

@@ -32,6 +32,7 @@ class Gauging:
             "generation": daemon.loaded.generation,
             "doors": len(daemon.doors),
             "openings": len(daemon.book),
+            "bans": len(daemon.bans.standing()),
             "counters": self._counters,
             "sets": {fill.name: {"elements": fill.elements, "size": fill.size} for fill in self._gauges.fills},
             "listed": len(self._gauges.attempts),

@@ -25,6 +25,8 @@ _TEXT = {
     "closed": "closed {door} to {address}, by {by}",
     "ran": "ran the command of {door} for {address}, by {by}",
     "refused": "refused {address}: {reason}",
+    "banned": "banned {address} for {for}",
+    "unbanned": "{address} is banned no more",
     "lost": "{count} events left out here: they came faster than they were read; `doorward log` has them",
 }
 

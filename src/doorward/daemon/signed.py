@@ -160,14 +160,18 @@ class SignedKnocks:
             self._daemon.refuse(source, refused.door, f"signed knock: {refused.words}", refused.reason)
 
     def _take_grants(self, granted: list[Granted]) -> None:
+        daemon = self._daemon
         claims = [Claim(grant.id, grant.time_ms) for grant in granted]
-        objections = self._daemon.ledger.claim(claims, time.time())
+        objections = daemon.ledger.claim(claims, time.time())
         accepted = []
         for grant, objection in zip(granted, objections, strict=True):
-            if objection:
+            if daemon.bans.holds(grant.place):  # its own packets never come here: this one asks for another's address
+                self.counts["banned"] += 1
+                daemon.refuse(grant.place, grant.door, f"signed knock: {grant.place} is banned", "banned")
+            elif objection:
                 self.counts["used"] += 1
                 words = f"signed knock: the packet from key {grant.key} is not taken: {objection}"
-                self._daemon.refuse(grant.place, grant.door, words, "used")
+                daemon.refuse(grant.place, grant.door, words, "used")
             else:
                 accepted.append(grant)
         self._open(accepted)

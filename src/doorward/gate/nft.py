@@ -16,13 +16,13 @@ from typing import Any
 
 from doorward.config.duration import UNITS_MS, nft_duration
 from doorward.errors import HostError
-from doorward.gate import gauges, objects
+from doorward.gate import bans, gauges, objects
 from doorward.gate.connections import Connection
 from doorward.gate.elements import Writer
 from doorward.gate.gauges import Gauges
 from doorward.gate.plan import Changes, Remaining
 from doorward.gate.ruleset import COUNTERS, FROM_FILE, OPEN_SETS, TABLE, Existing, Ruleset
-from doorward.model import Element, Port, parse_place
+from doorward.model import Element, Place, Port, parse_place
 
 _LIBRARY = "libnftables.so.1"
 _HANDLES, _JSON = 1 << 3, 1 << 4
@@ -89,8 +89,13 @@ class NftFilter:
             left = self.elements()
         except NftError:  # they went with the table
             left = {}
+        try:
+            banned = self.banned()
+        except NftError:
+            banned = {}
         entries = {**restore, **{e: max(left_s, restore.get(e, 0.0)) for e, left_s in left.items()}}
-        self.run("\n".join([text, f"delete chain {TABLE} {FROM_FILE}", *_standing(standing), *_put(entries)]))
+        put = (*_standing(standing), *_put(entries), *bans.put(TABLE, banned))
+        self.run("\n".join([text, f"delete chain {TABLE} {FROM_FILE}", *put]))
 
     def is_from_file(self) -> bool:
         """Tell whether no daemon has had the table yet: it was loaded at boot."""
@@ -115,6 +120,19 @@ class NftFilter:
             self._writer.apply(changes)
         except OSError as error:
             raise NftError(f"Error: {os.strerror(error.errno or 0)}") from None
+
+    def ban(self, new: bans.Bans) -> None:
+        """Ban these, each for so many seconds from now."""
+        self.run("\n".join(bans.put(TABLE, new)))
+
+    def unban(self, ban: Place) -> None:
+        """End a ban, if there is one."""
+        self.run(bans.take(TABLE, ban))
+
+    def banned(self) -> dict[Place, float]:
+        """Read back who is banned, and for how many seconds more."""
+        text = "".join(self.run(f"list set {TABLE} {name}") for name in bans.NAMES)
+        return {ban: _seconds(left) for ban, left in bans.read(text)}
 
     def counters(self) -> dict[str, int]:
         """Read the named counters: packets since the table was first loaded."""

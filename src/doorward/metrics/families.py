@@ -17,7 +17,7 @@ _Samples = dict[tuple[str, ...], float]
 _EVENTS = {
     "opened": ("doorward_opened", "Openings that began, by door and by how it was opened: knock, key or hand."),
     "prolonged": ("doorward_prolonged", "Openings that were made longer, by door and by how."),
-    "closed": ("doorward_closed", "Openings that ended, by door and by how: time, hand, or lost by the kernel."),
+    "closed": ("doorward_closed", "Openings that ended, by door and by how: time, hand, ban, or lost by the kernel."),
     "ran": ("doorward_ran", "Commands of doors that stay open for nobody, by door and by how they were asked for."),
 }
 
@@ -44,6 +44,7 @@ def families(numbers: Mapping[str, Any]) -> Iterator[Metric]:
     yield _labelled(GaugeMetricFamily("doorward_build_info", "The version.", labels=["version"]), {(__version__,): 1})
     yield _gauge("doorward_doors", "Doors of the configuration that is in force.", numbers["doors"])
     yield _gauge("doorward_openings", "Openings that stand.", numbers["openings"])
+    yield _gauge("doorward_bans", "Addresses and networks that are banned.", numbers["bans"])
     yield from _events(numbers)
     yield _refusals(numbers)
     packets = CounterMetricFamily(

@@ -26,7 +26,12 @@ _COLUMNS = ("door", "who is in", "left", "ports", "by")
 _MOST_LETTERS = 24  # of a door, its ports and a key; an address is never cut
 _KEPT_LINES = 500
 LEAVES_SOON_S = 10
-_STYLES = {"opened": "green", "prolonged": "green", "closed": "dim", "ran": "green", "refused": "yellow", "lost": "red"}
+_STYLES = {
+    **dict.fromkeys(("opened", "prolonged", "ran"), "green"),
+    "closed": "dim",
+    "refused": "yellow",
+    **dict.fromkeys(("banned", "lost"), "red"),
+}
 _LEVELS = {"warning": "yellow", "error": "red"}
 
 
@@ -39,6 +44,7 @@ class WatchApp(App[int]):
     BINDINGS: ClassVar[list[BindingType]] = [
         Binding("c", "close", "close"),
         Binding("p", "prolong", "prolong"),
+        Binding("b", "ban", "ban"),
         Binding("q,ctrl+c", "quit", "quit"),
     ]
 
@@ -170,6 +176,17 @@ class WatchApp(App[int]):
             self.push_screen(
                 ForHowLong(f"Keep {row.door} open to {row.address} for how long from now?", "1h"), answered
             )
+
+    def action_ban(self) -> None:
+        """Close every door to somebody, and let him knock in vain."""
+        if (row := self._somebody()) is not None:
+
+            def answered(for_: str | None) -> None:
+                if for_:
+                    self._ask({"command": "ban", "address": row.address, "for": for_})
+
+            question = f"Ban {row.address} from every door, and ignore its knocks, for how long?"
+            self.push_screen(ForHowLong(question, "1h"), answered)
 
     def _ask(self, request: dict[str, Any]) -> None:
         """Ask the daemon, and show its refusal; what it does comes as an event."""

@@ -11,7 +11,7 @@ MOST_OPENINGS = 500  # shown; a terminal has some fifty lines
 MOST_CLOSED = 100  # doors that nobody is in, shown too
 KEPT_RATES = 60  # measured once a second
 Told = Mapping[str, Any]
-DROPS = ("hidden", "silent", "fast", "signed_length", "signed_fast", "signed_over")
+DROPS = ("hidden", "silent", "fast", "banned", "signed_length", "signed_fast", "signed_over")
 
 
 class Row(NamedTuple):

@@ -45,7 +45,16 @@ def test_reads_every_setting() -> None:
     public = (Port(TCP, 80), Port(TCP, 8000), Port(TCP, 8001), Port(TCP, 8002), Port(UDP, 53))
     assert parse(WHOLE, "f") == Configuration(
         Gate(
-            Mode.STEALTH, ("eth0", "ppp*"), public, WrongPort.KNOWN, False, 4096, "gate-1", "adm", Mark(0x1000, 0x3000)
+            Mode.STEALTH,
+            ("eth0", "ppp*"),
+            public,
+            WrongPort.KNOWN,
+            False,
+            4096,
+            "gate-1",
+            "adm",
+            Mark(0x1000, 0x3000),
+            ("/usr/bin/logger", "%IP%"),
         ),
         (
             Door(

@@ -68,6 +68,7 @@ def test_status(daemon: InsideDaemon) -> None:
         "config": str(daemon.config),
         "trial": None,
         "signed": None,
+        "banned": 0,
     }
 
 
@@ -274,3 +275,48 @@ def test_closing_that_the_filter_refuses_leaves_it_open_and_says_so(daemon: Insi
     daemon.filter.stuck = False
     daemon.ask("close", "ssh", "192.0.2.7")
     assert daemon.has() == {}
+
+
+def test_a_ban_closes_every_door_and_opens_none(daemon: InsideDaemon) -> None:
+    for door, address in ("ssh", "192.0.2.7"), ("web", "192.0.2.7"), ("ssh", "192.0.2.8"), ("ssh", "2001:db8::9"):
+        daemon.ask("open", door, address)
+    assert daemon.ask("ban", address="192.0.2.7", **{"for": "2h"}) == {
+        "ban": "192.0.2.7",
+        "for": 7200.0,
+        "closed": 2,
+        "cut": 0,
+    }
+    assert daemon.ask("ban", address="2001:db8::7") == {"ban": "2001:db8::/64", "for": 3600.0, "closed": 1, "cut": 0}
+    assert daemon.shows() == [("ssh", "192.0.2.8")]
+    assert set(daemon.has()) == {element("192.0.2.8 22/tcp")}
+    assert [(address, ended) for _, address, ended in daemon.openings_recorded()] == [
+        ("192.0.2.7", "ban"),
+        ("192.0.2.7", "ban"),
+        ("192.0.2.8", None),
+        ("2001:db8::9", "ban"),
+    ]
+    for address in "192.0.2.7", "2001:db8::8":
+        with pytest.raises(AnswerNo, match=f"{address} is banned; `doorward unban {address}` ends that"):
+            daemon.ask("open", "ssh", address)
+    assert [ban for ban, _ in daemon.ask("bans")["bans"]] == ["192.0.2.7", "2001:db8::/64"]
+    assert daemon.ask("unban", address="192.0.2.7") == {"ban": "192.0.2.7"}
+    daemon.ask("open", "ssh", "192.0.2.7")
+    with pytest.raises(AnswerNo, match=r"192\.0\.2\.7 is not banned"):
+        daemon.ask("unban", address="192.0.2.7")
+
+
+@pytest.mark.parametrize(
+    "address", ["127.0.0.1", "::1", "224.0.0.1", "0.0.0.0", "::", "169.254.1.1", "fe80::1", "ff02::1"]
+)
+def test_addresses_that_no_stranger_has_are_not_banned(daemon: InsideDaemon, address: str) -> None:
+    with pytest.raises(UsageError, match="no address that strangers come from"):
+        daemon.ask("ban", address=address)
+
+
+def test_what_the_filter_refuses_is_banned_all_the_same(daemon: InsideDaemon) -> None:
+    daemon.ask("open", "ssh", "192.0.2.7")
+    daemon.filter.stuck = True  # the entry cannot be taken out; the ban stands before it
+    with pytest.raises(HostError, match="stuck"):
+        daemon.ask("ban", address="192.0.2.7")
+    assert list(daemon.filter.banned()) == [A22.address]
+    assert daemon.shows() == []

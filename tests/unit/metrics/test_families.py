@@ -16,6 +16,7 @@ ROOT = Path(__file__).parents[3]
 NUMBERS: dict[str, Any] = {
     "doors": 3,
     "openings": 2,
+    "bans": 6,
     "events": [
         ["opened", "ssh", "knock", 4],
         ["opened", "ssh", "key", 1],
@@ -41,6 +42,7 @@ EXPECTED = {
     f'doorward_build_info{{"version": "{__version__}"}}': 1,
     "doorward_doors{}": 3,
     "doorward_openings{}": 2,
+    "doorward_bans{}": 6,
     'doorward_opened_total{"by": "knock", "door": "ssh"}': 4,
     'doorward_opened_total{"by": "key", "door": "ssh"}': 1,
     'doorward_prolonged_total{"by": "hand", "door": "ssh"}': 2,
