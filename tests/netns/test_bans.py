@@ -113,7 +113,11 @@ def test_who_is_banned_is_listed(direct_lab: Lab, daemon: RunningDaemon) -> None
     assert "2 are banned; `doorward ban` lists who\n" in daemon.run("status").stdout
     refused = daemon.run("open", "ssh", "192.0.2.7", check=False)
     assert (refused.returncode, "is banned; `doorward unban" in refused.stderr) == (1, True)
-    assert "banned by hand for 8h" in daemon.run("log").stdout
+    assert [(each["address"], each["reason"]) for each in daemon.log()] == [
+        ("192.0.2.7", "banned by hand for 8h"),
+        ("2001:db8::7", "banned by hand for 1h, with all of 2001:db8::/64"),
+    ]
+    assert "banned by hand for 8h" in daemon.run("explain", "192.0.2.7", check=False).stdout
 
 
 def test_nobody_bans_himself(daemon: RunningDaemon) -> None:

@@ -5,7 +5,6 @@ from __future__ import annotations
 import socket
 from collections import deque
 from collections.abc import Callable, Mapping
-from contextlib import suppress
 from typing import Any
 
 from doorward.daemon.log import as_json
@@ -14,7 +13,6 @@ from doorward.errors import AnswerNo
 
 MAX_FOLLOWERS = 16  # at once; each may keep MAX_WAITING lines, which are shared
 MAX_WAITING = 2000  # lines that wait for one reader; what comes beyond them is counted and not kept
-MORE_S = 0.2  # how soon a reader that was full is told what waits, where the kernel has not said that it reads
 
 
 class Followers:
@@ -49,7 +47,7 @@ class Follower:
         self._socket: socket.socket | None = None
         self._waiting: deque[bytes] = deque()
         self._lost = 0
-        self._will_write = False
+        self._out: socket.socket | None = None  # the same socket, by the number that is waited on for writing
 
     def begin(self, sock: socket.socket) -> None:
         """Write to this socket from now on. It has the answer already."""
@@ -58,6 +56,7 @@ class Follower:
 
     def end(self) -> None:
         """Write no more."""
+        self._wait_no_more()
         self._socket = None
         self._waiting.clear()
         self._left(self)
@@ -74,22 +73,34 @@ class Follower:
         """Write what the socket takes now, and come back for the rest."""
         if self._socket is None:
             return
-        with suppress(OSError):  # full; or gone, which its reader is told
-            while self._waiting:
-                sent = self._socket.send(self._waiting[0], socket.MSG_DONTWAIT | socket.MSG_NOSIGNAL)
-                rest = self._waiting.popleft()[sent:]
-                if rest:
-                    self._waiting.appendleft(rest)
-                elif self._lost and not self._waiting:
-                    self._waiting.append(_line("lost", {"count": self._lost}))
-                    self._lost = 0
-        if self._waiting and not self._will_write:
-            self._will_write = True
-            self._loop.at(self._loop.now_s() + MORE_S, self._again)
+        try:
+            self._empty(self._socket)
+        except BlockingIOError:
+            pass
+        except OSError:  # it is gone, or reads no more: else the kernel would call it writable for ever
+            self.end()
+            return
+        if not self._waiting:
+            self._wait_no_more()
+        elif self._out is None:
+            self._out = self._socket.dup()
+            self._loop.on_writable(self._out.fileno(), self._write)
 
-    def _again(self) -> None:
-        self._will_write = False
-        self._write()
+    def _empty(self, sock: socket.socket) -> None:
+        while self._waiting:
+            sent = sock.send(self._waiting[0], socket.MSG_DONTWAIT | socket.MSG_NOSIGNAL)
+            rest = self._waiting.popleft()[sent:]
+            if rest:
+                self._waiting.appendleft(rest)
+            elif self._lost and not self._waiting:
+                self._waiting.append(_line("lost", {"count": self._lost}))
+                self._lost = 0
+
+    def _wait_no_more(self) -> None:
+        if self._out is not None:
+            self._loop.forget(self._out.fileno())
+            self._out.close()
+            self._out = None
 
 
 def _line(event: str, fields: Mapping[str, object]) -> bytes:

@@ -108,7 +108,8 @@ def _ban(daemon: Daemon, request: Mapping[str, Any]) -> dict[str, Any]:
     openings = [opening for opening in daemon.book if covers(ban, opening.address)]
     for opening in openings:
         daemon.book.close(opening.door, opening.address)
-    daemon.ledger.refused(None, ban, time.time(), f"banned by hand for {format_duration(for_ms)}")
+    whom = "" if ban == address else f", with all of {ban}"
+    daemon.ledger.refused(None, address, time.time(), f"banned by hand for {format_duration(for_ms)}{whom}")
     daemon.log.event("banned", {"address": str(ban), "for_s": for_ms / 1000})
     try:
         daemon.settle(tuple(element for opening in openings for element in opening.elements()))

@@ -134,6 +134,17 @@ def test_there_is_a_bound_and_who_leaves_makes_room(serving: Serving) -> None:
             assert read(iter(late), 1) == [0]
 
 
+def test_who_shuts_his_ears_is_left_out(serving: Serving) -> None:
+    with closing(Following(serving.path)) as deaf, closing(Following(serving.path)) as other:
+        serving.tell(0, MAX_WAITING, size=1000)
+        deaf._socket.shutdown(socket.SHUT_RD)
+        events = iter(other)
+        assert read(events, MAX_WAITING) == [*range(MAX_WAITING)]
+        serving.tell(MAX_WAITING, MAX_WAITING + 1)
+        assert read(events, 1) == [MAX_WAITING]
+        assert len(serving.followers._following) == 1
+
+
 def test_who_follows_asks_nothing_more(serving: Serving) -> None:
     with closing(Following(serving.path)) as reader:
         reader._socket.sendall(b'{"command": "status"}\n')
