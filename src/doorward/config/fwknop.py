@@ -107,6 +107,7 @@ PASSED_OVER = ("ENCRYPTION_MODE", "HMAC_DIGEST_TYPE", "CMD_EXEC_USER", "CMD_EXEC
 INCLUDES = ("%include", "%include_folder")
 WORDS = (*SETTINGS, *FLAGS, *SECRETS, *PASSED_OVER, *INCLUDES)
 
+_FIRST = re.compile(r"\s*(\S*).*", re.ASCII | re.DOTALL)
 _LINE = re.compile(r"\s*(\S+)\s+([^;\r]+)", re.ASCII)
 
 
@@ -128,7 +129,7 @@ def parse(text: str, file: str) -> AccessConfiguration:
 
 def first_word(line: str) -> str:
     """Give the word that a line begins with, as fwknopd reads it: without what stands behind its last colon."""
-    word = (line.split(maxsplit=1) or [""])[0]
+    word = _FIRST.sub(r"\1", line)
     return word.rpartition(":")[0] if ":" in word else word
 
 
