@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import dataclasses
 from collections.abc import Iterator, Mapping
 from typing import NamedTuple
 
+from doorward.config import schema, toml
 from doorward.config.duration import format_duration
-from doorward.config.schema import DEFAULT_CAPACITY, Gate, Signed
-from doorward.config.toml import DOOR, GATE, SIGNED, Setting, parse
+from doorward.config.schema import DEFAULT_CAPACITY
+from doorward.config.toml import Setting, parse
 from doorward.errors import ConfigError
 from doorward.model import Door, FlagFilter
 from manual.escaping import cell, marked
@@ -21,27 +23,29 @@ is written, and its limits.
 """
 _TOO_MANY = ", ".join(f'"{7000 + number}/tcp"' for number in range(33))
 WRONG = ("{}", "[]", '""', '[""]', '"9999d"', '"1ms"', f"[{_TOO_MANY}]")  # of every kind, empty, and beyond any limit
-AN_EMPTY_DOOR = Door("d", (), ())
 
 
 class Table(NamedTuple):
-    """A table of the file: its header, what may stand in it, and a value whose fields are the defaults."""
+    """A table of the file: its header, what may stand in it, and what its fields are where it says nothing."""
 
     header: str
     settings: Mapping[str, Setting]
-    defaults: object
+    defaults: Mapping[str, object]
 
 
-TABLES = (
-    Table("[gate]", GATE, Gate()),
-    Table("[doors.NAME]", DOOR, AN_EMPTY_DOOR),
-    Table("[signed]", SIGNED, Signed()),
-)
+def tables() -> Iterator[Table]:
+    """Give every table, in the order of the program."""
+    for name in toml.TABLES:
+        if name == "doors":
+            yield Table("[doors.NAME]", toml.DOOR, Door._field_defaults)
+        else:
+            fields = dataclasses.fields(getattr(schema, name.capitalize()))
+            yield Table(f"[{name}]", getattr(toml, name.upper()), {field.name: field.default for field in fields})
 
 
 def document() -> str:
     """Give the whole page."""
-    return HEAD + "".join(map(_section, TABLES))
+    return HEAD + "".join(map(_section, tables()))
 
 
 def _section(table: Table) -> str:
@@ -66,10 +70,10 @@ def _remedies(header: str, key: str) -> Iterator[str]:
 
 
 def _default(table: Table, field: str) -> str:
-    value = getattr(table.defaults, field)
+    value = table.defaults.get(field)
     if field == "capacity":
         return f"`{DEFAULT_CAPACITY}`, less where memory is small"
-    if value is None or value == ():
+    if value in (None, (), "", dataclasses.MISSING):
         return "none"
     return f"`{_toml(field, value)}`"
 

@@ -161,3 +161,12 @@ def test_the_site_asks_nobody_else_for_anything(site: Path) -> None:
 def test_blocks_of_code_are_blocks_on_the_site_too(site: Path) -> None:
     for page in site.rglob("*.html"):
         assert "```" not in page.read_text(), page
+
+
+def test_numbered_lists_are_not_cut_by_what_stands_in_them(site: Path) -> None:
+    for page in (ROOT / "docs").rglob("*.md"):
+        text = re.sub(r"^ *```.*?^ *```$", "", page.read_text(), flags=re.MULTILINE | re.DOTALL)
+        parts = re.split(r"^(?=\S)(?!\d+\. )", text, flags=re.MULTILINE)  # by what begins at the left and is no item
+        lists = sum(bool(re.search(r"^\d+\. ", part, re.MULTILINE)) for part in parts)
+        html = (site / page.relative_to(ROOT / "docs").with_suffix(".html")).read_text()
+        assert html.partition("<article")[2].partition("</article>")[0].count("<ol") == lists, page

@@ -48,9 +48,11 @@ def defaults(path: Path) -> Table:
     """Give the default of each setting, by the page's headings."""
     table: Table = {}
     for section in re.split(r"^## ", path.read_text(), flags=re.MULTILINE)[1:]:
-        rows = re.findall(r"^\| `(\w+)` \| (.*?) \| ", section, re.MULTILINE)
+        rows = re.findall(r"^\| (`\w+`(?:, `\w+`)*) \| (.*?) \| ", section, re.MULTILINE)
         if section.startswith("`["):
-            table[section.split("`")[1]] = dict(rows)
+            table[section.split("`")[1]] = {
+                name: default for names, default in rows for name in re.findall(r"\w+", names)
+            }
     return table
 
 
