@@ -169,4 +169,6 @@ def test_numbered_lists_are_not_cut_by_what_stands_in_them(site: Path) -> None:
         parts = re.split(r"^(?=\S)(?!\d+\. )", text, flags=re.MULTILINE)  # by what begins at the left and is no item
         lists = sum(bool(re.search(r"^\d+\. ", part, re.MULTILINE)) for part in parts)
         html = (site / page.relative_to(ROOT / "docs").with_suffix(".html")).read_text()
-        assert html.partition("<article")[2].partition("</article>")[0].count("<ol") == lists, page
+        article = html.partition("<article")[2].partition("</article>")[0]
+        assert article.count("<ol") == lists, page
+        assert article.count("<li>") == len(re.findall(r"^(?:\d+\.|-) ", text, re.MULTILINE)), page
