@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+import os
 import re
+import subprocess
+import sys
 from collections.abc import Iterator
 from pathlib import Path
 from typing import NamedTuple
@@ -52,3 +55,12 @@ def calls(block: Block) -> Iterator[Call]:
         if part[:2] in ("# ", "$ "):
             typed, _, printed = part[2:].replace("\\\n", " ").partition("\n")
             yield Call(part[0], typed, printed)
+
+
+def build_site(folder: Path) -> Path:
+    """Build the site by the words of scripts/docs; a page that the navigation lacks is a fault, too."""
+    command = [sys.executable, "-m", "mkdocs", "build", "--strict", "--site-dir", str(folder)]
+    environment = {**os.environ, "NO_MKDOCS_2_WARNING": "1"}
+    done = subprocess.run(command, cwd=ROOT, env=environment, capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stderr  # --quiet would keep it from seeing what is wrong
+    return folder

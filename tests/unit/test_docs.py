@@ -2,11 +2,8 @@
 
 from __future__ import annotations
 
-import os
 import re
 import shlex
-import subprocess
-import sys
 import tomllib
 from collections.abc import Iterator
 from pathlib import Path
@@ -17,7 +14,7 @@ from doorward.cli.main import COMMANDS, parser_of
 from doorward.client.hosts import read_hosts
 from doorward.config.toml import TABLES, parse
 from doorward.errors import ConfigError
-from tests.support.documents import PAGES, ROOT, Block, blocks, calls, name_of
+from tests.support.documents import PAGES, ROOT, Block, blocks, build_site, calls, name_of
 
 TOML = [block for page in PAGES for block in blocks(page, "toml")]
 OF_PARTS = {"there is no door"}  # what may be said of a block that shows only a part of a file
@@ -134,13 +131,7 @@ def test_every_page_is_led_to() -> None:
 
 @pytest.fixture(scope="module")
 def site(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """The site, built by the words of scripts/docs; a page that the navigation lacks is a fault."""
-    folder = tmp_path_factory.mktemp("site")
-    command = [sys.executable, "-m", "mkdocs", "build", "--strict", "--site-dir", str(folder)]
-    environment = {**os.environ, "NO_MKDOCS_2_WARNING": "1"}
-    done = subprocess.run(command, cwd=ROOT, env=environment, capture_output=True, text=True, check=False)
-    assert done.returncode == 0, done.stderr  # --quiet would keep it from seeing what is wrong
-    return folder
+    return build_site(tmp_path_factory.mktemp("site"))
 
 
 def test_the_site_has_every_page(site: Path) -> None:
