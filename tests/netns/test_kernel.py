@@ -26,7 +26,8 @@ pytestmark = pytest.mark.netns
 
 STREAMS = 240
 CAPACITY = 4096
-TRIES, MOST_DELAY_S = 5, 0.1  # a busy machine may hold a stream up: it is sent anew
+# A busy machine may hold a stream up, and a deadline pass between a packet and the look at the clock: it is sent anew.
+TRIES, MOST_DELAY_S = 5, 0.1
 SYMBOLS = [Port(protocol, number) for protocol in Protocol for number in (1001, 1002, 1003)]
 FILTERS = [DEFAULT_FLAGS, FlagFilter.parse(("fin",)), FlagFilter.parse(())]
 SENTINEL = Packet(ip_address("198.51.100.250").packed, Port(Protocol.UDP, 60000))
@@ -121,7 +122,7 @@ def test_kernel_opens_what_the_tracker_opens(rig: Rig, mode: Mode, batch: int) -
             rig.load(ruleset)
             expected, delay_s = sent(rig, automaton, doors, packets)
             opened = rig.opened(ruleset, doors)
-            if delay_s < MOST_DELAY_S:  # else a deadline may have passed between a packet and the look at the clock
+            if delay_s < MOST_DELAY_S:
                 break
         assert opened == expected, f"seed {mode} {batch} {number}"
         in_sets = {(ip_address(str(e.address)).packed, e.port) for e in rig.lab.server.call(rig.filter.elements)}
@@ -134,7 +135,7 @@ def test_kernel_opens_what_the_tracker_opens(rig: Rig, mode: Mode, batch: int) -
 def sent(
     rig: Rig, automaton: Automaton, doors: list[Door], packets: list[Packet | float]
 ) -> tuple[list[Opened], float]:
-    """Send the packets, the sentinel's last; give what the tracker says of them, and how long it took but for pauses."""
+    """Send the packets, the sentinel's last; give what the tracker says, and how long it took but for pauses."""
     tracker = Tracker(automaton, CAPACITY)
     began_s = time.monotonic() + sum(packet for packet in packets if isinstance(packet, float))
     expected: list[Opened] = []
