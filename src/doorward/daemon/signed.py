@@ -44,10 +44,9 @@ class SignedKnocks:
         self._is_closed = False
         self._watches: Watches | None = None
         self.counts: Counter[str] = Counter()  # datagrams refused, by reason
-        booted_s = time.time() - time.clock_gettime(time.CLOCK_BOOTTIME)
         # What a ledger that is no more knew may have been dated ahead.
         floor_s = time.time() + (window_ms / 1000 if daemon.ledger.follows_a_damaged_one else 0)
-        if told := daemon.ledger.begin_seen(booted_s, floor_s):
+        if told := daemon.ledger.begin_seen(_booted_s(), floor_s):
             daemon.log.say(told, "warning")
         with suppress(HostError):  # without inotify the files are looked at every two seconds
             self._watches = Watches()
@@ -162,7 +161,7 @@ class SignedKnocks:
     def _take_grants(self, granted: list[Granted]) -> None:
         daemon = self._daemon
         claims = [Claim(grant.id, grant.time_ms) for grant in granted]
-        objections = daemon.ledger.claim(claims, time.time())
+        objections = daemon.ledger.claim(claims, time.time(), _booted_s())
         accepted = []
         for grant, objection in zip(granted, objections, strict=True):
             if daemon.bans.holds(grant.place):  # its own packets never come here: this one asks for another's address
@@ -207,6 +206,11 @@ class SignedKnocks:
             self._daemon.loop.forget(self._next.fileno())
             self._next.close()
             self._next = None
+
+
+def _booted_s() -> float:
+    """Tell when the machine started, by the clock as it goes now."""
+    return time.time() - time.clock_gettime(time.CLOCK_BOOTTIME)
 
 
 def _stamp(path: Path) -> _Stamp:
