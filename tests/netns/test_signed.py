@@ -333,6 +333,27 @@ def test_a_verifier_that_is_killed_is_replaced(site: Site) -> None:
     assert site.in_after(guest)
 
 
+def test_a_verifier_that_is_killed_before_it_is_ready_is_replaced(site: Site) -> None:
+    """And the one before does not go on: it does not know what the file says now."""
+    before = set(children(site.daemon.process.pid))
+    (verifier,) = [pid for pid in before if name_of(pid) == "doorward-verify"]
+    slow = site.files.keys_file.with_name("slow")
+    os.mkfifo(slow, 0o600)
+    slow.replace(site.files.keys_file)
+    with site.files.keys_file.open("w"):  # returns once somebody reads it
+        (beginner,) = set(children(site.daemon.process.pid)) - before
+        os.kill(beginner, signal.SIGKILL)
+        failed = site.daemon.message("failed as it began")
+    assert "(the process ended)" in failed["message"]
+    assert verifier not in children(site.daemon.process.pid)
+    with site.files.keys_file.open("w"):  # another reads it
+        site.files.authorize(site.laptop.line)
+    site.daemon.message("takes signed knocks")
+    guest = site.visitors.fresh(4)
+    site.knock(guest)
+    assert site.in_after(guest)
+
+
 def test_what_a_stranger_writes_into_a_certificate_ends_no_verifier(site: Site) -> None:
     """He needs the server's public key and an authority's; the longest names make the longest words."""
     authority, mine = ssh_keygen.key("ed25519", 7), ssh_keygen.public_line(ssh_keygen.key("ed25519", 8))

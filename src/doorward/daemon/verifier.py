@@ -147,7 +147,9 @@ class Verifier:
             raw = received(self._socket, _MESSAGE_BYTES, socket.MSG_DONTWAIT)
         except BlockingIOError:
             return None
-        if self.is_ready or not raw:
+        if not raw:
+            raise MalformedError("the process ended")
+        if self.is_ready:
             return parse_report(raw)
         self.is_ready = True
         return _parse_ready(raw)
