@@ -92,6 +92,7 @@ class SignedKnocks:
             self._next = Verifier(self._log, lambda: read_judge(configuration, folder))
         except OSError as error:
             self._daemon.log.say(f"no process can be started to verify signed knocks: {error.strerror}", "error")
+            self._drop()  # its keys may be those of yesterday
             self._again()
             return
         self._daemon.loop.on_readable(self._next.fileno(), self._hear_next)
