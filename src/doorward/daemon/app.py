@@ -28,6 +28,7 @@ from doorward.ledger import Ledger
 from doorward.model import Door, Element, Opening, Place
 
 if TYPE_CHECKING:
+    from doorward.daemon.fleet import SharedOpenings
     from doorward.daemon.signed import SignedKnocks
 
 _TELL_AGAIN_S = 60.0
@@ -43,6 +44,7 @@ class Daemon:
 
     trial: Trial | None = None
     signed: SignedKnocks | None = None
+    fleet: SharedOpenings | None = None
 
     def __init__(
         self, config: Path, control: Path, ledger: Ledger, errands: Errands, log: Log, trial_s: float | None = None
@@ -69,6 +71,7 @@ class Daemon:
             parts.callback(self.healing.close)
             parts.callback(self._leave_trial)
             parts.callback(self._end_signed)
+            parts.callback(self._end_fleet)
             late = self._enter_standing()
             self._load_first(trial_s)
             with self.recording():
@@ -110,6 +113,7 @@ class Daemon:
         self.doors: dict[str, Door] = {door.name: door for door in loaded.doors}
         self.errands.take(loaded.doors)
         self._control.admit_group(loaded.gate.control_group)
+        self._follow_fleet()
         self._follow_signed()
         if loaded.warning:
             self.log.say(loaded.warning, "warning")
@@ -126,12 +130,29 @@ class Daemon:
             from doorward.daemon.signed import SignedKnocks  # with `cryptography`, which other gates go without
 
             self.signed = SignedKnocks(self, signed.window_ms)
-        self.signed.take(Configuration(self.loaded.gate, self.loaded.doors, signed), self.config.parent)
+        configuration = Configuration(self.loaded.gate, self.loaded.doors, signed, self.loaded.fleet)
+        self.signed.take(configuration, self.config.parent)
 
     def _end_signed(self) -> None:
         if self.signed is not None:
             self.signed.close()
             self.signed = None
+
+    def _follow_fleet(self) -> None:
+        """Share openings where the configuration that is in force says so."""
+        if self.loaded.fleet is None:
+            self._end_fleet()
+            return
+        if self.fleet is None:
+            from doorward.daemon.fleet import SharedOpenings
+
+            self.fleet = SharedOpenings(self)
+        self.fleet.take(self.loaded, self.config.parent)
+
+    def _end_fleet(self) -> None:
+        if self.fleet is not None:
+            self.fleet.close()
+            self.fleet = None
 
     def reconcile(self) -> None:
         """Read the open sets back: enter what the log did not tell, strike out what is gone."""
@@ -150,13 +171,15 @@ class Daemon:
             for opening in seen.found:
                 self.record_opening(opening)
 
-    def record_opening(self, new: Opening) -> None:
-        """Enter an opening into book, ledger and log."""
+    def record_opening(self, new: Opening, *, is_learnt: bool = False) -> None:
+        """Enter an opening into book, ledger and log, and tell the fleet, unless it was learnt from there."""
         prolonged = self.book.get(new.door, new.address) is not None
         opening = self.book.open(new)
         self.ledger.opened(self.in_wall_time(opening))
         left_s = opening.until_s - self.loop.now_s()
         self._lines.append(lambda: self.log.opening("prolonged" if prolonged else "opened", opening, left_s, new.by))
+        if self.fleet is not None and not is_learnt:
+            self.fleet.opened(opening, new.by)
         if not prolonged:
             self._send(Errand(new.door, new.address, "open"))
         self._schedule()
@@ -171,7 +194,7 @@ class Daemon:
         self._send(Errand(knock.door, knock.address, "open"))
 
     def record_end(self, opening: Opening, by: str) -> None:
-        """Write the end of an opening into ledger and log: by "time", "hand" or "lost".
+        """Write the end of an opening into ledger and log: by "time", "hand", "fleet" or "lost".
 
         The ledger keeps what is owed until the command has ended, so that the next daemon runs it, whatever comes.
         """
@@ -180,6 +203,8 @@ class Daemon:
         self.ledger.ended(opening.door, opening.address, at_s)
         self._send(Errand(opening.door, opening.address, "close", lambda: self._strike(opening, at_s, by)))
         self._lines.append(lambda: self.log.opening("closed", opening, ended_s - opening.since_s, by))
+        if self.fleet is not None:
+            self.fleet.ended(opening, by)
         self._schedule()
 
     def _send(self, errand: Errand) -> None:
@@ -199,6 +224,10 @@ class Daemon:
     def wall_offset_s(self) -> float:
         """Give what to add to the loop's clock for wall time."""
         return self.ledger.reckon(self.loop.now_s(), time.time())
+
+    def after_recording(self, call: Callable[[], None]) -> None:
+        """Call once what is recorded now stands in the ledger, and in the gate."""
+        self._lines.append(call)
 
     @contextmanager
     def recording(self, and_then: Callable[[], None] = lambda: None) -> Iterator[None]:
@@ -323,6 +352,8 @@ class Daemon:
         """Record that a source was refused, and why."""
         self.ledger.refused(door, source, time.time(), reason)
         self.log.event("refused", {"address": str(source), "door": door, "reason": reason})
+        if self.fleet is not None:
+            self.fleet.record("refused", door, source, reason)
         self._schedule()
 
     def _schedule(self) -> None:

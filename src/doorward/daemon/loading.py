@@ -18,7 +18,7 @@ from typing import Generic, NamedTuple, Protocol, TypeVar
 
 from doorward.automaton.compile import compile_doors
 from doorward.config.files import exposure, group_id, read
-from doorward.config.schema import DEFAULT_CAPACITY, Configuration, Gate, Signed, WrongPort
+from doorward.config.schema import DEFAULT_CAPACITY, Configuration, Fleet, Gate, Signed, WrongPort
 from doorward.daemon import apart, kept, privileges
 from doorward.errors import DoorwardError
 from doorward.gate.connections import standing_connections
@@ -62,6 +62,7 @@ class Loaded:
     not_kept: str = ""
     warning: str = ""
     signed: Signed | None = None
+    fleet: Fleet | None = None
 
     def summary(self) -> str:
         """Say in a few words what is loaded."""
@@ -161,6 +162,10 @@ def load(configuration: Configuration, folder: Path, restore: Remaining, keep: P
         from doorward.daemon.signed_files import read_judge  # with `cryptography`, which other gates go without
 
         read_judge(configuration, folder)  # this too
+    if configuration.fleet is not None:
+        from doorward.daemon.fleet_files import read_access  # with `ssl`, likewise
+
+        read_access(configuration.fleet, folder)
     not_kept = kept.prepare(keep, ruleset.for_boot())
     try:
         commit = _watched(lambda: NftFilter().load(ruleset, restore, standing_connections()))
@@ -171,7 +176,14 @@ def load(configuration: Configuration, folder: Path, restore: Remaining, keep: P
     shared = {door.opens: door.opens for door in configuration.doors}  # most doors open the same: keep one copy
     doors = tuple(door._replace(knock=(), opens=shared[door.opens]) for door in configuration.doors)
     return Loaded(
-        configuration.gate, doors, ruleset.generation, ruleset.states, commit, not_kept, signed=configuration.signed
+        configuration.gate,
+        doors,
+        ruleset.generation,
+        ruleset.states,
+        commit,
+        not_kept,
+        signed=configuration.signed,
+        fleet=configuration.fleet,
     )
 
 

@@ -154,19 +154,36 @@ class SignedKnocks:
         self.counts.update(report.counts)
         for source, refused in report.refused:
             self._daemon.refuse(source, refused.door, f"signed knock: {refused.words}")
-        if not report.granted:
-            return
-        claims = [Claim(grant.id, grant.time_ms) for grant in report.granted]
-        objections = self._daemon.ledger.claim(claims, time.time())
-        accepted = []
-        for grant, objection in zip(report.granted, objections, strict=True):
+        alone = [grant for grant in report.granted if not grant.is_shared]
+        if alone:
+            self._claim(alone)
+        if len(alone) < len(report.granted):
+            self._ask_fleet([grant for grant in report.granted if grant.is_shared])
+
+    def _ask_fleet(self, grants: list[Granted]) -> None:
+        """Have the fleet say which were used at another gate; go on with the rest."""
+        fleet = self._daemon.fleet
+        if fleet is not None:
+            fleet.claim(grants, self._answered)
+
+    def _answered(self, grants: list[Granted], objections: list[str]) -> None:
+        self._claim([grant for grant, objection in zip(grants, objections, strict=True) if not objection])
+        for grant, objection in zip(grants, objections, strict=True):
             if objection:
-                self.counts["used"] += 1
-                words = f"signed knock: the packet from key {grant.key} is not taken: {objection}"
-                self._daemon.refuse(grant.place, grant.door, words)
-            else:
-                accepted.append(grant)
-        self._open(accepted)
+                self._object(grant, objection, "used" if "used at" in objection else "fleet")
+
+    def _claim(self, grants: list[Granted]) -> None:
+        """Note them as used here, and open for those that are new."""
+        objections = self._daemon.ledger.claim([Claim(grant.id, grant.time_ms) for grant in grants], time.time())
+        self._open([grant for grant, objection in zip(grants, objections, strict=True) if not objection])
+        for grant, objection in zip(grants, objections, strict=True):
+            if objection:
+                self._object(grant, objection, "used")
+
+    def _object(self, grant: Granted, objection: str, reason: str) -> None:
+        self.counts[reason] += 1
+        words = f"signed knock: the packet from key {grant.key} is not taken: {objection}"
+        self._daemon.refuse(grant.place, grant.door, words)
 
     def _open(self, grants: list[Granted]) -> None:
         daemon, now_s = self._daemon, self._daemon.loop.now_s()

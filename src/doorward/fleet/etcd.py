@@ -193,13 +193,16 @@ class Etcd:
         return _Answer(response.status, raw)
 
     @contextlib.contextmanager
-    def watch(self, ranges: Sequence[tuple[str, str]], since: int) -> Iterator[Watch]:
-        """Watch ranges from a revision on, at the present endpoint; errors as of `call`."""
+    def watch(self, ranges: Sequence[tuple[str, str, int]]) -> Iterator[Watch]:
+        """Watch ranges (key, end, from which revision on) at the present endpoint; errors as of `call`.
+
+        They are told apart by their place, from 1 on.
+        """
         connection = connect(self._access, self.endpoint)
         try:
             bodies = [
-                {"create_request": forms.key_range(*each) | {"start_revision": str(since), "watch_id": str(number)}}
-                for number, each in enumerate(ranges, 1)
+                {"create_request": forms.key_range(key, end) | {"start_revision": str(since), "watch_id": str(n)}}
+                for n, (key, end, since) in enumerate(ranges, 1)
             ]
             token = self._token()
             response = _send(connection, "watch", bodies, token)

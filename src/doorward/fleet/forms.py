@@ -56,6 +56,7 @@ class Watched(NamedTuple):
     is_created: bool = False
     compacted: int = 0
     ended: str = ""
+    watch: int = 0
 
 
 def b64(data: str | bytes) -> str:
@@ -161,7 +162,9 @@ def watched(message: Message) -> Watched:
     changes = [_change(each) for each in children(result, "events")]
     ended = str(result.get("cancel_reason") or "etcd ended the watch")[:200] if result.get("canceled") is True else ""
     is_created = result.get("created") is True
-    return Watched(changes, revision(result), is_created, number(result, "compact_revision"), ended)
+    return Watched(
+        changes, revision(result), is_created, number(result, "compact_revision"), ended, number(result, "watch_id")
+    )
 
 
 def _change(message: Message) -> Change:

@@ -88,7 +88,7 @@ def test_leases(etcd: Etcd, at: str) -> None:
 def test_a_watch_tells_what_was_and_what_comes(etcd: Etcd, at: str) -> None:
     since = etcd.put(f"{at}a", b"1")
     told: queue.SimpleQueue[Watched] = queue.SimpleQueue()
-    with etcd.watch([(f"{at}", forms.after(at)), ("/other/", "/other0")], since) as watch:
+    with etcd.watch([(at, forms.after(at), since), ("/other/", "/other0", since)]) as watch:
         created = [watch.read() for _ in range(2)]
         assert all(each.is_created for each in created)
 
@@ -117,7 +117,7 @@ def test_a_watch_from_what_was_compacted_says_so(etcd: Etcd, at: str) -> None:
     old = etcd.put(f"{at}a", b"1")
     newest = etcd.put(f"{at}a", b"2")
     etcd.call("kv/compaction", {"revision": str(newest), "physical": True})
-    with etcd.watch([(at, forms.after(at))], old) as watch:
+    with etcd.watch([(at, forms.after(at), old)]) as watch:
         assert watch.read().is_created
         with pytest.raises(CompactedError, match=str(newest)):
             watch.read()
@@ -171,7 +171,7 @@ def test_users_and_their_prefix(tmp_path: Path) -> None:
         for path, body in steps:
             root.call(path, body)
         gate.put("/doorward/x/a", b"1")
-        with gate.watch([("/doorward/x/", "/doorward/x0")], 1) as watch:
+        with gate.watch([("/doorward/x/", "/doorward/x0", 1)]) as watch:
             assert watch.read().is_created
         for wrong in (lambda: gate.put("/other", b"1"), lambda: gate.range("/"), lambda: root.range("/doorward/x/a")):
             with pytest.raises(RefusedError, match=r"permission denied|user name is empty"):
