@@ -198,8 +198,9 @@ class Etcd:
 
         They are told apart by their place, from 1 on.
         """
-        connection = connect(self._access, self.endpoint)
+        connection = None
         try:
+            connection = connect(self._access, self.endpoint)
             bodies = [
                 {"create_request": forms.key_range(key, end) | {"start_revision": str(since), "watch_id": str(n)}}
                 for n, (key, end, since) in enumerate(ranges, 1)
@@ -214,7 +215,8 @@ class Etcd:
         except (OSError, http.client.HTTPException, MalformedError) as error:
             raise AwayError(f"etcd gives no answer ({self.endpoint}: {_reason(error)})") from None
         finally:
-            connection.close()
+            if connection is not None:
+                connection.close()
 
 
 class Watch:

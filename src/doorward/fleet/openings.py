@@ -75,8 +75,10 @@ class Openings:
         """Give what is known of a key."""
         return self._known.get(key)
 
-    def begin(self, standing: Iterable[tuple[Key, int, str]], told: Mapping[Key, Known], now_ms: int) -> list[Effect]:
-        """Begin with what stands here (until when, by whom), and with what was known to be told when this last ran."""
+    def begin(
+        self, standing: Iterable[tuple[Key, int, str]], closed: Iterable[Key], told: Mapping[Key, Known], now_ms: int
+    ) -> list[Effect]:
+        """Begin with what stands here (until when, by whom), what was closed here, and what etcd was known to have."""
         for key, was in told.items():
             if was.is_closing:
                 self._known[key] = was
@@ -86,6 +88,10 @@ class Openings:
             if known is not None and not known.is_closing:
                 self._known[key] = Known(known.until_ms, by, known.revision)
             effects += self.opened(key, until_ms, by, now_ms)
+        for key in closed:
+            if key in told:
+                self._known[key] = told[key]
+            effects += self.closed(key, now_ms)
         return effects
 
     def opened(self, key: Key, until_ms: int, by: str, now_ms: int) -> list[Effect]:

@@ -144,11 +144,8 @@ class Process:
         self._closed += message.closed
         if not message.is_last:
             return
-        told = self._remembered.read(_offset_ms())
-        now = now_ms()
-        self._openings.begin([(i.key, i.until_ms, i.by) for i in self._standing], told, now)
-        for key in self._closed:
-            self._openings.closed(key, now)
+        told, now = self._remembered.read(_offset_ms()), now_ms()
+        self._openings.begin([(i.key, i.until_ms, i.by) for i in self._standing], self._closed, told, now)
         self._standing, self._closed = [], []
         self._watcher.start()
         self._pulse.start()
