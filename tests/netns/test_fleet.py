@@ -136,7 +136,6 @@ def test_etcd_is_restarted_and_compacted(fleet: Fleet) -> None:
         pass
     revision = etcd.prefix("/doorward/example/openings/").revision
     etcd.call("kv/compaction", {"revision": str(revision), "physical": True})
-    etcd.close()
     fleet.switch.join("gate2")
     assert fleet.await_everywhere({str(during), str(after)}) < 10
 

@@ -104,6 +104,12 @@ class Fleet:
         self.for_, self.fleet, self.more = for_, fleet, more
         self.gates: list[RunningDaemon] = []
         self._numbers = itertools.count(1)
+        self._etcd: Etcd | None = None
+
+    def close(self) -> None:
+        if self._etcd is not None:
+            self._etcd.close()
+        self.switch.close()
 
     def _node(self, number: int) -> Node:
         host = self.switch.hosts[f"etcd{number}"]
@@ -121,10 +127,13 @@ class Fleet:
 
     def etcd(self) -> Etcd:
         """Give a client of etcd's that runs on the client host."""
+        if self._etcd is not None:
+            return self._etcd
         access = Access(self.endpoints, 5.0)
         made = Etcd(access)
         connect = made._once
         made._once = lambda *words: self.client.call(connect, *words)  # type: ignore[method-assign]
+        self._etcd = made
         return made
 
     def visitor(self, gate: RunningDaemon, source: Address | None = None) -> Visitor:
@@ -168,7 +177,7 @@ def running_fleet(fleet: Fleet, prepare: Callable[[Fleet], None] = lambda _: Non
     """Run etcd and all gates, in touch with each other."""
     needs_etcd()
     with ExitStack() as stack:
-        stack.callback(fleet.switch.close)
+        stack.callback(fleet.close)
         try:
             fleet.switch.build()
         except HostError as error:

@@ -30,6 +30,7 @@ _REASONS = {  # of signed/judge.py and daemon/verifier.py, with those of the led
     "sealed": "not sealed to it",
     "repeated": "copies",
     "used": "used already",
+    "fleet": "that the fleet could not judge",
     "gate": "for another gate",
     "clock": "out of time",
     "key": "by unknown keys",

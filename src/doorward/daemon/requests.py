@@ -42,6 +42,7 @@ def _status(daemon: Daemon, _: Mapping[str, Any]) -> dict[str, Any]:
         "config": str(daemon.config),
         "trial": None if daemon.trial is None else daemon.trial.described(),
         "signed": None if daemon.signed is None else daemon.signed.described(),
+        "fleet": None if daemon.fleet is None else daemon.fleet.described(),
     }
 
 

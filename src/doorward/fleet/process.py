@@ -174,7 +174,9 @@ class Process:
         self._notes -= 1
 
     def _take(self, effects: Iterable[Effect]) -> None:
-        """Have done what is to be done."""
+        """Have done what is to be done; what is known first, so that whatever is killed knows it again."""
+        effects = list(effects)
+        self._remember()
         opened: list[talk.Item] = []
         closed: list[Key] = []
         for effect in effects:
