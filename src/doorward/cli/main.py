@@ -29,6 +29,7 @@ COMMANDS = {
     "proxy": "knock and carry the connection: OpenSSH's ProxyCommand",
     "add": "a host for the client, with its server's key",
     "key": "the server's key for signed knocks",
+    "fleet": "the doors that a fleet of gates keeps: push, rollback, versions",
     "import": "a knockd.conf turned into doorward's own configuration",
     "completion": "what a shell needs to complete words of doorward",
     "lab": "the whole thing in network namespaces, step by step",

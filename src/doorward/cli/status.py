@@ -4,8 +4,10 @@ from __future__ import annotations
 
 import argparse
 import time
+from typing import Any
 
 from doorward.cli import render
+from doorward.cli.options import add_config
 from doorward.daemon.control import ask, default_path
 
 EXAMPLE = """\
@@ -44,10 +46,16 @@ _REASONS = {  # of signed/judge.py and daemon/verifier.py, with those of the led
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Declare the command's words."""
     parser.add_argument("--json", action="store_true", help="the standing openings as JSON")
+    parser.add_argument("--fleet", action="store_true", help="every gate of the fleet")
+    add_config(parser)
 
 
 def run(args: argparse.Namespace) -> int:
     """Ask the daemon and print what stands."""
+    if args.fleet:
+        from doorward.cli import fleeting  # with all that speaks to etcd
+
+        return fleeting.status(args)
     answer = ask(default_path(), {"command": "status"})
     if args.json:
         keys = ("door", "address", "ports", "since", "until")
@@ -80,6 +88,8 @@ def run(args: argparse.Namespace) -> int:
             render.line(f"{count} {what}")
     if (signed := answer.get("signed")) is not None:
         render.line(_signed(signed["takes"], signed["refused"]))
+    if (fleet := answer.get("fleet")) is not None:
+        render.line(_fleet(fleet))
     if answer["ledger_trouble"]:
         render.line(f"the ledger cannot be written: {answer['ledger_trouble']}")
     return 0
@@ -89,3 +99,12 @@ def _signed(takes: bool, refused: dict[str, int]) -> str:
     begin = "takes signed knocks" if takes else "takes no signed knock; the log says why"
     counted = ", ".join(f"{count} {_REASONS.get(reason, reason)}" for reason, count in sorted(refused.items()))
     return f"{begin}; refused: {counted}" if counted else begin
+
+
+def _fleet(fleet: dict[str, Any]) -> str:
+    touch = "in touch with" if fleet["is_in_touch"] else "alone, since etcd gives no answer, of"
+    owed = f", {fleet['owed']} still to be told" if fleet["owed"] else ""
+    unanswered = "".join(
+        f"; {n} signed knocks {what} without its answer" for what, n in fleet["without_answer"].items()
+    )
+    return f"{touch} fleet {fleet['name']}: {fleet['openings']} open there{owed}{unanswered}"

@@ -80,7 +80,7 @@ class Fleet:
     """The table `[fleet]`: the gates that share openings, and the etcd that they share them by.
 
     The files are named relative to the configuration's folder; an empty name is none. `timeout_ms`: how long an
-    answer is waited for.
+    answer is waited for. `doors`: whether the fleet's doors are taken too.
     """
 
     name: str
@@ -93,6 +93,7 @@ class Fleet:
     policy: Policy = Policy.CLOSED
     timeout_ms: int = 500
     plain: bool = False
+    doors: bool = False
 
 
 @dataclass(frozen=True, slots=True)

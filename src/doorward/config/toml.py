@@ -71,6 +71,7 @@ FLEET = {
     "policy": Setting("policy", readers.choice(Policy)),
     "timeout": Setting("timeout_ms", readers.patience),
     "plain": Setting("plain", readers.boolean),
+    "doors": Setting("doors", readers.boolean),
 }
 
 # What other programs, and haste, call the same thing.

@@ -14,6 +14,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from doorward.config.schema import Fleet, Policy
+from doorward.daemon import renewal
 from doorward.daemon.bucket import Bucket
 from doorward.daemon.fleet_child import Child
 from doorward.daemon.loading import Loaded
@@ -62,7 +63,10 @@ class SharedOpenings:
         assert gate is not None  # noqa: S101
         window_ms = loaded.signed.window_ms if loaded.signed is not None else 0
         settings = fleet, gate, window_ms, folder
-        self._loaded = talk.Loaded(len(loaded.doors), 0, "")
+        fault = fit(loaded.doors_fault, talk.LONGEST_WORDS)
+        self._loaded = talk.Loaded(len(loaded.doors), loaded.doors_version, fault)
+        if fault:
+            self._daemon.log.say(f"the fleet's doors are not taken, those before stand: {loaded.doors_fault}", "error")
         if settings != self._settings:
             self._settings = settings
             self._start()
@@ -194,6 +198,16 @@ class SharedOpenings:
         elif isinstance(message, talk.State):
             self.state = message
             self._pause_s = _PAUSE_S
+        elif isinstance(message, talk.Doors):
+            self._take_doors(message.version)
+
+    def _take_doors(self, version: int) -> None:
+        """Load the doors that were brought, beside the gate's own file."""
+        if self._daemon.trial is not None:
+            self._send(self._loaded._replace(version=version, fault="a gate is on trial there; reload after it"))
+            return
+        self._daemon.log.say(f"fleet: version {version} of its doors is there; loading")
+        renewal.reload(self._daemon)
 
     def _failed(self, how: str) -> None:
         self._daemon.log.say(f"what speaks to the fleet {how}; another one begins", "error")

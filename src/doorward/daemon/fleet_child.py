@@ -74,7 +74,7 @@ def _serve(
             access = read_access(fleet, folder, gate)
             privileges.give_up(identity, 0)
             privileges.end_with_parent(signal.SIGKILL)
-            settings = Settings(fleet.name, gate, access, for_claims(access, fleet), window_ms, state)
+            settings = Settings(fleet.name, gate, access, for_claims(access, fleet), window_ms, state, fleet.doors)
         except (DoorwardError, OSError) as error:
             daemon.send(talk.pack(talk.Say("error", fit(str(error), talk.LONGEST_WORDS))))
         else:

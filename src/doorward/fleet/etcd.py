@@ -224,11 +224,11 @@ class Watch:
 
     def __init__(self, connection: http.client.HTTPConnection, response: http.client.HTTPResponse) -> None:
         self._connection, self._response = connection, response
-        connection.sock.settimeout(None)
 
-    def read(self) -> Watched:
-        """Wait for a message. CompactedError; AwayError where it ended."""
+    def read(self, patience_s: float | None = None) -> Watched:
+        """Wait for a message. CompactedError; AwayError where it ended, or none came in time: then it has ended too."""
         try:
+            self._connection.sock.settimeout(patience_s)
             line = self._response.readline(MAX_LINE_BYTES)
             found = forms.watched(forms.parse(line)) if line.endswith(b"\n") else Watched([], 0, ended="it is over")
         except (OSError, http.client.HTTPException, MalformedError, ValueError, AttributeError) as error:

@@ -18,7 +18,7 @@ from typing import Any, ClassVar, NamedTuple
 
 from doorward.errors import MalformedError
 from doorward.fleet import talk
-from doorward.fleet.doors import Answering, Bringing, Brought, Telling
+from doorward.fleet.doors import Answering, Bringing, Brought, Telling, version_in
 from doorward.fleet.etcd import Access, now_ms
 from doorward.fleet.forms import Entry
 from doorward.fleet.openings import Close, Effect, Open, Openings
@@ -43,6 +43,7 @@ FILE = "fleet.sqlite"  # in the state folder
 LOG_SLOTS = 10_000  # records of each gate that the fleet keeps
 _WRITERS, _CLAIMERS = 4, 2  # each waits for etcd most of the time
 _PROOFS = 120
+_OWN_DOORS = "it takes no doors of the fleet; [fleet] doors = true does"
 _MOST_NOTES = 1000  # that wait to be kept; beyond it they stand in the gate's own ledger only
 
 
@@ -55,6 +56,7 @@ class Settings(NamedTuple):
     claims: Access
     window_ms: int
     folder: Path
+    takes_doors: bool = False
 
 
 class Heard(NamedTuple):
@@ -137,7 +139,7 @@ class Process:
             self._record(message)
         elif isinstance(message, talk.Loaded):
             self._loaded = message
-            self._office.tasks.put(Telling(message.version, message.fault))
+            self._office.tasks.put(Telling(*message))
 
     def _begin(self, message: talk.Standing) -> None:
         self._standing += message.openings
@@ -250,7 +252,7 @@ class Process:
             found += [each] if each else []
         self._take(self._openings.snapshot(found, snapshot.revision, now_ms()))
         if snapshot.current is not None:
-            self._office.tasks.put(Bringing(snapshot.current.value))
+            self._office.tasks.put(self._bringing(snapshot.current))
 
     def _changes(self, changes: Changes) -> None:
         effects: list[Effect] = []
@@ -263,7 +265,7 @@ class Process:
             elif kind == "asks" and is_put:
                 self._office.tasks.put(Answering(rest, entry.lease, self._described()))
             elif kind == "doors" and is_put:
-                self._office.tasks.put(Bringing(entry.value))
+                self._office.tasks.put(self._bringing(entry))
         self._take(effects)
 
     def _changed(self, entry: Entry, is_put: bool, now: int) -> list[Effect]:
@@ -298,6 +300,11 @@ class Process:
             "version": self._loaded.version,
             "fault": self._loaded.fault,
         }
+
+    def _bringing(self, current: Entry) -> Bringing | Telling:
+        if not self._settings.takes_doors:
+            return Telling(self._loaded.doors, version_in(current.value), _OWN_DOORS)
+        return Bringing(current.value, self._settings.folder)
 
     def _brought(self, brought: Brought) -> None:
         self._send(talk.Doors(brought.version))

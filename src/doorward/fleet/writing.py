@@ -14,8 +14,7 @@ from collections.abc import Callable
 from typing import Any, NamedTuple
 
 from doorward.errors import DoorwardError, MalformedError
-from doorward.fleet import forms, records
-from doorward.fleet.doors import Answering
+from doorward.fleet import doors, forms, records
 from doorward.fleet.etcd import Access, Etcd, RefusedError, now_ms
 from doorward.fleet.openings import Found
 from doorward.fleet.records import SPARE_S, Key, Shared, Tree
@@ -119,10 +118,7 @@ class Writer(threading.Thread):
             return self._again(lambda: self._claim(task))
         if isinstance(task, Note):
             return self._again(lambda: self._note(task))
-        if isinstance(task, Answering):
-            key = self._tree.under("answers", task.ask, self._gate)
-            self._etcd.put(key, json.dumps(task.answer).encode(), task.lease)
-        return None
+        return doors.do(self._etcd, self._tree, self._gate, task)
 
     def _again(self, call: Callable[[], object]) -> object:
         """Once more with new leases, where etcd lost those that are known (it was restored from a backup)."""
