@@ -24,7 +24,7 @@ PURE = [
     *(SOURCE / "signed").glob("*.py"),
     *(SOURCE / "knockd" / name for name in ("attempts.py", "doors.py", "stages.py")),
     *(path for path in (SOURCE / "doctor").glob("*.py") if path.name not in ("facts.py", "network.py")),
-    *(SOURCE / "fleet" / name for name in ("forms.py",)),
+    *(SOURCE / "fleet" / name for name in ("forms.py", "openings.py", "records.py", "talk.py")),
     SOURCE / "daemon" / "commands.py",
     SOURCE / "daemon" / "seccomp.py",
     SOURCE / "model.py",

@@ -9,12 +9,10 @@ import contextlib
 import http.client
 import json
 import os
-import select
 import shutil
 import signal
 import socket
 import statistics
-import struct
 import subprocess
 import sys
 import time
@@ -28,7 +26,7 @@ import pytest
 
 from tests.support.daemon import PATIENCE_S, SLOWNESS
 from tests.support.etcd import Node, cluster_of
-from tests.support.fleet import Fleet, element, running_fleet
+from tests.support.fleet import Fleet, datagram, element, running_fleet, until_all_let_in
 from tests.support.signed import PORT, Signed, Signer
 
 pytestmark = [pytest.mark.netns("nft"), pytest.mark.timeout(1500)]
@@ -71,8 +69,10 @@ class Trial:
             with socket.socket(socket.AF_INET, socket.SOCK_RAW, socket.IPPROTO_RAW) as sender:
                 for packet in packets:
                     for gate in self.fleet.gates:
-                        sender.sendto(datagram(packet, gate.host.ipv4), (str(gate.host.ipv4), 0))
-                time.sleep(PACE_S)
+                        sender.sendto(
+                            datagram(packet.source, gate.host.ipv4, PORT, packet.raw), (str(gate.host.ipv4), 0)
+                        )
+                    time.sleep(PACE_S)
 
         self.fleet.client.call(go)
 
@@ -87,8 +87,11 @@ class Trial:
 
     def await_taken(self, packets: list[Packet]) -> None:
         until_s = time.monotonic() + PATIENCE_S
-        while any(not self.accepted()[str(packet.source)] for packet in packets):
-            assert time.monotonic() < until_s, "not all were taken"
+        wanted = {str(packet.source) for packet in packets}
+        while missing := wanted - self.accepted().keys():
+            assert time.monotonic() < until_s, [
+                e for g in self.fleet.gates for e in g.events() if e.get("address") in missing
+            ]
             time.sleep(0.05)
 
     def agreed_after(self) -> float:
@@ -126,13 +129,6 @@ class Trial:
 
         found: dict[str, Any] = json.loads(self.fleet.client.call(ask))
         return found
-
-
-def datagram(packet: Packet, to: IPv4Address) -> bytes:
-    """Give an IPv4 packet with a UDP datagram in it, from an address that nobody has."""
-    udp = struct.pack("!HHHH", 40_000, PORT, 8 + len(packet.raw), 0) + packet.raw
-    head = struct.pack("!BBHHHBBH4s4s", 0x45, 0, 20 + len(udp), 0, 0, 64, 17, 0, packet.source.packed, to.packed)
-    return head + udp
 
 
 @pytest.fixture(scope="module")
@@ -290,38 +286,6 @@ def test_from_the_packet_to_the_fifth_gate(trial: Trial) -> None:
         f"{statistics.median(took_ms):.1f} ms, {took_ms[0]:.1f} to {took_ms[-1]:.1f} ms, {len(took_ms)} times"
     )
     assert took_ms[0] < 1000  # figures are the bench's to judge
-
-
-def until_all_let_in(fleet: Fleet) -> float:
-    """Knock at the first gate and try the others all the time; gives the milliseconds until the last lets in."""
-    first, *others = fleet.gates
-    guest = fleet.visitor(first)
-
-    def go() -> float:
-        waiting, tries = {gate.host.ipv4 for gate in others}, {}
-        poll = select.poll()
-        began_s = time.monotonic()
-        with socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as sender:
-            sender.bind((str(guest.source), 0))
-            for port in (7001, 7002):
-                sender.sendto(b"", (str(guest.server), port))
-        while waiting:
-            assert time.monotonic() < began_s + 10
-            for address in waiting:
-                sock = socket.socket(socket.AF_INET, socket.SOCK_STREAM | socket.SOCK_NONBLOCK)
-                sock.bind((str(guest.source), 0))
-                sock.connect_ex((str(address), 22))
-                tries[sock.fileno()] = sock, address
-                poll.register(sock, select.POLLOUT)
-            for number, _ in poll.poll(2):
-                poll.unregister(number)  # one that is let in
-                waiting.discard(tries[number][1])
-        took_ms = 1000 * (time.monotonic() - began_s)
-        for sock, _ in tries.values():
-            sock.close()
-        return took_ms
-
-    return fleet.client.call(go)
 
 
 def report(line: str) -> None:

@@ -6,7 +6,7 @@ is older than what is known of a key is passed over.
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from typing import NamedTuple
 
@@ -205,7 +205,3 @@ class Openings:
         for key in [k for k, known in self._known.items() if known.until_ms < now_ms - FORGOTTEN_AFTER_MS]:
             del self._known[key]
             self.changed.add(key)
-
-    def keys(self) -> Iterator[Key]:
-        """Give every key that stands open."""
-        return (key for key, known in self._known.items() if not known.is_closing)

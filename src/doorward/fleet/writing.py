@@ -163,10 +163,14 @@ class Writer(threading.Thread):
         # Both clocks may be off by the window, so a packet may be fresh somewhere for twice as long; and some more.
         lease, _ = self._lease("seen", now_ms() + 2000 * self._window_s + 30_000, 60)
         mine = f"{self._gate} {secrets.token_hex(8)}".encode()
-        return Claimed(task.number, tuple(self._claim_one(each, mine, lease) for each in task.ids))
+        keys = [self._tree.under("seen", each) for each in task.ids]
+        if len(set(keys)) == len(keys) > 1:  # a crowd's at once; where one of them is not new, each by itself
+            puts = [forms.to_put(key, mine, lease) for key in keys]
+            if self._etcd.txn([(key, 0) for key in keys], puts).succeeded:
+                return Claimed(task.number, (True,) * len(keys))
+        return Claimed(task.number, tuple(self._claim_one(key, mine, lease) for key in keys))
 
-    def _claim_one(self, number: str, mine: bytes, lease: int) -> bool:
-        key = self._tree.under("seen", number)
+    def _claim_one(self, key: str, mine: bytes, lease: int) -> bool:
         done = self._etcd.txn([(key, 0)], [forms.to_put(key, mine, lease)], key)
         # An answer that was lost, and the claim made again at another endpoint: it is this gate's all the same.
         return done.succeeded or (done.found is not None and done.found.value == mine)
