@@ -43,8 +43,9 @@ class Node:
             "initial-advertise-peer-urls": self.peer,
             "initial-cluster": cluster or f"{self.name}={self.peer}",
             "logger": "zap",
+            "pre-vote": "true",  # a node that comes back from a cut unseats no leader
         }
-        command = ["etcd", *(part for key, value in words.items() for part in (f"--{key}", str(value))), *self._more]
+        command = ["etcd", *(f"--{key}={value}" for key, value in words.items()), *self._more]
         pipes = {"stdout": subprocess.DEVNULL, "stderr": subprocess.PIPE, "text": True}
         self.process = self._popen(command, **pipes)
         self._ready: queue.SimpleQueue[bool] = queue.SimpleQueue()
@@ -79,10 +80,11 @@ def needs_etcd() -> None:
 
 
 @contextmanager
-def single(folder: Path, *more: str) -> Iterator[Node]:
+def single(folder: Path, *more: str, scheme: str = "http") -> Iterator[Node]:
     """One node on the loopback, ready."""
     needs_etcd()
-    client, peer = (f"http://127.0.0.1:{port}" for port in _free_ports(2))
+    ports = _free_ports(2)
+    client, peer = f"{scheme}://127.0.0.1:{ports[0]}", f"http://127.0.0.1:{ports[1]}"
     node = Node("alone", folder, client, peer, subprocess.Popen, *more)
     try:
         node.start()

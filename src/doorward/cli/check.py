@@ -14,7 +14,7 @@ from doorward.cli.options import add_config, configuration_path
 from doorward.config.files import exposure, read_text, trusted_owners
 from doorward.config.lines import find_lines, line_of
 from doorward.config.report import nearest
-from doorward.config.schema import Configuration, Signed
+from doorward.config.schema import Configuration, Fleet, Signed
 from doorward.config.strength import Finding, combinations, warnings
 from doorward.config.toml import parse
 from doorward.errors import ConfigError, Fault, UsageError
@@ -44,6 +44,8 @@ def run(args: argparse.Namespace) -> int:
             findings.insert(0, Finding("warning", 1, *exposed))
         if configuration.signed is not None:
             faults += _signed_faults(configuration, path, line_of(find_lines(text), ("signed",)))
+        if configuration.fleet is not None:
+            faults += _fleet_faults(configuration.fleet, path, line_of(find_lines(text), ("fleet",)))
     except ConfigError as error:
         faults = error.faults
     if args.json:
@@ -74,6 +76,19 @@ def _signed_faults(configuration: Configuration, path: Path, line: int) -> Itera
                 keys, faults = found
                 yield from faults
                 yield from _unknown_doors(configuration, keys.door_names(), str(file))
+
+
+def _fleet_faults(fleet: Fleet, path: Path, line: int) -> Iterator[Fault]:
+    """Look at the files that a fleet needs, as the daemon would; nobody is connected to."""
+    from doorward.daemon.fleet_files import read_access
+
+    try:
+        read_access(fleet, path.parent)
+    except ConfigError as error:
+        yield from error.faults
+    except UsageError as error:
+        what, _, instead = str(error).rpartition("; ")
+        yield Fault(str(path), line, what, instead)
 
 
 def _unknown_doors(configuration: Configuration, named: Iterable[tuple[str, int]], file: str) -> Iterator[Fault]:
