@@ -8,7 +8,7 @@ from importlib import import_module
 
 from bench.table import Row, table
 
-PARTS = ("latency", "path", "siege", "daemon", "compiling", "ring", "openings")
+PARTS = ("latency", "path", "siege", "daemon", "compiling", "ring", "openings", "signed")
 ASKED_FOR = ("fleet",)  # needs etcd, and some minutes
 
 

@@ -14,6 +14,7 @@ import os
 import socket
 import time
 from collections.abc import Sequence
+from contextlib import suppress
 from dataclasses import asdict, dataclass
 from ipaddress import IPv4Address
 from pathlib import Path as File
@@ -65,19 +66,27 @@ class Flooded:
 
 
 class Window:
-    """A packet socket with `BATCH` slots of memory, which one system call sends."""
+    """A packet socket with `BATCH` slots of memory, which one system call sends.
 
-    def __init__(self, interface: str) -> None:
+    Each slot holds a frame's first bytes; `bodies` what follows them, where that is more than nothing.
+    """
+
+    def __init__(self, interface: str, frame_bytes: int = FRAME_BYTES, body_bytes: int = 0) -> None:
         self._socket = socket.socket(socket.AF_PACKET, socket.SOCK_RAW, 0)
         self._socket.setsockopt(SOL_PACKET, PACKET_QDISC_BYPASS, 1)
         self._socket.bind((interface, 0))
         self._slots = (ctypes.c_char * (BATCH * SLOT_BYTES))()
-        start = ctypes.addressof(self._slots)
-        self._vectors = (IoVector * BATCH)(*(IoVector(start + i * SLOT_BYTES, FRAME_BYTES) for i in range(BATCH)))
+        self._bodies = (ctypes.c_char * (BATCH * body_bytes))()
+        start, behind = ctypes.addressof(self._slots), ctypes.addressof(self._bodies)
+        self._vectors = (IoVector * (2 * BATCH))()
         self._messages = (Message * BATCH)()
-        for message, vector in zip(self._messages, self._vectors, strict=True):
-            message.header.vectors, message.header.vector_count = ctypes.addressof(vector), 1
-        self.slots = memoryview(self._slots).cast("B")
+        for i, message in enumerate(self._messages):
+            head, body = self._vectors[2 * i : 2 * i + 2]
+            head.base, head.length = start + i * SLOT_BYTES, frame_bytes
+            body.base, body.length = behind + i * body_bytes, body_bytes
+            message.header.vectors = ctypes.addressof(head)
+            message.header.vector_count = 2 if body_bytes else 1
+        self.slots, self.bodies = (memoryview(memory).cast("B") for memory in (self._slots, self._bodies))
         self._sendmmsg = ctypes.CDLL(None, use_errno=True).sendmmsg
 
     def send(self, count: int) -> int:
@@ -117,8 +126,12 @@ def whole_batches(sources: Sequence[int]) -> list[int]:
 
 def in_named_namespace() -> bool:
     """Tell whether this process runs in a network namespace that `ip netns` made."""
-    names = NAMESPACES.iterdir() if NAMESPACES.is_dir() else ()
-    return any(name.samefile("/proc/self/ns/net") for name in names)
+    own = File("/proc/self/ns/net")
+    for name in NAMESPACES.iterdir() if NAMESPACES.is_dir() else ():
+        with suppress(FileNotFoundError):  # others come and go
+            if name.samefile(own):
+                return True
+    return False
 
 
 def parse(argv: Sequence[str] | None) -> argparse.Namespace:

@@ -40,19 +40,26 @@ def doorward(lab: Lab, configuration: str) -> Iterator[subprocess.Popen[str]]:
     """Run the daemon on the lab's server; it is ready inside."""
     with tempfile.TemporaryDirectory(prefix="doorward-bench-") as folder:
         Path(folder, "doorward.toml").write_text(configuration)
-        names = ("CONFIGURATION_DIRECTORY", "RUNTIME_DIRECTORY", "STATE_DIRECTORY")
-        env = dict.fromkeys(names, folder) | {"NOTIFY_SOCKET": f"{folder}/notify"}
-        with socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM) as ready, Path(folder, "log").open("w") as log:
-            ready.bind(env["NOTIFY_SOCKET"])
-            command = [sys.executable, "-m", "doorward", "run"]
-            daemon = lab.server.popen(command, env=env, stdout=log, stderr=log)
-            if not select.select([ready], [], [], PATIENCE_S)[0]:
-                raise RuntimeError(f"the daemon is not ready: {Path(folder, 'log').read_text()}")
-        try:
+        with doorward_in(lab, Path(folder)) as daemon:
             yield daemon
-        finally:
-            daemon.terminate()
-            daemon.wait(PATIENCE_S)
+
+
+@contextmanager
+def doorward_in(lab: Lab, folder: Path) -> Iterator[subprocess.Popen[str]]:
+    """Run the daemon with what `folder` holds; it keeps its ledger and its socket there too."""
+    names = ("CONFIGURATION_DIRECTORY", "RUNTIME_DIRECTORY", "STATE_DIRECTORY")
+    env = dict.fromkeys(names, str(folder)) | {"NOTIFY_SOCKET": f"{folder}/notify"}
+    with socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM) as ready, (folder / "log").open("w") as log:
+        ready.bind(env["NOTIFY_SOCKET"])
+        command = [sys.executable, "-m", "doorward", "run"]
+        daemon = lab.server.popen(command, env=env, stdout=log, stderr=log)
+        if not select.select([ready], [], [], PATIENCE_S)[0]:
+            raise RuntimeError(f"the daemon is not ready: {(folder / 'log').read_text()}")
+    try:
+        yield daemon
+    finally:
+        daemon.terminate()
+        daemon.wait(PATIENCE_S)
 
 
 @contextmanager
@@ -105,3 +112,18 @@ def cpu_s(pid: int) -> float:
     """Give the processor time that a process has used, in the kernel too."""
     fields = Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()
     return (int(fields[11]) + int(fields[12])) / os.sysconf("SC_CLK_TCK")
+
+
+def run_s(pid: int) -> float:
+    """Give the time that a process has run on a processor, to the nanosecond, its threads' too."""
+    tasks = Path(f"/proc/{pid}/task").glob("*/schedstat")
+    return sum(int(task.read_text().split()[0]) for task in tasks) / 1e9
+
+
+def family(pid: int) -> list[int]:
+    """Give a process and all that descend from it."""
+    found = [pid]
+    for each in found:  # it grows under way
+        for children in Path(f"/proc/{each}/task").glob("*/children"):
+            found += map(int, children.read_text().split())
+    return found

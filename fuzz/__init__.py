@@ -7,6 +7,7 @@ every input that once broke it.
 TARGETS = (
     "packets",
     "ring",
+    "pcap_file",
     "netfilter_log",
     "netlink",
     "nft_output",
@@ -23,10 +24,14 @@ TARGETS = (
     "nft_changes",
     "ssh_session",
     "doctor_rules",
+    "nmap_report",
     "signed_packets",
     "verifier_reports",
     "ssh_keys",
     "ssh_signatures",
     "ssh_certificates",
     "authorized_keys",
+    "agent_replies",
+    "doorward_link",
+    "private_key",
 )

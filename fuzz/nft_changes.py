@@ -6,6 +6,7 @@ from contextlib import suppress
 
 from doorward import netlink
 from doorward.errors import MalformedError
+from doorward.gate.gauges import elements_in, fill_in
 from doorward.gate.objects import chain_in, counter_in, set_in
 from doorward.gate.watch import Watch
 
@@ -28,6 +29,12 @@ def _thing(body: memoryview) -> None:
         with suppress(MalformedError):
             thing = read(body)
             assert thing is None or 0 <= thing.size < 1 << 32
+    with suppress(MalformedError):
+        fill = fill_in(body)
+        assert fill is None or all(0 <= number < 1 << 32 for number in (fill.elements or 0, fill.size))
+    for family, address_bytes in ((4, 4), (6, 16)):
+        with suppress(MalformedError):
+            assert all(attempt.source.version == family for attempt in elements_in(body, address_bytes))
     with suppress(MalformedError):
         counted = counter_in(body)
         assert counted is None or 0 <= counted[1] < 1 << 64

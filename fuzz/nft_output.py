@@ -1,10 +1,12 @@
-"""The open sets as nft lists them."""
+"""The open sets and those of the banned, as nft lists them."""
 
 from __future__ import annotations
 
 from contextlib import suppress
+from ipaddress import IPv4Address, IPv6Network
 
 from doorward.errors import HostError
+from doorward.gate.bans import read
 from doorward.gate.nft import read_elements
 
 
@@ -14,3 +16,6 @@ def one(data: bytes) -> None:
         for element, left_s in read_elements(data.decode(errors="replace")).items():
             assert 1 <= element.port.number <= 65535
             assert left_s >= 0
+    with suppress(HostError):
+        for ban, _ in read(data.decode(errors="replace")):
+            assert isinstance(ban, IPv4Address) or (isinstance(ban, IPv6Network) and ban.prefixlen == 64)

@@ -12,6 +12,7 @@ from tempfile import TemporaryDirectory
 
 from doorward.daemon import requests
 from doorward.daemon.control import parse_request
+from doorward.daemon.following import Follower
 from doorward.daemon.log import Log
 from doorward.errors import DoorwardError
 from doorward.ledger import Ledger
@@ -44,6 +45,9 @@ def _answer(daemon: InsideDaemon, line: bytes) -> None:
     try:
         # No open file comes with it, and nothing is cut: that would end connections of this machine.
         request = parse_request(line) | {"descriptor": None, "cut": False}
-        json.dumps(requests.answer(daemon, request))
+        answer = requests.answer(daemon, request)
+        if isinstance(answer, Follower):  # who goes on to be told of events; in real life his connection ends
+            answer.end()
+        json.dumps(answer.first if isinstance(answer, Follower) else answer)
     except DoorwardError as error:
         json.dumps(str(error))

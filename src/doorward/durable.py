@@ -4,6 +4,16 @@ from __future__ import annotations
 
 import os
 from pathlib import Path
+from tempfile import mkstemp
+from typing import NamedTuple
+
+
+class Access(NamedTuple):
+    """Who may read and write a file: its mode, and the numbers of its user and group."""
+
+    mode: int
+    user: int
+    group: int
 
 
 def sync(path: Path) -> None:
@@ -19,3 +29,35 @@ def rename(source: Path, destination: Path) -> None:
     """Let a file take another's place, whole or not at all, for good. OSError: it has not."""
     source.replace(destination)
     sync(destination.parent)
+
+
+def create(path: Path, text: str, access: Access) -> bool:
+    """Write a file, whole and for good, unless one is there already: then False. OSError: it cannot be written."""
+    handle, new = mkstemp(prefix=f"{path.name}.", dir=path.parent)  # 0600
+    try:
+        _write(handle, text, access)
+        os.link(new, path)  # unlike a rename it takes nothing's place
+    except FileExistsError:
+        return False
+    finally:
+        Path(new).unlink()
+    sync(path.parent)
+    return True
+
+
+def make_folders(folder: Path, mode: int) -> None:
+    """Make a folder and those above it, as far as they are missing, for good. OSError: one cannot be made."""
+    missing = [each for each in (folder, *folder.parents) if not each.exists()]
+    for each in reversed(missing):
+        each.mkdir(mode, exist_ok=True)
+        sync(each.parent)
+
+
+def _write(handle: int, text: str, access: Access) -> None:
+    with os.fdopen(handle, "w", encoding="utf-8") as file:
+        if (access.user, access.group) != (os.geteuid(), os.getegid()):
+            os.chown(handle, access.user, access.group)
+        os.fchmod(handle, access.mode)
+        file.write(text)
+        file.flush()
+        os.fsync(handle)

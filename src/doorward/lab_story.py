@@ -10,12 +10,20 @@ import sys
 import time
 from pathlib import Path
 
+from cryptography.hazmat.primitives.asymmetric import ed25519
+from cryptography.hazmat.primitives.serialization import Encoding, NoEncryption, PrivateFormat, PublicFormat
+
 from doorward.cli import render
-from doorward.client.knock import knock, resolve
+from doorward.client.identity import find_signer
+from doorward.client.knock import Reply, knock, resolve
+from doorward.client.reach import connect
+from doorward.client.signed import Letter, compose, most_signature_bytes, now_ms, sealed
 from doorward.errors import HostError
 from doorward.lab import Lab
 from doorward.lab_host import Host
-from doorward.model import Port
+from doorward.model import DEFAULT_SIGNED_PORT, Port
+from doorward.signed.message import NONCE_BYTES
+from doorward.signed.server_key import X25519, new_private_text, parse_private_key
 
 CONFIGURATION = """\
 [gate]
@@ -26,10 +34,13 @@ knock = ["7000/tcp", "8000/udp", "9000/tcp"]
 opens = ["22/tcp"]
 for = "5s"
 
+[signed]
+
 [doors.web]
 knock = ["1001/tcp", "2002/tcp", "3003/tcp"]
 opens = ["80/tcp"]
 """
+FILES = ("doorward.toml", "authorized_keys")
 KNOCK = ("7000/tcp", "8000/udp", "9000/tcp")
 SCAN = ("nmap", "-n", "-Pn", "-T5", "--max-retries", "0", "--min-rate", "20000", "-p", "1-65535")
 PATIENCE_S = 15.0
@@ -56,7 +67,9 @@ class Story:
         self._step("A server, a router, a client and a stranger; the server keeps a service on port 22.")
         self._lab.server.start_greeter(22)
         (self._folder / "doorward.toml").write_text(CONFIGURATION)
+        self._make_keys()
         self._show(self._lab.server, "cat", "doorward.toml")
+        self._show(self._lab.server, "cat", "authorized_keys")
         self._start_daemon()
         self._step("Nothing can be seen: a stranger scans all 65,535 ports.")
         self._show(self._lab.stranger, *SCAN, self._address)
@@ -73,6 +86,14 @@ class Story:
         self._step("A sweep in ascending order meets the knock ports of `web` in their order, and opens nothing.")
         self._show(self._lab.stranger, *SCAN, "-r", self._address)
         self._doorward("status")
+        self._step("The same door by a signed knock: the client's own SSH key, in one packet that is good once.")
+        self._doorward("key", "server")
+        packet = self._signed_knock()
+        self._step("Somebody has seen that packet, and sends a copy from an address of his own.")
+        self._prompt(self._lab.stranger, f"cat copy-of-{len(packet)}-bytes > /dev/udp/{self._address}/62201")
+        self._send(self._lab.stranger, packet)
+        self._await_log("came again")
+        self._show(self._lab.stranger, "nmap", "-n", "-Pn", "-p", "22", self._address)
         self._step("The record tells who came in, and who tried.")
         self._doorward("log")
 
@@ -93,7 +114,7 @@ class Story:
 
     def _show(self, host: Host, *command: str) -> None:
         self._prompt(host, shlex.join(command))
-        words = [str(self._folder / word) if word == "doorward.toml" else word for word in command]
+        words = [str(self._folder / word) if word in FILES else word for word in command]
         self._print(host.run(words, timeout_s=120).stdout)
 
     def _doorward(self, *words: str) -> None:
@@ -134,14 +155,61 @@ class Story:
         self._print(f"the service says: {connection.recv(200).decode().strip()}")
         return connection
 
+    def _make_keys(self) -> None:
+        """Make the server's key, and an SSH key of the client's that is let in."""
+        (self._folder / "server.key").touch(0o600)
+        (self._folder / "server.key").write_text(new_private_text(X25519))
+        mine = ed25519.Ed25519PrivateKey.generate()
+        (self._folder / "id_ed25519").touch(0o600)
+        form = Encoding.PEM, PrivateFormat.OpenSSH, NoEncryption()
+        (self._folder / "id_ed25519").write_bytes(mine.private_bytes(*form))
+        public = mine.public_key().public_bytes(Encoding.OpenSSH, PublicFormat.OpenSSH).decode()
+        (self._folder / "authorized_keys").touch(0o600)
+        (self._folder / "authorized_keys").write_text(f'doors="ssh" {public} laptop\n')
+
+    def _signed_knock(self) -> bytes:
+        """Knock as `doorward proxy` does, and keep the packet."""
+        server = parse_private_key((self._folder / "server.key").read_text()).public
+        self._prompt(self._lab.client, f"doorward proxy {self._address} 22 ssh --server-key {server}")
+        signer = find_signer(str(self._folder / "id_ed25519"), None, most_signature_bytes(Letter(server, "ssh")))
+        message = compose(Letter(server, "ssh"), signer, "", now_ms(), os.urandom(NONCE_BYTES))
+        packet = sealed(Letter(server, "ssh"), message)
+
+        def inside() -> tuple[socket.socket | Reply, float]:
+            (target,) = resolve(self._address)
+            begun_s = time.perf_counter()
+            self._send(self._lab.client, packet)
+            return connect(target, 22, PATIENCE_S), time.perf_counter() - begun_s
+
+        connection, took_s = self._lab.client.call(inside)
+        if isinstance(connection, Reply):
+            raise HostError("the signed knock opened nothing; `doorward log` may tell why")
+        with connection:
+            self._print(
+                f"connected to port 22, {took_s * 1000:.2f} ms after the packet of {len(packet)} bytes was sent"
+            )
+            self._print(f"the service says: {connection.recv(200).decode().strip()}")
+        return packet
+
+    def _send(self, host: Host, packet: bytes) -> None:
+        def inside() -> None:
+            with socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as sender:
+                sender.sendto(packet, (self._address, DEFAULT_SIGNED_PORT.number))
+
+        host.call(inside)
+
     def _until_closed(self) -> None:
+        self._await_log("closed ssh")
+
+    def _await_log(self, part: str) -> None:
+        """Wait until the daemon's log tells it."""
         deadline_s = time.monotonic() + PATIENCE_S
         with (self._folder / "log").open() as log:
             while time.monotonic() < deadline_s:
-                if log.readline().find("closed ssh") >= 0:
+                if part in log.readline():
                     return
                 time.sleep(0.02)
-        raise HostError("the door did not close; `doorward log` may tell why")
+        raise HostError(f"the log does not tell {part!r}; `doorward log` may tell why")
 
     def _say_something(self, connection: socket.socket) -> None:
         with connection:

@@ -304,18 +304,23 @@ def _reason(error: Exception) -> str:
 
 
 def read_records(
-    path: Path, since_s: float, last: int, door: str | None = None, address: str | None = None
+    path: Path, since_s: float, last: int, door: str | None = None, address: str | Sequence[str] | None = None
 ) -> Iterator[Record]:
-    """Give the last records since a moment, oldest first, without touching the file. HostError: it cannot be read."""
+    """Give the last records since a moment, oldest first, without touching the file. HostError: it cannot be read.
+
+    `address` is one, or several of which each is asked for.
+    """
     query = """
         SELECT * FROM (
             SELECT since AS at, 'opened' AS event, door, address, ports, until, opened_by, closed, closed_by, NULL
               FROM openings
             UNION ALL
             SELECT at, 'refused', door, address, NULL, NULL, NULL, NULL, NULL, reason FROM refusals)
-        WHERE at >= :since AND (:door IS NULL OR door = :door) AND (:address IS NULL OR address = :address)
+        WHERE at >= :since AND (:door IS NULL OR door = :door)
+          AND (:addresses IS NULL OR address IN (SELECT value FROM json_each(:addresses)))
         ORDER BY at DESC LIMIT :last"""
-    chosen = {"since": since_s, "last": last, "door": door, "address": address}
+    addresses = None if address is None else json.dumps([address] if isinstance(address, str) else list(address))
+    chosen = {"since": since_s, "last": last, "door": door, "addresses": addresses}
     try:
         path.stat()
         with closing(sqlite3.connect(f"{path.absolute().as_uri()}?mode=ro", uri=True, timeout=1.0)) as db:

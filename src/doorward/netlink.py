@@ -59,15 +59,18 @@ def messages(raw: memoryview) -> Iterator[Message]:
 
 def attributes(raw: memoryview) -> dict[int, memoryview]:
     """Read a run of attributes, the last of a kind winning; MalformedError where a length lies."""
-    found: dict[int, memoryview] = {}
+    return dict(in_order(raw))
+
+
+def in_order(raw: memoryview) -> Iterator[tuple[int, memoryview]]:
+    """Read a run of attributes as they come, for a list of many of one kind; MalformedError as above."""
     at = 0
     while len(raw) - at >= ATTRIBUTE.size:
         length, kind = ATTRIBUTE.unpack_from(raw, at)
         if not ATTRIBUTE.size <= length <= len(raw) - at:
             raise MalformedError(f"netlink: an attribute of {length} bytes in {len(raw) - at}")
-        found[kind & _TYPE_MASK] = raw[at + ATTRIBUTE.size : at + length]
+        yield kind & _TYPE_MASK, raw[at + ATTRIBUTE.size : at + length]
         at += align(length)
-    return found
 
 
 def error_of(body: memoryview) -> int:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Mapping
-from ipaddress import ip_address
+from ipaddress import ip_address, ip_network
 from typing import NamedTuple
 
 import pytest
@@ -201,6 +201,34 @@ def real() -> Iterator[NftFilter]:
         yield NftFilter()
 
 
+@pytest.mark.netns("nft")
+def test_networks_stand_beside_addresses(real: NftFilter) -> None:
+    real.load(compile_ruleset([SSH], compile_doors([SSH]), Gate(Mode.GUARD), 1024, 62201), {})
+    office, home = (Element(ip_network(text), A.port) for text in ("192.0.2.0/25", "2001:db8::/57"))
+    transcript: list[tuple[Changes, dict[Element, float]]] = [
+        (put({office: 30, A: 30}), {office: 30, A: 30}),
+        (put({office: 300, home: 60}), {office: 300, home: 60, A: 30}),
+        (remove(office), {home: 60, A: 30}),
+        (Changes({office: 10}, frozenset({home, A})), {office: 10}),
+    ]
+    for changes, expected in transcript:
+        real.apply(changes)
+        stands(real, expected)
+
+
+@pytest.mark.netns("nft")
+def test_a_crowd_is_put_and_removed_at_once(real: NftFilter) -> None:
+    real.load(ruleset(SSH), {})
+    crowd = entries("4", 20_000) | entries("6", 1001)
+    real.apply(put(crowd))
+    assert real.elements().keys() == crowd.keys()
+    with pytest.raises(NftError, match="No such file"):
+        real.apply(remove(*crowd, C))
+    assert real.elements().keys() == crowd.keys()
+    real.apply(remove(*crowd))
+    stands(real, {})
+
+
 def text_of(real: NftFilter) -> dict[str, str]:
     """Give what the kernel has, thing by thing: the order in which they were made does not matter."""
     return {
@@ -319,6 +347,7 @@ def test_names_and_sizes_of_what_is_loaded(real: NftFilter) -> None:
 @pytest.mark.netns("nft")
 def test_nothing_leaks(real: NftFilter) -> None:
     real.load(ruleset(SSH), {})
+    real.apply(put({A: 30}))  # the socket for entries stays open
     before = open_descriptors()
     for _ in range(20):
         real.apply(put({A: 30}))

@@ -11,12 +11,16 @@ from pathlib import Path
 
 import pytest
 
+from doorward.capture.link_headers import network_of
+from doorward.capture.packet import datagram_of
 from doorward.lab import Lab
 from doorward.model import Element, Port
 from doorward.signed.message import pack_body
 from doorward.signed.server_key import HYBRID
-from tests.support.daemon import FIRST_SYN_S, RunningDaemon, Visitor, Visitors, running_daemon
+from tests.support import ssh_keygen
+from tests.support.daemon import DOORWARD, FIRST_SYN_S, RunningDaemon, Visitor, Visitors, running_daemon
 from tests.support.signed import Signed, Signer, sealed, send
+from tests.support.tcpdump import tcpdump
 
 pytestmark = pytest.mark.netns("nft", "knock")
 
@@ -139,6 +143,36 @@ def test_a_packet_is_good_once(site: Site) -> None:
         assert "came again" in site.refusal(guest)
     assert {opening["address"] for opening in site.daemon.openings()} == {str(guest)}
     assert not thief.gets_in()
+
+
+@pytest.mark.netns("tcpdump")
+def test_what_tcpdump_captured_is_refused_wherever_it_comes_from(site: Site) -> None:
+    """Of the client's own packet: from the same address and another, at once, after a restart, after a kill."""
+    guest, thief = Visitor(site.lab.client, site.lab.client.ipv4, site.lab.server.ipv4), site.visitors.fresh(4)
+    private = ssh_keygen.key("ed25519")
+    site.files.authorize(ssh_keygen.public_line(private))
+    site.daemon.message("takes signed knocks")
+    knock = [*DOORWARD, "knock", guest.server, "ssh", "--server-key", site.files.server.public, "--identity", private]
+    with tcpdump(site.lab.server, "-i", "eth0", "udp", "port", "62201") as capture:
+        site.lab.client.run(knock, env={"HOME": "/nonexistent", "SSH_AUTH_SOCK": ""})
+        (frame,) = capture.await_frames(1)
+    source, packet = datagram_of(network_of(frame.link, frame.data).packet)
+    assert source == guest.source.packed
+    site.daemon.event("opened", address=str(guest))
+    refused = []
+    for sender in (guest, thief):
+        site.send(sender, packet)
+        refused.append(site.refusal(sender))
+    for number in (signal.SIGTERM, signal.SIGKILL):
+        site.daemon.end(number)
+        site.daemon.start()
+        site.daemon.message("takes signed knocks")
+        for sender in (thief, guest):
+            site.send(sender, packet)
+            refused.append(site.refusal(sender))
+    assert ["used already" in words for words in refused] == [False, False, True, False, True, False]
+    assert all("came again" in words for words in refused if "used already" not in words)
+    assert [opening["address"] for opening in site.daemon.openings()] == [str(guest)]
 
 
 def test_the_same_words_sealed_again_are_used_already(site: Site) -> None:
@@ -320,3 +354,32 @@ def test_a_reload_goes_over_to_other_settings(site: Site) -> None:
     site.daemon.process.send_signal(signal.SIGHUP)
     assert "there is no server's key; `doorward key server` makes it" in site.daemon.message("server.key")["message"]
     site.daemon.message("the configuration was not reloaded")
+
+
+def test_a_knock_from_who_is_banned_is_not_looked_at_and_one_for_him_is_refused(site: Site) -> None:
+    banned, friend = site.visitors.crowd(4, 2)
+    site.files.authorize(f'addresses="{ip_network(f"{banned}/24", strict=False)}" {site.laptop.line}')
+    site.daemon.message("takes signed knocks")
+    site.daemon.run("ban", banned)
+    site.knock(banned)
+    site.knock(friend, asked=banned.source)
+    assert site.refusal(banned) == f"signed knock: {banned} is banned"
+    assert site.daemon.counters()["signed"] == 1  # that of the friend
+    site.knock(friend)
+    assert site.in_after(friend)
+    assert not banned.gets_in()
+    site.daemon.run("unban", banned)
+    site.knock(banned)
+    assert site.in_after(banned)
+
+
+def test_who_is_banned_is_not_let_in_with_his_network(site: Site) -> None:
+    banned, neighbour = site.visitors.crowd(4, 2)
+    network = ip_network(f"{neighbour}/24", strict=False)
+    site.files.authorize(f'addresses="{network}" {site.laptop.line}')
+    site.daemon.message("takes signed knocks")
+    site.daemon.run("ban", banned)
+    site.knock(neighbour, asked=network)
+    site.daemon.event("opened", address=str(network))
+    assert neighbour.gets_in()
+    assert not banned.gets_in()

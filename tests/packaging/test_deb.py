@@ -20,6 +20,7 @@ from tests.support.machine import Machine
 
 pytestmark = [
     pytest.mark.netns("systemd-nspawn", "mmdebstrap", "dh", "nsenter"),
+    pytest.mark.debian,
     pytest.mark.timeout(900),  # the first to come waits for the packages and the root
 ]
 

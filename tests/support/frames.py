@@ -59,5 +59,9 @@ class FrameSender:
         ethertype = b"\x08\x00" if version == 4 else b"\x86\xdd"
         self._socket.send(self._macs + ethertype + ip_packet(packet, destination, source_port))
 
+    def send_raw(self, packet: bytes) -> None:
+        """Send an IPv4 packet as it is."""
+        self._socket.send(self._macs + b"\x08\x00" + packet)
+
     def close(self) -> None:
         self._socket.close()

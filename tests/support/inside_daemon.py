@@ -8,12 +8,16 @@ from typing import Any
 from doorward.config.schema import Gate
 from doorward.daemon import requests
 from doorward.daemon.app import Daemon
+from doorward.daemon.bans import Bans
 from doorward.daemon.book import Book
 from doorward.daemon.control import Later
 from doorward.daemon.errands import Errands
+from doorward.daemon.following import Follower, Followers
+from doorward.daemon.gauging import Gauging
 from doorward.daemon.loading import Commit, Loaded
 from doorward.daemon.log import Log
 from doorward.daemon.loop import Loop
+from doorward.daemon.numbers import Numbers
 from doorward.errors import HostError
 from doorward.gate.memory import MemoryFilter
 from doorward.gate.plan import Changes
@@ -46,6 +50,10 @@ class InsideDaemon(Daemon):
         self.book = Book()
         self.filter = Stuck(self.loop.now_s)
         self.missed = 0
+        self.bans = Bans(ledger.path.with_name("bans.json"), self.filter, log.say)
+        self.followers = Followers(self.loop)
+        self.numbers, self.gauging = Numbers(), Gauging()
+        log.listeners += [self.followers.tell, self.numbers.take]
         self.config = ledger.path.with_name("doorward.toml")
         self._timer_s = float("inf")
         self._due, self._lines = [], []
@@ -63,7 +71,7 @@ class InsideDaemon(Daemon):
         answer = requests.answer(
             self, {"command": command, **dict(zip(("door", "address"), words, strict=False)), **more}
         )
-        assert not isinstance(answer, Later)
+        assert not isinstance(answer, Later | Follower)
         return answer
 
     def shows(self) -> list[tuple[str, str]]:
@@ -73,6 +81,12 @@ class InsideDaemon(Daemon):
     def has(self) -> dict[Element, float]:
         """Give what the filter has, to the second."""
         return {entry: round(left_s) for entry, left_s in self.filter.elements().items()}
+
+    def openings_recorded(self) -> list[tuple[object, ...]]:
+        """Give door, address and how it ended of each opening, by address."""
+        records = [record for record in read_records(self.ledger.path, 0, 1000) if record.event == "opened"]
+        records.sort(key=lambda record: (record.address, record.door))
+        return [(record.door, record.address, record.detail["closed_by"]) for record in records]
 
     def recorded(self) -> list[tuple[object, ...]]:
         """Give door, address and how it ended of each record."""

@@ -47,11 +47,12 @@ def test_the_drop_in_of_a_fleet_lets_tcp_through_and_nothing_else(tmp_path: Path
     ]
 
 
-def test_the_daemon_is_hardly_exposed() -> None:
+@pytest.mark.parametrize("unit", ["doorward.service", "doorward-metrics.service"])
+def test_a_process_that_stays_is_hardly_exposed(unit: str) -> None:
     words = ("security", "--offline=true", f"--threshold={MOST_EXPOSED}")
-    done = analyze(*words, FOLDER / "doorward.service")
+    done = analyze(*words, FOLDER / unit)
     assert done.returncode == 0, done.stdout
-    loose = analyze("security", "--offline=true", "--threshold=1", FOLDER / "doorward.service")
+    loose = analyze("security", "--offline=true", "--threshold=1", FOLDER / unit)
     assert loose.returncode != 0  # it does judge
 
 

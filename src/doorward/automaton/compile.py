@@ -106,6 +106,19 @@ def compile_doors(doors: Sequence[Door], *, public: Iterable[Port] = (), known_o
     return Automaton(tuple(machines), never, only)
 
 
+def depths(automaton: Automaton) -> tuple[tuple[int, int], ...]:
+    """Tell how many knocks led to a state: (the first state, their number) in order, until the next one's first."""
+    starts: list[tuple[int, int]] = []
+    for machine in automaton.machines:
+        starts.append((machine.root, 0))
+        knocks = {machine.root: 0}
+        for key, state in machine.edges.items():  # in the order of depth
+            knocks[state] = knocks[key >> _SYMBOL_BITS] + 1
+            if knocks[state] != starts[-1][1]:
+                starts.append((state, knocks[state]))
+    return tuple(starts)
+
+
 def machine_key(door: Door) -> MachineKey:
     """Tell which machine a door belongs to."""
     return door.flags, door.within_ms, door.target.packed if door.target else None

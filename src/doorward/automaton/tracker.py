@@ -86,6 +86,10 @@ class Limiter:
         recent[source] = full_s + _TOKEN_S
         return True
 
+    def is_pausing(self, source: bytes, now_s: float) -> bool:
+        """Tell whether `source` went over the rate, and is not looked at."""
+        return now_s < self._paused.get(source, now_s)
+
     def __len__(self) -> int:
         return len(self._recent) + len(self._before)
 
@@ -153,6 +157,14 @@ class Tracker:
             if state is not None and self._advance(lane, source, state, began_s, now_s):
                 moves.append(Move(state, state == machine.root, machine.completes.get(state, ())))
         return moves
+
+    def attempts(self, source: bytes) -> tuple[Attempt, ...]:
+        """Give how far a source has come in each machine, in their order; an old attempt may stand there yet."""
+        return tuple(lane.attempts.get(source, (lane.machine.root, float("-inf"))) for lane in self._lanes[len(source)])
+
+    def is_pausing(self, source: bytes, now_s: float) -> bool:
+        """Tell whether the source's symbols are not looked at just now, since they were too many."""
+        return self._limiters[len(source)].is_pausing(source if len(source) == 4 else source[:8], now_s)
 
     def sizes(self) -> tuple[int, ...]:
         """Give how many sources each table holds."""

@@ -31,7 +31,7 @@ _JUMP, _IF_EQUAL, _IF_AT_LEAST, _IF_ANY_BIT = 0x05, 0x15, 0x35, 0x45
 _RETURN = 0x06
 _FARTHEST = 255  # a conditional jump's reach; beyond it a plain one helps
 _PACKET_TYPE, _INTERFACE, _HARDWARE = 0xFFFFF000 + 4, 0xFFFFF000 + 8, 0xFFFFF000 + 28  # SKF_AD_OFF and what is there
-_FIRST_FOREIGN_TYPE = 3  # linux/if_packet.h: for us, for all, for a group; then for others, and our own
+_FIRST_FOREIGN_TYPE, _OWN_TYPE = 3, 4  # linux/if_packet.h: for us, for all, for a group; then for others, and our own
 _LOOPBACK = 772  # ARPHRD_LOOPBACK
 
 
@@ -63,6 +63,32 @@ def symbols_filter(
         if len(program) <= MOST_INSTRUCTIONS:
             break
     return program
+
+
+def address_filter(packed: bytes, *, outgoing: bool) -> Program:
+    """Let through what an IPv4 address, or the /64 network of an IPv6 address, sends (or, `outgoing`, is sent).
+
+    Of one IPv6 client's several addresses, each may be the one that knocks.
+    """
+    whole = [Instruction(_RETURN, COPIED_EXTENDED_BYTES)]
+    places = (12, 16) if len(packed) == 4 else (8, 24)
+    words = [int.from_bytes(packed[at : at + 4]) for at in range(0, min(len(packed), 8), 4)]
+    program: Program = whole
+    for number, word in reversed(list(enumerate(words))):
+        at = places[outgoing] + 4 * number
+        program = [Instruction(_LOAD_WORD, at), *_if(_IF_EQUAL, word, program, _DROP)]
+    version = 4 if len(packed) == 4 else 6
+    program = [
+        Instruction(_LOAD_BYTE, 0),
+        Instruction(_SHIFT_RIGHT, 4),
+        *_if(_IF_EQUAL, version, program, _DROP),
+    ]
+    own = (
+        _if(_IF_EQUAL, _OWN_TYPE, program, _DROP)
+        if outgoing
+        else _if(_IF_AT_LEAST, _FIRST_FOREIGN_TYPE, _DROP, program)
+    )
+    return [Instruction(_LOAD_WORD, _PACKET_TYPE), *own]
 
 
 def on_interfaces(program: Program, indexes: Collection[int] | None) -> Program:

@@ -20,13 +20,15 @@ _SUBSYSTEM = 4 << 8
 _PACKET, _CONFIG = _SUBSYSTEM | 0, _SUBSYSTEM | 1
 _CFG_CMD, _CFG_MODE, _CFG_THRESHOLD = 1, 2, 5
 _BIND, _COPY_PACKET = 1, 2
-_MARK, _PAYLOAD, _PREFIX = 2, 9, 10
+_MARK, _TIMESTAMP, _PAYLOAD, _PREFIX = 2, 3, 9, 10
+_MOMENT = struct.Struct("!QQ")  # struct nfulnl_msg_packet_timestamp: seconds, microseconds
 _FAMILY_HEADER = 4  # struct nfgenmsg
 _EVENT_BYTES, _DATAGRAM_BYTES = 128, 2048  # of a packet: its headers; a whole signed knock
 _RECEIVE_BUFFER_BYTES = 4 << 20  # some 10,000 messages: what 10,000 knocks at once need
 _RECEIVE_BYTES = 1 << 17
 _MESSAGES_A_READ = 512
 _SO_RCVBUFFORCE = 33
+_LAST_US = 1 << 63
 _SIGNED = b"doorward signed\0"
 _PREFIX_TEXT = re.compile(rb"doorward ([0-9a-f]{8}) (knock|full|fast|step|wrong) ?\0?")
 
@@ -42,6 +44,7 @@ class Event(NamedTuple):
     what: str
     state: int
     source: Address
+    at_us: int = 0  # since the epoch, by the kernel's clock; 0 where it does not say (before Linux 5.18)
 
 
 def parse_event(body: memoryview) -> Event:
@@ -52,7 +55,16 @@ def parse_event(body: memoryview) -> Event:
         raise MalformedError("netfilter log: a message that is not from doorward's rules")
     mark = found.get(_MARK)
     state = struct.unpack("!I", mark)[0] if mark is not None and len(mark) == 4 else 0
-    return Event(prefix[1].decode(), prefix[2].decode(), state, source_of(found[_PAYLOAD]))
+    at_us = _microseconds(found.get(_TIMESTAMP, b""))
+    return Event(prefix[1].decode(), prefix[2].decode(), state, source_of(found[_PAYLOAD]), at_us)
+
+
+def _microseconds(raw: memoryview | bytes) -> int:
+    if len(raw) != _MOMENT.size:
+        return 0
+    seconds, rest = _MOMENT.unpack(raw)
+    at_us: int = seconds * 1_000_000 + rest
+    return at_us if at_us < _LAST_US else 0
 
 
 class Datagram(NamedTuple):

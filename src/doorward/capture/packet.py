@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from ipaddress import IPv4Address, IPv6Address
 from struct import Struct
+from typing import NamedTuple
 
 from doorward.errors import MalformedError
 from doorward.model import Address, Packet, Port, Protocol
@@ -42,6 +43,16 @@ class Ports(dict[bytes, Port]):
 PORTS = {int(protocol): Ports(protocol) for protocol in Protocol}
 
 
+class Located(NamedTuple):
+    """An IP packet to its end, where its transport header begins, which that is, and both addresses."""
+
+    packet: memoryview
+    at: int
+    protocol: int
+    source: bytes
+    destination: bytes
+
+
 def source_of(packet: memoryview) -> Address:
     """Give the source address of an IPv4 (RFC 791) or IPv6 (RFC 8200) packet, or MalformedError."""
     version = packet[0] >> 4 if packet else 0
@@ -57,6 +68,11 @@ def parse(packet: memoryview) -> Packet:
 
     A destination port of 0 is no port that exists, but a packet that has it is a wrong knock like any other.
     """
+    return _transport(*locate(packet))
+
+
+def locate(packet: memoryview) -> Located:
+    """Find the transport header; MalformedError where there is none, as in a later fragment."""
     version = packet[0] >> 4 if packet else 0
     if version == 4:
         return _ipv4(packet)
@@ -67,27 +83,14 @@ def parse(packet: memoryview) -> Packet:
 
 def datagram_of(packet: memoryview) -> tuple[bytes, bytes]:
     """Give the source, packed, and the payload of a whole UDP packet (RFC 768), or MalformedError."""
-    version = packet[0] >> 4 if packet else 0
-    if version == 4:
-        packet, at, protocol, source, _ = _past_ipv4(packet)
-    elif version == 6:
-        packet, at, protocol, source, _ = _past_ipv6(packet)
-    else:
-        raise MalformedError(f"no IP packet: version {version}, {len(packet)} bytes")
+    packet, at, protocol, source, _ = locate(packet)
     length = int.from_bytes(packet[at + 4 : at + 6])
     if protocol != Protocol.UDP or not _TRANSPORT_HEADERS[Protocol.UDP] <= length <= len(packet) - at:
         raise MalformedError(f"no whole UDP packet: protocol {protocol}, {length} bytes of {len(packet) - at}")
     return source, bytes(packet[at + 8 : at + length])
 
 
-_Inside = tuple[memoryview, int, int, bytes, bytes]  # the packet to its end, where what protocol begins, from, to
-
-
-def _ipv4(packet: memoryview) -> Packet:
-    return _transport(*_past_ipv4(packet))
-
-
-def _past_ipv4(packet: memoryview) -> _Inside:
+def _ipv4(packet: memoryview) -> Located:
     if len(packet) < _IPV4_HEADER:
         raise MalformedError(f"IPv4: {len(packet)} bytes, a header needs {_IPV4_HEADER}")
     head, length, fragment, protocol, source, destination = _IPV4.unpack_from(packet)
@@ -96,14 +99,10 @@ def _past_ipv4(packet: memoryview) -> _Inside:
         raise MalformedError(f"IPv4: a header of {at} bytes in a packet of {length}")
     if fragment & _FRAGMENT_OFFSET:
         raise MalformedError("IPv4: a later fragment, which has no ports")
-    return packet[:length], at, protocol, source, destination
+    return Located(packet[:length], at, protocol, source, destination)
 
 
-def _ipv6(packet: memoryview) -> Packet:
-    return _transport(*_past_ipv6(packet))
-
-
-def _past_ipv6(packet: memoryview) -> _Inside:
+def _ipv6(packet: memoryview) -> Located:
     if len(packet) < _IPV6_HEADER:
         raise MalformedError(f"IPv6: {len(packet)} bytes, a header needs {_IPV6_HEADER}")
     _, length, following, source, destination = _IPV6.unpack_from(packet)
@@ -112,7 +111,7 @@ def _past_ipv6(packet: memoryview) -> _Inside:
         if following not in EXTENSIONS:
             break
         following, at = _past_extension(packet, at, following)
-    return packet, at, following, source, destination
+    return Located(packet, at, following, source, destination)
 
 
 def _past_extension(packet: memoryview, at: int, kind: int) -> tuple[int, int]:

@@ -6,25 +6,22 @@ bonds and bridges were resolved, once, by the interface that has the address, an
 
 from __future__ import annotations
 
-import ctypes
-import errno
 import mmap
 import select
-import socket
 import struct
 import time
 from collections.abc import Iterator, Sequence
 
-from doorward.capture.bpf import INSTRUCTION, Program, assemble, on_interfaces
+from doorward.capture.bpf import Program, assemble, on_interfaces
 from doorward.capture.links import Links, Locals
 from doorward.capture.packet import FLAGS_IN_TCP, PORTS, parse
+from doorward.capture.packet_socket import attach, packet_socket
 from doorward.errors import HostError, MalformedError
 from doorward.model import Packet, Protocol
 
 _ETHERTYPES = (0x0800, 0x86DD)
 _SOL_PACKET, _RX_RING, _STATISTICS, _VERSION = 263, 5, 6, 10
 _TPACKET_V3 = 2
-_SO_ATTACH_FILTER = 26
 BLOCK_BYTES = 1 << 18  # some 1,900 SYNs
 BLOCKS = 32  # 8 MiB a family: at 250,000 packets/s, a reader that is away for 0.2 s loses none
 _FRAME_BYTES = 2048  # only a check on the sizes: in a block of TPACKET_V3 packets lie end to end
@@ -136,7 +133,7 @@ class _Receiver:
         self._last_s = 0.0
         self._drops = 0
         self.malformed = 0
-        self._socket = _packet_socket(ethertype)
+        self._socket = packet_socket(ethertype)
         try:
             self.attach(code)  # before the ring, whose making throws away what came unfiltered
             self._memory = self._mapped()
@@ -171,14 +168,7 @@ class _Receiver:
 
     def attach(self, program: bytes) -> None:
         """Put a filter in the place of the one before."""
-        code = ctypes.create_string_buffer(program, len(program))
-        where = struct.pack("HP", len(program) // INSTRUCTION.size, ctypes.addressof(code))  # struct sock_fprog
-        try:
-            self._socket.setsockopt(socket.SOL_SOCKET, _SO_ATTACH_FILTER, where)
-        except OSError as error:
-            raise HostError(
-                f"the kernel refuses the packet filter ({error.strerror}); raise the sysctl net.core.optmem_max"
-            ) from None
+        attach(self._socket, program)
 
     def drops(self) -> int:
         """Count the losses; the kernel forgets them as it tells them."""
@@ -248,14 +238,3 @@ class _Receiver:
             return
         local = locals_.hold(packet.destination or b"")
         found.append(packet if local else packet._replace(local=False))
-
-
-def _packet_socket(ethertype: int) -> socket.socket:
-    try:
-        return socket.socket(socket.AF_PACKET, socket.SOCK_DGRAM | socket.SOCK_CLOEXEC, socket.htons(ethertype))
-    except OSError as error:
-        if error.errno == errno.EPERM:
-            raise HostError(
-                "capturing packets needs CAP_NET_RAW; run doorward as root or give it that capability"
-            ) from None
-        raise HostError(f"no packet socket ({error.strerror}); the kernel needs CONFIG_PACKET") from None

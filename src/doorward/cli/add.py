@@ -3,19 +3,17 @@
 from __future__ import annotations
 
 import argparse
-import os
-import sys
 from collections.abc import Callable
-from io import StringIO
 from pathlib import Path
 from typing import NamedTuple
 
+from doorward.cli import qr
 from doorward.cli.render import line
 from doorward.client import wishes
 from doorward.client.hosts import host_of, hosts_path, read_hosts
 from doorward.client.keeping import keep, table_of
 from doorward.client.links import SCHEME, Link, format_link, parse_link, parse_sequence
-from doorward.errors import HostError, MalformedError, UsageError
+from doorward.errors import MalformedError, UsageError
 from doorward.model import DEFAULT_SIGNED_PORT, NAME, Port
 
 EXAMPLE = """\
@@ -23,7 +21,6 @@ EXAMPLE = """\
   doorward add 'doorward://192.0.2.7/?key=…&door=ssh' --name home
   doorward add home --qr    # the link of a known host, for another device
 """
-_WHITE_ON_BLACK, _PLAIN = "\x1b[97;40m", "\x1b[0m"  # a scanner wants the code dark on light on any terminal
 
 
 class _New(NamedTuple):
@@ -63,7 +60,7 @@ def run(args: argparse.Namespace) -> int:
     path = Path(hosts_path())
     new = _new(args)
     if args.qr and not (new.values or new.doors):
-        _show(_link_of(path, new.name))
+        qr.show(_link_of(path, new.name))
         return 0
     _refuse_nothing(new)
     before = keep(path, new.name, table_of(new.name, new.values, new.doors), replace=args.replace)
@@ -71,7 +68,7 @@ def run(args: argparse.Namespace) -> int:
     _say_what_is_next(new)
     if args.qr:
         line("")
-        _show(_link_of(path, new.name))
+        qr.show(_link_of(path, new.name))
     return 0
 
 
@@ -175,22 +172,3 @@ def _link_of(path: Path, name: str) -> str:
     except MalformedError as error:
         raise UsageError(f"{path}: {name!r} fits in no link: {error}; mend it there") from None
     return text
-
-
-def _show(link: str) -> None:
-    line(link)
-    try:
-        import segno
-    except ImportError:
-        raise HostError("for the QR code segno is missing; `pip install 'doorward[qr]'`, or send the link") from None
-    try:
-        code = segno.make_qr(link, error="l")
-    except segno.DataOverflowError:
-        raise HostError(f"the link has {len(link)} characters, too many for a QR code; send the link itself") from None
-    drawn = StringIO()
-    code.terminal(drawn, compact=True)
-    rows = drawn.getvalue().splitlines()
-    if sys.stdout.isatty() and os.get_terminal_size().columns < len(rows[0]):
-        raise HostError(f"the QR code is {len(rows[0])} columns wide; widen the terminal, or send the link")
-    for row in rows:
-        line(f"{_WHITE_ON_BLACK}{row}{_PLAIN}" if sys.stdout.isatty() else row)

@@ -11,17 +11,20 @@ from dataclasses import asdict
 from pathlib import Path
 
 from doorward.cli.options import add_config, configuration_path
+from doorward.config.chances import Guess
 from doorward.config.files import exposure, read_text, trusted_owners
+from doorward.config.finding import Finding
 from doorward.config.lines import find_lines, line_of
 from doorward.config.report import nearest
 from doorward.config.schema import Configuration, Fleet, Signed
-from doorward.config.strength import Finding, combinations, warnings
+from doorward.config.sequences import guesses
+from doorward.config.strength import combinations, warnings
 from doorward.config.toml import parse
 from doorward.errors import ConfigError, Fault, UsageError
 
 EXAMPLE = """\
   $ doorward check -c doorward.toml
-  doorward.toml:6: warning: door 'web' has 2 knocks: about 1 blind guess in …
+  doorward.toml:6: warning: door 'web' has 2 knocks: guessing ports from …
   doorward.toml: good: 2 doors, 1 automaton, mode stealth; 1 warning
 exit status: 0 the file is good, also with warnings; 2 it is not"""
 
@@ -43,7 +46,9 @@ def run(args: argparse.Namespace) -> int:
         if any(door.knock for door in configuration.doors) and (exposed := exposure(path)):
             findings.insert(0, Finding("warning", 1, *exposed))
         if configuration.signed is not None:
-            faults += _signed_faults(configuration, path, line_of(find_lines(text), ("signed",)))
+            found = list(_signed_files(configuration, path, line_of(find_lines(text), ("signed",))))
+            faults += [each for each in found if isinstance(each, Fault)]
+            findings += [each for each in found if isinstance(each, Finding)]
         if configuration.fleet is not None:
             faults += _fleet_faults(configuration.fleet, path, line_of(find_lines(text), ("fleet",)))
     except ConfigError as error:
@@ -55,9 +60,10 @@ def run(args: argparse.Namespace) -> int:
     return 2 if faults else 0
 
 
-def _signed_faults(configuration: Configuration, path: Path, line: int) -> Iterator[Fault]:
-    """Look at the server's key and at who may knock, as the daemon would."""
+def _signed_files(configuration: Configuration, path: Path, line: int) -> Iterator[Fault | Finding]:
+    """Look at the server's key and at who may knock, as the daemon would, and at what the keys may do."""
     from doorward.daemon.signed_files import key_path, keys_path, read_authorized_keys, read_private_key
+    from doorward.signed.limits import remarks
 
     signed = configuration.signed or Signed()
     for read, file in (
@@ -76,6 +82,7 @@ def _signed_faults(configuration: Configuration, path: Path, line: int) -> Itera
                 keys, faults = found
                 yield from faults
                 yield from _unknown_doors(configuration, keys.door_names(), str(file))
+                yield from remarks(keys, len(configuration.doors))
 
 
 def _fleet_faults(fleet: Fleet, path: Path, line: int) -> Iterator[Fault]:
@@ -105,14 +112,26 @@ def _print_json(file: str, configuration: Configuration | None, faults: list[Fau
         "ok": not faults,
         "doors": len(configuration.doors) if configuration else 0,
         "faults": [{"line": fault.line, "what": fault.what, "instead": fault.instead} for fault in faults],
-        "warnings": [asdict(finding) for finding in findings],
+        "warnings": [{**asdict(finding), "file": finding.file or file} for finding in findings],
+        "strength": [_strength(rated) for rated in guesses(configuration)] if configuration else [],
     }
     sys.stdout.write(json.dumps(answer) + "\n")
 
 
+def _strength(rated: Guess) -> dict[str, object]:
+    """Give the chances that guessing opens a door within a year, from one address and from many."""
+    return {
+        "door": rated.door,
+        "knocks": rated.knocks,
+        "ports": rated.ports,
+        "one_source": rated.by_one,
+        "many_sources": rated.by_many,
+    }
+
+
 def _print_lines(file: str, configuration: Configuration | None, faults: list[Fault], findings: list[Finding]) -> None:
     sys.stderr.writelines(f"{fault}\n" for fault in faults)
-    sys.stderr.writelines(f"{file}:{finding}\n" for finding in findings)
+    sys.stderr.writelines(f"{finding.file or file}:{finding}\n" for finding in findings)
     sys.stderr.flush()
     if configuration is not None and not faults:
         sys.stdout.write(f"{file}: good: {_summary(configuration, findings)}\n")

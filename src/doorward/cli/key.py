@@ -12,7 +12,9 @@ from doorward import durable
 from doorward.cli.options import add_config, configuration_path
 from doorward.cli.render import line
 from doorward.config.files import read
+from doorward.daemon.privileges import service_identity
 from doorward.daemon.signed_files import key_path, read_private_key
+from doorward.durable import Access
 from doorward.errors import HostError, UsageError
 from doorward.signed.server_key import SUITES, X25519, new_private_text
 
@@ -60,45 +62,17 @@ def run(args: argparse.Namespace) -> int:
 def _make(path: Path, config: Path, text: str) -> None:
     """Write the key, whole and for good, unless somebody else has in the meantime."""
     try:
-        _make_folders(path.parent)
-        new = path.with_name(f"{path.name}.{os.getpid()}.new")
-        new.unlink(missing_ok=True)
-        try:
-            _write(new, config.stat(), text)
-            os.link(new, path)
-        finally:
-            new.unlink(missing_ok=True)
-        durable.sync(path.parent)
-    except FileExistsError:
-        return
+        durable.make_folders(path.parent, 0o700)
+        is_made = durable.create(path, text, _access(path.parent.stat(), config.stat()))
     except OSError as error:
-        raise HostError(
-            f"{error.filename or path}: {error.strerror}; call this with the right to write there"
-        ) from None
-    sys.stderr.write(f"doorward: made {path}; keep a copy of it in a safe place\n")
+        raise HostError(f"{error.filename or path}: {error.strerror}; call this as who may write there") from None
+    if is_made:
+        sys.stderr.write(f"doorward: made {path}; keep a copy of it in a safe place\n")
 
 
-def _make_folders(folder: Path) -> None:
-    missing = [each for each in (folder, *folder.parents) if not each.exists()]
-    for each in reversed(missing):
-        each.mkdir(0o700, exist_ok=True)
-        durable.sync(each.parent)
-
-
-def _write(path: Path, config: os.stat_result, text: str) -> None:
-    """Write a file that belongs to whom its folder belongs to.
-
-    Where a group is let read the configuration, and not everybody, that is the daemon's: it reads the key too.
-    """
-    folder = path.parent.stat()
-    is_for_group = config.st_mode & stat.S_IRGRP and not config.st_mode & stat.S_IRWXO
-    handle = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o600)
-    with os.fdopen(handle, "w") as file:
-        group = config.st_gid if is_for_group else folder.st_gid
-        if (folder.st_uid, group) != (os.geteuid(), os.getegid()):
-            os.chown(handle, folder.st_uid, group)
-        if is_for_group:
-            os.fchmod(handle, 0o640)
-        file.write(text)
-        file.flush()
-        os.fsync(handle)
+def _access(folder: os.stat_result, config: os.stat_result) -> Access:
+    """Let the key be the folder's owner's; the daemon's user may read it if he may read the configuration."""
+    service = service_identity()
+    if service is not None and config.st_gid == service.group and config.st_mode & stat.S_IRGRP:
+        return Access(0o640, folder.st_uid, config.st_gid)
+    return Access(0o600, folder.st_uid, folder.st_gid)

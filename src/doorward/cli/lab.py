@@ -17,7 +17,7 @@ from doorward.lab_story import Story
 
 EXAMPLE = """\
   # doorward lab
-  (a scan sees nothing, a knock opens, the door closes, a sweep opens nothing)
+  (a scan sees nothing, a knock opens, the door closes, an SSH key opens it)
   # doorward lab --keep
   (the hosts stay to play in; it prints the commands to enter them)
 needs root, nftables, iproute2 and nmap; touches nothing outside its namespaces"""

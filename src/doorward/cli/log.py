@@ -3,11 +3,9 @@
 from __future__ import annotations
 
 import argparse
-import time
 
 from doorward.cli import render
-from doorward.cli.options import add_config
-from doorward.config.duration import parse_duration_ms
+from doorward.cli.options import add_config, since_s
 from doorward.errors import UsageError
 from doorward.ledger import Record, ledger_path, read_records
 
@@ -36,8 +34,8 @@ def run(args: argparse.Namespace) -> int:
     if args.fleet:
         from doorward.cli import fleeting  # with all that speaks to etcd
 
-        return fleeting.log(args, _since_s(args.since))
-    for record in read_records(ledger_path(), _since_s(args.since), args.last, args.door, args.address):
+        return fleeting.log(args, since_s(args.since))
+    for record in read_records(ledger_path(), since_s(args.since), args.last, args.door, args.address):
         if args.json:
             render.as_json(
                 {"at": record.at_s, "event": record.event, "door": record.door, "address": record.address}
@@ -51,15 +49,6 @@ def run(args: argparse.Namespace) -> int:
 def text_of(record: Record) -> str:
     """Write a record on one line."""
     return f"{render.moment(record.at_s)}  {record.event:<7}  {record.address:<15}  {_detail(record)}"
-
-
-def _since_s(text: str | None) -> float:
-    if text is None:
-        return 0.0
-    try:
-        return time.time() - parse_duration_ms(text) / 1000
-    except ValueError as error:
-        raise UsageError(f"--since: {error}") from None
 
 
 def _detail(record: Record) -> str:

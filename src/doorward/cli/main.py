@@ -15,6 +15,7 @@ from doorward import __version__
 from doorward.errors import DoorwardError
 
 COMMANDS = {
+    "init": "a first configuration, and what clients need of it",
     "run": "the daemon in the foreground",
     "check": "is the configuration right, and is it strong",
     "doctor": "what would lock you out, and what stands in a door's way",
@@ -24,11 +25,19 @@ COMMANDS = {
     "status": "what is open, and who opened it",
     "open": "open a door by hand",
     "close": "close a door by hand",
+    "ban": "close every door to an address for a time, and ignore its knocks",
+    "unban": "let a banned address knock again",
+    "explain": "why a knock did or did not open a door, packet by packet",
     "log": "the record of openings and refusals",
+    "watch": "a live view of all that happens, or lines where no terminal is",
+    "metrics": "the daemon's numbers for Prometheus",
+    "report": "a page about who came in, who was refused, and what is weak",
     "knock": "knock at a host",
     "proxy": "knock and carry the connection: OpenSSH's ProxyCommand",
     "add": "a host for the client, with its server's key",
     "key": "the server's key for signed knocks",
+    "verify": "from outside: what can be seen, and does the knock open and close",
+    "share": "a door for phones and other clients: link, QR code, app",
     "fleet": "the doors that a fleet of gates keeps: push, rollback, versions",
     "import": "a knockd.conf turned into doorward's own configuration",
     "completion": "what a shell needs to complete words of doorward",

@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import argparse
+import time
 from pathlib import Path
 
 from doorward.config.duration import parse_duration_ms
 from doorward.config.files import default_path
 from doorward.config.schema import LONGEST_TRIAL_MS, SHORTEST_TRIAL_MS
+from doorward.errors import UsageError
 
 
 def add_config(parser: argparse.ArgumentParser) -> None:
@@ -36,3 +38,13 @@ def trial_ms(text: str) -> int:
     if not SHORTEST_TRIAL_MS <= for_ms <= LONGEST_TRIAL_MS:
         raise argparse.ArgumentTypeError(f"a trial of {text} is too short or too long; 1s to 24h")
     return for_ms
+
+
+def since_s(text: str | None) -> float:
+    """Read `--since T`: the moment that is T ago, in seconds since the epoch; the beginning where none is given."""
+    if text is None:
+        return 0.0
+    try:
+        return time.time() - parse_duration_ms(text) / 1000
+    except ValueError as error:
+        raise UsageError(f"--since: {error}") from None

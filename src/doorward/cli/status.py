@@ -39,6 +39,7 @@ _REASONS = {  # of signed/judge.py and daemon/verifier.py, with those of the led
     "door": "for no door",
     "forbidden": "for what the key may not",
     "signature": "with a wrong signature",
+    "banned": "for banned addresses",
     "lost": "times that the kernel lost some",
 }
 
@@ -78,6 +79,12 @@ def run(args: argparse.Namespace) -> int:
     else:
         render.line("nothing is open")
     render.line(f"{answer['summary']}, process {answer['pid']}")
+    _remark(answer)
+    return 0
+
+
+def _remark(answer: dict[str, Any]) -> None:
+    """Say what is out of the ordinary, and how signed knocks and the fleet stand."""
     if (trial := answer.get("trial")) is not None:  # an older daemon has none
         render.line(
             f"this gate is on trial, {render.span(trial['left_s'])} left: open a new connection, through a knock,"
@@ -88,11 +95,12 @@ def run(args: argparse.Namespace) -> int:
             render.line(f"{count} {what}")
     if (signed := answer.get("signed")) is not None:
         render.line(_signed(signed["takes"], signed["refused"]))
+    if banned := answer.get("banned"):
+        render.line(f"{banned} {'is' if banned == 1 else 'are'} banned; `doorward ban` lists who")
     if (fleet := answer.get("fleet")) is not None:
         render.line(_fleet(fleet))
     if answer["ledger_trouble"]:
         render.line(f"the ledger cannot be written: {answer['ledger_trouble']}")
-    return 0
 
 
 def _signed(takes: bool, refused: dict[str, int]) -> str:

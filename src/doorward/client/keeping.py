@@ -27,7 +27,7 @@ def keep(path: Path, name: str, table: str, *, replace: bool) -> Path | None:
     """
     with _complaining(path):
         path = path.resolve()  # the file may be a link to where the user keeps such files
-        _make_folder(path.parent)
+        durable.make_folders(path.parent, _FOLDER_MODE)
         with _locked(path.parent):
             return _keep(path, name, table, replace=replace)
 
@@ -98,13 +98,6 @@ def _write(path: Path, raw: bytes) -> None:
         file.flush()
         os.fsync(handle)
     durable.rename(new, path)
-
-
-def _make_folder(folder: Path) -> None:
-    missing = [each for each in (folder, *folder.parents) if not each.exists()]
-    for each in reversed(missing):
-        each.mkdir(_FOLDER_MODE, exist_ok=True)
-        durable.sync(each.parent)
 
 
 @contextmanager

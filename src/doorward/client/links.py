@@ -52,6 +52,8 @@ def parse_link(text: str) -> Link:
     """Read a link. MalformedError says what is wrong with it."""
     if len(text) > MAX_LENGTH:
         raise MalformedError(f"a link of {len(text)} characters; it has at most {MAX_LENGTH}")
+    if not text.isascii():
+        raise MalformedError("a letter that is not ASCII in the link, where such stand as % and two digits")
     match = _LINK.fullmatch(text.strip())
     if match is None:
         raise MalformedError("it is no link; one begins with doorward://HOST/?key=")

@@ -15,7 +15,7 @@ from doorward.client.signers import Signer, signature_bytes
 from doorward.client.wishes import Auto
 from doorward.errors import MalformedError, UsageError
 from doorward.model import DEFAULT_SIGNED_PORT, NAME, Place, Port
-from doorward.signed.message import FINGERPRINT_BYTES, NONCE_BYTES, Request, pack_body, pack_plaintext, signed_text
+from doorward.signed.message import NONCE_BYTES, Request, pack_body, pack_plaintext, signed_text
 from doorward.signed.sealing import room, seal
 from doorward.signed.server_key import X25519, ServerKey, parse_server_key
 
@@ -68,19 +68,20 @@ def letter(
 
 def most_signature_bytes(letter: Letter) -> int:
     """Tell how long a signature may be at most, by a key without a certificate."""
-    request = Request(0, bytes(NONCE_BYTES), letter.door, None, None, letter.gate, bytes(FINGERPRINT_BYTES))
-    body = pack_body(request)
-    return room(letter.key.suite, letter.key.suite.long_bytes) - len(body) - _SIGNATURE_LENGTH_BYTES
+    suite = letter.key.suite
+    return room(suite, suite.long_bytes) - len(pack_body(_blank(letter, None))) - _SIGNATURE_LENGTH_BYTES
+
+
+def refuse_misfit(letter: Letter, signer: Signer) -> None:
+    """See that the message will fit, before anybody is asked for a touch. UsageError: it will not, and what would."""
+    _fit(letter, signer, len(pack_body(_blank(letter, signer))), signature_bytes(signer.blob))
 
 
 def compose(letter: Letter, signer: Signer, own: str, time_ms: int, nonce: bytes) -> Message:
     """Write and sign one message; `own` is this machine's address on the way there. UsageError: it does not fit."""
-    certificate = signer.certificate
-    signed_by = hashlib.sha256(signer.blob).digest() if certificate is None else certificate
     asked = ip_address(own) if isinstance(letter.asked, Auto) else letter.asked
-    request = Request(time_ms, nonce, letter.door, letter.for_s, asked, letter.gate, signed_by, certificate is not None)
+    request = _blank(letter, signer)._replace(time_ms=time_ms, nonce=nonce, for_s=letter.for_s, asked=asked)
     body = pack_body(request)
-    _fit(letter, signer, len(body), signature_bytes(signer.blob))  # before anybody is asked for a touch
     signature = signer.sign(signed_text(letter.key.raw, body))
     return Message(request, body, signature, _fit(letter, signer, len(body), len(signature)))
 
@@ -104,11 +105,13 @@ def send(
 
     `report` hears of each packet. Not `really`: all is done but the sending.
     """
+    refuse_misfit(letter, signer)
     reached, faults = [], []
     for target in targets:
         with socket.socket(target.family, socket.SOCK_DGRAM) as sender:
             try:
                 sender.connect(target.at(port.number))  # tells whether there is a way, and from which address
+                signer.unlock()  # a person may take a minute, which the message's time must not be older by
                 message = compose(letter, signer, _own(sender), now_ms(), os.urandom(NONCE_BYTES))
                 if really:
                     sender.send(sealed(letter, message))
@@ -126,6 +129,16 @@ def send(
 def now_ms() -> int:
     """Tell the time as the message does."""
     return time.time_ns() // 1_000_000
+
+
+def _blank(letter: Letter, signer: Signer | None) -> Request:
+    """Fill in what makes a message as long as it is."""
+    if signer is not None and signer.certificate is not None:
+        signed_by, is_certificate = signer.certificate, True
+    else:
+        blob = b"" if signer is None else signer.blob
+        signed_by, is_certificate = hashlib.sha256(blob).digest(), False
+    return Request(0, bytes(NONCE_BYTES), letter.door, None, None, letter.gate, signed_by, is_certificate)
 
 
 def _own(connected: socket.socket) -> str:

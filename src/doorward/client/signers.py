@@ -29,12 +29,16 @@ _SECURITY_KEY = "sk-"  # begins the names of such kinds
 
 
 class Signer(NamedTuple):
-    """A key that can sign: `sign(text)` gives the signature (RFC 4253 section 6.6) over SSHSIG's form of the text."""
+    """A key that can sign: `sign(text)` gives the signature (RFC 4253 section 6.6) over SSHSIG's form of the text.
+
+    `unlock` asks for the passphrase, where there is one and it was not asked for yet.
+    """
 
     blob: bytes
     name: str  # for people: where the key is, or its comment
     sign: Callable[[bytes], bytes]
     certificate: bytes | None = None
+    unlock: Callable[[], object] = bool  # asks nothing
 
     @property
     def kind(self) -> str:
@@ -79,7 +83,8 @@ def of_file(path: str, raw: bytes) -> Signer:
     if blob is None or not keyfile.is_encrypted(raw):
         loaded = keyfile.load(raw, path, ask_passphrase)
         return Signer(loaded.blob, path, lambda text: loaded.sign(signed_data(text)))
-    return Signer(blob, path, _Locked(path, raw, blob).sign)
+    locked = _Locked(path, raw, blob)
+    return Signer(blob, path, locked.sign, unlock=locked.unlock)
 
 
 class _Locked:
@@ -89,12 +94,16 @@ class _Locked:
         self._path, self._raw, self._blob = path, raw, blob
         self._loaded: Loaded | None = None
 
-    def sign(self, text: bytes) -> bytes:
+    def unlock(self) -> Loaded:
         if self._loaded is None:
-            self._loaded = keyfile.load(self._raw, self._path, ask_passphrase)
-            if self._loaded.blob != self._blob:
+            loaded = keyfile.load(self._raw, self._path, ask_passphrase)
+            if loaded.blob != self._blob:
                 raise UsageError(f"{self._path}.pub is of another key; write it anew with `ssh-keygen -y`")
-        return self._loaded.sign(signed_data(text))
+            self._loaded = loaded
+        return self._loaded
+
+    def sign(self, text: bytes) -> bytes:
+        return self.unlock().sign(signed_data(text))
 
 
 def _ask_token(path: str, text: bytes) -> bytes:

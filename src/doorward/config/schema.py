@@ -60,6 +60,7 @@ class Gate:
     name: str | None = None
     control_group: str | None = None  # besides root, who may ask the daemon
     accept_mark: Mark | None = None  # set on what is open to its source, for another firewall to accept
+    on_refuse: tuple[str, ...] = ()  # a program and its words, run on refusals, a few a minute
 
 
 @dataclass(frozen=True, slots=True)

@@ -39,6 +39,7 @@ GATE = {
     "name": Setting("name", readers.name),
     "control_group": Setting("control_group", readers.group),
     "accept_mark": Setting("accept_mark", readers.mark),
+    "on_refuse": Setting("on_refuse", readers.command, readers.text, '["/usr/bin/logger", "%IP%: %REASON%"]'),
 }
 
 DOOR = {

@@ -11,13 +11,17 @@ from typing import TYPE_CHECKING, Any
 
 from doorward.capture.nflog import Event, event_log
 from doorward.config.schema import Configuration
-from doorward.daemon import kept, notify, renewal, requests
+from doorward.daemon import bans, kept, notify, renewal, requests, sharing
+from doorward.daemon.bans import Bans
 from doorward.daemon.book import Book
-from doorward.daemon.control import Answer, ControlServer, Later
+from doorward.daemon.control import ControlServer, Reply
 from doorward.daemon.errands import Errand, Errands
+from doorward.daemon.following import Followers
+from doorward.daemon.gauging import Gauging
 from doorward.daemon.healing import Healing
 from doorward.daemon.loading import Loaded, Loading, PutBack, load_file, put_back
 from doorward.daemon.log import Log
+from doorward.daemon.numbers import Numbers
 from doorward.daemon.reader import Reader
 from doorward.daemon.reconcile import differences, shifted, taken_over
 from doorward.daemon.trial import HOW, Trial
@@ -53,11 +57,15 @@ class Daemon:
         self.book = Book()
         self.errands = errands
         self.filter = NftFilter()
+        self.followers = Followers(self.loop)
+        self.numbers, self.gauging = Numbers(), Gauging()
+        log.listeners += [self.followers.tell, self.numbers.take]
         self.missed = 0  # times that log messages were lost, after which the sets were read back
         self._states: dict[str, dict[int, tuple[str, ...]]] = {}
         self._due: list[Errand] = []  # to be sent off
         self._lines: list[Callable[[], None]] = []  # of the log, to be written once the ledger has what they tell
         self.control_path, self.kept = control, ledger.path.with_name(kept.NAME)
+        self.bans = Bans(ledger.path.with_name(bans.NAME), self.filter, log.say)
         self._timer_s, self._told_s = float("inf"), float("-inf")
         with ExitStack() as parts:  # what cannot start leaves nothing behind
             for close in (ledger.close, self.loop.close, self.errands.close):
@@ -71,9 +79,10 @@ class Daemon:
             parts.callback(self.healing.close)
             parts.callback(self._leave_trial)
             parts.callback(self._end_signed)
-            parts.callback(self._end_fleet)
+            parts.callback(sharing.end, self)
             late = self._enter_standing()
             self._load_first(trial_s)
+            self.bans.put_back()
             with self.recording():
                 for opening in late:
                     self.record_end(opening, "time")
@@ -88,7 +97,7 @@ class Daemon:
             self.loop.on_signal(number, self.loop.stop)
         if (every_s := notify.watchdog_interval_s()) is not None:
             self._feed_watchdog(every_s)
-        self.log.say(f"{self.loaded.summary()}; {len(list(self.book))} open")
+        self.log.say(f"{self.loaded.summary()}; {len(self.book)} open")
         renewal.tell_ready(self)
         self.loop.run()
         notify.notify("STOPPING=1")
@@ -111,9 +120,9 @@ class Daemon:
         self._states = before | {loaded.generation: names}
         self.loaded: Loaded = loaded
         self.doors: dict[str, Door] = {door.name: door for door in loaded.doors}
-        self.errands.take(loaded.doors)
+        self.errands.take(loaded.doors, loaded.gate.on_refuse)
         self._control.admit_group(loaded.gate.control_group)
-        self._follow_fleet()
+        sharing.follow(self)
         self._follow_signed()
         if loaded.warning:
             self.log.say(loaded.warning, "warning")
@@ -137,22 +146,6 @@ class Daemon:
         if self.signed is not None:
             self.signed.close()
             self.signed = None
-
-    def _follow_fleet(self) -> None:
-        """Share openings where the configuration that is in force says so."""
-        if self.loaded.fleet is None:
-            self._end_fleet()
-            return
-        if self.fleet is None:
-            from doorward.daemon.fleet import SharedOpenings
-
-            self.fleet = SharedOpenings(self)
-        self.fleet.take(self.loaded, self.config.parent)
-
-    def _end_fleet(self) -> None:
-        if self.fleet is not None:
-            self.fleet.close()
-            self.fleet = None
 
     def reconcile(self) -> None:
         """Read the open sets back: enter what the log did not tell, strike out what is gone."""
@@ -179,7 +172,7 @@ class Daemon:
         left_s = opening.until_s - self.loop.now_s()
         self._lines.append(lambda: self.log.opening("prolonged" if prolonged else "opened", opening, left_s, new.by))
         if self.fleet is not None and not is_learnt:
-            self.fleet.opened(opening, new.by)
+            self._lines.append(self.fleet.opened(opening, new.by))
         if not prolonged:
             self._send(Errand(new.door, new.address, "open"))
         self._schedule()
@@ -204,7 +197,7 @@ class Daemon:
         self._send(Errand(opening.door, opening.address, "close", lambda: self._strike(opening, at_s, by)))
         self._lines.append(lambda: self.log.opening("closed", opening, ended_s - opening.since_s, by))
         if self.fleet is not None:
-            self.fleet.ended(opening, by)
+            self._lines.append(self.fleet.ended(opening, by))
         self._schedule()
 
     def _send(self, errand: Errand) -> None:
@@ -224,10 +217,6 @@ class Daemon:
     def wall_offset_s(self) -> float:
         """Give what to add to the loop's clock for wall time."""
         return self.ledger.reckon(self.loop.now_s(), time.time())
-
-    def after_recording(self, call: Callable[[], None]) -> None:
-        """Call once what is recorded now stands in the ledger, and in the gate."""
-        self._lines.append(call)
 
     @contextmanager
     def recording(self, and_then: Callable[[], None] = lambda: None) -> Iterator[None]:
@@ -307,8 +296,9 @@ class Daemon:
         """Take over after a repair, with what was opened and closed while it was made."""
         if isinstance(outcome, Loaded):
             self.take(outcome)
+        self.bans.put_back()
         self.settle((*self._restored, *(element for opening in self.book for element in opening.elements())))
-        return len(list(self.book))
+        return len(self.book)
 
     def _will_heal(self) -> bool:
         """Tell whether nftables refuses since another program changed the gate: the repair puts all of the book in."""
@@ -328,11 +318,17 @@ class Daemon:
                     self._knocked(event)
                 else:
                     self._refused(event)
+        for event in events:
+            if event.what == "knock" and event.at_us:
+                self.numbers.latency.add(time.time() - event.at_us / 1_000_000)
 
     def _knocked(self, event: Event) -> None:
         now_s = self.loop.now_s()
         doors = [self.doors[n] for n in self._states.get(event.generation, {}).get(event.state, ()) if n in self.doors]
         have: dict[Element, float] = {}
+        if self.bans.holds(event.source):  # it knocked in the moment before
+            self.settle(tuple(Element(event.source, port) for door in doors for port in door.opens))
+            return
         for door in doors:
             new = Opening(door.name, event.source, door.opens, now_s, now_s + door.for_ms / 1000, "knock")
             if not door.is_opening:
@@ -345,13 +341,15 @@ class Daemon:
         self.settle(tuple(have), None if self.healing.is_fresh else have)
 
     def _refused(self, event: Event) -> None:
+        self.numbers.refused[event.what] += 1
         for door in self._states.get(event.generation, {}).get(event.state, (None,)):
-            self.refuse(event.source, door, _REFUSALS[event.what])
+            self.refuse(event.source, door, _REFUSALS[event.what], event.what)
 
-    def refuse(self, source: Place, door: str | None, reason: str) -> None:
-        """Record that a source was refused, and why."""
+    def refuse(self, source: Place, door: str | None, reason: str, why: str) -> None:
+        """Record that a source was refused, and why: `reason` are words for people, `why` is one for programs."""
         self.ledger.refused(door, source, time.time(), reason)
         self.log.event("refused", {"address": str(source), "door": door, "reason": reason})
+        self.errands.refused(source, why)
         if self.fleet is not None:
             self.fleet.record("refused", door, source, reason)
         self._schedule()
@@ -393,5 +391,5 @@ class Daemon:
         notify.notify("WATCHDOG=1")
         self.loop.at(self.loop.now_s() + every_s, lambda: self._feed_watchdog(every_s))
 
-    def _answer(self, request: Mapping[str, Any]) -> Answer | Later:
+    def _answer(self, request: Mapping[str, Any]) -> Reply:
         return requests.answer(self, request)

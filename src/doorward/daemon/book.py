@@ -21,6 +21,9 @@ class Book:
         for doors in self._standing.values():
             yield from doors.values()
 
+    def __len__(self) -> int:
+        return sum(map(len, self._standing.values()))
+
     def get(self, door: str, address: Place) -> Opening | None:
         """Give the opening that stands, or None."""
         return self._standing.get(address, {}).get(door)

@@ -8,7 +8,8 @@ from typing import NamedTuple
 from doorward.model import Place
 
 Command = str | tuple[str, ...]  # text for a shell, as knockd's; or the words of a program
-_PLACE = "%IP%"
+_PLACE, _REASON = "%IP%", "%REASON%"
+REFUSALS = ""  # no door's name: what runs on refusals
 
 
 class DoorCommands(NamedTuple):
@@ -29,11 +30,12 @@ class DoorCommands(NamedTuple):
 Commands = Mapping[str, DoorCommands]
 
 
-def filled(command: Command, address: Place) -> Command:
-    """Put the address in place of each %IP%."""
+def filled(command: Command, address: Place, reason: str = "") -> Command:
+    """Put the address in place of each %IP%, and where something was refused the reason, one word, for %REASON%."""
     if isinstance(command, str):
         return command.replace(_PLACE, str(address))
-    return tuple(word.replace(_PLACE, str(address)) for word in command)
+    words = (word.replace(_PLACE, str(address)) for word in command)
+    return tuple(word.replace(_REASON, reason) if reason else word for word in words)
 
 
 def argv_of(command: Command) -> Sequence[str]:

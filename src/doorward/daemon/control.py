@@ -1,4 +1,7 @@
-"""The control socket: one line of JSON in, one line of JSON out. It answers root and one configured group."""
+"""The control socket: one line of JSON in, one line of JSON out. It answers root and one configured group.
+
+Who follows the events gets more lines after the answer, one an event.
+"""
 
 from __future__ import annotations
 
@@ -7,11 +10,12 @@ import json
 import os
 import socket
 import struct
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
-from typing import Any
+from typing import Any, BinaryIO
 
 from doorward.config.files import group_id
+from doorward.daemon.following import Follower
 from doorward.daemon.loop import Loop
 from doorward.errors import AnswerNo, DoorwardError, HostError, MalformedError, UsageError
 
@@ -63,6 +67,9 @@ class Later:
             tell(self._answer)
 
 
+Reply = Answer | Later | Follower
+
+
 def _refusal(error: DoorwardError) -> Answer:
     return {"error": str(error), "exit_status": error.exit_status}
 
@@ -74,7 +81,7 @@ class ControlServer:
     "is_owner" tells root and the daemon's own user from the members of the group.
     """
 
-    def __init__(self, path: Path, loop: Loop, answer: Callable[[Mapping[str, Any]], Answer | Later]) -> None:
+    def __init__(self, path: Path, loop: Loop, answer: Callable[[Mapping[str, Any]], Reply]) -> None:
         self._path = path
         self._loop = loop
         self._answer = answer
@@ -113,7 +120,7 @@ class ControlServer:
         client.setblocking(False)
         is_owner = _is_owner(client)
 
-        def reply(line: bytes, descriptor: int | None) -> Answer | Later:
+        def reply(line: bytes, descriptor: int | None) -> Reply:
             try:
                 return self._answer(parse_request(line) | {"descriptor": descriptor, "is_owner": is_owner})
             except DoorwardError as error:
@@ -133,13 +140,14 @@ class _Client:
         self,
         sock: socket.socket,
         loop: Loop,
-        reply: Callable[[bytes, int | None], Answer | Later],
+        reply: Callable[[bytes, int | None], Reply],
         left: Callable[[_Client], None],
     ) -> None:
         self._socket, self._loop, self._reply, self._left = sock, loop, reply, left
         self._buffer = b""
         self._descriptors: list[int] = []
         self._waits = False
+        self._follower: Follower | None = None
         self._heard_s = loop.now_s()
         loop.on_readable(sock.fileno(), self._read)
         loop.at(self._heard_s + PATIENCE_S, self._check_patience)
@@ -155,16 +163,26 @@ class _Client:
         lines = self._buffer.split(b"\n")
         self._buffer = lines.pop()
         for line in lines:
+            if self._follower is not None:  # an answer would come between two parts of an event
+                self.close()
+                return
             answer = self._reply(line, self._descriptors[0] if self._descriptors else None)
             self._drop_descriptors()
             if isinstance(answer, Later):
                 self._waits = True
                 answer.when_ready(self._send_late)
-            elif not self._send(answer):
+            elif not (self._follow(answer) if isinstance(answer, Follower) else self._send(answer)):
                 self.close()
                 return
         if not part or len(self._buffer) > MAX_REQUEST_BYTES or len(self._descriptors) > 1:
             self.close()
+
+    def _follow(self, follower: Follower) -> bool:
+        self._follower = follower
+        if self._waits or not self._send(follower.first):
+            return False
+        follower.begin(self._socket)
+        return True
 
     def _send_late(self, answer: Answer) -> None:
         self._waits = False
@@ -191,7 +209,7 @@ class _Client:
             return
         if self._loop.now_s() - self._heard_s < PATIENCE_S:
             self._loop.at(self._heard_s + PATIENCE_S, self._check_patience)
-        elif self._waits:  # for the daemon, which tells in the end
+        elif self._waits or self._follower:  # for the daemon, which tells in the end
             self._loop.at(self._loop.now_s() + PATIENCE_S, self._check_patience)
         else:
             self.close()
@@ -200,6 +218,8 @@ class _Client:
         """Leave this client."""
         if self._socket.fileno() >= 0:
             self._drop_descriptors()
+            if self._follower is not None:
+                self._follower.end()
             self._loop.forget(self._socket.fileno())
             self._socket.close()
             self._left(self)
@@ -266,22 +286,67 @@ def ask(path: Path, request: Answer, *, descriptor: int | None = None, patience_
     """
     with socket.socket(socket.AF_UNIX, socket.SOCK_STREAM | socket.SOCK_CLOEXEC) as sock:
         sock.settimeout(patience_s)
-        try:
-            sock.connect(str(path))
-            line = json.dumps(request).encode() + b"\n"
-            sent = 0 if descriptor is None else socket.send_fds(sock, [line], [descriptor])
-            sock.sendall(line[sent:])
-            with sock.makefile("rb") as replies:
-                raw = replies.readline()
-        except (PermissionError, ConnectionResetError, BrokenPipeError):
-            raise UsageError(_TURNED_AWAY.format(path)) from None
-        except OSError as error:
-            raise AnswerNo(
-                f"no daemon answers at {path} ({error.strerror or error}); `doorward run` starts one"
-            ) from None
+        with _asked(sock, path, request, descriptor) as replies:
+            return _first(path, replies)
+
+
+def _asked(sock: socket.socket, path: Path, request: Answer, descriptor: int | None = None) -> BinaryIO:
+    """Connect and send a request; give what the answer is read from."""
+    with _refusals(path):
+        sock.connect(str(path))
+        line = json.dumps(request).encode() + b"\n"
+        sent = 0 if descriptor is None else socket.send_fds(sock, [line], [descriptor])
+        sock.sendall(line[sent:])
+        return sock.makefile("rb")
+
+
+def _first(path: Path, replies: BinaryIO) -> Answer:
+    with _refusals(path):
+        raw = replies.readline()
     if not raw:
         raise UsageError(_TURNED_AWAY.format(path))
     answer: Answer = json.loads(raw)
     if "error" in answer:
         raise (AnswerNo if answer.get("exit_status") == 1 else UsageError)(answer["error"])
     return answer
+
+
+@contextlib.contextmanager
+def _refusals(path: Path) -> Iterator[None]:
+    try:
+        yield
+    except (PermissionError, ConnectionResetError, BrokenPipeError):
+        raise UsageError(_TURNED_AWAY.format(path)) from None
+    except OSError as error:
+        raise AnswerNo(f"no daemon answers at {path} ({error.strerror or error}); `doorward run` starts one") from None
+
+
+class Following:
+    """Follows the daemon's events: `first` is what `status` answers, each element of it an event from then on."""
+
+    def __init__(self, path: Path) -> None:
+        self._socket = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM | socket.SOCK_CLOEXEC)
+        try:
+            self._socket.settimeout(PATIENCE_S)
+            self._replies = _asked(self._socket, path, {"command": "follow"})
+            self.first = _first(path, self._replies)
+        except BaseException:
+            self._socket.close()
+            raise
+        self._socket.settimeout(None)
+
+    def __iter__(self) -> Iterator[Answer]:
+        """Wait for events, and end with the daemon or with `stop`."""
+        with contextlib.suppress(OSError):
+            for line in self._replies:
+                yield json.loads(line)
+
+    def stop(self) -> None:
+        """End the iteration, from another thread too."""
+        with contextlib.suppress(OSError):
+            self._socket.shutdown(socket.SHUT_RDWR)
+
+    def close(self) -> None:
+        """Leave the daemon."""
+        self._replies.close()
+        self._socket.close()

@@ -8,7 +8,8 @@ from pathlib import Path
 from typing import NamedTuple
 
 from doorward.config.files import read
-from doorward.daemon.commands import DoorCommands
+from doorward.daemon.bucket import Bucket
+from doorward.daemon.commands import REFUSALS, DoorCommands
 from doorward.daemon.log import Log
 from doorward.daemon.loop import Loop
 from doorward.daemon.runner import Report, Runner
@@ -24,6 +25,9 @@ class Errand(NamedTuple):
     then: Callable[[], None] = lambda: None
 
 
+REFUSALS_A_MINUTE = 10  # that run `on_refuse`: strangers may not have this host start programs without a bound
+
+
 class Errands:
     """Begin it before rights are given up: the commands run with those that it finds, and come from `config`."""
 
@@ -31,12 +35,13 @@ class Errands:
         self.loop, self._log, self._config, self._lock = loop, log, config, lock
         self._user = os.geteuid()
         self._commands: dict[str, DoorCommands] = {}
+        self._limit, self._left_out = Bucket(REFUSALS_A_MINUTE / 60, REFUSALS_A_MINUTE), 0
         self._running: dict[int, Errand] = {}  # by the runner's number
         self._runner = self._new_runner(first=True)
 
-    def take(self, doors: Iterable[Door]) -> None:
-        """Go over to the commands of these doors, which the runner reads for itself; what it was told it still does."""
-        before, self._commands = self._commands, commands_of(doors)
+    def take(self, doors: Iterable[Door], on_refuse: tuple[str, ...] = ()) -> None:
+        """Go over to these commands, which the runner reads for itself; what it was told it still does."""
+        before, self._commands = self._commands, commands_of(doors, on_refuse)
         if before or self._commands:
             self._runner.reload()
 
@@ -49,6 +54,19 @@ class Errands:
         """Have the command run."""
         self._running[self._runner.run(errand.door, errand.address, errand.what)] = errand
 
+    def refused(self, address: Place, reason: str) -> None:
+        """Have `on_refuse` run, where there is one, and a few times a minute at most; `reason` is one word."""
+        if REFUSALS not in self._commands:
+            return
+        if not self._limit.admits(self.loop.now_s()):
+            self._left_out += 1
+            return
+        if self._left_out:
+            limit = f"it is run {REFUSALS_A_MINUTE} times a minute at most"
+            self._log.say(f"on_refuse was not run for {self._left_out} more refusals: {limit}")
+            self._left_out = 0
+        self._running[self._runner.run(REFUSALS, address, "open", reason)] = Errand("on_refuse", address, "open")
+
     def drain(self) -> None:
         """Wait a moment for what runs; the runner ends it in any case, and nobody is told."""
         self._runner.drain()
@@ -59,9 +77,7 @@ class Errands:
 
     def _new_runner(self, *, first: bool) -> Runner:
         config = self._config
-        return Runner(
-            {}, self.loop, self._report, self._lock, first=first, source=lambda: commands_of(read(config).doors)
-        )
+        return Runner({}, self.loop, self._report, self._lock, first=first, source=lambda: commands_in(config))
 
     def _report(self, report: Report) -> None:
         errand = self._running.get(report.number)
@@ -90,9 +106,16 @@ class Errands:
             self.run(errand)
 
 
-def commands_of(doors: Iterable[Door]) -> dict[str, DoorCommands]:
-    """Give the commands of those doors that have any, the same for both families."""
-    return {
+def commands_in(config: Path) -> dict[str, DoorCommands]:
+    """Read the commands from the configuration."""
+    found = read(config)
+    return commands_of(found.doors, found.gate.on_refuse)
+
+
+def commands_of(doors: Iterable[Door], on_refuse: tuple[str, ...] = ()) -> dict[str, DoorCommands]:
+    """Give the commands of those doors that have any, the same for both families, and that of refusals."""
+    refusals = {REFUSALS: DoorCommands(on_refuse, on_refuse)} if on_refuse else {}
+    return refusals | {
         door.name: DoorCommands(
             door.on_open or None, door.on_open or None, door.on_close or None, door.on_close or None
         )

@@ -11,7 +11,7 @@ from collections import Counter, deque
 from collections.abc import Callable
 from functools import partial
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, NamedTuple
 
 from doorward.config.schema import Fleet, Policy
 from doorward.daemon import renewal
@@ -32,8 +32,18 @@ _DRAIN_S = 0.01
 _PAUSE_S, _LONGEST_PAUSE_S = 1.0, 30.0  # after a process that ended, before the next
 _TELL_AGAIN_S = 60.0
 RECORDS_PER_S, RECORDS_AT_ONCE = 20, 500  # for the fleet's record; each gate's own ledger has all
-_OWN_ENDS = ("hand", "refused")  # what ends an opening everywhere
-Answered = Callable[[list[Granted], list[str]], None]
+_OWN_ENDS = ("hand", "ban", "refused")  # what ends an opening everywhere
+
+
+class Objection(NamedTuple):
+    """Why a signed knock is not taken: a word for counting, and the words for the operator."""
+
+    reason: str
+    words: str
+
+
+Answered = Callable[[list[Granted], list[Objection | None]], None]
+_USED = Objection("used", "it was used at this or another gate of the fleet")
 
 
 class SharedOpenings:
@@ -73,21 +83,20 @@ class SharedOpenings:
         else:
             self._send(self._loaded)
 
-    def opened(self, opening: Opening, by: str) -> None:
-        """Tell of an opening, once it stands in the ledger and in the gate."""
-        if not opening.ports:
-            return  # a command that runs at the end is this gate's own business
-        self._opened.append(talk.item(_key(opening), round(opening.until_s * 1000), by))
-        self._daemon.after_recording(self._flush)
-        self.record("opened", opening.door, opening.address, by)
+    def opened(self, opening: Opening, by: str) -> Callable[[], None]:
+        """Tell of an opening: by the call that is given, once it stands in the ledger and in the gate."""
+        if opening.ports:  # else there is a command at the end, which is this gate's own business
+            self._opened.append(talk.item(_key(opening), round(opening.until_s * 1000), by))
+            self.record("opened", opening.door, opening.address, by)
+        return self._flush
 
-    def ended(self, opening: Opening, by: str) -> None:
-        """Tell that an opening was closed; one that ended by itself does so everywhere."""
+    def ended(self, opening: Opening, by: str) -> Callable[[], None]:
+        """Tell that an opening was closed, likewise; one that ended by itself does so everywhere."""
         if by in _OWN_ENDS and opening.ports:
             self._closed.append(_key(opening))
-            self._daemon.after_recording(self._flush)
         if by != "time":
             self.record("closed", opening.door, opening.address, by)
+        return self._flush
 
     def record(self, event: str, door: str | None, address: Place, words: str) -> None:
         """Tell what happened here, for the fleet's record; of a crowd's events only some."""
@@ -95,7 +104,7 @@ class SharedOpenings:
             self._send(talk.Recorded(event, door or "", str(address), fit(words, talk.LONGEST_WORDS)))
 
     def claim(self, grants: list[Granted], then: Answered) -> None:
-        """Have the fleet say which signed knocks are new, and call `then` with an objection or "" for each."""
+        """Have the fleet say which signed knocks are new, and call `then` with an objection or None for each."""
         for at in range(0, len(grants), talk.MOST_AT_ONCE):
             some = grants[at : at + talk.MOST_AT_ONCE]
             self._numbers += 1
@@ -231,7 +240,7 @@ class SharedOpenings:
             with daemon.recording(lambda: daemon.settle(tuple(elements), {})):
                 for key, until_ms, by in items:
                     door = daemon.doors.get(key.door)
-                    if door is None or not door.opens or until_ms / 1000 <= now_s:
+                    if door is None or not door.opens or until_ms / 1000 <= now_s or daemon.bans.holds(key.place):
                         continue
                     new = Opening(door.name, key.place, door.opens, now_s, until_ms / 1000, by)
                     daemon.record_opening(new, is_learnt=True)
@@ -259,12 +268,13 @@ class SharedOpenings:
             return
         grants, then = self._claims.pop(number)
         if are_new is not None and len(are_new) == len(grants):
-            then(grants, ["" if is_new else "it was used at this or another gate of the fleet" for is_new in are_new])
+            then(grants, [None if is_new else _USED for is_new in are_new])
             return
         is_closed = self._fleet.policy is Policy.CLOSED
         self.counts["refused" if is_closed else "taken"] += len(grants)
         self._tell_policy(why, is_closed)
-        then(grants, [f"the fleet cannot tell whether it was used ({why})" if is_closed else ""] * len(grants))
+        objection = Objection("fleet", f"the fleet cannot tell whether it was used ({why})")
+        then(grants, [objection if is_closed else None] * len(grants))
 
     def _tell_policy(self, why: str, is_closed: bool) -> None:
         now_s = self._daemon.loop.now_s()

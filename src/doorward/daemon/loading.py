@@ -62,6 +62,7 @@ class Loaded:
     not_kept: str = ""
     warning: str = ""
     signed: Signed | None = None
+    depths: tuple[tuple[int, int], ...] = ()  # how many knocks led to a state (automaton/compile.py)
     fleet: Fleet | None = None
     doors_version: int = 0  # of the fleet's doors; and why that one is not in force
     doors_fault: str = ""
@@ -192,6 +193,7 @@ def load(configuration: Configuration, folder: Path, restore: Remaining, keep: P
         commit,
         not_kept,
         signed=configuration.signed,
+        depths=ruleset.depths,
         fleet=configuration.fleet,
     )
 

@@ -6,7 +6,7 @@ import json
 import os
 import sys
 import time
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from datetime import UTC, datetime
 from typing import TextIO
 
@@ -25,6 +25,9 @@ _TEXT = {
     "closed": "closed {door} to {address}, by {by}",
     "ran": "ran the command of {door} for {address}, by {by}",
     "refused": "refused {address}: {reason}",
+    "banned": "banned {address} for {for}",
+    "unbanned": "{address} is banned no more",
+    "lost": "{count} events left out here: they came faster than they were read; `doorward log` has them",
 }
 
 
@@ -37,6 +40,7 @@ class Log:
         self._stamp = "JOURNAL_STREAM" not in os.environ
         self._limits = {event: Bucket(LINES_PER_S, LINES_AT_ONCE) for event in _TEXT}
         self._left_out: dict[str, int] = {}
+        self.listeners: list[Callable[[str, Mapping[str, object]], None]] = []  # told of every event, written or not
         self.due_s = float("inf")  # when `tell_left_out` is to be called, on CLOCK_MONOTONIC's scale
 
     def say(self, message: str, level: str = "info") -> None:
@@ -52,6 +56,8 @@ class Log:
 
     def event(self, event: str, fields: Mapping[str, object]) -> None:
         """Write one line, or count it where there are too many of its kind."""
+        for tell in self.listeners:
+            tell(event, fields)
         now_s = time.monotonic()
         if event in self._limits and not self._limits[event].admits(now_s):
             self._left_out[event] = self._left_out.get(event, 0) + 1
@@ -67,18 +73,31 @@ class Log:
             self.say(f"too many lines at once, these were left out: {counted}; `doorward log` has them", "warning")
 
     def _write(self, event: str, fields: Mapping[str, object]) -> None:
-        stamp = datetime.fromtimestamp(time.time(), UTC)
         if self._json:
-            text = json.dumps({"time": stamp.isoformat(timespec="milliseconds"), "event": event, **fields})
+            text = as_json(event, fields)
         else:
             text = text_of(event, fields)
             if self._stamp:
-                text = f"{stamp.astimezone():%Y-%m-%dT%H:%M:%S%z} {text}"
+                text = stamped(_now(), text)
         try:
             self._stream.write(text + "\n")
             self._stream.flush()
         except OSError:  # a log that nobody takes any more must not end the daemon
             pass
+
+
+def as_json(event: str, fields: Mapping[str, object]) -> str:
+    """Give an event that happens now as one line of JSON, without its end."""
+    return json.dumps({"time": _now().isoformat(timespec="milliseconds"), "event": event, **fields})
+
+
+def _now() -> datetime:
+    return datetime.fromtimestamp(time.time(), UTC)
+
+
+def stamped(moment: datetime, text: str) -> str:
+    """Give a line with the time before it, as the clock on the wall shows it."""
+    return f"{moment.astimezone():%Y-%m-%dT%H:%M:%S%z} {text}"
 
 
 def text_of(event: str, fields: Mapping[str, object]) -> str:

@@ -32,6 +32,10 @@ class Loop:
         """Call whenever the descriptor can be read."""
         self._selector.register(descriptor, selectors.EVENT_READ, call)
 
+    def on_writable(self, descriptor: int, call: Callable[[], None]) -> None:
+        """Call whenever the descriptor can be written; one that is waited on for reading needs another number."""
+        self._selector.register(descriptor, selectors.EVENT_WRITE, call)
+
     def forget(self, descriptor: int) -> None:
         """Stop waiting on a descriptor."""
         self._selector.unregister(descriptor)

@@ -27,7 +27,7 @@ from doorward.daemon.apart import keep_only, received
 from doorward.errors import HostError, MalformedError
 
 WHATS = ("knock", "full", "fast", "step", "wrong")
-_EVENT = struct.Struct("!IIBB16s")  # generation, state, which of WHATS, IP version, address
+_EVENT = struct.Struct("!IIBB16sQ")  # generation, state, which of WHATS, IP version, address, when in microseconds
 _MOST_EVENTS = 1000  # a message
 _MESSAGE_BYTES = _MOST_EVENTS * _EVENT.size
 _READY, _OVERFLOW, _FAILED = b"R", b"O", b"F"
@@ -37,8 +37,10 @@ _HASTY_S = 1.0  # a reader that ends within it is followed by one that waits for
 def pack_events(events: Sequence[Event]) -> bytes:
     """Give the message that tells of these events."""
     return b"".join(
-        _EVENT.pack(int(generation, 16), state, WHATS.index(what), source.version, source.packed.ljust(16, b"\0"))
-        for generation, what, state, source in events
+        _EVENT.pack(
+            int(generation, 16), state, WHATS.index(what), source.version, source.packed.ljust(16, b"\0"), at_us
+        )
+        for generation, what, state, source, at_us in events
     )
 
 
@@ -47,11 +49,11 @@ def parse_events(raw: bytes) -> list[Event]:
     if not raw or len(raw) % _EVENT.size:
         raise MalformedError(f"reader: a message of {len(raw)} bytes; events have {_EVENT.size} each")
     events = []
-    for generation, state, what, version, address in _EVENT.iter_unpack(raw):
+    for generation, state, what, version, address, at_us in _EVENT.iter_unpack(raw):
         if what >= len(WHATS) or version not in (4, 6) or (version == 4 and any(address[4:])):
             raise MalformedError("reader: an event that is none")
         source = IPv4Address(address[:4]) if version == 4 else IPv6Address(address)
-        events.append(Event(f"{generation:08x}", WHATS[what], state, source))
+        events.append(Event(f"{generation:08x}", WHATS[what], state, source, at_us))
     return events
 
 

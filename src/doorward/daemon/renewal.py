@@ -107,7 +107,7 @@ def confirm(daemon: Daemon, request: Mapping[str, Any]) -> dict[str, Any]:
 
 def installed(daemon: Daemon, _: Mapping[str, Any]) -> dict[str, Any]:
     """The daemon's file holds what is in force: the doors' commands are read from there."""
-    daemon.errands.take(daemon.loaded.doors)
+    daemon.errands.take(daemon.loaded.doors, daemon.loaded.gate.on_refuse)
     return {}
 
 

@@ -1,26 +1,32 @@
-"""What the daemon answers on its control socket: status, open, close, and what renewal.py does."""
+"""What the daemon answers on its control socket: status, follow, open, close, and what renewal.py does."""
 
 from __future__ import annotations
 
 import os
+import time
 from collections.abc import Callable, Mapping
 from ipaddress import IPv6Address, ip_address, ip_network
+from itertools import islice
 from typing import TYPE_CHECKING, Any
 
-from doorward.config.duration import parse_duration_ms
+from doorward.config.duration import format_duration, parse_duration_ms
 from doorward.daemon import renewal
-from doorward.daemon.control import Answer, Later
+from doorward.daemon.control import Reply
+from doorward.daemon.following import Follower
 from doorward.errors import AnswerNo, DoorwardError, UsageError
+from doorward.gate.bans import covers
 from doorward.gate.connections import cut
 from doorward.model import Address, Opening, Place
 
 if TYPE_CHECKING:
     from doorward.daemon.app import Daemon
 
+MOST_DOORS = 200  # that one who follows is told of; who wants to know all reads the configuration
+DEFAULT_BAN_MS = 3_600_000
 MAX_FOR_MS = 365 * 86_400_000  # the kernel's timers take more, but nobody means it
 
 
-def answer(daemon: Daemon, request: Mapping[str, Any]) -> Answer | Later:
+def answer(daemon: Daemon, request: Mapping[str, Any]) -> Reply:
     """Answer one request, or raise a DoorwardError that is the answer."""
     handler = _HANDLERS.get(request["command"])
     if handler is None:
@@ -42,6 +48,7 @@ def _status(daemon: Daemon, _: Mapping[str, Any]) -> dict[str, Any]:
         "config": str(daemon.config),
         "trial": None if daemon.trial is None else daemon.trial.described(),
         "signed": None if daemon.signed is None else daemon.signed.described(),
+        "banned": len(daemon.bans.standing()),
         "fleet": None if daemon.fleet is None else daemon.fleet.described(),
     }
 
@@ -57,6 +64,8 @@ def _open(daemon: Daemon, request: Mapping[str, Any]) -> dict[str, Any]:
         with daemon.recording():
             daemon.record_errand(opening)
         return {"opening": _opening(daemon, opening._replace(until_s=now_s))}
+    if daemon.bans.holds(opening.address):
+        raise AnswerNo(f"{opening.address} is banned; `doorward unban {opening.address}` ends that")
     was = daemon.book.get(door.name, opening.address)
     with daemon.recording():
         daemon.record_opening(opening)
@@ -90,13 +99,64 @@ def _close(daemon: Daemon, request: Mapping[str, Any]) -> dict[str, Any]:
     return {"cut": cut(address, opening.ports) if request.get("cut") is True else 0}
 
 
-_HANDLERS: dict[str, Callable[[Daemon, Mapping[str, Any]], Answer | Later]] = {
+def _ban(daemon: Daemon, request: Mapping[str, Any]) -> dict[str, Any]:
+    """Ban an address: every door closes to it, and it knocks in vain. Who else is in its network stays in."""
+    address = _address(request)
+    if address.is_loopback or address.is_multicast or address.is_unspecified or address.is_link_local:
+        raise UsageError(f"{address} is no address that strangers come from; its own packets would be lost")
+    for_ms = DEFAULT_BAN_MS if request.get("for") is None else _duration(_text(request, "for"))
+    ban = daemon.bans.add(address, for_ms / 1000)
+    openings = [opening for opening in daemon.book if covers(ban, opening.address)]
+    for opening in openings:
+        daemon.book.close(opening.door, opening.address)
+    whom = "" if ban == address else f", with all of {ban}"
+    daemon.ledger.refused(None, address, time.time(), f"banned by hand for {format_duration(for_ms)}{whom}")
+    daemon.log.event("banned", {"address": str(ban), "for_s": for_ms / 1000})
+    try:
+        daemon.settle(tuple(element for opening in openings for element in opening.elements()))
+    finally:  # what could not be taken out of the sets ends by its timer, and the ban holds all the same
+        with daemon.recording():
+            for opening in openings:
+                daemon.record_end(opening, "ban")
+    ports = frozenset(port for door in daemon.doors.values() for port in door.opens)
+    cut_count = cut(ban, tuple(ports)) if request.get("cut") is True else 0
+    return {"ban": str(ban), "for": for_ms / 1000, "closed": len(openings), "cut": cut_count}
+
+
+def _unban(daemon: Daemon, request: Mapping[str, Any]) -> dict[str, Any]:
+    ban = daemon.bans.remove(_address(request))
+    daemon.log.event("unbanned", {"address": str(ban)})
+    return {"ban": str(ban)}
+
+
+def _bans(daemon: Daemon, _: Mapping[str, Any]) -> dict[str, Any]:
+    return {"bans": [[str(ban), until_s] for ban, until_s in daemon.bans.standing().items()]}
+
+
+def _follow(daemon: Daemon, request: Mapping[str, Any]) -> Follower:
+    """Answer as `status` does, and with some doors; then with every event."""
+    doors = [
+        [d.name, [str(port) for port in d.opens], d.for_ms / 1000] for d in islice(daemon.doors.values(), MOST_DOORS)
+    ]
+    return daemon.followers.begin({**_status(daemon, request), "doors": doors})
+
+
+def _numbers(daemon: Daemon, _: Mapping[str, Any]) -> dict[str, Any]:
+    return daemon.gauging.answer(daemon)
+
+
+_HANDLERS: dict[str, Callable[[Daemon, Mapping[str, Any]], Reply]] = {
     "status": _status,
     "open": _open,
     "close": _close,
     "apply": renewal.apply,
     "confirm": renewal.confirm,
     "installed": renewal.installed,
+    "follow": _follow,
+    "numbers": _numbers,
+    "ban": _ban,
+    "unban": _unban,
+    "bans": _bans,
 }
 
 

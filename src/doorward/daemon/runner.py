@@ -1,9 +1,9 @@
 """A small process that runs the doors' commands, and nothing else.
 
-It is told only (door, address, open or close), or to read the configuration again, and has the commands from there
-itself: whoever takes over the daemon or the part that reads strangers' bytes can choose neither a program nor a file.
-It keeps the rights that it was started with, also where the daemon gives up its own. No process waits for an opening
-to end: a command starts when it is due.
+It is told only (door, address, open or close; of a refusal one word why), or to read the configuration again, and has
+the commands from there itself: whoever takes over the daemon or the part that reads strangers' bytes can choose neither
+a program nor a file. It keeps the rights that it was started with, also where the daemon gives up its own. No process
+waits for an opening to end: a command starts when it is due.
 """
 
 from __future__ import annotations
@@ -79,9 +79,9 @@ class Runner:
         self._socket = ours
         loop.on_readable(ours.fileno(), self._read)
 
-    def run(self, door: str, address: Place, what: str) -> int:
-        """Have a door's command run; give the number that its reports will carry."""
-        return self._ask(door=door, address=str(address), what=what)
+    def run(self, door: str, address: Place, what: str, reason: str = "") -> int:
+        """Have a door's command run; give the number that its reports will carry. `reason`: one word, of a refusal."""
+        return self._ask(door=door, address=str(address), what=what, reason=reason)
 
     def reload(self) -> None:
         """Have it read the commands anew, for all that it is asked from now on; "unread" tells that it could not."""
@@ -181,15 +181,18 @@ class _Server:
         if request["what"] == "reload":
             self._reload(int(request["number"]))
         else:
-            self._take(int(request["number"]), request["door"], parse_place(request["address"]), request["what"])
+            place, reason = parse_place(request["address"]), str(request["reason"])
+            if reason and not (reason.isascii() and reason.isalpha()):
+                raise ValueError("a reason that is no word")
+            self._take(int(request["number"]), request["door"], place, request["what"], reason)
         self._next()
 
-    def _take(self, number: int, door: str, address: Place, what: str) -> None:
+    def _take(self, number: int, door: str, address: Place, what: str, reason: str) -> None:
         """Choose the command now: what was asked for before a reload is what the configuration said then."""
         known = self._commands.get(door)
         command = known.of("open" if what == "open" else "close", address) if known else None
         if command:
-            self._waiting.append((number, (door, address), filled(command, address)))
+            self._waiting.append((number, (door, address), filled(command, address, reason)))
         else:
             self._tell(number, "done", "" if known else f"{door}: the configuration has no such door", 0)
 

@@ -24,8 +24,10 @@ from doorward.signed.judge import Granted
 
 if TYPE_CHECKING:
     from doorward.daemon.app import Daemon
+    from doorward.daemon.fleet import Objection
 
 _LOOK_S = 2.0  # how often the files are compared, where nothing tells of a change
+_TOGETHER = 100  # grants that are noted and opened at once
 _PAUSE_S = 1.0  # after a verifier that ended, before the next
 _Stamp = tuple[int, int, int] | None
 
@@ -139,51 +141,57 @@ class SignedKnocks:
         self._daemon.log.say("takes signed knocks")
 
     def _hear(self) -> None:
+        """Take all that was told, together: in a rush the ledger is written once for many."""
         assert self._verifier is not None  # noqa: S101
+        granted: list[Granted] = []
         try:
-            report = self._verifier.read()
+            while len(granted) < _TOGETHER and isinstance(report := self._verifier.read(), Report):
+                self._take_refusals(report)
+                granted += report.granted
         except MalformedError as error:
             self._daemon.log.say(f"what verifies signed knocks failed; another one begins ({error})", "error")
             self._drop()
             self._again()
-            return
-        if isinstance(report, Report):
-            self._take_report(report)
+        if granted:
+            self._take_grants(granted)
 
-    def _take_report(self, report: Report) -> None:
+    def _take_refusals(self, report: Report) -> None:
         self.counts.update(report.counts)
         for source, refused in report.refused:
-            self._daemon.refuse(source, refused.door, f"signed knock: {refused.words}")
-        alone = [grant for grant in report.granted if not grant.is_shared]
-        if alone:
-            self._claim(alone)
-        if len(alone) < len(report.granted):
-            self._ask_fleet([grant for grant in report.granted if grant.is_shared])
+            self._daemon.refuse(source, refused.door, f"signed knock: {refused.words}", refused.reason)
 
-    def _ask_fleet(self, grants: list[Granted]) -> None:
-        """Have the fleet say which were used at another gate; go on with the rest."""
-        fleet = self._daemon.fleet
-        if fleet is not None:
-            fleet.claim(grants, self._answered)
+    def _take_grants(self, granted: list[Granted]) -> None:
+        """Take those for this gate at once, and have the fleet asked for those that other gates may have taken."""
+        self._claim([grant for grant in granted if not grant.is_shared])
+        shared = [grant for grant in granted if grant.is_shared]
+        if shared and self._daemon.fleet is not None:
+            self._daemon.fleet.claim(shared, self._answered)
 
-    def _answered(self, grants: list[Granted], objections: list[str]) -> None:
-        self._claim([grant for grant, objection in zip(grants, objections, strict=True) if not objection])
-        for grant, objection in zip(grants, objections, strict=True):
-            if objection:
-                self._object(grant, objection, "used" if "used at" in objection else "fleet")
+    def _answered(self, granted: list[Granted], objections: list[Objection | None]) -> None:
+        self._claim([grant for grant, objection in zip(granted, objections, strict=True) if objection is None])
+        for grant, objection in zip(granted, objections, strict=True):
+            if objection is not None:
+                self._object(grant, *objection)
 
-    def _claim(self, grants: list[Granted]) -> None:
-        """Note them as used here, and open for those that are new."""
-        objections = self._daemon.ledger.claim([Claim(grant.id, grant.time_ms) for grant in grants], time.time())
-        self._open([grant for grant, objection in zip(grants, objections, strict=True) if not objection])
-        for grant, objection in zip(grants, objections, strict=True):
-            if objection:
-                self._object(grant, objection, "used")
+    def _claim(self, granted: list[Granted]) -> None:
+        daemon = self._daemon
+        claims = [Claim(grant.id, grant.time_ms) for grant in granted]
+        objections = daemon.ledger.claim(claims, time.time()) if claims else []
+        accepted = []
+        for grant, objection in zip(granted, objections, strict=True):
+            if daemon.bans.holds(grant.place):  # its own packets never come here: this one asks for another's address
+                self.counts["banned"] += 1
+                daemon.refuse(grant.place, grant.door, f"signed knock: {grant.place} is banned", "banned")
+            elif objection:
+                self._object(grant, "used", objection)
+            else:
+                accepted.append(grant)
+        self._open(accepted)
 
-    def _object(self, grant: Granted, objection: str, reason: str) -> None:
+    def _object(self, grant: Granted, reason: str, words: str) -> None:
         self.counts[reason] += 1
-        words = f"signed knock: the packet from key {grant.key} is not taken: {objection}"
-        self._daemon.refuse(grant.place, grant.door, words)
+        told = f"signed knock: the packet from key {grant.key} is not taken: {words}"
+        self._daemon.refuse(grant.place, grant.door, told, reason)
 
     def _open(self, grants: list[Granted]) -> None:
         daemon, now_s = self._daemon, self._daemon.loop.now_s()

@@ -121,13 +121,22 @@ def _limited(plan: Plan, family: str) -> str:
     return chain(f"limited{family}", rules)
 
 
+def _banned(verdict: str) -> list[str]:
+    """Count and judge the packets of whoever is banned."""
+    return [f"{key} @banned{family} counter name banned {verdict}" for family, key in LIMITED.items()]
+
+
 def _symbols(plan: Plan) -> str:
     """Let through to the automaton what is a symbol: the port and the flags of some machine."""
     known = ["meta l4proto . th dport != @known return"] if plan.gate.wrong_port is WrongPort.KNOWN else []
     filters = dict.fromkeys(group.flags for group in plan.groups)
-    rules = [f"{match} goto limited" for match in ("udp length >= 8", *map(flag_match, filters))]
+    rules = [
+        *known,
+        *_banned("return"),
+        *(f"{match} goto limited" for match in ("udp length >= 8", *map(flag_match, filters))),
+    ]
     by_family = "meta nfproto vmap { ipv4 : goto limited4, ipv6 : goto limited6 }"
-    return chain("limited", [by_family]) + chain("symbols", [*known, *rules], "what counts as a knock, right or wrong")
+    return chain("limited", [by_family]) + chain("symbols", rules, "what counts as a knock, right or wrong")
 
 
 def early(plan: Plan) -> str:
@@ -162,6 +171,7 @@ def signed(plan: Plan) -> str:
     rules = [
         *_unwatched(plan.gate, "return"),
         "fib daddr type != local return",
+        *_banned(verdict),
         f"udp length != {{ {lengths} }} counter name signed_length {verdict}",
         *limits,
         f"{budget} counter name signed_over {verdict}",
@@ -180,9 +190,10 @@ def door(gate: Gate, *, has_wide: bool) -> str:
         for name in sets
         for family, source in SOURCES.items()
     ]
-    rules = ["accept"] if gate.mode is Mode.OBSERVE else ["jump standing", "counter name hidden drop"]
-    if gate.mode is not Mode.OBSERVE or gate.accept_mark is not None:
-        rules = [*opened, *rules]
+    if gate.mode is not Mode.OBSERVE:
+        rules = ["jump standing", *_banned("drop"), *opened, "counter name hidden drop"]
+    else:
+        rules = [*_banned("accept"), *opened, "accept"] if gate.accept_mark is not None else ["accept"]
     return chain("standing", _standing()) + chain("door", rules)
 
 

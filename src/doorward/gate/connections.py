@@ -5,7 +5,7 @@ from __future__ import annotations
 import errno
 import socket
 import struct
-from collections.abc import Iterable, Iterator
+from collections.abc import Collection, Iterable, Iterator
 from ipaddress import IPv4Address, IPv6Address, ip_address
 from typing import NamedTuple
 
@@ -23,7 +23,6 @@ _CT_GET, _CT_DELETE = _CONNTRACK | 1, _CONNTRACK | 2
 _TUPLE_ORIGINAL, _ID = 1, 12
 _TUPLE_IP, _TUPLE_PROTO = 1, 2
 _FAMILY_HEADER = 4  # struct nfgenmsg
-_PORT = struct.Struct("!H")
 _NOTHING = memoryview(b"")
 
 
@@ -137,7 +136,7 @@ def _forget_in_conntrack(place: Place, ports: frozenset[Port]) -> int:
     return forgotten
 
 
-def entry_between(body: memoryview, place: Place, ports: Iterable[Port]) -> bytes | None:
+def entry_between(body: memoryview, place: Place, ports: Collection[Port]) -> bytes | None:
     """Give the attributes that name a conntrack entry which began at `place` and goes to one of `ports`.
 
     None for any other entry; MalformedError where a length lies.
@@ -150,12 +149,12 @@ def entry_between(body: memoryview, place: Place, ports: Iterable[Port]) -> byte
     return nested + netlink.attribute(_ID, bytes(number))
 
 
-def _is_tracked(original: memoryview, place: Place, ports: Iterable[Port]) -> bool:
+def _is_tracked(original: memoryview, place: Place, ports: Collection[Port]) -> bool:
     parts = netlink.attributes(original)
     ends = netlink.attributes(parts.get(_TUPLE_IP, _NOTHING))
     source = ends.get(1) or ends.get(3) or b""  # CTA_IP_V4_SRC, CTA_IP_V6_SRC
     proto = netlink.attributes(parts.get(_TUPLE_PROTO, _NOTHING))
     to = bytes(proto.get(1, b"")), bytes(proto.get(3, b""))  # protocols without ports have no such attribute
-    if to not in [(bytes([port.protocol]), _PORT.pack(port.number)) for port in ports]:
+    if [len(part) for part in to] != [1, 2] or (to[0][0], int.from_bytes(to[1])) not in ports:
         return False
     return len(source) in (4, 16) and holds(place, ip_address(bytes(source)))

@@ -5,9 +5,11 @@ from __future__ import annotations
 from collections.abc import Callable
 
 from doorward.errors import HostError
+from doorward.gate.bans import Bans
+from doorward.gate.gauges import Gauges
 from doorward.gate.plan import Changes, Remaining
 from doorward.gate.ruleset import COUNTERS, OPEN_SIZE, Ruleset
-from doorward.model import Element
+from doorward.model import Element, Place
 
 
 class MemoryFilter:
@@ -16,6 +18,7 @@ class MemoryFilter:
     def __init__(self, clock: Callable[[], float]) -> None:
         self._clock = clock
         self._until_s: dict[Element, float] = {}
+        self._banned_until_s: dict[Place, float] = {}
         self.ruleset: Ruleset | None = None
 
     def load(self, ruleset: Ruleset, restore: Remaining) -> None:
@@ -45,3 +48,20 @@ class MemoryFilter:
     def counters(self) -> dict[str, int]:
         """Count nothing: no packets here."""
         return dict.fromkeys(COUNTERS, 0)
+
+    def ban(self, new: Bans) -> None:
+        """Ban these, each for so many seconds from now."""
+        self._banned_until_s |= {ban: self._clock() + left_s for ban, left_s in new.items()}
+
+    def unban(self, ban: Place) -> None:
+        """End a ban, if there is one."""
+        self._banned_until_s.pop(ban, None)
+
+    def banned(self) -> dict[Place, float]:
+        """Give who is banned, and for how many seconds more."""
+        now_s = self._clock()
+        return {ban: until_s - now_s for ban, until_s in self._banned_until_s.items() if until_s > now_s}
+
+    def gauges(self, _: int) -> Gauges:
+        """Tell of nothing in progress, for the same reason."""
+        return Gauges([], [])

@@ -1,9 +1,13 @@
-"""The only file that speaks to nftables: through libnftables (libnftables(3)), in-process, one transaction a call."""
+"""The seam to nftables: through libnftables (libnftables(3)), in-process, one transaction a call.
+
+What libnftables is too slow for is asked of nf_tables itself (objects.py) or told to it (elements.py).
+"""
 
 from __future__ import annotations
 
 import ctypes
 import json
+import os
 import re
 from collections.abc import Iterable
 from functools import cache
@@ -12,11 +16,13 @@ from typing import Any
 
 from doorward.config.duration import UNITS_MS, nft_duration
 from doorward.errors import HostError
-from doorward.gate import objects
+from doorward.gate import bans, gauges, objects
 from doorward.gate.connections import Connection
+from doorward.gate.elements import Writer
+from doorward.gate.gauges import Gauges
 from doorward.gate.plan import Changes, Remaining
 from doorward.gate.ruleset import COUNTERS, FROM_FILE, OPEN_SETS, TABLE, Existing, Ruleset
-from doorward.model import Element, Port, parse_place
+from doorward.model import Element, Place, Port, parse_place
 
 _LIBRARY = "libnftables.so.1"
 _HANDLES, _JSON = 1 << 3, 1 << 4
@@ -64,6 +70,8 @@ class NftError(HostError):
 class NftFilter:
     """The table `inet doorward` of the network namespace that this object was made in."""
 
+    _writer: Writer | None = None
+
     def load(self, ruleset: Ruleset, restore: Remaining, standing: Iterable[Connection] = ()) -> None:
         """Replace rules and tables in one transaction, in which no packet slips through.
 
@@ -81,8 +89,13 @@ class NftFilter:
             left = self.elements()
         except NftError:  # they went with the table
             left = {}
+        try:
+            banned = self.banned()
+        except NftError:
+            banned = {}
         entries = {**restore, **{e: max(left_s, restore.get(e, 0.0)) for e, left_s in left.items()}}
-        self.run("\n".join([text, f"delete chain {TABLE} {FROM_FILE}", *_standing(standing), *_put(entries)]))
+        put = (*_standing(standing), *_put(entries), *bans.put(TABLE, banned))
+        self.run("\n".join([text, f"delete chain {TABLE} {FROM_FILE}", *put]))
 
     def is_from_file(self) -> bool:
         """Tell whether no daemon has had the table yet: it was loaded at boot."""
@@ -99,14 +112,36 @@ class NftFilter:
 
     def apply(self, changes: Changes) -> None:
         """Write and remove open entries in one transaction; NftError where one to remove is not there."""
-        removals = [f"delete element {_where(element)} {{ {_key(element)} }}" for element in changes.remove]
-        if changes:
-            self.run("\n".join([*_put(changes.put), *removals]))
+        if not changes:
+            return
+        if self._writer is None or self._writer.pid != os.getpid():
+            self._writer = Writer()
+        try:
+            self._writer.apply(changes)
+        except OSError as error:
+            raise NftError(f"Error: {os.strerror(error.errno or 0)}") from None
+
+    def ban(self, new: bans.Bans) -> None:
+        """Ban these, each for so many seconds from now."""
+        self.run("\n".join(bans.put(TABLE, new)))
+
+    def unban(self, ban: Place) -> None:
+        """End a ban, if there is one."""
+        self.run(bans.take(TABLE, ban))
+
+    def banned(self) -> dict[Place, float]:
+        """Read back who is banned, and for how many seconds more."""
+        text = "".join(self.run(f"list set {TABLE} {name}") for name in bans.NAMES)
+        return {ban: _seconds(left) for ban, left in bans.read(text)}
 
     def counters(self) -> dict[str, int]:
         """Read the named counters: packets since the table was first loaded."""
         counted = objects.counted()
         return {name: counted.get(name, 0) for name in COUNTERS}
+
+    def gauges(self, most: int) -> Gauges:
+        """Tell how full the sets are, and who is in the middle of a knock: at most `most` of each map."""
+        return gauges.read(most)
 
     def unload(self) -> None:
         """Take the table away, and every opening with it."""

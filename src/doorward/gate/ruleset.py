@@ -20,11 +20,11 @@ from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from ipaddress import ip_address
 
-from doorward.automaton.compile import Automaton
+from doorward.automaton.compile import Automaton, depths
 from doorward.automaton.tracker import LIMITER_TIMEOUT_S, PAUSE_S
 from doorward.config.duration import nft_duration
 from doorward.config.schema import HURRIED_MS, Gate, Mode
-from doorward.gate import chains, tables
+from doorward.gate import bans, chains, tables
 from doorward.gate.machines import ADDRESS_TYPES, Group, groups_of
 from doorward.model import Door, Port, Protocol
 
@@ -51,6 +51,7 @@ COUNTERS = (
     "no_room_window",  # first knocks refused: the hurried map was full too
     "no_room_progress",  # later knocks refused: the progress map was full
     "no_room_open",  # complete knocks refused: the open set was full
+    "banned",  # packets of who is banned: dropped at a hidden port, else no symbol
     "signed",  # datagrams of a signed knock's length, handed to the daemon
     "signed_length",  # datagrams to its port of any other length, dropped
     "signed_fast",  # dropped: more than 10 a second from one source
@@ -78,12 +79,16 @@ class Existing:
 
 @dataclass(frozen=True, slots=True)
 class Ruleset:
-    """A compiled gate. `states` tells, for a number in the log, the doors (by index) that opened."""
+    """A compiled gate. `states` tells, for a number in the log, the doors (by index) that opened.
+
+    `depths` tells how many knocks led to a state, as the automaton's `depths` does.
+    """
 
     generation: str
     kept: tuple[SetSpec, ...]
     body: str
     states: dict[int, tuple[int, ...]]
+    depths: tuple[tuple[int, int], ...] = ()
 
     def whole(self) -> str:
         """Give a file for `nft -f` that replaces the table and everything in it."""
@@ -154,7 +159,7 @@ def compile_ruleset(
         chains.prerouting(plan),
     ]
     inside = "\n".join(part.rstrip("\n") for part in parts if part).replace("\n", "\n    ")
-    return Ruleset(generation, kept, f"table {TABLE} {{\n    {inside}\n}}\n", states)
+    return Ruleset(generation, kept, f"table {TABLE} {{\n    {inside}\n}}\n", states, depths(automaton))
 
 
 def _sizes(existing: Iterable[Existing], name: str) -> set[int]:
@@ -181,6 +186,7 @@ def _kept(groups: Sequence[Group], capacity: int, *, has_signed: bool) -> Iterab
         yield _dynamic(f"set limiter{family}", address, capacity, limiter)
         yield _dynamic(f"set fast{family}", address, FAST_SIZE, f"timeout {round(PAUSE_S * 1000)}ms")
         yield _dynamic(f"set scanners{family}", address, SCANNERS_SIZE, "timeout 1m")
+        yield _banned(f"banned{family}", address)
         if has_signed:
             yield _wide(f"wide{family}", f"{address} . inet_proto . inet_service")
             yield _dynamic(f"set signed{family}", address, SIGNED_SIZE, limiter)
@@ -201,6 +207,12 @@ def _wide(name: str, key: str) -> SetSpec:
     """Networks that a door is open to; packets do not put any in."""
     lines = [f"type {key}", f"size {WIDE_SIZE}", "flags interval,timeout"]
     return SetSpec(name, WIDE_SIZE, f"set {name} {{\n" + "".join(f"    {line}\n" for line in lines) + "}\n")
+
+
+def _banned(name: str, key: str) -> SetSpec:
+    """Whoever the operator banned; packets do not put any in."""
+    lines = [f"type {key}", f"size {bans.SIZE}", "flags timeout"]
+    return SetSpec(name, bans.SIZE, f"set {name} {{\n" + "".join(f"    {line}\n" for line in lines) + "}\n")
 
 
 def _standing(name: str, address: str) -> SetSpec:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from doorward.automaton.compile import Machine, compile_doors, edge, parts_of, symbol_of
+from doorward.automaton.compile import Machine, compile_doors, depths, edge, parts_of, symbol_of
 from doorward.model import DEFAULT_FLAGS, Door, FlagFilter, Packet, Port, Protocol
 
 SSH = Port(Protocol.TCP, 22)
@@ -51,6 +51,24 @@ def test_an_edge_packs_and_unpacks() -> None:
 )
 def test_steps(doors: list[str], sent: str, states: list[int | None]) -> None:
     assert walk(machine(*doors), sent) == states
+
+
+@pytest.mark.parametrize(
+    ("doors", "expected"),
+    [
+        (["abc"], [(1, 0), (2, 1), (3, 2), (4, 3)]),
+        (["ab", "cd", "abe"], [(1, 0), (2, 1), (4, 2), (6, 3)]),
+        (["a"], [(1, 0), (2, 1)]),
+        ([], []),
+    ],
+)
+def test_states_are_numbered_by_how_many_knocks_led_there(doors: list[str], expected: list[tuple[int, int]]) -> None:
+    assert depths(compile_doors([Door(text, knock(text), (SSH,)) for text in doors])) == tuple(expected)
+
+
+def test_each_machine_begins_anew() -> None:
+    doors = [Door("a", knock("ab"), (SSH,)), Door("b", knock("cde"), (SSH,), within_ms=1000)]
+    assert depths(compile_doors(doors)) == ((1, 0), (2, 1), (3, 2), (4, 0), (5, 1), (6, 2), (7, 3))
 
 
 def test_a_packet_completes_every_door_that_ends_there() -> None:

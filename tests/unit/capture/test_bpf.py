@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import random
+from ipaddress import ip_address
 
 import pytest
 
@@ -13,11 +14,13 @@ from doorward.capture.bpf import (
     SHORTEST,
     Instruction,
     Program,
+    address_filter,
     on_interfaces,
     symbols_filter,
 )
 from doorward.capture.packet import DESTINATION_OPTIONS, EXTENSIONS, FRAGMENT
 from doorward.model import DEFAULT_FLAGS, FlagFilter, Port, Protocol
+from tests.support.captures import ip
 from tests.support.classic_bpf import LOOPBACK, KernelFilter, kept
 from tests.support.headers import Extension, ipv4, ipv6, tcp, udp
 
@@ -173,3 +176,29 @@ def test_nothing_is_shorter_than_the_ring_reads() -> None:
     everything = [Instruction(0x06, 96)]
     for program in (on_interfaces(everything, None), on_interfaces(everything, [2])):
         assert [n for n in range(40) if kept(program, bytes(n))] == list(range(SHORTEST, 40))
+
+
+FOUR, SIX = ip_address("192.0.2.7").packed, ip_address("2001:db8:1:2::7").packed
+RELATIVE, STRANGER = ip_address("2001:db8:1:2:ffff::8").packed, ip_address("2001:db8:1:3::7").packed
+OTHER4 = ip_address("192.0.2.8").packed
+
+
+def from_to(source: bytes, destination: bytes) -> bytes:
+    return ip(ip_address(source), ip_address(destination), 17, udp())
+
+
+@pytest.mark.parametrize(
+    ("address", "other", "taken"),
+    [(FOUR, FOUR, True), (FOUR, OTHER4, False), (SIX, SIX, True), (SIX, RELATIVE, True), (SIX, STRANGER, False)],
+)
+def test_one_address_or_its_network(address: bytes, other: bytes, taken: bool) -> None:
+    here = ip_address("198.51.100.2" if len(address) == 4 else "2001:db8:ff::2").packed
+    coming, going = (address_filter(address, outgoing=outgoing) for outgoing in (False, True))
+    assert bool(kept(coming, from_to(other, here))) == taken
+    assert not kept(coming, from_to(other, here), packet_type=3)  # for somebody else
+    assert not kept(coming, from_to(here, other))
+    assert bool(kept(going, from_to(here, other), packet_type=4)) == taken
+    assert not kept(going, from_to(here, other))
+    for program in (coming, going):
+        assert not kept(program, b"\x45", packet_type=4 if program is going else 0)
+        KernelFilter(program).close()

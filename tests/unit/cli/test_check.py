@@ -4,20 +4,22 @@ from pathlib import Path
 import pytest
 
 from doorward.cli.main import main
+from tests.support import ssh_keygen
+from tests.support.signed import Signed
 
 STRONG = """\
 [gate]
 mode = "stealth"
 [doors.a]
-knock = ["7000/tcp", "9000/udp", "8000/tcp"]
-opens = ["22/tcp"]
+knock = ["7013/tcp", "9241/udp", "8116/tcp", "6907/udp"]
+opens = ["8022/tcp"]
 """
 WEAK = """\
 [gate]
 mode = "guard"
 [doors.a]
-knock = ["7000/tcp"]
-opens = ["22/tcp"]
+knock = ["7013/tcp"]
+opens = ["8022/tcp"]
 [doors.b]
 opens = ["23/tcp"]
 """
@@ -74,7 +76,10 @@ def test_json_of_a_weak_file(file: Path, capsys: pytest.CaptureFixture[str]) -> 
         ("note", 2),
         ("warning", 4),
     ]
-    assert set(answer["warnings"][0]) == {"level", "line", "what", "remedy"}
+    assert set(answer["warnings"][0]) == {"level", "file", "line", "what", "remedy"}
+    (rated,) = answer["strength"]  # door b opens by hand only
+    assert (rated["door"], rated["knocks"], rated["ports"]) == ("a", 1, 65535)
+    assert rated["one_source"] == rated["many_sources"] == 1.0
 
 
 def test_json_of_a_wrong_file(file: Path, capsys: pytest.CaptureFixture[str]) -> None:
@@ -91,6 +96,7 @@ def test_json_of_a_wrong_file(file: Path, capsys: pytest.CaptureFixture[str]) ->
         "doors": 0,
         "faults": [fault],
         "warnings": [],
+        "strength": [],
     }
 
 
@@ -106,3 +112,22 @@ def test_no_file(file: Path, capsys: pytest.CaptureFixture[str]) -> None:
     assert capsys.readouterr().err == (
         "doorward: none.toml: there is no such file; write it, or name another with -c FILE\n"
     )
+
+
+def test_what_keys_may_do_stands_in_their_own_file(file: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    file.write_text(STRONG + "[signed]\n")
+    wide = f'addresses="::/0" {ssh_keygen.public_line(ssh_keygen.key("ed25519"))}'
+    Signed(file.parent).authorize("# who may knock", wide)
+    assert main(["check", "-c", "doorward.toml"]) == 0
+    printed = capsys.readouterr()
+    assert printed.err.splitlines()[-1] == (
+        "authorized_keys:2: warning: key ed25519 number 0: may open doors for all of ::/0, not only for where it is; "
+        "write the networks that it is used from"
+    )
+    assert printed.out.endswith("mode stealth; 1 warning, 1 note\n")
+    assert main(["check", "--json", "-c", "doorward.toml"]) == 0
+    findings = json.loads(capsys.readouterr().out)["warnings"]
+    assert [(finding["file"], finding["line"]) for finding in findings] == [
+        ("doorward.toml", 1),
+        ("authorized_keys", 2),
+    ]

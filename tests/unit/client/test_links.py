@@ -83,6 +83,8 @@ def test_a_link_with_sequences_only() -> None:
         ("doorward://h:0/?key=x", "port 0 does not exist"),
         ("doorward://[::g]/?key=x", "'[::g]' is no IPv6 address in the link"),
         ("doorward://h%20x/?key=x", "'h x' is no host's name in the link"),
+        ("doorward://b\u00fccher/?key=x", "a letter that is not ASCII in the link, where such"),
+        ("doorward://\udc80/?key=x", "a letter that is not ASCII in the link"),
         ("doorward://h%1b/?key=x", "is no host's name in the link"),
         ("doorward://h/?key", "'key' has no = in the link"),
         ("doorward://h/?key=%zz", "a % without two hexadecimal digits in the link"),

@@ -41,6 +41,15 @@ def bound() -> Iterator[int]:
         yield number_of(held)
 
 
+def accepted(server: socket.socket, ours: socket.socket) -> socket.socket:
+    """Give the other end of this connection; on a loaded machine an attempt that was given up may come first."""
+    while True:
+        theirs, name = server.accept()
+        if name == ours.getsockname():
+            return theirs
+        theirs.close()
+
+
 @contextmanager
 def full() -> Iterator[socket.socket]:
     """A server whose queue of connections is full: the kernel drops each further SYN."""
@@ -49,17 +58,14 @@ def full() -> Iterator[socket.socket]:
 
 
 @pytest.mark.parametrize("version", [4, 6])
-def test_an_open_port_gives_one_connection(version: int) -> None:
+def test_an_open_port_gives_a_connection(version: int) -> None:
     with listener(version) as server:
         found = connect(LOOPBACK[version], number_of(server), 10)
         assert isinstance(found, socket.socket)
-        with found, server.accept()[0] as theirs:
+        with found, accepted(server, found) as theirs:
             assert found.getblocking()
             theirs.sendall(b"hello")
             assert found.recv(9) == b"hello"
-            server.setblocking(False)
-            with pytest.raises(BlockingIOError):  # no second one came
-                server.accept()
 
 
 def test_a_closed_port_refuses_once_every_attempt_was_made(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -84,11 +90,12 @@ def test_a_silent_port_takes_the_time_that_it_is_given() -> None:
         assert time.monotonic() - began_s >= 0.05
 
 
-def test_a_port_that_opens_late_is_reached_before_tcp_repeats_itself() -> None:
+def test_a_port_that_opens_late_is_reached_before_tcp_repeats_itself(monkeypatch: pytest.MonkeyPatch) -> None:
     """A port that refuses in place of a silent one: both lose what comes too early."""
+    monkeypatch.setattr(reach, "ATTEMPTS_S", (0.0, 0.6))
     with socket.socket() as server:
         server.bind(("127.0.0.1", 0))
-        opener = threading.Timer(0.02, server.listen)  # before the last attempt at 0.2 s
+        opener = threading.Timer(0.02, server.listen)
         opener.start()
         found = connect(LOOPBACK[4], number_of(server), 60)
         assert isinstance(found, socket.socket)

@@ -15,7 +15,17 @@ from hypothesis import strategies as st
 
 from doorward.client.identity import find_signer
 from doorward.client.knock import NoWayError, Target, each_family, of_version
-from doorward.client.signed import Letter, Sent, compose, letter, most_signature_bytes, now_ms, sealed, send
+from doorward.client.signed import (
+    Letter,
+    Sent,
+    compose,
+    letter,
+    most_signature_bytes,
+    now_ms,
+    refuse_misfit,
+    sealed,
+    send,
+)
 from doorward.client.signers import Signer, signature_bytes
 from doorward.client.wishes import Auto
 from doorward.errors import UsageError
@@ -114,7 +124,7 @@ def test_what_does_not_fit_says_what_would(suite: Suite, kind: str, names: str, 
     written = to(SERVERS[suite.name], names, names)
     signer = find_signer(str(key(kind)), None, 1000)._replace(sign=never)
     with pytest.raises(UsageError) as raised:
-        compose(written, signer, OWN, 0, NONCE)
+        refuse_misfit(written, signer)
     assert message in str(raised.value)
 
 
@@ -123,7 +133,7 @@ def test_an_rsa_key_may_be_too_long(tmp_path: Path) -> None:
     public = b"\0\0\0\7ssh-rsa\0\0\0\3\1\0\1" + (1280).to_bytes(4) + b"\x80" + bytes(1279)  # 10,240 bits
     path.write_bytes(public)
     with pytest.raises(UsageError, match="with this ssh-rsa key, and a packet for x25519 holds 1304; sign with an ed2"):
-        compose(to(SERVER), Signer(public, "long", never), OWN, 0, NONCE)
+        refuse_misfit(to(SERVER), Signer(public, "long", never))
 
 
 @given(
@@ -228,6 +238,27 @@ def test_a_target_without_a_way_is_passed_over_and_nobody_signs_for_it() -> None
     with pytest.raises(NoWayError, match=r"cannot knock: 255.255.255.255: .*; 255.255.255.255: "):
         send(to(SERVER), signer, [NOWHERE, NOWHERE])
     assert len(signed) == 1
+
+
+def test_the_time_is_taken_when_the_passphrase_is_there() -> None:
+    asked_at_ms: list[int] = []
+
+    def unlock() -> None:
+        began_ms = now_ms()
+        while now_ms() == began_ms:  # a person types
+            pass
+        asked_at_ms.append(now_ms())
+
+    signer = find_signer(str(key("ed25519")), None, 1000)._replace(unlock=unlock)
+    with receivers() as (port, sockets):
+        send(to(SERVER), signer, [LOOPBACK[4][0]], port)
+        assert opened(SERVER, sockets[4].recv(2000)).request.time_ms >= asked_at_ms[0]
+
+
+def test_nobody_is_asked_for_what_will_not_fit() -> None:
+    signer = find_signer(str(key("rsa3072")), None, 1000)._replace(sign=never, unlock=lambda: never(b""))
+    with pytest.raises(UsageError, match="sign with an ed25519 key"):
+        send(to(SERVERS[HYBRID.name]), signer, [LOOPBACK[4][0]])
 
 
 def test_nothing_is_sent_where_it_is_only_shown() -> None:

@@ -21,6 +21,7 @@ capacity = 4096
 name = "gate-1"
 control_group = "adm"
 accept_mark = "0x1000/0x3000"
+on_refuse = ["/usr/bin/logger", "%IP%"]
 
 [doors.ssh]
 knock = ["7000/tcp", "8100:udp", "7000/tcp", "7000/tcp"]
@@ -44,7 +45,16 @@ def test_reads_every_setting() -> None:
     public = (Port(TCP, 80), Port(TCP, 8000), Port(TCP, 8001), Port(TCP, 8002), Port(UDP, 53))
     assert parse(WHOLE, "f") == Configuration(
         Gate(
-            Mode.STEALTH, ("eth0", "ppp*"), public, WrongPort.KNOWN, False, 4096, "gate-1", "adm", Mark(0x1000, 0x3000)
+            Mode.STEALTH,
+            ("eth0", "ppp*"),
+            public,
+            WrongPort.KNOWN,
+            False,
+            4096,
+            "gate-1",
+            "adm",
+            Mark(0x1000, 0x3000),
+            ("/usr/bin/logger", "%IP%"),
         ),
         (
             Door(
@@ -89,6 +99,9 @@ GATE_FAULTS = [
     ('public = ["0-8/tcp"]', "public: port 0 does not exist; write a number from 1 to 65535"),
     ('interface = ["eth0"]', "unknown setting 'interface' in [gate]; did you mean 'interfaces'?"),
     ('within = "15s"', "unknown setting 'within' in [gate]; write it in a table [doors.NAME]"),
+    ('on_refuse = "logger"', "on_refuse: 'logger' is no list; write on_refuse = [\"/usr/bin/logger\", \"%IP%: %REASON%\"]"),
+    ('on_refuse = ["bin/logger"]', "on_refuse: 'bin/logger' is no program; write a whole path, like \"/usr/bin/logger\""),
+    ("on_refuse = []", 'on_refuse: an empty list is no command; write a program and its words, like ["/usr/bin/logger", "%IP%"]'),
     ('accept_mark = "red"', "accept_mark: 'red' is no mark; write value and mask, like \"0x1000/0x1000\""),
     ("accept_mark = 0x1_0000_0000", "accept_mark: 4294967296 is no mark; write value and mask, like \"0x1000/0x1000\""),
     ("accept_mark = true", 'accept_mark: true is no mark; write value and mask, like "0x1000/0x1000"'),
@@ -97,7 +110,7 @@ GATE_FAULTS = [
         'accept_mark = "0x3/0x1"',
         "accept_mark: '0x3/0x1': the value must be bits of its mask, not 0; write like \"0x1000/0x1000\"",
     ),
-    ("colour = 1", "unknown setting 'colour' in [gate]; remove it, or write one of mode, interfaces, public, wrong_port, ping, capacity, name, control_group, accept_mark"),
+    ("colour = 1", "unknown setting 'colour' in [gate]; remove it, or write one of mode, interfaces, public, wrong_port, ping, capacity, name, control_group, accept_mark, on_refuse"),
 ]  # fmt: skip
 
 

@@ -13,7 +13,7 @@ from typing import Any
 import pytest
 
 from doorward.config.files import read
-from doorward.daemon.errands import Errand, Errands
+from doorward.daemon.errands import REFUSALS_A_MINUTE, Errand, Errands
 from doorward.daemon.log import Log
 from doorward.daemon.loop import Loop
 
@@ -107,3 +107,37 @@ def test_a_door_without_commands_asks_for_nothing(house: House) -> None:
     assert [message for message in house.messages() if "running" in message] == [
         "wake: running: /bin/echo first 192.0.2.7"
     ]
+
+
+def test_refusals_run_their_command_a_few_times_a_minute(house: House, monkeypatch: pytest.MonkeyPatch) -> None:
+    house.errands.refused(HERE, "fast")  # there is no command for it
+    house.config.write_text(
+        '[gate]\non_refuse = ["/bin/echo", "%IP% %REASON%"]\n[doors.ssh]\nknock = ["7001/tcp"]\nopens = ["22/tcp"]\n'
+    )
+    found = read(house.config)
+    house.errands.take(found.doors, found.gate.on_refuse)
+    for _ in range(REFUSALS_A_MINUTE + 5):
+        house.errands.refused(HERE, "clock")
+    now_s = house.loop.now_s()
+    monkeypatch.setattr(house.loop, "now_s", lambda: now_s + 60)
+    house.errands.refused(HERE, "full")
+    monkeypatch.undo()
+    house.await_message("on_refuse: output: 192.0.2.7 full")
+    outputs = [message for message in house.messages() if "output" in message]
+    assert outputs == ["on_refuse: output: 192.0.2.7 clock"] * REFUSALS_A_MINUTE + ["on_refuse: output: 192.0.2.7 full"]
+    assert any("on_refuse was not run for 5 more refusals" in message for message in house.messages())
+
+
+@pytest.mark.parametrize("reason", ["two words", "%IP%", "$(id)", "ü", "a\n"])
+def test_a_reason_is_one_word(house: House, reason: str) -> None:
+    house.config.write_text(
+        '[gate]\non_refuse = ["/bin/echo", "%REASON%"]\n[doors.ssh]\nknock = ["7001/tcp"]\nopens = ["22/tcp"]\n'
+    )
+    found = read(house.config)
+    house.errands.take(found.doors, found.gate.on_refuse)
+    runner = house.errands._runner.pid
+    house.errands.refused(HERE, reason)
+    house.await_message("the process that runs commands ended")  # a daemon that asks for that was taken over
+    assert not any("output" in message for message in house.messages())
+    with pytest.raises(ChildProcessError):
+        os.waitpid(runner, os.WNOHANG)

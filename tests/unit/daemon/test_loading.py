@@ -80,6 +80,7 @@ def test_what_the_daemon_learns(path: Path) -> None:
         ruleset.generation,
         ruleset.states,
         Commit(loaded.commit.process, fingerprint()),
+        depths=((1, 0), (2, 1), (3, 2), (4, 3)),  # three knocks
     )
     assert loaded.summary() == "2 doors, mode stealth"
     assert set(loaded.states.values()) == {(0,)}

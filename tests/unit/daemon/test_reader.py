@@ -39,6 +39,7 @@ EVENTS = st.builds(
     st.sampled_from(WHATS),
     st.integers(0, 0xFFFFFFFF),
     SOURCES,
+    st.integers(0, (1 << 63) - 1),
 )
 
 
@@ -63,7 +64,15 @@ GOOD = pack_events([Event("0123abcd", "knock", 7, ip_address("192.0.2.7"))])
 
 @pytest.mark.parametrize(
     "raw",
-    [b"", b"O", GOOD[:-1], GOOD + b"\0", GOOD[:8] + b"\5" + GOOD[9:], GOOD[:9] + b"\5" + GOOD[10:], GOOD[:-1] + b"\1"],
+    [
+        b"",
+        b"O",
+        GOOD[:-1],
+        GOOD + b"\0",
+        GOOD[:8] + b"\5" + GOOD[9:],
+        GOOD[:9] + b"\5" + GOOD[10:],
+        GOOD[:25] + b"\1" + GOOD[26:],
+    ],
 )
 def test_what_is_no_event(raw: bytes) -> None:
     with pytest.raises(MalformedError):
@@ -106,7 +115,7 @@ def awaited(reader: Reader, count: int) -> list[Event | None]:
     while len(found) < count:
         assert select.select([reader], [], [], PATIENCE_S)[0]
         events = reader.read()
-        found += [None] if events is None else events
+        found += [None] if events is None else [event._replace(at_us=0) for event in events]
     return found
 
 

@@ -2,13 +2,17 @@
 
 from __future__ import annotations
 
+import json
 import os
+import socket
 import time
 from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
 
+from doorward.daemon import requests
+from doorward.daemon.following import Follower
 from doorward.daemon.log import Log
 from doorward.errors import AnswerNo, DoorwardError, HostError, UsageError
 from doorward.gate.plan import Changes
@@ -64,7 +68,41 @@ def test_status(daemon: InsideDaemon) -> None:
         "config": str(daemon.config),
         "trial": None,
         "signed": None,
+        "banned": 0,
     }
+
+
+def test_numbers(daemon: InsideDaemon) -> None:
+    daemon.ask("open", "ssh", "192.0.2.7")
+    told = daemon.ask("numbers")
+    assert {key: told[key] for key in ("summary", "generation", "doors", "openings", "events", "attempts", "sets")} == {
+        "summary": "3 doors, mode guard",
+        "generation": "0123abcd",
+        "doors": 3,
+        "openings": 1,
+        "events": [["opened", "ssh", "hand", 1]],
+        "attempts": [],
+        "sets": {},
+    }
+    assert told["counters"] == dict.fromkeys(COUNTERS, 0)
+
+
+def test_who_follows_is_told_what_stands_and_then_what_happens(daemon: InsideDaemon) -> None:
+    daemon.ask("open", "ssh", "192.0.2.7")
+    follower = requests.answer(daemon, {"command": "follow"})
+    assert isinstance(follower, Follower)
+    assert [opening["door"] for opening in follower.first["openings"]] == ["ssh"]
+    assert follower.first["doors"][1] == ["web", ["80/tcp", "443/tcp"], 600.0]
+    ours, theirs = socket.socketpair()
+    with ours, theirs, theirs.makefile("rb") as lines:
+        follower.begin(ours)
+        daemon.ask("close", "ssh", "192.0.2.7")
+        told = json.loads(lines.readline())
+        assert {"event": "closed", "door": "ssh", "address": "192.0.2.7", "by": "hand"}.items() <= told.items()
+        follower.end()
+        daemon.ask("open", "ssh", "192.0.2.7")
+        ours.shutdown(socket.SHUT_WR)
+        assert lines.readline() == b""
 
 
 @pytest.mark.parametrize("command", ["apply", "confirm", "installed"])
@@ -237,3 +275,48 @@ def test_closing_that_the_filter_refuses_leaves_it_open_and_says_so(daemon: Insi
     daemon.filter.stuck = False
     daemon.ask("close", "ssh", "192.0.2.7")
     assert daemon.has() == {}
+
+
+def test_a_ban_closes_every_door_and_opens_none(daemon: InsideDaemon) -> None:
+    for door, address in ("ssh", "192.0.2.7"), ("web", "192.0.2.7"), ("ssh", "192.0.2.8"), ("ssh", "2001:db8::9"):
+        daemon.ask("open", door, address)
+    assert daemon.ask("ban", address="192.0.2.7", **{"for": "2h"}) == {
+        "ban": "192.0.2.7",
+        "for": 7200.0,
+        "closed": 2,
+        "cut": 0,
+    }
+    assert daemon.ask("ban", address="2001:db8::7") == {"ban": "2001:db8::/64", "for": 3600.0, "closed": 1, "cut": 0}
+    assert daemon.shows() == [("ssh", "192.0.2.8")]
+    assert set(daemon.has()) == {element("192.0.2.8 22/tcp")}
+    assert [(address, ended) for _, address, ended in daemon.openings_recorded()] == [
+        ("192.0.2.7", "ban"),
+        ("192.0.2.7", "ban"),
+        ("192.0.2.8", None),
+        ("2001:db8::9", "ban"),
+    ]
+    for address in "192.0.2.7", "2001:db8::8":
+        with pytest.raises(AnswerNo, match=f"{address} is banned; `doorward unban {address}` ends that"):
+            daemon.ask("open", "ssh", address)
+    assert [ban for ban, _ in daemon.ask("bans")["bans"]] == ["192.0.2.7", "2001:db8::/64"]
+    assert daemon.ask("unban", address="192.0.2.7") == {"ban": "192.0.2.7"}
+    daemon.ask("open", "ssh", "192.0.2.7")
+    with pytest.raises(AnswerNo, match=r"192\.0\.2\.7 is not banned"):
+        daemon.ask("unban", address="192.0.2.7")
+
+
+@pytest.mark.parametrize(
+    "address", ["127.0.0.1", "::1", "224.0.0.1", "0.0.0.0", "::", "169.254.1.1", "fe80::1", "ff02::1"]
+)
+def test_addresses_that_no_stranger_has_are_not_banned(daemon: InsideDaemon, address: str) -> None:
+    with pytest.raises(UsageError, match="no address that strangers come from"):
+        daemon.ask("ban", address=address)
+
+
+def test_what_the_filter_refuses_is_banned_all_the_same(daemon: InsideDaemon) -> None:
+    daemon.ask("open", "ssh", "192.0.2.7")
+    daemon.filter.stuck = True  # the entry cannot be taken out; the ban stands before it
+    with pytest.raises(HostError, match="stuck"):
+        daemon.ask("ban", address="192.0.2.7")
+    assert list(daemon.filter.banned()) == [A22.address]
+    assert daemon.shows() == []

@@ -1,0 +1,78 @@
+"""Packets of signed knocks, sealed beforehand, and the files of the server that takes them."""
+
+from __future__ import annotations
+
+import hashlib
+import os
+import time
+from base64 import b64encode
+from pathlib import Path
+
+from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
+
+from doorward.signed.message import NONCE_BYTES, Request, pack_body, pack_plaintext, signed_text
+from doorward.signed.sealing import CHECK_BYTES, check, check_key, room, seal
+from doorward.signed.server_key import X25519, new_private_text, parse_private_key
+from doorward.signed.sshsig import signed_data
+from doorward.signed.wire import string
+
+PORT = 62201
+DOOR = "ssh"
+KIND = b"ssh-ed25519"
+CONFIGURATION = f"""[gate]
+mode = "stealth"
+
+[signed]
+port = "{PORT}/udp"
+
+[doors.{DOOR}]
+opens = ["22/tcp"]
+for = "60s"
+"""
+
+
+class Keys:
+    """A server's key, and the key of one who may knock."""
+
+    def __init__(self) -> None:
+        self._server_text = new_private_text(X25519)
+        self.server = parse_private_key(self._server_text).public
+        self._signer = Ed25519PrivateKey.generate()
+        self._blob = _blob(self._signer)
+        self._checked_by = check_key(self.server)
+
+    def write(self, folder: Path, authorized: int = 1) -> None:
+        """Write what the daemon reads; of so many authorized keys the signer's is the last."""
+        (folder / "doorward.toml").write_text(CONFIGURATION)
+        key = folder / "server.key"
+        key.touch(0o600)
+        key.write_text(self._server_text)
+        others = (_blob(Ed25519PrivateKey.generate()) for _ in range(authorized - 1))
+        lines = [f"{KIND.decode()} {b64encode(blob).decode()} key{n}\n" for n, blob in enumerate((*others, self._blob))]
+        (folder / "authorized_keys").write_text("".join(lines))
+
+    def packet(self) -> bytes:
+        """Make a packet for the door, for whatever address it comes from; good from now on."""
+        nonce, signer = os.urandom(NONCE_BYTES), hashlib.sha256(self._blob).digest()
+        body = pack_body(Request(time.time_ns() // 1_000_000, nonce, DOOR, None, None, "", signer))
+        signed = self._signer.sign(signed_data(signed_text(self.server.raw, body)))
+        signature = string(KIND) + string(signed)
+        return seal(self.server, pack_plaintext(body, signature, room(X25519, X25519.short_bytes)))
+
+    def packets(self, count: int) -> list[bytes]:
+        """Make so many; a thousand take a quarter of a second."""
+        return [self.packet() for _ in range(count)]
+
+    def checked(self, count: int) -> list[bytes]:
+        """Make garbage with a right check: what who knows the server's public key can send, and has no key."""
+        sealed = garbage(count, X25519.short_bytes - CHECK_BYTES)
+        return [check(self._checked_by, each) + each for each in sealed]
+
+
+def garbage(count: int, size: int = X25519.short_bytes) -> list[bytes]:
+    """Make random bytes of a packet's length."""
+    return [os.urandom(size) for _ in range(count)]
+
+
+def _blob(key: Ed25519PrivateKey) -> bytes:
+    return string(KIND) + string(key.public_key().public_bytes_raw())

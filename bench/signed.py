@@ -1,0 +1,148 @@
+"""Signed knocks beside fwknop's: from packet to connection, packets a second, what many keys cost; and the siege."""
+
+from __future__ import annotations
+
+import random
+import time
+from collections.abc import Callable
+from contextlib import ExitStack
+from statistics import median
+
+from bench import fwknop, signed_siege
+from bench.datagrams import Stream, pouring
+from bench.knocks import PORT, Keys, garbage
+from bench.reach import EACH_S, Service, reach_ms
+from bench.rig import PATIENCE_S, run_s
+from bench.signed_server import Refused, Server, idle, serving
+from bench.table import Bound, Row, alternate
+from doorward.lab import Lab
+
+KNOCKS = 4  # a run
+LONGEST_PAUSE_S = 0.2  # fwknopd looks ten times a second: a knock comes at any moment of its sleep
+VALID, VALID_PPS = 20_000, 6_000
+COMPARED, COMPARED_PPS = 6_000, 6_000  # in a rush: the processes work without a pause, whatever else runs
+MANY_KEYS = 10_000
+GARBAGE_S, GARBAGE_KINDS = 5.0, 16_384
+RANDOM_SOURCES = 1 << 18  # at 50,000/s one comes again after five seconds, when no limit remembers it
+STANZAS = 1_000
+PEER_S, PEER_PPS, PEER_STANZAS_PPS = 3.0, 5_000, 30
+
+
+def rows(runs: int) -> list[Row]:
+    """Measure it all, in about five minutes."""
+    return [*latency(runs), *valid(), *many_keys(runs), *refusals(), *peer_costs(), *signed_siege.rows()]
+
+
+def latency(runs: int) -> list[Row]:
+    """Knock and connect, in turn with both ways in which fwknopd can listen."""
+    with ExitStack() as stack:
+        ours, sniffing, listening = (stack.enter_context(Lab(direct=True)) for _ in range(3))
+        server = stack.enter_context(serving(ours, Keys()))
+        by_pcap = stack.enter_context(fwknop.fwknopd(sniffing, udp_server=False))
+        by_udp = stack.enter_context(fwknop.fwknopd(listening, udp_server=True))
+
+        def measure(lab: Lab, packet: Callable[[str], bytes]) -> Callable[[], float]:
+            lab.server.start_greeter(22)
+            sources = [f"198.51.100.{n}" for n in range(10, 10 + KNOCKS * runs)]
+            lab.client.add_addresses(sources)
+            fresh, service = iter(sources), Service(str(lab.server.ipv4), PORT)
+            return lambda: median(_took_ms(lab, service, next(fresh), packet) for _ in range(KNOCKS))
+
+        times = alternate(
+            {
+                "doorward": measure(ours, lambda _: server.keys.packet()),
+                "pcap": measure(sniffing, by_pcap.packet),
+                "udp": measure(listening, by_udp.packet),
+            },
+            runs,
+        )
+    own, pcap, udp = (median(times[name]) for name in ("doorward", "pcap", "udp"))
+    figure = "signed knock sent, to connection made"
+    return [
+        Row(f"{figure}, against fwknopd", "ms", "lower", own, pcap, Bound("value", "<=", 2)),
+        Row("the same, against fwknopd --udp-server", "ms", "lower", own, udp, Bound("ratio", ">=", 1)),
+    ]
+
+
+def _took_ms(lab: Lab, service: Service, source: str, packet: Callable[[str], bytes]) -> float:
+    datagram = packet(source)
+    time.sleep(random.uniform(0, LONGEST_PAUSE_S))
+    took = lab.client.call(reach_ms, service, source, datagram, PATIENCE_S, EACH_S)
+    if took is None:
+        raise RuntimeError("a knock opened nothing")
+    return took
+
+
+def valid() -> list[Row]:
+    """A stream of right packets, more than it can take."""
+    with Lab(direct=True) as lab, serving(lab, Keys()) as server:
+        server.pin()
+        taken = server.take(server.keys.packets(VALID), VALID_PPS)
+    return [
+        Row(f"right packets on one core, of {taken.flooded.pps:,.0f}/s offered: openings recorded", "1/s", "higher",
+            taken.opened / taken.seconds, None, Bound("value", ">=", 2500)),
+        Row("the same: a second of processor time, all processes", "1/s", "higher", taken.opened / taken.cpu_s),
+    ]  # fmt: skip
+
+
+def many_keys(runs: int) -> list[Row]:
+    """What a right packet costs where many may knock, against one; in turn. The least counts: other work only adds."""
+    with ExitStack() as stack:
+
+        def cost(authorized: int) -> Callable[[], float]:
+            server = stack.enter_context(serving(stack.enter_context(Lab(direct=True)), Keys(), authorized))
+            server.pin()
+            return lambda: _cost_us(server)
+
+        costs = alternate({"one": cost(1), "many": cost(MANY_KEYS)}, runs)
+    one, many = min(costs["one"]), min(costs["many"])
+    return [
+        Row("processor time a right packet, one key", "us", "lower", one),
+        Row(f"the same, {MANY_KEYS:,} keys", "us", "lower", many),
+        Row(f"{MANY_KEYS:,} keys against one", "times", "lower", many / one, None, Bound("value", "<=", 1.1)),
+    ]
+
+
+def _cost_us(server: Server) -> float:
+    taken = server.take(server.keys.packets(COMPARED), COMPARED_PPS)
+    return taken.cpu_s / taken.opened * 1e6
+
+
+def refusals() -> list[Row]:
+    """Garbage at the sender's full speed, from many sources and from one."""
+    many = _refused(Stream(garbage(GARBAGE_KINDS), RANDOM_SOURCES, seconds=GARBAGE_S))
+    one = _refused(Stream(garbage(GARBAGE_KINDS), 1, "198.51.100.100", seconds=GARBAGE_S))
+    must = Bound("value", ">=", 50_000)
+    return [
+        Row(f"garbage read and refused, of {many.flooded.pps:,}/s from random sources", "1/s", "higher",
+            many.read / many.flooded.seconds, None, must),
+        Row("the same: a second of processor time", "1/s", "higher", many.read / many.cpu_s),
+        Row("garbage from one source, refused by the gate", "1/s", "higher",
+            one.dropped / one.flooded.seconds, None, must),
+        Row("the same: processor time of the daemon", "%", "lower", 100 * one.cpu_s / one.flooded.seconds),
+    ]  # fmt: skip
+
+
+def _refused(stream: Stream) -> Refused:
+    with Lab(direct=True) as lab, serving(lab, Keys()) as server:
+        server.pin()
+        return server.refuse(stream)
+
+
+def peer_costs() -> list[Row]:
+    """What garbage costs fwknopd: it tries the keys of one stanza after the other."""
+    one, many = _peer_cost_us(1, PEER_PPS), _peer_cost_us(STANZAS, PEER_STANZAS_PPS)
+    return [
+        Row("fwknopd --udp-server: processor time a packet of garbage, one stanza", "us", "lower", None, one),
+        Row(f"the same, {STANZAS:,} stanzas", "us", "lower", None, many),
+    ]
+
+
+def _peer_cost_us(stanzas: int, pps: float) -> float:
+    with Lab(direct=True) as lab, fwknop.fwknopd(lab, udp_server=True, stanzas=stanzas) as peer:
+        payloads = fwknop.garbage(peer.packet("198.51.100.10"), GARBAGE_KINDS)
+        before_s = run_s(peer.daemon.pid)
+        with pouring(lab, PORT, Stream(payloads, RANDOM_SOURCES, seconds=PEER_S, pps=pps)) as flooding:
+            flooded = flooding.finished()
+        idle(lambda: run_s(peer.daemon.pid))
+        return (run_s(peer.daemon.pid) - before_s) / flooded.sent * 1e6

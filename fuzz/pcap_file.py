@@ -1,0 +1,47 @@
+"""A capture file, read frame by frame and explained to its end."""
+
+from __future__ import annotations
+
+import io
+from contextlib import suppress
+
+from doorward.capture.pcap import CaptureFile
+from doorward.capture.stream import MAX_FRAME_BYTES
+from doorward.config.toml import parse
+from doorward.errors import MalformedError
+from doorward.explain.hosts import hosts_of
+from doorward.explain.house import house_of
+from doorward.explain.recording import Recording
+from doorward.explain.report import report, rows
+from doorward.explain.traces import Traces
+
+CONFIGURATION = """
+[gate]
+public = ["80/tcp"]
+[doors.ssh]
+knock = ["7000/tcp", "8000/udp", "9000/tcp"]
+opens = ["22/tcp"]
+[doors.wake]
+knock = ["4001/tcp", "4001/tcp"]
+target = "192.0.2.77"
+on_open = ["/bin/true"]
+"""
+HOUSE = house_of(parse(CONFIGURATION, "doorward.toml"))
+
+
+def one(data: bytes) -> None:
+    """Read the frames, and say of every source what there is to say."""
+    recording = Recording(HOUSE)
+    with suppress(MalformedError):
+        for frame in CaptureFile(io.BytesIO(data)):
+            assert frame.at_ns >= 0
+            assert len(frame.data) <= min(len(data), MAX_FRAME_BYTES)
+            recording.take(frame)
+    hosts = hosts_of(recording.seen, HOUSE)
+    traces = Traces(HOUSE, hosts.__contains__)
+    traces.take_all(recording.seen)
+    for told in report(HOUSE, traces, hosts, hosts.__contains__).told:
+        assert told.conclusion.fault.what
+        assert told.conclusion.fault.kind != "puzzle"
+        for row in rows(HOUSE, told.trace):
+            assert row.made_of

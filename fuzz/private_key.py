@@ -1,0 +1,18 @@
+"""Files of SSH keys: which half it is, whose, and whether a passphrase is needed."""
+
+from __future__ import annotations
+
+from contextlib import suppress
+
+from doorward.client.keyfile import is_encrypted, is_private, kind_of, public_half, public_line
+from doorward.errors import UsageError
+
+
+def one(data: bytes) -> None:
+    """Look at the bytes as at either half."""
+    is_encrypted(data)
+    is_private(data)
+    blob = public_half("/nonexistent", data)
+    assert blob is None or kind_of(blob).isprintable()
+    with suppress(UsageError):
+        assert kind_of(public_line(data, "f")[0])

@@ -1,0 +1,63 @@
+"""`doorward ban`."""
+
+from __future__ import annotations
+
+import argparse
+import time
+from ipaddress import ip_address
+
+from doorward.cli import render
+from doorward.daemon.control import ask, default_path
+from doorward.errors import UsageError
+from doorward.gate.bans import ban_of
+from doorward.session import ssh_connection
+
+EXAMPLE = """\
+  # doorward ban 203.0.113.9 --for 8h
+  203.0.113.9 is banned for 8h; 1 door closed to it
+without an address: who is banned. With an IPv6 address its /64 is banned.
+exit status: 0 it is banned, 1 no daemon runs, 2 no such address"""
+
+
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    """Declare the command's words."""
+    parser.add_argument("address", metavar="ADDRESS", nargs="?", help="who is to come in by no door")
+    parser.add_argument("--for", dest="for_", metavar="T", help="how long, like 90s, 10m, 8h, 7d (default: 1h)")
+    parser.add_argument("--cut", action="store_true", help="end its connections to the doors' ports too")
+    parser.add_argument("--json", action="store_true", help="who is banned, as JSON")
+
+
+def run(args: argparse.Namespace) -> int:
+    """Ask the daemon to ban, or who is banned."""
+    if args.address is None:
+        return _list(as_json=args.json)
+    _spare_this_session(args.address)
+    request = {"command": "ban", "address": args.address, "for": args.for_, "cut": args.cut}
+    done = ask(default_path(), request)
+    closed = f"; {done['closed']} door{'' if done['closed'] == 1 else 's'} closed to it" if done["closed"] else ""
+    connections = f"; {done['cut']} connection{'' if done['cut'] == 1 else 's'} cut" if args.cut else ""
+    render.line(f"{done['ban']} is banned for {render.span(done['for'])}{closed}{connections}")
+    return 0
+
+
+def _list(*, as_json: bool) -> int:
+    bans = ask(default_path(), {"command": "bans"})["bans"]
+    if as_json:
+        render.as_json([{"address": ban, "until": until_s} for ban, until_s in bans])
+    elif bans:
+        now_s = time.time()
+        render.table(("banned", "left"), [(ban, render.span(until_s - now_s)) for ban, until_s in bans])
+    else:
+        render.line("nobody is banned")
+    return 0
+
+
+def _spare_this_session(text: str) -> None:
+    """Refuse what would shut the door behind whoever asks. UsageError; the daemon judges an address that is none."""
+    session = ssh_connection()
+    try:
+        own = session is not None and ban_of(session.source) == ban_of(ip_address(text))
+    except ValueError:
+        return
+    if own:
+        raise UsageError(f"{text}: this very session comes from there, and would be the last; ban it from elsewhere")

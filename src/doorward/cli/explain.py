@@ -1,0 +1,218 @@
+"""`doorward explain`."""
+
+from __future__ import annotations
+
+import argparse
+import signal
+import sys
+import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager, suppress
+from ipaddress import ip_address, ip_network
+from pathlib import Path
+from typing import BinaryIO
+
+from doorward.capture.links import Links
+from doorward.capture.live import LiveCapture
+from doorward.capture.pcap import CaptureFile
+from doorward.cli import explain_text, render
+from doorward.cli.options import add_config, configuration_path
+from doorward.config.duration import parse_duration_ms
+from doorward.config.files import read
+from doorward.errors import HostError, MalformedError, UsageError
+from doorward.explain.hosts import hosts_of
+from doorward.explain.house import House, house_of
+from doorward.explain.past import conclude_records
+from doorward.explain.recording import MOST_KEPT, Recording
+from doorward.explain.report import MOST_FOR_PROGRAMS, MOST_SHOWN, Report, report
+from doorward.explain.traces import Traces
+from doorward.ledger import ledger_path, read_records
+from doorward.model import Address
+
+EXAMPLE = """\
+  # doorward explain knock.pcap    (made by `tcpdump -i any -w knock.pcap`)
+  => the third knock came 6.2 s after the first; `within` is 5s
+exit status: 0 a door opened, 1 none did, 2 the call or the file is wrong"""
+MOST_RECORDS = 1000
+_FOR_EVER_S = float(10**9)
+
+
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    """Declare the command's words."""
+    parser.usage = "doorward explain [FILE or ADDRESS] [--live ADDRESS] [options]"
+    parser.add_argument(
+        "what", metavar="FILE or ADDRESS", nargs="?", help="a capture (-: standard input); whom the ledger has"
+    )
+    add_config(parser)
+    parser.add_argument("--live", metavar="ADDRESS", help="watch what this address sends, from now on")
+    parser.add_argument("--for", dest="for_", metavar="T", help="how long --live watches (default: until Ctrl-C)")
+    parser.add_argument("--source", metavar="ADDRESS", help="only who knocks from there")
+    parser.add_argument("--host", metavar="ADDRESS", action="append", help="this host's address; may stand repeatedly")
+    parser.add_argument("--door", metavar="NAME", help="only this door")
+    parser.add_argument("--json", action="store_true", help="one JSON object a source")
+
+
+def run(args: argparse.Namespace) -> int:
+    """Say why a knock opened a door, or why not; 1 where none opened."""
+    if (args.what is None) == (args.live is None):
+        raise UsageError("name one thing to explain: a capture file, an address, or --live ADDRESS")
+    if args.for_ is not None and args.live is None:
+        raise UsageError("--for is for --live; add --live ADDRESS, or leave --for out")
+    if args.live is not None:
+        return _live(args, _address("--live", args.live))
+    with suppress(ValueError):
+        return _past(args, ip_address(args.what))
+    return _file(args)
+
+
+def _address(option: str, text: str) -> Address:
+    try:
+        return ip_address(text)
+    except ValueError:
+        raise UsageError(f"{option}: {text!r} is no address; write it as 192.0.2.7 or 2001:db8::7") from None
+
+
+def _past(args: argparse.Namespace, address: Address) -> int:
+    networks = [str(ip_network(address).supernet(new_prefix=bits)) for bits in range(address.max_prefixlen)]
+    records = list(read_records(ledger_path(), 0.0, MOST_RECORDS, args.door, [str(address), *networks]))
+    conclusion = conclude_records(str(address), records, time.time(), render.moment)
+    explain_text.print_past(address, records, conclusion, as_json=args.json)
+    return 0 if conclusion.opened else 1
+
+
+def _house(args: argparse.Namespace) -> tuple[House, int | None]:
+    """Give the configuration, compiled, and the door that was asked for."""
+    house = house_of(read(configuration_path(args)))
+    if args.door is None:
+        return house, None
+    index = house.door_named(args.door)
+    if index is None:
+        import difflib
+
+        near = difflib.get_close_matches(args.door, [door.name for door in house.doors], n=1)
+        hint = f"did you mean {near[0]!r}?" if near else "look into the configuration for its name"
+        raise UsageError(f"--door: there is no door {args.door!r}; {hint}")
+    return house, index
+
+
+def _file(args: argparse.Namespace) -> int:
+    house, door = _house(args)
+    source = None if args.source is None else _address("--source", args.source)
+    recording = Recording(house, source)
+    notes = []
+    with _opened(args.what) as file:
+        capture = CaptureFile(file)
+        try:
+            recording.take_all(capture)
+        except MalformedError as error:
+            if not recording.frames:
+                raise UsageError(f"{args.what}: {error}") from None
+            notes.append(f"{error}; what came before is explained")
+    if recording.is_unreadable:
+        raise UsageError(f"{args.what}: {recording.strange.most_common(1)[0][0]}")
+    if capture.cut:
+        notes.append(f"{capture.cut}; what came before is explained")
+    notes += _notes(recording)
+    hosts = _hosts(args, recording, house)
+    traces = Traces(house, hosts.__contains__)
+    traces.take_all(recording.seen)
+    for note in notes:
+        sys.stderr.write(f"doorward: {args.what}: {note}\n")
+    most = MOST_FOR_PROGRAMS if args.json else MOST_SHOWN
+    found = report(house, traces, hosts, hosts.__contains__, source=source, door=door, most=most)
+    return _print(args, house, found, recording, hosts)
+
+
+def _notes(recording: Recording) -> Iterator[str]:
+    if recording.is_full:
+        yield f"only the first {MOST_KEPT:,} packets that matter are explained; choose some with --source"
+    if recording.is_timeless:
+        yield "all packets have the same time, so that nothing can be said about deadlines; capture with tcpdump"
+    if recording.strange and not recording.seen:
+        reason, count = recording.strange.most_common(1)[0]
+        yield f"none of {recording.frames:,} frames holds a packet that can be explained; {count:,}: {reason}"
+
+
+def _hosts(args: argparse.Namespace, recording: Recording, house: House) -> frozenset[bytes]:
+    """Give this host's addresses: as told, or this machine's if knocks go there, or where most knocks go."""
+    if args.host:
+        return frozenset(_address("--host", text).packed for text in args.host)
+    own: frozenset[bytes] = frozenset()
+    with suppress(HostError):
+        links = Links()
+        try:
+            own = links.locals().addresses
+        finally:
+            links.close()
+    return hosts_of(recording.seen, house, own)
+
+
+def _print(args: argparse.Namespace, house: House, found: Report, recording: Recording, hosts: frozenset[bytes]) -> int:
+    began_s = (recording.began_ns or 0) / 1e9
+    explain_text.print_report(house, found, began_s, hosts, whole=args.source is not None, as_json=args.json)
+    return 0 if any(told.conclusion.opened for told in found.told) else 1
+
+
+def _live(args: argparse.Namespace, address: Address) -> int:
+    house, door = _house(args)
+    recording = Recording(house)
+    seconds = _FOR_EVER_S if args.for_ is None else _seconds(args.for_)
+    with LiveCapture(address) as capture:
+        traces = Traces(house, capture.is_local)
+        ends = "Ctrl-C ends it" if args.for_ is None else f"for {args.for_}"
+        with _on_interrupt(capture.end):
+            sys.stderr.write(f"doorward: watching {address}; {ends}\n")
+            sys.stderr.flush()
+            for packet in capture.packets(time.monotonic() + seconds):
+                seen = recording.take_packet(packet.network, packet.at_ns)
+                step = traces.take(seen) if seen else None
+                if step is not None and not args.json:
+                    explain_text.print_step(house, step, address)
+                if recording.is_full:
+                    break
+        for note in _notes(recording):
+            sys.stderr.write(f"doorward: {note}\n")
+        found = report(house, traces, frozenset(), capture.is_local, source=address, door=door)
+    began_s = (recording.began_ns or 0) / 1e9
+    explain_text.print_live(house, found, began_s, as_json=args.json)
+    return 0 if any(told.conclusion.opened for told in found.told) else 1
+
+
+def _seconds(text: str) -> float:
+    try:
+        return parse_duration_ms(text) / 1000
+    except ValueError as error:
+        raise UsageError(f"--for: {error}") from None
+
+
+@contextmanager
+def _opened(what: str) -> Iterator[BinaryIO]:
+    """Open a capture. From a pipe it is read to its end also after Ctrl-C, which reaches the writer as well."""
+    if what == "-":
+        if sys.stdin.isatty():
+            raise UsageError("standard input is a terminal; pipe a capture into it: tcpdump -w - | doorward explain -")
+        with _on_interrupt(lambda: None):
+            yield sys.stdin.buffer
+        return
+    try:
+        with Path(what).open("rb") as file:
+            yield file
+    except FileNotFoundError:
+        raise UsageError(f"{what}: there is no such file, and it is no address; name a capture or an address") from None
+    except OSError as error:
+        raise UsageError(f"{what}: it cannot be read ({error.strerror}); name a capture file") from None
+
+
+@contextmanager
+def _on_interrupt(act: Callable[[], None]) -> Iterator[None]:
+    """Do this at the first Ctrl-C, and go on; the second one ends the program."""
+
+    def once(*_: object) -> None:
+        signal.signal(signal.SIGINT, signal.default_int_handler)
+        act()
+
+    before = signal.signal(signal.SIGINT, once)
+    try:
+        yield
+    finally:
+        signal.signal(signal.SIGINT, before)

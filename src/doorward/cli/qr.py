@@ -1,0 +1,37 @@
+"""A link, and the same as a QR code in the terminal, for a phone to read."""
+
+from __future__ import annotations
+
+import os
+import sys
+from io import StringIO
+
+from doorward.cli.render import line
+from doorward.errors import HostError
+
+_WHITE_ON_BLACK, _PLAIN = "\x1b[97;40m", "\x1b[0m"  # a scanner wants the code dark on light on any terminal
+
+
+def show(link: str) -> None:
+    """Print both; HostError as below, once the link stands there."""
+    line(link)
+    draw(link)
+
+
+def draw(link: str) -> None:
+    """Print the code. HostError: segno is missing, or the link is too long."""
+    try:
+        import segno
+    except ImportError:
+        raise HostError("for the QR code segno is missing; `pip install 'doorward[qr]'`, or send the link") from None
+    try:
+        code = segno.make_qr(link, error="l")
+    except segno.DataOverflowError:
+        raise HostError(f"the link has {len(link)} characters, too many for a QR code; send the link itself") from None
+    drawn = StringIO()
+    code.terminal(drawn, compact=True)
+    rows = drawn.getvalue().splitlines()
+    if sys.stdout.isatty() and os.get_terminal_size().columns < len(rows[0]):
+        raise HostError(f"the QR code is {len(rows[0])} columns wide; widen the terminal, or send the link")
+    for row in rows:
+        line(f"{_WHITE_ON_BLACK}{row}{_PLAIN}" if sys.stdout.isatty() else row)

@@ -1,0 +1,147 @@
+"""`doorward report`: what the ledger holds, and how strong the doors are, as one page or as JSON."""
+
+from __future__ import annotations
+
+import argparse
+import os
+import socket
+import stat
+import sys
+import time
+from datetime import UTC, datetime
+from pathlib import Path
+
+from doorward import __version__, durable
+from doorward.cli import render
+from doorward.cli.options import add_config, configuration_path, since_s
+from doorward.config.files import exposure, read_text, trusted_owners
+from doorward.config.lines import find_lines
+from doorward.config.strength import warnings
+from doorward.config.toml import parse
+from doorward.errors import HostError, UsageError
+from doorward.ledger import KEPT_ROWS, ledger_path, read_records
+from doorward.report.figures import Figures, as_json, figures
+from doorward.report.page import MARK, Maker, page
+from doorward.report.record import Found, sort_out
+from doorward.report.strength import Strengths, Weakness, strengths
+from doorward.report.words import count
+
+EXAMPLE = """\
+  # doorward report --html /root/doorward.html --since 7d
+  /root/doorward.html: 41 openings by 5 people or addresses, 18,204 refusals …
+an earlier report is replaced, whole or not at all, so cron may make it anew;
+any other file is left alone; `--html -` writes to standard output"""
+DEFAULT_SINCE = "30d"
+_MOST_ROWS = 8 * KEPT_ROWS  # openings that stand are never dropped from a ledger, however many
+_MODE = 0o600  # who came from where is nobody else's business
+
+
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    """Declare the command's words."""
+    parser.add_argument("--html", metavar="FILE", help="the page to write; - for standard output")
+    parser.add_argument(
+        "--since", metavar="T", default=DEFAULT_SINCE, help="the last T, like 8h, 7d, 90d (default: 30d)"
+    )
+    add_config(parser)
+    parser.add_argument("--json", action="store_true", help="print the figures, as one JSON object")
+
+
+def run(args: argparse.Namespace) -> int:
+    """Write the page, and say what stands in it."""
+    if args.html is None and not args.json:
+        raise UsageError("report: nothing says where to; add --html FILE, or --json for the figures alone")
+    if args.html == "-" and args.json:
+        raise UsageError("report: --html - and --json both write to standard output; name a file with --html")
+    path = None if args.html in (None, "-") else Path(args.html)
+    if path is not None:
+        _refuse_to_overwrite(path)
+    begin_s = max(0.0, since_s(args.since))  # before the ledger is read, which may take a moment
+    found = sort_out(read_records(ledger_path(), 0.0, _MOST_ROWS), begin_s, time.time())
+    rated = _strengths(args, found)
+    told = figures(found, rated, str(configuration_path(args)), _local)
+    if args.html is not None:
+        raw = page(told, Maker(__version__, socket.gethostname(), _local)).encode()
+        if path is None:
+            sys.stdout.buffer.write(raw)
+            return 0
+        _write(path, raw)
+    if args.json:
+        render.as_json(as_json(told))
+    else:
+        render.line(f"{path}: {_summary(told)}")
+    return 0
+
+
+def _strengths(args: argparse.Namespace, found: Found) -> Strengths | None:
+    """Rate the doors; a host that has no configuration where it is looked for by default may be knockd's."""
+    path = configuration_path(args)
+    if args.config is None and not path.exists():
+        return None
+    text = read_text(path, trusted_owners())
+    configuration, lines = parse(text, str(path)), find_lines(text)
+    findings = [Weakness(each.level, each.line, each.what, each.remedy) for each in warnings(configuration, lines)]
+    if any(door.knock for door in configuration.doors) and (exposed := exposure(path)):
+        findings.insert(0, Weakness("warning", 1, *exposed))
+    return strengths(configuration, findings, lines, found.visits)
+
+
+def _local(at_s: float) -> datetime:
+    return datetime.fromtimestamp(at_s, UTC).astimezone()
+
+
+def _summary(told: Figures) -> str:
+    parts = [
+        f"{count(len(told.found.visits), 'opening', 'openings')} by "
+        + count(told.people, "person or address", "people or addresses"),
+        f"{count(len(told.found.refusals), 'refusal', 'refusals')} from " + count(told.networks, "network", "networks"),
+    ]
+    if told.strengths is not None:
+        parts += [count(told.strengths.levels["warning"], "warning", "warnings")]
+    return ", ".join(parts)
+
+
+def _refuse_to_overwrite(path: Path) -> None:
+    """See that nothing is lost but an earlier report, and that no link leads elsewhere."""
+    remedy = "remove it, or name another file with --html"
+    try:
+        if not stat.S_ISREG(path.lstat().st_mode):
+            raise UsageError(f"{path}: this is no plain file; {remedy}")
+        with path.open("rb") as file:
+            if file.read(len(MARK)) != MARK.encode():
+                raise UsageError(f"{path}: this is no report of doorward, so it is left alone; {remedy}")
+    except FileNotFoundError:
+        return
+    except OSError as error:
+        raise UsageError(f"{path}: {error.strerror}; {remedy}") from None
+
+
+def _write(path: Path, raw: bytes) -> None:
+    """Write the page, whole or not at all. One that is there, and this user's, keeps its mode and its group."""
+    new = path.with_name(f"{path.name}.{os.getpid()}.new")
+    try:
+        handle = os.open(new, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, _MODE)
+        try:
+            with os.fdopen(handle, "wb") as file:
+                file.write(raw)
+                _keep_mode(path, handle)
+                file.flush()
+                os.fsync(handle)
+            durable.rename(new, path)
+        finally:
+            new.unlink(missing_ok=True)
+    except OSError as error:
+        raise HostError(
+            f"{error.filename or path}: {error.strerror}; name a file in a folder that this user may write"
+        ) from None
+
+
+def _keep_mode(path: Path, handle: int) -> None:
+    """An operator may let a web server's group read the page."""
+    try:
+        before = path.lstat()
+    except FileNotFoundError:
+        return
+    if before.st_uid == os.geteuid() and stat.S_ISREG(before.st_mode):
+        if before.st_gid != os.fstat(handle).st_gid:
+            os.fchown(handle, -1, before.st_gid)
+        os.fchmod(handle, stat.S_IMODE(before.st_mode) & 0o666)

@@ -1,0 +1,87 @@
+"""`doorward share`: one door of this host for another device: a link, its QR code, or what an app imports."""
+
+from __future__ import annotations
+
+import argparse
+import json
+import sys
+
+from doorward.cli import qr
+from doorward.cli.options import add_config, configuration_path
+from doorward.cli.render import line
+from doorward.client.links import format_link
+from doorward.config.files import read
+from doorward.config.report import nearest
+from doorward.config.schema import Configuration
+from doorward.errors import UsageError
+from doorward.model import Door
+from doorward.setup import files, host, sharing
+
+EXAMPLE = """\
+  # doorward share ssh --format qr                        # for a camera
+  # doorward share ssh --format knockonports > ssh.json   # for the Android app
+  # doorward share ssh --host server.example              # the link alone
+it holds the sequence: send it by a way that nobody else reads"""
+FORMATS = {
+    "doorward": "a doorward:// link",
+    "qr": "the link as a QR code too",
+    "knockonports": "JSON that the Android app Knock on Ports imports",
+    "knockd": "a section of knockd.conf, which the app imports too",
+}
+
+
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    """Declare the command's words."""
+    parser.add_argument("door", metavar="DOOR", help="a door of the configuration")
+    known = "; ".join(f"{name}: {what}" for name, what in FORMATS.items())
+    parser.add_argument("--format", metavar="FORMAT", choices=list(FORMATS), default="doorward", help=known)
+    parser.add_argument("--host", metavar="ADDRESS", help="name or address that clients use (default: this host's own)")
+    add_config(parser)
+
+
+def run(args: argparse.Namespace) -> int:
+    """Print the door in the form that is asked for."""
+    path = configuration_path(args)
+    configuration = read(path)
+    door = _door(configuration, args.door, str(path))
+    address = _address(args.host, door)
+    if args.format == "knockonports":
+        line(json.dumps(sharing.knock_on_ports(door, address), indent=2, ensure_ascii=False))
+    elif args.format == "knockd":
+        sys.stdout.write(sharing.knockd_stanza(door, address))
+    else:
+        key = files.told_key(configuration, path.absolute().parent)
+        _refuse_unlinkable(door, key)
+        link = format_link(sharing.link_of(configuration, key, address, [door]))
+        (qr.show if args.format == "qr" else line)(link)
+    return 0
+
+
+def _door(configuration: Configuration, name: str, file: str) -> Door:
+    doors = {door.name: door for door in configuration.doors}
+    if name not in doors:
+        near = nearest(name, doors)
+        hint = f"did you mean {near!r}?" if near else f"its doors are {', '.join(list(doors)[:10])}"
+        raise UsageError(f"{file}: there is no door {name!r}; {hint}")
+    return doors[name]
+
+
+def _address(told: str | None, door: Door) -> str:
+    if told is not None:
+        return sharing.checked_address(told)
+    if door.target is not None:
+        return str(door.target)
+    return str(host.look().address() or host.host_name())
+
+
+def _refuse_unlinkable(door: Door, key: str | None) -> None:
+    if sharing.is_shareable(door, signed=key is not None):
+        return
+    if door.target is not None:
+        raise UsageError(f"door {door.name!r} listens for {door.target}; share it with --format knockonports or knockd")
+    if door.knock:
+        raise UsageError(f"door {door.name!r}: its `flags` ({door.flags}) take no plain SYN, and clients send no other")
+    raise UsageError(
+        f"door {door.name!r} has no sequence, and nobody may send signed knocks; write [signed] and public keys into "
+        "its authorized_keys, or a `knock`"
+    )

@@ -1,0 +1,25 @@
+"""`doorward unban`."""
+
+from __future__ import annotations
+
+import argparse
+
+from doorward.cli import render
+from doorward.daemon.control import ask, default_path
+
+EXAMPLE = """\
+  # doorward unban 203.0.113.9
+  203.0.113.9 is banned no more
+exit status: 0 done, 1 it was not banned or no daemon runs, 2 no such address"""
+
+
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    """Declare the command's words."""
+    parser.add_argument("address", metavar="ADDRESS", help="who may knock again")
+
+
+def run(args: argparse.Namespace) -> int:
+    """Ask the daemon to end a ban."""
+    done = ask(default_path(), {"command": "unban", "address": args.address})
+    render.line(f"{done['ban']} is banned no more")
+    return 0

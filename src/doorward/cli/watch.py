@@ -1,0 +1,64 @@
+"""`doorward watch`."""
+
+from __future__ import annotations
+
+import argparse
+import json
+import sys
+from contextlib import closing
+from datetime import UTC, datetime
+from importlib.util import find_spec
+from typing import Any
+
+from doorward.cli import render
+from doorward.daemon.control import Following, default_path
+from doorward.daemon.log import stamped, text_of
+
+EXAMPLE = """\
+  # doorward watch | grep refused
+  2026-05-01T12:04:51+0200 refused 203.0.113.9: more than 20 symbols a second: …
+On a terminal: a live view, with keys to close and to prolong. Else one event a
+line, as in the daemon's log, until Ctrl-C or the daemon's end.
+exit status: 0 you ended it, 1 no daemon runs, or it ended"""
+
+
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    """Declare the command's words."""
+    parser.add_argument("--plain", action="store_true", help="one event a line, on a terminal too")
+    parser.add_argument("--json", action="store_true", help="the status and then one event a line, as JSON")
+
+
+def run(args: argparse.Namespace) -> int:
+    """Show the live view, or write lines."""
+    is_plain = args.plain or args.json or not (sys.stdin.isatty() and sys.stdout.isatty())
+    if not is_plain and find_spec("textual") is not None:
+        from doorward.watch.app import watch
+
+        return watch(default_path())
+    if not is_plain:
+        sys.stderr.write("doorward: the live view needs textual (pip install 'doorward[tui]'); lines instead:\n")
+    return _lines(as_json=args.json)
+
+
+def _lines(*, as_json: bool) -> int:
+    try:
+        with closing(Following(default_path())) as following:
+            first = following.first
+            words = f"{first['summary']}; {len(first['openings'])} open"
+            _write(json.dumps({"event": "status", **first}) if as_json else stamped(datetime.now(UTC), words))
+            for event in following:
+                _write(json.dumps(event) if as_json else _text(event))
+    except KeyboardInterrupt:
+        return 0
+    sys.stderr.write("doorward: the daemon ended\n")
+    return 1
+
+
+def _write(line: str) -> None:
+    """Write a line at once, whoever reads it."""
+    render.line(line)
+    sys.stdout.flush()
+
+
+def _text(event: dict[str, Any]) -> str:
+    return stamped(datetime.fromisoformat(event["time"]), text_of(event["event"], event))

@@ -1,0 +1,104 @@
+"""Who is banned, until when: kept in a file beside the ledger, so that neither a restart nor a reboot ends a ban."""
+
+from __future__ import annotations
+
+import json
+import os
+import time
+from collections.abc import Callable
+from contextlib import suppress
+from ipaddress import ip_address
+from pathlib import Path
+from typing import Protocol
+
+from doorward import durable
+from doorward.errors import AnswerNo
+from doorward.gate.bans import Bans as Remaining
+from doorward.gate.bans import ban_of, covers
+from doorward.model import Address, Place
+
+NAME = "bans.json"  # in the state folder
+MAX_BANS = 10_000  # a file of half a megabyte; more is a firewall's work
+
+
+class Filter(Protocol):
+    """What the packet filter does for bans."""
+
+    def ban(self, bans: Remaining) -> None:
+        """Put these in, with the seconds that each has left."""
+
+    def unban(self, ban: Place) -> None:
+        """Take one away."""
+
+
+class Bans:
+    """The bans that stand. Times inside are since the epoch: a reboot is no end."""
+
+    def __init__(self, path: Path, gate: Filter, say: Callable[[str, str], None]) -> None:
+        self._path, self._gate, self._say = path, gate, say
+        self._until_s: dict[Place, float] = _read(path)
+
+    def standing(self) -> dict[Place, float]:
+        """Give who is banned, and until when."""
+        now_s = time.time()
+        for ban in [ban for ban, until_s in self._until_s.items() if until_s <= now_s]:
+            del self._until_s[ban]
+        return dict(self._until_s)
+
+    def put_back(self) -> None:
+        """Put all of them into a gate that has lost them."""
+        now_s = time.time()
+        if standing := self.standing():
+            self._gate.ban({ban: until_s - now_s for ban, until_s in standing.items()})
+
+    def holds(self, place: Place) -> bool:
+        """Tell whether an address, or a whole network, is banned."""
+        if not self._until_s:
+            return False
+        if isinstance(place, Address):
+            return self._until_s.get(ban_of(place), 0.0) > time.time()
+        return any(covers(ban, place) for ban in self.standing())
+
+    def add(self, address: Address, for_s: float) -> Place:
+        """Ban, or set a new end; gives what is banned. AnswerNo: there are too many."""
+        ban = ban_of(address)
+        if ban not in (standing := self.standing()) and len(standing) >= MAX_BANS:
+            raise AnswerNo(f"{MAX_BANS:,} are banned already; a firewall's set is made for more")
+        self._gate.ban({ban: for_s})
+        self._until_s[ban] = time.time() + for_s
+        self._keep()
+        return ban
+
+    def remove(self, address: Address) -> Place:
+        """End a ban. AnswerNo: there is none."""
+        ban = ban_of(address)
+        if ban not in self.standing():
+            raise AnswerNo(f"{ban} is not banned; `doorward ban` lists who is")
+        self._gate.unban(ban)
+        del self._until_s[ban]
+        self._keep()
+        return ban
+
+    def _keep(self) -> None:
+        beside = self._path.with_name(f"{self._path.name}.new")
+        try:
+            handle = os.open(beside, os.O_WRONLY | os.O_CREAT | os.O_TRUNC | os.O_CLOEXEC | os.O_NOFOLLOW, 0o600)
+            with os.fdopen(handle, "w") as file:
+                json.dump({str(ban): until_s for ban, until_s in self.standing().items()}, file)
+                file.flush()
+                os.fsync(handle)
+            durable.rename(beside, self._path)
+        except OSError as error:
+            self._say(f"{self._path}: {error.strerror}; bans hold, and a restart forgets this change", "error")
+
+
+def _read(path: Path) -> dict[Place, float]:
+    """Read what was kept; what makes no sense is no ban."""
+    found: dict[Place, float] = {}
+    with suppress(OSError, ValueError, RecursionError):
+        kept = json.loads(path.read_text())
+        for text, until_s in kept.items() if isinstance(kept, dict) else ():
+            with suppress(ValueError):
+                if type(until_s) is float and until_s < time.time() + 366 * 86_400:
+                    found[ban_of(ip_address(text.partition("/")[0]))] = until_s
+    return dict(list(found.items())[:MAX_BANS])

@@ -1,0 +1,1 @@
+"""What tells an operator how things are: seen from outside, and packet by packet."""

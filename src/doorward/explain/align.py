@@ -1,0 +1,169 @@
+"""A door's sequence laid beside what a source sent: which packet was meant as which knock, and what lies between.
+
+The cheapest explanation wins (dynamic programming, as for the distance of two texts): a knock that is missing, a
+packet that came between, a knock with a fault. Of equally cheap ones the last: people look at their last try.
+"""
+
+from __future__ import annotations
+
+from collections import Counter, defaultdict
+from collections.abc import Iterator, Sequence
+from typing import NamedTuple
+
+from doorward.explain.follow import SYMBOLS, Step, Verdict
+from doorward.explain.house import House
+from doorward.model import Door, Port
+
+MOST_ALIGNED = 200  # packets of one source, the last ones: the time grows with the square
+MOST_DOORS = 16  # are tried for one source, those first whose ports it went to most
+LONGEST_PAUSE_S = 120.0  # between two packets that are one try at a knock
+_MISSING, _STRAY, _FAULTY, _OTHER_PROTOCOL = 3.0, 2.0, 2.0, 2.5
+_MOST_STRAYS = 20  # more cost no more, so that a scan around the knock still shows the knock
+_FAULTS = {
+    Verdict.FAST: 1.0,
+    Verdict.FLAGS: _FAULTY,
+    Verdict.ELSEWHERE: _FAULTY,
+    Verdict.CONNECTION: _FAULTY,
+    Verdict.INSIDE: _FAULTY,
+    Verdict.BROKEN: _FAULTY,
+}
+
+
+class Match(NamedTuple):
+    """A packet that was meant as a knock (its place in the sequence, from 0)."""
+
+    knock: int
+    step: Step
+    is_exact: bool  # it went to the right port, with the right protocol
+
+
+class Alignment(NamedTuple):
+    """The best explanation for one door. `steps` are the packets that were looked at, in order."""
+
+    door: int
+    matches: tuple[Match, ...]
+    cost: float
+    steps: tuple[Step, ...]
+
+    def between(self, after: Step | None, before: Step | None) -> Iterator[Step]:
+        """Give the packets between two of them; None stands for the beginning or the end."""
+        start = -1 if after is None else self.steps.index(after)
+        end = len(self.steps) if before is None else self.steps.index(before)
+        yield from self.steps[start + 1 : end]
+
+
+class _Node(NamedTuple):
+    place: int  # in the steps
+    knock: int
+    cost: float
+    is_exact: bool
+
+
+def counts_for(house: House, door: int, step: Step) -> bool:
+    """Tell whether the door's machine took a packet as a symbol."""
+    return step.verdict in SYMBOLS and any(lane.machine == house.machine_of[door] for lane in step.lanes)
+
+
+def best_alignment(house: House, steps: Sequence[Step], door: int | None = None) -> Alignment | None:
+    """Give the explanation that costs least for a knock of its length; None where no packet fits any sequence."""
+    doors = _candidates(house, steps) if door is None else [door]
+    found = [alignment for each in doors if (alignment := align(house, steps, each)) is not None]
+    return min(
+        found,
+        key=lambda alignment: (
+            alignment.cost / len(house.doors[alignment.door].knock),
+            -len(alignment.matches),
+            alignment.door,
+        ),
+        default=None,
+    )
+
+
+def _candidates(house: House, steps: Sequence[Step]) -> list[int]:
+    numbers = {step.port.number for step in steps[-MOST_ALIGNED:] if step.port}
+    hits = Counter(door for number in numbers for door in house.seekers.get(number, ()))
+    share = {door: count / len({port.number for port in house.doors[door].knock}) for door, count in hits.items()}
+    return sorted(share, key=lambda door: (-share[door], door))[:MOST_DOORS]
+
+
+def align(house: House, steps: Sequence[Step], index: int) -> Alignment | None:
+    """Lay one door's sequence beside the steps."""
+    door = house.doors[index]
+    numbers = {port.number for port in door.knock}
+    looked_at = [
+        step for step in steps if counts_for(house, index, step) or (step.port and step.port.number in numbers)
+    ]
+    looked_at = looked_at[-MOST_ALIGNED:]
+    nodes = [
+        _Node(place, knock, *price)
+        for place, step in enumerate(looked_at)
+        for knock, port in enumerate(door.knock)
+        if (price := _cost(house, index, step, port)) is not None
+    ]
+    if not nodes:
+        return None
+    counts = [counts_for(house, index, step) for step in looked_at]
+    chain, cost = _cheapest(door, looked_at, nodes, _Strays(looked_at, counts))
+    matches = tuple(Match(node.knock, looked_at[node.place], node.is_exact) for node in chain)
+    return Alignment(index, matches, cost, tuple(looked_at))
+
+
+def _cost(house: House, index: int, step: Step, port: Port) -> tuple[float, bool] | None:
+    """Give what it costs to take a packet for a knock at `port`, and whether it went there; None where it did not."""
+    if step.port is None or step.port.number != port.number:
+        return None
+    if step.port.protocol is not port.protocol:
+        return _OTHER_PROTOCOL, False
+    fault = _FAULTS.get(step.verdict)
+    if fault is not None:
+        return fault, True
+    return (0.0 if counts_for(house, index, step) else _FAULTY), True
+
+
+class _Strays:
+    """Counts the symbols between two packets that are not the earlier one again."""
+
+    def __init__(self, steps: Sequence[Step], counts: Sequence[bool]) -> None:
+        self._ports = [step.port for step in steps]
+        self._all = [0]
+        self._of: dict[Port | None, list[int]] = defaultdict(lambda: [0] * (len(steps) + 1))
+        places: dict[Port | None, list[int]] = defaultdict(list)
+        for place, is_symbol in enumerate(counts):
+            self._all.append(self._all[-1] + is_symbol)
+            if is_symbol:
+                places[self._ports[place]].append(place)
+        for port, taken in places.items():
+            row, marks = self._of[port], set(taken)
+            for place in range(len(steps)):
+                row[place + 1] = row[place] + (place in marks)
+
+    def between(self, start: int, end: int) -> int:
+        row = self._of.get(self._ports[start])
+        same = row[end] - row[start + 1] if row else 0
+        return self._all[end] - self._all[start + 1] - same
+
+
+def _cheapest(door: Door, steps: Sequence[Step], nodes: Sequence[_Node], strays: _Strays) -> tuple[list[_Node], float]:
+    costs: list[float] = []
+    before: list[int | None] = []
+    for node in nodes:
+        best, link = _MISSING * node.knock, None
+        for other, earlier in enumerate(nodes[: len(costs)]):
+            if earlier.knock >= node.knock or earlier.place >= node.place:
+                continue
+            if steps[node.place].at_s - steps[earlier.place].at_s > LONGEST_PAUSE_S:
+                continue
+            between = min(strays.between(earlier.place, node.place), _MOST_STRAYS)
+            cost = costs[other] + _MISSING * (node.knock - earlier.knock - 1) + _STRAY * between
+            if cost <= best:
+                best, link = cost, other
+        costs.append(best + node.cost)
+        before.append(link)
+    last = len(door.knock) - 1
+    totals = [cost + _MISSING * (last - node.knock) for cost, node in zip(costs, nodes, strict=True)]
+    number: int | None = max(range(len(nodes)), key=lambda n: (-totals[n], n))
+    total, chain = totals[number or 0], list[_Node]()
+    while number is not None:
+        chain.append(nodes[number])
+        number = before[number]
+    return chain[::-1], total

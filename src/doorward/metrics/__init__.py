@@ -1,0 +1,1 @@
+"""The daemon's numbers for Prometheus, served by a process of its own."""

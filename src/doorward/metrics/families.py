@@ -1,0 +1,105 @@
+"""What the daemon's `numbers` are called in Prometheus. A metric is added in one place: a line here."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping
+from itertools import accumulate
+from typing import Any
+
+from prometheus_client import CONTENT_TYPE_LATEST, CollectorRegistry, generate_latest
+from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily, HistogramMetricFamily, Metric
+from prometheus_client.registry import Collector
+
+from doorward import __version__
+
+CONTENT_TYPE = CONTENT_TYPE_LATEST  # of what `exposition` gives
+_Samples = dict[tuple[str, ...], float]
+_EVENTS = {
+    "opened": ("doorward_opened", "Openings that began, by door and by how it was opened: knock, key or hand."),
+    "prolonged": ("doorward_prolonged", "Openings that were made longer, by door and by how."),
+    "closed": ("doorward_closed", "Openings that ended, by door and by how: time, hand, ban, or lost by the kernel."),
+    "ran": ("doorward_ran", "Commands of doors that stay open for nobody, by door and by how they were asked for."),
+}
+
+
+def exposition(numbers: Mapping[str, Any] | None) -> bytes:
+    """Give the text that Prometheus reads. None: no daemon answers."""
+    registry = CollectorRegistry(auto_describe=False)
+    registry.register(_Numbers(numbers))
+    return generate_latest(registry)
+
+
+class _Numbers(Collector):
+    def __init__(self, numbers: Mapping[str, Any] | None) -> None:
+        self._numbers = numbers
+
+    def collect(self) -> Iterator[Metric]:
+        yield _gauge("doorward_up", "Whether the daemon answers.", self._numbers is not None)
+        if self._numbers is not None:
+            yield from families(self._numbers)
+
+
+def families(numbers: Mapping[str, Any]) -> Iterator[Metric]:
+    """Give every metric of these numbers."""
+    yield _labelled(GaugeMetricFamily("doorward_build_info", "The version.", labels=["version"]), {(__version__,): 1})
+    yield _gauge("doorward_doors", "Doors of the configuration that is in force.", numbers["doors"])
+    yield _gauge("doorward_openings", "Openings that stand.", numbers["openings"])
+    yield _gauge("doorward_bans", "Addresses and networks that are banned.", numbers["bans"])
+    yield from _events(numbers)
+    yield _refusals(numbers)
+    packets = CounterMetricFamily(
+        "doorward_packets", "Packets counted by the kernel, by what became of them.", labels=["path"]
+    )
+    yield _labelled(packets, {(name,): count for name, count in numbers["counters"].items()})
+    yield from _sets(numbers["sets"])
+    yield _latency(numbers["latency"])
+    if (signed := numbers["signed"]) is not None:
+        yield _gauge("doorward_signed_ready", "Whether signed knocks are taken.", signed["takes"])
+    yield _counter("doorward_log_overflows", "Times that the kernel's log lost messages.", numbers["log_overflows"])
+    yield _gauge("doorward_ledger_trouble", "Whether the ledger cannot be written.", bool(numbers["ledger_trouble"]))
+    yield _counter("doorward_ledger_lost", "Records that never reached the ledger.", numbers["ledger_lost"])
+
+
+def _events(numbers: Mapping[str, Any]) -> Iterator[Metric]:
+    for event, (name, words) in _EVENTS.items():
+        samples: _Samples = {(door, by): count for what, door, by, count in numbers["events"] if what == event}
+        yield _labelled(CounterMetricFamily(name, words, labels=["door", "by"]), samples)
+
+
+def _refusals(numbers: Mapping[str, Any]) -> Metric:
+    signed = (numbers["signed"] or {}).get("refused", {})
+    samples: _Samples = {("knock", reason): count for reason, count in numbers["refused"].items()}
+    samples |= {("key", reason): count for reason, count in signed.items()}
+    words = "Knocks and signed knocks that were refused, by way and reason."
+    return _labelled(CounterMetricFamily("doorward_refusals", words, labels=["by", "reason"]), samples)
+
+
+def _sets(sets: Mapping[str, Any]) -> Iterator[Metric]:
+    """Tell how full each set is; those of the automaton's machines have the machine's fingerprint in their name."""
+    labels = ["set", "machine"]
+    known = {tuple(name.partition("_")[::2]): told for name, told in sets.items()}
+    full = GaugeMetricFamily("doorward_set_elements", "Elements of the kernel's sets, where it tells.", labels=labels)
+    yield _labelled(full, {key: told["elements"] for key, told in known.items() if told["elements"] is not None})
+    size = GaugeMetricFamily("doorward_set_size", "Elements that the kernel's sets take.", labels=labels)
+    yield _labelled(size, {key: told["size"] for key, told in known.items() if told["size"]})
+
+
+def _latency(told: Mapping[str, Any]) -> Metric:
+    bounds = [*map(str, told["bounds"]), "+Inf"]
+    buckets = list(zip(bounds, accumulate(told["counts"]), strict=True))
+    words = "Seconds from the kernel's log of a complete knock to its opening in the ledger."
+    return HistogramMetricFamily("doorward_recording_seconds", words, buckets=buckets, sum_value=told["sum"])
+
+
+def _gauge(name: str, words: str, value: float) -> Metric:
+    return GaugeMetricFamily(name, words, value=float(value))
+
+
+def _counter(name: str, words: str, value: float) -> Metric:
+    return CounterMetricFamily(name, words, value=float(value))
+
+
+def _labelled(family: GaugeMetricFamily | CounterMetricFamily, samples: _Samples) -> Metric:
+    for labels, value in samples.items():
+        family.add_metric(labels, float(value))
+    return family

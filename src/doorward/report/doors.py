@@ -1,0 +1,66 @@
+"""The part of the page about how strong the doors are. Pure."""
+
+from __future__ import annotations
+
+from doorward.report.figures import Figures
+from doorward.report.markup import Html, fill, foreign, join
+from doorward.report.sources import LocalTime
+from doorward.report.strength import Strength, Strengths, Weakness
+from doorward.report.words import count, moment
+
+_TABLE = """<p class="hint">{}</p>
+<table class="cards strength"><thead><tr><th scope="col">Door</th><th scope="col">Opened by</th>\
+<th scope="col">Opens</th><th scope="col">For</th><th scope="col" class="number">Openings</th>\
+<th scope="col">What to know</th></tr></thead>
+<tbody>{}</tbody></table>{}
+"""
+
+
+def section(told: Figures, local: LocalTime) -> Html:
+    """Tell how each door is opened, and what is weak."""
+    body = (
+        fill('<p>There is no configuration at <code class="long">{}</code>.</p>', told.missing)
+        if told.strengths is None
+        else _strengths(told.strengths, local)
+    )
+    return fill('<section aria-labelledby="strong"><h2 id="strong">How strong the doors are</h2>\n{}</section>\n', body)
+
+
+def _strengths(strengths: Strengths, local: LocalTime) -> Html:
+    gate = fill(
+        '<tr><th scope="row">the gate</th><td colspan="4">mode {}</td><td class="why">{}</td></tr>\n',
+        strengths.mode,
+        _findings(strengths.gate.findings),
+    )
+    more = count(strengths.more, "more door has", "more doors have")
+    return fill(
+        _TABLE,
+        fill("As <code>doorward check</code> finds them, weakest first. The ports of a sequence are not told."),
+        join([gate, *(_door(door, local) for door in strengths.doors)]),
+        fill('<p class="hint">{} no room here; <code>doorward check</code> shows all.</p>', more)
+        if strengths.more
+        else Html(),
+    )
+
+
+def _door(door: Strength, local: LocalTime) -> Html:
+    last = "" if door.last_s is None else f"last {moment(local(door.last_s))}"
+    return fill(
+        '<tr><th scope="row">{}</th><td data-is="opened by">{}</td><td data-is="opens">{}</td><td data-is="for">{}</td>'
+        '<td class="number" data-is="openings">{}<small>{}</small></td><td class="why">{}</td></tr>\n',
+        foreign(door.door or ""), door.way, door.opens, door.for_, f"{door.visits:,}", last, _findings(door.findings),
+    )  # fmt: skip
+
+
+def _findings(findings: tuple[Weakness, ...]) -> Html:
+    if not findings:
+        return Html('<span class="fine">nothing weak found</span>')
+    return fill("<ul>{}</ul>", join(map(_finding, findings)))
+
+
+def _finding(finding: Weakness) -> Html:
+    return fill(
+        '<li><b class="{}">{}</b> {} <small>{} (line {})</small></li>',
+        "warning" if finding.level == "warning" else "note",
+        finding.level, finding.what, finding.remedy, finding.line,
+    )  # fmt: skip

@@ -1,0 +1,88 @@
+"""The whole page: one file that asks nobody for anything, and that a browser lets do nothing else. Pure."""
+
+from __future__ import annotations
+
+import base64
+import hashlib
+from typing import NamedTuple
+
+from doorward.report import doors, people, strangers
+from doorward.report.figures import Figures
+from doorward.report.markup import Html, fill, foreign, join
+from doorward.report.sources import LocalTime
+from doorward.report.style import STYLE
+from doorward.report.words import count, dated, moment, span
+
+MARK = '<!doctype html>\n<html lang="en"><head><meta charset="utf-8"><meta name="generator" content="doorward report'
+_HASH = base64.b64encode(hashlib.sha256(STYLE.encode()).digest()).decode()
+_POLICY = f"default-src 'none'; style-src 'sha256-{_HASH}'; img-src data:; base-uri 'none'; form-action 'none'"
+_HEAD = (
+    MARK
+    + """ {}">
+<meta http-equiv="Content-Security-Policy" content="{}">
+<meta name="viewport" content="width=device-width, initial-scale=1"><meta name="color-scheme" content="light dark">
+<meta name="referrer" content="no-referrer"><meta name="robots" content="noindex"><link rel="icon" href="data:,">
+<title>{}</title>
+<style>{}</style></head>
+"""
+)
+_BODY = """<body><header><h1>doorward at {}</h1>
+<p>{} <span class="zone">({})</span></p></header>
+<main><section aria-labelledby="short"><h2 id="short" class="unseen">In short</h2>
+<dl class="tiles">{}</dl>{}</section>
+{}</main>
+<footer><p>Made by doorward {} on {}. Addresses and people's names
+stand here: keep this page as you keep the ledger.</p>
+</footer></body></html>
+"""
+_KINDS = {"opened": "openings", "refused": "refusals"}
+
+
+class Maker(NamedTuple):
+    """Who makes the page, and how it tells the time."""
+
+    version: str
+    host: str
+    local: LocalTime
+
+
+def page(told: Figures, maker: Maker) -> str:
+    """Write the page."""
+    local, period = maker.local, told.found.period
+    since, until = local(period.since_s), local(period.until_s)
+    offset = f"UTC{until:%z}"
+    zone = f"times in {until.tzname()}" + ("" if until.tzname() in ("UTC", None) else f", {offset[:6]}:{offset[6:8]}")
+    parts = (people.section(told, local), strangers.section(told, local), doors.section(told, local))
+    when = f"{dated(since)} to {dated(until)}: {span(period.length_s)}"
+    title = f"doorward at {maker.host}, {moment(until)}"
+    head = fill(_HEAD, maker.version, Html(_POLICY), title, Html(STYLE))
+    tiles, remarks, text = _tiles(told), _remarks(told, local), join(parts)
+    body = fill(_BODY, foreign(maker.host), when, zone, tiles, remarks, text, maker.version, dated(until))
+    return head + body
+
+
+def _tiles(told: Figures) -> Html:
+    found, strengths = told.found, told.strengths
+    tiles = [
+        ("Openings", f"{len(found.visits):,}", f"by {count(told.people, 'person or address', 'people or addresses')}"),
+        ("Open now", f"{told.standing:,}", "for new connections"),
+        ("Refusals", f"{len(found.refusals):,}", f"of {count(told.addresses, 'address', 'addresses')}"),
+        ("Networks refused", f"{told.networks:,}", "a /24 or a /64 each"),
+    ]
+    if strengths is not None:
+        notes = count(strengths.levels["note"], "note", "notes")
+        tiles.append(("Weak points", f"{strengths.levels['warning']:,}", f"and {notes}"))
+    return join(fill("<div><dt>{}</dt><dd>{}<small>{}</small></dd></div>", *tile) for tile in tiles)
+
+
+def _remarks(told: Figures, local: LocalTime) -> Html:
+    """Say what the figures do not hold."""
+    found = told.found
+    remarks = [
+        f"The ledger has no {_KINDS[event]} before {moment(local(at_s))} any more: it keeps the newest only."
+        for event, at_s in found.forgotten.items()
+    ]
+    if found.ahead:
+        records = count(found.ahead, "record is", "records are")
+        remarks.append(f"{records} left out: of a time that has not come. Was this machine's clock set back?")
+    return join(fill('<p class="remark">{}</p>', remark) for remark in remarks)

@@ -1,0 +1,119 @@
+"""The doors of the configuration: how each is opened, how strong that is, and whether anybody came. Pure."""
+
+from __future__ import annotations
+
+import re
+from collections import Counter
+from collections.abc import Iterable, Mapping
+from typing import NamedTuple, Protocol
+
+from doorward.config.duration import format_duration
+from doorward.config.lines import Keys
+from doorward.config.schema import Configuration
+from doorward.model import Door
+from doorward.report.record import Visit
+from doorward.report.words import count
+
+MOST_DOORS = 50
+MOST_FINDINGS = 20  # of one door, or of the gate
+_PORT = re.compile(r"\b[0-9]{1,5}(?=[/:](?:tcp|udp)\b)", re.IGNORECASE)
+
+
+class Finding(Protocol):
+    """What `check` finds: a "warning" or a "note", where, what, and what to do about it."""
+
+    @property
+    def level(self) -> str:
+        """Tell how grave it is."""
+
+    @property
+    def line(self) -> int:
+        """Tell where it is."""
+
+    @property
+    def what(self) -> str:
+        """Tell what it is."""
+
+    @property
+    def remedy(self) -> str:
+        """Tell what to do."""
+
+
+class Weakness(NamedTuple):
+    """A finding that anybody may read."""
+
+    level: str
+    line: int
+    what: str
+    remedy: str
+
+
+class Strength(NamedTuple):
+    """A door, or the gate itself (`door` None): what a knocker does, what opens, for how long, and what is weak.
+
+    `visits`, `last_s`: the openings in the period.
+    """
+
+    door: str | None
+    way: str
+    opens: str
+    for_: str
+    findings: tuple[Weakness, ...]
+    visits: int = 0
+    last_s: float | None = None
+
+
+class Strengths(NamedTuple):
+    """The gate, the doors that there is room for (the weakest first), and how many more there are."""
+
+    mode: str
+    gate: Strength
+    doors: list[Strength]
+    more: int
+    levels: Counter[str]
+
+
+def strengths(
+    configuration: Configuration,
+    findings: Iterable[Finding],
+    lines: Mapping[Keys, int],
+    visits: Iterable[Visit],
+) -> Strengths:
+    """Sort the findings of `check` by door; the ports of a sequence are made unreadable, for pages get around."""
+    owners = {line: path[1] for path, line in lines.items() if path[0] == "doors" and len(path) > 1}
+    secret = {port.number for door in configuration.doors for port in door.knock}
+    by_owner: dict[str | None, list[Weakness]] = {}
+    levels: Counter[str] = Counter()
+    for finding in findings:
+        levels[finding.level] += 1
+        by_owner.setdefault(owners.get(finding.line), []).append(_veiled(finding, secret))
+    came, last = Counter[str](), dict[str, float]()
+    for visit in visits:
+        came[visit.door] += 1
+        last[visit.door] = max(visit.since_s, last.get(visit.door, 0.0))
+    signs = configuration.signed is not None
+    doors = [
+        _door(door, signs, by_owner.get(door.name, []))._replace(visits=came[door.name], last_s=last.get(door.name))
+        for door in configuration.doors
+    ]
+    doors.sort(key=lambda door: -sum(finding.level == "warning" for finding in door.findings))
+    mode = str(configuration.gate.mode)
+    gate = Strength(None, "", "", "", tuple(by_owner.get(None, [])[:MOST_FINDINGS]))
+    return Strengths(mode, gate, doors[:MOST_DOORS], len(doors[MOST_DOORS:]), levels)
+
+
+def _door(door: Door, signs: bool, findings: list[Weakness]) -> Strength:
+    ways = (
+        [f"{count(len(door.knock), 'knock', 'knocks')} within {format_duration(door.within_ms)}"] if door.knock else []
+    )
+    ways += ["a signed knock"] if signs else []
+    opens = ", ".join(map(str, door.opens)) or "runs a command"
+    for_ = format_duration(door.for_ms) if door.is_opening else "a moment"
+    return Strength(door.name, " or ".join(ways) or "by hand only", opens, for_, tuple(findings[:MOST_FINDINGS]))
+
+
+def _veiled(finding: Finding, secret: set[int]) -> Weakness:
+    def veil(match: re.Match[str]) -> str:
+        return "•••" if int(match[0]) in secret else match[0]
+
+    return Weakness(finding.level, finding.line, _PORT.sub(veil, finding.what), _PORT.sub(veil, finding.remedy))

@@ -1,0 +1,79 @@
+"""Writes what is missing of a configuration and its files, with the right owners; what is there stays as it is."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+from doorward import durable
+from doorward.config.schema import Configuration, Signed
+from doorward.daemon.privileges import service_identity
+from doorward.daemon.signed_files import key_path, keys_path, read_authorized_keys, read_private_key
+from doorward.durable import Access
+from doorward.errors import HostError
+from doorward.signed.server_key import X25519, new_private_text
+
+
+def access() -> Access:
+    """Tell whose the files are: the service's group may read them, where there is one."""
+    identity = service_identity()
+    if identity is None:
+        return Access(0o600, os.geteuid(), os.getegid())
+    return Access(0o640, 0, identity.group)
+
+
+def write(path: Path, text: str) -> bool:
+    """Write a file unless it is there: then False. HostError: it cannot be written."""
+    with _complaining(path):
+        _make_folder(path.parent)
+        return durable.create(path, text, access())
+
+
+def _make_folder(folder: Path) -> None:
+    """Make the configuration's folder as the package does: for root, and the daemon's group to read."""
+    if folder.exists():
+        return
+    durable.make_folders(folder.parent, 0o755)
+    durable.make_folders(folder, 0o700)
+    identity = service_identity()
+    if identity is not None:
+        os.chown(folder, 0, identity.group)
+        folder.chmod(0o750)
+
+
+def write_signed(configuration: Configuration, folder: Path, keys: str) -> list[Path]:
+    """Write the files of signed knocks that are missing, `keys` as who may knock; give those that were written."""
+    if configuration.signed is None:
+        return []
+    key, who = key_path(configuration.signed, folder), keys_path(configuration.signed, folder)
+    made = []
+    if not key.exists() and write(key, new_private_text(X25519)):
+        made.append(key)
+    if not who.exists() and write(who, keys):
+        made.append(who)
+    return made
+
+
+def who_may_knock(configuration: Configuration, folder: Path) -> Path:
+    """Give the file of those who may send signed knocks."""
+    return keys_path(configuration.signed or Signed(), folder)
+
+
+def told_key(configuration: Configuration, folder: Path) -> str | None:
+    """Give the public half of the server's key, where anybody may knock with it; errors as the daemon finds them."""
+    if configuration.signed is None:
+        return None
+    key = read_private_key(key_path(configuration.signed, folder))
+    keys, _ = read_authorized_keys(keys_path(configuration.signed, folder))
+    return str(key.public) if keys.lines else None
+
+
+@contextmanager
+def _complaining(path: Path) -> Iterator[None]:
+    try:
+        yield
+    except OSError as error:
+        where = error.filename or path
+        raise HostError(f"{where}: {error.strerror}; call this with the right to write there") from None

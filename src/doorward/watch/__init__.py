@@ -1,0 +1,1 @@
+"""`doorward watch` on a terminal: what the daemon tells, as it changes."""

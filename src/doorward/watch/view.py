@@ -1,0 +1,191 @@
+"""What the live view shows, made from what the daemon tells. Pure: `now_s` is of a clock that is never set."""
+
+from __future__ import annotations
+
+from collections import deque
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from itertools import islice
+from typing import Any, NamedTuple
+
+MOST_OPENINGS = 500  # shown; a terminal has some fifty lines
+MOST_CLOSED = 100  # doors that nobody is in, shown too
+KEPT_RATES = 60  # measured once a second
+Told = Mapping[str, Any]
+DROPS = ("hidden", "silent", "fast", "banned", "signed_length", "signed_fast", "signed_over")
+
+
+class Row(NamedTuple):
+    """A line of the table: a door and who is in, or a door that nobody is in (`address` empty)."""
+
+    door: str
+    address: str
+    left: str
+    ports: str
+    by: str
+
+
+class _Standing(NamedTuple):
+    until_s: float
+    ports: Sequence[str]
+    by: str
+
+
+class View:
+    """Follows openings by the events, and rates by the numbers."""
+
+    def __init__(self) -> None:
+        self.summary = ""
+        self.generation = ""
+        self.numbers: Told = {}
+        self.drops: deque[float] = deque([0.0] * KEPT_RATES, KEPT_RATES)  # packets a second
+        self._doors: dict[str, Sequence[str]] = {}  # some of them, with their ports
+        self._standing: dict[tuple[str, str], _Standing] = {}
+        self._rates: dict[str, float] = {}
+        self._measured_s = 0.0
+
+    def begin(self, first: Told, now_s: float, wall_s: float) -> None:
+        """Take over what stands. The wall clock counts here and nowhere else: setting it later moves nothing."""
+        self.summary, self.generation = first["summary"], first["generation"]
+        self._doors = {name: ports for name, ports, _ in first.get("doors", ())}
+        self._standing = {
+            (o["door"], o["address"]): _Standing(o["until"] - wall_s + now_s, o["ports"], o["by"])
+            for o in first["openings"]
+        }
+
+    def take(self, event: Told, now_s: float) -> None:
+        """Follow one event."""
+        what, key = event["event"], (str(event.get("door")), str(event.get("address")))
+        if what in ("opened", "prolonged"):
+            before = self._standing.get(key) if what == "prolonged" else None
+            by = event["by"] if before is None else before.by
+            self._standing[key] = _Standing(now_s + event["for_s"], event["ports"], by)
+        elif what == "closed":
+            self._standing.pop(key, None)
+
+    def measure(self, numbers: Told, now_s: float) -> None:
+        """Take the numbers; rates are those since the last time."""
+        before, passed_s = self.numbers.get("counters", {}), now_s - self._measured_s
+        if before and passed_s > 0:
+            counters = numbers["counters"].items()
+            self._rates = {name: max(0, count - before.get(name, 0)) / passed_s for name, count in counters}
+            self.drops.append(sum(self._rates.get(name, 0.0) for name in DROPS))
+        self.numbers, self._measured_s = numbers, now_s
+        self.summary = numbers["summary"]
+
+    @property
+    def standing(self) -> int:
+        """How many are in."""
+        return len(self._standing)
+
+    def rows(self, now_s: float) -> list[Row]:
+        """Give the table: who is in, by door and by who goes first; then doors that nobody is in."""
+        entries = sorted(self._standing.items(), key=lambda entry: (entry[0][0], entry[1].until_s, entry[0][1]))
+        rows = [
+            Row(door, address, left(until_s - now_s), " ".join(ports), by)
+            for (door, address), (until_s, ports, by) in entries[:MOST_OPENINGS]
+        ]
+        if len(entries) > MOST_OPENINGS:
+            rows.append(Row("…", "", "", "", f"{len(entries) - MOST_OPENINGS:,} more are in"))
+        return [*rows, *self._closed({door for door, _ in self._standing})]
+
+    def _closed(self, is_in: set[str]) -> Iterator[Row]:
+        closed = {name: ports for name, ports in self._doors.items() if name not in is_in}
+        for name, ports in islice(closed.items(), MOST_CLOSED):
+            yield Row(name, "", "", " ".join(ports), "")
+        unseen = max(0, self.numbers.get("doors", 0) - len(self._doors)) + max(0, len(closed) - MOST_CLOSED)
+        if unseen:
+            yield Row("…", "", "", "", f"{unseen:,} doors more")
+
+    def attempts(self, most: int) -> list[str]:
+        """Say who is in the middle of a knock, the furthest first."""
+        found = sorted(self.numbers.get("attempts", ()), key=lambda each: (-each["knocks"], each["left"]))
+        lines = [_attempt(each["address"], each["knocks"], each["left"]) for each in found[:most]]
+        unseen = len(found) - len(lines) + max(0, self._in_progress() - self.numbers.get("listed", 0))
+        if unseen:
+            dropped = len(lines) - most + 1  # to make room for the last line
+            lines = [*lines[: most - 1], f"and about {unseen + max(0, dropped):,} more"]
+        return lines
+
+    def _in_progress(self) -> int:
+        sets = self.numbers.get("sets", {}).items()
+        return sum(told["elements"] or 0 for name, told in sets if name.startswith(("window", "hurried")))
+
+    def dropping(self) -> str:
+        """Say how many packets a second the gate drops."""
+        return f"dropped {rate(self.drops[-1]) if self._rates else '-'}/s"
+
+    def gate(self) -> list[str]:
+        """Say what the gate counts: a second, and since it was first loaded."""
+        if not self.numbers:
+            return []
+        counters = self.numbers["counters"]
+        lines = [
+            f"{words:<15}{rate(self._rates.get(name, 0.0)):>9}/s {short(counters.get(name, 0)):>8}"
+            for name, words in (
+                ("knocked", "right knocks"),
+                ("hidden", "hidden ports"),
+                ("silent", "silent drops"),
+                ("fast", "of scanners"),
+            )
+        ]
+        return [*lines, self._fullest(), *self._warnings()]
+
+    def _fullest(self) -> str:
+        sets = self.numbers["sets"].items()
+        bounded = {name: told for name, told in sets if told["size"] and told["elements"] is not None}
+        if not bounded:
+            return ""  # before Linux 6.16 the kernel does not tell
+        name, told = max(bounded.items(), key=lambda entry: float(entry[1]["elements"] / entry[1]["size"]))
+        share = told["elements"] / told["size"]
+        return f"fullest set    {name.split('_')[0]} {share:.0%}" if share >= 0.01 else "sets           under 1% full"
+
+    def _warnings(self) -> Iterable[str]:
+        counters = self.numbers["counters"]
+        if signed := self.numbers["signed"]:
+            if not signed["takes"]:
+                yield "takes no signed knock: see the log"
+            elif refused := sum(signed["refused"].values()):
+                reasons = ", ".join(f"{count} {reason}" for reason, count in sorted(signed["refused"].items()))
+                yield f"signed refused {short(refused)}: {reasons}"
+        if no_room := sum(count for name, count in counters.items() if name.startswith("no_room")):
+            yield f"no room for    {short(no_room)} knocks"
+        if self.numbers["log_overflows"]:
+            yield f"log overflowed {self.numbers['log_overflows']} times"
+        if self.numbers["ledger_trouble"]:
+            yield "the ledger cannot be written"
+
+
+def _attempt(address: str, knocks: int, left_s: float) -> str:
+    count = f"{knocks} knock{'' if knocks == 1 else 's'}"
+    return f"{cut(address, 22):<22} {count:<9}{left(left_s):>5}"
+
+
+def cut(text: str, most: int) -> str:
+    """Shorten a text, and show that it was longer."""
+    return text if len(text) <= most else f"{text[: most - 1]}…"
+
+
+def left(seconds: float) -> str:
+    """Write a length of time in five letters at most."""
+    whole = max(0, round(seconds))
+    if whole < 100:
+        return f"{whole}s"
+    if whole < 3600:
+        return f"{whole // 60}m{whole % 60:02}" if whole < 600 else f"{whole // 60}m"
+    return (
+        f"{whole // 3600}h{whole % 3600 // 60:02}" if whole < 86400 else f"{whole // 86400}d{whole % 86400 // 3600:02}"
+    )
+
+
+def rate(per_s: float) -> str:
+    """Write a rate in a few letters."""
+    return f"{per_s:.1f}" if 0 < per_s < 10 else short(round(per_s))
+
+
+def short(count: int) -> str:
+    """Write a count in six letters at most."""
+    for size, unit in ((10**12, "T"), (10**9, "G"), (10**6, "M"), (10**4, "k")):
+        if count >= size:
+            scale = 1000 if unit == "k" else size
+            return f"{count / scale:.1f}{unit}" if count < 100 * scale else f"{count // scale}{unit}"
+    return f"{count:,}"

@@ -1,0 +1,128 @@
+"""Bans, by real packets: whoever is banned comes in by no door, in no mode, whatever else happens to the gate."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+import pytest
+
+from doorward.gate.bans import ban_of
+from doorward.gate.nft import NftFilter
+from doorward.lab import Lab
+from tests.support.daemon import PATIENCE_S, RunningDaemon, Visitors, running_daemon
+
+pytestmark = pytest.mark.netns("knock", "nft")
+
+CONFIG = """
+[gate]
+mode = "{mode}"
+public = ["80/tcp"]
+[doors.ssh]
+knock = ["7001/tcp", "7002/udp", "7003/tcp"]
+opens = ["22/tcp"]
+for = "10m"
+"""
+SEQUENCE = ("7001", "7002:udp", "7003")
+
+
+@contextmanager
+def standing(lab: Lab, folder: Path, mode: str) -> Iterator[RunningDaemon]:
+    for port in 22, 80:
+        lab.server.start_greeter(port)
+    with running_daemon(lab.server, folder, CONFIG.format(mode=mode)) as daemon:
+        yield daemon
+
+
+@pytest.fixture
+def daemon(direct_lab: Lab, tmp_path: Path) -> Iterator[RunningDaemon]:
+    with standing(direct_lab, tmp_path, "stealth") as daemon:
+        yield daemon
+
+
+@pytest.mark.parametrize("mode", ["guard", "stealth"])
+@pytest.mark.parametrize("version", [4, 6])
+def test_who_is_banned_is_out_and_knocks_in_vain(direct_lab: Lab, tmp_path: Path, mode: str, version: int) -> None:
+    one, other = Visitors(direct_lab).crowd(version, 2)
+    with standing(direct_lab, tmp_path, mode) as daemon:
+        one.knock_and_connect(*SEQUENCE).close()
+        done = daemon.run("ban", one, "--for", "2h").stdout
+        assert done == f"{ban_of(one.source)} is banned for 2h; 1 door closed to it\n"
+        daemon.event("closed", address=str(one), by="ban")
+        assert not one.gets_in()
+        one.knock(*SEQUENCE)
+        assert not one.gets_in()
+        assert one.gets_in(80)  # what is public is so to everybody
+        assert daemon.counters()["banned"] >= 4
+        assert daemon.counters()["knocked"] == 1
+        other.knock_and_connect(*SEQUENCE).close()  # nobody else is
+
+        assert daemon.run("unban", one).stdout == f"{ban_of(one.source)} is banned no more\n"
+        one.knock_and_connect(*SEQUENCE).close()
+        daemon.event("opened", address=str(one))
+
+
+def test_a_connection_goes_on_unless_it_is_cut(direct_lab: Lab, daemon: RunningDaemon) -> None:
+    visitor = Visitors(direct_lab).fresh(4)
+    with visitor.knock_and_connect(*SEQUENCE) as connection, connection.makefile("rwb", buffering=0) as lines:
+        connection.settimeout(PATIENCE_S)
+        assert lines.readline().startswith(b"welcome")
+        daemon.run("ban", visitor)
+        lines.write(b"still here\n")
+        assert lines.readline() == b"still here\n"
+        assert daemon.run("ban", visitor, "--cut").stdout.endswith("; 1 connection cut\n")
+        with pytest.raises(ConnectionResetError):
+            lines.readline()
+
+
+def test_a_ban_outlives_reloads_restarts_repairs_and_the_table(direct_lab: Lab, daemon: RunningDaemon) -> None:
+    one = Visitors(direct_lab).fresh(6)
+    daemon.run("ban", one, "--for", "1d")
+
+    def holds() -> bool:
+        one.knock(*SEQUENCE)
+        found = direct_lab.server.call(NftFilter().banned)
+        return not one.gets_in() and 86_000 < found.get(ban_of(one.source), 0) <= 86_400
+
+    assert holds()
+    daemon.reload(CONFIG.format(mode="guard") + '[doors.web]\nknock = ["7101/tcp", "7102/tcp"]\nopens = ["443/tcp"]\n')
+    assert holds()
+    direct_lab.server.run(["nft", "flush", "ruleset"])
+    daemon.message("put back after")
+    assert holds()
+    direct_lab.server.run(["nft", "flush", "set", "inet", "doorward", "banned6"])
+    daemon.message("put back after")
+    assert holds()
+    daemon.end()
+    direct_lab.server.run(["nft", "delete", "table", "inet", "doorward"])  # as after a reboot
+    daemon.start()
+    assert holds()
+
+
+def test_who_is_banned_is_listed(direct_lab: Lab, daemon: RunningDaemon) -> None:
+    assert daemon.run("ban").stdout == "nobody is banned\n"
+    daemon.run("ban", "192.0.2.7", "--for", "8h")
+    daemon.run("ban", "2001:db8::7")
+    rows = [line.split() for line in daemon.run("ban").stdout.splitlines()]
+    assert rows == [["banned", "left"], ["192.0.2.7", "8h"], ["2001:db8::/64", "1h"]]
+    found = json.loads(daemon.run("ban", "--json").stdout)
+    assert [each["address"] for each in found] == ["192.0.2.7", "2001:db8::/64"]
+    assert daemon.ask("numbers")["bans"] == 2
+    assert "2 are banned; `doorward ban` lists who\n" in daemon.run("status").stdout
+    refused = daemon.run("open", "ssh", "192.0.2.7", check=False)
+    assert (refused.returncode, "is banned; `doorward unban" in refused.stderr) == (1, True)
+    assert [(each["address"], each["reason"]) for each in daemon.log()] == [
+        ("192.0.2.7", "banned by hand for 8h"),
+        ("2001:db8::7", "banned by hand for 1h, with all of 2001:db8::/64"),
+    ]
+    assert "banned by hand for 8h" in daemon.run("explain", "192.0.2.7", check=False).stdout
+
+
+def test_nobody_bans_himself(daemon: RunningDaemon) -> None:
+    daemon.env["SSH_CONNECTION"] = "2001:db8:5::7 40000 2001:db8:1::2 22"
+    refused = daemon.run("ban", "2001:db8:5::99", check=False)
+    assert refused.returncode == 2
+    assert "this very session comes from there" in refused.stderr
+    assert daemon.ask("bans") == {"bans": []}

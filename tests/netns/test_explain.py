@@ -1,0 +1,225 @@
+"""`doorward explain` over what tcpdump captured of real knocks, each failing in another way, beside the real daemon."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterator
+from contextlib import ExitStack
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import pytest
+
+from doorward.capture.stream import Frame
+from doorward.cli.main import main
+from doorward.lab import Lab
+from tests.netns.test_knockd_links import Tunnel, tunnel
+from tests.support import failing_knocks
+from tests.support.daemon import RunningDaemon, Visitors, running_daemon, standing_lab
+from tests.support.failing_knocks import CASES, DOORS, OTHER_FIREWALL, PLACES, Case, Played, Scene
+from tests.support.frames import FrameSender
+from tests.support.tcpdump import MARKER, Tcpdump, concerning, tcpdump, write_pcap, write_pcapng
+
+pytestmark = pytest.mark.netns("knock", "tcpdump", "nft")
+
+# One and the same traffic, as captured by link type: Ethernet, and both kinds of `-i any`, one in nanoseconds.
+WAYS = {
+    "ethernet": ("-i", "eth0"),
+    "cooked2": ("-i", "any", "--time-stamp-precision=nano"),
+    "cooked": ("-i", "any", "-y", "LINUX_SLL"),
+}
+HOSTS = ("--host", "198.51.100.2", "--host", "2001:db8:2::2")
+
+
+class Stage(NamedTuple):
+    """All cases, played: who knocked in each, what was captured, and which doors the daemon opened for whom."""
+
+    played: dict[str, Played]
+    captured: dict[str, list[Frame]]
+    opened: set[tuple[str, str]]
+    config: Path
+    whole: Path
+
+
+@pytest.fixture(scope="module")
+def stage(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Stage]:
+    folder = tmp_path_factory.mktemp("explain")
+    with ExitStack() as stack:
+        lab = stack.enter_context(standing_lab(direct=True))
+        prepare(lab)
+        tun = stack.enter_context(tunnel(lab.server, "tun0", "10.60.0.1/24"))
+        dumps = {name: stack.enter_context(tcpdump(lab.server, *words)) for name, words in WAYS.items()}
+        dumps["tunnel"] = stack.enter_context(tcpdump(lab.server, "-i", "tun0"))
+        dumps["client"] = stack.enter_context(tcpdump(lab.client, "-i", "eth0"))
+        dumps["short"] = stack.enter_context(tcpdump(lab.server, "-i", "eth0", "-s", "40"))
+        visitors = Visitors(lab)
+        played = {"not_hidden": before_the_daemon(visitors)}
+        daemon = stack.enter_context(running_daemon(lab.server, folder, DOORS))
+        played |= play(lab, daemon, visitors, tun, dumps)
+        opened = {
+            (event["door"], event["address"]) for event in daemon.log("--last", 1000) if event["event"] == "opened"
+        }
+        for dump in dumps.values():
+            dump.stop()
+        whole = folder / "whole.pcap"
+        whole.write_bytes(dumps["cooked2"].raw)
+        captured = {name: dump.frames for name, dump in dumps.items()}
+        yield Stage(played, captured, opened, daemon.config, whole)
+
+
+def prepare(lab: Lab) -> None:
+    for port in (22, 23, 24, 80, 443):
+        lab.server.start_greeter(port)
+    lab.server.run(["nft", "-f", "-"], stdin=OTHER_FIREWALL)
+    lab.server.call(Path("/proc/sys/net/ipv4/ip_forward").write_text, "1")
+    lab.server.ip(batch=[f"route add unreachable {failing_knocks.UNREACHABLE}"])
+    there = (failing_knocks.ELSEWHERE, failing_knocks.TARGET, failing_knocks.UNREACHABLE)
+    lab.client.ip(batch=[f"route add {address} via {lab.server.ipv4}" for address in there])
+
+
+def before_the_daemon(visitors: Visitors) -> Played:
+    """The gate does not stand yet: the port answers whoever asks."""
+    visitor = visitors.fresh(4)
+    visitor.connect().close()
+    return Played(visitor.source)
+
+
+def play(
+    lab: Lab, daemon: RunningDaemon, visitors: Visitors, tun: Tunnel, dumps: dict[str, Tcpdump]
+) -> dict[str, Played]:
+    played = {}
+    frames = FrameSender(lab.client, lab.server)
+    scene = Scene(lab, daemon, visitors, frames, tun.send)
+    for case in (*CASES, *PLACES):
+        visitor = visitors.fresh(case.version)
+        played[case.kind] = case.act(scene, visitor) or Played(visitor.source)
+    failing_knocks.mark(scene, 1999)
+    for name, dump in dumps.items():
+        if name != "tunnel":
+            dump.await_marker(1999)
+    tun.send("10.60.0.8", "10.60.0.1", [f"{MARKER}/udp"])
+    dumps["tunnel"].await_marker(40_000)
+    frames.close()
+    return played
+
+
+def explain(stage: Stage, capsys: pytest.CaptureFixture[str], path: Path, *words: object) -> dict[str, Any]:
+    """Call the command, and give its one answer."""
+    status = main(["explain", str(path), "-c", str(stage.config), "--json", *map(str, words)])
+    (line,) = capsys.readouterr().out.splitlines()
+    answer: dict[str, Any] = json.loads(line)
+    assert status == (0 if answer["opened"] else 1)
+    return answer
+
+
+def of_case(stage: Stage, way: str, kind: str) -> list[Frame]:
+    played = stage.played[kind]
+    return concerning(stage.captured[way], [address.packed for address in (played.source, *played.others)])
+
+
+@pytest.mark.parametrize("case", CASES, ids=lambda case: case.kind)
+@pytest.mark.parametrize("way", WAYS)
+def test_the_one_line(stage: Stage, capsys: pytest.CaptureFixture[str], tmp_path: Path, way: str, case: Case) -> None:
+    path = write_pcap(tmp_path / "knock.pcap", of_case(stage, way, case.kind), nanoseconds=way == "cooked2")
+    source = stage.played[case.kind].source
+    answer = explain(stage, capsys, path, "--source", source, *HOSTS, *case.words)
+    assert answer["conclusion"]["kind"] == case.kind, answer["conclusion"]
+    assert case.says in answer["conclusion"]["what"]
+    assert any(address == str(source) for _, address in stage.opened) == case.opened
+    if not case.words:
+        assert answer["opened"] == case.opened
+
+
+def test_there_are_more_than_forty_ways_of_failing() -> None:
+    kinds = {case.kind for case in (*CASES, *PLACES)} - {"as_it_should", "ran"}
+    assert len(kinds) == len(CASES) + len(PLACES) - 2 > 40
+
+
+def test_everything_in_one_capture(stage: Stage, capsys: pytest.CaptureFixture[str]) -> None:
+    """As tcpdump wrote it: who knocked at the same time does not disturb what is said of the others."""
+    assert main(["explain", str(stage.whole), "-c", str(stage.config), "--json", *HOSTS]) == 0
+    answers = {(answer := json.loads(line))["source"]: answer for line in capsys.readouterr().out.splitlines()}
+    for case in CASES:
+        if case.kind not in ("no_sequence", "nothing", "unknown_sequence"):  # they went to no port of a door
+            answer = answers[str(stage.played[case.kind].source)]
+            assert (answer["conclusion"]["kind"], answer["opened"]) == (case.kind, case.opened)
+
+
+def test_this_host_is_where_most_knocks_go(stage: Stage, capsys: pytest.CaptureFixture[str], tmp_path: Path) -> None:
+    frames = [frame for kind in ("elsewhere", "late", "alone") for frame in of_case(stage, "ethernet", kind)]
+    path = write_pcap(tmp_path / "knock.pcap", frames)
+    answer = explain(stage, capsys, path, "--source", stage.played["elsewhere"].source)
+    assert answer["conclusion"]["kind"] == "elsewhere"
+    answer = explain(stage, capsys, path, "--source", stage.played["elsewhere"].source, "--host", "192.0.2.9")
+    assert answer["conclusion"]["kind"] == "no_connection"
+
+
+def test_a_port_that_answers_without_a_gate(stage: Stage, capsys: pytest.CaptureFixture[str], tmp_path: Path) -> None:
+    path = write_pcap(tmp_path / "knock.pcap", of_case(stage, "ethernet", "not_hidden"))
+    answer = explain(stage, capsys, path, *HOSTS)
+    assert answer["conclusion"]["kind"] == "not_hidden"
+    assert "no knock, and 22/tcp answered all the same" in answer["conclusion"]["what"]
+
+
+def test_one_direction_only(stage: Stage, capsys: pytest.CaptureFixture[str], tmp_path: Path) -> None:
+    source = stage.played["as_it_should"].source.packed
+    frames = [frame for frame in of_case(stage, "ethernet", "as_it_should") if frame.data[26:30] == source]
+    answer = explain(stage, capsys, write_pcap(tmp_path / "knock.pcap", frames), *HOSTS)
+    assert (answer["conclusion"]["kind"], answer["opened"]) == ("came_in", True)
+
+
+def test_a_capture_that_keeps_too_little(stage: Stage, capsys: pytest.CaptureFixture[str], tmp_path: Path) -> None:
+    path = write_pcap(tmp_path / "knock.pcap", of_case(stage, "short", "no_connection"))
+    answer = explain(stage, capsys, path, *HOSTS)
+    assert answer["conclusion"]["kind"] == "cut"
+    assert "kept too little of the first knock" in answer["conclusion"]["what"]
+
+
+def test_nobody_of_that_address(stage: Stage, capsys: pytest.CaptureFixture[str], tmp_path: Path) -> None:
+    path = write_pcap(tmp_path / "knock.pcap", of_case(stage, "ethernet", "alone"))
+    answer = explain(stage, capsys, path, "--source", "203.0.113.99")
+    assert answer["conclusion"]["kind"] == "silence"
+
+
+def test_seen_from_the_client(stage: Stage, capsys: pytest.CaptureFixture[str], tmp_path: Path) -> None:
+    """What a router answered tells that the knock never arrived."""
+    path = write_pcap(tmp_path / "knock.pcap", of_case(stage, "client", "unreachable"))
+    answer = explain(stage, capsys, path, "--host", failing_knocks.UNREACHABLE)
+    assert (answer["conclusion"]["kind"], answer["opened"]) == ("unreachable", False)
+    assert case_of("unreachable").says in answer["conclusion"]["what"]
+
+
+@pytest.mark.parametrize("way", ["cooked", "cooked2"])
+def test_knocks_from_the_host_itself(
+    stage: Stage, capsys: pytest.CaptureFixture[str], tmp_path: Path, way: str
+) -> None:
+    frames = concerning(stage.captured[way], [stage.played["own_packets"].source.packed])
+    own = [frame for frame in frames if frame.data.count(stage.played["own_packets"].source.packed) == 2]
+    answer = explain(stage, capsys, write_pcap(tmp_path / "knock.pcap", own), *HOSTS)
+    assert answer["conclusion"]["kind"] == "own_packets"
+    assert case_of("own_packets").says in answer["conclusion"]["what"]
+    assert ("ssh", "198.51.100.2") not in stage.opened
+
+
+def test_a_device_without_a_link_header(stage: Stage, capsys: pytest.CaptureFixture[str], tmp_path: Path) -> None:
+    frames = of_case(stage, "tunnel", "interface")
+    assert {frame.link for frame in frames} == {101}
+    answer = explain(stage, capsys, write_pcap(tmp_path / "knock.pcap", frames), "--host", "10.60.0.1")
+    assert (answer["conclusion"]["kind"], answer["opened"]) == ("no_connection", True)
+    assert ("ssh", "10.60.0.9") in stage.opened
+
+
+@pytest.mark.parametrize("order", ["<", ">"], ids=["little", "big"])
+def test_an_interface_that_is_not_watched(
+    stage: Stage, capsys: pytest.CaptureFixture[str], tmp_path: Path, order: str
+) -> None:
+    config = tmp_path / "doorward.toml"
+    config.write_text(DOORS.replace("[gate]", '[gate]\ninterfaces = ["eth0"]'))
+    path = write_pcapng(tmp_path / "knock.pcapng", of_case(stage, "tunnel", "interface"), "tun0", order=order)
+    answer = explain(stage._replace(config=config), capsys, path, "--host", "10.60.0.1")
+    assert answer["conclusion"]["kind"] == "interface"
+    assert case_of("interface").says in answer["conclusion"]["what"]
+
+
+def case_of(kind: str) -> Case:
+    return next(case for case in (*CASES, *PLACES) if case.kind == kind)

@@ -1,0 +1,186 @@
+"""`doorward explain --live` and `doorward explain ADDRESS` on a server with the real daemon."""
+
+from __future__ import annotations
+
+import json
+import signal
+import socket
+import subprocess
+from collections.abc import Iterator
+from contextlib import ExitStack, contextmanager
+from ipaddress import IPv6Address
+from typing import NamedTuple
+
+import pytest
+
+from doorward.lab import Lab
+from tests.support.daemon import DOORWARD, PATIENCE_S, RunningDaemon, Visitor, Visitors, running_daemon, standing_lab
+
+pytestmark = pytest.mark.netns("knock", "setpriv")
+
+DOORS = """
+[gate]
+mode = "guard"
+[doors.ssh]
+knock = ["7000/tcp", "8000/udp", "9000/tcp"]
+opens = ["22/tcp"]
+for = "1500ms"
+"""
+KNOCK = ("7000", "8000:udp", "9000")
+
+
+class House(NamedTuple):
+    lab: Lab
+    daemon: RunningDaemon
+    visitors: Visitors
+
+
+@pytest.fixture(scope="module")
+def house(tmp_path_factory: pytest.TempPathFactory) -> Iterator[House]:
+    with ExitStack() as stack:
+        lab = stack.enter_context(standing_lab())
+        lab.server.start_greeter(22)
+        daemon = stack.enter_context(running_daemon(lab.server, tmp_path_factory.mktemp("live"), DOORS))
+        yield House(lab, daemon, Visitors(lab))
+
+
+class Watching:
+    """The command while it runs: its lines are read as they come."""
+
+    def __init__(self, process: subprocess.Popen[str]) -> None:
+        self.process = process
+        self.lines: list[str] = []
+
+    def line(self, part: str) -> str:
+        """Read on to a line that has this part."""
+        assert self.process.stdout is not None
+        for line in self.process.stdout:
+            self.lines.append(line.rstrip("\n"))
+            if part in line:
+                return line
+        raise AssertionError(f"no {part!r} in {self.lines}")
+
+    def end(self) -> list[str]:
+        """Press Ctrl-C; give the lines that come then."""
+        self.process.send_signal(signal.SIGINT)
+        assert self.process.stdout is not None
+        return self.process.stdout.read().splitlines()
+
+
+@contextmanager
+def watching(house: House, visitor: Visitor, *words: str) -> Iterator[Watching]:
+    command = [*DOORWARD, "explain", "--live", visitor, *words]
+    process = house.lab.server.popen(command, env=house.daemon.env, stderr=subprocess.PIPE)
+    assert process.stderr is not None
+    assert process.stderr.readline().startswith(f"doorward: watching {visitor}; ")
+    try:
+        yield Watching(process)
+    finally:
+        process.kill()
+        process.wait(PATIENCE_S)
+
+
+@pytest.mark.parametrize("version", [4, 6])
+def test_packets_are_told_as_they_come(house: House, version: int) -> None:
+    visitor = house.visitors.fresh(version)
+    with watching(house, visitor) as live:
+        visitor.knock("7000")
+        assert (
+            live.line("SYN 7000/tcp").split(maxsplit=1)[1]
+            == "SYN 7000/tcp      knock 1 of 3 for ssh" + " " * 22 + "ssh 1/3\n"
+        )
+        visitor.knock("8443")
+        assert "wrong: 8000/udp was due, back to the start" in " ".join(live.line("8443/tcp").split())
+        visitor.knock("8000:udp", "9000")
+        live.line("SYN 9000/tcp")
+        said = live.end()
+        assert live.process.wait(PATIENCE_S) == 1
+    assert said[0] == "=> a packet to 8443/tcp between knocks 1 and 2 sent it back to the start"
+
+
+@pytest.mark.parametrize("version", [4, 6])
+def test_a_knock_that_succeeds_and_its_answer(house: House, version: int) -> None:
+    visitor = house.visitors.fresh(version)
+    with watching(house, visitor, "--json") as live:
+        visitor.knock_and_connect(*KNOCK).close()
+        house.daemon.event("opened", address=str(visitor))
+        (line,) = live.end()
+        assert live.process.wait(PATIENCE_S) == 0
+    answer = json.loads(line)
+    assert (answer["conclusion"]["kind"], answer["door"], answer["opened"]) == ("as_it_should", "ssh", True)
+    assert [row["verdict"] for row in answer["packets"]][:4] == ["forward", "forward", "opens", "enters"]
+
+
+def test_another_address_of_the_same_network(house: House) -> None:
+    """A client that changes its temporary address in the middle."""
+    visitor = house.visitors.fresh(6)
+    other = IPv6Address(int(visitor.source) + 1)
+    house.lab.client.add_addresses([other])
+    with watching(house, visitor) as live:
+        visitor.knock("7000")
+        house.lab.client.call(send_datagram, str(other), str(visitor.server), 8000)
+        assert live.line("8000/udp").split(maxsplit=2)[2].startswith(f"from {other}:")
+        visitor.knock("9000")
+        live.line("SYN 9000/tcp")
+        said = " ".join(" ".join(live.end()).split())
+    assert f"=> knocks 1 and 3 came from {visitor}, knock 2 from {other}: two addresses of one client" in said
+
+
+def send_datagram(source: str, to: str, port: int) -> None:
+    with socket.socket(socket.AF_INET6, socket.SOCK_DGRAM) as sender:
+        sender.bind((source, 0))
+        sender.sendto(b"\0", (to, port))
+
+
+def test_it_ends_by_itself_when_nothing_comes(house: House) -> None:
+    visitor = house.visitors.fresh(4)
+    done = house.daemon.run("explain", "--live", visitor, "--for", "100ms", check=False)
+    assert done.returncode == 1
+    assert done.stdout.splitlines()[0] == f"=> no packet of {visitor} came"
+
+
+def test_without_the_right_to_capture(house: House) -> None:
+    command = ["setpriv", "--bounding-set", "-net_raw", *DOORWARD, "explain", "--live", "192.0.2.2"]
+    done = house.lab.server.run(command, env=house.daemon.env, check=False)
+    assert done.returncode == 2
+    assert done.stderr == (
+        "doorward: capturing packets needs CAP_NET_RAW; run doorward as root or give it that capability\n"
+    )
+
+
+def test_what_the_ledger_has(house: House) -> None:
+    visitor = house.visitors.fresh(4)
+    assert explained(house, visitor) == (
+        1,
+        f"=> the ledger has nothing of {visitor}: no knock from there was ever complete",
+    )
+    visitor.knock(*KNOCK)
+    house.daemon.event("opened", address=str(visitor))
+    status, line = explained(house, visitor)
+    assert status == 0
+    assert line.startswith("=> door ssh opened at ")
+    assert "and is open for " in line
+    house.daemon.event("closed", address=str(visitor), by="time")
+    status, line = explained(house, visitor)
+    assert status == 0
+    assert line.endswith("by knock, and its time was over after 1.5 s")
+    answer = json.loads(house.daemon.run("explain", visitor, "--json", check=False).stdout)
+    assert answer["conclusion"]["kind"] == "is_over"
+    assert [record["event"] for record in answer["records"]] == ["opened"]
+
+
+def test_a_refusal_in_the_ledger(house: House) -> None:
+    visitor = house.visitors.fresh(4)
+    visitor.knock(*map(str, range(3000, 3050)))
+    house.daemon.event("refused", address=str(visitor))
+    status, line = explained(house, visitor)
+    assert status == 1
+    assert "it was refused last, at " in line
+    assert "more than 20 symbols a second" in line
+
+
+def explained(house: House, visitor: Visitor) -> tuple[int, str]:
+    """Ask the ledger; give the exit status and the one line, unwrapped."""
+    done = house.daemon.run("explain", visitor, check=False)
+    text = done.stdout[done.stdout.index("=> ") :].split("   hint: ")[0]
+    return done.returncode, " ".join(text.split())

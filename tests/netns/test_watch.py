@@ -1,0 +1,210 @@
+"""`doorward watch` beside the real daemon, real knocks, and a terminal that is none or a real one."""
+
+from __future__ import annotations
+
+import asyncio
+import json
+import signal
+import subprocess
+import time
+from collections.abc import Callable, Coroutine, Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import IO
+
+import pytest
+from textual.app import App
+from textual.pilot import Pilot
+
+from doorward.lab import Lab
+from doorward.watch.app import WatchApp
+from tests.support.daemon import DOORWARD, PATIENCE_S, RunningDaemon, Visitors, running_daemon
+
+pytestmark = pytest.mark.netns("knock", "nft")
+
+CONFIG = """
+[gate]
+mode = "guard"
+[doors.ssh]
+knock = ["7001/tcp", "7002/udp", "7003/tcp"]
+opens = ["22/tcp"]
+for = "1m"
+[doors.web]
+opens = ["8080/tcp"]
+"""
+SEQUENCE = ("7001", "7002:udp", "7003")
+
+
+@pytest.fixture
+def daemon(direct_lab: Lab, tmp_path: Path) -> Iterator[RunningDaemon]:
+    with running_daemon(direct_lab.server, tmp_path, CONFIG) as running:
+        yield running
+
+
+@contextmanager
+def watching(daemon: RunningDaemon, *words: str) -> Iterator[subprocess.Popen[str]]:
+    """Run `doorward watch` until the end of the block."""
+    pipes = {"stdout": subprocess.PIPE, "stderr": subprocess.PIPE}
+    process = daemon.host.popen([*DOORWARD, "watch", *words], env=daemon.env, **pipes)
+    try:
+        yield process
+    finally:
+        process.kill()
+        process.communicate()
+
+
+def lines_of(stream: IO[str] | None, count: int) -> list[str]:
+    """Read lines, without the time before each."""
+    assert stream is not None
+    return [stream.readline().rstrip().split(" ", 1)[-1] for _ in range(count)]
+
+
+def test_lines_tell_what_happens_until_the_daemon_ends(direct_lab: Lab, daemon: RunningDaemon) -> None:
+    visitor = Visitors(direct_lab).fresh(4)
+    daemon.run("open", "web", "192.0.2.9")
+    with watching(daemon) as process:
+        assert lines_of(process.stdout, 1) == ["2 doors, mode guard; 1 open"]
+        visitor.knock(*SEQUENCE)
+        assert lines_of(process.stdout, 1) == [f"opened ssh to {visitor} for 1m (22/tcp), by knock"]
+        daemon.run("open", "ssh", str(visitor), "--for", "1h")
+        daemon.run("close", "ssh", str(visitor))
+        assert lines_of(process.stdout, 2) == [
+            f"prolonged ssh for {visitor} to 1h more, by hand",
+            f"closed ssh to {visitor}, by hand",
+        ]
+        visitor.knock(*range(7500, 7560))
+        (refused,) = lines_of(process.stdout, 1)
+        assert refused.startswith(f"refused {visitor}: more than 20 symbols a second")
+        daemon.end()
+        assert lines_of(process.stdout, 1) == ["ends; openings end by themselves"]
+        assert process.wait(PATIENCE_S) == 1
+        assert lines_of(process.stderr, 1) == ["the daemon ended"]
+
+
+def test_json_lines_until_control_c(direct_lab: Lab, daemon: RunningDaemon) -> None:
+    visitor = Visitors(direct_lab).fresh(6)
+    with watching(daemon, "--json") as process:
+        assert process.stdout is not None
+        first = json.loads(process.stdout.readline())
+        assert (first["event"], first["openings"]) == ("status", [])
+        visitor.knock(*SEQUENCE)
+        event = json.loads(process.stdout.readline())
+        assert {"event": "opened", "door": "ssh", "address": str(visitor), "by": "knock"}.items() <= event.items()
+        process.send_signal(signal.SIGINT)
+        assert process.wait(PATIENCE_S) == 0
+
+
+def test_without_a_daemon_it_says_so(direct_lab: Lab, daemon: RunningDaemon) -> None:
+    daemon.end()
+    answer = daemon.run("watch", check=False)
+    assert answer.returncode == 1
+    assert "no daemon answers" in answer.stderr
+
+
+def until(pilot: Pilot[int], holds: Callable[[], object]) -> Coroutine[None, None, None]:
+    """Let the view work until something holds; only a fault takes longer than it may."""
+
+    async def wait() -> None:
+        deadline_s = time.monotonic() + PATIENCE_S
+        while not holds():
+            assert time.monotonic() < deadline_s, screen(pilot.app)
+            await pilot.pause(0.05)
+
+    return wait()
+
+
+def screen(app: App[int]) -> str:
+    """Give what is on the screen, as text."""
+    lines = app.screen._compositor.render_strips()
+    return "\n".join("".join(segment.text for segment in strip) for strip in lines)
+
+
+def viewing(daemon: RunningDaemon, story: Callable[[Pilot[int]], Coroutine[None, None, None]]) -> None:
+    """Run the live view on a screen of 80x24 and tell it a story."""
+
+    async def play() -> None:
+        async with WatchApp(daemon.control).run_test(size=(80, 24), notifications=True) as pilot:
+            await until(pilot, lambda: "mode guard" in screen(pilot.app))
+            await story(pilot)
+
+    asyncio.run(play())
+
+
+def test_the_view_shows_who_is_in_and_keys_prolong_close_and_ban(direct_lab: Lab, daemon: RunningDaemon) -> None:
+    one, other = Visitors(direct_lab).crowd(4, 2)
+
+    async def story(pilot: Pilot[int]) -> None:
+        def line(part: str) -> str:
+            lines = [" ".join(line.split()) for line in screen(pilot.app).splitlines()]
+            return next((line for line in lines if part in line), "")
+
+        await until(pilot, lambda: "8080/tcp" in line("web"))  # a door that nobody is in
+        other.knock(*SEQUENCE[:2])
+        one.knock(*SEQUENCE)
+        await until(pilot, lambda: "knock" in line(f"ssh {one} "))
+        await until(pilot, lambda: line("right knocks").endswith(" 1"))
+        if daemon.ask("numbers")["sets"]["open4"]["elements"] is not None:
+            await until(pilot, lambda: "2 knocks" in line(str(other)))
+        left = line(f"ssh {one} ")
+        await until(pilot, lambda: line(f"ssh {one} ") not in (left, ""))  # it counts down
+
+        await pilot.press("p")
+        await until(pilot, lambda: "how long" in screen(pilot.app))
+        await pilot.press("end", "0", "enter")  # 1h0 is none
+        await until(pilot, lambda: "no duration" in screen(pilot.app))
+        await pilot.press("backspace", "enter")
+        daemon.event("prolonged", address=str(one), by="hand")
+        await until(pilot, lambda: "59m" in line(f"ssh {one} "))
+
+        await pilot.press("c", "n")
+        await pilot.press("c")
+        await until(pilot, lambda: f"Close ssh to {one}?" in screen(pilot.app))
+        await pilot.press("y")
+        daemon.event("closed", address=str(one), by="hand")
+        await until(pilot, lambda: not line(f"ssh {one} "))
+        await pilot.press("c")
+        await until(pilot, lambda: "choose a line with somebody" in screen(pilot.app))
+
+        one.knock(*SEQUENCE)
+        await until(pilot, lambda: line(f"ssh {one} "))
+        await pilot.press("b")
+        await until(pilot, lambda: f"Ban {one} from every door" in screen(pilot.app))
+        await pilot.press("enter")
+        daemon.event("banned", address=str(one))
+        await until(pilot, lambda: not line(f"ssh {one} ") and line(f"banned {one} for 1h"))
+        await pilot.press("q")
+
+    viewing(daemon, story)
+    assert daemon.openings() == []
+
+
+def test_the_view_goes_on_with_the_next_daemon_and_another_configuration(daemon: RunningDaemon) -> None:
+    async def story(pilot: Pilot[int]) -> None:
+        def summary() -> str:
+            return screen(pilot.app).splitlines()[0]
+
+        daemon.run("open", "web", "192.0.2.9")
+        await until(pilot, lambda: "192.0.2.9" in screen(pilot.app))
+        daemon.end()
+        await until(pilot, lambda: "no daemon" in summary())
+        daemon.start()
+        await until(pilot, lambda: "2 doors, mode guard · 1 in" in summary())
+        daemon.reload(CONFIG + '[doors.extra]\nknock = ["7101/tcp", "7102/tcp"]\nopens = ["23/tcp"]\n')
+        await until(pilot, lambda: "23/tcp" in screen(pilot.app))
+        daemon.run("close", "web", "192.0.2.9")
+        await until(pilot, lambda: "0 in" in summary())
+
+    viewing(daemon, story)
+
+
+def test_what_the_daemon_refuses_is_shown(daemon: RunningDaemon) -> None:
+    daemon.run("open", "web", "192.0.2.9")
+
+    async def story(pilot: Pilot[int]) -> None:
+        await until(pilot, lambda: "192.0.2.9" in screen(pilot.app))
+        await pilot.press("p")
+        await until(pilot, lambda: "how long" in screen(pilot.app))
+        await pilot.press("end", "backspace", "backspace", "9", "9", "9", "d", "enter")
+        await until(pilot, lambda: "too long" in screen(pilot.app))
+
+    viewing(daemon, story)

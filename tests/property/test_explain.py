@@ -1,0 +1,164 @@
+"""What `explain` says follows the tracker, whatever came; and one fault in a right knock is found."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from ipaddress import ip_address
+
+from hypothesis import assume, given, settings
+from hypothesis import strategies as st
+
+from doorward.automaton.compile import compile_doors
+from doorward.automaton.tracker import Tracker
+from doorward.capture.flow import Flow
+from doorward.config.schema import Configuration, Gate, WrongPort
+from doorward.explain.follow import Seen, Verdict
+from doorward.explain.house import House, house_of
+from doorward.explain.report import report, rows
+from doorward.explain.traces import Traces
+from doorward.model import Door, Packet, Port, Protocol
+from tests.support.strategies import World, streams, worlds
+
+HERE = bytes([198, 51, 100, 2])
+CLIENT = bytes([192, 0, 2, 1])
+
+
+def seen(number: int, packet: Packet, at_s: float) -> Seen:
+    """Give a packet as a capture shows it, from a port of its own."""
+    flow = Flow(packet.source, HERE, packet.port.protocol, 1024 + number, packet.port, packet, number)
+    return Seen(number, at_s, flow)
+
+
+def elsewhere(stream: list[tuple[Packet, float]]) -> list[tuple[Packet, float]]:
+    """Move the IPv6 sources out of the loopback's network."""
+    return [
+        (packet if len(packet.source) == 4 else packet._replace(source=b"\x20\x01" + packet.source[2:]), at_s)
+        for packet, at_s in stream
+    ]
+
+
+def house_in(world: World) -> House:
+    gate = Gate(public=tuple(sorted(world.public)), wrong_port=WrongPort.KNOWN if world.known_only else WrongPort.ANY)
+    return house_of(Configuration(gate, tuple(world.doors)))
+
+
+@given(st.data())
+def test_the_doors_that_open_are_those_of_the_tracker(data: st.DataObject) -> None:
+    world = data.draw(worlds())
+    stream = elsewhere(data.draw(streams(world)))
+    house = house_in(world)
+    tracker = Tracker(compile_doors(world.doors, public=world.public, known_only=world.known_only), 1000)
+    expected = [(at_s, opened) for packet, at_s in stream if (opened := tracker.see(packet, at_s))]
+    traces = Traces(house, HERE.__eq__)
+    taken = [traces.take(seen(number, packet, at_s)) for number, (packet, at_s) in enumerate(stream)]
+    steps = [step for step in taken if step is not None]
+    assert len(steps) == len(stream)
+    assert [(step.at_s, step.opened) for step in steps if step.opened] == expected
+    assert all((step.verdict is Verdict.OPENS) == bool(step.opened) for step in steps)
+
+
+@given(st.data())
+def test_there_is_always_a_line(data: st.DataObject) -> None:
+    world = data.draw(worlds())
+    stream = elsewhere(data.draw(streams(world)))
+    house = house_in(world)
+    traces = Traces(house, HERE.__eq__)
+    traces.take_all(seen(number, packet, at_s) for number, (packet, at_s) in enumerate(stream))
+    found = report(house, traces, frozenset([HERE]), HERE.__eq__)
+    for each in found.told:
+        assert each.conclusion.fault.what
+        assert each.conclusion.fault.kind != "puzzle", [row.made_of for row in rows(house, each.trace)]
+        opened = any(step.opened for step in each.trace.steps)
+        assert opened or not each.conclusion.opened
+        for row in rows(house, each.trace):
+            assert row.packet
+            assert row.made_of
+
+
+PORTS = st.builds(Port, st.sampled_from(Protocol), st.integers(1000, 60_000))
+KNOCKS = st.lists(PORTS, min_size=3, max_size=8, unique_by=lambda port: port.number).map(tuple)
+Script = list[tuple[Port, float]]
+
+
+@dataclass
+class Fault:
+    """One thing done wrong to a right knock (its packets with their times), and what is to be said of it."""
+
+    kind: str
+    do: Callable[[st.DataObject, Door, Script], Script]
+
+
+def late(data: st.DataObject, door: Door, knock: Script) -> Script:
+    place = data.draw(st.integers(1, len(knock) - 1))
+    beyond_s = door.within_ms / 1000 - (knock[place][1] - knock[0][1]) + data.draw(st.floats(0.001, 20.0))
+    return [(port, at_s + beyond_s if n >= place else at_s) for n, (port, at_s) in enumerate(knock)]
+
+
+def missing(data: st.DataObject, _: Door, knock: Script) -> Script:
+    place = data.draw(st.integers(1, len(knock) - 2))
+    return knock[:place] + knock[place + 1 :]
+
+
+def stray(data: st.DataObject, door: Door, knock: Script) -> Script:
+    port = data.draw(PORTS.filter(lambda port: port.number not in {each.number for each in (*door.knock, *door.opens)}))
+    place = data.draw(st.integers(1, len(knock) - 1))
+    return [*knock[:place], (port, (knock[place - 1][1] + knock[place][1]) / 2), *knock[place:]]
+
+
+def wrong_port(data: st.DataObject, door: Door, knock: Script) -> Script:
+    port = data.draw(PORTS.filter(lambda port: port.number not in {each.number for each in (*door.knock, *door.opens)}))
+    place = data.draw(st.integers(1, len(knock) - 2))
+    return [(port if n == place else each, at_s) for n, (each, at_s) in enumerate(knock)]
+
+
+def other_protocol(data: st.DataObject, _: Door, knock: Script) -> Script:
+    place = data.draw(st.integers(0, len(knock) - 1))
+    (protocol, number), at_s = knock[place]
+    other = Protocol.UDP if protocol is Protocol.TCP else Protocol.TCP
+    return [*knock[:place], (Port(other, number), at_s), *knock[place + 1 :]]
+
+
+def swapped(data: st.DataObject, _: Door, knock: Script) -> Script:
+    place = data.draw(st.integers(0, len(knock) - 2))
+    order = [port for port, _ in knock]
+    order[place : place + 2] = order[place + 1], order[place]
+    return [(port, at_s) for port, (_, at_s) in zip(order, knock, strict=True)]
+
+
+def reversed_(_: st.DataObject, __: Door, knock: Script) -> Script:
+    return [(port, at_s) for (port, _), (_, at_s) in zip(knock[::-1], knock, strict=True)]
+
+
+FAULTS = st.sampled_from(
+    [
+        Fault("late", late),
+        Fault("missing", missing),
+        Fault("stray", stray),
+        Fault("wrong_port", wrong_port),
+        Fault("protocol", other_protocol),
+        Fault("order", swapped),
+        Fault("reversed", reversed_),
+    ]
+)
+
+
+@settings(max_examples=300)
+@given(st.data(), KNOCKS, FAULTS, st.floats(0.001, 0.4), st.integers(0, 3))
+def test_one_fault_in_a_right_knock_is_found(
+    data: st.DataObject, ports: tuple[Port, ...], fault: Fault, pause_s: float, tries: int
+) -> None:
+    door = Door("ssh", ports, (Port(Protocol.TCP, 22),), within_ms=5000)
+    house = house_of(Configuration(Gate(), (door,)))
+    knock = [(port, 1000 + n * pause_s) for n, port in enumerate(ports)]
+    script = fault.do(data, door, knock)
+    assume(len(script) > 1)
+    script = [(port, at_s + round_ * 200) for round_ in range(tries + 1) for port, at_s in script]  # people try again
+    traces = Traces(house, HERE.__eq__)
+    for number, (port, at_s) in enumerate(script):
+        traces.take(seen(number, Packet(CLIENT, port, 2 if port.protocol is Protocol.TCP else 0), at_s))
+    (told,) = report(house, traces, frozenset([HERE]), HERE.__eq__, source=ip_address(CLIENT)).told
+    kinds = {"protocol": ("tcp_for_udp", "udp_for_tcp"), "order": ("order", "overtaken")}
+    assert told.conclusion.fault.kind in kinds.get(fault.kind, (fault.kind,)), told.conclusion
+    assert not told.conclusion.opened
+    assert told.conclusion.also == ()

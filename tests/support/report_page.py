@@ -1,0 +1,76 @@
+"""A report page taken apart again: what a browser would make of it, and whether it is whole."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from datetime import UTC, datetime
+from html.parser import HTMLParser
+
+from doorward.config.lines import find_lines
+from doorward.config.strength import warnings
+from doorward.config.toml import parse
+from doorward.ledger import Record
+from doorward.report.figures import Figures, figures
+from doorward.report.page import Maker, page
+from doorward.report.record import sort_out
+from doorward.report.strength import strengths
+
+_VOID = {"meta", "link"}
+_SHAPES = {"path", "rect"}
+
+
+def utc(at_s: float) -> datetime:
+    """Give a moment in UTC."""
+    return datetime.fromtimestamp(at_s, UTC)
+
+
+def figures_of(records: Iterable[Record], since_s: float, now_s: float, configuration: str = "") -> Figures:
+    """Give the figures of some records, and of a configuration where one is given."""
+    found = sort_out(records, since_s, now_s)
+    rated = None
+    if configuration:
+        lines, parsed = find_lines(configuration), parse(configuration, "doorward.toml")
+        rated = strengths(parsed, warnings(parsed, lines), lines, found.visits)
+    return figures(found, rated, "/etc/doorward/doorward.toml", utc)
+
+
+def page_of(told: Figures, host: str = "gate.example") -> str:
+    """Write the page of some figures."""
+    return page(told, Maker("0.1.0", host, utc))
+
+
+class Read(HTMLParser):
+    """The page's elements and texts. AssertionError: an element is not closed, or closed twice."""
+
+    def __init__(self, text: str) -> None:
+        super().__init__()
+        self.tags: set[str] = set()
+        self.attributes: set[str] = set()
+        self.texts: list[str] = []
+        self._open: list[str] = []
+        self.feed(text)
+        self.close()
+        assert self._open == []
+
+    def handle_starttag(self, tag: str, attrs: list[tuple[str, str | None]]) -> None:
+        self.tags.add(tag)
+        self.attributes |= {name for name, _ in attrs}
+        if tag not in _VOID:
+            self._open.append(tag)
+
+    def handle_startendtag(self, tag: str, attrs: list[tuple[str, str | None]]) -> None:
+        assert tag in _SHAPES
+        self.tags.add(tag)
+        self.attributes |= {name for name, _ in attrs}
+
+    def handle_endtag(self, tag: str) -> None:
+        assert self._open.pop() == tag
+
+    def handle_data(self, data: str) -> None:
+        if self._open[-1:] != ["style"]:
+            self.texts.append(data)
+
+    @property
+    def text(self) -> str:
+        """Give all that can be read."""
+        return " ".join(" ".join(self.texts).split())

@@ -1,0 +1,162 @@
+"""`doorward add`: what stands in hosts.toml afterwards, what is printed, and what is refused."""
+
+from __future__ import annotations
+
+import builtins
+from pathlib import Path
+
+import pytest
+
+from doorward.cli.main import main
+from doorward.client.hosts import Host, read_hosts
+from doorward.client.links import parse_link
+from doorward.model import Port
+from doorward.signed.server_key import HYBRID, X25519, new_private_text, parse_private_key
+from tests.support.ssh_keygen import key
+
+KEY = str(parse_private_key(new_private_text(X25519)).public)
+LONG_KEY = str(parse_private_key(new_private_text(HYBRID)).public)
+
+
+@pytest.fixture
+def hosts_file(nobodys_keys: Path) -> Path:
+    return nobodys_keys.parent / ".config" / "doorward" / "hosts.toml"
+
+
+def only_host(path: Path) -> Host:
+    (host,) = read_hosts(str(path)).values()
+    return host
+
+
+def test_a_server_key_is_enough(hosts_file: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(["add", "gate.example", "--server-key", KEY]) == 0
+    assert only_host(hosts_file) == Host("gate.example", "gate.example", {}, server_key=KEY)
+    assert capsys.readouterr().out == (
+        f"added 'gate.example' to {hosts_file}\n"
+        "\nfor ~/.ssh/config:\n\n"
+        "    Host gate.example\n        ProxyCommand doorward proxy %h %p\n"
+        "\nto try it:\n\n    doorward knock gate.example ssh -v --wait 22\n"
+    )
+
+
+def test_every_option_is_kept(hosts_file: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(key("ed25519").parent)
+    words = ["--address", "192.0.2.7", "--server-key", KEY, "--signed-port", "1234", "--gate", "paris"]
+    more = ["--identity", key("ed25519").name, "--from", "auto", "--for", "1h", "--door", "web"]
+    assert main(["add", "home", *words, *more, "--door", "db:7000/tcp,8000:udp"]) == 0
+    host = only_host(hosts_file)
+    assert host.asked is not None
+    assert host._replace(asked=None) == Host(
+        "home",
+        "192.0.2.7",
+        {"web": (), "db": (Port.parse("7000/tcp"), Port.parse("8000/udp"))},
+        server_key=KEY,
+        signed_port=Port.parse("1234/udp"),
+        identity=str(key("ed25519")),  # the whole path, for it is used from elsewhere
+        gate="paris",
+        for_s=3600,
+    )
+
+
+def test_a_link_is_enough(hosts_file: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    link = f"doorward://192.0.2.7:1234/?key={KEY.replace('+', '%2B')}&gate=paris&door=db"
+    assert main(["add", link, "--name", "home", "--identity", str(key("ed25519"))]) == 0
+    host = only_host(hosts_file)
+    assert (host.name, host.address, host.server_key, host.gate) == ("home", "192.0.2.7", KEY, "paris")
+    assert (host.signed_port, host.doors, host.identity) == (Port.parse("1234/udp"), {"db": ()}, str(key("ed25519")))
+    assert "    doorward knock home db -v\n" in capsys.readouterr().out
+
+
+def test_a_link_without_a_name_is_called_as_its_host(hosts_file: Path) -> None:
+    assert main(["add", "doorward://gate.example/?seq=ssh:7000/tcp"]) == 0
+    assert only_host(hosts_file) == Host("gate.example", "gate.example", {"ssh": (Port.parse("7000/tcp"),)})
+
+
+def test_what_is_there_is_not_written_over_but_where_that_is_asked_for(
+    hosts_file: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert main(["add", "home", "--server-key", KEY]) == 0
+    assert main(["add", "home", "--server-key", LONG_KEY]) == 2
+    assert "has the host 'home' already; add --replace" in capsys.readouterr().err
+    assert only_host(hosts_file).server_key == KEY
+    assert main(["add", "home", "--server-key", LONG_KEY, "--replace"]) == 0
+    assert only_host(hosts_file).server_key == LONG_KEY
+    assert f"; the file as it was is {hosts_file}.before" in capsys.readouterr().out
+
+
+@pytest.mark.parametrize("server_key", [KEY, LONG_KEY], ids=["x25519", "hybrid"])
+def test_the_link_that_is_shown_leads_to_the_same(
+    hosts_file: Path, capsys: pytest.CaptureFixture[str], server_key: str
+) -> None:
+    words = ["--address", "2001:db8::7", "--signed-port", "99", "--gate", "paris", "--door", "a", "--door", "b:1/udp"]
+    assert main(["add", "home", "--server-key", server_key, *words, "--qr"]) == 0
+    shown = [line for line in capsys.readouterr().out.splitlines() if line.startswith("doorward://")]
+    before = only_host(hosts_file)
+    hosts_file.unlink()
+    assert main(["add", shown[0], "--name", "home"]) == 0
+    assert only_host(hosts_file) == before
+
+
+def test_the_qr_code_of_a_host_that_is_there(hosts_file: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(["add", "home", "--server-key", KEY]) == 0
+    before = hosts_file.read_bytes()
+    capsys.readouterr()
+    assert main(["add", "home", "--qr"]) == 0
+    link, *rows = capsys.readouterr().out.splitlines()
+    assert parse_link(link).key == KEY
+    assert {len(row) for row in rows} == {2 * len(rows) - 1}  # a square of half blocks
+    assert set("".join(rows)) == set(" ▀▄█")
+    assert hosts_file.read_bytes() == before
+
+
+def test_without_segno_there_is_the_link_and_how_to_get_the_code(
+    hosts_file: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    real = builtins.__import__
+
+    def without_segno(name: str, *rest: object) -> object:
+        if name == "segno":
+            raise ImportError(name)
+        return real(name, *rest)  # type: ignore[arg-type]
+
+    monkeypatch.setattr(builtins, "__import__", without_segno)
+    assert main(["add", "home", "--server-key", KEY, "--qr"]) == 2
+    out, err = capsys.readouterr()
+    assert out.splitlines()[-1].startswith("doorward://home/?key=x25519:")
+    assert err == "doorward: for the QR code segno is missing; `pip install 'doorward[qr]'`, or send the link\n"
+    assert only_host(hosts_file).name == "home"
+
+
+@pytest.mark.parametrize(
+    ("words", "message"),
+    [
+        (["home"], "nothing to knock with; add --server-key KEY, the line that `doorward key server` prints there"),
+        (["home", "--door", "ssh"], "a door without a sequence opens with a signed knock only; add --server-key KEY"),
+        (
+            ["home", "--server-key", "x"],
+            "no server key: a server's key begins with x25519:… or mlkem768-x25519:…; copy",
+        ),
+        (["home", "--server-key", KEY, "--door", "22"], "--door: '22' is no door's name"),
+        (["home", "--server-key", KEY, "--door", "a:7000"], "--door: '7000' is no port; write it as 7000/tcp or"),
+        (["home", "--server-key", KEY, "--for", "1"], "--for: '1' is no duration"),
+        (["home", "--server-key", KEY, "--from", "x"], "--from: 'x' is no address"),
+        (["home", "--server-key", KEY, "--gate", "a b"], "--gate: 'a b' is no gate's name"),
+        (["home", "--server-key", KEY, "--signed-port", "1/tcp"], "--signed-port: 1/tcp takes no signed knocks"),
+        (["home", "--server-key", KEY, "--identity", "/none"], "--identity: there is no file /none; name the one that"),
+        (["home", "--name", "x", "--server-key", KEY], "--name is for links; write the name in place of HOST"),
+        (["", "--server-key", KEY], "'' is no name for a host; write one like home"),
+        (["a\x1b[2J", "--server-key", KEY], "is no name for a host"),
+        (["doorward://h/?key=x"], "'x' is no server key in the link; copy the whole link, in single quotes"),
+        (["doorward://h"], "it is no link; one begins with doorward://HOST/?key=; copy the whole link, in single"),
+        (["home", "--qr"], "names no host"),
+    ],
+)
+def test_a_wrong_call_is_2_with_a_message(
+    hosts_file: Path, capsys: pytest.CaptureFixture[str], words: list[str], message: str
+) -> None:
+    assert main(["add", *words]) == 2
+    captured = capsys.readouterr()
+    assert captured.err.startswith("doorward: ")
+    assert message in captured.err
+    assert captured.out == ""
+    assert not hosts_file.exists()

@@ -1,0 +1,214 @@
+"""`doorward explain` on the command line: 80 columns, messages, standard input."""
+
+from __future__ import annotations
+
+import json
+import re
+import signal
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from doorward.capture.stream import Frame
+from doorward.cli.main import main
+from tests.support.captures import BEGAN_NS, script
+from tests.support.tcpdump import write_pcap
+
+DOORS = """
+[doors.ssh]
+knock = ["7000/tcp", "8000/udp", "9000/tcp"]
+within = "5s"
+opens = ["22/tcp"]
+[doors.a-door-with-a-name-that-is-as-long-as-a-name-may-be-in-doorward]
+knock = ["7101/tcp", "7102/tcp", "7103/tcp"]
+opens = ["2201/tcp", "2202/tcp", "2203/tcp", "2204/tcp"]
+"""
+LATE = "0 7000/tcp; 0.01 8000/udp; 6.2 9000/tcp"
+
+
+@pytest.fixture(autouse=True)
+def config(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    monkeypatch.setenv("CONFIGURATION_DIRECTORY", str(tmp_path))
+    monkeypatch.setenv("STATE_DIRECTORY", str(tmp_path / "state"))
+    monkeypatch.setenv("TZ", "UTC")
+    path = tmp_path / "doorward.toml"
+    path.write_text(DOORS)
+    return path
+
+
+def frames(text: str) -> list[Frame]:
+    return [Frame(BEGAN_NS + round(sent.at_s * 1e9), 101, sent.raw, len(sent.raw)) for sent in script(text)]
+
+
+@pytest.fixture
+def capture(tmp_path: Path) -> Path:
+    return write_pcap(tmp_path / "knock.pcap", frames(LATE))
+
+
+def test_columns_and_the_line_below_them(capture: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(["explain", str(capture)]) == 1
+    out, err = capsys.readouterr()
+    assert err == ""
+    head, *lines = out.splitlines()
+    assert re.fullmatch(r"192\.0\.2\.7 at 198\.51\.100\.2, 2026-05-01 \d\d:\d\d:09", head)
+    assert lines == [
+        "   0.000  SYN 7000/tcp  knock 1 of 3 for ssh                             ssh 1/3",
+        "   0.010  8000/udp      knock 2 of 3 for ssh                             ssh 2/3",
+        "   6.200  SYN 9000/tcp  too late, 6.2 s after the first (within 5s):     start",
+        "                        back to the start",
+        "=> the third knock came 6.2 s after the first; `within` is 5s",
+        "   hint: knock faster, or write a longer `within`",
+        "",
+    ]
+
+
+def test_json(capture: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(["explain", "--json", str(capture)]) == 1
+    (line,) = capsys.readouterr().out.splitlines()
+    answer = json.loads(line)
+    assert answer["conclusion"] == {
+        "kind": "late",
+        "what": "the third knock came 6.2 s after the first; `within` is 5s",
+        "remedy": "knock faster, or write a longer `within`",
+    }
+    assert (answer["source"], answer["door"], answer["opened"], answer["also"]) == ("192.0.2.7", "ssh", False, [])
+    assert answer["packets"][2] == {
+        "number": 3,
+        "at": BEGAN_NS / 1e9 + 6.2,
+        "packet": "SYN 9000/tcp",
+        "verdict": "wrong",
+        "made_of": "too late, 6.2 s after the first (within 5s): back to the start",
+        "state": "start",
+    }
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        "0 7101/tcp; 1 7102/tcp; 2 7103/tcp; 3 2201/tcp sport=5; 4 <2201/tcp RA sport=5",
+        "0 7101/tcp FSRPAEW; 1 7102/tcp; 2 9/tcp; 40000 7103/tcp; 40001 piece; 40002 7101/tcp to=192.0.2.9",
+        "0 7101/tcp from=2001:db8:1234:5678:9abc:def0:1234:5678 to=2001:db8:aaaa:bbbb:cccc:dddd:eeee:ffff; 1 7102/tcp",
+    ],
+)
+def test_nothing_is_wider_than_a_screen(text: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    main(["explain", str(write_pcap(tmp_path / "x", frames(text)))])
+    out = capsys.readouterr().out
+    assert [line for line in out.splitlines() if len(line) > 80 and "2001:db8" not in line] == []
+    assert "a-door-with-a-name" in out.replace("\n", "").replace(" ", "")
+
+
+def test_what_is_alike_is_folded(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    text = "; ".join(f"{n * 0.1:.1f} {3000 + n}/tcp" for n in range(300)) + "; 31 7000/tcp; 32 8000/udp"
+    path = str(write_pcap(tmp_path / "x", frames(text)))
+    main(["explain", path])
+    out = capsys.readouterr().out
+    assert "          … 298 more like these\n" in out
+    assert len(out.splitlines()) < 15
+    text = "; ".join(f"{n * 0.5:.1f} {port}" for n in range(100) for port in ("7000/tcp", "8000/udp"))
+    path = str(write_pcap(tmp_path / "x", frames(text)))
+    main(["explain", path])
+    shown = capsys.readouterr().out.splitlines()
+    main(["explain", path, "--source", "192.0.2.7"])
+    assert len(shown) < 70 < len(capsys.readouterr().out.splitlines())
+    assert shown[1] == "          … 140 lines before"
+
+
+def test_nobody_knocked(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    path = str(write_pcap(tmp_path / "x", frames("0 5/tcp; 1 6/tcp from=192.0.2.8")))
+    assert main(["explain", path]) == 1
+    assert capsys.readouterr().out == "=> 2 sources, and none went to a port of a door\n"
+    path = str(write_pcap(tmp_path / "x", []))
+    assert main(["explain", path]) == 1
+    assert capsys.readouterr().out == "=> nobody went to a port of a door\n"
+
+
+def test_a_file_that_ends_too_early_is_explained_as_far_as_it_goes(
+    capture: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    capture.write_bytes(capture.read_bytes()[:-5])
+    assert main(["explain", str(capture)]) == 1
+    out, err = capsys.readouterr()
+    assert "=> only two of three knocks arrived: 9000/tcp is missing" in out
+    assert err.startswith(f"doorward: {capture}: the file ends at byte ")
+    assert err.endswith(", inside a packet; what came before is explained\n")
+
+
+def test_a_file_that_lies_is_explained_as_far_as_it_is_sound(capture: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    capture.write_bytes(capture.read_bytes() + b"\xff" * 16)
+    assert main(["explain", str(capture)]) == 1
+    out, err = capsys.readouterr()
+    assert "=> the third knock came 6.2 s after the first" in out
+    assert "a packet claims 4,294,967,295 bytes, the most is 262,144; what came before is explained\n" in err
+
+
+def test_a_capture_of_something_else(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    usb = write_pcap(tmp_path / "x", [Frame(BEGAN_NS, 189, bytes(64), 64)] * 2)
+    assert main(["explain", str(usb)]) == 2
+    assert capsys.readouterr().err == (
+        f"doorward: {usb}: link type 189 (USB); capture on a network interface, or with `-i any`\n"
+    )
+    arp = write_pcap(tmp_path / "x", [Frame(BEGAN_NS, 1, bytes(12) + b"\x08\x06" + bytes(28), 42)] * 2)
+    assert main(["explain", str(arp)]) == 1
+    assert "none of 2 frames holds a packet that can be explained; 2: no IP packet: protocol 0x0806 (ARP)" in (
+        capsys.readouterr().err
+    )
+
+
+def test_a_capture_without_times(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    timeless = [frame._replace(at_ns=0) for frame in frames(LATE)]
+    main(["explain", str(write_pcap(tmp_path / "x", timeless))])
+    assert "all packets have the same time, so that nothing can be said about deadlines" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize(
+    ("words", "says"),
+    [
+        ([], "name one thing to explain: a capture file, an address, or --live ADDRESS"),
+        (["x.pcap", "--live", "192.0.2.7"], "name one thing to explain"),
+        (["x.pcap", "--for", "3s"], "--for is for --live; add --live ADDRESS, or leave --for out"),
+        (["--live", "home"], "--live: 'home' is no address; write it as 192.0.2.7 or 2001:db8::7"),
+        (["--live", "192.0.2.7", "--for", "3"], '--for: .*write the unit too: "3s"'),
+        (["x.pcap"], "x.pcap: there is no such file, and it is no address; name a capture or an address"),
+        (["{folder}"], "it cannot be read .Is a directory.; name a capture file"),
+        (["{folder}/doorward.toml"], "doorward.toml: it is no capture; make one with `tcpdump -w FILE`"),
+        (["{capture}", "--source", "home"], "--source: 'home' is no address"),
+        (["{capture}", "--host", "home"], "--host: 'home' is no address"),
+        (["{capture}", "--door", "shs"], "--door: there is no door 'shs'; did you mean 'ssh'?"),
+        (["{capture}", "--door", "xyz"], "--door: there is no door 'xyz'; look into the configuration for its name"),
+        (["{capture}", "-c", "none.toml"], "none.toml: there is no such file"),
+        (["192.0.2.7"], "no ledger; it begins when `doorward run` first starts"),
+    ],
+)
+def test_calls_that_are_wrong(
+    words: list[str], says: str, capture: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert main(["explain", *(word.format(folder=tmp_path, capture=capture) for word in words)]) == 2
+    out, err = capsys.readouterr()
+    assert out == ""
+    assert re.fullmatch(f"doorward: .*{says}.*\n", err)
+
+
+def test_standard_input_is_read_to_its_end_also_after_ctrl_c(capture: Path) -> None:
+    """Ctrl-C reaches tcpdump too, which then writes what it has yet."""
+    whole = write_pcap(capture, frames("; ".join(f"{n / 1000:.3f} 5/udp" for n in range(4000)) + "; 9 7000/tcp"))
+    data = whole.read_bytes()
+    assert len(data) > 2 * 65536  # more than a pipe holds: once half is written, the reader is at work
+    command = [sys.executable, "-m", "doorward", "explain", "-"]
+    process = subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=subprocess.PIPE)
+    assert process.stdin is not None
+    process.stdin.write(data[: len(data) * 2 // 3])
+    process.stdin.flush()
+    process.send_signal(signal.SIGINT)
+    out, err = process.communicate(data[len(data) * 2 // 3 :], timeout=60)
+    assert err == b""
+    assert process.returncode == 1
+    assert b"SYN 7000/tcp" in out
+    assert b"=> only one of three knocks arrived" in out
+
+
+def test_standard_input_that_is_a_terminal(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
+    monkeypatch.setattr(sys.stdin, "isatty", lambda: True, raising=False)
+    assert main(["explain", "-"]) == 2
+    assert "pipe a capture into it: tcpdump -w - | doorward explain -" in capsys.readouterr().err

@@ -1,0 +1,235 @@
+"""`doorward init` from its options, from answers on a terminal, and called once more."""
+
+from __future__ import annotations
+
+import os
+import pty
+import re
+import subprocess
+import sys
+import textwrap
+import tomllib
+from pathlib import Path
+
+import pytest
+
+from doorward.cli.main import main
+from doorward.client.links import parse_link
+from doorward.config.files import read
+from doorward.config.schema import Configuration, Mode
+from doorward.model import Port
+from doorward.setup.host import key_files
+from doorward.setup.keys import first_keys
+from tests.support.signed import Signer
+
+ADDRESS = ("--address", "server.example", "--name", "web1")
+
+
+class Called:
+    """One folder in which init is called, again and again."""
+
+    def __init__(self, folder: Path, capsys: pytest.CaptureFixture[str]) -> None:
+        self.folder, self.capsys = folder, capsys
+        self.path = folder / "etc/doorward.toml"
+        self.keys = folder / "keys"
+        self.keys.write_text(f"{Signer('laptop').line}\n")
+
+    def init(self, *words: str, status: int = 0) -> str:
+        assert main(["init", "-c", str(self.path), *words]) == status
+        printed = self.capsys.readouterr()
+        return printed.err if status else printed.out
+
+    def configuration(self) -> Configuration:
+        return read(self.path)
+
+    def check(self) -> str:
+        """Give the warnings of `doorward check`, which must find the file good."""
+        assert main(["check", "-c", str(self.path)]) == 0
+        return "".join(line for line in self.capsys.readouterr().err.splitlines(True) if ": warning: " in line)
+
+
+@pytest.fixture
+def called(tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch) -> Called:
+    monkeypatch.setenv("HOME", str(tmp_path / "home"))
+    monkeypatch.setenv("SUDO_UID", "")
+    return Called(tmp_path, capsys)
+
+
+def link_in(printed: str) -> str:
+    found = re.search(r"doorward add '?(doorward://[^ ']+)'? --name web1\n", printed)
+    assert found, printed
+    return found[1]
+
+
+@pytest.mark.parametrize("mode", ["guard", "stealth"])
+def test_nothing_is_asked(called: Called, mode: str) -> None:
+    words = ("--yes", "--mode", mode, "--door", "ssh=22", "--door", "db=5432/tcp", *ADDRESS)
+    printed = called.init(*words, "--authorized-keys", str(called.keys))
+    found = called.configuration()
+    assert found.gate.mode == mode
+    assert [(door.name, door.opens) for door in found.doors] == [
+        ("ssh", (Port.parse("22/tcp"),)),
+        ("db", (Port.parse("5432/tcp"),)),
+    ]
+    assert all(len(door.knock) == 4 for door in found.doors)
+    assert called.check() == ""
+    link = parse_link(link_in(printed))
+    assert (link.host, link.doors) == ("server.example", tuple((door.name, door.knock) for door in found.doors))
+    table = tomllib.loads(textwrap.dedent(printed.partition("hosts.toml:\n\n")[2].partition("\n\nnext:")[0]))
+    assert table["web1"]["address"] == "server.example"
+    assert table["web1"]["server_key"] == link.key is not None
+    assert "doorward knock web1 ssh --wait 22  " in printed
+    assert f"doorward run --trial 5m -c {called.path}  " in printed
+    assert f"doorward doctor -c {called.path}  " in printed
+
+
+def test_called_again_it_changes_nothing_and_tells_the_same(called: Called) -> None:
+    words = ("--yes", "--door", "ssh=22", *ADDRESS, "--authorized-keys", str(called.keys))
+    first = called.init(*words)
+    files = {path: path.read_bytes() for path in called.path.parent.iterdir()}
+    assert {path.name for path in files} == {"doorward.toml", "server.key", "authorized_keys"}
+    again = called.init(*words)
+    assert {path: path.read_bytes() for path in called.path.parent.iterdir()} == files
+    assert again.startswith(f"{called.path} is there already, and stays as it is\n--door: for a new file only;")
+    assert link_in(again) == link_in(first)
+    assert again[again.index("\nnext:") :] == first[first.index("\nnext:") :]
+
+
+def test_what_was_lost_is_made_again(called: Called) -> None:
+    called.init("--yes", "--door", "ssh=22", *ADDRESS, "--authorized-keys", str(called.keys))
+    (called.path.parent / "authorized_keys").unlink()
+    printed = called.init("--authorized-keys", str(called.keys))
+    assert f"wrote {called.path.parent / 'authorized_keys'}\n" in printed
+    assert called.check() == ""
+
+
+def test_two_calls_choose_different_sequences(called: Called, tmp_path: Path) -> None:
+    words = ["init", "--yes", "--door", "ssh=22", "--no-signed", *ADDRESS, "-c"]
+    knocks = set()
+    for number in range(3):
+        path = tmp_path / str(number) / "doorward.toml"
+        assert main([*words, str(path)]) == 0
+        knocks.add(read(path).doors[0].knock)
+    assert len(knocks) == 3
+
+
+def test_sequences_alone(called: Called) -> None:
+    printed = called.init("--yes", "--door", "ssh=22", "--no-signed", *ADDRESS)
+    assert called.configuration().signed is None
+    assert [path.name for path in called.path.parent.iterdir()] == ["doorward.toml"]
+    assert parse_link(link_in(printed)).key is None
+    assert called.check() == ""
+
+
+def test_signed_knocks_alone(called: Called) -> None:
+    words = ("--yes", "--door", "ssh=22", "--no-sequence", *ADDRESS)
+    refused = called.init(*words, "--authorized-keys", "none", status=2)
+    assert "no public key was found, and without a sequence nobody could knock" in refused
+    assert not called.path.exists()
+    printed = called.init(*words, "--authorized-keys", str(called.keys))
+    assert called.configuration().doors[0].knock == ()
+    assert parse_link(link_in(printed)).doors == (("ssh", ()),)
+    assert called.check() == ""
+
+
+def test_signed_knocks_before_anybody_has_a_key(called: Called) -> None:
+    printed = called.init("--yes", "--door", "ssh=22", *ADDRESS, "--authorized-keys", "none")
+    who = called.path.parent / "authorized_keys"
+    assert f"nobody may send signed knocks yet: write public keys into {who}, and call this again\n" in printed
+    assert parse_link(link_in(printed)).key is None  # the client uses the sequence
+    assert called.check() == ""
+    who.write_text(called.keys.read_text())
+    assert parse_link(link_in(called.init(*ADDRESS))).key is not None
+
+
+def test_the_operators_own_keys_are_taken(called: Called) -> None:
+    own = called.folder / "home/.ssh/authorized_keys"
+    own.parent.mkdir(parents=True)
+    own.write_text(f"ssh-dss AAAA old\n{called.keys.read_text()}")
+    printed = called.init("--yes", "--door", "ssh=22", *ADDRESS)
+    found = first_keys(key_files())  # on a developer's machine those of who logged in
+    assert found is not None
+    assert (called.path.parent / "authorized_keys").read_text() == found.text
+    if found.path == own:
+        assert f"left out: {own}:1: ssh-dss keys are too weak" in printed
+    assert called.check() == ""
+
+
+@pytest.mark.parametrize(
+    ("words", "message"),
+    [
+        (("--door", "ssh"), "'ssh' is no door; write NAME=PORTS"),
+        (("--door", "ssh=22", "--address", "a b"), "'a b' is no name or address of a host"),
+        (("--door", "ssh=22", "--mode", "stealth", "--public", "22"), "22/tcp cannot be public: a door opens it"),
+        (("--door", "ssh=22", "--mode", "stealth", "--public", "x"), "'x' is no port"),
+        (("--door", "ssh=22", "--public", "80"), "--public is for mode stealth, and mode guard leaves ports"),
+        (("--door", "ssh=22", "--authorized-keys", "/none"), "/none: there is no such file"),
+        (("--door", "ssh=22", "--authorized-keys", "/dev/null"), "/dev/null: "),
+    ],
+)
+def test_what_is_wrong_is_said_before_anything_is_written(called: Called, words: tuple[str, ...], message: str) -> None:
+    assert message in called.init("--yes", *words, status=2)
+    assert not called.path.parent.exists()
+
+
+def test_a_file_that_is_wrong_stays_as_it_is(called: Called) -> None:
+    called.path.parent.mkdir()
+    called.path.write_text("[gate]\nmode = 7\n")
+    assert "mode: 7 is unknown" in called.init("--yes", "--door", "ssh=22", status=2)
+    assert called.path.read_text() == "[gate]\nmode = 7\n"
+
+
+def test_without_a_terminal_there_is_nobody_to_ask(called: Called) -> None:
+    command = [sys.executable, "-m", "doorward", "init", "-c", str(called.path)]
+    done = subprocess.run(command, stdin=subprocess.DEVNULL, capture_output=True, text=True, timeout=60)
+    assert done.returncode == 2
+    assert "there is no terminal to ask on; add --yes" in done.stderr
+
+
+ASKED = [
+    ("Doors, ", "nonsense\n"),
+    ("Doors, ", "ssh=22 db=5432/tcp\n"),
+    ("Mode: ", "hidden\n"),
+    ("Mode: ", "stealth\n"),
+    ("Ports that everybody reaches ", "80,443\n"),
+    ("Who may knock by SSH key", "KEYS\n"),
+    ("Name or address that clients use ", "\n"),
+]
+
+
+def test_answers_on_a_terminal(called: Called) -> None:
+    """Each question is answered when it stands there; a wrong answer is asked for again."""
+    master, slave = pty.openpty()
+    command = [sys.executable, "-m", "doorward", "init", "-c", str(called.path)]
+    with subprocess.Popen(command, stdin=slave, stdout=slave, stderr=slave) as process:
+        os.close(slave)
+        shown = ""
+        for question, answer in ASKED:
+            while not (shown.rpartition("\n")[2].startswith(question) and shown.endswith(": ")):
+                shown += os.read(master, 4096).decode()
+            os.write(master, answer.replace("KEYS", str(called.keys)).encode())
+            shown += "\n"
+        while chunk := _rest(master):
+            shown += chunk
+        assert process.wait(60) == 0, shown
+    os.close(master)
+    assert "'nonsense' is no door" in shown
+    assert "'hidden' is no mode; write one of observe, guard, stealth" in shown
+    found = called.configuration()
+    assert (found.gate.mode, [door.name for door in found.doors]) == (Mode.STEALTH, ["ssh", "db"])
+    assert found.gate.public == (Port.parse("80/tcp"), Port.parse("443/tcp"))
+    assert "laptop" in (called.path.parent / "authorized_keys").read_text()
+    assert called.check() == ""
+
+
+def _rest(master: int) -> str:
+    try:
+        return os.read(master, 4096).decode()
+    except OSError:  # the other end is closed
+        return ""
+
+
+def test_the_code_for_a_camera(called: Called) -> None:
+    printed = called.init("--yes", "--door", "ssh=22", "--no-signed", "--qr", *ADDRESS)
+    assert printed.count("█▀▀▀▀▀█") + printed.count("▄▄▄▄▄") >= 3
+    assert printed.count("doorward://") == 1

@@ -1,0 +1,274 @@
+"""`doorward proxy` as ssh runs it: its standard streams are pipes, and a server is behind a door."""
+
+from __future__ import annotations
+
+import hashlib
+import socket
+import struct
+import subprocess
+import sys
+import threading
+from collections.abc import Callable, Iterator
+from contextlib import ExitStack, contextmanager, suppress
+from pathlib import Path
+from random import Random
+
+import pytest
+
+from doorward.cli.main import main
+from doorward.signed.message import parse_plaintext
+from doorward.signed.sealing import Opener
+from doorward.signed.server_key import X25519, new_private_text, parse_private_key
+from tests.support.ssh_keygen import key
+
+SERVER = parse_private_key(new_private_text(X25519))
+KEY = str(SERVER.public)
+PATIENCE_S = 60.0
+BULK = Random(1).randbytes(1 << 20)
+pytestmark = pytest.mark.usefixtures("nobodys_keys")
+
+
+class Site:
+    """A service and a port for knocks, both at one loopback address or at both."""
+
+    def __init__(self, held: ExitStack, *versions: int) -> None:
+        places = {4: (socket.AF_INET, "127.0.0.1"), 6: (socket.AF_INET6, "::1")}
+        self.services: dict[int, socket.socket] = {}
+        self.knocks: dict[int, socket.socket] = {}
+        for version in versions:
+            family, address = places[version]
+            service = held.enter_context(socket.socket(family, socket.SOCK_STREAM))
+            service.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+            service.bind((address, self.port if self.services else 0))
+            service.listen()
+            self.services[version] = service
+            knocks = held.enter_context(socket.socket(family, socket.SOCK_DGRAM))
+            knocks.bind((address, self.knock_port if self.knocks else 0))
+            knocks.settimeout(PATIENCE_S)
+            self.knocks[version] = knocks
+
+    @property
+    def port(self) -> int:
+        number: int = next(iter(self.services.values())).getsockname()[1]
+        return number
+
+    @property
+    def knock_port(self) -> int:
+        number: int = next(iter(self.knocks.values())).getsockname()[1]
+        return number
+
+    @property
+    def signed(self) -> list[str]:
+        return ["--server-key", KEY, "--signed-port", str(self.knock_port), "--identity", str(key("ed25519"))]
+
+
+@pytest.fixture
+def site() -> Iterator[Site]:
+    with ExitStack() as held:
+        yield Site(held, 4)
+
+
+def proxy(*words: object) -> subprocess.Popen[bytes]:
+    command = [sys.executable, "-m", "doorward", "proxy", *map(str, words)]
+    return subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=subprocess.PIPE)
+
+
+def door_in(packet: bytes) -> str:
+    return parse_plaintext(Opener(SERVER).open(packet)).request.door
+
+
+Handler = Callable[[socket.socket], object]
+
+
+@contextmanager
+def serving(service: socket.socket, handle: Handler) -> Iterator[None]:
+    """Handle every connection in a thread of its own: on a loaded machine a given up attempt may be one too."""
+    threads: list[threading.Thread] = []
+
+    def one(connection: socket.socket) -> None:
+        with connection, suppress(OSError):
+            connection.settimeout(PATIENCE_S)
+            handle(connection)
+
+    def accept() -> None:
+        with suppress(OSError):
+            while True:
+                thread = threading.Thread(target=one, args=(service.accept()[0],))
+                thread.start()
+                threads.append(thread)
+
+    acceptor = threading.Thread(target=accept)
+    acceptor.start()
+    try:
+        yield
+    finally:
+        service.shutdown(socket.SHUT_RDWR)
+        for thread in (acceptor, *threads):
+            thread.join(PATIENCE_S)
+
+
+class Conversation:
+    """Sends an answer and its end to whoever comes, and keeps all that he says."""
+
+    def __init__(self, answer: bytes) -> None:
+        self.answer, self.heard = answer, b""
+
+    def __call__(self, theirs: socket.socket) -> None:
+        def speak() -> None:
+            with suppress(OSError):
+                theirs.sendall(self.answer)
+                theirs.shutdown(socket.SHUT_WR)
+
+        speaker = threading.Thread(target=speak)
+        speaker.start()
+        parts = []
+        while part := theirs.recv(1 << 16):
+            parts.append(part)
+        self.heard += b"".join(parts)
+        speaker.join(PATIENCE_S)
+
+
+def test_a_signed_knock_and_a_megabyte_each_way(site: Site) -> None:
+    server = Conversation(BULK[::-1])
+    with serving(site.services[4], server):
+        running = proxy("127.0.0.1", site.port, "ssh", *site.signed)
+        out, err = running.communicate(BULK, PATIENCE_S)
+    assert (running.returncode, err) == (0, b"")
+    assert hashlib.sha256(out).digest() == hashlib.sha256(BULK[::-1]).digest()
+    assert hashlib.sha256(server.heard).digest() == hashlib.sha256(BULK).digest()
+    assert door_in(site.knocks[4].recv(2000)) == "ssh"
+
+
+def test_a_sequence_is_as_good(site: Site) -> None:
+    server = Conversation(b"hello")
+    with serving(site.services[4], server):
+        running = proxy("127.0.0.1", site.port, f"{site.knock_port}/udp", "--delay", "1ms")
+        assert running.communicate(b"you too", PATIENCE_S) == (b"hello", b"")
+    assert (running.returncode, server.heard) == (0, b"you too")
+    assert site.knocks[4].recv(9) == b"\0"
+
+
+def test_it_ends_when_the_server_ends_and_then_the_user(site: Site) -> None:
+    with (
+        serving(site.services[4], Conversation(b"goodbye")),
+        proxy("127.0.0.1", site.port, "ssh", *site.signed) as running,
+    ):
+        assert running.stdout is not None
+        assert running.stdin is not None
+        assert running.stdout.read() == b"goodbye"  # its end too, while the other way is open
+        running.stdin.close()
+        assert running.wait(PATIENCE_S) == 0
+
+
+def test_a_reader_that_went_away_ends_it_quietly(site: Site) -> None:
+    ended = threading.Event()
+
+    def speak(theirs: socket.socket) -> None:
+        theirs.sendall(b"for nobody")
+        ended.wait(PATIENCE_S)
+
+    with serving(site.services[4], speak), proxy("127.0.0.1", site.port, "ssh", *site.signed) as running:
+        assert running.stdout is not None
+        assert running.stderr is not None
+        running.stdout.close()
+        assert running.wait(PATIENCE_S) == 0
+        assert running.stderr.read() == b""
+        ended.set()
+
+
+def test_a_reset_is_1_and_says_so(site: Site) -> None:
+    def reset(theirs: socket.socket) -> None:
+        theirs.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", 1, 0))
+
+    with serving(site.services[4], reset), proxy("127.0.0.1", site.port, "ssh", *site.signed) as running:
+        assert running.wait(PATIENCE_S) == 1
+        assert running.stderr is not None
+        said = running.stderr.read()
+    assert said == b"doorward: 127.0.0.1: the connection broke: Connection reset by peer; connect again\n"
+
+
+def test_it_knocks_at_the_address_that_it_connects_to() -> None:
+    with ExitStack() as held:
+        site = Site(held, 6)
+        held.enter_context(serving(site.services[6], Conversation(b"six")))
+        running = proxy("::1", site.port, "ssh", *site.signed)
+        assert running.communicate(b"", PATIENCE_S) == (b"six", b"")
+        assert door_in(site.knocks[6].recv(2000)) == "ssh"
+
+
+def test_it_knocks_again_until_the_door_is_open(site: Site) -> None:
+    with socket.socket() as late:
+        late.bind(("127.0.0.1", 0))
+        running = proxy("127.0.0.1", late.getsockname()[1], "ssh", *site.signed)
+        packets = [site.knocks[4].recv(2000) for _ in range(2)]
+        late.listen()
+        with serving(late, Conversation(b"at last")):
+            out, err = running.communicate(b"", PATIENCE_S)
+        assert (running.returncode, out, err) == (0, b"at last", b"")
+        assert packets[0] != packets[1]
+
+
+def test_in_vain_is_1_and_says_where_to_look(site: Site, capsys: pytest.CaptureFixture[str]) -> None:
+    with socket.create_server(("127.0.0.1", 0), backlog=0) as full, socket.create_connection(full.getsockname()):
+        number = full.getsockname()[1]
+        assert main(["proxy", "127.0.0.1", str(number), "ssh", *site.signed, "--timeout", "50ms"]) == 1
+        said = capsys.readouterr().err
+        assert said.startswith(
+            f"doorward: 127.0.0.1: knocked once, but {number}/tcp stays silent; check whether door 'ssh'"
+        )
+        assert main(["proxy", "127.0.0.1", str(number), "9/udp", "--timeout", "50ms"]) == 1
+        assert "stays silent; check the sequence and its order" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize(
+    ("doors", "port", "words", "door"),
+    [
+        ([], "22", [], "ssh"),  # as the port's service is called
+        ([], "5432", ["db"], "db"),
+        ([], "5432", ["--door", "db"], "db"),
+        (["web"], "22", [], "web"),  # the only one
+        (["web", "ssh"], "22", [], "ssh"),
+        (["web", "ssh"], "22", ["web"], "web"),
+    ],
+)
+def test_the_door_is_named_or_the_only_one_or_the_ports_service(
+    site: Site, nobodys_keys: Path, doors: list[str], port: str, words: list[str], door: str
+) -> None:
+    path = nobodys_keys.parent / ".config" / "doorward" / "hosts.toml"
+    path.parent.mkdir(parents=True)
+    path.touch(0o600)
+    listed = "".join(f"{each} = []\n" for each in doors)
+    text = (
+        f'[home]\naddress = "127.0.0.1"\nserver_key = "{KEY}"\nsigned_port = {site.knock_port}\n[home.doors]\n{listed}'
+    )
+    path.write_text(text)
+    assert main(["proxy", "home", port, *words, "--identity", str(key("ed25519")), "--timeout", "1ms"]) == 1
+    assert door_in(site.knocks[4].recv(2000)) == door
+
+
+@pytest.mark.parametrize(
+    ("words", "message"),
+    [
+        (["home", "22/udp"], "22/udp cannot be connected to; only a TCP port can, such as 22"),
+        (["home", "ssh"], "'ssh' is no port; write it as 7000/tcp or 7000/udp"),
+        (["home", "22", "ssh", "--door", "ssh"], "--door and the words behind the port say the same; leave one"),
+        (["127.0.0.1", "22", "--gate", "x"], "--gate is for signed knocks, and no server key is known for '127.0.0.1'"),
+        (["home", "22"], "names no host; give ports (7000 8000/udp 9000), add the host with its server's key"),
+        (["127.0.0.1", "9", "ssh", "--server-key", KEY, "--identity", "/none"], "/none: No such file or directory"),
+        (["255.255.255.255", "9", "9/udp"], "cannot knock: 255.255.255.255: "),
+    ],
+)
+def test_a_wrong_call_is_2_with_a_message(capsys: pytest.CaptureFixture[str], words: list[str], message: str) -> None:
+    assert main(["proxy", *words]) == 2
+    captured = capsys.readouterr()
+    assert captured.err.startswith("doorward: ")
+    assert message in captured.err
+    assert captured.out == ""
+
+
+def test_standard_input_that_is_closed_is_an_end_and_no_error(site: Site) -> None:
+    command = [sys.executable, "-m", "doorward", "proxy", "127.0.0.1", str(site.port), "ssh", *site.signed]
+    server = Conversation(b"hello")
+    with serving(site.services[4], server):
+        done = subprocess.run(command, stdin=subprocess.DEVNULL, capture_output=True, timeout=PATIENCE_S)
+    assert (done.returncode, done.stdout, done.stderr, server.heard) == (0, b"hello", b"", b"")

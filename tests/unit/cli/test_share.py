@@ -1,0 +1,103 @@
+"""`doorward share`: a door for another device."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import pytest
+
+from doorward.cli.main import main
+from doorward.client.links import parse_link
+from tests.support.signed import Signed, Signer
+
+TEXT = """\
+[doors.ssh]
+knock = ["7013/tcp", "9241/udp", "8116/tcp"]
+opens = ["22/tcp"]
+[doors.db]
+opens = ["5432/tcp"]
+[doors.odd]
+knock = ["7019/tcp", "8119/udp"]
+flags = ["fin", "!syn"]
+opens = ["80/tcp"]
+[doors.wake]
+knock = ["4001/tcp", "4127/tcp"]
+target = "192.0.2.9"
+on_open = ["/usr/bin/true"]
+"""
+
+
+@pytest.fixture
+def file(tmp_path: Path) -> Path:
+    path = tmp_path / "doorward.toml"
+    path.write_text(TEXT)
+    return path
+
+
+@pytest.fixture
+def signed(file: Path) -> Signed:
+    file.write_text(f"{TEXT}[signed]\n")
+    return Signed(file.parent, Signer("laptop"))
+
+
+def share(capsys: pytest.CaptureFixture[str], file: Path, *words: str, status: int = 0) -> str:
+    assert main(["share", *words, "-c", str(file)]) == status
+    printed = capsys.readouterr()
+    return printed.err if status else printed.out
+
+
+def test_a_link(file: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    assert share(capsys, file, "ssh", "--host", "server.example") == (
+        "doorward://server.example/?seq=ssh:7013/tcp,9241/udp,8116/tcp\n"
+    )
+
+
+def test_a_link_with_the_servers_key(file: Path, signed: Signed, capsys: pytest.CaptureFixture[str]) -> None:
+    for door, knocks in (("ssh", 3), ("db", 0), ("odd", 0)):
+        link = parse_link(share(capsys, file, door, "--host", "192.0.2.7").strip())
+        assert link.key == str(signed.server.public)
+        ((name, sequence),) = link.doors
+        assert (name, len(sequence)) == (door, knocks)
+
+
+def test_a_code_for_a_camera(file: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    lines = share(capsys, file, "ssh", "--host", "server.example", "--format", "qr").splitlines()
+    assert lines[0].startswith("doorward://server.example/?seq=ssh:")
+    assert len({len(line) for line in lines[1:]}) == 1
+    assert set("".join(lines[1:])) <= set("█▀▄ ")
+
+
+def test_the_android_app(file: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    found = json.loads(share(capsys, file, "ssh", "--host", "192.0.2.7", "--format", "knockonports"))
+    assert [step["port"] for step in found["sequences"][0]["steps"]] == [7013, 9241, 8116]
+    found = json.loads(share(capsys, file, "wake", "--format", "knockonports"))
+    assert found["sequences"][0]["host"] == "192.0.2.9"  # the target is where its knocks go
+
+
+def test_knockd(file: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    assert share(capsys, file, "ssh", "--host", "192.0.2.7", "--format", "knockd") == (
+        "# a door of 192.0.2.7\n[ssh]\n    sequence = 7013:tcp,9241:udp,8116:tcp\n    seq_timeout = 15\n"
+        "    tcpflags = syn,!ack\n"
+    )
+
+
+@pytest.mark.parametrize(
+    ("words", "message"),
+    [
+        (["shs"], "there is no door 'shs'; did you mean 'ssh'?"),
+        (["nothing"], "there is no door 'nothing'; its doors are ssh, db, odd, wake"),
+        (["db"], "door 'db' has no sequence, and nobody may send signed knocks"),
+        (["db", "--format", "knockonports"], "door 'db' has no sequence; share it as a link"),
+        (["odd"], "door 'odd': its `flags` (fin,!syn) take no plain SYN, and clients send no other"),
+        (["odd", "--format", "knockd"], "door 'odd': its `flags` (fin,!syn) take no plain SYN, and apps send no other"),
+        (["wake"], "door 'wake' listens for 192.0.2.9; share it with --format knockonports or knockd"),
+        (["ssh", "--host", "a b"], "'a b' is no name or address of a host"),
+    ],
+)
+def test_what_cannot_be_shared(file: Path, capsys: pytest.CaptureFixture[str], words: list[str], message: str) -> None:
+    assert message in share(capsys, file, *words, status=2)
+
+
+def test_the_hosts_own_address_where_none_is_told(file: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    assert parse_link(share(capsys, file, "ssh").strip()).host

@@ -1,0 +1,98 @@
+"""`doorward verify` refuses at once what it could only find out after minutes."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+
+from doorward.cli.main import main
+
+HOME = """
+[home]
+address = "192.0.2.7"
+[home.doors]
+ssh = ["7000/tcp", "8000/udp"]
+web = ["7001/tcp", "8001/udp"]
+"""
+
+
+@pytest.fixture(autouse=True)
+def hosts_file(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("XDG_CONFIG_HOME", str(tmp_path))
+    path = tmp_path / "doorward" / "hosts.toml"
+    path.parent.mkdir()
+    path.write_text(HOME)
+    path.chmod(0o600)
+
+
+@pytest.mark.parametrize(
+    ("words", "says"),
+    [
+        (["home", "ssh", "--ports", "ssh"], "--ports: 'ssh' is no port; write 22, 1-1024, 7000/udp"),
+        (["home", "ssh", "--expect", "0"], "--expect: '0': ports go from 1 to 65535"),
+        (["home", "ssh", "--port", "9-8"], "--port: '9-8' runs backwards; write 8-9"),
+        (["home", "ssh", "--port", "80", "--expect", "80"], "80/tcp: --expect says that all may see it"),
+        (["home"], "which door? "),
+        (["home", "shs"], "did you mean 'ssh'?"),
+        (["home", "--no-knock", "--port", "22"], "--port is what a knock must open, and there is none"),
+        (["192.0.2.7", "--port", "22"], "--port is what a knock must open, and there is none"),
+        (["home", "ssh", "--rate", "0"], "--rate: 0 is no rate; write 1 to 1000000 packets a second"),
+        (["home", "ssh", "--for", "5"], "--for: '5' is no duration; write the unit too: \"5s\""),
+        (["home", "ssh", "--picture", "x.jpg"], "--picture: x.jpg: write a name that ends in .svg or .png"),
+        (["home", "ssh", "--picture", "/nowhere/x.svg"], "--picture: there is no folder /nowhere; make it"),
+        (["127.0.0.1", "--ports", "22"], "127.0.0.1 is this machine, where every port can be seen"),
+        (["::1", "7000", "--ports", "22"], "::1 is this machine, where every port can be seen"),
+    ],
+)
+def test_what_is_refused_at_once(words: list[str], says: str, capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(["verify", *words]) == 2
+    out, err = capsys.readouterr()
+    assert says in err
+    assert out in ("", "not root: whole connections instead of SYN scans; UDP needs root; run it with sudo\n")
+
+
+def test_udp_is_not_for_everybody(capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("os.geteuid", lambda: 1000)
+    assert main(["verify", "192.0.2.7", "--ports", "53/udp"]) == 2
+    assert "UDP needs root; run it with sudo, or leave /udp out" in capsys.readouterr().err
+
+
+def test_nmap_is_missing(tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("PATH", str(tmp_path))
+    assert main(["verify", "192.0.2.7", "--ports", "22"]) == 2
+    assert "the program `nmap` is missing; run `apt install nmap`" in capsys.readouterr().err
+
+
+def test_a_picture_needs_pillow_only_as_png(
+    capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("doorward.diag.png.find_spec", lambda _: None)
+    assert main(["verify", "127.0.0.1", "--picture", "x.png"]) == 2
+    assert "a .png needs Pillow; run `pip install 'doorward[picture]'`, or write an .svg" in capsys.readouterr().err
+    assert main(["verify", "127.0.0.1", "--picture", "x.svg"]) == 2
+    assert "is this machine" in capsys.readouterr().err
+
+
+def test_nmaps_own_complaint_is_told(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    nmap = tmp_path / "nmap"
+    nmap.write_text(
+        "#!/bin/sh\necho first >&2\necho 'Failed to open device \033[1m' >&2\necho 'QUITTING!' >&2\nexit 1\n"
+    )
+    nmap.chmod(0o755)
+    monkeypatch.setenv("PATH", f"{tmp_path}:/usr/bin:/bin")
+    assert main(["verify", "192.0.2.7", "--ports", "22"]) == 2
+    assert "doorward: nmap failed with status 1: Failed to open device ?[1m\n" in capsys.readouterr().err
+
+
+def test_a_program_that_is_not_nmap(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    nmap = tmp_path / "nmap"
+    nmap.write_text("#!/bin/sh\necho 'this is not XML'\n")
+    nmap.chmod(0o755)
+    monkeypatch.setenv("PATH", f"{tmp_path}:/usr/bin:/bin")
+    assert main(["verify", "192.0.2.7", "--ports", "22"]) == 2
+    assert "doorward: nmap's XML cannot be read: syntax error" in capsys.readouterr().err

@@ -1,0 +1,404 @@
+"""The one line for packets in few words (see tests/support/captures.py for the script)."""
+
+from __future__ import annotations
+
+from ipaddress import ip_address
+
+import pytest
+
+from tests.support.captures import CLIENT, SERVER, concluded, explained, house, script
+
+HOUSE = house("""
+[gate]
+public = ["80/tcp"]
+[doors.ssh]
+knock = ["7000/tcp", "8000/udp", "9000/tcp"]
+within = "5s"
+opens = ["22/tcp"]
+for = "30s"
+[doors.web]
+knock = ["7101/tcp", "7102/tcp"]
+opens = ["443/tcp", "443/udp"]
+[doors.twin]
+knock = ["7500/tcp", "7500/tcp", "7501/tcp"]
+opens = ["29/tcp"]
+[doors.long]
+knock = ["6001/tcp", "6002/tcp", "6003/tcp", "6004/tcp", "6005/tcp", "6006/tcp"]
+opens = ["31/tcp"]
+[doors.strict]
+knock = ["7601/tcp", "7602/tcp"]
+flags = ["syn", "!ack", "!ece"]
+opens = ["30/tcp"]
+[doors.wake]
+knock = ["4001/tcp", "4002/tcp"]
+target = "192.0.2.77"
+on_open = ["/bin/true"]
+[doors.hand]
+opens = ["33/tcp"]
+[signed]
+port = "62201/udp"
+""")
+GOOD = "0 7000/tcp; 0.01 8000/udp; 0.02 9000/tcp"
+ROUTER = "203.0.113.1"
+
+
+@pytest.mark.parametrize(
+    ("text", "kind", "says"),
+    [
+        # time
+        (
+            "0 7000/tcp; 0.1 8000/udp; 6.2 9000/tcp",
+            "late",
+            "the third knock came 6.2 s after the first; `within` is 5s",
+        ),
+        ("0 7000/tcp; 5.2 8000/udp; 6.2 9000/tcp", "late", "the second knock came 5.2 s after the first"),
+        (
+            "0 7000/tcp; 0.1 8000/udp; 5 9000/tcp",
+            "late",
+            "the third knock came 5.000 s after the first; `within` is 5s",
+        ),
+        (
+            "0 7000/tcp; 4 7000/tcp; 4.1 8000/udp; 5.1 9000/tcp",
+            "late_after_repeat",
+            "5.1 s after the first packet to 7000",
+        ),
+        ("0 7000/tcp; 70 8000/udp; 75 9000/tcp", "late", "the second knock came 1 min 10 s after the first"),
+        # where to
+        ("0 7000/tcp to=192.0.2.9; 0.1 8000/udp; 0.2 9000/tcp", "elsewhere", "not this host (198.51.100.2)"),
+        (
+            "0 7000/tcp; 0.1 8000/udp to=192.0.2.9; 0.2 9000/tcp to=198.51.100.2",
+            "part_elsewhere",
+            "second knock went to",
+        ),
+        (
+            "0 7000/tcp to=192.0.2.9; 1 8000/udp to=198.51.100.2; 2 9000/tcp",
+            "part_elsewhere",
+            "the first knock went to",
+        ),
+        ("0 4001/tcp; 0.1 4002/tcp", "not_the_target", "not the target of door wake, 192.0.2.77"),
+        (
+            f"{GOOD}; 0.03 icmp=3/1 by={ROUTER}",
+            "unreachable",
+            "203.0.113.1 answered for 9000/tcp that it is unreachable",
+        ),
+        (f"0 7000/tcp; 0.01 icmp=3/13 by={ROUTER}; 1 8000/udp; 2 9000/tcp", "unreachable", "that it is prohibited"),
+        (f"0 7000/tcp; 0.01 icmp=11/0 by={ROUTER}; 1 8000/udp", "unreachable", "the first knock did not arrive"),
+        # how
+        (
+            "0 7601/tcp SE; 0.1 7602/tcp SE",
+            "flags_ecn",
+            "flags were SYN+ECE; `flags` of door strict is syn,!ack,!ece: the",
+        ),
+        (
+            "0 7000/tcp F; 0.1 8000/udp; 0.2 9000/tcp F",
+            "flags",
+            "the first knock's flags were FIN; `flags` of door ssh is",
+        ),
+        ("0 7000/tcp SA; 0.1 8000/udp; 0.2 9000/tcp", "flags", "flags were SYN+ACK"),
+        ("0 7000/tcp .; 0.1 8000/udp; 0.2 9000/tcp", "flags", "flags were no flags"),
+        (
+            "0 7000/udp; 0.1 8000/udp; 0.2 9000/tcp",
+            "udp_for_tcp",
+            "the first knock came as 7000/udp; door ssh wants 7000/tcp",
+        ),
+        ("0 7000/tcp; 0.1 8000/tcp; 0.2 9000/tcp", "tcp_for_udp", "the second knock came as 8000/tcp"),
+        ("0 7000/tcp cut=36; 0.1 8000/udp; 0.2 9000/tcp", "cut", "kept too little of the first knock to judge it"),
+        ("0 7000/tcp cut=20; 0.1 8000/udp cut=20", "cut", "kept too little of its packets to see their ports"),
+        ("0 7000/tcp; 0.1 piece; 0.2 9000/tcp", "fragment", "the second knock (8000/udp) came in pieces"),
+        ("0 <8000/udp sport=4; 0.1 7000/tcp; 1 8000/udp sport=4; 2 9000/tcp", "established", "a connection from port"),
+        # order
+        (
+            "0 7000/tcp; 0.1 9000/tcp; 0.1002 8000/udp",
+            "overtaken",
+            "the third knock came 0.2 ms before the second: packets",
+        ),
+        ("0 7000/tcp; 0.1 9000/tcp; 0.10002 8000/udp", "overtaken", "the third knock came 20 µs before the second"),
+        (
+            "0 7000/tcp; 0.1 9000/tcp; 0.3 8000/udp",
+            "order",
+            "200 ms before the second: the order was 7000/tcp 9000/tcp 8000",
+        ),
+        ("0 9000/tcp; 1 8000/udp; 2 7000/tcp", "reversed", "the knocks came in reverse: 9000/tcp 8000/udp 7000/tcp"),
+        (
+            "0 6001/tcp; 1 6002/tcp; 2 6004/tcp; 3 6003/tcp; 4 6005/tcp; 5 6006/tcp",
+            "order",
+            "fourth knock came 1.0 s before",
+        ),
+        # what came between
+        (
+            "0 7000/tcp; 1 8443/tcp; 2 8000/udp; 3 9000/tcp",
+            "stray",
+            "8443/tcp between knocks 1 and 2 sent it back to the start",
+        ),
+        (
+            "0 7000/tcp; 1 8443/tcp; 2 8444/tcp; 3 8000/udp; 4 9000/tcp",
+            "stray",
+            "a packet to 8443/tcp between knocks 1 and 2",
+        ),
+        ("0 7000/tcp; 1 8000/udp; 2 53/udp; 3 9000/tcp", "stray", "a packet to 53/udp between knocks 2 and 3"),
+        (
+            "0 7000/tcp; 1 7101/tcp; 2 8000/udp; 3 9000/tcp",
+            "other_door",
+            "7101/tcp, a knock of door web, came between knocks 1",
+        ),
+        (
+            "0 7000/tcp; 1 8000/udp; 2 7000/tcp; 3 9000/tcp",
+            "begun_anew",
+            "another packet to 7000/tcp came between knocks 2 and 3",
+        ),
+        (
+            "0 7000/tcp sport=9 seq=1; 0.1 8000/udp; 1 7000/tcp sport=9 seq=1; 1.1 9000/tcp",
+            "retransmitted",
+            "sent its SYN to 7000/tcp again after 1.0 s, between knocks 2 and 3",
+        ),
+        (
+            "0 7000/tcp; 1 8001/udp; 2 9000/tcp",
+            "wrong_port",
+            "the second knock went to 8001/udp; door ssh wants 8000/udp",
+        ),
+        (
+            "0 7000/tcp; 1 8000/udp; 2 9001/tcp",
+            "wrong_port",
+            "the third knock went to 9001/tcp; door ssh wants 9000/tcp",
+        ),
+        (
+            "0 7001/tcp; 1 8000/udp; 2 9000/tcp",
+            "wrong_port",
+            "the first knock went to 7001/tcp; door ssh wants 7000/tcp",
+        ),
+        # what is missing
+        ("0 7000/tcp; 1 8000/udp", "last_missing", "only two of three knocks arrived: 9000/tcp is missing"),
+        ("0 8000/udp; 1 9000/tcp", "first_missing", "only two of three knocks arrived: 7000/tcp is missing"),
+        ("0 7000/tcp; 1 9000/tcp", "missing", "only two of three knocks arrived: 8000/udp is missing"),
+        ("0 7000/tcp", "alone", "only one of three knocks arrived: 8000/udp and 9000/tcp are missing"),
+        (
+            "0 6001/tcp; 1 6002/tcp; 2 6005/tcp; 3 6006/tcp",
+            "missing",
+            "only four of six knocks arrived: 6003/tcp and 6004",
+        ),
+        (
+            "0 7500/tcp; 1 7501/tcp",
+            "repeat_missing",
+            "door twin wants 7500/tcp twice, one after the other; it came once",
+        ),
+        # who
+        (
+            "0 7000/tcp; 1 8000/udp from=192.0.2.8; 2 9000/tcp from=192.0.2.7",
+            "split_addresses",
+            "knock 2 from 192.0.2.8: two",
+        ),
+        (
+            "0 7000/tcp; 1 8000/udp from=192.0.2.8; 2 9000/tcp from=192.0.2.9",
+            "split_addresses",
+            "knock 3 from 192.0.2.9: three",
+        ),
+        # after the knock
+        (
+            f"{GOOD}; 1 22/tcp sport=5; 1.1 <22/tcp SA sport=5; 1.2 22/tcp A sport=5",
+            "as_it_should",
+            "came 980 ms later and was",
+        ),
+        (
+            f"{GOOD}; 1 22/tcp sport=5; 1.2 22/tcp A sport=5",
+            "came_in",
+            "as it should: door ssh opened, and the connection to 22",
+        ),
+        (f"{GOOD}; 1 22/tcp; 2 22/tcp", "unanswered", "to 22/tcp came 980 ms later, but nothing answered"),
+        (f"{GOOD}; 1 22/tcp sport=5; 1.1 <22/tcp RA sport=5", "refused", "980 ms later, but 22/tcp refused it"),
+        (f"{GOOD}; 1 22/tcp; 1.1 icmp=3/13", "rejected", "198.51.100.2 answered: prohibited"),
+        (
+            f"{GOOD}; 1 22/tcp sport=5; 1.1 <22/tcp SA sport=5; 2 22/tcp sport=5",
+            "unheard",
+            "client never heard the answer",
+        ),
+        (f"{GOOD}", "no_connection", "door ssh opened, but no connection to 22/tcp followed"),
+        (
+            f"{GOOD}; 41 22/tcp",
+            "too_late",
+            "the connection to 22/tcp came 41.0 s after the knock; `for` of door ssh is 30s",
+        ),
+        (f"{GOOD}; 30.02 22/tcp", "too_late", "came 30.000 s after the knock; `for` of door ssh is 30s"),
+        ("0 22/tcp; 1 7000/tcp; 1.1 8000/udp; 1.2 9000/tcp", "too_early", "22/tcp came 1.2 s before the last knock"),
+        (f"{GOOD}; 1 2222/tcp", "other_port", "the connection went to 2222/tcp, which the door does not open (22/tcp)"),
+        (f"{GOOD}; 1 443/tcp", "wrong_door", "went to 443/tcp, which door web opens"),
+        (f"{GOOD}; 1 22/udp", "other_protocol", "the connection went to 22/udp; the door opens 22/tcp"),
+        (
+            f"{GOOD}; 1 22/tcp to=192.0.2.9",
+            "connection_elsewhere",
+            "the connection to 22/tcp went to 192.0.2.9, not to this",
+        ),
+        (
+            f"{GOOD}; 1 22/tcp from=192.0.2.8",
+            "other_address",
+            "22/tcp came from 192.0.2.8, the knock from 192.0.2.7: two",
+        ),
+        ("0 7101/tcp; 1 7102/tcp; 2 443/udp", "came_in", "the connection to 443/udp came 1.0 s later"),
+        (
+            "0 7101/tcp; 1 7102/tcp; 2 443/udp sport=5; 3 <443/udp sport=5",
+            "as_it_should",
+            "to 443/udp came 1.0 s later and",
+        ),
+        ("0 4001/tcp to=192.0.2.77; 0.1 4002/tcp", "ran", "as it should: door wake opened, and its command ran"),
+        # no knock
+        ("0 22/tcp", "no_knock", "no knock: 1 packet went to 22/tcp, and none to a port of a sequence"),
+        ("0 22/tcp sport=5; 1 <22/tcp SA sport=5", "not_hidden", "no knock, and 22/tcp answered all the same"),
+        (
+            "0 1111/tcp; 1 2222/tcp; 2 3333/udp",
+            "unknown_sequence",
+            "went to a port of a door: 1111/tcp 2222/tcp 3333/udp",
+        ),
+        ("0 80/tcp", "nothing", "nothing of it was a knock"),
+        ("0 62201/udp", "signed", "it sent to 62201/udp, where signed knocks go, and no sequence"),
+        ("0 62201/udp; 1 22/tcp sport=5; 2 <22/tcp SA sport=5", "signed", "and no sequence; 22/tcp answered it"),
+        # the last try counts, and a good one before does not hide it
+        ("0 7000/tcp; 1 8000/tcp; 2 9000/tcp; 60 7000/tcp; 61 8000/udp", "last_missing", "9000/tcp is missing"),
+        ("0 7000/tcp; 1 8000/udp; 9 7000/tcp; 10 8443/tcp; 11 8000/udp; 12 9000/tcp", "stray", "a packet to 8443/tcp"),
+        ("0 7000/tcp; 1 8000/udp; 9 7101/tcp; 10 7102/udp", "udp_for_tcp", "7102/udp; door web wants 7102/tcp"),
+        (f"{GOOD}; 60 7000/tcp; 61 8000/udp", "last_missing", "9000/tcp is missing"),
+        (
+            "0 7000/tcp; 1 8000/tcp; 2 9000/tcp; 60 7000/tcp; 61 8000/udp; 62 9000/udp",
+            "udp_for_tcp",
+            "came as 9000/udp",
+        ),
+        ("0 7000/tcp; 60 7000/tcp; 61 8000/udp; 62 9000/tcp; 63 22/tcp", "unanswered", "door ssh opened"),
+    ],
+)
+def test_the_one_line(text: str, kind: str, says: str) -> None:
+    conclusion = concluded(HOUSE, script(text))
+    assert (conclusion.fault.kind, conclusion.fault.what) == (kind, conclusion.fault.what), conclusion
+    assert says in conclusion.fault.what
+
+
+SIX, RELATIVE = "2001:db8::7", "2001:db8::8"
+
+
+@pytest.mark.parametrize(
+    ("text", "kind"),
+    [
+        (f"0 7000/tcp; 1 8000/udp from={SIX} to=2001:db8:2::2; 2 9000/tcp from={CLIENT} to={SERVER}", "split_families"),
+        (f"{GOOD}; 1 22/tcp from={SIX} to=2001:db8:2::2", "other_family"),
+    ],
+)
+def test_both_families(text: str, kind: str) -> None:
+    for source in (CLIENT, ip_address(SIX)):
+        assert concluded(HOUSE, script(text), source).fault.kind == kind
+
+
+@pytest.mark.parametrize(
+    ("text", "kind"),
+    [
+        (f"0 7000/tcp from={SIX}; 1 8000/udp from={RELATIVE}; 2 9000/tcp from={SIX}", "split_network"),
+        (f"0 7000/tcp from={SIX}; 1 8000/udp; 2 9000/tcp; 3 22/tcp from={RELATIVE}", "other_in_network"),
+    ],
+)
+def test_two_addresses_of_one_network(text: str, kind: str) -> None:
+    packets = script("0 1/tcp to=2001:db8:2::2 from=2001:db8:9::9; " + text)
+    for source in (SIX, RELATIVE):
+        assert concluded(HOUSE, packets, ip_address(source)).fault.kind == kind
+
+
+def test_another_network_is_another_client() -> None:
+    packets = script(f"0 7000/tcp from={SIX} to=2001:db8:2::2; 1 8000/udp from=2001:db8:9::9; 2 9000/tcp from={SIX}")
+    assert concluded(HOUSE, packets, ip_address(SIX)).fault.kind == "split_addresses"
+
+
+def test_strangers_are_not_taken_for_a_second_address() -> None:
+    """Who knocks completely, or sent what this source sent too, is somebody else; of many, nobody is guessed."""
+    complete = "; ".join(f"{GOOD} from=192.0.2.8".split("; ")[::-1])
+    packets = script(f"{complete}; 0 7000/tcp from={CLIENT}; 1 9000/tcp")
+    assert concluded(HOUSE, packets).fault.kind == "missing"
+    crowd = "".join(f"; 0.5 8000/udp from=192.0.2.{number}" for number in range(10, 40))
+    assert concluded(HOUSE, script(f"0 7000/tcp; 1 9000/tcp{crowd}")).fault.kind == "missing"
+    visitors = "".join(f"; 1.{number} 22/tcp from=192.0.2.{number}" for number in range(10, 15))
+    assert concluded(HOUSE, script(GOOD + visitors)).fault.kind == "no_connection"
+
+
+def noise(count: int, since_s: float = 0.0) -> str:
+    return "; ".join(f"{since_s + number * 0.001:.3f} {3000 + number}/tcp" for number in range(count))
+
+
+def test_who_is_too_fast() -> None:
+    text = f"{noise(45)}; 0.06 7000/tcp; 0.061 8000/udp; 0.062 9000/tcp"
+    late = concluded(HOUSE, script(f"{noise(45)}; 0.046 7000/tcp; 0.047 8000/udp; 0.048 9000/tcp"))
+    assert late.fault.kind == "too_fast"
+    assert "too fast: 46 symbols within two seconds; above 20 a second (40 at once)" in late.fault.what
+    assert concluded(HOUSE, script(text)).fault.kind == "too_fast"
+    assert concluded(HOUSE, script(f"{noise(30)}; 0.06 7000/tcp; 0.061 8000/udp; 0.062 9000/tcp")).opened
+
+
+def test_a_scan_with_the_knock_in_it() -> None:
+    ports = "; ".join(f"{number * 0.2:.1f} {port}/tcp" for number, port in enumerate(range(6990, 7030)))
+    assert concluded(HOUSE, script(ports)).fault.kind == "sweep"
+    between = "; ".join(f"{1 + number * 0.1:.1f} {3000 + number}/tcp" for number in range(15))
+    scan = concluded(HOUSE, script(f"0 7000/tcp; {between}; 3 8000/udp; 4 9000/tcp"))
+    assert scan.fault.kind == "scan"
+    assert scan.fault.what == "a scan: 15 other ports in 1.4 s between the knocks; a sweep opens nothing"
+
+
+def test_more_than_one_fault() -> None:
+    conclusion = concluded(HOUSE, script("0 7000/udp; 1 8443/tcp; 1.5 8000/udp; 9 9000/tcp"))
+    assert conclusion.fault.kind == "udp_for_tcp"
+    assert [fault.kind for fault in conclusion.also] == ["stray", "late"]
+
+
+def test_the_door_that_was_meant() -> None:
+    web_then_ssh = script("0 7101/tcp; 1 7102/tcp; 60 7000/tcp; 61 8000/udp")
+    assert concluded(HOUSE, web_then_ssh).door == "ssh"
+    about_web = concluded(HOUSE, web_then_ssh, door="web")
+    assert (about_web.door, about_web.opened, about_web.fault.kind) == ("web", True, "no_connection")
+    by_hand = concluded(HOUSE, web_then_ssh, door="hand")
+    assert (by_hand.fault.kind, by_hand.opened) == ("no_sequence", False)
+
+
+@pytest.mark.parametrize(
+    ("gate", "text", "kind"),
+    [
+        ('wrong_port = "known"', "0 7000/tcp; 1 8443/tcp; 2 8000/udp; 3 9000/tcp", "no_connection"),
+        ('wrong_port = "known"', "0 7000/tcp; 1 7101/tcp; 2 8000/udp; 3 9000/tcp", "other_door"),
+        ('wrong_port = "known"', "0 7000/tcp; 1 8000/tcp; 2 9000/tcp", "tcp_for_udp"),
+        ('public = ["443/tcp"]', "0 7000/tcp; 1 443/tcp; 2 8000/udp; 3 9000/tcp", "no_connection"),
+        ('mode = "observe"', "0 22/tcp sport=5; 1 <22/tcp SA sport=5", "not_hidden"),
+    ],
+)
+def test_settings_of_the_gate(gate: str, text: str, kind: str) -> None:
+    doors = """
+    [doors.ssh]
+    knock = ["7000/tcp", "8000/udp", "9000/tcp"]
+    opens = ["22/tcp"]
+    [doors.web]
+    knock = ["7101/tcp", "7102/tcp"]
+    opens = ["23/tcp"]
+    """
+    assert concluded(house(f"[gate]\n{gate}\n{doors}"), script(text)).fault.kind == kind
+
+
+def test_doors_that_share_a_prefix_or_a_port() -> None:
+    shared = house("""
+    [doors.a]
+    knock = ["1001/tcp", "1002/tcp", "1003/tcp"]
+    opens = ["21/tcp"]
+    [doors.b]
+    knock = ["1001/tcp", "1002/tcp", "1004/tcp"]
+    opens = ["22/tcp"]
+    [doors.c]
+    knock = ["1002/tcp", "1003/tcp"]
+    opens = ["23/tcp"]
+    """)
+    conclusion = concluded(shared, script("0 1001/tcp; 1 1002/tcp; 2 1004/tcp; 3 21/tcp"))
+    assert (conclusion.fault.kind, conclusion.door) == ("wrong_door", "b")
+    conclusion = concluded(shared, script("0 1001/tcp; 1 1002/tcp; 2 1003/tcp; 3 23/tcp"), door="c")
+    assert (conclusion.door, conclusion.opened) == ("c", True)
+    assert concluded(shared, script("0 1001/tcp; 1 1002/udp; 2 1004/tcp")).door == "b"
+
+
+def test_who_is_shown() -> None:
+    packets = script(f"{GOOD}; 1 80/tcp from=192.0.2.8; 2 22/tcp from=192.0.2.9; 3 5/tcp from=192.0.2.10")
+    found = explained(HOUSE, packets)
+    assert [str(ip_address(told.trace.source)) for told in found.told] == ["192.0.2.7", "192.0.2.9"]
+    assert (found.more_knocking, found.others) == (0, 2)
+    crowd = script(GOOD + "".join(f"; 1 22/tcp from=10.0.0.{number}" for number in range(50)))
+    found = explained(HOUSE, crowd)
+    assert (len(found.told), found.more_knocking) == (20, 31)
+    assert found.told[0].conclusion.opened
+    silent = explained(HOUSE, packets, source=ip_address("192.0.2.99"))
+    assert [told.conclusion.fault.kind for told in silent.told] == ["silence"]

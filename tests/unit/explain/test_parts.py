@@ -1,0 +1,263 @@
+"""The parts that `explain` is made of: connections, this host's addresses, what is kept, how things are said."""
+
+from __future__ import annotations
+
+from ipaddress import ip_address
+
+import pytest
+
+from doorward.capture.flow import flow_of
+from doorward.capture.link_headers import Network
+from doorward.capture.stream import Frame
+from doorward.explain import recording as module
+from doorward.explain import words
+from doorward.explain.connections import MOST_CONNECTIONS, Connections, Standing
+from doorward.explain.hosts import hosts_of
+from doorward.explain.past import conclude_records
+from doorward.explain.recording import Recording
+from doorward.explain.report import rows
+from doorward.explain.traces import Traces
+from doorward.ledger import Record
+from tests.support.captures import BEGAN_NS, CLIENT, SERVER, explained, house, recorded, script
+
+HOUSE = house("""
+[gate]
+public = ["80/tcp"]
+[doors.ssh]
+knock = ["7000/tcp", "8000/udp", "9000/tcp"]
+opens = ["22/tcp"]
+""")
+NEW, HEARD, STANDS = Standing.NEW, Standing.HEARD, Standing.ESTABLISHED
+ANSWER, LATER = Standing.ANSWER, Standing.LATER_ANSWER
+
+
+@pytest.mark.parametrize(
+    ("text", "expected"),
+    [
+        ("0 1/tcp sport=5; 1 1/tcp sport=5", [NEW, NEW]),  # sent again, without an answer
+        ("0 1/tcp sport=5; 1 <1/tcp SA sport=5; 2 1/tcp A sport=5; 3 1/tcp PA sport=5", [NEW, ANSWER, HEARD, STANDS]),
+        ("0 1/tcp sport=5; 1 <1/tcp SA sport=5; 2 <1/tcp SA sport=5", [NEW, ANSWER, LATER]),
+        ("0 1/tcp sport=5; 1 1/tcp A sport=5; 2 <1/tcp SA sport=5", [NEW, HEARD, ANSWER]),  # captured one way, or late
+        ("0 1/tcp sport=5; 1 <1/tcp RA sport=5; 2 1/tcp sport=5", [NEW, ANSWER, NEW]),  # a knock at a closed port
+        ("0 1/tcp sport=5; 1 <1/tcp SA sport=5; 2 1/tcp sport=5", [NEW, ANSWER, STANDS]),
+        ("0 1/tcp A sport=5; 1 1/tcp A sport=5", [NEW, NEW]),  # begun before the capture
+        ("0 1/tcp A sport=5; 1 <1/tcp A sport=5; 2 1/tcp A sport=5", [NEW, ANSWER, HEARD]),
+        ("0 1/udp sport=5; 1 1/udp sport=5", [NEW, NEW]),
+        ("0 1/udp sport=5; 1 <1/udp sport=5; 2 1/udp sport=5", [NEW, ANSWER, STANDS]),
+        ("0 1/udp sport=5; 1 <1/udp sport=5; 40 1/udp sport=5", [NEW, ANSWER, NEW]),  # forgotten by then
+        ("0 <1/udp sport=5; 1 1/udp sport=5", [NEW, ANSWER]),  # the host began
+        ("0 1/tcp sport=5; 1 1/tcp sport=6", [NEW, NEW]),
+        ("0 piece; 1 piece", [NEW, NEW]),
+    ],
+)
+def test_what_conntrack_would_say(text: str, expected: list[Standing]) -> None:
+    connections = Connections()
+    assert [connections.see(flow_of(memoryview(sent.raw)), sent.at_s) for sent in script(text)] == expected
+
+
+def test_connections_are_bounded() -> None:
+    connections = Connections()
+    first, answer = (flow_of(memoryview(sent.raw)) for sent in script("0 1/udp sport=5; 1 <1/udp sport=5"))
+    connections.see(first, 0)
+    for number in range(MOST_CONNECTIONS):
+        connections.see(first._replace(source=number.to_bytes(4)), 0)
+    assert len(connections._known) == MOST_CONNECTIONS
+    assert connections.see(answer, 1) is NEW
+
+
+@pytest.mark.parametrize(
+    ("text", "own", "expected"),
+    [
+        ("0 7000/tcp; 1 8000/udp", [], ["198.51.100.2"]),
+        ("0 7000/tcp to=192.0.2.9; 1 7000/tcp to=198.51.100.2; 2 9000/tcp", [], ["198.51.100.2"]),
+        ("0 7000/tcp to=192.0.2.9; 1 7000/tcp; 2 9000/tcp to=198.51.100.2", ["198.51.100.2"], ["198.51.100.2"]),
+        ("0 7000/tcp; 1 7000/tcp to=192.0.2.9", ["192.0.2.9", "198.51.100.2"], ["192.0.2.9", "198.51.100.2"]),
+        ("0 7000/tcp; 1 8000/tcp from=2001:db8::7 to=2001:db8::2", [], ["198.51.100.2", "2001:db8::2"]),
+        ("0 5/tcp; 1 6/tcp", [], []),
+        ("0 5/tcp to=192.0.2.9; 1 6/tcp; 2 22/tcp to=198.51.100.2", [], ["198.51.100.2"]),
+    ],
+)
+def test_which_addresses_are_this_hosts(text: str, own: list[str], expected: list[str]) -> None:
+    seen = recorded(HOUSE, script(text)).seen
+    assert hosts_of(seen, HOUSE, [ip_address(each).packed for each in own]) == {
+        ip_address(each).packed for each in expected
+    }
+
+
+def test_what_is_kept_of_a_long_connection() -> None:
+    bulk = "".join(f"; {3 + n} 22/tcp PA sport=5; {3 + n}.5 <22/tcp A sport=5" for n in range(20))
+    opening = "0 22/tcp sport=5; 1 <22/tcp SA sport=5; 2 22/tcp A sport=5"
+    assert len(recorded(HOUSE, script(opening + bulk)).seen) == 3
+    begun_before = "".join(f"; {n} 5000/tcp PA sport=5" for n in range(20))
+    assert recorded(HOUSE, script(begun_before)).seen == []
+
+
+def test_a_source_alone_and_who_may_be_its_other_self() -> None:
+    packets = script("0 7000/tcp; 1 5/tcp; 2 7000/tcp from=192.0.2.8; 3 5/tcp; 4 icmp=3/1 by=203.0.113.1")
+    seen = recorded(HOUSE, packets, CLIENT).seen
+    assert [str(packet.flow.port) for packet in seen] == ["7000/tcp", "5/tcp", "7000/tcp"]
+    assert len(recorded(HOUSE, packets).seen) == 5
+
+
+def test_one_packet_on_several_interfaces_is_one() -> None:
+    """As `-i any` shows it: on a bridge and its port, on the way in and the way out."""
+    (sent,) = script("0 7000/tcp")
+
+    def kept(*ways: tuple[str, bool | None, float]) -> int:
+        recording = Recording(HOUSE)
+        for interface, outgoing, at_s in ways:
+            network = Network(memoryview(sent.raw), outgoing, interface, True)
+            recording.take_packet(network, BEGAN_NS + round(at_s * 1e9))
+        return len(recording.seen)
+
+    assert kept(("eth0", False, 0), ("br0", False, 0.001)) == 1
+    assert kept(("eth0", False, 0), ("eth0", True, 0.001)) == 1
+    assert kept(("", False, 0), ("", False, 0.001)) == 1  # the older cooked header names no interface
+    assert kept(("eth0", False, 0), ("br0", False, 0.1)) == 2
+    assert kept(("eth0", False, 0), ("eth0", False, 0.001)) == 2
+
+
+def test_what_is_no_ip_packet_is_counted() -> None:
+    recording = Recording(HOUSE)
+    recording.take_all([Frame(BEGAN_NS, 1, bytes(12) + b"\x08\x06" + bytes(28), 42)] * 3)
+    recording.take_all([Frame(BEGAN_NS, 189, bytes(20), 20)])
+    recording.take_all([Frame(BEGAN_NS, 101, b"\x45", 1)])
+    assert recording.strange.most_common(1) == [("no IP packet: protocol 0x0806 (ARP)", 3)]
+    assert (recording.frames, recording.seen) == (5, [])
+
+
+def test_a_long_capture_is_explained_as_far_as_the_bound(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(module, "MOST_KEPT", 3)
+    raw = script("0 7000/tcp")[0].raw
+    recording = Recording(HOUSE)
+    recording.take_all(Frame(BEGAN_NS + number, 101, raw, len(raw)) for number in range(10))
+    assert (recording.frames, len(recording.seen), recording.is_full) == (3, 3, True)
+
+
+def test_a_capture_without_times() -> None:
+    raw = script("0 7000/tcp")[0].raw
+    recording = Recording(HOUSE)
+    recording.take_all([Frame(0, 101, raw, len(raw))] * 2)
+    assert recording.is_timeless
+    assert not recorded(HOUSE, script("0 7000/tcp; 1 8000/udp")).is_timeless
+
+
+def test_each_packet_in_words() -> None:
+    text = (
+        "0 7000/tcp; 1 7000/tcp; 2 8000/udp; 3 5/tcp; 4 7000/tcp; 5 8000/udp; 6 7000/tcp; 40 8000/udp; 50 80/tcp;"
+        " 51 22/tcp; 52 7000/tcp A; 53 7000/tcp to=192.0.2.9; 54 piece to=198.51.100.2; 55 7000/tcp; 56 8000/udp;"
+        " 57 9000/tcp; 58 22/tcp sport=5; 59 <22/tcp SA sport=5; 60 22/tcp A sport=5"
+    )
+    (told,) = explained(HOUSE, script(text), [SERVER]).told
+    assert [(row.packet, row.made_of, row.state) for row in rows(HOUSE, told.trace)] == [
+        ("SYN 7000/tcp", "knock 1 of 3 for ssh", "ssh 1/3"),
+        ("SYN 7000/tcp", "the same again: nothing changes", "ssh 1/3"),
+        ("8000/udp", "knock 2 of 3 for ssh", "ssh 2/3"),
+        ("SYN 5/tcp", "wrong: 9000/tcp was due, back to the start", "start"),
+        ("SYN 7000/tcp", "knock 1 of 3 for ssh", "ssh 1/3"),
+        ("8000/udp", "knock 2 of 3 for ssh", "ssh 2/3"),
+        ("SYN 7000/tcp", "begins anew: knock 1 of 3 for ssh", "ssh 1/3"),
+        ("8000/udp", "too late, 34.0 s after the first (within 15s): back to the start", "start"),
+        ("SYN 80/tcp", "public port: no knock", ""),
+        ("SYN 22/tcp", "dropped: ssh is closed", ""),
+        ("ACK 7000/tcp", "flags do not fit (syn,!ack): no knock", ""),
+        ("SYN 7000/tcp", "goes to 192.0.2.9, not this host: no knock", ""),
+        ("protocol udp", "no whole packet: IPv4: a later fragment, which has no ports", ""),
+        ("SYN 7000/tcp", "knock 1 of 3 for ssh", "ssh 1/3"),
+        ("8000/udp", "knock 2 of 3 for ssh", "ssh 2/3"),
+        ("SYN 9000/tcp", "knock 3 of 3: opens ssh (22/tcp) for 30s", "ssh 3/3"),
+        ("SYN 22/tcp", "let in: ssh is open for 29.0 s more", ""),
+        ("ACK 22/tcp", "part of a connection: no knock", ""),
+    ]
+
+
+def test_many_doors_in_words() -> None:
+    doors = "".join(
+        f'[doors.d{n}]\nknock = ["1001/tcp", "1002/tcp", "{2000 + n}/tcp"]\nopens = ["{3000 + n}/tcp"]\n'
+        for n in range(6)
+    )
+    many = house(doors + '[doors.short]\nknock = ["1001/tcp", "1002/tcp"]\non_open = ["/bin/true"]\n')
+    (told,) = explained(many, script("0 1001/tcp; 1 1002/tcp; 2 2003/tcp; 3 9/udp"), [SERVER]).told
+    assert [(row.made_of, row.state) for row in rows(many, told.trace)] == [
+        ("knock 1 for d0, d1, d2 and 4 more", "d0 1/3 +6"),
+        ("knock 2 of 2: opens short", "d0 2/3 +6"),
+        ("knock 3 of 3: opens d3 (3003/tcp) for 30s", "d3 3/3"),
+        ("wrong: back to the start", "start"),
+    ]
+
+
+def test_time_never_goes_back() -> None:
+    raw = script("0 7000/tcp")[0].raw
+    recording = Recording(HOUSE)
+    for at_s in (0, 10, 9.5, 11, -3600, -3595, -3594.5):
+        recording.take(Frame(BEGAN_NS + round(at_s * 1e9), 101, raw, len(raw)))
+    assert [packet.at_s for packet in recording.seen] == pytest.approx([0, 10, 10, 11, 11, 16, 16.5])
+
+
+def test_a_clock_that_was_set_back_is_none_of_the_trackers() -> None:
+    traces = Traces(HOUSE, SERVER.packed.__eq__)
+    seen = recorded(HOUSE, script("0 7000/tcp; 1 8000/udp; 2 9000/tcp")).seen
+    steps = [traces.take(packet._replace(at_s=at_s)) for packet, at_s in zip(seen, (10, 3, 5), strict=True)]
+    assert [step.opened for step in steps if step] == [(), (), (0,)]
+
+
+@pytest.mark.parametrize(
+    ("seconds", "text"),
+    [
+        (-1, "0 µs"),
+        (0.00002, "20 µs"),
+        (0.0002, "0.2 ms"),
+        (0.0123, "12 ms"),
+        (0.9994, "999 ms"),
+        (0.9996, "1.0 s"),
+        (6.2, "6.2 s"),
+        (59.94, "59.9 s"),
+        (59.96, "1 min"),
+        (125, "2 min 5 s"),
+        (3600, "1 h 0 min"),
+        (90_000, "25 h 0 min"),
+    ],
+)
+def test_lengths_of_time(seconds: float, text: str) -> None:
+    assert words.span(seconds) == text
+
+
+def test_words() -> None:
+    assert [words.ordinal(n) for n in (1, 3, 10, 11)] == ["first", "third", "tenth", "11th"]
+    assert [words.number_word(n) for n in (0, 3, 10, 11, 1234)] == ["no", "three", "ten", "11", "1,234"]
+    assert words.span_beyond(5.00001, 5.0) == "5.000 s"
+    assert words.span_beyond(5.2, 5.0) == "5.2 s"
+    assert [words.listed(each) for each in ([], ["a"], ["a", "b"], ["a", "b", "c"])] == [
+        "",
+        "a",
+        "a and b",
+        "a, b and c",
+    ]
+    assert words.counted(1, "symbol") + ", " + words.counted(1200, "symbol") == "1 symbol, 1,200 symbols"
+
+
+OPENED = {"ports": ["22/tcp"], "by": "knock", "until": 1030.0, "closed": None, "closed_by": None}
+
+
+@pytest.mark.parametrize(
+    ("records", "kind", "says"),
+    [
+        ([], "no_record", "the ledger has nothing of 192.0.2.7: no knock from there was ever complete"),
+        ([OPENED], "is_open", "door ssh opened at <1000>, by knock, and is open for 20.0 s more (22/tcp)"),
+        ([OPENED | {"until": 1005.0}], "is_over", "and its time was over after 5.0 s"),
+        ([OPENED | {"closed": 1004.0, "closed_by": "hand"}], "closed_by_hand", "and was closed by hand"),
+        ([OPENED | {"closed": 1004.0, "closed_by": "lost"}], "closed_by_others", "and the kernel lost it after 4.0 s"),
+        ([OPENED | {"closed": 1004.0, "closed_by": "time"}], "is_over", "its time was over after 4.0 s"),
+        ([{"reason": "replayed"}], "refused", "it was refused last, at <1000>: replayed"),
+        ([OPENED, {"reason": "too old"}], "refused", "it was refused last, at <1000>: too old"),
+    ],
+)
+def test_the_ledgers_line(records: list[dict[str, object]], kind: str, says: str) -> None:
+    found = [
+        Record(1000.0, "refused" if "reason" in detail else "opened", "ssh", "192.0.2.7", detail) for detail in records
+    ]
+    conclusion = conclude_records("192.0.2.7", found, 1010.0, lambda at_s: f"<{at_s:.0f}>")
+    assert conclusion.fault.kind == kind
+    assert says in conclusion.fault.what
+    assert conclusion.opened == (kind not in ("no_record", "refused"))
+    assert conclusion.fault.remedy

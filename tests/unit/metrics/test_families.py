@@ -1,0 +1,134 @@
+"""The numbers as Prometheus reads them; what the manual and the dashboard name is there."""
+
+from __future__ import annotations
+
+import json
+import re
+from pathlib import Path
+from typing import Any
+
+from prometheus_client.parser import text_string_to_metric_families
+
+from doorward import __version__
+from doorward.metrics.families import exposition
+
+ROOT = Path(__file__).parents[3]
+NUMBERS: dict[str, Any] = {
+    "doors": 3,
+    "openings": 2,
+    "bans": 6,
+    "events": [
+        ["opened", "ssh", "knock", 4],
+        ["opened", "ssh", "key", 1],
+        ["prolonged", "ssh", "hand", 2],
+        ["closed", "ssh", "time", 3],
+        ["ran", "", "knock", 7],
+    ],
+    "refused": {"fast": 5},
+    "counters": {"hidden": 12, "no_room_open": 0},
+    "sets": {
+        "open4": {"elements": 2, "size": 65536},
+        "window4_ab12": {"elements": None, "size": 4096},
+        "standing4": {"elements": 1, "size": 0},
+    },
+    "latency": {"bounds": [0.001, 0.01], "counts": [3, 1, 1], "sum": 0.6},
+    "signed": {"takes": True, "refused": {"used": 1}},
+    "log_overflows": 1,
+    "ledger_trouble": "the disk is full",
+    "ledger_lost": 9,
+}
+EXPECTED = {
+    'doorward_up{}': 1,
+    f'doorward_build_info{{"version": "{__version__}"}}': 1,
+    "doorward_doors{}": 3,
+    "doorward_openings{}": 2,
+    "doorward_bans{}": 6,
+    'doorward_opened_total{"by": "knock", "door": "ssh"}': 4,
+    'doorward_opened_total{"by": "key", "door": "ssh"}': 1,
+    'doorward_prolonged_total{"by": "hand", "door": "ssh"}': 2,
+    'doorward_closed_total{"by": "time", "door": "ssh"}': 3,
+    'doorward_ran_total{"by": "knock", "door": ""}': 7,
+    'doorward_refusals_total{"by": "knock", "reason": "fast"}': 5,
+    'doorward_refusals_total{"by": "key", "reason": "used"}': 1,
+    'doorward_packets_total{"path": "hidden"}': 12,
+    'doorward_packets_total{"path": "no_room_open"}': 0,
+    'doorward_set_elements{"machine": "", "set": "open4"}': 2,
+    'doorward_set_elements{"machine": "", "set": "standing4"}': 1,
+    'doorward_set_size{"machine": "", "set": "open4"}': 65536,
+    'doorward_set_size{"machine": "ab12", "set": "window4"}': 4096,
+    'doorward_recording_seconds_bucket{"le": "0.001"}': 3,
+    'doorward_recording_seconds_bucket{"le": "0.01"}': 4,
+    'doorward_recording_seconds_bucket{"le": "+Inf"}': 5,
+    "doorward_recording_seconds_count{}": 5,
+    "doorward_recording_seconds_sum{}": 0.6,
+    "doorward_signed_ready{}": 1,
+    "doorward_log_overflows_total{}": 1,
+    "doorward_ledger_trouble{}": 1,
+    "doorward_ledger_lost_total{}": 9,
+}  # fmt: skip
+
+
+def samples(raw: bytes) -> dict[str, float]:
+    """Read an exposition as Prometheus does."""
+    found = {}
+    for family in text_string_to_metric_families(raw.decode()):
+        assert family.documentation.endswith(".")
+        for sample in family.samples:
+            found[f"{sample.name}{json.dumps(dict(sorted(sample.labels.items())))}"] = sample.value
+    return found
+
+
+def names() -> set[str]:
+    return {key.partition("{")[0] for key in EXPECTED}
+
+
+def test_every_number_has_its_name() -> None:
+    assert samples(exposition(NUMBERS)) == EXPECTED
+
+
+def test_without_signed_knocks_there_is_nothing_of_them() -> None:
+    found = samples(exposition(NUMBERS | {"signed": None}))
+    assert EXPECTED.keys() - found.keys() == {
+        "doorward_signed_ready{}",
+        'doorward_refusals_total{"by": "key", "reason": "used"}',
+    }
+
+
+def test_without_a_daemon_one_number_says_so() -> None:
+    assert samples(exposition(None)) == {"doorward_up{}": 0}
+
+
+def test_a_door_may_be_called_anything_that_a_door_may_be_called() -> None:
+    name = "A_-9" * 16
+    found = samples(exposition(NUMBERS | {"events": [["opened", name, "key", 1]]}))
+    assert found[f'doorward_opened_total{{"by": "key", "door": "{name}"}}'] == 1
+
+
+def test_the_manual_lists_all_metrics_and_no_others() -> None:
+    text = (ROOT / "docs" / "metrics.md").read_text()
+    listed = set(re.findall(r"^\| `(doorward_\w+)`", text, re.MULTILINE))
+    assert listed == {re.sub(r"_(bucket|count|sum)$", "", name) for name in names()}
+    assert set(re.findall(r"expr: .*?(doorward_\w+)", text)) <= names()
+
+
+def test_the_dashboard_shows_what_there_is() -> None:
+    board = json.loads((ROOT / "contrib" / "grafana" / "doorward.json").read_text())
+    assert {"title", "uid", "schemaVersion", "panels", "templating", "time"} <= board.keys()
+    assert [variable["name"] for variable in board["templating"]["list"]] == ["datasource", "instance"]
+    panels = board["panels"]
+    assert len({panel["id"] for panel in panels}) == len(panels) > 10
+    taken: set[tuple[int, int]] = set()
+    shown: set[str] = set()
+    for panel in panels:
+        at = panel["gridPos"]
+        assert at["x"] + at["w"] <= 24
+        cells = {(x, y) for x in range(at["x"], at["x"] + at["w"]) for y in range(at["y"], at["y"] + at["h"])}
+        assert not cells & taken
+        taken |= cells
+        assert panel["type"] in ("stat", "timeseries")
+        for target in panel["targets"]:
+            assert target["datasource"] == panel["datasource"] == {"type": "prometheus", "uid": "${datasource}"}
+            assert target["expr"].count("(") == target["expr"].count(")")
+            shown |= set(re.findall(r"doorward_\w+", target["expr"]))
+    assert shown <= names()
+    assert len(shown) > 8

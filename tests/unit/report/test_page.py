@@ -1,0 +1,205 @@
+"""The page: what it says, that nothing in it can do anything, and that it stays small."""
+
+from __future__ import annotations
+
+import base64
+import hashlib
+import re
+from collections.abc import Iterator
+
+import pytest
+
+from doorward.ledger import Record
+from doorward.report import record as module
+from doorward.report.figures import as_json
+from doorward.report.page import MARK
+from doorward.report.style import STYLE
+from tests.support.report_page import Read, figures_of, page_of
+
+DAY_S = 86_400.0
+MANY = 20_000
+NOW_S = 1_778_772_000.0  # 14 May 2026, 15:20 UTC
+TAGS = {
+    "html", "head", "meta", "title", "style", "link", "body", "header", "main", "footer", "section", "h1", "h2", "h3",
+    "p", "dl", "div", "dt", "dd", "small", "span", "table", "caption", "thead", "tbody", "tr", "th", "td", "bdi", "b",
+    "i", "ul", "li", "code", "svg", "path", "rect", "text", "figure", "figcaption", "details", "summary",
+}  # fmt: skip
+HOSTILE = (
+    "</td><script>alert(1)</script>", '"><img src=x onerror=alert(1)>', "' onload='x", "&lt;b&gt;", "{} {0} %s",
+    "]]><!--", "\u202eevil\u2066", "\x00\x1b[2J", "\ud800", "<style>*{display:none}</style>", "x" * 5000, "",
+)  # fmt: skip
+CONFIGURATION = """\
+[doors.ssh]
+knock = ["17341/tcp", "52018/udp"]
+opens = ["22/tcp"]
+"""
+
+
+def opened(at_s: float, door: str = "ssh", by: str = "key ada", address: str = "192.0.2.7", port: str = "") -> Record:
+    ports = [port or "22/tcp"]
+    detail = {"ports": ports, "until": at_s + 30, "by": by, "closed": at_s + 30, "closed_by": "time"}
+    return Record(at_s, "opened", door, address, detail)
+
+
+def refused(at_s: float, address: str = "203.0.113.9", reason: str = "a scanner") -> Record:
+    return Record(at_s, "refused", None, address, {"reason": reason})
+
+
+def read(*records: Record, configuration: str = "", host: str = "gate.example") -> Read:
+    return Read(page_of(figures_of(records, NOW_S - 7 * DAY_S, NOW_S, configuration), host))
+
+
+def test_it_says_who_came_and_who_did_not() -> None:
+    text = read(
+        opened(NOW_S - DAY_S), opened(NOW_S - 3600), opened(NOW_S - 3500, by="knock", address="192.0.2.9"),
+        refused(NOW_S - 7200), refused(NOW_S - 7100, "203.0.113.10"), refused(NOW_S - 7000, "2001:db8::1", "full"),
+        configuration=CONFIGURATION,
+    ).text  # fmt: skip
+    for expected in (
+        "doorward at gate.example",
+        "13 May 2026, 15:20 to 14 May 2026, 15:20: 1 day (times in UTC)",
+        "Openings 3 by 2 people or addresses",
+        "Open now 0",
+        "Refusals 3 of 3 addresses",
+        "Networks refused 2",
+        "ada signed knock from 1 address 2 1 min 14 May 14:20",
+        "192.0.2.9 knock 1 30 s 14 May 14:21",
+        "203.0.113.0/24 2 refusals",
+        "2001:db8::1 1 1 14 May 13:23 14 May 13:23 full",
+        "a scanner 2",
+        "door 'ssh' has 2 knocks",
+    ):
+        assert expected in text
+
+
+def test_nothing_at_all_is_a_page_too() -> None:
+    text = read().text
+    assert "No door was opened in this time." in text
+    assert "Nobody was refused in this time." in text
+    assert "There is no configuration at /etc/doorward/doorward.toml ." in text
+
+
+def test_it_says_what_it_cannot_tell(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(module, "KEPT_ROWS", 100)
+    many = (refused(NOW_S - DAY_S + number) for number in range(100))
+    text = read(opened(NOW_S - 9 * DAY_S), *many, refused(NOW_S + 1e6)).text
+    assert "The ledger has no refusals before 13 May 15:20 any more: it keeps the newest only." in text
+    assert "1 record is left out: of a time that has not come. Was this machine's clock set back?" in text
+
+
+@pytest.mark.parametrize("bad", HOSTILE, ids=range(len(HOSTILE)))
+def test_nothing_foreign_becomes_markup(bad: str) -> None:
+    found = read(
+        opened(NOW_S - 50, bad, f"key {bad}", bad, bad), opened(NOW_S - 40, bad, bad, bad, bad),
+        refused(NOW_S - 30, bad, bad), refused(NOW_S - 20, bad + "1", f"signed knock: {bad}"),
+        configuration=CONFIGURATION, host=bad,
+    )  # fmt: skip
+    assert found.tags <= TAGS
+    assert not {name for name in found.attributes if name.startswith("on") or name in ("style", "src")}
+    assert all(letter.isprintable() or letter == "\n" for text in found.texts for letter in text)
+    assert len(found.text) < 10_000
+
+
+def test_the_browser_is_told_to_allow_its_own_style_and_nothing_else() -> None:
+    page = page_of(figures_of([refused(NOW_S - 5)], 0.0, NOW_S))
+    assert page.startswith(MARK)
+    policy = re.findall(r'http-equiv="Content-Security-Policy" content="([^"]*)"', page)
+    style = re.findall(r"<style>(.*?)</style>", page, re.DOTALL)
+    digest = base64.b64encode(hashlib.sha256(style[0].encode()).digest()).decode()
+    assert policy == [
+        f"default-src 'none'; style-src 'sha256-{digest}'; img-src data:; base-uri 'none'; form-action 'none'"
+    ]
+    assert re.findall(r"(?:https?:)?//|url\(|@import|javascript:", page) == []
+
+
+def many_records() -> Iterator[Record]:
+    """Strangers from everywhere for reasons of their own, and as many openings: more than the page has room for."""
+    for number in range(MANY):
+        at_s = NOW_S - 31 * DAY_S * (1 - number / MANY)
+        source = f"{number % 211}.{number // 211 % 256}.{number // 7 % 256}.9"
+        yield refused(at_s, source, f"signed knock: {number} {'long ' * 200}")
+        yield opened(at_s, f"door{number % 5000}", f"key {number % 70_000}{'y' * 500}", source, "22/tcp" * 100)
+
+
+def test_many_records_give_a_small_page() -> None:
+    doors = "".join(f'[doors.d{number}]\nknock = ["{number}/tcp"]\nopens = ["1/udp"]\n' for number in range(2, 3000))
+    told = figures_of(many_records(), NOW_S - 40 * DAY_S, NOW_S, doors)
+    page = page_of(told)
+    assert len(page.encode()) < 500_000
+    assert Read(page).tags <= TAGS
+    answer = as_json(told)
+    assert (answer["openings"], answer["refusals"]) == (MANY, MANY)
+
+
+def test_the_figures_for_a_program() -> None:
+    records = [opened(NOW_S - 50), *(refused(NOW_S - 40 + number) for number in range(3)), refused(NOW_S - 5, "::1")]
+    answer = as_json(figures_of(records, NOW_S - 90, NOW_S, CONFIGURATION))
+    assert answer == {
+        "since": NOW_S - 60,
+        "until": NOW_S,
+        "openings": 1,
+        "people": 1,
+        "standing": 0,
+        "refusals": 4,
+        "addresses": 2,
+        "networks": 2,
+        "who": [
+            {
+                "door": "ssh", "person": "ada", "by": "key", "others": 0, "openings": 1, "open_s": 30.0,
+                "last": NOW_S - 50, "addresses": 1, "standing": 0,
+            }
+        ],
+        "sources": [
+            {
+                "network": "203.0.113.0/24", "addresses": 1, "refusals": 3, "first": NOW_S - 40, "last": NOW_S - 38,
+                "reason": "a scanner",
+            },
+            {
+                "network": "::/64", "addresses": 1, "refusals": 1, "first": NOW_S - 5, "last": NOW_S - 5,
+                "reason": "a scanner",
+            },
+        ],
+        "reasons": [{"reason": "a scanner", "refusals": 4}],
+        "other_reasons": 0,
+        "ahead": 0,
+        "forgotten": {},
+        "warnings": answer["warnings"],
+        "notes": answer["notes"],
+    }  # fmt: skip
+    assert isinstance(answer["warnings"], int)
+    assert answer["warnings"] >= 1
+    assert as_json(figures_of(records, NOW_S - 90, NOW_S))["warnings"] is None
+
+
+def variables(scheme: str) -> dict[str, str]:
+    """Give the colours of "light" or "dark"."""
+    blocks = re.findall(r":root\{(--.*?)\}", STYLE, re.DOTALL)
+    light, dark = (dict(re.findall(r"--(\w+):(#\w+)", block)) for block in blocks)
+    return light if scheme == "light" else light | dark
+
+
+def luminance(colour: str) -> float:
+    digits = colour[1:] if len(colour) == 7 else "".join(digit * 2 for digit in colour[1:])
+    parts = [int(digits[place : place + 2], 16) / 255 for place in (0, 2, 4)]
+    red, green, blue = (part / 12.92 if part <= 0.03928 else ((part + 0.055) / 1.055) ** 2.4 for part in parts)
+    return 0.2126 * red + 0.7152 * green + 0.0722 * blue
+
+
+def contrast(one: str, other: str) -> float:
+    """Give the ratio that WCAG 2.1 defines: 4.5 is asked of text, 3 of what is drawn."""
+    low, high = sorted((luminance(one), luminance(other)))
+    return (high + 0.05) / (low + 0.05)
+
+
+@pytest.mark.parametrize("scheme", ["light", "dark"])
+def test_everything_can_be_told_from_its_ground(scheme: str) -> None:
+    colours = variables(scheme)
+    for text in ("ink", "soft", "open", "now", "warn", "note", "fine"):
+        for ground in ("page", "card"):
+            assert contrast(colours[text], colours[ground]) >= 4.5, (text, ground)
+    for shade in range(1, 6):
+        assert contrast(colours[f"t{shade}"], colours[f"s{shade}"]) >= 4.5, shade
+    for drawn, ground in (("open", "s0"), ("now", "s0"), ("s4", "page"), ("s5", "s0")):
+        assert contrast(colours[drawn], colours[ground]) >= 3, (drawn, ground)
+    ramp = [luminance(colours[f"s{shade}"]) for shade in range(6)]
+    assert ramp == sorted(ramp, reverse=scheme == "light")

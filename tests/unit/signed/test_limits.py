@@ -1,0 +1,81 @@
+"""What keys may do beyond most, and is worth a word."""
+
+from __future__ import annotations
+
+import base64
+
+import pytest
+
+from doorward.signed.authorized import parse
+from doorward.signed.limits import remarks
+from doorward.signed.wire import string
+
+
+def key(number: int, name: str) -> str:
+    blob = string(b"ssh-ed25519") + string(number.to_bytes(32))
+    return f"ssh-ed25519 {base64.b64encode(blob).decode()} {name}"
+
+
+def found(*options: str, doors: int = 1) -> list[str]:
+    names = ("laptop", "desk", "tablet")
+    lines = [f"{option} {key(number, names[number])}".strip() for number, option in enumerate(options)]
+    keys, faults = parse("\n".join(lines), "keys")
+    assert faults == []
+    assert all(remark.file == "keys" for remark in remarks(keys, doors))
+    return [str(remark) for remark in remarks(keys, doors)]
+
+
+@pytest.mark.parametrize(
+    "option",
+    ["", 'for-max="1d"', 'addresses="203.0.113.0/24,2001:db8::/32"', 'from="*"', 'cert-authority,principals="ops"'],
+)
+def test_what_most_keys_may_needs_no_word(option: str) -> None:
+    assert found(option) == []
+
+
+@pytest.mark.parametrize(
+    ("option", "message"),
+    [
+        (
+            'addresses="203.0.113.0/24,0.0.0.0/0"',
+            "warning: key laptop: may open doors for all of 0.0.0.0/0, not only for where it is; "
+            "write the networks that it is used from",
+        ),
+        (
+            'addresses="2000::/3"',
+            "warning: key laptop: may open doors for all of 2000::/3, not only for where it is; "
+            "write the networks that it is used from",
+        ),
+        (
+            'for-max="7d"',
+            'warning: key laptop: may keep doors open for 7d; write for-max="24h" or less; '
+            "connections that stand go on after it",
+        ),
+        (
+            'cert-authority,principals="*"',
+            "note: key laptop: whomever this authority ever signs a certificate for may knock; "
+            'that is what principals="*" says; write names to limit it',
+        ),
+    ],
+)
+def test_what_is_more_than_most(option: str, message: str) -> None:
+    assert found(option) == [f"1: {message}"]
+
+
+def test_keys_for_every_door_where_there_is_a_choice() -> None:
+    assert found("", "") == []  # one door
+    assert found("", doors=3) == []  # one key: the operator's own
+    assert found('doors="ssh"', 'doors="ssh,db"', doors=3) == []
+    assert found('doors="ssh"', "", doors=3) == [
+        '2: note: key desk may open every door, of 3; to limit a key, write doors="…" before it'
+    ]
+    assert found("", 'doors="ssh"', "", doors=3) == [
+        '1: note: 2 keys may open every door, of 3; to limit a key, write doors="…" before it'
+    ]
+
+
+def test_a_file_without_a_key() -> None:
+    assert found() == [
+        "1: note: no line holds a key, so no signed knock opens anything; "
+        "write a public key of who may knock, a line each"
+    ]

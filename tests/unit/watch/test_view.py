@@ -1,0 +1,200 @@
+"""What the live view shows, from what the daemon tells."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import pytest
+
+from doorward.watch.view import MOST_CLOSED, MOST_OPENINGS, Row, View, cut, left, rate, short
+
+WALL_S, NOW_S = 1_777_616_100.0, 50.0
+OPENING = {
+    "door": "ssh",
+    "address": "192.0.2.7",
+    "ports": ["22/tcp"],
+    "since": WALL_S - 9,
+    "until": WALL_S + 21,
+    "by": "knock",
+}
+FIRST = {
+    "summary": "2 doors, mode guard",
+    "generation": "0123abcd",
+    "openings": [OPENING],
+    "doors": [["ssh", ["22/tcp"], 30.0], ["web", ["80/tcp", "443/tcp"], 600.0]],
+}
+ATTEMPTS = [
+    {"address": "192.0.2.9", "knocks": 1, "left": 9.5},
+    {"address": "2001:db8:ffff:ffff:ffff:ffff:ffff:ffff", "knocks": 2, "left": 70},
+    {"address": "192.0.2.8", "knocks": 2, "left": 3},
+]
+
+
+def view() -> View:
+    view = View()
+    view.begin(FIRST, NOW_S, WALL_S)
+    return view
+
+
+def numbers(**changes: Any) -> dict[str, Any]:
+    told = {
+        "summary": "2 doors, mode stealth",
+        "generation": "0123abcd",
+        "doors": 2,
+        "counters": {"knocked": 3, "hidden": 7, "silent": 1200, "fast": 0, "no_room_open": 0},
+        "sets": {"window4_ab": {"elements": 3, "size": 100}, "open4": {"elements": 1, "size": 65536}},
+        "listed": 3,
+        "attempts": ATTEMPTS,
+        "log_overflows": 0,
+        "ledger_trouble": "",
+        "signed": None,
+    }
+    return told | changes
+
+
+def event(what: str, door: str, address: str, for_s: float = 30.0, by: str = "knock") -> dict[str, Any]:
+    return {"event": what, "door": door, "address": address, "ports": ["22/tcp"], "for_s": for_s, "by": by}
+
+
+def test_who_is_in_is_followed_by_the_events() -> None:
+    shown = view()
+    web = Row("web", "", "", "80/tcp 443/tcp", "")
+    transcript: list[tuple[float, dict[str, Any] | None, list[Row]]] = [
+        (0, None, [Row("ssh", "192.0.2.7", "21s", "22/tcp", "knock"), web]),
+        (10, None, [Row("ssh", "192.0.2.7", "11s", "22/tcp", "knock"), web]),
+        (
+            10,
+            event("prolonged", "ssh", "192.0.2.7", 3600, "hand"),
+            [Row("ssh", "192.0.2.7", "1h00", "22/tcp", "knock"), web],
+        ),
+        (
+            11,
+            event("opened", "ssh", "192.0.2.9"),
+            [Row("ssh", "192.0.2.9", "30s", "22/tcp", "knock"), Row("ssh", "192.0.2.7", "59m", "22/tcp", "knock"), web],
+        ),
+        (12, event("closed", "ssh", "192.0.2.9", by="hand"), [Row("ssh", "192.0.2.7", "59m", "22/tcp", "knock"), web]),
+        (12, event("closed", "ssh", "192.0.2.7", by="time"), [Row("ssh", "", "", "22/tcp", ""), web]),
+        (12, event("closed", "ssh", "192.0.2.7", by="time"), [Row("ssh", "", "", "22/tcp", ""), web]),
+        (13, {"event": "refused", "address": "192.0.2.9", "door": None}, [Row("ssh", "", "", "22/tcp", ""), web]),
+    ]
+    for after_s, told, expected in transcript:
+        if told is not None:
+            shown.take(told, NOW_S + after_s)
+        assert shown.rows(NOW_S + after_s) == expected
+
+
+def test_a_crowd_is_shown_in_part_and_counted() -> None:
+    shown = View()
+    openings = [OPENING | {"address": f"10.0.{n >> 8}.{n & 255}"} for n in range(MOST_OPENINGS + 7)]
+    doors = [[f"door{n}", [], 30.0] for n in range(MOST_CLOSED + 5)]
+    shown.begin(FIRST | {"openings": openings, "doors": doors}, NOW_S, WALL_S)
+    shown.measure(numbers(doors=100_000), NOW_S)
+    rows = shown.rows(NOW_S)
+    assert rows[MOST_OPENINGS] == Row("…", "", "", "", "7 more are in")
+    assert rows[-1] == Row("…", "", "", "", "99,900 doors more")
+    assert len(rows) == MOST_OPENINGS + 1 + MOST_CLOSED + 1
+
+
+def test_rates_are_those_since_the_last_look() -> None:
+    shown = view()
+    assert shown.gate() == []
+    assert shown.dropping() == "dropped -/s"
+    shown.measure(numbers(), NOW_S)
+    later = {"knocked": 4, "hidden": 7, "silent": 2200, "fast": 6, "no_room_open": 2}
+    shown.measure(numbers(counters=later, ledger_trouble="full", log_overflows=2), NOW_S + 2)
+    assert shown.gate() == [
+        "right knocks         0.5/s        4",
+        "hidden ports           0/s        7",
+        "silent drops         500/s    2,200",
+        "of scanners          3.0/s        6",
+        "fullest set    window4 3%",
+        "no room for    2 knocks",
+        "log overflowed 2 times",
+        "the ledger cannot be written",
+    ]
+    assert shown.dropping() == "dropped 503/s"
+    assert shown.summary == "2 doors, mode stealth"
+
+
+def test_a_gate_that_was_loaded_anew_has_no_negative_rates() -> None:
+    shown = view()
+    shown.measure(numbers(), NOW_S)
+    shown.measure(numbers(counters={"knocked": 0, "hidden": 1}), NOW_S + 1)
+    assert not any(shown.drops)
+
+
+@pytest.mark.parametrize(
+    ("signed", "says"),
+    [
+        ({"takes": True, "refused": {}}, []),
+        ({"takes": True, "refused": {"used": 2, "clock": 1}}, ["signed refused 3: 1 clock, 2 used"]),
+        ({"takes": False, "refused": {}}, ["takes no signed knock: see the log"]),
+    ],
+)
+def test_signed_knocks(signed: dict[str, Any], says: list[str]) -> None:
+    shown = view()
+    shown.measure(numbers(signed=signed), NOW_S)
+    assert shown.gate()[5:] == says
+
+
+@pytest.mark.parametrize(
+    ("sets", "says"),
+    [
+        ({"window4_ab": {"elements": None, "size": 100}}, ""),
+        ({"window4_ab": {"elements": 0, "size": 100}}, "sets           under 1% full"),
+        ({"standing4": {"elements": 5, "size": 0}}, ""),
+    ],
+)
+def test_the_fullest_set(sets: dict[str, Any], says: str) -> None:
+    shown = view()
+    shown.measure(numbers(sets=sets), NOW_S)
+    assert shown.gate()[4] == says
+
+
+@pytest.mark.parametrize(
+    ("most", "listed", "elements", "expected"),
+    [
+        (
+            6,
+            3,
+            3,
+            [
+                "192.0.2.8              2 knocks    3s",
+                "2001:db8:ffff:ffff:ff… 2 knocks   70s",
+                "192.0.2.9              1 knock    10s",
+            ],
+        ),
+        (2, 3, 3, ["192.0.2.8              2 knocks    3s", "and about 2 more"]),
+        (
+            4,
+            50,
+            1_000_000,
+            [
+                "192.0.2.8              2 knocks    3s",
+                "2001:db8:ffff:ffff:ff… 2 knocks   70s",
+                "192.0.2.9              1 knock    10s",
+                "and about 999,950 more",
+            ],
+        ),
+        (3, 3, 1, None),
+    ],
+)
+def test_knocks_in_progress(most: int, listed: int, elements: int, expected: list[str] | None) -> None:
+    shown = view()
+    assert shown.attempts(most) == []
+    sets = {"window4_ab": {"elements": elements, "size": 1 << 20}}
+    shown.measure(numbers(listed=listed, sets=sets), NOW_S)
+    lines = shown.attempts(most)
+    assert len(lines) <= most
+    assert expected is None or lines == expected
+
+
+def test_numbers_are_short() -> None:
+    assert [left(s) for s in (0, 59.6, 99, 100, 599, 600, 3599, 3600, 86_399, 86_400, 90_000 * 24)] == [
+        "0s", "60s", "99s", "1m40", "9m59", "10m", "59m", "1h00", "23h59", "1d00", "25d00",
+    ]  # fmt: skip
+    assert [rate(r) for r in (0, 0.04, 9.94, 10, 12_345)] == ["0", "0.0", "9.9", "10", "12.3k"]
+    assert [short(c) for c in (0, 9999, 10_000, 123_456, 1_500_000, 250_000_000, 7 * 10**9, 10**13)] == [
+        "0", "9,999", "10.0k", "123k", "1.5M", "250M", "7.0G", "10.0T",
+    ]  # fmt: skip
+    assert (cut("ssh", 3), cut("sshd", 3)) == ("ssh", "ss…")
