@@ -100,7 +100,8 @@ class Process:
             writer.start()
         while True:
             found = self._inbox.get()
-            self._HANDLERS[type(found)](self, found)
+            for each in found if isinstance(found, list) else [found]:
+                self._HANDLERS[type(each)](self, each)
             self._remember()
             if isinstance(found, Beat | Silent | Snapshot):
                 self._tell_state()
@@ -128,8 +129,7 @@ class Process:
             self._begin(message)
         elif isinstance(message, talk.Opened):
             now = now_ms()
-            for key, until_ms, by in message.openings:
-                self._take(self._openings.opened(key, until_ms, by, now))
+            self._take([e for item in message.openings for e in self._openings.opened(*item, now)])
         elif isinstance(message, talk.Closed):
             for key in message.keys:
                 self._take(self._openings.closed(key, now_ms()))

@@ -5,13 +5,14 @@ Each takes one task after the other from its own queue, and puts what came of it
 
 from __future__ import annotations
 
+import contextlib
 import json
 import queue
 import secrets
 import threading
 import time
 from collections.abc import Callable
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, TypeVar
 
 from doorward.errors import DoorwardError, MalformedError
 from doorward.fleet import doors, forms, records
@@ -21,7 +22,9 @@ from doorward.fleet.records import SPARE_S, Key, Shared, Tree
 from doorward.fleet.watching import Watcher
 
 _ROUND_S = 5  # openings that end so close together share a lease: half the writes, and fewer leases
+_MOST_AT_ONCE = 64  # etcd takes 128 parts of a transaction
 _LOST = "lease not found"
+T = TypeVar("T")
 
 
 class Publish(NamedTuple):
@@ -100,14 +103,29 @@ class Writer(threading.Thread):
     def run(self) -> None:
         """Work until the process ends."""
         while True:
-            task = self.tasks.get()
+            tasks = [self.tasks.get()]
+            with contextlib.suppress(queue.Empty):  # a crowd's at once
+                while len(tasks) < _MOST_AT_ONCE:
+                    tasks.append(self.tasks.get_nowait())
             self._etcd.follow(self._watcher.endpoint)  # which is known to be in touch with the others
-            try:
-                result = self._do(task)
-            except DoorwardError as error:
-                result = Claimed(task.number, None, str(error)) if isinstance(task, Claim) else Failed(task, str(error))
-            if result is not None:
-                self._inbox(result)
+            self._inbox(self._work(tasks))
+
+    def _work(self, tasks: list[object]) -> list[object]:
+        """Do them: all openings in one transaction, or each by itself where one of them is not as it was known."""
+        results: list[object] = []
+        openings = [task for task in tasks if isinstance(task, Publish)]
+        if len(openings) > 1:
+            with contextlib.suppress(DoorwardError):
+                results += self._again(lambda: self._publish_all(openings))
+        if results:
+            tasks = [task for task in tasks if not isinstance(task, Publish)]
+        return [*results, *(result for task in tasks if (result := self._answer(task)) is not None)]
+
+    def _answer(self, task: object) -> object:
+        try:
+            return self._do(task)
+        except DoorwardError as error:
+            return Claimed(task.number, None, str(error)) if isinstance(task, Claim) else Failed(task, str(error))
 
     def _do(self, task: object) -> object:
         if isinstance(task, Publish):
@@ -120,7 +138,7 @@ class Writer(threading.Thread):
             return self._again(lambda: self._note(task))
         return doors.do(self._etcd, self._tree, self._gate, task)
 
-    def _again(self, call: Callable[[], object]) -> object:
+    def _again(self, call: Callable[[], T]) -> T:
         """Once more with new leases, where etcd lost those that are known (it was restored from a backup)."""
         try:
             return call()
@@ -131,21 +149,26 @@ class Writer(threading.Thread):
             return call()
 
     def _publish(self, task: Publish) -> object:
-        left_ms = task.until_ms - now_ms()
-        if left_ms <= 0:
+        if task.until_ms <= now_ms():
             return Failed(task, "it is over")
+        return self._outcome(task, [self._put(task)], self._tree.opening(task.key))
+
+    def _publish_all(self, tasks: list[Publish]) -> list[object]:
+        """Write all of them; gives nothing where one of them is over, or its key is not as it was known."""
+        if any(task.until_ms <= now_ms() for task in tasks):
+            return []
+        conditions = [(self._tree.opening(task.key), task.revision) for task in tasks]
+        done = self._etcd.txn(conditions, [self._put(task) for task in tasks])
+        return [Taken(task, done.revision) for task in tasks] if done.succeeded else []
+
+    def _put(self, task: Publish) -> forms.Message:
+        left_ms = task.until_ms - now_ms()
         lease, ends_ms = self._lease(str(left_ms // 1000 // _ROUND_S), task.until_ms, _ROUND_S)
         left_ms = max(1, task.until_ms - now_ms())
-        shared = Shared(
-            left_ms,
-            time.time_ns() // 1_000_000 + left_ms,
-            max(0, ends_ms - task.until_ms),
-            records.fit(task.by),
-            self._gate,
-        )
-        key = self._tree.opening(task.key)
-        put = forms.to_put(key, records.pack(shared, task.key), lease)
-        return self._outcome(task, [put], key)
+        until_ms = time.time_ns() // 1_000_000 + left_ms
+        spare_ms = max(0, ends_ms - task.until_ms)
+        shared = Shared(left_ms, until_ms, spare_ms, records.fit(task.by), self._gate)
+        return forms.to_put(self._tree.opening(task.key), records.pack(shared, task.key), lease)
 
     def _erase(self, task: Erase) -> object:
         key = self._tree.opening(task.key)

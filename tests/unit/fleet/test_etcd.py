@@ -140,15 +140,16 @@ def test_an_endpoint_that_speaks_nonsense_gives_an_error(at: str) -> None:
     with socket.create_server(("127.0.0.1", 0)) as listener:
 
         def serve() -> None:
-            for _ in range(2):
-                sock, _ = listener.accept()
-                with sock:
-                    sock.recv(65536)
-                    sock.sendall(b"HTTP/1.1 200 OK\r\nContent-Length: 5\r\n\r\n[1,2]")
+            sock, _ = listener.accept()
+            with sock:
+                sock.recv(65536)
+                sock.sendall(b"HTTP/1.1 200 OK\r\nContent-Length: 5\r\n\r\n[1,2]")
 
-        threading.Thread(target=serve, daemon=True).start()
+        thread = threading.Thread(target=serve)
+        thread.start()
         with pytest.raises(AwayError, match="no object"):
             Etcd(Access((f"http://127.0.0.1:{listener.getsockname()[1]}",), 2)).put(f"{at}a", b"1")
+        thread.join()
 
 
 def test_users_and_their_prefix(tmp_path: Path) -> None:
