@@ -27,6 +27,8 @@ TARGETS = (
     "nmap_report",
     "signed_packets",
     "verifier_reports",
+    "etcd_answers",
+    "fleet_messages",
     "ssh_keys",
     "ssh_signatures",
     "ssh_certificates",

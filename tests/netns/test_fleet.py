@@ -5,11 +5,13 @@ from __future__ import annotations
 import os
 import signal
 from collections.abc import Iterator
+from contextlib import ExitStack
 from pathlib import Path
 
 import pytest
 
 from tests.support.fleet import Fleet, running_fleet
+from tests.support.service_user import USER, for_the_user, open_folder, service_user, status_of, wrapped
 
 pytestmark = pytest.mark.netns("nft")
 
@@ -91,7 +93,7 @@ def test_a_gate_that_is_cut_off_works_alone_and_catches_up(fleet: Fleet) -> None
     fleet.knock(known)
     second.event("opened", address=str(known))
     fleet.switch.cut("gate1")
-    first.message("until it does, this gate works alone")
+    first.message("this gate works alone")
     first.run("open", "ssh", alone)
     first.run("close", "ssh", known)
     second.run("open", "ssh", elsewhere)
@@ -122,13 +124,13 @@ def test_etcd_is_restarted_and_compacted(fleet: Fleet) -> None:
     fleet.knock(before)
     second.event("opened", address=str(before))
     node.end()
-    first.message("until it does, this gate works alone")
+    first.message("this gate works alone")
     fleet.knock(during)
     first.event("opened", address=str(during))
     node.start()
     second.event("opened", address=str(during), by="knock at edge-1")
     fleet.switch.cut("gate2")
-    second.message("until it does, this gate works alone")
+    second.message("this gate works alone")
     first.run("close", "ssh", before)
     fleet.knock(after)
     etcd = fleet.etcd()
@@ -157,6 +159,27 @@ def test_what_speaks_to_etcd_has_no_rights(fleet: Fleet) -> None:
     fields = dict(line.split(":\t", 1) for line in status.splitlines() if ":\t" in line)
     assert [int(fields[name], 16) for name in ("CapEff", "CapPrm", "CapInh", "CapAmb")] == [0] * 4
     assert fields["NoNewPrivs"] == "1"
+
+
+def test_as_the_service_user() -> None:
+    with ExitStack() as stack:
+        folder = stack.enter_context(open_folder())
+
+        def prepare(fleet: Fleet) -> None:
+            (gate,) = fleet.gates
+            stack.enter_context(service_user(gate.host))
+            for_the_user(gate)
+            gate.wrapper = wrapped(folder / "hold")
+
+        with running_fleet(Fleet(folder, gates=1, nodes=1), prepare) as fleet:
+            (gate,) = fleet.gates
+            guest = fleet.visitor(gate)
+            fleet.knock(guest)
+            gate.event("opened", address=str(guest))
+            while not fleet.etcd().prefix("/doorward/example/openings/").entries:
+                pass
+            assert status_of(fleet_process(gate.process.pid))["Uid"].split() == [str(USER)] * 4
+            assert (gate.state / "fleet.sqlite").stat().st_uid == USER
 
 
 def fleet_process(daemon: int) -> int:

@@ -47,6 +47,9 @@ def test_status_close_and_log_of_a_fleet(fleet: Fleet) -> None:
     while "edge-1  away" not in (told := second.run("status", "--fleet").stdout):
         assert "edge-1  silent" in told  # until its lease is over
     assert "1 of 2 gates up" in told
+    assert second.run("fleet", "forget", "edge-2", check=False).returncode == 1
+    second.run("fleet", "forget", "edge-1")
+    assert "1 of 1 gates up" in second.run("status", "--fleet").stdout
     while len(rows := [json.loads(row) for row in second.run("log", "--fleet", "--json").stdout.splitlines()]) < 2:
         pass
     assert [(row["gate"], row["event"], row["address"], row["words"]) for row in rows] == [

@@ -24,21 +24,24 @@ EXAMPLE = """\
   # doorward fleet rollback
 exit status: 0 in force at every gate that is up, 1 not at all of them,
 2 the file is wrong, and nothing was stored"""
-_ACTIONS = ("push", "rollback", "versions")
+_ACTIONS = ("push", "rollback", "versions", "forget")
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Declare the command's words."""
     parser.add_argument("action", choices=_ACTIONS, metavar="ACTION", help=", ".join(_ACTIONS))
     parser.add_argument(
-        "what", metavar="FILE|VERSION", nargs="?", help="push: a file with tables [doors.NAME]; rollback: a version"
+        "what",
+        metavar="WHAT",
+        nargs="?",
+        help="push: a file with tables [doors.NAME]; rollback: a version; forget: a gate that is no more",
     )
     add_config(parser)
 
 
 def run(args: argparse.Namespace) -> int:
     """Change the doors that the fleet keeps, or list their versions."""
-    return {"push": _push, "rollback": _rollback, "versions": _versions}[args.action](args)
+    return {"push": _push, "rollback": _rollback, "versions": _versions, "forget": _forget}[args.action](args)
 
 
 def _push(args: argparse.Namespace) -> int:
@@ -82,4 +85,11 @@ def _versions(args: argparse.Namespace) -> int:
         render.table(("version", "pushed", "by", ""), rows)
     else:
         render.line("the fleet keeps no doors; `doorward fleet push FILE` stores some")
+    return 0
+
+
+def _forget(args: argparse.Namespace) -> int:
+    with office(args) as (fleet, _, _):
+        fleet.forget(args.what or "")
+    render.line(f"{args.what} is no member of the fleet until it comes back")
     return 0

@@ -22,7 +22,7 @@ class Child:
     """One such process; it ends with `close`, or with what `read` raises."""
 
     def __init__(self, fleet: Fleet, gate: str, window_ms: int, folder: Path, state: Path) -> None:
-        identity = privileges.service_identity()
+        identity = _identity(state)
         self.socket, theirs = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
         self.pid = os.fork()
         if self.pid == 0:
@@ -47,6 +47,12 @@ class Child:
         with suppress(ProcessLookupError):
             os.kill(self.pid, signal.SIGKILL)
         os.waitpid(self.pid, 0)
+
+
+def _identity(state: Path) -> privileges.Identity | None:
+    """Give the user to go over to; None where that user could not keep what it learns: then only capabilities go."""
+    identity = privileges.service_identity()
+    return identity if identity is not None and state.stat().st_uid == identity.user else None
 
 
 def _serve(

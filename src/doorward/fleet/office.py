@@ -78,6 +78,15 @@ class Office:
         """Close a door to a place everywhere; False where it was open nowhere."""
         return self._etcd.delete(self._tree.opening(key)) > 0
 
+    def forget(self, gate: str) -> None:
+        """Forget a gate that is no more; AnswerNo where it is up, or unknown."""
+        if gate in self._names("gates"):
+            raise AnswerNo(f"{gate} is up; stop its daemon first")
+        if gate not in self._names("members"):
+            raise AnswerNo(f"{gate or 'nobody'} is no member; `doorward status --fleet` lists them")
+        for kind in (("members",), ("doors", "loaded")):
+            self._etcd.delete(self._tree.under(*kind, gate))
+
     def openings(self) -> list[tuple[Key, records.Shared]]:
         """Give all openings that stand."""
         prefix = self._tree.under("openings", "")
