@@ -24,11 +24,12 @@ class Authority:
         self.ca = folder / f"{name}.pem"
         self.ca.write_bytes(made.sign(self._key, hashes.SHA256()).public_bytes(Encoding.PEM))
 
-    def issue(self, name: str) -> tuple[Path, Path]:
+    def issue(self, name: str, *, has_common_name: bool = True) -> tuple[Path, Path]:
         """Make a certificate and its key."""
         key = ec.generate_private_key(ec.SECP256R1())
         names = x509.SubjectAlternativeName([x509.IPAddress(ip_address("127.0.0.1"))])
-        made = self._builder(x509.Name([x509.NameAttribute(NameOID.COMMON_NAME, name)]), key)
+        kind = NameOID.COMMON_NAME if has_common_name else NameOID.ORGANIZATIONAL_UNIT_NAME
+        made = self._builder(x509.Name([x509.NameAttribute(kind, name)]), key)
         signed = made.add_extension(names, critical=False).sign(self._key, hashes.SHA256())
         certificate, secret = self._folder / f"{name}.pem", self._folder / f"{name}.key"
         certificate.write_bytes(signed.public_bytes(Encoding.PEM))

@@ -275,6 +275,8 @@ def _send(
 def _judged(answer: _Answer) -> Message:
     if not answer.raw and answer.status == http.client.OK:
         return {}
+    if answer.status == http.client.BAD_REQUEST and not answer.raw.startswith(b"{"):  # the gateway itself, in words
+        raise RefusedError(f"etcd refuses: {answer.raw[:200].decode(errors='replace').strip()}")
     found = forms.parse(answer.raw)
     if answer.status == http.client.OK and "error" not in found:
         return found

@@ -185,13 +185,15 @@ class Writer(threading.Thread):
     def _claim(self, task: Claim) -> Claimed:
         # Both clocks may be off by the window, so a packet may be fresh somewhere for twice as long; and some more.
         lease, _ = self._lease("seen", now_ms() + 2000 * self._window_s + 30_000, 60)
-        mine = f"{self._gate} {secrets.token_hex(8)}".encode()
+        token = secrets.token_hex(8)
         keys = [self._tree.under("seen", each) for each in task.ids]
+        values = [f"{self._gate} {token} {place}".encode() for place in range(len(keys))]
         if len(set(keys)) == len(keys) > 1:  # a crowd's at once; where one of them is not new, each by itself
-            puts = [forms.to_put(key, mine, lease) for key in keys]
+            puts = [forms.to_put(key, value, lease) for key, value in zip(keys, values, strict=True)]
             if self._etcd.txn([(key, 0) for key in keys], puts).succeeded:
                 return Claimed(task.number, (True,) * len(keys))
-        return Claimed(task.number, tuple(self._claim_one(key, mine, lease) for key in keys))
+        new = tuple(self._claim_one(key, value, lease) for key, value in zip(keys, values, strict=True))
+        return Claimed(task.number, new)
 
     def _claim_one(self, key: str, mine: bytes, lease: int) -> bool:
         done = self._etcd.txn([(key, 0)], [forms.to_put(key, mine, lease)], key)

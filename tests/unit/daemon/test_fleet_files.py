@@ -3,14 +3,17 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
+from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import pytest
 
 from doorward.config.schema import Fleet
 from doorward.daemon.fleet_files import for_claims, read_access
 from doorward.errors import UsageError
-from doorward.fleet.etcd import AwayError, Etcd
+from doorward.fleet import forms
+from doorward.fleet.etcd import AwayError, Etcd, RefusedError
 from tests.support.authority import Authority
 from tests.support.etcd import Node, single
 
@@ -50,6 +53,42 @@ def test_tls_with_a_certificate_of_the_gate(authority: Authority, node: Node, tm
     by_name = (node.client.replace("127.0.0.1", "localhost"),)
     with pytest.raises(AwayError, match="CERTIFICATE_VERIFY_FAILED"):  # by a name that it has not
         puts(Fleet("f", by_name, str(authority.ca), str(gate), str(key)), tmp_path)
+
+
+def test_tls_with_certificate_user_and_password(authority: Authority, node: Node, tmp_path: Path) -> None:
+    gate, key = authority.issue("with-password", has_common_name=False)
+    named, its_key = authority.issue("named")
+    password = tmp_path / "password"
+    password.touch(0o600)
+    password.write_text("secret\n")
+    fleet = Fleet("f", (node.client,), str(authority.ca), str(gate), str(key))
+    root = Etcd(read_access(fleet, tmp_path))
+    reach = {"permType": "READWRITE"} | forms.key_range("/doorward/f/", "/doorward/f0")
+    steps: list[tuple[str, dict[str, Any]]] = [
+        ("user/add", {"name": "root", "password": "root"}),
+        ("role/add", {"name": "root"}),
+        ("user/grant", {"user": "root", "role": "root"}),
+        ("user/add", {"name": "edge-1", "password": "secret"}),
+        ("role/add", {"name": "gates"}),
+        ("user/grant", {"user": "edge-1", "role": "gates"}),
+        ("role/grant", {"name": "gates", "perm": reach}),
+        ("enable", {}),
+    ]
+    for path, body in steps:
+        root.call(f"auth/{path}", body)
+    root.close()
+    etcd = Etcd(read_access(replace(fleet, user="edge-1", password="password"), tmp_path))  # noqa: S106
+    etcd.put("/doorward/f/a", b"1")
+    with etcd.watch([("/doorward/f/", "/doorward/f0", 1)]) as watch:
+        assert watch.read().is_created
+    with pytest.raises(RefusedError, match="permission denied"):
+        etcd.put("/doorward/g/a", b"1")
+    etcd.close()
+    with pytest.raises(RefusedError, match=r"user name is empty|permission denied"):  # the certificate alone is nobody
+        puts(fleet, tmp_path)
+    whole = replace(fleet, user="edge-1", password="password", certificate=str(named), key=str(its_key))  # noqa: S106
+    with pytest.raises(RefusedError, match="CommonName"):  # which etcd's gateway takes for somebody else
+        puts(whole, tmp_path)
 
 
 def test_files_that_are_refused(authority: Authority, tmp_path: Path) -> None:
