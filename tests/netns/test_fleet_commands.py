@@ -38,7 +38,7 @@ def test_status_close_and_log_of_a_fleet(fleet: Fleet) -> None:
     ]
     assert all(abs(gate["offset_ms"]) < 1000 for gate in shown)
     assert "fleet example: 2 of 2 gates up, 1 open" in first.run("status", "--fleet").stdout
-    assert "in touch with fleet example: " in first.run("status").stdout
+    assert "fleet example: in touch; " in first.run("status").stdout
     first.end(signal.SIGKILL)
     assert "ssh is closed to" in first.run("close", "ssh", guest, "--fleet").stdout  # no daemon runs there
     second.event("closed", address=str(guest), by="fleet")

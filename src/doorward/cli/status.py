@@ -110,9 +110,9 @@ def _signed(takes: bool, refused: dict[str, int]) -> str:
 
 
 def _fleet(fleet: dict[str, Any]) -> str:
-    touch = "in touch with" if fleet["is_in_touch"] else "alone, since etcd gives no answer, of"
+    touch = "in touch" if fleet["is_in_touch"] else "etcd gives no answer, this gate works alone"
     owed = f", {fleet['owed']} still to be told" if fleet["owed"] else ""
     unanswered = "".join(
         f"; {n} signed knocks {what} without its answer" for what, n in fleet["without_answer"].items()
     )
-    return f"{touch} fleet {fleet['name']}: {fleet['openings']} open there{owed}{unanswered}"
+    return f"fleet {fleet['name']}: {touch}; {fleet['openings']} open{owed}{unanswered}"

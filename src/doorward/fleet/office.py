@@ -131,7 +131,8 @@ class Office:
         kept = {version.number for version in self.versions()}
         wanted = max((each for each in kept if each < current), default=0) if number is None else number
         if wanted not in kept:
-            raise AnswerNo(f"there is no version {number or 'before it'}; `doorward fleet versions` lists them")
+            which = "before the one that stands" if number is None else str(number)
+            raise AnswerNo(f"there is no version {which}; `doorward fleet versions` lists them")
         done = self._etcd.txn([(self._tree.under("doors", "current"), at)], [self._pointer(wanted)])
         if not done.succeeded:
             raise AnswerNo("somebody else changed the fleet's doors just now; look at `doorward fleet versions`")

@@ -237,7 +237,7 @@ class Process:
 
     def _silent(self, silent: Silent) -> None:
         if not self._is_silent:
-            self._say("warning", f"{silent.why}; this gate works alone meanwhile")
+            self._say("warning", f"{silent.why.partition('; ')[0]}; this gate works alone meanwhile")
         self._is_silent = self._was_told = True
 
     def _other(self, _: Other) -> None:

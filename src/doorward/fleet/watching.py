@@ -63,6 +63,7 @@ class Watcher(threading.Thread):
         self._ranges = [*((prefix, forms.after(prefix)) for prefix in prefixes), (self._current, "")]
         self._next: dict[int, int] = {}  # of each range: the revision to go on from
         self._watch: Watch | None = None
+        self._hurry = threading.Event()
 
     @property
     def endpoint(self) -> str:
@@ -75,10 +76,15 @@ class Watcher(threading.Thread):
         if watch is not None and self.endpoint == endpoint:
             watch.stop()
 
+    def hurry(self) -> None:
+        """Try now, where it waits for its next try: etcd answers."""
+        self._hurry.set()
+
     def run(self) -> None:
         """Follow until the process ends."""
         tries = 0
         while True:
+            self._hurry.clear()
             try:
                 if not self._next:
                     self._read_all()
@@ -90,7 +96,7 @@ class Watcher(threading.Thread):
                     self._inbox(Silent(str(error)))
                 self._etcd.move_on()
             tries = 0 if self._has_followed else tries + 1
-            time.sleep(_PAUSES_S[min(tries, len(_PAUSES_S) - 1)])
+            self._hurry.wait(_PAUSES_S[min(tries, len(_PAUSES_S) - 1)])
 
     def _read_all(self) -> None:
         found = self._etcd.prefix(self._ranges[0][0])
@@ -139,6 +145,7 @@ class Pulse(threading.Thread):
             self._etcd.follow(followed)
             try:
                 self._inbox(self._beat())
+                self._watcher.hurry()
             except DoorwardError as error:
                 self._inbox(Silent(str(error)))
             if self._etcd.endpoint != followed:
