@@ -14,6 +14,7 @@ TARGETS = (
     "requests",
     "doorward_toml",
     "knockd_conf",
+    "fwknop_access",
     "one_time",
     "firewall_commands",
     "hosts_toml",

@@ -1,5 +1,5 @@
 # ruff: noqa: N999  (the module is named as the command is, and import_module finds it)
-"""`doorward import`: knockd.conf to doorward's own file."""
+"""`doorward import`: knockd.conf, or fwknop's access.conf, to doorward's own file."""
 
 from __future__ import annotations
 
@@ -8,10 +8,11 @@ import socket
 import sys
 from pathlib import Path
 
-from doorward.config.convert import convert
-from doorward.config.knockd import parse
+from doorward.config import convert, convert_fwknop, fwknop, knockd
+from doorward.config.convert import Converted
+from doorward.config.dialect import Dialect, dialect_of
 from doorward.errors import HostError, UsageError
-from doorward.model import Protocol
+from doorward.model import Port, Protocol
 
 MAX_BYTES = 16 << 20
 
@@ -19,13 +20,18 @@ EXAMPLE = """\
   $ doorward import /etc/knockd.conf -o doorward.toml
   doorward import: check: door 'openSSH': stayed open until it was closed …
   $ doorward check -c doorward.toml
+  $ doorward import /etc/fwknop/access.conf -o doorward.toml
+  doorward import: check: door 'ssh': the stanza of line 12; …
 what to check is said on standard error, and stands in the new file as comments
 exit status: 0 done, 2 the file is wrong, or the new one exists already"""
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Declare the command's words."""
-    parser.add_argument("file", metavar="FILE", type=Path, help="knockd's configuration, such as /etc/knockd.conf")
+    parser.add_argument("file", metavar="FILE", type=Path, help="/etc/knockd.conf, or /etc/fwknop/access.conf")
+    parser.add_argument(
+        "--from", dest="dialect", choices=list(Dialect), help="whose file it is (default: what its lines look like)"
+    )
     parser.add_argument(
         "-o", "--output", metavar="FILE", type=Path, help="a new file for the result (default: standard output)"
     )
@@ -33,7 +39,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 def run(args: argparse.Namespace) -> int:
     """Print the same doors as doorward.toml."""
-    converted = convert(parse(_read(args.file), str(args.file)), str(args.file), _service)
+    converted = _converted(_read(args.file), args.file, args.dialect)
     if args.output is None:
         sys.stdout.write(converted.toml)
         sys.stdout.flush()
@@ -43,17 +49,26 @@ def run(args: argparse.Namespace) -> int:
     return 0
 
 
+def _converted(text: str, path: Path, named: str | None) -> Converted:
+    file, dialect = str(path), named or dialect_of(text)
+    if dialect is None:
+        raise UsageError(f"{path}: no line of it is one of knockd.conf or access.conf; name the file, or say --from")
+    if dialect == Dialect.KNOCKD:
+        return convert.convert(knockd.parse(text, file), file, _service)
+    return convert_fwknop.convert(fwknop.parse(text, file), file, _service, _port_name)
+
+
 def _read(path: Path) -> str:
     try:
         with path.open("rb") as file:
             raw = file.read(MAX_BYTES + 1)
     except OSError as error:
-        raise UsageError(f"{path}: it cannot be read ({error.strerror}); name knockd's configuration") from None
+        raise UsageError(f"{path}: it cannot be read ({error.strerror}); name the old configuration") from None
     if len(raw) > MAX_BYTES:
-        raise UsageError(f"{path}: it is larger than {MAX_BYTES >> 20} MiB; name knockd's configuration")
+        raise UsageError(f"{path}: it is larger than {MAX_BYTES >> 20} MiB; name the old configuration")
     try:
         return raw.decode("utf-8-sig")
-    except UnicodeDecodeError:  # knockd reads bytes; an old file may hold Latin-1
+    except UnicodeDecodeError:  # both programs read bytes; an old file may hold Latin-1
         return raw.decode("latin-1")
 
 
@@ -71,5 +86,12 @@ def _write_new(path: Path, text: str) -> None:
 def _service(name: str, protocol: Protocol) -> int | None:
     try:
         return socket.getservbyname(name, protocol.name.lower())
+    except OSError:
+        return None
+
+
+def _port_name(port: Port) -> str | None:
+    try:
+        return socket.getservbyport(port.number, port.protocol.name.lower())
     except OSError:
         return None

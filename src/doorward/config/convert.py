@@ -9,7 +9,7 @@ import re
 from collections.abc import Iterator, Sequence
 from typing import NamedTuple
 
-from doorward.config.convert_text import NewDoor, Note, write
+from doorward.config.convert_text import NewDoor, Note, own_firewall, write
 from doorward.config.duration import format_duration
 from doorward.config.firewall_commands import recognise, undoes
 from doorward.config.firewall_ports import Rule, Service
@@ -176,17 +176,7 @@ def _refused_ports(doors: Sequence[NewDoor]) -> None:
 
 
 def _general(options: Options, doors: Sequence[NewDoor]) -> Iterator[Note]:
-    ports = ", ".join(map(str, dict.fromkeys(port for door in doors for port in door.opens)))
-    if ports:
-        yield Note(
-            None,
-            True,
-            f"doorward itself hides and opens {ports}. Start it first, then let your own firewall accept these ports "
-            "for everyone: a packet must pass both",
-        )
-        yield Note(
-            None, False, "better: the kernel opens and closes at once, for IPv4 and IPv6, and no rule is left over"
-        )
+    yield from own_firewall(port for door in doors for port in door.opens)
     yield Note(None, False, "better: any wrong port starts a knock anew, so that a port scan opens nothing")
     if options.interface is None:
         yield Note(None, True, "no Interface was named: all but lo are watched; did knockd run with -i?")

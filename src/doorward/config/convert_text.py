@@ -58,26 +58,41 @@ class NewDoor:
 
 def write(file: str, interface: str, doors: Sequence[NewDoor], notes: Iterable[Note]) -> str:
     """Give the whole text; `interface` empty: all."""
-    gate = ["", "[gate]", f"interfaces = {_list([interface])}"] if interface else []
+    gate = ["", "[gate]", f"interfaces = {toml_list([interface])}"] if interface else []
     tables = [line for door in doors for line in _table(door)]
-    return "\n".join([f"# Made from {_text(file)} by `doorward import`.", *_comments(notes), *gate, *tables]) + "\n"
+    return "\n".join([f"# Made from {toml_text(file)} by `doorward import`.", *comments(notes), *gate, *tables]) + "\n"
+
+
+def own_firewall(opened: Iterable[Port]) -> Iterator[Note]:
+    """Say what becomes of the operator's own firewall where doors open ports."""
+    ports = ", ".join(map(str, dict.fromkeys(opened)))
+    if ports:
+        yield Note(
+            None,
+            True,
+            f"doorward itself hides and opens {ports}. Start it first, then let your own firewall accept these ports "
+            "for everyone: a packet must pass both",
+        )
+        yield Note(
+            None, False, "better: the kernel opens and closes at once, for IPv4 and IPv6, and no rule is left over"
+        )
 
 
 def _table(door: NewDoor) -> Iterator[str]:
     old = door.old
-    yield from ("", f"[doors.{door.name}]", *_comments(door.notes))
+    yield from ("", f"[doors.{door.name}]", *comments(door.notes))
     if old.knock:
-        yield f"knock = {_list(map(str, old.knock))}"
+        yield f"knock = {toml_list(map(str, old.knock))}"
     yield f'within = "{format_duration(min(old.within_ms, MAX_WITHIN_MS))}"'
     if door.flags != DEFAULT_FLAGS:
-        yield f"flags = {_list(str(door.flags).split(','))}"
+        yield f"flags = {toml_list(str(door.flags).split(','))}"
     if old.target is not None:
         yield f'target = "{old.target}"'
     if door.opens:
-        yield f"opens = {_list(map(str, door.opens))}"
+        yield f"opens = {toml_list(map(str, door.opens))}"
     for key, scripts in (("on_open", door.on_open), ("on_close", door.on_close)):
         if scripts:
-            yield f"{key} = {_list(_argv(scripts))}"
+            yield f"{key} = {toml_list(_argv(scripts))}"
     yield f'for = "{format_duration(min(door.for_ms, MAX_FOR_MS))}"'
 
 
@@ -87,17 +102,18 @@ def _argv(scripts: Sequence[str]) -> list[str]:
     return ["/bin/sh", "-c", "\n".join(scripts)]
 
 
-def _comments(notes: Iterable[Note]) -> Iterator[str]:
+def comments(notes: Iterable[Note]) -> Iterator[str]:
     """Write notes on one line each; a control character would end a comment, or the file's being TOML."""
     for note in notes:
         words = "".join(letter if letter.isprintable() else "?" for letter in note.text)
         yield f"# {'Check: ' if note.check else ''}{words}"
 
 
-def _list(words: Iterable[str]) -> str:
-    return f"[{', '.join(map(_text, words))}]"
+def toml_list(words: Iterable[str]) -> str:
+    """Write a TOML list of strings."""
+    return f"[{', '.join(map(toml_text, words))}]"
 
 
-def _text(word: str) -> str:
+def toml_text(word: str) -> str:
     """Write a TOML string: as JSON's, but without surrogate pairs, and with DEL escaped."""
     return json.dumps(word, ensure_ascii=False).replace("\x7f", "\\u007f")

@@ -66,3 +66,31 @@ def test_what_cannot_be_done(old: Path, tmp_path: Path) -> None:
     with pytest.raises(ConfigError, match=r"knockd\.conf:2: sequence: port 0 does not exist"):
         run(old, "-o", tmp_path / "new")
     assert not (tmp_path / "new").exists()
+
+
+FWKNOP = "SOURCE 192.0.2.0/24\nOPEN_PORTS tcp/22\nKEY open-sesame\n"
+
+
+def test_access_conf_is_known_by_its_lines(old: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    old.write_text(FWKNOP)
+    assert run(old) == 0
+    out, err = capsys.readouterr()
+    assert tomllib.loads(out)["doors"]["ssh"] == {"opens": ["22/tcp"], "for": "30s"}
+    assert 'doors="ssh",from="192.0.2.0/24",for-max="5m" KIND KEY NAME' in err
+    assert "sesame" not in out + err
+
+
+def test_whose_file_it_is_can_be_said(old: Path) -> None:
+    with pytest.raises(ConfigError, match="the line begins with no word that fwknopd knows"):
+        run(old, "--from", "fwknop")
+    old.write_text(FWKNOP)
+    with pytest.raises(ConfigError, match="stands in no section"):
+        run(old, "--from", "knockd")
+    with pytest.raises(SystemExit):
+        run(old, "--from", "iptables")
+
+
+def test_a_file_of_neither(old: Path) -> None:
+    old.write_text("# nothing\nhello\n")
+    with pytest.raises(UsageError, match=r"no line of it is one of knockd\.conf or access\.conf"):
+        run(old)

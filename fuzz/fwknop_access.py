@@ -1,0 +1,46 @@
+"""fwknop's access.conf, up to the doorward.toml that `doorward import` makes of it."""
+
+from __future__ import annotations
+
+from datetime import datetime
+
+from doorward.config import toml
+from doorward.config.convert_fwknop import convert
+from doorward.config.dialect import dialect_of
+from doorward.config.files import text_of
+from doorward.config.fwknop import parse
+from doorward.errors import ConfigError
+from doorward.model import Port
+from doorward.signed import key_options
+from fuzz import faults
+from fuzz.firewall_commands import service
+
+BEFORE = "in authorized_keys, a line for each of its users: "
+
+
+def name_of(port: Port) -> str | None:
+    """Name a few ports, one of them as no door may be called."""
+    return {22: "ssh", 53: "domain", 80: "8080", 443: "a.b"}.get(port.number)
+
+
+def one(data: bytes) -> None:
+    """Read a file; one without faults becomes a configuration with a door a stanza, and lines that can be read."""
+    try:
+        text = text_of(data, "f")
+        dialect_of(text)
+        configuration = parse(text, "f")
+    except ConfigError as error:
+        faults.check(error, data)
+        return
+    converted = convert(configuration, "f", service, name_of)
+    doors = toml.parse(converted.toml, "f").doors
+    assert len(doors) == len(configuration.stanzas)
+    lines = [note.text.partition(BEFORE)[2] for note in converted.notes if BEFORE in note.text]
+    assert len(lines) == len(doors)
+    for door, line in zip(doors, lines, strict=True):
+        read = key_options.parse(line, datetime.timestamp)
+        assert not read.faults, read.faults
+        assert read.options.doors == frozenset({door.name})
+        assert read.rest.startswith("KIND KEY ")
+    for note in converted.notes:
+        assert str(note).isprintable(), note
