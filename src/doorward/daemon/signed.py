@@ -162,13 +162,15 @@ class SignedKnocks:
 
     def _take_grants(self, granted: list[Granted]) -> None:
         """Take those for this gate at once, and have the fleet asked for those that other gates may have taken."""
-        self._claim([grant for grant in granted if not grant.is_shared])
+        if alone := [grant for grant in granted if not grant.is_shared]:
+            self._claim(alone)
         shared = [grant for grant in granted if grant.is_shared]
         if shared and self._daemon.fleet is not None:
             self._daemon.fleet.claim(shared, self._answered)
 
     def _answered(self, granted: list[Granted], objections: list[Objection | None]) -> None:
-        self._claim([grant for grant, objection in zip(granted, objections, strict=True) if objection is None])
+        if new := [grant for grant, objection in zip(granted, objections, strict=True) if objection is None]:
+            self._claim(new)
         for grant, objection in zip(granted, objections, strict=True):
             if objection is not None:
                 self._object(grant, *objection)
@@ -176,7 +178,7 @@ class SignedKnocks:
     def _claim(self, granted: list[Granted]) -> None:
         daemon = self._daemon
         claims = [Claim(grant.id, grant.time_ms) for grant in granted]
-        objections = daemon.ledger.claim(claims, time.time()) if claims else []
+        objections = daemon.ledger.claim(claims, time.time())
         accepted = []
         for grant, objection in zip(granted, objections, strict=True):
             if daemon.bans.holds(grant.place):  # its own packets never come here: this one asks for another's address
