@@ -80,11 +80,12 @@ def _serve(
             access = read_access(fleet, folder, gate)
             privileges.give_up(identity, 0)
             privileges.end_with_parent(signal.SIGKILL)
-            settings = Settings(fleet.name, gate, access, for_claims(access, fleet), window_ms, state, fleet.doors)
+            claims = for_claims(access, fleet)
+            process = Process(Settings(fleet.name, gate, access, claims, window_ms, state, fleet.doors), daemon)
         except (DoorwardError, OSError) as error:
             daemon.send(talk.pack(talk.Say("error", fit(str(error), talk.LONGEST_WORDS))))
         else:
-            Process(settings, daemon).run()
+            process.run()
         status = 0
     finally:
         os._exit(status)

@@ -312,7 +312,11 @@ class Process:
     def _remember(self) -> None:
         changed, self._openings.changed = self._openings.changed, set()
         if changed:
+            before = self._remembered.trouble
             self._remembered.write([(key, self._openings.get(key)) for key in changed], _offset_ms())
+            if self._remembered.trouble and not before:
+                words = f"{self._settings.folder / FILE}: {self._remembered.trouble}; make room: until then a restart"
+                self._say("error", f"{words} may open again what was closed elsewhere meanwhile")
 
     def _tell_state(self) -> None:
         owed = len(self._openings.owed(now_ms()))

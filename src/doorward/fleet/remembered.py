@@ -9,6 +9,7 @@ import sqlite3
 from collections.abc import Iterable
 from pathlib import Path
 
+from doorward.errors import HostError
 from doorward.fleet.openings import Known
 from doorward.fleet.records import Key, parse_key
 
@@ -20,16 +21,17 @@ CREATE TABLE IF NOT EXISTS counted (what TEXT PRIMARY KEY, count INTEGER NOT NUL
 
 
 class Remembered:
-    """The file; times in it are wall time. One that cannot be used is begun anew: etcd and the ledger have the rest."""
+    """The file; times in it are wall time. One that cannot be used is begun anew: etcd and the ledger have the rest.
+
+    HostError: none can be had there.
+    """
 
     def __init__(self, path: Path) -> None:
         self.trouble = ""
         try:
             self._db = _connect(path)
         except sqlite3.Error:
-            for suffix in ("", "-wal", "-shm"):
-                path.with_name(path.name + suffix).unlink(missing_ok=True)
-            self._db = _connect(path)
+            self._db = _begun_anew(path)
 
     def read(self, offset_ms: int) -> dict[Key, Known]:
         """Give what was known, with `offset_ms` to take from wall time; rows that make no sense are passed over."""
@@ -69,6 +71,15 @@ class Remembered:
     def close(self) -> None:
         """Close the file."""
         self._db.close()
+
+
+def _begun_anew(path: Path) -> sqlite3.Connection:
+    try:
+        for suffix in ("", "-wal", "-shm"):
+            path.with_name(path.name + suffix).unlink(missing_ok=True)
+        return _connect(path)
+    except (sqlite3.Error, OSError) as error:
+        raise HostError(f"{path}: {error}; let doorward write there") from None
 
 
 def _connect(path: Path) -> sqlite3.Connection:
