@@ -1,10 +1,16 @@
-"""`python -m manual FOLDER`: writes the manual pages, and the shells' completions, as they stand below share/."""
+"""`python -m manual FOLDER`: writes the manual pages, and the shells' completions, as they stand below share/.
+
+`python -m manual --markdown docs/reference` writes the pages of the reference that are made from the program.
+"""
 
 from __future__ import annotations
 
 import sys
 from pathlib import Path
 
-from manual.share import write
+from manual import reference, share
 
-write(Path(sys.argv[1]))
+if sys.argv[1] == "--markdown":
+    reference.write(Path(sys.argv[2]))
+else:
+    share.write(Path(sys.argv[1]))

@@ -6,11 +6,10 @@ import argparse
 import re
 
 from manual import groff
+from manual.told import Group, Word, tell
 
 _OPTION_LINE = re.compile(r"^ +(?P<option>-\S.*?) {2,}(?P<what>.+)$")
 _WORDS = re.compile(r"(?P<option>(?<![\w-])--?[A-Za-z0-9][\w-]*)|(?P<value>\b[A-Z][A-Z0-9]*\b)")
-_STATUS = "exit status: "
-_TITLES = {"positional arguments": "arguments"}
 
 
 def synopsis(usage: str) -> str:
@@ -27,40 +26,22 @@ def synopsis(usage: str) -> str:
 
 def of_parser(parser: argparse.ArgumentParser) -> str:
     """Give all sections that a parser can tell, from SYNOPSIS on."""
-    formatter = argparse.HelpFormatter(parser.prog, width=10_000)  # a page has its own width
-    formatter.add_usage(None, parser._actions, parser._mutually_exclusive_groups, prefix="")
-    text = synopsis(formatter.format_help())
-    for group in parser._action_groups:
-        entries = [_entry(action, formatter) for action in group._group_actions if action.help != argparse.SUPPRESS]
-        if entries:
-            name, _, remark = (group.title or "options").rstrip(")").partition(" (")
-            text += groff.heading(_TITLES.get(name, name)) + (groff.paragraph(groff.marked(remark)) if remark else "")
-            text += "".join(entries)
-    return text + _epilog((parser.epilog or "").splitlines())
+    told = tell(parser)
+    text = synopsis(told.usage) + "".join(map(_group, told.groups))
+    text += groff.heading("exit status") + groff.paragraph(groff.plain(told.status)) if told.status else ""
+    text += groff.heading("example") + groff.verbatim(told.shown) if told.shown else ""
+    return text + (groff.paragraph("\n.br\n".join(map(groff.marked, told.remarks))) if told.remarks else "")
 
 
-def _entry(action: argparse.Action, formatter: argparse.HelpFormatter) -> str:
-    names = ", ".join(map(groff.bold, action.option_strings))
-    value = "" if action.nargs == 0 else groff.italic(_value(action))
-    term = " ".join(filter(None, (names, value)))
-    return groff.entry(term, groff.marked(formatter._expand_help(action) if action.help else ""))
+def _group(group: Group) -> str:
+    remark = groff.paragraph(groff.marked(group.remark)) if group.remark else ""
+    return groff.heading(group.title) + remark + "".join(map(_entry, group.words))
 
 
-def _value(action: argparse.Action) -> str:
-    if action.metavar is None and action.choices:
-        return ", ".join(map(str, action.choices))
-    return str(action.metavar or (action.dest.upper() if action.option_strings else action.dest))
-
-
-def _epilog(lines: list[str]) -> str:
-    """Set what stands below the options: indented examples, remarks on them, and last what the exit status means."""
-    place = next((number for number, one in enumerate(lines) if one.startswith(_STATUS)), len(lines))
-    status = " ".join(one.strip() for one in lines[place:]).removeprefix(_STATUS)
-    shown = [one.removeprefix("  ") for one in lines[:place] if one.startswith("  ")]
-    remarks = [one for one in lines[:place] if one.strip() and not one.startswith(" ") and one != "example:"]
-    text = groff.heading("exit status") + groff.paragraph(groff.plain(status)) if status else ""
-    text += groff.heading("example") + groff.verbatim(shown) if shown else ""
-    return text + (groff.paragraph("\n.br\n".join(map(groff.marked, remarks))) if remarks else "")
+def _entry(word: Word) -> str:
+    names = ", ".join(map(groff.bold, word.names))
+    value = groff.italic(word.value) if word.value else ""
+    return groff.entry(" ".join(filter(None, (names, value))), groff.marked(word.what))
 
 
 def of_usage(usage: str) -> str:

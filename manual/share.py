@@ -17,13 +17,18 @@ COMPLETIONS = {
 }
 
 
+def forget_folders() -> None:
+    """Have the options' help name the usual folders."""
+    for name in ("CONFIGURATION_DIRECTORY", "STATE_DIRECTORY", "RUNTIME_DIRECTORY"):
+        os.environ.pop(name, None)
+
+
 def files() -> dict[str, str]:
     """Make each file's text, by its path below share/; pages are dated by SOURCE_DATE_EPOCH where it is set."""
-    for name in ("CONFIGURATION_DIRECTORY", "STATE_DIRECTORY", "RUNTIME_DIRECTORY"):
-        os.environ.pop(name, None)  # the options' help names the usual folders
+    forget_folders()
     epoch = os.environ.get("SOURCE_DATE_EPOCH")
     date = (datetime.fromtimestamp(int(epoch), UTC) if epoch else datetime.now(UTC)).date().isoformat()
-    made = pages(next(DOCS.rglob("configuration.md")).read_text(encoding="utf-8"))
+    made = pages((DOCS / "configuration.md").read_text(encoding="utf-8"))
     manual = {f"man/man{page.section}/{page.name}.{page.section}": page.roff(date) for page in made}
     return manual | {COMPLETIONS[shell]: script(shell) for shell in SHELLS}
 

@@ -59,7 +59,7 @@ find_python() {
     die "needs Python 3.11 or newer with venv and ensurepip (Debian 12: python3-venv)"
 }
 
-# need_venv runtime|dev|fuzz: makes .venv where it is missing, broken or was moved, and installs this clone into it.
+# need_venv runtime|dev|docs|fuzz: makes .venv where it is missing, broken or was moved, and installs this clone into it.
 need_venv() {
     want="$root $(cksum <"$root/pyproject.toml")"
     usable=$("$python" -c 'import sys, pip; print(sys.version_info >= (3, 11))' 2>/dev/null || true)

@@ -28,7 +28,7 @@ PURE = [
     *(path for path in (SOURCE / "doctor").glob("*.py") if path.name not in ("facts.py", "network.py")),
     *(SOURCE / "fleet" / name for name in ("forms.py", "openings.py", "records.py", "talk.py")),
     *(SOURCE / "diag" / name for name in ("course.py", "drawing.py", "grid.py", "nmap_report.py", "port_list.py")),
-    *(SOURCE / "diag" / name for name in ("svg.py", "verify.py", "verify_text.py")),
+    *(SOURCE / "diag" / name for name in ("automaton_picture.py", "svg.py", "verify.py", "verify_text.py")),
     *(SOURCE / "report").glob("*.py"),
     *(SOURCE / "setup" / name for name in ("choosing.py", "planning.py", "sharing.py")),
     SOURCE / "daemon" / "commands.py",

@@ -4,13 +4,17 @@ from __future__ import annotations
 
 import argparse
 import sys
+from pathlib import Path
 
+from doorward.automaton.compile import compile_doors
 from doorward.cli.options import add_config, configuration_path
 from doorward.config.files import read_text
 from doorward.config.lines import find_lines
+from doorward.config.schema import Configuration
 from doorward.config.strength import warnings
 from doorward.config.toml import parse
 from doorward.daemon.loading import compile_configuration, memory_bytes
+from doorward.errors import HostError, UsageError
 
 EXAMPLE = """\
   # doorward compile -c doorward.toml > doorward.nft
@@ -22,6 +26,7 @@ exit status: 0 done, 2 the file is wrong"""
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Declare the command's words."""
     add_config(parser)
+    parser.add_argument("--graph", metavar="FILE", type=Path, help="draw the automaton as SVG, and print no ruleset")
 
 
 def run(args: argparse.Namespace) -> int:
@@ -31,5 +36,22 @@ def run(args: argparse.Namespace) -> int:
     configuration = parse(text, str(path))
     findings = warnings(configuration, find_lines(text))
     sys.stderr.writelines(f"{path}:{finding}\n" for finding in findings if finding.level == "warning")
-    sys.stdout.write(compile_configuration(configuration, memory_bytes()).whole())
+    if args.graph is not None:
+        _draw(configuration, args.graph)
+    else:
+        sys.stdout.write(compile_configuration(configuration, memory_bytes()).whole())
     return 0
+
+
+def _draw(configuration: Configuration, path: Path) -> None:
+    from doorward.diag.automaton_picture import MOST_STATES, states, svg_of
+
+    automaton = compile_doors(configuration.doors)
+    if not automaton.machines:
+        raise UsageError("--graph: no door has a sequence, so there is nothing to draw; give one door a `knock`")
+    if (number := states(automaton)) > MOST_STATES:
+        raise UsageError(f"--graph: nobody could look at {number} states; write a file with fewer doors")
+    try:
+        path.write_text(svg_of(automaton, [door.name for door in configuration.doors]), encoding="utf-8")
+    except OSError as error:
+        raise HostError(f"--graph: {path} cannot be written: {error.strerror}; name another place") from None

@@ -30,7 +30,7 @@ from doorward.ledger import ledger_path, read_records
 from doorward.model import Address
 
 EXAMPLE = """\
-  # doorward explain knock.pcap    (made by `tcpdump -i any -w knock.pcap`)
+  # doorward explain knock.pcap    # made by `tcpdump -i any -w knock.pcap`
   => the third knock came 6.2 s after the first; `within` is 5s
 exit status: 0 a door opened, 1 none did, 2 the call or the file is wrong"""
 MOST_RECORDS = 1000

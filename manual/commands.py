@@ -1,0 +1,60 @@
+"""docs/reference/commands.md: what `--help` of every command says, as Markdown. Pure but for the parsers' imports."""
+
+from __future__ import annotations
+
+from doorward.cli import knock_compat, knockd
+from doorward.cli.main import COMMANDS, parser_of
+from manual.escaping import cell, marked
+from manual.told import Group, Word, tell
+
+HEAD = """\
+# Every command
+
+Made from the program itself (`python -m manual --markdown docs/reference`): what `doorward COMMAND --help` says.
+Exit status, where nothing else is said: 0 done, 1 the answer is no, 2 the call or a file is wrong.
+"""
+
+
+def document() -> str:
+    """Give the whole page."""
+    rows = "".join(f"| [`doorward {name}`](#doorward-{name}) | {cell(what)} |\n" for name, what in COMMANDS.items())
+    overview = f"| command | does |\n| --- | --- |\n{rows}"
+    compat = [_section(name, _code("text", text)) for name, text in COMPATIBLE.items()]
+    return "\n".join([HEAD, overview, *map(_command, COMMANDS), *compat])
+
+
+COMPATIBLE = {"knockd": knockd.USAGE, "knock": knock_compat.USAGE}
+
+
+def _command(name: str) -> str:
+    told = tell(parser_of(name))
+    parts = [_sentence(COMMANDS[name]), _code("text", told.usage), *map(_group, told.groups)]
+    if told.shown:
+        parts.append(_code("console", "\n".join(told.shown)))
+    parts += [f"{marked(remark)}\n" for remark in told.remarks]
+    if told.status:
+        parts.append(f"Exit status: {marked(told.status)}\n")
+    return _section(f"doorward {name}", "\n".join(parts))
+
+
+def _section(title: str, text: str) -> str:
+    return f"## `{title}`\n\n{text}"
+
+
+def _sentence(words: str) -> str:
+    return f"{words[0].upper()}{marked(words[1:])}.\n"
+
+
+def _code(language: str, text: str) -> str:
+    return f"```{language}\n{text.rstrip()}\n```\n"
+
+
+def _group(group: Group) -> str:
+    rows = "".join(map(_row, group.words))
+    remark = f"{marked(group.remark)}:\n\n" if group.remark else ""
+    return f"{remark}| {group.title} | |\n| --- | --- |\n{rows}"
+
+
+def _row(word: Word) -> str:
+    written = " ".join(filter(None, (", ".join(word.names), word.value)))
+    return f"| `{cell(written)}` | {cell(marked(word.what))} |\n"

@@ -1,0 +1,68 @@
+"""What a command's parser tells of it: how it is called, its words, an example, what the exit status means. Pure."""
+
+from __future__ import annotations
+
+import argparse
+from typing import NamedTuple
+
+_STATUS = "exit status: "
+_TITLES = {"positional arguments": "arguments"}
+
+
+class Word(NamedTuple):
+    """An option or an argument: how it is written, what stands for its value, and what it does."""
+
+    names: tuple[str, ...]
+    value: str
+    what: str
+
+
+class Group(NamedTuple):
+    """Words that belong together, and a remark on them all."""
+
+    title: str
+    remark: str
+    words: tuple[Word, ...]
+
+
+class Told(NamedTuple):
+    """All that a parser can tell."""
+
+    usage: str
+    groups: tuple[Group, ...]
+    status: str
+    shown: tuple[str, ...]  # the example's lines
+    remarks: tuple[str, ...]  # what stands below them
+
+
+def tell(parser: argparse.ArgumentParser) -> Told:
+    """Ask a parser."""
+    formatter = argparse.HelpFormatter(parser.prog, width=10_000)  # a page has its own width
+    formatter.add_usage(None, parser._actions, parser._mutually_exclusive_groups, prefix="")
+    groups = (_group(group, formatter) for group in parser._action_groups)
+    lines = (parser.epilog or "").splitlines()
+    place = next((number for number, one in enumerate(lines) if one.startswith(_STATUS)), len(lines))
+    return Told(
+        " ".join(formatter.format_help().split()),
+        tuple(group for group in groups if group.words),
+        " ".join(one.strip() for one in lines[place:]).removeprefix(_STATUS),
+        tuple(one.removeprefix("  ") for one in lines[:place] if one.startswith("  ")),
+        tuple(one for one in lines[:place] if one.strip() and not one.startswith(" ") and one != "example:"),
+    )
+
+
+def _group(group: argparse._ArgumentGroup, formatter: argparse.HelpFormatter) -> Group:
+    name, _, remark = (group.title or "options").rstrip(")").partition(" (")
+    actions = (action for action in group._group_actions if action.help != argparse.SUPPRESS)
+    return Group(_TITLES.get(name, name), remark, tuple(_word(action, formatter) for action in actions))
+
+
+def _word(action: argparse.Action, formatter: argparse.HelpFormatter) -> Word:
+    value = "" if action.nargs == 0 else _value(action)
+    return Word(tuple(action.option_strings), value, formatter._expand_help(action) if action.help else "")
+
+
+def _value(action: argparse.Action) -> str:
+    if action.metavar is None and action.choices:
+        return ", ".join(map(str, action.choices))
+    return str(action.metavar or (action.dest.upper() if action.option_strings else action.dest))

@@ -1,0 +1,61 @@
+"""docs/router.md on a router: its rules and its door let whoever knocked through to the host behind, nobody else."""
+
+from __future__ import annotations
+
+import socket
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+from doorward.lab import Lab
+from doorward.lab_host import Host
+from tests.support.daemon import DOORWARD, SILENCE_S, RunningDaemon, running_daemon
+from tests.support.documents import ROOT, blocks
+
+pytestmark = pytest.mark.netns("nft")
+
+PAGE = ROOT / "docs/router.md"
+NAT, ROUTED, _ = (block.text for block in blocks(PAGE, "toml"))
+(RULES,) = (block.text for block in blocks(PAGE, "nft"))
+KNOCK = ("4721", "11839/udp", "7306")
+BEHIND = "198.51.100.2"  # the lab's server, and the page's host behind
+
+
+@pytest.fixture
+def router(lab: Lab, tmp_path: Path) -> Iterator[RunningDaemon]:
+    lab.server.start_greeter(22)
+    lab.router.run(["nft", "-f", "-"], stdin=RULES)
+    with running_daemon(lab.router, tmp_path, ROUTED) as daemon:
+        yield daemon
+
+
+def gets_in(host: Host, address: str, port: int = 22) -> bool:
+    try:
+        host.call(socket.create_connection, (address, port), SILENCE_S).close()
+    except TimeoutError:
+        return False
+    return True
+
+
+def test_a_knock_at_the_host_behind_lets_its_sender_through(lab: Lab, router: RunningDaemon) -> None:
+    assert not gets_in(lab.client, BEHIND)
+    lab.client.run([*DOORWARD, "knock", BEHIND, *KNOCK, "--wait", "22"])
+    router.event("ran", door="behind", address=str(lab.client.ipv4))
+    assert gets_in(lab.client, BEHIND)
+    assert not gets_in(lab.stranger, BEHIND)
+
+
+def test_a_port_that_is_passed_on_opens_as_the_client_sees_it(lab: Lab, tmp_path: Path) -> None:
+    lab.server.start_greeter(22)
+    rules = f"""table ip forwarding {{ chain prerouting {{
+        type nat hook prerouting priority dstnat;
+        tcp dport 2222 dnat to {BEHIND}:22
+    }}; }}"""
+    lab.router.run(["nft", "-f", "-"], stdin=rules)
+    router = str(lab.router.ipv4)
+    with running_daemon(lab.router, tmp_path, NAT):
+        assert not gets_in(lab.client, router, 2222)
+        lab.client.run([*DOORWARD, "knock", router, *KNOCK])
+        assert gets_in(lab.client, router, 2222)
+        assert not gets_in(lab.stranger, router, 2222)
