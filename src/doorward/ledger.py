@@ -73,6 +73,7 @@ class Ledger:
         noted = self._db.execute("SELECT offset FROM clock WHERE boot = ?", (self._boot,)).fetchone()
         self._offset_s: float | None = noted[0] if noted and isinstance(noted[0], float) else None
         self._seen = seen.Seen(self._db)
+        self._beginning: tuple[int, int] | None = None  # what `begin_seen` was told
         self._has_begun = False  # taking signed knocks
 
     @contextmanager
@@ -86,8 +87,8 @@ class Ledger:
             if not self.trouble:
                 self.flush()
 
-    def secure(self) -> None:
-        """Wait until what was written is on the disk, where not even a loss of power takes it away.
+    def secure(self) -> bool:
+        """Wait until what was written is on the disk, where not even a loss of power takes it away; False: it is not.
 
         For what is owed. SQLite itself would wait at every commit (synchronous = FULL), or at none (NORMAL).
         """
@@ -95,6 +96,8 @@ class Ledger:
             durable.sync(self.path.with_name(f"{self.path.name}-wal"))
         except OSError as error:
             self.trouble = self.trouble or f"{self.path}: {error.strerror}"
+            return False
+        return True
 
     def reckon(self, now_s: float, wall_s: float) -> float:
         """Give what to add to `now_s` (CLOCK_MONOTONIC) for wall time.
@@ -154,24 +157,36 @@ class Ledger:
 
         `booted_s`: when the machine started; `floor_s`: what is older is refused by a ledger that had none of them.
         """
-        try:
-            told = self._seen.begin(self._boot, round(booted_s * 1000), round(floor_s * 1000))
-        except sqlite3.Error as error:
-            return f"{self.path}: {error}; no signed knock is taken until doorward is started again"
-        self.secure()  # before the first is taken: it says that the last ones may be lost
-        self._has_begun = not self.trouble
-        return told or self.trouble
+        self._beginning = round(booted_s * 1000), round(floor_s * 1000)
+        return self._begin_seen()
 
-    def claim(self, claims: Sequence[seen.Claim], now_s: float) -> list[str]:
-        """Note signed knocks as used, for good; gives for each why it must be refused, or nothing where it is new."""
+    def _begin_seen(self) -> str:
+        if self._beginning is None:
+            return "the ledger was not told to take any"
+        try:
+            told = self._seen.begin(self._boot, *self._beginning)
+        except sqlite3.Error as error:
+            return f"{self.path}: {error}; no signed knock is taken until it can be written"
+        self._has_begun = self.secure()  # before the first is taken: it says that the last ones may be lost
+        return told if self._has_begun else f"{self.trouble}; no signed knock is taken until it can be written"
+
+    def claim(self, claims: Sequence[seen.Claim], now_s: float, booted_s: float) -> list[str]:
+        """Note signed knocks as used, for good; gives for each why it must be refused, or nothing where it is new.
+
+        `booted_s`: when the machine started, by the clock as it goes now.
+        """
+        if not self._has_begun:
+            self._begin_seen()  # what was in the way may be gone
         if not self._has_begun:
             return ["the ledger cannot tell which were used"] * len(claims)
         try:
-            refusals = self._seen.claim(claims)
+            refusals = self._seen.claim(claims, round(booted_s * 1000))
         except sqlite3.Error as error:
             return [f"the ledger cannot be written ({error})"] * len(claims)
-        if any(claim.time_ms > now_s * 1000 + seen.AHEAD_MS for claim in claims):
-            self.secure()
+        ahead = [claim.time_ms > now_s * 1000 + seen.AHEAD_MS for claim in claims]
+        if any(ahead) and not self.secure():
+            lost = "it is dated ahead, and the ledger cannot be synced to the disk"
+            return [refusal or (lost if is_ahead else "") for refusal, is_ahead in zip(refusals, ahead, strict=True)]
         return refusals
 
     def standing(self) -> list[Opening]:
@@ -255,6 +270,8 @@ def _connect(path: Path) -> sqlite3.Connection:
             durable.sync(path.parent)  # else a loss of power may take the whole file away, whatever was synced in it
         if not _definitions(db) >= _own_definitions():
             raise sqlite3.DatabaseError("its tables are not a ledger's")
+        if db.execute("SELECT 1 FROM seen_floor WHERE typeof(floor) != 'integer'").fetchone():
+            raise sqlite3.DatabaseError("it does not say from when on it knows used signed knocks")
         db.execute(_STANDING).fetchall()  # which finds the damage that quick_check overlooks
     except BaseException:
         db.close()

@@ -1,7 +1,9 @@
 """Which signed knocks were used already: each is good once, whatever is restarted, killed or loses power.
 
-Two things refuse a packet: its number stands in the table `seen`, or it is dated before the floor, from which on the
-table is whole. The floor rises where entries are forgotten, and where the last may have been lost with the power.
+Three things refuse a packet: its number stands in the table `seen`; it is dated before the floor, from which on the
+table is whole, and which rises where entries are forgotten; or it is dated before the machine's start, where the last
+entries may have been lost with the power. When that was, the clock tells anew each time: after the start it may be
+set, by hours on a machine without a clock of its own.
 """
 
 from __future__ import annotations
@@ -13,7 +15,7 @@ from typing import NamedTuple
 KEPT_MS = 86_400_000  # entries older than a day are forgotten
 KEPT_ROWS = 200_000  # and the oldest, where there are more: only who has a key can make one
 _FORGET_EVERY = 1000
-AHEAD_MS = 1000  # a packet dated so far ahead may outlast a boot: it is synced before its door opens
+AHEAD_MS = 1000  # a packet dated further ahead is synced before its door opens; others do not outlast a boot by more
 SCHEMA = """
 CREATE TABLE seen (id BLOB PRIMARY KEY, time INTEGER NOT NULL) WITHOUT ROWID;
 CREATE INDEX seen_time ON seen (time);
@@ -34,6 +36,8 @@ class Seen:
     def __init__(self, db: sqlite3.Connection) -> None:
         self._db = db
         self._floor_ms = 0
+        self._booted_ms = 0
+        self._may_lack_some = True  # the last before this boot
         self._claims = 0
 
     def begin(self, boot: str, booted_ms: int, floor_ms: int) -> str:
@@ -42,26 +46,29 @@ class Seen:
         `booted_ms`: when the machine was booted; `floor_ms`: the floor of a table that has none yet.
         """
         row = self._db.execute("SELECT boot, floor, is_clean FROM seen_floor").fetchone()
+        is_next_boot, was_clean = row is not None and row[0] != boot, row is not None and bool(row[2])
+        self._floor_ms = floor_ms if row is None else int(row[1])
+        self._booted_ms = booted_ms
+        self._may_lack_some = not (is_next_boot and was_clean)
         told = ""
-        if row is None:
-            self._floor_ms = floor_ms
-        else:
-            self._floor_ms = int(row[1])
-            if row[0] != boot and not row[2] and booted_ms > self._floor_ms:
-                self._floor_ms = booted_ms
-                told = "the machine was not shut down in order: signed knocks from before its start are not taken"
+        if is_next_boot and not was_clean and booted_ms > self._floor_ms:
+            told = "the machine was not shut down in order: signed knocks from before its start are not taken"
         self._note(boot, is_clean=False)
         return told
 
     def end(self, boot: str) -> None:
         """Note that nothing can be lost any more; once this is on the disk."""
+        if self._may_lack_some:
+            self._floor_ms = max(self._floor_ms, self._booted_ms + AHEAD_MS)
         self._note(boot, is_clean=True)
 
-    def claim(self, claims: Sequence[Claim]) -> list[str]:
+    def claim(self, claims: Sequence[Claim], booted_ms: int) -> list[str]:
         """Note each as used, committed when this returns; gives for each why it must be refused, or nothing.
 
-        sqlite3.Error: it could not be noted, so none may open anything.
+        `booted_ms`: as for `begin`, by the clock as it goes now. sqlite3.Error: it could not be noted, so none may
+        open anything.
         """
+        self._booted_ms = booted_ms
         with self._db:
             return [self._claim(claim) for claim in claims]
 
@@ -71,6 +78,8 @@ class Seen:
             self._forget(claim.time_ms)  # first: it may raise the floor above this one
         if claim.time_ms < self._floor_ms:
             return "it is older than the record of used ones, so it may have been used"
+        if self._may_lack_some and claim.time_ms < self._booted_ms + AHEAD_MS:
+            return "it is older than this machine's start, so it may have been used"
         new = self._db.execute("INSERT OR IGNORE INTO seen (id, time) VALUES (?, ?)", claim).rowcount
         return "" if new else "it was used already"
 

@@ -26,6 +26,8 @@ pytestmark = pytest.mark.netns
 
 STREAMS = 240
 CAPACITY = 4096
+# A busy machine may hold a stream up, and a deadline pass between a packet and the look at the clock: it is sent anew.
+TRIES, MOST_DELAY_S = 5, 0.1
 SYMBOLS = [Port(protocol, number) for protocol in Protocol for number in (1001, 1002, 1003)]
 FILTERS = [DEFAULT_FLAGS, FlagFilter.parse(("fin",)), FlagFilter.parse(())]
 SENTINEL = Packet(ip_address("198.51.100.250").packed, Port(Protocol.UDP, 60000))
@@ -115,9 +117,13 @@ def test_kernel_opens_what_the_tracker_opens(rig: Rig, mode: Mode, batch: int) -
         gate = Gate(mode=mode, wrong_port=WrongPort.KNOWN if known_only else WrongPort.ANY)
         automaton = compile_doors(doors, known_only=known_only)
         ruleset = compile_ruleset(doors, automaton, gate, CAPACITY)
-        rig.load(ruleset)
-        expected = sent(rig, automaton, doors, some_packets(dice, doors, pauses=number % 8 == 0))
-        opened = rig.opened(ruleset, doors)
+        packets = list(some_packets(dice, doors, pauses=number % 8 == 0))
+        for _ in range(TRIES):
+            rig.load(ruleset)
+            expected, delay_s = sent(rig, automaton, doors, packets)
+            opened = rig.opened(ruleset, doors)
+            if delay_s < MOST_DELAY_S:
+                break
         assert opened == expected, f"seed {mode} {batch} {number}"
         in_sets = {(ip_address(str(e.address)).packed, e.port) for e in rig.lab.server.call(rig.filter.elements)}
         wanted = {(source, door.opens[0]) for source, name in expected for door in doors if door.name == name}
@@ -126,9 +132,12 @@ def test_kernel_opens_what_the_tracker_opens(rig: Rig, mode: Mode, batch: int) -
     assert total > 20  # the streams do open doors
 
 
-def sent(rig: Rig, automaton: Automaton, doors: list[Door], packets: Iterator[Packet | float]) -> list[Opened]:
-    """Send the packets, the sentinel's last, and give what the tracker says of them."""
+def sent(
+    rig: Rig, automaton: Automaton, doors: list[Door], packets: list[Packet | float]
+) -> tuple[list[Opened], float]:
+    """Send the packets, the sentinel's last; give what the tracker says, and how long it took but for pauses."""
     tracker = Tracker(automaton, CAPACITY)
+    began_s = time.monotonic() + sum(packet for packet in packets if isinstance(packet, float))
     expected: list[Opened] = []
     for packet in packets:
         if isinstance(packet, float):
@@ -137,4 +146,4 @@ def sent(rig: Rig, automaton: Automaton, doors: list[Door], packets: Iterator[Pa
         rig.frames.send(packet)
         expected += [(packet.source, doors[i].name) for i in tracker.see(packet, time.monotonic())]
     rig.frames.send(SENTINEL)
-    return expected
+    return expected, time.monotonic() - began_s

@@ -30,7 +30,7 @@ from doorward.gate.ruleset import compile_ruleset
 from doorward.lab import Lab
 from doorward.lab_host import Host
 from doorward.model import DEFAULT_FLAGS, Door, Packet, Port, Protocol
-from tests.netns.test_kernel import CAPACITY, SENTINEL, Opened, Rig, sent, some_doors, some_packets
+from tests.netns.test_kernel import CAPACITY, MOST_DELAY_S, SENTINEL, TRIES, Opened, Rig, sent, some_doors, some_packets
 from tests.support.daemon import PATIENCE_S, SLOWNESS
 from tests.support.frames import FrameSender
 from tests.support.headers import Extension, ipv4, ipv6, tcp, udp
@@ -160,8 +160,13 @@ def test_ring_and_tracker_open_what_was_sent(rings: OpenRing, rig: Rig, batch: i
         doors = some_doors(dice)
         automaton = compile_doors(doors, known_only=dice.random() < 0.3)
         ring.use(filter_for(automaton))
-        expected = sent(rig, automaton, doors, some_packets(dice, doors, pauses=number % 8 == 0))
-        assert by_family(tracked(ring, automaton, doors)) == by_family(expected), f"seed {batch} {number}"
+        packets = list(some_packets(dice, doors, pauses=number % 8 == 0))
+        for _ in range(TRIES):
+            expected, delay_s = sent(rig, automaton, doors, packets)
+            found = tracked(ring, automaton, doors)
+            if delay_s < MOST_DELAY_S:
+                break
+        assert by_family(found) == by_family(expected), f"seed {batch} {number}"
         total += len(expected)
     assert total > 20
     assert ring.drops() == 0
@@ -177,11 +182,15 @@ def test_ring_and_kernel_open_the_same(rings: OpenRing, rig: Rig, mode: Mode) ->
         automaton = compile_doors(doors, known_only=known_only)
         gate = Gate(mode=mode, wrong_port=WrongPort.KNOWN if known_only else WrongPort.ANY)
         ruleset = compile_ruleset(doors, automaton, gate, CAPACITY)
-        rig.load(ruleset)
         ring.use(filter_for(automaton))
-        sent(rig, automaton, doors, some_packets(dice, doors, pauses=number % 8 == 0))
-        opened = rig.opened(ruleset, doors)
-        assert by_family(tracked(ring, automaton, doors)) == by_family(opened), f"seed {mode} {number}"
+        packets = list(some_packets(dice, doors, pauses=number % 8 == 0))
+        for _ in range(TRIES):
+            rig.load(ruleset)
+            _, delay_s = sent(rig, automaton, doors, packets)
+            opened, found = rig.opened(ruleset, doors), tracked(ring, automaton, doors)
+            if delay_s < MOST_DELAY_S:
+                break
+        assert by_family(found) == by_family(opened), f"seed {mode} {number}"
         total += len(opened)
     assert total > 20
 

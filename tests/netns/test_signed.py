@@ -15,8 +15,9 @@ from doorward.capture.link_headers import network_of
 from doorward.capture.packet import datagram_of
 from doorward.lab import Lab
 from doorward.model import Element, Port
-from doorward.signed.message import pack_body
-from doorward.signed.server_key import HYBRID
+from doorward.signed.message import pack_body, pack_plaintext
+from doorward.signed.sealing import room, seal
+from doorward.signed.server_key import HYBRID, X25519
 from tests.support import ssh_keygen
 from tests.support.daemon import DOORWARD, FIRST_SYN_S, RunningDaemon, Visitor, Visitors, running_daemon
 from tests.support.signed import Signed, Signer, sealed, send
@@ -330,6 +331,48 @@ def test_a_verifier_that_is_killed_is_replaced(site: Site) -> None:
     site.daemon.message("what verifies signed knocks failed")
     site.knock(guest)  # waits in the kernel
     assert site.in_after(guest)
+
+
+def test_a_verifier_that_is_killed_before_it_is_ready_is_replaced(site: Site) -> None:
+    """And the one before does not go on: it does not know what the file says now."""
+    before = set(children(site.daemon.process.pid))
+    (verifier,) = [pid for pid in before if name_of(pid) == "doorward-verify"]
+    slow = site.files.keys_file.with_name("slow")
+    os.mkfifo(slow, 0o600)
+    slow.replace(site.files.keys_file)
+    with site.files.keys_file.open("w"):  # returns once somebody reads it
+        (beginner,) = set(children(site.daemon.process.pid)) - before
+        os.kill(beginner, signal.SIGKILL)
+        failed = site.daemon.message("failed as it began")
+    assert "(the process ended)" in failed["message"]
+    assert verifier not in children(site.daemon.process.pid)
+    with site.files.keys_file.open("w"):  # another reads it
+        site.files.authorize(site.laptop.line)
+    site.daemon.message("takes signed knocks")
+    guest = site.visitors.fresh(4)
+    site.knock(guest)
+    assert site.in_after(guest)
+
+
+def test_what_a_stranger_writes_into_a_certificate_ends_no_verifier(site: Site) -> None:
+    """He needs the server's public key and an authority's; the longest names make the longest words."""
+    authority, mine = ssh_keygen.key("ed25519", 7), ssh_keygen.public_line(ssh_keygen.key("ed25519", 8))
+    wide = "\U0001f600" * 60
+    certificate = ssh_keygen.certify(authority, mine, "-n", f"{wide},{wide[1:]}", name=wide)
+    site.files.authorize(site.laptop.line, f'cert-authority,principals="ops" {ssh_keygen.public_line(authority)}')
+    site.daemon.message("takes signed knocks")
+    (verifier,) = [pid for pid in children(site.daemon.process.pid) if name_of(pid) == "doorward-verify"]
+    os.kill(verifier, signal.SIGSTOP)  # so that it finds them all at once
+    for stranger in site.visitors.crowd(4, 8):
+        for _ in range(20):
+            request = site.laptop.request(signer=certificate, is_certificate=True)
+            plaintext = pack_plaintext(pack_body(request), b"", room(X25519, X25519.long_bytes))
+            site.send(stranger, seal(site.files.server.public, plaintext))
+    os.kill(verifier, signal.SIGCONT)
+    guest = site.visitors.fresh(4)
+    site.knock(guest)
+    assert site.in_after(guest)
+    assert name_of(verifier) == "doorward-verify"
 
 
 def children(pid: int) -> list[int]:

@@ -13,7 +13,7 @@ from doorward.cli.options import add_config, configuration_path
 from doorward.cli.render import line
 from doorward.config.files import read
 from doorward.daemon.privileges import service_identity
-from doorward.daemon.signed_files import key_path, read_private_key
+from doorward.daemon.signed_files import is_there, key_path, read_private_key
 from doorward.durable import Access
 from doorward.errors import HostError, UsageError
 from doorward.signed.server_key import SUITES, X25519, new_private_text
@@ -47,7 +47,7 @@ def run(args: argparse.Namespace) -> int:
     if signed is None:
         raise UsageError(_MISSING.format(path=config))
     path = key_path(signed, config.parent)
-    if not path.exists():
+    if not is_there(path):
         _make(path, config, new_private_text(SUITES[args.suite or X25519.name]))
     key = read_private_key(path).public
     if args.suite and key.suite.name != args.suite:

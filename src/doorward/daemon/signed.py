@@ -28,7 +28,7 @@ if TYPE_CHECKING:
 
 _LOOK_S = 2.0  # how often the files are compared, where nothing tells of a change
 _TOGETHER = 100  # grants that are noted and opened at once
-_PAUSE_S = 1.0  # after a verifier that ended, before the next
+_PAUSE_S, _LONGEST_PAUSE_S = 1.0, 60.0  # after a verifier that ended, before the next; doubled until one is ready
 _Stamp = tuple[int, int, int] | None
 
 
@@ -43,12 +43,12 @@ class SignedKnocks:
         self._settings: tuple[Configuration, Path] | None = None
         self._stamps: list[_Stamp] = []
         self._is_closed = False
+        self._pause_s = _PAUSE_S
         self._watches: Watches | None = None
         self.counts: Counter[str] = Counter()  # datagrams refused, by reason
-        booted_s = time.time() - time.clock_gettime(time.CLOCK_BOOTTIME)
         # What a ledger that is no more knew may have been dated ahead.
         floor_s = time.time() + (window_ms / 1000 if daemon.ledger.follows_a_damaged_one else 0)
-        if told := daemon.ledger.begin_seen(booted_s, floor_s):
+        if told := daemon.ledger.begin_seen(_booted_s(), floor_s):
             daemon.log.say(told, "warning")
         with suppress(HostError):  # without inotify the files are looked at every two seconds
             self._watches = Watches()
@@ -98,7 +98,8 @@ class SignedKnocks:
         self._daemon.loop.on_readable(self._next.fileno(), self._hear_next)
 
     def _again(self) -> None:
-        self._daemon.loop.at(self._daemon.loop.now_s() + _PAUSE_S, self._start)
+        self._daemon.loop.at(self._daemon.loop.now_s() + self._pause_s, self._start)
+        self._pause_s = min(2 * self._pause_s, _LONGEST_PAUSE_S)
 
     def _look(self) -> None:
         """Compare the files every two seconds."""
@@ -124,8 +125,14 @@ class SignedKnocks:
         assert self._next is not None  # noqa: S101
         try:
             told = self._next.read()
-        except MalformedError as error:
-            told = Ready([], str(error))
+        except (
+            MalformedError
+        ) as error:  # killed, or out of memory: the one before must not go on, its files have changed
+            self._drop_next()
+            self._drop()
+            self._daemon.log.say(f"what verifies signed knocks failed as it began; another begins ({error})", "error")
+            self._again()
+            return
         if not isinstance(told, Ready):
             return
         for fault in told.faults:
@@ -135,7 +142,7 @@ class SignedKnocks:
             self._daemon.log.say(f"no signed knock is taken: {told.trouble}", "error")
             self._drop_next()
             return
-        self._verifier, self._next = self._next, None
+        self._verifier, self._next, self._pause_s = self._next, None, _PAUSE_S
         self._daemon.loop.forget(self._verifier.fileno())
         self._daemon.loop.on_readable(self._verifier.fileno(), self._hear)
         self._daemon.log.say("takes signed knocks")
@@ -178,7 +185,7 @@ class SignedKnocks:
     def _claim(self, granted: list[Granted]) -> None:
         daemon = self._daemon
         claims = [Claim(grant.id, grant.time_ms) for grant in granted]
-        objections = daemon.ledger.claim(claims, time.time())
+        objections = daemon.ledger.claim(claims, time.time(), _booted_s())
         accepted = []
         for grant, objection in zip(granted, objections, strict=True):
             if daemon.bans.holds(grant.place):  # its own packets never come here: this one asks for another's address
@@ -226,6 +233,11 @@ class SignedKnocks:
             self._daemon.loop.forget(self._next.fileno())
             self._next.close()
             self._next = None
+
+
+def _booted_s() -> float:
+    """Tell when the machine started, by the clock as it goes now."""
+    return time.time() - time.clock_gettime(time.CLOCK_BOOTTIME)
 
 
 def _stamp(path: Path) -> _Stamp:

@@ -28,7 +28,7 @@ def keys_path(signed: Signed, folder: Path) -> Path:
 
 def read_private_key(path: Path) -> PrivateKey:
     """Read the server's key; UsageError where it is missing or none, or other users may read it."""
-    if not path.exists():
+    if not is_there(path):
         raise UsageError(f"{path}: there is no server's key; `doorward key server` makes it")
     text = read_text(path, trusted_owners())
     found = path.stat()
@@ -40,6 +40,14 @@ def read_private_key(path: Path) -> PrivateKey:
         raise UsageError(f"{path}: {error}; move it away, and `doorward key server` makes another") from None
 
 
+def is_there(path: Path) -> bool:
+    """Tell whether there is a file, or none that can be seen: reading it says why."""
+    try:
+        return path.exists()
+    except PermissionError:  # a folder that this user may not enter
+        return True
+
+
 def _own_groups() -> set[int]:
     """Name the groups that may read the key: this process's, and for root those of the user that the daemon is."""
     daemon = service_identity()
@@ -48,7 +56,7 @@ def _own_groups() -> set[int]:
 
 def read_authorized_keys(path: Path) -> tuple[AuthorizedKeys, list[Fault]]:
     """Read who may knock, and what is wrong with single lines; UsageError or ConfigError where nobody can be told."""
-    if not path.exists():
+    if not is_there(path):
         raise UsageError(f"{path}: there is no such file; write a public key of who may knock into it, a line each")
     return authorized.parse(read_text(path, trusted_owners()), str(path))
 

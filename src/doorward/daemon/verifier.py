@@ -15,7 +15,7 @@ import select
 import signal
 import socket
 import time
-from collections import Counter
+from collections import Counter, OrderedDict
 from collections.abc import Callable
 from contextlib import suppress
 from ipaddress import ip_address
@@ -34,10 +34,10 @@ from doorward.signed.sealing import CHECK_BYTES
 
 MAX_REMEMBERED = 65_536  # packets, by their check; beyond it the oldest is judged again, and refused by the ledger
 TOLD_PER_S, TOLD_AT_ONCE = 50, 200  # refusals with their words; all are counted
-_MOST_TOLD = 100  # a message
 _MESSAGE_BYTES = 1 << 17
+_MOST_TOLD = 40  # a message: grants of up to 900 bytes and refusals of up to 2,250, whatever strangers write, fit in it
 _TELL_S = 1.0  # between two messages that only count
-_LONGEST_WORDS = 500
+_LONGEST_WORDS, _LONGEST_TROUBLE = 500, 8000
 _REASON = "repeated"
 
 
@@ -67,7 +67,11 @@ def pack_report(report: Report) -> bytes:
     """Give the message that tells it."""
     granted = [{**grant._asdict(), "place": str(grant.place), "id": grant.id.hex()} for grant in report.granted]
     refused = [{**told._asdict(), "words": _fit(told.words), "source": str(source)} for source, told in report.refused]
-    return json.dumps({"granted": granted, "refused": refused, "counts": report.counts}).encode()
+    return _packed({"granted": granted, "refused": refused, "counts": report.counts})
+
+
+def _packed(message: dict[str, object]) -> bytes:
+    return json.dumps(message, ensure_ascii=False).encode(errors="replace")  # a path may hold what is no text
 
 
 def _fit(words: str) -> str:
@@ -142,7 +146,9 @@ class Verifier:
             raw = received(self._socket, _MESSAGE_BYTES, socket.MSG_DONTWAIT)
         except BlockingIOError:
             return None
-        if self.is_ready or not raw:
+        if not raw:
+            raise MalformedError("the process ended")
+        if self.is_ready:
             return parse_report(raw)
         self.is_ready = True
         return _parse_ready(raw)
@@ -192,7 +198,7 @@ def _serve(
 
 def _ready(faults: list[str], trouble: str) -> bytes:
     shown = [_fit(fault) for fault in faults[:_MOST_TOLD]]
-    return json.dumps({"faults": shown, "trouble": trouble}).encode()
+    return _packed({"faults": shown, "trouble": trouble[:_LONGEST_TROUBLE]})
 
 
 def _judge_all(log: LogSocket[Datagram], daemon: socket.socket, judge: Judge) -> None:
@@ -211,7 +217,7 @@ class Desk:
 
     def __init__(self, judge: Judge) -> None:
         self._judge = judge
-        self._remembered: dict[bytes, None] = {}
+        self._remembered: OrderedDict[bytes, None] = OrderedDict()  # a dict looks long for its oldest
         self.counts: Counter[str] = Counter()
         self._limit, self._told_s = Bucket(TOLD_PER_S, TOLD_AT_ONCE), 0.0
 
@@ -248,5 +254,5 @@ class Desk:
         if isinstance(verdict, Granted) or verdict.reason not in GARBAGE:
             self._remembered[check] = None
             if len(self._remembered) > MAX_REMEMBERED:
-                del self._remembered[next(iter(self._remembered))]
+                self._remembered.popitem(last=False)
         return verdict

@@ -81,7 +81,23 @@ def test_refusals_are_told_up_to_a_limit_and_all_counted() -> None:
 
 def test_a_crowd_is_told_in_several_messages() -> None:
     reports = desk().work([packet("G", number) for number in range(250)], WALL_S, 0.0)
-    assert [len(report.granted) for report in reports] == [100, 100, 50]
+    assert [len(report.granted) for report in reports] == [40] * 6 + [10]
+
+
+def test_whatever_strangers_write_fits_in_a_message() -> None:
+    """A certificate's names are its maker's, and a message that does not fit would end the verifier."""
+    wide = "\U0001f600" * 500
+    here = Desk(Judging())  # type: ignore[arg-type]
+    knock = grant()._replace(door="d" * 64, key=wide[:145], place=ip_network("2001:db8:ffff:ffff:ffff::/81"))
+    here._judge.judge = lambda packet, *_: (  # type: ignore[method-assign]
+        knock if packet.startswith(b"G") else Refused("key", wide, "d" * 64)
+    )
+    reports = here.work([packet(kind, number) for number in range(200) for kind in "GR"], WALL_S, 0.0)
+    assert sum(len(report.refused) for report in reports) == 200
+    for report in reports:
+        raw = pack_report(report)
+        assert len(raw) <= 1 << 17
+        assert parse_report(raw) == report
 
 
 def test_a_log_that_lost_some_is_counted() -> None:
