@@ -9,16 +9,17 @@ from importlib import import_module
 from bench.table import Row, table
 
 PARTS = ("latency", "path", "siege", "daemon", "compiling", "ring", "openings", "signed")
+ASKED_FOR = ("fleet",)  # needs etcd, and some minutes
 
 
 def main() -> int:
     """Run the parts asked for."""
     parser = argparse.ArgumentParser(prog="python -m bench", description="doorward beside its peers, on this machine")
-    parser.add_argument("what", nargs="*", metavar="WHAT", help=f"one of {', '.join(PARTS)} (default: all)")
+    parser.add_argument("what", nargs="*", metavar="WHAT", help=f"of {', '.join(PARTS)} (default: all), or fleet")
     parser.add_argument("--runs", type=int, default=5, help="alternating runs of each figure (default: %(default)s)")
     args = parser.parse_args()
-    if unknown := set(args.what) - set(PARTS):
-        parser.error(f"no such part: {', '.join(sorted(unknown))}; there are {', '.join(PARTS)}")
+    if unknown := set(args.what) - {*PARTS, *ASKED_FOR}:
+        parser.error(f"no such part: {', '.join(sorted(unknown))}; there are {', '.join((*PARTS, *ASKED_FOR))}")
     rows: list[Row] = []
     for part in args.what or PARTS:
         print(f"measuring {part} …", file=sys.stderr, flush=True)

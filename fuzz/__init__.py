@@ -28,6 +28,8 @@ TARGETS = (
     "nmap_report",
     "signed_packets",
     "verifier_reports",
+    "etcd_answers",
+    "fleet_messages",
     "ssh_keys",
     "ssh_signatures",
     "ssh_certificates",

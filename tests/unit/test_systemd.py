@@ -32,6 +32,21 @@ def test_systemd_understands_every_line(unit: str, tmp_path: Path) -> None:
     assert (done.returncode, [line for line in done.stderr.splitlines() if unit in line]) == (0, [])
 
 
+def test_the_drop_in_of_a_fleet_lets_tcp_through_and_nothing_else(tmp_path: Path) -> None:
+    text = (FOLDER / "doorward.service").read_text().replace("=doorward run", f"={sys.executable} run")
+    (tmp_path / "doorward.service").write_text(text)
+    (tmp_path / "doorward.service.d").mkdir()
+    (tmp_path / "doorward.service.d/fleet.conf").write_text((FOLDER / "doorward-fleet.conf").read_text())
+    done = analyze("verify", "--man=no", tmp_path / "doorward.service")
+    assert (done.returncode, [line for line in done.stderr.splitlines() if str(tmp_path) in line]) == (0, [])
+    lines = (FOLDER / "doorward-fleet.conf").read_text().splitlines()
+    assert [line.partition("=")[0] for line in lines if not line.startswith("#")] == [
+        "[Service]",
+        "RestrictAddressFamilies",
+        "IPAddressAllow",
+    ]
+
+
 @pytest.mark.parametrize("unit", ["doorward.service", "doorward-metrics.service"])
 def test_a_process_that_stays_is_hardly_exposed(unit: str) -> None:
     words = ("security", "--offline=true", f"--threshold={MOST_EXPOSED}")

@@ -16,7 +16,7 @@ from doorward.config.files import exposure, read_text, trusted_owners
 from doorward.config.finding import Finding
 from doorward.config.lines import find_lines, line_of
 from doorward.config.report import nearest
-from doorward.config.schema import Configuration, Signed
+from doorward.config.schema import Configuration, Fleet, Signed
 from doorward.config.sequences import guesses
 from doorward.config.strength import combinations, warnings
 from doorward.config.toml import parse
@@ -49,6 +49,8 @@ def run(args: argparse.Namespace) -> int:
             found = list(_signed_files(configuration, path, line_of(find_lines(text), ("signed",))))
             faults += [each for each in found if isinstance(each, Fault)]
             findings += [each for each in found if isinstance(each, Finding)]
+        if configuration.fleet is not None:
+            faults += _fleet_faults(configuration.fleet, path, line_of(find_lines(text), ("fleet",)))
     except ConfigError as error:
         faults = error.faults
     if args.json:
@@ -81,6 +83,19 @@ def _signed_files(configuration: Configuration, path: Path, line: int) -> Iterat
                 yield from faults
                 yield from _unknown_doors(configuration, keys.door_names(), str(file))
                 yield from remarks(keys, len(configuration.doors))
+
+
+def _fleet_faults(fleet: Fleet, path: Path, line: int) -> Iterator[Fault]:
+    """Look at the files that a fleet needs, as the daemon would; nobody is connected to."""
+    from doorward.daemon.fleet_files import read_access
+
+    try:
+        read_access(fleet, path.parent)
+    except ConfigError as error:
+        yield from error.faults
+    except UsageError as error:
+        what, _, instead = str(error).rpartition("; ")
+        yield Fault(str(path), line, what, instead)
 
 
 def _unknown_doors(configuration: Configuration, named: Iterable[tuple[str, int]], file: str) -> Iterator[Fault]:

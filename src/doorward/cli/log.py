@@ -5,7 +5,7 @@ from __future__ import annotations
 import argparse
 
 from doorward.cli import render
-from doorward.cli.options import since_s
+from doorward.cli.options import add_config, since_s
 from doorward.errors import UsageError
 from doorward.ledger import Record, ledger_path, read_records
 
@@ -23,12 +23,18 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--door", metavar="DOOR", help="only this door")
     parser.add_argument("--address", metavar="ADDRESS", help="only this address")
     parser.add_argument("--json", action="store_true", help="one JSON object a line")
+    parser.add_argument("--fleet", action="store_true", help="of all gates, from etcd, and not from the ledger")
+    add_config(parser)
 
 
 def run(args: argparse.Namespace) -> int:
     """Print the record, oldest first."""
     if args.last < 1:
         raise UsageError(f"--last: {args.last} lines are none; write 1 or more")
+    if args.fleet:
+        from doorward.cli import fleeting  # with all that speaks to etcd
+
+        return fleeting.log(args, since_s(args.since))
     for record in read_records(ledger_path(), since_s(args.since), args.last, args.door, args.address):
         if args.json:
             render.as_json(

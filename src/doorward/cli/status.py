@@ -4,8 +4,10 @@ from __future__ import annotations
 
 import argparse
 import time
+from typing import Any
 
 from doorward.cli import render
+from doorward.cli.options import add_config
 from doorward.daemon.control import ask, default_path
 
 EXAMPLE = """\
@@ -30,6 +32,7 @@ _REASONS = {  # of signed/judge.py and daemon/verifier.py, with those of the led
     "sealed": "not sealed to it",
     "repeated": "copies",
     "used": "used already",
+    "fleet": "that the fleet could not judge",
     "gate": "for another gate",
     "clock": "out of time",
     "key": "by unknown keys",
@@ -44,10 +47,16 @@ _REASONS = {  # of signed/judge.py and daemon/verifier.py, with those of the led
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Declare the command's words."""
     parser.add_argument("--json", action="store_true", help="the standing openings as JSON")
+    parser.add_argument("--fleet", action="store_true", help="every gate of the fleet")
+    add_config(parser)
 
 
 def run(args: argparse.Namespace) -> int:
     """Ask the daemon and print what stands."""
+    if args.fleet:
+        from doorward.cli import fleeting  # with all that speaks to etcd
+
+        return fleeting.status(args)
     answer = ask(default_path(), {"command": "status"})
     if args.json:
         keys = ("door", "address", "ports", "since", "until")
@@ -70,6 +79,12 @@ def run(args: argparse.Namespace) -> int:
     else:
         render.line("nothing is open")
     render.line(f"{answer['summary']}, process {answer['pid']}")
+    _remark(answer)
+    return 0
+
+
+def _remark(answer: dict[str, Any]) -> None:
+    """Say what is out of the ordinary, and how signed knocks and the fleet stand."""
     if (trial := answer.get("trial")) is not None:  # an older daemon has none
         render.line(
             f"this gate is on trial, {render.span(trial['left_s'])} left: open a new connection, through a knock,"
@@ -82,12 +97,22 @@ def run(args: argparse.Namespace) -> int:
         render.line(_signed(signed["takes"], signed["refused"]))
     if banned := answer.get("banned"):
         render.line(f"{banned} {'is' if banned == 1 else 'are'} banned; `doorward ban` lists who")
+    if (fleet := answer.get("fleet")) is not None:
+        render.line(_fleet(fleet))
     if answer["ledger_trouble"]:
         render.line(f"the ledger cannot be written: {answer['ledger_trouble']}")
-    return 0
 
 
 def _signed(takes: bool, refused: dict[str, int]) -> str:
     begin = "takes signed knocks" if takes else "takes no signed knock; the log says why"
     counted = ", ".join(f"{count} {_REASONS.get(reason, reason)}" for reason, count in sorted(refused.items()))
     return f"{begin}; refused: {counted}" if counted else begin
+
+
+def _fleet(fleet: dict[str, Any]) -> str:
+    touch = "in touch" if fleet["is_in_touch"] else "etcd gives no answer, this gate works alone"
+    owed = f", {fleet['owed']} still to be told" if fleet["owed"] else ""
+    unanswered = "".join(
+        f"; {n} signed knocks {what} without its answer" for what, n in fleet["without_answer"].items()
+    )
+    return f"fleet {fleet['name']}: {touch}; {fleet['openings']} open{owed}{unanswered}"

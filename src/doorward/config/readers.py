@@ -18,9 +18,12 @@ MAX_WITHIN_MS = 3_600_000  # an hour
 MAX_FOR_MS = 365 * 86_400_000
 MAX_OPENS = 32
 MIN_WINDOW_MS, MAX_WINDOW_MS = 1000, 3_600_000
+MIN_PATIENCE_MS, MAX_PATIENCE_MS = 50, 10_000
+MAX_ENDPOINTS = 16
 MAX_INTERFACE_BYTES = 15  # IFNAMSIZ without its NUL
 _INTERFACE = re.compile(r"""[^\s/:"'\\*]+\*?""")
 _MARK = re.compile(r"(0x[0-9a-f]{1,8}|[0-9]{1,10})(?:/(0x[0-9a-f]{1,8}|[0-9]{1,10}))?", re.IGNORECASE)
+_ENDPOINT = re.compile(r"https?://(?:[A-Za-z0-9.-]+|\[[0-9A-Fa-f:.]+\]):([0-9]{1,5})/?")
 _MAX_MARK = 0xFFFF_FFFF
 _RANGE = re.compile(r"([0-9]{1,5})-([0-9]{1,5})([/:][A-Za-z]+)")
 
@@ -148,6 +151,30 @@ def window(value: object) -> int:
     if duration_ms < MIN_WINDOW_MS:
         raise ValueError(f'{shown(value)} is shorter than clocks differ; write at least "1s"')
     return duration_ms
+
+
+def patience(value: object) -> int:
+    """Read how long an answer is waited for, in milliseconds."""
+    duration_ms = duration(MAX_PATIENCE_MS)(value)
+    if duration_ms < MIN_PATIENCE_MS:
+        raise ValueError(f'{shown(value)} is too short for an answer; write at least "{MIN_PATIENCE_MS}ms"')
+    return duration_ms
+
+
+def endpoint(value: object) -> str:
+    """Read where a node of etcd answers."""
+    word = text(value)
+    match = _ENDPOINT.fullmatch(word)
+    if match is None or not 1 <= int(match[1]) <= 65535:
+        raise ValueError(f'{shown(word)} is no endpoint; write it like "https://192.0.2.11:2379"')
+    return word.rstrip("/")
+
+
+def endpoints(items: Sequence[str]) -> tuple[str, ...]:
+    """Read the nodes of etcd."""
+    if not 1 <= len(items) <= MAX_ENDPOINTS:
+        raise ValueError(f"{len(items)} endpoints; write 1 to {MAX_ENDPOINTS}, those of the nodes of etcd")
+    return distinct(items)
 
 
 def port_range(value: object) -> tuple[Port, ...]:

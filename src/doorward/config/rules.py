@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Iterator, Sequence
+from ipaddress import ip_address
 
 from doorward.config.lines import Keys
 from doorward.config.report import Report, shown
-from doorward.config.schema import Gate, Signed
+from doorward.config.schema import Fleet, Gate, Signed
 from doorward.model import Door, Port
 
 
@@ -69,6 +70,43 @@ def what_a_door_does(report: Report, path: Keys, table: object) -> None:
     if "target" in table and "opens" in table:
         what = f"door {name} has a target, and `opens` opens ports of this host"
         report.add((*path, "opens"), what, "leave out one of the two; a door with a target runs `on_open`")
+
+
+def what_a_fleet_needs(
+    report: Report, gate: Gate, doors: Sequence[Door], signed: Signed | None, fleet: Fleet | None
+) -> None:
+    """Refuse a gate without a name in a fleet, half of a pair of settings, and shared doors that nothing can share."""
+    for missing in [name for name, table in (("fleet", fleet), ("signed", signed)) if table is None][:1]:
+        for door in (door for door in doors if door.shared):
+            what = f"door {shown(door.name)} is shared, and there is no [{missing}]"
+            report.add(("doors", door.name, "shared"), what, "write that table, or leave `shared` out")
+    if fleet is not None:
+        _what_its_table_says(report, gate, fleet)
+
+
+def _what_its_table_says(report: Report, gate: Gate, fleet: Fleet) -> None:
+    place = ("fleet",)
+    if gate.name is None:
+        report.add(place, "this gate has no name in the fleet", 'write name = "edge-1" in [gate]')
+    elif gate.name == fleet.name:
+        report.add((*place, "name"), "the fleet has the gate's own name", "give them different names")
+    for one, other in (("certificate", "key"), ("user", "password")):
+        if bool(getattr(fleet, one)) != bool(getattr(fleet, other)):
+            has, lacks = (one, other) if getattr(fleet, one) else (other, one)
+            report.add((*place, has), f"[fleet] has a {has} and no {lacks}", f"write {lacks} too, or leave both out")
+    for index, endpoint in enumerate(() if fleet.plain else fleet.endpoints):
+        if endpoint.startswith("http:") and not _is_here(endpoint):
+            what = f"endpoints: {shown(endpoint)} is not encrypted: whoever is on the way can open doors"
+            path = (*place, "endpoints", str(index))
+            report.add(path, what, "write https://, or plain = true on a wire of its own")
+
+
+def _is_here(endpoint: str) -> bool:
+    host = endpoint.partition("://")[2].rpartition(":")[0].strip("[]")
+    try:
+        return ip_address(host).is_loopback
+    except ValueError:
+        return host == "localhost"
 
 
 def _knocks(door: Door) -> Iterator[tuple[Keys, Port]]:

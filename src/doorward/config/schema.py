@@ -30,6 +30,13 @@ class WrongPort(StrEnum):
     KNOWN = "known"  # only ports that occur in some sequence, as knockd does in fact
 
 
+class Policy(StrEnum):
+    """What a shared door does with a signed knock while the fleet gives no answer."""
+
+    CLOSED = "closed"  # refuse it: it may have been used at another gate
+    LOCAL = "local"  # take it where this gate has not seen it
+
+
 class Mark(NamedTuple):
     """Bits of a packet's mark: those in `mask` are doorward's, and `value` is what it sets them to."""
 
@@ -70,9 +77,34 @@ class Signed:
 
 
 @dataclass(frozen=True, slots=True)
+class Fleet:
+    """The table `[fleet]`: the gates that share openings, and the etcd that they share them by.
+
+    The files are named relative to the configuration's folder; an empty name is none. `timeout_ms`: how long an
+    answer is waited for. `doors`: whether the fleet's doors are taken too.
+    """
+
+    name: str
+    endpoints: tuple[str, ...]
+    ca: str = ""
+    certificate: str = ""
+    key: str = ""
+    user: str = ""
+    password: str = ""
+    policy: Policy = Policy.CLOSED
+    timeout_ms: int = 500
+    plain: bool = False
+    doors: bool = False
+
+
+@dataclass(frozen=True, slots=True)
 class Configuration:
-    """A whole, valid configuration: doors in the order of the file. `signed` None: no signed knocks."""
+    """A whole, valid configuration: doors in the order of the file.
+
+    `signed` None: no signed knocks; `fleet` None: this gate is alone.
+    """
 
     gate: Gate
     doors: tuple[Door, ...]
     signed: Signed | None = None
+    fleet: Fleet | None = None

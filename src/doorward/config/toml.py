@@ -1,6 +1,6 @@
 """doorward's own file: TOML to a Configuration, or every fault of its meaning at once.
 
-A setting is added in one place: a row in `GATE`, `DOOR` or `SIGNED` (and its field in the schema or the model).
+A setting is added in one place: a row in `GATE`, `DOOR`, `SIGNED` or `FLEET`, and its field in the schema or the model.
 """
 
 from __future__ import annotations
@@ -12,7 +12,7 @@ from typing import Any
 from doorward.config import readers, rules, syntax
 from doorward.config.lines import Keys
 from doorward.config.report import Report, header, nearest, shown
-from doorward.config.schema import Configuration, Gate, Mode, Signed, WrongPort
+from doorward.config.schema import Configuration, Fleet, Gate, Mode, Policy, Signed, WrongPort
 from doorward.errors import ConfigError
 from doorward.model import Door
 
@@ -27,7 +27,7 @@ class Setting:
     example: str = ""  # of a list
 
 
-TABLES = ("gate", "doors", "signed")
+TABLES = ("gate", "doors", "signed", "fleet")
 
 GATE = {
     "mode": Setting("mode", readers.choice(Mode)),
@@ -51,6 +51,7 @@ DOOR = {
     "target": Setting("target", readers.address),
     "on_open": Setting("on_open", readers.command, readers.text, '["/usr/bin/logger", "open to %IP%"]'),
     "on_close": Setting("on_close", readers.command, readers.text, '["/usr/bin/logger", "closed to %IP%"]'),
+    "shared": Setting("shared", readers.boolean),
 }
 
 SIGNED = {
@@ -58,6 +59,20 @@ SIGNED = {
     "key": Setting("key", readers.file),
     "authorized_keys": Setting("authorized_keys", readers.file),
     "window": Setting("window_ms", readers.window),
+}
+
+FLEET = {
+    "name": Setting("name", readers.name),
+    "endpoints": Setting("endpoints", readers.endpoints, readers.endpoint, '["https://192.0.2.11:2379"]'),
+    "ca": Setting("ca", readers.file),
+    "certificate": Setting("certificate", readers.file),
+    "key": Setting("key", readers.file),
+    "user": Setting("user", readers.text),
+    "password": Setting("password", readers.file),
+    "policy": Setting("policy", readers.choice(Policy)),
+    "timeout": Setting("timeout_ms", readers.patience),
+    "plain": Setting("plain", readers.boolean),
+    "doors": Setting("doors", readers.boolean),
 }
 
 # What other programs, and haste, call the same thing.
@@ -82,13 +97,24 @@ def parse(text: str, file: str) -> Configuration:
     gate = Gate(**_table(report, ("gate",), document.get("gate", {}), GATE))
     doors = _doors(report, document.get("doors", {}))
     signed = Signed(**_table(report, ("signed",), document["signed"], SIGNED)) if "signed" in document else None
+    fleet = _fleet(report, document["fleet"]) if "fleet" in document else None
     rules.knocks_at_taken_ports(report, gate, doors, signed)
     rules.signed_port_is_taken(report, gate, doors, signed)
-    if not doors and not report.faults:
+    rules.what_a_fleet_needs(report, gate, doors, signed, fleet)
+    if not doors and not report.faults and fleet is None:  # a fleet may have doors of its own
         report.add(("doors",), "there is no door", "write a table [doors.NAME] for each door")
     if report.faults:
         raise ConfigError(report.faults)
-    return Configuration(gate, tuple(doors), signed)
+    return Configuration(gate, tuple(doors), signed, fleet)
+
+
+def _fleet(report: Report, table: object) -> Fleet:
+    """Read the table; what it cannot do without is reported by its header."""
+    values = _table(report, ("fleet",), table, FLEET)
+    for key, example in (("name", '"example"'), ("endpoints", '["https://192.0.2.11:2379"]')):
+        if isinstance(table, dict) and key not in table:
+            report.add(("fleet",), f"[fleet] has no {key}", f"write {key} = {example} there")
+    return Fleet(**({"name": "", "endpoints": ()} | values))
 
 
 def _doors(report: Report, tables: object) -> list[Door]:
@@ -172,7 +198,7 @@ def _unknown(report: Report, path: Keys, table: Mapping[str, object], known: Col
 def _meant(key: str, known: Collection[str]) -> str:
     if OTHER_NAMES.get(key) in known:
         return f"write {OTHER_NAMES[key]!r} instead"
-    for table, settings in (("[gate]", GATE), ("a table [doors.NAME]", DOOR), ("[signed]", SIGNED)):
+    for table, settings in (("[gate]", GATE), ("a table [doors.NAME]", DOOR), ("[signed]", SIGNED), ("[fleet]", FLEET)):
         if key in settings:
             return f"write it in {table}"
     near = nearest(key, known)

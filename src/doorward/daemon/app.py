@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any
 
 from doorward.capture.nflog import Event, event_log
 from doorward.config.schema import Configuration
-from doorward.daemon import bans, kept, notify, renewal, requests
+from doorward.daemon import bans, kept, notify, renewal, requests, sharing
 from doorward.daemon.bans import Bans
 from doorward.daemon.book import Book
 from doorward.daemon.control import ControlServer, Reply
@@ -32,6 +32,7 @@ from doorward.ledger import Ledger
 from doorward.model import Door, Element, Opening, Place
 
 if TYPE_CHECKING:
+    from doorward.daemon.fleet import SharedOpenings
     from doorward.daemon.signed import SignedKnocks
 
 _TELL_AGAIN_S = 60.0
@@ -47,6 +48,7 @@ class Daemon:
 
     trial: Trial | None = None
     signed: SignedKnocks | None = None
+    fleet: SharedOpenings | None = None
 
     def __init__(
         self, config: Path, control: Path, ledger: Ledger, errands: Errands, log: Log, trial_s: float | None = None
@@ -77,6 +79,7 @@ class Daemon:
             parts.callback(self.healing.close)
             parts.callback(self._leave_trial)
             parts.callback(self._end_signed)
+            parts.callback(sharing.end, self)
             late = self._enter_standing()
             self._load_first(trial_s)
             self.bans.put_back()
@@ -119,6 +122,7 @@ class Daemon:
         self.doors: dict[str, Door] = {door.name: door for door in loaded.doors}
         self.errands.take(loaded.doors, loaded.gate.on_refuse)
         self._control.admit_group(loaded.gate.control_group)
+        sharing.follow(self)
         self._follow_signed()
         if loaded.warning:
             self.log.say(loaded.warning, "warning")
@@ -135,7 +139,8 @@ class Daemon:
             from doorward.daemon.signed import SignedKnocks  # with `cryptography`, which other gates go without
 
             self.signed = SignedKnocks(self, signed.window_ms)
-        self.signed.take(Configuration(self.loaded.gate, self.loaded.doors, signed), self.config.parent)
+        configuration = Configuration(self.loaded.gate, self.loaded.doors, signed, self.loaded.fleet)
+        self.signed.take(configuration, self.config.parent)
 
     def _end_signed(self) -> None:
         if self.signed is not None:
@@ -159,13 +164,15 @@ class Daemon:
             for opening in seen.found:
                 self.record_opening(opening)
 
-    def record_opening(self, new: Opening) -> None:
-        """Enter an opening into book, ledger and log."""
+    def record_opening(self, new: Opening, *, is_learnt: bool = False) -> None:
+        """Enter an opening into book, ledger and log, and tell the fleet, unless it was learnt from there."""
         prolonged = self.book.get(new.door, new.address) is not None
         opening = self.book.open(new)
         self.ledger.opened(self.in_wall_time(opening))
         left_s = opening.until_s - self.loop.now_s()
         self._lines.append(lambda: self.log.opening("prolonged" if prolonged else "opened", opening, left_s, new.by))
+        if self.fleet is not None and not is_learnt:
+            self._lines.append(self.fleet.opened(opening, new.by))
         if not prolonged:
             self._send(Errand(new.door, new.address, "open"))
         self._schedule()
@@ -180,7 +187,7 @@ class Daemon:
         self._send(Errand(knock.door, knock.address, "open"))
 
     def record_end(self, opening: Opening, by: str) -> None:
-        """Write the end of an opening into ledger and log: by "time", "hand" or "lost".
+        """Write the end of an opening into ledger and log: by "time", "hand", "fleet" or "lost".
 
         The ledger keeps what is owed until the command has ended, so that the next daemon runs it, whatever comes.
         """
@@ -189,6 +196,8 @@ class Daemon:
         self.ledger.ended(opening.door, opening.address, at_s)
         self._send(Errand(opening.door, opening.address, "close", lambda: self._strike(opening, at_s, by)))
         self._lines.append(lambda: self.log.opening("closed", opening, ended_s - opening.since_s, by))
+        if self.fleet is not None:
+            self._lines.append(self.fleet.ended(opening, by))
         self._schedule()
 
     def _send(self, errand: Errand) -> None:
@@ -341,6 +350,8 @@ class Daemon:
         self.ledger.refused(door, source, time.time(), reason)
         self.log.event("refused", {"address": str(source), "door": door, "reason": reason})
         self.errands.refused(source, why)
+        if self.fleet is not None:
+            self.fleet.record("refused", door, source, reason)
         self._schedule()
 
     def _schedule(self) -> None:

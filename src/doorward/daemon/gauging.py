@@ -45,6 +45,7 @@ class Gauging:
             "ledger_trouble": daemon.ledger.trouble,
             "ledger_lost": daemon.ledger.lost,
             "signed": None if daemon.signed is None else daemon.signed.described(),
+            "fleet": None if daemon.fleet is None else daemon.fleet.described(),
             **daemon.numbers.described(),
         }
 

@@ -18,7 +18,7 @@ from typing import Generic, NamedTuple, Protocol, TypeVar
 
 from doorward.automaton.compile import compile_doors
 from doorward.config.files import exposure, group_id, read
-from doorward.config.schema import DEFAULT_CAPACITY, Configuration, Gate, Signed, WrongPort
+from doorward.config.schema import DEFAULT_CAPACITY, Configuration, Fleet, Gate, Signed, WrongPort
 from doorward.daemon import apart, kept, privileges
 from doorward.errors import DoorwardError
 from doorward.gate.connections import standing_connections
@@ -63,6 +63,9 @@ class Loaded:
     warning: str = ""
     signed: Signed | None = None
     depths: tuple[tuple[int, int], ...] = ()  # how many knocks led to a state (automaton/compile.py)
+    fleet: Fleet | None = None
+    doors_version: int = 0  # of the fleet's doors; and why that one is not in force
+    doors_fault: str = ""
 
     def summary(self) -> str:
         """Say in a few words what is loaded."""
@@ -146,7 +149,14 @@ def _child(write: int, work: Callable[[], T], needed: int | None) -> None:
 def load_file(path: Path, restore: Remaining, keep: Path) -> Loaded:
     """Load a configuration file; what a child does at the start and at a reload."""
     configuration = read(path)
-    loaded = load(configuration, path.parent, restore, keep)
+    if configuration.fleet is not None and configuration.fleet.doors:
+        from doorward.daemon.kept_doors import load_with_doors
+
+        loaded = load_with_doors(
+            path, configuration, keep.parent, lambda found: load(found, path.parent, restore, keep)
+        )
+    else:
+        loaded = load(configuration, path.parent, restore, keep)
     exposed = exposure(path) if any(door.knock for door in configuration.doors) else None
     return replace(loaded, warning=f"{path}: {exposed[0]}; {exposed[1]}") if exposed else loaded
 
@@ -162,6 +172,10 @@ def load(configuration: Configuration, folder: Path, restore: Remaining, keep: P
         from doorward.daemon.signed_files import read_judge  # with `cryptography`, which other gates go without
 
         read_judge(configuration, folder)  # this too
+    if configuration.fleet is not None:
+        from doorward.daemon.fleet_files import read_access  # with `ssl`, likewise
+
+        read_access(configuration.fleet, folder)
     not_kept = kept.prepare(keep, ruleset.for_boot())
     try:
         commit = _watched(lambda: NftFilter().load(ruleset, restore, standing_connections()))
@@ -180,6 +194,7 @@ def load(configuration: Configuration, folder: Path, restore: Remaining, keep: P
         not_kept,
         signed=configuration.signed,
         depths=ruleset.depths,
+        fleet=configuration.fleet,
     )
 
 

@@ -49,6 +49,7 @@ def _status(daemon: Daemon, _: Mapping[str, Any]) -> dict[str, Any]:
         "trial": None if daemon.trial is None else daemon.trial.described(),
         "signed": None if daemon.signed is None else daemon.signed.described(),
         "banned": len(daemon.bans.standing()),
+        "fleet": None if daemon.fleet is None else daemon.fleet.described(),
     }
 
 

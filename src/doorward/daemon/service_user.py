@@ -67,7 +67,7 @@ def _belongs_to(identity: Identity, config: Path) -> bool:
 
 def _obstacles(identity: Identity, config: Path, ledger: Path, runtime: Path) -> Iterator[str]:
     """Become the user, and say what it cannot do and what would let it; what does not exist is made for it."""
-    readable = [path for path in (config, *_signed_files(config)) if path.exists()]
+    readable = [path for path in (config, *_named_files(config)) if path.exists()]
     program = [Path(module.__file__ or "/") for module in (doorward, os)]
     folders = [path for path in (ledger.parent, runtime) if path.exists()]
     parts = [ledger.with_name(ledger.name + suffix) for suffix in _LEDGER_PARTS]
@@ -91,11 +91,16 @@ def _obstacles(identity: Identity, config: Path, ledger: Path, runtime: Path) ->
             yield f"write {path} (`chown -R {identity.name}: {path.parent}`)"
 
 
-def _signed_files(config: Path) -> list[Path]:
-    """Give the files of signed knocks that a configuration names; none where it cannot be read: that is said later."""
+def _named_files(config: Path) -> list[Path]:
+    """Give the files that a configuration names; none where it cannot be read: that is said later."""
     try:
         text = read_text(config)
-        signed = parse(text, str(config)).signed if "[signed]" in text else None
+        if "[signed]" not in text and "[fleet]" not in text:
+            return []  # the doors alone may take seconds to read
+        found = parse(text, str(config))
     except DoorwardError:
         return []
-    return [] if signed is None else [config.parent / signed.key, config.parent / signed.authorized_keys]
+    names = [] if found.signed is None else [found.signed.key, found.signed.authorized_keys]
+    if (fleet := found.fleet) is not None:
+        names += [name for name in (fleet.ca, fleet.certificate, fleet.key, fleet.password) if name]
+    return [config.parent / name for name in names]

@@ -24,6 +24,7 @@ from doorward.signed.judge import Granted
 
 if TYPE_CHECKING:
     from doorward.daemon.app import Daemon
+    from doorward.daemon.fleet import Objection
 
 _LOOK_S = 2.0  # how often the files are compared, where nothing tells of a change
 _TOGETHER = 100  # grants that are noted and opened at once
@@ -168,6 +169,21 @@ class SignedKnocks:
             self._daemon.refuse(source, refused.door, f"signed knock: {refused.words}", refused.reason)
 
     def _take_grants(self, granted: list[Granted]) -> None:
+        """Take those for this gate at once, and have the fleet asked for those that other gates may have taken."""
+        if alone := [grant for grant in granted if not grant.is_shared]:
+            self._claim(alone)
+        shared = [grant for grant in granted if grant.is_shared]
+        if shared and self._daemon.fleet is not None:
+            self._daemon.fleet.claim(shared, self._answered)
+
+    def _answered(self, granted: list[Granted], objections: list[Objection | None]) -> None:
+        if new := [grant for grant, objection in zip(granted, objections, strict=True) if objection is None]:
+            self._claim(new)
+        for grant, objection in zip(granted, objections, strict=True):
+            if objection is not None:
+                self._object(grant, *objection)
+
+    def _claim(self, granted: list[Granted]) -> None:
         daemon = self._daemon
         claims = [Claim(grant.id, grant.time_ms) for grant in granted]
         objections = daemon.ledger.claim(claims, time.time(), _booted_s())
@@ -177,12 +193,15 @@ class SignedKnocks:
                 self.counts["banned"] += 1
                 daemon.refuse(grant.place, grant.door, f"signed knock: {grant.place} is banned", "banned")
             elif objection:
-                self.counts["used"] += 1
-                words = f"signed knock: the packet from key {grant.key} is not taken: {objection}"
-                daemon.refuse(grant.place, grant.door, words, "used")
+                self._object(grant, "used", objection)
             else:
                 accepted.append(grant)
         self._open(accepted)
+
+    def _object(self, grant: Granted, reason: str, words: str) -> None:
+        self.counts[reason] += 1
+        told = f"signed knock: the packet from key {grant.key} is not taken: {words}"
+        self._daemon.refuse(grant.place, grant.door, told, reason)
 
     def _open(self, grants: list[Granted]) -> None:
         daemon, now_s = self._daemon, self._daemon.loop.now_s()

@@ -12,7 +12,7 @@ from doorward.daemon.privileges import service_identity
 from doorward.errors import Fault, MalformedError, UsageError
 from doorward.signed import authorized
 from doorward.signed.authorized import AuthorizedKeys
-from doorward.signed.judge import Judge
+from doorward.signed.judge import Judge, Sharing
 from doorward.signed.server_key import PrivateKey, parse_private_key
 
 
@@ -67,4 +67,6 @@ def read_judge(configuration: Configuration, folder: Path) -> tuple[Judge, list[
     key = read_private_key(key_path(signed, folder))
     keys, faults = read_authorized_keys(keys_path(signed, folder))
     doors = {door.name: door.for_ms for door in configuration.doors}
-    return Judge(key, keys, doors, gate.name, signed.window_ms), faults
+    shared = frozenset(door.name for door in configuration.doors if door.shared)
+    sharing = Sharing(configuration.fleet.name, shared) if configuration.fleet is not None else None
+    return Judge(key, keys, doors, gate.name, signed.window_ms, sharing), faults

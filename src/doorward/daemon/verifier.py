@@ -91,13 +91,12 @@ def parse_report(raw: bytes) -> Report:
     return Report(granted, refused, counts)
 
 
-def _granted(door: str, place: str, for_ms: int, key: str, id: str, time_ms: int) -> Granted:  # noqa: A002
+def _granted(door: str, place: str, for_ms: int, key: str, id: str, time_ms: int, is_shared: bool) -> Granted:  # noqa: A002
     number = bytes.fromhex(id)
-    if len(number) != 16 or not NAME.fullmatch(door):
+    if len(number) != 16 or not NAME.fullmatch(door) or type(is_shared) is not bool:
         raise ValueError("no door, or no number")
-    return Granted(
-        door, parse_place(_words(place)), _number(for_ms, MAX_FOR_MS), _words(key), number, _number(time_ms, 1 << 62)
-    )
+    where, made_ms = parse_place(_words(place)), _number(time_ms, 1 << 62)
+    return Granted(door, where, _number(for_ms, MAX_FOR_MS), _words(key), number, made_ms, is_shared)
 
 
 def _telling(reason: str, words: str, door: str | None, source: str) -> Telling:

@@ -55,9 +55,21 @@ def families(numbers: Mapping[str, Any]) -> Iterator[Metric]:
     yield _latency(numbers["latency"])
     if (signed := numbers["signed"]) is not None:
         yield _gauge("doorward_signed_ready", "Whether signed knocks are taken.", signed["takes"])
+    if (fleet := numbers.get("fleet")) is not None:  # an older daemon has none
+        yield from _fleet(fleet)
     yield _counter("doorward_log_overflows", "Times that the kernel's log lost messages.", numbers["log_overflows"])
     yield _gauge("doorward_ledger_trouble", "Whether the ledger cannot be written.", bool(numbers["ledger_trouble"]))
     yield _counter("doorward_ledger_lost", "Records that never reached the ledger.", numbers["ledger_lost"])
+
+
+def _fleet(fleet: Mapping[str, Any]) -> Iterator[Metric]:
+    yield _gauge("doorward_fleet_in_touch", "Whether etcd answers.", fleet["is_in_touch"])
+    yield _gauge("doorward_fleet_openings", "Openings of the whole fleet, as this gate knows them.", fleet["openings"])
+    yield _gauge("doorward_fleet_owed", "Changes that etcd is still to be told of.", fleet["owed"])
+    words = "Signed knocks for the fleet that it gave no answer for, by what became of them."
+    unanswered = CounterMetricFamily("doorward_fleet_unanswered", words, labels=["outcome"])
+    counted = dict.fromkeys(("refused", "taken"), 0) | fleet["without_answer"]
+    yield _labelled(unanswered, {(outcome,): count for outcome, count in counted.items()})
 
 
 def _events(numbers: Mapping[str, Any]) -> Iterator[Metric]:

@@ -24,7 +24,10 @@ _PERSON = b"doorwrd1"
 
 
 class Granted(NamedTuple):
-    """A knock that is right: what to open, for what, how long, by whose key; its number, and when it was made."""
+    """A knock that is right: what to open, for what, how long, by whose key; its number, and when it was made.
+
+    `is_shared`: it is for the whole fleet, so another gate may have taken it.
+    """
 
     door: str
     place: Place
@@ -32,6 +35,7 @@ class Granted(NamedTuple):
     key: str
     id: bytes
     time_ms: int
+    is_shared: bool = False
 
 
 class Refused(NamedTuple):
@@ -42,12 +46,26 @@ class Refused(NamedTuple):
     door: str | None = None
 
 
+class Sharing(NamedTuple):
+    """The fleet's name, and the doors that take knocks for it."""
+
+    fleet: str
+    doors: frozenset[str]
+
+
 class Judge:
     """Judges for one server's key. `doors`: for how many milliseconds each opens; `gate` None: named after its key."""
 
     def __init__(
-        self, key: PrivateKey, keys: AuthorizedKeys, doors: Mapping[str, int], gate: str | None, window_ms: int
+        self,
+        key: PrivateKey,
+        keys: AuthorizedKeys,
+        doors: Mapping[str, int],
+        gate: str | None,
+        window_ms: int,
+        sharing: Sharing | None = None,
     ) -> None:
+        self._sharing = sharing
         self._opener, self._public = Opener(key), key.public.raw
         self._keys, self._doors, self._gate, self._window_ms = keys, doors, gate or "", window_ms
 
@@ -60,11 +78,14 @@ class Judge:
         except MalformedError as error:
             return Refused("sealed", str(error))
         request = message.request
-        if request.gate != self._gate:
+        sharing = self._sharing
+        is_shared = sharing is not None and request.gate == sharing.fleet and request.door in sharing.doors
+        if request.gate != self._gate and not is_shared:
             meant = f"is for the gate {request.gate!r}" if request.gate else "names no gate"
             own = f"is {self._gate!r}" if self._gate else "has no name"
             return Refused("gate", f"the packet {meant}, and this one {own}", request.door)
-        return self._authorize(message, ip_address(source), now_ms)
+        verdict = self._authorize(message, ip_address(source), now_ms)
+        return verdict._replace(is_shared=is_shared) if isinstance(verdict, Granted) else verdict
 
     def _authorize(self, message: Message, source: Address, now_ms: int) -> Granted | Refused:
         request = message.request

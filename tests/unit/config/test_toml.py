@@ -187,7 +187,7 @@ WHOLE_FILE_FAULTS = {
     "[doors.'a b']\nopens = ['22/tcp']": ["1: the door's name: 'a b' is no name; write 1 to 64 letters, digits, - and _"],
     '[doors."a\\n"]\nopens = ["22/tcp"]\nx = 1': [
         "1: the door's name: 'a\\n' is no name; write 1 to 64 letters, digits, - and _",
-        "3: unknown setting 'x' in [doors.'a\\n']; remove it, or write one of knock, within, flags, opens, for, target, on_open, on_close",
+        "3: unknown setting 'x' in [doors.'a\\n']; remove it, or write one of knock, within, flags, opens, for, target, on_open, on_close, shared",
     ],
     "[doors.a]\nknock = [1, '2/tcp',\n3]": [
         "1: door 'a': `opens` is missing; name what it opens, like opens = [\"22/tcp\"], or `on_open`",

@@ -69,6 +69,7 @@ def test_status(daemon: InsideDaemon) -> None:
         "trial": None,
         "signed": None,
         "banned": 0,
+        "fleet": None,
     }
 
 

@@ -33,6 +33,14 @@ NUMBERS: dict[str, Any] = {
     },
     "latency": {"bounds": [0.001, 0.01], "counts": [3, 1, 1], "sum": 0.6},
     "signed": {"takes": True, "refused": {"used": 1}},
+    "fleet": {
+        "name": "f",
+        "is_in_touch": True,
+        "openings": 8,
+        "owed": 1,
+        "revision": 7,
+        "without_answer": {"refused": 4},
+    },
     "log_overflows": 1,
     "ledger_trouble": "the disk is full",
     "ledger_lost": 9,
@@ -62,6 +70,11 @@ EXPECTED = {
     "doorward_recording_seconds_count{}": 5,
     "doorward_recording_seconds_sum{}": 0.6,
     "doorward_signed_ready{}": 1,
+    "doorward_fleet_in_touch{}": 1,
+    "doorward_fleet_openings{}": 8,
+    "doorward_fleet_owed{}": 1,
+    'doorward_fleet_unanswered_total{"outcome": "refused"}': 4,
+    'doorward_fleet_unanswered_total{"outcome": "taken"}': 0,
     "doorward_log_overflows_total{}": 1,
     "doorward_ledger_trouble{}": 1,
     "doorward_ledger_lost_total{}": 9,
@@ -92,6 +105,12 @@ def test_without_signed_knocks_there_is_nothing_of_them() -> None:
         "doorward_signed_ready{}",
         'doorward_refusals_total{"by": "key", "reason": "used"}',
     }
+
+
+def test_a_gate_that_is_alone_has_no_fleet() -> None:
+    found = samples(exposition(NUMBERS | {"fleet": None}))
+    assert len(EXPECTED.keys() - found.keys()) == 5
+    assert all(key.startswith("doorward_fleet_") for key in EXPECTED.keys() - found.keys())
 
 
 def test_without_a_daemon_one_number_says_so() -> None:

@@ -1,0 +1,289 @@
+"""The fleet in the daemon: what is opened and closed here is told to it, and what it tells is opened and closed here.
+
+A process of its own speaks to etcd (fleet/process.py). The daemon never waits for it: a door opens before the fleet
+hears of it, and where the process ends another one begins with all that stands.
+"""
+
+from __future__ import annotations
+
+import socket
+from collections import Counter, deque
+from collections.abc import Callable
+from functools import partial
+from pathlib import Path
+from typing import TYPE_CHECKING, NamedTuple
+
+from doorward.config.schema import Fleet, Policy
+from doorward.daemon import renewal
+from doorward.daemon.bucket import Bucket
+from doorward.daemon.fleet_child import Child
+from doorward.daemon.loading import Loaded
+from doorward.errors import DoorwardError, MalformedError
+from doorward.fleet import talk
+from doorward.fleet.records import Key, fit
+from doorward.model import Element, Opening, Place
+from doorward.signed.judge import Granted
+
+if TYPE_CHECKING:
+    from doorward.daemon.app import Daemon
+
+_MOST_WAITING = 20_000  # messages to the process; where it takes none of them, another one begins
+_DRAIN_S = 0.01
+_PAUSE_S, _LONGEST_PAUSE_S = 1.0, 30.0  # after a process that ended, before the next
+_TELL_AGAIN_S = 60.0
+RECORDS_PER_S, RECORDS_AT_ONCE = 20, 500  # for the fleet's record; each gate's own ledger has all
+_OWN_ENDS = ("hand", "ban", "refused")  # what ends an opening everywhere
+
+
+class Objection(NamedTuple):
+    """Why a signed knock is not taken: a word for counting, and the words for the operator."""
+
+    reason: str
+    words: str
+
+
+Answered = Callable[[list[Granted], list[Objection | None]], None]
+_USED = Objection("used", "it was used at this or another gate of the fleet")
+
+
+class SharedOpenings:
+    """Keeps the process at work."""
+
+    def __init__(self, daemon: Daemon) -> None:
+        self._daemon = daemon
+        self._child: Child | None = None
+        self._settings: tuple[Fleet, str, int, Path] | None = None
+        self._loaded = talk.Loaded(0, 0, "")
+        self._waiting: deque[bytes] = deque()
+        self._opened: list[talk.Item] = []
+        self._closed: list[Key] = []
+        self._is_draining = False
+        self._pause_s = _PAUSE_S
+        self._claims: dict[int, tuple[list[Granted], Answered]] = {}
+        self._numbers = 0
+        self._told_s = float("-inf")
+        self._limit = Bucket(RECORDS_PER_S, RECORDS_AT_ONCE)
+        self.state = talk.State(False, 0, 0, 0)
+        self.counts: Counter[str] = Counter()  # signed knocks that the fleet gave no answer for, by what became of them
+
+    def take(self, loaded: Loaded, folder: Path) -> None:
+        """Go over to a configuration that was loaded; its files are relative to `folder`."""
+        fleet, gate = loaded.fleet, loaded.gate.name
+        assert fleet is not None  # noqa: S101
+        assert gate is not None  # noqa: S101
+        window_ms = loaded.signed.window_ms if loaded.signed is not None else 0
+        settings = fleet, gate, window_ms, folder
+        fault = fit(loaded.doors_fault, talk.LONGEST_WORDS)
+        self._loaded = talk.Loaded(len(loaded.doors), loaded.doors_version, fault)
+        if fault:
+            self._daemon.log.say(f"the fleet's doors are not taken, those before stand: {loaded.doors_fault}", "error")
+        if settings != self._settings:
+            self._settings = settings
+            self._start()
+        else:
+            self._send(self._loaded)
+
+    def opened(self, opening: Opening, by: str) -> Callable[[], None]:
+        """Tell of an opening: by the call that is given, once it stands in the ledger and in the gate."""
+        if opening.ports:  # else there is a command at the end, which is this gate's own business
+            self._opened.append(talk.item(_key(opening), round(opening.until_s * 1000), by))
+            self.record("opened", opening.door, opening.address, by)
+        return self._flush
+
+    def ended(self, opening: Opening, by: str) -> Callable[[], None]:
+        """Tell that an opening was closed, likewise; one that ended by itself does so everywhere."""
+        if by in _OWN_ENDS and opening.ports:
+            self._closed.append(_key(opening))
+        if by != "time":
+            self.record("closed", opening.door, opening.address, by)
+        return self._flush
+
+    def record(self, event: str, door: str | None, address: Place, words: str) -> None:
+        """Tell what happened here, for the fleet's record; of a crowd's events only some."""
+        if self._limit.admits(self._daemon.loop.now_s()):
+            self._send(talk.Recorded(event, door or "", str(address), fit(words, talk.LONGEST_WORDS)))
+
+    def claim(self, grants: list[Granted], then: Answered) -> None:
+        """Have the fleet say which signed knocks are new, and call `then` with an objection or None for each."""
+        for at in range(0, len(grants), talk.MOST_AT_ONCE):
+            some = grants[at : at + talk.MOST_AT_ONCE]
+            self._numbers += 1
+            number = self._numbers
+            self._claims[number] = some, then
+            if self._child is None:
+                self._answer(number, None, "no process speaks to it just now")
+                continue
+            self._send(talk.Claim(number, [grant.id.hex() for grant in some]))
+            due_s = self._daemon.loop.now_s() + self._fleet.timeout_ms / 1000
+            self._daemon.loop.at(due_s, partial(self._answer, number, None, "no answer in time"))
+
+    def described(self) -> dict[str, object]:
+        """Tell how it stands."""
+        return {"name": self._fleet.name, **self.state._asdict(), "without_answer": dict(self.counts)}
+
+    def close(self) -> None:
+        """End the process."""
+        self._settings = None
+        self._drop("the fleet was left")
+
+    @property
+    def _fleet(self) -> Fleet:
+        return self._settings[0] if self._settings is not None else Fleet("", ())
+
+    def _start(self) -> None:
+        if self._settings is None:
+            return
+        self._drop("the process that speaks to it was replaced")
+        try:
+            self._child = Child(*self._settings, self._daemon.ledger.path.parent)
+        except OSError as error:
+            self._daemon.log.say(f"no process can be started to speak to the fleet: {error.strerror}", "error")
+            self._again()
+            return
+        self._daemon.loop.on_readable(self._child.fileno(), self._hear)
+        self._opened = []  # they are among those that stand
+        closed, self._closed = self._closed, []
+        standing = [talk.item(_key(o), round(o.until_s * 1000), o.by) for o in self._daemon.book if o.ports]
+        most = talk.MOST_AT_ONCE
+        for at in range(0, max(len(standing), len(closed), 1), most):
+            is_last = at + most >= max(len(standing), len(closed))
+            self._send(talk.Standing(standing[at : at + most], closed[at : at + most], is_last))
+        self._send(self._loaded)
+
+    def _again(self) -> None:
+        loop = self._daemon.loop
+        loop.at(loop.now_s() + self._pause_s, lambda: None if self._child is not None else self._start())
+        self._pause_s = min(2 * self._pause_s, _LONGEST_PAUSE_S)
+
+    def _flush(self) -> None:
+        """Tell what was opened and closed since the last time."""
+        opened, self._opened = self._opened, []
+        most = talk.MOST_AT_ONCE
+        for at in range(0, len(opened), most):
+            self._send(talk.Opened(opened[at : at + most]))
+        if self._child is None:
+            return  # what was closed is told to the next one
+        closed, self._closed = self._closed, []
+        for at in range(0, len(closed), most):
+            self._send(talk.Closed(closed[at : at + most]))
+
+    def _send(self, message: talk.Message) -> None:
+        if self._child is None:
+            return
+        self._waiting.append(talk.pack(message))
+        if len(self._waiting) > _MOST_WAITING:
+            self._failed("takes nothing any more")
+        elif not self._is_draining:
+            self._drain()
+
+    def _drain(self) -> None:
+        self._is_draining = False
+        while self._waiting and self._child is not None:
+            try:
+                self._child.socket.send(self._waiting[0], socket.MSG_DONTWAIT)
+            except BlockingIOError:
+                self._is_draining = True
+                self._daemon.loop.at(self._daemon.loop.now_s() + _DRAIN_S, self._drain)
+                return
+            except OSError:
+                return  # it has ended: reading says so
+            self._waiting.popleft()
+
+    def _hear(self) -> None:
+        assert self._child is not None  # noqa: S101
+        try:
+            message = self._child.read()
+        except MalformedError as error:
+            self._failed(f"failed ({error})")
+            return
+        if isinstance(message, talk.Opened):
+            self._open(message.openings)
+        elif isinstance(message, talk.Closed):
+            self._close(message.keys)
+        elif isinstance(message, talk.Claimed):
+            self._answer(message.number, message.are_new, message.why)
+        elif isinstance(message, talk.Say):
+            self._daemon.log.say(f"fleet: {message.words}", message.level)
+        elif isinstance(message, talk.State):
+            self.state = message
+            self._pause_s = _PAUSE_S
+        elif isinstance(message, talk.Doors):
+            self._take_doors(message.version)
+
+    def _take_doors(self, version: int) -> None:
+        """Load the doors that were brought, beside the gate's own file."""
+        if self._daemon.trial is not None:
+            self._send(self._loaded._replace(version=version, fault="a gate is on trial there; reload after it"))
+            return
+        self._daemon.log.say(f"fleet: version {version} of its doors is there; loading")
+        renewal.reload(self._daemon)
+
+    def _failed(self, how: str) -> None:
+        self._daemon.log.say(f"what speaks to the fleet {how}; another one begins", "error")
+        self._drop("the process that speaks to it ended")
+        self._again()
+
+    def _drop(self, why: str) -> None:
+        if self._child is not None:
+            self._daemon.loop.forget(self._child.fileno())
+            self._child.close()
+            self._child = None
+        self._waiting.clear()
+        self.state = self.state._replace(is_in_touch=False)
+        for number in list(self._claims):
+            self._answer(number, None, why)
+
+    def _open(self, items: list[talk.Item]) -> None:
+        daemon, now_s = self._daemon, self._daemon.loop.now_s()
+        elements: dict[Element, None] = {}
+        try:
+            with daemon.recording(lambda: daemon.settle(tuple(elements), {})):
+                for key, until_ms, by in items:
+                    door = daemon.doors.get(key.door)
+                    if door is None or not door.opens or until_ms / 1000 <= now_s or daemon.bans.holds(key.place):
+                        continue
+                    new = Opening(door.name, key.place, door.opens, now_s, until_ms / 1000, by)
+                    daemon.record_opening(new, is_learnt=True)
+                    elements |= dict.fromkeys(new.elements())
+        except DoorwardError as error:
+            daemon.log.say(f"what was opened elsewhere was not opened here: {error}", "error")
+            daemon.reconcile()
+
+    def _close(self, keys: list[Key]) -> None:
+        daemon = self._daemon
+        closed = [opening for key in keys if (opening := daemon.book.close(key.door, key.place)) is not None]
+        try:
+            daemon.settle(tuple(element for opening in closed for element in opening.elements()))
+        except DoorwardError as error:
+            daemon.log.say(f"what was closed elsewhere was not closed here: {error}", "error")
+            daemon.reconcile()
+            return
+        with daemon.recording():
+            for opening in closed:
+                daemon.record_end(opening, "fleet")
+
+    def _answer(self, number: int, are_new: list[bool] | None, why: str) -> None:
+        """Pass on what the fleet says of signed knocks, or what the policy says where it says nothing."""
+        if number not in self._claims:
+            return
+        grants, then = self._claims.pop(number)
+        if are_new is not None and len(are_new) == len(grants):
+            then(grants, [None if is_new else _USED for is_new in are_new])
+            return
+        is_closed = self._fleet.policy is Policy.CLOSED
+        self.counts["refused" if is_closed else "taken"] += len(grants)
+        self._tell_policy(why, is_closed)
+        objection = Objection("fleet", f"the fleet cannot tell whether it was used ({why})")
+        then(grants, [objection if is_closed else None] * len(grants))
+
+    def _tell_policy(self, why: str, is_closed: bool) -> None:
+        now_s = self._daemon.loop.now_s()
+        if now_s >= self._told_s + _TELL_AGAIN_S:
+            self._told_s = now_s
+            what = "refused" if is_closed else "taken without asking other gates"
+            words = f"the fleet cannot tell which signed knocks were used ({why}): those for shared doors are {what}"
+            self._daemon.log.say(f"{words}, as [fleet] policy says", "warning")
+
+
+def _key(opening: Opening) -> Key:
+    return Key(opening.door, opening.address)

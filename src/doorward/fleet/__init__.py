@@ -1,0 +1,1 @@
+"""Several gates that share openings and seen knocks, by etcd."""

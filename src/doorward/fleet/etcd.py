@@ -1,0 +1,298 @@
+"""A client of etcd 3.4 and newer, by its JSON gateway: several endpoints, TLS, user and password, watches.
+
+(etcd3gw of PyPI speaks to the gateway too, but can neither authenticate nor go over to another endpoint.)
+
+A connection belongs to one thread; what threads share is in `Access`.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import http.client
+import json
+import socket
+import ssl
+import threading
+import time
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, field
+from typing import NamedTuple
+from urllib.parse import urlsplit
+
+from doorward.errors import HostError, MalformedError
+from doorward.fleet import forms
+from doorward.fleet.forms import Done, Listing, Message, Watched
+
+MAX_ANSWER_BYTES = 64 << 20  # a page of 1000 openings is under a megabyte
+MAX_LINE_BYTES = 16 << 20  # a message of a watch; etcd itself sends no more than a few megabytes
+PAGE = 1000
+_UNAVAILABLE, _UNAUTHENTICATED = (4, 14), 16  # gRPC: deadline exceeded, unavailable: another endpoint may do
+_TOKEN_IS_OLD = ("invalid auth token", "revision in header is old", "user name is empty")
+# A wire that is cut tells nothing: the kernel asks the other side every second, and gives up after three.
+_KEEP_ALIVE = ((socket.TCP_KEEPIDLE, 1), (socket.TCP_KEEPINTVL, 1), (socket.TCP_KEEPCNT, 2))
+
+
+class AwayError(HostError):
+    """No endpoint gives an answer."""
+
+
+class RefusedError(HostError):
+    """etcd says no."""
+
+
+class CompactedError(HostError):
+    """What was asked for is so old that etcd has forgotten it."""
+
+
+@dataclass
+class Access:
+    """How etcd is reached, and as whom; and the token, which all connections share."""
+
+    endpoints: tuple[str, ...]
+    timeout_s: float
+    tls: ssl.SSLContext | None = None
+    user: str = ""
+    password: str = field(default="", repr=False)
+    token: str = field(default="", repr=False)
+    lock: threading.Lock = field(default_factory=threading.Lock, repr=False)
+
+
+class _Answer(NamedTuple):
+    status: int
+    raw: bytes
+
+
+class Etcd:
+    """One connection, which stays with the endpoint that answered last."""
+
+    def __init__(self, access: Access) -> None:
+        self._access = access
+        self._at = 0
+        self._connection: http.client.HTTPConnection | None = None
+
+    @property
+    def endpoint(self) -> str:
+        """Give the endpoint that is asked first."""
+        return self._access.endpoints[self._at]
+
+    def follow(self, endpoint: str) -> None:
+        """Ask this endpoint first."""
+        if endpoint != self.endpoint:
+            self.close()
+            self._at = self._access.endpoints.index(endpoint)
+
+    def move_on(self) -> None:
+        """Ask the next endpoint first."""
+        self.close()
+        self._at = (self._at + 1) % len(self._access.endpoints)
+
+    def range(self, key: str, end: str = "", *, limit: int = 0, at: int = 0, newest_first: bool = False) -> Listing:
+        """Read keys. `at`: as they were at that revision; `limit` 0: all there are, in one answer."""
+        body = forms.key_range(key, end) | {"limit": str(limit), "revision": str(at)}
+        if newest_first:
+            body |= {"sort_order": "DESCEND", "sort_target": "MOD"}
+        return forms.listing(self.call("kv/range", body))
+
+    def prefix(self, prefix: str) -> Listing:
+        """Read all keys that begin so, as they were at one revision."""
+        end = forms.after(prefix)
+        found = self.range(prefix, end, limit=PAGE)
+        entries, is_whole = list(found.entries), found.is_whole
+        while not is_whole:
+            more = self.range(entries[-1].key + "\0", end, limit=PAGE, at=found.revision)
+            entries, is_whole = entries + more.entries, more.is_whole
+        return Listing(entries, found.revision)
+
+    def put(self, key: str, value: bytes, lease: int = 0) -> int:
+        """Write a key; gives the revision."""
+        return forms.revision(self.call("kv/put", forms.put(key, value, lease)))
+
+    def delete(self, key: str, end: str = "") -> int:
+        """Delete a key, or a range; gives how many were there."""
+        return forms.number(self.call("kv/deleterange", forms.key_range(key, end)), "deleted")
+
+    def txn(self, conditions: Sequence[tuple[str, int]], then: Sequence[Message], look: str = "") -> Done:
+        """Do `then` if each key was written last at its revision (0: is not there); else read the key `look`."""
+        return forms.done(self.call("kv/txn", forms.txn(conditions, then, look)))
+
+    def grant(self, ttl_s: int) -> int:
+        """Make a lease of so many seconds; gives its number."""
+        return forms.number(self.call("lease/grant", {"TTL": str(ttl_s)}), "ID")
+
+    def revoke(self, lease: int) -> None:
+        """End a lease, and delete its keys."""
+        self.call("lease/revoke", {"ID": str(lease)})
+
+    def left_s(self, lease: int) -> int:
+        """Give the whole seconds that a lease has left; -1 where it is over."""
+        return forms.number(self.call("lease/timetolive", {"ID": str(lease)}), "TTL")
+
+    def keep_alive(self, lease: int) -> bool:
+        """Begin a lease's time anew; False where it is over."""
+        return forms.number(forms.child(self.call("lease/keepalive", {"ID": str(lease)}), "result"), "TTL") > 0
+
+    def call(self, path: str, body: Message) -> Message:
+        """Ask; AwayError where no endpoint answers, RefusedError where etcd says no."""
+        why = ""
+        for _ in self._access.endpoints:
+            try:
+                return self._authorized(path, body)
+            except (AwayError, OSError, http.client.HTTPException, MalformedError) as error:
+                why = f"{self.endpoint}: {_reason(error)}"
+                self.move_on()
+        raise AwayError(f"etcd gives no answer ({why}); is it running, and can this host reach it?")
+
+    def close(self) -> None:
+        """Leave the endpoint."""
+        if self._connection is not None:
+            self._connection.close()
+            self._connection = None
+
+    def _authorized(self, path: str, body: Message) -> Message:
+        token = self._token()
+        try:
+            return _judged(self._exchange(path, body, token))
+        except RefusedError as error:
+            if not (token and any(words in str(error) for words in _TOKEN_IS_OLD)):
+                raise
+        return _judged(self._exchange(path, body, self._token(token)))
+
+    def _token(self, old: str = "") -> str:
+        """Give the token, or a new one in place of `old`."""
+        access = self._access
+        if not access.user:
+            return ""
+        with access.lock:
+            if access.token == old:
+                who = {"name": access.user, "password": access.password}
+                access.token = str(_judged(self._exchange("auth/authenticate", who, "")).get("token", ""))
+            return access.token
+
+    def _exchange(self, path: str, body: Message, token: str) -> _Answer:
+        is_kept = self._connection is not None
+        try:
+            return self._once(path, body, token)
+        except (http.client.RemoteDisconnected, ConnectionError):
+            self.close()
+            if not is_kept:
+                raise
+        return self._once(path, body, token)  # a connection that was kept may have been closed meanwhile
+
+    def _once(self, path: str, body: Message, token: str) -> _Answer:
+        if self._connection is None:
+            self._connection = connect(self._access, self.endpoint)
+        try:
+            response = _send(self._connection, path, [body], token)
+            raw = response.read(MAX_ANSWER_BYTES + 1)
+        except BaseException:
+            self.close()  # an answer that comes late must not be taken for the next
+            raise
+        if len(raw) > MAX_ANSWER_BYTES:
+            self.close()
+            raise MalformedError("etcd: an answer without an end")
+        return _Answer(response.status, raw)
+
+    @contextlib.contextmanager
+    def watch(self, ranges: Sequence[tuple[str, str, int]]) -> Iterator[Watch]:
+        """Watch ranges (key, end, from which revision on) at the present endpoint; errors as of `call`.
+
+        They are told apart by their place, from 1 on.
+        """
+        connection = None
+        try:
+            connection = connect(self._access, self.endpoint)
+            bodies = [
+                {"create_request": forms.key_range(key, end) | {"start_revision": str(since), "watch_id": str(n)}}
+                for n, (key, end, since) in enumerate(ranges, 1)
+            ]
+            token = self._token()
+            response = _send(connection, "watch", bodies, token)
+            if response.status != http.client.OK:
+                with self._access.lock:
+                    self._access.token = ""  # it may be that: the next try has another
+                _judged(_Answer(response.status, response.read(MAX_ANSWER_BYTES)))
+            yield Watch(connection, response)
+        except (OSError, http.client.HTTPException, MalformedError) as error:
+            raise AwayError(f"etcd gives no answer ({self.endpoint}: {_reason(error)})") from None
+        finally:
+            if connection is not None:
+                connection.close()
+
+
+class Watch:
+    """What changes in some ranges, as it happens."""
+
+    def __init__(self, connection: http.client.HTTPConnection, response: http.client.HTTPResponse) -> None:
+        self._connection, self._response = connection, response
+
+    def read(self, patience_s: float | None = None) -> Watched:
+        """Wait for a message. CompactedError; AwayError where it ended, or none came in time: then it has ended too."""
+        try:
+            self._connection.sock.settimeout(patience_s)
+            line = self._response.readline(MAX_LINE_BYTES)
+            found = forms.watched(forms.parse(line)) if line.endswith(b"\n") else Watched([], 0, ended="it is over")
+        except (OSError, http.client.HTTPException, MalformedError, ValueError, AttributeError) as error:
+            # The last two: `stop` had the connection closed under it.
+            raise AwayError(f"etcd gives no answer: {_reason(error)}") from None
+        if found.compacted:
+            raise CompactedError(f"etcd has forgotten what was before revision {found.compacted}")
+        if found.ended:
+            raise AwayError(f"etcd ended the watch: {found.ended}")
+        return found
+
+    def stop(self) -> None:
+        """Have `read` end, from another thread."""
+        with contextlib.suppress(OSError, AttributeError):
+            self._connection.sock.shutdown(socket.SHUT_RDWR)
+
+
+def connect(access: Access, endpoint: str) -> http.client.HTTPConnection:
+    """Connect to one endpoint. OSError."""
+    parts = urlsplit(endpoint)
+    host, port = parts.hostname or "", parts.port or 2379
+    if parts.scheme == "https":
+        made: http.client.HTTPConnection = http.client.HTTPSConnection(
+            host, port, timeout=access.timeout_s, context=access.tls
+        )
+    else:
+        made = http.client.HTTPConnection(host, port, timeout=access.timeout_s)
+    made.connect()
+    made.sock.setsockopt(socket.SOL_SOCKET, socket.SO_KEEPALIVE, 1)
+    for option, value in _KEEP_ALIVE:
+        made.sock.setsockopt(socket.IPPROTO_TCP, option, value)
+    return made
+
+
+def _send(
+    connection: http.client.HTTPConnection, path: str, bodies: Sequence[Message], token: str
+) -> http.client.HTTPResponse:
+    # A node that has lost its leader shall say so, and not be silent.
+    headers = {"Grpc-Metadata-hasleader": "true", **({"Authorization": token} if token else {})}
+    connection.request("POST", f"/v3/{path}", "".join(map(json.dumps, bodies)).encode(), headers)
+    return connection.getresponse()
+
+
+def _judged(answer: _Answer) -> Message:
+    if not answer.raw and answer.status == http.client.OK:
+        return {}
+    if answer.status == http.client.BAD_REQUEST and not answer.raw.startswith(b"{"):  # the gateway itself, in words
+        raise RefusedError(f"etcd refuses: {answer.raw[:200].decode(errors='replace').strip()}")
+    found = forms.parse(answer.raw)
+    if answer.status == http.client.OK and "error" not in found:
+        return found
+    said = found.get("message") or found.get("error") or f"status {answer.status}"
+    words = str(said)[:200]
+    if found.get("code") in _UNAVAILABLE or answer.status == http.client.SERVICE_UNAVAILABLE:
+        raise AwayError(words)
+    raise RefusedError(f"etcd refuses: {words}")
+
+
+def _reason(error: Exception) -> str:
+    if isinstance(error, TimeoutError):
+        return "no answer in time"
+    return str(getattr(error, "strerror", None) or error or type(error).__name__)
+
+
+def now_ms() -> int:
+    """Give the time that a machine's processes share, and that never jumps, in milliseconds."""
+    return time.monotonic_ns() // 1_000_000

@@ -1,0 +1,188 @@
+"""A fleet of two gates and one etcd: knock at one, be let in at both; close at one, be closed at both."""
+
+from __future__ import annotations
+
+import os
+import signal
+from collections.abc import Iterator
+from contextlib import ExitStack
+from pathlib import Path
+
+import pytest
+
+from tests.support.fleet import Fleet, running_fleet
+from tests.support.service_user import USER, for_the_user, open_folder, service_user, status_of, wrapped
+
+pytestmark = pytest.mark.netns("nft")
+
+
+@pytest.fixture
+def fleet(tmp_path: Path) -> Iterator[Fleet]:
+    with running_fleet(Fleet(tmp_path, gates=2, nodes=1)) as fleet:
+        yield fleet
+
+
+def test_a_knock_at_one_gate_opens_both(fleet: Fleet) -> None:
+    first, second = fleet.gates
+    guest = fleet.visitor(first)
+    there = fleet.visitor(second, guest.source)
+    assert not there.gets_in()
+    fleet.knock(guest)
+    second.event("opened", address=str(guest), by="knock at edge-1")
+    assert there.gets_in()
+    assert guest.gets_in()
+    assert 590 < second.elements()[there.element()] <= 600
+    assert second.elements()[there.element()] <= first.elements()[guest.element()] + 0.1
+
+
+def test_closed_at_one_gate_is_closed_at_both(fleet: Fleet) -> None:
+    first, second = fleet.gates
+    guest = fleet.visitor(first)
+    there = fleet.visitor(second, guest.source)
+    fleet.knock(guest)
+    second.event("opened", address=str(guest))
+    second.run("close", "ssh", guest)
+    first.event("closed", address=str(guest), by="fleet")
+    assert not guest.gets_in()
+    assert not there.gets_in()
+    fleet.knock(guest)  # and again
+    second.event("opened", address=str(guest))
+    first.run("close", "ssh", guest)
+    second.event("closed", address=str(guest), by="fleet")
+    assert fleet.etcd().prefix("/doorward/example/openings/").entries == []
+
+
+def test_opened_by_hand_and_prolonged_elsewhere(fleet: Fleet) -> None:
+    first, second = fleet.gates
+    guest = fleet.visitor(first)
+    first.run("open", "ssh", guest, "--for", "1h")
+    second.event("opened", address=str(guest), by="hand at edge-1")
+    fleet.knock(fleet.visitor(second, guest.source))  # for ten minutes: shortens nothing
+    second.event("prolonged", address=str(guest), by="knock")
+    second.run("open", "ssh", guest, "--for", "2h")
+    first.event("prolonged", address=str(guest), by="hand at edge-2")
+    for gate in fleet.gates:
+        assert 7190 < gate.elements()[guest.element()] <= 7200
+
+
+@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGKILL])
+def test_what_happened_while_a_gate_was_away(fleet: Fleet, number: signal.Signals) -> None:
+    first, second = fleet.gates
+    stays, goes, comes = (fleet.visitor(first) for _ in range(3))
+    for guest in (stays, goes):
+        fleet.knock(guest)
+        second.event("opened", address=str(guest))
+    second.end(number)
+    first.run("close", "ssh", goes)
+    fleet.knock(comes)
+    first.event("opened", address=str(comes))
+    second.start()
+    second.event("closed", address=str(goes), by="fleet")
+    second.event("opened", address=str(comes), by="knock at edge-1")
+    fleet.await_everywhere({str(stays), str(comes)})
+    first.end(number)  # the gate that opened them: it opens nothing anew
+    second.run("close", "ssh", stays)
+    first.start()
+    first.event("closed", address=str(stays), by="fleet")
+    fleet.await_everywhere({str(comes)})
+
+
+def test_a_gate_that_is_cut_off_works_alone_and_catches_up(fleet: Fleet) -> None:
+    first, second = fleet.gates
+    known, alone, elsewhere = (fleet.visitor(first) for _ in range(3))
+    fleet.knock(known)
+    second.event("opened", address=str(known))
+    fleet.switch.cut("gate1")
+    first.message("this gate works alone")
+    first.run("open", "ssh", alone)
+    first.run("close", "ssh", known)
+    second.run("open", "ssh", elsewhere)
+    fleet.switch.join("gate1")
+    first.message("in touch with the fleet")
+    assert fleet.await_everywhere({str(alone), str(elsewhere)}) < 5
+
+
+def test_a_process_that_is_killed_is_replaced(fleet: Fleet) -> None:
+    first, second = fleet.gates
+    guest, late = fleet.visitor(first), fleet.visitor(first)
+    os.kill(fleet_process(first.process.pid), signal.SIGKILL)
+    first.message("what speaks to the fleet failed")
+    fleet.knock(guest)
+    second.event("opened", address=str(guest), by="knock at edge-1")
+    os.kill(fleet_process(second.process.pid), signal.SIGKILL)
+    second.message("what speaks to the fleet failed")
+    second.run("close", "ssh", guest)  # told to the next one
+    first.event("closed", address=str(guest), by="fleet")
+    fleet.knock(late)
+    second.event("opened", address=str(late))
+
+
+def test_etcd_is_restarted_and_compacted(fleet: Fleet) -> None:
+    first, second = fleet.gates
+    (node,) = fleet.nodes
+    before, during, after = (fleet.visitor(first) for _ in range(3))
+    fleet.knock(before)
+    second.event("opened", address=str(before))
+    node.end()
+    first.message("this gate works alone")
+    fleet.knock(during)
+    first.event("opened", address=str(during))
+    node.start()
+    second.event("opened", address=str(during), by="knock at edge-1")
+    fleet.switch.cut("gate2")
+    second.message("this gate works alone")
+    first.run("close", "ssh", before)
+    fleet.knock(after)
+    etcd = fleet.etcd()
+    while len(etcd.prefix("/doorward/example/openings/").entries) != 2:
+        pass
+    revision = etcd.prefix("/doorward/example/openings/").revision
+    etcd.call("kv/compaction", {"revision": str(revision), "physical": True})
+    fleet.switch.join("gate2")
+    assert fleet.await_everywhere({str(during), str(after)}) < 10
+
+
+def test_no_opening_outlives_its_time(tmp_path: Path) -> None:
+    with running_fleet(Fleet(tmp_path, gates=2, nodes=1, for_="2s")) as fleet:
+        first, second = fleet.gates
+        guest = fleet.visitor(first)
+        fleet.knock(guest)
+        second.event("opened", address=str(guest))
+        assert second.elements()[guest.element()] <= 2
+        for gate in fleet.gates:
+            gate.event("closed", address=str(guest), by="time")
+            gate.await_end(guest.element())
+
+
+def test_what_speaks_to_etcd_has_no_rights(fleet: Fleet) -> None:
+    status = Path(f"/proc/{fleet_process(fleet.gates[0].process.pid)}/status").read_text()
+    fields = dict(line.split(":\t", 1) for line in status.splitlines() if ":\t" in line)
+    assert [int(fields[name], 16) for name in ("CapEff", "CapPrm", "CapInh", "CapAmb")] == [0] * 4
+    assert fields["NoNewPrivs"] == "1"
+
+
+def test_as_the_service_user() -> None:
+    with ExitStack() as stack:
+        folder = stack.enter_context(open_folder())
+
+        def prepare(fleet: Fleet) -> None:
+            (gate,) = fleet.gates
+            stack.enter_context(service_user(gate.host))
+            for_the_user(gate)
+            gate.wrapper = wrapped(folder / "hold")
+
+        with running_fleet(Fleet(folder, gates=1, nodes=1), prepare) as fleet:
+            (gate,) = fleet.gates
+            guest = fleet.visitor(gate)
+            fleet.knock(guest)
+            gate.event("opened", address=str(guest))
+            while not fleet.etcd().prefix("/doorward/example/openings/").entries:
+                pass
+            assert status_of(fleet_process(gate.process.pid))["Uid"].split() == [str(USER)] * 4
+            assert (gate.state / "fleet.sqlite").stat().st_uid == USER
+
+
+def fleet_process(daemon: int) -> int:
+    children = Path(f"/proc/{daemon}/task/{daemon}/children").read_text().split()
+    (found,) = [int(child) for child in children if Path(f"/proc/{child}/comm").read_text() == "doorward-fleet\n"]
+    return found

@@ -1,0 +1,121 @@
+"""What an operator asks of a whole fleet, and the doors that it keeps."""
+
+from __future__ import annotations
+
+import json
+import signal
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+from tests.support.fleet import Fleet, running_fleet
+
+pytestmark = pytest.mark.netns("nft")
+
+DOORS = """
+[doors.web]
+knock = ["7101/udp", "7102/udp"]
+opens = ["8080/tcp"]
+"""
+
+
+@pytest.fixture
+def fleet(tmp_path: Path) -> Iterator[Fleet]:
+    with running_fleet(Fleet(tmp_path, gates=2, nodes=1, fleet="doors = true")) as fleet:
+        yield fleet
+
+
+def test_status_close_and_log_of_a_fleet(fleet: Fleet) -> None:
+    first, second = fleet.gates
+    guest = fleet.visitor(first)
+    fleet.knock(guest)
+    second.event("opened", address=str(guest))
+    shown = json.loads(first.run("status", "--fleet", "--json").stdout)
+    assert [(g["gate"], g["state"], g["openings"], g["doors"]) for g in shown] == [
+        ("edge-1", "up", 1, 1),
+        ("edge-2", "up", 1, 1),
+    ]
+    assert all(abs(gate["offset_ms"]) < 1000 for gate in shown)
+    assert "fleet example: 2 of 2 gates up, 1 open" in first.run("status", "--fleet").stdout
+    assert "fleet example: in touch; " in first.run("status").stdout
+    first.end(signal.SIGKILL)
+    assert "ssh is closed to" in first.run("close", "ssh", guest, "--fleet").stdout  # no daemon runs there
+    second.event("closed", address=str(guest), by="fleet")
+    nobody = first.run("close", "ssh", guest, "--fleet", check=False)
+    assert (nobody.returncode, "at no gate" in nobody.stderr) == (1, True)
+    while "edge-1  away" not in (told := second.run("status", "--fleet").stdout):
+        assert "edge-1  silent" in told  # until its lease is over
+    assert "1 of 2 gates up" in told
+    assert second.run("fleet", "forget", "edge-2", check=False).returncode == 1
+    second.run("fleet", "forget", "edge-1")
+    assert "1 of 1 gates up" in second.run("status", "--fleet").stdout
+    while len(rows := [json.loads(row) for row in second.run("log", "--fleet", "--json").stdout.splitlines()]) < 2:
+        pass
+    assert [(row["gate"], row["event"], row["address"], row["words"]) for row in rows] == [
+        ("edge-1", "opened", str(guest), "knock"),
+        ("edge-2", "closed", str(guest), "fleet"),
+    ]
+    assert second.run("log", "--fleet", "--address", "192.0.2.1").stdout == ""
+    assert f"edge-1      opened   {guest}" in second.run("log", "--fleet", "--last", "5").stdout
+
+
+def test_doors_that_the_fleet_keeps(fleet: Fleet, tmp_path: Path) -> None:
+    first, second = fleet.gates
+    file, guest = tmp_path / "doors.toml", fleet.visitor(first)
+    assert "keeps no doors" in first.run("fleet", "versions").stdout
+    file.write_text(DOORS)
+    pushed = first.run("fleet", "push", file)
+    assert sorted(pushed.stdout.splitlines()[1:]) == ["edge-1: 2 doors in force", "edge-2: 2 doors in force"]
+    fleet.knock(guest, 7101, 7102)
+    second.event("opened", door="web", address=str(guest), by="knock at edge-1")
+    file.write_text(DOORS.replace("7102", "7103"))
+    assert first.run("fleet", "push", file).stdout.startswith("version 2 ")
+    assert first.run("fleet", "rollback").stdout.startswith("version 1 ")
+    late = fleet.visitor(second)
+    fleet.knock(late, 7101, 7102)
+    first.event("opened", door="web", address=str(late))
+    assert [line.split()[0] for line in first.run("fleet", "versions").stdout.splitlines()] == ["version", "1", "2"]
+    fleet.nodes[0].end()
+    second.end()
+    second._noticed.clear()
+    second.start()  # without etcd
+    assert second.ask("status")["summary"].startswith("2 doors")
+
+
+BAD = [
+    ("[doors.web\n", "doors.toml:1: "),
+    ('[gate]\nmode = "observe"\n', "doors.toml:1: 'gate' is not a fleet's; leave only tables [doors.NAME]"),
+    ('[doors.ssh]\nopens = ["22/tcp"]\n', "doors.toml:1: a gate has a door 'ssh' of its own"),
+    ('[doors.a]\nopens = ["23/tcp"]\non_open = ["/bin/true"]\n', "doors.toml:3: door 'a' runs a command"),
+    ('[doors.a]\nopens = ["23/tcp"]\nknock = ["22/tcp"]\n', "doors.toml:3: door 'a' knocks at a port that is no"),
+    ('[doors.a]\nopens = "23/tcp"\n', "doors.toml:2: "),
+    ("", "doors.toml:1: there is no door"),
+]
+
+
+def test_a_bad_file_is_refused_before_it_is_stored(fleet: Fleet, tmp_path: Path) -> None:
+    (first, _), file = fleet.gates, tmp_path / "doors.toml"
+    for text, fault in BAD:
+        file.write_text(text)
+        done = first.run("fleet", "push", file, check=False)
+        assert (done.returncode, done.stdout) == (2, "")
+        assert fault in done.stderr
+    for kind in ("versions/", "current"):
+        assert fleet.etcd().prefix(f"/doorward/example/doors/{kind}").entries == []
+
+
+def test_doors_that_one_gate_cannot_take(fleet: Fleet, tmp_path: Path) -> None:
+    first, second = fleet.gates
+    second.reload(second.config.read_text() + '[doors.other]\nopens = ["8081/tcp"]\nknock = ["8080/tcp"]\n')
+    file = tmp_path / "doors.toml"
+    file.write_text(DOORS)
+    done = first.run("fleet", "push", file, check=False)
+    assert done.returncode == 1
+    lines = done.stdout.splitlines()
+    assert "edge-1: 2 doors in force" in lines
+    assert any(line.startswith("edge-2: not taken, those before stand: ") and "8080/tcp" in line for line in lines)
+    assert second.ask("status")["summary"].startswith("2 doors")
+    guest = fleet.visitor(second)
+    fleet.knock(guest)
+    first.event("opened", address=str(guest), by="knock at edge-2")

@@ -1,0 +1,119 @@
+"""Signed knocks in a fleet: good once in all of it, at doors that are shared; at others once at their own gate."""
+
+from __future__ import annotations
+
+import shutil
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+from tests.support.daemon import RunningDaemon, Visitor
+from tests.support.fleet import Fleet, running_fleet
+from tests.support.signed import Signed, Signer, send
+
+pytestmark = pytest.mark.netns("nft")
+
+DOORS = """
+shared = true
+[doors.own]
+opens = ["5432/tcp"]
+[signed]
+"""
+
+
+class Site:
+    """A fleet of two gates with the same server key, and somebody who may knock."""
+
+    def __init__(self, folder: Path, fleet: str = "") -> None:
+        self.laptop = Signer("laptop")
+        self.fleet = Fleet(folder, gates=2, nodes=1, fleet=fleet, more=DOORS)
+
+    def prepare(self, fleet: Fleet) -> None:
+        """Give all gates the files of the first."""
+        first, *others = (gate.config.parent for gate in fleet.gates)
+        self.files = Signed(first, self.laptop)
+        for folder in others:
+            shutil.copy2(self.files.key_file, folder)
+            shutil.copy2(self.files.keys_file, folder)
+
+    def start(self) -> Iterator[None]:
+        with running_fleet(self.fleet, self.prepare):
+            for gate in self.fleet.gates:
+                gate.message("takes signed knocks")
+            yield
+
+    def packet(self, door: str = "ssh", gate: str = "example") -> bytes:
+        return self.laptop.packet(self.files.server, door, gate=gate)
+
+    def send(self, guest: Visitor, packet: bytes, gate: RunningDaemon) -> None:
+        send(self.fleet.client, guest.source, gate.host.ipv4, packet)
+
+    def refusal(self, guest: Visitor, gate: RunningDaemon) -> str:
+        reason: str = gate.event("refused", address=str(guest))["reason"]
+        return reason
+
+
+@pytest.fixture
+def site(tmp_path: Path) -> Iterator[Site]:
+    site = Site(tmp_path)
+    yield from (site for _ in site.start())
+
+
+def test_a_packet_is_good_once_in_the_whole_fleet(site: Site) -> None:
+    first, second = site.fleet.gates
+    guest, thief = site.fleet.visitor(first), site.fleet.visitor(second)
+    packet = site.packet()
+    site.send(guest, packet, first)
+    first.event("opened", address=str(guest), by="key laptop")
+    second.event("opened", address=str(guest), by="key laptop at edge-1")
+    site.send(thief, packet, second)
+    assert "it was used at this or another gate of the fleet" in site.refusal(thief, second)
+    site.send(thief, packet, first)
+    assert "came again" in site.refusal(thief, first)
+    site.fleet.await_everywhere({str(guest)})
+    (entry,) = site.fleet.etcd().prefix("/doorward/example/seen/").entries
+    assert 140 < site.fleet.etcd().left_s(entry.lease) < 300
+
+
+def test_what_is_for_one_gate_asks_nobody(site: Site) -> None:
+    first, second = site.fleet.gates
+    guest, other = site.fleet.visitor(first), site.fleet.visitor(second)
+    own = site.packet("own", "edge-1")
+    site.send(other, own, second)
+    assert "is for the gate 'edge-1', and this one is 'edge-2'" in site.refusal(other, second)
+    site.send(other, site.packet("own", "example"), second)
+    assert "is for the gate 'example', and this one is 'edge-2'" in site.refusal(other, second)
+    site.fleet.nodes[0].end()
+    site.send(guest, own, first)
+    first.event("opened", door="own", address=str(guest), by="key laptop")
+    site.send(guest, site.packet("ssh", "edge-1"), first)  # a shared door, and a knock for this gate alone
+    first.event("opened", door="ssh", address=str(guest), by="key laptop")
+
+
+def test_without_an_answer_a_shared_door_stays_closed(site: Site) -> None:
+    first, _ = site.fleet.gates
+    guest = site.fleet.visitor(first)
+    site.fleet.nodes[0].end()
+    packet = site.packet()
+    site.send(guest, packet, first)
+    assert "the fleet cannot tell whether it was used" in site.refusal(guest, first)
+    assert "those for shared doors are refused" in first.message("as [fleet] policy says")["message"]
+    assert first.openings() == []
+    assert first.ask("status")["fleet"]["without_answer"] == {"refused": 1}
+
+
+def test_a_policy_may_trust_the_gate_itself(tmp_path: Path) -> None:
+    site = Site(tmp_path, 'policy = "local"')
+    for _ in site.start():
+        first, second = site.fleet.gates
+        guest = site.fleet.visitor(first)
+        site.fleet.switch.cut("etcd1")  # silence, not a refusal
+        packet = site.packet()
+        site.send(guest, packet, first)
+        first.event("opened", address=str(guest), by="key laptop")
+        site.send(guest, packet, first)
+        assert "came again" in site.refusal(guest, first)
+        assert "taken without asking other gates" in first.message("as [fleet] policy says")["message"]
+        site.fleet.switch.join("etcd1")
+        second.event("opened", address=str(guest), by="key laptop at edge-1")

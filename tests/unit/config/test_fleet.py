@@ -1,0 +1,80 @@
+"""The table [fleet], and doors that are shared."""
+
+# ruff: noqa: E501  (a table has one row a line)
+import pytest
+
+from doorward.config.schema import Fleet, Policy
+from doorward.config.toml import parse
+from doorward.errors import ConfigError
+
+WHOLE = """
+[gate]
+name = "edge-1"
+[signed]
+[fleet]
+name = "example"
+endpoints = ["https://192.0.2.11:2379", "https://etcd-2.example:2379/", "https://[2001:db8::1]:2379"]
+ca = "fleet-ca.pem"
+certificate = "gate.pem"
+key = "gate.key"
+user = "edge-1"
+password = "fleet.password"
+policy = "local"
+timeout = "250ms"
+[doors.ssh]
+opens = ["22/tcp"]
+shared = true
+"""
+
+
+def test_reads_every_setting() -> None:
+    found = parse(WHOLE, "f")
+    assert found.fleet == Fleet(
+        "example",
+        ("https://192.0.2.11:2379", "https://etcd-2.example:2379", "https://[2001:db8::1]:2379"),
+        "fleet-ca.pem",
+        "gate.pem",
+        "gate.key",
+        "edge-1",
+        "fleet.password",
+        Policy.LOCAL,
+        250,
+    )
+    assert found.doors[0].shared
+
+
+def test_a_fleet_may_bring_all_doors() -> None:
+    text = '[gate]\nname = "a"\n[fleet]\nname = "f"\nendpoints = ["http://127.0.0.1:2379"]\n'
+    assert parse(text, "f").doors == ()
+    assert parse(text, "f").fleet == Fleet("f", ("http://127.0.0.1:2379",))
+
+
+@pytest.mark.parametrize(
+    ("old", "new", "fault"),
+    [
+        ('name = "edge-1"', "", "f:5: this gate has no name in the fleet; write name = \"edge-1\" in [gate]"),
+        ('name = "edge-1"', 'name = "example"', "f:6: the fleet has the gate's own name; give them different names"),
+        ('name = "example"', "", 'f:5: [fleet] has no name; write name = "example" there'),
+        ("https://192", "http://192", "f:7: endpoints: 'http://192.0.2.11:2379' is not encrypted: whoever is on the way can open doors; write https://, or plain = true on a wire of its own"),
+        ("https://192.0.2.11:2379", "192.0.2.11", "f:7: endpoints: '192.0.2.11' is no endpoint; write it like \"https://192.0.2.11:2379\""),
+        ('key = "gate.key"', "", "f:9: [fleet] has a certificate and no key; write key too, or leave both out"),
+        ('user = "edge-1"', "", "f:12: [fleet] has a password and no user; write user too, or leave both out"),
+        ('"local"', '"open"', "f:13: policy: 'open' is unknown; write \"closed\" or \"local\""),
+        ('"250ms"', '"5ms"', "f:14: timeout: '5ms' is too short for an answer; write at least \"50ms\""),
+        ("[signed]", "", "f:17: door 'ssh' is shared, and there is no [signed]; write that table, or leave `shared` out"),
+    ],
+)  # fmt: skip
+def test_faults(old: str, new: str, fault: str) -> None:
+    with pytest.raises(ConfigError) as caught:
+        parse(WHOLE.replace(old, new, 1), "f")
+    assert str(caught.value) == fault
+
+
+def test_plain_on_a_wire_of_its_own() -> None:
+    text = WHOLE.replace("https://192", "http://192").replace("[fleet]", "[fleet]\nplain = true")
+    assert parse(text, "f").fleet is not None
+
+
+def test_a_shared_door_without_a_fleet() -> None:
+    with pytest.raises(ConfigError, match=r"there is no \[fleet\]"):
+        parse('[signed]\n[doors.ssh]\nopens = ["22/tcp"]\nshared = true', "f")

@@ -1,0 +1,126 @@
+"""The files of a fleet: what is refused of them, and TLS with a real etcd."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from doorward.config.schema import Fleet
+from doorward.daemon.fleet_files import for_claims, read_access
+from doorward.errors import UsageError
+from doorward.fleet import forms
+from doorward.fleet.etcd import AwayError, Etcd, RefusedError
+from tests.support.authority import Authority
+from tests.support.etcd import Node, single
+
+
+@pytest.fixture(scope="module")
+def authority(tmp_path_factory: pytest.TempPathFactory) -> Authority:
+    return Authority(tmp_path_factory.mktemp("authority"))
+
+
+@pytest.fixture(scope="module")
+def node(authority: Authority, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Node]:
+    certificate, key = authority.issue("etcd")
+    words = {"cert-file": certificate, "key-file": key, "trusted-ca-file": authority.ca}
+    more = [part for name, path in words.items() for part in (f"--{name}", str(path))]
+    folder = tmp_path_factory.mktemp("etcd")
+    with single(folder, *more, "--client-cert-auth", scheme="https") as node:
+        yield node
+
+
+def puts(fleet: Fleet, folder: Path) -> None:
+    etcd = Etcd(read_access(fleet, folder))
+    try:
+        etcd.put("/a", b"1")
+    finally:
+        etcd.close()
+
+
+def test_tls_with_a_certificate_of_the_gate(authority: Authority, node: Node, tmp_path: Path) -> None:
+    gate, key = authority.issue("gate")
+    whole = Fleet("f", (node.client,), str(authority.ca), str(gate), str(key))
+    puts(whole, tmp_path)
+    with pytest.raises(AwayError):  # without its own
+        puts(Fleet("f", (node.client,), str(authority.ca)), tmp_path)
+    other = Authority(tmp_path, "other")
+    with pytest.raises(AwayError, match="CERTIFICATE_VERIFY_FAILED"):
+        puts(Fleet("f", (node.client,), str(other.ca), str(gate), str(key)), tmp_path)
+    by_name = (node.client.replace("127.0.0.1", "localhost"),)
+    with pytest.raises(AwayError, match="CERTIFICATE_VERIFY_FAILED"):  # by a name that it has not
+        puts(Fleet("f", by_name, str(authority.ca), str(gate), str(key)), tmp_path)
+
+
+def test_tls_with_certificate_user_and_password(authority: Authority, node: Node, tmp_path: Path) -> None:
+    gate, key = authority.issue("with-password", has_common_name=False)
+    named, its_key = authority.issue("named")
+    password = tmp_path / "password"
+    password.touch(0o600)
+    password.write_text("secret\n")
+    fleet = Fleet("f", (node.client,), str(authority.ca), str(gate), str(key))
+    root = Etcd(read_access(fleet, tmp_path))
+    reach = {"permType": "READWRITE"} | forms.key_range("/doorward/f/", "/doorward/f0")
+    steps: list[tuple[str, dict[str, Any]]] = [
+        ("user/add", {"name": "root", "password": "root"}),
+        ("role/add", {"name": "root"}),
+        ("user/grant", {"user": "root", "role": "root"}),
+        ("user/add", {"name": "edge-1", "password": "secret"}),
+        ("role/add", {"name": "gates"}),
+        ("user/grant", {"user": "edge-1", "role": "gates"}),
+        ("role/grant", {"name": "gates", "perm": reach}),
+        ("enable", {}),
+    ]
+    for path, body in steps:
+        root.call(f"auth/{path}", body)
+    root.close()
+    etcd = Etcd(read_access(replace(fleet, user="edge-1", password="password"), tmp_path))  # noqa: S106
+    etcd.put("/doorward/f/a", b"1")
+    with etcd.watch([("/doorward/f/", "/doorward/f0", 1)]) as watch:
+        assert watch.read().is_created
+    with pytest.raises(RefusedError, match="permission denied"):
+        etcd.put("/doorward/g/a", b"1")
+    etcd.close()
+    with pytest.raises(RefusedError, match=r"user name is empty|permission denied"):  # the certificate alone is nobody
+        puts(fleet, tmp_path)
+    whole = replace(fleet, user="edge-1", password="password", certificate=str(named), key=str(its_key))  # noqa: S106
+    with pytest.raises(RefusedError, match="CommonName"):  # which etcd's gateway takes for somebody else
+        puts(whole, tmp_path)
+
+
+def test_files_that_are_refused(authority: Authority, tmp_path: Path) -> None:
+    gate, key = authority.issue("exposed")
+    key.chmod(0o644)
+    password = tmp_path / "password"
+    password.write_text("secret\n")
+    password.chmod(0o640)
+    https = ("https://127.0.0.1:1",)
+    cases = {
+        "other users can read it; run `chmod o-r": Fleet("f", https, str(authority.ca), str(gate), str(key)),
+        "no certificate of an authority": Fleet("f", https, "none.pem"),
+        "none.key: No such file or directory": Fleet("f", https, str(authority.ca), str(gate), "none.key"),
+        "no certificate with its key": Fleet("f", https, str(authority.ca), str(authority.ca), str(password)),
+    }
+    for words, fleet in cases.items():
+        with pytest.raises(UsageError, match=words):
+            read_access(fleet, tmp_path)
+    access = read_access(Fleet("f", https, user="a", password="password"), tmp_path)  # noqa: S106
+    assert (access.user, access.password) == ("a", "secret")
+    assert "secret" not in repr(access)
+    password.write_text("\n")
+    with pytest.raises(UsageError, match="this is no password"):
+        read_access(Fleet("f", https, user="a", password="password"), tmp_path)  # noqa: S106
+    password.chmod(0o644)
+    with pytest.raises(UsageError, match="other users can read it"):
+        read_access(Fleet("f", https, user="a", password="password"), tmp_path)  # noqa: S106
+
+
+def test_gates_begin_with_different_endpoints() -> None:
+    fleet = Fleet("f", tuple(f"http://127.0.0.1:{port}" for port in (1, 2, 3)), timeout_ms=200)
+    firsts = {read_access(fleet, Path(), f"edge-{number}").endpoints[0] for number in range(20)}
+    assert firsts == set(fleet.endpoints)
+    assert for_claims(read_access(fleet, Path()), fleet).timeout_s == 0.2
+    assert read_access(fleet, Path()).timeout_s == 1.0

@@ -1,0 +1,185 @@
+"""The client against a real etcd: values, transactions, leases, watches, users, endpoints that fail."""
+
+from __future__ import annotations
+
+import queue
+import socket
+import threading
+import time
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from doorward.fleet import forms
+from doorward.fleet.etcd import Access, AwayError, CompactedError, Etcd, RefusedError
+from doorward.fleet.forms import Watched
+from tests.support.etcd import Node, etcd_at, single
+
+
+@pytest.fixture(scope="module")
+def node(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Node]:
+    with single(tmp_path_factory.mktemp("etcd")) as node:
+        yield node
+
+
+@pytest.fixture
+def etcd(node: Node, request: pytest.FixtureRequest) -> Iterator[Etcd]:
+    made = etcd_at(node)
+    yield made
+    made.close()
+
+
+@pytest.fixture
+def at(request: pytest.FixtureRequest) -> str:
+    return f"/{request.node.name}/"
+
+
+def test_what_is_put_is_found_and_deleted(etcd: Etcd, at: str) -> None:
+    first = etcd.put(f"{at}a", b"1")
+    second = etcd.put(f"{at}b", bytes(range(256)))
+    etcd.put(at[:-1] + "0", b"after the prefix")
+    found = etcd.prefix(at)
+    assert [(e.key, e.value, e.revision) for e in found.entries] == [
+        (f"{at}a", b"1", first),
+        (f"{at}b", bytes(range(256)), second),
+    ]
+    assert found.revision >= second
+    assert etcd.range(f"{at}a", at=first).entries == etcd.range(f"{at}a").entries
+    assert [etcd.delete(f"{at}a"), etcd.delete(f"{at}a")] == [1, 0]
+
+
+def test_a_prefix_of_many_pages_is_read_whole(etcd: Etcd, at: str) -> None:
+    for begin in range(0, 2500, 100):
+        etcd.txn([], [forms.to_put(f"{at}{n:05}", b"x") for n in range(begin, begin + 100)])
+    found = etcd.prefix(at)
+    assert [entry.key for entry in found.entries] == [f"{at}{n:05}" for n in range(2500)]
+    newest = etcd.range(at, forms.after(at), limit=1, newest_first=True)
+    assert newest.entries[0].key >= f"{at}02400"
+
+
+def test_a_key_is_created_once(etcd: Etcd, at: str) -> None:
+    key = f"{at}once"
+    first = etcd.txn([(key, 0)], [forms.to_put(key, b"mine")], key)
+    again = etcd.txn([(key, 0)], [forms.to_put(key, b"yours")], key)
+    assert (first.succeeded, first.found) == (True, None)
+    assert not again.succeeded
+    assert again.found is not None
+    assert (again.found.value, again.found.revision) == (b"mine", first.revision)
+    changed = etcd.txn([(key, first.revision)], [forms.to_put(key, b"new")], key)
+    assert changed.succeeded
+
+
+def test_leases(etcd: Etcd, at: str) -> None:
+    lease = etcd.grant(100)
+    etcd.put(f"{at}a", b"", lease)
+    assert etcd.range(f"{at}a").entries[0].lease == lease
+    assert 98 <= etcd.left_s(lease) <= 100
+    assert etcd.keep_alive(lease)
+    etcd.revoke(lease)
+    assert etcd.range(f"{at}a").entries == []
+    assert etcd.left_s(lease) == -1
+    assert not etcd.keep_alive(lease)
+    with pytest.raises(RefusedError, match="lease not found"):
+        etcd.put(f"{at}a", b"", lease)
+
+
+def test_a_watch_tells_what_was_and_what_comes(etcd: Etcd, at: str) -> None:
+    since = etcd.put(f"{at}a", b"1")
+    told: queue.SimpleQueue[Watched] = queue.SimpleQueue()
+    with etcd.watch([(at, forms.after(at), since), ("/other/", "/other0", since)]) as watch:
+        created = [watch.read() for _ in range(2)]
+        assert all(each.is_created for each in created)
+
+        def listen() -> None:
+            while True:
+                try:
+                    told.put(watch.read())
+                except AwayError:
+                    return
+
+        thread = threading.Thread(target=listen)
+        thread.start()
+        changes = told.get(timeout=10).changes
+        assert [(c.is_put, c.entry.key, c.entry.value) for c in changes] == [(True, f"{at}a", b"1")]
+        at_rev = etcd.put("/other/x", b"2")
+        assert told.get(timeout=10).changes[0].entry.revision == at_rev
+        etcd.delete(f"{at}a")
+        (change,) = told.get(timeout=10).changes
+        assert (change.is_put, change.entry.key, change.entry.revision) == (False, f"{at}a", at_rev + 1)
+        watch.stop()
+        thread.join(10)
+        assert not thread.is_alive()
+
+
+def test_a_watch_from_what_was_compacted_says_so(etcd: Etcd, at: str) -> None:
+    old = etcd.put(f"{at}a", b"1")
+    newest = etcd.put(f"{at}a", b"2")
+    etcd.call("kv/compaction", {"revision": str(newest), "physical": True})
+    with etcd.watch([(at, forms.after(at), old)]) as watch:
+        assert watch.read().is_created
+        with pytest.raises(CompactedError, match=str(newest)):
+            watch.read()
+
+
+def test_endpoints_that_fail_are_passed_over(node: Node, at: str) -> None:
+    with socket.create_server(("127.0.0.1", 0)) as silent:
+        refusing, mute = "http://127.0.0.1:1", f"http://127.0.0.1:{silent.getsockname()[1]}"
+        etcd = Etcd(Access((refusing, mute, node.client), 0.3))
+        began_s = time.monotonic()
+        etcd.put(f"{at}a", b"1")
+        assert time.monotonic() - began_s < 5
+        assert etcd.endpoint == node.client  # and stays there
+        etcd.close()
+        with pytest.raises(AwayError, match="etcd gives no answer"):
+            Etcd(Access((refusing, mute), 0.2)).put(f"{at}a", b"1")
+
+
+def test_an_endpoint_that_speaks_nonsense_gives_an_error(at: str) -> None:
+    with socket.create_server(("127.0.0.1", 0)) as listener:
+
+        def serve() -> None:
+            sock, _ = listener.accept()
+            with sock:
+                sock.recv(65536)
+                sock.sendall(b"HTTP/1.1 200 OK\r\nContent-Length: 5\r\n\r\n[1,2]")
+
+        thread = threading.Thread(target=serve)
+        thread.start()
+        with pytest.raises(AwayError, match="no object"):
+            Etcd(Access((f"http://127.0.0.1:{listener.getsockname()[1]}",), 2)).put(f"{at}a", b"1")
+        thread.join()
+
+
+def test_users_and_their_prefix(tmp_path: Path) -> None:
+    with single(tmp_path, "--auth-token-ttl", "1") as node:
+        root, gate = etcd_at(node), etcd_at(node, user="edge-1", password="secret")  # noqa: S106
+        guesser = etcd_at(node, user="edge-1", password="guess")  # noqa: S106
+        steps: list[tuple[str, dict[str, Any]]] = [
+            ("auth/user/add", {"name": "root", "password": "r"}),
+            ("auth/user/add", {"name": "edge-1", "password": "secret"}),
+            ("auth/role/add", {"name": "root"}),
+            ("auth/role/add", {"name": "gates"}),
+            ("auth/user/grant", {"user": "root", "role": "root"}),
+            ("auth/user/grant", {"user": "edge-1", "role": "gates"}),
+            (
+                "auth/role/grant",
+                {"name": "gates", "perm": {"permType": "READWRITE"} | forms.key_range("/doorward/x/", "/doorward/x0")},
+            ),
+            ("auth/enable", {}),
+        ]
+        for path, body in steps:
+            root.call(path, body)
+        gate.put("/doorward/x/a", b"1")
+        with gate.watch([("/doorward/x/", "/doorward/x0", 1)]) as watch:
+            assert watch.read().is_created
+        for wrong in (lambda: gate.put("/other", b"1"), lambda: gate.range("/"), lambda: root.range("/doorward/x/a")):
+            with pytest.raises(RefusedError, match=r"permission denied|user name is empty"):
+                wrong()
+        with pytest.raises(RefusedError, match="authentication failed"):
+            guesser.put("/doorward/x/a", b"1")
+        gate._access.token = "is.none"  # what a node that was started anew makes of an old one  # noqa: S105
+        gate.put("/doorward/x/a", b"2")
+        for made in (root, gate, guesser):
+            made.close()

@@ -1,0 +1,53 @@
+"""etcd's answers: any bytes give a value or MalformedError."""
+
+from __future__ import annotations
+
+import json
+from contextlib import suppress
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from doorward.errors import MalformedError
+from doorward.fleet import forms
+
+KEY = {"key": forms.b64("/a"), "value": forms.b64("x"), "mod_revision": "7"}
+JSON = st.recursive(
+    st.none() | st.booleans() | st.integers() | st.text(),
+    lambda inner: st.lists(inner) | st.dictionaries(st.sampled_from(
+        ["header", "revision", "kvs", "key", "value", "mod_revision", "result", "events", "kv", "responses", "error"]
+    ), inner),
+)  # fmt: skip
+
+
+@given(JSON)
+def test_whatever_etcd_answers_is_a_value_or_malformed(found: object) -> None:
+    for read in (forms.listing, forms.done, forms.watched):
+        with suppress(MalformedError):
+            read(forms.parse(json.dumps(found).encode()))
+
+
+@given(st.binary())
+def test_bytes_that_are_no_json(raw: bytes) -> None:
+    with suppress(MalformedError):
+        forms.parse(raw)
+
+
+def test_what_is_left_out_is_zero() -> None:
+    assert forms.listing({}) == forms.Listing([], 0)
+    assert forms.done({"succeeded": True}) == forms.Done(True, 0, None)
+
+
+@pytest.mark.parametrize(
+    "kv",
+    [KEY | {"key": "no base64!"}, KEY | {"key": forms.b64(b"\xff")}, KEY | {"mod_revision": "x"},
+     KEY | {"mod_revision": "9" * 19}, KEY | {"mod_revision": 1.5}, KEY | {"value": 3}],
+)  # fmt: skip
+def test_a_key_that_makes_no_sense(kv: dict[str, object]) -> None:
+    with pytest.raises(MalformedError):
+        forms.listing({"kvs": [kv]})
+
+
+def test_the_range_of_a_prefix_ends_after_it() -> None:
+    assert forms.after("/doorward/x/") == "/doorward/x0"
