@@ -159,7 +159,7 @@ def test_every_letter_is_read_back_or_refused(
     except UsageError:
         assert not fits
         return
-    assert fits
+    assert fits or len(message.signature) < signature_bytes(signer.blob)  # a number in it may be shorter than most are
     read = opened(server, sealed(written, message))
     assert read.request[:6] == (time_ms, nonce, door, for_s, asked, gate)
 
