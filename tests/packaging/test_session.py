@@ -31,8 +31,8 @@ pytestmark = [
 
 MOST_S = 300.0
 PATIENCE_S = 120.0  # a command takes seconds, a look at all ports twenty
-LAPTOP = "laptop$ "
-ON_LAPTOP, ON_SERVER, QUESTION, ANSWER = r"laptop\$ $", r"ada@box:~\$ $", r"\]: $", r"yes/no.*\)\? $"
+LAPTOP = "laptop# "
+ON_LAPTOP, ON_SERVER, QUESTION, ANSWER = r"laptop# $", r"ada@box:~\$ $", r"\]: $", r"yes/no.*\)\? $"
 
 
 class Newcomer:
@@ -60,7 +60,7 @@ class Newcomer:
 
 @contextmanager
 def on_the_laptop(host: Host, folder: Path) -> Iterator[Terminal]:
-    """A shell on the client, whose user has a home of its own: ssh looks for that in passwd(5)."""
+    """A shell on the client, where root has a home of his own: ssh looks for that in passwd(5)."""
     folder.joinpath("passwd").write_text(f"root:x:0:0::{folder}:/bin/bash\nsshd:x:101:65534::/run/sshd:/bin/false\n")
     places = f"PATH={Path(sys.executable).parent}:{os.environ['PATH']}"
     shell = "mount --bind passwd /etc/passwd; exec bash --noprofile --norc -i"

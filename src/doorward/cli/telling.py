@@ -93,10 +93,8 @@ def tell_next(configuration: Configuration, path: Path, name: str, public: Itera
     for command, remark in here.items():
         line(f"  {command:<{width}}  # {remark}")
     if has_units:
-        line(
-            "\nStay logged in here until that has worked: what is connected stays connected. Or try it first: in place of"
-        )
-        line(f"the second command `doorward run --trial {_TRIAL}`, which {_ENDS}.")
+        line("\nStay logged in here until that has worked: what is connected stays connected. Or try it first:")
+        line(f"`doorward run --trial {_TRIAL}` in place of the second command {_ENDS}.")
     else:
         line("\nIf the knock lets you in, run `doorward confirm` there.")
     if configuration.gate.mode is not Mode.OBSERVE:

@@ -79,6 +79,8 @@ def verify(
         _tell(course, knock is not None, took_s, display)
 
     def waiting(ports: Ports) -> None:
+        nonlocal took_s
+        took_s = time.monotonic() - began_s
         verb = "is" if len(ports) == 1 else "are"
         display.line(f"  before  {ports_text(ports)} {verb} open already; waiting {question.wait_s:.0f} s at most")
         display.doing(f"waiting until {ports_text(ports)} closes")
