@@ -159,7 +159,7 @@ def stealth(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Site]:
         site.ask("nothing", client, 6, "SERVER", *reversed(SSH), *FEW, "--port", 22)
         site.ask("udp", stranger, 4, "SERVER", *IKE, "--ports", "8001/udp,501/udp", "--port", "500/udp", "--json")
         site.ask("long", stranger, 4, "SERVER", *LONG, "--ports", 2222, "--for", "1s")
-        site.ask("open", stranger, 4, "SERVER", *LONG, "--ports", 2222, "--port", 2222)
+        site.ask("open", stranger, 4, "SERVER", *LONG, "--ports", 2222, "--port", 2222, "--for", "1s")
         nobody = (*wrapped(hold), *AS_NOBODY)
         site.ask("nobody", stranger, 6, "SERVER", *SSH, *FEW, "--port", 22, before=nobody)
         site.ask("hole", stranger, 6, "SERVER", "--ports", "79-81")
@@ -256,6 +256,7 @@ def test_a_door_that_does_not_close_in_time(stealth: Site) -> None:
 def test_a_door_that_is_open_before_the_knock_proves_nothing(stealth: Site) -> None:
     result = stealth["open"]
     assert result.status == 1
+    assert "  before  2222/tcp is open already; waiting 1 s at most\n" in result.said
     assert "  knock   not tried, since all that it may open is open already\n" in result.said
     assert "is the door still open for this address from an earlier knock?" in result.said
 

@@ -2,13 +2,11 @@
 
 from __future__ import annotations
 
-import os
 import re
 import socket
 import subprocess
 from collections.abc import Iterator
 from pathlib import Path
-from typing import NamedTuple
 
 import pytest
 
@@ -16,6 +14,7 @@ from doorward import __version__
 from doorward.cli.main import COMMANDS
 from doorward.lab import Lab
 from tests.support.daemon import DOORWARD, PATIENCE_S, SILENCE_S
+from tests.support.debian_packages import SCRIPT, Built, script
 from tests.support.machine import Machine
 
 pytestmark = [
@@ -24,8 +23,6 @@ pytestmark = [
     pytest.mark.timeout(900),  # the first to come waits for the packages and the root
 ]
 
-SCRIPT = Path(__file__).parents[2] / "scripts" / "deb"
-RELEASE = tuple(filter(None, [os.environ.get("DOORWARD_DEB_RELEASE")]))  # without one, that of this host
 CONFIGURATION = """\
 [gate]
 mode = "stealth"
@@ -48,35 +45,6 @@ KNOCKD_CONF = """\
     tcpflags = syn
     command = /bin/echo %IP% > /run/greeted
 """
-
-
-class Built(NamedTuple):
-    """What the script made."""
-
-    folder: Path
-    doorward: Path
-    knockd: Path
-
-    def fields(self, package: Path) -> dict[str, str]:
-        text = subprocess.check_output(["dpkg-deb", "-f", package], text=True)
-        return dict(line.split(": ", 1) for line in text.splitlines() if re.match(r"\S+: ", line))
-
-    def paths(self, package: Path) -> set[str]:
-        tar = subprocess.run(["dpkg-deb", "--fsys-tarfile", package], stdout=subprocess.PIPE, check=True).stdout
-        listed = subprocess.run(["tar", "-t"], input=tar, stdout=subprocess.PIPE, check=True).stdout
-        return {line.removeprefix(".").rstrip("/") for line in listed.decode().splitlines()}
-
-
-def script(*words: str) -> list[str]:
-    done = subprocess.run([SCRIPT, *words, *RELEASE], stdout=subprocess.PIPE, text=True, check=False)
-    assert done.returncode == 0, f"{SCRIPT} {words} ended with {done.returncode}; its words are above"
-    return done.stdout.splitlines()
-
-
-@pytest.fixture(scope="module")
-def built() -> Built:
-    knockd, doorward = map(Path, sorted(script()))  # built once: another call finds them
-    return Built(doorward.parent, doorward, knockd)
 
 
 @pytest.fixture

@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import argparse
+import textwrap
 from collections.abc import Callable
 from pathlib import Path
 from typing import NamedTuple
 
 from doorward.cli import qr
 from doorward.cli.render import line
-from doorward.client import wishes
+from doorward.client import ssh_config, wishes
 from doorward.client.hosts import host_of, hosts_path, read_hosts
 from doorward.client.keeping import keep, table_of
 from doorward.client.links import SCHEME, Link, format_link, parse_link, parse_sequence
@@ -18,7 +19,7 @@ from doorward.model import DEFAULT_SIGNED_PORT, NAME, Port
 
 EXAMPLE = """\
   doorward add home --address 192.0.2.7 --server-key x25519:… --door ssh
-  doorward add 'doorward://192.0.2.7/?key=…&door=ssh' --name home
+  doorward add 'doorward://192.0.2.7/?key=…&door=ssh' --name home --ssh
   doorward add home --qr    # the link of a known host, for another device
 """
 
@@ -51,6 +52,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         default=[],
         help="a door there; with a sequence: ssh:7000/tcp,8000/udp (may be repeated)",
     )
+    parser.add_argument("--ssh", action="store_true", help="write into ~/.ssh/config too that `ssh HOST` knocks")
     parser.add_argument("--replace", action="store_true", help="write the host anew where it is there already")
     parser.add_argument("--qr", action="store_true", help="print the link too, also as a QR code")
 
@@ -63,9 +65,14 @@ def run(args: argparse.Namespace) -> int:
         qr.show(_link_of(path, new.name))
         return 0
     _refuse_nothing(new)
+    settings = ssh_config.ssh_config_path()
+    old = ssh_config.read(settings) if args.ssh else ""
+    text = ssh_config.with_host(old, new.name) if args.ssh else ""
     before = keep(path, new.name, table_of(new.name, new.values, new.doors), replace=args.replace)
     line(f"added {new.name!r} to {path}" + (f"; the file as it was is {before}" if before else ""))
-    _say_what_is_next(new)
+    if text != old:
+        ssh_config.save(settings, text)
+    _say_what_is_next(new, settings if args.ssh else None)
     if args.qr:
         line("")
         qr.show(_link_of(path, new.name))
@@ -154,10 +161,14 @@ def _door(text: str) -> tuple[str, tuple[Port, ...]]:
         raise UsageError(f"--door: {error}; write ssh:7000/tcp,8000/udp") from None
 
 
-def _say_what_is_next(new: _New) -> None:
+def _say_what_is_next(new: _New, settings: Path | None) -> None:
+    """Tell how to try it; `settings` are those of ssh, where they know the host now."""
+    if settings is not None:
+        line(f"`ssh {new.name}` knocks from now on: {settings} says so")
+        return
     door = next(iter(new.doors), "ssh")
-    line("\nfor ~/.ssh/config:\n")
-    line(f"    Host {new.name}\n        ProxyCommand doorward proxy %h %p")
+    line("\nfor ~/.ssh/config (or add it with --ssh):\n")
+    line(textwrap.indent(ssh_config.lines_of(new.name), "    ").rstrip())
     line(f"\nto try it:\n\n    doorward knock {new.name} {door} -v" + (" --wait 22" if door == "ssh" else ""))
 
 

@@ -19,7 +19,7 @@ from doorward.model import Port
 from doorward.setup import files, host, keys, marks, planning
 from doorward.setup.host import Host
 from doorward.setup.keys import Found
-from doorward.setup.planning import Plan
+from doorward.setup.planning import Plan, Wanted
 
 EXAMPLE = """\
   # doorward init          # asks, and Enter takes what stands in brackets
@@ -67,8 +67,15 @@ def run(args: argparse.Namespace) -> int:
     else:
         configuration, address = _make(args, here, path)
     telling.tell_clients(configuration, path.parent, address, name, as_qr=args.qr)
-    telling.tell_next(configuration, path, name)
+    telling.tell_next(configuration, path, name, _public(configuration, here))
     return 0
+
+
+def _public(configuration: Configuration, here: Host) -> tuple[Port, ...]:
+    """Give the ports that strangers see, as they are meant to."""
+    if configuration.gate.mode is Mode.STEALTH:
+        return configuration.gate.public
+    return planning.public_of(here, [Wanted(door.name, door.opens) for door in configuration.doors])
 
 
 def _make(args: argparse.Namespace, here: Host, path: Path) -> tuple[Configuration, str]:

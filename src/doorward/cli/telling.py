@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import shlex
+from collections.abc import Iterable
 from ipaddress import ip_address
 from pathlib import Path
 
@@ -10,12 +11,15 @@ from doorward.cli import qr
 from doorward.cli.render import line
 from doorward.client.links import format_link
 from doorward.config.files import default_path
-from doorward.config.schema import Configuration
-from doorward.model import Protocol
+from doorward.config.schema import Configuration, Mode
+from doorward.diag.port_list import numbers_of, ranges_of
+from doorward.model import Port, Protocol
 from doorward.setup import files, sharing
-from doorward.setup.host import Host
+from doorward.setup.host import USUAL_SSH, Host
 
 _TRIAL = "5m"
+_ENDS = "ends by itself, unless confirmed"
+_ENABLE = "systemctl enable --now doorward-gate doorward"
 _UNITS = [Path(folder, "doorward.service") for folder in ("/etc/systemd/system", "/usr/lib/systemd/system")]
 
 
@@ -47,8 +51,10 @@ def tell_clients(configuration: Configuration, folder: Path, address: str, name:
     link = sharing.link_of(configuration, key, address, doors)
     text = format_link(link)
     line("\non each client (keep it secret: whoever has it may knock):\n")
-    line(f"  doorward add {shlex.quote(text)} --name {shlex.quote(name)}")
-    line("\nwhich writes into ~/.config/doorward/hosts.toml:\n")
+    knocks = ssh_port(configuration) is not None
+    line(f"  doorward add {shlex.quote(text)} --name {shlex.quote(name)}{' --ssh' if knocks else ''}")
+    also = f"tells ssh to knock at {name}, and " if knocks else ""
+    line(f"\nwhich {also}writes into ~/.config/doorward/hosts.toml:\n")
     for row in sharing.hosts_table(name, link).splitlines():
         line(f"  {row}")
     if _is_private(address):
@@ -70,21 +76,43 @@ def _is_private(address: str) -> bool:
         return False
 
 
-def tell_next(configuration: Configuration, path: Path, name: str) -> None:
-    """Print the three commands that come next."""
-    where = "" if path == default_path().absolute() else f" -c {shlex.quote(str(path))}"
-    door = configuration.doors[0]
-    port = next((port for port in door.opens if port.protocol is Protocol.TCP), None)
-    knock = f"doorward knock {shlex.quote(name)} {door.name}" + (f" --wait {port.number}" if port else "")
-    here = {
-        f"doorward doctor{where}": "what would lock you out, and what is in the way",
-        f"doorward run --trial {_TRIAL}{where}": "ends by itself, unless confirmed",
-        knock: "on the client",
-    }
+def tell_next(configuration: Configuration, path: Path, name: str, public: Iterable[Port]) -> None:
+    """Print the three commands that come next, and how to see what strangers see; `public` is meant to be seen."""
+    is_usual = path == default_path().absolute()
+    where = "" if is_usual else f" -c {shlex.quote(str(path))}"
+    has_units = is_usual and any(unit.exists() for unit in _UNITS)
+    door, called = configuration.doors[0], shlex.quote(name)
+    port = next((port.number for port in door.opens if port.protocol is Protocol.TCP), None)
+    here = {f"doorward doctor{where}": "what would lock you out, and what is in the way"}
+    here |= {_ENABLE: "now, and at every boot"} if has_units else {f"doorward run --trial {_TRIAL}{where}": _ENDS}
+    ssh = ssh_port(configuration) if has_units else None
+    knock = f"doorward knock {called} {door.name}" + (f" --wait {port}" if port else "")
+    here[_ssh(called, ssh) if ssh else knock] = "on the client"
     width = max(map(len, here))
     line("\nnext:\n")
     for command, remark in here.items():
         line(f"  {command:<{width}}  # {remark}")
-    line("\nIf the knock lets you in, run `doorward confirm` there.")
-    if any(unit.exists() for unit in _UNITS):
-        line("From then on, and at boot: systemctl enable --now doorward-gate.service doorward.service")
+    if has_units:
+        line("\nStay logged in here until that has worked: what is connected stays connected. Or try it first:")
+        line(f"`doorward run --trial {_TRIAL}` in place of the second command {_ENDS}.")
+    else:
+        line("\nIf the knock lets you in, run `doorward confirm` there.")
+    if configuration.gate.mode is not Mode.OBSERVE:
+        words = f" --port {port}" if port else ""
+        words += " --guard" if configuration.gate.mode is Mode.GUARD else ""
+        seen = ",".join(ranges_of(numbers_of(public, Protocol.TCP)))
+        words += f" --expect {seen}" if seen else ""
+        line(f"And what a stranger sees, from the client: doorward verify {called} {door.name}{words}")
+
+
+def ssh_port(configuration: Configuration) -> int | None:
+    """Give the port of SSH, where `doorward proxy` finds its door by itself; None: no door is that of SSH."""
+    for door in configuration.doors:
+        is_named = door.name == "ssh" or (len(configuration.doors) == 1 and USUAL_SSH in door.opens)
+        if is_named and (port := next((port for port in door.opens if port.protocol is Protocol.TCP), None)):
+            return port.number
+    return None
+
+
+def _ssh(called: str, port: int) -> str:
+    return f"ssh {called}" if port == USUAL_SSH.number else f"ssh -p {port} {called}"

@@ -13,7 +13,7 @@ from doorward.cli.knocking import Knock
 from doorward.client.knock import Target
 from doorward.diag.course import Means, run_course
 from doorward.diag.grid import kinds_of, legend_of, text_of
-from doorward.diag.port_list import count_text, ports_text
+from doorward.diag.port_list import Ports, count_text, ports_text
 from doorward.diag.scanner import Scanner, may_send_raw
 from doorward.diag.verify import Course, Question, judge
 from doorward.diag.verify_text import (
@@ -78,8 +78,15 @@ def verify(
         took_s = took_s or time.monotonic() - began_s
         _tell(course, knock is not None, took_s, display)
 
+    def waiting(ports: Ports) -> None:
+        nonlocal took_s
+        took_s = time.monotonic() - began_s
+        verb = "is" if len(ports) == 1 else "are"
+        display.line(f"  before  {ports_text(ports)} {verb} open already; waiting {question.wait_s:.0f} s at most")
+        display.doing(f"waiting until {ports_text(ports)} closes")
+
     scanner = Scanner(ip_address(str(target)), rate, display.percent)
-    means = Means(scanner.look, knock and partial(knock, [target]), time.monotonic, display.sleep)
+    means = Means(scanner.look, knock and partial(knock, [target]), time.monotonic, display.sleep, waiting)
     scan = "SYN scan" if may_send_raw() else "connect scan"
     display.line(f"{heading_of(name, str(target))}, seen from {source}: {count_text(question.ports)}, {scan}")
     display.doing(f"looking at {count_text(question.ports)}")

@@ -25,7 +25,7 @@ def keep(path: Path, name: str, table: str, *, replace: bool) -> Path | None:
 
     UsageError: the host is there, or the file is wrong. HostError: it cannot be written.
     """
-    with _complaining(path):
+    with complaining(path):
         path = path.resolve()  # the file may be a link to where the user keeps such files
         durable.make_folders(path.parent, _FOLDER_MODE)
         with _locked(path.parent):
@@ -73,8 +73,8 @@ def _keep(path: Path, name: str, table: str, *, replace: bool) -> Path | None:
     _refuse_loss(path, name, hosts, new)
     before = path.with_name(f"{path.name}.before")
     if is_there:
-        _write(before, old.encode())
-    _write(path, new)
+        write(before, old.encode())
+    write(path, new)
     return before if is_there else None
 
 
@@ -89,7 +89,8 @@ def _refuse_loss(path: Path, name: str, hosts: dict[str, Host], new: bytes) -> N
         raise UsageError(f"{path}: {name!r} stands there in a form that cannot be changed from here; edit it by hand")
 
 
-def _write(path: Path, raw: bytes) -> None:
+def write(path: Path, raw: bytes) -> None:
+    """Let these bytes take the file's place, readable for its user alone. OSError: they have not."""
     new = path.with_name(f"{path.name}.new")
     new.unlink(missing_ok=True)
     handle = os.open(new, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, _FILE_MODE)
@@ -112,7 +113,8 @@ def _locked(folder: Path) -> Iterator[None]:
 
 
 @contextmanager
-def _complaining(path: Path) -> Iterator[None]:
+def complaining(path: Path) -> Iterator[None]:
+    """Say what to do where a file cannot be reached: a HostError."""
     try:
         yield
     except OSError as error:

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable
 from typing import NamedTuple
 
+from doorward.diag.nmap_report import Answer
 from doorward.diag.port_list import Ports
 from doorward.diag.verify import Closing, Course, Opening, Question, View, opened_by_knock, worth_knocking_for
 
@@ -25,6 +26,7 @@ class Means(NamedTuple):
     knock: Callable[[], object] | None
     now: Callable[[], float]
     sleep: Callable[[float], object]
+    waiting: Callable[[Ports], object] = lambda _: None  # hears of ports that are open before the knock
 
 
 Tell = Callable[[Course], object]
@@ -32,7 +34,10 @@ Tell = Callable[[Course], object]
 
 def run_course(question: Question, means: Means, tell: Tell) -> Course:
     """Look, knock and wait; `tell` hears of the course so far after each of its parts."""
-    course = Course(means.look(question.ports))
+    before = means.look(question.ports)
+    if means.knock is not None:
+        before = {**before, **_shut_first(question, before, means)}
+    course = Course(before)
     tell(course)
     if means.knock is None:
         return course
@@ -49,6 +54,19 @@ def run_course(question: Question, means: Means, tell: Tell) -> Course:
         course = course._replace(closing=_close(question, course.before, opening, knocked_s, means))
         tell(course)
     return course
+
+
+def _shut_first(question: Question, before: View, means: Means) -> View:
+    """Wait while what the knock is to open stands open, as from a knock a moment ago; gives how that answers then."""
+    ports = frozenset(port for port in question.opens - question.public if before[port].answer is Answer.OPEN)
+    if not ports:
+        return {}
+    means.waiting(ports)
+    began_s, found = means.now(), before
+    while any(found[port].answer is Answer.OPEN for port in ports) and means.now() - began_s < question.wait_s:
+        means.sleep(POLL_S)
+        found = means.look(ports)
+    return {port: found[port] for port in ports}
 
 
 def calm_s(ports: Ports) -> float:

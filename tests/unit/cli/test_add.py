@@ -33,7 +33,7 @@ def test_a_server_key_is_enough(hosts_file: Path, capsys: pytest.CaptureFixture[
     assert only_host(hosts_file) == Host("gate.example", "gate.example", {}, server_key=KEY)
     assert capsys.readouterr().out == (
         f"added 'gate.example' to {hosts_file}\n"
-        "\nfor ~/.ssh/config:\n\n"
+        "\nfor ~/.ssh/config (or add it with --ssh):\n\n"
         "    Host gate.example\n        ProxyCommand doorward proxy %h %p\n"
         "\nto try it:\n\n    doorward knock gate.example ssh -v --wait 22\n"
     )
@@ -70,6 +70,28 @@ def test_a_link_is_enough(hosts_file: Path, capsys: pytest.CaptureFixture[str]) 
 def test_a_link_without_a_name_is_called_as_its_host(hosts_file: Path) -> None:
     assert main(["add", "doorward://gate.example/?seq=ssh:7000/tcp"]) == 0
     assert only_host(hosts_file) == Host("gate.example", "gate.example", {"ssh": (Port.parse("7000/tcp"),)})
+
+
+def test_ssh_knocks_from_then_on(hosts_file: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    settings = hosts_file.parents[2] / ".ssh/config"
+    lines = "Host home\n    ProxyCommand doorward proxy %h %p\n"
+    assert main(["add", "home", "--server-key", KEY, "--ssh"]) == 0
+    assert settings.read_text() == lines
+    assert capsys.readouterr().out.endswith(f"`ssh home` knocks from now on: {settings} says so\n")
+    assert main(["add", "home", "--server-key", LONG_KEY, "--ssh", "--replace"]) == 0
+    assert settings.read_text() == lines
+
+
+def test_what_ssh_does_with_a_host_already_stays_and_the_host_is_not_added(
+    hosts_file: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    settings = hosts_file.parents[2] / ".ssh/config"
+    settings.parent.mkdir(exist_ok=True)
+    settings.write_text("Host home\n  User me\n")
+    assert main(["add", "home", "--server-key", KEY, "--ssh"]) == 2
+    assert "has a Host home already; leave --ssh out" in capsys.readouterr().err
+    assert settings.read_text() == "Host home\n  User me\n"
+    assert not hosts_file.exists()
 
 
 def test_what_is_there_is_not_written_over_but_where_that_is_asked_for(

@@ -13,6 +13,7 @@ from pathlib import Path
 
 import pytest
 
+from doorward.cli import telling
 from doorward.cli.main import main
 from doorward.client.links import parse_link
 from doorward.config.files import read
@@ -56,7 +57,7 @@ def called(tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pyte
 
 
 def link_in(printed: str) -> str:
-    found = re.search(r"doorward add '?(doorward://[^ ']+)'? --name web1\n", printed)
+    found = re.search(r"doorward add '?(doorward://[^ ']+)'? --name web1(?: --ssh)?\n", printed)
     assert found, printed
     return found[1]
 
@@ -81,6 +82,46 @@ def test_nothing_is_asked(called: Called, mode: str) -> None:
     assert "doorward knock web1 ssh --wait 22  " in printed
     assert f"doorward run --trial 5m -c {called.path}  " in printed
     assert f"doorward doctor -c {called.path}  " in printed
+
+
+def next_steps(called: Called, monkeypatch: pytest.MonkeyPatch, *words: str) -> tuple[list[str], str]:
+    """Call init where the package is installed; gives the three commands, and the last line."""
+    monkeypatch.setenv("CONFIGURATION_DIRECTORY", str(called.folder))
+    monkeypatch.setattr(telling, "_UNITS", [called.keys])
+    assert main(["init", "--yes", *words, *ADDRESS, "--authorized-keys", str(called.keys)]) == 0
+    lines = called.capsys.readouterr().out.partition("\nnext:\n\n")[2].splitlines()
+    return [line.partition("  # ")[0].strip() for line in lines if line.startswith("  ")], lines[-1]
+
+
+@pytest.mark.parametrize(
+    ("words", "last", "verify"),
+    [
+        (("--door", "ssh=22"), "ssh web1", "web1 ssh --port 22 --guard"),
+        (("--door", "ssh=2222"), "ssh -p 2222 web1", "web1 ssh --port 2222 --guard"),
+        (("--door", "in=22"), "ssh web1", "web1 in --port 22 --guard"),
+        (("--door", "db=5432"), "doorward knock web1 db --wait 5432", "web1 db --port 5432 --guard"),
+        (("--door", "vpn=51820/udp"), "doorward knock web1 vpn", "web1 vpn --guard"),
+        (
+            ("--door", "ssh=22", "--mode", "stealth", "--public", "80,443,444,53/udp"),
+            "ssh web1",
+            "web1 ssh --port 22 --expect 80,443-444",
+        ),
+    ],
+)
+def test_what_comes_next_with_the_package(
+    called: Called, monkeypatch: pytest.MonkeyPatch, words: tuple[str, ...], last: str, verify: str
+) -> None:
+    commands, end = next_steps(called, monkeypatch, *words)
+    assert commands == ["doorward doctor", "systemctl enable --now doorward-gate doorward", last]
+    seen = end.partition(": ")[2].removeprefix("doorward verify ")
+    assert seen.partition(" --expect")[0] == verify.partition(" --expect")[0]
+    if "stealth" in words:  # in guard the rest is what listens on the tests' machine
+        assert seen == verify
+
+
+def test_observe_hides_nothing_to_be_verified(called: Called, monkeypatch: pytest.MonkeyPatch) -> None:
+    _, end = next_steps(called, monkeypatch, "--door", "ssh=22", "--mode", "observe")
+    assert "verify" not in end
 
 
 def test_called_again_it_changes_nothing_and_tells_the_same(called: Called) -> None:

@@ -116,6 +116,19 @@ def test_what_is_open_already_is_not_knocked_for() -> None:
     assert (course.opening.rounds, course.opening.missing, gate.knocks) == (0, SSH, 0)
 
 
+def test_a_door_that_is_open_from_before_is_waited_for() -> None:
+    gate = Gate(until_s=1020.0)
+    waited: list[Ports] = []
+    means = gate.means(gate.knock)._replace(waiting=waited.append)
+    course = run_course(Question(ALL, opens=SSH), means, lambda _: None)
+    assert waited == [SSH]
+    assert {seen.answer for seen in course.before.values()} == {Answer.SILENT}
+    assert course.opening is not None
+    assert (frozenset(course.opening.found), course.opening.rounds, gate.knocks) == (SSH, 1, 1)
+    assert course.closing is not None
+    assert not course.closing.left
+
+
 def test_without_a_knock_there_is_one_look() -> None:
     gate = Gate()
     course = run_course(Question(ALL), gate.means(None), lambda _: None)

@@ -1,0 +1,3 @@
+"""What the tests of packages share."""
+
+from tests.support.debian_packages import built as built
