@@ -110,9 +110,9 @@ def scan(target: Target, version: int, kind: str) -> dict[int, Scanned]:
 
 @pytest.mark.parametrize("kind", SCANS)
 def test_stealth_is_silent_everywhere(stealth: Target, version: int, kind: str) -> None:
-    (answer,) = set(scan(stealth, version, kind).values())
     unsure = kind in ("FIN", "NULL", "Xmas", "UDP")
-    assert answer == Scanned("open|filtered" if unsure else "filtered", "no-response")
+    silent = Scanned("open|filtered" if unsure else "filtered", "no-response")
+    assert {port: answer for port, answer in scan(stealth, version, kind).items() if answer != silent} == {}
 
 
 @pytest.mark.parametrize("kind", SCANS)

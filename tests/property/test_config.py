@@ -68,6 +68,7 @@ doors = st.builds(
     target=st.none(),
     on_open=st.just(()),
     on_close=st.just(()),
+    shared=st.just(False),  # needs a fleet
 )
 configurations = st.builds(
     Configuration,
