@@ -178,7 +178,8 @@ def test_a_program_that_fights(direct_lab: Lab, daemon: RunningDaemon, changes: 
         place = changes.repair(changes.wait_for(is_flush(), place))
         repairs_s.append(changes.heard[place].at_s)
     assert "nft (process" in daemon.message("keeps changing the gate")["message"]
-    assert len(repairs_s) - 1 <= (repairs_s[-1] - repairs_s[0]) / PAUSE_S + 1
+    # The first are heard late, together, while `nft` runs.
+    assert len(repairs_s) - 1 <= (repairs_s[-1] - repairs_s[0]) / PAUSE_S + 4
     daemon.host.run(["nft", "flush ruleset"])
     changes.listen()
     last = max(place for place, moment in enumerate(changes.heard) if moment.change.program == "nft")
