@@ -51,8 +51,7 @@ def session(place: Site, ending: signal.Signals) -> int:
     time.sleep(2.1)  # the deadline of a second passes, however knockd rounds it
     place.send(ONE, "7500")  # knockd looks for what is over time when a packet comes
     knockd.await_line(f"{ONE}: quiet: OPEN SESAME")
-    time.sleep(0.2)  # knockd frees its doors in the signal's handler, also while it is at a packet
-    knockd.process.send_signal(signal.SIGHUP)
+    knockd.send_signal(signal.SIGHUP)
     knockd.await_line(f"re-reading config file: {knockd.config}")
     knockd.output.await_count(1, lambda line: line.startswith("re-opening log file"))
     place.send(OTHER, "7500")

@@ -6,7 +6,6 @@ import re
 import signal
 import socket
 import threading
-import time
 from collections.abc import Iterator
 from contextlib import closing, contextmanager
 from pathlib import Path
@@ -77,8 +76,7 @@ def session(program: Program, folder: Path) -> list[tuple[str, str]]:
         for source in (ONE, SIX):
             place.send(source, "7000", "7100")
             place.knockd.await_line(f"door: running command: : {source} 100%")
-        time.sleep(0.2)  # knockd frees its doors in the signal's handler, also while it is at a packet
-        place.knockd.process.send_signal(signal.SIGHUP)
+        place.knockd.send_signal(signal.SIGHUP)
         place.knockd.output.await_count(1, lambda line: line.startswith("re-opening log file"))
         log.until("re-opening log file")  # knockd shows a line before it logs it
         place.knockd.end()

@@ -116,7 +116,7 @@ class RunningKnockd:
     def reload(self, text: str) -> None:
         """Write another configuration and have it read."""
         self.write(text)
-        self.process.send_signal(signal.SIGHUP)
+        self.send_signal(signal.SIGHUP)
         self.await_line(f"re-reading config file: {self.config}")
 
     def lines(self) -> list[str]:
@@ -139,14 +139,24 @@ class RunningKnockd:
             if said == "OPEN SESAME"
         }
 
+    def send_signal(self, number: signal.Signals) -> None:
+        """Send a signal to a program that runs.
+
+        Debian's knockd frees memory and writes to syslog in the signal's handler, and so waits for itself for ever
+        where the signal meets it at a packet: it gets the signal while it waits for packets.
+        """
+        if self.program.name == DEBIAN.name and number != signal.SIGKILL:
+            until(lambda: self.process.poll() is not None or self._awaits_packets())
+        if self.process.poll() is None:
+            self.process.send_signal(number)
+
     def kill(self) -> None:
         """End it as a crash does."""
         self.end(signal.SIGKILL)
 
     def end(self, number: signal.Signals = signal.SIGTERM) -> int:
         """Send a signal, wait for the end, give the exit status; nothing it wrote may be a traceback."""
-        if self.process.poll() is None:
-            self.process.send_signal(number)
+        self.send_signal(number)
         status = self.process.wait(PATIENCE_S)
         if self._log_end >= 0:
             os.write(self._log_end, f"{_END}\n".encode())
@@ -157,6 +167,9 @@ class RunningKnockd:
         said = "\n".join(self.errors.all())
         assert "Traceback" not in said, said
         return status
+
+    def _awaits_packets(self) -> bool:
+        return Path(f"/proc/{self.process.pid}/wchan").read_text("ascii").startswith("poll_schedule_timeout")
 
     def _read_log(self) -> None:
         with os.fdopen(os.dup(self._log_end), encoding="utf-8", errors="replace") as log:
