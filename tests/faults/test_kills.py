@@ -75,17 +75,9 @@ class Load:
     def _knock(self) -> None:
         address = next(self._addresses)
         self._how[address] = f"{self.done}: knocked"
-        for _ in range(2):  # one that meets a reload's commit may find half of each gate, and is begun anew
-            for port in KNOCK:  # the kernel opens, whatever becomes of the daemon
-                self._frames.send(Packet(address.packed, port, 2))
-            if self._is_open(address):
-                break
+        for port in KNOCK:  # the kernel opens, whatever becomes of the daemon
+            self._frames.send(Packet(address.packed, port, 2))
         self.open.add(address)
-
-    def _is_open(self, address: Place) -> bool:
-        with suppress(DoorwardError):  # a list that a reload interrupts
-            return any(element.address == address for element in self._daemon.elements())
-        return False
 
     def _open(self) -> None:
         address = next(self._addresses)

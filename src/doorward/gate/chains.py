@@ -63,7 +63,7 @@ def granted(plan: Plan) -> str:
     return chain("granted", ["counter name knocked", plan.log_state("knock")])
 
 
-def opening(plan: Plan, number: int, action: Action, doors: str) -> str:
+def opening(plan: Plan, name: str, action: Action, doors: str) -> str:
     """Open these ports for the source. A full set refuses, and says so."""
     rules = []
     for family, source in SOURCES.items():
@@ -73,8 +73,8 @@ def opening(plan: Plan, number: int, action: Action, doors: str) -> str:
         ]
         rules.append(" ".join([*updates, "goto granted"]))
     if not action:  # commands run; the packet filter opens nothing
-        return chain(f"opens_{number}", ["goto granted"], doors)
-    return chain(f"opens_{number}", [*rules, "counter name no_room_open", plan.log_state("full")], doors)
+        return chain(name, ["goto granted"], doors)
+    return chain(name, [*rules, "counter name no_room_open", plan.log_state("full")], doors)
 
 
 def matching(plan: Plan) -> list[str]:
@@ -135,8 +135,9 @@ def _symbols(plan: Plan) -> str:
         *_banned("return"),
         *(f"{match} goto limited" for match in ("udp length >= 8", *map(flag_match, filters))),
     ]
-    by_family = "meta nfproto vmap { ipv4 : goto limited4, ipv6 : goto limited6 }"
-    return chain("limited", [by_family]) + chain("symbols", rules, "what counts as a knock, right or wrong")
+    # Two rules: in a verdict map without a name a packet that is under way finds nothing once the rule is replaced.
+    by_family = ["meta nfproto ipv4 goto limited4", "goto limited6"]
+    return chain("limited", by_family) + chain("symbols", rules, "what counts as a knock, right or wrong")
 
 
 def early(plan: Plan) -> str:

@@ -77,8 +77,13 @@ class NftFilter:
 
         Keeps what the open sets hold, adds `restore`, and lets the connections in `standing` go on.
         """
-        text = ruleset.replacing(self.existing())
-        self.run("\n".join([text, *_standing(standing), *_put(restore)]))
+        existing, more = self.existing(), [*_standing(standing), *_put(restore)]
+        try:
+            self.run("\n".join([ruleset.replacing(existing), *more]))
+        except NftError:
+            if not ruleset.has_loaded(existing):
+                raise
+            self.run("\n".join([ruleset.replacing(existing, afresh=True), *more]))
 
     def put_back(self, text: str, restore: Remaining, standing: Iterable[Connection]) -> None:
         """Replace the whole table by what Ruleset.for_boot gave, in one transaction.

@@ -41,6 +41,9 @@ LIMITER_BYTES, ATTEMPT_BYTES = 260, 150  # an entry of a full set, with its shar
 # What hides a port outlives a reload as an object, only its content is replaced: a packet that is under way during the
 # commit may look a port up in the new generation and follow the old one's chains, and a new chain is empty there.
 HELD = ("ports", "door", "standing")
+# So does what says how a knock goes on and what it opens, where it says the same after the reload: else a packet under
+# way would find the old map empty, and its knock would be lost.
+_MAPS = ("delta", "number", "fail", "opens")
 COUNTERS = (
     "knocked",  # packets that completed a knock
     "hidden",  # packets to a hidden port, dropped
@@ -81,7 +84,8 @@ class Existing:
 class Ruleset:
     """A compiled gate. `states` tells, for a number in the log, the doors (by index) that opened.
 
-    `depths` tells how many knocks led to a state, as the automaton's `depths` does.
+    `depths` tells how many knocks led to a state, as the automaton's `depths` does. `opening` and `maps` name the
+    chains and maps that are the same in every table of this generation; the chains' names tell the generation.
     """
 
     generation: str
@@ -89,6 +93,8 @@ class Ruleset:
     body: str
     states: dict[int, tuple[int, ...]]
     depths: tuple[tuple[int, int], ...] = ()
+    opening: tuple[str, ...] = ()
+    maps: tuple[str, ...] = ()
 
     def whole(self) -> str:
         """Give a file for `nft -f` that replaces the table and everything in it."""
@@ -98,18 +104,28 @@ class Ruleset:
         """Give the same with a mark, so that the next daemon puts in the openings that stand by the ledger."""
         return f"{self.whole()}\nadd chain {TABLE} {FROM_FILE}\n"
 
-    def replacing(self, existing: Iterable[Existing]) -> str:
-        """Give the transaction that replaces rules and tables but keeps what the sets hold."""
-        existing = list(existing)
+    def replacing(self, existing: Sequence[Existing], *, afresh: bool = False) -> str:
+        """Give the transaction that replaces rules and tables but keeps what the sets hold.
+
+        Where the loaded table is of this generation its maps are emptied and filled again, so that no knock under way
+        is lost; with `afresh` they are made anew, whatever somebody did to them.
+        """
         same_size = {spec.name for spec in self.kept if spec.size in _sizes(existing, spec.name)}
         base = {name for name in BASE_CHAINS if f"chain {name} {{" in self.body}
-        stays = same_size | {*base, *HELD, *COUNTERS}
+        filled = {*HELD, *(() if afresh or not self.has_loaded(existing) else (*self.opening, *self.maps))}
+        stays = same_size | {*base, *filled, *COUNTERS}
         gone = [thing for thing in existing if thing.name not in stays]
         # A verdict map holds references to chains, so the maps go before the chains.
         gone.sort(key=lambda thing: thing.kind == "chain")
         head = [f"add table {TABLE}", f"flush table {TABLE}"]
-        head += [f"flush map {TABLE} {thing.name}" for thing in existing if thing.kind == "map" and thing.name in HELD]
+        head += [
+            f"flush map {TABLE} {thing.name}" for thing in existing if thing.kind == "map" and thing.name in filled
+        ]
         return "\n".join([*head, *(f"delete {thing.kind} {TABLE} {thing.name}" for thing in gone), "", self.body])
+
+    def has_loaded(self, existing: Iterable[Existing]) -> bool:
+        """Tell whether the loaded table is of this generation."""
+        return bool(self.opening) and {*self.opening} <= {thing.name for thing in existing}
 
 
 def default_capacity(memory_bytes: int, machines: int, wanted: int) -> int:
@@ -135,8 +151,9 @@ def compile_ruleset(
     kept = tuple(_kept(groups, capacity, has_signed=signed_port is not None))
     states = {state: done for machine in automaton.machines for state, done in machine.completes.items()}
     data = [*_data(doors, automaton, tells_steps=tells_steps), *_targets(groups)]
-    generation = hashlib.blake2s("".join(data).encode(), digest_size=4).hexdigest()
     actions = tables.actions(doors, automaton)
+    generation = hashlib.blake2s("".join([*data, repr(actions)]).encode(), digest_size=4).hexdigest()
+    opening = {f"opens_{number}_{generation}": action for number, action in enumerate(actions)}
     plan = chains.Plan(groups, gate, generation, tells_steps, signed_port)
     parts = [
         _heading(doors, automaton, gate, capacity),
@@ -145,10 +162,10 @@ def compile_ruleset(
         *data,
         chains.granted(plan),
         *(
-            chains.opening(plan, number, action, tables.named(doors, _doors_of(states, ends)))
-            for number, (action, ends) in enumerate(actions.items())
+            chains.opening(plan, name, action, tables.named(doors, _doors_of(states, actions[action])))
+            for name, action in opening.items()
         ),
-        tables.opens(dict(enumerate(actions.values()))),
+        tables.opens({name: actions[action] for name, action in opening.items()}),
         *chains.matching(plan),
         chains.door(gate, has_wide=signed_port is not None),
         _ports(doors, gate, signed_port),
@@ -159,7 +176,9 @@ def compile_ruleset(
         chains.prerouting(plan),
     ]
     inside = "\n".join(part.rstrip("\n") for part in parts if part).replace("\n", "\n    ")
-    return Ruleset(generation, kept, f"table {TABLE} {{\n    {inside}\n}}\n", states, depths(automaton))
+    text = f"table {TABLE} {{\n    {inside}\n}}\n"
+    roots = (f"roots{group.mark(family)}" for group in groups for family in group.family)
+    return Ruleset(generation, kept, text, states, depths(automaton), (*opening,), (*_MAPS, *roots))
 
 
 def _sizes(existing: Iterable[Existing], name: str) -> set[int]:

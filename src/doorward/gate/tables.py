@@ -79,10 +79,10 @@ def fail(automaton: Automaton) -> str:
     return _collection("map fail", "classid : classid", len(links), rows)
 
 
-def opens(numbered: Mapping[int, list[int]]) -> str:
+def opens(chains: Mapping[str, list[int]]) -> str:
     """Write which chain each last state goes to."""
-    pairs = [(state, number) for number, states in numbered.items() for state in states]
-    rows = _rows(pairs, lambda pair: f"{classid(pair[0])} : goto opens_{pair[1]}")
+    pairs = [(state, chain) for chain, states in chains.items() for state in states]
+    rows = _rows(pairs, lambda pair: f"{classid(pair[0])} : goto {pair[1]}")
     return _collection("map opens", "classid : verdict", len(pairs), rows)
 
 
@@ -128,7 +128,11 @@ def _rows(items: Iterable[T], write: Callable[[T], str]) -> list[str]:
 
 
 def _collection(head: str, element_type: str, size: int, rows: list[str], *, sized: bool = True) -> str:
-    """Write one map or set; its size is exact, so the kernel allots its buckets once."""
+    """Write one map or set; its size is fixed, so the kernel allots its buckets once.
+
+    A map has room for its content twice: while a reload replaces it, both are in it.
+    """
+    room = max(size, 1) * (2 if head.startswith("map ") else 1)
     body = ["elements = {", *(f"    {row}" for row in rows), "}"] if size else []
-    lines = [f"type {element_type}", *([f"size {max(size, 1)}"] if sized else []), *body]
+    lines = [f"type {element_type}", *([f"size {room}"] if sized else []), *body]
     return f"{head} {{\n" + "".join(f"    {line}\n" for line in lines) + "}\n"

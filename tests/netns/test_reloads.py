@@ -1,0 +1,91 @@
+"""A reload of the same doors loses no knock that is under way, and mends the maps that it fills again."""
+
+from __future__ import annotations
+
+import threading
+from collections.abc import Iterator
+from contextlib import closing, contextmanager
+from ipaddress import IPv4Address
+
+import pytest
+
+from doorward.automaton.compile import compile_doors
+from doorward.config.schema import Gate, Mode
+from doorward.gate.nft import NftFilter
+from doorward.gate.ruleset import TABLE, Ruleset, compile_ruleset
+from doorward.lab import Lab
+from doorward.model import Packet
+from tests.support.frames import FrameSender, ip_packet
+from tests.support.openings import door
+from tests.support.processes import own_namespace
+
+pytestmark = pytest.mark.netns("nft")
+
+KNOCKS = 40_000  # 120,000 packets
+FIRST = IPv4Address("10.20.0.1")
+SSH = door("ssh", "22/tcp", "7001/tcp 7002/udp 7003/tcp")
+TWICE = door("twice", "25/tcp", "7001/tcp 7001/tcp 7002/udp")  # so that there are failure links
+
+
+def ruleset(mode: Mode) -> Ruleset:
+    doors = [SSH, TWICE]
+    return compile_ruleset(doors, compile_doors(doors), Gate(mode), 1 << 18)
+
+
+@contextmanager
+def reloading(lab: Lab, gate: Ruleset) -> Iterator[list[int]]:
+    """Load the same gate again and again until the end of the block; gives the count in a list."""
+    done, over = [0], threading.Event()
+
+    def load() -> None:
+        filter_ = NftFilter()
+        while not over.is_set():
+            filter_.load(gate, {})
+            done[0] += 1
+
+    thread = threading.Thread(target=lab.server.call, args=(load,))
+    thread.start()
+    try:
+        yield done
+    finally:
+        over.set()
+        thread.join()
+
+
+@pytest.mark.parametrize("mode", [Mode.GUARD, Mode.STEALTH])
+def test_no_knock_is_lost(direct_lab: Lab, mode: Mode) -> None:
+    gate = ruleset(mode)
+    direct_lab.server.call(NftFilter().load, gate, {})
+    sources = [FIRST + number for number in range(KNOCKS)]
+    packets = [
+        ip_packet(Packet(source.packed, port, 2), direct_lab.server.ipv4) for source in sources for port in SSH.knock
+    ]
+    with closing(FrameSender(direct_lab.client, direct_lab.server)) as frames, reloading(direct_lab, gate) as done:
+        for packet in packets:
+            frames.send_raw(packet)
+    assert done[0] > 20
+    opened = {element.address for element in direct_lab.server.call(NftFilter().elements)}
+    assert [source for source in sources if source not in opened] == []
+
+
+@pytest.mark.parametrize(
+    "harm",
+    [
+        "flush map {} delta",
+        "flush map {} opens",
+        "add element {} opens {{ 0:7001 : accept, 0:7002 : accept }}",  # no room to fill it again
+        "flush map {0} opens; delete map {0} number; delete map {0} fail",
+    ],
+)
+def test_a_map_that_somebody_changed_is_mended(harm: str) -> None:
+    gate = ruleset(Mode.GUARD)
+    with own_namespace():
+        filter_ = NftFilter()
+        filter_.load(gate, {})
+        fresh = filter_.run(f"list table {TABLE}")
+        if "delete" in harm:
+            filter_.run(f"flush table {TABLE}")
+        filter_.run(harm.format(TABLE))
+        assert filter_.run(f"list table {TABLE}") != fresh
+        filter_.load(gate, {})
+        assert sorted(filter_.run(f"list table {TABLE}").splitlines()) == sorted(fresh.splitlines())
