@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import faulthandler
+import gc
 import os
 import pickle
 import signal
@@ -10,6 +12,7 @@ import traceback
 from collections.abc import Callable, Iterable
 from typing import Any, NoReturn, TypeVar
 
+from doorward.daemon import privileges
 from doorward.errors import DoorwardError, HostError
 
 T = TypeVar("T")
@@ -28,6 +31,22 @@ def in_child(call: Callable[[], T]) -> T:
         raw = pipe.read()
     outcome: T = outcome_of(pid, raw)
     return outcome
+
+
+def serve(name: str, work: Callable[[], None]) -> NoReturn:
+    """Do `work` in this process, a child for as long as the daemon runs, and end with it; ps(1) shows `name`."""
+    status = 1
+    try:
+        signal.set_wakeup_fd(-1)
+        for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP):  # for the daemon, whose end ends this too
+            signal.signal(number, signal.SIG_IGN)
+        faulthandler.disable()  # its handler, where Python was told to use it, needs calls that a reader is refused
+        privileges.call_itself(name)
+        gc.freeze()  # what is the daemon's is shared as long as it is not touched
+        work()
+        status = 0
+    finally:
+        os._exit(status)
 
 
 def answer(send: int, call: Callable[[], T]) -> NoReturn:

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import faulthandler
-import gc
 import os
 import signal
 import socket
@@ -12,7 +10,7 @@ from pathlib import Path
 
 from doorward.config.schema import Fleet
 from doorward.daemon import privileges
-from doorward.daemon.apart import STANDARD, keep_only, received
+from doorward.daemon.apart import STANDARD, keep_only, received, serve
 from doorward.errors import DoorwardError
 from doorward.fleet import talk
 from doorward.fleet.records import fit
@@ -26,7 +24,7 @@ class Child:
         self.socket, theirs = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
         self.pid = os.fork()
         if self.pid == 0:
-            _serve(theirs, identity, fleet, gate, window_ms, folder, state)
+            serve("doorward-fleet", lambda: _speak(theirs, identity, fleet, gate, window_ms, folder, state))
         theirs.close()
 
     def fileno(self) -> int:
@@ -55,7 +53,7 @@ def _identity(state: Path) -> privileges.Identity | None:
     return identity if identity is not None and state.stat().st_uid == identity.user else None
 
 
-def _serve(
+def _speak(
     daemon: socket.socket,
     identity: privileges.Identity | None,
     fleet: Fleet,
@@ -64,28 +62,17 @@ def _serve(
     folder: Path,
     state: Path,
 ) -> None:
-    status = 1
-    try:
-        signal.set_wakeup_fd(-1)
-        for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP):  # for the daemon, whose end ends this too
-            signal.signal(number, signal.SIG_IGN)
-        faulthandler.disable()
-        privileges.call_itself("doorward-fleet")
-        gc.freeze()
-        keep_only([daemon.fileno(), *STANDARD])
-        from doorward.daemon.fleet_files import for_claims, read_access
-        from doorward.fleet.process import Process, Settings
+    keep_only([daemon.fileno(), *STANDARD])
+    from doorward.daemon.fleet_files import for_claims, read_access
+    from doorward.fleet.process import Process, Settings
 
-        try:
-            access = read_access(fleet, folder, gate)
-            privileges.give_up(identity, 0)
-            privileges.end_with_parent(signal.SIGKILL)
-            claims = for_claims(access, fleet)
-            process = Process(Settings(fleet.name, gate, access, claims, window_ms, state, fleet.doors), daemon)
-        except (DoorwardError, OSError) as error:
-            daemon.send(talk.pack(talk.Say("error", fit(str(error), talk.LONGEST_WORDS))))
-        else:
-            process.run()
-        status = 0
-    finally:
-        os._exit(status)
+    try:
+        access = read_access(fleet, folder, gate)
+        privileges.give_up(identity, 0)
+        privileges.end_with_parent(signal.SIGKILL)
+        claims = for_claims(access, fleet)
+        process = Process(Settings(fleet.name, gate, access, claims, window_ms, state, fleet.doors), daemon)
+    except (DoorwardError, OSError) as error:
+        daemon.send(talk.pack(talk.Say("error", fit(str(error), talk.LONGEST_WORDS))))
+    else:
+        process.run()

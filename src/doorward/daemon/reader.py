@@ -8,8 +8,6 @@ sockets open and does not read them, so what comes while no reader runs waits in
 
 from __future__ import annotations
 
-import faulthandler
-import gc
 import os
 import select
 import signal
@@ -23,7 +21,7 @@ from typing import Any
 
 from doorward.capture.nflog import Event, LogSocket
 from doorward.daemon import privileges, seccomp
-from doorward.daemon.apart import keep_only, received
+from doorward.daemon.apart import keep_only, received, serve
 from doorward.errors import HostError, MalformedError
 
 WHATS = ("knock", "full", "fast", "step", "wrong")
@@ -109,7 +107,7 @@ class Reader:
         self._began_s = time.monotonic()
         self.pid = os.fork()
         if self.pid == 0:
-            _serve(self._logs, theirs, self._identity, wait_s)
+            serve("doorward-reader", lambda: _read(self._logs, theirs, self._identity, wait_s))
         theirs.close()
         self._waiter.register(self._socket, select.EPOLLIN)
 
@@ -141,27 +139,16 @@ def give_up_everything(
         privileges.restrict_calls(program)
 
 
-def _serve(
+def _read(
     logs: Sequence[LogSocket[Event]], daemon: socket.socket, identity: privileges.Identity | None, wait_s: float
 ) -> None:
-    status = 1
     try:
-        signal.set_wakeup_fd(-1)
-        for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP):  # for the daemon, whose end ends this too
-            signal.signal(number, signal.SIG_IGN)
-        faulthandler.disable()  # its handler, where Python was told to use it, needs calls that there will not be
-        privileges.call_itself("doorward-reader")
-        gc.freeze()  # what is the daemon's is shared as long as it is not touched
-        try:
-            give_up_everything(identity, logs, daemon)
-        except OSError as error:
-            daemon.send(_FAILED + str(error).encode())
-            raise
-        daemon.send(_READY)
-        _forward(logs, daemon, wait_s)
-        status = 0
-    finally:
-        os._exit(status)
+        give_up_everything(identity, logs, daemon)
+    except OSError as error:
+        daemon.send(_FAILED + str(error).encode())
+        raise
+    daemon.send(_READY)
+    _forward(logs, daemon, wait_s)
 
 
 def _forward(logs: Sequence[LogSocket[Event]], daemon: socket.socket, wait_s: float) -> None:

@@ -7,8 +7,6 @@ that form and nothing else. The server's private key is in no other process.
 
 from __future__ import annotations
 
-import faulthandler
-import gc
 import json
 import os
 import select
@@ -23,7 +21,7 @@ from typing import NamedTuple
 
 from doorward.capture.nflog import Datagram, LogSocket
 from doorward.daemon import privileges
-from doorward.daemon.apart import received
+from doorward.daemon.apart import received, serve
 from doorward.daemon.bucket import Bucket
 from doorward.daemon.reader import give_up_everything
 from doorward.errors import DoorwardError, Fault, MalformedError
@@ -133,7 +131,7 @@ class Verifier:
         self.is_ready = False
         self.pid = os.fork()
         if self.pid == 0:
-            _serve(log, theirs, identity, load)
+            serve("doorward-verify", lambda: _verify(log, theirs, identity, load))
         theirs.close()
 
     def fileno(self) -> int:
@@ -169,31 +167,20 @@ def _parse_ready(raw: bytes) -> Ready:
         raise MalformedError(f"verifier: a message that is none: {error}") from None
 
 
-def _serve(
+def _verify(
     log: LogSocket[Datagram],
     daemon: socket.socket,
     identity: privileges.Identity | None,
     load: Callable[[], tuple[Judge, list[Fault]]],
 ) -> None:
-    status = 1
     try:
-        signal.set_wakeup_fd(-1)
-        for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP):  # for the daemon, whose end ends this too
-            signal.signal(number, signal.SIG_IGN)
-        faulthandler.disable()
-        privileges.call_itself("doorward-verify")
-        gc.freeze()
-        try:
-            judge, faults = load()
-            give_up_everything(identity, [log], daemon)
-        except (DoorwardError, OSError) as error:
-            daemon.send(_ready([], str(error)))
-        else:
-            daemon.send(_ready(list(map(str, faults)), ""))
-            _judge_all(log, daemon, judge)
-        status = 0
-    finally:
-        os._exit(status)
+        judge, faults = load()
+        give_up_everything(identity, [log], daemon)
+    except (DoorwardError, OSError) as error:
+        daemon.send(_ready([], str(error)))
+    else:
+        daemon.send(_ready(list(map(str, faults)), ""))
+        _judge_all(log, daemon, judge)
 
 
 def _ready(faults: list[str], trouble: str) -> bytes:
