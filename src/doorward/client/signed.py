@@ -13,13 +13,14 @@ from typing import NamedTuple
 from doorward.client.knock import NoWayError, Target, failure
 from doorward.client.signers import Signer, signature_bytes
 from doorward.client.wishes import Auto
-from doorward.errors import MalformedError, UsageError
+from doorward.errors import HostError, MalformedError, UsageError
 from doorward.model import DEFAULT_SIGNED_PORT, NAME, Place, Port
 from doorward.signed.message import NONCE_BYTES, Request, pack_body, pack_plaintext, signed_text
 from doorward.signed.sealing import room, seal
 from doorward.signed.server_key import X25519, ServerKey, parse_server_key
 
 _SIGNATURE_LENGTH_BYTES = 2
+_LATEST_MS = 55_000  # a gate takes what is a minute old, and the packet needs time too
 
 
 class Letter(NamedTuple):
@@ -101,9 +102,10 @@ def send(
     report: Callable[[Sent], None] | None = None,
     really: bool = True,
 ) -> list[Target]:
-    """Send each target a packet of its own, and give those that one could be sent to. NoWayError: none.
+    """Send each target a packet of its own, and give those that one could be sent to.
 
-    `report` hears of each packet. Not `really`: all is done but the sending.
+    NoWayError: none; HostError: the key took longer to sign than a gate waits. `report` hears of each packet. Not
+    `really`: all is done but the sending.
     """
     refuse_misfit(letter, signer)
     reached, faults = [], []
@@ -113,6 +115,7 @@ def send(
                 sender.connect(target.at(port.number))  # tells whether there is a way, and from which address
                 signer.unlock()  # a person may take a minute, which the message's time must not be older by
                 message = compose(letter, signer, _own(sender), now_ms(), os.urandom(NONCE_BYTES))
+                _refuse_late(now_ms() - message.request.time_ms)
                 if really:
                     sender.send(sealed(letter, message))
             except OSError as error:
@@ -124,6 +127,15 @@ def send(
     if not reached:
         raise NoWayError("cannot knock: " + "; ".join(faults))
     return reached
+
+
+def _refuse_late(took_ms: int) -> None:
+    """Say what the gate would not: a touch that comes after a minute is for a knock that is too old."""
+    if took_ms > _LATEST_MS:
+        raise HostError(
+            f"the key signed after {took_ms // 1000} s, and a gate takes a knock for 60 s only, so it was not sent;"
+            " knock again, and touch the key sooner"
+        )
 
 
 def now_ms() -> int:

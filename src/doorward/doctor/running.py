@@ -39,7 +39,8 @@ def _daemon(file: str, facts: Facts) -> Finding:
             what = "no daemon runs; knocks still open doors, but nothing is recorded, and no command of a door runs"
         else:
             what = "no daemon runs and no gate is loaded: nothing is hidden"
-        return Finding(Level.WARNING, "daemon", what, "start it", ("doorward run",))
+        start = f"systemctl start {DAEMON}" if DAEMON in facts.boot.units else "doorward run"
+        return Finding(Level.WARNING, "daemon", what, "start it", (start,))
     where = f"daemon, process {status['pid']}"
     if not facts.table_stands:
         what = "it runs, but the table inet doorward is gone: nothing is hidden, and no knock opens"

@@ -28,7 +28,7 @@ from doorward.client.signed import (
 )
 from doorward.client.signers import Signer, signature_bytes
 from doorward.client.wishes import Auto
-from doorward.errors import UsageError
+from doorward.errors import HostError, UsageError
 from doorward.model import Place, Port, Protocol
 from doorward.signed.message import Message, Request, parse_plaintext, signed_text
 from doorward.signed.sealing import Opener
@@ -253,6 +253,18 @@ def test_the_time_is_taken_when_the_passphrase_is_there() -> None:
     with receivers() as (port, sockets):
         send(to(SERVER), signer, [LOOPBACK[4][0]], port)
         assert opened(SERVER, sockets[4].recv(2000)).request.time_ms >= asked_at_ms[0]
+
+
+def test_a_touch_that_comes_too_late_is_told_and_nothing_is_sent(monkeypatch: pytest.MonkeyPatch) -> None:
+    signer = find_signer(str(key("ed25519")), None, 1000)
+    with receivers() as (port, sockets):
+        times_ms = iter((1_000_000, 1_061_000))
+        with monkeypatch.context() as patched:
+            patched.setattr("doorward.client.signed.now_ms", lambda: next(times_ms))
+            with pytest.raises(HostError, match="the key signed after 61 s"):
+                send(to(SERVER), signer, [LOOPBACK[4][0]], port)
+        send(to(SERVER), signer, [LOOPBACK[4][0]], port)
+        assert opened(SERVER, sockets[4].recv(2000)).request.time_ms > 1_061_000  # the first that comes
 
 
 def test_nobody_is_asked_for_what_will_not_fit() -> None:

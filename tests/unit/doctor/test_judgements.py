@@ -115,6 +115,13 @@ def test_what_runs(change: dict[str, Any], level: Level, part: str) -> None:
     assert (found.level, part in found.what) == (level, True), found
 
 
+@pytest.mark.parametrize(("units", "command"), [({running.DAEMON}, "systemctl start "), ((), "doorward run")])
+def test_a_daemon_that_does_not_run_is_started_as_this_host_starts_it(units: set[str], command: str) -> None:
+    facts = replace(WELL, daemon=None, boot=Boot(True, frozenset(units)))
+    (found,) = (one for one in findings(running.judge, KNOCKED, facts) if one.where == "daemon")
+    assert found.commands[0].startswith(command)
+
+
 def test_a_gate_that_nobody_loads_at_boot_locks_out_behind_a_firewall_that_accepts_by_mark() -> None:
     boot = replace(WELL, boot=Boot(True, frozenset()))
     levels = {found.where: found.level for found in findings(running.judge, gate("accept_mark = 4096"), boot)}
