@@ -12,6 +12,7 @@ import pytest
 
 from doorward.errors import HostError
 from doorward.lab import Lab
+from tests.support.consoles import Console
 
 
 def unavailable(reason: str) -> NoReturn:
@@ -50,3 +51,13 @@ def lab() -> Iterator[Lab]:
 def direct_lab() -> Iterator[Lab]:
     """Client and server on one wire, for this test alone."""
     yield from _standing(Lab(direct=True))
+
+
+@pytest.fixture
+def console(request: pytest.FixtureRequest) -> Iterator[Console]:
+    """What the consoles of the test's mark say to type; whatever it leaves untyped is a fault."""
+    mark = request.node.get_closest_marker("console")
+    assert mark is not None, "the test has no mark `console`"
+    console = Console(*mark.args)
+    yield console
+    assert console.left == [], "not typed"

@@ -10,15 +10,15 @@ from collections.abc import Iterator
 import pytest
 
 from doorward.lab import Lab
+from tests.support.consoles import Console
 from tests.support.daemon import SILENCE_S
 from tests.support.desk import Desk, as_pattern, standing_desk
-from tests.support.documents import ROOT, blocks, calls
+from tests.support.documents import ROOT, blocks
 from tests.support.service_user import USER, status_of
 
 pytestmark = pytest.mark.netns("nft", "nmap", "ssh", "ssh-keygen", "/usr/sbin/sshd", "unshare")
 
 PAGE = ROOT / "docs/tutorial.md"
-CONSOLES = [call for block in blocks(PAGE, "console") for call in calls(block)]
 (SSH_CONFIG,) = [block.text for block in blocks(PAGE, "text")]
 
 
@@ -28,9 +28,10 @@ def desk(lab: Lab) -> Iterator[Desk]:
         yield desk
 
 
-def test_the_tutorial(desk: Desk) -> None:
-    assert [call.typed.split()[0] for call in CONSOLES].count("doorward") >= 8
-    for call in CONSOLES:
+@pytest.mark.console("docs/tutorial.md")
+def test_the_tutorial(desk: Desk, console: Console) -> None:
+    assert [call.typed.split()[0] for call in console.left].count("doorward") >= 8
+    for call in console:
         printed = desk.type(call)
         if found := re.search(r"doorward add (\S+) --name home", printed):
             desk.link = shlex.split(found[1])[0]

@@ -1,0 +1,104 @@
+"""The consoles of the documentation: which test types which, and which lines none can type.
+
+`@pytest.mark.console("docs/database.md", 2)` gives a test the second console of a page, as its fixture `console`;
+without a number, all of the page's. `tests/unit/test_docs_runs.py` holds that nothing is left over.
+"""
+
+from __future__ import annotations
+
+import ast
+from collections.abc import Iterator
+from pathlib import Path
+from typing import NamedTuple
+
+from tests.support.documents import ROOT, Block, Call, blocks, calls
+
+TESTS = ROOT / "tests"
+
+
+class Elsewhere(NamedTuple):
+    """Lines of a page that no test of `scripts/test` types."""
+
+    page: str
+    begins: str  # how these lines begin; "" for every line
+    reason: str
+    run_by: str = ""  # what runs them all the same: a file of the tree, perhaps with options
+
+
+_PACKAGES = "installs packages on the machine that runs it"
+_PHONE = "a phone's package manager and index"
+ELSEWHERE = (
+    Elsewhere("CONTRIBUTING.md", "scripts/test ", "runs the tests, these too", ".ci/run"),
+    Elsewhere("README.md", "scripts/test", "runs the tests, these too", ".ci/run"),
+    Elsewhere("README.md", "scripts/demo", "installs packages, and is `doorward lab` then", "tests/netns/test_lab.py"),
+    Elsewhere("README.md", "scripts/deb", "builds in a Debian of its own, from the net", "scripts/deb --test"),
+    Elsewhere("README.md", "apt install ./build/", _PACKAGES, "scripts/deb --test"),
+    Elsewhere("README.md", "apt install nftables ", _PACKAGES, "scripts/test"),
+    Elsewhere("README.md", "python3 -m venv /opt/doorward ", _PACKAGES, "tests/packaging/test_wheel.py"),
+    Elsewhere("README.md", "ln -s /opt/doorward/", "writes into the machine's own folders"),
+    Elsewhere("docs/kernels.md", "scripts/test-kernels", "boots two more kernels, for an hour", "scripts/test-kernels"),
+    Elsewhere("docs/operations.md", "systemctl enable ", "needs systemd as the first process", "scripts/deb --test"),
+    Elsewhere("docs/phone.md", "pkg install ", _PHONE),
+    Elsewhere("docs/phone.md", "pip install doorward", _PHONE, "tests/packaging/test_wheel.py"),
+    Elsewhere("docs/session.md", "", "a recorded session on a whole Debian", "tests/packaging/test_session.py"),
+)
+
+
+def typed_in(block: Block) -> Iterator[Call]:
+    """Give what is typed in a console; a line before the first prompt counts as typed, too."""
+    found = list(calls(block))
+    lines = block.text.splitlines()
+    first = next((number for number, line in enumerate(lines) if line[:2] in ("# ", "$ ")), len(lines))
+    yield from (Call("", line, "") for line in lines[:first] if line.strip())
+    yield from found
+
+
+def stands_elsewhere(page: str, call: Call) -> bool:
+    return any(page == entry.page and call.typed.startswith(entry.begins) for entry in ELSEWHERE)
+
+
+def consoles(page: str, *numbers: int) -> list[Block]:
+    """Give a page's consoles, all or those of these numbers; the first is 1."""
+    found = list(blocks(ROOT / page, "console"))
+    return [found[number - 1] for number in numbers] if numbers else found
+
+
+class Console:
+    """What a test has to type, one call after the other; it is at an end when all were taken."""
+
+    def __init__(self, page: str, *numbers: int) -> None:
+        found = [call for block in consoles(page, *numbers) for call in typed_in(block)]
+        self.left = [call for call in found if not stands_elsewhere(page, call)]
+        assert self.left, f"nothing to type in {page} {numbers}"
+
+    def __iter__(self) -> Console:
+        return self
+
+    def __next__(self) -> Call:
+        if not self.left:
+            raise StopIteration
+        return self.left.pop(0)
+
+
+class Claim(NamedTuple):
+    """A test that says that it types consoles of a page."""
+
+    test: str
+    page: str
+    numbers: tuple[int, ...]
+
+
+def claims() -> Iterator[Claim]:
+    """Read the marks of all tests."""
+    for path in sorted(TESTS.rglob("test_*.py")):
+        if "mark.console(" in (text := path.read_text()):
+            yield from _claims_of(path, ast.parse(text))
+
+
+def _claims_of(path: Path, tree: ast.Module) -> Iterator[Claim]:
+    for node in tree.body:
+        if isinstance(node, ast.FunctionDef) and node.name.startswith("test_"):
+            for mark in node.decorator_list:
+                if isinstance(mark, ast.Call) and ast.unparse(mark.func) == "pytest.mark.console":
+                    page, *numbers = (ast.literal_eval(word) for word in mark.args)
+                    yield Claim(f"{path.relative_to(ROOT)}::{node.name}", page, tuple(numbers))
