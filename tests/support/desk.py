@@ -5,12 +5,15 @@ from __future__ import annotations
 import os
 import re
 import shlex
+import shutil
 import signal
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import ExitStack, contextmanager
 from pathlib import Path
+from typing import Any
 
 from doorward.lab import Lab
+from doorward.lab_host import Host
 from tests.support import ssh_keygen
 from tests.support.daemon import DOORWARD, RunningDaemon
 from tests.support.documents import Call
@@ -23,8 +26,10 @@ ANYTHING = "…"
 class Desk:
     """A server with sshd and a machine before it, which are 198.51.100.2 and 192.0.2.2 as on the page."""
 
-    def __init__(self, lab: Lab, folder: Path) -> None:
+    def __init__(self, lab: Lab, folder: Path, you: Host | None = None) -> None:
         self.lab, self.folder, self.link = lab, folder, ""
+        self.hosts = {"#": lab.server, "$": you or lab.client}
+        self.swaps: dict[str, str] = {}  # what the page says, and what stands for it here
         self.private = ssh_keygen.key("ed25519")
         self.daemon = RunningDaemon(lab.server, folder / "server", "")
         self.daemon.config.unlink()
@@ -34,7 +39,7 @@ class Desk:
         (self.daemon.folder / "notify").chmod(0o666)
         self.environment = {"#": self._home("root") | self.daemon.env, "$": self._home("you")}
         for name, program in {"doorward": DOORWARD, "ssh": (SSH, "-F", folder / "ssh_config")}.items():
-            self._program(name, *program)
+            self.program(name, *program)
 
     def _home(self, user: str) -> dict[str, str]:
         """Make somebody's home, with the key by which you log in."""
@@ -47,7 +52,8 @@ class Desk:
         programs = f"{self.folder / 'bin'}:{os.environ['PATH']}"
         return {"HOME": str(keys.parent), "PATH": programs, "SSH_AUTH_SOCK": "", "SSH_CONNECTION": "", "TZ": "UTC"}
 
-    def _program(self, name: str, *words: object) -> None:
+    def program(self, name: str, *words: object) -> None:
+        """Put a program before all others for whoever types here."""
         path = self.folder / "bin" / name
         path.parent.mkdir(exist_ok=True)
         path.write_text(f'#!/bin/sh\nexec {shlex.join(map(str, words))} "$@"\n')
@@ -60,46 +66,115 @@ class Desk:
         return f'command="{session}" {ssh_keygen.public_line(self.private)}'
 
     def write_ssh_config(self, text: str) -> None:
-        proxy = text.replace("doorward", shlex.join(DOORWARD))
-        more = f"IdentityFile {self.private}\nStrictHostKeyChecking no\nUserKnownHostsFile /dev/null\nLogLevel ERROR\n"
-        (self.folder / "ssh_config").write_text(proxy + more)
+        """Have `ssh` read this, and then what stands in your own `~/.ssh/config`."""
+        rest = f"""
+Match all
+Include {self.home("$")}/.ssh/config
+User root
+IdentityFile {self.private}
+StrictHostKeyChecking no
+UserKnownHostsFile /dev/null
+LogLevel ERROR
+"""
+        (self.folder / "ssh_config").write_text(text + rest)
 
-    def type(self, call: Call) -> str:
-        """Do what a line says; gives what is printed."""
-        if call.typed.startswith("doorward run"):
-            self.daemon.start(*call.typed.split()[2:])
+    def home(self, prompt: str) -> Path:
+        return Path(self.environment[prompt]["HOME"])
+
+    def configure(self, text: str) -> None:
+        """Write the server's configuration, as the daemon's user may read it."""
+        self.daemon.config.write_text(text)
+        os.chown(self.daemon.config, 0, GROUP)
+        self.daemon.config.chmod(0o640)
+
+    def start(self, *words: str) -> None:
+        """Start the daemon, and wait until it takes what its configuration lets it take."""
+        self.daemon.start(*words)
+        if "[signed]" in self.daemon.config.read_text():
             self.daemon.message("takes signed knocks")
+
+    def type(self, call: Call, *, at: str = "", status: int = 0, given: str = "") -> str:
+        """Do what a line says, by whoever's prompt it shows or `at` says; gives what is printed."""
+        if call.typed.startswith("doorward run"):
+            self.start(*(word for word in call.typed.split()[2:] if word != "&"))
             return ""
         if call.typed.startswith("systemctl enable --now"):
             self.daemon.end(signal.SIGINT)  # the Ctrl-C of which the page speaks
-            self.daemon.start()
-            self.daemon.message("takes signed knocks")
+            self.start()
             return ""
-        host = self.lab.server if call.prompt == "#" else self.lab.client
-        typed = re.sub(r"'doorward://.*?…'", shlex.quote(self.link), call.typed)
-        done = host.run(["sh", "-ec", typed], env=self.environment[call.prompt], check=False, timeout_s=120)
+        if call.typed == "systemctl reload doorward":  # what the unit's ExecReload does
+            self.daemon.reload(self.daemon.config.read_text())
+            return ""
+        prompt = at or call.prompt
+        line = 'exec 2>&1; cd "$HOME"; ' + self.swapped(call.typed)  # a terminal shows both outputs
+        done = self.hosts[prompt].run(
+            ["sh", "-ec", line], env=self.environment[prompt], stdin=given, check=False, timeout_s=120
+        )
         over = call.typed.startswith("doorward close") and done.returncode == 1  # by itself, on a slow machine
-        assert done.returncode == 0 or over, (call.typed, done.stdout, done.stderr)
+        assert done.returncode == status or over, (line, done.stdout)
         if call.typed.startswith("doorward init"):
             config = self.daemon.config.read_text()
             assert config.count('for = "30s"') == 1
             self.daemon.config.write_text(config.replace('for = "30s"', 'for = "10s"'))  # not to wait so long here
-        return done.stdout.replace(str(self.daemon.config.parent), "/etc/doorward")
+        return self.as_on_the_page(done.stdout)
+
+    def compare(self, call: Call, *, vary: Mapping[str, str] | None = None, **how: Any) -> str:
+        """Type a line; what the page shows as printed must be what is printed."""
+        printed = self.type(call, **how)
+        pattern = as_pattern(call.printed, vary or {})
+        assert not call.printed or re.fullmatch(pattern, printed, re.DOTALL), (call.typed, printed)
+        return printed
+
+    def swapped(self, typed: str) -> str:
+        """Put in what is another here than on the page."""
+        swaps = {"/etc/doorward": str(self.daemon.config.parent), **self.swaps}
+        typed = re.sub(r"'doorward://.*?…'", lambda _: shlex.quote(self.link), typed)
+        for there, here in swaps.items():
+            typed = typed.replace(there, here)
+        return typed
+
+    def as_on_the_page(self, printed: str) -> str:
+        for there, here in {"/etc/doorward": str(self.daemon.config.parent), **self.swaps}.items():
+            printed = printed.replace(here, there)
+        return printed
 
 
-def as_pattern(printed: str) -> str:
-    """Take what the page leaves out for anything: a line of its own for any lines, within a line for any letters."""
+def as_pattern(printed: str, vary: Mapping[str, str] | None = None) -> str:
+    """Take what the page leaves out for anything: a line of its own for any lines, within a line for any letters.
+
+    `vary` has the few texts that differ each time, and the expressions for what may stand in their place.
+    """
     lines = [".*" if line == ANYTHING else re.escape(line).replace(ANYTHING, "[^\n]*") for line in printed.splitlines()]
+    for text, expression in (vary or {}).items():
+        assert text in printed, text
+        lines = [line.replace(re.escape(text), expression) for line in lines]
     return "\\s*" + "\\s*".join(lines) + "\\s*"
 
 
 @contextmanager
-def standing_desk(lab: Lab, ssh_config: str) -> Iterator[Desk]:
-    """Give a desk with a running sshd and that ssh_config; no gate runs yet."""
+def host_names(host: Host, **names: str) -> Iterator[None]:
+    """Let these names be addresses for all that is run on a host."""
+    folder = Path("/etc/netns") / host.namespace  # `ip netns exec` puts what is there over the files of /etc
+    made = not folder.exists()
+    folder.mkdir(parents=True, exist_ok=True)
+    lines = "".join(f"{address} {name.replace('_', '.')}\n" for name, address in names.items())
+    (folder / "hosts").write_text(Path("/etc/hosts").read_text() + lines)
+    try:
+        yield
+    finally:
+        if made:
+            shutil.rmtree(folder)
+
+
+@contextmanager
+def standing_desk(lab: Lab, ssh_config: str = "", you: Host | None = None) -> Iterator[Desk]:
+    """Give a desk with a running sshd and that ssh_config; no gate runs yet. You are at the client, or there."""
     with ExitStack() as stack:
         folder = stack.enter_context(open_folder())
         stack.enter_context(service_user(lab.server))
-        desk = Desk(lab, folder)
+        desk = Desk(lab, folder, you)
+        names = {"server_example": str(lab.server.ipv4), "db_example": str(lab.server.ipv4)}
+        stack.enter_context(host_names(desk.hosts["$"], **names))
         desk.write_ssh_config(ssh_config)
         stack.enter_context(running_sshd(lab.server, folder / "sshd", [desk.login()]))
         stack.callback(desk.daemon.close)

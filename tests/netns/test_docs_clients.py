@@ -1,0 +1,174 @@
+"""The pages about signed knocks and their clients, typed: on the server as root, and on somebody's own machine."""
+
+from __future__ import annotations
+
+import json
+import os
+import re
+import sys
+import textwrap
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+from doorward.lab import Lab
+from tests.support import ssh_keygen
+from tests.support.consoles import Console
+from tests.support.desk import Desk, standing_desk
+from tests.support.documents import ROOT, Call, blocks
+from tests.support.service_user import GROUP
+
+pytestmark = pytest.mark.netns("nft", "nmap", "ssh", "ssh-keygen", "/usr/sbin/sshd", "unshare")
+
+KEY = "x25519:hSDwCYkwp1R0i33ctD73Wg2/Og0mOBr066SpjqqbTmo="  # the server's public key on these pages
+KEY_PATTERN = r"x25519:[\w/+]{43}="
+# What stands for psql and pg_dump: it connects for real, and writes what the service says first.
+CONNECT = """\
+import socket, sys
+words = dict(zip(sys.argv[1::2], sys.argv[2::2]))
+with socket.create_connection((words["-h"], 5432), 10) as service:
+    said = service.makefile().readline()
+with open(words["-f"], "w") if "-f" in words else sys.stdout as output:
+    output.write(said)
+"""
+DOOR = """
+[doors.ssh]
+knock = ["4721/tcp", "11839/udp", "7306/tcp"]
+opens = ["22/tcp"]
+[signed]
+"""
+ACCESS = """
+SOURCE             203.0.113.0/24
+OPEN_PORTS         tcp/22
+KEY_BASE64         c2hhcmVkIHRvbw==
+FW_ACCESS_TIMEOUT  30
+MAX_FW_TIMEOUT     300
+"""
+
+
+def first(page: str, language: str) -> str:
+    return next(blocks(ROOT / page, language)).text
+
+
+@pytest.fixture
+def desk(lab: Lab) -> Iterator[Desk]:
+    with standing_desk(lab) as desk:
+        yield desk
+
+
+@pytest.fixture
+def afar(lab: Lab) -> Iterator[Desk]:
+    """You are at 203.0.113.2, as in the lines of these pages that say from where."""
+    with standing_desk(lab, you=lab.stranger) as desk:
+        yield desk
+
+
+def authorize(desk: Desk, *lines: str) -> None:
+    path = desk.daemon.config.parent / "authorized_keys"
+    path.write_text("".join(f"{line}\n" for line in lines))
+    os.chown(path, 0, GROUP)
+    path.chmod(0o640)
+
+
+def make_key(desk: Desk) -> None:
+    """Make the server's key; what prints it is typed elsewhere."""
+    desk.swaps[KEY] = desk.daemon.run("key", "server").stdout.strip()
+
+
+def bare(private: Path) -> str:
+    """Give a public key without its comment."""
+    return " ".join(ssh_keygen.public_line(private).split()[:2])
+
+
+def opened_by(desk: Desk) -> str:
+    by: str = desk.daemon.event("opened", address=str(desk.hosts["$"].ipv4))["by"]
+    return by
+
+
+@pytest.mark.console("docs/signed-knocks.md")
+def test_signed_knocks(desk: Desk, console: Console) -> None:
+    page = "docs/signed-knocks.md"
+    desk.configure('[gate]\nmode = "stealth"\n[doors.other]\nopens = ["80/tcp"]\n')
+    desk.start()
+    desk.configure(first(page, "toml"))
+    printed = desk.compare(next(console), vary={KEY: KEY_PATTERN})
+    desk.swaps[KEY] = printed.split()[-1]
+    for call in console:
+        printed = desk.compare(call)
+        assert not call.typed.startswith("doorward check") or ": good: 1 door, " in printed
+    desk.daemon.message("takes signed knocks")
+    assert textwrap.indent(first(page, "text"), "    ") in printed  # as `doorward add` says
+    (desk.home("$") / ".ssh/config").write_text(first(page, "text"))
+    assert desk.type(Call("$", "ssh home echo in", "")) == "in\n"
+    assert opened_by(desk) == "key ed25519 number 0"
+    desk.type(Call("#", f"doorward close ssh {desk.lab.client.ipv4}", ""))
+    desk.type(Call("$", "doorward knock home ssh", ""))
+    assert opened_by(desk) == "key ed25519 number 0"
+
+
+@pytest.mark.console("docs/database.md")
+def test_a_database(afar: Desk, console: Console) -> None:
+    """Here the door closes after 2 s, and `verify` looks at fewer ports."""
+    page, desk = "docs/database.md", afar
+    desk.lab.server.start_greeter(5432)
+    desk.configure(first(page, "toml").replace('for = "30s"', 'for = "2s"'))
+    make_key(desk)
+    other = ssh_keygen.key("ed25519", 1)
+    reports = first(page, "text").strip().replace("ssh-ed25519 AAAA…", bare(desk.private))
+    authorize(desk, reports, f'doors="db" {bare(other)} backup')
+    desk.start()
+    desk.swaps |= {"/etc/backup/id_ed25519": str(other), "1-10000": "5400-5500"}
+    for name in ("psql", "pg_dump"):
+        desk.program(name, sys.executable, "-c", CONNECT)
+    add, query, backup, verify = console
+    desk.compare(add)
+    assert desk.compare(query) == f"welcome, {desk.lab.stranger.ipv4}\n"
+    assert opened_by(desk) == "key reports"
+    desk.daemon.run("close", "db", desk.lab.stranger.ipv4, check=False)  # or it has closed by itself
+    desk.compare(backup)
+    assert opened_by(desk) == "key backup"
+    desk.daemon.run("close", "db", desk.lab.stranger.ipv4, check=False)
+    assert (desk.home("$") / "shop.sql").read_text() == f"welcome, {desk.lab.stranger.ipv4}\n"
+    assert "all as it should be" in desk.compare(verify, at="$")
+
+
+@pytest.mark.console("docs/from-fwknop.md")
+def test_coming_from_fwknop(afar: Desk, console: Console) -> None:
+    page, desk = "docs/from-fwknop.md", afar
+    desk.swaps["/etc/fwknop/access.conf"] = str(desk.folder / "access.conf")
+    (desk.folder / "access.conf").write_text(ACCESS)
+    desk.daemon.config.unlink(missing_ok=True)
+    said = desk.compare(next(console))
+    desk.swaps[KEY] = desk.compare(next(console), vary={KEY: KEY_PATTERN}).split()[-1]
+    desk.swaps["x25519:hSDw…"] = desk.swaps[KEY]
+    line = first(page, "text").strip()
+    assert line.replace("ssh-ed25519 AAAA… alice", "KIND KEY NAME") in said
+    (desk.daemon.config.parent / "authorized_keys").write_text(
+        line.replace("ssh-ed25519 AAAA…", bare(desk.private)) + "\n"
+    )
+    for call in console:
+        if call.prompt == "$" and not hasattr(desk.daemon, "process"):
+            desk.start()
+        printed = desk.compare(call)
+        assert not call.typed.startswith("doorward check") or ": good: 1 door, " in printed
+    assert opened_by(desk) == "key alice"
+
+
+@pytest.mark.console("docs/phone.md")
+def test_a_phone(desk: Desk, console: Console) -> None:
+    desk.configure(DOOR)
+    make_key(desk)
+    authorize(desk, f"{bare(desk.private)} phone")
+    desk.start()
+    app, section = next(console), next(console)
+    desk.compare(app)
+    told = json.loads((desk.home("#") / "ssh.json").read_text())
+    assert "server.example" in json.dumps(told)
+    desk.compare(section)
+    text = (desk.home("#") / "knockd.conf").read_text()
+    assert re.search(r"^\[ssh\]$.*4721:tcp,11839:udp,7306:tcp$", text, re.MULTILINE | re.DOTALL)
+    desk.link = desk.type(Call("#", "doorward share ssh --host server.example", "")).strip()
+    for call in console:
+        desk.compare(call)
+    assert opened_by(desk) == "key phone"
