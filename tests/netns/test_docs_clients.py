@@ -109,10 +109,10 @@ def test_signed_knocks(desk: Desk, console: Console) -> None:
 
 @pytest.mark.console("docs/database.md")
 def test_a_database(afar: Desk, console: Console) -> None:
-    """Here the door closes after 2 s, and `verify` looks at fewer ports."""
+    """Here the door closes after 3 s, and `verify` looks at fewer ports."""
     page, desk = "docs/database.md", afar
     desk.lab.server.start_greeter(5432)
-    desk.configure(first(page, "toml").replace('for = "30s"', 'for = "2s"'))
+    desk.configure(first(page, "toml").replace('for = "30s"', 'for = "3s"'))
     make_key(desk)
     other = ssh_keygen.key("ed25519", 1)
     reports = first(page, "text").strip().replace("ssh-ed25519 AAAA…", bare(desk.private))

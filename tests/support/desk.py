@@ -144,10 +144,14 @@ def as_pattern(printed: str, vary: Mapping[str, str] | None = None) -> str:
 
     `vary` has the few texts that differ each time, and the expressions for what may stand in their place.
     """
-    lines = [".*" if line == ANYTHING else re.escape(line).replace(ANYTHING, "[^\n]*") for line in printed.splitlines()]
-    for text, expression in (vary or {}).items():
-        assert text in printed, text
-        lines = [line.replace(re.escape(text), expression) for line in lines]
+    vary = {ANYTHING: "[^\n]*", **(vary or {})}
+    known = re.compile("|".join(map(re.escape, vary)))
+    lines = []
+    for line in printed.splitlines():
+        fixed = map(re.escape, known.split(line))
+        varied = [vary[found] for found in known.findall(line)] + [""]
+        lines.append(".*" if line == ANYTHING else "".join(map("".join, zip(fixed, varied, strict=True))))
+    assert all(text in printed for text in vary if text != ANYTHING), vary
     return "\\s*" + "\\s*".join(lines) + "\\s*"
 
 
