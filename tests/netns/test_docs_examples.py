@@ -1,20 +1,23 @@
-"""Configurations in the documentation are loaded into the kernel, and the README's first example lets its sender in."""
+"""Configurations in the documentation are loaded into the kernel, and the README's first examples let you in."""
 
 from __future__ import annotations
 
-import re
+import os
+import shutil
 import tomllib
-from pathlib import Path
+from collections.abc import Iterator
 
 import pytest
 
 from doorward.config.toml import TABLES, parse
 from doorward.daemon.loading import compile_configuration, memory_bytes
 from doorward.lab import Lab
-from tests.support.daemon import DOORWARD, running_daemon
-from tests.support.documents import PAGES, ROOT, Block, blocks, calls
+from tests.support.consoles import Console
+from tests.support.desk import Desk, standing_desk
+from tests.support.documents import PAGES, ROOT, Block, blocks
+from tests.support.service_user import GROUP
 
-pytestmark = pytest.mark.netns("nft")
+pytestmark = pytest.mark.netns("nft", "ssh", "/usr/sbin/sshd", "unshare")
 
 WHOLE = [
     block
@@ -31,16 +34,29 @@ def test_the_kernel_takes_it(lab: Lab, block: Block) -> None:
     assert lab.server.run(["nft", "list", "tables"]).stdout == "table inet doorward\n"
 
 
-def test_the_readmes_first_example(lab: Lab, tmp_path: Path) -> None:
-    """The host has a service on 22 and the example's public ports; its words knock, and the connection follows."""
-    readme = ROOT / "README.md"
-    config, console = next(blocks(readme, "toml")).text, next(blocks(readme, "console"))
-    run, knock = (call.typed for call in calls(console))
-    assert run == "doorward run &"
-    words = re.fullmatch(r"doorward (knock server\.example .*) && ssh server\.example", knock)
-    assert words
-    lab.server.start_greeter(22)
-    with running_daemon(lab.server, tmp_path, config) as daemon:
-        there = words[1].replace("server.example", str(lab.server.ipv4)).split()
-        lab.client.run([*DOORWARD, *there, "--wait", "22"])
-        assert daemon.event("opened", address=str(lab.client.ipv4))["door"] == "ssh"
+@pytest.fixture
+def desk(lab: Lab) -> Iterator[Desk]:
+    with standing_desk(lab) as desk:
+        yield desk
+
+
+@pytest.mark.console("README.md", 1, 2)
+def test_the_readmes_first_examples(desk: Desk, console: Console) -> None:
+    """The sequence first; then `[signed]` is written there and the server's key made, as the sentence between says."""
+    config = next(blocks(ROOT / "README.md", "toml")).text
+    desk.configure(config)
+    run, knock, add, ssh = console
+    desk.compare(run)
+    desk.compare(knock)
+    assert desk.daemon.event("opened", address=str(desk.lab.client.ipv4))["by"] == "knock"
+    desk.daemon.run("close", "ssh", desk.lab.client.ipv4)
+    desk.configure(config + "[signed]\n")
+    desk.swaps["x25519:…"] = desk.daemon.run("key", "server").stdout.strip()
+    keys = desk.daemon.config.with_name("authorized_keys")
+    shutil.copy(desk.home("#") / ".ssh/authorized_keys", keys)
+    os.chown(keys, 0, GROUP)
+    desk.daemon.reload(desk.daemon.config.read_text())
+    desk.daemon.message("takes signed knocks")
+    desk.compare(add)
+    desk.compare(ssh)
+    assert desk.daemon.event("opened", address=str(desk.lab.client.ipv4))["by"] == "key ed25519 number 0"

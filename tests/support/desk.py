@@ -7,6 +7,7 @@ import re
 import shlex
 import shutil
 import signal
+import subprocess
 from collections.abc import Iterator, Mapping
 from contextlib import ExitStack, contextmanager
 from pathlib import Path
@@ -21,6 +22,7 @@ from tests.support.service_user import GROUP, USER, open_folder, service_user, w
 from tests.support.sshd import SSH, running_sshd
 
 ANYTHING = "…"
+_LINE = 'exec 2>&1; cd "$HOME"; '  # before each: a terminal shows both outputs
 
 
 class Desk:
@@ -106,7 +108,7 @@ LogLevel ERROR
             self.daemon.reload(self.daemon.config.read_text())
             return ""
         prompt = at or call.prompt
-        line = 'exec 2>&1; cd "$HOME"; ' + self.swapped(call.typed)  # a terminal shows both outputs
+        line = _LINE + self.swapped(call.typed)
         done = self.hosts[prompt].run(
             ["sh", "-ec", line], env=self.environment[prompt], stdin=given, check=False, timeout_s=120
         )
@@ -117,6 +119,11 @@ LogLevel ERROR
             assert config.count('for = "30s"') == 1
             self.daemon.config.write_text(config.replace('for = "30s"', 'for = "10s"'))  # not to wait so long here
         return self.as_on_the_page(done.stdout)
+
+    def begin(self, call: Call) -> subprocess.Popen[str]:
+        """Start what goes on until Ctrl-C."""
+        line = f"{_LINE}exec {self.swapped(call.typed)}"
+        return self.hosts[call.prompt].popen(["sh", "-ec", line], env=self.environment[call.prompt])
 
     def compare(self, call: Call, *, vary: Mapping[str, str] | None = None, **how: Any) -> str:
         """Type a line; what the page shows as printed must be what is printed."""

@@ -1,0 +1,131 @@
+"""The pages about what is seen of a host, typed: `verify` from outside, `explain` over what tcpdump captured."""
+
+from __future__ import annotations
+
+import signal
+import socket
+import subprocess
+import time
+from collections.abc import Iterator
+from contextlib import suppress
+from ipaddress import ip_address
+from pathlib import Path
+
+import pytest
+
+from doorward.capture.flow import flow_of
+from doorward.capture.link_headers import network_of
+from doorward.capture.pcap import CaptureFile
+from doorward.lab import Lab
+from tests.support.consoles import Console
+from tests.support.daemon import PATIENCE_S, Visitor
+from tests.support.desk import Desk, standing_desk
+from tests.support.documents import ROOT, Call, blocks
+
+pytestmark = pytest.mark.netns("nft", "nmap", "tcpdump", "ssh", "/usr/sbin/sshd", "unshare")
+
+STEALTH = """
+[gate]
+mode = "stealth"
+public = ["80/tcp", "443/tcp"]
+[doors.ssh]
+knock = ["7000/tcp", "8000/udp", "9000/tcp"]
+opens = ["22/tcp"]
+for = "2s"
+"""
+
+
+@pytest.fixture
+def desk(lab: Lab) -> Iterator[Desk]:
+    with standing_desk(lab) as desk:
+        yield desk
+
+
+@pytest.mark.console("docs/verify.md")
+def test_what_a_stranger_sees(desk: Desk, console: Console) -> None:
+    """Here packets go out faster, the door closes after 2 s, and the page leaves out rows."""
+    for port in (80, 443):
+        desk.lab.server.start_greeter(port)
+    desk.configure(STEALTH)
+    desk.start()
+    sequence = "ssh:7000/tcp,8000/udp,9000/tcp"
+    desk.type(Call("$", f"doorward add home --address {desk.lab.server.ipv4} --door {sequence}", ""))
+    desk.swaps["--expect 80,443"] = "--expect 80,443 --rate 20000"
+    (call,) = console
+    vary = {
+        "in 45s": r"in \d+s",
+        "29.9 to 31.0 s": r"\d+\.\d to \d+\.\d s",
+        "          (and so on, up to 65535)": r"(?: +\d+ \.{64}\s*){14}",
+    }
+    desk.compare(call, at="$", vary=vary)
+    assert (desk.home("$") / "home.png").read_bytes().startswith(b"\x89PNG")
+
+
+def read_on(process: subprocess.Popen[str], part: str) -> str:
+    """Read what a program writes, to a line that has this part."""
+    assert process.stdout is not None
+    return next(line for line in process.stdout if part in line)
+
+
+def ended(process: subprocess.Popen[str]) -> int:
+    """Press Ctrl-C."""
+    process.send_signal(signal.SIGINT)
+    return process.wait(PATIENCE_S)
+
+
+def knock(visitor: Visitor, *ports: int) -> None:
+    for port in ports:
+        kind = socket.SOCK_DGRAM if port == 8000 else socket.SOCK_STREAM
+        with visitor.host.call(socket.socket, socket.AF_INET, kind) as knocker:
+            knocker.bind((str(visitor.source), 0))
+            knocker.setblocking(False)
+            knocker.connect_ex((str(visitor.server), port))
+            if kind == socket.SOCK_DGRAM:
+                knocker.send(b"\0")
+
+
+def await_packets(path: Path, port: int, count: int) -> None:
+    """Wait until a capture has so many packets to a port; tcpdump tells nobody."""
+    deadline_s = time.monotonic() + PATIENCE_S
+    while True:
+        with path.open("rb") as file:
+            flows = [flow_of(network_of(frame.link, frame.data).packet) for frame in CaptureFile(file)]
+        if sum(flow.port is not None and flow.port.number == port for flow in flows) >= count:
+            return
+        assert time.monotonic() < deadline_s, flows
+        time.sleep(0.02)
+
+
+@pytest.mark.console("docs/explain.md")
+def test_why_a_knock_failed(desk: Desk, console: Console) -> None:
+    """Here `within` is a second, not to wait so long; tcpdump writes at once, so that one sees when it has all."""
+    config = next(blocks(ROOT / "docs/explain.md", "toml")).text
+    desk.configure(config.replace('within = "5s"', 'within = "1s"'))
+    desk.start()
+    visitor = Visitor(desk.lab.client, ip_address("192.0.2.7"), desk.lab.server.ipv4)
+    desk.lab.client.add_addresses([visitor.source])
+    desk.swaps["tcpdump "] = "tcpdump -U --immediate-mode "
+    capture = desk.begin(next(console))
+    read_on(capture, "listening on")
+    knock(visitor, 7000, 8000)
+    time.sleep(1.2)  # too slow: that is what the page shows
+    knock(visitor, 9000)
+    with suppress(TimeoutError):
+        visitor.connect(22, 1.5)  # TCP sends a lost SYN again after a second
+    await_packets(desk.home("#") / "knock.pcap", 22, 2)
+    assert ended(capture) == 0
+    moments = ("0.000", "0.010", "6.200", "6.480", "7.490")
+    vary = {
+        **dict.fromkeys(moments, r"\d\.\d{3}"),
+        "2026-05-01 12:00:09": r"20[\d-]{8} [\d:]{8}",
+        "6.2 s after the first (within 5s):     ": r"\d+\.\d+ s after the first \(within 1s\): +",
+        "6.2 s after the first; `within` is 5s": r"\d+\.\d+ s after the first; `within` is 1s",
+    }
+    desk.compare(next(console), vary=vary, status=1)
+    live = desk.begin(next(console))
+    read_on(live, "watching 192.0.2.7")
+    knock(visitor, 7000, 8000, 9000)
+    read_on(live, "SYN 9000/tcp")
+    assert ended(live) in (0, 1)
+    desk.daemon.event("opened", address=str(visitor))
+    assert "=> door ssh opened at " in desk.compare(next(console))
