@@ -14,10 +14,10 @@ from cryptography.x509.oid import NameOID
 
 
 class Authority:
-    """Makes certificates for 127.0.0.1, as PEM files in a folder; `ca` is its own."""
+    """Makes certificates for an address, as PEM files in a folder; `ca` is its own."""
 
-    def __init__(self, folder: Path, name: str = "ca") -> None:
-        self._folder, self._key = folder, ec.generate_private_key(ec.SECP256R1())
+    def __init__(self, folder: Path, name: str = "ca", address: str = "127.0.0.1") -> None:
+        self._folder, self._address, self._key = folder, address, ec.generate_private_key(ec.SECP256R1())
         self._name = x509.Name([x509.NameAttribute(NameOID.COMMON_NAME, name)])
         constraints = x509.BasicConstraints(ca=True, path_length=None)
         made = self._builder(self._name, self._key).add_extension(constraints, critical=True)
@@ -27,7 +27,7 @@ class Authority:
     def issue(self, name: str, *, has_common_name: bool = True) -> tuple[Path, Path]:
         """Make a certificate and its key."""
         key = ec.generate_private_key(ec.SECP256R1())
-        names = x509.SubjectAlternativeName([x509.IPAddress(ip_address("127.0.0.1"))])
+        names = x509.SubjectAlternativeName([x509.IPAddress(ip_address(self._address))])
         kind = NameOID.COMMON_NAME if has_common_name else NameOID.ORGANIZATIONAL_UNIT_NAME
         made = self._builder(x509.Name([x509.NameAttribute(kind, name)]), key)
         signed = made.add_extension(names, critical=False).sign(self._key, hashes.SHA256())

@@ -107,6 +107,9 @@ LogLevel ERROR
         if call.typed == "systemctl reload doorward":  # what the unit's ExecReload does
             self.daemon.reload(self.daemon.config.read_text())
             return ""
+        if call.typed.startswith("export "):  # each line has a shell of its own here
+            self.environment[call.prompt] |= dict(word.split("=", 1) for word in shlex.split(call.typed)[1:])
+            return ""
         prompt = at or call.prompt
         line = _LINE + self.swapped(call.typed)
         done = self.hosts[prompt].run(
@@ -120,10 +123,11 @@ LogLevel ERROR
             self.daemon.config.write_text(config.replace('for = "30s"', 'for = "10s"'))  # not to wait so long here
         return self.as_on_the_page(done.stdout)
 
-    def begin(self, call: Call) -> subprocess.Popen[str]:
-        """Start what goes on until Ctrl-C."""
-        line = f"{_LINE}exec {self.swapped(call.typed)}"
-        return self.hosts[call.prompt].popen(["sh", "-ec", line], env=self.environment[call.prompt])
+    def begin(self, call: Call, **options: Any) -> subprocess.Popen[str]:
+        """Start what goes on until Ctrl-C, or asks."""
+        alone = "" if "&&" in call.typed else "exec "  # the signal is for the program then, not for its shell
+        line = f"{_LINE}{alone}{self.swapped(call.typed)}"
+        return self.hosts[call.prompt].popen(["sh", "-ec", line], env=self.environment[call.prompt], **options)
 
     def compare(self, call: Call, *, vary: Mapping[str, str] | None = None, **how: Any) -> str:
         """Type a line; what the page shows as printed must be what is printed."""

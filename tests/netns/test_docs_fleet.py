@@ -1,0 +1,87 @@
+"""docs/fleet.md, typed: users and roles in a real etcd with certificates, and the page's gate that takes to it."""
+
+from __future__ import annotations
+
+import os
+import pty
+import shutil
+from collections.abc import Iterator
+from contextlib import ExitStack
+
+import pytest
+
+from doorward.lab import Lab
+from tests.support.authority import Authority
+from tests.support.consoles import Console
+from tests.support.daemon import PATIENCE_S
+from tests.support.desk import Desk, standing_desk
+from tests.support.documents import ROOT, Call, blocks
+from tests.support.etcd import Node, cluster
+from tests.support.service_user import GROUP
+
+pytestmark = pytest.mark.netns("nft", "etcd", "etcdctl", "ssh", "/usr/sbin/sshd", "unshare")
+
+NODE = "192.0.2.11"  # the page's first node; here it is the only one
+PASSWORDS = {"root": "a root's own", "edge-1": "a gate's own"}
+
+
+@pytest.fixture
+def desk(lab: Lab) -> Iterator[Desk]:
+    with ExitStack() as stack:
+        desk = stack.enter_context(standing_desk(lab))
+        lab.client.add_addresses([NODE])
+        home = desk.home("#")
+        authority = Authority(home, "fleet-ca", NODE)
+        certificate, key = authority.issue("node")
+        for name in ("admin", "gate"):
+            authority.issue(name, has_common_name=False)
+        words = {"cert-file": certificate, "key-file": key, "trusted-ca-file": authority.ca, "client-cert-auth": "true"}
+        more = [f"--{name}={value}" for name, value in words.items()]
+        urls = f"https://{NODE}:2379", "http://127.0.0.1:2380"
+        stack.enter_context(cluster([Node("etcd1", desk.folder / "etcd", *urls, lab.client.popen, *more)]))
+        yield desk
+
+
+def answers(desk: Desk, call: Call, password: str) -> str:
+    """Type a line that asks for a password twice, as on a terminal; gives what is printed."""
+    ours, its = pty.openpty()
+    process = desk.begin(call, stdin=its)
+    os.close(its)
+    assert process.stdout is not None
+    said = ""
+    with os.fdopen(ours, "wb", buffering=0) as keyboard:
+        for _ in range(2):
+            while not said.endswith(": "):
+                assert (letter := process.stdout.read(1)), said
+                said += letter
+            keyboard.write(f"{password}\n".encode())
+            said += "\n"
+        said += process.stdout.read()
+        assert process.wait(PATIENCE_S) == 0, said
+    return said
+
+
+@pytest.mark.console("docs/fleet.md")
+def test_users_and_roles_and_a_gate(desk: Desk, console: Console) -> None:
+    for call in console:
+        if "user add" in call.typed:
+            user = call.typed.split()[3]
+            assert f"User {user} created" in answers(desk, call, PASSWORDS[user])
+        else:
+            desk.compare(call)
+    (config,) = (block.text for block in blocks(ROOT / "docs/fleet.md", "toml"))
+    desk.configure(config)
+    folder = desk.daemon.config.parent
+    for name in ("fleet-ca.pem", "gate.pem", "gate.key"):
+        shutil.copy(desk.home("#") / name, folder)
+    (folder / "fleet.password").write_text(PASSWORDS["edge-1"] + "\n")
+    desk.daemon.run("key", "server")
+    shutil.copy(desk.home("#") / ".ssh/authorized_keys", folder)
+    for path in folder.iterdir():
+        os.chown(path, 0, GROUP)
+        path.chmod(0o640)
+    checked = desk.type(Call("#", "doorward check", ""))
+    assert ": good: 1 door, " in checked, checked
+    desk.start()
+    desk.daemon.message("in touch with the fleet")
+    assert "edge-1" in desk.type(Call("#", "doorward status --fleet", ""))
