@@ -52,7 +52,8 @@ def answers(desk: Desk, call: Call, password: str) -> str:
     with os.fdopen(ours, "wb", buffering=0) as keyboard:
         for _ in range(2):
             while not said.endswith(": "):
-                assert (letter := process.stdout.read(1)), said
+                letter = process.stdout.read(1)
+                assert letter, said
                 said += letter
             keyboard.write(f"{password}\n".encode())
             said += "\n"
