@@ -1,7 +1,8 @@
 """The consoles of the documentation: which test types which, and which lines none can type.
 
 `@pytest.mark.console("docs/database.md", 2)` gives a test the second console of a page, as its fixture `console`;
-without a number, all of the page's. `tests/unit/test_docs_runs.py` holds that nothing is left over.
+a text in the number's place names the consoles below that heading, and without any, they are all of the page's.
+`tests/unit/test_docs_runs.py` holds that nothing is left over.
 """
 
 from __future__ import annotations
@@ -11,7 +12,7 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import NamedTuple
 
-from tests.support.documents import ROOT, Block, Call, blocks, calls
+from tests.support.documents import ROOT, Block, Call, blocks, calls, heading_of
 
 TESTS = ROOT / "tests"
 
@@ -57,19 +58,27 @@ def stands_elsewhere(page: str, call: Call) -> bool:
     return any(page == entry.page and call.typed.startswith(entry.begins) for entry in ELSEWHERE)
 
 
-def consoles(page: str, *numbers: int) -> list[Block]:
-    """Give a page's consoles, all or those of these numbers; the first is 1."""
+def consoles(page: str, *places: int | str) -> list[Block]:
+    """Give a page's consoles, all or those of these numbers, the first being 1, and below these headings."""
     found = list(blocks(ROOT / page, "console"))
-    return [found[number - 1] for number in numbers] if numbers else found
+    return [block for place in places for block in _at(place, found)] if places else found
+
+
+def _at(place: int | str, found: list[Block]) -> list[Block]:
+    if isinstance(place, int):
+        return [found[place - 1]]
+    there = [block for block in found if heading_of(block) == place]
+    assert there, f"there is no console below {place!r}"
+    return there
 
 
 class Console:
     """What a test has to type, one call after the other; it is at an end when all were taken."""
 
-    def __init__(self, page: str, *numbers: int) -> None:
-        found = [call for block in consoles(page, *numbers) for call in typed_in(block)]
+    def __init__(self, page: str, *places: int | str) -> None:
+        found = [call for block in consoles(page, *places) for call in typed_in(block)]
         self.left = [call for call in found if not stands_elsewhere(page, call)]
-        assert self.left, f"nothing to type in {page} {numbers}"
+        assert self.left, f"nothing to type in {page} {places}"
 
     def __iter__(self) -> Console:
         return self
@@ -85,7 +94,7 @@ class Claim(NamedTuple):
 
     test: str
     page: str
-    numbers: tuple[int, ...]
+    places: tuple[int | str, ...]
 
 
 def claims() -> Iterator[Claim]:
@@ -100,5 +109,5 @@ def _claims_of(path: Path, tree: ast.Module) -> Iterator[Claim]:
         if isinstance(node, ast.FunctionDef) and node.name.startswith("test_"):
             for mark in node.decorator_list:
                 if isinstance(mark, ast.Call) and ast.unparse(mark.func) == "pytest.mark.console":
-                    page, *numbers = (ast.literal_eval(word) for word in mark.args)
-                    yield Claim(f"{path.relative_to(ROOT)}::{node.name}", page, tuple(numbers))
+                    page, *places = (ast.literal_eval(word) for word in mark.args)
+                    yield Claim(f"{path.relative_to(ROOT)}::{node.name}", page, tuple(places))

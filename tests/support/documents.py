@@ -41,6 +41,13 @@ def blocks(page: Path, language: str = "") -> Iterator[Block]:
             yield Block(name_of(page), text.count("\n", 0, found.start()) + 2, found["language"], "".join(lines))
 
 
+def heading_of(block: Block) -> str:
+    """Give the words of the heading above a block, without the signs of code."""
+    above = "\n".join((ROOT / block.page).read_text().splitlines()[: block.line - 1])
+    found = re.findall(r"^#+ (.+)$", _FENCE.sub("", above), re.MULTILINE)
+    return found[-1].replace("`", "") if found else ""
+
+
 class Call(NamedTuple):
     """What is typed on a line of a console, and what is printed then."""
 

@@ -16,7 +16,7 @@ CONSOLES = [block for page in PAGES for block in blocks(page, "console")]
 
 def claimed() -> Counter[str]:
     """Count how often each console is typed."""
-    return Counter(str(block) for claim in CLAIMS for block in consoles(claim.page, *claim.numbers))
+    return Counter(str(block) for claim in CLAIMS for block in consoles(claim.page, *claim.places))
 
 
 @pytest.mark.parametrize("block", CONSOLES, ids=str)
@@ -30,7 +30,7 @@ def test_a_console_is_typed(block: Block) -> None:
 
 @pytest.mark.parametrize("claim", CLAIMS, ids=lambda claim: claim.test)
 def test_a_claim_names_consoles_that_are_there(claim: Claim) -> None:
-    found = consoles(claim.page, *claim.numbers)
+    found = consoles(claim.page, *claim.places)
     assert any(not stands_elsewhere(block.page, call) for block in found for call in typed_in(block))
 
 
