@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import os
-import pty
 import shutil
 from collections.abc import Iterator
 from contextlib import ExitStack
@@ -13,7 +12,6 @@ import pytest
 from doorward.lab import Lab
 from tests.support.authority import Authority
 from tests.support.consoles import Console
-from tests.support.daemon import PATIENCE_S
 from tests.support.desk import Desk, standing_desk
 from tests.support.documents import ROOT, Call, blocks
 from tests.support.etcd import Node, cluster
@@ -42,32 +40,12 @@ def desk(lab: Lab) -> Iterator[Desk]:
         yield desk
 
 
-def answers(desk: Desk, call: Call, password: str) -> str:
-    """Type a line that asks for a password twice, as on a terminal; gives what is printed."""
-    ours, its = pty.openpty()
-    process = desk.begin(call, stdin=its)
-    os.close(its)
-    assert process.stdout is not None
-    said = ""
-    with os.fdopen(ours, "wb", buffering=0) as keyboard:
-        for _ in range(2):
-            while not said.endswith(": "):
-                letter = process.stdout.read(1)
-                assert letter, said
-                said += letter
-            keyboard.write(f"{password}\n".encode())
-            said += "\n"
-        said += process.stdout.read()
-        assert process.wait(PATIENCE_S) == 0, said
-    return said
-
-
-@pytest.mark.console("docs/fleet.md")
+@pytest.mark.console("docs/fleet.md", "Users and roles")
 def test_users_and_roles_and_a_gate(desk: Desk, console: Console) -> None:
     for call in console:
         if "user add" in call.typed:
             user = call.typed.split()[3]
-            assert f"User {user} created" in answers(desk, call, PASSWORDS[user])
+            assert f"User {user} created" in desk.answer(call, PASSWORDS[user], PASSWORDS[user])
         else:
             desk.compare(call)
     (config,) = (block.text for block in blocks(ROOT / "docs/fleet.md", "toml"))

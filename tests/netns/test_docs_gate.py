@@ -55,7 +55,7 @@ def test_how_strong_it_is(desk: Desk, console: Console) -> None:
         desk.compare(call)
 
 
-@pytest.mark.console("docs/operations.md", 1)
+@pytest.mark.console("docs/operations.md", "Another configuration, without locking yourself out")
 def test_a_trial(desk: Desk, console: Console) -> None:
     desk.configure(TWO_DOORS.format("guard", ""))
     desk.start()

@@ -27,18 +27,28 @@ class Elsewhere(NamedTuple):
 
 
 _PACKAGES = "installs packages on the machine that runs it"
+_SYSTEMD = "needs systemd as the first process"
+_FROM_NET = "builds in a Debian of its own, from the net"
 _PHONE = "a phone's package manager and index"
 ELSEWHERE = (
     Elsewhere("CONTRIBUTING.md", "scripts/test ", "runs the tests, these too", ".ci/run"),
     Elsewhere("README.md", "scripts/test", "runs the tests, these too", ".ci/run"),
     Elsewhere("README.md", "scripts/demo", "installs packages, and is `doorward lab` then", "tests/netns/test_lab.py"),
-    Elsewhere("README.md", "scripts/deb", "builds in a Debian of its own, from the net", "scripts/deb --test"),
+    Elsewhere("README.md", "scripts/deb", _FROM_NET, "scripts/deb --test"),
     Elsewhere("README.md", "apt install ./build/", _PACKAGES, "scripts/deb --test"),
     Elsewhere("README.md", "apt install nftables ", _PACKAGES, "scripts/test"),
     Elsewhere("README.md", "python3 -m venv /opt/doorward ", _PACKAGES, "tests/packaging/test_wheel.py"),
     Elsewhere("README.md", "ln -s /opt/doorward/", "writes into the machine's own folders"),
+    Elsewhere("docs/fleet.md", "systemctl daemon-reload ", _SYSTEMD),
+    Elsewhere("docs/install.md", "scripts/deb ", _FROM_NET, "scripts/deb --test"),
+    Elsewhere("docs/install.md", "apt install ./build/", _PACKAGES, "scripts/deb --test"),
+    Elsewhere("docs/install.md", "apt install nftables ", _PACKAGES, "scripts/test"),
+    Elsewhere("docs/install.md", "python3 -m venv /opt/doorward", _PACKAGES, "tests/packaging/test_wheel.py"),
+    Elsewhere("docs/install.md", "/opt/doorward/bin/pip install ", _PACKAGES, "tests/packaging/test_wheel.py"),
+    Elsewhere("docs/install.md", "ln -s /opt/doorward/", "writes into the machine's own folders"),
+    Elsewhere("docs/install.md", "systemctl ", _SYSTEMD, "tests/packaging/test_deb.py"),
     Elsewhere("docs/kernels.md", "scripts/test-kernels", "boots two more kernels, for an hour", "scripts/test-kernels"),
-    Elsewhere("docs/operations.md", "systemctl enable ", "needs systemd as the first process", "scripts/deb --test"),
+    Elsewhere("docs/metrics.md", "pip install ", _PACKAGES, "tests/packaging/test_wheel.py"),
     Elsewhere("docs/phone.md", "pkg install ", _PHONE),
     Elsewhere("docs/phone.md", "pip install doorward", _PHONE, "tests/packaging/test_wheel.py"),
     Elsewhere("docs/session.md", "", "a recorded session on a whole Debian", "tests/packaging/test_session.py"),

@@ -16,13 +16,15 @@ from typing import Any
 from doorward.lab import Lab
 from doorward.lab_host import Host
 from tests.support import ssh_keygen
-from tests.support.daemon import DOORWARD, RunningDaemon
+from tests.support.daemon import DOORWARD, PATIENCE_S, RunningDaemon
 from tests.support.documents import Call
 from tests.support.service_user import GROUP, USER, open_folder, service_user, wrapped
 from tests.support.sshd import SSH, running_sshd
+from tests.support.terminal import Terminal
 
 ANYTHING = "…"
 _LINE = 'exec 2>&1; cd "$HOME"; '  # before each: a terminal shows both outputs
+_DONE = "doorward-test-done"
 
 
 class Desk:
@@ -128,6 +130,18 @@ LogLevel ERROR
         alone = "" if "&&" in call.typed else "exec "  # the signal is for the program then, not for its shell
         line = f"{_LINE}{alone}{self.swapped(call.typed)}"
         return self.hosts[call.prompt].popen(["sh", "-ec", line], env=self.environment[call.prompt], **options)
+
+    def answer(self, call: Call, *lines: str) -> str:
+        """Type what asks on a terminal, and answer each question (it ends with a colon); gives what is shown."""
+        variables = [f"{name}={value}" for name, value in self.environment[call.prompt].items()]
+        script = f"{_LINE}{self.swapped(call.typed)}\n[ $? = 0 ] && echo {_DONE}"
+        with Terminal(self.hosts[call.prompt], ["env", *variables, "sh", "-c", script]) as terminal:
+            said = ""
+            for line in lines:
+                said += terminal.until(r": \Z", PATIENCE_S)
+                terminal.send(f"{line}\n")
+            said += terminal.until(_DONE, PATIENCE_S)
+        return self.as_on_the_page(said.removesuffix(_DONE))
 
     def compare(self, call: Call, *, vary: Mapping[str, str] | None = None, **how: Any) -> str:
         """Type a line; what the page shows as printed must be what is printed."""

@@ -1,0 +1,123 @@
+"""docs/install.md and what else is put into the system's folders, typed in a clone: those folders are a test's own."""
+
+from __future__ import annotations
+
+import re
+import shutil
+import stat
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+from doorward.lab import Lab
+from tests.support.consoles import Console
+from tests.support.desk import Desk, standing_desk
+from tests.support.documents import ROOT
+from tests.support.service_user import GROUP
+
+pytestmark = pytest.mark.netns(
+    "nft", "useradd", "systemd-sysusers", "systemd-tmpfiles", "systemctl", "ssh", "/usr/sbin/sshd", "unshare"
+)
+
+
+def found(name: str) -> str:
+    path = shutil.which(name)
+    assert path is not None
+    return path
+
+
+@pytest.fixture
+def desk(lab: Lab) -> Iterator[Desk]:
+    with standing_desk(lab) as desk:
+        system = desk.folder / "system"
+        for folder in ("etc/systemd/system", "usr/lib/sysusers.d", "usr/lib/tmpfiles.d", "usr/local/libexec"):
+            (system / folder).mkdir(parents=True)
+        for name in ("passwd", "group", "shadow", "gshadow"):
+            (system / "etc" / name).touch()
+        paths = ("/usr/lib/", "/usr/local/", "/etc/systemd/")
+        desk.swaps |= {path: f"{system}{path}" for path in paths}
+        desk.swaps |= {f" {folder}/": f" {ROOT}/{folder}/" for folder in ("systemd", "contrib")}
+        for name in ("systemctl", "systemd-sysusers", "systemd-tmpfiles"):
+            desk.program(name, found(name), f"--root={system}")
+        desk.program("useradd", found("useradd"), "--prefix", system)
+        yield desk
+
+
+def modes(folder: Path) -> dict[str, tuple[int, int]]:
+    """Give mode and group of what is in a folder."""
+    return {path.name: (stat.S_IMODE(path.stat().st_mode), path.stat().st_gid) for path in folder.iterdir()}
+
+
+@pytest.mark.console("docs/install.md", "The user and the folders")
+def test_the_user_and_the_folders(desk: Desk, console: Console) -> None:
+    system = desk.folder / "system"
+    sysusers, tmpfiles, useradd, install = console
+    desk.compare(sysusers)
+    users = (system / "etc/passwd").read_text()
+    assert re.match(r"doorward:x:\d+:\d+:doorward, port knocking:/:\S*nologin$", users.splitlines()[-1])
+    desk.compare(tmpfiles)
+    group = int(users.splitlines()[-1].split(":")[3])
+    assert modes(system / "etc")["doorward"] == (0o750, group)
+    assert modes(system / "var/lib")["doorward"] == (0o700, group)
+    for name in ("passwd", "group", "shadow", "gshadow"):  # as a system without systemd is
+        (system / "etc" / name).write_text("")
+    desk.compare(useradd)
+    assert "doorward" in (system / "etc/passwd").read_text()
+    desk.compare(install)
+    folder = desk.daemon.config.parent
+    assert modes(folder.parent)[folder.name] == (0o750, GROUP)
+
+
+@pytest.mark.console("docs/install.md", "The configuration")
+def test_the_configuration(desk: Desk, console: Console) -> None:
+    desk.program("editor", sys.executable, "-c", "import sys; print('# edited', file=open(sys.argv[1], 'a'))")
+    folder = desk.daemon.config.parent
+    asked = desk.answer(next(console), "", "", "", "")
+    assert "wrote /etc/doorward/doorward.toml: mode guard, doors ssh=22/tcp" in asked
+    assert set(modes(folder).values()) == {(0o640, GROUP)}
+    desk.daemon.config.chmod(0o600)
+    for call in console:
+        printed = desk.compare(call)
+    assert modes(folder)["doorward.toml"] == (0o640, GROUP)
+    assert desk.daemon.config.read_text().endswith("# edited\n")
+    assert ": good: 1 door, 1 automaton, mode guard" in printed
+
+
+@pytest.mark.console("docs/install.md", "The first start")
+def test_the_units(desk: Desk, console: Console) -> None:
+    (call,) = console
+    desk.compare(call)
+    there = {path.name for path in (desk.folder / "system/etc/systemd/system").iterdir()}
+    assert there == {"doorward.service", "doorward-gate.service"}
+
+
+@pytest.mark.console("docs/operations.md", "From boot on")
+def test_from_boot_on(desk: Desk, console: Console) -> None:
+    (call,) = console
+    units = desk.folder / "system/etc/systemd/system"
+    for unit in ("doorward.service", "doorward-gate.service"):
+        shutil.copy(ROOT / "systemd" / unit, units)
+    desk.compare(call)
+    assert {path.name for path in units.glob("*.wants/*")} == {"doorward.service", "doorward-gate.service"}
+
+
+@pytest.mark.console("docs/fleet.md", "Each gate")
+def test_the_drop_in_of_a_gate_in_a_fleet(desk: Desk, console: Console) -> None:
+    (call,) = console
+    desk.compare(call)
+    there = desk.folder / "system/etc/systemd/system/doorward.service.d/fleet.conf"
+    assert there.read_text() == (ROOT / "systemd/doorward-fleet.conf").read_text()
+
+
+@pytest.mark.console("docs/hooks.md")
+def test_hooks(desk: Desk, console: Console) -> None:
+    """What they do then is held by test_hooks.py."""
+    desk.program("editor", sys.executable, "-c", "import sys; print('https://example/', file=open(sys.argv[1], 'a'))")
+    for call in console:
+        desk.compare(call)
+    hooks = modes(desk.folder / "system/usr/local/libexec")
+    assert {name: mode for name, (mode, _) in hooks.items()} == {"doorward-mail": 0o755, "doorward-webhook": 0o755}
+    webhook = desk.daemon.config.with_name("webhook")
+    assert (webhook.read_text(), modes(webhook.parent)["webhook"]) == ("https://example/\n", (0o640, GROUP))
