@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 import time
 from collections.abc import Iterator
 
@@ -10,11 +11,12 @@ import pytest
 from doorward.lab import Lab
 from tests.support.consoles import Console
 from tests.support.desk import Desk, standing_desk
-from tests.support.documents import Call
+from tests.support.documents import ROOT, Call
 from tests.support.sample_ledger import CONFIGURATION, write_sample
 
 pytestmark = pytest.mark.netns("nft", "ssh", "/usr/sbin/sshd", "unshare")
 
+PAGE_OF_REPORT = ROOT / "docs/report.md"
 WEAK = """\
 [gate]
 mode = "stealth"
@@ -79,6 +81,11 @@ def test_the_report(desk: Desk, console: Console) -> None:
     sums = {"125 openings by 6 people": r"[\d,]+ openings by \d people", "2,668 ": r"[\d,]+ ", "141 ": r"\d+ "}
     desk.compare(call, vary=sums)
     assert (desk.home("#") / "doorward.html").read_text().startswith("<!doctype html>")
+    at_night = re.search(r"^    15 6 \* \* \*  root  (doorward report .*)$", PAGE_OF_REPORT.read_text(), re.MULTILINE)
+    assert at_night
+    desk.swaps["/var/lib/doorward"] = str(desk.daemon.state)
+    assert desk.type(Call("#", at_night[1], "")) == ""
+    assert (desk.daemon.state / "report.html").exists()
 
 
 @pytest.mark.console("docs/firewalls.md")

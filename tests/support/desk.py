@@ -15,6 +15,7 @@ from typing import Any
 
 from doorward.lab import Lab
 from doorward.lab_host import Host
+from doorward.model import Address
 from tests.support import ssh_keygen
 from tests.support.daemon import DOORWARD, PATIENCE_S, RunningDaemon
 from tests.support.documents import Call
@@ -97,26 +98,13 @@ LogLevel ERROR
         if "[signed]" in self.daemon.config.read_text():
             self.daemon.message("takes signed knocks")
 
-    def type(self, call: Call, *, at: str = "", status: int = 0, given: str = "") -> str:
+    def type(self, call: Call, *, at: str = "", status: int = 0) -> str:
         """Do what a line says, by whoever's prompt it shows or `at` says; gives what is printed."""
-        if call.typed.startswith("doorward run"):
-            self.start(*(word for word in call.typed.split()[2:] if word != "&"))
+        if self._does_itself(call):
             return ""
-        if call.typed.startswith("systemctl enable --now"):
-            self.daemon.end(signal.SIGINT)  # the Ctrl-C of which the page speaks
-            self.start()
-            return ""
-        if call.typed == "systemctl reload doorward":  # what the unit's ExecReload does
-            self.daemon.reload(self.daemon.config.read_text())
-            return ""
-        if call.typed.startswith("export "):  # each line has a shell of its own here
-            self.environment[call.prompt] |= dict(word.split("=", 1) for word in shlex.split(call.typed)[1:])
-            return ""
-        prompt = at or call.prompt
-        line = _LINE + self.swapped(call.typed)
-        done = self.hosts[prompt].run(
-            ["sh", "-ec", line], env=self.environment[prompt], stdin=given, check=False, timeout_s=120
-        )
+        prompt, line = at or call.prompt, _LINE + self.swapped(call.typed)
+        environment = self.environment[prompt]
+        done = self.hosts[prompt].run(["sh", "-ec", line], env=environment, check=False, timeout_s=120)
         over = call.typed.startswith("doorward close") and done.returncode == 1  # by itself, on a slow machine
         assert done.returncode == status or over, (line, done.stdout)
         if call.typed.startswith("doorward init"):
@@ -125,11 +113,26 @@ LogLevel ERROR
             self.daemon.config.write_text(config.replace('for = "30s"', 'for = "10s"'))  # not to wait so long here
         return self.as_on_the_page(done.stdout)
 
-    def begin(self, call: Call, **options: Any) -> subprocess.Popen[str]:
-        """Start what goes on until Ctrl-C, or asks."""
-        alone = "" if "&&" in call.typed else "exec "  # the signal is for the program then, not for its shell
+    def _does_itself(self, call: Call) -> bool:
+        """Do what the shell and the service manager of a page do, where a line is for them."""
+        if call.typed.startswith("doorward run"):
+            self.start(*(word for word in call.typed.split()[2:] if word != "&"))
+        elif call.typed.startswith("systemctl enable --now"):
+            self.daemon.end(signal.SIGINT)  # the Ctrl-C of which the page speaks
+            self.start()
+        elif call.typed == "systemctl reload doorward":  # what the unit's ExecReload does
+            self.daemon.reload(self.daemon.config.read_text())
+        elif call.typed.startswith("export "):  # each line has a shell of its own here
+            self.environment[call.prompt] |= dict(word.split("=", 1) for word in shlex.split(call.typed)[1:])
+        else:
+            return False
+        return True
+
+    def begin(self, call: Call) -> subprocess.Popen[str]:
+        """Start what goes on until Ctrl-C; in a line of one program the signal is for that, not for the shell."""
+        alone = "" if "|" in call.typed else "exec "
         line = f"{_LINE}{alone}{self.swapped(call.typed)}"
-        return self.hosts[call.prompt].popen(["sh", "-ec", line], env=self.environment[call.prompt], **options)
+        return self.hosts[call.prompt].popen(["sh", "-ec", line], env=self.environment[call.prompt])
 
     def answer(self, call: Call, *lines: str) -> str:
         """Type what asks on a terminal, and answer each question (it ends with a colon); gives what is shown."""
@@ -146,22 +149,25 @@ LogLevel ERROR
     def compare(self, call: Call, *, vary: Mapping[str, str] | None = None, **how: Any) -> str:
         """Type a line; what the page shows as printed must be what is printed."""
         printed = self.type(call, **how)
-        pattern = as_pattern(call.printed, vary or {})
+        pattern = as_pattern(call.printed, vary)
         assert not call.printed or re.fullmatch(pattern, printed, re.DOTALL), (call.typed, printed)
         return printed
 
     def swapped(self, typed: str) -> str:
         """Put in what is another here than on the page."""
-        swaps = {"/etc/doorward": str(self.daemon.config.parent), **self.swaps}
         typed = re.sub(r"'doorward://.*?…'", lambda _: shlex.quote(self.link), typed)
-        for there, here in swaps.items():
+        for there, here in self._swaps():
             typed = typed.replace(there, here)
         return typed
 
     def as_on_the_page(self, printed: str) -> str:
-        for there, here in {"/etc/doorward": str(self.daemon.config.parent), **self.swaps}.items():
+        for there, here in self._swaps():
             printed = printed.replace(here, there)
         return printed
+
+    def _swaps(self) -> Iterator[tuple[str, str]]:
+        yield "/etc/doorward", str(self.daemon.config.parent)
+        yield from self.swaps.items()
 
 
 def as_pattern(printed: str, vary: Mapping[str, str] | None = None) -> str:
@@ -181,18 +187,16 @@ def as_pattern(printed: str, vary: Mapping[str, str] | None = None) -> str:
 
 
 @contextmanager
-def host_names(host: Host, **names: str) -> Iterator[None]:
+def host_names(host: Host, names: Mapping[str, Address]) -> Iterator[None]:
     """Let these names be addresses for all that is run on a host."""
     folder = Path("/etc/netns") / host.namespace  # `ip netns exec` puts what is there over the files of /etc
-    made = not folder.exists()
-    folder.mkdir(parents=True, exist_ok=True)
-    lines = "".join(f"{address} {name.replace('_', '.')}\n" for name, address in names.items())
-    (folder / "hosts").write_text(Path("/etc/hosts").read_text() + lines)
+    folder.mkdir(parents=True)
+    lines = [f"{address} {name}\n" for name, address in names.items()]
+    (folder / "hosts").write_text("".join([Path("/etc/hosts").read_text(), *lines]))
     try:
         yield
     finally:
-        if made:
-            shutil.rmtree(folder)
+        shutil.rmtree(folder)
 
 
 @contextmanager
@@ -202,8 +206,8 @@ def standing_desk(lab: Lab, ssh_config: str = "", you: Host | None = None) -> It
         folder = stack.enter_context(open_folder())
         stack.enter_context(service_user(lab.server))
         desk = Desk(lab, folder, you)
-        names = {"server_example": str(lab.server.ipv4), "db_example": str(lab.server.ipv4)}
-        stack.enter_context(host_names(desk.hosts["$"], **names))
+        names = dict.fromkeys(("server.example", "db.example"), lab.server.ipv4)
+        stack.enter_context(host_names(desk.hosts["$"], names))
         desk.write_ssh_config(ssh_config)
         stack.enter_context(running_sshd(lab.server, folder / "sshd", [desk.login()]))
         stack.callback(desk.daemon.close)

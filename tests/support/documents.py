@@ -48,6 +48,11 @@ def heading_of(block: Block) -> str:
     return found[-1].replace("`", "") if found else ""
 
 
+def without_blocks(page: Path) -> str:
+    """Give a page's text without its fenced blocks."""
+    return _FENCE.sub("", page.read_text())
+
+
 class Call(NamedTuple):
     """What is typed on a line of a console, and what is printed then."""
 

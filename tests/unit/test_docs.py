@@ -14,7 +14,7 @@ from doorward.cli.main import COMMANDS, parser_of
 from doorward.client.hosts import read_hosts
 from doorward.config.toml import TABLES, parse
 from doorward.errors import ConfigError
-from tests.support.documents import PAGES, ROOT, Block, blocks, build_site, calls, name_of
+from tests.support.documents import PAGES, ROOT, Block, blocks, build_site, calls, name_of, without_blocks
 
 TOML = [block for page in PAGES for block in blocks(page, "toml")]
 OF_PARTS = {"there is no door"}  # what may be said of a block that shows only a part of a file
@@ -41,12 +41,6 @@ def test_a_configuration_parses(block: Block, tmp_path: Path) -> None:
         assert read_hosts(str(hosts))
 
 
-def indented(page: Path) -> Iterator[str]:
-    """Give the lines of indented code that call doorward."""
-    text = re.sub(r"^ *```.*?^ *```$", "", page.read_text(), flags=re.MULTILINE | re.DOTALL)
-    yield from re.findall(r"^    (doorward [a-z].*)$", text, re.MULTILINE)
-
-
 def doorward_calls(line: str) -> Iterator[list[str]]:
     """Split a line as a shell does, and give the words behind each `doorward`."""
     lexer = shlex.shlex(line, posix=True, punctuation_chars="&|;<>")
@@ -66,8 +60,9 @@ def doorward_calls(line: str) -> Iterator[list[str]]:
 CALLS = [
     pytest.param(words, id=f"{name_of(page)}: {' '.join(words)}")
     for page in PAGES
-    for line in [*(call.typed for block in blocks(page, "console") for call in calls(block)), *indented(page)]
-    for words in doorward_calls(line)
+    for block in blocks(page, "console")
+    for call in calls(block)
+    for words in doorward_calls(call.typed)
 ]
 
 
@@ -106,14 +101,14 @@ def test_commands_named_in_sentences_exist(page: Path) -> None:
 
 def anchors(page: Path) -> set[str]:
     """Give the anchors of a page's headings, as GitHub and the site make them."""
-    text = re.sub(r"^ *```.*?^ *```$", "", page.read_text(), flags=re.MULTILINE | re.DOTALL)
+    text = without_blocks(page)
     titles = re.findall(r"^#+ (.*)$", text, re.MULTILINE)
     return {re.sub(r"[^\w\- ]", "", title.lower()).replace(" ", "-") for title in titles}
 
 
 @pytest.mark.parametrize("page", PAGES, ids=name_of)
 def test_links_lead_somewhere(page: Path) -> None:
-    text = re.sub(r"^ *```.*?^ *```$", "", page.read_text(), flags=re.MULTILINE | re.DOTALL)
+    text = without_blocks(page)
     for target in LINK.findall(text):
         if re.match(r"[a-z]+:", target):
             continue
@@ -156,7 +151,7 @@ def test_blocks_of_code_are_blocks_on_the_site_too(site: Path) -> None:
 
 def test_numbered_lists_are_not_cut_by_what_stands_in_them(site: Path) -> None:
     for page in (ROOT / "docs").rglob("*.md"):
-        text = re.sub(r"^ *```.*?^ *```$", "", page.read_text(), flags=re.MULTILINE | re.DOTALL)
+        text = without_blocks(page)
         parts = re.split(r"^(?=\S)(?!\d+\. )", text, flags=re.MULTILINE)  # by what begins at the left and is no item
         lists = sum(bool(re.search(r"^\d+\. ", part, re.MULTILINE)) for part in parts)
         html = (site / page.relative_to(ROOT / "docs").with_suffix(".html")).read_text()

@@ -2,14 +2,16 @@
 
 from __future__ import annotations
 
+import re
 from collections import Counter
 from pathlib import Path
 
 import pytest
 
 from tests.support.consoles import ELSEWHERE, Claim, Elsewhere, claims, consoles, stands_elsewhere, typed_in
-from tests.support.documents import PAGES, ROOT, Block, blocks, name_of
+from tests.support.documents import PAGES, ROOT, Block, blocks, name_of, without_blocks
 
+COMMAND = r"doorward|scripts/\w+|apt|pip|systemctl|install|cp|chmod|chown|editor|nft|ssh"
 CLAIMS = list(claims())
 CONSOLES = [block for page in PAGES for block in blocks(page, "console")]
 
@@ -40,6 +42,12 @@ def test_the_table_holds_nothing_that_is_gone(entry: Elsewhere) -> None:
     assert any(call.typed.startswith(entry.begins) for call in lines)
     assert entry.reason
     assert not entry.run_by or (ROOT / entry.run_by.split()[0]).is_file()
+
+
+@pytest.mark.parametrize("page", PAGES, ids=name_of)
+def test_commands_stand_in_consoles(page: Path) -> None:
+    """Indented, they would be typed by nobody."""
+    assert re.findall(rf"^    (?:{COMMAND}) .*", without_blocks(page), re.MULTILINE) == []
 
 
 def test_a_new_console_would_be_noticed() -> None:
