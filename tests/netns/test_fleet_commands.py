@@ -119,3 +119,28 @@ def test_doors_that_one_gate_cannot_take(fleet: Fleet, tmp_path: Path) -> None:
     guest = fleet.visitor(second)
     fleet.knock(guest)
     first.event("opened", address=str(guest), by="knock at edge-2")
+
+
+def test_a_rollback_that_one_gate_has_in_force(fleet: Fleet, tmp_path: Path) -> None:
+    """It refused the version that is taken back: what it has stood all the time, and it says so."""
+    first, second = fleet.gates
+    second.reload(second.config.read_text() + '[doors.other]\nopens = ["8082/tcp"]\nknock = ["8081/tcp"]\n')
+    file = tmp_path / "doors.toml"
+    file.write_text(DOORS)
+    first.run("fleet", "push", file)
+    file.write_text(DOORS.replace("8080", "8081"))
+    assert first.run("fleet", "push", file, check=False).returncode == 1
+    lines = first.run("fleet", "rollback").stdout.splitlines()
+    assert sorted(lines[1:]) == ["edge-1: 2 doors in force", "edge-2: 3 doors in force"]
+
+
+def test_a_gate_whose_own_file_is_wrong_says_so(fleet: Fleet, tmp_path: Path) -> None:
+    first, second = fleet.gates
+    second.config.write_text(second.config.read_text().replace("7001/udp", "7001/ud"))
+    file = tmp_path / "doors.toml"
+    file.write_text(DOORS)
+    done = first.run("fleet", "push", file, check=False)
+    assert done.returncode == 1
+    (line,) = [line for line in done.stdout.splitlines() if line.startswith("edge-2: not taken, those before stand: ")]
+    assert "doorward.toml:" in line
+    assert "7001/ud" in line

@@ -54,6 +54,7 @@ class SharedOpenings:
         self._child: Child | None = None
         self._settings: tuple[Fleet, str, int, Path] | None = None
         self._loaded = talk.Loaded(0, 0, "")
+        self._brought = 0  # the version of the fleet's doors that is being loaded
         self._waiting: deque[bytes] = deque()
         self._opened: list[talk.Item] = []
         self._closed: list[Key] = []
@@ -74,7 +75,7 @@ class SharedOpenings:
         window_ms = loaded.signed.window_ms if loaded.signed is not None else 0
         settings = fleet, gate, window_ms, folder
         fault = fit(loaded.doors_fault, talk.LONGEST_WORDS)
-        self._loaded = talk.Loaded(len(loaded.doors), loaded.doors_version, fault)
+        self._loaded, self._brought = talk.Loaded(len(loaded.doors), loaded.doors_version, fault), 0
         if fault:
             self._daemon.log.say(f"the fleet's doors are not taken, those before stand: {loaded.doors_fault}", "error")
         if settings != self._settings:
@@ -216,7 +217,14 @@ class SharedOpenings:
             self._send(self._loaded._replace(version=version, fault="a gate is on trial there; reload after it"))
             return
         self._daemon.log.say(f"fleet: version {version} of its doors is there; loading")
+        self._brought = version
         renewal.reload(self._daemon)
+
+    def not_loaded(self, why: str) -> None:
+        """Tell the fleet, where it waits for doors that it brought, that nothing new could be loaded."""
+        if self._brought:
+            self._send(self._loaded._replace(version=self._brought, fault=fit(why, talk.LONGEST_WORDS)))
+            self._brought = 0
 
     def _failed(self, how: str) -> None:
         self._daemon.log.say(f"what speaks to the fleet {how}; another one begins", "error")

@@ -39,6 +39,7 @@ class Bringing(NamedTuple):
 
     current: bytes
     folder: Path
+    told: int  # the version of which the fleet heard last from here
 
 
 class Brought(NamedTuple):
@@ -60,8 +61,11 @@ def do(etcd: Etcd, tree: Tree, gate: str, task: object) -> Brought | None:
 
 def _bring(etcd: Etcd, tree: Tree, task: Bringing) -> Brought | None:
     version = version_in(task.current)
-    if version in (0, held(task.folder / NAME)):
-        return None  # in force already
+    if version == 0:
+        return None
+    if version == held(task.folder / NAME):
+        # In force already. Where a later one was refused and is taken back, the fleet waits to hear of this one.
+        return Brought(version) if task.told not in (0, version) else None
     found = etcd.range(version_key(tree, version)).entries
     if not found:
         return None

@@ -304,7 +304,7 @@ class Process:
     def _bringing(self, current: Entry) -> Bringing | Telling:
         if not self._settings.takes_doors:
             return Telling(self._loaded.doors, version_in(current.value), _OWN_DOORS)
-        return Bringing(current.value, self._settings.folder)
+        return Bringing(current.value, self._settings.folder, self._loaded.version)
 
     def _brought(self, brought: Brought) -> None:
         self._send(talk.Doors(brought.version))
