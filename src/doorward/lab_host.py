@@ -160,9 +160,9 @@ class Host:
         if lines:
             self.ip(batch=lines)
 
-    def start_greeter(self, port: int) -> subprocess.Popen[str]:
+    def start_greeter(self, port: int, **options: Any) -> subprocess.Popen[str]:
         """Start the service that greets whoever connects to `port`; it listens when this returns."""
-        greeter = self.popen([sys.executable, "-m", "doorward.lab_greeter", port])
+        greeter = self.popen([sys.executable, "-m", "doorward.lab_greeter", port], **options)
         assert greeter.stdout is not None  # noqa: S101 (the default above)
         if greeter.stdout.readline() != "ready\n":
             raise HostError(f"the greeter did not start on port {port}")
