@@ -18,9 +18,9 @@ from doorward.errors import MalformedError, UsageError
 from doorward.model import DEFAULT_SIGNED_PORT, NAME, Port
 
 EXAMPLE = """\
-  doorward add home --address 192.0.2.7 --server-key x25519:… --door ssh
-  doorward add 'doorward://192.0.2.7/?key=…&door=ssh' --name home --ssh
-  doorward add home --qr    # the link of a known host, for another device
+  $ doorward add home --address server.example --server-key x25519:… --door ssh
+  $ doorward add 'doorward://server.example/?key=…&door=ssh' --name work --ssh
+  $ doorward add home --qr    # the link of a known host, for another device
 """
 
 

@@ -20,9 +20,10 @@ from doorward.errors import AnswerNo, DoorwardError, UsageError
 
 EXAMPLE = """\
   # doorward apply new.toml --trial 2m
+  …
   on trial for 2m: 2 doors, mode stealth
   open a new connection, through a knock, and run `doorward confirm` there;
-  else the gate before comes back
+  else the gate before comes back. …
 exit status: 0 it is in force, 1 no daemon runs or a trial does, 2 the file or
 the call is wrong"""
 

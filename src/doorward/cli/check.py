@@ -24,8 +24,9 @@ from doorward.errors import ConfigError, Fault, UsageError
 
 EXAMPLE = """\
   $ doorward check -c doorward.toml
+  doorward.toml:1: note: capacity 1,048,576: forged first knocks fill it from …
   doorward.toml:6: warning: door 'web' has 2 knocks: guessing ports from …
-  doorward.toml: good: 2 doors, 1 automaton, mode stealth; 1 warning
+  doorward.toml: good: 2 doors, 1 automaton, mode stealth; 1 warning, 1 note
 exit status: 0 the file is good, also with warnings; 2 it is not"""
 
 

@@ -18,10 +18,12 @@ from doorward.fleet.office import Office
 
 EXAMPLE = """\
   # doorward fleet push doors.toml
-  version 7 of the fleet's doors stands; waiting for the gates that are up
+  version 2 of the fleet's doors stands; waiting for the gates that are up
   edge-1: 12 doors in force
   edge-2: not taken, those before stand: …
   # doorward fleet rollback
+  version 1 of the fleet's doors stands; waiting for the gates that are up
+  …
 exit status: 0 in force at every gate that is up, 1 not at all of them,
 2 the file is wrong, and nothing was stored"""
 _ACTIONS = ("push", "rollback", "versions", "forget")

@@ -19,10 +19,10 @@ from doorward.errors import HostError, UsageError
 from doorward.signed.server_key import SUITES, X25519, new_private_text
 
 EXAMPLE = """\
-  # doorward key server
-  x25519:mVn3Q…        # what `doorward add HOST --server-key` takes
-an existing key is never overwritten; move its file away to make another
-"""
+  # doorward key server    # what `doorward add HOST --server-key` takes
+  doorward: made /etc/doorward/server.key; keep a copy of it in a safe place
+  x25519:mVn3Q…
+an existing key is never overwritten; move its file away to make another"""
 _MISSING = """\
 {path}: has no table [signed], so there are no signed knocks; add to it:
   [signed]

@@ -13,9 +13,10 @@ from doorward.model import Port, Protocol
 DEFAULT_TIMEOUT_S = 30.0
 
 EXAMPLE = """\
-  doorward knock example.org 7000 8000/udp 9000    # a sequence
-  doorward knock home ssh --wait 22 && ssh home    # both named in hosts.toml
-  doorward knock example.org ssh --server-key x25519:… --dump    # sends nothing
+  $ doorward knock server.example 7000 8000/udp 9000    # a sequence
+  $ doorward knock home ssh --wait 22 && ssh home    # both named in hosts.toml
+  $ doorward knock server.example ssh --server-key x25519:…
+  $ doorward knock home ssh --dump    # prints the signed knock, sends nothing
 """
 
 

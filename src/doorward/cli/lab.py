@@ -17,9 +17,16 @@ from doorward.lab_story import Story
 
 EXAMPLE = """\
   # doorward lab
-  (a scan sees nothing, a knock opens, the door closes, an SSH key opens it)
+  …
+  9. The record tells who came in, and who tried.
+  …
   # doorward lab --keep
-  (the hosts stay to play in; it prints the commands to enter them)
+  …
+  The hosts stay, and the daemon and the greeter run on.
+  …
+  # doorward lab --remove doorward-4711-0a1b2c
+a scan sees nothing, a knock opens, the door closes, an SSH key opens it;
+--keep leaves the hosts to play in, and says how to enter and to remove them
 needs root, nftables, iproute2 and nmap; touches nothing outside its namespaces"""
 _PROGRAMS = {"ip": "iproute2", "nmap": "nmap"}
 

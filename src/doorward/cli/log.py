@@ -11,8 +11,8 @@ from doorward.ledger import Record, ledger_path, read_records
 
 EXAMPLE = """\
   # doorward log --since 1h
-  2026-05-01 12:00:09  opened   192.0.2.7  ssh: 22/tcp, by knock; closed …
-  2026-05-01 12:04:51  refused  203.0.113.9  more than 20 symbols a second
+  2026-05-01 12:00:09  opened   192.0.2.7        ssh: 22/tcp, by knock; closed …
+  2026-05-01 12:04:51  refused  203.0.113.9      more than 20 symbols a second…
 read from the ledger; needs no daemon"""
 
 

@@ -19,10 +19,10 @@ DEFAULT_TIMEOUT_S = 30.0
 _STANDARD_INPUT, _STANDARD_OUTPUT = 0, 1
 
 EXAMPLE = """\
-  in ~/.ssh/config:
-    Host home
-        ProxyCommand doorward proxy %h %p
-  then, with `home` in hosts.toml (`doorward add home …`): ssh home
+  $ cat ~/.ssh/config
+  Host home
+      ProxyCommand doorward proxy %h %p
+  $ ssh home    # with `home` in hosts.toml, as `doorward add home …` writes it
 the door: the one named; else the host's only one; else the one that is called
 as the port's service (ssh for 22)
 exit status: 0 the connection has ended, 1 there was none, 2 the call is wrong

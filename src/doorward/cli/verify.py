@@ -31,7 +31,10 @@ HIGHEST_RATE = 1_000_000
 ALL_TCP = "1-65535"
 WORTH_UDP = "UDP needs root; run it with sudo"
 
-EXAMPLE = "  # doorward verify home ssh --port 22 --expect 80,443 --picture home.svg"
+EXAMPLE = """\
+  # doorward verify home ssh --port 22 --expect 80,443 --picture home.svg
+  …
+  all as it should be"""
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:

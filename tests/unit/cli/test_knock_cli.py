@@ -140,7 +140,7 @@ def test_the_help_fits_a_screen(monkeypatch: pytest.MonkeyPatch) -> None:
     lines = parser_of("knock").format_help().splitlines()
     assert len(lines) <= 40
     assert max(map(len, lines)) <= 80
-    assert any("doorward knock example.org 7000 8000/udp 9000" in line for line in lines)
+    assert any("doorward knock server.example 7000 8000/udp 9000" in line for line in lines)
 
 
 def test_little_is_imported_on_the_way_to_the_first_packet(receiver: socket.socket) -> None:

@@ -1,0 +1,146 @@
+"""The examples of the commands that make and read files, typed where there are such files."""
+
+from __future__ import annotations
+
+import json
+import shlex
+import tempfile
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+from doorward.client.links import parse_link
+from doorward.config.files import read
+from doorward.lab import Lab
+from doorward.model import Port
+from tests.support import ssh_keygen
+from tests.support.consoles import Console
+from tests.support.daemon import PATIENCE_S
+from tests.support.documents import Call
+from tests.support.examples import Seat
+from tests.support.manual import MANUAL_1
+from tests.support.sshd import running_sshd
+from tests.support.terminal import Terminal
+
+pytestmark = pytest.mark.netns("bash", "ssh-keygen", "/usr/sbin/sshd")
+
+WEAK = """\
+[gate]
+mode = "stealth"
+
+[doors.web]
+opens = ["8080/tcp"]
+knock = ["17341/tcp", "52018/udp"]
+
+[doors.ssh]
+opens = ["22/tcp"]
+"""
+SSH = Port.parse("22/tcp")
+ACCESS = """\
+SOURCE              ANY
+OPEN_PORTS          tcp/22
+FW_ACCESS_TIMEOUT   60
+KEY_BASE64          c2VjcmV0c2VjcmV0c2VjcmV0c2VjcmV0
+HMAC_KEY_BASE64     c2VjcmV0c2VjcmV0c2VjcmV0c2VjcmV0
+"""
+
+
+@pytest.fixture
+def seat(lab: Lab, tmp_path: Path) -> Iterator[Seat]:
+    """Give root's place at a server with sshd, who has a key."""
+    seat = Seat(lab.server, tmp_path / "seat")
+    public = ssh_keygen.public_line(ssh_keygen.key("ed25519"))
+    (seat.at / ".ssh").mkdir(mode=0o700)
+    (seat.at / ".ssh/authorized_keys").write_text(f"{public}\n")
+    with running_sshd(lab.server, tmp_path / "sshd", [public]):
+        yield seat
+
+
+def configure(seat: Seat, text: str = "") -> Path:
+    """Give the server another folder for its configuration, with this one in it."""
+    folder = Path(tempfile.mkdtemp(dir=seat.folder))
+    if text:
+        (folder / "doorward.toml").write_text(text)
+        (folder / "doorward.toml").chmod(0o600)
+    seat.env["CONFIGURATION_DIRECTORY"] = str(folder)
+    return folder / "doorward.toml"
+
+
+@pytest.mark.console("docs/reference/commands.md", "doorward init")
+def test_init(seat: Seat, console: Console) -> None:
+    asks, asks_nothing, stealth = console
+    made = configure(seat)
+    variables = [f"{name}={value}" for name, value in seat.env.items()]
+    with Terminal(seat.host, ["env", *variables, *seat.script(asks)]) as terminal:
+        for _ in range(4):
+            assert terminal.until(r"\[[^]]+\]: ", PATIENCE_S)
+            terminal.send("\n")
+        terminal.until("next:", PATIENCE_S)
+    usual, hiding = read(made), read(made_by(seat, stealth))
+    assert (usual.gate.mode, [(door.name, door.opens) for door in usual.doors]) == ("guard", [("ssh", (SSH,))])
+    assert read(made_by(seat, asks_nothing)).gate == usual.gate
+    assert (hiding.gate.mode, [door.name for door in hiding.doors]) == ("stealth", ["ssh", "db"])
+
+
+def made_by(seat: Seat, call: Call) -> Path:
+    """Set up a server; called again, it changes nothing."""
+    path = configure(seat)
+    assert f"wrote {path}" in seat.type(call)
+    assert f"{path} is there already, and stays as it is" in seat.type(call)
+    return path
+
+
+@pytest.mark.console("docs/reference/commands.md", "doorward check")
+def test_check(seat: Seat, console: Console) -> None:
+    (call,) = console
+    (seat.at / "doorward.toml").write_text(WEAK)
+    seat.type(call)
+
+
+@pytest.mark.console("docs/reference/commands.md", "doorward key")
+def test_key(seat: Seat, console: Console) -> None:
+    (call,) = console
+    path = configure(seat, WEAK + "[signed]\n")
+    seat.meant["/etc/doorward"] = str(path.parent)
+    made = seat.type(call).splitlines()[-1]
+    assert seat.type(call._replace(printed=made)) == f"{made}\n"
+    assert (path.parent / "server.key").stat().st_mode & 0o777 == 0o600
+
+
+@pytest.mark.console("docs/reference/commands.md", "doorward share")
+def test_share(seat: Seat, console: Console) -> None:
+    for_a_camera, for_the_app, alone = console
+    configure(seat, WEAK + 'knock = ["7000/tcp", "8000/udp", "9000/tcp"]\n')
+    link, picture = seat.type(for_a_camera).split("\n", 1)
+    assert parse_link(link).host == str(seat.host.ipv4)
+    assert picture.count("█") > 100
+    assert seat.type(for_the_app) == ""
+    (shared,) = json.loads((seat.at / "ssh.json").read_text())["sequences"]
+    assert [step["port"] for step in shared["steps"]] == [7000, 8000, 9000]
+    found = parse_link(seat.type(alone).strip())
+    assert (found.host, [name for name, _ in found.doors]) == ("server.example", ["ssh"])
+
+
+@pytest.mark.console("docs/reference/commands.md", "doorward import")
+def test_import(seat: Seat, console: Console) -> None:
+    knockd, fwknop = seat.folder / "knockd.conf", seat.folder / "access.conf"
+    knockd.write_text(MANUAL_1)
+    fwknop.write_text("#\n" * 11 + ACCESS)
+    seat.meant |= {"/etc/knockd.conf": str(knockd), "/etc/fwknop/access.conf": str(fwknop)}
+    for call in console:
+        seat.type(call)
+    assert [door.name for door in read(seat.at / "doorward.toml").doors] == ["openSSH", "closeSSH"]
+    assert "# Check: the stanza of line 12; in authorized_keys, a line" in (seat.at / "fwknop.toml").read_text()
+
+
+@pytest.mark.console("docs/reference/commands.md", "doorward completion")
+def test_completion(seat: Seat, console: Console) -> None:
+    home = seat.at
+    (home / ".local/share/bash-completion/completions").mkdir(parents=True)
+    for call in console:
+        seat.type(call)
+    assert seat.at != home
+    script = 'source doorward; COMP_WORDS=(doorward stat); COMP_CWORD=1; _shtab_doorward; echo "${COMPREPLY[@]}"'
+    done = seat.host.run(["sh", "-c", f"cd {seat.at}; bash -c {shlex.quote(script)}"])
+    assert done.stdout == "status\n"
