@@ -45,7 +45,7 @@ OTHER_GATES = [  # the doors are the same in each
 
 @pytest.fixture
 def config() -> str:
-    return CONFIG.format(for_="30s")
+    return CONFIG.format(for_=f"{round(30 * SLOWNESS)}s")
 
 
 @pytest.fixture
@@ -83,6 +83,7 @@ table inet watch {
 }
 """
 
+OPEN_S = round(3 * SLOWNESS)
 RELOADS = 100  # a packet can slip through only in the microseconds in which one is committed
 
 
@@ -208,7 +209,7 @@ def test_a_reload_under_way_does_not_disturb_the_end(daemon: RunningDaemon) -> N
         daemon.start()
 
 
-@pytest.mark.parametrize("config", [CONFIG.format(for_="3s")], ids=["3s"])
+@pytest.mark.parametrize("config", [CONFIG.format(for_=f"{OPEN_S}s")], ids=["3s"])
 def test_killed_while_a_door_is_open(daemon: RunningDaemon, pair: list[Visitor]) -> None:
     early, late = pair
     early.knock(*SEQUENCE)
@@ -224,10 +225,15 @@ def test_killed_while_a_door_is_open(daemon: RunningDaemon, pair: list[Visitor])
     left = daemon.elements()
     assert standing.keys() == {str(early), str(late)}
     for visitor in pair:
-        assert standing[str(visitor)]["until"] - time.time() == pytest.approx(left[visitor.element()], abs=0.2)
+        assert standing[str(visitor)]["until"] - time.time() == pytest.approx(
+            left[visitor.element()], abs=0.2 * SLOWNESS
+        )
     assert daemon.end(signal.SIGKILL) == -signal.SIGKILL
-    for visitor, end_s in ((early, began_s + 3), (late, began_s + 3 + left[late.element()] - left[early.element()])):
-        assert daemon.await_end(visitor.element()) == pytest.approx(end_s, abs=0.4)
+    for visitor, end_s in (
+        (early, began_s + OPEN_S),
+        (late, began_s + OPEN_S + left[late.element()] - left[early.element()]),
+    ):
+        assert daemon.await_end(visitor.element()) == pytest.approx(end_s, abs=0.4 * SLOWNESS)
         assert not visitor.gets_in()
     daemon.start()
     daemon.message("0 open")

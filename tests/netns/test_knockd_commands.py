@@ -21,7 +21,7 @@ from doorward.daemon.runner import Report, Runner
 from doorward.lab import Lab
 from doorward.model import Packet, Port
 from tests.conftest import unavailable
-from tests.support.daemon import PATIENCE_S
+from tests.support.daemon import PATIENCE_S, SLOWNESS
 from tests.support.frames import FrameSender
 from tests.support.knockd import KERNEL, OURS, SYN, Program, RunningKnockd, Site, running_knockd, site
 
@@ -260,19 +260,20 @@ def test_a_reload_closes_the_doors_that_are_gone_and_a_bad_file_changes_nothing(
 
 @engines
 def test_a_thousand_openings_take_no_process_and_all_end(tmp_path: Path, program: Program) -> None:
-    sources = [f"10.20.{number >> 8}.{number & 255}" for number in range(1000)]
+    count = round(1000 / SLOWNESS)
+    sources = [f"10.20.{number >> 8}.{number & 255}" for number in range(count)]
     text = door("many", "7000", Start_Command=": start %IP%", Cmd_Timeout=6, Stop_Command=": stop %IP%")
     with site(program, tmp_path, text) as place:
         alone = place.lab.server.pids()
         for source in sources:
             place.send(source, "7000")
-        place.knockd.log.await_count(1000, lambda line: ": start 10.20." in line)
+        place.knockd.log.await_count(count, lambda line: ": start 10.20." in line)
         while (now := place.lab.server.pids()) != alone:  # the last start commands end
             assert len(now) < len(alone) + 40
         readers = int(program.name == "kernel")  # the log is read apart
         assert len(alone) == 2 + readers  # itself, and who runs commands
         assert not place.knockd.await_part(": stop ", 0), "the time was too short to see all open"
-        stopped = place.knockd.await_part("running command: : stop ", 1000)
+        stopped = place.knockd.await_part("running command: : stop ", count)
         assert sorted(line.rpartition(" ")[2] for line in stopped) == sorted(sources)
 
 

@@ -178,7 +178,7 @@ def test_sighup_reads_the_relative_files_again_and_reopens_the_rotated_log(home:
     with home.daemon(program) as pid:
         home.opens(ONE, "7000", "7100")
         home.opens(ONE, "6000", "6100", door="once")
-        assert (home.folder / "once").read_text() == "#000,6100\n6200,6300\n"
+        until(lambda: (home.folder / "once").read_text() == "#000,6100\n6200,6300\n")
         rotated = home.log.rename(home.folder / "log.1")
         home.write(OTHER_DOOR + once, log="log")
         os.kill(pid, signal.SIGHUP)

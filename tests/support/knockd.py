@@ -169,7 +169,7 @@ class RunningKnockd:
         return status
 
     def _awaits_packets(self) -> bool:
-        return Path(f"/proc/{self.process.pid}/wchan").read_text("ascii").startswith("poll_schedule_timeout")
+        return "poll" in Path(f"/proc/{self.process.pid}/wchan").read_text("ascii")  # its name differs by kernel
 
     def _read_log(self) -> None:
         with os.fdopen(os.dup(self._log_end), encoding="utf-8", errors="replace") as log:
