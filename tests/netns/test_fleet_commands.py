@@ -5,11 +5,14 @@ from __future__ import annotations
 import json
 import signal
 from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import pytest
 
+from doorward.fleet.doors import NEW_NAME
 from tests.support.fleet import Fleet, running_fleet
+from tests.support.knockd import until
 
 pytestmark = pytest.mark.netns("nft")
 
@@ -132,6 +135,28 @@ def test_a_rollback_that_one_gate_has_in_force(fleet: Fleet, tmp_path: Path) -> 
     assert first.run("fleet", "push", file, check=False).returncode == 1
     lines = first.run("fleet", "rollback").stdout.splitlines()
     assert sorted(lines[1:]) == ["edge-1: 2 doors in force", "edge-2: 3 doors in force"]
+
+
+def test_a_rollback_that_a_gate_hears_of_before_it_has_loaded(fleet: Fleet, tmp_path: Path) -> None:
+    first, second = fleet.gates
+    file = tmp_path / "doors.toml"
+    file.write_text(DOORS)
+    first.run("fleet", "push", file)
+    first.message("version 1 of its doors is there")
+    file.write_text(DOORS.replace("7102", "7103"))
+    with ThreadPoolExecutor(2) as others:
+        second.process.send_signal(signal.SIGSTOP)
+        pushed = others.submit(first.run, "fleet", "push", file, check=False)
+        until(lambda: (second.state / NEW_NAME).exists())
+        first.message("version 2 of its doors is there")
+        back = others.submit(first.run, "fleet", "rollback", check=False)
+        first.message("version 1 of its doors is there")
+        second.process.send_signal(signal.SIGCONT)
+        assert sorted(back.result().stdout.splitlines()[1:]) == ["edge-1: 2 doors in force", "edge-2: 2 doors in force"]
+        pushed.result()
+    guest = fleet.visitor(second)
+    fleet.knock(guest, 7101, 7102)
+    first.event("opened", door="web", address=str(guest))
 
 
 def test_a_gate_whose_own_file_is_wrong_says_so(fleet: Fleet, tmp_path: Path) -> None:

@@ -81,6 +81,7 @@ class Process:
         self._is_silent, self._was_told = False, False
         self._revision, self._slot, self._notes = 0, 0, 0
         self._loaded = talk.Loaded(0, 0, "")
+        self._current: Entry | None = None  # the pointer to the version of the fleet's doors that stands
         self._state: talk.State | None = None
         put = self._inbox.put
         self._watcher = Watcher(settings.access, self._tree, put)
@@ -140,6 +141,9 @@ class Process:
         elif isinstance(message, talk.Loaded):
             self._loaded = message
             self._office.tasks.put(Telling(*message))
+            # Another version may have been made to stand while this one was on its way.
+            if self._current is not None and version_in(self._current.value) != message.version:
+                self._office.tasks.put(self._bringing(self._current))
 
     def _begin(self, message: talk.Standing) -> None:
         self._standing += message.openings
@@ -251,8 +255,9 @@ class Process:
             each = found_in(key, entry, self._oldest_ms(entry.revision), lease_ms) if key else None
             found += [each] if each else []
         self._take(self._openings.snapshot(found, snapshot.revision, now_ms()))
-        if snapshot.current is not None:
-            self._office.tasks.put(self._bringing(snapshot.current))
+        self._current = snapshot.current
+        if self._current is not None:
+            self._office.tasks.put(self._bringing(self._current))
 
     def _changes(self, changes: Changes) -> None:
         effects: list[Effect] = []
@@ -265,6 +270,7 @@ class Process:
             elif kind == "asks" and is_put:
                 self._office.tasks.put(Answering(rest, entry.lease, self._described()))
             elif kind == "doors" and is_put:
+                self._current = entry
                 self._office.tasks.put(self._bringing(entry))
         self._take(effects)
 
