@@ -15,15 +15,16 @@ from doorward.gate.nft import NftFilter
 from doorward.gate.ruleset import TABLE, Ruleset, compile_ruleset
 from doorward.lab import Lab
 from doorward.model import Packet
+from tests.support.daemon import SLOWNESS
 from tests.support.frames import FrameSender, ip_packet
 from tests.support.openings import door
 from tests.support.processes import own_namespace
 
 pytestmark = pytest.mark.netns("nft")
 
-KNOCKS = 40_000  # 120,000 packets
+KNOCKS = round(40_000 / SLOWNESS)  # of three packets each
 FIRST = IPv4Address("10.20.0.1")
-SSH = door("ssh", "22/tcp", "7001/tcp 7002/udp 7003/tcp")
+SSH = door("ssh", "22/tcp", "7001/tcp 7002/udp 7003/tcp", for_ms=600_000)
 TWICE = door("twice", "25/tcp", "7001/tcp 7001/tcp 7002/udp")  # so that there are failure links
 
 
