@@ -68,9 +68,17 @@ def site() -> Iterator[Site]:
         yield Site(held, 4)
 
 
-def proxy(*words: object) -> subprocess.Popen[bytes]:
+@contextmanager
+def proxy(*words: object) -> Iterator[subprocess.Popen[bytes]]:
+    """Run it, and wait for its end; a test that fails does not wait."""
     command = [sys.executable, "-m", "doorward", "proxy", *map(str, words)]
-    return subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=subprocess.PIPE)
+    pipe = subprocess.PIPE
+    with subprocess.Popen(command, stdin=pipe, stdout=pipe, stderr=pipe) as running:
+        try:
+            yield running
+        except BaseException:
+            running.kill()
+            raise
 
 
 def door_in(packet: bytes) -> str:
@@ -130,8 +138,7 @@ class Conversation:
 
 def test_a_signed_knock_and_a_megabyte_each_way(site: Site) -> None:
     server = Conversation(BULK[::-1])
-    with serving(site.services[4], server):
-        running = proxy("127.0.0.1", site.port, "ssh", *site.signed)
+    with serving(site.services[4], server), proxy("127.0.0.1", site.port, "ssh", *site.signed) as running:
         out, err = running.communicate(BULK, PATIENCE_S)
     assert (running.returncode, err) == (0, b"")
     assert hashlib.sha256(out).digest() == hashlib.sha256(BULK[::-1]).digest()
@@ -141,8 +148,10 @@ def test_a_signed_knock_and_a_megabyte_each_way(site: Site) -> None:
 
 def test_a_sequence_is_as_good(site: Site) -> None:
     server = Conversation(b"hello")
-    with serving(site.services[4], server):
-        running = proxy("127.0.0.1", site.port, f"{site.knock_port}/udp", "--delay", "1ms")
+    with (
+        serving(site.services[4], server),
+        proxy("127.0.0.1", site.port, f"{site.knock_port}/udp", "--delay", "1ms") as running,
+    ):
         assert running.communicate(b"you too", PATIENCE_S) == (b"hello", b"")
     assert (running.returncode, server.heard) == (0, b"you too")
     assert site.knocks[4].recv(9) == b"\0"
@@ -191,15 +200,16 @@ def test_it_knocks_at_the_address_that_it_connects_to() -> None:
     with ExitStack() as held:
         site = Site(held, 6)
         held.enter_context(serving(site.services[6], Conversation(b"six")))
-        running = proxy("::1", site.port, "ssh", *site.signed)
+        running = held.enter_context(proxy("::1", site.port, "ssh", *site.signed))
         assert running.communicate(b"", PATIENCE_S) == (b"six", b"")
         assert door_in(site.knocks[6].recv(2000)) == "ssh"
 
 
 def test_it_knocks_again_until_the_door_is_open(site: Site) -> None:
-    with socket.socket() as late:
+    with ExitStack() as held:
+        late = held.enter_context(socket.socket())
         late.bind(("127.0.0.1", 0))
-        running = proxy("127.0.0.1", late.getsockname()[1], "ssh", *site.signed)
+        running = held.enter_context(proxy("127.0.0.1", late.getsockname()[1], "ssh", *site.signed))
         packets = [site.knocks[4].recv(2000) for _ in range(2)]
         late.listen()
         with serving(late, Conversation(b"at last")):
