@@ -50,8 +50,12 @@ def ran(knockd: RunningKnockd, what: str) -> int:
     return sum(line.endswith(f"running command: {what}") for line in knockd.lines())
 
 
-FIREWALLS = {
-    "iptables-legacy": (ONE, "iptables-legacy -{} INPUT -s %IP% -p tcp --dport 22 -j ACCEPT", "iptables-legacy -S"),
+FIREWALLS = {  # -w: the old iptables has one lock for all namespaces, and without it gives up at once where it is held
+    "iptables-legacy": (
+        ONE,
+        "iptables-legacy -w -{} INPUT -s %IP% -p tcp --dport 22 -j ACCEPT",
+        "iptables-legacy -w -S",
+    ),
     "iptables-nft": (ONE, "iptables-nft -{} INPUT -s %IP% -p tcp --dport 22 -j ACCEPT", "iptables-nft -S"),
     "ip6tables": (SIX, "ip6tables -{} INPUT -s %IP% -p tcp --dport 22 -j ACCEPT", "ip6tables -S"),
     "nft": (ONE, "nft {} element inet mine open '{{ %IP% }}'", "nft list set inet mine open"),

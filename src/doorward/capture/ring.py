@@ -95,9 +95,9 @@ class Ring:
         back within a family, which is all that a tracker needs: it keeps the families apart. `local` says whether
         the destination is this host's own.
         """
-        if self._links.changed() or time.monotonic() - self._followed_s > _REFRESH_S:
-            self._follow()
         for _ in range(BLOCKS):  # by turns, so that a flood in one family leaves the other its turn
+            if self._links.changed() or time.monotonic() - self._followed_s > _REFRESH_S:
+                self._follow()
             taken = [receiver.take(self._locals) for receiver in self._receivers]
             for groups in taken:
                 yield from groups or ()
