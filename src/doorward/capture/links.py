@@ -14,8 +14,10 @@ from doorward import netlink
 from doorward.errors import HostError, MalformedError
 
 _ROUTE = 0  # NETLINK_ROUTE
-_GROUPS = 0x1 | 0x10 | 0x100  # changes of links and of both families' addresses (RTMGRP_*)
-_NEW_ROUTE, _GET_ROUTE = 24, 26
+# Changes of links and of both families' addresses and routes (RTMGRP_*): the kernel tells of an address before it takes
+# away the route that made it the host's own.
+_GROUPS = 0x1 | 0x10 | 0x100 | 0x40 | 0x400
+_NEW_ROUTE, _DELETED_ROUTE, _GET_ROUTE = 24, 25, 26
 _ROUTE_HEADER = struct.Struct("=BBBBBBBBI")  # family, destination's bits, …, table, protocol, scope, type, flags
 _LOCAL_TABLE, _LOCAL = 255, 2  # RT_TABLE_LOCAL, RTN_LOCAL
 _DESTINATION = 1
@@ -73,13 +75,15 @@ class Links:
         changed = False
         while True:
             try:
-                self._changes.recv(_RECEIVE_BYTES)
+                told = self._changes.recv(_RECEIVE_BYTES)
             except BlockingIOError:
                 return changed
             except OSError as error:
                 if error.errno != errno.ENOBUFS:  # where the kernel had to drop some, there was a change too
                     raise
-            changed = True
+                changed = True
+            else:
+                changed = changed or any(map(_matters, netlink.messages(memoryview(told))))
 
     def index_of(self, name: str) -> int | None:
         """Give the number of an interface, None where there is none of that name now."""
@@ -114,6 +118,11 @@ class Links:
         for reply in netlink.dump(self._questions, framed):
             if reply.kind == _NEW_ROUTE and (route := local_route(reply.body)) is not None:
                 yield route
+
+
+def _matters(message: netlink.Message) -> bool:
+    """Tell whether a message is of a link, an address or a route to the host itself: a router has many others."""
+    return message.kind not in (_NEW_ROUTE, _DELETED_ROUTE) or local_route(message.body) is not None
 
 
 def local_route(body: memoryview) -> tuple[int, bytes] | None:
