@@ -54,6 +54,7 @@ class Links:
     """Tells what is, and by its descriptor that something changed, in the namespace where it was made."""
 
     def __init__(self) -> None:
+        self._gone: set[tuple[int, bytes]] = set()  # the kernel tells of a route just before it takes it away
         self._changes = netlink.open_socket(_ROUTE, "changes of interfaces")
         self._questions = netlink.open_socket(_ROUTE, "the list of addresses")
         self._changes.setblocking(False)
@@ -82,8 +83,20 @@ class Links:
                 if error.errno != errno.ENOBUFS:  # where the kernel had to drop some, there was a change too
                     raise
                 changed = True
+                self._gone.clear()
             else:
-                changed = changed or any(map(_matters, netlink.messages(memoryview(told))))
+                for message in netlink.messages(memoryview(told)):
+                    changed = self._hears(message) or changed
+
+    def _hears(self, message: netlink.Message) -> bool:
+        """Tell whether a message is of a link, an address or a route to this host: a router has many others."""
+        if message.kind not in (_NEW_ROUTE, _DELETED_ROUTE):
+            return True
+        route = local_route(message.body)
+        if route is None:
+            return False
+        (self._gone.add if message.kind == _DELETED_ROUTE else self._gone.discard)(route)
+        return True
 
     def index_of(self, name: str) -> int | None:
         """Give the number of an interface, None where there is none of that name now."""
@@ -102,7 +115,8 @@ class Links:
         addresses: set[bytes] = set()
         prefixes: set[Prefix] = set()
         try:
-            for bits, packed in (*self._local_routes(socket.AF_INET), *self._local_routes(socket.AF_INET6)):
+            there = {*self._local_routes(socket.AF_INET), *self._local_routes(socket.AF_INET6)}
+            for bits, packed in there - self._gone:
                 shift = len(packed) * 8 - bits
                 if shift:
                     prefixes.add(Prefix(len(packed), shift, int.from_bytes(packed) >> shift))
@@ -110,6 +124,7 @@ class Links:
                     addresses.add(packed)
         except OSError as error:
             raise HostError(f"the kernel does not list this host's addresses: {error.strerror}") from None
+        self._gone.clear()  # the next look finds the truth
         return Locals(frozenset(addresses), frozenset(prefixes))
 
     def _local_routes(self, family: socket.AddressFamily) -> Iterator[tuple[int, bytes]]:
@@ -118,11 +133,6 @@ class Links:
         for reply in netlink.dump(self._questions, framed):
             if reply.kind == _NEW_ROUTE and (route := local_route(reply.body)) is not None:
                 yield route
-
-
-def _matters(message: netlink.Message) -> bool:
-    """Tell whether a message is of a link, an address or a route to the host itself: a router has many others."""
-    return message.kind not in (_NEW_ROUTE, _DELETED_ROUTE) or local_route(message.body) is not None
 
 
 def local_route(body: memoryview) -> tuple[int, bytes] | None:

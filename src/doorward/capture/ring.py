@@ -96,12 +96,13 @@ class Ring:
         the destination is this host's own.
         """
         for _ in range(BLOCKS):  # by turns, so that a flood in one family leaves the other its turn
+            ready = [receiver for receiver in self._receivers if receiver.is_ready()]
+            # Looked at later than the packets came: what is told now held for them, too.
             if self._links.changed() or time.monotonic() - self._followed_s > _REFRESH_S:
                 self._follow()
-            taken = [receiver.take(self._locals) for receiver in self._receivers]
-            for groups in taken:
-                yield from groups or ()
-            if not any(groups is not None for groups in taken):
+            for receiver in ready:
+                yield from receiver.take(self._locals)
+            if not ready:
                 return
 
     def drops(self) -> int:
@@ -175,18 +176,21 @@ class _Receiver:
         self._drops += _COUNTS.unpack(self._socket.getsockopt(_SOL_PACKET, _STATISTICS, _COUNTS.size))[1]
         return self._drops
 
-    def take(self, locals_: Locals) -> list[Group] | None:
-        """Read the next block and give it back to the kernel; None where it is not full yet."""
-        start = self._next * BLOCK_BYTES
-        status = (start + _STATUS_AT) // 4
-        if not self._words[status] & _OURS:
-            return None
-        found = self._groups(start, locals_)
+    def is_ready(self) -> bool:
+        """Tell whether the kernel has filled the next block."""
+        return bool(self._words[self._status()] & _OURS)
+
+    def take(self, locals_: Locals) -> list[Group]:
+        """Read the next block, which is ready, and give it back to the kernel."""
+        found = self._groups(self._next * BLOCK_BYTES, locals_)
         # In one store. Assigning four bytes to a slice makes two (memmove): where this processor is halted between
         # them, the kernel fills the block meanwhile, and the second store hides that from us for ever.
-        self._words[status] = _KERNELS
+        self._words[self._status()] = _KERNELS
         self._next = (self._next + 1) % BLOCKS
         return found
+
+    def _status(self) -> int:
+        return (self._next * BLOCK_BYTES + _STATUS_AT) // 4
 
     def _groups(self, start: int, locals_: Locals) -> list[Group]:
         """Read a block. The kernel stamps packets with the wall clock, which may jump.
