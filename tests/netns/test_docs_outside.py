@@ -50,7 +50,7 @@ def test_what_a_stranger_sees(desk: Desk, console: Console) -> None:
     desk.start()
     sequence = "ssh:7000/tcp,8000/udp,9000/tcp"
     desk.type(Call("$", f"doorward add home --address {desk.lab.server.ipv4} --door {sequence}", ""))
-    desk.swaps["--expect 80,443"] = "--expect 80,443 --rate 20000"
+    desk.swaps["--expect 80,443"] = "--expect 80,443 --rate 60000"
     (call,) = console
     vary = {
         "in 45s": r"in \d+s",

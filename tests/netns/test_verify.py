@@ -154,7 +154,7 @@ def stealth(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Site]:
     with site_of(folder, "stealth") as site, open_folder() as hold:
         client, stranger = site.lab.client, site.lab.stranger
         pictures = ("--picture", folder / "all.png")
-        site.ask("all", client, 4, "home", "ssh", "--port", 22, "--expect", 80, "--rate", 20000, *pictures)
+        site.ask("all", client, 4, "home", "ssh", "--port", 22, "--expect", 80, "--rate", 60000, *pictures)
         site.ask("whatever", client, 6, "SERVER", *SSH, *FEW, "--json", "--picture", folder / "few.svg")
         site.ask("nothing", client, 6, "SERVER", *reversed(SSH), *FEW, "--port", 22)
         site.ask("udp", stranger, 4, "SERVER", *IKE, "--ports", "8001/udp,501/udp", "--port", "500/udp", "--json")

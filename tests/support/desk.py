@@ -110,7 +110,7 @@ LogLevel ERROR
         if call.typed.startswith("doorward init"):
             config = self.daemon.config.read_text()
             assert config.count('for = "30s"') == 1
-            self.daemon.config.write_text(config.replace('for = "30s"', 'for = "10s"'))  # not to wait so long here
+            self.daemon.config.write_text(config.replace('for = "30s"', 'for = "5s"'))  # not to wait so long here
         return self.as_on_the_page(done.stdout)
 
     def _does_itself(self, call: Call) -> bool:
