@@ -8,7 +8,7 @@ import socket
 import struct
 import zlib
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import closing, contextmanager
 from ipaddress import ip_address
 from pathlib import Path
 
@@ -18,7 +18,7 @@ from doorward.capture.packet import DESTINATION_OPTIONS, FRAGMENT, HOP_BY_HOP, R
 from doorward.errors import HostError
 from doorward.lab import Lab
 from doorward.lab_host import Host
-from doorward.model import Packet, Port
+from doorward.model import Address, Packet, Port
 from tests.support.frames import checksum, ip_packet
 from tests.support.headers import AUTHENTICATION, Extension, extension
 from tests.support.knockd import DEBIAN, OURS, SYN, Program, RunningKnockd, Site, running_knockd, until
@@ -138,8 +138,11 @@ def test_an_address_that_comes_and_goes_while_it_runs(
     prefix = f"{address}/{to.max_prefixlen}"
     change = [prefix, "dev", "eth0", *(["nodad"] if to.version == 6 else [])]
     source = "10.7.7.{}" if to.version == 4 else "2001:db8:7::{}"
-    with running_knockd(program, server, tmp_path, DOOR + LAST) as knockd, wire(direct_lab) as send:
-        place = Site(direct_lab, knockd)
+    with (
+        running_knockd(program, server, tmp_path, DOOR + LAST) as knockd,
+        wire(direct_lab) as send,
+        closing(Site(direct_lab, knockd)) as place,
+    ):
         for number in (1, 3):
             for packet in knock_from(source.format(number), address):
                 send(packet)
@@ -148,11 +151,17 @@ def test_an_address_that_comes_and_goes_while_it_runs(
             knockd.await_line(f"{settled}: last: OPEN SESAME")
             assert (source.format(number), "door") not in knockd.opened()
             server.ip("address", "add", *change)
+            until(
+                lambda: address in local_routes(server, to)
+            )  # the kernel makes an IPv6 address its own a little later
             for packet in knock_from(source.format(number + 1), address):
                 send(packet)
             knockd.await_line(f"{source.format(number + 1)}: door: OPEN SESAME")
             server.ip("address", "delete", prefix, "dev", "eth0")
-        place.close()
+
+
+def local_routes(host: Host, like: Address) -> list[str]:
+    return host.ip(f"-{like.version}", "route", "show", "table", "local").split()
 
 
 def knock_from(source: str, destination: str) -> list[bytes]:
