@@ -3,10 +3,13 @@
 from __future__ import annotations
 
 import platform
+import signal
 import threading
 from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import closing, contextmanager
 from ipaddress import IPv4Address
+from pathlib import Path
 
 import pytest
 
@@ -16,7 +19,7 @@ from doorward.gate.nft import NftFilter
 from doorward.gate.ruleset import TABLE, Ruleset, compile_ruleset
 from doorward.lab import Lab
 from doorward.model import Packet
-from tests.support.daemon import SLOWNESS
+from tests.support.daemon import SLOWNESS, RunningDaemon, running_daemon
 from tests.support.frames import FrameSender, ip_packet
 from tests.support.openings import door
 from tests.support.processes import own_namespace
@@ -28,6 +31,12 @@ KNOCKS = round(40_000 / SLOWNESS)  # of three packets each
 MAY_MISS = 0 if tuple(map(int, platform.release().split(".")[:2])) >= (6, 17) else KNOCKS // 1000
 FIRST = IPv4Address("10.20.0.1")
 SSH = door("ssh", "22/tcp", "7001/tcp 7002/udp 7003/tcp", for_ms=600_000)
+CONFIG = """
+[doors.ssh]
+knock = ["7001/tcp", "7002/udp", "7003/tcp"]
+opens = ["22/tcp"]
+for = "10m"
+"""
 TWICE = door("twice", "25/tcp", "7001/tcp 7001/tcp 7002/udp")  # so that there are failure links
 
 
@@ -71,6 +80,31 @@ def test_no_knock_is_lost(direct_lab: Lab, mode: Mode) -> None:
     opened = {element.address for element in direct_lab.server.call(NftFilter().elements)}
     lost = [source for source in sources if source not in opened]
     assert len(lost) <= MAY_MISS, lost
+
+
+def test_no_knock_is_lost_to_the_next_daemon(direct_lab: Lab, tmp_path: Path) -> None:
+    """Whoever knocks while the daemon is killed and starts again, four times."""
+    sources: list[IPv4Address] = []
+    with (
+        running_daemon(direct_lab.server, tmp_path, CONFIG) as daemon,
+        closing(FrameSender(direct_lab.client, direct_lab.server)) as frames,
+        ThreadPoolExecutor(1) as other,
+    ):
+        daemon.message("mode guard; ")
+        restarted = other.submit(restart, daemon, 4)
+        while not restarted.done() and len(sources) < KNOCKS:
+            sources.append(FIRST + len(sources))
+            for port in SSH.knock:
+                frames.send(Packet(sources[-1].packed, port, 2))
+        restarted.result()
+        lost = {*sources} - {element.address for element in daemon.elements()}
+    assert len(lost) <= MAY_MISS, lost
+
+
+def restart(daemon: RunningDaemon, times: int) -> None:
+    for _ in range(times):
+        daemon.end(signal.SIGKILL)
+        daemon.start()
 
 
 @pytest.mark.parametrize(

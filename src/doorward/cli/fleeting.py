@@ -56,7 +56,9 @@ def close(args: argparse.Namespace) -> int:
     key = key_of(args.door, args.address)
     with office(args) as (asked, _, _):
         if not asked.close(key):
-            raise AnswerNo(f"{args.door} is open to {args.address} at no gate that is in touch with the fleet")
+            raise AnswerNo(
+                f"{args.door} is open to {args.address} at no gate; `doorward status --fleet` tells which are in touch"
+            )
     render.line(f"{args.door} is closed to {args.address} in the whole fleet")
     return 0
 

@@ -126,11 +126,9 @@ class SignedKnocks:
         assert self._next is not None  # noqa: S101
         try:
             told = self._next.read()
-        except (
-            MalformedError
-        ) as error:  # killed, or out of memory: the one before must not go on, its files have changed
+        except MalformedError as error:  # killed, or out of memory
             self._drop_next()
-            self._drop()
+            self._drop()  # it must not go on: its files have changed
             self._daemon.log.say(f"what verifies signed knocks failed as it began; another begins ({error})", "error")
             self._again()
             return
@@ -175,6 +173,9 @@ class SignedKnocks:
         shared = [grant for grant in granted if grant.is_shared]
         if shared and self._daemon.fleet is not None:
             self._daemon.fleet.claim(shared, self._answered)
+            return
+        for grant in shared:  # judged by the configuration before
+            self._object(grant, "fleet", "it is for a fleet, and this gate has left it")
 
     def _answered(self, granted: list[Granted], objections: list[Objection | None]) -> None:
         if new := [grant for grant, objection in zip(granted, objections, strict=True) if objection is None]:
