@@ -11,6 +11,7 @@ from pathlib import Path
 import pytest
 
 from doorward.fleet.doors import NEW_NAME
+from doorward.fleet.records import Tree
 from tests.support.fleet import Fleet, running_fleet
 from tests.support.knockd import until
 
@@ -157,6 +158,40 @@ def test_a_rollback_that_a_gate_hears_of_before_it_has_loaded(fleet: Fleet, tmp_
     guest = fleet.visitor(second)
     fleet.knock(guest, 7101, 7102)
     first.event("opened", door="web", address=str(guest))
+
+
+def test_what_others_wrote_among_the_versions(fleet: Fleet, tmp_path: Path) -> None:
+    """It is passed over, a gate that should load it says why not, and another version mends it."""
+    first, second = fleet.gates
+    file, tree = tmp_path / "doors.toml", Tree("example")
+    file.write_text(DOORS)
+    first.run("fleet", "push", file)
+    etcd = fleet.etcd()
+    etcd.put(tree.under("doors", "versions", "none"), b"{}")
+    etcd.put(tree.under("doors", "versions", "00000002"), b"{}")
+    etcd.put(tree.under("doors", "current"), b'{"version": 2}')
+    for gate in (first, second):
+        gate.message("the fleet's doors in etcd are not what doorward writes")
+    assert [line.split()[:1] for line in first.run("fleet", "versions").stdout.splitlines()[1:]] == [["1"], ["2"]]
+    in_force = ["edge-1: 2 doors in force", "edge-2: 2 doors in force"]
+    assert sorted(first.run("fleet", "rollback").stdout.splitlines()[1:]) == in_force
+    pushed = first.run("fleet", "push", file).stdout.splitlines()
+    assert pushed[0].startswith("version 3 ")
+    assert sorted(pushed[1:]) == in_force
+
+
+def test_a_ban_closes_in_the_whole_fleet_and_keeps_out_here(fleet: Fleet) -> None:
+    first, second = fleet.gates
+    guest = fleet.visitor(first)
+    fleet.knock(guest)
+    second.event("opened", address=str(guest))
+    first.run("ban", guest)
+    second.event("closed", address=str(guest), by="fleet")
+    second.run("open", "ssh", guest)
+    other = fleet.visitor(second)
+    fleet.knock(other)  # told later by the same gate
+    first.event("opened", address=str(other))
+    assert {opening["address"] for opening in first.openings()} == {str(other)}
 
 
 def test_a_gate_whose_own_file_is_wrong_says_so(fleet: Fleet, tmp_path: Path) -> None:

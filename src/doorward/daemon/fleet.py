@@ -28,7 +28,6 @@ if TYPE_CHECKING:
     from doorward.daemon.app import Daemon
 
 _MOST_WAITING = 20_000  # messages to the process; where it takes none of them, another one begins
-_DRAIN_S = 0.01
 _PAUSE_S, _LONGEST_PAUSE_S = 1.0, 30.0  # after a process that ended, before the next
 _TELL_AGAIN_S = 60.0
 RECORDS_PER_S, RECORDS_AT_ONCE = 20, 500  # for the fleet's record; each gate's own ledger has all
@@ -58,7 +57,7 @@ class SharedOpenings:
         self._waiting: deque[bytes] = deque()
         self._opened: list[talk.Item] = []
         self._closed: list[Key] = []
-        self._is_draining = False
+        self._out: socket.socket | None = None  # the child's, while it takes no more: one waits to write on it
         self._pause_s = _PAUSE_S
         self._claims: dict[int, tuple[list[Granted], Answered]] = {}
         self._numbers = 0
@@ -106,8 +105,7 @@ class SharedOpenings:
 
     def claim(self, grants: list[Granted], then: Answered) -> None:
         """Have the fleet say which signed knocks are new, and call `then` with an objection or None for each."""
-        for at in range(0, len(grants), talk.MOST_AT_ONCE):
-            some = grants[at : at + talk.MOST_AT_ONCE]
+        for some in talk.portions(grants):
             self._numbers += 1
             number = self._numbers
             self._claims[number] = some, then
@@ -159,14 +157,13 @@ class SharedOpenings:
     def _flush(self) -> None:
         """Tell what was opened and closed since the last time."""
         opened, self._opened = self._opened, []
-        most = talk.MOST_AT_ONCE
-        for at in range(0, len(opened), most):
-            self._send(talk.Opened(opened[at : at + most]))
+        for items in talk.portions(opened):
+            self._send(talk.Opened(items))
         if self._child is None:
             return  # what was closed is told to the next one
         closed, self._closed = self._closed, []
-        for at in range(0, len(closed), most):
-            self._send(talk.Closed(closed[at : at + most]))
+        for keys in talk.portions(closed):
+            self._send(talk.Closed(keys))
 
     def _send(self, message: talk.Message) -> None:
         if self._child is None:
@@ -174,21 +171,28 @@ class SharedOpenings:
         self._waiting.append(talk.pack(message))
         if len(self._waiting) > _MOST_WAITING:
             self._failed("takes nothing any more")
-        elif not self._is_draining:
+        elif self._out is None:
             self._drain()
 
     def _drain(self) -> None:
-        self._is_draining = False
         while self._waiting and self._child is not None:
             try:
                 self._child.socket.send(self._waiting[0], socket.MSG_DONTWAIT)
             except BlockingIOError:
-                self._is_draining = True
-                self._daemon.loop.at(self._daemon.loop.now_s() + _DRAIN_S, self._drain)
+                if self._out is None:
+                    self._out = self._child.socket.dup()
+                    self._daemon.loop.on_writable(self._out.fileno(), self._drain)
                 return
             except OSError:
-                return  # it has ended: reading says so
+                break  # it has ended: reading says so
             self._waiting.popleft()
+        self._wait_no_more()
+
+    def _wait_no_more(self) -> None:
+        if self._out is not None:
+            self._daemon.loop.forget(self._out.fileno())
+            self._out.close()
+            self._out = None
 
     def _hear(self) -> None:
         assert self._child is not None  # noqa: S101
@@ -233,6 +237,7 @@ class SharedOpenings:
 
     def _drop(self, why: str) -> None:
         if self._child is not None:
+            self._wait_no_more()
             self._daemon.loop.forget(self._child.fileno())
             self._child.close()
             self._child = None

@@ -11,7 +11,7 @@ from pathlib import Path
 from doorward.config.schema import Fleet
 from doorward.daemon import privileges
 from doorward.daemon.apart import STANDARD, keep_only, received, serve
-from doorward.errors import DoorwardError
+from doorward.errors import DoorwardError, MalformedError
 from doorward.fleet import talk
 from doorward.fleet.records import fit
 
@@ -37,6 +37,8 @@ class Child:
             raw = received(self.socket, talk.MESSAGE_BYTES, socket.MSG_DONTWAIT)
         except BlockingIOError:
             return None
+        if not raw:
+            raise MalformedError("the process ended")
         return talk.parse(raw)
 
     def close(self) -> None:

@@ -39,7 +39,6 @@ class Bringing(NamedTuple):
 
     current: bytes
     folder: Path
-    told: int  # the version of which the fleet heard last from here
 
 
 class Brought(NamedTuple):
@@ -59,17 +58,13 @@ def do(etcd: Etcd, tree: Tree, gate: str, task: object) -> Brought | None:
     return None
 
 
-def _bring(etcd: Etcd, tree: Tree, task: Bringing) -> Brought | None:
+def _bring(etcd: Etcd, tree: Tree, task: Bringing) -> Brought:
     version = version_in(task.current)
-    if version == 0:
-        return None
-    if version == held(task.folder / NAME):
-        # In force already. Where a later one was refused and is taken back, the fleet waits to hear of this one.
-        return Brought(version) if task.told not in (0, version) else None
-    found = etcd.range(version_key(tree, version)).entries
-    if not found:
-        return None
-    write(task.folder / NEW_NAME, version, text_in(found[0].value))
+    if version != held(task.folder / NAME):  # else it stood all the time, while a later one was refused
+        found = etcd.range(version_key(tree, version)).entries
+        if not found:
+            raise HostError(f"version {version} of the fleet's doors stands, and is not in etcd; push them again")
+        write(task.folder / NEW_NAME, version, text_in(found[0].value))
     return Brought(version)
 
 

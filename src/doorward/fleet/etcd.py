@@ -26,7 +26,7 @@ from doorward.fleet.forms import Done, Listing, Message, Watched
 MAX_ANSWER_BYTES = 64 << 20  # a page of 1000 openings is under a megabyte
 MAX_LINE_BYTES = 16 << 20  # a message of a watch; etcd itself sends no more than a few megabytes
 PAGE = 1000
-_UNAVAILABLE, _UNAUTHENTICATED = (4, 14), 16  # gRPC: deadline exceeded, unavailable: another endpoint may do
+_UNAVAILABLE = (4, 14)  # gRPC: deadline exceeded, unavailable: another endpoint may do
 _TOKEN_IS_OLD = ("invalid auth token", "revision in header is old", "user name is empty")
 # A wire that is cut tells nothing: the kernel asks the other side every second, and gives up after three.
 _KEEP_ALIVE = ((socket.TCP_KEEPIDLE, 1), (socket.TCP_KEEPINTVL, 1), (socket.TCP_KEEPCNT, 2))
@@ -93,13 +93,13 @@ class Etcd:
             body |= {"sort_order": "DESCEND", "sort_target": "MOD"}
         return forms.listing(self.call("kv/range", body))
 
-    def prefix(self, prefix: str) -> Listing:
-        """Read all keys that begin so, as they were at one revision."""
+    def prefix(self, prefix: str, page: int = PAGE) -> Listing:
+        """Read all keys that begin so, as they were at one revision; `page`: so many with an answer."""
         end = forms.after(prefix)
-        found = self.range(prefix, end, limit=PAGE)
+        found = self.range(prefix, end, limit=page)
         entries, is_whole = list(found.entries), found.is_whole
         while not is_whole:
-            more = self.range(entries[-1].key + "\0", end, limit=PAGE, at=found.revision)
+            more = self.range(entries[-1].key + "\0", end, limit=page, at=found.revision)
             entries, is_whole = entries + more.entries, more.is_whole
         return Listing(entries, found.revision)
 

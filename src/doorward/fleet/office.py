@@ -6,17 +6,19 @@ import json
 import secrets
 import time
 from collections.abc import Iterator
+from contextlib import suppress
 from typing import Any, NamedTuple
 
-from doorward.errors import AnswerNo, UsageError
+from doorward.errors import AnswerNo, MalformedError, UsageError
 from doorward.fleet import forms, records
-from doorward.fleet.doors import MAX_BYTES, text_in, version_in, version_key
+from doorward.fleet.doors import MAX_BYTES, version_in, version_key
 from doorward.fleet.etcd import AwayError, Etcd, now_ms
 from doorward.fleet.records import Key, Tree, parse_key
 
 ANSWER_S = 2.0  # in which a gate that is up answers
 LOAD_S = 30.0  # in which it loads other doors
 KEPT_VERSIONS = 50
+_VERSIONS_A_PAGE = 16  # each may have a megabyte
 _LEASE_S = 10
 
 
@@ -36,7 +38,6 @@ class Version(NamedTuple):
     number: int
     at_ms: int
     by: str
-    text: str
     is_current: bool
 
 
@@ -65,9 +66,10 @@ class Office:
         for entry in self._follow(prefix, revision, ANSWER_S):
             name, took_ms = entry.key.removeprefix(prefix), now_ms() - asked_ms
             answer = _object(entry.value)
-            offset_ms = records.whole(answer.get("wall_ms", 0)) - wall_ms - took_ms // 2
-            answer["behind"] = max(0, revision - records.whole(answer.get("revision", 0), 1 << 63))
-            gates[name] = Gate(name, "up", answer, took_ms, offset_ms)
+            with suppress(ValueError):  # a gate that answers what makes no sense is silent
+                offset_ms = records.whole(answer.get("wall_ms", 0)) - wall_ms - took_ms // 2
+                answer["behind"] = max(0, revision - records.whole(answer.get("revision", 0), 1 << 63))
+                gates[name] = Gate(name, "up", answer, took_ms, offset_ms)
             if present <= gates.keys():
                 break
         self._etcd.revoke(lease)
@@ -88,27 +90,41 @@ class Office:
             self._etcd.delete(self._tree.under(*kind, gate))
 
     def openings(self) -> list[tuple[Key, records.Shared]]:
-        """Give all openings that stand."""
+        """Give all openings that stand; what makes no sense is nobody's, as for the gates."""
         prefix = self._tree.under("openings", "")
-        return [records.parse(e.key.removeprefix(prefix), e.value) for e in self._etcd.prefix(prefix).entries]
+        found: list[tuple[Key, records.Shared]] = []
+        for entry in self._etcd.prefix(prefix).entries:
+            with suppress(MalformedError):
+                found.append(records.parse(entry.key.removeprefix(prefix), entry.value))
+        return found
 
     def records(self, last: int) -> list[dict[str, Any]]:
-        """Give the newest records of all gates, the oldest of them first."""
+        """Give the newest records of all gates (0: all), the oldest of them first."""
         prefix = self._tree.under("log", "")
-        found = self._etcd.range(prefix, forms.after(prefix), limit=last, newest_first=True)
+        if last:
+            found = self._etcd.range(prefix, forms.after(prefix), limit=last, newest_first=True)
+        else:
+            found = self._etcd.prefix(prefix)
         rows = [row for entry in found.entries if (row := _object(entry.value)).get("at_ms")]
         return sorted(rows, key=lambda row: int(row["at_ms"]))
 
     def versions(self) -> list[Version]:
         """Give all versions of the doors that are kept, the oldest first."""
         prefix = self._tree.under("doors", "versions", "")
-        found = self._etcd.prefix(prefix).entries
         current = self._current()[0]
         made = []
-        for entry in found:
-            fields, number = _object(entry.value), int(entry.key.removeprefix(prefix))
-            at_ms, by = int(fields.get("at_ms", 0)), str(fields.get("by", "?"))
-            made.append(Version(number, at_ms, by, text_in(entry.value), number == current))
+        for entry in self._etcd.prefix(prefix, _VERSIONS_A_PAGE).entries:
+            if number := _number(entry.key.removeprefix(prefix)):
+                fields = _object(entry.value)
+                at_ms = fields.get("at_ms", 0)
+                made.append(
+                    Version(
+                        number,
+                        at_ms if isinstance(at_ms, int) else 0,
+                        str(fields.get("by", "?")),
+                        number == current,
+                    )
+                )
         return made
 
     def push(self, text: str, by: str) -> tuple[int, int]:
@@ -116,7 +132,7 @@ class Office:
         if len(text.encode()) > MAX_BYTES:
             raise UsageError(f"the doors are larger than {MAX_BYTES >> 20} MiB, which etcd does not take; write fewer")
         while True:
-            number = max((version.number for version in self.versions()), default=0) + 1
+            number = self._newest() + 1
             key = version_key(self._tree, number)
             value = json.dumps({"text": text, "at_ms": time.time_ns() // 1_000_000, "by": by}).encode()
             puts = [forms.to_put(key, value), self._pointer(number)]
@@ -128,9 +144,8 @@ class Office:
     def roll_back(self, number: int | None) -> tuple[int, int]:
         """Let an older version stand again (None: the one before); gives it, and etcd's revision."""
         current, at = self._current()
-        kept = {version.number for version in self.versions()}
-        wanted = max((each for each in kept if each < current), default=0) if number is None else number
-        if wanted not in kept:
+        wanted = self._newest(version_key(self._tree, current)) if number is None else number
+        if not wanted or not self._etcd.range(version_key(self._tree, wanted)).entries:
             which = "before the one that stands" if number is None else str(number)
             raise AnswerNo(f"there is no version {which}; `doorward fleet versions` lists them")
         done = self._etcd.txn([(self._tree.under("doors", "current"), at)], [self._pointer(wanted)])
@@ -150,6 +165,12 @@ class Office:
                 return
         for gate in sorted(waiting):
             yield Outcome(gate, 0, None)
+
+    def _newest(self, below: str = "") -> int:
+        """Give the newest version, or the newest whose key is below that one; 0: none. They are never rewritten."""
+        prefix = self._tree.under("doors", "versions", "")
+        found = self._etcd.range(prefix, below or forms.after(prefix), limit=1, newest_first=True).entries
+        return _number(found[0].key.removeprefix(prefix)) if found else 0
 
     def _pointer(self, number: int) -> forms.Message:
         return forms.to_put(self._tree.under("doors", "current"), json.dumps({"version": number}).encode())
@@ -184,6 +205,11 @@ def key_of(door: str, address: str) -> Key:
         return parse_key(f"{door}/{address}")
     except ValueError:
         raise UsageError(f"{door!r} and {address!r} are no door with an address") from None
+
+
+def _number(text: str) -> int:
+    """Read the number of a version; 0 where it is none."""
+    return int(text) if text.isdecimal() and len(text) < 16 else 0
 
 
 def _object(raw: bytes) -> dict[str, Any]:

@@ -82,6 +82,10 @@ class Process:
         self._revision, self._slot, self._notes = 0, 0, 0
         self._loaded = talk.Loaded(0, 0, "")
         self._current: Entry | None = None  # the pointer to the version of the fleet's doors that stands
+        self._is_bringing = False  # other doors are on their way into the gate
+        self._undone: set[type] = set()  # of Bringing and Telling: to be tried again
+        self._troubles: dict[type, str] = {}  # of each kind of task: why the last one failed
+        self._is_doubled = False
         self._state: talk.State | None = None
         put = self._inbox.put
         self._watcher = Watcher(settings.access, self._tree, put)
@@ -96,6 +100,7 @@ class Process:
 
     def run(self) -> None:
         """Work until the daemon ends."""
+        threading.excepthook = _end_all
         threading.Thread(target=self._listen, daemon=True).start()
         for writer in (*self._writers, *self._claimers, self._office):
             writer.start()
@@ -139,11 +144,10 @@ class Process:
         elif isinstance(message, talk.Recorded):
             self._record(message)
         elif isinstance(message, talk.Loaded):
-            self._loaded = message
+            self._loaded, self._is_bringing = message, False
             self._office.tasks.put(Telling(*message))
-            # Another version may have been made to stand while this one was on its way.
             if self._current is not None and version_in(self._current.value) != message.version:
-                self._office.tasks.put(self._bringing(self._current))
+                self._follow_doors()
 
     def _begin(self, message: talk.Standing) -> None:
         self._standing += message.openings
@@ -178,6 +182,7 @@ class Process:
 
     def _noted(self, _: Note) -> None:
         self._notes -= 1
+        self._troubles.pop(Note, None)
 
     def _take(self, effects: Iterable[Effect]) -> None:
         """Have done what is to be done; what is known first, so that whatever is killed knows it again."""
@@ -192,10 +197,10 @@ class Process:
                 closed.append(effect.key)
             else:
                 self._dispatch(effect.key)
-        for at in range(0, len(closed), talk.MOST_AT_ONCE):
-            self._send(talk.Closed(closed[at : at + talk.MOST_AT_ONCE]))
-        for at in range(0, len(opened), talk.MOST_AT_ONCE):
-            self._send(talk.Opened(opened[at : at + talk.MOST_AT_ONCE]))
+        for keys in talk.portions(closed):
+            self._send(talk.Closed(keys))
+        for items in talk.portions(opened):
+            self._send(talk.Opened(items))
 
     def _dispatch(self, key: Key) -> None:
         """Have a writer tell etcd of a key, one task at a time; while etcd is silent it stays owed."""
@@ -213,6 +218,7 @@ class Process:
 
     def _taken(self, taken: Taken) -> None:
         task = taken.task
+        self._troubles.pop(type(task), None)
         if isinstance(task, Publish):
             self._openings.told(task.key, taken.revision, task.until_ms)
         else:
@@ -228,6 +234,16 @@ class Process:
             self._busy.discard(failed.task.key)  # tried again at the next beat
         elif isinstance(failed.task, Note):
             self._notes -= 1
+        kind = type(failed.task)
+        if kind in (Bringing, Telling):
+            self._undone.add(kind)  # likewise
+            self._is_bringing &= kind is Telling
+        if failed.why and failed.why != self._troubles.get(kind):
+            self._troubles[kind] = failed.why
+            self._say("error", failed.why)
+            if isinstance(failed.task, Bringing):
+                version = version_in(failed.task.current)
+                self._office.tasks.put(Telling(self._loaded.doors, version, fit(failed.why, talk.LONGEST_WORDS)))
 
     def _beat(self, beat: Beat) -> None:
         self._proofs.append(beat)
@@ -236,6 +252,11 @@ class Process:
             self._was_told = True
         self._is_silent = False
         self._openings.forget(now_ms())
+        undone, self._undone = self._undone, set()
+        if Telling in undone:
+            self._office.tasks.put(Telling(*self._loaded))
+        if Bringing in undone:
+            self._follow_doors()
         for key in [effect.key for effect in self._openings.owed(now_ms())]:
             self._dispatch(key)
 
@@ -245,7 +266,9 @@ class Process:
         self._is_silent = self._was_told = True
 
     def _other(self, _: Other) -> None:
-        self._say("error", f"another gate calls itself {self._settings.gate}; give each gate a name of its own")
+        if not self._is_doubled:  # once: it is found at every beat
+            self._say("error", f"another gate calls itself {self._settings.gate}; give each gate a name of its own")
+        self._is_doubled = True
 
     def _snapshot(self, snapshot: Snapshot) -> None:
         self._revision = snapshot.revision
@@ -256,8 +279,7 @@ class Process:
             found += [each] if each else []
         self._take(self._openings.snapshot(found, snapshot.revision, now_ms()))
         self._current = snapshot.current
-        if self._current is not None:
-            self._office.tasks.put(self._bringing(self._current))
+        self._follow_doors()
 
     def _changes(self, changes: Changes) -> None:
         effects: list[Effect] = []
@@ -271,7 +293,7 @@ class Process:
                 self._office.tasks.put(Answering(rest, entry.lease, self._described()))
             elif kind == "doors" and is_put:
                 self._current = entry
-                self._office.tasks.put(self._bringing(entry))
+                self._follow_doors()
         self._take(effects)
 
     def _changed(self, entry: Entry, is_put: bool, now: int) -> list[Effect]:
@@ -307,12 +329,24 @@ class Process:
             "fault": self._loaded.fault,
         }
 
-    def _bringing(self, current: Entry) -> Bringing | Telling:
+    def _follow_doors(self) -> None:
+        """Have the doors brought that stand, or tell again of those in force, for whoever waits to hear of them.
+
+        What is on its way is waited for: when it is loaded, it is compared with what stands then.
+        """
+        if self._current is None or self._is_bringing:
+            return
+        version = version_in(self._current.value)
         if not self._settings.takes_doors:
-            return Telling(self._loaded.doors, version_in(current.value), _OWN_DOORS)
-        return Bringing(current.value, self._settings.folder, self._loaded.version)
+            self._office.tasks.put(Telling(self._loaded.doors, version, _OWN_DOORS))
+        elif version == self._loaded.version:
+            self._office.tasks.put(Telling(*self._loaded))
+        else:
+            self._is_bringing = True
+            self._office.tasks.put(Bringing(self._current.value, self._settings.folder))
 
     def _brought(self, brought: Brought) -> None:
+        self._troubles.pop(Bringing, None)
         self._send(talk.Doors(brought.version))
 
     def _remember(self) -> None:
@@ -345,6 +379,12 @@ class Process:
         Note: _noted,
         Brought: _brought,
     }
+
+
+def _end_all(args: threading.ExceptHookArgs) -> None:
+    """End the process with a thread that has a fault, which is shown; the daemon starts another."""
+    threading.__excepthook__(args)
+    os._exit(1)
 
 
 def _offset_ms() -> int:

@@ -101,12 +101,14 @@ class Doors(NamedTuple):
 
 Message = Standing | Opened | Closed | Claim | Claimed | Loaded | Recorded | Say | State | Doors
 M = TypeVar("M")
+T = TypeVar("T")
 
 
 def pack(message: Message) -> bytes:
     """Give the bytes of a message."""
     what = type(message).__name__
-    return json.dumps({"what": what, **{k: _plain(v) for k, v in message._asdict().items()}}).encode()
+    fields = {"what": what, **{k: _plain(v) for k, v in message._asdict().items()}}
+    return json.dumps(fields, ensure_ascii=False).encode(errors="replace")
 
 
 def parse(raw: bytes) -> Message:
@@ -116,6 +118,11 @@ def parse(raw: bytes) -> Message:
         return _READ[found.pop("what")](**found)
     except (ValueError, TypeError, KeyError, AttributeError, RecursionError) as error:
         raise MalformedError(f"fleet: a message that is none: {error}") from None
+
+
+def portions(rows: list[T]) -> list[list[T]]:
+    """Cut a list into what one message takes."""
+    return [rows[at : at + MOST_AT_ONCE] for at in range(0, len(rows), MOST_AT_ONCE)]
 
 
 def item(key: Key, until_ms: int, by: str) -> Item:

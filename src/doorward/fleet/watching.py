@@ -85,6 +85,7 @@ class Watcher(threading.Thread):
         tries = 0
         while True:
             self._hurry.clear()
+            self._has_followed = False
             try:
                 if not self._next:
                     self._read_all()
@@ -107,7 +108,6 @@ class Watcher(threading.Thread):
         self._next = dict.fromkeys(range(1, len(self._ranges) + 1), found.revision + 1)
 
     def _follow(self) -> None:
-        self._has_followed = False
         with self._etcd.watch([(*each, self._next[n]) for n, each in enumerate(self._ranges, 1)]) as watch:
             self._watch = watch
             try:
@@ -120,8 +120,6 @@ class Watcher(threading.Thread):
                         self._next[told.watch] = max(change.entry.revision for change in told.changes) + 1
             finally:
                 self._watch = None
-
-    _has_followed = False
 
 
 class Pulse(threading.Thread):

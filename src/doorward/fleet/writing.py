@@ -16,7 +16,7 @@ from typing import Any, NamedTuple, TypeVar
 
 from doorward.errors import DoorwardError, MalformedError
 from doorward.fleet import doors, forms, records
-from doorward.fleet.etcd import Access, Etcd, RefusedError, now_ms
+from doorward.fleet.etcd import Access, AwayError, Etcd, RefusedError, now_ms
 from doorward.fleet.openings import Found
 from doorward.fleet.records import SPARE_S, Key, Shared, Tree
 from doorward.fleet.watching import Watcher
@@ -73,7 +73,7 @@ class Differs(NamedTuple):
 
 
 class Failed(NamedTuple):
-    """No answer, or a refusal."""
+    """It was not done. `why`: what there is to be told; nothing where etcd gave no answer, which the pulse tells."""
 
     task: Any
     why: str
@@ -125,7 +125,9 @@ class Writer(threading.Thread):
         try:
             return self._do(task)
         except DoorwardError as error:
-            return Claimed(task.number, None, str(error)) if isinstance(task, Claim) else Failed(task, str(error))
+            if isinstance(task, Claim):
+                return Claimed(task.number, None, str(error))
+            return Failed(task, "" if isinstance(error, AwayError) else str(error))
 
     def _do(self, task: object) -> object:
         if isinstance(task, Publish):
@@ -150,7 +152,7 @@ class Writer(threading.Thread):
 
     def _publish(self, task: Publish) -> object:
         if task.until_ms <= now_ms():
-            return Failed(task, "it is over")
+            return Failed(task, "")  # it is over
         return self._outcome(task, [self._put(task)], self._tree.opening(task.key))
 
     def _publish_all(self, tasks: list[Publish]) -> list[object]:

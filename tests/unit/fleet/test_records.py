@@ -88,6 +88,15 @@ MESSAGES: list[talk.Message] = [
 ]
 
 
+@pytest.mark.parametrize("letter", ["\N{GRINNING FACE}", '"', "\N{LATIN SMALL LETTER E WITH ACUTE}"])
+def test_the_most_openings_with_the_longest_words_fit_in_a_message(letter: str) -> None:
+    key = Key("d" * 64, ip_network("ffff:ffff:ffff:ffff:ffff:ffff:ffff:ff00/120"))
+    items = [talk.item(key, 1 << 53, letter * records.MAX_WORDS)] * talk.MOST_AT_ONCE
+    raw = talk.pack(talk.Opened(items))
+    assert len(raw) <= talk.MESSAGE_BYTES
+    assert talk.parse(raw) == talk.Opened(items)
+
+
 @pytest.mark.parametrize("message", MESSAGES, ids=lambda message: type(message).__name__)
 def test_a_message_is_read_as_it_was_written(message: talk.Message) -> None:
     assert talk.parse(talk.pack(message)) == message
