@@ -26,8 +26,6 @@ from doorward.fleet.records import Key, Tree, fit, parse_key
 from doorward.fleet.remembered import Remembered
 from doorward.fleet.watching import Beat, Changes, Other, Pulse, Silent, Snapshot, Watcher
 from doorward.fleet.writing import (
-    Claim,
-    Claimed,
     Differs,
     Erase,
     Failed,
@@ -164,17 +162,13 @@ class Process:
         if self._is_silent:
             self._send(talk.Claimed(message.number, None, "etcd gives no answer"))
             return
-        self._claimers[message.number % len(self._claimers)].tasks.put(Claim(message.number, tuple(message.ids)))
-
-    def _claimed(self, claimed: Claimed) -> None:
-        new = None if claimed.are_new is None else list(claimed.are_new)
-        self._send(talk.Claimed(claimed.number, new, fit(claimed.why, talk.LONGEST_WORDS)))
+        self._claimers[message.number % len(self._claimers)].tasks.put(message)
 
     def _record(self, message: talk.Recorded) -> None:
         if self._is_silent or self._notes >= _MOST_NOTES:
             return
         if self._slot % 100 == 0:  # a hundred are counted at once, so a restart leaves a gap and writes over nothing
-            self._slot = self._remembered.count("records", 100)
+            self._slot = self._remembered.count(100)
         fields = {**message._asdict(), "at_ms": time.time_ns() // 1_000_000, "gate": self._settings.gate}
         self._notes += 1
         self._office.tasks.put(Note(self._slot % LOG_SLOTS, record(**fields)))
@@ -367,7 +361,7 @@ class Process:
 
     _HANDLERS: ClassVar[dict[type, Callable[[Process, Any], None]]] = {
         Heard: _hear,
-        Claimed: _claimed,
+        talk.Claimed: _send,
         Taken: _taken,
         Differs: _differs,
         Failed: _failed,

@@ -57,13 +57,13 @@ class Remembered:
         except sqlite3.Error as error:  # a full disk must not stop the fleet
             self.trouble = str(error)
 
-    def count(self, what: str, by: int) -> int:
-        """Count on from what was counted; gives the count before."""
+    def count(self, by: int) -> int:
+        """Count records on from those that were counted; gives the count before."""
         try:
             with self._db:
-                row = self._db.execute("SELECT count FROM counted WHERE what = ?", (what,)).fetchone()
+                row = self._db.execute("SELECT count FROM counted WHERE what = 'records'").fetchone()
                 before = int(row[0]) if row else 0
-                self._db.execute("INSERT OR REPLACE INTO counted VALUES (?, ?)", (what, before + by))
+                self._db.execute("INSERT OR REPLACE INTO counted VALUES ('records', ?)", (before + by,))
                 return before
         except (sqlite3.Error, ValueError, TypeError):
             return 0

@@ -18,7 +18,8 @@ from doorward.errors import DoorwardError, MalformedError
 from doorward.fleet import doors, forms, records
 from doorward.fleet.etcd import Access, AwayError, Etcd, RefusedError, now_ms
 from doorward.fleet.openings import Found
-from doorward.fleet.records import SPARE_S, Key, Shared, Tree
+from doorward.fleet.records import SPARE_S, Key, Shared, Tree, fit
+from doorward.fleet.talk import LONGEST_WORDS, Claim, Claimed
 from doorward.fleet.watching import Watcher
 
 _ROUND_S = 5  # openings that end so close together share a lease: half the writes, and fewer leases
@@ -41,13 +42,6 @@ class Erase(NamedTuple):
 
     key: Key
     revision: int
-
-
-class Claim(NamedTuple):
-    """Claim signed knocks for this gate, each once in the whole fleet."""
-
-    number: int
-    ids: tuple[str, ...]
 
 
 class Note(NamedTuple):
@@ -77,14 +71,6 @@ class Failed(NamedTuple):
 
     task: Any
     why: str
-
-
-class Claimed(NamedTuple):
-    """For each id: whether it is new. None: nobody can tell, and why."""
-
-    number: int
-    are_new: tuple[bool, ...] | None
-    why: str = ""
 
 
 class Writer(threading.Thread):
@@ -126,7 +112,7 @@ class Writer(threading.Thread):
             return self._do(task)
         except DoorwardError as error:
             if isinstance(task, Claim):
-                return Claimed(task.number, None, str(error))
+                return Claimed(task.number, None, fit(str(error), LONGEST_WORDS))
             return Failed(task, "" if isinstance(error, AwayError) else str(error))
 
     def _do(self, task: object) -> object:
@@ -169,7 +155,7 @@ class Writer(threading.Thread):
         left_ms = max(1, task.until_ms - now_ms())
         until_ms = time.time_ns() // 1_000_000 + left_ms
         spare_ms = max(0, ends_ms - task.until_ms)
-        shared = Shared(left_ms, until_ms, spare_ms, records.fit(task.by), self._gate)
+        shared = Shared(left_ms, until_ms, spare_ms, fit(task.by), self._gate)
         return forms.to_put(self._tree.opening(task.key), records.pack(shared, task.key), lease)
 
     def _erase(self, task: Erase) -> object:
@@ -193,9 +179,9 @@ class Writer(threading.Thread):
         if len(set(keys)) == len(keys) > 1:  # a crowd's at once; where one of them is not new, each by itself
             puts = [forms.to_put(key, value, lease) for key, value in zip(keys, values, strict=True)]
             if self._etcd.txn([(key, 0) for key in keys], puts).succeeded:
-                return Claimed(task.number, (True,) * len(keys))
-        new = tuple(self._claim_one(key, value, lease) for key, value in zip(keys, values, strict=True))
-        return Claimed(task.number, new)
+                return Claimed(task.number, [True] * len(keys), "")
+        new = [self._claim_one(key, value, lease) for key, value in zip(keys, values, strict=True)]
+        return Claimed(task.number, new, "")
 
     def _claim_one(self, key: str, mine: bytes, lease: int) -> bool:
         done = self._etcd.txn([(key, 0)], [forms.to_put(key, mine, lease)], key)

@@ -25,7 +25,7 @@ def node(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Node]:
 
 
 @pytest.fixture
-def etcd(node: Node, request: pytest.FixtureRequest) -> Iterator[Etcd]:
+def etcd(node: Node) -> Iterator[Etcd]:
     made = etcd_at(node)
     yield made
     made.close()

@@ -40,10 +40,10 @@ def test_what_etcd_never_had_is_not_noted(file: Path) -> None:
 
 def test_counting_goes_on(file: Path) -> None:
     first = Remembered(file)
-    assert [first.count("records", 100), first.count("records", 100)] == [0, 100]
+    assert [first.count(100), first.count(100)] == [0, 100]
     first.close()
     again = Remembered(file)
-    assert again.count("records", 1) == 200
+    assert again.count(1) == 200
     again.close()
 
 
