@@ -31,6 +31,18 @@ def rename(source: Path, destination: Path) -> None:
     sync(destination.parent)
 
 
+def write(path: Path, text: str) -> None:
+    """Write a file that its user alone may read, in the place of one that is there. OSError: it is not on the disk.
+
+    It is not whole at every moment: write beside the file that is meant, and rename.
+    """
+    handle = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_TRUNC | os.O_CLOEXEC | os.O_NOFOLLOW, 0o600)
+    with os.fdopen(handle, "w", encoding="utf-8") as file:
+        file.write(text)
+        file.flush()
+        os.fsync(handle)
+
+
 def create(path: Path, text: str, access: Access) -> bool:
     """Write a file, whole and for good, unless one is there already: then False. OSError: it cannot be written."""
     handle, new = mkstemp(prefix=f"{path.name}.", dir=path.parent)  # 0600

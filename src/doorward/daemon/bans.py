@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import os
 import time
 from collections.abc import Callable
 from contextlib import suppress
@@ -82,11 +81,7 @@ class Bans:
     def _keep(self) -> None:
         beside = self._path.with_name(f"{self._path.name}.new")
         try:
-            handle = os.open(beside, os.O_WRONLY | os.O_CREAT | os.O_TRUNC | os.O_CLOEXEC | os.O_NOFOLLOW, 0o600)
-            with os.fdopen(handle, "w") as file:
-                json.dump({str(ban): until_s for ban, until_s in self.standing().items()}, file)
-                file.flush()
-                os.fsync(handle)
+            durable.write(beside, json.dumps({str(ban): until_s for ban, until_s in self.standing().items()}))
             durable.rename(beside, self._path)
         except OSError as error:
             self._say(f"{self._path}: {error.strerror}; bans hold, and a restart forgets this change", "error")

@@ -5,7 +5,6 @@ It holds the doors' sequences, so only its owner may read it. It is whole or not
 
 from __future__ import annotations
 
-import os
 from contextlib import suppress
 from pathlib import Path
 
@@ -19,11 +18,7 @@ _HEADING = "# The gate as doorward last loaded it, without openings. doorward-ga
 def prepare(path: Path, text: str) -> str:
     """Write beside `path` what is about to be loaded; give what is wrong, or nothing. A full disk hinders no load."""
     try:
-        handle = os.open(_beside(path), os.O_WRONLY | os.O_CREAT | os.O_TRUNC | os.O_CLOEXEC | os.O_NOFOLLOW, 0o600)
-        with os.fdopen(handle, "w") as file:
-            file.write(_HEADING + text)
-            file.flush()
-            os.fsync(handle)
+        durable.write(_beside(path), _HEADING + text)
     except OSError as error:
         forget(path)
         return f"{path}: {error.strerror}"

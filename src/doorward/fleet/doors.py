@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import os
 from pathlib import Path
 from typing import NamedTuple
 
@@ -96,11 +95,7 @@ def write(path: Path, version: int, text: str) -> None:
     """Write a version into a file, whole or not at all. HostError."""
     beside = path.with_name(f"{path.name}.part")
     try:
-        handle = os.open(beside, os.O_WRONLY | os.O_CREAT | os.O_TRUNC | os.O_CLOEXEC | os.O_NOFOLLOW, 0o600)
-        with os.fdopen(handle, "w") as file:
-            file.write(f"{_HEADING}{version}\n{text}")
-            file.flush()
-            os.fsync(handle)
+        durable.write(beside, f"{_HEADING}{version}\n{text}")
         durable.rename(beside, path)
     except OSError as error:
         raise HostError(f"{path}: {error.strerror}; the fleet's doors were not brought") from None
