@@ -269,8 +269,9 @@ def _targets(groups: Sequence[Group]) -> Iterable[str]:
 
 def _ports(doors: Sequence[Door], gate: Gate, signed_port: int | None) -> str:
     verdicts = dict.fromkeys(gate.public, "accept") | {port: "goto door" for door in doors for port in door.opens}
-    if signed_port is not None and gate.mode is Mode.OBSERVE:  # it goes on, and is no symbol
-        verdicts[Port(Protocol.UDP, signed_port)] = "accept"
+    if signed_port is not None:
+        # The chain `signed` drops what is to this host alone, but in mode observe, where the port is not a knock's.
+        verdicts[Port(Protocol.UDP, signed_port)] = "accept" if gate.mode is Mode.OBSERVE else "goto door"
     return tables.ports("ports", "inet_proto . inet_service : verdict", verdicts, sized=False)
 
 
