@@ -259,7 +259,8 @@ def prerouting(plan: Plan) -> str:
         "type filter hook prerouting priority mangle; policy accept;",
         *_unmarked(gate),
         *_unwatched(gate, "accept"),
-        "ct state established,related accept",
+        "ct state established accept",
+        "ct state related goto related",
         f"{_NOT_LOCAL} goto not_local",
         _LOOK_UP_PORT,
         *(knock if plan.groups else []),
@@ -268,7 +269,36 @@ def prerouting(plan: Plan) -> str:
     not_shared = f"fib daddr type != {{ {_SHARED} }} fib daddr . iif type != {{ {_SHARED} }}"
     not_local = [f"{not_shared} {'goto forwarded' if forwarded(plan) else 'accept'}", _LOOK_UP_PORT, *rest]
     needs = chain("needs", _needs_of_a_host(ping=gate.ping)) if stealth else ""
-    return needs + chain("not_local", not_local) + chain("prerouting", rules)
+    return needs + _related() + chain("not_local", not_local) + chain("prerouting", rules)
+
+
+def _related() -> str:
+    """Write what becomes of a new connection that conntrack relates to another one; it is never a knock packet.
+
+    ICMP errors pass. What a conntrack helper expects meets the ports first: the helper reads untrusted text, and a
+    server that repeats a client's text announces any port.
+    """
+    to_host = f"{{ local, {_SHARED} }}"
+    rules = [
+        "meta l4proto { icmp, ipv6-icmp } accept",
+        f"fib daddr type {to_host} {_LOOK_UP_PORT}",
+        f"fib daddr . iif type {to_host} {_LOOK_UP_PORT}",
+        "accept",
+    ]
+    return chain("related", rules)
+
+
+def translated(plan: Plan) -> str:
+    """Look up the port of a related packet again where it arrives: a NAT helper (nf_nat_ftp) may have changed it."""
+    if plan.gate.mode is Mode.OBSERVE:
+        return ""
+    rules = [
+        "type filter hook input priority mangle; policy accept;",
+        "ct state != related accept",
+        *_unwatched(plan.gate, "accept"),
+        _LOOK_UP_PORT,
+    ]
+    return chain("input", rules)
 
 
 def _needs_of_a_host(*, ping: bool) -> list[str]:
