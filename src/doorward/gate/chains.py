@@ -301,6 +301,23 @@ def translated(plan: Plan) -> str:
     return chain("input", rules)
 
 
+def output(plan: Plan) -> str:
+    """Drop the errors with which the kernel answers fragments and options before a rule sees the packet."""
+    if plan.gate.mode is not Mode.STEALTH:
+        return ""
+    silent = "counter name silent drop"
+    rules = [
+        "type filter hook output priority mangle; policy accept;",
+        "meta l4proto != { icmp, ipv6-icmp } accept",
+        *_unwatched(plan.gate, "accept", "oifname"),
+        f"icmp type time-exceeded icmp code 1 {silent}",  # code 1: fragments that were not completed in time
+        f"icmp type parameter-problem {silent}",
+        f"icmpv6 type time-exceeded icmpv6 code 1 {silent}",
+        f"icmpv6 type parameter-problem {silent}",
+    ]
+    return chain("output", rules)
+
+
 def _needs_of_a_host(*, ping: bool) -> list[str]:
     """What stealth lets in: path MTU (RFC 8201, RFC 4890), neighbours, multicast membership, DHCP, ping."""
     echo = ["icmp type echo-request accept", "icmpv6 type echo-request accept"] if ping else []

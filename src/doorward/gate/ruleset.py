@@ -29,7 +29,7 @@ from doorward.gate.machines import ADDRESS_TYPES, Group, groups_of
 from doorward.model import Door, Port, Protocol
 
 TABLE = "inet doorward"
-BASE_CHAINS = ("prerouting", "early", "before_conntrack", "input")
+BASE_CHAINS = ("prerouting", "early", "before_conntrack", "input", "output")
 FROM_FILE = "from_file"  # a chain that nothing uses: the table came from a file, with no openings
 OPEN_SETS = ("open4", "open6", "wide4", "wide6")  # to which sources which ports are open: addresses, networks
 WIDE_SIZE = 1024  # openings of networks a family; only who has a key that may ask for them can fill it
@@ -175,6 +175,7 @@ def compile_ruleset(
         chains.forwarded(plan),
         chains.prerouting(plan),
         chains.translated(plan),
+        chains.output(plan),
     ]
     inside = "\n".join(part.rstrip("\n") for part in parts if part).replace("\n", "\n    ")
     text = f"table {TABLE} {{\n    {inside}\n}}\n"
