@@ -17,6 +17,9 @@ LOG_GROUP = 3328  # netfilter log group for completed knocks and refusals (0x0d0
 STEP_GROUP = 3329  # for the steps of knocks: limited, and apart, so that they never crowd out a completed one
 SIGNED_GROUP = 3330  # for signed knocks, whole, which the daemon verifies
 SIGNED_RATE_PER_S, SIGNED_BURST = 10, 20  # of one source; a client that knocks by hand sends one
+# Below this rate of all sources together none is limited: a few datagrams with a forged source must not use up what
+# its owner may send. The verifier rejects some 20,000/s of the worst of them on one processor.
+SIGNED_CALM_PER_S, SIGNED_CALM_BURST = 1000, 1000
 # What all sources together may have looked at: a processor refuses more garbage than that in a second.
 SIGNED_BUDGET_PER_S, SIGNED_BUDGET_BURST = 60_000, 10_000
 _NFT_FLAG_NAMES = {"ece": "ecn"}  # nft's name for the bit that RFC 3168 calls ECE
@@ -174,12 +177,14 @@ def signed(plan: Plan) -> str:
         for family, key in LIMITED.items()
     ]
     budget = f"limit rate over {SIGNED_BUDGET_PER_S}/second burst {SIGNED_BUDGET_BURST} packets"
+    calm = f"limit rate {SIGNED_CALM_PER_S}/second burst {SIGNED_CALM_BURST} packets"
     hand_over = f'counter name signed log prefix "doorward signed" group {SIGNED_GROUP} queue-threshold 1 {verdict}'
     rules = [
         *_unwatched(plan.gate, "return"),
         f"{_NOT_LOCAL} return",
         *_banned(verdict),
         f"udp length != {{ {lengths} }} counter name signed_length {verdict}",
+        f"{calm} {hand_over}",
         *limits,
         f"{budget} counter name signed_over {verdict}",
         hand_over,

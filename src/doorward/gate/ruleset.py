@@ -57,7 +57,7 @@ COUNTERS = (
     "banned",  # packets of who is banned: dropped at a hidden port, else no symbol
     "signed",  # datagrams of a signed knock's length, handed to the daemon
     "signed_length",  # datagrams to its port of any other length, dropped
-    "signed_fast",  # dropped: more than 10 a second from one source
+    "signed_fast",  # dropped: more than 10/s from one source, while more than 1,000/s came from all
     "signed_over",  # dropped: more than 60,000 a second from all sources
 )
 
