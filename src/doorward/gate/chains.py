@@ -29,6 +29,9 @@ _SHARED = "broadcast, multicast, anycast"
 # Without `iif` the kernel does not look into the table of a VRF; with it, only for addresses of that interface.
 _NOT_LOCAL = "fib daddr type != local fib daddr . iif type != local"
 _LOOK_UP_PORT = "meta l4proto . th dport vmap @ports"
+# ICMP errors, and what a conntrack helper expects. A helper reads untrusted text (a server that repeats a client's text
+# announces any port), so the port is looked up first.
+_RELATED = "ct state related accept"
 LIMITED = {"4": "ip saddr", "6": "ip6 saddr & ffff:ffff:ffff:ffff::"}  # who counts as one source in the limiter
 
 
@@ -240,7 +243,7 @@ def forwarded(plan: Plan) -> str:
         for family in SOURCES
         if plan.targets(family)
     ]
-    return chain("forwarded", [*rules, "meta priority set 0:0"]) if rules else ""
+    return chain("forwarded", [_RELATED, *rules, "meta priority set 0:0"]) if rules else ""
 
 
 def _unwatched(gate: Gate, verdict: str, way: str = "iifname") -> list[str]:
@@ -253,44 +256,29 @@ def _unwatched(gate: Gate, verdict: str, way: str = "iifname") -> list[str]:
 def prerouting(plan: Plan) -> str:
     """Write the base chain: after conntrack, before destination NAT, so that a port is seen as the client sent it.
 
-    The port of every packet that a socket of this host may receive is looked up; only a packet to an address that no
-    other host shares can be a knock packet.
+    The port of every packet that a socket of this host may receive is looked up, unless it is of an established
+    connection. Only a new packet to an address that no other host shares can be a knock packet.
     """
     gate = plan.gate
     stealth = gate.mode is Mode.STEALTH
     knock = ["meta l4proto { tcp, udp } jump symbols", "meta priority set 0:0"]
-    rest = ["goto needs"] if stealth else []
+    silence = ["goto needs"] if stealth else []
     rules = [
         "type filter hook prerouting priority mangle; policy accept;",
         *_unmarked(gate),
         *_unwatched(gate, "accept"),
         "ct state established accept",
-        "ct state related goto related",
         f"{_NOT_LOCAL} goto not_local",
         _LOOK_UP_PORT,
+        _RELATED,
         *(knock if plan.groups else []),
-        *rest,
+        *silence,
     ]
     not_shared = f"fib daddr type != {{ {_SHARED} }} fib daddr . iif type != {{ {_SHARED} }}"
-    not_local = [f"{not_shared} {'goto forwarded' if forwarded(plan) else 'accept'}", _LOOK_UP_PORT, *rest]
+    passing = "goto forwarded" if forwarded(plan) else "accept"
+    not_local = [f"{not_shared} {passing}", _LOOK_UP_PORT, _RELATED, *silence]
     needs = chain("needs", _needs_of_a_host(ping=gate.ping)) if stealth else ""
-    return needs + _related() + chain("not_local", not_local) + chain("prerouting", rules)
-
-
-def _related() -> str:
-    """Write what becomes of a new connection that conntrack relates to another one; it is never a knock packet.
-
-    ICMP errors pass. What a conntrack helper expects meets the ports first: the helper reads untrusted text, and a
-    server that repeats a client's text announces any port.
-    """
-    to_host = f"{{ local, {_SHARED} }}"
-    rules = [
-        "meta l4proto { icmp, ipv6-icmp } accept",
-        f"fib daddr type {to_host} {_LOOK_UP_PORT}",
-        f"fib daddr . iif type {to_host} {_LOOK_UP_PORT}",
-        "accept",
-    ]
-    return chain("related", rules)
+    return needs + chain("not_local", not_local) + chain("prerouting", rules)
 
 
 def translated(plan: Plan) -> str:
