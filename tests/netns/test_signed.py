@@ -13,6 +13,7 @@ import pytest
 
 from doorward.capture.link_headers import network_of
 from doorward.capture.packet import datagram_of
+from doorward.gate.chains import SIGNED_CALM_BURST
 from doorward.lab import Lab
 from doorward.model import Element, Port
 from doorward.signed.message import pack_body, pack_plaintext
@@ -53,8 +54,8 @@ class Site:
             self.daemon.message("takes signed knocks")
             yield self.daemon
 
-    def send(self, visitor: Visitor, packet: bytes) -> None:
-        send(self.lab.client, visitor.source, visitor.server, packet)
+    def send(self, visitor: Visitor, *packets: bytes) -> None:
+        send(self.lab.client, visitor.source, visitor.server, *packets)
 
     def knock(self, visitor: Visitor, door: str = "ssh", **fields: object) -> bytes:
         packet = self.laptop.packet(self.files.server, door, **fields)
@@ -278,7 +279,7 @@ def test_a_network_that_may_be_asked_for(site: Site) -> None:
 
 def test_a_bit_changed_at_any_place_and_a_cut_at_any_length(site: Site) -> None:
     guest = site.visitors.fresh(4)
-    crowd = site.visitors.crowd(4, 200)  # a source sends ten a second
+    crowd = site.visitors.crowd(4, 200)
     packet = site.laptop.packet(site.files.server)
     changed = []
     for place in range(len(packet)):
@@ -317,11 +318,20 @@ def test_nothing_is_ever_answered_and_no_socket_is_there(site: Site) -> None:
 
 def test_one_source_is_limited(site: Site) -> None:
     guest, flooder = site.visitors.crowd(4, 2)
-    for _ in range(50):
-        site.send(flooder, bytes(448))
+    site.send(flooder, *[bytes(448)] * (SIGNED_CALM_BURST + 500))
+    assert site.daemon.counters()["signed_fast"] >= 100
     site.knock(guest)
     assert site.in_after(guest)
-    assert site.daemon.counters()["signed_fast"] >= 10
+
+
+@pytest.mark.parametrize("version", [4, 6])
+def test_forged_datagrams_from_an_address_do_not_shut_its_knocks_out(site: Site, version: int) -> None:
+    """Before each of ten knocks 25 datagrams come from the same address, all as fast as they can be sent."""
+    guest = site.visitors.fresh(version)
+    for number in range(10):
+        site.send(guest, *[os.urandom(448) for _ in range(25)], site.laptop.packet(site.files.server))
+        site.daemon.event("prolonged" if number else "opened", address=str(guest), by="key laptop")
+    assert site.daemon.counters()["signed_fast"] == 0
 
 
 def test_a_verifier_that_is_killed_is_replaced(site: Site) -> None:

@@ -7,7 +7,7 @@ import argparse
 from doorward.cli import render
 from doorward.cli.options import add_config, configuration_path
 from doorward.config.files import exposure, read
-from doorward.doctor import firewalls, lockout, running
+from doorward.doctor import bypasses, firewalls, lockout, running
 from doorward.doctor.facts import gather
 from doorward.doctor.finding import Finding, Level
 
@@ -34,7 +34,8 @@ def run(args: argparse.Namespace) -> int:
     configuration = read(path)
     facts = gather(configuration, path.absolute().parent)
     file = str(path.absolute())
-    findings = [finding for part in (lockout, firewalls, running) for finding in part.judge(file, configuration, facts)]
+    parts = (lockout, firewalls, bypasses, running)
+    findings = [finding for part in parts for finding in part.judge(file, configuration, facts)]
     if (exposed := exposure(path)) is not None:
         findings.append(Finding(Level.WARNING, file, *exposed))
     findings.sort(key=lambda finding: list(Level).index(finding.level))

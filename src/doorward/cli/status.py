@@ -22,7 +22,7 @@ _LOSSES = {
     "no_room_window": "first knocks were refused: too many sources in progress",
     "no_room_progress": "later knocks were refused: too many sources in progress",
     "no_room_open": "right knocks were refused: the open set was full",
-    "signed_fast": "datagrams for signed knocks were dropped: more than 10 a second from one source",
+    "signed_fast": "datagrams for signed knocks were dropped: more than 10/s from one source, 1,000/s from all",
     "signed_over": "datagrams for signed knocks were dropped: more than 60,000 a second from all sources",
 }
 

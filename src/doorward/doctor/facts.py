@@ -66,6 +66,7 @@ def gather(configuration: Configuration, folder: Path) -> Facts:
         memory_bytes=memory_bytes(),
         conntrack=_conntrack(),
         unread=tuple(unread),
+        assigns_helpers=_assigns_helpers(),
         signed_doors=signed_doors,
         signed_trouble=signed_trouble,
     )
@@ -159,3 +160,9 @@ def _conntrack() -> tuple[int, int] | None:
     except (OSError, ValueError):
         return None
     return now, most
+
+
+def _assigns_helpers() -> bool:
+    with suppress(OSError):
+        return Path("/proc/sys/net/netfilter/nf_conntrack_helper").read_text().strip() == "1"
+    return False

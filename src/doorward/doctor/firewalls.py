@@ -55,16 +55,16 @@ def _walk(
     found: dict[str, _Found] = {}
     arrivals: dict[Port, list[Probe]] = {}
     for port in opened:
-        for probe in _probes(configuration, facts, port):
+        for probe in probes(configuration, facts, port):
             for state in ("new", "established"):
                 imagined = replace(probe, state=state)
-                way = _followed(configuration, facts, imagined)
+                way = followed(configuration, facts, imagined)
                 arrivals.setdefault(port, []).extend(way.arrives)
                 for block in way.blocks:
                     _note(found, block, imagined, facts)
     for port in knocks:
-        for probe in _probes(configuration, facts, port):
-            for block in filter(is_before_mark, _followed(configuration, facts, probe).blocks):
+        for probe in probes(configuration, facts, port):
+            for block in filter(is_before_mark, followed(configuration, facts, probe).blocks):
                 _note(found, block, probe, facts)
     return found, arrivals
 
@@ -77,13 +77,15 @@ def _note(found: dict[str, _Found], block: Block, probe: Probe, facts: Facts) ->
     one.decisive |= block.certain and (probe.source is not None or facts.session is None)
 
 
-def _followed(configuration: Configuration, facts: Facts, probe: Probe) -> Journey:
+def followed(configuration: Configuration, facts: Facts, probe: Probe, *, is_opened: bool = True) -> Journey:
+    """Follow a packet through all tables; `is_opened`: a door is open to its sender, so that the gate marks it."""
     mark = configuration.gate.accept_mark
 
     def marked(probe: Probe) -> Probe:
         if mark is None or probe.mark is None:
             return probe
-        return replace(probe, mark=probe.mark & ~mark.mask | (mark.value if probe.state == "new" else 0))
+        is_marked = is_opened and probe.state == "new"
+        return replace(probe, mark=probe.mark & ~mark.mask | (mark.value if is_marked else 0))
 
     def route(probe: Probe) -> Probe:
         if facts.network.interface_of(probe.destination) is not None:
@@ -93,7 +95,7 @@ def _followed(configuration: Configuration, facts: Facts, probe: Probe) -> Journ
     return journey(facts.filters, probe, route, gate_priority=PRIORITY, mark_of_gate=marked)
 
 
-def _probes(configuration: Configuration, facts: Facts, port: Port) -> Iterator[Probe]:
+def probes(configuration: Configuration, facts: Facts, port: Port) -> Iterator[Probe]:
     """Give the packets to imagine: of either family a stranger's, and the operator's own where he is logged in."""
     for version in (4, 6):
         local = _entrance(configuration, facts, version)

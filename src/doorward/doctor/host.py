@@ -75,6 +75,7 @@ class Facts:
     memory_bytes: int
     conntrack: tuple[int, int] | None  # connections tracked now, and at most
     unread: tuple[str, ...] = ()
+    assigns_helpers: bool = False  # whether conntrack assigns helpers by port alone, as it may before Linux 6.0
     signed_doors: frozenset[str] = frozenset()  # doors that some authorized key may open
     signed_trouble: str = ""  # why no signed knock would be taken, though `[signed]` stands
 

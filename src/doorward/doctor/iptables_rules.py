@@ -5,9 +5,10 @@ from __future__ import annotations
 import shlex
 from collections.abc import Callable, Iterator
 from ipaddress import ip_address, ip_network
+from itertools import pairwise
 from typing import NamedTuple
 
-from doorward.doctor.walk import Base, Match, Probe, Rule, SetMark, Step, Table, Test, Verdict
+from doorward.doctor.walk import Base, Helper, Match, Probe, Rule, SetMark, Step, Table, Test, Verdict
 from doorward.model import TCP_FLAGS
 
 # Table: chain to priority (NF_IP_PRI_*), as ip_tables registers them.
@@ -60,7 +61,7 @@ def parse(text: str, program: str) -> list[Table]:
                 bases.append(Base(chain, chain.lower(), priority, not policy.startswith("DROP")))
         elif line.startswith("-A "):
             chain = line[3:].partition(" ")[0]
-            steps = _understood(line)
+            steps = (*_understood(line), *_helpers(line, f"{program} -t {name}"))
             chains.setdefault(chain, []).append(Rule(steps, f"{program} -t {name}: {line}"))
         elif line.startswith("COMMIT") and name in _PRIORITIES:
             held = {chain: tuple(rules) for chain, rules in chains.items()}
@@ -73,6 +74,14 @@ def _understood(line: str) -> tuple[Step, ...]:
         return tuple(_steps(list(_options(shlex.split(line)[2:]))))
     except (ValueError, IndexError):  # an extension's own way of writing
         return (Match(lambda _: None),)
+
+
+def _helpers(line: str, table: str) -> Iterator[Helper]:
+    """Read the conntrack helper that a rule with the target CT assigns."""
+    words = line.split()
+    for word, value in pairwise(words):
+        if word == "--helper" and "CT" in words:  # the match `helper` has the same option, and assigns nothing
+            yield Helper(value.strip('"'), f"{table} -D {line.removeprefix('-A ')}")
 
 
 def _options(words: list[str]) -> Iterator[_Option]:

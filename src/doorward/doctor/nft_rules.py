@@ -7,7 +7,7 @@ from collections.abc import Iterator, Mapping
 from typing import Any
 
 from doorward.doctor.nft_match import Sets, address_of, element_test, mark_change, match_test
-from doorward.doctor.walk import Base, Choice, Match, Rule, SetMark, Step, Table, Verdict
+from doorward.doctor.walk import Base, Choice, Helper, Match, Rule, SetMark, Step, Table, Verdict
 
 VERSIONS = {"ip": (4,), "ip6": (6,), "inet": (4, 6), "netdev": (4, 6)}  # not arp, not bridge: no packet to a port
 _SILENT = {"counter", "log", "comment", "ct helper", "ct timeout", "set", "notrack", "flow", "dup", "last", "map"}
@@ -35,13 +35,16 @@ def rule_texts(listing: str) -> Texts:
 def parse(document: Mapping[str, Any], texts: Texts) -> list[Table]:
     """Read the tables of one or several lists; what is not understood becomes a match that nobody can tell."""
     sets: dict[tuple[str, str], dict[str, list[Any]]] = {}
+    helpers: dict[tuple[str, str, str], str] = {}  # family, table, the object's name: the helper's
     bases: dict[tuple[str, str], list[Base]] = {}
     chains: dict[tuple[str, str], dict[str, list[Rule]]] = {}
     for kind, thing in _things(document):
         key = thing["family"], thing.get("table", thing["name"] if kind == "table" else "")
         if key[0] not in VERSIONS:
             continue
-        if kind in ("set", "map"):
+        if kind == "ct helper":
+            helpers[*key, thing["name"]] = thing["type"]
+        elif kind in ("set", "map"):
             sets.setdefault(key, {})[thing["name"]] = thing.get("elem", [])
         elif kind == "chain":
             chains.setdefault(key, {}).setdefault(thing["name"], [])
@@ -51,7 +54,7 @@ def parse(document: Mapping[str, Any], texts: Texts) -> list[Table]:
         if kind == "rule" and (key := (thing["family"], thing["table"])) in chains:
             text = texts.get((*key, thing["chain"], thing["handle"]), f"handle {thing['handle']}")
             name = f"{' '.join(key)}, chain {thing['chain']}: {text}"
-            steps = tuple(_steps(thing["expr"], sets.get(key, {})))
+            steps = (*_steps(thing["expr"], sets.get(key, {})), *_helpers(thing, helpers))
             chains[key].setdefault(thing["chain"], []).append(Rule(steps, name))
     return [
         Table(
@@ -63,6 +66,15 @@ def parse(document: Mapping[str, Any], texts: Texts) -> list[Table]:
         )
         for key, held in chains.items()
     ]
+
+
+def _helpers(rule: Mapping[str, Any], helpers: Mapping[tuple[str, str, str], str]) -> Iterator[Helper]:
+    """Read the helpers that a rule assigns by an object of its table."""
+    where = f"{rule['family']} {rule['table']} {rule['chain']} handle {rule['handle']}"
+    for statement in rule["expr"]:
+        if isinstance(statement, dict) and isinstance(name := statement.get("ct helper"), str):
+            helper = helpers.get((rule["family"], rule["table"], name), name)
+            yield Helper(helper, f"nft delete rule {where}")
 
 
 def _things(document: Mapping[str, Any]) -> Iterator[tuple[str, dict[str, Any]]]:

@@ -63,7 +63,14 @@ class Choice(NamedTuple):
     options: tuple[tuple[Test, Verdict], ...]
 
 
-Step = Match | SetMark | Verdict | Choice
+class Helper(NamedTuple):
+    """A statement that assigns a conntrack helper, such as ftp; `removal` is the command that deletes its rule."""
+
+    name: str
+    removal: str
+
+
+Step = Match | SetMark | Verdict | Choice | Helper
 
 
 class Rule(NamedTuple):

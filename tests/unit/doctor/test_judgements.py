@@ -9,7 +9,7 @@ from typing import Any
 import pytest
 
 from doorward.config.toml import parse
-from doorward.doctor import firewalls, iptables_rules, lockout, nft_rules, running
+from doorward.doctor import bypasses, firewalls, iptables_rules, lockout, nft_rules, running
 from doorward.doctor.finding import Finding, Level
 from doorward.doctor.host import Boot, Facts, Local, MarkRule, Network, Route
 from doorward.model import Port
@@ -88,7 +88,7 @@ def test_on_a_console_the_port_of_ssh_is_looked_at_where_it_listens() -> None:
 
 
 def test_where_all_is_well_nothing_but_ok_is_said() -> None:
-    for judge in (lockout.judge, firewalls.judge, running.judge):
+    for judge in (lockout.judge, firewalls.judge, bypasses.judge, running.judge):
         assert {found.level for found in findings(judge, KNOCKED, WELL)} <= {Level.OK}
 
 
@@ -229,3 +229,56 @@ def test_statements_of_another_nft_are_doubts(statement: Any) -> None:
     document = {"nftables": [{"table": {"family": "ip", "name": "t"}}, {"chain": chain}, {"rule": rule}]}
     (found,) = findings(firewalls.judge, KNOCKED, replace(WELL, filters=tuple(nft_rules.parse(document, {}))))
     assert (found.level, found.where) == (Level.WARNING, "ip t, chain c: handle 2")
+
+
+def ruleset(*lines: str) -> Facts:
+    """Facts of a host with a container behind docker0, and what iptables-nft-save prints."""
+    bridge = (Local("docker0", ip_interface("172.17.0.1/16")), Local("wg0", ip_interface("10.0.0.1/24")))
+    routes = (*NETWORK.routes, Route(ip_network("172.17.0.0/16"), "docker0"))
+    tables = iptables_rules.parse("\n".join([*lines, "COMMIT"]), "iptables-nft")
+    return replace(WELL, network=Network((*NETWORK.locals, *bridge), routes), filters=tuple(tables))
+
+
+PUBLISHED = (
+    "*nat",
+    ":PREROUTING ACCEPT [0:0]",
+    "-A PREROUTING -p tcp --dport 22 -j DNAT --to-destination 172.17.0.2:80",
+)
+FORWARD = ("COMMIT", "*filter", ":FORWARD DROP [0:0]")
+
+
+@pytest.mark.parametrize(
+    ("settings", "forward", "ways"),
+    [
+        ("", "-A FORWARD -o docker0 -j ACCEPT", ["eth0", "wg0"]),
+        ('interfaces = ["eth0"]', "-A FORWARD -o docker0 -j ACCEPT", ["eth0"]),
+        ("", "-A FORWARD -i wg0 -j ACCEPT", ["wg0"]),
+        ("", "-A FORWARD -m made-up -j ACCEPT", ["eth0", "wg0"]),  # nobody knows
+        ("", "-A FORWARD -m conntrack --ctstate DNAT -j ACCEPT", []),
+        ('accept_mark = "0x1000/0x1000"', "-A FORWARD -m mark --mark 0x1000/0x1000 -j ACCEPT", []),
+        ("", "-A FORWARD -d 172.17.0.3/32 -j ACCEPT", []),
+        ('mode = "observe"', "-A FORWARD -o docker0 -j ACCEPT", []),
+    ],
+)
+def test_the_address_of_a_container_behind_a_hidden_port(settings: str, forward: str, ways: list[str]) -> None:
+    found = findings(bypasses.judge, gate(settings), ruleset(*PUBLISHED, *FORWARD, forward))
+    commands = [f"iptables-nft -t raw -I PREROUTING -i {way} -d 172.17.0.0/16 -j DROP" for way in ways]
+    assert [(each.level, each.where, [*each.commands]) for each in found] == (
+        [(Level.WARNING, "port 22/tcp", commands)] if ways else []
+    )
+
+
+def test_a_port_that_arrives_at_this_host_has_no_container() -> None:
+    facts = ruleset(*PUBLISHED[:2], "-A PREROUTING -p tcp --dport 22 -j REDIRECT --to-ports 2222")
+    assert findings(bypasses.judge, KNOCKED, facts) == []
+
+
+@pytest.mark.parametrize(("mode", "is_named"), [("guard", True), ("stealth", True), ("observe", False)])
+def test_conntrack_helpers_are_named_where_something_is_hidden(mode: str, is_named: bool) -> None:
+    rule = "-A PREROUTING -p tcp -m tcp --dport 21 -j CT --helper ftp"
+    facts = ruleset("*raw", ":PREROUTING ACCEPT [0:0]", rule, "-A PREROUTING -m helper --helper ftp -j ACCEPT")
+    found = findings(bypasses.judge, gate(f'mode = "{mode}"'), replace(facts, assigns_helpers=True))
+    assert [(each.level, each.commands) for each in found] == [
+        (Level.WARNING, ("iptables-nft -t raw -D PREROUTING -p tcp -m tcp --dport 21 -j CT --helper ftp",)),
+        (Level.WARNING, ("sysctl -w net.netfilter.nf_conntrack_helper=0",)),
+    ] * is_named
