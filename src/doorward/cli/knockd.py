@@ -82,7 +82,7 @@ def _parse(words: list[str]) -> Call:
 
 
 def _serve(call: Call) -> int:
-    from doorward.config.files import read_text
+    from doorward.config.files import read_text, trusted_owners
     from doorward.config.knockd import DEFAULT_PID_FILE, parse
     from doorward.knockd.app import Knockd, Settings
     from doorward.knockd.engine import open_engine
@@ -92,7 +92,7 @@ def _serve(call: Call) -> int:
     values = call.values
     folder = Path.cwd()
     path = folder / values.get("c", "/etc/knockd.conf")
-    configuration = parse(read_text(path), str(path))
+    configuration = parse(read_text(path, trusted_owners()), str(path))
     options = configuration.options
     settings = Settings(path, folder, values.get("i"), "4" in call.flags, "l" in call.flags, values.get("g"))
     output = Output(verbose="v" in call.flags, debug="D" in call.flags)

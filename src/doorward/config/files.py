@@ -79,14 +79,17 @@ def _entries(path: Path, found: os.stat_result) -> Iterator[Entry]:
     """Describe a file and the folders above it and above what it is a link to; nothing for pipes and devices."""
     if not stat.S_ISREG(found.st_mode):
         return
-    yield Entry(str(path), found.st_uid, found.st_mode, "file")
-    places = dict.fromkeys((path.absolute(), path.resolve()))
-    folders = {place.parent: "own" for place in places}
-    for place in places:
-        folders |= {folder: "higher" for folder in place.parents if folder not in folders}
-    for folder, kind in folders.items():
+    yield Entry(str(path), found.st_uid, found.st_mode, is_folder=False)
+    yield from folders_on_the_way(path)
+
+
+def folders_on_the_way(path: Path) -> Iterator[Entry]:
+    """Describe the directories above a path and above what it is a link to, the nearest first."""
+    places = (path.absolute(), path.resolve())
+    nearest = [place.parent for place in places]
+    for folder in dict.fromkeys((*nearest, *(folder for place in places for folder in place.parents))):
         there = folder.stat()
-        yield Entry(str(folder), there.st_uid, there.st_mode, kind)
+        yield Entry(str(folder), there.st_uid, there.st_mode, is_folder=True)
 
 
 def _bytes(path: Path, owners: Collection[int] | None) -> bytes:

@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import io
+import os
 import tempfile
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import redirect_stderr
 from pathlib import Path
 
@@ -12,7 +13,7 @@ import pytest
 
 import doorward.knockd.app  # noqa: F401 - `main` takes it when it is called, and nobody may be unable to read it
 from doorward.cli.knockd import main
-from tests.support.processes import as_nobody, needs_root, own_namespace
+from tests.support.processes import NOBODY, as_nobody, needs_root, own_namespace
 
 DOOR = "[door]\nSequence = 7000,7100\nCommand = :\n"
 
@@ -47,6 +48,47 @@ def test_a_configuration_that_may_not_be_read(folder: Path) -> None:
     assert status == 1
     assert text.startswith(f"knockd: {secret}: ")
     assert "may not read it; run doorward as root" in text
+
+
+def given_away(config: Path) -> None:
+    os.chown(config, NOBODY, NOBODY)
+
+
+def written_by_a_group(config: Path) -> None:
+    config.chmod(0o660)
+
+
+def in_a_directory_given_away(config: Path) -> None:
+    os.chown(config.parent, NOBODY, NOBODY)
+
+
+def in_a_directory_that_others_write(config: Path) -> None:
+    config.parent.chmod(0o777)
+
+
+@needs_root
+@pytest.mark.parametrize(
+    ("spoil", "remedy"),
+    [
+        (given_away, "chown root {config}"),
+        (written_by_a_group, "chmod go-w {config}"),
+        (in_a_directory_given_away, "chown root {config.parent}"),
+        (in_a_directory_that_others_write, "chmod go-w {config.parent}"),
+    ],
+)
+def test_root_refuses_a_configuration_that_others_could_change(
+    folder: Path, spoil: Callable[[Path], None], remedy: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.delenv("SUDO_UID", raising=False)
+    config = folder / "knockd.conf"
+    config.write_text(DOOR + "nonsense\n")
+    config.chmod(0o640)  # as Debian has it
+    status, text = said("-c", config)
+    assert (status, f"{config}:4: " in text) == (1, True)  # it was read
+    spoil(config)
+    status, text = said("-c", config)
+    assert (status, text.startswith(f"knockd: {config}:1: ")) == (1, True)
+    assert f"run `{remedy.format(config=config)}`" in text
 
 
 @needs_root
