@@ -33,6 +33,23 @@ def trusted_owners() -> Collection[int]:
     return {0, os.geteuid(), *([int(caller)] if caller.isdecimal() else [])}
 
 
+def open_directory_of(path: Path) -> int:
+    """Open the directory that a file is in; HostError where other users could change what is in it.
+
+    What is then done relative to the descriptor happens in the directory that was judged. OSError: it cannot be opened.
+    """
+    descriptor = os.open(path.parent, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
+    try:
+        found = os.fstat(descriptor)
+        itself = Entry(str(path.parent), found.st_uid, found.st_mode, is_folder=True)
+        if wrong := objection([itself, *folders_on_the_way(path)], trusted_owners()):
+            raise HostError(f"{path}: {wrong.what}; {wrong.remedy}")
+    except BaseException:
+        os.close(descriptor)
+        raise
+    return descriptor
+
+
 def exposure(path: Path) -> tuple[str, str] | None:
     """Say that every user can read the file, and what to do; None where only some can."""
     entries = list(_entries(path, path.stat()))

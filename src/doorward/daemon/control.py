@@ -21,6 +21,7 @@ from doorward.errors import AnswerNo, DoorwardError, HostError, MalformedError, 
 
 MAX_REQUEST_BYTES = 1 << 16
 MAX_CLIENTS = 64  # more at once are turned away; commands last milliseconds
+MAX_ANSWER_BYTES = 1 << 26  # 65,536 openings take some 16 MiB; a process that answers without an end is left
 PATIENCE_S = 10.0  # a client that says nothing for so long is left
 Answer = dict[str, Any]
 _CREDENTIALS = struct.Struct("=iII")  # struct ucred: process, user, group
@@ -294,21 +295,38 @@ def _asked(sock: socket.socket, path: Path, request: Answer, descriptor: int | N
     """Connect and send a request; give what the answer is read from."""
     with _refusals(path):
         sock.connect(str(path))
+        _judge_listener(sock, path)
         line = json.dumps(request).encode() + b"\n"
         sent = 0 if descriptor is None else socket.send_fds(sock, [line], [descriptor])
         sock.sendall(line[sent:])
         return sock.makefile("rb")
 
 
+def _judge_listener(sock: socket.socket, path: Path) -> None:
+    """Refuse to ask where neither root nor the owner of the socket's directory listens: that is not the daemon."""
+    user, owner = _credentials(sock)[1], path.parent.stat().st_uid
+    if user not in (0, owner):
+        who = f"user {user} listens here, and the daemon is root or user {owner}, who owns {path.parent}"
+        raise UsageError(f"{path}: {who}; end that process and start doorward again")
+
+
 def _first(path: Path, replies: BinaryIO) -> Answer:
     with _refusals(path):
-        raw = replies.readline()
+        raw = replies.readline(MAX_ANSWER_BYTES)
     if not raw:
         raise UsageError(_TURNED_AWAY.format(path))
-    answer: Answer = json.loads(raw)
+    answer = _parse_answer(path, raw)
     if "error" in answer:
-        raise (AnswerNo if answer.get("exit_status") == 1 else UsageError)(answer["error"])
+        raise (AnswerNo if answer.get("exit_status") == 1 else UsageError)(str(answer["error"]))
     return answer
+
+
+def _parse_answer(path: Path, raw: bytes) -> Answer:
+    with contextlib.suppress(ValueError, RecursionError):
+        answer = json.loads(raw)
+        if isinstance(answer, dict):
+            return answer
+    raise UsageError(f"{path}: the answer is not one line of JSON; restart the daemon that listens there")
 
 
 @contextlib.contextmanager
@@ -325,6 +343,7 @@ class Following:
     """Follows the daemon's events: `first` is what `status` answers, each element of it an event from then on."""
 
     def __init__(self, path: Path) -> None:
+        self._path = path
         self._socket = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM | socket.SOCK_CLOEXEC)
         try:
             self._socket.settimeout(PATIENCE_S)
@@ -338,8 +357,8 @@ class Following:
     def __iter__(self) -> Iterator[Answer]:
         """Wait for events, and end with the daemon or with `stop`."""
         with contextlib.suppress(OSError):
-            for line in self._replies:
-                yield json.loads(line)
+            while line := self._replies.readline(MAX_ANSWER_BYTES):
+                yield _parse_answer(self._path, line)
 
     def stop(self) -> None:
         """End the iteration, from another thread too."""

@@ -89,12 +89,16 @@ def _signed(configuration: Configuration, folder: Path) -> tuple[frozenset[str],
 
 def _status(unread: list[str]) -> dict[str, Any] | None:
     try:
-        return ask(default_path(), {"command": "status"})
+        status = ask(default_path(), {"command": "status"})
     except AnswerNo:
         raise
     except DoorwardError as error:
         unread.append(str(error))
         return None
+    if type(status.get("pid")) is not int:  # it goes into a command that root may run
+        unread.append(f"{default_path()}: the answer has no process number")
+        return None
+    return status
 
 
 def _nft_tables(nft: NftFilter, unread: list[str]) -> list[Table]:

@@ -351,6 +351,30 @@ def test_a_group_that_does_not_exist(served: Served) -> None:
         served.server.admit_group("no-such-group")
 
 
+# What a process that is not the daemon may answer
+
+
+@pytest.mark.parametrize("answer", [b"{\n", b"[]\n", b"7\n", b"[" * 60_000 + b"\n", b"x" * 5_000])
+def test_an_answer_that_is_none(tmp_path: Path, answer: bytes, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(control, "MAX_ANSWER_BYTES", 4_000)
+    path = tmp_path / "control.sock"
+    with socket.socket(socket.AF_UNIX) as listener:
+        listener.bind(str(path))
+        listener.listen()
+
+        def answer_once() -> None:
+            client, _ = listener.accept()
+            with client, suppress(OSError):
+                client.recv(1000)
+                client.sendall(answer)
+
+        thread = threading.Thread(target=answer_once)
+        thread.start()
+        with pytest.raises(UsageError, match=f"{path}: the answer is not one line of JSON"):
+            ask(path, {"command": "status"})
+        thread.join()
+
+
 # Where it listens
 
 
