@@ -7,13 +7,15 @@ import re
 import select
 import signal
 from collections.abc import Callable, Iterator
-from contextlib import ExitStack
+from contextlib import ExitStack, closing
+from ipaddress import ip_address
 from pathlib import Path
 from typing import TextIO
 
 import pytest
 
 from doorward.lab import Lab
+from doorward.ledger import Ledger
 from tests.support.daemon import DOORWARD, PATIENCE_S, RunningDaemon, Visitor, Visitors, running_daemon
 from tests.support.service_user import (
     GROUP,
@@ -183,38 +185,110 @@ def test_the_reader_ends_with_the_daemon(daemon: ServiceDaemon) -> None:
         os.close(handle)
 
 
-def refuse_reading(daemon: ServiceDaemon) -> None:
-    os.chown(daemon.config, 0, 0)
-    daemon.config.parent.chmod(0o755)
-
-
-def leave_roots_state(daemon: ServiceDaemon) -> None:
+def test_where_the_user_cannot_do_the_work_root_goes_on_and_says_what_to_do(
+    daemon: ServiceDaemon, visitors: Visitors, said: TextIO
+) -> None:
+    """The directories are root's own, so that nobody can put links there."""
     for path in (daemon.state, daemon.control.parent):
         os.chown(path, 0, 0)
     (daemon.state / "ledger.sqlite3").touch(0o600)
-
-
-@pytest.mark.parametrize("spoil", [refuse_reading, leave_roots_state])
-def test_where_the_user_cannot_do_the_work_root_goes_on_and_says_what_to_do(
-    daemon: ServiceDaemon, visitors: Visitors, said: TextIO, spoil: Callable[[ServiceDaemon], None]
-) -> None:
-    spoil(daemon)
     daemon.start()
     assert daemon.status()["Uid"].split()[1] == "0"
     reader = status_of(daemon.child(filtered=True))
     assert (reader["Uid"].split()[1], reader["CapPrm"], reader["Seccomp"]) == (str(USER), NONE, "2")
     gets_in_by_knocking(daemon, visitors.fresh(4))
     assert said.readline() == "first 0\n"
-    for _ in range(2):  # what it said first, and the ledger that root made meanwhile
-        note = daemon.message("runs as root: the user doorward cannot ")["message"]
-        daemon.end()
-        for remedy in re.findall(r"`(ch[^`]+)`", note):
-            daemon.host.run(["sh", "-ec", remedy])
-        daemon.start()
-        if daemon.status()["Uid"].split()[1] == str(USER):
-            break
+    note = daemon.message("runs as root: the user doorward cannot ")["message"]
+    daemon.end()
+    follow_remedies(daemon, note)
+    daemon.start()
     assert daemon.status()["Uid"].split()[1] == str(USER)
     gets_in_by_knocking(daemon, visitors.fresh(6))
+
+
+def follow_remedies(daemon: ServiceDaemon, said: str) -> None:
+    """Run the commands that a message names."""
+    for remedy in re.findall(r"`((?:ch|rm)[^`]+)`", said):
+        daemon.host.run(["sh", "-ec", remedy])
+
+
+def refuse_reading(daemon: ServiceDaemon) -> Path:
+    os.chown(daemon.config, 0, 0)
+    return daemon.config
+
+
+def refuse_the_server_key(daemon: ServiceDaemon) -> Path:
+    daemon.config.write_text(daemon.text("first") + "\n[signed]\n")
+    files = Signed(daemon.config.parent, Signer())
+    os.chown(files.keys_file, 0, GROUP)
+    files.keys_file.chmod(0o640)
+    return files.key_file
+
+
+def close_the_log_of_the_ledger(daemon: ServiceDaemon) -> Path:
+    path = daemon.state / "ledger.sqlite3-wal"
+    path.touch()
+    os.chown(path, USER, GROUP)
+    path.chmod(0)
+    return path
+
+
+def leave_bans_to_root(daemon: ServiceDaemon) -> Path:
+    path = daemon.state / "bans.json"
+    path.write_text("{}")
+    return path
+
+
+@pytest.mark.parametrize(
+    "spoil", [refuse_reading, refuse_the_server_key, close_the_log_of_the_ledger, leave_bans_to_root]
+)
+def test_root_does_not_go_on_where_the_user_could_put_links(
+    daemon: ServiceDaemon, spoil: Callable[[ServiceDaemon], Path]
+) -> None:
+    place = str(spoil(daemon))
+    said = refusal_of(daemon)
+    assert place in said
+    assert {path.stat().st_uid for path in daemon.state.iterdir() if str(path) != place} == set()
+    follow_remedies(daemon, said)
+    daemon.start()
+    assert daemon.status()["Uid"].split()[1] == str(USER)
+
+
+def refusal_of(daemon: ServiceDaemon) -> str:
+    """Start the daemon, which must refuse at once, and give what it says; a trial, so that it ends in any case."""
+    done = daemon.host.run([*daemon.wrapper, *DOORWARD, "run", "--trial", "1s"], env=daemon.env, check=False)
+    assert (done.returncode, done.stderr.count("\n")) == (2, 1), done.stderr
+    said: str = done.stderr
+    return said
+
+
+def test_no_link_of_the_user_leads_root_elsewhere(daemon: ServiceDaemon) -> None:
+    target = daemon.folder / "roots"
+    target.mkdir()
+    victim = target / "victim"
+    for name in ("ledger.sqlite3", "ledger.sqlite3-wal"):
+        (daemon.state / name).symlink_to(victim)  # which does not exist: whoever opens it makes it
+        assert str(daemon.state / name) in refusal_of(daemon)
+        (daemon.state / name).unlink()
+    victim.write_text("of root alone")
+    (daemon.state / "gate.nft").hardlink_to(victim)
+    assert str(daemon.state / "gate.nft") in refusal_of(daemon)
+    assert victim.read_text() == "of root alone"
+    assert [path.name for path in target.iterdir()] == ["victim"]
+    assert [path.name for path in daemon.state.iterdir()] == ["gate.nft"]
+
+
+def test_what_root_reads_in_the_directory_of_the_user_it_reads_with_that_users_rights(daemon: ServiceDaemon) -> None:
+    target = daemon.folder / "roots"
+    target.mkdir(0o700)
+    victim = target / "other.sqlite3"
+    with closing(Ledger(victim)) as ledger:
+        ledger.refused("ssh", ip_address("192.0.2.1"), 1.0, "of root alone")
+    before = {path.name: path.read_bytes() for path in target.iterdir()}
+    (daemon.state / "ledger.sqlite3").symlink_to(victim)
+    said = daemon.run("log", check=False)
+    assert (said.returncode, "of root alone" in said.stdout) == (2, False)
+    assert {path.name: path.read_bytes() for path in target.iterdir()} == before
 
 
 def test_the_folders_are_made_for_the_user(daemon: ServiceDaemon) -> None:
@@ -259,16 +333,6 @@ def test_what_verifies_signed_knocks_has_no_rights_either(daemon: ServiceDaemon,
     files.keys_file.chmod(0o640)
     daemon.message("takes signed knocks")
     daemon.event("opened", address=str(other))  # it waited in the kernel
-
-
-def test_signed_knocks_keep_root_where_the_user_cannot_read_their_files(daemon: ServiceDaemon) -> None:
-    files = Signed(daemon.config.parent, Signer())
-    daemon.config.write_text(daemon.text("first") + "\n[signed]\n")
-    daemon.start()
-    said = daemon.message("runs as root")["message"]
-    assert f"cannot read {files.key_file} (`chgrp doorward {files.key_file}; chmod g+r {files.key_file}`" in said
-    assert daemon.status()["Uid"].split()[0] == "0"
-    daemon.message("takes signed knocks")
 
 
 def test_without_the_user_the_reader_still_can_do_nothing(direct_lab: Lab, tmp_path: Path, visitors: Visitors) -> None:

@@ -22,6 +22,7 @@ from doorward.doctor.walk import Table
 from doorward.errors import AnswerNo, DoorwardError
 from doorward.gate.nft import NftFilter
 from doorward.ledger import ledger_path
+from doorward.owner_rights import owner_rights
 from doorward.session import ssh_connection
 
 _PATIENCE_S = 20.0  # a save of 100,000 rules takes a few seconds
@@ -151,7 +152,7 @@ def _links(folder: Path) -> Iterator[Path]:
 
 
 def _is_as_loaded(text: str) -> bool | None:
-    with suppress(DoorwardError, OSError):
+    with suppress(DoorwardError, OSError), owner_rights(ledger_path().parent):
         return kept.text(ledger_path().with_name(kept.NAME)).endswith(text)
     return None
 

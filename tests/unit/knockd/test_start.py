@@ -106,3 +106,22 @@ def test_without_the_rights(folder: Path, engine: str, monkeypatch: pytest.Monke
     assert text.startswith("knockd: ")
     assert "CAP_NET_" in text
     assert "root" in text
+
+
+@needs_root
+@pytest.mark.parametrize("spoil", ["owner", "link"])
+def test_root_opens_no_ledger_where_another_user_could_put_links(
+    folder: Path, spoil: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.delenv("SUDO_UID", raising=False)
+    config, state = folder / "knockd.conf", folder / "state"
+    config.write_text(DOOR)
+    state.mkdir()
+    monkeypatch.setenv("STATE_DIRECTORY", str(state))
+    if spoil == "owner":
+        os.chown(state, NOBODY, NOBODY)
+    else:
+        (state / "knockd.sqlite3").symlink_to(folder / "elsewhere")
+    status, text = said("-c", config)
+    assert (status, text.startswith(f"knockd: {state}/knockd.sqlite3: ")) == (1, True)
+    assert not (folder / "elsewhere").exists()
