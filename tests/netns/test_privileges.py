@@ -6,6 +6,7 @@ import os
 import re
 import select
 import signal
+import stat
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack, closing
 from ipaddress import ip_address
@@ -19,6 +20,7 @@ from doorward.ledger import Ledger
 from tests.support.daemon import DOORWARD, PATIENCE_S, RunningDaemon, Visitor, Visitors, running_daemon
 from tests.support.service_user import (
     GROUP,
+    METRICS,
     STAFF,
     USER,
     children_of,
@@ -123,12 +125,24 @@ def test_each_process_has_what_it_needs_and_no_more(daemon: ServiceDaemon, visit
         assert status["CapInh"] == status["CapAmb"] == NONE
         assert (status["NoNewPrivs"], status["Seccomp_filters"]) == (no_new, filters)
         if user:
-            assert status["Groups"] == str(GROUP)
+            assert status["Groups"].split() == [str(GROUP), str(METRICS)]
     assert len(os.listdir(f"/proc/{reader}/fd")) == 2  # noqa: PTH208 - the log and the daemon
     for version in (4, 6):
         gets_in_by_knocking(daemon, visitors.fresh(version))
         assert said.readline() == "first 0\n"
     assert daemon.events()[0]["message"] == "1 door, mode guard; 0 open"  # no word of root
+
+
+def test_who_serves_metrics_may_read_the_numbers_and_nothing_else(daemon: ServiceDaemon) -> None:
+    daemon.start()
+    assert stat.S_IMODE(daemon.control.stat().st_mode) == 0o660
+    as_metrics = ["setpriv", "--reuid", str(METRICS), "--regid", str(METRICS), "--clear-groups"]
+    command = [*daemon.wrapper, *as_metrics, *DOORWARD]
+    assert "\ndoorward_doors 1.0\n" in daemon.host.run([*command, "metrics"], env=daemon.env).stdout
+    for words in (["status"], ["open", "ssh", "192.0.2.7"]):
+        refused = daemon.host.run([*command, *words], env=daemon.env, check=False)
+        assert (refused.returncode, "the numbers alone" in refused.stderr) == (2, True)
+    assert daemon.openings() == []
 
 
 def test_reload_and_restart(daemon: ServiceDaemon, visitors: Visitors, said: TextIO) -> None:
@@ -140,6 +154,9 @@ def test_reload_and_restart(daemon: ServiceDaemon, visitors: Visitors, said: Tex
     as_nobody = ["setpriv", "--reuid", "65534", "--regid", "65534", "--clear-groups"]
     command = [*daemon.wrapper, *as_staff, *DOORWARD_STATUS]
     assert "1 door, mode guard" in daemon.host.run(command, env=daemon.env).stdout
+    command = [*daemon.wrapper, *as_staff, *DOORWARD, "ban", "192.0.2.9"]
+    refused = daemon.host.run(command, env=daemon.env, check=False)
+    assert (refused.returncode, "ban is for root" in refused.stderr) == (2, True)
     turned = daemon.host.run([*daemon.wrapper, *as_nobody, *DOORWARD_STATUS], env=daemon.env, check=False)
     assert turned.returncode == 2
     assert "turned this call away" in turned.stderr

@@ -1,4 +1,6 @@
-"""The control socket: one line of JSON in, one line of JSON out. It answers root and one configured group.
+"""The control socket: one line of JSON in, one line of JSON out. It answers root and the members of two groups.
+
+The members of [gate] control_group open and close doors, those of METRICS_GROUP read the numbers, and nothing else.
 
 Who follows the events gets more lines after the answer, one an event.
 """
@@ -14,7 +16,7 @@ from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
 from typing import Any, BinaryIO
 
-from doorward.config.files import group_id
+from doorward.config.files import group_id, group_if_any
 from doorward.daemon.following import Follower
 from doorward.daemon.loop import Loop
 from doorward.errors import AnswerNo, DoorwardError, HostError, MalformedError, UsageError
@@ -24,6 +26,7 @@ MAX_CLIENTS = 64  # more at once are turned away; commands last milliseconds
 MAX_ANSWER_BYTES = 1 << 26  # 65,536 openings take some 16 MiB; a process that answers without an end is left
 PATIENCE_S = 10.0  # a client that says nothing for so long is left
 Answer = dict[str, Any]
+METRICS_GROUP = "doorward-metrics"  # made by systemd/doorward.sysusers.conf, with the user of the metrics unit
 _CREDENTIALS = struct.Struct("=iII")  # struct ucred: process, user, group
 _SO_PEERGROUPS = 59
 _TURNED_AWAY = "{} turned this call away; it answers root and [gate] control_group only, and 64 clients at once"
@@ -79,7 +82,7 @@ class ControlServer:
     """Accepts clients, checks who they are, hands requests to `answer` and sends back what it gives.
 
     A request may come with one open file: its number is the request's "descriptor", else None. It is closed after it.
-    "is_owner" tells root and the daemon's own user from the members of the group.
+    Its "is_owner" says that root or the daemon's own user asks, its "is_reader" that METRICS_GROUP alone lets it ask.
     """
 
     def __init__(self, path: Path, loop: Loop, answer: Callable[[Mapping[str, Any]], Reply]) -> None:
@@ -87,18 +90,20 @@ class ControlServer:
         self._loop = loop
         self._answer = answer
         self._group: int | None = None
+        self._readers: int | None = None
         self._clients: set[_Client] = set()
         self._socket = _listen(path)
         loop.on_readable(self._socket.fileno(), self._accept)
 
     def admit_group(self, name: str | None) -> None:
         """Let the members of a group ask, besides root. HostError where there is no such group."""
-        self._group = group_id(name)
-        mode = 0o600 if self._group is None else 0o660
+        self._group, self._readers = group_id(name), group_if_any(METRICS_GROUP)
+        groups = [group for group in dict.fromkeys((self._group, self._readers)) if group is not None]
+        mode = (0o600, 0o660, 0o666)[len(groups)]  # a file has one group; who asks is looked at all the same
         try:
-            os.chown(self._path, -1, self._group or 0)
-        except PermissionError:  # a user can give files to its own groups only; who asks is looked at all the same
-            mode = 0o600 if self._group is None else 0o666
+            os.chown(self._path, -1, groups[0] if len(groups) == 1 else 0)
+        except PermissionError:  # a user can give files to its own groups only
+            mode = 0o666 if groups else 0o600
         self._path.chmod(mode)
 
     def close(self) -> None:
@@ -115,23 +120,29 @@ class ControlServer:
             client, _ = self._socket.accept()
         except OSError:
             return
-        if len(self._clients) >= MAX_CLIENTS or not self._may_ask(client):
+        rank = self._rank_of(client)
+        if len(self._clients) >= MAX_CLIENTS or rank is None:
             client.close()
             return
         client.setblocking(False)
-        is_owner = _is_owner(client)
 
         def reply(line: bytes, descriptor: int | None) -> Reply:
             try:
-                return self._answer(parse_request(line) | {"descriptor": descriptor, "is_owner": is_owner})
+                return self._answer(parse_request(line) | {"descriptor": descriptor, **rank})
             except DoorwardError as error:
                 return _refusal(error)
 
         self._clients.add(_Client(client, self._loop, reply, self._clients.discard))
 
-    def _may_ask(self, client: socket.socket) -> bool:
-        group: int = _credentials(client)[2]
-        return _is_owner(client) or (self._group is not None and self._group in {group, *_groups(client)})
+    def _rank_of(self, client: socket.socket) -> dict[str, bool] | None:
+        """Return what a client may ask for, as the request tells `answer`; None: nothing."""
+        _, user, group = _credentials(client)
+        groups = {group, *_groups(client)}
+        if user in (0, os.geteuid()):
+            return {"is_owner": True, "is_reader": False}
+        if self._group in groups:
+            return {"is_owner": False, "is_reader": False}
+        return {"is_owner": False, "is_reader": True} if self._readers in groups else None
 
 
 class _Client:
@@ -231,10 +242,6 @@ def _credentials(client: socket.socket) -> tuple[int, int, int]:
     raw = client.getsockopt(socket.SOL_SOCKET, socket.SO_PEERCRED, _CREDENTIALS.size)
     process, user, group = _CREDENTIALS.unpack(raw)
     return process, user, group
-
-
-def _is_owner(client: socket.socket) -> bool:
-    return _credentials(client)[1] in (0, os.geteuid())
 
 
 def _groups(client: socket.socket) -> tuple[int, ...]:

@@ -108,7 +108,7 @@ class Served:
             self._loop.at(self._loop.now_s() + 0.1, lambda: later.give_outcome(outcome))
             return later
         if command == "whose":
-            return {"said": request["is_owner"]}
+            return {"said": [request["is_owner"], request["is_reader"]]}
         if command == "at once":
             later = Later()
             later.give_outcome(lambda: {"said": "at once"})
@@ -441,8 +441,24 @@ def test_members_of_the_group_are_not_taken_for_the_owner(served: Served) -> Non
     served.server.admit_group(grp.getgrgid(os.getegid()).gr_name)
     served.path.chmod(0o666)
     forged = {"command": "whose", "is_owner": True}
-    assert ask(served.path, forged) == {"said": True}
-    assert as_nobody(lambda: ask(served.path, forged), [os.getegid()]) == {"said": False}
+    assert ask(served.path, forged) == {"said": [True, False]}
+    assert as_nobody(lambda: ask(served.path, forged), [os.getegid()]) == {"said": [False, False]}
+
+
+@needs_root
+def test_one_group_may_read_the_numbers(served: Served, monkeypatch: pytest.MonkeyPatch) -> None:
+    ours, readers = (entry for entry in grp.getgrall()[:3] if entry.gr_gid != 0)
+    forged = {"command": "whose", "is_owner": True, "is_reader": False}
+    monkeypatch.setattr(control, "METRICS_GROUP", readers.gr_name)
+    served.server.admit_group(None)
+    assert mode_of(served.path) == (0o660, readers.gr_gid)
+    assert as_nobody(lambda: ask(served.path, forged), [readers.gr_gid]) == {"said": [False, True]}
+    served.server.admit_group(ours.gr_name)
+    assert mode_of(served.path) == (0o666, 0)  # a file has one group; who asks is looked at
+    assert as_nobody(lambda: ask(served.path, forged), [readers.gr_gid]) == {"said": [False, True]}
+    assert as_nobody(lambda: ask(served.path, forged), [readers.gr_gid, ours.gr_gid]) == {"said": [False, False]}
+    with pytest.raises(UsageError, match="answers root and"):
+        as_nobody(lambda: ask(served.path, forged))
 
 
 def test_files_without_a_request_are_not_gathered(served: Served) -> None:
