@@ -7,6 +7,8 @@ import re
 import select
 import signal
 import stat
+import subprocess
+import sys
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack, closing
 from ipaddress import ip_address
@@ -18,6 +20,7 @@ import pytest
 from doorward.lab import Lab
 from doorward.ledger import Ledger
 from tests.support.daemon import DOORWARD, PATIENCE_S, RunningDaemon, Visitor, Visitors, running_daemon
+from tests.support.knockd import until
 from tests.support.service_user import (
     GROUP,
     METRICS,
@@ -407,3 +410,50 @@ def test_without_the_runner_commands_go_on_with_fewer_rights(
     daemon.message("starting it again, with the daemon's few rights: restart it, to run as before")
     gets_in_by_knocking(daemon, visitors.fresh(4))
     assert said.readline() == f"first {USER}\n"
+
+
+# What a process of the daemon's user can do to another: each line is a way and the error that it ended with, or "done".
+SPY = """
+import ctypes, os, sys
+libc = ctypes.CDLL(None, use_errno=True)
+def way(call):
+    try:
+        return "done" if call() is not False else os.strerror(ctypes.get_errno())
+    except OSError as error:
+        return error.strerror
+room = ctypes.create_string_buffer(8)
+pair = ctypes.c_ulong * 2
+def peek(pid):
+    here, there = pair(ctypes.addressof(room), 8), pair(id(libc), 8)
+    return libc.process_vm_readv(pid, here, 1, there, 1, 0) >= 0 or ctypes.get_errno() == 14  # EFAULT: it looked
+for pid in map(int, sys.argv[1:]):
+    print(pid,
+        way(lambda: open(f"/proc/{pid}/mem", "rb").close()), way(lambda: open(f"/proc/{pid}/environ", "rb").close()),
+        way(lambda: os.listdir(f"/proc/{pid}/fd")), way(lambda: peek(pid)),
+        way(lambda: libc.ptrace(16, pid, 0, 0) == 0), sep=";")  # PTRACE_ATTACH
+"""
+
+
+def test_no_process_of_the_same_user_can_read_their_memory(daemon: ServiceDaemon) -> None:
+    """As the unit starts it: nothing but exec(2) has changed the user, so they would be open to each other."""
+    files = Signed(daemon.config.parent, Signer())
+    fleet = '\n[signed]\n[fleet]\nname = "home"\nendpoints = ["http://127.0.0.1:1"]\n'
+    daemon.config.write_text(daemon.text("first", 'name = "gate"') + fleet)
+    for path in (files.key_file, files.keys_file):
+        os.chown(path, 0, GROUP)
+        path.chmod(0o640)
+    wrapper, daemon.wrapper = daemon.wrapper, [*daemon.wrapper, *AS_THE_UNIT]
+    daemon.start()
+    daemon.message("takes signed knocks")
+    daemon.message("this gate works alone meanwhile")
+    with daemon.host.popen([*wrapper, *AS_THE_UNIT, "sleep", "60"], stdout=subprocess.DEVNULL) as other:
+        until(lambda: status_of(other.pid)["Name"] == "sleep")
+        pids = [other.pid, daemon.process.pid, *children_of(daemon.process.pid)]
+        names = [status_of(pid)["Name"] for pid in pids]
+        spy = [*wrapper, *AS_THE_UNIT, sys.executable, "-c", SPY, *map(str, pids)]
+        found = [line.split(";")[1:] for line in daemon.host.run(spy).stdout.splitlines()]
+        other.kill()
+    assert {"doorward-reader", "doorward-verify", "doorward-fleet"} < set(names)
+    assert found.pop(0) == ["done"] * 5  # of `sleep`: the spy can do it
+    refused = {"Permission denied", "Operation not permitted"}
+    assert all(set(ways) <= refused for ways in found), list(zip(names[1:], found, strict=True))
