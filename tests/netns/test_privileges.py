@@ -287,7 +287,7 @@ def test_no_link_of_the_user_leads_root_elsewhere(daemon: ServiceDaemon) -> None
     target.mkdir()
     victim = target / "victim"
     for name in ("ledger.sqlite3", "ledger.sqlite3-wal"):
-        (daemon.state / name).symlink_to(victim)  # which does not exist: whoever opens it makes it
+        (daemon.state / name).symlink_to(victim)  # a missing file: opening it would make it
         assert str(daemon.state / name) in refusal_of(daemon)
         (daemon.state / name).unlink()
     victim.write_text("of root alone")

@@ -57,14 +57,14 @@ def impostor(
         while meanwhile is not None:
             meanwhile()
 
-    told, ready = os.pipe()
+    begun, ready = os.pipe()
     with listener, ExitStack() as stack:
         listener.bind(str(control))
         control.chmod(0o666)
         stack.enter_context(as_another_user(serve))
-        assert os.read(told, 1) == b"."
+        assert os.read(begun, 1) == b"."
         if meanwhile is not None:
             stack.enter_context(as_another_user(repeat))
         yield
-    for descriptor in (told, ready):
+    for descriptor in (begun, ready):
         os.close(descriptor)

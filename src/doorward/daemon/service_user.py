@@ -26,7 +26,7 @@ _MAKE_USER = "useradd --system --user-group --home-dir /nonexistent --shell /usr
 def prepare(config: Path, ledger: Path, control: Path) -> tuple[Identity | None, str]:
     """Make the directories, for the user to go over to; give that user, or None and why root stays root.
 
-    Only root goes over to anybody. HostError: a directory cannot be made, or root would have to work where another
+    Only root changes its user. HostError: a directory cannot be made, or root would have to work where another
     user could lead it elsewhere by a link.
     """
     identity, why = _choose(config, ledger, control.parent) if os.geteuid() == 0 else (None, "")

@@ -34,7 +34,7 @@ class Place(NamedTuple):
     new: Path
 
     def named(self) -> Path:
-        """Give the file that the impostor says it runs with."""
+        """Return the file that the impostor says it runs with."""
         return self.runtime / "doorward.toml"
 
     def answers(self, config: Path, digest: str | None) -> dict[str, dict[str, object]]:
