@@ -30,7 +30,8 @@ def service_user(host: Host) -> Iterator[None]:
     folder.mkdir(parents=True)
     try:
         entry = f"doorward:x:{USER}:{GROUP}::/nonexistent:/usr/sbin/nologin\n"
-        (folder / "passwd").write_text(Path("/etc/passwd").read_text() + entry)
+        metrics = f"doorward-metrics:x:{METRICS}:{METRICS}::/nonexistent:/usr/sbin/nologin\n"
+        (folder / "passwd").write_text(Path("/etc/passwd").read_text() + entry + metrics)
         groups = f"doorward:x:{GROUP}:\nstaff-of-doors:x:{STAFF}:\ndoorward-metrics:x:{METRICS}:doorward\n"
         (folder / "group").write_text(Path("/etc/group").read_text() + groups)
         yield

@@ -10,7 +10,7 @@ from pathlib import Path
 
 import pytest
 
-from doorward.daemon.control import METRICS_GROUP
+from doorward.daemon.control import METRICS_USER
 from tests.conftest import unavailable
 
 FOLDER = Path(__file__).parents[2] / "systemd"
@@ -70,8 +70,8 @@ def test_the_user_is_made() -> None:
     words = [line.split() for line in (FOLDER / "doorward.sysusers.conf").read_text().splitlines() if line[0] != "#"]
     assert [row[:3] for row in words] == [
         ["u", "doorward", "-"],
-        ["u", METRICS_GROUP, "-"],
-        ["m", "doorward", METRICS_GROUP],  # so that the daemon may give its control socket to that group
+        ["u", METRICS_USER, "-"],
+        ["m", "doorward", METRICS_USER],  # so that the daemon may give its control socket to that group
     ]
 
 
@@ -83,7 +83,7 @@ def test_each_unit_has_the_user_that_it_needs() -> None:
     assert users == {
         "doorward.service": "User=doorward",
         "doorward-gate.service": "User=doorward",
-        "doorward-metrics.service": f"User={METRICS_GROUP}",
+        "doorward-metrics.service": f"User={METRICS_USER}",
         "doorward-knockd.service": "User=root",
     }
 

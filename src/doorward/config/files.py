@@ -60,18 +60,10 @@ def exposure(path: Path) -> tuple[str, str] | None:
 
 def group_id(name: str | None) -> int | None:
     """Give the number of a Unix group; HostError where the host has none of that name."""
-    number = None if name is None else group_if_any(name)
-    if name is not None and number is None:
-        raise HostError(f"[gate] control_group: the host has no group {name!r}; make it with groupadd")
-    return number
-
-
-def group_if_any(name: str) -> int | None:
-    """Return the number of a Unix group; None where the host has none of that name."""
     try:
-        return grp.getgrnam(name).gr_gid
+        return None if name is None else grp.getgrnam(name).gr_gid
     except KeyError:
-        return None
+        raise HostError(f"[gate] control_group: the host has no group {name!r}; make it with groupadd") from None
 
 
 def read_text(path: Path, owners: Collection[int] | None = None) -> str:

@@ -1,6 +1,6 @@
-"""The control socket: one line of JSON in, one line of JSON out. It answers root and the members of two groups.
+"""The control socket: one line of JSON in, one line of JSON out. It answers root and a few others.
 
-The members of [gate] control_group open and close doors, those of METRICS_GROUP read the numbers, and nothing else.
+The members of [gate] control_group open and close doors; METRICS_USER reads the numbers, and nothing else.
 
 Who follows the events gets more lines after the answer, one an event.
 """
@@ -10,13 +10,14 @@ from __future__ import annotations
 import contextlib
 import json
 import os
+import pwd
 import socket
 import struct
 from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
 from typing import Any, BinaryIO
 
-from doorward.config.files import group_id, group_if_any
+from doorward.config.files import group_id
 from doorward.daemon.following import Follower
 from doorward.daemon.loop import Loop
 from doorward.errors import AnswerNo, DoorwardError, HostError, MalformedError, UsageError
@@ -26,7 +27,8 @@ MAX_CLIENTS = 64  # more at once are turned away; commands last milliseconds
 MAX_ANSWER_BYTES = 1 << 26  # 65,536 openings take some 16 MiB; a process that answers without an end is left
 PATIENCE_S = 10.0  # a client that says nothing for so long is left
 Answer = dict[str, Any]
-METRICS_GROUP = "doorward-metrics"  # made by systemd/doorward.sysusers.conf, with the user of the metrics unit
+METRICS_USER = "doorward-metrics"  # of the metrics unit; made by systemd/doorward.sysusers.conf
+MAX_READERS = 4  # of the clients; so that a process that serves metrics, taken over, leaves room for root
 _CREDENTIALS = struct.Struct("=iII")  # struct ucred: process, user, group
 _SO_PEERGROUPS = 59
 _TURNED_AWAY = "{} turned this call away; it answers root and [gate] control_group only, and 64 clients at once"
@@ -82,7 +84,7 @@ class ControlServer:
     """Accepts clients, checks who they are, hands requests to `answer` and sends back what it gives.
 
     A request may come with one open file: its number is the request's "descriptor", else None. It is closed after it.
-    Its "is_owner" says that root or the daemon's own user asks, its "is_reader" that METRICS_GROUP alone lets it ask.
+    Its "is_owner" says that root or the daemon's own user asks, its "is_reader" that METRICS_USER does.
     """
 
     def __init__(self, path: Path, loop: Loop, answer: Callable[[Mapping[str, Any]], Reply]) -> None:
@@ -90,15 +92,16 @@ class ControlServer:
         self._loop = loop
         self._answer = answer
         self._group: int | None = None
-        self._readers: int | None = None
+        self._reader: int | None = None
         self._clients: set[_Client] = set()
+        self._readers: set[_Client] = set()  # of the clients
         self._socket = _listen(path)
         loop.on_readable(self._socket.fileno(), self._accept)
 
     def admit_group(self, name: str | None) -> None:
-        """Let the members of a group ask, besides root. HostError where there is no such group."""
-        self._group, self._readers = group_id(name), group_if_any(METRICS_GROUP)
-        groups = [group for group in dict.fromkeys((self._group, self._readers)) if group is not None]
+        """Let the members of a group ask, besides root and METRICS_USER. HostError where there is no such group."""
+        self._group, (self._reader, readers) = group_id(name), _user_and_group(METRICS_USER)
+        groups = [group for group in dict.fromkeys((self._group, readers)) if group is not None]
         mode = (0o600, 0o660, 0o666)[len(groups)]  # a file has one group; who asks is looked at all the same
         try:
             os.chown(self._path, -1, groups[0] if len(groups) == 1 else 0)
@@ -121,7 +124,8 @@ class ControlServer:
         except OSError:
             return
         rank = self._rank_of(client)
-        if len(self._clients) >= MAX_CLIENTS or rank is None:
+        is_reader = rank is not None and rank["is_reader"]
+        if rank is None or len(self._clients) >= MAX_CLIENTS or (is_reader and len(self._readers) >= MAX_READERS):
             client.close()
             return
         client.setblocking(False)
@@ -132,7 +136,14 @@ class ControlServer:
             except DoorwardError as error:
                 return _refusal(error)
 
-        self._clients.add(_Client(client, self._loop, reply, self._clients.discard))
+        accepted = _Client(client, self._loop, reply, self._forget)
+        self._clients.add(accepted)
+        if is_reader:
+            self._readers.add(accepted)
+
+    def _forget(self, client: _Client) -> None:
+        self._clients.discard(client)
+        self._readers.discard(client)
 
     def _rank_of(self, client: socket.socket) -> dict[str, bool] | None:
         """Return what a client may ask for, as the request tells `answer`; None: nothing."""
@@ -142,7 +153,7 @@ class ControlServer:
             return {"is_owner": True, "is_reader": False}
         if self._group in groups:
             return {"is_owner": False, "is_reader": False}
-        return {"is_owner": False, "is_reader": True} if self._readers in groups else None
+        return {"is_owner": False, "is_reader": True} if user == self._reader else None
 
 
 class _Client:
@@ -242,6 +253,15 @@ def _credentials(client: socket.socket) -> tuple[int, int, int]:
     raw = client.getsockopt(socket.SOL_SOCKET, socket.SO_PEERCRED, _CREDENTIALS.size)
     process, user, group = _CREDENTIALS.unpack(raw)
     return process, user, group
+
+
+def _user_and_group(name: str) -> tuple[int, int] | tuple[None, None]:
+    """Return the numbers of a user and its group, where the host has such a user."""
+    try:
+        found = pwd.getpwnam(name)
+    except KeyError:
+        return None, None
+    return found.pw_uid, found.pw_gid
 
 
 def _groups(client: socket.socket) -> tuple[int, ...]:

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any
 
 from doorward.config.duration import format_duration, parse_duration_ms
 from doorward.daemon import renewal
-from doorward.daemon.control import METRICS_GROUP, Reply
+from doorward.daemon.control import METRICS_USER, Reply
 from doorward.daemon.following import Follower
 from doorward.errors import AnswerNo, DoorwardError, UsageError
 from doorward.gate.bans import covers
@@ -32,7 +32,7 @@ def answer(daemon: Daemon, request: Mapping[str, Any]) -> Reply:
     if handler is None:
         raise UsageError(f"{request['command']!r} is nothing that the daemon does; it does {', '.join(_HANDLERS)}")
     if request.get("is_reader") and handler is not _numbers:
-        raise UsageError(f"members of the group {METRICS_GROUP} may ask for the numbers alone: call this as root")
+        raise UsageError(f"the user {METRICS_USER} may ask for the numbers alone; call this as root")
     if handler in _OWNERS and not request.get("is_owner"):
         what = f"{request['command']} is for root"
         raise UsageError(f"{what}: members of [gate] control_group see the status, and open and close doors")
