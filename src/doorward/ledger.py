@@ -5,8 +5,9 @@ from __future__ import annotations
 import json
 import os
 import sqlite3
+import stat
 from collections import deque
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import closing, contextmanager, suppress
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -14,6 +15,7 @@ from typing import Any, NamedTuple
 from doorward import durable, seen
 from doorward.errors import HostError
 from doorward.model import Opening, Place, Port, parse_place
+from doorward.owner_rights import owner_rights
 
 SCHEMA_VERSION = 3
 KEPT_ROWS = 200_000  # a table; older rows go, so that a scanner cannot fill the disk
@@ -294,10 +296,7 @@ def open_ledger(path: Path, stamp: str) -> tuple[Ledger, str | None]:
 
     Gives the ledger and, where one was set aside, a message that says so. HostError: no ledger can be had there.
     """
-    try:
-        path.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
-    except OSError as error:
-        raise HostError(f"{path.parent}: {error.strerror}; make that folder, or name another STATE_DIRECTORY") from None
+    make_directory(path)
     try:
         return Ledger(path), None
     except (sqlite3.DatabaseError, UnicodeDecodeError, MemoryError, HostError) as error:
@@ -306,14 +305,21 @@ def open_ledger(path: Path, stamp: str) -> tuple[Ledger, str | None]:
                 f"the ledger {path} cannot be opened ({error}); give doorward that folder to write"
             ) from None
         aside = path.with_name(f"{path.name}.{stamp}")
-        for suffix in ("", "-wal", "-shm"):
-            part = path.with_name(path.name + suffix)
+        for part, new in zip(parts_of(path), parts_of(aside), strict=True):
             if part.exists():
-                part.rename(aside.with_name(aside.name + suffix))
+                part.rename(new)
         what = f"the ledger {path} cannot be used ({_reason(error)}); it is kept as {aside}, and a new one begins"
         ledger = Ledger(path)
         ledger.follows_a_damaged_one = True
         return ledger, what
+
+
+def make_directory(path: Path) -> None:
+    """Make the directory of a ledger, where it is missing. HostError: it cannot be made."""
+    try:
+        path.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
+    except OSError as error:
+        raise HostError(f"{path.parent}: {error.strerror}; make that folder, or name another STATE_DIRECTORY") from None
 
 
 def _reason(error: Exception) -> str:
@@ -339,15 +345,21 @@ def read_records(
     addresses = None if address is None else json.dumps([address] if isinstance(address, str) else list(address))
     chosen = {"since": since_s, "last": last, "door": door, "addresses": addresses}
     try:
-        path.stat()
-        with closing(sqlite3.connect(f"{path.absolute().as_uri()}?mode=ro", uri=True, timeout=1.0)) as db:
-            db.text_factory = _text
-            rows = db.execute(query, chosen).fetchall()
+        with owner_rights(path.parent):
+            rows = _rows(path, query, chosen)
     except FileNotFoundError:
         raise HostError(f"{path}: no ledger; it begins when `doorward run` first starts") from None
     except (sqlite3.Error, UnicodeDecodeError, MemoryError, OSError) as error:
         raise HostError(f"{path}: {_reason(error)}; ask as root, or as the user that doorward runs as") from None
     yield from map(_record, reversed(rows))
+
+
+def _rows(path: Path, query: str, chosen: Mapping[str, object]) -> list[Any]:
+    if not stat.S_ISREG(path.stat().st_mode):
+        raise OSError("this is not a regular file")  # a pipe would be waited for
+    with closing(sqlite3.connect(f"{path.absolute().as_uri()}?mode=ro", uri=True, timeout=1.0)) as db:
+        db.text_factory = _text
+        return db.execute(query, chosen).fetchall()
 
 
 def _record(row: tuple[Any, ...]) -> Record:
@@ -369,7 +381,12 @@ def _moment(value: object, otherwise: float) -> float:
     return float(value) if isinstance(value, float | int) and 0 <= value <= LAST_MOMENT_S else otherwise
 
 
-def ledger_path() -> Path:
-    """Give the ledger's path: in STATE_DIRECTORY, or /var/lib/doorward."""
+def ledger_path(usual: str = "/var/lib/doorward") -> Path:
+    """Return the ledger's path: in STATE_DIRECTORY, or in the usual directory."""
     folders = os.environ.get("STATE_DIRECTORY", "")
-    return Path(folders.split(":")[0] or "/var/lib/doorward") / "ledger.sqlite3"
+    return Path(folders.split(":")[0] or usual) / "ledger.sqlite3"
+
+
+def parts_of(path: Path) -> list[Path]:
+    """Return the files that SQLite makes of a ledger (sqlite.org/tempfiles.html)."""
+    return [path.with_name(path.name + suffix) for suffix in ("", "-wal", "-shm", "-journal")]

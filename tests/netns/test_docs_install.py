@@ -56,9 +56,11 @@ def test_the_user_and_the_folders(desk: Desk, console: Console) -> None:
     sysusers, tmpfiles, useradd, install = console
     desk.compare(sysusers)
     users = (system / "etc/passwd").read_text()
-    assert re.match(r"doorward:x:\d+:\d+:doorward, port knocking:/:\S*nologin$", users.splitlines()[-1])
+    user = re.search(r"^doorward:x:\d+:(\d+):doorward, port knocking:/:\S*nologin$", users, re.MULTILINE)
+    assert user
+    assert re.search(r"^doorward-metrics:x:\d+:doorward$", (system / "etc/group").read_text(), re.MULTILINE)
     desk.compare(tmpfiles)
-    group = int(users.splitlines()[-1].split(":")[3])
+    group = int(user[1])
     assert modes(system / "etc")["doorward"] == (0o750, group)
     assert modes(system / "var/lib")["doorward"] == (0o700, group)
     for name in ("passwd", "group", "shadow", "gshadow"):  # as a system without systemd is

@@ -67,10 +67,9 @@ class InsideDaemon(Daemon):
         self.loop.close()
 
     def ask(self, command: str, *words: object, **more: object) -> dict[str, Any]:
-        """Ask as `doorward COMMAND DOOR ADDRESS` does."""
-        answer = requests.answer(
-            self, {"command": command, **dict(zip(("door", "address"), words, strict=False)), **more}
-        )
+        """Ask as `doorward COMMAND DOOR ADDRESS` by root does."""
+        named = dict(zip(("door", "address"), words, strict=False))
+        answer = requests.answer(self, {"command": command, "is_owner": True, **named, **more})
         assert not isinstance(answer, Later | Follower)
         return answer
 

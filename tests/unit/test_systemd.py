@@ -10,6 +10,7 @@ from pathlib import Path
 
 import pytest
 
+from doorward.daemon.control import METRICS_USER
 from tests.conftest import unavailable
 
 FOLDER = Path(__file__).parents[2] / "systemd"
@@ -67,7 +68,32 @@ def test_only_what_the_daemon_needs_is_let_through() -> None:
 
 def test_the_user_is_made() -> None:
     words = [line.split() for line in (FOLDER / "doorward.sysusers.conf").read_text().splitlines() if line[0] != "#"]
-    assert [row[:3] for row in words] == [["u", "doorward", "-"], ["g", "doorward-metrics", "-"]]
+    assert [row[:3] for row in words] == [
+        ["u", "doorward", "-"],
+        ["u", METRICS_USER, "-"],
+        ["m", "doorward", METRICS_USER],  # so that the daemon may give its control socket to that group
+    ]
+
+
+def test_each_unit_has_the_user_that_it_needs() -> None:
+    users = {
+        path.name: next((line for line in path.read_text().splitlines() if line.startswith("User=")), "User=root")
+        for path in FOLDER.glob("*.service")
+    }
+    assert users == {
+        "doorward.service": "User=doorward",
+        "doorward-gate.service": "User=doorward",
+        "doorward-metrics.service": f"User={METRICS_USER}",
+        "doorward-knockd.service": "User=root",
+    }
+
+
+def test_root_shares_no_directory_with_the_daemon() -> None:
+    folders = {
+        path.name: {line for line in path.read_text().splitlines() if line.startswith("StateDirectory=")}
+        for path in FOLDER.glob("*.service")
+    }
+    assert folders["doorward-knockd.service"].isdisjoint(folders["doorward.service"])
 
 
 def test_folders_are_made_as_the_unit_makes_them() -> None:

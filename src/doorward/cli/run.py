@@ -38,7 +38,7 @@ def run(args: argparse.Namespace) -> int:
     log = Log(args.log_format)
     os.umask(0o077)  # who knocked, and when, is nobody else's business
     config, control = Path(configuration_path(args)).absolute(), default_path()
-    identity, note = service_user.prepare(config, ledger_path(), control.parent)
+    identity, note = service_user.prepare(config, ledger_path(), control)
     errands = Errands(Loop(), log, config, ledger_path().with_name("commands.lock"))  # with all rights there are
     service_user.go_over(identity)
     ledger, set_aside = open_ledger(ledger_path(), time.strftime("%Y%m%dT%H%M%S"))

@@ -91,7 +91,7 @@ def _read(path: Path) -> dict[Place, float]:
     """Read what was kept; what makes no sense is no ban."""
     found: dict[Place, float] = {}
     with suppress(OSError, ValueError, RecursionError):
-        kept = json.loads(path.read_text())
+        kept = json.loads(durable.read(path))
         for text, until_s in kept.items() if isinstance(kept, dict) else ():
             with suppress(ValueError):
                 if type(until_s) is float and until_s < time.time() + 366 * 86_400:

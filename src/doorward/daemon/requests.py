@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any
 
 from doorward.config.duration import format_duration, parse_duration_ms
 from doorward.daemon import renewal
-from doorward.daemon.control import Reply
+from doorward.daemon.control import METRICS_USER, Reply
 from doorward.daemon.following import Follower
 from doorward.errors import AnswerNo, DoorwardError, UsageError
 from doorward.gate.bans import covers
@@ -31,8 +31,11 @@ def answer(daemon: Daemon, request: Mapping[str, Any]) -> Reply:
     handler = _HANDLERS.get(request["command"])
     if handler is None:
         raise UsageError(f"{request['command']!r} is nothing that the daemon does; it does {', '.join(_HANDLERS)}")
+    if request.get("is_reader") and handler is not _numbers:
+        raise UsageError(f"the user {METRICS_USER} may ask for the numbers alone; call this as root")
     if handler in _OWNERS and not request.get("is_owner"):
-        raise UsageError("changing the whole gate is for root; [gate] control_group opens and closes doors")
+        what = f"{request['command']} is for root"
+        raise UsageError(f"{what}: members of [gate] control_group see the status, and open and close doors")
     return handler(daemon, request)
 
 
@@ -141,8 +144,11 @@ def _follow(daemon: Daemon, request: Mapping[str, Any]) -> Follower:
     return daemon.followers.begin({**_status(daemon, request), "doors": doors})
 
 
-def _numbers(daemon: Daemon, _: Mapping[str, Any]) -> dict[str, Any]:
-    return daemon.gauging.answer(daemon)
+def _numbers(daemon: Daemon, request: Mapping[str, Any]) -> dict[str, Any]:
+    numbers = daemon.gauging.answer(daemon)
+    if request.get("is_reader"):  # whose knocks are how far is not for everyone who may count
+        return {name: number for name, number in numbers.items() if name not in ("attempts", "listed")}
+    return numbers
 
 
 _HANDLERS: dict[str, Callable[[Daemon, Mapping[str, Any]], Reply]] = {
@@ -160,7 +166,7 @@ _HANDLERS: dict[str, Callable[[Daemon, Mapping[str, Any]], Reply]] = {
 }
 
 
-_OWNERS = (renewal.apply, renewal.confirm, renewal.installed)
+_OWNERS = (renewal.apply, renewal.confirm, renewal.installed, _ban, _unban)
 
 
 def _opening(daemon: Daemon, opening: Opening) -> dict[str, Any]:

@@ -23,6 +23,7 @@ from functools import partial
 from pathlib import Path
 from typing import Any, NamedTuple
 
+from doorward.daemon import privileges
 from doorward.daemon.apart import STANDARD, in_child, keep_only, received
 from doorward.daemon.commands import Command, Commands, argv_of, filled, text_of
 from doorward.daemon.loop import Loop
@@ -293,6 +294,7 @@ def _serve(descriptor: int, commands: Commands, source: Source | None, lock: Pat
     status = 1
     try:
         keep_only((*STANDARD, descriptor))
+        privileges.close_memory()  # a process that was taken over could choose a program here
         for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP):
             # Those are for the daemon, which closes the socket; a handler, since what is ignored stays so in commands.
             signal.signal(number, lambda *_: None)

@@ -22,6 +22,7 @@ from doorward.doctor.walk import Table
 from doorward.errors import AnswerNo, DoorwardError
 from doorward.gate.nft import NftFilter
 from doorward.ledger import ledger_path
+from doorward.owner_rights import owner_rights
 from doorward.session import ssh_connection
 
 _PATIENCE_S = 20.0  # a save of 100,000 rules takes a few seconds
@@ -90,12 +91,16 @@ def _signed(configuration: Configuration, folder: Path) -> tuple[frozenset[str],
 
 def _status(unread: list[str]) -> dict[str, Any] | None:
     try:
-        return ask(default_path(), {"command": "status"})
+        status = ask(default_path(), {"command": "status"})
     except AnswerNo:
         raise
     except DoorwardError as error:
         unread.append(str(error))
         return None
+    if type(status.get("pid")) is not int:  # it goes into a command that root may run
+        unread.append(f"{default_path()}: the answer has no process number")
+        return None
+    return status
 
 
 def _nft_tables(nft: NftFilter, unread: list[str]) -> list[Table]:
@@ -148,7 +153,7 @@ def _links(folder: Path) -> Iterator[Path]:
 
 
 def _is_as_loaded(text: str) -> bool | None:
-    with suppress(DoorwardError, OSError):
+    with suppress(DoorwardError, OSError), owner_rights(ledger_path().parent):
         return kept.text(ledger_path().with_name(kept.NAME)).endswith(text)
     return None
 
