@@ -24,6 +24,7 @@ _SIGNED = {
     "gate": "--gate",
     "for_s": "--for",
 }
+LONGEST_S = 365 * 86_400  # of what an option asks for; the system's own limits begin at 24.8 days, or at 292 years
 Knock = Callable[[list[Target]], list[Target]]  # knocks at addresses of one host, and gives those that it reached
 
 
@@ -62,6 +63,8 @@ def seconds(option: str, text: str | None, default_s: float) -> float:
     from doorward.config.duration import parse_duration_ms
 
     found: float = _read(option, parse_duration_ms, text) / 1000
+    if found > LONGEST_S:
+        raise UsageError(f"{option}: {text} is too long; write at most {LONGEST_S // 86_400}d")
     return found
 
 
