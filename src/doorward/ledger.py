@@ -8,12 +8,13 @@ import sqlite3
 from collections import deque
 from collections.abc import Iterator, Sequence
 from contextlib import closing, contextmanager
+from ipaddress import ip_network
 from pathlib import Path
 from typing import Any, NamedTuple
 
 from doorward import durable, seen
 from doorward.errors import HostError
-from doorward.model import Opening, Place, Port, parse_place
+from doorward.model import Address, Opening, Place, Port, parse_place
 
 SCHEMA_VERSION = 4
 KEPT_ROWS = 200_000  # a table; older rows go, so that a scanner cannot fill the disk
@@ -356,6 +357,12 @@ def _record(row: tuple[Any, ...]) -> Record:
 
 def _moment(value: object, otherwise: float) -> float:
     return float(value) if isinstance(value, float | int) and 0 <= value <= LAST_MOMENT_S else otherwise
+
+
+def places_of(address: Address) -> list[str]:
+    """Return an address and all networks that hold it, as records name them."""
+    networks = (ip_network(address).supernet(new_prefix=bits) for bits in range(address.max_prefixlen))
+    return [str(address), *map(str, networks)]
 
 
 def ledger_path() -> Path:

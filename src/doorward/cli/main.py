@@ -28,7 +28,7 @@ COMMANDS = {
     "ban": "close every door to an address for a time, and ignore its knocks",
     "unban": "let a banned address knock again",
     "explain": "why a knock did or did not open a door, packet by packet",
-    "log": "the record of openings and refusals",
+    "log": "the record of openings, refusals and bans",
     "watch": "a live view of all that happens, or lines where no terminal is",
     "metrics": "the daemon's numbers for Prometheus",
     "report": "a page about who came in, who was refused, and what is weak",
