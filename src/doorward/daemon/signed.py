@@ -174,7 +174,7 @@ class SignedKnocks:
         """Take those for this gate at once, and have the fleet asked for those that other gates may have taken."""
         if alone := [grant for grant in granted if not grant.is_shared]:
             self._claim(alone)
-        shared = [grant for grant in granted if grant.is_shared]
+        shared = self._not_banned([grant for grant in granted if grant.is_shared])
         if shared and self._daemon.fleet is not None:
             self._daemon.fleet.claim(shared, self._answered)
             return
@@ -189,19 +189,23 @@ class SignedKnocks:
                 self._object(grant, *objection)
 
     def _claim(self, granted: list[Granted]) -> None:
-        daemon = self._daemon
-        claims = [Claim(grant.id, grant.time_ms) for grant in granted]
-        objections = daemon.ledger.seen.claim(claims)
-        accepted = []
+        granted = self._not_banned(granted)
+        objections = self._daemon.ledger.seen.claim([Claim(grant.id, grant.time_ms) for grant in granted])
         for grant, objection in zip(granted, objections, strict=True):
-            if daemon.bans.holds(grant.place):  # its own packets never come here: this one asks for another's address
-                self.counts["banned"] += 1
-                daemon.refuse(grant.place, grant.door, f"signed knock: {grant.place} is banned", "banned")
-            elif objection:
+            if objection:
                 self._object(grant, "used", objection)
-            else:
-                accepted.append(grant)
-        self._open(accepted)
+        self._open([grant for grant, objection in zip(granted, objections, strict=True) if not objection])
+
+    def _not_banned(self, granted: list[Granted]) -> list[Granted]:
+        """Refuse what is for a banned address, before anything notes it as used, and return the rest.
+
+        Its own packets never come here: such a packet asks for another's address.
+        """
+        banned = [grant for grant in granted if self._daemon.bans.holds(grant.place)]
+        for grant in banned:
+            self.counts["banned"] += 1
+            self._daemon.refuse(grant.place, grant.door, f"signed knock: {grant.place} is banned", "banned")
+        return [grant for grant in granted if grant not in banned]
 
     def _object(self, grant: Granted, reason: str, words: str) -> None:
         self.counts[reason] += 1
