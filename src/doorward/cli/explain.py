@@ -128,7 +128,7 @@ def _file(args: argparse.Namespace) -> int:
     traces = Traces(house, hosts.__contains__)
     traces.take_all(recording.seen)
     for note in notes:
-        sys.stderr.write(f"doorward: {args.what}: {note}\n")
+        render.complain(f"doorward: {args.what}: {note}")
     most = MOST_FOR_PROGRAMS if args.json else MOST_SHOWN
     found = report(house, traces, hosts, hosts.__contains__, source=source, door=door, most=most)
     return _print(args, house, found, recording, hosts)
@@ -172,8 +172,7 @@ def _live(args: argparse.Namespace, address: Address) -> int:
         traces = Traces(house, capture.is_local)
         ends = "Ctrl-C ends it" if args.for_ is None else f"for {args.for_}"
         with _on_interrupt(capture.end):
-            sys.stderr.write(f"doorward: watching {address}; {ends}\n")
-            sys.stderr.flush()
+            render.complain(f"doorward: watching {address}; {ends}")
             for packet in capture.packets(time.monotonic() + seconds):
                 seen = recording.take_packet(packet.network, packet.at_ns)
                 step = traces.take(seen) if seen else None
@@ -182,7 +181,7 @@ def _live(args: argparse.Namespace, address: Address) -> int:
                 if recording.is_full:
                     break
         for note in _notes(recording):
-            sys.stderr.write(f"doorward: {note}\n")
+            render.complain(f"doorward: {note}")
         found = report(house, traces, frozenset(), capture.is_local, source=address, door=door)
     told = tuple(each._replace(conclusion=_unless_banned(address, each.conclusion)) for each in found.told)
     found = found._replace(told=told)

@@ -13,6 +13,7 @@ from typing import Protocol
 
 from doorward import __version__
 from doorward.errors import DoorwardError
+from doorward.escape import visible
 
 COMMANDS = {
     "init": "a first configuration, and what clients need of it",
@@ -95,7 +96,7 @@ def main(argv: list[str] | None = None) -> int:
         status = _dispatch(sys.argv[1:] if argv is None else argv)
         sys.stdout.flush()
     except DoorwardError as error:
-        sys.stderr.write("".join(f"doorward: {line}\n" for line in str(error).splitlines()))
+        sys.stderr.write("".join(f"doorward: {visible(line)}\n" for line in str(error).splitlines()))
         return error.exit_status
     except BrokenPipeError:  # the reader of a pipe has seen enough
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())

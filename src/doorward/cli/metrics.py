@@ -4,10 +4,10 @@ from __future__ import annotations
 
 import argparse
 import signal
-import sys
 import threading
 from importlib.util import find_spec
 
+from doorward.cli import render
 from doorward.daemon.control import ask, default_path
 from doorward.errors import AnswerNo, DoorwardError, UsageError
 
@@ -32,7 +32,8 @@ def run(args: argparse.Namespace) -> int:
     from doorward.metrics.families import exposition
 
     if args.listen is None:
-        sys.stdout.write(exposition(ask(default_path(), {"command": "numbers"})).decode())
+        numbers = exposition(ask(default_path(), {"command": "numbers"})).decode()
+        render.line(*numbers.removesuffix("\n").split("\n"))
         return 0
     _serve(args.listen)
     return 0
@@ -44,7 +45,7 @@ def _serve(where: str) -> None:
     server = Server(parse_listen(where), Answers(_exposition))
     for number in (signal.SIGINT, signal.SIGTERM):
         signal.signal(number, lambda *_: threading.Thread(target=server.shutdown).start())
-    sys.stderr.write(f"doorward: serves metrics at {where}\n")
+    render.complain(f"doorward: serves metrics at {where}")
     try:
         server.serve_forever()
     finally:
@@ -60,5 +61,5 @@ def _exposition() -> bytes:
     except AnswerNo:
         return exposition(None)
     except DoorwardError as error:
-        sys.stderr.write(f"doorward: {error}\n")
+        render.complain(f"doorward: {error}")
         return exposition(None)

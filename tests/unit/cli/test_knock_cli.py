@@ -20,7 +20,7 @@ HEAVY = {
 }  # fmt: skip
 OURS = {
     "doorward", "doorward.cli", "doorward.cli.knock", "doorward.cli.knocking", "doorward.cli.main", "doorward.client",
-    "doorward.client.hosts", "doorward.client.knock", "doorward.errors", "doorward.model",
+    "doorward.client.hosts", "doorward.client.knock", "doorward.errors", "doorward.escape", "doorward.model",
 }  # fmt: skip
 
 
