@@ -25,7 +25,7 @@ ENVIRONMENT = {
 FILES = {
     "/etc/doorward/doorward.toml": "the configuration, doorward.toml(5)",
     "~/.config/doorward/hosts.toml": "the client's hosts and their doors",
-    "/var/lib/doorward/ledger.sqlite3": "the record of openings and refusals",
+    "/var/lib/doorward/ledger.sqlite3": "the record of openings, refusals and bans",
     "/var/lib/doorward/gate.nft": "the gate as it was last loaded, for the time before the network is up",
 }
 KNOCKD_ABOUT = """\

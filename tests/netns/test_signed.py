@@ -5,7 +5,9 @@ from __future__ import annotations
 import os
 import signal
 import socket
+import sqlite3
 from collections.abc import Iterator
+from contextlib import closing
 from ipaddress import ip_network
 from pathlib import Path
 
@@ -227,6 +229,22 @@ def test_what_a_line_says_holds(site: Site) -> None:
     assert 50 < site.daemon.elements()[inside.element()] <= 60
 
 
+def test_a_copy_from_a_forbidden_place_does_not_spoil_the_packet(site: Site) -> None:
+    inside, outside = site.visitors.crowd(4, 2)
+    site.files.authorize(f'from="{inside}" {site.laptop.line}')
+    site.daemon.message("takes signed knocks")
+    packet = site.laptop.packet(site.files.server)
+    for _ in range(2):
+        site.send(outside, packet)
+    assert f"may not knock from {outside}" in site.refusal(outside)
+    assert "came again" in site.refusal(outside)
+    site.send(inside, packet)
+    assert site.in_after(inside)
+    site.send(inside, packet)
+    assert "came again" in site.refusal(inside)
+    assert not outside.gets_in()
+
+
 def test_a_revoked_key_and_an_expired_one(site: Site) -> None:
     guest = site.visitors.fresh(4)
     site.files.authorize(f'expiry-time="20200101Z" {site.laptop.line}')
@@ -418,6 +436,8 @@ def test_a_knock_from_who_is_banned_is_not_looked_at_and_one_for_him_is_refused(
     site.knock(friend, asked=banned.source)
     assert site.refusal(banned) == f"signed knock: {banned} is banned"
     assert site.daemon.counters()["signed"] == 1  # that of the friend
+    with closing(sqlite3.connect(site.daemon.state / "ledger.sqlite3")) as ledger:
+        assert ledger.execute("SELECT count(*) FROM seen").fetchone() == (0,)  # what is refused is not noted as used
     site.knock(friend)
     assert site.in_after(friend)
     assert not banned.gets_in()

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import argparse
 import os
-import sys
 from contextlib import closing
 from pathlib import Path
 from typing import Any
@@ -45,7 +44,7 @@ def run(args: argparse.Namespace) -> int:
     """Check, have the daemon load it, and install it unless it is on trial."""
     text = read_text(args.file)
     configuration = parse(text, str(args.file))
-    sys.stderr.writelines(f"{args.file}:{finding}\n" for finding in warnings(configuration, find_lines(text)))
+    render.complain(*(f"{args.file}:{finding}" for finding in warnings(configuration, find_lines(text))))
     config = configuration_path(args).absolute()
     status = ask(default_path(), {"command": "status"})
     if status["trial"] is not None:

@@ -3,13 +3,12 @@
 from __future__ import annotations
 
 import argparse
-import json
-import sys
 from collections import Counter
 from collections.abc import Iterable, Iterator
 from dataclasses import asdict
 from pathlib import Path
 
+from doorward.cli import render
 from doorward.cli.options import add_config, configuration_path
 from doorward.config.chances import Guess
 from doorward.config.files import exposure, read_text, trusted_owners
@@ -116,7 +115,7 @@ def _print_json(file: str, configuration: Configuration | None, faults: list[Fau
         "warnings": [{**asdict(finding), "file": finding.file or file} for finding in findings],
         "strength": [_strength(rated) for rated in guesses(configuration)] if configuration else [],
     }
-    sys.stdout.write(json.dumps(answer) + "\n")
+    render.as_json(answer)
 
 
 def _strength(rated: Guess) -> dict[str, object]:
@@ -131,11 +130,9 @@ def _strength(rated: Guess) -> dict[str, object]:
 
 
 def _print_lines(file: str, configuration: Configuration | None, faults: list[Fault], findings: list[Finding]) -> None:
-    sys.stderr.writelines(f"{fault}\n" for fault in faults)
-    sys.stderr.writelines(f"{finding.file or file}:{finding}\n" for finding in findings)
-    sys.stderr.flush()
+    render.complain(*map(str, faults), *(f"{finding.file or file}:{finding}" for finding in findings))
     if configuration is not None and not faults:
-        sys.stdout.write(f"{file}: good: {_summary(configuration, findings)}\n")
+        render.line(f"{file}: good: {_summary(configuration, findings)}")
 
 
 def _summary(configuration: Configuration, findings: list[Finding]) -> str:

@@ -101,7 +101,7 @@ def _beside_firewalls(plan: Plan, path: Path, programs: dict[Port, str]) -> tupl
     if mark is None:
         return plan, configuration
     line(f"another firewall drops what doors are to open ({', '.join(marks.names(facts))}): what is open gets the mark")
-    line(f"{mark}, and `doorward doctor` says how that firewall learns of it\n")
+    line(f"{mark}, and `doorward doctor` says how that firewall learns of it", "")
     plan = plan._replace(accept_mark=mark)
     return plan, parse(planning.text_of(plan, programs), str(path))
 

@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, NamedTuple, NoReturn
 
 from doorward import __version__
 from doorward.errors import DoorwardError, HostError
+from doorward.escape import visible
 
 if TYPE_CHECKING:
     from doorward.knockd.output import Output
@@ -66,7 +67,7 @@ def main(argv: list[str] | None = None) -> int:
     try:
         return _serve(call)
     except DoorwardError as error:
-        sys.stderr.write("".join(f"knockd: {line}\n" for line in str(error).splitlines()))
+        sys.stderr.write("".join(f"knockd: {visible(line)}\n" for line in str(error).splitlines()))
         return 1
 
 
@@ -202,7 +203,8 @@ def _wait_and_leave(told: int) -> NoReturn:
     with os.fdopen(told, "rb") as pipe:
         message = pipe.read()
     if message != b"\0":
-        sys.stderr.write(f"knockd: {message.decode() or 'the daemon ended before it was ready'}\n")
+        said = message.decode() or "the daemon ended before it was ready"
+        sys.stderr.write(f"knockd: {visible(said)}\n")
         sys.stderr.flush()
     os._exit(0 if message == b"\0" else 1)
 

@@ -13,6 +13,7 @@ from typing import Protocol
 
 from doorward import __version__
 from doorward.errors import DoorwardError
+from doorward.escape import visible
 
 COMMANDS = {
     "init": "a first configuration, and what clients need of it",
@@ -28,7 +29,7 @@ COMMANDS = {
     "ban": "close every door to an address for a time, and ignore its knocks",
     "unban": "let a banned address knock again",
     "explain": "why a knock did or did not open a door, packet by packet",
-    "log": "the record of openings and refusals",
+    "log": "the record of openings, refusals and bans",
     "watch": "a live view of all that happens, or lines where no terminal is",
     "metrics": "the daemon's numbers for Prometheus",
     "report": "a page about who came in, who was refused, and what is weak",
@@ -95,7 +96,7 @@ def main(argv: list[str] | None = None) -> int:
         status = _dispatch(sys.argv[1:] if argv is None else argv)
         sys.stdout.flush()
     except DoorwardError as error:
-        sys.stderr.write("".join(f"doorward: {line}\n" for line in str(error).splitlines()))
+        sys.stderr.write("".join(f"doorward: {visible(line)}\n" for line in str(error).splitlines()))
         return error.exit_status
     except BrokenPipeError:  # the reader of a pipe has seen enough
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())

@@ -4,12 +4,12 @@ from __future__ import annotations
 
 import argparse
 import signal
-import sys
 import threading
 from contextlib import ExitStack
 from importlib.util import find_spec
 from typing import TYPE_CHECKING
 
+from doorward.cli import render
 from doorward.daemon.control import ask, default_path
 from doorward.errors import AnswerNo, DoorwardError, UsageError
 
@@ -43,7 +43,8 @@ def run(args: argparse.Namespace) -> int:
     from doorward.metrics.families import exposition
 
     if not args.listen:
-        sys.stdout.write(exposition(ask(default_path(), {"command": "numbers"})).full.decode())
+        text = exposition(ask(default_path(), {"command": "numbers"})).full.decode()
+        render.line(*text.removesuffix("\n").split("\n"))
         return 0
     _serve(args.listen)
     return 0
@@ -60,7 +61,7 @@ def _serve(places: list[str]) -> None:
         for place, server in zip(places, servers, strict=True):
             threading.Thread(target=server.serve_forever, daemon=True).start()
             stack.callback(server.shutdown)
-            sys.stderr.write(f"doorward: serves metrics at {place}\n")
+            render.complain(f"doorward: serves metrics at {place}")
         is_over.wait()
 
 
@@ -73,5 +74,5 @@ def _exposition() -> Exposition:
     except AnswerNo:
         return exposition(None)
     except DoorwardError as error:
-        sys.stderr.write(f"doorward: {error}\n")
+        render.complain(f"doorward: {error}")
         return exposition(None)

@@ -6,7 +6,7 @@ import os
 import sys
 from io import StringIO
 
-from doorward.cli.render import line
+from doorward.cli.render import drawing, line
 from doorward.errors import HostError
 
 _WHITE_ON_BLACK, _PLAIN = "\x1b[97;40m", "\x1b[0m"  # a scanner wants the code dark on light on any terminal
@@ -34,4 +34,4 @@ def draw(link: str) -> None:
     if sys.stdout.isatty() and os.get_terminal_size().columns < len(rows[0]):
         raise HostError(f"the QR code is {len(rows[0])} columns wide; widen the terminal, or send the link")
     for row in rows:
-        line(f"{_WHITE_ON_BLACK}{row}{_PLAIN}" if sys.stdout.isatty() else row)
+        drawing(f"{_WHITE_ON_BLACK}{row}{_PLAIN}" if sys.stdout.isatty() else row)

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import argparse
 import json
-import sys
 
 from doorward.cli import qr
 from doorward.cli.options import add_config, configuration_path
@@ -46,9 +45,9 @@ def run(args: argparse.Namespace) -> int:
     door = _door(configuration, args.door, str(path))
     address = _address(args.host, door)
     if args.format == "knockonports":
-        line(json.dumps(sharing.knock_on_ports(door, address), indent=2, ensure_ascii=False))
+        line(*json.dumps(sharing.knock_on_ports(door, address), indent=2, ensure_ascii=False).split("\n"))
     elif args.format == "knockd":
-        sys.stdout.write(sharing.knockd_stanza(door, address))
+        line(*sharing.knockd_stanza(door, address).removesuffix("\n").split("\n"))
     else:
         key = files.told_key(configuration, path.absolute().parent)
         _refuse_unlinkable(door, key)

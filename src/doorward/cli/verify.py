@@ -5,13 +5,12 @@ from __future__ import annotations
 import argparse
 import shutil
 import socket
-import sys
 from collections.abc import Iterator
 from ipaddress import ip_address
 from pathlib import Path
 from socket import AF_INET, AF_INET6, AF_UNSPEC
 
-from doorward.cli import knocking
+from doorward.cli import knocking, render
 from doorward.cli.knocking import Aim, Knock, aim, knocker, only_door, seconds
 from doorward.cli.verifying import Display, verify
 from doorward.client.hosts import hosts_path, read_hosts
@@ -165,7 +164,7 @@ def ways(targets: list[Target]) -> list[tuple[Target, str]]:
     if not ways:
         raise HostError(f"no way there: {'; '.join(faults)}; check this machine's network, or try -4 or -6")
     for fault in faults:
-        sys.stderr.write(f"doorward: warning: not verified, since there is no way from here: {fault}\n")
+        render.complain(f"doorward: warning: not verified, since there is no way from here: {fault}")
     return ways
 
 

@@ -90,6 +90,14 @@ def _opens_shell(configuration: Configuration) -> Iterator[Weakness]:
         yield Weakness("note", ("doors", shells[0].name, "opens"), what, remedy)
 
 
+def _unnamed(configuration: Configuration) -> Iterator[Weakness]:
+    """Note that only the server's key binds a signed knock to this gate, which may have been copied from another."""
+    if configuration.signed is not None and configuration.gate.name is None:
+        what = "the gate has no name: a signed knock for it also opens any other gate with a copy of its server key"
+        remedy = "where several gates have one key, give each a `name` in [gate], and clients `gate`"
+        yield Weakness("note", ("signed",), what, remedy)
+
+
 def _shell_of(door: Door) -> Port | None:
     return next((port for port in door.opens if port.protocol is Protocol.TCP and port.number in SHELLS), None)
 
@@ -143,6 +151,7 @@ CHECKS: tuple[Check, ...] = (
     _opens_several,
     _opens_long,
     _opens_shell,
+    _unnamed,
     _many_combinations,
     _capacity,
 )

@@ -35,7 +35,7 @@ class Bans:
 
     def __init__(self, path: Path, gate: Filter, say: Callable[[str, str], None]) -> None:
         self._path, self._gate, self._say = path, gate, say
-        self._until_s: dict[Place, float] = _read(path)
+        self._until_s: dict[Place, float] = read_bans(path)
 
     def standing(self) -> dict[Place, float]:
         """Give who is banned, and until when."""
@@ -87,8 +87,8 @@ class Bans:
             self._say(f"{self._path}: {error.strerror}; bans hold, and a restart forgets this change", "error")
 
 
-def _read(path: Path) -> dict[Place, float]:
-    """Read what was kept; what makes no sense is no ban."""
+def read_bans(path: Path) -> dict[Place, float]:
+    """Read who was banned, and until when, also bans that are over; what makes no sense is passed over."""
     found: dict[Place, float] = {}
     with suppress(OSError, ValueError, RecursionError):
         kept = json.loads(durable.read(path))

@@ -18,6 +18,7 @@ from doorward.daemon.apart import STANDARD, keep_only
 from doorward.daemon.control import answering
 from doorward.daemon.loading import put_back
 from doorward.errors import DoorwardError
+from doorward.escape import visible
 from doorward.gate.nft import NftFilter
 
 _RETRY_S = 1.0  # also how late a deadline may be noticed after a suspend
@@ -86,7 +87,9 @@ def _take_back(before: Path | None, control: Path) -> bool:
         restore(before)
     except DoorwardError as error:
         with suppress(OSError):
-            sys.stderr.write(f"doorward: the gate on trial could not be taken back: {error}; trying again\n")
+            sys.stderr.write(
+                f"doorward: the gate on trial could not be taken back: {visible(str(error))}; trying again\n"
+            )
             sys.stderr.flush()
         return False
     return True

@@ -9,7 +9,7 @@ from ipaddress import IPv6Address, ip_address, ip_network
 from itertools import islice
 from typing import TYPE_CHECKING, Any
 
-from doorward.config.duration import format_duration, parse_duration_ms
+from doorward.config.duration import parse_duration_ms
 from doorward.daemon import renewal
 from doorward.daemon.control import METRICS_USER, Reply
 from doorward.daemon.following import Follower
@@ -112,8 +112,8 @@ def _ban(daemon: Daemon, request: Mapping[str, Any]) -> dict[str, Any]:
     openings = [opening for opening in daemon.book if covers(ban, opening.address)]
     for opening in openings:
         daemon.book.close(opening.door, opening.address)
-    whom = "" if ban == address else f", with all of {ban}"
-    daemon.ledger.refused(None, address, time.time(), f"banned by hand for {format_duration(for_ms)}{whom}")
+    now_s = time.time()
+    daemon.ledger.banned(ban, now_s, now_s + for_ms / 1000)
     daemon.log.event("banned", {"address": str(ban), "for_s": for_ms / 1000})
     try:
         daemon.settle(tuple(element for opening in openings for element in opening.elements()))
@@ -128,6 +128,7 @@ def _ban(daemon: Daemon, request: Mapping[str, Any]) -> dict[str, Any]:
 
 def _unban(daemon: Daemon, request: Mapping[str, Any]) -> dict[str, Any]:
     ban = daemon.bans.remove(_address(request))
+    daemon.ledger.unbanned(ban, time.time())
     daemon.log.event("unbanned", {"address": str(ban)})
     return {"ban": str(ban)}
 

@@ -99,6 +99,22 @@ def test_nothing_is_wider_than_a_screen(text: str, tmp_path: Path, capsys: pytes
     assert "a-door-with-a-name" in out.replace("\n", "").replace(" ", "")
 
 
+def test_a_repeat_that_is_cut_off_does_not_hide_that_the_door_opened(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    knock = "; ".join(f"{at} 7000/tcp; {at}.1 8000/udp; {at}.2 9000/tcp" for at in (0, 40, 80))
+    path = str(write_pcap(tmp_path / "x", frames(f"{knock}; 120 7000/tcp; 120.1 8000/udp")))
+    assert main(["explain", path]) == 0
+    shown = capsys.readouterr().out
+    assert shown.count("opens ssh") == 3
+    line = " ".join(shown.partition("=> ")[2].partition("hint:")[0].split())
+    assert line.startswith("door ssh opened 3 times; the last try did not open it: ")
+    assert "9000/tcp is missing" in line
+    assert main(["explain", path, "--json"]) == 0
+    answer = json.loads(capsys.readouterr().out)
+    assert (answer["door"], answer["opened"], answer["conclusion"]["kind"]) == ("ssh", True, "last_missing")
+
+
 def test_what_is_alike_is_folded(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     text = "; ".join(f"{n * 0.1:.1f} {3000 + n}/tcp" for n in range(300)) + "; 31 7000/tcp; 32 8000/udp"
     path = str(write_pcap(tmp_path / "x", frames(text)))

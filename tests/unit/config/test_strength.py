@@ -186,7 +186,13 @@ def test_many_doors_make_one_note() -> None:
 
 
 def test_signed_knocks_need_no_advice_to_have_them() -> None:
-    assert found("mode = 'stealth'\n[signed]", STRONG, opens="['22/tcp']") == []
+    assert found("mode = 'stealth'\nname = 'home'\n[signed]", STRONG, opens="['22/tcp']") == []
+
+
+def test_signed_knocks_for_a_gate_without_a_name_may_be_good_at_another() -> None:
+    (note,) = found("mode = 'stealth'\n[signed]", STRONG, opens="['22/tcp']")
+    assert note.startswith("3: note: the gate has no name")
+    assert "`name`" in note
 
 
 FLEET = "name = 'a'\nmode = 'stealth'\n[fleet]\nname = 'f'\nendpoints = ['http://127.0.0.1:2379']\n"
