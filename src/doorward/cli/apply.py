@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from doorward.cli import render
-from doorward.cli.installing import Installation
+from doorward.cli.installing import Installation, keep
 from doorward.cli.options import trial_ms
 from doorward.config.files import read_text
 from doorward.config.lines import find_lines
@@ -64,6 +64,7 @@ def run(args: argparse.Namespace) -> int:
         return 0
     installation.finish()
     ask(default_path(), {"command": "installed"})
+    keep(config)
     render.line(f"in force: {answer['summary']}; {config} holds it, {installation.before.name} what was there before")
     return 0
 

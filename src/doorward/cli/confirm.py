@@ -6,7 +6,7 @@ import argparse
 from pathlib import Path
 
 from doorward.cli import render
-from doorward.cli.installing import Installation
+from doorward.cli.installing import Installation, keep
 from doorward.daemon.control import ask, default_path
 from doorward.errors import AnswerNo
 from doorward.session import ssh_connection
@@ -41,5 +41,6 @@ def run(_: argparse.Namespace) -> int:
     if trial["digest"] is not None:
         installation.finish()
         ask(default_path(), {"command": "installed"})
+    keep(installation.config)
     render.line(f"confirmed: {answer['summary']}")
     return 0

@@ -4,14 +4,25 @@ from __future__ import annotations
 
 import hashlib
 import os
+import sys
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
 
 from doorward import durable
-from doorward.errors import HostError, UsageError
+from doorward.daemon import last_good
+from doorward.daemon.control import ask, default_path
+from doorward.errors import DoorwardError, HostError, UsageError
 
 _NEW_MODE = 0o600  # of a first configuration: it holds sequences
+
+
+def keep(config: Path) -> None:
+    """Keep a copy of the file for a start with a wrong one, if it is in force; say why where that cannot be done."""
+    try:
+        last_good.keep(config, ask(default_path(), {"command": "status"})["digest"])
+    except DoorwardError as error:
+        sys.stderr.write(f"doorward: no copy is kept for a start with a wrong file: {error}\n")
 
 
 class Installation:

@@ -57,6 +57,11 @@ def read_text(path: Path, owners: Collection[int] | None = None) -> str:
     return text_of(_bytes(path, owners), str(path))
 
 
+def read_roots_text(path: Path) -> str:
+    """Return the text of a file that nobody but root can change; ConfigError where somebody else can."""
+    return text_of(_bytes(path, (0,), higher_too=True), str(path))
+
+
 def text_of(raw: bytes, file: str) -> str:
     """Give the text that a file's bytes are; ConfigError where they are none."""
     if len(raw) > MAX_BYTES:
@@ -89,10 +94,10 @@ def _entries(path: Path, found: os.stat_result) -> Iterator[Entry]:
         yield Entry(str(folder), there.st_uid, there.st_mode, kind)
 
 
-def _bytes(path: Path, owners: Collection[int] | None) -> bytes:
+def _bytes(path: Path, owners: Collection[int] | None, *, higher_too: bool = False) -> bytes:
     try:
         with path.open("rb") as file:
-            if wrong := objection(_entries(path, os.fstat(file.fileno())), owners):
+            if wrong := objection(_entries(path, os.fstat(file.fileno())), owners, higher_too=higher_too):
                 raise ConfigError([Fault(str(path), 1, *wrong)])
             return file.read(MAX_BYTES + 1)
     except FileNotFoundError:

@@ -27,9 +27,12 @@ class Objection(NamedTuple):
     remedy: str
 
 
-def objection(entries: Iterable[Entry], owners: Collection[int] | None) -> Objection | None:
+def objection(
+    entries: Iterable[Entry], owners: Collection[int] | None, *, higher_too: bool = False
+) -> Objection | None:
     """Say who else could change the file; None: nobody. `owners`: whose it and its folders may be (None: anybody's).
 
+    The folders above those have to be the owners' as well with `higher_too`: who owns one could replace all below it.
     A folder that others can write passes where it is sticky, as /tmp is: there nobody replaces what is not his.
     """
     for path, owner, mode, kind in entries:
@@ -37,7 +40,7 @@ def objection(entries: Iterable[Entry], owners: Collection[int] | None) -> Objec
         if mode & (stat.S_IWGRP | stat.S_IWOTH) and not (is_folder and mode & stat.S_ISVTX):
             what = f"other users can write its folder {path}" if is_folder else "other users can write this file"
             return Objection(what, f"run `chmod go-w {path}`")
-        if owners is not None and owner not in owners and kind != "higher":
+        if owners is not None and owner not in owners and (kind != "higher" or higher_too):
             what = f"its folder {path} belongs to user {owner}" if is_folder else f"this file belongs to user {owner}"
             return Objection(f"{what}, who could change it", f"run `chown root {path}`")
     return None

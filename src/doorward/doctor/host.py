@@ -77,6 +77,7 @@ class Facts:
     unread: tuple[str, ...] = ()
     signed_doors: frozenset[str] = frozenset()  # doors that some authorized key may open
     signed_trouble: str = ""  # why no signed knock would be taken, though `[signed]` stands
+    off_since: str = ""  # when doorward was switched off; empty while it is on
 
 
 def is_watched(interfaces: Iterable[str], name: str) -> bool:
