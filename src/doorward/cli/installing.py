@@ -20,7 +20,7 @@ _NEW_MODE = 0o600  # of a first configuration: it holds sequences
 def keep(config: Path) -> None:
     """Keep a copy of the file for a start with a wrong one, if it is in force; say why where that cannot be done."""
     try:
-        last_good.keep(config, ask(default_path(), {"command": "status"})["digest"])
+        last_good.keep(config, ask(default_path(), {"command": "status"}).get("digest", ""))
     except DoorwardError as error:
         sys.stderr.write(f"doorward: no copy is kept for a start with a wrong file: {error}\n")
 

@@ -3,21 +3,25 @@
 from __future__ import annotations
 
 import argparse
+import json
 import os
 import select
+import socket
 import sys
+import time
 from collections.abc import Iterator
-from contextlib import suppress
+from contextlib import closing, suppress
 from pathlib import Path
 
 from doorward.cli import render
 from doorward.daemon import kept, switch
-from doorward.daemon.control import answering, ask, default_path
-from doorward.errors import AnswerNo, DoorwardError, UsageError
+from doorward.daemon.control import answering, default_path
+from doorward.errors import DoorwardError, UsageError
 from doorward.gate.nft import NftFilter
 from doorward.ledger import ledger_path
 
-_PATIENCE_S = 2.0  # for a daemon that answers, and again for one that ends
+_PATIENCE_S = 3.0  # for a daemon to end; it waits 2 s for hooks that run, and longer only where it hangs
+_REPAIR_S = 0.5  # in which a daemon that knows nothing of `off` would have put its table back
 _RULESETS = (kept.NAME, kept.TRIAL_NAME)
 
 EXAMPLE = """\
@@ -36,8 +40,11 @@ def run(_: argparse.Namespace) -> int:
     if os.geteuid() != 0:
         raise UsageError("off: this command is for root; run it with sudo or on the console")
     # In this order. Whatever loads a gate looks for the file before its transaction and once more after it, so that
-    # a gate that is committed after the table is removed here is removed by the process that committed it.
-    troubles = [*_make_file(), *_end_daemon(), *_remove_table(), *_remove_rulesets()]
+    # a gate that is committed after the table is removed here is removed by the process that committed it. A daemon
+    # that sees its table go looks for the file too, and ends; the request is for one that cannot see it.
+    troubles = list(_make_file())
+    is_alone = _end_daemon()
+    troubles += [*_remove_table(is_alone=is_alone), *_remove_rulesets()]
     for trouble in troubles:
         sys.stderr.write(f"doorward: {trouble}\n")
     if troubles:
@@ -57,31 +64,33 @@ def _make_file() -> Iterator[str]:
         )
 
 
-def _end_daemon() -> Iterator[str]:
-    """Ask the daemon to end: it takes no trial back and runs no hook. One that hangs is left: it can load nothing."""
+def _end_daemon() -> bool:
+    """Ask the daemon to end, and return whether none is left: it takes no trial back and runs no hook.
+
+    Its answer is not read. One that does not end is left alone: it hangs and can load nothing, or it is an older one,
+    or not the one that root started.
+    """
     control = default_path()
     process = answering(control)
     if process is None:
-        return
-    ended = None
-    with suppress(OSError):  # of another PID namespace, or gone
+        return True
+    is_ended = False
+    with suppress(OSError), closing(socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)) as asking:
         ended = os.pidfd_open(process)
-    try:
-        ask(control, {"command": "off"}, patience_s=_PATIENCE_S)
-        is_ended = ended is None or select.select([ended], [], [], _PATIENCE_S)[0]
-    except AnswerNo:  # it hangs, or it has ended
-        is_ended = ended is None or select.select([ended], [], [], 0)[0]
-    except DoorwardError as error:  # it is an older one, which does not know of the file
-        yield f"the daemon, process {process}, does not end: {error}; stop it, and repeat `doorward off`"
-        return
-    finally:
-        if ended is not None:
+        try:
+            asking.settimeout(_PATIENCE_S)
+            asking.connect(str(control))
+            asking.sendall(json.dumps({"command": "off"}).encode() + b"\n")
+            is_ended = bool(select.select([ended], [], [], _PATIENCE_S)[0])
+        finally:
             os.close(ended)
-    if not is_ended:
+    if not is_ended and answering(control) is not None:
         sys.stderr.write(
-            f"doorward: the daemon, process {process} ({_name(process)}), does not answer; it loads no gate while"
-            f" doorward is off: end it with `kill -9 {process}`\n"
+            f"doorward: process {process} ({_name(process)}), which has the control socket, does not end; a daemon"
+            f" loads no gate while doorward is off: end it with `kill -9 {process}`\n"
         )
+        return False
+    return True
 
 
 def _name(process: int) -> str:
@@ -92,9 +101,11 @@ def _name(process: int) -> str:
         return "gone"
 
 
-def _remove_table() -> Iterator[str]:
+def _remove_table(*, is_alone: bool) -> Iterator[str]:
     try:
         NftFilter().unload()
+        if not is_alone:
+            time.sleep(_REPAIR_S)
         if NftFilter().existing():
             yield "the table inet doorward is there again: another program loads it; stop that one"
     except DoorwardError as error:

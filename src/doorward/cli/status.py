@@ -100,8 +100,8 @@ def _off(since_s: float, *, as_json: bool) -> int:
 def _remark(answer: dict[str, Any]) -> None:
     """Say what is out of the ordinary, and how signed knocks and the fleet stand."""
     if fault := answer.get("last_good"):
-        render.line(f"THE FILE IS WRONG: {answer['config']} could not be loaded, and its last good copy is in force;")
-        render.line("hooks do not run. Repair it (`doorward check`), then have it loaded again:")
+        render.line(f"NOT LOADED: {answer['config']}; its last good copy is in force, and hooks do not run.")
+        render.line("Repair it (`doorward check`), then have it loaded again. What is wrong:")
         for line in str(fault).splitlines()[:_MOST_FAULTS]:
             render.line(f"  {line}")
     if (trial := answer.get("trial")) is not None:  # an older daemon has none
