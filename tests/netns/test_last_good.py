@@ -132,10 +132,10 @@ def test_a_file_that_is_wrong_is_replaced_by_the_last_one_that_was_in_force(site
     assert (site.said.read_text(), site.copy.read_text()) == ("open\n", site.good)
     assert [record["closed_by"] for record in daemon.log() if record["address"] == str(guest)] == [None]
 
-    mended = site.good.replace("7102", "7109")
-    daemon.reload(mended)
+    repaired = site.good.replace("7102", "7109")
+    daemon.reload(repaired)
     site.await_text(site.said, "open\nclose\n")  # what was owed, and nothing for what was opened meanwhile
-    site.await_text(site.copy, mended)
+    site.await_text(site.copy, repaired)
     assert daemon.run("status").returncode == 0
     assert site.opens(("7101", "7109"), 80)
 

@@ -1,8 +1,8 @@
 """The last good configuration: root's copy of the file that was last in force, for a start with a file that is wrong.
 
-It is FILE.last, beside the file, so that what it names is found as before. Root writes it, once the file is in force:
-the process that runs hooks where root started the daemon, `doorward check --keep` in the unit, and `doorward apply`
-and `confirm`. It is never read where anybody but root could have written it.
+It is FILE.last, in the same directory, so that what it names is found as before. Root writes it, once the file is in
+force: the process that runs hooks where root started the daemon, `doorward check --keep` in the unit, and `doorward
+apply` and `confirm`. It is never read where anybody but root could have written it.
 """
 
 from __future__ import annotations
@@ -13,7 +13,7 @@ from typing import Any
 
 from doorward import durable
 from doorward.config import syntax
-from doorward.config.files import group_id, read_roots_text, text_of
+from doorward.config.files import MAX_BYTES, group_id, read_roots_text, text_of
 from doorward.config.fleet_doors import Text
 from doorward.config.schema import Configuration, Fleet
 from doorward.config.toml import parse
@@ -73,8 +73,9 @@ def load_last(config: Path, restore: Remaining, ruleset: Path) -> Loaded:
 def _removed_doors(own: Text, config: Path) -> frozenset[str]:
     """Return the doors of the copy that the file no longer has; none where it is not even TOML with a table [doors]."""
     try:
-        # Whoever can write the file, it can do no more here than close doors.
-        new = _doors_in(Text(text_of(config.read_bytes(), str(config)), str(config)))
+        with config.open("rb") as file:  # not judged by its owner: whatever it says, it can only close doors
+            raw = file.read(MAX_BYTES + 1)
+        new = _doors_in(Text(text_of(raw, str(config)), str(config)))
     except (DoorwardError, OSError):
         return frozenset()
     return frozenset() if new is None else frozenset((_doors_in(own) or {}).keys() - new.keys())

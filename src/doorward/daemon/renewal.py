@@ -29,10 +29,10 @@ if TYPE_CHECKING:
 
 
 def load_first(daemon: Daemon, trial_s: float | None) -> None:
-    """Load at the start. Where a daemon's table stands already, its own sets are right.
+    """Load at the start. Where a daemon's table is loaded already, its own sets are right.
 
-    A file that cannot be loaded is no reason to leave the host without a daemon, which verifies signed knocks: then
-    the last good configuration is loaded, if there is one and this is no trial.
+    If the file cannot be loaded, the last good configuration is: without a daemon no signed knock opens a door. A
+    trial has no such second try.
     """
     if trial_s is not None:
         daemon.trial = Trial(daemon, trial_s, None)

@@ -1,9 +1,9 @@
 """A small process that runs the doors' commands, and nothing else.
 
-It is told only (door, address, open or close; of a refusal one word why), or to read the configuration again, or to
-keep a copy of it (last_good.py). It has the commands from there itself: whoever takes over the daemon or the part that
-reads strangers' bytes can choose neither a program nor a file. It keeps the rights that it was started with, also where
-the daemon gives up its own. No process waits for an opening to end: a command starts when it is due.
+It takes only (door, address, open or close; of a refusal one word why), or to read the configuration again, or to keep
+a copy of it (last_good.py). It has the commands from there itself: an attacker who takes over the daemon or the part
+that reads untrusted packets can choose neither a program nor a file. It keeps the rights that it was started with, also
+where the daemon gives up its own. No process waits for an opening to end: a command starts when it is due.
 """
 
 from __future__ import annotations

@@ -1,6 +1,6 @@
 """The off switch: a file that only root makes. While it exists, nothing of doorward loads a gate.
 
-It is beside the configuration, in a directory that root owns, so that it outlives restarts and reboots and the
+It is in the configuration's directory, which root owns, so that it outlives restarts and reboots and the
 daemon's own user cannot make or remove it.
 """
 
@@ -29,7 +29,7 @@ def off_since_s() -> float | None:
     """Return when doorward was switched off, in seconds since the epoch; None while it is on."""
     try:
         return marker().lstat().st_mtime
-    except OSError:  # there is no such file; or this user may not look, and then root's command tells the daemon
+    except OSError:  # no such file; or this user may not look there, and then root's command has asked the daemon
         return None
 
 

@@ -114,7 +114,7 @@ def test_doorward_off_and_the_last_good_configuration_are_errors() -> None:
     off = findings(running.judge, KNOCKED, replace(WELL, daemon=None, table_stands=False, off_since="2026-05-01"))
     assert [found.commands for found in off if found.level is Level.ERROR] == [("doorward on",)]
     assert not [found for found in off if found.where in ("daemon", "boot")]
-    wrong = replace(WELL, daemon={**STATUS, "last_good": "/f:3: wrong; mend it\n/f:4: too"})
+    wrong = replace(WELL, daemon={**STATUS, "last_good": "/f:3: wrong; repair it\n/f:4: too"})
     (found,) = (one for one in findings(running.judge, KNOCKED, wrong) if one.level is Level.ERROR)
     assert "/f:3: wrong" in found.what
 
