@@ -64,6 +64,17 @@ def create(path: Path, text: str, access: Access) -> bool:
     return True
 
 
+def replace(path: Path, text: str, access: Access) -> None:
+    """Write a file, whole and permanently, in place of one that may exist. OSError: it cannot be written."""
+    handle, new = mkstemp(prefix=f"{path.name}.", dir=path.parent)  # 0600
+    try:
+        _write(handle, text, access)
+        rename(Path(new), path)
+    except OSError:
+        Path(new).unlink(missing_ok=True)
+        raise
+
+
 def make_folders(folder: Path, mode: int) -> None:
     """Make a folder and those above it, as far as they are missing, for good. OSError: one cannot be made."""
     missing = [each for each in (folder, *folder.parents) if not each.exists()]

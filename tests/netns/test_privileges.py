@@ -391,6 +391,14 @@ def test_as_the_unit_starts_it(daemon: ServiceDaemon, visitors: Visitors, said: 
         assert daemon.status()["CapPrm"] == NET_ADMIN
         assert status_of(daemon.child(filtered=True))["CapPrm"] == NONE
         daemon.reload(daemon.text("first", 'public = ["80/tcp"]'))
+        copy = daemon.config.with_name("doorward.toml.last")
+        assert daemon.run("check", "--keep").stdout == ""  # as the unit's ExecStartPost and ExecReload do, as root
+        assert (copy.read_text(), copy.stat().st_uid) == (daemon.config.read_text(), 0)
+        daemon.config.write_text(daemon.text("other"))
+        assert daemon.run("check", "--keep", check=False).returncode == 1  # it is not what is in force
+        assert daemon.text("other") != copy.read_text()
+        daemon.config.write_text(copy.read_text())
+        copy.unlink()
         daemon.end()
 
 

@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from doorward.cli import render
-from doorward.cli.installing import Installation, agree
+from doorward.cli.installing import Installation, agree, keep
 from doorward.cli.options import add_config, configuration_path, trial_ms
 from doorward.config.files import read_text
 from doorward.config.lines import find_lines
@@ -72,6 +72,7 @@ def _apply(args: argparse.Namespace, text: str, installation: Installation) -> N
         return
     installation.finish()
     ask(default_path(), {"command": "installed"})
+    keep(config)
     render.line(f"in force: {answer['summary']}; {config} holds it, {installation.before.name} what was there before")
 
 

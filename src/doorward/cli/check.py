@@ -3,8 +3,11 @@
 from __future__ import annotations
 
 import argparse
+import os
+import time
 from collections import Counter
 from collections.abc import Iterable, Iterator
+from contextlib import suppress
 from dataclasses import asdict
 from pathlib import Path
 
@@ -13,13 +16,21 @@ from doorward.cli.options import add_config, configuration_path
 from doorward.config.chances import Guess
 from doorward.config.files import exposure, read_text, trusted_owners
 from doorward.config.finding import Finding
+from doorward.config.fleet_doors import Text
+from doorward.config.host_remarks import remarks
 from doorward.config.lines import find_lines, line_of
 from doorward.config.report import nearest
-from doorward.config.schema import Configuration, Fleet, Signed
+from doorward.config.schema import Configuration
 from doorward.config.sequences import guesses
 from doorward.config.strength import combinations, warnings
 from doorward.config.toml import parse
-from doorward.errors import ConfigError, Fault, UsageError
+from doorward.daemon import host_facts, last_good, requirements
+from doorward.daemon.control import ask, default_path
+from doorward.daemon.service_user import named_files
+from doorward.errors import ConfigError, DoorwardError, Fault, HostError
+from doorward.ledger import ledger_path
+
+_PATIENCE_S, _LOOK_S = 60.0, 0.1  # for a load: a million doors take a while
 
 EXAMPLE = """\
   $ doorward check -c doorward.toml
@@ -33,6 +44,11 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Declare the command's words."""
     add_config(parser)
     parser.add_argument("--json", action="store_true", help="one JSON object on standard output, nothing else")
+    parser.add_argument(
+        "--keep",
+        action="store_true",
+        help="as root: keep a copy for a start with a wrong file, if the daemon has this one in force",
+    )
 
 
 def run(args: argparse.Namespace) -> int:
@@ -42,17 +58,19 @@ def run(args: argparse.Namespace) -> int:
     try:
         text = read_text(path, trusted_owners())
         configuration = parse(text, str(path))
-        findings = warnings(configuration, find_lines(text))
+        lines = find_lines(text)
+        findings = warnings(configuration, lines) + remarks(configuration, lines, host_facts.look(configuration))
+        findings.sort(key=lambda finding: finding.line)
         if any(door.knock for door in configuration.doors) and (exposed := exposure(path)):
             findings.insert(0, Finding("warning", 1, *exposed))
-        if configuration.signed is not None:
-            found = list(_signed_files(configuration, path, line_of(find_lines(text), ("signed",))))
-            faults += [each for each in found if isinstance(each, Fault)]
-            findings += [each for each in found if isinstance(each, Finding)]
-        if configuration.fleet is not None:
-            faults += _fleet_faults(configuration.fleet, path, line_of(find_lines(text), ("fleet",)))
+        found = [*_unmet(configuration, Text(text, str(path))), *_unreadable(path), *_about_keys(configuration, path)]
+        faults += [each for each in found if isinstance(each, Fault)]
+        findings += [each for each in found if isinstance(each, Finding)]
     except ConfigError as error:
         faults = error.faults
+    if args.keep and not faults:
+        _keep(path.absolute())
+        return 0
     if args.json:
         _print_json(str(path), configuration, faults, findings)
     else:
@@ -60,42 +78,58 @@ def run(args: argparse.Namespace) -> int:
     return 2 if faults else 0
 
 
-def _signed_files(configuration: Configuration, path: Path, line: int) -> Iterator[Fault | Finding]:
-    """Look at the server's key and at who may knock, as the daemon would, and at what the keys may do."""
-    from doorward.daemon.signed_files import key_path, keys_path, read_authorized_keys, read_private_key
-    from doorward.signed.limits import remarks
-
-    signed = configuration.signed or Signed()
-    for read, file in (
-        (read_private_key, key_path(signed, path.parent)),
-        (read_authorized_keys, keys_path(signed, path.parent)),
-    ):
+def _unmet(configuration: Configuration, own: Text) -> Iterator[Fault]:
+    """Find whatever would make `doorward run` refuse the file on this host, though its text is right."""
+    lines, folder = find_lines(own.text), Path(own.file).absolute().parent
+    for place, look in requirements.of(configuration, folder):
         try:
-            found = read(file)
+            look()
         except ConfigError as error:
             yield from error.faults
-        except UsageError as error:
+        except DoorwardError as error:
             what, _, instead = str(error).rpartition("; ")
-            yield Fault(str(path), line, what, instead)
+            yield Fault(own.file, line_of(lines, place), what, instead)
+    if configuration.fleet is not None and configuration.fleet.doors:
+        from doorward.daemon.kept_doors import faults_with
+
+        yield from faults_with(own, ledger_path().parent)
+
+
+def _unreadable(path: Path) -> Iterator[Fault | Finding]:
+    """Find the files that the unit's user cannot read: as the unit starts it, the daemon would refuse to start."""
+    user, files = host_facts.unreadable([path, *named_files(path)])
+    for file in files:
+        what = f"the user {user} cannot read {file}"
+        remedy = f"run `chgrp {user} {file}; chmod g+r {file}`"
+        if host_facts.runs_as_unit():
+            yield Fault(str(path), 1, f"{what}, so doorward.service cannot start", remedy)
         else:
-            if isinstance(found, tuple):
-                keys, faults = found
-                yield from faults
-                yield from _unknown_doors(configuration, keys.door_names(), str(file))
-                yield from remarks(keys, len(configuration.doors))
+            yield Finding("warning", 1, f"{what}, so the daemon would stay root", remedy)
 
 
-def _fleet_faults(fleet: Fleet, path: Path, line: int) -> Iterator[Fault]:
-    """Look at the files that a fleet needs, as the daemon would; nobody is connected to."""
-    from doorward.daemon.fleet_files import read_access
+def _keep(config: Path) -> None:
+    """Copy the file for a start with a wrong one, once the daemon has loaded what it is loading."""
+    until_s = time.monotonic() + _PATIENCE_S
+    while (status := ask(default_path(), {"command": "status"}))["is_loading"] and time.monotonic() < until_s:
+        time.sleep(_LOOK_S)
+    if os.geteuid() != 0:
+        raise HostError("--keep is for root: nobody else may write that copy")
+    last_good.keep(config, status["digest"])
 
-    try:
-        read_access(fleet, path.parent)
-    except ConfigError as error:
-        yield from error.faults
-    except UsageError as error:
-        what, _, instead = str(error).rpartition("; ")
-        yield Fault(str(path), line, what, instead)
+
+def _about_keys(configuration: Configuration, path: Path) -> Iterator[Fault | Finding]:
+    """Look at each line of authorized_keys, and at what the keys may do."""
+    if configuration.signed is None:
+        return
+    from doorward.daemon.signed_files import keys_path, read_authorized_keys
+    from doorward.signed import limits
+
+    file = keys_path(configuration.signed, path.parent)
+    with suppress(DoorwardError):  # which is among the faults already
+        keys, faults = read_authorized_keys(file)
+        yield from faults
+        yield from _unknown_doors(configuration, keys.door_names(), str(file))
+        yield from limits.remarks(keys, len(configuration.doors))
 
 
 def _unknown_doors(configuration: Configuration, named: Iterable[tuple[str, int]], file: str) -> Iterator[Fault]:

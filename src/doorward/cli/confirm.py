@@ -4,9 +4,10 @@ from __future__ import annotations
 
 import argparse
 from contextlib import closing
+from pathlib import Path
 
 from doorward.cli import render
-from doorward.cli.installing import Installation, agree
+from doorward.cli.installing import Installation, agree, keep
 from doorward.cli.options import add_config, configuration_path
 from doorward.daemon.control import ask, default_path
 from doorward.errors import AnswerNo
@@ -31,16 +32,16 @@ def run(args: argparse.Namespace) -> int:
     if (trial := status["trial"]) is None:
         raise AnswerNo("no gate is on trial; if there was one, it was taken back: the daemon's log tells")
     if trial["digest"] is None:  # the daemon tries the file that it has
-        _confirm()
+        _confirm(config)
         return 0
     agree(config, status)
     with closing(Installation(config)) as installation:
         installation.check(trial["digest"])  # before anything is confirmed
-        _confirm(installation)
+        _confirm(config, installation)
     return 0
 
 
-def _confirm(installation: Installation | None = None) -> None:
+def _confirm(config: Path, installation: Installation | None = None) -> None:
     session = ssh_connection()
     connection = session and [
         str(session.source),
@@ -52,4 +53,5 @@ def _confirm(installation: Installation | None = None) -> None:
     if installation is not None:
         installation.finish()
         ask(default_path(), {"command": "installed"})
+    keep(config)
     render.line(f"confirmed: {answer['summary']}")

@@ -11,12 +11,23 @@ from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any, BinaryIO
 
+from doorward.cli import render
 from doorward.config.files import MAX_BYTES, open_directory_of, trusted_owners
 from doorward.config.ownership import Entry, objection
+from doorward.daemon import last_good
+from doorward.daemon.control import ask, default_path
 from doorward.durable import Access
-from doorward.errors import HostError, UsageError
+from doorward.errors import DoorwardError, HostError, UsageError
 
 _NEW_MODE = 0o600  # of a first configuration: it holds sequences
+
+
+def keep(config: Path) -> None:
+    """Keep a copy of the file for a start with a wrong one, if it is in force; say why where that cannot be done."""
+    try:
+        last_good.keep(config, ask(default_path(), {"command": "status"}).get("digest", ""))
+    except DoorwardError as error:
+        render.complain(f"doorward: no copy is kept for a start with a wrong file: {error}")
 
 
 class Installation:

@@ -23,6 +23,8 @@ COMMANDS = {
     "compile": "print the nftables ruleset",
     "apply": "load another configuration, for good or on trial",
     "confirm": "keep the gate that is on trial",
+    "off": "remove the gate, and keep it away until `doorward on`",
+    "on": "end `doorward off`, and bring the gate back",
     "status": "what is open, and who opened it",
     "open": "open a door by hand",
     "close": "close a door by hand",

@@ -74,6 +74,11 @@ def read_text(path: Path, owners: Collection[int] | None = None) -> str:
     return text_of(_bytes(path, owners), str(path))
 
 
+def read_roots_text(path: Path) -> str:
+    """Return the text of a file that nobody but root can change; ConfigError where somebody else can."""
+    return text_of(_bytes(path, (0,)), str(path))
+
+
 def text_of(raw: bytes, file: str) -> str:
     """Give the text that a file's bytes are; ConfigError where they are none."""
     if len(raw) > MAX_BYTES:

@@ -12,6 +12,7 @@ MAX_SEQUENCE = 32  # knocks; a longer one is no safer, and failure links stay at
 MAX_CAPACITY = 1 << 24  # entries a set; 16 million full entries are gigabytes of kernel memory
 DEFAULT_CAPACITY = 1 << 20
 HURRIED_MS = 2000  # the deadline of sources that find no other room: capacity / 2 s = 500,000 first knocks a second
+PLACE, REASON = "%IP%", "%REASON%"  # in a hook's words: the address, and why it was refused
 SHORTEST_TRIAL_MS, LONGEST_TRIAL_MS = 1000, 86_400_000
 
 

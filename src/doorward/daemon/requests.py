@@ -23,6 +23,7 @@ if TYPE_CHECKING:
 
 MOST_DOORS = 200  # that one who follows is told of; who wants to know all reads the configuration
 DEFAULT_BAN_MS = 3_600_000
+_HIDDEN = "only root is shown what is wrong with it"
 MAX_FOR_MS = 365 * 86_400_000  # the kernel's timers take more, but nobody means it
 
 
@@ -39,7 +40,7 @@ def answer(daemon: Daemon, request: Mapping[str, Any]) -> Reply:
     return handler(daemon, request)
 
 
-def _status(daemon: Daemon, _: Mapping[str, Any]) -> dict[str, Any]:
+def _status(daemon: Daemon, request: Mapping[str, Any]) -> dict[str, Any]:
     return {
         "pid": os.getpid(),
         "summary": daemon.loaded.summary(),
@@ -49,6 +50,10 @@ def _status(daemon: Daemon, _: Mapping[str, Any]) -> dict[str, Any]:
         "log_overflows": daemon.missed,
         "ledger_trouble": daemon.ledger.trouble,
         "config": str(daemon.config),
+        "is_loading": daemon.healing.is_busy,
+        # Of the file, which holds secrets: its digest would let guesses be checked, and its faults quote it.
+        "digest": daemon.loaded.digest if request.get("is_owner") and daemon.trial is None else "",
+        "last_good": daemon.loaded.last_good if request.get("is_owner") else bool(daemon.loaded.last_good) * _HIDDEN,
         "trial": None if daemon.trial is None else daemon.trial.described(),
         "signed": None if daemon.signed is None else daemon.signed.described(),
         "banned": len(daemon.bans.standing()),
@@ -145,6 +150,12 @@ def _follow(daemon: Daemon, request: Mapping[str, Any]) -> Follower:
     return daemon.followers.begin({**_status(daemon, request), "doors": doors})
 
 
+def _off(daemon: Daemon, _: Mapping[str, Any]) -> dict[str, Any]:
+    """End, since `doorward off` has made its file. Here it may not be seen: not every user can enter its directory."""
+    daemon.switch_off()
+    return {}
+
+
 def _numbers(daemon: Daemon, request: Mapping[str, Any]) -> dict[str, Any]:
     numbers = daemon.gauging.answer(daemon)
     if request.get("is_reader"):  # whose knocks are how far is not for everyone who may count
@@ -164,10 +175,11 @@ _HANDLERS: dict[str, Callable[[Daemon, Mapping[str, Any]], Reply]] = {
     "ban": _ban,
     "unban": _unban,
     "bans": _bans,
+    "off": _off,
 }
 
 
-_OWNERS = (renewal.apply, renewal.confirm, renewal.installed, _ban, _unban)
+_OWNERS = (renewal.apply, renewal.confirm, renewal.installed, _ban, _unban, _off)
 
 
 def _opening(daemon: Daemon, opening: Opening) -> dict[str, Any]:

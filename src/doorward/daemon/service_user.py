@@ -115,7 +115,7 @@ def _belongs_to(identity: Identity, config: Path) -> bool:
 
 def _obstacles(identity: Identity, config: Path, ledger: Path, runtime: Path) -> Iterator[str]:
     """Become the user, and say what it cannot do and what would let it; what does not exist is made for it."""
-    readable = [path for path in (config, *_named_files(config)) if path.exists()]
+    readable = [path for path in (config, *named_files(config)) if path.exists()]
     program = [Path(module.__file__ or "/") for module in (doorward, os)]
     folders = [path for path in (ledger.parent, runtime) if path.exists()]
     try:
@@ -134,7 +134,7 @@ def _obstacles(identity: Identity, config: Path, ledger: Path, runtime: Path) ->
             yield f"write to {path} (`chown -R {identity.name}: {path}`)"
 
 
-def _named_files(config: Path) -> list[Path]:
+def named_files(config: Path) -> list[Path]:
     """Give the files that a configuration names; none where it cannot be read: that is said later."""
     try:
         text = read_text(config)

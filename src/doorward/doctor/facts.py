@@ -7,13 +7,15 @@ import shutil
 import subprocess
 from collections.abc import Iterator
 from contextlib import suppress
+from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
 from doorward.capture.listening import listening_ports
 from doorward.config.schema import Configuration
-from doorward.daemon import kept
+from doorward.daemon import kept, switch
 from doorward.daemon.control import ask, default_path
+from doorward.daemon.host_facts import UNIT_FOLDERS
 from doorward.daemon.loading import compile_configuration, memory_bytes
 from doorward.doctor import iptables_rules, nft_rules
 from doorward.doctor.host import Boot, Facts, Network
@@ -27,7 +29,6 @@ from doorward.session import ssh_connection
 
 _PATIENCE_S = 20.0  # a save of 100,000 rules takes a few seconds
 _IPTABLES = re.compile(r"table (ip6?) (filter|nat|mangle|raw|security) \{")
-_UNITS = ("/etc/systemd/system", "/run/systemd/system", "/usr/lib/systemd/system", "/lib/systemd/system")
 _SBIN = "/usr/sbin:/sbin"  # plain `su` leaves these out
 
 
@@ -43,7 +44,7 @@ def gather(configuration: Configuration, folder: Path) -> Facts:
     except (DoorwardError, OSError) as error:
         unread.append(str(error))
     with suppress(AnswerNo):
-        daemon = _status(unread)
+        daemon = daemon_status(unread)
     filters: list[Table] = []
     refusal, stands = "", False
     try:
@@ -70,7 +71,14 @@ def gather(configuration: Configuration, folder: Path) -> Facts:
         assigns_helpers=_assigns_helpers(),
         signed_doors=signed_doors,
         signed_trouble=signed_trouble,
+        off_since=off_since(),
     )
+
+
+def off_since() -> str:
+    """Return when doorward was switched off, or nothing while it is on."""
+    since_s = switch.off_since_s()
+    return "" if since_s is None else f"{datetime.fromtimestamp(since_s, UTC).astimezone():%Y-%m-%d %H:%M:%S}"
 
 
 def _signed(configuration: Configuration, folder: Path) -> tuple[frozenset[str], str]:
@@ -89,7 +97,8 @@ def _signed(configuration: Configuration, folder: Path) -> tuple[frozenset[str],
     return frozenset(doors), ""
 
 
-def _status(unread: list[str]) -> dict[str, Any] | None:
+def daemon_status(unread: list[str]) -> dict[str, Any] | None:
+    """Return what the daemon answers to `status`, or note why not. AnswerNo: none runs."""
     try:
         status = ask(default_path(), {"command": "status"})
     except AnswerNo:
@@ -143,7 +152,7 @@ def _saved(program: str, unread: list[str]) -> list[Table]:
 
 def _boot() -> Boot:
     """Look for the links that `systemctl enable` makes; systemd itself need not answer."""
-    enabled = {unit.name for folder in _UNITS for unit in _links(Path(folder))}
+    enabled = {unit.name for folder in UNIT_FOLDERS for unit in _links(Path(folder))}
     return Boot(Path("/run/systemd/system").is_dir(), frozenset(enabled))
 
 

@@ -78,6 +78,7 @@ class Facts:
     assigns_helpers: bool = False  # whether conntrack assigns helpers by port alone, as it may before Linux 6.0
     signed_doors: frozenset[str] = frozenset()  # doors that some authorized key may open
     signed_trouble: str = ""  # why no signed knock would be taken, though `[signed]` stands
+    off_since: str = ""  # when doorward was switched off; empty while it is on
 
 
 def is_watched(interfaces: Iterable[str], name: str) -> bool:

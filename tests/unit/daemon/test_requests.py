@@ -7,6 +7,7 @@ import os
 import socket
 import time
 from collections.abc import Iterator
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -67,11 +68,22 @@ def test_status(daemon: InsideDaemon) -> None:
         "log_overflows": 0,
         "ledger_trouble": "",
         "config": str(daemon.config),
+        "is_loading": False,
+        "digest": "",
+        "last_good": "",
         "trial": None,
         "signed": None,
         "banned": 0,
         "fleet": None,
     }
+
+
+def test_what_would_tell_of_the_file_is_the_owners(daemon: InsideDaemon) -> None:
+    daemon.loaded = replace(daemon.loaded, digest="0f", last_good="doorward.toml:3: '7000' has no protocol; write it")
+    shown = daemon.ask("status", is_owner=True)
+    assert (shown["digest"], shown["last_good"]) == (daemon.loaded.digest, daemon.loaded.last_good)
+    shown = daemon.ask("status")
+    assert (shown["digest"], bool(shown["last_good"]), "7000" in shown["last_good"]) == ("", True, False)
 
 
 def test_numbers(daemon: InsideDaemon) -> None:
@@ -107,7 +119,7 @@ def test_who_follows_is_told_what_stands_and_then_what_happens(daemon: InsideDae
         assert lines.readline() == b""
 
 
-@pytest.mark.parametrize("command", ["apply", "confirm", "installed", "ban", "unban"])
+@pytest.mark.parametrize("command", ["apply", "confirm", "installed", "off", "ban", "unban"])
 def test_members_of_the_group_may_neither_change_the_gate_nor_ban(daemon: InsideDaemon, command: str) -> None:
     with pytest.raises(UsageError, match=f"^{command} is for root: "):
         daemon.ask(command, address="192.0.2.7", is_owner=False)

@@ -80,6 +80,45 @@ def test_the_port_of_the_session(text: str, level: Level, part: str) -> None:
     assert (found.level, part in found.what) == (level, True), found
 
 
+SIGNED = BY_HAND + "\n[signed]\n"
+IS_SIGNED = replace(WELL, signed_doors=frozenset({"a"}))
+TAKES_NONE = {**STATUS, "signed": {"takes": False, "refused": {}}}
+
+
+@pytest.mark.parametrize(
+    ("change", "level"),
+    [
+        ({}, Level.OK),
+        ({"daemon": None}, Level.ERROR),
+        ({"daemon": None, "session": None}, Level.ERROR),
+        ({"daemon": TAKES_NONE}, Level.ERROR),
+        ({"daemon": None, "table_stands": False}, Level.OK),  # nothing is hidden yet
+    ],
+)
+def test_a_door_that_opens_by_signed_knocks_only_needs_the_daemon(change: dict[str, Any], level: Level) -> None:
+    (found,) = findings(lockout.judge, SIGNED, replace(IS_SIGNED, **change))
+    assert found.level is level
+    levels = [each.level for each in findings(running.judge, SIGNED, replace(IS_SIGNED, **change))]
+    is_gone = "daemon" in change and change["daemon"] is None and "table_stands" not in change
+    assert (Level.ERROR in levels) is is_gone
+
+
+def test_a_boot_without_the_daemon_locks_out_of_a_door_that_opens_by_signed_knocks_only() -> None:
+    boot = replace(IS_SIGNED, boot=Boot(True, frozenset({running.GATE})))
+    assert Level.ERROR in [found.level for found in findings(running.judge, SIGNED, boot)]
+    observed = [found.level for found in findings(running.judge, gate('mode = "observe"', SIGNED), boot)]
+    assert Level.ERROR not in observed
+
+
+def test_doorward_off_and_the_last_good_configuration_are_errors() -> None:
+    off = findings(running.judge, KNOCKED, replace(WELL, daemon=None, table_stands=False, off_since="2026-05-01"))
+    assert [found.commands for found in off if found.level is Level.ERROR] == [("doorward on",)]
+    assert not [found for found in off if found.where in ("daemon", "boot")]
+    wrong = replace(WELL, daemon={**STATUS, "last_good": "/f:3: wrong; repair it\n/f:4: too"})
+    (found,) = (one for one in findings(running.judge, KNOCKED, wrong) if one.level is Level.ERROR)
+    assert "/f:3: wrong" in found.what
+
+
 def test_on_a_console_the_port_of_ssh_is_looked_at_where_it_listens() -> None:
     console = replace(WELL, session=None)
     (found,) = findings(lockout.judge, BY_HAND, console)
@@ -95,7 +134,7 @@ def test_where_all_is_well_nothing_but_ok_is_said() -> None:
 @pytest.mark.parametrize(
     ("change", "level", "part"),
     [
-        ({"daemon": None}, Level.WARNING, "no daemon runs; knocks still open doors"),
+        ({"daemon": None}, Level.WARNING, "no daemon runs; sequences still open doors"),
         ({"daemon": None, "table_stands": False}, Level.WARNING, "nothing is hidden"),
         ({"table_stands": False}, Level.ERROR, "the table inet doorward is gone"),
         ({"daemon": {**STATUS, "config": "/g"}}, Level.WARNING, "it runs with /g, not with /f"),
