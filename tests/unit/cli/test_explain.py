@@ -196,12 +196,12 @@ def test_standard_input_is_read_to_its_end_also_after_ctrl_c(capture: Path) -> N
     data = whole.read_bytes()
     assert len(data) > 2 * 65536  # more than a pipe holds: once half is written, the reader is at work
     command = [sys.executable, "-m", "doorward", "explain", "-"]
-    process = subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=subprocess.PIPE)
-    assert process.stdin is not None
-    process.stdin.write(data[: len(data) * 2 // 3])
-    process.stdin.flush()
-    process.send_signal(signal.SIGINT)
-    out, err = process.communicate(data[len(data) * 2 // 3 :], timeout=60)
+    with subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=subprocess.PIPE) as process:
+        assert process.stdin is not None
+        process.stdin.write(data[: len(data) * 2 // 3])
+        process.stdin.flush()
+        process.send_signal(signal.SIGINT)
+        out, err = process.communicate(data[len(data) * 2 // 3 :], timeout=60)
     assert err == b""
     assert process.returncode == 1
     assert b"SYN 7000/tcp" in out
