@@ -31,7 +31,7 @@ def type_here(path: str, line: str) -> str:
     """Do what a line says; gives what is printed."""
     words, environment = ["sh", "-ec", line], {**os.environ, "PATH": path}
     with running(words, env=environment, stderr=subprocess.PIPE) as process:
-        out, err = process.communicate(timeout=LONGEST_S)
+        out, err = map(str, process.communicate(timeout=LONGEST_S))
     assert (process.returncode, err) == (0, "")
     return out
 

@@ -55,10 +55,9 @@ def as_nobody(function: Callable[[], T], groups: Sequence[int] = ()) -> T:
 
 
 @contextmanager
-def running(command: Sequence[object], **options: Any) -> Iterator[subprocess.Popen[str]]:
+def running(command: Sequence[object], **options: Any) -> Iterator[subprocess.Popen[Any]]:
     """Run a program for the block, with its output in a pipe; then end it in order, also after a failure."""
     pipes = {"stdout": subprocess.PIPE, "text": True, **options}
-    process: subprocess.Popen[str]
     with subprocess.Popen(list(map(str, command)), **pipes) as process:
         try:
             yield process
@@ -66,7 +65,7 @@ def running(command: Sequence[object], **options: Any) -> Iterator[subprocess.Po
             _end(process)
 
 
-def _end(process: subprocess.Popen[str]) -> None:
+def _end(process: subprocess.Popen[Any]) -> None:
     process.terminate()  # no effect once it has been waited for
     try:
         process.wait(ENDING_S)
