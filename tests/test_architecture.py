@@ -40,7 +40,7 @@ PURE = [
 # Who may know whom: a module may import from its own rank and from the ranks before it.
 RANKS = [
     {"errors"},
-    {"model", "netlink", "session", "durable"},
+    {"model", "netlink", "session", "durable", "libraries"},
     {"config", "automaton", "signed"},
     {"gate", "capture", "seen", "ledger", "fleet"},
     {"daemon", "client"},

@@ -10,6 +10,7 @@ from importlib.util import find_spec
 
 from doorward.daemon.control import ask, default_path
 from doorward.errors import AnswerNo, DoorwardError, UsageError
+from doorward.libraries import install_command
 
 EXAMPLE = """\
   # doorward metrics --listen 127.0.0.1:9477 &
@@ -28,7 +29,8 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 def run(args: argparse.Namespace) -> int:
     """Print the numbers, or serve them."""
     if find_spec("prometheus_client") is None:
-        raise UsageError("metrics need prometheus_client; install it: pip install 'doorward[metrics]'")
+        remedy = f"run `{install_command('prometheus_client')}`"
+        raise UsageError(f"metrics need the Python library prometheus_client; {remedy}")
     from doorward.metrics.families import exposition
 
     if args.listen is None:
