@@ -60,7 +60,7 @@ UNESCAPED = {
 # Who may know whom: a module may import from its own rank and from the ranks before it.
 RANKS = [
     {"errors", "escape"},
-    {"model", "netlink", "session", "durable", "owner_rights"},
+    {"model", "netlink", "session", "durable", "libraries", "owner_rights"},
     {"config", "automaton", "signed"},
     {"gate", "capture", "seen", "ledger", "fleet"},
     {"daemon", "client"},

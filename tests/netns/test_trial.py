@@ -136,27 +136,26 @@ def test_a_trial_that_nobody_confirms_is_taken_back(site: Site) -> None:
 
 
 def test_a_trial_that_is_confirmed_from_a_new_connection(site: Site) -> None:
-    old = site.session(*OLD_KNOCK)
-    site.daemon.run("apply", site.new, "--trial", "20s")
-    assert last_good(site)[0] == OLD
-    refused = site.confirm(old)
-    assert (refused.returncode, refused.stdout) == (1, "")
-    assert "is older than the trial; open a new connection, through a knock" in refused.stderr
-    with closing(site.session(*NEW_KNOCK)) as new:
-        confirmed = site.confirm(new)
-        assert (confirmed.returncode, confirmed.stdout) == (0, "confirmed: 1 door, mode guard\n")
-        ended = new
-    config = site.daemon.config
-    assert (config.read_text(), config.with_name("doorward.toml.before").read_text()) == (NEW, OLD)
-    assert last_good(site)[0] == NEW
-    assert not site.trial_file().exists()
-    assert site.daemon.ask("status")["trial"] is None
-    assert ended.fileno() < 0
-    site.daemon.host.run(["nft", "flush ruleset"])
-    site.daemon.message("nft (process")
-    assert site.opens_to(*NEW_KNOCK)
-    assert echoes(old)
-    old.close()
+    with closing(site.session(*OLD_KNOCK)) as old:
+        site.daemon.run("apply", site.new, "--trial", "20s")
+        assert last_good(site)[0] == OLD
+        refused = site.confirm(old)
+        assert (refused.returncode, refused.stdout) == (1, "")
+        assert "is older than the trial; open a new connection, through a knock" in refused.stderr
+        with closing(site.session(*NEW_KNOCK)) as new:
+            confirmed = site.confirm(new)
+            assert (confirmed.returncode, confirmed.stdout) == (0, "confirmed: 1 door, mode guard\n")
+            ended = new
+        config = site.daemon.config
+        assert (config.read_text(), config.with_name("doorward.toml.before").read_text()) == (NEW, OLD)
+        assert last_good(site)[0] == NEW
+        assert not site.trial_file().exists()
+        assert site.daemon.ask("status")["trial"] is None
+        assert ended.fileno() < 0
+        site.daemon.host.run(["nft", "flush ruleset"])
+        site.daemon.message("nft (process")
+        assert site.opens_to(*NEW_KNOCK)
+        assert echoes(old)
     site.daemon.end()
     site.daemon.start()
     assert site.opens_to(*NEW_KNOCK)

@@ -173,7 +173,7 @@ def _summary(configuration: Configuration, findings: list[Finding]) -> str:
     automata = len(combinations(configuration))
     facts = [
         _count(len(configuration.doors), "door", "doors"),
-        _count(automata, "automaton", "automata"),
+        *([_count(automata, "automaton", "automata")] if automata else []),
         f"mode {configuration.gate.mode}",
     ]
     levels = Counter(finding.level for finding in findings)

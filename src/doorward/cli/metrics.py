@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING
 from doorward.cli import render
 from doorward.daemon.control import ask, default_path
 from doorward.errors import AnswerNo, DoorwardError, UsageError
+from doorward.libraries import install_command
 
 if TYPE_CHECKING:
     from doorward.metrics.families import Exposition
@@ -39,7 +40,8 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 def run(args: argparse.Namespace) -> int:
     """Print the numbers, or serve them."""
     if find_spec("prometheus_client") is None:
-        raise UsageError("metrics need prometheus_client; install it: pip install 'doorward[metrics]'")
+        remedy = f"run `{install_command('prometheus_client')}`"
+        raise UsageError(f"metrics need the Python library prometheus_client; {remedy}")
     from doorward.metrics.families import exposition
 
     if not args.listen:

@@ -8,6 +8,7 @@ from io import StringIO
 
 from doorward.cli.render import drawing, line
 from doorward.errors import HostError
+from doorward.libraries import install_command
 
 _WHITE_ON_BLACK, _PLAIN = "\x1b[97;40m", "\x1b[0m"  # a scanner wants the code dark on light on any terminal
 
@@ -23,7 +24,8 @@ def draw(link: str) -> None:
     try:
         import segno
     except ImportError:
-        raise HostError("for the QR code segno is missing; `pip install 'doorward[qr]'`, or send the link") from None
+        remedy = f"run `{install_command('segno')}`, or send the link"
+        raise HostError(f"a QR code needs the Python library segno; {remedy}") from None
     try:
         code = segno.make_qr(link, error="l")
     except segno.DataOverflowError:

@@ -20,7 +20,7 @@ EXAMPLE = """\
   # doorward share ssh --format qr                        # for a camera
   # doorward share ssh --format knockonports > ssh.json   # for the Android app
   # doorward share ssh --host server.example              # the link alone
-it holds the sequence: send it by a way that nobody else reads"""
+what holds a sequence is a secret: send it by a way that nobody else reads"""
 FORMATS = {
     "doorward": "a doorward:// link",
     "qr": "the link as a QR code too",

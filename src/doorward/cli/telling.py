@@ -20,6 +20,8 @@ from doorward.setup.host import USUAL_SSH, Host
 _TRIAL = "5m"
 _ENDS = "ends by itself, unless confirmed"
 _ENABLE = "systemctl enable --now doorward-gate doorward"
+_WITH_SEQUENCE = "keep it secret: it holds a port sequence, and anyone who knows that can knock"
+_WITH_KEY = "not a secret: with the server's public key anyone can have the gate check a packet, and no more"
 _UNITS = [Path(folder, "doorward.service") for folder in ("/etc/systemd/system", "/usr/lib/systemd/system")]
 
 
@@ -51,7 +53,7 @@ def tell_clients(configuration: Configuration, folder: Path, address: str, name:
         return
     link = sharing.link_of(configuration, key, address, doors)
     text = format_link(link)
-    line("", "on each client (keep it secret: whoever has it may knock):", "")
+    line("", f"on each client ({_WITH_SEQUENCE if any(ports for _, ports in link.doors) else _WITH_KEY}):", "")
     knocks = ssh_port(configuration) is not None
     line(f"  doorward add {shlex.quote(text)} --name {shlex.quote(name)}{' --ssh' if knocks else ''}")
     also = f"tells ssh to knock at {name}, and " if knocks else ""

@@ -13,6 +13,7 @@ from doorward.cli import render
 from doorward.daemon.control import Following, default_path
 from doorward.daemon.log import stamped, text_of
 from doorward.escape import json_line
+from doorward.libraries import install_command
 
 EXAMPLE = """\
   # doorward watch | grep refused
@@ -36,7 +37,8 @@ def run(args: argparse.Namespace) -> int:
 
         return watch(default_path())
     if not is_plain:
-        sys.stderr.write("doorward: the live view needs textual (pip install 'doorward[tui]'); lines instead:\n")
+        remedy = f"run `{install_command('textual')}`; lines instead:"
+        sys.stderr.write(f"doorward: the live view needs the Python library textual; {remedy}\n")
     return _lines(as_json=args.json)
 
 

@@ -83,10 +83,11 @@ def _opens_shell(configuration: Configuration) -> Iterator[Weakness]:
     shells = [door for door in configuration.doors if door.knock and _shell_of(door) is not None]
     if shells:
         port = _shell_of(shells[0]) or shells[0].opens[0]
-        what = (
-            f"{_named(shells)} {SHELLS[port.number]} ({port}) to a sequence, which whoever sees its packets can repeat"
+        service = f"{SHELLS[port.number]} ({port})"
+        what = f"{_named(shells)} {service} to a sequence, which anyone who sees its packets can repeat"
+        remedy = (
+            "a signed knock cannot be repeated: write [signed] in place of `knock`; `doorward key server` makes its key"
         )
-        remedy = "a signed knock cannot be repeated: write [signed], and `doorward key server` makes its key"
         yield Weakness("note", ("doors", shells[0].name, "opens"), what, remedy)
 
 
@@ -96,6 +97,15 @@ def _unnamed(configuration: Configuration) -> Iterator[Weakness]:
         what = "the gate has no name: a signed knock for it also opens any other gate with a copy of its server key"
         remedy = "where several gates have one key, give each a `name` in [gate], and clients `gate`"
         yield Weakness("note", ("signed",), what, remedy)
+
+
+def _opens_both(configuration: Configuration) -> Iterator[Weakness]:
+    """Find sequences that make a signed knock needless."""
+    if configuration.signed is None:
+        return
+    if both := [door for door in configuration.doors if door.knock]:
+        what = f"{_named(both)} to a sequence as well as to a signed knock: anyone who sees its packets can repeat it"
+        yield Weakness("note", ("doors", both[0].name, "knock"), what, "take out `knock`, so that only keys open it")
 
 
 def _shell_of(door: Door) -> Port | None:
@@ -152,6 +162,7 @@ CHECKS: tuple[Check, ...] = (
     _opens_long,
     _opens_shell,
     _unnamed,
+    _opens_both,
     _many_combinations,
     _capacity,
 )

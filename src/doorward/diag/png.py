@@ -7,6 +7,7 @@ from importlib.util import find_spec
 
 from doorward.diag.drawing import PAPER, Drawing, Frame, Lattice, Rect, Text
 from doorward.errors import HostError
+from doorward.libraries import install_command
 
 MANY_COLOURS = 64  # enough for smooth letters; this method keeps a colour that few cells have
 
@@ -15,7 +16,7 @@ def require_pillow() -> None:
     """HostError: Pillow is missing."""
     if find_spec("PIL") is None:
         raise HostError(
-            "a .png needs Pillow; run `pip install 'doorward[picture]'`, or write an .svg, which needs nothing"
+            f"a .png needs Pillow; run `{install_command('pillow')}`, or write an .svg, which needs nothing"
         )
 
 

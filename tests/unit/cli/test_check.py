@@ -130,5 +130,6 @@ def test_what_keys_may_do_stands_in_their_own_file(file: Path, capsys: pytest.Ca
     assert [(finding["file"], finding["line"]) for finding in findings] == [
         ("doorward.toml", 1),
         ("doorward.toml", 6),  # the gate has no name
+        ("doorward.toml", 4),
         ("authorized_keys", 2),
     ]

@@ -14,6 +14,7 @@ import pytest
 from doorward.capture.stream import Frame
 from doorward.cli.main import main
 from tests.support.captures import BEGAN_NS, script
+from tests.support.processes import running
 from tests.support.tcpdump import write_pcap
 
 DOORS = """
@@ -212,12 +213,12 @@ def test_standard_input_is_read_to_its_end_also_after_ctrl_c(capture: Path) -> N
     data = whole.read_bytes()
     assert len(data) > 2 * 65536  # more than a pipe holds: once half is written, the reader is at work
     command = [sys.executable, "-m", "doorward", "explain", "-"]
-    process = subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=subprocess.PIPE)
-    assert process.stdin is not None
-    process.stdin.write(data[: len(data) * 2 // 3])
-    process.stdin.flush()
-    process.send_signal(signal.SIGINT)
-    out, err = process.communicate(data[len(data) * 2 // 3 :], timeout=60)
+    with running(command, stdin=subprocess.PIPE, stderr=subprocess.PIPE, text=False) as process:
+        assert process.stdin is not None
+        process.stdin.write(data[: len(data) * 2 // 3])
+        process.stdin.flush()
+        process.send_signal(signal.SIGINT)
+        out, err = process.communicate(data[len(data) * 2 // 3 :], timeout=60)
     assert err == b""
     assert process.returncode == 1
     assert b"SYN 7000/tcp" in out

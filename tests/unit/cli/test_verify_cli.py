@@ -7,6 +7,7 @@ from pathlib import Path
 import pytest
 
 from doorward.cli.main import main
+from doorward.libraries import install_command
 
 HOME = """
 [home]
@@ -69,7 +70,7 @@ def test_a_picture_needs_pillow_only_as_png(
 ) -> None:
     monkeypatch.setattr("doorward.diag.png.find_spec", lambda _: None)
     assert main(["verify", "127.0.0.1", "--picture", "x.png"]) == 2
-    assert "a .png needs Pillow; run `pip install 'doorward[picture]'`, or write an .svg" in capsys.readouterr().err
+    assert f"`{install_command('pillow')}`, or write an .svg" in capsys.readouterr().err
     assert main(["verify", "127.0.0.1", "--picture", "x.svg"]) == 2
     assert "is this machine" in capsys.readouterr().err
 
