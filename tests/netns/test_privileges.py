@@ -17,6 +17,9 @@ from typing import TextIO
 
 import pytest
 
+from doorward import durable
+from doorward.daemon.bans import read_bans
+from doorward.fleet.doors import held
 from doorward.lab import Lab
 from doorward.ledger import Ledger
 from tests.support.daemon import DOORWARD, PATIENCE_S, RunningDaemon, Visitor, Visitors, running_daemon
@@ -298,6 +301,13 @@ def test_no_link_of_the_user_leads_root_elsewhere(daemon: ServiceDaemon) -> None
     assert [path.name for path in daemon.state.iterdir()] == ["gate.nft"]
 
 
+def read_or_refused(read: Callable[[Path], object], path: Path) -> object:
+    try:
+        return read(path)
+    except OSError:
+        return None
+
+
 def test_what_root_reads_in_the_directory_of_the_user_it_reads_with_that_users_rights(daemon: ServiceDaemon) -> None:
     target = daemon.folder / "roots"
     target.mkdir(0o700)
@@ -309,6 +319,17 @@ def test_what_root_reads_in_the_directory_of_the_user_it_reads_with_that_users_r
     said = daemon.run("log", check=False)
     assert (said.returncode, "of root alone" in said.stdout) == (2, False)
     assert {path.name: path.read_bytes() for path in target.iterdir()} == before
+    doors = target / "doors.toml"
+    doors.write_text("of root alone")
+    doors.chmod(0o600)
+    for read in (durable.read, held, read_bans):  # what `check` and `explain` read besides; each would be of use
+        link = daemon.state / "link"
+        link.unlink(missing_ok=True)
+        os.mkfifo(link)
+        read_or_refused(read, link)  # which ends
+        link.unlink()
+        link.symlink_to(doors)
+        assert not read_or_refused(read, link)
 
 
 def test_the_folders_are_made_for_the_user(daemon: ServiceDaemon) -> None:

@@ -15,6 +15,7 @@ from doorward.daemon.loading import Loaded
 from doorward.daemon.switch import SwitchedOff
 from doorward.errors import ConfigError, DoorwardError, Fault, HostError
 from doorward.fleet.doors import NAME, NEW_NAME, held
+from doorward.owner_rights import owner_rights
 
 Load = Callable[[Configuration], Loaded]
 
@@ -65,7 +66,8 @@ def faults_with(own: Text, folder: Path) -> list[Fault]:
 def merged(own: Text, doors: Path, version: int) -> Configuration:
     """Return a gate's own configuration with the fleet's doors of a file. HostError, ConfigError: they do not fit."""
     try:
-        text = doors.read_text()
+        with owner_rights(doors.parent):  # root's `check` asks too, in a directory of the daemon's user
+            text = durable.read(doors)
     except (OSError, UnicodeDecodeError) as error:
         raise HostError(f"{doors}: the fleet's doors cannot be read back: {error}") from None
     # The first line names the version; without it, lines are those of the file that was pushed.

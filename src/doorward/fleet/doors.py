@@ -11,6 +11,7 @@ from doorward.errors import HostError
 from doorward.fleet import records
 from doorward.fleet.etcd import Etcd
 from doorward.fleet.records import Tree
+from doorward.owner_rights import owner_rights
 
 NAME, NEW_NAME = "fleet-doors.toml", "fleet-doors.new"  # in the state folder: in force; brought and not loaded yet
 MAX_BYTES = 1 << 20  # etcd takes a request of 1.5 MiB
@@ -103,8 +104,8 @@ def write(path: Path, version: int, text: str) -> None:
 def held(path: Path) -> int:
     """Give the version that a file has; 0 where there is none."""
     try:
-        with path.open() as file:
-            line = file.readline(64)
+        with owner_rights(path.parent):
+            line = durable.read(path).partition("\n")[0]
     except (OSError, UnicodeDecodeError):
         return 0
     number = line.removeprefix(_HEADING).strip()
