@@ -21,6 +21,7 @@ DOORS = """
 [doors.web]
 knock = ["7101/udp", "7102/udp"]
 opens = ["8080/tcp"]
+shared = true
 """
 
 

@@ -67,7 +67,7 @@ def test_only_what_the_daemon_needs_is_let_through() -> None:
 
 def test_the_user_is_made() -> None:
     words = [line.split() for line in (FOLDER / "doorward.sysusers.conf").read_text().splitlines() if line[0] != "#"]
-    assert [row[:3] for row in words] == [["u", "doorward", "-"]]
+    assert [row[:3] for row in words] == [["u", "doorward", "-"], ["g", "doorward-metrics", "-"]]
 
 
 def test_folders_are_made_as_the_unit_makes_them() -> None:

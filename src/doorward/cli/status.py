@@ -115,4 +115,7 @@ def _fleet(fleet: dict[str, Any]) -> str:
     unanswered = "".join(
         f"; {n} signed knocks {what} without its answer" for what, n in fleet["without_answer"].items()
     )
-    return f"fleet {fleet['name']}: {touch}; {fleet['openings']} open{owed}{unanswered}"
+    counts = fleet.get("rejected", {})  # an older daemon has none
+    reasons = ", ".join(f"{n} {reason}" for reason, n in sorted(counts.items()))
+    rejected = f"; {sum(counts.values())} of its openings rejected ({reasons})" if counts else ""
+    return f"fleet {fleet['name']}: {touch}; {fleet['openings']} open{owed}{unanswered}{rejected}"

@@ -14,6 +14,7 @@ from doorward.fleet import forms, records
 from doorward.fleet.doors import MAX_BYTES, version_in, version_key
 from doorward.fleet.etcd import AwayError, Etcd, now_ms
 from doorward.fleet.records import Key, Tree, parse_key
+from doorward.model import NAME
 
 ANSWER_S = 2.0  # in which a gate that is up answers
 LOAD_S = 30.0  # in which it loads other doors
@@ -185,7 +186,8 @@ class Office:
 
     def _names(self, kind: str) -> set[str]:
         prefix = self._tree.under(kind, "")
-        return {entry.key.removeprefix(prefix) for entry in self._etcd.prefix(prefix).entries}
+        found = {entry.key.removeprefix(prefix) for entry in self._etcd.prefix(prefix).entries}
+        return set(filter(NAME.fullmatch, found))
 
     def _follow(self, prefix: str, revision: int, for_s: float) -> Iterator[forms.Entry]:
         """Give what is written below a prefix since a revision, for so long."""

@@ -133,7 +133,7 @@ class Process:
             self._begin(message)
         elif isinstance(message, talk.Opened):
             now = now_ms()
-            self._take([e for item in message.openings for e in self._openings.opened(*item, now)])
+            self._take([e for i in message.openings for e in self._openings.opened(i.key, i.until_ms, i.by, now)])
         elif isinstance(message, talk.Closed):
             for key in message.keys:
                 self._take(self._openings.closed(key, now_ms()))
@@ -186,7 +186,7 @@ class Process:
         closed: list[Key] = []
         for effect in effects:
             if isinstance(effect, Open):
-                opened.append(talk.item(effect.key, now_ms() + effect.left_ms, effect.by))
+                opened.append(talk.item(effect.key, now_ms() + effect.left_ms, effect.by, effect.for_ms))
             elif isinstance(effect, Close):
                 closed.append(effect.key)
             else:

@@ -219,7 +219,7 @@ def found_in(key: Key, entry: forms.Entry, oldest_ms: int | None, lease_ms: int 
     except MalformedError:
         return None
     left_ms = records.left_ms(shared, time.time_ns() // 1_000_000, oldest_ms, lease_ms)
-    return Found(read, entry.revision, shared.gate, shared.by, left_ms)
+    return Found(read, entry.revision, shared.gate, shared.by, left_ms, shared.for_ms)
 
 
 def record(**fields: object) -> bytes:

@@ -189,6 +189,19 @@ def test_signed_knocks_need_no_advice_to_have_them() -> None:
     assert found("mode = 'stealth'\n[signed]", STRONG, opens="['22/tcp']") == []
 
 
+FLEET = "name = 'a'\nmode = 'stealth'\n[fleet]\nname = 'f'\nendpoints = ['http://127.0.0.1:2379']\n"
+
+
+@pytest.mark.parametrize(
+    ("gate", "more", "warned"),
+    [(FLEET, "", True), (FLEET, "shared = true", False), (FLEET + "doors = true", "", False)],
+)
+def test_a_gate_that_shares_nothing_with_its_fleet(gate: str, more: str, warned: bool) -> None:
+    assert [line[:30] for line in found(gate, STRONG, more=more)] == (
+        ["4: warning: no door is shared "] if warned else []
+    )
+
+
 @pytest.mark.parametrize(("time", "warned"), [("24h", False), ("25h", True)])
 def test_doors_that_stay_open_for_long(time: str, warned: bool) -> None:
     assert found("mode = 'stealth'", STRONG, more=f"for = '{time}'") == (
