@@ -64,8 +64,6 @@ class Loaded:
     signed: Signed | None = None
     depths: tuple[tuple[int, int], ...] = ()  # how many knocks led to a state (automaton/compile.py)
     fleet: Fleet | None = None
-    doors_version: int = 0  # of the fleet's doors; and why that one is not in force
-    doors_fault: str = ""
 
     def summary(self) -> str:
         """Say in a few words what is loaded."""
@@ -149,14 +147,7 @@ def _child(write: int, work: Callable[[], T], needed: int | None) -> None:
 def load_file(path: Path, restore: Remaining, keep: Path) -> Loaded:
     """Load a configuration file; what a child does at the start and at a reload."""
     configuration = read(path)
-    if configuration.fleet is not None and configuration.fleet.doors:
-        from doorward.daemon.kept_doors import load_with_doors
-
-        loaded = load_with_doors(
-            path, configuration, keep.parent, lambda found: load(found, path.parent, restore, keep)
-        )
-    else:
-        loaded = load(configuration, path.parent, restore, keep)
+    loaded = load(configuration, path.parent, restore, keep)
     exposed = exposure(path) if any(door.knock for door in configuration.doors) else None
     return replace(loaded, warning=f"{path}: {exposed[0]}; {exposed[1]}") if exposed else loaded
 
