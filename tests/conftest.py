@@ -9,6 +9,7 @@ from collections.abc import Iterator
 from contextlib import ExitStack
 from typing import NoReturn
 
+import hypothesis
 import pytest
 
 from doorward.errors import HostError
@@ -25,6 +26,8 @@ def pytest_configure() -> None:
     if signal.getsignal(signal.SIGHUP) is signal.SIG_IGN:  # `nohup`: the tests themselves go on
         signal.signal(signal.SIGHUP, lambda *_: None)
     signal.signal(signal.SIGINT, signal.default_int_handler)
+    hypothesis.settings.register_profile("doorward", deadline=None)  # other work on the machine makes a slow example
+    hypothesis.settings.load_profile("doorward")
 
 
 def pytest_sessionfinish() -> None:

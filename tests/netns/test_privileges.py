@@ -19,7 +19,6 @@ import pytest
 
 from doorward import durable
 from doorward.daemon.bans import read_bans
-from doorward.fleet.doors import held
 from doorward.lab import Lab
 from doorward.ledger import Ledger
 from tests.support.daemon import DOORWARD, PATIENCE_S, RunningDaemon, Visitor, Visitors, running_daemon
@@ -319,16 +318,16 @@ def test_what_root_reads_in_the_directory_of_the_user_it_reads_with_that_users_r
     said = daemon.run("log", check=False)
     assert (said.returncode, "of root alone" in said.stdout) == (2, False)
     assert {path.name: path.read_bytes() for path in target.iterdir()} == before
-    doors = target / "doors.toml"
-    doors.write_text("of root alone")
-    doors.chmod(0o600)
-    for read in (durable.read, held, read_bans):  # what `check` and `explain` read besides; each would be of use
+    other = target / "other"
+    other.write_text("of root alone")
+    other.chmod(0o600)
+    for read in (durable.read, read_bans):  # what `doctor` and `explain` read besides
         link = daemon.state / "link"
         link.unlink(missing_ok=True)
         os.mkfifo(link)
         read_or_refused(read, link)  # which ends
         link.unlink()
-        link.symlink_to(doors)
+        link.symlink_to(other)
         assert not read_or_refused(read, link)
 
 

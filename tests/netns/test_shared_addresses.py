@@ -66,7 +66,8 @@ class Wire:
     def _echo(self, end: socket.socket) -> None:
         while end not in (ready := select.select([end, *self._serving], [], [])[0]):
             for sock in ready:
-                sock.sendto(*sock.recvfrom(2048))
+                data, sender = sock.recvfrom(2048)
+                sock.sendto(data, sender[:2])  # without the scope id, which in a VRF names the VRF
         for sock in self._serving:
             sock.close()
 

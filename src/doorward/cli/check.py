@@ -6,7 +6,7 @@ import argparse
 import os
 import time
 from collections import Counter
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Mapping
 from contextlib import suppress
 from dataclasses import asdict
 from pathlib import Path
@@ -16,9 +16,8 @@ from doorward.cli.options import add_config, configuration_path
 from doorward.config.chances import Guess
 from doorward.config.files import exposure, read_text, trusted_owners
 from doorward.config.finding import Finding
-from doorward.config.fleet_doors import Text
 from doorward.config.host_remarks import remarks
-from doorward.config.lines import find_lines, line_of
+from doorward.config.lines import Keys, find_lines, line_of
 from doorward.config.report import nearest
 from doorward.config.schema import Configuration
 from doorward.config.sequences import guesses
@@ -28,7 +27,6 @@ from doorward.daemon import host_facts, last_good, requirements
 from doorward.daemon.control import ask, default_path
 from doorward.daemon.service_user import named_files
 from doorward.errors import ConfigError, DoorwardError, Fault, HostError
-from doorward.ledger import ledger_path
 
 _PATIENCE_S, _LOOK_S = 60.0, 0.1  # for a load: a million doors take a while
 
@@ -63,7 +61,7 @@ def run(args: argparse.Namespace) -> int:
         findings.sort(key=lambda finding: finding.line)
         if any(door.knock for door in configuration.doors) and (exposed := exposure(path)):
             findings.insert(0, Finding("warning", 1, *exposed))
-        found = [*_unmet(configuration, Text(text, str(path))), *_unreadable(path), *_about_keys(configuration, path)]
+        found = [*_unmet(configuration, lines, path), *_unreadable(path), *_about_keys(configuration, path)]
         faults += [each for each in found if isinstance(each, Fault)]
         findings += [each for each in found if isinstance(each, Finding)]
     except ConfigError as error:
@@ -78,21 +76,16 @@ def run(args: argparse.Namespace) -> int:
     return 2 if faults else 0
 
 
-def _unmet(configuration: Configuration, own: Text) -> Iterator[Fault]:
+def _unmet(configuration: Configuration, lines: Mapping[Keys, int], path: Path) -> Iterator[Fault]:
     """Find whatever would make `doorward run` refuse the file on this host, though its text is right."""
-    lines, folder = find_lines(own.text), Path(own.file).absolute().parent
-    for place, look in requirements.of(configuration, folder):
+    for place, look in requirements.of(configuration, path.absolute().parent):
         try:
             look()
         except ConfigError as error:
             yield from error.faults
         except DoorwardError as error:
             what, _, instead = str(error).rpartition("; ")
-            yield Fault(own.file, line_of(lines, place), what, instead)
-    if configuration.fleet is not None and configuration.fleet.doors:
-        from doorward.daemon.kept_doors import faults_with
-
-        yield from faults_with(own, ledger_path().parent)
+            yield Fault(str(path), line_of(lines, place), what, instead)
 
 
 def _unreadable(path: Path) -> Iterator[Fault | Finding]:

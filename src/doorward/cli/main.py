@@ -41,7 +41,7 @@ COMMANDS = {
     "key": "the server's key for signed knocks",
     "verify": "from outside: what can be seen, and does the knock open and close",
     "share": "a door for phones and other clients: link, QR code, app",
-    "fleet": "a fleet of gates: the doors that it keeps, and its members",
+    "fleet": "forget a gate that has left the fleet",
     "import": "knockd's or fwknop's configuration turned into doorward's own",
     "completion": "what a shell needs to complete words of doorward",
     "lab": "the whole thing in network namespaces, step by step",

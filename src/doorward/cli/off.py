@@ -7,7 +7,6 @@ import json
 import os
 import select
 import socket
-import sys
 import time
 from collections.abc import Iterator
 from contextlib import closing, suppress
@@ -45,8 +44,7 @@ def run(_: argparse.Namespace) -> int:
     troubles = list(_make_file())
     is_alone = _end_daemon()
     troubles += [*_remove_table(is_alone=is_alone), *_remove_rulesets()]
-    for trouble in troubles:
-        sys.stderr.write(f"doorward: {trouble}\n")
+    render.complain(*(f"doorward: {trouble}" for trouble in troubles))
     if troubles:
         return 2
     render.line("doorward is off: nothing is hidden, and the gate stays away, also after a")
@@ -85,9 +83,9 @@ def _end_daemon() -> bool:
         finally:
             os.close(ended)
     if not is_ended and answering(control) is not None:
-        sys.stderr.write(
+        render.complain(
             f"doorward: process {process} ({_name(process)}), which has the control socket, does not end; a daemon"
-            f" loads no gate while doorward is off: end it with `kill -9 {process}`\n"
+            f" loads no gate while doorward is off: end it with `kill -9 {process}`"
         )
         return False
     return True

@@ -38,7 +38,7 @@ def run(args: argparse.Namespace) -> int:
         return watch(default_path())
     if not is_plain:
         remedy = f"run `{install_command('textual')}`; lines instead:"
-        sys.stderr.write(f"doorward: the live view needs the Python library textual; {remedy}\n")
+        render.complain(f"doorward: the live view needs the Python library textual; {remedy}")
     return _lines(as_json=args.json)
 
 

@@ -82,8 +82,8 @@ class Fleet:
     """The table `[fleet]`: the gates that share openings, and the etcd that they share them by.
 
     The files are named relative to the configuration's folder; an empty name is none. `timeout_ms`: how long an
-    answer is waited for. `doors`: whether the fleet's doors are taken too. `for_max_ms`: for how long the fleet may
-    open a shared door here; None: for the door's own `for`.
+    answer is waited for. `for_max_ms`: for how long the fleet may open a shared door here; None: for the door's own
+    `for`.
     """
 
     name: str
@@ -96,7 +96,6 @@ class Fleet:
     policy: Policy = Policy.CLOSED
     timeout_ms: int = 500
     plain: bool = False
-    doors: bool = False
     for_max_ms: int | None = None
 
 

@@ -145,7 +145,7 @@ def _capacity(configuration: Configuration) -> Iterator[Weakness]:
 
 def _shares_nothing(configuration: Configuration) -> Iterator[Weakness]:
     fleet = configuration.fleet
-    if fleet is not None and not fleet.doors and not any(door.shared for door in configuration.doors):
+    if fleet is not None and not any(door.shared for door in configuration.doors):
         what = "no door is shared with the fleet: what opens at one gate opens there only"
         yield Weakness("warning", ("fleet",), what, "write shared = true in each door that all gates open together")
 

@@ -72,7 +72,6 @@ FLEET = {
     "policy": Setting("policy", readers.choice(Policy)),
     "timeout": Setting("timeout_ms", readers.patience),
     "plain": Setting("plain", readers.boolean),
-    "doors": Setting("doors", readers.boolean),
     "for_max": Setting("for_max_ms", readers.duration(readers.MAX_FOR_MS)),
 }
 
@@ -102,7 +101,7 @@ def parse(text: str, file: str) -> Configuration:
     rules.knocks_at_taken_ports(report, gate, doors, signed)
     rules.signed_port_is_taken(report, gate, doors, signed)
     rules.what_a_fleet_needs(report, gate, doors, fleet)
-    if not doors and not report.faults and fleet is None:  # a fleet may have doors of its own
+    if not doors and not report.faults:
         report.add(("doors",), "there is no door", "write a table [doors.NAME] for each door")
     if report.faults:
         raise ConfigError(report.faults)

@@ -14,7 +14,6 @@ from pathlib import Path
 from typing import TYPE_CHECKING, NamedTuple
 
 from doorward.config.schema import Fleet, Policy
-from doorward.daemon import renewal
 from doorward.daemon.bucket import Bucket
 from doorward.daemon.fleet_child import Child
 from doorward.daemon.loading import Loaded
@@ -55,8 +54,6 @@ class SharedOpenings:
         self._daemon = daemon
         self._child: Child | None = None
         self._settings: tuple[Fleet, str, int, Path] | None = None
-        self._loaded = talk.Loaded(0, 0, "")
-        self._brought = 0  # the version of the fleet's doors that is being loaded
         self._waiting: deque[bytes] = deque()
         self._opened: list[talk.Item] = []
         self._closed: list[Key] = []
@@ -79,15 +76,9 @@ class SharedOpenings:
         assert gate is not None  # noqa: S101
         window_ms = loaded.signed.window_ms if loaded.signed is not None else 0
         settings = fleet, gate, window_ms, folder
-        fault = fit(loaded.doors_fault, talk.LONGEST_WORDS)
-        self._loaded, self._brought = talk.Loaded(len(loaded.doors), loaded.doors_version, fault), 0
-        if fault:
-            self._daemon.log.say(f"the fleet's doors are not taken, those before stand: {loaded.doors_fault}", "error")
         if settings != self._settings:
             self._settings = settings
             self._start()
-        else:
-            self._send(self._loaded)
 
     def opened(self, opening: Opening, by: str) -> Callable[[], None]:
         """Tell of an opening: by the call that is given, once it stands in the ledger and in the gate."""
@@ -155,7 +146,6 @@ class SharedOpenings:
         for at in range(0, max(len(standing), len(closed), 1), most):
             is_last = at + most >= max(len(standing), len(closed))
             self._send(talk.Standing(standing[at : at + most], closed[at : at + most], is_last))
-        self._send(self._loaded)
 
     def _again(self) -> None:
         loop = self._daemon.loop
@@ -220,23 +210,6 @@ class SharedOpenings:
         elif isinstance(message, talk.State):
             self.state = message
             self._pause_s = _PAUSE_S
-        elif isinstance(message, talk.Doors):
-            self._take_doors(message.version)
-
-    def _take_doors(self, version: int) -> None:
-        """Load the doors that were brought, beside the gate's own file."""
-        if self._daemon.trial is not None:
-            self._send(self._loaded._replace(version=version, fault="a gate is on trial there; reload after it"))
-            return
-        self._daemon.log.say(f"fleet: version {version} of its doors is there; loading")
-        self._brought = version
-        renewal.reload(self._daemon)
-
-    def not_loaded(self, why: str) -> None:
-        """Tell the fleet, where it waits for doors that it brought, that nothing new could be loaded."""
-        if self._brought:
-            self._send(self._loaded._replace(version=self._brought, fault=fit(why, talk.LONGEST_WORDS)))
-            self._brought = 0
 
     def _failed(self, how: str) -> None:
         self._daemon.log.say(f"what speaks to the fleet {how}; another one begins", "error")

@@ -14,10 +14,9 @@ from typing import Any
 from doorward import durable
 from doorward.config import syntax
 from doorward.config.files import MAX_BYTES, group_id, read_roots_text, text_of
-from doorward.config.fleet_doors import Text
-from doorward.config.schema import Configuration, Fleet
+from doorward.config.schema import Fleet
 from doorward.config.toml import parse
-from doorward.daemon.loading import Loaded, digest_of, load_gate, load_text
+from doorward.daemon.loading import Loaded, digest_of, load_gate
 from doorward.errors import AnswerNo, DoorwardError, HostError
 from doorward.gate.plan import Remaining
 
@@ -52,37 +51,34 @@ def load_last(config: Path, restore: Remaining, ruleset: Path) -> Loaded:
     A door that `config` no longer has is closed: its ports stay hidden, and no knock opens it.
     """
     copy = path_of(config)
-    own = Text(read_roots_text(copy), str(copy))
-    removed = _removed_doors(own, config)
-
-    def load(found: Configuration) -> Loaded:
-        left_out = list[str]()
-        gate = replace(found.gate, control_group=_group(found.gate.control_group, left_out))
-        fleet = _fleet(found.fleet, config.parent, left_out)
-        doors = tuple(door for door in found.doors if door.name not in removed)
-        closed = tuple(door for door in found.doors if door.name in removed)
-        loaded = load_gate(replace(found, gate=gate, doors=doors, fleet=fleet), restore, ruleset, closed)
-        if closed:
-            names = ", ".join(door.name for door in closed[:_MOST_NAMED]) + (", …" if closed[_MOST_NAMED:] else "")
-            left_out.append(f"closed, since {config} no longer has them: {names}")
-        return replace(loaded, warning="\n".join(left_out))
-
-    return load_text(own, parse(*own), ruleset.parent, load)
+    text = read_roots_text(copy)
+    removed = _removed_doors(text, config)
+    found = parse(text, str(copy))
+    left_out = list[str]()
+    gate = replace(found.gate, control_group=_group(found.gate.control_group, left_out))
+    fleet = _fleet(found.fleet, config.parent, left_out)
+    doors = tuple(door for door in found.doors if door.name not in removed)
+    closed = tuple(door for door in found.doors if door.name in removed)
+    loaded = load_gate(replace(found, gate=gate, doors=doors, fleet=fleet), restore, ruleset, closed)
+    if closed:
+        names = ", ".join(door.name for door in closed[:_MOST_NAMED]) + (", …" if closed[_MOST_NAMED:] else "")
+        left_out.append(f"closed, since {config} no longer has them: {names}")
+    return replace(loaded, warning="\n".join(left_out))
 
 
-def _removed_doors(own: Text, config: Path) -> frozenset[str]:
+def _removed_doors(text: str, config: Path) -> frozenset[str]:
     """Return the doors of the copy that the file no longer has; none where it is not even TOML with a table [doors]."""
     try:
         with config.open("rb") as file:  # not judged by its owner: whatever it says, it can only close doors
             raw = file.read(MAX_BYTES + 1)
-        new = _doors_in(Text(text_of(raw, str(config)), str(config)))
+        new = _doors_in(text_of(raw, str(config)), config)
     except (DoorwardError, OSError):
         return frozenset()
-    return frozenset() if new is None else frozenset((_doors_in(own) or {}).keys() - new.keys())
+    return frozenset() if new is None else frozenset((_doors_in(text, path_of(config)) or {}).keys() - new.keys())
 
 
-def _doors_in(own: Text) -> dict[str, Any] | None:
-    found = syntax.load(*own).get("doors")
+def _doors_in(text: str, file: Path) -> dict[str, Any] | None:
+    found = syntax.load(text, str(file)).get("doors")
     return found if isinstance(found, dict) else None
 
 

@@ -19,7 +19,6 @@ from typing import Generic, NamedTuple, Protocol, TypeVar
 
 from doorward.automaton.compile import compile_doors
 from doorward.config.files import exposure, read_text, trusted_owners
-from doorward.config.fleet_doors import Text
 from doorward.config.schema import DEFAULT_CAPACITY, Configuration, Fleet, Gate, Signed, WrongPort
 from doorward.config.toml import parse
 from doorward.daemon import apart, kept, privileges, requirements, switch
@@ -67,8 +66,6 @@ class Loaded:
     signed: Signed | None = None
     depths: tuple[tuple[int, int], ...] = ()  # how many knocks led to a state (automaton/compile.py)
     fleet: Fleet | None = None
-    doors_version: int = 0  # of the fleet's doors; and why that one is not in force
-    doors_fault: str = ""
     digest: str = ""  # of the configuration's text (`digest_of`)
     last_good: str = ""  # what is wrong with the file, where its last good copy was loaded instead (last_good.py)
 
@@ -158,21 +155,12 @@ def digest_of(text: str) -> str:
 
 def load_file(path: Path, restore: Remaining, keep: Path) -> Loaded:
     """Load a configuration file; what a child does at the start and at a reload."""
-    own = Text(read_text(path, trusted_owners()), str(path))
-    configuration = parse(*own)
-    loaded = load_text(own, configuration, keep.parent, lambda found: load(found, path.parent, restore, keep))
+    text = read_text(path, trusted_owners())
+    configuration = parse(text, str(path))
+    loaded = load(configuration, path.parent, restore, keep)
     exposed = exposure(path) if any(door.knock for door in configuration.doors) else None
     warning = f"{path}: {exposed[0]}; {exposed[1]}" if exposed else ""
-    return replace(loaded, warning=warning, digest=digest_of(own.text))
-
-
-def load_text(own: Text, configuration: Configuration, state: Path, load: Callable[[Configuration], Loaded]) -> Loaded:
-    """Load a configuration, whose text is `own`, with the fleet's doors of the state directory if it asks for them."""
-    if configuration.fleet is None or not configuration.fleet.doors:
-        return load(configuration)
-    from doorward.daemon.kept_doors import load_with_doors
-
-    return load_with_doors(own, configuration, state, load)
+    return replace(loaded, warning=warning, digest=digest_of(text))
 
 
 def load(configuration: Configuration, folder: Path, restore: Remaining, keep: Path) -> Loaded:

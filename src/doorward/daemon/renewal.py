@@ -118,8 +118,6 @@ def _reloaded(daemon: Daemon, outcome: Loaded | DoorwardError) -> None:
         for line in str(outcome).splitlines():
             daemon.log.say(line, "error")
         daemon.log.say("the configuration was not reloaded; the gate stands as it was", "error")
-        if daemon.fleet is not None:
-            daemon.fleet.not_loaded(str(outcome))
     tell_ready(daemon)
 
 

@@ -61,14 +61,6 @@ class Claimed(NamedTuple):
     why: str
 
 
-class Loaded(NamedTuple):
-    """To the process: what is in force here, by which version of the fleet's doors (0: none); or why it is not."""
-
-    doors: int
-    version: int
-    fault: str
-
-
 class Recorded(NamedTuple):
     """To the process: what happened here, for the record."""
 
@@ -94,13 +86,7 @@ class State(NamedTuple):
     revision: int
 
 
-class Doors(NamedTuple):
-    """To the daemon: this version of the fleet's doors is in the file that is agreed on."""
-
-    version: int
-
-
-Message = Standing | Opened | Closed | Claim | Claimed | Loaded | Recorded | Say | State | Doors
+Message = Standing | Opened | Closed | Claim | Claimed | Recorded | Say | State
 M = TypeVar("M")
 T = TypeVar("T")
 
@@ -195,9 +181,7 @@ _READ: dict[str, Callable[..., Message]] = {
     "Closed": lambda keys: Closed(_list(_key, keys)),
     "Claim": lambda number, ids: Claim(whole(number), _list(_id, ids)),
     "Claimed": _claimed,
-    "Loaded": lambda doors, version, fault: Loaded(whole(doors), whole(version), text(fault, LONGEST_WORDS)),
     "Recorded": _recorded,
     "Say": _say,
     "State": _state,
-    "Doors": lambda version: Doors(whole(version)),
 }

@@ -53,10 +53,9 @@ def test_a_door_may_be_shared_without_signed_knocks() -> None:
     assert parse(WHOLE.replace("[signed]", ""), "f").doors[0].shared
 
 
-def test_a_fleet_may_bring_all_doors() -> None:
-    text = '[gate]\nname = "a"\n[fleet]\nname = "f"\nendpoints = ["http://127.0.0.1:2379"]\n'
-    assert parse(text, "f").doors == ()
-    assert parse(text, "f").fleet == Fleet("f", ("http://127.0.0.1:2379",))
+def test_a_gate_of_a_fleet_needs_a_door_in_its_own_file() -> None:
+    with pytest.raises(ConfigError, match="there is no door"):
+        parse('[gate]\nname = "a"\n[fleet]\nname = "f"\nendpoints = ["http://127.0.0.1:2379"]\n', "f")
 
 
 @pytest.mark.parametrize(
@@ -71,6 +70,7 @@ def test_a_fleet_may_bring_all_doors() -> None:
         ('user = "edge-1"', "", "f:12: [fleet] has a password and no user; write user too, or leave both out"),
         ('"local"', '"open"', "f:13: policy: 'open' is unknown; write \"closed\" or \"local\""),
         ('"250ms"', '"5ms"', "f:14: timeout: '5ms' is too short for an answer; write at least \"50ms\""),
+        ('"250ms"', '"250ms"\ndoors = true', "f:15: unknown setting 'doors' in [fleet]; remove it, or write one of name, endpoints, ca, certificate, key, user, password, policy, timeout, plain, for_max"),
         ('"250ms"', '"250ms"\nfor_max = "366d"', "f:15: for_max: '366d' is too long; write at most \"365d\""),
     ],
 )  # fmt: skip

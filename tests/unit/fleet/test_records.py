@@ -80,11 +80,9 @@ MESSAGES: list[talk.Message] = [
     talk.Claim(3, ["00" * 16]),
     talk.Claimed(3, [True, False], ""),
     talk.Claimed(3, None, "no answer"),
-    talk.Loaded(2, 7, ""),
     talk.Recorded("refused", "", "192.0.2.0/24", "why"),
     talk.Say("warning", "words"),
     talk.State(True, 1, 2, 3),
-    talk.Doors(7),
 ]
 
 
