@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from typing import NamedTuple
 
-from doorward.model import Place
+from doorward.model import Place, place_text
 
 Command = str | tuple[str, ...]  # text for a shell, as knockd's; or the words of a program
 _PLACE, _REASON = "%IP%", "%REASON%"
@@ -33,8 +33,8 @@ Commands = Mapping[str, DoorCommands]
 def filled(command: Command, address: Place, reason: str = "") -> Command:
     """Put the address in place of each %IP%, and where something was refused the reason, one word, for %REASON%."""
     if isinstance(command, str):
-        return command.replace(_PLACE, str(address))
-    words = (word.replace(_PLACE, str(address)) for word in command)
+        return command.replace(_PLACE, place_text(address))
+    words = (word.replace(_PLACE, place_text(address)) for word in command)
     return tuple(word.replace(_REASON, reason) if reason else word for word in words)
 
 

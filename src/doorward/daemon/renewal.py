@@ -5,7 +5,6 @@ from __future__ import annotations
 import hashlib
 import os
 from collections.abc import Mapping
-from ipaddress import ip_address
 from typing import TYPE_CHECKING, Any, cast
 
 from doorward.config.files import MAX_BYTES, text_of
@@ -18,6 +17,7 @@ from doorward.daemon.trial import HOW, Trial
 from doorward.errors import AnswerNo, DoorwardError, UsageError
 from doorward.gate.connections import Connection
 from doorward.gate.nft import NftError
+from doorward.model import parse_address
 
 if TYPE_CHECKING:
     from doorward.daemon.app import Daemon
@@ -118,7 +118,7 @@ def _connection(value: object) -> Connection | None:
         return None
     try:
         source, source_port, destination, destination_port = cast(list[Any], value)
-        return Connection(ip_address(source), int(source_port), ip_address(destination), int(destination_port))
+        return Connection(parse_address(source), int(source_port), parse_address(destination), int(destination_port))
     except (TypeError, ValueError, OverflowError):  # JSON has an Infinity
         raise UsageError("a connection is two addresses, each with a port") from None
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 import time
 from collections.abc import Callable, Mapping
-from ipaddress import IPv6Address, ip_address, ip_network
+from ipaddress import IPv6Address
 from itertools import islice
 from typing import TYPE_CHECKING, Any
 
@@ -16,7 +16,7 @@ from doorward.daemon.following import Follower
 from doorward.errors import AnswerNo, DoorwardError, UsageError
 from doorward.gate.bans import covers
 from doorward.gate.connections import cut
-from doorward.model import Address, Opening, Place
+from doorward.model import Address, Opening, Place, parse_address, parse_place
 
 if TYPE_CHECKING:
     from doorward.daemon.app import Daemon
@@ -188,25 +188,23 @@ def _place(request: Mapping[str, Any]) -> Place:
     if "/" not in text:
         return _address(request)
     try:
-        network = ip_network(text)
+        network = parse_place(text)
     except ValueError:
         raise UsageError(f"{text!r} is no network; write it like 192.0.2.0/24") from None
-    if network.num_addresses == 1:
-        raise UsageError(f"{text!r} is no network but an address; write it without /{network.prefixlen}")
+    if isinstance(network, Address) or network.num_addresses == 1:
+        raise UsageError(f"{text!r} is no network but an address; write it without /{text.partition('/')[2]}")
     return network
 
 
 def _address(request: Mapping[str, Any]) -> Address:
     text = _text(request, "address")
+    if "%" in text:
+        raise UsageError(f"{text!r} names an interface; write the address without %{text.partition('%')[2]}")
     try:
-        address = ip_address(text)
+        found = parse_address(text)
     except ValueError:
         raise UsageError(f"{text!r} is no address; write it like 192.0.2.7 or 2001:db8::7") from None
-    if isinstance(address, IPv6Address):
-        if address.scope_id is not None:
-            raise UsageError(f"{text!r} names an interface; write the address without %{address.scope_id}")
-        return address.ipv4_mapped or address
-    return address
+    return (found.ipv4_mapped or found) if isinstance(found, IPv6Address) else found
 
 
 def _duration(text: str) -> int:

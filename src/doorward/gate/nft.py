@@ -22,7 +22,7 @@ from doorward.gate.elements import Writer
 from doorward.gate.gauges import Gauges
 from doorward.gate.plan import Changes, Remaining
 from doorward.gate.ruleset import COUNTERS, FROM_FILE, OPEN_SETS, TABLE, Existing, Ruleset
-from doorward.model import Element, Place, Port, parse_place
+from doorward.model import Element, Place, Port, parse_place, place_text
 
 _LIBRARY = "libnftables.so.1"
 _HANDLES, _JSON = 1 << 3, 1 << 4
@@ -214,7 +214,7 @@ def _where(element: Element) -> str:
 
 
 def _key(element: Element) -> str:
-    return f"{element.address} . {element.port.protocol.name.lower()} . {element.port.number}"
+    return f"{place_text(element.address)} . {element.port.protocol.name.lower()} . {element.port.number}"
 
 
 def _put(entries: Remaining) -> Iterable[str]:
@@ -232,7 +232,8 @@ def _standing(connections: Iterable[Connection]) -> Iterable[str]:
     """Note the connections that stand now in place of those noted before."""
     by_family: dict[int, list[str]] = {4: [], 6: []}
     for c in connections:
-        by_family[c.source.version].append(f"{c.source} . {c.source_port} . {c.destination} . {c.destination_port}")
+        source, destination = place_text(c.source), place_text(c.destination)
+        by_family[c.source.version].append(f"{source} . {c.source_port} . {destination} . {c.destination_port}")
     for family, keys in by_family.items():
         yield f"flush set {TABLE} standing{family}"
         if keys:
