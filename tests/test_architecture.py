@@ -18,7 +18,8 @@ IMPURE = {
 PURE = [
     *(SOURCE / "automaton").glob("*.py"),
     *(path for path in (SOURCE / "config").glob("*.py") if path.name != "files.py"),
-    *(SOURCE / "gate" / name for name in ("chains.py", "memory.py", "plan.py", "ruleset.py", "tables.py")),
+    *(SOURCE / "gate" / name for name in ("chains.py", "memory.py", "plan.py", "refusal.py", "ruleset.py")),
+    SOURCE / "gate" / "tables.py",
     *(SOURCE / "daemon" / name for name in ("book.py", "bucket.py", "fights.py", "reconcile.py", "seccomp.py")),
     *(SOURCE / "capture" / name for name in ("packet.py", "bpf.py", "flow.py", "link_headers.py", "ieee80211.py")),
     *(SOURCE / "capture" / name for name in ("pcap.py", "pcapng.py", "stream.py")),

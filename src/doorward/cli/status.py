@@ -40,6 +40,10 @@ _REASONS = {  # of signed/judge.py and daemon/verifier.py, with those of the led
     "forbidden": "for what the key may not",
     "signature": "with a wrong signature",
     "banned": "for banned addresses",
+    "overlap": "for part of a network that was open",
+    "quota": "beyond the quota of a key",
+    "full": "for which the open set had no room",
+    "failed": "that nftables refused",
     "lost": "times that the kernel lost some",
 }
 
@@ -99,6 +103,8 @@ def _remark(answer: dict[str, Any]) -> None:
         render.line(f"{banned} {'is' if banned == 1 else 'are'} banned; `doorward ban` lists who")
     if (fleet := answer.get("fleet")) is not None:
         render.line(_fleet(fleet))
+    if trouble := answer.get("gate_trouble"):  # an older daemon has none
+        render.line(f"the gate was {trouble}")
     if answer["ledger_trouble"]:
         render.line(f"the ledger cannot be written: {answer['ledger_trouble']}")
 

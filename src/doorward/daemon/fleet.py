@@ -18,10 +18,11 @@ from doorward.daemon import renewal
 from doorward.daemon.bucket import Bucket
 from doorward.daemon.fleet_child import Child
 from doorward.daemon.loading import Loaded
+from doorward.daemon.repairs import settle_each
 from doorward.errors import DoorwardError, MalformedError
 from doorward.fleet import talk
 from doorward.fleet.records import Key, fit
-from doorward.model import Element, Opening, Place
+from doorward.model import Opening, Place
 from doorward.signed.judge import Granted
 
 if TYPE_CHECKING:
@@ -31,7 +32,7 @@ _MOST_WAITING = 20_000  # messages to the process; where it takes none of them, 
 _PAUSE_S, _LONGEST_PAUSE_S = 1.0, 30.0  # after a process that ended, before the next
 _TELL_AGAIN_S = 60.0
 RECORDS_PER_S, RECORDS_AT_ONCE = 20, 500  # for the fleet's record; each gate's own ledger has all
-_OWN_ENDS = ("hand", "ban", "refused")  # what ends an opening everywhere
+_OWN_ENDS = ("hand", "ban")  # what ends an opening everywhere
 
 
 class Objection(NamedTuple):
@@ -83,20 +84,18 @@ class SharedOpenings:
         else:
             self._send(self._loaded)
 
-    def opened(self, opening: Opening, by: str) -> Callable[[], None]:
-        """Tell of an opening: by the call that is given, once it stands in the ledger and in the gate."""
+    def opened(self, opening: Opening, by: str) -> None:
+        """Note an opening that is in the ledger and in the gate, for `flush`."""
         if opening.ports:  # else there is a command at the end, which is this gate's own business
             self._opened.append(talk.item(_key(opening), round(opening.until_s * 1000), by))
             self.record("opened", opening.door, opening.address, by)
-        return self._flush
 
-    def ended(self, opening: Opening, by: str) -> Callable[[], None]:
-        """Tell that an opening was closed, likewise; one that ended by itself does so everywhere."""
+    def ended(self, opening: Opening, by: str) -> None:
+        """Note that an opening was closed, likewise; one that ended by itself does so everywhere."""
         if by in _OWN_ENDS and opening.ports:
             self._closed.append(_key(opening))
         if by != "time":
             self.record("closed", opening.door, opening.address, by)
-        return self._flush
 
     def record(self, event: str, door: str | None, address: Place, words: str) -> None:
         """Tell what happened here, for the fleet's record; of a crowd's events only some."""
@@ -154,8 +153,8 @@ class SharedOpenings:
         loop.at(loop.now_s() + self._pause_s, lambda: None if self._child is not None else self._start())
         self._pause_s = min(2 * self._pause_s, _LONGEST_PAUSE_S)
 
-    def _flush(self) -> None:
-        """Tell what was opened and closed since the last time."""
+    def flush(self) -> None:
+        """Announce what was opened and closed since the last time."""
         opened, self._opened = self._opened, []
         for items in talk.portions(opened):
             self._send(talk.Opened(items))
@@ -248,19 +247,21 @@ class SharedOpenings:
 
     def _open(self, items: list[talk.Item]) -> None:
         daemon, now_s = self._daemon, self._daemon.loop.now_s()
-        elements: dict[Element, None] = {}
-        try:
-            with daemon.recording(lambda: daemon.settle(tuple(elements), {})):
-                for key, until_ms, by in items:
-                    door = daemon.doors.get(key.door)
-                    if door is None or not door.opens or until_ms / 1000 <= now_s or daemon.bans.holds(key.place):
-                        continue
-                    new = Opening(door.name, key.place, door.opens, now_s, until_ms / 1000, by)
-                    daemon.record_opening(new, is_learnt=True)
-                    elements |= dict.fromkeys(new.elements())
-        except DoorwardError as error:
-            daemon.log.say(f"what was opened elsewhere was not opened here: {error}", "error")
-            daemon.reconcile()
+        opened: list[Opening] = []
+        with daemon.recording(lambda: settle_each(daemon, opened, daemon.pending.prolongs, self._not_opened)):
+            for key, until_ms, by in items:
+                door = daemon.doors.get(key.door)
+                if door is None or not door.opens or until_ms / 1000 <= now_s or daemon.bans.holds(key.place):
+                    continue
+                new = Opening(door.name, key.place, door.opens, now_s, until_ms / 1000, by)
+                daemon.record_opening(new, is_learnt=True)
+                opened.append(new)
+
+    def _not_opened(self, opening: Opening, error: DoorwardError) -> None:
+        """Take back an opening of another gate that nftables refused here."""
+        self._daemon.pending.take_back((opening.door, opening.address))
+        words = f"{opening.by}: {opening.door} was not opened to {opening.address} here: {error}"
+        self._daemon.refuse(opening.address, opening.door, words, "failed")
 
     def _close(self, keys: list[Key]) -> None:
         daemon = self._daemon

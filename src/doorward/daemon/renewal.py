@@ -16,7 +16,7 @@ from doorward.daemon.loading import Loaded, Loading, load, load_file
 from doorward.daemon.trial import HOW, Trial
 from doorward.errors import AnswerNo, DoorwardError, UsageError
 from doorward.gate.connections import Connection
-from doorward.gate.nft import NftError
+from doorward.gate.refusal import NftError
 from doorward.model import parse_address
 
 if TYPE_CHECKING:

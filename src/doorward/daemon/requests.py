@@ -45,6 +45,7 @@ def _status(daemon: Daemon, _: Mapping[str, Any]) -> dict[str, Any]:
         "counters": daemon.filter.counters(),
         "log_overflows": daemon.missed,
         "ledger_trouble": daemon.ledger.trouble,
+        "gate_trouble": daemon.healing.trouble or daemon.trouble,
         "config": str(daemon.config),
         "trial": None if daemon.trial is None else daemon.trial.described(),
         "signed": None if daemon.signed is None else daemon.signed.described(),
@@ -66,18 +67,13 @@ def _open(daemon: Daemon, request: Mapping[str, Any]) -> dict[str, Any]:
         return {"opening": _opening(daemon, opening._replace(until_s=now_s))}
     if daemon.bans.holds(opening.address):
         raise AnswerNo(f"{opening.address} is banned; `doorward unban {opening.address}` ends that")
-    was = daemon.book.get(door.name, opening.address)
-    with daemon.recording():
+
+    def apply() -> None:
+        daemon.ledger.secure()  # the ledger first: after a crash it can still tell
+        daemon.settle(opening.elements(), {})
+
+    with daemon.recording(apply):
         daemon.record_opening(opening)
-    daemon.ledger.secure()  # the ledger first: after a crash it can still tell
-    try:
-        daemon.settle(opening.elements())
-    except DoorwardError:
-        daemon.book.restore(door.name, opening.address, was)
-        if was is None:
-            with daemon.recording():
-                daemon.record_end(opening, "refused")
-        raise
     standing = daemon.book.get(door.name, opening.address) or opening
     return {"opening": _opening(daemon, standing)}
 
@@ -90,7 +86,7 @@ def _close(daemon: Daemon, request: Mapping[str, Any]) -> dict[str, Any]:
             raise UsageError(_no_door(daemon, name))
         raise AnswerNo(f"{name} is not open to {address}; `doorward status` lists what is")
     try:
-        daemon.settle(opening.elements())
+        daemon.settle(opening.elements(), dict.fromkeys(opening.elements(), 0.0))  # where they are, without a look
     except DoorwardError:
         daemon.book.restore(name, address, opening)
         raise
@@ -112,8 +108,9 @@ def _ban(daemon: Daemon, request: Mapping[str, Any]) -> dict[str, Any]:
     whom = "" if ban == address else f", with all of {ban}"
     daemon.ledger.refused(None, address, time.time(), f"banned by hand for {format_duration(for_ms)}{whom}")
     daemon.log.event("banned", {"address": str(ban), "for_s": for_ms / 1000})
+    elements = tuple(element for opening in openings for element in opening.elements())
     try:
-        daemon.settle(tuple(element for opening in openings for element in opening.elements()))
+        daemon.settle(elements, dict.fromkeys(elements, 0.0))
     finally:  # what could not be taken out of the sets ends by its timer, and the ban holds all the same
         with daemon.recording():
             for opening in openings:
