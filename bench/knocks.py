@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+import itertools
 import os
 import time
 from base64 import b64encode
@@ -31,31 +32,36 @@ for = "60s"
 """
 
 
+SIGNERS = 100  # in turn: a key may have 256 openings at a time, and these are 20,000
+
+
 class Keys:
-    """A server's key, and the key of one who may knock."""
+    """A server's key, and the keys of those who knock in turn."""
 
     def __init__(self) -> None:
         self._server_text = new_private_text(X25519)
         self.server = parse_private_key(self._server_text).public
-        self._signer = Ed25519PrivateKey.generate()
-        self._blob = _blob(self._signer)
+        self._signers = [Ed25519PrivateKey.generate() for _ in range(SIGNERS)]
+        self._turns = itertools.cycle((signer, _blob(signer)) for signer in self._signers)
         self._checked_by = check_key(self.server)
 
-    def write(self, folder: Path, authorized: int = 1) -> None:
-        """Write what the daemon reads; of so many authorized keys the signer's is the last."""
+    def write(self, folder: Path, authorized: int = SIGNERS) -> None:
+        """Write what the daemon reads; of so many authorized keys the signers' are the last."""
         (folder / "doorward.toml").write_text(CONFIGURATION)
         key = folder / "server.key"
         key.touch(0o600)
         key.write_text(self._server_text)
-        others = (_blob(Ed25519PrivateKey.generate()) for _ in range(authorized - 1))
-        lines = [f"{KIND.decode()} {b64encode(blob).decode()} key{n}\n" for n, blob in enumerate((*others, self._blob))]
+        others = (Ed25519PrivateKey.generate() for _ in range(authorized - SIGNERS))
+        blobs = map(_blob, (*others, *self._signers))
+        lines = [f"{KIND.decode()} {b64encode(blob).decode()} key{n}\n" for n, blob in enumerate(blobs)]
         (folder / "authorized_keys").write_text("".join(lines))
 
     def packet(self) -> bytes:
         """Make a packet for the door, for whatever address it comes from; good from now on."""
-        nonce, signer = os.urandom(NONCE_BYTES), hashlib.sha256(self._blob).digest()
+        private, blob = next(self._turns)
+        nonce, signer = os.urandom(NONCE_BYTES), hashlib.sha256(blob).digest()
         body = pack_body(Request(time.time_ns() // 1_000_000, nonce, DOOR, None, None, "", signer))
-        signed = self._signer.sign(signed_data(signed_text(self.server.raw, body)))
+        signed = private.sign(signed_data(signed_text(self.server.raw, body)))
         signature = string(KIND) + string(signed)
         return seal(self.server, pack_plaintext(body, signature, room(X25519, X25519.short_bytes)))
 

@@ -16,7 +16,7 @@ from typing import NamedTuple
 
 from bench.datagrams import Stream, pouring
 from bench.flood import Flooded
-from bench.knocks import PORT, Keys
+from bench.knocks import PORT, SIGNERS, Keys
 from bench.reach import Service
 from bench.rig import PATIENCE_S, doorward_in, family, run_s
 from doorward.lab import Lab
@@ -129,7 +129,7 @@ def idle(cpu_s: Callable[[], float]) -> None:
 
 
 @contextmanager
-def serving(lab: Lab, keys: Keys, authorized: int = 1) -> Iterator[Server]:
+def serving(lab: Lab, keys: Keys, authorized: int = SIGNERS) -> Iterator[Server]:
     """Run doorward with so many authorized keys; inside, it takes signed knocks."""
     with tempfile.TemporaryDirectory(prefix="doorward-bench-") as name:
         folder = Path(name)

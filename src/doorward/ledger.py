@@ -232,8 +232,6 @@ class Ledger:
 
 def _opening(door: str, address: str, ports: str, since: float, until: float, by: str) -> Opening:
     parsed = tuple(Port.parse(text) for text in json.loads(ports))
-    if not isinstance(address, str) or "%" in address:  # a number and bytes are addresses too, to `ip_address`
-        raise ValueError("an address that doorward does not write")
     if not (0 <= since <= LAST_MOMENT_S and 0 <= until <= LAST_MOMENT_S):  # nor is "not a number"
         raise ValueError("an opening without an end")
     return Opening(str(door), parse_place(address), parsed, float(since), float(until), str(by))

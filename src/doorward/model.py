@@ -121,9 +121,29 @@ class Packet(NamedTuple):
     local: bool = True
 
 
+def parse_address(text: str) -> Address:
+    """Read an address without a scope id. ValueError: it is not one.
+
+    The scope of `fe80::1%eth0` may hold any text, and means something only on the host that wrote it.
+    """
+    if not isinstance(text, str) or "%" in text:  # a number and bytes are addresses too, to `ip_address`
+        raise ValueError(f"invalid address {text!r}: write it as text, without a scope id")
+    return ip_address(text)
+
+
 def parse_place(text: str) -> Place:
-    """Read an address, or a network with its prefix length. ValueError: it is neither."""
-    return ip_network(text) if "/" in text else ip_address(text)
+    """Read an address, or a network with its prefix length, without a scope id. ValueError: it is neither."""
+    if "/" not in text:
+        return parse_address(text)
+    address, _, prefix = text.partition("/")
+    return ip_network(f"{parse_address(address)}/{prefix}")
+
+
+def place_text(place: Place) -> str:
+    """Return a place as text for a program or for nftables, made from its bits alone."""
+    if isinstance(place, Address):
+        return str(type(place)(int(place)))
+    return str(type(place)((int(place.network_address), place.prefixlen)))
 
 
 def holds(place: Place, address: Address) -> bool:

@@ -14,8 +14,9 @@ from doorward.errors import HostError
 from doorward.gate import nft
 from doorward.gate.connections import Connection
 from doorward.gate.memory import MemoryFilter
-from doorward.gate.nft import NftError, NftFilter
+from doorward.gate.nft import NftFilter
 from doorward.gate.plan import Changes, Filter
+from doorward.gate.refusal import NftError
 from doorward.gate.ruleset import COUNTERS, OPEN_SIZE, TABLE, Existing, Ruleset, compile_ruleset
 from doorward.model import Door, Element, Port, Protocol
 from tests.support.openings import door, element

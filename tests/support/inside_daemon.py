@@ -19,6 +19,7 @@ from doorward.daemon.loading import Commit, Loaded
 from doorward.daemon.log import Log
 from doorward.daemon.loop import Loop
 from doorward.daemon.numbers import Numbers
+from doorward.daemon.pending import Pending
 from doorward.errors import HostError
 from doorward.gate.memory import MemoryFilter
 from doorward.gate.plan import Changes
@@ -40,6 +41,15 @@ class Stuck(MemoryFilter):
         super().apply(changes)
 
 
+class Whole:
+    """Healing that never finds the gate damaged."""
+
+    trouble, is_damaged, is_fresh = "", False, False
+
+    def suspect(self) -> None:
+        """Find it whole."""
+
+
 class InsideDaemon(Daemon):
     """The daemon's inside, with a filter in memory and nothing that listens."""
 
@@ -51,6 +61,8 @@ class InsideDaemon(Daemon):
         self.loop, self.log, self.ledger = self.errands.loop, log, ledger
         self.book = Book()
         self.filter = Stuck(self.loop.now_s)
+        self.healing = Whole()  # type: ignore[assignment]
+        self.restored, self.trouble = (), ""
         self.missed = 0
         self.bans = Bans(ledger.path.with_name("bans.json"), self.filter, log.say)
         self.followers = Followers(self.loop)
@@ -58,7 +70,7 @@ class InsideDaemon(Daemon):
         log.listeners += [self.followers.tell, self.numbers.take]
         self.config = ledger.path.with_name("doorward.toml")
         self._timer_s = float("inf")
-        self._due, self._lines = [], []
+        self.pending = Pending(self)
         self.loaded = Loaded(Gate(), DOORS, "0123abcd", {}, Commit(0, b""))
         self.doors = {door.name: door for door in DOORS}
         self.healing = SimpleNamespace(is_busy=False)

@@ -4,12 +4,12 @@ from __future__ import annotations
 
 import argparse
 import time
-from ipaddress import ip_address
 
 from doorward.cli import render
 from doorward.daemon.control import ask, default_path
 from doorward.errors import UsageError
 from doorward.gate.bans import ban_of
+from doorward.model import parse_address
 from doorward.session import ssh_connection
 
 EXAMPLE = """\
@@ -56,7 +56,7 @@ def _spare_this_session(text: str) -> None:
     """Refuse what would shut the door behind whoever asks. UsageError; the daemon judges an address that is none."""
     session = ssh_connection()
     try:
-        own = session is not None and ban_of(session.source) == ban_of(ip_address(text))
+        own = session is not None and ban_of(session.source) == ban_of(parse_address(text))
     except ValueError:
         return
     if own:

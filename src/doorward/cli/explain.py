@@ -8,7 +8,6 @@ import sys
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
-from ipaddress import ip_address
 from pathlib import Path
 from typing import BinaryIO
 
@@ -31,7 +30,7 @@ from doorward.explain.report import MOST_FOR_PROGRAMS, MOST_SHOWN, Report, repor
 from doorward.explain.traces import Traces
 from doorward.gate.bans import ban_of
 from doorward.ledger import ledger_path, places_of, read_records
-from doorward.model import Address
+from doorward.model import Address, parse_address
 
 EXAMPLE = """\
   # doorward explain knock.pcap    # made by `tcpdump -i any -w knock.pcap`
@@ -67,13 +66,13 @@ def run(args: argparse.Namespace) -> int:
     if args.live is not None:
         return _live(args, _address("--live", args.live))
     with suppress(ValueError):
-        return _past(args, ip_address(args.what))
+        return _past(args, parse_address(args.what))
     return _file(args)
 
 
 def _address(option: str, text: str) -> Address:
     try:
-        return ip_address(text)
+        return parse_address(text)
     except ValueError:
         raise UsageError(f"{option}: {text!r} is no address; write it as 192.0.2.7 or 2001:db8::7") from None
 

@@ -43,6 +43,10 @@ _REASONS = {  # of signed/judge.py and daemon/verifier.py, with those of the led
     "forbidden": "for what the key may not",
     "signature": "with a wrong signature",
     "banned": "for banned addresses",
+    "overlap": "for part of a network that was open",
+    "quota": "beyond the quota of a key",
+    "full": "for which the open set had no room",
+    "failed": "that nftables refused",
     "lost": "times that the kernel lost some",
 }
 
@@ -100,10 +104,7 @@ def _off(since_s: float, *, as_json: bool) -> int:
 def _remark(answer: dict[str, Any]) -> None:
     """Say what is out of the ordinary, and how signed knocks and the fleet stand."""
     if fault := answer.get("last_good"):
-        render.line(f"NOT LOADED: {answer['config']}; its last good copy is in force, and hooks do not run.")
-        render.line("Repair it (`doorward check`), then have it loaded again. What is wrong:")
-        for line in str(fault).splitlines()[:_MOST_FAULTS]:
-            render.line(f"  {line}")
+        _not_loaded(answer["config"], str(fault))
     if (trial := answer.get("trial")) is not None:  # an older daemon has none
         render.line(
             f"this gate is on trial, {render.span(trial['left_s'])} left: open a new connection, through a knock,"
@@ -118,8 +119,17 @@ def _remark(answer: dict[str, Any]) -> None:
         render.line(f"{banned} {'is' if banned == 1 else 'are'} banned; `doorward ban` lists who")
     if (fleet := answer.get("fleet")) is not None:
         render.line(_fleet(fleet))
+    if trouble := answer.get("gate_trouble"):  # an older daemon has none
+        render.line(f"the gate was {trouble}")
     if answer["ledger_trouble"]:
         render.line(f"the ledger cannot be written: {answer['ledger_trouble']}")
+
+
+def _not_loaded(config: str, fault: str) -> None:
+    render.line(f"NOT LOADED: {config}; its last good copy is in force, and hooks do not run.")
+    render.line("Repair it (`doorward check`), then have it loaded again. What is wrong:")
+    for line in fault.splitlines()[:_MOST_FAULTS]:
+        render.line(f"  {line}")
 
 
 def _signed(takes: bool, refused: dict[str, int]) -> str:

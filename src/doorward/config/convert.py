@@ -9,7 +9,7 @@ import re
 from collections.abc import Iterator, Sequence
 from typing import NamedTuple
 
-from doorward.config.convert_text import NewDoor, Note, own_firewall, write
+from doorward.config.convert_text import NewDoor, Note, argv, own_firewall, write
 from doorward.config.duration import format_duration
 from doorward.config.firewall_commands import recognise, undoes
 from doorward.config.firewall_ports import Rule, Service
@@ -34,6 +34,7 @@ def convert(configuration: KnockdConfiguration, file: str, service: Service) -> 
     doors = [_converted(name, door, service) for name, door in _named(configuration.doors)]
     _pair(doors)
     doors = list(_merged(doors))
+    _safe_commands(doors)
     _refused_ports(doors)
     general = list(_general(configuration.options, doors))
     interface = (configuration.options.interface or "").split(":")[0]
@@ -165,6 +166,21 @@ def _merged(doors: Sequence[NewDoor]) -> Iterator[NewDoor]:
             other.notes += [Note(other.name, note.check, note.text) for note in door.notes]
             other.note(f"does what {door.name} did as well, since both had one sequence", check=True)
     yield from first.values()
+
+
+def _safe_commands(doors: Sequence[NewDoor]) -> None:
+    """Leave out commands that cannot get the address as an argument: all of a door's, so that none opens for good."""
+    for door in doors:
+        try:
+            for scripts in (door.on_open, door.on_close):
+                argv(scripts)
+        except ValueError as error:
+            door.on_open, door.on_close = [] if door.opens else ["true"], []
+            door.note(
+                f'its commands are left out, since the address cannot be passed to them as "$1": {error}. It runs '
+                "nothing yet: write `on_open` and `on_close`",
+                check=True,
+            )
 
 
 def _refused_ports(doors: Sequence[NewDoor]) -> None:

@@ -25,6 +25,7 @@ PortName = Callable[[Port], str | None]  # as services(5) holds them
 _MOST_IN_A_NAME = 3  # ports
 _LONGEST_STEM = 50  # of a name, so that a number fits behind it
 _VARIABLE = re.compile(r"\$(PKT_SRC|SRC|IP|PORT|PROTO|DST|TIMEOUT)")
+_IN_A_SHELL = re.compile(r"(?:^|[/\s])(?:ba|da|k|z)?sh\s(?:.*\s)?-[A-Za-z]*c\s.*%IP%")
 _SIMPLE_NAME = re.compile(r"[A-Za-z0-9._@-]{1,64}")
 
 
@@ -169,6 +170,8 @@ def _substituted(command: str, ports: Sequence[Port]) -> str:
 def _cannot_run(command: str) -> str:
     if left := _VARIABLE.search(command):
         return f"{left[0]} is not known when a door opens"
+    if _IN_A_SHELL.search(command):
+        return 'a shell would read the address as part of its text; pass it as "$1"'
     program = (command.split() or [""])[0]
     return "" if program and ("/" not in program or program.startswith("/")) else "its program has no whole path"
 

@@ -12,6 +12,7 @@ from doorward.config.duration import format_duration
 from doorward.config.firewall_ports import Rule
 from doorward.config.knockd import KnockdDoor
 from doorward.config.readers import MAX_FOR_MS, MAX_WITHIN_MS
+from doorward.config.shell_argument import PLACE, as_argument
 from doorward.model import DEFAULT_FLAGS, FlagFilter, Port
 
 _NO_SHELL = re.compile(r"true|doorward close [A-Za-z0-9_-]+ %IP%")  # what is made here, not taken from the old file
@@ -92,14 +93,19 @@ def _table(door: NewDoor) -> Iterator[str]:
         yield f"opens = {toml_list(map(str, door.opens))}"
     for key, scripts in (("on_open", door.on_open), ("on_close", door.on_close)):
         if scripts:
-            yield f"{key} = {toml_list(_argv(scripts))}"
+            yield f"{key} = {toml_list(argv(scripts))}"
     yield f'for = "{format_duration(min(door.for_ms, MAX_FOR_MS))}"'
 
 
-def _argv(scripts: Sequence[str]) -> list[str]:
+def argv(scripts: Sequence[str]) -> list[str]:
+    """Return the program and the words that do what knockd's scripts did. The address is never in a shell's text.
+
+    ValueError: the shell cannot be given it as an argument.
+    """
     if len(scripts) == 1 and _NO_SHELL.fullmatch(scripts[0]):
         return scripts[0].split()
-    return ["/bin/sh", "-c", "\n".join(scripts)]
+    text = "\n".join(scripts)
+    return ["/bin/sh", "-c", as_argument(text), *(["doorward", PLACE] if PLACE in text else [])]
 
 
 def comments(notes: Iterable[Note]) -> Iterator[str]:

@@ -8,11 +8,11 @@ from __future__ import annotations
 
 import re
 from collections.abc import Callable
-from ipaddress import IPv4Address, IPv6Address, ip_address
+from ipaddress import IPv4Address, IPv6Address
 
 from doorward.config.report import shown
 from doorward.config.schema import MAX_SEQUENCE
-from doorward.model import FlagFilter, Port, Protocol
+from doorward.model import FlagFilter, Port, Protocol, parse_address
 
 WHITESPACE = " \t\n\v\f\r"  # C's isspace; str.strip() alone would take a no-break space as well
 FLAGS = ("fin", "syn", "rst", "psh", "ack", "urg")
@@ -93,11 +93,10 @@ def flags(text: str) -> FlagFilter:
 def target(text: str) -> IPv4Address | IPv6Address:
     """Read an address; knockd takes a host's name but then never finds it in a packet."""
     try:
-        if "%" not in text:
-            return ip_address(text)
+        return parse_address(text)
     except ValueError:
-        pass
-    raise ValueError(f"{shown(text)} is no address; write the address of the host itself, like 192.0.2.7")
+        remedy = "write the address of the host itself, like 192.0.2.7"
+        raise ValueError(f"{shown(text)} is no address; {remedy}") from None
 
 
 def interface(text: str) -> str | None:

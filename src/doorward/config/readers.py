@@ -5,13 +5,12 @@ from __future__ import annotations
 import re
 from collections.abc import Callable, Hashable, Sequence
 from enum import StrEnum
-from ipaddress import ip_address
 from typing import TypeVar
 
 from doorward.config.duration import format_duration, parse_duration_ms
 from doorward.config.report import shown
 from doorward.config.schema import MAX_CAPACITY, MAX_SEQUENCE, Mark
-from doorward.model import NAME, Address, FlagFilter, Port, Protocol
+from doorward.model import NAME, Address, FlagFilter, Port, Protocol, parse_address
 
 MIN_CAPACITY = 1024
 MAX_WITHIN_MS = 3_600_000  # an hour
@@ -207,7 +206,7 @@ def interface(value: object) -> str:
 def address(value: object) -> Address:
     """Read an IPv4 or IPv6 address."""
     try:
-        return ip_address(text(value))
+        return parse_address(text(value))
     except ValueError:
         raise ValueError(f'{shown(value)} is no address; write one like "192.0.2.7"') from None
 

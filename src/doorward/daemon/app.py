@@ -6,12 +6,13 @@ import signal
 import time
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import ExitStack, contextmanager
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from doorward.capture.nflog import Event, event_log
 from doorward.config.schema import Configuration
-from doorward.daemon import bans, kept, notify, renewal, requests, sharing
+from doorward.daemon import bans, kept, notify, renewal, repairs, requests, sharing
 from doorward.daemon.bans import Bans
 from doorward.daemon.book import Book
 from doorward.daemon.control import ControlServer, Reply
@@ -19,15 +20,18 @@ from doorward.daemon.errands import Errand, Errands
 from doorward.daemon.following import Followers
 from doorward.daemon.gauging import Gauging
 from doorward.daemon.healing import Healing
-from doorward.daemon.loading import Loaded, Loading, PutBack, put_back
+from doorward.daemon.loading import Loaded
 from doorward.daemon.log import Log
 from doorward.daemon.numbers import Numbers
+from doorward.daemon.pending import Pending
 from doorward.daemon.reader import Reader
 from doorward.daemon.reconcile import differences, shifted, taken_over
 from doorward.daemon.trial import Trial
+from doorward.errors import DoorwardError
 from doorward.gate.chains import LOG_GROUP
-from doorward.gate.nft import NftError, NftFilter
+from doorward.gate.nft import NftFilter
 from doorward.gate.plan import Remaining, plan
+from doorward.gate.refusal import NftError
 from doorward.ledger import Ledger
 from doorward.model import Door, Element, Opening, Place
 
@@ -62,8 +66,9 @@ class Daemon:
         log.listeners += [self.followers.tell, self.numbers.take]
         self.missed = 0  # times that log messages were lost, after which the sets were read back
         self._states: dict[str, dict[int, tuple[str, ...]]] = {}
-        self._due: list[Errand] = []  # to be sent off
-        self._lines: list[Callable[[], None]] = []  # of the log, to be written once the ledger has what they tell
+        self.pending = Pending(self)
+        self.restored: tuple[Element, ...] = ()  # the entries that the repair at work puts back
+        self.trouble = ""  # why the gate was put back without some openings
         self.control_path, self.kept = control, ledger.path.with_name(kept.NAME)
         self.bans = Bans(ledger.path.with_name(bans.NAME), self.filter, log.say)
         self._timer_s, self._told_s = float("inf"), float("-inf")
@@ -75,7 +80,8 @@ class Daemon:
             parts.callback(self._control.close)
             self._events = Reader([event_log(LOG_GROUP)])
             parts.callback(self._events.close)
-            self.healing = Healing(self.loop, log, self._put_back, self._healed, self.reconcile, self.switch_off)
+            begin, finish = partial(repairs.begin, self), partial(repairs.finish, self)
+            self.healing = Healing(self.loop, log, begin, finish, self.reconcile, self.switch_off)
             parts.callback(self.healing.close)
             parts.callback(self._leave_trial)
             parts.callback(self._end_signed)
@@ -127,6 +133,7 @@ class Daemon:
         names = {state: tuple(loaded.doors[i].name for i in done) for state, done in loaded.states.items()}
         self._states = before | {loaded.generation: names}
         self.loaded: Loaded = loaded
+        self.trouble = ""
         self.doors: dict[str, Door] = {door.name: door for door in loaded.doors}
         self.errands.take(loaded.doors, loaded.gate.on_refuse)
         self._control.admit_group(loaded.gate.control_group)
@@ -174,15 +181,16 @@ class Daemon:
 
     def record_opening(self, new: Opening, *, is_learnt: bool = False) -> None:
         """Enter an opening into book, ledger and log, and tell the fleet, unless it was learnt from there."""
-        prolonged = self.book.get(new.door, new.address) is not None
-        opening = self.book.open(new)
+        key, before = (new.door, new.address), self.book.get(new.door, new.address)
+        opening, event = self.book.open(new), "opened" if before is None else "prolonged"
         self.ledger.opened(self.in_wall_time(opening))
         left_s = opening.until_s - self.loop.now_s()
-        self._lines.append(lambda: self.log.opening("prolonged" if prolonged else "opened", opening, left_s, new.by))
+        self.pending.opened(key, before)
+        self.pending.line(key, lambda: self.log.opening(event, opening, left_s, new.by))
         if self.fleet is not None and not is_learnt:
-            self._lines.append(self.fleet.opened(opening, new.by))
-        if not prolonged:
-            self._send(Errand(new.door, new.address, "open"))
+            self.pending.line(key, partial(self.fleet.opened, opening, new.by))
+        if before is None:
+            self._send(Errand(*key, "open"))
         self._schedule()
 
     def record_errand(self, knock: Opening) -> None:
@@ -191,26 +199,27 @@ class Daemon:
         self.ledger.opened(moment)
         self.ledger.closed(knock.door, knock.address, moment.until_s, "time")
         fields = {"door": knock.door, "address": str(knock.address), "by": knock.by}
-        self._lines.append(lambda: self.log.event("ran", fields))
+        self.pending.line((knock.door, knock.address), lambda: self.log.event("ran", fields))
         self._send(Errand(knock.door, knock.address, "open"))
 
     def record_end(self, opening: Opening, by: str) -> None:
-        """Write the end of an opening into ledger and log: by "time", "hand", "fleet" or "lost".
+        """Write the end of an opening into ledger and log: by "time", "hand", "ban", "fleet" or "lost".
 
         The ledger keeps what is owed until the command has ended, so that the next daemon runs it, whatever comes.
         """
         ended_s = opening.until_s if by == "time" else self.loop.now_s()  # it may have ended while no daemon ran
         at_s = ended_s + self.wall_offset_s()
         self.ledger.ended(opening.door, opening.address, at_s)
-        self._send(Errand(opening.door, opening.address, "close", lambda: self._strike(opening, at_s, by)))
-        self._lines.append(lambda: self.log.opening("closed", opening, ended_s - opening.since_s, by))
+        key = opening.door, opening.address
+        self._send(Errand(*key, "close", lambda: self._strike(opening, at_s, by)))
+        self.pending.line(key, lambda: self.log.opening("closed", opening, ended_s - opening.since_s, by))
         if self.fleet is not None:
-            self._lines.append(self.fleet.ended(opening, by))
+            self.pending.line(key, partial(self.fleet.ended, opening, by))
         self._schedule()
 
     def _send(self, errand: Errand) -> None:
         if self.errands.has_command(errand):
-            self._due.append(errand)
+            self.pending.errand(errand)
         else:
             errand.then()
 
@@ -230,34 +239,38 @@ class Daemon:
     def recording(self, and_then: Callable[[], None] = lambda: None) -> Iterator[None]:
         """Write what is recorded inside together, and then the log; once it is on the disk, start the commands.
 
-        `and_then` is called between: what opens a door, so that the ledger knows first and the log tells no lie.
+        `and_then` is called between: what opens a door, so that the ledger knows first and the log tells no lie. Where
+        it fails, the openings that were recorded inside are taken back, and nothing is logged or run for them.
 
         So the log tells of nothing that a kill could still undo, and not even a loss of power makes the ledger forget
         an `on_close` whose `on_open` has run. Everything that is recorded is recorded inside of one.
         """
-        with self.ledger.together():
-            yield
-        and_then()
-        lines, self._lines = self._lines, []
-        for line in lines:
-            line()
-        due, self._due = self._due, []
-        if any(errand.what == "open" for errand in due):
-            self.ledger.secure()
-        for errand in due:
-            self.errands.run(errand)
+        outer, self.pending = self.pending, Pending(self)  # a repair may record while an opening is being applied
+        try:
+            with self.ledger.together():
+                yield
+            and_then()
+        except BaseException:
+            self.pending.take_all_back()
+            raise
+        finally:
+            done, self.pending = self.pending, outer
+            done.finish()
 
     def settle(self, touched: tuple[Element, ...], have: Remaining | None = None) -> None:
-        """Bring these entries of the gate to what the book wants."""
+        """Bring these entries of the gate to what the book wants.
+
+        `have` is what is there of them; without it the sets are read back, which takes a second where they are full.
+        """
         for last_try in (False, False, True):
             now_s = self.loop.now_s()
             want = {element: until_s - now_s for element, until_s in self.book.wanted_until(touched).items()}
             try:
                 self.filter.apply(plan(touched, want, self.filter.elements() if have is None else have))
-            except NftError:  # an entry ended between reading and removing
-                if last_try and not self._will_heal():
+            except NftError as error:
+                if error.is_of_entries or (last_try and not self._will_heal()):
                     raise
-                have = None
+                have = None  # an entry ended between reading and removing
             else:
                 return
 
@@ -275,28 +288,6 @@ class Daemon:
         if self.trial is not None:
             self.trial.leave()
 
-    def remaining(self) -> dict[Element, float]:
-        """For how long each entry of the openings in the book is to stand."""
-        now_s = self.loop.now_s()
-        touched = [element for opening in self.book for element in opening.elements()]
-        return {element: until_s - now_s for element, until_s in self.book.wanted_until(touched).items()}
-
-    def _put_back(self) -> Loading[PutBack] | Loading[Loaded]:
-        """Begin a repair: the gate as it was last loaded, or by the file where that could not be kept."""
-        restore, keep = self.remaining(), self.kept
-        self._restored = tuple(restore)
-        if self.loaded.not_kept:
-            return Loading(renewal.again(self, restore))
-        return Loading(lambda: put_back(keep, restore))
-
-    def _healed(self, outcome: PutBack | Loaded) -> int:
-        """Take over after a repair, with what was opened and closed while it was made."""
-        if isinstance(outcome, Loaded):
-            self.take(outcome)
-        self.bans.put_back()
-        self.settle((*self._restored, *(element for opening in self.book for element in opening.elements())))
-        return len(self.book)
-
     def _will_heal(self) -> bool:
         """Tell whether nftables refuses since another program changed the gate: the repair puts all of the book in."""
         self.healing.suspect()
@@ -312,7 +303,10 @@ class Daemon:
         with self.recording():
             for event in events:
                 if event.what == "knock":
-                    self._knocked(event)
+                    try:
+                        self._knocked(event)
+                    except DoorwardError as error:  # the kernel has opened already: this is about until when
+                        self.log.say(f"the end of an opening for {event.source} was not set: {error}", "error")
                 else:
                     self._refused(event)
         for event in events:

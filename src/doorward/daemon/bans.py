@@ -6,7 +6,6 @@ import json
 import time
 from collections.abc import Callable
 from contextlib import suppress
-from ipaddress import ip_address
 from pathlib import Path
 from typing import Protocol
 
@@ -14,7 +13,7 @@ from doorward import durable
 from doorward.errors import AnswerNo
 from doorward.gate.bans import Bans as Remaining
 from doorward.gate.bans import ban_of, covers
-from doorward.model import Address, Place
+from doorward.model import Address, Place, parse_place
 from doorward.owner_rights import owner_rights
 
 NAME = "bans.json"  # in the state folder
@@ -98,5 +97,6 @@ def read_bans(path: Path) -> dict[Place, float]:
         for text, until_s in kept.items() if isinstance(kept, dict) else ():
             with suppress(ValueError):
                 if type(until_s) is float and until_s < time.time() + 366 * 86_400:
-                    found[ban_of(ip_address(text.partition("/")[0]))] = until_s
+                    place = parse_place(text)
+                    found[ban_of(place if isinstance(place, Address) else place.network_address)] = until_s
     return dict(list(found.items())[:MAX_BANS])

@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import heapq
 import itertools
+from collections import Counter
 from collections.abc import Iterable, Iterator
+from ipaddress import IPv4Network, IPv6Network
 
 from doorward.model import Element, Opening, Place
 
@@ -16,6 +18,8 @@ class Book:
         self._standing: dict[Place, dict[str, Opening]] = {}
         self._ends: list[tuple[float, int, str, Place]] = []  # a heap by the end
         self._entered = itertools.count()  # tells equal ends apart: addresses of two families do not compare
+        self._counts: Counter[str] = Counter()  # openings, by who opened them
+        self._wide: Counter[str] = Counter()  # entries of those to networks, likewise
 
     def __iter__(self) -> Iterator[Opening]:
         for doors in self._standing.values():
@@ -28,12 +32,28 @@ class Book:
         """Give the opening that stands, or None."""
         return self._standing.get(address, {}).get(door)
 
+    def count(self, by: str) -> int:
+        """Return how many openings there are that `by` opened."""
+        return self._counts[by]
+
+    def wide_count(self, by: str) -> int:
+        """Return how many entries the openings to networks have that `by` opened."""
+        return self._wide[by]
+
+    def wider(self, place: Place) -> Iterator[Opening]:
+        """Yield the openings to networks that a network lies in."""
+        if isinstance(place, IPv4Network | IPv6Network):
+            for bits in range(place.prefixlen):
+                yield from self._standing.get(place.supernet(new_prefix=bits), {}).values()
+
     def open(self, new: Opening) -> Opening:
         """Enter an opening, or prolong the one that stands, never shortening it; give what stands now."""
         old = self.get(new.door, new.address)
         if old is not None:
             ports = tuple(dict.fromkeys((*old.ports, *new.ports)))
             new = old._replace(ports=ports, until_s=max(old.until_s, new.until_s))
+            self._count(old, -1)
+        self._count(new, 1)
         self._standing.setdefault(new.address, {})[new.door] = new
         heapq.heappush(self._ends, (new.until_s, next(self._entered), new.door, new.address))
         return new
@@ -50,7 +70,16 @@ class Book:
         opening = doors.pop(door, None)
         if not doors:
             self._standing.pop(address, None)
+        if opening is not None:
+            self._count(opening, -1)
         return opening
+
+    def _count(self, opening: Opening, sign: int) -> None:
+        is_wide = isinstance(opening.address, IPv4Network | IPv6Network)
+        for counts, number in (self._counts, 1), (self._wide, len(opening.ports) if is_wide else 0):
+            counts[opening.by] += sign * number
+            if not counts[opening.by]:
+                del counts[opening.by]  # names of keys come and go
 
     def expire(self, now_s: float) -> list[Opening]:
         """Strike out what has ended by `now_s`."""

@@ -6,7 +6,7 @@ from collections.abc import Mapping, Sequence
 from typing import NamedTuple
 
 from doorward.config.schema import PLACE, REASON
-from doorward.model import Place
+from doorward.model import Place, place_text
 
 Command = str | tuple[str, ...]  # text for a shell, as knockd's; or the words of a program
 REFUSALS = ""  # no door's name: what runs on refusals
@@ -33,8 +33,8 @@ Commands = Mapping[str, DoorCommands]
 def filled(command: Command, address: Place, reason: str = "") -> Command:
     """Put the address in place of each %IP%, and where something was refused the reason, one word, for %REASON%."""
     if isinstance(command, str):
-        return command.replace(PLACE, str(address))
-    words = (word.replace(PLACE, str(address)) for word in command)
+        return command.replace(PLACE, place_text(address))
+    words = (word.replace(PLACE, place_text(address)) for word in command)
     return tuple(word.replace(REASON, reason) if reason else word for word in words)
 
 

@@ -17,12 +17,12 @@ from doorward.config.schema import Fleet, Policy
 from doorward.daemon.bucket import Bucket
 from doorward.daemon.fleet_child import Child
 from doorward.daemon.loading import Loaded
+from doorward.daemon.repairs import settle_each
 from doorward.errors import DoorwardError, MalformedError
 from doorward.fleet import talk
 from doorward.fleet.admission import FULL, Limits, Rejected, Room, judge
 from doorward.fleet.records import Key, fit
-from doorward.gate.plan import plan
-from doorward.model import Element, Opening, Place
+from doorward.model import Opening, Place
 from doorward.signed.judge import Granted
 
 if TYPE_CHECKING:
@@ -33,7 +33,7 @@ _PAUSE_S, _LONGEST_PAUSE_S = 1.0, 30.0  # after a process that ended, before the
 _TELL_AGAIN_S = 60.0
 RECORDS_PER_S, RECORDS_AT_ONCE = 20, 500  # for the fleet's record; each gate's own ledger has all
 _REJECTIONS_PER_S, _REJECTIONS_AT_ONCE = 1 / 60, 5  # lines in the log; all are counted
-_OWN_ENDS = ("hand", "ban", "refused")  # what ends an opening everywhere
+_OWN_ENDS = ("hand", "ban")  # what ends an opening everywhere
 
 
 class Objection(NamedTuple):
@@ -80,21 +80,19 @@ class SharedOpenings:
             self._settings = settings
             self._start()
 
-    def opened(self, opening: Opening, by: str) -> Callable[[], None]:
-        """Tell of an opening: by the call that is given, once it stands in the ledger and in the gate."""
+    def opened(self, opening: Opening, by: str) -> None:
+        """Note an opening that is in the ledger and in the gate, for `flush`."""
         if opening.ports:  # else there is a command at the end, which is this gate's own business
             if self._is_shared(opening.door):
                 self._opened.append(_item(opening, by))
             self.record("opened", opening.door, opening.address, by)
-        return self._flush
 
-    def ended(self, opening: Opening, by: str) -> Callable[[], None]:
-        """Tell that an opening was closed, likewise; one that ended by itself does so everywhere."""
+    def ended(self, opening: Opening, by: str) -> None:
+        """Note that an opening was closed, likewise; one that ended by itself does so everywhere."""
         if by in _OWN_ENDS and opening.ports and self._may_close(opening.door):
             self._closed.append(_key(opening))
         if by != "time":
             self.record("closed", opening.door, opening.address, by)
-        return self._flush
 
     def record(self, event: str, door: str | None, address: Place, words: str) -> None:
         """Tell what happened here, for the fleet's record; of a crowd's events only some."""
@@ -152,8 +150,8 @@ class SharedOpenings:
         loop.at(loop.now_s() + self._pause_s, lambda: None if self._child is not None else self._start())
         self._pause_s = min(2 * self._pause_s, _LONGEST_PAUSE_S)
 
-    def _flush(self) -> None:
-        """Tell what was opened and closed since the last time."""
+    def flush(self) -> None:
+        """Announce what was opened and closed since the last time."""
         opened, self._opened = self._opened, []
         for items in talk.portions(opened):
             self._send(talk.Opened(items))
@@ -240,7 +238,8 @@ class SharedOpenings:
         daemon, now_ms = self._daemon, round(self._daemon.loop.now_s() * 1000)
         limits = Limits(self._fleet.for_max_ms, takes_networks=daemon.loaded.signed is not None)
         room = Room(daemon.book)
-        admitted: list[tuple[talk.Item, Opening]] = []
+        admitted: list[Opening] = []
+        items_of: dict[tuple[str, Place], talk.Item] = {}
         for item in items:
             found = judge(item, daemon.doors.get(item.key.door), limits, now_ms)
             if found is None or daemon.bans.holds(item.key.place):
@@ -250,47 +249,16 @@ class SharedOpenings:
             if isinstance(found, Rejected):
                 self._reject(item, found)
             else:
-                admitted.append((item, found))
-        if not (admitted := self._put(admitted)):
-            return
-        with daemon.recording():
-            for _, opening in admitted:
+                admitted.append(found)
+                items_of[found.door, found.address] = item
+
+        def refused(opening: Opening, error: DoorwardError) -> None:
+            daemon.pending.take_back((opening.door, opening.address))
+            self._reject(items_of[opening.door, opening.address], Rejected("kernel", str(error)))
+
+        with daemon.recording(lambda: settle_each(daemon, admitted, daemon.pending.prolongs, refused)):
+            for opening in admitted:
                 daemon.record_opening(opening, is_learnt=True)
-
-    def _put(self, admitted: list[tuple[talk.Item, Opening]]) -> list[tuple[talk.Item, Opening]]:
-        """Enter openings into the gate together, or one by one where the kernel refuses; return those that it took.
-
-        They are recorded afterwards, as those by the kernel's own hand are: what it refuses leaves no record.
-        """
-        daemon = self._daemon
-        try:
-            self._apply([opening for _, opening in admitted])
-        except DoorwardError:
-            daemon.healing.suspect()
-        else:
-            return admitted
-        if daemon.healing.is_damaged:
-            return admitted  # the repair puts in all of the book
-        taken = []
-        for item, opening in admitted:
-            try:
-                self._apply([opening])
-                taken.append((item, opening))
-            except DoorwardError as error:
-                self._reject(item, Rejected("kernel", str(error)))
-        return taken
-
-    def _apply(self, openings: list[Opening]) -> None:
-        """Enter openings into the gate; an entry that lasts longer by another opening stays so."""
-        until: dict[Element, float] = {}
-        for opening in openings:
-            for element in opening.elements():
-                until[element] = max(opening.until_s, until.get(element, 0.0))
-        for element, until_s in self._daemon.book.wanted_until(until).items():
-            until[element] = max(until_s, until[element])
-        now_s = self._daemon.loop.now_s()
-        want = {element: until_s - now_s for element, until_s in until.items()}
-        self._daemon.filter.apply(plan(want, want, {}))
 
     def _reject(self, item: talk.Item, why: Rejected) -> None:
         """Count and log; no record and no `on_refuse`: what etcd says of an address is not what its owner did."""

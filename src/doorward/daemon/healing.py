@@ -61,7 +61,8 @@ class Healing:
         self._fingerprint = b""
         self._damage: _Damage | None = None  # what no repair has begun for yet
         self._began_s = float("-inf")
-        self._is_repairing = self._is_ending = self._has_failed = False
+        self._is_repairing = self._is_ending = False
+        self.trouble = ""  # why the last repair failed; another is to come
         self._is_timed = False
         self._fights = Fights()
         loop.on_readable(self._watch.fileno(), self._hear)
@@ -213,7 +214,7 @@ class Healing:
             if call is not None:
                 call()
             return
-        now_s, due_s = self._loop.now_s(), self._began_s + (_FAILED_PAUSE_S if self._has_failed else PAUSE_S)
+        now_s, due_s = self._loop.now_s(), self._began_s + (_FAILED_PAUSE_S if self.trouble else PAUSE_S)
         if now_s < due_s:
             self._is_timed = True
             self._loop.at(due_s, self._wake)
@@ -236,13 +237,19 @@ class Healing:
         self._is_repairing = False
         if isinstance(outcome, SwitchedOff):
             return
-        self._has_failed = isinstance(outcome, DoorwardError)
-        if self._has_failed:
+        if not isinstance(outcome, DoorwardError):
+            try:
+                count = self._healed(outcome)
+            except DoorwardError as error:
+                outcome = error
+        if isinstance(outcome, DoorwardError):
+            self.trouble = f"not put back: {outcome}"
             told = self._fights.line(damage.culprit, f"it could not be put back: {outcome}; trying again", now_s)
             self._damage = damage
         else:
+            self.trouble = ""
             took_ms = round((now_s - damage.since_s) * 1000)
-            told = self._fights.line(damage.culprit, f"put back after {took_ms}ms, {self._healed(outcome)} open", now_s)
+            told = self._fights.line(damage.culprit, f"put back after {took_ms}ms, {count} open", now_s)
             while self._when_whole:
                 self._when_whole.pop()()
         if told is not None:

@@ -32,10 +32,14 @@ from doorward.model import Door
 
 
 class Commit(NamedTuple):
-    """What a child put into the kernel: by which process (gate/watch.py), and its rules' fingerprint, if it is sure."""
+    """What a child put into the kernel: by which process (gate/watch.py), and its rules' fingerprint, if it is sure.
+
+    `refusal` says why nftables would not take the openings with it: then the gate is there without any of them.
+    """
 
     process: int
     fingerprint: bytes
+    refusal: str = ""
 
 
 class Outcome(Protocol):
@@ -205,16 +209,16 @@ def put_back(keep: Path, restore: Remaining) -> PutBack:
     return PutBack(_watched(lambda: NftFilter().put_back(text, restore, standing_connections())))
 
 
-def _watched(change: Callable[[], None]) -> Commit:
+def _watched(change: Callable[[], str]) -> Commit:
     """Change the gate, and tell what is there then; without a fingerprint where others changed it meanwhile."""
     own = own_process()
     switch.refuse_if_off()
     with closing(Watch()) as watch:
         watch.spare(os.getpid())
-        change()
+        refusal = change()
         if switch.is_off():  # it was switched off meanwhile, and the table may have been removed before this commit
             NftFilter().unload()
             switch.refuse_if_off()
         found, told = fingerprint(), watch.read()
     is_sure = told is not None and all(each.process == own or each.harm != "rules" for each in told)
-    return Commit(own, found if is_sure else b"")
+    return Commit(own, found if is_sure else b"", refusal)

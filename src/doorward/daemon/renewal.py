@@ -4,16 +4,15 @@ from __future__ import annotations
 
 import hashlib
 import os
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from dataclasses import replace
-from ipaddress import ip_address
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, cast
 
 from doorward.config.files import MAX_BYTES, text_of
 from doorward.config.schema import LONGEST_TRIAL_MS, SHORTEST_TRIAL_MS
 from doorward.config.toml import parse
-from doorward.daemon import notify
+from doorward.daemon import notify, repairs
 from doorward.daemon.control import Later
 from doorward.daemon.last_good import load_last, path_of
 from doorward.daemon.loading import Loaded, Loading, digest_of, load, load_file
@@ -21,8 +20,9 @@ from doorward.daemon.switch import SwitchedOff
 from doorward.daemon.trial import HOW, Trial
 from doorward.errors import AnswerNo, DoorwardError, UsageError
 from doorward.gate.connections import Connection
-from doorward.gate.nft import NftError
 from doorward.gate.plan import Remaining
+from doorward.gate.refusal import NftError
+from doorward.model import parse_address
 
 if TYPE_CHECKING:
     from doorward.daemon.app import Daemon
@@ -36,7 +36,7 @@ def load_first(daemon: Daemon, trial_s: float | None) -> None:
     """
     if trial_s is not None:
         daemon.trial = Trial(daemon, trial_s, None)
-    restore = {} if daemon.filter.existing() and not daemon.filter.is_from_file() else daemon.remaining()
+    restore = {} if daemon.filter.existing() and not daemon.filter.is_from_file() else repairs.remaining(daemon)
     config, ruleset = daemon.config, daemon.kept
     try:
         loaded = daemon.healing.wait_for(Loading(lambda: load_file(config, restore, ruleset)))
@@ -48,6 +48,8 @@ def load_first(daemon: Daemon, trial_s: float | None) -> None:
         loaded = _load_last(daemon, restore, error)
         daemon.errands.turn_off()
     daemon.take(loaded)
+    if refusal := loaded.commit.refusal:
+        repairs.fill(daemon, refusal)
     if daemon.trial is not None:
         daemon.log.say(f"on trial for {round(daemon.trial.left_s)}s: {loaded.summary()}; {HOW}", "warning")
         daemon.trial.loaded(loaded)
@@ -74,14 +76,6 @@ def _load_last(daemon: Daemon, restore: Remaining, error: DoorwardError) -> Load
         "error",
     )
     return replace(loaded, last_good=str(error))
-
-
-def again(daemon: Daemon, restore: Remaining) -> Callable[[], Loaded]:
-    """Return what loads again what is in force."""
-    config, ruleset, before = daemon.config, daemon.kept, daemon.loaded
-    if before.last_good:
-        return lambda: replace(load_last(config, restore, ruleset), last_good=before.last_good)
-    return lambda: load_file(config, restore, ruleset)
 
 
 def keep_configuration(daemon: Daemon) -> None:
@@ -190,7 +184,7 @@ def _connection(value: object) -> Connection | None:
         return None
     try:
         source, source_port, destination, destination_port = cast(list[Any], value)
-        return Connection(ip_address(source), int(source_port), ip_address(destination), int(destination_port))
+        return Connection(parse_address(source), int(source_port), parse_address(destination), int(destination_port))
     except (TypeError, ValueError, OverflowError):  # JSON has an Infinity
         raise UsageError("a connection is two addresses, each with a port") from None
 

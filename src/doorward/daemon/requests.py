@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 import time
 from collections.abc import Callable, Mapping
-from ipaddress import IPv6Address, ip_address, ip_network
+from ipaddress import IPv6Address
 from itertools import islice
 from typing import TYPE_CHECKING, Any
 
@@ -16,7 +16,7 @@ from doorward.daemon.following import Follower
 from doorward.errors import AnswerNo, DoorwardError, UsageError
 from doorward.gate.bans import covers
 from doorward.gate.connections import cut
-from doorward.model import Address, Opening, Place
+from doorward.model import Address, Opening, Place, parse_address, parse_place
 
 if TYPE_CHECKING:
     from doorward.daemon.app import Daemon
@@ -49,6 +49,7 @@ def _status(daemon: Daemon, request: Mapping[str, Any]) -> dict[str, Any]:
         "counters": daemon.filter.counters(),
         "log_overflows": daemon.missed,
         "ledger_trouble": daemon.ledger.trouble,
+        "gate_trouble": daemon.healing.trouble or daemon.trouble,
         "config": str(daemon.config),
         "is_loading": daemon.healing.is_busy,
         # Of the file, which holds secrets: its digest would let guesses be checked, and its faults quote it.
@@ -74,18 +75,13 @@ def _open(daemon: Daemon, request: Mapping[str, Any]) -> dict[str, Any]:
         return {"opening": _opening(daemon, opening._replace(until_s=now_s))}
     if daemon.bans.holds(opening.address):
         raise AnswerNo(f"{opening.address} is banned; `doorward unban {opening.address}` ends that")
-    was = daemon.book.get(door.name, opening.address)
-    with daemon.recording():
+
+    def apply() -> None:
+        daemon.ledger.secure()  # the ledger first: after a crash it can still tell
+        daemon.settle(opening.elements(), {})
+
+    with daemon.recording(apply):
         daemon.record_opening(opening)
-    daemon.ledger.secure()  # the ledger first: after a crash it can still tell
-    try:
-        daemon.settle(opening.elements())
-    except DoorwardError:
-        daemon.book.restore(door.name, opening.address, was)
-        if was is None:
-            with daemon.recording():
-                daemon.record_end(opening, "refused")
-        raise
     standing = daemon.book.get(door.name, opening.address) or opening
     return {"opening": _opening(daemon, standing)}
 
@@ -98,7 +94,7 @@ def _close(daemon: Daemon, request: Mapping[str, Any]) -> dict[str, Any]:
             raise UsageError(_no_door(daemon, name))
         raise AnswerNo(f"{name} is not open to {address}; `doorward status` lists what is")
     try:
-        daemon.settle(opening.elements())
+        daemon.settle(opening.elements(), dict.fromkeys(opening.elements(), 0.0))  # where they are, without a look
     except DoorwardError:
         daemon.book.restore(name, address, opening)
         raise
@@ -120,8 +116,9 @@ def _ban(daemon: Daemon, request: Mapping[str, Any]) -> dict[str, Any]:
     now_s = time.time()
     daemon.ledger.banned(ban, now_s, now_s + for_ms / 1000)
     daemon.log.event("banned", {"address": str(ban), "for_s": for_ms / 1000})
+    elements = tuple(element for opening in openings for element in opening.elements())
     try:
-        daemon.settle(tuple(element for opening in openings for element in opening.elements()))
+        daemon.settle(elements, dict.fromkeys(elements, 0.0))
     finally:  # what could not be taken out of the sets ends by its timer, and the ban holds all the same
         with daemon.recording():
             for opening in openings:
@@ -207,25 +204,23 @@ def _place(request: Mapping[str, Any]) -> Place:
     if "/" not in text:
         return _address(request)
     try:
-        network = ip_network(text)
+        network = parse_place(text)
     except ValueError:
         raise UsageError(f"{text!r} is no network; write it like 192.0.2.0/24") from None
-    if network.num_addresses == 1:
-        raise UsageError(f"{text!r} is no network but an address; write it without /{network.prefixlen}")
+    if isinstance(network, Address) or network.num_addresses == 1:
+        raise UsageError(f"{text!r} is no network but an address; write it without /{text.partition('/')[2]}")
     return network
 
 
 def _address(request: Mapping[str, Any]) -> Address:
     text = _text(request, "address")
+    if "%" in text:
+        raise UsageError(f"{text!r} names an interface; write the address without %{text.partition('%')[2]}")
     try:
-        address = ip_address(text)
+        found = parse_address(text)
     except ValueError:
         raise UsageError(f"{text!r} is no address; write it like 192.0.2.7 or 2001:db8::7") from None
-    if isinstance(address, IPv6Address):
-        if address.scope_id is not None:
-            raise UsageError(f"{text!r} names an interface; write the address without %{address.scope_id}")
-        return address.ipv4_mapped or address
-    return address
+    return (found.ipv4_mapped or found) if isinstance(found, IPv6Address) else found
 
 
 def _duration(text: str) -> int:

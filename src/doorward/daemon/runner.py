@@ -2,8 +2,10 @@
 
 It takes only (door, address, open or close; of a refusal one word why), or to read the configuration again, or to keep
 a copy of it (last_good.py). It has the commands from there itself: an attacker who takes over the daemon or the part
-that reads untrusted packets can choose neither a program nor a file. It keeps the rights that it was started with, also
-where the daemon gives up its own. No process waits for an opening to end: a command starts when it is due.
+that reads untrusted packets can choose neither a program nor a file. It checks each request
+itself, and a request of any other form ends it: only a daemon that was taken over sends one, and its rights go with it.
+It keeps the rights that it was started with, also where the daemon gives up its own. No process waits for an opening
+to end: a command starts when it is due.
 """
 
 from __future__ import annotations
@@ -12,6 +14,7 @@ import fcntl
 import itertools
 import json
 import os
+import re
 import select
 import signal
 import socket
@@ -21,14 +24,14 @@ from collections.abc import Callable
 from contextlib import suppress
 from functools import partial
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 from doorward.daemon import privileges
 from doorward.daemon.apart import STANDARD, in_child, keep_only, received
-from doorward.daemon.commands import Command, Commands, argv_of, filled, text_of
+from doorward.daemon.commands import REFUSALS, Command, Commands, argv_of, filled, text_of
 from doorward.daemon.loop import Loop
-from doorward.errors import DoorwardError
-from doorward.model import Place, parse_place
+from doorward.errors import DoorwardError, MalformedError
+from doorward.model import Place, parse_place, place_text
 
 MAX_AT_ONCE = 32  # commands that run side by side; more wait their turn
 MAX_ASKED = 2 * MAX_AT_ONCE  # requests on their way: few enough for the socket's buffer, whatever waits
@@ -36,6 +39,7 @@ MAX_SECONDS = 300.0  # a command that runs longer hangs: it is ended
 LAST_COMMANDS_S = 2.0  # a daemon that ends waits so long for commands; what has not ended stays owed
 MAX_OUTPUT_BYTES = 4096  # of each command, for the log
 _MESSAGE_BYTES = 1 << 16
+_DIGEST = re.compile("[0-9a-f]{64}")  # SHA-256
 
 
 class Report(NamedTuple):
@@ -86,15 +90,15 @@ class Runner:
 
     def run(self, door: str, address: Place, what: str, reason: str = "") -> int:
         """Have a door's command run; give the number that its reports will carry. `reason`: one word, of a refusal."""
-        return self._ask(door=door, address=str(address), what=what, reason=reason)
+        return self._ask(what, door=door, address=place_text(address), reason=reason)
 
     def reload(self) -> None:
         """Have it read the commands anew, for all that it is asked from now on; "unread" tells that it could not."""
-        self._ask(what="reload")
+        self._ask("reload")
 
     def keep(self, digest: str) -> None:
         """Have it keep a copy of the configuration whose text has this digest; "unkept" reports that it could not."""
-        self._ask(what="keep", digest=digest)
+        self._ask("keep", reason=digest)
 
     def finish(self) -> None:
         """Take no more requests, report on those that there are, and end then."""
@@ -123,9 +127,9 @@ class Runner:
             self._loop.forget(self._socket.fileno())
             self._socket.close()
 
-    def _ask(self, **request: str) -> int:
+    def _ask(self, what: str, door: str = "", address: str = "", reason: str = "") -> int:
         number = next(self._numbers)
-        self._waiting.append(json.dumps({"number": number, **request}).encode())
+        self._waiting.append(json.dumps([number, what, door, address, reason]).encode())
         self._send()
         return number
 
@@ -152,6 +156,38 @@ class Runner:
         os.waitpid(self.pid, 0)
         if not self._finishing:
             self._on_report(Report(0, "gone", "the process that runs commands ended", 1))
+
+
+class Request(NamedTuple):
+    """What the child is asked for: a door's command for "open" or "close"; to "reload"; to "keep" what has a digest.
+
+    The digest, of the configuration in force, is the `reason`; neither of the last two has an address.
+    """
+
+    number: int
+    what: str
+    door: str
+    address: Place | None
+    reason: str
+
+
+def parse_request(raw: bytes) -> Request:
+    """Read a request, trusting nothing in it. MalformedError for any other bytes."""
+    try:
+        number, what, door, address, reason = json.loads(raw)
+        if type(number) is not int or not all(isinstance(text, str) for text in (what, door, address, reason)):
+            raise ValueError("a field of another type")
+        if what == "reload" and not (door or address or reason):
+            return Request(number, what, "", None, "")
+        if what == "keep" and not (door or address) and _DIGEST.fullmatch(reason):
+            return Request(number, what, "", None, reason)
+        if what not in ("open", "close"):
+            raise ValueError("it must open, close, reload or keep")
+        if reason and not (door == REFUSALS and reason.isascii() and reason.isalpha()):
+            raise ValueError("a reason is one word, and of a refusal")
+        return Request(number, what, door, parse_place(address), reason)
+    except (ValueError, TypeError, RecursionError) as error:
+        raise MalformedError(f"command runner: invalid request: {error}") from None
 
 
 class _Running(NamedTuple):
@@ -191,26 +227,25 @@ class _Server:
         if self._begin is not None:
             self._begin()
             self._begin = None
-        request: dict[str, Any] = json.loads(raw)
-        if request["what"] == "reload":
-            self._reload(int(request["number"]))
-        elif request["what"] == "keep":
-            self._keep(int(request["number"]), str(request["digest"]))
+        request = parse_request(raw)
+        if request.what == "keep":
+            self._keep(request.number, request.reason)
+        elif request.address is None:
+            self._reload(request.number)
         else:
-            place, reason = parse_place(request["address"]), str(request["reason"])
-            if reason and not (reason.isascii() and reason.isalpha()):
-                raise ValueError("a reason that is no word")
-            self._take(int(request["number"]), request["door"], place, request["what"], reason)
+            self._take(request, request.address)
         self._next()
 
-    def _take(self, number: int, door: str, address: Place, what: str, reason: str) -> None:
+    def _take(self, request: Request, address: Place) -> None:
         """Choose the command now: what was asked for before a reload is what the configuration said then."""
-        known = self._commands.get(door)
-        command = known.of("open" if what == "open" else "close", address) if known else None
+        known = self._commands.get(request.door)
+        command = known.of(request.what, address) if known else None
         if command:
-            self._waiting.append((number, (door, address), filled(command, address, reason)))
+            key = request.door, address
+            self._waiting.append((request.number, key, filled(command, address, request.reason)))
         else:
-            self._tell(number, "done", "" if known else f"{door}: the configuration has no such door", 0)
+            words = "" if known else f"{request.door}: the configuration has no such door"
+            self._tell(request.number, "done", words, 0)
 
     def _reload(self, number: int) -> None:
         try:

@@ -13,12 +13,15 @@ from typing import TYPE_CHECKING
 
 from doorward.capture.nflog import datagram_log
 from doorward.config.schema import Configuration, Signed
+from doorward.daemon.bucket import Bucket
+from doorward.daemon.repairs import settle_each
 from doorward.daemon.signed_files import key_path, keys_path, read_judge
-from doorward.daemon.verifier import Ready, Report, Verifier
+from doorward.daemon.verifier import TOLD_AT_ONCE, TOLD_PER_S, Ready, Report, Verifier
 from doorward.daemon.watches import Watches
 from doorward.errors import DoorwardError, HostError, MalformedError
 from doorward.gate.chains import SIGNED_GROUP
-from doorward.model import Element, Opening
+from doorward.gate.refusal import NftError
+from doorward.model import Address, Opening, Place
 from doorward.seen import Claim, Clock
 from doorward.signed.judge import Granted
 
@@ -28,6 +31,10 @@ if TYPE_CHECKING:
 
 _LOOK_S = 2.0  # how often the files are compared, where nothing tells of a change
 _TOGETHER = 100  # grants that are noted and opened at once
+# What one key may have open at a time; prolonging is free. Nobody needs so much, and an attacker needs eight keys to
+# fill a set: an opening has up to 32 ports, and the sets hold 65,536 entries, those of networks 1,024.
+MAX_OPENINGS_PER_KEY = 256
+MAX_WIDE_PER_KEY = 128  # entries of networks: each network counts once for each port
 _PAUSE_S, _LONGEST_PAUSE_S = 1.0, 60.0  # after a verifier that ended, before the next; doubled until one is ready
 _Stamp = tuple[int, int, int] | None
 
@@ -47,6 +54,7 @@ class SignedKnocks:
         self._watches: Watches | None = None
         self.counts: Counter[str] = Counter()  # datagrams refused, by reason
         self._window_ms = window_ms
+        self._limit = Bucket(TOLD_PER_S, TOLD_AT_ONCE)  # of refusals with their words, as in the verifier
         # What a ledger that is no more knew may have been dated ahead.
         floor_ms = _clock().now_ms + (window_ms if daemon.ledger.follows_a_damaged_one else 0)
         if told := daemon.ledger.seen.begin(_clock, floor_ms):
@@ -203,34 +211,58 @@ class SignedKnocks:
         """
         banned = [grant for grant in granted if self._daemon.bans.holds(grant.place)]
         for grant in banned:
-            self.counts["banned"] += 1
-            self._daemon.refuse(grant.place, grant.door, f"signed knock: {grant.place} is banned", "banned")
+            self._refuse(grant.place, grant.door, "banned", f"{grant.place} is banned")
         return [grant for grant in granted if grant not in banned]
 
     def _object(self, grant: Granted, reason: str, words: str) -> None:
+        told = f"the packet from key {grant.key} is not taken: {words}"
+        self._refuse(grant.place, grant.door, reason, told)
+
+    def _refuse(self, place: Place, door: str, reason: str, words: str) -> None:
+        """Count a refusal, and record it where there are not too many: a key that floods must not wash out the rest."""
         self.counts[reason] += 1
-        told = f"signed knock: the packet from key {grant.key} is not taken: {words}"
-        self._daemon.refuse(grant.place, grant.door, told, reason)
+        if self._limit.admits(self._daemon.loop.now_s()):
+            self._daemon.refuse(place, door, f"signed knock: {words}", reason)
 
     def _open(self, grants: list[Granted]) -> None:
         daemon, now_s = self._daemon, self._daemon.loop.now_s()
-        elements: dict[Element, None] = {}
-        try:
-            with daemon.recording(lambda: daemon.settle(tuple(elements), {})):
-                for grant in grants:
-                    door = daemon.doors.get(grant.door)
-                    if door is None:  # a reload took it away meanwhile
-                        continue
-                    by = f"key {grant.key}"
-                    new = Opening(door.name, grant.place, door.opens, now_s, now_s + grant.for_ms / 1000, by)
-                    if door.is_opening:
-                        daemon.record_opening(new)
-                        elements |= dict.fromkeys(new.elements())
-                    else:
-                        daemon.record_errand(new)
-        except DoorwardError as error:
-            daemon.log.say(f"signed knocks opened nothing: {error}", "error")
-            daemon.reconcile()
+        opened: list[Opening] = []
+        with daemon.recording(lambda: settle_each(daemon, opened, daemon.pending.prolongs, self._not_opened)):
+            for grant in grants:
+                door = daemon.doors.get(grant.door)
+                if door is None:  # a reload took it away meanwhile
+                    continue
+                by = f"key {grant.key}"
+                new = Opening(door.name, grant.place, door.opens, now_s, now_s + grant.for_ms / 1000, by)
+                if not door.is_opening:
+                    daemon.record_errand(new)
+                elif objection := self._no_room(new):
+                    self._object(grant, *objection)
+                else:
+                    daemon.record_opening(new)
+                    opened.append(new)
+
+    def _no_room(self, new: Opening) -> tuple[str, str] | None:
+        """Say in a word and a sentence why an opening is not even tried; None where it may be."""
+        book = self._daemon.book
+        for wider in book.wider(new.address):  # a refusal by the kernel would take 10 ms
+            if set(wider.ports).intersection(new.ports):
+                return "overlap", f"{new.address} is part of {wider.address}, which is open already"
+        if book.get(new.door, new.address) is not None:
+            return None
+        wide = 0 if isinstance(new.address, Address) else len(new.ports)
+        if book.count(new.by) < MAX_OPENINGS_PER_KEY and book.wide_count(new.by) + wide <= MAX_WIDE_PER_KEY:
+            return None
+        return (
+            "quota",
+            f"it has {book.count(new.by)} openings, as many as a key may have; wait until some end, or close some",
+        )
+
+    def _not_opened(self, opening: Opening, error: DoorwardError) -> None:
+        """Take back an opening that nftables refused."""
+        self._daemon.pending.take_back((opening.door, opening.address))
+        reason = "full" if isinstance(error, NftError) and error.is_full else "failed"
+        self._refuse(opening.address, opening.door, reason, f"{opening.by} opened nothing: {error}")
 
     def _drop(self) -> None:
         if self._verifier is not None:

@@ -25,7 +25,7 @@ from doorward.daemon.apart import received, serve
 from doorward.daemon.bucket import Bucket
 from doorward.daemon.reader import give_up_everything
 from doorward.errors import DoorwardError, Fault, MalformedError
-from doorward.model import NAME, Address, parse_place
+from doorward.model import NAME, Address, parse_address, parse_place
 from doorward.signed.judge import FORBIDDEN, GARBAGE, Granted, Judge, Refused
 from doorward.signed.message import MAX_FOR_MS
 from doorward.signed.sealing import CHECK_BYTES
@@ -100,7 +100,7 @@ def _granted(door: str, place: str, for_ms: int, key: str, id: str, time_ms: int
 def _telling(reason: str, words: str, door: str | None, source: str) -> Telling:
     if door is not None and not NAME.fullmatch(door):
         raise ValueError("no door")
-    return Telling(ip_address(_words(source)), Refused(_word(reason), _words(words), door))
+    return Telling(parse_address(_words(source)), Refused(_word(reason), _words(words), door))
 
 
 def _number(value: object, limit: int) -> int:

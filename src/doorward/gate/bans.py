@@ -4,11 +4,11 @@ from __future__ import annotations
 
 import re
 from collections.abc import Iterable, Mapping
-from ipaddress import IPv4Address, IPv6Address, IPv6Network, ip_address
+from ipaddress import IPv4Address, IPv6Address, IPv6Network
 
 from doorward.config.duration import nft_duration
 from doorward.errors import HostError
-from doorward.model import Address, Place
+from doorward.model import Address, Place, parse_address, place_text
 
 Bans = Mapping[Place, float]  # for how many seconds more
 SIZE = 65536  # the sets'; the daemon keeps fewer
@@ -47,10 +47,10 @@ def take(table: str, ban: Place) -> str:
 def read(text: str) -> list[tuple[Place, str]]:
     """Read the entries as nft lists them, each with the time that is left as nft writes it. HostError: one is none."""
     try:
-        return [(ban_of(ip_address(address)), expires) for address, expires in _ELEMENT.findall(text)]
+        return [(ban_of(parse_address(address)), expires) for address, expires in _ELEMENT.findall(text)]
     except ValueError as error:
         raise HostError(f"nft lists what is no entry ({error}); install nftables 1.0.6 or newer") from None
 
 
 def _key(ban: Place) -> str:
-    return str(ban.network_address if isinstance(ban, IPv6Network) else ban)
+    return place_text(ban.network_address if isinstance(ban, IPv6Network) else ban)

@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
+import errno
 from collections.abc import Callable
 
-from doorward.errors import HostError
 from doorward.gate.bans import Bans
 from doorward.gate.gauges import Gauges
 from doorward.gate.plan import Changes, Remaining
+from doorward.gate.refusal import NftError
 from doorward.gate.ruleset import COUNTERS, OPEN_SIZE, Ruleset
 from doorward.model import Element, Place
 
@@ -21,25 +22,32 @@ class MemoryFilter:
         self._banned_until_s: dict[Place, float] = {}
         self.ruleset: Ruleset | None = None
 
-    def load(self, ruleset: Ruleset, restore: Remaining) -> None:
+    def load(self, ruleset: Ruleset, restore: Remaining) -> str:
         """Take a new ruleset; entries stay."""
         self.ruleset = ruleset
-        self.apply(Changes(restore, frozenset()))
+        try:
+            self.apply(Changes(restore, frozenset()))
+        except NftError as error:
+            return str(error)
+        return ""
 
     def elements(self) -> dict[Element, float]:
         """Give what stands, with the seconds left."""
+        return self._left()
+
+    def _left(self) -> dict[Element, float]:
         now_s = self._clock()
         self._until_s = {element: until for element, until in self._until_s.items() if until > now_s}
         return {element: until - now_s for element, until in self._until_s.items()}
 
     def apply(self, changes: Changes) -> None:
         """Make all changes, or none."""
-        standing = self.elements()
+        standing = self._left()
         if not changes.remove <= standing.keys():
-            raise HostError("an entry to remove is not there")
+            raise NftError("Error: an entry to remove is not there", errno.ENOENT)
         after = standing.keys() - changes.remove | changes.put.keys()
         if any(sum(e.address.version == v for e in after) > OPEN_SIZE for v in (4, 6)):
-            raise HostError("the open set is full")
+            raise NftError("Error: the set of openings is full", errno.ENFILE)
         for element in changes.remove:
             del self._until_s[element]
         now_s = self._clock()

@@ -9,7 +9,7 @@ import ctypes
 import json
 import os
 import re
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from functools import cache
 from ipaddress import IPv4Address, IPv6Address
 from typing import Any
@@ -21,8 +21,9 @@ from doorward.gate.connections import Connection
 from doorward.gate.elements import Writer
 from doorward.gate.gauges import Gauges
 from doorward.gate.plan import Changes, Remaining
+from doorward.gate.refusal import NftError, refused
 from doorward.gate.ruleset import COUNTERS, FROM_FILE, OPEN_SETS, TABLE, Existing, Ruleset
-from doorward.model import Element, Place, Port, parse_place
+from doorward.model import Element, Place, Port, parse_place, place_text
 
 _LIBRARY = "libnftables.so.1"
 _HANDLES, _JSON = 1 << 3, 1 << 4
@@ -56,39 +57,35 @@ def _library() -> ctypes.CDLL:
     return library
 
 
-class NftError(HostError):
-    """What nftables refused; `text` is its own words."""
-
-    def __init__(self, text: str) -> None:
-        self.text = text
-        super().__init__(_explain(text))
-
-    def __reduce__(self) -> tuple[type[NftError], tuple[str]]:
-        return NftError, (self.text,)
-
-
 class NftFilter:
     """The table `inet doorward` of the network namespace that this object was made in."""
 
     _writer: Writer | None = None
 
-    def load(self, ruleset: Ruleset, restore: Remaining, standing: Iterable[Connection] = ()) -> None:
+    def load(self, ruleset: Ruleset, restore: Remaining, standing: Iterable[Connection] = ()) -> str:
         """Replace rules and tables in one transaction, in which no packet slips through.
 
-        Keeps what the open sets hold, adds `restore`, and lets the connections in `standing` go on.
+        Keeps what the open sets hold, adds `restore`, and lets the connections in `standing` go on. Returns why
+        `restore` was left out, or nothing.
         """
-        existing, more = self.existing(), [*_standing(standing), *_put(restore)]
-        try:
-            self.run("\n".join([ruleset.replacing(existing), *more]))
-        except NftError:
-            if not ruleset.has_loaded(existing):
-                raise
-            self.run("\n".join([ruleset.replacing(existing, afresh=True), *more]))
+        existing, connections = self.existing(), [*_standing(standing)]
 
-    def put_back(self, text: str, restore: Remaining, standing: Iterable[Connection]) -> None:
+        def replace(entries: Remaining) -> None:
+            more = [*connections, *_put(entries)]
+            try:
+                self.run("\n".join([ruleset.replacing(existing), *more]))
+            except NftError:
+                if not ruleset.has_loaded(existing):
+                    raise
+                self.run("\n".join([ruleset.replacing(existing, afresh=True), *more]))
+
+        return _with_or_without(replace, restore)
+
+    def put_back(self, text: str, restore: Remaining, standing: Iterable[Connection]) -> str:
         """Replace the whole table by what Ruleset.for_boot gave, in one transaction.
 
-        Keeps what is left of the open sets, adds `restore`, and lets the connections in `standing` go on.
+        Keeps what is left of the open sets, adds `restore`, and lets the connections in `standing` go on. Returns why
+        all of these entries were left out, or nothing.
         """
         try:
             left = self.elements()
@@ -99,8 +96,12 @@ class NftFilter:
         except NftError:
             banned = {}
         entries = {**restore, **{e: max(left_s, restore.get(e, 0.0)) for e, left_s in left.items()}}
-        put = (*_standing(standing), *_put(entries), *bans.put(TABLE, banned))
-        self.run("\n".join([text, f"delete chain {TABLE} {FROM_FILE}", *put]))
+        put = (*_standing(standing), *bans.put(TABLE, banned))
+
+        def replace(some: Remaining) -> None:
+            self.run("\n".join([text, f"delete chain {TABLE} {FROM_FILE}", *put, *_put(some)]))
+
+        return _with_or_without(replace, entries)
 
     def is_from_file(self) -> bool:
         """Tell whether no daemon has had the table yet: it was loaded at boot."""
@@ -124,7 +125,7 @@ class NftFilter:
         try:
             self._writer.apply(changes)
         except OSError as error:
-            raise NftError(f"Error: {os.strerror(error.errno or 0)}") from None
+            raise refused(error) from None
 
     def ban(self, new: bans.Bans) -> None:
         """Ban these, each for so many seconds from now."""
@@ -187,6 +188,21 @@ class NftFilter:
             library.nft_ctx_free(context)
 
 
+def _with_or_without(replace: Callable[[Remaining], None], entries: Remaining) -> str:
+    """Replace the gate with these entries, or without any where nftables refuses one; return its words, or nothing.
+
+    A gate that hides its ports comes first: who is in can be let in again.
+    """
+    try:
+        replace(entries)
+    except NftError as error:
+        if not entries:
+            raise
+        replace({})
+        return str(error)
+    return ""
+
+
 def read_elements(text: str) -> dict[Element, float]:
     """Read the entries of open sets as nft lists them, each with the seconds that it has left.
 
@@ -214,7 +230,7 @@ def _where(element: Element) -> str:
 
 
 def _key(element: Element) -> str:
-    return f"{element.address} . {element.port.protocol.name.lower()} . {element.port.number}"
+    return f"{place_text(element.address)} . {element.port.protocol.name.lower()} . {element.port.number}"
 
 
 def _put(entries: Remaining) -> Iterable[str]:
@@ -232,18 +248,9 @@ def _standing(connections: Iterable[Connection]) -> Iterable[str]:
     """Note the connections that stand now in place of those noted before."""
     by_family: dict[int, list[str]] = {4: [], 6: []}
     for c in connections:
-        by_family[c.source.version].append(f"{c.source} . {c.source_port} . {c.destination} . {c.destination_port}")
+        source, destination = place_text(c.source), place_text(c.destination)
+        by_family[c.source.version].append(f"{source} . {c.source_port} . {destination} . {c.destination_port}")
     for family, keys in by_family.items():
         yield f"flush set {TABLE} standing{family}"
         if keys:
             yield f"add element {TABLE} standing{family} {{ {', '.join(keys)} }}"
-
-
-def _explain(text: str) -> str:
-    """Say what nft's refusal means, and what to do."""
-    said = "; ".join(dict.fromkeys(line.split("Error: ", 1)[1] for line in text.splitlines() if "Error: " in line))
-    if "Operation not permitted" in text:
-        return "changing nftables needs CAP_NET_ADMIN; run doorward as root or give it that capability"
-    if "Protocol not supported" in text or "Operation not supported" in text:
-        return f"this kernel lacks nf_tables or a part of it that doorward needs (Linux 5.11 or newer): {said or text}"
-    return f"nftables refused: {said or text.strip()}"

@@ -27,8 +27,11 @@ class Changes:
 class Filter(Protocol):
     """The seam to the packet filter: nftables, or the same in memory."""
 
-    def load(self, ruleset: Ruleset, restore: Remaining) -> None:
-        """Replace rules and tables in one transaction; keep the open entries, and put `restore` beside them."""
+    def load(self, ruleset: Ruleset, restore: Remaining) -> str:
+        """Replace rules and tables in one transaction; keep the open entries, and add `restore`.
+
+        Returns why `restore` was left out, or nothing: a gate without it is better than none.
+        """
 
     def elements(self) -> dict[Element, float]:
         """Read the open entries back, with the seconds that each has left."""

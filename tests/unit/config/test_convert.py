@@ -86,13 +86,20 @@ for = "1s"
 knock = ["12345/tcp", "54321/tcp"]
 within = "5s"
 flags = ["syn"]
-on_open = ["/bin/sh", "-c", "/usr/local/sbin/knock_add -i -c INPUT -p tcp -d 443 -f %IP%"]
+on_open = ["/bin/sh", "-c", "/usr/local/sbin/knock_add -i -c INPUT -p tcp -d 443 -f \\"$1\\"", "doorward", "%IP%"]
 for = "1s"
 """
     )
 
 
 SHELL = ["/bin/sh", "-c"]
+
+
+def shell(text: str) -> list[str]:
+    """What runs a command with an address in no quotes."""
+    return [*SHELL, text.replace("%IP%", '"$1"'), "doorward", "%IP%"]
+
+
 DOORS: list[tuple[str, dict[str, Any], list[str]]] = [
     (f"command = {OPEN}", {"opens": ["22/tcp"], "for": "1h"}, [f"check: {HOUR}"]),
     (f"start_command = {OPEN}\ncmd_timeout = 90\nstop_command = {CLOSE}", {"opens": ["22/tcp"], "for": "90s"}, []),
@@ -106,29 +113,37 @@ DOORS: list[tuple[str, dict[str, Any], list[str]]] = [
     (
         f"start_command = {OPEN}\nstart_command_6 =\nstop_command = {CLOSE}",
         {
-            "on_open": [*SHELL, f"case %IP% in\n*:*)\n:\n;;\n*)\n{OPEN}\n;;\nesac"],
-            "on_close": [*SHELL, CLOSE],
+            "on_open": shell(f"case %IP% in\n*:*)\n:\n;;\n*)\n{OPEN}\n;;\nesac"),
+            "on_close": shell(CLOSE),
             "for": "10s",
         },
         ["check: stays a command: for IPv6 another command runs, or none; if IPv6 may open the same ports, write them as `opens`"],
     ),
     (
         f"start_command = {OPEN}\nstop_command = logger closed %IP%",
-        {"on_open": [*SHELL, OPEN], "on_close": [*SHELL, "logger closed %IP%"], "for": "10s"},
+        {"on_open": shell(OPEN), "on_close": shell("logger closed %IP%"), "for": "10s"},
         ["check: stays a command: Stop_Command does not simply undo Start_Command"],
     ),
     (
         'start_command = echo "%IP%" > /x\\y\nstart_command_6 = echo six\ncmd_timeout = 120\nstop_command = rm /x',
         {
-            "on_open": [*SHELL, 'case %IP% in\n*:*)\necho six\n;;\n*)\necho "%IP%" > /x\\y\n;;\nesac'],
+            "on_open": [*SHELL, 'case "$1" in\n*:*)\necho six\n;;\n*)\necho "$1" > /x\\y\n;;\nesac', "doorward", "%IP%"],
             "on_close": [*SHELL, "rm /x"],
             "for": "2m",
         },
         ["check: stays a command: it uses the shell ('>')"],
     ),
-    (f"command = {CLOSE}", {"on_open": [*SHELL, CLOSE], "for": "1s"}, ["check: stays a command: it closes what no door here opens"]),
+    (f"command = {CLOSE}", {"on_open": shell(CLOSE), "for": "1s"}, ["check: stays a command: it closes what no door here opens"]),
     ("", {"on_open": ["true"], "for": "1s"}, ["check: ran no command, and runs none now; it is there for the record only"]),
     ("command = true && reboot", {"on_open": [*SHELL, "true && reboot"], "for": "1s"}, ["check: stays a command: 'true' is no firewall that doorward knows"]),
+    (
+        f"start_command = cat <<%IP%\nstop_command = {CLOSE}",
+        {"on_open": ["true"], "for": "10s"},
+        [
+            "check: stays a command: it uses the shell ('<<')",
+            'check: its commands are left out, since the address cannot be passed to them as "$1": it has a here-document. It runs nothing yet: write `on_open` and `on_close`',
+        ],
+    ),
     (
         "command = ufw allow from %IP% to any port domain",
         {"opens": ["53/tcp", "53/udp"], "for": "1h"},
@@ -164,7 +179,7 @@ def test_several_openers_and_one_closer() -> None:
     tables, _ = converted(
         f"[a]\nsequence=1\ncommand={OPEN}\n[b]\nsequence=2\nstart_command={OPEN}\nstop_command={CLOSE}\n[c]\nsequence=3\ncommand={CLOSE}"
     )
-    assert tables["doors"]["c"]["on_open"] == [*SHELL, "doorward close a %IP%\ndoorward close b %IP%"]
+    assert tables["doors"]["c"]["on_open"] == shell("doorward close a %IP%\ndoorward close b %IP%")
 
 
 def test_one_sequence_in_two_doors_becomes_one_door() -> None:
@@ -173,7 +188,7 @@ def test_one_sequence_in_two_doors_becomes_one_door() -> None:
     )
     assert list(tables["doors"]) == ["a", "c"]
     assert tables["doors"]["a"]["opens"] == ["22/tcp"]
-    assert tables["doors"]["a"]["on_open"] == [*SHELL, "logger %IP%"]
+    assert tables["doors"]["a"]["on_open"] == shell("logger %IP%")
     assert "check: door 'a': does what b did as well, since both had one sequence" in notes
 
 

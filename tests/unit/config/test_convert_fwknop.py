@@ -119,6 +119,7 @@ def test_what_the_door_does(text: str, table: dict[str, Any]) -> None:
         ("OPEN_PORTS tcp/22\nGPG_REMOTE_ID A,B", "check: GPG_REMOTE_ID, GPG_FINGERPRINT_ID: 2 signers; each needs a line with an SSH key"),
         ("OPEN_PORTS tcp/22\nGPG_DECRYPT_PW x", "GnuPG keys: SSH keys take their place"),
         ("CMD_CYCLE_OPEN /x $TIMEOUT\nCMD_CYCLE_CLOSE NONE", "check: its commands cannot run as they are: $TIMEOUT is not known when a door opens. It runs nothing yet: write `on_open` and `on_close`"),
+        ("CMD_CYCLE_OPEN /bin/sh -c /x,$IP\nCMD_CYCLE_CLOSE NONE", "check: its commands cannot run as they are: a shell would read the address as part of its text; pass it as \"$1\". It runs nothing yet: write `on_open` and `on_close`"),
     ],
 )  # fmt: skip
 def test_what_is_said_of_it(text: str, note: str) -> None:

@@ -13,9 +13,11 @@ from typing import Any
 import pytest
 
 from doorward.config.files import read
+from doorward.daemon import runner
 from doorward.daemon.errands import REFUSALS_A_MINUTE, Errand, Errands
 from doorward.daemon.log import Log
 from doorward.daemon.loop import Loop
+from doorward.errors import MalformedError
 
 HERE = ip_address("192.0.2.7")
 
@@ -177,3 +179,56 @@ def test_while_hooks_are_off_nothing_runs_and_what_is_owed_stays_owed(house: Hou
     assert sorted(done) == ["close 1", "close 2", "close 3", "close 4"]
     outputs = [message.partition("output: ")[2] for message in house.messages() if "output" in message]
     assert outputs == [f"{what} 192.0.2.{n}" for what, n in (("open", 1), ("open", 3), ("close", 1), ("close", 3))]
+
+
+SHELL = '[doors.wake]\nknock = ["7001/tcp"]\non_open = ["/bin/sh", "-c", "echo %IP%", "{mark}"]\n'
+REQUESTS = [  # what only a daemon sends that somebody has taken over
+    [1, "open", "wake", "fe80::1%;id>&2", ""],
+    [1, "open", "wake", "192.0.2.7; id", ""],
+    [1, "open", "wake", "192.0.2.7", "clock"],
+    [1, "open", "wake", 3221225991, ""],
+    [1, "open", ["wake"], "192.0.2.7", ""],
+    [1, "run", "wake", "192.0.2.7", ""],
+    ["1", "open", "wake", "192.0.2.7", ""],
+    [1, "reload", "wake", "192.0.2.7", ""],
+    [1, "open", "wake", "192.0.2.7"],
+    {"number": 1, "what": "open"},
+]
+
+
+@pytest.mark.parametrize("request_", REQUESTS, ids=json.dumps)
+def test_a_request_of_another_form_ends_the_command_runner(house: House, request_: object) -> None:
+    house.config.write_text(SHELL.format(mark="x"))
+    house.load()
+    house.errands.run(Errand("wake", HERE, "open"))
+    house.await_message("output: 192.0.2.7")
+    before = house.errands._runner
+    before._socket.send(json.dumps(request_).encode())
+    house.await_message("the process that runs commands ended")
+    assert [message for message in house.messages() if "output" in message] == ["wake: output: 192.0.2.7"]
+    with pytest.raises(ChildProcessError):
+        os.waitpid(before.pid, os.WNOHANG)
+
+
+def test_a_door_that_is_not_in_its_own_table_runs_nothing(house: House) -> None:
+    house.write("first")
+    house.load()
+    for door in ("sesame", "/bin/sh", "wake ", ""):
+        house.errands._runner.run(door, HERE, "open")
+    house.errands.run(Errand("wake", HERE, "open"))
+    house.await_message("output: first 192.0.2.7")
+    assert sum("running" in message for message in house.messages()) == 1
+
+
+def test_a_scope_id_in_an_address_reaches_no_command(house: House) -> None:
+    house.config.write_text(SHELL.format(mark="y"))
+    house.load()
+    house.errands.run(Errand("wake", ip_address("fe80::1%;id"), "open"))  # the daemon's own side writes it from bits
+    house.await_message("output: fe80::1")
+    assert not any("uid=" in message for message in house.messages())
+
+
+@pytest.mark.parametrize("raw", [b"", b"[", b"[" * 60_000, b"\xff", b"null", b'"open"'])
+def test_bytes_that_are_no_request(raw: bytes) -> None:
+    with pytest.raises(MalformedError):
+        runner.parse_request(raw)

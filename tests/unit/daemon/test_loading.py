@@ -17,8 +17,9 @@ from doorward.config.schema import Gate, Mode
 from doorward.daemon import loading
 from doorward.daemon.loading import Commit, Loaded, Loading, compile_configuration, digest_of, load_file
 from doorward.errors import ConfigError, HostError, UsageError
-from doorward.gate.nft import NftError, NftFilter
+from doorward.gate.nft import NftFilter
 from doorward.gate.plan import Remaining
+from doorward.gate.refusal import NftError
 from doorward.gate.watch import fingerprint
 from tests.support.openings import door, element
 from tests.support.processes import open_descriptors, own_namespace

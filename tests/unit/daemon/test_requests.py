@@ -67,6 +67,7 @@ def test_status(daemon: InsideDaemon) -> None:
         "counters": dict.fromkeys(COUNTERS, 0),
         "log_overflows": 0,
         "ledger_trouble": "",
+        "gate_trouble": "",
         "config": str(daemon.config),
         "is_loading": False,
         "digest": "",

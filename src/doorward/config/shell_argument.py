@@ -1,0 +1,146 @@
+"""Rewrites a shell command that knockd put an address into, so that the shell gets the address as an argument. Pure.
+
+It reads quotes as a POSIX shell does (XCU 2.2), and refuses what it could read otherwise than some shell.
+"""
+
+from __future__ import annotations
+
+import re
+
+PLACE = "%IP%"
+
+_SET = r"set\b(?!\s+[-+][A-Za-z]+\s*(?:[;&|\n]|$))"  # but for options, as in `set -e`
+_BEFORE_COMMAND = r"(?:^|[;&|({`\n]|\b(?:then|do|else|elif|if|while|until|eval|command)\s)\s*"
+_OWN_ARGUMENTS = re.compile(rf"{_BEFORE_COMMAND}(?:{_SET}|shift\b)|\(\s*\)|\bfunction\s")
+_EXPANSION = re.compile(
+    r"\$\(\([^'\"`\\$()#<]*\)\)"  # arithmetic
+    r"|\$\{#?[A-Za-z_][^'\"`\\${}]*\}"
+    r"|\$[A-Za-z_][A-Za-z0-9_]*(?!%IP%)\b"
+    r"|\$[?$!-]"
+    r"|`[^'\"`\\$()#<\n]*`"
+)
+_COMMENT = re.compile(r"#[^\n]*")
+_LITERAL = re.compile(r"'([^']*)'")
+_WORD = re.compile(r"[^\\'\"`$#()<>%;&|\s]+")
+
+
+def as_argument(script: str) -> str:
+    """Return the script with `"$1"` for each %IP%, within any quotes. ValueError says why that cannot be done."""
+    if PLACE not in script:
+        return script
+    if _OWN_ARGUMENTS.search(script):
+        raise ValueError("it sets arguments of its own")
+    if f"~{PLACE}" in script:
+        raise ValueError("a ~ is before the address")
+    return _Rewriter(script).whole()
+
+
+class _Rewriter:
+    """Reads the script once. `_open` holds what is open: a double quote, a `$(` or a `(`, the innermost last."""
+
+    def __init__(self, script: str) -> None:
+        self._script, self._at = script, 0
+        self._open: list[str] = []
+        self._begins_word: bool | None = True  # None: shells differ, or it takes a parser to tell
+
+    def whole(self) -> str:
+        """Rewrite all of it."""
+        done = []
+        while self._at < len(self._script):
+            is_quoted = self._open[-1:] == ['"']
+            done.append(self._quoted() if is_quoted else self._unquoted())
+        if self._open:
+            raise ValueError("its quotes or brackets are not closed")
+        return "".join(done)
+
+    def _take(self, count: int) -> str:
+        self._at += count
+        return self._script[self._at - count : self._at]
+
+    def _next_is(self, text: str) -> bool:
+        return self._script.startswith(text, self._at)
+
+    def _matched(self, pattern: re.Pattern[str]) -> str:
+        found = pattern.match(self._script, self._at)
+        return self._take(len(found[0])) if found else ""
+
+    def _quoted(self) -> str:
+        """Read on between double quotes."""
+        for written, instead in ((f"\\{PLACE}", r"\\$1"), (PLACE, "$1")):  # the backslash stays before a digit
+            if self._next_is(written):
+                self._take(len(written))
+                is_longer = self._script[self._at : self._at + 1].isdigit()
+                return instead.replace("$1", "${1}") if is_longer else instead
+        if self._next_is('"'):
+            self._open.pop()
+        if self._next_is("\\"):
+            return self._pair()
+        return self._expansion() or self._take(1)
+
+    def _unquoted(self) -> str:
+        """Read on outside of double quotes."""
+        begins_word, self._begins_word = self._begins_word, False
+        for written in (f"\\{PLACE}", PLACE):  # the backslash would vanish
+            if self._next_is(written):
+                self._take(len(written))
+                return '"$1"'
+        if self._next_is("\\"):
+            return self._pair()
+        if self._next_is("'"):
+            return self._literal()
+        if self._next_is("#") and begins_word is not False:
+            return self._comment(begins_word)
+        if self._next_is("<<"):
+            raise ValueError("it has a here-document")
+        found = self._expansion() or self._matched(_WORD)
+        if found == "case" and "$(" in self._open:
+            raise ValueError("it has a `case` within `$(…)`")
+        return found or self._single()
+
+    def _comment(self, begins_word: bool | None) -> str:
+        if self._open or begins_word is None:
+            raise ValueError("it has a comment next to a bracket")
+        return self._matched(_COMMENT).replace(PLACE, "$1")
+
+    def _single(self) -> str:
+        letter = self._take(1)
+        if letter in '("':
+            self._open.append(letter)
+        elif letter == ")" and self._open:
+            self._open.pop()
+        self._begins_word = True if letter in ";&|" or letter.isspace() else None if letter in "()<>" else False
+        return letter
+
+    def _pair(self) -> str:
+        pair = self._take(2)
+        if pair[1:] in ("", "\n"):
+            raise ValueError("a line of it ends with a backslash")
+        return pair
+
+    def _literal(self) -> str:
+        """Close single quotes before an address, and open them again behind it."""
+        found = self._matched(_LITERAL)
+        if not found:
+            raise ValueError("its quotes are not closed")
+        return '"$1"'.join(f"'{part}'" if part else "" for part in found[1:-1].split(PLACE)) or "''"
+
+    def _expansion(self) -> str:
+        """Read what begins with `$` or a backtick; nothing where a `$` is only itself."""
+        if found := self._matched(_EXPANSION):
+            if PLACE in found and not (found.startswith("`") and "IFS" not in self._script):
+                raise ValueError("the address is within an expansion")
+            return found.replace(PLACE, "${1}")
+        if self._next_is("$(") and not self._next_is("$(("):
+            self._open.append("$(")
+            self._begins_word = None
+            return self._take(2)
+        behind = self._script[self._at + 1 : self._at + 2]
+        is_literal = behind in ("", " ", "\t", "\n") or (behind in "\"'/.:,;)=%" and not self._is_special(behind))
+        if self._next_is("`") or (self._next_is("$") and not is_literal):
+            raise ValueError(f"{self._script[self._at : self._at + 12]!r} is not understood")
+        return ""
+
+    def _is_special(self, behind: str) -> bool:
+        """Tell whether a `$` and the letter behind it are more than themselves."""
+        is_quoted = self._open[-1:] == ['"']
+        return self._script.startswith(PLACE, self._at + 1) or (behind in "\"'" and not is_quoted)
