@@ -29,7 +29,6 @@ opens = ["22/tcp"]
 {more}
 """
 FLEET = '[fleet]\nname = "f"\nendpoints = ["http://127.0.0.1:2379"]\nplain = true\n'
-PUSHED = '# version 3\n[doors.{}]\nopens = ["443/tcp"]\n'
 
 
 class House:
@@ -60,11 +59,6 @@ def house(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> House:
     return House(tmp_path)
 
 
-def push(house: House, door: str) -> None:
-    (house.state / "fleet-doors.toml").write_text(PUSHED.format(door))
-    house.write(more=f"{FLEET}doors = true")
-
-
 @pytest.mark.parametrize(
     ("change", "line"),
     [
@@ -77,7 +71,6 @@ def push(house: House, door: str) -> None:
         (lambda house: house.config.chmod(0o666), 1),
         (lambda house: house.write(more=f'{FLEET}user = "u"\npassword = "missing"'), 8),
         (lambda house: house.write(more=FLEET.replace("http:", "https:") + 'ca = "missing"'), 8),
-        (lambda house: push(house, "ssh"), 1),  # a door that the gate has itself
     ],
 )
 def test_the_check_and_the_daemon_refuse_the_same(
@@ -94,13 +87,6 @@ def test_the_check_and_the_daemon_refuse_the_same(
     assert fault["line"] == line
     assert fault["what"]
     assert fault["instead"]
-
-
-def test_a_fleets_door_that_fits_is_no_fault(house: House) -> None:
-    push(house, "web")
-    with own_namespace():
-        assert house.is_loaded()
-    assert main(["check", "-c", str(house.config)]) == 0
 
 
 @pytest.mark.parametrize(("has_unit", "status"), [(True, 2), (False, 0)])
