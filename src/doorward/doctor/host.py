@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from ipaddress import IPv4Interface, IPv4Network, IPv6Interface, IPv6Network
 from typing import Any, NamedTuple
 
-from doorward.doctor.walk import Table
+from doorward.doctor.rules import Ruleset
 from doorward.model import Address, Port
 from doorward.session import SshConnection
 
@@ -52,6 +52,61 @@ class Network(NamedTuple):
         return max(fitting, key=lambda route: route.network.prefixlen).interface if fitting else None
 
 
+class Probe(NamedTuple):
+    """A connection to try: from the operator's address, or from strangers', of whom one that gets in is enough."""
+
+    port: Port
+    interface: str
+    sources: tuple[Address, ...]
+    destination: Address
+    is_operator: bool
+    is_knock: bool = False
+
+
+class Base(NamedTuple):
+    """Where packets enter a table."""
+
+    chain: str
+    hook: str
+    priority: int
+
+
+class Block(NamedTuple):
+    """A rule, or a policy, that drops a packet."""
+
+    table: Ruleset
+    base: Base
+    rule: str
+
+
+class Way(NamedTuple):
+    """What became of a packet: `state` is new or established, `arrival` the port that it reached, of this host or not.
+
+    The rules that dropped it were each left out after that, so that all of them are found.
+    """
+
+    probe: Probe
+    state: str
+    blocks: tuple[Block, ...]
+    arrival: Port | None
+    is_local: bool = True
+
+
+class Unchecked(NamedTuple):
+    """A rule that could not be tried, or why nothing could; `is_outward` where only what leaves the host meets it."""
+
+    what: str
+    is_outward: bool = False
+
+
+class Trace(NamedTuple):
+    """What the kernel did with the packets, in a copy of this host's network and of its firewalls' tables."""
+
+    tables: tuple[str, ...] = ()
+    ways: tuple[Way, ...] = ()
+    unchecked: tuple[Unchecked, ...] = ()
+
+
 class Boot(NamedTuple):
     """What starts at boot: whether systemd runs here, and which of doorward's units are enabled."""
 
@@ -66,7 +121,7 @@ class Facts:
     session: SshConnection | None
     network: Network
     listening: frozenset[Port] | None
-    filters: tuple[Table, ...]
+    trace: Trace
     boot: Boot
     daemon: dict[str, Any] | None  # what it answers to `status`
     table_stands: bool
