@@ -27,7 +27,7 @@ def in_child(call: Callable[[], T], within_s: float | None = None) -> T:
     A child with a time limit ends with this process, and is killed when the time is up: TimeoutError.
     """
     receive, send = os.pipe()
-    parent = os.getpid()
+    parent = None if within_s is None else os.getpid()
     pid = os.fork()
     if pid == 0:
         signal.set_wakeup_fd(-1)

@@ -178,10 +178,11 @@ class _Tracer:
         while len(blocks) < MAX_BLOCKS:
             last, base = outcome = self._sent(flow, step, probe, interface)
             if last is None:
-                self.lost.append(
-                    f"a packet from {flow.source} to {flow.port} of {flow.destination}: no rule drops it, but it does"
-                    f" not arrive (see the routes, rp_filter of {probe.interface}, and forwarding)"
-                )
+                if not probe.is_knock:  # the gate has seen a knock before it is routed
+                    self.lost.append(
+                        f"a packet from {flow.source} to {flow.port} of {flow.destination}: no rule drops it, but it"
+                        f" does not arrive (see the routes, rp_filter of {probe.interface}, and forwarding)"
+                    )
                 return blocks, None, 0
             if not outcome.is_drop:
                 return blocks, last.flow, last.output
