@@ -16,6 +16,7 @@ def one(data: bytes) -> None:
         ruleset = Ruleset(owner, "ip", "filter", text)
         assert differing(ruleset, text) is None
         list(ruleset.not_checkable())
+        list(ruleset.helpers())
         line_of(text, text)
     with suppress(MalformedError):
         event(memoryview(data))

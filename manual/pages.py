@@ -24,8 +24,10 @@ ENVIRONMENT = {
 }
 FILES = {
     "/etc/doorward/doorward.toml": "the configuration, doorward.toml(5)",
+    "/etc/doorward/doorward.toml.last": "root's copy of the last good configuration, for a start with a wrong one",
+    "/etc/doorward/off": "made by `doorward off`: while it exists, no gate is loaded",
     "~/.config/doorward/hosts.toml": "the client's hosts and their doors",
-    "/var/lib/doorward/ledger.sqlite3": "the record of openings and refusals",
+    "/var/lib/doorward/ledger.sqlite3": "the record of openings, refusals and bans",
     "/var/lib/doorward/gate.nft": "the gate as it was last loaded, for the time before the network is up",
 }
 KNOCKD_ABOUT = """\

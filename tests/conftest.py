@@ -4,15 +4,35 @@ from __future__ import annotations
 
 import os
 import shutil
+import signal
 from collections.abc import Iterator
 from contextlib import ExitStack
 from typing import NoReturn
 
+import hypothesis
 import pytest
 
 from doorward.errors import HostError
 from doorward.lab import Lab
 from tests.support.consoles import Console
+from tests.support.sweep import remove_labs_of
+
+
+def pytest_configure() -> None:
+    """Start the programs under test with default signals, also where this process ignores some.
+
+    `nohup`, and `&` in a script, ignore a signal, and programs inherit that. They do not inherit a handler.
+    """
+    if signal.getsignal(signal.SIGHUP) is signal.SIG_IGN:  # `nohup`: the tests themselves go on
+        signal.signal(signal.SIGHUP, lambda *_: None)
+    signal.signal(signal.SIGINT, signal.default_int_handler)
+    hypothesis.settings.register_profile("doorward", deadline=None)  # other work on the machine makes a slow example
+    hypothesis.settings.load_profile("doorward")
+
+
+def pytest_sessionfinish() -> None:
+    """Remove the labs that a timeout left: it can interrupt a fixture that removes its own lab."""
+    remove_labs_of(os.getpid())
 
 
 def unavailable(reason: str) -> NoReturn:

@@ -31,6 +31,13 @@ def rename(source: Path, destination: Path) -> None:
     sync(destination.parent)
 
 
+def read(path: Path) -> str:
+    """Read a file that `write` wrote; OSError: it is missing, or a link is in its place."""
+    handle = os.open(path, os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC)  # of a pipe: nothing, at once
+    with os.fdopen(handle, encoding="utf-8") as file:
+        return file.read()
+
+
 def write(path: Path, text: str) -> None:
     """Write a file that its user alone may read, in the place of one that is there. OSError: it is not on the disk.
 
@@ -55,6 +62,17 @@ def create(path: Path, text: str, access: Access) -> bool:
         Path(new).unlink()
     sync(path.parent)
     return True
+
+
+def replace(path: Path, text: str, access: Access) -> None:
+    """Write a file, whole and permanently, in place of one that may exist. OSError: it cannot be written."""
+    handle, new = mkstemp(prefix=f"{path.name}.", dir=path.parent)  # 0600
+    try:
+        _write(handle, text, access)
+        rename(Path(new), path)
+    except OSError:
+        Path(new).unlink(missing_ok=True)
+        raise
 
 
 def make_folders(folder: Path, mode: int) -> None:

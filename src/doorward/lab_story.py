@@ -102,7 +102,8 @@ class Story:
     def _step(self, text: str) -> None:
         self._steps += 1
         bold, plain = ("\033[1m", "\033[0m") if sys.stdout.isatty() else ("", "")
-        render.line(f"\n{bold}{self._steps}. {text}{plain}")
+        render.line("")
+        render.drawing(f"{bold}{self._steps}. {text}{plain}")
 
     def _prompt(self, host: Host, command: str) -> None:
         render.line(f"   {host.namespace.rpartition('-')[2]}$ {command}")

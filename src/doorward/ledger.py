@@ -1,21 +1,24 @@
-"""The ledger: openings, refusals and used signed knocks in SQLite (WAL). Times are seconds since the epoch."""
+"""The ledger: openings, refusals, bans and used signed knocks in SQLite (WAL). Times are seconds since the epoch."""
 
 from __future__ import annotations
 
 import json
 import os
 import sqlite3
+import stat
 from collections import deque
-from collections.abc import Iterator, Sequence
-from contextlib import closing, contextmanager, suppress
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import closing, contextmanager
+from ipaddress import ip_network
 from pathlib import Path
 from typing import Any, NamedTuple
 
 from doorward import durable, seen
 from doorward.errors import HostError
-from doorward.model import Opening, Place, Port, parse_place
+from doorward.model import Address, Opening, Place, Port, parse_place
+from doorward.owner_rights import owner_rights
 
-SCHEMA_VERSION = 3
+SCHEMA_VERSION = 4
 KEPT_ROWS = 200_000  # a table; older rows go, so that a scanner cannot fill the disk
 MAX_PENDING = 10_000  # writes that wait while the disk is full; beyond it the oldest is lost and counted
 LAST_MOMENT_S = 253_000_000_000.0  # in the year 9987: later ones cannot be shown, and nobody meant them
@@ -23,6 +26,10 @@ WRITES_TOGETHER = 1000  # at most in one transaction, so that what waits stays s
 STEP_S = 0.5  # less than that is the clock's own drift
 _TRIM_EVERY = 1000
 _CLOCK = "CREATE TABLE clock (boot TEXT NOT NULL, offset REAL NOT NULL);"
+_BANS = """
+CREATE TABLE bans (id INTEGER PRIMARY KEY, at REAL NOT NULL, address TEXT NOT NULL, until REAL NOT NULL, ended REAL);
+CREATE INDEX bans_at ON bans (at);
+"""
 _SCHEMA = f"""
 CREATE TABLE openings (
     id INTEGER PRIMARY KEY, door TEXT NOT NULL, address TEXT NOT NULL, ports TEXT NOT NULL,
@@ -34,24 +41,44 @@ CREATE TABLE refusals (
 CREATE INDEX refusals_at ON refusals (at);
 {_CLOCK}
 {seen.SCHEMA}
+{seen.FORGOTTEN}
+{_BANS}
 """
-_ADDED = ("", _CLOCK, seen.SCHEMA)  # to a ledger of version 0, 1, 2
+_ADDED = ("", _CLOCK, seen.SCHEMA, seen.FORGOTTEN + _BANS)  # to a ledger of version 0, 1, 2, 3
 
+_RECORDS = """
+SELECT * FROM (
+    SELECT since AS at, 'opened' AS event, door, address, ports, until, opened_by, closed, closed_by, NULL
+      FROM openings
+    UNION ALL
+    SELECT at, 'refused', door, address, NULL, NULL, NULL, NULL, NULL, reason FROM refusals
+    {})
+WHERE at >= :since AND (:door IS NULL OR door = :door)
+  AND (:addresses IS NULL OR address IN (SELECT value FROM json_each(:addresses)))
+ORDER BY at DESC LIMIT :last"""
+_BAN_RECORDS = """  -- which ledgers up to version 3 have not
+    UNION ALL
+    SELECT at, 'banned', NULL, address, NULL, until, NULL, ended, NULL, NULL FROM bans"""
 _STANDING = "SELECT id, door, address, ports, since, until, opened_by FROM openings WHERE closed IS NULL"
+_NO_MOMENT = (
+    "SELECT 1 FROM seen_floor WHERE typeof(floor) != 'integer'"
+    " UNION SELECT 1 FROM seen_forgotten WHERE typeof(newest) != 'integer'"
+)
 _BOOT = Path("/proc/sys/kernel/random/boot_id")
 # What SQLite says of a damaged file; else (no right, no room, locked) the file itself may be sound.
 _DAMAGE = {sqlite3.SQLITE_ERROR, sqlite3.SQLITE_CORRUPT, sqlite3.SQLITE_FORMAT, sqlite3.SQLITE_NOTADB}
 _TRIM = {
     "openings": "DELETE FROM openings WHERE closed IS NOT NULL AND id <= (SELECT max(id) FROM openings) - ?",
     "refusals": "DELETE FROM refusals WHERE id <= (SELECT max(id) FROM refusals) - ?",
+    "bans": "DELETE FROM bans WHERE id <= (SELECT max(id) FROM bans) - ?",
 }
 
 
 class Record(NamedTuple):
-    """One line of the record: an opening with its end, or a refusal."""
+    """One line of the record: an opening with its end, a refusal, or a ban."""
 
     at_s: float
-    event: str  # "opened" or "refused"
+    event: str  # "opened", "refused" or "banned"
     door: str | None
     address: str
     detail: dict[str, Any]
@@ -72,9 +99,7 @@ class Ledger:
         self._boot = _BOOT.read_text().strip()
         noted = self._db.execute("SELECT offset FROM clock WHERE boot = ?", (self._boot,)).fetchone()
         self._offset_s: float | None = noted[0] if noted and isinstance(noted[0], float) else None
-        self._seen = seen.Seen(self._db)
-        self._beginning: tuple[int, int] | None = None  # what `begin_seen` was told
-        self._has_begun = False  # taking signed knocks
+        self.seen = seen.Seen(self._db, self._boot, self.secure)
 
     @contextmanager
     def together(self) -> Iterator[None]:
@@ -152,42 +177,16 @@ class Ledger:
             "INSERT INTO refusals (at, door, address, reason) VALUES (?, ?, ?, ?)", (at_s, door, str(address), reason)
         )
 
-    def begin_seen(self, booted_s: float, floor_s: float) -> str:
-        """Get ready for `claim`, for a daemon that starts; gives what the operator should know, or nothing.
+    def banned(self, ban: Place, at_s: float, until_s: float) -> None:
+        """Record a ban, in place of one that has not ended."""
+        self.unbanned(ban, at_s)
+        self._write("INSERT INTO bans (at, address, until) VALUES (?, ?, ?)", (at_s, str(ban), until_s))
 
-        `booted_s`: when the machine started; `floor_s`: what is older is refused by a ledger that had none of them.
-        """
-        self._beginning = round(booted_s * 1000), round(floor_s * 1000)
-        return self._begin_seen()
-
-    def _begin_seen(self) -> str:
-        if self._beginning is None:
-            return "the ledger was not told to take any"
-        try:
-            told = self._seen.begin(self._boot, *self._beginning)
-        except sqlite3.Error as error:
-            return f"{self.path}: {error}; no signed knock is taken until it can be written"
-        self._has_begun = self.secure()  # before the first is taken: it says that the last ones may be lost
-        return told if self._has_begun else f"{self.trouble}; no signed knock is taken until it can be written"
-
-    def claim(self, claims: Sequence[seen.Claim], now_s: float, booted_s: float) -> list[str]:
-        """Note signed knocks as used, for good; gives for each why it must be refused, or nothing where it is new.
-
-        `booted_s`: when the machine started, by the clock as it goes now.
-        """
-        if not self._has_begun:
-            self._begin_seen()  # what was in the way may be gone
-        if not self._has_begun:
-            return ["the ledger cannot tell which were used"] * len(claims)
-        try:
-            refusals = self._seen.claim(claims, round(booted_s * 1000))
-        except sqlite3.Error as error:
-            return [f"the ledger cannot be written ({error})"] * len(claims)
-        ahead = [claim.time_ms > now_s * 1000 + seen.AHEAD_MS for claim in claims]
-        if any(ahead) and not self.secure():
-            lost = "it is dated ahead, and the ledger cannot be synced to the disk"
-            return [refusal or (lost if is_ahead else "") for refusal, is_ahead in zip(refusals, ahead, strict=True)]
-        return refusals
+    def unbanned(self, ban: Place, at_s: float) -> None:
+        """Record that a ban was ended before its time."""
+        self._write(
+            "UPDATE bans SET ended = ? WHERE address = ? AND ended IS NULL AND until > ?", (at_s, str(ban), at_s)
+        )
 
     def standing(self) -> list[Opening]:
         """Give the openings whose end was not recorded, for a daemon that starts; rows that make no sense end."""
@@ -214,10 +213,8 @@ class Ledger:
 
     def close(self) -> None:
         """Write what waits and close the file."""
-        if self.flush() and self._has_begun:
-            with suppress(sqlite3.Error):
-                self._seen.end(self._boot)
-            self.secure()
+        if self.flush():
+            self.seen.end()
         self._db.close()
 
     def _write(self, statement: str, values: tuple[object, ...]) -> None:
@@ -270,7 +267,7 @@ def _connect(path: Path) -> sqlite3.Connection:
             durable.sync(path.parent)  # else a loss of power may take the whole file away, whatever was synced in it
         if not _definitions(db) >= _own_definitions():
             raise sqlite3.DatabaseError("its tables are not a ledger's")
-        if db.execute("SELECT 1 FROM seen_floor WHERE typeof(floor) != 'integer'").fetchone():
+        if db.execute(_NO_MOMENT).fetchone():
             raise sqlite3.DatabaseError("it does not say from when on it knows used signed knocks")
         db.execute(_STANDING).fetchall()  # which finds the damage that quick_check overlooks
     except BaseException:
@@ -294,10 +291,7 @@ def open_ledger(path: Path, stamp: str) -> tuple[Ledger, str | None]:
 
     Gives the ledger and, where one was set aside, a message that says so. HostError: no ledger can be had there.
     """
-    try:
-        path.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
-    except OSError as error:
-        raise HostError(f"{path.parent}: {error.strerror}; make that folder, or name another STATE_DIRECTORY") from None
+    make_directory(path)
     try:
         return Ledger(path), None
     except (sqlite3.DatabaseError, UnicodeDecodeError, MemoryError, HostError) as error:
@@ -306,14 +300,21 @@ def open_ledger(path: Path, stamp: str) -> tuple[Ledger, str | None]:
                 f"the ledger {path} cannot be opened ({error}); give doorward that folder to write"
             ) from None
         aside = path.with_name(f"{path.name}.{stamp}")
-        for suffix in ("", "-wal", "-shm"):
-            part = path.with_name(path.name + suffix)
+        for part, new in zip(parts_of(path), parts_of(aside), strict=True):
             if part.exists():
-                part.rename(aside.with_name(aside.name + suffix))
+                part.rename(new)
         what = f"the ledger {path} cannot be used ({_reason(error)}); it is kept as {aside}, and a new one begins"
         ledger = Ledger(path)
         ledger.follows_a_damaged_one = True
         return ledger, what
+
+
+def make_directory(path: Path) -> None:
+    """Make the directory of a ledger, where it is missing. HostError: it cannot be made."""
+    try:
+        path.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
+    except OSError as error:
+        raise HostError(f"{path.parent}: {error.strerror}; make that folder, or name another STATE_DIRECTORY") from None
 
 
 def _reason(error: Exception) -> str:
@@ -327,27 +328,25 @@ def read_records(
 
     `address` is one, or several of which each is asked for.
     """
-    query = """
-        SELECT * FROM (
-            SELECT since AS at, 'opened' AS event, door, address, ports, until, opened_by, closed, closed_by, NULL
-              FROM openings
-            UNION ALL
-            SELECT at, 'refused', door, address, NULL, NULL, NULL, NULL, NULL, reason FROM refusals)
-        WHERE at >= :since AND (:door IS NULL OR door = :door)
-          AND (:addresses IS NULL OR address IN (SELECT value FROM json_each(:addresses)))
-        ORDER BY at DESC LIMIT :last"""
     addresses = None if address is None else json.dumps([address] if isinstance(address, str) else list(address))
     chosen = {"since": since_s, "last": last, "door": door, "addresses": addresses}
     try:
-        path.stat()
-        with closing(sqlite3.connect(f"{path.absolute().as_uri()}?mode=ro", uri=True, timeout=1.0)) as db:
-            db.text_factory = _text
-            rows = db.execute(query, chosen).fetchall()
+        with owner_rights(path.parent):
+            rows = _rows(path, chosen)
     except FileNotFoundError:
         raise HostError(f"{path}: no ledger; it begins when `doorward run` first starts") from None
     except (sqlite3.Error, UnicodeDecodeError, MemoryError, OSError) as error:
         raise HostError(f"{path}: {_reason(error)}; ask as root, or as the user that doorward runs as") from None
     yield from map(_record, reversed(rows))
+
+
+def _rows(path: Path, chosen: Mapping[str, object]) -> list[Any]:
+    if not stat.S_ISREG(path.stat().st_mode):
+        raise OSError("this is not a regular file")  # a pipe would be waited for
+    with closing(sqlite3.connect(f"{path.absolute().as_uri()}?mode=ro", uri=True, timeout=1.0)) as db:
+        db.text_factory = _text
+        has_bans = db.execute("SELECT 1 FROM sqlite_master WHERE name = 'bans'").fetchone()
+        return db.execute(_RECORDS.format(_BAN_RECORDS if has_bans else ""), chosen).fetchall()
 
 
 def _record(row: tuple[Any, ...]) -> Record:
@@ -356,20 +355,34 @@ def _record(row: tuple[Any, ...]) -> Record:
     at_s, address, door = _moment(at, 0.0), str(address), None if door is None else str(door)
     if event == "refused":
         return Record(at_s, event, door, address, {"reason": str(reason)})
+    until_s, ended_s = _moment(until, at_s), None if closed is None else _moment(closed, at_s)
+    if event == "banned":
+        return Record(at_s, event, door, address, {"until": until_s, "ended": ended_s})
     try:
         parsed = [str(port) for port in json.loads(ports)]
     except (TypeError, ValueError, RecursionError):
         parsed = []
-    ended = None if closed is None else _moment(closed, at_s)
-    times = {"until": _moment(until, at_s), "closed": ended}
-    return Record(at_s, event, door, address, {"ports": parsed, "by": str(by), "closed_by": closed_by} | times)
+    ended_by = None if closed_by is None else str(closed_by)
+    detail = {"ports": parsed, "by": str(by), "closed_by": ended_by, "until": until_s, "closed": ended_s}
+    return Record(at_s, event, door, address, detail)
 
 
 def _moment(value: object, otherwise: float) -> float:
     return float(value) if isinstance(value, float | int) and 0 <= value <= LAST_MOMENT_S else otherwise
 
 
-def ledger_path() -> Path:
-    """Give the ledger's path: in STATE_DIRECTORY, or /var/lib/doorward."""
+def places_of(address: Address) -> list[str]:
+    """Return an address and all networks that hold it, as records name them."""
+    networks = (ip_network(address).supernet(new_prefix=bits) for bits in range(address.max_prefixlen))
+    return [str(address), *map(str, networks)]
+
+
+def ledger_path(usual: str = "/var/lib/doorward") -> Path:
+    """Return the ledger's path: in STATE_DIRECTORY, or in the usual directory."""
     folders = os.environ.get("STATE_DIRECTORY", "")
-    return Path(folders.split(":")[0] or "/var/lib/doorward") / "ledger.sqlite3"
+    return Path(folders.split(":")[0] or usual) / "ledger.sqlite3"
+
+
+def parts_of(path: Path) -> list[Path]:
+    """Return the files that SQLite makes of a ledger (sqlite.org/tempfiles.html)."""
+    return [path.with_name(path.name + suffix) for suffix in ("", "-wal", "-shm", "-journal")]

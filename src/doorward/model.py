@@ -99,7 +99,7 @@ class Door(NamedTuple):
     target: Address | None = None  # knocks go to this address, routed by this host, and not to the host itself
     on_open: tuple[str, ...] = ()  # a program and its words, run on opening; %IP% stands for the address
     on_close: tuple[str, ...] = ()
-    shared: bool = False  # takes signed knocks that are for the whole fleet
+    shared: bool = False  # with the fleet: openings, and signed knocks that are for all of it
 
     @property
     def is_opening(self) -> bool:

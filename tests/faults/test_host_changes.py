@@ -10,7 +10,8 @@ from pathlib import Path
 import pytest
 
 from doorward.lab import Lab
-from tests.support.daemon import RunningDaemon, Visitors
+from tests.support.daemon import SLOWNESS, RunningDaemon, Visitors
+from tests.support.signed import Signed, Signer, send
 from tests.support.stepped_clock import step_to
 
 pytestmark = pytest.mark.netns("knock")
@@ -59,6 +60,31 @@ def test_a_stepped_clock_neither_prolongs_nor_cuts(
     assert not visitor.gets_in()
     [record] = [r for r in daemon.log() if r["event"] == "opened"]
     assert record["closed"] - record["at"] == pytest.approx(4, abs=0.7)
+    daemon.close()
+
+
+def test_a_clock_that_was_ahead_at_a_start_shuts_no_signed_knock_out_once_it_is_right(
+    direct_lab: Lab, tmp_path: Path
+) -> None:
+    clock, laptop = tmp_path / "step", Signer()
+    step_to(clock, 365 * 86_400)
+    files = Signed(tmp_path / "configuration", laptop)
+    guest = Visitors(direct_lab).fresh(4)
+    text = '[gate]\nmode = "guard"\n[signed]\nwindow = "1s"\n[doors.ssh]\nopens = ["22/tcp"]\nfor = "10m"\n'
+    daemon = RunningDaemon(direct_lab.server, tmp_path, text)
+    daemon.wrapper = (sys.executable, "-m", "tests.support.stepped_clock", str(clock))
+    daemon.start()
+    daemon.message("takes signed knocks")
+    step_to(clock, 0)
+    daemon.end()
+    daemon.start()
+    daemon.message("the clock was ahead")
+    daemon.message("takes signed knocks")
+    deadline_s = time.monotonic() + 5 * SLOWNESS
+    while not daemon.openings():
+        assert time.monotonic() < deadline_s, daemon.lines
+        send(direct_lab.client, guest.source, guest.server, laptop.packet(files.server))
+        time.sleep(0.15)  # the gate takes ten a second
     daemon.close()
 
 

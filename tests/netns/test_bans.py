@@ -115,11 +115,30 @@ def test_who_is_banned_is_listed(direct_lab: Lab, daemon: RunningDaemon) -> None
     assert "2 are banned; `doorward ban` lists who\n" in daemon.run("status").stdout
     refused = daemon.run("open", "ssh", "192.0.2.7", check=False)
     assert (refused.returncode, "is banned; `doorward unban" in refused.stderr) == (1, True)
-    assert [(each["address"], each["reason"]) for each in daemon.log()] == [
-        ("192.0.2.7", "banned by hand for 8h"),
-        ("2001:db8::7", "banned by hand for 1h, with all of 2001:db8::/64"),
+
+
+def test_a_ban_is_recorded_and_explained_as_a_ban(daemon: RunningDaemon) -> None:
+    daemon.run("ban", "192.0.2.7", "--for", "8h")
+    daemon.run("ban", "2001:db8::7")
+    found = [
+        (each["event"], each["address"], round(each["until"] - each["at"]), each["ended"]) for each in daemon.log()
     ]
-    assert "banned by hand for 8h" in daemon.run("explain", "192.0.2.7", check=False).stdout
+    assert found == [("banned", "192.0.2.7", 8 * 3600, None), ("banned", "2001:db8::/64", 3600, None)]
+    first, second = daemon.run("log").stdout.splitlines()
+    until = first.split(" until ")[1]
+    assert first.split()[2:4] == ["banned", "192.0.2.7"]
+    for address, line in ("192.0.2.7", first), ("2001:db8::99", second):  # of a network, every address
+        assert daemon.run("log", "--address", address).stdout == line + "\n"
+        explained = daemon.run("explain", address, check=False)
+        assert explained.returncode == 1
+        assert line in explained.stdout
+        assert f"=> {address} is banned until " in explained.stdout
+    assert f"=> 192.0.2.7 is banned until {until}\n" in daemon.run("explain", "192.0.2.7", check=False).stdout
+    live = daemon.run("explain", "--live", "192.0.2.7", "--for", "1ms", "--json", check=False)
+    assert json.loads(live.stdout)["conclusion"]["kind"] == "banned"
+    daemon.run("unban", "192.0.2.7")
+    assert f"until {until}; ended after " in daemon.run("log", "--address", "192.0.2.7").stdout
+    assert "=> the ledger has nothing of 192.0.2.7" in daemon.run("explain", "192.0.2.7", check=False).stdout
 
 
 def test_nobody_bans_himself(daemon: RunningDaemon) -> None:

@@ -246,11 +246,13 @@ def test_killed_while_a_door_is_open(daemon: RunningDaemon, pair: list[Visitor])
     assert opened["for_s"] == pytest.approx(OPEN_S, abs=0.1)
 
 
-def test_a_restart_keeps_openings_and_their_time(daemon: RunningDaemon, pair: list[Visitor]) -> None:
+@pytest.mark.parametrize("config", [CONFIG.format(for_="60d")], ids=["60d"])
+def test_openings_of_months_and_their_time_outlive_a_restart(daemon: RunningDaemon, pair: list[Visitor]) -> None:
+    """Their ends are further away than epoll can wait at once."""
     knocker, by_hand = pair
     knocker.knock(*SEQUENCE)
     daemon.event("opened", address=str(knocker))
-    daemon.run("open", "ssh", by_hand, "--for", "20m")
+    daemon.run("open", "ssh", by_hand, "--for", "30d")
     before = {o["address"]: o for o in daemon.openings()}
     assert daemon.end(signal.SIGTERM) == 0
     assert not daemon.control.exists()
@@ -264,7 +266,8 @@ def test_a_restart_keeps_openings_and_their_time(daemon: RunningDaemon, pair: li
         assert opening["until"] == pytest.approx(before[address]["until"], abs=0.3)
         assert opening["since"] == pytest.approx(before[address]["since"], abs=0.01)
         assert opening["by"] == before[address]["by"]
-    assert daemon.elements()[by_hand.element()] == pytest.approx(1200, abs=20)
+    assert daemon.elements()[by_hand.element()] == pytest.approx(30 * 86_400, abs=20)
+    assert daemon.elements()[knocker.element()] == pytest.approx(60 * 86_400, abs=20)
     assert [r["closed"] for r in daemon.log()] == [None, None]
     daemon.run("close", "ssh", by_hand)
     assert [r["closed_by"] for r in daemon.log("--address", by_hand)] == ["hand"]

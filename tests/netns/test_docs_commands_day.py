@@ -87,15 +87,16 @@ def test_by_hand(day: Day, console: Console) -> None:
 
 @pytest.mark.console("docs/reference/commands.md", "doorward metrics")
 def test_metrics(day: Day, console: Console) -> None:
-    serve, fetch = console
-    for door in ("ssh", "db"):
-        day.open(door, day.guest)
+    serve, public, everything = console
+    day.seat.meant["/run/m.sock"] = str(day.seat.at / "metrics.sock")
     assert serve.typed.endswith(" &")
     with day.seat.typing(
         serve._replace(typed=serve.typed.removesuffix(" &"))
     ) as screen:  # the screen is the background
         assert screen.line() == "doorward: serves metrics at 127.0.0.1:9477\n"
-        day.seat.type(fetch)
+        assert screen.line().startswith("doorward: serves metrics at unix:")
+        day.seat.type(public)
+        day.seat.type(everything)
 
 
 @pytest.mark.console("docs/reference/commands.md", "doorward report")

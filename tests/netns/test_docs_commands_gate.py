@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import signal
 from collections.abc import Iterator
 from contextlib import ExitStack
 from pathlib import Path
@@ -90,6 +91,38 @@ def test_apply_and_confirm(guest: Visitor, lab: Lab, console: Console, tmp_path:
             seat.env["SSH_CONNECTION"] = " ".join(map(str, ends))
             seat.type(confirm)
         assert daemon.config.read_text() == (seat.at / "new.toml").read_text()
+
+
+@pytest.mark.console("docs/reference/commands.md", "doorward off", "doorward on")
+def test_off_and_on(guest: Visitor, lab: Lab, console: Console, tmp_path: Path) -> None:
+    off, on = console
+    with running_daemon(lab.server, tmp_path, SSH) as daemon:
+        seat = Seat(lab.server, tmp_path / "seat", daemon.env)
+        assert not guest.gets_in()
+        seat.type(off)
+        assert guest.gets_in()
+        seat.type(on)
+
+
+@pytest.mark.console("docs/locked-out.md")
+def test_locked_out(guest: Visitor, stopped: RunningDaemon, console: Console) -> None:
+    off, check, on, run, delete = console
+    stopped.wrapper = wrapped(stopped.folder / "hold")
+    stopped.start()
+    seat = Seat(stopped.host, stopped.folder / "seat", stopped.env)
+    assert not guest.gets_in()
+    for call in (off, check, on):
+        seat.type(call)
+    assert guest.gets_in()
+    seat.meant["doorward run"] = f"doorward run -c {stopped.config}"
+    with seat.typing(run, *stopped.wrapper) as screen:
+        assert "on trial for 120s" in screen.line()
+        assert not guest.gets_in()
+    stopped.start()
+    stopped.end(signal.SIGKILL)
+    assert not guest.gets_in()
+    seat.type(delete)
+    assert guest.gets_in()
 
 
 @pytest.mark.console("docs/reference/commands.md", "doorward doctor")

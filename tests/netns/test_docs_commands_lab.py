@@ -14,6 +14,7 @@ from doorward.lab_host import NAMESPACES
 from tests.support.consoles import Console
 from tests.support.daemon import SLOWNESS
 from tests.support.examples import assert_printed, search_path
+from tests.support.processes import running
 
 pytestmark = pytest.mark.netns("nft", "nmap")
 
@@ -29,9 +30,10 @@ STORY = (  # what stands below the example
 def type_here(path: str, line: str) -> str:
     """Do what a line says; gives what is printed."""
     words, environment = ["sh", "-ec", line], {**os.environ, "PATH": path}
-    done = subprocess.run(words, env=environment, capture_output=True, text=True, timeout=LONGEST_S, check=False)
-    assert (done.returncode, done.stderr) == (0, "")
-    return done.stdout
+    with running(words, env=environment, stderr=subprocess.PIPE) as process:
+        out, err = map(str, process.communicate(timeout=LONGEST_S))
+    assert (process.returncode, err) == (0, "")
+    return out
 
 
 @pytest.mark.console("docs/reference/commands.md", "doorward lab")

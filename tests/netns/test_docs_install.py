@@ -56,9 +56,11 @@ def test_the_user_and_the_folders(desk: Desk, console: Console) -> None:
     sysusers, tmpfiles, useradd, install = console
     desk.compare(sysusers)
     users = (system / "etc/passwd").read_text()
-    assert re.match(r"doorward:x:\d+:\d+:doorward, port knocking:/:\S*nologin$", users.splitlines()[-1])
+    user = re.search(r"^doorward:x:\d+:(\d+):doorward, port knocking:/:\S*nologin$", users, re.MULTILINE)
+    assert user
+    assert re.search(r"^doorward-metrics:x:\d+:doorward$", (system / "etc/group").read_text(), re.MULTILINE)
     desk.compare(tmpfiles)
-    group = int(users.splitlines()[-1].split(":")[3])
+    group = int(user[1])
     assert modes(system / "etc")["doorward"] == (0o750, group)
     assert modes(system / "var/lib")["doorward"] == (0o700, group)
     for name in ("passwd", "group", "shadow", "gshadow"):  # as a system without systemd is
@@ -74,7 +76,7 @@ def test_the_user_and_the_folders(desk: Desk, console: Console) -> None:
 def test_the_configuration(desk: Desk, console: Console) -> None:
     desk.program("editor", sys.executable, "-c", "import sys; print('# edited', file=open(sys.argv[1], 'a'))")
     folder = desk.daemon.config.parent
-    asked = desk.answer(next(console), "", "", "", "")
+    asked = desk.answer(next(console), *[""] * 5)
     assert "wrote /etc/doorward/doorward.toml: mode guard, doors ssh=22/tcp" in asked
     assert set(modes(folder).values()) == {(0o640, GROUP)}
     desk.daemon.config.chmod(0o600)
@@ -82,7 +84,7 @@ def test_the_configuration(desk: Desk, console: Console) -> None:
         printed = desk.compare(call)
     assert modes(folder)["doorward.toml"] == (0o640, GROUP)
     assert desk.daemon.config.read_text().endswith("# edited\n")
-    assert ": good: 1 door, 1 automaton, mode guard" in printed
+    assert ": good: 1 door, mode guard" in printed
 
 
 @pytest.mark.console("docs/install.md", "The first start")

@@ -58,7 +58,7 @@ def test_what_a_stranger_sees(desk: Desk, console: Console) -> None:
         "          (and so on, up to 65535)": r"(?: +\d+ \.{64}\s*){14}",
     }
     desk.compare(call, at="$", vary=vary)
-    assert (desk.home("$") / "home.png").read_bytes().startswith(b"\x89PNG")
+    assert (desk.home("$") / "home.svg").read_text().startswith("<svg")
 
 
 def read_on(process: subprocess.Popen[str], part: str) -> str:

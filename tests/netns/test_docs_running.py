@@ -88,14 +88,18 @@ def scraped(connection: http.client.HTTPConnection) -> str:
 def test_numbers_for_prometheus(desk: Desk, console: Console) -> None:
     folder = desk.daemon.control.parent
     desk.swaps["/run/doorward"] = str(folder)
-    printed, tcp, unix = console
-    assert "\ndoorward_up 1.0\n" in desk.compare(printed)
-    ways = (tcp, http.client.HTTPConnection("127.0.0.1", 9477)), (unix, _Unix(folder / "metrics.sock"))
-    for call, connection in ways:
+    printed, tcp, both = console
+    assert "\ndoorward_openings 0.0\n" in desk.compare(printed)
+    for call in (tcp, both):
         serving = desk.begin(call)
         assert serving.stdout is not None
-        assert serving.stdout.readline().startswith("doorward: serves metrics at ")
-        assert "\ndoorward_doors 2.0\n" in desk.lab.server.call(scraped, connection)
+        for _ in range(call.typed.count("--listen")):
+            assert serving.stdout.readline().startswith("doorward: serves metrics at ")
+        seen = desk.lab.server.call(scraped, http.client.HTTPConnection("127.0.0.1", 9477))
+        assert "\ndoorward_doors 2.0\n" in seen
+        assert "doorward_openings" not in seen
+        if call == both:
+            assert "\ndoorward_openings 0.0\n" in desk.lab.server.call(scraped, _Unix(folder / "metrics.sock"))
         assert ended(serving) == 0
 
 

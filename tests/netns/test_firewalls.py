@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import json
 import shutil
+import socket
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -57,6 +58,27 @@ IPTABLES = """*filter
 -A INPUT -m conntrack --ctstate INVALID -j DROP
 -A INPUT -j REJECT
 COMMIT
+"""
+
+
+PUBLISHED = """
+table ip publishing {
+    chain translate {
+        type nat hook prerouting priority dstnat; policy accept;
+        tcp dport 8080 dnat to 172.17.0.2:80
+    }
+}
+"""
+HELPER = """
+table inet helpers {
+    ct helper standard {
+        type "ftp" protocol tcp
+    }
+    chain assign {
+        type filter hook prerouting priority filter; policy accept;
+        tcp dport 21 ct helper set "standard"
+    }
+}
 """
 
 
@@ -258,6 +280,62 @@ def test_docker(lab: Lab, tmp_path: Path) -> None:
             "-A DOCKER-USER -m conntrack --ctstate RELATED,ESTABLISHED -j RETURN",
             "-A DOCKER-USER -m mark --mark 0x1000/0x1000 -j RETURN",
         ]
+
+
+@pytest.mark.netns("iptables-nft")
+@pytest.mark.parametrize("has_iptables", [True, False], ids=["iptables", "nft"])
+def test_a_container_that_answers_at_its_own_address(lab: Lab, tmp_path: Path, has_iptables: bool) -> None:
+    """The gate hides the published port; from the same wire the container's address is a way around it."""
+    neighbor, rules = (
+        lab.router,
+        (RECORDED / "docker.rules").read_text().replace("-A DOCKER-USER -i eth0 -j DROP\n", ""),
+    )
+
+    def answers_directly() -> bool:
+        try:
+            neighbor.call(socket.create_connection, ("172.17.0.2", 80), SILENCE_S).close()
+        except TimeoutError:
+            return False
+        return True
+
+    with container(lab), site(lab, tmp_path, port=8080) as there:
+        neighbor.ip("route", "add", "172.17.0.0/16", "via", str(lab.server.ipv4))
+        if has_iptables:
+            lab.server.run(["iptables-nft-restore"], stdin=rules)
+        else:
+            lab.server.run(["nft", "-f", "-"], stdin=PUBLISHED)
+        assert there.is_silent(4)
+        assert answers_directly()
+        (found,) = [finding for finding in there.findings() if finding["where"] == "port 8080/tcp"]
+        assert found["level"] == Level.WARNING
+        assert "172.17.0.2, 80/tcp" in found["what"]
+        assert all(("iptables" in command) == has_iptables for command in found["commands"])
+        there.apply(found)
+        assert not answers_directly()
+        assert there.is_silent(4)
+        assert there.gets_in()
+        assert [finding for finding in there.findings() if finding["where"] == "port 8080/tcp"] == []
+
+
+def test_helpers_of_conntrack_are_named(lab: Lab, tmp_path: Path) -> None:
+    lab.server.run(["nft", "-f", "-"], stdin=HELPER)
+    rule = ["-p", "udp", "--dport", "69", "-j", "CT", "--helper", "tftp"]
+    if lab.server.run(["iptables-nft", "-t", "raw", "-A", "PREROUTING", *rule], check=False).returncode:
+        unavailable("this kernel has no conntrack helpers")
+    with site(lab, tmp_path) as there:
+        found = helpers_in(there)
+        assert [finding["where"].partition(":")[0] for finding in found] == [
+            "inet helpers, chain assign",
+            "iptables-nft -t raw",
+        ]
+        for finding in found:
+            assert finding["level"] == Level.WARNING
+            there.apply(finding)
+        assert helpers_in(there) == []
+
+
+def helpers_in(there: Site) -> list[dict[str, Any]]:
+    return [finding for finding in there.findings() if "conntrack helper" in finding["what"]]
 
 
 def test_without_a_rule_in_the_way_there_is_none_to_name(lab: Lab, tmp_path: Path) -> None:

@@ -10,15 +10,23 @@ from pathlib import Path
 
 import pytest
 
+from doorward.fleet import forms
 from tests.support.fleet import Fleet, running_fleet
 from tests.support.service_user import USER, for_the_user, open_folder, service_user, status_of, wrapped
 
 pytestmark = pytest.mark.netns("nft")
 
 
+OWN = """
+[doors.own]
+opens = ["5432/tcp"]
+"""
+YEAR_MS = 365 * 86_400_000
+
+
 @pytest.fixture
 def fleet(tmp_path: Path) -> Iterator[Fleet]:
-    with running_fleet(Fleet(tmp_path, gates=2, nodes=1)) as fleet:
+    with running_fleet(Fleet(tmp_path, gates=2, nodes=1, fleet='for_max = "2h"', more=OWN)) as fleet:
         yield fleet
 
 
@@ -55,14 +63,45 @@ def test_closed_at_one_gate_is_closed_at_both(fleet: Fleet) -> None:
 def test_opened_by_hand_and_prolonged_elsewhere(fleet: Fleet) -> None:
     first, second = fleet.gates
     guest = fleet.visitor(first)
-    first.run("open", "ssh", guest, "--for", "1h")
+    first.run("open", "ssh", guest, "--for", "30d")  # longer than the daemon can wait at once
     second.event("opened", address=str(guest), by="hand at edge-1")
     fleet.knock(fleet.visitor(second, guest.source))  # for ten minutes: shortens nothing
     second.event("prolonged", address=str(guest), by="knock")
-    second.run("open", "ssh", guest, "--for", "2h")
+    second.run("open", "ssh", guest, "--for", "60d")
     first.event("prolonged", address=str(guest), by="hand at edge-2")
     for gate in fleet.gates:
-        assert 7190 < gate.elements()[guest.element()] <= 7200
+        assert 0 <= 60 * 86_400 - gate.elements()[guest.element()] < 10
+
+
+def test_a_writer_to_etcd_opens_shared_doors_for_their_time_and_nothing_else(fleet: Fleet) -> None:
+    first, second = fleet.gates
+    guest, insider = fleet.visitor(first), fleet.visitor(first)
+    first.run("open", "own", insider)  # not shared: no other gate and no writer hears of it
+    long: dict[str, object] = {"for_ms": YEAR_MS, "until_ms": 1 << 53}
+    fleet.etcd().call("kv/put", {"key": forms.b64(b"/doorward/example/openings/ssh/\xff"), "value": ""})
+    fleet.forge(
+        ("ssh", "0.0.0.0/0", long),
+        ("ssh", "198.51.100.0/24", {}),  # this gate has no [signed]
+        ("ssh", "224.0.0.1", {}),
+        ("own", str(guest), {}),
+        ("own", str(insider), {}),
+        ("ssh", str(fleet.visitor(first)), {"by": "magic"}),
+        ("ssh", str(guest), long | {"by": "hand", "gate": "edge-1"}),
+    )
+    for gate in fleet.gates:
+        gate.event("opened", door="ssh", address=str(guest), by="hand at edge-1")
+        assert gate.ask("status")["fleet"]["rejected"] == {"network": 2, "address": 1, "door": 2, "way": 1}
+        gate.message("is rejected: this gate opens no networks")
+    assert "6 of its openings rejected (1 address, 2 door, 2 network, 1 way)" in first.run("status").stdout
+    assert second.elements().keys() == {guest.element()}
+    assert 7100 < second.elements()[guest.element()] <= 7200
+    assert first.elements().keys() == {guest.element(), insider.element("5432/tcp")}
+    assert guest.gets_in()
+    fleet.etcd().delete(f"/doorward/example/openings/own/{insider}")
+    fleet.etcd().delete(f"/doorward/example/openings/ssh/{guest}")
+    first.event("closed", door="ssh", address=str(guest), by="fleet")  # a writer may close what is shared
+    assert first.elements().keys() == {insider.element("5432/tcp")}
+    assert [row["door"] for row in first.log() if row["event"] == "opened"] == ["own", "ssh"]
 
 
 @pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGKILL])

@@ -37,7 +37,6 @@ PACE_S = 0.05 if IS_LONG else 0.002  # so that a fault lasts for some seconds
 AGREE_S = 5.0 * SLOWNESS
 DISK = "size=160m"  # etcd's log takes 64 MB from the start, and again when it grows
 MORE = """
-shared = true
 [signed]
 """
 

@@ -15,7 +15,6 @@ from tests.support.signed import Signed, Signer, send
 pytestmark = pytest.mark.netns("nft")
 
 DOORS = """
-shared = true
 [doors.own]
 opens = ["5432/tcp"]
 [signed]
@@ -74,6 +73,19 @@ def test_a_packet_is_good_once_in_the_whole_fleet(site: Site) -> None:
     site.fleet.await_everywhere({str(guest)})
     (entry,) = site.fleet.etcd().prefix("/doorward/example/seen/").entries
     assert 140 < site.fleet.etcd().left_s(entry.lease) < 300
+
+
+def test_what_the_kernel_refuses_takes_nothing_else_with_it(site: Site) -> None:
+    first, _ = site.fleet.gates
+    guest = site.fleet.visitor(first)
+    places = ["10.7.0.0/16", "10.7.7.0/24", "10.8.0.0/15", str(guest), "2001:db8:7::/48"]  # the second is in the first
+    site.fleet.forge(*(("ssh", place, {}) for place in places))
+    for gate in site.fleet.gates:
+        gate.event("opened", address="2001:db8:7::/48")
+        assert {opening["address"] for opening in gate.openings()} == {"10.7.0.0/16", str(guest), "2001:db8:7::/48"}
+        assert {str(element.address) for element in gate.elements()} == {"10.7.0.0/16", str(guest), "2001:db8:7::/48"}
+        assert gate.ask("status")["fleet"]["rejected"] == {"kernel": 1, "prefix": 1}
+    assert guest.gets_in()
 
 
 def test_what_is_for_one_gate_asks_nobody(site: Site) -> None:

@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
+import itertools
 import signal
 import socket
 import statistics
-import threading
 from collections.abc import Callable, Iterator
+from contextlib import ExitStack
 from pathlib import Path
 
 import pytest
@@ -15,6 +16,7 @@ from doorward.daemon.healing import PAUSE_S
 from doorward.lab import Lab
 from tests.support.changes import Changes, changes_of
 from tests.support.daemon import SLOWNESS, RunningDaemon, Visitor, Visitors, running_daemon
+from tests.support.processes import repeating
 
 pytestmark = pytest.mark.netns("nft", "knock")
 
@@ -50,10 +52,9 @@ def echoes(connection: socket.socket) -> bool:
     return connection.recv(100).endswith(b"are you there\n")
 
 
-def welcomed(connection: socket.socket) -> socket.socket:
+def welcomed(connection: socket.socket) -> bool:
     connection.settimeout(3)
-    assert connection.recv(100).startswith(b"welcome")
-    return connection
+    return connection.recv(100).startswith(b"welcome")
 
 
 def is_flush(program: str = "nft") -> Callable[..., bool]:
@@ -63,41 +64,36 @@ def is_flush(program: str = "nft") -> Callable[..., bool]:
 def test_a_hundred_flushes_under_knocks(direct_lab: Lab, daemon: RunningDaemon, changes: Changes) -> None:
     visitors = Visitors(direct_lab)
     guests, stranger = [visitors.fresh(4), visitors.fresh(6)], visitors.fresh(4)
-    sessions = [welcomed(guest.knock_and_connect(*SEQUENCE)) for guest in guests]
-    for guest in guests:
-        daemon.event("opened", address=str(guest))
-    stood = daemon.elements()
-    over = threading.Event()
+    crowd = itertools.cycle(visitors.crowd(4, 200))
+    with ExitStack() as stack:
+        sessions = [stack.enter_context(guest.knock_and_connect(*SEQUENCE)) for guest in guests]
+        for guest, session in zip(guests, sessions, strict=True):
+            assert welcomed(session)
+            daemon.event("opened", address=str(guest))
+        stood = daemon.elements()
+        with repeating(lambda: next(crowd).knock(*SEQUENCE)):
+            gaps_s = list(flushed(direct_lab, changes, stranger))
+        assert statistics.median(gaps_s) < USUAL_S
+        left = daemon.elements()
+        for guest in guests:
+            assert stood[guest.element()] - 60 < left[guest.element()] <= stood[guest.element()]
+            assert guest.gets_in()
+        assert all(echoes(session) for session in sessions)
+        known = {opening["address"] for opening in daemon.openings()}
+        assert {str(element.address) for element in daemon.elements()} == known  # no knock was told and lost
 
-    def knock_on() -> None:
-        for visitor in visitors.crowd(4, 200):
-            visitor.knock(*SEQUENCE)
-            if over.is_set():
-                return
 
-    knocking = threading.Thread(target=knock_on)
-    knocking.start()
-    gaps_s, place = [], 0
+def flushed(lab: Lab, changes: Changes, stranger: Visitor) -> Iterator[float]:
+    """Flush the ruleset FLUSHES times, and yield how long each repair took; the stranger stays outside."""
+    place = 0
     for number in range(FLUSHES):
-        direct_lab.server.run(["nft", "flush", "ruleset"])
+        lab.server.run(["nft", "flush", "ruleset"])
         place = changes.wait_for(is_flush(), place)
         back = changes.repair(place)
-        gaps_s.append(changes.heard[back].at_s - changes.heard[place].at_s)
+        yield changes.heard[back].at_s - changes.heard[place].at_s
         place = back
         if number % 10 == 0:
             assert not stranger.gets_in()
-    over.set()
-    knocking.join()
-    assert statistics.median(gaps_s) < USUAL_S
-    left = daemon.elements()
-    for guest in guests:
-        assert stood[guest.element()] - 60 < left[guest.element()] <= stood[guest.element()]
-        assert guest.gets_in()
-    assert all(echoes(session) for session in sessions)
-    known = {opening["address"] for opening in daemon.openings()}
-    assert {str(element.address) for element in daemon.elements()} == known  # no knock was told and lost
-    for session in sessions:
-        session.close()
 
 
 @pytest.mark.parametrize(
@@ -246,31 +242,15 @@ def test_the_kept_gate_hides_at_once_and_the_daemon_goes_on_from_there(direct_la
     server.run(["nft", "-f", kept])
     assert daemon.elements() == {}
     assert not stranger.gets_in()
-    scan, over = Scan(stranger), threading.Event()
-    scanning = threading.Thread(target=scan.run, args=(over,))
-    scanning.start()
-    daemon.start()
-    over.set()
-    scanning.join()
-    assert scan.answers == 0
-    assert scan.tries > 0
+    answers: list[bool] = []
+    with repeating(lambda: answers.append(stranger.gets_in())):
+        daemon.start()
+    assert set(answers) == {False}
     assert guest.gets_in()  # the ledger knows, and a table that came from a file has no word in it
     assert "from_file" not in daemon.ruleset()
     server.run(["nft", "-f", kept])  # a unit that is started again replaces the table whole
     daemon.message("nft (process")
     assert not stranger.gets_in()
-
-
-class Scan:
-    """A stranger who tries to connect again and again."""
-
-    def __init__(self, visitor: Visitor) -> None:
-        self._visitor, self.tries, self.answers = visitor, 0, 0
-
-    def run(self, over: threading.Event) -> None:
-        while not over.is_set():
-            self.tries += 1
-            self.answers += self._visitor.gets_in()
 
 
 def test_the_boot_unit_needs_but_one_right(daemon: RunningDaemon) -> None:

@@ -24,6 +24,7 @@ from tests.conftest import unavailable
 from tests.support.daemon import PATIENCE_S, SLOWNESS
 from tests.support.frames import FrameSender
 from tests.support.knockd import KERNEL, OURS, SYN, Program, RunningKnockd, Site, running_knockd, site
+from tests.support.processes import NOBODY
 
 pytestmark = pytest.mark.netns("/usr/bin/knock")
 
@@ -242,6 +243,10 @@ def test_a_reload_closes_the_doors_that_are_gone_and_a_bad_file_changes_nothing(
         place.knockd.await_line("stays: start2")
         place.knockd.reload(gone + stays + "nonsense\n")
         place.knockd.await_line("error: the configuration was not changed")
+        os.chown(place.knockd.config, NOBODY, NOBODY)
+        place.knockd.reload(gone + LAST + door("new", "7002", Command="echo new"))
+        place.knockd.await_line("error: the configuration was not changed", 2)
+        os.chown(place.knockd.config, 0, 0)
         place.send(SIX, "7000")  # the door stands as before
         place.knockd.await_line("gone: start", 2)
         place.knockd.reload(stays + LAST + door("new", "7002", Command="echo new"))

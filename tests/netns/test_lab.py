@@ -16,6 +16,7 @@ import pytest
 from doorward.errors import HostError
 from doorward.lab import Lab
 from doorward.lab_host import Host
+from tests.support.processes import running
 
 pytestmark = pytest.mark.netns
 
@@ -149,8 +150,7 @@ with Lab() as lab:
 @pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM, signal.SIGHUP])
 def test_a_signal_ends_the_lab_in_order(number: signal.Signals) -> None:
     before = links()
-    command = [sys.executable, "-c", WAITING]
-    with subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL, text=True) as process:
+    with running([sys.executable, "-c", WAITING], stderr=subprocess.DEVNULL) as process:
         assert process.stdout is not None
         greeter, namespace = process.stdout.readline().split()
         process.send_signal(number)
@@ -176,10 +176,7 @@ def test_a_signal_while_it_is_being_built_waits_its_turn(monkeypatch: pytest.Mon
 def test_ctrl_c_at_a_terminal_ends_the_lab_in_order() -> None:
     """The whole foreground group gets the signal, again and again: as when somebody is impatient."""
     before = links()
-    command = [sys.executable, "-c", WAITING]
-    with subprocess.Popen(
-        command, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL, text=True, process_group=0
-    ) as process:
+    with running([sys.executable, "-c", WAITING], stderr=subprocess.DEVNULL, process_group=0) as process:
         assert process.stdout is not None
         namespace = process.stdout.readline().split()[1]
         for _ in range(3):

@@ -2,17 +2,20 @@
 
 from __future__ import annotations
 
+import os
 import signal
 import socket
+import stat
 import subprocess
-import time
 from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 
 import pytest
 
 from doorward.lab import Lab
 from tests.support.daemon import DOORWARD, PATIENCE_S, RunningDaemon, Visitors, running_daemon
+from tests.support.knockd import until
 
 pytestmark = pytest.mark.netns("knock", "nft")
 
@@ -55,40 +58,66 @@ def test_numbers_tell_what_happens(direct_lab: Lab, daemon: RunningDaemon) -> No
     assert 0 <= numbers["latency"]["sum"] < 10
 
 
+@contextmanager
+def serving(daemon: RunningDaemon, *places: str) -> Iterator[subprocess.Popen[str]]:
+    words = [word for place in places for word in ("--listen", place)]
+    process = daemon.host.popen([*DOORWARD, "metrics", *words], env=daemon.env, stderr=subprocess.PIPE)
+    try:
+        assert process.stderr is not None
+        for place in places:
+            assert process.stderr.readline() == f"doorward: serves metrics at {place}\n"
+        yield process
+    finally:
+        process.kill()
+        process.communicate()
+
+
+def test_no_knock_changes_what_every_local_user_can_read(direct_lab: Lab, daemon: RunningDaemon) -> None:
+    """The attack: send a packet, look whether a number moved; so a sequence was found knock by knock."""
+    daemon.reload(CONFIG.replace('"guard"', '"stealth"\nwrong_port = "known"'))
+    full = daemon.folder / "metrics.sock"
+    with serving(daemon, "127.0.0.1:9477", f"unix:{full}"):
+        before = daemon.host.call(lambda: scraped("127.0.0.1"))
+        begun, further, guest, wrong, fast = Visitors(direct_lab).crowd(4, 5)
+        begun.knock("7001")
+        further.knock("7001", "7002:udp")
+        wrong.knock("7001", "7003")
+        fast.knock(*["7002:udp"] * 60)
+        guest.knock("7001", "7002:udp", "7003")
+        daemon.event("opened", address=str(guest))
+        until(lambda: 'doorward_packets_total{path="knocked"} 1.0' in scraped(full))
+        everything = scraped(full)
+        assert "doorward_openings 1.0" in everything
+        assert 'doorward_opened_total{by="knock",door="ssh"} 1.0' in everything
+        assert daemon.host.call(lambda: scraped("127.0.0.1")) == before
+    assert "doorward_up 1.0" in before
+    assert set(before) < set(everything)  # not by having nothing, nor by being older
+    assert (stat.S_IMODE(full.stat().st_mode), full.stat().st_gid) == (0o660, os.getegid())
+
+
 def test_metrics_are_printed_and_served(daemon: RunningDaemon) -> None:
     daemon.run("open", "ssh", "192.0.2.7")
     printed = daemon.run("metrics").stdout
     assert 'doorward_opened_total{by="hand",door="ssh"} 1.0' in printed.splitlines()
 
     socket_path = daemon.folder / "metrics.sock"
-    process = daemon.host.popen(
-        [*DOORWARD, "metrics", "--listen", f"unix:{socket_path}"], env=daemon.env, stderr=subprocess.PIPE
-    )
-    try:
-        assert process.stderr is not None
-        assert process.stderr.readline() == f"doorward: serves metrics at unix:{socket_path}\n"
+    with serving(daemon, f"unix:{socket_path}") as process:
         assert "doorward_up 1.0" in scraped(socket_path)
         daemon.end()
-        deadline_s = time.monotonic() + PATIENCE_S
-        while "doorward_up 0.0" not in (lines := scraped(socket_path)):  # what was told is good for a second
-            assert time.monotonic() < deadline_s, lines
-            time.sleep(0.1)
+        until(lambda: "doorward_up 0.0" in scraped(socket_path))  # an answer is kept for a second
         process.send_signal(signal.SIGTERM)
         assert process.wait(PATIENCE_S) == 0
         assert not socket_path.exists()
-    finally:
-        process.kill()
-        process.communicate()
     assert daemon.run("metrics", check=False).returncode == 1
     refused = daemon.run("metrics", "--listen", "0.0.0.0:9477", check=False)
     assert (refused.returncode, "no place on this machine alone" in refused.stderr) == (2, True)
 
 
-def scraped(path: Path) -> list[str]:
-    """Ask as Prometheus does."""
-    with socket.socket(socket.AF_UNIX) as client:
+def scraped(where: Path | str) -> list[str]:
+    """Ask as Prometheus does, at a socket or an address; a date apart, all that is answered."""
+    with socket.socket(socket.AF_UNIX if isinstance(where, Path) else socket.AF_INET) as client:
         client.settimeout(PATIENCE_S)
-        client.connect(str(path))
+        client.connect(str(where) if isinstance(where, Path) else (where, 9477))
         client.sendall(b"GET /metrics HTTP/1.1\r\nHost: localhost\r\n\r\n")
         with client.makefile() as answer:
-            return answer.read().splitlines()
+            return [line for line in answer.read().splitlines() if not line.startswith(("Date: ", "Content-Length: "))]

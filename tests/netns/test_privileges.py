@@ -6,17 +6,26 @@ import os
 import re
 import select
 import signal
+import stat
+import subprocess
+import sys
 from collections.abc import Callable, Iterator
-from contextlib import ExitStack
+from contextlib import ExitStack, closing
+from ipaddress import ip_address
 from pathlib import Path
 from typing import TextIO
 
 import pytest
 
+from doorward import durable
+from doorward.daemon.bans import read_bans
 from doorward.lab import Lab
+from doorward.ledger import Ledger
 from tests.support.daemon import DOORWARD, PATIENCE_S, RunningDaemon, Visitor, Visitors, running_daemon
+from tests.support.knockd import until
 from tests.support.service_user import (
     GROUP,
+    METRICS,
     STAFF,
     USER,
     children_of,
@@ -121,12 +130,24 @@ def test_each_process_has_what_it_needs_and_no_more(daemon: ServiceDaemon, visit
         assert status["CapInh"] == status["CapAmb"] == NONE
         assert (status["NoNewPrivs"], status["Seccomp_filters"]) == (no_new, filters)
         if user:
-            assert status["Groups"] == str(GROUP)
+            assert status["Groups"].split() == [str(GROUP), str(METRICS)]
     assert len(os.listdir(f"/proc/{reader}/fd")) == 2  # noqa: PTH208 - the log and the daemon
     for version in (4, 6):
         gets_in_by_knocking(daemon, visitors.fresh(version))
         assert said.readline() == "first 0\n"
     assert daemon.events()[0]["message"] == "1 door, mode guard; 0 open"  # no word of root
+
+
+def test_who_serves_metrics_may_read_the_numbers_and_nothing_else(daemon: ServiceDaemon) -> None:
+    daemon.start()
+    assert stat.S_IMODE(daemon.control.stat().st_mode) == 0o660
+    as_metrics = ["setpriv", "--reuid", str(METRICS), "--regid", str(METRICS), "--clear-groups"]
+    command = [*daemon.wrapper, *as_metrics, *DOORWARD]
+    assert "\ndoorward_doors 1.0\n" in daemon.host.run([*command, "metrics"], env=daemon.env).stdout
+    for words in (["status"], ["open", "ssh", "192.0.2.7"]):
+        refused = daemon.host.run([*command, *words], env=daemon.env, check=False)
+        assert (refused.returncode, "the numbers alone" in refused.stderr) == (2, True)
+    assert daemon.openings() == []
 
 
 def test_reload_and_restart(daemon: ServiceDaemon, visitors: Visitors, said: TextIO) -> None:
@@ -138,6 +159,9 @@ def test_reload_and_restart(daemon: ServiceDaemon, visitors: Visitors, said: Tex
     as_nobody = ["setpriv", "--reuid", "65534", "--regid", "65534", "--clear-groups"]
     command = [*daemon.wrapper, *as_staff, *DOORWARD_STATUS]
     assert "1 door, mode guard" in daemon.host.run(command, env=daemon.env).stdout
+    command = [*daemon.wrapper, *as_staff, *DOORWARD, "ban", "192.0.2.9"]
+    refused = daemon.host.run(command, env=daemon.env, check=False)
+    assert (refused.returncode, "ban is for root" in refused.stderr) == (2, True)
     turned = daemon.host.run([*daemon.wrapper, *as_nobody, *DOORWARD_STATUS], env=daemon.env, check=False)
     assert turned.returncode == 2
     assert "turned this call away" in turned.stderr
@@ -183,38 +207,128 @@ def test_the_reader_ends_with_the_daemon(daemon: ServiceDaemon) -> None:
         os.close(handle)
 
 
-def refuse_reading(daemon: ServiceDaemon) -> None:
-    os.chown(daemon.config, 0, 0)
-    daemon.config.parent.chmod(0o755)
-
-
-def leave_roots_state(daemon: ServiceDaemon) -> None:
+def test_where_the_user_cannot_do_the_work_root_goes_on_and_says_what_to_do(
+    daemon: ServiceDaemon, visitors: Visitors, said: TextIO
+) -> None:
+    """The directories are root's own, so that nobody can put links there."""
     for path in (daemon.state, daemon.control.parent):
         os.chown(path, 0, 0)
     (daemon.state / "ledger.sqlite3").touch(0o600)
-
-
-@pytest.mark.parametrize("spoil", [refuse_reading, leave_roots_state])
-def test_where_the_user_cannot_do_the_work_root_goes_on_and_says_what_to_do(
-    daemon: ServiceDaemon, visitors: Visitors, said: TextIO, spoil: Callable[[ServiceDaemon], None]
-) -> None:
-    spoil(daemon)
     daemon.start()
     assert daemon.status()["Uid"].split()[1] == "0"
     reader = status_of(daemon.child(filtered=True))
     assert (reader["Uid"].split()[1], reader["CapPrm"], reader["Seccomp"]) == (str(USER), NONE, "2")
     gets_in_by_knocking(daemon, visitors.fresh(4))
     assert said.readline() == "first 0\n"
-    for _ in range(2):  # what it said first, and the ledger that root made meanwhile
-        note = daemon.message("runs as root: the user doorward cannot ")["message"]
-        daemon.end()
-        for remedy in re.findall(r"`(ch[^`]+)`", note):
-            daemon.host.run(["sh", "-ec", remedy])
-        daemon.start()
-        if daemon.status()["Uid"].split()[1] == str(USER):
-            break
+    note = daemon.message("runs as root: the user doorward cannot ")["message"]
+    daemon.end()
+    follow_remedies(daemon, note)
+    daemon.start()
     assert daemon.status()["Uid"].split()[1] == str(USER)
     gets_in_by_knocking(daemon, visitors.fresh(6))
+
+
+def follow_remedies(daemon: ServiceDaemon, said: str) -> None:
+    """Run the commands that a message names."""
+    for remedy in re.findall(r"`((?:ch|rm)[^`]+)`", said):
+        daemon.host.run(["sh", "-ec", remedy])
+
+
+def refuse_reading(daemon: ServiceDaemon) -> Path:
+    os.chown(daemon.config, 0, 0)
+    return daemon.config
+
+
+def refuse_the_server_key(daemon: ServiceDaemon) -> Path:
+    daemon.config.write_text(daemon.text("first") + "\n[signed]\n")
+    files = Signed(daemon.config.parent, Signer())
+    os.chown(files.keys_file, 0, GROUP)
+    files.keys_file.chmod(0o640)
+    return files.key_file
+
+
+def close_the_log_of_the_ledger(daemon: ServiceDaemon) -> Path:
+    path = daemon.state / "ledger.sqlite3-wal"
+    path.touch()
+    os.chown(path, USER, GROUP)
+    path.chmod(0)
+    return path
+
+
+def leave_bans_to_root(daemon: ServiceDaemon) -> Path:
+    path = daemon.state / "bans.json"
+    path.write_text("{}")
+    return path
+
+
+@pytest.mark.parametrize(
+    "spoil", [refuse_reading, refuse_the_server_key, close_the_log_of_the_ledger, leave_bans_to_root]
+)
+def test_root_does_not_go_on_where_the_user_could_put_links(
+    daemon: ServiceDaemon, spoil: Callable[[ServiceDaemon], Path]
+) -> None:
+    place = str(spoil(daemon))
+    said = refusal_of(daemon)
+    assert place in said
+    assert {path.stat().st_uid for path in daemon.state.iterdir() if str(path) != place} == set()
+    follow_remedies(daemon, said)
+    daemon.start()
+    assert daemon.status()["Uid"].split()[1] == str(USER)
+
+
+def refusal_of(daemon: ServiceDaemon) -> str:
+    """Start the daemon, which must refuse at once, and give what it says; a trial, so that it ends in any case."""
+    done = daemon.host.run([*daemon.wrapper, *DOORWARD, "run", "--trial", "1s"], env=daemon.env, check=False)
+    assert (done.returncode, done.stderr.count("\n")) == (2, 1), done.stderr
+    said: str = done.stderr
+    return said
+
+
+def test_no_link_of_the_user_leads_root_elsewhere(daemon: ServiceDaemon) -> None:
+    target = daemon.folder / "roots"
+    target.mkdir()
+    victim = target / "victim"
+    for name in ("ledger.sqlite3", "ledger.sqlite3-wal"):
+        (daemon.state / name).symlink_to(victim)  # a missing file: opening it would make it
+        assert str(daemon.state / name) in refusal_of(daemon)
+        (daemon.state / name).unlink()
+    victim.write_text("of root alone")
+    (daemon.state / "gate.nft").hardlink_to(victim)
+    assert str(daemon.state / "gate.nft") in refusal_of(daemon)
+    assert victim.read_text() == "of root alone"
+    assert [path.name for path in target.iterdir()] == ["victim"]
+    assert [path.name for path in daemon.state.iterdir()] == ["gate.nft"]
+
+
+def read_or_refused(read: Callable[[Path], object], path: Path) -> object:
+    try:
+        return read(path)
+    except OSError:
+        return None
+
+
+def test_what_root_reads_in_the_directory_of_the_user_it_reads_with_that_users_rights(daemon: ServiceDaemon) -> None:
+    target = daemon.folder / "roots"
+    target.mkdir(0o700)
+    victim = target / "other.sqlite3"
+    with closing(Ledger(victim)) as ledger:
+        ledger.refused("ssh", ip_address("192.0.2.1"), 1.0, "of root alone")
+    before = {path.name: path.read_bytes() for path in target.iterdir()}
+    (daemon.state / "ledger.sqlite3").symlink_to(victim)
+    said = daemon.run("log", check=False)
+    assert (said.returncode, "of root alone" in said.stdout) == (2, False)
+    assert {path.name: path.read_bytes() for path in target.iterdir()} == before
+    other = target / "other"
+    other.write_text("of root alone")
+    other.chmod(0o600)
+    for read in (durable.read, read_bans):  # what `doctor` and `explain` read besides
+        link = daemon.state / "link"
+        link.unlink(missing_ok=True)
+        os.mkfifo(link)
+        read_or_refused(read, link)  # which ends
+        link.unlink()
+        link.symlink_to(other)
+        assert not read_or_refused(read, link)
 
 
 def test_the_folders_are_made_for_the_user(daemon: ServiceDaemon) -> None:
@@ -261,16 +375,6 @@ def test_what_verifies_signed_knocks_has_no_rights_either(daemon: ServiceDaemon,
     daemon.event("opened", address=str(other))  # it waited in the kernel
 
 
-def test_signed_knocks_keep_root_where_the_user_cannot_read_their_files(daemon: ServiceDaemon) -> None:
-    files = Signed(daemon.config.parent, Signer())
-    daemon.config.write_text(daemon.text("first") + "\n[signed]\n")
-    daemon.start()
-    said = daemon.message("runs as root")["message"]
-    assert f"cannot read {files.key_file} (`chgrp doorward {files.key_file}; chmod g+r {files.key_file}`" in said
-    assert daemon.status()["Uid"].split()[0] == "0"
-    daemon.message("takes signed knocks")
-
-
 def test_without_the_user_the_reader_still_can_do_nothing(direct_lab: Lab, tmp_path: Path, visitors: Visitors) -> None:
     direct_lab.server.start_greeter(22)
     text = CONFIG.format(word="", said="/dev/null", more="")
@@ -307,6 +411,14 @@ def test_as_the_unit_starts_it(daemon: ServiceDaemon, visitors: Visitors, said: 
         assert daemon.status()["CapPrm"] == NET_ADMIN
         assert status_of(daemon.child(filtered=True))["CapPrm"] == NONE
         daemon.reload(daemon.text("first", 'public = ["80/tcp"]'))
+        copy = daemon.config.with_name("doorward.toml.last")
+        assert daemon.run("check", "--keep").stdout == ""  # as the unit's ExecStartPost and ExecReload do, as root
+        assert (copy.read_text(), copy.stat().st_uid) == (daemon.config.read_text(), 0)
+        daemon.config.write_text(daemon.text("other"))
+        assert daemon.run("check", "--keep", check=False).returncode == 1  # it is not what is in force
+        assert daemon.text("other") != copy.read_text()
+        daemon.config.write_text(copy.read_text())
+        copy.unlink()
         daemon.end()
 
 
@@ -326,3 +438,50 @@ def test_without_the_runner_commands_go_on_with_fewer_rights(
     daemon.message("starting it again, with the daemon's few rights: restart it, to run as before")
     gets_in_by_knocking(daemon, visitors.fresh(4))
     assert said.readline() == f"first {USER}\n"
+
+
+# What a process of the daemon's user can do to another: each line is a way and the error that it ended with, or "done".
+SPY = """
+import ctypes, os, sys
+libc = ctypes.CDLL(None, use_errno=True)
+def way(call):
+    try:
+        return "done" if call() is not False else os.strerror(ctypes.get_errno())
+    except OSError as error:
+        return error.strerror
+room = ctypes.create_string_buffer(8)
+pair = ctypes.c_ulong * 2
+def peek(pid):
+    here, there = pair(ctypes.addressof(room), 8), pair(id(libc), 8)
+    return libc.process_vm_readv(pid, here, 1, there, 1, 0) >= 0 or ctypes.get_errno() == 14  # EFAULT: it looked
+for pid in map(int, sys.argv[1:]):
+    print(pid,
+        way(lambda: open(f"/proc/{pid}/mem", "rb").close()), way(lambda: open(f"/proc/{pid}/environ", "rb").close()),
+        way(lambda: os.listdir(f"/proc/{pid}/fd")), way(lambda: peek(pid)),
+        way(lambda: libc.ptrace(16, pid, 0, 0) == 0), sep=";")  # PTRACE_ATTACH
+"""
+
+
+def test_no_process_of_the_same_user_can_read_their_memory(daemon: ServiceDaemon) -> None:
+    """As the unit starts it: nothing but exec(2) has changed the user, so they would be open to each other."""
+    files = Signed(daemon.config.parent, Signer())
+    fleet = '\n[signed]\n[fleet]\nname = "home"\nendpoints = ["http://127.0.0.1:1"]\n'
+    daemon.config.write_text(daemon.text("first", 'name = "gate"') + fleet)
+    for path in (files.key_file, files.keys_file):
+        os.chown(path, 0, GROUP)
+        path.chmod(0o640)
+    wrapper, daemon.wrapper = daemon.wrapper, [*daemon.wrapper, *AS_THE_UNIT]
+    daemon.start()
+    daemon.message("takes signed knocks")
+    daemon.message("this gate works alone meanwhile")
+    with daemon.host.popen([*wrapper, *AS_THE_UNIT, "sleep", "60"], stdout=subprocess.DEVNULL) as other:
+        until(lambda: status_of(other.pid)["Name"] == "sleep")
+        pids = [other.pid, daemon.process.pid, *children_of(daemon.process.pid)]
+        names = [status_of(pid)["Name"] for pid in pids]
+        spy = [*wrapper, *AS_THE_UNIT, sys.executable, "-c", SPY, *map(str, pids)]
+        found = [line.split(";")[1:] for line in daemon.host.run(spy).stdout.splitlines()]
+        other.kill()
+    assert {"doorward-reader", "doorward-verify", "doorward-fleet"} < set(names)
+    assert found.pop(0) == ["done"] * 5  # of `sleep`: the spy can do it
+    refused = {"Permission denied", "Operation not permitted"}
+    assert all(set(ways) <= refused for ways in found), list(zip(names[1:], found, strict=True))

@@ -5,7 +5,9 @@ from __future__ import annotations
 import os
 import signal
 import socket
+import sqlite3
 from collections.abc import Iterator
+from contextlib import closing
 from ipaddress import ip_network
 from pathlib import Path
 
@@ -13,6 +15,7 @@ import pytest
 
 from doorward.capture.link_headers import network_of
 from doorward.capture.packet import datagram_of
+from doorward.gate.chains import SIGNED_CALM_BURST
 from doorward.lab import Lab
 from doorward.model import Element, Port
 from doorward.signed.message import pack_body, pack_plaintext
@@ -53,8 +56,8 @@ class Site:
             self.daemon.message("takes signed knocks")
             yield self.daemon
 
-    def send(self, visitor: Visitor, packet: bytes) -> None:
-        send(self.lab.client, visitor.source, visitor.server, packet)
+    def send(self, visitor: Visitor, *packets: bytes) -> None:
+        send(self.lab.client, visitor.source, visitor.server, *packets)
 
     def knock(self, visitor: Visitor, door: str = "ssh", **fields: object) -> bytes:
         packet = self.laptop.packet(self.files.server, door, **fields)
@@ -226,6 +229,22 @@ def test_what_a_line_says_holds(site: Site) -> None:
     assert 50 < site.daemon.elements()[inside.element()] <= 60
 
 
+def test_a_copy_from_a_forbidden_place_does_not_spoil_the_packet(site: Site) -> None:
+    inside, outside = site.visitors.crowd(4, 2)
+    site.files.authorize(f'from="{inside}" {site.laptop.line}')
+    site.daemon.message("takes signed knocks")
+    packet = site.laptop.packet(site.files.server)
+    for _ in range(2):
+        site.send(outside, packet)
+    assert f"may not knock from {outside}" in site.refusal(outside)
+    assert "came again" in site.refusal(outside)
+    site.send(inside, packet)
+    assert site.in_after(inside)
+    site.send(inside, packet)
+    assert "came again" in site.refusal(inside)
+    assert not outside.gets_in()
+
+
 def test_a_revoked_key_and_an_expired_one(site: Site) -> None:
     guest = site.visitors.fresh(4)
     site.files.authorize(f'expiry-time="20200101Z" {site.laptop.line}')
@@ -278,7 +297,7 @@ def test_a_network_that_may_be_asked_for(site: Site) -> None:
 
 def test_a_bit_changed_at_any_place_and_a_cut_at_any_length(site: Site) -> None:
     guest = site.visitors.fresh(4)
-    crowd = site.visitors.crowd(4, 200)  # a source sends ten a second
+    crowd = site.visitors.crowd(4, 200)
     packet = site.laptop.packet(site.files.server)
     changed = []
     for place in range(len(packet)):
@@ -317,11 +336,20 @@ def test_nothing_is_ever_answered_and_no_socket_is_there(site: Site) -> None:
 
 def test_one_source_is_limited(site: Site) -> None:
     guest, flooder = site.visitors.crowd(4, 2)
-    for _ in range(50):
-        site.send(flooder, bytes(448))
+    site.send(flooder, *[bytes(448)] * (SIGNED_CALM_BURST + 500))
+    assert site.daemon.counters()["signed_fast"] >= 100
     site.knock(guest)
     assert site.in_after(guest)
-    assert site.daemon.counters()["signed_fast"] >= 10
+
+
+@pytest.mark.parametrize("version", [4, 6])
+def test_forged_datagrams_from_an_address_do_not_shut_its_knocks_out(site: Site, version: int) -> None:
+    """Before each of ten knocks 25 datagrams come from the same address, all as fast as they can be sent."""
+    guest = site.visitors.fresh(version)
+    for number in range(10):
+        site.send(guest, *[os.urandom(448) for _ in range(25)], site.laptop.packet(site.files.server))
+        site.daemon.event("prolonged" if number else "opened", address=str(guest), by="key laptop")
+    assert site.daemon.counters()["signed_fast"] == 0
 
 
 def test_a_verifier_that_is_killed_is_replaced(site: Site) -> None:
@@ -408,6 +436,8 @@ def test_a_knock_from_who_is_banned_is_not_looked_at_and_one_for_him_is_refused(
     site.knock(friend, asked=banned.source)
     assert site.refusal(banned) == f"signed knock: {banned} is banned"
     assert site.daemon.counters()["signed"] == 1  # that of the friend
+    with closing(sqlite3.connect(site.daemon.state / "ledger.sqlite3")) as ledger:
+        assert ledger.execute("SELECT count(*) FROM seen").fetchone() == (0,)  # what is refused is not noted as used
     site.knock(friend)
     assert site.in_after(friend)
     assert not banned.gets_in()

@@ -36,10 +36,9 @@ def established(stack: ExitStack, listening: Host, bind: str, connecting: Host, 
     family = socket.AF_INET6 if ":" in bind else socket.AF_INET
     dual = bind == "::"
     with listening.call(socket.create_server, (bind, port), family=family, dualstack_ipv6=dual) as listener:
-        connected = connecting.call(socket.create_connection, (to, port), FIRST_SYN_S)
-        accepted, _ = listener.accept()
+        connected = stack.enter_context(connecting.call(socket.create_connection, (to, port), FIRST_SYN_S))
+        accepted = stack.enter_context(listener.accept()[0])
     for end in (accepted, connected):
-        stack.enter_context(end)
         end.settimeout(3)
     return Session(accepted, connected)
 

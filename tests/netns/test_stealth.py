@@ -5,9 +5,11 @@ from __future__ import annotations
 import json
 import os
 import socket
+import struct
 import threading
 from collections.abc import Iterator
-from contextlib import ExitStack
+from contextlib import ExitStack, suppress
+from pathlib import Path
 from typing import NamedTuple
 
 import pytest
@@ -16,6 +18,8 @@ from doorward.lab import Lab
 from doorward.lab_host import Host
 from doorward.model import Address
 from tests.support.daemon import FIRST_SYN_S, SILENCE_S, RunningDaemon, running_daemon, standing_lab
+from tests.support.frames import FrameSender, checksum
+from tests.support.knockd import until
 
 pytestmark = pytest.mark.netns
 
@@ -249,3 +253,57 @@ def test_without_a_dhcp_client_its_ports_are_silent_too(house: House) -> None:
             probe.send(b"anybody?")
             with pytest.raises(TimeoutError):  # an unreachable port would raise ConnectionRefusedError
                 probe.recv(100)
+
+
+REASSEMBLY_TIMES = ("ipv4/ipfrag_time", "ipv6/ip6frag_time", "netfilter/nf_conntrack_frag6_timeout")
+ETH_P_ALL = 3
+
+
+def ipv4_packet(source: Host, to: Host, body: bytes, *, more_fragments: bool = False, options: bytes = b"") -> bytes:
+    """Return an IPv4 packet with a UDP header in `body`, or with TCP where there are options."""
+    words = 5 + len(options) // 4
+    fields = (0x40 | words, 0, 4 * words + len(body), 7, 0x2000 * more_fragments, 64, 6 if options else 17, 0)
+    head = struct.pack("!BBHHHBBH", *fields) + source.ipv4.packed + to.ipv4.packed + options
+    return head[:10] + struct.pack("!H", checksum(head)) + head[12:] + body
+
+
+def ipv6_packet(source: Host, to: Host, next_header: int, body: bytes) -> bytes:
+    head = struct.pack("!IHBB", 6 << 28, len(body), next_header, 64)
+    return head + source.ipv6.packed + to.ipv6.packed + body
+
+
+def icmp_types(frames: list[bytes]) -> list[tuple[int, int]]:
+    """Return version and type of the ICMP packets, but not those by which neighbors find each other."""
+    found = [(4, f[14 + 4 * (f[14] & 15)]) for f in frames if f[12:14] == b"\x08\0" and f[23] == 1]
+    found += [(6, f[54]) for f in frames if f[12:14] == b"\x86\xdd" and f[20] == 58 and f[54] < 128]
+    return found
+
+
+def test_fragments_and_options_are_not_answered(house: House) -> None:
+    """A fragment without its others, an unknown hop-by-hop option, a bad option to a public port."""
+    router, server = house.lab.router, house.lab.server
+    for name in REASSEMBLY_TIMES:
+        server.call(Path("/proc/sys/net", name).write_text, "0")
+    udp = struct.pack("!HHHH", 40000, 9, 64, 0) + bytes(8)
+    syn = struct.pack("!HHIIBBHHH", 40000, 80, 1, 0, 5 << 4, 2, 1024, 0, 0)
+    packets = [
+        ipv4_packet(router, server, udp, more_fragments=True),
+        ipv6_packet(router, server, 44, struct.pack("!BBHI", 17, 0, 1, 7) + udp),
+        ipv6_packet(router, server, 0, bytes([59, 0, 0x80, 4, 0, 0, 0, 0])),
+        ipv4_packet(router, server, syn, options=bytes([7, 2, 0, 0])),
+    ]
+    before = house.daemon.counters()["silent"]
+    sender = FrameSender(router, server)
+    with router.call(socket.socket, socket.AF_PACKET, socket.SOCK_RAW, socket.htons(ETH_P_ALL)) as wire:
+        wire.bind((router.interface, ETH_P_ALL))
+        for packet in packets:
+            sender.send_raw(packet)
+        until(lambda: house.daemon.counters()["silent"] == before + len(packets))
+        frames = []
+        wire.setblocking(False)
+        with suppress(BlockingIOError):
+            while True:
+                frames.append(wire.recv(2048))
+    sender.close()
+    assert len(frames) >= len(packets)  # it heard its own
+    assert icmp_types(frames) == []

@@ -15,7 +15,7 @@ from typing import Any
 import pytest
 
 from doorward.config.toml import parse
-from doorward.doctor import firewalls, trace
+from doorward.doctor import bypasses, firewalls, trace
 from doorward.doctor.facts import gather
 from doorward.doctor.finding import Finding, Level
 from doorward.lab import Lab
@@ -171,6 +171,48 @@ def test_a_mark_that_another_rule_overwrites_opens_nothing(lab: Lab) -> None:
     assert [found.level for found in findings(lab, MARKED)] == [Level.OK]
     load(lab, chain("meta mark set 0", hook="prerouting").replace("inet t", "inet u"))
     assert [found.where for found in findings(lab, MARKED)] == ["inet t, chain i: its policy drops"]
+
+
+@pytest.fixture
+def bridged(lab: Lab) -> Iterator[Lab]:
+    """A server that forwards, with a network of containers and another way in; nothing answers there but the copy."""
+    names = {"docker0": "172.17.0.1/16", "wg0": "10.0.0.1/24"}
+    lines = [
+        line
+        for name, address in names.items()
+        for line in (
+            f"link add {name} type veth peer name {name}-far",
+            f"address add {address} dev {name}",
+            f"link set {name} up",
+            f"link set {name}-far up",
+        )
+    ]
+    lab.server.ip(batch=lines)
+    forwarding = Path("/proc/sys/net/ipv4/ip_forward")
+    lab.server.call(forwarding.write_text, "1")
+    yield lab
+    lab.server.call(forwarding.write_text, "0")
+    lab.server.ip(batch=[f"link delete {name}" for name in names])
+
+
+@pytest.mark.parametrize(
+    ("settings", "forward", "ways"),
+    [
+        ("", "-A FORWARD -o docker0 -j ACCEPT", ["eth0", "wg0"]),
+        ('interfaces = ["eth0"]', "-A FORWARD -o docker0 -j ACCEPT", ["eth0"]),
+        ("", "-A FORWARD -i wg0 -j ACCEPT", ["wg0"]),
+        ("", "-A FORWARD -m conntrack --ctstate DNAT -j ACCEPT", []),
+        ('accept_mark = "0x1000/0x1000"', "-A FORWARD -m mark --mark 0x1000/0x1000 -j ACCEPT", []),
+        ("", "-A FORWARD -d 172.17.0.3/32 -j ACCEPT", []),
+    ],
+)
+def test_ways_to_a_container_around_the_gate(bridged: Lab, settings: str, forward: str, ways: list[str]) -> None:
+    publish = "*nat\n-A PREROUTING -p tcp --dport 22 -j DNAT --to-destination 172.17.0.2:80\nCOMMIT\n"
+    bridged.server.run(["iptables-nft-restore"], stdin=f"{publish}*filter\n:FORWARD DROP [0:0]\n{forward}\nCOMMIT\n")
+    configuration = parse(f'[gate]\n{settings}\n[doors.ssh]\nopens = ["22/tcp"]\n', "f")
+    facts = bridged.server.call(gather, configuration, Path("/"))
+    commands = [command for found in bypasses.judge("f", configuration, facts) for command in found.commands]
+    assert commands == [f"iptables-nft -t raw -I PREROUTING -i {way} -d 172.17.0.0/16 -j DROP" for way in ways]
 
 
 def test_a_packet_that_rp_filter_drops_is_not_ok(lab: Lab, monkeypatch: pytest.MonkeyPatch) -> None:

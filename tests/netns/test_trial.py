@@ -90,6 +90,7 @@ def test_without_a_trial_the_file_is_installed(site: Site) -> None:
         assert echoes(session)
     assert (config.read_text(), config.with_name("doorward.toml.before").read_text()) == (NEW, OLD)
     assert config.stat().st_mode & 0o777 == 0o640
+    assert last_good(site) == (NEW, 0o640)
     assert not config.with_name("doorward.toml.new").exists()
     assert site.opens_to(*NEW_KNOCK)
     assert not site.opens_to(*OLD_KNOCK)
@@ -107,7 +108,7 @@ def test_what_is_wrong_changes_nothing(site: Site) -> None:
     said = site.daemon.run("apply", site.new, "--trial", "2m", check=False)
     assert (said.returncode, "no-such-group" in said.stderr) == (2, True)
     assert site.daemon.ask("status")["trial"] is None
-    assert {path.name for path in site.daemon.config.parent.iterdir()} == {"doorward.toml"}
+    assert {path.name for path in site.daemon.config.parent.iterdir()} == {"doorward.toml", "doorward.toml.last"}
     assert site.is_as_before()
     said = site.daemon.run("confirm", check=False)
     assert (said.returncode, "no gate is on trial" in said.stderr) == (1, True)
@@ -135,25 +136,26 @@ def test_a_trial_that_nobody_confirms_is_taken_back(site: Site) -> None:
 
 
 def test_a_trial_that_is_confirmed_from_a_new_connection(site: Site) -> None:
-    old = site.session(*OLD_KNOCK)
-    site.daemon.run("apply", site.new, "--trial", "20s")
-    refused = site.confirm(old)
-    assert (refused.returncode, refused.stdout) == (1, "")
-    assert "is older than the trial; open a new connection, through a knock" in refused.stderr
-    with closing(site.session(*NEW_KNOCK)) as new:
-        confirmed = site.confirm(new)
-        assert (confirmed.returncode, confirmed.stdout) == (0, "confirmed: 1 door, mode guard\n")
-        ended = new
-    config = site.daemon.config
-    assert (config.read_text(), config.with_name("doorward.toml.before").read_text()) == (NEW, OLD)
-    assert not site.trial_file().exists()
-    assert site.daemon.ask("status")["trial"] is None
-    assert ended.fileno() < 0
-    site.daemon.host.run(["nft", "flush ruleset"])
-    site.daemon.message("nft (process")
-    assert site.opens_to(*NEW_KNOCK)
-    assert echoes(old)
-    old.close()
+    with closing(site.session(*OLD_KNOCK)) as old:
+        site.daemon.run("apply", site.new, "--trial", "20s")
+        assert last_good(site)[0] == OLD
+        refused = site.confirm(old)
+        assert (refused.returncode, refused.stdout) == (1, "")
+        assert "is older than the trial; open a new connection, through a knock" in refused.stderr
+        with closing(site.session(*NEW_KNOCK)) as new:
+            confirmed = site.confirm(new)
+            assert (confirmed.returncode, confirmed.stdout) == (0, "confirmed: 1 door, mode guard\n")
+            ended = new
+        config = site.daemon.config
+        assert (config.read_text(), config.with_name("doorward.toml.before").read_text()) == (NEW, OLD)
+        assert last_good(site)[0] == NEW
+        assert not site.trial_file().exists()
+        assert site.daemon.ask("status")["trial"] is None
+        assert ended.fileno() < 0
+        site.daemon.host.run(["nft", "flush ruleset"])
+        site.daemon.message("nft (process")
+        assert site.opens_to(*NEW_KNOCK)
+        assert echoes(old)
     site.daemon.end()
     site.daemon.start()
     assert site.opens_to(*NEW_KNOCK)
@@ -232,6 +234,12 @@ def test_a_daemon_that_comes_again_has_its_own_file(site: Site) -> None:
     while time.monotonic() < time_of_trial_s:  # the keeper sees that a daemon runs, and leaves it alone
         assert site.opens_to(*OLD_KNOCK)
     assert not [event for event in site.daemon.events() if "python" in event.get("message", "")]
+
+
+def last_good(site: Site) -> tuple[str, int]:
+    """Return text and mode of the copy that root keeps of the last good configuration."""
+    copy = site.daemon.config.with_name("doorward.toml.last")
+    return copy.read_text(), copy.stat().st_mode & 0o777
 
 
 def kill(daemon: RunningDaemon) -> None:

@@ -13,18 +13,14 @@ from doorward.lab import Lab
 from tests.support.consoles import Console
 from tests.support.daemon import SILENCE_S
 from tests.support.desk import Desk, standing_desk
-from tests.support.documents import ROOT, blocks
 from tests.support.service_user import USER, status_of
 
 pytestmark = pytest.mark.netns("nft", "nmap", "ssh", "ssh-keygen", "/usr/sbin/sshd", "unshare")
 
-PAGE = ROOT / "docs/tutorial.md"
-(SSH_CONFIG,) = [block.text for block in blocks(PAGE, "text")]
-
 
 @pytest.fixture
 def desk(lab: Lab) -> Iterator[Desk]:
-    with standing_desk(lab, SSH_CONFIG) as desk:
+    with standing_desk(lab) as desk:
         yield desk
 
 

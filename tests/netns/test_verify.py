@@ -153,7 +153,7 @@ def stealth(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Site]:
     folder = tmp_path_factory.mktemp("stealth")
     with site_of(folder, "stealth") as site, open_folder() as hold:
         client, stranger = site.lab.client, site.lab.stranger
-        pictures = ("--picture", folder / "all.png")
+        pictures = ("--picture", folder / "all.svg")
         site.ask("all", client, 4, "home", "ssh", "--port", 22, "--expect", 80, "--rate", 60000, *pictures)
         site.ask("whatever", client, 6, "SERVER", *SSH, *FEW, "--json", "--picture", folder / "few.svg")
         site.ask("nothing", client, 6, "SERVER", *reversed(SSH), *FEW, "--port", 22)
@@ -204,7 +204,7 @@ def test_all_ports_are_silent_and_the_door_opens_and_closes(stealth: Site) -> No
     ]
     assert len(lines) == 4 + 16 + 1 + 2
     stealth.daemon.event("opened", door="ssh", address=address)
-    assert (stealth.folder / "all.png").read_bytes().startswith(b"\x89PNG")
+    assert (stealth.folder / "all.svg").read_text().startswith("<svg")
 
 
 def test_what_a_knock_opens_is_found_where_nobody_names_it(stealth: Site) -> None:

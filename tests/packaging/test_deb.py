@@ -129,6 +129,31 @@ def test_from_install_to_purge(built: Built, machine: Machine, direct_lab: Lab, 
     assert not answers(direct_lab, source=STRANGER)
     assert machine.says("cat", "/etc/doorward/doorward.toml") == CONFIGURATION.strip()
 
+    # Root has kept what is in force: a wrong file does not stop the daemon, and systemd never gives up starting it.
+    kept = "/etc/doorward/doorward.toml.last"
+    assert machine.says("stat", "-c", "%a %U:%G", kept) == "640 root:doorward"
+    machine.write("/etc/doorward/doorward.toml", CONFIGURATION + "# 2\n", mode="640", owner="root:doorward")
+    machine.run("systemctl", "reload", "doorward")
+    assert machine.says("tail", "-n", "1", kept) == "# 2"
+    machine.write("/etc/doorward/doorward.toml", "[gate", mode="640", owner="root:doorward")
+    machine.run("systemctl", "restart", "doorward")
+    assert machine.run("doorward", "status", check=False).returncode == 1
+    assert machine.says("tail", "-n", "1", kept) == "# 2"
+    direct_lab.client.run([*knock, "ssh", "--server-key", server_key, "--identity", identity, "--wait", "22"])
+    machine.write("/etc/doorward/doorward.toml", CONFIGURATION, mode="640", owner="root:doorward")
+    machine.run("systemctl", "reload", "doorward")
+    machine.says("doorward", "status")
+
+    # Off: the gate is gone, and neither unit brings it back.
+    machine.run("doorward", "off")
+    machine.run("systemctl", "start", "doorward-gate", "doorward")
+    assert states(machine, "doorward") == ["inactive"]
+    assert machine.says("nft", "list", "tables") == ""
+    assert answers(direct_lab, source=STRANGER)
+    machine.run("doorward", "on")
+    assert states(machine, "doorward") == ["active"]
+    assert not answers(direct_lab, source=STRANGER)
+
     # Removed: nothing is hidden any more, and what the administrator wrote is kept.
     machine.run("apt-get", "-q", "-y", "remove", "doorward")
     assert machine.says("nft", "list", "tables") == ""

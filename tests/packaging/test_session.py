@@ -123,7 +123,7 @@ def test_six_commands(newcomer: Newcomer, built: Built) -> None:
     types, server, client = newcomer.types, newcomer.server, newcomer.client
     assert "Setting up doorward " in types(server, f"sudo apt install /packages/{built.doorward.name}", ON_SERVER)
 
-    told = types(server, "sudo doorward init", ON_SERVER, "", "", "", "")
+    told = types(server, "sudo doorward init", ON_SERVER, "", "", "", "", "")
     assert "you are logged in by it" in told
     assert "[/home/ada/.ssh/authorized_keys]: " in told
     assert "wrote /etc/doorward/doorward.toml: mode guard, doors ssh=22/tcp" in told

@@ -20,10 +20,10 @@ from tests.support import ssh_keygen
 from tests.support.daemon import DOORWARD, PATIENCE_S, RunningDaemon
 from tests.support.documents import Call
 from tests.support.service_user import GROUP, USER, open_folder, service_user, wrapped
+from tests.support.shown import is_shown
 from tests.support.sshd import SSH, running_sshd
 from tests.support.terminal import Terminal
 
-ANYTHING = "…"
 _LINE = 'exec 2>&1; cd "$HOME"; '  # before each: a terminal shows both outputs
 _DONE = "doorward-test-done"
 
@@ -149,8 +149,7 @@ LogLevel ERROR
     def compare(self, call: Call, *, vary: Mapping[str, str] | None = None, **how: Any) -> str:
         """Type a line; what the page shows as printed must be what is printed."""
         printed = self.type(call, **how)
-        pattern = as_pattern(call.printed, vary)
-        assert not call.printed or re.fullmatch(pattern, printed, re.DOTALL), (call.typed, printed)
+        assert not call.printed or is_shown(call.printed, printed, vary), (call.typed, printed)
         return printed
 
     def swapped(self, typed: str) -> str:
@@ -168,22 +167,6 @@ LogLevel ERROR
     def _swaps(self) -> Iterator[tuple[str, str]]:
         yield "/etc/doorward", str(self.daemon.config.parent)
         yield from self.swaps.items()
-
-
-def as_pattern(printed: str, vary: Mapping[str, str] | None = None) -> str:
-    """Take what the page leaves out for anything: a line of its own for any lines, within a line for any letters.
-
-    `vary` has the few texts that differ each time, and the expressions for what may stand in their place.
-    """
-    vary = {ANYTHING: "[^\n]*", **(vary or {})}
-    known = re.compile("|".join(map(re.escape, vary)))
-    lines = []
-    for line in printed.splitlines():
-        fixed = map(re.escape, known.split(line))
-        varied = [vary[found] for found in known.findall(line)] + [""]
-        lines.append(".*" if line == ANYTHING else "".join(map("".join, zip(fixed, varied, strict=True))))
-    assert all(text in printed for text in vary if text != ANYTHING), vary
-    return "\\s*" + "\\s*".join(lines) + "\\s*"
 
 
 @contextmanager

@@ -18,8 +18,8 @@ from pathlib import Path
 from doorward.lab import Lab
 from doorward.lab_host import Host
 from tests.support.daemon import DOORWARD, PATIENCE_S
-from tests.support.desk import as_pattern
 from tests.support.documents import Call
+from tests.support.shown import is_shown
 
 CLIENT, STRANGER = "192.0.2.7", "203.0.113.9"  # as the examples call them
 NAMES = ("server.example", "myserver.example.com")
@@ -35,7 +35,7 @@ _VARYING = (  # what is another each time, in the page and in truth
 def assert_printed(shown: str, printed: str) -> None:
     """Compare what a page shows with what was printed, but for times and numbers of processes."""
     wanted, found = _without_varying(shown), _without_varying(printed)
-    assert re.fullmatch(as_pattern(wanted), found, re.DOTALL), f"the page shows:\n{shown}\nbut it is:\n{printed}"
+    assert is_shown(wanted, found), f"the page shows:\n{shown}\nbut it is:\n{printed}"
 
 
 def _without_varying(text: str) -> str:

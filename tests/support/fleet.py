@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import itertools
+import json
 import os
 import secrets
 import select
@@ -15,6 +16,7 @@ from ipaddress import IPv4Address, IPv6Address, ip_address
 from pathlib import Path
 
 from doorward.errors import HostError
+from doorward.fleet import forms
 from doorward.fleet.etcd import Access, Etcd
 from doorward.lab import HOST_SETTINGS, _set, _tear_down
 from doorward.lab_host import Host, ip
@@ -35,6 +37,7 @@ plain = true
 knock = ["7001/udp", "7002/udp"]
 opens = ["22/tcp"]
 for = "{for_}"
+shared = true
 {more}
 """
 KNOCK = (7001, 7002)
@@ -137,6 +140,16 @@ class Fleet:
         made._once = lambda *words: self.client.call(connect, *words)  # type: ignore[method-assign]
         self._etcd = made
         return made
+
+    def forge(self, *keys: tuple[str, str, dict[str, object]]) -> None:
+        """Write openings into etcd at one revision, as its attacker: door, place, and what differs from an hour."""
+        puts = []
+        for door, place, fields in keys:
+            wall_ms, hour_ms = time.time_ns() // 1_000_000, 3_600_000
+            said = {"door": door, "address": place, "for_ms": hour_ms, "until_ms": wall_ms + hour_ms, "spare_ms": 0}
+            value = json.dumps(said | {"by": "knock", "gate": "edge-9"} | fields)
+            puts.append(forms.to_put(f"/doorward/example/openings/{door}/{place}", value.encode()))
+        self.etcd().txn([], puts)
 
     def visitor(self, gate: RunningDaemon, source: Address | None = None) -> Visitor:
         """Give somebody with an address of his own, before a gate."""

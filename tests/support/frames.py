@@ -60,8 +60,9 @@ class FrameSender:
         self._socket.send(self._macs + ethertype + ip_packet(packet, destination, source_port))
 
     def send_raw(self, packet: bytes) -> None:
-        """Send an IPv4 packet as it is."""
-        self._socket.send(self._macs + b"\x08\x00" + packet)
+        """Send an IPv4 or IPv6 packet as it is."""
+        ethertype = b"\x08\x00" if packet[0] >> 4 == 4 else b"\x86\xdd"
+        self._socket.send(self._macs + ethertype + packet)
 
     def close(self) -> None:
         self._socket.close()

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+from types import SimpleNamespace
 from typing import Any
 
 from doorward.config.schema import Gate
@@ -43,6 +44,7 @@ class InsideDaemon(Daemon):
     """The daemon's inside, with a filter in memory and nothing that listens."""
 
     filter: Stuck  # type: ignore[assignment]
+    healing: SimpleNamespace  # type: ignore[assignment]
 
     def __init__(self, ledger: Ledger, log: Log) -> None:
         self.errands = Errands(Loop(), log, ledger.path.with_name("doorward.toml"), ledger.path.with_name("lock"))
@@ -59,6 +61,7 @@ class InsideDaemon(Daemon):
         self._due, self._lines = [], []
         self.loaded = Loaded(Gate(), DOORS, "0123abcd", {}, Commit(0, b""))
         self.doors = {door.name: door for door in DOORS}
+        self.healing = SimpleNamespace(is_busy=False)
 
     def close(self) -> None:
         self.errands.close()
@@ -67,10 +70,9 @@ class InsideDaemon(Daemon):
         self.loop.close()
 
     def ask(self, command: str, *words: object, **more: object) -> dict[str, Any]:
-        """Ask as `doorward COMMAND DOOR ADDRESS` does."""
-        answer = requests.answer(
-            self, {"command": command, **dict(zip(("door", "address"), words, strict=False)), **more}
-        )
+        """Ask as `doorward COMMAND DOOR ADDRESS` by root does."""
+        named = dict(zip(("door", "address"), words, strict=False))
+        answer = requests.answer(self, {"command": command, "is_owner": True, **named, **more})
         assert not isinstance(answer, Later | Follower)
         return answer
 

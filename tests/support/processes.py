@@ -5,11 +5,13 @@ from __future__ import annotations
 import ctypes
 import os
 import pickle
+import subprocess
+import threading
 import warnings
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
-from typing import TypeVar
+from typing import Any, TypeVar
 
 import pytest
 
@@ -17,6 +19,7 @@ from doorward.lab_host import CLONE_NEWNET, enter
 
 T = TypeVar("T")
 NOBODY = 65534
+ENDING_S = 20.0  # in which a lab removes its namespaces
 needs_root = pytest.mark.skipif(os.geteuid() != 0, reason="needs root")
 _libc = ctypes.CDLL(None, use_errno=True)
 
@@ -49,6 +52,43 @@ def as_nobody(function: Callable[[], T], groups: Sequence[int] = ()) -> T:
         raise value
     result: T = value
     return result
+
+
+@contextmanager
+def running(command: Sequence[object], **options: Any) -> Iterator[subprocess.Popen[Any]]:
+    """Run a program for the block, with its output in a pipe; then end it in order, also after a failure."""
+    pipes = {"stdout": subprocess.PIPE, "text": True, **options}
+    with subprocess.Popen(list(map(str, command)), **pipes) as process:
+        try:
+            yield process
+        finally:
+            _end(process)
+
+
+def _end(process: subprocess.Popen[Any]) -> None:
+    process.terminate()  # no effect once it has been waited for
+    try:
+        process.wait(ENDING_S)
+    except subprocess.TimeoutExpired:
+        process.kill()
+
+
+@contextmanager
+def repeating(step: Callable[[], object]) -> Iterator[None]:
+    """Call `step` again and again in a thread until the block ends, also by a failure."""
+    over = threading.Event()
+
+    def repeat() -> None:
+        while not over.is_set():
+            step()
+
+    thread = threading.Thread(target=repeat)
+    thread.start()
+    try:
+        yield
+    finally:
+        over.set()
+        thread.join()
 
 
 @contextmanager

@@ -19,6 +19,7 @@ from tests.support.daemon import RunningDaemon
 USER = 61_234
 GROUP = 61_235
 STAFF = 61_236
+METRICS = 61_237  # the user and the group of the metrics unit
 _HOST_FILES = Path("/etc/netns")  # `ip netns exec` puts what is in NAME/ over the files of /etc
 
 
@@ -29,8 +30,9 @@ def service_user(host: Host) -> Iterator[None]:
     folder.mkdir(parents=True)
     try:
         entry = f"doorward:x:{USER}:{GROUP}::/nonexistent:/usr/sbin/nologin\n"
-        (folder / "passwd").write_text(Path("/etc/passwd").read_text() + entry)
-        groups = f"doorward:x:{GROUP}:\nstaff-of-doors:x:{STAFF}:\n"
+        metrics = f"doorward-metrics:x:{METRICS}:{METRICS}::/nonexistent:/usr/sbin/nologin\n"
+        (folder / "passwd").write_text(Path("/etc/passwd").read_text() + entry + metrics)
+        groups = f"doorward:x:{GROUP}:\nstaff-of-doors:x:{STAFF}:\ndoorward-metrics:x:{METRICS}:doorward\n"
         (folder / "group").write_text(Path("/etc/group").read_text() + groups)
         yield
     finally:

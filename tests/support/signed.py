@@ -87,13 +87,14 @@ class Signed:
         new.replace(self.keys_file)
 
 
-def send(host: Host, source: Address, to: Address, packet: bytes, port: int = PORT) -> None:
-    """Send a datagram from one of the host's addresses."""
+def send(host: Host, source: Address, to: Address, *packets: bytes, port: int = PORT) -> None:
+    """Send datagrams from one of the host's addresses."""
 
     def go() -> None:
         family = socket.AF_INET if source.version == 4 else socket.AF_INET6
         with socket.socket(family, socket.SOCK_DGRAM) as sender:
             sender.bind((str(source), 0))
-            sender.sendto(packet, (str(to), port))
+            for packet in packets:
+                sender.sendto(packet, (str(to), port))
 
     host.call(go)

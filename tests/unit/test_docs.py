@@ -99,6 +99,13 @@ def test_commands_named_in_sentences_exist(page: Path) -> None:
         assert named <= options, found[0]
 
 
+@pytest.mark.parametrize("path", [*PAGES, *sorted((ROOT / "src").rglob("*.py"))], ids=name_of)
+def test_nothing_is_installed_by_a_name_that_others_may_take(path: Path) -> None:
+    """There is no release: pip and its kin get a directory, a wheel or the library that is missing."""
+    by_name = r"(?:pip3?|pipx|uv tool) install (?:-[\w-]+ )*['\"]?doorward\b|doorward\[\w+\]"
+    assert path == ROOT / "CHANGELOG.md" or re.findall(by_name, path.read_text()) == []
+
+
 def anchors(page: Path) -> set[str]:
     """Give the anchors of a page's headings, as GitHub and the site make them."""
     text = without_blocks(page)

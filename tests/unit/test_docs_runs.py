@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import re
 from collections import Counter
+from functools import cache
 from pathlib import Path
 
 import pytest
@@ -16,6 +17,7 @@ CLAIMS = list(claims())
 CONSOLES = [block for page in PAGES for block in blocks(page, "console")]
 
 
+@cache
 def claimed() -> Counter[str]:
     """Count how often each console is typed."""
     return Counter(str(block) for claim in CLAIMS for block in consoles(claim.page, *claim.places))

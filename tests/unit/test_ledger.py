@@ -499,20 +499,42 @@ def test_after_a_boot_only_the_wall_clock_tells(path: Path, monkeypatch: pytest.
     second.close()
 
 
-@pytest.mark.parametrize(
-    ("version", "missing"),
-    [(1, "DROP TABLE clock; DROP TABLE seen; DROP TABLE seen_floor"), (2, "DROP TABLE seen; DROP TABLE seen_floor")],
-)
-def test_a_ledger_of_an_earlier_version_goes_on(path: Path, version: int, missing: str) -> None:
+LATER = {1: ("clock",), 2: ("seen", "seen_floor"), 3: ("seen_forgotten", "bans")}  # tables, by the version before
+
+
+@pytest.mark.parametrize("version", LATER)
+def test_a_ledger_of_an_earlier_version_goes_on(path: Path, version: int) -> None:
     first = Ledger(path)
     first.opened(opening())
     first.close()
+    missing = [table for before, tables in LATER.items() if before >= version for table in tables]
     with closing(sqlite3.connect(path)) as db:
-        db.executescript(f"{missing}; PRAGMA user_version = {version}")
+        drops = "".join(f"DROP TABLE {table};" for table in missing)
+        db.executescript(f"{drops} PRAGMA user_version = {version}")
+    assert [record.event for record in read_records(path, 0.0, 10)] == [
+        "opened"
+    ]  # before a daemon brings it up to date
     second = Ledger(path)
     second.reckon(1.0, 2.0)
+    second.banned(HOME, 2000.0, 2060.0)
     assert second.standing() == [opening()]
     second.close()
+    assert [record.event for record in read_records(path, 0.0, 10)] == ["opened", "banned"]
+
+
+def test_a_ban_is_recorded_with_its_end(ledger: Ledger, path: Path) -> None:
+    ledger.banned(HOME, 1000.0, 4600.0)
+    ledger.banned(HOME, 1100.0, 8300.0)  # in place of the one before
+    ledger.unbanned(HOME, 1200.0)
+    ledger.unbanned(HOME, 1300.0)  # nothing is left to end
+    ledger.banned(HOME, 1400.0, 1500.0)
+    ledger.unbanned(HOME, 1600.0)  # it was over
+    found = [(r.at_s, r.event, r.address, r.detail["until"], r.detail["ended"]) for r in read_records(path, 0.0, 10)]
+    assert found == [
+        (1000.0, "banned", str(HOME), 4600.0, 1100.0),
+        (1100.0, "banned", str(HOME), 8300.0, 1200.0),
+        (1400.0, "banned", str(HOME), 1500.0, None),
+    ]
 
 
 def test_what_is_over_stands_until_it_is_closed_too(ledger: Ledger) -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 import shutil
 import subprocess
 import sys
@@ -10,6 +11,8 @@ from pathlib import Path
 
 import pytest
 
+from doorward.daemon import switch
+from doorward.daemon.control import METRICS_USER
 from tests.conftest import unavailable
 
 FOLDER = Path(__file__).parents[2] / "systemd"
@@ -26,14 +29,15 @@ def analyze(*words: object) -> subprocess.CompletedProcess[str]:
 def test_systemd_understands_every_line(unit: str, tmp_path: Path) -> None:
     text = (FOLDER / unit).read_text()
     for program in ("doorward", "knockd", "nft"):  # whatever is or is not installed here
-        text = text.replace(f"={program} ", f"={sys.executable} ")
+        text = re.sub(rf"=([-+]*){program} ", rf"=\1{sys.executable} ", text)
     (tmp_path / unit).write_text(text)
     done = analyze("verify", "--man=no", tmp_path / unit)
     assert (done.returncode, [line for line in done.stderr.splitlines() if unit in line]) == (0, [])
 
 
 def test_the_drop_in_of_a_fleet_lets_tcp_through_and_nothing_else(tmp_path: Path) -> None:
-    text = (FOLDER / "doorward.service").read_text().replace("=doorward run", f"={sys.executable} run")
+    text = (FOLDER / "doorward.service").read_text()
+    text = re.sub(r"=([-+]*)doorward ", rf"=\1{sys.executable} ", text)
     (tmp_path / "doorward.service").write_text(text)
     (tmp_path / "doorward.service.d").mkdir()
     (tmp_path / "doorward.service.d/fleet.conf").write_text((FOLDER / "doorward-fleet.conf").read_text())
@@ -65,9 +69,46 @@ def test_only_what_the_daemon_needs_is_let_through() -> None:
     assert {name for name in open_to if name.startswith("SystemCallFilter=")} == {"SystemCallFilter=~@privileged"}
 
 
+def test_what_keeps_the_gate_away_and_the_daemon_there() -> None:
+    """Both units look for the file of `doorward off`, and systemd never gives up starting the daemon."""
+    texts = {name: (FOLDER / name).read_text().splitlines() for name in ("doorward.service", "doorward-gate.service")}
+    for lines in texts.values():
+        assert f"ConditionPathExists=!%E/doorward/{switch.NAME}" in lines
+    daemon = texts["doorward.service"]
+    assert {"StartLimitIntervalSec=0", "Restart=on-failure", "ExecStartPost=-+doorward check --keep"} <= set(daemon)
+    assert daemon.index("StartLimitIntervalSec=0") < daemon.index("[Service]")
+    reloads = [line for line in daemon if line.startswith("ExecReload=")]
+    assert reloads == ["ExecReload=kill -HUP $MAINPID", "ExecReload=-+doorward check --keep"]
+
+
 def test_the_user_is_made() -> None:
     words = [line.split() for line in (FOLDER / "doorward.sysusers.conf").read_text().splitlines() if line[0] != "#"]
-    assert [row[:3] for row in words] == [["u", "doorward", "-"]]
+    assert [row[:3] for row in words] == [
+        ["u", "doorward", "-"],
+        ["u", METRICS_USER, "-"],
+        ["m", "doorward", METRICS_USER],  # so that the daemon may give its control socket to that group
+    ]
+
+
+def test_each_unit_has_the_user_that_it_needs() -> None:
+    users = {
+        path.name: next((line for line in path.read_text().splitlines() if line.startswith("User=")), "User=root")
+        for path in FOLDER.glob("*.service")
+    }
+    assert users == {
+        "doorward.service": "User=doorward",
+        "doorward-gate.service": "User=doorward",
+        "doorward-metrics.service": f"User={METRICS_USER}",
+        "doorward-knockd.service": "User=root",
+    }
+
+
+def test_root_shares_no_directory_with_the_daemon() -> None:
+    folders = {
+        path.name: {line for line in path.read_text().splitlines() if line.startswith("StateDirectory=")}
+        for path in FOLDER.glob("*.service")
+    }
+    assert folders["doorward-knockd.service"].isdisjoint(folders["doorward.service"])
 
 
 def test_folders_are_made_as_the_unit_makes_them() -> None:

@@ -10,7 +10,6 @@ from collections.abc import Callable
 from struct import Struct
 from typing import NamedTuple
 
-from doorward.capture.ieee80211 import of_radiotap, of_wireless
 from doorward.errors import MalformedError
 
 IPV4, IPV6, PPPOE = 0x0800, 0x86DD, 0x8864
@@ -149,14 +148,6 @@ def _netfilter_log(frame: memoryview) -> Network:
     raise MalformedError("a netfilter log message without a packet")
 
 
-def _wireless(find: Callable[[memoryview], tuple[int, int]]) -> Callable[[memoryview], Network]:
-    def read(frame: memoryview) -> Network:
-        at, kind = find(frame)
-        return Network(_by_type(frame, at, kind))
-
-    return read
-
-
 _READERS: dict[int, Callable[[memoryview], Network]] = {
     0: _family_first,
     1: _ethernet,
@@ -167,10 +158,8 @@ _READERS: dict[int, Callable[[memoryview], Network]] = {
     51: lambda frame: Network(_ppp(frame[6:])),
     101: _raw,
     104: _cisco_hdlc,
-    105: _wireless(of_wireless),
     108: _family_first,
     113: _cooked,
-    127: _wireless(of_radiotap),
     166: _ppp_with_direction,
     228: _raw,
     229: _raw,
@@ -178,8 +167,10 @@ _READERS: dict[int, Callable[[memoryview], Network]] = {
     276: _cooked2,
 }
 _NAMES = {
+    105: "802.11",
     117: "OpenBSD's pflog",
     119: "802.11 with a Prism header",
+    127: "802.11 with a radiotap header",
     187: "Bluetooth",
     189: "USB",
     192: "802.11 with a PPI header",

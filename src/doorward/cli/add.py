@@ -167,9 +167,10 @@ def _say_what_is_next(new: _New, settings: Path | None) -> None:
         line(f"`ssh {new.name}` knocks from now on: {settings} says so")
         return
     door = next(iter(new.doors), "ssh")
-    line("\nfor ~/.ssh/config (or add it with --ssh):\n")
-    line(textwrap.indent(ssh_config.lines_of(new.name), "    ").rstrip())
-    line(f"\nto try it:\n\n    doorward knock {new.name} {door} -v" + (" --wait 22" if door == "ssh" else ""))
+    settings_of = textwrap.indent(ssh_config.lines_of(new.name), "    ").rstrip()
+    line("", "for ~/.ssh/config (or add it with --ssh):", "", *settings_of.split("\n"))
+    knock = f"    doorward knock {new.name} {door} -v" + (" --wait 22" if door == "ssh" else "")
+    line("", "to try it:", "", knock)
 
 
 def _link_of(path: Path, name: str) -> str:

@@ -4,13 +4,13 @@ from __future__ import annotations
 
 import argparse
 import os
-import sys
+from contextlib import closing
 from pathlib import Path
 from typing import Any
 
 from doorward.cli import render
-from doorward.cli.installing import Installation
-from doorward.cli.options import trial_ms
+from doorward.cli.installing import Installation, agree, keep
+from doorward.cli.options import add_config, configuration_path, trial_ms
 from doorward.config.files import read_text
 from doorward.config.lines import find_lines
 from doorward.config.strength import warnings
@@ -30,6 +30,7 @@ the call is wrong"""
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Declare the command's words."""
+    add_config(parser)
     parser.add_argument("file", metavar="FILE", type=Path, help="the configuration to load, and to install once it is")
     parser.add_argument(
         "--trial",
@@ -43,29 +44,36 @@ def run(args: argparse.Namespace) -> int:
     """Check, have the daemon load it, and install it unless it is on trial."""
     text = read_text(args.file)
     configuration = parse(text, str(args.file))
-    sys.stderr.writelines(f"{args.file}:{finding}\n" for finding in warnings(configuration, find_lines(text)))
+    render.complain(*(f"{args.file}:{finding}" for finding in warnings(configuration, find_lines(text))))
+    config = configuration_path(args).absolute()
     status = ask(default_path(), {"command": "status"})
     if status["trial"] is not None:
         raise AnswerNo("a gate is on trial already; `doorward confirm` keeps it, or wait for its end")
-    config = Path(status["config"])
+    agree(config, status)
     if config.exists() and config.samefile(args.file):
         raise UsageError(f"{args.file} is the daemon's own file: SIGHUP loads it; for `apply`, edit a copy of it")
-    installation = Installation(config)
+    with closing(Installation(config)) as installation:
+        _apply(args, text, installation)
+    return 0
+
+
+def _apply(args: argparse.Namespace, text: str, installation: Installation) -> None:
     installation.prepare(text)
     try:
         answer = _load(args, text)
     except DoorwardError:
         installation.forget()
         raise
+    config = installation.config
     if args.trial is not None:
         render.line(f"on trial for {render.span(answer['left_s'])}: {answer['summary']}")
         render.line("open a new connection, through a knock, and run `doorward confirm` there;")
         render.line(f"else the gate before comes back. {config} is as it was until then")
-        return 0
+        return
     installation.finish()
     ask(default_path(), {"command": "installed"})
+    keep(config)
     render.line(f"in force: {answer['summary']}; {config} holds it, {installation.before.name} what was there before")
-    return 0
 
 
 def _load(args: argparse.Namespace, text: str) -> dict[str, Any]:

@@ -3,24 +3,32 @@
 from __future__ import annotations
 
 import argparse
-import json
-import sys
+import os
+import time
 from collections import Counter
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Mapping
+from contextlib import suppress
 from dataclasses import asdict
 from pathlib import Path
 
+from doorward.cli import render
 from doorward.cli.options import add_config, configuration_path
 from doorward.config.chances import Guess
 from doorward.config.files import exposure, read_text, trusted_owners
 from doorward.config.finding import Finding
-from doorward.config.lines import find_lines, line_of
+from doorward.config.host_remarks import remarks
+from doorward.config.lines import Keys, find_lines, line_of
 from doorward.config.report import nearest
-from doorward.config.schema import Configuration, Fleet, Signed
+from doorward.config.schema import Configuration
 from doorward.config.sequences import guesses
 from doorward.config.strength import combinations, warnings
 from doorward.config.toml import parse
-from doorward.errors import ConfigError, Fault, UsageError
+from doorward.daemon import host_facts, last_good, requirements
+from doorward.daemon.control import ask, default_path
+from doorward.daemon.service_user import named_files
+from doorward.errors import ConfigError, DoorwardError, Fault, HostError
+
+_PATIENCE_S, _LOOK_S = 60.0, 0.1  # for a load: a million doors take a while
 
 EXAMPLE = """\
   $ doorward check -c doorward.toml
@@ -34,6 +42,11 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Declare the command's words."""
     add_config(parser)
     parser.add_argument("--json", action="store_true", help="one JSON object on standard output, nothing else")
+    parser.add_argument(
+        "--keep",
+        action="store_true",
+        help="as root: keep a copy for a start with a wrong file, if the daemon has this one in force",
+    )
 
 
 def run(args: argparse.Namespace) -> int:
@@ -43,17 +56,19 @@ def run(args: argparse.Namespace) -> int:
     try:
         text = read_text(path, trusted_owners())
         configuration = parse(text, str(path))
-        findings = warnings(configuration, find_lines(text))
+        lines = find_lines(text)
+        findings = warnings(configuration, lines) + remarks(configuration, lines, host_facts.look(configuration))
+        findings.sort(key=lambda finding: finding.line)
         if any(door.knock for door in configuration.doors) and (exposed := exposure(path)):
             findings.insert(0, Finding("warning", 1, *exposed))
-        if configuration.signed is not None:
-            found = list(_signed_files(configuration, path, line_of(find_lines(text), ("signed",))))
-            faults += [each for each in found if isinstance(each, Fault)]
-            findings += [each for each in found if isinstance(each, Finding)]
-        if configuration.fleet is not None:
-            faults += _fleet_faults(configuration.fleet, path, line_of(find_lines(text), ("fleet",)))
+        found = [*_unmet(configuration, lines, path), *_unreadable(path), *_about_keys(configuration, path)]
+        faults += [each for each in found if isinstance(each, Fault)]
+        findings += [each for each in found if isinstance(each, Finding)]
     except ConfigError as error:
         faults = error.faults
+    if args.keep and not faults:
+        _keep(path.absolute())
+        return 0
     if args.json:
         _print_json(str(path), configuration, faults, findings)
     else:
@@ -61,42 +76,53 @@ def run(args: argparse.Namespace) -> int:
     return 2 if faults else 0
 
 
-def _signed_files(configuration: Configuration, path: Path, line: int) -> Iterator[Fault | Finding]:
-    """Look at the server's key and at who may knock, as the daemon would, and at what the keys may do."""
-    from doorward.daemon.signed_files import key_path, keys_path, read_authorized_keys, read_private_key
-    from doorward.signed.limits import remarks
-
-    signed = configuration.signed or Signed()
-    for read, file in (
-        (read_private_key, key_path(signed, path.parent)),
-        (read_authorized_keys, keys_path(signed, path.parent)),
-    ):
+def _unmet(configuration: Configuration, lines: Mapping[Keys, int], path: Path) -> Iterator[Fault]:
+    """Find whatever would make `doorward run` refuse the file on this host, though its text is right."""
+    for place, look in requirements.of(configuration, path.absolute().parent):
         try:
-            found = read(file)
+            look()
         except ConfigError as error:
             yield from error.faults
-        except UsageError as error:
+        except DoorwardError as error:
             what, _, instead = str(error).rpartition("; ")
-            yield Fault(str(path), line, what, instead)
+            yield Fault(str(path), line_of(lines, place), what, instead)
+
+
+def _unreadable(path: Path) -> Iterator[Fault | Finding]:
+    """Find the files that the unit's user cannot read: as the unit starts it, the daemon would refuse to start."""
+    user, files = host_facts.unreadable([path, *named_files(path)])
+    for file in files:
+        what = f"the user {user} cannot read {file}"
+        remedy = f"run `chgrp {user} {file}; chmod g+r {file}`"
+        if host_facts.runs_as_unit():
+            yield Fault(str(path), 1, f"{what}, so doorward.service cannot start", remedy)
         else:
-            if isinstance(found, tuple):
-                keys, faults = found
-                yield from faults
-                yield from _unknown_doors(configuration, keys.door_names(), str(file))
-                yield from remarks(keys, len(configuration.doors))
+            yield Finding("warning", 1, f"{what}, so the daemon would stay root", remedy)
 
 
-def _fleet_faults(fleet: Fleet, path: Path, line: int) -> Iterator[Fault]:
-    """Look at the files that a fleet needs, as the daemon would; nobody is connected to."""
-    from doorward.daemon.fleet_files import read_access
+def _keep(config: Path) -> None:
+    """Copy the file for a start with a wrong one, once the daemon has loaded what it is loading."""
+    until_s = time.monotonic() + _PATIENCE_S
+    while (status := ask(default_path(), {"command": "status"}))["is_loading"] and time.monotonic() < until_s:
+        time.sleep(_LOOK_S)
+    if os.geteuid() != 0:
+        raise HostError("--keep is for root: nobody else may write that copy")
+    last_good.keep(config, status["digest"])
 
-    try:
-        read_access(fleet, path.parent)
-    except ConfigError as error:
-        yield from error.faults
-    except UsageError as error:
-        what, _, instead = str(error).rpartition("; ")
-        yield Fault(str(path), line, what, instead)
+
+def _about_keys(configuration: Configuration, path: Path) -> Iterator[Fault | Finding]:
+    """Look at each line of authorized_keys, and at what the keys may do."""
+    if configuration.signed is None:
+        return
+    from doorward.daemon.signed_files import keys_path, read_authorized_keys
+    from doorward.signed import limits
+
+    file = keys_path(configuration.signed, path.parent)
+    with suppress(DoorwardError):  # which is among the faults already
+        keys, faults = read_authorized_keys(file)
+        yield from faults
+        yield from _unknown_doors(configuration, keys.door_names(), str(file))
+        yield from limits.remarks(keys, len(configuration.doors))
 
 
 def _unknown_doors(configuration: Configuration, named: Iterable[tuple[str, int]], file: str) -> Iterator[Fault]:
@@ -116,7 +142,7 @@ def _print_json(file: str, configuration: Configuration | None, faults: list[Fau
         "warnings": [{**asdict(finding), "file": finding.file or file} for finding in findings],
         "strength": [_strength(rated) for rated in guesses(configuration)] if configuration else [],
     }
-    sys.stdout.write(json.dumps(answer) + "\n")
+    render.as_json(answer)
 
 
 def _strength(rated: Guess) -> dict[str, object]:
@@ -131,18 +157,16 @@ def _strength(rated: Guess) -> dict[str, object]:
 
 
 def _print_lines(file: str, configuration: Configuration | None, faults: list[Fault], findings: list[Finding]) -> None:
-    sys.stderr.writelines(f"{fault}\n" for fault in faults)
-    sys.stderr.writelines(f"{finding.file or file}:{finding}\n" for finding in findings)
-    sys.stderr.flush()
+    render.complain(*map(str, faults), *(f"{finding.file or file}:{finding}" for finding in findings))
     if configuration is not None and not faults:
-        sys.stdout.write(f"{file}: good: {_summary(configuration, findings)}\n")
+        render.line(f"{file}: good: {_summary(configuration, findings)}")
 
 
 def _summary(configuration: Configuration, findings: list[Finding]) -> str:
     automata = len(combinations(configuration))
     facts = [
         _count(len(configuration.doors), "door", "doors"),
-        _count(automata, "automaton", "automata"),
+        *([_count(automata, "automaton", "automata")] if automata else []),
         f"mode {configuration.gate.mode}",
     ]
     levels = Counter(finding.level for finding in findings)

@@ -7,6 +7,7 @@ import sys
 from pathlib import Path
 
 from doorward.automaton.compile import compile_doors
+from doorward.cli import render
 from doorward.cli.options import add_config, configuration_path
 from doorward.config.files import read_text
 from doorward.config.lines import find_lines
@@ -35,7 +36,7 @@ def run(args: argparse.Namespace) -> int:
     text = read_text(path)
     configuration = parse(text, str(path))
     findings = warnings(configuration, find_lines(text))
-    sys.stderr.writelines(f"{path}:{finding}\n" for finding in findings if finding.level == "warning")
+    render.complain(*(f"{path}:{finding}" for finding in findings if finding.level == "warning"))
     if args.graph is not None:
         _draw(configuration, args.graph)
     else:

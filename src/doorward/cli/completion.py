@@ -11,6 +11,7 @@ from pathlib import Path
 from doorward import __version__
 from doorward.config.files import default_path, read
 from doorward.errors import DoorwardError, HostError
+from doorward.libraries import install_command
 
 SHELLS = ("bash", "zsh", "fish")
 _NAME = re.compile(r"[\w.:-]+")  # bash expands what it is offered: no other names of hosts are
@@ -20,7 +21,7 @@ EXAMPLE = """\
   $ doorward completion bash > doorward
 zsh: _doorward, in a folder of your fpath
 fish: ~/.config/fish/completions/doorward.fish
-needs shtab, as `pip install doorward[completion]` brings it"""
+needs the Python library shtab; the Debian package has the scripts installed"""
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -46,8 +47,7 @@ def script(shell: str) -> str:
     try:
         import shtab
     except ImportError:
-        remedy = "install it: `pip install doorward[completion]`, or `pip install shtab` beside doorward"
-        raise HostError(f"the Python library shtab is missing; {remedy}") from None
+        raise HostError(f"completion needs the Python library shtab; run `{install_command('shtab')}`") from None
     names = {name: shtab.cmd(f"doorward completion {name}s 2>/dev/null") for name in ("door", "host")}
     parser = whole_parser(lambda action: shtab.FILE if action.type is Path else names.get(str(action.metavar).lower()))
     return f"{shtab.complete(parser, shell).rstrip()}\n"

@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import argparse
+from contextlib import closing
 from pathlib import Path
 
 from doorward.cli import render
-from doorward.cli.installing import Installation
+from doorward.cli.installing import Installation, agree, keep
+from doorward.cli.options import add_config, configuration_path
 from doorward.daemon.control import ask, default_path
 from doorward.errors import AnswerNo
 from doorward.session import ssh_connection
@@ -18,18 +20,28 @@ run it in a connection that you opened during the trial, or on the console
 exit status: 0 the new gate stays, 1 this session proves nothing, or no trial"""
 
 
-def add_arguments(_: argparse.ArgumentParser) -> None:
-    """Declare the command's words: there are none."""
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    """Declare the command's words."""
+    add_config(parser)
 
 
-def run(_: argparse.Namespace) -> int:
+def run(args: argparse.Namespace) -> int:
     """Say from which connection this is called, and install what was tried."""
+    config = configuration_path(args).absolute()
     status = ask(default_path(), {"command": "status"})
     if (trial := status["trial"]) is None:
         raise AnswerNo("no gate is on trial; if there was one, it was taken back: the daemon's log tells")
-    installation = Installation(Path(status["config"]))
-    if trial["digest"] is not None:
+    if trial["digest"] is None:  # the daemon tries the file that it has
+        _confirm(config)
+        return 0
+    agree(config, status)
+    with closing(Installation(config)) as installation:
         installation.check(trial["digest"])  # before anything is confirmed
+        _confirm(config, installation)
+    return 0
+
+
+def _confirm(config: Path, installation: Installation | None = None) -> None:
     session = ssh_connection()
     connection = session and [
         str(session.source),
@@ -38,8 +50,8 @@ def run(_: argparse.Namespace) -> int:
         session.destination_port,
     ]
     answer = ask(default_path(), {"command": "confirm", "connection": connection})
-    if trial["digest"] is not None:
+    if installation is not None:
         installation.finish()
         ask(default_path(), {"command": "installed"})
+    keep(config)
     render.line(f"confirmed: {answer['summary']}")
-    return 0

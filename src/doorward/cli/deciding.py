@@ -19,13 +19,15 @@ from doorward.setup.planning import Plan, Wanted
 
 Answer = TypeVar("Answer")
 _NONE = "none"
+_YES, _NO = "yes", "no"
 
 
 class Decision(NamedTuple):
-    """The plan without sequences, whose keys may knock, and where clients find the host."""
+    """The plan, yet without sequences, whose keys may knock, whether to choose sequences, and the host's address."""
 
     plan: Plan
     who: Found | None
+    has_sequences: bool
     address: str
 
 
@@ -42,12 +44,9 @@ def decide(args: argparse.Namespace, here: Host) -> Decision:
         )
     public = _public(args, here, doors) if mode is Mode.STEALTH else ()
     who = None if args.no_signed else _who(args)
-    if args.no_sequence and who is None:
-        raise UsageError(
-            "no public key was found, and without a sequence nobody could knock; add --authorized-keys FILE"
-        )
+    has_sequences = who is None or _has_sequences(args)
     address = address_of(args, here, is_asked=True)
-    return Decision(Plan(mode, doors, public, signed=not args.no_signed), who, address)
+    return Decision(Plan(mode, doors, public, signed=not args.no_signed), who, has_sequences, address)
 
 
 def unused(args: argparse.Namespace) -> list[str]:
@@ -56,7 +55,7 @@ def unused(args: argparse.Namespace) -> list[str]:
         "--mode": args.mode,
         "--door": args.doors,
         "--public": args.public,
-        "--no-sequence": args.no_sequence,
+        "--sequence": args.sequence,
         "--no-signed": args.no_signed,
     }
     return [name for name, value in options.items() if value]
@@ -121,6 +120,18 @@ def _who(args: argparse.Namespace) -> Found | None:
         return first
     question = "Who may knock by SSH key: a file of public keys, or none"
     return ask(question, str(first.path) if first else _NONE, _found)
+
+
+def _has_sequences(args: argparse.Namespace) -> bool:
+    """Return whether a port sequence, too, opens doors that SSH keys open."""
+    question = "A port sequence too, for clients without a key (anyone who sees it can repeat it): yes or no"
+    return _answer(args, _YES if args.sequence else None, question, _NO, _yes_or_no)
+
+
+def _yes_or_no(text: str) -> bool:
+    if text not in (_YES, _NO):
+        raise UsageError(f"{text[:40]!r} is not an answer; write {_YES} or {_NO}")
+    return text == _YES
 
 
 def _found(text: str) -> Found | None:

@@ -3,13 +3,15 @@
 from __future__ import annotations
 
 import argparse
+from contextlib import suppress
 
 from doorward.cli import render
 from doorward.cli.options import add_config, configuration_path
 from doorward.config.files import exposure, read
-from doorward.doctor import firewalls, lockout, running
-from doorward.doctor.facts import gather
+from doorward.doctor import bypasses, firewalls, lockout, running
+from doorward.doctor.facts import daemon_status, gather, off_since
 from doorward.doctor.finding import Finding, Level
+from doorward.errors import AnswerNo, DoorwardError
 
 EXAMPLE = """\
   # doorward doctor
@@ -31,19 +33,36 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 def run(args: argparse.Namespace) -> int:
     """Say what locks out, what stands in a door's way, and what to do."""
     path = configuration_path(args)
-    configuration = read(path)
+    try:
+        configuration = read(path)
+    except DoorwardError:  # which hides nothing of what is true without the file
+        if findings := _emergencies():
+            _show(findings, as_json=args.json)
+        raise
     facts = gather(configuration, path.absolute().parent)
     file = str(path.absolute())
-    findings = [finding for part in (lockout, firewalls, running) for finding in part.judge(file, configuration, facts)]
+    parts = (lockout, firewalls, bypasses, running)
+    findings = [finding for part in parts for finding in part.judge(file, configuration, facts)]
     if (exposed := exposure(path)) is not None:
         findings.append(Finding(Level.WARNING, file, *exposed))
     findings.sort(key=lambda finding: list(Level).index(finding.level))
-    if args.json:
-        render.as_json([finding._asdict() for finding in findings])
-    else:
-        for finding in findings:
-            _print(finding)
+    _show(findings, as_json=args.json)
     return 1 if any(finding.level is Level.ERROR for finding in findings) else 0
+
+
+def _emergencies() -> list[Finding]:
+    daemon = None
+    with suppress(AnswerNo):
+        daemon = daemon_status([])
+    return list(running.emergencies(daemon, off_since()))
+
+
+def _show(findings: list[Finding], *, as_json: bool) -> None:
+    if as_json:
+        render.as_json([finding._asdict() for finding in findings])
+        return
+    for finding in findings:
+        _print(finding)
 
 
 def _print(finding: Finding) -> None:

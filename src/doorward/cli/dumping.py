@@ -2,17 +2,17 @@
 
 from __future__ import annotations
 
-import json
 from datetime import UTC, datetime
 
 from doorward.client.keyfile import kind_of
 from doorward.client.signed import Letter, Sent
 from doorward.client.signers import Signer
+from doorward.escape import json_line
 from doorward.signed.message import VERSION, signed_text
 from doorward.signed.sshkeys import fingerprint_text, parse_public_key
 
 
-def describe(letter: Letter, signer: Signer, sent: Sent) -> str:
+def describe(letter: Letter, signer: Signer, sent: Sent) -> list[str]:
     """Give the fields as lines."""
     request, signature = sent.message.request, sent.message.signature
     moment = datetime.fromtimestamp(request.time_ms / 1000, UTC)
@@ -32,10 +32,10 @@ def describe(letter: Letter, signer: Signer, sent: Sent) -> str:
         "signature": f"{kind_of(signature)}, {len(signature)} bytes: {signature.hex()}",
     }
     lines = (f"  {name:<12} {value}" for name, value in rows.items())
-    return "\n".join((f"{sent.message.length} bytes to {sent.target} {sent.port}, not sent", *lines))
+    return [f"{sent.message.length} bytes to {sent.target} {sent.port}, not sent", *lines]
 
 
-def describe_json(letter: Letter, signer: Signer, sent: Sent) -> str:
+def describe_json(letter: Letter, signer: Signer, sent: Sent) -> list[str]:
     """Give the fields as one JSON object on one line; bytes in hexadecimal."""
     request, message = sent.message.request, sent.message
     fields = {
@@ -59,7 +59,7 @@ def describe_json(letter: Letter, signer: Signer, sent: Sent) -> str:
         "signed_text": signed_text(letter.key.raw, message.body).hex(),
         "signature": message.signature.hex(),
     }
-    return json.dumps(fields)
+    return [json_line(fields)]
 
 
 def _fingerprint(signer: Signer) -> str:

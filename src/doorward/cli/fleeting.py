@@ -5,23 +5,21 @@ from __future__ import annotations
 import argparse
 from collections.abc import Iterator
 from contextlib import contextmanager
-from pathlib import Path
 from typing import Any
 
 from doorward.cli import render
 from doorward.cli.options import configuration_path
 from doorward.config.files import read
-from doorward.config.schema import Configuration
 from doorward.daemon.fleet_files import read_access
 from doorward.errors import AnswerNo, UsageError
 from doorward.fleet.etcd import Etcd
 from doorward.fleet.office import Gate, Office, key_of
 
-_HEAD = ("gate", "state", "doors", "version", "openings", "behind", "answered in", "clock")
+_HEAD = ("gate", "state", "openings", "behind", "answered in", "clock")
 
 
 @contextmanager
-def office(args: argparse.Namespace) -> Iterator[tuple[Office, Configuration, Path]]:
+def office(args: argparse.Namespace) -> Iterator[Office]:
     """Give the fleet that a configuration names; UsageError where it names none."""
     path = configuration_path(args)
     configuration = read(path)
@@ -29,32 +27,28 @@ def office(args: argparse.Namespace) -> Iterator[tuple[Office, Configuration, Pa
         raise UsageError(f"{path}: there is no [fleet]; write that table, or leave --fleet out")
     etcd = Etcd(read_access(configuration.fleet, path.parent, configuration.gate.name or ""))
     try:
-        yield Office(etcd, configuration.fleet.name), configuration, path
+        yield Office(etcd, configuration.fleet.name)
     finally:
         etcd.close()
 
 
 def status(args: argparse.Namespace) -> int:
     """Show each gate, and what is open in the whole fleet."""
-    with office(args) as (asked, configuration, _):
+    with office(args) as asked:
         gates, openings = asked.roll_call(), asked.openings()
     if args.json:
         render.as_json([_described(gate) for gate in gates])
         return 0
     render.table(_HEAD, [_row(gate) for gate in gates])
     up = sum(gate.state == "up" for gate in gates)
-    name = "" if configuration.fleet is None else configuration.fleet.name
-    render.line(f"fleet {name}: {up} of {len(gates)} gates up, {len(openings)} open")
-    for gate in gates:
-        if fault := gate.answer.get("fault"):
-            render.line(f"{gate.name}: the fleet's doors are not taken: {fault}")
+    render.line(f"fleet {asked.fleet}: {up} of {len(gates)} gates up, {len(openings)} open")
     return 0
 
 
 def close(args: argparse.Namespace) -> int:
     """Close a door to an address at every gate, whichever of them has it open."""
     key = key_of(args.door, args.address)
-    with office(args) as (asked, _, _):
+    with office(args) as asked:
         if not asked.close(key):
             raise AnswerNo(
                 f"{args.door} is open to {args.address} at no gate; `doorward status --fleet` tells which are in touch"
@@ -66,7 +60,7 @@ def close(args: argparse.Namespace) -> int:
 def log(args: argparse.Namespace, since_s: float) -> int:
     """Print the record of all gates."""
     is_narrow = bool(args.door or args.address or since_s)
-    with office(args) as (asked, _, _):
+    with office(args) as asked:
         rows = asked.records(0 if is_narrow else args.last)
     chosen = [row for row in rows if _is_asked(row, args, since_s)][-args.last :]
     for row in chosen:
@@ -88,7 +82,7 @@ def _row(gate: Gate) -> tuple[str, ...]:
     if gate.state != "up":
         return (gate.name, gate.state, *[""] * (len(_HEAD) - 2))
     answer = gate.answer
-    words = [str(answer.get(key, "?")) for key in ("doors", "version", "openings", "behind")]
+    words = [str(answer.get(key, "?")) for key in ("openings", "behind")]
     return (gate.name, gate.state, *words, f"{gate.took_ms}ms", f"{gate.offset_ms:+d}ms ±{-(-gate.took_ms // 2)}ms")
 
 

@@ -8,6 +8,7 @@ import socket
 import sys
 from pathlib import Path
 
+from doorward.cli import render
 from doorward.config import convert, convert_fwknop, fwknop, knockd
 from doorward.config.convert import Converted
 from doorward.config.dialect import Dialect, dialect_of
@@ -47,11 +48,11 @@ def run(args: argparse.Namespace) -> int:
     """Print the same doors as doorward.toml."""
     converted = _converted(_read(args.file), args.file, args.dialect)
     if args.output is None:
-        sys.stdout.write(converted.toml)
+        render.line(*converted.toml.removesuffix("\n").split("\n"))
         sys.stdout.flush()
     else:
         _write_new(args.output, converted.toml)
-    sys.stderr.writelines(f"doorward import: {note}\n" for note in converted.notes)
+    render.complain(*(f"doorward import: {note}" for note in converted.notes))
     return 0
 
 

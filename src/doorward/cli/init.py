@@ -1,4 +1,4 @@
-"""`doorward init`: a first configuration with random sequences, its files, and what clients need of it."""
+"""`doorward init`: a first configuration, its files, and what clients need of it."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ from doorward.setup.planning import Plan, Wanted
 
 EXAMPLE = """\
   # doorward init          # asks, and Enter takes what stands in brackets
-  # doorward init --yes    # asks nothing: SSH's port, mode guard
+  # doorward init --yes    # asks nothing: SSH's port, mode guard, your SSH keys
   # doorward init --yes --mode stealth --door ssh=22 --door db=5432/tcp
 nothing is overwritten: called again, it prints what clients need once more"""
 _NOBODY = f"{keys.HEAD}# Nobody yet. The key of a client stands in its ~/.ssh/id_*.pub.\n"
@@ -43,7 +43,11 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     )
     parser.add_argument("--public", metavar="PORTS", help="with stealth: for everybody (default: what listens now)")
     ways = parser.add_mutually_exclusive_group()
-    ways.add_argument("--no-sequence", action="store_true", help="signed knocks only")
+    ways.add_argument(
+        "--sequence",
+        action="store_true",
+        help="let a port sequence open the doors too (default: only where there is no SSH key)",
+    )
     ways.add_argument("--no-signed", action="store_true", help="sequences only")
     parser.add_argument(
         "--authorized-keys", metavar="FILE", help="who may send signed knocks (default: your own keys), or none"
@@ -81,8 +85,8 @@ def _public(configuration: Configuration, here: Host) -> tuple[Port, ...]:
 def _make(args: argparse.Namespace, here: Host, path: Path) -> tuple[Configuration, str]:
     """Ask, choose and write; gives the configuration, and the address that clients use."""
     telling.describe(here)
-    plan, who, address = deciding.decide(args, here)
-    if not args.no_sequence:
+    plan, who, has_sequences, address = deciding.decide(args, here)
+    if has_sequences:
         plan = planning.with_sequences(plan, here, secrets.randbelow)
     programs = {service.port: service.program for service in here.services}
     plan, configuration = _beside_firewalls(plan, path, programs)
@@ -101,7 +105,7 @@ def _beside_firewalls(plan: Plan, path: Path, programs: dict[Port, str]) -> tupl
     if mark is None:
         return plan, configuration
     line(f"another firewall drops what doors are to open ({', '.join(marks.names(facts))}): what is open gets the mark")
-    line(f"{mark}, and `doorward doctor` says how that firewall learns of it\n")
+    line(f"{mark}, and `doorward doctor` says how that firewall learns of it", "")
     plan = plan._replace(accept_mark=mark)
     return plan, parse(planning.text_of(plan, programs), str(path))
 

@@ -5,12 +5,11 @@ from __future__ import annotations
 import argparse
 import os
 import stat
-import sys
 from pathlib import Path
 
 from doorward import durable
 from doorward.cli.options import add_config, configuration_path
-from doorward.cli.render import line
+from doorward.cli.render import complain, line
 from doorward.config.files import read
 from doorward.daemon.privileges import service_identity
 from doorward.daemon.signed_files import is_there, key_path, read_private_key
@@ -67,7 +66,7 @@ def _make(path: Path, config: Path, text: str) -> None:
     except OSError as error:
         raise HostError(f"{error.filename or path}: {error.strerror}; call this as who may write there") from None
     if is_made:
-        sys.stderr.write(f"doorward: made {path}; keep a copy of it in a safe place\n")
+        complain(f"doorward: made {path}; keep a copy of it in a safe place")
 
 
 def _access(folder: os.stat_result, config: os.stat_result) -> Access:

@@ -104,7 +104,8 @@ def reason(reply: Reply, there: Aim) -> str:
     if there.sequence:
         return (
             "stays silent; check the sequence and its order, whether that door opens this port, "
-            "and on the server `doorward status` and `doorward log`"
+            "and on the server `doorward status` and `doorward log`; packets with your address as a forged source shut "
+            "a sequence out, but not a signed knock (`doorward knock HOST DOOR --server-key KEY`)"
         )
     return (
         f"stays silent; check whether {there} opens this port and lets this key in, whether the clocks agree, "

@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, NamedTuple, NoReturn
 
 from doorward import __version__
 from doorward.errors import DoorwardError, HostError
+from doorward.escape import visible
 
 if TYPE_CHECKING:
     from doorward.knockd.output import Output
@@ -39,6 +40,7 @@ options:
 
 """
 ENGINES = ("kernel", "ring")
+_STATE, _LOCK = "/var/lib/doorward-knockd", "knockd.lock"  # not the daemon's directory, which is a lesser user's
 
 
 class Call(NamedTuple):
@@ -65,7 +67,7 @@ def main(argv: list[str] | None = None) -> int:
     try:
         return _serve(call)
     except DoorwardError as error:
-        sys.stderr.write("".join(f"knockd: {line}\n" for line in str(error).splitlines()))
+        sys.stderr.write("".join(f"knockd: {visible(line)}\n" for line in str(error).splitlines()))
         return 1
 
 
@@ -82,17 +84,17 @@ def _parse(words: list[str]) -> Call:
 
 
 def _serve(call: Call) -> int:
-    from doorward.config.files import read_text
+    from doorward.config.files import read_text, trusted_owners
     from doorward.config.knockd import DEFAULT_PID_FILE, parse
     from doorward.knockd.app import Knockd, Settings
     from doorward.knockd.engine import open_engine
     from doorward.knockd.output import Output
-    from doorward.ledger import ledger_path, open_ledger
+    from doorward.ledger import open_ledger
 
     values = call.values
     folder = Path.cwd()
     path = folder / values.get("c", "/etc/knockd.conf")
-    configuration = parse(read_text(path), str(path))
+    configuration = parse(read_text(path, trusted_owners()), str(path))
     options = configuration.options
     settings = Settings(path, folder, values.get("i"), "4" in call.flags, "l" in call.flags, values.get("g"))
     output = Output(verbose="v" in call.flags, debug="D" in call.flags)
@@ -101,10 +103,10 @@ def _serve(call: Call) -> int:
     output.open_log(log_file and str(folder / log_file), use_syslog=options.use_syslog)
     release = _Daemon(pid_file) if "d" in call.flags else None
     try:
-        ledger_file = ledger_path().with_name("knockd.sqlite3")
+        ledger_file = _own_ledger()
         engine = open_engine(values.get("engine"), output)
         ledger, set_aside = open_ledger(ledger_file, time.strftime("%Y%m%dT%H%M%S"))
-        _hold(ledger_file.with_name("knockd.lock"))
+        _hold(ledger_file.with_name(_LOCK))
         if set_aside:
             output.complain(set_aside)
         app = Knockd(settings, configuration, engine, output, ledger)
@@ -118,6 +120,19 @@ def _serve(call: Call) -> int:
         app.close()
         if release is not None:
             release.remove_pid_file()
+
+
+def _own_ledger() -> Path:
+    """Return the path of the ledger; HostError where another user could lead root elsewhere by a link there."""
+    from doorward.daemon.service_user import refuse_foreign, refuse_shared
+    from doorward.ledger import ledger_path, make_directory, parts_of
+
+    path = ledger_path(_STATE).with_name("knockd.sqlite3")
+    make_directory(path)
+    if os.geteuid() == 0:
+        refuse_shared(path, "give knockd a STATE_DIRECTORY of its own, which belongs to root")
+        refuse_foreign([*parts_of(path), path.with_name(_LOCK)], None)
+    return path
 
 
 def _hold(lock: Path) -> None:
@@ -188,7 +203,8 @@ def _wait_and_leave(told: int) -> NoReturn:
     with os.fdopen(told, "rb") as pipe:
         message = pipe.read()
     if message != b"\0":
-        sys.stderr.write(f"knockd: {message.decode() or 'the daemon ended before it was ready'}\n")
+        said = message.decode() or "the daemon ended before it was ready"
+        sys.stderr.write(f"knockd: {visible(said)}\n")
         sys.stderr.flush()
     os._exit(0 if message == b"\0" else 1)
 

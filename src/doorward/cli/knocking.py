@@ -12,6 +12,7 @@ from typing import Any, NamedTuple
 from doorward.client.hosts import Host, door_of, host_of, hosts_path, is_door, is_exposed, near, read_hosts
 from doorward.client.knock import Target, knock, of_version, resolve
 from doorward.errors import UsageError
+from doorward.escape import visible
 from doorward.model import DEFAULT_SIGNED_PORT, Port
 
 # The options of signed knocks, by argparse's names for them.
@@ -24,6 +25,7 @@ _SIGNED = {
     "gate": "--gate",
     "for_s": "--for",
 }
+LONGEST_S = 365 * 86_400  # of what an option asks for; the system's own limits begin at 24.8 days, or at 292 years
 Knock = Callable[[list[Target]], list[Target]]  # knocks at addresses of one host, and gives those that it reached
 
 
@@ -62,6 +64,8 @@ def seconds(option: str, text: str | None, default_s: float) -> float:
     from doorward.config.duration import parse_duration_ms
 
     found: float = _read(option, parse_duration_ms, text) / 1000
+    if found > LONGEST_S:
+        raise UsageError(f"{option}: {text} is too long; write at most {LONGEST_S // 86_400}d")
     return found
 
 
@@ -131,7 +135,7 @@ def port_of(word: str) -> Port:
 
 def tell(text: str) -> None:
     """Print a line at once, so that an error on standard error comes after it, also in a pipe."""
-    sys.stdout.write(text + "\n")
+    sys.stdout.write(visible(text) + "\n")
     sys.stdout.flush()
 
 
@@ -171,7 +175,7 @@ def _refuse_beside_a_sequence(given: Iterable[str], host: str, why: str) -> None
 
 def _sequence(path: str, hosts: dict[str, Host], name: str, words: list[str], choose: Callable[[Host], str]) -> Aim:
     if hosts and is_exposed(path):
-        sys.stderr.write(f"doorward: warning: {path}: every user can read the sequences; run `chmod o-r {path}`\n")
+        _warn(f"{path}: every user can read the sequences; run `chmod o-r {path}`")
     words = words or [choose(host_of(path, hosts, name))]
     sequence: list[Port] = []
     for word in words:
@@ -182,7 +186,11 @@ def _sequence(path: str, hosts: dict[str, Host], name: str, words: list[str], ch
 def _warn_of_a_slip(path: str, host: Host, door: str) -> None:
     """Whoever knocks at a door that is not there hears nothing of it, so a likely slip is worth a word."""
     if host.doors and door not in host.doors and (hint := near(door, host.doors)):
-        sys.stderr.write(f"doorward: warning: {path}: {host.name!r} lists no door {door!r}; {hint}\n")
+        _warn(f"{path}: {host.name!r} lists no door {door!r}; {hint}")
+
+
+def _warn(text: str) -> None:
+    sys.stderr.write(f"doorward: warning: {visible(text)}\n")
 
 
 def _is_address(host: str) -> bool:

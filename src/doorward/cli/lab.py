@@ -65,7 +65,7 @@ def run(args: argparse.Namespace) -> int:
 def _say_how_to_enter(lab: Lab, folder: Path) -> None:
     environment = Story.environment(folder)
     words = " ".join(f"{name}={shlex.quote(value)}" for name, value in environment.items())
-    render.line("\nThe hosts stay, and the daemon and the greeter run on.")
+    render.line("", "The hosts stay, and the daemon and the greeter run on.")
     for host in lab.hosts:
         role = host.namespace.rpartition("-")[2]
         render.line(

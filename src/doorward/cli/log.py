@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 import argparse
+from ipaddress import ip_address
 
 from doorward.cli import render
 from doorward.cli.options import add_config, since_s
 from doorward.errors import UsageError
-from doorward.ledger import Record, ledger_path, read_records
+from doorward.ledger import Record, ledger_path, places_of, read_records
 
 EXAMPLE = """\
   # doorward log --since 1h
@@ -21,7 +22,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--since", metavar="T", help="only the last T, like 90s, 10m, 8h, 7d")
     parser.add_argument("--last", metavar="N", type=int, default=100, help="at most N lines, the newest (default: 100)")
     parser.add_argument("--door", metavar="DOOR", help="only this door")
-    parser.add_argument("--address", metavar="ADDRESS", help="only this address")
+    parser.add_argument("--address", metavar="ADDRESS", help="only this address, and networks that hold it")
     parser.add_argument("--json", action="store_true", help="one JSON object a line")
     parser.add_argument("--fleet", action="store_true", help="of all gates, from etcd, and not from the ledger")
     add_config(parser)
@@ -35,7 +36,7 @@ def run(args: argparse.Namespace) -> int:
         from doorward.cli import fleeting  # with all that speaks to etcd
 
         return fleeting.log(args, since_s(args.since))
-    for record in read_records(ledger_path(), since_s(args.since), args.last, args.door, args.address):
+    for record in read_records(ledger_path(), since_s(args.since), args.last, args.door, _places(args.address)):
         if args.json:
             render.as_json(
                 {"at": record.at_s, "event": record.event, "door": record.door, "address": record.address}
@@ -44,6 +45,13 @@ def run(args: argparse.Namespace) -> int:
         else:
             render.line(text_of(record))
     return 0
+
+
+def _places(text: str | None) -> list[str] | None:
+    try:
+        return None if text is None else places_of(ip_address(text))
+    except ValueError:  # a network, as records name it
+        return [text or ""]
 
 
 def text_of(record: Record) -> str:
@@ -55,6 +63,10 @@ def _detail(record: Record) -> str:
     detail = record.detail
     if record.event == "refused":
         return f"{record.door}: {detail['reason']}" if record.door else str(detail["reason"])
+    if record.event == "banned":
+        ended_s = detail["ended"]
+        ended = "" if ended_s is None else f"; ended after {render.span(ended_s - record.at_s)}"
+        return f"until {render.moment(detail['until'])}{ended}"
     text = f"{record.door}: {', '.join(detail['ports']) or 'no port'}, by {detail['by']}"
     if detail["closed"] is None:
         return f"{text}; until {render.moment(detail['until'])}"

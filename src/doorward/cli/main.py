@@ -13,6 +13,7 @@ from typing import Protocol
 
 from doorward import __version__
 from doorward.errors import DoorwardError
+from doorward.escape import visible
 
 COMMANDS = {
     "init": "a first configuration, and what clients need of it",
@@ -22,13 +23,15 @@ COMMANDS = {
     "compile": "print the nftables ruleset",
     "apply": "load another configuration, for good or on trial",
     "confirm": "keep the gate that is on trial",
+    "off": "remove the gate, and keep it away until `doorward on`",
+    "on": "end `doorward off`, and bring the gate back",
     "status": "what is open, and who opened it",
     "open": "open a door by hand",
     "close": "close a door by hand",
     "ban": "close every door to an address for a time, and ignore its knocks",
     "unban": "let a banned address knock again",
     "explain": "why a knock did or did not open a door, packet by packet",
-    "log": "the record of openings and refusals",
+    "log": "the record of openings, refusals and bans",
     "watch": "a live view of all that happens, or lines where no terminal is",
     "metrics": "the daemon's numbers for Prometheus",
     "report": "a page about who came in, who was refused, and what is weak",
@@ -38,7 +41,7 @@ COMMANDS = {
     "key": "the server's key for signed knocks",
     "verify": "from outside: what can be seen, and does the knock open and close",
     "share": "a door for phones and other clients: link, QR code, app",
-    "fleet": "a fleet of gates: the doors that it keeps, and its members",
+    "fleet": "forget a gate that has left the fleet",
     "import": "knockd's or fwknop's configuration turned into doorward's own",
     "completion": "what a shell needs to complete words of doorward",
     "lab": "the whole thing in network namespaces, step by step",
@@ -95,7 +98,7 @@ def main(argv: list[str] | None = None) -> int:
         status = _dispatch(sys.argv[1:] if argv is None else argv)
         sys.stdout.flush()
     except DoorwardError as error:
-        sys.stderr.write("".join(f"doorward: {line}\n" for line in str(error).splitlines()))
+        sys.stderr.write("".join(f"doorward: {visible(line)}\n" for line in str(error).splitlines()))
         return error.exit_status
     except BrokenPipeError:  # the reader of a pipe has seen enough
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())

@@ -4,54 +4,70 @@ from __future__ import annotations
 
 import argparse
 import signal
-import sys
 import threading
+from contextlib import ExitStack
 from importlib.util import find_spec
+from typing import TYPE_CHECKING
 
+from doorward.cli import render
 from doorward.daemon.control import ask, default_path
 from doorward.errors import AnswerNo, DoorwardError, UsageError
+from doorward.libraries import install_command
+
+if TYPE_CHECKING:
+    from doorward.metrics.families import Exposition
 
 EXAMPLE = """\
-  # doorward metrics --listen 127.0.0.1:9477 &
-  # curl -s http://127.0.0.1:9477/metrics | grep ^doorward_openings
-  doorward_openings 2.0
-without --listen: printed once. exit status: 0 done, 1 no daemon answers"""
+  # doorward metrics --listen 127.0.0.1:9477 --listen unix:/run/m.sock &
+  # curl -s http://127.0.0.1:9477/metrics | grep ^doorward_up
+  doorward_up 1.0
+  # curl -s --unix-socket /run/m.sock localhost/metrics | grep ^doorward_bans
+  doorward_bans 0.0
+without --listen: all printed once. exit status: 0 done, 1 no daemon answers"""
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Declare the command's words."""
     parser.add_argument(
-        "--listen", metavar="WHERE", help="serve at unix:PATH, 127.0.0.1:PORT or [::1]:PORT until a signal ends it"
+        "--listen",
+        metavar="WHERE",
+        action="append",
+        help="serve until a signal ends it, everything at unix:PATH (for the process's group), and what no knock"
+        " changes at 127.0.0.1:PORT or [::1]:PORT; may be repeated",
     )
 
 
 def run(args: argparse.Namespace) -> int:
     """Print the numbers, or serve them."""
     if find_spec("prometheus_client") is None:
-        raise UsageError("metrics need prometheus_client; install it: pip install 'doorward[metrics]'")
+        remedy = f"run `{install_command('prometheus_client')}`"
+        raise UsageError(f"metrics need the Python library prometheus_client; {remedy}")
     from doorward.metrics.families import exposition
 
-    if args.listen is None:
-        sys.stdout.write(exposition(ask(default_path(), {"command": "numbers"})).decode())
+    if not args.listen:
+        text = exposition(ask(default_path(), {"command": "numbers"})).full.decode()
+        render.line(*text.removesuffix("\n").split("\n"))
         return 0
     _serve(args.listen)
     return 0
 
 
-def _serve(where: str) -> None:
+def _serve(places: list[str]) -> None:
     from doorward.metrics.server import Answers, Server, parse_listen
 
-    server = Server(parse_listen(where), Answers(_exposition))
-    for number in (signal.SIGINT, signal.SIGTERM):
-        signal.signal(number, lambda *_: threading.Thread(target=server.shutdown).start())
-    sys.stderr.write(f"doorward: serves metrics at {where}\n")
-    try:
-        server.serve_forever()
-    finally:
-        server.server_close()
+    answers, is_over = Answers(_exposition), threading.Event()
+    with ExitStack() as stack:
+        servers = [stack.enter_context(Server(where, answers)) for where in map(parse_listen, places)]
+        for number in (signal.SIGINT, signal.SIGTERM):
+            signal.signal(number, lambda *_: is_over.set())
+        for place, server in zip(places, servers, strict=True):
+            threading.Thread(target=server.serve_forever, daemon=True).start()
+            stack.callback(server.shutdown)
+            render.complain(f"doorward: serves metrics at {place}")
+        is_over.wait()
 
 
-def _exposition() -> bytes:
+def _exposition() -> Exposition:
     """Ask the daemon; that none answers is a number too, and why is said where the operator looks."""
     from doorward.metrics.families import exposition
 
@@ -60,5 +76,5 @@ def _exposition() -> bytes:
     except AnswerNo:
         return exposition(None)
     except DoorwardError as error:
-        sys.stderr.write(f"doorward: {error}\n")
+        render.complain(f"doorward: {error}")
         return exposition(None)

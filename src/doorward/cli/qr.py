@@ -6,8 +6,9 @@ import os
 import sys
 from io import StringIO
 
-from doorward.cli.render import line
+from doorward.cli.render import drawing, line
 from doorward.errors import HostError
+from doorward.libraries import install_command
 
 _WHITE_ON_BLACK, _PLAIN = "\x1b[97;40m", "\x1b[0m"  # a scanner wants the code dark on light on any terminal
 
@@ -23,7 +24,8 @@ def draw(link: str) -> None:
     try:
         import segno
     except ImportError:
-        raise HostError("for the QR code segno is missing; `pip install 'doorward[qr]'`, or send the link") from None
+        remedy = f"run `{install_command('segno')}`, or send the link"
+        raise HostError(f"a QR code needs the Python library segno; {remedy}") from None
     try:
         code = segno.make_qr(link, error="l")
     except segno.DataOverflowError:
@@ -34,4 +36,4 @@ def draw(link: str) -> None:
     if sys.stdout.isatty() and os.get_terminal_size().columns < len(rows[0]):
         raise HostError(f"the QR code is {len(rows[0])} columns wide; widen the terminal, or send the link")
     for row in rows:
-        line(f"{_WHITE_ON_BLACK}{row}{_PLAIN}" if sys.stdout.isatty() else row)
+        drawing(f"{_WHITE_ON_BLACK}{row}{_PLAIN}" if sys.stdout.isatty() else row)

@@ -1,27 +1,40 @@
-"""The only printer: tables and JSON on standard output."""
+"""The only printer: lines, tables and JSON. What others chose is made visible here, and commands no terminal."""
 
 from __future__ import annotations
 
-import json
 import sys
 from collections.abc import Sequence
 from datetime import UTC, datetime
 
+from doorward.escape import json_line, visible
 
-def line(text: str) -> None:
-    """Print one line."""
+
+def line(*texts: str) -> None:
+    """Print each text as one line."""
+    sys.stdout.writelines(f"{visible(text)}\n" for text in texts)
+
+
+def complain(*texts: str) -> None:
+    """Print each text as one line on standard error."""
+    sys.stderr.writelines(f"{visible(text)}\n" for text in texts)
+    sys.stderr.flush()
+
+
+def drawing(text: str) -> None:
+    """Print a line with colours in it, all of which must be doorward's own."""
     sys.stdout.write(text + "\n")
 
 
 def as_json(value: object) -> None:
     """Print a value as one line of JSON."""
-    line(json.dumps(value))
+    line(json_line(value))
 
 
 def table(head: Sequence[str], rows: Sequence[Sequence[str]]) -> None:
     """Print aligned columns under their names."""
-    widths = [max(map(len, column)) for column in zip(head, *rows, strict=True)]
-    for row in (head, *rows):
+    shown = [[visible(cell) for cell in row] for row in (head, *rows)]
+    widths = [max(map(len, column)) for column in zip(*shown, strict=True)]
+    for row in shown:
         line("  ".join(f"{cell:<{width}}" for cell, width in zip(row, widths, strict=True)).rstrip())
 
 

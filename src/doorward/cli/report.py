@@ -106,7 +106,8 @@ def _refuse_to_overwrite(path: Path) -> None:
     try:
         if not stat.S_ISREG(path.lstat().st_mode):
             raise UsageError(f"{path}: this is no plain file; {remedy}")
-        with path.open("rb") as file:
+        # The directory may be the daemon's: a link that comes after that look is not followed.
+        with os.fdopen(os.open(path, os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC), "rb") as file:
             if file.read(len(MARK)) != MARK.encode():
                 raise UsageError(f"{path}: this is no report of doorward, so it is left alone; {remedy}")
     except FileNotFoundError:

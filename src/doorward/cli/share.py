@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import argparse
 import json
-import sys
 
 from doorward.cli import qr
 from doorward.cli.options import add_config, configuration_path
@@ -21,7 +20,7 @@ EXAMPLE = """\
   # doorward share ssh --format qr                        # for a camera
   # doorward share ssh --format knockonports > ssh.json   # for the Android app
   # doorward share ssh --host server.example              # the link alone
-it holds the sequence: send it by a way that nobody else reads"""
+what holds a sequence is a secret: send it by a way that nobody else reads"""
 FORMATS = {
     "doorward": "a doorward:// link",
     "qr": "the link as a QR code too",
@@ -46,9 +45,9 @@ def run(args: argparse.Namespace) -> int:
     door = _door(configuration, args.door, str(path))
     address = _address(args.host, door)
     if args.format == "knockonports":
-        line(json.dumps(sharing.knock_on_ports(door, address), indent=2, ensure_ascii=False))
+        line(*json.dumps(sharing.knock_on_ports(door, address), indent=2, ensure_ascii=False).split("\n"))
     elif args.format == "knockd":
-        sys.stdout.write(sharing.knockd_stanza(door, address))
+        line(*sharing.knockd_stanza(door, address).removesuffix("\n").split("\n"))
     else:
         key = files.told_key(configuration, path.absolute().parent)
         _refuse_unlinkable(door, key)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from functools import partial
 
 from doorward.cli.knocking import Aim, Knock, tell
 from doorward.client.identity import find_signer
@@ -34,13 +35,18 @@ def dump(aim: Aim, targets: list[Target], *, as_json: bool) -> None:
     letters, signer = _prepared(aim)
     port = aim.host.signed_port or DEFAULT_SIGNED_PORT
     show = describe_json if as_json else describe
+
+    def report(letter: Letter, sent: Sent) -> None:
+        for line in show(letter, signer, sent):
+            tell(line)
+
     for each in letters:
         send(
             each,
             signer,
             each_family(targets),
             port,
-            report=lambda sent, each=each: tell(show(each, signer, sent)),  # type: ignore[misc]
+            report=partial(report, each),
             really=False,
         )
 

@@ -8,6 +8,7 @@ from typing import Any
 
 from doorward.cli import render
 from doorward.cli.options import add_config
+from doorward.daemon import switch
 from doorward.daemon.control import ask, default_path
 
 EXAMPLE = """\
@@ -15,14 +16,16 @@ EXAMPLE = """\
   door  address    ports   opened by  since                left
   ssh   192.0.2.7  22/tcp  knock      2026-05-01 12:00:09  21s
   2 doors, mode guard, process 4711
-exit status: 0 the daemon answers, 1 none runs"""
+exit status: 0 all is well; 1 no daemon runs, doorward is off, or the file is
+wrong and its last good copy is in force"""
+_MOST_FAULTS = 10  # `doorward check` shows all of them
 _LOSSES = {
     "no_room_limiter": "symbols were not matched: the limiter was full",
     "hurried": "first knocks had to be completed within 2s: too many sources in progress",
     "no_room_window": "first knocks were refused: too many sources in progress",
     "no_room_progress": "later knocks were refused: too many sources in progress",
     "no_room_open": "right knocks were refused: the open set was full",
-    "signed_fast": "datagrams for signed knocks were dropped: more than 10 a second from one source",
+    "signed_fast": "datagrams for signed knocks were dropped: more than 10/s from one source, 1,000/s from all",
     "signed_over": "datagrams for signed knocks were dropped: more than 60,000 a second from all sources",
 }
 
@@ -46,7 +49,7 @@ _REASONS = {  # of signed/judge.py and daemon/verifier.py, with those of the led
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Declare the command's words."""
-    parser.add_argument("--json", action="store_true", help="the standing openings as JSON")
+    parser.add_argument("--json", action="store_true", help="one JSON object: openings, counters, everything else")
     parser.add_argument("--fleet", action="store_true", help="every gate of the fleet")
     add_config(parser)
 
@@ -57,11 +60,13 @@ def run(args: argparse.Namespace) -> int:
         from doorward.cli import fleeting  # with all that speaks to etcd
 
         return fleeting.status(args)
+    if (off_since_s := switch.off_since_s()) is not None:
+        return _off(off_since_s, as_json=args.json)
     answer = ask(default_path(), {"command": "status"})
+    status = 1 if answer.get("last_good") else 0  # an older daemon has no such thing
     if args.json:
-        keys = ("door", "address", "ports", "since", "until")
-        render.as_json([{key: opening[key] for key in keys} for opening in answer["openings"]])
-        return 0
+        render.as_json({"off_since": None, **answer})
+        return status
     now_s = time.time()
     rows = [
         (
@@ -80,11 +85,25 @@ def run(args: argparse.Namespace) -> int:
         render.line("nothing is open")
     render.line(f"{answer['summary']}, process {answer['pid']}")
     _remark(answer)
-    return 0
+    return status
+
+
+def _off(since_s: float, *, as_json: bool) -> int:
+    if as_json:
+        render.as_json({"off_since": since_s, "openings": []})
+    else:
+        render.line(f"DOORWARD IS OFF since {render.moment(since_s)}: nothing is hidden, and no knock is read.")
+        render.line("`doorward on` brings the gate back")
+    return 1
 
 
 def _remark(answer: dict[str, Any]) -> None:
     """Say what is out of the ordinary, and how signed knocks and the fleet stand."""
+    if fault := answer.get("last_good"):
+        render.line(f"NOT LOADED: {answer['config']}; its last good copy is in force, and hooks do not run.")
+        render.line("Repair it (`doorward check`), then have it loaded again. What is wrong:")
+        for line in str(fault).splitlines()[:_MOST_FAULTS]:
+            render.line(f"  {line}")
     if (trial := answer.get("trial")) is not None:  # an older daemon has none
         render.line(
             f"this gate is on trial, {render.span(trial['left_s'])} left: open a new connection, through a knock,"
@@ -115,4 +134,7 @@ def _fleet(fleet: dict[str, Any]) -> str:
     unanswered = "".join(
         f"; {n} signed knocks {what} without its answer" for what, n in fleet["without_answer"].items()
     )
-    return f"fleet {fleet['name']}: {touch}; {fleet['openings']} open{owed}{unanswered}"
+    counts = fleet.get("rejected", {})  # an older daemon has none
+    reasons = ", ".join(f"{n} {reason}" for reason, n in sorted(counts.items()))
+    rejected = f"; {sum(counts.values())} of its openings rejected ({reasons})" if counts else ""
+    return f"fleet {fleet['name']}: {touch}; {fleet['openings']} open{owed}{unanswered}{rejected}"

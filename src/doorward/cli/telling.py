@@ -20,6 +20,8 @@ from doorward.setup.host import USUAL_SSH, Host
 _TRIAL = "5m"
 _ENDS = "ends by itself, unless confirmed"
 _ENABLE = "systemctl enable --now doorward-gate doorward"
+_WITH_SEQUENCE = "keep it secret: it holds a port sequence, and anyone who knows that can knock"
+_WITH_KEY = "not a secret: with the server's public key anyone can have the gate check a packet, and no more"
 _UNITS = [Path(folder, "doorward.service") for folder in ("/etc/systemd/system", "/usr/lib/systemd/system")]
 
 
@@ -44,26 +46,27 @@ def tell_clients(configuration: Configuration, folder: Path, address: str, name:
     doors, others = sharing.doors_of(configuration, signed=key is not None)
     if not doors:
         line(
-            "\nno client can knock yet: write public keys into authorized_keys, or a `knock` for a door, and call this"
+            "",
+            "no client can knock yet: write public keys into authorized_keys, or a `knock` for a door, and call this",
+            "again",
         )
-        line("again")
         return
     link = sharing.link_of(configuration, key, address, doors)
     text = format_link(link)
-    line("\non each client (keep it secret: whoever has it may knock):\n")
+    line("", f"on each client ({_WITH_SEQUENCE if any(ports for _, ports in link.doors) else _WITH_KEY}):", "")
     knocks = ssh_port(configuration) is not None
     line(f"  doorward add {shlex.quote(text)} --name {shlex.quote(name)}{' --ssh' if knocks else ''}")
     also = f"tells ssh to knock at {name}, and " if knocks else ""
-    line(f"\nwhich {also}writes into ~/.config/doorward/hosts.toml:\n")
+    line("", f"which {also}writes into ~/.config/doorward/hosts.toml:", "")
     for row in sharing.hosts_table(name, link).splitlines():
         line(f"  {row}")
     if _is_private(address):
-        line(f"\n{address} is an address of a private network: for clients elsewhere call this with --address")
+        line("", f"{address} is an address of a private network: for clients elsewhere call this with --address")
     if configuration.signed is not None and key is None:
         who = files.who_may_knock(configuration, folder)
-        line(f"\nnobody may send signed knocks yet: write public keys into {who}, and call this again")
+        line("", f"nobody may send signed knocks yet: write public keys into {who}, and call this again")
     if others:
-        line(f"\n{others:,} doors more do not fit in the link; `doorward share DOOR` tells of each")
+        line("", f"{others:,} doors more do not fit in the link; `doorward share DOOR` tells of each")
     if as_qr:
         line("")
         qr.draw(text)
@@ -89,14 +92,14 @@ def tell_next(configuration: Configuration, path: Path, name: str, public: Itera
     knock = f"doorward knock {called} {door.name}" + (f" --wait {port}" if port else "")
     here[_ssh(called, ssh) if ssh else knock] = "on the client"
     width = max(map(len, here))
-    line("\nnext:\n")
+    line("", "next:", "")
     for command, remark in here.items():
         line(f"  {command:<{width}}  # {remark}")
     if has_units:
-        line("\nStay logged in here until that has worked: what is connected stays connected. Or try it first:")
+        line("", "Stay logged in here until that has worked: what is connected stays connected. Or try it first:")
         line(f"`doorward run --trial {_TRIAL}` in place of the second command {_ENDS}.")
     else:
-        line("\nIf the knock lets you in, run `doorward confirm` there.")
+        line("", "If the knock lets you in, run `doorward confirm` there.")
     if configuration.gate.mode is not Mode.OBSERVE:
         words = f" --port {port}" if port else ""
         words += " --guard" if configuration.gate.mode is Mode.GUARD else ""

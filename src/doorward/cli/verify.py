@@ -5,13 +5,12 @@ from __future__ import annotations
 import argparse
 import shutil
 import socket
-import sys
 from collections.abc import Iterator
 from ipaddress import ip_address
 from pathlib import Path
 from socket import AF_INET, AF_INET6, AF_UNSPEC
 
-from doorward.cli import knocking
+from doorward.cli import knocking, render
 from doorward.cli.knocking import Aim, Knock, aim, knocker, only_door, seconds
 from doorward.cli.verifying import Display, verify
 from doorward.client.hosts import hosts_path, read_hosts
@@ -49,7 +48,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--guard", action="store_true", help="mode is guard: ports may refuse, but the door's")
     parser.add_argument("--no-knock", action="store_true", help="only look")
     parser.add_argument("--rate", metavar="N", type=int, default=DEFAULT_RATE, help="packets a second (default: 3000)")
-    parser.add_argument("--picture", metavar="FILE", type=Path, help="draw every port: .svg, or .png (needs Pillow)")
+    parser.add_argument("--picture", metavar="FILE", type=Path, help="draw every port into an SVG file")
     parser.add_argument("--json", action="store_true", help="one line an address")
     families = parser.add_mutually_exclusive_group()
     families.add_argument("-4", dest="family", action="store_const", const=AF_INET, default=AF_UNSPEC, help="IPv4 only")
@@ -134,14 +133,10 @@ def _check_means(args: argparse.Namespace) -> None:
     if not 1 <= args.rate <= HIGHEST_RATE:
         raise UsageError(f"--rate: {args.rate} is no rate; write 1 to {HIGHEST_RATE} packets a second")
     if args.picture is not None:
-        if args.picture.suffix not in (".svg", ".png"):
-            raise UsageError(f"--picture: {args.picture}: write a name that ends in .svg or .png")
+        if args.picture.suffix != ".svg":
+            raise UsageError(f"--picture: {args.picture}: the file name must end in .svg")
         if not args.picture.absolute().parent.is_dir():
             raise UsageError(f"--picture: there is no folder {args.picture.parent}; make it, or name another")
-        if args.picture.suffix == ".png":
-            from doorward.diag.png import require_pillow
-
-            require_pillow()
     if shutil.which("nmap") is None:
         raise HostError("the program `nmap` is missing; run `apt install nmap`")
 
@@ -165,19 +160,13 @@ def ways(targets: list[Target]) -> list[tuple[Target, str]]:
     if not ways:
         raise HostError(f"no way there: {'; '.join(faults)}; check this machine's network, or try -4 or -6")
     for fault in faults:
-        sys.stderr.write(f"doorward: warning: not verified, since there is no way from here: {fault}\n")
+        render.complain(f"doorward: warning: not verified, since there is no way from here: {fault}")
     return ways
 
 
 def _save_picture(path: Path, reports: list[Report]) -> None:
-    drawing = draw([sheet_of(report) for report in reports])
-    if path.suffix == ".svg":
-        raw = svg_of(drawing, f"doorward verify {reports[0].name}").encode()
-    else:
-        from doorward.diag.png import png_of
-
-        raw = png_of(drawing)
+    svg = svg_of(draw([sheet_of(report) for report in reports]), f"doorward verify {reports[0].name}")
     try:
-        path.write_bytes(raw)
+        path.write_text(svg)
     except OSError as error:
         raise HostError(f"--picture: {path} cannot be written: {error.strerror}; name another place") from None

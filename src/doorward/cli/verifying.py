@@ -25,6 +25,7 @@ from doorward.diag.verify_text import (
     values_of,
     verdict_lines,
 )
+from doorward.escape import visible
 
 LINE_WIDTH = 78
 
@@ -62,7 +63,7 @@ class Display:
 
     def _show(self, text: str) -> None:
         if self._changes:
-            sys.stderr.write("\r\033[K" + text[:LINE_WIDTH])
+            sys.stderr.write("\r\033[K" + visible(text)[:LINE_WIDTH])
             sys.stderr.flush()
 
 
@@ -118,5 +119,6 @@ def _print(report: Report, display: Display) -> None:
         return
     kinds = kinds_of(report.course, report.question.public)
     colours = display.colours
-    for text in (*text_of(kinds, colours=colours), *legend_of(kinds, colours=colours), *verdict_lines(report)):
-        render.line(text)
+    for text in (*text_of(kinds, colours=colours), *legend_of(kinds, colours=colours)):
+        render.drawing(text)
+    render.line(*verdict_lines(report))

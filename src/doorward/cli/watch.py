@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import argparse
-import json
 import sys
 from contextlib import closing
 from datetime import UTC, datetime
@@ -13,6 +12,8 @@ from typing import Any
 from doorward.cli import render
 from doorward.daemon.control import Following, default_path
 from doorward.daemon.log import stamped, text_of
+from doorward.escape import json_line
+from doorward.libraries import install_command
 
 EXAMPLE = """\
   # doorward watch | grep refused
@@ -36,7 +37,8 @@ def run(args: argparse.Namespace) -> int:
 
         return watch(default_path())
     if not is_plain:
-        sys.stderr.write("doorward: the live view needs textual (pip install 'doorward[tui]'); lines instead:\n")
+        remedy = f"run `{install_command('textual')}`; lines instead:"
+        render.complain(f"doorward: the live view needs the Python library textual; {remedy}")
     return _lines(as_json=args.json)
 
 
@@ -45,9 +47,9 @@ def _lines(*, as_json: bool) -> int:
         with closing(Following(default_path())) as following:
             first = following.first
             words = f"{first['summary']}; {len(first['openings'])} open"
-            _write(json.dumps({"event": "status", **first}) if as_json else stamped(datetime.now(UTC), words))
+            _write(json_line({"event": "status", **first}) if as_json else stamped(datetime.now(UTC), words))
             for event in following:
-                _write(json.dumps(event) if as_json else _text(event))
+                _write(json_line(event) if as_json else _text(event))
     except KeyboardInterrupt:
         return 0
     sys.stderr.write("doorward: the daemon ended\n")

@@ -5,6 +5,7 @@ from __future__ import annotations
 import re
 
 UNITS_MS = {"d": 86_400_000, "h": 3_600_000, "m": 60_000, "s": 1000, "ms": 1}  # the largest first
+_NFT_LIMIT = 100_000_000  # nft takes numbers of at most eight digits
 _DURATION = re.compile(r"([0-9]{1,15})(ms|[smhd])")  # 15 digits: beyond any limit, yet no huge number
 
 
@@ -26,9 +27,10 @@ def format_duration(ms: int) -> str:
 
 
 def nft_duration(ms: int) -> str:
-    """Write a duration as nft takes it: at most eight digits a unit, so days of milliseconds are too many."""
-    seconds, rest = divmod(ms, 1000)
-    return (f"{seconds}s" if seconds else "") + (f"{rest}ms" if rest or not seconds else "")
+    """Return a duration as nft reads it; days are named only where seconds alone would be too many."""
+    days, below_days = divmod(ms, UNITS_MS["d"]) if ms >= _NFT_LIMIT * 1000 else (0, ms)
+    seconds, rest = divmod(below_days, 1000)
+    return (f"{days}d" if days else "") + (f"{seconds}s" if seconds else "") + (f"{rest}ms" if rest or not ms else "")
 
 
 def _remedy(text: str) -> str:

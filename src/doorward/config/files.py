@@ -33,6 +33,23 @@ def trusted_owners() -> Collection[int]:
     return {0, os.geteuid(), *([int(caller)] if caller.isdecimal() else [])}
 
 
+def open_directory_of(path: Path) -> int:
+    """Open the directory that a file is in; HostError where other users could change what is in it.
+
+    What is then done relative to the descriptor happens in the directory that was judged. OSError: it cannot be opened.
+    """
+    descriptor = os.open(path.parent, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
+    try:
+        found = os.fstat(descriptor)
+        itself = Entry(str(path.parent), found.st_uid, found.st_mode, is_folder=True)
+        if wrong := objection([itself, *folders_on_the_way(path)], trusted_owners()):
+            raise HostError(f"{path}: {wrong.what}; {wrong.remedy}")
+    except BaseException:
+        os.close(descriptor)
+        raise
+    return descriptor
+
+
 def exposure(path: Path) -> tuple[str, str] | None:
     """Say that every user can read the file, and what to do; None where only some can."""
     entries = list(_entries(path, path.stat()))
@@ -57,6 +74,11 @@ def read_text(path: Path, owners: Collection[int] | None = None) -> str:
     return text_of(_bytes(path, owners), str(path))
 
 
+def read_roots_text(path: Path) -> str:
+    """Return the text of a file that nobody but root can change; ConfigError where somebody else can."""
+    return text_of(_bytes(path, (0,)), str(path))
+
+
 def text_of(raw: bytes, file: str) -> str:
     """Give the text that a file's bytes are; ConfigError where they are none."""
     if len(raw) > MAX_BYTES:
@@ -79,14 +101,17 @@ def _entries(path: Path, found: os.stat_result) -> Iterator[Entry]:
     """Describe a file and the folders above it and above what it is a link to; nothing for pipes and devices."""
     if not stat.S_ISREG(found.st_mode):
         return
-    yield Entry(str(path), found.st_uid, found.st_mode, "file")
-    places = dict.fromkeys((path.absolute(), path.resolve()))
-    folders = {place.parent: "own" for place in places}
-    for place in places:
-        folders |= {folder: "higher" for folder in place.parents if folder not in folders}
-    for folder, kind in folders.items():
+    yield Entry(str(path), found.st_uid, found.st_mode, is_folder=False)
+    yield from folders_on_the_way(path)
+
+
+def folders_on_the_way(path: Path) -> Iterator[Entry]:
+    """Describe the directories above a path and above what it is a link to, the nearest first."""
+    places = (path.absolute(), path.resolve())
+    nearest = [place.parent for place in places]
+    for folder in dict.fromkeys((*nearest, *(folder for place in places for folder in place.parents))):
         there = folder.stat()
-        yield Entry(str(folder), there.st_uid, there.st_mode, kind)
+        yield Entry(str(folder), there.st_uid, there.st_mode, is_folder=True)
 
 
 def _bytes(path: Path, owners: Collection[int] | None) -> bytes:

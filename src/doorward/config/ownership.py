@@ -12,12 +12,12 @@ from typing import NamedTuple
 
 
 class Entry(NamedTuple):
-    """The file itself (`kind` "file"), a folder that it or a link to it is in ("own"), or one above ("higher")."""
+    """The file itself, or a directory on the way to it or to what it links to."""
 
     path: str
     owner: int
     mode: int
-    kind: str
+    is_folder: bool
 
 
 class Objection(NamedTuple):
@@ -30,19 +30,20 @@ class Objection(NamedTuple):
 def objection(entries: Iterable[Entry], owners: Collection[int] | None) -> Objection | None:
     """Say who else could change the file; None: nobody. `owners`: whose it and its folders may be (None: anybody's).
 
-    A folder that others can write passes where it is sticky, as /tmp is: there nobody replaces what is not his.
+    A directory that others can write passes where it is sticky, as /tmp is: there only a file's owner replaces it.
     """
-    for path, owner, mode, kind in entries:
-        is_folder = kind != "file"
+    for path, owner, mode, is_folder in entries:
         if mode & (stat.S_IWGRP | stat.S_IWOTH) and not (is_folder and mode & stat.S_ISVTX):
-            what = f"other users can write its folder {path}" if is_folder else "other users can write this file"
+            what = f"other users can write its directory {path}" if is_folder else "other users can write this file"
             return Objection(what, f"run `chmod go-w {path}`")
-        if owners is not None and owner not in owners and kind != "higher":
-            what = f"its folder {path} belongs to user {owner}" if is_folder else f"this file belongs to user {owner}"
+        if owners is not None and owner not in owners:
+            what = (
+                f"its directory {path} belongs to user {owner}" if is_folder else f"this file belongs to user {owner}"
+            )
             return Objection(f"{what}, who could change it", f"run `chown root {path}`")
     return None
 
 
 def is_exposed(entries: Iterable[Entry]) -> bool:
     """Tell whether every user of the host can read the file."""
-    return all(entry.mode & (stat.S_IROTH if entry.kind == "file" else stat.S_IXOTH) for entry in entries)
+    return all(entry.mode & (stat.S_IXOTH if entry.is_folder else stat.S_IROTH) for entry in entries)

@@ -72,16 +72,14 @@ def what_a_door_does(report: Report, path: Keys, table: object) -> None:
         report.add((*path, "opens"), what, "leave out one of the two; a door with a target runs `on_open`")
 
 
-def what_a_fleet_needs(
-    report: Report, gate: Gate, doors: Sequence[Door], signed: Signed | None, fleet: Fleet | None
-) -> None:
-    """Refuse a gate without a name in a fleet, half of a pair of settings, and shared doors that nothing can share."""
-    for missing in [name for name, table in (("fleet", fleet), ("signed", signed)) if table is None][:1]:
-        for door in (door for door in doors if door.shared):
-            what = f"door {shown(door.name)} is shared, and there is no [{missing}]"
-            report.add(("doors", door.name, "shared"), what, "write that table, or leave `shared` out")
+def what_a_fleet_needs(report: Report, gate: Gate, doors: Sequence[Door], fleet: Fleet | None) -> None:
+    """Refuse a gate without a name in a fleet, half of a pair of settings, and shared doors without a fleet."""
     if fleet is not None:
         _what_its_table_says(report, gate, fleet)
+        return
+    for door in (door for door in doors if door.shared):
+        what = f"door {shown(door.name)} is shared, and there is no [fleet]"
+        report.add(("doors", door.name, "shared"), what, "write that table, or leave `shared` out")
 
 
 def _what_its_table_says(report: Report, gate: Gate, fleet: Fleet) -> None:

@@ -12,6 +12,7 @@ MAX_SEQUENCE = 32  # knocks; a longer one is no safer, and failure links stay at
 MAX_CAPACITY = 1 << 24  # entries a set; 16 million full entries are gigabytes of kernel memory
 DEFAULT_CAPACITY = 1 << 20
 HURRIED_MS = 2000  # the deadline of sources that find no other room: capacity / 2 s = 500,000 first knocks a second
+PLACE, REASON = "%IP%", "%REASON%"  # in a hook's words: the address, and why it was refused
 SHORTEST_TRIAL_MS, LONGEST_TRIAL_MS = 1000, 86_400_000
 
 
@@ -81,7 +82,8 @@ class Fleet:
     """The table `[fleet]`: the gates that share openings, and the etcd that they share them by.
 
     The files are named relative to the configuration's folder; an empty name is none. `timeout_ms`: how long an
-    answer is waited for. `doors`: whether the fleet's doors are taken too.
+    answer is waited for. `for_max_ms`: for how long the fleet may open a shared door here; None: for the door's own
+    `for`.
     """
 
     name: str
@@ -94,7 +96,7 @@ class Fleet:
     policy: Policy = Policy.CLOSED
     timeout_ms: int = 500
     plain: bool = False
-    doors: bool = False
+    for_max_ms: int | None = None
 
 
 @dataclass(frozen=True, slots=True)

@@ -83,11 +83,29 @@ def _opens_shell(configuration: Configuration) -> Iterator[Weakness]:
     shells = [door for door in configuration.doors if door.knock and _shell_of(door) is not None]
     if shells:
         port = _shell_of(shells[0]) or shells[0].opens[0]
-        what = (
-            f"{_named(shells)} {SHELLS[port.number]} ({port}) to a sequence, which whoever sees its packets can repeat"
+        service = f"{SHELLS[port.number]} ({port})"
+        what = f"{_named(shells)} {service} to a sequence, which anyone who sees its packets can repeat"
+        remedy = (
+            "a signed knock cannot be repeated: write [signed] in place of `knock`; `doorward key server` makes its key"
         )
-        remedy = "a signed knock cannot be repeated: write [signed], and `doorward key server` makes its key"
         yield Weakness("note", ("doors", shells[0].name, "opens"), what, remedy)
+
+
+def _unnamed(configuration: Configuration) -> Iterator[Weakness]:
+    """Note that only the server's key binds a signed knock to this gate, which may have been copied from another."""
+    if configuration.signed is not None and configuration.gate.name is None:
+        what = "the gate has no name: a signed knock for it also opens any other gate with a copy of its server key"
+        remedy = "where several gates have one key, give each a `name` in [gate], and clients `gate`"
+        yield Weakness("note", ("signed",), what, remedy)
+
+
+def _opens_both(configuration: Configuration) -> Iterator[Weakness]:
+    """Find sequences that make a signed knock needless."""
+    if configuration.signed is None:
+        return
+    if both := [door for door in configuration.doors if door.knock]:
+        what = f"{_named(both)} to a sequence as well as to a signed knock: anyone who sees its packets can repeat it"
+        yield Weakness("note", ("doors", both[0].name, "knock"), what, "take out `knock`, so that only keys open it")
 
 
 def _shell_of(door: Door) -> Port | None:
@@ -125,8 +143,16 @@ def _capacity(configuration: Configuration) -> Iterator[Weakness]:
     yield Weakness("note", ("gate", "capacity"), what, remedy)
 
 
+def _shares_nothing(configuration: Configuration) -> Iterator[Weakness]:
+    fleet = configuration.fleet
+    if fleet is not None and not any(door.shared for door in configuration.doors):
+        what = "no door is shared with the fleet: what opens at one gate opens there only"
+        yield Weakness("warning", ("fleet",), what, "write shared = true in each door that all gates open together")
+
+
 CHECKS: tuple[Check, ...] = (
     _mode,
+    _shares_nothing,
     sequences.wrong_port,
     sequences.sweeps,
     sequences.guessed,
@@ -135,6 +161,8 @@ CHECKS: tuple[Check, ...] = (
     _opens_several,
     _opens_long,
     _opens_shell,
+    _unnamed,
+    _opens_both,
     _many_combinations,
     _capacity,
 )

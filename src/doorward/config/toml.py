@@ -72,7 +72,7 @@ FLEET = {
     "policy": Setting("policy", readers.choice(Policy)),
     "timeout": Setting("timeout_ms", readers.patience),
     "plain": Setting("plain", readers.boolean),
-    "doors": Setting("doors", readers.boolean),
+    "for_max": Setting("for_max_ms", readers.duration(readers.MAX_FOR_MS)),
 }
 
 # What other programs, and haste, call the same thing.
@@ -100,8 +100,8 @@ def parse(text: str, file: str) -> Configuration:
     fleet = _fleet(report, document["fleet"]) if "fleet" in document else None
     rules.knocks_at_taken_ports(report, gate, doors, signed)
     rules.signed_port_is_taken(report, gate, doors, signed)
-    rules.what_a_fleet_needs(report, gate, doors, signed, fleet)
-    if not doors and not report.faults and fleet is None:  # a fleet may have doors of its own
+    rules.what_a_fleet_needs(report, gate, doors, fleet)
+    if not doors and not report.faults:
         report.add(("doors",), "there is no door", "write a table [doors.NAME] for each door")
     if report.faults:
         raise ConfigError(report.faults)

@@ -19,12 +19,12 @@ from doorward.daemon.errands import Errand, Errands
 from doorward.daemon.following import Followers
 from doorward.daemon.gauging import Gauging
 from doorward.daemon.healing import Healing
-from doorward.daemon.loading import Loaded, Loading, PutBack, load_file, put_back
+from doorward.daemon.loading import Loaded, Loading, PutBack, put_back
 from doorward.daemon.log import Log
 from doorward.daemon.numbers import Numbers
 from doorward.daemon.reader import Reader
 from doorward.daemon.reconcile import differences, shifted, taken_over
-from doorward.daemon.trial import HOW, Trial
+from doorward.daemon.trial import Trial
 from doorward.gate.chains import LOG_GROUP
 from doorward.gate.nft import NftError, NftFilter
 from doorward.gate.plan import Remaining, plan
@@ -75,13 +75,13 @@ class Daemon:
             parts.callback(self._control.close)
             self._events = Reader([event_log(LOG_GROUP)])
             parts.callback(self._events.close)
-            self.healing = Healing(self.loop, log, self._put_back, self._healed, self.reconcile)
+            self.healing = Healing(self.loop, log, self._put_back, self._healed, self.reconcile, self.switch_off)
             parts.callback(self.healing.close)
             parts.callback(self._leave_trial)
             parts.callback(self._end_signed)
             parts.callback(sharing.end, self)
             late = self._enter_standing()
-            self._load_first(trial_s)
+            renewal.load_first(self, trial_s)
             self.bans.put_back()
             with self.recording():
                 for opening in late:
@@ -99,6 +99,7 @@ class Daemon:
             self._feed_watchdog(every_s)
         self.log.say(f"{self.loaded.summary()}; {len(self.book)} open")
         renewal.tell_ready(self)
+        renewal.keep_configuration(self)
         self.loop.run()
         notify.notify("STOPPING=1")
         is_unconfirmed = self.trial is not None
@@ -108,6 +109,13 @@ class Daemon:
         self.log.tell_left_out()
         self.log.say("ends; openings end by themselves")
         return int(is_unconfirmed)
+
+    def switch_off(self) -> None:
+        """End without a gate. No hook runs for it: the ledger keeps what is open, and what is owed at its end."""
+        if self.trial is not None:
+            self.trial.drop()
+        self.log.say("switched off by `doorward off`; `doorward on` ends that", "warning")
+        self.loop.stop()
 
     def close(self) -> None:
         """Give back what the daemon holds; the gate stays."""
@@ -124,8 +132,8 @@ class Daemon:
         self._control.admit_group(loaded.gate.control_group)
         sharing.follow(self)
         self._follow_signed()
-        if loaded.warning:
-            self.log.say(loaded.warning, "warning")
+        for line in loaded.warning.splitlines():
+            self.log.say(line, "warning")
         if loaded.not_kept:
             self.log.say(f"the gate is in force and not kept for the next boot: {loaded.not_kept}; make room", "error")
 
@@ -263,22 +271,11 @@ class Daemon:
         self._schedule()
         return [opening for opening in openings if opening.until_s <= now_s]
 
-    def _load_first(self, trial_s: float | None) -> None:
-        """Load at the start. Where a daemon's table stands already, its own sets are right."""
-        if trial_s is not None:
-            self.trial = Trial(self, trial_s, None)
-        restore = {} if self.filter.existing() and not self.filter.is_from_file() else self._remaining()
-        child = Loading(lambda: load_file(self.config, restore, self.kept))
-        self.take(self.healing.wait_for(child))
-        if self.trial is not None:
-            self.log.say(f"on trial for {round(self.trial.left_s)}s: {self.loaded.summary()}; {HOW}", "warning")
-            self.trial.loaded(self.loaded)
-
     def _leave_trial(self) -> None:
         if self.trial is not None:
             self.trial.leave()
 
-    def _remaining(self) -> dict[Element, float]:
+    def remaining(self) -> dict[Element, float]:
         """For how long each entry of the openings in the book is to stand."""
         now_s = self.loop.now_s()
         touched = [element for opening in self.book for element in opening.elements()]
@@ -286,10 +283,10 @@ class Daemon:
 
     def _put_back(self) -> Loading[PutBack] | Loading[Loaded]:
         """Begin a repair: the gate as it was last loaded, or by the file where that could not be kept."""
-        restore, keep, config = self._remaining(), self.kept, self.config
+        restore, keep = self.remaining(), self.kept
         self._restored = tuple(restore)
         if self.loaded.not_kept:
-            return Loading(lambda: load_file(config, restore, keep))
+            return Loading(renewal.again(self, restore))
         return Loading(lambda: put_back(keep, restore))
 
     def _healed(self, outcome: PutBack | Loaded) -> int:

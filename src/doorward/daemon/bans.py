@@ -15,6 +15,7 @@ from doorward.errors import AnswerNo
 from doorward.gate.bans import Bans as Remaining
 from doorward.gate.bans import ban_of, covers
 from doorward.model import Address, Place
+from doorward.owner_rights import owner_rights
 
 NAME = "bans.json"  # in the state folder
 MAX_BANS = 10_000  # a file of half a megabyte; more is a firewall's work
@@ -35,7 +36,7 @@ class Bans:
 
     def __init__(self, path: Path, gate: Filter, say: Callable[[str, str], None]) -> None:
         self._path, self._gate, self._say = path, gate, say
-        self._until_s: dict[Place, float] = _read(path)
+        self._until_s: dict[Place, float] = read_bans(path)
 
     def standing(self) -> dict[Place, float]:
         """Give who is banned, and until when."""
@@ -87,11 +88,13 @@ class Bans:
             self._say(f"{self._path}: {error.strerror}; bans hold, and a restart forgets this change", "error")
 
 
-def _read(path: Path) -> dict[Place, float]:
-    """Read what was kept; what makes no sense is no ban."""
+def read_bans(path: Path) -> dict[Place, float]:
+    """Read who was banned, and until when, also bans that are over; what makes no sense is passed over."""
     found: dict[Place, float] = {}
     with suppress(OSError, ValueError, RecursionError):
-        kept = json.loads(path.read_text())
+        with owner_rights(path.parent):  # root asks too, in a directory of the daemon's user
+            text = durable.read(path)
+        kept = json.loads(text)
         for text, until_s in kept.items() if isinstance(kept, dict) else ():
             with suppress(ValueError):
                 if type(until_s) is float and until_s < time.time() + 366 * 86_400:

@@ -5,10 +5,10 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from typing import NamedTuple
 
+from doorward.config.schema import PLACE, REASON
 from doorward.model import Place
 
 Command = str | tuple[str, ...]  # text for a shell, as knockd's; or the words of a program
-_PLACE, _REASON = "%IP%", "%REASON%"
 REFUSALS = ""  # no door's name: what runs on refusals
 
 
@@ -33,9 +33,9 @@ Commands = Mapping[str, DoorCommands]
 def filled(command: Command, address: Place, reason: str = "") -> Command:
     """Put the address in place of each %IP%, and where something was refused the reason, one word, for %REASON%."""
     if isinstance(command, str):
-        return command.replace(_PLACE, str(address))
-    words = (word.replace(_PLACE, str(address)) for word in command)
-    return tuple(word.replace(_REASON, reason) if reason else word for word in words)
+        return command.replace(PLACE, str(address))
+    words = (word.replace(PLACE, str(address)) for word in command)
+    return tuple(word.replace(REASON, reason) if reason else word for word in words)
 
 
 def argv_of(command: Command) -> Sequence[str]:

@@ -1,4 +1,6 @@
-"""The control socket: one line of JSON in, one line of JSON out. It answers root and one configured group.
+"""The control socket: one line of JSON in, one line of JSON out. It answers root and a few others.
+
+The members of [gate] control_group open and close doors; METRICS_USER reads the numbers, and nothing else.
 
 Who follows the events gets more lines after the answer, one an event.
 """
@@ -8,6 +10,7 @@ from __future__ import annotations
 import contextlib
 import json
 import os
+import pwd
 import socket
 import struct
 from collections.abc import Callable, Iterator, Mapping
@@ -21,8 +24,11 @@ from doorward.errors import AnswerNo, DoorwardError, HostError, MalformedError, 
 
 MAX_REQUEST_BYTES = 1 << 16
 MAX_CLIENTS = 64  # more at once are turned away; commands last milliseconds
+MAX_ANSWER_BYTES = 1 << 26  # 65,536 openings take some 16 MiB; a process that answers without an end is left
 PATIENCE_S = 10.0  # a client that says nothing for so long is left
 Answer = dict[str, Any]
+METRICS_USER = "doorward-metrics"  # of the metrics unit; made by systemd/doorward.sysusers.conf
+MAX_READERS = 4  # of the clients; so that a process that serves metrics, taken over, leaves room for root
 _CREDENTIALS = struct.Struct("=iII")  # struct ucred: process, user, group
 _SO_PEERGROUPS = 59
 _TURNED_AWAY = "{} turned this call away; it answers root and [gate] control_group only, and 64 clients at once"
@@ -78,7 +84,7 @@ class ControlServer:
     """Accepts clients, checks who they are, hands requests to `answer` and sends back what it gives.
 
     A request may come with one open file: its number is the request's "descriptor", else None. It is closed after it.
-    "is_owner" tells root and the daemon's own user from the members of the group.
+    Its "is_owner" says that root or the daemon's own user asks, its "is_reader" that METRICS_USER does.
     """
 
     def __init__(self, path: Path, loop: Loop, answer: Callable[[Mapping[str, Any]], Reply]) -> None:
@@ -86,18 +92,21 @@ class ControlServer:
         self._loop = loop
         self._answer = answer
         self._group: int | None = None
+        self._reader: int | None = None
         self._clients: set[_Client] = set()
+        self._readers: set[_Client] = set()  # of the clients
         self._socket = _listen(path)
         loop.on_readable(self._socket.fileno(), self._accept)
 
     def admit_group(self, name: str | None) -> None:
-        """Let the members of a group ask, besides root. HostError where there is no such group."""
-        self._group = group_id(name)
-        mode = 0o600 if self._group is None else 0o660
+        """Let the members of a group ask, besides root and METRICS_USER. HostError where there is no such group."""
+        self._group, (self._reader, readers) = group_id(name), _user_and_group(METRICS_USER)
+        groups = [group for group in dict.fromkeys((self._group, readers)) if group is not None]
+        mode = (0o600, 0o660, 0o666)[len(groups)]  # a file has one group; who asks is looked at all the same
         try:
-            os.chown(self._path, -1, self._group or 0)
-        except PermissionError:  # a user can give files to its own groups only; who asks is looked at all the same
-            mode = 0o600 if self._group is None else 0o666
+            os.chown(self._path, -1, groups[0] if len(groups) == 1 else 0)
+        except PermissionError:  # a user can give files to its own groups only
+            mode = 0o666 if groups else 0o600
         self._path.chmod(mode)
 
     def close(self) -> None:
@@ -114,23 +123,37 @@ class ControlServer:
             client, _ = self._socket.accept()
         except OSError:
             return
-        if len(self._clients) >= MAX_CLIENTS or not self._may_ask(client):
+        rank = self._rank_of(client)
+        is_reader = rank is not None and rank["is_reader"]
+        if rank is None or len(self._clients) >= MAX_CLIENTS or (is_reader and len(self._readers) >= MAX_READERS):
             client.close()
             return
         client.setblocking(False)
-        is_owner = _is_owner(client)
 
         def reply(line: bytes, descriptor: int | None) -> Reply:
             try:
-                return self._answer(parse_request(line) | {"descriptor": descriptor, "is_owner": is_owner})
+                return self._answer(parse_request(line) | {"descriptor": descriptor, **rank})
             except DoorwardError as error:
                 return _refusal(error)
 
-        self._clients.add(_Client(client, self._loop, reply, self._clients.discard))
+        accepted = _Client(client, self._loop, reply, self._forget)
+        self._clients.add(accepted)
+        if is_reader:
+            self._readers.add(accepted)
 
-    def _may_ask(self, client: socket.socket) -> bool:
-        group: int = _credentials(client)[2]
-        return _is_owner(client) or (self._group is not None and self._group in {group, *_groups(client)})
+    def _forget(self, client: _Client) -> None:
+        self._clients.discard(client)
+        self._readers.discard(client)
+
+    def _rank_of(self, client: socket.socket) -> dict[str, bool] | None:
+        """Return what a client may ask for, as the request tells `answer`; None: nothing."""
+        _, user, group = _credentials(client)
+        groups = {group, *_groups(client)}
+        if user in (0, os.geteuid()):
+            return {"is_owner": True, "is_reader": False}
+        if self._group in groups:
+            return {"is_owner": False, "is_reader": False}
+        return {"is_owner": False, "is_reader": True} if user == self._reader else None
 
 
 class _Client:
@@ -232,8 +255,13 @@ def _credentials(client: socket.socket) -> tuple[int, int, int]:
     return process, user, group
 
 
-def _is_owner(client: socket.socket) -> bool:
-    return _credentials(client)[1] in (0, os.geteuid())
+def _user_and_group(name: str) -> tuple[int, int] | tuple[None, None]:
+    """Return the numbers of a user and its group, where the host has such a user."""
+    try:
+        found = pwd.getpwnam(name)
+    except KeyError:
+        return None, None
+    return found.pw_uid, found.pw_gid
 
 
 def _groups(client: socket.socket) -> tuple[int, ...]:
@@ -294,21 +322,38 @@ def _asked(sock: socket.socket, path: Path, request: Answer, descriptor: int | N
     """Connect and send a request; give what the answer is read from."""
     with _refusals(path):
         sock.connect(str(path))
+        _judge_listener(sock, path)
         line = json.dumps(request).encode() + b"\n"
         sent = 0 if descriptor is None else socket.send_fds(sock, [line], [descriptor])
         sock.sendall(line[sent:])
         return sock.makefile("rb")
 
 
+def _judge_listener(sock: socket.socket, path: Path) -> None:
+    """Refuse to ask where neither root nor the owner of the socket's directory listens: that is not the daemon."""
+    user, owner = _credentials(sock)[1], path.parent.stat().st_uid
+    if user not in (0, owner):
+        who = f"user {user} listens here, and the daemon is root or user {owner}, who owns {path.parent}"
+        raise UsageError(f"{path}: {who}; end that process and start doorward again")
+
+
 def _first(path: Path, replies: BinaryIO) -> Answer:
     with _refusals(path):
-        raw = replies.readline()
+        raw = replies.readline(MAX_ANSWER_BYTES)
     if not raw:
         raise UsageError(_TURNED_AWAY.format(path))
-    answer: Answer = json.loads(raw)
+    answer = _parse_answer(path, raw)
     if "error" in answer:
-        raise (AnswerNo if answer.get("exit_status") == 1 else UsageError)(answer["error"])
+        raise (AnswerNo if answer.get("exit_status") == 1 else UsageError)(str(answer["error"]))
     return answer
+
+
+def _parse_answer(path: Path, raw: bytes) -> Answer:
+    with contextlib.suppress(ValueError, RecursionError):
+        answer = json.loads(raw)
+        if isinstance(answer, dict):
+            return answer
+    raise UsageError(f"{path}: the answer is not one line of JSON; restart the daemon that listens there")
 
 
 @contextlib.contextmanager
@@ -325,6 +370,7 @@ class Following:
     """Follows the daemon's events: `first` is what `status` answers, each element of it an event from then on."""
 
     def __init__(self, path: Path) -> None:
+        self._path = path
         self._socket = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM | socket.SOCK_CLOEXEC)
         try:
             self._socket.settimeout(PATIENCE_S)
@@ -338,8 +384,8 @@ class Following:
     def __iter__(self) -> Iterator[Answer]:
         """Wait for events, and end with the daemon or with `stop`."""
         with contextlib.suppress(OSError):
-            for line in self._replies:
-                yield json.loads(line)
+            while line := self._replies.readline(MAX_ANSWER_BYTES):
+                yield _parse_answer(self._path, line)
 
     def stop(self) -> None:
         """End the iteration, from another thread too."""

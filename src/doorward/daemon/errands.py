@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import NamedTuple
 
 from doorward.config.files import read
+from doorward.daemon import last_good
 from doorward.daemon.bucket import Bucket
 from doorward.daemon.commands import REFUSALS, DoorCommands
 from doorward.daemon.log import Log
@@ -25,11 +26,18 @@ class Errand(NamedTuple):
     then: Callable[[], None] = lambda: None
 
 
+MOST_OWED = 10_000  # commands that wait for hooks to be on again; the ledger has all of them for the next start
 REFUSALS_A_MINUTE = 10  # that run `on_refuse`: strangers may not have this host start programs without a bound
 
 
 class Errands:
-    """Begin it before rights are given up: the commands run with those that it finds, and come from `config`."""
+    """Begin it before rights are given up: the commands run with those that it finds, and come from `config`.
+
+    Hooks can be off. Then no command runs, and an end whose beginning ran a command stays owed, in the ledger too,
+    until they are on again; an opening that began meanwhile owes nothing.
+    """
+
+    _are_off = False
 
     def __init__(self, loop: Loop, log: Log, config: Path, lock: Path) -> None:
         self.loop, self._log, self._config, self._lock = loop, log, config, lock
@@ -37,13 +45,38 @@ class Errands:
         self._commands: dict[str, DoorCommands] = {}
         self._limit, self._left_out = Bucket(REFUSALS_A_MINUTE / 60, REFUSALS_A_MINUTE), 0
         self._running: dict[int, Errand] = {}  # by the runner's number
+        self._owed: dict[tuple[str, Place], Errand] = {}  # ends, while hooks are off
+        self._unhooked: set[tuple[str, Place]] = set()  # openings that began while hooks were off
         self._runner = self._new_runner(first=True)
 
     def take(self, doors: Iterable[Door], on_refuse: tuple[str, ...] = ()) -> None:
         """Go over to these commands, which the runner reads for itself; what it was told it still does."""
         before, self._commands = self._commands, commands_of(doors, on_refuse)
-        if before or self._commands:
+        if (before or self._commands) and not self._are_off:
             self._runner.reload()
+
+    def turn_off(self) -> None:
+        """Run no command until `turn_on`: the file by which they run is wrong."""
+        self._are_off = True
+
+    def turn_on(self) -> None:
+        """Run commands again, those first that are owed."""
+        if not self._are_off:
+            return
+        self._are_off = False
+        if self._commands:
+            self._runner.reload()
+        owed, self._owed = self._owed, {}
+        for errand in owed.values():
+            if self.has_command(errand):
+                self.run(errand)
+            else:
+                errand.then()
+
+    def keep(self, digest: str) -> None:
+        """Have root keep a copy of the configuration whose text has this digest, if it was root who started this."""
+        if self._user == 0:
+            self._runner.keep(digest)
 
     def has_command(self, errand: Errand) -> bool:
         """Tell whether the door has a command for that."""
@@ -51,12 +84,28 @@ class Errands:
         return commands is not None and commands.of(errand.what, errand.address) is not None
 
     def run(self, errand: Errand) -> None:
-        """Have the command run."""
+        """Have the command run, or note what follows from hooks being off."""
+        opening = (errand.door, errand.address)
+        if errand.what == "open":
+            self._unhooked.discard(opening)
+            if self._are_off:
+                # An end that is still owed and this new beginning cancel out.
+                if self._owed.pop(opening, None) is None and self.has_command(errand._replace(what="close")):
+                    self._unhooked.add(opening)
+                return
+        elif opening in self._unhooked:
+            self._unhooked.discard(opening)
+            errand.then()
+            return
+        elif self._are_off:
+            if len(self._owed) < MOST_OWED:
+                self._owed[opening] = errand
+            return
         self._running[self._runner.run(errand.door, errand.address, errand.what)] = errand
 
     def refused(self, address: Place, reason: str) -> None:
         """Have `on_refuse` run, where there is one, and a few times a minute at most; `reason` is one word."""
-        if REFUSALS not in self._commands:
+        if self._are_off or REFUSALS not in self._commands:
             return
         if not self._limit.admits(self.loop.now_s()):
             self._left_out += 1
@@ -77,7 +126,15 @@ class Errands:
 
     def _new_runner(self, *, first: bool) -> Runner:
         config = self._config
-        return Runner({}, self.loop, self._report, self._lock, first=first, source=lambda: commands_in(config))
+        return Runner(
+            {},
+            self.loop,
+            self._report,
+            self._lock,
+            first=first,
+            source=lambda: commands_in(config),
+            keeper=lambda digest: last_good.keep(config, digest),
+        )
 
     def _report(self, report: Report) -> None:
         errand = self._running.get(report.number)
@@ -86,6 +143,8 @@ class Errands:
             self._replace(report.text)
         elif report.event == "unread":
             self._log.say(f"{report.text}; the commands stay as they were", "error")
+        elif report.event == "unkept":
+            self._log.say(f"{report.text}; a start with a wrong file could not use this configuration", "warning")
         elif report.event != "done":
             self._log.say(f"{door}: {report.event}: {report.text}")
         else:
@@ -98,7 +157,7 @@ class Errands:
         rights = "" if os.geteuid() == self._user else ", with the daemon's few rights: restart it, to run as before"
         self._log.say(f"{why}; starting it again{rights}", "error")
         self._runner = self._new_runner(first=False)
-        if self._commands:
+        if self._commands and not self._are_off:
             self._runner.reload()
         owed = [errand for errand in self._running.values() if errand.what == "close"]  # a second time, if need be
         self._running.clear()

@@ -14,13 +14,14 @@ from pathlib import Path
 from typing import TYPE_CHECKING, NamedTuple
 
 from doorward.config.schema import Fleet, Policy
-from doorward.daemon import renewal
 from doorward.daemon.bucket import Bucket
 from doorward.daemon.fleet_child import Child
 from doorward.daemon.loading import Loaded
 from doorward.errors import DoorwardError, MalformedError
 from doorward.fleet import talk
+from doorward.fleet.admission import FULL, Limits, Rejected, Room, judge
 from doorward.fleet.records import Key, fit
+from doorward.gate.plan import plan
 from doorward.model import Element, Opening, Place
 from doorward.signed.judge import Granted
 
@@ -31,6 +32,7 @@ _MOST_WAITING = 20_000  # messages to the process; where it takes none of them, 
 _PAUSE_S, _LONGEST_PAUSE_S = 1.0, 30.0  # after a process that ended, before the next
 _TELL_AGAIN_S = 60.0
 RECORDS_PER_S, RECORDS_AT_ONCE = 20, 500  # for the fleet's record; each gate's own ledger has all
+_REJECTIONS_PER_S, _REJECTIONS_AT_ONCE = 1 / 60, 5  # lines in the log; all are counted
 _OWN_ENDS = ("hand", "ban", "refused")  # what ends an opening everywhere
 
 
@@ -52,8 +54,6 @@ class SharedOpenings:
         self._daemon = daemon
         self._child: Child | None = None
         self._settings: tuple[Fleet, str, int, Path] | None = None
-        self._loaded = talk.Loaded(0, 0, "")
-        self._brought = 0  # the version of the fleet's doors that is being loaded
         self._waiting: deque[bytes] = deque()
         self._opened: list[talk.Item] = []
         self._closed: list[Key] = []
@@ -65,6 +65,9 @@ class SharedOpenings:
         self._limit = Bucket(RECORDS_PER_S, RECORDS_AT_ONCE)
         self.state = talk.State(False, 0, 0, 0)
         self.counts: Counter[str] = Counter()  # signed knocks that the fleet gave no answer for, by what became of them
+        self.rejected: Counter[str] = Counter()  # openings of the fleet, by reason
+        self._rejections = Bucket(_REJECTIONS_PER_S, _REJECTIONS_AT_ONCE)
+        self._unlogged = 0  # rejections since the last line
 
     def take(self, loaded: Loaded, folder: Path) -> None:
         """Go over to a configuration that was loaded; its files are relative to `folder`."""
@@ -73,26 +76,21 @@ class SharedOpenings:
         assert gate is not None  # noqa: S101
         window_ms = loaded.signed.window_ms if loaded.signed is not None else 0
         settings = fleet, gate, window_ms, folder
-        fault = fit(loaded.doors_fault, talk.LONGEST_WORDS)
-        self._loaded, self._brought = talk.Loaded(len(loaded.doors), loaded.doors_version, fault), 0
-        if fault:
-            self._daemon.log.say(f"the fleet's doors are not taken, those before stand: {loaded.doors_fault}", "error")
         if settings != self._settings:
             self._settings = settings
             self._start()
-        else:
-            self._send(self._loaded)
 
     def opened(self, opening: Opening, by: str) -> Callable[[], None]:
         """Tell of an opening: by the call that is given, once it stands in the ledger and in the gate."""
         if opening.ports:  # else there is a command at the end, which is this gate's own business
-            self._opened.append(talk.item(_key(opening), round(opening.until_s * 1000), by))
+            if self._is_shared(opening.door):
+                self._opened.append(_item(opening, by))
             self.record("opened", opening.door, opening.address, by)
         return self._flush
 
     def ended(self, opening: Opening, by: str) -> Callable[[], None]:
         """Tell that an opening was closed, likewise; one that ended by itself does so everywhere."""
-        if by in _OWN_ENDS and opening.ports:
+        if by in _OWN_ENDS and opening.ports and self._may_close(opening.door):
             self._closed.append(_key(opening))
         if by != "time":
             self.record("closed", opening.door, opening.address, by)
@@ -118,7 +116,8 @@ class SharedOpenings:
 
     def described(self) -> dict[str, object]:
         """Tell how it stands."""
-        return {"name": self._fleet.name, **self.state._asdict(), "without_answer": dict(self.counts)}
+        counts = {"without_answer": dict(self.counts), "rejected": dict(self.rejected)}
+        return {"name": self._fleet.name, **self.state._asdict(), **counts}
 
     def close(self) -> None:
         """End the process."""
@@ -142,12 +141,11 @@ class SharedOpenings:
         self._daemon.loop.on_readable(self._child.fileno(), self._hear)
         self._opened = []  # they are among those that stand
         closed, self._closed = self._closed, []
-        standing = [talk.item(_key(o), round(o.until_s * 1000), o.by) for o in self._daemon.book if o.ports]
+        standing = [_item(o, o.by) for o in self._daemon.book if o.ports and self._is_shared(o.door)]
         most = talk.MOST_AT_ONCE
         for at in range(0, max(len(standing), len(closed), 1), most):
             is_last = at + most >= max(len(standing), len(closed))
             self._send(talk.Standing(standing[at : at + most], closed[at : at + most], is_last))
-        self._send(self._loaded)
 
     def _again(self) -> None:
         loop = self._daemon.loop
@@ -212,23 +210,6 @@ class SharedOpenings:
         elif isinstance(message, talk.State):
             self.state = message
             self._pause_s = _PAUSE_S
-        elif isinstance(message, talk.Doors):
-            self._take_doors(message.version)
-
-    def _take_doors(self, version: int) -> None:
-        """Load the doors that were brought, beside the gate's own file."""
-        if self._daemon.trial is not None:
-            self._send(self._loaded._replace(version=version, fault="a gate is on trial there; reload after it"))
-            return
-        self._daemon.log.say(f"fleet: version {version} of its doors is there; loading")
-        self._brought = version
-        renewal.reload(self._daemon)
-
-    def not_loaded(self, why: str) -> None:
-        """Tell the fleet, where it waits for doors that it brought, that nothing new could be loaded."""
-        if self._brought:
-            self._send(self._loaded._replace(version=self._brought, fault=fit(why, talk.LONGEST_WORDS)))
-            self._brought = 0
 
     def _failed(self, how: str) -> None:
         self._daemon.log.say(f"what speaks to the fleet {how}; another one begins", "error")
@@ -246,25 +227,86 @@ class SharedOpenings:
         for number in list(self._claims):
             self._answer(number, None, why)
 
+    def _is_shared(self, name: str) -> bool:
+        door = self._daemon.doors.get(name)
+        return door is not None and door.shared
+
+    def _may_close(self, name: str) -> bool:
+        """Tell whether closing goes to and comes from the fleet; what a removed door left open may be closed too."""
+        return name not in self._daemon.doors or self._is_shared(name)
+
     def _open(self, items: list[talk.Item]) -> None:
-        daemon, now_s = self._daemon, self._daemon.loop.now_s()
-        elements: dict[Element, None] = {}
+        """Open what other gates opened, as far as this gate's configuration allows; each opening is judged alone."""
+        daemon, now_ms = self._daemon, round(self._daemon.loop.now_s() * 1000)
+        limits = Limits(self._fleet.for_max_ms, takes_networks=daemon.loaded.signed is not None)
+        room = Room(daemon.book)
+        admitted: list[tuple[talk.Item, Opening]] = []
+        for item in items:
+            found = judge(item, daemon.doors.get(item.key.door), limits, now_ms)
+            if found is None or daemon.bans.holds(item.key.place):
+                continue
+            if isinstance(found, Opening) and not (daemon.book.get(*item.key) or room.takes(found)):
+                found = FULL
+            if isinstance(found, Rejected):
+                self._reject(item, found)
+            else:
+                admitted.append((item, found))
+        if not (admitted := self._put(admitted)):
+            return
+        with daemon.recording():
+            for _, opening in admitted:
+                daemon.record_opening(opening, is_learnt=True)
+
+    def _put(self, admitted: list[tuple[talk.Item, Opening]]) -> list[tuple[talk.Item, Opening]]:
+        """Enter openings into the gate together, or one by one where the kernel refuses; return those that it took.
+
+        They are recorded afterwards, as those by the kernel's own hand are: what it refuses leaves no record.
+        """
+        daemon = self._daemon
         try:
-            with daemon.recording(lambda: daemon.settle(tuple(elements), {})):
-                for key, until_ms, by in items:
-                    door = daemon.doors.get(key.door)
-                    if door is None or not door.opens or until_ms / 1000 <= now_s or daemon.bans.holds(key.place):
-                        continue
-                    new = Opening(door.name, key.place, door.opens, now_s, until_ms / 1000, by)
-                    daemon.record_opening(new, is_learnt=True)
-                    elements |= dict.fromkeys(new.elements())
-        except DoorwardError as error:
-            daemon.log.say(f"what was opened elsewhere was not opened here: {error}", "error")
-            daemon.reconcile()
+            self._apply([opening for _, opening in admitted])
+        except DoorwardError:
+            daemon.healing.suspect()
+        else:
+            return admitted
+        if daemon.healing.is_damaged:
+            return admitted  # the repair puts in all of the book
+        taken = []
+        for item, opening in admitted:
+            try:
+                self._apply([opening])
+                taken.append((item, opening))
+            except DoorwardError as error:
+                self._reject(item, Rejected("kernel", str(error)))
+        return taken
+
+    def _apply(self, openings: list[Opening]) -> None:
+        """Enter openings into the gate; an entry that lasts longer by another opening stays so."""
+        until: dict[Element, float] = {}
+        for opening in openings:
+            for element in opening.elements():
+                until[element] = max(opening.until_s, until.get(element, 0.0))
+        for element, until_s in self._daemon.book.wanted_until(until).items():
+            until[element] = max(until_s, until[element])
+        now_s = self._daemon.loop.now_s()
+        want = {element: until_s - now_s for element, until_s in until.items()}
+        self._daemon.filter.apply(plan(want, want, {}))
+
+    def _reject(self, item: talk.Item, why: Rejected) -> None:
+        """Count and log; no record and no `on_refuse`: what etcd says of an address is not what its owner did."""
+        self.rejected[why.reason] += 1
+        if not self._rejections.admits(self._daemon.loop.now_s()):
+            self._unlogged += 1
+            return
+        more = f" ({self._unlogged} more rejected since the last line)" if self._unlogged else ""
+        self._unlogged = 0
+        what = f"opening {item.key.door} to {item.key.place}, by {item.by}, is rejected"
+        self._daemon.log.say(f"fleet: {what}: {why.words}{more}", "warning")
 
     def _close(self, keys: list[Key]) -> None:
         daemon = self._daemon
-        closed = [opening for key in keys if (opening := daemon.book.close(key.door, key.place)) is not None]
+        known = [key for key in keys if self._may_close(key.door)]
+        closed = [opening for key in known if (opening := daemon.book.close(key.door, key.place)) is not None]
         try:
             daemon.settle(tuple(element for opening in closed for element in opening.elements()))
         except DoorwardError as error:
@@ -300,3 +342,8 @@ class SharedOpenings:
 
 def _key(opening: Opening) -> Key:
     return Key(opening.door, opening.address)
+
+
+def _item(opening: Opening, by: str) -> talk.Item:
+    until_ms = round(opening.until_s * 1000)
+    return talk.item(_key(opening), until_ms, by, until_ms - round(opening.since_s * 1000))

@@ -73,7 +73,7 @@ def _speak(
         privileges.give_up(identity, 0)
         privileges.end_with_parent(signal.SIGKILL)
         claims = for_claims(access, fleet)
-        process = Process(Settings(fleet.name, gate, access, claims, window_ms, state, fleet.doors), daemon)
+        process = Process(Settings(fleet.name, gate, access, claims, window_ms, state), daemon)
     except (DoorwardError, OSError) as error:
         daemon.send(talk.pack(talk.Say("error", fit(str(error), talk.LONGEST_WORDS))))
     else:

@@ -14,6 +14,7 @@ from doorward.daemon.fights import Fights
 from doorward.daemon.loading import Commit, Loading
 from doorward.daemon.log import Log
 from doorward.daemon.loop import Loop
+from doorward.daemon.switch import SwitchedOff
 from doorward.errors import DoorwardError, HostError
 from doorward.gate.watch import Change, Watch, fingerprint, own_process
 
@@ -35,7 +36,7 @@ class _Damage(NamedTuple):
 class Healing:
     """`put_back` starts a repair, `healed` takes its outcome and gives how many openings stand.
 
-    `openings_changed` is called where others changed the open sets.
+    `openings_changed` is called where others changed the open sets, `switched_off` where nothing may be loaded.
     """
 
     def __init__(
@@ -45,8 +46,9 @@ class Healing:
         put_back: Callable[[], Loading[Any]],
         healed: Callable[[Outcome], int],
         openings_changed: Callable[[], None],
+        switched_off: Callable[[], None],
     ) -> None:
-        self._loop, self._log = loop, log
+        self._loop, self._log, self._switched_off = loop, log, switched_off
         self._put_back, self._healed, self._openings_changed = put_back, healed, openings_changed
         self._own = own_process()
         self._watch = Watch()
@@ -156,6 +158,8 @@ class Healing:
             outcome = self._child.result()
         except DoorwardError as error:
             outcome = error
+            if isinstance(error, SwitchedOff):
+                self._switched_off()
         self._hear()
         self._child = None
         self._watch.spare_nobody()
@@ -230,6 +234,8 @@ class Healing:
     def _repaired(self, damage: _Damage, outcome: Outcome) -> None:
         now_s = self._loop.now_s()
         self._is_repairing = False
+        if isinstance(outcome, SwitchedOff):
+            return
         self._has_failed = isinstance(outcome, DoorwardError)
         if self._has_failed:
             told = self._fights.line(damage.culprit, f"it could not be put back: {outcome}; trying again", now_s)

@@ -14,13 +14,17 @@ import traceback
 from contextlib import suppress
 from pathlib import Path
 
+from doorward.daemon import switch
 from doorward.daemon.apart import STANDARD, keep_only
 from doorward.daemon.control import answering
 from doorward.daemon.loading import put_back
+from doorward.daemon.switch import SwitchedOff
 from doorward.errors import DoorwardError
+from doorward.escape import visible
 from doorward.gate.nft import NftFilter
 
 _RETRY_S = 1.0  # also how late a deadline may be noticed after a suspend
+_LOOK_S = 0.5  # how late it may be noticed that doorward is switched off
 _DONE = b"."
 
 
@@ -66,9 +70,7 @@ def _keep(read: int, deadline_s: float, before: Path | None, control: Path) -> N
         signal.signal(signal.SIGTERM, lambda number, _: hurry.append(number))
         # What the daemon holds (above all its netlink sockets, which are its lock) must not outlive it here.
         keep_only((*STANDARD, read))
-        if os.read(read, 1) != _DONE:
-            while (left_s := deadline_s - now_s()) > 0 and not hurry:
-                select.select([], [], [], min(left_s, _RETRY_S))
+        if _is_alone(read) and _is_due(deadline_s, hurry):
             while not _take_back(before, control):
                 time.sleep(_RETRY_S)
         status = 0
@@ -78,15 +80,36 @@ def _keep(read: int, deadline_s: float, before: Path | None, control: Path) -> N
         os._exit(status)
 
 
+def _is_alone(read: int) -> bool:
+    """Wait for the daemon; True: it died. False: the trial is over, or doorward is switched off, whatever it does."""
+    while not switch.is_off():
+        if select.select([read], [], [], _LOOK_S)[0]:
+            return os.read(read, 1) != _DONE
+    return False
+
+
+def _is_due(deadline_s: float, hurry: list[int]) -> bool:
+    """Wait for the deadline, or for a signal; False: doorward was switched off before."""
+    while not switch.is_off():
+        if (left_s := deadline_s - now_s()) <= 0 or hurry:
+            return True
+        select.select([], [], [], min(left_s, _LOOK_S))
+    return False
+
+
 def _take_back(before: Path | None, control: Path) -> bool:
-    """Put the gate back, unless another daemon has come, which has loaded its own."""
-    if answering(control) is not None:
+    """Put the gate back, unless another daemon has come, which has loaded its own, or doorward was switched off."""
+    if answering(control) is not None or (before is not None and not os.path.lexists(before)):
         return True
     try:
         restore(before)
+    except SwitchedOff:
+        return True
     except DoorwardError as error:
         with suppress(OSError):
-            sys.stderr.write(f"doorward: the gate on trial could not be taken back: {error}; trying again\n")
+            sys.stderr.write(
+                f"doorward: the gate on trial could not be taken back: {visible(str(error))}; trying again\n"
+            )
             sys.stderr.flush()
         return False
     return True

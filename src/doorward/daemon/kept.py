@@ -48,7 +48,7 @@ def move(source: Path, destination: Path) -> str:
 def text(path: Path) -> str:
     """Read a kept gate; HostError where there is none."""
     try:
-        return path.read_text()
+        return durable.read(path)
     except OSError as error:
         raise HostError(f"{path}: the gate cannot be read back ({error.strerror}); let doorward read it") from None
 

@@ -8,6 +8,7 @@ leaves the gate's text in a file (kept.py), from which it can be put back.
 from __future__ import annotations
 
 import gc
+import hashlib
 import os
 import signal
 from collections.abc import Callable
@@ -17,9 +18,10 @@ from pathlib import Path
 from typing import Generic, NamedTuple, Protocol, TypeVar
 
 from doorward.automaton.compile import compile_doors
-from doorward.config.files import exposure, group_id, read
+from doorward.config.files import exposure, read_text, trusted_owners
 from doorward.config.schema import DEFAULT_CAPACITY, Configuration, Fleet, Gate, Signed, WrongPort
-from doorward.daemon import apart, kept, privileges
+from doorward.config.toml import parse
+from doorward.daemon import apart, kept, privileges, requirements, switch
 from doorward.errors import DoorwardError
 from doorward.gate.connections import standing_connections
 from doorward.gate.nft import NftFilter
@@ -64,8 +66,8 @@ class Loaded:
     signed: Signed | None = None
     depths: tuple[tuple[int, int], ...] = ()  # how many knocks led to a state (automaton/compile.py)
     fleet: Fleet | None = None
-    doors_version: int = 0  # of the fleet's doors; and why that one is not in force
-    doors_fault: str = ""
+    digest: str = ""  # of the configuration's text (`digest_of`)
+    last_good: str = ""  # what is wrong with the file, where its last good copy was loaded instead (last_good.py)
 
     def summary(self) -> str:
         """Say in a few words what is loaded."""
@@ -146,36 +148,35 @@ def _child(write: int, work: Callable[[], T], needed: int | None) -> None:
     apart.answer(write, work)
 
 
+def digest_of(text: str) -> str:
+    """Return the SHA-256 of a configuration's text, in hexadecimal."""
+    return hashlib.sha256(text.encode()).hexdigest()
+
+
 def load_file(path: Path, restore: Remaining, keep: Path) -> Loaded:
     """Load a configuration file; what a child does at the start and at a reload."""
-    configuration = read(path)
-    if configuration.fleet is not None and configuration.fleet.doors:
-        from doorward.daemon.kept_doors import load_with_doors
-
-        loaded = load_with_doors(
-            path, configuration, keep.parent, lambda found: load(found, path.parent, restore, keep)
-        )
-    else:
-        loaded = load(configuration, path.parent, restore, keep)
+    text = read_text(path, trusted_owners())
+    configuration = parse(text, str(path))
+    loaded = load(configuration, path.parent, restore, keep)
     exposed = exposure(path) if any(door.knock for door in configuration.doors) else None
-    return replace(loaded, warning=f"{path}: {exposed[0]}; {exposed[1]}") if exposed else loaded
+    warning = f"{path}: {exposed[0]}; {exposed[1]}" if exposed else ""
+    return replace(loaded, warning=warning, digest=digest_of(text))
 
 
 def load(configuration: Configuration, folder: Path, restore: Remaining, keep: Path) -> Loaded:
+    """Load a configuration whose requirements the host meets; the files that it names are relative to `folder`."""
+    for requirement in requirements.of(configuration, folder):  # before anything is changed
+        requirement.look()
+    return load_gate(configuration, restore, keep)
+
+
+def load_gate(configuration: Configuration, restore: Remaining, keep: Path, closed: tuple[Door, ...] = ()) -> Loaded:
     """Compile and load a configuration, with `restore` as its openings, and keep its text in the file `keep`.
 
-    What the configuration names is relative to `folder`.
+    The ports of the doors in `closed` are hidden too, and nothing opens them.
     """
-    ruleset = compile_configuration(configuration, memory_bytes())
-    group_id(configuration.gate.control_group)  # before anything is changed
-    if configuration.signed is not None:
-        from doorward.daemon.signed_files import read_judge  # with `cryptography`, which other gates go without
-
-        read_judge(configuration, folder)  # this too
-    if configuration.fleet is not None:
-        from doorward.daemon.fleet_files import read_access  # with `ssl`, likewise
-
-        read_access(configuration.fleet, folder)
+    hidden = tuple(door._replace(knock=()) for door in closed)
+    ruleset = compile_configuration(replace(configuration, doors=(*configuration.doors, *hidden)), memory_bytes())
     not_kept = kept.prepare(keep, ruleset.for_boot())
     try:
         commit = _watched(lambda: NftFilter().load(ruleset, restore, standing_connections()))
@@ -207,9 +208,13 @@ def put_back(keep: Path, restore: Remaining) -> PutBack:
 def _watched(change: Callable[[], None]) -> Commit:
     """Change the gate, and tell what is there then; without a fingerprint where others changed it meanwhile."""
     own = own_process()
+    switch.refuse_if_off()
     with closing(Watch()) as watch:
         watch.spare(os.getpid())
         change()
+        if switch.is_off():  # it was switched off meanwhile, and the table may have been removed before this commit
+            NftFilter().unload()
+            switch.refuse_if_off()
         found, told = fingerprint(), watch.read()
     is_sure = told is not None and all(each.process == own or each.harm != "rules" for each in told)
     return Commit(own, found if is_sure else b"")

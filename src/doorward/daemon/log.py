@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import os
 import sys
 import time
@@ -12,6 +11,7 @@ from typing import TextIO
 
 from doorward.config.duration import format_duration
 from doorward.daemon.bucket import Bucket
+from doorward.escape import json_line, visible
 from doorward.model import Opening
 
 # Of each kind of line so many a second, after so many at once: a crowd of strangers must not fill the disk. What is
@@ -79,6 +79,7 @@ class Log:
             text = text_of(event, fields)
             if self._stamp:
                 text = stamped(_now(), text)
+            text = visible(text)
         try:
             self._stream.write(text + "\n")
             self._stream.flush()
@@ -88,7 +89,7 @@ class Log:
 
 def as_json(event: str, fields: Mapping[str, object]) -> str:
     """Give an event that happens now as one line of JSON, without its end."""
-    return json.dumps({"time": _now().isoformat(timespec="milliseconds"), "event": event, **fields})
+    return json_line({"time": _now().isoformat(timespec="milliseconds"), "event": event, **fields})
 
 
 def _now() -> datetime:

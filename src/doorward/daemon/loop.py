@@ -10,6 +10,8 @@ import socket
 import time
 from collections.abc import Callable
 
+LONGEST_WAIT_S = 86_400.0  # epoll counts milliseconds in 31 bits: it refuses to wait for longer than 24.8 days
+
 
 class Loop:
     """A selector, a heap of timers, and signals turned into calls outside the handler."""
@@ -76,7 +78,8 @@ class Loop:
         self._wake_write.close()
 
     def _patience_s(self) -> float | None:
-        return max(0.0, self._timers[0][0] - self.now_s()) if self._timers else None
+        """Return how long to wait; a timer that is further away is waited for again."""
+        return min(max(0.0, self._timers[0][0] - self.now_s()), LONGEST_WAIT_S) if self._timers else None
 
     def _signalled(self) -> None:
         for number in self._wake_read.recv(4096):

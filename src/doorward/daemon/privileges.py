@@ -16,7 +16,7 @@ _MAY_CHANGE_USER = 1 << 6 | 1 << 7  # CAP_SETGID, CAP_SETUID
 _LAST_CAPABILITY = 63  # the kernel refuses numbers that it does not have
 _VERSION = 0x20080522  # _LINUX_CAPABILITY_VERSION_3
 _HEADER, _SETS = struct.Struct("=Ii"), struct.Struct("=6I")  # effective, permitted, inheritable: low words, high words
-_PR_SET_PDEATHSIG, _PR_SET_KEEPCAPS, _PR_CAPBSET_DROP, _PR_SET_NO_NEW_PRIVS = 1, 8, 24, 38
+_PR_SET_PDEATHSIG, _PR_SET_DUMPABLE, _PR_SET_KEEPCAPS, _PR_CAPBSET_DROP, _PR_SET_NO_NEW_PRIVS = 1, 4, 8, 24, 38
 _PR_SET_NAME = 15
 _PR_SET_SECCOMP, _SECCOMP_MODE_FILTER = 22, 2
 _PR_CAP_AMBIENT, _PR_CAP_AMBIENT_CLEAR_ALL = 47, 4
@@ -47,7 +47,8 @@ def service_identity() -> Identity | None:
 def give_up(identity: Identity | None, keep: int) -> None:
     """Become this user (None: stay who this is), with the capabilities of `keep` (a bit mask) that there are.
 
-    Nothing that is executed from here on can have more. OSError: the kernel refused a step.
+    Nothing that is executed from here on can have more, and no other process of this user can read this one's memory.
+    OSError: the kernel refused a step.
     """
     left = _permitted() & keep
     for number in range(_LAST_CAPABILITY + 1):
@@ -65,6 +66,12 @@ def give_up(identity: Identity | None, keep: int) -> None:
     if _libc.capset(ctypes.create_string_buffer(_HEADER.pack(_VERSION, 0)), sets):
         _raise()
     _prctl(_PR_SET_NO_NEW_PRIVS, 1)  # no set-user-ID program and no file's capabilities: what is gone stays gone
+    close_memory()  # last: a change of user takes it back
+
+
+def close_memory() -> None:
+    """Let no other process of the same user trace this one or read its memory, keys above all (PR_SET_DUMPABLE)."""
+    _prctl(_PR_SET_DUMPABLE, 0)
 
 
 def call_itself(name: str) -> None:

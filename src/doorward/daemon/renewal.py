@@ -1,11 +1,13 @@
-"""New configurations for a running daemon: from its own file by SIGHUP, from another by `doorward apply`."""
+"""Configurations for a daemon: its own file at the start and by SIGHUP, another by `doorward apply`."""
 
 from __future__ import annotations
 
 import hashlib
 import os
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
+from dataclasses import replace
 from ipaddress import ip_address
+from pathlib import Path
 from typing import TYPE_CHECKING, Any, cast
 
 from doorward.config.files import MAX_BYTES, text_of
@@ -13,14 +15,79 @@ from doorward.config.schema import LONGEST_TRIAL_MS, SHORTEST_TRIAL_MS
 from doorward.config.toml import parse
 from doorward.daemon import notify
 from doorward.daemon.control import Later
-from doorward.daemon.loading import Loaded, Loading, load, load_file
+from doorward.daemon.last_good import load_last, path_of
+from doorward.daemon.loading import Loaded, Loading, digest_of, load, load_file
+from doorward.daemon.switch import SwitchedOff
 from doorward.daemon.trial import HOW, Trial
 from doorward.errors import AnswerNo, DoorwardError, UsageError
 from doorward.gate.connections import Connection
 from doorward.gate.nft import NftError
+from doorward.gate.plan import Remaining
 
 if TYPE_CHECKING:
     from doorward.daemon.app import Daemon
+
+
+def load_first(daemon: Daemon, trial_s: float | None) -> None:
+    """Load at the start. Where a daemon's table is loaded already, its own sets are right.
+
+    If the file cannot be loaded, the last good configuration is: without a daemon no signed knock opens a door. A
+    trial has no such second try.
+    """
+    if trial_s is not None:
+        daemon.trial = Trial(daemon, trial_s, None)
+    restore = {} if daemon.filter.existing() and not daemon.filter.is_from_file() else daemon.remaining()
+    config, ruleset = daemon.config, daemon.kept
+    try:
+        loaded = daemon.healing.wait_for(Loading(lambda: load_file(config, restore, ruleset)))
+    except SwitchedOff:
+        raise
+    except DoorwardError as error:
+        if daemon.trial is not None:
+            raise
+        loaded = _load_last(daemon, restore, error)
+        daemon.errands.turn_off()
+    daemon.take(loaded)
+    if daemon.trial is not None:
+        daemon.log.say(f"on trial for {round(daemon.trial.left_s)}s: {loaded.summary()}; {HOW}", "warning")
+        daemon.trial.loaded(loaded)
+
+
+def _load_last(daemon: Daemon, restore: Remaining, error: DoorwardError) -> Loaded:
+    """Load the last good configuration in place of the file that has this error, or raise the error."""
+    config, ruleset, copy = daemon.config, daemon.kept, path_of(daemon.config)
+    if not os.path.lexists(copy):
+        raise error
+    try:
+        loaded: Loaded = daemon.healing.wait_for(Loading(lambda: load_last(config, restore, ruleset)))
+    except SwitchedOff:
+        raise
+    except DoorwardError as trouble:
+        for line in str(trouble).splitlines():
+            daemon.log.say(f"the last good configuration is not used: {line}", "error")
+        raise error from None
+    for line in str(error).splitlines():
+        daemon.log.say(line, "error")
+    daemon.log.say(
+        f"{config} cannot be loaded: {copy} is in force instead, the last good configuration. Hooks (on_open,"
+        " on_close, on_refuse) do not run. Repair the file and have it loaded again (`doorward check`, then SIGHUP)",
+        "error",
+    )
+    return replace(loaded, last_good=str(error))
+
+
+def again(daemon: Daemon, restore: Remaining) -> Callable[[], Loaded]:
+    """Return what loads again what is in force."""
+    config, ruleset, before = daemon.config, daemon.kept, daemon.loaded
+    if before.last_good:
+        return lambda: replace(load_last(config, restore, ruleset), last_good=before.last_good)
+    return lambda: load_file(config, restore, ruleset)
+
+
+def keep_configuration(daemon: Daemon) -> None:
+    """Have root keep a copy of the daemon's file, unless it is not what is in force, or on trial."""
+    if daemon.trial is None and daemon.loaded.digest:
+        daemon.errands.keep(daemon.loaded.digest)
 
 
 def reload(daemon: Daemon) -> None:
@@ -41,7 +108,9 @@ def _reload(daemon: Daemon) -> None:
 def _reloaded(daemon: Daemon, outcome: Loaded | DoorwardError) -> None:
     if not isinstance(outcome, DoorwardError):
         daemon.take(outcome)
+        daemon.errands.turn_on()
         daemon.log.say(f"reloaded: {outcome.summary()}")
+        keep_configuration(daemon)
     elif isinstance(outcome, NftError) and daemon.healing.is_damaged:  # the table was gone under it
         reload(daemon)
         return
@@ -49,8 +118,6 @@ def _reloaded(daemon: Daemon, outcome: Loaded | DoorwardError) -> None:
         for line in str(outcome).splitlines():
             daemon.log.say(line, "error")
         daemon.log.say("the configuration was not reloaded; the gate stands as it was", "error")
-        if daemon.fleet is not None:
-            daemon.fleet.not_loaded(str(outcome))
     tell_ready(daemon)
 
 
@@ -75,7 +142,7 @@ def apply(daemon: Daemon, request: Mapping[str, Any]) -> Later:
         if for_ms is not None:
             daemon.trial = Trial(daemon, for_ms / 1000, daemon.loaded, _digest(keep_open))
         keep, folder = daemon.kept, daemon.config.parent
-        child = Loading(lambda: load(parse(text_of(_read(keep_open), name), name), folder, {}, keep), keep_open)
+        child = Loading(lambda: _load_text(text_of(_read(keep_open), name), name, folder, keep), keep_open)
     finally:
         os.close(keep_open)
     later = Later()
@@ -83,11 +150,15 @@ def apply(daemon: Daemon, request: Mapping[str, Any]) -> Later:
     return later
 
 
+def _load_text(text: str, name: str, folder: Path, ruleset: Path) -> Loaded:
+    return replace(load(parse(text, name), folder, {}, ruleset), digest=digest_of(text))
+
+
 def _applied(daemon: Daemon, name: str, outcome: Loaded | DoorwardError) -> dict[str, Any]:
     trial = daemon.trial
     if isinstance(outcome, DoorwardError):
         if trial is not None:
-            trial.failed()
+            trial.drop()
         raise outcome
     daemon.take(outcome)
     notify.notify(f"STATUS={outcome.summary()}")
@@ -110,6 +181,7 @@ def confirm(daemon: Daemon, request: Mapping[str, Any]) -> dict[str, Any]:
 def installed(daemon: Daemon, _: Mapping[str, Any]) -> dict[str, Any]:
     """The daemon's file holds what is in force: the doors' commands are read from there."""
     daemon.errands.take(daemon.loaded.doors, daemon.loaded.gate.on_refuse)
+    daemon.errands.turn_on()
     return {}
 
 

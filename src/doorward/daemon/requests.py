@@ -9,9 +9,9 @@ from ipaddress import IPv6Address, ip_address, ip_network
 from itertools import islice
 from typing import TYPE_CHECKING, Any
 
-from doorward.config.duration import format_duration, parse_duration_ms
+from doorward.config.duration import parse_duration_ms
 from doorward.daemon import renewal
-from doorward.daemon.control import Reply
+from doorward.daemon.control import METRICS_USER, Reply
 from doorward.daemon.following import Follower
 from doorward.errors import AnswerNo, DoorwardError, UsageError
 from doorward.gate.bans import covers
@@ -23,6 +23,7 @@ if TYPE_CHECKING:
 
 MOST_DOORS = 200  # that one who follows is told of; who wants to know all reads the configuration
 DEFAULT_BAN_MS = 3_600_000
+_HIDDEN = "only root is shown what is wrong with it"
 MAX_FOR_MS = 365 * 86_400_000  # the kernel's timers take more, but nobody means it
 
 
@@ -31,12 +32,15 @@ def answer(daemon: Daemon, request: Mapping[str, Any]) -> Reply:
     handler = _HANDLERS.get(request["command"])
     if handler is None:
         raise UsageError(f"{request['command']!r} is nothing that the daemon does; it does {', '.join(_HANDLERS)}")
+    if request.get("is_reader") and handler is not _numbers:
+        raise UsageError(f"the user {METRICS_USER} may ask for the numbers alone; call this as root")
     if handler in _OWNERS and not request.get("is_owner"):
-        raise UsageError("changing the whole gate is for root; [gate] control_group opens and closes doors")
+        what = f"{request['command']} is for root"
+        raise UsageError(f"{what}: members of [gate] control_group see the status, and open and close doors")
     return handler(daemon, request)
 
 
-def _status(daemon: Daemon, _: Mapping[str, Any]) -> dict[str, Any]:
+def _status(daemon: Daemon, request: Mapping[str, Any]) -> dict[str, Any]:
     return {
         "pid": os.getpid(),
         "summary": daemon.loaded.summary(),
@@ -46,6 +50,10 @@ def _status(daemon: Daemon, _: Mapping[str, Any]) -> dict[str, Any]:
         "log_overflows": daemon.missed,
         "ledger_trouble": daemon.ledger.trouble,
         "config": str(daemon.config),
+        "is_loading": daemon.healing.is_busy,
+        # Of the file, which holds secrets: its digest would let guesses be checked, and its faults quote it.
+        "digest": daemon.loaded.digest if request.get("is_owner") and daemon.trial is None else "",
+        "last_good": daemon.loaded.last_good if request.get("is_owner") else bool(daemon.loaded.last_good) * _HIDDEN,
         "trial": None if daemon.trial is None else daemon.trial.described(),
         "signed": None if daemon.signed is None else daemon.signed.described(),
         "banned": len(daemon.bans.standing()),
@@ -109,8 +117,8 @@ def _ban(daemon: Daemon, request: Mapping[str, Any]) -> dict[str, Any]:
     openings = [opening for opening in daemon.book if covers(ban, opening.address)]
     for opening in openings:
         daemon.book.close(opening.door, opening.address)
-    whom = "" if ban == address else f", with all of {ban}"
-    daemon.ledger.refused(None, address, time.time(), f"banned by hand for {format_duration(for_ms)}{whom}")
+    now_s = time.time()
+    daemon.ledger.banned(ban, now_s, now_s + for_ms / 1000)
     daemon.log.event("banned", {"address": str(ban), "for_s": for_ms / 1000})
     try:
         daemon.settle(tuple(element for opening in openings for element in opening.elements()))
@@ -125,6 +133,7 @@ def _ban(daemon: Daemon, request: Mapping[str, Any]) -> dict[str, Any]:
 
 def _unban(daemon: Daemon, request: Mapping[str, Any]) -> dict[str, Any]:
     ban = daemon.bans.remove(_address(request))
+    daemon.ledger.unbanned(ban, time.time())
     daemon.log.event("unbanned", {"address": str(ban)})
     return {"ban": str(ban)}
 
@@ -141,8 +150,17 @@ def _follow(daemon: Daemon, request: Mapping[str, Any]) -> Follower:
     return daemon.followers.begin({**_status(daemon, request), "doors": doors})
 
 
-def _numbers(daemon: Daemon, _: Mapping[str, Any]) -> dict[str, Any]:
-    return daemon.gauging.answer(daemon)
+def _off(daemon: Daemon, _: Mapping[str, Any]) -> dict[str, Any]:
+    """End, since `doorward off` has made its file. Here it may not be seen: not every user can enter its directory."""
+    daemon.switch_off()
+    return {}
+
+
+def _numbers(daemon: Daemon, request: Mapping[str, Any]) -> dict[str, Any]:
+    numbers = daemon.gauging.answer(daemon)
+    if request.get("is_reader"):  # whose knocks are how far is not for everyone who may count
+        return {name: number for name, number in numbers.items() if name not in ("attempts", "listed")}
+    return numbers
 
 
 _HANDLERS: dict[str, Callable[[Daemon, Mapping[str, Any]], Reply]] = {
@@ -157,10 +175,11 @@ _HANDLERS: dict[str, Callable[[Daemon, Mapping[str, Any]], Reply]] = {
     "ban": _ban,
     "unban": _unban,
     "bans": _bans,
+    "off": _off,
 }
 
 
-_OWNERS = (renewal.apply, renewal.confirm, renewal.installed)
+_OWNERS = (renewal.apply, renewal.confirm, renewal.installed, _ban, _unban, _off)
 
 
 def _opening(daemon: Daemon, opening: Opening) -> dict[str, Any]:

@@ -1,9 +1,9 @@
 """A small process that runs the doors' commands, and nothing else.
 
-It is told only (door, address, open or close; of a refusal one word why), or to read the configuration again, and has
-the commands from there itself: whoever takes over the daemon or the part that reads strangers' bytes can choose neither
-a program nor a file. It keeps the rights that it was started with, also where the daemon gives up its own. No process
-waits for an opening to end: a command starts when it is due.
+It takes only (door, address, open or close; of a refusal one word why), or to read the configuration again, or to keep
+a copy of it (last_good.py). It has the commands from there itself: an attacker who takes over the daemon or the part
+that reads untrusted packets can choose neither a program nor a file. It keeps the rights that it was started with, also
+where the daemon gives up its own. No process waits for an opening to end: a command starts when it is due.
 """
 
 from __future__ import annotations
@@ -23,6 +23,7 @@ from functools import partial
 from pathlib import Path
 from typing import Any, NamedTuple
 
+from doorward.daemon import privileges
 from doorward.daemon.apart import STANDARD, in_child, keep_only, received
 from doorward.daemon.commands import Command, Commands, argv_of, filled, text_of
 from doorward.daemon.loop import Loop
@@ -38,7 +39,7 @@ _MESSAGE_BYTES = 1 << 16
 
 
 class Report(NamedTuple):
-    """What the runner tells: "running", "output", "done" (`status` is the exit status), "hangs", or "unread"."""
+    """What the runner tells: "running", "output", "done" (`status` is the exit status), "hangs", "unread", "unkept"."""
 
     number: int
     event: str
@@ -47,12 +48,13 @@ class Report(NamedTuple):
 
 
 Source = Callable[[], Commands]
+Keep = Callable[[str], None]
 
 
 class Runner:
     """The parent's side. `on_report` is called from the loop for each report.
 
-    It begins with `commands`, and `reload` has it take those that `source` gives.
+    It begins with `commands`, and `reload` has it take those that `source` gives; `keep` has it call `keeper`.
     """
 
     _numbers = itertools.count(1)  # of all runners: one may still report when the next has begun
@@ -66,6 +68,7 @@ class Runner:
         *,
         first: bool,
         source: Source | None = None,
+        keeper: Keep | None = None,
     ) -> None:
         self._loop, self._on_report = loop, on_report
         self._waiting: deque[bytes] = deque()
@@ -74,7 +77,9 @@ class Runner:
         ours, theirs = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
         self.pid = os.fork()
         if self.pid == 0:
-            _serve(theirs.detach(), commands, source, lock, first=first)
+            # Later: a daemon that is refused, since another one runs, must leave no process that waits for that one's.
+            begin = partial(_wait_for_orphans, lock, first=first)
+            _serve(theirs.detach(), lambda sock: _Server(sock, commands, source, keeper, begin))
         theirs.close()
         self._socket = ours
         loop.on_readable(ours.fileno(), self._read)
@@ -86,6 +91,10 @@ class Runner:
     def reload(self) -> None:
         """Have it read the commands anew, for all that it is asked from now on; "unread" tells that it could not."""
         self._ask(what="reload")
+
+    def keep(self, digest: str) -> None:
+        """Have it keep a copy of the configuration whose text has this digest; "unkept" reports that it could not."""
+        self._ask(what="keep", digest=digest)
 
     def finish(self) -> None:
         """Take no more requests, report on those that there are, and end then."""
@@ -157,11 +166,16 @@ class _Server:
     """The child's side."""
 
     def __init__(
-        self, sock: socket.socket, commands: Commands, source: Source | None, begin: Callable[[], None]
+        self,
+        sock: socket.socket,
+        commands: Commands,
+        source: Source | None,
+        keeper: Keep | None,
+        begin: Callable[[], None],
     ) -> None:
         self.loop = Loop()
         self._begin: Callable[[], None] | None = begin  # called before the first request is looked at
-        self._socket, self._commands, self._source = sock, commands, source
+        self._socket, self._commands, self._source, self._keeper = sock, commands, source, keeper
         self._waiting: deque[tuple[int, tuple[str, Place], Command]] = deque()
         self._running: dict[int, _Running] = {}
         self._asked = True
@@ -180,6 +194,8 @@ class _Server:
         request: dict[str, Any] = json.loads(raw)
         if request["what"] == "reload":
             self._reload(int(request["number"]))
+        elif request["what"] == "keep":
+            self._keep(int(request["number"]), str(request["digest"]))
         else:
             place, reason = parse_place(request["address"]), str(request["reason"])
             if reason and not (reason.isascii() and reason.isalpha()):
@@ -202,6 +218,15 @@ class _Server:
                 self._commands = in_child(self._source)
         except DoorwardError as error:
             self._tell(number, "unread", str(error)[:MAX_OUTPUT_BYTES], 0)
+        self._tell(number, "done", "", 0)
+
+    def _keep(self, number: int, digest: str) -> None:
+        keeper = self._keeper
+        try:
+            if keeper is not None:
+                in_child(lambda: keeper(digest))
+        except DoorwardError as error:
+            self._tell(number, "unkept", str(error)[:MAX_OUTPUT_BYTES], 0)
         self._tell(number, "done", "", 0)
 
     def _next(self) -> None:
@@ -288,19 +313,18 @@ def _wait_for_orphans(lock: Path, *, first: bool) -> None:
         fcntl.flock(held, fcntl.LOCK_SH)  # beside the runner that a reload leaves to finish
 
 
-def _serve(descriptor: int, commands: Commands, source: Source | None, lock: Path, *, first: bool) -> None:
+def _serve(descriptor: int, server: Callable[[socket.socket], _Server]) -> None:
     """Run the child until the daemon is gone and every command has ended."""
     status = 1
     try:
         keep_only((*STANDARD, descriptor))
+        privileges.close_memory()  # a process that was taken over could choose a program here
         for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP):
             # Those are for the daemon, which closes the socket; a handler, since what is ignored stays so in commands.
             signal.signal(number, lambda *_: None)
         signal.set_wakeup_fd(-1)
         os.umask(0o022)
-        # Not now: a daemon that is refused, since another one runs, must leave no process that waits for that one's.
-        begin = partial(_wait_for_orphans, lock, first=first)
-        _Server(socket.socket(fileno=descriptor), commands, source, begin).loop.run()
+        server(socket.socket(fileno=descriptor)).loop.run()
         status = 0
     finally:
         os._exit(status)

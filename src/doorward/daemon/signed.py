@@ -19,7 +19,7 @@ from doorward.daemon.watches import Watches
 from doorward.errors import DoorwardError, HostError, MalformedError
 from doorward.gate.chains import SIGNED_GROUP
 from doorward.model import Element, Opening
-from doorward.seen import Claim
+from doorward.seen import Claim, Clock
 from doorward.signed.judge import Granted
 
 if TYPE_CHECKING:
@@ -46,9 +46,10 @@ class SignedKnocks:
         self._pause_s = _PAUSE_S
         self._watches: Watches | None = None
         self.counts: Counter[str] = Counter()  # datagrams refused, by reason
+        self._window_ms = window_ms
         # What a ledger that is no more knew may have been dated ahead.
-        floor_s = time.time() + (window_ms / 1000 if daemon.ledger.follows_a_damaged_one else 0)
-        if told := daemon.ledger.begin_seen(_booted_s(), floor_s):
+        floor_ms = _clock().now_ms + (window_ms if daemon.ledger.follows_a_damaged_one else 0)
+        if told := daemon.ledger.seen.begin(_clock, floor_ms):
             daemon.log.say(told, "warning")
         with suppress(HostError):  # without inotify the files are looked at every two seconds
             self._watches = Watches()
@@ -58,6 +59,7 @@ class SignedKnocks:
     def take(self, configuration: Configuration, folder: Path) -> None:
         """Go over to a configuration that was loaded; its files are relative to `folder`."""
         self._settings = configuration, folder
+        self._window_ms = configuration.signed.window_ms if configuration.signed else self._window_ms
         if self._watches is not None:
             for path in self._files():
                 self._watches.watch([str(path)])
@@ -103,9 +105,11 @@ class SignedKnocks:
         self._pause_s = min(2 * self._pause_s, _LONGEST_PAUSE_S)
 
     def _look(self) -> None:
-        """Compare the files every two seconds."""
+        """Compare the files every two seconds, and see whether the clock was set."""
         if self._is_closed:
             return
+        if told := self._daemon.ledger.seen.follow_clock(self._window_ms):
+            self._daemon.log.say(told, "warning")
         if self._settings is not None:
             self._compare()
         self._daemon.loop.at(self._daemon.loop.now_s() + _LOOK_S, self._look)
@@ -170,7 +174,7 @@ class SignedKnocks:
         """Take those for this gate at once, and have the fleet asked for those that other gates may have taken."""
         if alone := [grant for grant in granted if not grant.is_shared]:
             self._claim(alone)
-        shared = [grant for grant in granted if grant.is_shared]
+        shared = self._not_banned([grant for grant in granted if grant.is_shared])
         if shared and self._daemon.fleet is not None:
             self._daemon.fleet.claim(shared, self._answered)
             return
@@ -185,19 +189,23 @@ class SignedKnocks:
                 self._object(grant, *objection)
 
     def _claim(self, granted: list[Granted]) -> None:
-        daemon = self._daemon
-        claims = [Claim(grant.id, grant.time_ms) for grant in granted]
-        objections = daemon.ledger.claim(claims, time.time(), _booted_s())
-        accepted = []
+        granted = self._not_banned(granted)
+        objections = self._daemon.ledger.seen.claim([Claim(grant.id, grant.time_ms) for grant in granted])
         for grant, objection in zip(granted, objections, strict=True):
-            if daemon.bans.holds(grant.place):  # its own packets never come here: this one asks for another's address
-                self.counts["banned"] += 1
-                daemon.refuse(grant.place, grant.door, f"signed knock: {grant.place} is banned", "banned")
-            elif objection:
+            if objection:
                 self._object(grant, "used", objection)
-            else:
-                accepted.append(grant)
-        self._open(accepted)
+        self._open([grant for grant, objection in zip(granted, objections, strict=True) if not objection])
+
+    def _not_banned(self, granted: list[Granted]) -> list[Granted]:
+        """Refuse what is for a banned address, before anything notes it as used, and return the rest.
+
+        Its own packets never come here: such a packet asks for another's address.
+        """
+        banned = [grant for grant in granted if self._daemon.bans.holds(grant.place)]
+        for grant in banned:
+            self.counts["banned"] += 1
+            self._daemon.refuse(grant.place, grant.door, f"signed knock: {grant.place} is banned", "banned")
+        return [grant for grant in granted if grant not in banned]
 
     def _object(self, grant: Granted, reason: str, words: str) -> None:
         self.counts[reason] += 1
@@ -237,9 +245,10 @@ class SignedKnocks:
             self._next = None
 
 
-def _booted_s() -> float:
-    """Tell when the machine started, by the clock as it goes now."""
-    return time.time() - time.clock_gettime(time.CLOCK_BOOTTIME)
+def _clock() -> Clock:
+    """Read the wall clock, and with it when the machine was booted."""
+    now_s = time.time()
+    return Clock(round(now_s * 1000), round((now_s - time.clock_gettime(time.CLOCK_BOOTTIME)) * 1000))
 
 
 def _stamp(path: Path) -> _Stamp:

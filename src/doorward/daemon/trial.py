@@ -52,8 +52,8 @@ class Trial:
         if loaded.not_kept:
             raise HostError(f"the gate on trial cannot be kept: {loaded.not_kept}; make room there, and try again")
 
-    def failed(self) -> None:
-        """The new gate was not loaded: nothing is to be taken back."""
+    def drop(self) -> None:
+        """End it and take nothing back: the new gate was not loaded, or doorward is switched off."""
         self._daemon.kept = self._gate
         self._keeper.dismiss()
         self._daemon.trial = None

@@ -26,7 +26,7 @@ from doorward.daemon.bucket import Bucket
 from doorward.daemon.reader import give_up_everything
 from doorward.errors import DoorwardError, Fault, MalformedError
 from doorward.model import NAME, Address, parse_place
-from doorward.signed.judge import GARBAGE, Granted, Judge, Refused
+from doorward.signed.judge import FORBIDDEN, GARBAGE, Granted, Judge, Refused
 from doorward.signed.message import MAX_FOR_MS
 from doorward.signed.sealing import CHECK_BYTES
 
@@ -235,11 +235,13 @@ class Desk:
 
     def _one(self, source: bytes, packet: bytes, now_ms: int) -> Granted | Refused:
         check = packet[:CHECK_BYTES]
-        if check in self._remembered:  # a copy: whatever it was, it is good for nothing now
+        if check in self._remembered or check + source in self._remembered:  # a copy
             return Refused(_REASON, "a packet that came before came again")
         verdict = self._judge.judge(packet, source, now_ms)
         if isinstance(verdict, Granted) or verdict.reason not in GARBAGE:
-            self._remembered[check] = None
+            # What is forbidden here may be allowed from elsewhere: a copy must not spoil the packet of its sender.
+            is_forbidden = isinstance(verdict, Refused) and verdict.reason == FORBIDDEN
+            self._remembered[check + source if is_forbidden else check] = None
             if len(self._remembered) > MAX_REMEMBERED:
                 self._remembered.popitem(last=False)
         return verdict

@@ -1,7 +1,4 @@
-"""The picture of a verification as shapes: where each rectangle, line and text goes. Pure.
-
-`svg.py` writes the shapes as text, `png.py` paints them.
-"""
+"""The picture of a verification as shapes: where each rectangle, line and text goes. Pure."""
 
 from __future__ import annotations
 

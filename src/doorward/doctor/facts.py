@@ -4,13 +4,15 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from contextlib import suppress
+from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
 from doorward.capture.listening import listening_ports
 from doorward.config.schema import Configuration
-from doorward.daemon import kept
+from doorward.daemon import kept, switch
 from doorward.daemon.control import ask, default_path
+from doorward.daemon.host_facts import UNIT_FOLDERS
 from doorward.daemon.loading import compile_configuration, memory_bytes
 from doorward.doctor.host import Boot, Facts, Network
 from doorward.doctor.network import read_network
@@ -18,9 +20,8 @@ from doorward.doctor.trace import trace
 from doorward.errors import AnswerNo, DoorwardError
 from doorward.gate.nft import NftFilter
 from doorward.ledger import ledger_path
+from doorward.owner_rights import owner_rights
 from doorward.session import ssh_connection
-
-_UNITS = ("/etc/systemd/system", "/run/systemd/system", "/usr/lib/systemd/system", "/lib/systemd/system")
 
 
 def gather(configuration: Configuration, folder: Path) -> Facts:
@@ -35,7 +36,7 @@ def gather(configuration: Configuration, folder: Path) -> Facts:
     except (DoorwardError, OSError) as error:
         unread.append(str(error))
     with suppress(AnswerNo):
-        daemon = _status(unread)
+        daemon = daemon_status(unread)
     refusal, stands, session = "", False, ssh_connection()
     try:
         nft = NftFilter()
@@ -56,9 +57,17 @@ def gather(configuration: Configuration, folder: Path) -> Facts:
         memory_bytes=memory_bytes(),
         conntrack=_conntrack(),
         unread=tuple(unread),
+        assigns_helpers=_assigns_helpers(),
         signed_doors=signed_doors,
         signed_trouble=signed_trouble,
+        off_since=off_since(),
     )
+
+
+def off_since() -> str:
+    """Return when doorward was switched off, or nothing while it is on."""
+    since_s = switch.off_since_s()
+    return "" if since_s is None else f"{datetime.fromtimestamp(since_s, UTC).astimezone():%Y-%m-%d %H:%M:%S}"
 
 
 def _signed(configuration: Configuration, folder: Path) -> tuple[frozenset[str], str]:
@@ -77,19 +86,24 @@ def _signed(configuration: Configuration, folder: Path) -> tuple[frozenset[str],
     return frozenset(doors), ""
 
 
-def _status(unread: list[str]) -> dict[str, Any] | None:
+def daemon_status(unread: list[str]) -> dict[str, Any] | None:
+    """Return what the daemon answers to `status`, or note why not. AnswerNo: none runs."""
     try:
-        return ask(default_path(), {"command": "status"})
+        status = ask(default_path(), {"command": "status"})
     except AnswerNo:
         raise
     except DoorwardError as error:
         unread.append(str(error))
         return None
+    if type(status.get("pid")) is not int:  # it goes into a command that root may run
+        unread.append(f"{default_path()}: the answer has no process number")
+        return None
+    return status
 
 
 def _boot() -> Boot:
     """Look for the links that `systemctl enable` makes; systemd itself need not answer."""
-    enabled = {unit.name for folder in _UNITS for unit in _links(Path(folder))}
+    enabled = {unit.name for folder in UNIT_FOLDERS for unit in _links(Path(folder))}
     return Boot(Path("/run/systemd/system").is_dir(), frozenset(enabled))
 
 
@@ -99,7 +113,7 @@ def _links(folder: Path) -> Iterator[Path]:
 
 
 def _is_as_loaded(text: str) -> bool | None:
-    with suppress(DoorwardError, OSError):
+    with suppress(DoorwardError, OSError), owner_rights(ledger_path().parent):
         return kept.text(ledger_path().with_name(kept.NAME)).endswith(text)
     return None
 
@@ -111,3 +125,9 @@ def _conntrack() -> tuple[int, int] | None:
     except (OSError, ValueError):
         return None
     return now, most
+
+
+def _assigns_helpers() -> bool:
+    with suppress(OSError):
+        return Path("/proc/sys/net/netfilter/nf_conntrack_helper").read_text().strip() == "1"
+    return False

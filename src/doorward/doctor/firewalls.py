@@ -47,7 +47,7 @@ def _found(facts: Facts) -> list[_Found]:
     found: dict[str, _Found] = {}
     for way in facts.trace.ways:
         for block in way.blocks:
-            if way.probe.is_knock and not is_before_mark(block.base):
+            if way.probe.published or (way.probe.is_knock and not is_before_mark(block.base)):
                 continue
             one = found.setdefault(block.rule, _Found(block))
             one.ports[way.probe.port] = None
@@ -77,9 +77,13 @@ def _listening(facts: Facts, doors: dict[Port, str]) -> Iterator[Finding]:
     if facts.listening is None:
         return
     for port, name in doors.items():
-        ways = [way for way in facts.trace.ways if way.probe.port == port and way.arrival and not way.probe.is_knock]
+        ways = [
+            way
+            for way in facts.trace.ways
+            if way.probe.port == port and way.arrival and not (way.probe.is_knock or way.probe.published)
+        ]
         here = {way.arrival for way in ways}
-        if here and all(way.is_local for way in ways) and not here & facts.listening:
+        if here and not any(way.forwarded_to for way in ways) and not here & facts.listening:
             what = f"door {name!r} opens {port}, but nothing listens there"
             yield Finding(Level.WARNING, f"port {port}", what, "start the service, or take the port out of `opens`")
 

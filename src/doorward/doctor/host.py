@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from ipaddress import IPv4Interface, IPv4Network, IPv6Interface, IPv6Network
 from typing import Any, NamedTuple
 
-from doorward.doctor.rules import Ruleset
+from doorward.doctor.rules import Helper, Ruleset
 from doorward.model import Address, Port
 from doorward.session import SshConnection
 
@@ -53,7 +53,10 @@ class Network(NamedTuple):
 
 
 class Probe(NamedTuple):
-    """A connection to try: from the operator's address, or from strangers', of whom one that gets in is enough."""
+    """A connection to try: from the operator's address, or from strangers', of whom one that gets in is enough.
+
+    `published` is the port that is forwarded to this destination, where it is tried without a knock.
+    """
 
     port: Port
     interface: str
@@ -61,6 +64,7 @@ class Probe(NamedTuple):
     destination: Address
     is_operator: bool
     is_knock: bool = False
+    published: Port | None = None
 
 
 class Base(NamedTuple):
@@ -80,7 +84,9 @@ class Block(NamedTuple):
 
 
 class Way(NamedTuple):
-    """What became of a packet: `state` is new or established, `arrival` the port that it reached, of this host or not.
+    """What became of a packet: `state` is new or established, `arrival` the port that it reached.
+
+    `forwarded_to` is the address of another host that has the port.
 
     The rules that dropped it were each left out after that, so that all of them are found.
     """
@@ -89,7 +95,7 @@ class Way(NamedTuple):
     state: str
     blocks: tuple[Block, ...]
     arrival: Port | None
-    is_local: bool = True
+    forwarded_to: Address | None = None
 
 
 class Unchecked(NamedTuple):
@@ -105,6 +111,7 @@ class Trace(NamedTuple):
     tables: tuple[str, ...] = ()
     ways: tuple[Way, ...] = ()
     unchecked: tuple[Unchecked, ...] = ()
+    helpers: tuple[Helper, ...] = ()
 
 
 class Boot(NamedTuple):
@@ -130,8 +137,10 @@ class Facts:
     memory_bytes: int
     conntrack: tuple[int, int] | None  # connections tracked now, and at most
     unread: tuple[str, ...] = ()
+    assigns_helpers: bool = False  # whether conntrack assigns helpers by port alone, as it may before Linux 6.0
     signed_doors: frozenset[str] = frozenset()  # doors that some authorized key may open
     signed_trouble: str = ""  # why no signed knock would be taken, though `[signed]` stands
+    off_since: str = ""  # when doorward was switched off; empty while it is on
 
 
 def is_watched(interfaces: Iterable[str], name: str) -> bool:

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
+from typing import Any
 
 from doorward.config.schema import Configuration, Mode
 from doorward.doctor.finding import Finding, Level
@@ -27,6 +28,12 @@ def judge(file: str, configuration: Configuration, facts: Facts) -> Iterator[Fin
     yield _of(file, configuration, facts, port, f"the port of your session from {session.source}", Level.ERROR)
 
 
+def _takes_none(daemon: Mapping[str, Any]) -> bool:
+    """Return whether a daemon that should verify signed knocks cannot."""
+    signed = daemon.get("signed")
+    return signed is not None and not signed["takes"]
+
+
 def _of(file: str, configuration: Configuration, facts: Facts, port: Port, whose: str, bad: Level) -> Finding:
     gate = configuration.gate
     opening = [door for door in configuration.doors if port in door.opens]
@@ -36,6 +43,12 @@ def _of(file: str, configuration: Configuration, facts: Facts, port: Port, whose
     if knocked is not None:
         return Finding(Level.OK, file, f"{port}, {whose}, is hidden; door {knocked.name!r} opens it by a knock")
     signed = next((door for door in opening if door.name in facts.signed_doors), None)
+    if signed is not None and facts.daemon is None and facts.table_stands:
+        what = f"{port}, {whose}, is hidden, and nothing opens it: door {signed.name!r} takes signed knocks only"
+        return Finding(Level.ERROR, file, f"{what}, which a daemon has to verify, and none runs", "start the daemon")
+    if signed is not None and facts.daemon is not None and _takes_none(facts.daemon):
+        what = f"{port}, {whose}, is hidden, and nothing opens it: door {signed.name!r} takes signed knocks only"
+        return Finding(Level.ERROR, file, f"{what}, and the daemon verifies none", "the daemon's log says why")
     if signed is not None:
         return Finding(Level.OK, file, f"{port}, {whose}, is hidden; door {signed.name!r} opens it by a signed knock")
     if opening and configuration.signed is not None:

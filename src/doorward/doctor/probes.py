@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from ipaddress import ip_address, ip_network
 from itertools import islice
 
 from doorward.config.schema import Configuration
-from doorward.doctor.host import Local, Network, Probe, is_watched
+from doorward.doctor.host import Local, Network, Probe, Way, is_watched
 from doorward.model import Address
 from doorward.session import SshConnection
 
@@ -33,6 +33,23 @@ def planned(configuration: Configuration, network: Network, session: SshConnecti
                 yield Probe(port, interface, _strangers(network, local), destination, False, is_knock)
                 if session is not None and session.source.version == version:
                     yield Probe(port, interface, (session.source,), destination, True, is_knock)
+
+
+def around(configuration: Configuration, network: Network, ways: Iterable[Way]) -> Iterator[Probe]:
+    """Give connections without a knock to where hidden ports are forwarded, by each interface that the gate watches."""
+    forwarded = {
+        (way.probe.port, way.forwarded_to, way.arrival): None
+        for way in ways
+        if way.forwarded_to not in (None, way.probe.destination) and not way.probe.is_knock
+    }
+    for port, address, arrival in forwarded:
+        if address is None or arrival is None:
+            continue
+        behind = network.way_to(address)
+        locals_ = {one.interface: one for one in network.locals if one.address.version == address.version}
+        for name, local in locals_.items():
+            if name not in ("lo", behind) and is_watched(configuration.gate.interfaces, name):
+                yield Probe(arrival, name, _strangers(network, local), address, is_operator=False, published=port)
 
 
 def _strangers(network: Network, local: Local) -> tuple[Address, ...]:

@@ -6,6 +6,7 @@ import re
 from collections.abc import Iterator
 from dataclasses import dataclass
 from functools import cached_property
+from typing import NamedTuple
 
 _CHAIN = re.compile(r"\tchain (\S+) \{")
 _RULE = re.compile(r"\t\t(.*) # handle (\d+)")
@@ -31,10 +32,24 @@ _NEEDS_HOST = {
         r"|-j (?:NFQUEUE|QUEUE|TPROXY|SYNPROXY|SET|TEE|IDLETIMER)\b"
     ),
 }
+_HELPER_OBJECT = re.compile(r'\tct helper (\S+) \{[^\n]*\n\t\ttype "([^"\n]*)"')
+_HELPER = {
+    "nft": re.compile(r'\bct helper set "([^"]*)"'),
+    # The match `helper` has the same option, and assigns nothing.
+    "iptables": re.compile(r'-j CT .*--helper "?([^ "]+)'),
+}
 _RATE = {
     "nft": re.compile(r"\b(?:limit rate|quota|ct count|update @|add @|meter)\b"),
     "iptables": re.compile(r"-m (?:limit|hashlimit|recent|connlimit|quota)\b"),
 }
+
+
+class Helper(NamedTuple):
+    """A rule that assigns a conntrack helper, such as ftp; `removal` is the command that deletes the rule."""
+
+    rule: str
+    name: str
+    removal: str
 
 
 @dataclass(frozen=True)
@@ -77,8 +92,23 @@ class Ruleset:
         for chain, rules in self.chains.items():
             for _, text in rules:
                 if _NEEDS_HOST[self._language].search(_QUOTED.sub("", text)):
-                    where = f"{self.name}, chain {chain}" if self.owner == "nft" else self.name
-                    yield f"{where}: {text}", chain in outward
+                    yield self.rule(chain, text), chain in outward
+
+    def helpers(self) -> Iterator[Helper]:
+        """Find the rules that assign a conntrack helper."""
+        objects: dict[str, str] = dict(_HELPER_OBJECT.findall(self.text))
+        for chain, rules in self.chains.items():
+            for handle, text in rules:
+                found = _HELPER[self._language].search(text)
+                if found and self.owner == "nft":
+                    removal = f"nft delete rule {self.name} {chain} handle {handle}"
+                    yield Helper(self.rule(chain, text), objects.get(str(found[1]), str(found[1])), removal)
+                elif found:
+                    yield Helper(self.rule(chain, text), found[1], f"{self.name} -D {text.removeprefix('-A ')}")
+
+    def rule(self, chain: str, text: str) -> str:
+        """Return the text with the place where it is."""
+        return f"{self.name}, chain {chain}: {text}" if self.owner == "nft" else f"{self.name}: {text}"
 
     @property
     def _language(self) -> str:

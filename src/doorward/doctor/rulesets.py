@@ -147,7 +147,7 @@ class Loaded:
             text = ruleset.chains[chain][place][1]
         except (KeyError, ValueError, IndexError):
             text = f"handle {handle}"
-        return f"{ruleset.name}, chain {chain}: {text}" if ruleset.owner == "nft" else f"{ruleset.name}: {text}"
+        return ruleset.rule(chain, text)
 
     def ruleset(self, family: str, table: str) -> Ruleset:
         """Return the ruleset that has this table."""

@@ -2,28 +2,59 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
+from typing import Any
 
 from doorward.automaton.compile import compile_doors
-from doorward.config.schema import DEFAULT_CAPACITY, Configuration, WrongPort
+from doorward.config.schema import DEFAULT_CAPACITY, Configuration, Mode, WrongPort
 from doorward.doctor.finding import Finding, Level
 from doorward.doctor.host import Facts
 from doorward.gate.ruleset import default_capacity
 
 DAEMON, GATE = "doorward.service", "doorward-gate.service"
+_MOST_NAMED = 5  # doors in one finding
 _FULL = 0.9  # of conntrack's table: a burst of a few seconds fills the rest
 
 
 def judge(file: str, configuration: Configuration, facts: Facts) -> Iterator[Finding]:
     """Look at the kernel, the daemon, the boot and the bounds."""
     yield _kernel(facts)
-    yield _daemon(file, facts)
-    yield from _boot(configuration, facts)
+    emergency = next(emergencies(facts.daemon, facts.off_since), None)
+    if emergency is not None:
+        yield emergency
+    else:
+        yield _daemon(file, configuration, facts)
+    if not facts.off_since:
+        yield from _boot(configuration, facts)
     yield from _bounds(configuration, facts)
     if configuration.signed is not None and facts.signed_trouble:
         yield Finding(Level.ERROR, "signed knocks", facts.signed_trouble, "without it the gate cannot be loaded")
     for trouble in facts.unread:
         yield Finding(Level.WARNING, "this host", trouble, "mend that, or look there yourself")
+
+
+def emergencies(daemon: Mapping[str, Any] | None, off_since: str) -> Iterator[Finding]:
+    """Report what is true whatever the file says: doorward is off, or runs with its last good configuration.
+
+    `daemon` is what the daemon answers to `status`; `off_since` is empty while doorward is on.
+    """
+    if off_since:
+        what = f"doorward is switched off since {off_since}: nothing is hidden, and no knock is read"
+        yield Finding(Level.ERROR, "doorward", what, "when you can get in without it, switch it on", ("doorward on",))
+    elif daemon is not None and (fault := daemon.get("last_good")):
+        what = (
+            f"{daemon['config']} could not be loaded ({str(fault).splitlines()[0]}): its last good copy is in force,"
+            " and hooks do not run"
+        )
+        remedy = "repair the file (`doorward check`), and have the daemon load it"
+        yield Finding(Level.ERROR, f"daemon, process {daemon['pid']}", what, remedy, (f"kill -HUP {daemon['pid']}",))
+
+
+def without_daemon(configuration: Configuration) -> list[str]:
+    """Name the hidden doors that nothing but the daemon opens: by signed knocks, or by hand."""
+    if configuration.gate.mode is Mode.OBSERVE:
+        return []
+    return [door.name for door in configuration.doors if door.opens and not door.knock]
 
 
 def _kernel(facts: Facts) -> Finding:
@@ -32,15 +63,19 @@ def _kernel(facts: Facts) -> Finding:
     return Finding(Level.OK, "nftables", "the kernel and libnftables take the gate")
 
 
-def _daemon(file: str, facts: Facts) -> Finding:
+def _daemon(file: str, configuration: Configuration, facts: Facts) -> Finding:
     status = facts.daemon
     if status is None:
-        if facts.table_stands:
-            what = "no daemon runs; knocks still open doors, but nothing is recorded, and no command of a door runs"
-        else:
+        level, needy = Level.WARNING, without_daemon(configuration)
+        if not facts.table_stands:
             what = "no daemon runs and no gate is loaded: nothing is hidden"
+        elif needy:
+            level = Level.ERROR
+            what = f"no daemon runs, and without one nothing opens {_doors(needy)}; sequences still open the others"
+        else:
+            what = "no daemon runs; sequences still open doors, but nothing is recorded, and no hook runs"
         start = f"systemctl start {DAEMON}" if DAEMON in facts.boot.units else "doorward run"
-        return Finding(Level.WARNING, "daemon", what, "start it", (start,))
+        return Finding(level, "daemon", what, "start it", (start,))
     where = f"daemon, process {status['pid']}"
     if not facts.table_stands:
         what = "it runs, but the table inet doorward is gone: nothing is hidden, and no knock opens"
@@ -73,10 +108,18 @@ def _boot(configuration: Configuration, facts: Facts) -> Iterator[Finding]:
         what = f"{DAEMON} loads the gate at boot, after the network is up: for a moment nothing is hidden"
         yield Finding(Level.WARNING, "boot", what, "enable the other unit too", (f"systemctl enable {GATE}",))
     elif DAEMON not in enabled:
-        what = f"{GATE} loads the gate at boot, but no daemon starts: nothing is recorded, no command of a door runs"
-        yield Finding(Level.WARNING, "boot", what, "enable the other unit too", (f"systemctl enable {DAEMON}",))
+        needy = without_daemon(configuration)
+        follows = f"nothing opens {_doors(needy)}" if needy else "nothing is recorded, and no hook runs"
+        what = f"{GATE} loads the gate at boot, but no daemon starts: {follows}"
+        level = Level.ERROR if needy else Level.WARNING
+        yield Finding(level, "boot", what, "enable the other unit too", (f"systemctl enable {DAEMON}",))
     else:
         yield Finding(Level.OK, "boot", "the gate is loaded before the network, and the daemon starts")
+
+
+def _doors(names: list[str]) -> str:
+    shown = ", ".join(repr(name) for name in names[:_MOST_NAMED])
+    return f"{'door' if len(names) == 1 else 'doors'} {shown}{', …' if names[_MOST_NAMED:] else ''}"
 
 
 def _bounds(configuration: Configuration, facts: Facts) -> Iterator[Finding]:

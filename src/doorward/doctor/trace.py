@@ -16,9 +16,10 @@ from doorward.config.schema import Configuration, Mark
 from doorward.daemon.apart import in_child
 from doorward.doctor.frames import TRACE, Event, Flow, Step, event, packet
 from doorward.doctor.host import Block, Network, Probe, Trace, Unchecked, Way
-from doorward.doctor.probes import planned
+from doorward.doctor.probes import around, planned
 from doorward.doctor.remedies import PRIORITY, is_before_mark
 from doorward.doctor.replica import Replica, UncheckedError, snapshot
+from doorward.doctor.rules import Helper
 from doorward.doctor.rulesets import Loaded, handles, read
 from doorward.errors import DoorwardError
 from doorward.gate.nft import NftFilter
@@ -32,6 +33,7 @@ _RECEIVE_BUFFER_BYTES = 64 << 20  # a packet is reported once for each rule that
 _RECEIVE_BYTES = 1 << 17
 MAX_BLOCKS = 16  # base chains that drop one packet
 _FIRST_PORT, _LAST_PORT = 50001, 60000  # the packets come from these, so that no other is traced
+_FIRST_UNMARKED = 57001  # those from here on are not open to their source
 _MARKER_PORT = 50000
 _OWN = "doorward_trace"
 _BEFORE_ALL, _AFTER_ALL = -(1 << 31), (1 << 31) - 1
@@ -82,7 +84,7 @@ def trace(configuration: Configuration, network: Network, session: SshConnection
     """Send what the doors' users send, and tell which rules drop it; never longer than PATIENCE_S."""
     probes = tuple(planned(configuration, network, session))
     try:
-        return in_child(lambda: _traced(probes, configuration.gate.accept_mark), PATIENCE_S)
+        return in_child(lambda: _traced(configuration, network, probes), PATIENCE_S)
     except TimeoutError:
         why = f"took more than {PATIENCE_S:.0f} s"
     except DoorwardError as error:
@@ -90,23 +92,27 @@ def trace(configuration: Configuration, network: Network, session: SshConnection
     return Trace(unchecked=(Unchecked(why),))
 
 
-def _traced(probes: Sequence[Probe], mark: Mark | None) -> Trace:
+def _traced(configuration: Configuration, network: Network, probes: Sequence[Probe]) -> Trace:
     names: tuple[str, ...] = ()
     unchecked: list[Unchecked] = []
+    helpers: tuple[Helper, ...] = ()
     try:
         rulesets, there = read(), handles()
         names = tuple(one.name for one in rulesets)
         if not rulesets:  # nothing is between a packet and its port
             return Trace((), tuple(Way(probe, "new", (), probe.port) for probe in probes if not probe.is_knock))
+        helpers = tuple(helper for one in rulesets for helper in one.helpers())
         unchecked += [Unchecked(*found) for one in rulesets for found in one.not_checkable()]
         replica = Replica(snapshot())
-        tracer = _Tracer(replica, mark, has_ingress=any("hook ingress" in one.text for one in rulesets))
+        has_ingress = any("hook ingress" in one.text for one in rulesets)
+        tracer = _Tracer(replica, configuration.gate.accept_mark, has_ingress=has_ingress)
         tracer.watch(loaded := Loaded(rulesets, there))
-        ways = tuple(way for probe in probes for way in tracer.follow(probe))
+        ways = [way for probe in probes for way in tracer.follow(probe)]
+        ways += [way for probe in around(configuration, network, ways) for way in tracer.follow(probe)]
     except (DoorwardError, OSError) as error:
-        return Trace(names, (), (Unchecked(str(error)), *unchecked))
+        return Trace(names, (), (Unchecked(str(error)), *unchecked), helpers)
     unchecked += [Unchecked(text) for text in loaded.unchecked]
-    return Trace(names, ways, tuple(dict.fromkeys(unchecked or map(Unchecked, tracer.lost))))
+    return Trace(names, tuple(ways), tuple(dict.fromkeys(unchecked or map(Unchecked, tracer.lost))), helpers)
 
 
 class _Tracer:
@@ -114,7 +120,8 @@ class _Tracer:
 
     def __init__(self, replica: Replica, mark: Mark | None, *, has_ingress: bool) -> None:
         self._replica = replica
-        self._ports = iter(range(_FIRST_PORT, _LAST_PORT + 1))
+        self._marked_ports = iter(range(_FIRST_PORT, _FIRST_UNMARKED))
+        self._unmarked_ports = iter(range(_FIRST_UNMARKED, _LAST_PORT + 1))
         self._passes: list[str] = []  # nft commands that let one connection through the chains that drop it
         self._is_fresh = True
         self.lost: list[str] = []
@@ -148,7 +155,7 @@ class _Tracer:
         yield from self._connection(probe, self._flow(probe, source))
 
     def _flow(self, probe: Probe, source: Address) -> Flow:
-        number = next(self._ports, None)
+        number = next(self._unmarked_ports if probe.is_knock or probe.published else self._marked_ports, None)
         if number is None:
             raise UncheckedError("there are too many ports to try")
         return Flow(source, number, probe.destination, probe.port)
@@ -157,15 +164,15 @@ class _Tracer:
         """Send a connection's first packet, the answer to it where it arrived, and the packet after that."""
         self._passes.clear()
         blocks, end, output = self._through(flow, Step.NEW, probe)
-        port, is_local = (end.port if end else None), not output
-        yield Way(probe, "new", blocks, port, is_local)
-        if end is None or probe.is_knock:
+        arrival = end.port if end else None, end.destination if end and output else None
+        yield Way(probe, "new", blocks, *arrival)
+        if end is None or probe.is_knock or probe.published:
             return
         back = Flow(end.destination, end.port.number, end.source, Port(end.port.protocol, end.source_port))
         blocks, answered, _ = self._through(back, Step.REPLY, probe, output)
         if answered is not None:
             blocks += self._through(flow, Step.ESTABLISHED, probe)[0]
-        yield Way(probe, "established", blocks, port, is_local)
+        yield Way(probe, "established", blocks, *arrival)
 
     def _through(
         self, flow: Flow, step: Step, probe: Probe, interface: int | None = None
@@ -178,7 +185,7 @@ class _Tracer:
         while len(blocks) < MAX_BLOCKS:
             last, base = outcome = self._sent(flow, step, probe, interface)
             if last is None:
-                if not probe.is_knock:  # the gate has seen a knock before it is routed
+                if not (probe.is_knock or probe.published):  # the gate has seen a knock before it is routed
                     self.lost.append(
                         f"a packet from {flow.source} to {flow.port} of {flow.destination}: no rule drops it, but it"
                         f" does not arrive (see the routes, rp_filter of {probe.interface}, and forwarding)"
@@ -246,8 +253,9 @@ def _outcome(events: Iterable[Event], bases: Container[tuple[str, str, str]]) ->
 
 
 def _marking(mark: Mark | None) -> str:
-    """Mark what starts a connection, as doorward's gate does with what is open to its source."""
+    """Write the rules that mark as doorward's gate does: what starts a connection, and is open to its source."""
     if mark is None:
         return "ct state new counter"  # the gate has conntrack at work in any case
     kept = f"meta mark set meta mark & {0xFFFF_FFFF & ~mark.mask:#x}"
-    return f"{kept}\n        ct state new {kept} | {mark.value:#x}"
+    opened = f"meta l4proto {{ tcp, udp }} th sport {_FIRST_PORT}-{_FIRST_UNMARKED - 1} ct state new"
+    return f"{kept}\n        {opened} {kept} | {mark.value:#x}"

@@ -40,7 +40,9 @@ def conclude(case: Case, wanted: int | None = None) -> Conclusion:
         return Conclusion(_without_door(case), None if door is None else door.name)
     meant = case.house.doors[alignment.door]
     first, *also = faults or [_puzzle(meant)]
-    return Conclusion(first, meant.name, False, tuple(also[:MOST_SECONDARY]))
+    if opening is not None:
+        first = _after_opening(case, opening[1], meant, first)
+    return Conclusion(first, meant.name, opening is not None, tuple(also[:MOST_SECONDARY]))
 
 
 def _last_opening(case: Case, wanted: int | None) -> tuple[Step, int] | None:
@@ -69,6 +71,15 @@ def _last_try(case: Case, steps: Sequence[Step], wanted: int | None) -> Alignmen
 def _is_another_try(case: Case, alignment: Alignment) -> bool:
     """Tell whether this is a try at a knock, and not just some packet."""
     return len(alignment.matches) > len(case.house.doors[alignment.door].knock) / 2
+
+
+def _after_opening(case: Case, opened: int, meant: Door, fault: Fault) -> Fault:
+    """Say of a failed try that a door had opened before it."""
+    times = sum(opened in step.opened for step in case.steps)
+    door = case.house.doors[opened]
+    before = f"door {door.name} opened" + (f" {times} times" if times > 1 else "")
+    last = "the last try" if door is meant else f"the last try at door {meant.name}"
+    return fault._replace(what=f"{before}; {last} did not open it: {fault.what}")
 
 
 def _opened(case: Case, step: Step, index: int) -> Conclusion:

@@ -14,7 +14,7 @@ class Fault(NamedTuple):
 
 
 class Conclusion(NamedTuple):
-    """What came of it. `door` is the one that was meant, `opened` whether the automaton opened it."""
+    """What came of it. `door` is the one that was meant in the last try, `opened` whether any try opened a door."""
 
     fault: Fault
     door: str | None = None

@@ -8,11 +8,12 @@ from doorward.explain import words
 from doorward.explain.conclusion import Conclusion, Fault
 from doorward.ledger import Record
 
+Moment = Callable[[float], str]  # writes a time
 
-def conclude_records(
-    address: str, records: Sequence[Record], now_s: float, moment: Callable[[float], str]
-) -> Conclusion:
-    """Judge by the last record; `records` are in the order of time, and `moment` writes a time."""
+
+def conclude_records(address: str, records: Sequence[Record], now_s: float, moment: Moment) -> Conclusion:
+    """Judge by the last opening or refusal; `records` are in the order of time."""
+    records = [record for record in records if record.event != "banned"]
     if not records:
         what = f"the ledger has nothing of {address}: no knock from there was ever complete"
         remedy = f"see what arrives: `doorward explain --live {address}`; it may come from another address"
@@ -24,7 +25,13 @@ def conclude_records(
     return Conclusion(_of_opening(last, now_s, moment), last.door, True)
 
 
-def _of_opening(last: Record, now_s: float, moment: Callable[[float], str]) -> Fault:
+def with_ban(conclusion: Conclusion, address: str, until_s: float, moment: Moment) -> Conclusion:
+    """Conclude that an address is banned, whatever else came of its packets."""
+    fault = Fault("banned", f"{address} is banned until {moment(until_s)}", f"`doorward unban {address}` ends that")
+    return Conclusion(fault, conclusion.door)
+
+
+def _of_opening(last: Record, now_s: float, moment: Moment) -> Fault:
     detail, opened = last.detail, f"door {last.door} opened at {moment(last.at_s)}, by {last.detail['by']}"
     ports = words.listed(detail["ports"]) or "no port"
     if detail["closed"] is None and detail["until"] > now_s:
@@ -37,6 +44,8 @@ def _of_opening(last: Record, now_s: float, moment: Callable[[float], str]) -> F
     if detail["closed_by"] == "lost":
         remedy = "see in the daemon's log which program changed the gate"
         return Fault("closed_by_others", f"{opened}, and the kernel lost it after {lasted}", remedy)
+    if detail["closed_by"] == "ban":
+        return Fault("closed_by_ban", f"{opened}, and a ban closed it after {lasted}", "knock again once it is over")
     remedy = f"connect within that time to {ports}, or write a longer `for`; then knock again"
     return Fault("is_over", f"{opened}, and its time was over after {lasted}", remedy)
 

@@ -93,13 +93,13 @@ class Etcd:
             body |= {"sort_order": "DESCEND", "sort_target": "MOD"}
         return forms.listing(self.call("kv/range", body))
 
-    def prefix(self, prefix: str, page: int = PAGE) -> Listing:
-        """Read all keys that begin so, as they were at one revision; `page`: so many with an answer."""
+    def prefix(self, prefix: str) -> Listing:
+        """Read all keys that begin so, as they were at one revision."""
         end = forms.after(prefix)
-        found = self.range(prefix, end, limit=page)
+        found = self.range(prefix, end, limit=PAGE)
         entries, is_whole = list(found.entries), found.is_whole
         while not is_whole:
-            more = self.range(entries[-1].key + "\0", end, limit=page, at=found.revision)
+            more = self.range(entries[-1].key + "\0", end, limit=PAGE, at=found.revision)
             entries, is_whole = entries + more.entries, more.is_whole
         return Listing(entries, found.revision)
 
@@ -107,9 +107,9 @@ class Etcd:
         """Write a key; gives the revision."""
         return forms.revision(self.call("kv/put", forms.put(key, value, lease)))
 
-    def delete(self, key: str, end: str = "") -> int:
-        """Delete a key, or a range; gives how many were there."""
-        return forms.number(self.call("kv/deleterange", forms.key_range(key, end)), "deleted")
+    def delete(self, key: str) -> int:
+        """Delete a key; gives how many were there."""
+        return forms.number(self.call("kv/deleterange", forms.key_range(key)), "deleted")
 
     def txn(self, conditions: Sequence[tuple[str, int]], then: Sequence[Message], look: str = "") -> Done:
         """Do `then` if each key was written last at its revision (0: is not there); else read the key `look`."""

@@ -61,7 +61,7 @@ class Watched(NamedTuple):
 
 def b64(data: str | bytes) -> str:
     """Write a key or a value."""
-    raw = data.encode() if isinstance(data, str) else data
+    raw = data.encode(errors="surrogateescape") if isinstance(data, str) else data
     return base64.b64encode(raw).decode()
 
 
@@ -175,11 +175,8 @@ def _change(message: Message) -> Change:
 
 
 def _entry(message: Message) -> Entry:
-    key = _bytes(message, "key")
-    try:
-        name = key.decode()
-    except UnicodeDecodeError:
-        raise MalformedError("etcd: a key that is no text") from None
+    # A key may have any bytes; one that is not text must not keep the others from being read.
+    name = _bytes(message, "key").decode(errors="surrogateescape")
     return Entry(name, _bytes(message, "value"), number(message, "mod_revision"), number(message, "lease"))
 
 

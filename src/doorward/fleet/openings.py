@@ -28,11 +28,12 @@ class Known:
 
 
 class Open(NamedTuple):
-    """Open it here: another gate did."""
+    """Open it here: another gate did, for `for_ms`."""
 
     key: Key
     left_ms: int
     by: str
+    for_ms: int
 
 
 class Close(NamedTuple):
@@ -48,13 +49,14 @@ class Tell(NamedTuple):
 
 
 class Found(NamedTuple):
-    """A key as etcd has it: its revision, whose it is, what it says, and for how long it has still to stand here."""
+    """A key as etcd has it: its revision, whose it is, what it says, and how much of `for_ms` is left of it here."""
 
     key: Key
     revision: int
     gate: str
     by: str
     left_ms: int
+    for_ms: int
 
 
 Effect = Open | Close | Tell
@@ -130,8 +132,8 @@ class Openings:
         if found.left_ms <= 0 or until_ms <= known.until_ms + CLOSE_MS:
             return []
         known.until_ms, known.by, known.is_owed = until_ms, found.by, False
-        by = found.by if found.gate == self._gate else f"{found.by} at {found.gate}"
-        return [Open(found.key, found.left_ms, by)]
+        # Also with this gate's own name: anyone who can write to etcd can use it, and it did not happen here.
+        return [Open(found.key, found.left_ms, f"{found.by} at {found.gate}", found.for_ms)]
 
     def deleted(self, key: Key, revision: int, now_ms: int) -> list[Effect]:
         """A key is gone. Before its end that is a close, since its lease outlasts it."""

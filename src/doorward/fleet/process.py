@@ -18,7 +18,6 @@ from typing import Any, ClassVar, NamedTuple
 
 from doorward.errors import MalformedError
 from doorward.fleet import talk
-from doorward.fleet.doors import Answering, Bringing, Brought, Telling, version_in
 from doorward.fleet.etcd import Access, now_ms
 from doorward.fleet.forms import Entry
 from doorward.fleet.openings import Close, Effect, Open, Openings
@@ -26,6 +25,7 @@ from doorward.fleet.records import Key, Tree, fit, parse_key
 from doorward.fleet.remembered import Remembered
 from doorward.fleet.watching import Beat, Changes, Other, Pulse, Silent, Snapshot, Watcher
 from doorward.fleet.writing import (
+    Answering,
     Differs,
     Erase,
     Failed,
@@ -41,7 +41,6 @@ FILE = "fleet.sqlite"  # in the state folder
 LOG_SLOTS = 10_000  # records of each gate that the fleet keeps
 _WRITERS, _CLAIMERS = 4, 2  # each waits for etcd most of the time
 _PROOFS = 120
-_OWN_DOORS = "it takes no doors of the fleet; [fleet] doors = true does"
 _MOST_NOTES = 1000  # that wait to be kept; beyond it they stand in the gate's own ledger only
 
 
@@ -54,7 +53,6 @@ class Settings(NamedTuple):
     claims: Access
     window_ms: int
     folder: Path
-    takes_doors: bool = False
 
 
 class Heard(NamedTuple):
@@ -78,10 +76,6 @@ class Process:
         self._closed: list[Key] = []
         self._is_silent, self._was_told = False, False
         self._revision, self._slot, self._notes = 0, 0, 0
-        self._loaded = talk.Loaded(0, 0, "")
-        self._current: Entry | None = None  # the pointer to the version of the fleet's doors that stands
-        self._is_bringing = False  # other doors are on their way into the gate
-        self._undone: set[type] = set()  # of Bringing and Telling: to be tried again
         self._troubles: dict[type, str] = {}  # of each kind of task: why the last one failed
         self._is_doubled = False
         self._state: talk.State | None = None
@@ -133,7 +127,7 @@ class Process:
             self._begin(message)
         elif isinstance(message, talk.Opened):
             now = now_ms()
-            self._take([e for item in message.openings for e in self._openings.opened(*item, now)])
+            self._take([e for i in message.openings for e in self._openings.opened(i.key, i.until_ms, i.by, now)])
         elif isinstance(message, talk.Closed):
             for key in message.keys:
                 self._take(self._openings.closed(key, now_ms()))
@@ -141,11 +135,6 @@ class Process:
             self._claim(message)
         elif isinstance(message, talk.Recorded):
             self._record(message)
-        elif isinstance(message, talk.Loaded):
-            self._loaded, self._is_bringing = message, False
-            self._office.tasks.put(Telling(*message))
-            if self._current is not None and version_in(self._current.value) != message.version:
-                self._follow_doors()
 
     def _begin(self, message: talk.Standing) -> None:
         self._standing += message.openings
@@ -186,7 +175,7 @@ class Process:
         closed: list[Key] = []
         for effect in effects:
             if isinstance(effect, Open):
-                opened.append(talk.item(effect.key, now_ms() + effect.left_ms, effect.by))
+                opened.append(talk.item(effect.key, now_ms() + effect.left_ms, effect.by, effect.for_ms))
             elif isinstance(effect, Close):
                 closed.append(effect.key)
             else:
@@ -229,15 +218,9 @@ class Process:
         elif isinstance(failed.task, Note):
             self._notes -= 1
         kind = type(failed.task)
-        if kind in (Bringing, Telling):
-            self._undone.add(kind)  # likewise
-            self._is_bringing &= kind is Telling
         if failed.why and failed.why != self._troubles.get(kind):
             self._troubles[kind] = failed.why
             self._say("error", failed.why)
-            if isinstance(failed.task, Bringing):
-                version = version_in(failed.task.current)
-                self._office.tasks.put(Telling(self._loaded.doors, version, fit(failed.why, talk.LONGEST_WORDS)))
 
     def _beat(self, beat: Beat) -> None:
         self._proofs.append(beat)
@@ -246,11 +229,6 @@ class Process:
             self._was_told = True
         self._is_silent = False
         self._openings.forget(now_ms())
-        undone, self._undone = self._undone, set()
-        if Telling in undone:
-            self._office.tasks.put(Telling(*self._loaded))
-        if Bringing in undone:
-            self._follow_doors()
         for key in [effect.key for effect in self._openings.owed(now_ms())]:
             self._dispatch(key)
 
@@ -272,8 +250,6 @@ class Process:
             each = found_in(key, entry, self._oldest_ms(entry.revision), lease_ms) if key else None
             found += [each] if each else []
         self._take(self._openings.snapshot(found, snapshot.revision, now_ms()))
-        self._current = snapshot.current
-        self._follow_doors()
 
     def _changes(self, changes: Changes) -> None:
         effects: list[Effect] = []
@@ -285,9 +261,6 @@ class Process:
                 effects += self._changed(entry, is_put, now)
             elif kind == "asks" and is_put:
                 self._office.tasks.put(Answering(rest, entry.lease, self._described()))
-            elif kind == "doors" and is_put:
-                self._current = entry
-                self._follow_doors()
         self._take(effects)
 
     def _changed(self, entry: Entry, is_put: bool, now: int) -> list[Effect]:
@@ -318,30 +291,7 @@ class Process:
             "wall_ms": time.time_ns() // 1_000_000,
             "openings": len(self._openings),
             "revision": self._revision,
-            "doors": self._loaded.doors,
-            "version": self._loaded.version,
-            "fault": self._loaded.fault,
         }
-
-    def _follow_doors(self) -> None:
-        """Have the doors brought that stand, or tell again of those in force, for whoever waits to hear of them.
-
-        What is on its way is waited for: when it is loaded, it is compared with what stands then.
-        """
-        if self._current is None or self._is_bringing:
-            return
-        version = version_in(self._current.value)
-        if not self._settings.takes_doors:
-            self._office.tasks.put(Telling(self._loaded.doors, version, _OWN_DOORS))
-        elif version == self._loaded.version:
-            self._office.tasks.put(Telling(*self._loaded))
-        else:
-            self._is_bringing = True
-            self._office.tasks.put(Bringing(self._current.value, self._settings.folder))
-
-    def _brought(self, brought: Brought) -> None:
-        self._troubles.pop(Bringing, None)
-        self._send(talk.Doors(brought.version))
 
     def _remember(self) -> None:
         changed, self._openings.changed = self._openings.changed, set()
@@ -371,7 +321,6 @@ class Process:
         Snapshot: _snapshot,
         Changes: _changes,
         Note: _noted,
-        Brought: _brought,
     }
 
 

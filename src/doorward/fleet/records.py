@@ -5,7 +5,6 @@
 /doorward/FLEET/gates/GATE            a gate that is up; its lease ends with it
 /doorward/FLEET/members/GATE          a gate that once was
 /doorward/FLEET/asks/ID, answers/ID/GATE   a roll call
-/doorward/FLEET/doors/…               the doors of the fleet, by version, and which version stands
 /doorward/FLEET/log/GATE/SLOT         the last records of each gate, round and round
 """
 

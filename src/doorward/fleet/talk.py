@@ -18,11 +18,12 @@ LONGEST_WORDS = 2000
 
 
 class Item(NamedTuple):
-    """An opening: what is open to whom, until when, by whom."""
+    """An opening: what is open to whom, until when, by whom; and for how long it was opened."""
 
     key: Key
     until_ms: int
     by: str
+    for_ms: int
 
 
 class Standing(NamedTuple):
@@ -60,14 +61,6 @@ class Claimed(NamedTuple):
     why: str
 
 
-class Loaded(NamedTuple):
-    """To the process: what is in force here, by which version of the fleet's doors (0: none); or why it is not."""
-
-    doors: int
-    version: int
-    fault: str
-
-
 class Recorded(NamedTuple):
     """To the process: what happened here, for the record."""
 
@@ -93,13 +86,7 @@ class State(NamedTuple):
     revision: int
 
 
-class Doors(NamedTuple):
-    """To the daemon: this version of the fleet's doors is in the file that is agreed on."""
-
-    version: int
-
-
-Message = Standing | Opened | Closed | Claim | Claimed | Loaded | Recorded | Say | State | Doors
+Message = Standing | Opened | Closed | Claim | Claimed | Recorded | Say | State
 M = TypeVar("M")
 T = TypeVar("T")
 
@@ -125,22 +112,22 @@ def portions(rows: list[T]) -> list[list[T]]:
     return [rows[at : at + MOST_AT_ONCE] for at in range(0, len(rows), MOST_AT_ONCE)]
 
 
-def item(key: Key, until_ms: int, by: str) -> Item:
+def item(key: Key, until_ms: int, by: str, for_ms: int) -> Item:
     """Make an opening that can be told."""
-    return Item(key, until_ms, fit(by))
+    return Item(key, until_ms, fit(by), for_ms)
 
 
 def _plain(value: Any) -> Any:
     if isinstance(value, Key):
         return [value.door, str(value.place)]
     if isinstance(value, Item):
-        return [*_plain(value.key), value.until_ms, value.by]
+        return [*_plain(value.key), value.until_ms, value.by, value.for_ms]
     return [_plain(each) for each in value] if isinstance(value, list) else value
 
 
 def _item(row: Any) -> Item:
-    door, where, until_ms, by = row
-    return Item(_key((door, where)), whole(until_ms), text(by))
+    door, where, until_ms, by, for_ms = row
+    return Item(_key((door, where)), whole(until_ms), text(by), whole(for_ms))
 
 
 def _key(row: Any) -> Key:
@@ -194,9 +181,7 @@ _READ: dict[str, Callable[..., Message]] = {
     "Closed": lambda keys: Closed(_list(_key, keys)),
     "Claim": lambda number, ids: Claim(whole(number), _list(_id, ids)),
     "Claimed": _claimed,
-    "Loaded": lambda doors, version, fault: Loaded(whole(doors), whole(version), text(fault, LONGEST_WORDS)),
     "Recorded": _recorded,
     "Say": _say,
     "State": _state,
-    "Doors": lambda version: Doors(whole(version)),
 }

@@ -21,12 +21,11 @@ _PAUSES_S = (0.05, 0.2, 0.5, 1.0)
 
 
 class Snapshot(NamedTuple):
-    """All openings at a revision; how many milliseconds each lease has left; and which doors stand."""
+    """All openings at a revision, and how many milliseconds each lease has left."""
 
     entries: list[Entry]
     revision: int
     leases_ms: dict[int, int]
-    current: Entry | None
 
 
 class Changes(NamedTuple):
@@ -58,9 +57,9 @@ class Watcher(threading.Thread):
     def __init__(self, access: Access, tree: Tree, inbox: Callable[[object], None]) -> None:
         super().__init__(daemon=True)
         self._etcd, self._tree, self._inbox = Etcd(access), tree, inbox
-        self._current = tree.under("doors", "current")
-        prefixes = [tree.under("openings", ""), tree.under("asks", "")]
-        self._ranges = [*((prefix, forms.after(prefix)) for prefix in prefixes), (self._current, "")]
+        self._ranges = [
+            (prefix, forms.after(prefix)) for prefix in (tree.under("openings", ""), tree.under("asks", ""))
+        ]
         self._next: dict[int, int] = {}  # of each range: the revision to go on from
         self._watch: Watch | None = None
         self._hurry = threading.Event()
@@ -101,10 +100,9 @@ class Watcher(threading.Thread):
 
     def _read_all(self) -> None:
         found = self._etcd.prefix(self._ranges[0][0])
-        current = self._etcd.range(self._current).entries
         leases = sorted({entry.lease for entry in found.entries if entry.lease})[:_MAX_LEASES_ASKED]
         left_ms = {lease: 1000 * self._etcd.left_s(lease) for lease in leases}
-        self._inbox(Snapshot(found.entries, found.revision, left_ms, current[0] if current else None))
+        self._inbox(Snapshot(found.entries, found.revision, left_ms))
         self._next = dict.fromkeys(range(1, len(self._ranges) + 1), found.revision + 1)
 
     def _follow(self) -> None:

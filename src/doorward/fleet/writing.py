@@ -15,7 +15,7 @@ from collections.abc import Callable
 from typing import Any, NamedTuple, TypeVar
 
 from doorward.errors import DoorwardError, MalformedError
-from doorward.fleet import doors, forms, records
+from doorward.fleet import forms, records
 from doorward.fleet.etcd import Access, AwayError, Etcd, RefusedError, now_ms
 from doorward.fleet.openings import Found
 from doorward.fleet.records import SPARE_S, Key, Shared, Tree, fit
@@ -49,6 +49,14 @@ class Note(NamedTuple):
 
     slot: int
     record: bytes
+
+
+class Answering(NamedTuple):
+    """Answer a roll call, with its lease."""
+
+    ask: str
+    lease: int
+    answer: dict[str, object]
 
 
 class Taken(NamedTuple):
@@ -124,7 +132,9 @@ class Writer(threading.Thread):
             return self._again(lambda: self._claim(task))
         if isinstance(task, Note):
             return self._again(lambda: self._note(task))
-        return doors.do(self._etcd, self._tree, self._gate, task)
+        if isinstance(task, Answering):
+            self._etcd.put(self._tree.under("answers", task.ask, self._gate), record(**task.answer), task.lease)
+        return None
 
     def _again(self, call: Callable[[], T]) -> T:
         """Once more with new leases, where etcd lost those that are known (it was restored from a backup)."""
@@ -219,7 +229,7 @@ def found_in(key: Key, entry: forms.Entry, oldest_ms: int | None, lease_ms: int 
     except MalformedError:
         return None
     left_ms = records.left_ms(shared, time.time_ns() // 1_000_000, oldest_ms, lease_ms)
-    return Found(read, entry.revision, shared.gate, shared.by, left_ms)
+    return Found(read, entry.revision, shared.gate, shared.by, left_ms, shared.for_ms)
 
 
 def record(**fields: object) -> bytes:

@@ -16,11 +16,22 @@ from doorward.signed.message import PACKET_BYTES, UDP_HEADER_BYTES
 LOG_GROUP = 3328  # netfilter log group for completed knocks and refusals (0x0d00, for "door")
 STEP_GROUP = 3329  # for the steps of knocks: limited, and apart, so that they never crowd out a completed one
 SIGNED_GROUP = 3330  # for signed knocks, whole, which the daemon verifies
-SIGNED_RATE_PER_S, SIGNED_BURST = 10, 20  # of one source; who knocks by hand sends one
+SIGNED_RATE_PER_S, SIGNED_BURST = 10, 20  # of one source; a client that knocks by hand sends one
+# Below this rate of all sources together none is limited: a few datagrams with a forged source must not use up what
+# its owner may send. The verifier rejects some 20,000/s of the worst of them on one processor.
+SIGNED_CALM_PER_S, SIGNED_CALM_BURST = 1000, 1000
 # What all sources together may have looked at: a processor refuses more garbage than that in a second.
 SIGNED_BUDGET_PER_S, SIGNED_BUDGET_BURST = 60_000, 10_000
 _NFT_FLAG_NAMES = {"ece": "ecn"}  # nft's name for the bit that RFC 3168 calls ECE
 _STEP_LIMIT = "limit rate 1000/second burst 1000 packets"
+# Addresses that several hosts share; a socket of this host may be among those that answer.
+_SHARED = "broadcast, multicast, anycast"
+# Without `iif` the kernel does not look into the table of a VRF; with it, only for addresses of that interface.
+_NOT_LOCAL = "fib daddr type != local fib daddr . iif type != local"
+_LOOK_UP_PORT = "meta l4proto . th dport vmap @ports"
+# ICMP errors, and what a conntrack helper expects. A helper reads untrusted text (a server that repeats a client's text
+# announces any port), so the port is looked up first.
+_RELATED = "ct state related accept"
 LIMITED = {"4": "ip saddr", "6": "ip6 saddr & ffff:ffff:ffff:ffff::"}  # who counts as one source in the limiter
 
 
@@ -169,14 +180,17 @@ def signed(plan: Plan) -> str:
         for family, key in LIMITED.items()
     ]
     budget = f"limit rate over {SIGNED_BUDGET_PER_S}/second burst {SIGNED_BUDGET_BURST} packets"
+    calm = f"limit rate {SIGNED_CALM_PER_S}/second burst {SIGNED_CALM_BURST} packets"
+    hand_over = f'counter name signed log prefix "doorward signed" group {SIGNED_GROUP} queue-threshold 1 {verdict}'
     rules = [
         *_unwatched(plan.gate, "return"),
-        "fib daddr type != local return",
+        f"{_NOT_LOCAL} return",
         *_banned(verdict),
         f"udp length != {{ {lengths} }} counter name signed_length {verdict}",
+        f"{calm} {hand_over}",
         *limits,
         f"{budget} counter name signed_over {verdict}",
-        f'counter name signed log prefix "doorward signed" group {SIGNED_GROUP} queue-threshold 1 {verdict}',
+        hand_over,
     ]
     hook = ["type filter hook prerouting priority raw; policy accept;", f"udp dport {plan.signed_port} goto signed"]
     return chain("signed", rules) + chain("before_conntrack", hook)
@@ -229,34 +243,72 @@ def forwarded(plan: Plan) -> str:
         for family in SOURCES
         if plan.targets(family)
     ]
-    return chain("forwarded", [*rules, "meta priority set 0:0"]) if rules else ""
+    return chain("forwarded", [_RELATED, *rules, "meta priority set 0:0"]) if rules else ""
 
 
-def _unwatched(gate: Gate, verdict: str) -> list[str]:
-    """Leave alone what comes in by an interface that is not watched."""
+def _unwatched(gate: Gate, verdict: str, way: str = "iifname") -> list[str]:
+    """Write the verdict on packets that come in, or with `way` "oifname" leave, by an interface that is not watched."""
     watched = ", ".join(f'"{name}"' for name in gate.interfaces)
-    loopback = [] if "lo" in gate.interfaces else [f'iifname "lo" {verdict}']
-    return [*loopback, *([f"iifname != {{ {watched} }} {verdict}"] if watched else [])]
+    loopback = [] if "lo" in gate.interfaces else [f'{way} "lo" {verdict}']
+    return [*loopback, *([f"{way} != {{ {watched} }} {verdict}"] if watched else [])]
 
 
 def prerouting(plan: Plan) -> str:
-    """The base chain: after conntrack, before destination NAT, so that a port is seen as the client sent it."""
+    """Write the base chain: after conntrack, before destination NAT, so that a port is seen as the client sent it.
+
+    The port of every packet that a socket of this host may receive is looked up, unless it is of an established
+    connection. Only a new packet to an address that no other host shares can be a knock packet.
+    """
     gate = plan.gate
     stealth = gate.mode is Mode.STEALTH
-    to_host = "{ local, broadcast, multicast, anycast }" if stealth else "local"
-    unicast = "fib daddr type local " if stealth else ""
-    knock = [f"{unicast}meta l4proto {{ tcp, udp }} jump symbols", "meta priority set 0:0"]
+    knock = ["meta l4proto { tcp, udp } jump symbols", "meta priority set 0:0"]
+    silence = ["goto needs"] if stealth else []
     rules = [
         "type filter hook prerouting priority mangle; policy accept;",
         *_unmarked(gate),
         *_unwatched(gate, "accept"),
-        "ct state established,related accept",
-        f"fib daddr type != {to_host} {'goto forwarded' if forwarded(plan) else 'accept'}",
-        "meta l4proto . th dport vmap @ports",
+        "ct state established accept",
+        f"{_NOT_LOCAL} goto not_local",
+        _LOOK_UP_PORT,
+        _RELATED,
         *(knock if plan.groups else []),
-        *(_needs_of_a_host(ping=gate.ping) if stealth else []),
+        *silence,
     ]
-    return chain("prerouting", rules)
+    not_shared = f"fib daddr type != {{ {_SHARED} }} fib daddr . iif type != {{ {_SHARED} }}"
+    passing = "goto forwarded" if forwarded(plan) else "accept"
+    not_local = [f"{not_shared} {passing}", _LOOK_UP_PORT, _RELATED, *silence]
+    needs = chain("needs", _needs_of_a_host(ping=gate.ping)) if stealth else ""
+    return needs + chain("not_local", not_local) + chain("prerouting", rules)
+
+
+def translated(plan: Plan) -> str:
+    """Look up the port of a related packet again where it arrives: a NAT helper (nf_nat_ftp) may have changed it."""
+    if plan.gate.mode is Mode.OBSERVE:
+        return ""
+    rules = [
+        "type filter hook input priority mangle; policy accept;",
+        "ct state != related accept",
+        *_unwatched(plan.gate, "accept"),
+        _LOOK_UP_PORT,
+    ]
+    return chain("input", rules)
+
+
+def output(plan: Plan) -> str:
+    """Drop the errors with which the kernel answers fragments and options before a rule sees the packet."""
+    if plan.gate.mode is not Mode.STEALTH:
+        return ""
+    silent = "counter name silent drop"
+    rules = [
+        "type filter hook output priority mangle; policy accept;",
+        "meta l4proto != { icmp, ipv6-icmp } accept",
+        *_unwatched(plan.gate, "accept", "oifname"),
+        f"icmp type time-exceeded icmp code 1 {silent}",  # code 1: fragments that were not completed in time
+        f"icmp type parameter-problem {silent}",
+        f"icmpv6 type time-exceeded icmpv6 code 1 {silent}",
+        f"icmpv6 type parameter-problem {silent}",
+    ]
+    return chain("output", rules)
 
 
 def _needs_of_a_host(*, ping: bool) -> list[str]:

@@ -29,7 +29,7 @@ from doorward.gate.machines import ADDRESS_TYPES, Group, groups_of
 from doorward.model import Door, Port, Protocol
 
 TABLE = "inet doorward"
-BASE_CHAINS = ("prerouting", "early", "before_conntrack")
+BASE_CHAINS = ("prerouting", "early", "before_conntrack", "input", "output")
 FROM_FILE = "from_file"  # a chain that nothing uses: the table came from a file, with no openings
 OPEN_SETS = ("open4", "open6", "wide4", "wide6")  # to which sources which ports are open: addresses, networks
 WIDE_SIZE = 1024  # openings of networks a family; only who has a key that may ask for them can fill it
@@ -57,7 +57,7 @@ COUNTERS = (
     "banned",  # packets of who is banned: dropped at a hidden port, else no symbol
     "signed",  # datagrams of a signed knock's length, handed to the daemon
     "signed_length",  # datagrams to its port of any other length, dropped
-    "signed_fast",  # dropped: more than 10 a second from one source
+    "signed_fast",  # dropped: more than 10/s from one source, while more than 1,000/s came from all
     "signed_over",  # dropped: more than 60,000 a second from all sources
 )
 
@@ -174,6 +174,8 @@ def compile_ruleset(
         chains.signed(plan),
         chains.forwarded(plan),
         chains.prerouting(plan),
+        chains.translated(plan),
+        chains.output(plan),
     ]
     inside = "\n".join(part.rstrip("\n") for part in parts if part).replace("\n", "\n    ")
     text = f"table {TABLE} {{\n    {inside}\n}}\n"
@@ -269,8 +271,9 @@ def _targets(groups: Sequence[Group]) -> Iterable[str]:
 
 def _ports(doors: Sequence[Door], gate: Gate, signed_port: int | None) -> str:
     verdicts = dict.fromkeys(gate.public, "accept") | {port: "goto door" for door in doors for port in door.opens}
-    if signed_port is not None and gate.mode is Mode.OBSERVE:  # it goes on, and is no symbol
-        verdicts[Port(Protocol.UDP, signed_port)] = "accept"
+    if signed_port is not None:
+        # The chain `signed` drops what is to this host alone, but in mode observe, where the port is not a knock's.
+        verdicts[Port(Protocol.UDP, signed_port)] = "accept" if gate.mode is Mode.OBSERVE else "goto door"
     return tables.ports("ports", "inet_proto . inet_service : verdict", verdicts, sized=False)
 
 

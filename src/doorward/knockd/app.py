@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import NamedTuple
 
 from doorward.capture.listening import listening_ports
-from doorward.config.files import read_text
+from doorward.config.files import read_text, trusted_owners
 from doorward.config.knockd import DEFAULT_INTERFACE, KnockdConfiguration, KnockdDoor, parse
 from doorward.daemon import notify
 from doorward.daemon.book import Book
@@ -309,10 +309,11 @@ class Knockd:
 
     def _reload(self) -> None:
         """Read the file again; one with a fault changes nothing. Doors that are gone close now."""
-        self._output.say(f"re-reading config file: {self._settings.config}")
+        path = self._settings.config
+        self._output.say(f"re-reading config file: {path}")
         notify.reloading()
         try:
-            configuration = parse(read_text(self._settings.config), str(self._settings.config))
+            configuration = parse(read_text(path, trusted_owners()), str(path))
             gone = [o for o in self._book if o.door not in keys_of(configuration.doors)]
             before, commands = self._runner, self._commands
             self._take(configuration)

@@ -9,6 +9,7 @@ from contextlib import suppress
 from pathlib import Path
 from typing import TextIO
 
+from doorward.escape import visible
 from doorward.knockd.syslog import Syslog
 from doorward.model import Place
 
@@ -72,10 +73,10 @@ class Output:
 
     def _complain(self, line: str) -> None:
         self._record(line)
-        sys.stderr.write(line + "\n")
+        sys.stderr.write(visible(line) + "\n")
 
     def _record(self, line: str) -> str:
-        line = " ".join(line.splitlines())[:_MAX_LINE]
+        line = visible(" ".join(line.splitlines()))[:_MAX_LINE]
         if self._syslog is not None:
             self._syslog.write(line)
         if self._log is not None:
@@ -90,7 +91,7 @@ class Output:
 
     def _show(self, line: str) -> None:
         with suppress(OSError):
-            sys.stdout.write(line + "\n")
+            sys.stdout.write(visible(line) + "\n")
             sys.stdout.flush()
 
 

@@ -1,10 +1,15 @@
-"""What the daemon's `numbers` are called in Prometheus. A metric is added in one place: a line here."""
+"""What the daemon's `numbers` are called in Prometheus. A metric is added in one place: a line here.
+
+Whatever moves with a knock lets every local user who reads it follow a sequence knock by knock: they send a packet,
+and look. So the public exposition has only what no knock moves, by name; a new metric is not public.
+"""
 
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
+from copy import copy
 from itertools import accumulate
-from typing import Any
+from typing import Any, NamedTuple
 
 from prometheus_client import CONTENT_TYPE_LATEST, CollectorRegistry, generate_latest
 from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily, HistogramMetricFamily, Metric
@@ -14,6 +19,17 @@ from doorward import __version__
 
 CONTENT_TYPE = CONTENT_TYPE_LATEST  # of what `exposition` gives
 _Samples = dict[tuple[str, ...], float]
+_PUBLIC = {
+    "doorward_up",
+    "doorward_build_info",
+    "doorward_doors",
+    "doorward_signed_ready",
+    "doorward_fleet_in_touch",
+    "doorward_ledger_trouble",
+    "doorward_packets",
+}
+# Not `silent`, `fast`, `banned` or the limiter's: with wrong_port = "known" they tell ports that occur in a sequence.
+_PUBLIC_PATHS = {"hidden", "signed_length", "signed_fast", "signed_over"}
 _EVENTS = {
     "opened": ("doorward_opened", "Openings that began, by door and by how it was opened: knock, key or hand."),
     "prolonged": ("doorward_prolonged", "Openings that were made longer, by door and by how."),
@@ -22,21 +38,40 @@ _EVENTS = {
 }
 
 
-def exposition(numbers: Mapping[str, Any] | None) -> bytes:
-    """Give the text that Prometheus reads. None: no daemon answers."""
+class Exposition(NamedTuple):
+    """The text that Prometheus reads: for every local user, and for those who may see what knocks do."""
+
+    public: bytes
+    full: bytes
+
+
+def exposition(numbers: Mapping[str, Any] | None) -> Exposition:
+    """Return both texts. None: no daemon answers."""
+    found = [_gauge("doorward_up", "Whether the daemon answers.", numbers is not None)]
+    if numbers is not None:
+        found += families(numbers)
+    return Exposition(_text([_public(each) for each in found if each.name in _PUBLIC]), _text(found))
+
+
+def _public(family: Metric) -> Metric:
+    if family.name == "doorward_packets":
+        family = copy(family)
+        family.samples = [sample for sample in family.samples if sample.labels["path"] in _PUBLIC_PATHS]
+    return family
+
+
+def _text(found: list[Metric]) -> bytes:
     registry = CollectorRegistry(auto_describe=False)
-    registry.register(_Numbers(numbers))
+    registry.register(_Families(found))
     return generate_latest(registry)
 
 
-class _Numbers(Collector):
-    def __init__(self, numbers: Mapping[str, Any] | None) -> None:
-        self._numbers = numbers
+class _Families(Collector):
+    def __init__(self, found: list[Metric]) -> None:
+        self._found = found
 
-    def collect(self) -> Iterator[Metric]:
-        yield _gauge("doorward_up", "Whether the daemon answers.", self._numbers is not None)
-        if self._numbers is not None:
-            yield from families(self._numbers)
+    def collect(self) -> list[Metric]:
+        return self._found
 
 
 def families(numbers: Mapping[str, Any]) -> Iterator[Metric]:
@@ -66,6 +101,10 @@ def _fleet(fleet: Mapping[str, Any]) -> Iterator[Metric]:
     yield _gauge("doorward_fleet_in_touch", "Whether etcd answers.", fleet["is_in_touch"])
     yield _gauge("doorward_fleet_openings", "Openings of the whole fleet, as this gate knows them.", fleet["openings"])
     yield _gauge("doorward_fleet_owed", "Changes that etcd is still to be told of.", fleet["owed"])
+    rejected = CounterMetricFamily(
+        "doorward_fleet_rejected", "Openings of the fleet that are not opened here.", labels=["reason"]
+    )
+    yield _labelled(rejected, {(reason,): count for reason, count in fleet.get("rejected", {}).items()})
     words = "Signed knocks for the fleet that it gave no answer for, by what became of them."
     unanswered = CounterMetricFamily("doorward_fleet_unanswered", words, labels=["outcome"])
     counted = dict.fromkeys(("refused", "taken"), 0) | fleet["without_answer"]

@@ -1,4 +1,8 @@
-"""A small HTTP server for Prometheus, on this machine only, and not in the daemon: who holds it up holds only this."""
+"""A small HTTP server for Prometheus, on this machine only, and not in the daemon: who holds it up holds only this.
+
+A port of the loopback can be read by every local user, and gets what is public. A socket's file has a group and a
+mode, and gets everything.
+"""
 
 from __future__ import annotations
 
@@ -14,7 +18,7 @@ from socketserver import TCPServer
 from typing import Any, NamedTuple
 
 from doorward.errors import HostError, UsageError
-from doorward.metrics.families import CONTENT_TYPE
+from doorward.metrics.families import CONTENT_TYPE, Exposition
 
 MAX_CLIENTS = 8  # at once; more are turned away
 PATIENCE_S = 10.0  # for the whole of a request and its answer
@@ -44,11 +48,11 @@ def parse_listen(text: str) -> Listen:
 class Answers:
     """What is answered, made anew at most once a second."""
 
-    def __init__(self, make: Callable[[], bytes]) -> None:
-        self._make, self._made, self._at_s = make, b"", float("-inf")
+    def __init__(self, make: Callable[[], Exposition]) -> None:
+        self._make, self._made, self._at_s = make, Exposition(b"", b""), float("-inf")
         self._lock = threading.Lock()
 
-    def get(self) -> bytes:
+    def get(self) -> Exposition:
         """Give what was just made, or make it."""
         with self._lock:
             if time.monotonic() >= self._at_s + FRESH_S:
@@ -125,7 +129,9 @@ class _Handler(BaseHTTPRequestHandler):
         elif self.path.partition("?")[0] != "/metrics":
             self._answer(404, b"there is /metrics only\n", "text/plain")
         else:
-            self._answer(200, self.server.answers.get(), CONTENT_TYPE)
+            found = self.server.answers.get()
+            body = found.full if self.server.address_family is socket.AF_UNIX else found.public
+            self._answer(200, body, CONTENT_TYPE)
 
     do_HEAD = do_GET  # noqa: N815 - the name is the base class's
 

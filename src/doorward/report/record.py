@@ -69,6 +69,8 @@ def sort_out(records: Iterable[Record], since_s: float, now_s: float) -> Found:
     rows = {"opened": 0, "refused": 0}
     oldest: dict[str, float] = {}
     for record in records:
+        if record.event == "banned":
+            continue
         rows[record.event] += 1
         oldest.setdefault(record.event, record.at_s)
         if record.at_s > now_s + _SLACK_S:

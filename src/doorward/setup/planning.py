@@ -98,7 +98,9 @@ def text_of(plan: Plan, programs: Mapping[Port, str]) -> str:
 
 
 def _gate(plan: Plan, programs: Mapping[Port, str]) -> Iterator[str]:
-    yield "# Made by `doorward init`. Its sequences are secrets: whoever knows one can knock."
+    yield "# Made by `doorward init`."
+    if plan.knocks:
+        yield "# Its sequences are secrets: anyone who knows one can knock."
     yield "# docs/configuration.md explains every setting; `doorward check` says what an edit is worth."
     yield from ("", "[gate]", f"mode = {_text(plan.mode)}")
     if plan.mode is Mode.STEALTH and not plan.public:

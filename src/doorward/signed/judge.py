@@ -20,6 +20,7 @@ from doorward.signed.server_key import PrivateKey
 from doorward.signed.sshkeys import verify
 
 GARBAGE = ("length", "check")  # reasons that anybody can be refused for: counted, never recorded
+FORBIDDEN = "forbidden"  # the line of the key does not allow it, which may depend on the packet's source
 _PERSON = b"doorwrd1"
 
 
@@ -101,13 +102,13 @@ class Judge:
         if request.door not in self._doors:
             return Refused("door", f"key {found.name} asks for a door that there is not: {request.door}")
         if objection := found.objection(request.door, source, request.asked, now_ms / 1000):
-            return Refused("forbidden", f"key {found.name} {objection}", request.door)
+            return Refused(FORBIDDEN, f"key {found.name} {objection}", request.door)
         try:
             presence = verify(found.key, message.signature, signed_text(self._public, message.body))
         except MalformedError as error:
             return Refused("signature", f"the packet says that key {found.name} signed it: {error}", request.door)
         if objection := found.presence_objection(presence):
-            return Refused("forbidden", f"key {found.name} {objection}", request.door)
+            return Refused(FORBIDDEN, f"key {found.name} {objection}", request.door)
         place = source if request.asked is None else request.asked
         for_ms = found.granted_ms(request.for_s, self._doors[request.door])
         number = hashlib.blake2s(message.body, digest_size=16, person=_PERSON).digest()

@@ -17,6 +17,7 @@ from textual.widgets import DataTable, Footer, RichLog, Sparkline, Static
 from doorward.daemon.control import Following, ask
 from doorward.daemon.log import text_of
 from doorward.errors import DoorwardError
+from doorward.escape import visible
 from doorward.watch.dialogs import ForHowLong, Sure
 from doorward.watch.link import Link, News
 from doorward.watch.view import Row, View, cut
@@ -196,7 +197,7 @@ class WatchApp(App[int]):
         try:
             ask(self._control, request)
         except DoorwardError as error:
-            self.call_from_thread(self.notify, str(error), severity="error", markup=False)
+            self.call_from_thread(self.notify, visible(str(error)), severity="error", markup=False)
 
 
 def _cells(row: Row) -> list[Text]:

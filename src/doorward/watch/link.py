@@ -11,6 +11,7 @@ from typing import Any, NamedTuple
 
 from doorward.daemon.control import Following, ask
 from doorward.errors import DoorwardError
+from doorward.escape import visible_in
 
 MAX_WAITING = 1000  # then the daemon waits, and counts what it leaves out
 EVERY_S = 1.0  # between two looks at the numbers, and two tries to find a daemon
@@ -77,5 +78,5 @@ class Link:
     def _tell(self, kind: str, told: dict[str, Any]) -> None:
         while not self._stopped.is_set():
             with suppress(Full):
-                self._news.put(News(kind, told), timeout=0.5)
+                self._news.put(News(kind, visible_in(told)), timeout=0.5)
                 return

@@ -124,10 +124,12 @@ def test_what_keys_may_do_stands_in_their_own_file(file: Path, capsys: pytest.Ca
         "authorized_keys:2: warning: key ed25519 number 0: may open doors for all of ::/0, not only for where it is; "
         "write the networks that it is used from"
     )
-    assert printed.out.endswith("mode stealth; 1 warning, 1 note\n")
+    assert printed.out.endswith("mode stealth; 1 warning, 3 notes\n")
     assert main(["check", "--json", "-c", "doorward.toml"]) == 0
     findings = json.loads(capsys.readouterr().out)["warnings"]
     assert [(finding["file"], finding["line"]) for finding in findings] == [
         ("doorward.toml", 1),
+        ("doorward.toml", 4),  # a sequence opens the door too
+        ("doorward.toml", 6),  # the gate has no name
         ("authorized_keys", 2),
     ]

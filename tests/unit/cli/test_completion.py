@@ -9,6 +9,7 @@ import pytest
 
 from doorward.cli.completion import SHELLS, whole_parser
 from doorward.cli.main import COMMANDS, main
+from doorward.libraries import install_command
 
 CONFIGURATION = '[doors.ssh]\nopens = ["22/tcp"]\n\n[doors.web]\nopens = ["443/tcp"]\n'
 HOSTS = '[home]\naddress = "192.0.2.7"\n\n["$(touch caught)"]\naddress = "192.0.2.8"\n'
@@ -71,4 +72,4 @@ def test_without_shtab(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFi
     assert main(["completion", "fish"]) == 2
     out, err = capsys.readouterr()
     assert out == ""
-    assert "shtab is missing; install it: `pip install doorward[completion]`" in err
+    assert f"`{install_command('shtab')}`" in err

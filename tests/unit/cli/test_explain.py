@@ -14,6 +14,7 @@ import pytest
 from doorward.capture.stream import Frame
 from doorward.cli.main import main
 from tests.support.captures import BEGAN_NS, script
+from tests.support.processes import running
 from tests.support.tcpdump import write_pcap
 
 DOORS = """
@@ -97,6 +98,22 @@ def test_nothing_is_wider_than_a_screen(text: str, tmp_path: Path, capsys: pytes
     out = capsys.readouterr().out
     assert [line for line in out.splitlines() if len(line) > 80 and "2001:db8" not in line] == []
     assert "a-door-with-a-name" in out.replace("\n", "").replace(" ", "")
+
+
+def test_a_repeat_that_is_cut_off_does_not_hide_that_the_door_opened(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    knock = "; ".join(f"{at} 7000/tcp; {at}.1 8000/udp; {at}.2 9000/tcp" for at in (0, 40, 80))
+    path = str(write_pcap(tmp_path / "x", frames(f"{knock}; 120 7000/tcp; 120.1 8000/udp")))
+    assert main(["explain", path]) == 0
+    shown = capsys.readouterr().out
+    assert shown.count("opens ssh") == 3
+    line = " ".join(shown.partition("=> ")[2].partition("hint:")[0].split())
+    assert line.startswith("door ssh opened 3 times; the last try did not open it: ")
+    assert "9000/tcp is missing" in line
+    assert main(["explain", path, "--json"]) == 0
+    answer = json.loads(capsys.readouterr().out)
+    assert (answer["door"], answer["opened"], answer["conclusion"]["kind"]) == ("ssh", True, "last_missing")
 
 
 def test_what_is_alike_is_folded(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
@@ -196,12 +213,12 @@ def test_standard_input_is_read_to_its_end_also_after_ctrl_c(capture: Path) -> N
     data = whole.read_bytes()
     assert len(data) > 2 * 65536  # more than a pipe holds: once half is written, the reader is at work
     command = [sys.executable, "-m", "doorward", "explain", "-"]
-    process = subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=subprocess.PIPE)
-    assert process.stdin is not None
-    process.stdin.write(data[: len(data) * 2 // 3])
-    process.stdin.flush()
-    process.send_signal(signal.SIGINT)
-    out, err = process.communicate(data[len(data) * 2 // 3 :], timeout=60)
+    with running(command, stdin=subprocess.PIPE, stderr=subprocess.PIPE, text=False) as process:
+        assert process.stdin is not None
+        process.stdin.write(data[: len(data) * 2 // 3])
+        process.stdin.flush()
+        process.send_signal(signal.SIGINT)
+        out, err = process.communicate(data[len(data) * 2 // 3 :], timeout=60)
     assert err == b""
     assert process.returncode == 1
     assert b"SYN 7000/tcp" in out

@@ -21,6 +21,7 @@ from doorward.config.schema import Configuration, Mode
 from doorward.model import Port
 from doorward.setup.host import key_files
 from doorward.setup.keys import first_keys
+from tests.support.processes import running
 from tests.support.signed import Signer
 
 ADDRESS = ("--address", "server.example", "--name", "web1")
@@ -72,16 +73,31 @@ def test_nothing_is_asked(called: Called, mode: str) -> None:
         ("ssh", (Port.parse("22/tcp"),)),
         ("db", (Port.parse("5432/tcp"),)),
     ]
-    assert all(len(door.knock) == 4 for door in found.doors)
+    assert [door.knock for door in found.doors] == [(), ()]  # a key alone opens them
+    assert "sequence" not in called.path.read_text() + printed
+    assert "on each client (not a secret: " in printed
     assert called.check() == ""
     link = parse_link(link_in(printed))
-    assert (link.host, link.doors) == ("server.example", tuple((door.name, door.knock) for door in found.doors))
+    assert (link.host, link.doors) == ("server.example", (("ssh", ()), ("db", ())))
     table = tomllib.loads(textwrap.dedent(printed.partition("hosts.toml:\n\n")[2].partition("\n\nnext:")[0]))
     assert table["web1"]["address"] == "server.example"
     assert table["web1"]["server_key"] == link.key is not None
     assert "doorward knock web1 ssh --wait 22  " in printed
     assert f"doorward run --trial 5m -c {called.path}  " in printed
     assert f"doorward doctor -c {called.path}  " in printed
+
+
+def test_a_sequence_on_request(called: Called) -> None:
+    words = ("--yes", "--door", "ssh=22", "--door", "db=5432/tcp", "--sequence", *ADDRESS)
+    printed = called.init(*words, "--authorized-keys", str(called.keys))
+    found = called.configuration()
+    assert found.signed is not None
+    assert [len(door.knock) for door in found.doors] == [4, 4]
+    assert "on each client (keep it secret: " in printed
+    assert called.check() == ""
+    link = parse_link(link_in(printed))
+    assert link.doors == tuple((door.name, door.knock) for door in found.doors)
+    assert link.key is not None
 
 
 def next_steps(called: Called, monkeypatch: pytest.MonkeyPatch, *words: str) -> tuple[list[str], str]:
@@ -162,22 +178,12 @@ def test_sequences_alone(called: Called) -> None:
     assert called.check() == ""
 
 
-def test_signed_knocks_alone(called: Called) -> None:
-    words = ("--yes", "--door", "ssh=22", "--no-sequence", *ADDRESS)
-    refused = called.init(*words, "--authorized-keys", "none", status=2)
-    assert "no public key was found, and without a sequence nobody could knock" in refused
-    assert not called.path.exists()
-    printed = called.init(*words, "--authorized-keys", str(called.keys))
-    assert called.configuration().doors[0].knock == ()
-    assert parse_link(link_in(printed)).doors == (("ssh", ()),)
-    assert called.check() == ""
-
-
 def test_signed_knocks_before_anybody_has_a_key(called: Called) -> None:
     printed = called.init("--yes", "--door", "ssh=22", *ADDRESS, "--authorized-keys", "none")
     who = called.path.parent / "authorized_keys"
     assert f"nobody may send signed knocks yet: write public keys into {who}, and call this again\n" in printed
     assert parse_link(link_in(printed)).key is None  # the client uses the sequence
+    assert "on each client (keep it secret: " in printed
     assert called.check() == ""
     who.write_text(called.keys.read_text())
     assert parse_link(link_in(called.init(*ADDRESS))).key is not None
@@ -234,6 +240,8 @@ ASKED = [
     ("Mode: ", "stealth\n"),
     ("Ports that everybody reaches ", "80,443\n"),
     ("Who may knock by SSH key", "KEYS\n"),
+    ("A port sequence too", "perhaps\n"),
+    ("A port sequence too", "yes\n"),
     ("Name or address that clients use ", "\n"),
 ]
 
@@ -242,7 +250,7 @@ def test_answers_on_a_terminal(called: Called) -> None:
     """Each question is answered when it stands there; a wrong answer is asked for again."""
     master, slave = pty.openpty()
     command = [sys.executable, "-m", "doorward", "init", "-c", str(called.path)]
-    with subprocess.Popen(command, stdin=slave, stdout=slave, stderr=slave) as process:
+    with running(command, stdin=slave, stdout=slave, stderr=slave) as process:
         os.close(slave)
         shown = ""
         for question, answer in ASKED:
@@ -260,6 +268,8 @@ def test_answers_on_a_terminal(called: Called) -> None:
     assert (found.gate.mode, [door.name for door in found.doors]) == (Mode.STEALTH, ["ssh", "db"])
     assert found.gate.public == (Port.parse("80/tcp"), Port.parse("443/tcp"))
     assert "laptop" in (called.path.parent / "authorized_keys").read_text()
+    assert "'perhaps' is not an answer; write yes or no" in shown
+    assert [len(door.knock) for door in found.doors] == [4, 4]
     assert called.check() == ""
 
 

@@ -66,6 +66,41 @@ def test_what_was_changed_since_is_not_installed(config: Path) -> None:
         installation.check(DIGEST)
 
 
+def test_a_link_is_not_followed(config: Path) -> None:
+    target = config.with_name("target")
+    config.rename(target)
+    config.symlink_to(target)
+    with pytest.raises(HostError, match="symbolic link"):
+        Installation(config).prepare("new\n")
+    assert files(config) == {"doorward.toml": "old\n", "target": "old\n"}
+    config.unlink()
+    target.rename(config)
+    installation = Installation(config)
+    installation.new.symlink_to(config)
+    with pytest.raises(HostError, match="symbolic link"):
+        installation.check(DIGEST)
+    installation.prepare("new\n")  # in the place of the link
+    installation.check(DIGEST)
+
+
+def test_what_others_could_change_is_refused(config: Path) -> None:
+    installation = Installation(config)
+    installation.prepare("new\n")
+    installation.new.chmod(0o666)
+    with pytest.raises(HostError, match="chmod go-w"):
+        installation.check(DIGEST)
+    installation.new.unlink()
+    os.mkfifo(installation.new)
+    with pytest.raises(HostError, match="not a regular file"):
+        installation.check(DIGEST)
+    config.chmod(0o666)
+    with pytest.raises(HostError, match="chmod go-w"):
+        installation.prepare("new\n")
+    config.parent.chmod(0o777)
+    with pytest.raises(HostError, match=f"chmod go-w {config.parent}`"):
+        Installation(config)
+
+
 @needs_root
 def test_whoever_may_not_write_there_is_told_before(config: Path) -> None:
     for folder in (config.parent, *config.parent.parents):

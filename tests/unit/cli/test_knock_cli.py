@@ -20,7 +20,7 @@ HEAVY = {
 }  # fmt: skip
 OURS = {
     "doorward", "doorward.cli", "doorward.cli.knock", "doorward.cli.knocking", "doorward.cli.main", "doorward.client",
-    "doorward.client.hosts", "doorward.client.knock", "doorward.errors", "doorward.model",
+    "doorward.client.hosts", "doorward.client.knock", "doorward.errors", "doorward.escape", "doorward.model",
 }  # fmt: skip
 
 
@@ -93,6 +93,7 @@ def test_a_broken_hosts_toml_does_not_keep_an_address_from_being_knocked_at(
         (["127.0.0.1", "7000/sctp"], "'7000/sctp' is no port; write it as 7000/tcp or 7000/udp"),
         (["127.0.0.1", "-6", "7000"], "has no IPv6 address"),
         (["127.0.0.1", "7000", "--delay", "10"], "--delay: '10' is no duration"),
+        (["127.0.0.1", "7000", "--delay", "999999999999999d"], "--delay: 999999999999999d is too long"),
         (["127.0.0.1", "7000", "--wait", "22", "--timeout", "soon"], "--timeout: 'soon' is no duration"),
         (["127.0.0.1", "7000", "--timeout", "3s"], "--timeout is for --wait"),
         (["127.0.0.1", "7000", "--wait", "22/udp"], "--wait: 22/udp cannot be waited for"),

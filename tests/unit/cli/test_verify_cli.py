@@ -39,7 +39,7 @@ def hosts_file(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
         (["192.0.2.7", "--port", "22"], "--port is what a knock must open, and there is none"),
         (["home", "ssh", "--rate", "0"], "--rate: 0 is no rate; write 1 to 1000000 packets a second"),
         (["home", "ssh", "--for", "5"], "--for: '5' is no duration; write the unit too: \"5s\""),
-        (["home", "ssh", "--picture", "x.jpg"], "--picture: x.jpg: write a name that ends in .svg or .png"),
+        (["home", "ssh", "--picture", "x.jpg"], "--picture: x.jpg: the file name must end in .svg"),
         (["home", "ssh", "--picture", "/nowhere/x.svg"], "--picture: there is no folder /nowhere; make it"),
         (["127.0.0.1", "--ports", "22"], "127.0.0.1 is this machine, where every port can be seen"),
         (["::1", "7000", "--ports", "22"], "::1 is this machine, where every port can be seen"),
@@ -62,16 +62,6 @@ def test_nmap_is_missing(tmp_path: Path, capsys: pytest.CaptureFixture[str], mon
     monkeypatch.setenv("PATH", str(tmp_path))
     assert main(["verify", "192.0.2.7", "--ports", "22"]) == 2
     assert "the program `nmap` is missing; run `apt install nmap`" in capsys.readouterr().err
-
-
-def test_a_picture_needs_pillow_only_as_png(
-    capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
-) -> None:
-    monkeypatch.setattr("doorward.diag.png.find_spec", lambda _: None)
-    assert main(["verify", "127.0.0.1", "--picture", "x.png"]) == 2
-    assert "a .png needs Pillow; run `pip install 'doorward[picture]'`, or write an .svg" in capsys.readouterr().err
-    assert main(["verify", "127.0.0.1", "--picture", "x.svg"]) == 2
-    assert "is this machine" in capsys.readouterr().err
 
 
 def test_nmaps_own_complaint_is_told(

@@ -12,6 +12,7 @@ import pytest
 
 from doorward.client.passphrase import ask_passphrase
 from doorward.errors import AnswerNo, HostError
+from tests.support.processes import running
 
 PROGRAM = "import sys; from doorward.client.passphrase import ask_passphrase; print(ask_passphrase('/key'))"
 
@@ -19,13 +20,8 @@ PROGRAM = "import sys; from doorward.client.passphrase import ask_passphrase; pr
 def on_a_terminal(typed: bytes) -> tuple[str, str]:
     """Ask in a process that has a terminal of its own but other standard streams; gives what it wrote to each."""
     ours, theirs = pty.openpty()
-    with subprocess.Popen(
-        ["setsid", "--ctty", "--wait", sys.executable, "-c", PROGRAM],
-        stdin=theirs,
-        stdout=subprocess.PIPE,
-        stderr=subprocess.PIPE,
-        text=True,
-    ) as process:
+    command = ["setsid", "--ctty", "--wait", sys.executable, "-c", PROGRAM]
+    with running(command, stdin=theirs, stderr=subprocess.PIPE) as process:
         os.close(theirs)
         shown = b""
         while b"'/key': " not in shown:

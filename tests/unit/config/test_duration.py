@@ -2,7 +2,7 @@ import re
 
 import pytest
 
-from doorward.config.duration import format_duration, parse_duration_ms
+from doorward.config.duration import format_duration, nft_duration, parse_duration_ms
 
 
 @pytest.mark.parametrize(
@@ -35,6 +35,21 @@ def test_reads(text: str, ms: int) -> None:
 )
 def test_writes_in_the_largest_unit_that_fits(ms: int, text: str) -> None:
     assert format_duration(ms) == text
+
+
+@pytest.mark.parametrize(
+    ("ms", "text"),
+    [
+        (1, "1ms"),
+        (1500, "1s500ms"),
+        (60 * 86_400_000, "5184000s"),
+        (99_999_999_999, "99999999s999ms"),
+        (100_000_000_000, "1157d35200s"),
+        (2_147_483_647_000, "24855d11647s"),  # the longest in a knockd.conf
+    ],
+)
+def test_nft_gets_no_number_with_more_than_eight_digits(ms: int, text: str) -> None:
+    assert nft_duration(ms) == text
 
 
 @pytest.mark.parametrize(

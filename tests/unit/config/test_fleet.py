@@ -43,10 +43,19 @@ def test_reads_every_setting() -> None:
     assert found.doors[0].shared
 
 
-def test_a_fleet_may_bring_all_doors() -> None:
-    text = '[gate]\nname = "a"\n[fleet]\nname = "f"\nendpoints = ["http://127.0.0.1:2379"]\n'
-    assert parse(text, "f").doors == ()
-    assert parse(text, "f").fleet == Fleet("f", ("http://127.0.0.1:2379",))
+def test_the_fleet_may_open_doors_for_longer_where_the_gate_says_so() -> None:
+    fleet = parse(WHOLE.replace("policy", 'for_max = "8h"\npolicy'), "f").fleet
+    assert fleet is not None
+    assert fleet.for_max_ms == 8 * 3_600_000
+
+
+def test_a_door_may_be_shared_without_signed_knocks() -> None:
+    assert parse(WHOLE.replace("[signed]", ""), "f").doors[0].shared
+
+
+def test_a_gate_of_a_fleet_needs_a_door_in_its_own_file() -> None:
+    with pytest.raises(ConfigError, match="there is no door"):
+        parse('[gate]\nname = "a"\n[fleet]\nname = "f"\nendpoints = ["http://127.0.0.1:2379"]\n', "f")
 
 
 @pytest.mark.parametrize(
@@ -61,7 +70,8 @@ def test_a_fleet_may_bring_all_doors() -> None:
         ('user = "edge-1"', "", "f:12: [fleet] has a password and no user; write user too, or leave both out"),
         ('"local"', '"open"', "f:13: policy: 'open' is unknown; write \"closed\" or \"local\""),
         ('"250ms"', '"5ms"', "f:14: timeout: '5ms' is too short for an answer; write at least \"50ms\""),
-        ("[signed]", "", "f:17: door 'ssh' is shared, and there is no [signed]; write that table, or leave `shared` out"),
+        ('"250ms"', '"250ms"\ndoors = true', "f:15: unknown setting 'doors' in [fleet]; remove it, or write one of name, endpoints, ca, certificate, key, user, password, policy, timeout, plain, for_max"),
+        ('"250ms"', '"250ms"\nfor_max = "366d"', "f:15: for_max: '366d' is too long; write at most \"365d\""),
     ],
 )  # fmt: skip
 def test_faults(old: str, new: str, fault: str) -> None:

@@ -19,11 +19,13 @@ FILE, OWN, HIGHER = "/etc/doorward/doorward.toml", "/etc/doorward", "/etc"
 ROOT, ALICE = 0, 1000
 
 
-def entries(file: int = 0o600, own: int = 0o755, higher: int = 0o755, users: tuple[int, int] = (0, 0)) -> list[Entry]:
+def entries(
+    file: int = 0o600, own: int = 0o755, higher: int = 0o755, users: tuple[int, int, int] = (0, 0, 0)
+) -> list[Entry]:
     return [
-        Entry(FILE, users[0], file, "file"),
-        Entry(OWN, users[1], own, "own"),
-        Entry(HIGHER, ALICE, higher, "higher"),
+        Entry(FILE, users[0], file, is_folder=False),
+        Entry(OWN, users[1], own, is_folder=True),
+        Entry(HIGHER, users[2], higher, is_folder=True),
     ]
 
 
@@ -33,10 +35,11 @@ def entries(file: int = 0o600, own: int = 0o755, higher: int = 0o755, users: tup
         (entries(0o660), "can write this file", f"chmod go-w {FILE}"),
         (entries(0o602), "can write this file", f"chmod go-w {FILE}"),
         (entries(0o1666), "can write this file", f"chmod go-w {FILE}"),  # sticky means nothing for a file
-        (entries(own=0o775), f"can write its folder {OWN}", f"chmod go-w {OWN}"),
-        (entries(higher=0o777), f"can write its folder {HIGHER}", f"chmod go-w {HIGHER}"),
-        (entries(users=(ALICE, ROOT)), "this file belongs to user 1000", f"chown root {FILE}"),
-        (entries(users=(ROOT, ALICE)), f"its folder {OWN} belongs to user 1000", f"chown root {OWN}"),
+        (entries(own=0o775), f"can write its directory {OWN}", f"chmod go-w {OWN}"),
+        (entries(higher=0o777), f"can write its directory {HIGHER}", f"chmod go-w {HIGHER}"),
+        (entries(users=(ALICE, ROOT, ROOT)), "this file belongs to user 1000", f"chown root {FILE}"),
+        (entries(users=(ROOT, ALICE, ROOT)), f"its directory {OWN} belongs to user 1000", f"chown root {OWN}"),
+        (entries(users=(ROOT, ROOT, ALICE)), f"its directory {HIGHER} belongs to user 1000", f"chown root {HIGHER}"),
     ],
 )
 def test_what_others_could_change(found: list[Entry], what: str, remedy: str) -> None:
@@ -52,8 +55,8 @@ def test_what_others_could_change(found: list[Entry], what: str, remedy: str) ->
         (entries(), {ROOT}),
         (entries(0o644), {ROOT}),
         (entries(own=0o1777, higher=0o1777), {ROOT}),
-        (entries(users=(ALICE, ALICE)), {ROOT, ALICE}),
-        (entries(users=(ALICE, ALICE)), None),
+        (entries(users=(ALICE, ALICE, ALICE)), {ROOT, ALICE}),
+        (entries(users=(ALICE, ALICE, ALICE)), None),
     ],
 )
 def test_what_nobody_else_can_change(found: list[Entry], owners: set[int] | None) -> None:
@@ -99,7 +102,7 @@ def test_a_file_that_others_can_write(config: Path, capsys: pytest.CaptureFixtur
     config.chmod(mode)
     wanted = f"{config}:1: other users can write this file; run `chmod go-w {config}`"
     assert refusal(config, capsys) == wanted
-    with pytest.raises(ConfigError):  # knockd.conf too
+    with pytest.raises(ConfigError):  # also where the owner does not matter
         read_text(config)
     config.chmod(0o644)
     assert read(config).doors
@@ -110,7 +113,7 @@ def test_a_folder_that_others_can_write_also_behind_a_link(config: Path, capsys:
     link.symlink_to(config)
     config.parent.chmod(0o777)
     for path in (config, link):
-        assert f"other users can write its folder {config.parent}" in refusal(path, capsys)
+        assert f"other users can write its directory {config.parent}" in refusal(path, capsys)
     config.parent.chmod(0o1777)
     assert read(link).doors
 
@@ -122,7 +125,7 @@ def test_a_file_of_another_user(
     monkeypatch.delenv("SUDO_UID", raising=False)
     os.chown(config, NOBODY, NOBODY)
     assert f"this file belongs to user {NOBODY}, who could change it; run `chown root" in refusal(config, capsys)
-    assert read_text(config) == TEXT  # whose a knockd.conf is does not matter to knockd
+    assert read_text(config) == TEXT  # where the owner does not matter, as for what `doorward apply` is given
     monkeypatch.setenv("SUDO_UID", str(NOBODY))  # who calls sudo could be root anyway
     assert read(config).doors
 

@@ -168,8 +168,9 @@ def test_many_doors_are_guessed_sooner_than_one() -> None:
         ),
         (
             "['22/tcp']",
-            "4: note: doors 'd0', 'd1' open SSH (22/tcp) to a sequence, which whoever sees its packets can repeat; "
-            "a signed knock cannot be repeated: write [signed], and `doorward key server` makes its key",
+            "4: note: doors 'd0', 'd1' open SSH (22/tcp) to a sequence, which anyone who sees its packets can repeat; "
+            "a signed knock cannot be repeated: write [signed] in place of `knock`; "
+            "`doorward key server` makes its key",
         ),
         ("['22/udp']", None),
     ],
@@ -185,8 +186,32 @@ def test_many_doors_make_one_note() -> None:
     assert message.startswith("4: note: doors 'd0', 'd1', 'd2' and 2 more open remote desktop (3389/tcp) to a sequence")
 
 
-def test_signed_knocks_need_no_advice_to_have_them() -> None:
-    assert found("mode = 'stealth'\n[signed]", STRONG, opens="['22/tcp']") == []
+def test_signed_knocks_for_a_gate_without_a_name_may_be_good_at_another() -> None:
+    text = "[gate]\nmode = 'stealth'\n[signed]\n[doors.a]\nopens = ['22/tcp']"
+    (note,) = [str(finding) for finding in warnings(parse(text, "doorward.toml"), find_lines(text))]
+    assert note.startswith("3: note: the gate has no name")
+    assert "`name`" in note
+
+
+FLEET = "name = 'a'\nmode = 'stealth'\n[fleet]\nname = 'f'\nendpoints = ['http://127.0.0.1:2379']\n"
+
+
+@pytest.mark.parametrize(("more", "warned"), [("", True), ("shared = true", False)])
+def test_a_gate_that_shares_nothing_with_its_fleet(more: str, warned: bool) -> None:
+    assert [line[:30] for line in found(FLEET, STRONG, more=more)] == (
+        ["4: warning: no door is shared "] if warned else []
+    )
+
+
+def test_a_door_that_a_sequence_and_a_signed_knock_open() -> None:
+    other = "['6907/udp', '7013/tcp', '9241/udp', '8116/tcp']"
+    (note,) = found("mode = 'stealth'\nname = 'home'\n[signed]", STRONG, other, opens="['22/tcp']")
+    assert note.startswith("8: note: doors 'd0', 'd1' open to a sequence as well as to a signed knock: ")
+
+
+def test_a_door_that_only_a_signed_knock_opens() -> None:
+    text = "[gate]\nname = 'home'\nmode = 'stealth'\n[doors.a]\nopens = ['22/tcp']\n[signed]"
+    assert warnings(parse(text, "doorward.toml"), find_lines(text)) == []
 
 
 @pytest.mark.parametrize(("time", "warned"), [("24h", False), ("25h", True)])

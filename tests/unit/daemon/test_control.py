@@ -5,6 +5,7 @@ from __future__ import annotations
 import grp
 import json
 import os
+import pwd
 import socket
 import stat
 import struct
@@ -22,6 +23,7 @@ from hypothesis import strategies as st
 from doorward.daemon import control
 from doorward.daemon.control import (
     MAX_CLIENTS,
+    MAX_READERS,
     MAX_REQUEST_BYTES,
     ControlServer,
     Later,
@@ -31,7 +33,7 @@ from doorward.daemon.control import (
 )
 from doorward.daemon.loop import Loop
 from doorward.errors import AnswerNo, HostError, MalformedError, UsageError
-from tests.support.processes import as_nobody, needs_root
+from tests.support.processes import NOBODY, as_nobody, needs_root
 
 # Requests
 
@@ -108,7 +110,7 @@ class Served:
             self._loop.at(self._loop.now_s() + 0.1, lambda: later.give_outcome(outcome))
             return later
         if command == "whose":
-            return {"said": request["is_owner"]}
+            return {"said": [request["is_owner"], request["is_reader"]]}
         if command == "at once":
             later = Later()
             later.give_outcome(lambda: {"said": "at once"})
@@ -351,6 +353,30 @@ def test_a_group_that_does_not_exist(served: Served) -> None:
         served.server.admit_group("no-such-group")
 
 
+# What a process that is not the daemon may answer
+
+
+@pytest.mark.parametrize("answer", [b"{\n", b"[]\n", b"7\n", b"[" * 60_000 + b"\n", b"x" * 5_000])
+def test_an_answer_that_is_none(tmp_path: Path, answer: bytes, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(control, "MAX_ANSWER_BYTES", 4_000)
+    path = tmp_path / "control.sock"
+    with socket.socket(socket.AF_UNIX) as listener:
+        listener.bind(str(path))
+        listener.listen()
+
+        def answer_once() -> None:
+            client, _ = listener.accept()
+            with client, suppress(OSError):
+                client.recv(1000)
+                client.sendall(answer)
+
+        thread = threading.Thread(target=answer_once)
+        thread.start()
+        with pytest.raises(UsageError, match=f"{path}: the answer is not one line of JSON"):
+            ask(path, {"command": "status"})
+        thread.join()
+
+
 # Where it listens
 
 
@@ -417,8 +443,49 @@ def test_members_of_the_group_are_not_taken_for_the_owner(served: Served) -> Non
     served.server.admit_group(grp.getgrgid(os.getegid()).gr_name)
     served.path.chmod(0o666)
     forged = {"command": "whose", "is_owner": True}
-    assert ask(served.path, forged) == {"said": True}
-    assert as_nobody(lambda: ask(served.path, forged), [os.getegid()]) == {"said": False}
+    assert ask(served.path, forged) == {"said": [True, False]}
+    assert as_nobody(lambda: ask(served.path, forged), [os.getegid()]) == {"said": [False, False]}
+
+
+@pytest.fixture
+def readers(monkeypatch: pytest.MonkeyPatch) -> int:
+    """Let the user nobody be the one that reads numbers; gives its group."""
+    nobody = pwd.getpwuid(NOBODY)
+    monkeypatch.setattr(control, "METRICS_USER", nobody.pw_name)
+    return nobody.pw_gid
+
+
+@needs_root
+def test_one_user_may_read_the_numbers(served: Served, readers: int) -> None:
+    ours = next(entry for entry in grp.getgrall() if entry.gr_gid not in (0, readers))
+    forged = {"command": "whose", "is_owner": True, "is_reader": False}
+    served.server.admit_group(None)
+    assert mode_of(served.path) == (0o660, readers)
+    assert as_nobody(lambda: ask(served.path, forged)) == {"said": [False, True]}
+    served.server.admit_group(ours.gr_name)
+    assert mode_of(served.path) == (0o666, 0)  # a file has one group; who asks is looked at
+    assert as_nobody(lambda: ask(served.path, forged)) == {"said": [False, True]}
+    assert as_nobody(lambda: ask(served.path, forged), [ours.gr_gid]) == {"said": [False, False]}
+
+
+@needs_root
+def test_the_process_that_serves_metrics_leaves_room_for_root(served: Served, readers: int) -> None:
+    served.server.admit_group(None)
+
+    def hold_all() -> int:
+        with ExitStack() as stack:
+            clients = [stack.enter_context(served.connect()) for _ in range(MAX_CLIENTS)]
+            for client in clients:
+                with suppress(OSError):
+                    client.sendall(b'{"command": "numbers"}\n')
+            answered = 0
+            for client in clients:
+                with suppress(OSError, ValueError):
+                    answered += line_of(client) == {"said": "numbers"}
+            return answered
+
+    assert as_nobody(hold_all) == MAX_READERS
+    assert ask(served.path, {"command": "status"}) == {"said": "status"}
 
 
 def test_files_without_a_request_are_not_gathered(served: Served) -> None:

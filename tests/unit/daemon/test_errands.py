@@ -141,3 +141,39 @@ def test_a_reason_is_one_word(house: House, reason: str) -> None:
     assert not any("output" in message for message in house.messages())
     with pytest.raises(ChildProcessError):
         os.waitpid(runner, os.WNOHANG)
+
+
+def test_while_hooks_are_off_nothing_runs_and_what_is_owed_stays_owed(house: House) -> None:
+    """Off, an opening that began before ends (owed), a new one begins and ends (nothing is owed), one begins again."""
+    house.config.write_text(
+        '[doors.ssh]\nknock = ["7001/tcp"]\nopens = ["22/tcp"]\n'
+        'on_open = ["/bin/echo", "open %IP%"]\non_close = ["/bin/echo", "close %IP%"]\n'
+    )
+    done: list[str] = []
+
+    def send(what: str, number: int) -> None:
+        address = ip_address(f"192.0.2.{number}")
+        house.errands.run(Errand("ssh", address, what, lambda: done.append(f"{what} {number}")))
+
+    text, doors = house.config.read_text(), read(house.config).doors
+    house.load()
+    for number in (1, 3):
+        send("open", number)
+        house.await_message(f"output: open 192.0.2.{number}")
+    done.clear()
+    house.errands.turn_off()
+    house.config.write_text("[gate")
+    for what, number in (("close", 1), ("open", 2), ("close", 2), ("close", 3), ("open", 3), ("open", 4)):
+        send(what, number)
+    house.errands.refused(HERE, "clock")
+    assert done == ["close 2"]
+    house.errands.take(doors)  # as `doorward apply` does: the file is still wrong
+    house.config.write_text(text)
+    house.errands.turn_on()
+    house.await_message("output: close 192.0.2.1")
+    send("close", 4)
+    send("close", 3)
+    house.await_message("output: close 192.0.2.3")
+    assert sorted(done) == ["close 1", "close 2", "close 3", "close 4"]
+    outputs = [message.partition("output: ")[2] for message in house.messages() if "output" in message]
+    assert outputs == [f"{what} 192.0.2.{n}" for what, n in (("open", 1), ("open", 3), ("close", 1), ("close", 3))]

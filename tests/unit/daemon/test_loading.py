@@ -15,7 +15,7 @@ import pytest
 from doorward.config.files import read
 from doorward.config.schema import Gate, Mode
 from doorward.daemon import loading
-from doorward.daemon.loading import Commit, Loaded, Loading, compile_configuration, load_file
+from doorward.daemon.loading import Commit, Loaded, Loading, compile_configuration, digest_of, load_file
 from doorward.errors import ConfigError, HostError, UsageError
 from doorward.gate.nft import NftError, NftFilter
 from doorward.gate.plan import Remaining
@@ -81,6 +81,7 @@ def test_what_the_daemon_learns(path: Path) -> None:
         ruleset.states,
         Commit(loaded.commit.process, fingerprint()),
         depths=((1, 0), (2, 1), (3, 2), (4, 3)),  # three knocks
+        digest=digest_of(GOOD),
     )
     assert loaded.summary() == "2 doors, mode stealth"
     assert set(loaded.states.values()) == {(0,)}

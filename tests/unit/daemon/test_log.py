@@ -139,6 +139,17 @@ def test_standard_error_is_the_default(capsys: pytest.CaptureFixture[str]) -> No
     assert capsys.readouterr() == ("", "2026-05-01T12:00:00+0545 hello\n")
 
 
+def test_no_text_commands_the_terminal_or_makes_a_line_of_its_own() -> None:
+    for form in ("text", "json"):
+        stream = io.StringIO()
+        log = Log(form, stream)
+        log.event("refused", {"address": "203.0.113.9", "door": None, "reason": "key x\x1b]0;y\x07\nopened\x7f\u202e"})
+        log.say("key x\x1b]0;y\x07 is late")
+        lines = stream.getvalue().splitlines()
+        assert len(lines) == 2
+        assert all(line.isprintable() for line in lines)
+
+
 def test_too_many_lines_of_a_kind_are_counted_and_the_count_is_told() -> None:
     stream = io.StringIO()
     log = Log("json", stream)

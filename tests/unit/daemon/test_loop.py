@@ -43,6 +43,25 @@ def test_timers_go_off_in_order_and_equal_ones_as_they_came(loop: Loop) -> None:
     assert calls == ["a", "b", "c", "d"]
 
 
+def test_a_timer_that_is_months_away_does_not_end_the_loop(
+    loop: Loop, pair: tuple[socket.socket, socket.socket]
+) -> None:
+    """epoll takes a wait of at most 31 bits of milliseconds, 24.8 days."""
+    here, there = pair
+    loop.at(loop.now_s() + 365 * 86_400, lambda: None)
+    loop.on_readable(here.fileno(), loop.stop)
+    there.send(b"x")
+    loop.run()
+
+
+def test_a_wait_that_is_cut_short_is_begun_again(loop: Loop, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("doorward.daemon.loop.LONGEST_WAIT_S", 0.005)
+    due_s = loop.now_s() + 0.03
+    loop.at(due_s, loop.stop)
+    loop.run()
+    assert loop.now_s() >= due_s
+
+
 def test_no_timer_goes_off_before_its_moment(loop: Loop) -> None:
     due_s = loop.now_s() + 0.05
     late_s: list[float] = []

@@ -12,7 +12,7 @@ import socket
 import struct
 import time
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import closing, contextmanager
 from ipaddress import ip_address
 from pathlib import Path
 
@@ -149,15 +149,15 @@ def test_a_reader_that_sends_something_else_is_ended() -> None:
         reader._waiter.unregister(reader._socket)
         reader._socket.close()
         reader._socket, taken_over = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
-        reader._waiter.register(reader._socket, select.EPOLLIN)
-        taken_over.send(b'{"run": "/bin/sh"}')
-        assert awaited(reader, 1) == [None]
-        assert "sent what is no event" in reader.loss
-        with pytest.raises(ProcessLookupError):
-            os.kill(before, 0)
-        knock()
-        assert awaited(reader, 1) == [KNOCK]
-        taken_over.close()
+        with taken_over:
+            reader._waiter.register(reader._socket, select.EPOLLIN)
+            taken_over.send(b'{"run": "/bin/sh"}')
+            assert awaited(reader, 1) == [None]
+            assert "sent what is no event" in reader.loss
+            with pytest.raises(ProcessLookupError):
+                os.kill(before, 0)
+            knock()
+            assert awaited(reader, 1) == [KNOCK]
 
 
 def kernel_call(name: str, *arguments: object) -> Callable[[], None]:
@@ -211,27 +211,25 @@ Enter = Callable[[LogSocket[Event], socket.socket], None]
 def results(attempts: dict[str, Callable[[], object]], enter: Enter) -> dict[str, str]:
     """Enter some sandbox in a child, try everything there, and tell what came of it."""
     with own_namespace():
-        log = event_log(GROUP)
         here, there = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
-        pid = os.fork()
-        if pid == 0:
-            enter(log, there)
-            for name, attempt in attempts.items():
-                try:
-                    attempt()
-                    said = "done"
-                except OSError as error:
-                    said = os.strerror(error.errno or 0)
-                there.send(json.dumps([name, said]).encode())
-            os._exit(0)
-        there.close()
-        here.settimeout(PATIENCE_S)
-        found: dict[str, str] = {}
-        while raw := here.recv(1000):
-            found.update([json.loads(raw)])
-        os.waitpid(pid, 0)
-        here.close()
-        log.close()
+        with here, there, closing(event_log(GROUP)) as log:
+            pid = os.fork()
+            if pid == 0:
+                enter(log, there)
+                for name, attempt in attempts.items():
+                    try:
+                        attempt()
+                        said = "done"
+                    except OSError as error:
+                        said = os.strerror(error.errno or 0)
+                    there.send(json.dumps([name, said]).encode())
+                os._exit(0)
+            there.close()
+            here.settimeout(PATIENCE_S)
+            found: dict[str, str] = {}
+            while raw := here.recv(1000):
+                found.update([json.loads(raw)])
+            os.waitpid(pid, 0)
         return found
 
 

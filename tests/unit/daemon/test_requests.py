@@ -7,6 +7,7 @@ import os
 import socket
 import time
 from collections.abc import Iterator
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -18,6 +19,7 @@ from doorward.errors import AnswerNo, DoorwardError, HostError, UsageError
 from doorward.gate.plan import Changes
 from doorward.gate.ruleset import COUNTERS
 from doorward.ledger import Ledger
+from doorward.metrics.families import exposition
 from doorward.model import Element
 from tests.support.inside_daemon import InsideDaemon
 from tests.support.openings import element
@@ -66,11 +68,22 @@ def test_status(daemon: InsideDaemon) -> None:
         "log_overflows": 0,
         "ledger_trouble": "",
         "config": str(daemon.config),
+        "is_loading": False,
+        "digest": "",
+        "last_good": "",
         "trial": None,
         "signed": None,
         "banned": 0,
         "fleet": None,
     }
+
+
+def test_what_would_tell_of_the_file_is_the_owners(daemon: InsideDaemon) -> None:
+    daemon.loaded = replace(daemon.loaded, digest="0f", last_good="doorward.toml:3: '7000' has no protocol; write it")
+    shown = daemon.ask("status", is_owner=True)
+    assert (shown["digest"], shown["last_good"]) == (daemon.loaded.digest, daemon.loaded.last_good)
+    shown = daemon.ask("status", is_owner=False)
+    assert (shown["digest"], bool(shown["last_good"]), "7000" in shown["last_good"]) == ("", True, False)
 
 
 def test_numbers(daemon: InsideDaemon) -> None:
@@ -106,10 +119,24 @@ def test_who_follows_is_told_what_stands_and_then_what_happens(daemon: InsideDae
         assert lines.readline() == b""
 
 
-@pytest.mark.parametrize("command", ["apply", "confirm", "installed"])
-def test_the_whole_gate_is_the_owners(daemon: InsideDaemon, command: str) -> None:
-    with pytest.raises(UsageError, match="changing the whole gate is for root"):
-        daemon.ask(command)
+@pytest.mark.parametrize("command", ["apply", "confirm", "installed", "off", "ban", "unban"])
+def test_members_of_the_group_may_neither_change_the_gate_nor_ban(daemon: InsideDaemon, command: str) -> None:
+    with pytest.raises(UsageError, match=f"^{command} is for root: "):
+        daemon.ask(command, address="192.0.2.7", is_owner=False)
+    assert daemon.ask("bans") == {"bans": []}
+
+
+@pytest.mark.parametrize("command", sorted(requests._HANDLERS.keys() - {"numbers"}))
+def test_who_may_read_the_numbers_may_do_nothing_else(daemon: InsideDaemon, command: str) -> None:
+    with pytest.raises(UsageError, match="the numbers alone"):
+        daemon.ask(command, "ssh", "192.0.2.7", is_owner=False, is_reader=True)
+
+
+def test_the_numbers_name_no_address_to_who_may_read_nothing_else(daemon: InsideDaemon) -> None:
+    whole = daemon.ask("numbers")
+    numbers = daemon.ask("numbers", is_owner=False, is_reader=True)
+    assert whole.keys() - numbers.keys() == {"attempts", "listed"}
+    assert exposition(numbers) == exposition(whole)
 
 
 def test_for_how_long(daemon: InsideDaemon) -> None:

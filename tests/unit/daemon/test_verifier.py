@@ -21,12 +21,14 @@ def grant(number: int = 0) -> Granted:
 
 
 class Judging:
-    """Grants what begins with a G, refuses what begins with an R, and takes the rest for garbage."""
+    """Grants a G, an F from GUEST alone; refuses an R for good, and takes the rest for garbage."""
 
     def judge(self, packet: bytes, source: bytes, now_ms: int) -> Granted | Refused:
         assert now_ms == 1000 * WALL_S
-        if packet.startswith(b"G"):
+        if packet.startswith(b"G") or (packet.startswith(b"F") and source == GUEST.packed):
             return grant()
+        if packet.startswith(b"F"):
+            return Refused("forbidden", "may not knock from there")
         return Refused("clock", "is late") if packet.startswith(b"R") else Refused("check")
 
 
@@ -56,6 +58,14 @@ def test_a_copy_is_no_second_grant() -> None:
     (report,) = here.work([packet("G"), packet("R"), packet("G")], WALL_S, 5.0)
     assert report.granted == []
     assert [telling.refused.reason for telling in report.refused] == ["repeated"] * 3
+
+
+def test_a_copy_from_a_forbidden_place_does_not_spoil_the_packet() -> None:
+    here, real = desk(), packet("F")
+    copy = real._replace(source=ip_address("203.0.113.9").packed)
+    (report,) = here.work([copy, copy, real, copy, real], WALL_S, 0.0)
+    assert report.granted == [grant()]
+    assert report.counts == {"forbidden": 1, "repeated": 3}
 
 
 def test_garbage_is_not_remembered() -> None:

@@ -9,7 +9,7 @@ from typing import Any
 import pytest
 
 from doorward.config.toml import parse
-from doorward.doctor import firewalls, lockout, running
+from doorward.doctor import bypasses, firewalls, lockout, running
 from doorward.doctor.finding import Finding, Level
 from doorward.doctor.host import (
     Base,
@@ -25,7 +25,7 @@ from doorward.doctor.host import (
     Unchecked,
     Way,
 )
-from doorward.doctor.rules import Ruleset
+from doorward.doctor.rules import Helper, Ruleset
 from doorward.model import Port
 from doorward.session import SshConnection
 
@@ -96,6 +96,45 @@ def test_the_port_of_the_session(text: str, level: Level, part: str) -> None:
     assert (found.level, part in found.what) == (level, True), found
 
 
+SIGNED = BY_HAND + "\n[signed]\n"
+IS_SIGNED = replace(WELL, signed_doors=frozenset({"a"}))
+TAKES_NONE = {**STATUS, "signed": {"takes": False, "refused": {}}}
+
+
+@pytest.mark.parametrize(
+    ("change", "level"),
+    [
+        ({}, Level.OK),
+        ({"daemon": None}, Level.ERROR),
+        ({"daemon": None, "session": None}, Level.ERROR),
+        ({"daemon": TAKES_NONE}, Level.ERROR),
+        ({"daemon": None, "table_stands": False}, Level.OK),  # nothing is hidden yet
+    ],
+)
+def test_a_door_that_opens_by_signed_knocks_only_needs_the_daemon(change: dict[str, Any], level: Level) -> None:
+    (found,) = findings(lockout.judge, SIGNED, replace(IS_SIGNED, **change))
+    assert found.level is level
+    levels = [each.level for each in findings(running.judge, SIGNED, replace(IS_SIGNED, **change))]
+    is_gone = "daemon" in change and change["daemon"] is None and "table_stands" not in change
+    assert (Level.ERROR in levels) is is_gone
+
+
+def test_a_boot_without_the_daemon_locks_out_of_a_door_that_opens_by_signed_knocks_only() -> None:
+    boot = replace(IS_SIGNED, boot=Boot(True, frozenset({running.GATE})))
+    assert Level.ERROR in [found.level for found in findings(running.judge, SIGNED, boot)]
+    observed = [found.level for found in findings(running.judge, gate('mode = "observe"', SIGNED), boot)]
+    assert Level.ERROR not in observed
+
+
+def test_doorward_off_and_the_last_good_configuration_are_errors() -> None:
+    off = findings(running.judge, KNOCKED, replace(WELL, daemon=None, table_stands=False, off_since="2026-05-01"))
+    assert [found.commands for found in off if found.level is Level.ERROR] == [("doorward on",)]
+    assert not [found for found in off if found.where in ("daemon", "boot")]
+    wrong = replace(WELL, daemon={**STATUS, "last_good": "/f:3: wrong; repair it\n/f:4: too"})
+    (found,) = (one for one in findings(running.judge, KNOCKED, wrong) if one.level is Level.ERROR)
+    assert "/f:3: wrong" in found.what
+
+
 def test_on_a_console_the_port_of_ssh_is_looked_at_where_it_listens() -> None:
     console = replace(WELL, session=None)
     (found,) = findings(lockout.judge, BY_HAND, console)
@@ -104,14 +143,14 @@ def test_on_a_console_the_port_of_ssh_is_looked_at_where_it_listens() -> None:
 
 
 def test_where_all_is_well_nothing_but_ok_is_said() -> None:
-    for judge in (lockout.judge, firewalls.judge, running.judge):
+    for judge in (lockout.judge, firewalls.judge, bypasses.judge, running.judge):
         assert {found.level for found in findings(judge, KNOCKED, WELL)} <= {Level.OK}
 
 
 @pytest.mark.parametrize(
     ("change", "level", "part"),
     [
-        ({"daemon": None}, Level.WARNING, "no daemon runs; knocks still open doors"),
+        ({"daemon": None}, Level.WARNING, "no daemon runs; sequences still open doors"),
         ({"daemon": None, "table_stands": False}, Level.WARNING, "nothing is hidden"),
         ({"table_stands": False}, Level.ERROR, "the table inet doorward is gone"),
         ({"daemon": {**STATUS, "config": "/g"}}, Level.WARNING, "it runs with /g, not with /f"),
@@ -207,7 +246,7 @@ def test_of_knocks_only_what_comes_before_the_gate_matters() -> None:
 
 
 def test_a_port_that_is_forwarded_is_listened_to_elsewhere() -> None:
-    ways = (Way(TO_SSH, "new", (), Port.parse("80/tcp"), is_local=False),)
+    ways = (Way(TO_SSH, "new", (), Port.parse("80/tcp"), ip_address("172.17.0.2")),)
     facts = replace(WELL, listening=frozenset(), trace=Trace(("ip nat",), ways))
     assert {one.level for one in findings(firewalls.judge, KNOCKED, facts)} == {Level.OK}
 
@@ -216,3 +255,45 @@ def test_a_routing_rule_that_looks_at_the_same_bits() -> None:
     facts = replace(WELL, network=NETWORK._replace(mark_rules=(MarkRule(0x1000, 0xF000), MarkRule(0xCA6C, 0xFFFFFFFF))))
     (found,) = findings(firewalls.judge, gate('accept_mark = "0x1000/0x1000"'), facts)
     assert (found.level, found.where) == (Level.WARNING, "ip rule, fwmark 0x1000/0xf000")
+
+
+def container(*ways: str, blocks: tuple[Block, ...] = ()) -> Facts:
+    """A host that forwards the door's port to a container, which answers to what comes in by these interfaces."""
+    there = ip_address("172.17.0.2")
+    bridge = (Local("docker0", ip_interface("172.17.0.1/16")), Local("wg0", ip_interface("10.0.0.1/24")))
+    routes = (*NETWORK.routes, Route(ip_network("172.17.0.0/16"), "docker0"))
+    http = Port.parse("80/tcp")
+    direct = TO_SSH._replace(port=http, destination=there, published=SSH)
+    found = (
+        Way(TO_SSH, "new", (), http, there),
+        *(Way(direct._replace(interface=way), "new", blocks, http, there) for way in ways),
+    )
+    network = Network((*NETWORK.locals, *bridge), routes)
+    return replace(WELL, network=network, trace=Trace((FILTER.name,), found))
+
+
+@pytest.mark.parametrize("ways", [[], ["eth0"], ["eth0", "wg0"]])
+def test_the_address_of_a_container_behind_a_hidden_port(ways: list[str]) -> None:
+    found = findings(bypasses.judge, KNOCKED, container(*ways))
+    commands = [f"iptables-nft -t raw -I PREROUTING -i {way} -d 172.17.0.0/16 -j DROP" for way in ways]
+    assert [(each.level, each.where, [*each.commands]) for each in found] == (
+        [(Level.WARNING, "port 22/tcp", commands)] if ways else []
+    )
+    assert {each.level for each in findings(firewalls.judge, KNOCKED, container(*ways))} == {Level.OK}
+
+
+def test_where_a_rule_drops_it_or_nothing_is_hidden_no_container_is_named() -> None:
+    drop = Block(FILTER, Base("FORWARD", "forward", 0), "-A FORWARD -j DROP")
+    assert findings(bypasses.judge, KNOCKED, container("eth0", blocks=(drop,))) == []
+    assert {each.level for each in findings(firewalls.judge, KNOCKED, container("eth0", blocks=(drop,)))} == {Level.OK}
+    assert findings(bypasses.judge, gate('mode = "observe"'), container("eth0")) == []
+
+
+@pytest.mark.parametrize(("mode", "is_named"), [("guard", True), ("stealth", True), ("observe", False)])
+def test_conntrack_helpers_are_named_where_something_is_hidden(mode: str, is_named: bool) -> None:
+    trace = Trace((FILTER.name,), WELL.trace.ways, helpers=(Helper("the rule", "ftp", "the command"),))
+    found = findings(bypasses.judge, gate(f'mode = "{mode}"'), replace(WELL, trace=trace, assigns_helpers=True))
+    assert [(each.level, each.commands) for each in found] == [
+        (Level.WARNING, ("the command",)),
+        (Level.WARNING, ("sysctl -w net.netfilter.nf_conntrack_helper=0",)),
+    ] * is_named

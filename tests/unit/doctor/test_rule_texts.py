@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from doorward.doctor.rules import MAX_TEXT, Ruleset, chains_of, differing, line_of
+from doorward.doctor.rules import MAX_TEXT, Helper, Ruleset, chains_of, differing, line_of
 
 LISTED = """table inet t { # handle 3
 	flowtable f { # handle 9
@@ -127,3 +127,27 @@ def test_saved_tables_are_compared_but_for_their_counters() -> None:
 )
 def test_the_line_that_a_program_objects_to(message: str, line: str) -> None:
     assert line_of(LISTED, message) == line
+
+
+def test_rules_that_assign_conntrack_helpers() -> None:
+    text = """table inet t { # handle 3
+\tct helper standard { # handle 9
+\t\ttype "ftp" protocol tcp
+\t\tl3proto inet
+\t}
+
+\tchain c { # handle 1
+\t\ttcp dport 21 ct helper set "standard" # handle 5
+\t\tct helper "ftp" accept # handle 6
+\t}
+}
+"""
+    (found,) = Ruleset("nft", "inet", "t", text).helpers()
+    rule = 'inet t, chain c: tcp dport 21 ct helper set "standard"'
+    assert found == Helper(rule, "ftp", "nft delete rule inet t c handle 5")
+    assigns = "-A PREROUTING -p tcp -m tcp --dport 21 -j CT --helper ftp"
+    saved = f"*raw\n{assigns}\n-A PREROUTING -m helper --helper ftp -j ACCEPT\nCOMMIT\n"
+    (found,) = Ruleset("iptables-nft", "ip", "raw", saved).helpers()
+    assert found == Helper(
+        f"iptables-nft -t raw: {assigns}", "ftp", f"iptables-nft -t raw -D {assigns.removeprefix('-A ')}"
+    )

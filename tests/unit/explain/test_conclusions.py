@@ -391,6 +391,17 @@ def test_doors_that_share_a_prefix_or_a_port() -> None:
     assert concluded(shared, script("0 1001/tcp; 1 1002/udp; 2 1004/tcp")).door == "b"
 
 
+@pytest.mark.parametrize("last", ["60 7000/tcp; 61 8000/udp", "60 7000/tcp; 61 8000/udp; 62 9000/udp"])
+def test_a_door_that_opened_is_not_hidden_by_a_later_try_that_failed(last: str) -> None:
+    thrice = "; ".join(f"{at} 7000/tcp; {at}.1 8000/udp; {at}.2 9000/tcp" for at in (0, 10, 20))
+    conclusion = concluded(HOUSE, script(f"{thrice}; {last}"))
+    assert (conclusion.door, conclusion.opened) == ("ssh", True)
+    assert conclusion.fault.what.startswith("door ssh opened 3 times; the last try did not open it: ")
+    other = concluded(HOUSE, script(f"0 7101/tcp; 1 7102/tcp; {last}"))
+    assert (other.door, other.opened) == ("ssh", True)
+    assert other.fault.what.startswith("door web opened; the last try at door ssh did not open it: ")
+
+
 def test_who_is_shown() -> None:
     packets = script(f"{GOOD}; 1 80/tcp from=192.0.2.8; 2 22/tcp from=192.0.2.9; 3 5/tcp from=192.0.2.10")
     found = explained(HOUSE, packets)

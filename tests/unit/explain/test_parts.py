@@ -247,15 +247,17 @@ OPENED = {"ports": ["22/tcp"], "by": "knock", "until": 1030.0, "closed": None, "
         ([OPENED | {"until": 1005.0}], "is_over", "and its time was over after 5.0 s"),
         ([OPENED | {"closed": 1004.0, "closed_by": "hand"}], "closed_by_hand", "and was closed by hand"),
         ([OPENED | {"closed": 1004.0, "closed_by": "lost"}], "closed_by_others", "and the kernel lost it after 4.0 s"),
+        ([OPENED | {"closed": 1004.0, "closed_by": "ban"}], "closed_by_ban", "and a ban closed it after 4.0 s"),
+        ([OPENED, {"until": 1009.0, "ended": None}], "is_open", "and is open for 20.0 s more"),  # a ban that is over
+        ([{"until": 1009.0, "ended": None}], "no_record", "no knock from there was ever complete"),
         ([OPENED | {"closed": 1004.0, "closed_by": "time"}], "is_over", "its time was over after 4.0 s"),
         ([{"reason": "replayed"}], "refused", "it was refused last, at <1000>: replayed"),
         ([OPENED, {"reason": "too old"}], "refused", "it was refused last, at <1000>: too old"),
     ],
 )
 def test_the_ledgers_line(records: list[dict[str, object]], kind: str, says: str) -> None:
-    found = [
-        Record(1000.0, "refused" if "reason" in detail else "opened", "ssh", "192.0.2.7", detail) for detail in records
-    ]
+    events = ["refused" if "reason" in detail else "banned" if "ended" in detail else "opened" for detail in records]
+    found = [Record(1000.0, event, "ssh", "192.0.2.7", detail) for event, detail in zip(events, records, strict=True)]
     conclusion = conclude_records("192.0.2.7", found, 1010.0, lambda at_s: f"<{at_s:.0f}>")
     assert conclusion.fault.kind == kind
     assert says in conclusion.fault.what

@@ -41,12 +41,18 @@ def test_what_is_left_out_is_zero() -> None:
 
 @pytest.mark.parametrize(
     "kv",
-    [KEY | {"key": "no base64!"}, KEY | {"key": forms.b64(b"\xff")}, KEY | {"mod_revision": "x"},
+    [KEY | {"key": "no base64!"}, KEY | {"mod_revision": "x"},
      KEY | {"mod_revision": "9" * 19}, KEY | {"mod_revision": 1.5}, KEY | {"value": 3}],
 )  # fmt: skip
 def test_a_key_that_makes_no_sense(kv: dict[str, object]) -> None:
     with pytest.raises(MalformedError):
         forms.listing({"kvs": [kv]})
+
+
+def test_a_key_that_is_not_text_keeps_no_other_from_being_read() -> None:
+    listing = forms.listing({"kvs": [KEY | {"key": forms.b64(b"/a/\xff")}, KEY]})
+    assert len(listing.entries) == 2
+    assert forms.key_range(listing.entries[0].key)["key"] == forms.b64(b"/a/\xff")
 
 
 def test_the_range_of_a_prefix_ends_after_it() -> None:

@@ -16,7 +16,7 @@ HOUR = 3_600_000
 
 
 def found(revision: int, left_ms: int = HOUR, gate: str = "b", by: str = "knock") -> Found:
-    return Found(SSH, revision, gate, by, left_ms)
+    return Found(SSH, revision, gate, by, left_ms, HOUR)
 
 
 def test_what_is_opened_here_is_told_once() -> None:
@@ -31,11 +31,16 @@ def test_what_is_opened_here_is_told_once() -> None:
 
 def test_what_is_opened_elsewhere_is_opened_and_never_told() -> None:
     here = Openings("a")
-    assert here.put(found(5), 0) == [Open(SSH, HOUR, "knock at b")]
+    assert here.put(found(5), 0) == [Open(SSH, HOUR, "knock at b", HOUR)]
     assert here.put(found(5), 0) == here.put(found(4), 0) == []
     assert here.owed(0) == []
     assert here.put(found(6, HOUR // 2), 0) == []  # shortens nothing
-    assert here.put(found(7, 2 * HOUR), 0) == [Open(SSH, 2 * HOUR, "knock at b")]
+    assert here.put(found(7, 2 * HOUR), 0) == [Open(SSH, 2 * HOUR, "knock at b", HOUR)]
+
+
+def test_an_opening_under_this_gates_own_name_still_says_that_the_fleet_brought_it() -> None:
+    here = Openings("a")
+    assert here.put(found(5, gate="a"), 0) == [Open(SSH, HOUR, "knock at a", HOUR)]
 
 
 def test_a_key_that_is_gone_before_its_end_was_closed() -> None:
@@ -56,7 +61,7 @@ def test_what_is_closed_here_is_told_and_stays_closed() -> None:
     known = here.get(SSH)
     assert known is not None
     assert (known.revision, known.is_closing) == (5, True)
-    assert here.put(found(6), 30) == [Open(SSH, HOUR, "knock at b")]  # whoever opened it after that
+    assert here.put(found(6), 30) == [Open(SSH, HOUR, "knock at b", HOUR)]  # whoever opened it after that
 
 
 def test_what_was_opened_here_after_it_was_closed_elsewhere() -> None:
@@ -89,7 +94,7 @@ def test_what_was_closed_while_nobody_could_be_told() -> None:
 def test_etcd_has_another_revision_than_was_known() -> None:
     here = Openings("a")
     here.opened(SSH, HOUR, "knock", 0)
-    assert here.differs(SSH, found(7, 2 * HOUR), 7, 0) == [Open(SSH, 2 * HOUR, "knock at b")]
+    assert here.differs(SSH, found(7, 2 * HOUR), 7, 0) == [Open(SSH, 2 * HOUR, "knock at b", HOUR)]
     assert not here.owes(SSH, 0)
     here.opened(SSH, 3 * HOUR, "knock", 0)
     assert here.differs(SSH, None, 0, 0) == []  # closed elsewhere, before this
@@ -148,7 +153,7 @@ class Fleet(RuleBasedStateMachine):
             known, have = site.known.get(effect.key), self.store.get(effect.key)
             assert known is not None
             if (have[0] if have else 0) != known.revision:
-                seen = Found(effect.key, have[0], have[2], "knock", have[1] - self.now) if have else None
+                seen = Found(effect.key, have[0], have[2], "knock", have[1] - self.now, HOUR) if have else None
                 site.take(site.known.differs(effect.key, seen, have[0] if have else 0, self.now), self.now)
             elif known.is_closing:
                 if self.store.pop(effect.key, None):
@@ -169,7 +174,9 @@ class Fleet(RuleBasedStateMachine):
             assert entry is not None
             key, until, name = entry
             if until:
-                site.take(site.known.put(Found(key, revision, name, "knock", until - self.now), self.now), self.now)
+                site.take(
+                    site.known.put(Found(key, revision, name, "knock", until - self.now, HOUR), self.now), self.now
+                )
             else:
                 site.take(site.known.deleted(key, revision, self.now), self.now)
             site.heard = revision
@@ -177,7 +184,7 @@ class Fleet(RuleBasedStateMachine):
     @rule(gate=GATES)
     def read_all(self, gate: int) -> None:
         site, revision = self.sites[gate], len(self.history) - 1
-        there = [Found(k, at, name, "knock", until - self.now) for k, (at, until, name) in self.store.items()]
+        there = [Found(k, at, name, "knock", until - self.now, HOUR) for k, (at, until, name) in self.store.items()]
         site.take(site.known.snapshot(there, revision, self.now), self.now)
         site.heard = max(site.heard, revision)
 

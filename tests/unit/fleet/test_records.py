@@ -72,7 +72,7 @@ def test_never_longer_than_it_was_opened_for(clock_ms: int, oldest_ms: int | Non
     assert left_ms(SHARED, WRITTEN_MS + clock_ms, oldest_ms, lease_ms) <= SHARED.for_ms
 
 
-ITEM = talk.item(KEY, 5, "knock")
+ITEM = talk.item(KEY, 5, "knock", 9)
 MESSAGES: list[talk.Message] = [
     talk.Standing([ITEM], [KEY], True),
     talk.Opened([ITEM, ITEM]),
@@ -80,18 +80,16 @@ MESSAGES: list[talk.Message] = [
     talk.Claim(3, ["00" * 16]),
     talk.Claimed(3, [True, False], ""),
     talk.Claimed(3, None, "no answer"),
-    talk.Loaded(2, 7, ""),
     talk.Recorded("refused", "", "192.0.2.0/24", "why"),
     talk.Say("warning", "words"),
     talk.State(True, 1, 2, 3),
-    talk.Doors(7),
 ]
 
 
 @pytest.mark.parametrize("letter", ["\N{GRINNING FACE}", '"', "\N{LATIN SMALL LETTER E WITH ACUTE}"])
 def test_the_most_openings_with_the_longest_words_fit_in_a_message(letter: str) -> None:
     key = Key("d" * 64, ip_network("ffff:ffff:ffff:ffff:ffff:ffff:ffff:ff00/120"))
-    items = [talk.item(key, 1 << 53, letter * records.MAX_WORDS)] * talk.MOST_AT_ONCE
+    items = [talk.item(key, 1 << 53, letter * records.MAX_WORDS, 1 << 53)] * talk.MOST_AT_ONCE
     raw = talk.pack(talk.Opened(items))
     assert len(raw) <= talk.MESSAGE_BYTES
     assert talk.parse(raw) == talk.Opened(items)

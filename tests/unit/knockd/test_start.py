@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import io
+import os
 import tempfile
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import redirect_stderr
 from pathlib import Path
 
@@ -12,7 +13,7 @@ import pytest
 
 import doorward.knockd.app  # noqa: F401 - `main` takes it when it is called, and nobody may be unable to read it
 from doorward.cli.knockd import main
-from tests.support.processes import as_nobody, needs_root, own_namespace
+from tests.support.processes import NOBODY, as_nobody, needs_root, own_namespace
 
 DOOR = "[door]\nSequence = 7000,7100\nCommand = :\n"
 
@@ -49,6 +50,47 @@ def test_a_configuration_that_may_not_be_read(folder: Path) -> None:
     assert "may not read it; run doorward as root" in text
 
 
+def given_away(config: Path) -> None:
+    os.chown(config, NOBODY, NOBODY)
+
+
+def written_by_a_group(config: Path) -> None:
+    config.chmod(0o660)
+
+
+def in_a_directory_given_away(config: Path) -> None:
+    os.chown(config.parent, NOBODY, NOBODY)
+
+
+def in_a_directory_that_others_write(config: Path) -> None:
+    config.parent.chmod(0o777)
+
+
+@needs_root
+@pytest.mark.parametrize(
+    ("spoil", "remedy"),
+    [
+        (given_away, "chown root {config}"),
+        (written_by_a_group, "chmod go-w {config}"),
+        (in_a_directory_given_away, "chown root {config.parent}"),
+        (in_a_directory_that_others_write, "chmod go-w {config.parent}"),
+    ],
+)
+def test_root_refuses_a_configuration_that_others_could_change(
+    folder: Path, spoil: Callable[[Path], None], remedy: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.delenv("SUDO_UID", raising=False)
+    config = folder / "knockd.conf"
+    config.write_text(DOOR + "nonsense\n")
+    config.chmod(0o640)  # as Debian has it
+    status, text = said("-c", config)
+    assert (status, f"{config}:4: " in text) == (1, True)  # it was read
+    spoil(config)
+    status, text = said("-c", config)
+    assert (status, text.startswith(f"knockd: {config}:1: ")) == (1, True)
+    assert f"run `{remedy.format(config=config)}`" in text
+
+
 @needs_root
 @pytest.mark.parametrize("engine", ["kernel", "ring"])
 def test_without_the_rights(folder: Path, engine: str, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -64,3 +106,22 @@ def test_without_the_rights(folder: Path, engine: str, monkeypatch: pytest.Monke
     assert text.startswith("knockd: ")
     assert "CAP_NET_" in text
     assert "root" in text
+
+
+@needs_root
+@pytest.mark.parametrize("spoil", ["owner", "link"])
+def test_root_opens_no_ledger_where_another_user_could_put_links(
+    folder: Path, spoil: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.delenv("SUDO_UID", raising=False)
+    config, state = folder / "knockd.conf", folder / "state"
+    config.write_text(DOOR)
+    state.mkdir()
+    monkeypatch.setenv("STATE_DIRECTORY", str(state))
+    if spoil == "owner":
+        os.chown(state, NOBODY, NOBODY)
+    else:
+        (state / "knockd.sqlite3").symlink_to(folder / "elsewhere")
+    status, text = said("-c", config)
+    assert (status, text.startswith(f"knockd: {state}/knockd.sqlite3: ")) == (1, True)
+    assert not (folder / "elsewhere").exists()

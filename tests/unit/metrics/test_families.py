@@ -10,6 +10,7 @@ from typing import Any
 from prometheus_client.parser import text_string_to_metric_families
 
 from doorward import __version__
+from doorward.gate.ruleset import COUNTERS
 from doorward.metrics.families import exposition
 
 ROOT = Path(__file__).parents[3]
@@ -40,6 +41,7 @@ NUMBERS: dict[str, Any] = {
         "owed": 1,
         "revision": 7,
         "without_answer": {"refused": 4},
+        "rejected": {"door": 2},
     },
     "log_overflows": 1,
     "ledger_trouble": "the disk is full",
@@ -75,6 +77,7 @@ EXPECTED = {
     "doorward_fleet_owed{}": 1,
     'doorward_fleet_unanswered_total{"outcome": "refused"}': 4,
     'doorward_fleet_unanswered_total{"outcome": "taken"}': 0,
+    'doorward_fleet_rejected_total{"reason": "door"}': 2,
     "doorward_log_overflows_total{}": 1,
     "doorward_ledger_trouble{}": 1,
     "doorward_ledger_lost_total{}": 9,
@@ -96,11 +99,23 @@ def names() -> set[str]:
 
 
 def test_every_number_has_its_name() -> None:
-    assert samples(exposition(NUMBERS)) == EXPECTED
+    assert samples(exposition(NUMBERS).full) == EXPECTED
+
+
+def test_every_local_user_sees_nothing_that_a_knock_changes() -> None:
+    assert samples(exposition(NUMBERS).public) == {
+        'doorward_up{}': 1,
+        f'doorward_build_info{{"version": "{__version__}"}}': 1,
+        "doorward_doors{}": 3,
+        'doorward_packets_total{"path": "hidden"}': 12,
+        "doorward_signed_ready{}": 1,
+        "doorward_fleet_in_touch{}": 1,
+        "doorward_ledger_trouble{}": 1,
+    }  # fmt: skip
 
 
 def test_without_signed_knocks_there_is_nothing_of_them() -> None:
-    found = samples(exposition(NUMBERS | {"signed": None}))
+    found = samples(exposition(NUMBERS | {"signed": None}).full)
     assert EXPECTED.keys() - found.keys() == {
         "doorward_signed_ready{}",
         'doorward_refusals_total{"by": "key", "reason": "used"}',
@@ -108,18 +123,19 @@ def test_without_signed_knocks_there_is_nothing_of_them() -> None:
 
 
 def test_a_gate_that_is_alone_has_no_fleet() -> None:
-    found = samples(exposition(NUMBERS | {"fleet": None}))
-    assert len(EXPECTED.keys() - found.keys()) == 5
+    found = samples(exposition(NUMBERS | {"fleet": None}).full)
+    assert len(EXPECTED.keys() - found.keys()) == 6
     assert all(key.startswith("doorward_fleet_") for key in EXPECTED.keys() - found.keys())
 
 
 def test_without_a_daemon_one_number_says_so() -> None:
-    assert samples(exposition(None)) == {"doorward_up{}": 0}
+    for text in exposition(None):
+        assert samples(text) == {"doorward_up{}": 0}
 
 
 def test_a_door_may_be_called_anything_that_a_door_may_be_called() -> None:
     name = "A_-9" * 16
-    found = samples(exposition(NUMBERS | {"events": [["opened", name, "key", 1]]}))
+    found = samples(exposition(NUMBERS | {"events": [["opened", name, "key", 1]]}).full)
     assert found[f'doorward_opened_total{{"by": "key", "door": "{name}"}}'] == 1
 
 
@@ -128,6 +144,13 @@ def test_the_manual_lists_all_metrics_and_no_others() -> None:
     listed = set(re.findall(r"^\| `(doorward_\w+)`", text, re.MULTILINE))
     assert listed == {re.sub(r"_(bucket|count|sum)$", "", name) for name in names()}
     assert set(re.findall(r"expr: .*?(doorward_\w+)", text)) <= names()
+    public = re.findall(r"^\| `(doorward_\w+)` \|[^|]*\| (?:yes|`hidden`.*?) \|", text, re.MULTILINE)
+    assert set(public) == {key.partition("{")[0] for key in samples(exposition(NUMBERS).public)}
+    paths = re.findall(r"`(\w+)`", re.findall(r"^\| `doorward_packets_total` \| path \|(.*?)\|", text, re.MULTILINE)[0])
+    counted = samples(exposition(NUMBERS | {"counters": dict.fromkeys(COUNTERS, 1)}).public)
+    assert {f'doorward_packets_total{{"path": "{path}"}}' for path in paths} == {
+        key for key in counted if key.startswith("doorward_packets")
+    }
 
 
 def test_the_dashboard_shows_what_there_is() -> None:

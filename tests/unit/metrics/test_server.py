@@ -17,6 +17,7 @@ from hypothesis import strategies as st
 
 from doorward.errors import HostError, UsageError
 from doorward.metrics import server as module
+from doorward.metrics.families import Exposition
 from doorward.metrics.server import MAX_CLIENTS, Answers, Listen, Server, parse_listen
 
 PATIENCE_S = 15.0
@@ -55,8 +56,11 @@ def test_any_text_is_a_place_on_this_machine_or_refused(text: str) -> None:
         assert listen.family is socket.AF_UNIX or listen.address in ("127.0.0.1", "::1")
 
 
+BOTH = Exposition(b"doorward_up 1.0\n", b"doorward_up 1.0\ndoorward_openings 2.0\n")
+
+
 @contextmanager
-def serving(listen: Listen, make: Callable[[], bytes] = lambda: b"doorward_up 1.0\n") -> Iterator[Server]:
+def serving(listen: Listen, make: Callable[[], Exposition] = lambda: BOTH) -> Iterator[Server]:
     server = Server(listen, Answers(make))
     thread = threading.Thread(target=server.serve_forever, args=(0.01,))
     thread.start()
@@ -115,10 +119,10 @@ def test_only_this_machines_own_names_are_answered(server: Server) -> None:
 def test_a_sockets_file_is_for_its_user_and_group_and_goes_with_the_server(path: Path) -> None:
     listen = Listen(socket.AF_UNIX, str(path))
     with serving(listen) as server:
-        assert get(server, Host="whatever") == (200, "doorward_up 1.0\n")
+        assert get(server, Host="whatever") == (200, BOTH.full.decode())
         assert stat.S_IMODE(path.stat().st_mode) == 0o660
         with pytest.raises(HostError, match="is taken"):
-            Server(listen, Answers(bytes))
+            Server(listen, Answers(lambda: BOTH))
     assert not path.exists()
 
 
@@ -129,14 +133,14 @@ def test_what_a_dead_server_left_is_replaced_and_nothing_else(path: Path) -> Non
         assert get(server)[0] == 200
     path.write_text("precious")
     with pytest.raises(HostError, match="is taken"):
-        Server(Listen(socket.AF_UNIX, str(path)), Answers(bytes))
+        Server(Listen(socket.AF_UNIX, str(path)), Answers(lambda: BOTH))
     assert path.read_text() == "precious"
 
 
 def test_a_port_that_is_taken_is_named(server: Server) -> None:
     port = server.socket.getsockname()[1]
     with pytest.raises(HostError, match=f"127.0.0.1:{port}: Address already in use"):
-        Server(Listen(socket.AF_INET, "127.0.0.1", port), Answers(bytes))
+        Server(Listen(socket.AF_INET, "127.0.0.1", port), Answers(lambda: BOTH))
 
 
 def test_slow_clients_hold_nobody_and_are_cut_off(server: Server, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -164,9 +168,9 @@ def test_beyond_the_bound_clients_are_turned_away(server: Server) -> None:
 def test_the_daemon_is_asked_once_a_second_however_many_ask(server: Server, monkeypatch: pytest.MonkeyPatch) -> None:
     asked: list[int] = []
 
-    def make() -> bytes:
+    def make() -> Exposition:
         asked.append(len(asked))
-        return f"{len(asked)}\n".encode()
+        return Exposition(f"{len(asked)}\n".encode(), b"")
 
     monkeypatch.setattr(module, "FRESH_S", 1000.0)
     with serving(Listen(socket.AF_INET, "127.0.0.1"), make) as server:

@@ -68,3 +68,10 @@ def test_what_the_ledger_dropped_is_told(monkeypatch: pytest.MonkeyPatch) -> Non
     assert sorted_out(opened(1000, 1030), *many).forgotten == {"refused": 60_000}
     assert sorted_out(opened(1000, 1030), *many[1:]).forgotten == {}
     assert sorted_out(refused(1000), *many).forgotten == {}  # older ones are there: nothing of the period is missing
+
+
+def test_a_ban_is_neither_a_visit_nor_a_refusal() -> None:
+    ban = Record(70_000, "banned", None, "203.0.113.9", {"until": 80_000.0, "ended": None})
+    assert sorted_out(opened(60_000, 60_030), ban, refused(71_000)) == sorted_out(
+        opened(60_000, 60_030), refused(71_000)
+    )

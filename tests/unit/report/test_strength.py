@@ -51,6 +51,14 @@ def test_each_finding_stands_at_its_door() -> None:
     )
 
 
+def test_a_door_that_a_sequence_and_a_signed_knock_open() -> None:
+    doors = {door.door: door for door in rated(TEXT + "[signed]\n").doors}
+    assert doors["ssh"].way == "3 knocks within 15s or a signed knock"
+    assert any("as well as to a signed knock" in each.what for each in doors["ssh"].findings)
+    assert doors["admin"].way == "a signed knock"
+    assert doors["admin"].findings == ()
+
+
 def test_how_a_door_is_opened() -> None:
     doors = {door.door: (door.way, door.opens, door.for_) for door in rated(TEXT).doors}
     assert doors == {

@@ -8,6 +8,8 @@ from ipaddress import ip_address
 from typing import Any
 
 import pytest
+from hypothesis import given
+from hypothesis import strategies as st
 
 from doorward.signed.authorized import parse
 from doorward.signed.judge import Granted, Judge, Refused
@@ -143,6 +145,15 @@ def test_how_far_a_clock_is_off(off_ms: int, says: str) -> None:
     found = judge(LAPTOP.line).judge(packet, SOURCE.packed, request.time_ms)
     assert isinstance(found, Refused)
     assert found.words == f"the packet from key laptop is {says}; set that machine's clock"
+
+
+@given(off_ms=st.integers(-200_000, 200_000) | st.sampled_from([-60_001, -60_000, 60_000, 60_001]))
+def test_nothing_is_granted_that_is_dated_outside_the_window(off_ms: int) -> None:
+    """The replay cache relies on it: nothing dated later than the window ahead was ever accepted."""
+    signer, now_ms = Signer(), 1_800_000_000_000
+    packet = signer.packet(SERVER, time_ms=now_ms + off_ms)
+    verdict = judge(signer.line).judge(packet, SOURCE.packed, now_ms)
+    assert isinstance(verdict, Granted) == (abs(off_ms) <= 60_000)
 
 
 def test_a_signature_by_another_key_or_over_other_words() -> None:

@@ -1,0 +1,120 @@
+"""`doorward off`: for an operator who is locked out, so it depends on as little as possible."""
+
+from __future__ import annotations
+
+import argparse
+import json
+import os
+import select
+import socket
+import time
+from collections.abc import Iterator
+from contextlib import closing, suppress
+from pathlib import Path
+
+from doorward.cli import render
+from doorward.daemon import kept, switch
+from doorward.daemon.control import answering, default_path
+from doorward.errors import DoorwardError, UsageError
+from doorward.gate.nft import NftFilter
+from doorward.ledger import ledger_path
+
+_PATIENCE_S = 3.0  # for a daemon to end; it waits 2 s for hooks that run, and longer only where it hangs
+_REPAIR_S = 0.5  # in which a daemon that knows nothing of `off` would have put its table back
+_RULESETS = (kept.NAME, kept.TRIAL_NAME)
+
+EXAMPLE = """\
+  # doorward off
+  doorward is off: nothing is hidden, and the gate stays away, also after a
+  reboot; `doorward on` ends that
+exit status: 0 the gate is gone and stays away, 2 something is left to do"""
+
+
+def add_arguments(_: argparse.ArgumentParser) -> None:
+    """Declare the command's words: there are none."""
+
+
+def run(_: argparse.Namespace) -> int:
+    """Make the file that keeps the gate away, end the daemon, remove the table and the saved rulesets."""
+    if os.geteuid() != 0:
+        raise UsageError("off: this command is for root; run it with sudo or on the console")
+    # In this order. Whatever loads a gate looks for the file before its transaction and once more after it, so that
+    # a gate that is committed after the table is removed here is removed by the process that committed it. A daemon
+    # that sees its table go looks for the file too, and ends; the request is for one that cannot see it.
+    troubles = list(_make_file())
+    is_alone = _end_daemon()
+    troubles += [*_remove_table(is_alone=is_alone), *_remove_rulesets()]
+    render.complain(*(f"doorward: {trouble}" for trouble in troubles))
+    if troubles:
+        return 2
+    render.line("doorward is off: nothing is hidden, and the gate stays away, also after a")
+    render.line("reboot; `doorward on` ends that")
+    return 0
+
+
+def _make_file() -> Iterator[str]:
+    try:
+        switch.switch_off()
+    except OSError as error:
+        yield (
+            f"{switch.marker()}: {error.strerror}; the gate is removed, but the next start brings it back:"
+            " make room there and repeat `doorward off`"
+        )
+
+
+def _end_daemon() -> bool:
+    """Ask the daemon to end, and return whether none is left: it takes no trial back and runs no hook.
+
+    Its answer is not read. One that does not end is left alone: it hangs and can load nothing, or it is an older one,
+    or not the one that root started.
+    """
+    control = default_path()
+    process = answering(control)
+    if process is None:
+        return True
+    is_ended = False
+    with suppress(OSError), closing(socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)) as asking:
+        ended = os.pidfd_open(process)
+        try:
+            asking.settimeout(_PATIENCE_S)
+            asking.connect(str(control))
+            asking.sendall(json.dumps({"command": "off"}).encode() + b"\n")
+            is_ended = bool(select.select([ended], [], [], _PATIENCE_S)[0])
+        finally:
+            os.close(ended)
+    if not is_ended and answering(control) is not None:
+        render.complain(
+            f"doorward: process {process} ({_name(process)}), which has the control socket, does not end; a daemon"
+            f" loads no gate while doorward is off: end it with `kill -9 {process}`"
+        )
+        return False
+    return True
+
+
+def _name(process: int) -> str:
+    """Return a process's name, for the operator to recognize: the socket is in a directory of the daemon's user."""
+    try:
+        return Path(f"/proc/{process}/comm").read_text().strip()
+    except (OSError, UnicodeDecodeError):
+        return "gone"
+
+
+def _remove_table(*, is_alone: bool) -> Iterator[str]:
+    try:
+        NftFilter().unload()
+        if not is_alone:
+            time.sleep(_REPAIR_S)
+        if NftFilter().existing():
+            yield "the table inet doorward is there again: another program loads it; stop that one"
+    except DoorwardError as error:
+        yield f"the table inet doorward could not be removed: {error}; try `nft delete table inet doorward`"
+
+
+def _remove_rulesets() -> Iterator[str]:
+    """Remove what a boot would load. The directory may be another user's: names are removed, links never followed."""
+    for name in _RULESETS:
+        path = ledger_path().with_name(name)
+        try:
+            path.unlink(missing_ok=True)
+        except OSError as error:
+            yield f"{path}: {error.strerror}; remove it, else an older unit loads it at boot"

@@ -1,0 +1,54 @@
+"""`doorward on`."""
+
+from __future__ import annotations
+
+import argparse
+import os
+import shutil
+import subprocess
+from pathlib import Path
+
+from doorward.cli import render
+from doorward.daemon import switch
+from doorward.errors import AnswerNo, HostError, UsageError
+
+_UNIT = "doorward.service"
+_PATIENCE_S = 120.0  # of systemd for a unit, and some
+
+EXAMPLE = """\
+  # doorward on
+  doorward is on; start the daemon: doorward run
+where systemd runs and doorward.service is enabled, this starts it
+exit status: 0 doorward is on, 1 it was not off, 2 it could not be switched on"""
+
+
+def add_arguments(_: argparse.ArgumentParser) -> None:
+    """Declare the command's words: there are none."""
+
+
+def run(_: argparse.Namespace) -> int:
+    """Remove the file that keeps the gate away, and start the service where it is enabled."""
+    if os.geteuid() != 0:
+        raise UsageError("on: this command is for root; run it with sudo or on the console")
+    try:
+        switch.switch_on()
+    except FileNotFoundError:
+        raise AnswerNo("doorward was not off; `doorward doctor` says what keeps the gate away") from None
+    except OSError as error:
+        raise HostError(f"{switch.marker()}: {error.strerror}; remove it with the right to write there") from None
+    if not _is_enabled():
+        render.line("doorward is on; start the daemon: doorward run")
+        return 0
+    try:
+        subprocess.run(["systemctl", "start", _UNIT], timeout=_PATIENCE_S, check=True)
+    except (OSError, subprocess.SubprocessError) as error:
+        raise HostError(f"doorward is on, but {_UNIT} does not start ({error}); see `journalctl -u doorward`") from None
+    render.line(f"doorward is on, and {_UNIT} is started")
+    return 0
+
+
+def _is_enabled() -> bool:
+    """Return whether systemd runs here and starts the daemon at boot."""
+    if not Path("/run/systemd/system").is_dir() or shutil.which("systemctl") is None:
+        return False
+    return subprocess.run(["systemctl", "--quiet", "is-enabled", _UNIT], check=False).returncode == 0

@@ -1,0 +1,41 @@
+"""What a configuration needs of its host: `doorward run` refuses to start without it, and `doorward check` reports it.
+
+Both go through the same list, so that a file that passes the check also starts.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import NamedTuple
+
+from doorward.config.files import group_id
+from doorward.config.lines import Keys
+from doorward.config.schema import Configuration
+
+
+class Requirement(NamedTuple):
+    """`look` raises a DoorwardError where it is not met; `place` is the setting that asks for it."""
+
+    place: Keys
+    look: Callable[[], object]
+
+
+def of(configuration: Configuration, folder: Path) -> Iterator[Requirement]:
+    """List the requirements; the files that the configuration names are relative to `folder`."""
+    gate, signed, fleet = configuration.gate, configuration.signed, configuration.fleet
+    yield Requirement(("gate", "control_group"), lambda: group_id(gate.control_group))
+    if signed is not None:
+        from doorward.daemon.signed_files import (  # with `cryptography`, which other gates go without
+            key_path,
+            keys_path,
+            read_authorized_keys,
+            read_private_key,
+        )
+
+        yield Requirement(("signed", "key"), lambda: read_private_key(key_path(signed, folder)))
+        yield Requirement(("signed", "authorized_keys"), lambda: read_authorized_keys(keys_path(signed, folder)))
+    if fleet is not None:
+        from doorward.daemon.fleet_files import read_access  # with `ssl`, likewise
+
+        yield Requirement(("fleet",), lambda: read_access(fleet, folder))

@@ -1,0 +1,68 @@
+"""Find ways around the gate: conntrack helpers, and containers that answer at their own addresses."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+
+from doorward.config.schema import Configuration, Mode
+from doorward.doctor.finding import Finding, Level
+from doorward.doctor.host import Facts
+from doorward.model import Address, Port
+
+_SYSCTL = "net.netfilter.nf_conntrack_helper"
+
+
+def judge(_: str, configuration: Configuration, facts: Facts) -> Iterator[Finding]:
+    """Name what lets packets in without a knock. In mode observe nothing is hidden, so there is nothing to name."""
+    if configuration.gate.mode is not Mode.OBSERVE:
+        yield from _helpers(facts)
+        yield from _containers(configuration, facts)
+
+
+def _helpers(facts: Facts) -> Iterator[Finding]:
+    what = (
+        "the conntrack helper {} reads what clients and servers write, and lets in the connections that they announce: "
+        "in mode stealth to every port that no door opens, behind NAT to every port of the same machine"
+    )
+    remedy = "remove the rule, here and where it is configured; name the ports that the service needs in `public`"
+    for helper in facts.trace.helpers:
+        yield Finding(Level.WARNING, helper.rule, what.format(helper.name), remedy, (helper.removal,))
+    if facts.assigns_helpers:
+        command = f"sysctl -w {_SYSCTL}=0"
+        remedy = f"switch it off, in /etc/sysctl.d too ({_SYSCTL} = 0)"
+        yield Finding(Level.WARNING, _SYSCTL, what.format("of each well-known port"), remedy, (command,))
+
+
+def _containers(configuration: Configuration, facts: Facts) -> Iterator[Finding]:
+    """Name the hidden ports that are forwarded to an address that answered a packet without a knock."""
+    doors = {port: door.name for door in configuration.doors for port in door.opens}
+    reached: dict[tuple[Port, Address, Port], list[str]] = {}
+    for probe, _, blocks, arrival, *_ in facts.trace.ways:
+        if probe.published is not None and arrival is not None and not blocks:
+            reached.setdefault((probe.published, probe.destination, probe.port), []).append(probe.interface)
+    for (port, address, arrival), ways in reached.items():
+        what = (
+            f"door {doors[port]!r} opens {port}, which is forwarded to {address}, {arrival}; "
+            f"that address answers without a knock to packets that come in by {', '.join(ways)}"
+        )
+        remedy = "drop what comes in there for the container's own address, and save the rule as the others are"
+        commands = tuple(command for way in ways for command in _commands(facts, address, way))
+        yield Finding(Level.WARNING, f"port {port}", what, remedy, commands)
+
+
+def _commands(facts: Facts, address: Address, way: str) -> tuple[str, ...]:
+    """Return what drops packets to the network of the container, before they are forwarded."""
+    behind = facts.network.way_to(address)
+    networks = [local.address.network for local in facts.network.locals if local.interface == behind]
+    there = next((network for network in networks if address in network), address)
+    program = "iptables" if address.version == 4 else "ip6tables"
+    owners = [table.partition(" ")[0] for table in facts.trace.tables]
+    owner = next((owner for owner in owners if owner.startswith(f"{program}-")), None)
+    if owner is not None:
+        return (f"{owner} -t raw -I PREROUTING -i {way} -d {there} -j DROP",)
+    family = "ip" if address.version == 4 else "ip6"
+    return (
+        f"nft add table {family} containers",
+        f"nft add chain {family} containers direct '{{ type filter hook prerouting priority raw; }}'",
+        f'nft add rule {family} containers direct iifname "{way}" {family} daddr {there} drop',
+    )

@@ -1,0 +1,96 @@
+"""Decide which openings of the fleet this gate opens, and for how long. Pure.
+
+Anyone who can write to etcd can announce any opening, so the gate's own configuration sets the limits.
+"""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Iterable
+from ipaddress import IPv6Address
+from typing import NamedTuple
+
+from doorward.fleet.talk import Item
+from doorward.gate.ruleset import OPEN_SIZE, WIDE_SIZE
+from doorward.model import Address, Door, Opening, Place
+
+SHORTEST_PREFIX = {4: 16, 6: 48}  # one site; a wider network would open the door to strangers far away
+MOST_ENTRIES = {False: OPEN_SIZE * 3 // 4, True: WIDE_SIZE * 3 // 4}  # the rest stays free for knocks at this gate
+_WAYS = ("knock", "key", "hand")
+
+
+class Limits(NamedTuple):
+    """What the gate's configuration allows the fleet; `for_max_ms` None: each door's own `for`."""
+
+    for_max_ms: int | None
+    takes_networks: bool  # by [signed]
+
+
+class Rejected(NamedTuple):
+    """Why an opening of the fleet is not opened here: a word for counting, and the sentence for the operator."""
+
+    reason: str
+    words: str
+
+
+FULL = Rejected("full", "the fleet's share of the open sets is full; `doorward status` lists what is open")
+
+
+class Room:
+    """The entries that the fleet may still add to the open sets. Beyond them its openings are rejected."""
+
+    def __init__(self, standing: Iterable[Opening]) -> None:
+        self._taken: Counter[tuple[bool, int]] = Counter()
+        for opening in standing:
+            self._taken[_set_of(opening.address)] += len(opening.ports)
+
+    def takes(self, opening: Opening) -> bool:
+        """Count a new opening; False where there is no room for it."""
+        kind = _set_of(opening.address)
+        if self._taken[kind] + len(opening.ports) > MOST_ENTRIES[kind[0]]:
+            return False
+        self._taken[kind] += len(opening.ports)
+        return True
+
+
+def judge(item: Item, door: Door | None, limits: Limits, now_ms: int) -> Opening | Rejected | None:
+    """Return the opening to make here, or why not; None where there is nothing to do.
+
+    `door` is this gate's door of that name. A gate without it, and an opening that has ended, are nothing unusual.
+    """
+    if door is None or not door.opens:
+        return None
+    until_ms = _until_ms(item, limits.for_max_ms or door.for_ms, now_ms)
+    if until_ms <= now_ms:
+        return None
+    if not door.shared:
+        return Rejected("door", f"door {door.name} is not shared here; write shared = true in [doors.{door.name}]")
+    if item.by.split(" ", 1)[0] not in _WAYS:
+        return Rejected("way", "an opening is by a knock, a key or by hand")
+    if objection := _objection(item.key.place, limits):
+        return objection
+    return Opening(door.name, item.key.place, door.opens, now_ms / 1000, until_ms / 1000, item.by)
+
+
+def _until_ms(item: Item, longest_ms: int, now_ms: int) -> int:
+    """Return the end here. What is announced again has begun before, so it gets no second time."""
+    return min(item.until_ms, item.until_ms - item.for_ms + longest_ms, now_ms + longest_ms)
+
+
+def _objection(place: Place, limits: Limits) -> Rejected | None:
+    mapped = isinstance(place, IPv6Address) and place.ipv4_mapped is not None
+    if mapped or place.is_unspecified or place.is_multicast or place.is_loopback or place.is_link_local:
+        return Rejected("address", f"no client of several gates has the address {place}")
+    if isinstance(place, Address):
+        return None
+    if not limits.takes_networks:
+        return Rejected("network", "this gate opens no networks; a gate with [signed] does")
+    shortest = SHORTEST_PREFIX[place.version]
+    if not shortest <= place.prefixlen < place.max_prefixlen:
+        return Rejected("prefix", f"IPv{place.version} networks have a prefix from /{shortest}; open it at this gate")
+    return None
+
+
+def _set_of(place: Place) -> tuple[bool, int]:
+    """Return which open set holds a place: whether it is that of networks, and the family."""
+    return not isinstance(place, Address), place.version

@@ -1,0 +1,30 @@
+"""What root reads in another user's directory, it reads with that user's rights: a link there leads to nothing else."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+
+@contextmanager
+def owner_rights(folder: Path) -> Iterator[None]:
+    """Have root act as the owner of a directory until the end of the block; other users go on as they are.
+
+    OSError: there is no such directory, or this process may not act as its owner.
+    """
+    owner = folder.stat()
+    if os.geteuid() != 0 or owner.st_uid == 0:
+        yield
+        return
+    group, groups = os.getegid(), os.getgroups()
+    try:
+        os.setgroups([])
+        os.setegid(owner.st_gid)
+        os.seteuid(owner.st_uid)
+        yield
+    finally:
+        os.seteuid(0)  # first: only root may change its groups
+        os.setegid(group)
+        os.setgroups(groups)

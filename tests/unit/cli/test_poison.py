@@ -1,0 +1,94 @@
+"""Nothing that ledger, daemon, etcd or certificates say commands the terminal, or makes a line of its own."""
+
+from __future__ import annotations
+
+import os
+import subprocess
+import sys
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
+
+import pytest
+
+from doorward.cli import fleeting
+from doorward.cli.main import main
+from doorward.fleet.office import Gate
+from tests.support.poison import POISON, SPOOF, poison_ledger, poisoned_daemon
+
+COMMANDS = [
+    "log",
+    "log --json",
+    "explain 192.0.2.7",
+    "explain 192.0.2.7 --json",
+    "status",
+    "status --json",
+    "watch --plain",
+    "watch --json",
+    "open ssh 192.0.2.7",
+    "open ssh 192.0.2.7 --json",
+    "close ssh 192.0.2.7",
+    "ban",
+    "ban --json",
+    "ban 192.0.2.7",
+    "unban 192.0.2.7",
+    f"log --address {POISON.split()[0]}",
+]
+ALL = "import sys\nfrom doorward.cli.main import main\nfor words in sys.argv[1:]: print('##', main(words.split(' ')))"
+
+
+@pytest.fixture(scope="module")
+def shown(tmp_path_factory: pytest.TempPathFactory) -> str:
+    """Run all commands on a terminal; return what it would show."""
+    folder = tmp_path_factory.mktemp("poison")
+    poison_ledger(folder / "ledger.sqlite3")
+    environment = {**os.environ, "RUNTIME_DIRECTORY": str(folder), "STATE_DIRECTORY": str(folder), "TERM": "xterm"}
+    handle, inner = os.openpty()
+    with poisoned_daemon(folder / "control.sock"):
+        process = subprocess.Popen(
+            [sys.executable, "-c", ALL, *COMMANDS], env=environment, stdin=inner, stdout=inner, stderr=inner
+        )
+        os.close(inner)
+        seen = b"".join(iter(lambda: _read(handle), b""))
+        assert process.wait(60) == 0, seen
+    os.close(handle)
+    return seen.decode()
+
+
+def _read(handle: int) -> bytes:
+    try:
+        return os.read(handle, 65536)
+    except OSError:  # the other end is closed
+        return b""
+
+
+def test_no_control_character_reaches_the_terminal(shown: str) -> None:
+    assert shown.count("## ") == len(COMMANDS)
+    lines = shown.replace("\r\n", "\n")
+    assert [letter for letter in sorted(set(lines)) if letter < " " or "\x7f" <= letter <= "\x9f"] == ["\n"]
+    assert "\u202e" not in lines
+
+
+def test_no_text_makes_a_line_of_its_own(shown: str) -> None:
+    assert SPOOF in shown
+    assert not any(line.startswith(SPOOF) for line in shown.splitlines())
+
+
+def test_what_a_fleet_says(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
+    gate = Gate(POISON, "up", {"doors": 1, "version": POISON, "fault": POISON})
+    row = {"at_ms": 1, "gate": POISON, "event": POISON, "door": POISON, "address": POISON, "words": POISON}
+    asked: Any = SimpleNamespace(roll_call=lambda: [gate], openings=list, records=lambda _: [row])
+
+    @contextmanager
+    def office(_: object) -> Iterator[Any]:
+        yield asked, SimpleNamespace(fleet=SimpleNamespace(name=POISON)), Path()
+
+    monkeypatch.setattr(fleeting, "office", office)
+    assert main(["status", "--fleet"]) == 0
+    assert main(["log", "--fleet"]) == 0
+    out = capsys.readouterr().out
+    assert "owned" in out
+    assert out.replace("\n", "").isprintable()
+    assert not any(line.startswith(SPOOF) for line in out.splitlines())

@@ -1,0 +1,144 @@
+"""Whatever makes `doorward run` refuse a file on this host makes `doorward check` fail."""
+
+from __future__ import annotations
+
+import json
+import os
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+
+from doorward.cli.main import main
+from doorward.daemon import host_facts, privileges
+from doorward.daemon.loading import Loading, load_file
+from doorward.errors import DoorwardError
+from tests.support.processes import own_namespace
+from tests.support.signed import Signed, Signer
+
+pytestmark = pytest.mark.netns("nft")
+
+GOOD = """\
+[gate]
+mode = "stealth"
+name = "here"
+{gate}
+[signed]
+[doors.ssh]
+opens = ["22/tcp"]
+{more}
+"""
+FLEET = '[fleet]\nname = "f"\nendpoints = ["http://127.0.0.1:2379"]\nplain = true\n'
+PUSHED = '# version 3\n[doors.{}]\nopens = ["443/tcp"]\n'
+
+
+class House:
+    """A good configuration with its files, and a state directory."""
+
+    def __init__(self, folder: Path) -> None:
+        self.config, self.state = folder / "configuration/doorward.toml", folder / "state"
+        self.state.mkdir()
+        self.signed = Signed(self.config.parent, Signer())
+        self.write()
+
+    def write(self, gate: str = "", more: str = "") -> None:
+        self.config.write_text(GOOD.format(gate=gate, more=more))
+
+    def is_loaded(self) -> bool:
+        """Return whether the daemon's child loads it."""
+        child = Loading(lambda: load_file(self.config, {}, self.state / "gate.nft"))
+        try:
+            child.result()
+        except DoorwardError:
+            return False
+        return True
+
+
+@pytest.fixture
+def house(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> House:
+    monkeypatch.setenv("STATE_DIRECTORY", str(tmp_path / "state"))
+    return House(tmp_path)
+
+
+def push(house: House, door: str) -> None:
+    (house.state / "fleet-doors.toml").write_text(PUSHED.format(door))
+    house.write(more=f"{FLEET}doors = true")
+
+
+@pytest.mark.parametrize(
+    ("change", "line"),
+    [
+        (lambda house: house.write('control_group = "nosuchgroup"'), 4),
+        (lambda house: house.signed.key_file.unlink(), 5),
+        (lambda house: house.signed.key_file.chmod(0o644), 5),
+        (lambda house: house.signed.key_file.write_text("none"), 5),
+        (lambda house: house.signed.keys_file.unlink(), 5),
+        (lambda house: house.signed.keys_file.chmod(0o666), 1),
+        (lambda house: house.config.chmod(0o666), 1),
+        (lambda house: house.write(more=f'{FLEET}user = "u"\npassword = "missing"'), 8),
+        (lambda house: house.write(more=FLEET.replace("http:", "https:") + 'ca = "missing"'), 8),
+        (lambda house: push(house, "ssh"), 1),  # a door that the gate has itself
+    ],
+)
+def test_the_check_and_the_daemon_refuse_the_same(
+    house: House, change: Callable[[House], object], line: int, capsys: pytest.CaptureFixture[str]
+) -> None:
+    with own_namespace():
+        assert house.is_loaded()
+        assert main(["check", "-c", str(house.config)]) == 0
+        change(house)
+        assert not house.is_loaded()
+        capsys.readouterr()
+        assert main(["check", "-c", str(house.config), "--json"]) == 2
+    (fault,) = json.loads(capsys.readouterr().out)["faults"]
+    assert fault["line"] == line
+    assert fault["what"]
+    assert fault["instead"]
+
+
+def test_a_fleets_door_that_fits_is_no_fault(house: House) -> None:
+    push(house, "web")
+    with own_namespace():
+        assert house.is_loaded()
+    assert main(["check", "-c", str(house.config)]) == 0
+
+
+@pytest.mark.parametrize(("has_unit", "status"), [(True, 2), (False, 0)])
+def test_a_file_that_the_units_user_cannot_read(
+    house: House, has_unit: bool, status: int, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """As the unit starts it, the daemon refuses; started by root, it stays root."""
+    monkeypatch.setattr(host_facts, "runs_as_unit", lambda: has_unit)
+    monkeypatch.setattr(host_facts, "unreadable", lambda paths: ("doorward", paths[-1:]))
+    assert main(["check", "-c", str(house.config)]) == status
+    assert f"the user doorward cannot read {house.signed.keys_file}" in capsys.readouterr().err
+
+
+@pytest.mark.skipif(os.geteuid() != 0, reason="needs root")
+def test_who_cannot_read_a_file_is_asked_as_that_user(house: House, monkeypatch: pytest.MonkeyPatch) -> None:
+    nobody = privileges.Identity("nobody", 65534, 65534, (65534,))
+    monkeypatch.setattr(privileges, "service_identity", lambda: nobody)
+    house.signed.key_file.chmod(0o600)
+    assert host_facts.unreadable([Path("/etc/passwd"), house.signed.key_file]) == ("nobody", [house.signed.key_file])
+
+
+def test_hooks_and_interfaces_that_are_not_there_are_warnings(
+    house: House, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    plain = tmp_path / "plain"
+    plain.write_text("no program")
+    gate = f'interfaces = ["lo*", "nosuch0", "wg*"]\non_refuse = ["{plain}", "%ip% %REASON%", "%DOOR%"]'
+    door = (
+        'on_open = ["/bin/sh", "-c", "date +%H%M%S; echo %IP% a%C3%A4b"]\n'
+        'on_close = ["/nosuch/program", "%REASON%", "%Ip%"]'
+    )
+    house.write(gate, door)
+    assert main(["check", "-c", str(house.config), "--json"]) == 0
+    warnings = json.loads(capsys.readouterr().out)["warnings"]
+    found = [(each["line"], each["what"]) for each in warnings if each["level"] == "warning"]
+    words = ("'nosuch0'", "'wg*'", f"{plain} is not an executable file", "%ip%", "%DOOR%")
+    more = ("/nosuch/program does not exist", "%REASON%", "%Ip%")
+    assert len(found) == len(words) + len(more), found
+    for word, (line, what) in zip((*words, *more), found, strict=True):
+        assert word in what, (word, what)
+        assert line in (4, 5) if word in words else line == 10

@@ -1,0 +1,135 @@
+"""What a gate opens for its fleet: its own configuration is the limit, whatever etcd says."""
+
+from __future__ import annotations
+
+from ipaddress import IPv6Address, ip_network
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from doorward.fleet.admission import MOST_ENTRIES, SHORTEST_PREFIX, Limits, Rejected, Room, judge
+from doorward.fleet.records import MAX_FOR_MS, Key
+from doorward.fleet.talk import Item
+from doorward.gate.ruleset import OPEN_SIZE
+from doorward.model import Address, Door, Opening, Place, Port, parse_place
+
+DOOR = Door("ssh", (), (Port.parse("22/tcp"),), for_ms=10_000, shared=True)
+NOW = 1_000_000
+YEAR = 365 * 86_400_000
+ALONE, SIGNED = Limits(None, takes_networks=False), Limits(None, takes_networks=True)
+
+
+def item(place: str = "192.0.2.7", left_ms: int = 5_000, for_ms: int | None = None, by: str = "knock at b") -> Item:
+    return Item(Key("ssh", parse_place(place)), NOW + left_ms, by, left_ms if for_ms is None else for_ms)
+
+
+def left_ms(found: object) -> int:
+    assert isinstance(found, Opening), found
+    return round(found.until_s * 1000) - NOW
+
+
+def reason(found: object) -> str:
+    assert isinstance(found, Rejected), found
+    return found.reason
+
+
+@pytest.mark.parametrize(
+    ("for_max_ms", "left", "for_ms", "expected"),
+    [
+        (None, 5_000, 5_000, 5_000),
+        (None, YEAR, YEAR, 10_000),  # the door's own `for`
+        (None, YEAR - 4_000, YEAR, 6_000),  # announced again: it began four seconds ago
+        (None, YEAR - 10_000, YEAR, 0),
+        (None, 1 << 53, 1, 10_000),  # begins in the far future
+        (None, 1 << 53, 1 << 53, 10_000),
+        (None, -1, 5_000, 0),
+        (3_600_000, YEAR, YEAR, 3_600_000),
+        (2_000, 5_000, 5_000, 2_000),
+    ],
+)
+def test_an_opening_lasts_at_most_as_long_as_this_gate_allows(
+    for_max_ms: int | None, left: int, for_ms: int, expected: int
+) -> None:
+    found = judge(item(left_ms=left, for_ms=for_ms), DOOR, Limits(for_max_ms, takes_networks=False), NOW)
+    assert (left_ms(found) if expected else found) == (expected or None)
+
+
+@pytest.mark.parametrize(
+    ("place", "limits", "expected"),
+    [
+        ("0.0.0.0/0", SIGNED, "prefix"),
+        ("10.0.0.0/15", SIGNED, "prefix"),
+        ("192.0.2.7/32", SIGNED, "prefix"),  # an address, which is a second name for it
+        ("::/0", SIGNED, "prefix"),
+        ("2001:db8::/47", SIGNED, "prefix"),
+        ("10.1.0.0/16", ALONE, "network"),
+        ("2001:db8:1::/48", ALONE, "network"),
+        ("0.0.0.0", SIGNED, "address"),
+        ("127.0.0.1", SIGNED, "address"),
+        ("224.0.0.1", SIGNED, "address"),
+        ("169.254.0.0/16", SIGNED, "address"),
+        ("::", SIGNED, "address"),
+        ("::1", SIGNED, "address"),
+        ("fe80::1", SIGNED, "address"),
+        ("ff02::1", SIGNED, "address"),
+        ("::ffff:192.0.2.7", SIGNED, "address"),
+    ],
+)
+def test_a_place_that_this_gate_opens_to_nobody(place: str, limits: Limits, expected: str) -> None:
+    assert reason(judge(item(place), DOOR, limits, NOW)) == expected
+
+
+@pytest.mark.parametrize("place", ["10.1.0.0/16", "192.0.2.0/24", "2001:db8:1::/48", "2001:db8::/64"])
+def test_networks_where_the_gate_takes_them(place: str) -> None:
+    assert left_ms(judge(item(place), DOOR, SIGNED, NOW)) == 5_000
+
+
+def test_only_shared_doors_open() -> None:
+    assert reason(judge(item(), DOOR._replace(shared=False), SIGNED, NOW)) == "door"
+    assert judge(item(), None, SIGNED, NOW) is None  # another gate's door
+    assert judge(item(), DOOR._replace(opens=()), SIGNED, NOW) is None
+
+
+@pytest.mark.parametrize("by", ["", "root", "knocks at b", "x" * 200])
+def test_an_opening_in_a_way_that_there_is_not(by: str) -> None:
+    assert reason(judge(item(by=by), DOOR, SIGNED, NOW)) == "way"  # each would be a metric of its own
+
+
+def test_the_fleet_leaves_room_for_knocks_at_this_gate() -> None:
+    wide = Door("all", (), tuple(Port.parse(f"{n}/tcp") for n in range(1, 33)), shared=True)
+    opened = Opening("ssh", parse_place("192.0.2.7"), DOOR.opens, 0, 1, "knock")
+    room = Room([opened] * (MOST_ENTRIES[False] - 32))
+    assert MOST_ENTRIES[False] < OPEN_SIZE
+    assert room.takes(opened._replace(ports=wide.opens))
+    assert not room.takes(opened)
+    assert room.takes(opened._replace(address=IPv6Address("2001:db8::7")))  # a set of its own
+    assert room.takes(opened._replace(address=parse_place("10.1.0.0/16")))
+
+
+def network(address: Address, bits: int) -> Place:
+    return ip_network((address.packed, bits % (address.max_prefixlen + 1)), strict=False)
+
+
+@given(
+    place=st.ip_addresses() | st.builds(network, st.ip_addresses(), st.integers(0, 128)),
+    until_ms=st.integers(0, 1 << 53),
+    for_ms=st.integers(0, 1 << 53),
+    by=st.text() | st.sampled_from(["knock", "key x at y", "hand at z"]),
+    for_max_ms=st.none() | st.integers(1, MAX_FOR_MS),
+    takes_networks=st.booleans(),
+    shared=st.booleans(),
+)
+def test_whatever_etcd_says_nothing_beyond_the_limits_opens(
+    place: Place, until_ms: int, for_ms: int, by: str, for_max_ms: int | None, takes_networks: bool, shared: bool
+) -> None:
+    door, limits = DOOR._replace(shared=shared), Limits(for_max_ms, takes_networks)
+    found = judge(Item(Key("ssh", place), until_ms, by, for_ms), door, limits, NOW)
+    if isinstance(found, Opening):
+        assert shared
+        assert 0 < left_ms(found) <= min(for_max_ms or DOOR.for_ms, until_ms - NOW)
+        assert (found.door, found.ports) == ("ssh", DOOR.opens)
+        assert not found.address.is_multicast
+        if not isinstance(found.address, Address):
+            assert takes_networks
+            assert found.address.prefixlen >= SHORTEST_PREFIX[found.address.version]

@@ -1,0 +1,54 @@
+"""What others chose commands no terminal, and stays what it was otherwise."""
+
+from __future__ import annotations
+
+import json
+import unicodedata
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from doorward.escape import json_line, visible, visible_in
+
+
+@pytest.mark.parametrize(
+    ("text", "shown"),
+    [
+        ("key Zoë@größer 日本 👩‍💻", "key Zoë@größer 日本 👩‍💻"),
+        ("\x1b]0;owned\x07", r"\x1b]0;owned\x07"),
+        ("one\ntwo\r\tthree", r"one\ntwo\r\tthree"),
+        ("\x7f\x9b1m\x85", r"\x7f\x9b1m\x85"),
+        ("\u202eright\u2066\u2029", r"\u202eright\u2066\u2029"),
+        ("a file \udcff", r"a file \udcff"),
+    ],
+)
+def test_what_a_terminal_would_obey_is_shown(text: str, shown: str) -> None:
+    assert visible(text) == shown
+
+
+@given(st.text())
+def test_any_text_is_one_line_that_can_be_written(text: str) -> None:
+    shown = visible(text)
+    assert not any(unicodedata.category(letter) in ("Cc", "Cs", "Zl", "Zp") for letter in shown)
+    assert not {unicodedata.bidirectional(letter) for letter in shown} & {"LRE", "RLE", "LRO", "RLO", "LRI", "RLI"}
+    assert len(shown.splitlines()) <= 1
+    shown.encode()
+
+
+@given(
+    st.recursive(
+        st.text() | st.integers() | st.none(), lambda inner: st.lists(inner) | st.dictionaries(st.text(), inner)
+    )
+)
+def test_json_is_one_line_of_printable_ascii(value: object) -> None:
+    line = json_line(value)
+    assert json.loads(line) == value
+    assert visible(line) == line
+    assert line.isascii()
+
+
+def test_texts_are_found_wherever_they_are() -> None:
+    assert visible_in({"\x1b": ["\n", {"door": "\x07", "n": 1}, None]}) == {
+        r"\x1b": [r"\n", {"door": r"\x07", "n": 1}, None]
+    }

@@ -1,0 +1,17 @@
+"""The command that a message gives to install what is missing."""
+
+from __future__ import annotations
+
+import shlex
+import subprocess
+
+from doorward.libraries import install_command
+
+
+def test_it_installs_for_the_python_that_runs_doorward() -> None:
+    command = shlex.split(install_command("segno"))
+    assert command[-1] == "segno"
+    done = subprocess.run(
+        [*command[:-1], "--no-index", "--dry-run", "segno"], capture_output=True, text=True, check=False
+    )
+    assert "already satisfied: segno" in done.stdout, done.stderr
