@@ -9,8 +9,8 @@ from collections.abc import Iterator
 from contextlib import ExitStack
 from typing import NoReturn
 
-import hypothesis
 import pytest
+from hypothesis import settings
 
 from doorward.errors import HostError
 from doorward.lab import Lab
@@ -26,8 +26,8 @@ def pytest_configure() -> None:
     if signal.getsignal(signal.SIGHUP) is signal.SIG_IGN:  # `nohup`: the tests themselves go on
         signal.signal(signal.SIGHUP, lambda *_: None)
     signal.signal(signal.SIGINT, signal.default_int_handler)
-    hypothesis.settings.register_profile("doorward", deadline=None)  # other work on the machine makes a slow example
-    hypothesis.settings.load_profile("doorward")
+    settings.register_profile("untimed", deadline=None)  # a machine that is busy elsewhere makes no example wrong
+    settings.load_profile("untimed")
 
 
 def pytest_sessionfinish() -> None:

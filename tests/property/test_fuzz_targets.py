@@ -36,7 +36,7 @@ def damaged(seeds: list[bytes]) -> st.SearchStrategy[bytes]:
 def test_what_is_made_from_the_corpus(target: str) -> None:
     one = import_module(f"fuzz.{target}").one
 
-    @settings(max_examples=200, suppress_health_check=[HealthCheck.too_slow], deadline=None)
+    @settings(max_examples=200, suppress_health_check=[HealthCheck.too_slow])
     @given(st.binary(max_size=200) | damaged([path.read_bytes() for path in SEEDS[target]]))
     def holds(data: bytes) -> None:
         one(data)

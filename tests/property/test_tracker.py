@@ -14,7 +14,7 @@ from tests.support.strategies import SOURCES, World, streams, worlds
 CAPACITY = 64
 
 
-@settings(max_examples=1500, deadline=None)
+@settings(max_examples=1500)
 @given(st.data())
 def test_tracker_agrees_with_the_reference(data: st.DataObject) -> None:
     world = data.draw(worlds())

@@ -146,7 +146,7 @@ def test_an_rsa_key_may_be_too_long(tmp_path: Path) -> None:
     st.integers(0, (1 << 63) - 1),
     st.binary(min_size=16, max_size=16),
 )
-@settings(deadline=None, max_examples=60)
+@settings(max_examples=60)
 def test_every_letter_is_read_back_or_refused(
     suite: str, kind: str, door: str, gate: str, for_s: int | None, asked: Place | None, time_ms: int, nonce: bytes
 ) -> None:

@@ -95,7 +95,7 @@ PLACES = st.sampled_from(["192.0.2.7", "2001:db8::/64", "::/0", "x", "fe80::1%1"
 FILES = st.dictionaries(PLACES, st.floats() | st.none()).map(lambda kept: json.dumps(kept).encode())
 
 
-@settings(suppress_health_check=[HealthCheck.function_scoped_fixture], deadline=None)
+@settings(suppress_health_check=[HealthCheck.function_scoped_fixture])
 @given(st.binary() | FILES)
 def test_any_file_is_bans_or_none(tmp_path: Path, raw: bytes) -> None:
     (tmp_path / "bans.json").write_bytes(raw)

@@ -17,7 +17,7 @@ from ipaddress import ip_address
 from pathlib import Path
 
 import pytest
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 
 from doorward.capture.bpf import Instruction
@@ -43,13 +43,11 @@ EVENTS = st.builds(
 )
 
 
-@settings(deadline=None)
 @given(st.lists(EVENTS, min_size=1, max_size=20))
 def test_what_is_sent_is_what_arrives(events: list[Event]) -> None:
     assert parse_events(pack_events(events)) == events
 
 
-@settings(deadline=None)
 @given(st.binary(max_size=200))
 def test_any_bytes_are_events_or_malformed(raw: bytes) -> None:
     try:
