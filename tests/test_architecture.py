@@ -26,7 +26,11 @@ PURE = [
     *(SOURCE / "explain").glob("*.py"),
     *(SOURCE / "signed").glob("*.py"),
     *(SOURCE / "knockd" / name for name in ("attempts.py", "doors.py", "stages.py")),
-    *(path for path in (SOURCE / "doctor").glob("*.py") if path.name not in ("facts.py", "network.py")),
+    *(
+        SOURCE / "doctor" / name
+        for name in ("bypasses.py", "finding.py", "firewalls.py", "frames.py", "host.py", "lockout.py")
+    ),
+    *(SOURCE / "doctor" / name for name in ("probes.py", "remedies.py", "rules.py", "running.py")),
     *(SOURCE / "fleet" / name for name in ("admission.py", "forms.py", "openings.py", "records.py", "talk.py")),
     *(SOURCE / "diag" / name for name in ("course.py", "drawing.py", "grid.py", "nmap_report.py", "port_list.py")),
     *(SOURCE / "diag" / name for name in ("automaton_picture.py", "svg.py", "verify.py", "verify_text.py")),

@@ -6,11 +6,13 @@ import faulthandler
 import gc
 import os
 import pickle
+import select
 import signal
 import socket
+import time
 import traceback
 from collections.abc import Callable, Iterable
-from typing import Any, NoReturn, TypeVar
+from typing import Any, BinaryIO, NoReturn, TypeVar
 
 from doorward.daemon import privileges
 from doorward.errors import DoorwardError, HostError
@@ -19,18 +21,42 @@ T = TypeVar("T")
 STANDARD = (0, 1, 2)  # input, output, errors
 
 
-def in_child(call: Callable[[], T]) -> T:
-    """Give what `call` gives, or raise its DoorwardError; waits for the child. HostError where it breaks."""
+def in_child(call: Callable[[], T], within_s: float | None = None) -> T:
+    """Give what `call` gives, or raise its DoorwardError; waits for the child. HostError where it breaks.
+
+    A child with a time limit ends with this process, and is killed when the time is up: TimeoutError.
+    """
     receive, send = os.pipe()
+    parent = None if within_s is None else os.getpid()
     pid = os.fork()
     if pid == 0:
         signal.set_wakeup_fd(-1)
+        if within_s is not None:
+            signal.signal(signal.SIGINT, signal.SIG_IGN)  # the terminal sends it to both
+            privileges.end_with_parent(signal.SIGKILL)
+            if os.getppid() != parent:
+                os._exit(1)
         answer(send, call)
     os.close(send)
-    with os.fdopen(receive, "rb") as pipe:
-        raw = pipe.read()
+    try:
+        with os.fdopen(receive, "rb") as pipe:
+            raw = pipe.read() if within_s is None else _read_within(pipe, within_s)
+    except BaseException:
+        os.kill(pid, signal.SIGKILL)
+        os.waitpid(pid, 0)
+        raise
     outcome: T = outcome_of(pid, raw)
     return outcome
+
+
+def _read_within(pipe: BinaryIO, within_s: float) -> bytes:
+    raw, deadline_s = b"", time.monotonic() + within_s
+    while select.select([pipe], [], [], max(0.0, deadline_s - time.monotonic()))[0]:
+        part = os.read(pipe.fileno(), 1 << 16)
+        if not part:
+            return raw
+        raw += part
+    raise TimeoutError
 
 
 def serve(name: str, work: Callable[[], None]) -> NoReturn:

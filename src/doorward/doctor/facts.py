@@ -2,9 +2,6 @@
 
 from __future__ import annotations
 
-import re
-import shutil
-import subprocess
 from collections.abc import Iterator
 from contextlib import suppress
 from datetime import UTC, datetime
@@ -17,19 +14,14 @@ from doorward.daemon import kept, switch
 from doorward.daemon.control import ask, default_path
 from doorward.daemon.host_facts import UNIT_FOLDERS
 from doorward.daemon.loading import compile_configuration, memory_bytes
-from doorward.doctor import iptables_rules, nft_rules
 from doorward.doctor.host import Boot, Facts, Network
 from doorward.doctor.network import read_network
-from doorward.doctor.walk import Table
+from doorward.doctor.trace import trace
 from doorward.errors import AnswerNo, DoorwardError
 from doorward.gate.nft import NftFilter
 from doorward.ledger import ledger_path
 from doorward.owner_rights import owner_rights
 from doorward.session import ssh_connection
-
-_PATIENCE_S = 20.0  # a save of 100,000 rules takes a few seconds
-_IPTABLES = re.compile(r"table (ip6?) (filter|nat|mangle|raw|security) \{")
-_SBIN = "/usr/sbin:/sbin"  # plain `su` leaves these out
 
 
 def gather(configuration: Configuration, folder: Path) -> Facts:
@@ -45,21 +37,18 @@ def gather(configuration: Configuration, folder: Path) -> Facts:
         unread.append(str(error))
     with suppress(AnswerNo):
         daemon = daemon_status(unread)
-    filters: list[Table] = []
-    refusal, stands = "", False
+    refusal, stands, session = "", False, ssh_connection()
     try:
         nft = NftFilter()
         stands = bool(nft.existing())
-        filters += _nft_tables(nft, unread)
         nft.check(ruleset.whole())
     except DoorwardError as error:
         refusal = str(error)
-    filters += _legacy_tables(unread)
     return Facts(
-        session=ssh_connection(),
+        session=session,
         network=network,
         listening=listening,
-        filters=tuple(filters),
+        trace=trace(configuration, network, session),
         boot=_boot(),
         daemon=daemon,
         table_stands=stands,
@@ -110,44 +99,6 @@ def daemon_status(unread: list[str]) -> dict[str, Any] | None:
         unread.append(f"{default_path()}: the answer has no process number")
         return None
     return status
-
-
-def _nft_tables(nft: NftFilter, unread: list[str]) -> list[Table]:
-    """Read the tables of others; iptables-nft's by its own program, since nft has no words for its matches."""
-    listed = nft.foreign_tables()
-    made_by_iptables = {"ip": "iptables-nft", "ip6": "ip6tables-nft"}
-    families = {found[1] for text, _ in listed if (found := _IPTABLES.match(text)) and "hook" in text}
-    saved = [table for family in sorted(families) for table in _saved(made_by_iptables[family], unread)]
-    names = {table.name for table in saved}
-    tables: list[Table] = []
-    for text, document in listed:
-        found = _IPTABLES.match(text)
-        if found is None or f"{made_by_iptables[found[1]]} -t {found[2]}" not in names:
-            tables += nft_rules.parse(document, nft_rules.rule_texts(text))
-    return tables + saved
-
-
-def _legacy_tables(unread: list[str]) -> list[Table]:
-    """Read iptables-legacy, but only where it is in use: asking would load its modules."""
-    tables: list[Table] = []
-    for program, names in (("iptables-legacy", "ip_tables_names"), ("ip6tables-legacy", "ip6_tables_names")):
-        with suppress(OSError):
-            if Path("/proc/thread-self/net", names).read_text().strip():
-                tables += _saved(program, unread)
-    return tables
-
-
-def _saved(program: str, unread: list[str]) -> list[Table]:
-    path = shutil.which(f"{program}-save") or shutil.which(f"{program}-save", path=_SBIN)
-    if path is None:
-        unread.append(f"{program} has rules, but {program}-save is not installed: they were not looked at whole")
-        return []
-    try:
-        done = subprocess.run([path], capture_output=True, text=True, timeout=_PATIENCE_S, check=True)
-    except (OSError, subprocess.SubprocessError) as error:
-        unread.append(f"{program}-save did not work ({error}): its rules were not looked at whole")
-        return []
-    return iptables_rules.parse(done.stdout, program)
 
 
 def _boot() -> Boot:

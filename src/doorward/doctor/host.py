@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from ipaddress import IPv4Interface, IPv4Network, IPv6Interface, IPv6Network
 from typing import Any, NamedTuple
 
-from doorward.doctor.walk import Table
+from doorward.doctor.rules import Helper, Ruleset
 from doorward.model import Address, Port
 from doorward.session import SshConnection
 
@@ -52,6 +52,68 @@ class Network(NamedTuple):
         return max(fitting, key=lambda route: route.network.prefixlen).interface if fitting else None
 
 
+class Probe(NamedTuple):
+    """A connection to try: from the operator's address, or from strangers', of whom one that gets in is enough.
+
+    `published` is the port that is forwarded to this destination, where it is tried without a knock.
+    """
+
+    port: Port
+    interface: str
+    sources: tuple[Address, ...]
+    destination: Address
+    is_operator: bool
+    is_knock: bool = False
+    published: Port | None = None
+
+
+class Base(NamedTuple):
+    """Where packets enter a table."""
+
+    chain: str
+    hook: str
+    priority: int
+
+
+class Block(NamedTuple):
+    """A rule, or a policy, that drops a packet."""
+
+    table: Ruleset
+    base: Base
+    rule: str
+
+
+class Way(NamedTuple):
+    """What became of a packet: `state` is new or established, `arrival` the port that it reached.
+
+    `forwarded_to` is the address of another host that has the port.
+
+    The rules that dropped it were each left out after that, so that all of them are found.
+    """
+
+    probe: Probe
+    state: str
+    blocks: tuple[Block, ...]
+    arrival: Port | None
+    forwarded_to: Address | None = None
+
+
+class Unchecked(NamedTuple):
+    """A rule that could not be tried, or why nothing could; `is_outward` where only what leaves the host meets it."""
+
+    what: str
+    is_outward: bool = False
+
+
+class Trace(NamedTuple):
+    """What the kernel did with the packets, in a copy of this host's network and of its firewalls' tables."""
+
+    tables: tuple[str, ...] = ()
+    ways: tuple[Way, ...] = ()
+    unchecked: tuple[Unchecked, ...] = ()
+    helpers: tuple[Helper, ...] = ()
+
+
 class Boot(NamedTuple):
     """What starts at boot: whether systemd runs here, and which of doorward's units are enabled."""
 
@@ -66,7 +128,7 @@ class Facts:
     session: SshConnection | None
     network: Network
     listening: frozenset[Port] | None
-    filters: tuple[Table, ...]
+    trace: Trace
     boot: Boot
     daemon: dict[str, Any] | None  # what it answers to `status`
     table_stands: bool

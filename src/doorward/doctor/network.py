@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import socket
 import struct
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from ipaddress import ip_address, ip_interface, ip_network
 from typing import NamedTuple
 
@@ -12,7 +12,7 @@ from doorward import netlink
 from doorward.doctor.host import Local, MarkRule, Network, Route
 from doorward.errors import MalformedError
 
-_ROUTE = 0  # NETLINK_ROUTE
+ROUTE = 0  # NETLINK_ROUTE
 _GET_ADDRESS, _GET_ROUTE, _GET_RULE = 22, 26, 34
 _ADDRESS_HEADER = struct.Struct("=BBBBI")  # family, bits of the network, flags, scope, interface
 _ROUTE_HEADER = struct.Struct("=BBBBBBBBI")  # family, bits of the destination, …, table, protocol, scope, type, flags
@@ -37,14 +37,19 @@ def read_network() -> Network:
     )
 
 
+def dump_bodies(question: int, families: Iterable[int] = (socket.AF_INET, socket.AF_INET6)) -> Iterator[memoryview]:
+    """Return what rtnetlink(7) lists, without the headers of netlink; OSError where the kernel refuses."""
+    for family in families:
+        with netlink.open_socket(ROUTE, "addresses and routes") as sock:
+            request = netlink.message(question, netlink.REQUEST | netlink.DUMP, bytes([family]) + bytes(15))
+            yield from (reply.body for reply in netlink.dump(sock, request))
+
+
 def _dump(question: int, header: struct.Struct) -> Iterator[_Reply]:
-    for family in (socket.AF_INET, socket.AF_INET6):
-        body = bytes([family]) + bytes(header.size - 1)
-        with netlink.open_socket(_ROUTE, "addresses and routes") as sock:
-            for reply in netlink.dump(sock, netlink.message(question, netlink.REQUEST | netlink.DUMP, body)):
-                if len(reply.body) < header.size:
-                    raise MalformedError(f"rtnetlink: {len(reply.body)} bytes, the header needs {header.size}")
-                yield _Reply(header.unpack_from(reply.body), netlink.attributes(reply.body[header.size :]))
+    for body in dump_bodies(question):
+        if len(body) < header.size:
+            raise MalformedError(f"rtnetlink: {len(body)} bytes, the header needs {header.size}")
+        yield _Reply(header.unpack_from(body), netlink.attributes(body[header.size :]))
 
 
 def _local(reply: _Reply) -> Local | None:

@@ -6,7 +6,7 @@ from collections.abc import Collection, Iterable
 from typing import NamedTuple
 
 from doorward.config.schema import Mark
-from doorward.doctor.walk import Block
+from doorward.doctor.host import Base, Block
 from doorward.model import Port
 
 PRIORITY = -150  # of the gate's chain, at prerouting
@@ -34,9 +34,9 @@ def firewall_of(block: Block) -> str:
     return "nft" if table.owner == "nft" else "iptables"
 
 
-def is_before_mark(block: Block) -> bool:
+def is_before_mark(base: Base) -> bool:
     """Tell whether the chain sees packets before doorward's gate can mark them."""
-    return block.base.hook == "ingress" or (block.base.hook == "prerouting" and block.base.priority < PRIORITY)
+    return base.hook == "ingress" or (base.hook == "prerouting" and base.priority < PRIORITY)
 
 
 def remedy(block: Block, mark: Mark, ports: Iterable[Port], states: Collection[str]) -> Remedy:
@@ -44,7 +44,7 @@ def remedy(block: Block, mark: Mark, ports: Iterable[Port], states: Collection[s
     kind = firewall_of(block)
     if kind == "firewalld" and "INPUT_direct" not in block.table.chains:
         return _firewalld(ports)
-    if is_before_mark(block):
+    if is_before_mark(block.base):
         rules = [_by_port(block, port) for port in ports]
         return _first(
             "this comes before doorward's gate: leave these ports to it, with these rules first", block, rules

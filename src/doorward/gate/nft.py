@@ -6,13 +6,11 @@ What libnftables is too slow for is asked of nf_tables itself (objects.py) or to
 from __future__ import annotations
 
 import ctypes
-import json
 import os
 import re
 from collections.abc import Callable, Iterable
 from functools import cache
 from ipaddress import IPv4Address, IPv6Address
-from typing import Any
 
 from doorward.config.duration import UNITS_MS, nft_duration
 from doorward.errors import HostError
@@ -26,7 +24,6 @@ from doorward.gate.ruleset import COUNTERS, FROM_FILE, OPEN_SETS, TABLE, Existin
 from doorward.model import Element, Place, Port, parse_place, place_text
 
 _LIBRARY = "libnftables.so.1"
-_HANDLES, _JSON = 1 << 3, 1 << 4
 _ELEMENT = re.compile(
     r"([0-9a-f.:]+(?:/[0-9]+)?) \. (tcp|udp|6|17) \. ([0-9]{1,5})\b(?: timeout \w+)?(?: expires (\w+))?"
 )
@@ -156,19 +153,6 @@ class NftFilter:
     def check(self, commands: str) -> None:
         """Have libnftables and the kernel look at commands without doing them; NftError where they would refuse."""
         self.run(commands, dry=True)
-
-    def foreign_tables(self) -> list[tuple[str, dict[str, Any]]]:
-        """List what other programs loaded: of each table the text with handles, and the JSON."""
-        names = [
-            f"{item['table']['family']} {item['table']['name']}"
-            for item in json.loads(self.run("list tables", _JSON))["nftables"]
-            if "table" in item
-        ]
-        return [
-            (self.run(f"list table {name}", _HANDLES), json.loads(self.run(f"list table {name}", _JSON)))
-            for name in names
-            if name != TABLE
-        ]
 
     def run(self, commands: str, flags: int = 0, *, dry: bool = False) -> str:
         """Run nft commands as one transaction and give what they print; NftError with nft's words if it refuses."""

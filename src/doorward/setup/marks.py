@@ -22,4 +22,4 @@ def mark_for(configuration: Configuration, facts: Facts) -> Mark | None:
 
 def names(facts: Facts) -> list[str]:
     """Name the tables of other firewalls."""
-    return [table.name for table in facts.filters]
+    return list(facts.trace.tables)

@@ -9,9 +9,23 @@ from typing import Any
 import pytest
 
 from doorward.config.toml import parse
-from doorward.doctor import bypasses, firewalls, iptables_rules, lockout, nft_rules, running
+from doorward.doctor import bypasses, firewalls, lockout, running
 from doorward.doctor.finding import Finding, Level
-from doorward.doctor.host import Boot, Facts, Local, MarkRule, Network, Route
+from doorward.doctor.host import (
+    Base,
+    Block,
+    Boot,
+    Facts,
+    Local,
+    MarkRule,
+    Network,
+    Probe,
+    Route,
+    Trace,
+    Unchecked,
+    Way,
+)
+from doorward.doctor.rules import Helper, Ruleset
 from doorward.model import Port
 from doorward.session import SshConnection
 
@@ -21,12 +35,14 @@ NETWORK = Network(
     (Local("lo", ip_interface("127.0.0.1/8")), Local("eth0", ip_interface("198.51.100.2/24"))),
     (Route(ip_network("0.0.0.0/0"), "eth0"),),
 )
+TO_SSH = Probe(SSH, "eth0", (ip_address("81.2.69.142"),), SESSION.destination, is_operator=False)
+FILTER = Ruleset("iptables-nft", "ip", "filter", "")
 STATUS = {"pid": 7, "summary": "1 door, mode guard", "config": "/f", "trial": None}
 WELL = Facts(
     session=SESSION,
     network=NETWORK,
     listening=frozenset({SSH}),
-    filters=(),
+    trace=Trace((), (Way(TO_SSH, "new", (), SSH),)),
     boot=Boot(True, frozenset({running.DAEMON, running.GATE})),
     daemon=STATUS,
     table_stands=True,
@@ -177,61 +193,62 @@ def test_a_port_on_which_nothing_listens() -> None:
     assert found.what == "door 'a' opens 22/tcp, but nothing listens there"
 
 
-def saved(*rules: str, policy: str = "ACCEPT", table: str = "filter", chain: str = "INPUT") -> Facts:
-    lines = [f"*{table}", f":{chain} {policy} [0:0]", *(f"-A {chain} {rule}" for rule in rules), "COMMIT"]
-    return replace(WELL, filters=tuple(iptables_rules.parse("\n".join(lines), "iptables-nft")))
+def dropped(
+    *, by: str = "-A INPUT -j DROP", operator: bool = True, unchecked: tuple[Unchecked, ...] = (), state: str = "new",
+    hook: str = "input", priority: int = 0, knock: bool = False,
+) -> Facts:  # fmt: skip
+    """A rule that drops strangers' packets, and the operator's or not."""
+    block = Block(FILTER, Base(hook.upper(), hook, priority), f"{FILTER.name}: {by}")
+    port = Port.parse("7000/tcp") if knock else SSH
+    own = TO_SSH._replace(sources=(SESSION.source,), is_operator=True, port=port, is_knock=knock)
+    ways = (
+        Way(TO_SSH._replace(port=port, is_knock=knock), state, (block,), port),
+        Way(own, state, (block,) if operator else (), port),
+    )
+    return replace(WELL, trace=Trace((FILTER.name,), ways, unchecked))
 
 
-@pytest.mark.parametrize(
-    "rule",
-    [
-        "-m recent --update --seconds 60 --hitcount 4 --name SSH --rsource -j DROP",
-        "-m hashlimit --hashlimit-above 1/sec --hashlimit-name a -j DROP",
-        "-m made-up --with 'some thing' -j DROP",
-        "-p tcp -m tcp --dport ssh -j DROP",
-        "-p tcp --sport 1024:65535 -j DROP",
-        "-j NFQUEUE --queue-num 0",
-        "-j 'unbalanced",
-    ],
-)
-def test_what_is_not_understood_may_drop(rule: str) -> None:
-    found = findings(firewalls.judge, KNOCKED, saved(rule))
-    if "unbalanced" in rule:  # without a verdict that can be read there is none
-        assert [one.level for one in found] == [Level.OK]
-    else:
-        (one,) = found
-        assert (one.level, "may drop" in one.what) == (Level.WARNING, True), found
+def test_a_rule_that_drops_a_port_is_named_with_its_remedy() -> None:
+    (found,) = findings(firewalls.judge, gate('accept_mark = "0x1000/0x1000"'), dropped())
+    assert (found.level, found.where) == (Level.ERROR, "iptables-nft -t filter: -A INPUT -j DROP")
+    assert found.commands == ("iptables-nft -t filter -I INPUT -m mark --mark 0x1000/0x1000 -j ACCEPT",)
+    (found,) = findings(firewalls.judge, KNOCKED, dropped(state="established"))
+    assert found.commands == ("iptables-nft -t filter -I INPUT -m conntrack --ctstate RELATED,ESTABLISHED -j ACCEPT",)
 
 
-def test_what_is_not_understood_may_accept() -> None:
-    (found,) = findings(firewalls.judge, KNOCKED, saved("-m made-up -j ACCEPT", policy="DROP"))
-    assert (found.level, found.where) == (Level.WARNING, "iptables-nft -t filter, chain INPUT: its policy drops")
+def test_beside_a_rule_that_was_not_checked_others_may_drop_and_nothing_is_ok() -> None:
+    unchecked = (Unchecked("ip t, chain c: socket transparent 1 accept"),)
+    levels = [one.level for one in findings(firewalls.judge, KNOCKED, dropped(unchecked=unchecked))]
+    assert levels == [Level.WARNING, Level.WARNING]
+    facts = replace(WELL, trace=Trace(("ip t",), WELL.trace.ways, unchecked))
+    (found,) = findings(firewalls.judge, KNOCKED, facts)
+    assert (found.level, found.what) == (Level.WARNING, f"not checked: {unchecked[0].what}")
+
+
+def test_a_rule_for_what_leaves_the_host_makes_none_doubtful_for_what_comes_in() -> None:
+    unchecked = (Unchecked("-A OUTPUT -m owner", is_outward=True),)
+    levels = [one.level for one in findings(firewalls.judge, KNOCKED, dropped(unchecked=unchecked))]
+    assert levels == [Level.ERROR, Level.WARNING]
 
 
 def test_a_rule_that_lets_the_operator_in_but_no_stranger_is_a_warning() -> None:
-    facts = saved("-s 192.0.2.0/24 -j ACCEPT", policy="DROP")
+    facts = dropped(operator=False)
     (found,) = findings(firewalls.judge, KNOCKED, facts)
     assert (found.level, "but not from where you are" in found.what) == (Level.WARNING, True)
     (found,) = findings(firewalls.judge, KNOCKED, replace(facts, session=None))
     assert found.level is Level.ERROR
 
 
-def test_a_list_of_addresses_is_not_for_strangers() -> None:
-    facts = replace(saved("-m set --match-set banned src -j DROP"), session=None)
-    assert [found.level for found in findings(firewalls.judge, KNOCKED, facts)] == [Level.OK]
+def test_of_knocks_only_what_comes_before_the_gate_matters() -> None:
+    assert [one.level for one in findings(firewalls.judge, KNOCKED, dropped(knock=True))] == [Level.OK]
+    (found,) = findings(firewalls.judge, KNOCKED, dropped(knock=True, hook="prerouting", priority=-300))
+    assert found.commands == ("iptables-nft -t filter -I PREROUTING -p tcp --dport 7000 -j ACCEPT",)
 
 
-def test_a_mark_that_another_rule_overwrites_opens_nothing() -> None:
-    rules = ["-j MARK --set-xmark 0x0/0xffffffff"]
-    lines = ["*mangle", ":INPUT ACCEPT [0:0]", *(f"-A INPUT {rule}" for rule in rules), "COMMIT"]
-    lines += ["*filter", ":INPUT DROP [0:0]", "-A INPUT -m mark --mark 0x1000/0x1000 -j ACCEPT"]
-    lines += ["-A INPUT -m state --state ESTABLISHED -j ACCEPT", "COMMIT"]
-    marking = gate('accept_mark = "0x1000/0x1000"')
-    facts = replace(WELL, filters=tuple(iptables_rules.parse("\n".join(lines), "iptables-nft")))
-    (found,) = findings(firewalls.judge, marking, facts)
-    assert found.level is Level.ERROR
-    kept = replace(WELL, filters=facts.filters[1:])
-    assert [found.level for found in findings(firewalls.judge, marking, kept)] == [Level.OK]
+def test_a_port_that_is_forwarded_is_listened_to_elsewhere() -> None:
+    ways = (Way(TO_SSH, "new", (), Port.parse("80/tcp"), ip_address("172.17.0.2")),)
+    facts = replace(WELL, listening=frozenset(), trace=Trace(("ip nat",), ways))
+    assert {one.level for one in findings(firewalls.judge, KNOCKED, facts)} == {Level.OK}
 
 
 def test_a_routing_rule_that_looks_at_the_same_bits() -> None:
@@ -240,84 +257,43 @@ def test_a_routing_rule_that_looks_at_the_same_bits() -> None:
     assert (found.level, found.where) == (Level.WARNING, "ip rule, fwmark 0x1000/0xf000")
 
 
-def test_chains_that_call_each_other_too_often_are_not_followed() -> None:
-    rules = [f":c{n} - [0:0]" for n in range(15)]
-    rules += [f"-A c{n} -j c{n + 1}" for n in range(14) for _ in range(10)] + ["-A INPUT -j c0"]
-    text = "\n".join(["*filter", ":INPUT ACCEPT [0:0]", *rules, "COMMIT"])
-    facts = replace(WELL, filters=tuple(iptables_rules.parse(text, "iptables-nft")))
-    (found,) = findings(firewalls.judge, KNOCKED, facts)
-    assert "too many rules to follow" in found.what
-
-
-@pytest.mark.parametrize(
-    "statement",
-    [
-        {"match": {"op": "=="}},
-        {"vmap": {"key": 1, "data": 2}},
-        "odd",
-        {"mangle": {}},
-        {"jump": None},
-        {"match": {"op": "==", "left": {"payload": {"base": "nh", "offset": 0, "len": 8}}, "right": 69}},
-        {"unheard": 1},
-        {},
-    ],
-)
-def test_statements_of_another_nft_are_doubts(statement: Any) -> None:
-    rule = {"family": "ip", "table": "t", "chain": "c", "handle": 2, "expr": [statement, {"drop": None}]}
-    chain = {"family": "ip", "table": "t", "name": "c", "handle": 1, "hook": "input", "prio": 0, "policy": "accept"}
-    document = {"nftables": [{"table": {"family": "ip", "name": "t"}}, {"chain": chain}, {"rule": rule}]}
-    (found,) = findings(firewalls.judge, KNOCKED, replace(WELL, filters=tuple(nft_rules.parse(document, {}))))
-    assert (found.level, found.where) == (Level.WARNING, "ip t, chain c: handle 2")
-
-
-def ruleset(*lines: str) -> Facts:
-    """Facts of a host with a container behind docker0, and what iptables-nft-save prints."""
+def container(*ways: str, blocks: tuple[Block, ...] = ()) -> Facts:
+    """A host that forwards the door's port to a container, which answers to what comes in by these interfaces."""
+    there = ip_address("172.17.0.2")
     bridge = (Local("docker0", ip_interface("172.17.0.1/16")), Local("wg0", ip_interface("10.0.0.1/24")))
     routes = (*NETWORK.routes, Route(ip_network("172.17.0.0/16"), "docker0"))
-    tables = iptables_rules.parse("\n".join([*lines, "COMMIT"]), "iptables-nft")
-    return replace(WELL, network=Network((*NETWORK.locals, *bridge), routes), filters=tuple(tables))
+    http = Port.parse("80/tcp")
+    direct = TO_SSH._replace(port=http, destination=there, published=SSH)
+    found = (
+        Way(TO_SSH, "new", (), http, there),
+        *(Way(direct._replace(interface=way), "new", blocks, http, there) for way in ways),
+    )
+    network = Network((*NETWORK.locals, *bridge), routes)
+    return replace(WELL, network=network, trace=Trace((FILTER.name,), found))
 
 
-PUBLISHED = (
-    "*nat",
-    ":PREROUTING ACCEPT [0:0]",
-    "-A PREROUTING -p tcp --dport 22 -j DNAT --to-destination 172.17.0.2:80",
-)
-FORWARD = ("COMMIT", "*filter", ":FORWARD DROP [0:0]")
-
-
-@pytest.mark.parametrize(
-    ("settings", "forward", "ways"),
-    [
-        ("", "-A FORWARD -o docker0 -j ACCEPT", ["eth0", "wg0"]),
-        ('interfaces = ["eth0"]', "-A FORWARD -o docker0 -j ACCEPT", ["eth0"]),
-        ("", "-A FORWARD -i wg0 -j ACCEPT", ["wg0"]),
-        ("", "-A FORWARD -m made-up -j ACCEPT", ["eth0", "wg0"]),  # nobody knows
-        ("", "-A FORWARD -m conntrack --ctstate DNAT -j ACCEPT", []),
-        ('accept_mark = "0x1000/0x1000"', "-A FORWARD -m mark --mark 0x1000/0x1000 -j ACCEPT", []),
-        ("", "-A FORWARD -d 172.17.0.3/32 -j ACCEPT", []),
-        ('mode = "observe"', "-A FORWARD -o docker0 -j ACCEPT", []),
-    ],
-)
-def test_the_address_of_a_container_behind_a_hidden_port(settings: str, forward: str, ways: list[str]) -> None:
-    found = findings(bypasses.judge, gate(settings), ruleset(*PUBLISHED, *FORWARD, forward))
+@pytest.mark.parametrize("ways", [[], ["eth0"], ["eth0", "wg0"]])
+def test_the_address_of_a_container_behind_a_hidden_port(ways: list[str]) -> None:
+    found = findings(bypasses.judge, KNOCKED, container(*ways))
     commands = [f"iptables-nft -t raw -I PREROUTING -i {way} -d 172.17.0.0/16 -j DROP" for way in ways]
     assert [(each.level, each.where, [*each.commands]) for each in found] == (
         [(Level.WARNING, "port 22/tcp", commands)] if ways else []
     )
+    assert {each.level for each in findings(firewalls.judge, KNOCKED, container(*ways))} == {Level.OK}
 
 
-def test_a_port_that_arrives_at_this_host_has_no_container() -> None:
-    facts = ruleset(*PUBLISHED[:2], "-A PREROUTING -p tcp --dport 22 -j REDIRECT --to-ports 2222")
-    assert findings(bypasses.judge, KNOCKED, facts) == []
+def test_where_a_rule_drops_it_or_nothing_is_hidden_no_container_is_named() -> None:
+    drop = Block(FILTER, Base("FORWARD", "forward", 0), "-A FORWARD -j DROP")
+    assert findings(bypasses.judge, KNOCKED, container("eth0", blocks=(drop,))) == []
+    assert {each.level for each in findings(firewalls.judge, KNOCKED, container("eth0", blocks=(drop,)))} == {Level.OK}
+    assert findings(bypasses.judge, gate('mode = "observe"'), container("eth0")) == []
 
 
 @pytest.mark.parametrize(("mode", "is_named"), [("guard", True), ("stealth", True), ("observe", False)])
 def test_conntrack_helpers_are_named_where_something_is_hidden(mode: str, is_named: bool) -> None:
-    rule = "-A PREROUTING -p tcp -m tcp --dport 21 -j CT --helper ftp"
-    facts = ruleset("*raw", ":PREROUTING ACCEPT [0:0]", rule, "-A PREROUTING -m helper --helper ftp -j ACCEPT")
-    found = findings(bypasses.judge, gate(f'mode = "{mode}"'), replace(facts, assigns_helpers=True))
+    trace = Trace((FILTER.name,), WELL.trace.ways, helpers=(Helper("the rule", "ftp", "the command"),))
+    found = findings(bypasses.judge, gate(f'mode = "{mode}"'), replace(WELL, trace=trace, assigns_helpers=True))
     assert [(each.level, each.commands) for each in found] == [
-        (Level.WARNING, ("iptables-nft -t raw -D PREROUTING -p tcp -m tcp --dport 21 -j CT --helper ftp",)),
+        (Level.WARNING, ("the command",)),
         (Level.WARNING, ("sysctl -w net.netfilter.nf_conntrack_helper=0",)),
     ] * is_named

@@ -3,29 +3,32 @@
 from __future__ import annotations
 
 from dataclasses import replace
-from ipaddress import ip_interface
+from ipaddress import ip_address, ip_interface
 
 import pytest
 
 from doorward.config.schema import Mark
 from doorward.config.toml import parse
-from doorward.doctor import iptables_rules
-from doorward.doctor.host import Boot, Facts, Local, MarkRule, Network
+from doorward.doctor.host import Base, Block, Boot, Facts, Local, MarkRule, Network, Probe, Trace, Way
+from doorward.doctor.rules import Ruleset
 from doorward.model import Port
 from doorward.setup.marks import mark_for, names
 
 CONFIGURATION = parse('[doors.ssh]\nopens = ["22/tcp"]\n', "f")
 NETWORK = Network((Local("eth0", ip_interface("192.0.2.7/24")),), ())
-ACCEPTS = "-p tcp -m tcp --dport 22 -j ACCEPT"
+SSH = Port.parse("22/tcp")
+FILTER = Ruleset("iptables-nft", "ip", "filter", "")
+DROPS = Block(FILTER, Base("INPUT", "input", 0), "iptables-nft -t filter, chain INPUT: its policy drops")
 
 
-def facts(policy: str, *rules: str, mark_rules: tuple[MarkRule, ...] = ()) -> Facts:
-    saved = "\n".join(["*filter", f":INPUT {policy} [0:0]", *(f"-A INPUT {rule}" for rule in rules), "COMMIT"])
+def facts(*blocks: Block, mark_rules: tuple[MarkRule, ...] = ()) -> Facts:
+    here = NETWORK.locals[0].address.ip
+    probe = Probe(SSH, "eth0", (ip_address("81.2.69.142"),), here, is_operator=False)
     return Facts(
         session=None,
         network=replace_rules(mark_rules),
-        listening=frozenset({Port.parse("22/tcp")}),
-        filters=tuple(iptables_rules.parse(saved, "iptables-nft")),
+        listening=frozenset({SSH}),
+        trace=Trace((FILTER.name,), (Way(probe, "new", blocks, SSH),)),
         boot=Boot(False, frozenset()),
         daemon=None,
         table_stands=False,
@@ -41,22 +44,21 @@ def replace_rules(rules: tuple[MarkRule, ...]) -> Network:
 
 
 @pytest.mark.parametrize(
-    ("policy", "rules", "mark_rules", "mark"),
+    ("blocks", "mark_rules", "mark"),
     [
-        ("ACCEPT", [], (), None),
-        ("DROP", [ACCEPTS], (), None),
-        ("DROP", [], (), Mark(0x1000, 0x1000)),
-        ("DROP", [], (MarkRule(0x1000, 0x1000),), Mark(0x2000, 0x2000)),
-        ("DROP", [], (MarkRule(0x200, 0xFF00),), Mark(1 << 20, 1 << 20)),
-        ("DROP", [], (MarkRule(1, 0xFFFF_FFFF),), None),  # whatever is set, it looks at it
+        ([], (), None),
+        ([DROPS], (), Mark(0x1000, 0x1000)),
+        ([DROPS], (MarkRule(0x1000, 0x1000),), Mark(0x2000, 0x2000)),
+        ([DROPS], (MarkRule(0x200, 0xFF00),), Mark(1 << 20, 1 << 20)),
+        ([DROPS], (MarkRule(1, 0xFFFF_FFFF),), None),  # whatever is set, it looks at it
     ],
 )
-def test_the_mark(policy: str, rules: list[str], mark_rules: tuple[MarkRule, ...], mark: Mark | None) -> None:
-    assert mark_for(CONFIGURATION, facts(policy, *rules, mark_rules=mark_rules)) == mark
+def test_the_mark(blocks: list[Block], mark_rules: tuple[MarkRule, ...], mark: Mark | None) -> None:
+    assert mark_for(CONFIGURATION, facts(*blocks, mark_rules=mark_rules)) == mark
 
 
 def test_no_rule_of_routing_looks_at_what_was_chosen() -> None:
-    found = facts("DROP", mark_rules=(MarkRule(0x1000, 0x3000),))
+    found = facts(DROPS, mark_rules=(MarkRule(0x1000, 0x3000),))
     mark = mark_for(CONFIGURATION, found)
     marked = replace(CONFIGURATION, gate=replace(CONFIGURATION.gate, accept_mark=mark))
     assert mark is not None

@@ -1,0 +1,156 @@
+"""The text of a ruleset: which rules it has, which of them depend on what a copy of it does not have. Pure."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterator
+from dataclasses import dataclass
+from functools import cached_property
+from typing import NamedTuple
+
+_CHAIN = re.compile(r"\tchain (\S+) \{")
+_RULE = re.compile(r"\t\t(.*) # handle (\d+)")
+_QUOTED = re.compile(r'"[^"]*"')
+_HANDLE = re.compile(r" # handle \d+$")
+_PASSING = re.compile(r"elements = \{[^}]*\bexpires\b[^}]*\}")  # entries that end by themselves
+_COUNTS = re.compile(r"^(:\S+ \S+) \[.*|^#.*")
+_LINE_OF_NFT = re.compile(r"^/[^:\n]+:(\d+):\d+", re.MULTILINE)
+_LINE_OF_IPTABLES = re.compile(r"line:? (\d+)")
+_OUTWARD = {
+    "nft": re.compile(r"\tchain (\S+) \{[^\n]*\n\t\ttype \w+ hook (?:output|postrouting|egress) "),
+    "iptables": re.compile(r"^:(OUTPUT|POSTROUTING) ", re.MULTILINE),
+}
+MAX_TEXT = 500  # shown of a rule
+# What decides by something that only the host has: processes, sockets, hardware addresses, other programs, chance.
+_NEEDS_HOST = {
+    "nft": re.compile(
+        r"\b(?:skuid|skgid|cgroup|rtclassid|[io]if(?:kind|type|group)|sdif(?:name)?|[io]?ibr\w+|random|socket|flow add"
+        r"|xt (?:match|target)|queue|synproxy|tproxy|osf|numgen|ipsec|tunnel|ether [sd]addr)\b"
+    ),
+    "iptables": re.compile(
+        r"-m (?:owner|socket|physdev|mac|cgroup|bpf|policy|statistic|devgroup|realm|cluster|osf|set|nfacct)\b"
+        r"|-j (?:NFQUEUE|QUEUE|TPROXY|SYNPROXY|SET|TEE|IDLETIMER)\b"
+    ),
+}
+_HELPER_OBJECT = re.compile(r'\tct helper (\S+) \{[^\n]*\n\t\ttype "([^"\n]*)"')
+_HELPER = {
+    "nft": re.compile(r'\bct helper set "([^"]*)"'),
+    # The match `helper` has the same option, and assigns nothing.
+    "iptables": re.compile(r'-j CT .*--helper "?([^ "]+)'),
+}
+_RATE = {
+    "nft": re.compile(r"\b(?:limit rate|quota|ct count|update @|add @|meter)\b"),
+    "iptables": re.compile(r"-m (?:limit|hashlimit|recent|connlimit|quota)\b"),
+}
+
+
+class Helper(NamedTuple):
+    """A rule that assigns a conntrack helper, such as ftp; `removal` is the command that deletes the rule."""
+
+    rule: str
+    name: str
+    removal: str
+
+
+@dataclass(frozen=True)
+class Ruleset:
+    """One table; `owner` is the program whose text it is: nft, iptables-nft, ip6tables-legacy and so on."""
+
+    owner: str
+    family: str
+    table: str
+    text: str
+
+    @property
+    def name(self) -> str:
+        """Return how its program names the table."""
+        return f"{self.family} {self.table}" if self.owner == "nft" else f"{self.owner} -t {self.table}"
+
+    @property
+    def is_legacy(self) -> bool:
+        """Tell whether nf_tables knows nothing of it on the host."""
+        return self.owner.endswith("-legacy")
+
+    @property
+    def versions(self) -> tuple[int, ...]:
+        """Return the IP versions of the packets that it sees."""
+        return {"ip": (4,), "ip6": (6,)}.get(self.family, (4, 6))
+
+    @cached_property
+    def chains(self) -> dict[str, list[tuple[int, str]]]:
+        """Return each chain's rules in order, with their handles."""
+        return chains_of(self.owner, self.text)
+
+    @cached_property
+    def has_rates(self) -> bool:
+        """Tell whether a rule may treat the second packet in another way than the first."""
+        return bool(_RATE[self._language].search(self.text))
+
+    def not_checkable(self) -> Iterator[tuple[str, bool]]:
+        """Name the rules that depend on what only the host has; True where they see only what leaves the host."""
+        outward = set(_OUTWARD[self._language].findall(self.text))
+        for chain, rules in self.chains.items():
+            for _, text in rules:
+                if _NEEDS_HOST[self._language].search(_QUOTED.sub("", text)):
+                    yield self.rule(chain, text), chain in outward
+
+    def helpers(self) -> Iterator[Helper]:
+        """Find the rules that assign a conntrack helper."""
+        objects: dict[str, str] = dict(_HELPER_OBJECT.findall(self.text))
+        for chain, rules in self.chains.items():
+            for handle, text in rules:
+                found = _HELPER[self._language].search(text)
+                if found and self.owner == "nft":
+                    removal = f"nft delete rule {self.name} {chain} handle {handle}"
+                    yield Helper(self.rule(chain, text), objects.get(str(found[1]), str(found[1])), removal)
+                elif found:
+                    yield Helper(self.rule(chain, text), found[1], f"{self.name} -D {text.removeprefix('-A ')}")
+
+    def rule(self, chain: str, text: str) -> str:
+        """Return the text with the place where it is."""
+        return f"{self.name}, chain {chain}: {text}" if self.owner == "nft" else f"{self.name}: {text}"
+
+    @property
+    def _language(self) -> str:
+        return "nft" if self.owner == "nft" else "iptables"
+
+
+def chains_of(owner: str, text: str) -> dict[str, list[tuple[int, str]]]:
+    """Read the rules of `nft -a list`, or of iptables-save, which has no handles."""
+    chains: dict[str, list[tuple[int, str]]] = {}
+    rules: list[tuple[int, str]] = []
+    for line in text.splitlines():
+        if owner == "nft":
+            if found := _CHAIN.match(line):
+                rules = chains.setdefault(found[1], [])
+            elif found := _RULE.fullmatch(line):
+                rules.append((int(found[2]), found[1]))
+            elif line == "\t}":
+                rules = []
+        elif line.startswith("-A "):
+            chains.setdefault(line.split(maxsplit=2)[1], []).append((0, line))
+        elif line.startswith(":"):
+            chains.setdefault(line[1:].partition(" ")[0], [])
+    return chains
+
+
+def differing(ruleset: Ruleset, there: str) -> str | None:
+    """Compare with what was loaded from the text; return the first line that the copy has in another form."""
+    ours, theirs = _comparable(ruleset.text), _comparable(there)
+    if ours == theirs:
+        return None
+    return next((line for line, other in zip(ours, [*theirs, *[""] * len(ours)], strict=False) if line != other), "")
+
+
+def _comparable(text: str) -> list[str]:
+    lines = _PASSING.sub("", text).splitlines()
+    return [_COUNTS.sub(r"\1", _HANDLE.sub("", line)).strip() for line in lines if not line.startswith("#")]
+
+
+def line_of(text: str, message: str) -> str:
+    """Return the line that nft or iptables-restore objects to; without one, what it said."""
+    found = _LINE_OF_NFT.search(message) or _LINE_OF_IPTABLES.search(message)
+    lines = text.splitlines()
+    if found and 0 < int(found[1]) <= len(lines):
+        return _HANDLE.sub("", lines[int(found[1]) - 1]).strip()[:MAX_TEXT]
+    return (message.strip().splitlines() or ["it is refused"])[0][:MAX_TEXT]

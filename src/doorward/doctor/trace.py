@@ -1,0 +1,261 @@
+"""Ask the kernel what other firewalls do with what doors open: real packets in a copy of this host, rule by rule.
+
+The copy is two network namespaces of a child process. They have no name: with the process they are gone.
+"""
+
+from __future__ import annotations
+
+import os
+import socket
+from collections.abc import Container, Iterable, Iterator, Sequence
+from contextlib import suppress
+from typing import NamedTuple
+
+from doorward import netlink
+from doorward.config.schema import Configuration, Mark
+from doorward.daemon.apart import in_child
+from doorward.doctor.frames import TRACE, Event, Flow, Step, event, packet
+from doorward.doctor.host import Block, Network, Probe, Trace, Unchecked, Way
+from doorward.doctor.probes import around, planned
+from doorward.doctor.remedies import PRIORITY, is_before_mark
+from doorward.doctor.replica import Replica, UncheckedError, snapshot
+from doorward.doctor.rules import Helper
+from doorward.doctor.rulesets import Loaded, handles, read
+from doorward.errors import DoorwardError
+from doorward.gate.nft import NftFilter
+from doorward.model import Address, Port, Protocol
+from doorward.session import SshConnection
+
+PATIENCE_S = 9.0  # with the rest of what doctor does, an answer comes within 10 s
+_GROUP = 9  # NFNLGRP_NFTRACE
+_SOL_NETLINK, _ADD_MEMBERSHIP, _SO_RCVBUFFORCE = 270, 1, 33
+_RECEIVE_BUFFER_BYTES = 64 << 20  # a packet is reported once for each rule that it fits
+_RECEIVE_BYTES = 1 << 17
+MAX_BLOCKS = 16  # base chains that drop one packet
+_FIRST_PORT, _LAST_PORT = 50001, 60000  # the packets come from these, so that no other is traced
+_FIRST_UNMARKED = 57001  # those from here on are not open to their source
+_MARKER_PORT = 50000
+_OWN = "doorward_trace"
+_BEFORE_ALL, _AFTER_ALL = -(1 << 31), (1 << 31) - 1
+# The first chains trace the packets of the test; the last ones show that they got through. The kernel's own answers
+# (nothing listens in the copy) are not wanted.
+_TRACED = """
+        udp sport {marker} meta nftrace set 1 drop
+        meta l4proto {{ tcp, udp }} th sport {low}-{high} meta nftrace set 1
+        meta l4proto {{ tcp, udp }} th dport {low}-{high} meta nftrace set 1
+    }}"""
+_INGRESS = (
+    "table netdev {own} {{ chain ingress {{ type filter hook ingress devices = {{ {devices} }} priority {first};"
+    + _TRACED
+    + "\n}}"
+)
+_TABLE = (
+    "table inet {own} {{ chain first {{ type filter hook prerouting priority {first};"
+    + _TRACED
+    + """
+    chain gate {{ type filter hook prerouting priority {gate};
+        {marking}
+    }}
+    chain answers {{ type filter hook output priority {first};
+        tcp flags & rst == rst drop
+        icmp type destination-unreachable drop
+        icmpv6 type destination-unreachable drop
+        meta l4proto {{ tcp, udp }} th dport {low}-{high} meta nftrace set 1
+    }}
+    chain arrived {{ type filter hook input priority {last}; }}
+    chain left {{ type filter hook postrouting priority {last}; }}
+}}
+"""
+)
+
+
+class _Outcome(NamedTuple):
+    """Where a packet's way ended: dropped in the course of this base chain, or arrived; without an event, lost."""
+
+    event: Event | None = None
+    base: tuple[str, str, str] = ("", "", "")
+
+    @property
+    def is_drop(self) -> bool:
+        return self.event is not None and self.event.is_drop
+
+
+def trace(configuration: Configuration, network: Network, session: SshConnection | None) -> Trace:
+    """Send what the doors' users send, and tell which rules drop it; never longer than PATIENCE_S."""
+    probes = tuple(planned(configuration, network, session))
+    try:
+        return in_child(lambda: _traced(configuration, network, probes), PATIENCE_S)
+    except TimeoutError:
+        why = f"took more than {PATIENCE_S:.0f} s"
+    except DoorwardError as error:
+        why = str(error)
+    return Trace(unchecked=(Unchecked(why),))
+
+
+def _traced(configuration: Configuration, network: Network, probes: Sequence[Probe]) -> Trace:
+    names: tuple[str, ...] = ()
+    unchecked: list[Unchecked] = []
+    helpers: tuple[Helper, ...] = ()
+    try:
+        rulesets, there = read(), handles()
+        names = tuple(one.name for one in rulesets)
+        if not rulesets:  # nothing is between a packet and its port
+            return Trace((), tuple(Way(probe, "new", (), probe.port) for probe in probes if not probe.is_knock))
+        helpers = tuple(helper for one in rulesets for helper in one.helpers())
+        unchecked += [Unchecked(*found) for one in rulesets for found in one.not_checkable()]
+        replica = Replica(snapshot())
+        has_ingress = any("hook ingress" in one.text for one in rulesets)
+        tracer = _Tracer(replica, configuration.gate.accept_mark, has_ingress=has_ingress)
+        tracer.watch(loaded := Loaded(rulesets, there))
+        ways = [way for probe in probes for way in tracer.follow(probe)]
+        ways += [way for probe in around(configuration, network, ways) for way in tracer.follow(probe)]
+    except (DoorwardError, OSError) as error:
+        return Trace(names, (), (Unchecked(str(error)), *unchecked), helpers)
+    unchecked += [Unchecked(text) for text in loaded.unchecked]
+    return Trace(names, tuple(ways), tuple(dict.fromkeys(unchecked or map(Unchecked, tracer.lost))), helpers)
+
+
+class _Tracer:
+    """Sends packets into the copy, one at a time, and reads where each went."""
+
+    def __init__(self, replica: Replica, mark: Mark | None, *, has_ingress: bool) -> None:
+        self._replica = replica
+        self._marked_ports = iter(range(_FIRST_PORT, _FIRST_UNMARKED))
+        self._unmarked_ports = iter(range(_FIRST_UNMARKED, _LAST_PORT + 1))
+        self._passes: list[str] = []  # nft commands that let one connection through the chains that drop it
+        self._is_fresh = True
+        self.lost: list[str] = []
+        # A packet is through the whole stack when `send` returns only where one processor does all of it.
+        os.sched_setaffinity(0, {min(os.sched_getaffinity(0))})
+        self._events = netlink.open_socket(netlink.NETFILTER, "nf_tables")
+        self._events.bind((0, 0))
+        with suppress(OSError):
+            self._events.setsockopt(socket.SOL_SOCKET, _SO_RCVBUFFORCE, _RECEIVE_BUFFER_BYTES)
+        self._events.setsockopt(_SOL_NETLINK, _ADD_MEMBERSHIP, _GROUP)
+        words = {
+            "own": _OWN, "first": _BEFORE_ALL, "last": _AFTER_ALL, "gate": PRIORITY, "marker": _MARKER_PORT,
+            "low": _FIRST_PORT, "high": _LAST_PORT,
+        }  # fmt: skip
+        devices = ", ".join(f'"{name}"' for name in replica.index)
+        ingress = _INGRESS.format(**words, devices=devices) if has_ingress else ""
+        NftFilter().run(_TABLE.format(**words, marking=_marking(mark)) + ingress)
+
+    def watch(self, loaded: Loaded) -> None:
+        """Send packets through these."""
+        self._loaded = loaded
+
+    def follow(self, probe: Probe) -> Iterator[Way]:
+        """Give the ways of a connection's packets, from the first source that gets in, or from the first of all."""
+        source = probe.sources[0]
+        for other in probe.sources if len(probe.sources) > 1 else ():
+            outcome = self._sent_once(self._flow(probe, other), Step.NEW, probe)
+            if outcome.event is not None and not outcome.is_drop:
+                source = other
+                break
+        yield from self._connection(probe, self._flow(probe, source))
+
+    def _flow(self, probe: Probe, source: Address) -> Flow:
+        number = next(self._unmarked_ports if probe.is_knock or probe.published else self._marked_ports, None)
+        if number is None:
+            raise UncheckedError("there are too many ports to try")
+        return Flow(source, number, probe.destination, probe.port)
+
+    def _connection(self, probe: Probe, flow: Flow) -> Iterator[Way]:
+        """Send a connection's first packet, the answer to it where it arrived, and the packet after that."""
+        self._passes.clear()
+        blocks, end, output = self._through(flow, Step.NEW, probe)
+        arrival = end.port if end else None, end.destination if end and output else None
+        yield Way(probe, "new", blocks, *arrival)
+        if end is None or probe.is_knock or probe.published:
+            return
+        back = Flow(end.destination, end.port.number, end.source, Port(end.port.protocol, end.source_port))
+        blocks, answered, _ = self._through(back, Step.REPLY, probe, output)
+        if answered is not None:
+            blocks += self._through(flow, Step.ESTABLISHED, probe)[0]
+        yield Way(probe, "established", blocks, *arrival)
+
+    def _through(
+        self, flow: Flow, step: Step, probe: Probe, interface: int | None = None
+    ) -> tuple[tuple[Block, ...], Flow | None, int]:
+        """Send a packet; where a base chain drops it, have it pass there, and send it again.
+
+        Returns what dropped it, the addresses and ports with which it arrived, and by which interface it left.
+        """
+        blocks: tuple[Block, ...] = ()
+        while len(blocks) < MAX_BLOCKS:
+            last, base = outcome = self._sent(flow, step, probe, interface)
+            if last is None:
+                if not (probe.is_knock or probe.published):  # the gate has seen a knock before it is routed
+                    self.lost.append(
+                        f"a packet from {flow.source} to {flow.port} of {flow.destination}: no rule drops it, but it"
+                        f" does not arrive (see the routes, rp_filter of {probe.interface}, and forwarding)"
+                    )
+                return blocks, None, 0
+            if not outcome.is_drop:
+                return blocks, last.flow, last.output
+            rule = self._loaded.rule(last.family, last.table, last.chain, last.handle)
+            blocks += (Block(self._loaded.ruleset(last.family, last.table), self._loaded.bases[base], rule),)
+            self._passes.append(f"insert rule {' '.join(base)} {flow.match(step)} accept")
+            self._loaded.run(self._passes[-1])
+        raise UncheckedError(f"{blocks[-1].rule}: what comes after it")
+
+    def _sent(self, flow: Flow, step: Step, probe: Probe, interface: int | None) -> _Outcome:
+        """Send a packet. What drops it must do so with fresh limits too: on the host it may be the only one."""
+        was_fresh = self._is_fresh
+        outcome = self._sent_once(flow, step, probe, interface)
+        if (
+            not outcome.is_drop
+            or was_fresh
+            or (probe.is_knock and not is_before_mark(self._loaded.bases[outcome.base]))
+        ):
+            return outcome
+        self._loaded.again()
+        self._loaded.run("\n".join(self._passes))
+        return self._sent_once(flow, step, probe, interface)
+
+    def _sent_once(self, flow: Flow, step: Step, probe: Probe, interface: int | None = None) -> _Outcome:
+        self._is_fresh = not self._loaded.has_rates  # a ruleset without them stays as it was loaded
+        entrance = self._replica.index.get(probe.interface)
+        if entrance is None:
+            raise UncheckedError(f"no packet comes in by {probe.interface}: it is down, or the loopback interface")
+        if interface == 0:
+            with suppress(OSError):  # no way there
+                self._replica.send_out(packet(flow, step), str(flow.destination))
+        else:
+            self._replica.send_in(packet(flow, step), interface or entrance)
+        marker = Flow(probe.sources[0], _MARKER_PORT, probe.destination, Port(Protocol.UDP, 9))
+        self._replica.send_in(packet(marker, Step.NEW), entrance)
+        return _outcome(self._until_marker(), self._loaded.bases)
+
+    def _until_marker(self) -> Iterator[Event]:
+        while True:
+            try:
+                raw = memoryview(self._events.recv(_RECEIVE_BYTES))
+            except OSError as error:
+                raise UncheckedError(f"the way of a packet is too long to follow: {error.strerror}") from None
+            for message in netlink.messages(raw):
+                if message.kind == TRACE:
+                    found = event(message.body)
+                    if found.table == _OWN and found.is_drop:
+                        return
+                    yield found
+
+
+def _outcome(events: Iterable[Event], bases: Container[tuple[str, str, str]]) -> _Outcome:
+    """Read the verdict from everything that was reported of a packet."""
+    base, outcome = ("", "", ""), _Outcome()
+    for one in events:
+        place = (one.family, one.table, one.chain)
+        base = place if place in bases else base
+        if one.is_drop or (one.table == _OWN and one.chain in ("arrived", "left") and one.flow is not None):
+            outcome = _Outcome(one, base)
+    return outcome
+
+
+def _marking(mark: Mark | None) -> str:
+    """Write the rules that mark as doorward's gate does: what starts a connection, and is open to its source."""
+    if mark is None:
+        return "ct state new counter"  # the gate has conntrack at work in any case
+    kept = f"meta mark set meta mark & {0xFFFF_FFFF & ~mark.mask:#x}"
+    opened = f"meta l4proto {{ tcp, udp }} th sport {_FIRST_PORT}-{_FIRST_UNMARKED - 1} ct state new"
+    return f"{kept}\n        {opened} {kept} | {mark.value:#x}"

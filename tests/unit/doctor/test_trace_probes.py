@@ -1,0 +1,74 @@
+"""Which packets are sent for which doors, and when the copy would have the kernel load something."""
+
+from __future__ import annotations
+
+from ipaddress import ip_address, ip_interface, ip_network
+from pathlib import Path
+
+import pytest
+
+from doorward.config.toml import parse
+from doorward.doctor import replica
+from doorward.doctor.host import Local, Network, Route
+from doorward.doctor.probes import planned
+from doorward.session import SshConnection
+
+LOCALS = (
+    Local("lo", ip_interface("127.0.0.1/8")),
+    Local("eth0", ip_interface("198.51.100.2/24")),
+    Local("eth1", ip_interface("10.0.0.2/30")),
+    Local("eth1", ip_interface("2001:db8::2/64")),
+)
+ROUTED = Network(LOCALS, (Route(ip_network("0.0.0.0/0"), "eth0"),))
+SESSION = SshConnection(ip_address("10.0.0.1"), 50000, ip_address("10.0.0.2"), 22)
+DOORS = parse('[doors.a]\nknock = ["7000/tcp", "9000/udp", "8000/tcp"]\nopens = ["22/tcp", "22/udp"]\n', "f")
+
+
+def test_strangers_come_by_the_default_route_and_the_operator_as_the_session_does() -> None:
+    probes = [probe for probe in planned(DOORS, ROUTED, None) if probe.destination.version == 4]
+    assert {(probe.interface, str(probe.destination), len(probe.sources)) for probe in probes} == {
+        ("eth0", "198.51.100.2", 3)
+    }
+    assert [str(probe.port) for probe in probes if probe.is_knock] == ["7000/tcp", "9000/udp", "8000/tcp"]
+    own = [probe for probe in planned(DOORS, ROUTED, SESSION) if probe.is_operator]
+    assert {(probe.interface, probe.sources) for probe in own} == {("eth1", (SESSION.source,))}
+
+
+def test_without_a_route_to_strangers_neighbors_send() -> None:
+    (six,) = {probe.sources for probe in planned(DOORS, ROUTED, None) if probe.destination.version == 6}
+    assert [str(source) for source in six] == ["2001:db8::1", "2001:db8::3", "2001:db8::4"]
+
+
+def test_a_port_of_two_doors_is_tried_once() -> None:
+    both = parse('[doors.a]\nopens = ["22/tcp"]\n[doors.b]\nopens = ["22/tcp", "23/tcp"]\n', "f")
+    assert [str(probe.port) for probe in planned(both, Network(LOCALS[:2], ()), None)] == ["22/tcp", "23/tcp"]
+
+
+def test_a_host_without_addresses_gets_no_packets() -> None:
+    assert list(planned(DOORS, Network(LOCALS[:1], ()), None)) == []
+
+
+@pytest.mark.parametrize(
+    ("loaded", "built_in", "found"),
+    [
+        (None, None, True),  # this kernel cannot load any
+        ("veth 40960 0 - Live 0x0\n", None, True),
+        ("veth_other 40960 0 - Live 0x0\n", "kernel/drivers/net/dummy.ko\n", False),
+        ("", "kernel/drivers/net/veth.ko\n", True),
+        ("", None, False),
+    ],
+)
+def test_a_module_that_is_not_there_is_not_loaded(
+    loaded: str | None, built_in: str | None, found: bool, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def read_text(path: Path) -> str:
+        text = loaded if path == Path("/proc/modules") else built_in
+        if text is None:
+            raise FileNotFoundError(path)
+        return text
+
+    monkeypatch.setattr(Path, "read_text", read_text)
+    assert replica.has_module("veth") == found
+    if not found:
+        with pytest.raises(replica.UncheckedError, match="modprobe"):
+            replica.Replica(replica.Snapshot((), (), (), (), {}))
