@@ -9,13 +9,12 @@ import stat
 from collections import deque
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import closing, contextmanager
-from ipaddress import ip_network
 from pathlib import Path
 from typing import Any, NamedTuple
 
 from doorward import durable, seen
 from doorward.errors import HostError
-from doorward.model import Address, Opening, Place, Port, parse_place
+from doorward.model import Opening, Place, Port, parse_place
 from doorward.owner_rights import owner_rights
 
 SCHEMA_VERSION = 4
@@ -367,12 +366,6 @@ def _record(row: tuple[Any, ...]) -> Record:
 
 def _moment(value: object, otherwise: float) -> float:
     return float(value) if isinstance(value, float | int) and 0 <= value <= LAST_MOMENT_S else otherwise
-
-
-def places_of(address: Address) -> list[str]:
-    """Return an address and all networks that hold it, as records name them."""
-    networks = (ip_network(address).supernet(new_prefix=bits) for bits in range(address.max_prefixlen))
-    return [str(address), *map(str, networks)]
 
 
 def ledger_path(usual: str = "/var/lib/doorward") -> Path:

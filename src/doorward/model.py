@@ -151,6 +151,12 @@ def holds(place: Place, address: Address) -> bool:
     return address == place if isinstance(place, IPv4Address | IPv6Address) else address in place
 
 
+def places_of(address: Address) -> list[str]:
+    """Return an address and all networks that hold it, as records name them."""
+    networks = (ip_network(address).supernet(new_prefix=bits) for bits in range(address.max_prefixlen))
+    return [str(address), *map(str, networks)]
+
+
 class Element(NamedTuple):
     """One entry of the gate's open sets: this address, or network, may start connections to this port."""
 

@@ -73,7 +73,7 @@ class InsideDaemon(Daemon):
         self.pending = Pending(self)
         self.loaded = Loaded(Gate(), DOORS, "0123abcd", {}, Commit(0, b""))
         self.doors = {door.name: door for door in DOORS}
-        self.healing = SimpleNamespace(is_busy=False)
+        self.healing = SimpleNamespace(is_busy=False, trouble="")
 
     def close(self) -> None:
         self.errands.close()

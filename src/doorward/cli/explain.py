@@ -29,8 +29,8 @@ from doorward.explain.recording import MOST_KEPT, Recording
 from doorward.explain.report import MOST_FOR_PROGRAMS, MOST_SHOWN, Report, report
 from doorward.explain.traces import Traces
 from doorward.gate.bans import ban_of
-from doorward.ledger import ledger_path, places_of, read_records
-from doorward.model import Address, parse_address
+from doorward.ledger import ledger_path, read_records
+from doorward.model import Address, parse_address, places_of
 
 EXAMPLE = """\
   # doorward explain knock.pcap    # made by `tcpdump -i any -w knock.pcap`

@@ -3,12 +3,12 @@
 from __future__ import annotations
 
 import argparse
-from ipaddress import ip_address
 
 from doorward.cli import render
 from doorward.cli.options import add_config, since_s
 from doorward.errors import UsageError
-from doorward.ledger import Record, ledger_path, places_of, read_records
+from doorward.ledger import Record, ledger_path, read_records
+from doorward.model import parse_address, places_of
 
 EXAMPLE = """\
   # doorward log --since 1h
@@ -49,7 +49,7 @@ def run(args: argparse.Namespace) -> int:
 
 def _places(text: str | None) -> list[str] | None:
     try:
-        return None if text is None else places_of(ip_address(text))
+        return None if text is None else places_of(parse_address(text))
     except ValueError:  # a network, as records name it
         return [text or ""]
 

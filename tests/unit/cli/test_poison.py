@@ -7,7 +7,6 @@ import subprocess
 import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
-from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
 
@@ -79,11 +78,11 @@ def test_no_text_makes_a_line_of_its_own(shown: str) -> None:
 def test_what_a_fleet_says(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
     gate = Gate(POISON, "up", {"doors": 1, "version": POISON, "fault": POISON})
     row = {"at_ms": 1, "gate": POISON, "event": POISON, "door": POISON, "address": POISON, "words": POISON}
-    asked: Any = SimpleNamespace(roll_call=lambda: [gate], openings=list, records=lambda _: [row])
+    asked: Any = SimpleNamespace(fleet=POISON, roll_call=lambda: [gate], openings=list, records=lambda _: [row])
 
     @contextmanager
     def office(_: object) -> Iterator[Any]:
-        yield asked, SimpleNamespace(fleet=SimpleNamespace(name=POISON)), Path()
+        yield asked
 
     monkeypatch.setattr(fleeting, "office", office)
     assert main(["status", "--fleet"]) == 0
