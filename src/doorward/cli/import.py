@@ -12,8 +12,9 @@ from doorward.cli import render
 from doorward.config import convert, convert_fwknop, fwknop, knockd
 from doorward.config.convert import Converted
 from doorward.config.dialect import Dialect, dialect_of
-from doorward.errors import HostError, UsageError
+from doorward.errors import UsageError
 from doorward.model import Port, Protocol
+from doorward.setup.files import write
 
 MAX_BYTES = 16 << 20
 
@@ -80,14 +81,9 @@ def _read(path: Path) -> str:
 
 
 def _write_new(path: Path, text: str) -> None:
-    try:
-        with path.open("x", encoding="utf-8") as file:
-            path.chmod(0o600)  # the sequences are secrets
-            file.write(text)
-    except FileExistsError:
-        raise UsageError(f"{path}: it exists, and nothing is written over a file; name another with -o") from None
-    except OSError as error:
-        raise HostError(f"{path}: it cannot be written ({error.strerror}); name another with -o") from None
+    """Write the file for root and the daemon's group, as `doorward init` does: the sequences are secrets."""
+    if not write(path, text):
+        raise UsageError(f"{path}: it exists, and nothing is written over a file; name another with -o")
 
 
 def _service(name: str, protocol: Protocol) -> int | None:

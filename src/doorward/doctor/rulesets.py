@@ -19,7 +19,8 @@ from doorward.doctor.host import Base
 from doorward.doctor.replica import UncheckedError, has_module
 from doorward.doctor.rules import Ruleset, differing, line_of
 from doorward.errors import HostError
-from doorward.gate.nft import NftError, NftFilter
+from doorward.gate.nft import NftFilter
+from doorward.gate.refusal import NftError
 from doorward.gate.ruleset import TABLE
 
 _HANDLES, _JSON = 1 << 3, 1 << 4  # NFT_CTX_OUTPUT_*
