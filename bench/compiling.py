@@ -8,12 +8,12 @@ import time
 from statistics import median
 
 from bench.table import Bound, Row
-from doorward.automaton.compile import compile_doors
 from doorward.config.schema import Gate
-from doorward.gate.nft import NftFilter
-from doorward.gate.ruleset import compile_ruleset
-from doorward.lab import Lab
+from doorward.core.automaton import compile_doors
+from doorward.lab.topology import Lab
 from doorward.model import Door, Port, Protocol
+from doorward.nftables.libnftables import NftFilter
+from doorward.nftables.ruleset import compile_ruleset
 
 DOORS = 100_000
 

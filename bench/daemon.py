@@ -6,7 +6,7 @@ import time
 
 from bench.rig import cpu_s, doors_toml, doorward, resident_mib
 from bench.table import Bound, Row
-from doorward.lab import Lab
+from doorward.lab.topology import Lab
 
 IDLE_S = 60.0
 

@@ -27,7 +27,7 @@ from typing import NamedTuple
 from bench.flood import BATCH, MAX_SECONDS, MAX_SOURCES, Flooded, Window, in_named_namespace
 from bench.frames import Path, fold, random_sources, words
 from bench.rig import PATIENCE_S
-from doorward.lab import Lab
+from doorward.lab.topology import Lab
 
 HEADER_BYTES = 42  # Ethernet 14, IPv4 20, UDP 8
 SLOT_BYTES = 64

@@ -20,7 +20,7 @@ from ipaddress import IPv4Address
 from pathlib import Path as File
 
 from bench.frames import FRAME_BYTES, SLOT_BYTES, Path, random_sources, syn_frames
-from doorward.lab_host import NAMESPACES
+from doorward.lab.namespace import NAMESPACES
 
 BATCH = 256  # frames a system call; beyond it the gain is lost in noise
 SOL_PACKET, PACKET_QDISC_BYPASS = 263, 20  # linux/socket.h, linux/if_packet.h

@@ -14,7 +14,7 @@ from pathlib import Path
 from typing import NamedTuple
 
 from bench.rig import PATIENCE_S
-from doorward.lab import Lab
+from doorward.lab.topology import Lab
 
 PORT = 62201
 OPEN_S = 30

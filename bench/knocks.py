@@ -11,11 +11,11 @@ from pathlib import Path
 
 from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
 
+from doorward.signed.envelope import CHECK_BYTES, check, check_key, room, seal
 from doorward.signed.message import NONCE_BYTES, Request, pack_body, pack_plaintext, signed_text
-from doorward.signed.sealing import CHECK_BYTES, check, check_key, room, seal
 from doorward.signed.server_key import X25519, new_private_text, parse_private_key
+from doorward.signed.ssh_wire import string
 from doorward.signed.sshsig import signed_data
-from doorward.signed.wire import string
 
 PORT = 62201
 DOOR = "ssh"

@@ -8,8 +8,8 @@ from statistics import median
 
 from bench.rig import KNOCK, doors_toml, doorward, knockd
 from bench.table import Bound, Row, alternate
-from doorward.client.knock import knock, resolve
-from doorward.lab import Lab
+from doorward.client.sequence import knock, resolve
+from doorward.lab.topology import Lab
 
 KNOCKS = 8  # a run, each from an address of its own
 

@@ -15,7 +15,7 @@ from bench.frames import FRAME_BYTES, SLOT_BYTES, random_sources, syn_frames
 from bench.frames import Path as Wire
 from bench.rig import PATIENCE_S
 from bench.table import Bound, Row
-from doorward.lab import Lab
+from doorward.lab.topology import Lab
 
 OPENINGS = 1000
 PORT = 7000

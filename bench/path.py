@@ -7,7 +7,7 @@ from contextlib import ExitStack, contextmanager
 
 from bench.rig import doors_toml, doorward, finished, flood
 from bench.table import Bound, Row, alternate, medians
-from doorward.lab import Lab
+from doorward.lab.topology import Lab
 
 SECONDS = 3.0
 DROP = """

@@ -14,7 +14,7 @@ from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 
-from doorward.lab import Lab
+from doorward.lab.topology import Lab
 from doorward.model import Port
 
 KNOCK = tuple(map(Port.parse, ("7000/tcp", "8000/udp", "9000/tcp")))

@@ -23,11 +23,11 @@ from typing import NamedTuple
 
 from bench.rig import KNOCK, PATIENCE_S, knockd
 from bench.table import Bound, Row, alternate
-from doorward.automaton.compile import compile_doors
-from doorward.automaton.tracker import Tracker
-from doorward.capture.bpf import symbols_filter
-from doorward.capture.ring import Ring
-from doorward.lab import Lab
+from doorward.core.automaton import compile_doors
+from doorward.core.tracker import Tracker
+from doorward.kernel.bpf import symbols_filter
+from doorward.kernel.tpacket import Ring
+from doorward.lab.topology import Lab
 from doorward.model import Door, Port, Protocol
 
 SECONDS = 3.0

@@ -8,8 +8,8 @@ import time
 
 from bench.rig import KNOCK, doors_toml, doorward, finished, flood
 from bench.table import Bound, Row
-from doorward.client.knock import knock, resolve
-from doorward.lab import Lab
+from doorward.client.sequence import knock, resolve
+from doorward.lab.topology import Lab
 
 KNOCKS = 50
 PAUSE_S = 0.25  # the knocks are spread over the flood, so that most of them meet a full window

@@ -15,7 +15,7 @@ from bench.reach import EACH_S, Service, reach_ms
 from bench.rig import PATIENCE_S, run_s
 from bench.signed_server import Refused, Server, idle, serving
 from bench.table import Bound, Row, alternate
-from doorward.lab import Lab
+from doorward.lab.topology import Lab
 
 KNOCKS = 4  # a run
 LONGEST_PAUSE_S = 0.2  # fwknopd looks ten times a second: a knock comes at any moment of its sleep

@@ -19,7 +19,7 @@ from bench.flood import Flooded
 from bench.knocks import PORT, SIGNERS, Keys
 from bench.reach import Service
 from bench.rig import PATIENCE_S, doorward_in, family, run_s
-from doorward.lab import Lab
+from doorward.lab.topology import Lab
 
 SERVER_CPU = 1  # all of doorward's processes; the sender has the other
 READY = "takes signed knocks"

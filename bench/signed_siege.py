@@ -13,7 +13,7 @@ from bench.knocks import PORT, Keys, garbage
 from bench.reach import Service, let_in
 from bench.signed_server import Server, serving
 from bench.table import Bound, Row
-from doorward.lab import Lab
+from doorward.lab.topology import Lab
 
 PPS, PEER_PPS = 50_000, 10_000
 KNOCKS, PEER_KNOCKS = 50, 20

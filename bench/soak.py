@@ -20,7 +20,7 @@ from contextlib import suppress
 from pathlib import Path
 
 from doorward.errors import DoorwardError
-from doorward.lab import Lab
+from doorward.lab.topology import Lab
 from tests.support.daemon import PATIENCE_S, RunningDaemon, Visitor, Visitors, running_daemon
 from tests.support.processes import descriptors_of, family_of, resident_bytes
 

@@ -4,11 +4,11 @@ from __future__ import annotations
 
 from contextlib import suppress
 
-from doorward.client.agent import MAX_KEYS, parse_keys, parse_signature
 from doorward.client.keyfile import kind_of
 from doorward.client.signers import signature_bytes
+from doorward.client.ssh_agent import MAX_KEYS, parse_keys, parse_signature
 from doorward.errors import MalformedError
-from doorward.signed.wire import string
+from doorward.signed.ssh_wire import string
 
 
 def one(data: bytes) -> None:

@@ -5,8 +5,8 @@ from __future__ import annotations
 from datetime import UTC, datetime
 from ipaddress import ip_address
 
-from doorward.signed.authorized import Credential, parse
-from doorward.signed.sshkeys import Presence
+from doorward.signed.authorized_keys import Credential, parse
+from doorward.signed.ssh_keys import Presence
 
 SOURCE, ASKED = ip_address("203.0.113.7"), ip_address("2001:db8::7")
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from contextlib import suppress
 
-from doorward.client.links import MAX_DOORS, format_link, parse_link
+from doorward.client.link_uri import MAX_DOORS, format_link, parse_link
 from doorward.errors import MalformedError
 
 

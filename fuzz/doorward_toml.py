@@ -3,11 +3,11 @@
 from __future__ import annotations
 
 from doorward.config.files import text_of
-from doorward.config.lines import find_lines
-from doorward.config.strength import warnings
 from doorward.config.toml import parse
-from doorward.daemon.loading import compile_configuration
+from doorward.config.toml_positions import find_lines
+from doorward.daemon.ruleset_loader import compile_configuration
 from doorward.errors import ConfigError
+from doorward.lint.checks import warnings
 from fuzz import faults
 
 MEMORY = 1 << 30

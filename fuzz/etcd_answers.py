@@ -3,29 +3,29 @@
 from __future__ import annotations
 
 from doorward.errors import MalformedError
-from doorward.fleet import forms, records
+from doorward.fleet import etcd_codec, etcd_records
 
 
 def one(data: bytes) -> None:
     """Read an answer as every kind, and each value in it as an opening."""
     try:
-        message = forms.parse(data)
+        message = etcd_codec.parse(data)
     except MalformedError:
         return
-    entries: list[forms.Entry] = []
-    for read in (forms.listing, forms.done, forms.watched):
+    entries: list[etcd_codec.Entry] = []
+    for read in (etcd_codec.listing, etcd_codec.done, etcd_codec.watched):
         try:
             found = read(message)
         except MalformedError:
             continue
-        if isinstance(found, forms.Listing):
+        if isinstance(found, etcd_codec.Listing):
             entries += found.entries
-        elif isinstance(found, forms.Watched):
+        elif isinstance(found, etcd_codec.Watched):
             entries += [change.entry for change in found.changes]
     for entry in entries:
         try:
-            key, shared = records.parse(entry.key.rpartition("openings/")[2], entry.value)
+            key, shared = etcd_records.parse(entry.key.rpartition("openings/")[2], entry.value)
         except MalformedError:
             continue
-        assert records.parse(str(key), records.pack(shared, key)) == (key, shared)
-        assert records.left_ms(shared, shared.until_ms, None) <= shared.for_ms
+        assert etcd_records.parse(str(key), etcd_records.pack(shared, key)) == (key, shared)
+        assert etcd_records.left_ms(shared, shared.until_ms, None) <= shared.for_ms

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from doorward.config.firewall_commands import recognise, undoes
+from doorward.importer.firewall_commands import recognise, undoes
 from doorward.model import Port, Protocol
 
 OPENING = recognise("iptables -A INPUT -s %IP% -p tcp --dport 22 -j ACCEPT", lambda *_: None).rule

@@ -3,15 +3,15 @@
 from __future__ import annotations
 
 from doorward.errors import MalformedError
-from doorward.fleet import talk
+from doorward.fleet import protocol
 
 
 def one(data: bytes) -> None:
     """Read a message; what is taken says no more than it has a form for."""
     try:
-        message = talk.parse(data)
+        message = protocol.parse(data)
     except MalformedError:
         return
-    assert talk.parse(talk.pack(message)) == message
-    if isinstance(message, talk.Say):
+    assert protocol.parse(protocol.pack(message)) == message
+    if isinstance(message, protocol.Say):
         assert message.words.isprintable()

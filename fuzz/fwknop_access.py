@@ -5,11 +5,11 @@ from __future__ import annotations
 from datetime import datetime
 
 from doorward.config import toml
-from doorward.config.convert_fwknop import convert
-from doorward.config.dialect import dialect_of
 from doorward.config.files import text_of
-from doorward.config.fwknop import parse
 from doorward.errors import ConfigError
+from doorward.importer.dialect import dialect_of
+from doorward.importer.from_fwknop import convert
+from doorward.importer.fwknop_conf import parse
 from doorward.model import Port
 from doorward.signed import key_options
 from fuzz import faults

@@ -3,11 +3,11 @@
 from __future__ import annotations
 
 from doorward.config import toml
-from doorward.config.convert import convert
 from doorward.config.files import text_of
 from doorward.config.knockd import parse
-from doorward.config.syntax import load
+from doorward.config.toml import load
 from doorward.errors import ConfigError
+from doorward.importer.from_knockd import convert
 from fuzz import faults
 from fuzz.firewall_commands import service
 

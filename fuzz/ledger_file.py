@@ -7,8 +7,8 @@ from ipaddress import ip_address
 from pathlib import Path
 from tempfile import TemporaryDirectory
 
+from doorward.daemon.ledger import open_ledger, read_records
 from doorward.errors import HostError
-from doorward.ledger import open_ledger, read_records
 from doorward.model import Opening, Port
 
 NEW = Opening("fuzz", ip_address("192.0.2.99"), (Port.parse("22/tcp"),), 1000.0, 1030.0, "hand")

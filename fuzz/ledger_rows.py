@@ -9,7 +9,7 @@ from pathlib import Path
 from tempfile import TemporaryDirectory
 
 from doorward.cli.log import text_of
-from doorward.ledger import Ledger, read_records
+from doorward.daemon.ledger import Ledger, read_records
 from doorward.model import Port
 
 OPENING = (

@@ -4,9 +4,9 @@ from __future__ import annotations
 
 from contextlib import suppress
 
-from doorward import netlink
-from doorward.capture.nflog import parse_event
 from doorward.errors import MalformedError
+from doorward.kernel import netlink
+from doorward.kernel.nflog import parse_event
 
 
 def one(data: bytes) -> None:

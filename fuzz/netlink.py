@@ -6,11 +6,10 @@ import socket
 from contextlib import suppress
 from ipaddress import ip_address
 
-from doorward import netlink
-from doorward.capture.links import local_route
-from doorward.capture.listening import outer_port
 from doorward.errors import MalformedError
-from doorward.gate.connections import entry_between, read_socket
+from doorward.kernel import netlink
+from doorward.kernel.interfaces import local_route
+from doorward.kernel.sock_diag import entry_between, outer_port, read_socket
 from doorward.model import Port
 
 SOURCES = [ip_address("192.0.2.7"), ip_address("2001:db8::7")]

@@ -4,11 +4,10 @@ from __future__ import annotations
 
 from contextlib import suppress
 
-from doorward import netlink
 from doorward.errors import MalformedError
-from doorward.gate.gauges import elements_in, fill_in
-from doorward.gate.objects import chain_in, counter_in, set_in
-from doorward.gate.watch import Watch
+from doorward.kernel import netlink
+from doorward.nftables.monitor import Watch
+from doorward.nftables.nfnetlink import chain_in, counter_in, elements_in, fill_in, set_in
 
 HARMS = {"", "openings", "rules"}
 

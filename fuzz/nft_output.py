@@ -6,8 +6,8 @@ from contextlib import suppress
 from ipaddress import IPv4Address, IPv6Network
 
 from doorward.errors import HostError
-from doorward.gate.bans import read
-from doorward.gate.nft import read_elements
+from doorward.nftables.ban_sets import read
+from doorward.nftables.libnftables import read_elements
 
 
 def one(data: bytes) -> None:

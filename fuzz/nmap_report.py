@@ -4,8 +4,8 @@ from __future__ import annotations
 
 from contextlib import suppress
 
-from doorward.diag.nmap_report import NmapReader
 from doorward.errors import MalformedError
+from doorward.verify.nmap_xml import NmapReader
 
 
 def one(data: bytes) -> None:

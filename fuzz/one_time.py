@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from doorward.config.one_time import ENCODING, ERRORS, OneTime, mark_used, sequences
+from doorward.knockd.one_time import ENCODING, ERRORS, OneTime, mark_used, sequences
 
 
 def one(data: bytes) -> None:

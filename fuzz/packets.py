@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from doorward.capture.packet import parse, source_of
 from doorward.errors import MalformedError
+from doorward.packets.packet import parse, source_of
 
 
 def one(data: bytes) -> None:

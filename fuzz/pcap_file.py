@@ -5,15 +5,13 @@ from __future__ import annotations
 import io
 from contextlib import suppress
 
-from doorward.capture.pcap import CaptureFile
-from doorward.capture.stream import MAX_FRAME_BYTES
 from doorward.config.toml import parse
 from doorward.errors import MalformedError
-from doorward.explain.hosts import hosts_of
-from doorward.explain.house import house_of
-from doorward.explain.recording import Recording
-from doorward.explain.report import report, rows
-from doorward.explain.traces import Traces
+from doorward.explain.collect import Recording
+from doorward.explain.compiled_config import house_of
+from doorward.explain.sources import Traces, hosts_of
+from doorward.explain.summary import report, rows
+from doorward.packets.pcap import MAX_FRAME_BYTES, CaptureFile
 
 CONFIGURATION = """
 [gate]

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from doorward.daemon.reader import WHATS, pack_events, parse_events
+from doorward.daemon.nflog_reader import WHATS, pack_events, parse_events
 from doorward.errors import MalformedError
 
 

@@ -10,12 +10,12 @@ from functools import cache
 from pathlib import Path
 from tempfile import TemporaryDirectory
 
-from doorward.daemon import requests
-from doorward.daemon.control import parse_request
-from doorward.daemon.following import Follower
+from doorward.daemon import control_commands
+from doorward.daemon.control_socket import parse_request
+from doorward.daemon.event_stream import Follower
+from doorward.daemon.ledger import Ledger
 from doorward.daemon.log import Log
 from doorward.errors import DoorwardError
-from doorward.ledger import Ledger
 from tests.support.inside_daemon import InsideDaemon
 
 
@@ -45,7 +45,7 @@ def _answer(daemon: InsideDaemon, line: bytes) -> None:
     try:
         # No open file comes with it, and nothing is cut: that would end connections of this machine.
         request = parse_request(line) | {"descriptor": None, "cut": False}
-        answer = requests.answer(daemon, request)
+        answer = control_commands.answer(daemon, request)
         if isinstance(answer, Follower):  # who goes on to be told of events; in real life his connection ends
             answer.end()
         json.dumps(answer.first if isinstance(answer, Follower) else answer)

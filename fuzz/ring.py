@@ -4,12 +4,12 @@ from __future__ import annotations
 
 import struct
 
-from doorward.capture.bpf import SHORTEST, symbols_filter
-from doorward.capture.links import Locals, Prefix
-from doorward.capture.packet import parse
-from doorward.capture.ring import _Receiver
 from doorward.errors import MalformedError
+from doorward.kernel.bpf import SHORTEST, symbols_filter
+from doorward.kernel.interfaces import Locals, Prefix
+from doorward.kernel.tpacket import _Receiver
 from doorward.model import FlagFilter, Packet
+from doorward.packets.packet import parse
 from tests.support.classic_bpf import kept
 
 FILTER = symbols_filter([FlagFilter.parse(())], only=None, never=frozenset())

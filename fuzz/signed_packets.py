@@ -7,13 +7,13 @@ from functools import cache
 from ipaddress import ip_address
 
 from doorward.errors import MalformedError
-from doorward.signed.authorized import parse
-from doorward.signed.judge import Judge, Refused
+from doorward.signed.authorize import Judge, Refused
+from doorward.signed.authorized_keys import parse
+from doorward.signed.envelope import room, seal
 from doorward.signed.message import Request, pack_body, pack_plaintext, parse_plaintext
-from doorward.signed.sealing import room, seal
 from doorward.signed.server_key import X25519, PrivateKey
-from doorward.signed.sshkeys import parse_public_key
-from doorward.signed.wire import string
+from doorward.signed.ssh_keys import parse_public_key
+from doorward.signed.ssh_wire import string
 
 NOW_MS = 1_800_000_000_000
 SOURCE = ip_address("192.0.2.7")

@@ -7,8 +7,8 @@ from functools import cache
 from pathlib import Path
 
 from doorward.errors import MalformedError
-from doorward.signed.authorized import AuthorizedKeys, parse
-from doorward.signed.certificates import parse_certificate
+from doorward.signed.authorized_keys import AuthorizedKeys, parse
+from doorward.signed.ssh_certificates import parse_certificate
 
 AUTHORITIES = Path(__file__).parent / "ssh_authorities"
 NOW_S = 1_782_907_200  # 1 July 2026

@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 from doorward.errors import MalformedError
-from doorward.signed.sshkeys import KINDS, BadSignatureError, parse_public_key, verify
-from doorward.signed.wire import string
+from doorward.signed.ssh_keys import KINDS, BadSignatureError, parse_public_key, verify
+from doorward.signed.ssh_wire import string
 from fuzz import faults
 
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from doorward.session import parse
+from doorward.kernel.ssh_session import parse
 
 
 def one(data: bytes) -> None:

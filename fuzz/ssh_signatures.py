@@ -6,7 +6,7 @@ from functools import cache
 from pathlib import Path
 
 from doorward.errors import MalformedError
-from doorward.signed.sshkeys import BadSignatureError, PublicKey, parse_public_key, verify
+from doorward.signed.ssh_keys import BadSignatureError, PublicKey, parse_public_key, verify
 from doorward.signed.sshsig import parse_armored
 from fuzz import faults
 

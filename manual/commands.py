@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from doorward.cli import knock_compat, knockd
+from doorward.cli import knockd, knockd_client
 from doorward.cli.main import COMMANDS, parser_of
 from manual.escaping import cell, marked
 from manual.told import Group, Word, tell
@@ -23,7 +23,7 @@ def document() -> str:
     return "\n".join([HEAD, overview, *map(_command, COMMANDS), *compat])
 
 
-COMPATIBLE = {"knockd": knockd.USAGE, "knock": knock_compat.USAGE}
+COMPATIBLE = {"knockd": knockd.USAGE, "knock": knockd_client.USAGE}
 
 
 def _command(name: str) -> str:

@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import NamedTuple
 
 from doorward import __version__
-from doorward.cli import knock_compat, knockd
+from doorward.cli import knockd, knockd_client
 from doorward.cli.main import COMMANDS, parser_of
 from manual import groff
 from manual.markdown import of_document
@@ -114,6 +114,6 @@ def _knockd() -> str:
 
 def _knock() -> str:
     text = _name("knock", "sends a secret knock")
-    usage, _, rest = of_usage(knock_compat.USAGE).partition(groff.heading("options"))
+    usage, _, rest = of_usage(knockd_client.USAGE).partition(groff.heading("options"))
     text += usage + _section("description", KNOCK_ABOUT) + groff.heading("options") + rest
     return text + _section("exit status", KNOCK_STATUS) + _see("knockd(1)", "doorward-knock(1)")

@@ -13,7 +13,7 @@ import pytest
 from hypothesis import settings
 
 from doorward.errors import HostError
-from doorward.lab import Lab
+from doorward.lab.topology import Lab
 from tests.support.consoles import Console
 from tests.support.sweep import remove_labs_of
 

@@ -13,7 +13,7 @@ from typing import NamedTuple
 
 import pytest
 
-from doorward.ledger import Record, read_records
+from doorward.daemon.ledger import Record, read_records
 from tests.support.browser import Browser
 from tests.support.report_page import figures_of, page_of
 from tests.support.sample_ledger import CONFIGURATION, CROWDED_CONFIGURATION, DAYS, NOW_S, write_crowd, write_sample

@@ -8,17 +8,17 @@ from typing import NamedTuple
 
 import pytest
 
-from doorward.automaton.compile import compile_doors
 from doorward.config.schema import Gate, Mode
+from doorward.core.automaton import compile_doors
+from doorward.core.diff import Changes, Filter
 from doorward.errors import HostError
-from doorward.gate import nft
-from doorward.gate.connections import Connection
-from doorward.gate.memory import MemoryFilter
-from doorward.gate.nft import NftFilter
-from doorward.gate.plan import Changes, Filter
-from doorward.gate.refusal import NftError
-from doorward.gate.ruleset import COUNTERS, OPEN_SIZE, TABLE, Existing, Ruleset, compile_ruleset
+from doorward.kernel.sock_diag import Connection
 from doorward.model import Door, Element, Port, Protocol
+from doorward.nftables import libnftables
+from doorward.nftables.fake import MemoryFilter
+from doorward.nftables.libnftables import NftFilter
+from doorward.nftables.nft_error import NftError
+from doorward.nftables.ruleset import COUNTERS, OPEN_SIZE, TABLE, Existing, Ruleset, compile_ruleset
 from tests.support.openings import door, element
 from tests.support.processes import as_nobody, open_descriptors, own_namespace
 
@@ -377,10 +377,10 @@ def test_without_the_right_it_says_which(real: NftFilter) -> None:
 
 
 def test_without_the_library_it_says_what_to_install(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(nft, "_LIBRARY", "libnftables-that-is-missing.so.1")
-    nft._library.cache_clear()
+    monkeypatch.setattr(libnftables, "_LIBRARY", "libnftables-that-is-missing.so.1")
+    libnftables._library.cache_clear()
     try:
         with pytest.raises(HostError, match=r"libnftables-that-is-missing.so.1 is missing; install nftables 1\.0\.6"):
             NftFilter().elements()
     finally:
-        nft._library.cache_clear()
+        libnftables._library.cache_clear()

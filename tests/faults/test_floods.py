@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 
-from doorward.lab import Lab
+from doorward.lab.topology import Lab
 from tests.support.daemon import PATIENCE_S, RunningDaemon, Visitor, Visitors, running_daemon
 from tests.support.knockd import until
 from tests.support.processes import descriptors_of, family_of, resident_bytes

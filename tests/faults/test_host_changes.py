@@ -9,7 +9,7 @@ from pathlib import Path
 
 import pytest
 
-from doorward.lab import Lab
+from doorward.lab.topology import Lab
 from tests.support.daemon import SLOWNESS, RunningDaemon, Visitors
 from tests.support.signed import Signed, Signer, send
 from tests.support.stepped_clock import step_to

@@ -12,7 +12,7 @@ from pathlib import Path
 import pytest
 
 from doorward.errors import DoorwardError
-from doorward.lab import Lab
+from doorward.lab.topology import Lab
 from doorward.model import Packet, Place, Port
 from tests.support.daemon import RunningDaemon, running_daemon
 from tests.support.frames import FrameSender

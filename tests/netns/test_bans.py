@@ -9,9 +9,9 @@ from pathlib import Path
 
 import pytest
 
-from doorward.gate.bans import ban_of
-from doorward.gate.nft import NftFilter
-from doorward.lab import Lab
+from doorward.lab.topology import Lab
+from doorward.nftables.ban_sets import ban_of
+from doorward.nftables.libnftables import NftFilter
 from tests.support.daemon import PATIENCE_S, RunningDaemon, Visitors, running_daemon
 
 pytestmark = pytest.mark.netns("knock", "nft")

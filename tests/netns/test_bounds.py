@@ -9,14 +9,14 @@ from ipaddress import IPv4Address, ip_address
 
 import pytest
 
-from doorward.automaton.compile import compile_doors
-from doorward.capture.nflog import Event, event_log
 from doorward.config.schema import Gate, Mode
-from doorward.gate.chains import LOG_GROUP
-from doorward.gate.nft import NftFilter
-from doorward.gate.ruleset import COUNTERS, compile_ruleset
-from doorward.lab import Lab
+from doorward.core.automaton import compile_doors
+from doorward.kernel.nflog import Event, event_log
+from doorward.lab.topology import Lab
 from doorward.model import Door, Packet, Port, Protocol
+from doorward.nftables.chains import LOG_GROUP
+from doorward.nftables.libnftables import NftFilter
+from doorward.nftables.ruleset import COUNTERS, compile_ruleset
 from tests.support.frames import FrameSender
 
 pytestmark = pytest.mark.netns

@@ -14,7 +14,7 @@ from pathlib import Path
 
 import pytest
 
-from doorward.lab import Lab
+from doorward.lab.topology import Lab
 from doorward.model import Packet, Port
 from tests.support.daemon import DOORWARD, SLOWNESS, RunningDaemon, Visitor, Visitors, running_daemon
 from tests.support.frames import FrameSender

@@ -12,7 +12,7 @@ from pathlib import Path
 
 import pytest
 
-from doorward.lab import Lab
+from doorward.lab.topology import Lab
 from tests.support import ssh_keygen
 from tests.support.consoles import Console
 from tests.support.desk import Desk, standing_desk

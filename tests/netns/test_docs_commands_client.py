@@ -9,9 +9,9 @@ from pathlib import Path
 
 import pytest
 
-from doorward.cli.knock_compat import USAGE
-from doorward.client.links import Link, format_link
-from doorward.lab import Lab
+from doorward.cli.knockd_client import USAGE
+from doorward.client.link_uri import Link, format_link
+from doorward.lab.topology import Lab
 from tests.support import ssh_keygen
 from tests.support.consoles import Console
 from tests.support.daemon import Event, RunningDaemon

@@ -11,8 +11,8 @@ from pathlib import Path
 
 import pytest
 
-from doorward.lab import Lab
-from doorward.ledger import Ledger
+from doorward.daemon.ledger import Ledger
+from doorward.lab.topology import Lab
 from tests.support.consoles import Console
 from tests.support.daemon import RunningDaemon, Visitor, running_daemon
 from tests.support.examples import Seat, assert_printed, name_hosts

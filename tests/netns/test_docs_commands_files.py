@@ -10,9 +10,9 @@ from pathlib import Path
 
 import pytest
 
-from doorward.client.links import parse_link
+from doorward.client.link_uri import parse_link
 from doorward.config.files import read
-from doorward.lab import Lab
+from doorward.lab.topology import Lab
 from doorward.model import Port
 from tests.support import ssh_keygen
 from tests.support.consoles import Console

@@ -9,7 +9,7 @@ from pathlib import Path
 
 import pytest
 
-from doorward.lab import Lab
+from doorward.lab.topology import Lab
 from doorward.model import Element, Port
 from tests.support.consoles import Console
 from tests.support.daemon import RunningDaemon, Visitor, running_daemon

@@ -10,7 +10,7 @@ from pathlib import Path
 
 import pytest
 
-from doorward.lab_host import NAMESPACES
+from doorward.lab.namespace import NAMESPACES
 from tests.support.consoles import Console
 from tests.support.daemon import SLOWNESS
 from tests.support.examples import assert_printed, search_path

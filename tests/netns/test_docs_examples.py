@@ -10,8 +10,8 @@ from collections.abc import Iterator
 import pytest
 
 from doorward.config.toml import TABLES, parse
-from doorward.daemon.loading import compile_configuration, memory_bytes
-from doorward.lab import Lab
+from doorward.daemon.ruleset_loader import compile_configuration, memory_bytes
+from doorward.lab.topology import Lab
 from tests.support.consoles import Console
 from tests.support.desk import Desk, standing_desk
 from tests.support.documents import PAGES, ROOT, Block, blocks

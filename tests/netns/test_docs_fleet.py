@@ -9,7 +9,7 @@ from contextlib import ExitStack
 
 import pytest
 
-from doorward.lab import Lab
+from doorward.lab.topology import Lab
 from tests.support.authority import Authority
 from tests.support.consoles import Console
 from tests.support.desk import Desk, standing_desk

@@ -8,7 +8,7 @@ from collections.abc import Iterator
 
 import pytest
 
-from doorward.lab import Lab
+from doorward.lab.topology import Lab
 from tests.support.consoles import Console
 from tests.support.desk import Desk, standing_desk
 from tests.support.documents import ROOT, Call

@@ -13,10 +13,10 @@ from pathlib import Path
 
 import pytest
 
-from doorward.capture.flow import flow_of
-from doorward.capture.link_headers import network_of
-from doorward.capture.pcap import CaptureFile
-from doorward.lab import Lab
+from doorward.lab.topology import Lab
+from doorward.packets.datalink import network_of
+from doorward.packets.decode import flow_of
+from doorward.packets.pcap import CaptureFile
 from tests.support.consoles import Console
 from tests.support.daemon import PATIENCE_S, Visitor
 from tests.support.desk import Desk, standing_desk

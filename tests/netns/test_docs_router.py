@@ -8,8 +8,8 @@ from pathlib import Path
 
 import pytest
 
-from doorward.lab import Lab
-from doorward.lab_host import Host
+from doorward.lab.namespace import Host
+from doorward.lab.topology import Lab
 from tests.support.daemon import DOORWARD, SILENCE_S, RunningDaemon, running_daemon
 from tests.support.documents import ROOT, blocks
 

@@ -15,7 +15,7 @@ from pathlib import Path
 
 import pytest
 
-from doorward.lab import Lab
+from doorward.lab.topology import Lab
 from tests.support.consoles import Console
 from tests.support.daemon import PATIENCE_S
 from tests.support.desk import Desk, standing_desk

@@ -10,9 +10,9 @@ import pytest
 
 from doorward.config.toml import parse
 from doorward.doctor import firewalls
-from doorward.doctor.facts import gather
-from doorward.doctor.finding import Level
-from doorward.lab import Lab
+from doorward.doctor.host_state import gather
+from doorward.doctor.problem import Level
+from doorward.lab.topology import Lab
 from tests.support.daemon import SILENCE_S, standing_lab
 
 pytestmark = pytest.mark.netns("nft", "iptables-nft")

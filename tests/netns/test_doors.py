@@ -9,7 +9,7 @@ from dataclasses import replace
 
 import pytest
 
-from doorward.lab import CLIENT_NET, Lab
+from doorward.lab.topology import CLIENT_NET, Lab
 from doorward.model import Packet, Port
 from tests.support.daemon import SLOWNESS, RunningDaemon, Visitor, Visitors, running_daemon, standing_lab
 from tests.support.frames import FrameSender

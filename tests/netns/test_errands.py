@@ -10,7 +10,7 @@ from typing import TextIO
 
 import pytest
 
-from doorward.lab import Lab
+from doorward.lab.topology import Lab
 from tests.support.daemon import RunningDaemon, Visitor, Visitors, running_daemon
 from tests.support.programs import KNOCK
 

@@ -10,9 +10,9 @@ from typing import Any, NamedTuple
 
 import pytest
 
-from doorward.capture.stream import Frame
 from doorward.cli.main import main
-from doorward.lab import Lab
+from doorward.lab.topology import Lab
+from doorward.packets.pcap import Frame
 from tests.netns.test_knockd_links import Tunnel, tunnel
 from tests.support import failing_knocks
 from tests.support.daemon import RunningDaemon, Visitors, running_daemon, standing_lab

@@ -13,7 +13,7 @@ from typing import NamedTuple
 
 import pytest
 
-from doorward.lab import Lab
+from doorward.lab.topology import Lab
 from tests.support.daemon import DOORWARD, PATIENCE_S, RunningDaemon, Visitor, Visitors, running_daemon, standing_lab
 
 pytestmark = pytest.mark.netns("knock", "setpriv")

@@ -17,9 +17,9 @@ from typing import Any
 
 import pytest
 
-from doorward.doctor.finding import Level
-from doorward.lab import Lab
-from doorward.lab_host import Host, end_processes, ip
+from doorward.doctor.problem import Level
+from doorward.lab.namespace import Host, end_processes, ip
+from doorward.lab.topology import Lab
 from tests.conftest import unavailable
 from tests.support.daemon import DOORWARD, SILENCE_S, RunningDaemon, Visitor, Visitors, running_daemon
 

@@ -10,7 +10,7 @@ from pathlib import Path
 
 import pytest
 
-from doorward.fleet import forms
+from doorward.fleet import etcd_codec
 from tests.support.fleet import Fleet, running_fleet
 from tests.support.service_user import USER, for_the_user, open_folder, service_user, status_of, wrapped
 
@@ -79,7 +79,7 @@ def test_a_writer_to_etcd_opens_shared_doors_for_their_time_and_nothing_else(fle
     guest, insider = fleet.visitor(first), fleet.visitor(first)
     first.run("open", "own", insider)  # not shared: no other gate and no writer hears of it
     long: dict[str, object] = {"for_ms": YEAR_MS, "until_ms": 1 << 53}
-    fleet.etcd().call("kv/put", {"key": forms.b64(b"/doorward/example/openings/ssh/\xff"), "value": ""})
+    fleet.etcd().call("kv/put", {"key": etcd_codec.b64(b"/doorward/example/openings/ssh/\xff"), "value": ""})
     fleet.forge(
         ("ssh", "0.0.0.0/0", long),
         ("ssh", "198.51.100.0/24", {}),  # this gate has no [signed]

@@ -7,14 +7,14 @@ from ipaddress import ip_address
 
 import pytest
 
-from doorward.automaton.compile import compile_doors
 from doorward.config.schema import Gate, Mode
-from doorward.gate import gauges
-from doorward.gate.gauges import Attempt, Fill
-from doorward.gate.nft import NftFilter
-from doorward.gate.ruleset import compile_ruleset
-from doorward.lab import Lab
+from doorward.core.automaton import compile_doors
+from doorward.lab.topology import Lab
 from doorward.model import Door, Packet, Port
+from doorward.nftables import nfnetlink
+from doorward.nftables.libnftables import NftFilter
+from doorward.nftables.nfnetlink import Attempt, Fill
+from doorward.nftables.ruleset import compile_ruleset
 from tests.support.daemon import SLOWNESS
 from tests.support.frames import FrameSender
 
@@ -37,7 +37,7 @@ def gate(direct_lab: Lab) -> Lab:
 
 def filled(lab: Lab) -> dict[str, Fill]:
     """Give the sets that hold something, without what their names end with."""
-    found: list[Fill] = lab.server.call(gauges.fills)
+    found: list[Fill] = lab.server.call(nfnetlink.fills)
     return {fill.name.split("_")[0]: fill for fill in found if fill.elements != 0}
 
 
@@ -51,7 +51,7 @@ def test_who_is_how_far(gate: Lab) -> None:
         for port in KNOCK[:knocks]:
             frames.send(Packet(source.packed, port, 2))
     frames.close()
-    found = gate.server.call(gauges.attempts, maps(gate), 10)
+    found = gate.server.call(nfnetlink.attempts, maps(gate), 10)
     assert {(each.source, each.state) for each in found} == set(
         zip(SOURCES, (STATES[1], STATES[2], STATES[2]), strict=True)
     )
@@ -76,7 +76,7 @@ def test_a_full_map_costs_no_more_than_an_empty_one(gate: Lab) -> None:
 
     def measured() -> tuple[list[Fill], list[Attempt], float]:
         begun_s = time.perf_counter()
-        fills, attempts = gauges.fills(), gauges.attempts([window], 50)
+        fills, attempts = nfnetlink.fills(), nfnetlink.attempts([window], 50)
         return fills, attempts, time.perf_counter() - begun_s
 
     fills, attempts, took_s = gate.server.call(measured)
@@ -88,5 +88,5 @@ def test_a_full_map_costs_no_more_than_an_empty_one(gate: Lab) -> None:
 
 
 def test_without_a_table_there_is_nothing(direct_lab: Lab) -> None:
-    assert direct_lab.server.call(gauges.fills) == []
-    assert direct_lab.server.call(gauges.attempts, ["window4_x"], 10) == []
+    assert direct_lab.server.call(nfnetlink.fills) == []
+    assert direct_lab.server.call(nfnetlink.attempts, ["window4_x"], 10) == []

@@ -12,8 +12,8 @@ from pathlib import Path
 
 import pytest
 
-from doorward.daemon.healing import PAUSE_S
-from doorward.lab import Lab
+from doorward.daemon.ruleset_guard import PAUSE_S
+from doorward.lab.topology import Lab
 from tests.support.changes import Changes, changes_of
 from tests.support.daemon import SLOWNESS, RunningDaemon, Visitor, Visitors, running_daemon
 from tests.support.processes import repeating

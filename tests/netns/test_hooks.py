@@ -16,8 +16,8 @@ from typing import Any
 
 import pytest
 
-from doorward.daemon.errands import REFUSALS_A_MINUTE
-from doorward.lab import Lab
+from doorward.daemon.hooks import REFUSALS_A_MINUTE
+from doorward.lab.topology import Lab
 from doorward.model import Packet, Port
 from tests.support.daemon import PATIENCE_S, Visitors, running_daemon
 from tests.support.frames import FrameSender

@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from doorward.lab import Lab
+from doorward.lab.topology import Lab
 from tests.support.daemon import DOORWARD, Visitors, running_daemon
 from tests.support.signed import Signed, Signer, send
 

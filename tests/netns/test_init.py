@@ -13,9 +13,9 @@ from pathlib import Path
 
 import pytest
 
-from doorward.lab import Lab
+from doorward.init.survey import Service, look
+from doorward.lab.topology import Lab
 from doorward.model import Port
-from doorward.setup.host import Service, look
 from tests.support import ssh_keygen
 from tests.support.daemon import DOORWARD, RunningDaemon
 from tests.support.service_user import GROUP, service_user

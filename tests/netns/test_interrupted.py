@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 
-from doorward.lab_host import NAMESPACES, ip
+from doorward.lab.namespace import NAMESPACES, ip
 from tests.support.documents import ROOT
 
 pytestmark = pytest.mark.netns
@@ -18,7 +18,7 @@ SUITE = """
 import signal, subprocess, time
 from pathlib import Path
 import pytest
-from doorward.lab import Lab
+from doorward.lab.topology import Lab
 
 def test_programs_hear_ctrl_c():
     for number in (signal.SIGINT, signal.SIGHUP):

@@ -11,15 +11,15 @@ from typing import NamedTuple
 
 import pytest
 
-from doorward.automaton.compile import Automaton, compile_doors
-from doorward.automaton.tracker import Tracker
-from doorward.capture.nflog import Event, LogSocket, event_log
 from doorward.config.schema import Gate, Mode, WrongPort
-from doorward.gate.chains import LOG_GROUP
-from doorward.gate.nft import NftFilter
-from doorward.gate.ruleset import Ruleset, compile_ruleset
-from doorward.lab import Lab
+from doorward.core.automaton import Automaton, compile_doors
+from doorward.core.tracker import Tracker
+from doorward.kernel.nflog import Event, LogSocket, event_log
+from doorward.lab.topology import Lab
 from doorward.model import DEFAULT_FLAGS, Door, FlagFilter, Packet, Port, Protocol
+from doorward.nftables.chains import LOG_GROUP
+from doorward.nftables.libnftables import NftFilter
+from doorward.nftables.ruleset import Ruleset, compile_ruleset
 from tests.support.frames import FrameSender
 
 pytestmark = pytest.mark.netns

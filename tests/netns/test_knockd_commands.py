@@ -14,11 +14,11 @@ from pathlib import Path
 
 import pytest
 
-from doorward.daemon import runner as runner_module
-from doorward.daemon.commands import DoorCommands
-from doorward.daemon.loop import Loop
-from doorward.daemon.runner import Report, Runner
-from doorward.lab import Lab
+from doorward.daemon import hook_runner as runner_module
+from doorward.daemon.hook_commands import DoorCommands
+from doorward.daemon.hook_runner import Report, Runner
+from doorward.kernel.event_loop import Loop
+from doorward.lab.topology import Lab
 from doorward.model import Packet, Port
 from tests.conftest import unavailable
 from tests.support.daemon import PATIENCE_S, SLOWNESS

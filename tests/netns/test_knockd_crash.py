@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 
-from doorward.lab import Lab
+from doorward.lab.topology import Lab
 from tests.support.daemon import PATIENCE_S
 from tests.support.knockd import KERNEL, OURS, Program, RunningKnockd, Site, running_knockd
 

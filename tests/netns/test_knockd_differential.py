@@ -12,7 +12,7 @@ from typing import NamedTuple
 import pytest
 
 from doorward.config.knockd import parse
-from doorward.knockd.doors import as_door
+from doorward.knockd.adapter import as_door
 from doorward.model import Packet, Port, Protocol
 from tests.support.daemon import PATIENCE_S
 from tests.support.knockd import DEBIAN, OURS, SYN, Program, Site, site, sites

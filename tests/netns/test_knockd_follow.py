@@ -8,8 +8,8 @@ from pathlib import Path
 
 import pytest
 
-from doorward.knockd.app import FOLLOW_S
-from doorward.lab import Lab
+from doorward.knockd.knockd_daemon import FOLLOW_S
+from doorward.lab.topology import Lab
 from tests.support.knockd import KERNEL, OURS, Program, Site, running_knockd
 
 pytestmark = pytest.mark.netns

@@ -14,11 +14,11 @@ from pathlib import Path
 
 import pytest
 
-from doorward.capture.packet import DESTINATION_OPTIONS, FRAGMENT, HOP_BY_HOP, ROUTING
 from doorward.errors import HostError
-from doorward.lab import Lab
-from doorward.lab_host import Host
+from doorward.lab.namespace import Host
+from doorward.lab.topology import Lab
 from doorward.model import Address, Packet, Port
+from doorward.packets.packet import DESTINATION_OPTIONS, FRAGMENT, HOP_BY_HOP, ROUTING
 from tests.support.frames import checksum, ip_packet
 from tests.support.headers import AUTHENTICATION, Extension, extension
 from tests.support.knockd import DEBIAN, OURS, SYN, Program, RunningKnockd, Site, running_knockd, until

@@ -9,7 +9,7 @@ from pathlib import Path
 
 import pytest
 
-from doorward.lab import Lab
+from doorward.lab.topology import Lab
 from tests.support.daemon import SILENCE_S
 from tests.support.knockd import DEBIAN, OURS, SYN, Program, RunningKnockd, Site, running_knockd, site, until
 from tests.support.manual import MANUAL_1, MANUAL_2, MANUAL_3, MANUAL_4, doors_of

@@ -14,8 +14,8 @@ from pathlib import Path
 import pytest
 
 from doorward.errors import HostError
-from doorward.lab import Lab
-from doorward.lab_host import Host
+from doorward.lab.namespace import Host
+from doorward.lab.topology import Lab
 from tests.support.processes import running
 
 pytestmark = pytest.mark.netns
@@ -131,7 +131,7 @@ def test_half_a_lab_goes_too(monkeypatch: pytest.MonkeyPatch, step: str) -> None
     def broken(*_: object) -> None:
         raise KeyboardInterrupt
 
-    monkeypatch.setattr(f"doorward.lab.{step}", broken)
+    monkeypatch.setattr(f"doorward.lab.topology.{step}", broken)
     before, lab = links(), Lab()
     with pytest.raises(KeyboardInterrupt):
         lab.__enter__()
@@ -139,7 +139,7 @@ def test_half_a_lab_goes_too(monkeypatch: pytest.MonkeyPatch, step: str) -> None
 
 
 WAITING = """
-from doorward.lab import Lab
+from doorward.lab.topology import Lab
 with Lab() as lab:
     greeter = lab.server.start_greeter(22)
     print(greeter.pid, lab.server.namespace, flush=True)
@@ -166,7 +166,7 @@ def test_a_signal_while_it_is_being_built_waits_its_turn(monkeypatch: pytest.Mon
         os.kill(os.getpid(), signal.SIGINT)
         built.extend(namespaces(prefix_of(lab)))
 
-    monkeypatch.setattr("doorward.lab._wait_for_links", interrupted)
+    monkeypatch.setattr("doorward.lab.topology._wait_for_links", interrupted)
     with pytest.raises(KeyboardInterrupt):
         lab.__enter__()
     assert len(built) == 4

@@ -12,7 +12,7 @@ from pathlib import Path
 
 import pytest
 
-from doorward.lab import Lab
+from doorward.lab.topology import Lab
 from tests.support.daemon import DOORWARD, PATIENCE_S, RunningDaemon, Visitors
 from tests.support.service_user import GROUP, USER, for_the_user, open_folder, service_user, status_of, wrapped
 from tests.support.signed import Signed, Signer, send

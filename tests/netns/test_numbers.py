@@ -13,7 +13,7 @@ from pathlib import Path
 
 import pytest
 
-from doorward.lab import Lab
+from doorward.lab.topology import Lab
 from tests.support.daemon import DOORWARD, PATIENCE_S, RunningDaemon, Visitors, running_daemon
 from tests.support.knockd import until
 

@@ -6,13 +6,13 @@ import json
 
 import pytest
 
-from doorward.automaton.compile import compile_doors
 from doorward.config.schema import Gate, Mode
-from doorward.gate import objects
-from doorward.gate.nft import NftFilter
-from doorward.gate.ruleset import COUNTERS, Existing, compile_ruleset
-from doorward.lab import Lab
+from doorward.core.automaton import compile_doors
+from doorward.lab.topology import Lab
 from doorward.model import Door, Packet, Port
+from doorward.nftables import nfnetlink
+from doorward.nftables.libnftables import NftFilter
+from doorward.nftables.ruleset import COUNTERS, Existing, compile_ruleset
 from tests.support.frames import FrameSender
 from tests.support.processes import as_nobody
 
@@ -48,7 +48,7 @@ def gate(direct_lab: Lab) -> Lab:
 
 
 def test_everything_is_listed_that_nft_lists(gate: Lab) -> None:
-    found = gate.server.call(objects.existing)
+    found = gate.server.call(nfnetlink.existing)
     assert set(found) == listed(gate)
     assert len(found) == len(set(found)) > len(COUNTERS)
 
@@ -58,20 +58,20 @@ def test_counters_count(gate: Lab) -> None:
     for port in (*KNOCK, Port.parse("22/tcp")):
         frames.send(Packet(bytes([198, 51, 100, 9]), port, 2))
     frames.close()
-    counted = gate.server.call(objects.counted)
+    counted = gate.server.call(nfnetlink.counted)
     assert counted.keys() == set(COUNTERS)
     assert counted["knocked"] == 1
     assert gate.server.call(NftFilter().counters) == {name: counted[name] for name in COUNTERS}
 
 
 def test_without_a_table_there_is_nothing(direct_lab: Lab) -> None:
-    assert direct_lab.server.call(objects.existing) == []
-    assert direct_lab.server.call(objects.counted) == {}
+    assert direct_lab.server.call(nfnetlink.existing) == []
+    assert direct_lab.server.call(nfnetlink.counted) == {}
     direct_lab.server.run(["nft", BESIDE])
-    assert direct_lab.server.call(objects.existing) == []
-    assert direct_lab.server.call(objects.counted) == {}
+    assert direct_lab.server.call(nfnetlink.existing) == []
+    assert direct_lab.server.call(nfnetlink.counted) == {}
 
 
 def test_a_missing_right_is_named() -> None:
     with pytest.raises(Exception, match="CAP_NET_ADMIN"):
-        as_nobody(objects.existing)
+        as_nobody(nfnetlink.existing)

@@ -13,9 +13,9 @@ from pathlib import Path
 
 import pytest
 
-from doorward.daemon.control import answering
-from doorward.gate.nft import NftFilter
-from doorward.lab import Lab
+from doorward.daemon.control_socket import answering
+from doorward.lab.topology import Lab
+from doorward.nftables.libnftables import NftFilter
 from tests.support.daemon import DOORWARD, PATIENCE_S, RunningDaemon, Visitors, running_daemon
 from tests.support.service_user import children_of
 
@@ -135,7 +135,7 @@ def test_off_works_with_the_daemon_dead_and_leaves_no_gate_to_a_load_that_is_und
     daemon.run("on")
     words = [sys.executable, "-c", LOAD, daemon.config, daemon.state / "gate.nft"]
     done = daemon.host.run(words, env=daemon.env, check=False)
-    assert done.stderr.splitlines()[-1].startswith("doorward.daemon.switch.SwitchedOff")
+    assert done.stderr.splitlines()[-1].startswith("doorward.daemon.off_switch.SwitchedOff")
     assert not gate.table()
 
 

@@ -17,10 +17,10 @@ from typing import TextIO
 
 import pytest
 
-from doorward import durable
 from doorward.daemon.bans import read_bans
-from doorward.lab import Lab
-from doorward.ledger import Ledger
+from doorward.daemon.ledger import Ledger
+from doorward.kernel import atomic_file
+from doorward.lab.topology import Lab
 from tests.support.daemon import DOORWARD, PATIENCE_S, RunningDaemon, Visitor, Visitors, running_daemon
 from tests.support.knockd import until
 from tests.support.service_user import (
@@ -321,7 +321,7 @@ def test_what_root_reads_in_the_directory_of_the_user_it_reads_with_that_users_r
     other = target / "other"
     other.write_text("of root alone")
     other.chmod(0o600)
-    for read in (durable.read, read_bans):  # what `doctor` and `explain` read besides
+    for read in (atomic_file.read, read_bans):  # what `doctor` and `explain` read besides
         link = daemon.state / "link"
         link.unlink(missing_ok=True)
         os.mkfifo(link)

@@ -15,9 +15,9 @@ from pathlib import Path
 
 import pytest
 
-from doorward.daemon.signed import MAX_OPENINGS_PER_KEY, MAX_WIDE_PER_KEY
+from doorward.daemon.signed_knocks import MAX_OPENINGS_PER_KEY, MAX_WIDE_PER_KEY
 from doorward.errors import AnswerNo, UsageError
-from doorward.lab import Lab
+from doorward.lab.topology import Lab
 from doorward.model import Address, Place, Port
 from tests.support.daemon import PATIENCE_S, SLOWNESS, RunningDaemon, Visitors, running_daemon
 from tests.support.signed import PORT, Signed, Signer, send

@@ -11,7 +11,7 @@ from pathlib import Path
 
 import pytest
 
-from doorward.lab import Lab
+from doorward.lab.topology import Lab
 from tests.conftest import unavailable
 from tests.support.daemon import SILENCE_S, RunningDaemon, running_daemon
 

@@ -13,12 +13,12 @@ from pathlib import Path
 
 import pytest
 
-from doorward.automaton.compile import compile_doors
 from doorward.config.schema import Gate, Mode
-from doorward.gate.nft import NftFilter
-from doorward.gate.ruleset import TABLE, Ruleset, compile_ruleset
-from doorward.lab import Lab
+from doorward.core.automaton import compile_doors
+from doorward.lab.topology import Lab
 from doorward.model import Packet
+from doorward.nftables.libnftables import NftFilter
+from doorward.nftables.ruleset import TABLE, Ruleset, compile_ruleset
 from tests.support.daemon import SLOWNESS, RunningDaemon, running_daemon
 from tests.support.frames import FrameSender, ip_packet
 from tests.support.openings import door

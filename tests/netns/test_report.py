@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from doorward.lab import Lab
+from doorward.lab.topology import Lab
 from tests.support.daemon import Visitors, running_daemon
 from tests.support.report_page import Read
 

@@ -14,22 +14,22 @@ from ipaddress import ip_address
 
 import pytest
 
-from doorward.automaton.compile import Automaton, compile_doors
-from doorward.automaton.tracker import Tracker
-from doorward.capture import ring as ring_module
-from doorward.capture.bpf import Program, symbols_filter
-from doorward.capture.listening import listening_ports
-from doorward.capture.nflog import event_log
-from doorward.capture.packet import EXTENSIONS, parse
-from doorward.capture.ring import Ring
 from doorward.config.schema import Gate, Mode, WrongPort
+from doorward.core.automaton import Automaton, compile_doors
+from doorward.core.tracker import Tracker
 from doorward.errors import HostError
-from doorward.gate.chains import LOG_GROUP
-from doorward.gate.nft import NftFilter
-from doorward.gate.ruleset import compile_ruleset
-from doorward.lab import Lab
-from doorward.lab_host import Host
+from doorward.kernel import tpacket as ring_module
+from doorward.kernel.bpf import Program, symbols_filter
+from doorward.kernel.nflog import event_log
+from doorward.kernel.sock_diag import listening_ports
+from doorward.kernel.tpacket import Ring
+from doorward.lab.namespace import Host
+from doorward.lab.topology import Lab
 from doorward.model import DEFAULT_FLAGS, Door, Packet, Port, Protocol
+from doorward.nftables.chains import LOG_GROUP
+from doorward.nftables.libnftables import NftFilter
+from doorward.nftables.ruleset import compile_ruleset
+from doorward.packets.packet import EXTENSIONS, parse
 from tests.netns.test_kernel import CAPACITY, MOST_DELAY_S, SENTINEL, TRIES, Opened, Rig, sent, some_doors, some_packets
 from tests.support.daemon import PATIENCE_S, SLOWNESS
 from tests.support.frames import FrameSender

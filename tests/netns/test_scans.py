@@ -10,8 +10,8 @@ from xml.etree import ElementTree
 
 import pytest
 
-from doorward.lab import Lab
-from doorward.lab_host import Host
+from doorward.lab.namespace import Host
+from doorward.lab.topology import Lab
 from tests.support.daemon import SLOWNESS, RunningDaemon, Visitor, Visitors, running_daemon, standing_lab
 
 pytestmark = pytest.mark.netns("nmap", "knock")

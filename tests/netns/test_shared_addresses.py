@@ -13,8 +13,8 @@ from pathlib import Path
 import pytest
 
 from doorward.errors import HostError
-from doorward.lab import Lab
-from doorward.lab_host import Host
+from doorward.lab.namespace import Host
+from doorward.lab.topology import Lab
 from tests.support.daemon import SILENCE_S, RunningDaemon, Visitor, running_daemon, standing_lab
 from tests.support.signed import PORT, Signed, Signer
 

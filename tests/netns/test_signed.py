@@ -13,13 +13,13 @@ from pathlib import Path
 
 import pytest
 
-from doorward.capture.link_headers import network_of
-from doorward.capture.packet import datagram_of
-from doorward.gate.chains import SIGNED_CALM_BURST
-from doorward.lab import Lab
+from doorward.lab.topology import Lab
 from doorward.model import Element, Port
+from doorward.nftables.chains import SIGNED_CALM_BURST
+from doorward.packets.datalink import network_of
+from doorward.packets.packet import datagram_of
+from doorward.signed.envelope import room, seal
 from doorward.signed.message import pack_body, pack_plaintext
-from doorward.signed.sealing import room, seal
 from doorward.signed.server_key import HYBRID, X25519
 from tests.support import ssh_keygen
 from tests.support.daemon import DOORWARD, FIRST_SYN_S, RunningDaemon, Visitor, Visitors, running_daemon

@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 
-from doorward.lab import Lab
+from doorward.lab.topology import Lab
 from doorward.signed.server_key import HYBRID, X25519, Suite
 from tests.support import ssh_keygen
 from tests.support.authenticator import Authenticator

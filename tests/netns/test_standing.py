@@ -10,8 +10,8 @@ from typing import NamedTuple
 
 import pytest
 
-from doorward.lab import Lab
-from doorward.lab_host import Host
+from doorward.lab.namespace import Host
+from doorward.lab.topology import Lab
 from tests.support.daemon import FIRST_SYN_S, Visitor, running_daemon
 
 pytestmark = pytest.mark.netns("conntrack")

@@ -14,8 +14,8 @@ from typing import NamedTuple
 
 import pytest
 
-from doorward.lab import Lab
-from doorward.lab_host import Host
+from doorward.lab.namespace import Host
+from doorward.lab.topology import Lab
 from doorward.model import Address
 from tests.support.daemon import FIRST_SYN_S, SILENCE_S, RunningDaemon, running_daemon, standing_lab
 from tests.support.frames import FrameSender, checksum

@@ -16,9 +16,9 @@ import pytest
 
 from doorward.config.toml import parse
 from doorward.doctor import bypasses, firewalls, trace
-from doorward.doctor.facts import gather
-from doorward.doctor.finding import Finding, Level
-from doorward.lab import Lab
+from doorward.doctor.host_state import gather
+from doorward.doctor.problem import Finding, Level
+from doorward.lab.topology import Lab
 from tests.support.daemon import DOORWARD, standing_lab
 
 pytestmark = pytest.mark.netns("nft", "iptables-nft")

@@ -12,7 +12,7 @@ from pathlib import Path
 
 import pytest
 
-from doorward.lab import Lab
+from doorward.lab.topology import Lab
 from tests.support.daemon import DOORWARD, PATIENCE_S, RunningDaemon, Visitors, running_daemon
 
 pytestmark = pytest.mark.netns("nft", "knock", "unshare")

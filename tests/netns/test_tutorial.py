@@ -9,7 +9,7 @@ from collections.abc import Iterator
 
 import pytest
 
-from doorward.lab import Lab
+from doorward.lab.topology import Lab
 from tests.support.consoles import Console
 from tests.support.daemon import SILENCE_S
 from tests.support.desk import Desk, standing_desk

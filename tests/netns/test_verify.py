@@ -17,10 +17,10 @@ import pytest
 from cryptography.hazmat.primitives.serialization import Encoding, NoEncryption, PrivateFormat
 
 from doorward.cli.verify import ways
-from doorward.client.knock import resolve
+from doorward.client.sequence import resolve
 from doorward.errors import HostError, UsageError
-from doorward.lab import Lab
-from doorward.lab_host import Host
+from doorward.lab.namespace import Host
+from doorward.lab.topology import Lab
 from tests.support.daemon import DOORWARD, SLOWNESS, RunningDaemon, running_daemon, standing_lab
 from tests.support.processes import NOBODY
 from tests.support.service_user import open_folder, wrapped

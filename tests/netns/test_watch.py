@@ -16,8 +16,8 @@ import pytest
 from textual.app import App
 from textual.pilot import Pilot
 
-from doorward.lab import Lab
-from doorward.watch.app import WatchApp
+from doorward.lab.topology import Lab
+from doorward.watch.tui import WatchApp
 from tests.support.daemon import DOORWARD, PATIENCE_S, RunningDaemon, Visitors, running_daemon
 
 pytestmark = pytest.mark.netns("knock", "nft")

@@ -11,9 +11,9 @@ from pathlib import Path
 import pytest
 from textual.pilot import Pilot
 
-from doorward.lab import Lab
+from doorward.lab.topology import Lab
 from doorward.model import Packet, Port
-from doorward.watch.app import WatchApp
+from doorward.watch.tui import WatchApp
 from tests.netns.test_watch import screen, until
 from tests.support.daemon import RunningDaemon, running_daemon
 from tests.support.frames import FrameSender

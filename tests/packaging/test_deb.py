@@ -12,7 +12,7 @@ import pytest
 
 from doorward import __version__
 from doorward.cli.main import COMMANDS
-from doorward.lab import Lab
+from doorward.lab.topology import Lab
 from tests.support.daemon import DOORWARD, PATIENCE_S, SILENCE_S
 from tests.support.debian_packages import SCRIPT, Built, script
 from tests.support.machine import Machine

@@ -15,8 +15,8 @@ from pathlib import Path
 
 import pytest
 
-from doorward.lab import Lab
-from doorward.lab_host import Host
+from doorward.lab.namespace import Host
+from doorward.lab.topology import Lab
 from tests.support import ssh_keygen
 from tests.support.debian_packages import Built, script
 from tests.support.machine import Machine

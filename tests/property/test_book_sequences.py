@@ -8,8 +8,8 @@ from hypothesis import example, given
 from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, invariant, precondition, rule
 
-from doorward.daemon.book import Book
-from doorward.daemon.reconcile import differences
+from doorward.core.openings import Book
+from doorward.core.reconcile import differences
 from doorward.model import Address, Door, Element, Opening, Port, Protocol
 
 DOORS = ["ssh", "web", "wake"]

@@ -7,11 +7,11 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from doorward.config.duration import format_duration, parse_duration_ms
-from doorward.config.lines import find_lines
 from doorward.config.schema import Configuration, Gate, Mode, WrongPort
-from doorward.config.strength import warnings
 from doorward.config.toml import parse
+from doorward.config.toml_positions import find_lines
 from doorward.errors import ConfigError, Fault
+from doorward.lint.checks import warnings
 from doorward.model import TCP_FLAGS, Door, FlagFilter, Port, Protocol
 
 FRAGMENTS = [

@@ -9,15 +9,15 @@ from ipaddress import ip_address
 from hypothesis import assume, given, settings
 from hypothesis import strategies as st
 
-from doorward.automaton.compile import compile_doors
-from doorward.automaton.tracker import Tracker
-from doorward.capture.flow import Flow
 from doorward.config.schema import Configuration, Gate, WrongPort
-from doorward.explain.follow import Seen, Verdict
-from doorward.explain.house import House, house_of
-from doorward.explain.report import report, rows
-from doorward.explain.traces import Traces
+from doorward.core.automaton import compile_doors
+from doorward.core.tracker import Tracker
+from doorward.explain.compiled_config import House, house_of
+from doorward.explain.replay import Seen, Verdict
+from doorward.explain.sources import Traces
+from doorward.explain.summary import report, rows
 from doorward.model import Door, Packet, Port, Protocol
+from doorward.packets.decode import Flow
 from tests.support.strategies import World, streams, worlds
 
 HERE = bytes([198, 51, 100, 2])

@@ -9,10 +9,10 @@ from ipaddress import IPv4Address, IPv6Address
 from hypothesis import given
 from hypothesis import strategies as st
 
-from doorward import netlink
-from doorward.capture.nflog import Event, parse_event
-from doorward.capture.packet import source_of
 from doorward.errors import MalformedError
+from doorward.kernel import netlink
+from doorward.kernel.nflog import Event, parse_event
+from doorward.packets.packet import source_of
 from tests.support.netfilter_log import logged, packet_from
 
 addresses = st.ip_addresses()

@@ -12,16 +12,16 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from doorward.config import fwknop
-from doorward.config.dialect import dialect_of
-from doorward.config.fwknop import parse
 from doorward.errors import ConfigError, HostError
-from doorward.lab import Lab
+from doorward.importer import fwknop_conf
+from doorward.importer.dialect import dialect_of
+from doorward.importer.fwknop_conf import parse
+from doorward.lab.topology import Lab
 from tests.conftest import unavailable
 
 FRAGMENTS = [
     *(";", ":", ",", "/", "#", " ", "\t", "\n", "\r", "\0", "é"),
-    *(f"{word} " for word in fwknop.WORDS),
+    *(f"{word} " for word in fwknop_conf.WORDS),
     *("SOURCE ANY\n", "OPEN_PORTS tcp/22\n", "tcp/22", "udp/", "0", "70000", "-5", "abc", "Y\n", "N", "192.0.2.7"),
     *("192.0.2.0/24", "12/31/2030\n", "NONE\n", "$IP", "192.0.2.7 22\n"),
 ]
@@ -136,7 +136,7 @@ def differences(text: str, times: list[tuple[int, int]]) -> list[str]:
         stanzas = parse(text, "f").stanzas
     except ConfigError as error:
         return [str(fault) for fault in error.faults if not INTENDED.search(fault.what)]
-    own = [(stanza.for_s or fwknop.DEFAULT_FOR_S, stanza.max_s or fwknop.DEFAULT_MAX_S) for stanza in stanzas]
+    own = [(stanza.for_s or fwknop_conf.DEFAULT_FOR_S, stanza.max_s or fwknop_conf.DEFAULT_MAX_S) for stanza in stanzas]
     return [] if own == times else [f"{own}, not {times}"]
 
 

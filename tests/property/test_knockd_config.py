@@ -12,9 +12,9 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from doorward.config.knockd import parse
-from doorward.config.one_time import ENCODING, ERRORS, mark_used, sequences
 from doorward.errors import ConfigError, HostError
-from doorward.lab import Lab
+from doorward.knockd.one_time import ENCODING, ERRORS, mark_used, sequences
+from doorward.lab.topology import Lab
 from tests.conftest import unavailable
 from tests.support.programs import KNOCKD
 

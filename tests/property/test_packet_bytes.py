@@ -5,11 +5,11 @@ from __future__ import annotations
 from hypothesis import given
 from hypothesis import strategies as st
 
-from doorward.automaton.compile import compile_doors
-from doorward.capture.bpf import symbols_filter
-from doorward.capture.packet import EXTENSIONS, MOST_EXTENSIONS, parse
+from doorward.core.automaton import compile_doors
 from doorward.errors import MalformedError
+from doorward.kernel.bpf import symbols_filter
 from doorward.model import DEFAULT_FLAGS, Door, FlagFilter, Packet, Port, Protocol
+from doorward.packets.packet import EXTENSIONS, MOST_EXTENSIONS, parse
 from tests.support.classic_bpf import kept
 from tests.support.headers import HERE4, HERE6, THERE4, THERE6, Extension, ipv4, ipv6, tcp, udp
 

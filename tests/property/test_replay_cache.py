@@ -8,8 +8,8 @@ from unittest.mock import patch
 from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, precondition, rule
 
-from doorward import seen
-from doorward.seen import AHEAD_MS, FORGOTTEN, SCHEMA, Claim, Clock, Seen
+from doorward.daemon import replay_cache
+from doorward.daemon.replay_cache import AHEAD_MS, FORGOTTEN, SCHEMA, Claim, Clock, Seen
 
 WINDOW_MS, DAY_MS = 60_000, 86_400_000
 BEGUN_MS = 1000 * DAY_MS
@@ -22,7 +22,7 @@ class ReplayMachine(RuleBasedStateMachine):
 
     def __init__(self) -> None:
         super().__init__()
-        self.bounds = patch.multiple(seen, _FORGET_EVERY=2, KEPT_ROWS=3)
+        self.bounds = patch.multiple(replay_cache, _FORGET_EVERY=2, KEPT_ROWS=3)
         self.bounds.start()
         self.true_ms, self.wrong_ms, self.booted_ms = BEGUN_MS, 0, BEGUN_MS - 5000
         self.boots = self.numbers = 0

@@ -5,8 +5,8 @@ from __future__ import annotations
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from doorward.ledger import LAST_MOMENT_S, Record
-from doorward.report.figures import as_json
+from doorward.daemon.ledger import LAST_MOMENT_S, Record
+from doorward.report.statistics import as_json
 from tests.support.report_page import Read, figures_of, page_of
 
 moments = st.floats(0, LAST_MOMENT_S, allow_nan=False) | st.floats(1.7e9, 1.9e9)

@@ -9,7 +9,7 @@ import pytest
 from hypothesis import HealthCheck, assume, given, settings
 from hypothesis import strategies as st
 
-from doorward.config.shell_argument import as_argument
+from doorward.importer.shell_argument import as_argument
 
 ADDRESSES = ("192.0.2.7", "2001:db8::7", "fe80::1", "::1")
 # All that has a meaning to a shell but redirections; without a PATH the only programs are the shell's own.

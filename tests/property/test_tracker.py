@@ -5,8 +5,8 @@ from __future__ import annotations
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from doorward.automaton.compile import compile_doors
-from doorward.automaton.tracker import BURST, Tracker
+from doorward.core.automaton import compile_doors
+from doorward.core.tracker import BURST, Tracker
 from doorward.model import Door, Packet, Port, Protocol
 from tests.support.reference import Reference
 from tests.support.strategies import SOURCES, World, streams, worlds

@@ -11,8 +11,8 @@ from cryptography.hazmat.primitives.asymmetric import ec, ed25519
 from cryptography.hazmat.primitives.asymmetric.utils import decode_dss_signature
 from cryptography.hazmat.primitives.serialization import Encoding, PublicFormat
 
+from doorward.signed.ssh_wire import string
 from doorward.signed.sshsig import signed_data
-from doorward.signed.wire import string
 
 TOUCHED, VERIFIED = 1, 4
 

@@ -12,15 +12,14 @@ from collections.abc import Iterable, Sequence
 from ipaddress import ip_address
 from typing import NamedTuple
 
-from doorward.capture.link_headers import Network
 from doorward.config.toml import parse
-from doorward.explain.conclusion import Conclusion
-from doorward.explain.hosts import hosts_of
-from doorward.explain.house import House, house_of
-from doorward.explain.recording import Recording
-from doorward.explain.report import Report, report
-from doorward.explain.traces import Traces
+from doorward.explain.align import Conclusion
+from doorward.explain.collect import Recording
+from doorward.explain.compiled_config import House, house_of
+from doorward.explain.sources import Traces, hosts_of
+from doorward.explain.summary import Report, report
 from doorward.model import Address, Port, Protocol
+from doorward.packets.datalink import Network
 
 CLIENT, SERVER = ip_address("192.0.2.7"), ip_address("198.51.100.2")
 BEGAN_NS = 1_777_636_809_000_000_000  # 2026-05-01 12:00:09 UTC

@@ -8,8 +8,8 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from typing import NamedTuple
 
-from doorward.gate.watch import Change, Watch
-from doorward.lab_host import Host
+from doorward.lab.namespace import Host
+from doorward.nftables.monitor import Change, Watch
 
 PATIENCE_S = 15.0
 

@@ -8,7 +8,7 @@ import socket
 import struct
 from collections.abc import Callable, Sequence
 
-from doorward.capture.bpf import Instruction, assemble
+from doorward.kernel.bpf import Instruction, assemble
 
 PACKET_TYPE, INTERFACE, HARDWARE = (0xFFFFF000 + offset for offset in (4, 8, 28))
 ETHERNET, LOOPBACK = 1, 772

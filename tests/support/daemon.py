@@ -17,12 +17,12 @@ from ipaddress import ip_address
 from pathlib import Path
 from typing import Any
 
-from doorward.daemon.control import ask
+from doorward.daemon.control_socket import ask
 from doorward.errors import HostError
-from doorward.gate.nft import NftFilter
-from doorward.lab import Lab
-from doorward.lab_host import Host
+from doorward.lab.namespace import Host
+from doorward.lab.topology import Lab
 from doorward.model import Address, Element, Port
+from doorward.nftables.libnftables import NftFilter
 from tests.conftest import unavailable
 from tests.support.programs import KNOCK
 

@@ -13,8 +13,8 @@ from contextlib import ExitStack, contextmanager
 from pathlib import Path
 from typing import Any
 
-from doorward.lab import Lab
-from doorward.lab_host import Host
+from doorward.lab.namespace import Host
+from doorward.lab.topology import Lab
 from doorward.model import Address
 from tests.support import ssh_keygen
 from tests.support.daemon import DOORWARD, PATIENCE_S, RunningDaemon

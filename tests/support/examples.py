@@ -15,8 +15,8 @@ from contextlib import contextmanager
 from ipaddress import IPv4Address
 from pathlib import Path
 
-from doorward.lab import Lab
-from doorward.lab_host import Host
+from doorward.lab.namespace import Host
+from doorward.lab.topology import Lab
 from tests.support.daemon import DOORWARD, PATIENCE_S
 from tests.support.documents import Call
 from tests.support.shown import is_shown
@@ -55,7 +55,7 @@ def program(folder: Path, name: str, *words: object) -> None:
 def search_path(folder: Path) -> str:
     """Give a PATH on which doorward's programs are found first."""
     program(folder, "doorward", *DOORWARD)
-    program(folder, "knock", sys.executable, "-m", "doorward.cli.knock_compat")
+    program(folder, "knock", sys.executable, "-m", "doorward.cli.knockd_client")
     return f"{folder}/bin:{os.environ['PATH']}"
 
 

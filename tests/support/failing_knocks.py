@@ -13,7 +13,7 @@ from ipaddress import IPv6Address, ip_address
 from pathlib import Path
 from typing import NamedTuple
 
-from doorward.lab import Lab
+from doorward.lab.topology import Lab
 from doorward.model import Address, Packet, Port, Protocol
 from tests.support.captures import ip
 from tests.support.daemon import FIRST_SYN_S, RunningDaemon, Visitor, Visitors

@@ -16,10 +16,10 @@ from ipaddress import IPv4Address, IPv6Address, ip_address
 from pathlib import Path
 
 from doorward.errors import HostError
-from doorward.fleet import forms
+from doorward.fleet import etcd_codec
 from doorward.fleet.etcd import Access, Etcd
-from doorward.lab import HOST_SETTINGS, _set, _tear_down
-from doorward.lab_host import Host, ip
+from doorward.lab.namespace import Host, ip
+from doorward.lab.topology import HOST_SETTINGS, _set, _tear_down
 from doorward.model import Address, Element, Port
 from tests.conftest import unavailable
 from tests.support.daemon import PATIENCE_S, RunningDaemon, Visitor
@@ -148,7 +148,7 @@ class Fleet:
             wall_ms, hour_ms = time.time_ns() // 1_000_000, 3_600_000
             said = {"door": door, "address": place, "for_ms": hour_ms, "until_ms": wall_ms + hour_ms, "spare_ms": 0}
             value = json.dumps(said | {"by": "knock", "gate": "edge-9"} | fields)
-            puts.append(forms.to_put(f"/doorward/example/openings/{door}/{place}", value.encode()))
+            puts.append(etcd_codec.to_put(f"/doorward/example/openings/{door}/{place}", value.encode()))
         self.etcd().txn([], puts)
 
     def visitor(self, gate: RunningDaemon, source: Address | None = None) -> Visitor:

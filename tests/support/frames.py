@@ -6,7 +6,7 @@ import socket
 import struct
 from ipaddress import ip_address
 
-from doorward.lab_host import Host
+from doorward.lab.namespace import Host
 from doorward.model import Address, Packet, Protocol
 
 

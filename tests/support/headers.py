@@ -6,7 +6,7 @@ import struct
 from collections.abc import Sequence
 from typing import NamedTuple
 
-from doorward.capture.packet import FRAGMENT
+from doorward.packets.packet import FRAGMENT
 
 AUTHENTICATION = 51  # RFC 4302
 

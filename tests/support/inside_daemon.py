@@ -7,24 +7,23 @@ from types import SimpleNamespace
 from typing import Any
 
 from doorward.config.schema import Gate
-from doorward.daemon import requests
-from doorward.daemon.app import Daemon
+from doorward.core.diff import Changes
+from doorward.core.openings import Book
+from doorward.daemon import control_commands
 from doorward.daemon.bans import Bans
-from doorward.daemon.book import Book
-from doorward.daemon.control import Later
-from doorward.daemon.errands import Errands
-from doorward.daemon.following import Follower, Followers
-from doorward.daemon.gauging import Gauging
-from doorward.daemon.loading import Commit, Loaded
+from doorward.daemon.control_socket import Later
+from doorward.daemon.daemon import Daemon
+from doorward.daemon.event_stream import Follower, Followers
+from doorward.daemon.hooks import Errands
+from doorward.daemon.ledger import Ledger, read_records
 from doorward.daemon.log import Log
-from doorward.daemon.loop import Loop
-from doorward.daemon.numbers import Numbers
 from doorward.daemon.pending import Pending
+from doorward.daemon.ruleset_loader import Commit, Loaded
+from doorward.daemon.stats import Gauging, Numbers
 from doorward.errors import HostError
-from doorward.gate.memory import MemoryFilter
-from doorward.gate.plan import Changes
-from doorward.ledger import Ledger, read_records
+from doorward.kernel.event_loop import Loop
 from doorward.model import Element
+from doorward.nftables.fake import MemoryFilter
 from tests.support.openings import door
 
 DOORS = (door("ssh", "22/tcp"), door("web", "80/tcp 443/tcp", for_ms=600_000), door("admin", "22/tcp 80/tcp"))
@@ -84,7 +83,7 @@ class InsideDaemon(Daemon):
     def ask(self, command: str, *words: object, **more: object) -> dict[str, Any]:
         """Ask as `doorward COMMAND DOOR ADDRESS` by root does."""
         named = dict(zip(("door", "address"), words, strict=False))
-        answer = requests.answer(self, {"command": command, "is_owner": True, **named, **more})
+        answer = control_commands.answer(self, {"command": command, "is_owner": True, **named, **more})
         assert not isinstance(answer, Later | Follower)
         return answer
 

@@ -15,8 +15,8 @@ from ipaddress import ip_address
 from pathlib import Path
 from typing import NamedTuple
 
-from doorward.lab import Lab
-from doorward.lab_host import Host
+from doorward.lab.namespace import Host
+from doorward.lab.topology import Lab
 from doorward.model import Packet, Port
 from tests.support.daemon import PATIENCE_S, standing_lab
 from tests.support.frames import FrameSender

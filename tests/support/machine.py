@@ -13,7 +13,7 @@ from pathlib import Path
 from types import TracebackType
 from typing import Self
 
-from doorward.lab_host import Host
+from doorward.lab.namespace import Host
 
 BOOT_PATIENCE_S = 120.0  # it takes 4 s
 COMMAND_PATIENCE_S = 120.0

@@ -5,7 +5,7 @@ from __future__ import annotations
 import struct
 from ipaddress import IPv4Address
 
-from doorward import netlink
+from doorward.kernel import netlink
 from doorward.model import Address
 
 MARK, PAYLOAD, PREFIX = 2, 9, 10

@@ -11,7 +11,7 @@ from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any
 
-from doorward.ledger import Ledger
+from doorward.daemon.ledger import Ledger
 from doorward.model import Opening
 from tests.support.openings import opening
 

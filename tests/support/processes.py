@@ -15,7 +15,7 @@ from typing import Any, TypeVar
 
 import pytest
 
-from doorward.lab_host import CLONE_NEWNET, enter
+from doorward.lab.namespace import CLONE_NEWNET, enter
 
 T = TypeVar("T")
 NOBODY = 65534

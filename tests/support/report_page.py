@@ -6,13 +6,13 @@ from collections.abc import Iterable
 from datetime import UTC, datetime
 from html.parser import HTMLParser
 
-from doorward.config.lines import find_lines
-from doorward.config.strength import warnings
 from doorward.config.toml import parse
-from doorward.ledger import Record
-from doorward.report.figures import Figures, figures
+from doorward.config.toml_positions import find_lines
+from doorward.daemon.ledger import Record
+from doorward.lint.checks import warnings
+from doorward.report.events import sort_out
 from doorward.report.page import Maker, page
-from doorward.report.record import sort_out
+from doorward.report.statistics import Figures, figures
 from doorward.report.strength import strengths
 
 _VOID = {"meta", "link"}

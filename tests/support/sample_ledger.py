@@ -7,9 +7,9 @@ from datetime import UTC, datetime
 from ipaddress import ip_address
 from pathlib import Path
 
-from doorward.ledger import Ledger
+from doorward.daemon.ledger import Ledger
 from doorward.model import Address, parse_place
-from doorward.report.openings import MOST_LANES
+from doorward.report.opening_list import MOST_LANES
 from tests.support.openings import opening
 
 NOW_S = datetime(2026, 5, 14, 15, 20, tzinfo=UTC).timestamp()

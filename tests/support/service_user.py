@@ -12,7 +12,7 @@ from contextlib import contextmanager
 from pathlib import Path
 
 import doorward
-from doorward.lab_host import Host
+from doorward.lab.namespace import Host
 from tests.conftest import unavailable
 from tests.support.daemon import RunningDaemon
 

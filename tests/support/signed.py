@@ -11,14 +11,14 @@ from pathlib import Path
 from cryptography.hazmat.primitives.asymmetric import ed25519
 from cryptography.hazmat.primitives.serialization import Encoding, PublicFormat
 
-from doorward.lab_host import Host
+from doorward.lab.namespace import Host
 from doorward.model import Address
+from doorward.signed.envelope import room, seal
 from doorward.signed.message import Request, pack_body, pack_plaintext, signed_text
-from doorward.signed.sealing import room, seal
 from doorward.signed.server_key import X25519, PrivateKey, Suite, new_private_text, parse_private_key
-from doorward.signed.sshkeys import PublicKey, parse_public_key
+from doorward.signed.ssh_keys import PublicKey, parse_public_key
+from doorward.signed.ssh_wire import string
 from doorward.signed.sshsig import signed_data
-from doorward.signed.wire import string
 
 PORT = 62201
 

@@ -13,7 +13,7 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
-from doorward.signed.wire import Reader, string
+from doorward.signed.ssh_wire import Reader, string
 from tests.conftest import unavailable
 from tests.support.authenticator import Authenticator
 

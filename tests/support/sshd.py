@@ -8,7 +8,7 @@ from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 
-from doorward.lab_host import Host
+from doorward.lab.namespace import Host
 from tests.support import ssh_keygen
 from tests.support.daemon import PATIENCE_S
 

@@ -6,8 +6,8 @@ import shutil
 from collections.abc import Iterator
 from pathlib import Path
 
-from doorward.lab import SERVER_NET, _tear_down
-from doorward.lab_host import NAMESPACES, Host
+from doorward.lab.namespace import NAMESPACES, Host
+from doorward.lab.topology import SERVER_NET, _tear_down
 
 _HOST_FILES = Path("/etc/netns")  # what `ip netns exec` binds over /etc, one directory per namespace
 

@@ -10,12 +10,11 @@ from collections.abc import Collection, Iterable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
-from doorward.capture.flow import flow_of
-from doorward.capture.link_headers import network_of
-from doorward.capture.pcap import CaptureFile
-from doorward.capture.stream import Frame
 from doorward.errors import MalformedError
-from doorward.lab_host import Host
+from doorward.lab.namespace import Host
+from doorward.packets.datalink import network_of
+from doorward.packets.decode import flow_of
+from doorward.packets.pcap import CaptureFile, Frame
 from tests.support.daemon import PATIENCE_S
 
 MARKER = 9  # discard/udp: no test knocks there

@@ -13,7 +13,7 @@ from collections.abc import Iterable
 from types import TracebackType
 from typing import Self
 
-from doorward.lab_host import Host
+from doorward.lab.namespace import Host
 
 WIDTH, HEIGHT = 400, 50  # no line is so long that the shell would break it
 # Colours, and what a display that changes writes over: all that stands before a return to the line's beginning.

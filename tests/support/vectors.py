@@ -12,10 +12,10 @@ from ipaddress import ip_address, ip_network
 from pathlib import Path
 from typing import Any
 
+from doorward.signed.envelope import check_key, room, seal
 from doorward.signed.message import Request, pack_body, pack_plaintext, signed_text
-from doorward.signed.sealing import check_key, room, seal
 from doorward.signed.server_key import HYBRID, X25519, PrivateKey, Suite
-from doorward.signed.sshkeys import parse_public_key
+from doorward.signed.ssh_keys import parse_public_key
 from doorward.signed.sshsig import signed_data
 from tests.support import ssh_keygen
 from tests.support.authenticator import Authenticator

@@ -11,15 +11,15 @@ from pathlib import Path
 
 import pytest
 
-from doorward.config import knockd_values, readers
-from doorward.daemon import bans, renewal, runner, verifier
-from doorward.daemon.commands import filled
+from doorward.config import knockd, values
+from doorward.daemon import bans, hook_runner, reload, verifier
+from doorward.daemon.hook_commands import filled
+from doorward.daemon.ledger import Ledger
 from doorward.errors import DoorwardError
-from doorward.fleet import records
-from doorward.gate import bans as gate_bans
-from doorward.gate import nft
-from doorward.ledger import Ledger
+from doorward.fleet import etcd_records
 from doorward.model import Element, Place, Port, parse_address, parse_place, place_text
+from doorward.nftables import ban_sets as gate_bans
+from doorward.nftables import libnftables
 from tests.support.openings import opening
 
 SCOPED = [
@@ -49,13 +49,13 @@ def refused(text: str) -> object:
 READERS: list[Callable[[str], object]] = [
     parse_address,
     parse_place,
-    readers.address,
-    knockd_values.target,
-    records.place,
+    values.address,
+    knockd.target,
+    etcd_records.place,
     granted,
     refused,
-    lambda text: runner.parse_request(json.dumps([1, "open", "ssh", text, ""]).encode()),
-    lambda text: renewal._connection([text, 1, "192.0.2.7", 22]),
+    lambda text: hook_runner.parse_request(json.dumps([1, "open", "ssh", text, ""]).encode()),
+    lambda text: reload._connection([text, 1, "192.0.2.7", 22]),
 ]
 
 
@@ -100,7 +100,7 @@ WITH_SCOPE: list[tuple[Place, str]] = [
 @pytest.mark.parametrize(("place", "text"), WITH_SCOPE)
 def test_what_is_written_is_made_of_bits(place: Place, text: str) -> None:
     assert place_text(place) == text
-    written = "".join(nft._put({Element(place, Port.parse("22/tcp")): 60.0}))
+    written = "".join(libnftables._put({Element(place, Port.parse("22/tcp")): 60.0}))
     assert f"{{ {text} . tcp . 22 timeout 60s }}" in written
     assert "ruleset" not in written
     assert filled(("x", "%IP%"), place) == ("x", text)

@@ -9,8 +9,8 @@ from pathlib import Path
 
 import pytest
 
-from doorward.capture.stream import Frame
 from doorward.cli.main import main
+from doorward.packets.pcap import Frame
 from tests.support.captures import BEGAN_NS, script
 from tests.support.tcpdump import write_pcap
 

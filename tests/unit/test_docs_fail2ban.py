@@ -12,7 +12,7 @@ from pathlib import Path
 import pytest
 
 from doorward.cli.main import parser_of
-from doorward.daemon.app import _REFUSALS
+from doorward.daemon.daemon import _REFUSALS
 from doorward.daemon.log import Log
 from doorward.model import Opening, Port
 from tests.conftest import unavailable

@@ -11,8 +11,8 @@ from pathlib import Path
 
 import pytest
 
-from doorward.daemon import switch
-from doorward.daemon.control import METRICS_USER
+from doorward.daemon import off_switch
+from doorward.daemon.control_socket import METRICS_USER
 from tests.conftest import unavailable
 
 FOLDER = Path(__file__).parents[2] / "systemd"
@@ -73,7 +73,7 @@ def test_what_keeps_the_gate_away_and_the_daemon_there() -> None:
     """Both units look for the file of `doorward off`, and systemd never gives up starting the daemon."""
     texts = {name: (FOLDER / name).read_text().splitlines() for name in ("doorward.service", "doorward-gate.service")}
     for lines in texts.values():
-        assert f"ConditionPathExists=!%E/doorward/{switch.NAME}" in lines
+        assert f"ConditionPathExists=!%E/doorward/{off_switch.NAME}" in lines
     daemon = texts["doorward.service"]
     assert {"StartLimitIntervalSec=0", "Restart=on-failure", "ExecStartPost=-+doorward check --keep"} <= set(daemon)
     assert daemon.index("StartLimitIntervalSec=0") < daemon.index("[Service]")

@@ -9,11 +9,11 @@ from pathlib import Path
 from typing import NamedTuple
 
 from doorward.cli import qr
-from doorward.cli.render import line
-from doorward.client import ssh_config, wishes
+from doorward.cli.output import line
+from doorward.client import request_options, ssh_config
 from doorward.client.hosts import host_of, hosts_path, read_hosts
-from doorward.client.keeping import keep, table_of
-from doorward.client.links import SCHEME, Link, format_link, parse_link, parse_sequence
+from doorward.client.hosts_writer import keep, table_of
+from doorward.client.link_uri import SCHEME, Link, format_link, parse_link, parse_sequence
 from doorward.errors import MalformedError, UsageError
 from doorward.model import DEFAULT_SIGNED_PORT, NAME, Port
 
@@ -96,12 +96,12 @@ def _new(args: argparse.Namespace) -> _New:
     values = {
         "address": address,
         "server_key": _server_key(args.server_key or link.key),
-        "signed_port": _checked("--signed-port", wishes.parse_signed_port, signed_port),
-        "gate": _checked("--gate", wishes.parse_gate, args.gate or link.gate),
+        "signed_port": _checked("--signed-port", request_options.parse_signed_port, signed_port),
+        "gate": _checked("--gate", request_options.parse_gate, args.gate or link.gate),
         "identity": _file("--identity", args.identity),
         "certificate": _file("--certificate", args.certificate),
-        "from": _checked("--from", wishes.parse_from, args.asked),
-        "for": _checked("--for", wishes.parse_for_s, args.for_),
+        "from": _checked("--from", request_options.parse_from, args.asked),
+        "for": _checked("--for", request_options.parse_for_s, args.for_),
     }
     doors = dict(link.doors) | dict(map(_door, args.doors))
     return _New(name, {key: value for key, value in values.items() if value is not None}, doors)

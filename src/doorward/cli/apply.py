@@ -8,15 +8,15 @@ from contextlib import closing
 from pathlib import Path
 from typing import Any
 
-from doorward.cli import render
-from doorward.cli.installing import Installation, agree, keep
+from doorward.cli import output
+from doorward.cli.config_install import Installation, agree, keep
 from doorward.cli.options import add_config, configuration_path, trial_ms
 from doorward.config.files import read_text
-from doorward.config.lines import find_lines
-from doorward.config.strength import warnings
 from doorward.config.toml import parse
-from doorward.daemon.control import ask, default_path
+from doorward.config.toml_positions import find_lines
+from doorward.daemon.control_socket import ask, default_path
 from doorward.errors import AnswerNo, DoorwardError, UsageError
+from doorward.lint.checks import warnings
 
 EXAMPLE = """\
   # doorward apply new.toml --trial 2m
@@ -44,7 +44,7 @@ def run(args: argparse.Namespace) -> int:
     """Check, have the daemon load it, and install it unless it is on trial."""
     text = read_text(args.file)
     configuration = parse(text, str(args.file))
-    render.complain(*(f"{args.file}:{finding}" for finding in warnings(configuration, find_lines(text))))
+    output.complain(*(f"{args.file}:{finding}" for finding in warnings(configuration, find_lines(text))))
     config = configuration_path(args).absolute()
     status = ask(default_path(), {"command": "status"})
     if status["trial"] is not None:
@@ -66,14 +66,14 @@ def _apply(args: argparse.Namespace, text: str, installation: Installation) -> N
         raise
     config = installation.config
     if args.trial is not None:
-        render.line(f"on trial for {render.span(answer['left_s'])}: {answer['summary']}")
-        render.line("open a new connection, through a knock, and run `doorward confirm` there;")
-        render.line(f"else the gate before comes back. {config} is as it was until then")
+        output.line(f"on trial for {output.span(answer['left_s'])}: {answer['summary']}")
+        output.line("open a new connection, through a knock, and run `doorward confirm` there;")
+        output.line(f"else the gate before comes back. {config} is as it was until then")
         return
     installation.finish()
     ask(default_path(), {"command": "installed"})
     keep(config)
-    render.line(f"in force: {answer['summary']}; {config} holds it, {installation.before.name} what was there before")
+    output.line(f"in force: {answer['summary']}; {config} holds it, {installation.before.name} what was there before")
 
 
 def _load(args: argparse.Namespace, text: str) -> dict[str, Any]:

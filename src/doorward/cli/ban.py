@@ -5,12 +5,12 @@ from __future__ import annotations
 import argparse
 import time
 
-from doorward.cli import render
-from doorward.daemon.control import ask, default_path
+from doorward.cli import output
+from doorward.daemon.control_socket import ask, default_path
 from doorward.errors import UsageError
-from doorward.gate.bans import ban_of
+from doorward.kernel.ssh_session import ssh_connection
 from doorward.model import parse_address
-from doorward.session import ssh_connection
+from doorward.nftables.ban_sets import ban_of
 
 EXAMPLE = """\
   # doorward ban 203.0.113.9 --for 8h
@@ -36,19 +36,19 @@ def run(args: argparse.Namespace) -> int:
     done = ask(default_path(), request)
     closed = f"; {done['closed']} door{'' if done['closed'] == 1 else 's'} closed to it" if done["closed"] else ""
     connections = f"; {done['cut']} connection{'' if done['cut'] == 1 else 's'} cut" if args.cut else ""
-    render.line(f"{done['ban']} is banned for {render.span(done['for'])}{closed}{connections}")
+    output.line(f"{done['ban']} is banned for {output.span(done['for'])}{closed}{connections}")
     return 0
 
 
 def _list(*, as_json: bool) -> int:
     bans = ask(default_path(), {"command": "bans"})["bans"]
     if as_json:
-        render.as_json([{"address": ban, "until": until_s} for ban, until_s in bans])
+        output.as_json([{"address": ban, "until": until_s} for ban, until_s in bans])
     elif bans:
         now_s = time.time()
-        render.table(("banned", "left"), [(ban, render.span(until_s - now_s)) for ban, until_s in bans])
+        output.table(("banned", "left"), [(ban, output.span(until_s - now_s)) for ban, until_s in bans])
     else:
-        render.line("nobody is banned")
+        output.line("nobody is banned")
     return 0
 
 

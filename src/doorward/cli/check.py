@@ -11,22 +11,22 @@ from contextlib import suppress
 from dataclasses import asdict
 from pathlib import Path
 
-from doorward.cli import render
+from doorward.cli import output
 from doorward.cli.options import add_config, configuration_path
-from doorward.config.chances import Guess
+from doorward.config.diagnostics import nearest
 from doorward.config.files import exposure, read_text, trusted_owners
-from doorward.config.finding import Finding
-from doorward.config.host_remarks import remarks
-from doorward.config.lines import Keys, find_lines, line_of
-from doorward.config.report import nearest
 from doorward.config.schema import Configuration
-from doorward.config.sequences import guesses
-from doorward.config.strength import combinations, warnings
 from doorward.config.toml import parse
-from doorward.daemon import host_facts, last_good, requirements
-from doorward.daemon.control import ask, default_path
-from doorward.daemon.service_user import named_files
+from doorward.config.toml_positions import Keys, find_lines, line_of
+from doorward.daemon import host_lookups, last_good, requirements
+from doorward.daemon.control_socket import ask, default_path
+from doorward.daemon.run_as import named_files
 from doorward.errors import ConfigError, DoorwardError, Fault, HostError
+from doorward.lint.checks import combinations, warnings
+from doorward.lint.finding import Finding
+from doorward.lint.guessing import Guess
+from doorward.lint.host_checks import remarks
+from doorward.lint.sequences import guesses
 
 _PATIENCE_S, _LOOK_S = 60.0, 0.1  # for a load: a million doors take a while
 
@@ -57,7 +57,7 @@ def run(args: argparse.Namespace) -> int:
         text = read_text(path, trusted_owners())
         configuration = parse(text, str(path))
         lines = find_lines(text)
-        findings = warnings(configuration, lines) + remarks(configuration, lines, host_facts.look(configuration))
+        findings = warnings(configuration, lines) + remarks(configuration, lines, host_lookups.look(configuration))
         findings.sort(key=lambda finding: finding.line)
         if any(door.knock for door in configuration.doors) and (exposed := exposure(path)):
             findings.insert(0, Finding("warning", 1, *exposed))
@@ -90,11 +90,11 @@ def _unmet(configuration: Configuration, lines: Mapping[Keys, int], path: Path) 
 
 def _unreadable(path: Path) -> Iterator[Fault | Finding]:
     """Find the files that the unit's user cannot read: as the unit starts it, the daemon would refuse to start."""
-    user, files = host_facts.unreadable([path, *named_files(path)])
+    user, files = host_lookups.unreadable([path, *named_files(path)])
     for file in files:
         what = f"the user {user} cannot read {file}"
         remedy = f"run `chgrp {user} {file}; chmod g+r {file}`"
-        if host_facts.runs_as_unit():
+        if host_lookups.runs_as_unit():
             yield Fault(str(path), 1, f"{what}, so doorward.service cannot start", remedy)
         else:
             yield Finding("warning", 1, f"{what}, so the daemon would stay root", remedy)
@@ -114,15 +114,15 @@ def _about_keys(configuration: Configuration, path: Path) -> Iterator[Fault | Fi
     """Look at each line of authorized_keys, and at what the keys may do."""
     if configuration.signed is None:
         return
-    from doorward.daemon.signed_files import keys_path, read_authorized_keys
-    from doorward.signed import limits
+    from doorward.daemon.key_files import keys_path, read_authorized_keys
+    from doorward.lint import checks
 
     file = keys_path(configuration.signed, path.parent)
     with suppress(DoorwardError):  # which is among the faults already
         keys, faults = read_authorized_keys(file)
         yield from faults
         yield from _unknown_doors(configuration, keys.door_names(), str(file))
-        yield from limits.remarks(keys, len(configuration.doors))
+        yield from checks.remarks(keys, len(configuration.doors))
 
 
 def _unknown_doors(configuration: Configuration, named: Iterable[tuple[str, int]], file: str) -> Iterator[Fault]:
@@ -142,7 +142,7 @@ def _print_json(file: str, configuration: Configuration | None, faults: list[Fau
         "warnings": [{**asdict(finding), "file": finding.file or file} for finding in findings],
         "strength": [_strength(rated) for rated in guesses(configuration)] if configuration else [],
     }
-    render.as_json(answer)
+    output.as_json(answer)
 
 
 def _strength(rated: Guess) -> dict[str, object]:
@@ -157,9 +157,9 @@ def _strength(rated: Guess) -> dict[str, object]:
 
 
 def _print_lines(file: str, configuration: Configuration | None, faults: list[Fault], findings: list[Finding]) -> None:
-    render.complain(*map(str, faults), *(f"{finding.file or file}:{finding}" for finding in findings))
+    output.complain(*map(str, faults), *(f"{finding.file or file}:{finding}" for finding in findings))
     if configuration is not None and not faults:
-        render.line(f"{file}: good: {_summary(configuration, findings)}")
+        output.line(f"{file}: good: {_summary(configuration, findings)}")
 
 
 def _summary(configuration: Configuration, findings: list[Finding]) -> str:

@@ -4,9 +4,9 @@ from __future__ import annotations
 
 import argparse
 
-from doorward.cli import render
+from doorward.cli import output
 from doorward.cli.options import add_config
-from doorward.daemon.control import ask, default_path
+from doorward.daemon.control_socket import ask, default_path
 from doorward.errors import UsageError
 
 EXAMPLE = """\
@@ -27,13 +27,13 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 def run(args: argparse.Namespace) -> int:
     """Ask the daemon to close."""
     if args.fleet:
-        from doorward.cli import fleeting  # with all that speaks to etcd
+        from doorward.cli import fleet  # with all that speaks to etcd
 
         if args.cut:
             raise UsageError("--cut ends connections of this host only; leave it out, or --fleet")
-        return fleeting.close(args)
+        return fleet.close(args)
     request = {"command": "close", "door": args.door, "address": args.address, "cut": args.cut}
     count = ask(default_path(), request)["cut"]
     connections = f"; {count} connection{'' if count == 1 else 's'} cut" if args.cut else ""
-    render.line(f"{args.door} is closed to {args.address}{connections}")
+    output.line(f"{args.door} is closed to {args.address}{connections}")
     return 0

@@ -6,16 +6,16 @@ import argparse
 import sys
 from pathlib import Path
 
-from doorward.automaton.compile import compile_doors
-from doorward.cli import render
+from doorward.cli import output
 from doorward.cli.options import add_config, configuration_path
 from doorward.config.files import read_text
-from doorward.config.lines import find_lines
 from doorward.config.schema import Configuration
-from doorward.config.strength import warnings
 from doorward.config.toml import parse
-from doorward.daemon.loading import compile_configuration, memory_bytes
+from doorward.config.toml_positions import find_lines
+from doorward.core.automaton import compile_doors
+from doorward.daemon.ruleset_loader import compile_configuration, memory_bytes
 from doorward.errors import HostError, UsageError
+from doorward.lint.checks import warnings
 
 EXAMPLE = """\
   # doorward compile -c doorward.toml > doorward.nft
@@ -36,7 +36,7 @@ def run(args: argparse.Namespace) -> int:
     text = read_text(path)
     configuration = parse(text, str(path))
     findings = warnings(configuration, find_lines(text))
-    render.complain(*(f"{path}:{finding}" for finding in findings if finding.level == "warning"))
+    output.complain(*(f"{path}:{finding}" for finding in findings if finding.level == "warning"))
     if args.graph is not None:
         _draw(configuration, args.graph)
     else:
@@ -45,7 +45,7 @@ def run(args: argparse.Namespace) -> int:
 
 
 def _draw(configuration: Configuration, path: Path) -> None:
-    from doorward.diag.automaton_picture import MOST_STATES, states, svg_of
+    from doorward.report.automaton_graph import MOST_STATES, states, svg_of
 
     automaton = compile_doors(configuration.doors)
     if not automaton.machines:

@@ -6,12 +6,12 @@ import argparse
 from contextlib import closing
 from pathlib import Path
 
-from doorward.cli import render
-from doorward.cli.installing import Installation, agree, keep
+from doorward.cli import output
+from doorward.cli.config_install import Installation, agree, keep
 from doorward.cli.options import add_config, configuration_path
-from doorward.daemon.control import ask, default_path
+from doorward.daemon.control_socket import ask, default_path
 from doorward.errors import AnswerNo
-from doorward.session import ssh_connection
+from doorward.kernel.ssh_session import ssh_connection
 
 EXAMPLE = """\
   # doorward confirm
@@ -54,4 +54,4 @@ def _confirm(config: Path, installation: Installation | None = None) -> None:
         installation.finish()
         ask(default_path(), {"command": "installed"})
     keep(config)
-    render.line(f"confirmed: {answer['summary']}")
+    output.line(f"confirmed: {answer['summary']}")

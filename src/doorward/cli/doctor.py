@@ -5,12 +5,12 @@ from __future__ import annotations
 import argparse
 from contextlib import suppress
 
-from doorward.cli import render
+from doorward.cli import output
 from doorward.cli.options import add_config, configuration_path
 from doorward.config.files import exposure, read
 from doorward.doctor import bypasses, firewalls, lockout, running
-from doorward.doctor.facts import daemon_status, gather, off_since
-from doorward.doctor.finding import Finding, Level
+from doorward.doctor.host_state import daemon_status, gather, off_since
+from doorward.doctor.problem import Finding, Level
 from doorward.errors import AnswerNo, DoorwardError
 
 EXAMPLE = """\
@@ -59,7 +59,7 @@ def _emergencies() -> list[Finding]:
 
 def _show(findings: list[Finding], *, as_json: bool) -> None:
     if as_json:
-        render.as_json([finding._asdict() for finding in findings])
+        output.as_json([finding._asdict() for finding in findings])
         return
     for finding in findings:
         _print(finding)
@@ -67,10 +67,10 @@ def _show(findings: list[Finding], *, as_json: bool) -> None:
 
 def _print(finding: Finding) -> None:
     if finding.level is Level.OK:
-        render.line(f"ok: {finding.where}: {finding.what}")
+        output.line(f"ok: {finding.where}: {finding.what}")
         return
-    render.line(f"{finding.level}: {finding.where}")
+    output.line(f"{finding.level}: {finding.where}")
     for text in filter(None, (finding.what, finding.remedy)):
-        render.line(f"    {text}")
+        output.line(f"    {text}")
     for command in finding.commands:
-        render.line(f"      # {command}")
+        output.line(f"      # {command}")

@@ -11,26 +11,25 @@ from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import BinaryIO
 
-from doorward.capture.links import Links
-from doorward.capture.live import LiveCapture
-from doorward.capture.pcap import CaptureFile
-from doorward.cli import explain_text, render
+from doorward.cli import explain_output, output
 from doorward.cli.options import add_config, configuration_path
 from doorward.config.duration import parse_duration_ms
 from doorward.config.files import read
 from doorward.daemon import bans
 from doorward.daemon.bans import read_bans
+from doorward.daemon.ledger import ledger_path, read_records
 from doorward.errors import HostError, MalformedError, UsageError
-from doorward.explain.conclusion import Conclusion
-from doorward.explain.hosts import hosts_of
-from doorward.explain.house import House, house_of
-from doorward.explain.past import conclude_records, with_ban
-from doorward.explain.recording import MOST_KEPT, Recording
-from doorward.explain.report import MOST_FOR_PROGRAMS, MOST_SHOWN, Report, report
-from doorward.explain.traces import Traces
-from doorward.gate.bans import ban_of
-from doorward.ledger import ledger_path, read_records
+from doorward.explain.align import Conclusion
+from doorward.explain.collect import MOST_KEPT, Recording
+from doorward.explain.compiled_config import House, house_of
+from doorward.explain.history import conclude_records, with_ban
+from doorward.explain.sources import Traces, hosts_of
+from doorward.explain.summary import MOST_FOR_PROGRAMS, MOST_SHOWN, Report, report
+from doorward.kernel.interfaces import Links
+from doorward.kernel.live_capture import LiveCapture
 from doorward.model import Address, parse_address, places_of
+from doorward.nftables.ban_sets import ban_of
+from doorward.packets.pcap import CaptureFile
 
 EXAMPLE = """\
   # doorward explain knock.pcap    # made by `tcpdump -i any -w knock.pcap`
@@ -79,15 +78,15 @@ def _address(option: str, text: str) -> Address:
 
 def _past(args: argparse.Namespace, address: Address) -> int:
     records = list(read_records(ledger_path(), 0.0, MOST_RECORDS, args.door, places_of(address)))
-    conclusion = _unless_banned(address, conclude_records(str(address), records, time.time(), render.moment))
-    explain_text.print_past(address, records, conclusion, as_json=args.json)
+    conclusion = _unless_banned(address, conclude_records(str(address), records, time.time(), output.moment))
+    explain_output.print_past(address, records, conclusion, as_json=args.json)
     return 0 if conclusion.opened else 1
 
 
 def _unless_banned(address: Address, conclusion: Conclusion) -> Conclusion:
     """Give the conclusion, or that the address is banned: then its knocks are not looked at."""
     until_s = read_bans(ledger_path().with_name(bans.NAME)).get(ban_of(address), 0.0)
-    return with_ban(conclusion, str(address), until_s, render.moment) if until_s > time.time() else conclusion
+    return with_ban(conclusion, str(address), until_s, output.moment) if until_s > time.time() else conclusion
 
 
 def _house(args: argparse.Namespace) -> tuple[House, int | None]:
@@ -127,7 +126,7 @@ def _file(args: argparse.Namespace) -> int:
     traces = Traces(house, hosts.__contains__)
     traces.take_all(recording.seen)
     for note in notes:
-        render.complain(f"doorward: {args.what}: {note}")
+        output.complain(f"doorward: {args.what}: {note}")
     most = MOST_FOR_PROGRAMS if args.json else MOST_SHOWN
     found = report(house, traces, hosts, hosts.__contains__, source=source, door=door, most=most)
     return _print(args, house, found, recording, hosts)
@@ -159,7 +158,7 @@ def _hosts(args: argparse.Namespace, recording: Recording, house: House) -> froz
 
 def _print(args: argparse.Namespace, house: House, found: Report, recording: Recording, hosts: frozenset[bytes]) -> int:
     began_s = (recording.began_ns or 0) / 1e9
-    explain_text.print_report(house, found, began_s, hosts, whole=args.source is not None, as_json=args.json)
+    explain_output.print_report(house, found, began_s, hosts, whole=args.source is not None, as_json=args.json)
     return 0 if any(told.conclusion.opened for told in found.told) else 1
 
 
@@ -171,21 +170,21 @@ def _live(args: argparse.Namespace, address: Address) -> int:
         traces = Traces(house, capture.is_local)
         ends = "Ctrl-C ends it" if args.for_ is None else f"for {args.for_}"
         with _on_interrupt(capture.end):
-            render.complain(f"doorward: watching {address}; {ends}")
+            output.complain(f"doorward: watching {address}; {ends}")
             for packet in capture.packets(time.monotonic() + seconds):
                 seen = recording.take_packet(packet.network, packet.at_ns)
                 step = traces.take(seen) if seen else None
                 if step is not None and not args.json:
-                    explain_text.print_step(house, step, address)
+                    explain_output.print_step(house, step, address)
                 if recording.is_full:
                     break
         for note in _notes(recording):
-            render.complain(f"doorward: {note}")
+            output.complain(f"doorward: {note}")
         found = report(house, traces, frozenset(), capture.is_local, source=address, door=door)
     told = tuple(each._replace(conclusion=_unless_banned(address, each.conclusion)) for each in found.told)
     found = found._replace(told=told)
     began_s = (recording.began_ns or 0) / 1e9
-    explain_text.print_live(house, found, began_s, as_json=args.json)
+    explain_output.print_live(house, found, began_s, as_json=args.json)
     return 0 if any(told.conclusion.opened for told in found.told) else 1
 
 

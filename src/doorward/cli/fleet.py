@@ -3,10 +3,92 @@
 from __future__ import annotations
 
 import argparse
+from collections.abc import Iterator
+from contextlib import contextmanager
+from typing import Any
 
-from doorward.cli import render
-from doorward.cli.fleeting import office
-from doorward.cli.options import add_config
+from doorward.cli import output
+from doorward.cli.options import add_config, configuration_path
+from doorward.config.files import read
+from doorward.errors import AnswerNo, UsageError
+from doorward.fleet.admin import Gate, Office, key_of
+from doorward.fleet.etcd import Etcd, read_access
+
+_HEAD = ("gate", "state", "openings", "behind", "answered in", "clock")
+
+
+@contextmanager
+def office(args: argparse.Namespace) -> Iterator[Office]:
+    """Give the fleet that a configuration names; UsageError where it names none."""
+    path = configuration_path(args)
+    configuration = read(path)
+    if configuration.fleet is None:
+        raise UsageError(f"{path}: there is no [fleet]; write that table, or leave --fleet out")
+    etcd = Etcd(read_access(configuration.fleet, path.parent, configuration.gate.name or ""))
+    try:
+        yield Office(etcd, configuration.fleet.name)
+    finally:
+        etcd.close()
+
+
+def status(args: argparse.Namespace) -> int:
+    """Show each gate, and what is open in the whole fleet."""
+    with office(args) as asked:
+        gates, openings = asked.roll_call(), asked.openings()
+    if args.json:
+        output.as_json([_described(gate) for gate in gates])
+        return 0
+    output.table(_HEAD, [_row(gate) for gate in gates])
+    up = sum(gate.state == "up" for gate in gates)
+    output.line(f"fleet {asked.fleet}: {up} of {len(gates)} gates up, {len(openings)} open")
+    return 0
+
+
+def close(args: argparse.Namespace) -> int:
+    """Close a door to an address at every gate, whichever of them has it open."""
+    key = key_of(args.door, args.address)
+    with office(args) as asked:
+        if not asked.close(key):
+            raise AnswerNo(
+                f"{args.door} is open to {args.address} at no gate; `doorward status --fleet` tells which are in touch"
+            )
+    output.line(f"{args.door} is closed to {args.address} in the whole fleet")
+    return 0
+
+
+def log(args: argparse.Namespace, since_s: float) -> int:
+    """Print the record of all gates."""
+    is_narrow = bool(args.door or args.address or since_s)
+    with office(args) as asked:
+        rows = asked.records(0 if is_narrow else args.last)
+    chosen = [row for row in rows if _is_asked(row, args, since_s)][-args.last :]
+    for row in chosen:
+        if args.json:
+            output.as_json(row)
+        else:
+            what = f"{row['door']}: {row['words']}" if row["door"] else row["words"]
+            moment = output.moment(row["at_ms"] / 1000)
+            output.line(f"{moment}  {row['gate']:<10}  {row['event']:<7}  {row['address']:<15}  {what}")
+    return 0
+
+
+def _is_asked(row: dict[str, Any], args: argparse.Namespace, since_s: float) -> bool:
+    is_door = args.door in (None, row["door"])
+    return is_door and args.address in (None, row["address"]) and row["at_ms"] >= since_s * 1000
+
+
+def _row(gate: Gate) -> tuple[str, ...]:
+    if gate.state != "up":
+        return (gate.name, gate.state, *[""] * (len(_HEAD) - 2))
+    answer = gate.answer
+    words = [str(answer.get(key, "?")) for key in ("openings", "behind")]
+    return (gate.name, gate.state, *words, f"{gate.took_ms}ms", f"{gate.offset_ms:+d}ms ±{-(-gate.took_ms // 2)}ms")
+
+
+def _described(gate: Gate) -> dict[str, Any]:
+    own = {"gate": gate.name, "state": gate.state, "took_ms": gate.took_ms, "offset_ms": gate.offset_ms}
+    return own | gate.answer
+
 
 EXAMPLE = """\
   # doorward fleet forget edge-1    # its host is gone
@@ -25,5 +107,5 @@ def run(args: argparse.Namespace) -> int:
     """Remove a gate from the fleet's members."""
     with office(args) as fleet:
         fleet.forget(args.gate)
-    render.line(f"{args.gate} is forgotten; if its daemon starts again, it is listed again")
+    output.line(f"{args.gate} is forgotten; if its daemon starts again, it is listed again")
     return 0

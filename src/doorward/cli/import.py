@@ -8,13 +8,14 @@ import socket
 import sys
 from pathlib import Path
 
-from doorward.cli import render
-from doorward.config import convert, convert_fwknop, fwknop, knockd
-from doorward.config.convert import Converted
-from doorward.config.dialect import Dialect, dialect_of
+from doorward.cli import output
+from doorward.config import knockd
 from doorward.errors import UsageError
+from doorward.importer import from_fwknop, from_knockd, fwknop_conf
+from doorward.importer.dialect import Dialect, dialect_of
+from doorward.importer.from_knockd import Converted
+from doorward.init.install import write
 from doorward.model import Port, Protocol
-from doorward.setup.files import write
 
 MAX_BYTES = 16 << 20
 
@@ -49,11 +50,11 @@ def run(args: argparse.Namespace) -> int:
     """Print the same doors as doorward.toml."""
     converted = _converted(_read(args.file), args.file, args.dialect)
     if args.output is None:
-        render.line(*converted.toml.removesuffix("\n").split("\n"))
+        output.line(*converted.toml.removesuffix("\n").split("\n"))
         sys.stdout.flush()
     else:
         _write_new(args.output, converted.toml)
-    render.complain(*(f"doorward import: {note}" for note in converted.notes))
+    output.complain(*(f"doorward import: {note}" for note in converted.notes))
     return 0
 
 
@@ -62,8 +63,8 @@ def _converted(text: str, path: Path, named: str | None) -> Converted:
     if dialect is None:
         raise UsageError(f"{path}: no line of it is one of knockd.conf or access.conf; name the file, or say --from")
     if dialect == Dialect.KNOCKD:
-        return convert.convert(knockd.parse(text, file), file, _service)
-    return convert_fwknop.convert(fwknop.parse(text, file), file, _service, _port_name)
+        return from_knockd.convert(knockd.parse(text, file), file, _service)
+    return from_fwknop.convert(fwknop_conf.parse(text, file), file, _service, _port_name)
 
 
 def _read(path: Path) -> str:

@@ -4,29 +4,265 @@ from __future__ import annotations
 
 import argparse
 import secrets
+import shlex
+from collections.abc import Callable, Iterable
 from dataclasses import replace
+from ipaddress import ip_address
 from pathlib import Path
+from typing import NamedTuple, TypeVar
 
-from doorward.cli import deciding, telling
-from doorward.cli.options import add_config, configuration_path
-from doorward.cli.render import line
-from doorward.config.files import read
+from doorward.cli import options, qr
+from doorward.cli.options import add_config, ask, configuration_path
+from doorward.cli.output import line
+from doorward.client.link_uri import format_link
+from doorward.config.files import default_path, read
 from doorward.config.schema import Configuration, Mode
 from doorward.config.toml import parse
-from doorward.doctor.facts import gather
+from doorward.doctor.host_state import gather
 from doorward.errors import UsageError
-from doorward.model import Port
-from doorward.setup import files, host, keys, marks, planning
-from doorward.setup.host import Host
-from doorward.setup.keys import Found
-from doorward.setup.planning import Plan, Wanted
+from doorward.init import client_setup, config_writer, install, survey
+from doorward.init.config_writer import Plan, Wanted
+from doorward.init.install import Found
+from doorward.init.survey import USUAL_SSH, Host
+from doorward.model import DEFAULT_SIGNED_PORT, Port, Protocol
+from doorward.verify.port_set import numbers_of, ranges_of
+
+Answer = TypeVar("Answer")
+_NONE = "none"
+_YES, _NO = "yes", "no"
+
+
+class Decision(NamedTuple):
+    """The plan, yet without sequences, whose keys may knock, whether to choose sequences, and the host's address."""
+
+    plan: Plan
+    who: Found | None
+    has_sequences: bool
+    address: str
+
+
+def decide(args: argparse.Namespace, here: Host) -> Decision:
+    """Take each answer from its option, or ask for it; with --yes take what the host suggests."""
+    if not (args.yes or options.is_terminal()):
+        raise UsageError("there is no terminal to ask on; add --yes, and answers as options (`doorward init --help`)")
+    doors = _doors(args, here)
+    question = "Mode: guard hides these ports, stealth all that is not public"
+    mode = _answer(args, args.mode, question, Mode.GUARD, _mode)
+    if args.public is not None and mode is not Mode.STEALTH:
+        raise UsageError(
+            f"--public is for mode stealth, and mode {mode} leaves ports as they are; leave one of the two out"
+        )
+    public = _deciding_public(args, here, doors) if mode is Mode.STEALTH else ()
+    who = None if args.no_signed else _who(args)
+    has_sequences = who is None or _has_sequences(args)
+    address = address_of(args, here, is_asked=True)
+    return Decision(Plan(mode, doors, public, signed=not args.no_signed), who, has_sequences, address)
+
+
+def unused_options(args: argparse.Namespace) -> list[str]:
+    """Name the options of the call that say something of a new file."""
+    options = {
+        "--mode": args.mode,
+        "--door": args.doors,
+        "--public": args.public,
+        "--sequence": args.sequence,
+        "--no-signed": args.no_signed,
+    }
+    return [name for name, value in options.items() if value]
+
+
+def address_of(args: argparse.Namespace, here: Host, *, is_asked: bool = False) -> str:
+    """Give the name or address that clients use: as told, or the one that the host has."""
+    default = str(here.address() or survey.host_name())
+    if args.address is None and not is_asked:
+        return default
+    return _answer(args, args.address, "Name or address that clients use", default, client_setup.checked_address)
+
+
+def _answer(
+    args: argparse.Namespace, option: str | None, question: str, default: str, parse: Callable[[str], Answer]
+) -> Answer:
+    if option is not None or args.yes:
+        return parse(default if option is None else option)
+    return ask(question, default, parse)
+
+
+def _doors(args: argparse.Namespace, here: Host) -> tuple[Wanted, ...]:
+    ssh = here.ssh()
+    default = str(Wanted("ssh", ssh)) if ssh else ""
+    if args.yes and not args.doors and not ssh:
+        raise UsageError("no SSH server was found here; name what is to be hidden: --door NAME=PORTS")
+    option = " ".join(args.doors) if args.doors else None
+    question = "Doors, each NAME=PORTS, with blanks between" if ssh else "Doors, each NAME=PORTS, like db=5432/tcp"
+    return _answer(args, option, question, default, lambda text: config_writer.parse_doors(text.split()))
+
+
+def _mode(text: str) -> Mode:
+    try:
+        return Mode(text)
+    except ValueError:
+        raise UsageError(f"{text[:40]!r} is no mode; write one of {', '.join(Mode)}") from None
+
+
+def _deciding_public(args: argparse.Namespace, here: Host, doors: tuple[Wanted, ...]) -> tuple[Port, ...]:
+    def parse(text: str) -> tuple[Port, ...]:
+        public = () if text == _NONE else config_writer.parse_public(text)
+        for port in public:
+            if port == DEFAULT_SIGNED_PORT or any(port in door.opens for door in doors):
+                raise UsageError(f"{port} cannot be public: a door opens it, or signed knocks go there; leave it out")
+        return public
+
+    default = ",".join(map(str, config_writer.public_of(here, doors))) or _NONE
+    return _answer(args, args.public, "Ports that everybody reaches", default, parse)
+
+
+def own_keys(args: argparse.Namespace) -> Found | None:
+    """Give the keys of the file that the call names, or the operator's own; None: there are none."""
+    if args.authorized_keys is not None:
+        return _found(args.authorized_keys)
+    return install.first_keys(survey.key_files())
+
+
+def _who(args: argparse.Namespace) -> Found | None:
+    """Give the keys of those who may send signed knocks; None: nobody yet."""
+    first = own_keys(args)
+    if args.yes or args.authorized_keys is not None:
+        return first
+    question = "Who may knock by SSH key: a file of public keys, or none"
+    return ask(question, str(first.path) if first else _NONE, _found)
+
+
+def _has_sequences(args: argparse.Namespace) -> bool:
+    """Return whether a port sequence, too, opens doors that SSH keys open."""
+    question = "A port sequence too, for clients without a key (anyone who sees it can repeat it): yes or no"
+    return _answer(args, _YES if args.sequence else None, question, _NO, _yes_or_no)
+
+
+def _yes_or_no(text: str) -> bool:
+    if text not in (_YES, _NO):
+        raise UsageError(f"{text[:40]!r} is not an answer; write {_YES} or {_NO}")
+    return text == _YES
+
+
+def _found(text: str) -> Found | None:
+    if text == _NONE:
+        return None
+    found = install.read_keys(Path(text).expanduser().absolute())
+    if not found.lines:
+        raise UsageError(f"{found.path}: no line holds a key that signed knocks take; name another file")
+    return found
+
+
+_TRIAL = "5m"
+_ENDS = "ends by itself, unless confirmed"
+_ENABLE = "systemctl enable --now doorward-gate doorward"
+_WITH_SEQUENCE = "keep it secret: it holds a port sequence, and anyone who knows that can knock"
+_WITH_KEY = "not a secret: with the server's public key anyone can have the gate check a packet, and no more"
+_UNITS = [Path(folder, "doorward.service") for folder in ("/etc/systemd/system", "/usr/lib/systemd/system")]
+
+
+def describe(here: Host) -> None:
+    """Show who listens, and where the host is reached."""
+    session = here.session.destination_port if here.session is not None else 0
+    line("this host, as others reach it:")
+    for port, program in here.services:
+        is_way_in = port.protocol is Protocol.TCP and port.number == session
+        line(f"  {port!s:<10} {program:<16}{'you are logged in by it' if is_way_in else ''}".rstrip())
+    if not here.services:
+        line("  nothing listens")
+    for local in here.network.locals:
+        if not (local.address.is_loopback or local.address.is_link_local or local.interface == "lo"):
+            line(f"  {local.interface:<10} {local.address.ip}")
+    line("")
+
+
+def tell_clients(configuration: Configuration, folder: Path, address: str, name: str, *, as_qr: bool) -> None:
+    """Print what clients need: the command with the link, and what it writes."""
+    key = install.told_key(configuration, folder)
+    doors, others = client_setup.doors_of(configuration, signed=key is not None)
+    if not doors:
+        line(
+            "",
+            "no client can knock yet: write public keys into authorized_keys, or a `knock` for a door, and call this",
+            "again",
+        )
+        return
+    link = client_setup.link_of(configuration, key, address, doors)
+    text = format_link(link)
+    line("", f"on each client ({_WITH_SEQUENCE if any(ports for _, ports in link.doors) else _WITH_KEY}):", "")
+    knocks = ssh_port(configuration) is not None
+    line(f"  doorward add {shlex.quote(text)} --name {shlex.quote(name)}{' --ssh' if knocks else ''}")
+    also = f"tells ssh to knock at {name}, and " if knocks else ""
+    line("", f"which {also}writes into ~/.config/doorward/hosts.toml:", "")
+    for row in client_setup.hosts_table(name, link).splitlines():
+        line(f"  {row}")
+    if _is_private(address):
+        line("", f"{address} is an address of a private network: for clients elsewhere call this with --address")
+    if configuration.signed is not None and key is None:
+        who = install.who_may_knock(configuration, folder)
+        line("", f"nobody may send signed knocks yet: write public keys into {who}, and call this again")
+    if others:
+        line("", f"{others:,} doors more do not fit in the link; `doorward share DOOR` tells of each")
+    if as_qr:
+        line("")
+        qr.draw(text)
+
+
+def _is_private(address: str) -> bool:
+    try:
+        return not ip_address(address).is_global
+    except ValueError:  # a name
+        return False
+
+
+def tell_next(configuration: Configuration, path: Path, name: str, public: Iterable[Port]) -> None:
+    """Print the three commands that come next, and how to see what strangers see; `public` is meant to be seen."""
+    is_usual = path == default_path().absolute()
+    where = "" if is_usual else f" -c {shlex.quote(str(path))}"
+    has_units = is_usual and any(unit.exists() for unit in _UNITS)
+    door, called = configuration.doors[0], shlex.quote(name)
+    port = next((port.number for port in door.opens if port.protocol is Protocol.TCP), None)
+    here = {f"doorward doctor{where}": "what would lock you out, and what is in the way"}
+    here |= {_ENABLE: "now, and at every boot"} if has_units else {f"doorward run --trial {_TRIAL}{where}": _ENDS}
+    ssh = ssh_port(configuration) if has_units else None
+    knock = f"doorward knock {called} {door.name}" + (f" --wait {port}" if port else "")
+    here[_ssh(called, ssh) if ssh else knock] = "on the client"
+    width = max(map(len, here))
+    line("", "next:", "")
+    for command, remark in here.items():
+        line(f"  {command:<{width}}  # {remark}")
+    if has_units:
+        line("", "Stay logged in here until that has worked: what is connected stays connected. Or try it first:")
+        line(f"`doorward run --trial {_TRIAL}` in place of the second command {_ENDS}.")
+    else:
+        line("", "If the knock lets you in, run `doorward confirm` there.")
+    if configuration.gate.mode is not Mode.OBSERVE:
+        words = f" --port {port}" if port else ""
+        words += " --guard" if configuration.gate.mode is Mode.GUARD else ""
+        seen = ",".join(ranges_of(numbers_of(public, Protocol.TCP)))
+        words += f" --expect {seen}" if seen else ""
+        line(f"And what a stranger sees, from the client: doorward verify {called} {door.name}{words}")
+
+
+def ssh_port(configuration: Configuration) -> int | None:
+    """Give the port of SSH, where `doorward proxy` finds its door by itself; None: no door is that of SSH."""
+    for door in configuration.doors:
+        is_named = door.name == "ssh" or (len(configuration.doors) == 1 and USUAL_SSH in door.opens)
+        if is_named and (port := next((port for port in door.opens if port.protocol is Protocol.TCP), None)):
+            return port.number
+    return None
+
+
+def _ssh(called: str, port: int) -> str:
+    return f"ssh {called}" if port == USUAL_SSH.number else f"ssh -p {port} {called}"
+
 
 EXAMPLE = """\
   # doorward init          # asks, and Enter takes what stands in brackets
   # doorward init --yes    # asks nothing: SSH's port, mode guard, your SSH keys
   # doorward init --yes --mode stealth --door ssh=22 --door db=5432/tcp
 nothing is overwritten: called again, it prints what clients need once more"""
-_NOBODY = f"{keys.HEAD}# Nobody yet. The key of a client stands in its ~/.ssh/id_*.pub.\n"
+_NOBODY = f"{install.HEAD}# Nobody yet. The key of a client stands in its ~/.ssh/id_*.pub.\n"
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -60,18 +296,18 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 def run(args: argparse.Namespace) -> int:
     """Write what is missing, and print what clients need."""
     path = configuration_path(args).absolute()
-    here = host.look()
-    name = args.name or host.host_name()
+    here = survey.look()
+    name = args.name or survey.host_name()
     if path.exists():
-        configuration, address = read(path), deciding.address_of(args, here)
+        configuration, address = read(path), address_of(args, here)
         line(f"{path} is there already, and stays as it is")
-        if unused := deciding.unused(args):
+        if unused := unused_options(args):
             line(f"{', '.join(unused)}: for a new file only; edit this one, or move it away")
-        _write_signed(configuration, path, None if configuration.signed is None else deciding.own_keys(args))
+        _write_signed(configuration, path, None if configuration.signed is None else own_keys(args))
     else:
         configuration, address = _make(args, here, path)
-    telling.tell_clients(configuration, path.parent, address, name, as_qr=args.qr)
-    telling.tell_next(configuration, path, name, _public(configuration, here))
+    tell_clients(configuration, path.parent, address, name, as_qr=args.qr)
+    tell_next(configuration, path, name, _public(configuration, here))
     return 0
 
 
@@ -79,19 +315,19 @@ def _public(configuration: Configuration, here: Host) -> tuple[Port, ...]:
     """Give the ports that strangers see, as they are meant to."""
     if configuration.gate.mode is Mode.STEALTH:
         return configuration.gate.public
-    return planning.public_of(here, [Wanted(door.name, door.opens) for door in configuration.doors])
+    return config_writer.public_of(here, [Wanted(door.name, door.opens) for door in configuration.doors])
 
 
 def _make(args: argparse.Namespace, here: Host, path: Path) -> tuple[Configuration, str]:
     """Ask, choose and write; gives the configuration, and the address that clients use."""
-    telling.describe(here)
-    plan, who, has_sequences, address = deciding.decide(args, here)
+    describe(here)
+    plan, who, has_sequences, address = decide(args, here)
     if has_sequences:
-        plan = planning.with_sequences(plan, here, secrets.randbelow)
+        plan = config_writer.with_sequences(plan, here, secrets.randbelow)
     programs = {service.port: service.program for service in here.services}
     plan, configuration = _beside_firewalls(plan, path, programs)
     _write_signed(configuration, path, who)
-    if not files.write(path, planning.text_of(plan, programs)):
+    if not install.write(path, config_writer.text_of(plan, programs)):
         raise UsageError(f"{path} was written by somebody else in the meantime; call this again")
     line(f"wrote {path}: mode {plan.mode}, doors {', '.join(map(str, plan.doors))}")
     return configuration, address
@@ -99,19 +335,21 @@ def _make(args: argparse.Namespace, here: Host, path: Path) -> tuple[Configurati
 
 def _beside_firewalls(plan: Plan, path: Path, programs: dict[Port, str]) -> tuple[Plan, Configuration]:
     """Look at other firewalls, and mark what is open where one of them must be told."""
-    configuration = parse(planning.text_of(plan, programs), str(path))
+    configuration = parse(config_writer.text_of(plan, programs), str(path))
     facts = gather(replace(configuration, signed=None), path.parent)  # its files are not there yet
-    mark = marks.mark_for(configuration, facts)
+    mark = config_writer.mark_for(configuration, facts)
     if mark is None:
         return plan, configuration
-    line(f"another firewall drops what doors are to open ({', '.join(marks.names(facts))}): what is open gets the mark")
+    line(
+        f"another firewall drops what doors are to open ({', '.join(config_writer.names(facts))}): what is open gets the mark"
+    )
     line(f"{mark}, and `doorward doctor` says how that firewall learns of it", "")
     plan = plan._replace(accept_mark=mark)
-    return plan, parse(planning.text_of(plan, programs), str(path))
+    return plan, parse(config_writer.text_of(plan, programs), str(path))
 
 
 def _write_signed(configuration: Configuration, path: Path, who: Found | None) -> None:
     for fault in who.faults if who is not None else ():
         line(f"left out: {fault}")
-    for made in files.write_signed(configuration, path.parent, _NOBODY if who is None else who.text):
+    for made in install.write_signed(configuration, path.parent, _NOBODY if who is None else who.text):
         line(f"wrote {made}")

@@ -7,14 +7,14 @@ import os
 import stat
 from pathlib import Path
 
-from doorward import durable
 from doorward.cli.options import add_config, configuration_path
-from doorward.cli.render import complain, line
+from doorward.cli.output import complain, line
 from doorward.config.files import read
-from doorward.daemon.privileges import service_identity
-from doorward.daemon.signed_files import is_there, key_path, read_private_key
-from doorward.durable import Access
+from doorward.daemon.key_files import is_there, key_path, read_private_key
 from doorward.errors import HostError, UsageError
+from doorward.kernel import atomic_file
+from doorward.kernel.atomic_file import Access
+from doorward.kernel.privileges import service_identity
 from doorward.signed.server_key import SUITES, X25519, new_private_text
 
 EXAMPLE = """\
@@ -61,8 +61,8 @@ def run(args: argparse.Namespace) -> int:
 def _make(path: Path, config: Path, text: str) -> None:
     """Write the key, whole and for good, unless somebody else has in the meantime."""
     try:
-        durable.make_folders(path.parent, 0o700)
-        is_made = durable.create(path, text, _access(path.parent.stat(), config.stat()))
+        atomic_file.make_folders(path.parent, 0o700)
+        is_made = atomic_file.create(path, text, _access(path.parent.stat(), config.stat()))
     except OSError as error:
         raise HostError(f"{error.filename or path}: {error.strerror}; call this as who may write there") from None
     if is_made:

@@ -4,9 +4,9 @@ from __future__ import annotations
 
 import argparse
 
-from doorward.cli import knocking
-from doorward.cli.knocking import Aim, Knock, aim, knocker, only_door, port_of, seconds, targets_of, tell
-from doorward.client.knock import DEFAULT_DELAY_S, Reply, Target, knock_until_open
+from doorward.cli import knock_options
+from doorward.cli.knock_options import Aim, Knock, aim, knocker, only_door, port_of, seconds, targets_of, tell
+from doorward.client.sequence import DEFAULT_DELAY_S, Reply, Target, knock_until_open
 from doorward.errors import AnswerNo, UsageError
 from doorward.model import Port, Protocol
 
@@ -32,7 +32,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--wait", metavar="PORT", help="knock until this port answers; exit status 1 if never")
     parser.add_argument("--timeout", metavar="TIME", help="how long --wait tries (default: 30s)")
     parser.add_argument("-v", "--verbose", action="store_true", help="print each packet sent")
-    knocking.add_arguments(parser)
+    knock_options.add_arguments(parser)
     parser.add_argument("--dump", action="store_true", help="print a signed knock's fields, and send nothing")
     parser.add_argument("--json", action="store_true", help="with --dump: one JSON object a packet")
 
@@ -61,7 +61,7 @@ def run(args: argparse.Namespace) -> int:
 def _dump(args: argparse.Namespace, there: Aim) -> int:
     if there.sequence:
         raise UsageError("--dump shows a signed knock, and this is a sequence; add --server-key KEY, or use -v")
-    from doorward.cli.signing import dump
+    from doorward.cli.signed_options import dump
 
     dump(there, targets_of(there, args.family), as_json=args.json)
     return 0
@@ -79,7 +79,7 @@ def _awaited(text: str | None) -> Port | None:
 def _wait(
     args: argparse.Namespace, there: Aim, awaited: Port, timeout_s: float, knock: Knock, targets: list[Target]
 ) -> None:
-    from doorward.client.reach import try_port  # only those who wait need it
+    from doorward.client.connector import try_port  # only those who wait need it
 
     def visit(reached: list[Target], patience_s: float) -> Reply:
         replies = set()

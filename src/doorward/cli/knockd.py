@@ -15,7 +15,7 @@ from doorward.errors import DoorwardError, HostError
 from doorward.escape import visible
 
 if TYPE_CHECKING:
-    from doorward.knockd.output import Output
+    from doorward.knockd.knockd_log import Output
 
 _SHORT = "vDdli:c:p:g:hV4"
 _LONG = {
@@ -86,10 +86,10 @@ def _parse(words: list[str]) -> Call:
 def _serve(call: Call) -> int:
     from doorward.config.files import read_text, trusted_owners
     from doorward.config.knockd import DEFAULT_PID_FILE, parse
-    from doorward.knockd.app import Knockd, Settings
+    from doorward.daemon.ledger import open_ledger
     from doorward.knockd.engine import open_engine
-    from doorward.knockd.output import Output
-    from doorward.ledger import open_ledger
+    from doorward.knockd.knockd_daemon import Knockd, Settings
+    from doorward.knockd.knockd_log import Output
 
     values = call.values
     folder = Path.cwd()
@@ -124,8 +124,8 @@ def _serve(call: Call) -> int:
 
 def _own_ledger() -> Path:
     """Return the path of the ledger; HostError where another user could lead root elsewhere by a link there."""
-    from doorward.daemon.service_user import refuse_foreign, refuse_shared
-    from doorward.ledger import ledger_path, make_directory, parts_of
+    from doorward.daemon.ledger import ledger_path, make_directory, parts_of
+    from doorward.daemon.run_as import refuse_foreign, refuse_shared
 
     path = ledger_path(_STATE).with_name("knockd.sqlite3")
     make_directory(path)

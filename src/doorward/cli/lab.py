@@ -10,10 +10,10 @@ import sys
 import tempfile
 from pathlib import Path
 
-from doorward.cli import render
+from doorward.cli import output
 from doorward.errors import HostError, UsageError
-from doorward.lab import Lab, remove
-from doorward.lab_story import Story
+from doorward.lab.demo import Story
+from doorward.lab.topology import Lab, remove
 
 EXAMPLE = """\
   # doorward lab
@@ -65,13 +65,13 @@ def run(args: argparse.Namespace) -> int:
 def _say_how_to_enter(lab: Lab, folder: Path) -> None:
     environment = Story.environment(folder)
     words = " ".join(f"{name}={shlex.quote(value)}" for name, value in environment.items())
-    render.line("", "The hosts stay, and the daemon and the greeter run on.")
+    output.line("", "The hosts stay, and the daemon and the greeter run on.")
     for host in lab.hosts:
         role = host.namespace.rpartition("-")[2]
-        render.line(
+        output.line(
             f"  {role:<9} ip netns exec {host.namespace} env {words} PATH={Path(sys.executable).parent}:$PATH bash"
         )
-    render.line(f"  remove    {sys.argv[0] if os.sep in sys.argv[0] else 'doorward'} lab --remove {lab.name}")
+    output.line(f"  remove    {sys.argv[0] if os.sep in sys.argv[0] else 'doorward'} lab --remove {lab.name}")
 
 
 def _remove(name: str) -> int:

@@ -4,10 +4,10 @@ from __future__ import annotations
 
 import argparse
 
-from doorward.cli import render
+from doorward.cli import output
 from doorward.cli.options import add_config, since_s
+from doorward.daemon.ledger import Record, ledger_path, read_records
 from doorward.errors import UsageError
-from doorward.ledger import Record, ledger_path, read_records
 from doorward.model import parse_address, places_of
 
 EXAMPLE = """\
@@ -33,17 +33,17 @@ def run(args: argparse.Namespace) -> int:
     if args.last < 1:
         raise UsageError(f"--last: {args.last} lines are none; write 1 or more")
     if args.fleet:
-        from doorward.cli import fleeting  # with all that speaks to etcd
+        from doorward.cli import fleet  # with all that speaks to etcd
 
-        return fleeting.log(args, since_s(args.since))
+        return fleet.log(args, since_s(args.since))
     for record in read_records(ledger_path(), since_s(args.since), args.last, args.door, _places(args.address)):
         if args.json:
-            render.as_json(
+            output.as_json(
                 {"at": record.at_s, "event": record.event, "door": record.door, "address": record.address}
                 | record.detail
             )
         else:
-            render.line(text_of(record))
+            output.line(text_of(record))
     return 0
 
 
@@ -56,7 +56,7 @@ def _places(text: str | None) -> list[str] | None:
 
 def text_of(record: Record) -> str:
     """Write a record on one line."""
-    return f"{render.moment(record.at_s)}  {record.event:<7}  {record.address:<15}  {_detail(record)}"
+    return f"{output.moment(record.at_s)}  {record.event:<7}  {record.address:<15}  {_detail(record)}"
 
 
 def _detail(record: Record) -> str:
@@ -65,9 +65,9 @@ def _detail(record: Record) -> str:
         return f"{record.door}: {detail['reason']}" if record.door else str(detail["reason"])
     if record.event == "banned":
         ended_s = detail["ended"]
-        ended = "" if ended_s is None else f"; ended after {render.span(ended_s - record.at_s)}"
-        return f"until {render.moment(detail['until'])}{ended}"
+        ended = "" if ended_s is None else f"; ended after {output.span(ended_s - record.at_s)}"
+        return f"until {output.moment(detail['until'])}{ended}"
     text = f"{record.door}: {', '.join(detail['ports']) or 'no port'}, by {detail['by']}"
     if detail["closed"] is None:
-        return f"{text}; until {render.moment(detail['until'])}"
-    return f"{text}; closed after {render.span(detail['closed'] - record.at_s)}, by {detail['closed_by']}"
+        return f"{text}; until {output.moment(detail['until'])}"
+    return f"{text}; closed after {output.span(detail['closed'] - record.at_s)}, by {detail['closed_by']}"

@@ -9,13 +9,13 @@ from contextlib import ExitStack
 from importlib.util import find_spec
 from typing import TYPE_CHECKING
 
-from doorward.cli import render
-from doorward.daemon.control import ask, default_path
+from doorward.cli import output
+from doorward.daemon.control_socket import ask, default_path
 from doorward.errors import AnswerNo, DoorwardError, UsageError
 from doorward.libraries import install_command
 
 if TYPE_CHECKING:
-    from doorward.metrics.families import Exposition
+    from doorward.cli.metrics_server import Exposition
 
 EXAMPLE = """\
   # doorward metrics --listen 127.0.0.1:9477 --listen unix:/run/m.sock &
@@ -42,18 +42,18 @@ def run(args: argparse.Namespace) -> int:
     if find_spec("prometheus_client") is None:
         remedy = f"run `{install_command('prometheus_client')}`"
         raise UsageError(f"metrics need the Python library prometheus_client; {remedy}")
-    from doorward.metrics.families import exposition
+    from doorward.cli.metrics_server import exposition
 
     if not args.listen:
         text = exposition(ask(default_path(), {"command": "numbers"})).full.decode()
-        render.line(*text.removesuffix("\n").split("\n"))
+        output.line(*text.removesuffix("\n").split("\n"))
         return 0
     _serve(args.listen)
     return 0
 
 
 def _serve(places: list[str]) -> None:
-    from doorward.metrics.server import Answers, Server, parse_listen
+    from doorward.cli.metrics_server import Answers, Server, parse_listen
 
     answers, is_over = Answers(_exposition), threading.Event()
     with ExitStack() as stack:
@@ -63,18 +63,18 @@ def _serve(places: list[str]) -> None:
         for place, server in zip(places, servers, strict=True):
             threading.Thread(target=server.serve_forever, daemon=True).start()
             stack.callback(server.shutdown)
-            render.complain(f"doorward: serves metrics at {place}")
+            output.complain(f"doorward: serves metrics at {place}")
         is_over.wait()
 
 
 def _exposition() -> Exposition:
     """Ask the daemon; that none answers is a number too, and why is said where the operator looks."""
-    from doorward.metrics.families import exposition
+    from doorward.cli.metrics_server import exposition
 
     try:
         return exposition(ask(default_path(), {"command": "numbers"}))
     except AnswerNo:
         return exposition(None)
     except DoorwardError as error:
-        render.complain(f"doorward: {error}")
+        output.complain(f"doorward: {error}")
         return exposition(None)

@@ -12,16 +12,16 @@ from collections.abc import Iterator
 from contextlib import closing, suppress
 from pathlib import Path
 
-from doorward.cli import render
-from doorward.daemon import kept, switch
-from doorward.daemon.control import answering, default_path
+from doorward.cli import output
+from doorward.daemon import off_switch, saved_ruleset
+from doorward.daemon.control_socket import answering, default_path
+from doorward.daemon.ledger import ledger_path
 from doorward.errors import DoorwardError, UsageError
-from doorward.gate.nft import NftFilter
-from doorward.ledger import ledger_path
+from doorward.nftables.libnftables import NftFilter
 
 _PATIENCE_S = 3.0  # for a daemon to end; it waits 2 s for hooks that run, and longer only where it hangs
 _REPAIR_S = 0.5  # in which a daemon that knows nothing of `off` would have put its table back
-_RULESETS = (kept.NAME, kept.TRIAL_NAME)
+_RULESETS = (saved_ruleset.NAME, saved_ruleset.TRIAL_NAME)
 
 EXAMPLE = """\
   # doorward off
@@ -44,20 +44,20 @@ def run(_: argparse.Namespace) -> int:
     troubles = list(_make_file())
     is_alone = _end_daemon()
     troubles += [*_remove_table(is_alone=is_alone), *_remove_rulesets()]
-    render.complain(*(f"doorward: {trouble}" for trouble in troubles))
+    output.complain(*(f"doorward: {trouble}" for trouble in troubles))
     if troubles:
         return 2
-    render.line("doorward is off: nothing is hidden, and the gate stays away, also after a")
-    render.line("reboot; `doorward on` ends that")
+    output.line("doorward is off: nothing is hidden, and the gate stays away, also after a")
+    output.line("reboot; `doorward on` ends that")
     return 0
 
 
 def _make_file() -> Iterator[str]:
     try:
-        switch.switch_off()
+        off_switch.switch_off()
     except OSError as error:
         yield (
-            f"{switch.marker()}: {error.strerror}; the gate is removed, but the next start brings it back:"
+            f"{off_switch.marker()}: {error.strerror}; the gate is removed, but the next start brings it back:"
             " make room there and repeat `doorward off`"
         )
 
@@ -83,7 +83,7 @@ def _end_daemon() -> bool:
         finally:
             os.close(ended)
     if not is_ended and answering(control) is not None:
-        render.complain(
+        output.complain(
             f"doorward: process {process} ({_name(process)}), which has the control socket, does not end; a daemon"
             f" loads no gate while doorward is off: end it with `kill -9 {process}`"
         )

@@ -8,8 +8,8 @@ import shutil
 import subprocess
 from pathlib import Path
 
-from doorward.cli import render
-from doorward.daemon import switch
+from doorward.cli import output
+from doorward.daemon import off_switch
 from doorward.errors import AnswerNo, HostError, UsageError
 
 _UNIT = "doorward.service"
@@ -31,19 +31,19 @@ def run(_: argparse.Namespace) -> int:
     if os.geteuid() != 0:
         raise UsageError("on: this command is for root; run it with sudo or on the console")
     try:
-        switch.switch_on()
+        off_switch.switch_on()
     except FileNotFoundError:
         raise AnswerNo("doorward was not off; `doorward doctor` says what keeps the gate away") from None
     except OSError as error:
-        raise HostError(f"{switch.marker()}: {error.strerror}; remove it with the right to write there") from None
+        raise HostError(f"{off_switch.marker()}: {error.strerror}; remove it with the right to write there") from None
     if not _is_enabled():
-        render.line("doorward is on; start the daemon: doorward run")
+        output.line("doorward is on; start the daemon: doorward run")
         return 0
     try:
         subprocess.run(["systemctl", "start", _UNIT], timeout=_PATIENCE_S, check=True)
     except (OSError, subprocess.SubprocessError) as error:
         raise HostError(f"doorward is on, but {_UNIT} does not start ({error}); see `journalctl -u doorward`") from None
-    render.line(f"doorward is on, and {_UNIT} is started")
+    output.line(f"doorward is on, and {_UNIT} is started")
     return 0
 
 

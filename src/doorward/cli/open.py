@@ -5,8 +5,8 @@ from __future__ import annotations
 import argparse
 import time
 
-from doorward.cli import render
-from doorward.daemon.control import ask, default_path
+from doorward.cli import output
+from doorward.daemon.control_socket import ask, default_path
 
 EXAMPLE = """\
   # doorward open ssh 192.0.2.7 --for 10m
@@ -27,8 +27,8 @@ def run(args: argparse.Namespace) -> int:
     request = {"command": "open", "door": args.door, "address": args.address, "for": args.for_}
     opening = ask(default_path(), request)["opening"]
     if args.json:
-        render.as_json(opening)
+        output.as_json(opening)
     else:
-        left = render.span(opening["until"] - time.time())
-        render.line(f"{opening['door']} is open to {opening['address']} ({', '.join(opening['ports'])}) for {left}")
+        left = output.span(opening["until"] - time.time())
+        output.line(f"{opening['door']} is open to {opening['address']} ({', '.join(opening['ports'])}) for {left}")
     return 0

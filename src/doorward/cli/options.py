@@ -3,13 +3,39 @@
 from __future__ import annotations
 
 import argparse
+import sys
 import time
+from collections.abc import Callable
 from pathlib import Path
+from typing import TypeVar
 
+from doorward.cli.output import line
 from doorward.config.duration import parse_duration_ms
 from doorward.config.files import default_path
 from doorward.config.schema import LONGEST_TRIAL_MS, SHORTEST_TRIAL_MS
-from doorward.errors import UsageError
+from doorward.errors import DoorwardError, UsageError
+
+Answer = TypeVar("Answer")
+
+
+def is_terminal() -> bool:
+    """Tell whether there is somebody to ask."""
+    return sys.stdin.isatty() and sys.stdout.isatty()
+
+
+def ask(question: str, default: str, parse: Callable[[str], Answer]) -> Answer:
+    """Ask until the answer can be read; Enter takes the default. UsageError: the input has ended."""
+    prompt = f"{question} [{default}]: " if default else f"{question}: "
+    while True:
+        try:
+            text = input(prompt).strip()
+        except EOFError:
+            line("")
+            raise UsageError("the answers have ended; with --yes nothing is asked") from None
+        try:
+            return parse(text or default)
+        except DoorwardError as error:
+            line(f"  {error}")
 
 
 def add_config(parser: argparse.ArgumentParser) -> None:

@@ -5,13 +5,13 @@ from __future__ import annotations
 import argparse
 import socket
 
-from doorward.cli import knocking
+from doorward.cli import knock_options
 from doorward.cli.knock import reason
-from doorward.cli.knocking import Aim, Knock, aim, knocker, only_door, port_of, seconds, targets_of
-from doorward.client.carry import carry
+from doorward.cli.knock_options import Aim, Knock, aim, knocker, only_door, port_of, seconds, targets_of
+from doorward.client.connector import connect
 from doorward.client.hosts import Host
-from doorward.client.knock import DEFAULT_DELAY_S, NoWayError, Reply, Target, knock_until_open
-from doorward.client.reach import connect
+from doorward.client.relay import carry
+from doorward.client.sequence import DEFAULT_DELAY_S, NoWayError, Reply, Target, knock_until_open
 from doorward.errors import AnswerNo, UsageError
 from doorward.model import Port, Protocol
 
@@ -36,7 +36,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("words", metavar="DOOR or KNOCK", nargs="*", help="a door, or the ports of a sequence")
     parser.add_argument("--door", metavar="DOOR", help="the door, where it is easier to say so")
     parser.add_argument("--timeout", metavar="TIME", help="how long to knock and try (default: 30s)")
-    knocking.add_arguments(parser)
+    knock_options.add_arguments(parser)
 
 
 def run(args: argparse.Namespace) -> int:

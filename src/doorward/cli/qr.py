@@ -6,7 +6,7 @@ import os
 import sys
 from io import StringIO
 
-from doorward.cli.render import drawing, line
+from doorward.cli.output import drawing, line
 from doorward.errors import HostError
 from doorward.libraries import install_command
 

@@ -11,18 +11,19 @@ import time
 from datetime import UTC, datetime
 from pathlib import Path
 
-from doorward import __version__, durable
-from doorward.cli import render
+from doorward import __version__
+from doorward.cli import output
 from doorward.cli.options import add_config, configuration_path, since_s
 from doorward.config.files import exposure, read_text, trusted_owners
-from doorward.config.lines import find_lines
-from doorward.config.strength import warnings
 from doorward.config.toml import parse
+from doorward.config.toml_positions import find_lines
+from doorward.daemon.ledger import KEPT_ROWS, ledger_path, read_records
 from doorward.errors import HostError, UsageError
-from doorward.ledger import KEPT_ROWS, ledger_path, read_records
-from doorward.report.figures import Figures, as_json, figures
+from doorward.kernel import atomic_file
+from doorward.lint.checks import warnings
+from doorward.report.events import Found, sort_out
 from doorward.report.page import MARK, Maker, page
-from doorward.report.record import Found, sort_out
+from doorward.report.statistics import Figures, as_json, figures
 from doorward.report.strength import Strengths, Weakness, strengths
 from doorward.report.words import count
 
@@ -66,9 +67,9 @@ def run(args: argparse.Namespace) -> int:
             return 0
         _write(path, raw)
     if args.json:
-        render.as_json(as_json(told))
+        output.as_json(as_json(told))
     else:
-        render.line(f"{path}: {_summary(told)}")
+        output.line(f"{path}: {_summary(told)}")
     return 0
 
 
@@ -127,7 +128,7 @@ def _write(path: Path, raw: bytes) -> None:
                 _keep_mode(path, handle)
                 file.flush()
                 os.fsync(handle)
-            durable.rename(new, path)
+            atomic_file.rename(new, path)
         finally:
             new.unlink(missing_ok=True)
     except OSError as error:

@@ -9,13 +9,14 @@ import time
 from pathlib import Path
 
 from doorward.cli.options import add_config, configuration_path, trial_ms
-from doorward.daemon import seccomp, service_user, switch
-from doorward.daemon.app import Daemon
-from doorward.daemon.control import default_path
-from doorward.daemon.errands import Errands
+from doorward.daemon import off_switch, run_as
+from doorward.daemon.control_socket import default_path
+from doorward.daemon.daemon import Daemon
+from doorward.daemon.hooks import Errands
+from doorward.daemon.ledger import ledger_path, open_ledger
 from doorward.daemon.log import Log
-from doorward.daemon.loop import Loop
-from doorward.ledger import ledger_path, open_ledger
+from doorward.kernel import seccomp
+from doorward.kernel.event_loop import Loop
 
 EXAMPLE = """\
   # doorward run -c doorward.toml
@@ -35,13 +36,13 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 def run(args: argparse.Namespace) -> int:
     """Load the gate and serve until a signal ends it."""
-    switch.refuse_if_off()
+    off_switch.refuse_if_off()
     log = Log(args.log_format)
     os.umask(0o077)  # who knocked, and when, is nobody else's business
     config, control = Path(configuration_path(args)).absolute(), default_path()
-    identity, note = service_user.prepare(config, ledger_path(), control)
+    identity, note = run_as.prepare(config, ledger_path(), control)
     errands = Errands(Loop(), log, config, ledger_path().with_name("commands.lock"))  # with all rights there are
-    service_user.go_over(identity)
+    run_as.go_over(identity)
     ledger, set_aside = open_ledger(ledger_path(), time.strftime("%Y%m%dT%H%M%S"))
     if set_aside:
         log.say(set_aside, "error")

@@ -7,14 +7,14 @@ import json
 
 from doorward.cli import qr
 from doorward.cli.options import add_config, configuration_path
-from doorward.cli.render import line
-from doorward.client.links import format_link
+from doorward.cli.output import line
+from doorward.client.link_uri import format_link
+from doorward.config.diagnostics import nearest
 from doorward.config.files import read
-from doorward.config.report import nearest
 from doorward.config.schema import Configuration
 from doorward.errors import UsageError
+from doorward.init import client_setup, install, survey
 from doorward.model import Door
-from doorward.setup import files, host, sharing
 
 EXAMPLE = """\
   # doorward share ssh --format qr                        # for a camera
@@ -45,13 +45,13 @@ def run(args: argparse.Namespace) -> int:
     door = _door(configuration, args.door, str(path))
     address = _address(args.host, door)
     if args.format == "knockonports":
-        line(*json.dumps(sharing.knock_on_ports(door, address), indent=2, ensure_ascii=False).split("\n"))
+        line(*json.dumps(client_setup.knock_on_ports(door, address), indent=2, ensure_ascii=False).split("\n"))
     elif args.format == "knockd":
-        line(*sharing.knockd_stanza(door, address).removesuffix("\n").split("\n"))
+        line(*client_setup.knockd_stanza(door, address).removesuffix("\n").split("\n"))
     else:
-        key = files.told_key(configuration, path.absolute().parent)
+        key = install.told_key(configuration, path.absolute().parent)
         _refuse_unlinkable(door, key)
-        link = format_link(sharing.link_of(configuration, key, address, [door]))
+        link = format_link(client_setup.link_of(configuration, key, address, [door]))
         (qr.show if args.format == "qr" else line)(link)
     return 0
 
@@ -67,14 +67,14 @@ def _door(configuration: Configuration, name: str, file: str) -> Door:
 
 def _address(told: str | None, door: Door) -> str:
     if told is not None:
-        return sharing.checked_address(told)
+        return client_setup.checked_address(told)
     if door.target is not None:
         return str(door.target)
-    return str(host.look().address() or host.host_name())
+    return str(survey.look().address() or survey.host_name())
 
 
 def _refuse_unlinkable(door: Door, key: str | None) -> None:
-    if sharing.is_shareable(door, signed=key is not None):
+    if client_setup.is_shareable(door, signed=key is not None):
         return
     if door.target is not None:
         raise UsageError(f"door {door.name!r} listens for {door.target}; share it with --format knockonports or knockd")

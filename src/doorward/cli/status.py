@@ -6,10 +6,10 @@ import argparse
 import time
 from typing import Any
 
-from doorward.cli import render
+from doorward.cli import output
 from doorward.cli.options import add_config
-from doorward.daemon import switch
-from doorward.daemon.control import ask, default_path
+from doorward.daemon import off_switch
+from doorward.daemon.control_socket import ask, default_path
 
 EXAMPLE = """\
   $ doorward status
@@ -61,15 +61,15 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 def run(args: argparse.Namespace) -> int:
     """Ask the daemon and print what stands."""
     if args.fleet:
-        from doorward.cli import fleeting  # with all that speaks to etcd
+        from doorward.cli import fleet  # with all that speaks to etcd
 
-        return fleeting.status(args)
-    if (off_since_s := switch.off_since_s()) is not None:
+        return fleet.status(args)
+    if (off_since_s := off_switch.off_since_s()) is not None:
         return _off(off_since_s, as_json=args.json)
     answer = ask(default_path(), {"command": "status"})
     status = 1 if answer.get("last_good") else 0  # an older daemon has no such thing
     if args.json:
-        render.as_json({"off_since": None, **answer})
+        output.as_json({"off_since": None, **answer})
         return status
     now_s = time.time()
     rows = [
@@ -78,26 +78,26 @@ def run(args: argparse.Namespace) -> int:
             o["address"],
             " ".join(o["ports"]),
             o["by"],
-            render.moment(o["since"]),
-            render.span(o["until"] - now_s),
+            output.moment(o["since"]),
+            output.span(o["until"] - now_s),
         )
         for o in answer["openings"]
     ]
     if rows:
-        render.table(("door", "address", "ports", "opened by", "since", "left"), rows)
+        output.table(("door", "address", "ports", "opened by", "since", "left"), rows)
     else:
-        render.line("nothing is open")
-    render.line(f"{answer['summary']}, process {answer['pid']}")
+        output.line("nothing is open")
+    output.line(f"{answer['summary']}, process {answer['pid']}")
     _remark(answer)
     return status
 
 
 def _off(since_s: float, *, as_json: bool) -> int:
     if as_json:
-        render.as_json({"off_since": since_s, "openings": []})
+        output.as_json({"off_since": since_s, "openings": []})
     else:
-        render.line(f"DOORWARD IS OFF since {render.moment(since_s)}: nothing is hidden, and no knock is read.")
-        render.line("`doorward on` brings the gate back")
+        output.line(f"DOORWARD IS OFF since {output.moment(since_s)}: nothing is hidden, and no knock is read.")
+        output.line("`doorward on` brings the gate back")
     return 1
 
 
@@ -106,30 +106,30 @@ def _remark(answer: dict[str, Any]) -> None:
     if fault := answer.get("last_good"):
         _not_loaded(answer["config"], str(fault))
     if (trial := answer.get("trial")) is not None:  # an older daemon has none
-        render.line(
-            f"this gate is on trial, {render.span(trial['left_s'])} left: open a new connection, through a knock,"
+        output.line(
+            f"this gate is on trial, {output.span(trial['left_s'])} left: open a new connection, through a knock,"
         )
-        render.line("and run `doorward confirm` there; else the gate before comes back")
+        output.line("and run `doorward confirm` there; else the gate before comes back")
     for counter, what in _LOSSES.items():
         if count := answer["counters"].get(counter, 0):  # an older daemon may not have it
-            render.line(f"{count} {what}")
+            output.line(f"{count} {what}")
     if (signed := answer.get("signed")) is not None:
-        render.line(_signed(signed["takes"], signed["refused"]))
+        output.line(_signed(signed["takes"], signed["refused"]))
     if banned := answer.get("banned"):
-        render.line(f"{banned} {'is' if banned == 1 else 'are'} banned; `doorward ban` lists who")
+        output.line(f"{banned} {'is' if banned == 1 else 'are'} banned; `doorward ban` lists who")
     if (fleet := answer.get("fleet")) is not None:
-        render.line(_fleet(fleet))
+        output.line(_fleet(fleet))
     if trouble := answer.get("gate_trouble"):  # an older daemon has none
-        render.line(f"the gate was {trouble}")
+        output.line(f"the gate was {trouble}")
     if answer["ledger_trouble"]:
-        render.line(f"the ledger cannot be written: {answer['ledger_trouble']}")
+        output.line(f"the ledger cannot be written: {answer['ledger_trouble']}")
 
 
 def _not_loaded(config: str, fault: str) -> None:
-    render.line(f"NOT LOADED: {config}; its last good copy is in force, and hooks do not run.")
-    render.line("Repair it (`doorward check`), then have it loaded again. What is wrong:")
+    output.line(f"NOT LOADED: {config}; its last good copy is in force, and hooks do not run.")
+    output.line("Repair it (`doorward check`), then have it loaded again. What is wrong:")
     for line in fault.splitlines()[:_MOST_FAULTS]:
-        render.line(f"  {line}")
+        output.line(f"  {line}")
 
 
 def _signed(takes: bool, refused: dict[str, int]) -> str:

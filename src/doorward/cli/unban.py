@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import argparse
 
-from doorward.cli import render
-from doorward.daemon.control import ask, default_path
+from doorward.cli import output
+from doorward.daemon.control_socket import ask, default_path
 
 EXAMPLE = """\
   # doorward unban 203.0.113.9
@@ -21,5 +21,5 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 def run(args: argparse.Namespace) -> int:
     """Ask the daemon to end a ban."""
     done = ask(default_path(), {"command": "unban", "address": args.address})
-    render.line(f"{done['ban']} is banned no more")
+    output.line(f"{done['ban']} is banned no more")
     return 0

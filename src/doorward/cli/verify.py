@@ -3,26 +3,137 @@
 from __future__ import annotations
 
 import argparse
+import os
 import shutil
 import socket
+import sys
+import time
 from collections.abc import Iterator
+from functools import partial
 from ipaddress import ip_address
 from pathlib import Path
 from socket import AF_INET, AF_INET6, AF_UNSPEC
 
-from doorward.cli import knocking, render
-from doorward.cli.knocking import Aim, Knock, aim, knocker, only_door, seconds
-from doorward.cli.verifying import Display, verify
+from doorward.cli import knock_options, output
+from doorward.cli.knock_options import Aim, Knock, aim, knocker, only_door, seconds
 from doorward.client.hosts import hosts_path, read_hosts
-from doorward.client.knock import DEFAULT_DELAY_S, Target, resolve
-from doorward.diag.drawing import draw
-from doorward.diag.port_list import Ports, parse_ports, ports_text
-from doorward.diag.scanner import DEFAULT_RATE, may_send_raw
-from doorward.diag.svg import svg_of
-from doorward.diag.verify import Question
-from doorward.diag.verify_text import Report, sheet_of
+from doorward.client.sequence import DEFAULT_DELAY_S, Target, resolve
 from doorward.errors import HostError, UsageError
+from doorward.escape import visible
 from doorward.model import DEFAULT_SIGNED_PORT, Port, Protocol
+from doorward.verify.findings import Course, Question, judge
+from doorward.verify.nmap import DEFAULT_RATE, Scanner, may_send_raw
+from doorward.verify.picture import draw, svg_of
+from doorward.verify.port_map import kinds_of, legend_of, text_of
+from doorward.verify.port_set import Ports, count_text, parse_ports, ports_text
+from doorward.verify.run import Means, run_course
+from doorward.verify.verify_text import (
+    Report,
+    before_text,
+    closing_text,
+    heading_of,
+    opening_text,
+    sheet_of,
+    values_of,
+    verdict_lines,
+)
+
+LINE_WIDTH = 78
+
+
+class Display:
+    """The terminal: lines that stay, and below them one that changes. As JSON nothing but the result is printed."""
+
+    def __init__(self, *, as_json: bool) -> None:
+        self.as_json = as_json
+        self._changes = sys.stderr.isatty()
+        self._doing = ""
+        colour = sys.stdout.isatty() and not os.environ.get("NO_COLOR") and os.environ.get("TERM") != "dumb"
+        self.colours = colour and (sys.stdout.encoding or "").lower() == "utf-8"
+
+    def line(self, text: str) -> None:
+        """Print a line that stays."""
+        self._show("")
+        if not self.as_json:
+            output.line(text)
+            sys.stdout.flush()
+
+    def doing(self, text: str) -> None:
+        """Say what is going on from now on."""
+        self._doing = text
+        self._show(text)
+
+    def percent(self, percent: float) -> None:
+        """Say how far it is."""
+        self._show(f"{self._doing}: {percent:.0f} %" if percent else self._doing)
+
+    def sleep(self, seconds: float) -> None:
+        """Wait."""
+        self._show(self._doing)
+        time.sleep(seconds)
+
+    def _show(self, text: str) -> None:
+        if self._changes:
+            sys.stderr.write("\r\033[K" + visible(text)[:LINE_WIDTH])
+            sys.stderr.flush()
+
+
+def verify(
+    name: str, target: Target, source: str, rate: int, question: Question, knock: Knock | None, display: Display
+) -> Report:
+    """Verify one address, and print what is found."""
+    began_s = time.monotonic()
+    took_s = 0.0
+
+    def tell(course: Course) -> None:
+        nonlocal took_s
+        took_s = took_s or time.monotonic() - began_s
+        _tell(course, knock is not None, took_s, display)
+
+    def waiting(ports: Ports) -> None:
+        nonlocal took_s
+        took_s = time.monotonic() - began_s
+        verb = "is" if len(ports) == 1 else "are"
+        display.line(f"  before  {ports_text(ports)} {verb} open already; waiting {question.wait_s:.0f} s at most")
+        display.doing(f"waiting until {ports_text(ports)} closes")
+
+    scanner = Scanner(ip_address(str(target)), rate, display.percent)
+    means = Means(scanner.look, knock and partial(knock, [target]), time.monotonic, display.sleep, waiting)
+    scan = "SYN scan" if may_send_raw() else "connect scan"
+    display.line(f"{heading_of(name, str(target))}, seen from {source}: {count_text(question.ports)}, {scan}")
+    display.doing(f"looking at {count_text(question.ports)}")
+    when = output.moment(time.time())
+    try:
+        course = run_course(question, means, tell)
+    finally:
+        display.doing("")
+    report = Report(name, str(target), source, when, scan, took_s, question, course, judge(question, course))
+    _print(report, display)
+    return report
+
+
+def _tell(course: Course, knocks: bool, took_s: float, display: Display) -> None:
+    if course.opening is None:
+        display.line(f"  before  {before_text(course.before)}, in {output.span(max(1, took_s))}")
+        display.doing("waiting a moment, then knocking" if knocks else "")
+    elif course.closing is None:
+        display.line(f"  knock   {opening_text(course.opening)}")
+        display.doing(f"waiting until {ports_text(course.opening.found)} closes" if course.opening.found else "")
+    else:
+        display.line(f"  after   {closing_text(course.opening, course.closing)}")
+        display.doing("")
+
+
+def _print(report: Report, display: Display) -> None:
+    if display.as_json:
+        output.as_json(values_of(report))
+        return
+    kinds = kinds_of(report.course, report.question.public)
+    colours = display.colours
+    for text in (*text_of(kinds, colours=colours), *legend_of(kinds, colours=colours)):
+        output.drawing(text)
+    output.line(*verdict_lines(report))
+
 
 DEFAULT_WAIT_S = 120.0
 GRACE_S = 30.0  # beyond the time that a signed knock asks for
@@ -85,7 +196,7 @@ def _aim(args: argparse.Namespace) -> Aim | None:
             raise UsageError("--port is what a knock must open, and there is none; name the door or the sequence")
         return None
     knocks = argparse.ArgumentParser()
-    knocking.add_arguments(knocks)
+    knock_options.add_arguments(knocks)
     ours = {name: getattr(args, name) for name in ("host", "family", "delay", "sequence")}
     return aim(argparse.Namespace(**vars(knocks.parse_args([])) | ours), args.words, only_door)
 
@@ -160,7 +271,7 @@ def ways(targets: list[Target]) -> list[tuple[Target, str]]:
     if not ways:
         raise HostError(f"no way there: {'; '.join(faults)}; check this machine's network, or try -4 or -6")
     for fault in faults:
-        render.complain(f"doorward: warning: not verified, since there is no way from here: {fault}")
+        output.complain(f"doorward: warning: not verified, since there is no way from here: {fault}")
     return ways
 
 

@@ -9,8 +9,8 @@ from datetime import UTC, datetime
 from importlib.util import find_spec
 from typing import Any
 
-from doorward.cli import render
-from doorward.daemon.control import Following, default_path
+from doorward.cli import output
+from doorward.daemon.control_socket import Following, default_path
 from doorward.daemon.log import stamped, text_of
 from doorward.escape import json_line
 from doorward.libraries import install_command
@@ -33,12 +33,12 @@ def run(args: argparse.Namespace) -> int:
     """Show the live view, or write lines."""
     is_plain = args.plain or args.json or not (sys.stdin.isatty() and sys.stdout.isatty())
     if not is_plain and find_spec("textual") is not None:
-        from doorward.watch.app import watch
+        from doorward.watch.tui import watch
 
         return watch(default_path())
     if not is_plain:
         remedy = f"run `{install_command('textual')}`; lines instead:"
-        render.complain(f"doorward: the live view needs the Python library textual; {remedy}")
+        output.complain(f"doorward: the live view needs the Python library textual; {remedy}")
     return _lines(as_json=args.json)
 
 
@@ -58,7 +58,7 @@ def _lines(*, as_json: bool) -> int:
 
 def _write(line: str) -> None:
     """Write a line at once, whoever reads it."""
-    render.line(line)
+    output.line(line)
     sys.stdout.flush()
 
 

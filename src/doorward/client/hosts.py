@@ -14,7 +14,7 @@ from doorward.errors import UsageError
 from doorward.model import Place, Port
 
 if TYPE_CHECKING:
-    from doorward.client.wishes import Auto
+    from doorward.client.request_options import Auto
 
 TEXTS = ("address", "server_key", "identity", "certificate", "gate", "from", "for")
 KEYS = (*TEXTS, "signed_port", "doors")
@@ -122,13 +122,13 @@ _WISHES = frozenset({"signed_port", "gate", "from", "for"})
 
 def _wishes(where: str, table: dict[str, object]) -> dict[str, Any]:
     """Read what only a signed knock can ask for."""
-    from doorward.client import wishes
+    from doorward.client import request_options
 
     parsers: dict[str, tuple[str, Callable[[str], object]]] = {
-        "signed_port": ("signed_port", wishes.parse_signed_port),
-        "gate": ("gate", wishes.parse_gate),
-        "from": ("asked", wishes.parse_from),
-        "for": ("for_s", wishes.parse_for_s),
+        "signed_port": ("signed_port", request_options.parse_signed_port),
+        "gate": ("gate", request_options.parse_gate),
+        "from": ("asked", request_options.parse_from),
+        "for": ("for_s", request_options.parse_for_s),
     }
     found = {}
     for key in sorted(_WISHES & table.keys()):

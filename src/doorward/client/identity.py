@@ -7,9 +7,9 @@ from collections.abc import Iterator
 from typing import NamedTuple
 
 from doorward.client import keyfile
-from doorward.client.agent import NoAgentError, open_agent
 from doorward.client.keyfile import kind_of
 from doorward.client.signers import Signer, of_agent, of_file, signature_bytes
+from doorward.client.ssh_agent import NoAgentError, open_agent
 from doorward.errors import HostError, MalformedError, UsageError
 
 USUAL = ("id_ed25519", "id_ecdsa", "id_ed25519_sk", "id_ecdsa_sk", "id_rsa")  # in ~/.ssh, the first that is there
@@ -40,7 +40,7 @@ def find_signer(identity: str | None, certificate: str | None, most_bytes: int) 
 
 
 def _read_certificate(path: str) -> _Certificate:
-    from doorward.signed.certificates import parse_certificate  # 30 ms, which knocks without one are spared
+    from doorward.signed.ssh_certificates import parse_certificate  # 30 ms, which knocks without one are spared
 
     blob, _ = keyfile.public_line(keyfile.read(path), path)
     try:

@@ -10,7 +10,7 @@ from collections.abc import Callable
 from typing import TYPE_CHECKING
 
 from doorward.errors import AnswerNo, HostError, MalformedError, UsageError
-from doorward.signed.wire import Reader, string
+from doorward.signed.ssh_wire import Reader, string
 
 if TYPE_CHECKING:
     from cryptography.hazmat.primitives.asymmetric.ec import EllipticCurvePrivateKey

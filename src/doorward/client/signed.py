@@ -10,13 +10,13 @@ from collections.abc import Callable
 from ipaddress import ip_address
 from typing import NamedTuple
 
-from doorward.client.knock import NoWayError, Target, failure
+from doorward.client.request_options import Auto
+from doorward.client.sequence import NoWayError, Target, failure
 from doorward.client.signers import Signer, signature_bytes
-from doorward.client.wishes import Auto
 from doorward.errors import HostError, MalformedError, UsageError
 from doorward.model import DEFAULT_SIGNED_PORT, NAME, Place, Port
+from doorward.signed.envelope import room, seal
 from doorward.signed.message import NONCE_BYTES, Request, pack_body, pack_plaintext, signed_text
-from doorward.signed.sealing import room, seal
 from doorward.signed.server_key import X25519, ServerKey, parse_server_key
 
 _SIGNATURE_LENGTH_BYTES = 2

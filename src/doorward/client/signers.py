@@ -7,12 +7,12 @@ from functools import partial
 from typing import NamedTuple
 
 from doorward.client import keyfile
-from doorward.client.agent import AgentKey, open_agent
 from doorward.client.keyfile import Loaded, kind_of
 from doorward.client.passphrase import ask_passphrase
+from doorward.client.ssh_agent import AgentKey, open_agent
 from doorward.errors import AnswerNo, HostError, MalformedError, UsageError
+from doorward.signed.ssh_wire import Reader
 from doorward.signed.sshsig import NAMESPACE, parse_armored, signed_data
-from doorward.signed.wire import Reader
 
 # The longest signature of a kind (RFC 4253 section 6.6), with its name and lengths; rsa's is as long as its modulus.
 _SIGNATURE_BYTES = {

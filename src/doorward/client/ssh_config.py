@@ -5,9 +5,9 @@ from __future__ import annotations
 import re
 from pathlib import Path
 
-from doorward import durable
-from doorward.client.keeping import complaining, write
+from doorward.client.hosts_writer import complaining, write
 from doorward.errors import UsageError
+from doorward.kernel import atomic_file
 
 # What ssh takes as it is: no pattern, no quotes, no comment, and no option.
 _PLAIN = re.compile(r"[A-Za-z0-9_.:][A-Za-z0-9_.:-]*")
@@ -53,5 +53,5 @@ def save(path: Path, text: str) -> None:
     """Write the file, whole or not at all. HostError: it cannot be written."""
     with complaining(path):
         path = path.resolve()  # the file may be a link to where the user keeps such files
-        durable.make_folders(path.parent, _FOLDER_MODE)
+        atomic_file.make_folders(path.parent, _FOLDER_MODE)
         write(path, text.encode(errors="surrogateescape"))

@@ -5,16 +5,80 @@ A setting is added in one place: a row in `GATE`, `DOOR`, `SIGNED` or `FLEET`, a
 
 from __future__ import annotations
 
+import re
+import tomllib
 from collections.abc import Callable, Collection, Mapping
 from dataclasses import dataclass
 from typing import Any
 
-from doorward.config import readers, rules, syntax
-from doorward.config.lines import Keys
-from doorward.config.report import Report, header, nearest, shown
+from doorward.config import validate, values
+from doorward.config.diagnostics import Report, header, nearest, shown
 from doorward.config.schema import Configuration, Fleet, Gate, Mode, Policy, Signed, WrongPort
-from doorward.errors import ConfigError
+from doorward.config.toml_positions import Keys
+from doorward.errors import ConfigError, Fault
 from doorward.model import Door
+
+_ONE_TABLE = "the table stands twice: put its settings into one of the two, or rename one"
+_ONE_SETTING = "the setting stands twice: remove one of the two"
+
+# How tomllib's messages begin, and what the operator should do then.
+_REMEDIES = {
+    "Invalid value": 'write text in double quotes, like mode = "stealth"',
+    "Invalid initial character for a key part": "write the key as a plain word or in double quotes",
+    "Invalid statement": "write KEY = VALUE, [TABLE] or # a comment",
+    "Invalid date": 'write text in double quotes, like within = "15s"',
+    "Expected '=' after a key": "write KEY = VALUE",
+    "Expected newline or end of document": "write one setting a line, and text in double quotes",
+    "Expected ']' at the end of a table declaration": "end the table's name with ]",
+    "Expected ']]' at the end of an array declaration": "write [TABLE] in single brackets",
+    "Unclosed array": 'separate the elements with commas, write text in double quotes and end the list with "]"',
+    "Unclosed inline table": 'separate the settings with commas and end the table with "}"',
+    "Unterminated string": "close the quotes",
+    "Illegal character '\\n'": "close the quotes on the same line",
+    "Illegal character": "take the character out",
+    "Unescaped '\\' in a string": "write \\\\ for a backslash, or use single quotes",
+    "Cannot overwrite a value": _ONE_SETTING,
+    "Duplicate inline table key": _ONE_SETTING,
+    "Cannot declare": _ONE_TABLE,
+    "Cannot redefine namespace": _ONE_TABLE,
+    "Cannot mutate immutable namespace": "put all settings of the table into one place",
+}
+_ANY_REMEDY = "correct the TOML here (https://toml.io)"
+_PLACE = re.compile(r"(?P<what>.*) \(at (?:line (?P<line>\d+), column (?P<column>\d+)|end of document)\)", re.DOTALL)
+_TUPLE = re.compile(r"\('.*',?\)")
+_PART = re.compile(r"'([^']*)'")
+
+
+def load(text: str, file: str) -> dict[str, Any]:
+    """Read TOML; ConfigError holds the first fault of its syntax."""
+    try:
+        return tomllib.loads(text)
+    except tomllib.TOMLDecodeError as error:
+        raise ConfigError([_fault(text, file, str(error))]) from None
+    except RecursionError:
+        raise ConfigError([Fault(file, 1, "lists or tables nest too deep", "write plain lists")]) from None
+    except ValueError:  # int() refuses numbers of thousands of digits
+        raise ConfigError([Fault(file, 1, "a number has thousands of digits", "write a shorter number")]) from None
+
+
+def _fault(text: str, file: str, message: str) -> Fault:
+    last_line = text.rstrip("\n").count("\n") + 1
+    match = _PLACE.fullmatch(message)
+    if match is None:
+        return Fault(file, last_line, message, _ANY_REMEDY)
+    if match["line"] is None:
+        return Fault(file, last_line, f"{match['what']} (end of the file)", _remedy(match["what"]))
+    what = f"{_plain(match['what'])} (column {match['column']})"
+    return Fault(file, int(match["line"]), what, _remedy(match["what"]))
+
+
+def _plain(what: str) -> str:
+    """Name tables as the operator wrote them, not as tuples."""
+    return _TUPLE.sub(lambda match: f"[{'.'.join(_PART.findall(match[0]))}]", what)
+
+
+def _remedy(what: str) -> str:
+    return next((remedy for start, remedy in _REMEDIES.items() if what.startswith(start)), _ANY_REMEDY)
 
 
 @dataclass(frozen=True, slots=True)
@@ -30,49 +94,49 @@ class Setting:
 TABLES = ("gate", "doors", "signed", "fleet")
 
 GATE = {
-    "mode": Setting("mode", readers.choice(Mode)),
-    "interfaces": Setting("interfaces", readers.interfaces, readers.interface, '["eth0"]'),
-    "public": Setting("public", readers.public, readers.port_range, '["80/tcp", "8000-8100/tcp"]'),
-    "wrong_port": Setting("wrong_port", readers.choice(WrongPort)),
-    "ping": Setting("ping", readers.boolean),
-    "capacity": Setting("capacity", readers.capacity),
-    "name": Setting("name", readers.name),
-    "control_group": Setting("control_group", readers.group),
-    "accept_mark": Setting("accept_mark", readers.mark),
-    "on_refuse": Setting("on_refuse", readers.command, readers.text, '["/usr/bin/logger", "%IP%: %REASON%"]'),
+    "mode": Setting("mode", values.choice(Mode)),
+    "interfaces": Setting("interfaces", values.interfaces, values.interface, '["eth0"]'),
+    "public": Setting("public", values.public, values.port_range, '["80/tcp", "8000-8100/tcp"]'),
+    "wrong_port": Setting("wrong_port", values.choice(WrongPort)),
+    "ping": Setting("ping", values.boolean),
+    "capacity": Setting("capacity", values.capacity),
+    "name": Setting("name", values.name),
+    "control_group": Setting("control_group", values.group),
+    "accept_mark": Setting("accept_mark", values.mark),
+    "on_refuse": Setting("on_refuse", values.command, values.text, '["/usr/bin/logger", "%IP%: %REASON%"]'),
 }
 
 DOOR = {
-    "knock": Setting("knock", readers.sequence, readers.port, '["7000/tcp", "8000/udp", "9000/tcp"]'),
-    "within": Setting("within_ms", readers.duration(readers.MAX_WITHIN_MS)),
-    "flags": Setting("flags", readers.flags, readers.text, '["syn", "!ack"]'),
-    "opens": Setting("opens", readers.opened, readers.port, '["22/tcp"]'),
-    "for": Setting("for_ms", readers.duration(readers.MAX_FOR_MS)),
-    "target": Setting("target", readers.address),
-    "on_open": Setting("on_open", readers.command, readers.text, '["/usr/bin/logger", "open to %IP%"]'),
-    "on_close": Setting("on_close", readers.command, readers.text, '["/usr/bin/logger", "closed to %IP%"]'),
-    "shared": Setting("shared", readers.boolean),
+    "knock": Setting("knock", values.sequence, values.port, '["7000/tcp", "8000/udp", "9000/tcp"]'),
+    "within": Setting("within_ms", values.duration(values.MAX_WITHIN_MS)),
+    "flags": Setting("flags", values.flags, values.text, '["syn", "!ack"]'),
+    "opens": Setting("opens", values.opened, values.port, '["22/tcp"]'),
+    "for": Setting("for_ms", values.duration(values.MAX_FOR_MS)),
+    "target": Setting("target", values.address),
+    "on_open": Setting("on_open", values.command, values.text, '["/usr/bin/logger", "open to %IP%"]'),
+    "on_close": Setting("on_close", values.command, values.text, '["/usr/bin/logger", "closed to %IP%"]'),
+    "shared": Setting("shared", values.boolean),
 }
 
 SIGNED = {
-    "port": Setting("port", readers.datagram_port),
-    "key": Setting("key", readers.file),
-    "authorized_keys": Setting("authorized_keys", readers.file),
-    "window": Setting("window_ms", readers.window),
+    "port": Setting("port", values.datagram_port),
+    "key": Setting("key", values.file),
+    "authorized_keys": Setting("authorized_keys", values.file),
+    "window": Setting("window_ms", values.window),
 }
 
 FLEET = {
-    "name": Setting("name", readers.name),
-    "endpoints": Setting("endpoints", readers.endpoints, readers.endpoint, '["https://192.0.2.11:2379"]'),
-    "ca": Setting("ca", readers.file),
-    "certificate": Setting("certificate", readers.file),
-    "key": Setting("key", readers.file),
-    "user": Setting("user", readers.text),
-    "password": Setting("password", readers.file),
-    "policy": Setting("policy", readers.choice(Policy)),
-    "timeout": Setting("timeout_ms", readers.patience),
-    "plain": Setting("plain", readers.boolean),
-    "for_max": Setting("for_max_ms", readers.duration(readers.MAX_FOR_MS)),
+    "name": Setting("name", values.name),
+    "endpoints": Setting("endpoints", values.endpoints, values.endpoint, '["https://192.0.2.11:2379"]'),
+    "ca": Setting("ca", values.file),
+    "certificate": Setting("certificate", values.file),
+    "key": Setting("key", values.file),
+    "user": Setting("user", values.text),
+    "password": Setting("password", values.file),
+    "policy": Setting("policy", values.choice(Policy)),
+    "timeout": Setting("timeout_ms", values.patience),
+    "plain": Setting("plain", values.boolean),
+    "for_max": Setting("for_max_ms", values.duration(values.MAX_FOR_MS)),
 }
 
 # What other programs, and haste, call the same thing.
@@ -91,16 +155,16 @@ OTHER_NAMES = {
 
 def parse(text: str, file: str) -> Configuration:
     """Read a whole configuration; ConfigError holds all faults, or the first one of the syntax."""
-    document = syntax.load(text, file)
+    document = load(text, file)
     report = Report(file, text)
     _unknown(report, (), document, TABLES)
     gate = Gate(**_table(report, ("gate",), document.get("gate", {}), GATE))
     doors = _doors(report, document.get("doors", {}))
     signed = Signed(**_table(report, ("signed",), document["signed"], SIGNED)) if "signed" in document else None
     fleet = _fleet(report, document["fleet"]) if "fleet" in document else None
-    rules.knocks_at_taken_ports(report, gate, doors, signed)
-    rules.signed_port_is_taken(report, gate, doors, signed)
-    rules.what_a_fleet_needs(report, gate, doors, fleet)
+    validate.knocks_at_taken_ports(report, gate, doors, signed)
+    validate.signed_port_is_taken(report, gate, doors, signed)
+    validate.what_a_fleet_needs(report, gate, doors, fleet)
     if not doors and not report.faults:
         report.add(("doors",), "there is no door", "write a table [doors.NAME] for each door")
     if report.faults:
@@ -110,11 +174,11 @@ def parse(text: str, file: str) -> Configuration:
 
 def _fleet(report: Report, table: object) -> Fleet:
     """Read the table; what it cannot do without is reported by its header."""
-    values = _table(report, ("fleet",), table, FLEET)
+    fields = _table(report, ("fleet",), table, FLEET)
     for key, example in (("name", '"example"'), ("endpoints", '["https://192.0.2.11:2379"]')):
         if isinstance(table, dict) and key not in table:
             report.add(("fleet",), f"[fleet] has no {key}", f"write {key} = {example} there")
-    return Fleet(**({"name": "", "endpoints": ()} | values))
+    return Fleet(**({"name": "", "endpoints": ()} | fields))
 
 
 def _doors(report: Report, tables: object) -> list[Door]:
@@ -128,7 +192,7 @@ def _doors(report: Report, tables: object) -> list[Door]:
         doors.append(_door(report, name, table))
         if len(report.faults) == faults_before:
             whole.append(doors[-1])
-    rules.same_sequence_twice(report, whole)
+    validate.same_sequence_twice(report, whole)
     return doors
 
 
@@ -138,12 +202,12 @@ def _door(report: Report, name: str, table: object) -> Door:
         report.add(path, f"the setting {name!r} stands in [doors] itself", "write it below [doors.NAME]")
         return Door(name, (), ())
     try:
-        readers.name(name)
+        values.name(name)
     except ValueError as error:
         report.add_error(path, "the door's name", error)
-    values = _table(report, path, table, DOOR)
-    rules.what_a_door_does(report, path, table)
-    return Door(name, **({"knock": (), "opens": ()} | values))
+    fields = _table(report, path, table, DOOR)
+    validate.what_a_door_does(report, path, table)
+    return Door(name, **({"knock": (), "opens": ()} | fields))
 
 
 def _table(report: Report, path: Keys, table: object, settings: Mapping[str, Setting]) -> dict[str, Any]:
@@ -152,18 +216,18 @@ def _table(report: Report, path: Keys, table: object, settings: Mapping[str, Set
         report.add(path, f"{shown(path[-1])} is {shown(table)}, not a table", f"write a table {header(path)}")
         return {}
     _unknown(report, path, table, settings)
-    values: dict[str, Any] = {}
+    fields: dict[str, Any] = {}
     for key, value in table.items():
         setting = settings.get(key)
         if setting is None:
             continue
         try:
-            values[setting.field] = setting.read(_elements(report, (*path, key), value, setting))
+            fields[setting.field] = setting.read(_elements(report, (*path, key), value, setting))
         except _Reported:
             continue
         except ValueError as error:
             report.add_error((*path, key), key, error)
-    return values
+    return fields
 
 
 class _Reported(Exception):

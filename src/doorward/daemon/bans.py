@@ -9,12 +9,12 @@ from contextlib import suppress
 from pathlib import Path
 from typing import Protocol
 
-from doorward import durable
 from doorward.errors import AnswerNo
-from doorward.gate.bans import Bans as Remaining
-from doorward.gate.bans import ban_of, covers
+from doorward.kernel import atomic_file
+from doorward.kernel.owner_rights import owner_rights
 from doorward.model import Address, Place, parse_place
-from doorward.owner_rights import owner_rights
+from doorward.nftables.ban_sets import Bans as Remaining
+from doorward.nftables.ban_sets import ban_of, covers
 
 NAME = "bans.json"  # in the state folder
 MAX_BANS = 10_000  # a file of half a megabyte; more is a firewall's work
@@ -81,8 +81,8 @@ class Bans:
     def _keep(self) -> None:
         beside = self._path.with_name(f"{self._path.name}.new")
         try:
-            durable.write(beside, json.dumps({str(ban): until_s for ban, until_s in self.standing().items()}))
-            durable.rename(beside, self._path)
+            atomic_file.write(beside, json.dumps({str(ban): until_s for ban, until_s in self.standing().items()}))
+            atomic_file.rename(beside, self._path)
         except OSError as error:
             self._say(f"{self._path}: {error.strerror}; bans hold, and a restart forgets this change", "error")
 
@@ -92,7 +92,7 @@ def read_bans(path: Path) -> dict[Place, float]:
     found: dict[Place, float] = {}
     with suppress(OSError, ValueError, RecursionError):
         with owner_rights(path.parent):  # root asks too, in a directory of the daemon's user
-            text = durable.read(path)
+            text = atomic_file.read(path)
         kept = json.loads(text)
         for text, until_s in kept.items() if isinstance(kept, dict) else ():
             with suppress(ValueError):

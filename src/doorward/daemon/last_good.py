@@ -11,14 +11,14 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
-from doorward import durable
-from doorward.config import syntax
+from doorward.config import toml
 from doorward.config.files import MAX_BYTES, group_id, read_roots_text, text_of
 from doorward.config.schema import Fleet
 from doorward.config.toml import parse
-from doorward.daemon.loading import Loaded, digest_of, load_gate
+from doorward.core.diff import Remaining
+from doorward.daemon.ruleset_loader import Loaded, digest_of, load_gate
 from doorward.errors import AnswerNo, DoorwardError, HostError
-from doorward.gate.plan import Remaining
+from doorward.kernel import atomic_file
 
 _MODE = 0o644  # at most: anyone who can read the file can read the copy, and root alone can write it
 _MOST_NAMED = 10  # doors in one line of the log
@@ -39,7 +39,7 @@ def keep(config: Path, digest: str) -> None:
         raise AnswerNo(f"{config}: not kept as the last good configuration, since it is not the one in force")
     was, copy = config.stat(), path_of(config)
     try:
-        durable.replace(copy, text, durable.Access(was.st_mode & _MODE, 0, was.st_gid))
+        atomic_file.replace(copy, text, atomic_file.Access(was.st_mode & _MODE, 0, was.st_gid))
     except OSError as error:
         raise HostError(f"{copy}: {error.strerror}; let root write there") from None
 
@@ -78,7 +78,7 @@ def _removed_doors(text: str, config: Path) -> frozenset[str]:
 
 
 def _doors_in(text: str, file: Path) -> dict[str, Any] | None:
-    found = syntax.load(text, str(file)).get("doors")
+    found = toml.load(text, str(file)).get("doors")
     return found if isinstance(found, dict) else None
 
 
@@ -94,7 +94,7 @@ def _group(name: str | None, left_out: list[str]) -> str | None:
 def _fleet(fleet: Fleet | None, folder: Path, left_out: list[str]) -> Fleet | None:
     if fleet is None:
         return None
-    from doorward.daemon.fleet_files import read_access  # with `ssl`, which other gates go without
+    from doorward.fleet.etcd import read_access  # with `ssl`, which other gates go without
 
     try:
         read_access(fleet, folder)

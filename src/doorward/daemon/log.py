@@ -10,7 +10,7 @@ from datetime import UTC, datetime
 from typing import TextIO
 
 from doorward.config.duration import format_duration
-from doorward.daemon.bucket import Bucket
+from doorward.core.token_bucket import Bucket
 from doorward.escape import json_line, visible
 from doorward.model import Opening
 

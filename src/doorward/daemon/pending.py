@@ -5,11 +5,11 @@ from __future__ import annotations
 from collections.abc import Callable
 from typing import TYPE_CHECKING, NamedTuple
 
-from doorward.daemon.errands import Errand
+from doorward.daemon.hooks import Errand
 from doorward.model import Opening, Place
 
 if TYPE_CHECKING:
-    from doorward.daemon.app import Daemon
+    from doorward.daemon.daemon import Daemon
 
 Key = tuple[str, Place]  # an opening: a door and an address
 

@@ -8,15 +8,15 @@ from functools import partial
 from itertools import islice
 from typing import TYPE_CHECKING
 
+from doorward.core.diff import Remaining
 from doorward.daemon.last_good import load_last
-from doorward.daemon.loading import Loaded, Loading, PutBack, load_file, put_back
+from doorward.daemon.ruleset_loader import Loaded, Loading, PutBack, load_file, put_back
 from doorward.errors import DoorwardError
-from doorward.gate.plan import Remaining
-from doorward.gate.refusal import NftError
 from doorward.model import Address, Element, Opening, Place
+from doorward.nftables.nft_error import NftError
 
 if TYPE_CHECKING:
-    from doorward.daemon.app import Daemon
+    from doorward.daemon.daemon import Daemon
 
 _MOST_NAMED = 8  # openings in one line of the log; the ledger has them all
 

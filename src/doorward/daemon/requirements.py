@@ -10,8 +10,8 @@ from pathlib import Path
 from typing import NamedTuple
 
 from doorward.config.files import group_id
-from doorward.config.lines import Keys
 from doorward.config.schema import Configuration
+from doorward.config.toml_positions import Keys
 
 
 class Requirement(NamedTuple):
@@ -26,16 +26,11 @@ def of(configuration: Configuration, folder: Path) -> Iterator[Requirement]:
     gate, signed, fleet = configuration.gate, configuration.signed, configuration.fleet
     yield Requirement(("gate", "control_group"), lambda: group_id(gate.control_group))
     if signed is not None:
-        from doorward.daemon.signed_files import (  # with `cryptography`, which other gates go without
-            key_path,
-            keys_path,
-            read_authorized_keys,
-            read_private_key,
-        )
+        from doorward.daemon.key_files import key_path, keys_path, read_authorized_keys, read_private_key
 
         yield Requirement(("signed", "key"), lambda: read_private_key(key_path(signed, folder)))
         yield Requirement(("signed", "authorized_keys"), lambda: read_authorized_keys(keys_path(signed, folder)))
     if fleet is not None:
-        from doorward.daemon.fleet_files import read_access  # with `ssl`, likewise
+        from doorward.fleet.etcd import read_access  # with `ssl`, likewise
 
         yield Requirement(("fleet",), lambda: read_access(fleet, folder))

@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
-    from doorward.daemon.app import Daemon
+    from doorward.daemon.daemon import Daemon
 
 
 def follow(daemon: Daemon) -> None:
@@ -14,7 +14,7 @@ def follow(daemon: Daemon) -> None:
         end(daemon)
         return
     if daemon.fleet is None:
-        from doorward.daemon.fleet import SharedOpenings
+        from doorward.daemon.fleet_sync import SharedOpenings
 
         daemon.fleet = SharedOpenings(daemon)
     daemon.fleet.take(daemon.loaded, daemon.config.parent)

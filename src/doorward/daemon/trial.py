@@ -3,16 +3,128 @@
 from __future__ import annotations
 
 import os
+import select
+import signal
+import sys
+import time
+import traceback
+from contextlib import suppress
+from pathlib import Path
 from typing import TYPE_CHECKING
 
-from doorward.daemon import kept
-from doorward.daemon.keeper import Keeper, now_s, restore
-from doorward.daemon.loading import Loaded
+from doorward.daemon import off_switch, saved_ruleset
+from doorward.daemon.control_socket import answering
+from doorward.daemon.off_switch import SwitchedOff
+from doorward.daemon.ruleset_loader import Loaded, put_back
 from doorward.errors import AnswerNo, DoorwardError, HostError
-from doorward.gate.connections import Connection, standing_connections
+from doorward.escape import visible
+from doorward.kernel.child_process import STANDARD, keep_only
+from doorward.kernel.sock_diag import Connection, standing_connections
+from doorward.nftables.libnftables import NftFilter
 
 if TYPE_CHECKING:
-    from doorward.daemon.app import Daemon
+    from doorward.daemon.daemon import Daemon
+
+
+_RETRY_S = 1.0  # also how late a deadline may be noticed after a suspend
+_LOOK_S = 0.5  # how late it may be noticed that doorward is switched off
+_DONE = b"."
+
+
+def now_s() -> float:
+    """Seconds since the start, those of a suspend included."""
+    return time.clock_gettime(time.CLOCK_BOOTTIME)
+
+
+class Keeper:
+    """The daemon's side. After the daemon's death the gate kept in `before` is put back at `deadline_s`.
+
+    `before` is None where none stood: then the table is taken away.
+    """
+
+    def __init__(self, deadline_s: float, before: Path | None, control: Path) -> None:
+        read, self._write = os.pipe()
+        self.pid = os.fork()
+        if self.pid == 0:
+            _keep(read, deadline_s, before, control)
+        os.close(read)
+
+    def dismiss(self) -> None:
+        """Let it go: the trial is over."""
+        with suppress(BrokenPipeError):  # it was killed
+            os.write(self._write, _DONE)
+        self.leave()
+        os.waitpid(self.pid, 0)
+
+    def leave(self) -> None:
+        """End without a word: the keeper does what it is there for."""
+        os.close(self._write)
+
+
+def _keep(read: int, deadline_s: float, before: Path | None, control: Path) -> None:
+    """Wait for a word or for the daemon's death, and after that for the deadline."""
+    status, hurry = 1, list[int]()
+    try:
+        os.setsid()  # the end of the operator's session is no reason to go
+        signal.set_wakeup_fd(-1)
+        for number in (signal.SIGINT, signal.SIGHUP):
+            signal.signal(number, signal.SIG_IGN)
+        # A service manager that stops the unit waits for this process, though not for ever.
+        signal.signal(signal.SIGTERM, lambda number, _: hurry.append(number))
+        # What the daemon holds (above all its netlink sockets, which are its lock) must not outlive it here.
+        keep_only((*STANDARD, read))
+        if _is_alone(read) and _is_due(deadline_s, hurry):
+            while not _take_back(before, control):
+                time.sleep(_RETRY_S)
+        status = 0
+    except BaseException:
+        traceback.print_exc()
+    finally:
+        os._exit(status)
+
+
+def _is_alone(read: int) -> bool:
+    """Wait for the daemon; True: it died. False: the trial is over, or doorward is switched off, whatever it does."""
+    while not off_switch.is_off():
+        if select.select([read], [], [], _LOOK_S)[0]:
+            return os.read(read, 1) != _DONE
+    return False
+
+
+def _is_due(deadline_s: float, hurry: list[int]) -> bool:
+    """Wait for the deadline, or for a signal; False: doorward was switched off before."""
+    while not off_switch.is_off():
+        if (left_s := deadline_s - now_s()) <= 0 or hurry:
+            return True
+        select.select([], [], [], min(left_s, _LOOK_S))
+    return False
+
+
+def _take_back(before: Path | None, control: Path) -> bool:
+    """Put the gate back, unless another daemon has come, which has loaded its own, or doorward was switched off."""
+    if answering(control) is not None or (before is not None and not os.path.lexists(before)):
+        return True
+    try:
+        restore(before)
+    except SwitchedOff:
+        return True
+    except DoorwardError as error:
+        with suppress(OSError):
+            sys.stderr.write(
+                f"doorward: the gate on trial could not be taken back: {visible(str(error))}; trying again\n"
+            )
+            sys.stderr.flush()
+        return False
+    return True
+
+
+def restore(before: Path | None) -> None:
+    """Put the gate back that stood before a trial; openings stay."""
+    if before is None:
+        NftFilter().unload()
+    else:
+        put_back(before, {})
+
 
 _TICK_S = 1.0  # the loop's clock stands still while the machine is suspended, the deadline's goes on
 HOW = "open a new connection, through a knock, and run `doorward confirm` there"
@@ -32,7 +144,7 @@ class Trial:
         self._noted = frozenset(standing_connections(loopback=True))
         self._keeper = Keeper(self._deadline_s, self._back, daemon.control_path)
         self._is_loaded = False
-        daemon.kept = self._gate.with_name(kept.TRIAL_NAME)
+        daemon.kept = self._gate.with_name(saved_ruleset.TRIAL_NAME)
 
     @property
     def left_s(self) -> float:
@@ -62,7 +174,7 @@ class Trial:
         """Keep the new gate; AnswerNo says why this session proves nothing. None is a session on the console."""
         if connection is not None:
             self._check(connection)
-        if trouble := kept.move(self._daemon.kept, self._gate):
+        if trouble := saved_ruleset.move(self._daemon.kept, self._gate):
             raise HostError(f"{trouble}; the trial goes on: make room there, and confirm again")
         self._daemon.kept = self._gate
         self._keeper.dismiss()

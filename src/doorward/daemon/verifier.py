@@ -19,16 +19,16 @@ from contextlib import suppress
 from ipaddress import ip_address
 from typing import NamedTuple
 
-from doorward.capture.nflog import Datagram, LogSocket
-from doorward.daemon import privileges
-from doorward.daemon.apart import received, serve
-from doorward.daemon.bucket import Bucket
-from doorward.daemon.reader import give_up_everything
+from doorward.core.token_bucket import Bucket
+from doorward.daemon.nflog_reader import give_up_everything
 from doorward.errors import DoorwardError, Fault, MalformedError
+from doorward.kernel import privileges
+from doorward.kernel.child_process import received, serve
+from doorward.kernel.nflog import Datagram, LogSocket
 from doorward.model import NAME, Address, parse_address, parse_place
-from doorward.signed.judge import FORBIDDEN, GARBAGE, Granted, Judge, Refused
+from doorward.signed.authorize import FORBIDDEN, GARBAGE, Granted, Judge, Refused
+from doorward.signed.envelope import CHECK_BYTES
 from doorward.signed.message import MAX_FOR_MS
-from doorward.signed.sealing import CHECK_BYTES
 
 MAX_REMEMBERED = 65_536  # packets, by their check; beyond it the oldest is judged again, and refused by the ledger
 TOLD_PER_S, TOLD_AT_ONCE = 50, 200  # refusals with their words; all are counted

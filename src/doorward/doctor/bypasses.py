@@ -5,8 +5,8 @@ from __future__ import annotations
 from collections.abc import Iterator
 
 from doorward.config.schema import Configuration, Mode
-from doorward.doctor.finding import Finding, Level
 from doorward.doctor.host import Facts
+from doorward.doctor.problem import Finding, Level
 from doorward.model import Address, Port
 
 _SYSCTL = "net.netfilter.nf_conntrack_helper"

@@ -6,8 +6,8 @@ from collections.abc import Iterator
 from dataclasses import dataclass, field
 
 from doorward.config.schema import Configuration
-from doorward.doctor.finding import Finding, Level
 from doorward.doctor.host import Block, Facts
+from doorward.doctor.problem import Finding, Level
 from doorward.doctor.remedies import DEFAULT_MARK, is_before_mark, remedy
 from doorward.model import Port
 

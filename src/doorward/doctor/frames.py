@@ -7,8 +7,8 @@ from enum import Enum
 from ipaddress import ip_address
 from typing import NamedTuple
 
-from doorward import netlink
 from doorward.errors import MalformedError
+from doorward.kernel import netlink
 from doorward.model import Address, Port, Protocol
 
 TRACE = 10 << 8 | 17  # NFNL_SUBSYS_NFTABLES, NFT_MSG_TRACE

@@ -8,8 +8,8 @@ from ipaddress import IPv4Interface, IPv4Network, IPv6Interface, IPv6Network
 from typing import Any, NamedTuple
 
 from doorward.doctor.rules import Helper, Ruleset
+from doorward.kernel.ssh_session import SshConnection
 from doorward.model import Address, Port
-from doorward.session import SshConnection
 
 
 class Local(NamedTuple):

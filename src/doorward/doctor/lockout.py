@@ -6,8 +6,8 @@ from collections.abc import Iterator, Mapping
 from typing import Any
 
 from doorward.config.schema import Configuration, Mode
-from doorward.doctor.finding import Finding, Level
 from doorward.doctor.host import Facts, is_watched
+from doorward.doctor.problem import Finding, Level
 from doorward.model import Port, Protocol
 
 SSH = Port(Protocol.TCP, 22)

@@ -8,9 +8,9 @@ from collections.abc import Iterable, Iterator
 from ipaddress import ip_address, ip_interface, ip_network
 from typing import NamedTuple
 
-from doorward import netlink
 from doorward.doctor.host import Local, MarkRule, Network, Route
 from doorward.errors import MalformedError
+from doorward.kernel import netlink
 
 ROUTE = 0  # NETLINK_ROUTE
 _GET_ADDRESS, _GET_ROUTE, _GET_RULE = 22, 26, 34

@@ -8,8 +8,8 @@ from itertools import islice
 
 from doorward.config.schema import Configuration
 from doorward.doctor.host import Local, Network, Probe, Way, is_watched
+from doorward.kernel.ssh_session import SshConnection
 from doorward.model import Address
-from doorward.session import SshConnection
 
 _ANYWHERE = {4: ip_network("0.0.0.0/0"), 6: ip_network("::/0")}
 # Three from different parts of the world: a rule that names one's network is not for strangers in general.

@@ -15,10 +15,10 @@ from contextlib import suppress
 from pathlib import Path
 from typing import NamedTuple
 
-from doorward import netlink
 from doorward.doctor.frames import frame
 from doorward.doctor.network import ROUTE, dump_bodies
 from doorward.errors import DoorwardError
+from doorward.kernel import netlink
 
 _CLONE_NEWNET = 0x40000000
 _CREATE = netlink.REQUEST | netlink.ACK | 0x600  # NLM_F_CREATE | NLM_F_EXCL

@@ -12,16 +12,16 @@ from collections.abc import Iterable, Iterator
 from contextlib import suppress
 from pathlib import Path
 
-from doorward import netlink
-from doorward.daemon.privileges import end_with_parent
 from doorward.doctor.frames import FAMILIES
 from doorward.doctor.host import Base
 from doorward.doctor.replica import UncheckedError, has_module
 from doorward.doctor.rules import Ruleset, differing, line_of
 from doorward.errors import HostError
-from doorward.gate.nft import NftFilter
-from doorward.gate.refusal import NftError
-from doorward.gate.ruleset import TABLE
+from doorward.kernel import netlink
+from doorward.kernel.privileges import end_with_parent
+from doorward.nftables.libnftables import NftFilter
+from doorward.nftables.nft_error import NftError
+from doorward.nftables.ruleset import TABLE
 
 _HANDLES, _JSON = 1 << 3, 1 << 4  # NFT_CTX_OUTPUT_*
 _GET_CHAIN, _GET_RULE = (10 << 8 | number for number in (4, 7))  # NFNL_SUBSYS_NFTABLES, NFT_MSG_*

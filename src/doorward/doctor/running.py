@@ -5,11 +5,11 @@ from __future__ import annotations
 from collections.abc import Iterator, Mapping
 from typing import Any
 
-from doorward.automaton.compile import compile_doors
 from doorward.config.schema import DEFAULT_CAPACITY, Configuration, Mode, WrongPort
-from doorward.doctor.finding import Finding, Level
+from doorward.core.automaton import compile_doors
 from doorward.doctor.host import Facts
-from doorward.gate.ruleset import default_capacity
+from doorward.doctor.problem import Finding, Level
+from doorward.nftables.ruleset import default_capacity
 
 DAEMON, GATE = "doorward.service", "doorward-gate.service"
 _MOST_NAMED = 5  # doors in one finding

@@ -11,9 +11,7 @@ from collections.abc import Container, Iterable, Iterator, Sequence
 from contextlib import suppress
 from typing import NamedTuple
 
-from doorward import netlink
 from doorward.config.schema import Configuration, Mark
-from doorward.daemon.apart import in_child
 from doorward.doctor.frames import TRACE, Event, Flow, Step, event, packet
 from doorward.doctor.host import Block, Network, Probe, Trace, Unchecked, Way
 from doorward.doctor.probes import around, planned
@@ -22,9 +20,11 @@ from doorward.doctor.replica import Replica, UncheckedError, snapshot
 from doorward.doctor.rules import Helper
 from doorward.doctor.rulesets import Loaded, handles, read
 from doorward.errors import DoorwardError
-from doorward.gate.nft import NftFilter
+from doorward.kernel import netlink
+from doorward.kernel.child_process import in_child
+from doorward.kernel.ssh_session import SshConnection
 from doorward.model import Address, Port, Protocol
-from doorward.session import SshConnection
+from doorward.nftables.libnftables import NftFilter
 
 PATIENCE_S = 9.0  # with the rest of what doctor does, an answer comes within 10 s
 _GROUP = 9  # NFNLGRP_NFTRACE

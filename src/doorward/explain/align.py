@@ -7,12 +7,32 @@ packet that came between, a knock with a fault. Of equally cheap ones the last: 
 from __future__ import annotations
 
 from collections import Counter, defaultdict
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
 from typing import NamedTuple
 
-from doorward.explain.follow import SYMBOLS, Step, Verdict
-from doorward.explain.house import House
+from doorward.explain.compiled_config import House
+from doorward.explain.replay import SYMBOLS, Step, Verdict
+from doorward.explain.sources import Neighbours, Trace
 from doorward.model import Door, Port
+
+
+class Fault(NamedTuple):
+    """One reason: a word for programs, what happened, and what to do."""
+
+    kind: str
+    what: str
+    remedy: str = ""
+
+
+class Conclusion(NamedTuple):
+    """What came of it. `door` is the one that was meant in the last try, `opened` whether any try opened a door."""
+
+    fault: Fault
+    door: str | None = None
+    opened: bool = False
+    also: tuple[Fault, ...] = ()
+
 
 MOST_ALIGNED = 200  # packets of one source, the last ones: the time grows with the square
 MOST_DOORS = 16  # are tried for one source, those first whose ports it went to most
@@ -167,3 +187,49 @@ def _cheapest(door: Door, steps: Sequence[Step], nodes: Sequence[_Node], strays:
         chain.append(nodes[number])
         number = before[number]
     return chain[::-1], total
+
+
+@dataclass(frozen=True, slots=True)
+class Case:
+    """One source among the others. `hosts` are this host's addresses, as far as the capture shows them."""
+
+    house: House
+    trace: Trace
+    traces: Mapping[bytes, Trace]
+    neighbours: Neighbours
+    hosts: frozenset[bytes]
+    is_local: Callable[[bytes], bool]
+    has_answers: bool
+
+    @property
+    def steps(self) -> Sequence[Step]:
+        """Give the source's packets."""
+        return self.trace.steps
+
+    def own_hosts(self) -> list[bytes]:
+        """Give this host's addresses of the source's family."""
+        return sorted(host for host in self.hosts if len(host) == len(self.trace.source))
+
+
+@dataclass(frozen=True, slots=True)
+class Try:
+    """One try at a door, as the alignment explains it."""
+
+    case: Case
+    alignment: Alignment
+
+    @property
+    def door(self) -> Door:
+        """Give the door that was meant."""
+        return self.case.house.doors[self.alignment.door]
+
+    @property
+    def within_s(self) -> float:
+        """Give the door's deadline."""
+        return self.door.within_ms / 1000
+
+    @property
+    def missing(self) -> list[int]:
+        """Give the knocks that no packet is a match for."""
+        found = {match.knock for match in self.alignment.matches}
+        return [knock for knock in range(len(self.door.knock)) if knock not in found]

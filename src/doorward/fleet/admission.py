@@ -10,9 +10,9 @@ from collections.abc import Iterable
 from ipaddress import IPv6Address
 from typing import NamedTuple
 
-from doorward.fleet.talk import Item
-from doorward.gate.ruleset import OPEN_SIZE, WIDE_SIZE
+from doorward.fleet.protocol import Item
 from doorward.model import Address, Door, Opening, Place
+from doorward.nftables.ruleset import OPEN_SIZE, WIDE_SIZE
 
 SHORTEST_PREFIX = {4: 16, 6: 48}  # one site; a wider network would open the door to strangers far away
 MOST_ENTRIES = {False: OPEN_SIZE * 3 // 4, True: WIDE_SIZE * 3 // 4}  # the rest stays free for knocks at this gate

@@ -12,16 +12,21 @@ import http.client
 import json
 import socket
 import ssl
+import stat
 import threading
 import time
+import zlib
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
+from pathlib import Path
 from typing import NamedTuple
 from urllib.parse import urlsplit
 
-from doorward.errors import HostError, MalformedError
-from doorward.fleet import forms
-from doorward.fleet.forms import Done, Listing, Message, Watched
+from doorward.config.files import read_text, trusted_owners
+from doorward.config.schema import Fleet
+from doorward.errors import HostError, MalformedError, UsageError
+from doorward.fleet import etcd_codec
+from doorward.fleet.etcd_codec import Done, Listing, Message, Watched
 
 MAX_ANSWER_BYTES = 64 << 20  # a page of 1000 openings is under a megabyte
 MAX_LINE_BYTES = 16 << 20  # a message of a watch; etcd itself sends no more than a few megabytes
@@ -88,14 +93,14 @@ class Etcd:
 
     def range(self, key: str, end: str = "", *, limit: int = 0, at: int = 0, newest_first: bool = False) -> Listing:
         """Read keys. `at`: as they were at that revision; `limit` 0: all there are, in one answer."""
-        body = forms.key_range(key, end) | {"limit": str(limit), "revision": str(at)}
+        body = etcd_codec.key_range(key, end) | {"limit": str(limit), "revision": str(at)}
         if newest_first:
             body |= {"sort_order": "DESCEND", "sort_target": "MOD"}
-        return forms.listing(self.call("kv/range", body))
+        return etcd_codec.listing(self.call("kv/range", body))
 
     def prefix(self, prefix: str) -> Listing:
         """Read all keys that begin so, as they were at one revision."""
-        end = forms.after(prefix)
+        end = etcd_codec.after(prefix)
         found = self.range(prefix, end, limit=PAGE)
         entries, is_whole = list(found.entries), found.is_whole
         while not is_whole:
@@ -105,19 +110,19 @@ class Etcd:
 
     def put(self, key: str, value: bytes, lease: int = 0) -> int:
         """Write a key; gives the revision."""
-        return forms.revision(self.call("kv/put", forms.put(key, value, lease)))
+        return etcd_codec.revision(self.call("kv/put", etcd_codec.put(key, value, lease)))
 
     def delete(self, key: str) -> int:
         """Delete a key; gives how many were there."""
-        return forms.number(self.call("kv/deleterange", forms.key_range(key)), "deleted")
+        return etcd_codec.number(self.call("kv/deleterange", etcd_codec.key_range(key)), "deleted")
 
     def txn(self, conditions: Sequence[tuple[str, int]], then: Sequence[Message], look: str = "") -> Done:
         """Do `then` if each key was written last at its revision (0: is not there); else read the key `look`."""
-        return forms.done(self.call("kv/txn", forms.txn(conditions, then, look)))
+        return etcd_codec.done(self.call("kv/txn", etcd_codec.txn(conditions, then, look)))
 
     def grant(self, ttl_s: int) -> int:
         """Make a lease of so many seconds; gives its number."""
-        return forms.number(self.call("lease/grant", {"TTL": str(ttl_s)}), "ID")
+        return etcd_codec.number(self.call("lease/grant", {"TTL": str(ttl_s)}), "ID")
 
     def revoke(self, lease: int) -> None:
         """End a lease, and delete its keys."""
@@ -125,11 +130,13 @@ class Etcd:
 
     def left_s(self, lease: int) -> int:
         """Give the whole seconds that a lease has left; -1 where it is over."""
-        return forms.number(self.call("lease/timetolive", {"ID": str(lease)}), "TTL")
+        return etcd_codec.number(self.call("lease/timetolive", {"ID": str(lease)}), "TTL")
 
     def keep_alive(self, lease: int) -> bool:
         """Begin a lease's time anew; False where it is over."""
-        return forms.number(forms.child(self.call("lease/keepalive", {"ID": str(lease)}), "result"), "TTL") > 0
+        return (
+            etcd_codec.number(etcd_codec.child(self.call("lease/keepalive", {"ID": str(lease)}), "result"), "TTL") > 0
+        )
 
     def call(self, path: str, body: Message) -> Message:
         """Ask; AwayError where no endpoint answers, RefusedError where etcd says no."""
@@ -202,7 +209,7 @@ class Etcd:
         try:
             connection = connect(self._access, self.endpoint)
             bodies = [
-                {"create_request": forms.key_range(key, end) | {"start_revision": str(since), "watch_id": str(n)}}
+                {"create_request": etcd_codec.key_range(key, end) | {"start_revision": str(since), "watch_id": str(n)}}
                 for n, (key, end, since) in enumerate(ranges, 1)
             ]
             token = self._token()
@@ -230,7 +237,11 @@ class Watch:
         try:
             self._connection.sock.settimeout(patience_s)
             line = self._response.readline(MAX_LINE_BYTES)
-            found = forms.watched(forms.parse(line)) if line.endswith(b"\n") else Watched([], 0, ended="it is over")
+            found = (
+                etcd_codec.watched(etcd_codec.parse(line))
+                if line.endswith(b"\n")
+                else Watched([], 0, ended="it is over")
+            )
         except (OSError, http.client.HTTPException, MalformedError, ValueError, AttributeError) as error:
             # The last two: `stop` had the connection closed under it.
             raise AwayError(f"etcd gives no answer: {_reason(error)}") from None
@@ -277,7 +288,7 @@ def _judged(answer: _Answer) -> Message:
         return {}
     if answer.status == http.client.BAD_REQUEST and not answer.raw.startswith(b"{"):  # the gateway itself, in words
         raise RefusedError(f"etcd refuses: {answer.raw[:200].decode(errors='replace').strip()}")
-    found = forms.parse(answer.raw)
+    found = etcd_codec.parse(answer.raw)
     if answer.status == http.client.OK and "error" not in found:
         return found
     said = found.get("message") or found.get("error") or f"status {answer.status}"
@@ -296,3 +307,68 @@ def _reason(error: Exception) -> str:
 def now_ms() -> int:
     """Give the time that a machine's processes share, and that never jumps, in milliseconds."""
     return time.monotonic_ns() // 1_000_000
+
+
+_LONGEST_PASSWORD = 1024
+_LEAST_S = 1.0  # for everything but signed knocks, which somebody waits for
+
+
+def read_access(fleet: Fleet, folder: Path, gate: str = "") -> Access:
+    """Give how to reach etcd; UsageError where a file is missing, wrong, or open to others.
+
+    Gates begin with different endpoints, each by its name.
+    """
+    first = zlib.crc32(gate.encode()) % len(fleet.endpoints)
+    endpoints = fleet.endpoints[first:] + fleet.endpoints[:first]
+    is_encrypted = any(endpoint.startswith("https:") for endpoint in endpoints)
+    return Access(
+        endpoints,
+        max(_LEAST_S, fleet.timeout_ms / 1000),
+        _context(fleet, folder) if is_encrypted else None,
+        fleet.user,
+        _password(folder / fleet.password) if fleet.password else "",
+    )
+
+
+def for_claims(access: Access, fleet: Fleet) -> Access:
+    """Give the same for signed knocks, with the patience that the configuration says."""
+    return Access(access.endpoints, fleet.timeout_ms / 1000, access.tls, access.user, access.password)
+
+
+def _context(fleet: Fleet, folder: Path) -> ssl.SSLContext:
+    ca = folder / fleet.ca if fleet.ca else None
+    try:
+        context = ssl.create_default_context(cafile=None if ca is None else str(ca))
+    except (OSError, ssl.SSLError) as error:
+        raise UsageError(f"{ca}: no certificate of an authority ({_why(error)}); write its PEM file there") from None
+    context.minimum_version = ssl.TLSVersion.TLSv1_2
+    if fleet.certificate:
+        certificate, key = folder / fleet.certificate, folder / fleet.key
+        _refuse_exposed(key)
+        try:
+            context.load_cert_chain(certificate, key, password=lambda: "")
+        except (OSError, ssl.SSLError) as error:
+            what = f"{certificate} and {key}: no certificate with its key ({_why(error)})"
+            raise UsageError(f"{what}; write both as PEM, the key without a passphrase") from None
+    return context
+
+
+def _password(path: Path) -> str:
+    _refuse_exposed(path)
+    password = read_text(path, trusted_owners()).strip()
+    if not 1 <= len(password) <= _LONGEST_PASSWORD or not password.isprintable():
+        raise UsageError(f"{path}: this is no password; write one line, of at most {_LONGEST_PASSWORD} letters")
+    return password
+
+
+def _refuse_exposed(path: Path) -> None:
+    try:
+        mode = path.stat().st_mode
+    except OSError as error:
+        raise UsageError(f"{path}: {error.strerror}; [fleet] names it") from None
+    if mode & stat.S_IROTH:
+        raise UsageError(f"{path}: other users can read it; run `chmod o-r {path}`")
+
+
+def _why(error: Exception) -> str:
+    return str(getattr(error, "strerror", None) or getattr(error, "reason", None) or error)

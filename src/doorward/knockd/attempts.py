@@ -8,7 +8,7 @@ from collections import OrderedDict
 from collections.abc import Sequence
 from typing import NamedTuple
 
-from doorward.automaton.compile import MachineKey
+from doorward.core.automaton import MachineKey
 from doorward.knockd.stages import Stage
 from doorward.model import Address
 

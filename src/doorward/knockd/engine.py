@@ -9,22 +9,22 @@ from collections.abc import Sequence
 from ipaddress import ip_address
 from typing import NamedTuple, Protocol
 
-from doorward.automaton.compile import Automaton, compile_doors
-from doorward.automaton.tracker import Tracker
-from doorward.capture.bpf import symbols_filter
-from doorward.capture.nflog import event_log
-from doorward.capture.ring import Ring
 from doorward.config.schema import DEFAULT_CAPACITY, Gate, Mode
-from doorward.daemon.loading import memory_bytes
-from doorward.daemon.reader import Reader
+from doorward.core.automaton import Automaton, compile_doors
+from doorward.core.tracker import Tracker
+from doorward.daemon.nflog_reader import Reader
+from doorward.daemon.ruleset_loader import memory_bytes
 from doorward.errors import HostError
-from doorward.gate.chains import LOG_GROUP, STEP_GROUP
-from doorward.gate.nft import NftFilter
-from doorward.gate.ruleset import compile_ruleset, default_capacity
-from doorward.gate.watch import Watch, fingerprint, own_process
-from doorward.knockd.output import Output
+from doorward.kernel.bpf import symbols_filter
+from doorward.kernel.nflog import event_log
+from doorward.kernel.tpacket import Ring
+from doorward.knockd.knockd_log import Output
 from doorward.knockd.stages import Stages
 from doorward.model import Address, Door, Port
+from doorward.nftables.chains import LOG_GROUP, STEP_GROUP
+from doorward.nftables.libnftables import NftFilter
+from doorward.nftables.monitor import Watch, fingerprint, own_process
+from doorward.nftables.ruleset import compile_ruleset, default_capacity
 
 RING_CAPACITY = 65536  # sources a family in progress, in Python's memory: some 200 bytes each
 

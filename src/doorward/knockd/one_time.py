@@ -2,12 +2,120 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Mapping
+from pathlib import Path
+from typing import NamedTuple
 
-from doorward.errors import HostError
-from doorward.knockd import one_time_files
-from doorward.knockd.output import Output
+from doorward.config.knockd import WHITESPACE, sequence
+from doorward.errors import Fault, HostError
+from doorward.knockd.knockd_log import Output
 from doorward.model import Port
+
+MARK = b"#"
+ENCODING = "utf-8"
+ERRORS = "surrogateescape"  # knockd reads bytes: a comment may be in any encoding, and offsets must stay true
+
+
+class OneTime(NamedTuple):
+    """A sequence that was not used yet; `offset` is where its line begins, in bytes."""
+
+    line: int
+    offset: int
+    knock: tuple[Port, ...]
+
+
+class OneTimeFile(NamedTuple):
+    """The unused sequences in the order in which they are due, and the lines that are none."""
+
+    unused: tuple[OneTime, ...]
+    faults: tuple[Fault, ...]
+
+
+def sequences(text: str, file: str) -> OneTimeFile:
+    """Read a file's text, decoded with `ENCODING` and `ERRORS`; lines with faults are passed over."""
+    unused: list[OneTime] = []
+    faults: list[Fault] = []
+    offset = 0
+    for number, line in enumerate(text.split("\n"), 1):
+        words = line.strip(WHITESPACE)
+        if words and not words.startswith("#"):
+            try:
+                unused.append(OneTime(number, offset, sequence(words)))
+            except (ValueError, ExceptionGroup) as error:
+                faults += _faults(file, number, error)
+        offset += len(line.encode(ENCODING, ERRORS)) + 1
+    return OneTimeFile(tuple(unused), tuple(faults))
+
+
+def mark_used(raw: bytes, offset: int) -> bytes:
+    """Give the file with a `#` over the first byte of the line at `offset`, as knockd marks it.
+
+    ValueError where no unused line begins there: the file has changed since it was read.
+    """
+    begins = offset == 0 or raw[offset - 1 : offset] == b"\n"
+    line = raw[offset:].split(b"\n", 1)[0].strip(WHITESPACE.encode())
+    if offset < 0 or not begins or not line or line.startswith(MARK):
+        raise ValueError(f"no unused line begins at byte {offset}; read the file again")
+    return raw[:offset] + MARK + raw[offset + 1 :]
+
+
+def _faults(file: str, line: int, error: ValueError | ExceptionGroup[ValueError]) -> list[Fault]:
+    errors = error.exceptions if isinstance(error, ExceptionGroup) else (error,)
+    parts = (str(single).rpartition("; ") for single in errors)
+    return [Fault(file, line, what, instead) for what, _, instead in parts]
+
+
+MAX_BYTES = 16 << 20  # half a million sequences
+
+
+def read(path: str) -> OneTimeFile:
+    """Read a file's unused sequences; HostError where it cannot be read."""
+    return sequences(_bytes(path).decode(ENCODING, ERRORS), path)
+
+
+def use(path: str, knock: tuple[Port, ...]) -> tuple[OneTime, ...]:
+    """Mark the first unused line that holds `knock`, on the disk when this returns; give what is left.
+
+    HostError: it could not be marked (the disk, or somebody took the line away), so it must open nothing.
+    """
+    raw = _bytes(path)
+    unused = sequences(raw.decode(ENCODING, ERRORS), path).unused
+    line = next((line for line in unused if line.knock == knock), None)
+    if line is None:
+        raise HostError(f"{path}: the sequence is no longer in the file; it opens nothing")
+    mark_used(raw, line.offset)  # refuses where the bytes are not what was read
+    try:
+        descriptor = os.open(path, os.O_WRONLY | os.O_CLOEXEC)
+        try:
+            os.pwrite(descriptor, MARK, line.offset)
+            os.fsync(descriptor)
+        finally:
+            os.close(descriptor)
+    except OSError as error:
+        raise HostError(f"{path}: {error.strerror}; the used sequence could not be marked") from None
+    return tuple(other for other in unused if other is not line)
+
+
+def stamp(path: str) -> tuple[int, int]:
+    """Give what changes when somebody edits the file; zeros where there is none."""
+    try:
+        status = Path(path).stat()
+    except OSError:
+        return 0, 0
+    return status.st_mtime_ns, status.st_size
+
+
+def _bytes(path: str) -> bytes:
+    try:
+        with Path(path).open("rb") as file:
+            raw = file.read(MAX_BYTES + 1)
+    except OSError as error:
+        raise HostError(f"{path}: {error.strerror}; it must hold the door's one-time sequences") from None
+    if len(raw) > MAX_BYTES:
+        raise HostError(f"{path}: larger than {MAX_BYTES >> 20} MiB; is this the right file?")
+    return raw
+
 
 COUNTDOWN = (10, 5, 1)  # with so many left the operator is told
 
@@ -33,20 +141,20 @@ class OneTimeDoors:
             return False
         path = self.files[key]
         try:
-            left = one_time_files.use(path, knock)
+            left = use(path, knock)
         except HostError as error:
             self._due[key] = ()
             self._output.complain(str(error))
             self._output.complain(f"error while disabling used one time sequence for door {key} --> disabling the door")
             return False
         self._due[key] = tuple(line.knock for line in left)
-        self._stamps[key] = one_time_files.stamp(path)
+        self._stamps[key] = stamp(path)
         self._tell_what_is_left(key)
         return True
 
     def follow(self) -> bool:
         """Read files again that somebody edited; True where a door's sequence changed."""
-        edited = [key for key, path in self.files.items() if one_time_files.stamp(path) != self._stamps[key]]
+        edited = [key for key, path in self.files.items() if stamp(path) != self._stamps[key]]
         before = {key: self.current(key) for key in edited}
         for key in edited:
             self._read(key)
@@ -54,9 +162,9 @@ class OneTimeDoors:
 
     def _read(self, key: str) -> None:
         path = self.files[key]
-        self._stamps[key] = one_time_files.stamp(path)
+        self._stamps[key] = stamp(path)
         try:
-            file = one_time_files.read(path)
+            file = read(path)
         except HostError as error:
             self._due[key] = ()
             self._output.complain(str(error))

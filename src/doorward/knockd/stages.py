@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import NamedTuple
 
-from doorward.automaton.compile import Automaton, MachineKey, machine_key, parts_of
+from doorward.core.automaton import Automaton, MachineKey, machine_key, parts_of
 from doorward.model import Door, Port
 
 

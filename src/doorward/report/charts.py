@@ -6,10 +6,10 @@ from collections.abc import Mapping
 from datetime import datetime, timedelta
 from typing import NamedTuple
 
+from doorward.report.events import Period
 from doorward.report.markup import Html, fill, join
-from doorward.report.openings import SLOTS, Runs
-from doorward.report.record import Period
-from doorward.report.sources import HOURS, Cell, LocalTime
+from doorward.report.opening_list import SLOTS, Runs
+from doorward.report.source_list import HOURS, Cell, LocalTime
 
 SHADES = 5
 _MOST_TICKS = 8

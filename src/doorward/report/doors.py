@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-from doorward.report.figures import Figures
 from doorward.report.markup import Html, fill, foreign, join
-from doorward.report.sources import LocalTime
+from doorward.report.source_list import LocalTime
+from doorward.report.statistics import Figures
 from doorward.report.strength import Strength, Strengths, Weakness
 from doorward.report.words import count, moment
 

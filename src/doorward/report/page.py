@@ -6,10 +6,10 @@ import base64
 import hashlib
 from typing import NamedTuple
 
-from doorward.report import doors, people, strangers
-from doorward.report.figures import Figures
+from doorward.report import doors, refusals, users
 from doorward.report.markup import Html, fill, foreign, join
-from doorward.report.sources import LocalTime
+from doorward.report.source_list import LocalTime
+from doorward.report.statistics import Figures
 from doorward.report.style import STYLE
 from doorward.report.words import count, dated, moment, span
 
@@ -52,7 +52,7 @@ def page(told: Figures, maker: Maker) -> str:
     since, until = local(period.since_s), local(period.until_s)
     offset = f"UTC{until:%z}"
     zone = f"times in {until.tzname()}" + ("" if until.tzname() in ("UTC", None) else f", {offset[:6]}:{offset[6:8]}")
-    parts = (people.section(told, local), strangers.section(told, local), doors.section(told, local))
+    parts = (users.section(told, local), refusals.section(told, local), doors.section(told, local))
     when = f"{dated(since)} to {dated(until)}: {span(period.length_s)}"
     title = f"doorward at {maker.host}, {moment(until)}"
     head = fill(_HEAD, maker.version, Html(_POLICY), title, Html(STYLE))

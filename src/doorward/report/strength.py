@@ -8,10 +8,10 @@ from collections.abc import Iterable, Mapping
 from typing import NamedTuple, Protocol
 
 from doorward.config.duration import format_duration
-from doorward.config.lines import Keys
 from doorward.config.schema import Configuration
+from doorward.config.toml_positions import Keys
 from doorward.model import Door
-from doorward.report.record import Visit
+from doorward.report.events import Visit
 from doorward.report.words import count
 
 MOST_DOORS = 50

@@ -6,9 +6,9 @@ from datetime import UTC, datetime
 from typing import NamedTuple
 
 from doorward.model import Address, Place
+from doorward.signed.address_patterns import Places
 from doorward.signed.key_options import Options
-from doorward.signed.places import Places
-from doorward.signed.sshkeys import Presence, PublicKey
+from doorward.signed.ssh_keys import Presence, PublicKey
 
 MAX_NAME = 64  # letters of a comment or a certificate's id: they go into logs and tables
 

@@ -11,11 +11,11 @@ from collections.abc import Callable
 from datetime import UTC, datetime
 from typing import Any, NamedTuple
 
-from doorward.config.readers import MAX_FOR_MS, duration
-from doorward.config.report import nearest, shown
+from doorward.config.diagnostics import nearest, shown
+from doorward.config.values import MAX_FOR_MS, duration
 from doorward.model import NAME
-from doorward.signed import places
-from doorward.signed.places import Places
+from doorward.signed import address_patterns
+from doorward.signed.address_patterns import Places
 
 ANY = "*"  # as the only one of the principals: every certificate of the authority
 
@@ -155,10 +155,10 @@ _FLAGS: dict[str, dict[str, bool]] = {
 }
 _VALUES: dict[str, tuple[str, Callable[[str], object]]] = {
     "doors": ("doors", _doors),
-    "from": ("sources", lambda text: places.parse(text, wildcards=True)),
+    "from": ("sources", lambda text: address_patterns.parse(text, wildcards=True)),
     "for-max": ("for_max_ms", duration(MAX_FOR_MS)),
     "expiry-time": ("expires_s", _expiry),
-    "addresses": ("addresses", lambda text: places.parse(text, wildcards=False)),
+    "addresses": ("addresses", lambda text: address_patterns.parse(text, wildcards=False)),
     "principals": ("principals", _principals),
 }
 _PASSED_OVER = frozenset({"restrict", "command", "environment", "permitopen", "permitlisten", "tunnel"}) | {

@@ -13,7 +13,7 @@ from typing import NamedTuple
 
 from doorward.errors import MalformedError
 from doorward.model import NAME, Place
-from doorward.signed.wire import Reader
+from doorward.signed.ssh_wire import Reader
 
 VERSION = 1
 NONCE_BYTES = 16

@@ -11,7 +11,7 @@ import binascii
 import hashlib
 
 from doorward.errors import MalformedError
-from doorward.signed.wire import Reader, string
+from doorward.signed.ssh_wire import Reader, string
 
 NAMESPACE = "doorward"
 HASH = "sha512"

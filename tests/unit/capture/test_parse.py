@@ -4,16 +4,9 @@ from __future__ import annotations
 
 import pytest
 
-from doorward.capture.packet import (
-    DESTINATION_OPTIONS,
-    FRAGMENT,
-    HOP_BY_HOP,
-    MOST_EXTENSIONS,
-    ROUTING,
-    parse,
-)
 from doorward.errors import MalformedError
 from doorward.model import Packet, Port, Protocol
+from doorward.packets.packet import DESTINATION_OPTIONS, FRAGMENT, HOP_BY_HOP, MOST_EXTENSIONS, ROUTING, parse
 from tests.support.headers import AUTHENTICATION, HERE4, HERE6, THERE4, THERE6, Extension, ipv4, ipv6, tcp, udp
 
 TCP, UDP = Protocol.TCP, Protocol.UDP

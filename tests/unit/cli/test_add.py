@@ -9,7 +9,7 @@ import pytest
 
 from doorward.cli.main import main
 from doorward.client.hosts import Host, read_hosts
-from doorward.client.links import parse_link
+from doorward.client.link_uri import parse_link
 from doorward.libraries import install_command
 from doorward.model import Port
 from doorward.signed.server_key import HYBRID, X25519, new_private_text, parse_private_key

@@ -13,14 +13,14 @@ from pathlib import Path
 
 import pytest
 
-from doorward.cli import telling
+from doorward.cli import init
 from doorward.cli.main import main
-from doorward.client.links import parse_link
+from doorward.client.link_uri import parse_link
 from doorward.config.files import read
 from doorward.config.schema import Configuration, Mode
+from doorward.init.install import first_keys
+from doorward.init.survey import key_files
 from doorward.model import Port
-from doorward.setup.host import key_files
-from doorward.setup.keys import first_keys
 from tests.support.processes import running
 from tests.support.signed import Signer
 
@@ -103,7 +103,7 @@ def test_a_sequence_on_request(called: Called) -> None:
 def next_steps(called: Called, monkeypatch: pytest.MonkeyPatch, *words: str) -> tuple[list[str], str]:
     """Call init where the package is installed; gives the three commands, and the last line."""
     monkeypatch.setenv("CONFIGURATION_DIRECTORY", str(called.folder))
-    monkeypatch.setattr(telling, "_UNITS", [called.keys])
+    monkeypatch.setattr(init, "_UNITS", [called.keys])
     assert main(["init", "--yes", *words, *ADDRESS, "--authorized-keys", str(called.keys)]) == 0
     lines = called.capsys.readouterr().out.partition("\nnext:\n\n")[2].splitlines()
     return [line.partition("  # ")[0].strip() for line in lines if line.startswith("  ")], lines[-1]

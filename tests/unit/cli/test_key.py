@@ -11,8 +11,8 @@ import pytest
 
 from doorward.cli import key
 from doorward.cli.main import main
-from doorward.daemon import signed_files
-from doorward.daemon.privileges import Identity
+from doorward.daemon import key_files
+from doorward.kernel.privileges import Identity
 from doorward.signed.server_key import HYBRID, X25519, parse_private_key, parse_server_key
 
 CONFIG = '[signed]\n[doors.ssh]\nopens = ["22/tcp"]\n'
@@ -69,7 +69,7 @@ def test_the_file_is_named_relative_to_the_configuration(config: Path, monkeypat
 def test_the_daemons_user_reads_the_key_if_he_reads_the_configuration(
     config: Path, monkeypatch: pytest.MonkeyPatch, group: int, mode: int, wanted: tuple[int, int]
 ) -> None:
-    for module in (key, signed_files):
+    for module in (key, key_files):
         monkeypatch.setattr(module, "service_identity", lambda: Identity("doorward", 65534, 65534, (65534,)))
     os.chown(config, 0, group)
     config.chmod(mode)

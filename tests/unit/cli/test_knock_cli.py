@@ -19,8 +19,8 @@ HEAVY = {
     "ssl", "subprocess", "tempfile", "threading", "tomllib", "unicodedata", "urllib",
 }  # fmt: skip
 OURS = {
-    "doorward", "doorward.cli", "doorward.cli.knock", "doorward.cli.knocking", "doorward.cli.main", "doorward.client",
-    "doorward.client.hosts", "doorward.client.knock", "doorward.errors", "doorward.escape", "doorward.model",
+    "doorward", "doorward.cli", "doorward.cli.knock", "doorward.cli.knock_options", "doorward.cli.main", "doorward.client",
+    "doorward.client.hosts", "doorward.client.sequence", "doorward.errors", "doorward.escape", "doorward.model",
 }  # fmt: skip
 
 
@@ -147,7 +147,7 @@ def test_the_help_fits_a_screen(monkeypatch: pytest.MonkeyPatch) -> None:
 def test_little_is_imported_on_the_way_to_the_first_packet(receiver: socket.socket) -> None:
     program = (
         "import sys; before = set(sys.modules)\n"
-        "import doorward.client.knock as client\n"
+        "import doorward.client.sequence as client\n"
         "send = client.send\n"
         "def first(*packet):\n"
         "    print(*sorted(set(sys.modules) - before)); return send(*packet)\n"

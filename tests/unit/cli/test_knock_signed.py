@@ -14,10 +14,10 @@ from pathlib import Path
 import pytest
 
 from doorward.cli.main import main
+from doorward.signed.envelope import Opener
 from doorward.signed.message import Request, parse_plaintext, signed_text
-from doorward.signed.sealing import Opener
 from doorward.signed.server_key import X25519, new_private_text, parse_private_key
-from doorward.signed.sshkeys import parse_public_key, verify
+from doorward.signed.ssh_keys import parse_public_key, verify
 from tests.support.ssh_agent import blob_of, real_agent
 from tests.support.ssh_keygen import key
 
@@ -225,7 +225,7 @@ def test_a_likely_slip_is_told_and_sent_all_the_same(
 # Each costs milliseconds, and a signed knock by a key of the agent needs none of it.
 HEAVY = {
     "asyncio", "concurrent", "cryptography.hazmat.primitives.serialization.ssh", "dataclasses", "difflib",
-    "doorward.config.report", "doorward.signed.certificates", "email", "getpass", "http", "inspect", "json", "logging",
+    "doorward.config.diagnostics", "doorward.signed.ssh_certificates", "email", "getpass", "http", "inspect", "json", "logging",
     "multiprocessing", "pathlib", "segno", "shutil", "sqlite3", "ssl", "subprocess", "tempfile", "tomllib", "urllib",
 }  # fmt: skip
 

@@ -176,7 +176,7 @@ def test_only_the_module_of_the_command_is_imported() -> None:
     assert [name for name in loaded if name.startswith("doorward.cli.") and name.split(".")[-1] in COMMANDS] == [
         "doorward.cli.log"
     ]
-    assert "doorward.daemon.app" not in loaded
+    assert "doorward.daemon.daemon" not in loaded
 
 
 def test_every_parser_knows_its_program() -> None:

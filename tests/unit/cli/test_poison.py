@@ -12,9 +12,9 @@ from typing import Any
 
 import pytest
 
-from doorward.cli import fleeting
+from doorward.cli import fleet
 from doorward.cli.main import main
-from doorward.fleet.office import Gate
+from doorward.fleet.admin import Gate
 from tests.support.poison import POISON, SPOOF, poison_ledger, poisoned_daemon
 
 COMMANDS = [
@@ -84,7 +84,7 @@ def test_what_a_fleet_says(monkeypatch: pytest.MonkeyPatch, capsys: pytest.Captu
     def office(_: object) -> Iterator[Any]:
         yield asked
 
-    monkeypatch.setattr(fleeting, "office", office)
+    monkeypatch.setattr(fleet, "office", office)
     assert main(["status", "--fleet"]) == 0
     assert main(["log", "--fleet"]) == 0
     out = capsys.readouterr().out

@@ -16,8 +16,8 @@ from random import Random
 import pytest
 
 from doorward.cli.main import main
+from doorward.signed.envelope import Opener
 from doorward.signed.message import parse_plaintext
-from doorward.signed.sealing import Opener
 from doorward.signed.server_key import X25519, new_private_text, parse_private_key
 from tests.support.ssh_keygen import key
 

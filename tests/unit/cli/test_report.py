@@ -10,7 +10,7 @@ from pathlib import Path
 import pytest
 
 from doorward.cli.main import main
-from doorward.ledger import Ledger
+from doorward.daemon.ledger import Ledger
 from doorward.report.page import MARK
 from tests.support.openings import opening
 from tests.support.processes import as_nobody, needs_root

@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 
 from doorward.cli.main import main
-from doorward.client.links import parse_link
+from doorward.client.link_uri import parse_link
 from tests.support.signed import Signed, Signer
 
 TEXT = """\

@@ -39,7 +39,7 @@ def client(home: Path, *words: object) -> subprocess.CompletedProcess[str]:
 
 def test_the_modules_are_lacking() -> None:
     tries = f"""
-for name in [*{LACKING!r}, "doorward.gate.nft", "doorward.daemon.app"]:
+for name in [*{LACKING!r}, "doorward.nftables.libnftables", "doorward.daemon.daemon"]:
     try:
         __import__(name)
     except ModuleNotFoundError:

@@ -13,9 +13,9 @@ from doorward.client import signers
 from doorward.client.identity import USUAL, find_signer
 from doorward.client.signers import Signer, signature_bytes
 from doorward.errors import AnswerNo, HostError, UsageError
-from doorward.signed.sshkeys import parse_public_key, verify
+from doorward.signed.ssh_keys import parse_public_key, verify
+from doorward.signed.ssh_wire import string
 from doorward.signed.sshsig import signed_data
-from doorward.signed.wire import string
 from tests.support.authenticator import Authenticator
 from tests.support.ssh_agent import (
     LIST,

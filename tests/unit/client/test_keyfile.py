@@ -15,8 +15,8 @@ from hypothesis import strategies as st
 
 from doorward.client import keyfile
 from doorward.errors import AnswerNo, HostError, UsageError
-from doorward.signed.sshkeys import parse_public_key, verify_data
-from doorward.signed.wire import string
+from doorward.signed.ssh_keys import parse_public_key, verify_data
+from doorward.signed.ssh_wire import string
 from tests.support.ssh_agent import blob_of
 from tests.support.ssh_keygen import KINDS, key, ssh_keygen
 

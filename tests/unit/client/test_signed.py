@@ -14,7 +14,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from doorward.client.identity import find_signer
-from doorward.client.knock import NoWayError, Target, each_family, of_version
+from doorward.client.request_options import Auto
+from doorward.client.sequence import NoWayError, Target, each_family, of_version
 from doorward.client.signed import (
     Letter,
     Sent,
@@ -27,13 +28,12 @@ from doorward.client.signed import (
     send,
 )
 from doorward.client.signers import Signer, signature_bytes
-from doorward.client.wishes import Auto
 from doorward.errors import HostError, UsageError
 from doorward.model import Place, Port, Protocol
+from doorward.signed.envelope import Opener
 from doorward.signed.message import Message, Request, parse_plaintext, signed_text
-from doorward.signed.sealing import Opener
 from doorward.signed.server_key import HYBRID, SUITES, X25519, PrivateKey, Suite
-from doorward.signed.sshkeys import parse_public_key, verify
+from doorward.signed.ssh_keys import parse_public_key, verify
 from tests.support.authenticator import Authenticator
 from tests.support.ssh_agent import blob_of
 from tests.support.ssh_keygen import KINDS, key, ssh_keygen

@@ -1,6 +1,6 @@
 import pytest
 
-from doorward.config.one_time import ENCODING, ERRORS, mark_used, sequences
+from doorward.knockd.one_time import ENCODING, ERRORS, mark_used, sequences
 from doorward.model import Port, Protocol
 
 

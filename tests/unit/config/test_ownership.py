@@ -10,8 +10,7 @@ import pytest
 
 from doorward.cli.main import main
 from doorward.client.hosts import is_exposed as is_hosts_file_exposed
-from doorward.config.files import exposure, read, read_text
-from doorward.config.ownership import Entry, is_exposed, objection
+from doorward.config.files import Entry, exposure, is_exposed, objection, read, read_text
 from doorward.errors import ConfigError
 from tests.support.processes import NOBODY, needs_root
 

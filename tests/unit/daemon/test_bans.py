@@ -15,8 +15,8 @@ from hypothesis import strategies as st
 from doorward.daemon import bans as module
 from doorward.daemon.bans import Bans
 from doorward.errors import AnswerNo
-from doorward.gate.memory import MemoryFilter
 from doorward.model import parse_place
+from doorward.nftables.fake import MemoryFilter
 
 HERE, THERE = ip_address("192.0.2.7"), ip_address("2001:db8:a:b::7")
 CLOCK = [1_777_616_100.0]

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from doorward.daemon.fights import Fights
+from doorward.daemon.ruleset_guard import Fights
 
 
 def told(fights: Fights, at_s: float) -> str:

@@ -10,10 +10,9 @@ from typing import Any
 import pytest
 
 from doorward.config.schema import Fleet
-from doorward.daemon.fleet_files import for_claims, read_access
 from doorward.errors import UsageError
-from doorward.fleet import forms
-from doorward.fleet.etcd import AwayError, Etcd, RefusedError
+from doorward.fleet import etcd_codec
+from doorward.fleet.etcd import AwayError, Etcd, RefusedError, for_claims, read_access
 from tests.support.authority import Authority
 from tests.support.etcd import Node, single
 
@@ -63,7 +62,7 @@ def test_tls_with_certificate_user_and_password(authority: Authority, node: Node
     password.write_text("secret\n")
     fleet = Fleet("f", (node.client,), str(authority.ca), str(gate), str(key))
     root = Etcd(read_access(fleet, tmp_path))
-    reach = {"permType": "READWRITE"} | forms.key_range("/doorward/f/", "/doorward/f0")
+    reach = {"permType": "READWRITE"} | etcd_codec.key_range("/doorward/f/", "/doorward/f0")
     steps: list[tuple[str, dict[str, Any]]] = [
         ("user/add", {"name": "root", "password": "root"}),
         ("role/add", {"name": "root"}),

@@ -10,15 +10,15 @@ from pathlib import Path
 
 import pytest
 
-from doorward.daemon.errands import Errand
+from doorward.core.diff import Changes
+from doorward.daemon.hooks import Errand
+from doorward.daemon.ledger import Ledger
 from doorward.daemon.log import Log
 from doorward.daemon.repairs import fill, settle_each
 from doorward.errors import DoorwardError, HostError
-from doorward.gate import memory
-from doorward.gate.plan import Changes
-from doorward.gate.refusal import NftError
-from doorward.ledger import Ledger
 from doorward.model import Element, Opening, Place
+from doorward.nftables import fake
+from doorward.nftables.nft_error import NftError
 from tests.support.inside_daemon import InsideDaemon
 from tests.support.openings import element
 
@@ -208,7 +208,7 @@ def test_the_book_counts_what_each_has_open(daemon: Watched) -> None:
 
 
 def test_a_full_set_is_not_read_back(daemon: Watched, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(memory, "OPEN_SIZE", 1)
+    monkeypatch.setattr(fake, "OPEN_SIZE", 1)
     daemon.ask("open", "ssh", ONE.compressed)
     monkeypatch.setattr(daemon.filter, "elements", lambda: pytest.fail("the sets were read back"))
     with pytest.raises(NftError, match="full"):

@@ -10,9 +10,10 @@ from pathlib import Path
 import pytest
 
 from doorward.cli.main import main
-from doorward.daemon import host_facts, privileges
-from doorward.daemon.loading import Loading, load_file
+from doorward.daemon import host_lookups
+from doorward.daemon.ruleset_loader import Loading, load_file
 from doorward.errors import DoorwardError
+from doorward.kernel import privileges
 from tests.support.processes import own_namespace
 from tests.support.signed import Signed, Signer
 
@@ -94,8 +95,8 @@ def test_a_file_that_the_units_user_cannot_read(
     house: House, has_unit: bool, status: int, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     """As the unit starts it, the daemon refuses; started by root, it stays root."""
-    monkeypatch.setattr(host_facts, "runs_as_unit", lambda: has_unit)
-    monkeypatch.setattr(host_facts, "unreadable", lambda paths: ("doorward", paths[-1:]))
+    monkeypatch.setattr(host_lookups, "runs_as_unit", lambda: has_unit)
+    monkeypatch.setattr(host_lookups, "unreadable", lambda paths: ("doorward", paths[-1:]))
     assert main(["check", "-c", str(house.config)]) == status
     assert f"the user doorward cannot read {house.signed.keys_file}" in capsys.readouterr().err
 
@@ -105,7 +106,7 @@ def test_who_cannot_read_a_file_is_asked_as_that_user(house: House, monkeypatch:
     nobody = privileges.Identity("nobody", 65534, 65534, (65534,))
     monkeypatch.setattr(privileges, "service_identity", lambda: nobody)
     house.signed.key_file.chmod(0o600)
-    assert host_facts.unreadable([Path("/etc/passwd"), house.signed.key_file]) == ("nobody", [house.signed.key_file])
+    assert host_lookups.unreadable([Path("/etc/passwd"), house.signed.key_file]) == ("nobody", [house.signed.key_file])
 
 
 def test_hooks_and_interfaces_that_are_not_there_are_warnings(

@@ -6,11 +6,11 @@ from ipaddress import ip_address, ip_network
 
 import pytest
 
-from doorward.capture.nflog import Datagram
 from doorward.daemon import verifier
 from doorward.daemon.verifier import TOLD_AT_ONCE, Desk, Report, Telling, pack_report, parse_report
 from doorward.errors import MalformedError
-from doorward.signed.judge import Granted, Refused
+from doorward.kernel.nflog import Datagram
+from doorward.signed.authorize import Granted, Refused
 
 GUEST = ip_address("192.0.2.7")
 WALL_S = 1_800_000_000.0

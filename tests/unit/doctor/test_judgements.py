@@ -10,24 +10,11 @@ import pytest
 
 from doorward.config.toml import parse
 from doorward.doctor import bypasses, firewalls, lockout, running
-from doorward.doctor.finding import Finding, Level
-from doorward.doctor.host import (
-    Base,
-    Block,
-    Boot,
-    Facts,
-    Local,
-    MarkRule,
-    Network,
-    Probe,
-    Route,
-    Trace,
-    Unchecked,
-    Way,
-)
+from doorward.doctor.host import Base, Block, Boot, Facts, Local, MarkRule, Network, Probe, Route, Trace, Unchecked, Way
+from doorward.doctor.problem import Finding, Level
 from doorward.doctor.rules import Helper, Ruleset
+from doorward.kernel.ssh_session import SshConnection
 from doorward.model import Port
-from doorward.session import SshConnection
 
 SSH = Port.parse("22/tcp")
 SESSION = SshConnection(ip_address("192.0.2.7"), 50000, ip_address("198.51.100.2"), 22)

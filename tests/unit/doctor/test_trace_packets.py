@@ -8,12 +8,12 @@ from itertools import product
 
 import pytest
 
-from doorward import netlink
-from doorward.capture.packet import datagram_of
-from doorward.capture.packet import parse as packet_of
 from doorward.doctor.frames import Event, Flow, Step, event, frame, packet
 from doorward.errors import MalformedError
+from doorward.kernel import netlink
 from doorward.model import Port, Protocol
+from doorward.packets.packet import datagram_of
+from doorward.packets.packet import parse as packet_of
 
 FOUR, SIX = ("192.0.2.7", "198.51.100.2"), ("2001:db8::7", "2001:db8:1::2")
 FLOWS = [

@@ -11,7 +11,7 @@ from doorward.config.toml import parse
 from doorward.doctor import replica
 from doorward.doctor.host import Local, Network, Route
 from doorward.doctor.probes import planned
-from doorward.session import SshConnection
+from doorward.kernel.ssh_session import SshConnection
 
 LOCALS = (
     Local("lo", ip_interface("127.0.0.1/8")),

@@ -6,18 +6,17 @@ from ipaddress import ip_address
 
 import pytest
 
-from doorward.capture.flow import flow_of
-from doorward.capture.link_headers import Network
-from doorward.capture.stream import Frame
-from doorward.explain import recording as module
-from doorward.explain import words
-from doorward.explain.connections import MOST_CONNECTIONS, Connections, Standing
-from doorward.explain.hosts import hosts_of
-from doorward.explain.past import conclude_records
-from doorward.explain.recording import Recording
-from doorward.explain.report import rows
-from doorward.explain.traces import Traces
-from doorward.ledger import Record
+from doorward.daemon.ledger import Record
+from doorward.explain import collect as module
+from doorward.explain import wording
+from doorward.explain.collect import Recording
+from doorward.explain.conntrack import MOST_CONNECTIONS, Connections, Standing
+from doorward.explain.history import conclude_records
+from doorward.explain.sources import Traces, hosts_of
+from doorward.explain.summary import rows
+from doorward.packets.datalink import Network
+from doorward.packets.decode import flow_of
+from doorward.packets.pcap import Frame
 from tests.support.captures import BEGAN_NS, CLIENT, SERVER, explained, house, recorded, script
 
 HOUSE = house("""
@@ -219,21 +218,21 @@ def test_a_clock_that_was_set_back_is_none_of_the_trackers() -> None:
     ],
 )
 def test_lengths_of_time(seconds: float, text: str) -> None:
-    assert words.span(seconds) == text
+    assert wording.span(seconds) == text
 
 
 def test_words() -> None:
-    assert [words.ordinal(n) for n in (1, 3, 10, 11)] == ["first", "third", "tenth", "11th"]
-    assert [words.number_word(n) for n in (0, 3, 10, 11, 1234)] == ["no", "three", "ten", "11", "1,234"]
-    assert words.span_beyond(5.00001, 5.0) == "5.000 s"
-    assert words.span_beyond(5.2, 5.0) == "5.2 s"
-    assert [words.listed(each) for each in ([], ["a"], ["a", "b"], ["a", "b", "c"])] == [
+    assert [wording.ordinal(n) for n in (1, 3, 10, 11)] == ["first", "third", "tenth", "11th"]
+    assert [wording.number_word(n) for n in (0, 3, 10, 11, 1234)] == ["no", "three", "ten", "11", "1,234"]
+    assert wording.span_beyond(5.00001, 5.0) == "5.000 s"
+    assert wording.span_beyond(5.2, 5.0) == "5.2 s"
+    assert [wording.listed(each) for each in ([], ["a"], ["a", "b"], ["a", "b", "c"])] == [
         "",
         "a",
         "a and b",
         "a, b and c",
     ]
-    assert words.counted(1, "symbol") + ", " + words.counted(1200, "symbol") == "1 symbol, 1,200 symbols"
+    assert wording.counted(1, "symbol") + ", " + wording.counted(1200, "symbol") == "1 symbol, 1,200 symbols"
 
 
 OPENED = {"ports": ["22/tcp"], "by": "knock", "until": 1030.0, "closed": None, "closed_by": None}

@@ -9,10 +9,10 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from doorward.fleet.admission import MOST_ENTRIES, SHORTEST_PREFIX, Limits, Rejected, Room, judge
-from doorward.fleet.records import MAX_FOR_MS, Key
-from doorward.fleet.talk import Item
-from doorward.gate.ruleset import OPEN_SIZE
+from doorward.fleet.etcd_records import MAX_FOR_MS, Key
+from doorward.fleet.protocol import Item
 from doorward.model import Address, Door, Opening, Place, Port, parse_place
+from doorward.nftables.ruleset import OPEN_SIZE
 
 DOOR = Door("ssh", (), (Port.parse("22/tcp"),), for_ms=10_000, shared=True)
 NOW = 1_000_000

@@ -12,9 +12,9 @@ from typing import Any
 
 import pytest
 
-from doorward.fleet import forms
+from doorward.fleet import etcd_codec
 from doorward.fleet.etcd import Access, AwayError, CompactedError, Etcd, RefusedError
-from doorward.fleet.forms import Watched
+from doorward.fleet.etcd_codec import Watched
 from tests.support.etcd import Node, etcd_at, single
 
 
@@ -52,22 +52,22 @@ def test_what_is_put_is_found_and_deleted(etcd: Etcd, at: str) -> None:
 
 def test_a_prefix_of_many_pages_is_read_whole(etcd: Etcd, at: str) -> None:
     for begin in range(0, 2500, 100):
-        etcd.txn([], [forms.to_put(f"{at}{n:05}", b"x") for n in range(begin, begin + 100)])
+        etcd.txn([], [etcd_codec.to_put(f"{at}{n:05}", b"x") for n in range(begin, begin + 100)])
     found = etcd.prefix(at)
     assert [entry.key for entry in found.entries] == [f"{at}{n:05}" for n in range(2500)]
-    newest = etcd.range(at, forms.after(at), limit=1, newest_first=True)
+    newest = etcd.range(at, etcd_codec.after(at), limit=1, newest_first=True)
     assert newest.entries[0].key >= f"{at}02400"
 
 
 def test_a_key_is_created_once(etcd: Etcd, at: str) -> None:
     key = f"{at}once"
-    first = etcd.txn([(key, 0)], [forms.to_put(key, b"mine")], key)
-    again = etcd.txn([(key, 0)], [forms.to_put(key, b"yours")], key)
+    first = etcd.txn([(key, 0)], [etcd_codec.to_put(key, b"mine")], key)
+    again = etcd.txn([(key, 0)], [etcd_codec.to_put(key, b"yours")], key)
     assert (first.succeeded, first.found) == (True, None)
     assert not again.succeeded
     assert again.found is not None
     assert (again.found.value, again.found.revision) == (b"mine", first.revision)
-    changed = etcd.txn([(key, first.revision)], [forms.to_put(key, b"new")], key)
+    changed = etcd.txn([(key, first.revision)], [etcd_codec.to_put(key, b"new")], key)
     assert changed.succeeded
 
 
@@ -88,7 +88,7 @@ def test_leases(etcd: Etcd, at: str) -> None:
 def test_a_watch_tells_what_was_and_what_comes(etcd: Etcd, at: str) -> None:
     since = etcd.put(f"{at}a", b"1")
     told: queue.SimpleQueue[Watched] = queue.SimpleQueue()
-    with etcd.watch([(at, forms.after(at), since), ("/other/", "/other0", since)]) as watch:
+    with etcd.watch([(at, etcd_codec.after(at), since), ("/other/", "/other0", since)]) as watch:
         created = [watch.read() for _ in range(2)]
         assert all(each.is_created for each in created)
 
@@ -117,7 +117,7 @@ def test_a_watch_from_what_was_compacted_says_so(etcd: Etcd, at: str) -> None:
     old = etcd.put(f"{at}a", b"1")
     newest = etcd.put(f"{at}a", b"2")
     etcd.call("kv/compaction", {"revision": str(newest), "physical": True})
-    with etcd.watch([(at, forms.after(at), old)]) as watch:
+    with etcd.watch([(at, etcd_codec.after(at), old)]) as watch:
         assert watch.read().is_created
         with pytest.raises(CompactedError, match=str(newest)):
             watch.read()
@@ -165,7 +165,10 @@ def test_users_and_their_prefix(tmp_path: Path) -> None:
             ("auth/user/grant", {"user": "edge-1", "role": "gates"}),
             (
                 "auth/role/grant",
-                {"name": "gates", "perm": {"permType": "READWRITE"} | forms.key_range("/doorward/x/", "/doorward/x0")},
+                {
+                    "name": "gates",
+                    "perm": {"permType": "READWRITE"} | etcd_codec.key_range("/doorward/x/", "/doorward/x0"),
+                },
             ),
             ("auth/enable", {}),
         ]

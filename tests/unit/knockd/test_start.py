@@ -11,7 +11,7 @@ from pathlib import Path
 
 import pytest
 
-import doorward.knockd.app  # noqa: F401 - `main` takes it when it is called, and nobody may be unable to read it
+import doorward.knockd.knockd_daemon  # noqa: F401 - `main` takes it when it is called, and nobody may be unable to read it
 from doorward.cli.knockd import main
 from tests.support.processes import NOBODY, as_nobody, needs_root, own_namespace
 

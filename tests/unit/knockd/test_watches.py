@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 
-from doorward.daemon.watches import Watches
+from doorward.kernel.inotify import Watches
 from tests.support.processes import open_descriptors
 
 

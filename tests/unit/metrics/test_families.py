@@ -10,8 +10,8 @@ from typing import Any
 from prometheus_client.parser import text_string_to_metric_families
 
 from doorward import __version__
-from doorward.gate.ruleset import COUNTERS
-from doorward.metrics.families import exposition
+from doorward.cli.metrics_server import exposition
+from doorward.nftables.ruleset import COUNTERS
 
 ROOT = Path(__file__).parents[3]
 NUMBERS: dict[str, Any] = {

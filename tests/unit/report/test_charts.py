@@ -9,8 +9,8 @@ from zoneinfo import ZoneInfo
 import pytest
 
 from doorward.report import charts
-from doorward.report.openings import SLOTS
-from doorward.report.record import Period
+from doorward.report.events import Period
+from doorward.report.opening_list import SLOTS
 from tests.support.report_page import utc
 
 START_S = datetime(2026, 5, 4, 10, 20, 30, tzinfo=UTC).timestamp()

@@ -9,10 +9,10 @@ from collections.abc import Iterator
 
 import pytest
 
-from doorward.ledger import Record
-from doorward.report import record as module
-from doorward.report.figures import as_json
+from doorward.daemon.ledger import Record
+from doorward.report import events as module
 from doorward.report.page import MARK
+from doorward.report.statistics import as_json
 from doorward.report.style import STYLE
 from tests.support.report_page import Read, figures_of, page_of
 

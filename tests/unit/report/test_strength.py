@@ -6,10 +6,10 @@ import re
 from collections.abc import Iterable
 from itertools import count
 
-from doorward.config.lines import find_lines
-from doorward.config.strength import warnings
 from doorward.config.toml import parse
-from doorward.report.record import Visit
+from doorward.config.toml_positions import find_lines
+from doorward.lint.checks import warnings
+from doorward.report.events import Visit
 from doorward.report.strength import MOST_DOORS, Strengths, Weakness, strengths
 
 TEXT = """\

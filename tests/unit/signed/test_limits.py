@@ -6,9 +6,9 @@ import base64
 
 import pytest
 
-from doorward.signed.authorized import parse
-from doorward.signed.limits import remarks
-from doorward.signed.wire import string
+from doorward.lint.checks import remarks
+from doorward.signed.authorized_keys import parse
+from doorward.signed.ssh_wire import string
 
 
 def key(number: int, name: str) -> str:

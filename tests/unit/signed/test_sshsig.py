@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 
 from doorward.errors import MalformedError
 from doorward.signed import sshsig
-from doorward.signed.wire import string
+from doorward.signed.ssh_wire import string
 from tests.support import ssh_keygen
 from tests.support.authenticator import armored
 

@@ -1,1 +1,0 @@
-"""Doors compiled once into one finite automaton, and a tracker that runs it. Pure."""

@@ -1,1 +1,0 @@
-"""Bytes that the kernel or a file hands over, turned into values."""

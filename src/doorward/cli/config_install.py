@@ -1,0 +1,141 @@
+"""Replacing the daemon's configuration, with the rights of the caller."""
+
+from __future__ import annotations
+
+import errno
+import hashlib
+import os
+import stat
+from collections.abc import Iterator
+from contextlib import contextmanager, suppress
+from pathlib import Path
+from typing import Any, BinaryIO
+
+from doorward.cli import output
+from doorward.config.files import MAX_BYTES, Entry, objection, open_directory_of, trusted_owners
+from doorward.daemon import last_good
+from doorward.daemon.control_socket import ask, default_path
+from doorward.errors import DoorwardError, HostError, UsageError
+from doorward.kernel.atomic_file import Access
+
+_NEW_MODE = 0o600  # of a first configuration: it holds sequences
+
+
+def keep(config: Path) -> None:
+    """Keep a copy of the file for a start with a wrong one, if it is in force; say why where that cannot be done."""
+    try:
+        last_good.keep(config, ask(default_path(), {"command": "status"}).get("digest", ""))
+    except DoorwardError as error:
+        output.complain(f"doorward: no copy is kept for a start with a wrong file: {error}")
+
+
+class Installation:
+    """A new text next to `config` (FILE.new), ready to replace it; the replaced text goes to FILE.before.
+
+    The directory is opened once and everything happens in it: HostError where other users could change what is there.
+    No link is followed, and a file is judged by the descriptor that is read.
+    """
+
+    def __init__(self, config: Path) -> None:
+        self.config = config
+        self.new = config.with_name(f"{config.name}.new")
+        self.before = config.with_name(f"{config.name}.before")
+        with self._complaining():
+            self._folder = open_directory_of(config)
+
+    def close(self) -> None:
+        """Close the directory."""
+        os.close(self._folder)
+
+    def prepare(self, text: str) -> None:
+        """Write the text next to the file; HostError: nothing can be written there."""
+        with self._complaining():
+            self._write(self.new, text.encode(), self._access())
+
+    def check(self, digest: str) -> None:
+        """Check that what was prepared is the text with this SHA-256, and that it can be installed."""
+        with self._complaining():
+            with self._open(self.new) as file:
+                raw = file.read(MAX_BYTES + 1)
+            if not os.access(".", os.W_OK, dir_fd=self._folder):
+                raise HostError(f"{self.config}: this user may not write there; confirm as who applied it")
+        if hashlib.sha256(raw).hexdigest() != digest:
+            raise UsageError(f"{self.new} is not what is on trial any more; apply the file that you want once more")
+
+    def finish(self) -> None:
+        """Let it take the file's place, whole or not at all."""
+        with self._complaining():
+            with suppress(FileNotFoundError), self._open(self.config) as file:
+                kept = self.config.with_name(f"{self.before.name}.new")
+                self._write(kept, file.read(), _access_of(file))
+                self._rename(kept, self.before)
+            self._rename(self.new, self.config)
+
+    def forget(self) -> None:
+        """Remove what was prepared."""
+        with suppress(OSError):
+            os.unlink(self.new.name, dir_fd=self._folder)
+
+    def _open(self, path: Path) -> BinaryIO:
+        """Open a file for reading; HostError where other users could change it."""
+        flags = os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC  # a pipe's other end is not waited for
+        file = os.fdopen(os.open(path.name, flags, dir_fd=self._folder), "rb")
+        found = os.fstat(file.fileno())
+        entry = Entry(str(path), found.st_uid, found.st_mode, is_folder=False)
+        wrong = objection([entry], trusted_owners())
+        if wrong or not stat.S_ISREG(found.st_mode):
+            file.close()
+            raise HostError(f"{path}: {'; '.join(wrong) if wrong else 'this is not a regular file; move it away'}")
+        return file
+
+    def _access(self) -> Access:
+        """Return the owner and the mode of the configuration, or those of a first one."""
+        with suppress(FileNotFoundError), self._open(self.config) as file:
+            return _access_of(file)
+        return Access(_NEW_MODE, os.geteuid(), os.getegid())
+
+    def _write(self, path: Path, raw: bytes, access: Access) -> None:
+        with suppress(FileNotFoundError):
+            os.unlink(path.name, dir_fd=self._folder)
+        flags = os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_NOFOLLOW | os.O_CLOEXEC
+        handle = os.open(path.name, flags, _NEW_MODE, dir_fd=self._folder)
+        with os.fdopen(handle, "wb") as file:
+            if (access.user, access.group) != (os.geteuid(), os.getegid()):
+                os.fchown(handle, access.user, access.group)
+            os.fchmod(handle, access.mode)
+            file.write(raw)
+            file.flush()
+            os.fsync(handle)
+
+    def _rename(self, source: Path, destination: Path) -> None:
+        """Rename within the directory, for good: also after a loss of power."""
+        os.rename(source.name, destination.name, src_dir_fd=self._folder, dst_dir_fd=self._folder)
+        os.fsync(self._folder)
+
+    @contextmanager
+    def _complaining(self) -> Iterator[None]:
+        try:
+            yield
+        except OSError as error:
+            where = self.config.parent / error.filename if error.filename else self.config
+            if error.errno == errno.ELOOP:
+                remedy = "name the file that it leads to with -c FILE, here and at `doorward run`"
+                raise HostError(f"{where}: this is a symbolic link, which is not replaced; {remedy}") from None
+            raise HostError(f"{where}: {error.strerror}; call this with the right to write there") from None
+
+
+def _access_of(file: BinaryIO) -> Access:
+    found = os.fstat(file.fileno())
+    return Access(stat.S_IMODE(found.st_mode), found.st_uid, found.st_gid)
+
+
+def agree(config: Path, status: dict[str, Any]) -> None:
+    """Check that the daemon says it runs with this file; UsageError: it names another, which is not touched.
+
+    The process that answers may have been taken over, and must not choose which file root replaces.
+    """
+    if (named := status.get("config")) != str(config):
+        raise UsageError(
+            f"{config}: this call would replace that file, and the daemon says that it runs with {named!r};"
+            " name the daemon's file with -c FILE, or start the daemon with this one"
+        )

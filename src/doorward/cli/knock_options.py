@@ -1,0 +1,201 @@
+"""What `doorward knock` and `doorward proxy` share: their options, and what these make of a host in hosts.toml."""
+
+from __future__ import annotations
+
+import argparse
+import sys
+from collections.abc import Callable, Iterable
+from ipaddress import ip_address
+from socket import AF_INET, AF_INET6, AF_UNSPEC
+from typing import Any, NamedTuple
+
+from doorward.client.hosts import Host, door_of, host_of, hosts_path, is_door, is_exposed, near, read_hosts
+from doorward.client.sequence import Target, knock, of_version, resolve
+from doorward.errors import UsageError
+from doorward.escape import visible
+from doorward.model import DEFAULT_SIGNED_PORT, Port
+
+# The options of signed knocks, by argparse's names for them.
+_SIGNED = {
+    "server_key": "--server-key",
+    "signed_port": "--signed-port",
+    "identity": "--identity",
+    "certificate": "--certificate",
+    "asked": "--from",
+    "gate": "--gate",
+    "for_s": "--for",
+}
+LONGEST_S = 365 * 86_400  # of what an option asks for; the system's own limits begin at 24.8 days, or at 292 years
+Knock = Callable[[list[Target]], list[Target]]  # knocks at addresses of one host, and gives those that it reached
+
+
+class Aim(NamedTuple):
+    """Where to knock and how: the doors to open by a signed knock, or a sequence."""
+
+    host: Host
+    doors: tuple[str, ...]
+    sequence: tuple[Port, ...]
+
+    def __str__(self) -> str:
+        return "the sequence" if self.sequence else "door " + ", ".join(map(repr, self.doors))
+
+
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    """Declare the options of both."""
+    families = parser.add_mutually_exclusive_group()
+    families.add_argument("-4", dest="family", action="store_const", const=AF_INET, default=AF_UNSPEC, help="IPv4 only")
+    families.add_argument("-6", dest="family", action="store_const", const=AF_INET6, help="IPv6 only")
+    parser.add_argument("--delay", metavar="TIME", help="between two packets of a sequence (default: 10ms)")
+    parser.add_argument("--sequence", action="store_true", help="the door's sequence, also where a server key is known")
+    signed = parser.add_argument_group("signed knocks (each of these may stand in hosts.toml too)")
+    signed.add_argument("--server-key", metavar="KEY", help="the line that `doorward key server` prints there")
+    signed.add_argument("--signed-port", metavar="PORT", help=f"where they go (default: {DEFAULT_SIGNED_PORT})")
+    signed.add_argument("--identity", metavar="FILE", help="the SSH key that signs (default: the agent's first)")
+    signed.add_argument("--certificate", metavar="FILE", help="a certificate of that key: FILE-cert.pub")
+    signed.add_argument("--from", dest="asked", metavar="ADDRESS", help="open for this one; `auto`: this machine's own")
+    signed.add_argument("--gate", metavar="NAME", help="the gate's name, where it has one")
+    signed.add_argument("--for", dest="for_s", metavar="TIME", help="keep the door open so long")
+
+
+def seconds(option: str, text: str | None, default_s: float) -> float:
+    """Read an option that is a length of time."""
+    if text is None:
+        return default_s
+    from doorward.config.duration import parse_duration_ms
+
+    found: float = _read(option, parse_duration_ms, text) / 1000
+    if found > LONGEST_S:
+        raise UsageError(f"{option}: {text} is too long; write at most {LONGEST_S // 86_400}d")
+    return found
+
+
+def aim(args: argparse.Namespace, words: list[str], choose_door: Callable[[Host], str]) -> Aim:
+    """Find the host and what is to be done; `choose_door` names one where no word does.
+
+    hosts.toml is read only where it can matter. UsageError: what is missing, or what does not go together.
+    """
+    given = _given(args)
+    has_ports = not all(map(is_door, words))
+    if words and not any(map(is_door, words)) and _is_address(args.host):
+        _refuse_beside_a_sequence(given, args.host, "ports are")
+        return Aim(Host(args.host, args.host, {}), (), tuple(map(port_of, words)))
+    path = hosts_path()
+    hosts = read_hosts(path)
+    host = hosts.get(args.host, Host(args.host, args.host, {}))._replace(**given)
+    if has_ports or args.sequence or host.server_key is None:
+        why = "ports are" if has_ports else "--sequence asks for" if args.sequence else ""
+        _refuse_beside_a_sequence(given, args.host, why)
+        return _sequence(path, hosts, args.host, words, choose_door)
+    doors = tuple(words) or (choose_door(host),)
+    for door in doors:
+        _warn_of_a_slip(path, host, door)
+    return Aim(host, doors, ())
+
+
+def targets_of(aim: Aim, family: int) -> list[Target]:
+    """Look the host up: the addresses that the connection may use; those of the family that it is asked to open for."""
+    found = resolve(aim.host.address, family)
+    asked = aim.host.asked
+    return found if asked is None or asked.version is None or aim.sequence else of_version(found, asked.version)
+
+
+def knocker(aim: Aim, delay_s: float, verbose: bool) -> Knock:
+    """Give the act itself. What it needs is loaded now, and the key is found."""
+    if not aim.sequence:
+        from doorward.cli.signed_options import signed_knocker
+
+        return signed_knocker(aim, verbose)
+    total = len(aim.sequence)
+
+    def report(target: Target, place: int, port: Port) -> None:
+        tell(f"{place}/{total}  {port} to {target}")
+
+    return lambda targets: [knock(targets, aim.sequence, delay_s, report=report if verbose else None)]
+
+
+def only_door(host: Host) -> str:
+    """Choose the host's only door; UsageError: it has none, or several."""
+    names = sorted(host.doors)
+    if len(names) == 1:
+        return names[0]
+    if names:
+        raise UsageError(f"which door? {hosts_path()}: host {host.name!r} has {', '.join(names)}; name one")
+    if host.server_key is not None:
+        raise UsageError(f"which door? no door of {host.name!r} is known here; name the one to open")
+    raise UsageError(f"{hosts_path()}: host {host.name!r} has no door; give ports (7000 8000/udp 9000)")
+
+
+def port_of(word: str) -> Port:
+    """Read a port of a sequence: `7000` is TCP."""
+    try:
+        return Port.parse(f"{word}/tcp" if word.isdigit() else word)
+    except ValueError as error:
+        raise UsageError(str(error)) from None
+
+
+def tell(text: str) -> None:
+    """Print a line at once, so that an error on standard error comes after it, also in a pipe."""
+    sys.stdout.write(visible(text) + "\n")
+    sys.stdout.flush()
+
+
+def _given(args: argparse.Namespace) -> dict[str, Any]:
+    """Give the options of signed knocks that the call has, read."""
+    given = {name: text for name in _SIGNED if (text := getattr(args, name)) is not None}
+    if given:
+        from doorward.client import request_options
+
+        parsers: dict[str, Callable[[str], object]] = {
+            "signed_port": request_options.parse_signed_port,
+            "asked": request_options.parse_from,
+            "gate": request_options.parse_gate,
+            "for_s": request_options.parse_for_s,
+        }
+        given |= {name: _read(_SIGNED[name], parsers[name], given[name]) for name in given.keys() & parsers.keys()}
+    return given
+
+
+def _read(option: str, parse: Callable[[str], Any], text: str) -> Any:
+    try:
+        return parse(text)
+    except ValueError as error:
+        raise UsageError(f"{option}: {error}") from None
+
+
+def _refuse_beside_a_sequence(given: Iterable[str], host: str, why: str) -> None:
+    for name in given:
+        option = _SIGNED[name]
+        if why:
+            raise UsageError(f"{option} is for signed knocks, and {why} a sequence; leave one of the two out")
+        raise UsageError(
+            f"{option} is for signed knocks, and no server key is known for {host!r}; "
+            "add --server-key KEY, the line that `doorward key server` prints there"
+        )
+
+
+def _sequence(path: str, hosts: dict[str, Host], name: str, words: list[str], choose: Callable[[Host], str]) -> Aim:
+    if hosts and is_exposed(path):
+        _warn(f"{path}: every user can read the sequences; run `chmod o-r {path}`")
+    words = words or [choose(host_of(path, hosts, name))]
+    sequence: list[Port] = []
+    for word in words:
+        sequence += door_of(path, hosts, name, word) if is_door(word) else (port_of(word),)
+    return Aim(hosts.get(name, Host(name, name, {})), (), tuple(sequence))
+
+
+def _warn_of_a_slip(path: str, host: Host, door: str) -> None:
+    """Whoever knocks at a door that is not there hears nothing of it, so a likely slip is worth a word."""
+    if host.doors and door not in host.doors and (hint := near(door, host.doors)):
+        _warn(f"{path}: {host.name!r} lists no door {door!r}; {hint}")
+
+
+def _warn(text: str) -> None:
+    sys.stderr.write(f"doorward: warning: {visible(text)}\n")
+
+
+def _is_address(host: str) -> bool:
+    try:
+        ip_address(host)
+    except ValueError:
+        return False
+    return True

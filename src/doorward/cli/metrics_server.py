@@ -1,0 +1,316 @@
+"""A small HTTP server for Prometheus, on this machine only, and not in the daemon: who holds it up holds only this.
+
+A port of the loopback can be read by every local user, and gets what is public. A socket's file has a group and a
+mode, and gets everything.
+"""
+
+from __future__ import annotations
+
+import os
+import socket
+import threading
+import time
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import suppress
+from copy import copy
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from itertools import accumulate
+from pathlib import Path
+from socketserver import TCPServer
+from typing import Any, NamedTuple
+
+from prometheus_client import CONTENT_TYPE_LATEST, CollectorRegistry, generate_latest
+from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily, HistogramMetricFamily, Metric
+from prometheus_client.registry import Collector
+
+from doorward import __version__
+from doorward.errors import HostError, UsageError
+
+CONTENT_TYPE = CONTENT_TYPE_LATEST  # of what `exposition` gives
+_Samples = dict[tuple[str, ...], float]
+_PUBLIC = {
+    "doorward_up",
+    "doorward_build_info",
+    "doorward_doors",
+    "doorward_signed_ready",
+    "doorward_fleet_in_touch",
+    "doorward_ledger_trouble",
+    "doorward_packets",
+}
+# Not `silent`, `fast`, `banned` or the limiter's: with wrong_port = "known" they tell ports that occur in a sequence.
+_PUBLIC_PATHS = {"hidden", "signed_length", "signed_fast", "signed_over"}
+_EVENTS = {
+    "opened": ("doorward_opened", "Openings that began, by door and by how it was opened: knock, key or hand."),
+    "prolonged": ("doorward_prolonged", "Openings that were made longer, by door and by how."),
+    "closed": ("doorward_closed", "Openings that ended, by door and by how: time, hand, ban, or lost by the kernel."),
+    "ran": ("doorward_ran", "Commands of doors that stay open for nobody, by door and by how they were asked for."),
+}
+
+
+class Exposition(NamedTuple):
+    """The text that Prometheus reads: for every local user, and for those who may see what knocks do."""
+
+    public: bytes
+    full: bytes
+
+
+def exposition(numbers: Mapping[str, Any] | None) -> Exposition:
+    """Return both texts. None: no daemon answers."""
+    found = [_gauge("doorward_up", "Whether the daemon answers.", numbers is not None)]
+    if numbers is not None:
+        found += families(numbers)
+    return Exposition(_text([_public(each) for each in found if each.name in _PUBLIC]), _text(found))
+
+
+def _public(family: Metric) -> Metric:
+    if family.name == "doorward_packets":
+        family = copy(family)
+        family.samples = [sample for sample in family.samples if sample.labels["path"] in _PUBLIC_PATHS]
+    return family
+
+
+def _text(found: list[Metric]) -> bytes:
+    registry = CollectorRegistry(auto_describe=False)
+    registry.register(_Families(found))
+    return generate_latest(registry)
+
+
+class _Families(Collector):
+    def __init__(self, found: list[Metric]) -> None:
+        self._found = found
+
+    def collect(self) -> list[Metric]:
+        return self._found
+
+
+def families(numbers: Mapping[str, Any]) -> Iterator[Metric]:
+    """Give every metric of these numbers."""
+    yield _labelled(GaugeMetricFamily("doorward_build_info", "The version.", labels=["version"]), {(__version__,): 1})
+    yield _gauge("doorward_doors", "Doors of the configuration that is in force.", numbers["doors"])
+    yield _gauge("doorward_openings", "Openings that stand.", numbers["openings"])
+    yield _gauge("doorward_bans", "Addresses and networks that are banned.", numbers["bans"])
+    yield from _events(numbers)
+    yield _refusals(numbers)
+    packets = CounterMetricFamily(
+        "doorward_packets", "Packets counted by the kernel, by what became of them.", labels=["path"]
+    )
+    yield _labelled(packets, {(name,): count for name, count in numbers["counters"].items()})
+    yield from _sets(numbers["sets"])
+    yield _latency(numbers["latency"])
+    if (signed := numbers["signed"]) is not None:
+        yield _gauge("doorward_signed_ready", "Whether signed knocks are taken.", signed["takes"])
+    if (fleet := numbers.get("fleet")) is not None:  # an older daemon has none
+        yield from _fleet(fleet)
+    yield _counter("doorward_log_overflows", "Times that the kernel's log lost messages.", numbers["log_overflows"])
+    yield _gauge("doorward_ledger_trouble", "Whether the ledger cannot be written.", bool(numbers["ledger_trouble"]))
+    yield _counter("doorward_ledger_lost", "Records that never reached the ledger.", numbers["ledger_lost"])
+
+
+def _fleet(fleet: Mapping[str, Any]) -> Iterator[Metric]:
+    yield _gauge("doorward_fleet_in_touch", "Whether etcd answers.", fleet["is_in_touch"])
+    yield _gauge("doorward_fleet_openings", "Openings of the whole fleet, as this gate knows them.", fleet["openings"])
+    yield _gauge("doorward_fleet_owed", "Changes that etcd is still to be told of.", fleet["owed"])
+    rejected = CounterMetricFamily(
+        "doorward_fleet_rejected", "Openings of the fleet that are not opened here.", labels=["reason"]
+    )
+    yield _labelled(rejected, {(reason,): count for reason, count in fleet.get("rejected", {}).items()})
+    words = "Signed knocks for the fleet that it gave no answer for, by what became of them."
+    unanswered = CounterMetricFamily("doorward_fleet_unanswered", words, labels=["outcome"])
+    counted = dict.fromkeys(("refused", "taken"), 0) | fleet["without_answer"]
+    yield _labelled(unanswered, {(outcome,): count for outcome, count in counted.items()})
+
+
+def _events(numbers: Mapping[str, Any]) -> Iterator[Metric]:
+    for event, (name, words) in _EVENTS.items():
+        samples: _Samples = {(door, by): count for what, door, by, count in numbers["events"] if what == event}
+        yield _labelled(CounterMetricFamily(name, words, labels=["door", "by"]), samples)
+
+
+def _refusals(numbers: Mapping[str, Any]) -> Metric:
+    signed = (numbers["signed"] or {}).get("refused", {})
+    samples: _Samples = {("knock", reason): count for reason, count in numbers["refused"].items()}
+    samples |= {("key", reason): count for reason, count in signed.items()}
+    words = "Knocks and signed knocks that were refused, by way and reason."
+    return _labelled(CounterMetricFamily("doorward_refusals", words, labels=["by", "reason"]), samples)
+
+
+def _sets(sets: Mapping[str, Any]) -> Iterator[Metric]:
+    """Tell how full each set is; those of the automaton's machines have the machine's fingerprint in their name."""
+    labels = ["set", "machine"]
+    known = {tuple(name.partition("_")[::2]): told for name, told in sets.items()}
+    full = GaugeMetricFamily("doorward_set_elements", "Elements of the kernel's sets, where it tells.", labels=labels)
+    yield _labelled(full, {key: told["elements"] for key, told in known.items() if told["elements"] is not None})
+    size = GaugeMetricFamily("doorward_set_size", "Elements that the kernel's sets take.", labels=labels)
+    yield _labelled(size, {key: told["size"] for key, told in known.items() if told["size"]})
+
+
+def _latency(told: Mapping[str, Any]) -> Metric:
+    bounds = [*map(str, told["bounds"]), "+Inf"]
+    buckets = list(zip(bounds, accumulate(told["counts"]), strict=True))
+    words = "Seconds from the kernel's log of a complete knock to its opening in the ledger."
+    return HistogramMetricFamily("doorward_recording_seconds", words, buckets=buckets, sum_value=told["sum"])
+
+
+def _gauge(name: str, words: str, value: float) -> Metric:
+    return GaugeMetricFamily(name, words, value=float(value))
+
+
+def _counter(name: str, words: str, value: float) -> Metric:
+    return CounterMetricFamily(name, words, value=float(value))
+
+
+def _labelled(family: GaugeMetricFamily | CounterMetricFamily, samples: _Samples) -> Metric:
+    for labels, value in samples.items():
+        family.add_metric(labels, float(value))
+    return family
+
+
+MAX_CLIENTS = 8  # at once; more are turned away
+PATIENCE_S = 10.0  # for the whole of a request and its answer
+FRESH_S = 1.0  # the daemon is asked again after so long, however many ask
+_LOCAL = {"127.0.0.1": socket.AF_INET, "localhost": socket.AF_INET, "[::1]": socket.AF_INET6}
+
+
+class Listen(NamedTuple):
+    """Where to listen: a socket's file, or a port of a loopback address."""
+
+    family: socket.AddressFamily
+    address: str
+    port: int = 0
+
+
+def parse_listen(text: str) -> Listen:
+    """Read `unix:PATH`, `127.0.0.1:PORT`, `localhost:PORT` or `[::1]:PORT`. UsageError for anything else."""
+    if text.startswith("unix:/"):
+        return Listen(socket.AF_UNIX, text.removeprefix("unix:"))
+    host, _, port = text.rpartition(":")
+    if host not in _LOCAL or not (port.isascii() and port.isdecimal() and 1 <= int(port[:6]) <= 65535):
+        examples = "unix:/run/doorward/metrics.sock or 127.0.0.1:9477"
+        raise UsageError(f"--listen: {text!r} is no place on this machine alone; write {examples}")
+    return Listen(_LOCAL[host], host.strip("[]").replace("localhost", "127.0.0.1"), int(port))
+
+
+class Answers:
+    """What is answered, made anew at most once a second."""
+
+    def __init__(self, make: Callable[[], Exposition]) -> None:
+        self._make, self._made, self._at_s = make, Exposition(b"", b""), float("-inf")
+        self._lock = threading.Lock()
+
+    def get(self) -> Exposition:
+        """Give what was just made, or make it."""
+        with self._lock:
+            if time.monotonic() >= self._at_s + FRESH_S:
+                self._made, self._at_s = self._make(), time.monotonic()
+            return self._made
+
+
+class Server(ThreadingHTTPServer):
+    """Serves `/metrics` until `shutdown`."""
+
+    daemon_threads = True
+    request_queue_size = 2 * MAX_CLIENTS
+    _file: Path | None = None  # that this server made
+
+    def __init__(self, listen: Listen, answers: Answers) -> None:
+        self.address_family, self.answers, self._listen = listen.family, answers, listen
+        self._room = threading.BoundedSemaphore(MAX_CLIENTS)
+        try:
+            super().__init__((listen.address, listen.port), _Handler)
+        except OSError as error:
+            where = listen.address if listen.family is socket.AF_UNIX else f"{listen.address}:{listen.port}"
+            raise HostError(f"--listen: {where}: {error.strerror or error}; name another place") from None
+
+    def server_bind(self) -> None:
+        """Bind; a socket's file may be read by the group, and takes the place of one that nobody listens at."""
+        if self._listen.family is not socket.AF_UNIX:
+            TCPServer.server_bind(self)  # an HTTPServer would ask a name server for this machine's name
+            return
+        path = Path(self._listen.address)
+        _remove_dead(path)
+        before = os.umask(0o117)
+        try:
+            self.socket.bind(str(path))
+        finally:
+            os.umask(before)
+        self._file = path
+        self.server_name, self.server_port = str(path), 0
+
+    def server_close(self) -> None:
+        """Leave no socket behind."""
+        super().server_close()
+        if self._file is not None:
+            self._file.unlink(missing_ok=True)
+
+    def process_request(self, request: Any, client_address: Any) -> None:
+        """Serve in a thread, where there is room for one."""
+        if self._room.acquire(blocking=False):
+            super().process_request(request, client_address)
+        else:
+            self.shutdown_request(request)
+
+    def process_request_thread(self, request: Any, client_address: Any) -> None:
+        """Serve, and cut off whoever takes longer than that, however he does it."""
+        cut = threading.Timer(PATIENCE_S, _cut, (request,))
+        cut.daemon = True
+        cut.start()
+        try:
+            super().process_request_thread(request, client_address)
+        finally:
+            cut.cancel()
+            self._room.release()
+
+    def handle_error(self, request: Any, client_address: Any) -> None:
+        """Say nothing of clients that leave in the middle."""
+
+
+class _Handler(BaseHTTPRequestHandler):
+    server: Server
+    server_version, sys_version = "doorward", ""
+
+    def do_GET(self) -> None:
+        if self._is_foreign():
+            self._answer(403, b"this server answers to names of this machine only\n", "text/plain")
+        elif self.path.partition("?")[0] != "/metrics":
+            self._answer(404, b"there is /metrics only\n", "text/plain")
+        else:
+            found = self.server.answers.get()
+            body = found.full if self.server.address_family is socket.AF_UNIX else found.public
+            self._answer(200, body, CONTENT_TYPE)
+
+    do_HEAD = do_GET  # noqa: N815 - the name is the base class's
+
+    def log_message(self, *_: Any) -> None:
+        """Keep no log of who asks."""
+
+    def address_string(self) -> str:
+        return "local"
+
+    def _is_foreign(self) -> bool:
+        """Tell whether a browser was led here by a name that somebody points to this machine."""
+        host = self.headers.get("Host", "localhost")
+        name = host if host.endswith("]") else host.rpartition(":")[0] or host
+        return self.server.address_family is not socket.AF_UNIX and name not in _LOCAL
+
+    def _answer(self, status: int, body: bytes, content_type: str) -> None:
+        self.send_response(status)
+        self.send_header("Content-Type", content_type)
+        self.send_header("Content-Length", str(len(body)))
+        self.end_headers()
+        if self.command != "HEAD":
+            self.wfile.write(body)
+
+
+def _cut(request: socket.socket) -> None:
+    with suppress(OSError):
+        request.shutdown(socket.SHUT_RDWR)
+
+
+def _remove_dead(path: Path) -> None:
+    """Take away what an ended server left. HostError where one listens, or where it is no socket."""
+    if not path.exists():
+        return
+    with socket.socket(socket.AF_UNIX) as probe:
+        if not path.is_socket() or probe.connect_ex(str(path)) == 0:
+            raise HostError(f"--listen: {path} is taken; name another place")
+    path.unlink()

@@ -1,0 +1,66 @@
+"""`doorward knock --dump`: a signed knock's message before it is sealed, for people and for programs."""
+
+from __future__ import annotations
+
+from datetime import UTC, datetime
+
+from doorward.client.keyfile import kind_of
+from doorward.client.signed import Letter, Sent
+from doorward.client.signers import Signer
+from doorward.escape import json_line
+from doorward.signed.message import VERSION, signed_text
+from doorward.signed.ssh_keys import fingerprint_text, parse_public_key
+
+
+def describe(letter: Letter, signer: Signer, sent: Sent) -> list[str]:
+    """Give the fields as lines."""
+    request, signature = sent.message.request, sent.message.signature
+    moment = datetime.fromtimestamp(request.time_ms / 1000, UTC)
+    rows = {
+        "sealed to": f"server key {letter.key.fingerprint} ({letter.key.suite.name})",
+        "version": str(VERSION),
+        "time": f"{request.time_ms} ms ({moment:%Y-%m-%d %H:%M:%S}.{request.time_ms % 1000:03} UTC)",
+        "nonce": request.nonce.hex(),
+        "door": request.door,
+        "for": "as long as the door's own time" if request.for_s is None else f"{request.for_s} s",
+        "address": "where the packet comes from" if request.asked is None else str(request.asked),
+        "gate": request.gate or f"{letter.key.fingerprint} (none named: its key's fingerprint)",
+        "signed by": f"{signer.kind} {_fingerprint(signer)}, {signer.name}",
+        **(
+            {"certificate": f"{len(request.signer)} bytes, {kind_of(request.signer)}"} if request.is_certificate else {}
+        ),
+        "signature": f"{kind_of(signature)}, {len(signature)} bytes: {signature.hex()}",
+    }
+    lines = (f"  {name:<12} {value}" for name, value in rows.items())
+    return [f"{sent.message.length} bytes to {sent.target} {sent.port}, not sent", *lines]
+
+
+def describe_json(letter: Letter, signer: Signer, sent: Sent) -> list[str]:
+    """Give the fields as one JSON object on one line; bytes in hexadecimal."""
+    request, message = sent.message.request, sent.message
+    fields = {
+        "to": str(sent.target),
+        "port": str(sent.port),
+        "packet_bytes": message.length,
+        "server_key": str(letter.key),
+        "server_key_fingerprint": letter.key.fingerprint,
+        "version": VERSION,
+        "time_ms": request.time_ms,
+        "nonce": request.nonce.hex(),
+        "door": request.door,
+        "for_s": request.for_s,
+        "address": None if request.asked is None else str(request.asked),
+        "gate": request.gate,
+        "signer_kind": signer.kind,
+        "signer_fingerprint": _fingerprint(signer),
+        "signer_name": signer.name,
+        "certificate": request.signer.hex() if request.is_certificate else None,
+        "body": message.body.hex(),
+        "signed_text": signed_text(letter.key.raw, message.body).hex(),
+        "signature": message.signature.hex(),
+    }
+    return [json_line(fields)]
+
+
+def _fingerprint(signer: Signer) -> str:
+    return fingerprint_text(parse_public_key(signer.blob).fingerprint)

@@ -1,0 +1,92 @@
+"""Connects to a port that is opening: several attempts, for the first SYN may come before the door is open."""
+
+from __future__ import annotations
+
+import errno
+import select
+import socket
+import time
+
+from doorward.client.sequence import Reply, Target
+
+# A signed knock opens its door when a process has read it: after a millisecond or two, and a SYN before that is
+# dropped, which TCP repeats after one second only. So others follow it soon. They are few, and far apart, since what
+# arrives at an open door counts with the limits of other firewalls (`ufw limit`: six in 30 s). The service hardly ever
+# sees more than one: those that are given up have not had their answer yet, and are reset before they are connections.
+ATTEMPTS_S = (0.0, 0.001, 0.003, 0.015, 0.1)
+# Before TCP repeats them all, all but the newest are given up: no way to a host takes this long.
+ALONE_S = 0.9
+_UNDER_WAY = frozenset({errno.EINPROGRESS, errno.EALREADY})
+
+
+def connect(target: Target, port: int, patience_s: float) -> socket.socket | Reply:
+    """Give a connection, or what was met instead within the time. Attempts that are not used are closed."""
+    attempts = _Attempts(target, port)
+    try:
+        return attempts.run(time.monotonic(), patience_s)
+    finally:
+        attempts.close()
+
+
+def try_port(target: Target, port: int, patience_s: float) -> Reply:
+    """Tell whether a connection can be made, and close it again."""
+    found = connect(target, port, patience_s)
+    if isinstance(found, Reply):
+        return found
+    found.close()
+    return Reply.OPEN
+
+
+class _Attempts:
+    """Sockets on their way to one port."""
+
+    def __init__(self, target: Target, port: int) -> None:
+        self._target, self._address = target, target.at(port)
+        self._waiting: list[socket.socket] = []
+        self._upcoming_s = list(ATTEMPTS_S)
+
+    def run(self, began_s: float, patience_s: float) -> socket.socket | Reply:
+        while (now_s := time.monotonic() - began_s) < patience_s:
+            if self._upcoming_s and self._upcoming_s[0] <= now_s:
+                self._begin()  # one, and then a look: a late process must not make two where the first was enough
+            if now_s >= ALONE_S:
+                self._leave_one()
+            if not (self._waiting or self._upcoming_s):
+                break
+            until_s = min(self._next_s(), patience_s) - now_s
+            if found := self._first(max(until_s, 0)):
+                return found
+        return Reply.SILENT if self._waiting else Reply.REFUSED
+
+    def close(self) -> None:
+        while self._waiting:
+            self._waiting.pop().close()
+
+    def _begin(self) -> None:
+        self._upcoming_s.pop(0)
+        attempt = socket.socket(self._target.family, socket.SOCK_STREAM)
+        attempt.setblocking(False)
+        self._waiting.append(attempt)
+        if attempt.connect_ex(self._address) not in {0, *_UNDER_WAY}:
+            self._waiting.remove(attempt)
+            attempt.close()
+
+    def _next_s(self) -> float:
+        if self._upcoming_s:
+            return self._upcoming_s[0]
+        return ALONE_S if len(self._waiting) > 1 else float("inf")
+
+    def _leave_one(self) -> None:
+        while len(self._waiting) > 1:
+            self._waiting.pop(0).close()
+
+    def _first(self, timeout_s: float) -> socket.socket | None:
+        """Give the first that is connected; those that were refused are dropped."""
+        _, done, _ = select.select([], self._waiting, [], timeout_s)
+        for attempt in done:
+            self._waiting.remove(attempt)
+            if attempt.getsockopt(socket.SOL_SOCKET, socket.SO_ERROR) == 0:
+                attempt.setblocking(True)
+                return attempt
+            attempt.close()
+        return None

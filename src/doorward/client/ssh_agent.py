@@ -1,0 +1,156 @@
+"""The ssh-agent (draft-miller-ssh-agent): which keys it has, and its signatures. What it answers is foreign bytes."""
+
+from __future__ import annotations
+
+import os
+import socket
+from typing import NamedTuple
+
+from doorward.errors import AnswerNo, HostError, MalformedError
+from doorward.signed.ssh_wire import Reader, string
+
+_LIST, _LIST_ANSWER = 11, 12
+_SIGN, _SIGN_ANSWER = 13, 14
+_FAILURES = frozenset({5, 30, 102})  # the draft's, and what older agents say instead
+_RSA_SHA2_512 = 4  # a flag; without it an agent signs with SHA-1, which nobody takes
+
+MAX_REPLY_BYTES = 256 << 10  # as OpenSSH bounds it; a longer reply is refused
+MAX_KEYS = 2048
+MAX_COMMENT = 64  # characters; shown to people, the rest is left out
+ANSWER_S = 15.0  # an agent answers in milliseconds, but one on another machine is asked through ssh
+SIGN_S = 120.0  # a person looks for the token, or for the window that asks
+
+
+class NoAgentError(HostError):
+    """No agent can be asked."""
+
+
+class RefusedError(MalformedError):
+    """The agent answered that it will not."""
+
+
+class AgentKey(NamedTuple):
+    """A key, or a certificate, that the agent has."""
+
+    blob: bytes
+    comment: str
+
+
+class Agent:
+    """A connection to the agent; close it, or use it in a `with`."""
+
+    def __init__(self, path: str) -> None:
+        self._path = path
+        self._socket = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)
+        self._socket.settimeout(ANSWER_S)
+        try:
+            self._socket.connect(path)
+        except (OSError, ValueError) as error:  # ValueError: a NUL in the path
+            self._socket.close()
+            why = error.strerror or error if isinstance(error, OSError) else error
+            raise NoAgentError(f"no ssh-agent answers at {path} ({why}); `eval $(ssh-agent)` starts another") from None
+
+    def __enter__(self) -> Agent:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.close()
+
+    def close(self) -> None:
+        """Hang up."""
+        self._socket.close()
+
+    def list_keys(self) -> list[AgentKey]:
+        """List what the agent has; a locked one says that it has nothing."""
+        try:
+            return parse_keys(self._ask(bytes([_LIST])))
+        except MalformedError as error:
+            raise HostError(
+                f"the agent at {self._path} gave no list of its keys: {error}; is it an ssh-agent?"
+            ) from None
+
+    def sign(self, key: AgentKey, data: bytes) -> bytes:
+        """Give the signature (RFC 4253 section 6.6) over the data; the agent may ask a person first."""
+        self._socket.settimeout(SIGN_S)
+        request = b"".join((bytes([_SIGN]), string(key.blob), string(data), _RSA_SHA2_512.to_bytes(4)))
+        try:
+            return parse_signature(self._ask(request))
+        except RefusedError:
+            raise AnswerNo(
+                f"the agent did not sign with {_named(key)}: it was refused or not confirmed, the security key was not "
+                "touched, or the agent is locked (`ssh-add -X` unlocks it); try again, or take another --identity"
+            ) from None
+        except MalformedError as error:
+            raise HostError(f"the agent at {self._path} gave no signature: {error}; is it an ssh-agent?") from None
+        finally:
+            self._socket.settimeout(ANSWER_S)
+
+    def _ask(self, request: bytes) -> bytes:
+        try:
+            self._socket.sendall(string(request))
+            length = int.from_bytes(self._take(4))
+            if length > MAX_REPLY_BYTES:
+                raise MalformedError(f"a reply of {length} bytes")
+            return self._take(length)
+        except TimeoutError:
+            raise HostError(
+                f"the agent at {self._path} has not answered in time; if it asks for a touch or a confirmation, "
+                "give it and try again, else restart the agent"
+            ) from None
+        except OSError as error:
+            raise HostError(f"the agent at {self._path} hung up: {error.strerror}; restart it, and `ssh-add`") from None
+
+    def _take(self, length: int) -> bytes:
+        taken = bytearray()
+        while len(taken) < length:
+            if not (part := self._socket.recv(length - len(taken))):
+                raise MalformedError("the connection ended in the middle of a reply")
+            taken += part
+        return bytes(taken)
+
+
+def open_agent() -> Agent:
+    """Connect to the agent that the environment names. NoAgentError: there is none, and what to do."""
+    if path := os.environ.get("SSH_AUTH_SOCK", ""):
+        return Agent(path)
+    raise NoAgentError("no ssh-agent is known here (SSH_AUTH_SOCK is not set); `eval $(ssh-agent)` starts one")
+
+
+def parse_keys(reply: bytes) -> list[AgentKey]:
+    """Read the answer to a request for the list. MalformedError: it is none."""
+    reader = _reader(reply, _LIST_ANSWER)
+    count = reader.number(4)
+    if count > MAX_KEYS:
+        raise MalformedError(f"a list of {count} keys")
+    keys = [AgentKey(reader.string(), shown(reader.string())) for _ in range(count)]
+    reader.end()
+    return keys
+
+
+def parse_signature(reply: bytes) -> bytes:
+    """Read the answer to a request to sign. RefusedError: the agent will not; MalformedError: it is none."""
+    reader = _reader(reply, _SIGN_ANSWER)
+    signature = reader.string()
+    reader.end()
+    return signature
+
+
+def shown(comment: bytes) -> str:
+    """Give a foreign comment as it may stand on a terminal."""
+    text = comment[: 4 * MAX_COMMENT].decode(errors="replace")[:MAX_COMMENT]
+    return "".join(letter if letter.isprintable() else "?" for letter in text)
+
+
+def _named(key: AgentKey) -> str:
+    return f"the key {key.comment!r}" if key.comment else "a key without a comment"
+
+
+def _reader(reply: bytes, wanted: int) -> Reader:
+    """Give what stands behind the type, which must be the one wanted."""
+    reader = Reader(reply, "the reply")
+    kind = reader.number(1)
+    if kind in _FAILURES:
+        raise RefusedError("the agent answers that it will not")
+    if kind != wanted:
+        raise MalformedError(f"a reply of type {kind}")
+    return reader

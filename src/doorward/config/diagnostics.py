@@ -1,0 +1,63 @@
+"""Collects every fault of one file, so that the operator mends them all at once."""
+
+from __future__ import annotations
+
+import difflib
+from collections.abc import Iterable
+from dataclasses import dataclass, field
+from functools import cached_property
+
+from doorward.config.toml_positions import Keys, find_lines, line_of
+from doorward.errors import Fault
+from doorward.model import NAME
+
+_LONGEST_SHOWN = 60
+
+
+@dataclass
+class Report:
+    """The faults found so far in `text`, each at the line of the path of keys that it is about."""
+
+    file: str
+    text: str
+    faults: list[Fault] = field(default_factory=list)
+
+    @cached_property
+    def _lines(self) -> dict[Keys, int]:  # a good file never needs them
+        return find_lines(self.text)
+
+    def line(self, path: Keys) -> int:
+        """Give the line of a path, or of what is around it."""
+        return line_of(self._lines, path)
+
+    def add(self, path: Keys, what: str, instead: str) -> None:
+        """Keep one fault."""
+        self.faults.append(Fault(self.file, self.line(path), what, instead))
+
+    def add_error(self, path: Keys, subject: str, error: ValueError) -> None:
+        """Keep the fault that a reader raised as `what; instead`."""
+        what, _, instead = str(error).rpartition("; ")
+        self.add(path, f"{subject}: {what}", instead)
+
+
+def shown(value: object) -> str:
+    """Name a value in a message: short, on one line, without control characters."""
+    if isinstance(value, bool):
+        return str(value).lower()
+    if isinstance(value, str):
+        return repr(value if len(value) <= _LONGEST_SHOWN else value[:_LONGEST_SHOWN] + "…")
+    if isinstance(value, int) and value.bit_length() > 64:  # str() refuses integers of thousands of digits
+        return "a huge number"
+    if isinstance(value, list | dict):
+        return "a list" if isinstance(value, list) else "a table"
+    return str(value)
+
+
+def header(path: Keys) -> str:
+    """Name a table as its header does; a part that needs quotes is shown in them."""
+    return f"[{'.'.join(part if NAME.fullmatch(part) else shown(part) for part in path)}]"
+
+
+def nearest(word: str, known: Iterable[str]) -> str | None:
+    """Give the known word that `word` was probably meant to be."""
+    return next(iter(difflib.get_close_matches(word[:_LONGEST_SHOWN], known, n=1)), None)

@@ -1,0 +1,119 @@
+"""What settings may not say together, each good by itself."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Iterator, Sequence
+from ipaddress import ip_address
+
+from doorward.config.diagnostics import Report, shown
+from doorward.config.schema import Fleet, Gate, Signed
+from doorward.config.toml_positions import Keys
+from doorward.model import Door, Port
+
+
+def same_sequence_twice(report: Report, doors: Iterable[Door]) -> None:
+    """Refuse two doors of one automaton with the same sequence: one knock would mean both."""
+    first: dict[object, str] = {}
+    for door in doors:
+        other = first.setdefault((door.flags, door.within_ms, door.target, door.knock), door.name)
+        if door.knock and other != door.name:
+            report.add(
+                ("doors", door.name, "knock"),
+                f"door {shown(door.name)} has the same sequence as door {shown(other)} "
+                f"(line {report.line(('doors', other, 'knock'))})",
+                "change one of them, or let one door open the ports of both",
+            )
+
+
+def knocks_at_taken_ports(report: Report, gate: Gate, doors: Sequence[Door], signed: Signed | None) -> None:
+    """Refuse a knock at a port that is no symbol, since it is public or some door opens it."""
+    public = frozenset(gate.public)
+    opener: dict[Port, str] = {}
+    for door in doors:
+        for port in door.opens:
+            opener.setdefault(port, door.name)
+    for door in doors:
+        for path, port in _knocks(door):
+            if port in public:
+                _refuse(report, path, f"{port} is public", ("gate", "public"), 'take it out of "public"')
+            elif port in opener:
+                other = opener[port]
+                whose = "the same door" if other == door.name else f"door {shown(other)}"
+                _refuse(report, path, f"{whose} opens {port}", ("doors", other, "opens"), "open another port")
+            elif signed is not None and port == signed.port:
+                place = ("signed", "port")
+                _refuse(report, path, f"{port} takes signed knocks", place, "take signed knocks at another")
+
+
+def signed_port_is_taken(report: Report, gate: Gate, doors: Sequence[Door], signed: Signed | None) -> None:
+    """Refuse a port for signed knocks that something else has: whatever is sent there is taken for one."""
+    if signed is None:
+        return
+    taken = dict.fromkeys(gate.public, "is public")
+    taken |= {port: f"is what door {shown(door.name)} opens" for door in doors for port in door.opens}
+    if signed.port in taken:
+        what = f"port: {signed.port} {taken[signed.port]}"
+        report.add(("signed", "port"), what, "take signed knocks at another port, which nothing uses")
+
+
+def what_a_door_does(report: Report, path: Keys, table: object) -> None:
+    """Refuse a door that does nothing, and one that would open a port of this host for a knock at another."""
+    if not isinstance(table, dict):
+        return
+    name = shown(path[-1])
+    if "opens" not in table and "on_open" not in table:
+        report.add(
+            path, f"door {name}: `opens` is missing", 'name what it opens, like opens = ["22/tcp"], or `on_open`'
+        )
+    if "on_close" in table and not {"opens", "on_open"} & table.keys():
+        report.add((*path, "on_close"), f"door {name} closes what it never opens", "write `on_open` too")
+    if "target" in table and "opens" in table:
+        what = f"door {name} has a target, and `opens` opens ports of this host"
+        report.add((*path, "opens"), what, "leave out one of the two; a door with a target runs `on_open`")
+
+
+def what_a_fleet_needs(report: Report, gate: Gate, doors: Sequence[Door], fleet: Fleet | None) -> None:
+    """Refuse a gate without a name in a fleet, half of a pair of settings, and shared doors without a fleet."""
+    if fleet is not None:
+        _what_its_table_says(report, gate, fleet)
+        return
+    for door in (door for door in doors if door.shared):
+        what = f"door {shown(door.name)} is shared, and there is no [fleet]"
+        report.add(("doors", door.name, "shared"), what, "write that table, or leave `shared` out")
+
+
+def _what_its_table_says(report: Report, gate: Gate, fleet: Fleet) -> None:
+    place = ("fleet",)
+    if gate.name is None:
+        report.add(place, "this gate has no name in the fleet", 'write name = "edge-1" in [gate]')
+    elif gate.name == fleet.name:
+        report.add((*place, "name"), "the fleet has the gate's own name", "give them different names")
+    for one, other in (("certificate", "key"), ("user", "password")):
+        if bool(getattr(fleet, one)) != bool(getattr(fleet, other)):
+            has, lacks = (one, other) if getattr(fleet, one) else (other, one)
+            report.add((*place, has), f"[fleet] has a {has} and no {lacks}", f"write {lacks} too, or leave both out")
+    for index, endpoint in enumerate(() if fleet.plain else fleet.endpoints):
+        if endpoint.startswith("http:") and not _is_here(endpoint):
+            what = f"endpoints: {shown(endpoint)} is not encrypted: whoever is on the way can open doors"
+            path = (*place, "endpoints", str(index))
+            report.add(path, what, "write https://, or plain = true on a wire of its own")
+
+
+def _is_here(endpoint: str) -> bool:
+    host = endpoint.partition("://")[2].rpartition(":")[0].strip("[]")
+    try:
+        return ip_address(host).is_loopback
+    except ValueError:
+        return host == "localhost"
+
+
+def _knocks(door: Door) -> Iterator[tuple[Keys, Port]]:
+    """Give each port of a sequence once, with its place."""
+    for index, port in enumerate(door.knock):
+        if port not in door.knock[:index]:
+            yield ("doors", door.name, "knock", str(index)), port
+
+
+def _refuse(report: Report, path: Keys, why: str, place: Keys, otherwise: str) -> None:
+    what = f"door {shown(path[1])} knocks at a port that is no knock: {why} (line {report.line(place)})"
+    report.add(path, what, f"knock at another port, or {otherwise}")

@@ -1,0 +1,1 @@
+"""The pure core: doors to automaton, packets to openings, openings to effects."""

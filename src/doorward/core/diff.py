@@ -1,0 +1,57 @@
+"""The gate is told a goal, not a history: what is wanted and what stands give what to change. Pure."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass
+from typing import Protocol
+
+from doorward.model import Element
+from doorward.nftables.ruleset import Ruleset
+
+Remaining = Mapping[Element, float]  # for how many seconds more each entry stands
+TOLERANCE_S = 0.25  # the kernel's clock ticks, and telling it takes time
+
+
+@dataclass(frozen=True, slots=True)
+class Changes:
+    """Entries to write with a new remaining time, in seconds, and entries to take away."""
+
+    put: Remaining
+    remove: frozenset[Element]
+
+    def __bool__(self) -> bool:
+        return bool(self.put or self.remove)
+
+
+class Filter(Protocol):
+    """The seam to the packet filter: nftables, or the same in memory."""
+
+    def load(self, ruleset: Ruleset, restore: Remaining) -> str:
+        """Replace rules and tables in one transaction; keep the open entries, and add `restore`.
+
+        Returns why `restore` was left out, or nothing: a gate without it is better than none.
+        """
+
+    def elements(self) -> dict[Element, float]:
+        """Read the open entries back, with the seconds that each has left."""
+
+    def apply(self, changes: Changes) -> None:
+        """Make all changes in one transaction, or none."""
+
+    def counters(self) -> dict[str, int]:
+        """Read the gate's counters: packets, by name."""
+
+
+def plan(touched: Iterable[Element], want: Remaining, have: Remaining) -> Changes:
+    """Compare wanted and standing entries, of those in `touched` only: others may be the kernel's newest."""
+    put: dict[Element, float] = {}
+    remove: set[Element] = set()
+    for element in touched:
+        wanted_s = want.get(element, 0.0)
+        if wanted_s <= 0:
+            if element in have:
+                remove.add(element)
+        elif abs(have.get(element, 0.0) - wanted_s) > TOLERANCE_S:
+            put[element] = wanted_s
+    return Changes(put, frozenset(remove))

@@ -1,0 +1,77 @@
+"""What stands in the kernel against what the book says. The kernel opens doors by itself: its sets are right. Pure."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
+
+from doorward.core.diff import TOLERANCE_S, Remaining
+from doorward.model import Door, Element, Opening, Place, Port
+
+
+@dataclass(frozen=True, slots=True)
+class Differences:
+    """Openings that the kernel has and the book lacks (or has shorter), and openings that are gone."""
+
+    found: tuple[Opening, ...]
+    lost: tuple[Opening, ...]
+
+
+def differences(standing: Iterable[Opening], have: Remaining, doors: Sequence[Door], now_s: float) -> Differences:
+    """Compare, at `now_s` of the book's clock. An entry of a port that no door opens is left to its timer."""
+    lost: list[Opening] = []
+    covered: dict[Element, float] = {}
+    for opening in standing:
+        if not opening.ports or any(element in have for element in opening.elements()):
+            for element in opening.elements():
+                covered[element] = max(covered.get(element, 0.0), opening.until_s - now_s)
+        else:
+            lost.append(opening)
+    missing: dict[Place, dict[Port, float]] = {}
+    for (address, port), left_s in have.items():
+        if left_s > covered.get(Element(address, port), 0.0) + TOLERANCE_S:
+            missing.setdefault(address, {})[port] = left_s
+    by_port: dict[Port, list[Door]] = {}
+    for door in doors:
+        for port in door.opens:
+            by_port.setdefault(port, []).append(door)
+    found = [o for address, ports in missing.items() for o in _attribute(address, ports, by_port, now_s)]
+    return Differences(tuple(found), tuple(lost))
+
+
+def _attribute(
+    address: Place, left_s: Mapping[Port, float], by_port: Mapping[Port, Sequence[Door]], now_s: float
+) -> Iterator[Opening]:
+    """Say which doors these entries belong to: those that fit whole first, in the order of the file."""
+    rest = dict(left_s)
+    for fits in (_whole, _partly):
+        for first in left_s:
+            door = next((d for d in by_port.get(first, ()) if fits(d, rest)), None) if first in rest else None
+            if door is not None:
+                ports = tuple(port for port in door.opens if port in rest)
+                until_s = now_s + max(rest.pop(port) for port in ports)
+                yield Opening(door.name, address, ports, now_s, until_s, "knock")
+
+
+def _whole(door: Door, ports: Mapping[Port, float]) -> bool:
+    return bool(door.opens) and all(port in ports for port in door.opens)
+
+
+def _partly(door: Door, ports: Mapping[Port, float]) -> bool:
+    return any(port in ports for port in door.opens)
+
+
+def taken_over(recorded: Iterable[Opening], wall_offset_s: float, now_s: float) -> list[Opening]:
+    """Give what a ledger says still stands, in times of the book's clock, for a daemon that starts at `now_s`.
+
+    None stands for longer than it was opened for, though the wall clock was set back before a boot.
+    """
+    return [
+        opening._replace(until_s=min(opening.until_s, now_s + opening.until_s - opening.since_s))
+        for opening in shifted(recorded, -wall_offset_s)
+    ]
+
+
+def shifted(openings: Iterable[Opening], by_s: float) -> list[Opening]:
+    """Move openings to another clock, for example from wall time to the book's."""
+    return [o._replace(since_s=o.since_s + by_s, until_s=o.until_s + by_s) for o in openings]

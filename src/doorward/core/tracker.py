@@ -1,0 +1,194 @@
+"""The automaton run in Python: one packet and a time in, the doors that open out. Bounded.
+
+At the bound the tracker forgets the source that has been silent longest, whose owner knocks again; the
+kernel's sets cannot evict and refuse the newest stranger instead. Both keep every opening that stands.
+"""
+
+from __future__ import annotations
+
+from collections import OrderedDict
+from collections.abc import Sequence
+from typing import NamedTuple
+
+from doorward.core.automaton import Automaton, Machine, edge, symbol_of
+from doorward.model import Packet, Protocol
+
+# A person with a script sends a handful of packets; nobody knocks with more than a burst of 40.
+RATE_PER_S = 20
+BURST = 40
+PAUSE_S = 1 / RATE_PER_S  # who goes over the rate is not looked at until the next token: a flood costs one look-up
+LIMITER_TIMEOUT_S = BURST / RATE_PER_S  # after so long a silence the bucket is full again: forget it
+
+
+_TOKEN_S = 1 / RATE_PER_S
+# With less than one token left a bucket is full again later than this. Sums of twentieths are not exact: a nanosecond
+# more keeps the burst at 40.
+_NO_TOKEN_S = (BURST - 1) / RATE_PER_S + 1e-9
+_UDP = int(Protocol.UDP)
+_NO_FLAGS = 256  # UDP's place in a table by TCP flags
+
+
+Attempt = tuple[int, float]  # how far a source has come: its state, and when the deadline began
+_NO_ATTEMPT: Attempt = (0, float("-inf"))
+
+
+class Move(NamedTuple):
+    """Where a packet took its source: a state (the root where it was wrong), and the doors that open, by index."""
+
+    state: int
+    wrong: bool
+    opened: tuple[int, ...]
+
+
+class Lane(NamedTuple):
+    """A machine, and how far the sources of one family have come in it."""
+
+    machine: Machine
+    within_s: float
+    attempts: OrderedDict[bytes, Attempt]
+
+
+Lanes = tuple[tuple[Lane, ...], ...]  # by TCP flags, and `_NO_FLAGS`: those whose machines take such packets
+
+
+class Limiter:
+    """A token bucket a source, as the kernel's `limit rate over 20/second burst 40 packets`.
+
+    Of a bucket only the time is kept at which it will be full again. From then on it says nothing, and is forgotten:
+    buckets move to `_recent` when they are used, and what was not moved for two seconds goes all at once.
+    """
+
+    def __init__(self, capacity: int) -> None:
+        self._capacity = capacity
+        self._recent: dict[bytes, float] = {}
+        self._before: dict[bytes, float] = {}
+        self._paused: dict[bytes, float] = {}  # until when who went over the rate is not looked at
+        self._next_turn_s = float("-inf")
+
+    def admits(self, source: bytes, now_s: float) -> bool | None:
+        """Count one symbol: True within the rate, False above it, None where there is no room for `source`."""
+        if now_s >= self._next_turn_s:
+            self._turn(now_s)
+        if self._paused and now_s < self._paused.get(source, now_s):
+            return False
+        recent = self._recent
+        full_s = recent.get(source)
+        if full_s is None and (full_s := self._before.pop(source, None)) is None:
+            if len(recent) + len(self._before) >= self._capacity:
+                return None
+            full_s = now_s
+        if full_s < now_s:
+            full_s = now_s
+        if full_s > now_s + _NO_TOKEN_S:
+            recent[source] = full_s
+            self._paused[source] = now_s + PAUSE_S
+            return False
+        recent[source] = full_s + _TOKEN_S
+        return True
+
+    def is_pausing(self, source: bytes, now_s: float) -> bool:
+        """Tell whether `source` went over the rate, and is not looked at."""
+        return now_s < self._paused.get(source, now_s)
+
+    def __len__(self) -> int:
+        return len(self._recent) + len(self._before)
+
+    def _turn(self, now_s: float) -> None:
+        """Forget the buckets that nobody used since the last turn: they are full."""
+        long_ago = now_s >= self._next_turn_s + LIMITER_TIMEOUT_S
+        self._before = {} if long_ago else self._recent
+        self._recent = {}
+        self._paused = {source: until_s for source, until_s in self._paused.items() if until_s > now_s}
+        self._next_turn_s = now_s + LIMITER_TIMEOUT_S
+
+
+class Tracker:
+    """One state a source and machine. `capacity` bounds the sources in progress, and in the limiter, a family."""
+
+    def __init__(self, automaton: Automaton, capacity: int) -> None:
+        self._capacity = capacity
+        self._limiters = {4: Limiter(capacity), 16: Limiter(capacity)}  # by the length of an address
+        self._lanes = {
+            length: [Lane(m, m.within_ms / 1000, OrderedDict()) for m in automaton.machines] for length in (4, 16)
+        }
+        targets = {machine.target for machine in automaton.machines}
+        self._here = {length: _by_flags(lanes, None) for length, lanes in self._lanes.items()}
+        self._there = {target: _by_flags(self._lanes[len(target)], target) for target in targets if target}
+        self.follow(automaton)
+
+    def follow(self, automaton: Automaton) -> None:
+        """Go over to an automaton with the same machines: only which ports are symbols has changed."""
+        self._never = {symbol_of(port) for port in automaton.never}
+        self._only = None if automaton.only is None else {symbol_of(port) for port in automaton.only}
+
+    def see(self, packet: Packet, now_s: float) -> tuple[int, ...]:
+        """Take one new packet at `now_s` (any clock that never goes back); give the doors, by index, that open."""
+        opened: tuple[int, ...] = ()
+        for move in self.moves(packet, now_s):
+            opened += move.opened
+        return opened
+
+    def moves(self, packet: Packet, now_s: float) -> list[Move]:
+        """Take one new packet, as `see` does; give where it took its source in each machine that it moved."""
+        source, (protocol, number), flags, destination, local = packet
+        symbol = protocol << 16 | number
+        if (symbol in self._never and local) or (self._only is not None and symbol not in self._only):
+            return []
+        length, kind = len(source), _NO_FLAGS if protocol == _UDP else flags
+        lanes = self._here[length][kind] if local else ()
+        if self._there and destination in self._there:
+            lanes += self._there[destination][kind]
+        if not lanes:
+            return []
+        admitted = self._limiters[length].admits(source if length == 4 else source[:8], now_s)  # IPv6: the /64
+        if not admitted:
+            if admitted is False:
+                self._forget(source)
+            return []
+        moves: list[Move] = []
+        for lane in lanes:
+            machine, within_s, attempts = lane
+            before, began_s = attempts.get(source, _NO_ATTEMPT)
+            if now_s - began_s >= within_s:
+                before = machine.root
+            elif edge(before, symbol) in machine.same:
+                continue  # what a flood onto one port consists of
+            state = machine.step(before, symbol)
+            if state is not None and self._advance(lane, source, state, began_s, now_s):
+                moves.append(Move(state, state == machine.root, machine.completes.get(state, ())))
+        return moves
+
+    def attempts(self, source: bytes) -> tuple[Attempt, ...]:
+        """Give how far a source has come in each machine, in their order; an old attempt may stand there yet."""
+        return tuple(lane.attempts.get(source, (lane.machine.root, float("-inf"))) for lane in self._lanes[len(source)])
+
+    def is_pausing(self, source: bytes, now_s: float) -> bool:
+        """Tell whether the source's symbols are not looked at just now, since they were too many."""
+        return self._limiters[len(source)].is_pausing(source if len(source) == 4 else source[:8], now_s)
+
+    def sizes(self) -> tuple[int, ...]:
+        """Give how many sources each table holds."""
+        limiters = tuple(len(limiter) for limiter in self._limiters.values())
+        return limiters + tuple(len(lane.attempts) for lanes in self._lanes.values() for lane in lanes)
+
+    def _advance(self, lane: Lane, source: bytes, state: int, began_s: float, now_s: float) -> bool:
+        """Note the source's new state; False where it was, and stays, at the root."""
+        machine, _, attempts = lane
+        known = attempts.pop(source, None)
+        if state == machine.root:
+            return known is not None
+        attempts[source] = (state, now_s if state in machine.firsts else began_s)
+        if len(attempts) > self._capacity:
+            attempts.popitem(last=False)
+        return True
+
+    def _forget(self, source: bytes) -> None:
+        for lane in self._lanes[len(source)]:
+            lane.attempts.pop(source, None)
+
+
+def _by_flags(lanes: Sequence[Lane], target: bytes | None) -> Lanes:
+    """Sort the lanes that look at one target by the flags that they take."""
+    there = [lane for lane in lanes if lane.machine.target == target]
+    tcp = [tuple(lane for lane in there if lane.machine.flags.passes(flags)) for flags in range(_NO_FLAGS)]
+    return (*tcp, tuple(there))

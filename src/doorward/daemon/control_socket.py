@@ -1,0 +1,398 @@
+"""The control socket: one line of JSON in, one line of JSON out. It answers root and a few others.
+
+The members of [gate] control_group open and close doors; METRICS_USER reads the numbers, and nothing else.
+
+Who follows the events gets more lines after the answer, one an event.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import os
+import pwd
+import socket
+import struct
+from collections.abc import Callable, Iterator, Mapping
+from pathlib import Path
+from typing import Any, BinaryIO
+
+from doorward.config.files import group_id
+from doorward.daemon.event_stream import Follower
+from doorward.errors import AnswerNo, DoorwardError, HostError, MalformedError, UsageError
+from doorward.kernel.event_loop import Loop
+
+MAX_REQUEST_BYTES = 1 << 16
+MAX_CLIENTS = 64  # more at once are turned away; commands last milliseconds
+MAX_ANSWER_BYTES = 1 << 26  # 65,536 openings take some 16 MiB; a process that answers without an end is left
+PATIENCE_S = 10.0  # a client that says nothing for so long is left
+Answer = dict[str, Any]
+METRICS_USER = "doorward-metrics"  # of the metrics unit; made by systemd/doorward.sysusers.conf
+MAX_READERS = 4  # of the clients; so that a process that serves metrics, taken over, leaves room for root
+_CREDENTIALS = struct.Struct("=iII")  # struct ucred: process, user, group
+_SO_PEERGROUPS = 59
+_TURNED_AWAY = "{} turned this call away; it answers root and [gate] control_group only, and 64 clients at once"
+
+
+def default_path() -> Path:
+    """Give the socket's path: in RUNTIME_DIRECTORY, or /run/doorward."""
+    folders = os.environ.get("RUNTIME_DIRECTORY", "")
+    return Path(folders.split(":")[0] or "/run/doorward") / "control.sock"
+
+
+def parse_request(line: bytes) -> dict[str, Any]:
+    """Read a request: an object with a text `command`. MalformedError for any other bytes."""
+    try:
+        request = json.loads(line)
+    except (ValueError, RecursionError):
+        raise MalformedError("the request is not one line of JSON") from None
+    if not isinstance(request, dict) or not isinstance(request.get("command"), str):
+        raise MalformedError('the request needs a "command"')
+    return request
+
+
+class Later:
+    """An answer that is not ready yet; nothing else waits for it."""
+
+    _answer: Answer | None = None
+    _tell: Callable[[Answer], None] | None = None
+
+    def give_outcome(self, call: Callable[[], Answer]) -> None:
+        """Answer with what `call` gives or raises."""
+        try:
+            self._answer = call()
+        except DoorwardError as error:
+            self._answer = _refusal(error)
+        if self._tell is not None:
+            self._tell(self._answer)
+
+    def when_ready(self, tell: Callable[[Answer], None]) -> None:
+        """Call `tell` with the answer."""
+        self._tell = tell
+        if self._answer is not None:
+            tell(self._answer)
+
+
+Reply = Answer | Later | Follower
+
+
+def _refusal(error: DoorwardError) -> Answer:
+    return {"error": str(error), "exit_status": error.exit_status}
+
+
+class ControlServer:
+    """Accepts clients, checks who they are, hands requests to `answer` and sends back what it gives.
+
+    A request may come with one open file: its number is the request's "descriptor", else None. It is closed after it.
+    Its "is_owner" says that root or the daemon's own user asks, its "is_reader" that METRICS_USER does.
+    """
+
+    def __init__(self, path: Path, loop: Loop, answer: Callable[[Mapping[str, Any]], Reply]) -> None:
+        self._path = path
+        self._loop = loop
+        self._answer = answer
+        self._group: int | None = None
+        self._reader: int | None = None
+        self._clients: set[_Client] = set()
+        self._readers: set[_Client] = set()  # of the clients
+        self._socket = _listen(path)
+        loop.on_readable(self._socket.fileno(), self._accept)
+
+    def admit_group(self, name: str | None) -> None:
+        """Let the members of a group ask, besides root and METRICS_USER. HostError where there is no such group."""
+        self._group, (self._reader, readers) = group_id(name), _user_and_group(METRICS_USER)
+        groups = [group for group in dict.fromkeys((self._group, readers)) if group is not None]
+        mode = (0o600, 0o660, 0o666)[len(groups)]  # a file has one group; who asks is looked at all the same
+        try:
+            os.chown(self._path, -1, groups[0] if len(groups) == 1 else 0)
+        except PermissionError:  # a user can give files to its own groups only
+            mode = 0o666 if groups else 0o600
+        self._path.chmod(mode)
+
+    def close(self) -> None:
+        """Stop listening, and leave no socket behind."""
+        for client in tuple(self._clients):
+            client.close()
+        self._loop.forget(self._socket.fileno())
+        self._socket.close()
+        with contextlib.suppress(OSError):
+            self._path.unlink()
+
+    def _accept(self) -> None:
+        try:
+            client, _ = self._socket.accept()
+        except OSError:
+            return
+        rank = self._rank_of(client)
+        is_reader = rank is not None and rank["is_reader"]
+        if rank is None or len(self._clients) >= MAX_CLIENTS or (is_reader and len(self._readers) >= MAX_READERS):
+            client.close()
+            return
+        client.setblocking(False)
+
+        def reply(line: bytes, descriptor: int | None) -> Reply:
+            try:
+                return self._answer(parse_request(line) | {"descriptor": descriptor, **rank})
+            except DoorwardError as error:
+                return _refusal(error)
+
+        accepted = _Client(client, self._loop, reply, self._forget)
+        self._clients.add(accepted)
+        if is_reader:
+            self._readers.add(accepted)
+
+    def _forget(self, client: _Client) -> None:
+        self._clients.discard(client)
+        self._readers.discard(client)
+
+    def _rank_of(self, client: socket.socket) -> dict[str, bool] | None:
+        """Return what a client may ask for, as the request tells `answer`; None: nothing."""
+        _, user, group = _credentials(client)
+        groups = {group, *_groups(client)}
+        if user in (0, os.geteuid()):
+            return {"is_owner": True, "is_reader": False}
+        if self._group in groups:
+            return {"is_owner": False, "is_reader": False}
+        return {"is_owner": False, "is_reader": True} if user == self._reader else None
+
+
+class _Client:
+    """One connection: gathers a line, answers, waits for the next."""
+
+    def __init__(
+        self,
+        sock: socket.socket,
+        loop: Loop,
+        reply: Callable[[bytes, int | None], Reply],
+        left: Callable[[_Client], None],
+    ) -> None:
+        self._socket, self._loop, self._reply, self._left = sock, loop, reply, left
+        self._buffer = b""
+        self._descriptors: list[int] = []
+        self._waits = False
+        self._follower: Follower | None = None
+        self._heard_s = loop.now_s()
+        loop.on_readable(sock.fileno(), self._read)
+        loop.at(self._heard_s + PATIENCE_S, self._check_patience)
+
+    def _read(self) -> None:
+        try:
+            part, came, _, _ = socket.recv_fds(self._socket, MAX_REQUEST_BYTES, 1)
+        except OSError:
+            part, came = b"", []
+        self._descriptors += came
+        self._heard_s = self._loop.now_s()
+        self._buffer += part
+        lines = self._buffer.split(b"\n")
+        self._buffer = lines.pop()
+        for line in lines:
+            if self._follower is not None:  # an answer would come between two parts of an event
+                self.close()
+                return
+            answer = self._reply(line, self._descriptors[0] if self._descriptors else None)
+            self._drop_descriptors()
+            if isinstance(answer, Later):
+                self._waits = True
+                answer.when_ready(self._send_late)
+            elif not (self._follow(answer) if isinstance(answer, Follower) else self._send(answer)):
+                self.close()
+                return
+        if not part or len(self._buffer) > MAX_REQUEST_BYTES or len(self._descriptors) > 1:
+            self.close()
+
+    def _follow(self, follower: Follower) -> bool:
+        self._follower = follower
+        if self._waits or not self._send(follower.first):
+            return False
+        follower.begin(self._socket)
+        return True
+
+    def _send_late(self, answer: Answer) -> None:
+        self._waits = False
+        self._heard_s = self._loop.now_s()
+        if self._socket.fileno() >= 0 and not self._send(answer):
+            self.close()
+
+    def _drop_descriptors(self) -> None:
+        while self._descriptors:
+            os.close(self._descriptors.pop())
+
+    def _send(self, answer: Answer) -> bool:
+        # A full table of openings is a few megabytes; a client that does not read it may not hold the daemon.
+        self._socket.settimeout(1.0)
+        try:
+            self._socket.sendall(json.dumps(answer).encode() + b"\n")
+        except OSError:
+            return False
+        self._socket.setblocking(False)
+        return True
+
+    def _check_patience(self) -> None:
+        if self._socket.fileno() < 0:
+            return
+        if self._loop.now_s() - self._heard_s < PATIENCE_S:
+            self._loop.at(self._heard_s + PATIENCE_S, self._check_patience)
+        elif self._waits or self._follower:  # for the daemon, which tells in the end
+            self._loop.at(self._loop.now_s() + PATIENCE_S, self._check_patience)
+        else:
+            self.close()
+
+    def close(self) -> None:
+        """Leave this client."""
+        if self._socket.fileno() >= 0:
+            self._drop_descriptors()
+            if self._follower is not None:
+                self._follower.end()
+            self._loop.forget(self._socket.fileno())
+            self._socket.close()
+            self._left(self)
+
+
+def _credentials(client: socket.socket) -> tuple[int, int, int]:
+    """Give the process, the user and the group at the other end."""
+    raw = client.getsockopt(socket.SOL_SOCKET, socket.SO_PEERCRED, _CREDENTIALS.size)
+    process, user, group = _CREDENTIALS.unpack(raw)
+    return process, user, group
+
+
+def _user_and_group(name: str) -> tuple[int, int] | tuple[None, None]:
+    """Return the numbers of a user and its group, where the host has such a user."""
+    try:
+        found = pwd.getpwnam(name)
+    except KeyError:
+        return None, None
+    return found.pw_uid, found.pw_gid
+
+
+def _groups(client: socket.socket) -> tuple[int, ...]:
+    try:
+        raw = client.getsockopt(socket.SOL_SOCKET, _SO_PEERGROUPS, 1024)  # 256 groups; Python takes no more
+    except OSError:
+        return ()
+    return struct.unpack(f"={len(raw) // 4}I", raw)
+
+
+def _listen(path: Path) -> socket.socket:
+    """Bind the socket, in place of one that a dead daemon left behind."""
+    if (holder := answering(path)) is not None:
+        raise HostError(f"another doorward, process {holder}, answers at {path}; stop it first")
+    listener = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM | socket.SOCK_CLOEXEC | socket.SOCK_NONBLOCK)
+    before = os.umask(0o022)
+    try:
+        path.parent.mkdir(mode=0o755, parents=True, exist_ok=True)
+        os.umask(0o177)
+        path.unlink(missing_ok=True)
+        listener.bind(str(path))
+        listener.listen(MAX_CLIENTS)
+    except OSError as error:
+        listener.close()
+        raise HostError(
+            f"{path}: {error.strerror or error}; let doorward write there, or name another RUNTIME_DIRECTORY"
+        ) from None
+    finally:
+        os.umask(before)
+    return listener
+
+
+def answering(path: Path) -> int | None:
+    """Give the process that listens on the control socket, or None."""
+    with socket.socket(socket.AF_UNIX, socket.SOCK_STREAM) as probe:
+        probe.settimeout(1.0)
+        try:
+            probe.connect(str(path))
+            raw = probe.getsockopt(socket.SOL_SOCKET, socket.SO_PEERCRED, _CREDENTIALS.size)
+        except OSError:
+            return None
+    process: int = _CREDENTIALS.unpack(raw)[0]
+    return process
+
+
+def ask(path: Path, request: Answer, *, descriptor: int | None = None, patience_s: float | None = PATIENCE_S) -> Answer:
+    """Ask the daemon, as a command does. AnswerNo where none runs; its own refusals come as they are.
+
+    `descriptor` is an open file that goes with the request.
+    """
+    with socket.socket(socket.AF_UNIX, socket.SOCK_STREAM | socket.SOCK_CLOEXEC) as sock:
+        sock.settimeout(patience_s)
+        with _asked(sock, path, request, descriptor) as replies:
+            return _first(path, replies)
+
+
+def _asked(sock: socket.socket, path: Path, request: Answer, descriptor: int | None = None) -> BinaryIO:
+    """Connect and send a request; give what the answer is read from."""
+    with _refusals(path):
+        sock.connect(str(path))
+        _judge_listener(sock, path)
+        line = json.dumps(request).encode() + b"\n"
+        sent = 0 if descriptor is None else socket.send_fds(sock, [line], [descriptor])
+        sock.sendall(line[sent:])
+        return sock.makefile("rb")
+
+
+def _judge_listener(sock: socket.socket, path: Path) -> None:
+    """Refuse to ask where neither root nor the owner of the socket's directory listens: that is not the daemon."""
+    user, owner = _credentials(sock)[1], path.parent.stat().st_uid
+    if user not in (0, owner):
+        who = f"user {user} listens here, and the daemon is root or user {owner}, who owns {path.parent}"
+        raise UsageError(f"{path}: {who}; end that process and start doorward again")
+
+
+def _first(path: Path, replies: BinaryIO) -> Answer:
+    with _refusals(path):
+        raw = replies.readline(MAX_ANSWER_BYTES)
+    if not raw:
+        raise UsageError(_TURNED_AWAY.format(path))
+    answer = _parse_answer(path, raw)
+    if "error" in answer:
+        raise (AnswerNo if answer.get("exit_status") == 1 else UsageError)(str(answer["error"]))
+    return answer
+
+
+def _parse_answer(path: Path, raw: bytes) -> Answer:
+    with contextlib.suppress(ValueError, RecursionError):
+        answer = json.loads(raw)
+        if isinstance(answer, dict):
+            return answer
+    raise UsageError(f"{path}: the answer is not one line of JSON; restart the daemon that listens there")
+
+
+@contextlib.contextmanager
+def _refusals(path: Path) -> Iterator[None]:
+    try:
+        yield
+    except (PermissionError, ConnectionResetError, BrokenPipeError):
+        raise UsageError(_TURNED_AWAY.format(path)) from None
+    except OSError as error:
+        raise AnswerNo(f"no daemon answers at {path} ({error.strerror or error}); `doorward run` starts one") from None
+
+
+class Following:
+    """Follows the daemon's events: `first` is what `status` answers, each element of it an event from then on."""
+
+    def __init__(self, path: Path) -> None:
+        self._path = path
+        self._socket = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM | socket.SOCK_CLOEXEC)
+        try:
+            self._socket.settimeout(PATIENCE_S)
+            self._replies = _asked(self._socket, path, {"command": "follow"})
+            self.first = _first(path, self._replies)
+        except BaseException:
+            self._socket.close()
+            raise
+        self._socket.settimeout(None)
+
+    def __iter__(self) -> Iterator[Answer]:
+        """Wait for events, and end with the daemon or with `stop`."""
+        with contextlib.suppress(OSError):
+            while line := self._replies.readline(MAX_ANSWER_BYTES):
+                yield _parse_answer(self._path, line)
+
+    def stop(self) -> None:
+        """End the iteration, from another thread too."""
+        with contextlib.suppress(OSError):
+            self._socket.shutdown(socket.SHUT_RDWR)
+
+    def close(self) -> None:
+        """Leave the daemon."""
+        self._replies.close()
+        self._socket.close()

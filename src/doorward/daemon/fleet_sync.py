@@ -1,0 +1,317 @@
+"""The fleet in the daemon: what is opened and closed here is told to it, and what it tells is opened and closed here.
+
+A process of its own speaks to etcd (fleet/process.py). The daemon never waits for it: a door opens before the fleet
+hears of it, and where the process ends another one begins with all that stands.
+"""
+
+from __future__ import annotations
+
+import socket
+from collections import Counter, deque
+from collections.abc import Callable
+from functools import partial
+from pathlib import Path
+from typing import TYPE_CHECKING, NamedTuple
+
+from doorward.config.schema import Fleet, Policy
+from doorward.core.token_bucket import Bucket
+from doorward.daemon.fleet_process import Child
+from doorward.daemon.repairs import settle_each
+from doorward.daemon.ruleset_loader import Loaded
+from doorward.errors import DoorwardError, MalformedError
+from doorward.fleet import protocol
+from doorward.fleet.admission import FULL, Limits, Rejected, Room, judge
+from doorward.fleet.etcd_records import Key, fit
+from doorward.model import Opening, Place
+from doorward.signed.authorize import Granted
+
+if TYPE_CHECKING:
+    from doorward.daemon.daemon import Daemon
+
+_MOST_WAITING = 20_000  # messages to the process; where it takes none of them, another one begins
+_PAUSE_S, _LONGEST_PAUSE_S = 1.0, 30.0  # after a process that ended, before the next
+_TELL_AGAIN_S = 60.0
+RECORDS_PER_S, RECORDS_AT_ONCE = 20, 500  # for the fleet's record; each gate's own ledger has all
+_REJECTIONS_PER_S, _REJECTIONS_AT_ONCE = 1 / 60, 5  # lines in the log; all are counted
+_OWN_ENDS = ("hand", "ban")  # what ends an opening everywhere
+
+
+class Objection(NamedTuple):
+    """Why a signed knock is not taken: a word for counting, and the words for the operator."""
+
+    reason: str
+    words: str
+
+
+Answered = Callable[[list[Granted], list[Objection | None]], None]
+_USED = Objection("used", "it was used at this or another gate of the fleet")
+
+
+class SharedOpenings:
+    """Keeps the process at work."""
+
+    def __init__(self, daemon: Daemon) -> None:
+        self._daemon = daemon
+        self._child: Child | None = None
+        self._settings: tuple[Fleet, str, int, Path] | None = None
+        self._waiting: deque[bytes] = deque()
+        self._opened: list[protocol.Item] = []
+        self._closed: list[Key] = []
+        self._out: socket.socket | None = None  # the child's, while it takes no more: one waits to write on it
+        self._pause_s = _PAUSE_S
+        self._claims: dict[int, tuple[list[Granted], Answered]] = {}
+        self._numbers = 0
+        self._told_s = float("-inf")
+        self._limit = Bucket(RECORDS_PER_S, RECORDS_AT_ONCE)
+        self.state = protocol.State(False, 0, 0, 0)
+        self.counts: Counter[str] = Counter()  # signed knocks that the fleet gave no answer for, by what became of them
+        self.rejected: Counter[str] = Counter()  # openings of the fleet, by reason
+        self._rejections = Bucket(_REJECTIONS_PER_S, _REJECTIONS_AT_ONCE)
+        self._unlogged = 0  # rejections since the last line
+
+    def take(self, loaded: Loaded, folder: Path) -> None:
+        """Go over to a configuration that was loaded; its files are relative to `folder`."""
+        fleet, gate = loaded.fleet, loaded.gate.name
+        assert fleet is not None  # noqa: S101
+        assert gate is not None  # noqa: S101
+        window_ms = loaded.signed.window_ms if loaded.signed is not None else 0
+        settings = fleet, gate, window_ms, folder
+        if settings != self._settings:
+            self._settings = settings
+            self._start()
+
+    def opened(self, opening: Opening, by: str) -> None:
+        """Note an opening that is in the ledger and in the gate, for `flush`."""
+        if opening.ports:  # else there is a command at the end, which is this gate's own business
+            if self._is_shared(opening.door):
+                self._opened.append(_item(opening, by))
+            self.record("opened", opening.door, opening.address, by)
+
+    def ended(self, opening: Opening, by: str) -> None:
+        """Note that an opening was closed, likewise; one that ended by itself does so everywhere."""
+        if by in _OWN_ENDS and opening.ports and self._may_close(opening.door):
+            self._closed.append(_key(opening))
+        if by != "time":
+            self.record("closed", opening.door, opening.address, by)
+
+    def record(self, event: str, door: str | None, address: Place, words: str) -> None:
+        """Tell what happened here, for the fleet's record; of a crowd's events only some."""
+        if self._limit.admits(self._daemon.loop.now_s()):
+            self._send(protocol.Recorded(event, door or "", str(address), fit(words, protocol.LONGEST_WORDS)))
+
+    def claim(self, grants: list[Granted], then: Answered) -> None:
+        """Have the fleet say which signed knocks are new, and call `then` with an objection or None for each."""
+        for some in protocol.portions(grants):
+            self._numbers += 1
+            number = self._numbers
+            self._claims[number] = some, then
+            if self._child is None:
+                self._answer(number, None, "no process speaks to it just now")
+                continue
+            self._send(protocol.Claim(number, [grant.id.hex() for grant in some]))
+            due_s = self._daemon.loop.now_s() + self._fleet.timeout_ms / 1000
+            self._daemon.loop.at(due_s, partial(self._answer, number, None, "no answer in time"))
+
+    def described(self) -> dict[str, object]:
+        """Tell how it stands."""
+        counts = {"without_answer": dict(self.counts), "rejected": dict(self.rejected)}
+        return {"name": self._fleet.name, **self.state._asdict(), **counts}
+
+    def close(self) -> None:
+        """End the process."""
+        self._settings = None
+        self._drop("the fleet was left")
+
+    @property
+    def _fleet(self) -> Fleet:
+        return self._settings[0] if self._settings is not None else Fleet("", ())
+
+    def _start(self) -> None:
+        if self._settings is None:
+            return
+        self._drop("the process that speaks to it was replaced")
+        try:
+            self._child = Child(*self._settings, self._daemon.ledger.path.parent)
+        except OSError as error:
+            self._daemon.log.say(f"no process can be started to speak to the fleet: {error.strerror}", "error")
+            self._again()
+            return
+        self._daemon.loop.on_readable(self._child.fileno(), self._hear)
+        self._opened = []  # they are among those that stand
+        closed, self._closed = self._closed, []
+        standing = [_item(o, o.by) for o in self._daemon.book if o.ports and self._is_shared(o.door)]
+        most = protocol.MOST_AT_ONCE
+        for at in range(0, max(len(standing), len(closed), 1), most):
+            is_last = at + most >= max(len(standing), len(closed))
+            self._send(protocol.Standing(standing[at : at + most], closed[at : at + most], is_last))
+
+    def _again(self) -> None:
+        loop = self._daemon.loop
+        loop.at(loop.now_s() + self._pause_s, lambda: None if self._child is not None else self._start())
+        self._pause_s = min(2 * self._pause_s, _LONGEST_PAUSE_S)
+
+    def flush(self) -> None:
+        """Announce what was opened and closed since the last time."""
+        opened, self._opened = self._opened, []
+        for items in protocol.portions(opened):
+            self._send(protocol.Opened(items))
+        if self._child is None:
+            return  # what was closed is told to the next one
+        closed, self._closed = self._closed, []
+        for keys in protocol.portions(closed):
+            self._send(protocol.Closed(keys))
+
+    def _send(self, message: protocol.Message) -> None:
+        if self._child is None:
+            return
+        self._waiting.append(protocol.pack(message))
+        if len(self._waiting) > _MOST_WAITING:
+            self._failed("takes nothing any more")
+        elif self._out is None:
+            self._drain()
+
+    def _drain(self) -> None:
+        while self._waiting and self._child is not None:
+            try:
+                self._child.socket.send(self._waiting[0], socket.MSG_DONTWAIT)
+            except BlockingIOError:
+                if self._out is None:
+                    self._out = self._child.socket.dup()
+                    self._daemon.loop.on_writable(self._out.fileno(), self._drain)
+                return
+            except OSError:
+                break  # it has ended: reading says so
+            self._waiting.popleft()
+        self._wait_no_more()
+
+    def _wait_no_more(self) -> None:
+        if self._out is not None:
+            self._daemon.loop.forget(self._out.fileno())
+            self._out.close()
+            self._out = None
+
+    def _hear(self) -> None:
+        assert self._child is not None  # noqa: S101
+        try:
+            message = self._child.read()
+        except MalformedError as error:
+            self._failed(f"failed ({error})")
+            return
+        if isinstance(message, protocol.Opened):
+            self._open(message.openings)
+        elif isinstance(message, protocol.Closed):
+            self._close(message.keys)
+        elif isinstance(message, protocol.Claimed):
+            self._answer(message.number, message.are_new, message.why)
+        elif isinstance(message, protocol.Say):
+            self._daemon.log.say(f"fleet: {message.words}", message.level)
+        elif isinstance(message, protocol.State):
+            self.state = message
+            self._pause_s = _PAUSE_S
+
+    def _failed(self, how: str) -> None:
+        self._daemon.log.say(f"what speaks to the fleet {how}; another one begins", "error")
+        self._drop("the process that speaks to it ended")
+        self._again()
+
+    def _drop(self, why: str) -> None:
+        if self._child is not None:
+            self._wait_no_more()
+            self._daemon.loop.forget(self._child.fileno())
+            self._child.close()
+            self._child = None
+        self._waiting.clear()
+        self.state = self.state._replace(is_in_touch=False)
+        for number in list(self._claims):
+            self._answer(number, None, why)
+
+    def _is_shared(self, name: str) -> bool:
+        door = self._daemon.doors.get(name)
+        return door is not None and door.shared
+
+    def _may_close(self, name: str) -> bool:
+        """Tell whether closing goes to and comes from the fleet; what a removed door left open may be closed too."""
+        return name not in self._daemon.doors or self._is_shared(name)
+
+    def _open(self, items: list[protocol.Item]) -> None:
+        """Open what other gates opened, as far as this gate's configuration allows; each opening is judged alone."""
+        daemon, now_ms = self._daemon, round(self._daemon.loop.now_s() * 1000)
+        limits = Limits(self._fleet.for_max_ms, takes_networks=daemon.loaded.signed is not None)
+        room = Room(daemon.book)
+        admitted: list[Opening] = []
+        items_of: dict[tuple[str, Place], protocol.Item] = {}
+        for item in items:
+            found = judge(item, daemon.doors.get(item.key.door), limits, now_ms)
+            if found is None or daemon.bans.holds(item.key.place):
+                continue
+            if isinstance(found, Opening) and not (daemon.book.get(*item.key) or room.takes(found)):
+                found = FULL
+            if isinstance(found, Rejected):
+                self._reject(item, found)
+            else:
+                admitted.append(found)
+                items_of[found.door, found.address] = item
+
+        def refused(opening: Opening, error: DoorwardError) -> None:
+            daemon.pending.take_back((opening.door, opening.address))
+            self._reject(items_of[opening.door, opening.address], Rejected("kernel", str(error)))
+
+        with daemon.recording(lambda: settle_each(daemon, admitted, daemon.pending.prolongs, refused)):
+            for opening in admitted:
+                daemon.record_opening(opening, is_learnt=True)
+
+    def _reject(self, item: protocol.Item, why: Rejected) -> None:
+        """Count and log; no record and no `on_refuse`: what etcd says of an address is not what its owner did."""
+        self.rejected[why.reason] += 1
+        if not self._rejections.admits(self._daemon.loop.now_s()):
+            self._unlogged += 1
+            return
+        more = f" ({self._unlogged} more rejected since the last line)" if self._unlogged else ""
+        self._unlogged = 0
+        what = f"opening {item.key.door} to {item.key.place}, by {item.by}, is rejected"
+        self._daemon.log.say(f"fleet: {what}: {why.words}{more}", "warning")
+
+    def _close(self, keys: list[Key]) -> None:
+        daemon = self._daemon
+        known = [key for key in keys if self._may_close(key.door)]
+        closed = [opening for key in known if (opening := daemon.book.close(key.door, key.place)) is not None]
+        try:
+            daemon.settle(tuple(element for opening in closed for element in opening.elements()))
+        except DoorwardError as error:
+            daemon.log.say(f"what was closed elsewhere was not closed here: {error}", "error")
+            daemon.reconcile()
+            return
+        with daemon.recording():
+            for opening in closed:
+                daemon.record_end(opening, "fleet")
+
+    def _answer(self, number: int, are_new: list[bool] | None, why: str) -> None:
+        """Pass on what the fleet says of signed knocks, or what the policy says where it says nothing."""
+        if number not in self._claims:
+            return
+        grants, then = self._claims.pop(number)
+        if are_new is not None and len(are_new) == len(grants):
+            then(grants, [None if is_new else _USED for is_new in are_new])
+            return
+        is_closed = self._fleet.policy is Policy.CLOSED
+        self.counts["refused" if is_closed else "taken"] += len(grants)
+        self._tell_policy(why, is_closed)
+        objection = Objection("fleet", f"the fleet cannot tell whether it was used ({why})")
+        then(grants, [objection if is_closed else None] * len(grants))
+
+    def _tell_policy(self, why: str, is_closed: bool) -> None:
+        now_s = self._daemon.loop.now_s()
+        if now_s >= self._told_s + _TELL_AGAIN_S:
+            self._told_s = now_s
+            what = "refused" if is_closed else "taken without asking other gates"
+            words = f"the fleet cannot tell which signed knocks were used ({why}): those for shared doors are {what}"
+            self._daemon.log.say(f"{words}, as [fleet] policy says", "warning")
+
+
+def _key(opening: Opening) -> Key:
+    return Key(opening.door, opening.address)
+
+
+def _item(opening: Opening, by: str) -> protocol.Item:
+    until_ms = round(opening.until_s * 1000)
+    return protocol.item(_key(opening), until_ms, by, until_ms - round(opening.since_s * 1000))

@@ -1,0 +1,183 @@
+"""The doors' commands, as the daemon has them run, and what the process that runs them reports in the log."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Callable, Iterable
+from pathlib import Path
+from typing import NamedTuple
+
+from doorward.config.files import read
+from doorward.core.token_bucket import Bucket
+from doorward.daemon import last_good
+from doorward.daemon.hook_commands import REFUSALS, DoorCommands
+from doorward.daemon.hook_runner import Report, Runner
+from doorward.daemon.log import Log
+from doorward.kernel.event_loop import Loop
+from doorward.model import Door, Place
+
+
+class Errand(NamedTuple):
+    """A door's command for "open" or "close", to be run for an address; `then` is called when it has ended."""
+
+    door: str
+    address: Place
+    what: str
+    then: Callable[[], None] = lambda: None
+
+
+MOST_OWED = 10_000  # commands that wait for hooks to be on again; the ledger has all of them for the next start
+REFUSALS_A_MINUTE = 10  # that run `on_refuse`: strangers may not have this host start programs without a bound
+
+
+class Errands:
+    """Begin it before rights are given up: the commands run with those that it finds, and come from `config`.
+
+    Hooks can be off. Then no command runs, and an end whose beginning ran a command stays owed, in the ledger too,
+    until they are on again; an opening that began meanwhile owes nothing.
+    """
+
+    _are_off = False
+
+    def __init__(self, loop: Loop, log: Log, config: Path, lock: Path) -> None:
+        self.loop, self._log, self._config, self._lock = loop, log, config, lock
+        self._user = os.geteuid()
+        self._commands: dict[str, DoorCommands] = {}
+        self._limit, self._left_out = Bucket(REFUSALS_A_MINUTE / 60, REFUSALS_A_MINUTE), 0
+        self._running: dict[int, Errand] = {}  # by the runner's number
+        self._owed: dict[tuple[str, Place], Errand] = {}  # ends, while hooks are off
+        self._unhooked: set[tuple[str, Place]] = set()  # openings that began while hooks were off
+        self._runner = self._new_runner(first=True)
+
+    def take(self, doors: Iterable[Door], on_refuse: tuple[str, ...] = ()) -> None:
+        """Go over to these commands, which the runner reads for itself; what it was told it still does."""
+        before, self._commands = self._commands, commands_of(doors, on_refuse)
+        if (before or self._commands) and not self._are_off:
+            self._runner.reload()
+
+    def turn_off(self) -> None:
+        """Run no command until `turn_on`: the file by which they run is wrong."""
+        self._are_off = True
+
+    def turn_on(self) -> None:
+        """Run commands again, those first that are owed."""
+        if not self._are_off:
+            return
+        self._are_off = False
+        if self._commands:
+            self._runner.reload()
+        owed, self._owed = self._owed, {}
+        for errand in owed.values():
+            if self.has_command(errand):
+                self.run(errand)
+            else:
+                errand.then()
+
+    def keep(self, digest: str) -> None:
+        """Have root keep a copy of the configuration whose text has this digest, if it was root who started this."""
+        if self._user == 0:
+            self._runner.keep(digest)
+
+    def has_command(self, errand: Errand) -> bool:
+        """Tell whether the door has a command for that."""
+        commands = self._commands.get(errand.door)
+        return commands is not None and commands.of(errand.what, errand.address) is not None
+
+    def run(self, errand: Errand) -> None:
+        """Have the command run, or note what follows from hooks being off."""
+        opening = (errand.door, errand.address)
+        if errand.what == "open":
+            self._unhooked.discard(opening)
+            if self._are_off:
+                # An end that is still owed and this new beginning cancel out.
+                if self._owed.pop(opening, None) is None and self.has_command(errand._replace(what="close")):
+                    self._unhooked.add(opening)
+                return
+        elif opening in self._unhooked:
+            self._unhooked.discard(opening)
+            errand.then()
+            return
+        elif self._are_off:
+            if len(self._owed) < MOST_OWED:
+                self._owed[opening] = errand
+            return
+        self._running[self._runner.run(errand.door, errand.address, errand.what)] = errand
+
+    def refused(self, address: Place, reason: str) -> None:
+        """Have `on_refuse` run, where there is one, and a few times a minute at most; `reason` is one word."""
+        if self._are_off or REFUSALS not in self._commands:
+            return
+        if not self._limit.admits(self.loop.now_s()):
+            self._left_out += 1
+            return
+        if self._left_out:
+            limit = f"it is run {REFUSALS_A_MINUTE} times a minute at most"
+            self._log.say(f"on_refuse was not run for {self._left_out} more refusals: {limit}")
+            self._left_out = 0
+        self._running[self._runner.run(REFUSALS, address, "open", reason)] = Errand("on_refuse", address, "open")
+
+    def drain(self) -> None:
+        """Wait a moment for what runs; the runner ends it in any case, and nobody is told."""
+        self._runner.drain()
+
+    def close(self) -> None:
+        """Let the runner go once its commands have ended."""
+        self._runner.close()
+
+    def _new_runner(self, *, first: bool) -> Runner:
+        config = self._config
+        return Runner(
+            {},
+            self.loop,
+            self._report,
+            self._lock,
+            first=first,
+            source=lambda: commands_in(config),
+            keeper=lambda digest: last_good.keep(config, digest),
+        )
+
+    def _report(self, report: Report) -> None:
+        errand = self._running.get(report.number)
+        door = errand.door if errand else ""
+        if report.event == "gone":
+            self._replace(report.text)
+        elif report.event == "unread":
+            self._log.say(f"{report.text}; the commands stay as they were", "error")
+        elif report.event == "unkept":
+            self._log.say(f"{report.text}; a start with a wrong file could not use this configuration", "warning")
+        elif report.event != "done":
+            self._log.say(f"{door}: {report.event}: {report.text}")
+        else:
+            if report.status:
+                self._log.say(f"{door}: the command ended with status {report.status}", "error")
+            if self._running.pop(report.number, None) is not None and errand is not None:
+                errand.then()
+
+    def _replace(self, why: str) -> None:
+        rights = "" if os.geteuid() == self._user else ", with the daemon's few rights: restart it, to run as before"
+        self._log.say(f"{why}; starting it again{rights}", "error")
+        self._runner = self._new_runner(first=False)
+        if self._commands and not self._are_off:
+            self._runner.reload()
+        owed = [errand for errand in self._running.values() if errand.what == "close"]  # a second time, if need be
+        self._running.clear()
+        for errand in owed:
+            self.run(errand)
+
+
+def commands_in(config: Path) -> dict[str, DoorCommands]:
+    """Read the commands from the configuration."""
+    found = read(config)
+    return commands_of(found.doors, found.gate.on_refuse)
+
+
+def commands_of(doors: Iterable[Door], on_refuse: tuple[str, ...] = ()) -> dict[str, DoorCommands]:
+    """Give the commands of those doors that have any, the same for both families, and that of refusals."""
+    refusals = {REFUSALS: DoorCommands(on_refuse, on_refuse)} if on_refuse else {}
+    return refusals | {
+        door.name: DoorCommands(
+            door.on_open or None, door.on_open or None, door.on_close or None, door.on_close or None
+        )
+        for door in doors
+        if door.on_open or door.on_close
+    }

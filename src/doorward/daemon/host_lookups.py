@@ -1,0 +1,60 @@
+"""Facts about this host that `doorward check` compares a configuration with; nothing is changed."""
+
+from __future__ import annotations
+
+import os
+import shutil
+import socket
+from collections.abc import Iterator
+from pathlib import Path
+
+from doorward.config.schema import Configuration
+from doorward.errors import HostError
+from doorward.kernel import privileges
+from doorward.kernel.child_process import in_child
+from doorward.lint.host_checks import HostFacts, hooks
+
+UNIT_FOLDERS = ("/etc/systemd/system", "/run/systemd/system", "/usr/lib/systemd/system", "/lib/systemd/system")
+_UNIT = "doorward.service"
+
+
+def look(configuration: Configuration) -> HostFacts:
+    """Look at the interfaces, and at the programs that the configuration's hooks run."""
+    programs = {hook.words[0] for hook in hooks(configuration)}
+    interfaces = frozenset(name for _, name in socket.if_nameindex())
+    return HostFacts(interfaces, {program: _trouble(program) for program in programs})
+
+
+def _trouble(program: str) -> str:
+    """Return what is wrong with a program, or nothing; nothing as well where this user may not look."""
+    if "/" not in program:
+        return "" if shutil.which(program) else "is in no directory of PATH"
+    try:
+        Path(program).stat()
+    except PermissionError:
+        return ""
+    except OSError:
+        return "does not exist"
+    return "" if Path(program).is_file() and os.access(program, os.X_OK) else "is not an executable file"
+
+
+def runs_as_unit() -> bool:
+    """Return whether the host has the unit, which starts the daemon as its own user, without root's rights."""
+    return any(Path(folder, _UNIT).exists() for folder in UNIT_FOLDERS)
+
+
+def unreadable(paths: list[Path]) -> tuple[str, list[Path]]:
+    """Return the daemon's user and the files that it cannot read, if root asks and there is such a user."""
+    identity = privileges.service_identity()
+    if identity is None:
+        return "", []
+
+    def look_as_user() -> Iterator[Path]:
+        privileges.give_up(identity, 0)
+        yield from (path for path in there if not os.access(path, os.R_OK))
+
+    there = [path for path in paths if path.exists()]
+    try:
+        return identity.name, in_child(lambda: list(look_as_user()))
+    except HostError:  # a sandbox that does not let root become anybody
+        return "", []

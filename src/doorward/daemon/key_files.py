@@ -1,0 +1,72 @@
+"""The files of signed knocks: the server's key, and who may knock. Read by who verifies, and by who checks them."""
+
+from __future__ import annotations
+
+import os
+import stat
+from pathlib import Path
+
+from doorward.config.files import read_text, trusted_owners
+from doorward.config.schema import Configuration, Signed
+from doorward.errors import Fault, MalformedError, UsageError
+from doorward.kernel.privileges import service_identity
+from doorward.signed import authorized_keys
+from doorward.signed.authorize import Judge, Sharing
+from doorward.signed.authorized_keys import AuthorizedKeys
+from doorward.signed.server_key import PrivateKey, parse_private_key
+
+
+def key_path(signed: Signed, folder: Path) -> Path:
+    """Give the server's key; `folder` is the configuration's."""
+    return folder / signed.key
+
+
+def keys_path(signed: Signed, folder: Path) -> Path:
+    """Give the file of authorized keys."""
+    return folder / signed.authorized_keys
+
+
+def read_private_key(path: Path) -> PrivateKey:
+    """Read the server's key; UsageError where it is missing or none, or other users may read it."""
+    if not is_there(path):
+        raise UsageError(f"{path}: there is no server's key; `doorward key server` makes it")
+    text = read_text(path, trusted_owners())
+    found = path.stat()
+    if found.st_mode & stat.S_IROTH or (found.st_mode & stat.S_IRGRP and found.st_gid not in _own_groups()):
+        raise UsageError(f"{path}: other users can read the server's key; run `chmod go-r {path}`")
+    try:
+        return parse_private_key(text)
+    except MalformedError as error:
+        raise UsageError(f"{path}: {error}; move it away, and `doorward key server` makes another") from None
+
+
+def is_there(path: Path) -> bool:
+    """Tell whether there is a file, or none that can be seen: reading it says why."""
+    try:
+        return path.exists()
+    except PermissionError:  # a folder that this user may not enter
+        return True
+
+
+def _own_groups() -> set[int]:
+    """Name the groups that may read the key: this process's, and for root those of the user that the daemon is."""
+    daemon = service_identity()
+    return {0, os.getegid(), *os.getgroups(), *(daemon.groups if daemon else ())}
+
+
+def read_authorized_keys(path: Path) -> tuple[AuthorizedKeys, list[Fault]]:
+    """Read who may knock, and what is wrong with single lines; UsageError or ConfigError where nobody can be told."""
+    if not is_there(path):
+        raise UsageError(f"{path}: there is no such file; write a public key of who may knock into it, a line each")
+    return authorized_keys.parse(read_text(path, trusted_owners()), str(path))
+
+
+def read_judge(configuration: Configuration, folder: Path) -> tuple[Judge, list[Fault]]:
+    """Read both files; errors as above. `configuration` has `[signed]`."""
+    signed, gate = configuration.signed or Signed(), configuration.gate
+    key = read_private_key(key_path(signed, folder))
+    keys, faults = read_authorized_keys(keys_path(signed, folder))
+    doors = {door.name: door.for_ms for door in configuration.doors}
+    shared = frozenset(door.name for door in configuration.doors if door.shared)
+    sharing = Sharing(configuration.fleet.name, shared) if configuration.fleet is not None else None
+    return Judge(key, keys, doors, gate.name, signed.window_ms, sharing), faults

@@ -1,0 +1,382 @@
+"""The ledger: openings, refusals, bans and used signed knocks in SQLite (WAL). Times are seconds since the epoch."""
+
+from __future__ import annotations
+
+import json
+import os
+import sqlite3
+import stat
+from collections import deque
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import closing, contextmanager
+from pathlib import Path
+from typing import Any, NamedTuple
+
+from doorward.daemon import replay_cache
+from doorward.errors import HostError
+from doorward.kernel import atomic_file
+from doorward.kernel.owner_rights import owner_rights
+from doorward.model import Opening, Place, Port, parse_place
+
+SCHEMA_VERSION = 4
+KEPT_ROWS = 200_000  # a table; older rows go, so that a scanner cannot fill the disk
+MAX_PENDING = 10_000  # writes that wait while the disk is full; beyond it the oldest is lost and counted
+LAST_MOMENT_S = 253_000_000_000.0  # in the year 9987: later ones cannot be shown, and nobody meant them
+WRITES_TOGETHER = 1000  # at most in one transaction, so that what waits stays small
+STEP_S = 0.5  # less than that is the clock's own drift
+_TRIM_EVERY = 1000
+_CLOCK = "CREATE TABLE clock (boot TEXT NOT NULL, offset REAL NOT NULL);"
+_BANS = """
+CREATE TABLE bans (id INTEGER PRIMARY KEY, at REAL NOT NULL, address TEXT NOT NULL, until REAL NOT NULL, ended REAL);
+CREATE INDEX bans_at ON bans (at);
+"""
+_SCHEMA = f"""
+CREATE TABLE openings (
+    id INTEGER PRIMARY KEY, door TEXT NOT NULL, address TEXT NOT NULL, ports TEXT NOT NULL,
+    since REAL NOT NULL, until REAL NOT NULL, opened_by TEXT NOT NULL, closed REAL, closed_by TEXT);
+CREATE INDEX standing ON openings (address, door) WHERE closed IS NULL;
+CREATE INDEX openings_since ON openings (since);
+CREATE TABLE refusals (
+    id INTEGER PRIMARY KEY, at REAL NOT NULL, door TEXT, address TEXT NOT NULL, reason TEXT NOT NULL);
+CREATE INDEX refusals_at ON refusals (at);
+{_CLOCK}
+{replay_cache.SCHEMA}
+{replay_cache.FORGOTTEN}
+{_BANS}
+"""
+_ADDED = ("", _CLOCK, replay_cache.SCHEMA, replay_cache.FORGOTTEN + _BANS)  # to a ledger of version 0, 1, 2, 3
+
+_RECORDS = """
+SELECT * FROM (
+    SELECT since AS at, 'opened' AS event, door, address, ports, until, opened_by, closed, closed_by, NULL
+      FROM openings
+    UNION ALL
+    SELECT at, 'refused', door, address, NULL, NULL, NULL, NULL, NULL, reason FROM refusals
+    {})
+WHERE at >= :since AND (:door IS NULL OR door = :door)
+  AND (:addresses IS NULL OR address IN (SELECT value FROM json_each(:addresses)))
+ORDER BY at DESC LIMIT :last"""
+_BAN_RECORDS = """  -- which ledgers up to version 3 have not
+    UNION ALL
+    SELECT at, 'banned', NULL, address, NULL, until, NULL, ended, NULL, NULL FROM bans"""
+_STANDING = "SELECT id, door, address, ports, since, until, opened_by FROM openings WHERE closed IS NULL"
+_NO_MOMENT = (
+    "SELECT 1 FROM seen_floor WHERE typeof(floor) != 'integer'"
+    " UNION SELECT 1 FROM seen_forgotten WHERE typeof(newest) != 'integer'"
+)
+_BOOT = Path("/proc/sys/kernel/random/boot_id")
+# What SQLite says of a damaged file; else (no right, no room, locked) the file itself may be sound.
+_DAMAGE = {sqlite3.SQLITE_ERROR, sqlite3.SQLITE_CORRUPT, sqlite3.SQLITE_FORMAT, sqlite3.SQLITE_NOTADB}
+_TRIM = {
+    "openings": "DELETE FROM openings WHERE closed IS NOT NULL AND id <= (SELECT max(id) FROM openings) - ?",
+    "refusals": "DELETE FROM refusals WHERE id <= (SELECT max(id) FROM refusals) - ?",
+    "bans": "DELETE FROM bans WHERE id <= (SELECT max(id) FROM bans) - ?",
+}
+
+
+class Record(NamedTuple):
+    """One line of the record: an opening with its end, a refusal, or a ban."""
+
+    at_s: float
+    event: str  # "opened", "refused" or "banned"
+    door: str | None
+    address: str
+    detail: dict[str, Any]
+
+
+class Ledger:
+    """The daemon's side. A write that fails waits in memory and is tried again; `trouble` says why."""
+
+    def __init__(self, path: Path) -> None:
+        self.path = path
+        self.follows_a_damaged_one = False
+        self.trouble = ""
+        self.lost = 0
+        self._pending: deque[tuple[str, tuple[object, ...]]] = deque()
+        self._writes = 0
+        self._together = False
+        self._db = _connect(path)
+        self._boot = _BOOT.read_text().strip()
+        noted = self._db.execute("SELECT offset FROM clock WHERE boot = ?", (self._boot,)).fetchone()
+        self._offset_s: float | None = noted[0] if noted and isinstance(noted[0], float) else None
+        self.seen = replay_cache.Seen(self._db, self._boot, self.secure)
+
+    @contextmanager
+    def together(self) -> Iterator[None]:
+        """Write what is recorded inside in one transaction, or a few: a crowd's openings in a fraction of the time."""
+        self._together = True
+        try:
+            yield
+        finally:
+            self._together = False
+            if not self.trouble:
+                self.flush()
+
+    def secure(self) -> bool:
+        """Wait until what was written is on the disk, where not even a loss of power takes it away; False: it is not.
+
+        For what is owed. SQLite itself would wait at every commit (synchronous = FULL), or at none (NORMAL).
+        """
+        try:
+            atomic_file.sync(self.path.with_name(f"{self.path.name}-wal"))
+        except OSError as error:
+            self.trouble = self.trouble or f"{self.path}: {error.strerror}"
+            return False
+        return True
+
+    def reckon(self, now_s: float, wall_s: float) -> float:
+        """Give what to add to `now_s` (CLOCK_MONOTONIC) for wall time.
+
+        Where the wall clock was stepped since the last call, of this daemon or of one before it in the same boot,
+        the times of the standing openings are moved with it: a step neither prolongs nor cuts an opening.
+        """
+        offset_s = wall_s - now_s
+        if self._offset_s is None or abs(offset_s - self._offset_s) > STEP_S:
+            if self._offset_s is not None:
+                step_s = offset_s - self._offset_s
+                self._write(
+                    "UPDATE openings SET since = since + ?, until = until + ? WHERE closed IS NULL", (step_s,) * 2
+                )
+            self._offset_s = offset_s
+            self._write("DELETE FROM clock", ())
+            self._write("INSERT INTO clock (boot, offset) VALUES (?, ?)", (self._boot, offset_s))
+        return offset_s
+
+    def opened(self, opening: Opening) -> None:
+        """Record an opening, or the new end of the one that stands."""
+        ports = json.dumps([str(port) for port in opening.ports])
+        key = (opening.door, str(opening.address))
+        self._write(
+            "INSERT INTO openings (door, address, ports, since, until, opened_by)"
+            " SELECT ?, ?, ?, ?, ?, ? WHERE NOT EXISTS"
+            " (SELECT 1 FROM openings WHERE door = ? AND address = ? AND closed IS NULL)",
+            (*key, ports, opening.since_s, opening.until_s, opening.by, *key),
+        )
+        self._write(
+            "UPDATE openings SET until = ?, ports = ? WHERE door = ? AND address = ? AND closed IS NULL",
+            (opening.until_s, ports, *key),
+        )
+
+    def ended(self, door: str, address: Place, at_s: float) -> None:
+        """Record that an opening is over; until it is `closed` too, what it owes is still to be done."""
+        self._write(
+            "UPDATE openings SET until = min(until, ?) WHERE door = ? AND address = ? AND closed IS NULL",
+            (at_s, door, str(address)),
+        )
+
+    def closed(self, door: str, address: Place, at_s: float, by: str) -> None:
+        """Record the end of an opening: by "time", "hand", or "lost" where the kernel no longer had it."""
+        self._write(
+            "UPDATE openings SET closed = ?, closed_by = ? WHERE door = ? AND address = ? AND closed IS NULL",
+            (at_s, by, door, str(address)),
+        )
+
+    def refused(self, door: str | None, address: Place, at_s: float, reason: str) -> None:
+        """Record that a source was refused, and why."""
+        self._write(
+            "INSERT INTO refusals (at, door, address, reason) VALUES (?, ?, ?, ?)", (at_s, door, str(address), reason)
+        )
+
+    def banned(self, ban: Place, at_s: float, until_s: float) -> None:
+        """Record a ban, in place of one that has not ended."""
+        self.unbanned(ban, at_s)
+        self._write("INSERT INTO bans (at, address, until) VALUES (?, ?, ?)", (at_s, str(ban), until_s))
+
+    def unbanned(self, ban: Place, at_s: float) -> None:
+        """Record that a ban was ended before its time."""
+        self._write(
+            "UPDATE bans SET ended = ? WHERE address = ? AND ended IS NULL AND until > ?", (at_s, str(ban), at_s)
+        )
+
+    def standing(self) -> list[Opening]:
+        """Give the openings whose end was not recorded, for a daemon that starts; rows that make no sense end."""
+        openings = []
+        for number, *row in self._db.execute(_STANDING).fetchall():
+            try:
+                openings.append(_opening(*row))
+            except (TypeError, ValueError, AttributeError, RecursionError):
+                self._write("UPDATE openings SET closed = since, closed_by = 'lost' WHERE id = ?", (number,))
+        return openings
+
+    def flush(self) -> bool:
+        """Try what waits; False where it must wait on."""
+        try:
+            with self._db:
+                for statement, values in self._pending:
+                    self._db.execute(statement, values)
+        except sqlite3.Error as error:
+            self.trouble = f"{self.path}: {error}; {len(self._pending)} writes wait"
+            return False
+        self._pending.clear()
+        self.trouble = ""
+        return True
+
+    def close(self) -> None:
+        """Write what waits and close the file."""
+        if self.flush():
+            self.seen.end()
+        self._db.close()
+
+    def _write(self, statement: str, values: tuple[object, ...]) -> None:
+        self._pending.append((statement, values))
+        while len(self._pending) > MAX_PENDING:
+            self._pending.popleft()
+            self.lost += 1
+        self._writes += 1
+        if self._writes % _TRIM_EVERY == 0:
+            for table in _TRIM:
+                self._pending.append((_TRIM[table], (KEPT_ROWS,)))
+        if not self.trouble and (not self._together or len(self._pending) >= WRITES_TOGETHER):
+            self.flush()
+
+
+def _opening(door: str, address: str, ports: str, since: float, until: float, by: str) -> Opening:
+    parsed = tuple(Port.parse(text) for text in json.loads(ports))
+    if not (0 <= since <= LAST_MOMENT_S and 0 <= until <= LAST_MOMENT_S):  # nor is "not a number"
+        raise ValueError("an opening without an end")
+    return Opening(str(door), parse_place(address), parsed, float(since), float(until), str(by))
+
+
+def _text(raw: bytes) -> str:
+    """Read what should be UTF-8; a damaged byte spoils its row, and not the reading of all rows."""
+    return raw.decode(errors="replace")
+
+
+def _connect(path: Path) -> sqlite3.Connection:
+    """Open the ledger, or make it. HostError: it is another version's.
+
+    It is damaged: sqlite3.DatabaseError, UnicodeDecodeError (SQLite's message shows what it read) or MemoryError
+    (SQLite believed a size in it).
+    """
+    db = sqlite3.connect(path, timeout=1.0)
+    db.text_factory = _text
+    try:
+        db.execute("PRAGMA journal_mode = WAL")
+        db.execute("PRAGMA synchronous = NORMAL")  # a crash of the machine may lose the last records, never the file
+        version = db.execute("PRAGMA user_version").fetchone()[0]
+        if version not in range(SCHEMA_VERSION + 1):
+            raise HostError(f"{path} is a ledger of version {version}; this doorward writes version {SCHEMA_VERSION}")
+        if (fault := db.execute("PRAGMA quick_check(1)").fetchone()[0]) != "ok":
+            raise sqlite3.DatabaseError(fault)
+        if version < SCHEMA_VERSION:
+            added = _SCHEMA if version == 0 else "".join(_ADDED[version:])
+            db.executescript(f"BEGIN; {added} PRAGMA user_version = {SCHEMA_VERSION}; COMMIT;")
+        if version == 0:
+            atomic_file.sync(
+                path.parent
+            )  # else a loss of power may take the whole file away, whatever was synced in it
+        if not _definitions(db) >= _own_definitions():
+            raise sqlite3.DatabaseError("its tables are not a ledger's")
+        if db.execute(_NO_MOMENT).fetchone():
+            raise sqlite3.DatabaseError("it does not say from when on it knows used signed knocks")
+        db.execute(_STANDING).fetchall()  # which finds the damage that quick_check overlooks
+    except BaseException:
+        db.close()
+        raise
+    return db
+
+
+def _definitions(db: sqlite3.Connection) -> set[tuple[str, str]]:
+    return set(db.execute("SELECT name, sql FROM sqlite_master").fetchall())
+
+
+def _own_definitions() -> set[tuple[str, str]]:
+    with closing(sqlite3.connect(":memory:")) as db:
+        db.executescript(_SCHEMA)
+        return _definitions(db)
+
+
+def open_ledger(path: Path, stamp: str) -> tuple[Ledger, str | None]:
+    """Open the ledger; one that cannot be used is set aside under a name with `stamp`, and a new one begun.
+
+    Gives the ledger and, where one was set aside, a message that says so. HostError: no ledger can be had there.
+    """
+    make_directory(path)
+    try:
+        return Ledger(path), None
+    except (sqlite3.DatabaseError, UnicodeDecodeError, MemoryError, HostError) as error:
+        if isinstance(error, sqlite3.OperationalError) and error.sqlite_errorcode & 0xFF not in _DAMAGE:
+            raise HostError(
+                f"the ledger {path} cannot be opened ({error}); give doorward that folder to write"
+            ) from None
+        aside = path.with_name(f"{path.name}.{stamp}")
+        for part, new in zip(parts_of(path), parts_of(aside), strict=True):
+            if part.exists():
+                part.rename(new)
+        what = f"the ledger {path} cannot be used ({_reason(error)}); it is kept as {aside}, and a new one begins"
+        ledger = Ledger(path)
+        ledger.follows_a_damaged_one = True
+        return ledger, what
+
+
+def make_directory(path: Path) -> None:
+    """Make the directory of a ledger, where it is missing. HostError: it cannot be made."""
+    try:
+        path.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
+    except OSError as error:
+        raise HostError(f"{path.parent}: {error.strerror}; make that folder, or name another STATE_DIRECTORY") from None
+
+
+def _reason(error: Exception) -> str:
+    return "a size in it lies" if isinstance(error, MemoryError) else str(error)
+
+
+def read_records(
+    path: Path, since_s: float, last: int, door: str | None = None, address: str | Sequence[str] | None = None
+) -> Iterator[Record]:
+    """Give the last records since a moment, oldest first, without touching the file. HostError: it cannot be read.
+
+    `address` is one, or several of which each is asked for.
+    """
+    addresses = None if address is None else json.dumps([address] if isinstance(address, str) else list(address))
+    chosen = {"since": since_s, "last": last, "door": door, "addresses": addresses}
+    try:
+        with owner_rights(path.parent):
+            rows = _rows(path, chosen)
+    except FileNotFoundError:
+        raise HostError(f"{path}: no ledger; it begins when `doorward run` first starts") from None
+    except (sqlite3.Error, UnicodeDecodeError, MemoryError, OSError) as error:
+        raise HostError(f"{path}: {_reason(error)}; ask as root, or as the user that doorward runs as") from None
+    yield from map(_record, reversed(rows))
+
+
+def _rows(path: Path, chosen: Mapping[str, object]) -> list[Any]:
+    if not stat.S_ISREG(path.stat().st_mode):
+        raise OSError("this is not a regular file")  # a pipe would be waited for
+    with closing(sqlite3.connect(f"{path.absolute().as_uri()}?mode=ro", uri=True, timeout=1.0)) as db:
+        db.text_factory = _text
+        has_bans = db.execute("SELECT 1 FROM sqlite_master WHERE name = 'bans'").fetchone()
+        return db.execute(_RECORDS.format(_BAN_RECORDS if has_bans else ""), chosen).fetchall()
+
+
+def _record(row: tuple[Any, ...]) -> Record:
+    """Read a row, whatever something else may have written there."""
+    at, event, door, address, ports, until, by, closed, closed_by, reason = row
+    at_s, address, door = _moment(at, 0.0), str(address), None if door is None else str(door)
+    if event == "refused":
+        return Record(at_s, event, door, address, {"reason": str(reason)})
+    until_s, ended_s = _moment(until, at_s), None if closed is None else _moment(closed, at_s)
+    if event == "banned":
+        return Record(at_s, event, door, address, {"until": until_s, "ended": ended_s})
+    try:
+        parsed = [str(port) for port in json.loads(ports)]
+    except (TypeError, ValueError, RecursionError):
+        parsed = []
+    ended_by = None if closed_by is None else str(closed_by)
+    detail = {"ports": parsed, "by": str(by), "closed_by": ended_by, "until": until_s, "closed": ended_s}
+    return Record(at_s, event, door, address, detail)
+
+
+def _moment(value: object, otherwise: float) -> float:
+    return float(value) if isinstance(value, float | int) and 0 <= value <= LAST_MOMENT_S else otherwise
+
+
+def ledger_path(usual: str = "/var/lib/doorward") -> Path:
+    """Return the ledger's path: in STATE_DIRECTORY, or in the usual directory."""
+    folders = os.environ.get("STATE_DIRECTORY", "")
+    return Path(folders.split(":")[0] or usual) / "ledger.sqlite3"
+
+
+def parts_of(path: Path) -> list[Path]:
+    """Return the files that SQLite makes of a ledger (sqlite.org/tempfiles.html)."""
+    return [path.with_name(path.name + suffix) for suffix in ("", "-wal", "-shm", "-journal")]

@@ -1,0 +1,149 @@
+"""Which user the daemon goes on as: root hands over to the user `doorward` where that user can do the work."""
+
+from __future__ import annotations
+
+import os
+import stat
+from collections.abc import Iterable, Iterator
+from pathlib import Path
+
+import doorward
+from doorward.config.files import folders_on_the_way, objection, read_text, trusted_owners
+from doorward.config.toml import parse
+from doorward.daemon import bans
+from doorward.daemon import saved_ruleset as kept_gate
+from doorward.daemon.ledger import parts_of
+from doorward.errors import DoorwardError, HostError
+from doorward.kernel import privileges
+from doorward.kernel.child_process import in_child
+from doorward.kernel.privileges import NET_ADMIN, SERVICE_USER, Identity
+
+_FILE_RIGHTS = 1 << 1 | 1 << 2  # CAP_DAC_OVERRIDE, CAP_DAC_READ_SEARCH: a lesser user that has them needs them
+_STATE_MODE, _RUNTIME_MODE, _OWN_MODE = 0o700, 0o755, 0o600
+_MAKE_USER = "useradd --system --user-group --home-dir /nonexistent --shell /usr/sbin/nologin"
+
+
+def prepare(config: Path, ledger: Path, control: Path) -> tuple[Identity | None, str]:
+    """Make the directories, for the user to go over to; give that user, or None and why root stays root.
+
+    Only root changes its user. HostError: a directory cannot be made, or root would have to work where another
+    user could lead it elsewhere by a link.
+    """
+    identity, why = _choose(config, ledger, control.parent) if os.geteuid() == 0 else (None, "")
+    for folder, mode in ((ledger.parent, _STATE_MODE), (control.parent, _RUNTIME_MODE)):
+        if not folder.exists():
+            _make(folder, mode, identity)
+    if os.geteuid() == 0:
+        kept = [ledger.with_name(name) for name in (bans.NAME, kept_gate.NAME, kept_gate.TRIAL_NAME)]
+        if identity is None:
+            for path in (control, ledger):
+                refuse_shared(path, f"doorward does not run there as root, and {why}")
+        refuse_foreign([*parts_of(ledger), *kept], identity)
+    return identity, f"runs as root: {why}" if why else ""
+
+
+def refuse_shared(path: Path, remedy: str) -> None:
+    """Refuse to work where another user could put links, or other files in the place of this one: HostError."""
+    if wrong := objection(folders_on_the_way(path), trusted_owners()):
+        raise HostError(f"{path}: {wrong.what}; {remedy}")
+
+
+def refuse_foreign(files: Iterable[Path], identity: Identity | None) -> None:
+    """Refuse files that are links, or have a second name, or are not for their owner (None: this user) to write.
+
+    HostError says which, and what to do. Nothing is opened.
+    """
+    owners = trusted_owners() if identity is None else (identity.user,)
+    foreign: list[Path] = []
+    for path in files:
+        try:
+            found = path.lstat()
+        except FileNotFoundError:
+            continue
+        if not stat.S_ISREG(found.st_mode) or found.st_nlink != 1:
+            what = "a second name of a file" if stat.S_ISREG(found.st_mode) else "not a regular file"
+            raise HostError(f"{path}: this is {what}, which doorward never makes; look at it, and remove it")
+        if found.st_mode & _OWN_MODE != _OWN_MODE:
+            raise HostError(f"{path}: its owner may not read and write it; run `chmod u+rw {path}`")
+        if found.st_uid not in owners:
+            foreign.append(path)
+    if foreign:
+        name = str(os.geteuid()) if identity is None else identity.name
+        what = f"this file belongs to user {foreign[0].lstat().st_uid}, not to {name}"
+        raise HostError(f"{foreign[0]}: {what}; run `chown -h {name} {' '.join(map(str, foreign))}`")
+
+
+def _make(folder: Path, mode: int, identity: Identity | None) -> None:
+    try:
+        folder.mkdir(parents=True)
+        handle = os.open(folder, os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW | os.O_CLOEXEC)
+        try:
+            os.fchmod(handle, mode)
+            if identity is not None:
+                os.fchown(handle, identity.user, identity.group)
+        finally:
+            os.close(handle)
+    except OSError as error:
+        raise HostError(f"{folder}: {error.strerror}; make that folder, or name another") from None
+
+
+def go_over(identity: Identity | None) -> None:
+    """Go on as this user, with the right to administer the network and no other; root without one stays root."""
+    if identity is None and os.geteuid() == 0:
+        return
+    try:
+        privileges.give_up(identity, NET_ADMIN if identity else NET_ADMIN | _FILE_RIGHTS)
+    except OSError as error:
+        raise HostError(f"giving up rights: {error.strerror}; is doorward started in a sandbox of its own?") from None
+
+
+def _choose(config: Path, ledger: Path, runtime: Path) -> tuple[Identity | None, str]:
+    identity = privileges.service_identity()
+    if identity is None:
+        return None, f"no user {SERVICE_USER} to go over to; `{_MAKE_USER} {SERVICE_USER}` makes one"
+    if _belongs_to(identity, config):
+        read_text(config, trusted_owners())  # says that root's commands would be whatever that user writes
+    in_the_way = in_child(lambda: list(_obstacles(identity, config, ledger, runtime)))
+    if in_the_way:
+        return None, f"the user {SERVICE_USER} cannot {'; cannot '.join(in_the_way)}"
+    return identity, ""
+
+
+def _belongs_to(identity: Identity, config: Path) -> bool:
+    return any(path.exists() and path.stat().st_uid == identity.user for path in (config, config.parent))
+
+
+def _obstacles(identity: Identity, config: Path, ledger: Path, runtime: Path) -> Iterator[str]:
+    """Become the user, and say what it cannot do and what would let it; what does not exist is made for it."""
+    readable = [path for path in (config, *named_files(config)) if path.exists()]
+    program = [Path(module.__file__ or "/") for module in (doorward, os)]
+    folders = [path for path in (ledger.parent, runtime) if path.exists()]
+    try:
+        privileges.give_up(identity, 0)
+    except OSError as error:
+        yield f"be gone over to ({error.strerror})"
+        return
+    for path in readable:
+        if not os.access(path, os.R_OK):
+            yield f"read {path} (`chgrp {identity.name} {path}; chmod g+r {path}`, its folder `g+x`)"
+    for path in program:
+        if not os.access(path, os.R_OK):
+            yield f"read the program in {path.parent} (install doorward where every user can read it)"
+    for path in folders:
+        if not os.access(path, os.R_OK | os.W_OK | os.X_OK):
+            yield f"write to {path} (`chown -R {identity.name}: {path}`)"
+
+
+def named_files(config: Path) -> list[Path]:
+    """Give the files that a configuration names; none where it cannot be read: that is said later."""
+    try:
+        text = read_text(config)
+        if "[signed]" not in text and "[fleet]" not in text:
+            return []  # the doors alone may take seconds to read
+        found = parse(text, str(config))
+    except DoorwardError:
+        return []
+    names = [] if found.signed is None else [found.signed.key, found.signed.authorized_keys]
+    if (fleet := found.fleet) is not None:
+        names += [name for name in (fleet.ca, fleet.certificate, fleet.key, fleet.password) if name]
+    return [config.parent / name for name in names]

@@ -1,0 +1,292 @@
+"""Signed knocks in the daemon: the verifier's grants become openings, its refusals records.
+
+A grant is first noted as used, in the ledger; then the opening is recorded; then the door opens.
+"""
+
+from __future__ import annotations
+
+import time
+from collections import Counter
+from contextlib import suppress
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from doorward.config.schema import Configuration, Signed
+from doorward.core.token_bucket import Bucket
+from doorward.daemon.key_files import key_path, keys_path, read_judge
+from doorward.daemon.repairs import settle_each
+from doorward.daemon.replay_cache import Claim, Clock
+from doorward.daemon.verifier import TOLD_AT_ONCE, TOLD_PER_S, Ready, Report, Verifier
+from doorward.errors import DoorwardError, HostError, MalformedError
+from doorward.kernel.inotify import Watches
+from doorward.kernel.nflog import datagram_log
+from doorward.model import Address, Opening, Place
+from doorward.nftables.chains import SIGNED_GROUP
+from doorward.nftables.nft_error import NftError
+from doorward.signed.authorize import Granted
+
+if TYPE_CHECKING:
+    from doorward.daemon.daemon import Daemon
+    from doorward.daemon.fleet_sync import Objection
+
+_LOOK_S = 2.0  # how often the files are compared, where nothing tells of a change
+_TOGETHER = 100  # grants that are noted and opened at once
+# What one key may have open at a time; prolonging is free. Nobody needs so much, and an attacker needs eight keys to
+# fill a set: an opening has up to 32 ports, and the sets hold 65,536 entries, those of networks 1,024.
+MAX_OPENINGS_PER_KEY = 256
+MAX_WIDE_PER_KEY = 128  # entries of networks: each network counts once for each port
+_PAUSE_S, _LONGEST_PAUSE_S = 1.0, 60.0  # after a verifier that ended, before the next; doubled until one is ready
+_Stamp = tuple[int, int, int] | None
+
+
+class SignedKnocks:
+    """Keeps a verifier at work. While one reads its files the one before goes on, and datagrams wait in the kernel."""
+
+    def __init__(self, daemon: Daemon, window_ms: int) -> None:
+        self._daemon = daemon
+        self._log = datagram_log(SIGNED_GROUP)
+        self._verifier: Verifier | None = None
+        self._next: Verifier | None = None
+        self._settings: tuple[Configuration, Path] | None = None
+        self._stamps: list[_Stamp] = []
+        self._is_closed = False
+        self._pause_s = _PAUSE_S
+        self._watches: Watches | None = None
+        self.counts: Counter[str] = Counter()  # datagrams refused, by reason
+        self._window_ms = window_ms
+        self._limit = Bucket(TOLD_PER_S, TOLD_AT_ONCE)  # of refusals with their words, as in the verifier
+        # What a ledger that is no more knew may have been dated ahead.
+        floor_ms = _clock().now_ms + (window_ms if daemon.ledger.follows_a_damaged_one else 0)
+        if told := daemon.ledger.seen.begin(_clock, floor_ms):
+            daemon.log.say(told, "warning")
+        with suppress(HostError):  # without inotify the files are looked at every two seconds
+            self._watches = Watches()
+            daemon.loop.on_readable(self._watches.fileno(), self._changed)
+        self._look()
+
+    def take(self, configuration: Configuration, folder: Path) -> None:
+        """Go over to a configuration that was loaded; its files are relative to `folder`."""
+        self._settings = configuration, folder
+        self._window_ms = configuration.signed.window_ms if configuration.signed else self._window_ms
+        if self._watches is not None:
+            for path in self._files():
+                self._watches.watch([str(path)])
+                self._watches.watch_folder(str(path.parent))
+        self._start()
+
+    def described(self) -> dict[str, object]:
+        """Tell whether it takes knocks now, and how many datagrams it refused for which reason."""
+        return {"takes": self._verifier is not None, "refused": dict(self.counts)}
+
+    def close(self) -> None:
+        """End the verifier, and give the log free."""
+        self._drop_next()
+        self._drop()
+        if self._watches is not None:
+            self._daemon.loop.forget(self._watches.fileno())
+            self._watches.close()
+        self._log.close()
+        self._settings, self._is_closed = None, True
+
+    def _files(self) -> list[Path]:
+        configuration, folder = self._settings or (None, Path())
+        signed = configuration.signed if configuration is not None and configuration.signed else Signed()
+        return [key_path(signed, folder), keys_path(signed, folder)]
+
+    def _start(self) -> None:
+        if self._settings is None:
+            return
+        configuration, folder = self._settings
+        self._drop_next()
+        self._stamps = [_stamp(path) for path in self._files()]
+        try:
+            self._next = Verifier(self._log, lambda: read_judge(configuration, folder))
+        except OSError as error:
+            self._daemon.log.say(f"no process can be started to verify signed knocks: {error.strerror}", "error")
+            self._drop()  # its keys may be those of yesterday
+            self._again()
+            return
+        self._daemon.loop.on_readable(self._next.fileno(), self._hear_next)
+
+    def _again(self) -> None:
+        self._daemon.loop.at(self._daemon.loop.now_s() + self._pause_s, self._start)
+        self._pause_s = min(2 * self._pause_s, _LONGEST_PAUSE_S)
+
+    def _look(self) -> None:
+        """Compare the files every two seconds, and see whether the clock was set."""
+        if self._is_closed:
+            return
+        if told := self._daemon.ledger.seen.follow_clock(self._window_ms):
+            self._daemon.log.say(told, "warning")
+        if self._settings is not None:
+            self._compare()
+        self._daemon.loop.at(self._daemon.loop.now_s() + _LOOK_S, self._look)
+
+    def _changed(self) -> None:
+        assert self._watches is not None  # noqa: S101
+        self._watches.forget_events()
+        self._compare()
+
+    def _compare(self) -> None:
+        if [_stamp(path) for path in self._files()] != self._stamps:
+            if self._watches is not None:
+                self._watches.watch(map(str, self._files()))  # one that replaced another is another
+            self._start()
+
+    def _hear_next(self) -> None:
+        """The next one is ready, or says why not: then nobody comes in by a signed knock until that is mended."""
+        assert self._next is not None  # noqa: S101
+        try:
+            told = self._next.read()
+        except MalformedError as error:  # killed, or out of memory
+            self._drop_next()
+            self._drop()  # it must not go on: its files have changed
+            self._daemon.log.say(f"what verifies signed knocks failed as it began; another begins ({error})", "error")
+            self._again()
+            return
+        if not isinstance(told, Ready):
+            return
+        for fault in told.faults:
+            self._daemon.log.say(fault, "error")
+        self._drop()
+        if told.trouble:
+            self._daemon.log.say(f"no signed knock is taken: {told.trouble}", "error")
+            self._drop_next()
+            return
+        self._verifier, self._next, self._pause_s = self._next, None, _PAUSE_S
+        self._daemon.loop.forget(self._verifier.fileno())
+        self._daemon.loop.on_readable(self._verifier.fileno(), self._hear)
+        self._daemon.log.say("takes signed knocks")
+
+    def _hear(self) -> None:
+        """Take all that was told, together: in a rush the ledger is written once for many."""
+        assert self._verifier is not None  # noqa: S101
+        granted: list[Granted] = []
+        try:
+            while len(granted) < _TOGETHER and isinstance(report := self._verifier.read(), Report):
+                self._take_refusals(report)
+                granted += report.granted
+        except MalformedError as error:
+            self._daemon.log.say(f"what verifies signed knocks failed; another one begins ({error})", "error")
+            self._drop()
+            self._again()
+        if granted:
+            self._take_grants(granted)
+
+    def _take_refusals(self, report: Report) -> None:
+        self.counts.update(report.counts)
+        for source, refused in report.refused:
+            self._daemon.refuse(source, refused.door, f"signed knock: {refused.words}", refused.reason)
+
+    def _take_grants(self, granted: list[Granted]) -> None:
+        """Take those for this gate at once, and have the fleet asked for those that other gates may have taken."""
+        if alone := [grant for grant in granted if not grant.is_shared]:
+            self._claim(alone)
+        shared = self._not_banned([grant for grant in granted if grant.is_shared])
+        if shared and self._daemon.fleet is not None:
+            self._daemon.fleet.claim(shared, self._answered)
+            return
+        for grant in shared:  # judged by the configuration before
+            self._object(grant, "fleet", "it is for a fleet, and this gate has left it")
+
+    def _answered(self, granted: list[Granted], objections: list[Objection | None]) -> None:
+        if new := [grant for grant, objection in zip(granted, objections, strict=True) if objection is None]:
+            self._claim(new)
+        for grant, objection in zip(granted, objections, strict=True):
+            if objection is not None:
+                self._object(grant, *objection)
+
+    def _claim(self, granted: list[Granted]) -> None:
+        granted = self._not_banned(granted)
+        objections = self._daemon.ledger.seen.claim([Claim(grant.id, grant.time_ms) for grant in granted])
+        for grant, objection in zip(granted, objections, strict=True):
+            if objection:
+                self._object(grant, "used", objection)
+        self._open([grant for grant, objection in zip(granted, objections, strict=True) if not objection])
+
+    def _not_banned(self, granted: list[Granted]) -> list[Granted]:
+        """Refuse what is for a banned address, before anything notes it as used, and return the rest.
+
+        Its own packets never come here: such a packet asks for another's address.
+        """
+        banned = [grant for grant in granted if self._daemon.bans.holds(grant.place)]
+        for grant in banned:
+            self._refuse(grant.place, grant.door, "banned", f"{grant.place} is banned")
+        return [grant for grant in granted if grant not in banned]
+
+    def _object(self, grant: Granted, reason: str, words: str) -> None:
+        told = f"the packet from key {grant.key} is not taken: {words}"
+        self._refuse(grant.place, grant.door, reason, told)
+
+    def _refuse(self, place: Place, door: str, reason: str, words: str) -> None:
+        """Count a refusal, and record it where there are not too many: a key that floods must not wash out the rest."""
+        self.counts[reason] += 1
+        if self._limit.admits(self._daemon.loop.now_s()):
+            self._daemon.refuse(place, door, f"signed knock: {words}", reason)
+
+    def _open(self, grants: list[Granted]) -> None:
+        daemon, now_s = self._daemon, self._daemon.loop.now_s()
+        opened: list[Opening] = []
+        with daemon.recording(lambda: settle_each(daemon, opened, daemon.pending.prolongs, self._not_opened)):
+            for grant in grants:
+                door = daemon.doors.get(grant.door)
+                if door is None:  # a reload took it away meanwhile
+                    continue
+                by = f"key {grant.key}"
+                new = Opening(door.name, grant.place, door.opens, now_s, now_s + grant.for_ms / 1000, by)
+                if not door.is_opening:
+                    daemon.record_errand(new)
+                elif objection := self._no_room(new):
+                    self._object(grant, *objection)
+                else:
+                    daemon.record_opening(new)
+                    opened.append(new)
+
+    def _no_room(self, new: Opening) -> tuple[str, str] | None:
+        """Say in a word and a sentence why an opening is not even tried; None where it may be."""
+        book = self._daemon.book
+        for wider in book.wider(new.address):  # a refusal by the kernel would take 10 ms
+            if set(wider.ports).intersection(new.ports):
+                return "overlap", f"{new.address} is part of {wider.address}, which is open already"
+        if book.get(new.door, new.address) is not None:
+            return None
+        wide = 0 if isinstance(new.address, Address) else len(new.ports)
+        if book.count(new.by) < MAX_OPENINGS_PER_KEY and book.wide_count(new.by) + wide <= MAX_WIDE_PER_KEY:
+            return None
+        return (
+            "quota",
+            f"it has {book.count(new.by)} openings, as many as a key may have; wait until some end, or close some",
+        )
+
+    def _not_opened(self, opening: Opening, error: DoorwardError) -> None:
+        """Take back an opening that nftables refused."""
+        self._daemon.pending.take_back((opening.door, opening.address))
+        reason = "full" if isinstance(error, NftError) and error.is_full else "failed"
+        self._refuse(opening.address, opening.door, reason, f"{opening.by} opened nothing: {error}")
+
+    def _drop(self) -> None:
+        if self._verifier is not None:
+            self._daemon.loop.forget(self._verifier.fileno())
+            self._verifier.close()
+            self._verifier = None
+
+    def _drop_next(self) -> None:
+        if self._next is not None:
+            self._daemon.loop.forget(self._next.fileno())
+            self._next.close()
+            self._next = None
+
+
+def _clock() -> Clock:
+    """Read the wall clock, and with it when the machine was booted."""
+    now_s = time.time()
+    return Clock(round(now_s * 1000), round((now_s - time.clock_gettime(time.CLOCK_BOOTTIME)) * 1000))
+
+
+def _stamp(path: Path) -> _Stamp:
+    """Give what changes when somebody edits a file, replaces it or lets others read it; None where there is none."""
+    try:
+        found = path.stat()
+    except OSError:
+        return None
+    return found.st_ctime_ns, found.st_size, found.st_ino

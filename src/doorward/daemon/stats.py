@@ -1,0 +1,118 @@
+"""What has happened since the daemon began, counted: for `doorward watch` and `doorward metrics`. Pure.
+
+Whatever is counted by name is bounded: a configuration may have 100,000 doors.
+"""
+
+from __future__ import annotations
+
+from bisect import bisect_left, bisect_right
+from collections import Counter
+from collections.abc import Mapping, Sequence
+from typing import TYPE_CHECKING, Any
+
+from doorward.nftables.nfnetlink import Attempt, Gauges
+
+if TYPE_CHECKING:
+    from doorward.daemon.daemon import Daemon
+
+
+MOST_ATTEMPTS = 50  # of each map; there may be a million, and nobody reads more
+FRESH_S = 0.25  # the kernel is asked again after so long, however many ask
+
+
+class Gauging:
+    """Asks the kernel, and remembers for a moment what it said."""
+
+    def __init__(self) -> None:
+        self._read_s, self._gauges, self._counters = float("-inf"), Gauges([], []), dict[str, int]()
+
+    def answer(self, daemon: Daemon) -> dict[str, Any]:
+        """Answer the request; its cost has a bound, whatever happens at the gate."""
+        now_s = daemon.loop.now_s()
+        if now_s >= self._read_s + FRESH_S:
+            self._gauges, self._counters = daemon.filter.gauges(MOST_ATTEMPTS), daemon.filter.counters()
+            self._read_s = now_s
+        return {
+            "summary": daemon.loaded.summary(),
+            "generation": daemon.loaded.generation,
+            "doors": len(daemon.doors),
+            "openings": len(daemon.book),
+            "bans": len(daemon.bans.standing()),
+            "counters": self._counters,
+            "sets": {fill.name: {"elements": fill.elements, "size": fill.size} for fill in self._gauges.fills},
+            "listed": len(self._gauges.attempts),
+            "attempts": [
+                _shown(attempt, daemon.loaded.depths)
+                for attempt in self._gauges.attempts
+                if attempt.state not in daemon.loaded.states  # the state stays when the door is open
+            ],
+            "log_overflows": daemon.missed,
+            "ledger_trouble": daemon.ledger.trouble,
+            "ledger_lost": daemon.ledger.lost,
+            "signed": None if daemon.signed is None else daemon.signed.described(),
+            "fleet": None if daemon.fleet is None else daemon.fleet.described(),
+            **daemon.numbers.described(),
+        }
+
+
+def _shown(attempt: Attempt, depths: Sequence[tuple[int, int]]) -> dict[str, Any]:
+    at = bisect_right(depths, attempt.state, key=lambda start: start[0])
+    knocks = depths[at - 1][1] if at else 0
+    return {"address": str(attempt.source), "knocks": knocks, "left": attempt.left_ms / 1000}
+
+
+MAX_DOORS = 1000  # counted by their names; what happens at others is counted together
+OTHERS = ""  # no door's name
+# From the kernel's log to the opening in the ledger: half a millisecond is usual, and a disk may take its time.
+LATENCY_S = (0.0005, 0.001, 0.002, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5)
+_LONGEST_S = 60.0  # more is a clock that was stepped
+_EVENTS = ("opened", "prolonged", "closed", "ran")
+
+
+class Histogram:
+    """Counts values by the bounds that they do not exceed."""
+
+    def __init__(self, bounds_s: Sequence[float] = LATENCY_S) -> None:
+        self._bounds_s = bounds_s
+        self._counts = [0] * (len(bounds_s) + 1)
+        self._sum_s = 0.0
+
+    def add(self, value_s: float) -> None:
+        """Count one; what is no time is left out."""
+        if 0 <= value_s <= _LONGEST_S:
+            self._counts[bisect_left(self._bounds_s, value_s)] += 1
+            self._sum_s += value_s
+
+    def described(self) -> dict[str, Any]:
+        """Give bounds, what fell below each and above the one before it, beyond the last, and the sum."""
+        return {"bounds": list(self._bounds_s), "counts": list(self._counts), "sum": self._sum_s}
+
+
+class Numbers:
+    """Counts what the log tells, and what it is told."""
+
+    def __init__(self) -> None:
+        self._doors: set[str] = set()
+        self._events: Counter[tuple[str, str, str]] = Counter()  # what, at which door, how
+        self.refused: Counter[str] = Counter()  # by reason, but for signed knocks
+        self.latency = Histogram()
+
+    def take(self, event: str, fields: Mapping[str, object]) -> None:
+        """Count an event of the log."""
+        if event in _EVENTS:
+            way = str(fields["by"]).split(" ", 1)[0]  # of "key NAME" the kind
+            self._events[event, self._known(str(fields["door"])), way] += 1
+
+    def described(self) -> dict[str, Any]:
+        """Give all counts, as JSON can tell them."""
+        return {
+            "events": [[*key, count] for key, count in self._events.items()],
+            "refused": dict(self.refused),
+            "latency": self.latency.described(),
+        }
+
+    def _known(self, door: str) -> str:
+        if door in self._doors or len(self._doors) < MAX_DOORS:
+            self._doors.add(door)
+            return door
+        return OTHERS

@@ -1,0 +1,133 @@
+"""Gather what the judgements look at. Nothing on the host is changed, and what cannot be read is told."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from contextlib import suppress
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import Any
+
+from doorward.config.schema import Configuration
+from doorward.daemon import off_switch, saved_ruleset
+from doorward.daemon.control_socket import ask, default_path
+from doorward.daemon.host_lookups import UNIT_FOLDERS
+from doorward.daemon.ledger import ledger_path
+from doorward.daemon.ruleset_loader import compile_configuration, memory_bytes
+from doorward.doctor.host import Boot, Facts, Network
+from doorward.doctor.network import read_network
+from doorward.doctor.trace import trace
+from doorward.errors import AnswerNo, DoorwardError
+from doorward.kernel.owner_rights import owner_rights
+from doorward.kernel.sock_diag import listening_ports
+from doorward.kernel.ssh_session import ssh_connection
+from doorward.nftables.libnftables import NftFilter
+
+
+def gather(configuration: Configuration, folder: Path) -> Facts:
+    """Look at the whole host, in the network namespace of the caller. `folder`: the configuration's."""
+    signed_doors, signed_trouble = _signed(configuration, folder)
+    unread: list[str] = []
+    ruleset = compile_configuration(configuration, memory_bytes())
+    listening, network, daemon = None, Network((), ()), None
+    try:
+        listening = listening_ports()
+        network = read_network()
+    except (DoorwardError, OSError) as error:
+        unread.append(str(error))
+    with suppress(AnswerNo):
+        daemon = daemon_status(unread)
+    refusal, stands, session = "", False, ssh_connection()
+    try:
+        nft = NftFilter()
+        stands = bool(nft.existing())
+        nft.check(ruleset.whole())
+    except DoorwardError as error:
+        refusal = str(error)
+    return Facts(
+        session=session,
+        network=network,
+        listening=listening,
+        trace=trace(configuration, network, session),
+        boot=_boot(),
+        daemon=daemon,
+        table_stands=stands,
+        is_as_loaded=_is_as_loaded(ruleset.for_boot()),
+        refusal=refusal,
+        memory_bytes=memory_bytes(),
+        conntrack=_conntrack(),
+        unread=tuple(unread),
+        assigns_helpers=_assigns_helpers(),
+        signed_doors=signed_doors,
+        signed_trouble=signed_trouble,
+        off_since=off_since(),
+    )
+
+
+def off_since() -> str:
+    """Return when doorward was switched off, or nothing while it is on."""
+    since_s = off_switch.off_since_s()
+    return "" if since_s is None else f"{datetime.fromtimestamp(since_s, UTC).astimezone():%Y-%m-%d %H:%M:%S}"
+
+
+def _signed(configuration: Configuration, folder: Path) -> tuple[frozenset[str], str]:
+    """Tell which doors some key may open by a signed knock, and why none is taken."""
+    if configuration.signed is None:
+        return frozenset(), ""
+    from doorward.daemon.key_files import key_path, keys_path, read_authorized_keys, read_private_key
+
+    try:
+        read_private_key(key_path(configuration.signed, folder))
+        keys, _ = read_authorized_keys(keys_path(configuration.signed, folder))
+    except DoorwardError as error:
+        return frozenset(), str(error)
+    named = [line.options.doors for line in keys.lines]
+    doors = [door.name for door in configuration.doors if any(only is None or door.name in only for only in named)]
+    return frozenset(doors), ""
+
+
+def daemon_status(unread: list[str]) -> dict[str, Any] | None:
+    """Return what the daemon answers to `status`, or note why not. AnswerNo: none runs."""
+    try:
+        status = ask(default_path(), {"command": "status"})
+    except AnswerNo:
+        raise
+    except DoorwardError as error:
+        unread.append(str(error))
+        return None
+    if type(status.get("pid")) is not int:  # it goes into a command that root may run
+        unread.append(f"{default_path()}: the answer has no process number")
+        return None
+    return status
+
+
+def _boot() -> Boot:
+    """Look for the links that `systemctl enable` makes; systemd itself need not answer."""
+    enabled = {unit.name for folder in UNIT_FOLDERS for unit in _links(Path(folder))}
+    return Boot(Path("/run/systemd/system").is_dir(), frozenset(enabled))
+
+
+def _links(folder: Path) -> Iterator[Path]:
+    for kind in ("wants", "requires", "upholds"):
+        yield from folder.glob(f"*.{kind}/doorward*.service")
+
+
+def _is_as_loaded(text: str) -> bool | None:
+    with suppress(DoorwardError, OSError), owner_rights(ledger_path().parent):
+        return saved_ruleset.text(ledger_path().with_name(saved_ruleset.NAME)).endswith(text)
+    return None
+
+
+def _conntrack() -> tuple[int, int] | None:
+    folder = Path("/proc/sys/net/netfilter")
+    try:
+        now, most = (int((folder / f"nf_conntrack_{word}").read_text()) for word in ("count", "max"))
+    except (OSError, ValueError):
+        return None
+    return now, most
+
+
+def _assigns_helpers() -> bool:
+    with suppress(OSError):
+        return Path("/proc/sys/net/netfilter/nf_conntrack_helper").read_text().strip() == "1"
+    return False

@@ -1,0 +1,157 @@
+"""From frames to the packets that can matter: knocks, what comes between them, visitors, and what the host answered.
+
+Bounded: most of a capture belongs to connections that stand, and of those only the beginning is kept.
+"""
+
+from __future__ import annotations
+
+from collections import Counter, OrderedDict
+from collections.abc import Iterable
+
+from doorward.errors import MalformedError
+from doorward.explain.compiled_config import House
+from doorward.explain.conntrack import Connections, Standing, key_of
+from doorward.explain.replay import Seen
+from doorward.explain.wording import is_same_network
+from doorward.model import TCP_FLAGS, Address, Packet, Protocol
+from doorward.packets.datalink import Network, UnknownLinkError, network_of
+from doorward.packets.decode import Flow, flow_of
+from doorward.packets.pcap import Frame
+
+MOST_KEPT = 100_000  # packets, about a kilobyte each; a longer capture is explained as far as that
+MOST_REASONS = 20  # for which frames hold no IP packet
+ONE_PACKET_S = 0.005  # within this a packet that is seen again, on another interface, is the same one
+DISORDER_S = 1.0  # packets of several interfaces may stand in a capture in another order
+_RECENT = 1024
+_SYN, _ACK = TCP_FLAGS["syn"], TCP_FLAGS["ack"]
+
+
+class Recording:
+    """Takes frames one by one; `seen` is what matters of them."""
+
+    def __init__(self, house: House, source: Address | None = None) -> None:
+        self._house, self._numbers = house, house.numbers
+        self._flags = {machine.flags for machine in house.automaton.machines}
+        self._source = source.packed if source else None
+        self._connections = Connections()
+        self._recent: OrderedDict[object, tuple[float, tuple[str, bool | None]]] = OrderedDict()
+        self._is_timeless = True
+        self._of_unknown_links = 0
+        self._last_s = self._behind_s = 0.0
+        self.seen: list[Seen] = []
+        self.began_ns: int | None = None
+        self.frames = 0
+        self.strange: Counter[str] = Counter()  # what frames were that hold no IP packet
+
+    @property
+    def is_full(self) -> bool:
+        """Tell whether no more is kept."""
+        return len(self.seen) >= MOST_KEPT
+
+    @property
+    def is_timeless(self) -> bool:
+        """Tell whether all packets have the same time: then the capture has none."""
+        return self._is_timeless and len(self.seen) > 1
+
+    @property
+    def is_unreadable(self) -> bool:
+        """Tell whether all frames have link headers that nobody here can read."""
+        return bool(self.frames) and self._of_unknown_links == self.frames
+
+    def take_all(self, frames: Iterable[Frame]) -> None:
+        """Take frames until they end or enough is kept; MalformedError as they raise it."""
+        for frame in frames:
+            self.take(frame)
+            if self.is_full:
+                break
+
+    def take(self, frame: Frame) -> Seen | None:
+        """Take one frame; give the packet if it matters."""
+        try:
+            network = network_of(frame.link, frame.data)
+        except UnknownLinkError as error:
+            self._stamp(frame.at_ns)
+            self._of_unknown_links += 1
+            self._pass_over(error)
+            return None
+        except MalformedError as error:
+            self._stamp(frame.at_ns)
+            self._pass_over(error)
+            return None
+        if frame.interface:
+            network = network._replace(interface=frame.interface)
+        return self.take_packet(network, frame.at_ns, is_cut=frame.length > len(frame.data))
+
+    def take_packet(self, network: Network, at_ns: int, *, is_cut: bool = False) -> Seen | None:
+        """Take one packet; give it if it matters."""
+        at_s = self._stamp(at_ns)
+        try:
+            flow = flow_of(network.packet)
+        except MalformedError as error:
+            self._pass_over(error)
+            return None
+        if self._is_seen_again(flow, network, at_s):
+            return None
+        standing = self._connections.see(flow, at_s)
+        seen = Seen(self.frames, at_s, flow, standing, network.interface, network.outgoing, is_cut)
+        if not self._matters(seen):
+            return None
+        self.seen.append(seen)
+        return seen
+
+    def _stamp(self, at_ns: int) -> float:
+        """Count a frame, and give how long after the first it came; that never goes back."""
+        self.frames += 1
+        if self.began_ns is None:
+            self.began_ns = at_ns
+        self._is_timeless = self._is_timeless and at_ns == self.began_ns
+        at_s = (at_ns - self.began_ns) / 1e9 + self._behind_s
+        if at_s < self._last_s - DISORDER_S:  # the clock was set back: go on from here
+            self._behind_s += self._last_s - at_s
+        self._last_s = max(self._last_s, at_s)
+        return self._last_s
+
+    def _pass_over(self, error: MalformedError) -> None:
+        if len(self.strange) < MOST_REASONS or str(error) in self.strange:
+            self.strange[str(error)] += 1
+
+    def _is_seen_again(self, flow: Flow, network: Network, at_s: float) -> bool:
+        """Tell whether this is a packet that another interface showed already: a bridge's port, a way out."""
+        if not (network.is_cooked or network.interface):
+            return False
+        identity = bytes(network.packet[4:6]) if network.packet[0] >> 4 == 4 else b""
+        key = (key_of(flow), flow.sequence, flow.packet, identity)
+        before = self._recent.pop(key, None)
+        way = (network.interface, network.outgoing)
+        self._recent[key] = (at_s, way)
+        if len(self._recent) > _RECENT:
+            self._recent.popitem(last=False)
+        if before is None or abs(at_s - before[0]) > ONE_PACKET_S:
+            return False
+        return not network.interface or way != before[1]
+
+    def _matters(self, seen: Seen) -> bool:
+        flow = seen.flow
+        if self._source is not None and not self._concerns(flow):
+            return False
+        if flow.error:
+            return flow.about is not None and flow.about.port is not None
+        if flow.packet is None:
+            return flow.protocol in (Protocol.TCP, Protocol.UDP)
+        if seen.standing is not Standing.NEW:
+            return seen.standing in (Standing.ANSWER, Standing.HEARD) or flow.packet.port in self._house.ports
+        return self._may_count(flow.packet)
+
+    def _concerns(self, flow: Flow) -> bool:
+        """Tell whether it is from or to the source that was asked for, or where another one may help it."""
+        if self._source in (flow.source, flow.destination, flow.about and flow.about.source):
+            return True
+        if self._source is not None and is_same_network(self._source, flow.source):  # they share a rate
+            return True
+        return flow.port is not None and flow.port.number in self._numbers
+
+    def _may_count(self, packet: Packet) -> bool:
+        """Tell whether a new packet may be a symbol or a visitor: of what has no SYN, a capture is full."""
+        if packet.port.protocol is Protocol.UDP or packet.port.number in self._numbers:
+            return True
+        return packet.flags & (_SYN | _ACK) == _SYN or any(flags.passes(packet.flags) for flags in self._flags)

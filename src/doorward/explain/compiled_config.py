@@ -1,0 +1,96 @@
+"""A configuration as `explain` needs it: the automaton, and which doors a state is a part of."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import NamedTuple
+
+from doorward.config.schema import Configuration, Gate, WrongPort
+from doorward.core.automaton import Automaton, compile_doors, edge, machine_key, symbol_of
+from doorward.model import Door, Port
+
+NAMED_DOORS = 3  # that share a prefix are named; the others are counted
+MOST_SEEKERS = 64  # doors whose sequence has one and the same number: beyond it the later ones are no candidates
+
+
+class Place(NamedTuple):
+    """What a state means: so many knocks of these doors (by index), and of so many more."""
+
+    knocks: int
+    doors: tuple[int, ...]
+    more: int
+
+
+@dataclass(frozen=True, slots=True)
+class House:
+    """The doors, compiled. `ports` are all that occur in a sequence; `services` what doors open, and by which doors."""
+
+    doors: tuple[Door, ...]
+    gate: Gate
+    automaton: Automaton
+    machine_of: tuple[int | None, ...]  # of each door
+    places: dict[int, Place]
+    ports: frozenset[Port]
+    services: dict[Port, tuple[int, ...]]
+    seekers: dict[int, list[int]]  # the doors in whose sequence a number occurs, whatever the protocol
+    signed: Port | None = None  # where signed knocks go
+
+    @property
+    def numbers(self) -> frozenset[int]:
+        """Give the numbers that knocks and visitors go to, whatever the protocol."""
+        signed = () if self.signed is None else (self.signed,)
+        return frozenset(port.number for port in (*self.ports, *self.services, *signed))
+
+    @property
+    def targets(self) -> frozenset[bytes]:
+        """Give the packed addresses, not this host's, at which some doors look."""
+        return frozenset(machine.target for machine in self.automaton.machines if machine.target)
+
+    def door_named(self, name: str) -> int | None:
+        """Give the index of a door."""
+        return next((index for index, door in enumerate(self.doors) if door.name == name), None)
+
+
+def house_of(configuration: Configuration) -> House:
+    """Compile a configuration, as the daemon does."""
+    gate, doors, signed = configuration.gate, configuration.doors, configuration.signed
+    no_symbols = gate.public if signed is None else (*gate.public, signed.port)
+    automaton = compile_doors(doors, public=no_symbols, known_only=gate.wrong_port is WrongPort.KNOWN)
+    keys = {(machine.flags, machine.within_ms, machine.target): n for n, machine in enumerate(automaton.machines)}
+    machine_of = tuple(keys[machine_key(door)] if door.knock else None for door in doors)
+    services: dict[Port, tuple[int, ...]] = {}
+    for index, door in enumerate(doors):
+        for port in door.opens:
+            services[port] = (*services.get(port, ()), index)
+    ports = frozenset(port for door in doors for port in door.knock)
+    places = _places(doors, automaton, machine_of)
+    signed_port = None if signed is None else signed.port
+    return House(doors, gate, automaton, machine_of, places, ports, services, _seekers(doors), signed_port)
+
+
+def _seekers(doors: Sequence[Door]) -> dict[int, list[int]]:
+    seekers: dict[int, list[int]] = {}
+    for index, door in enumerate(doors):
+        for number in {port.number for port in door.knock}:
+            found = seekers.setdefault(number, [])
+            if len(found) < MOST_SEEKERS:
+                found.append(index)
+    return seekers
+
+
+def _places(doors: Sequence[Door], automaton: Automaton, machine_of: Sequence[int | None]) -> dict[int, Place]:
+    places: dict[int, Place] = {}
+    for index, number in enumerate(machine_of):
+        if number is None:
+            continue
+        machine = automaton.machines[number]
+        state = machine.root
+        for knocks, port in enumerate(doors[index].knock, 1):
+            state = machine.edges[edge(state, symbol_of(port))]
+            place = places.get(state, Place(knocks, (), 0))
+            if len(place.doors) < NAMED_DOORS:
+                places[state] = place._replace(doors=(*place.doors, index))
+            else:
+                places[state] = place._replace(more=place.more + 1)
+    return places

@@ -1,0 +1,285 @@
+"""What was missing in a knock, and what came between: order, strays, lost packets, a second address."""
+
+from __future__ import annotations
+
+from collections.abc import Collection, Iterable, Iterator, Sequence
+from dataclasses import replace
+from itertools import pairwise
+from typing import NamedTuple
+
+from doorward.config.schema import WrongPort
+from doorward.explain import wording
+from doorward.explain.align import Fault, Match, Try, counts_for
+from doorward.explain.conntrack import key_of
+from doorward.explain.replay import Step, Verdict
+from doorward.model import Port, Protocol
+
+OVERTAKING_S = 0.05  # who sends knocks in the wrong order sends them further apart than packets overtake each other
+AROUND_S = 5.0  # a packet that belongs to a knock came at most so long before its first or after its last
+MOST_STRANGERS = 16
+MANY_STRAYS = 12  # between two knocks: that is no stray, but a scan
+
+
+class _Gap(NamedTuple):
+    """What lies between two knocks that came: the knocks that are missing, and the symbols that are there."""
+
+    missing: tuple[int, ...]
+    strays: tuple[Step, ...]
+    after: Match | None
+    before: Match | None
+
+
+def of_gaps(attempt: Try) -> Iterator[Fault]:
+    """Give what was missing, and what should not have been there."""
+    displaced = _unmatched(attempt)
+    if displaced:
+        yield _order(attempt, displaced)
+    others = _of_others(attempt, displaced)
+    if others:
+        yield _split(attempt, others)
+    lost: list[int] = []
+    for gap in _gaps(attempt):
+        strays = [stray for stray in gap.strays if stray not in displaced.values()]
+        missing = [knock for knock in gap.missing if knock not in displaced and knock not in others]
+        if len(strays) > MANY_STRAYS:
+            yield _scan(strays)
+        elif missing and len(strays) == len(missing):
+            yield from (_wrong_port(attempt, *pair) for pair in zip(missing, strays, strict=True))
+        else:
+            lost += missing
+            if gap.after is not None and gap.before is not None and not displaced:
+                yield from (_stray(attempt, gap, stray) for stray in strays[:1])
+    if lost:
+        yield _lost(attempt, lost)
+
+
+def _gaps(attempt: Try) -> Iterator[_Gap]:
+    alignment = attempt.alignment
+    ends = [None, *alignment.matches, None]
+    for after, before in pairwise(ends):
+        low = after.knock + 1 if after else 0
+        high = before.knock if before else len(attempt.door.knock)
+        strays = tuple(_strays(attempt, after, before))
+        yield _Gap(tuple(range(low, high)), strays, after, before)
+
+
+def _strays(attempt: Try, after: Match | None, before: Match | None) -> Iterator[Step]:
+    """Give the symbols between two knocks that are not the earlier one again; at the ends, those that are near."""
+    repeated = attempt.door.knock[after.knock] if after else None
+    steps = attempt.alignment.between(after.step if after else None, before.step if before else None)
+    for step in steps:
+        if not counts_for(attempt.case.house, attempt.alignment.door, step) or step.port == repeated:
+            continue
+        near_s = min(abs(step.at_s - match.step.at_s) for match in (after, before) if match)
+        if (after and before) or near_s <= AROUND_S:
+            yield step
+
+
+def completed(attempt: Try) -> Try:
+    """Take packets that are in their place for what they are: so much came between that they seemed to be none."""
+    matches = list(attempt.alignment.matches)
+    for knock, step in _unmatched(attempt, with_any_protocol=True).items():
+        before = [match.step.seen.number for match in matches if match.knock < knock]
+        after = [match.step.seen.number for match in matches if match.knock > knock]
+        if max(before, default=-1) < step.seen.number < min(after, default=step.seen.number + 1):
+            matches.append(Match(knock, step, step.port == attempt.door.knock[knock]))
+    matches.sort(key=lambda match: match.knock)
+    return replace(attempt, alignment=attempt.alignment._replace(matches=tuple(matches)))
+
+
+def _unmatched(attempt: Try, *, with_any_protocol: bool = False) -> dict[int, Step]:
+    """Find missing knocks among the packets around: they came, but were not taken for it."""
+    matches = attempt.alignment.matches
+    taken = {match.step for match in matches}
+    since_s, until_s = matches[0].step.at_s - AROUND_S, matches[-1].step.at_s + AROUND_S
+    found: dict[int, Step] = {}
+    for knock in attempt.missing:
+        wanted = attempt.door.knock[knock]
+        for step in attempt.alignment.steps:
+            fits = step.port == wanted or (with_any_protocol and step.port and step.port.number == wanted.number)
+            if fits and step not in taken and since_s <= step.at_s <= until_s:
+                found[knock] = step
+                taken.add(step)
+                break
+    return found
+
+
+def _came(attempt: Try, displaced: dict[int, Step]) -> tuple[dict[int, Step], list[int]]:
+    """Give the packets of all knocks that came, and the order in which they did."""
+    came = {match.knock: match.step for match in attempt.alignment.matches} | displaced
+    return came, sorted(came, key=lambda knock: came[knock].seen.number)
+
+
+def _swapped(attempt: Try, displaced: dict[int, Step]) -> list[tuple[int, int]]:
+    """Give the neighbours of which the later knock came first."""
+    return [(early, late) for early, late in pairwise(_came(attempt, displaced)[1]) if early > late]
+
+
+def _order(attempt: Try, displaced: dict[int, Step]) -> Fault:
+    came, order = _came(attempt, displaced)
+    sent = " ".join(str(attempt.door.knock[knock]) for knock in order)
+    remedy = f"door {attempt.door.name} wants {wording.knocks(attempt.door)}"
+    if len(order) > 2 and order == sorted(order, reverse=True):
+        return Fault("reversed", f"the knocks came in reverse: {sent}", remedy)
+    early, late = _swapped(attempt, displaced)[0]
+    apart_s = came[late].at_s - came[early].at_s
+    which = (
+        f"the {wording.ordinal(early + 1)} knock came {wording.span(apart_s)} before the {wording.ordinal(late + 1)}"
+    )
+    if apart_s <= OVERTAKING_S:
+        what = f"{which}: packets overtook each other on the way"
+        otherwise = "if it stays so, the client's order is wrong"
+        return Fault(
+            "overtaken", what, f"leave time between them: `doorward knock --delay 50ms`; {otherwise}: {remedy}"
+        )
+    return Fault("order", f"{which}: the order was {sent}", remedy)
+
+
+def _of_others(attempt: Try, displaced: Collection[int]) -> dict[int, Step]:
+    """Give the packets of other sources that are just what is missing; none where they are not all of it."""
+    missing = [knock for knock in attempt.missing if knock not in displaced]
+    fitting: dict[bytes, dict[int, Step]] = {source: {} for source in _eligible(attempt)}
+    for knock in missing:
+        since_s, until_s = _time_of(attempt, knock)
+        for step in attempt.case.neighbours.at(attempt.door.knock[knock], attempt.case.trace.source, since_s, until_s):
+            if (theirs := fitting.get(step.seen.flow.source)) is not None:
+                theirs.setdefault(knock, step)
+    found: dict[int, Step] = {}
+    for theirs in sorted(fitting.values(), key=lambda theirs: (-len(theirs), _distance_s(attempt, theirs.values()))):
+        found = theirs | found
+    return found if len(found) == len(missing) else {}
+
+
+def _distance_s(attempt: Try, steps: Iterable[Step]) -> float:
+    """Give how far in time packets are from the nearest of the knocks that came."""
+    moments = [match.step.at_s for match in attempt.alignment.matches]
+    return min((abs(step.at_s - moment) for step in steps for moment in moments), default=float("inf"))
+
+
+def _time_of(attempt: Try, knock: int) -> tuple[float, float]:
+    """Give from when to when a missing knock would have been in its place."""
+    matches, slack_s = attempt.alignment.matches, max(AROUND_S, attempt.within_s)
+    before = [match.step.at_s for match in matches if match.knock < knock]
+    after = [match.step.at_s for match in matches if match.knock > knock]
+    return max(before, default=matches[0].step.at_s - slack_s), min(after, default=matches[-1].step.at_s + slack_s)
+
+
+def _eligible(attempt: Try) -> set[bytes]:
+    """Give the sources that sent some of the knocks, and none that this source sent: the rest of one client's.
+
+    None where they are many: then they are strangers, and among many some fit by chance.
+    """
+    matches, slack_s = attempt.alignment.matches, max(AROUND_S, attempt.within_s)
+    since_s, until_s = matches[0].step.at_s - slack_s, matches[-1].step.at_s + slack_s
+    own = {attempt.door.knock[match.knock] for match in matches}
+    theirs: dict[bytes, set[Port]] = {}
+    for port in set(attempt.door.knock):
+        for step in attempt.case.neighbours.at(port, attempt.case.trace.source, since_s, until_s):
+            theirs.setdefault(step.seen.flow.source, set()).add(port)
+    fitting = {source for source, ports in theirs.items() if not ports & own}
+    return fitting if len(fitting) <= MOST_STRANGERS else set()
+
+
+def _split(attempt: Try, others: dict[int, Step]) -> Fault:
+    own = attempt.case.trace.source
+    parts = {own: [match.knock for match in attempt.alignment.matches]}
+    for knock, step in sorted(others.items()):
+        parts.setdefault(step.seen.flow.source, []).append(knock)
+    first, *rest = [f"{_knocks(knocks)} came from {wording.address(source)}" for source, knocks in parts.items()]
+    what = ", ".join([first, *(part.replace(" came", "") for part in rest)])
+    sources = list(parts)
+    if len({len(source) for source in sources}) > 1:
+        return Fault("split_families", f"{what}: IPv4 and IPv6 mixed", "knock by one of them: -4 or -6")
+    count = wording.number_word(len(sources))
+    if all(wording.is_same_network(own, source) for source in sources[1:]):
+        remedy = "bind the client to one address, or turn its temporary addresses off"
+        return Fault("split_network", f"{what}: {count} addresses of one client", remedy)
+    remedy = "knock over a network that shows one address, by IPv6, or with a signed knock, which is one packet"
+    return Fault("split_addresses", f"{what}: {count} addresses", remedy)
+
+
+def _knocks(numbers: Sequence[int]) -> str:
+    named = wording.listed([str(number + 1) for number in sorted(numbers)])
+    return f"knock{'s' if len(numbers) > 1 else ''} {named}"
+
+
+def _wrong_port(attempt: Try, knock: int, step: Step) -> Fault:
+    wanted = attempt.door.knock[knock]
+    what = f"the {wording.ordinal(knock + 1)} knock went to {step.port}; door {attempt.door.name} wants {wanted}"
+    return Fault("wrong_port", what, "write the same sequence on both sides")
+
+
+def _scan(strays: Sequence[Step]) -> Fault:
+    count = len({step.port for step in strays})
+    took_s = strays[-1].at_s - strays[0].at_s
+    tried = f"{wording.counted(count, 'other port')} in {wording.span(took_s)}"
+    what = f"a scan: {tried} between the knocks; a sweep opens nothing"
+    return Fault("scan", what, "knock with nothing else going to this host")
+
+
+def _stray(attempt: Try, gap: _Gap, step: Step) -> Fault:
+    assert gap.after is not None and gap.before is not None  # noqa: S101, PT018 - the caller has looked
+    place = f"between knocks {gap.after.knock + 1} and {gap.before.knock + 1}"
+    if (earlier := _first_sent(attempt, step)) is not None:
+        pause = wording.span(step.at_s - earlier.at_s)
+        what = f"the client's TCP sent its SYN to {step.port} again after {pause}, {place}, and spoiled the sequence"
+        return Fault("retransmitted", what, "knock with a program that sends each packet once, like `doorward knock`")
+    house = attempt.case.house
+    if step.port in attempt.door.knock:
+        what = f"the sequence was begun anew: another packet to {step.port} came {place}"
+        return Fault("begun_anew", what, "let one program knock at a time")
+    if step.port in house.ports:
+        owner = next(door for door in house.doors if step.port in door.knock)
+        what = f"a packet to {step.port}, a knock of door {owner.name}, came {place} and sent it back to the start"
+        return Fault("other_door", what, "knock at one door after the other")
+    rule = ' (wrong_port = "any")' if house.gate.wrong_port is WrongPort.ANY else ""
+    what = f"a packet to {step.port} {place} sent it back to the start{rule}"
+    return Fault("stray", what, f"keep other programs off this host, make {step.port} `public`, or knock again")
+
+
+def _first_sent(attempt: Try, step: Step) -> Step | None:
+    """Give the packet of which this one is a repetition by the client's TCP."""
+    flow = step.seen.flow
+    if flow.protocol != Protocol.TCP:
+        return None
+    for earlier in attempt.case.steps:
+        if earlier is step:
+            return None
+        if key_of(earlier.seen.flow) == key_of(flow) and earlier.seen.flow.sequence == flow.sequence:
+            return earlier
+    return None
+
+
+def _lost(attempt: Try, lost: Sequence[int]) -> Fault:
+    door, total = attempt.door, len(attempt.door.knock)
+    ports = wording.listed([str(door.knock[knock]) for knock in lost])
+    came = len(attempt.alignment.matches)
+    if (piece := _piece(attempt)) is not None:
+        if piece.seen.is_cut:
+            what = f"the capture kept too little of a packet to see whether it was the missing {ports}"
+            return Fault("cut", what, "capture again with `tcpdump -s 0`")
+        what = f"the {wording.ordinal(lost[0] + 1)} knock ({ports}) came in pieces: {piece.seen.flow.trouble}"
+        return Fault("fragment", what, "send less in a knock: an empty or short packet")
+    knock = lost[0]
+    if len(lost) == 1 and door.knock[knock] in (door.knock[knock - 1 : knock] + door.knock[knock + 1 : knock + 2]):
+        what = f"door {door.name} wants {door.knock[knock]} twice, one after the other; it came once"
+        return Fault("repeat_missing", what, "send it twice")
+    verb = "is" if len(lost) == 1 else "are"
+    what = f"only {wording.number_word(came)} of {wording.number_word(total)} knocks arrived: {ports} {verb} missing"
+    first, last = 0 in lost, total - 1 in lost
+    if came == 1 and total > 2:
+        return Fault("alone", what, "capture at the client: did it send them all?")
+    remedy = "capture at the client: was it lost, filtered on the way, or never sent?"
+    if len(lost) == 1 and (first or last):
+        return Fault("first_missing" if first else "last_missing", what, remedy)
+    return Fault("missing", what, remedy)
+
+
+def _piece(attempt: Try) -> Step | None:
+    """Find a packet without ports that may be what is missing."""
+    matches = attempt.alignment.matches
+    since_s, until_s = matches[0].step.at_s - AROUND_S, matches[-1].step.at_s + AROUND_S
+    for step in attempt.case.steps:
+        if step.verdict is Verdict.BROKEN and step.port is None and since_s <= step.at_s <= until_s:
+            return step
+    return None

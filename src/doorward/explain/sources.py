@@ -1,0 +1,158 @@
+"""What each source did, step by step, and what it was answered."""
+
+from __future__ import annotations
+
+from bisect import bisect_left
+from collections import defaultdict
+from collections.abc import Callable, Collection, Iterable, Iterator, Mapping
+from dataclasses import dataclass, field
+from typing import NamedTuple
+
+from doorward.explain.compiled_config import House
+from doorward.explain.conntrack import Key, Standing, key_of, reverse_of
+from doorward.explain.replay import SYMBOLS, Follower, Seen, Step, Verdict
+from doorward.model import TCP_FLAGS, Port, Protocol
+from doorward.packets.decode import Flow
+
+
+def hosts_of(seen: Iterable[Seen], house: House, own: Collection[bytes] = ()) -> frozenset[bytes]:
+    """Give, of each family, the destination to which most different sources and ports of the doors go.
+
+    Where some of the destinations are in `own`, the addresses of the machine that asks, those are it.
+    """
+    numbers, found = house.numbers, defaultdict[bytes, set[tuple[bytes, int]]](set)
+    for flow in (packet.flow for packet in seen if packet.standing is Standing.NEW):
+        if flow.port is not None and flow.port.number in numbers and flow.destination not in house.targets:
+            found[flow.destination].add((flow.source, flow.port.number))
+    if ours := found.keys() & set(own):
+        return frozenset(ours)
+    best: dict[int, bytes] = {}
+    for address, visitors in found.items():
+        before = best.get(len(address))
+        if before is None or len(visitors) > len(found[before]):
+            best[len(address)] = address
+    return frozenset(best.values())
+
+
+MOST_SOURCES = 20_000  # beyond it new ones are only counted: a flood with made-up addresses
+MOST_STEPS = 20_000  # of one source
+_SYN, _RST = TCP_FLAGS["syn"], TCP_FLAGS["rst"]
+ACCEPTED, REFUSED, REPLIED = "accepted", "refused", "replied"  # besides what an ICMP error says
+
+
+class Answer(NamedTuple):
+    """What came back for a packet, when, and from whom."""
+
+    at_s: float
+    what: str
+    by: bytes
+
+
+@dataclass(slots=True)
+class Trace:
+    """One source: its packets in order, what came back (by connection), and which answers it heard."""
+
+    source: bytes
+    steps: list[Step] = field(default_factory=list)
+    answers: dict[Key, Answer] = field(default_factory=dict)
+    heard: set[Key] = field(default_factory=set)
+
+    def answer_to(self, step: Step) -> Answer | None:
+        """Give what came back for a packet."""
+        return self.answers.get(key_of(step.seen.flow))
+
+
+class Traces:
+    """Takes packets in their order, and sorts them by source."""
+
+    def __init__(self, house: House, is_local: Callable[[bytes], bool]) -> None:
+        self._follower = Follower(house, is_local)
+        self._is_local = is_local
+        self._here = house.targets
+        self.of: dict[bytes, Trace] = {}
+        self.has_answers = False  # the capture has the way back too
+        self.left_out = 0
+
+    def take_all(self, seen: Iterable[Seen]) -> None:
+        """Take packets."""
+        for packet in seen:
+            self.take(packet)
+
+    def take(self, seen: Seen) -> Step | None:
+        """Take a packet; give the step that it is, if it is one."""
+        flow = seen.flow
+        if flow.error and flow.about is not None:
+            self._answered(flow.about.source, key_of(flow.about), Answer(seen.at_s, flow.error, flow.source))
+            return None
+        if seen.standing in (Standing.ANSWER, Standing.LATER_ANSWER) and self._is_local(flow.source):
+            self._answered(flow.destination, reverse_of(flow), Answer(seen.at_s, _meaning(flow), flow.source))
+            return None
+        if self._is_local(flow.source) and not (self._is_local(flow.destination) or flow.destination in self._here):
+            return None  # this host's own errand
+        trace = self._trace(flow.source)
+        if trace is None or len(trace.steps) >= MOST_STEPS:
+            self.left_out += 1
+            return None
+        if seen.standing is Standing.HEARD:
+            trace.heard.add(key_of(flow))
+        step = self._follower.follow(seen)
+        trace.steps.append(step)
+        return step
+
+    def _trace(self, source: bytes) -> Trace | None:
+        trace = self.of.get(source)
+        if trace is None and len(self.of) < MOST_SOURCES:
+            trace = self.of[source] = Trace(source)
+        return trace
+
+    def _answered(self, source: bytes, key: Key, answer: Answer) -> None:
+        self.has_answers = self.has_answers or self._is_local(answer.by)
+        if (trace := self.of.get(source)) is not None:
+            trace.answers.setdefault(key, answer)
+
+
+def _meaning(flow: Flow) -> str:
+    if flow.protocol == Protocol.UDP or flow.packet is None:
+        return REPLIED
+    if flow.packet.flags & _RST:
+        return REFUSED
+    return ACCEPTED if flow.packet.flags & _SYN else REPLIED
+
+
+MOST_STRANGER_PORTS = 16  # who goes to more of them scans, and is nobody's second address
+MOST_LOOKED_AT = 2000  # packets to one port: in a flood nobody's second address is found
+
+
+class Neighbours:
+    """Looks up who else went to a port of some door, and when."""
+
+    def __init__(self, house: House, traces: Mapping[bytes, Trace]) -> None:
+        self._steps: dict[Port, list[Step]] = defaultdict(list)
+        self._openings: dict[int, list[Step]] = defaultdict(list)
+        wanted = house.ports | house.services.keys()
+        for trace in traces.values():
+            if len({step.port for step in trace.steps if step.verdict in SYMBOLS}) > MOST_STRANGER_PORTS:
+                continue
+            for step in trace.steps:
+                for index in step.opened:
+                    self._openings[index].append(step)
+                if step.port in wanted and step.seen.standing is Standing.NEW and step.verdict is not Verdict.FAST:
+                    self._steps[step.port].append(step)
+        for steps in self._steps.values():
+            steps.sort(key=lambda step: step.at_s)
+
+    def at(self, port: Port, source: bytes, since_s: float, until_s: float) -> Iterator[Step]:
+        """Give the packets of others to a port within a time, in order."""
+        steps = self._steps.get(port, [])
+        start = bisect_left(steps, since_s, key=lambda step: step.at_s)
+        for step in steps[start : start + MOST_LOOKED_AT]:
+            if step.at_s > until_s:
+                return
+            if step.seen.flow.source != source:
+                yield step
+
+    def openings(self, door: int, source: bytes, since_s: float, until_s: float) -> Iterator[Step]:
+        """Give the packets with which others opened a door within a time."""
+        for step in self._openings.get(door, ()):
+            if since_s <= step.at_s <= until_s and step.seen.flow.source != source:
+                yield step

@@ -1,0 +1,106 @@
+"""All sources of a recording, judged: who is worth a look, and the one line for each."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from typing import NamedTuple
+
+from doorward.explain import wording
+from doorward.explain.align import Case, Conclusion, Fault
+from doorward.explain.compiled_config import House
+from doorward.explain.diagnose import conclude
+from doorward.explain.replay import Step, Verdict
+from doorward.explain.sources import Neighbours, Trace, Traces
+from doorward.explain.wording import made_of, state_of
+from doorward.model import Address
+
+MOST_SHOWN = 20  # sources; a capture of a day holds thousands of scanners
+MOST_FOR_PROGRAMS = 1000
+
+
+class Told(NamedTuple):
+    """A source with what is to be said about it."""
+
+    trace: Trace
+    conclusion: Conclusion
+
+
+class Row(NamedTuple):
+    """A packet in words."""
+
+    number: int
+    at_s: float
+    packet: str
+    made_of: str
+    state: str
+    verdict: Verdict
+
+
+class Report(NamedTuple):
+    """The sources that are shown, and how many more there were: with and without a knock."""
+
+    told: tuple[Told, ...]
+    more_knocking: int
+    others: int
+
+
+def report(
+    house: House,
+    traces: Traces,
+    hosts: frozenset[bytes],
+    is_local: Callable[[bytes], bool],
+    *,
+    source: Address | None = None,
+    door: int | None = None,
+    most: int = MOST_SHOWN,
+) -> Report:
+    """Judge the source that was asked for, or those that went to a port of some door, at most so many."""
+    neighbours = Neighbours(house, traces.of)
+
+    def told(trace: Trace) -> Told:
+        case = Case(house, trace, traces.of, neighbours, hosts, is_local, traces.has_answers)
+        return Told(trace, conclude(case, door))
+
+    if source is not None:
+        trace = traces.of.get(source.packed)
+        if trace is None or not trace.steps:
+            return Report((Told(Trace(source.packed), _silent(source)),), 0, 0)
+        return Report((told(trace),), 0, 0)
+    knocking = [trace for trace in traces.of.values() if _is_of_note(house, trace)]
+    knocking.sort(key=lambda trace: (-_weight(trace), trace.steps[0].at_s))
+    shown = sorted(knocking[:most], key=lambda trace: trace.steps[0].at_s)
+    others = len(traces.of) - len(knocking)
+    return Report(tuple(map(told, shown)), len(knocking) - len(shown), others)
+
+
+def rows(house: House, trace: Trace) -> Iterator[Row]:
+    """Tell a source's packets one after the other."""
+    return (row_of(house, step) for step in trace.steps)
+
+
+def row_of(house: House, step: Step) -> Row:
+    """Tell a packet."""
+    seen = step.seen
+    return Row(
+        seen.number, seen.at_s, wording.packet(seen.flow), made_of(house, step), state_of(house, step), step.verdict
+    )
+
+
+def _is_of_note(house: House, trace: Trace) -> bool:
+    return any(
+        step.verdict is Verdict.BROKEN or (step.port and step.port.number in house.numbers) for step in trace.steps
+    )
+
+
+def _weight(trace: Trace) -> int:
+    """Prefer who opened a door, then who got furthest."""
+    if any(step.opened for step in trace.steps):
+        return 3
+    moved = sum(step.verdict is Verdict.FORWARD for step in trace.steps)
+    return 2 if moved > 1 else 1 if moved else 0
+
+
+def _silent(source: Address) -> Conclusion:
+    what = f"no packet of {source} came"
+    remedy = "it sends from another address, goes to another one, or a firewall or router before this host drops it"
+    return Conclusion(Fault("silence", what, remedy))

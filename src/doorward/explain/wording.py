@@ -1,0 +1,203 @@
+"""How times, knocks, packets and addresses are said."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from ipaddress import ip_address
+
+from doorward.config.duration import format_duration
+from doorward.config.schema import Mode
+from doorward.explain.compiled_config import House, Place
+from doorward.explain.replay import UNNAMED, Lane, Step, Verdict
+from doorward.model import TCP_FLAGS, Door, Protocol
+from doorward.packets.decode import Flow
+
+_NETWORK_BYTES = 8  # of IPv6: one client's addresses share their /64
+_ORDINALS = ("first", "second", "third", "fourth", "fifth", "sixth", "seventh", "eighth", "ninth", "tenth")
+_NUMBERS = ("no", "one", "two", "three", "four", "five", "six", "seven", "eight", "nine", "ten")
+
+
+def ordinal(number: int) -> str:
+    """Say `third`, or `the 12th` where there is no short word."""
+    return _ORDINALS[number - 1] if 1 <= number <= len(_ORDINALS) else f"{number}th"
+
+
+def number_word(number: int) -> str:
+    """Say `two`, or write a larger number."""
+    return _NUMBERS[number] if 0 <= number < len(_NUMBERS) else f"{number:,}"
+
+
+def counted(number: int, one: str, many: str = "") -> str:
+    """Say `1 knock`, `2 knocks`."""
+    return f"{number:,} {one if number == 1 else many or one + 's'}"
+
+
+def span(seconds: float) -> str:
+    """Say a length of time so that two that differ look different: `40 µs`, `0.4 ms`, `12 ms`, `6.2 s`, `2 min 5 s`."""
+    seconds = max(0.0, seconds)
+    if seconds < 0.0001:
+        return f"{seconds * 1e6:.0f} µs"
+    if seconds < 0.01:
+        return f"{seconds * 1000:.1f} ms"
+    if seconds < 0.9995:
+        return f"{seconds * 1000:.0f} ms"
+    if seconds < 59.95:
+        return f"{seconds:.1f} s"
+    minutes, rest = divmod(round(seconds), 60)
+    hours, minutes = divmod(minutes, 60)
+    if hours:
+        return f"{hours} h {minutes} min"
+    return f"{minutes} min" + (f" {rest} s" if rest else "")
+
+
+def span_beyond(seconds: float, limit_s: float) -> str:
+    """Say a time that is over a limit, exactly enough to be seen as over it."""
+    rough = span(seconds)
+    return rough if rough != span(limit_s) else f"{seconds:.3f} s"
+
+
+def listed(words: Sequence[str]) -> str:
+    """Say `a`, `a and b`, `a, b and c`."""
+    return " and ".join(filter(None, (", ".join(words[:-1]), words[-1] if words else "")))
+
+
+def address(packed: bytes) -> str:
+    """Write an address."""
+    return str(ip_address(packed))
+
+
+def is_same_network(one: bytes, other: bytes) -> bool:
+    """Tell whether two addresses are of one IPv6 network, and so, as a rule, one client's."""
+    return len(one) == len(other) == 2 * _NETWORK_BYTES and one[:_NETWORK_BYTES] == other[:_NETWORK_BYTES]
+
+
+def flags(bits: int) -> str:
+    """Write TCP flags as `SYN+ECE`."""
+    return "+".join(name.upper() for name, bit in TCP_FLAGS.items() if bits & bit) or "no flags"
+
+
+def packet(flow: Flow) -> str:
+    """Write a packet as `SYN 7000/tcp`."""
+    if flow.port is None:
+        names = {Protocol.TCP: "tcp", Protocol.UDP: "udp"}
+        return f"protocol {names.get(flow.protocol, flow.protocol)}"  # type: ignore[call-overload]
+    if flow.port.protocol is Protocol.UDP:
+        return str(flow.port)
+    return f"{flags(flow.packet.flags)} {flow.port}" if flow.packet else str(flow.port)
+
+
+def knocks(door: Door) -> str:
+    """Write a door's sequence."""
+    return " ".join(map(str, door.knock))
+
+
+def ports(door: Door) -> str:
+    """Write what a door opens."""
+    return listed([str(port) for port in door.opens])
+
+
+START = "start"
+
+
+def made_of(house: House, step: Step) -> str:
+    """Say what a packet was made of."""
+    plain = {
+        Verdict.SAME: "the same again: nothing changes",
+        Verdict.IDLE: "no first knock: nothing begins",
+        Verdict.FAST: "too fast: not looked at, back to the start",
+        Verdict.UNKNOWN: 'in no sequence: not counted (wrong_port = "known")',
+        Verdict.PUBLIC: "public port: no knock",
+        Verdict.SIGNED: "a signed knock, perhaps: the daemon judges it",
+        Verdict.CONNECTION: "part of a connection: no knock",
+    }
+    if step.verdict in plain:
+        return plain[step.verdict]
+    if step.verdict is Verdict.OPENS:
+        return _opens(house, step)
+    if step.verdict in (Verdict.FORWARD, Verdict.BACK, Verdict.WRONG):
+        return _moved(house, step)
+    return _no_symbol(house, step)
+
+
+def state_of(house: House, step: Step) -> str:
+    """Say where the source is after a packet, empty where the packet was no symbol."""
+    if step.verdict is Verdict.FAST:
+        return START
+    if not step.lanes:
+        return ""
+    places = [house.places[lane.after[0]] for lane in step.lanes if lane.after[0] in house.places]
+    return ", ".join(_progress(house, place) for place in places) or START
+
+
+def due(house: House, lane: Lane) -> str:
+    """Say which knocks would have led on from where the source was."""
+    place = house.places.get(lane.before[0])
+    if place is None:
+        return ""
+    doors = [house.doors[index] for index in place.doors]
+    wanted = dict.fromkeys(str(door.knock[place.knocks]) for door in doors if len(door.knock) > place.knocks)
+    return " or ".join(wanted)
+
+
+def _opens(house: House, step: Step) -> str:
+    parts = []
+    for index in step.opened:
+        door = house.doors[index]
+        what = f" ({ports(door)}) for {format_duration(door.for_ms)}" if door.opens else ""
+        parts.append(f"{door.name}{what}")
+    last = len(house.doors[step.opened[0]].knock)
+    return f"knock {last} of {last}: opens {listed(parts)}"
+
+
+def _moved(house: House, step: Step) -> str:
+    lane = next(lane for lane in step.lanes if lane.verdict is step.verdict)
+    place = house.places.get(lane.after[0])
+    late = ""
+    if lane.is_late:
+        within = format_duration(house.automaton.machines[lane.machine].within_ms)
+        late = f"too late, {span(step.at_s - lane.before[1])} after the first (within {within}): "
+    if place is None:
+        wanted = due(house, lane)
+        return f"{late or 'wrong: '}{f'{wanted} was due, ' if wanted and not late else ''}back to the start"
+    again = "begins anew: " if lane.verdict is Verdict.BACK else ""
+    return f"{late or again}knock {_of(house, place)}"
+
+
+def _of(house: House, place: Place) -> str:
+    """Say `2 of 3 for ssh`, or `2 for ssh, web` where they need different numbers."""
+    doors = [house.doors[index] for index in place.doors]
+    names = ", ".join(door.name for door in doors) + (f" and {place.more:,} more" if place.more else "")
+    lengths = {len(door.knock) for door in doors}
+    total = f" of {lengths.pop()}" if len(lengths) == 1 and not place.more else ""
+    return f"{place.knocks}{total} for {names}"
+
+
+def _progress(house: House, place: Place) -> str:
+    door = house.doors[place.doors[0]]
+    others = len(place.doors) - 1 + place.more
+    return f"{door.name} {place.knocks}/{len(door.knock)}" + (f" +{others}" if others else "")
+
+
+def _no_symbol(house: House, step: Step) -> str:
+    seen = step.seen
+    if step.verdict is Verdict.ENTERS:
+        return f"let in: {_service(house, step)} is open for {span(step.left_s)} more"
+    if step.verdict is Verdict.HIDDEN:
+        dropped = "let through by mode observe" if house.gate.mode is Mode.OBSERVE else "dropped"
+        return f"{dropped}: {_service(house, step)} is closed"
+    if step.verdict is Verdict.FLAGS:
+        wanted = listed(sorted({str(machine.flags) for machine in house.automaton.machines}))
+        return f"flags do not fit ({wanted}): no knock"
+    if step.verdict is Verdict.ELSEWHERE:
+        return f"goes to {address(seen.flow.destination)}, not this host: no knock"
+    if step.verdict is Verdict.INSIDE:
+        if seen.interface and seen.interface != "lo" and not seen.interface.startswith(UNNAMED):
+            return f"came in by {seen.interface}, which is not watched: no knock"
+        return "from this host itself, whose own packets are not watched"
+    return f"no whole packet: {seen.flow.trouble}"
+
+
+def _service(house: House, step: Step) -> str:
+    indexes = house.services.get(step.port, ()) if step.port else ()
+    names = [house.doors[index].name for index in indexes[:3]]
+    return listed(names) or "no door"

@@ -1,0 +1,95 @@
+"""What a gate knows of its fleet's openings, in a file, so that a gate that starts again neither misses nor repeats.
+
+Without it an opening that was closed elsewhere while this gate was away would be taken for one that nobody knows yet.
+"""
+
+from __future__ import annotations
+
+import sqlite3
+from collections.abc import Iterable
+from pathlib import Path
+
+from doorward.errors import HostError
+from doorward.fleet.etcd_records import Key, parse_key
+from doorward.fleet.state import Known
+
+_SCHEMA = """
+CREATE TABLE IF NOT EXISTS known (
+    key TEXT PRIMARY KEY, until INTEGER NOT NULL, revision INTEGER NOT NULL, closing INTEGER NOT NULL) WITHOUT ROWID;
+CREATE TABLE IF NOT EXISTS counted (what TEXT PRIMARY KEY, count INTEGER NOT NULL) WITHOUT ROWID;
+"""
+
+
+class Remembered:
+    """The file; times in it are wall time. One that cannot be used is begun anew: etcd and the ledger have the rest.
+
+    HostError: none can be had there.
+    """
+
+    def __init__(self, path: Path) -> None:
+        self.trouble = ""
+        try:
+            self._db = _connect(path)
+        except sqlite3.Error:
+            self._db = _begun_anew(path)
+
+    def read(self, offset_ms: int) -> dict[Key, Known]:
+        """Give what was known, with `offset_ms` to take from wall time; rows that make no sense are passed over."""
+        found: dict[Key, Known] = {}
+        for key, until_ms, revision, closing in self._db.execute("SELECT key, until, revision, closing FROM known"):
+            try:
+                found[parse_key(key)] = Known(int(until_ms) - offset_ms, "", int(revision), is_closing=bool(closing))
+            except (ValueError, TypeError):
+                continue
+        return found
+
+    def write(self, changed: Iterable[tuple[Key, Known | None]], offset_ms: int) -> None:
+        """Note what changed. What etcd never had is not noted: the ledger has it."""
+        try:
+            with self._db:
+                for key, known in changed:
+                    if known is None or not (known.revision or known.is_closing):
+                        self._db.execute("DELETE FROM known WHERE key = ?", (str(key),))
+                        continue
+                    row = (str(key), known.until_ms + offset_ms, known.revision, known.is_closing)
+                    self._db.execute("INSERT OR REPLACE INTO known VALUES (?, ?, ?, ?)", row)
+            self.trouble = ""
+        except sqlite3.Error as error:  # a full disk must not stop the fleet
+            self.trouble = str(error)
+
+    def count(self, by: int) -> int:
+        """Count records on from those that were counted; gives the count before."""
+        try:
+            with self._db:
+                row = self._db.execute("SELECT count FROM counted WHERE what = 'records'").fetchone()
+                before = int(row[0]) if row else 0
+                self._db.execute("INSERT OR REPLACE INTO counted VALUES ('records', ?)", (before + by,))
+                return before
+        except (sqlite3.Error, ValueError, TypeError):
+            return 0
+
+    def close(self) -> None:
+        """Close the file."""
+        self._db.close()
+
+
+def _begun_anew(path: Path) -> sqlite3.Connection:
+    try:
+        for suffix in ("", "-wal", "-shm"):
+            path.with_name(path.name + suffix).unlink(missing_ok=True)
+        return _connect(path)
+    except (sqlite3.Error, OSError) as error:
+        raise HostError(f"{path}: {error}; let doorward write there") from None
+
+
+def _connect(path: Path) -> sqlite3.Connection:
+    db = sqlite3.connect(path, timeout=1.0)
+    try:
+        db.execute("PRAGMA journal_mode = WAL")
+        db.execute("PRAGMA synchronous = NORMAL")
+        db.executescript(_SCHEMA)
+        db.execute("SELECT key, until, revision, closing FROM known LIMIT 1").fetchall()
+    except sqlite3.Error:
+        db.close()
+        raise
+    return db

@@ -1,0 +1,164 @@
+"""The threads that follow etcd: one is told of every change, one asks every second whether the fleet is in touch."""
+
+from __future__ import annotations
+
+import secrets
+import threading
+import time
+from collections.abc import Callable
+from typing import NamedTuple
+
+from doorward.errors import DoorwardError
+from doorward.fleet import etcd_codec
+from doorward.fleet.etcd import Access, AwayError, CompactedError, Etcd, Watch, now_ms
+from doorward.fleet.etcd_codec import Change, Entry
+from doorward.fleet.etcd_records import Tree
+
+BEAT_S = 1.0
+PRESENT_S = 5  # a gate that gives no sign of life for so long is away
+_MAX_LEASES_ASKED = 1000  # how long a lease has left is asked for so many at most; beyond it the wall clock is trusted
+_PAUSES_S = (0.05, 0.2, 0.5, 1.0)
+
+
+class Snapshot(NamedTuple):
+    """All openings at a revision, and how many milliseconds each lease has left."""
+
+    entries: list[Entry]
+    revision: int
+    leases_ms: dict[int, int]
+
+
+class Changes(NamedTuple):
+    """What changed, in order."""
+
+    changes: list[Change]
+
+
+class Beat(NamedTuple):
+    """The fleet was in touch: asked at this time, etcd was at this revision or a later one."""
+
+    asked_ms: int
+    revision: int
+
+
+class Silent(NamedTuple):
+    """It was not."""
+
+    why: str
+
+
+class Other(NamedTuple):
+    """Another gate uses the same name."""
+
+
+class Watcher(threading.Thread):
+    """Reads all, then follows; after a break it goes on from what it had, or reads all where etcd forgot that."""
+
+    def __init__(self, access: Access, tree: Tree, inbox: Callable[[object], None]) -> None:
+        super().__init__(daemon=True)
+        self._etcd, self._tree, self._inbox = Etcd(access), tree, inbox
+        self._ranges = [
+            (prefix, etcd_codec.after(prefix)) for prefix in (tree.under("openings", ""), tree.under("asks", ""))
+        ]
+        self._next: dict[int, int] = {}  # of each range: the revision to go on from
+        self._watch: Watch | None = None
+        self._hurry = threading.Event()
+
+    @property
+    def endpoint(self) -> str:
+        """Give the endpoint that it follows."""
+        return self._etcd.endpoint
+
+    def leave(self, endpoint: str) -> None:
+        """Leave an endpoint that is no longer in touch with the fleet, where it is still followed."""
+        watch = self._watch
+        if watch is not None and self.endpoint == endpoint:
+            watch.stop()
+
+    def hurry(self) -> None:
+        """Try now, where it waits for its next try: etcd answers."""
+        self._hurry.set()
+
+    def run(self) -> None:
+        """Follow until the process ends."""
+        tries = 0
+        while True:
+            self._hurry.clear()
+            self._has_followed = False
+            try:
+                if not self._next:
+                    self._read_all()
+                self._follow()
+            except CompactedError:
+                self._next = {}
+            except DoorwardError as error:
+                if not isinstance(error, AwayError):
+                    self._inbox(Silent(str(error)))
+                self._etcd.move_on()
+            tries = 0 if self._has_followed else tries + 1
+            self._hurry.wait(_PAUSES_S[min(tries, len(_PAUSES_S) - 1)])
+
+    def _read_all(self) -> None:
+        found = self._etcd.prefix(self._ranges[0][0])
+        leases = sorted({entry.lease for entry in found.entries if entry.lease})[:_MAX_LEASES_ASKED]
+        left_ms = {lease: 1000 * self._etcd.left_s(lease) for lease in leases}
+        self._inbox(Snapshot(found.entries, found.revision, left_ms))
+        self._next = dict.fromkeys(range(1, len(self._ranges) + 1), found.revision + 1)
+
+    def _follow(self) -> None:
+        with self._etcd.watch([(*each, self._next[n]) for n, each in enumerate(self._ranges, 1)]) as watch:
+            self._watch = watch
+            try:
+                while True:
+                    told = watch.read()
+                    self._has_followed = True
+                    if told.changes:
+                        self._inbox(Changes(told.changes))
+                        # Each range by itself: one may be further than another when the connection breaks.
+                        self._next[told.watch] = max(change.entry.revision for change in told.changes) + 1
+            finally:
+                self._watch = None
+
+
+class Pulse(threading.Thread):
+    """Says that this gate is up, and learns that etcd answers, by the endpoint that the watcher follows."""
+
+    def __init__(
+        self, access: Access, tree: Tree, gate: str, watcher: Watcher, inbox: Callable[[object], None]
+    ) -> None:
+        super().__init__(daemon=True)
+        self._etcd, self._watcher, self._inbox = Etcd(access), watcher, inbox
+        self._key, self._member = tree.under("gates", gate), tree.under("members", gate)
+        self._token = secrets.token_hex(8).encode()
+        self._lease = 0
+        self._is_member = False
+
+    def run(self) -> None:
+        """Beat until the process ends."""
+        while True:
+            began_s = time.monotonic()
+            followed = self._watcher.endpoint
+            self._etcd.follow(followed)
+            try:
+                self._inbox(self._beat())
+                self._watcher.hurry()
+            except DoorwardError as error:
+                self._inbox(Silent(str(error)))
+            if self._etcd.endpoint != followed:
+                self._watcher.leave(followed)
+            time.sleep(max(0.0, began_s + BEAT_S - time.monotonic()))
+
+    def _beat(self) -> Beat:
+        asked_ms = now_ms()
+        if not (self._lease and self._etcd.keep_alive(self._lease)):
+            self._lease = self._etcd.grant(PRESENT_S)
+            self._etcd.put(self._key, self._token, self._lease)
+        found = self._etcd.range(self._key)  # only a node that is in touch with most others answers
+        if not self._is_member:
+            self._etcd.txn([(self._member, 0)], [etcd_codec.to_put(self._member, b"{}")])
+            self._is_member = True
+        if not found.entries:
+            self._lease = 0
+        elif found.entries[0].value != self._token:
+            self._inbox(Other())
+        return Beat(asked_ms, found.revision)

@@ -1,0 +1,331 @@
+"""What runs in the process that speaks to etcd: one thread decides (openings.py), others read and write.
+
+It has no right but to connect; it tells the daemon what to open and to close, and the daemon believes it no more than
+the fixed form of talk.py says.
+"""
+
+from __future__ import annotations
+
+import os
+import queue
+import socket
+import threading
+import time
+from collections import deque
+from collections.abc import Callable, Iterable
+from pathlib import Path
+from typing import Any, ClassVar, NamedTuple
+
+from doorward.errors import MalformedError
+from doorward.fleet import protocol
+from doorward.fleet.etcd import Access, now_ms
+from doorward.fleet.etcd_codec import Entry
+from doorward.fleet.etcd_records import Key, Tree, fit, parse_key
+from doorward.fleet.state import Close, Effect, Open, Openings
+from doorward.fleet.state_db import Remembered
+from doorward.fleet.watcher import Beat, Changes, Other, Pulse, Silent, Snapshot, Watcher
+from doorward.fleet.writer import Answering, Differs, Erase, Failed, Note, Publish, Taken, Writer, found_in, record
+
+FILE = "fleet.sqlite"  # in the state folder
+LOG_SLOTS = 10_000  # records of each gate that the fleet keeps
+_WRITERS, _CLAIMERS = 4, 2  # each waits for etcd most of the time
+_PROOFS = 120
+_MOST_NOTES = 1000  # that wait to be kept; beyond it they stand in the gate's own ledger only
+
+
+class Settings(NamedTuple):
+    """What the process works with. `folder` is the daemon's state folder."""
+
+    fleet: str
+    gate: str
+    access: Access
+    claims: Access
+    window_ms: int
+    folder: Path
+
+
+class Heard(NamedTuple):
+    """The daemon said this."""
+
+    message: protocol.Message
+
+
+class Process:
+    """All of it; `run` ends with the daemon."""
+
+    def __init__(self, settings: Settings, daemon: socket.socket) -> None:
+        self._settings, self._daemon = settings, daemon
+        self._tree = Tree(settings.fleet)
+        self._inbox: queue.SimpleQueue[object] = queue.SimpleQueue()
+        self._openings = Openings(settings.gate)
+        self._remembered = Remembered(settings.folder / FILE)
+        self._busy: set[Key] = set()  # a writer is at work on it
+        self._proofs: deque[Beat] = deque(maxlen=_PROOFS)
+        self._standing: list[protocol.Item] = []
+        self._closed: list[Key] = []
+        self._is_silent, self._was_told = False, False
+        self._revision, self._slot, self._notes = 0, 0, 0
+        self._troubles: dict[type, str] = {}  # of each kind of task: why the last one failed
+        self._is_doubled = False
+        self._state: protocol.State | None = None
+        put = self._inbox.put
+        self._watcher = Watcher(settings.access, self._tree, put)
+        self._pulse = Pulse(settings.access, self._tree, settings.gate, self._watcher, put)
+        made = [(settings.access, _WRITERS), (settings.claims, _CLAIMERS), (settings.access, 1)]
+        writers = [
+            Writer(access, self._tree, settings.gate, settings.window_ms, self._watcher, put)
+            for access, count in made
+            for _ in range(count)
+        ]
+        self._writers, self._claimers, self._office = writers[:_WRITERS], writers[_WRITERS:-1], writers[-1]
+
+    def run(self) -> None:
+        """Work until the daemon ends."""
+        threading.excepthook = _end_all
+        threading.Thread(target=self._listen, daemon=True).start()
+        for writer in (*self._writers, *self._claimers, self._office):
+            writer.start()
+        while True:
+            found = self._inbox.get()
+            for each in found if isinstance(found, list) else [found]:
+                self._HANDLERS[type(each)](self, each)
+            self._remember()
+            if isinstance(found, Beat | Silent | Snapshot):
+                self._tell_state()
+
+    def _listen(self) -> None:
+        while raw := _received(self._daemon):
+            try:
+                self._inbox.put(Heard(protocol.parse(raw)))
+            except MalformedError:
+                break
+        os._exit(0)  # the daemon is gone, or speaks nonsense: it starts another
+
+    def _say(self, level: str, words: str) -> None:
+        self._send(protocol.Say(level, fit(words, protocol.LONGEST_WORDS)))
+
+    def _send(self, message: protocol.Message) -> None:
+        try:
+            self._daemon.send(protocol.pack(message))
+        except OSError:
+            os._exit(0)
+
+    def _hear(self, heard: Heard) -> None:
+        message = heard.message
+        if isinstance(message, protocol.Standing):
+            self._begin(message)
+        elif isinstance(message, protocol.Opened):
+            now = now_ms()
+            self._take([e for i in message.openings for e in self._openings.opened(i.key, i.until_ms, i.by, now)])
+        elif isinstance(message, protocol.Closed):
+            for key in message.keys:
+                self._take(self._openings.closed(key, now_ms()))
+        elif isinstance(message, protocol.Claim):
+            self._claim(message)
+        elif isinstance(message, protocol.Recorded):
+            self._record(message)
+
+    def _begin(self, message: protocol.Standing) -> None:
+        self._standing += message.openings
+        self._closed += message.closed
+        if not message.is_last:
+            return
+        told, now = self._remembered.read(_offset_ms()), now_ms()
+        self._openings.begin([(i.key, i.until_ms, i.by) for i in self._standing], self._closed, told, now)
+        self._standing, self._closed = [], []
+        self._watcher.start()
+        self._pulse.start()
+
+    def _claim(self, message: protocol.Claim) -> None:
+        if self._is_silent:
+            self._send(protocol.Claimed(message.number, None, "etcd gives no answer"))
+            return
+        self._claimers[message.number % len(self._claimers)].tasks.put(message)
+
+    def _record(self, message: protocol.Recorded) -> None:
+        if self._is_silent or self._notes >= _MOST_NOTES:
+            return
+        if self._slot % 100 == 0:  # a hundred are counted at once, so a restart leaves a gap and writes over nothing
+            self._slot = self._remembered.count(100)
+        fields = {**message._asdict(), "at_ms": time.time_ns() // 1_000_000, "gate": self._settings.gate}
+        self._notes += 1
+        self._office.tasks.put(Note(self._slot % LOG_SLOTS, record(**fields)))
+        self._slot += 1
+
+    def _noted(self, _: Note) -> None:
+        self._notes -= 1
+        self._troubles.pop(Note, None)
+
+    def _take(self, effects: Iterable[Effect]) -> None:
+        """Have done what is to be done; what is known first, so that whatever is killed knows it again."""
+        effects = list(effects)
+        self._remember()
+        opened: list[protocol.Item] = []
+        closed: list[Key] = []
+        for effect in effects:
+            if isinstance(effect, Open):
+                opened.append(protocol.item(effect.key, now_ms() + effect.left_ms, effect.by, effect.for_ms))
+            elif isinstance(effect, Close):
+                closed.append(effect.key)
+            else:
+                self._dispatch(effect.key)
+        for keys in protocol.portions(closed):
+            self._send(protocol.Closed(keys))
+        for items in protocol.portions(opened):
+            self._send(protocol.Opened(items))
+
+    def _dispatch(self, key: Key) -> None:
+        """Have a writer tell etcd of a key, one task at a time; while etcd is silent it stays owed."""
+        known = self._openings.get(key)
+        if known is None or key in self._busy or self._is_silent or not self._openings.owes(key, now_ms()):
+            return
+        self._busy.add(key)
+        erase = Erase(key, known.revision)
+        task = erase if known.is_closing else Publish(key, known.revision, known.until_ms, known.by)
+        self._writers[hash(key) % _WRITERS].tasks.put(task)
+
+    def _done(self, key: Key) -> None:
+        self._busy.discard(key)
+        self._dispatch(key)  # what came meanwhile
+
+    def _taken(self, taken: Taken) -> None:
+        task = taken.task
+        self._troubles.pop(type(task), None)
+        if isinstance(task, Publish):
+            self._openings.told(task.key, taken.revision, task.until_ms)
+        else:
+            self._openings.was_closed(task.key)
+        self._done(task.key)
+
+    def _differs(self, differs: Differs) -> None:
+        self._take(self._openings.differs(differs.task.key, differs.found, differs.revision, now_ms()))
+        self._done(differs.task.key)
+
+    def _failed(self, failed: Failed) -> None:
+        if isinstance(failed.task, Publish | Erase):
+            self._busy.discard(failed.task.key)  # tried again at the next beat
+        elif isinstance(failed.task, Note):
+            self._notes -= 1
+        kind = type(failed.task)
+        if failed.why and failed.why != self._troubles.get(kind):
+            self._troubles[kind] = failed.why
+            self._say("error", failed.why)
+
+    def _beat(self, beat: Beat) -> None:
+        self._proofs.append(beat)
+        if self._is_silent or not self._was_told:
+            self._say("info", f"in touch with the fleet {self._settings.fleet}")
+            self._was_told = True
+        self._is_silent = False
+        self._openings.forget(now_ms())
+        for key in [effect.key for effect in self._openings.owed(now_ms())]:
+            self._dispatch(key)
+
+    def _silent(self, silent: Silent) -> None:
+        if not self._is_silent:
+            self._say("warning", f"{silent.why.partition('; ')[0]}; this gate works alone meanwhile")
+        self._is_silent = self._was_told = True
+
+    def _other(self, _: Other) -> None:
+        if not self._is_doubled:  # once: it is found at every beat
+            self._say("error", f"another gate calls itself {self._settings.gate}; give each gate a name of its own")
+        self._is_doubled = True
+
+    def _snapshot(self, snapshot: Snapshot) -> None:
+        self._revision = snapshot.revision
+        found = []
+        for entry in snapshot.entries:
+            key, lease_ms = self._key(entry.key), snapshot.leases_ms.get(entry.lease)
+            each = found_in(key, entry, self._oldest_ms(entry.revision), lease_ms) if key else None
+            found += [each] if each else []
+        self._take(self._openings.snapshot(found, snapshot.revision, now_ms()))
+
+    def _changes(self, changes: Changes) -> None:
+        effects: list[Effect] = []
+        now = now_ms()
+        for entry, is_put in changes.changes:
+            self._revision = max(self._revision, entry.revision)
+            kind, _, rest = entry.key.removeprefix(self._tree.root).partition("/")
+            if kind == "openings":
+                effects += self._changed(entry, is_put, now)
+            elif kind == "asks" and is_put:
+                self._office.tasks.put(Answering(rest, entry.lease, self._described()))
+        self._take(effects)
+
+    def _changed(self, entry: Entry, is_put: bool, now: int) -> list[Effect]:
+        key = self._key(entry.key)
+        if key is None:
+            return []
+        if not is_put:
+            return self._openings.deleted(key, entry.revision, now)
+        found = found_in(key, entry, self._oldest_ms(entry.revision))
+        return self._openings.put(found, now) if found else []
+
+    def _key(self, key: str) -> Key | None:
+        """Read a key of openings; what makes no sense is nobody's opening."""
+        try:
+            return parse_key(key.removeprefix(self._tree.under("openings", "")))
+        except ValueError:
+            return None
+
+    def _oldest_ms(self, revision: int) -> int | None:
+        """Say how old what was written at a revision can be at most; None where nobody knows."""
+        for asked_ms, seen in reversed(self._proofs):
+            if seen < revision:
+                return now_ms() - asked_ms
+        return None
+
+    def _described(self) -> dict[str, object]:
+        return {
+            "wall_ms": time.time_ns() // 1_000_000,
+            "openings": len(self._openings),
+            "revision": self._revision,
+        }
+
+    def _remember(self) -> None:
+        changed, self._openings.changed = self._openings.changed, set()
+        if changed:
+            before = self._remembered.trouble
+            self._remembered.write([(key, self._openings.get(key)) for key in changed], _offset_ms())
+            if self._remembered.trouble and not before:
+                words = f"{self._settings.folder / FILE}: {self._remembered.trouble}; make room: until then a restart"
+                self._say("error", f"{words} may open again what was closed elsewhere meanwhile")
+
+    def _tell_state(self) -> None:
+        owed = len(self._openings.owed(now_ms()))
+        state = protocol.State(not self._is_silent, len(self._openings), owed, self._revision)
+        if state != self._state:
+            self._state = state
+            self._send(state)
+
+    _HANDLERS: ClassVar[dict[type, Callable[[Process, Any], None]]] = {
+        Heard: _hear,
+        protocol.Claimed: _send,
+        Taken: _taken,
+        Differs: _differs,
+        Failed: _failed,
+        Beat: _beat,
+        Silent: _silent,
+        Other: _other,
+        Snapshot: _snapshot,
+        Changes: _changes,
+        Note: _noted,
+    }
+
+
+def _end_all(args: threading.ExceptHookArgs) -> None:
+    """End the process with a thread that has a fault, which is shown; the daemon starts another."""
+    threading.__excepthook__(args)
+    os._exit(1)
+
+
+def _offset_ms() -> int:
+    """Give what to add to the clock that never jumps for wall time."""
+    return time.time_ns() // 1_000_000 - now_ms()
+
+
+def _received(sock: socket.socket) -> bytes:
+    try:
+        return sock.recv(protocol.MESSAGE_BYTES)
+    except OSError:
+        return b""

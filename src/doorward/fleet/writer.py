@@ -1,0 +1,237 @@
+"""The threads that write to etcd: openings, their ends, signed knocks that are used, records.
+
+Each takes one task after the other from its own queue, and puts what came of it into the inbox.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import queue
+import secrets
+import threading
+import time
+from collections.abc import Callable
+from typing import Any, NamedTuple, TypeVar
+
+from doorward.errors import DoorwardError, MalformedError
+from doorward.fleet import etcd_codec, etcd_records
+from doorward.fleet.etcd import Access, AwayError, Etcd, RefusedError, now_ms
+from doorward.fleet.etcd_records import SPARE_S, Key, Shared, Tree, fit
+from doorward.fleet.protocol import LONGEST_WORDS, Claim, Claimed
+from doorward.fleet.state import Found
+from doorward.fleet.watcher import Watcher
+
+_ROUND_S = 5  # openings that end so close together share a lease: half the writes, and fewer leases
+_MOST_AT_ONCE = 64  # etcd takes 128 parts of a transaction
+_LOST = "lease not found"
+T = TypeVar("T")
+
+
+class Publish(NamedTuple):
+    """Tell of an opening: its key was last known at `revision`."""
+
+    key: Key
+    revision: int
+    until_ms: int
+    by: str
+
+
+class Erase(NamedTuple):
+    """Tell that it was closed."""
+
+    key: Key
+    revision: int
+
+
+class Note(NamedTuple):
+    """Keep a record, in its slot."""
+
+    slot: int
+    record: bytes
+
+
+class Answering(NamedTuple):
+    """Answer a roll call, with its lease."""
+
+    ask: str
+    lease: int
+    answer: dict[str, object]
+
+
+class Taken(NamedTuple):
+    """It was taken: etcd has the key at this revision, or (0) has it no more."""
+
+    task: Publish | Erase
+    revision: int
+
+
+class Differs(NamedTuple):
+    """It was not taken, since the key is so: written at this revision (0: not there); None where it makes no sense."""
+
+    task: Publish | Erase
+    found: Found | None
+    revision: int
+
+
+class Failed(NamedTuple):
+    """It was not done. `why`: what there is to be told; nothing where etcd gave no answer, which the pulse tells."""
+
+    task: Any
+    why: str
+
+
+class Writer(threading.Thread):
+    """One thread with a connection of its own. `inbox` takes what comes of each task."""
+
+    def __init__(
+        self, access: Access, tree: Tree, gate: str, window_ms: int, watcher: Watcher, inbox: Callable[[object], None]
+    ) -> None:
+        super().__init__(daemon=True)
+        self._watcher = watcher
+        self._etcd, self._tree, self._gate, self._inbox = Etcd(access), tree, gate, inbox
+        self._window_s = window_ms // 1000 + 1
+        self._leases: dict[str, tuple[int, int, int]] = {}  # for what: number, its first and its last possible end
+        self.tasks: queue.SimpleQueue[object] = queue.SimpleQueue()
+
+    def run(self) -> None:
+        """Work until the process ends."""
+        while True:
+            tasks = [self.tasks.get()]
+            with contextlib.suppress(queue.Empty):  # a crowd's at once
+                while len(tasks) < _MOST_AT_ONCE:
+                    tasks.append(self.tasks.get_nowait())
+            self._etcd.follow(self._watcher.endpoint)  # which is known to be in touch with the others
+            self._inbox(self._work(tasks))
+
+    def _work(self, tasks: list[object]) -> list[object]:
+        """Do them: all openings in one transaction, or each by itself where one of them is not as it was known."""
+        results: list[object] = []
+        openings = [task for task in tasks if isinstance(task, Publish)]
+        if len(openings) > 1:
+            with contextlib.suppress(DoorwardError):
+                results += self._again(lambda: self._publish_all(openings))
+        if results:
+            tasks = [task for task in tasks if not isinstance(task, Publish)]
+        return [*results, *(result for task in tasks if (result := self._answer(task)) is not None)]
+
+    def _answer(self, task: object) -> object:
+        try:
+            return self._do(task)
+        except DoorwardError as error:
+            if isinstance(task, Claim):
+                return Claimed(task.number, None, fit(str(error), LONGEST_WORDS))
+            return Failed(task, "" if isinstance(error, AwayError) else str(error))
+
+    def _do(self, task: object) -> object:
+        if isinstance(task, Publish):
+            return self._again(lambda: self._publish(task))
+        if isinstance(task, Erase):
+            return self._erase(task)
+        if isinstance(task, Claim):
+            return self._again(lambda: self._claim(task))
+        if isinstance(task, Note):
+            return self._again(lambda: self._note(task))
+        if isinstance(task, Answering):
+            self._etcd.put(self._tree.under("answers", task.ask, self._gate), record(**task.answer), task.lease)
+        return None
+
+    def _again(self, call: Callable[[], T]) -> T:
+        """Once more with new leases, where etcd lost those that are known (it was restored from a backup)."""
+        try:
+            return call()
+        except RefusedError as error:
+            if _LOST not in str(error):
+                raise
+            self._leases.clear()
+            return call()
+
+    def _publish(self, task: Publish) -> object:
+        if task.until_ms <= now_ms():
+            return Failed(task, "")  # it is over
+        return self._outcome(task, [self._put(task)], self._tree.opening(task.key))
+
+    def _publish_all(self, tasks: list[Publish]) -> list[object]:
+        """Write all of them; gives nothing where one of them is over, or its key is not as it was known."""
+        if any(task.until_ms <= now_ms() for task in tasks):
+            return []
+        conditions = [(self._tree.opening(task.key), task.revision) for task in tasks]
+        done = self._etcd.txn(conditions, [self._put(task) for task in tasks])
+        return [Taken(task, done.revision) for task in tasks] if done.succeeded else []
+
+    def _put(self, task: Publish) -> etcd_codec.Message:
+        left_ms = task.until_ms - now_ms()
+        lease, ends_ms = self._lease(str(left_ms // 1000 // _ROUND_S), task.until_ms, _ROUND_S)
+        left_ms = max(1, task.until_ms - now_ms())
+        until_ms = time.time_ns() // 1_000_000 + left_ms
+        spare_ms = max(0, ends_ms - task.until_ms)
+        shared = Shared(left_ms, until_ms, spare_ms, fit(task.by), self._gate)
+        return etcd_codec.to_put(self._tree.opening(task.key), etcd_records.pack(shared, task.key), lease)
+
+    def _erase(self, task: Erase) -> object:
+        key = self._tree.opening(task.key)
+        return self._outcome(task, [etcd_codec.to_delete(key)], key)
+
+    def _outcome(self, task: Publish | Erase, then: list[etcd_codec.Message], key: str) -> object:
+        done = self._etcd.txn([(key, task.revision)], then, key)
+        if done.succeeded:
+            return Taken(task, done.revision if isinstance(task, Publish) else 0)
+        if done.found is None:
+            return Differs(task, None, 0)
+        return Differs(task, found_in(task.key, done.found, None), done.found.revision)
+
+    def _claim(self, task: Claim) -> Claimed:
+        # Both clocks may be off by the window, so a packet may be fresh somewhere for twice as long; and some more.
+        lease, _ = self._lease("seen", now_ms() + 2000 * self._window_s + 30_000, 60)
+        token = secrets.token_hex(8)
+        keys = [self._tree.under("seen", each) for each in task.ids]
+        values = [f"{self._gate} {token} {place}".encode() for place in range(len(keys))]
+        if len(set(keys)) == len(keys) > 1:  # a crowd's at once; where one of them is not new, each by itself
+            puts = [etcd_codec.to_put(key, value, lease) for key, value in zip(keys, values, strict=True)]
+            if self._etcd.txn([(key, 0) for key in keys], puts).succeeded:
+                return Claimed(task.number, [True] * len(keys), "")
+        new = [self._claim_one(key, value, lease) for key, value in zip(keys, values, strict=True)]
+        return Claimed(task.number, new, "")
+
+    def _claim_one(self, key: str, mine: bytes, lease: int) -> bool:
+        done = self._etcd.txn([(key, 0)], [etcd_codec.to_put(key, mine, lease)], key)
+        # An answer that was lost, and the claim made again at another endpoint: it is this gate's all the same.
+        return done.succeeded or (done.found is not None and done.found.value == mine)
+
+    def _note(self, task: Note) -> Note:
+        lease, _ = self._lease("log", now_ms() + LOG_KEPT_S * 1000, 86_400)
+        self._etcd.put(self._tree.under("log", self._gate, f"{task.slot:06}"), task.record, lease)
+        return task
+
+    def _lease(self, kind: str, until_ms: int, round_s: int) -> tuple[int, int]:
+        """Give a lease that ends after `until_ms`, and soon after it; and its last possible end."""
+        least_ms, most_ms = until_ms + SPARE_S * 1000, until_ms + (SPARE_S + 2 * round_s) * 1000
+        number, first_ms, last_ms = self._leases.get(kind, (0, 0, 0))
+        if not (number and least_ms <= first_ms <= most_ms):
+            began_ms = now_ms()
+            ttl_s = -(-(until_ms - began_ms) // 1000) + SPARE_S + round_s
+            number = self._etcd.grant(ttl_s)
+            first_ms, last_ms = began_ms + ttl_s * 1000, now_ms() + ttl_s * 1000
+            self._leases[kind] = (number, first_ms, last_ms)
+            while len(self._leases) > _MAX_LEASES:
+                del self._leases[next(iter(self._leases))]
+        return number, last_ms
+
+
+_MAX_LEASES = 1000
+LOG_KEPT_S = 7 * 86_400
+
+
+def found_in(key: Key, entry: etcd_codec.Entry, oldest_ms: int | None, lease_ms: int | None = None) -> Found | None:
+    """Read an opening of etcd's; None where it makes no sense."""
+    try:
+        read, shared = etcd_records.parse(str(key), entry.value)
+    except MalformedError:
+        return None
+    left_ms = etcd_records.left_ms(shared, time.time_ns() // 1_000_000, oldest_ms, lease_ms)
+    return Found(read, entry.revision, shared.gate, shared.by, left_ms, shared.for_ms)
+
+
+def record(**fields: object) -> bytes:
+    """Write a record."""
+    return json.dumps(fields).encode()

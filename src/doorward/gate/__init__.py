@@ -1,1 +1,0 @@
-"""The host's packet filter as doorward keeps it: the table `inet doorward`."""

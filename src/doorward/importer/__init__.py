@@ -1,0 +1,1 @@
+"""Convert knockd and fwknop configurations."""

@@ -1,0 +1,217 @@
+"""Recognises commands of iptables, ip6tables and ufw that open or close ports for `%IP%`, whatever their order.
+
+Only what is understood to the last word becomes a Rule: a word too many may be what keeps others out.
+The languages of firewalld and nft are next door.
+"""
+
+from __future__ import annotations
+
+import re
+import shlex
+from collections.abc import Callable, Sequence
+from typing import NamedTuple
+
+from doorward.importer import firewall_languages as languages
+from doorward.importer.firewall_ports import PROTOCOLS, NotUnderstoodError, Rule, Service, is_source, ports_of, rule_of
+
+_SEPARATORS = {";", "&&"}
+_SHELL = re.compile(r"[|<>()&;]+")
+_RELOADS = ("--reload", "reload")
+
+
+class Recognised(NamedTuple):
+    """What a command does: `rule` where it is understood, else `why` not."""
+
+    rule: Rule | None
+    why: str = ""
+
+
+def recognise(command: str, service: Service) -> Recognised:
+    """Understand a whole command line; `service` looks ports up by name, as services(5) holds them."""
+    try:
+        rules = [rule for words in _simple_commands(command) if (rule := _rule(words, service)) is not None]
+    except NotUnderstoodError as error:
+        return Recognised(None, str(error))
+    if not rules:
+        return Recognised(None, "it is empty")
+    if len({rule.opens for rule in rules}) > 1:
+        return Recognised(None, "it opens and closes at once")
+    return Recognised(_union(rules))
+
+
+def undoes(command: str, opening: Rule, service: Service) -> bool:
+    """Tell whether a command takes back what `opening` did: the same ports, or an nft rule found by its handle."""
+    rule = recognise(command, service).rule
+    if rule is not None:
+        return not rule.opens and rule.tool == opening.tool and set(rule.ports) == set(opening.ports)
+    return opening.tool == "nft" and re.match(r"(sudo\s+)?(/\S*/)?nft\s+delete\s+rule\s", command) is not None
+
+
+def _simple_commands(command: str) -> list[list[str]]:
+    """Split at `;` and `&&`; what else a shell may do is not understood."""
+    lexer = shlex.shlex(command, posix=True, punctuation_chars="|<>()&;")
+    lexer.whitespace_split, lexer.commenters = True, ""
+    try:
+        words = list(lexer)
+    except ValueError:
+        raise NotUnderstoodError("its quotes are not closed") from None
+    commands: list[list[str]] = [[]]
+    for word in words:
+        if word in _SEPARATORS:
+            commands.append([])
+        elif _SHELL.fullmatch(word) or word.startswith("#") or set(word) & set("$`\n"):
+            raise NotUnderstoodError(f"it uses the shell ({word[:20]!r})")
+        else:
+            commands[-1].append(word)
+    return [words for words in commands if words]
+
+
+def _rule(words: list[str], service: Service) -> Rule | None:
+    """Understand one simple command; None where it changes nothing by itself."""
+    if words[0].rpartition("/")[2] == "sudo":
+        words = words[1:]
+    program = words[0].rpartition("/")[2] if words else ""
+    tool = re.sub(r"-(legacy|nft)$", "", program)
+    understand = _TOOLS.get(tool)
+    if understand is None:
+        raise NotUnderstoodError(f"{program or 'sudo'!r} is no firewall that doorward knows")
+    if tool in ("ufw", "firewall-cmd") and words[1:] and words[1] in _RELOADS:
+        return None
+    return understand(tool, words[1:], service)
+
+
+def _union(rules: Sequence[Rule]) -> Rule:
+    ports = tuple(dict.fromkeys(port for rule in rules for port in rule.ports))
+    remarks = tuple(dict.fromkeys(remark for rule in rules for remark in rule.remarks))
+    times = [rule.for_s for rule in rules if rule.for_s is not None]
+    return Rule(rules[0].opens, rules[0].tool, ports, max(times, default=None), remarks)
+
+
+# iptables and ip6tables -----------------------------------------------------------------------------------------
+
+_LONG = {
+    "--append": "-A",
+    "--insert": "-I",
+    "--delete": "-D",
+    "--source": "-s",
+    "--src": "-s",
+    "--protocol": "-p",
+    "--proto": "-p",
+    "--match": "-m",
+    "--jump": "-j",
+    "--table": "-t",
+    "--wait": "-w",
+    "--in-interface": "-i",
+    "--destination-port": "--dport",
+    "--destination-ports": "--dport",
+    "--dports": "--dport",
+    "--ctstate": "--state",
+}
+_MATCHES = {"state", "conntrack", "multiport", "tcp", "udp", "comment"}
+_GOOD: dict[str, Callable[[str], bool]] = {
+    "-m": _MATCHES.__contains__,
+    "-t": "filter".__eq__,
+    "-j": "ACCEPT".__eq__,
+    "-s": is_source,
+    "-p": lambda name: name.lower() in PROTOCOLS,
+    "--dport": bool,
+}
+_WITH_VALUE = {"-A", "-I", "-D", "-s", "-p", "-m", "-j", "-t", "-i", "--dport", "--state", "--comment"}
+
+
+def _iptables(_: str, words: list[str], service: Service) -> Rule:
+    options = _options([part for word in words for part in _split(word)])
+    for option in _GOOD:
+        _check_option(option, options.get(option, []))
+    chains = [(option, chain) for option in ("-A", "-I", "-D") for chain in options.get(option, [])]
+    if len(chains) != 1:
+        raise NotUnderstoodError("it is not one -A, -I or -D")
+    if chains[0][1] != "INPUT":
+        raise NotUnderstoodError(f"the chain {chains[0][1]!r} is not INPUT")
+    if any("NEW" not in states.upper().split(",") for states in options.get("--state", [])):
+        raise NotUnderstoodError("it is not for new connections")
+    protocol = (options.get("-p") or ["tcp"])[0]
+    if "--dport" not in options:
+        raise NotUnderstoodError("it opens every port")
+    remarks = [
+        f"it held for the interface {name} alone; doorward opens on all that it watches"
+        for name in options.get("-i", [])
+    ]
+    if "-p" not in options:
+        remarks.append("iptables refuses --dport without -p; taken as -p tcp")
+    ports = ports_of(options["--dport"][0].replace(":", "-"), protocol, service)
+    return rule_of(chains[0][0] != "-D", "iptables", ports, remarks=remarks)
+
+
+def _split(word: str) -> list[str]:
+    return word.split("=", 1) if word.startswith("--") else [word]
+
+
+def _options(words: list[str]) -> dict[str, list[str]]:
+    """Pair options with their values; `-I INPUT 3` and `-w 5` may have a number after them."""
+    found: dict[str, list[str]] = {}
+    rest = iter(words)
+    before = ""
+    for word in rest:
+        option = _LONG.get(word, word)
+        if option.isdigit() and before in ("-I", "-w"):
+            before = ""
+        elif option in ("-w", "--syn"):
+            before = option
+        elif option in _WITH_VALUE and (value := next(rest, None)) is not None:
+            found.setdefault(option, []).append(value)
+            before = option
+        else:
+            raise NotUnderstoodError(f"{word!r} is not understood")
+    return found
+
+
+def _check_option(option: str, values: Sequence[str]) -> None:
+    for value in values:
+        if not _GOOD[option](value):
+            raise NotUnderstoodError(f"{option} {value!r} is not understood")
+    if len(values) > 1 and option != "-m":
+        raise NotUnderstoodError(f"{option} stands there twice")
+    if not values and option in ("-j", "-s"):
+        raise NotUnderstoodError("it accepts nothing" if option == "-j" else "it is not for %IP% alone")
+
+
+# ufw --------------------------------------------------------------------------------------------------------------
+
+
+def _ufw(tool: str, words: list[str], service: Service) -> Rule:
+    rest = [word for word in words if word != "--force"]
+    opens = rest[:1] != ["delete"]
+    if not opens or rest[:1] == ["prepend"]:
+        rest = rest[1:]
+    elif rest[:1] == ["insert"] and rest[1:2] and rest[1].isdigit():
+        rest = rest[2:]
+    if rest[:1] != ["allow"]:
+        raise NotUnderstoodError("it is no `ufw allow` or `ufw delete allow`")
+    pairs = _pairs(rest[2:] if rest[1:2] == ["in"] else rest[1:])
+    unknown = pairs.keys() - {"from", "to", "port", "proto", "comment", "on"}
+    if unknown or not is_source(pairs.get("from", "")) or pairs.get("to", "any") != "any":
+        raise NotUnderstoodError(f"{' '.join(sorted(unknown)) or 'from or to'} is not understood")
+    if "port" not in pairs:
+        raise NotUnderstoodError("it opens every port")
+    remarks = []
+    if "proto" not in pairs:
+        remarks.append("ufw opens tcp and udp where no proto is named; take out the one that is not needed")
+    if "on" in pairs:
+        remarks.append(f"it held for the interface {pairs['on']} alone; doorward opens on all that it watches")
+    return rule_of(opens, tool, ports_of(pairs["port"].replace(":", "-"), pairs.get("proto"), service), remarks=remarks)
+
+
+def _pairs(words: list[str]) -> dict[str, str]:
+    if len(words) % 2 or len(set(words[::2])) < len(words) // 2:
+        raise NotUnderstoodError("its words are not understood")
+    return dict(zip(words[::2], words[1::2], strict=True))
+
+
+_TOOLS: dict[str, Callable[[str, list[str], Service], Rule]] = {
+    "iptables": _iptables,
+    "ip6tables": _iptables,
+    "ufw": _ufw,
+    "firewall-cmd": languages.firewalld,
+    "nft": languages.nft,
+}

@@ -1,0 +1,314 @@
+"""fwknop's stanzas as doorward.toml: one door each, opened by a signed knock, and what its users' lines say.
+
+Never laxer without a word: where a door opens more than a packet could ask for, a note says so.
+"""
+
+from __future__ import annotations
+
+import re
+from collections import Counter
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass, field
+
+from doorward.config.diagnostics import shown
+from doorward.config.duration import format_duration
+from doorward.config.values import MAX_FOR_MS
+from doorward.importer.firewall_commands import recognise, undoes
+from doorward.importer.firewall_ports import Service
+from doorward.importer.from_knockd import SHORTEST_MS, UNTIL_CLOSED_MS, Converted
+from doorward.importer.fwknop_conf import DEFAULT_FOR_S, DEFAULT_MAX_S, NO_COMMAND, AccessConfiguration, Include, Stanza
+from doorward.importer.toml_writer import Note, comments, own_firewall, toml_list, toml_text
+from doorward.model import DEFAULT_SIGNED_PORT, NAME, Port, Protocol
+
+_HMAC = {"HMAC_KEY", "HMAC_KEY_BASE64", "%include_keys"}  # a file of keys may hold one
+_GPG = {"GPG_DECRYPT_ID", "GPG_DECRYPT_PW", "GPG_ALLOW_NO_PW", "GPG_REMOTE_ID", "GPG_FINGERPRINT_ID"}
+_NETWORK = {"FORCE_SNAT", "FORCE_MASQUERADE"}
+
+
+def general(includes: Sequence[Include], signed_port: Port) -> Iterator[Note]:
+    """Say what holds for the whole file."""
+    for include in includes:
+        yield Note(
+            None, True, f"line {include.line} includes {shown(include.path)}: import that too, and join the results"
+        )
+    yield Note(
+        None,
+        True,
+        "the keys in access.conf have no use here, and are not copied: `doorward key server` makes the server's key, "
+        "and the users' public SSH keys go into authorized_keys beside this file, a line each, as told at each door",
+    )
+    yield Note(
+        None,
+        True,
+        f"fwknopd.conf is not read: signed knocks go to {signed_port}; if PCAP_INTF names one interface, write it as "
+        "`interfaces` below [gate]",
+    )
+    yield Note(
+        None,
+        False,
+        "stricter: a packet could open for any address that it named (fwknop -a); now only for the one that it comes "
+        'from, unless the user\'s line says addresses="…" as well',
+    )
+    yield Note(None, False, "better: the server holds public keys only, so that whoever steals its files opens nothing")
+
+
+def without_counterpart(name: str, stanza: Stanza, *, is_command: bool) -> Iterator[Note]:
+    """Say of one stanza what is other than it was."""
+    for check, text in (*_access(stanza, is_command=is_command), *_network(stanza), *_keys(stanza)):
+        yield Note(name, check, text)
+
+
+def _access(stanza: Stanza, *, is_command: bool) -> Iterator[tuple[bool, str]]:
+    if stanza.source_required:
+        what = (
+            'REQUIRE_SOURCE_ADDRESS is the client\'s to do: `from = "auto"` in its hosts.toml, where nothing translates'
+        )
+        yield False, f"{what} addresses, puts the address into every packet"
+    if stanza.username is not None:
+        yield False, "REQUIRE_USERNAME asked for a word that the sender wrote; the key proves now who it is"
+    if stanza.runs_commands:
+        yield (
+            True,
+            "ENABLE_CMD_EXEC: a packet carried the command that was run; a signed knock names a door, and no "
+            "command. Write a door with `on_open` for each command that is needed",
+        )
+    if is_command and stanza.restrict_ports:
+        yield True, "RESTRICT_PORTS limited what a packet could ask for; the door does one thing only"
+
+
+def _network(stanza: Stanza) -> Iterator[tuple[bool, str]]:
+    if stanza.destinations:
+        yield True, "laxer: DESTINATION has no counterpart; knocks to every address of this host count"
+    if stanza.translation is not None:
+        where = f"{stanza.translation.address} port {stanza.translation.port}"
+        yield (
+            True,
+            f"FORCE_NAT: doorward translates nothing. Write the translation to {where} into your own firewall, for "
+            "good: the door decides who gets as far as that",
+        )
+    if stanza.named & _NETWORK or stanza.flags & _NETWORK:
+        yield True, "FORCE_SNAT, FORCE_MASQUERADE: write them into your own firewall, for good"
+    if stanza.flags & {"FORWARD_ALL", "DISABLE_DNAT"}:
+        yield (
+            True,
+            "FORWARD_ALL, DISABLE_DNAT: a door opens the ports that it names, and never a way through for everything",
+        )
+
+
+def _keys(stanza: Stanza) -> Iterator[tuple[bool, str]]:
+    if stanza.signers:
+        yield (
+            True,
+            f"GPG_REMOTE_ID, GPG_FINGERPRINT_ID: {len(stanza.signers)} signers; each needs a line with an SSH key",
+        )
+    elif stanza.named & _GPG:
+        yield False, "GnuPG keys: SSH keys take their place"
+    if stanza.flags & {"GPG_DISABLE_SIG", "GPG_IGNORE_SIG_VERIFY_ERROR"}:
+        yield False, "better: its signatures were not, or not all, verified; now every one is"
+    if not stanza.named & _HMAC:
+        yield False, "better: packets without an HMAC were decrypted unseen; now every packet is checked first"
+
+
+PortName = Callable[[Port], str | None]  # as services(5) holds them
+
+_MOST_IN_A_NAME = 3  # ports
+_LONGEST_STEM = 50  # of a name, so that a number fits behind it
+_VARIABLE = re.compile(r"\$(PKT_SRC|SRC|IP|PORT|PROTO|DST|TIMEOUT)")
+_IN_A_SHELL = re.compile(r"(?:^|[/\s])(?:ba|da|k|z)?sh\s(?:.*\s)?-[A-Za-z]*c\s.*%IP%")
+_SIMPLE_NAME = re.compile(r"[A-Za-z0-9._@-]{1,64}")
+
+
+@dataclass
+class SignedDoor:
+    """A door of the new file while it is made, and what its users' lines say."""
+
+    name: str
+    stanza: Stanza
+    opens: tuple[Port, ...] = ()
+    on_open: list[str] = field(default_factory=list)
+    on_close: list[str] = field(default_factory=list)
+    for_ms: int = SHORTEST_MS
+    for_max_ms: int | None = None
+    notes: list[Note] = field(default_factory=list)
+
+    def note(self, text: str, *, check: bool = False) -> None:
+        """Keep a note about this door."""
+        self.notes.append(Note(self.name, check, text))
+
+
+def convert(configuration: AccessConfiguration, file: str, service: Service, port_name: PortName) -> Converted:
+    """Write a door for each stanza; `service` looks ports up by name, `port_name` names by port."""
+    names = _names(configuration.stanzas, port_name)
+    doors = [_converted(name, stanza, service) for name, stanza in zip(names, configuration.stanzas, strict=True)]
+    _alike(doors)
+    opened = tuple(dict.fromkeys(port for door in doors for port in door.opens))
+    signed_port = _signed_port(opened)
+    notes = [*general(configuration.includes, signed_port), *own_firewall(opened)]
+    text = _write(file, doors, notes, signed_port)
+    return Converted(text, (*notes, *(note for door in doors for note in door.notes)))
+
+
+def _names(stanzas: Sequence[Stanza], port_name: PortName) -> Iterator[str]:
+    """Name each door for its ports; no two alike."""
+    used: Counter[str] = Counter()
+    taken: set[str] = set()
+    for stanza in stanzas:
+        name = stem = _stem(stanza, port_name)
+        while name in taken:
+            used[stem] += 1
+            name = f"{stem}-{used[stem] + 1}"
+        taken.add(name)
+        yield name
+
+
+def _stem(stanza: Stanza, port_name: PortName) -> str:
+    if not stanza.allowed_ports:
+        return "command" if stanza.cycle_open else "no-port" if stanza.open_ports else "any-port"
+    words = []
+    for port in stanza.allowed_ports:
+        name = port_name(port) or ""
+        known = NAME.fullmatch(name) and not name.isdigit()
+        words.append(name if known else f"{port.protocol.name.lower()}-{port.number}")
+    if len(words) > _MOST_IN_A_NAME:
+        words = [*words[: _MOST_IN_A_NAME - 1], "and", str(len(words) - _MOST_IN_A_NAME + 1), "more"]
+    return "-".join(words)[:_LONGEST_STEM]
+
+
+def _converted(name: str, stanza: Stanza, service: Service) -> SignedDoor:
+    door = SignedDoor(name, stanza)
+    if stanza.repeated:
+        door.note(f"{', '.join(stanza.repeated)} stood twice in one stanza: the last one counted", check=True)
+    if stanza.cycle_open:
+        _cycle(door, stanza.cycle_open, service)
+    else:
+        _ports(door)
+        _times(door)
+    if not (door.opens or door.on_open):
+        door.on_open = ["true"]
+    if door.for_ms > MAX_FOR_MS or (door.for_max_ms or 0) > MAX_FOR_MS:
+        door.for_ms, limit = min(door.for_ms, MAX_FOR_MS), format_duration(MAX_FOR_MS)
+        door.for_max_ms = min(door.for_max_ms, MAX_FOR_MS) if door.for_max_ms else None
+        door.note(f"its time is cut to {limit}", check=True)
+    door.note(
+        f"the stanza of line {stanza.line}; in authorized_keys, a line for each of its users: {_line(door)}", check=True
+    )
+    door.notes += without_counterpart(name, stanza, is_command=bool(stanza.cycle_open))
+    return door
+
+
+def _ports(door: SignedDoor) -> None:
+    stanza = door.stanza
+    door.opens = stanza.allowed_ports
+    if not stanza.open_ports:
+        but = f" but {', '.join(map(str, stanza.restrict_ports))}" if stanza.restrict_ports else ""
+        door.note(
+            f"no OPEN_PORTS: a packet chose any port{but}. A door names what it opens, and this one opens nothing yet: "
+            'write the ports that were asked for, like opens = ["22/tcp"], in the place of on_open',
+            check=True,
+        )
+    elif not door.opens:
+        door.note("RESTRICT_PORTS takes away all that OPEN_PORTS gives, so it opens nothing", check=True)
+    elif len(door.opens) > 1:
+        door.note(
+            "a packet chose among its ports; the door opens all together. Make several doors if that is too much",
+            check=True,
+        )
+
+
+def _times(door: SignedDoor) -> None:
+    for_s, max_s = door.stanza.for_s or DEFAULT_FOR_S, door.stanza.max_s or DEFAULT_MAX_S
+    door.for_ms = 1000 * min(for_s, max_s)  # as fwknopd does, with a warning in its log
+    door.for_max_ms = 1000 * max_s if max_s > for_s else None
+
+
+def _cycle(door: SignedDoor, command: str, service: Service) -> None:
+    """Let `opens` do what the commands did, if that is understood; else run the same words."""
+    stanza = door.stanza
+    closing = stanza.cycle_close if stanza.cycle_close not in (None, NO_COMMAND) else ""
+    start, stop = (_substituted(text or "", stanza.open_ports) for text in (command, closing))
+    rule = recognise(start, service).rule
+    door.for_ms = 1000 * (stanza.cycle_s or DEFAULT_FOR_S) if closing else SHORTEST_MS
+    if rule is not None and rule.opens and (not stop or undoes(stop, rule, service)):
+        door.opens = rule.ports
+        for remark in rule.remarks:
+            door.note(remark, check=True)
+        if not closing:
+            door.for_ms = UNTIL_CLOSED_MS
+            hour = format_duration(UNTIL_CLOSED_MS)
+            door.note(
+                f"nothing closed it (CMD_CYCLE_CLOSE NONE); now it is open for {hour}: write another `for`", check=True
+            )
+    elif why := _cannot_run(start) or (_cannot_run(stop) if stop else ""):
+        door.note(
+            f"its commands cannot run as they are: {why}. It runs nothing yet: write `on_open` and `on_close`",
+            check=True,
+        )
+    else:
+        door.on_open, door.on_close = start.split(), stop.split()
+        door.note("its commands stay, run as before without a shell; %IP% stands for the address", check=True)
+
+
+def _substituted(command: str, ports: Sequence[Port]) -> str:
+    """Put %IP% in the place of fwknop's words for the address, and the port where there is only one."""
+    known = {"IP": "%IP%", "SRC": "%IP%", "PKT_SRC": "%IP%"}
+    if len(ports) == 1:
+        known |= {"PORT": str(ports[0].number), "PROTO": ports[0].protocol.name.lower()}
+    return _VARIABLE.sub(lambda match: known.get(match[1], match[0]), command)
+
+
+def _cannot_run(command: str) -> str:
+    if left := _VARIABLE.search(command):
+        return f"{left[0]} is not known when a door opens"
+    if _IN_A_SHELL.search(command):
+        return 'a shell would read the address as part of its text; pass it as "$1"'
+    program = (command.split() or [""])[0]
+    return "" if program and ("/" not in program or program.startswith("/")) else "its program has no whole path"
+
+
+def _line(door: SignedDoor) -> str:
+    stanza = door.stanza
+    options = [f'doors="{door.name}"']
+    if stanza.sources:
+        places = (str(place).removesuffix("/32") for place in stanza.sources)
+        options.append(f'from="{",".join(places)}"')
+    if door.for_max_ms is not None:
+        options.append(f'for-max="{format_duration(door.for_max_ms)}"')
+    if stanza.expires:
+        options.append(f'expiry-time="{stanza.expires}"')
+    name = stanza.username if stanza.username and _SIMPLE_NAME.fullmatch(stanza.username) else "NAME"
+    return f"{','.join(options)} KIND KEY {name}"
+
+
+def _alike(doors: Sequence[SignedDoor]) -> None:
+    """Tell of doors that one door can be: in access.conf every shared key needed a stanza of its own."""
+    first: dict[object, str] = {}
+    for door in doors:
+        other = first.setdefault((door.opens, door.for_ms), door.name) if door.opens else door.name
+        if other != door.name:
+            door.note(f'does what {other} does: take it out, and write doors="{other}" in the line, if you like')
+
+
+def _signed_port(opened: Sequence[Port]) -> Port:
+    return next(
+        port
+        for number in range(DEFAULT_SIGNED_PORT.number, 0, -1)
+        if (port := Port(Protocol.UDP, number)) not in opened
+    )
+
+
+def _write(file: str, doors: Sequence[SignedDoor], notes: Sequence[Note], signed_port: Port) -> str:
+    port = [f'port = "{signed_port}"'] if signed_port != DEFAULT_SIGNED_PORT else []
+    tables = [line for door in doors for line in _table(door)]
+    head = f"# Made from {toml_text(file)} by `doorward import`."
+    return "\n".join([head, *comments(notes), "", "[signed]", *port, *tables]) + "\n"
+
+
+def _table(door: SignedDoor) -> Iterator[str]:
+    yield from ("", f"[doors.{door.name}]", *comments(door.notes))
+    if door.opens:
+        yield f"opens = {toml_list(map(str, door.opens))}"
+    if door.on_open:
+        yield f"on_open = {toml_list(door.on_open)}"
+    if door.on_close:
+        yield f"on_close = {toml_list(door.on_close)}"
+    yield f'for = "{format_duration(door.for_ms)}"'

@@ -1,0 +1,204 @@
+"""knockd's doors as doorward.toml: what commands open becomes `opens`, and what is not understood stays a command.
+
+Never laxer without a word: where a door would open for more than it did, its command stays or a note says so.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterator, Sequence
+from typing import NamedTuple
+
+from doorward.config.duration import format_duration
+from doorward.config.knockd import KnockdConfiguration, KnockdDoor, Options
+from doorward.config.values import MAX_FOR_MS, MAX_WITHIN_MS
+from doorward.importer.firewall_commands import recognise, undoes
+from doorward.importer.firewall_ports import Rule, Service
+from doorward.importer.toml_writer import NewDoor, Note, argv, own_firewall, write
+from doorward.model import TCP_FLAGS, Protocol
+
+UNTIL_CLOSED_MS = 3_600_000  # knockd's rule stayed until somebody took it out; every knock prolongs this hour
+SHORTEST_MS = 1000  # of a door that only runs a command: nothing is open then, and a second knock runs it again
+_LONGEST_STEM = 50  # of a name, so that a number fits behind it
+
+
+class Converted(NamedTuple):
+    """The text of a doorward.toml, and what the operator should know about it."""
+
+    toml: str
+    notes: tuple[Note, ...]
+
+
+def convert(configuration: KnockdConfiguration, file: str, service: Service) -> Converted:
+    """Write the same doors; `service` looks ports up by name."""
+    doors = [_converted(name, door, service) for name, door in _named(configuration.doors)]
+    _pair(doors)
+    doors = list(_merged(doors))
+    _safe_commands(doors)
+    _refused_ports(doors)
+    general = list(_general(configuration.options, doors))
+    interface = (configuration.options.interface or "").split(":")[0]
+    text = write(file, "" if interface in ("any", "lo") else interface, doors, general)
+    return Converted(text, (*general, *(note for door in doors for note in door.notes)))
+
+
+def _named(doors: Sequence[KnockdDoor]) -> Iterator[tuple[str, KnockdDoor]]:
+    """Give each door a name that doorward takes and no other door has."""
+    taken: set[str] = set()
+    for door in doors:
+        stem = re.sub(r"[^A-Za-z0-9_-]+", "-", door.name).strip("-")[:_LONGEST_STEM] or "door"
+        stem = f"door-{stem}" if stem.isdigit() else stem
+        name, number = stem, 2
+        while name in taken:
+            name, number = f"{stem}-{number}", number + 1
+        taken.add(name)
+        yield name, door
+
+
+def _converted(name: str, old: KnockdDoor, service: Service) -> NewDoor:
+    found = recognise(old.start_command or "", service)
+    door = NewDoor(name, old, found.rule, for_ms=SHORTEST_MS)
+    why = found.why if found.rule is None else _why_not(old, found.rule, service)
+    if name != old.name:
+        door.note(f"was called {old.name!r}; scripts and log filters may know it by that name", check=True)
+    if not (old.start_command or old.start_command_6):
+        door.on_open = ["true"]
+        door.note("ran no command, and runs none now; it is there for the record only", check=True)
+    elif why or found.rule is None:
+        _keep_commands(door, why)
+    elif found.rule.opens:
+        _open(door, found.rule)
+    else:
+        _keep_commands(door, "it closes what no door here opens")
+    _knock_notes(door)
+    return door
+
+
+def _why_not(old: KnockdDoor, rule: Rule, service: Service) -> str:
+    """Say why commands that are understood must stay all the same; empty where they need not."""
+    if old.start_command_6 is not None:
+        six = recognise(old.start_command_6, service).rule
+        if six is None or (six.opens, set(six.ports)) != (rule.opens, set(rule.ports)):
+            return "for IPv6 another command runs, or none; if IPv6 may open the same ports, write them as `opens`"
+    stops = [stop for stop in (old.stop_command, old.stop_command_6) if stop]
+    if not all(undoes(stop, rule, service) for stop in stops):
+        return "Stop_Command does not simply undo Start_Command"
+    return ""
+
+
+def _open(door: NewDoor, rule: Rule) -> None:
+    door.opens = rule.ports
+    for remark in rule.remarks:
+        door.note(remark, check=True)
+    if door.old.stop_command:
+        door.for_ms = max(SHORTEST_MS, int(door.old.cmd_timeout_s * 1000))
+    elif rule.for_s:
+        door.for_ms = 1000 * rule.for_s
+    else:
+        door.for_ms = UNTIL_CLOSED_MS
+        hour = format_duration(UNTIL_CLOSED_MS)
+        door.note(
+            f"stayed open until something closed it; now for {hour} after the last knock (connections made meanwhile "
+            f"go on). Write another `for`, up to {format_duration(MAX_FOR_MS)}, if that is too short",
+            check=True,
+        )
+
+
+def _keep_commands(door: NewDoor, why: str) -> None:
+    old = door.old
+    door.on_open = [script for script in [_script(old.start_command, old.start_command_6)] if script]
+    door.on_close = [script for script in [_script(old.stop_command, old.stop_command_6)] if script]
+    if door.on_close:
+        door.for_ms = max(SHORTEST_MS, int(old.cmd_timeout_s * 1000))
+    door.note(f"stays a command: {why}", check=True)
+
+
+def _script(four: str | None, six: str | None) -> str:
+    """Write what a shell runs for both families, each with its own command."""
+    if six is None or six == four:
+        return four or ""
+    if not (four or six):
+        return ""
+    return f"case %IP% in\n*:*)\n{six or ':'}\n;;\n*)\n{four or ':'}\n;;\nesac"
+
+
+def _knock_notes(door: NewDoor) -> None:
+    old = door.old
+    if old.one_time_file is not None:
+        door.note(
+            f"its one-time sequences ({old.one_time_file}) have no place here: it opens by hand, or by signed knocks, "
+            "which nobody can replay either (`doorward key server`); or keep running `knockd`, which takes them",
+            check=True,
+        )
+    if old.within_ms > MAX_WITHIN_MS:
+        door.note(f"its time for the sequence is cut to {format_duration(MAX_WITHIN_MS)}", check=True)
+    if all(port.protocol is Protocol.UDP for port in old.knock):
+        return
+    if not old.flags.mask:
+        door.note("every TCP packet counted; now only one that starts a connection, so that stray ones spoil nothing")
+    elif not old.flags.passes(TCP_FLAGS["syn"]):
+        door.note(f"the flags {old.flags} are no plain SYN: `knock` cannot send them, hping3 can", check=True)
+
+
+def _pair(doors: Sequence[NewDoor]) -> None:
+    """Let a door that only closes what others open close those."""
+    for closer in doors:
+        rule, old = closer.rule, closer.old
+        if rule is None or rule.opens or old.stop_command or old.start_command_6 is not None:
+            continue
+        openers = [door.name for door in doors if door.opens and set(door.opens) == set(rule.ports)]
+        if openers:
+            closer.on_open = [f"doorward close {opener} %IP%" for opener in openers]
+            closer.notes = [note for note in closer.notes if not note.text.startswith("stays a command")]
+            closer.note(f"closes {', '.join(openers)} early; you may take it out, since every opening ends by itself")
+
+
+def _merged(doors: Sequence[NewDoor]) -> Iterator[NewDoor]:
+    """Join doors with one sequence, which doorward.toml does not take."""
+    first: dict[object, NewDoor] = {}
+    for door in doors:
+        other = first.setdefault(door.key(), door)
+        if other is not door:
+            other.opens = tuple(dict.fromkeys((*other.opens, *door.opens)))
+            other.on_open += door.on_open
+            other.on_close += door.on_close
+            other.for_ms = max(other.for_ms, door.for_ms)
+            other.notes += [Note(other.name, note.check, note.text) for note in door.notes]
+            other.note(f"does what {door.name} did as well, since both had one sequence", check=True)
+    yield from first.values()
+
+
+def _safe_commands(doors: Sequence[NewDoor]) -> None:
+    """Leave out commands that cannot get the address as an argument: all of a door's, so that none opens for good."""
+    for door in doors:
+        try:
+            for scripts in (door.on_open, door.on_close):
+                argv(scripts)
+        except ValueError as error:
+            door.on_open, door.on_close = [] if door.opens else ["true"], []
+            door.note(
+                f'its commands are left out, since the address cannot be passed to them as "$1": {error}. It runs '
+                "nothing yet: write `on_open` and `on_close`",
+                check=True,
+            )
+
+
+def _refused_ports(doors: Sequence[NewDoor]) -> None:
+    opened = {port: door.name for door in reversed(doors) for port in door.opens}
+    for door in doors:
+        for port in dict.fromkeys(port for port in door.old.knock if port in opened):
+            what = f"knocks at {port}, which {opened[port]} opens: doorward refuses that; knock at another port"
+            door.note(what, check=True)
+
+
+def _general(options: Options, doors: Sequence[NewDoor]) -> Iterator[Note]:
+    yield from own_firewall(port for door in doors for port in door.opens)
+    yield Note(None, False, "better: any wrong port starts a knock anew, so that a port scan opens nothing")
+    if options.interface is None:
+        yield Note(None, True, "no Interface was named: all but lo are watched; did knockd run with -i?")
+    elif ":" in options.interface:
+        yield Note(None, True, f"{options.interface} was one address of an interface; now all of its addresses count")
+    if options.log_file or options.use_syslog:
+        yield Note(
+            None, True, "`doorward log` is the record; filters that read knockd's lines need doorward's `knockd`"
+        )

@@ -1,0 +1,349 @@
+"""access.conf, as fwknopd 2.6 reads it, or every fault in it at once.
+
+A line is a word, a blank and a value up to a `;`; each SOURCE begins a stanza; a later line of a stanza replaces an
+earlier one. What fwknopd passes over without an error (a word that it does not know, a line above the first SOURCE, the
+rest of a line beyond its buffer) is a fault. Keys and passphrases are forgotten as they are read, and no message
+shows a word that is not known: it may be half of a key.
+"""
+
+from __future__ import annotations
+
+import re
+from collections import Counter
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from datetime import UTC, date, datetime
+from ipaddress import IPv4Network
+from typing import Any, NamedTuple
+
+from doorward.config.diagnostics import nearest, shown
+from doorward.config.values import MAX_OPENS
+from doorward.errors import ConfigError, Fault
+from doorward.model import Port, Protocol
+
+MAX_SECONDS = (1 << 31) - 1
+ANYWHERE = "ANY"
+
+_REMARK = r"\s*(?:#.*)?"  # fwknopd stops reading a number or an address at the blank before it
+_PLACE = re.compile(r"([0-9.]{7,15})(?:/([0-9.]{1,15}))?" + _REMARK, re.ASCII | re.DOTALL)
+_PORT = re.compile(r"(tcp|udp)/\s*([0-9]{1,9})" + _REMARK, re.ASCII | re.DOTALL | re.IGNORECASE)
+_SECONDS = re.compile(r"([0-9]{1,12})\s*(?:s|secs?|seconds?)?" + _REMARK, re.ASCII | re.DOTALL | re.IGNORECASE)
+_DATE = re.compile(r"([0-9]{1,2})/([0-9]{1,2})/([0-9]{2}|[0-9]{4})" + _REMARK, re.ASCII | re.DOTALL)
+_NAT = re.compile(r"([0-9.]{7,15})\s+([0-9]{1,5})" + _REMARK, re.ASCII | re.DOTALL)
+_YES_OR_NO = {"y": True, "yes": True, "n": False, "no": False}
+
+
+class Place(NamedTuple):
+    """An address and a port behind this host."""
+
+    address: str
+    port: int
+
+
+def places(text: str) -> tuple[IPv4Network, ...]:
+    """Read `192.0.2.7,203.0.113.0/24`; nothing at all means anywhere."""
+    words = [word.strip() for word in text.split(",")]
+    found = [_place(word) for word in words if word.upper() != ANYWHERE]
+    return tuple(dict.fromkeys(found)) if len(found) == len(words) else ()
+
+
+def _place(word: str) -> IPv4Network:
+    match = _PLACE.fullmatch(word)
+    try:
+        if match is None:
+            raise ValueError
+        return IPv4Network((match[1], _prefix(match[2] or "32")), strict=False)
+    except ValueError:
+        remedy = "write addresses like 192.0.2.7 or 203.0.113.0/24 with commas between them, or ANY"
+        raise ValueError(f"{shown(word)} is no IPv4 address to fwknopd; {remedy}") from None
+
+
+def _prefix(text: str) -> int:
+    """Read 24 or 255.255.255.0; other netmasks, with gaps, are no prefix."""
+    if "." not in text:
+        return int(text)
+    mask = int(IPv4Network(text).network_address)
+    length = mask.bit_count()
+    if mask != (0xFFFF_FFFF << (32 - length)) & 0xFFFF_FFFF:
+        raise ValueError
+    return length
+
+
+def ports(text: str) -> tuple[Port, ...]:
+    """Read `tcp/22, udp/53`."""
+    found = tuple(dict.fromkeys(port(word.strip()) for word in text.split(",")))
+    if len(found) > MAX_OPENS:
+        what = f"{len(found)} ports are too many for one door"
+        raise ValueError(f"{what}; write two stanzas, each with at most {MAX_OPENS} of them")
+    return found
+
+
+def port(word: str) -> Port:
+    """Read one port as fwknop writes it, the protocol first."""
+    match = _PORT.fullmatch(word)
+    if match is None:
+        remedy = "write ports like tcp/22 with commas between them, each by itself"
+        raise ValueError(f"{shown(word)} is no port, whatever fwknopd makes of it; {remedy}")
+    if not 1 <= int(match[2]) <= 65535:
+        raise ValueError(f"port {int(match[2])} does not exist; write a number from 1 to 65535")
+    return Port(Protocol[match[1].upper()], int(match[2]))
+
+
+def seconds(text: str) -> int | None:
+    """Read a time; 0 means the default."""
+    match = _SECONDS.fullmatch(text)
+    if match is None:
+        raise ValueError(f"{shown(text)} is no time; write a whole number of seconds, like 30")
+    if int(match[1]) > MAX_SECONDS:
+        raise ValueError(f"{int(match[1])} seconds are no possible time; write at most {MAX_SECONDS}")
+    return int(match[1]) or None
+
+
+def yes(text: str) -> bool:
+    """Read Y or N."""
+    word = text.partition("#")[0].strip().lower()
+    if word not in _YES_OR_NO:
+        means = "yes" if word.startswith("y") else "no"
+        raise ValueError(f"{shown(text)} is neither Y nor N, and fwknopd takes it for {means}; write Y or N")
+    return _YES_OR_NO[word]
+
+
+def expiry(text: str) -> str:
+    """Read MM/DD/YYYY, a day that begins on this host's clock, as authorized_keys writes it: YYYYMMDD."""
+    match = _DATE.fullmatch(text)
+    try:
+        if match is None:
+            raise ValueError
+        month, day, year = map(int, match.groups())
+        return date(year + 2000 if year < 100 else year, month, day).isoformat().replace("-", "")
+    except ValueError:
+        raise ValueError(f"{shown(text)} is no day; write it as MM/DD/YYYY, like 12/31/2030") from None
+
+
+def expiry_epoch(text: str) -> str | None:
+    """Read seconds since 1970, as authorized_keys writes a time; 0 means never."""
+    match = _SECONDS.fullmatch(text)
+    try:
+        if match is None:
+            raise ValueError
+        return f"{datetime.fromtimestamp(int(match[1]), UTC):%Y%m%d%H%M%SZ}" if int(match[1]) else None
+    except (ValueError, OverflowError, OSError):
+        raise ValueError(f"{shown(text)} is no time; write seconds since 1970, like 1900000000") from None
+
+
+def translation(text: str) -> Place:
+    """Read the address and the port that connections are sent on to."""
+    match = _NAT.fullmatch(text)
+    try:
+        if match is None or not 1 <= int(match[2]) <= 65535:
+            raise ValueError
+        return Place(str(IPv4Network(match[1]).network_address), int(match[2]))
+    except ValueError:
+        raise ValueError(f"{shown(text)} is no address and port; write both, like 192.0.2.7 22") from None
+
+
+def words(text: str) -> tuple[str, ...]:
+    """Read a list with commas."""
+    return tuple(word.strip() for word in text.split(","))
+
+
+def word(text: str) -> str:
+    """Read a text as it is."""
+    return text
+
+
+MAX_LINE_BYTES = 1022  # fwknopd takes what stands behind them for another line, also in a comment
+MAX_STANZAS = 10_000
+MAX_FAULTS = 1000  # what is told of a file that is none; the rest is as wrong
+DEFAULT_FOR_S, DEFAULT_MAX_S = 30, 300
+NO_COMMAND = "NONE"  # as CMD_CYCLE_CLOSE
+
+
+class Stanza(NamedTuple):
+    """What one SOURCE allows. `named`: the words that stand in it; `repeated`: those that stand more than once."""
+
+    line: int
+    sources: tuple[IPv4Network, ...] = ()  # none: anywhere
+    open_ports: tuple[Port, ...] = ()  # none: whatever a packet asks for
+    restrict_ports: tuple[Port, ...] = ()
+    destinations: tuple[IPv4Network, ...] = ()  # none: every address
+    for_s: int | None = None
+    max_s: int | None = None
+    cycle_open: str | None = None
+    cycle_close: str | None = None
+    cycle_s: int | None = None
+    username: str | None = None
+    source_required: bool = False
+    runs_commands: bool = False
+    translation: Place | None = None
+    expires: str | None = None  # as authorized_keys writes a time
+    signers: tuple[str, ...] = ()
+    flags: frozenset[str] = frozenset()  # the words of FLAGS that say yes
+    named: frozenset[str] = frozenset()
+    repeated: tuple[str, ...] = ()
+
+    @property
+    def allowed_ports(self) -> tuple[Port, ...]:
+        """What may be asked for of what OPEN_PORTS names."""
+        return tuple(port for port in self.open_ports if port not in self.restrict_ports)
+
+
+class Include(NamedTuple):
+    """Another file, or a folder of files, with stanzas of their own."""
+
+    line: int
+    path: str
+
+
+class AccessConfiguration(NamedTuple):
+    """A whole file; stanzas in its order."""
+
+    stanzas: tuple[Stanza, ...]
+    includes: tuple[Include, ...]
+
+
+class Setting(NamedTuple):
+    """Which field a word fills, and how its value is read."""
+
+    field: str
+    read: Callable[[str], object]
+
+
+SOURCE = "SOURCE"
+SETTINGS = {
+    SOURCE: Setting("sources", places),
+    "OPEN_PORTS": Setting("open_ports", ports),
+    "RESTRICT_PORTS": Setting("restrict_ports", ports),
+    "DESTINATION": Setting("destinations", places),
+    "FW_ACCESS_TIMEOUT": Setting("for_s", seconds),
+    "MAX_FW_TIMEOUT": Setting("max_s", seconds),
+    "CMD_CYCLE_OPEN": Setting("cycle_open", word),
+    "CMD_CYCLE_CLOSE": Setting("cycle_close", word),
+    "CMD_CYCLE_TIMER": Setting("cycle_s", seconds),
+    "REQUIRE_USERNAME": Setting("username", word),
+    "REQUIRE_SOURCE_ADDRESS": Setting("source_required", yes),
+    "REQUIRE_SOURCE": Setting("source_required", yes),
+    "ENABLE_CMD_EXEC": Setting("runs_commands", yes),
+    "FORCE_NAT": Setting("translation", translation),
+    "ACCESS_EXPIRE": Setting("expires", expiry),
+    "ACCESS_EXPIRE_EPOCH": Setting("expires", expiry_epoch),
+    "GPG_REMOTE_ID": Setting("signers", words),
+    "GPG_FINGERPRINT_ID": Setting("signers", words),
+}
+FLAGS = ("FORCE_MASQUERADE", "FORWARD_ALL", "DISABLE_DNAT", "ENABLE_CMD_SUDO_EXEC", "GPG_DISABLE_SIG",
+         "GPG_IGNORE_SIG_VERIFY_ERROR", "GPG_ALLOW_NO_PW", "GPG_REQUIRE_SIG")  # fmt: skip
+SECRETS = ("KEY", "KEY_BASE64", "HMAC_KEY", "HMAC_KEY_BASE64", "GPG_DECRYPT_PW")
+PASSED_OVER = ("ENCRYPTION_MODE", "HMAC_DIGEST_TYPE", "CMD_EXEC_USER", "CMD_EXEC_GROUP", "CMD_SUDO_EXEC_USER",
+               "CMD_SUDO_EXEC_GROUP", "SUDO_EXE", "FORCE_SNAT", "GPG_HOME_DIR", "GPG_EXE", "GPG_DECRYPT_ID",
+               "%include_keys")  # fmt: skip
+INCLUDES = ("%include", "%include_folder")
+WORDS = (*SETTINGS, *FLAGS, *SECRETS, *PASSED_OVER, *INCLUDES)
+
+_FIRST = re.compile(r"\s*(\S*).*", re.ASCII | re.DOTALL)
+_LINE = re.compile(r"\s*(\S+)\s+([^;\r]+)", re.ASCII)
+
+
+def parse(text: str, file: str) -> AccessConfiguration:
+    """Read a whole file; ConfigError holds its faults, the first MAX_FAULTS of them."""
+    reader = _Reader(file)
+    for number, line in enumerate(text.split("\n"), 1):
+        reader.read_line(number, line)
+        if len(reader.faults) >= MAX_FAULTS:
+            break
+    for stanza in reader.stanzas:
+        reader.complete(stanza)
+    if not reader.stanzas and not reader.faults:
+        reader.nothing()
+    if reader.faults:
+        raise ConfigError(reader.faults)
+    return AccessConfiguration(tuple(map(_finished, reader.stanzas)), tuple(reader.includes))
+
+
+def first_word(line: str) -> str:
+    """Give the word that a line begins with, as fwknopd reads it: without what stands behind its last colon."""
+    word = _FIRST.sub(r"\1", line)
+    return word.rpartition(":")[0] if ":" in word else word
+
+
+@dataclass
+class _Stanza:
+    line: int
+    fields: dict[str, Any] = field(default_factory=dict)
+    flags: dict[str, bool] = field(default_factory=dict)
+    named: Counter[str] = field(default_factory=Counter)
+
+
+def _finished(stanza: _Stanza) -> Stanza:
+    twice = tuple(word for word, times in stanza.named.items() if times > 1)
+    flags = frozenset(word for word, says_yes in stanza.flags.items() if says_yes)
+    return Stanza(stanza.line, **stanza.fields, flags=flags, named=frozenset(stanza.named), repeated=twice)
+
+
+@dataclass
+class _Reader:
+    file: str
+    faults: list[Fault] = field(default_factory=list)
+    stanzas: list[_Stanza] = field(default_factory=list)
+    includes: list[Include] = field(default_factory=list)
+
+    def fault(self, line: int, what: str, instead: str) -> None:
+        self.faults.append(Fault(self.file, line, what, instead))
+
+    def read_line(self, number: int, line: str) -> None:
+        if "\0" in line:
+            self.fault(number, "a NUL byte is in the line", "save the file as text")
+        elif len(line.encode(errors="surrogatepass")) > MAX_LINE_BYTES:
+            what = f"the line is longer than {MAX_LINE_BYTES} bytes, and fwknopd takes its end for another line"
+            self.fault(number, what, "write shorter lines")
+        elif line.strip() and not line.lstrip().startswith(("#", ";")):
+            self.read_setting(number, line)
+
+    def read_setting(self, number: int, line: str) -> None:
+        match, word = _LINE.match(line), first_word(line)
+        value = match[2].strip() if match else ""
+        if word not in WORDS:
+            self.fault(number, "the line begins with no word that fwknopd knows", _meant(word))
+        elif not value:
+            self.fault(number, f"{word} has no value", f"write {word}, a blank and its value")
+        elif word in INCLUDES:
+            self.includes.append(Include(number, value))
+        elif word == SOURCE and len(self.stanzas) == MAX_STANZAS:
+            self.fault(number, f"there are more than {MAX_STANZAS} stanzas", "import the file in parts")
+        elif word != SOURCE and not self.stanzas:
+            self.fault(number, f"{word} stands above the first SOURCE, and fwknopd passes over it", "write it below")
+        else:
+            self.assign(number, word, value)
+
+    def assign(self, number: int, word: str, text: str) -> None:
+        if word == SOURCE:
+            self.stanzas.append(_Stanza(number))
+        stanza = self.stanzas[-1]
+        stanza.named[word] += 1
+        try:
+            if word in SETTINGS:
+                stanza.fields[SETTINGS[word].field] = SETTINGS[word].read(text)
+            elif word in FLAGS:
+                stanza.flags[word] = yes(text)
+        except ValueError as error:
+            what, _, instead = str(error).rpartition("; ")
+            self.fault(number, f"{word}: {what}", instead)
+
+    def complete(self, stanza: _Stanza) -> None:
+        named = set(stanza.named)
+        for word, other in (("CMD_CYCLE_OPEN", "CMD_CYCLE_CLOSE"), ("CMD_CYCLE_CLOSE", "CMD_CYCLE_OPEN")):
+            if word in named and other not in named:
+                self.fault(stanza.line, f"the stanza has {word} and no {other}", f"write {other} too")
+        closes = stanza.fields.get("cycle_close", NO_COMMAND) != NO_COMMAND
+        if closes and "CMD_CYCLE_OPEN" in named and "CMD_CYCLE_TIMER" not in named:
+            self.fault(stanza.line, "the stanza has no CMD_CYCLE_TIMER", "write after how many seconds it closes")
+
+    def nothing(self) -> None:
+        instead = "write SOURCE ANY and OPEN_PORTS tcp/22"
+        if self.includes:
+            instead = f"import the file that line {self.includes[0].line} includes"
+        self.fault(1, "there is no stanza", instead)
+
+
+def _meant(word: str) -> str:
+    near = nearest(word, WORDS) or nearest(word.upper(), WORDS)
+    return f"did you mean {near}?" if near else "remove it, or write # before it"

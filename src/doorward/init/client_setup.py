@@ -1,0 +1,134 @@
+"""What clients are told of a door: a link, a table of hosts.toml, and what an app for phones imports. Pure."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from ipaddress import ip_address
+from typing import Any
+
+from doorward.client.hosts_writer import table_of
+from doorward.client.link_uri import MAX_DOORS, Link, format_link, parse_link
+from doorward.config.schema import Configuration
+from doorward.errors import MalformedError, UsageError
+from doorward.model import DEFAULT_SIGNED_PORT, TCP_FLAGS, Door, Port, Protocol
+
+MOST_DELAY_MS = 250  # between two packets: a mobile network may swap closer ones
+_SHARE_OF_WITHIN = 2  # half of the time is for the way
+
+
+def is_shareable(door: Door, *, signed: bool) -> bool:
+    """Tell whether clients can open a door of this host: by a signed knock, or by plain SYNs and datagrams."""
+    return signed or is_knockable(door)
+
+
+def is_knockable(door: Door) -> bool:
+    """Tell whether the door has a sequence that an ordinary program can send, without rights, to this host."""
+    return bool(door.knock) and takes_syn(door) and door.target is None
+
+
+def takes_syn(door: Door) -> bool:
+    """Tell whether the door's flags take what a connection begins with; datagrams have no flags."""
+    has_tcp = any(port.protocol is Protocol.TCP for port in door.knock)
+    return not has_tcp or door.flags.passes(TCP_FLAGS["syn"])
+
+
+def link_of(configuration: Configuration, key: str | None, address: str, doors: Iterable[Door]) -> Link:
+    """Give what a client needs for these doors; `key` is the server's, where there are signed knocks.
+
+    UsageError: they fit in no link.
+    """
+    signed = configuration.signed
+    port = signed.port.number if signed is not None and signed.port != DEFAULT_SIGNED_PORT else None
+    told = [
+        (door.name, door.knock if is_knockable(door) else ())
+        for door in doors
+        if is_shareable(door, signed=key is not None)
+    ]
+    gate = configuration.gate.name if key is not None else None
+    link = Link(_plain(address), port if key is not None else None, key, gate, tuple(told))
+    try:
+        parse_link(format_link(link))
+    except MalformedError as error:
+        raise UsageError(f"no link can be made: {error}") from None
+    return link
+
+
+def checked_address(text: str) -> str:
+    """Give the name or address if a link can hold it. UsageError: it cannot."""
+    example = Link(_plain(text), doors=(("door", (Port(Protocol.TCP, 1),)),))
+    try:
+        parse_link(format_link(example))
+    except MalformedError:
+        raise UsageError(f"{text[:60]!r} is no name or address of a host; write one like 192.0.2.7") from None
+    return text
+
+
+def doors_of(configuration: Configuration, *, signed: bool) -> tuple[list[Door], int]:
+    """Give the doors that one link tells of, and how many others there are."""
+    doors = [door for door in configuration.doors if is_shareable(door, signed=signed)]
+    return doors[:MAX_DOORS], len(doors[MAX_DOORS:])
+
+
+def hosts_table(name: str, link: Link) -> str:
+    """Write the same for hosts.toml, as `doorward add` does."""
+    port = None if link.signed_port is None else f"{link.signed_port}/udp"
+    values = {"address": link.host, "server_key": link.key, "signed_port": port, "gate": link.gate}
+    return table_of(name, {key: value for key, value in values.items() if value is not None}, dict(link.doors))
+
+
+def knock_on_ports(door: Door, address: str) -> dict[str, Any]:
+    """Give what the Android app Knock on Ports imports: version 1 of its export, as its source reads it.
+
+    A datagram holds a byte, since some routers drop empty ones.
+    """
+    _refuse_unknockable(door)
+    steps = [
+        {"type": port.protocol.name.lower(), "port": port.number}
+        | ({"content": "0", "encoding": "raw"} if port.protocol is Protocol.UDP else {})
+        for port in door.knock
+    ]
+    sequence = {
+        "name": f"{door.name} at {address}",
+        "host": _plain(address),
+        "delay": delay_ms(door),
+        "ipv": _versions(address),
+        "steps": steps,
+    }
+    return {"version": 1, "sequences": [sequence]}
+
+
+def knockd_stanza(door: Door, address: str) -> str:
+    """Write a section of knockd.conf, which that app and others import; they ask for the host."""
+    _refuse_unknockable(door)
+    ports = ",".join(f"{port.number}:{port.protocol.name.lower()}" for port in door.knock)
+    return (
+        f"# a door of {address}\n[{door.name}]\n"
+        f"    sequence = {ports}\n    seq_timeout = {max(1, door.within_ms // 1000)}\n    tcpflags = syn,!ack\n"
+    )
+
+
+def delay_ms(door: Door) -> int:
+    """Give the pause between two packets: long enough for a mobile network, short enough for the door's deadline."""
+    return min(MOST_DELAY_MS, door.within_ms // _SHARE_OF_WITHIN // max(1, len(door.knock) - 1))
+
+
+def _refuse_unknockable(door: Door) -> None:
+    if not door.knock:
+        raise UsageError(
+            f"door {door.name!r} has no sequence; share it as a link (--format doorward): it is signed for"
+        )
+    if not takes_syn(door):
+        raise UsageError(f"door {door.name!r}: its `flags` ({door.flags}) take no plain SYN, and apps send no other")
+
+
+def _versions(address: str) -> str:
+    """Choose the app's setting for the versions of IP: with a name both, since what connects later may take either."""
+    try:
+        return f"only_ipv{ip_address(_plain(address)).version}"
+    except ValueError:
+        return "both_ipv4_ipv6"
+
+
+def _plain(address: str) -> str:
+    """Take an IPv6 address out of its brackets."""
+    return address[1:-1] if address.startswith("[") and address.endswith("]") else address

@@ -1,0 +1,183 @@
+"""What is to be written: the operator's answers, checked, and the text of the configuration. Pure."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
+from typing import NamedTuple
+
+from doorward.config import values
+from doorward.config.duration import format_duration
+from doorward.config.schema import Configuration, Mark, Mode
+from doorward.doctor import firewalls
+from doorward.doctor.host import Facts
+from doorward.doctor.remedies import DEFAULT_MARK
+from doorward.errors import UsageError
+from doorward.init.random_sequence import Pick, choose
+from doorward.init.survey import Host
+from doorward.model import DEFAULT_SIGNED_PORT, Port
+
+_OTHERS = tuple(Mark(1 << bit, 1 << bit) for bit in (13, 20, 21, 22, 23))  # where a routing rule looks at the usual one
+
+
+def mark_for(configuration: Configuration, facts: Facts) -> Mark | None:
+    """Give a mark for `accept_mark`, where a rule stands in a door's way that can be told to accept it."""
+    findings = firewalls.judge("", configuration, facts)
+    if not any("mark" in command for finding in findings for command in finding.commands):
+        return None
+    taken = [rule.mask for rule in facts.network.mark_rules]
+    free = (mark for mark in (DEFAULT_MARK, *_OTHERS) if not any(mark.mask & mask for mask in taken))
+    return next(free, None)
+
+
+def names(facts: Facts) -> list[str]:
+    """Name the tables of other firewalls."""
+    return list(facts.trace.tables)
+
+
+FOR_MS = 30_000
+
+
+class Wanted(NamedTuple):
+    """A door to be: its name, and what it opens."""
+
+    name: str
+    opens: tuple[Port, ...]
+
+    def __str__(self) -> str:
+        return f"{self.name}={','.join(map(str, self.opens))}"
+
+
+class Plan(NamedTuple):
+    """What the configuration will say. A door has a sequence where `knocks` has one of its name."""
+
+    mode: Mode
+    doors: tuple[Wanted, ...]
+    public: tuple[Port, ...] = ()
+    knocks: Mapping[str, tuple[Port, ...]] = {}
+    signed: bool = True
+    accept_mark: Mark | None = None
+
+
+def parse_door(text: str) -> Wanted:
+    """Read `ssh=22` or `web=80/tcp,443/tcp`; a number alone is TCP. UsageError: it is none."""
+    name, equals, ports = text.partition("=")
+    try:
+        opens = [_port(word) for word in ports.split(",")] if equals else []
+        return Wanted(values.name(name.strip()), values.opened(opens))
+    except ValueError as error:
+        what = f"{text[:60]!r}: {str(error).partition('; ')[0]}" if equals else f"{text[:60]!r} is no door"
+        raise UsageError(f"{what}; write NAME=PORTS, like ssh=22/tcp or web=80/tcp,443/tcp") from None
+
+
+def parse_doors(texts: Iterable[str]) -> tuple[Wanted, ...]:
+    """Read several; UsageError: one is none, or a name or a port stands twice."""
+    doors = tuple(map(parse_door, texts))
+    for what, things in (
+        ("name", [door.name for door in doors]),
+        ("port", [port for door in doors for port in door.opens]),
+    ):
+        twice = next((thing for place, thing in enumerate(things) if thing in things[:place]), None)
+        if twice is not None:
+            raise UsageError(f"the {what} {twice} stands twice; give each door its own")
+    signed = next((door for door in doors if DEFAULT_SIGNED_PORT in door.opens), None)
+    if signed is not None:
+        raise UsageError(f"door {signed.name!r}: {DEFAULT_SIGNED_PORT} is where signed knocks go; leave it out")
+    return doors
+
+
+def parse_public(text: str) -> tuple[Port, ...]:
+    """Read ports separated by commas or blanks, ranges too. UsageError: it is none."""
+    try:
+        words = [
+            values.port_range(f"{word}/tcp" if word.isdecimal() else word) for word in text.replace(",", " ").split()
+        ]
+    except ValueError as error:
+        raise UsageError(f"{error} (public ports are separated by commas)") from None
+    return values.public(words)
+
+
+def public_of(host: Host, doors: Collection[Wanted]) -> tuple[Port, ...]:
+    """Give what must stay public in stealth, so that nobody misses it: every service that no door hides."""
+    hidden = {port for door in doors for port in door.opens}
+    return tuple(each.port for each in host.services if each.port not in hidden)
+
+
+def with_sequences(plan: Plan, host: Host, pick: Pick) -> Plan:
+    """Choose a sequence for each door; each stays far from those of the others."""
+    taken = {*host.taken, *plan.public, DEFAULT_SIGNED_PORT, *(port for door in plan.doors for port in door.opens)}
+    knocks: dict[str, tuple[Port, ...]] = {}
+    for door in plan.doors:
+        others = [port for knock in knocks.values() for port in knock]
+        knocks[door.name] = choose(pick, taken, host.ephemeral, others)
+    return plan._replace(knocks=knocks)
+
+
+def text_of(plan: Plan, programs: Mapping[Port, str]) -> str:
+    """Write the configuration; `programs` names who listens at ports, for the comments."""
+    return "\n".join([*_gate(plan, programs), *_doors(plan, programs), *_signed(plan)]) + "\n"
+
+
+def _gate(plan: Plan, programs: Mapping[Port, str]) -> Iterator[str]:
+    yield "# Made by `doorward init`."
+    if plan.knocks:
+        yield "# Its sequences are secrets: anyone who knows one can knock."
+    yield "# docs/configuration.md explains every setting; `doorward check` says what an edit is worth."
+    yield from ("", "[gate]", f"mode = {_text(plan.mode)}")
+    if plan.mode is Mode.STEALTH and not plan.public:
+        yield "public = []"
+    elif plan.mode is Mode.STEALTH:
+        yield "public = ["
+        for ports, program in _ranges(plan.public, programs):
+            yield f"    {_text(ports)},{_comment(program)}"
+        yield "]"
+    if plan.accept_mark is not None:
+        yield f"accept_mark = {_text(str(plan.accept_mark))}    # for the other firewall here: `doorward doctor`"
+
+
+def _ranges(ports: Iterable[Port], programs: Mapping[Port, str]) -> Iterator[tuple[str, str]]:
+    """Write neighbours with the same program as a range."""
+    run: list[Port] = []
+    for port in [*sorted(set(ports)), None]:
+        goes_on = port is not None and run and port == Port(run[-1].protocol, run[-1].number + 1)
+        if run and not (goes_on and port is not None and programs.get(port, "") == programs.get(run[-1], "")):
+            first = f"{run[0].number}-" if len(run) > 1 else ""
+            yield f"{first}{run[-1]}", programs.get(run[0], "")
+            run = []
+        run += [port] if port is not None else []
+
+
+def _doors(plan: Plan, programs: Mapping[Port, str]) -> Iterator[str]:
+    for door in plan.doors:
+        yield from ("", f"[doors.{door.name}]")
+        if door.name in plan.knocks:
+            yield f"knock = {_list(plan.knocks[door.name])}"
+        yield f"opens = {_list(door.opens)}{_comment(', '.join(_names(door.opens, programs)))}"
+        yield f'for = "{format_duration(FOR_MS)}"'
+
+
+def _signed(plan: Plan) -> Iterator[str]:
+    if plan.signed:
+        yield from ("", "[signed]", 'key = "server.key"', 'authorized_keys = "authorized_keys"    # who may knock')
+
+
+def _names(ports: Iterable[Port], programs: Mapping[Port, str]) -> Sequence[str]:
+    return list(dict.fromkeys(name for port in ports if (name := programs.get(port, ""))))
+
+
+def _comment(text: str) -> str:
+    """Write a comment of a foreign name: a control character would end it."""
+    return f"    # {''.join(letter if letter.isprintable() else '?' for letter in text)}" if text else ""
+
+
+def _list(ports: Iterable[Port]) -> str:
+    return f"[{', '.join(_text(str(port)) for port in ports)}]"
+
+
+def _text(text: str) -> str:
+    return json.dumps(text)
+
+
+def _port(word: str) -> Port:
+    word = word.strip()
+    return values.port(f"{word}/tcp" if word.isdecimal() else word)

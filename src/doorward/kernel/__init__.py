@@ -1,0 +1,1 @@
+"""Interfaces to Linux, one file per interface."""

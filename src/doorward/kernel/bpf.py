@@ -1,0 +1,192 @@
+"""Socket filters in classic BPF (Linux: Documentation/networking/filter.rst): what could be a symbol comes through.
+
+A filter only spares work: the parser and the tracker judge again, so one that lets too much through is slow and
+never wrong. Programs are built from the end: each piece is given what follows it, and jumps are counted from there.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Collection, Iterable, Sequence
+from struct import Struct
+from typing import NamedTuple
+
+from doorward.model import FlagFilter, Port, Protocol
+from doorward.packets.packet import EXTENSIONS
+
+INSTRUCTION = Struct("=HBBI")  # code, jumps if true and if false, operand (struct sock_filter)
+# The kernel takes 4,096 instructions, but charges a socket for them, translated to eBPF and while the old filter
+# still stands: with the 20 KiB (net.core.optmem_max) of kernels before 6.7, a quarter of them is too much.
+MOST_INSTRUCTIONS = 512
+MOST_FLAG_FILTERS = 16  # doors rarely differ in flags; more is cheaper in user space
+SHORTEST = 28  # an IPv4 and a UDP header
+COPIED_BYTES = 80  # IPv4 with all its options, and a TCP header
+COPIED_EXTENDED_BYTES = 2048  # IPv6 with extension headers: room for more of them than anybody sends
+
+_LOAD_WORD, _LOAD_HALF, _LOAD_BYTE = 0x20, 0x28, 0x30  # A = packet[k]
+_LOAD_HALF_X, _LOAD_BYTE_X = 0x48, 0x50  # A = packet[X + k]
+_LOAD_LENGTH = 0x80
+_X_IMMEDIATE, _X_HEADER = 0x01, 0xB1  # X = k; X = 4 * (packet[k] & 15), IPv4's header length
+_AND, _SHIFT_RIGHT = 0x54, 0x74
+_JUMP, _IF_EQUAL, _IF_AT_LEAST, _IF_ANY_BIT = 0x05, 0x15, 0x35, 0x45
+_RETURN = 0x06
+_FARTHEST = 255  # a conditional jump's reach; beyond it a plain one helps
+_PACKET_TYPE, _INTERFACE, _HARDWARE = 0xFFFFF000 + 4, 0xFFFFF000 + 8, 0xFFFFF000 + 28  # SKF_AD_OFF and what is there
+_FIRST_FOREIGN_TYPE, _OWN_TYPE = 3, 4  # linux/if_packet.h: for us, for all, for a group; then for others, and our own
+_LOOPBACK = 772  # ARPHRD_LOOPBACK
+
+
+class Instruction(NamedTuple):
+    """One instruction; `if_true` and `if_false` count what a jump skips."""
+
+    code: int
+    operand: int
+    if_true: int = 0
+    if_false: int = 0
+
+
+Program = list[Instruction]
+_DROP = [Instruction(_RETURN, 0)]
+_TAKE = [Instruction(_RETURN, COPIED_BYTES)]
+_TAKE_EXTENDED = [Instruction(_RETURN, COPIED_EXTENDED_BYTES)]
+
+
+def symbols_filter(
+    flags: Collection[FlagFilter], *, only: Collection[Port] | None = None, never: Collection[Port] = ()
+) -> Program:
+    """Let through the TCP and UDP packets that could be symbols: of these flags, and to these ports.
+
+    IPv6 with extension headers is let through. Where the ports make the program too long, first those of `never`
+    and then those of `only` are left to whoever reads the packets.
+    """
+    for wanted, unwanted in ((only, never), (only, ()), (None, ())):
+        program = _incoming(_by_version(_transports(flags, wanted, unwanted)))
+        if len(program) <= MOST_INSTRUCTIONS:
+            break
+    return program
+
+
+def address_filter(packed: bytes, *, outgoing: bool) -> Program:
+    """Let through what an IPv4 address, or the /64 network of an IPv6 address, sends (or, `outgoing`, is sent).
+
+    Of one IPv6 client's several addresses, each may be the one that knocks.
+    """
+    whole = [Instruction(_RETURN, COPIED_EXTENDED_BYTES)]
+    places = (12, 16) if len(packed) == 4 else (8, 24)
+    words = [int.from_bytes(packed[at : at + 4]) for at in range(0, min(len(packed), 8), 4)]
+    program: Program = whole
+    for number, word in reversed(list(enumerate(words))):
+        at = places[outgoing] + 4 * number
+        program = [Instruction(_LOAD_WORD, at), *_if(_IF_EQUAL, word, program, _DROP)]
+    version = 4 if len(packed) == 4 else 6
+    program = [
+        Instruction(_LOAD_BYTE, 0),
+        Instruction(_SHIFT_RIGHT, 4),
+        *_if(_IF_EQUAL, version, program, _DROP),
+    ]
+    own = (
+        _if(_IF_EQUAL, _OWN_TYPE, program, _DROP)
+        if outgoing
+        else _if(_IF_AT_LEAST, _FIRST_FOREIGN_TYPE, _DROP, program)
+    )
+    return [Instruction(_LOAD_WORD, _PACKET_TYPE), *own]
+
+
+def on_interfaces(program: Program, indexes: Collection[int] | None) -> Program:
+    """Let only these interfaces' packets on to `program`; None: those of all but loopback.
+
+    Nothing shorter than an IPv4 and a UDP header comes through, whatever the program.
+    """
+    program = [Instruction(_LOAD_LENGTH, 0), *_if(_IF_AT_LEAST, SHORTEST, program, _DROP)]
+    if indexes is None:
+        return [Instruction(_LOAD_HALF, _HARDWARE), *_if(_IF_EQUAL, _LOOPBACK, _DROP, program)]
+    tests: Program = [*_DROP]
+    for index in sorted(indexes, reverse=True):  # a plain jump each: they may be many
+        tests = [Instruction(_IF_EQUAL, index, 0, 1), Instruction(_JUMP, len(tests)), *tests]
+    return [Instruction(_LOAD_WORD, _INTERFACE), *tests, *program]
+
+
+def assemble(program: Iterable[Instruction]) -> bytes:
+    """Give the program as the kernel takes it (an array of struct sock_filter)."""
+    return b"".join(INSTRUCTION.pack(code, true, false, k) for code, k, true, false in program)
+
+
+def _if(code: int, operand: int, then: Program, otherwise: Program) -> Program:
+    """Choose between two programs, both of which end by themselves."""
+    if len(then) <= _FARTHEST:
+        return [Instruction(code, operand, 0, len(then)), *then, *otherwise]
+    return [Instruction(code, operand, 0, 1), Instruction(_JUMP, len(otherwise)), *otherwise, *then]
+
+
+def _incoming(program: Program) -> Program:
+    return [Instruction(_LOAD_WORD, _PACKET_TYPE), *_if(_IF_AT_LEAST, _FIRST_FOREIGN_TYPE, _DROP, program)]
+
+
+def _by_version(transports: Program) -> Program:
+    """Find the transport's number (in A) and its header (in X), the same for both families."""
+    ipv6 = _is_one_of(EXTENSIONS, _TAKE_EXTENDED)
+    ipv6 = [Instruction(_LOAD_BYTE, 6), *ipv6, Instruction(_X_IMMEDIATE, 40)]
+    ipv4 = [
+        Instruction(_LOAD_HALF, 6),
+        *_if(_IF_ANY_BIT, 0x1FFF, _DROP, []),
+        Instruction(_X_HEADER, 0),
+        Instruction(_LOAD_BYTE, 9),
+        Instruction(_JUMP, len(ipv6)),
+    ]
+    return [
+        Instruction(_LOAD_BYTE, 0),
+        Instruction(_SHIFT_RIGHT, 4),
+        Instruction(_IF_EQUAL, 4, 2, 0),
+        Instruction(_IF_EQUAL, 6, len(ipv4) + 1, 0),
+        *_DROP,
+        *ipv4,
+        *ipv6,
+        *transports,
+    ]
+
+
+def _is_one_of(values: Sequence[int], then: Program) -> Program:
+    """Run `then`, which ends by itself, if A is one of the values; else go on."""
+    tests = [Instruction(_IF_EQUAL, value, len(values) - place, 0) for place, value in enumerate(values)]
+    return [*tests, Instruction(_JUMP, len(then)), *then]
+
+
+def _transports(flags: Collection[FlagFilter], only: Collection[Port] | None, never: Collection[Port]) -> Program:
+    tcp, udp = ([*_to_ports(protocol, only, never)] for protocol in (Protocol.TCP, Protocol.UDP))
+    return _if(_IF_EQUAL, Protocol.UDP, udp, _if(_IF_EQUAL, Protocol.TCP, _with_flags(flags, tcp), _DROP))
+
+
+def _with_flags(flags: Collection[FlagFilter], program: Program) -> Program:
+    """Ask whether one of the filters passes; none of them: no TCP packet is a symbol."""
+    wanted = sorted(set(flags))
+    if not wanted:
+        return _DROP
+    if len(wanted) > MOST_FLAG_FILTERS or any(not each.mask for each in wanted):
+        return program
+    tests: Program = [*_DROP]
+    for mask, value in reversed(wanted):
+        passed = Instruction(_IF_EQUAL, value, len(tests), 0)
+        tests = [Instruction(_LOAD_BYTE_X, 13), Instruction(_AND, mask), passed, *tests]
+    return tests + program
+
+
+def _to_ports(protocol: Protocol, only: Collection[Port] | None, never: Collection[Port]) -> Program:
+    """Search the destination port in the intervals that are let through, by halves."""
+    listed = {port.number for port in never if port.protocol is protocol}
+    if only is not None:
+        listed = {port.number for port in only if port.protocol is protocol} - listed
+    is_taken = only is not None  # what a listed port means; the others mean the contrary
+    changes = {0: not is_taken} | dict.fromkeys((n for n in listed if n - 1 not in listed), is_taken)
+    changes |= dict.fromkeys((n + 1 for n in listed if n + 1 not in listed), not is_taken)
+    return [Instruction(_LOAD_HALF_X, 2), *_search(sorted(changes.items()))] if listed else _verdict(not is_taken)
+
+
+def _search(changes: Sequence[tuple[int, bool]]) -> Program:
+    """Decide by the last (number, verdict) whose number is not above A."""
+    if len(changes) == 1:
+        return _verdict(changes[0][1])
+    middle = len(changes) // 2
+    return _if(_IF_AT_LEAST, changes[middle][0], _search(changes[middle:]), _search(changes[:middle]))
+
+
+def _verdict(take: bool) -> Program:
+    return _TAKE if take else _DROP

@@ -1,0 +1,123 @@
+"""Processes of doorward's own: a function called in a child, and what one process hears of another."""
+
+from __future__ import annotations
+
+import faulthandler
+import gc
+import os
+import pickle
+import select
+import signal
+import socket
+import time
+import traceback
+from collections.abc import Callable, Iterable
+from typing import Any, BinaryIO, NoReturn, TypeVar
+
+from doorward.errors import DoorwardError, HostError
+from doorward.kernel import privileges
+
+T = TypeVar("T")
+STANDARD = (0, 1, 2)  # input, output, errors
+
+
+def in_child(call: Callable[[], T], within_s: float | None = None) -> T:
+    """Give what `call` gives, or raise its DoorwardError; waits for the child. HostError where it breaks.
+
+    A child with a time limit ends with this process, and is killed when the time is up: TimeoutError.
+    """
+    receive, send = os.pipe()
+    parent = None if within_s is None else os.getpid()
+    pid = os.fork()
+    if pid == 0:
+        signal.set_wakeup_fd(-1)
+        if within_s is not None:
+            signal.signal(signal.SIGINT, signal.SIG_IGN)  # the terminal sends it to both
+            privileges.end_with_parent(signal.SIGKILL)
+            if os.getppid() != parent:
+                os._exit(1)
+        answer(send, call)
+    os.close(send)
+    try:
+        with os.fdopen(receive, "rb") as pipe:
+            raw = pipe.read() if within_s is None else _read_within(pipe, within_s)
+    except BaseException:
+        os.kill(pid, signal.SIGKILL)
+        os.waitpid(pid, 0)
+        raise
+    outcome: T = outcome_of(pid, raw)
+    return outcome
+
+
+def _read_within(pipe: BinaryIO, within_s: float) -> bytes:
+    raw, deadline_s = b"", time.monotonic() + within_s
+    while select.select([pipe], [], [], max(0.0, deadline_s - time.monotonic()))[0]:
+        part = os.read(pipe.fileno(), 1 << 16)
+        if not part:
+            return raw
+        raw += part
+    raise TimeoutError
+
+
+def serve(name: str, work: Callable[[], None]) -> NoReturn:
+    """Do `work` in this process, a child for as long as the daemon runs, and end with it; ps(1) shows `name`."""
+    status = 1
+    try:
+        signal.set_wakeup_fd(-1)
+        for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP):  # for the daemon, whose end ends this too
+            signal.signal(number, signal.SIG_IGN)
+        faulthandler.disable()  # its handler, where Python was told to use it, needs calls that a reader is refused
+        privileges.call_itself(name)
+        gc.freeze()  # what is the daemon's is shared as long as it is not touched
+        work()
+        status = 0
+    finally:
+        os._exit(status)
+
+
+def answer(send: int, call: Callable[[], T]) -> NoReturn:
+    """End this process, a child, by sending what `call` gives, or its DoorwardError, into the pipe `send`."""
+    status = 1
+    try:
+        outcome: T | DoorwardError
+        try:
+            outcome = call()
+        except DoorwardError as error:
+            outcome = error
+        with os.fdopen(send, "wb") as pipe:
+            pickle.dump(outcome, pipe)
+        status = 0
+    except BrokenPipeError:  # the parent is gone
+        pass
+    except BaseException:
+        traceback.print_exc()  # a fault of doorward's own: the parent says what follows from it
+    finally:
+        os._exit(status)
+
+
+def outcome_of(pid: int, raw: bytes) -> Any:
+    """Wait for a child that sent `raw`; give what it gave, or raise its DoorwardError. HostError where it broke."""
+    if code := os.waitstatus_to_exitcode(os.waitpid(pid, 0)[1]):
+        raise HostError(f"a process ended with status {code}, and nothing was changed; is there memory left?")
+    outcome = pickle.loads(raw)  # noqa: S301 - from our own child, over our own pipe
+    if isinstance(outcome, DoorwardError):
+        raise outcome
+    return outcome
+
+
+def keep_only(descriptors: Iterable[int]) -> None:
+    """Close what this process, a child, has inherited, but for these: sockets above all, some of which are locks."""
+    start = 0
+    for descriptor in sorted(set(descriptors)):
+        if start < descriptor:  # Python 3.11 takes closerange(0, 0) for all that there are
+            os.closerange(start, descriptor)
+        start = descriptor + 1
+    os.closerange(start, os.sysconf("SC_OPEN_MAX"))
+
+
+def received(sock: socket.socket, size: int, flags: int = 0) -> bytes:
+    """Receive one message; nothing where the other process has ended (a reset, where it left messages unread)."""
+    try:
+        return sock.recv(size, flags)
+    except ConnectionResetError:
+        return b""

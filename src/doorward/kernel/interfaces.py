@@ -1,0 +1,151 @@
+"""Which interfaces there are and which addresses are this host's own: asked of rtnetlink(7), and followed."""
+
+from __future__ import annotations
+
+import errno
+import fcntl
+import socket
+import struct
+from collections.abc import Iterator
+from contextlib import suppress
+from typing import NamedTuple
+
+from doorward.errors import HostError, MalformedError
+from doorward.kernel import netlink
+
+_ROUTE = 0  # NETLINK_ROUTE
+# Changes of links and of both families' addresses and routes (RTMGRP_*): the kernel tells of an address before it takes
+# away the route that made it the host's own.
+_GROUPS = 0x1 | 0x10 | 0x100 | 0x40 | 0x400
+_NEW_ROUTE, _DELETED_ROUTE, _GET_ROUTE = 24, 25, 26
+_ROUTE_HEADER = struct.Struct("=BBBBBBBBI")  # family, destination's bits, …, table, protocol, scope, type, flags
+_LOCAL_TABLE, _LOCAL = 255, 2  # RT_TABLE_LOCAL, RTN_LOCAL
+_DESTINATION = 1
+_ADDRESS_BYTES = (4, 16)
+_SOL_NETLINK, _STRICT = 270, 12  # NETLINK_GET_STRICT_CHK, Linux 4.20: only the table that was asked for
+_GET_INDEX = 0x8933  # SIOCGIFINDEX
+_NAME_BYTES = 16
+_RECEIVE_BYTES = 1 << 16
+
+
+class Prefix(NamedTuple):
+    """A range of addresses of so many bytes: all that begin, less their last `shift` bits, with `value`."""
+
+    size: int
+    shift: int
+    value: int
+
+
+class Locals(NamedTuple):
+    """This host's own addresses, packed, and the ranges that are routed to it whole, such as 127.0.0.0/8."""
+
+    addresses: frozenset[bytes]
+    prefixes: frozenset[Prefix]
+
+    def hold(self, address: bytes) -> bool:
+        """Tell whether a packet to this address stays on this host (the kernel's `fib daddr type local`)."""
+        number, size = int.from_bytes(address), len(address)
+        return address in self.addresses or any(
+            prefix.size == size and number >> prefix.shift == prefix.value for prefix in self.prefixes
+        )
+
+
+class Links:
+    """Tells what is, and by its descriptor that something changed, in the namespace where it was made."""
+
+    def __init__(self) -> None:
+        self._gone: set[tuple[int, bytes]] = set()  # the kernel tells of a route just before it takes it away
+        self._changes = netlink.open_socket(_ROUTE, "changes of interfaces")
+        self._questions = netlink.open_socket(_ROUTE, "the list of addresses")
+        self._changes.setblocking(False)
+        self._changes.bind((0, _GROUPS))
+        with suppress(OSError):  # an older kernel gives all routes, and `_local_routes` picks
+            self._questions.setsockopt(_SOL_NETLINK, _STRICT, 1)
+
+    def fileno(self) -> int:
+        """Give the descriptor to wait on."""
+        return self._changes.fileno()
+
+    def close(self) -> None:
+        """Give both sockets back."""
+        self._changes.close()
+        self._questions.close()
+
+    def changed(self) -> bool:
+        """Tell whether a link or an address has changed since the last call."""
+        changed = False
+        while True:
+            try:
+                told = self._changes.recv(_RECEIVE_BYTES)
+            except BlockingIOError:
+                return changed
+            except OSError as error:
+                if error.errno != errno.ENOBUFS:  # where the kernel had to drop some, there was a change too
+                    raise
+                changed = True
+                self._gone.clear()
+            else:
+                for message in netlink.messages(memoryview(told)):
+                    changed = self._hears(message) or changed
+
+    def _hears(self, message: netlink.Message) -> bool:
+        """Tell whether a message is of a link, an address or a route to this host: a router has many others."""
+        if message.kind not in (_NEW_ROUTE, _DELETED_ROUTE):
+            return True
+        route = local_route(message.body)
+        if route is None:
+            return False
+        (self._gone.add if message.kind == _DELETED_ROUTE else self._gone.discard)(route)
+        return True
+
+    def index_of(self, name: str) -> int | None:
+        """Give the number of an interface, None where there is none of that name now."""
+        packed = name.encode()
+        if not 0 < len(packed) < _NAME_BYTES:
+            return None
+        try:
+            answer = fcntl.ioctl(self._questions, _GET_INDEX, struct.pack(f"{_NAME_BYTES}si20x", packed, 0))
+        except OSError:
+            return None
+        index: int = struct.unpack_from("i", answer, _NAME_BYTES)[0]
+        return index
+
+    def locals(self) -> Locals:
+        """List the host's own addresses; HostError where the kernel does not tell them."""
+        addresses: set[bytes] = set()
+        prefixes: set[Prefix] = set()
+        try:
+            there = {*self._local_routes(socket.AF_INET), *self._local_routes(socket.AF_INET6)}
+            for bits, packed in there - self._gone:
+                shift = len(packed) * 8 - bits
+                if shift:
+                    prefixes.add(Prefix(len(packed), shift, int.from_bytes(packed) >> shift))
+                else:
+                    addresses.add(packed)
+        except OSError as error:
+            raise HostError(f"the kernel does not list this host's addresses: {error.strerror}") from None
+        self._gone.clear()  # the next look finds the truth
+        return Locals(frozenset(addresses), frozenset(prefixes))
+
+    def _local_routes(self, family: socket.AddressFamily) -> Iterator[tuple[int, bytes]]:
+        request = _ROUTE_HEADER.pack(family, 0, 0, 0, _LOCAL_TABLE, 0, 0, 0, 0)
+        framed = netlink.message(_GET_ROUTE, netlink.REQUEST | netlink.DUMP, request)
+        for reply in netlink.dump(self._questions, framed):
+            if reply.kind == _NEW_ROUTE and (route := local_route(reply.body)) is not None:
+                yield route
+
+
+def local_route(body: memoryview) -> tuple[int, bytes] | None:
+    """Give how many bits of which packed address a route makes this host's own; None for any other route.
+
+    MalformedError where a length lies.
+    """
+    if len(body) < _ROUTE_HEADER.size:
+        raise MalformedError(f"rtnetlink: a route of {len(body)} bytes, its header needs {_ROUTE_HEADER.size}")
+    _, bits, _, _, table, _, _, kind, _ = _ROUTE_HEADER.unpack_from(body)
+    destination = netlink.attributes(body[_ROUTE_HEADER.size :]).get(_DESTINATION)
+    if (table, kind) != (_LOCAL_TABLE, _LOCAL) or destination is None:
+        return None
+    if len(destination) not in _ADDRESS_BYTES or bits > len(destination) * 8:
+        raise MalformedError(f"rtnetlink: a route to {bits} bits of {len(destination)} bytes")
+    return bits, bytes(destination)

@@ -1,0 +1,111 @@
+"""What one address sends to this host, and what it is sent back, packet by packet as they pass.
+
+What comes in is taken as the IP stack sees it, after VLAN tags and bridges were resolved; what goes out is only to be
+had by a socket for everything (ETH_P_ALL), which shows it on each interface of a bridge or bond.
+"""
+
+from __future__ import annotations
+
+import os
+import select
+import socket
+import struct
+import time
+from collections.abc import Iterator
+from contextlib import ExitStack
+from typing import NamedTuple
+
+from doorward.kernel.bpf import COPIED_EXTENDED_BYTES, address_filter, assemble
+from doorward.kernel.interfaces import Links
+from doorward.kernel.packet_socket import attach, packet_socket
+from doorward.model import Address
+from doorward.packets.datalink import IPV4, IPV6, Network
+
+_EVERYTHING = 0x0003  # ETH_P_ALL
+_STAMPS = 35  # SO_TIMESTAMPNS, and the kind of the message that it brings
+_STAMP = struct.Struct("@ll")  # struct timespec
+_OUTGOING = 4  # PACKET_OUTGOING
+_BEHIND_S = 0.001
+_LONGEST_WAIT_S = 3600.0  # select takes no more than some years
+_MOST_AT_ONCE = 1000  # packets of one socket, before the other has its turn
+
+
+class Passed(NamedTuple):
+    """A packet, and when it passed (since the epoch)."""
+
+    network: Network
+    at_ns: int
+
+
+class LiveCapture:
+    """A context manager; HostError where the right CAP_NET_RAW or a part of the kernel is missing."""
+
+    def __init__(self, address: Address) -> None:
+        self._stack = ExitStack()
+        try:
+            self._ending = os.eventfd(0, os.EFD_CLOEXEC | os.EFD_NONBLOCK)
+            self._stack.callback(os.close, self._ending)
+            self._links = Links()
+            self._stack.callback(self._links.close)
+            self._locals = self._links.locals()
+            self._going = self._open(_EVERYTHING, address, outgoing=True)
+            self._coming = self._open(IPV4 if address.version == 4 else IPV6, address, outgoing=False)
+        except BaseException:
+            self._stack.close()
+            raise
+
+    def __enter__(self) -> LiveCapture:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self._stack.close()
+
+    def is_local(self, packed: bytes) -> bool:
+        """Tell whether an address is this host's own."""
+        if self._links.changed():
+            self._locals = self._links.locals()
+        return self._locals.hold(packed)
+
+    def end(self) -> None:
+        """Let `packets` end once it has given what came so far; a signal handler may call this."""
+        os.eventfd_write(self._ending, 1)
+
+    def packets(self, until_s: float) -> Iterator[Passed]:
+        """Give packets as they pass, until a moment (on CLOCK_MONOTONIC's scale) or `end`."""
+        ends, sources = False, [self._coming.fileno(), self._going.fileno(), self._ending]
+        while not ends:
+            left_s = max(until_s - time.monotonic(), 0.0)
+            ready = select.select(sources, [], [], min(left_s, _LONGEST_WAIT_S))[0]
+            ends = self._ending in ready or left_s == 0
+            yield from self._passed()
+
+    def _passed(self) -> Iterator[Passed]:
+        """Give what is there, and what an answer answers before it."""
+        # That is at the other socket by now, or a moment later: the kernel may give a packet to the IP stack, which
+        # answers, before it gives it to a packet socket.
+        answers = list(_drained(self._going))
+        select.select([self._coming], [], [], _BEHIND_S if answers else 0)
+        yield from _drained(self._coming)
+        yield from answers
+
+    def _open(self, ethertype: int, address: Address, *, outgoing: bool) -> socket.socket:
+        found = self._stack.enter_context(packet_socket(ethertype))
+        attach(found, assemble(address_filter(address.packed, outgoing=outgoing)))
+        found.setsockopt(socket.SOL_SOCKET, _STAMPS, 1)
+        found.setblocking(False)
+        for _ in _drained(found):  # what came before the filter
+            pass
+        return found
+
+
+def _drained(receiver: socket.socket) -> Iterator[Passed]:
+    """Give what waits; of a flood, some."""
+    for _ in range(_MOST_AT_ONCE):
+        try:
+            data, messages, _, address = receiver.recvmsg(COPIED_EXTENDED_BYTES, socket.CMSG_SPACE(_STAMP.size))
+        except BlockingIOError:
+            return
+        interface, _, way = address[:3]
+        stamps = [raw for _, kind, raw in messages if kind == _STAMPS and len(raw) == _STAMP.size]
+        seconds, nanoseconds = _STAMP.unpack(stamps[0]) if stamps else (0, time.time_ns())
+        yield Passed(Network(memoryview(data), way == _OUTGOING, interface), seconds * 1_000_000_000 + nanoseconds)

@@ -1,0 +1,188 @@
+"""The netfilter log: how the kernel tells of complete knocks and of refusals (linux/netfilter/nfnetlink_log.h)."""
+
+from __future__ import annotations
+
+import errno
+import os
+import re
+import socket
+import struct
+from collections.abc import Callable
+from pathlib import Path
+from typing import Generic, NamedTuple, TypeVar
+
+from doorward.errors import HostError, MalformedError
+from doorward.kernel import netlink
+from doorward.model import Address
+from doorward.packets.packet import datagram_of, source_of
+
+_SUBSYSTEM = 4 << 8
+_PACKET, _CONFIG = _SUBSYSTEM | 0, _SUBSYSTEM | 1
+_CFG_CMD, _CFG_MODE, _CFG_THRESHOLD = 1, 2, 5
+_BIND, _COPY_PACKET = 1, 2
+_MARK, _TIMESTAMP, _PAYLOAD, _PREFIX = 2, 3, 9, 10
+_MOMENT = struct.Struct("!QQ")  # struct nfulnl_msg_packet_timestamp: seconds, microseconds
+_FAMILY_HEADER = 4  # struct nfgenmsg
+_EVENT_BYTES, _DATAGRAM_BYTES = 128, 2048  # of a packet: its headers; a whole signed knock
+_RECEIVE_BUFFER_BYTES = 4 << 20  # some 10,000 messages: what 10,000 knocks at once need
+_RECEIVE_BYTES = 1 << 17
+_MESSAGES_A_READ = 512
+_SO_RCVBUFFORCE = 33
+_LAST_US = 1 << 63
+_SIGNED = b"doorward signed\0"
+_PREFIX_TEXT = re.compile(rb"doorward ([0-9a-f]{8}) (knock|full|fast|step|wrong) ?\0?")
+
+
+class Event(NamedTuple):
+    """What the gate tells: in which generation of its tables, what, in which last state, from whom.
+
+    `what` is "knock" (a door opened), "full" (it did not: no room), "fast" (a scanner, no state), and in the log of
+    steps "step" (a knock that completes nothing yet) or "wrong" (back to the start, no state).
+    """
+
+    generation: str
+    what: str
+    state: int
+    source: Address
+    at_us: int = 0  # since the epoch, by the kernel's clock; 0 where it does not say (before Linux 5.18)
+
+
+def parse_event(body: memoryview) -> Event:
+    """Read one NFULNL_MSG_PACKET; MalformedError for anything that the gate's own rules do not send."""
+    found = netlink.attributes(body[_FAMILY_HEADER:])
+    prefix = _PREFIX_TEXT.fullmatch(bytes(found.get(_PREFIX, b"")))
+    if prefix is None or _PAYLOAD not in found:
+        raise MalformedError("netfilter log: a message that is not from doorward's rules")
+    mark = found.get(_MARK)
+    state = struct.unpack("!I", mark)[0] if mark is not None and len(mark) == 4 else 0
+    at_us = _microseconds(found.get(_TIMESTAMP, b""))
+    return Event(prefix[1].decode(), prefix[2].decode(), state, source_of(found[_PAYLOAD]), at_us)
+
+
+def _microseconds(raw: memoryview | bytes) -> int:
+    if len(raw) != _MOMENT.size:
+        return 0
+    seconds, rest = _MOMENT.unpack(raw)
+    at_us: int = seconds * 1_000_000 + rest
+    return at_us if at_us < _LAST_US else 0
+
+
+class Datagram(NamedTuple):
+    """What came to the port for signed knocks: from whom, and the payload."""
+
+    source: bytes  # packed
+    payload: bytes
+
+
+def parse_datagram(body: memoryview) -> Datagram:
+    """Read one NFULNL_MSG_PACKET with a whole UDP packet; MalformedError as above."""
+    found = netlink.attributes(body[_FAMILY_HEADER:])
+    if bytes(found.get(_PREFIX, b"")) != _SIGNED or _PAYLOAD not in found:
+        raise MalformedError("netfilter log: a message that is not from doorward's rules")
+    return Datagram(*datagram_of(found[_PAYLOAD]))
+
+
+Told = TypeVar("Told")
+
+
+class LogSocket(Generic[Told]):
+    """A netlink socket bound to one of the gate's log groups. Only one process a network namespace can hold it."""
+
+    def __init__(self, group: int, parse: Callable[[memoryview], Told], copy_bytes: int = _EVENT_BYTES) -> None:
+        self._parse, self._copy_bytes = parse, copy_bytes
+        self._socket = netlink.open_socket(netlink.NETFILTER, "the netfilter log")
+        try:
+            # The port id is the process id, so that a second daemon can tell who holds the group.
+            self._socket.bind((os.getpid(), 0))
+        except OSError:
+            self._socket.bind((0, 0))
+        try:
+            self._configure(group)
+        except OSError as error:
+            self._socket.close()
+            raise _refused(error, group) from None
+        self._socket.setblocking(False)
+        self._dropped = False
+        self.malformed = 0
+
+    def fileno(self) -> int:
+        """Give the descriptor to wait on."""
+        return self._socket.fileno()
+
+    def close(self) -> None:
+        """Give the group free."""
+        self._socket.close()
+
+    def read(self) -> list[Told] | None:
+        """Give what waits, at most some hundreds; None where the kernel had to drop some (ENOBUFS)."""
+        events: list[Told] = []
+        if self._dropped:
+            self._dropped = False
+            return None
+        try:
+            for _ in range(_MESSAGES_A_READ):  # one message a knock, so that each is told at once
+                events += self._events(memoryview(self._socket.recv(_RECEIVE_BYTES)))
+        except BlockingIOError:
+            pass
+        except OSError as error:
+            if error.errno != errno.ENOBUFS:
+                raise
+            if not events:
+                return None
+            self._dropped = True  # told with the next call: first what came through
+        return events
+
+    def _events(self, raw: memoryview) -> list[Told]:
+        events: list[Told] = []
+        for item in netlink.messages(raw):
+            if item.kind == _PACKET:
+                try:
+                    events.append(self._parse(item.body))
+                except MalformedError:  # another program may log to the group: not ours, and no reason to stop
+                    self.malformed += 1
+        return events
+
+    def _configure(self, group: int) -> None:
+        try:
+            self._socket.setsockopt(socket.SOL_SOCKET, _SO_RCVBUFFORCE, _RECEIVE_BUFFER_BYTES)
+        except OSError:  # without the right to exceed the system's limit, take what it gives
+            self._socket.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, _RECEIVE_BUFFER_BYTES)
+        head = struct.pack("!BBH", socket.AF_UNSPEC, 0, group)
+        for kind, value in (
+            (_CFG_CMD, struct.pack("!B", _BIND)),
+            (_CFG_MODE, struct.pack("!IBx", self._copy_bytes, _COPY_PACKET)),
+            (_CFG_THRESHOLD, struct.pack("!I", 1)),  # tell of each knock at once
+        ):
+            body = head + netlink.attribute(kind, value)
+            netlink.ask(self._socket, netlink.message(_CONFIG, netlink.REQUEST | netlink.ACK, body))
+
+
+def event_log(group: int) -> LogSocket[Event]:
+    """Open a log of knocks and refusals."""
+    return LogSocket(group, parse_event)
+
+
+def datagram_log(group: int) -> LogSocket[Datagram]:
+    """Open the log of signed knocks."""
+    return LogSocket(group, parse_datagram, _DATAGRAM_BYTES)
+
+
+def holder_of(group: int) -> int | None:
+    """Give the process id (netlink port id) that holds a log group in this network namespace."""
+    try:
+        rows = Path("/proc/net/netfilter/nfnetlink_log").read_text().splitlines()
+    except OSError:
+        return None
+    columns = [row.split() for row in rows]
+    return next((int(row[1]) for row in columns if len(row) > 1 and row[0] == str(group)), None)
+
+
+def _refused(error: OSError, group: int) -> HostError:
+    holder = holder_of(group)
+    if holder is not None:  # the kernel says EPERM where another process holds the group
+        return HostError(f"another doorward runs on this table: process {holder} holds its log; stop it first")
+    if error.errno == errno.EPERM:
+        return HostError(
+            "reading the netfilter log needs CAP_NET_ADMIN; run doorward as root or give it that capability"
+        )
+    return HostError(f"netfilter log group {group}: {error.strerror}; the kernel needs nfnetlink_log (since 2.6.14)")

@@ -1,0 +1,111 @@
+"""Giving up rights for good: user and groups, capabilities (capabilities(7)), system calls (seccomp(2))."""
+
+from __future__ import annotations
+
+import ctypes
+import os
+import pwd
+import struct
+from typing import NamedTuple
+
+from doorward.kernel.bpf import Program, assemble
+
+SERVICE_USER = "doorward"
+NET_ADMIN = 1 << 12
+_MAY_CHANGE_USER = 1 << 6 | 1 << 7  # CAP_SETGID, CAP_SETUID
+_LAST_CAPABILITY = 63  # the kernel refuses numbers that it does not have
+_VERSION = 0x20080522  # _LINUX_CAPABILITY_VERSION_3
+_HEADER, _SETS = struct.Struct("=Ii"), struct.Struct("=6I")  # effective, permitted, inheritable: low words, high words
+_PR_SET_PDEATHSIG, _PR_SET_DUMPABLE, _PR_SET_KEEPCAPS, _PR_CAPBSET_DROP, _PR_SET_NO_NEW_PRIVS = 1, 4, 8, 24, 38
+_PR_SET_NAME = 15
+_PR_SET_SECCOMP, _SECCOMP_MODE_FILTER = 22, 2
+_PR_CAP_AMBIENT, _PR_CAP_AMBIENT_CLEAR_ALL = 47, 4
+_libc = ctypes.CDLL(None, use_errno=True)
+
+
+class Identity(NamedTuple):
+    """A user with its groups, looked up while that is still possible."""
+
+    name: str
+    user: int
+    group: int
+    groups: tuple[int, ...]
+
+
+def service_identity() -> Identity | None:
+    """Give the user that doorward goes over to; None where there is none, or where this process may not."""
+    if os.geteuid() != 0 or _permitted() & _MAY_CHANGE_USER != _MAY_CHANGE_USER:
+        return None
+    try:
+        found = pwd.getpwnam(SERVICE_USER)
+    except KeyError:
+        return None
+    groups = tuple(os.getgrouplist(SERVICE_USER, found.pw_gid))
+    return Identity(SERVICE_USER, found.pw_uid, found.pw_gid, groups)
+
+
+def give_up(identity: Identity | None, keep: int) -> None:
+    """Become this user (None: stay who this is), with the capabilities of `keep` (a bit mask) that there are.
+
+    Nothing that is executed from here on can have more, and no other process of this user can read this one's memory.
+    OSError: the kernel refused a step.
+    """
+    left = _permitted() & keep
+    for number in range(_LAST_CAPABILITY + 1):
+        if not left >> number & 1:
+            _libc.prctl(_PR_CAPBSET_DROP, number, 0, 0, 0)  # without CAP_SETPCAP the bounding set stays; see below
+    if identity is not None:
+        _prctl(_PR_SET_KEEPCAPS, 1)
+        os.setgroups(identity.groups)
+        os.setresgid(identity.group, identity.group, identity.group)
+        os.setresuid(identity.user, identity.user, identity.user)
+        _prctl(_PR_SET_KEEPCAPS, 0)
+    _prctl(_PR_CAP_AMBIENT, _PR_CAP_AMBIENT_CLEAR_ALL)
+    low, high = left & 0xFFFFFFFF, left >> 32
+    sets = ctypes.create_string_buffer(_SETS.pack(low, low, 0, high, high, 0))
+    if _libc.capset(ctypes.create_string_buffer(_HEADER.pack(_VERSION, 0)), sets):
+        _raise()
+    _prctl(_PR_SET_NO_NEW_PRIVS, 1)  # no set-user-ID program and no file's capabilities: what is gone stays gone
+    close_memory()  # last: a change of user takes it back
+
+
+def close_memory() -> None:
+    """Let no other process of the same user trace this one or read its memory, keys above all (PR_SET_DUMPABLE)."""
+    _prctl(_PR_SET_DUMPABLE, 0)
+
+
+def call_itself(name: str) -> None:
+    """Show this name, of at most 15 bytes, in ps(1) and top(1)."""
+    raw = ctypes.create_string_buffer(name.encode())
+    _prctl(_PR_SET_NAME, ctypes.addressof(raw))
+
+
+def restrict_calls(program: Program) -> None:
+    """Allow only the system calls that `program` does; needs `give_up` before. OSError: the kernel has no filters."""
+    code = ctypes.create_string_buffer(assemble(program))
+    where = ctypes.create_string_buffer(struct.pack("HP", len(program), ctypes.addressof(code)))
+    _prctl(_PR_SET_SECCOMP, _SECCOMP_MODE_FILTER, ctypes.addressof(where))
+
+
+def end_with_parent(number: int) -> None:
+    """Have the kernel send this signal when the parent ends; a change of user takes that back."""
+    _prctl(_PR_SET_PDEATHSIG, number)
+
+
+def _permitted() -> int:
+    sets = ctypes.create_string_buffer(_SETS.size)
+    if _libc.capget(ctypes.create_string_buffer(_HEADER.pack(_VERSION, 0)), sets):
+        _raise()
+    _, low, _, _, high, _ = _SETS.unpack(sets.raw[: _SETS.size])
+    return int(high << 32 | low)
+
+
+def _prctl(option: int, *arguments: int) -> None:
+    words = [ctypes.c_ulong(argument) for argument in (*arguments, 0, 0, 0)[:4]]
+    if _libc.prctl(option, *words):
+        _raise()
+
+
+def _raise() -> None:
+    number = ctypes.get_errno()
+    raise OSError(number, os.strerror(number))

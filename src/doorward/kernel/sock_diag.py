@@ -1,0 +1,218 @@
+"""TCP connections of this host: read through sock_diag(7), cut there and in conntrack."""
+
+from __future__ import annotations
+
+import errno
+import socket
+import struct
+from collections.abc import Collection, Iterable, Iterator
+from ipaddress import IPv4Address, IPv6Address, ip_address
+from typing import NamedTuple
+
+from doorward.errors import HostError, MalformedError
+from doorward.kernel import netlink
+from doorward.model import Address, Place, Port, Protocol, holds
+
+_SOCK_DIAG_BY_FAMILY, _SOCK_DESTROY = 20, 21
+_LISTEN, _TIME_WAIT, _CLOSE = 1 << 10, 1 << 6, 1 << 7
+_STANDING_STATES = 0xFFF & ~(_LISTEN | _TIME_WAIT | _CLOSE)
+_SOCKET_ID = struct.Struct("!HH16s16s4s8s")  # ports, addresses, interface, cookie (inet_diag_sockid)
+_NO_COOKIE = b"\xff" * 8
+_CONNTRACK = 1 << 8  # NFNL_SUBSYS_CTNETLINK
+_CT_GET, _CT_DELETE = _CONNTRACK | 1, _CONNTRACK | 2
+_TUPLE_ORIGINAL, _ID = 1, 12
+_TUPLE_IP, _TUPLE_PROTO = 1, 2
+_FAMILY_HEADER = 4  # struct nfgenmsg
+_NOTHING = memoryview(b"")
+
+
+class Connection(NamedTuple):
+    """A TCP connection as its packets from the other side name it: `destination` is this host."""
+
+    source: Address
+    source_port: int
+    destination: Address
+    destination_port: int
+
+
+class FoundSocket(NamedTuple):
+    """One of this host's sockets, and the bytes by which the kernel knows it."""
+
+    connection: Connection
+    socket_id: bytes
+    family: int
+
+
+def standing_connections(*, loopback: bool = False) -> list[Connection]:
+    """List the TCP connections that stand on this host's sockets; those of loopback only on demand."""
+    return [found.connection for found in _standing() if loopback or not found.connection.source.is_loopback]
+
+
+def cut(place: Place, ports: Iterable[Port]) -> int:
+    """End the connections that `place` has to `ports`: forget them in conntrack, and reset local sockets.
+
+    Returns how many were cut. Without the reset a local service that speaks first would revive its connection.
+    HostError: the kernel lists neither.
+    """
+    try:
+        return _cut(place, frozenset(ports))
+    except OSError as error:
+        raise HostError(f"the connections cannot be cut: {error.strerror}; the door itself is closed") from None
+
+
+def _cut(place: Place, wanted: frozenset[Port]) -> int:
+    reset = sum(_destroy(found) for found in list(_standing()) if _is_to(found.connection, place, wanted))
+    return max(reset, _forget_in_conntrack(place, wanted))
+
+
+def _is_to(connection: Connection, place: Place, ports: frozenset[Port]) -> bool:
+    return holds(place, connection.source) and Port(Protocol.TCP, connection.destination_port) in ports
+
+
+def sockets(family: int, protocol: int, states: int) -> Iterator[memoryview]:
+    """Give struct inet_diag_msg of each socket in one of these states; OSError where the kernel does not list them."""
+    request = struct.pack("=BBBxI", family, protocol, 0, states) + bytes(_SOCKET_ID.size)
+    with netlink.open_socket(netlink.SOCK_DIAG, "the list of sockets") as diag:
+        framed = netlink.message(_SOCK_DIAG_BY_FAMILY, netlink.REQUEST | netlink.DUMP, request)
+        for reply in netlink.dump(diag, framed):
+            yield reply.body
+
+
+def _standing() -> Iterator[FoundSocket]:
+    for family in (socket.AF_INET, socket.AF_INET6):
+        for body in sockets(family, socket.IPPROTO_TCP, _STANDING_STATES):
+            yield read_socket(bytes(body), family)
+
+
+def read_socket(body: bytes, family: int) -> FoundSocket:
+    """Read a struct inet_diag_msg; MalformedError where it is cut short."""
+    socket_id = body[4 : 4 + _SOCKET_ID.size]
+    if len(socket_id) < _SOCKET_ID.size:
+        raise MalformedError(f"sock_diag: a socket of {len(body)} bytes, it needs {4 + _SOCKET_ID.size}")
+    local_port, remote_port, local, remote, _, _ = _SOCKET_ID.unpack(socket_id)
+    connection = Connection(address_of(remote, family), remote_port, address_of(local, family), local_port)
+    return FoundSocket(connection, socket_id, family)
+
+
+def address_of(raw: bytes, family: int) -> Address:
+    """Read an address of sock_diag, 16 bytes for either family; a mapped one is the IPv4 address that it stands for."""
+    if family == socket.AF_INET:
+        return IPv4Address(raw[:4])
+    address = IPv6Address(raw)
+    return address.ipv4_mapped or address  # a dual-stack socket's packets are IPv4
+
+
+def _destroy(found: FoundSocket) -> bool:
+    """Reset one socket (SOCK_DESTROY, Linux 4.5); one that is gone already is not an error."""
+    body = struct.pack("=BBBxI", found.family, socket.IPPROTO_TCP, 0, _STANDING_STATES)
+    with netlink.open_socket(netlink.SOCK_DIAG, "ending connections") as diag:
+        try:
+            request = body + found.socket_id
+            netlink.ask(diag, netlink.message(_SOCK_DESTROY, netlink.REQUEST | netlink.ACK, request))
+        except OSError as error:
+            if error.errno in (errno.ENOENT, errno.EOPNOTSUPP):
+                return False
+            raise HostError(f"ending a connection needs CAP_NET_ADMIN ({error.strerror})") from None
+    return True
+
+
+def _forget_in_conntrack(place: Place, ports: frozenset[Port]) -> int:
+    family = socket.AF_INET if place.version == 4 else socket.AF_INET6
+    head = struct.pack("!BBH", family, 0, 0)
+    forgotten = 0
+    with (
+        netlink.open_socket(netlink.NETFILTER, "conntrack") as tracked,
+        netlink.open_socket(netlink.NETFILTER, "") as ct,
+    ):
+        for reply in netlink.dump(tracked, netlink.message(_CT_GET, netlink.REQUEST | netlink.DUMP, head)):
+            if (entry := entry_between(reply.body, place, ports)) is None:
+                continue
+            try:
+                netlink.ask(ct, netlink.message(_CT_DELETE, netlink.REQUEST | netlink.ACK, head + entry))
+                forgotten += 1
+            except OSError as error:
+                if error.errno != errno.ENOENT:  # it ended by itself meanwhile
+                    raise HostError(f"conntrack: {error.strerror}") from None
+    return forgotten
+
+
+def entry_between(body: memoryview, place: Place, ports: Collection[Port]) -> bytes | None:
+    """Give the attributes that name a conntrack entry which began at `place` and goes to one of `ports`.
+
+    None for any other entry; MalformedError where a length lies.
+    """
+    found = netlink.attributes(body[_FAMILY_HEADER:])
+    original, number = found.get(_TUPLE_ORIGINAL), found.get(_ID)
+    if original is None or number is None or not _is_tracked(original, place, ports):
+        return None
+    nested = netlink.attribute(_TUPLE_ORIGINAL | netlink.NESTED, bytes(original))
+    return nested + netlink.attribute(_ID, bytes(number))
+
+
+def _is_tracked(original: memoryview, place: Place, ports: Collection[Port]) -> bool:
+    parts = netlink.attributes(original)
+    ends = netlink.attributes(parts.get(_TUPLE_IP, _NOTHING))
+    source = ends.get(1) or ends.get(3) or b""  # CTA_IP_V4_SRC, CTA_IP_V6_SRC
+    proto = netlink.attributes(parts.get(_TUPLE_PROTO, _NOTHING))
+    to = bytes(proto.get(1, b"")), bytes(proto.get(3, b""))  # protocols without ports have no such attribute
+    if [len(part) for part in to] != [1, 2] or (to[0][0], int.from_bytes(to[1])) not in ports:
+        return False
+    return len(source) in (4, 16) and holds(place, ip_address(bytes(source)))
+
+
+_LISTENING = {Protocol.TCP: 1 << 10, Protocol.UDP: 1 << 7}  # states: LISTEN; a UDP socket bound, to no peer (CLOSE)
+_LOCAL = struct.Struct("!4xH2x16s")  # of struct inet_diag_msg: port, address
+_INODE, _INODE_AT = struct.Struct("=I"), 68  # its last field
+
+
+class Listener(NamedTuple):
+    """A port, and the inode of the socket that has it (0: the kernel does not say)."""
+
+    port: Port
+    inode: int
+
+
+def listening_ports() -> frozenset[Port]:
+    """List the TCP ports on which this host listens and the UDP ports to which sockets are bound.
+
+    Those of loopback addresses alone are left out. HostError: the kernel does not list its sockets.
+    """
+    return frozenset(listener.port for listener in listeners())
+
+
+def listeners(*, loopback: bool = False) -> Iterator[Listener]:
+    """Give each socket that listens, those of loopback addresses only on demand; HostError as above."""
+    for protocol in Protocol:
+        for family in (socket.AF_INET, socket.AF_INET6):
+            try:
+                yield from _listeners(protocol, family, loopback=loopback)
+            except OSError as error:
+                name = protocol.name
+                raise HostError(
+                    f"the kernel does not list its {name} sockets ({error.strerror}); it needs CONFIG_INET_DIAG"
+                    f" and, as module or built in, {name.lower()}_diag"
+                ) from None
+
+
+def _listeners(protocol: Protocol, family: socket.AddressFamily, *, loopback: bool) -> Iterator[Listener]:
+    for body in sockets(family, protocol, _LISTENING[protocol]):
+        number = outer_port(body, family)
+        if loopback and not number:
+            number = _LOCAL.unpack_from(body)[0]
+        if number:
+            yield Listener(Port(protocol, number), _inode(body))
+
+
+def _inode(body: memoryview) -> int:
+    return int(_INODE.unpack_from(body, _INODE_AT)[0]) if len(body) >= _INODE_AT + _INODE.size else 0
+
+
+def outer_port(body: memoryview, family: int) -> int:
+    """Give the port of a struct inet_diag_msg, 0 where none is bound or others cannot reach it.
+
+    MalformedError where it is cut short.
+    """
+    if len(body) < _LOCAL.size:
+        raise MalformedError(f"sock_diag: a socket of {len(body)} bytes, it needs {_LOCAL.size}")
+    number, address = _LOCAL.unpack_from(body)
+    return 0 if address_of(address, family).is_loopback else int(number)

@@ -1,0 +1,244 @@
+"""Packets from the kernel through shared memory: a packet socket with a TPACKET_V3 ring (packet(7)), a family each.
+
+The sockets ask for IPv4 and IPv6, not for everything. So they see what the IP stack sees: after VLAN tags,
+bonds and bridges were resolved, once, by the interface that has the address, and never what this host sends.
+"""
+
+from __future__ import annotations
+
+import mmap
+import select
+import struct
+import time
+from collections.abc import Iterator, Sequence
+
+from doorward.errors import HostError, MalformedError
+from doorward.kernel.bpf import Program, assemble, on_interfaces
+from doorward.kernel.interfaces import Links, Locals
+from doorward.kernel.packet_socket import attach, packet_socket
+from doorward.model import Packet, Protocol
+from doorward.packets.packet import FLAGS_IN_TCP, PORTS, parse
+
+_ETHERTYPES = (0x0800, 0x86DD)
+_SOL_PACKET, _RX_RING, _STATISTICS, _VERSION = 263, 5, 6, 10
+_TPACKET_V3 = 2
+BLOCK_BYTES = 1 << 18  # some 1,900 SYNs
+BLOCKS = 32  # 8 MiB a family: at 250,000 packets/s, a reader that is away for 0.2 s loses none
+_FRAME_BYTES = 2048  # only a check on the sizes: in a block of TPACKET_V3 packets lie end to end
+# The kernel hands a block over when it is full or this old. One that is empty is not handed over, so an idle host
+# pays a timer and no wake-up. A knock may wait 1 ms; kernels before 6.18 round it up to a tick (4 ms at 250 Hz).
+RETIRE_MS = 1
+_REQUEST = struct.Struct("=7I")  # struct tpacket_req3
+# struct tpacket_block_desc: packets, where the first one is, when the block was begun, when its last packet came
+_BLOCK = struct.Struct("=12xII12xIIII")
+_STATUS_AT, _KERNELS, _OURS = 8, 0, 1
+# struct tpacket3_hdr: next, seconds, nanoseconds.
+_STAMP = struct.Struct("=III")
+# The same: next, bytes kept, where the network header is. Then, 96 bytes on, where the kernel puts it for this kind of
+# socket, an IPv4 header and two ports, read in the same go: what nearly every knock is. No packet is so short
+# (`SHORTEST`) that this would reach past the end.
+_PACKET = struct.Struct("=I8xI10xH68xBx2s2x2sxB2x4s4s2x2s")
+_USUAL_PLACE, _PLAIN, _WHOLE = 96, 0x45, (b"\x40\0", b"\0\0")  # no options, no fragment
+_TCP_LENGTH, _UDP_LENGTH = b"\0\x28", b"\0\x1c"  # as the header has it: at least 40 and 28 bytes
+_FLAGS_AT = _USUAL_PLACE + 20 + FLAGS_IN_TCP
+_COUNTS = struct.Struct("=III")  # struct tpacket_stats_v3: packets, drops, times that the queue froze
+_TOGETHER_S = 0.001  # packets of a block that came within this time have one time: what a flood's blocks consist of
+_REFRESH_S = 60.0  # a range made local by hand (`ip route add local`) is not announced: look now and then
+
+
+Group = tuple[list[Packet], float]  # packets in their order, and the time when the last of them came
+
+
+class Ring:
+    """New packets on some interfaces, or on all but loopback where none is named, with their times.
+
+    An interface may come, go and come back. HostError: the right CAP_NET_RAW or a part of the kernel is missing.
+    """
+
+    def __init__(self, interfaces: Sequence[str], program: Program) -> None:
+        self._interfaces = tuple(interfaces)
+        self._program = program
+        self._waiting = select.epoll()
+        self._links = Links()
+        self._receivers: list[_Receiver] = []
+        self.absent: tuple[str, ...] = ()  # interfaces that were named and do not exist now
+        try:
+            self._follow()
+            for ethertype in _ETHERTYPES:
+                self._receivers.append(_Receiver(ethertype, self._code))
+        except BaseException:
+            self.close()
+            raise
+        for descriptor in (self._links.fileno(), *(receiver.fileno() for receiver in self._receivers)):
+            self._waiting.register(descriptor, select.EPOLLIN)
+
+    def fileno(self) -> int:
+        """Give the descriptor to wait on: readable when there are packets, or a change to follow."""
+        return self._waiting.fileno()
+
+    def close(self) -> None:
+        """Give sockets and memory back."""
+        for receiver in self._receivers:
+            receiver.close()
+        self._links.close()
+        self._waiting.close()
+
+    def use(self, program: Program) -> None:
+        """Take another filter from now on, with no packet lost between."""
+        self._program = program
+        self._follow()
+
+    def read(self) -> Iterator[Group]:
+        """Give what has come, at most a ring full, so that a flood does not keep the caller for ever.
+
+        The time is when the kernel took the packets, to a millisecond, on CLOCK_MONOTONIC's scale. It never goes
+        back within a family, which is all that a tracker needs: it keeps the families apart. `local` says whether
+        the destination is this host's own.
+        """
+        for _ in range(BLOCKS):  # by turns, so that a flood in one family leaves the other its turn
+            ready = [receiver for receiver in self._receivers if receiver.is_ready()]
+            # Looked at later than the packets came: what is told now held for them, too.
+            if self._links.changed() or time.monotonic() - self._followed_s > _REFRESH_S:
+                self._follow()
+            for receiver in ready:
+                yield from receiver.take(self._locals)
+            if not ready:
+                return
+
+    def drops(self) -> int:
+        """Count the packets that were lost for want of room since the start."""
+        return sum(receiver.drops() for receiver in self._receivers)
+
+    @property
+    def malformed(self) -> int:
+        """Count what came through the filter and was neither TCP nor UDP, or cut short."""
+        return sum(receiver.malformed for receiver in self._receivers)
+
+    def _follow(self) -> None:
+        """Look which numbers the interfaces have now, and which addresses are the host's own."""
+        found = {name: self._links.index_of(name) for name in self._interfaces}
+        self.absent = tuple(name for name, index in found.items() if index is None)
+        indexes = {index for index in found.values() if index is not None} if self._interfaces else None
+        self._code = assemble(on_interfaces(self._program, indexes))
+        for receiver in self._receivers:
+            receiver.attach(self._code)
+        self._locals = self._links.locals()
+        self._followed_s = time.monotonic()
+
+
+class _Receiver:
+    """One packet socket and its ring, bound to no interface: the filter chooses."""
+
+    def __init__(self, ethertype: int, code: bytes) -> None:
+        self._next = 0  # the block that the kernel fills next, or has filled
+        self._last_s = 0.0
+        self._drops = 0
+        self.malformed = 0
+        self._socket = packet_socket(ethertype)
+        try:
+            self.attach(code)  # before the ring, whose making throws away what came unfiltered
+            self._memory = self._mapped()
+        except BaseException:
+            self._socket.close()
+            raise
+        self._view = memoryview(self._memory)
+        self._words = self._view.cast("I")
+
+    def _mapped(self) -> mmap.mmap:
+        request = _REQUEST.pack(
+            BLOCK_BYTES, BLOCKS, _FRAME_BYTES, BLOCKS * BLOCK_BYTES // _FRAME_BYTES, RETIRE_MS, 0, 0
+        )
+        try:
+            self._socket.setsockopt(_SOL_PACKET, _VERSION, _TPACKET_V3)
+            self._socket.setsockopt(_SOL_PACKET, _RX_RING, request)
+            return mmap.mmap(self._socket.fileno(), BLOCKS * BLOCK_BYTES)
+        except OSError as error:
+            raise HostError(
+                f"no packet ring ({error.strerror}); the kernel needs TPACKET_V3 (since 3.2) and"
+                f" {BLOCKS * BLOCK_BYTES >> 20} MiB for each family"
+            ) from None
+
+    def fileno(self) -> int:
+        return self._socket.fileno()
+
+    def close(self) -> None:
+        self._words.release()
+        self._view.release()
+        self._memory.close()
+        self._socket.close()
+
+    def attach(self, program: bytes) -> None:
+        """Put a filter in the place of the one before."""
+        attach(self._socket, program)
+
+    def drops(self) -> int:
+        """Count the losses; the kernel forgets them as it tells them."""
+        self._drops += _COUNTS.unpack(self._socket.getsockopt(_SOL_PACKET, _STATISTICS, _COUNTS.size))[1]
+        return self._drops
+
+    def is_ready(self) -> bool:
+        """Tell whether the kernel has filled the next block."""
+        return bool(self._words[self._status()] & _OURS)
+
+    def take(self, locals_: Locals) -> list[Group]:
+        """Read the next block, which is ready, and give it back to the kernel."""
+        found = self._groups(self._next * BLOCK_BYTES, locals_)
+        # In one store. Assigning four bytes to a slice makes two (memmove): where this processor is halted between
+        # them, the kernel fills the block meanwhile, and the second store hides that from us for ever.
+        self._words[self._status()] = _KERNELS
+        self._next = (self._next + 1) % BLOCKS
+        return found
+
+    def _status(self) -> int:
+        return (self._next * BLOCK_BYTES + _STATUS_AT) // 4
+
+    def _groups(self, start: int, locals_: Locals) -> list[Group]:
+        """Read a block. The kernel stamps packets with the wall clock, which may jump.
+
+        So only their age is taken from it, and no time is later than now or earlier than the one before.
+        """
+        count, first, began, began_ns, ended, ended_ns = _BLOCK.unpack_from(self._view, start)
+        at, now_s = start + first, time.monotonic()
+        offset_s = now_s - time.time()
+        if 0 <= ended - began + (ended_ns - began_ns) * 1e-9 < _TOGETHER_S:
+            return [(self._packets(at, count, locals_), self._moment(ended + ended_ns * 1e-9 + offset_s, now_s))]
+        found: list[Group] = []
+        for _ in range(count):
+            following, seconds, nanoseconds = _STAMP.unpack_from(self._view, at)
+            moment_s = self._moment(seconds + nanoseconds * 1e-9 + offset_s, now_s)
+            found.append((self._packets(at, 1, locals_), moment_s))
+            at += following
+        return found
+
+    def _moment(self, moment_s: float, now_s: float) -> float:
+        self._last_s = max(self._last_s, min(moment_s, now_s))
+        return self._last_s
+
+    def _packets(self, at: int, count: int, locals_: Locals) -> list[Packet]:
+        """Read so many packets, as `parse` does, but those that a flood consists of in a third of the time."""
+        found: list[Packet] = []
+        view, unpack, own, add = self._view, _PACKET.unpack_from, locals_.addresses, found.append
+        tcp, udp, new = PORTS[Protocol.TCP], PORTS[Protocol.UDP], tuple.__new__
+        for _ in range(count):
+            (following, kept, network,
+             head, length, fragment, protocol, source, destination, port) = unpack(view, at)  # fmt: skip
+            begin = at
+            at += following
+            if head == _PLAIN and fragment in _WHOLE and network == _USUAL_PLACE and destination in own:
+                if protocol == 6 and length >= _TCP_LENGTH and kept >= 40:
+                    add(new(Packet, (source, tcp[port], view[begin + _FLAGS_AT], destination, True)))
+                    continue
+                if protocol == 17 and length >= _UDP_LENGTH:
+                    add(new(Packet, (source, udp[port], 0, destination, True)))
+                    continue
+            self._parse(view[begin + network : begin + network + kept], locals_, found)
+        return found
+
+    def _parse(self, data: memoryview, locals_: Locals, found: list[Packet]) -> None:
+        try:
+            packet = parse(data)
+        except MalformedError:
+            self.malformed += 1
+            return
+        local = locals_.hold(packet.destination or b"")
+        found.append(packet if local else packet._replace(local=False))

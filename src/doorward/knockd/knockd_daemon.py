@@ -1,0 +1,349 @@
+"""The daemon behind `knockd`: the engine's events in; log lines, commands and the record of what is owed out."""
+
+from __future__ import annotations
+
+import signal
+import time
+from collections.abc import Callable, Mapping
+from contextlib import ExitStack
+from pathlib import Path
+from typing import NamedTuple
+
+from doorward.config.files import read_text, trusted_owners
+from doorward.config.knockd import DEFAULT_INTERFACE, KnockdConfiguration, KnockdDoor, parse
+from doorward.core.openings import Book
+from doorward.core.reconcile import shifted, taken_over
+from doorward.daemon.hook_runner import Report, Runner
+from doorward.daemon.ledger import Ledger
+from doorward.daemon.ruleset_guard import PAUSE_S, Fights
+from doorward.errors import DoorwardError, HostError
+from doorward.kernel import sd_notify
+from doorward.kernel.event_loop import Loop
+from doorward.kernel.inotify import Watches
+from doorward.kernel.sock_diag import listening_ports
+from doorward.knockd.adapter import as_door, commands_of, is_opening, keys_of
+from doorward.knockd.attempts import Attempts
+from doorward.knockd.engine import Engine, Happened
+from doorward.knockd.knockd_log import Output
+from doorward.knockd.one_time import OneTimeDoors
+from doorward.knockd.reverse_dns import Names
+from doorward.model import Door, Opening, Place, Port
+
+FOLLOW_S = 2.0  # how often listening services and edited one-time files are looked for
+
+
+class Settings(NamedTuple):
+    """The command line: it comes before the file."""
+
+    config: Path
+    folder: Path  # where the call was made: a daemon leaves it, and relative paths are meant from there
+    interface: str | None = None
+    only_ipv4: bool = False
+    lookup: bool = False
+    log_file: str | None = None
+
+
+class Knockd:
+    """Holds what runs. Times are of the loop's clock; the ledger has wall time."""
+
+    def __init__(
+        self, settings: Settings, configuration: KnockdConfiguration, engine: Engine, output: Output, ledger: Ledger
+    ) -> None:
+        self._settings, self._engine, self._output, self._ledger = settings, engine, output, ledger
+        self._loop, self._book, self._attempts = Loop(), Book(), Attempts()
+        self._running: dict[int, tuple[str, str, Place]] = {}  # by the runner's number: door, what, address
+        self._timer_s = float("inf")
+        self._ended_by = self._lost = 0
+        self._has_run = self._is_stale = self._is_healing = False
+        self._healed_s, self._fights = float("-inf"), Fights()
+        self._due: list[tuple[str, Place]] = []  # commands to start once it is recorded what they owe
+        with ExitStack() as parts:
+            for close in (ledger.close, self._loop.close, engine.close):
+                parts.callback(close)
+            if settings.lookup:
+                names = Names(self._loop)
+                parts.callback(names.close)
+                output.name_with(names.in_turn)
+            self._watches = self._open_watches(parts)
+            self._take(configuration)
+            parts.callback(lambda: self._runner.close())
+            self._parts = parts.pop_all()
+
+    def run(self, ready: Callable[[], None]) -> int:
+        """Serve until SIGTERM or SIGINT; give that signal's number, which knockd exits with.
+
+        `ready` is called when no knock and no signal is lost any more.
+        """
+        for descriptor in self._engine.descriptors():
+            self._loop.on_readable(descriptor, self._read)
+        for number in (signal.SIGTERM, signal.SIGINT):
+            self._loop.on_signal(number, lambda n=number: self._end(n))  # type: ignore[misc]
+        self._loop.on_signal(signal.SIGHUP, self._reload)
+        ready()
+        self._output.say(f"starting up, listening on {self._interface}", f"listening on {self._interface}...")
+        self._output.debug(
+            f"engine: {self._engine.name}; no symbols, since this host listens there: {self._busy_text()}"
+        )
+        self._take_over()
+        self._loop.at(self._loop.now_s() + FOLLOW_S, self._follow)
+        sd_notify.notify("READY=1")
+        self._loop.run()
+        self._output.tell("waiting for child processes...")
+        self._runner.drain()
+        self._output.say("shutting down", "closing...")
+        return self._ended_by
+
+    def close(self) -> None:
+        """Give back what it holds; commands that run go on to their end."""
+        self._parts.close()
+
+    def _take(self, configuration: KnockdConfiguration) -> None:
+        """Go over to a configuration that was read; a DoorwardError leaves the one before."""
+        keys = keys_of(configuration.doors)
+        doors = dict(zip(keys, configuration.doors, strict=True))
+        files = {key: self._path(door.one_time_file) for key, door in doors.items() if door.one_time_file}
+        self._watch(files)  # before they are read: an edit between the two is told of
+        one_time = OneTimeDoors(files, self._output)
+        interface = self._settings.interface or configuration.options.interface or DEFAULT_INTERFACE
+        busy = self._listening()
+        self._engine.load(_automaton_doors(doors, one_time), _interfaces(interface), busy)
+        self._interface, self._busy = interface, busy
+        self._doors, self._one_time, self._commands = doors, one_time, commands_of(doors)
+        self._runner = self._new_runner()
+
+    def _path(self, written: str) -> str:
+        return str(self._settings.folder / written)
+
+    def _watch(self, files: Mapping[str, str]) -> None:
+        if self._watches is not None:
+            self._watches.watch(files.values())
+
+    def _open_watches(self, parts: ExitStack) -> Watches | None:
+        """Be told of edited files at once; where the kernel does not tell, `_follow` looks for them."""
+        try:
+            watches = Watches()
+        except HostError as error:
+            self._output.debug(f"{error}; edited one-time files are noticed within {FOLLOW_S:.0f} s")
+            return None
+        parts.callback(watches.close)
+        self._loop.on_readable(watches.fileno(), self._edited)
+        return watches
+
+    def _new_runner(self) -> Runner:
+        lock, first = self._ledger.path.with_name("knockd-commands.lock"), not self._has_run
+        self._has_run = True
+        return Runner(self._commands, self._loop, self._report, lock, first=first)
+
+    def _load(self) -> None:
+        """Tell the engine what has changed; what it refuses now it is told again by `_follow`.
+
+        Meanwhile a used one-time sequence may still complete, and opens nothing: it is no longer the current one.
+        """
+        try:
+            self._engine.load(_automaton_doors(self._doors, self._one_time), _interfaces(self._interface), self._busy)
+        except HostError as error:
+            self._output.complain(
+                f"error: {error}; the engine goes on as it was, and is told again in {FOLLOW_S:.0f} s"
+            )
+            self._is_stale = True
+        else:
+            self._is_stale = False
+
+    def _listening(self) -> frozenset[Port]:
+        """List the ports that are no symbols; a kernel that does not tell has the knock ports only to go by."""
+        try:
+            return listening_ports()
+        except HostError as error:
+            self._output.debug(f"{error}; without it a connection to a service resets a knock")
+            return frozenset()
+
+    def _read(self) -> None:
+        with self._ledger.together():
+            for event in self._engine.read():
+                if not (self._settings.only_ipv4 and event.source.version == 6):
+                    self._happened(event)
+        due, self._due = self._due, []
+        if due:
+            self._ledger.secure()  # a loss of power must not forget a stop command whose start command ran
+        for key, address in due:
+            self._start(key, "open", address)
+        if self._engine.culprit and not self._is_healing:
+            self._is_healing = True
+            self._loop.at(self._healed_s + PAUSE_S, self._heal)
+        self._schedule()
+
+    def _heal(self) -> None:
+        """Put back what another program took away: at most twenty times a second, and with few lines."""
+        self._is_healing, self._healed_s = False, self._loop.now_s()
+        if culprit := self._engine.culprit:
+            self._load()
+            told = self._fights.line(culprit, "could not be put back" if self._is_stale else "put back", self._healed_s)
+            if told is not None:
+                self._output.complain(": ".join(told))
+
+    def _happened(self, event: Happened) -> None:
+        if event.what == "wrong":
+            self._attempts.fail(event.source)
+            return
+        stages = event.stages.of(event.state)
+        self._attempts.advance(event.source, event.stages.machine_of(event.state), stages, self._loop.now_s())
+        for stage in stages:
+            if stage.door.name not in self._doors:  # gone with a reload
+                continue
+            name = self._doors[stage.door.name].name
+            self._output.say(f"{name}: Stage {stage.number}", who=event.source)
+            if stage.last:
+                self._output.say(f"{name}: OPEN SESAME", who=event.source)
+                self._opened(stage.door, event.source)
+
+    def _opened(self, door: Door, address: Place) -> None:
+        """Run what the door runs. A one-time sequence is marked as used first: no crash may make it good again."""
+        key = door.name
+        if self._doors[key].one_time_file:
+            if not self._one_time.use(key, door.knock):
+                return
+            self._load()
+        commands = self._commands[key]
+        if not is_opening(commands, address):
+            self._due.append((key, address))
+            return
+        now_s = self._loop.now_s()
+        prolongs = self._book.get(key, address) is not None
+        opening = self._book.open(Opening(key, address, (), now_s, now_s + door.for_ms / 1000, "knock"))
+        self._ledger.opened(shifted([opening], self._wall_offset_s())[0])
+        if prolongs:
+            self._output.say(f"{self._doors[key].name}: open already; open for longer now", who=address)
+        else:
+            self._due.append((key, address))
+
+    def _start(self, key: str, what: str, address: Place) -> None:
+        if self._commands[key].of(what, address) is not None:
+            self._running[self._runner.run(key, address, what)] = (key, what, address)
+
+    def _report(self, report: Report) -> None:
+        if report.event == "gone":
+            self._output.complain(f"error: {report.text}; starting it again")
+            self._runner = self._new_runner()
+            owed = [entry for entry in self._running.values() if entry[1] == "close"]
+            self._running.clear()
+            for entry in owed:
+                self._start(*entry)
+            return
+        key, what, address = self._running.get(report.number, ("", "", None))
+        name = self._doors[key].name if key in self._doors else key
+        if report.event == "running":
+            self._output.say(f"{name}: running command: {report.text}")
+        elif report.event in ("output", "hangs"):
+            for line in report.text.splitlines():
+                self._output.say(f"{name}: {line}")
+        else:
+            self._running.pop(report.number, None)
+            if report.status:
+                self._output.complain(f"{name}: command returned non-zero status code ({report.status})")
+            if what == "close" and address is not None and self._book.get(key, address) is None:
+                self._ledger.closed(key, address, time.time(), "time")
+
+    def _take_over(self) -> None:
+        """Take on what an earlier run owes; what is late is run at once."""
+        offset_s = self._wall_offset_s()
+        for opening in taken_over(self._ledger.standing(), offset_s, self._loop.now_s()):
+            if opening.door in self._doors:
+                self._book.open(opening)
+            else:
+                self._output.complain(
+                    f"{opening.door}: no longer in {self._settings.config}, and its stop command for"
+                    f" {opening.address} was not run; run it by hand"
+                )
+                self._ledger.closed(opening.door, opening.address, time.time(), "lost")
+        self._schedule()
+
+    def _wall_offset_s(self) -> float:
+        """Give what to add to the loop's clock for wall time."""
+        return self._ledger.reckon(self._loop.now_s(), time.time())
+
+    def _wake(self) -> None:
+        self._timer_s = float("inf")
+        now_s = self._loop.now_s()
+        for address, stage in self._attempts.expire(now_s):
+            if (door := self._doors.get(stage.door.name)) is not None:
+                self._output.say(f"{door.name}: sequence timeout (stage {stage.number})", who=address)
+        for opening in self._book.expire(now_s):
+            self._output.say(f"{self._doors[opening.door].name}: command timeout", who=opening.address)
+            self._start(opening.door, "close", opening.address)
+        self._schedule()
+
+    def _schedule(self) -> None:
+        opening, attempt_s = self._book.next_end(), self._attempts.next_end_s()
+        due_s = min(opening.until_s if opening else float("inf"), attempt_s or float("inf"))
+        if due_s < self._timer_s:
+            self._timer_s = due_s
+            self._loop.at(due_s, self._wake)
+
+    def _edited(self) -> None:
+        """Read the one-time files that were edited; what stands under their names now is watched from here on."""
+        if self._watches is not None:
+            self._watches.forget_events()
+        self._watch(self._one_time.files)
+        if self._one_time.follow():
+            self._load()
+
+    def _follow(self) -> None:
+        """Look for services that began or ended to listen, for edited one-time files, for a ledger that waits."""
+        if (lost := self._engine.lost()) > self._lost:
+            self._output.complain(
+                f"warning: the {self._engine.name} engine lost {lost - self._lost} packets or messages"
+            )
+            self._lost = lost
+        self._watch(self._one_time.files)  # one that was not there when the others were told of may be now
+        if self._one_time.follow() or self._is_stale:
+            self._load()
+        if (busy := self._listening()) != self._busy:
+            self._busy = busy
+            self._load()
+            self._output.debug(f"no symbols, since this host listens there: {self._busy_text()}")
+        self._wall_offset_s()  # a step of the wall clock is noted within FOLLOW_S
+        if self._ledger.trouble and not self._ledger.flush():
+            self._output.complain(f"error: {self._ledger.trouble}")
+        self._loop.at(self._loop.now_s() + FOLLOW_S, self._follow)
+
+    def _reload(self) -> None:
+        """Read the file again; one with a fault changes nothing. Doors that are gone close now."""
+        path = self._settings.config
+        self._output.say(f"re-reading config file: {path}")
+        sd_notify.reloading()
+        try:
+            configuration = parse(read_text(path, trusted_owners()), str(path))
+            gone = [o for o in self._book if o.door not in keys_of(configuration.doors)]
+            before, commands = self._runner, self._commands
+            self._take(configuration)
+            for opening in gone:  # the file has no command for them any more; the runner before has
+                self._book.close(opening.door, opening.address)
+                if commands[opening.door].of("close", opening.address) is not None:
+                    number = before.run(opening.door, opening.address, "close")
+                    self._running[number] = (opening.door, "close", opening.address)
+            before.finish()
+            self._open_log(configuration)
+        except DoorwardError as error:
+            for line in str(error).splitlines():
+                self._output.complain(line)
+            self._output.complain("error: the configuration was not changed")
+        sd_notify.notify("READY=1")
+
+    def _open_log(self, configuration: KnockdConfiguration) -> None:
+        written = configuration.options.log_file or self._settings.log_file  # the file's counts, as in knockd
+        self._output.open_log(written and self._path(written), use_syslog=configuration.options.use_syslog)
+
+    def _end(self, number: int) -> None:
+        self._ended_by = number
+        self._loop.stop()
+
+    def _busy_text(self) -> str:
+        return ", ".join(map(str, sorted(self._busy))) or "none"
+
+
+def _automaton_doors(doors: Mapping[str, KnockdDoor], one_time: OneTimeDoors) -> list[Door]:
+    return [as_door(key, door, door.knock or one_time.current(key)) for key, door in doors.items()]
+
+
+def _interfaces(name: str) -> tuple[str, ...]:
+    return () if name == "any" else (name,)

@@ -1,0 +1,149 @@
+"""Host names for the lines of the log (`-l`), looked up by a process of its own: no resolver can hold the daemon.
+
+What a resolver answers is a stranger's bytes, so the process that reads it has no rights but nobody's.
+"""
+
+from __future__ import annotations
+
+import os
+import re
+import signal
+import socket
+import threading
+from collections import OrderedDict, deque
+from collections.abc import Callable
+from contextlib import suppress
+from typing import NamedTuple
+
+from doorward.kernel import privileges
+from doorward.kernel.child_process import STANDARD, keep_only, received
+from doorward.kernel.event_loop import Loop
+from doorward.model import Place
+
+PATIENCE_S = 1.0  # a line waits so long for its name, and those behind it with it; commands do not wait
+KEEP_S = 60.0  # a name is asked for once a minute at most
+MAX_NAMES = 4096  # beyond it the oldest is forgotten, and asked for again
+MAX_TURNS = 8192  # lines that wait; beyond it the oldest is written without its name
+MAX_ASKED = 64  # beyond it a line has no name: strangers choose who is asked for
+ASKERS = 8  # names that are looked up side by side: one slow resolver keeps no other name
+_NOBODY = privileges.Identity("nobody", 65534, 65534, ())
+_MESSAGE_BYTES = 1 << 12
+_NAME = re.compile(r"[A-Za-z0-9._-]{1,253}")  # RFC 952, and the underscore that resolvers let through
+
+Named = Callable[[str | None], None]
+
+
+class _Turn(NamedTuple):
+    address: Place | None
+    until_s: float
+    call: Named
+
+
+class _Answer(NamedTuple):
+    name: str | None
+    until_s: float
+
+
+class Names:
+    """Gives names in the order of asking, from the loop."""
+
+    def __init__(self, loop: Loop) -> None:
+        self._loop = loop
+        self._known: OrderedDict[Place, _Answer] = OrderedDict()
+        self._asked: dict[str, Place] = {}
+        self._turns: deque[_Turn] = deque()
+        self._is_timed = False
+        self._socket, theirs = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
+        self.pid = os.fork()
+        if self.pid == 0:
+            _serve(theirs.detach())
+        theirs.close()
+        self._socket.setblocking(False)
+        loop.on_readable(self._socket.fileno(), self._read)
+
+    def in_turn(self, address: Place | None, call: Named) -> None:
+        """Call with the address's name once it is known and all before have been called; None: it has none.
+
+        It is called without the name where that takes longer than PATIENCE_S.
+        """
+        if address is not None:
+            self._ask(address)
+        self._turns.append(_Turn(address, self._loop.now_s() + PATIENCE_S, call))
+        self._take_turns()
+
+    def close(self) -> None:
+        """Call whoever still waits, and end the process."""
+        self._asked.clear()
+        self._take_turns()
+        if self._socket.fileno() >= 0:
+            self._loop.forget(self._socket.fileno())
+            self._socket.close()
+            os.waitpid(self.pid, 0)
+
+    def _ask(self, address: Place) -> None:
+        answer, text = self._known.get(address), str(address)
+        if text in self._asked or (answer is not None and self._loop.now_s() < answer.until_s):
+            return
+        self._known.pop(address, None)
+        if len(self._asked) < MAX_ASKED:
+            with suppress(OSError):  # it has ended: without a name then
+                self._socket.send(text.encode())
+                self._asked[text] = address
+
+    def _read(self) -> None:
+        raw = received(self._socket, _MESSAGE_BYTES)
+        if not raw:  # it has ended: nobody will be named any more
+            self.close()
+            return
+        text, _, name = raw.decode("ascii", "replace").partition(" ")
+        if (address := self._asked.pop(text, None)) is not None:
+            self._known[address] = _Answer(name if _NAME.fullmatch(name) else None, self._loop.now_s() + KEEP_S)
+            if len(self._known) > MAX_NAMES:
+                self._known.popitem(last=False)
+            self._take_turns()
+
+    def _take_turns(self) -> None:
+        while self._turns and self._is_due(self._turns[0]):
+            address, _, call = self._turns.popleft()
+            answer = self._known.get(address) if address is not None else None
+            call(answer.name if answer is not None else None)
+        if self._turns and not self._is_timed:
+            self._is_timed = True
+            self._loop.at(self._turns[0].until_s, self._be_patient_no_more)
+
+    def _is_due(self, turn: _Turn) -> bool:
+        awaited = turn.address is not None and str(turn.address) in self._asked
+        return not awaited or turn.until_s <= self._loop.now_s() or len(self._turns) > MAX_TURNS
+
+    def _be_patient_no_more(self) -> None:
+        self._is_timed = False
+        self._take_turns()
+
+
+def _serve(descriptor: int) -> None:
+    """Run the child until the daemon is gone, whatever is still being looked up."""
+    try:
+        for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP):
+            signal.signal(number, signal.SIG_IGN)  # those are for the daemon, which closes the socket
+        keep_only((*STANDARD, descriptor))
+        "".encode("idna")  # the codec that a look-up takes is a file, which nobody may be unable to read
+        privileges.give_up(_NOBODY if os.geteuid() == 0 else None, 0)
+        sock = socket.socket(fileno=descriptor)
+        for _ in range(ASKERS - 1):
+            threading.Thread(target=_look_up, args=(sock,), daemon=True).start()
+        _look_up(sock)
+    finally:
+        os._exit(1)
+
+
+def _look_up(sock: socket.socket) -> None:
+    while address := received(sock, _MESSAGE_BYTES):
+        try:
+            name = socket.gethostbyaddr(address.decode())[0]
+        except OSError:
+            name = ""
+        try:
+            sock.send(address + b" " + name.encode("ascii", "replace"))
+        except OSError:
+            break
+    os._exit(0)

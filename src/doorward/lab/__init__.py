@@ -1,0 +1,1 @@
+"""Network namespaces: the demonstration, and the lab of the tests."""

@@ -1,0 +1,209 @@
+"""One network namespace of a lab: run programs and functions in it, and end what was started there."""
+
+from __future__ import annotations
+
+import ctypes
+import os
+import select
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import suppress
+from dataclasses import dataclass, field
+from ipaddress import IPv4Address, IPv6Address, ip_address
+from pathlib import Path
+from typing import Any, ParamSpec, TypeVar
+
+from doorward.errors import HostError
+from doorward.model import Address
+
+P = ParamSpec("P")
+T = TypeVar("T")
+
+NAMESPACES = Path("/run/netns")  # where `ip netns` keeps its names; it makes the folder itself
+IP_TIMEOUT_S = 30.0  # `ip` answers in milliseconds; only a stuck kernel takes longer
+TERM_PATIENCE_S = 2.0  # what a daemon gets to leave in order before it is killed
+KILL_PATIENCE_S = 5.0  # the kernel may be busy tearing a big process down
+CLONE_NEWNET = 0x40000000
+_libc = ctypes.CDLL(None, use_errno=True)  # os.setns came with Python 3.12
+
+
+def ip(*words: str, batch: Sequence[str] = ()) -> str:
+    """Run iproute2's `ip`, with `batch` as the lines of `ip -batch`; HostError says what is missing."""
+    command = ["ip", *words, *(["-batch", "-"] if batch else [])]
+    try:
+        done = subprocess.run(
+            command,
+            input="\n".join(batch),
+            capture_output=True,
+            text=True,
+            timeout=IP_TIMEOUT_S,
+            check=False,
+            process_group=0,  # Ctrl-C must not stop it half-way
+        )
+    except FileNotFoundError:
+        raise HostError("the program `ip` is missing; install the package iproute2") from None
+    if done.returncode:
+        said = "; ".join(done.stderr.strip().splitlines())
+        raise HostError(_explained(f"`{' '.join(command)}` said: {said}"))
+    return done.stdout
+
+
+def _explained(failure: str) -> str:
+    if "not permitted" in failure or "Permission denied" in failure:
+        return (
+            "network namespaces are not permitted here; give this process the rights CAP_SYS_ADMIN and "
+            f"CAP_NET_ADMIN (a container: --privileged). {failure}"
+        )
+    if "Unknown device type" in failure:
+        return f"this kernel has no veth devices; load or build the module veth. {failure}"
+    return failure
+
+
+def enter(path: Path) -> None:
+    """Move the calling thread, and what it starts from now on, into the network namespace at `path`."""
+    handle = os.open(path, os.O_RDONLY | os.O_CLOEXEC)
+    try:
+        if _libc.setns(handle, CLONE_NEWNET):
+            raise OSError(ctypes.get_errno(), os.strerror(ctypes.get_errno()), str(path))
+    finally:
+        os.close(handle)
+
+
+@dataclass(slots=True)
+class Host:
+    """A network namespace that plays a machine: `interface` carries its addresses."""
+
+    namespace: str
+    interface: str
+    ipv4: IPv4Address
+    ipv6: IPv6Address
+    mac: str
+    _started: list[subprocess.Popen[str]] = field(default_factory=list, init=False, repr=False)
+
+    @property
+    def path(self) -> Path:
+        """Where the namespace can be opened."""
+        return NAMESPACES / self.namespace
+
+    def ip(self, *words: str, batch: Sequence[str] = ()) -> str:
+        """Run `ip` on this host's devices, addresses and routes."""
+        return ip("-n", self.namespace, *words, batch=batch)
+
+    def argv(self, command: Iterable[object]) -> list[str]:
+        """Give the command line that runs `command` here; its words may be addresses, ports, paths."""
+        return ["ip", "netns", "exec", self.namespace, *map(str, command)]
+
+    def run(
+        self,
+        command: Iterable[object],
+        *,
+        stdin: str = "",
+        env: Mapping[str, str] | None = None,
+        check: bool = True,
+        timeout_s: float = 30.0,
+    ) -> subprocess.CompletedProcess[str]:
+        """Run a program to its end and give its output; `env` adds to this process's environment.
+
+        Unless `check` is off, a failure raises CalledProcessError with what the program wrote.
+        """
+        done = subprocess.run(
+            self.argv(command),
+            input=stdin,
+            env={**os.environ, **(env or {})},
+            capture_output=True,
+            text=True,
+            timeout=timeout_s,
+            check=False,
+        )
+        if check and done.returncode:
+            error = subprocess.CalledProcessError(done.returncode, done.args, done.stdout, done.stderr)
+            error.add_note(f"stdout: {done.stdout}\nstderr: {done.stderr}")
+            raise error
+        return done
+
+    def popen(
+        self, command: Iterable[object], *, env: Mapping[str, str] | None = None, **options: Any
+    ) -> subprocess.Popen[str]:
+        """Start a program that the lab ends; its standard output is a pipe unless `options` say otherwise."""
+        defaults = {"stdin": subprocess.DEVNULL, "stdout": subprocess.PIPE, "text": True}
+        process: subprocess.Popen[str] = subprocess.Popen(
+            self.argv(command),
+            env={**os.environ, **(env or {})},
+            start_new_session=True,  # Ctrl-C reaches the lab alone, and the lab ends the rest in order
+            **{**defaults, **options},
+        )
+        self._started.append(process)
+        return process
+
+    def call(self, function: Callable[P, T], *args: P.args, **kwargs: P.kwargs) -> T:
+        """Call a function inside this namespace; sockets that it makes stay there, also when handed out."""
+
+        def inside() -> T:
+            enter(self.path)
+            return function(*args, **kwargs)
+
+        with ThreadPoolExecutor(1) as thread:  # it ends here, so nobody else finds himself in the namespace
+            return thread.submit(inside).result()
+
+    def add_addresses(self, addresses: Iterable[Address | str]) -> None:
+        """Give this host more addresses to send from; the client's are routed back to it, whichever they are."""
+        found = [ip_address(address) for address in addresses]
+        lines = [
+            f"address add {address}/{address.max_prefixlen} dev {self.interface}"
+            + (" nodad" if address.version == 6 else "")
+            for address in found
+        ]
+        if lines:
+            self.ip(batch=lines)
+
+    def start_greeter(self, port: int, **options: Any) -> subprocess.Popen[str]:
+        """Start the service that greets whoever connects to `port`; it listens when this returns."""
+        greeter = self.popen([sys.executable, "-m", "doorward.lab.banner_server", port], **options)
+        assert greeter.stdout is not None  # noqa: S101 (the default above)
+        if greeter.stdout.readline() != "ready\n":
+            raise HostError(f"the greeter did not start on port {port}")
+        return greeter
+
+    def pids(self) -> set[int]:
+        """List what runs here, whoever started it, and what this host started and was not waited for."""
+        found = {started.pid for started in self._started if started.poll() is None}
+        for process in Path("/proc").glob("[0-9]*") if self.path.exists() else ():
+            with suppress(OSError):  # it has ended meanwhile, or is the system's own
+                if (process / "ns/net").samefile(self.path):
+                    found.add(int(process.name))
+        return found - {os.getpid()}
+
+    def reap(self) -> None:
+        """Close the pipes of what was started here, and leave no zombie."""
+        for process in self._started:
+            with process:
+                pass
+        self._started.clear()
+
+
+def end_processes(hosts: Sequence[Host]) -> None:
+    """End all that runs on these hosts, and return when it has ended."""
+    for number, patience_s in (signal.SIGTERM, TERM_PATIENCE_S), (signal.SIGKILL, KILL_PATIENCE_S):
+        if pids := set[int]().union(*(host.pids() for host in hosts)):
+            _signal_and_wait(pids, number, patience_s)
+    for host in hosts:
+        host.reap()
+
+
+def _signal_and_wait(pids: Iterable[int], number: signal.Signals, patience_s: float) -> None:
+    handles: set[int] = set()  # a handle cannot come to mean another process, as a number can
+    for pid in pids:
+        with suppress(ProcessLookupError):
+            handles.add(os.pidfd_open(pid))
+    for handle in handles:
+        with suppress(ProcessLookupError):
+            signal.pidfd_send_signal(handle, number)
+    left, deadline_s = set(handles), time.monotonic() + patience_s
+    while left and (rest_s := deadline_s - time.monotonic()) > 0:
+        left -= set(select.select(left, [], [], rest_s)[0])
+    for handle in handles:
+        os.close(handle)

@@ -1,0 +1,256 @@
+"""A small internet in network namespaces: what `doorward lab` shows, and what tests and the bench run in.
+
+    client   192.0.2.2    2001:db8:1::2 --.
+                                           router -- server  198.51.100.2  2001:db8:2::2
+    stranger 203.0.113.2  2001:db8:3::2 --'
+
+A direct lab has a client (198.51.100.1, 2001:db8:2::1) and a server on one wire, and nothing else.
+"""
+
+from __future__ import annotations
+
+import atexit
+import json
+import os
+import re
+import secrets
+import signal
+import threading
+import time
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from ipaddress import IPv4Network, IPv6Network
+from pathlib import Path
+from types import FrameType, TracebackType
+from typing import NamedTuple, Self
+
+from doorward.errors import HostError
+from doorward.lab.namespace import Host, end_processes, ip
+
+ENDINGS = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
+
+
+class Endings:
+    """From `install` to `restore` the first signal has its effect, as an exception; impatient ones after it have none.
+
+    In a thread other than the main one it does nothing, since handlers never interrupt such a thread.
+    """
+
+    def __init__(self) -> None:
+        self._held = False
+        self._came: int | None = None
+        self._before: list[tuple[int, signal._HANDLER]] = []
+
+    def install(self) -> None:
+        """Take the signals over; what the caller ignores stays ignored."""
+        if threading.current_thread() is threading.main_thread():
+            found = [(number, signal.getsignal(number)) for number in ENDINGS]
+            self._before = [(number, handler) for number, handler in found if handler not in (signal.SIG_IGN, None)]
+            for number, _ in self._before:
+                signal.signal(number, self._handle)
+
+    def restore(self) -> None:
+        """Give the signals back."""
+        for number, handler in self._before:
+            signal.signal(number, handler)
+        self._before = []
+
+    @contextmanager
+    def held(self) -> Iterator[None]:
+        """Let a signal that comes during this block have its effect after it."""
+        early, self._held = self._came, True
+        try:
+            yield
+        finally:
+            self._held = False
+            if early is None and self._came is not None:
+                self._take_effect(self._came)
+
+    def _handle(self, number: int, _frame: FrameType | None) -> None:
+        if self._came is None:
+            self._came = number
+            if not self._held:
+                self._take_effect(number)
+
+    def _take_effect(self, number: int) -> None:
+        handler = dict(self._before)[number]
+        if handler is signal.SIG_DFL:  # which would end the process without another word
+            raise SystemExit(128 + number)
+        if callable(handler):
+            handler(number, None)
+
+
+_NAME = re.compile(r"doorward-[0-9]+-[0-9a-f]{6}")
+LINK_PATIENCE_S = 10.0  # a new wire carries packets within milliseconds, but the kernel does that on its own
+HOST_SETTINGS = {
+    "ipv4/conf/all/rp_filter": "0",  # many of the lab's sources are made up
+    "ipv4/conf/default/rp_filter": "0",
+    "ipv6/conf/default/disable_ipv6": "0",
+    "ipv6/conf/all/accept_dad": "0",  # else each address waits a second for an objection
+    "ipv6/conf/default/accept_dad": "0",
+    "ipv6/conf/default/accept_ra": "0",
+}
+ROUTER_SETTINGS = {**HOST_SETTINGS, "ipv4/ip_forward": "1", "ipv6/conf/all/forwarding": "1"}
+
+
+class Network(NamedTuple):
+    """The two networks of one wire; station 1 is the gateway, station 2 the host."""
+
+    number: int
+    ipv4: IPv4Network
+    ipv6: IPv6Network
+
+    def station(self, namespace: str, interface: str, number: int) -> Host:
+        """Give the host that sits at one end of this wire."""
+        mac = f"02:00:00:00:{self.number:02x}:{number:02x}"
+        return Host(namespace, interface, self.ipv4[number], self.ipv6[number], mac)
+
+
+CLIENT_NET = Network(1, IPv4Network("192.0.2.0/24"), IPv6Network("2001:db8:1::/64"))
+SERVER_NET = Network(2, IPv4Network("198.51.100.0/24"), IPv6Network("2001:db8:2::/64"))
+STRANGER_NET = Network(3, IPv4Network("203.0.113.0/24"), IPv6Network("2001:db8:3::/64"))
+
+
+class Wire(NamedTuple):
+    """Two hosts joined by a veth pair; packets of the host at `end` to anywhere go by `gateway`."""
+
+    gateway: Host
+    end: Host
+
+
+class Lab:
+    """A context manager: inside it the machines stand and are reachable; after it nothing is left of them.
+
+    HostError says which right or package is missing. A direct lab has no `router` and no `stranger`.
+    """
+
+    def __init__(self, *, direct: bool = False) -> None:
+        self.name = f"doorward-{os.getpid()}-{secrets.token_hex(3)}"
+        prefix = f"{self.name}-"
+        gateways = [
+            net.station(prefix + "router", name, 1)
+            for name, net in (("client", CLIENT_NET), ("server", SERVER_NET), ("stranger", STRANGER_NET))
+        ]
+        self.router = gateways[1]
+        self.server = SERVER_NET.station(prefix + "server", "eth0", 2)
+        self.stranger = STRANGER_NET.station(prefix + "stranger", "eth0", 2)
+        if direct:
+            self.client = SERVER_NET.station(prefix + "client", "eth0", 1)
+            self._wires = [Wire(self.client, self.server)]
+            self.hosts = [self.client, self.server]
+        else:
+            self.client = CLIENT_NET.station(prefix + "client", "eth0", 2)
+            self.hosts = [self.client, self.server, self.stranger, self.router]
+            self._wires = [Wire(gateways[i], host) for i, host in enumerate(self.hosts[:3])]
+        self._direct = direct
+        self._maker = os.getpid()
+        self._endings = Endings()
+        self._kept = False
+
+    def __enter__(self) -> Self:
+        if os.geteuid() != 0:
+            raise HostError("network namespaces need root; run this with sudo")
+        atexit.register(self.close)  # for a signal that falls between the block's end and `__exit__`
+        try:
+            self._endings.install()
+            with self._endings.held():
+                self._build()
+        except BaseException:  # half a lab must go as well, whatever stopped it
+            self.close()
+            raise
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self.close()
+
+    def close(self) -> None:
+        """End what runs in the lab and remove its namespaces; a second call finds nothing to do."""
+        if os.getpid() != self._maker:
+            return  # a forked child leaves its parent's lab alone
+        try:
+            with self._endings.held():
+                if not self._kept:
+                    _tear_down(self.hosts)
+                atexit.unregister(self.close)
+        finally:
+            self._endings.restore()
+
+    def keep(self) -> None:
+        """Leave hosts and programs standing at the end; `remove` takes them away."""
+        self._kept = True
+
+    def _build(self) -> None:
+        ip(batch=[f"netns add {host.namespace}" for host in self.hosts])
+        for host in self.hosts:
+            host.call(_set, ROUTER_SETTINGS if host is self.router else HOST_SETTINGS)
+        ip(batch=[_link_line(wire) for wire in self._wires])
+        for wire in self._wires:
+            wire.gateway.ip(batch=_address_lines(wire.gateway))
+            wire.end.ip(batch=[*_address_lines(wire.end), *_default_lines(wire.gateway)])
+        if not self._direct:  # any address that the client makes up finds its way back
+            self.router.ip(batch=_default_lines(self.client))
+        _wait_for_links(self.hosts)
+
+
+def remove(name: str) -> bool:
+    """Remove a lab that was kept, by its name; False where there is none."""
+    hosts = [
+        net.station(f"{name}-{role}", "eth0", 2)
+        for role, net in (
+            ("client", CLIENT_NET),
+            ("server", SERVER_NET),
+            ("stranger", STRANGER_NET),
+            ("router", SERVER_NET),
+        )
+    ]
+    standing = [host for host in hosts if _NAME.fullmatch(name) and host.path.exists()]
+    _tear_down(standing)
+    return bool(standing)
+
+
+def _tear_down(hosts: Sequence[Host]) -> None:
+    try:
+        end_processes(hosts)
+    finally:
+        if lines := [f"netns delete {host.namespace}" for host in hosts if host.path.exists()]:
+            ip("-force", batch=lines)  # one that will not go keeps no other
+
+
+def _link_line(wire: Wire) -> str:
+    (a, b) = wire
+    return (
+        f"link add {a.interface} netns {a.namespace} address {a.mac} type veth "
+        f"peer name {b.interface} netns {b.namespace} address {b.mac}"
+    )
+
+
+def _address_lines(host: Host) -> list[str]:
+    return [
+        "link set lo up",
+        f"link set {host.interface} up",
+        f"address add {host.ipv4}/24 dev {host.interface}",
+        f"address add {host.ipv6}/64 dev {host.interface} nodad",
+    ]
+
+
+def _default_lines(gateway: Host) -> list[str]:
+    return [f"route add 0.0.0.0/0 via {gateway.ipv4}", f"route add ::/0 via {gateway.ipv6}"]
+
+
+def _set(settings: dict[str, str]) -> None:
+    for name, value in settings.items():
+        path = Path("/proc/sys/net", name)
+        try:
+            path.write_text(value)
+        except OSError as error:
+            raise HostError(f"cannot write {path} in a namespace: {error.strerror}") from None
+
+
+def _wait_for_links(hosts: Sequence[Host]) -> None:
+    deadline_s = time.monotonic() + LINK_PATIENCE_S
+    for host in hosts:
+        while any(link["operstate"] != "UP" for link in json.loads(host.ip("-j", "link", "show", "type", "veth"))):
+            if time.monotonic() > deadline_s:
+                raise HostError(f"the links of {host.namespace} did not come up in {LINK_PATIENCE_S:.0f} s")

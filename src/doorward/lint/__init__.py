@@ -1,0 +1,1 @@
+"""Rate a configuration: weak sequences, risky settings, keys that may do too much."""

@@ -1,0 +1,79 @@
+"""What a configuration names and this host does not have, and placeholders that nothing fills in. Pure.
+
+None of it keeps the daemon from starting: an interface may come later, and a hook fails when it runs.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterator, Mapping
+from typing import NamedTuple
+
+from doorward.config.schema import PLACE, REASON, Configuration
+from doorward.config.toml_positions import Keys, line_of
+from doorward.lint.finding import Finding, Weakness
+
+# Letters, as in %IP% or %ip%; not `date +%H%M%S`, and not the bytes of a URL, as in %C3%A4.
+_PLACEHOLDER = re.compile(r"%(?![0-9A-Fa-f]{2}%)[A-Za-z][A-Za-z_]+%")
+
+
+class HostFacts(NamedTuple):
+    """The interfaces that this host has, and what is wrong with the programs of hooks, by their name in the file."""
+
+    interfaces: frozenset[str]
+    programs: Mapping[str, str]
+
+
+class Hook(NamedTuple):
+    """A command of the configuration: where it is, its words, and what is filled in."""
+
+    path: Keys
+    words: tuple[str, ...]
+    placeholders: tuple[str, ...]
+
+
+def hooks(configuration: Configuration) -> Iterator[Hook]:
+    """List the commands of a configuration."""
+    for door in configuration.doors:
+        for key, words in (("on_open", door.on_open), ("on_close", door.on_close)):
+            if words:
+                yield Hook(("doors", door.name, key), words, (PLACE,))
+    if configuration.gate.on_refuse:
+        yield Hook(("gate", "on_refuse"), configuration.gate.on_refuse, (PLACE, REASON))
+
+
+def remarks(configuration: Configuration, lines: Mapping[Keys, int], host: HostFacts) -> list[Finding]:
+    """Return what is worth a warning (`find_lines` of the same text gives the lines)."""
+    found = [*_interfaces(configuration, host), *_programs(configuration, host), *_placeholders(configuration)]
+    return [Finding(each.level, line_of(lines, each.path), each.what, each.remedy) for each in found]
+
+
+def _interfaces(configuration: Configuration, host: HostFacts) -> Iterator[Weakness]:
+    for index, name in enumerate(configuration.gate.interfaces):
+        is_there = (
+            any(each.startswith(name[:-1]) for each in host.interfaces)
+            if name.endswith("*")
+            else name in host.interfaces
+        )
+        if not is_there:
+            what = f"this host has no interface {name!r} now: the gate watches nothing there"
+            remedy = "write a name that `ip link` shows, unless this one comes later"
+            yield Weakness("warning", ("gate", "interfaces", str(index)), what, remedy)
+
+
+def _programs(configuration: Configuration, host: HostFacts) -> Iterator[Weakness]:
+    for hook in hooks(configuration):
+        if trouble := host.programs.get(hook.words[0]):
+            what = f"{hook.path[-1]}: {hook.words[0]} {trouble}, so the command will fail"
+            yield Weakness("warning", hook.path, what, "install it and make it executable, or write its right path")
+
+
+def _placeholders(configuration: Configuration) -> Iterator[Weakness]:
+    for hook in hooks(configuration):
+        for word in dict.fromkeys(_PLACEHOLDER.findall(" ".join(hook.words))):
+            if word in hook.placeholders:
+                continue
+            meant = next((each for each in hook.placeholders if each == word.upper()), None)
+            remedy = f"write {meant}" if meant else f"write {' or '.join(hook.placeholders)}, or take it out"
+            what = f"{hook.path[-1]}: nothing is filled in for {word}: the program gets it as it is"
+            yield Weakness("warning", hook.path, what, remedy)

@@ -1,0 +1,119 @@
+"""Weak sequences: each check looks at one weakness of the doors' knocks. Pure."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from itertools import pairwise
+
+from doorward.config.schema import Configuration, WrongPort
+from doorward.lint.finding import Weakness
+from doorward.lint.guessing import MANY_SOURCES, Guess, guess, odds, said, sweep, total
+from doorward.lint.guessing import chance as chance_of
+from doorward.model import Door, Port
+
+MIN_SEQUENCE = 3
+WEAK = 1 / 1000  # that one source opens a door, or any of all doors, within a year
+FIT_FOR_MANY = 1 / 100  # the same for MANY_SOURCES at once
+
+
+def guesses(configuration: Configuration) -> list[Guess]:
+    """Rate each door that has a sequence."""
+    return [rated for door in configuration.doors if (rated := guess(door)) is not None]
+
+
+def wrong_port(configuration: Configuration) -> Iterator[Weakness]:
+    """Warn where wrong ports are forgiven, with the chance of one sweep in random order."""
+    if configuration.gate.wrong_port is WrongPort.ANY:
+        return
+    known = {port for door in configuration.doors for port in door.knock}
+    swept = {door.name: _by_a_sweep(len(known), door) for door in configuration.doors if door.knock}
+    what = 'wrong_port "known" forgives wrong ports: a sweep over all ports opens doors in its order'
+    if swept and (likeliest := max(swept.values())) > 0:
+        door = next(name for name, each in swept.items() if each == likeliest)
+        how = "always" if likeliest == 1 else f"with a chance of {odds(likeliest)}"
+        what += f", and one in random order opens door {door!r} {how}"
+    yield Weakness("warning", ("gate", "wrong_port"), what, 'write wrong_port = "any"')
+
+
+def _by_a_sweep(known: int, door: Door) -> float:
+    """Give the chance of one sweep in random order, which meets each of the known ports once."""
+    return sweep(known, len(door.knock)) if len(set(door.knock)) == len(door.knock) else 0.0
+
+
+def sweeps(configuration: Configuration) -> Iterator[Weakness]:
+    """Find the doors that a scan of one port after the other opens by itself, or nearly."""
+    known = configuration.gate.wrong_port is WrongPort.KNOWN
+    silent = frozenset(configuration.gate.public).union(*(door.opens for door in configuration.doors))
+    for door in configuration.doors:
+        upward = _in_order(door.knock)
+        if len(door.knock) < 2 or not upward:
+            continue
+        way = "ascend" if upward == door.knock else "descend"
+        path = ("doors", door.name, "knock")
+        if known or _adjacent(upward, silent):
+            gap = "" if known else " without a gap"
+            what = f"door {door.name!r}: its ports {way}{gap}, so a plain sweep opens it"
+            yield Weakness("warning", path, what, "mix their order")
+        else:
+            what = f"door {door.name!r}: its ports {way}: only the wrong ports between them keep a sweep out"
+            yield Weakness("note", path, what, "mix their order")
+
+
+def _in_order(ports: tuple[Port, ...]) -> tuple[Port, ...] | None:
+    """Give the ports of one protocol as an ascending sweep meets them, if they ascend or descend."""
+    upward = tuple(sorted(set(ports)))
+    one_protocol = len({port.protocol for port in ports}) == 1
+    return upward if one_protocol and ports in (upward, upward[::-1]) else None
+
+
+def _adjacent(upward: tuple[Port, ...], silent: frozenset[Port]) -> bool:
+    """Tell whether a sweep meets no other symbol in between; public and opened ports are none."""
+    return all(
+        Port(low.protocol, number) in silent
+        for low, high in pairwise(upward)
+        for number in range(low.number + 1, high.number)
+    )
+
+
+def guessed(configuration: Configuration) -> Iterator[Weakness]:
+    """Find the doors that a year of guessing from one source is likely enough to open."""
+    rated = guesses(configuration)
+    for door, each in zip((door for door in configuration.doors if door.knock), rated, strict=True):
+        if each.by_one >= WEAK:
+            yield Weakness("warning", ("doors", door.name, "knock"), *_weak(door, each))
+    strong = [each for each in rated if each.by_one < WEAK]
+    if not strong:
+        return
+    weakest = max(strong, key=lambda each: each.a_year)
+    path = ("doors", weakest.door, "knock")
+    if chance_of(total(strong)) >= WEAK:
+        what = f"{len(strong):,} doors: whoever guesses ports from one address opens one of them {said(total(strong))}"
+        yield Weakness("warning", path, what, f"write more than {weakest.knocks} knocks in each")
+    elif chance_of(total(strong) * MANY_SOURCES) >= FIT_FOR_MANY:
+        whose = f"door {weakest.door!r}" if len(strong) == 1 else f"one of {len(strong):,} doors"
+        what = (
+            f"{MANY_SOURCES:,} addresses at once (a botnet, or an IPv6 /48) that guess ports open {whose} "
+            f"{said(total(strong) * MANY_SOURCES)}; one address alone {said(total(strong))}"
+        )
+        yield Weakness("note", path, what, f"against that, write more than {weakest.knocks} knocks")
+
+
+def _weak(door: Door, rated: Guess) -> tuple[str, str]:
+    name, count = repr(door.name), len(door.knock)
+    if count == 1:
+        return f"door {name} has 1 knock, and every scan of all ports gives it", f"write {MIN_SEQUENCE} knocks or more"
+    if rated.tried_first:
+        what = f"door {name}: its {count} ports are among the {rated.ports} that are tried first (round, or well known)"
+        return f"{what}: guessing among those from one address opens it {said(rated.a_year)}", "take random ports"
+    what = f"door {name} has {count} knocks: guessing ports from one address opens it {said(rated.a_year)}"
+    return what, f"write {MIN_SEQUENCE} knocks or more"
+
+
+def repeats(configuration: Configuration) -> Iterator[Weakness]:
+    """Find knocks that a retransmitted packet gives."""
+    for door in configuration.doors:
+        twice = next((first for first, second in pairwise(door.knock) if first == second), None)
+        if twice is not None:
+            what = f"door {door.name!r} knocks at {twice} twice in a row: a retransmitted packet counts as the second"
+            path = ("doors", door.name, "knock")
+            yield Weakness("warning", path, what, "put another port between the two")

@@ -1,0 +1,1 @@
+"""The packet filter: ruleset text, libnftables and nf_tables over netlink."""

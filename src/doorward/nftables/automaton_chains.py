@@ -1,0 +1,135 @@
+"""The chains and maps of the automaton's machines, for each family: where a source is, and how it moves on."""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
+
+from doorward.core.automaton import Machine
+from doorward.model import FlagFilter
+from doorward.nftables.maps import classid
+
+SOURCES = {"4": "ip saddr", "6": "ip6 saddr"}
+DESTINATIONS = {"4": "ip daddr", "6": "ip6 daddr"}
+ADDRESS_TYPES = {"4": "ipv4_addr", "6": "ipv6_addr"}
+_MOVE = "meta priority set meta priority . meta l4proto . th dport map @delta"
+
+
+@dataclass(frozen=True, slots=True)
+class Group:
+    """Machines that share chains and maps: one without a target, or all of one (flags, deadline) and family with one.
+
+    With targets the maps are keyed by source and destination, and the destination says where to start.
+    """
+
+    machines: tuple[Machine, ...]
+    family: str = ""  # of the targets; empty: no target, both families
+
+    @property
+    def flags(self) -> FlagFilter:
+        """The TCP flags that its machines test."""
+        return self.machines[0].flags
+
+    @property
+    def within_ms(self) -> int:
+        """The deadline of its machines."""
+        return self.machines[0].within_ms
+
+    @property
+    def families(self) -> Sequence[str]:
+        """The families that it has chains for."""
+        return self.family or "46"
+
+    def fingerprint(self) -> str:
+        """Name it by its content: attempts in progress outlive a reload only where the states stay the same."""
+        tables = [(m.flags, m.within_ms, m.root, m.target, m.edges) for m in self.machines]
+        return hashlib.blake2s(repr(tables).encode(), digest_size=4).hexdigest()
+
+    def mark(self, family: str) -> str:
+        """Give the end of the names of its chains and maps."""
+        return f"{family}_{self.fingerprint()}"
+
+    def key(self, family: str) -> str:
+        """Give what a source is known by."""
+        return f"{SOURCES[family]} . {DESTINATIONS[family]}" if self.family else SOURCES[family]
+
+    def key_type(self, family: str) -> str:
+        """Give the type of `key`."""
+        return f"{ADDRESS_TYPES[family]} . {ADDRESS_TYPES[family]}" if self.family else ADDRESS_TYPES[family]
+
+    def restart(self, family: str) -> list[str]:
+        """Take the source back to the start: what the progress map says counts only beside a deadline."""
+        return [f"delete @{name}{self.mark(family)} {{ {self.key(family)} : 0:0 }}" for name in ("window", "hurried")]
+
+
+def groups_of(machines: Iterable[Machine]) -> list[Group]:
+    """Group machines, in their order."""
+    found: dict[tuple[object, ...], list[Machine]] = {}
+    for machine in machines:
+        if machine.target is None:
+            found[machine.flags, machine.within_ms, ""] = [machine]
+        else:
+            family = "4" if len(machine.target) == 4 else "6"
+            found.setdefault((machine.flags, machine.within_ms, family), []).append(machine)
+    return [Group(tuple(members), str(key[2])) for key, members in found.items()]
+
+
+def chain(name: str, rules: Iterable[str], comment: str = "") -> str:
+    """Write one chain, a rule a line."""
+    head = f"# {comment}\n" if comment else ""
+    return head + f"chain {name} {{\n" + "".join(f"    {rule}\n" for rule in rules) + "}\n"
+
+
+def group_chains(group: Group, family: str, *, tell_wrong: Sequence[str], tells_steps: bool) -> list[str]:
+    """Write one group's chains for one family; `tell_wrong` stands where a source in progress goes wrong."""
+    key, mark = group.key(family), group.mark(family)
+    forget = f"delete @progress{mark} {{ {key} : 0:0 }}"
+    completes = any(state in machine.completes for machine in group.machines for state in machine.firsts)
+    entered = "goto entered" if completes or tells_steps else "return"
+    begin = [
+        forget,
+        f"add @window{mark} {{ {key} : meta priority }} {entered}",
+        f"add @hurried{mark} {{ {key} : meta priority }} counter name hurried {entered}",
+        "counter name no_room_window",
+    ]
+    advance = [
+        forget,
+        f"add @progress{mark} {{ {key} : meta priority }} goto entered",
+        *group.restart(family),  # without room for the longer prefix the shorter one must not stand
+        "counter name no_room_progress",
+    ]
+    root = f"{DESTINATIONS[family]} map @roots{mark}" if group.family else classid(group.machines[0].root)
+    falls = max(machine.longest_fall() for machine in group.machines)
+    return [
+        chain(f"begin{mark}", begin, "the first knock: its deadline starts"),
+        chain(f"advance{mark}", advance, "a later knock, within the deadline"),
+        chain(f"first{mark}", [f"meta priority set {root}", f"{_MOVE} goto begin{mark}"]),
+        chain(
+            f"restart{mark}",
+            [*group.restart(family), *tell_wrong, f"goto first{mark}"],
+            "a wrong knock may be a first one",
+        ),
+        *(chain(f"fall{mark}_{n}", _fall(mark, n, falls)) for n in range(falls, 0, -1)),
+        chain(f"match{mark}", _match(mark, key, falls)),
+    ]
+
+
+def _match(mark: str, key: str, falls: int) -> list[str]:
+    return [
+        "meta priority set 0:0",
+        f"meta priority set {key} map @window{mark}",
+        f"meta priority set {key} map @hurried{mark}",
+        f"meta priority 0:0 goto first{mark}",
+        f"meta priority set {key} map @progress{mark}",
+        f"{_MOVE} goto advance{mark}",
+        "meta priority . meta l4proto . th dport @same return",
+        *([f"meta priority set meta priority map @fail goto fall{mark}_1"] if falls else []),
+        f"goto restart{mark}",
+    ]
+
+
+def _fall(mark: str, n: int, falls: int) -> list[str]:
+    """Try the n-th shorter prefix; the failure links are unrolled to the longest chain of them."""
+    deeper = [f"meta priority set meta priority map @fail goto fall{mark}_{n + 1}"] if n < falls else []
+    return [f"{_MOVE} goto advance{mark}", *deeper, f"goto restart{mark}"]

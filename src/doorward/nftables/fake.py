@@ -1,0 +1,75 @@
+"""The packet filter in memory: what a test of the daemon's inside speaks to, and passes the same contract."""
+
+from __future__ import annotations
+
+import errno
+from collections.abc import Callable
+
+from doorward.core.diff import Changes, Remaining
+from doorward.model import Element, Place
+from doorward.nftables.ban_sets import Bans
+from doorward.nftables.nfnetlink import Gauges
+from doorward.nftables.nft_error import NftError
+from doorward.nftables.ruleset import COUNTERS, OPEN_SIZE, Ruleset
+
+
+class MemoryFilter:
+    """Entries with their end on the clock that is given."""
+
+    def __init__(self, clock: Callable[[], float]) -> None:
+        self._clock = clock
+        self._until_s: dict[Element, float] = {}
+        self._banned_until_s: dict[Place, float] = {}
+        self.ruleset: Ruleset | None = None
+
+    def load(self, ruleset: Ruleset, restore: Remaining) -> str:
+        """Take a new ruleset; entries stay."""
+        self.ruleset = ruleset
+        try:
+            self.apply(Changes(restore, frozenset()))
+        except NftError as error:
+            return str(error)
+        return ""
+
+    def elements(self) -> dict[Element, float]:
+        """Give what stands, with the seconds left."""
+        return self._left()
+
+    def _left(self) -> dict[Element, float]:
+        now_s = self._clock()
+        self._until_s = {element: until for element, until in self._until_s.items() if until > now_s}
+        return {element: until - now_s for element, until in self._until_s.items()}
+
+    def apply(self, changes: Changes) -> None:
+        """Make all changes, or none."""
+        standing = self._left()
+        if not changes.remove <= standing.keys():
+            raise NftError("Error: an entry to remove is not there", errno.ENOENT)
+        after = standing.keys() - changes.remove | changes.put.keys()
+        if any(sum(e.address.version == v for e in after) > OPEN_SIZE for v in (4, 6)):
+            raise NftError("Error: the set of openings is full", errno.ENFILE)
+        for element in changes.remove:
+            del self._until_s[element]
+        now_s = self._clock()
+        self._until_s.update({element: now_s + left for element, left in changes.put.items()})
+
+    def counters(self) -> dict[str, int]:
+        """Count nothing: no packets here."""
+        return dict.fromkeys(COUNTERS, 0)
+
+    def ban(self, new: Bans) -> None:
+        """Ban these, each for so many seconds from now."""
+        self._banned_until_s |= {ban: self._clock() + left_s for ban, left_s in new.items()}
+
+    def unban(self, ban: Place) -> None:
+        """End a ban, if there is one."""
+        self._banned_until_s.pop(ban, None)
+
+    def banned(self) -> dict[Place, float]:
+        """Give who is banned, and for how many seconds more."""
+        now_s = self._clock()
+        return {ban: until_s - now_s for ban, until_s in self._banned_until_s.items() if until_s > now_s}
+
+    def gauges(self, _: int) -> Gauges:
+        """Tell of nothing in progress, for the same reason."""
+        return Gauges([], [])

@@ -1,0 +1,239 @@
+"""The seam to nftables: through libnftables (libnftables(3)), in-process, one transaction a call.
+
+What libnftables is too slow for is asked of nf_tables itself (objects.py) or told to it (elements.py).
+"""
+
+from __future__ import annotations
+
+import ctypes
+import os
+import re
+from collections.abc import Callable, Iterable
+from functools import cache
+from ipaddress import IPv4Address, IPv6Address
+
+from doorward.config.duration import UNITS_MS, nft_duration
+from doorward.core.diff import Changes, Remaining
+from doorward.errors import HostError
+from doorward.kernel.sock_diag import Connection
+from doorward.model import Element, Place, Port, parse_place, place_text
+from doorward.nftables import ban_sets, nfnetlink
+from doorward.nftables.nfnetlink import Gauges, Writer
+from doorward.nftables.nft_error import NftError, refused
+from doorward.nftables.ruleset import COUNTERS, FROM_FILE, OPEN_SETS, TABLE, Existing, Ruleset
+
+_LIBRARY = "libnftables.so.1"
+_ELEMENT = re.compile(
+    r"([0-9a-f.:]+(?:/[0-9]+)?) \. (tcp|udp|6|17) \. ([0-9]{1,5})\b(?: timeout \w+)?(?: expires (\w+))?"
+)
+_NAMES = {"6": "tcp", "17": "udp"}  # nft knows names of protocols from /etc/protocols, which a small host may lack
+_SPAN = re.compile(r"([0-9]{1,15})(ms|[smhd])")
+
+
+@cache
+def _library() -> ctypes.CDLL:
+    try:
+        library = ctypes.CDLL(_LIBRARY)
+    except OSError:
+        raise HostError(f"{_LIBRARY} is missing; install nftables 1.0.6 or newer (apt install nftables)") from None
+    library.nft_ctx_new.restype = ctypes.c_void_p
+    library.nft_ctx_get_output_buffer.restype = ctypes.c_char_p
+    library.nft_ctx_get_error_buffer.restype = ctypes.c_char_p
+    for name in (
+        "nft_ctx_buffer_output",
+        "nft_ctx_buffer_error",
+        "nft_ctx_get_output_buffer",
+        "nft_ctx_get_error_buffer",
+        "nft_ctx_free",
+    ):
+        getattr(library, name).argtypes = [ctypes.c_void_p]
+    library.nft_ctx_output_set_flags.argtypes = [ctypes.c_void_p, ctypes.c_uint]
+    library.nft_ctx_set_dry_run.argtypes = [ctypes.c_void_p, ctypes.c_bool]
+    library.nft_run_cmd_from_buffer.argtypes = [ctypes.c_void_p, ctypes.c_char_p]
+    return library
+
+
+class NftFilter:
+    """The table `inet doorward` of the network namespace that this object was made in."""
+
+    _writer: Writer | None = None
+
+    def load(self, ruleset: Ruleset, restore: Remaining, standing: Iterable[Connection] = ()) -> str:
+        """Replace rules and tables in one transaction, in which no packet slips through.
+
+        Keeps what the open sets hold, adds `restore`, and lets the connections in `standing` go on. Returns why
+        `restore` was left out, or nothing.
+        """
+        existing, connections = self.existing(), [*_standing(standing)]
+
+        def replace(entries: Remaining) -> None:
+            more = [*connections, *_put(entries)]
+            try:
+                self.run("\n".join([ruleset.replacing(existing), *more]))
+            except NftError:
+                if not ruleset.has_loaded(existing):
+                    raise
+                self.run("\n".join([ruleset.replacing(existing, afresh=True), *more]))
+
+        return _with_or_without(replace, restore)
+
+    def put_back(self, text: str, restore: Remaining, standing: Iterable[Connection]) -> str:
+        """Replace the whole table by what Ruleset.for_boot gave, in one transaction.
+
+        Keeps what is left of the open sets, adds `restore`, and lets the connections in `standing` go on. Returns why
+        all of these entries were left out, or nothing.
+        """
+        try:
+            left = self.elements()
+        except NftError:  # they went with the table
+            left = {}
+        try:
+            banned = self.banned()
+        except NftError:
+            banned = {}
+        entries = {**restore, **{e: max(left_s, restore.get(e, 0.0)) for e, left_s in left.items()}}
+        put = (*_standing(standing), *ban_sets.put(TABLE, banned))
+
+        def replace(some: Remaining) -> None:
+            self.run("\n".join([text, f"delete chain {TABLE} {FROM_FILE}", *put, *_put(some)]))
+
+        return _with_or_without(replace, entries)
+
+    def is_from_file(self) -> bool:
+        """Tell whether no daemon has had the table yet: it was loaded at boot."""
+        return any(thing.name == FROM_FILE for thing in self.existing())
+
+    def existing(self) -> list[Existing]:
+        """List what the loaded table has; nothing where there is no table."""
+        return nfnetlink.existing()
+
+    def elements(self) -> dict[Element, float]:
+        """Read the open sets back, with the seconds that each entry has left."""
+        sets = [thing.name for thing in self.existing() if thing.name in OPEN_SETS]
+        return read_elements("".join(self.run(f"list set {TABLE} {name}") for name in sets or OPEN_SETS[:2]))
+
+    def apply(self, changes: Changes) -> None:
+        """Write and remove open entries in one transaction; NftError where one to remove is not there."""
+        if not changes:
+            return
+        if self._writer is None or self._writer.pid != os.getpid():
+            self._writer = Writer()
+        try:
+            self._writer.apply(changes)
+        except OSError as error:
+            raise refused(error) from None
+
+    def ban(self, new: ban_sets.Bans) -> None:
+        """Ban these, each for so many seconds from now."""
+        self.run("\n".join(ban_sets.put(TABLE, new)))
+
+    def unban(self, ban: Place) -> None:
+        """End a ban, if there is one."""
+        self.run(ban_sets.take(TABLE, ban))
+
+    def banned(self) -> dict[Place, float]:
+        """Read back who is banned, and for how many seconds more."""
+        text = "".join(self.run(f"list set {TABLE} {name}") for name in ban_sets.NAMES)
+        return {ban: _seconds(left) for ban, left in ban_sets.read(text)}
+
+    def counters(self) -> dict[str, int]:
+        """Read the named counters: packets since the table was first loaded."""
+        counted = nfnetlink.counted()
+        return {name: counted.get(name, 0) for name in COUNTERS}
+
+    def gauges(self, most: int) -> Gauges:
+        """Tell how full the sets are, and who is in the middle of a knock: at most `most` of each map."""
+        return nfnetlink.read(most)
+
+    def unload(self) -> None:
+        """Take the table away, and every opening with it."""
+        self.run(f"add table {TABLE}\ndelete table {TABLE}")
+
+    def check(self, commands: str) -> None:
+        """Have libnftables and the kernel look at commands without doing them; NftError where they would refuse."""
+        self.run(commands, dry=True)
+
+    def run(self, commands: str, flags: int = 0, *, dry: bool = False) -> str:
+        """Run nft commands as one transaction and give what they print; NftError with nft's words if it refuses."""
+        library = _library()
+        context = library.nft_ctx_new(0)
+        if not context:
+            raise HostError("libnftables gives no context; is there memory left?")
+        try:
+            library.nft_ctx_buffer_output(context)
+            library.nft_ctx_buffer_error(context)
+            library.nft_ctx_output_set_flags(context, flags)
+            library.nft_ctx_set_dry_run(context, dry)
+            if library.nft_run_cmd_from_buffer(context, commands.encode()):
+                raise NftError((library.nft_ctx_get_error_buffer(context) or b"").decode(errors="replace"))
+            return (library.nft_ctx_get_output_buffer(context) or b"").decode(errors="replace")
+        finally:
+            library.nft_ctx_free(context)
+
+
+def _with_or_without(replace: Callable[[Remaining], None], entries: Remaining) -> str:
+    """Replace the gate with these entries, or without any where nftables refuses one; return its words, or nothing.
+
+    A gate that hides its ports comes first: who is in can be let in again.
+    """
+    try:
+        replace(entries)
+    except NftError as error:
+        if not entries:
+            raise
+        replace({})
+        return str(error)
+    return ""
+
+
+def read_elements(text: str) -> dict[Element, float]:
+    """Read the entries of open sets as nft lists them, each with the seconds that it has left.
+
+    HostError where one is none: then it is no version of nft that doorward knows.
+    """
+    found: dict[Element, float] = {}
+    for address, protocol, number, expires in _ELEMENT.findall(text):
+        try:
+            element = Element(parse_place(address), Port.parse(f"{number}/{_NAMES.get(protocol, protocol)}"))
+        except ValueError:
+            entry = f"{address} . {protocol} . {number}"
+            raise HostError(f"nft lists {entry!r}, which is no entry; install nftables 1.0.6 or newer") from None
+        found[element] = _seconds(expires)
+    return found
+
+
+def _seconds(text: str) -> float:
+    """Read a remaining time as nft writes it, `1d2h3m4s500ms`."""
+    return sum(int(number) * UNITS_MS[unit] for number, unit in _SPAN.findall(text)) / 1000
+
+
+def _where(element: Element) -> str:
+    place = element.address
+    return f"{TABLE} {'open' if isinstance(place, IPv4Address | IPv6Address) else 'wide'}{place.version}"
+
+
+def _key(element: Element) -> str:
+    return f"{place_text(element.address)} . {element.port.protocol.name.lower()} . {element.port.number}"
+
+
+def _put(entries: Remaining) -> Iterable[str]:
+    """Write entries with a new remaining time. Kernels before 6.12 silently ignore a longer timeout in an `add`
+    of an entry that exists, and deleting needs it to exist: add, delete, add works on all.
+    """  # noqa: D205
+    for element, left_s in entries.items():
+        where, key, timeout = _where(element), _key(element), f"timeout {nft_duration(max(1, round(left_s * 1000)))}"
+        yield f"add element {where} {{ {key} {timeout} }}"
+        yield f"delete element {where} {{ {key} }}"
+        yield f"add element {where} {{ {key} {timeout} }}"
+
+
+def _standing(connections: Iterable[Connection]) -> Iterable[str]:
+    """Note the connections that stand now in place of those noted before."""
+    by_family: dict[int, list[str]] = {4: [], 6: []}
+    for c in connections:
+        source, destination = place_text(c.source), place_text(c.destination)
+        by_family[c.source.version].append(f"{source} . {c.source_port} . {destination} . {c.destination_port}")
+    for family, keys in by_family.items():
+        yield f"flush set {TABLE} standing{family}"
+        if keys:
+            yield f"add element {TABLE} standing{family} {{ {', '.join(keys)} }}"

@@ -1,0 +1,205 @@
+"""Who changes the gate: nf_tables tells of every transaction (linux/netfilter/nf_tables.h, group NFNLGRP_NFTABLES).
+
+What packets put into sets is not told. A transaction's messages come together, and the last one, NEWGEN, names the
+process that made it.
+"""
+
+from __future__ import annotations
+
+import errno
+import hashlib
+import os
+import re
+import socket
+import struct
+from ctypes import addressof, create_string_buffer
+from typing import NamedTuple
+
+from doorward.errors import HostError, MalformedError
+from doorward.kernel import netlink
+from doorward.kernel.bpf import Instruction, assemble
+from doorward.nftables.ruleset import TABLE
+
+_GROUP = 7  # NFNLGRP_NFTABLES
+_SUBSYSTEM = 10 << 8  # NFNL_SUBSYS_NFTABLES
+_GET_TABLE, _GET_RULE, _NEW_GEN, _GET_GEN = (_SUBSYSTEM | kind for kind in (1, 7, 15, 16))
+_NEW_ELEMENT, _DEL_ELEMENT = _SUBSYSTEM | 12, _SUBSYSTEM | 14
+_INET = 1  # NFPROTO_INET
+_FAMILY_HEADER = 4  # struct nfgenmsg
+_TABLE_NAME, _SET_NAME = 1, 2  # the same number in the messages of every kind
+_TABLE_FLAGS, _TABLE_HANDLE, _RULE_HANDLE = 2, 4, 3
+_GEN_PROCESS, _GEN_PROGRAM = 2, 3
+_NAME = TABLE.split()[1].encode() + b"\0"
+_OPENINGS = re.compile(rb"(open|wide)[46]\0")
+# Packets fill these, and an operator may empty them: no rule changes by that.
+_DYNAMIC = re.compile(rb"(open|wide|standing|limiter|fast|scanners|signed|window|hurried|progress)[46]")
+_RECEIVE_BUFFER_BYTES = 8 << 20  # some hundred thousand elements that another program loads at once
+_RECEIVE_BYTES = 1 << 17
+_SO_RCVBUFFORCE, _SO_ATTACH_FILTER, _SO_DETACH_FILTER = 33, 26, 27
+_SOL_NETLINK, _ADD_MEMBERSHIP = 270, 1
+_MESSAGES_A_READ = 1024
+
+
+class Change(NamedTuple):
+    """A transaction: the process (as the first process namespace counts), its program, what it did to the table.
+
+    `harm` is "rules" where rules, chains, maps or the table itself changed, "openings" where entries of the open sets
+    did, "" where nothing of this gate did.
+    """
+
+    process: int
+    program: str
+    harm: str
+
+
+def own_process() -> int:
+    """Give this process's number as a Change would name it: in a container it is not what getpid(2) says."""
+    with netlink.open_socket(netlink.NETFILTER, "nf_tables") as sock:
+        sock.send(netlink.message(_GET_GEN, netlink.REQUEST, struct.pack("!BBH", 0, 0, 0)))
+        for reply in netlink.messages(memoryview(sock.recv(_RECEIVE_BYTES))):
+            if reply.kind == _NEW_GEN:
+                return _made_by(reply.body)[0]
+    raise HostError("the kernel does not say who changes nf_tables; it must be Linux 5.11 or newer")
+
+
+def fingerprint() -> bytes:
+    """Sum up the table's and the rules' handles, which no two loads share; the elements of sets are left out.
+
+    Nothing where they changed in the middle of it.
+    """
+    try:
+        return _sum_of_handles()
+    except (OSError, MalformedError, KeyError):
+        return b""
+
+
+def _sum_of_handles() -> bytes:
+    found = hashlib.blake2s(digest_size=16)
+    head = struct.pack("!BBH", _INET, 0, 0) + netlink.attribute(_TABLE_NAME, _NAME)
+    for kind, wanted in ((_GET_TABLE, (_TABLE_HANDLE, _TABLE_FLAGS)), (_GET_RULE, (_RULE_HANDLE,))):
+        with netlink.open_socket(netlink.NETFILTER, "nf_tables") as sock:
+            for reply in netlink.dump(sock, netlink.message(kind, netlink.REQUEST | netlink.DUMP, head)):
+                parts = netlink.attributes(reply.body[_FAMILY_HEADER:])
+                if bytes(parts.get(_TABLE_NAME, b"")) == _NAME:  # all tables are listed
+                    found.update(b"".join(bytes(parts[each]) for each in wanted))
+    return found.digest()
+
+
+class Watch:
+    """A netlink socket that hears of every transaction in this network namespace."""
+
+    def __init__(self) -> None:
+        self._socket = netlink.open_socket(netlink.NETFILTER, "nf_tables")
+        try:
+            self._socket.setsockopt(socket.SOL_SOCKET, _SO_RCVBUFFORCE, _RECEIVE_BUFFER_BYTES)
+        except OSError:  # without the right to exceed the system's limit, take what it gives
+            self._socket.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, _RECEIVE_BUFFER_BYTES)
+        try:
+            self._bind()
+            self._socket.setsockopt(_SOL_NETLINK, _ADD_MEMBERSHIP, _GROUP)
+        except OSError as error:
+            self._socket.close()
+            raise HostError(
+                f"hearing of changes of nftables needs CAP_NET_ADMIN ({error.strerror}); run doorward as root or give"
+                " it that capability"
+            ) from None
+        self._socket.setblocking(False)
+        self._harm = ""
+
+    def _bind(self) -> None:
+        """Take a number, without which nothing is heard; the process's own is libnftables', by which it is spared."""
+        try:
+            self._socket.bind((1 << 31 | os.getpid(), 0))
+        except OSError:
+            self._socket.bind((0, 0))
+
+    def fileno(self) -> int:
+        """Give the descriptor to wait on."""
+        return self._socket.fileno()
+
+    def close(self) -> None:
+        """Hear no more."""
+        self._socket.close()
+
+    def spare(self, process: int) -> None:
+        """Leave out the messages of a child that loads, but for the end of its transactions: they would be too many.
+
+        libnftables' socket has the number of the process, unless somebody took that: then the child is heard in full.
+        """
+        program = [
+            Instruction(0x20, 12),  # the sender of the first message; all of one datagram have the same
+            Instruction(0x15, int.from_bytes(struct.pack("=I", process), "big"), 0, 2),
+            Instruction(0x28, 4),  # its type
+            Instruction(0x15, int.from_bytes(struct.pack("=H", _NEW_GEN), "big"), 0, 1),
+            Instruction(0x06, 0xFFFFFFFF),
+            Instruction(0x06, 0),
+        ]
+        raw = create_string_buffer(assemble(program))
+        described = struct.pack("@HP", len(program), addressof(raw))
+        self._socket.setsockopt(socket.SOL_SOCKET, _SO_ATTACH_FILTER, described)
+
+    def spare_nobody(self) -> None:
+        """Hear all again: the number may be given to another process."""
+        self._socket.setsockopt(socket.SOL_SOCKET, _SO_DETACH_FILTER, 0)
+
+    def read(self) -> list[Change] | None:
+        """Give the transactions of at most a thousand datagrams; None where some were dropped or cannot be read."""
+        changes: list[Change] = []
+        try:
+            for _ in range(_MESSAGES_A_READ):
+                changes += self._changes(self._socket.recv(_RECEIVE_BYTES))
+        except BlockingIOError:
+            pass
+        except MalformedError:  # a later kernel's: what it tells is compared instead
+            self._drain()
+            return None
+        except OSError as error:
+            if error.errno != errno.ENOBUFS:
+                raise
+            self._drain()
+            return None
+        return changes
+
+    def _drain(self) -> None:
+        """Throw away what is left: until all is read the kernel drops what comes, and does not say so again."""
+        self._harm = ""
+        while True:
+            try:
+                self._socket.recv(_RECEIVE_BYTES)
+            except BlockingIOError:
+                return
+            except OSError as error:
+                if error.errno != errno.ENOBUFS:
+                    raise
+
+    def _changes(self, raw: bytes) -> list[Change]:
+        changes: list[Change] = []
+        for kind, body in netlink.messages(memoryview(raw)):
+            if kind == _NEW_GEN:
+                changes.append(Change(*_made_by(body), self._harm))
+                self._harm = ""
+            elif _NAME in raw and self._harm != "rules":
+                self._harm = _harm(kind, body) or self._harm
+        return changes
+
+
+def _harm(kind: int, body: memoryview) -> str:
+    """Judge one message of a transaction; MalformedError where a length lies."""
+    if kind >> 8 != _SUBSYSTEM >> 8 or len(body) < _FAMILY_HEADER or body[0] != _INET:
+        return ""
+    parts = netlink.attributes(body[_FAMILY_HEADER:])
+    if bytes(parts.get(_TABLE_NAME, b"")) != _NAME:
+        return ""
+    if kind in (_NEW_ELEMENT, _DEL_ELEMENT):
+        name = bytes(parts.get(_SET_NAME, b""))
+        if _DYNAMIC.match(name):
+            return "openings" if _OPENINGS.fullmatch(name) else ""
+    return "rules"
+
+
+def _made_by(body: memoryview) -> tuple[int, str]:
+    parts = netlink.attributes(body[_FAMILY_HEADER:])
+    process, program = parts.get(_GEN_PROCESS, b""), bytes(parts.get(_GEN_PROGRAM, b""))
+    if len(process) != 4:
+        raise MalformedError("nf_tables: the end of a transaction does not name its process")
+    return struct.unpack("!I", process)[0], program.rstrip(b"\0").decode(errors="replace")

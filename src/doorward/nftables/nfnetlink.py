@@ -1,0 +1,327 @@
+"""What the loaded table has, asked of nf_tables itself (linux/netfilter/nf_tables.h).
+
+libnftables reads all entries of all sets before it lists their names: 16 s and half a gigabyte where a flood has filled
+them, in which no reload and no repair may wait.
+"""
+
+from __future__ import annotations
+
+import errno
+import os
+import socket
+import struct
+import sys
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from ipaddress import IPv4Address, IPv6Address
+from itertools import islice
+from typing import NamedTuple, TypeVar
+
+from doorward.core.diff import Changes
+from doorward.errors import HostError, MalformedError
+from doorward.kernel import netlink
+from doorward.model import Address, Element, Port
+from doorward.nftables.ruleset import TABLE, Existing
+
+_ELEMENT_SUBSYSTEM = 10  # NFNL_SUBSYS_NFTABLES
+_NEW_ELEMENT, _DELETE_ELEMENT = _ELEMENT_SUBSYSTEM << 8 | 12, _ELEMENT_SUBSYSTEM << 8 | 14
+_BATCH_BEGIN, _BATCH_END = 16, 17
+_CREATE = 0x400
+_INET = 1  # NFPROTO_INET
+_ELEMENT_TABLE, _SET, _ELEMENTS = 1, 2, 3
+_ONE_OF_A_LIST = 1
+_KEY, _TIMEOUT, _KEY_END = 1, 4, 10
+_VALUE = 1
+_HEADER = struct.Struct("!BBH")  # struct nfgenmsg: family, version, resource
+_TOGETHER = 500  # elements a message: their attribute holds 64 KiB
+_RECEIVE_BYTES = 1 << 16
+_SO_SNDBUFFORCE = 32
+_NAME = TABLE.split()[1].encode() + b"\0"
+
+
+class Writer:
+    """Writes entries of the network namespace that it was made in."""
+
+    def __init__(self) -> None:
+        self._socket = netlink.open_socket(netlink.NETFILTER, "nf_tables")
+        self.pid = os.getpid()
+
+    def __del__(self) -> None:
+        self._socket.close()
+
+    def apply(self, changes: Changes) -> None:
+        """Make all changes in one transaction. OSError: the kernel refused it, and nothing has changed."""
+        raw = transaction(changes)
+        if len(raw) > self._socket.getsockopt(socket.SOL_SOCKET, socket.SO_SNDBUF) // 2:
+            self._socket.setsockopt(socket.SOL_SOCKET, _SO_SNDBUFFORCE, 2 * len(raw))
+        self._socket.send(raw)
+        answers = [netlink.error_of(reply.body) for reply in self._replies() if reply.kind == netlink.ERROR]
+        if refused := next(filter(None, answers), 0):
+            raise OSError(refused, os.strerror(refused))
+
+    def _replies(self) -> Iterator[netlink.Message]:
+        """Give all answers: nf_tables has written them when `send` returns."""
+        while True:
+            try:
+                raw = self._socket.recv(_RECEIVE_BYTES, socket.MSG_DONTWAIT)
+            except BlockingIOError:
+                return
+            yield from netlink.messages(memoryview(raw))
+
+
+def transaction(changes: Changes) -> bytes:
+    """Give the messages that make all changes at once, or none.
+
+    Kernels before 6.12 silently ignore a longer timeout in an `add` of an entry that exists, and deleting needs it to
+    exist: add, delete, add works on all.
+    """
+    bound = _HEADER.pack(socket.AF_UNSPEC, 0, _ELEMENT_SUBSYSTEM)
+    messages = [netlink.message(_BATCH_BEGIN, netlink.REQUEST, bound)]
+    for name in sorted({_set_of(element) for element in (*changes.put, *changes.remove)}):
+        put = [(element, left_s) for element, left_s in changes.put.items() if _set_of(element) == name]
+        adding = [_element(element, max(1, round(left_s * 1000))) for element, left_s in put]
+        passing = [_element(element) for element, _ in put]
+        removing = [_element(element) for element in changes.remove if _set_of(element) == name]
+        messages += _messages(_NEW_ELEMENT, name, adding)
+        messages += _messages(_DELETE_ELEMENT, name, passing)
+        messages += _messages(_NEW_ELEMENT, name, adding)
+        messages += _messages(_DELETE_ELEMENT, name, removing)
+    return b"".join((*messages, netlink.message(_BATCH_END, netlink.REQUEST, bound)))
+
+
+def _messages(kind: int, name: str, elements: Sequence[bytes]) -> Iterator[bytes]:
+    left = iter(elements)
+    flags = netlink.REQUEST | (_CREATE if kind == _NEW_ELEMENT else 0)
+    head = _HEADER.pack(_INET, 0, 0) + netlink.attribute(_ELEMENT_TABLE, _NAME)
+    head += netlink.attribute(_SET, name.encode() + b"\0")
+    while some := b"".join(islice(left, _TOGETHER)):
+        yield netlink.message(kind, flags, head + netlink.attribute(_ELEMENTS | netlink.NESTED, some))
+
+
+def _set_of(element: Element) -> str:
+    kind = "open" if isinstance(element.address, Address) else "wide"
+    return f"{kind}{element.address.version}"
+
+
+def _element(element: Element, timeout_ms: int = 0) -> bytes:
+    place, port = element
+    if isinstance(place, Address):
+        parts = _key(_KEY, place, port)
+    else:
+        parts = _key(_KEY, place.network_address, port) + _key(_KEY_END, place.broadcast_address, port)
+    if timeout_ms:
+        parts += netlink.attribute(_TIMEOUT, timeout_ms.to_bytes(8))
+    return netlink.attribute(_ONE_OF_A_LIST | netlink.NESTED, parts)
+
+
+def _key(kind: int, address: Address, port: Port) -> bytes:
+    """Give the key of the open sets: address, protocol, port, each padded to four bytes."""
+    value = address.packed + struct.pack("!B3xH2x", port.protocol, port.number)
+    return netlink.attribute(kind | netlink.NESTED, netlink.attribute(_VALUE, value))
+
+
+T = TypeVar("T")
+
+_SUBSYSTEM = 10 << 8  # NFNL_SUBSYS_NFTABLES
+_GET_CHAIN, GET_SET, _GET_OBJECT = (_SUBSYSTEM | kind for kind in (4, 10, 19))
+INET = 1  # NFPROTO_INET
+_FAMILY_HEADER = 4  # struct nfgenmsg
+_TABLE = 1  # the same number for chains, sets and objects
+_CHAIN_NAME, _SET_NAME, _OBJECT_NAME = 3, 2, 2
+_SET_FLAGS, _SET_DESCRIPTION, _SET_SIZE = 3, 9, 1
+_ANONYMOUS, _MAP = 0x1, 0x8
+_OBJECT_TYPE, _COUNTER = 3, 1
+_OBJECT_DATA, _COUNTER_PACKETS = 4, 2
+NAME = TABLE.split()[1].encode() + b"\0"
+
+
+def existing() -> list[Existing]:
+    """List the table's chains, sets, maps and counters; nothing where there is no table."""
+    return asked(lambda: [*dump(_GET_CHAIN, chain_in), *dump(GET_SET, set_in), *_named_counters()], [])
+
+
+def counted() -> dict[str, int]:
+    """Give the packets that each of the table's counters has counted; nothing where there is no table."""
+    return asked(lambda: dict(dump(_GET_OBJECT, counter_in)), {})
+
+
+def _named_counters() -> list[Existing]:
+    return [Existing("counter", name) for name, _ in dump(_GET_OBJECT, counter_in)]
+
+
+def chain_in(body: memoryview) -> Existing | None:
+    """Read one message of the answer; None where it tells of another table. MalformedError: it is none."""
+    parts = parts_of(body)
+    return None if parts is None else Existing("chain", text_of(part_of(parts, _CHAIN_NAME)))
+
+
+def set_in(body: memoryview) -> Existing | None:
+    """Read a set or a map, as `chain_in` does; those without a name are left out."""
+    parts = parts_of(body)
+    flags = 0 if parts is None else flags_of(parts)
+    if parts is None or flags & _ANONYMOUS:
+        return None
+    described = netlink.attributes(parts[_SET_DESCRIPTION]) if _SET_DESCRIPTION in parts else {}
+    size = number_of(described[_SET_SIZE]) if _SET_SIZE in described else 0
+    return Existing("map" if flags & _MAP else "set", text_of(part_of(parts, _SET_NAME)), size)
+
+
+def flags_of(parts: dict[int, memoryview]) -> int:
+    """Give the flags of a set."""
+    return number_of(parts[_SET_FLAGS]) if _SET_FLAGS in parts else 0
+
+
+def counter_in(body: memoryview) -> tuple[str, int] | None:
+    """Read a counter's name and packets, as `chain_in` does; None for other objects too."""
+    parts = parts_of(body)
+    if parts is None or number_of(part_of(parts, _OBJECT_TYPE)) != _COUNTER:
+        return None
+    packets = part_of(netlink.attributes(part_of(parts, _OBJECT_DATA)), _COUNTER_PACKETS)
+    if len(packets) != 8:
+        raise MalformedError(f"nf_tables: a count of {len(packets)} bytes")
+    return text_of(part_of(parts, _OBJECT_NAME)), int.from_bytes(packets)
+
+
+def asked(question: Callable[[], T], without_table: T) -> T:
+    """Ask the kernel; what it refuses is a HostError that names the remedy."""
+    try:
+        return question()
+    except OSError as error:
+        if error.errno == errno.ENOENT:
+            return without_table
+        if error.errno == errno.EPERM:
+            raise HostError(
+                "listing nftables needs CAP_NET_ADMIN; run doorward as root or give it that capability"
+            ) from None
+        raise HostError(f"nf_tables does not list its tables: {os.strerror(error.errno or 0)}") from None
+    except MalformedError as error:
+        raise HostError(f"nf_tables answers what doorward cannot read ({error}); use Linux 5.11 or newer") from None
+
+
+def dump(kind: int, read: Callable[[memoryview], T | None]) -> list[T]:
+    """Give all things of a kind that `read` finds in the answers."""
+    request = struct.pack("!BBH", INET, 0, 0) + netlink.attribute(_TABLE, NAME)
+    with netlink.open_socket(netlink.NETFILTER, "nf_tables") as sock:
+        replies = netlink.dump(sock, netlink.message(kind, netlink.REQUEST | netlink.DUMP, request))
+        return [found for reply in replies if (found := read(reply.body)) is not None]
+
+
+def parts_of(body: memoryview) -> dict[int, memoryview] | None:
+    """Give the attributes of a thing of this table; of chains the kernel lists those of all."""
+    parts = netlink.attributes(body[_FAMILY_HEADER:])
+    return parts if bytes(parts.get(_TABLE, b"")) == NAME else None
+
+
+def part_of(parts: dict[int, memoryview], kind: int) -> memoryview:
+    """Give an attribute that must be there."""
+    if kind not in parts:
+        raise MalformedError(f"nf_tables: a thing without attribute {kind}")
+    return parts[kind]
+
+
+def text_of(raw: memoryview) -> str:
+    """Read a name."""
+    return bytes(raw).rstrip(b"\0").decode(errors="replace")
+
+
+def number_of(raw: memoryview) -> int:
+    """Read a number of four bytes."""
+    if len(raw) != 4:
+        raise MalformedError(f"nf_tables: a number of {len(raw)} bytes")
+    return int.from_bytes(raw)
+
+
+_GET_ELEMENTS = GET_SET + 3
+_GAUGE_TABLE, _GAUGE_SET, _GAUGE_ELEMENTS, _SET_COUNT = 1, 2, 3, 20
+_GAUGE_TIMEOUT = 0x10  # NFT_SET_TIMEOUT
+_GAUGE_KEY, _DATA, _EXPIRATION, _GAUGE_VALUE = 1, 2, 5, 1
+_ADDRESS_BYTES = {"4": 4, "6": 16}
+_DEADLINES = ("window", "hurried")  # the maps whose elements' time is that of the knock
+
+
+class Fill(NamedTuple):
+    """How many elements a set has, and how many it takes (0: any number). `elements` None: the kernel does not tell."""
+
+    name: str
+    elements: int | None
+    size: int
+
+
+class Attempt(NamedTuple):
+    """A source in the middle of a knock: in which state, and for how long the knock still counts."""
+
+    source: Address
+    state: int
+    left_ms: int
+
+
+class Gauges(NamedTuple):
+    """What the gate's sets tell."""
+
+    fills: list[Fill]
+    attempts: list[Attempt]
+
+
+def read(most: int) -> Gauges:
+    """Read all of it, and of who is in progress at most `most` from each map."""
+    found = fills()
+    return Gauges(found, attempts([fill.name for fill in found if fill.elements != 0], most))
+
+
+def fills() -> list[Fill]:
+    """Tell of the sets and maps whose elements end by themselves. Nothing where there is no table."""
+    return asked(lambda: dump(GET_SET, fill_in), [])
+
+
+def fill_in(body: memoryview) -> Fill | None:
+    """Read a set of one message; None where it is another table's, or its elements stay."""
+    parts = parts_of(body)
+    if parts is None or not flags_of(parts) & _GAUGE_TIMEOUT:
+        return None
+    found = set_in(body)
+    count = number_of(parts[_SET_COUNT]) if _SET_COUNT in parts else None
+    return None if found is None else Fill(found.name, count, found.size)
+
+
+def attempts(names: Iterable[str], most: int) -> list[Attempt]:
+    """Give sources in progress, at most `most` of each map: `names` are those of the table's maps."""
+    names = list(names)
+    states: dict[Address, int] = {}
+    for name in names:
+        if name.startswith("progress"):
+            states |= {attempt.source: attempt.state for attempt in _listed(name, most)}
+    begun = [each for name in names if name.startswith(_DEADLINES) for each in _listed(name, most)]
+    return [each._replace(state=states.get(each.source, each.state)) for each in begun]
+
+
+def _listed(name: str, most: int) -> list[Attempt]:
+    return asked(lambda: list(islice(_elements(name), most)), [])
+
+
+def _elements(name: str) -> Iterator[Attempt]:
+    """Read a map's elements as they are asked for; the kernel walks no further than that."""
+    address_bytes = _ADDRESS_BYTES[name.split("_")[0][-1]]
+    request = struct.pack("!BBH", INET, 0, 0) + netlink.attribute(_GAUGE_TABLE, NAME)
+    request += netlink.attribute(_GAUGE_SET, name.encode() + b"\0")
+    with netlink.open_socket(netlink.NETFILTER, "nf_tables") as sock:
+        for reply in netlink.dump(sock, netlink.message(_GET_ELEMENTS, netlink.REQUEST | netlink.DUMP, request)):
+            yield from elements_in(reply.body, address_bytes)
+
+
+def elements_in(body: memoryview, address_bytes: int) -> Iterator[Attempt]:
+    """Read one message of a map's elements; with a target a key is the source and the target."""
+    parts = parts_of(body)
+    if parts is None or _GAUGE_ELEMENTS not in parts:
+        return
+    for _, element in netlink.in_order(parts[_GAUGE_ELEMENTS]):
+        inside = netlink.attributes(element)
+        key = _value(inside, _GAUGE_KEY)
+        if len(key) not in (address_bytes, 2 * address_bytes):
+            raise MalformedError(f"nf_tables: a source of {len(key)} bytes")
+        source = bytes(key[:address_bytes])
+        left = inside.get(_EXPIRATION, memoryview(b""))
+        state = int.from_bytes(_value(inside, _DATA), sys.byteorder)
+        yield Attempt(IPv4Address(source) if address_bytes == 4 else IPv6Address(source), state, int.from_bytes(left))
+
+
+def _value(parts: dict[int, memoryview], kind: int) -> memoryview:
+    return part_of(netlink.attributes(part_of(parts, kind)), _GAUGE_VALUE)

@@ -1,0 +1,1 @@
+"""Packets and captures: bytes to values."""

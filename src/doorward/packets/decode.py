@@ -1,0 +1,88 @@
+"""What one IP packet says about itself, also where it is no TCP or UDP packet with a whole header."""
+
+from __future__ import annotations
+
+from typing import NamedTuple
+
+from doorward.errors import MalformedError
+from doorward.model import Packet, Port, Protocol
+from doorward.packets.packet import PORTS, Located, locate, parse, source_of
+
+ICMP, ICMPV6 = 1, 58
+_SEQUENCE_AT, _SEQUENCE_END = 4, 8  # of a TCP header
+_QUOTED_AT = 8  # behind an ICMP error's own header, the packet that it is about
+# RFC 792, RFC 1812, RFC 4443: what an error says of the packet that it quotes, by type and code.
+_PROHIBITED, _NO_PORT, _NO_HOST, _LOST_ON_THE_WAY = "prohibited", "no such port", "unreachable", "no hops left"
+_ERRORS4 = {3: {3: _NO_PORT, 9: _PROHIBITED, 10: _PROHIBITED, 13: _PROHIBITED}, 11: {0: _LOST_ON_THE_WAY}}
+_ERRORS6 = {1: {1: _PROHIBITED, 4: _NO_PORT, 5: _PROHIBITED, 6: _PROHIBITED}, 3: {0: _LOST_ON_THE_WAY}}
+_NOT_ERRORS4 = {4}  # "fragmentation needed": path MTU discovery, the packet's sender tries again
+
+
+class Flow(NamedTuple):
+    """One packet: from whom, to whom, and what the automaton looks at, where it could be read.
+
+    `packet` is None where there is no whole TCP or UDP header; `trouble` says why. `error` is what an ICMP message
+    says of the packet `about`.
+    """
+
+    source: bytes
+    destination: bytes
+    protocol: int
+    source_port: int = 0
+    port: Port | None = None
+    packet: Packet | None = None
+    sequence: int = 0  # of TCP, to know a packet that was sent again
+    trouble: str = ""
+    error: str = ""
+    about: Flow | None = None
+
+
+def flow_of(packet: memoryview, *, quoted: bool = False) -> Flow:
+    """Read a packet; MalformedError where it has no addresses."""
+    try:
+        found = locate(packet)
+    except MalformedError as error:
+        source = source_of(packet).packed
+        return Flow(source, _destination(packet), _protocol(packet), trouble=str(error))
+    flow = Flow(found.source, found.destination, found.protocol)
+    if found.protocol in (ICMP, ICMPV6):
+        return flow if quoted else _with_error(flow, found)
+    return _with_ports(flow, found, packet)
+
+
+def _destination(packet: memoryview) -> bytes:
+    return bytes(packet[16:20] if packet[0] >> 4 == 4 else packet[24:40])
+
+
+def _protocol(packet: memoryview) -> int:
+    return packet[9] if packet[0] >> 4 == 4 else packet[6]
+
+
+def _with_ports(flow: Flow, found: Located, packet: memoryview) -> Flow:
+    header = found.packet[found.at :]
+    if found.protocol in PORTS and len(header) >= 4:
+        port = PORTS[found.protocol][bytes(header[2:4])]
+        flow = flow._replace(source_port=int.from_bytes(header[:2]), port=port)
+    try:
+        whole = parse(packet)
+    except MalformedError as error:
+        return flow._replace(trouble=str(error))
+    sequence = int.from_bytes(header[_SEQUENCE_AT:_SEQUENCE_END]) if found.protocol == Protocol.TCP else 0
+    return flow._replace(packet=whole, sequence=sequence)
+
+
+def _with_error(flow: Flow, found: Located) -> Flow:
+    """Read which packet an ICMP error is about."""
+    message = found.packet[found.at :]
+    flow = flow._replace(trouble="neither TCP nor UDP: ICMP")
+    if len(message) < _QUOTED_AT:
+        return flow
+    kind, code = message[0], message[1]
+    errors = _ERRORS4 if found.protocol == ICMP else _ERRORS6
+    if kind not in errors or (found.protocol == ICMP and kind == 3 and code in _NOT_ERRORS4):
+        return flow
+    try:
+        about = flow_of(message[_QUOTED_AT:], quoted=True)
+    except MalformedError:
+        return flow
+    return flow._replace(error=errors[kind].get(code, _NO_HOST), about=about)

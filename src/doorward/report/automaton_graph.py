@@ -1,0 +1,159 @@
+"""The automaton as a picture: a state stands in the column of its knocks, the first column is the start. Pure."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping, Sequence
+from html import escape
+from ipaddress import ip_address
+from typing import NamedTuple
+
+from doorward.config.duration import format_duration
+from doorward.core.automaton import Automaton, Machine, parts_of
+from doorward.model import Port
+from doorward.verify.picture import FAINT, FONTS, GOOD, INK, PAPER
+
+MOST_STATES = 300  # more nobody can look at
+MARGIN, COLUMN, ROW, RADIUS = 48, 180, 96, 19
+HEAD, FOOT = 44, 84  # above a machine, for what its doors have in common; below all, for the legend
+FALL = "#b4491e"  # what a packet falls back along
+LEGEND = (
+    (INK, "", "the right packet: one knock further; a green state opens its doors, and the source stays in it"),
+    (FALL, "5 4", "a packet that has no arrow here is tried there; where it has none there either, at the start"),
+    (FAINT, "", "a loop: the same packet once more changes nothing"),
+)
+_STYLE = "<style>text{paint-order:stroke;stroke-width:4px;stroke-linejoin:round}</style>"
+
+
+class Spot(NamedTuple):
+    """Where a state stands."""
+
+    x: int
+    y: int
+
+
+def svg_of(automaton: Automaton, names: Sequence[str]) -> str:
+    """Draw all machines, one below the other; `names` are the doors', in their order."""
+    parts, top, width = list[str](), MARGIN // 2, 660 + MARGIN
+    for machine in automaton.machines:
+        spots = _spots(machine, top + HEAD)
+        parts += [_title(machine, top), *_machine(machine, spots, names)]
+        top = max(spot.y for spot in spots.values()) + ROW // 2 + 12
+        width = max(width, max(spot.x for spot in spots.values()) + COLUMN // 2 + MARGIN)
+    parts += _legend(top)
+    height = top + FOOT
+    return "\n".join((
+        f'<svg xmlns="http://www.w3.org/2000/svg" width="{width}" height="{height}" viewBox="0 0 {width} {height}" '
+        f'font-family="{FONTS}" font-size="14">',
+        f"<title>The automaton of the doors {escape(', '.join(names))}</title>",
+        f"<defs>{_STYLE}{_head('right', INK)}{_head('fall', FALL)}</defs>",
+        f'<rect width="{width}" height="{height}" fill="{PAPER}"/>',
+        *parts,
+        "</svg>\n",
+    ))  # fmt: skip
+
+
+def states(automaton: Automaton) -> int:
+    """Count the states."""
+    return sum(len(machine.edges) + 1 for machine in automaton.machines)
+
+
+def _spots(machine: Machine, top: int) -> dict[int, Spot]:
+    """Give each last state a row of its own, and any other the middle of what follows it."""
+    following: dict[int, list[int]] = {machine.root: []}
+    column = {machine.root: 0}
+    for key, state in machine.edges.items():  # in the order of depth
+        before, _ = parts_of(key)
+        following[before].append(state)
+        following[state], column[state] = [], column[before] + 1
+    heights: dict[int, float] = {}
+    rows = 0
+    for state in _after_what_follows(machine.root, following):
+        after = following[state]
+        heights[state] = (heights[after[0]] + heights[after[-1]]) / 2 if after else rows
+        rows += not after
+    return {
+        state: Spot(MARGIN + RADIUS + column[state] * COLUMN, top + ROW // 2 + round(heights[state] * ROW))
+        for state in column
+    }
+
+
+def _after_what_follows(root: int, following: Mapping[int, Sequence[int]]) -> Iterator[int]:
+    for state in following[root]:
+        yield from _after_what_follows(state, following)
+    yield root
+
+
+def _machine(machine: Machine, spots: Mapping[int, Spot], names: Sequence[str]) -> Iterator[str]:
+    for state, shorter in machine.fail.items():
+        yield _fall(spots[state], spots[shorter])
+    for key in machine.same:
+        yield _loop(spots[parts_of(key)[0]])
+    for key, state in machine.edges.items():
+        before, symbol = parts_of(key)
+        yield _right(spots[before], spots[state], symbol)
+    for state, spot in spots.items():
+        doors = [names[index] for index in machine.completes.get(state, ())]
+        yield _state(spot, "start" if state == machine.root else str(state), doors)
+
+
+def _right(begin: Spot, end: Spot, symbol: Port) -> str:
+    middle = (begin.x + end.x) // 2
+    path = f"M{begin.x + RADIUS} {begin.y}C{middle} {begin.y} {middle} {end.y} {end.x - RADIUS - 2} {end.y}"
+    y = end.y + 18 if end.y > begin.y else end.y - 7  # on the side that the arrow does not come from
+    return _path(path, INK, "right") + _text(end.x - RADIUS - 14, y, str(symbol), anchor="end")
+
+
+def _fall(begin: Spot, end: Spot) -> str:
+    """Hang below the straight line, on which the arrows of right packets lie."""
+    bend = Spot((begin.x + end.x) // 2, max(begin.y, end.y) + (ROW * 3 // 4 if end.y <= begin.y else -ROW // 3))
+    start = Spot(begin.x - RADIUS * 2 // 3, begin.y + RADIUS * 3 // 4)
+    side = 1 if end.y <= begin.y else -1
+    stop = Spot(end.x + RADIUS * 3 // 4, end.y + side * RADIUS * 3 // 4)
+    path = f"M{start.x} {start.y}Q{bend.x} {bend.y} {stop.x} {stop.y}"
+    return _path(path, FALL, "fall", ' stroke-dasharray="5 4"')
+
+
+def _loop(spot: Spot) -> str:
+    top = spot.y - RADIUS
+    return _path(
+        f"M{spot.x - 7} {top + 1}C{spot.x - 24} {top - 26} {spot.x + 24} {top - 26} {spot.x + 7} {top + 1}", FAINT
+    )
+
+
+def _state(spot: Spot, word: str, doors: Sequence[str]) -> str:
+    fill, ink = (GOOD, PAPER) if doors else (PAPER, INK)
+    circle = f'<circle cx="{spot.x}" cy="{spot.y}" r="{RADIUS}" fill="{fill}" stroke="{ink if doors else INK}"/>'
+    inside = f'<text x="{spot.x}" y="{spot.y + 5}" fill="{ink}" font-size="13" text-anchor="middle">{word}</text>'
+    opens = _text(spot.x - 2, spot.y + RADIUS + 18, f"opens {', '.join(doors)}", GOOD, bold=True)
+    return circle + inside + (opens if doors else "")
+
+
+def _title(machine: Machine, top: int) -> str:
+    to = "" if machine.target is None else f", to {ip_address(machine.target)}"
+    text = f"flags {machine.flags}, within {format_duration(machine.within_ms)}{to}"
+    return _text(MARGIN, top + 20, text, FAINT)
+
+
+def _legend(top: int) -> Iterator[str]:
+    for number, (colour, dashes, words) in enumerate(LEGEND):
+        y = top + 14 + number * 24
+        dashed = f' stroke-dasharray="{dashes}"' if dashes else ""
+        yield f'<path d="M{MARGIN} {y}h36" stroke="{colour}" stroke-width="1.5"{dashed}/>'
+        yield _text(MARGIN + 48, y + 5, words, FAINT)
+
+
+def _head(name: str, colour: str) -> str:
+    shape = f'<path d="M0 0L8 4L0 8z" fill="{colour}"/>'
+    return f'<marker id="{name}" markerWidth="8" markerHeight="8" refX="7" refY="4" orient="auto">{shape}</marker>'
+
+
+def _path(path: str, colour: str, head: str = "", more: str = "") -> str:
+    ends = f' marker-end="url(#{head})"' if head else ""
+    return f'<path d="{path}" fill="none" stroke="{colour}" stroke-width="1.5"{more}{ends}/>'
+
+
+def _text(x: int, y: int, words: str, colour: str = INK, anchor: str = "start", *, bold: bool = False) -> str:
+    weight = ' font-weight="600"' if bold else ""
+    return (
+        f'<text x="{x}" y="{y}" fill="{colour}" stroke="{PAPER}" text-anchor="{anchor}"{weight}>{escape(words)}</text>'
+    )

@@ -1,0 +1,87 @@
+"""The openings as lanes: one for each door and person, with the times when it was open. Pure."""
+
+from __future__ import annotations
+
+from collections import defaultdict
+from collections.abc import Iterable, Sequence
+from itertools import groupby
+from typing import NamedTuple
+
+from doorward.report.events import Period, Visit
+
+SLOTS = 240  # a lane is so many marks wide: on a phone, a mark is then a pixel or two
+MOST_LANES = 40
+Runs = tuple[tuple[int, int], ...]  # from which slot, and over how many
+
+
+class Lane(NamedTuple):
+    """A door's openings for one person; or for the `others`, at `doors`, whose own lanes there is no room for."""
+
+    door: str
+    person: str
+    by: str
+    visits: int
+    open_s: float
+    last_s: float
+    addresses: int
+    standing: int
+    runs: Runs  # of what is over
+    now: Runs  # of what stands
+    others: int = 0
+    doors: int = 1
+
+
+def lanes(visits: Iterable[Visit], period: Period) -> list[Lane]:
+    """Give the lanes in the order of doors, the busiest person first; those who came least often share the last."""
+    groups: dict[tuple[str, str, bool], list[Visit]] = defaultdict(list)
+    for visit in visits:
+        groups[visit.door, visit.person, visit.by == "key"].append(visit)
+    busiest = sorted(groups.values(), key=lambda group: (-len(group), -group[-1].since_s))
+    found = [_lane(group, period) for group in busiest[:MOST_LANES]]
+    found.sort(key=lambda lane: (lane.door, -lane.visits, -lane.last_s))
+    if rest := busiest[MOST_LANES:]:
+        doors = len({group[0].door for group in rest})
+        together = _lane([visit for group in rest for visit in group], period)
+        found.append(together._replace(others=len(rest), doors=doors))
+    return found
+
+
+def people(visits: Iterable[Visit]) -> int:
+    """Count the keys and, where no key tells, the addresses."""
+    return len({(visit.person, visit.by == "key") for visit in visits})
+
+
+def slot_of(at_s: float, period: Period) -> int:
+    """Tell in which of the slots a moment is; what lies outside is at the edge."""
+    place = int((at_s - period.since_s) / period.length_s * SLOTS)
+    return min(max(place, 0), SLOTS - 1)
+
+
+def _lane(group: Sequence[Visit], period: Period) -> Lane:
+    last = max(group, key=lambda visit: visit.since_s)
+    return Lane(
+        last.door,
+        last.person,
+        last.by,
+        len(group),
+        sum(max(0.0, min(visit.until_s, period.until_s) - max(visit.since_s, period.since_s)) for visit in group),
+        last.since_s,
+        len({visit.address for visit in group}),
+        sum(visit.ended_by is None for visit in group),
+        _runs((visit for visit in group if visit.ended_by is not None), period),
+        _runs((visit for visit in group if visit.ended_by is None), period),
+    )
+
+
+def _runs(group: Iterable[Visit], period: Period) -> Runs:
+    taken = [False] * SLOTS
+    for visit in group:
+        first, last = slot_of(visit.since_s, period), slot_of(visit.until_s, period)
+        taken[first : last + 1] = [True] * (last + 1 - first)
+    runs, place = [], 0
+    for is_open, slots in groupby(taken):
+        length = len(list(slots))
+        if is_open:
+            runs.append((place, length))
+        place += length
+    return tuple(runs)

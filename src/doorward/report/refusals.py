@@ -1,0 +1,153 @@
+"""The part of the page about who was refused. Pure."""
+
+from __future__ import annotations
+
+from calendar import day_abbr
+from collections.abc import Iterator
+from datetime import date
+
+from doorward.report import charts
+from doorward.report.markup import Html, fill, foreign, join
+from doorward.report.source_list import HOURS, Grid, LocalTime, Map, Source
+from doorward.report.statistics import Figures
+from doorward.report.words import count, moment, short
+
+SMALL_MAPS = 6
+_WORTH_A_MAP = 0.01  # of all refusals
+_MAP = """<p class="hint">{}</p>
+<table class="map"><caption class="unseen">Refusals by day and hour</caption><thead><tr><th></th>{}</tr></thead>
+<tbody>{}</tbody></table>
+<p class="legend" aria-hidden="true">{}</p>
+"""
+_WORST = """<h3>Networks that were refused most</h3>
+{}<table class="cards"><thead><tr><th scope="col">Network</th><th scope="col" class="number">Addresses</th>\
+<th scope="col" class="number">Refusals</th><th scope="col" class="barred"><span class="unseen">Share</span></th>\
+<th scope="col">First</th><th scope="col">Last</th><th scope="col">Mostly because</th></tr></thead>
+<tbody>{}</tbody></table>{}
+"""
+_SMALL_MAPS = """<p class="hint">Each small map is of one network: the same days and hours, in shades of its own.</p>
+<div class="maps">{}</div>
+"""
+_SOURCE = """<tr><th scope="row">{}</th><td class="number" data-is="addresses">{}</td>\
+<td class="number" data-is="refusals">{}</td><td class="barred">{}</td><td data-is="first">{}</td>\
+<td data-is="last">{}</td><td class="why">{}</td></tr>
+"""
+_REASONS = """<h3>Why</h3>
+<table class="cards reasons"><thead><tr><th scope="col">Reason</th><th scope="col" class="number">Refusals</th>\
+<th scope="col" class="barred"><span class="unseen">Share</span></th></tr></thead>
+<tbody>{}</tbody></table>
+"""
+
+
+def section(told: Figures, local: LocalTime) -> Html:
+    """Tell who was refused: when, from where, and why."""
+    if told.found.refusals:
+        body = join((_map(told.map), _worst(told, local), _reasons(told)))
+    else:
+        body = fill("<p>Nobody was refused in this time.</p>")
+    return fill('<section aria-labelledby="out"><h2 id="out">Who was refused</h2>\n{}</section>\n', body)
+
+
+def _map(told: Map) -> Html:
+    low = charts.steps(max(told.counts.values()))
+    what = "Each row is a day" if told.grid.dates else "Each row is a day of the week, all weeks together"
+    heads = (
+        fill('<th scope="col"><span{}>{}</span></th>', Html() if hour % 3 == 0 else Html(' class="unseen"'), hour)
+        for hour in range(HOURS)
+    )
+    rows = (
+        fill(
+            '<tr><th scope="row">{}</th>{}</tr>\n',
+            _row_head(told.grid, row),
+            join(_cell(told, low, row, hour) for hour in range(HOURS)),
+        )
+        for row in range(told.grid.rows)
+    )
+    return fill(_MAP, f"{what}, each column an hour.", join(heads), join(rows), join(_legend(low)))
+
+
+def _cell(told: Map, low: list[int], row: int, hour: int) -> Html:
+    number = told.counts.get((row, hour), 0)
+    if not number:
+        return Html("<td></td>")
+    network, of_it = told.leaders[row, hour]
+    where = f"{_day(told.grid, row)}, {hour}:00 to {hour + 1}:00"
+    title = f"{where}: {count(number, 'refusal', 'refusals')}, {of_it:,} of them from {network[:64]}"
+    return fill('<td class="s{}" title="{}">{}</td>', charts.shade_of(number, low), title, short(number))
+
+
+def _legend(low: list[int]) -> Iterator[Html]:
+    yield Html("refusals an hour: ")
+    for shade, least in enumerate(low, 1):
+        most = low[shade] - 1 if shade < len(low) else None
+        text = f"{least:,} or more" if most is None else f"{least:,}" if least == most else f"{least:,} to {most:,}"
+        yield fill('<span><i class="s{}"></i>{}</span> ', shade, text)
+
+
+def _day(grid: Grid, row: int) -> str:
+    if not grid.dates:
+        return day_abbr[row]
+    day: date = grid.dates[row]
+    return f"{day:%a} {day.day} {day:%b}"
+
+
+def _row_head(grid: Grid, row: int) -> Html:
+    """Name a row; where there is little room, a date goes without its day of the week."""
+    weekday, _, day = _day(grid, row).partition(" ")
+    return fill('<span class="weekday">{} </span>{}', weekday, day) if day else fill("{}", weekday)
+
+
+def _worst(told: Figures, local: LocalTime) -> Html:
+    total = len(told.found.refusals)
+    shown = sum(source.refusals for source in told.sources)
+    more = told.networks - len(told.sources)
+    rest = f"{count(more, 'more network has', 'more networks have')} the other {total - shown:,} refusals."
+    mapped = (source for source in told.sources[:SMALL_MAPS] if source.refusals >= _WORTH_A_MAP * total)
+    maps = [_small(source, told.map.grid) for source in mapped]
+    return fill(
+        _WORST,
+        fill(_SMALL_MAPS, join(maps)) if maps else Html(),
+        join(_source(source, told.sources[0].refusals, local) for source in told.sources),
+        fill('<p class="hint">{}</p>', rest) if more else Html(),
+    )
+
+
+def _small(source: Source, grid: Grid) -> Html:
+    row, hour = max(source.cells, key=lambda cell: (source.cells[cell], cell))
+    most = source.cells[row, hour]
+    label = f"Most in one hour: {most:,}, {_day(grid, row)} from {hour}:00"
+    drawn = charts.small_map(source.cells, grid.rows, label)
+    number = count(source.refusals, "refusal", "refusals")
+    return fill("<figure>{}<figcaption>{}<small>{}</small></figcaption></figure>\n", drawn, _name(source), number)
+
+
+def _source(source: Source, most: int, local: LocalTime) -> Html:
+    return fill(
+        _SOURCE,
+        _name(source),
+        f"{source.addresses:,}",
+        f"{source.refusals:,}",
+        charts.bar(source.refusals / most),
+        moment(local(source.first_s)),
+        moment(local(source.last_s)),
+        source.reason.partition(";")[0],
+    )
+
+
+def _name(source: Source) -> Html:
+    return foreign(source.address or source.network)
+
+
+def _reasons(told: Figures) -> Html:
+    rows = [*told.reasons, *([("other reasons", told.rare)] if told.rare else [])]
+    most = max(number for _, number in rows)
+    return fill(_REASONS, join(_reason(reason, number, most) for reason, number in rows))
+
+
+def _reason(reason: str, number: int, most: int) -> Html:
+    return fill(
+        '<tr><th scope="row">{}</th><td class="number" data-is="refusals">{}</td><td class="barred">{}</td></tr>\n',
+        reason,
+        f"{number:,}",
+        charts.bar(number / most),
+    )

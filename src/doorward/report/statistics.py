@@ -1,0 +1,99 @@
+"""All figures of a report, from the sorted record; the page and the JSON show the same. Pure."""
+
+from __future__ import annotations
+
+from typing import NamedTuple
+
+from doorward.report.events import Found, Visit
+from doorward.report.opening_list import Lane, lanes, people
+from doorward.report.source_list import LocalTime, Map, Source, grid_of, map_of, placed, reasons, sources
+from doorward.report.strength import Strengths
+
+LATEST = 100  # openings that are listed one by one
+
+
+class Figures(NamedTuple):
+    """What the page tells. `strengths` None: there is no configuration (`missing` says where none is)."""
+
+    found: Found
+    people: int
+    lanes: list[Lane]
+    latest: list[Visit]
+    standing: int
+    addresses: int
+    networks: int
+    sources: list[Source]
+    reasons: list[tuple[str, int]]
+    rare: int
+    map: Map
+    strengths: Strengths | None
+    missing: str
+
+
+def figures(found: Found, strengths: Strengths | None, missing: str, local: LocalTime) -> Figures:
+    """Count and group what was found."""
+    grid = grid_of(found.period, local)
+    where = placed(found.refusals, grid, local)
+    worst, networks = sources(where)
+    common, rare = reasons(found.refusals)
+    return Figures(
+        found,
+        people(found.visits),
+        lanes(found.visits, found.period),
+        found.visits[: -LATEST - 1 : -1],
+        sum(visit.ended_by is None for visit in found.visits),
+        len({refusal.address for refusal in found.refusals}),
+        networks,
+        worst,
+        common,
+        rare,
+        map_of(where, grid),
+        strengths,
+        missing,
+    )
+
+
+def as_json(told: Figures) -> dict[str, object]:
+    """Give the figures for a program; times are seconds since the epoch."""
+    found = told.found
+    return {
+        "since": found.period.since_s,
+        "until": found.period.until_s,
+        "openings": len(found.visits),
+        "people": told.people,
+        "standing": told.standing,
+        "refusals": len(found.refusals),
+        "addresses": told.addresses,
+        "networks": told.networks,
+        "who": [_lane(lane) for lane in told.lanes],
+        "sources": [_source(source) for source in told.sources],
+        "reasons": [{"reason": reason, "refusals": count} for reason, count in told.reasons],
+        "other_reasons": told.rare,
+        "ahead": found.ahead,
+        "forgotten": found.forgotten,
+        "warnings": told.strengths.levels["warning"] if told.strengths else None,
+        "notes": told.strengths.levels["note"] if told.strengths else None,
+    }
+
+
+def _lane(lane: Lane) -> dict[str, object]:
+    who = (None, None, None) if lane.others else (lane.door, lane.person, lane.by)
+    return dict(zip(("door", "person", "by"), who, strict=True)) | {
+        "others": lane.others,
+        "openings": lane.visits,
+        "open_s": lane.open_s,
+        "last": lane.last_s,
+        "addresses": lane.addresses,
+        "standing": lane.standing,
+    }
+
+
+def _source(source: Source) -> dict[str, object]:
+    return {
+        "network": source.network,
+        "addresses": source.addresses,
+        "refusals": source.refusals,
+        "first": source.first_s,
+        "last": source.last_s,
+        "reason": source.reason,
+    }

@@ -1,0 +1,125 @@
+"""Who may come in by a signed knock: a packet, its sender and the time give what is granted, or why not. Pure.
+
+The checks stand in the order of their cost, so that whoever knows less is refused for less: length, clear check, HPKE,
+form, gate, freshness, authorization, signature. Whether it was used already is the ledger's to say (seen.py).
+"""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Mapping
+from ipaddress import ip_address
+from typing import NamedTuple
+
+from doorward.errors import MalformedError
+from doorward.model import Address, Place
+from doorward.signed.authorized_keys import AuthorizedKeys
+from doorward.signed.envelope import Opener
+from doorward.signed.message import Message, parse_plaintext, signed_text
+from doorward.signed.server_key import PrivateKey
+from doorward.signed.ssh_keys import verify
+
+GARBAGE = ("length", "check")  # reasons that anybody can be refused for: counted, never recorded
+FORBIDDEN = "forbidden"  # the line of the key does not allow it, which may depend on the packet's source
+_PERSON = b"doorwrd1"
+
+
+class Granted(NamedTuple):
+    """A knock that is right: what to open, for what, how long, by whose key; its number, and when it was made.
+
+    `is_shared`: it is for the whole fleet, so another gate may have taken it.
+    """
+
+    door: str
+    place: Place
+    for_ms: int
+    key: str
+    id: bytes
+    time_ms: int
+    is_shared: bool = False
+
+
+class Refused(NamedTuple):
+    """Why a packet opens nothing: a word for counting, and the sentence for the operator."""
+
+    reason: str
+    words: str = ""
+    door: str | None = None
+
+
+class Sharing(NamedTuple):
+    """The fleet's name, and the doors that take knocks for it."""
+
+    fleet: str
+    doors: frozenset[str]
+
+
+class Judge:
+    """Judges for one server's key. `doors`: for how many milliseconds each opens; `gate` None: named after its key."""
+
+    def __init__(
+        self,
+        key: PrivateKey,
+        keys: AuthorizedKeys,
+        doors: Mapping[str, int],
+        gate: str | None,
+        window_ms: int,
+        sharing: Sharing | None = None,
+    ) -> None:
+        self._sharing = sharing
+        self._opener, self._public = Opener(key), key.public.raw
+        self._keys, self._doors, self._gate, self._window_ms = keys, doors, gate or "", window_ms
+
+    def judge(self, packet: bytes, source: bytes, now_ms: int) -> Granted | Refused:
+        """Judge what came from `source` (a packed address) at `now_ms`, milliseconds since the epoch."""
+        if garbage := self._opener.is_garbage(packet):
+            return Refused(garbage)
+        try:
+            message = parse_plaintext(self._opener.open(packet))
+        except MalformedError as error:
+            return Refused("sealed", str(error))
+        request = message.request
+        sharing = self._sharing
+        is_shared = sharing is not None and request.gate == sharing.fleet and request.door in sharing.doors
+        if request.gate != self._gate and not is_shared:
+            meant = f"is for the gate {request.gate!r}" if request.gate else "names no gate"
+            own = f"is {self._gate!r}" if self._gate else "has no name"
+            return Refused("gate", f"the packet {meant}, and this one {own}", request.door)
+        verdict = self._authorize(message, ip_address(source), now_ms)
+        return verdict._replace(is_shared=is_shared) if isinstance(verdict, Granted) else verdict
+
+    def _authorize(self, message: Message, source: Address, now_ms: int) -> Granted | Refused:
+        request = message.request
+        found = self._keys.find(request.signer, is_certificate=request.is_certificate, now_s=now_ms / 1000)
+        behind_ms = now_ms - request.time_ms
+        if abs(behind_ms) > self._window_ms:
+            who = "an unknown key" if isinstance(found, str) else f"key {found.name}"
+            return Refused(
+                "clock", f"the packet from {who} is {_off(behind_ms)}; set that machine's clock", request.door
+            )
+        if isinstance(found, str):
+            return Refused("key", found, request.door)
+        if request.door not in self._doors:
+            return Refused("door", f"key {found.name} asks for a door that there is not: {request.door}")
+        if objection := found.objection(request.door, source, request.asked, now_ms / 1000):
+            return Refused(FORBIDDEN, f"key {found.name} {objection}", request.door)
+        try:
+            presence = verify(found.key, message.signature, signed_text(self._public, message.body))
+        except MalformedError as error:
+            return Refused("signature", f"the packet says that key {found.name} signed it: {error}", request.door)
+        if objection := found.presence_objection(presence):
+            return Refused(FORBIDDEN, f"key {found.name} {objection}", request.door)
+        place = source if request.asked is None else request.asked
+        for_ms = found.granted_ms(request.for_s, self._doors[request.door])
+        number = hashlib.blake2s(message.body, digest_size=16, person=_PERSON).digest()
+        return Granted(request.door, place, for_ms, found.name, number, request.time_ms)
+
+
+def _off(behind_ms: int) -> str:
+    """Say how far a clock is off, in at most two units."""
+    seconds = abs(behind_ms) // 1000
+    parts = [(seconds // 86400, "d"), (seconds // 3600 % 24, "h"), (seconds // 60 % 60, "min"), (seconds % 60, "s")]
+    while len(parts) > 1 and not parts[0][0]:
+        parts.pop(0)
+    shown = " ".join(f"{count} {unit}" for count, unit in parts[:2] if count) or "under 1 s"
+    return f"{shown} {'behind' if behind_ms > 0 else 'ahead'}"

@@ -1,0 +1,142 @@
+"""OpenSSH's user certificates (PROTOCOL.certkeys): a key, whom it is for, until when, signed by an authority. Pure.
+
+Read here and not by `cryptography`, which knows no certificates for keys in security keys, nor by them.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from typing import NamedTuple
+
+from doorward.config.diagnostics import shown
+from doorward.errors import MalformedError
+from doorward.signed import address_patterns
+from doorward.signed.address_patterns import Places
+from doorward.signed.credential import moment
+from doorward.signed.ssh_keys import BadSignatureError, PublicKey, parse_public_key, verify_data
+from doorward.signed.ssh_wire import Reader, string
+
+MAX_PRINCIPALS = 256  # as OpenSSH
+_ENDING = b"-cert-v01@openssh.com"
+_USER = 1
+
+# How many fields a key of this kind has behind its kind; sk- kinds end with their own @openssh.com.
+_FIELDS = {
+    b"ssh-ed25519": 1,
+    b"ecdsa-sha2-nistp256": 2,
+    b"ecdsa-sha2-nistp384": 2,
+    b"ecdsa-sha2-nistp521": 2,
+    b"ssh-rsa": 2,
+    b"sk-ssh-ed25519": 2,
+    b"sk-ecdsa-sha2-nistp256": 3,
+}
+
+
+class Certificate(NamedTuple):
+    """What a certificate says. It is as good as its authority: nothing is checked yet but the form.
+
+    `signed` is what the signature is over. Without principals it is for nobody in particular.
+    """
+
+    key: PublicKey
+    authority: PublicKey
+    serial: int
+    key_id: str
+    principals: tuple[str, ...]
+    valid_after_s: int
+    valid_before_s: int
+    sources: Places | None
+    verify_required: bool
+    no_touch_required: bool
+    signed: bytes
+    signature: bytes
+
+    def objection(self, now_s: float) -> str:
+        """Say why it is not good at this time, or nothing: too early, too late, not signed by its authority."""
+        if now_s < self.valid_after_s:
+            return f"is not valid before {moment(self.valid_after_s)}"
+        if now_s >= self.valid_before_s:
+            return f"expired on {moment(self.valid_before_s)}"
+        try:
+            verify_data(self.authority, self.signature, self.signed)
+        except BadSignatureError as error:
+            return f"was not signed by its authority {self.authority.fingerprint_text}: {error}"
+        return ""
+
+
+def parse_certificate(raw: bytes) -> Certificate:
+    """Read a user's certificate. MalformedError: it is none, or asks for something that is not known."""
+    reader = Reader(raw, "the certificate")
+    kind = reader.string()
+    name = kind.removesuffix(_ENDING)
+    if name not in _FIELDS or not kind.endswith(_ENDING):
+        raise MalformedError("bytes that are no certificate of a kind that is taken")
+    reader.string()  # random bytes, by which the authority guards its signature
+    key = _key(name, reader)
+    serial, usage = reader.number(8), reader.number(4)
+    if usage != _USER:
+        raise MalformedError("a certificate for a host; sign one for a user, without -h")
+    key_id = reader.string().decode(errors="replace")
+    principals = _principals(reader.string())
+    valid_after_s, valid_before_s = reader.number(8), reader.number(8)
+    critical, extensions = _options(reader.string()), _options(reader.string())
+    reader.string()  # reserved
+    authority = parse_public_key(reader.string())
+    signed = raw[: reader.at]
+    signature = reader.string()
+    reader.end()
+    sources, verify_required = _critical(critical)
+    return Certificate(
+        key, authority, serial, key_id, principals, valid_after_s, valid_before_s,
+        sources, verify_required, "no-touch-required" in extensions, signed, signature,
+    )  # fmt: skip
+
+
+def _key(name: bytes, reader: Reader) -> PublicKey:
+    start = reader.at
+    for _ in range(_FIELDS[name]):
+        reader.string()
+    kind = name + b"@openssh.com" if name.startswith(b"sk-") else name
+    return parse_public_key(string(kind) + reader.raw[start : reader.at])
+
+
+def _principals(raw: bytes) -> tuple[str, ...]:
+    reader = Reader(raw, "the certificate")
+    found: list[str] = []
+    while reader.at < len(raw):
+        found.append(reader.text())
+        if len(found) > MAX_PRINCIPALS:
+            raise MalformedError(f"a certificate with more than {MAX_PRINCIPALS} principals")
+    return tuple(found)
+
+
+def _options(raw: bytes) -> dict[str, bytes]:
+    found = dict[str, bytes]()
+    for name, value in _pairs(Reader(raw, "the certificate")):
+        if name in found:
+            raise MalformedError(f"a certificate with the option {shown(name)} twice")
+        found[name] = value
+    return found
+
+
+def _pairs(reader: Reader) -> Iterator[tuple[str, bytes]]:
+    while reader.at < len(reader.raw):
+        yield reader.text(), reader.string()
+
+
+def _critical(options: dict[str, bytes]) -> tuple[Places | None, bool]:
+    unknown = options.keys() - {"source-address", "verify-required", "force-command"}
+    if unknown:
+        raise MalformedError(f"a certificate with the critical option {shown(min(unknown))}, which is not known here")
+    raw = options.get("source-address")
+    return None if raw is None else _sources(raw), "verify-required" in options
+
+
+def _sources(raw: bytes) -> Places:
+    reader = Reader(raw, "the certificate's source-address")
+    text = reader.text()
+    reader.end()
+    try:
+        return address_patterns.parse(text, wildcards=False, exceptions=False)
+    except ValueError as error:
+        raise MalformedError(f"a certificate with a source-address that is not good: {error}") from None

@@ -1,0 +1,229 @@
+"""Public keys of SSH, and signatures by them over what SSHSIG wraps. Pure.
+
+Keys as RFC 4253 section 6.6 (rsa), RFC 5656 (ecdsa), RFC 8709 (ed25519) and PROTOCOL.u2f of OpenSSH (sk-: in a
+security key) write them. One key has one form, so its fingerprint names it: another form of the same is refused.
+"""
+
+from __future__ import annotations
+
+import base64
+import hashlib
+from collections.abc import Callable
+from functools import lru_cache
+from typing import NamedTuple
+
+from cryptography.exceptions import InvalidSignature
+from cryptography.hazmat.primitives import hashes
+from cryptography.hazmat.primitives.asymmetric import ec, ed25519, padding, rsa
+from cryptography.hazmat.primitives.asymmetric.utils import encode_dss_signature
+
+from doorward.errors import MalformedError
+from doorward.signed.ssh_wire import Reader
+from doorward.signed.sshsig import signed_data
+
+RSA_MIN_BITS = 2048
+RSA_MAX_BITS = 16_384  # as OpenSSH; a signature then takes a millisecond to check
+RSA_MAX_EXPONENT_BITS = 32  # 65537 everywhere, 37 in old PuTTY; a long one would make a check take long
+MAX_LOADED = 16_384  # keys made ready, 1 to 3 KiB each; beyond it, the one used longest ago takes 3 to 10 us more
+_ED25519_KEY_BYTES, _ED25519_SIGNATURE_BYTES = 32, 64
+_TOUCHED, _VERIFIED = 1, 4  # bits in the flags of a security key's signature
+
+# Checks (name of the algorithm, signature, what was signed); raises InvalidSignature or MalformedError.
+_Check = Callable[[bytes, bytes, bytes], None]
+
+
+class BadSignatureError(MalformedError):
+    """A signature that does not stand; the text says why."""
+
+
+class PublicKey(NamedTuple):
+    """A key that `parse_public_key` found good: OpenSSH's name of its kind, and its bytes."""
+
+    kind: str
+    blob: bytes
+
+    @property
+    def fingerprint(self) -> bytes:
+        """SHA-256 of the blob, 32 bytes."""
+        return hashlib.sha256(self.blob).digest()
+
+    @property
+    def fingerprint_text(self) -> str:
+        """The fingerprint as `ssh-keygen -l` prints it."""
+        return fingerprint_text(self.fingerprint)
+
+
+class Presence(NamedTuple):
+    """What a security key says of its user: he touched it; it verified him (PIN, finger). Other keys: both."""
+
+    touched: bool
+    verified: bool
+
+
+class _Loaded(NamedTuple):
+    """A key ready to check signatures; `application` where it lies in a security key."""
+
+    kind: bytes
+    check: _Check
+    application: bytes | None
+
+
+def fingerprint_text(fingerprint: bytes) -> str:
+    """Write a fingerprint as `ssh-keygen -l` does."""
+    return "SHA256:" + base64.b64encode(fingerprint).decode().rstrip("=")
+
+
+def parse_public_key(blob: bytes) -> PublicKey:
+    """Read a key's bytes. MalformedError: no key, none in its one form, or of a kind that is not taken."""
+    return PublicKey(_load(blob).kind.decode(), blob)  # not kept: it may be a stranger's
+
+
+def verify(key: PublicKey, signature: bytes, text: bytes) -> Presence:
+    """Check a signature over `sshsig.signed_data(text)`. BadSignatureError says why it does not stand."""
+    return verify_data(key, signature, signed_data(text))
+
+
+def verify_data(key: PublicKey, signature: bytes, data: bytes) -> Presence:
+    """Check a signature over `data` itself, as in certificates. BadSignatureError says why it does not stand."""
+    loaded = _kept(key.blob)
+    try:
+        return _verify(loaded, signature, data)
+    except InvalidSignature:
+        raise BadSignatureError("the signature is not by this key, or over something else") from None
+    except BadSignatureError:
+        raise
+    except MalformedError as error:
+        raise BadSignatureError(str(error)) from None
+
+
+def _verify(loaded: _Loaded, signature: bytes, data: bytes) -> Presence:
+    reader = Reader(signature, "the signature")
+    algorithm, inner = reader.string(), reader.string()
+    if loaded.application is None:
+        reader.end()
+        loaded.check(algorithm, inner, data)
+        return Presence(touched=True, verified=True)
+    state = reader.take(5)  # flags, and a counter that nobody needs: a packet is good once
+    reader.end()
+    whole = hashlib.sha256(loaded.application).digest() + state + hashlib.sha256(data).digest()
+    loaded.check(algorithm, inner, whole)
+    return Presence(touched=bool(state[0] & _TOUCHED), verified=bool(state[0] & _VERIFIED))
+
+
+def _load(blob: bytes) -> _Loaded:
+    reader = Reader(blob, "the key")
+    kind = reader.string()
+    load = _KINDS.get(kind)
+    if load is None:
+        raise MalformedError(f"a key of kind {_shown(kind)}; use {', '.join(each.decode() for each in _KINDS)}")
+    check = load(kind, reader)
+    application = reader.string() if kind.startswith(b"sk-") else None
+    reader.end()
+    return _Loaded(kind, check, application)
+
+
+_kept = lru_cache(MAX_LOADED)(_load)
+
+
+def _load_ed25519(kind: bytes, reader: Reader) -> _Check:
+    raw = reader.string()
+    if len(raw) != _ED25519_KEY_BYTES:
+        raise MalformedError(f"an ed25519 key of {len(raw)} bytes; it has {_ED25519_KEY_BYTES}")
+    key = ed25519.Ed25519PublicKey.from_public_bytes(raw)
+
+    def check(algorithm: bytes, signature: bytes, data: bytes) -> None:
+        if algorithm != kind:
+            raise _wrong_algorithm(algorithm, kind)
+        if len(signature) != _ED25519_SIGNATURE_BYTES:
+            raise BadSignatureError(f"the ed25519 signature has {len(signature)} bytes, not {_ED25519_SIGNATURE_BYTES}")
+        key.verify(signature, data)
+
+    return check
+
+
+def _load_ecdsa(
+    curve: ec.EllipticCurve, name: bytes, hashed: hashes.HashAlgorithm
+) -> Callable[[bytes, Reader], _Check]:
+    algorithm_of_hash = ec.ECDSA(hashed)
+
+    def load(kind: bytes, reader: Reader) -> _Check:
+        if reader.string() != name:
+            raise MalformedError(f"a key of kind {_shown(kind)} on another curve")
+        key = _point(curve, reader.string())
+
+        def check(algorithm: bytes, signature: bytes, data: bytes) -> None:
+            if algorithm != kind:
+                raise _wrong_algorithm(algorithm, kind)
+            numbers = Reader(signature, "the ecdsa signature")
+            r, s = numbers.positive(canonical=False), numbers.positive(canonical=False)
+            numbers.end()
+            key.verify(encode_dss_signature(r, s), data, algorithm_of_hash)
+
+        return check
+
+    return load
+
+
+def _point(curve: ec.EllipticCurve, raw: bytes) -> ec.EllipticCurvePublicKey:
+    if raw[:1] != b"\x04":  # the compressed form is a second one of the same key
+        raise MalformedError("an ecdsa key whose point is not written in full")
+    try:
+        return ec.EllipticCurvePublicKey.from_encoded_point(curve, raw)
+    except ValueError:
+        raise MalformedError("an ecdsa key whose point is not on its curve") from None
+
+
+def _load_rsa(kind: bytes, reader: Reader) -> _Check:
+    exponent, modulus = reader.positive(canonical=True), reader.positive(canonical=True)
+    key = _rsa_key(exponent, modulus)
+    size = (modulus.bit_length() + 7) // 8
+    scheme = padding.PKCS1v15()
+
+    def check(algorithm: bytes, signature: bytes, data: bytes) -> None:
+        hashed = _RSA_HASHES.get(algorithm)
+        if algorithm == kind:
+            raise BadSignatureError("the signature is rsa with SHA-1, which is broken; sign with rsa-sha2-512")
+        if hashed is None:
+            raise _wrong_algorithm(algorithm, kind)
+        if len(signature) > size:
+            raise BadSignatureError(f"the rsa signature has {len(signature)} bytes, and the key {size}")
+        key.verify(signature.rjust(size, b"\0"), data, scheme, hashed)  # some leave zeros in front out
+
+    return check
+
+
+def _rsa_key(exponent: int, modulus: int) -> rsa.RSAPublicKey:
+    bits = modulus.bit_length()
+    if bits < RSA_MIN_BITS:
+        raise MalformedError(f"an rsa key of {bits} bits, which is too weak; use ed25519, or rsa of 3072 bits")
+    if bits > RSA_MAX_BITS:
+        raise MalformedError(f"an rsa key of {bits} bits; use at most {RSA_MAX_BITS}")
+    if exponent.bit_length() > RSA_MAX_EXPONENT_BITS or modulus % 2 == 0:
+        raise MalformedError("an rsa key that no program makes; make a new one")
+    try:
+        return rsa.RSAPublicNumbers(exponent, modulus).public_key()
+    except ValueError:
+        raise MalformedError("an rsa key that no program makes; make a new one") from None
+
+
+def _wrong_algorithm(found: bytes, kind: bytes) -> BadSignatureError:
+    return BadSignatureError(f"the signature is of kind {_shown(found)}, and the key of kind {_shown(kind)}")
+
+
+def _shown(name: bytes) -> str:
+    """Name foreign bytes in a message: short, and printable."""
+    return ascii(name[:60].decode("ascii", errors="replace"))
+
+
+_NISTP256 = _load_ecdsa(ec.SECP256R1(), b"nistp256", hashes.SHA256())
+_KINDS: dict[bytes, Callable[[bytes, Reader], _Check]] = {
+    b"ssh-ed25519": _load_ed25519,
+    b"ecdsa-sha2-nistp256": _NISTP256,
+    b"ecdsa-sha2-nistp384": _load_ecdsa(ec.SECP384R1(), b"nistp384", hashes.SHA384()),
+    b"ecdsa-sha2-nistp521": _load_ecdsa(ec.SECP521R1(), b"nistp521", hashes.SHA512()),
+    b"ssh-rsa": _load_rsa,
+    b"sk-ssh-ed25519@openssh.com": _load_ed25519,
+    b"sk-ecdsa-sha2-nistp256@openssh.com": _NISTP256,
+}
+KINDS = frozenset(kind.decode() for kind in _KINDS)
+_RSA_HASHES: dict[bytes, hashes.HashAlgorithm] = {b"rsa-sha2-512": hashes.SHA512(), b"rsa-sha2-256": hashes.SHA256()}

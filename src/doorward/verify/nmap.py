@@ -1,0 +1,97 @@
+"""Runs nmap: what the ports of one address answer."""
+
+from __future__ import annotations
+
+import os
+import subprocess
+import tempfile
+from collections.abc import Callable
+from contextlib import suppress
+from typing import IO, NamedTuple
+
+from doorward.errors import HostError, MalformedError
+from doorward.model import Address, Port, Protocol
+from doorward.verify.nmap_xml import NmapReader, Seen
+from doorward.verify.port_set import Ports, count_text, numbers_of, ranges_of
+
+# A SYN takes 74 bytes on the wire, so this is below 2 Mbit/s, which nearly every line carries.
+DEFAULT_RATE = 3000
+CHUNK_BYTES = 1 << 16
+SAID_BYTES = 2000  # the end of nmap's complaints
+COMMON = ("nmap", "-n", "-Pn", "-T4", "--stats-every", "1s", "-oX", "-")  # -T4: waits 0.5 s for an answer at first
+
+Progress = Callable[[float], object]  # hears from 0 to 100, about once a second
+
+
+class Scanner(NamedTuple):
+    """How one address is looked at; `rate` is TCP packets a second."""
+
+    address: Address
+    rate: int
+    progress: Progress
+
+    def look(self, ports: Ports) -> dict[Port, Seen]:
+        """Ask every port, TCP and then UDP. HostError: no nmap, no such host, or nmap's own complaint."""
+        seen: dict[Port, Seen] = {}
+        for protocol in Protocol:
+            if numbers := numbers_of(ports, protocol):
+                seen |= _scan(self.argv(protocol, numbers), self)
+        if missing := ports - seen.keys():
+            raise HostError(f"nmap says nothing about {count_text(missing)}; run it again")
+        return {port: seen[port] for port in ports}
+
+    def argv(self, protocol: Protocol, numbers: list[int]) -> list[str]:
+        """Give nmap's words. A silent port is asked twice, since a packet may get lost."""
+        version = ["-6"] if self.address.version == 6 else []
+        if protocol is Protocol.UDP:
+            how = ["-sU"]  # at nmap's own speed: hosts limit their answers, and haste would take the rest for silence
+        else:
+            rate = str(self.rate)
+            how = ["-sS" if may_send_raw() else "-sT", "--max-retries", "1", "--min-rate", rate, "--max-rate", rate]
+        return [*COMMON, *version, *how, "-p", ",".join(ranges_of(numbers)), str(self.address)]
+
+
+def may_send_raw() -> bool:
+    """Tell whether nmap may make packets of its own: for SYN scans, and for UDP at all."""
+    return os.geteuid() == 0 or "NMAP_PRIVILEGED" in os.environ  # the variable is nmap's, for file capabilities
+
+
+def _scan(argv: list[str], scanner: Scanner) -> dict[Port, Seen]:
+    with tempfile.TemporaryFile() as said:
+        try:
+            nmap = subprocess.Popen(argv, stdin=subprocess.DEVNULL, stdout=subprocess.PIPE, stderr=said)
+        except FileNotFoundError:
+            raise HostError("the program `nmap` is missing; run `apt install nmap`") from None
+        try:
+            reader = NmapReader()
+            assert nmap.stdout is not None  # noqa: S101 (a pipe, as asked for)
+            while raw := os.read(nmap.stdout.fileno(), CHUNK_BYTES):
+                reader.feed(raw)
+                scanner.progress(reader.percent)
+            status = nmap.wait()
+        except MalformedError as error:
+            raise HostError(str(error)) from None
+        finally:
+            with suppress(ProcessLookupError):
+                nmap.kill()
+            nmap.communicate()
+        return _judged(reader, status, said, scanner.address)
+
+
+def _judged(reader: NmapReader, status: int, said: IO[bytes], address: Address) -> dict[Port, Seen]:
+    if status:
+        raise HostError(f"nmap failed with status {status}: {_end_of(said)}")
+    try:
+        result = reader.result()
+    except MalformedError as error:
+        raise HostError(f"{error} ({_end_of(said)})") from None
+    if not result.is_up:
+        raise HostError(f"{address}: no such host on this network (nobody answers for it); check the address")
+    return result.seen
+
+
+def _end_of(said: IO[bytes]) -> str:
+    said.seek(max(0, said.seek(0, os.SEEK_END) - SAID_BYTES))
+    text = said.read().decode(errors="replace")
+    lines = [line for line in text.splitlines() if line.strip() and line != "QUITTING!"]
+    return "".join(c if c.isprintable() else "?" for c in lines[-1]) if lines else "it did not say why"

@@ -1,0 +1,165 @@
+"""Reads nmap's XML as it comes: how far the scan is, and what each port answered. Pure.
+
+expat alone, without a tree: a document type's entities are refused, so no text of a few bytes can grow to gigabytes,
+and nothing outside the document is ever fetched.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterator
+from enum import StrEnum
+from typing import NamedTuple
+from xml.parsers import expat
+
+from doorward.errors import MalformedError
+from doorward.model import Port, Protocol
+from doorward.verify.port_set import LAST_PORT
+
+MAX_BYTES = 64 << 20  # 131,070 ports with a line each take 25 MB
+_PROTOCOLS = {protocol.name.lower(): protocol for protocol in Protocol}
+_WORD = re.compile(r"[a-z][a-z -]{0,39}")
+_ADDRESS = re.compile(r"[0-9A-Fa-f:.%a-z]{2,60}")
+_RANGE = re.compile(r"([0-9]{1,5})(?:-([0-9]{1,5}))?")
+_PERCENT = re.compile(r"[0-9]{1,3}(\.[0-9]{1,6})?")
+
+
+class Answer(StrEnum):
+    """What a port did when it was asked."""
+
+    OPEN = "open"
+    CLOSED = "closed"  # it refuses: who asks knows that a host is there
+    REJECTED = "rejected"  # an ICMP error: a packet filter says no, and so that it is there
+    SILENT = "silent"
+
+
+class Seen(NamedTuple):
+    """A port's answer, nmap's word for the reason, and who answered where it was not the host itself."""
+
+    answer: Answer
+    reason: str
+    by: str = ""
+
+
+class Result(NamedTuple):
+    """A whole scan; `is_up` is False where the host's own network knows no such host."""
+
+    seen: dict[Port, Seen]
+    is_up: bool
+
+
+class NmapReader:
+    """Takes XML in pieces of any size. MalformedError: it is not nmap's, or not whole."""
+
+    def __init__(self) -> None:
+        self.percent = 0.0  # of the scan, as nmap last told it
+        self._seen: dict[Port, Seen] = {}
+        self._bytes = 0
+        self._up = self._finished = False
+        self._port: Port | None = None
+        self._state = ""
+        self._parser = expat.ParserCreate("UTF-8")  # whatever the document claims: Python may not know that
+        self._parser.StartElementHandler = self._begins
+        self._parser.EntityDeclHandler = _refuse_entities
+
+    def feed(self, raw: bytes) -> None:
+        """Read on."""
+        self._bytes += len(raw)
+        if self._bytes > MAX_BYTES:
+            raise MalformedError(f"nmap wrote more than {MAX_BYTES >> 20} MiB; ask for fewer ports")
+        self._parse(raw, last=False)
+
+    def result(self) -> Result:
+        """End, and give what was read."""
+        self._parse(b"", last=True)
+        if not self._finished:
+            raise MalformedError("nmap did not finish its scan; run it again")
+        return Result(self._seen, self._up)
+
+    def _parse(self, raw: bytes, *, last: bool) -> None:
+        try:
+            self._parser.Parse(raw, last)
+        except expat.ExpatError as error:
+            raise MalformedError(f"nmap's XML cannot be read: {error}; run it again") from None
+
+    def _begins(self, name: str, attributes: dict[str, str]) -> None:
+        if name in _READERS:
+            _READERS[name](self, attributes)
+
+    def _progress(self, attributes: dict[str, str]) -> None:
+        percent = attributes.get("percent", "")
+        self.percent = float(percent) if _PERCENT.fullmatch(percent) else self.percent
+
+    def _status(self, attributes: dict[str, str]) -> None:
+        self._up = attributes.get("state") == "up"
+
+    def _begin_port(self, attributes: dict[str, str]) -> None:
+        self._port = Port(_protocol(attributes.get("protocol", "")), _number(attributes.get("portid", "")))
+
+    def _begin_state(self, attributes: dict[str, str]) -> None:
+        if self._port is not None:
+            self._seen[self._port] = seen_as(
+                attributes.get("state", ""), attributes.get("reason", ""), attributes.get("reason_ip", "")
+            )
+        self._port = None
+
+    def _begin_extra(self, attributes: dict[str, str]) -> None:
+        self._state = attributes.get("state", "")
+
+    def _extra_reasons(self, attributes: dict[str, str]) -> None:
+        """Most ports answer alike: nmap tells of them together, by ranges (since its version 7.90)."""
+        if "ports" not in attributes:
+            raise MalformedError("this nmap does not say which ports it means; install version 7.90 or newer")
+        seen = seen_as(self._state, attributes.get("reason", ""), "")
+        protocol = _protocol(attributes.get("proto", ""))
+        self._seen |= {Port(protocol, number): seen for number in _numbers(attributes["ports"])}
+
+    def _finish(self, attributes: dict[str, str]) -> None:
+        self._finished = attributes.get("exit") == "success"
+
+
+_READERS = {
+    "taskprogress": NmapReader._progress,
+    "status": NmapReader._status,
+    "port": NmapReader._begin_port,
+    "state": NmapReader._begin_state,
+    "extraports": NmapReader._begin_extra,
+    "extrareasons": NmapReader._extra_reasons,
+    "finished": NmapReader._finish,
+}
+
+
+def seen_as(state: str, reason: str, by: str) -> Seen:
+    """Turn nmap's words into an answer: `filtered` is silence only where nothing at all came back."""
+    reason = reason if _WORD.fullmatch(reason) else "unknown"
+    by = by if _ADDRESS.fullmatch(by) else ""
+    if state == "open":
+        return Seen(Answer.OPEN, reason, by)
+    if state == "closed":
+        return Seen(Answer.CLOSED, reason, by)
+    return Seen(Answer.SILENT if reason.startswith("no-response") else Answer.REJECTED, reason, by)
+
+
+def _refuse_entities(*_: object) -> None:
+    raise MalformedError("nmap's XML declares entities, which nmap never does; is `nmap` another program?")
+
+
+def _protocol(text: str) -> Protocol:
+    if text not in _PROTOCOLS:
+        raise MalformedError("nmap tells of a protocol that is neither tcp nor udp; run it again")
+    return _PROTOCOLS[text]
+
+
+def _number(text: str) -> int:
+    if not (text.isascii() and text.isdigit() and len(text) <= 5 and 1 <= int(text) <= LAST_PORT):
+        raise MalformedError(f"nmap tells of a port {text[:20]!r}, which is none; run it again")
+    return int(text)
+
+
+def _numbers(text: str) -> Iterator[int]:
+    for item in text.split(","):
+        match = _RANGE.fullmatch(item)
+        if match is None:
+            raise MalformedError(f"nmap tells of ports {item[:20]!r}, which are none; run it again")
+        first, last = _number(match[1]), _number(match[2] or match[1])
+        yield from range(first, last + 1)

@@ -1,0 +1,276 @@
+"""The picture of a verification as shapes: where each rectangle, line and text goes. Pure."""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Iterator, Mapping, Sequence
+from html import escape
+from itertools import groupby
+from textwrap import wrap
+from typing import NamedTuple
+
+from doorward.model import Port, Protocol
+from doorward.verify.port_map import NAMES, Grid, Kind, grid_of
+
+COLOURS = {
+    Kind.SILENT: "#a5d3b4",
+    Kind.DOOR: "#f5b700",
+    Kind.PUBLIC: "#17a2a2",
+    Kind.CLOSED: "#2f6fd0",
+    Kind.REJECTED: "#8e44ad",
+    Kind.OPEN: "#d1242f",
+}
+INK, FAINT, PAPER = "#1c2321", "#66716c", "#ffffff"
+GOOD, BAD = "#1a7f4b", "#d1242f"
+MARGIN, LABELS = 36, 52  # around everything; left of a grid, for the ports before its rows
+GRID_WIDTH = 1024
+SMALLEST_CELL, LARGEST_CELL = 4, 22
+# From this many ports on, a grid has this many columns; at 32 all ports up to 1,056 make 33 rows.
+COLUMNS = ((16385, 256), (4097, 128), (1089, 64), (0, 32))
+LABEL_EVERY = 28  # pixels between two ports written before the rows, at least
+MOST_FRAMES = 40  # a cell that stands alone is framed and named, since it is small; a crowd is seen without
+FRAME = 6  # pixels around the cell
+NAME_WIDTH, NAME_HEIGHT = 44, 16  # room for five digits; where two names would meet, the second is left out
+LEGEND_COLUMN = 215
+SMALLEST_WIDTH = 640  # for the words
+LINE = 24
+DETAIL_SIZE, VERDICT_SIZE = 15, 17
+LETTER = 0.56  # of its size is a letter wide, or a little less
+
+
+class Rect(NamedTuple):
+    """A filled rectangle."""
+
+    x: int
+    y: int
+    width: int
+    height: int
+    fill: str
+
+
+class Frame(NamedTuple):
+    """The outline of a rectangle."""
+
+    x: int
+    y: int
+    width: int
+    height: int
+    colour: str
+
+
+class Lattice(NamedTuple):
+    """Thin lines between cells, over a grid."""
+
+    x: int
+    y: int
+    columns: int
+    rows: int
+    cell: int
+    colour: str = PAPER
+
+
+class Text(NamedTuple):
+    """One line of text; `y` is its baseline. `end`: it ends at `x` instead of beginning there."""
+
+    x: int
+    y: int
+    text: str
+    size: int
+    colour: str = INK
+    bold: bool = False
+    end: bool = False
+
+
+Shape = Rect | Frame | Lattice | Text
+
+
+class Sheet(NamedTuple):
+    """One address: its heading, what was done and when, what was found, and each port's kind."""
+
+    heading: str
+    details: Sequence[str]
+    good: bool
+    verdict: Sequence[str]
+    kinds: Mapping[Port, Kind]
+
+
+class Drawing(NamedTuple):
+    """Shapes on white, the later ones over the earlier."""
+
+    width: int
+    height: int
+    shapes: tuple[Shape, ...]
+
+
+def draw(sheets: Sequence[Sheet]) -> Drawing:
+    """Lay the sheets out below each other."""
+    width = max([SMALLEST_WIDTH, *(_width(grid) for sheet in sheets for grid in _grids(sheet).values())])
+    shapes: list[Shape] = []
+    y = MARGIN
+    for sheet in sheets:
+        drawn, y = _sheet(sheet, width, y)
+        shapes += drawn
+        y += MARGIN
+    return Drawing(2 * MARGIN + width, y, tuple(shapes))
+
+
+def _grids(sheet: Sheet) -> dict[Protocol, Grid]:
+    numbers = Counter(port.protocol for port in sheet.kinds)
+    return {each: grid_of(sheet.kinds, each, columns_for(numbers[each])) for each in Protocol if numbers[each]}
+
+
+def _width(grid: Grid) -> int:
+    return LABELS + grid.columns * _cell(grid)
+
+
+def _cell(grid: Grid) -> int:
+    return max(SMALLEST_CELL, min(LARGEST_CELL, GRID_WIDTH // grid.columns))
+
+
+def _sheet(sheet: Sheet, width: int, y: int) -> tuple[list[Shape], int]:
+    shapes, y = _words(sheet, width, y)
+    for protocol, grid in _grids(sheet).items():
+        drawn, y = _grid(protocol.name, grid, y)
+        shapes += drawn
+    legend, y = _legend(sheet.kinds, width, y)
+    return [*shapes, *legend], y
+
+
+def _words(sheet: Sheet, width: int, y: int) -> tuple[list[Shape], int]:
+    shapes: list[Shape] = [Text(MARGIN, y + 20, sheet.heading, 24, bold=True)]
+    y += 20
+    verdict_colour = GOOD if sheet.good else BAD
+    for texts, size, colour, bold in (
+        (sheet.details, DETAIL_SIZE, FAINT, False),
+        (sheet.verdict, VERDICT_SIZE, verdict_colour, True),
+    ):
+        lines = [line for text in texts for line in wrap(text, int(width / size / LETTER))]
+        shapes += (Text(MARGIN, y + LINE * place, line, size, colour, bold) for place, line in enumerate(lines, 1))
+        y += LINE * len(lines) + 6
+    return shapes, y + 14
+
+
+def columns_for(ports: int) -> int:
+    """Choose a grid's width in cells."""
+    return next(columns for least, columns in COLUMNS if ports >= least)
+
+
+def _grid(name: str, grid: Grid, y: int) -> tuple[list[Shape], int]:
+    cell = _cell(grid)
+    left = MARGIN + LABELS
+    shapes: list[Shape] = [Text(MARGIN, y + 14, name, 15, bold=True)]
+    y += 24
+    shapes += _cells(grid, left, y, cell)
+    shapes.append(Lattice(left, y, grid.columns, grid.rows, cell))
+    middle = min(cell, LABEL_EVERY) // 2 + 5  # of the row, for the label's baseline
+    shapes += (
+        Text(left - 8, y + row * cell + middle, f"{grid.label(row)}", 12, FAINT, end=True)
+        for row in range(0, grid.rows, max(1, -(-LABEL_EVERY // cell)))
+    )
+    shapes += _frames(grid, left, y, cell) if cell < LARGEST_CELL else _numbers(grid, left, y)
+    return shapes, y + grid.rows * cell + 20
+
+
+def _cells(grid: Grid, left: int, y: int, cell: int) -> Iterator[Shape]:
+    """Draw neighbours of one kind as one rectangle: a silent host's 65,535 ports are a few hundred shapes."""
+    for row in range(grid.rows):
+        column = 0
+        for kind, run in groupby(grid.row(row)):
+            length = len(list(run))
+            yield Rect(left + column * cell, y + row * cell, length * cell, cell, COLOURS[kind])
+            column += length
+
+
+def _loud(grid: Grid) -> list[int]:
+    """Give the cells that are not as most are, unless they are a crowd."""
+    usual = Counter(grid.cells).most_common(1)[0][0]
+    loud = [place for place, kind in enumerate(grid.cells) if kind is not usual]
+    return loud if len(loud) <= MOST_FRAMES else []
+
+
+def _numbers(grid: Grid, left: int, y: int) -> Iterator[Shape]:
+    for place in _loud(grid):
+        row, column = divmod(place, grid.columns)
+        digits = f"{grid.numbers[place]}"
+        colour = INK if grid.cells[place] is Kind.DOOR else PAPER
+        x = left + column * LARGEST_CELL + (LARGEST_CELL + 6 * len(digits)) // 2
+        if len(digits) <= 3:  # more do not fit into the cell
+            yield Text(x, y + row * LARGEST_CELL + 15, digits, 10, colour, end=True)
+
+
+def _frames(grid: Grid, left: int, y: int, cell: int) -> Iterator[Shape]:
+    named: list[tuple[int, int]] = []
+    for place in _loud(grid):
+        row, column = divmod(place, grid.columns)
+        x, top, side = left + column * cell - FRAME, y + row * cell - FRAME, cell + 2 * FRAME
+        yield Frame(x, top, side, side, COLOURS[grid.cells[place]])
+        at = (x + side + 2, top)
+        if not any(abs(at[0] - x2) < NAME_WIDTH + side and abs(at[1] - y2) < NAME_HEIGHT for x2, y2 in named):
+            named.append(at)
+            yield from _name(grid.numbers[place], *at)
+
+
+def _name(number: int, x: int, y: int) -> tuple[Shape, Shape]:
+    digits = f"{number}"
+    return Rect(x, y, 8 * len(digits) + 4, NAME_HEIGHT, PAPER), Text(x + 2, y + 12, digits, 13, bold=True)
+
+
+def _legend(kinds: Mapping[Port, Kind], width: int, y: int) -> tuple[list[Shape], int]:
+    number = Counter(kinds.values())
+    shapes: list[Shape] = []
+    shown = [kind for kind in Kind if number[kind]]
+    across = width // LEGEND_COLUMN
+    for place, kind in enumerate(shown):
+        row, column = divmod(place, across)
+        x, top = MARGIN + column * LEGEND_COLUMN, y + row * LINE
+        shapes.append(Rect(x, top, 14, 14, COLOURS[kind]))
+        shapes.append(Text(x + 22, top + 12, f"{NAMES[kind]}: {number[kind]:,}", 15))
+    return shapes, y + -(-len(shown) // across) * LINE
+
+
+FONTS = "system-ui, 'DejaVu Sans', 'Segoe UI', Helvetica, Arial, sans-serif"
+
+
+def svg_of(drawing: Drawing, title: str) -> str:
+    """Give the whole file."""
+    width, height = drawing.width, drawing.height
+    lines = [
+        f'<svg xmlns="http://www.w3.org/2000/svg" width="{width}" height="{height}" '
+        f'viewBox="0 0 {width} {height}" font-family="{FONTS}">',
+        f"<title>{_escaped(title)}</title>",
+        f'<rect width="{width}" height="{height}" fill="{PAPER}"/>',
+        *map(_element, drawing.shapes),
+        "</svg>",
+    ]
+    return "\n".join(lines) + "\n"
+
+
+def _element(shape: Shape) -> str:
+    if isinstance(shape, Rect):
+        return _box(shape) + f' fill="{shape.fill}"/>'
+    if isinstance(shape, Frame):
+        return _box(shape) + f' fill="none" stroke="{shape.colour}" stroke-width="2"/>'
+    if isinstance(shape, Lattice):
+        return f'<path d="{_lines(shape)}" stroke="{shape.colour}" stroke-width="1" shape-rendering="crispEdges"/>'
+    bold = ' font-weight="600"' if shape.bold else ""
+    end = ' text-anchor="end"' if shape.end else ""
+    return (
+        f'<text x="{shape.x}" y="{shape.y}" font-size="{shape.size}" fill="{shape.colour}"{bold}{end}>'
+        f"{_escaped(shape.text)}</text>"
+    )
+
+
+def _box(shape: Rect | Frame) -> str:
+    return f'<rect x="{shape.x}" y="{shape.y}" width="{shape.width}" height="{shape.height}"'
+
+
+def _lines(lattice: Lattice) -> str:
+    right, bottom = lattice.columns * lattice.cell, lattice.rows * lattice.cell
+    across = (f"M{lattice.x} {lattice.y + row * lattice.cell}h{right}" for row in range(1, lattice.rows))
+    down = (f"M{lattice.x + column * lattice.cell} {lattice.y}v{bottom}" for column in range(1, lattice.columns))
+    return "".join((*across, *down))
+
+
+def _escaped(text: str) -> str:
+    """Escape; what XML cannot hold (control characters, halves of surrogates) becomes a question mark."""
+    return escape("".join(c if c.isprintable() else "?" for c in text))

@@ -1,0 +1,159 @@
+"""Ports as a grid, one cell a port or as many ports a cell as fit: what each cell shows, and its text. Pure."""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Mapping, Sequence
+from enum import IntEnum
+from itertools import islice
+from typing import NamedTuple
+
+from doorward.model import Port, Protocol
+from doorward.verify.findings import Course
+from doorward.verify.nmap_xml import Answer
+from doorward.verify.port_set import Ports
+
+
+class Kind(IntEnum):
+    """What a cell shows; of several ports the greatest, so that a port that stands out hides in no crowd."""
+
+    SILENT = 0
+    CLOSED = 1
+    REJECTED = 2
+    PUBLIC = 3
+    DOOR = 4  # opened to the knock
+    OPEN = 5
+
+
+NAMES = {
+    Kind.SILENT: "silent",
+    Kind.DOOR: "opens to the knock",
+    Kind.PUBLIC: "open, as expected",
+    Kind.CLOSED: "refuses",
+    Kind.REJECTED: "rejected",
+    Kind.OPEN: "open",
+}
+LETTERS = {
+    Kind.SILENT: ".",
+    Kind.DOOR: "K",
+    Kind.PUBLIC: "+",
+    Kind.CLOSED: "c",
+    Kind.REJECTED: "r",
+    Kind.OPEN: "O",
+}
+# Of the 256 colours that nearly every terminal has; two shades in turn, so that cells can be told apart.
+_SHADES = {
+    Kind.SILENT: (71, 65),
+    Kind.DOOR: (220, 220),
+    Kind.PUBLIC: (44, 44),
+    Kind.CLOSED: (33, 27),
+    Kind.REJECTED: (133, 127),
+    Kind.OPEN: (196, 196),
+}
+_KINDS = {
+    Answer.SILENT: Kind.SILENT,
+    Answer.CLOSED: Kind.CLOSED,
+    Answer.REJECTED: Kind.REJECTED,
+    Answer.OPEN: Kind.OPEN,
+}
+TEXT_WIDTH = 80
+TEXT_COLUMNS = 64  # with the port before each row this fits 80
+TEXT_ROWS = 16  # with the lines around it this fits 24
+
+
+class Grid(NamedTuple):
+    """Cells row by row; each stands for `share` ports, and `numbers` are all ports in order."""
+
+    columns: int
+    share: int
+    cells: tuple[Kind, ...]
+    numbers: tuple[int, ...]
+
+    @property
+    def rows(self) -> int:
+        """Count the rows; the last may be short."""
+        return -(-len(self.cells) // self.columns)
+
+    def row(self, number: int) -> tuple[Kind, ...]:
+        """Give one row's cells."""
+        return self.cells[number * self.columns : (number + 1) * self.columns]
+
+    def label(self, row: int) -> int:
+        """Give the first port of a row."""
+        return self.numbers[row * self.columns * self.share]
+
+
+def kinds_of(course: Course, public: Ports) -> dict[Port, Kind]:
+    """Say what each port is to be shown as."""
+    opened = course.opening.found if course.opening is not None else {}
+    kinds = {}
+    for port, seen in course.before.items():
+        kind = _KINDS[seen.answer]
+        if port in public and kind is Kind.OPEN:
+            kind = Kind.PUBLIC
+        elif port in opened:
+            kind = Kind.DOOR
+        kinds[port] = kind
+    return kinds
+
+
+def grid_of(kinds: Mapping[Port, Kind], protocol: Protocol, columns: int, most_cells: int | None = None) -> Grid:
+    """Lay one protocol's ports out in order; beyond `most_cells` several ports share a cell."""
+    numbers = sorted(port.number for port in kinds if port.protocol is protocol)
+    share = 1 if most_cells is None else max(1, -(-len(numbers) // most_cells))
+    each = iter(kinds[Port(protocol, number)] for number in numbers)
+    cells = []
+    while chunk := tuple(islice(each, share)):
+        cells.append(max(chunk))
+    return Grid(columns, share, tuple(cells), tuple(numbers))
+
+
+def text_of(kinds: Mapping[Port, Kind], *, colours: bool) -> list[str]:
+    """Draw for a terminal of 80 columns and 24 lines: half blocks, two cells a character; or a letter a cell."""
+    lines = []
+    for protocol in Protocol:
+        grid = grid_of(kinds, protocol, TEXT_COLUMNS, most_text_cells(colours=colours))
+        rows = _coloured(grid) if colours else _lettered(grid)
+        lines += [f"{protocol.name if not place else '':<3} {row}" for place, row in enumerate(rows)]
+    return lines
+
+
+def most_text_cells(*, colours: bool) -> int:
+    """Tell how many cells a terminal shows."""
+    return TEXT_COLUMNS * TEXT_ROWS * (2 if colours else 1)
+
+
+def legend_of(kinds: Mapping[Port, Kind], *, colours: bool) -> list[str]:
+    """Say what the cells mean, and how many ports of each kind there are, in lines for a terminal."""
+    number = Counter(kinds.values())
+    signs = {kind: f"\033[38;5;{_SHADES[kind][0]}m■\033[0m" if colours else LETTERS[kind] for kind in Kind}
+    most = most_text_cells(colours=colours)
+    share = max(grid_of(kinds, protocol, TEXT_COLUMNS, most).share for protocol in Protocol)
+    items = [(signs[kind], f"{NAMES[kind]} {number[kind]:,}") for kind in Kind if number[kind]]
+    lines, width = [""], 0
+    for sign, text in [*items, *([("", f"({share} a cell)")] if share > 1 else [])]:
+        if width + len(text) + 4 > TEXT_WIDTH:
+            lines, width = [*lines, ""], 0
+        lines[-1] += f"{'  ' if width else ''}{sign}{' ' if sign else ''}{text}"
+        width += len(text) + 4
+    return lines
+
+
+def _lettered(grid: Grid) -> list[str]:
+    return [f"{grid.label(row):>5} {''.join(LETTERS[kind] for kind in grid.row(row))}" for row in range(grid.rows)]
+
+
+def _coloured(grid: Grid) -> list[str]:
+    """Put two rows into each line: the upper half block has the upper cell's colour, its background the lower's."""
+    lines = []
+    for row in range(0, grid.rows, 2):
+        upper, lower = grid.row(row), grid.row(row + 1)
+        pairs = ((_SHADES[kind][place % 2], _lower(lower, place)) for place, kind in enumerate(upper))
+        blocks = "".join(f"\033[38;5;{above};{below}m▀" for above, below in pairs)
+        lines.append(f"{grid.label(row):>5} {blocks}\033[0m")
+    return lines
+
+
+def _lower(row: Sequence[Kind], place: int) -> str:
+    """Give the background; a last row may be short, or not there."""
+    return f"48;5;{_SHADES[row[place]][(place + 1) % 2]}" if place < len(row) else "49"

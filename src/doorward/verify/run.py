@@ -1,0 +1,110 @@
+"""The course of `doorward verify`: look, knock, look, wait until it is shut. All means come as arguments."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import NamedTuple
+
+from doorward.verify.findings import Closing, Course, Opening, Question, View, opened_by_knock, worth_knocking_for
+from doorward.verify.nmap_xml import Answer
+from doorward.verify.port_set import Ports
+
+# A gate takes no knock from a source that sends more than 20 symbols a second (burst 40), as a scan does. After
+# two seconds without a packet the whole burst is there again; each port was asked twice or more.
+CALM_S = 2.5
+CALM_S_A_PORT = 0.15
+ROUNDS = 3  # a packet of a knock may get lost or be overtaken
+TRY_S = 20.0  # beyond this no further round: looking at all ports takes its time
+PAUSE_S = 1.0
+POLL_S = 1.0  # no faster: sshd takes an address that comes and goes without logging in for an attacker
+
+
+class Means(NamedTuple):
+    """What the course is run with: `now` and `sleep` in seconds; `knock` None: only look."""
+
+    look: Callable[[Ports], View]
+    knock: Callable[[], object] | None
+    now: Callable[[], float]
+    sleep: Callable[[float], object]
+    waiting: Callable[[Ports], object] = lambda _: None  # hears of ports that are open before the knock
+
+
+Tell = Callable[[Course], object]
+
+
+def run_course(question: Question, means: Means, tell: Tell) -> Course:
+    """Look, knock and wait; `tell` hears of the course so far after each of its parts."""
+    before = means.look(question.ports)
+    if means.knock is not None:
+        before = {**before, **_shut_first(question, before, means)}
+    course = Course(before)
+    tell(course)
+    if means.knock is None:
+        return course
+    wanted = worth_knocking_for(question, course.before)
+    if not wanted:
+        course = course._replace(opening=Opening({}, question.opens, rounds=0))
+        tell(course)
+        return course
+    means.sleep(calm_s(question.ports))
+    knocked_s, opening = _open(question, wanted, course.before, means, means.knock)
+    course = course._replace(opening=opening)
+    tell(course)
+    if opening.found:
+        course = course._replace(closing=_close(question, course.before, opening, knocked_s, means))
+        tell(course)
+    return course
+
+
+def _shut_first(question: Question, before: View, means: Means) -> View:
+    """Wait while what the knock is to open stands open, as from a knock a moment ago; gives how that answers then."""
+    ports = frozenset(port for port in question.opens - question.public if before[port].answer is Answer.OPEN)
+    if not ports:
+        return {}
+    means.waiting(ports)
+    began_s, found = means.now(), before
+    while any(found[port].answer is Answer.OPEN for port in ports) and means.now() - began_s < question.wait_s:
+        means.sleep(POLL_S)
+        found = means.look(ports)
+    return {port: found[port] for port in ports}
+
+
+def calm_s(ports: Ports) -> float:
+    """Tell how long to send nothing after a scan, so that the knock counts."""
+    return min(CALM_S, CALM_S_A_PORT * len(ports))
+
+
+def _open(
+    question: Question, wanted: Ports, before: View, means: Means, knock: Callable[[], object]
+) -> tuple[float, Opening]:
+    began_s = means.now()
+    for number in range(1, ROUNDS + 1):
+        if number > 1:
+            means.sleep(PAUSE_S + calm_s(wanted))
+        knocked_s = means.now()
+        knock()
+        found = opened_by_knock(question, before, means.look(wanted))
+        missing = frozenset(port for port in question.opens if port in wanted and port not in found)
+        if (found and not missing) or means.now() - began_s > TRY_S:
+            break
+    return knocked_s, Opening(found, missing, number)
+
+
+def _close(question: Question, before: View, opening: Opening, knocked_s: float, means: Means) -> Closing:
+    """Look at what opened until it answers as it did before, twice in a row: once may be a lost packet."""
+    ports = frozenset(opening.found)
+    open_s = 0.0
+    while True:
+        looked_s = means.now() - knocked_s
+        left = _still_open(ports, before, means)
+        if not left and not (left := _still_open(ports, before, means)):
+            return Closing(open_s, looked_s, left)
+        open_s = looked_s
+        if open_s >= question.wait_s:
+            return Closing(open_s, open_s, left)
+        means.sleep(POLL_S)
+
+
+def _still_open(ports: Ports, before: View, means: Means) -> Ports:
+    found = means.look(ports)
+    return frozenset(port for port in ports if found[port].answer is not before[port].answer)

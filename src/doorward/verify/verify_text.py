@@ -1,0 +1,130 @@
+"""What `doorward verify` says: lines for people, values for programs, a sheet for the picture. Pure."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import NamedTuple
+
+from doorward.verify.findings import Closing, Course, Finding, Opening, Question, View, counts
+from doorward.verify.nmap_xml import Answer
+from doorward.verify.picture import Sheet
+from doorward.verify.port_map import kinds_of
+from doorward.verify.port_set import count_text, ports_text
+
+_WORDS = {
+    Answer.OPEN: "open",
+    Answer.CLOSED: "refuse",
+    Answer.REJECTED: "rejected",
+    Answer.SILENT: "silent",
+}
+AS_IT_SHOULD_BE = "all as it should be"
+ONLY_LOOKED = "nothing can be seen that should not; no knock was tried"
+
+
+class Report(NamedTuple):
+    """One address that was verified; `when` is written out, `scan` is how nmap asked for TCP."""
+
+    name: str
+    address: str
+    source: str
+    when: str
+    scan: str
+    took_s: float
+    question: Question
+    course: Course
+    findings: Sequence[Finding]
+
+    @property
+    def heading(self) -> str:
+        """Name the host and its address."""
+        return heading_of(self.name, self.address)
+
+
+def heading_of(name: str, address: str) -> str:
+    """Name a host, and its address where that is another text."""
+    return address if name == address else f"{name} ({address})"
+
+
+def before_text(view: View) -> str:
+    """Say what was seen before the knock: `all silent`, or how many of each."""
+    found = {answer: len(ports) for answer, ports in counts(view).items() if ports}
+    if found.keys() == {Answer.SILENT}:
+        return "all silent"
+    return ", ".join(f"{number:,} {_WORDS[answer]}" for answer, number in found.items())
+
+
+def opening_text(opening: Opening) -> str:
+    """Say what the knock opened."""
+    rounds = "" if opening.rounds == 1 else f" (knocked {opening.rounds} times)"
+    if not opening.rounds:
+        return "not tried, since all that it may open is open already"
+    if not opening.found:
+        return f"opens nothing{rounds}"
+    opened = [port for port, seen in opening.found.items() if seen.answer is Answer.OPEN]
+    others = opening.found.keys() - set(opened)
+    parts = [f"{ports_text(opened)} opens"] if opened else []
+    parts += [f"{ports_text(others)} is let through, and refuses"] if others else []
+    return "; ".join(parts) + rounds
+
+
+def closing_text(opening: Opening, closing: Closing) -> str:
+    """Say when it was shut again."""
+    if closing.left:
+        return f"{ports_text(closing.left)} still open {closing.open_s:.1f} s after the knock"
+    return f"{ports_text(opening.found)} as before again, {_span(closing)} after the knock"
+
+
+def _span(closing: Closing) -> str:
+    return f"{closing.open_s:.1f} to {closing.shut_s:.1f} s"
+
+
+def verdict_lines(report: Report) -> list[str]:
+    """Give the verdict: a line, or two for each thing that is not as it should be."""
+    if not report.findings:
+        return [_good_verdict(report.course)]
+    return [line for finding in report.findings for line in (f"wrong: {finding.what}", f"    {finding.instead}")]
+
+
+def _good_verdict(course: Course) -> str:
+    return ONLY_LOOKED if course.opening is None else AS_IT_SHOULD_BE
+
+
+def sheet_of(report: Report) -> Sheet:
+    """Give what the picture shows of one address."""
+    course = report.course
+    steps = [f"before the knock: {before_text(course.before)}"]
+    if course.opening is not None:
+        steps.append(f"the knock: {opening_text(course.opening)}")
+        if course.closing is not None:
+            steps.append(closing_text(course.opening, course.closing))
+    asked = f"{count_text(course.before)} in {max(1, report.took_s):.0f} s, {report.scan}"
+    details = [f"seen from {report.source}, {report.when}; {asked}", "; ".join(steps)]
+    verdict = [finding.what for finding in report.findings] or [_good_verdict(course)]
+    return Sheet(report.heading, details, not report.findings, verdict, kinds_of(course, report.question.public))
+
+
+def values_of(report: Report) -> dict[str, object]:
+    """Give the report for a program; ports that are silent are counted, not listed."""
+    course = report.course
+    found = counts(course.before)
+    seen = {answer.value: [str(port) for port in sorted(found[answer])] for answer in Answer}
+    values: dict[str, object] = {
+        "host": report.name,
+        "address": report.address,
+        "from": report.source,
+        "ok": not report.findings,
+        "scan": report.scan,
+        "took_s": round(report.took_s, 1),
+        "ports": len(course.before),
+        **seen,
+        "silent": len(found[Answer.SILENT]),
+        "knocked": 0,
+        "opened": [],
+        "closed_after_s": None,
+        "findings": [finding._asdict() for finding in report.findings],
+    }  # fmt: skip
+    if course.opening is not None:
+        values |= {"knocked": course.opening.rounds, "opened": [str(port) for port in sorted(course.opening.found)]}
+    if course.closing is not None and not course.closing.left:
+        values["closed_after_s"] = [round(course.closing.open_s, 1), round(course.closing.shut_s, 1)]
+    return values

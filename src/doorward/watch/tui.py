@@ -1,0 +1,268 @@
+"""The live view (textual): shows what `view.py` makes of the daemon's news, and asks the daemon for what keys say."""
+
+from __future__ import annotations
+
+import time
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import Any, ClassVar
+
+from rich.text import Text
+from textual.app import App, ComposeResult
+from textual.binding import Binding, BindingType
+from textual.containers import Horizontal, Vertical
+from textual.coordinate import Coordinate
+from textual.screen import ModalScreen
+from textual.widgets import DataTable, Footer, Input, RichLog, Sparkline, Static
+
+from doorward.config.duration import parse_duration_ms
+from doorward.daemon.control_socket import Following, ask
+from doorward.daemon.log import text_of
+from doorward.errors import DoorwardError
+from doorward.escape import visible
+from doorward.watch.feed import Link, News
+from doorward.watch.view import Row, View, cut
+
+
+class Sure(ModalScreen[bool]):
+    """Asks before something ends for somebody."""
+
+    BINDINGS: ClassVar[list[BindingType]] = [
+        Binding("y,enter", "answer(True)", "yes"),
+        Binding("n,escape", "answer(False)", "no"),
+    ]
+
+    def __init__(self, question: str) -> None:
+        super().__init__()
+        self._question = question
+
+    def compose(self) -> ComposeResult:
+        """Show the question and its keys."""
+        with Vertical(classes="dialog"):
+            yield Static(self._question, markup=False)
+            yield Static("y yes   n no", classes="keys")
+
+    def action_answer(self, answer: bool) -> None:
+        """Give the answer."""
+        self.dismiss(answer)
+
+
+class ForHowLong(ModalScreen[str | None]):
+    """Asks for a duration, and takes nothing else; None where it is not to be."""
+
+    BINDINGS: ClassVar[list[BindingType]] = [Binding("escape", "dismiss(None)", "no")]
+
+    def __init__(self, question: str, proposed: str) -> None:
+        super().__init__()
+        self._question, self._proposed = question, proposed
+
+    def compose(self) -> ComposeResult:
+        """Show the question with an answer that may be changed."""
+        with Vertical(classes="dialog"):
+            yield Static(self._question, markup=False)
+            yield Input(self._proposed, compact=True)
+            yield Static("Enter yes   Esc no", id="hint", classes="keys", markup=False)
+
+    def on_input_submitted(self, event: Input.Submitted) -> None:
+        """Give the duration, or say what is wrong with it."""
+        try:
+            parse_duration_ms(event.value.strip())
+        except ValueError as error:
+            self.query_one("#hint", Static).update(str(error))
+        else:
+            self.dismiss(event.value.strip())
+
+
+EVERY_S = 0.25  # what changes is drawn four times a second
+_COLUMNS = ("door", "who is in", "left", "ports", "by")
+_MOST_LETTERS = 24  # of a door, its ports and a key; an address is never cut
+_KEPT_LINES = 500
+LEAVES_SOON_S = 10
+_STYLES = {
+    **dict.fromkeys(("opened", "prolonged", "ran"), "green"),
+    "closed": "dim",
+    "refused": "yellow",
+    **dict.fromkeys(("banned", "lost"), "red"),
+}
+_LEVELS = {"warning": "yellow", "error": "red"}
+
+
+class WatchApp(App[int]):
+    """One screen: who is in, who is about to be, what the gate counts, what happened."""
+
+    TITLE = "doorward"
+    ENABLE_COMMAND_PALETTE = False
+    CSS_PATH = "app.tcss"
+    BINDINGS: ClassVar[list[BindingType]] = [
+        Binding("c", "close", "close"),
+        Binding("p", "prolong", "prolong"),
+        Binding("b", "ban", "ban"),
+        Binding("q,ctrl+c", "quit", "quit"),
+    ]
+
+    def __init__(self, control: Path) -> None:
+        super().__init__()
+        self._control, self._link, self._view = control, Link(control), View()
+        self._trouble = ""
+        self._shown: list[Row] = []
+
+    def compose(self) -> ComposeResult:
+        """Lay out the screen."""
+        yield Static(id="summary", markup=False)
+        yield DataTable(id="doors", cursor_type="row")
+        with Horizontal(id="middle"):
+            yield Static(id="attempts", markup=False)
+            yield Static(id="gate", markup=False)
+        with Horizontal(id="dropping"):
+            yield Static(id="rate", markup=False)
+            yield Sparkline(id="drops")
+        yield RichLog(id="events", max_lines=_KEPT_LINES, wrap=True, auto_scroll=True)
+        yield Footer(show_command_palette=False)
+
+    def on_mount(self) -> None:
+        """Begin to hear the daemon."""
+        table = self._table()
+        for name in _COLUMNS:
+            table.add_column(name, key=name)
+        table.border_title = "doors"
+        self.query_one("#attempts").border_title = "knocks in progress"
+        self.query_one("#gate").border_title = "the gate"
+        self.query_one("#events").border_title = "what happens"
+        self._link.start()
+        self.set_interval(EVERY_S, self._refresh)
+
+    def on_unmount(self) -> None:
+        """Hear no more."""
+        self._link.stop()
+
+    def _table(self) -> DataTable[Any]:
+        return self.query_one("#doors", DataTable)
+
+    def _refresh(self) -> None:
+        now_s = time.monotonic()
+        for news in self._link.heard():
+            self._take(news, now_s)
+        clock = f"{datetime.now(UTC).astimezone():%H:%M:%S}"
+        view = self._view
+        words = "no daemon; waiting" if self._trouble or not view.summary else f"{view.summary} · {view.standing} in"
+        self.query_one("#summary", Static).update(f"doorward · {words} · {clock}")
+        self._show_rows(self._view.rows(now_s))
+        attempts, gate = self.query_one("#attempts", Static), self.query_one("#gate", Static)
+        attempts.update("\n".join(self._view.attempts(max(1, attempts.size.height))) or "nobody")
+        gate.update("\n".join(self._view.gate()))
+        self.query_one("#rate", Static).update(self._view.dropping())
+        self.query_one("#drops", Sparkline).data = list(self._view.drops)
+
+    def _take(self, news: News, now_s: float) -> None:
+        kind, told = news
+        if kind == "event":
+            self._view.take(told, now_s)
+            self._tell(told)
+        elif kind == "numbers":
+            self._view.measure(told, now_s)
+            if self._view.generation != told["generation"]:
+                self._link.again()
+        elif kind == "began":
+            self._trouble = ""
+            self._view.begin(told, now_s, time.time())
+        elif told["why"] != self._trouble:
+            self._trouble = told["why"]
+            self._write(datetime.now(UTC), self._trouble, "red")
+
+    def _tell(self, event: dict[str, Any]) -> None:
+        style = _LEVELS.get(event.get("level", ""), _STYLES.get(event["event"], ""))
+        self._write(datetime.fromisoformat(event["time"]), text_of(event["event"], event), style)
+
+    def _write(self, moment: datetime, words: str, style: str) -> None:
+        """Write a line about what happens; the words are not all written here, so they are no markup."""
+        line = Text.assemble((f"{moment.astimezone():%H:%M:%S} ", "dim"), (words, style))
+        self.query_one("#events", RichLog).write(line)
+
+    def _show_rows(self, rows: list[Row]) -> None:
+        """Change the cells that changed; where lines came or went, all of them, with the cursor where it was."""
+        table, before = self._table(), self._shown
+        if [row[:2] for row in rows] == [row[:2] for row in before]:
+            for number, (row, was) in enumerate(zip(rows, before, strict=True)):
+                for column, (cell, old) in enumerate(zip(_cells(row), _cells(was), strict=True)):
+                    if cell != old:
+                        table.update_cell_at(Coordinate(number, column), cell)
+        else:
+            chosen = self._chosen()
+            table.clear()
+            table.add_rows(map(_cells, rows))
+            keys = [row[:2] for row in rows]
+            if chosen is not None and chosen[:2] in keys:
+                table.move_cursor(row=keys.index(chosen[:2]), animate=False)
+        self._shown = rows
+
+    def _chosen(self) -> Row | None:
+        at = self._table().cursor_row
+        return self._shown[at] if 0 <= at < len(self._shown) else None
+
+    def _somebody(self) -> Row | None:
+        row = self._chosen()
+        if row is None or not row.address:
+            self.notify("choose a line with somebody who is in", severity="warning")
+            return None
+        return row
+
+    def action_close(self) -> None:
+        """Close a door to somebody, if that is meant."""
+        if (row := self._somebody()) is not None:
+            request = {"command": "close", "door": row.door, "address": row.address}
+
+            def answered(sure: bool | None) -> None:
+                if sure:
+                    self._ask(request)
+
+            self.push_screen(Sure(f"Close {row.door} to {row.address}? Its connections go on."), answered)
+
+    def action_prolong(self) -> None:
+        """Let somebody stay for longer."""
+        if (row := self._somebody()) is not None:
+
+            def answered(for_: str | None) -> None:
+                if for_:
+                    self._ask({"command": "open", "door": row.door, "address": row.address, "for": for_})
+
+            self.push_screen(
+                ForHowLong(f"Keep {row.door} open to {row.address} for how long from now?", "1h"), answered
+            )
+
+    def action_ban(self) -> None:
+        """Close every door to somebody, and let him knock in vain."""
+        if (row := self._somebody()) is not None:
+
+            def answered(for_: str | None) -> None:
+                if for_:
+                    self._ask({"command": "ban", "address": row.address, "for": for_})
+
+            question = f"Ban {row.address} from every door, and ignore its knocks, for how long?"
+            self.push_screen(ForHowLong(question, "1h"), answered)
+
+    def _ask(self, request: dict[str, Any]) -> None:
+        """Ask the daemon, and show its refusal; what it does comes as an event."""
+        self.run_worker(lambda: self._asked(request), thread=True)
+
+    def _asked(self, request: dict[str, Any]) -> None:
+        try:
+            ask(self._control, request)
+        except DoorwardError as error:
+            self.call_from_thread(self.notify, visible(str(error)), severity="error", markup=False)
+
+
+def _cells(row: Row) -> list[Text]:
+    """Give a row's cells: a door that nobody is in is dim, and who leaves soon is bright."""
+    if not row.address:
+        words = (row.door, "" if row.by else "-", "", row.ports, row.by)
+        return [Text(cut(word, _MOST_LETTERS), "dim") for word in words]
+    leaves_soon = row.left.endswith("s") and int(row.left[:-1]) <= LEAVES_SOON_S
+    left = Text(row.left, "bold red" if leaves_soon else "", justify="right")
+    door, ports, by = (cut(word, _MOST_LETTERS) for word in (row.door, row.ports, row.by))
+    return [Text(door, "bold"), Text(row.address), left, Text(ports), Text(by)]
+
+
+def watch(control: Path) -> int:
+    """Show the live view until the operator ends it. AnswerNo where no daemon runs."""
+    Following(control).close()  # with its refusal on the terminal, and not in the view
+    return WatchApp(control).run() or 0

@@ -1,0 +1,115 @@
+"""Putting a configuration in the place of another: whole or not at all."""
+
+from __future__ import annotations
+
+import hashlib
+import os
+from pathlib import Path
+
+import pytest
+
+from doorward.cli.config_install import Installation
+from doorward.errors import HostError, UsageError
+from tests.support.processes import NOBODY, as_nobody, needs_root
+
+DIGEST = hashlib.sha256(b"new\n").hexdigest()
+
+
+@pytest.fixture
+def config(tmp_path: Path) -> Path:
+    path = tmp_path / "doorward.toml"
+    path.write_text("old\n")
+    return path
+
+
+def files(config: Path) -> dict[str, str]:
+    return {path.name: path.read_text() for path in config.parent.iterdir()}
+
+
+def test_it_takes_the_place_and_the_old_one_stays_beside(config: Path) -> None:
+    config.chmod(0o640)
+    installation = Installation(config)
+    installation.prepare("new\n")
+    assert files(config) == {"doorward.toml": "old\n", "doorward.toml.new": "new\n"}
+    installation.check(DIGEST)
+    installation.finish()
+    assert files(config) == {"doorward.toml": "new\n", "doorward.toml.before": "old\n"}
+    assert {path.stat().st_mode & 0o777 for path in config.parent.iterdir()} == {0o640}
+
+
+def test_where_there_was_none(tmp_path: Path) -> None:
+    config = tmp_path / "doorward.toml"
+    installation = Installation(config)
+    installation.prepare("new\n")
+    installation.finish()
+    assert files(config) == {"doorward.toml": "new\n"}
+    assert config.stat().st_mode & 0o777 == 0o600
+
+
+@needs_root
+def test_the_owner_stays(config: Path) -> None:
+    os.chown(config, 0, NOBODY)
+    installation = Installation(config)
+    installation.prepare("new\n")
+    installation.finish()
+    assert {(path.stat().st_uid, path.stat().st_gid) for path in config.parent.iterdir()} == {(0, NOBODY)}
+
+
+def test_what_was_changed_since_is_not_installed(config: Path) -> None:
+    installation = Installation(config)
+    installation.prepare("new\n")
+    installation.new.write_text("other\n")
+    with pytest.raises(UsageError, match="is not what is on trial any more"):
+        installation.check(DIGEST)
+    installation.forget()
+    with pytest.raises(HostError, match=r"doorward.toml.new: No such file"):
+        installation.check(DIGEST)
+
+
+def test_a_link_is_not_followed(config: Path) -> None:
+    target = config.with_name("target")
+    config.rename(target)
+    config.symlink_to(target)
+    with pytest.raises(HostError, match="symbolic link"):
+        Installation(config).prepare("new\n")
+    assert files(config) == {"doorward.toml": "old\n", "target": "old\n"}
+    config.unlink()
+    target.rename(config)
+    installation = Installation(config)
+    installation.new.symlink_to(config)
+    with pytest.raises(HostError, match="symbolic link"):
+        installation.check(DIGEST)
+    installation.prepare("new\n")  # in the place of the link
+    installation.check(DIGEST)
+
+
+def test_what_others_could_change_is_refused(config: Path) -> None:
+    installation = Installation(config)
+    installation.prepare("new\n")
+    installation.new.chmod(0o666)
+    with pytest.raises(HostError, match="chmod go-w"):
+        installation.check(DIGEST)
+    installation.new.unlink()
+    os.mkfifo(installation.new)
+    with pytest.raises(HostError, match="not a regular file"):
+        installation.check(DIGEST)
+    config.chmod(0o666)
+    with pytest.raises(HostError, match="chmod go-w"):
+        installation.prepare("new\n")
+    config.parent.chmod(0o777)
+    with pytest.raises(HostError, match=f"chmod go-w {config.parent}`"):
+        Installation(config)
+
+
+@needs_root
+def test_whoever_may_not_write_there_is_told_before(config: Path) -> None:
+    for folder in (config.parent, *config.parent.parents):
+        if folder.stat().st_uid == os.geteuid() and folder != Path("/"):
+            folder.chmod(folder.stat().st_mode | 0o055)
+    installation = Installation(config)
+    with pytest.raises(HostError, match="Permission denied; call this with the right to write there"):
+        as_nobody(lambda: installation.prepare("new\n"))
+    installation.prepare("new\n")
+    installation.new.chmod(0o644)
+    with pytest.raises(HostError, match="this user may not write there; confirm as who applied it"):
+        as_nobody(lambda: installation.check(DIGEST))

@@ -1,0 +1,179 @@
+"""The server for Prometheus: on this machine only, and nobody who is slow or hostile holds it up."""
+
+from __future__ import annotations
+
+import http.client
+import socket
+import stat
+import tempfile
+import threading
+from collections.abc import Callable, Iterator
+from contextlib import ExitStack, contextmanager, suppress
+from pathlib import Path
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from doorward.cli import metrics_server as module
+from doorward.cli.metrics_server import MAX_CLIENTS, Answers, Exposition, Listen, Server, parse_listen
+from doorward.errors import HostError, UsageError
+
+PATIENCE_S = 15.0
+
+
+@pytest.mark.parametrize(
+    ("text", "meant"),
+    [
+        ("unix:/run/doorward/metrics.sock", Listen(socket.AF_UNIX, "/run/doorward/metrics.sock")),
+        ("127.0.0.1:9477", Listen(socket.AF_INET, "127.0.0.1", 9477)),
+        ("localhost:1", Listen(socket.AF_INET, "127.0.0.1", 1)),
+        ("[::1]:65535", Listen(socket.AF_INET6, "::1", 65535)),
+    ],
+)
+def test_places_on_this_machine(text: str, meant: Listen) -> None:
+    assert parse_listen(text) == meant
+
+
+WRONG = [
+    "", ":9477", "9477", "0.0.0.0:9477", "[::]:9477", "::1:9477", "192.0.2.7:9477", "127.0.0.2:9477",
+    "example.org:9477", "127.0.0.1", "127.0.0.1:", "127.0.0.1:0", "127.0.0.1:65536", "127.0.0.1:-1",
+    "127.0.0.1:٣", "127.0.0.1:99999999", "unix:metrics.sock", "unix:", "/run/metrics.sock",
+]  # fmt: skip
+
+
+@pytest.mark.parametrize("text", WRONG)
+def test_any_other_place_is_refused(text: str) -> None:
+    with pytest.raises(UsageError, match="no place on this machine alone"):
+        parse_listen(text)
+
+
+@given(st.text())
+def test_any_text_is_a_place_on_this_machine_or_refused(text: str) -> None:
+    with suppress(UsageError):
+        listen = parse_listen(text)
+        assert listen.family is socket.AF_UNIX or listen.address in ("127.0.0.1", "::1")
+
+
+BOTH = Exposition(b"doorward_up 1.0\n", b"doorward_up 1.0\ndoorward_openings 2.0\n")
+
+
+@contextmanager
+def serving(listen: Listen, make: Callable[[], Exposition] = lambda: BOTH) -> Iterator[Server]:
+    server = Server(listen, Answers(make))
+    thread = threading.Thread(target=server.serve_forever, args=(0.01,))
+    thread.start()
+    try:
+        yield server
+    finally:
+        server.shutdown()
+        thread.join()
+        server.server_close()
+
+
+def connection(server: Server) -> socket.socket:
+    client = socket.socket(server.address_family)
+    client.settimeout(PATIENCE_S)
+    client.connect(server.socket.getsockname())
+    return client
+
+
+def get(server: Server, path: str = "/metrics", method: str = "GET", **headers: str) -> tuple[int, str]:
+    with connection(server) as client:
+        lines = [f"{method} {path} HTTP/1.1", *(f"{name}: {value}" for name, value in headers.items())]
+        client.sendall("".join(f"{line}\r\n" for line in (*lines, "")).encode())
+        answer = http.client.HTTPResponse(client, method=method)
+        answer.begin()
+        return answer.status, answer.read().decode()
+
+
+@pytest.fixture
+def server() -> Iterator[Server]:
+    with serving(Listen(socket.AF_INET, "127.0.0.1")) as server:
+        yield server
+
+
+@pytest.fixture
+def path() -> Iterator[Path]:
+    with tempfile.TemporaryDirectory() as folder:  # short, for a socket's path has 107 bytes
+        yield Path(folder) / "metrics.sock"
+
+
+def test_it_serves_the_metrics_and_nothing_else(server: Server) -> None:
+    assert get(server) == (200, "doorward_up 1.0\n")
+    assert get(server, "/metrics?x=1") == (200, "doorward_up 1.0\n")
+    assert get(server, method="HEAD") == (200, "")
+    assert get(server, "/")[0] == 404
+    assert get(server, "/../etc/passwd")[0] == 404
+    assert get(server, method="POST")[0] == 501
+
+
+def test_only_this_machines_own_names_are_answered(server: Server) -> None:
+    for host in "127.0.0.1", "127.0.0.1:9477", "localhost:9477", "[::1]:9477", "[::1]":
+        assert get(server, Host=host)[0] == 200
+    for host in "attacker.example", "attacker.example:9477", "127.0.0.1.attacker.example", "192.0.2.7:9477":
+        assert get(server, Host=host)[0] == 403
+
+
+def test_a_sockets_file_is_for_its_user_and_group_and_goes_with_the_server(path: Path) -> None:
+    listen = Listen(socket.AF_UNIX, str(path))
+    with serving(listen) as server:
+        assert get(server, Host="whatever") == (200, BOTH.full.decode())
+        assert stat.S_IMODE(path.stat().st_mode) == 0o660
+        with pytest.raises(HostError, match="is taken"):
+            Server(listen, Answers(lambda: BOTH))
+    assert not path.exists()
+
+
+def test_what_a_dead_server_left_is_replaced_and_nothing_else(path: Path) -> None:
+    with socket.socket(socket.AF_UNIX) as dead:
+        dead.bind(str(path))
+    with serving(Listen(socket.AF_UNIX, str(path))) as server:
+        assert get(server)[0] == 200
+    path.write_text("precious")
+    with pytest.raises(HostError, match="is taken"):
+        Server(Listen(socket.AF_UNIX, str(path)), Answers(lambda: BOTH))
+    assert path.read_text() == "precious"
+
+
+def test_a_port_that_is_taken_is_named(server: Server) -> None:
+    port = server.socket.getsockname()[1]
+    with pytest.raises(HostError, match=f"127.0.0.1:{port}: Address already in use"):
+        Server(Listen(socket.AF_INET, "127.0.0.1", port), Answers(lambda: BOTH))
+
+
+def test_slow_clients_hold_nobody_and_are_cut_off(server: Server, monkeypatch: pytest.MonkeyPatch) -> None:
+    with ExitStack() as stack:
+        slow = [stack.enter_context(connection(server)) for _ in range(MAX_CLIENTS - 1)]
+        for client in slow:
+            client.sendall(b"GET /metr")
+        assert get(server)[0] == 200
+    monkeypatch.setattr(module, "PATIENCE_S", 0.1)
+    with connection(server) as client:
+        client.sendall(b"GET /metr")
+        assert client.recv(100) == b""
+
+
+def test_beyond_the_bound_clients_are_turned_away(server: Server) -> None:
+    with ExitStack() as stack:
+        for _ in range(MAX_CLIENTS):
+            stack.enter_context(connection(server)).sendall(b"GET /metr")
+        with connection(server) as late:
+            late.sendall(b"GET /metrics HTTP/1.0\r\n\r\n")
+            with suppress(ConnectionResetError):
+                assert late.recv(100) == b""
+
+
+def test_the_daemon_is_asked_once_a_second_however_many_ask(server: Server, monkeypatch: pytest.MonkeyPatch) -> None:
+    asked: list[int] = []
+
+    def make() -> Exposition:
+        asked.append(len(asked))
+        return Exposition(f"{len(asked)}\n".encode(), b"")
+
+    monkeypatch.setattr(module, "FRESH_S", 1000.0)
+    with serving(Listen(socket.AF_INET, "127.0.0.1"), make) as server:
+        assert [get(server)[1] for _ in range(5)] == ["1\n"] * 5
+    monkeypatch.setattr(module, "FRESH_S", 0.0)
+    with serving(Listen(socket.AF_INET, "127.0.0.1"), make) as server:
+        assert [get(server)[1] for _ in range(2)] == ["2\n", "3\n"]

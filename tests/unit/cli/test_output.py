@@ -1,0 +1,85 @@
+"""What is printed: tables, moments and lengths of time."""
+
+from __future__ import annotations
+
+import json
+import time
+from collections.abc import Iterator
+
+import pytest
+
+from doorward.cli import output
+
+
+@pytest.fixture
+def in_kathmandu(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
+    monkeypatch.setenv("TZ", "XXX-5:45")
+    time.tzset()
+    yield
+    monkeypatch.undo()
+    time.tzset()
+
+
+@pytest.mark.parametrize(
+    ("head", "rows", "expected"),
+    [
+        (("door", "address"), [], "door  address\n"),
+        (("door", "left"), [("ssh", "21s")], "door  left\nssh   21s\n"),
+        (
+            ("door", "address", "left"),
+            [("a-long-name", "192.0.2.7", "1s"), ("b", "2001:db8::7", ""), ("", "", "2s")],
+            "door         address      left\n"
+            "a-long-name  192.0.2.7    1s\n"
+            "b            2001:db8::7\n"
+            "                          2s\n",
+        ),
+    ],
+)
+def test_tables_are_aligned_and_end_where_their_text_ends(
+    capsys: pytest.CaptureFixture[str], head: tuple[str, ...], rows: list[tuple[str, ...]], expected: str
+) -> None:
+    output.table(head, rows)
+    assert capsys.readouterr().out == expected
+
+
+def test_a_row_that_does_not_fit_its_head_is_a_mistake() -> None:
+    with pytest.raises(ValueError, match="zip"):
+        output.table(("a", "b"), [("1",)])
+
+
+def test_json_is_one_line(capsys: pytest.CaptureFixture[str]) -> None:
+    value = {"door": "ssh", "ports": ["22/tcp"], "text": "two\nlines für größer"}
+    output.as_json(value)
+    out = capsys.readouterr().out
+    assert out.count("\n") == 1
+    assert json.loads(out) == value
+
+
+@pytest.mark.usefixtures("in_kathmandu")
+def test_moments_are_of_the_operators_clock() -> None:
+    assert output.moment(1_777_616_100.9) == "2026-05-01 12:00:00"
+
+
+@pytest.mark.parametrize(
+    ("seconds", "expected"),
+    [
+        (-3.0, "0s"),
+        (0.0, "0s"),
+        (0.4, "0s"),
+        (29.6, "30s"),
+        (59.4, "59s"),
+        (59.6, "1m"),
+        (60.0, "1m"),
+        (61.0, "1m 1s"),
+        (3599.4, "59m 59s"),
+        (3599.6, "1h"),
+        (3660.0, "1h 1m"),
+        (3659.0, "1h"),
+        (86_399.0, "23h 59m"),
+        (86_400.0, "1d"),
+        (90_000.0, "1d 1h"),
+        (365 * 86_400.0, "365d"),
+    ],
+)
+def test_lengths_have_at_most_two_units(seconds: float, expected: str) -> None:
+    assert output.span(seconds) == expected

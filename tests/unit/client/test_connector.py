@@ -1,0 +1,143 @@
+"""Connections to ports that are open, refuse, stay silent, or open a little late."""
+
+from __future__ import annotations
+
+import socket
+import threading
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+import pytest
+
+from doorward.client import connector
+from doorward.client.connector import ATTEMPTS_S, connect, try_port
+from doorward.client.sequence import Reply, Target
+
+LOOPBACK = {4: Target(socket.AF_INET, ("127.0.0.1", 0)), 6: Target(socket.AF_INET6, ("::1", 0, 0, 0))}
+NOWHERE = Target(socket.AF_INET, ("255.255.255.255", 0))
+
+
+@contextmanager
+def listener(version: int = 4, backlog: int = 16) -> Iterator[socket.socket]:
+    target = LOOPBACK[version]
+    with socket.socket(target.family, socket.SOCK_STREAM) as server:
+        server.bind(target.at(0))
+        server.listen(backlog)
+        yield server
+
+
+def number_of(server: socket.socket) -> int:
+    number: int = server.getsockname()[1]
+    return number
+
+
+@contextmanager
+def bound() -> Iterator[int]:
+    """A port that refuses, since nobody listens; bound, so that nobody else takes it."""
+    with socket.socket() as held:
+        held.bind(("127.0.0.1", 0))
+        yield number_of(held)
+
+
+def accepted(server: socket.socket, ours: socket.socket) -> socket.socket:
+    """Give the other end of this connection; on a loaded machine an attempt that was given up may come first."""
+    while True:
+        theirs, name = server.accept()
+        if name == ours.getsockname():
+            return theirs
+        theirs.close()
+
+
+@contextmanager
+def full() -> Iterator[socket.socket]:
+    """A server whose queue of connections is full: the kernel drops each further SYN."""
+    with listener(backlog=0) as server, socket.create_connection(server.getsockname()):
+        yield server
+
+
+@pytest.mark.parametrize("version", [4, 6])
+def test_an_open_port_gives_a_connection(version: int) -> None:
+    with listener(version) as server:
+        found = connect(LOOPBACK[version], number_of(server), 10)
+        assert isinstance(found, socket.socket)
+        with found, accepted(server, found) as theirs:
+            assert found.getblocking()
+            theirs.sendall(b"hello")
+            assert found.recv(9) == b"hello"
+
+
+def test_a_closed_port_refuses_once_every_attempt_was_made(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(connector, "ATTEMPTS_S", (0.0, 0.001, 0.002))
+    with bound() as port:
+        assert connect(LOOPBACK[4], port, 60) is Reply.REFUSED
+
+
+def test_a_closed_port_refuses_also_where_the_time_is_too_short_for_a_second_attempt() -> None:
+    with bound() as port:
+        assert connect(LOOPBACK[4], port, 0.001) is Reply.REFUSED
+
+
+def test_no_way_is_no_connection() -> None:
+    assert connect(NOWHERE, 9, 60) is Reply.REFUSED
+
+
+def test_a_silent_port_takes_the_time_that_it_is_given() -> None:
+    with full() as server:
+        began_s = time.monotonic()
+        assert connect(LOOPBACK[4], number_of(server), 0.05) is Reply.SILENT
+        assert time.monotonic() - began_s >= 0.05
+
+
+def test_a_port_that_opens_late_is_reached_before_tcp_repeats_itself(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A port that refuses in place of a silent one: both lose what comes too early."""
+    monkeypatch.setattr(connector, "ATTEMPTS_S", (0.0, 0.6))
+    with socket.socket() as server:
+        server.bind(("127.0.0.1", 0))
+        opener = threading.Timer(0.02, server.listen)
+        opener.start()
+        found = connect(LOOPBACK[4], number_of(server), 60)
+        assert isinstance(found, socket.socket)
+        found.close()
+        opener.join()
+
+
+def test_before_tcp_repeats_itself_one_attempt_is_left() -> None:
+    with full() as server:
+        attempts = connector._Attempts(LOOPBACK[4], number_of(server))
+        for _ in ATTEMPTS_S:
+            attempts._begin()
+        assert under_way(number_of(server)) == len(ATTEMPTS_S)
+        assert attempts.run(time.monotonic() - connector.ALONE_S, connector.ALONE_S + 0.05) is Reply.SILENT
+        assert under_way(number_of(server)) == 1
+        attempts.close()
+        assert under_way(number_of(server)) == 0
+
+
+def under_way(port: int) -> int:
+    """How many SYNs to the port wait for an answer in this network namespace."""
+    rows = [line.split() for line in Path("/proc/net/tcp").read_text().splitlines()[1:]]
+    return sum(row[2].endswith(f":{port:04X}") and row[3] == "02" for row in rows)
+
+
+def test_nothing_is_left_under_way() -> None:
+    with full() as server:
+        assert connect(LOOPBACK[4], number_of(server), 0.05) is Reply.SILENT
+        assert under_way(number_of(server)) == 0
+
+
+def test_try_port_tells_open_refused_and_silent_apart() -> None:
+    with listener() as server:
+        assert try_port(LOOPBACK[4], number_of(server), 10) is Reply.OPEN
+    with bound() as port:
+        assert try_port(LOOPBACK[4], port, 0.01) is Reply.REFUSED
+    with full() as server:
+        assert try_port(LOOPBACK[4], number_of(server), 0.01) is Reply.SILENT
+
+
+def test_the_attempts_are_few_enough_for_other_firewalls() -> None:
+    assert ATTEMPTS_S[0] == 0  # a door that the kernel opens is open already
+    assert len(ATTEMPTS_S) < 6  # `ufw limit` drops the sixth in 30 s
+    assert list(ATTEMPTS_S) == sorted(ATTEMPTS_S)
+    assert ATTEMPTS_S[-1] < connector.ALONE_S < 1  # TCP repeats a SYN after a second

@@ -1,0 +1,61 @@
+"""What a signed knock may ask for, as people write it."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from ipaddress import ip_address, ip_network
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from doorward.client.request_options import LONGEST_FOR_S, Auto, parse_for_s, parse_from, parse_gate, parse_signed_port
+from doorward.model import Port
+
+
+@pytest.mark.parametrize(
+    ("parse", "text", "value"),
+    [
+        (parse_for_s, "30s", 30),
+        (parse_for_s, "2000ms", 2),
+        (parse_for_s, "1d", 86400),
+        (parse_from, "192.0.2.7", ip_address("192.0.2.7")),
+        (parse_from, "2001:db8::/64", ip_network("2001:db8::/64")),
+        (parse_from, "auto", Auto()),
+        (parse_gate, "paris-2", "paris-2"),
+        (parse_gate, "SHA256:abc+/", "SHA256:abc+/"),
+        (parse_signed_port, "62201", Port.parse("62201/udp")),
+        (parse_signed_port, "1:udp", Port.parse("1/udp")),
+    ],
+)
+def test_what_is_read(parse: Callable[[str], object], text: str, value: object) -> None:
+    assert parse(text) == value
+
+
+@pytest.mark.parametrize(
+    ("parse", "text", "message"),
+    [
+        (parse_for_s, "30", "'30' is no duration; write the unit too: \"30s\""),
+        (parse_for_s, "0s", "is no time at all"),
+        (parse_for_s, "500ms", "'500ms' is no whole number of seconds; write one like \"1s\""),
+        (parse_for_s, f"{LONGEST_FOR_S + 1}s", "is longer than a knock can ask for; write a shorter time"),
+        (parse_from, "here", "'here' is no address; write one like \"192.0.2.7\", \"192.0.2.0/24\" or \"auto\""),
+        (parse_from, "192.0.2.1/24", "is no address"),
+        (parse_gate, "a b", "'a b' is no gate's name; write letters, digits, - and _, at most 64"),
+        (parse_signed_port, "22/tcp", "22/tcp takes no signed knocks, which are UDP; write 22/udp"),
+        (parse_signed_port, "knock", "'knock' is no port"),
+    ],
+)  # fmt: skip
+def test_what_is_refused_says_what_to_write(parse: Callable[[str], object], text: str, message: str) -> None:
+    with pytest.raises(ValueError) as raised:  # noqa: PT011 # the text is looked at below
+        parse(text)
+    assert message in str(raised.value)
+
+
+@given(st.text(max_size=30))
+def test_any_text_is_read_or_refused(text: str) -> None:
+    for parse in (parse_for_s, parse_from, parse_gate, parse_signed_port):
+        try:
+            parse(text)
+        except ValueError:
+            continue

@@ -1,0 +1,178 @@
+"""The real ssh-agent, and agents that misbehave."""
+
+from __future__ import annotations
+
+import threading
+from pathlib import Path
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from doorward.client import ssh_agent as client
+from doorward.client.ssh_agent import Agent, AgentKey, NoAgentError, open_agent, parse_keys, parse_signature, shown
+from doorward.errors import AnswerNo, DoorwardError, HostError, MalformedError
+from doorward.signed.ssh_keys import parse_public_key, verify_data
+from doorward.signed.ssh_wire import string
+from tests.support.ssh_agent import FAILURE, LIST, SIGN_ANSWER, agent_that, blob_of, framed, listing, real_agent
+from tests.support.ssh_keygen import KINDS, key
+
+DATA = b"what is to be signed"
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_a_key_of_every_kind_signs(tmp_path: Path, kind: str) -> None:
+    with real_agent(tmp_path) as real:
+        real.add(key(kind))
+        with Agent(str(real.path)) as agent:
+            (found,) = agent.list_keys()
+            signature = agent.sign(found, DATA)
+    assert found == AgentKey(blob_of(key(kind)), f"{kind} number 0")
+    verify_data(parse_public_key(found.blob), signature, DATA)
+
+
+def test_several_keys_are_listed_in_their_order(tmp_path: Path) -> None:
+    wanted = [key("rsa2048"), key("ed25519", 1), key("ecdsa384")]
+    with real_agent(tmp_path) as real:
+        for each in wanted:
+            real.add(each)
+        with Agent(str(real.path)) as agent:
+            assert [found.blob for found in agent.list_keys()] == list(map(blob_of, wanted))
+
+
+def test_a_locked_agent_has_nothing_and_signs_nothing(tmp_path: Path) -> None:
+    with real_agent(tmp_path) as real:
+        real.add(key("ed25519"))
+        with Agent(str(real.path)) as agent:
+            (found,) = agent.list_keys()
+        real.add("-x", given="a word")
+        with Agent(str(real.path)) as agent:
+            assert agent.list_keys() == []
+            with pytest.raises(AnswerNo, match=r"did not sign with the key 'ed25519 number 0': .*`ssh-add -X` unlocks"):
+                agent.sign(found, DATA)
+
+
+def test_a_key_that_must_be_confirmed_and_is_not(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("SSH_ASKPASS", "/bin/false")  # the agent asks with it
+    monkeypatch.setenv("SSH_ASKPASS_REQUIRE", "force")
+    with real_agent(tmp_path) as real:
+        real.add("-c", key("ed25519"))
+        with Agent(str(real.path)) as agent, pytest.raises(AnswerNo, match="it was refused or not confirmed"):
+            agent.sign(agent.list_keys()[0], DATA)
+
+
+def test_no_agent_is_known() -> None:
+    with pytest.raises(NoAgentError, match=r"no ssh-agent is known here \(SSH_AUTH_SOCK is not set\); `eval"):
+        open_agent()
+
+
+@pytest.mark.parametrize(
+    ("name", "why"), [("gone", "No such file or directory"), ("a" * 200, "AF_UNIX path too long"), (".", "Connection")]
+)
+def test_no_agent_answers(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, name: str, why: str) -> None:
+    path = tmp_path / name
+    monkeypatch.setenv("SSH_AUTH_SOCK", str(path))
+    with pytest.raises(NoAgentError, match=f"no ssh-agent answers at {path} .*{why}"):
+        open_agent()
+
+
+@pytest.mark.parametrize(
+    ("reply", "error", "text"),
+    [
+        (b"", HostError, "the connection ended in the middle"),
+        (b"\xff\xff\xff\xff", HostError, "a reply of 4294967295 bytes; is it an ssh-agent"),
+        (string(b""), HostError, "is cut short"),
+        (framed(99), HostError, "a reply of type 99"),
+        (framed(12, b"\0\0\0\1"), HostError, "is cut short"),
+        (framed(12, b"\0\xff\0\0"), HostError, "a list of 16711680 keys"),
+        (framed(12, b"\0\0\0\0x"), HostError, "1 bytes too many"),
+        (framed(FAILURE), HostError, "it will not"),
+    ],
+)
+def test_a_list_that_is_none(tmp_path: Path, reply: bytes, error: type[DoorwardError], text: str) -> None:
+    with agent_that(tmp_path, lambda _: reply) as path, Agent(str(path)) as agent, pytest.raises(error, match=text):
+        agent.list_keys()
+
+
+@pytest.mark.parametrize(
+    ("reply", "error", "text"),
+    [
+        (framed(FAILURE), AnswerNo, "did not sign with a key without a comment"),
+        (framed(30), AnswerNo, "did not sign"),
+        (framed(SIGN_ANSWER), HostError, "gave no signature: .*is cut short"),
+        (framed(SIGN_ANSWER, string(b"x") + b"y"), HostError, "too many"),
+        (listing(), HostError, "a reply of type 12"),
+    ],
+)
+def test_a_signature_that_is_none(tmp_path: Path, reply: bytes, error: type[DoorwardError], text: str) -> None:
+    with agent_that(tmp_path, lambda _: reply) as path, Agent(str(path)) as agent, pytest.raises(error, match=text):
+        agent.sign(AgentKey(b"blob", ""), DATA)
+
+
+def test_an_agent_that_says_nothing_is_not_waited_for_forever(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(client, "ANSWER_S", 0.05)
+    with (
+        agent_that(tmp_path, lambda _: None) as path,
+        Agent(str(path)) as agent,
+        pytest.raises(HostError, match="has not answered in time"),
+    ):
+        agent.list_keys()
+
+
+def test_a_signature_may_take_longer_than_a_list(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(client, "ANSWER_S", 0.05)
+    touched = threading.Event()
+
+    def answer(request: bytes) -> bytes:
+        if request[0] != LIST:
+            touched.wait(10)
+        return framed(SIGN_ANSWER, string(b"signature"))
+
+    with agent_that(tmp_path, answer) as path, Agent(str(path)) as agent:
+        threading.Timer(0.2, touched.set).start()
+        assert agent.sign(AgentKey(b"blob", "token"), DATA) == b"signature"
+
+
+def test_what_is_sent_to_an_agent_byte_by_byte(tmp_path: Path) -> None:
+    seen: list[bytes] = []
+
+    def answer(request: bytes) -> bytes:
+        seen.append(request)
+        return listing() if request[0] == LIST else framed(SIGN_ANSWER, string(b"s"))
+
+    with agent_that(tmp_path, answer) as path, Agent(str(path)) as agent:
+        agent.list_keys()
+        agent.sign(AgentKey(b"blob", ""), b"data")
+    assert seen == [b"\x0b", b"\x0d\0\0\0\4blob\0\0\0\4data\0\0\0\4"]  # the draft's sections 3.5 and 3.6
+
+
+@pytest.mark.parametrize(
+    ("comment", "text"),
+    [
+        (b"laptop", "laptop"),
+        (b"\x1b[2Jx", "?[2Jx"),
+        (b"\xff", "\ufffd"),
+        ("\u00e9\u202e".encode(), "\u00e9?"),
+        (b"a" * 999, "a" * 64),
+    ],
+)
+def test_a_comment_is_shown_without_what_moves_a_cursor(comment: bytes, text: str) -> None:
+    assert shown(comment) == text
+
+
+@given(st.binary(max_size=300) | st.binary(max_size=60).map(lambda raw: b"\x0c\0\0\0\1" + string(raw) + string(b"")))
+def test_any_bytes_are_a_list_or_malformed(raw: bytes) -> None:
+    try:
+        found = parse_keys(raw)
+    except MalformedError:
+        return
+    assert framed(12, b"")[4:] + len(found).to_bytes(4) == raw[:5]
+    assert all(each.comment.isprintable() for each in found)
+
+
+@given(st.binary(max_size=300) | st.binary(max_size=60).map(lambda raw: b"\x0e" + string(raw)))
+def test_any_bytes_are_a_signature_or_malformed(raw: bytes) -> None:
+    try:
+        assert string(parse_signature(raw)) == raw[1:]
+    except MalformedError:
+        return

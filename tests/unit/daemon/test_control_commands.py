@@ -1,0 +1,351 @@
+"""What the daemon answers: everything is the daemon's own but the packet filter, which is in memory."""
+
+from __future__ import annotations
+
+import json
+import os
+import socket
+import time
+from collections.abc import Iterator
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+
+from doorward.cli.metrics_server import exposition
+from doorward.core.diff import Changes
+from doorward.daemon import control_commands
+from doorward.daemon.event_stream import Follower
+from doorward.daemon.ledger import Ledger
+from doorward.daemon.log import Log
+from doorward.errors import AnswerNo, DoorwardError, HostError, UsageError
+from doorward.model import Element
+from doorward.nftables.ruleset import COUNTERS
+from tests.support.inside_daemon import InsideDaemon
+from tests.support.openings import element
+from tests.support.processes import own_namespace
+
+
+@pytest.fixture
+def daemon(tmp_path: Path) -> Iterator[InsideDaemon]:
+    daemon = InsideDaemon(Ledger(tmp_path / "ledger.sqlite3"), Log("text"))
+    yield daemon
+    daemon.close()
+
+
+A22, A80, A443 = (element(f"192.0.2.7 {port}/tcp") for port in (22, 80, 443))
+
+
+def test_opening_and_closing_by_hand(daemon: InsideDaemon) -> None:
+    assert daemon.shows() == []
+    before_s = time.time()
+    opening = daemon.ask("open", "ssh", "192.0.2.7")["opening"]
+    assert (opening["door"], opening["address"], opening["ports"], opening["by"]) == (
+        "ssh",
+        "192.0.2.7",
+        ["22/tcp"],
+        "hand",
+    )
+    assert opening["since"] == pytest.approx(before_s, abs=1)
+    assert opening["until"] - opening["since"] == pytest.approx(30, abs=0.01)
+    assert daemon.has() == {A22: 30}
+    assert daemon.shows() == [("ssh", "192.0.2.7")]
+    assert daemon.recorded() == [("ssh", "192.0.2.7", None)]
+
+    assert daemon.ask("close", "ssh", "192.0.2.7") == {"cut": 0}
+    assert daemon.has() == {}
+    assert daemon.shows() == []
+    assert daemon.recorded() == [("ssh", "192.0.2.7", "hand")]
+
+
+def test_status(daemon: InsideDaemon) -> None:
+    assert daemon.ask("status") == {
+        "pid": os.getpid(),
+        "summary": "3 doors, mode guard",
+        "generation": "0123abcd",
+        "openings": [],
+        "counters": dict.fromkeys(COUNTERS, 0),
+        "log_overflows": 0,
+        "ledger_trouble": "",
+        "gate_trouble": "",
+        "config": str(daemon.config),
+        "is_loading": False,
+        "digest": "",
+        "last_good": "",
+        "trial": None,
+        "signed": None,
+        "banned": 0,
+        "fleet": None,
+    }
+
+
+def test_what_would_tell_of_the_file_is_the_owners(daemon: InsideDaemon) -> None:
+    daemon.loaded = replace(daemon.loaded, digest="0f", last_good="doorward.toml:3: '7000' has no protocol; write it")
+    shown = daemon.ask("status", is_owner=True)
+    assert (shown["digest"], shown["last_good"]) == (daemon.loaded.digest, daemon.loaded.last_good)
+    shown = daemon.ask("status", is_owner=False)
+    assert (shown["digest"], bool(shown["last_good"]), "7000" in shown["last_good"]) == ("", True, False)
+
+
+def test_numbers(daemon: InsideDaemon) -> None:
+    daemon.ask("open", "ssh", "192.0.2.7")
+    told = daemon.ask("numbers")
+    assert {key: told[key] for key in ("summary", "generation", "doors", "openings", "events", "attempts", "sets")} == {
+        "summary": "3 doors, mode guard",
+        "generation": "0123abcd",
+        "doors": 3,
+        "openings": 1,
+        "events": [["opened", "ssh", "hand", 1]],
+        "attempts": [],
+        "sets": {},
+    }
+    assert told["counters"] == dict.fromkeys(COUNTERS, 0)
+
+
+def test_who_follows_is_told_what_stands_and_then_what_happens(daemon: InsideDaemon) -> None:
+    daemon.ask("open", "ssh", "192.0.2.7")
+    follower = control_commands.answer(daemon, {"command": "follow"})
+    assert isinstance(follower, Follower)
+    assert [opening["door"] for opening in follower.first["openings"]] == ["ssh"]
+    assert follower.first["doors"][1] == ["web", ["80/tcp", "443/tcp"], 600.0]
+    ours, theirs = socket.socketpair()
+    with ours, theirs, theirs.makefile("rb") as lines:
+        follower.begin(ours)
+        daemon.ask("close", "ssh", "192.0.2.7")
+        told = json.loads(lines.readline())
+        assert {"event": "closed", "door": "ssh", "address": "192.0.2.7", "by": "hand"}.items() <= told.items()
+        follower.end()
+        daemon.ask("open", "ssh", "192.0.2.7")
+        ours.shutdown(socket.SHUT_WR)
+        assert lines.readline() == b""
+
+
+@pytest.mark.parametrize("command", ["apply", "confirm", "installed", "off", "ban", "unban"])
+def test_members_of_the_group_may_neither_change_the_gate_nor_ban(daemon: InsideDaemon, command: str) -> None:
+    with pytest.raises(UsageError, match=f"^{command} is for root: "):
+        daemon.ask(command, address="192.0.2.7", is_owner=False)
+    assert daemon.ask("bans") == {"bans": []}
+
+
+@pytest.mark.parametrize("command", sorted(control_commands._HANDLERS.keys() - {"numbers"}))
+def test_who_may_read_the_numbers_may_do_nothing_else(daemon: InsideDaemon, command: str) -> None:
+    with pytest.raises(UsageError, match="the numbers alone"):
+        daemon.ask(command, "ssh", "192.0.2.7", is_owner=False, is_reader=True)
+
+
+def test_the_numbers_name_no_address_to_who_may_read_nothing_else(daemon: InsideDaemon) -> None:
+    whole = daemon.ask("numbers")
+    numbers = daemon.ask("numbers", is_owner=False, is_reader=True)
+    assert whole.keys() - numbers.keys() == {"attempts", "listed"}
+    assert exposition(numbers) == exposition(whole)
+
+
+def test_for_how_long(daemon: InsideDaemon) -> None:
+    transcript: list[tuple[object, float]] = [
+        (None, 600),  # the door's own
+        ("20m", 1200),
+        ("5s", 1200),  # never shortened
+        ("365d", 365 * 86_400),
+    ]
+    for for_, expected in transcript:
+        opening = daemon.ask("open", "web", "192.0.2.7", **{"for": for_})["opening"]
+        assert opening["until"] - time.time() == pytest.approx(expected, abs=1)
+        assert daemon.filter.elements() == pytest.approx({A80: expected, A443: expected}, abs=1)
+    assert len(daemon.recorded()) == 1
+
+
+@pytest.mark.parametrize(
+    ("for_", "says"),
+    [
+        ("366d", "too long; at most 365d"),
+        ("99999999999999d", "too long"),
+        ("0s", "no time at all"),
+        ("90", 'write the unit too: "90s"'),
+        ("soon", "no duration"),
+        ("-5s", "no duration"),
+        ("", "no duration"),
+        (90, "needs a text 'for'"),
+    ],
+)
+def test_durations_that_are_none(daemon: InsideDaemon, for_: object, says: str) -> None:
+    with pytest.raises(UsageError, match=says):
+        daemon.ask("open", "ssh", "192.0.2.7", **{"for": for_})
+    assert daemon.shows() == []
+    assert daemon.has() == {}
+
+
+@pytest.mark.parametrize(
+    ("written", "meant"),
+    [
+        ("192.0.2.7", "192.0.2.7"),
+        ("2001:db8::7", "2001:db8::7"),
+        ("2001:0DB8:0:0:0:0:0:7", "2001:db8::7"),
+        ("::ffff:192.0.2.7", "192.0.2.7"),  # its packets are IPv4
+        ("::ffff:c000:207", "192.0.2.7"),
+    ],
+)
+def test_an_address_has_one_spelling(daemon: InsideDaemon, written: str, meant: str) -> None:
+    assert daemon.ask("open", "ssh", written)["opening"]["address"] == meant
+    assert daemon.has() == {element(f"{meant} 22/tcp"): 30}
+    daemon.ask("close", "ssh", written)
+    assert daemon.has() == {}
+
+
+@pytest.mark.parametrize(
+    ("written", "says"),
+    [
+        ("home", "'home' is no address; write it like 192.0.2.7 or 2001:db8::7"),
+        ("", "no address"),
+        ("192.0.2", "no address"),
+        ("192.0.2.7/32", "no (address|network)"),
+        ("192.0.2.7/24", "no (address|network)"),
+        ("192.0.2.7 ", "no address"),
+        ("192.0.2.007", "no address"),
+        ("3221225991", "no address"),
+        ("fe80::1%eth0", "names an interface; write the address without %eth0"),
+        ("::ffff:192.0.2.7%1", "names an interface"),
+        (3221225991, "needs a text 'address'"),
+        (None, "needs a text 'address'"),
+        (["192.0.2.7"], "needs a text 'address'"),
+    ],
+)
+def test_addresses_that_are_none(daemon: InsideDaemon, written: object, says: str) -> None:
+    for command in "open", "close":
+        with pytest.raises(UsageError, match=says):
+            daemon.ask(command, "ssh", written)
+    assert daemon.shows() == []
+
+
+@pytest.mark.parametrize(
+    ("command", "words", "error", "says"),
+    [
+        ("open", ["shh", "192.0.2.7"], UsageError, "there is no door 'shh'; did you mean 'ssh'?"),
+        ("open", ["zzz", "192.0.2.7"], UsageError, "there is no door 'zzz'; `doorward check`"),
+        ("open", [7, "192.0.2.7"], UsageError, "needs a text 'door'"),
+        ("open", [], UsageError, "needs a text 'door'"),
+        ("open", ["ssh"], UsageError, "needs a text 'address'"),
+        ("close", ["shh", "192.0.2.7"], UsageError, "there is no door 'shh'; did you mean 'ssh'?"),
+        ("close", ["ssh", "192.0.2.7"], AnswerNo, "ssh is not open to 192.0.2.7; `doorward status` lists what is"),
+        ("close", ["ssh"], UsageError, "needs a text 'address'"),
+        ("reboot", [], UsageError, "'reboot' is nothing that the daemon does; it does status, open, close"),
+    ],
+)
+def test_what_cannot_be_answered(
+    daemon: InsideDaemon, command: str, words: list[object], error: type[DoorwardError], says: str
+) -> None:
+    with pytest.raises(error) as caught:
+        daemon.ask(command, *words)
+    assert says in str(caught.value)
+
+
+def test_a_port_stays_open_as_long_as_one_door_wants_it(daemon: InsideDaemon) -> None:
+    transcript: list[tuple[str, str, dict[str, object], dict[Element, float]]] = [
+        ("open", "web", {}, {A80: 600, A443: 600}),
+        ("open", "admin", {"for": "20m"}, {A80: 1200, A443: 600, A22: 1200}),
+        ("open", "ssh", {}, {A80: 1200, A443: 600, A22: 1200}),
+        ("close", "admin", {}, {A80: 600, A443: 600, A22: 30}),
+        ("close", "ssh", {}, {A80: 600, A443: 600}),
+        ("close", "web", {}, {}),
+    ]
+    for command, name, more, expected in transcript:
+        daemon.ask(command, name, "192.0.2.7", **more)
+        assert daemon.has() == expected
+
+
+@pytest.mark.netns
+def test_closing_may_cut_connections_of_which_there_are_none(daemon: InsideDaemon) -> None:
+    with own_namespace():  # it looks at all of a host
+        for address in "192.0.2.7", "2001:db8::7":
+            daemon.ask("open", "ssh", address)
+            assert daemon.ask("close", "ssh", address, cut=True) == {"cut": 0}
+
+
+def test_a_door_that_is_configured_no_more_can_be_closed(daemon: InsideDaemon) -> None:
+    daemon.ask("open", "ssh", "192.0.2.7")
+    del daemon.doors["ssh"]
+    with pytest.raises(UsageError):
+        daemon.ask("open", "ssh", "192.0.2.8")
+    daemon.ask("close", "ssh", "192.0.2.7")
+    assert daemon.has() == {}
+
+
+def test_an_entry_that_the_kernel_took_away_meanwhile_is_closed_all_the_same(daemon: InsideDaemon) -> None:
+    daemon.ask("open", "ssh", "192.0.2.7")
+    daemon.filter.apply(Changes({}, frozenset({A22})))
+    assert daemon.ask("close", "ssh", "192.0.2.7") == {"cut": 0}
+    assert daemon.recorded() == [("ssh", "192.0.2.7", "hand")]
+
+
+def test_what_the_filter_refuses_is_not_open(daemon: InsideDaemon) -> None:
+    daemon.filter.stuck = True
+    with pytest.raises(HostError, match="stuck"):
+        daemon.ask("open", "ssh", "192.0.2.7")
+    assert daemon.shows() == []
+    assert daemon.recorded() == [("ssh", "192.0.2.7", "refused")]
+
+
+def test_prolonging_that_the_filter_refuses_leaves_what_stood(daemon: InsideDaemon) -> None:
+    daemon.ask("open", "ssh", "192.0.2.7")
+    daemon.filter.stuck = True
+    with pytest.raises(HostError, match="stuck"):
+        daemon.ask("open", "ssh", "192.0.2.7", **{"for": "1h"})
+    assert daemon.has() == {A22: 30}
+    assert daemon.shows() == [("ssh", "192.0.2.7")]
+    assert daemon.ask("status")["openings"][0]["until"] == pytest.approx(time.time() + 30, abs=1)
+    assert daemon.recorded() == [("ssh", "192.0.2.7", None)]
+
+
+def test_closing_that_the_filter_refuses_leaves_it_open_and_says_so(daemon: InsideDaemon) -> None:
+    daemon.ask("open", "ssh", "192.0.2.7")
+    daemon.filter.stuck = True
+    with pytest.raises(HostError, match="stuck"):
+        daemon.ask("close", "ssh", "192.0.2.7")
+    assert daemon.shows() == [("ssh", "192.0.2.7")]  # it is open, and can be closed again
+    daemon.filter.stuck = False
+    daemon.ask("close", "ssh", "192.0.2.7")
+    assert daemon.has() == {}
+
+
+def test_a_ban_closes_every_door_and_opens_none(daemon: InsideDaemon) -> None:
+    for door, address in ("ssh", "192.0.2.7"), ("web", "192.0.2.7"), ("ssh", "192.0.2.8"), ("ssh", "2001:db8::9"):
+        daemon.ask("open", door, address)
+    assert daemon.ask("ban", address="192.0.2.7", **{"for": "2h"}) == {
+        "ban": "192.0.2.7",
+        "for": 7200.0,
+        "closed": 2,
+        "cut": 0,
+    }
+    assert daemon.ask("ban", address="2001:db8::7") == {"ban": "2001:db8::/64", "for": 3600.0, "closed": 1, "cut": 0}
+    assert daemon.shows() == [("ssh", "192.0.2.8")]
+    assert set(daemon.has()) == {element("192.0.2.8 22/tcp")}
+    assert [(address, ended) for _, address, ended in daemon.openings_recorded()] == [
+        ("192.0.2.7", "ban"),
+        ("192.0.2.7", "ban"),
+        ("192.0.2.8", None),
+        ("2001:db8::9", "ban"),
+    ]
+    for address in "192.0.2.7", "2001:db8::8":
+        with pytest.raises(AnswerNo, match=f"{address} is banned; `doorward unban {address}` ends that"):
+            daemon.ask("open", "ssh", address)
+    assert [ban for ban, _ in daemon.ask("bans")["bans"]] == ["192.0.2.7", "2001:db8::/64"]
+    assert daemon.ask("unban", address="192.0.2.7") == {"ban": "192.0.2.7"}
+    daemon.ask("open", "ssh", "192.0.2.7")
+    with pytest.raises(AnswerNo, match=r"192\.0\.2\.7 is not banned"):
+        daemon.ask("unban", address="192.0.2.7")
+
+
+@pytest.mark.parametrize(
+    "address", ["127.0.0.1", "::1", "224.0.0.1", "0.0.0.0", "::", "169.254.1.1", "fe80::1", "ff02::1"]
+)
+def test_addresses_that_no_stranger_has_are_not_banned(daemon: InsideDaemon, address: str) -> None:
+    with pytest.raises(UsageError, match="no address that strangers come from"):
+        daemon.ask("ban", address=address)
+
+
+def test_what_the_filter_refuses_is_banned_all_the_same(daemon: InsideDaemon) -> None:
+    daemon.ask("open", "ssh", "192.0.2.7")
+    daemon.filter.stuck = True  # the entry cannot be taken out; the ban stands before it
+    with pytest.raises(HostError, match="stuck"):
+        daemon.ask("ban", address="192.0.2.7")
+    assert list(daemon.filter.banned()) == [A22.address]
+    assert daemon.shows() == []

@@ -1,0 +1,171 @@
+"""Following the events: all that come, in order; whoever reads slowly is told how many he missed, and holds nobody."""
+
+from __future__ import annotations
+
+import json
+import socket
+import tempfile
+import threading
+import time
+from collections.abc import Callable, Iterator
+from contextlib import ExitStack, closing
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from doorward.daemon.control_socket import ControlServer, Following
+from doorward.daemon.event_stream import MAX_FOLLOWERS, MAX_WAITING, Followers
+from doorward.errors import AnswerNo
+from doorward.kernel.event_loop import Loop
+
+STATUS = {"summary": "1 door, mode guard", "openings": []}
+
+
+class Serving:
+    """A control server whose one answer is to follow; its loop runs in a thread, and does what it is given there."""
+
+    def __init__(self, folder: Path) -> None:
+        self.path = folder / "control.sock"
+        self.loop = Loop()
+        self.followers = Followers(self.loop)
+        self._ours, self._theirs = socket.socketpair()
+        self._calls: list[Callable[[], None]] = []
+        self.server = ControlServer(self.path, self.loop, lambda _: self.followers.begin(STATUS))
+        self.loop.on_readable(self._theirs.fileno(), self._called)
+        self._thread = threading.Thread(target=self.loop.run)
+        self._thread.start()
+
+    def _called(self) -> None:
+        self._theirs.recv(1)
+        while self._calls:
+            self._calls.pop(0)()
+
+    def do(self, call: Callable[[], None]) -> None:
+        """Have the loop do something, and wait until it has."""
+        done = threading.Event()
+        self._calls += [call, done.set]
+        self._ours.send(b"!")
+        assert done.wait(15)
+
+    def tell(self, first: int, last: int, size: int = 0) -> None:
+        """Tell of events with these numbers."""
+
+        def tell() -> None:
+            for n in range(first, last):
+                self.followers.tell("refused", {"n": n, "x": "x" * size})
+
+        self.do(tell)
+
+    def end(self) -> None:
+        self.do(self.loop.stop)
+        self._thread.join()
+        self.server.close()
+        self.loop.close()
+        self._ours.close()
+        self._theirs.close()
+
+
+@pytest.fixture
+def serving() -> Iterator[Serving]:
+    with tempfile.TemporaryDirectory() as folder:  # short, for a socket's path has 107 bytes
+        serving = Serving(Path(folder))
+        yield serving
+        serving.end()
+
+
+def read(events: Iterator[dict[str, Any]], count: int) -> list[Any]:
+    """Give the number in each event, or what else it is."""
+    found = [next(events) for _ in range(count)]
+    return [event.get("n", (event["event"], event.get("count"))) for event in found]
+
+
+def test_all_who_follow_are_told_of_everything_from_then_on(serving: Serving) -> None:
+    serving.tell(0, 5)
+    with closing(Following(serving.path)) as one:
+        assert one.first == STATUS
+        serving.tell(5, 10)
+        with closing(Following(serving.path)) as other:
+            serving.tell(10, 15)
+            assert read(iter(other), 5) == [*range(10, 15)]
+        assert read(iter(one), 10) == [*range(5, 15)]
+        event = {"event": "refused", "n": 15, "x": ""}
+        serving.tell(15, 16)
+        assert next(iter(one)).items() > event.items()
+
+
+def test_a_slow_reader_misses_events_and_is_told_how_many(serving: Serving) -> None:
+    with closing(Following(serving.path)) as slow, closing(Following(serving.path)) as quick:
+        begun_s = time.monotonic()
+        told, events = 0, iter(quick)
+        for first in range(0, 3 * MAX_WAITING, MAX_WAITING // 4):
+            serving.tell(first, first + MAX_WAITING // 4, size=1000)
+            told = first + MAX_WAITING // 4
+            assert read(events, MAX_WAITING // 4) == [*range(first, told)]
+        assert time.monotonic() - begun_s < 30  # nothing waited for the one that did not read
+        numbers = []
+        for event in slow:
+            if event["event"] == "lost":
+                break
+            numbers.append(event["n"])
+        assert numbers == [*range(len(numbers))]
+        assert len(numbers) >= MAX_WAITING
+        assert event["count"] == told - len(numbers)
+        serving.tell(told, told + 3)
+        assert read(iter(slow), 3) == [told, told + 1, told + 2]
+
+
+def test_a_line_that_fits_the_socket_in_part_comes_whole(serving: Serving) -> None:
+    with closing(Following(serving.path)) as reader:
+        serving.tell(0, 20, size=300_000)
+        assert read(iter(reader), 20) == [*range(20)]
+
+
+def test_there_is_a_bound_and_who_leaves_makes_room(serving: Serving) -> None:
+    with ExitStack() as stack:
+        followers = [stack.enter_context(closing(Following(serving.path))) for _ in range(MAX_FOLLOWERS)]
+        with pytest.raises(AnswerNo, match=f"{MAX_FOLLOWERS} follow the events already"):
+            Following(serving.path)
+        followers[0].stop()
+        assert list(followers[0]) == []
+        serving.do(lambda: None)  # it has read that one left
+        with closing(Following(serving.path)) as late:
+            serving.tell(0, 1)
+            assert read(iter(late), 1) == [0]
+
+
+def test_who_shuts_his_ears_is_left_out(serving: Serving) -> None:
+    with closing(Following(serving.path)) as deaf, closing(Following(serving.path)) as other:
+        serving.tell(0, MAX_WAITING, size=1000)
+        deaf._socket.shutdown(socket.SHUT_RD)
+        events = iter(other)
+        assert read(events, MAX_WAITING) == [*range(MAX_WAITING)]
+        serving.tell(MAX_WAITING, MAX_WAITING + 1)
+        assert read(events, 1) == [MAX_WAITING]
+        assert len(serving.followers._following) == 1
+
+
+def test_who_follows_asks_nothing_more(serving: Serving) -> None:
+    with closing(Following(serving.path)) as reader:
+        reader._socket.sendall(b'{"command": "status"}\n')
+        assert list(reader) == []
+
+
+def test_who_follows_may_be_silent(serving: Serving, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("doorward.daemon.control_socket.PATIENCE_S", 0.05)
+    with closing(Following(serving.path)) as reader:
+        reader._socket.settimeout(15)
+        woken = threading.Event()
+        serving.do(lambda: serving.loop.at(serving.loop.now_s() + 0.3, woken.set))
+        assert woken.wait(15)
+        serving.tell(0, 1)
+        assert read(iter(reader), 1) == [0]
+
+
+def test_following_ends_with_the_server() -> None:
+    with tempfile.TemporaryDirectory() as folder:
+        serving = Serving(Path(folder))
+        with closing(Following(serving.path)) as reader:
+            serving.tell(0, 1)
+            serving.end()
+            assert [json.dumps(event["n"]) for event in reader] == ["0"]

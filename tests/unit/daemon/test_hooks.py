@@ -1,0 +1,234 @@
+"""The process that runs commands has them from the configuration itself, and is told nothing but to read it again."""
+
+from __future__ import annotations
+
+import io
+import json
+import os
+from collections.abc import Iterator
+from ipaddress import ip_address
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from doorward.config.files import read
+from doorward.daemon import hook_runner
+from doorward.daemon.hooks import REFUSALS_A_MINUTE, Errand, Errands
+from doorward.daemon.log import Log
+from doorward.errors import MalformedError
+from doorward.kernel.event_loop import Loop
+
+HERE = ip_address("192.0.2.7")
+
+
+class House:
+    """Errands with a configuration to edit, and a log to read."""
+
+    def __init__(self, folder: Path) -> None:
+        self.config = folder / "doorward.toml"
+        self.stream = io.StringIO()
+        self.write("nothing")
+        self.loop = Loop()
+        self.errands = Errands(self.loop, Log("json", self.stream), self.config, folder / "lock")
+
+    def write(self, word: str) -> None:
+        self.config.write_text(
+            f'[doors.wake]\nknock = ["7001/tcp", "7002/tcp", "7003/tcp"]\non_open = ["/bin/echo", "{word} %IP%"]\n'
+        )
+
+    def load(self) -> None:
+        """Do what the daemon does once it has loaded the file."""
+        self.errands.take(read(self.config).doors)
+
+    def messages(self) -> list[str]:
+        lines: list[dict[str, Any]] = [json.loads(line) for line in self.stream.getvalue().splitlines()]
+        return [line["message"] for line in lines]
+
+    def await_message(self, part: str) -> None:
+        until_s = self.loop.now_s() + 15.0
+
+        def look() -> None:
+            if any(part in message for message in self.messages()) or self.loop.now_s() > until_s:
+                self.loop.stop()
+            else:
+                self.loop.at(self.loop.now_s() + 0.01, look)
+
+        self.loop.at(self.loop.now_s(), look)
+        self.loop.run()
+        assert any(part in message for message in self.messages()), self.messages()
+
+
+@pytest.fixture
+def house(tmp_path: Path) -> Iterator[House]:
+    house = House(tmp_path)
+    yield house
+    house.errands.close()
+    os.waitpid(house.errands._runner.pid, 0)
+    house.loop.close()
+
+
+def test_what_is_asked_before_a_reload_is_what_the_file_said_then(house: House) -> None:
+    house.write("first")
+    house.load()
+    house.errands.run(Errand("wake", HERE, "open"))
+    house.errands.run(Errand("wake", HERE, "open"))  # waits for the one before
+    house.await_message("output: first 192.0.2.7")
+    house.write("second")
+    house.load()
+    house.errands.run(Errand("wake", HERE, "open"))
+    house.await_message("output: second 192.0.2.7")
+    assert [message for message in house.messages() if "output" in message] == [
+        f"wake: output: {word} 192.0.2.7" for word in ("first", "first", "second")
+    ]
+
+
+def test_a_file_that_cannot_be_read_any_more_changes_nothing(house: House) -> None:
+    house.write("first")
+    house.load()
+    house.errands.run(Errand("wake", HERE, "open"))
+    house.await_message("output: first 192.0.2.7")
+    doors = read(house.config).doors
+    house.write("second")
+    house.config.chmod(0o602)
+    house.errands.take(doors)
+    house.await_message("other users can write this file")
+    house.await_message("the commands stay as they were")
+    house.errands.run(Errand("wake", ip_address("2001:db8::7"), "open"))
+    house.await_message("output: first 2001:db8::7")
+
+
+def test_a_door_without_commands_asks_for_nothing(house: House) -> None:
+    assert not house.errands.has_command(Errand("wake", HERE, "open"))  # nothing was taken yet
+    house.write("first")
+    house.load()
+    assert not house.errands.has_command(Errand("wake", HERE, "close"))
+    assert house.errands.has_command(Errand("wake", HERE, "open"))
+    house.errands.run(Errand("wake", HERE, "open"))
+    house.await_message("output: first 192.0.2.7")
+    assert [message for message in house.messages() if "running" in message] == [
+        "wake: running: /bin/echo first 192.0.2.7"
+    ]
+
+
+def test_refusals_run_their_command_a_few_times_a_minute(house: House, monkeypatch: pytest.MonkeyPatch) -> None:
+    house.errands.refused(HERE, "fast")  # there is no command for it
+    house.config.write_text(
+        '[gate]\non_refuse = ["/bin/echo", "%IP% %REASON%"]\n[doors.ssh]\nknock = ["7001/tcp"]\nopens = ["22/tcp"]\n'
+    )
+    found = read(house.config)
+    house.errands.take(found.doors, found.gate.on_refuse)
+    for _ in range(REFUSALS_A_MINUTE + 5):
+        house.errands.refused(HERE, "clock")
+    now_s = house.loop.now_s()
+    monkeypatch.setattr(house.loop, "now_s", lambda: now_s + 60)
+    house.errands.refused(HERE, "full")
+    monkeypatch.undo()
+    house.await_message("on_refuse: output: 192.0.2.7 full")
+    outputs = [message for message in house.messages() if "output" in message]
+    assert outputs == ["on_refuse: output: 192.0.2.7 clock"] * REFUSALS_A_MINUTE + ["on_refuse: output: 192.0.2.7 full"]
+    assert any("on_refuse was not run for 5 more refusals" in message for message in house.messages())
+
+
+@pytest.mark.parametrize("reason", ["two words", "%IP%", "$(id)", "ü", "a\n"])
+def test_a_reason_is_one_word(house: House, reason: str) -> None:
+    house.config.write_text(
+        '[gate]\non_refuse = ["/bin/echo", "%REASON%"]\n[doors.ssh]\nknock = ["7001/tcp"]\nopens = ["22/tcp"]\n'
+    )
+    found = read(house.config)
+    house.errands.take(found.doors, found.gate.on_refuse)
+    hook_runner = house.errands._runner.pid
+    house.errands.refused(HERE, reason)
+    house.await_message("the process that runs commands ended")  # a daemon that asks for that was taken over
+    assert not any("output" in message for message in house.messages())
+    with pytest.raises(ChildProcessError):
+        os.waitpid(hook_runner, os.WNOHANG)
+
+
+def test_while_hooks_are_off_nothing_runs_and_what_is_owed_stays_owed(house: House) -> None:
+    """Off, an opening that began before ends (owed), a new one begins and ends (nothing is owed), one begins again."""
+    house.config.write_text(
+        '[doors.ssh]\nknock = ["7001/tcp"]\nopens = ["22/tcp"]\n'
+        'on_open = ["/bin/echo", "open %IP%"]\non_close = ["/bin/echo", "close %IP%"]\n'
+    )
+    done: list[str] = []
+
+    def send(what: str, number: int) -> None:
+        address = ip_address(f"192.0.2.{number}")
+        house.errands.run(Errand("ssh", address, what, lambda: done.append(f"{what} {number}")))
+
+    text, doors = house.config.read_text(), read(house.config).doors
+    house.load()
+    for number in (1, 3):
+        send("open", number)
+        house.await_message(f"output: open 192.0.2.{number}")
+    done.clear()
+    house.errands.turn_off()
+    house.config.write_text("[gate")
+    for what, number in (("close", 1), ("open", 2), ("close", 2), ("close", 3), ("open", 3), ("open", 4)):
+        send(what, number)
+    house.errands.refused(HERE, "clock")
+    assert done == ["close 2"]
+    house.errands.take(doors)  # as `doorward apply` does: the file is still wrong
+    house.config.write_text(text)
+    house.errands.turn_on()
+    house.await_message("output: close 192.0.2.1")
+    send("close", 4)
+    send("close", 3)
+    house.await_message("output: close 192.0.2.3")
+    assert sorted(done) == ["close 1", "close 2", "close 3", "close 4"]
+    outputs = [message.partition("output: ")[2] for message in house.messages() if "output" in message]
+    assert outputs == [f"{what} 192.0.2.{n}" for what, n in (("open", 1), ("open", 3), ("close", 1), ("close", 3))]
+
+
+SHELL = '[doors.wake]\nknock = ["7001/tcp"]\non_open = ["/bin/sh", "-c", "echo %IP%", "{mark}"]\n'
+REQUESTS = [  # what only a daemon sends that somebody has taken over
+    [1, "open", "wake", "fe80::1%;id>&2", ""],
+    [1, "open", "wake", "192.0.2.7; id", ""],
+    [1, "open", "wake", "192.0.2.7", "clock"],
+    [1, "open", "wake", 3221225991, ""],
+    [1, "open", ["wake"], "192.0.2.7", ""],
+    [1, "run", "wake", "192.0.2.7", ""],
+    ["1", "open", "wake", "192.0.2.7", ""],
+    [1, "reload", "wake", "192.0.2.7", ""],
+    [1, "open", "wake", "192.0.2.7"],
+    {"number": 1, "what": "open"},
+]
+
+
+@pytest.mark.parametrize("request_", REQUESTS, ids=json.dumps)
+def test_a_request_of_another_form_ends_the_command_runner(house: House, request_: object) -> None:
+    house.config.write_text(SHELL.format(mark="x"))
+    house.load()
+    house.errands.run(Errand("wake", HERE, "open"))
+    house.await_message("output: 192.0.2.7")
+    before = house.errands._runner
+    before._socket.send(json.dumps(request_).encode())
+    house.await_message("the process that runs commands ended")
+    assert [message for message in house.messages() if "output" in message] == ["wake: output: 192.0.2.7"]
+    with pytest.raises(ChildProcessError):
+        os.waitpid(before.pid, os.WNOHANG)
+
+
+def test_a_door_that_is_not_in_its_own_table_runs_nothing(house: House) -> None:
+    house.write("first")
+    house.load()
+    for door in ("sesame", "/bin/sh", "wake ", ""):
+        house.errands._runner.run(door, HERE, "open")
+    house.errands.run(Errand("wake", HERE, "open"))
+    house.await_message("output: first 192.0.2.7")
+    assert sum("running" in message for message in house.messages()) == 1
+
+
+def test_a_scope_id_in_an_address_reaches_no_command(house: House) -> None:
+    house.config.write_text(SHELL.format(mark="y"))
+    house.load()
+    house.errands.run(Errand("wake", ip_address("fe80::1%;id"), "open"))  # the daemon's own side writes it from bits
+    house.await_message("output: fe80::1")
+    assert not any("uid=" in message for message in house.messages())
+
+
+@pytest.mark.parametrize("raw", [b"", b"[", b"[" * 60_000, b"\xff", b"null", b'"open"'])
+def test_bytes_that_are_no_request(raw: bytes) -> None:
+    with pytest.raises(MalformedError):
+        hook_runner.parse_request(raw)

@@ -1,0 +1,54 @@
+"""Counts since the daemon began: by door and way, bounded, and how long an opening took to be recorded."""
+
+from __future__ import annotations
+
+from hypothesis import given
+from hypothesis import strategies as st
+
+from doorward.daemon.stats import LATENCY_S, MAX_DOORS, OTHERS, Histogram, Numbers
+
+
+def test_what_happened_is_counted_by_door_and_way() -> None:
+    numbers = Numbers()
+    for event, door, by in [
+        ("opened", "ssh", "knock"),
+        ("opened", "ssh", "key alice@home"),
+        ("opened", "ssh", "key bob"),
+        ("prolonged", "ssh", "hand"),
+        ("closed", "ssh", "time"),
+        ("ran", "wake", "knock"),
+    ]:
+        numbers.take(event, {"door": door, "by": by})
+    numbers.take("message", {"level": "info", "message": "reloaded"})
+    numbers.take("refused", {"address": "192.0.2.7", "door": None, "reason": "a scanner"})
+    assert numbers.described()["events"] == [
+        ["opened", "ssh", "knock", 1],
+        ["opened", "ssh", "key", 2],
+        ["prolonged", "ssh", "hand", 1],
+        ["closed", "ssh", "time", 1],
+        ["ran", "wake", "knock", 1],
+    ]
+
+
+def test_beyond_the_bound_doors_are_counted_together() -> None:
+    numbers = Numbers()
+    for _ in range(2):
+        for n in range(MAX_DOORS + 50):
+            numbers.take("opened", {"door": f"door{n}", "by": "knock"})
+    events = numbers.described()["events"]
+    assert len(events) == MAX_DOORS + 1
+    assert ["opened", "door0", "knock", 2] in events
+    assert ["opened", OTHERS, "knock", 100] in events
+
+
+@given(st.lists(st.floats(allow_nan=True)))
+def test_a_histogram_counts_what_is_a_time(values: list[float]) -> None:
+    histogram = Histogram()
+    for value in values:
+        histogram.add(value)
+    told = histogram.described()
+    times = [value for value in values if 0 <= value <= 60]
+    assert sum(told["counts"]) == len(times)
+    for n, bound in enumerate(LATENCY_S):
+        assert sum(told["counts"][: n + 1]) == sum(value <= bound for value in times)
+    assert abs(told["sum"] - sum(times)) < 1e-6

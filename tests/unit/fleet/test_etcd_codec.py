@@ -1,0 +1,59 @@
+"""etcd's answers: any bytes give a value or MalformedError."""
+
+from __future__ import annotations
+
+import json
+from contextlib import suppress
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from doorward.errors import MalformedError
+from doorward.fleet import etcd_codec
+
+KEY = {"key": etcd_codec.b64("/a"), "value": etcd_codec.b64("x"), "mod_revision": "7"}
+JSON = st.recursive(
+    st.none() | st.booleans() | st.integers() | st.text(),
+    lambda inner: st.lists(inner) | st.dictionaries(st.sampled_from(
+        ["header", "revision", "kvs", "key", "value", "mod_revision", "result", "events", "kv", "responses", "error"]
+    ), inner),
+)  # fmt: skip
+
+
+@given(JSON)
+def test_whatever_etcd_answers_is_a_value_or_malformed(found: object) -> None:
+    for read in (etcd_codec.listing, etcd_codec.done, etcd_codec.watched):
+        with suppress(MalformedError):
+            read(etcd_codec.parse(json.dumps(found).encode()))
+
+
+@given(st.binary())
+def test_bytes_that_are_no_json(raw: bytes) -> None:
+    with suppress(MalformedError):
+        etcd_codec.parse(raw)
+
+
+def test_what_is_left_out_is_zero() -> None:
+    assert etcd_codec.listing({}) == etcd_codec.Listing([], 0)
+    assert etcd_codec.done({"succeeded": True}) == etcd_codec.Done(True, 0, None)
+
+
+@pytest.mark.parametrize(
+    "kv",
+    [KEY | {"key": "no base64!"}, KEY | {"mod_revision": "x"},
+     KEY | {"mod_revision": "9" * 19}, KEY | {"mod_revision": 1.5}, KEY | {"value": 3}],
+)  # fmt: skip
+def test_a_key_that_makes_no_sense(kv: dict[str, object]) -> None:
+    with pytest.raises(MalformedError):
+        etcd_codec.listing({"kvs": [kv]})
+
+
+def test_a_key_that_is_not_text_keeps_no_other_from_being_read() -> None:
+    listing = etcd_codec.listing({"kvs": [KEY | {"key": etcd_codec.b64(b"/a/\xff")}, KEY]})
+    assert len(listing.entries) == 2
+    assert etcd_codec.key_range(listing.entries[0].key)["key"] == etcd_codec.b64(b"/a/\xff")
+
+
+def test_the_range_of_a_prefix_ends_after_it() -> None:
+    assert etcd_codec.after("/doorward/x/") == "/doorward/x0"

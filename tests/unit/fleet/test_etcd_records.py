@@ -1,0 +1,125 @@
+"""What stands in etcd: written and read, and for how long an opening has still to stand."""
+
+from __future__ import annotations
+
+from contextlib import suppress
+from ipaddress import ip_address, ip_network
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from doorward.errors import MalformedError
+from doorward.fleet import etcd_records, protocol
+from doorward.fleet.etcd_records import Key, Shared, left_ms
+from doorward.model import Place
+
+KEY = Key("ssh", ip_address("2001:db8::7"))
+SHARED = Shared(30_000, 1_800_000_030_000, 5_000, "knock", "edge-1")
+WRITTEN_MS = SHARED.until_ms - SHARED.for_ms
+
+
+@pytest.mark.parametrize("place", [ip_address("192.0.2.7"), ip_network("192.0.2.0/24"), ip_network("2001:db8::/32")])
+def test_an_opening_is_read_as_it_was_written(place: Place) -> None:
+    key = Key("ssh", place)
+    assert etcd_records.parse(str(key), etcd_records.pack(SHARED, key)) == (key, SHARED)
+
+
+@given(st.text(), st.binary() | st.just(etcd_records.pack(SHARED, KEY)))
+def test_whatever_stands_there_is_an_opening_or_malformed(rest: str, raw: bytes) -> None:
+    with suppress(MalformedError):
+        etcd_records.parse(rest, raw)
+
+
+@pytest.mark.parametrize(
+    ("rest", "raw"),
+    [
+        ("ssh/192.0.2.7", etcd_records.pack(SHARED, KEY)),
+        ("ssh/2001:DB8::7", etcd_records.pack(SHARED, KEY)),
+        (str(KEY), etcd_records.pack(SHARED._replace(for_ms=-1), KEY)),
+        (str(KEY), etcd_records.pack(SHARED._replace(for_ms=1 << 60), KEY)),
+        (str(KEY), etcd_records.pack(SHARED._replace(by="a\nb"), KEY)),
+        (str(KEY), etcd_records.pack(SHARED._replace(gate="no name"), KEY)),
+        (str(KEY), b"[" * 100_000),
+    ],
+)
+def test_openings_that_make_no_sense(rest: str, raw: bytes) -> None:
+    with pytest.raises(MalformedError):
+        etcd_records.parse(rest, raw)
+
+
+@pytest.mark.parametrize(
+    ("clock_ms", "oldest_ms", "lease_ms", "left"),
+    [
+        (0, 1000, None, 30_000),
+        (200, 1000, None, 29_800),
+        (-400, 1000, None, 30_000),  # clocks differ a little
+        (-3_600_000, 1000, None, 29_000),  # a clock that is wrong: as old as it can be
+        (3_600_000, 1000, None, 29_000),
+        (10_000, None, None, 20_000),  # nobody knows: by the clock
+        (-3_600_000, None, None, 30_000),  # but never longer than it was opened for
+        (-3_600_000, None, 15_000, 11_000),  # by what its lease has left
+        (10_000, None, 60_000, 20_000),  # a lease that was prolonged prolongs nothing
+        (3_600_000, None, 15_000, -3_570_000),
+    ],
+)
+def test_how_long_it_has_still_to_stand(clock_ms: int, oldest_ms: int | None, lease_ms: int | None, left: int) -> None:
+    assert left_ms(SHARED, WRITTEN_MS + clock_ms, oldest_ms, lease_ms) == left
+
+
+@given(st.integers(-(10**9), 10**9), st.none() | st.integers(0, 10**6), st.none() | st.integers(0, 10**6))
+def test_never_longer_than_it_was_opened_for(clock_ms: int, oldest_ms: int | None, lease_ms: int | None) -> None:
+    assert left_ms(SHARED, WRITTEN_MS + clock_ms, oldest_ms, lease_ms) <= SHARED.for_ms
+
+
+ITEM = protocol.item(KEY, 5, "knock", 9)
+MESSAGES: list[protocol.Message] = [
+    protocol.Standing([ITEM], [KEY], True),
+    protocol.Opened([ITEM, ITEM]),
+    protocol.Closed([KEY]),
+    protocol.Claim(3, ["00" * 16]),
+    protocol.Claimed(3, [True, False], ""),
+    protocol.Claimed(3, None, "no answer"),
+    protocol.Recorded("refused", "", "192.0.2.0/24", "why"),
+    protocol.Say("warning", "words"),
+    protocol.State(True, 1, 2, 3),
+]
+
+
+@pytest.mark.parametrize("letter", ["\N{GRINNING FACE}", '"', "\N{LATIN SMALL LETTER E WITH ACUTE}"])
+def test_the_most_openings_with_the_longest_words_fit_in_a_message(letter: str) -> None:
+    key = Key("d" * 64, ip_network("ffff:ffff:ffff:ffff:ffff:ffff:ffff:ff00/120"))
+    items = [protocol.item(key, 1 << 53, letter * etcd_records.MAX_WORDS, 1 << 53)] * protocol.MOST_AT_ONCE
+    raw = protocol.pack(protocol.Opened(items))
+    assert len(raw) <= protocol.MESSAGE_BYTES
+    assert protocol.parse(raw) == protocol.Opened(items)
+
+
+@pytest.mark.parametrize("message", MESSAGES, ids=lambda message: type(message).__name__)
+def test_a_message_is_read_as_it_was_written(message: protocol.Message) -> None:
+    assert protocol.parse(protocol.pack(message)) == message
+
+
+@given(st.binary() | st.sampled_from([protocol.pack(message)[:-2] for message in MESSAGES]))
+def test_any_bytes_are_a_message_or_malformed(raw: bytes) -> None:
+    with suppress(MalformedError):
+        protocol.parse(raw)
+
+
+@pytest.mark.parametrize(
+    "raw",
+    [
+        b'{"what": "Opened", "openings": [["ssh", "192.0.2.7", -1, "x"]]}',
+        b'{"what": "Opened", "openings": [["../x", "192.0.2.7", 1, "x"]]}',
+        b'{"what": "Opened", "openings": [["ssh", "fe80::1%eth0", 1, "x"]]}',
+        b'{"what": "Claimed", "number": 1, "are_new": [1], "why": ""}',
+        b'{"what": "Claim", "number": 1, "ids": ["00"]}',
+        b'{"what": "Say", "level": "info\\n", "words": ""}',
+        b'{"what": "nothing"}',
+        b"[]",
+        b"",
+    ],
+)
+def test_messages_that_make_no_sense(raw: bytes) -> None:
+    with pytest.raises(MalformedError):
+        protocol.parse(raw)

@@ -1,0 +1,162 @@
+# ruff: noqa: E501  (a table has one row a line)
+"""Each stanza becomes a door, and a line for its users."""
+
+from __future__ import annotations
+
+import tomllib
+from datetime import datetime
+from typing import Any
+
+import pytest
+
+from doorward.config import toml
+from doorward.importer.from_fwknop import convert
+from doorward.importer.fwknop_conf import parse
+from doorward.signed import key_options
+
+NAMES = {22: "ssh", 443: "https", 53: "domain", 80: "8080"}
+LINE = "in authorized_keys, a line for each of its users: "
+
+
+def converted(text: str) -> tuple[dict[str, Any], list[str]]:
+    """The new file's tables, and the notes; the file is one that doorward takes, with every note in it."""
+    found = convert(parse(text, "f"), "f", lambda *_: None, lambda port: NAMES.get(port.number))
+    toml.parse(found.toml, "f")
+    assert len([line for line in found.toml.splitlines() if line.startswith("#")]) == len(found.notes) + 1
+    return tomllib.loads(found.toml), [str(note) for note in found.notes]
+
+
+def door(text: str) -> tuple[dict[str, Any], str, list[str]]:
+    """The door of a file's only stanza, its users' line, and the other notes about it."""
+    tables, notes = converted(f"SOURCE ANY\nHMAC_KEY a\n{text}\n")
+    ((name, table),) = tables["doors"].items()
+    about = [note.replace(f"door {name!r}: ", "") for note in notes if f"door {name!r}: " in note]
+    (line,) = (note.partition(LINE)[2] for note in about if LINE in note)
+    assert key_options.parse(line, datetime.timestamp).faults == ()
+    return table, line, [note for note in about if LINE not in note]
+
+
+SSH = {"opens": ["22/tcp"], "for": "30s"}
+
+
+def test_a_whole_file() -> None:
+    text = "SOURCE 192.0.2.7\nOPEN_PORTS tcp/22\nKEY very-secret\nHMAC_KEY too\n"
+    expected = """\
+# Made from "a.conf" by `doorward import`.
+# Check: the keys in access.conf have no use here, and are not copied: `doorward key server` makes the server's key, and the users' public SSH keys go into authorized_keys beside this file, a line each, as told at each door
+# Check: fwknopd.conf is not read: signed knocks go to 62201/udp; if PCAP_INTF names one interface, write it as `interfaces` below [gate]
+# stricter: a packet could open for any address that it named (fwknop -a); now only for the one that it comes from, unless the user's line says addresses="…" as well
+# better: the server holds public keys only, so that whoever steals its files opens nothing
+# Check: doorward itself hides and opens 22/tcp. Start it first, then let your own firewall accept these ports for everyone: a packet must pass both
+# better: the kernel opens and closes at once, for IPv4 and IPv6, and no rule is left over
+
+[signed]
+
+[doors.ssh]
+# Check: the stanza of line 1; in authorized_keys, a line for each of its users: doors="ssh",from="192.0.2.7",for-max="5m" KIND KEY NAME
+opens = ["22/tcp"]
+for = "30s"
+"""
+    assert convert(parse(text, "a.conf"), "a.conf", lambda *_: None, lambda _: "ssh").toml == expected
+
+
+@pytest.mark.parametrize(
+    ("text", "line"),
+    [
+        ("", 'doors="ssh",for-max="5m" KIND KEY NAME'),
+        ("FW_ACCESS_TIMEOUT 600", 'doors="ssh" KIND KEY NAME'),
+        ("MAX_FW_TIMEOUT 3600", 'doors="ssh",for-max="1h" KIND KEY NAME'),
+        ("ACCESS_EXPIRE 12/31/2030", 'doors="ssh",for-max="5m",expiry-time="20301231" KIND KEY NAME'),
+        ("ACCESS_EXPIRE_EPOCH 1900000000", 'doors="ssh",for-max="5m",expiry-time="20300317174640Z" KIND KEY NAME'),
+        ("REQUIRE_USERNAME alice", 'doors="ssh",for-max="5m" KIND KEY alice'),
+        ('REQUIRE_USERNAME a" b', 'doors="ssh",for-max="5m" KIND KEY NAME'),
+    ],
+)  # fmt: skip
+def test_the_line_of_its_users(text: str, line: str) -> None:
+    assert door(f"OPEN_PORTS tcp/22\n{text}")[1] == line
+
+
+def test_where_its_users_come_from() -> None:
+    _, notes = converted("SOURCE 192.0.2.7, 203.0.113.9/24\nOPEN_PORTS tcp/22\n")
+    assert 'doors="ssh",from="192.0.2.7,203.0.113.0/24",for-max="5m" KIND KEY NAME' in "\n".join(notes)
+
+
+@pytest.mark.parametrize(
+    ("text", "table"),
+    [
+        ("OPEN_PORTS tcp/22", SSH),
+        ("OPEN_PORTS tcp/22,udp/53\nRESTRICT_PORTS udp/53", SSH),
+        ("OPEN_PORTS tcp/22\nFW_ACCESS_TIMEOUT 600", {"opens": ["22/tcp"], "for": "5m"}),  # MAX_FW_TIMEOUT is 300
+        ("OPEN_PORTS tcp/22\nFW_ACCESS_TIMEOUT 60\nMAX_FW_TIMEOUT 45", {"opens": ["22/tcp"], "for": "45s"}),
+        ("OPEN_PORTS tcp/22\nFW_ACCESS_TIMEOUT 99999999\nMAX_FW_TIMEOUT 99999999", {"opens": ["22/tcp"], "for": "365d"}),
+        ("", {"on_open": ["true"], "for": "30s"}),
+        ("OPEN_PORTS tcp/22\nRESTRICT_PORTS tcp/22", {"on_open": ["true"], "for": "30s"}),
+        ("CMD_CYCLE_OPEN /x  $IP $SRC:$PKT_SRC\nCMD_CYCLE_CLOSE NONE", {"on_open": ["/x", "%IP%", "%IP%:%IP%"], "for": "1s"}),
+        ("OPEN_PORTS udp/53\nCMD_CYCLE_OPEN x $PROTO/$PORT\nCMD_CYCLE_CLOSE y $IP\nCMD_CYCLE_TIMER 9", {"on_open": ["x", "udp/53"], "on_close": ["y", "%IP%"], "for": "9s"}),
+        ("CMD_CYCLE_OPEN /x $PORT\nCMD_CYCLE_CLOSE NONE", {"on_open": ["true"], "for": "1s"}),
+        ("CMD_CYCLE_OPEN /x\nCMD_CYCLE_CLOSE bin/y\nCMD_CYCLE_TIMER 5", {"on_open": ["true"], "for": "5s"}),
+        ("CMD_CYCLE_OPEN iptables -A INPUT -s $IP -p tcp --dport 22 -j ACCEPT\nCMD_CYCLE_CLOSE iptables -D INPUT -s $IP -p tcp --dport 22 -j ACCEPT\nCMD_CYCLE_TIMER 30", SSH),
+        ("CMD_CYCLE_OPEN iptables -A INPUT -s $IP -p tcp --dport 22 -j ACCEPT\nCMD_CYCLE_CLOSE NONE", {"opens": ["22/tcp"], "for": "1h"}),
+    ],
+)  # fmt: skip
+def test_what_the_door_does(text: str, table: dict[str, Any]) -> None:
+    assert door(text)[0] == table
+
+
+@pytest.mark.parametrize(
+    ("text", "note"),
+    [
+        ("OPEN_PORTS tcp/22,tcp/443", "check: a packet chose among its ports; the door opens all together. Make several doors if that is too much"),
+        ("RESTRICT_PORTS tcp/22", "check: no OPEN_PORTS: a packet chose any port but 22/tcp. A door names what it opens, and this one opens nothing yet: write the ports that were asked for, like opens = [\"22/tcp\"], in the place of on_open"),
+        ("OPEN_PORTS tcp/22\nRESTRICT_PORTS tcp/22", "check: RESTRICT_PORTS takes away all that OPEN_PORTS gives, so it opens nothing"),
+        ("OPEN_PORTS tcp/22\nOPEN_PORTS tcp/22", "check: OPEN_PORTS stood twice in one stanza: the last one counted"),
+        ("OPEN_PORTS tcp/22\nREQUIRE_SOURCE_ADDRESS Y", "REQUIRE_SOURCE_ADDRESS is the client's to do: `from = \"auto\"` in its hosts.toml, where nothing translates addresses, puts the address into every packet"),
+        ("OPEN_PORTS tcp/22\nENABLE_CMD_EXEC Y", "check: ENABLE_CMD_EXEC: a packet carried the command that was run; a signed knock names a door, and no command. Write a door with `on_open` for each command that is needed"),
+        ("OPEN_PORTS tcp/22\nDESTINATION 192.0.2.1", "check: laxer: DESTINATION has no counterpart; knocks to every address of this host count"),
+        ("OPEN_PORTS tcp/22\nFORCE_NAT 10.0.0.1 22", "check: FORCE_NAT: doorward translates nothing. Write the translation to 10.0.0.1 port 22 into your own firewall, for good: the door decides who gets as far as that"),
+        ("OPEN_PORTS tcp/22\nFORCE_MASQUERADE Y", "check: FORCE_SNAT, FORCE_MASQUERADE: write them into your own firewall, for good"),
+        ("OPEN_PORTS tcp/22\nFORWARD_ALL Y", "check: FORWARD_ALL, DISABLE_DNAT: a door opens the ports that it names, and never a way through for everything"),
+        ("OPEN_PORTS tcp/22\nGPG_REMOTE_ID A,B", "check: GPG_REMOTE_ID, GPG_FINGERPRINT_ID: 2 signers; each needs a line with an SSH key"),
+        ("OPEN_PORTS tcp/22\nGPG_DECRYPT_PW x", "GnuPG keys: SSH keys take their place"),
+        ("CMD_CYCLE_OPEN /x $TIMEOUT\nCMD_CYCLE_CLOSE NONE", "check: its commands cannot run as they are: $TIMEOUT is not known when a door opens. It runs nothing yet: write `on_open` and `on_close`"),
+        ("CMD_CYCLE_OPEN /bin/sh -c /x,$IP\nCMD_CYCLE_CLOSE NONE", "check: its commands cannot run as they are: a shell would read the address as part of its text; pass it as \"$1\". It runs nothing yet: write `on_open` and `on_close`"),
+    ],
+)  # fmt: skip
+def test_what_is_said_of_it(text: str, note: str) -> None:
+    assert door(text)[2] == [note]
+
+
+@pytest.mark.parametrize(
+    ("ports", "names"),
+    [
+        (["tcp/22", "tcp/22"], ["ssh", "ssh-2"]),
+        (["tcp/22,tcp/443"], ["ssh-https"]),
+        (["tcp/8443", "tcp/80"], ["tcp-8443", "tcp-80"]),  # a name of digits is none
+        (["tcp/1,tcp/2,tcp/3,tcp/4"], ["tcp-1-tcp-2-and-2-more"]),
+        (["udp/53"] * 3, ["domain", "domain-2", "domain-3"]),
+    ],
+)  # fmt: skip
+def test_doors_are_named_for_their_ports(ports: list[str], names: list[str]) -> None:
+    tables, _ = converted("".join(f"SOURCE ANY\nOPEN_PORTS {each}\n" for each in ports))
+    assert list(tables["doors"]) == names
+
+
+def test_one_door_is_enough_where_two_are_alike() -> None:
+    _, notes = converted("SOURCE ANY\nOPEN_PORTS tcp/22\nSOURCE ANY\nOPEN_PORTS tcp/22\n")
+    assert "door 'ssh-2': does what ssh does: take it out, and write doors=\"ssh\" in the line, if you like" in notes
+
+
+def test_signed_knocks_go_to_a_port_that_no_door_opens() -> None:
+    tables, _ = converted("SOURCE ANY\nOPEN_PORTS udp/62201,udp/62200\n")
+    assert tables["signed"] == {"port": "62199/udp"}
+
+
+def test_what_is_included_is_told_of_in_one_line() -> None:
+    _, notes = converted("SOURCE ANY\nOPEN_PORTS tcp/22\n%include /a\x1b[2Jb\n")
+    assert notes[0] == "check: line 3 includes '/a\\x1b[2Jb': import that too, and join the results"
+
+
+def test_no_key_gets_into_the_new_file() -> None:
+    text = "SOURCE ANY\nKEY sesame\nKEY_BASE64 sesame\nHMAC_KEY sesame\nHMAC_KEY_BASE64 sesame\nGPG_DECRYPT_PW sesame\n"
+    found = convert(parse(text, "f"), "f", lambda *_: None, lambda _: None)
+    assert "sesame" not in found.toml + "".join(map(str, found.notes))

@@ -1,0 +1,142 @@
+"""Answers read, and a configuration written from them that reads back as meant."""
+
+from __future__ import annotations
+
+import random
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from doorward.config.schema import Mark, Mode, Signed
+from doorward.config.toml import parse
+from doorward.config.toml_positions import find_lines
+from doorward.doctor.host import Network
+from doorward.errors import UsageError
+from doorward.init.config_writer import (
+    Plan,
+    Wanted,
+    parse_door,
+    parse_doors,
+    parse_public,
+    public_of,
+    text_of,
+    with_sequences,
+)
+from doorward.init.survey import Host, Service
+from doorward.lint.checks import warnings
+from doorward.model import Port, Protocol
+
+SSH, WEB, DNS = Port(Protocol.TCP, 22), Port(Protocol.TCP, 80), Port(Protocol.UDP, 53)
+NOTHING = Host((), frozenset(), range(32_768, 61_000), None, Network((), ()))
+SERVING = NOTHING._replace(services=(Service(SSH, "sshd"), Service(WEB, "nginx"), Service(DNS, "named")))
+
+low_ports = st.builds(Port, st.sampled_from(Protocol), st.integers(1, 1023))
+wanted = st.lists(
+    st.builds(
+        Wanted,
+        st.from_regex(r"[a-z][a-z0-9_-]{0,8}", fullmatch=True),
+        st.lists(low_ports, min_size=1, max_size=1).map(tuple),
+    ),
+    min_size=1,
+    max_size=5,
+    unique_by=(lambda door: door.name, lambda door: door.opens),
+).map(tuple)
+plans = st.builds(
+    Plan,
+    st.sampled_from(Mode),
+    wanted,
+    public=st.lists(low_ports, max_size=30, unique=True).map(tuple),
+    knocks=st.just({}),
+    signed=st.booleans(),
+    accept_mark=st.none() | st.just(Mark(0x1000, 0x1000)),
+)
+
+
+@given(plans, st.booleans(), st.integers(), st.text(max_size=8))
+def test_what_is_written_is_what_was_wanted(plan: Plan, has_sequences: bool, seed: int, program: str) -> None:
+    opened = {port for door in plan.doors for port in door.opens}
+    plan = plan._replace(public=tuple(port for port in plan.public if port not in opened))
+    if has_sequences:
+        plan = with_sequences(plan, NOTHING, random.Random(seed).randrange)
+    text = text_of(plan, dict.fromkeys([*opened, *plan.public[::2]], program))
+    found = parse(text, "f")
+    assert found.gate.mode is plan.mode
+    assert found.gate.accept_mark == plan.accept_mark
+    assert sorted(found.gate.public) == (sorted(plan.public) if plan.mode is Mode.STEALTH else [])
+    assert [(door.name, door.opens) for door in found.doors] == list(plan.doors)
+    assert {door.name: door.knock for door in found.doors if door.knock} == plan.knocks
+    assert found.signed == (Signed() if plan.signed else None)
+    findings = [finding for finding in warnings(found, find_lines(text)) if finding.level == "warning"]
+    assert [finding.what for finding in findings] == (
+        ["mode observe drops nothing: every door stands open to everyone"] if plan.mode is Mode.OBSERVE else []
+    )
+
+
+def test_the_whole_text() -> None:
+    knocks = {"ssh": tuple(map(Port.parse, ("9241/udp", "7013/tcp")))}
+    public = (WEB, Port(Protocol.TCP, 443), *(Port(Protocol.TCP, number) for number in range(8000, 8004)), DNS)
+    plan = Plan(Mode.STEALTH, (Wanted("ssh", (SSH,)), Wanted("db", (Port(Protocol.TCP, 5432),))), public, knocks)
+    assert text_of(plan, {SSH: "sshd", WEB: "nginx", public[1]: "nginx", DNS: "na\x1bme\nd"}).split("\n\n")[1:] == [
+        '[gate]\nmode = "stealth"\npublic = [\n    "80/tcp",    # nginx\n    "443/tcp",    # nginx\n'
+        '    "8000-8003/tcp",\n    "53/udp",    # na?me?d\n]',
+        '[doors.ssh]\nknock = ["9241/udp", "7013/tcp"]\nopens = ["22/tcp"]    # sshd\nfor = "30s"',
+        '[doors.db]\nopens = ["5432/tcp"]\nfor = "30s"',
+        '[signed]\nkey = "server.key"\nauthorized_keys = "authorized_keys"    # who may knock\n',
+    ]
+
+
+@pytest.mark.parametrize(
+    ("text", "door"),
+    [
+        ("ssh=22", Wanted("ssh", (SSH,))),
+        ("ssh=22/tcp", Wanted("ssh", (SSH,))),
+        ("dns=53/udp,53/tcp", Wanted("dns", (DNS, Port(Protocol.TCP, 53)))),
+        ("web=80, 443", Wanted("web", (WEB, Port(Protocol.TCP, 443)))),
+    ],
+)
+def test_doors(text: str, door: Wanted) -> None:
+    assert parse_door(text) == door
+    assert parse_door(str(door)) == door
+
+
+@pytest.mark.parametrize(
+    ("texts", "message"),
+    [
+        (["ssh"], "'ssh' is no door; write NAME=PORTS, like ssh=22/tcp or web=80/tcp,443/tcp"),
+        (["ssh="], "'ssh=': '' is no port; write NAME=PORTS"),
+        (["22=22"], "'22=22': '22' is all digits"),
+        (["a b=22"], "'a b=22': 'a b' is no name"),
+        (["ssh=70000"], "'ssh=70000': port 70000 does not exist"),
+        (["ssh=22,22/tcp"], "'ssh=22,22/tcp': '22/tcp' stands twice"),
+        (["a=22", "a=23"], "the name a stands twice; give each door its own"),
+        (["a=22", "b=23,22"], "the port 22/tcp stands twice; give each door its own"),
+        (["a=62201/udp"], "door 'a': 62201/udp is where signed knocks go; leave it out"),
+    ],
+)
+def test_what_is_no_door(texts: list[str], message: str) -> None:
+    with pytest.raises(UsageError) as caught:
+        parse_doors(texts)
+    assert str(caught.value).startswith(message)
+
+
+def test_public_ports() -> None:
+    assert parse_public("80, 443/tcp 53/udp,8000-8001/tcp") == tuple(
+        map(Port.parse, ("80/tcp", "443/tcp", "53/udp", "8000/tcp", "8001/tcp"))
+    )
+    assert parse_public("") == ()
+    with pytest.raises(UsageError, match="'http' is no port; write it as 7000/tcp"):
+        parse_public("80,http")
+
+
+def test_what_listens_stays_public_unless_a_door_hides_it() -> None:
+    assert public_of(SERVING, [Wanted("ssh", (SSH,))]) == (WEB, DNS)
+
+
+def test_sequences_keep_clear_of_what_listens_and_of_each_other() -> None:
+    taken = frozenset(Port(Protocol.TCP, number) for number in range(2000, 30_000))
+    plan = Plan(Mode.GUARD, (Wanted("a", (SSH,)), Wanted("b", (WEB,))))
+    found = with_sequences(plan, NOTHING._replace(taken=taken), random.Random(3).randrange)
+    numbers = [port.number for knock in found.knocks.values() for port in knock]
+    assert len(set(numbers)) == 8
+    assert not {Port(Protocol.TCP, number) for number in numbers} & taken

@@ -1,0 +1,206 @@
+"""The loop: what is called when, written down in the order of the calls."""
+
+from __future__ import annotations
+
+import os
+import signal
+import socket
+import time
+from collections.abc import Iterator
+
+import pytest
+
+from doorward.kernel.event_loop import Loop
+from tests.support.processes import open_descriptors
+
+SIGNALS = (signal.SIGUSR1, signal.SIGUSR2, signal.SIGHUP)
+
+
+@pytest.fixture
+def loop() -> Iterator[Loop]:
+    before = {number: signal.getsignal(number) for number in SIGNALS}
+    loop = Loop()
+    yield loop
+    loop.close()
+    for number, handler in before.items():
+        signal.signal(number, handler)
+
+
+@pytest.fixture
+def pair() -> Iterator[tuple[socket.socket, socket.socket]]:
+    here, there = socket.socketpair()
+    with here, there:
+        yield here, there
+
+
+def test_timers_go_off_in_order_and_equal_ones_as_they_came(loop: Loop) -> None:
+    calls: list[str] = []
+    now_s = loop.now_s()
+    for name, after_s in ("c", 0.02), ("a", -5.0), ("d", 0.02), ("b", 0.0):
+        loop.at(now_s + after_s, lambda name=name: calls.append(name))  # type: ignore[misc]
+    loop.at(now_s + 0.03, loop.stop)
+    loop.run()
+    assert calls == ["a", "b", "c", "d"]
+
+
+def test_a_timer_that_is_months_away_does_not_end_the_loop(
+    loop: Loop, pair: tuple[socket.socket, socket.socket]
+) -> None:
+    """epoll takes a wait of at most 31 bits of milliseconds, 24.8 days."""
+    here, there = pair
+    loop.at(loop.now_s() + 365 * 86_400, lambda: None)
+    loop.on_readable(here.fileno(), loop.stop)
+    there.send(b"x")
+    loop.run()
+
+
+def test_a_wait_that_is_cut_short_is_begun_again(loop: Loop, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("doorward.kernel.event_loop.LONGEST_WAIT_S", 0.005)
+    due_s = loop.now_s() + 0.03
+    loop.at(due_s, loop.stop)
+    loop.run()
+    assert loop.now_s() >= due_s
+
+
+def test_no_timer_goes_off_before_its_moment(loop: Loop) -> None:
+    due_s = loop.now_s() + 0.05
+    late_s: list[float] = []
+    loop.at(due_s, lambda: late_s.append(loop.now_s() - due_s))
+    loop.at(due_s, loop.stop)
+    loop.run()
+    assert len(late_s) == 1
+    assert late_s[0] >= 0
+
+
+def test_a_timer_may_set_another(loop: Loop) -> None:
+    calls: list[int] = []
+
+    def again(times: int) -> None:
+        calls.append(times)
+        loop.at(loop.now_s(), lambda: again(times - 1)) if times else loop.stop()
+
+    loop.at(0.0, lambda: again(3))
+    loop.run()
+    assert calls == [3, 2, 1, 0]
+
+
+def test_a_descriptor_calls_while_it_can_be_read(loop: Loop, pair: tuple[socket.socket, socket.socket]) -> None:
+    here, there = pair
+    heard: list[bytes] = []
+
+    def read() -> None:
+        heard.append(here.recv(1))
+        if heard[-1] == b"!":
+            loop.forget(here.fileno())
+            there.send(b"unheard")
+            loop.at(loop.now_s() + 0.01, loop.stop)
+
+    loop.on_readable(here.fileno(), read)
+    there.send(b"ab!")
+    loop.run()
+    assert heard == [b"a", b"b", b"!"]
+
+
+def test_a_flood_does_not_hold_up_timers(loop: Loop, pair: tuple[socket.socket, socket.socket]) -> None:
+    here, there = pair
+    there.send(b"never read")
+    rounds: list[int] = []
+    loop.on_readable(here.fileno(), lambda: rounds.append(1))
+    loop.at(loop.now_s() + 0.02, loop.stop)
+    loop.run()
+    assert rounds
+
+
+def test_stop_ends_with_the_round(loop: Loop, pair: tuple[socket.socket, socket.socket]) -> None:
+    here, there = pair
+    calls: list[str] = []
+
+    def read() -> None:
+        calls.append("read")
+        loop.stop()
+
+    loop.on_readable(here.fileno(), read)
+    loop.at(0.0, lambda: calls.append("due"))
+    loop.at(loop.now_s() + 3600, lambda: calls.append("later"))
+    there.send(b"x")
+    loop.run()
+    assert calls == ["read", "due"]
+    loop.run()  # it can go on
+    assert calls == ["read", "due", "read"]
+
+
+def test_signals_become_calls_outside_the_handler(loop: Loop) -> None:
+    calls: list[str] = []
+    loop.on_signal(signal.SIGUSR1, lambda: calls.append("one"))
+    loop.on_signal(signal.SIGUSR2, lambda: calls.append("two"))
+    loop.on_signal(signal.SIGHUP, loop.stop)
+    for number in signal.SIGUSR2, signal.SIGUSR1:
+        os.kill(os.getpid(), number)
+    assert calls == []  # before the loop runs
+    loop.at(0.0, lambda: os.kill(os.getpid(), signal.SIGUSR1))
+    loop.at(loop.now_s() + 0.01, lambda: os.kill(os.getpid(), signal.SIGHUP))
+    loop.run()
+    assert calls == ["two", "one", "one"]
+
+
+def test_a_signal_wakes_a_loop_that_has_nothing_to_wait_for(loop: Loop) -> None:
+    loop.on_signal(signal.SIGUSR1, loop.stop)
+    child = os.fork()
+    if child == 0:
+        os.kill(os.getppid(), signal.SIGUSR1)
+        os._exit(0)
+    loop.run()
+    os.waitpid(child, 0)
+
+
+def test_many_signals_at_once_do_not_block_the_handler(loop: Loop) -> None:
+    calls: list[int] = []
+    loop.on_signal(signal.SIGUSR1, lambda: calls.append(1))
+    for _ in range(5000):
+        os.kill(os.getpid(), signal.SIGUSR1)
+    loop.at(loop.now_s() + 0.05, loop.stop)
+    loop.run()
+    assert calls
+
+
+def test_the_clock_never_goes_back_and_does_not_jump(loop: Loop) -> None:
+    assert abs(loop.now_s() - time.monotonic()) < 1
+    seen = [loop.now_s() for _ in range(100)]
+    assert seen == sorted(seen)
+
+
+def test_closing_gives_everything_back() -> None:
+    handler = signal.getsignal(signal.SIGUSR1)
+    before = open_descriptors()
+    loop = Loop()
+    loop.on_signal(signal.SIGUSR1, lambda: None)
+    loop.close()
+    assert open_descriptors() == before
+    assert signal.set_wakeup_fd(-1) == -1
+    signal.signal(signal.SIGUSR1, handler)
+
+
+def test_who_is_forgotten_is_not_called_for_what_came_before(
+    loop: Loop, pair: tuple[socket.socket, socket.socket]
+) -> None:
+    """A command's descriptor may get the number of the one that ended in the same round."""
+    here, there = pair
+    calls: list[str] = []
+
+    def next_owner() -> None:
+        calls.append("the next owner")
+        loop.stop()
+
+    def take_over(own: socket.socket, other: socket.socket) -> None:
+        calls.append("first")
+        own.recv(16)
+        loop.forget(other.fileno())
+        loop.on_readable(other.fileno(), next_owner)
+
+    loop.on_readable(here.fileno(), lambda: take_over(here, there))
+    loop.on_readable(there.fileno(), lambda: take_over(there, here))
+    loop.at(loop.now_s() + 1, loop.stop)
+    here.send(b"to there")
+    there.send(b"to here")
+    loop.run()
+    assert calls == ["first", "the next owner"]

@@ -1,0 +1,63 @@
+"""What rtnetlink tells of links and addresses, followed."""
+
+from __future__ import annotations
+
+import select
+import threading
+from collections.abc import Iterator
+from contextlib import closing
+from ipaddress import ip_address
+
+import pytest
+
+from doorward.kernel.interfaces import Links
+from doorward.lab.namespace import ip
+from doorward.model import Address
+from tests.support.knockd import until
+from tests.support.processes import own_namespace
+
+pytestmark = pytest.mark.netns
+
+ADDRESSES = [ip_address(text) for text in ("10.62.0.1", "2001:db8:62::1")]
+
+
+@pytest.fixture
+def links() -> Iterator[Links]:
+    with own_namespace():
+        ip("link", "set", "lo", "up")
+        with closing(Links()) as links:
+            yield links
+
+
+@pytest.mark.parametrize("address", ADDRESSES, ids=str)
+def test_whoever_looks_at_every_change_knows_the_addresses(links: Links, address: Address) -> None:
+    """However fast he is: the kernel tells of an address before it is the host's own, and before it is no longer."""
+    packed, over = address.packed, threading.Event()
+    held: list[bool] = [False]
+
+    def follow() -> None:
+        while not over.is_set():
+            if select.select([links], [], [], 0.05)[0] and links.changed():
+                held[0] = links.locals().hold(packed)
+
+    follower = threading.Thread(target=follow)
+    follower.start()
+    try:
+        for _ in range(100):
+            ip("address", "add", str(address), "dev", "lo", *(["nodad"] if address.version == 6 else []))
+            until(lambda: held[0])
+            ip("address", "delete", str(address), "dev", "lo")
+            until(lambda: not held[0])
+    finally:
+        over.set()
+        follower.join()
+
+
+def test_routes_to_elsewhere_are_no_change(links: Links) -> None:
+    ip("address", "add", "10.62.0.1", "dev", "lo")
+    assert links.changed()
+    ip("route", "add", "10.77.0.0/16", "dev", "lo")
+    ip("route", "delete", "10.77.0.0/16", "dev", "lo")
+    assert not links.changed()
+    ip("address", "delete", "10.62.0.1", "dev", "lo")
+    assert links.changed()

@@ -1,0 +1,49 @@
+"""Which SSH connection a command was called through."""
+
+from __future__ import annotations
+
+import os
+import subprocess
+import sys
+from ipaddress import ip_address
+
+import pytest
+
+from doorward.kernel.ssh_session import SshConnection, parse, ssh_connection
+
+FOUND = SshConnection(ip_address("192.0.2.7"), 50000, ip_address("198.51.100.2"), 22)
+ASK = "from doorward.kernel.ssh_session import ssh_connection; print(ssh_connection())"
+
+
+@pytest.mark.parametrize(
+    ("text", "found"),
+    [
+        ("192.0.2.7 50000 198.51.100.2 22", FOUND),
+        ("::ffff:192.0.2.7 50000 ::ffff:198.51.100.2 22", FOUND),
+        ("fe80::1%eth0 50000 fe80::2%eth0 22", SshConnection(ip_address("fe80::1"), 50000, ip_address("fe80::2"), 22)),
+        ("", None),
+        ("192.0.2.7 50000 198.51.100.2", None),
+        ("192.0.2.7 50000 host 22", None),
+        ("192.0.2.7 50000 198.51.100.2 65536", None),
+        ("192.0.2.7 0 198.51.100.2 22", None),
+        (f"192.0.2.7 {'9' * 5000} 198.51.100.2 22", None),
+    ],
+)
+def test_what_openssh_writes(text: str, found: SshConnection | None) -> None:
+    assert parse(text) == found
+
+
+def test_the_own_environment_comes_first(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("SSH_CONNECTION", "192.0.2.7 50000 198.51.100.2 22")
+    assert ssh_connection() == FOUND
+
+
+def test_a_caller_that_still_has_it_is_asked() -> None:
+    """As below sudo, which keeps its own environment and hands on a cleaned one."""
+    cleaned = ["env", "-u", "SSH_CONNECTION", sys.executable, "-c", ASK]
+    caller = f"import subprocess; subprocess.run({cleaned!r}, check=True)"
+    environment = {**os.environ, "SSH_CONNECTION": "192.0.2.7 50000 198.51.100.2 22"}
+    done = subprocess.run(
+        [sys.executable, "-c", caller], env=environment, capture_output=True, text=True, check=True, timeout=30
+    )
+    assert done.stdout == f"{FOUND}\n"

@@ -1,0 +1,90 @@
+"""Names for the log's lines: in the order of asking, bounded in time and in number."""
+
+from __future__ import annotations
+
+import os
+import signal
+from collections.abc import Iterator
+from ipaddress import ip_address
+
+import pytest
+
+from doorward.kernel.event_loop import Loop
+from doorward.knockd import reverse_dns as names_module
+from doorward.knockd.reverse_dns import Names
+
+HERE, THERE = ip_address("127.0.0.1"), ip_address("192.0.2.1")
+
+
+@pytest.fixture
+def loop() -> Iterator[Loop]:
+    found = Loop()
+    yield found
+    found.close()
+
+
+@pytest.fixture
+def stopped(loop: Loop) -> Iterator[Names]:
+    """Give names that nobody finds: the process that asks for them is stopped, as one whose resolver is silent."""
+    names = Names(loop)
+    os.kill(names.pid, signal.SIGSTOP)
+    yield names
+    os.kill(names.pid, signal.SIGKILL)
+    names.close()
+
+
+def test_a_name_that_the_system_knows_comes(loop: Loop) -> None:
+    names, got = Names(loop), list[str | None]()
+    for address in (None, HERE):
+        names.in_turn(address, got.append)
+    assert got == [None]
+    names.in_turn(None, lambda _: loop.stop())
+    loop.run()
+    assert got[1] == "localhost"
+    names.in_turn(HERE, got.append)
+    assert got[2] == "localhost", "known by now, so at once"
+    names.close()
+
+
+def test_a_line_waits_its_time_and_those_behind_it_keep_their_order(
+    loop: Loop, stopped: Names, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(names_module, "PATIENCE_S", 0.05)
+    got: list[str] = []
+    stopped.in_turn(THERE, lambda name: got.append(f"slow {name}"))
+    stopped.in_turn(None, lambda name: got.append(f"after {name}"))
+    stopped.in_turn(None, lambda _: loop.stop())
+    assert got == []
+    began_s = loop.now_s()
+    loop.run()
+    assert got == ["slow None", "after None"]
+    assert loop.now_s() - began_s < 1
+
+
+def test_more_lines_than_may_wait_are_written_without_their_names(
+    stopped: Names, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(names_module, "MAX_TURNS", 3)
+    got: list[int] = []
+    for number in range(5):
+        stopped.in_turn(THERE, lambda _, number=number: got.append(number))  # type: ignore[misc]
+    assert got == [0, 1]
+
+
+def test_an_address_beyond_those_that_may_be_asked_for_is_not_waited_for(
+    stopped: Names, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(names_module, "MAX_ASKED", 0)
+    got: list[str | None] = []
+    stopped.in_turn(THERE, got.append)
+    assert got == [None]
+
+
+def test_closing_gives_every_line(loop: Loop) -> None:
+    names, got = Names(loop), list[int]()
+    os.kill(names.pid, signal.SIGSTOP)
+    for number in range(3):
+        names.in_turn(THERE, lambda _, number=number: got.append(number))  # type: ignore[misc]
+    os.kill(names.pid, signal.SIGCONT)
+    names.close()
+    assert got == [0, 1, 2]

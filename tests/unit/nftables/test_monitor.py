@@ -1,0 +1,149 @@
+"""What the kernel tells of changes of nf_tables, and how it is judged."""
+
+from __future__ import annotations
+
+import os
+import subprocess
+from collections.abc import Iterator
+from contextlib import closing
+from pathlib import Path
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from doorward.config.toml import parse
+from doorward.daemon.ruleset_loader import compile_configuration
+from doorward.errors import MalformedError
+from doorward.nftables.libnftables import NftFilter
+from doorward.nftables.monitor import Change, Watch, fingerprint, own_process
+from tests.support.processes import own_namespace
+
+pytestmark = pytest.mark.netns("nft")
+GATE = compile_configuration(
+    parse('[gate]\ncapacity = 4096\n[doors.ssh]\nknock = ["7001/tcp", "7002/tcp"]\nopens = ["22/tcp"]\n', "test"),
+    1 << 30,
+)
+NFT = {"family": "inet", "table": "doorward"}
+
+
+@pytest.fixture
+def watch() -> Iterator[Watch]:
+    """A gate stands, and what comes after it is heard."""
+    with own_namespace():
+        NftFilter().load(GATE, {})
+        with closing(Watch()) as watch:
+            yield watch
+
+
+def nft(commands: str) -> None:
+    subprocess.run(["nft", commands], check=True, capture_output=True)
+
+
+@pytest.mark.parametrize(
+    ("commands", "harm"),
+    [
+        ("add table inet other", ""),
+        ("add table ip doorward; add chain ip doorward c", ""),
+        ("add table inet doorward2; add set inet doorward2 ports { type ipv4_addr; }", ""),
+        ("add element inet doorward open4 { 192.0.2.7 . tcp . 22 timeout 9s }", "openings"),
+        ("add element inet doorward scanners4 { 192.0.2.7 }", ""),
+        ("add element inet doorward standing4 { 192.0.2.7 . 40000 . 192.0.2.8 . 22 }", ""),
+        ("delete element inet doorward ports { tcp . 22 }", "rules"),
+        ("flush map inet doorward delta", "rules"),
+        ("flush chain inet doorward door", "rules"),
+        ("add chain inet doorward more", "rules"),
+        ("add table inet doorward { flags dormant; }", "rules"),
+        ("delete table inet doorward", "rules"),
+        ("flush ruleset", "rules"),
+        # several in one transaction: the worst counts
+        ("add table inet other; flush chain inet doorward door; add table inet third", "rules"),
+        (
+            "add element inet doorward open4 { 192.0.2.7 . tcp . 22 timeout 9s }; flush chain inet doorward door",
+            "rules",
+        ),
+    ],
+)
+def test_who_did_what(watch: Watch, commands: str, harm: str) -> None:
+    nft(commands)
+    assert [(change.program, change.harm) for change in watch.read() or []] == [("nft", harm)]
+    assert watch.read() == []
+
+
+def test_a_refused_transaction_is_none(watch: Watch) -> None:
+    with pytest.raises(subprocess.CalledProcessError):
+        nft("flush chain inet doorward door; delete chain inet doorward no_such_chain")
+    assert watch.read() == []
+
+
+def test_what_this_process_does_is_known_as_its_own(watch: Watch) -> None:
+    NftFilter().unload()
+    (change,) = watch.read() or []
+    assert change.process == own_process()
+    assert change.program == Path("/proc/self/comm").read_text().strip()
+
+
+def test_a_child_is_spared_but_for_the_end_of_its_transactions(watch: Watch) -> None:
+    def child() -> Change:
+        pid = os.fork()
+        if pid == 0:
+            try:
+                watch.spare(os.getpid())
+                watch.close()
+                os.closerange(3, 1024)
+                NftFilter().load(GATE, {})
+            finally:
+                os._exit(0)
+        os.waitpid(pid, 0)
+        (change,) = watch.read() or []
+        assert change.process != own_process()
+        return change
+
+    assert child().harm == ""
+    nft("flush ruleset")
+    assert [change.harm for change in watch.read() or []] == ["rules"]  # others are heard beside it
+    watch.spare_nobody()
+    NftFilter().load(GATE, {})
+    assert [change.harm for change in watch.read() or []] == ["rules"]
+
+
+def test_a_fingerprint_is_of_one_load(watch: Watch) -> None:
+    first = fingerprint()
+    assert first == fingerprint() != b""
+    for harmless in ("add table inet other", "add element inet doorward open4 { 192.0.2.7 . tcp . 22 timeout 9s }"):
+        nft(harmless)
+        assert fingerprint() == first
+    seen = {first}
+    for harm in (
+        "insert rule inet doorward prerouting accept",
+        "flush chain inet doorward door",
+        "add table inet doorward { flags dormant; }",
+        "flush ruleset",
+    ):
+        nft(harm)
+        seen.add(fingerprint())
+    NftFilter().load(GATE, {})
+    assert len(seen | {fingerprint()}) == 6
+
+
+def test_more_than_the_buffer_holds_is_told_as_such(watch: Watch) -> None:
+    elements = ", ".join(f"10.{n >> 16}.{n >> 8 & 255}.{n & 255}" for n in range(100_000))
+    NftFilter().run("add table inet other\nadd set inet other s { type ipv4_addr; }")
+    assert watch.read() is not None
+    for _ in range(3):
+        NftFilter().run(f"add element inet other s {{ {elements} }}\nflush set inet other s")
+    assert watch.read() is None
+    assert watch.read() == []
+    nft("flush ruleset")
+    assert [change.harm for change in watch.read() or []] == ["rules"]
+
+
+@given(st.binary(max_size=200))
+def test_any_bytes_are_changes_or_malformed(raw: bytes) -> None:
+    watch = Watch.__new__(Watch)
+    watch._harm = ""
+    try:
+        changes = watch._changes(raw)
+    except MalformedError:
+        return
+    assert all(change.harm in ("", "rules", "openings") for change in changes)

@@ -1,0 +1,152 @@
+"""Tables in, nftables text out; the text of a small gate is kept beside this test and read by people."""
+
+from __future__ import annotations
+
+import os
+import shutil
+import subprocess
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+
+from doorward.config.schema import Gate, Mark, Mode, WrongPort
+from doorward.core.automaton import compile_doors
+from doorward.model import Door, FlagFilter, Port
+from doorward.nftables.ruleset import BASE_CHAINS, COUNTERS, Existing, Ruleset, compile_ruleset, default_capacity
+
+GOLDEN = Path(__file__).parent.parent.parent / "golden"
+CAPACITY = 65536
+GIB = 1 << 30
+
+
+def ports(*texts: str) -> tuple[Port, ...]:
+    return tuple(map(Port.parse, texts))
+
+
+DOORS = [
+    Door("ssh", ports("7000/tcp", "8000/udp", "9000/tcp"), ports("22/tcp")),
+    Door("db", ports("8000/udp", "9000/tcp", "7001/tcp"), ports("5432/tcp", "22/tcp"), for_ms=60_000),
+    Door("odd", ports("4001/tcp", "4002/tcp"), ports("25/tcp"), within_ms=500, flags=FlagFilter.parse(("fin", "!syn"))),
+    Door("by-hand", (), ports("8080/tcp")),
+]
+GATES = {
+    "observe": Gate(mode=Mode.OBSERVE),
+    "guard": Gate(
+        mode=Mode.GUARD, interfaces=("eth0", "ppp*"), wrong_port=WrongPort.KNOWN, accept_mark=Mark(0x1000, 0x3000)
+    ),
+    "stealth": Gate(mode=Mode.STEALTH, public=ports("80/tcp", "443/udp"), ping=False),
+}
+
+
+FAMILIES = (("ip", "4"), ("ip6", "6"))
+
+
+def compiled(gate: Gate, doors: list[Door] = DOORS, capacity: int = CAPACITY) -> Ruleset:
+    known_only = gate.wrong_port is WrongPort.KNOWN
+    automaton = compile_doors(doors, public=gate.public, known_only=known_only)
+    return compile_ruleset(doors, automaton, gate, capacity, None if gate.mode is Mode.STEALTH else 62201)
+
+
+@pytest.mark.parametrize("name", GATES)
+def test_the_text_is_as_it_was_read_last(name: str) -> None:
+    path, text = GOLDEN / f"{name}.nft", compiled(GATES[name]).whole()
+    if os.environ.get("GOLDEN") == "write":  # after a change: write, then read what changed
+        path.write_text(text)
+    assert text == path.read_text()
+
+
+@pytest.mark.netns("nft")
+@pytest.mark.parametrize("name", GATES)
+def test_nft_takes_it(name: str) -> None:
+    assert shutil.which("nft")
+    done = subprocess.run(
+        ["nft", "--check", "--file", "-"],
+        input=compiled(GATES[name]).whole(),
+        text=True,
+        capture_output=True,
+        check=False,
+    )
+    assert (done.returncode, done.stderr) == (0, "")
+
+
+def rules_of(ruleset: Ruleset) -> int:
+    """Count what can stand on a packet's path: all rules but those of the opening chains."""
+    chains = ruleset.body.split("chain ")[1:]
+    return sum(len(chain.split("}")[0].splitlines()) for chain in chains if not chain.startswith("opens_"))
+
+
+def test_the_path_does_not_grow_with_the_doors() -> None:
+    def doors(count: int) -> list[Door]:
+        return [Door(f"d{n}", ports(f"{10000 + n}/tcp", f"{20000 + n}/tcp"), ports("22/tcp")) for n in range(count)]
+
+    one, many = compiled(Gate(), doors(1)), compiled(Gate(), doors(2000))
+    assert rules_of(one) == rules_of(many)
+    assert many.body.count("chain opens_") == 1  # they open the same port for the same time
+
+
+def test_a_reload_deletes_what_is_old_and_keeps_the_sets() -> None:
+    ruleset = compiled(Gate(), DOORS[:1])
+    window = next(spec.name for spec in ruleset.kept if spec.name.startswith("window4"))
+    existing = [
+        Existing("chain", "opens_0"),
+        Existing("chain", BASE_CHAINS[0]),
+        Existing("map", "delta", 3),
+        Existing("set", "open4", 65536),
+        Existing("map", window, CAPACITY),
+        Existing("map", "window4_00000000", CAPACITY),  # of a machine that is no more
+        Existing("set", "limiter4", 1024),  # the capacity changed
+        Existing("counter", COUNTERS[0]),
+    ]
+    deleted = [line for line in ruleset.replacing(existing).splitlines() if line.startswith("delete")]
+    assert deleted == [
+        "delete map inet doorward delta",
+        "delete map inet doorward window4_00000000",
+        "delete set inet doorward limiter4",
+        "delete chain inet doorward opens_0",  # after the maps that point to it
+    ]
+
+
+def test_attempts_outlive_a_reload_only_where_the_states_stay_the_same() -> None:
+    def windows(doors: list[Door]) -> set[str]:
+        return {spec.name for spec in compiled(Gate(), doors).kept if spec.name.startswith("window")}
+
+    renamed = [DOORS[0]._replace(name="other", for_ms=1000)]
+    assert windows(DOORS[:1]) == windows(renamed)
+    assert windows(DOORS[:1]).isdisjoint(windows([DOORS[0]._replace(within_ms=14_000)]))
+    assert windows(DOORS[:1]).isdisjoint(windows([DOORS[1]]))
+
+
+@pytest.mark.parametrize(
+    ("memory", "machines", "wanted", "capacity"),
+    [(24 * GIB, 1, 1 << 20, 1 << 20), (GIB, 1, 1 << 20, None), (GIB, 4, 1 << 20, None), (1 << 20, 1, 1 << 20, 1024)],
+)
+def test_full_sets_fit_a_sixteenth_of_the_memory(memory: int, machines: int, wanted: int, capacity: int | None) -> None:
+    found = default_capacity(memory, machines, wanted)
+    assert found == capacity if capacity else 1024 < found < wanted
+
+
+def test_a_gate_without_knocks_has_no_automaton() -> None:
+    body = compiled(replace(GATES["stealth"]), [DOORS[3]]).body
+    assert "symbols" not in body
+    assert "8080 : goto door" in body
+
+
+@pytest.mark.parametrize("mode", Mode)
+def test_what_is_open_gets_the_mark_in_every_mode_and_nothing_comes_with_it(mode: Mode) -> None:
+    plain = compiled(Gate(mode=mode)).body.splitlines()
+    marking = compiled(Gate(mode=mode, accept_mark=Mark(0x1000, 0x3000))).body.splitlines()
+    setting = "meta mark set meta mark & 0xffffcfff | 0x1000 accept"
+    sets = (
+        ("open",) if mode is Mode.STEALTH else ("open", "wide")
+    )  # as `compiled` has it, with signed knocks or without
+    unmarked = [line for line in marking if "@banned" in line and line.endswith("accept")]
+    assert len(unmarked) == (2 if mode is Mode.OBSERVE else 0)  # where nothing is dropped, the banned get no mark
+    assert [line.strip() for line in marking if line not in (*plain, *unmarked)] == [
+        *(
+            f"{ip} saddr . meta l4proto . th dport @{name}{family} {setting}"
+            for name in sets
+            for ip, family in FAMILIES
+        ),
+        "meta mark & 0x3000 != 0x0 meta mark set meta mark & 0xffffcfff",
+    ]

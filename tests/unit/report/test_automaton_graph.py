@@ -1,0 +1,98 @@
+"""The picture of an automaton shows its tables, all of them and nothing else."""
+
+from __future__ import annotations
+
+import os
+import re
+from pathlib import Path
+from xml.etree import ElementTree
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from doorward.cli.main import main
+from doorward.core.automaton import compile_doors
+from doorward.model import Door, Port, Protocol
+from doorward.report.automaton_graph import FALL, MOST_STATES, states, svg_of
+from doorward.verify.picture import FAINT, INK
+from tests.support.strategies import World, worlds
+
+ROOT = Path(__file__).parents[3]
+PICTURE = ROOT / "docs/pictures/automaton.svg"
+SVG = "{http://www.w3.org/2000/svg}"
+
+
+def example() -> str:
+    found = re.search(r"```toml\n(.*?)```", (ROOT / "docs/design.md").read_text(), re.DOTALL)
+    assert found
+    return found[1]
+
+
+def parsed(text: str) -> ElementTree.Element:
+    return ElementTree.fromstring(text)  # noqa: S314 (our own)
+
+
+def test_the_picture_in_the_documentation_is_what_its_example_draws(tmp_path: Path) -> None:
+    config, drawn = tmp_path / "doorward.toml", tmp_path / "automaton.svg"
+    config.write_text(example())
+    assert main(["compile", "-c", str(config), "--graph", str(drawn)]) == 0
+    if os.environ.get("GOLDEN") == "write":  # after a change: write, then look at it
+        PICTURE.write_text(drawn.read_text())
+    assert PICTURE.read_text() == drawn.read_text()
+
+
+@given(worlds())
+def test_every_entry_of_the_tables_is_drawn_once(world: World) -> None:
+    automaton = compile_doors(world.doors)
+    names = [door.name for door in world.doors]
+    root = parsed(svg_of(automaton, names))
+    paths = [path.get("stroke") for path in root.iterfind(f"{SVG}path")]
+    assert paths.count(INK) == sum(len(machine.edges) for machine in automaton.machines) + 1  # and one in the legend
+    assert paths.count(FALL) == sum(len(machine.fail) for machine in automaton.machines) + 1
+    assert paths.count(FAINT) == sum(len(machine.same) for machine in automaton.machines) + 1
+    circles = [(circle.get("cx"), circle.get("cy")) for circle in root.iterfind(f"{SVG}circle")]
+    assert len(circles) == len(set(circles)) == states(automaton)
+    texts = ["".join(text.itertext()) for text in root.iterfind(f"{SVG}text")]
+    opened = [name for text in texts if text.startswith("opens ") for name in text.removeprefix("opens ").split(", ")]
+    assert set(opened) == set(names)
+    numbers = sorted(int(text) for text in texts if text.isdecimal())
+    assert numbers == sorted(state for machine in automaton.machines for state in machine.edges.values())
+
+
+@given(worlds())
+def test_nothing_is_outside_the_paper(world: World) -> None:
+    root = parsed(svg_of(compile_doors(world.doors), [door.name for door in world.doors]))
+    width, height = int(root.get("width", "0")), int(root.get("height", "0"))
+    for each in root.iter():
+        for name, most in (("cx", width), ("x", width), ("cy", height), ("y", height)):
+            assert 0 <= int(each.get(name, "0")) <= most
+
+
+@given(st.lists(st.integers(1, 65535), min_size=1, max_size=32))
+def test_the_longest_sequence_has_room(numbers: list[int]) -> None:
+    door = Door("d", tuple(Port(Protocol.TCP, number) for number in numbers), ())
+    assert parsed(svg_of(compile_doors([door]), ["d"])).tag == f"{SVG}svg"
+
+
+MANY = "".join(
+    f'[doors.d{number}]\nknock = ["{1000 + number}/tcp", "7000/tcp"]\nopens = ["22/tcp"]\n'
+    for number in range(MOST_STATES // 2)
+)
+
+
+@pytest.mark.parametrize(
+    ("text", "place", "said"),
+    [
+        ('[doors.d]\nopens = ["22/tcp"]\n', "x.svg", "no door has a sequence"),
+        (MANY, "x.svg", f"nobody could look at {MOST_STATES + 1} states"),
+        (MANY[:70], "missing/x.svg", "cannot be written: No such file or directory"),
+    ],
+)
+def test_what_cannot_be_drawn(
+    text: str, place: str, said: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    config = tmp_path / "doorward.toml"
+    config.write_text(text[: text.rindex("\n") + 1])
+    assert main(["compile", "-c", str(config), "--graph", str(tmp_path / place)]) == 2
+    assert said in capsys.readouterr().err

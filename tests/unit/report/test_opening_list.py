@@ -1,0 +1,55 @@
+"""Lanes: one a door and person, the busiest kept, the times in slots."""
+
+from __future__ import annotations
+
+from doorward.report.events import Period, Visit
+from doorward.report.opening_list import MOST_LANES, SLOTS, lanes, people, slot_of
+
+PERIOD = Period(1000.0, 1000.0 + SLOTS)  # a slot is a second
+
+
+def visit(door: str, person: str, since_s: float, until_s: float, by: str = "knock", stands: bool = False) -> Visit:
+    return Visit(door, person, by, person, (), since_s, until_s, None if stands else "time")
+
+
+def test_a_lane_holds_all_openings_of_one_person_at_one_door() -> None:
+    found = lanes(
+        [
+            visit("ssh", "ada", 900, 1002, "key"),
+            visit("ssh", "192.0.2.7", 1005.5, 1005.6),
+            visit("ssh", "ada", 1004, 1006, "key"),
+            visit("ssh", "ada", 1006.5, 1008, "key"),
+            visit("db", "ada", 1010, 1020, "key"),
+            visit("ssh", "ada", 1239, 1300, "key", stands=True),
+        ],
+        PERIOD,
+    )
+    assert [(lane.door, lane.person, lane.visits, lane.open_s, lane.standing) for lane in found] == [
+        ("db", "ada", 1, 10, 0),
+        ("ssh", "ada", 4, 2 + 2 + 1.5 + 1, 1),
+        ("ssh", "192.0.2.7", 1, found[2].open_s, 0),
+    ]
+    ada = found[1]
+    assert (ada.runs, ada.now, ada.last_s) == (((0, 3), (4, 5)), ((239, 1),), 1239)
+    assert found[2].runs == ((5, 1),)  # however short, it is seen
+
+
+def test_a_key_that_is_named_like_an_address_is_another_person() -> None:
+    visits = [visit("ssh", "192.0.2.7", 1001, 1002), visit("ssh", "192.0.2.7", 1001, 1002, "key")]
+    assert len(lanes(visits, PERIOD)) == 2
+    assert people(visits) == 2
+
+
+def test_those_who_came_least_often_share_the_last_lane() -> None:
+    visits = [visit("ssh", f"often{number}", 1001, 1002) for number in range(MOST_LANES) for _ in (1, 2)]
+    visits += [visit(f"door{number % 3}", f"once{number}", 1100 + number, 1101 + number) for number in range(50)]
+    found = lanes(visits, PERIOD)
+    assert len(found) == MOST_LANES + 1
+    others = found[-1]
+    assert (others.others, others.doors, others.visits, others.last_s) == (50, 3, 50, 1149)
+    assert others.runs == ((100, 51),)
+    assert sum(lane.visits for lane in found) == len(visits)
+
+
+def test_moments_outside_are_at_the_edge() -> None:
+    assert [slot_of(at_s, PERIOD) for at_s in (0, 1000, 1001, 1239.9, 1240, 1e9)] == [0, 0, 1, 239, 239, 239]

@@ -1,0 +1,113 @@
+"""Lists of addresses as sshd's `from=` takes them."""
+
+from __future__ import annotations
+
+from ipaddress import ip_address, ip_network
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from doorward.signed.address_patterns import parse
+
+
+@pytest.mark.parametrize(
+    ("text", "inside", "outside"),
+    [
+        ("203.0.113.7", "203.0.113.7", "203.0.113.8 2001:db8::7"),
+        ("203.0.113.0/24", "203.0.113.0 203.0.113.255", "203.0.114.0 ::cb00:7107"),
+        ("2001:db8::/32", "2001:db8::1 2001:db8:ffff::", "2001:db9:: 32.1.13.184"),
+        ("2001:DB8::7", "2001:db8::7", "2001:db8::8"),
+        ("0.0.0.0/0,::/0", "203.0.113.7 2001:db8::7", ""),
+        ("203.0.113.0/24,!203.0.113.9", "203.0.113.8", "203.0.113.9"),
+        ("!203.0.113.9,203.0.113.0/24", "203.0.113.8", "203.0.113.9"),
+        ("*,!203.0.113.0/24", "198.51.100.1 2001:db8::7", "203.0.113.9"),
+        ("203.0.113.*", "203.0.113.9", "203.0.114.9"),
+        ("203.0.113.?", "203.0.113.9", "203.0.113.10"),
+        ("203.0.113.0/24,!203.0.113.1?", "203.0.113.9 203.0.113.100", "203.0.113.10"),
+        ("2001:DB8:*", "2001:db8::7", "2001:db9::7 203.0.113.7"),
+        ("*", "203.0.113.7 ::1", ""),
+        ("*.*", "203.0.113.7", "2001:db8::7"),
+    ],
+)
+def test_what_a_list_means(text: str, inside: str, outside: str) -> None:
+    places = parse(text, wildcards=True)
+    assert [each for each in inside.split() if not places.hold(ip_address(each))] == []
+    assert [each for each in outside.split() if places.hold(ip_address(each))] == []
+
+
+@pytest.mark.parametrize(
+    ("text", "inside", "outside"),
+    [
+        ("203.0.113.0/24", "203.0.113.0/24 203.0.113.16/28", "203.0.112.0/23 2001:db8::/32 0.0.0.0/0"),
+        ("203.0.113.0/24,!203.0.113.9", "203.0.113.16/28", "203.0.113.8/31 203.0.113.0/24"),
+        ("2001:db8::/32,!203.0.113.9", "2001:db8:1::/48", "2001::/16 203.0.113.0/24"),
+    ],
+)
+def test_whole_networks(text: str, inside: str, outside: str) -> None:
+    places = parse(text, wildcards=False)
+    assert [each for each in inside.split() if not places.hold(ip_network(each))] == []
+    assert [each for each in outside.split() if places.hold(ip_network(each))] == []
+
+
+def test_wildcards_say_nothing_of_networks() -> None:
+    assert not parse("*", wildcards=True).hold(ip_network("203.0.113.0/24"))
+    assert not parse("0.0.0.0/0,!198.51.100.*", wildcards=True).hold(ip_network("203.0.113.0/24"))
+
+
+@pytest.mark.parametrize(
+    ("text", "fault"),
+    [
+        ("", "nothing stands between two commas; write addresses, like 203.0.113.0/24,2001:db8::7"),
+        ("203.0.113.7,", "nothing stands between two commas; write addresses, like 203.0.113.0/24,2001:db8::7"),
+        ("!", "nothing stands between two commas; write addresses, like 203.0.113.0/24,2001:db8::7"),
+        ("home.example", "'home.example' is no address, and names are not looked up; write addresses or prefixes"),
+        ("*.example", "'*.example' is no address, and names are not looked up; write addresses or prefixes"),
+        ("203.0.113.7, ::1", "' ::1' has a blank; write the list without any"),
+        ("203.0.113.7/24", "'203.0.113.7/24' has bits behind its prefix; write 203.0.113.0/24"),
+        ("2001:db8::1/32", "'2001:db8::1/32' has bits behind its prefix; write 2001:db8::/32"),
+        ("203.0.113.256", "'203.0.113.256' is no address; write one like 203.0.113.0/24 or 2001:db8::7"),
+        ("203.0.113.0/33", "'203.0.113.0/33' is no address; write one like 203.0.113.0/24 or 2001:db8::7"),
+        ("203.0.113.0/255.255.255.0", "'203.0.113.0/255.255.255.0' is no address, and names are not looked up"),
+        ("fe80::1%eth0", "'fe80::1%eth0' is no address, and names are not looked up; write addresses or prefixes"),
+        ("!203.0.113.9", "'!203.0.113.9' only excepts, so nothing is meant; write what is, like *,!203.0.113.9"),
+        ("cafe", "'cafe' is no address; write one like 203.0.113.0/24 or 2001:db8::7"),
+    ],
+)
+def test_what_is_wrong_says_what_to_write(text: str, fault: str) -> None:
+    with pytest.raises(ValueError, match=r"; .") as raised:
+        parse(text, wildcards=True)
+    assert str(raised.value).startswith(fault)
+
+
+def test_where_no_wildcard_can_be() -> None:
+    with pytest.raises(ValueError, match=r"'203.0.113.\*' has a wildcard; write a prefix"):
+        parse("203.0.113.*", wildcards=False)
+    with pytest.raises(ValueError, match=r"only excepts.*like 0\.0\.0\.0/0,!203"):
+        parse("!203.0.113.9", wildcards=False)
+    with pytest.raises(ValueError, match="has an exception; write only what is meant"):
+        parse("203.0.113.0/24,!203.0.113.9", wildcards=False, exceptions=False)
+
+
+ADDRESSES = st.ip_addresses()
+WRITTEN = st.lists(
+    st.tuples(
+        st.sampled_from(["", "!"]), st.ip_addresses().map(str) | st.text("0123456789abcdef:.*?/! ", max_size=12)
+    ).map("".join)
+)
+
+
+@given(WRITTEN.map(",".join) | st.text(), ADDRESSES)
+def test_any_text_gives_a_list_or_a_clear_fault(text: str, address: object) -> None:
+    try:
+        places = parse(text, wildcards=True)
+    except ValueError as error:
+        what, _, instead = str(error).rpartition("; ")
+        assert (bool(what), bool(instead), str(error).isprintable()) == (True, True, True)  # noqa: PT017
+        return
+    assert places.hold(address) in (True, False)  # type: ignore[arg-type]
+
+
+def test_many_wildcards_take_no_time() -> None:
+    places = parse("*1*" * 20 + "2", wildcards=True)
+    assert not places.hold(ip_address("1111:1111:1111:1111:1111:1111:1111:1111"))

@@ -1,0 +1,158 @@
+"""The packet around a signed knock, and the server's key."""
+
+from __future__ import annotations
+
+from base64 import b64encode
+
+import pytest
+from cryptography.hazmat.primitives.asymmetric import x25519
+
+from doorward.errors import MalformedError
+from doorward.signed.envelope import CHECK_BYTES, Opener, check, check_key, room, seal
+from doorward.signed.message import PACKET_BYTES
+from doorward.signed.server_key import (
+    SUITES,
+    X25519,
+    PrivateKey,
+    Suite,
+    new_private_text,
+    parse_private_key,
+    parse_server_key,
+)
+
+suites = pytest.mark.parametrize("suite", SUITES.values(), ids=lambda suite: suite.name)
+
+
+def lengths(suite: Suite) -> list[int]:
+    return sorted({suite.short_bytes, suite.long_bytes})
+
+
+def made(suite: Suite) -> PrivateKey:
+    return parse_private_key(new_private_text(suite))
+
+
+@suites
+def test_what_is_sealed_is_opened(suite: Suite) -> None:
+    key = made(suite)
+    opener = Opener(key)
+    for length in lengths(suite):
+        plaintext = bytes(room(suite, length))
+        packet = seal(key.public, plaintext)
+        assert len(packet) == length
+        assert opener.is_garbage(packet) == ""
+        assert opener.open(packet) == plaintext
+        assert seal(key.public, plaintext) != packet
+
+
+@suites
+def test_a_bit_changed_anywhere_is_garbage(suite: Suite) -> None:
+    key = made(suite)
+    packet = seal(key.public, bytes(room(suite, suite.short_bytes)))
+    opener = Opener(key)
+    for place in range(8 * len(packet)):
+        changed = bytearray(packet)
+        changed[place // 8] ^= 1 << place % 8
+        assert opener.is_garbage(bytes(changed)) == "check"
+
+
+@suites
+def test_other_lengths_are_garbage(suite: Suite) -> None:
+    key = made(suite)
+    packet = seal(key.public, bytes(room(suite, suite.short_bytes)))
+    opener = Opener(key)
+    for length in range(len(packet)):
+        assert opener.is_garbage(packet[:length]) in ("length", "check")
+    assert opener.is_garbage(packet + b"\0") == "length"
+
+
+@suites
+def test_who_knows_the_public_key_alone_gets_no_further(suite: Suite) -> None:
+    """The check is right, and what it covers was not sealed."""
+    key = made(suite)
+    opener = Opener(key)
+    packet = bytearray(seal(key.public, bytes(room(suite, suite.short_bytes))))
+    for place in range(CHECK_BYTES, len(packet), 7):
+        packet[place] ^= 1
+        packet[:CHECK_BYTES] = check(check_key(key.public), bytes(packet[CHECK_BYTES:]))
+        assert opener.is_garbage(bytes(packet)) == ""
+        with pytest.raises(MalformedError, match="not sealed to this server's key"):
+            opener.open(bytes(packet))
+
+
+@suites
+def test_a_packet_for_one_server_is_garbage_at_another(suite: Suite) -> None:
+    packet = seal(made(suite).public, bytes(room(suite, suite.short_bytes)))
+    assert Opener(made(suite)).is_garbage(packet) == "check"
+
+
+def test_a_public_key_that_gives_no_secret_is_refused() -> None:
+    """RFC 7748, section 6.1: a sender whose key is of small order knows the outcome."""
+    key = made(X25519)
+    sealed = bytes(32) + bytes(X25519.short_bytes - CHECK_BYTES - 32)
+    packet = check(check_key(key.public), sealed) + sealed
+    with pytest.raises(MalformedError):
+        Opener(key).open(packet)
+
+
+def test_no_two_lengths_are_the_same() -> None:
+    assert sorted(PACKET_BYTES) == sorted({length for suite in SUITES.values() for length in lengths(suite)})
+    assert max(PACKET_BYTES) <= 1400
+
+
+# The server's key as text
+
+
+@suites
+def test_the_public_half_is_one_word_that_is_read_again(suite: Suite) -> None:
+    key = made(suite)
+    text = str(key.public)
+    assert text == text.split()[0]
+    assert text.startswith(f"{suite.name}:")
+    assert parse_server_key(text) == key.public
+    assert parse_server_key(f" {text}\n") == key.public
+
+
+def test_no_two_keys_are_the_same() -> None:
+    assert new_private_text(X25519) != new_private_text(X25519)
+    first, second = made(X25519).public, made(X25519).public
+    assert first.fingerprint != second.fingerprint
+    assert first.fingerprint.startswith("SHA256:")
+
+
+def test_the_private_half_does_not_print_itself() -> None:
+    text = new_private_text(X25519)
+    secret = text.splitlines()[-1].partition(":")[2]
+    assert secret not in repr(parse_private_key(text))
+
+
+@pytest.mark.parametrize(
+    ("text", "says"),
+    [
+        ("", "begins with x25519:… or mlkem768-x25519:…"),
+        ("rsa:AAAA", "begins with x25519"),
+        ("x25519", "begins with x25519"),
+        ("x25519:????", "is no base64"),
+        ("x25519:AAAA", "of 3 bytes; x25519 has 32"),
+        ("x25519-private:" + "A" * 43 + "=", "begins with x25519"),
+        (f"mlkem768-x25519:{b64encode(bytes([255]) * 1216).decode()}", "that are no key"),
+    ],
+)
+def test_what_is_no_key_is_refused(text: str, says: str) -> None:
+    with pytest.raises(MalformedError, match=says):
+        parse_server_key(text)
+
+
+@pytest.mark.parametrize(
+    "text",
+    ["", "# only a comment\n", new_private_text(X25519) * 2, str(made(X25519).public)],
+    ids=["empty", "a comment", "two", "the public half"],
+)
+def test_what_is_no_private_key_is_refused(text: str) -> None:
+    with pytest.raises(MalformedError):
+        parse_private_key(text)
+
+
+def test_the_raw_key_is_x25519s() -> None:
+    key = made(X25519)
+    assert isinstance(key.for_hpke, x25519.X25519PrivateKey)
+    assert key.for_hpke.public_key().public_bytes_raw() == key.public.raw

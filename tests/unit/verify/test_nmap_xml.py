@@ -1,0 +1,165 @@
+"""nmap's XML, as nmap 7.93 wrote it in a lab, and what else it might be."""
+
+from __future__ import annotations
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from doorward.errors import MalformedError
+from doorward.model import Port
+from doorward.verify.nmap_xml import Answer, NmapReader, Result, Seen, seen_as
+from doorward.verify.port_set import parse_ports
+from fuzz.__main__ import CORPUS
+
+SAMPLES = CORPUS / "nmap_report"
+SILENT, RESET = Seen(Answer.SILENT, "no-response"), Seen(Answer.CLOSED, "reset")
+
+
+def read(raw: bytes, piece: int = 1 << 16) -> Result:
+    reader = NmapReader()
+    for start in range(0, len(raw), piece):
+        reader.feed(raw[start : start + piece])
+    return reader.result()
+
+
+def sample(name: str) -> dict[str, Seen]:
+    result = read((SAMPLES / name).read_bytes())
+    assert result.is_up
+    return {str(port): seen for port, seen in result.seen.items()}
+
+
+@pytest.mark.parametrize("name", ["stealth", "connect"])
+def test_a_silent_host_with_one_public_port(name: str) -> None:
+    seen = sample(name)
+    assert seen.pop("80/tcp") == Seen(Answer.OPEN, "syn-ack")
+    assert len(seen) == {"stealth": 200, "connect": 199}[name]
+    assert set(seen.values()) == {SILENT}
+
+
+def test_a_guarded_host_refuses_but_for_its_door() -> None:
+    seen = sample("guard")
+    assert seen.pop("22/tcp") == SILENT
+    assert seen.pop("80/tcp").answer is Answer.OPEN
+    assert set(seen.values()) == {RESET}
+    assert "7000/tcp" in seen
+
+
+@pytest.mark.parametrize(("name", "wanted"), [("udp", SILENT), ("guard-udp", Seen(Answer.CLOSED, "port-unreach"))])
+def test_udp_ports(name: str, wanted: Seen) -> None:
+    assert sample(name) == {"53/udp": wanted, "8000/udp": wanted}
+
+
+def test_a_port_that_is_listed_alone_is_read_as_one_among_many() -> None:
+    seen = sample("few")
+    assert seen.pop("80/tcp").answer is Answer.OPEN
+    assert seen == {f"{number}/tcp": SILENT for number in range(20, 25)}
+
+
+def test_a_packet_filter_that_rejects_is_no_silence() -> None:
+    by = "2001:db8:1::1"
+    assert sample("rejected-few") == {
+        "22/tcp": SILENT,
+        "50/tcp": Seen(Answer.REJECTED, "admin-prohibited", by),
+        "100/tcp": Seen(Answer.REJECTED, "port-unreach", by),
+        "26/udp": Seen(Answer.REJECTED, "admin-prohibited", by),
+    }
+
+
+def test_several_reasons_for_the_ports_that_are_told_together() -> None:
+    seen = sample("rejected")
+    told = {
+        reason: {port for port, one in seen.items() if one.reason == reason} for reason in ("reset", "port-unreach")
+    }
+    assert told["port-unreach"] == {f"{number}/tcp" for number in (110, 111, 117, 135, 139)}
+    assert told["reset"] == {str(port) for port in parse_ports("1-21,23-49")}
+    assert seen["53/tcp"].answer is seen["80/tcp"].answer is Answer.REJECTED
+    assert len(seen) == 200
+
+
+def test_progress_is_told_as_it_comes() -> None:
+    raw = (SAMPLES / "progress").read_bytes()
+    reader = NmapReader()
+    told = []
+    for line in raw.splitlines(keepends=True):
+        reader.feed(line)
+        told.append(reader.percent)
+    assert told[0] == 0
+    assert told == sorted(told)
+    assert told[-1] > 50
+
+
+def test_a_host_that_is_not_there() -> None:
+    assert read((SAMPLES / "down").read_bytes()) == Result({}, is_up=False)
+
+
+@pytest.mark.parametrize("name", ["stealth", "few", "connect", "udp", "progress", "rejected", "down"])
+def test_pieces_of_any_size_are_the_same(name: str) -> None:
+    raw = (SAMPLES / name).read_bytes()
+    assert read(raw, 1) == read(raw, 7) == read(raw)
+
+
+@given(st.integers(0, 1300))
+def test_a_scan_that_was_cut_short_is_refused(length: int) -> None:
+    raw = (SAMPLES / "stealth").read_bytes()
+    with pytest.raises(MalformedError):
+        read(raw[:length])
+
+
+@pytest.mark.parametrize(
+    ("raw", "says"),
+    [
+        (b"", "cannot be read"),
+        (b"nmap: no", "cannot be read"),
+        (b"<nmaprun/>", "did not finish"),
+        (b'<?xml version="1.0" encoding="rot13"?><nmaprun/>', "did not finish"),
+        (b'<nmaprun><runstats><finished exit="error"/></runstats></nmaprun>', "did not finish"),
+        (b'<!DOCTYPE n [<!ENTITY a "aaaa"><!ENTITY b "&a;&a;">]><n>&b;</n>', "declares entities"),
+        (b'<!DOCTYPE n [<!ENTITY a SYSTEM "file:///etc/passwd">]><n>&a;</n>', "declares entities"),
+        (b'<n><port protocol="sctp" portid="1"/></n>', "neither tcp nor udp"),
+        (b'<n><port protocol="tcp" portid="65536"/></n>', "'65536', which is none"),
+        (b'<n><port protocol="tcp"/></n>', "which is none"),
+        (b'<n><extrareasons reason="resets" count="3"/></n>', "install version 7.90"),
+        (b'<n><extrareasons proto="tcp" ports="1-2-3"/></n>', "which are none"),
+    ],
+)
+def test_what_is_not_nmaps(raw: bytes, says: str) -> None:
+    with pytest.raises(MalformedError, match=says):
+        read(raw)
+
+
+def test_more_than_any_scan_writes_is_refused() -> None:
+    reader = NmapReader()
+    reader.feed(b"<n>")
+    space = b" " * (64 << 20)
+    with pytest.raises(MalformedError, match="more than 64 MiB"):
+        reader.feed(space)
+
+
+ATTRIBUTE = st.text(st.characters(codec="utf-8", exclude_categories=["Cs", "Cc"]), max_size=12)
+
+
+@given(st.sampled_from(["open", "closed", "filtered", "open|filtered"]) | ATTRIBUTE, ATTRIBUTE, ATTRIBUTE)
+def test_only_no_answer_is_silence_and_no_word_of_a_stranger_gets_through(state: str, reason: str, by: str) -> None:
+    seen = seen_as(state, reason, by)
+    assert (seen.answer is Answer.SILENT) == (
+        state not in ("open", "closed") and reason.startswith("no-response") and seen.reason == reason
+    )
+    assert seen.reason.isprintable()
+    assert seen.reason.isascii()
+    assert seen.by.isprintable()
+
+
+@given(st.binary(max_size=300))
+def test_any_bytes_give_a_result_or_one_error(raw: bytes) -> None:
+    with pytest.raises(MalformedError):
+        read(raw)
+
+
+@given(st.dictionaries(st.integers(1, 65535), st.sampled_from(["open", "closed"]), max_size=20))
+def test_each_port_gets_its_own_answer(states: dict[int, str]) -> None:
+    ports = "".join(
+        f'<port protocol="tcp" portid="{n}"><state state="{state}" reason="x"/></port>' for n, state in states.items()
+    )
+    result = read(f'<n>{ports}<finished exit="success"/></n>'.encode())
+    assert result.seen == {Port.parse(f"{n}/tcp"): Seen(Answer(state), "x") for n, state in states.items()}

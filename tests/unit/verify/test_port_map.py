@@ -1,0 +1,96 @@
+"""The grid in the terminal: one cell a port or the loudest of several, within 80 columns."""
+
+from __future__ import annotations
+
+import re
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from doorward.model import Port, Protocol
+from doorward.verify.findings import Course, Opening
+from doorward.verify.nmap_xml import Answer, Seen
+from doorward.verify.port_map import Kind, grid_of, kinds_of, legend_of, text_of
+from doorward.verify.port_set import parse_ports
+
+ESCAPES = re.compile(r"\033\[[0-9;]*m")
+KINDS = st.dictionaries(
+    st.builds(Port, st.sampled_from(Protocol), st.integers(1, 65535)), st.sampled_from(Kind), min_size=1, max_size=200
+)
+
+
+def seen(answer: Answer) -> Seen:
+    return Seen(answer, "x")
+
+
+def all_silent_but(**loud: int) -> dict[Port, Kind]:
+    kinds = dict.fromkeys(parse_ports("1-65535"), Kind.SILENT)
+    return kinds | {Port(Protocol.TCP, number): Kind[name] for name, number in loud.items()}
+
+
+def test_each_port_is_shown_as_what_it_is() -> None:
+    before = {
+        Port.parse("22/tcp"): seen(Answer.SILENT),
+        Port.parse("23/tcp"): seen(Answer.SILENT),
+        Port.parse("79/tcp"): seen(Answer.CLOSED),
+        Port.parse("80/tcp"): seen(Answer.OPEN),
+        Port.parse("81/tcp"): seen(Answer.OPEN),
+        Port.parse("82/tcp"): seen(Answer.REJECTED),
+        Port.parse("9/udp"): seen(Answer.SILENT),
+    }
+    course = Course(before, Opening({Port.parse("22/tcp"): seen(Answer.OPEN)}, frozenset(), 1))
+    kinds = kinds_of(course, parse_ports("79-80"))
+    assert text_of(kinds, colours=False) == ["TCP    22 K.c+Or", "UDP     9 ."]
+    assert legend_of(kinds, colours=False) == [
+        ". silent 2  c refuses 1  r rejected 1  + open, as expected 1",
+        "K opens to the knock 1  O open 1",
+    ]
+
+
+@pytest.mark.parametrize(("colours", "share"), [(True, 32), (False, 64)])
+def test_all_ports_fit_a_terminal(colours: bool, share: int) -> None:
+    kinds = all_silent_but(DOOR=22, PUBLIC=65535)
+    lines = [*text_of(kinds, colours=colours), *legend_of(kinds, colours=colours)]
+    plain = [ESCAPES.sub("", line) for line in lines]
+    assert len(plain) <= 17
+    assert max(map(len, plain)) <= 80
+    assert plain[-1].endswith(f"({share} a cell)")
+
+
+def test_nothing_loud_hides_among_the_silent() -> None:
+    first, *_, last = text_of(all_silent_but(OPEN=64, DOOR=63, CLOSED=65), colours=False)
+    assert first == "TCP     1 Oc" + "." * 62
+    assert last == "    61441 " + "." * 64
+
+
+def test_two_cells_share_a_character_in_colour() -> None:
+    kinds = dict.fromkeys(parse_ports("1-65"), Kind.SILENT)
+    (line,) = text_of(kinds, colours=True)
+    assert ESCAPES.sub("", line) == "TCP     1 " + "▀" * 64
+    assert line.count("48;5;") == 1  # below the first cell alone there is another
+    assert line.endswith("\033[0m")
+
+
+@given(KINDS, st.sampled_from([1, 7, 64]), st.none() | st.integers(1, 50))
+def test_every_port_has_one_cell_and_its_row_says_where(
+    kinds: dict[Port, Kind], columns: int, most: int | None
+) -> None:
+    for protocol in Protocol:
+        grid = grid_of(kinds, protocol, columns, most)
+        numbers = [port.number for port in sorted(kinds) if port.protocol is protocol]
+        assert list(grid.numbers) == numbers
+        assert most is None or len(grid.cells) <= most
+        for place, kind in enumerate(grid.cells):
+            covered = numbers[place * grid.share : (place + 1) * grid.share]
+            assert kind is max(kinds[Port(protocol, number)] for number in covered)
+        for row in range(grid.rows):
+            assert grid.label(row) == numbers[row * columns * grid.share]
+        assert sum(len(grid.row(row)) for row in range(grid.rows)) == len(grid.cells)
+
+
+@given(KINDS, st.booleans())
+def test_the_terminal_is_never_too_narrow(kinds: dict[Port, Kind], colours: bool) -> None:
+    lines = [*text_of(kinds, colours=colours), *legend_of(kinds, colours=colours)]
+    assert all(len(ESCAPES.sub("", line)) <= 80 for line in lines)
+    assert colours or all(line.isascii() for line in lines)

@@ -1,0 +1,77 @@
+"""Lists of ports, as the command line takes them and as messages show them."""
+
+from __future__ import annotations
+
+import re
+from contextlib import suppress
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from doorward.model import Port, Protocol
+from doorward.verify.port_set import Ports, count_text, numbers_of, parse_ports, ports_text, ranges_of
+
+PORTS = st.frozensets(st.builds(Port, st.sampled_from(Protocol), st.integers(1, 65535)), max_size=60)
+
+
+@pytest.mark.parametrize(
+    ("text", "wanted"),
+    [
+        ("22", "22/tcp"),
+        ("22,80", "22/tcp, 80/tcp"),
+        ("20-22,7000/udp", "20-22/tcp, 7000/udp"),
+        ("53/udp, 53/TCP", "53/tcp, 53/udp"),
+        ("7000:udp", "7000/udp"),
+        ("60-61/udp,62/udp", "60-62/udp"),
+    ],
+)
+def test_what_can_be_written(text: str, wanted: str) -> None:
+    assert ports_text(parse_ports(text)) == wanted
+
+
+def test_all_ports() -> None:
+    ports = parse_ports("1-65535")
+    assert len(ports) == 65535
+    assert count_text(ports) == "65,535 TCP ports"
+
+
+@pytest.mark.parametrize(
+    ("text", "says"),
+    [
+        ("", "'' is no port; write 22, 1-1024, 7000/udp, or several with commas between"),
+        ("22,", "'' is no port"),
+        ("ssh", "'ssh' is no port"),
+        ("1-2-3", "'1-2-3' is no port"),
+        ("22/sctp", "'22/sctp' is no port"),
+        ("0", "'0': ports go from 1 to 65535"),
+        ("1-65536", "'1-65536': ports go from 1 to 65535"),
+        ("90-80", "'90-80' runs backwards; write 80-90"),
+        ("٢٢", "'٢٢' is no port"),
+    ],
+)
+def test_what_cannot(text: str, says: str) -> None:
+    with pytest.raises(ValueError, match="^" + re.escape(says)):
+        parse_ports(text)
+
+
+@given(PORTS.filter(bool))
+def test_a_text_means_its_ports(ports: Ports) -> None:
+    assert parse_ports(ports_text(ports, most=100)) == ports
+
+
+@given(PORTS)
+def test_ranges_hold_every_number_once(ports: Ports) -> None:
+    numbers = numbers_of(ports, Protocol.TCP)
+    ranges = [tuple(map(int, text.split("-"))) for text in ranges_of(numbers)]
+    assert [number for each in ranges for number in range(each[0], each[-1] + 1)] == numbers
+
+
+def test_a_long_list_is_cut_short_and_says_so() -> None:
+    assert ports_text(parse_ports("1,3,5,7"), most=2) == "1/tcp, 3/tcp and 2 more"
+
+
+@given(st.text(max_size=20) | st.text("0123456789-,/tcpud: ", max_size=12))
+def test_any_text_is_ports_or_a_value_error(text: str) -> None:
+    with suppress(ValueError):
+        assert parse_ports(text)
