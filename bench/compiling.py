@@ -12,7 +12,7 @@ from doorward.config.schema import Gate
 from doorward.core.automaton import compile_doors
 from doorward.lab.topology import Lab
 from doorward.model import Door, Port, Protocol
-from doorward.nftables.libnftables import NftFilter
+from doorward.nftables.libnftables import NftFirewall
 from doorward.nftables.ruleset import compile_ruleset
 
 DOORS = 100_000
@@ -38,7 +38,7 @@ def rows(runs: int) -> list[Row]:
     gc.enable()
     with Lab(direct=True) as lab:
         start_s = time.perf_counter()
-        lab.server.call(NftFilter().run, ruleset.whole())
+        lab.server.call(NftFirewall().run, ruleset.whole())
         loading = time.perf_counter() - start_s
     return [
         Row("100,000 doors of 4 knocks: compile", "s", "lower", median(compiling), None, Bound("value", "<=", 10)),

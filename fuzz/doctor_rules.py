@@ -5,7 +5,7 @@ from __future__ import annotations
 from contextlib import suppress
 
 from doorward.doctor.frames import event
-from doorward.doctor.rules import Ruleset, differing, line_of
+from doorward.doctor.rules import ForeignRuleset, differing, line_of
 from doorward.errors import MalformedError
 
 
@@ -13,7 +13,7 @@ def one(data: bytes) -> None:
     """Read the bytes as either program's text, as an error message of theirs, and as a report."""
     text = data.decode(errors="replace")
     for owner in ("nft", "iptables-nft"):
-        ruleset = Ruleset(owner, "ip", "filter", text)
+        ruleset = ForeignRuleset(owner, "ip", "filter", text)
         assert differing(ruleset, text) is None
         list(ruleset.not_checkable())
         list(ruleset.helpers())

@@ -12,15 +12,15 @@ def one(data: bytes) -> None:
         message = etcd_codec.parse(data)
     except MalformedError:
         return
-    entries: list[etcd_codec.Entry] = []
+    entries: list[etcd_codec.KeyValue] = []
     for read in (etcd_codec.listing, etcd_codec.done, etcd_codec.watched):
         try:
             found = read(message)
         except MalformedError:
             continue
-        if isinstance(found, etcd_codec.Listing):
+        if isinstance(found, etcd_codec.RangeResult):
             entries += found.entries
-        elif isinstance(found, etcd_codec.Watched):
+        elif isinstance(found, etcd_codec.WatchMessage):
             entries += [change.entry for change in found.changes]
     for entry in entries:
         try:

@@ -6,7 +6,7 @@ from contextlib import suppress
 
 from doorward.errors import MalformedError
 from doorward.kernel import netlink
-from doorward.nftables.monitor import Watch
+from doorward.nftables.monitor import RulesetMonitor
 from doorward.nftables.nfnetlink import chain_in, counter_in, elements_in, fill_in, set_in
 
 HARMS = {"", "openings", "rules"}
@@ -14,7 +14,7 @@ HARMS = {"", "openings", "rules"}
 
 def one(data: bytes) -> None:
     """Read what one recv gave as both."""
-    watch = object.__new__(Watch)  # of its own accord it asks the kernel for a socket
+    watch = object.__new__(RulesetMonitor)  # of its own accord it asks the kernel for a socket
     watch._harm = ""
     with suppress(MalformedError):
         assert all(change.harm in HARMS for change in watch._changes(data))

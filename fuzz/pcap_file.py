@@ -7,9 +7,9 @@ from contextlib import suppress
 
 from doorward.config.toml import parse
 from doorward.errors import MalformedError
-from doorward.explain.collect import Recording
+from doorward.explain.collect import PacketCollector
 from doorward.explain.compiled_config import house_of
-from doorward.explain.sources import Traces, hosts_of
+from doorward.explain.sources import SourceTraces, hosts_of
 from doorward.explain.summary import report, rows
 from doorward.packets.pcap import MAX_FRAME_BYTES, CaptureFile
 
@@ -29,14 +29,14 @@ HOUSE = house_of(parse(CONFIGURATION, "doorward.toml"))
 
 def one(data: bytes) -> None:
     """Read the frames, and say of every source what there is to say."""
-    recording = Recording(HOUSE)
+    recording = PacketCollector(HOUSE)
     with suppress(MalformedError):
         for frame in CaptureFile(io.BytesIO(data)):
             assert frame.at_ns >= 0
             assert len(frame.data) <= min(len(data), MAX_FRAME_BYTES)
             recording.take(frame)
     hosts = hosts_of(recording.seen, HOUSE)
-    traces = Traces(HOUSE, hosts.__contains__)
+    traces = SourceTraces(HOUSE, hosts.__contains__)
     traces.take_all(recording.seen)
     for told in report(HOUSE, traces, hosts, hosts.__contains__).told:
         assert told.conclusion.fault.what

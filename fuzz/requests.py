@@ -12,7 +12,7 @@ from tempfile import TemporaryDirectory
 
 from doorward.daemon import control_commands
 from doorward.daemon.control_socket import parse_request
-from doorward.daemon.event_stream import Follower
+from doorward.daemon.event_stream import Subscriber
 from doorward.daemon.ledger import Ledger
 from doorward.daemon.log import Log
 from doorward.errors import DoorwardError
@@ -46,8 +46,8 @@ def _answer(daemon: InsideDaemon, line: bytes) -> None:
         # No open file comes with it, and nothing is cut: that would end connections of this machine.
         request = parse_request(line) | {"descriptor": None, "cut": False}
         answer = control_commands.answer(daemon, request)
-        if isinstance(answer, Follower):  # who goes on to be told of events; in real life his connection ends
+        if isinstance(answer, Subscriber):  # who goes on to be told of events; in real life his connection ends
             answer.end()
-        json.dumps(answer.first if isinstance(answer, Follower) else answer)
+        json.dumps(answer.first if isinstance(answer, Subscriber) else answer)
     except DoorwardError as error:
         json.dumps(str(error))

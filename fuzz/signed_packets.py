@@ -7,7 +7,7 @@ from functools import cache
 from ipaddress import ip_address
 
 from doorward.errors import MalformedError
-from doorward.signed.authorize import Judge, Refused
+from doorward.signed.authorize import PacketAuthorizer, KnockRejection
 from doorward.signed.authorized_keys import parse
 from doorward.signed.envelope import room, seal
 from doorward.signed.message import Request, pack_body, pack_plaintext, parse_plaintext
@@ -22,12 +22,12 @@ KEY = string(b"ssh-ed25519") + string(bytes.fromhex("d75a980182b10ab7d54bfed3c96
 
 
 @cache
-def judge() -> tuple[PrivateKey, Judge]:
+def judge() -> tuple[PrivateKey, PacketAuthorizer]:
     """Make a judge who knows one key."""
     server = PrivateKey(X25519, bytes(range(32)))
     keys, faults = parse(f"ssh-ed25519 {base64.b64encode(KEY).decode()} nobody\n", "authorized_keys")
     assert not faults
-    return server, Judge(server, keys, {"ssh": 30_000}, None, 60_000)
+    return server, PacketAuthorizer(server, keys, {"ssh": 30_000}, None, 60_000)
 
 
 def one(data: bytes) -> None:
@@ -42,7 +42,7 @@ def one(data: bytes) -> None:
         packets.append(seal(server.public, pack_plaintext(body, data, whole)))
     for packet in packets:
         verdict = judging.judge(packet, SOURCE.packed, NOW_MS)
-        assert isinstance(verdict, Refused), verdict
+        assert isinstance(verdict, KnockRejection), verdict
         assert verdict.reason.isalpha()
         assert verdict.words.isprintable()
         assert verdict.words or verdict.reason in ("length", "check")

@@ -19,7 +19,7 @@ class HostError(DoorwardError):
     """The host lacks something: a kernel feature, a library, a right, room on the disk."""
 
 
-class AnswerNo(DoorwardError):
+class NegativeResult(DoorwardError):
     """Everything was in order and the answer is no, for example because no daemon runs."""
 
     exit_status = 1
@@ -29,7 +29,7 @@ class MalformedError(DoorwardError):
     """Foreign bytes are not what they claim to be."""
 
 
-class Fault(NamedTuple):
+class ConfigFault(NamedTuple):
     """One thing wrong in a file: where, what, and what to write instead."""
 
     file: str
@@ -44,9 +44,9 @@ class Fault(NamedTuple):
 class ConfigError(DoorwardError):
     """A configuration that cannot be used; `faults` holds every fault found, in the order of the lines."""
 
-    def __init__(self, faults: list[Fault]) -> None:
+    def __init__(self, faults: list[ConfigFault]) -> None:
         self.faults = sorted(faults)
         super().__init__("\n".join(map(str, self.faults)))
 
-    def __reduce__(self) -> tuple[type[ConfigError], tuple[list[Fault]]]:
+    def __reduce__(self) -> tuple[type[ConfigError], tuple[list[ConfigFault]]]:
         return ConfigError, (self.faults,)

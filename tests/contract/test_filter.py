@@ -10,13 +10,13 @@ import pytest
 
 from doorward.config.schema import Gate, Mode
 from doorward.core.automaton import compile_doors
-from doorward.core.diff import Changes, Filter
+from doorward.core.diff import SetChanges, Firewall
 from doorward.errors import HostError
 from doorward.kernel.sock_diag import Connection
 from doorward.model import Door, Element, Port, Protocol
 from doorward.nftables import libnftables
-from doorward.nftables.fake import MemoryFilter
-from doorward.nftables.libnftables import NftFilter
+from doorward.nftables.fake import FakeFirewall
+from doorward.nftables.libnftables import NftFirewall
 from doorward.nftables.nft_error import NftError
 from doorward.nftables.ruleset import COUNTERS, OPEN_SIZE, TABLE, Existing, Ruleset, compile_ruleset
 from tests.support.openings import door, element
@@ -36,7 +36,7 @@ def ruleset(*doors: Door, capacity: int = 1024, mode: Mode = Mode.GUARD) -> Rule
 class Clocked(NamedTuple):
     """A filter, and how to let its entries' time pass."""
 
-    filter: Filter
+    filter: Firewall
     let_pass: Callable[[float], None]
 
 
@@ -46,12 +46,12 @@ def in_memory() -> Iterator[Clocked]:
     def let_pass(seconds: float) -> None:
         now_s[0] += seconds
 
-    yield Clocked(MemoryFilter(lambda: now_s[0]), let_pass)
+    yield Clocked(FakeFirewall(lambda: now_s[0]), let_pass)
 
 
 def in_nftables() -> Iterator[Clocked]:
     with own_namespace():
-        filter_ = NftFilter()
+        filter_ = NftFirewall()
 
         def let_pass(seconds: float) -> None:
             """Wait for an entry that the kernel takes away after so long."""
@@ -69,37 +69,37 @@ def clocked(request: pytest.FixtureRequest) -> Iterator[Clocked]:
 
 
 @pytest.fixture
-def filter_(clocked: Clocked) -> Filter:
+def filter_(clocked: Clocked) -> Firewall:
     clocked.filter.load(ruleset(SSH, WEB), {})
     return clocked.filter
 
 
-def put(entries: Mapping[Element, float]) -> Changes:
-    return Changes(entries, frozenset())
+def put(entries: Mapping[Element, float]) -> SetChanges:
+    return SetChanges(entries, frozenset())
 
 
-def remove(*entries: Element) -> Changes:
-    return Changes({}, frozenset(entries))
+def remove(*entries: Element) -> SetChanges:
+    return SetChanges({}, frozenset(entries))
 
 
-def stands(filter_: Filter, expected: Mapping[Element, float]) -> None:
+def stands(filter_: Firewall, expected: Mapping[Element, float]) -> None:
     """Compare, and allow for the time that reading takes."""
     assert filter_.elements() == pytest.approx(dict(expected), abs=1.0)
 
 
-def test_a_new_gate_has_nothing_open_and_counts_from_nothing(filter_: Filter) -> None:
+def test_a_new_gate_has_nothing_open_and_counts_from_nothing(filter_: Firewall) -> None:
     assert filter_.elements() == {}
     assert filter_.counters() == dict.fromkeys(COUNTERS, 0)
 
 
-def test_put_prolong_shorten_remove(filter_: Filter) -> None:
-    transcript: list[tuple[Changes, dict[Element, float]]] = [
+def test_put_prolong_shorten_remove(filter_: Firewall) -> None:
+    transcript: list[tuple[SetChanges, dict[Element, float]]] = [
         (put({A: 30}), {A: 30}),
         (put({B: 60, C: 90}), {A: 30, B: 60, C: 90}),
         (put({A: 300}), {A: 300, B: 60, C: 90}),  # a longer time
         (put({A: 5, B: 60}), {A: 5, B: 60, C: 90}),  # a shorter one
         (remove(B), {A: 5, C: 90}),
-        (Changes({B: 10}, frozenset({A})), {B: 10, C: 90}),
+        (SetChanges({B: 10}, frozenset({A})), {B: 10, C: 90}),
         (put({}), {B: 10, C: 90}),
         (remove(B, C), {}),
         (put({A: 30}), {A: 30}),  # again
@@ -112,7 +112,7 @@ def test_put_prolong_shorten_remove(filter_: Filter) -> None:
 @pytest.mark.parametrize(
     "text", ["192.0.2.7 1/tcp", "255.255.255.255 65535/udp", ":: 22/tcp", "fe80::1 22/udp", "2001:db8:0:1::ffff 22/tcp"]
 )
-def test_any_address_and_port_is_read_back_as_it_was_put(filter_: Filter, text: str) -> None:
+def test_any_address_and_port_is_read_back_as_it_was_put(filter_: Firewall, text: str) -> None:
     filter_.apply(put({element(text): 30}))
     stands(filter_, {element(text): 30})
     filter_.apply(remove(element(text)))
@@ -120,12 +120,12 @@ def test_any_address_and_port_is_read_back_as_it_was_put(filter_: Filter, text: 
 
 
 @pytest.mark.parametrize("seconds", [1.5, 59, 60, 3599, 86_400, 90_061.5, 2 * 86_400, 365 * 86_400])
-def test_any_time_is_read_back_as_it_was_put(filter_: Filter, seconds: float) -> None:
+def test_any_time_is_read_back_as_it_was_put(filter_: Firewall, seconds: float) -> None:
     filter_.apply(put({A: seconds}))
     stands(filter_, {A: seconds})
 
 
-def test_an_entry_ends_by_itself(clocked: Clocked, filter_: Filter) -> None:
+def test_an_entry_ends_by_itself(clocked: Clocked, filter_: Firewall) -> None:
     filter_.apply(put({A: 0.05, B: 30}))
     clocked.let_pass(0.1)
     stands(filter_, {B: 30})
@@ -133,18 +133,18 @@ def test_an_entry_ends_by_itself(clocked: Clocked, filter_: Filter) -> None:
     stands(filter_, {A: 30, B: 30})
 
 
-def test_time_left_runs_down(clocked: Clocked, filter_: Filter) -> None:
+def test_time_left_runs_down(clocked: Clocked, filter_: Firewall) -> None:
     filter_.apply(put({A: 30}))
     clocked.let_pass(0.1)
     assert 28 < filter_.elements()[A] <= 29.9
 
 
-def test_all_or_nothing(filter_: Filter) -> None:
+def test_all_or_nothing(filter_: Firewall) -> None:
     filter_.apply(put({A: 30, C: 30}))
     for changes in (
         remove(B),
         remove(A, B),
-        Changes({A: 300, B: 300}, frozenset({element("192.0.2.9 22/tcp")})),
+        SetChanges({A: 300, B: 300}, frozenset({element("192.0.2.9 22/tcp")})),
     ):
         with pytest.raises(HostError):
             filter_.apply(changes)
@@ -178,7 +178,7 @@ def test_loading_restores(clocked: Clocked) -> None:
     stands(clocked.filter, {A: 30, B: 600})
 
 
-def test_loading_again_keeps_what_is_open(filter_: Filter) -> None:
+def test_loading_again_keeps_what_is_open(filter_: Firewall) -> None:
     filter_.apply(put({A: 30, B: 60}))
     for again in ruleset(SSH, WEB), ruleset(WEB), ruleset(TWICE, BY_HAND), ruleset(), ruleset(SSH, mode=Mode.STEALTH):
         filter_.load(again, {})
@@ -197,20 +197,20 @@ def test_a_door_may_open_for_any_time_that_the_configuration_takes(clocked: Cloc
 
 
 @pytest.fixture
-def real() -> Iterator[NftFilter]:
+def real() -> Iterator[NftFirewall]:
     with own_namespace():
-        yield NftFilter()
+        yield NftFirewall()
 
 
 @pytest.mark.netns("nft")
-def test_networks_stand_beside_addresses(real: NftFilter) -> None:
+def test_networks_stand_beside_addresses(real: NftFirewall) -> None:
     real.load(compile_ruleset([SSH], compile_doors([SSH]), Gate(Mode.GUARD), 1024, 62201), {})
     office, home = (Element(ip_network(text), A.port) for text in ("192.0.2.0/25", "2001:db8::/57"))
-    transcript: list[tuple[Changes, dict[Element, float]]] = [
+    transcript: list[tuple[SetChanges, dict[Element, float]]] = [
         (put({office: 30, A: 30}), {office: 30, A: 30}),
         (put({office: 300, home: 60}), {office: 300, home: 60, A: 30}),
         (remove(office), {home: 60, A: 30}),
-        (Changes({office: 10}, frozenset({home, A})), {office: 10}),
+        (SetChanges({office: 10}, frozenset({home, A})), {office: 10}),
     ]
     for changes, expected in transcript:
         real.apply(changes)
@@ -218,7 +218,7 @@ def test_networks_stand_beside_addresses(real: NftFilter) -> None:
 
 
 @pytest.mark.netns("nft")
-def test_a_crowd_is_put_and_removed_at_once(real: NftFilter) -> None:
+def test_a_crowd_is_put_and_removed_at_once(real: NftFirewall) -> None:
     real.load(ruleset(SSH), {})
     crowd = entries("4", 20_000) | entries("6", 1001)
     real.apply(put(crowd))
@@ -230,7 +230,7 @@ def test_a_crowd_is_put_and_removed_at_once(real: NftFilter) -> None:
     stands(real, {})
 
 
-def text_of(real: NftFilter) -> dict[str, str]:
+def text_of(real: NftFirewall) -> dict[str, str]:
     """Give what the kernel has, thing by thing: the order in which they were made does not matter."""
     return {
         f"{thing.kind} {thing.name}": real.run(f"list {thing.kind} {TABLE} {thing.name}") for thing in real.existing()
@@ -254,7 +254,7 @@ STEPS = {
 
 @pytest.mark.netns("nft")
 @pytest.mark.parametrize(("before", "after"), STEPS.values(), ids=STEPS)
-def test_a_reload_leaves_what_a_fresh_load_gives(real: NftFilter, before: Ruleset, after: Ruleset) -> None:
+def test_a_reload_leaves_what_a_fresh_load_gives(real: NftFirewall, before: Ruleset, after: Ruleset) -> None:
     real.load(after, {})
     fresh = sorted(real.existing(), key=str), text_of(real)
     real.unload()
@@ -266,7 +266,7 @@ def test_a_reload_leaves_what_a_fresh_load_gives(real: NftFilter, before: Rulese
 
 
 @pytest.mark.netns("nft")
-def test_the_capacity_is_the_kernels(real: NftFilter) -> None:
+def test_the_capacity_is_the_kernels(real: NftFirewall) -> None:
     for capacity in 1024, 4096, 2048:
         real.load(ruleset(SSH, capacity=capacity), {})
         sizes = {thing.size for thing in real.existing() if thing.name.startswith(("limiter", "window", "progress"))}
@@ -274,7 +274,7 @@ def test_the_capacity_is_the_kernels(real: NftFilter) -> None:
 
 
 @pytest.mark.netns("nft")
-def test_counters_outlive_a_reload(real: NftFilter) -> None:
+def test_counters_outlive_a_reload(real: NftFirewall) -> None:
     real.run(f"add table {TABLE}\nadd counter {TABLE} hidden {{ packets 7 bytes 99; }}")
     for again in ruleset(SSH), ruleset(WEB):
         real.load(again, {})
@@ -282,7 +282,7 @@ def test_counters_outlive_a_reload(real: NftFilter) -> None:
 
 
 @pytest.mark.netns("nft")
-def test_only_the_own_table_is_touched(real: NftFilter) -> None:
+def test_only_the_own_table_is_touched(real: NftFirewall) -> None:
     real.run(
         "table ip doorward { chain input { type filter hook input priority 0; policy accept; }; }\n"
         "table inet filter { set open4 { type ipv4_addr; elements = { 192.0.2.1 }; }; counter hidden { }; }\n"
@@ -302,7 +302,7 @@ def test_only_the_own_table_is_touched(real: NftFilter) -> None:
 
 
 @pytest.mark.netns("nft")
-def test_a_ruleset_that_is_refused_changes_nothing(real: NftFilter) -> None:
+def test_a_ruleset_that_is_refused_changes_nothing(real: NftFirewall) -> None:
     real.load(ruleset(SSH), {A: 30})
     before = text_of(real).keys()
     good = ruleset(WEB)
@@ -314,7 +314,7 @@ def test_a_ruleset_that_is_refused_changes_nothing(real: NftFilter) -> None:
 
 
 @pytest.mark.netns("nft")
-def test_the_file_that_compile_prints_is_the_same_gate(real: NftFilter) -> None:
+def test_the_file_that_compile_prints_is_the_same_gate(real: NftFirewall) -> None:
     real.load(ruleset(SSH, WEB), {})
     loaded = text_of(real)
     for _ in range(2):  # over itself too
@@ -323,7 +323,7 @@ def test_the_file_that_compile_prints_is_the_same_gate(real: NftFilter) -> None:
 
 
 @pytest.mark.netns("nft")
-def test_standing_connections_are_noted_in_place_of_those_before(real: NftFilter) -> None:
+def test_standing_connections_are_noted_in_place_of_those_before(real: NftFirewall) -> None:
     here, there, here6, there6 = map(ip_address, ("192.0.2.1", "192.0.2.7", "2001:db8::1", "2001:db8::7"))
     first = [Connection(there, 50_000, here, 22), Connection(there, 50_001, here, 22)]
     real.load(ruleset(SSH), {}, first)
@@ -336,7 +336,7 @@ def test_standing_connections_are_noted_in_place_of_those_before(real: NftFilter
 
 
 @pytest.mark.netns("nft")
-def test_names_and_sizes_of_what_is_loaded(real: NftFilter) -> None:
+def test_names_and_sizes_of_what_is_loaded(real: NftFirewall) -> None:
     assert real.existing() == []
     real.load(ruleset(SSH), {})
     existing = real.existing()
@@ -346,7 +346,7 @@ def test_names_and_sizes_of_what_is_loaded(real: NftFilter) -> None:
 
 
 @pytest.mark.netns("nft")
-def test_nothing_leaks(real: NftFilter) -> None:
+def test_nothing_leaks(real: NftFirewall) -> None:
     real.load(ruleset(SSH), {})
     real.apply(put({A: 30}))  # the socket for entries stays open
     before = open_descriptors()
@@ -360,7 +360,7 @@ def test_nothing_leaks(real: NftFilter) -> None:
 
 
 @pytest.mark.netns("nft")
-def test_without_the_right_it_says_which(real: NftFilter) -> None:
+def test_without_the_right_it_says_which(real: NftFirewall) -> None:
     real.load(ruleset(SSH), {A: 30})
     refused: list[Callable[[], object]] = [
         lambda: real.load(ruleset(SSH), {}),
@@ -381,6 +381,6 @@ def test_without_the_library_it_says_what_to_install(monkeypatch: pytest.MonkeyP
     libnftables._library.cache_clear()
     try:
         with pytest.raises(HostError, match=r"libnftables-that-is-missing.so.1 is missing; install nftables 1\.0\.6"):
-            NftFilter().elements()
+            NftFirewall().elements()
     finally:
         libnftables._library.cache_clear()

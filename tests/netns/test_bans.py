@@ -11,7 +11,7 @@ import pytest
 
 from doorward.lab.topology import Lab
 from doorward.nftables.ban_sets import ban_of
-from doorward.nftables.libnftables import NftFilter
+from doorward.nftables.libnftables import NftFirewall
 from tests.support.daemon import PATIENCE_S, RunningDaemon, Visitors, running_daemon
 
 pytestmark = pytest.mark.netns("knock", "nft")
@@ -83,7 +83,7 @@ def test_a_ban_outlives_reloads_restarts_repairs_and_the_table(direct_lab: Lab, 
 
     def holds() -> bool:
         one.knock(*SEQUENCE)
-        found = direct_lab.server.call(NftFilter().banned)
+        found = direct_lab.server.call(NftFirewall().banned)
         return not one.gets_in() and 86_000 < found.get(ban_of(one.source), 0) <= 86_400
 
     assert holds()

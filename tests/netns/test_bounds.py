@@ -11,11 +11,11 @@ import pytest
 
 from doorward.config.schema import Gate, Mode
 from doorward.core.automaton import compile_doors
-from doorward.kernel.nflog import Event, event_log
+from doorward.kernel.nflog import NflogEvent, event_log
 from doorward.lab.topology import Lab
 from doorward.model import Door, Packet, Port, Protocol
 from doorward.nftables.chains import LOG_GROUP
-from doorward.nftables.libnftables import NftFilter
+from doorward.nftables.libnftables import NftFirewall
 from doorward.nftables.ruleset import COUNTERS, compile_ruleset
 from tests.support.frames import FrameSender
 
@@ -38,7 +38,7 @@ class Full:
         text = re.sub(rf"((?:map|set) (?:{small})\w* {{\s+type [^\n]+\s+size )\d+", rf"\g<1>{SIZE}", ruleset.whole())
         assert text != ruleset.whole()
         self._lab = lab
-        self._filter = NftFilter()
+        self._filter = NftFirewall()
         self._log = lab.server.call(event_log, LOG_GROUP)
         self._frames = FrameSender(lab.client, lab.server)
         lab.server.call(self._filter.run, text)
@@ -47,7 +47,7 @@ class Full:
         for port in ports:
             self._frames.send(Packet(source(who), port, 2 if port.protocol is Protocol.TCP else 0))
 
-    def event(self) -> Event:
+    def event(self) -> NflogEvent:
         assert select.select([self._log], [], [], 10)[0]
         events = self._log.read()
         assert events is not None

@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 
-from doorward.lab.namespace import Host
+from doorward.lab.namespace import NamespaceHost
 from doorward.lab.topology import Lab
 from tests.support.daemon import DOORWARD, SILENCE_S, RunningDaemon, running_daemon
 from tests.support.documents import ROOT, blocks
@@ -30,7 +30,7 @@ def router(lab: Lab, tmp_path: Path) -> Iterator[RunningDaemon]:
         yield daemon
 
 
-def gets_in(host: Host, address: str, port: int = 22) -> bool:
+def gets_in(host: NamespaceHost, address: str, port: int = 22) -> bool:
     try:
         host.call(socket.create_connection, (address, port), SILENCE_S).close()
     except TimeoutError:

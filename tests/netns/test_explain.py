@@ -12,7 +12,7 @@ import pytest
 
 from doorward.cli.main import main
 from doorward.lab.topology import Lab
-from doorward.packets.pcap import Frame
+from doorward.packets.pcap import CapturedFrame
 from tests.netns.test_knockd_links import Tunnel, tunnel
 from tests.support import failing_knocks
 from tests.support.daemon import RunningDaemon, Visitors, running_daemon, standing_lab
@@ -35,7 +35,7 @@ class Stage(NamedTuple):
     """All cases, played: who knocked in each, what was captured, and which doors the daemon opened for whom."""
 
     played: dict[str, Played]
-    captured: dict[str, list[Frame]]
+    captured: dict[str, list[CapturedFrame]]
     opened: set[tuple[str, str]]
     config: Path
     whole: Path
@@ -112,7 +112,7 @@ def explain(stage: Stage, capsys: pytest.CaptureFixture[str], path: Path, *words
     return answer
 
 
-def of_case(stage: Stage, way: str, kind: str) -> list[Frame]:
+def of_case(stage: Stage, way: str, kind: str) -> list[CapturedFrame]:
     played = stage.played[kind]
     return concerning(stage.captured[way], [address.packed for address in (played.source, *played.others)])
 

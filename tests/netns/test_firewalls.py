@@ -18,7 +18,7 @@ from typing import Any
 import pytest
 
 from doorward.doctor.problem import Level
-from doorward.lab.namespace import Host, end_processes, ip
+from doorward.lab.namespace import NamespaceHost, end_processes, ip
 from doorward.lab.topology import Lab
 from tests.conftest import unavailable
 from tests.support.daemon import DOORWARD, SILENCE_S, RunningDaemon, Visitor, Visitors, running_daemon
@@ -242,9 +242,9 @@ def test_firewalld(lab: Lab, tmp_path: Path) -> None:
 
 
 @contextmanager
-def container(lab: Lab) -> Iterator[Host]:
+def container(lab: Lab) -> Iterator[NamespaceHost]:
     """A namespace behind the server's `docker0`, with a service on port 80."""
-    inside = Host(f"{lab.name}-container", "eth0", IPv4Address("172.17.0.2"), IPv6Address("::"), "")
+    inside = NamespaceHost(f"{lab.name}-container", "eth0", IPv4Address("172.17.0.2"), IPv6Address("::"), "")
     ip("netns", "add", inside.namespace)
     try:
         lab.server.ip(

@@ -12,8 +12,8 @@ from doorward.core.automaton import compile_doors
 from doorward.lab.topology import Lab
 from doorward.model import Door, Packet, Port
 from doorward.nftables import nfnetlink
-from doorward.nftables.libnftables import NftFilter
-from doorward.nftables.nfnetlink import Attempt, Fill
+from doorward.nftables.libnftables import NftFirewall
+from doorward.nftables.nfnetlink import ProgressEntry, SetUsage
 from doorward.nftables.ruleset import compile_ruleset
 from tests.support.daemon import SLOWNESS
 from tests.support.frames import FrameSender
@@ -31,18 +31,18 @@ CAPACITY = 200_000
 @pytest.fixture
 def gate(direct_lab: Lab) -> Lab:
     ruleset = compile_ruleset(DOORS, AUTOMATON, Gate(mode=Mode.GUARD), CAPACITY)
-    direct_lab.server.call(NftFilter().run, ruleset.whole())
+    direct_lab.server.call(NftFirewall().run, ruleset.whole())
     return direct_lab
 
 
-def filled(lab: Lab) -> dict[str, Fill]:
+def filled(lab: Lab) -> dict[str, SetUsage]:
     """Give the sets that hold something, without what their names end with."""
-    found: list[Fill] = lab.server.call(nfnetlink.fills)
+    found: list[SetUsage] = lab.server.call(nfnetlink.fills)
     return {fill.name.split("_")[0]: fill for fill in found if fill.elements != 0}
 
 
 def maps(lab: Lab) -> list[str]:
-    return [thing.name for thing in lab.server.call(NftFilter().existing) if thing.kind == "map"]
+    return [thing.name for thing in lab.server.call(NftFirewall().existing) if thing.kind == "map"]
 
 
 def test_who_is_how_far(gate: Lab) -> None:
@@ -72,9 +72,9 @@ def test_a_full_map_costs_no_more_than_an_empty_one(gate: Lab) -> None:
     (window,) = [name for name in maps(gate) if name.startswith("window4")]
     for first in range(0, CAPACITY, 50_000):
         keys = ", ".join(f"{ip_address(0x0A000000 + n)} timeout 1h : 0:2" for n in range(first, first + 50_000))
-        gate.server.call(NftFilter().run, f"add element inet doorward {window} {{ {keys} }}")
+        gate.server.call(NftFirewall().run, f"add element inet doorward {window} {{ {keys} }}")
 
-    def measured() -> tuple[list[Fill], list[Attempt], float]:
+    def measured() -> tuple[list[SetUsage], list[ProgressEntry], float]:
         begun_s = time.perf_counter()
         fills, attempts = nfnetlink.fills(), nfnetlink.attempts([window], 50)
         return fills, attempts, time.perf_counter() - begun_s

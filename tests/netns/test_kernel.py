@@ -14,11 +14,11 @@ import pytest
 from doorward.config.schema import Gate, Mode, WrongPort
 from doorward.core.automaton import Automaton, compile_doors
 from doorward.core.tracker import Tracker
-from doorward.kernel.nflog import Event, LogSocket, event_log
+from doorward.kernel.nflog import NflogEvent, LogSocket, event_log
 from doorward.lab.topology import Lab
 from doorward.model import DEFAULT_FLAGS, Door, FlagFilter, Packet, Port, Protocol
 from doorward.nftables.chains import LOG_GROUP
-from doorward.nftables.libnftables import NftFilter
+from doorward.nftables.libnftables import NftFirewall
 from doorward.nftables.ruleset import Ruleset, compile_ruleset
 from tests.support.frames import FrameSender
 
@@ -40,8 +40,8 @@ Opened = tuple[bytes, str]
 class Rig(NamedTuple):
     """A server with the gate, its log, and a sender of frames."""
 
-    filter: NftFilter
-    log: LogSocket[Event]
+    filter: NftFirewall
+    log: LogSocket[NflogEvent]
     frames: FrameSender
     lab: Lab
 
@@ -66,7 +66,7 @@ class Rig(NamedTuple):
 def rig(direct_lab: Lab) -> Iterator[Rig]:
     frames = FrameSender(direct_lab.client, direct_lab.server)
     log = direct_lab.server.call(event_log, LOG_GROUP)
-    yield Rig(NftFilter(), log, frames, direct_lab)
+    yield Rig(NftFirewall(), log, frames, direct_lab)
     log.close()
     frames.close()
 

@@ -15,7 +15,7 @@ from pathlib import Path
 import pytest
 
 from doorward.errors import HostError
-from doorward.lab.namespace import Host
+from doorward.lab.namespace import NamespaceHost
 from doorward.lab.topology import Lab
 from doorward.model import Address, Packet, Port
 from doorward.packets.packet import DESTINATION_OPTIONS, FRAGMENT, HOP_BY_HOP, ROUTING
@@ -36,7 +36,7 @@ engines = pytest.mark.parametrize("program", OURS, ids=lambda program: program.n
 class Tunnel:
     """A TUN device, which has no link header, as PPP has none; what is written to it comes in by it."""
 
-    def __init__(self, host: Host, name: str, *addresses: str) -> None:
+    def __init__(self, host: NamespaceHost, name: str, *addresses: str) -> None:
         self._handle = host.call(_open_tunnel, name)
         host.ip(batch=[f"link set {name} up", *(f"address add {address} dev {name}" for address in addresses)])
 
@@ -56,7 +56,7 @@ def _open_tunnel(name: str) -> int:
 
 
 @contextmanager
-def tunnel(host: Host, name: str, *addresses: str) -> Iterator[Tunnel]:
+def tunnel(host: NamespaceHost, name: str, *addresses: str) -> Iterator[Tunnel]:
     found = Tunnel(host, name, *addresses)
     try:
         yield found
@@ -160,7 +160,7 @@ def test_an_address_that_comes_and_goes_while_it_runs(
             server.ip("address", "delete", prefix, "dev", "eth0")
 
 
-def local_routes(host: Host, like: Address) -> list[str]:
+def local_routes(host: NamespaceHost, like: Address) -> list[str]:
     return host.ip(f"-{like.version}", "route", "show", "table", "local").split()
 
 

@@ -14,7 +14,7 @@ from pathlib import Path
 import pytest
 
 from doorward.errors import HostError
-from doorward.lab.namespace import Host
+from doorward.lab.namespace import NamespaceHost
 from doorward.lab.topology import Lab
 from tests.support.processes import running
 
@@ -38,7 +38,7 @@ def ping(address: IPv4Address | IPv6Address) -> bool:
                 return True
 
 
-def greeting(host: Host, to: Host, *, version: int = 4, source: str | None = None, port: int = 22) -> str:
+def greeting(host: NamespaceHost, to: NamespaceHost, *, version: int = 4, source: str | None = None, port: int = 22) -> str:
     address = str(to.ipv4 if version == 4 else to.ipv6)
     bound = (source, 0) if source else None
     with host.call(socket.create_connection, (address, port), 5, bound) as connection:
@@ -162,7 +162,7 @@ def test_a_signal_ends_the_lab_in_order(number: signal.Signals) -> None:
 def test_a_signal_while_it_is_being_built_waits_its_turn(monkeypatch: pytest.MonkeyPatch) -> None:
     lab, built = Lab(), []
 
-    def interrupted(hosts: Sequence[Host]) -> None:
+    def interrupted(hosts: Sequence[NamespaceHost]) -> None:
         os.kill(os.getpid(), signal.SIGINT)
         built.extend(namespaces(prefix_of(lab)))
 

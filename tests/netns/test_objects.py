@@ -11,7 +11,7 @@ from doorward.core.automaton import compile_doors
 from doorward.lab.topology import Lab
 from doorward.model import Door, Packet, Port
 from doorward.nftables import nfnetlink
-from doorward.nftables.libnftables import NftFilter
+from doorward.nftables.libnftables import NftFirewall
 from doorward.nftables.ruleset import COUNTERS, Existing, compile_ruleset
 from tests.support.frames import FrameSender
 from tests.support.processes import as_nobody
@@ -43,7 +43,7 @@ def listed(lab: Lab) -> set[Existing]:
 def gate(direct_lab: Lab) -> Lab:
     ruleset = compile_ruleset(DOORS, compile_doors(DOORS), Gate(mode=Mode.GUARD), 4096)
     direct_lab.server.run(["nft", BESIDE])
-    direct_lab.server.call(NftFilter().run, ruleset.whole())
+    direct_lab.server.call(NftFirewall().run, ruleset.whole())
     return direct_lab
 
 
@@ -61,7 +61,7 @@ def test_counters_count(gate: Lab) -> None:
     counted = gate.server.call(nfnetlink.counted)
     assert counted.keys() == set(COUNTERS)
     assert counted["knocked"] == 1
-    assert gate.server.call(NftFilter().counters) == {name: counted[name] for name in COUNTERS}
+    assert gate.server.call(NftFirewall().counters) == {name: counted[name] for name in COUNTERS}
 
 
 def test_without_a_table_there_is_nothing(direct_lab: Lab) -> None:

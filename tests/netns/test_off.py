@@ -15,7 +15,7 @@ import pytest
 
 from doorward.daemon.control_socket import answering
 from doorward.lab.topology import Lab
-from doorward.nftables.libnftables import NftFilter
+from doorward.nftables.libnftables import NftFirewall
 from tests.support.daemon import DOORWARD, PATIENCE_S, RunningDaemon, Visitors, running_daemon
 from tests.support.service_user import children_of
 
@@ -53,7 +53,7 @@ class Gate:
         self.new.write_text(daemon.config.read_text().replace("7003", "7009"))
 
     def table(self) -> bool:
-        return bool(self.daemon.host.call(NftFilter().existing))
+        return bool(self.daemon.host.call(NftFirewall().existing))
 
     def marker(self) -> Path:
         return self.daemon.config.with_name("off")

@@ -16,7 +16,7 @@ from pathlib import Path
 import pytest
 
 from doorward.daemon.signed_knocks import MAX_OPENINGS_PER_KEY, MAX_WIDE_PER_KEY
-from doorward.errors import AnswerNo, UsageError
+from doorward.errors import NegativeResult, UsageError
 from doorward.lab.topology import Lab
 from doorward.model import Address, Place, Port
 from tests.support.daemon import PATIENCE_S, SLOWNESS, RunningDaemon, Visitors, running_daemon
@@ -191,7 +191,7 @@ def test_one_key_cannot_fill_the_set_and_commands_are_answered_meanwhile(site: S
     while sum(site.refusals().values()) < MAX_OPENINGS_PER_KEY:  # no event tells of the last one
         began_s = time.monotonic()
         assert began_s < until_s, site.refusals()
-        with suppress(AnswerNo):
+        with suppress(NegativeResult):
             daemon.ask("close", door="ssh", address="192.0.2.99")
         waits_s.append(time.monotonic() - began_s)
     assert max(waits_s) < SOON_S

@@ -17,7 +17,7 @@ from doorward.config.schema import Gate, Mode
 from doorward.core.automaton import compile_doors
 from doorward.lab.topology import Lab
 from doorward.model import Packet
-from doorward.nftables.libnftables import NftFilter
+from doorward.nftables.libnftables import NftFirewall
 from doorward.nftables.ruleset import TABLE, Ruleset, compile_ruleset
 from tests.support.daemon import SLOWNESS, RunningDaemon, running_daemon
 from tests.support.frames import FrameSender, ip_packet
@@ -51,7 +51,7 @@ def reloading(lab: Lab, gate: Ruleset) -> Iterator[list[int]]:
     done, over = [0], threading.Event()
 
     def load() -> None:
-        filter_ = NftFilter()
+        filter_ = NftFirewall()
         while not over.is_set():
             filter_.load(gate, {})
             done[0] += 1
@@ -68,7 +68,7 @@ def reloading(lab: Lab, gate: Ruleset) -> Iterator[list[int]]:
 @pytest.mark.parametrize("mode", [Mode.GUARD, Mode.STEALTH])
 def test_no_knock_is_lost(direct_lab: Lab, mode: Mode) -> None:
     gate = ruleset(mode)
-    direct_lab.server.call(NftFilter().load, gate, {})
+    direct_lab.server.call(NftFirewall().load, gate, {})
     sources = [FIRST + number for number in range(KNOCKS)]
     packets = [
         ip_packet(Packet(source.packed, port, 2), direct_lab.server.ipv4) for source in sources for port in SSH.knock
@@ -77,7 +77,7 @@ def test_no_knock_is_lost(direct_lab: Lab, mode: Mode) -> None:
         for packet in packets:
             frames.send_raw(packet)
     assert done[0] > 5
-    opened = {element.address for element in direct_lab.server.call(NftFilter().elements)}
+    opened = {element.address for element in direct_lab.server.call(NftFirewall().elements)}
     lost = [source for source in sources if source not in opened]
     assert len(lost) <= MAY_MISS, lost
 
@@ -119,7 +119,7 @@ def restart(daemon: RunningDaemon, times: int) -> None:
 def test_a_map_that_somebody_changed_is_mended(harm: str) -> None:
     gate = ruleset(Mode.GUARD)
     with own_namespace():
-        filter_ = NftFilter()
+        filter_ = NftFirewall()
         filter_.load(gate, {})
         fresh = filter_.run(f"list table {TABLE}")
         if "delete" in harm:

@@ -22,12 +22,12 @@ from doorward.kernel import tpacket as ring_module
 from doorward.kernel.bpf import Program, symbols_filter
 from doorward.kernel.nflog import event_log
 from doorward.kernel.sock_diag import listening_ports
-from doorward.kernel.tpacket import Ring
-from doorward.lab.namespace import Host
+from doorward.kernel.tpacket import TpacketRing
+from doorward.lab.namespace import NamespaceHost
 from doorward.lab.topology import Lab
 from doorward.model import DEFAULT_FLAGS, Door, Packet, Port, Protocol
 from doorward.nftables.chains import LOG_GROUP
-from doorward.nftables.libnftables import NftFilter
+from doorward.nftables.libnftables import NftFirewall
 from doorward.nftables.ruleset import compile_ruleset
 from doorward.packets.packet import EXTENSIONS, parse
 from tests.netns.test_kernel import CAPACITY, MOST_DELAY_S, SENTINEL, TRIES, Opened, Rig, sent, some_doors, some_packets
@@ -42,16 +42,16 @@ pytestmark = pytest.mark.netns
 ALL = symbols_filter([DEFAULT_FLAGS])
 KNOCK = (Port(Protocol.TCP, 7000), Port(Protocol.UDP, 8000), Port(Protocol.TCP, 9000))
 SILENCE_S = 0.03 * SLOWNESS  # some times what a packet needs from the wire to the reader
-OpenRing = Callable[..., Ring]
+OpenRing = Callable[..., TpacketRing]
 
 
 @pytest.fixture
 def rings(direct_lab: Lab) -> Iterator[OpenRing]:
     """Open rings on the server; they are closed after the test."""
-    opened: list[Ring] = []
+    opened: list[TpacketRing] = []
 
-    def open_ring(*interfaces: str, program: Program = ALL) -> Ring:
-        opened.append(direct_lab.server.call(Ring, interfaces, program))
+    def open_ring(*interfaces: str, program: Program = ALL) -> TpacketRing:
+        opened.append(direct_lab.server.call(TpacketRing, interfaces, program))
         return opened[-1]
 
     yield open_ring
@@ -59,7 +59,7 @@ def rings(direct_lab: Lab) -> Iterator[OpenRing]:
         ring.close()
 
 
-def read_all(ring: Ring, sentinels: int) -> list[tuple[Packet, float]]:
+def read_all(ring: TpacketRing, sentinels: int) -> list[tuple[Packet, float]]:
     """Give what the ring brings up to the last of so many sentinels, and in the other family by then."""
     found: list[tuple[Packet, float]] = []
     end_s = time.monotonic() + PATIENCE_S
@@ -70,7 +70,7 @@ def read_all(ring: Ring, sentinels: int) -> list[tuple[Packet, float]]:
     return [(packet, at_s) for packet, at_s in found if packet.port != SENTINEL.port]
 
 
-def the_rest(ring: Ring) -> list[tuple[Packet, float]]:
+def the_rest(ring: TpacketRing) -> list[tuple[Packet, float]]:
     """Read until nothing has come for a while."""
     found: list[tuple[Packet, float]] = []
     while select.select([ring], [], [], SILENCE_S)[0]:
@@ -78,19 +78,19 @@ def the_rest(ring: Ring) -> list[tuple[Packet, float]]:
     return found
 
 
-def together(ring: Ring) -> list[tuple[Packet, float]]:
+def together(ring: TpacketRing) -> list[tuple[Packet, float]]:
     return [(packet, at_s) for packets, at_s in ring.read() for packet in packets]
 
 
-def read(ring: Ring) -> list[tuple[Packet, float]]:
+def read(ring: TpacketRing) -> list[tuple[Packet, float]]:
     return read_all(ring, 1)
 
 
-def numbers(ring: Ring) -> list[int]:
+def numbers(ring: TpacketRing) -> list[int]:
     return [packet.port.number for packet, _ in read(ring)]
 
 
-def datagrams(host: Host, to: object, *ports: int) -> None:
+def datagrams(host: NamespaceHost, to: object, *ports: int) -> None:
     """Send a UDP datagram to each port, and the sentinel's last."""
 
     def send() -> None:
@@ -131,7 +131,7 @@ def rig(direct_lab: Lab) -> Iterator[Rig]:
     """The other engine, and who sends the same packets to both."""
     sender = FrameSender(direct_lab.client, direct_lab.server)
     log = direct_lab.server.call(event_log, LOG_GROUP)
-    yield Rig(NftFilter(), log, sender, direct_lab)
+    yield Rig(NftFirewall(), log, sender, direct_lab)
     log.close()
     sender.close()
 
@@ -146,7 +146,7 @@ def filter_for(automaton: Automaton) -> Program:
     return symbols_filter(flags, only=automaton.only, never=automaton.never)
 
 
-def tracked(ring: Ring, automaton: Automaton, doors: list[Door]) -> list[Opened]:
+def tracked(ring: TpacketRing, automaton: Automaton, doors: list[Door]) -> list[Opened]:
     tracker = Tracker(automaton, CAPACITY)
     packets = read(ring)
     return [(packet.source, doors[i].name) for packet, at_s in packets for i in tracker.see(packet, at_s)]
@@ -434,13 +434,13 @@ def test_a_full_ring_counts_what_it_loses_and_goes_on(
 
 def test_without_the_right(direct_lab: Lab) -> None:
     with pytest.raises(HostError, match="CAP_NET_RAW"):
-        as_nobody(lambda: Ring((), ALL).close())
+        as_nobody(lambda: TpacketRing((), ALL).close())
 
 
 def test_a_closed_ring_holds_nothing() -> None:
     with own_namespace():
         before = open_descriptors()
-        ring = Ring((), ALL)
+        ring = TpacketRing((), ALL)
         assert list(ring.read()) == []
         ring.close()
         assert open_descriptors() == before

@@ -10,7 +10,7 @@ from xml.etree import ElementTree
 
 import pytest
 
-from doorward.lab.namespace import Host
+from doorward.lab.namespace import NamespaceHost
 from doorward.lab.topology import Lab
 from tests.support.daemon import SLOWNESS, RunningDaemon, Visitor, Visitors, running_daemon, standing_lab
 
@@ -83,7 +83,7 @@ def version(request: pytest.FixtureRequest) -> int:
     return number
 
 
-def nmap(host: Host, target: Host, version: int, *words: str, timeout_s: float = 60 * SLOWNESS) -> dict[int, Scanned]:
+def nmap(host: NamespaceHost, target: NamespaceHost, version: int, *words: str, timeout_s: float = 60 * SLOWNESS) -> dict[int, Scanned]:
     address = target.ipv4 if version == 4 else target.ipv6
     command = ["nmap", *(["-6"] if isinstance(address, IPv6Address) else []), "-oX", "-", "-d", *words, address]
     report = ElementTree.fromstring(host.run(command, timeout_s=timeout_s).stdout)  # noqa: S314 (our own nmap)

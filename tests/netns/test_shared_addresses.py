@@ -13,7 +13,7 @@ from pathlib import Path
 import pytest
 
 from doorward.errors import HostError
-from doorward.lab.namespace import Host
+from doorward.lab.namespace import NamespaceHost
 from doorward.lab.topology import Lab
 from tests.support.daemon import SILENCE_S, RunningDaemon, Visitor, running_daemon, standing_lab
 from tests.support.signed import PORT, Signed, Signer
@@ -36,7 +36,7 @@ OWN = ("198.51.100.2", "2001:db8:2::2", "10.9.9.9", "2001:db8:9::9")  # the last
 SO_BINDTODEVICE = 25
 
 
-def udp_sockets(host: Host, port: int) -> dict[int, socket.socket]:
+def udp_sockets(host: NamespaceHost, port: int) -> dict[int, socket.socket]:
     """Return a socket of each family, bound to the host's interface."""
     made = {}
     for version, family in ((4, socket.AF_INET), (6, socket.AF_INET6)):

@@ -10,7 +10,7 @@ from typing import NamedTuple
 
 import pytest
 
-from doorward.lab.namespace import Host
+from doorward.lab.namespace import NamespaceHost
 from doorward.lab.topology import Lab
 from tests.support.daemon import FIRST_SYN_S, Visitor, running_daemon
 
@@ -32,7 +32,7 @@ class Session(NamedTuple):
     remote: socket.socket
 
 
-def established(stack: ExitStack, listening: Host, bind: str, connecting: Host, to: str, port: int) -> Session:
+def established(stack: ExitStack, listening: NamespaceHost, bind: str, connecting: NamespaceHost, to: str, port: int) -> Session:
     family = socket.AF_INET6 if ":" in bind else socket.AF_INET
     dual = bind == "::"
     with listening.call(socket.create_server, (bind, port), family=family, dualstack_ipv6=dual) as listener:

@@ -14,7 +14,7 @@ from typing import NamedTuple
 
 import pytest
 
-from doorward.lab.namespace import Host
+from doorward.lab.namespace import NamespaceHost
 from doorward.lab.topology import Lab
 from doorward.model import Address
 from tests.support.daemon import FIRST_SYN_S, SILENCE_S, RunningDaemon, running_daemon, standing_lab
@@ -66,7 +66,7 @@ def version(request: pytest.FixtureRequest) -> int:
     return number
 
 
-def answer(host: Host, address: Address, port: int) -> str:
+def answer(host: NamespaceHost, address: Address, port: int) -> str:
     """Say what a connection meets."""
     try:
         with host.call(socket.create_connection, (str(address), port), SILENCE_S):
@@ -77,7 +77,7 @@ def answer(host: Host, address: Address, port: int) -> str:
         return "silent"
 
 
-def ping(host: Host, address: Address) -> bool:
+def ping(host: NamespaceHost, address: Address) -> bool:
     family, protocol, request, reply = ECHO[address.version]
     with host.call(socket.socket, family, socket.SOCK_RAW, protocol) as raw:
         raw.settimeout(SILENCE_S)
@@ -91,7 +91,7 @@ def ping(host: Host, address: Address) -> bool:
             return False
 
 
-def datagrams(host: Host, address: Address | str, port: int, *, device: str = "") -> socket.socket:
+def datagrams(host: NamespaceHost, address: Address | str, port: int, *, device: str = "") -> socket.socket:
     """Give a bound UDP socket."""
     family = socket.AF_INET6 if ":" in str(address) else socket.AF_INET
     sock = host.call(socket.socket, family, socket.SOCK_DGRAM)
@@ -236,7 +236,7 @@ def test_a_dhcpv6_reply_reaches_the_client_that_listens(house: House) -> None:
         assert waiting.recv(100) == b"advertise"
 
 
-def link_local(host: Host, device: str) -> str:
+def link_local(host: NamespaceHost, device: str) -> str:
     shown = json.loads(host.ip("-6", "-j", "address", "show", "dev", device, "scope", "link"))
     (address,) = (info["local"] for info in shown[0]["addr_info"] if info)
     return str(address)
@@ -259,7 +259,7 @@ REASSEMBLY_TIMES = ("ipv4/ipfrag_time", "ipv6/ip6frag_time", "netfilter/nf_connt
 ETH_P_ALL = 3
 
 
-def ipv4_packet(source: Host, to: Host, body: bytes, *, more_fragments: bool = False, options: bytes = b"") -> bytes:
+def ipv4_packet(source: NamespaceHost, to: NamespaceHost, body: bytes, *, more_fragments: bool = False, options: bytes = b"") -> bytes:
     """Return an IPv4 packet with a UDP header in `body`, or with TCP where there are options."""
     words = 5 + len(options) // 4
     fields = (0x40 | words, 0, 4 * words + len(body), 7, 0x2000 * more_fragments, 64, 6 if options else 17, 0)
@@ -267,7 +267,7 @@ def ipv4_packet(source: Host, to: Host, body: bytes, *, more_fragments: bool = F
     return head[:10] + struct.pack("!H", checksum(head)) + head[12:] + body
 
 
-def ipv6_packet(source: Host, to: Host, next_header: int, body: bytes) -> bytes:
+def ipv6_packet(source: NamespaceHost, to: NamespaceHost, next_header: int, body: bytes) -> bytes:
     head = struct.pack("!IHBB", 6 << 28, len(body), next_header, 64)
     return head + source.ipv6.packed + to.ipv6.packed + body
 

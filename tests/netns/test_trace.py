@@ -17,7 +17,7 @@ import pytest
 from doorward.config.toml import parse
 from doorward.doctor import bypasses, firewalls, trace
 from doorward.doctor.host_state import gather
-from doorward.doctor.problem import Finding, Level
+from doorward.doctor.problem import Problem, Level
 from doorward.lab.topology import Lab
 from tests.support.daemon import DOORWARD, standing_lab
 
@@ -52,7 +52,7 @@ def restore(lab: Lab, *rules: str, policy: str = "ACCEPT") -> None:
     lab.server.run(["iptables-nft-restore"], stdin=NEW_RULES.format(policy=policy, rules="\n".join(rules)))
 
 
-def findings(lab: Lab, configuration: Any = CONFIG) -> list[Finding]:
+def findings(lab: Lab, configuration: Any = CONFIG) -> list[Problem]:
     facts = lab.server.call(gather, configuration, Path("/"))
     assert facts.unread == ()
     found = firewalls.judge("f", configuration, facts)

@@ -19,7 +19,7 @@ from cryptography.hazmat.primitives.serialization import Encoding, NoEncryption,
 from doorward.cli.verify import ways
 from doorward.client.sequence import resolve
 from doorward.errors import HostError, UsageError
-from doorward.lab.namespace import Host
+from doorward.lab.namespace import NamespaceHost
 from doorward.lab.topology import Lab
 from tests.support.daemon import DOORWARD, SLOWNESS, RunningDaemon, running_daemon, standing_lab
 from tests.support.processes import NOBODY
@@ -86,7 +86,7 @@ class Site:
     def __getitem__(self, name: str) -> Result:
         return self._results[name].result(200 * SLOWNESS)
 
-    def ask(self, name: str, host: Host, version: int, *words: object, before: tuple[str, ...] = ()) -> None:
+    def ask(self, name: str, host: NamespaceHost, version: int, *words: object, before: tuple[str, ...] = ()) -> None:
         """Begin a command on a host; `SERVER` among its words stands for the server's address."""
         source = str(host.ipv4 if version == 4 else host.ipv6)
         server = self.lab.server.ipv4 if version == 4 else self.lab.server.ipv6
@@ -94,7 +94,7 @@ class Site:
         queue = self._asking.setdefault(source, ThreadPoolExecutor(1))
         self._results[name] = queue.submit(self._run, host, command)
 
-    def _run(self, host: Host, command: list[object]) -> Result:
+    def _run(self, host: NamespaceHost, command: list[object]) -> Result:
         environment = {"XDG_CONFIG_HOME": str(self.folder / "xdg")}
         done = host.run(command, env=environment, check=False, timeout_s=150 * SLOWNESS)
         return Result(done.returncode, done.stdout, done.stderr)
@@ -129,7 +129,7 @@ def site_of(folder: Path, mode: str) -> Iterator[Site]:
 
 
 @contextmanager
-def udp_service(host: Host, port: int) -> Iterator[None]:
+def udp_service(host: NamespaceHost, port: int) -> Iterator[None]:
     """Answer every datagram on both families."""
     with host.call(socket.socket, socket.AF_INET6, socket.SOCK_DGRAM) as service:
         service.bind(("::", port))
@@ -317,7 +317,7 @@ def test_a_terminal_shows_how_far_it_is_and_a_coloured_grid(guard: Site) -> None
     assert said.endswith("nothing can be seen that should not; no knock was tried\r\n")
 
 
-def on_a_terminal(host: Host, command: tuple[object, ...]) -> str:
+def on_a_terminal(host: NamespaceHost, command: tuple[object, ...]) -> str:
     """Run a command with a terminal of its own, and give all that it wrote there."""
     ours, its = os.openpty()
     environment = {"TERM": "xterm-256color", "LC_ALL": "C.UTF-8", "NO_COLOR": ""}

@@ -15,7 +15,7 @@ from pathlib import Path
 
 import pytest
 
-from doorward.lab.namespace import Host
+from doorward.lab.namespace import NamespaceHost
 from doorward.lab.topology import Lab
 from tests.support import ssh_keygen
 from tests.support.debian_packages import Built, script
@@ -59,7 +59,7 @@ class Newcomer:
 
 
 @contextmanager
-def on_the_laptop(host: Host, folder: Path) -> Iterator[Terminal]:
+def on_the_laptop(host: NamespaceHost, folder: Path) -> Iterator[Terminal]:
     """A shell on the client, where root has a home of his own: ssh looks for that in passwd(5)."""
     folder.joinpath("passwd").write_text(f"root:x:0:0::{folder}:/bin/bash\nsshd:x:101:65534::/run/sshd:/bin/false\n")
     places = f"PATH={Path(sys.executable).parent}:{os.environ['PATH']}"

@@ -8,7 +8,7 @@ from hypothesis import example, given
 from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, invariant, precondition, rule
 
-from doorward.core.openings import Book
+from doorward.core.openings import OpeningTable
 from doorward.core.reconcile import differences
 from doorward.model import Address, Door, Element, Opening, Port, Protocol
 
@@ -25,7 +25,7 @@ class BookMachine(RuleBasedStateMachine):
 
     def __init__(self) -> None:
         super().__init__()
-        self.book = Book()
+        self.book = OpeningTable()
         self.now_s = 0.0
         self.ends: dict[tuple[str, Address], float] = {}
 
@@ -93,7 +93,7 @@ def test_after_one_reconciliation_there_is_nothing_left_to_reconcile(
 ) -> None:
     now_s = 1000.0
     configured = [Door(f"door{number}", (), opens) for number, opens in enumerate(doors)]
-    book = Book()
+    book = OpeningTable()
     for number, address, opened, left_s in standing:  # also of doors that are no longer configured
         book.open(Opening(f"door{number}", address, opened, now_s - 1, now_s + left_s, "knock"))
 

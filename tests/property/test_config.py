@@ -10,7 +10,7 @@ from doorward.config.duration import format_duration, parse_duration_ms
 from doorward.config.schema import Configuration, Gate, Mode, WrongPort
 from doorward.config.toml import parse
 from doorward.config.toml_positions import find_lines
-from doorward.errors import ConfigError, Fault
+from doorward.errors import ConfigError, ConfigFault
 from doorward.lint.checks import warnings
 from doorward.model import TCP_FLAGS, Door, FlagFilter, Port, Protocol
 
@@ -98,7 +98,7 @@ def written(configuration: Configuration) -> str:
     return "\n".join(lines)
 
 
-def faults_of(text: str) -> list[Fault]:
+def faults_of(text: str) -> list[ConfigFault]:
     try:
         warnings(parse(text, "f"), find_lines(text))
     except ConfigError as error:

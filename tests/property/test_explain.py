@@ -12,9 +12,9 @@ from hypothesis import strategies as st
 from doorward.config.schema import Configuration, Gate, WrongPort
 from doorward.core.automaton import compile_doors
 from doorward.core.tracker import Tracker
-from doorward.explain.compiled_config import House, house_of
-from doorward.explain.replay import Seen, Verdict
-from doorward.explain.sources import Traces
+from doorward.explain.compiled_config import CompiledConfig, house_of
+from doorward.explain.replay import CapturedPacket, PacketVerdict
+from doorward.explain.sources import SourceTraces
 from doorward.explain.summary import report, rows
 from doorward.model import Door, Packet, Port, Protocol
 from doorward.packets.decode import Flow
@@ -24,10 +24,10 @@ HERE = bytes([198, 51, 100, 2])
 CLIENT = bytes([192, 0, 2, 1])
 
 
-def seen(number: int, packet: Packet, at_s: float) -> Seen:
+def seen(number: int, packet: Packet, at_s: float) -> CapturedPacket:
     """Give a packet as a capture shows it, from a port of its own."""
     flow = Flow(packet.source, HERE, packet.port.protocol, 1024 + number, packet.port, packet, number)
-    return Seen(number, at_s, flow)
+    return CapturedPacket(number, at_s, flow)
 
 
 def elsewhere(stream: list[tuple[Packet, float]]) -> list[tuple[Packet, float]]:
@@ -38,7 +38,7 @@ def elsewhere(stream: list[tuple[Packet, float]]) -> list[tuple[Packet, float]]:
     ]
 
 
-def house_in(world: World) -> House:
+def house_in(world: World) -> CompiledConfig:
     gate = Gate(public=tuple(sorted(world.public)), wrong_port=WrongPort.KNOWN if world.known_only else WrongPort.ANY)
     return house_of(Configuration(gate, tuple(world.doors)))
 
@@ -50,12 +50,12 @@ def test_the_doors_that_open_are_those_of_the_tracker(data: st.DataObject) -> No
     house = house_in(world)
     tracker = Tracker(compile_doors(world.doors, public=world.public, known_only=world.known_only), 1000)
     expected = [(at_s, opened) for packet, at_s in stream if (opened := tracker.see(packet, at_s))]
-    traces = Traces(house, HERE.__eq__)
+    traces = SourceTraces(house, HERE.__eq__)
     taken = [traces.take(seen(number, packet, at_s)) for number, (packet, at_s) in enumerate(stream)]
     steps = [step for step in taken if step is not None]
     assert len(steps) == len(stream)
     assert [(step.at_s, step.opened) for step in steps if step.opened] == expected
-    assert all((step.verdict is Verdict.OPENS) == bool(step.opened) for step in steps)
+    assert all((step.verdict is PacketVerdict.OPENS) == bool(step.opened) for step in steps)
 
 
 @given(st.data())
@@ -63,7 +63,7 @@ def test_there_is_always_a_line(data: st.DataObject) -> None:
     world = data.draw(worlds())
     stream = elsewhere(data.draw(streams(world)))
     house = house_in(world)
-    traces = Traces(house, HERE.__eq__)
+    traces = SourceTraces(house, HERE.__eq__)
     traces.take_all(seen(number, packet, at_s) for number, (packet, at_s) in enumerate(stream))
     found = report(house, traces, frozenset([HERE]), HERE.__eq__)
     for each in found.told:
@@ -154,7 +154,7 @@ def test_one_fault_in_a_right_knock_is_found(
     script = fault.do(data, door, knock)
     assume(len(script) > 1)
     script = [(port, at_s + round_ * 200) for round_ in range(tries + 1) for port, at_s in script]  # people try again
-    traces = Traces(house, HERE.__eq__)
+    traces = SourceTraces(house, HERE.__eq__)
     for number, (port, at_s) in enumerate(script):
         traces.take(seen(number, Packet(CLIENT, port, 2 if port.protocol is Protocol.TCP else 0), at_s))
     (told,) = report(house, traces, frozenset([HERE]), HERE.__eq__, source=ip_address(CLIENT)).told

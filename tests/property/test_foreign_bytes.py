@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 
 from doorward.errors import MalformedError
 from doorward.kernel import netlink
-from doorward.kernel.nflog import Event, parse_event
+from doorward.kernel.nflog import NflogEvent, parse_event
 from doorward.packets.packet import source_of
 from tests.support.netfilter_log import logged, packet_from
 
@@ -106,4 +106,4 @@ def test_framed_attributes_are_read_back(parts: dict[int, bytes], nested: int) -
 def test_events_are_read_back(source: IPv4Address | IPv6Address, state: int, what: str, generation: int) -> None:
     name = f"{generation:08x}"
     body = logged(f"doorward {name} {what} \0".encode(), packet_from(source), struct.pack("!I", state))
-    assert parse_event(memoryview(body)) == Event(name, what, state, source)
+    assert parse_event(memoryview(body)) == NflogEvent(name, what, state, source)

@@ -9,7 +9,7 @@ from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, precondition, rule
 
 from doorward.daemon import replay_cache
-from doorward.daemon.replay_cache import AHEAD_MS, FORGOTTEN, SCHEMA, Claim, Clock, Seen
+from doorward.daemon.replay_cache import AHEAD_MS, FORGOTTEN, SCHEMA, PacketId, Clock, ReplayCache
 
 WINDOW_MS, DAY_MS = 60_000, 86_400_000
 BEGUN_MS = 1000 * DAY_MS
@@ -47,14 +47,14 @@ class ReplayMachine(RuleBasedStateMachine):
         return True
 
     def start(self) -> None:
-        self.table = Seen(self.db, f"boot-{self.boots}", self.sync)
+        self.table = ReplayCache(self.db, f"boot-{self.boots}", self.sync)
         self.table.begin(self.clock, self.clock().now_ms)
 
     def send(self, number: int) -> bool:
         """Send a packet that the gate judges; return whether it was accepted, which may happen once."""
         if abs(self.packets[number] - self.clock().now_ms) > WINDOW_MS:
             return False
-        is_accepted = self.table.claim([Claim(number.to_bytes(16), self.packets[number])]) == [""]
+        is_accepted = self.table.claim([PacketId(number.to_bytes(16), self.packets[number])]) == [""]
         if is_accepted:
             assert number not in self.used
             self.used.add(number)

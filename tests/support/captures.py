@@ -13,13 +13,13 @@ from ipaddress import ip_address
 from typing import NamedTuple
 
 from doorward.config.toml import parse
-from doorward.explain.align import Conclusion
-from doorward.explain.collect import Recording
-from doorward.explain.compiled_config import House, house_of
-from doorward.explain.sources import Traces, hosts_of
-from doorward.explain.summary import Report, report
+from doorward.explain.align import Diagnosis
+from doorward.explain.collect import PacketCollector
+from doorward.explain.compiled_config import CompiledConfig, house_of
+from doorward.explain.sources import SourceTraces, hosts_of
+from doorward.explain.summary import Summary, report
 from doorward.model import Address, Port, Protocol
-from doorward.packets.datalink import Network
+from doorward.packets.datalink import NetworkPacket
 
 CLIENT, SERVER = ip_address("192.0.2.7"), ip_address("198.51.100.2")
 BEGAN_NS = 1_777_636_809_000_000_000  # 2026-05-01 12:00:09 UTC
@@ -95,33 +95,33 @@ def _packet(port: str, letters: str, client: Address, server: Address, own: dict
     return raw[: int(own["cut"])] if "cut" in own else raw
 
 
-def house(text: str) -> House:
+def house(text: str) -> CompiledConfig:
     """Compile a configuration."""
     return house_of(parse(text, "doorward.toml"))
 
 
-def recorded(house: House, sent: Iterable[Sent], source: Address | None = None) -> Recording:
+def recorded(house: CompiledConfig, sent: Iterable[Sent], source: Address | None = None) -> PacketCollector:
     """Take the packets as raw frames."""
-    recording = Recording(house, source)
+    recording = PacketCollector(house, source)
     for at_s, raw in sorted(sent, key=lambda packet: packet.at_s):
         length = int.from_bytes(raw[2:4]) if raw[0] >> 4 == 4 else 40 + int.from_bytes(raw[4:6])
-        recording.take_packet(Network(memoryview(raw)), BEGAN_NS + round(at_s * 1e9), is_cut=length > len(raw))
+        recording.take_packet(NetworkPacket(memoryview(raw)), BEGAN_NS + round(at_s * 1e9), is_cut=length > len(raw))
     return recording
 
 
 def explained(
-    house: House, sent: Iterable[Sent], hosts: Sequence[Address] = (), source: Address | None = None, door: str = ""
-) -> Report:
+    house: CompiledConfig, sent: Iterable[Sent], hosts: Sequence[Address] = (), source: Address | None = None, door: str = ""
+) -> Summary:
     """Explain packets as `doorward explain` does."""
     recording = recorded(house, sent, source)
     here = frozenset(host.packed for host in hosts) or hosts_of(recording.seen, house)
-    traces = Traces(house, here.__contains__)
+    traces = SourceTraces(house, here.__contains__)
     traces.take_all(recording.seen)
     index = house.door_named(door) if door else None
     return report(house, traces, here, here.__contains__, source=source, door=index)
 
 
-def concluded(house: House, sent: Iterable[Sent], source: Address = CLIENT, door: str = "") -> Conclusion:
+def concluded(house: CompiledConfig, sent: Iterable[Sent], source: Address = CLIENT, door: str = "") -> Diagnosis:
     """Give the conclusion for one source of a capture whose host is `SERVER`."""
     hosts = (SERVER, ip_address("2001:db8:2::2"))
     return explained(house, sent, hosts, source, door).told[0].conclusion

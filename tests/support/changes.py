@@ -8,8 +8,8 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from typing import NamedTuple
 
-from doorward.lab.namespace import Host
-from doorward.nftables.monitor import Change, Watch
+from doorward.lab.namespace import NamespaceHost
+from doorward.nftables.monitor import RulesetChange, RulesetMonitor
 
 PATIENCE_S = 15.0
 
@@ -17,18 +17,18 @@ PATIENCE_S = 15.0
 class Moment(NamedTuple):
     """A transaction, and when it was heard of."""
 
-    change: Change
+    change: RulesetChange
     at_s: float
 
 
 class Changes:
     """The transactions on a host since this was made."""
 
-    def __init__(self, host: Host) -> None:
-        self._watch = host.call(Watch)
+    def __init__(self, host: NamespaceHost) -> None:
+        self._watch = host.call(RulesetMonitor)
         self.heard: list[Moment] = []
 
-    def wait_for(self, matches: Callable[[Change], bool], after: int = 0) -> int:
+    def wait_for(self, matches: Callable[[RulesetChange], bool], after: int = 0) -> int:
         """Wait for a transaction; give its place among those heard."""
         deadline_s = time.monotonic() + PATIENCE_S
         while True:
@@ -55,7 +55,7 @@ class Changes:
 
 
 @contextmanager
-def changes_of(host: Host) -> Iterator[Changes]:
+def changes_of(host: NamespaceHost) -> Iterator[Changes]:
     """Listen until the end of the block."""
     changes = Changes(host)
     try:

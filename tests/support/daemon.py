@@ -19,10 +19,10 @@ from typing import Any
 
 from doorward.daemon.control_socket import ask
 from doorward.errors import HostError
-from doorward.lab.namespace import Host
+from doorward.lab.namespace import NamespaceHost
 from doorward.lab.topology import Lab
 from doorward.model import Address, Element, Port
-from doorward.nftables.libnftables import NftFilter
+from doorward.nftables.libnftables import NftFirewall
 from tests.conftest import unavailable
 from tests.support.programs import KNOCK
 
@@ -53,7 +53,7 @@ class RunningDaemon:
 
     wrapper: Sequence[str] = ()  # the words of a program that starts it, as `setpriv` does
 
-    def __init__(self, host: Host, folder: Path, config_text: str) -> None:
+    def __init__(self, host: NamespaceHost, folder: Path, config_text: str) -> None:
         self.host, self.folder = host, folder
         folders = {kind: folder / kind.lower() for kind in ("RUNTIME", "STATE", "CONFIGURATION")}
         for path in folders.values():
@@ -130,7 +130,7 @@ class RunningDaemon:
 
     def elements(self) -> dict[Element, float]:
         """Read the open sets from the kernel."""
-        return self.host.call(NftFilter().elements)
+        return self.host.call(NftFirewall().elements)
 
     def await_end(self, element: Element) -> float:
         """Ask the kernel until its timer has ended an entry, which no event tells; gives the moment."""
@@ -144,7 +144,7 @@ class RunningDaemon:
 
     def counters(self) -> dict[str, int]:
         """Read the gate's counters from the kernel."""
-        return self.host.call(NftFilter().counters)
+        return self.host.call(NftFirewall().counters)
 
     def log(self, *words: object) -> list[Event]:
         """Read the ledger with `doorward log`."""
@@ -190,7 +190,7 @@ class RunningDaemon:
 
 
 @contextmanager
-def running_daemon(host: Host, folder: Path, config_text: str) -> Iterator[RunningDaemon]:
+def running_daemon(host: NamespaceHost, folder: Path, config_text: str) -> Iterator[RunningDaemon]:
     """Run the daemon on a host until the end of the block; nothing that it wrote may be a traceback."""
     daemon = RunningDaemon(host, folder, config_text)
     try:
@@ -206,7 +206,7 @@ def running_daemon(host: Host, folder: Path, config_text: str) -> Iterator[Runni
 class Visitor:
     """One address of a host's, which knocks and connects."""
 
-    def __init__(self, host: Host, source: Address, server: Address, user: int = 0) -> None:
+    def __init__(self, host: NamespaceHost, source: Address, server: Address, user: int = 0) -> None:
         self.host, self.source, self.server, self.user = host, source, server, user
 
     def __str__(self) -> str:
@@ -281,5 +281,5 @@ class Visitors:
         return crowd
 
 
-def _route_to(server: Host, version: int) -> tuple[str, ...]:
+def _route_to(server: NamespaceHost, version: int) -> tuple[str, ...]:
     return ("-j", "route", "get", str(server.ipv4 if version == 4 else server.ipv6))

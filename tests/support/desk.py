@@ -13,7 +13,7 @@ from contextlib import ExitStack, contextmanager
 from pathlib import Path
 from typing import Any
 
-from doorward.lab.namespace import Host
+from doorward.lab.namespace import NamespaceHost
 from doorward.lab.topology import Lab
 from doorward.model import Address
 from tests.support import ssh_keygen
@@ -31,7 +31,7 @@ _DONE = "doorward-test-done"
 class Desk:
     """A server with sshd and a machine before it, which are 198.51.100.2 and 192.0.2.2 as on the page."""
 
-    def __init__(self, lab: Lab, folder: Path, you: Host | None = None) -> None:
+    def __init__(self, lab: Lab, folder: Path, you: NamespaceHost | None = None) -> None:
         self.lab, self.folder, self.link = lab, folder, ""
         self.hosts = {"#": lab.server, "$": you or lab.client}
         self.swaps: dict[str, str] = {}  # what the page says, and what stands for it here
@@ -170,7 +170,7 @@ LogLevel ERROR
 
 
 @contextmanager
-def host_names(host: Host, names: Mapping[str, Address]) -> Iterator[None]:
+def host_names(host: NamespaceHost, names: Mapping[str, Address]) -> Iterator[None]:
     """Let these names be addresses for all that is run on a host."""
     folder = Path("/etc/netns") / host.namespace  # `ip netns exec` puts what is there over the files of /etc
     folder.mkdir(parents=True)
@@ -183,7 +183,7 @@ def host_names(host: Host, names: Mapping[str, Address]) -> Iterator[None]:
 
 
 @contextmanager
-def standing_desk(lab: Lab, ssh_config: str = "", you: Host | None = None) -> Iterator[Desk]:
+def standing_desk(lab: Lab, ssh_config: str = "", you: NamespaceHost | None = None) -> Iterator[Desk]:
     """Give a desk with a running sshd and that ssh_config; no gate runs yet. You are at the client, or there."""
     with ExitStack() as stack:
         folder = stack.enter_context(open_folder())

@@ -13,7 +13,7 @@ from contextlib import ExitStack, contextmanager
 from pathlib import Path
 from typing import Any
 
-from doorward.fleet.etcd import Access, Etcd
+from doorward.fleet.etcd import EtcdAccess, Etcd
 from tests.conftest import unavailable
 
 PATIENCE_S = 30.0
@@ -113,7 +113,7 @@ def cluster_of(nodes: Sequence[Node]) -> str:
 
 def etcd_at(*nodes: Node, timeout_s: float = 5.0, **more: Any) -> Etcd:
     """Give a client of these nodes."""
-    return Etcd(Access(tuple(node.client for node in nodes), timeout_s, **more))
+    return Etcd(EtcdAccess(tuple(node.client for node in nodes), timeout_s, **more))
 
 
 def _free_ports(count: int) -> list[int]:

@@ -15,7 +15,7 @@ from contextlib import contextmanager
 from ipaddress import IPv4Address
 from pathlib import Path
 
-from doorward.lab.namespace import Host
+from doorward.lab.namespace import NamespaceHost
 from doorward.lab.topology import Lab
 from tests.support.daemon import DOORWARD, PATIENCE_S
 from tests.support.documents import Call
@@ -65,7 +65,7 @@ class Seat:
     `meant` tells what stands here for words of the page: a path for a path of the machine's own, a key for `x25519:…`.
     """
 
-    def __init__(self, host: Host, folder: Path, env: Mapping[str, object] | None = None) -> None:
+    def __init__(self, host: NamespaceHost, folder: Path, env: Mapping[str, object] | None = None) -> None:
         self.host, self.folder, self.at = host, folder, folder / "home"
         self.meant: dict[str, str] = {}
         self.at.mkdir(parents=True)

@@ -17,8 +17,8 @@ from pathlib import Path
 
 from doorward.errors import HostError
 from doorward.fleet import etcd_codec
-from doorward.fleet.etcd import Access, Etcd
-from doorward.lab.namespace import Host, ip
+from doorward.fleet.etcd import EtcdAccess, Etcd
+from doorward.lab.namespace import NamespaceHost, ip
 from doorward.lab.topology import HOST_SETTINGS, _set, _tear_down
 from doorward.model import Address, Element, Port
 from tests.conftest import unavailable
@@ -48,11 +48,11 @@ class Switch:
 
     def __init__(self, names: list[str]) -> None:
         prefix = f"doorward-{os.getpid()}-{secrets.token_hex(3)}-"
-        self._bridge = Host(
+        self._bridge = NamespaceHost(
             prefix + "switch", "bridge", IPv4Address("198.51.100.254"), IPv6Address("2001:db8:2::fe"), ""
         )
         self.hosts = {
-            name: Host(
+            name: NamespaceHost(
                 prefix + name,
                 "eth0",
                 IPv4Address(f"198.51.100.{number}"),
@@ -134,7 +134,7 @@ class Fleet:
         """Give a client of etcd's that runs on the client host."""
         if self._etcd is not None:
             return self._etcd
-        access = Access(self.endpoints, 5.0)
+        access = EtcdAccess(self.endpoints, 5.0)
         made = Etcd(access)
         connect = made._once
         made._once = lambda *words: self.client.call(connect, *words)  # type: ignore[method-assign]

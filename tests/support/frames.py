@@ -6,7 +6,7 @@ import socket
 import struct
 from ipaddress import ip_address
 
-from doorward.lab.namespace import Host
+from doorward.lab.namespace import NamespaceHost
 from doorward.model import Address, Packet, Protocol
 
 
@@ -47,7 +47,7 @@ def ip_packet(packet: Packet, destination: Address, source_port: int = 40000) ->
 class FrameSender:
     """Sends frames from one host to another on the same wire, in order."""
 
-    def __init__(self, sender: Host, receiver: Host) -> None:
+    def __init__(self, sender: NamespaceHost, receiver: NamespaceHost) -> None:
         self._socket = sender.call(socket.socket, socket.AF_PACKET, socket.SOCK_RAW)
         self._socket.bind((sender.interface, 0))
         self._receiver = receiver

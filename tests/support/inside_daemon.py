@@ -7,34 +7,34 @@ from types import SimpleNamespace
 from typing import Any
 
 from doorward.config.schema import Gate
-from doorward.core.diff import Changes
-from doorward.core.openings import Book
+from doorward.core.diff import SetChanges
+from doorward.core.openings import OpeningTable
 from doorward.daemon import control_commands
-from doorward.daemon.bans import Bans
-from doorward.daemon.control_socket import Later
+from doorward.daemon.bans import BanList
+from doorward.daemon.control_socket import DeferredReply
 from doorward.daemon.daemon import Daemon
-from doorward.daemon.event_stream import Follower, Followers
-from doorward.daemon.hooks import Errands
+from doorward.daemon.event_stream import Subscriber, Subscribers
+from doorward.daemon.hooks import HookQueue
 from doorward.daemon.ledger import Ledger, read_records
 from doorward.daemon.log import Log
 from doorward.daemon.pending import Pending
-from doorward.daemon.ruleset_loader import Commit, Loaded
-from doorward.daemon.stats import Gauging, Numbers
+from doorward.daemon.ruleset_loader import AppliedRuleset, LoadResult
+from doorward.daemon.stats import KernelStats, EventStats
 from doorward.errors import HostError
-from doorward.kernel.event_loop import Loop
+from doorward.kernel.event_loop import EventLoop
 from doorward.model import Element
-from doorward.nftables.fake import MemoryFilter
+from doorward.nftables.fake import FakeFirewall
 from tests.support.openings import door
 
 DOORS = (door("ssh", "22/tcp"), door("web", "80/tcp 443/tcp", for_ms=600_000), door("admin", "22/tcp 80/tcp"))
 
 
-class Stuck(MemoryFilter):
+class Stuck(FakeFirewall):
     """Refuses every change while it is `stuck`."""
 
     stuck = False
 
-    def apply(self, changes: Changes) -> None:
+    def apply(self, changes: SetChanges) -> None:
         if self.stuck:
             raise HostError("nftables refused: stuck")
         super().apply(changes)
@@ -56,21 +56,21 @@ class InsideDaemon(Daemon):
     healing: SimpleNamespace  # type: ignore[assignment]
 
     def __init__(self, ledger: Ledger, log: Log) -> None:
-        self.errands = Errands(Loop(), log, ledger.path.with_name("doorward.toml"), ledger.path.with_name("lock"))
+        self.errands = HookQueue(EventLoop(), log, ledger.path.with_name("doorward.toml"), ledger.path.with_name("lock"))
         self.loop, self.log, self.ledger = self.errands.loop, log, ledger
-        self.book = Book()
+        self.book = OpeningTable()
         self.filter = Stuck(self.loop.now_s)
         self.healing = Whole()  # type: ignore[assignment]
         self.restored, self.trouble = (), ""
         self.missed = 0
-        self.bans = Bans(ledger.path.with_name("bans.json"), self.filter, log.say)
-        self.followers = Followers(self.loop)
-        self.numbers, self.gauging = Numbers(), Gauging()
+        self.bans = BanList(ledger.path.with_name("bans.json"), self.filter, log.say)
+        self.followers = Subscribers(self.loop)
+        self.numbers, self.gauging = EventStats(), KernelStats()
         log.listeners += [self.followers.tell, self.numbers.take]
         self.config = ledger.path.with_name("doorward.toml")
         self._timer_s = float("inf")
         self.pending = Pending(self)
-        self.loaded = Loaded(Gate(), DOORS, "0123abcd", {}, Commit(0, b""))
+        self.loaded = LoadResult(Gate(), DOORS, "0123abcd", {}, AppliedRuleset(0, b""))
         self.doors = {door.name: door for door in DOORS}
         self.healing = SimpleNamespace(is_busy=False, trouble="")
 
@@ -84,7 +84,7 @@ class InsideDaemon(Daemon):
         """Ask as `doorward COMMAND DOOR ADDRESS` by root does."""
         named = dict(zip(("door", "address"), words, strict=False))
         answer = control_commands.answer(self, {"command": command, "is_owner": True, **named, **more})
-        assert not isinstance(answer, Later | Follower)
+        assert not isinstance(answer, DeferredReply | Subscriber)
         return answer
 
     def shows(self) -> list[tuple[str, str]]:

@@ -15,7 +15,7 @@ from ipaddress import ip_address
 from pathlib import Path
 from typing import NamedTuple
 
-from doorward.lab.namespace import Host
+from doorward.lab.namespace import NamespaceHost
 from doorward.lab.topology import Lab
 from doorward.model import Packet, Port
 from tests.support.daemon import PATIENCE_S, standing_lab
@@ -87,7 +87,7 @@ class Lines:
 class RunningKnockd:
     """One program on one host; `text` is the configuration without [options]."""
 
-    def __init__(self, program: Program, host: Host, folder: Path, text: str, *words: object, **keep: str) -> None:
+    def __init__(self, program: Program, host: NamespaceHost, folder: Path, text: str, *words: object, **keep: str) -> None:
         folder.mkdir(parents=True, exist_ok=True)
         self.program, self.host, self.folder = program, host, folder
         self.interface = keep.get("interface", "eth0")
@@ -192,7 +192,7 @@ def undated(line: str) -> str:
 
 @contextmanager
 def running_knockd(
-    program: Program, host: Host, folder: Path, text: str, *words: object, **keep: str
+    program: Program, host: NamespaceHost, folder: Path, text: str, *words: object, **keep: str
 ) -> Iterator[RunningKnockd]:
     """Run it until the end of the block."""
     knockd = RunningKnockd(program, host, folder, text, *words, **keep)

@@ -13,7 +13,7 @@ from pathlib import Path
 from types import TracebackType
 from typing import Self
 
-from doorward.lab.namespace import Host
+from doorward.lab.namespace import NamespaceHost
 
 BOOT_PATIENCE_S = 120.0  # it takes 4 s
 COMMAND_PATIENCE_S = 120.0
@@ -42,7 +42,7 @@ def _control_groups(name: str) -> list[Path]:
 class Machine:
     """A context manager: inside it the machine runs, with `packages` to read in /packages."""
 
-    def __init__(self, root: Path, packages: Path, host: Host) -> None:
+    def __init__(self, root: Path, packages: Path, host: NamespaceHost) -> None:
         self._folder = tempfile.TemporaryDirectory(prefix="doorward-machine-")
         self.console = Path(self._folder.name) / "console"
         self._groups = _control_groups(host.namespace)

@@ -12,7 +12,7 @@ from doorward.daemon.ledger import Record
 from doorward.lint.checks import warnings
 from doorward.report.events import sort_out
 from doorward.report.page import Maker, page
-from doorward.report.statistics import Figures, figures
+from doorward.report.statistics import Statistics, figures
 from doorward.report.strength import strengths
 
 _VOID = {"meta", "link"}
@@ -24,7 +24,7 @@ def utc(at_s: float) -> datetime:
     return datetime.fromtimestamp(at_s, UTC)
 
 
-def figures_of(records: Iterable[Record], since_s: float, now_s: float, configuration: str = "") -> Figures:
+def figures_of(records: Iterable[Record], since_s: float, now_s: float, configuration: str = "") -> Statistics:
     """Give the figures of some records, and of a configuration where one is given."""
     found = sort_out(records, since_s, now_s)
     rated = None
@@ -34,7 +34,7 @@ def figures_of(records: Iterable[Record], since_s: float, now_s: float, configur
     return figures(found, rated, "/etc/doorward/doorward.toml", utc)
 
 
-def page_of(told: Figures, host: str = "gate.example") -> str:
+def page_of(told: Statistics, host: str = "gate.example") -> str:
     """Write the page of some figures."""
     return page(told, Maker("0.1.0", host, utc))
 

@@ -12,7 +12,7 @@ from contextlib import contextmanager
 from pathlib import Path
 
 import doorward
-from doorward.lab.namespace import Host
+from doorward.lab.namespace import NamespaceHost
 from tests.conftest import unavailable
 from tests.support.daemon import RunningDaemon
 
@@ -24,7 +24,7 @@ _HOST_FILES = Path("/etc/netns")  # `ip netns exec` puts what is in NAME/ over t
 
 
 @contextmanager
-def service_user(host: Host) -> Iterator[None]:
+def service_user(host: NamespaceHost) -> Iterator[None]:
     """Let there be a user `doorward`, and a group `staff-of-doors`, for all that is run on this host."""
     folder = _HOST_FILES / host.namespace
     folder.mkdir(parents=True)

@@ -11,7 +11,7 @@ from pathlib import Path
 from cryptography.hazmat.primitives.asymmetric import ed25519
 from cryptography.hazmat.primitives.serialization import Encoding, PublicFormat
 
-from doorward.lab.namespace import Host
+from doorward.lab.namespace import NamespaceHost
 from doorward.model import Address
 from doorward.signed.envelope import room, seal
 from doorward.signed.message import Request, pack_body, pack_plaintext, signed_text
@@ -87,7 +87,7 @@ class Signed:
         new.replace(self.keys_file)
 
 
-def send(host: Host, source: Address, to: Address, *packets: bytes, port: int = PORT) -> None:
+def send(host: NamespaceHost, source: Address, to: Address, *packets: bytes, port: int = PORT) -> None:
     """Send datagrams from one of the host's addresses."""
 
     def go() -> None:

@@ -13,7 +13,7 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
-from doorward.signed.ssh_wire import Reader, string
+from doorward.signed.ssh_wire import SshReader, string
 from tests.conftest import unavailable
 from tests.support.authenticator import Authenticator
 
@@ -108,7 +108,7 @@ def token_agent(token: Authenticator, *, touched: bool = True) -> Callable[[byte
     """Answer as an agent does that has one key, in a security key."""
 
     def answer(request: bytes) -> bytes:
-        reader = Reader(request, "the request")
+        reader = SshReader(request, "the request")
         if reader.number(1) == LIST:
             return listing((token.blob, b"token"))
         if reader.string() != token.blob or not touched:

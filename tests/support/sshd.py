@@ -8,7 +8,7 @@ from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 
-from doorward.lab.namespace import Host
+from doorward.lab.namespace import NamespaceHost
 from tests.support import ssh_keygen
 from tests.support.daemon import PATIENCE_S
 
@@ -16,7 +16,7 @@ SSH, SSHD = "/usr/bin/ssh", "/usr/sbin/sshd"
 
 
 @contextmanager
-def running_sshd(host: Host, folder: Path, keys: Sequence[str]) -> Iterator[None]:
+def running_sshd(host: NamespaceHost, folder: Path, keys: Sequence[str]) -> Iterator[None]:
     """Run sshd on port 22 of a host, for root by these public keys, until the end of the block."""
     folder.mkdir(mode=0o700)
     Path("/run/sshd").mkdir(mode=0o755, exist_ok=True)  # sshd's empty folder, which its unit makes elsewhere

@@ -6,7 +6,7 @@ import shutil
 from collections.abc import Iterator
 from pathlib import Path
 
-from doorward.lab.namespace import NAMESPACES, Host
+from doorward.lab.namespace import NAMESPACES, NamespaceHost
 from doorward.lab.topology import SERVER_NET, _tear_down
 
 _HOST_FILES = Path("/etc/netns")  # what `ip netns exec` binds over /etc, one directory per namespace
@@ -19,7 +19,7 @@ def remove_labs_of(pid: int) -> None:
         shutil.rmtree(directory)
 
 
-def hosts_of(pid: int) -> Iterator[Host]:
+def hosts_of(pid: int) -> Iterator[NamespaceHost]:
     """Yield the hosts that the process `pid` made and has not removed."""
     for path in sorted(NAMESPACES.glob(f"doorward-{pid}-*")):
         yield SERVER_NET.station(path.name, "eth0", 2)

@@ -11,10 +11,10 @@ from contextlib import contextmanager
 from pathlib import Path
 
 from doorward.errors import MalformedError
-from doorward.lab.namespace import Host
+from doorward.lab.namespace import NamespaceHost
 from doorward.packets.datalink import network_of
 from doorward.packets.decode import flow_of
-from doorward.packets.pcap import CaptureFile, Frame
+from doorward.packets.pcap import CaptureFile, CapturedFrame
 from tests.support.daemon import PATIENCE_S
 
 MARKER = 9  # discard/udp: no test knocks there
@@ -23,7 +23,7 @@ MARKER = 9  # discard/udp: no test knocks there
 class Tcpdump:
     """Captures until it is stopped. `frames` is what it wrote so far, `raw` the same as bytes."""
 
-    def __init__(self, host: Host, *words: str) -> None:
+    def __init__(self, host: NamespaceHost, *words: str) -> None:
         # With the usual 256 KiB a packet its ring has room for eight in immediate mode; signed knocks are 1,372 bytes.
         command = ["tcpdump", "-n", "-Z", "root", "-U", "--immediate-mode", "-s", "1500", "-w", "-", *words]
         self._process = host.popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=False, bufsize=-1)
@@ -35,13 +35,13 @@ class Tcpdump:
             line: bytes = self._process.stderr.readline()  # type: ignore[assignment]
             assert line, f"tcpdump ended: {said.decode()}"
             said += line
-        self.frames: list[Frame] = []
+        self.frames: list[CapturedFrame] = []
         self.raw = bytearray()
         self._more = threading.Condition()
         self._reader = threading.Thread(target=self._read, daemon=True)
         self._reader.start()
 
-    def await_frames(self, count: int) -> list[Frame]:
+    def await_frames(self, count: int) -> list[CapturedFrame]:
         """Wait until so many frames were captured."""
         with self._more:
             came = self._more.wait_for(lambda: len(self.frames) >= count, PATIENCE_S)
@@ -74,7 +74,7 @@ class Tcpdump:
 
 
 @contextmanager
-def tcpdump(host: Host, *words: str) -> Iterator[Tcpdump]:
+def tcpdump(host: NamespaceHost, *words: str) -> Iterator[Tcpdump]:
     """Capture until the end of the block."""
     found = Tcpdump(host, *words)
     try:
@@ -83,7 +83,7 @@ def tcpdump(host: Host, *words: str) -> Iterator[Tcpdump]:
         found.stop()
 
 
-def _marks(frame: Frame, number: int) -> bool:
+def _marks(frame: CapturedFrame, number: int) -> bool:
     try:
         flow = flow_of(network_of(frame.link, frame.data).packet)
     except MalformedError:
@@ -91,7 +91,7 @@ def _marks(frame: Frame, number: int) -> bool:
     return flow.port is not None and flow.port.number == MARKER and flow.source_port == number
 
 
-def concerning(frames: Iterable[Frame], addresses: Collection[bytes]) -> list[Frame]:
+def concerning(frames: Iterable[CapturedFrame], addresses: Collection[bytes]) -> list[CapturedFrame]:
     """Give the frames from or to some addresses."""
     found = []
     for frame in frames:
@@ -104,7 +104,7 @@ def concerning(frames: Iterable[Frame], addresses: Collection[bytes]) -> list[Fr
     return found
 
 
-def write_pcap(path: Path, frames: Iterable[Frame], *, order: str = "<", nanoseconds: bool = False) -> Path:
+def write_pcap(path: Path, frames: Iterable[CapturedFrame], *, order: str = "<", nanoseconds: bool = False) -> Path:
     """Write frames of one link type as pcap."""
     frames = list(frames)
     link = frames[0].link if frames else 1
@@ -142,14 +142,14 @@ def pcapng_interface(link: int, name: str = "", *, order: str = "<", options: by
     return pcapng_block(1, struct.pack(order + "HHI", link, 0, 0) + named + options + end, order)
 
 
-def pcapng_packet(frame: Frame, interface: int = 0, *, order: str = "<", units_per_s: int = 1_000_000) -> bytes:
+def pcapng_packet(frame: CapturedFrame, interface: int = 0, *, order: str = "<", units_per_s: int = 1_000_000) -> bytes:
     """Give an enhanced packet block."""
     units = frame.at_ns * units_per_s // 1_000_000_000
     head = struct.pack(order + "IIIII", interface, units >> 32, units & 0xFFFFFFFF, len(frame.data), frame.length)
     return pcapng_block(6, head + frame.data, order)
 
 
-def write_pcapng(path: Path, frames: Iterable[Frame], name: str, *, order: str = "<") -> Path:
+def write_pcapng(path: Path, frames: Iterable[CapturedFrame], name: str, *, order: str = "<") -> Path:
     """Write frames of one link type as pcapng, from an interface of this name."""
     frames = list(frames)
     parts = [pcapng_section(order), pcapng_interface(frames[0].link, name, order=order)]

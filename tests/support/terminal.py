@@ -13,7 +13,7 @@ from collections.abc import Iterable
 from types import TracebackType
 from typing import Self
 
-from doorward.lab.namespace import Host
+from doorward.lab.namespace import NamespaceHost
 
 WIDTH, HEIGHT = 400, 50  # no line is so long that the shell would break it
 # Colours, and what a display that changes writes over: all that stands before a return to the line's beginning.
@@ -23,7 +23,7 @@ _UNSEEN = re.compile(r"[^\n]*\r(?:\x1b\[K)?|\x1b\[[0-9;?]*[A-Za-z]|\x1b[78]")
 class Terminal:
     """A context manager around a program on a host of a lab that has this terminal as its own."""
 
-    def __init__(self, host: Host, command: Iterable[object]) -> None:
+    def __init__(self, host: NamespaceHost, command: Iterable[object]) -> None:
         self._host, self._command = host, command
         self._seen = ""
 

@@ -10,7 +10,7 @@ from pathlib import Path
 import pytest
 
 from doorward.cli.main import main
-from doorward.packets.pcap import Frame
+from doorward.packets.pcap import CapturedFrame
 from tests.support.captures import BEGAN_NS, script
 from tests.support.tcpdump import write_pcap
 
@@ -31,7 +31,7 @@ def test_the_example(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: py
     config = tmp_path / "doorward.toml"
     config.write_text(block("toml"))
     sent = script("0 7000/tcp; 0.01 8000/udp; 6.2 9000/tcp; 6.48 22/tcp sport=5; 7.49 22/tcp sport=5")
-    frames = [Frame(BEGAN_NS + round(each.at_s * 1e9), 101, each.raw, len(each.raw)) for each in sent]
+    frames = [CapturedFrame(BEGAN_NS + round(each.at_s * 1e9), 101, each.raw, len(each.raw)) for each in sent]
     capture = write_pcap(tmp_path / "knock.pcap", frames)
     assert main(["explain", str(capture), "-c", str(config)]) == 1
     commands, expected = block("console").split("\n", 2)[:2], block("console").split("\n", 2)[2]

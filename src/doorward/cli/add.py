@@ -13,7 +13,7 @@ from doorward.cli.output import line
 from doorward.client import request_options, ssh_config
 from doorward.client.hosts import host_of, hosts_path, read_hosts
 from doorward.client.hosts_writer import keep, table_of
-from doorward.client.link_uri import SCHEME, Link, format_link, parse_link, parse_sequence
+from doorward.client.link_uri import SCHEME, KnockLink, format_link, parse_link, parse_sequence
 from doorward.errors import MalformedError, UsageError
 from doorward.model import DEFAULT_SIGNED_PORT, NAME, Port
 
@@ -80,7 +80,7 @@ def run(args: argparse.Namespace) -> int:
 
 
 def _new(args: argparse.Namespace) -> _New:
-    link = Link(args.host)
+    link = KnockLink(args.host)
     if args.host.lower().startswith(SCHEME):
         try:
             link = parse_link(args.host)
@@ -177,7 +177,7 @@ def _link_of(path: Path, name: str) -> str:
     host = host_of(str(path), read_hosts(str(path)), name)
     port = None if host.signed_port in (None, DEFAULT_SIGNED_PORT) else host.signed_port
     gate = host.gate if host.gate and NAME.fullmatch(host.gate) else None  # its key's fingerprint need not be said
-    link = Link(host.address, port and port.number, host.server_key, gate, tuple(host.doors.items()))
+    link = KnockLink(host.address, port and port.number, host.server_key, gate, tuple(host.doors.items()))
     text = format_link(link)
     try:
         parse_link(text)

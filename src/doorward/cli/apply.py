@@ -15,7 +15,7 @@ from doorward.config.files import read_text
 from doorward.config.toml import parse
 from doorward.config.toml_positions import find_lines
 from doorward.daemon.control_socket import ask, default_path
-from doorward.errors import AnswerNo, DoorwardError, UsageError
+from doorward.errors import NegativeResult, DoorwardError, UsageError
 from doorward.lint.checks import warnings
 
 EXAMPLE = """\
@@ -48,7 +48,7 @@ def run(args: argparse.Namespace) -> int:
     config = configuration_path(args).absolute()
     status = ask(default_path(), {"command": "status"})
     if status["trial"] is not None:
-        raise AnswerNo("a gate is on trial already; `doorward confirm` keeps it, or wait for its end")
+        raise NegativeResult("a gate is on trial already; `doorward confirm` keeps it, or wait for its end")
     agree(config, status)
     if config.exists() and config.samefile(args.file):
         raise UsageError(f"{args.file} is the daemon's own file: SIGHUP loads it; for `apply`, edit a copy of it")

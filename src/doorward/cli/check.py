@@ -21,7 +21,7 @@ from doorward.config.toml_positions import Keys, find_lines, line_of
 from doorward.daemon import host_lookups, last_good, requirements
 from doorward.daemon.control_socket import ask, default_path
 from doorward.daemon.run_as import named_files
-from doorward.errors import ConfigError, DoorwardError, Fault, HostError
+from doorward.errors import ConfigError, DoorwardError, ConfigFault, HostError
 from doorward.lint.checks import combinations, warnings
 from doorward.lint.finding import Finding
 from doorward.lint.guessing import Guess
@@ -52,7 +52,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 def run(args: argparse.Namespace) -> int:
     """Say what is wrong and what is weak; 2 where something is wrong."""
     path = configuration_path(args)
-    configuration, faults, findings = None, list[Fault](), list[Finding]()
+    configuration, faults, findings = None, list[ConfigFault](), list[Finding]()
     try:
         text = read_text(path, trusted_owners())
         configuration = parse(text, str(path))
@@ -62,7 +62,7 @@ def run(args: argparse.Namespace) -> int:
         if any(door.knock for door in configuration.doors) and (exposed := exposure(path)):
             findings.insert(0, Finding("warning", 1, *exposed))
         found = [*_unmet(configuration, lines, path), *_unreadable(path), *_about_keys(configuration, path)]
-        faults += [each for each in found if isinstance(each, Fault)]
+        faults += [each for each in found if isinstance(each, ConfigFault)]
         findings += [each for each in found if isinstance(each, Finding)]
     except ConfigError as error:
         faults = error.faults
@@ -76,7 +76,7 @@ def run(args: argparse.Namespace) -> int:
     return 2 if faults else 0
 
 
-def _unmet(configuration: Configuration, lines: Mapping[Keys, int], path: Path) -> Iterator[Fault]:
+def _unmet(configuration: Configuration, lines: Mapping[Keys, int], path: Path) -> Iterator[ConfigFault]:
     """Find whatever would make `doorward run` refuse the file on this host, though its text is right."""
     for place, look in requirements.of(configuration, path.absolute().parent):
         try:
@@ -85,17 +85,17 @@ def _unmet(configuration: Configuration, lines: Mapping[Keys, int], path: Path) 
             yield from error.faults
         except DoorwardError as error:
             what, _, instead = str(error).rpartition("; ")
-            yield Fault(str(path), line_of(lines, place), what, instead)
+            yield ConfigFault(str(path), line_of(lines, place), what, instead)
 
 
-def _unreadable(path: Path) -> Iterator[Fault | Finding]:
+def _unreadable(path: Path) -> Iterator[ConfigFault | Finding]:
     """Find the files that the unit's user cannot read: as the unit starts it, the daemon would refuse to start."""
     user, files = host_lookups.unreadable([path, *named_files(path)])
     for file in files:
         what = f"the user {user} cannot read {file}"
         remedy = f"run `chgrp {user} {file}; chmod g+r {file}`"
         if host_lookups.runs_as_unit():
-            yield Fault(str(path), 1, f"{what}, so doorward.service cannot start", remedy)
+            yield ConfigFault(str(path), 1, f"{what}, so doorward.service cannot start", remedy)
         else:
             yield Finding("warning", 1, f"{what}, so the daemon would stay root", remedy)
 
@@ -110,7 +110,7 @@ def _keep(config: Path) -> None:
     last_good.keep(config, status["digest"])
 
 
-def _about_keys(configuration: Configuration, path: Path) -> Iterator[Fault | Finding]:
+def _about_keys(configuration: Configuration, path: Path) -> Iterator[ConfigFault | Finding]:
     """Look at each line of authorized_keys, and at what the keys may do."""
     if configuration.signed is None:
         return
@@ -125,15 +125,15 @@ def _about_keys(configuration: Configuration, path: Path) -> Iterator[Fault | Fi
         yield from checks.remarks(keys, len(configuration.doors))
 
 
-def _unknown_doors(configuration: Configuration, named: Iterable[tuple[str, int]], file: str) -> Iterator[Fault]:
+def _unknown_doors(configuration: Configuration, named: Iterable[tuple[str, int]], file: str) -> Iterator[ConfigFault]:
     doors = {door.name for door in configuration.doors}
     for name, line in named:
         if name not in doors:
             near = nearest(name, doors)
-            yield Fault(file, line, f"there is no door {name!r}", f"did you mean {near!r}?" if near else "take it out")
+            yield ConfigFault(file, line, f"there is no door {name!r}", f"did you mean {near!r}?" if near else "take it out")
 
 
-def _print_json(file: str, configuration: Configuration | None, faults: list[Fault], findings: list[Finding]) -> None:
+def _print_json(file: str, configuration: Configuration | None, faults: list[ConfigFault], findings: list[Finding]) -> None:
     answer = {
         "file": file,
         "ok": not faults,
@@ -156,7 +156,7 @@ def _strength(rated: Guess) -> dict[str, object]:
     }
 
 
-def _print_lines(file: str, configuration: Configuration | None, faults: list[Fault], findings: list[Finding]) -> None:
+def _print_lines(file: str, configuration: Configuration | None, faults: list[ConfigFault], findings: list[Finding]) -> None:
     output.complain(*map(str, faults), *(f"{finding.file or file}:{finding}" for finding in findings))
     if configuration is not None and not faults:
         output.line(f"{file}: good: {_summary(configuration, findings)}")

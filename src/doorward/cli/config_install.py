@@ -12,11 +12,11 @@ from pathlib import Path
 from typing import Any, BinaryIO
 
 from doorward.cli import output
-from doorward.config.files import MAX_BYTES, Entry, objection, open_directory_of, trusted_owners
+from doorward.config.files import MAX_BYTES, PathComponent, objection, open_directory_of, trusted_owners
 from doorward.daemon import last_good
 from doorward.daemon.control_socket import ask, default_path
 from doorward.errors import DoorwardError, HostError, UsageError
-from doorward.kernel.atomic_file import Access
+from doorward.kernel.atomic_file import FileOwnership
 
 _NEW_MODE = 0o600  # of a first configuration: it holds sequences
 
@@ -81,20 +81,20 @@ class Installation:
         flags = os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC  # a pipe's other end is not waited for
         file = os.fdopen(os.open(path.name, flags, dir_fd=self._folder), "rb")
         found = os.fstat(file.fileno())
-        entry = Entry(str(path), found.st_uid, found.st_mode, is_folder=False)
+        entry = PathComponent(str(path), found.st_uid, found.st_mode, is_folder=False)
         wrong = objection([entry], trusted_owners())
         if wrong or not stat.S_ISREG(found.st_mode):
             file.close()
             raise HostError(f"{path}: {'; '.join(wrong) if wrong else 'this is not a regular file; move it away'}")
         return file
 
-    def _access(self) -> Access:
+    def _access(self) -> FileOwnership:
         """Return the owner and the mode of the configuration, or those of a first one."""
         with suppress(FileNotFoundError), self._open(self.config) as file:
             return _access_of(file)
-        return Access(_NEW_MODE, os.geteuid(), os.getegid())
+        return FileOwnership(_NEW_MODE, os.geteuid(), os.getegid())
 
-    def _write(self, path: Path, raw: bytes, access: Access) -> None:
+    def _write(self, path: Path, raw: bytes, access: FileOwnership) -> None:
         with suppress(FileNotFoundError):
             os.unlink(path.name, dir_fd=self._folder)
         flags = os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_NOFOLLOW | os.O_CLOEXEC
@@ -124,9 +124,9 @@ class Installation:
             raise HostError(f"{where}: {error.strerror}; call this with the right to write there") from None
 
 
-def _access_of(file: BinaryIO) -> Access:
+def _access_of(file: BinaryIO) -> FileOwnership:
     found = os.fstat(file.fileno())
-    return Access(stat.S_IMODE(found.st_mode), found.st_uid, found.st_gid)
+    return FileOwnership(stat.S_IMODE(found.st_mode), found.st_uid, found.st_gid)
 
 
 def agree(config: Path, status: dict[str, Any]) -> None:

@@ -10,7 +10,7 @@ from doorward.cli import output
 from doorward.cli.config_install import Installation, agree, keep
 from doorward.cli.options import add_config, configuration_path
 from doorward.daemon.control_socket import ask, default_path
-from doorward.errors import AnswerNo
+from doorward.errors import NegativeResult
 from doorward.kernel.ssh_session import ssh_connection
 
 EXAMPLE = """\
@@ -30,7 +30,7 @@ def run(args: argparse.Namespace) -> int:
     config = configuration_path(args).absolute()
     status = ask(default_path(), {"command": "status"})
     if (trial := status["trial"]) is None:
-        raise AnswerNo("no gate is on trial; if there was one, it was taken back: the daemon's log tells")
+        raise NegativeResult("no gate is on trial; if there was one, it was taken back: the daemon's log tells")
     if trial["digest"] is None:  # the daemon tries the file that it has
         _confirm(config)
         return 0

@@ -10,8 +10,8 @@ from doorward.cli.options import add_config, configuration_path
 from doorward.config.files import exposure, read
 from doorward.doctor import bypasses, firewalls, lockout, running
 from doorward.doctor.host_state import daemon_status, gather, off_since
-from doorward.doctor.problem import Finding, Level
-from doorward.errors import AnswerNo, DoorwardError
+from doorward.doctor.problem import Problem, Level
+from doorward.errors import NegativeResult, DoorwardError
 
 EXAMPLE = """\
   # doorward doctor
@@ -44,20 +44,20 @@ def run(args: argparse.Namespace) -> int:
     parts = (lockout, firewalls, bypasses, running)
     findings = [finding for part in parts for finding in part.judge(file, configuration, facts)]
     if (exposed := exposure(path)) is not None:
-        findings.append(Finding(Level.WARNING, file, *exposed))
+        findings.append(Problem(Level.WARNING, file, *exposed))
     findings.sort(key=lambda finding: list(Level).index(finding.level))
     _show(findings, as_json=args.json)
     return 1 if any(finding.level is Level.ERROR for finding in findings) else 0
 
 
-def _emergencies() -> list[Finding]:
+def _emergencies() -> list[Problem]:
     daemon = None
-    with suppress(AnswerNo):
+    with suppress(NegativeResult):
         daemon = daemon_status([])
     return list(running.emergencies(daemon, off_since()))
 
 
-def _show(findings: list[Finding], *, as_json: bool) -> None:
+def _show(findings: list[Problem], *, as_json: bool) -> None:
     if as_json:
         output.as_json([finding._asdict() for finding in findings])
         return
@@ -65,7 +65,7 @@ def _show(findings: list[Finding], *, as_json: bool) -> None:
         _print(finding)
 
 
-def _print(finding: Finding) -> None:
+def _print(finding: Problem) -> None:
     if finding.level is Level.OK:
         output.line(f"ok: {finding.where}: {finding.what}")
         return

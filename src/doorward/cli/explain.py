@@ -19,13 +19,13 @@ from doorward.daemon import bans
 from doorward.daemon.bans import read_bans
 from doorward.daemon.ledger import ledger_path, read_records
 from doorward.errors import HostError, MalformedError, UsageError
-from doorward.explain.align import Conclusion
-from doorward.explain.collect import MOST_KEPT, Recording
-from doorward.explain.compiled_config import House, house_of
+from doorward.explain.align import Diagnosis
+from doorward.explain.collect import MOST_KEPT, PacketCollector
+from doorward.explain.compiled_config import CompiledConfig, house_of
 from doorward.explain.history import conclude_records, with_ban
-from doorward.explain.sources import Traces, hosts_of
-from doorward.explain.summary import MOST_FOR_PROGRAMS, MOST_SHOWN, Report, report
-from doorward.kernel.interfaces import Links
+from doorward.explain.sources import SourceTraces, hosts_of
+from doorward.explain.summary import MOST_FOR_PROGRAMS, MOST_SHOWN, Summary, report
+from doorward.kernel.interfaces import InterfaceMonitor
 from doorward.kernel.live_capture import LiveCapture
 from doorward.model import Address, parse_address, places_of
 from doorward.nftables.ban_sets import ban_of
@@ -83,13 +83,13 @@ def _past(args: argparse.Namespace, address: Address) -> int:
     return 0 if conclusion.opened else 1
 
 
-def _unless_banned(address: Address, conclusion: Conclusion) -> Conclusion:
+def _unless_banned(address: Address, conclusion: Diagnosis) -> Diagnosis:
     """Give the conclusion, or that the address is banned: then its knocks are not looked at."""
     until_s = read_bans(ledger_path().with_name(bans.NAME)).get(ban_of(address), 0.0)
     return with_ban(conclusion, str(address), until_s, output.moment) if until_s > time.time() else conclusion
 
 
-def _house(args: argparse.Namespace) -> tuple[House, int | None]:
+def _house(args: argparse.Namespace) -> tuple[CompiledConfig, int | None]:
     """Give the configuration, compiled, and the door that was asked for."""
     house = house_of(read(configuration_path(args)))
     if args.door is None:
@@ -107,7 +107,7 @@ def _house(args: argparse.Namespace) -> tuple[House, int | None]:
 def _file(args: argparse.Namespace) -> int:
     house, door = _house(args)
     source = None if args.source is None else _address("--source", args.source)
-    recording = Recording(house, source)
+    recording = PacketCollector(house, source)
     notes = []
     with _opened(args.what) as file:
         capture = CaptureFile(file)
@@ -123,7 +123,7 @@ def _file(args: argparse.Namespace) -> int:
         notes.append(f"{capture.cut}; what came before is explained")
     notes += _notes(recording)
     hosts = _hosts(args, recording, house)
-    traces = Traces(house, hosts.__contains__)
+    traces = SourceTraces(house, hosts.__contains__)
     traces.take_all(recording.seen)
     for note in notes:
         output.complain(f"doorward: {args.what}: {note}")
@@ -132,7 +132,7 @@ def _file(args: argparse.Namespace) -> int:
     return _print(args, house, found, recording, hosts)
 
 
-def _notes(recording: Recording) -> Iterator[str]:
+def _notes(recording: PacketCollector) -> Iterator[str]:
     if recording.is_full:
         yield f"only the first {MOST_KEPT:,} packets that matter are explained; choose some with --source"
     if recording.is_timeless:
@@ -142,13 +142,13 @@ def _notes(recording: Recording) -> Iterator[str]:
         yield f"none of {recording.frames:,} frames holds a packet that can be explained; {count:,}: {reason}"
 
 
-def _hosts(args: argparse.Namespace, recording: Recording, house: House) -> frozenset[bytes]:
+def _hosts(args: argparse.Namespace, recording: PacketCollector, house: CompiledConfig) -> frozenset[bytes]:
     """Give this host's addresses: as told, or this machine's if knocks go there, or where most knocks go."""
     if args.host:
         return frozenset(_address("--host", text).packed for text in args.host)
     own: frozenset[bytes] = frozenset()
     with suppress(HostError):
-        links = Links()
+        links = InterfaceMonitor()
         try:
             own = links.locals().addresses
         finally:
@@ -156,7 +156,7 @@ def _hosts(args: argparse.Namespace, recording: Recording, house: House) -> froz
     return hosts_of(recording.seen, house, own)
 
 
-def _print(args: argparse.Namespace, house: House, found: Report, recording: Recording, hosts: frozenset[bytes]) -> int:
+def _print(args: argparse.Namespace, house: CompiledConfig, found: Summary, recording: PacketCollector, hosts: frozenset[bytes]) -> int:
     began_s = (recording.began_ns or 0) / 1e9
     explain_output.print_report(house, found, began_s, hosts, whole=args.source is not None, as_json=args.json)
     return 0 if any(told.conclusion.opened for told in found.told) else 1
@@ -164,10 +164,10 @@ def _print(args: argparse.Namespace, house: House, found: Report, recording: Rec
 
 def _live(args: argparse.Namespace, address: Address) -> int:
     house, door = _house(args)
-    recording = Recording(house)
+    recording = PacketCollector(house)
     seconds = _FOR_EVER_S if args.for_ is None else _seconds(args.for_)
     with LiveCapture(address) as capture:
-        traces = Traces(house, capture.is_local)
+        traces = SourceTraces(house, capture.is_local)
         ends = "Ctrl-C ends it" if args.for_ is None else f"for {args.for_}"
         with _on_interrupt(capture.end):
             output.complain(f"doorward: watching {address}; {ends}")

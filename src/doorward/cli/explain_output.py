@@ -11,10 +11,10 @@ from ipaddress import ip_address
 from doorward.cli import output
 from doorward.cli.log import text_of
 from doorward.daemon.ledger import Record
-from doorward.explain.align import Conclusion
-from doorward.explain.compiled_config import House
-from doorward.explain.replay import Step
-from doorward.explain.summary import Report, Row, Told, row_of, rows
+from doorward.explain.align import Diagnosis
+from doorward.explain.compiled_config import CompiledConfig
+from doorward.explain.replay import ReplayStep
+from doorward.explain.summary import Summary, PacketRow, SourceSummary, row_of, rows
 from doorward.model import Address
 
 WIDTH = 80
@@ -35,7 +35,7 @@ class _Columns:
 
 
 def print_report(
-    house: House, found: Report, began_s: float, hosts: frozenset[bytes], *, whole: bool, as_json: bool
+    house: CompiledConfig, found: Summary, began_s: float, hosts: frozenset[bytes], *, whole: bool, as_json: bool
 ) -> None:
     """Print every source, and how many are left out."""
     if as_json:
@@ -53,7 +53,7 @@ def print_report(
         output.line(f"{found.others:,} other sources went to no port of a door")
 
 
-def print_live(house: House, found: Report, began_s: float, *, as_json: bool) -> None:
+def print_live(house: CompiledConfig, found: Summary, began_s: float, *, as_json: bool) -> None:
     """Print the conclusion of what was shown as it came."""
     for told in found.told:
         if as_json:
@@ -62,7 +62,7 @@ def print_live(house: House, found: Report, began_s: float, *, as_json: bool) ->
             _print_conclusion(told.conclusion)
 
 
-def print_step(house: House, step: Step, asked_for: Address) -> None:
+def print_step(house: CompiledConfig, step: ReplayStep, asked_for: Address) -> None:
     """Print a packet as it comes; with its source where that is another address of the same network."""
     row = row_of(house, step)
     if (source := ip_address(step.seen.flow.source)) != asked_for:
@@ -71,7 +71,7 @@ def print_step(house: House, step: Step, asked_for: Address) -> None:
     sys.stdout.flush()
 
 
-def print_past(address: Address, records: Sequence[Record], conclusion: Conclusion, *, as_json: bool) -> None:
+def print_past(address: Address, records: Sequence[Record], conclusion: Diagnosis, *, as_json: bool) -> None:
     """Print what the ledger has of an address."""
     if as_json:
         listed = [{"at": r.at_s, "event": r.event, "door": r.door} | r.detail for r in records]
@@ -82,7 +82,7 @@ def print_past(address: Address, records: Sequence[Record], conclusion: Conclusi
     _print_conclusion(conclusion)
 
 
-def _print_source(house: House, told: Told, began_s: float, hosts: frozenset[bytes], *, whole: bool) -> None:
+def _print_source(house: CompiledConfig, told: SourceSummary, began_s: float, hosts: frozenset[bytes], *, whole: bool) -> None:
     trace = told.trace
     if trace.steps:
         here = [str(ip_address(host)) for host in sorted(hosts) if len(host) == len(trace.source)]
@@ -94,20 +94,20 @@ def _print_source(house: House, told: Told, began_s: float, hosts: frozenset[byt
     output.line("")
 
 
-def _print_rows(found: list[Row], first_s: float, *, whole: bool) -> None:
+def _print_rows(found: list[PacketRow], first_s: float, *, whole: bool) -> None:
     columns = _Columns(max(len(row.packet) for row in found), max(5, *(min(len(row.state), 22) for row in found)))
     lines = list(_folded(found))
     if len(lines) > MOST_ROWS and not whole:
         output.line(f"{'':>{_TIME}}  … {len(lines) - MOST_ROWS} lines before")
         lines = lines[-MOST_ROWS:]
     for line in lines:
-        if isinstance(line, Row):
+        if isinstance(line, PacketRow):
             _print_row(line, line.at_s - first_s, columns)
         else:
             output.line(f"{'':>{_TIME}}  … {line:,} more like these")
 
 
-def _folded(found: Sequence[Row]) -> Iterator[Row | int]:
+def _folded(found: Sequence[PacketRow]) -> Iterator[PacketRow | int]:
     """Give rows; of many that say the same, two and how many more."""
     start = 0
     while start < len(found):
@@ -121,7 +121,7 @@ def _folded(found: Sequence[Row]) -> Iterator[Row | int]:
         start = end
 
 
-def _print_row(row: Row, offset_s: float, columns: _Columns) -> None:
+def _print_row(row: PacketRow, offset_s: float, columns: _Columns) -> None:
     parts = textwrap.wrap(row.made_of, columns.made_of) or [""]
     states = textwrap.wrap(row.state, columns.state) or [""]
     gap = " " * _GAP
@@ -136,7 +136,7 @@ def _offset(seconds: float) -> str:
     return f"{seconds:.3f}" if abs(seconds) < 9999.9995 else f"{seconds:.0f}"
 
 
-def _print_conclusion(conclusion: Conclusion) -> None:
+def _print_conclusion(conclusion: Diagnosis) -> None:
     _print_indented(conclusion.fault.what, "=> ")
     if conclusion.fault.remedy:
         _print_indented(f"hint: {conclusion.fault.remedy}")
@@ -149,7 +149,7 @@ def _print_indented(text: str, mark: str = "   ") -> None:
         output.line(line)
 
 
-def _object(house: House, told: Told, began_s: float) -> dict[str, object]:
+def _object(house: CompiledConfig, told: SourceSummary, began_s: float) -> dict[str, object]:
     packets = [
         {
             "number": row.number,
@@ -164,7 +164,7 @@ def _object(house: House, told: Told, began_s: float) -> dict[str, object]:
     return {"source": str(ip_address(told.trace.source))} | _conclusion(told.conclusion) | {"packets": packets}
 
 
-def _conclusion(conclusion: Conclusion) -> dict[str, object]:
+def _conclusion(conclusion: Diagnosis) -> dict[str, object]:
     return {
         "door": conclusion.door,
         "opened": conclusion.opened,

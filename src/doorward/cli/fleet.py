@@ -10,15 +10,15 @@ from typing import Any
 from doorward.cli import output
 from doorward.cli.options import add_config, configuration_path
 from doorward.config.files import read
-from doorward.errors import AnswerNo, UsageError
-from doorward.fleet.admin import Gate, Office, key_of
+from doorward.errors import NegativeResult, UsageError
+from doorward.fleet.admin import GateStatus, FleetAdmin, key_of
 from doorward.fleet.etcd import Etcd, read_access
 
 _HEAD = ("gate", "state", "openings", "behind", "answered in", "clock")
 
 
 @contextmanager
-def office(args: argparse.Namespace) -> Iterator[Office]:
+def office(args: argparse.Namespace) -> Iterator[FleetAdmin]:
     """Give the fleet that a configuration names; UsageError where it names none."""
     path = configuration_path(args)
     configuration = read(path)
@@ -26,7 +26,7 @@ def office(args: argparse.Namespace) -> Iterator[Office]:
         raise UsageError(f"{path}: there is no [fleet]; write that table, or leave --fleet out")
     etcd = Etcd(read_access(configuration.fleet, path.parent, configuration.gate.name or ""))
     try:
-        yield Office(etcd, configuration.fleet.name)
+        yield FleetAdmin(etcd, configuration.fleet.name)
     finally:
         etcd.close()
 
@@ -49,7 +49,7 @@ def close(args: argparse.Namespace) -> int:
     key = key_of(args.door, args.address)
     with office(args) as asked:
         if not asked.close(key):
-            raise AnswerNo(
+            raise NegativeResult(
                 f"{args.door} is open to {args.address} at no gate; `doorward status --fleet` tells which are in touch"
             )
     output.line(f"{args.door} is closed to {args.address} in the whole fleet")
@@ -77,7 +77,7 @@ def _is_asked(row: dict[str, Any], args: argparse.Namespace, since_s: float) -> 
     return is_door and args.address in (None, row["address"]) and row["at_ms"] >= since_s * 1000
 
 
-def _row(gate: Gate) -> tuple[str, ...]:
+def _row(gate: GateStatus) -> tuple[str, ...]:
     if gate.state != "up":
         return (gate.name, gate.state, *[""] * (len(_HEAD) - 2))
     answer = gate.answer
@@ -85,7 +85,7 @@ def _row(gate: Gate) -> tuple[str, ...]:
     return (gate.name, gate.state, *words, f"{gate.took_ms}ms", f"{gate.offset_ms:+d}ms ±{-(-gate.took_ms // 2)}ms")
 
 
-def _described(gate: Gate) -> dict[str, Any]:
+def _described(gate: GateStatus) -> dict[str, Any]:
     own = {"gate": gate.name, "state": gate.state, "took_ms": gate.took_ms, "offset_ms": gate.offset_ms}
     return own | gate.answer
 

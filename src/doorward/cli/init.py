@@ -21,9 +21,9 @@ from doorward.config.toml import parse
 from doorward.doctor.host_state import gather
 from doorward.errors import UsageError
 from doorward.init import client_setup, config_writer, install, survey
-from doorward.init.config_writer import Plan, Wanted
-from doorward.init.install import Found
-from doorward.init.survey import USUAL_SSH, Host
+from doorward.init.config_writer import ConfigPlan, DoorSpec
+from doorward.init.install import ExistingFiles
+from doorward.init.survey import USUAL_SSH, HostSurvey
 from doorward.model import DEFAULT_SIGNED_PORT, Port, Protocol
 from doorward.verify.port_set import numbers_of, ranges_of
 
@@ -35,13 +35,13 @@ _YES, _NO = "yes", "no"
 class Decision(NamedTuple):
     """The plan, yet without sequences, whose keys may knock, whether to choose sequences, and the host's address."""
 
-    plan: Plan
-    who: Found | None
+    plan: ConfigPlan
+    who: ExistingFiles | None
     has_sequences: bool
     address: str
 
 
-def decide(args: argparse.Namespace, here: Host) -> Decision:
+def decide(args: argparse.Namespace, here: HostSurvey) -> Decision:
     """Take each answer from its option, or ask for it; with --yes take what the host suggests."""
     if not (args.yes or options.is_terminal()):
         raise UsageError("there is no terminal to ask on; add --yes, and answers as options (`doorward init --help`)")
@@ -56,7 +56,7 @@ def decide(args: argparse.Namespace, here: Host) -> Decision:
     who = None if args.no_signed else _who(args)
     has_sequences = who is None or _has_sequences(args)
     address = address_of(args, here, is_asked=True)
-    return Decision(Plan(mode, doors, public, signed=not args.no_signed), who, has_sequences, address)
+    return Decision(ConfigPlan(mode, doors, public, signed=not args.no_signed), who, has_sequences, address)
 
 
 def unused_options(args: argparse.Namespace) -> list[str]:
@@ -71,7 +71,7 @@ def unused_options(args: argparse.Namespace) -> list[str]:
     return [name for name, value in options.items() if value]
 
 
-def address_of(args: argparse.Namespace, here: Host, *, is_asked: bool = False) -> str:
+def address_of(args: argparse.Namespace, here: HostSurvey, *, is_asked: bool = False) -> str:
     """Give the name or address that clients use: as told, or the one that the host has."""
     default = str(here.address() or survey.host_name())
     if args.address is None and not is_asked:
@@ -87,9 +87,9 @@ def _answer(
     return ask(question, default, parse)
 
 
-def _doors(args: argparse.Namespace, here: Host) -> tuple[Wanted, ...]:
+def _doors(args: argparse.Namespace, here: HostSurvey) -> tuple[DoorSpec, ...]:
     ssh = here.ssh()
-    default = str(Wanted("ssh", ssh)) if ssh else ""
+    default = str(DoorSpec("ssh", ssh)) if ssh else ""
     if args.yes and not args.doors and not ssh:
         raise UsageError("no SSH server was found here; name what is to be hidden: --door NAME=PORTS")
     option = " ".join(args.doors) if args.doors else None
@@ -104,7 +104,7 @@ def _mode(text: str) -> Mode:
         raise UsageError(f"{text[:40]!r} is no mode; write one of {', '.join(Mode)}") from None
 
 
-def _deciding_public(args: argparse.Namespace, here: Host, doors: tuple[Wanted, ...]) -> tuple[Port, ...]:
+def _deciding_public(args: argparse.Namespace, here: HostSurvey, doors: tuple[DoorSpec, ...]) -> tuple[Port, ...]:
     def parse(text: str) -> tuple[Port, ...]:
         public = () if text == _NONE else config_writer.parse_public(text)
         for port in public:
@@ -116,14 +116,14 @@ def _deciding_public(args: argparse.Namespace, here: Host, doors: tuple[Wanted, 
     return _answer(args, args.public, "Ports that everybody reaches", default, parse)
 
 
-def own_keys(args: argparse.Namespace) -> Found | None:
+def own_keys(args: argparse.Namespace) -> ExistingFiles | None:
     """Give the keys of the file that the call names, or the operator's own; None: there are none."""
     if args.authorized_keys is not None:
         return _found(args.authorized_keys)
     return install.first_keys(survey.key_files())
 
 
-def _who(args: argparse.Namespace) -> Found | None:
+def _who(args: argparse.Namespace) -> ExistingFiles | None:
     """Give the keys of those who may send signed knocks; None: nobody yet."""
     first = own_keys(args)
     if args.yes or args.authorized_keys is not None:
@@ -144,7 +144,7 @@ def _yes_or_no(text: str) -> bool:
     return text == _YES
 
 
-def _found(text: str) -> Found | None:
+def _found(text: str) -> ExistingFiles | None:
     if text == _NONE:
         return None
     found = install.read_keys(Path(text).expanduser().absolute())
@@ -161,7 +161,7 @@ _WITH_KEY = "not a secret: with the server's public key anyone can have the gate
 _UNITS = [Path(folder, "doorward.service") for folder in ("/etc/systemd/system", "/usr/lib/systemd/system")]
 
 
-def describe(here: Host) -> None:
+def describe(here: HostSurvey) -> None:
     """Show who listens, and where the host is reached."""
     session = here.session.destination_port if here.session is not None else 0
     line("this host, as others reach it:")
@@ -311,14 +311,14 @@ def run(args: argparse.Namespace) -> int:
     return 0
 
 
-def _public(configuration: Configuration, here: Host) -> tuple[Port, ...]:
+def _public(configuration: Configuration, here: HostSurvey) -> tuple[Port, ...]:
     """Give the ports that strangers see, as they are meant to."""
     if configuration.gate.mode is Mode.STEALTH:
         return configuration.gate.public
-    return config_writer.public_of(here, [Wanted(door.name, door.opens) for door in configuration.doors])
+    return config_writer.public_of(here, [DoorSpec(door.name, door.opens) for door in configuration.doors])
 
 
-def _make(args: argparse.Namespace, here: Host, path: Path) -> tuple[Configuration, str]:
+def _make(args: argparse.Namespace, here: HostSurvey, path: Path) -> tuple[Configuration, str]:
     """Ask, choose and write; gives the configuration, and the address that clients use."""
     describe(here)
     plan, who, has_sequences, address = decide(args, here)
@@ -333,7 +333,7 @@ def _make(args: argparse.Namespace, here: Host, path: Path) -> tuple[Configurati
     return configuration, address
 
 
-def _beside_firewalls(plan: Plan, path: Path, programs: dict[Port, str]) -> tuple[Plan, Configuration]:
+def _beside_firewalls(plan: ConfigPlan, path: Path, programs: dict[Port, str]) -> tuple[ConfigPlan, Configuration]:
     """Look at other firewalls, and mark what is open where one of them must be told."""
     configuration = parse(config_writer.text_of(plan, programs), str(path))
     facts = gather(replace(configuration, signed=None), path.parent)  # its files are not there yet
@@ -348,7 +348,7 @@ def _beside_firewalls(plan: Plan, path: Path, programs: dict[Port, str]) -> tupl
     return plan, parse(config_writer.text_of(plan, programs), str(path))
 
 
-def _write_signed(configuration: Configuration, path: Path, who: Found | None) -> None:
+def _write_signed(configuration: Configuration, path: Path, who: ExistingFiles | None) -> None:
     for fault in who.faults if who is not None else ():
         line(f"left out: {fault}")
     for made in install.write_signed(configuration, path.parent, _NOBODY if who is None else who.text):

@@ -13,7 +13,7 @@ from doorward.config.files import read
 from doorward.daemon.key_files import is_there, key_path, read_private_key
 from doorward.errors import HostError, UsageError
 from doorward.kernel import atomic_file
-from doorward.kernel.atomic_file import Access
+from doorward.kernel.atomic_file import FileOwnership
 from doorward.kernel.privileges import service_identity
 from doorward.signed.server_key import SUITES, X25519, new_private_text
 
@@ -69,9 +69,9 @@ def _make(path: Path, config: Path, text: str) -> None:
         complain(f"doorward: made {path}; keep a copy of it in a safe place")
 
 
-def _access(folder: os.stat_result, config: os.stat_result) -> Access:
+def _access(folder: os.stat_result, config: os.stat_result) -> FileOwnership:
     """Let the key be the folder's owner's; the daemon's user may read it if he may read the configuration."""
     service = service_identity()
     if service is not None and config.st_gid == service.group and config.st_mode & stat.S_IRGRP:
-        return Access(0o640, folder.st_uid, config.st_gid)
-    return Access(0o600, folder.st_uid, folder.st_gid)
+        return FileOwnership(0o640, folder.st_uid, config.st_gid)
+    return FileOwnership(0o600, folder.st_uid, folder.st_gid)

@@ -5,9 +5,9 @@ from __future__ import annotations
 import argparse
 
 from doorward.cli import knock_options
-from doorward.cli.knock_options import Aim, Knock, aim, knocker, only_door, port_of, seconds, targets_of, tell
+from doorward.cli.knock_options import KnockPlan, Knock, aim, knocker, only_door, port_of, seconds, targets_of, tell
 from doorward.client.sequence import DEFAULT_DELAY_S, Reply, Target, knock_until_open
-from doorward.errors import AnswerNo, UsageError
+from doorward.errors import NegativeResult, UsageError
 from doorward.model import Port, Protocol
 
 DEFAULT_TIMEOUT_S = 30.0
@@ -58,7 +58,7 @@ def run(args: argparse.Namespace) -> int:
     return 0
 
 
-def _dump(args: argparse.Namespace, there: Aim) -> int:
+def _dump(args: argparse.Namespace, there: KnockPlan) -> int:
     if there.sequence:
         raise UsageError("--dump shows a signed knock, and this is a sequence; add --server-key KEY, or use -v")
     from doorward.cli.signed_options import dump
@@ -77,7 +77,7 @@ def _awaited(text: str | None) -> Port | None:
 
 
 def _wait(
-    args: argparse.Namespace, there: Aim, awaited: Port, timeout_s: float, knock: Knock, targets: list[Target]
+    args: argparse.Namespace, there: KnockPlan, awaited: Port, timeout_s: float, knock: Knock, targets: list[Target]
 ) -> None:
     from doorward.client.connector import try_port  # only those who wait need it
 
@@ -94,10 +94,10 @@ def _wait(
     reply, rounds = knock_until_open(lambda: knock(targets), visit, timeout_s)
     if reply is not Reply.OPEN:
         times = "once" if rounds == 1 else f"{rounds} times"
-        raise AnswerNo(f"{args.host}: knocked {times}, but {awaited} {reason(reply, there)}")
+        raise NegativeResult(f"{args.host}: knocked {times}, but {awaited} {reason(reply, there)}")
 
 
-def reason(reply: Reply, there: Aim) -> str:
+def reason(reply: Reply, there: KnockPlan) -> str:
     """Say what a port does in place of answering, and where to look."""
     if reply is Reply.REFUSED:
         return "refuses connections; check whether its service runs there, and whether a firewall rejects it"

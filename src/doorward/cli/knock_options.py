@@ -9,7 +9,7 @@ from ipaddress import ip_address
 from socket import AF_INET, AF_INET6, AF_UNSPEC
 from typing import Any, NamedTuple
 
-from doorward.client.hosts import Host, door_of, host_of, hosts_path, is_door, is_exposed, near, read_hosts
+from doorward.client.hosts import KnownHost, door_of, host_of, hosts_path, is_door, is_exposed, near, read_hosts
 from doorward.client.sequence import Target, knock, of_version, resolve
 from doorward.errors import UsageError
 from doorward.escape import visible
@@ -29,10 +29,10 @@ LONGEST_S = 365 * 86_400  # of what an option asks for; the system's own limits 
 Knock = Callable[[list[Target]], list[Target]]  # knocks at addresses of one host, and gives those that it reached
 
 
-class Aim(NamedTuple):
+class KnockPlan(NamedTuple):
     """Where to knock and how: the doors to open by a signed knock, or a sequence."""
 
-    host: Host
+    host: KnownHost
     doors: tuple[str, ...]
     sequence: tuple[Port, ...]
 
@@ -69,7 +69,7 @@ def seconds(option: str, text: str | None, default_s: float) -> float:
     return found
 
 
-def aim(args: argparse.Namespace, words: list[str], choose_door: Callable[[Host], str]) -> Aim:
+def aim(args: argparse.Namespace, words: list[str], choose_door: Callable[[KnownHost], str]) -> KnockPlan:
     """Find the host and what is to be done; `choose_door` names one where no word does.
 
     hosts.toml is read only where it can matter. UsageError: what is missing, or what does not go together.
@@ -78,10 +78,10 @@ def aim(args: argparse.Namespace, words: list[str], choose_door: Callable[[Host]
     has_ports = not all(map(is_door, words))
     if words and not any(map(is_door, words)) and _is_address(args.host):
         _refuse_beside_a_sequence(given, args.host, "ports are")
-        return Aim(Host(args.host, args.host, {}), (), tuple(map(port_of, words)))
+        return KnockPlan(KnownHost(args.host, args.host, {}), (), tuple(map(port_of, words)))
     path = hosts_path()
     hosts = read_hosts(path)
-    host = hosts.get(args.host, Host(args.host, args.host, {}))._replace(**given)
+    host = hosts.get(args.host, KnownHost(args.host, args.host, {}))._replace(**given)
     if has_ports or args.sequence or host.server_key is None:
         why = "ports are" if has_ports else "--sequence asks for" if args.sequence else ""
         _refuse_beside_a_sequence(given, args.host, why)
@@ -89,17 +89,17 @@ def aim(args: argparse.Namespace, words: list[str], choose_door: Callable[[Host]
     doors = tuple(words) or (choose_door(host),)
     for door in doors:
         _warn_of_a_slip(path, host, door)
-    return Aim(host, doors, ())
+    return KnockPlan(host, doors, ())
 
 
-def targets_of(aim: Aim, family: int) -> list[Target]:
+def targets_of(aim: KnockPlan, family: int) -> list[Target]:
     """Look the host up: the addresses that the connection may use; those of the family that it is asked to open for."""
     found = resolve(aim.host.address, family)
     asked = aim.host.asked
     return found if asked is None or asked.version is None or aim.sequence else of_version(found, asked.version)
 
 
-def knocker(aim: Aim, delay_s: float, verbose: bool) -> Knock:
+def knocker(aim: KnockPlan, delay_s: float, verbose: bool) -> Knock:
     """Give the act itself. What it needs is loaded now, and the key is found."""
     if not aim.sequence:
         from doorward.cli.signed_options import signed_knocker
@@ -113,7 +113,7 @@ def knocker(aim: Aim, delay_s: float, verbose: bool) -> Knock:
     return lambda targets: [knock(targets, aim.sequence, delay_s, report=report if verbose else None)]
 
 
-def only_door(host: Host) -> str:
+def only_door(host: KnownHost) -> str:
     """Choose the host's only door; UsageError: it has none, or several."""
     names = sorted(host.doors)
     if len(names) == 1:
@@ -173,17 +173,17 @@ def _refuse_beside_a_sequence(given: Iterable[str], host: str, why: str) -> None
         )
 
 
-def _sequence(path: str, hosts: dict[str, Host], name: str, words: list[str], choose: Callable[[Host], str]) -> Aim:
+def _sequence(path: str, hosts: dict[str, KnownHost], name: str, words: list[str], choose: Callable[[KnownHost], str]) -> KnockPlan:
     if hosts and is_exposed(path):
         _warn(f"{path}: every user can read the sequences; run `chmod o-r {path}`")
     words = words or [choose(host_of(path, hosts, name))]
     sequence: list[Port] = []
     for word in words:
         sequence += door_of(path, hosts, name, word) if is_door(word) else (port_of(word),)
-    return Aim(hosts.get(name, Host(name, name, {})), (), tuple(sequence))
+    return KnockPlan(hosts.get(name, KnownHost(name, name, {})), (), tuple(sequence))
 
 
-def _warn_of_a_slip(path: str, host: Host, door: str) -> None:
+def _warn_of_a_slip(path: str, host: KnownHost, door: str) -> None:
     """Whoever knocks at a door that is not there hears nothing of it, so a likely slip is worth a word."""
     if host.doors and door not in host.doors and (hint := near(door, host.doors)):
         _warn(f"{path}: {host.name!r} lists no door {door!r}; {hint}")

@@ -15,7 +15,7 @@ from doorward.errors import DoorwardError, HostError
 from doorward.escape import visible
 
 if TYPE_CHECKING:
-    from doorward.knockd.knockd_log import Output
+    from doorward.knockd.knockd_log import KnockdLog
 
 _SHORT = "vDdli:c:p:g:hV4"
 _LONG = {
@@ -43,7 +43,7 @@ ENGINES = ("kernel", "ring")
 _STATE, _LOCK = "/var/lib/doorward-knockd", "knockd.lock"  # not the daemon's directory, which is a lesser user's
 
 
-class Call(NamedTuple):
+class DaemonArguments(NamedTuple):
     """The words of the command line."""
 
     flags: frozenset[str]
@@ -71,7 +71,7 @@ def main(argv: list[str] | None = None) -> int:
         return 1
 
 
-def _parse(words: list[str]) -> Call:
+def _parse(words: list[str]) -> DaemonArguments:
     pairs, rest = getopt.gnu_getopt(words, _SHORT, list(_LONG))
     if rest:
         raise getopt.GetoptError(f"what is {rest[0]!r}? only options are taken")
@@ -80,24 +80,24 @@ def _parse(words: list[str]) -> Call:
     found = {named.get(name, name): value for name, value in letters}
     if found.get("engine", "kernel") not in ENGINES:
         raise getopt.GetoptError(f"--engine: {found['engine']!r} is none; write kernel or ring")
-    return Call(frozenset(name for name, value in found.items() if not value), found)
+    return DaemonArguments(frozenset(name for name, value in found.items() if not value), found)
 
 
-def _serve(call: Call) -> int:
+def _serve(call: DaemonArguments) -> int:
     from doorward.config.files import read_text, trusted_owners
     from doorward.config.knockd import DEFAULT_PID_FILE, parse
     from doorward.daemon.ledger import open_ledger
     from doorward.knockd.engine import open_engine
-    from doorward.knockd.knockd_daemon import Knockd, Settings
-    from doorward.knockd.knockd_log import Output
+    from doorward.knockd.knockd_daemon import Knockd, KnockdSettings
+    from doorward.knockd.knockd_log import KnockdLog
 
     values = call.values
     folder = Path.cwd()
     path = folder / values.get("c", "/etc/knockd.conf")
     configuration = parse(read_text(path, trusted_owners()), str(path))
     options = configuration.options
-    settings = Settings(path, folder, values.get("i"), "4" in call.flags, "l" in call.flags, values.get("g"))
-    output = Output(verbose="v" in call.flags, debug="D" in call.flags)
+    settings = KnockdSettings(path, folder, values.get("i"), "4" in call.flags, "l" in call.flags, values.get("g"))
+    output = KnockdLog(verbose="v" in call.flags, debug="D" in call.flags)
     pid_file = folder / (options.pid_file or values.get("p") or DEFAULT_PID_FILE)
     log_file = options.log_file or settings.log_file  # the file's counts, as in knockd
     output.open_log(log_file and str(folder / log_file), use_syslog=options.use_syslog)
@@ -149,7 +149,7 @@ def _hold(lock: Path) -> None:
         ) from None
 
 
-def _let_go(release: _Daemon | None, output: Output) -> None:
+def _let_go(release: _Daemon | None, output: KnockdLog) -> None:
     if release is not None and (wrong := release.succeed()):
         output.say(wrong)
 

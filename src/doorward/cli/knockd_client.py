@@ -38,7 +38,7 @@ NO_SERVICE = "Servname not supported for ai_socktype"
 LONGEST_DELAY_MS = (1 << 31) - 1
 
 
-class Call(NamedTuple):
+class ClientArguments(NamedTuple):
     """What the command line asks for; `delay_ms` None: it does not say."""
 
     host: str
@@ -49,7 +49,7 @@ class Call(NamedTuple):
     verbose: bool
 
 
-class Done(Exception):
+class ExitRequest(Exception):
     """The program ends here, with this text and this status."""
 
     def __init__(self, status: int, out: str = "", err: str = "") -> None:
@@ -61,7 +61,7 @@ def main(argv: list[str] | None = None) -> int:
     words = sys.argv if argv is None else argv
     try:
         _run(call_of(words[0], words[1:]))
-    except Done as done:
+    except ExitRequest as done:
         sys.stderr.write(done.err)
         sys.stdout.write(done.out)
         return done.status
@@ -73,7 +73,7 @@ def main(argv: list[str] | None = None) -> int:
     return 0
 
 
-def _run(call: Call) -> None:
+def _run(call: ClientArguments) -> None:
     sequence = tuple(port_of(call, word) for word in call.words)
     numbers = [word.partition(":")[0] for word in call.words]  # said as they were given: `ssh` stays `ssh`
 
@@ -93,7 +93,7 @@ def _named(target: Target) -> str:
     return f"{target}%{socket.if_indextoname(scope)}" if isinstance(scope, int) and scope else str(target)
 
 
-def _targets(call: Call, number: str) -> list[Target]:
+def _targets(call: ClientArguments, number: str) -> list[Target]:
     try:
         return resolve(call.host, call.family)
     except DoorwardError as error:
@@ -101,12 +101,12 @@ def _targets(call: Call, number: str) -> list[Target]:
         raise _unresolved(call.host, number, reason) from None
 
 
-def port_of(call: Call, word: str) -> Port:
+def port_of(call: ClientArguments, word: str) -> Port:
     """Read `7000`, `7000:udp` or a service's name; Done where there is no such port."""
     number, _, name = word.partition(":")
     protocol = name.lower() or "tcp"
     if protocol not in ("tcp", "udp"):
-        raise Done(1, err=f"knock: unknown protocol in {word!r}; write {number}:tcp or {number}:udp\n")
+        raise ExitRequest(1, err=f"knock: unknown protocol in {word!r}; write {number}:tcp or {number}:udp\n")
     found = _number(number)
     if found is None:
         raise _unresolved(call.host, number, NO_SERVICE)
@@ -126,11 +126,11 @@ def _number(word: str) -> int | None:
     return number if 1 <= number <= 65535 else None
 
 
-def _unresolved(host: str, number: str, reason: str | None) -> Done:
-    return Done(1, err=f"Failed to resolve hostname '{host}' on port {number}\ngetaddrinfo: {reason}\n")
+def _unresolved(host: str, number: str, reason: str | None) -> ExitRequest:
+    return ExitRequest(1, err=f"Failed to resolve hostname '{host}' on port {number}\ngetaddrinfo: {reason}\n")
 
 
-def call_of(program: str, argv: list[str]) -> Call:
+def call_of(program: str, argv: list[str]) -> ClientArguments:
     """Read the command line as getopt_long does: options anywhere, abbreviated, and joined."""
     values: dict[str, str] = {}
     family = socket.AF_UNSPEC
@@ -146,15 +146,15 @@ def call_of(program: str, argv: list[str]) -> Call:
             continue
         for letter, value in _long(program, word, rest) if word.startswith("--") else _short(program, word, rest):
             if letter in "hV":
-                raise Done(1, USAGE) if letter == "h" else Done(0, VERSION)
+                raise ExitRequest(1, USAGE) if letter == "h" else ExitRequest(0, VERSION)
             values[letter] = value
             family = {"4": socket.AF_INET, "6": socket.AF_INET6}.get(letter, family)
     if len(words) < 2:
-        raise Done(1, USAGE)
+        raise ExitRequest(1, USAGE)
     delay_ms = _integer(values["d"]) if "d" in values else None
     if delay_ms is not None and delay_ms < 0:
-        raise Done(1, err="error: delay cannot be negative\n")
-    return Call(words[0], words[1:], family, delay_ms, "u" in values, "v" in values)
+        raise ExitRequest(1, err="error: delay cannot be negative\n")
+    return ClientArguments(words[0], words[1:], family, delay_ms, "u" in values, "v" in values)
 
 
 def _short(program: str, word: str, rest: list[str]) -> list[tuple[str, str]]:
@@ -162,10 +162,10 @@ def _short(program: str, word: str, rest: list[str]) -> list[tuple[str, str]]:
     for place, letter in enumerate(word[1:], 2):
         if letter == "d":
             if not word[place:] and not rest:
-                raise Done(1, USAGE, f"{program}: option requires an argument -- 'd'\n")
+                raise ExitRequest(1, USAGE, f"{program}: option requires an argument -- 'd'\n")
             return [*found, ("d", word[place:] or rest.pop(0))]
         if letter not in LONG.values():
-            raise Done(1, USAGE, f"{program}: invalid option -- '{letter}'\n")
+            raise ExitRequest(1, USAGE, f"{program}: invalid option -- '{letter}'\n")
         found.append((letter, ""))
         if letter in "hV":
             break
@@ -177,15 +177,15 @@ def _long(program: str, word: str, rest: list[str]) -> list[tuple[str, str]]:
     names = [name] if name in LONG else [known for known in LONG if known.startswith(name)]
     if len(names) > 1:
         possible = "".join(f" '--{known}'" for known in names)
-        raise Done(1, USAGE, f"{program}: option '{word}' is ambiguous; possibilities:{possible}\n")
+        raise ExitRequest(1, USAGE, f"{program}: option '{word}' is ambiguous; possibilities:{possible}\n")
     if not names:
-        raise Done(1, USAGE, f"{program}: unrecognized option '{word}'\n")
+        raise ExitRequest(1, USAGE, f"{program}: unrecognized option '{word}'\n")
     if names[0] != "delay":
         if equals:
-            raise Done(1, USAGE, f"{program}: option '--{names[0]}' doesn't allow an argument\n")
+            raise ExitRequest(1, USAGE, f"{program}: option '--{names[0]}' doesn't allow an argument\n")
         return [(LONG[names[0]], "")]
     if not equals and not rest:
-        raise Done(1, USAGE, f"{program}: option '--delay' requires an argument\n")
+        raise ExitRequest(1, USAGE, f"{program}: option '--delay' requires an argument\n")
     return [("d", value if equals else rest.pop(0))]
 
 

@@ -12,7 +12,7 @@ from pathlib import Path
 
 from doorward.cli import output
 from doorward.errors import HostError, UsageError
-from doorward.lab.demo import Story
+from doorward.lab.demo import Demo
 from doorward.lab.topology import Lab, remove
 
 EXAMPLE = """\
@@ -51,7 +51,7 @@ def run(args: argparse.Namespace) -> int:
     try:
         with lab:
             folder.mkdir(mode=0o700)
-            Story(lab, folder).tell()
+            Demo(lab, folder).tell()
             done = True
             if args.keep:
                 lab.keep()
@@ -63,7 +63,7 @@ def run(args: argparse.Namespace) -> int:
 
 
 def _say_how_to_enter(lab: Lab, folder: Path) -> None:
-    environment = Story.environment(folder)
+    environment = Demo.environment(folder)
     words = " ".join(f"{name}={shlex.quote(value)}" for name, value in environment.items())
     output.line("", "The hosts stay, and the daemon and the greeter run on.")
     for host in lab.hosts:

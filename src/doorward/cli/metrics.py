@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING
 
 from doorward.cli import output
 from doorward.daemon.control_socket import ask, default_path
-from doorward.errors import AnswerNo, DoorwardError, UsageError
+from doorward.errors import NegativeResult, DoorwardError, UsageError
 from doorward.libraries import install_command
 
 if TYPE_CHECKING:
@@ -53,9 +53,9 @@ def run(args: argparse.Namespace) -> int:
 
 
 def _serve(places: list[str]) -> None:
-    from doorward.cli.metrics_server import Answers, Server, parse_listen
+    from doorward.cli.metrics_server import ExpositionCache, Server, parse_listen
 
-    answers, is_over = Answers(_exposition), threading.Event()
+    answers, is_over = ExpositionCache(_exposition), threading.Event()
     with ExitStack() as stack:
         servers = [stack.enter_context(Server(where, answers)) for where in map(parse_listen, places)]
         for number in (signal.SIGINT, signal.SIGTERM):
@@ -73,7 +73,7 @@ def _exposition() -> Exposition:
 
     try:
         return exposition(ask(default_path(), {"command": "numbers"}))
-    except AnswerNo:
+    except NegativeResult:
         return exposition(None)
     except DoorwardError as error:
         output.complain(f"doorward: {error}")

@@ -190,7 +190,7 @@ def parse_listen(text: str) -> Listen:
     return Listen(_LOCAL[host], host.strip("[]").replace("localhost", "127.0.0.1"), int(port))
 
 
-class Answers:
+class ExpositionCache:
     """What is answered, made anew at most once a second."""
 
     def __init__(self, make: Callable[[], Exposition]) -> None:
@@ -212,7 +212,7 @@ class Server(ThreadingHTTPServer):
     request_queue_size = 2 * MAX_CLIENTS
     _file: Path | None = None  # that this server made
 
-    def __init__(self, listen: Listen, answers: Answers) -> None:
+    def __init__(self, listen: Listen, answers: ExpositionCache) -> None:
         self.address_family, self.answers, self._listen = listen.family, answers, listen
         self._room = threading.BoundedSemaphore(MAX_CLIENTS)
         try:

@@ -17,7 +17,7 @@ from doorward.daemon import off_switch, saved_ruleset
 from doorward.daemon.control_socket import answering, default_path
 from doorward.daemon.ledger import ledger_path
 from doorward.errors import DoorwardError, UsageError
-from doorward.nftables.libnftables import NftFilter
+from doorward.nftables.libnftables import NftFirewall
 
 _PATIENCE_S = 3.0  # for a daemon to end; it waits 2 s for hooks that run, and longer only where it hangs
 _REPAIR_S = 0.5  # in which a daemon that knows nothing of `off` would have put its table back
@@ -101,10 +101,10 @@ def _name(process: int) -> str:
 
 def _remove_table(*, is_alone: bool) -> Iterator[str]:
     try:
-        NftFilter().unload()
+        NftFirewall().unload()
         if not is_alone:
             time.sleep(_REPAIR_S)
-        if NftFilter().existing():
+        if NftFirewall().existing():
             yield "the table inet doorward is there again: another program loads it; stop that one"
     except DoorwardError as error:
         yield f"the table inet doorward could not be removed: {error}; try `nft delete table inet doorward`"

@@ -10,7 +10,7 @@ from pathlib import Path
 
 from doorward.cli import output
 from doorward.daemon import off_switch
-from doorward.errors import AnswerNo, HostError, UsageError
+from doorward.errors import NegativeResult, HostError, UsageError
 
 _UNIT = "doorward.service"
 _PATIENCE_S = 120.0  # of systemd for a unit, and some
@@ -33,7 +33,7 @@ def run(_: argparse.Namespace) -> int:
     try:
         off_switch.switch_on()
     except FileNotFoundError:
-        raise AnswerNo("doorward was not off; `doorward doctor` says what keeps the gate away") from None
+        raise NegativeResult("doorward was not off; `doorward doctor` says what keeps the gate away") from None
     except OSError as error:
         raise HostError(f"{off_switch.marker()}: {error.strerror}; remove it with the right to write there") from None
     if not _is_enabled():

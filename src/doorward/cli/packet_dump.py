@@ -5,14 +5,14 @@ from __future__ import annotations
 from datetime import UTC, datetime
 
 from doorward.client.keyfile import kind_of
-from doorward.client.signed import Letter, Sent
+from doorward.client.signed import KnockRequest, SentPacket
 from doorward.client.signers import Signer
 from doorward.escape import json_line
 from doorward.signed.message import VERSION, signed_text
 from doorward.signed.ssh_keys import fingerprint_text, parse_public_key
 
 
-def describe(letter: Letter, signer: Signer, sent: Sent) -> list[str]:
+def describe(letter: KnockRequest, signer: Signer, sent: SentPacket) -> list[str]:
     """Give the fields as lines."""
     request, signature = sent.message.request, sent.message.signature
     moment = datetime.fromtimestamp(request.time_ms / 1000, UTC)
@@ -35,7 +35,7 @@ def describe(letter: Letter, signer: Signer, sent: Sent) -> list[str]:
     return [f"{sent.message.length} bytes to {sent.target} {sent.port}, not sent", *lines]
 
 
-def describe_json(letter: Letter, signer: Signer, sent: Sent) -> list[str]:
+def describe_json(letter: KnockRequest, signer: Signer, sent: SentPacket) -> list[str]:
     """Give the fields as one JSON object on one line; bytes in hexadecimal."""
     request, message = sent.message.request, sent.message
     fields = {

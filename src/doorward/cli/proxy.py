@@ -7,12 +7,12 @@ import socket
 
 from doorward.cli import knock_options
 from doorward.cli.knock import reason
-from doorward.cli.knock_options import Aim, Knock, aim, knocker, only_door, port_of, seconds, targets_of
+from doorward.cli.knock_options import KnockPlan, Knock, aim, knocker, only_door, port_of, seconds, targets_of
 from doorward.client.connector import connect
-from doorward.client.hosts import Host
+from doorward.client.hosts import KnownHost
 from doorward.client.relay import carry
-from doorward.client.sequence import DEFAULT_DELAY_S, NoWayError, Reply, Target, knock_until_open
-from doorward.errors import AnswerNo, UsageError
+from doorward.client.sequence import DEFAULT_DELAY_S, UnreachableError, Reply, Target, knock_until_open
+from doorward.errors import NegativeResult, UsageError
 from doorward.model import Port, Protocol
 
 DEFAULT_TIMEOUT_S = 30.0
@@ -55,7 +55,7 @@ def run(args: argparse.Namespace) -> int:
     return 0
 
 
-def _door(host: Host, port: Port) -> str:
+def _door(host: KnownHost, port: Port) -> str:
     """Choose where no door is named: the only one, else the one that is called as the port's service."""
     service = _service(port)
     if len(host.doors) != 1 and service and (service in host.doors or not host.doors):
@@ -70,7 +70,7 @@ def _service(port: Port) -> str:
         return "ssh" if port.number == 22 else ""
 
 
-def _connected(there: Aim, port: Port, knock: Knock, targets: list[Target], timeout_s: float) -> socket.socket:
+def _connected(there: KnockPlan, port: Port, knock: Knock, targets: list[Target], timeout_s: float) -> socket.socket:
     """Knock at each address and connect to it at once, again and again; AnswerNo: in vain."""
     found: list[socket.socket] = []
 
@@ -79,7 +79,7 @@ def _connected(there: Aim, port: Port, knock: Knock, targets: list[Target], time
         for target in targets:
             try:
                 knock([target])
-            except NoWayError as error:
+            except UnreachableError as error:
                 faults.append(error)
                 continue
             reply = connect(target, port.number, patience_s / len(targets))
@@ -95,13 +95,13 @@ def _connected(there: Aim, port: Port, knock: Knock, targets: list[Target], time
     if found:
         return found[0]
     times = "once" if rounds == 1 else f"{rounds} times"
-    raise AnswerNo(f"{there.host.name}: knocked {times}, but {port} {reason(reply, there)}")
+    raise NegativeResult(f"{there.host.name}: knocked {times}, but {port} {reason(reply, there)}")
 
 
-def _carry(there: Aim, connection: socket.socket) -> None:
+def _carry(there: KnockPlan, connection: socket.socket) -> None:
     connection.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)  # ssh would set both, but has only a pipe
     connection.setsockopt(socket.SOL_SOCKET, socket.SO_KEEPALIVE, 1)
     try:
         carry(connection, _STANDARD_INPUT, _STANDARD_OUTPUT)
     except OSError as error:
-        raise AnswerNo(f"{there.host.name}: the connection broke: {error.strerror}; connect again") from None
+        raise NegativeResult(f"{there.host.name}: the connection broke: {error.strerror}; connect again") from None

@@ -21,10 +21,10 @@ from doorward.daemon.ledger import KEPT_ROWS, ledger_path, read_records
 from doorward.errors import HostError, UsageError
 from doorward.kernel import atomic_file
 from doorward.lint.checks import warnings
-from doorward.report.events import Found, sort_out
+from doorward.report.events import PeriodEvents, sort_out
 from doorward.report.page import MARK, Maker, page
-from doorward.report.statistics import Figures, as_json, figures
-from doorward.report.strength import Strengths, Weakness, strengths
+from doorward.report.statistics import Statistics, as_json, figures
+from doorward.report.strength import GateAudit, PublicFinding, strengths
 from doorward.report.words import count
 
 EXAMPLE = """\
@@ -73,16 +73,16 @@ def run(args: argparse.Namespace) -> int:
     return 0
 
 
-def _strengths(args: argparse.Namespace, found: Found) -> Strengths | None:
+def _strengths(args: argparse.Namespace, found: PeriodEvents) -> GateAudit | None:
     """Rate the doors; a host that has no configuration where it is looked for by default may be knockd's."""
     path = configuration_path(args)
     if args.config is None and not path.exists():
         return None
     text = read_text(path, trusted_owners())
     configuration, lines = parse(text, str(path)), find_lines(text)
-    findings = [Weakness(each.level, each.line, each.what, each.remedy) for each in warnings(configuration, lines)]
+    findings = [PublicFinding(each.level, each.line, each.what, each.remedy) for each in warnings(configuration, lines)]
     if any(door.knock for door in configuration.doors) and (exposed := exposure(path)):
-        findings.insert(0, Weakness("warning", 1, *exposed))
+        findings.insert(0, PublicFinding("warning", 1, *exposed))
     return strengths(configuration, findings, lines, found.visits)
 
 
@@ -90,7 +90,7 @@ def _local(at_s: float) -> datetime:
     return datetime.fromtimestamp(at_s, UTC).astimezone()
 
 
-def _summary(told: Figures) -> str:
+def _summary(told: Statistics) -> str:
     parts = [
         f"{count(len(told.found.visits), 'opening', 'openings')} by "
         + count(told.people, "person or address", "people or addresses"),

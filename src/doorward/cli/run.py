@@ -12,11 +12,11 @@ from doorward.cli.options import add_config, configuration_path, trial_ms
 from doorward.daemon import off_switch, run_as
 from doorward.daemon.control_socket import default_path
 from doorward.daemon.daemon import Daemon
-from doorward.daemon.hooks import Errands
+from doorward.daemon.hooks import HookQueue
 from doorward.daemon.ledger import ledger_path, open_ledger
 from doorward.daemon.log import Log
 from doorward.kernel import seccomp
-from doorward.kernel.event_loop import Loop
+from doorward.kernel.event_loop import EventLoop
 
 EXAMPLE = """\
   # doorward run -c doorward.toml
@@ -41,7 +41,7 @@ def run(args: argparse.Namespace) -> int:
     os.umask(0o077)  # who knocked, and when, is nobody else's business
     config, control = Path(configuration_path(args)).absolute(), default_path()
     identity, note = run_as.prepare(config, ledger_path(), control)
-    errands = Errands(Loop(), log, config, ledger_path().with_name("commands.lock"))  # with all rights there are
+    errands = HookQueue(EventLoop(), log, config, ledger_path().with_name("commands.lock"))  # with all rights there are
     run_as.go_over(identity)
     ledger, set_aside = open_ledger(ledger_path(), time.strftime("%Y%m%dT%H%M%S"))
     if set_aside:

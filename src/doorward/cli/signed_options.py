@@ -5,16 +5,16 @@ from __future__ import annotations
 from collections.abc import Callable
 from functools import partial
 
-from doorward.cli.knock_options import Aim, Knock, tell
+from doorward.cli.knock_options import KnockPlan, Knock, tell
 from doorward.client.identity import find_signer
 from doorward.client.sequence import Target, each_family
-from doorward.client.signed import Letter, Sent, letter, most_signature_bytes, send
+from doorward.client.signed import KnockRequest, SentPacket, letter, most_signature_bytes, send
 from doorward.client.signers import Signer
 from doorward.errors import UsageError
 from doorward.model import DEFAULT_SIGNED_PORT
 
 
-def signed_knocker(aim: Aim, verbose: bool) -> Knock:
+def signed_knocker(aim: KnockPlan, verbose: bool) -> Knock:
     """Give the act that sends a fresh packet for each door to each family's first address."""
     letters, signer = _prepared(aim)
     port = aim.host.signed_port or DEFAULT_SIGNED_PORT
@@ -28,7 +28,7 @@ def signed_knocker(aim: Aim, verbose: bool) -> Knock:
     return knock
 
 
-def dump(aim: Aim, targets: list[Target], *, as_json: bool) -> None:
+def dump(aim: KnockPlan, targets: list[Target], *, as_json: bool) -> None:
     """Print every field of what a knock would send; nothing is sent."""
     from doorward.cli.packet_dump import describe, describe_json
 
@@ -36,7 +36,7 @@ def dump(aim: Aim, targets: list[Target], *, as_json: bool) -> None:
     port = aim.host.signed_port or DEFAULT_SIGNED_PORT
     show = describe_json if as_json else describe
 
-    def report(letter: Letter, sent: Sent) -> None:
+    def report(letter: KnockRequest, sent: SentPacket) -> None:
         for line in show(letter, signer, sent):
             tell(line)
 
@@ -51,7 +51,7 @@ def dump(aim: Aim, targets: list[Target], *, as_json: bool) -> None:
         )
 
 
-def _prepared(aim: Aim) -> tuple[list[Letter], Signer]:
+def _prepared(aim: KnockPlan) -> tuple[list[KnockRequest], Signer]:
     host = aim.host
     try:
         letters = [letter(host.server_key or "", door, host.gate, host.for_s, host.asked) for door in aim.doors]
@@ -60,8 +60,8 @@ def _prepared(aim: Aim) -> tuple[list[Letter], Signer]:
     return letters, find_signer(host.identity, host.certificate, min(map(most_signature_bytes, letters)))
 
 
-def _printer(signer: Signer) -> Callable[[Sent], None]:
-    def report(sent: Sent) -> None:
+def _printer(signer: Signer) -> Callable[[SentPacket], None]:
+    def report(sent: SentPacket) -> None:
         request = sent.message.request
         tell(
             f"{sent.port} to {sent.target}: {sent.message.length} bytes for door {request.door!r}, "

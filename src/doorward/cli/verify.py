@@ -15,20 +15,20 @@ from pathlib import Path
 from socket import AF_INET, AF_INET6, AF_UNSPEC
 
 from doorward.cli import knock_options, output
-from doorward.cli.knock_options import Aim, Knock, aim, knocker, only_door, seconds
+from doorward.cli.knock_options import KnockPlan, Knock, aim, knocker, only_door, seconds
 from doorward.client.hosts import hosts_path, read_hosts
 from doorward.client.sequence import DEFAULT_DELAY_S, Target, resolve
 from doorward.errors import HostError, UsageError
 from doorward.escape import visible
 from doorward.model import DEFAULT_SIGNED_PORT, Port, Protocol
-from doorward.verify.findings import Course, Question, judge
+from doorward.verify.findings import Course, VerifyRequest, judge
 from doorward.verify.nmap import DEFAULT_RATE, Scanner, may_send_raw
 from doorward.verify.picture import draw, svg_of
 from doorward.verify.port_map import kinds_of, legend_of, text_of
 from doorward.verify.port_set import Ports, count_text, parse_ports, ports_text
-from doorward.verify.run import Means, run_course
+from doorward.verify.run import Probes, run_course
 from doorward.verify.verify_text import (
-    Report,
+    VerifyResult,
     before_text,
     closing_text,
     heading_of,
@@ -79,8 +79,8 @@ class Display:
 
 
 def verify(
-    name: str, target: Target, source: str, rate: int, question: Question, knock: Knock | None, display: Display
-) -> Report:
+    name: str, target: Target, source: str, rate: int, question: VerifyRequest, knock: Knock | None, display: Display
+) -> VerifyResult:
     """Verify one address, and print what is found."""
     began_s = time.monotonic()
     took_s = 0.0
@@ -98,7 +98,7 @@ def verify(
         display.doing(f"waiting until {ports_text(ports)} closes")
 
     scanner = Scanner(ip_address(str(target)), rate, display.percent)
-    means = Means(scanner.look, knock and partial(knock, [target]), time.monotonic, display.sleep, waiting)
+    means = Probes(scanner.look, knock and partial(knock, [target]), time.monotonic, display.sleep, waiting)
     scan = "SYN scan" if may_send_raw() else "connect scan"
     display.line(f"{heading_of(name, str(target))}, seen from {source}: {count_text(question.ports)}, {scan}")
     display.doing(f"looking at {count_text(question.ports)}")
@@ -107,7 +107,7 @@ def verify(
         course = run_course(question, means, tell)
     finally:
         display.doing("")
-    report = Report(name, str(target), source, when, scan, took_s, question, course, judge(question, course))
+    report = VerifyResult(name, str(target), source, when, scan, took_s, question, course, judge(question, course))
     _print(report, display)
     return report
 
@@ -124,7 +124,7 @@ def _tell(course: Course, knocks: bool, took_s: float, display: Display) -> None
         display.doing("")
 
 
-def _print(report: Report, display: Display) -> None:
+def _print(report: VerifyResult, display: Display) -> None:
     if display.as_json:
         output.as_json(values_of(report))
         return
@@ -189,7 +189,7 @@ def run(args: argparse.Namespace) -> int:
     return 1 if any(report.findings for report in reports) else 0
 
 
-def _aim(args: argparse.Namespace) -> Aim | None:
+def _aim(args: argparse.Namespace) -> KnockPlan | None:
     """Find how to knock; None: only look, since nobody said how, or the call says so."""
     if args.no_knock or (not args.words and args.host not in read_hosts(hosts_path())):
         if args.port is not None:
@@ -206,7 +206,7 @@ def _address(host: str) -> str:
     return hosts[host].address if host in hosts else host
 
 
-def _question(args: argparse.Namespace, there: Aim | None) -> Question:
+def _question(args: argparse.Namespace, there: KnockPlan | None) -> VerifyRequest:
     opens, public = _ports("--port", args.port), _ports("--expect", args.expect)
     if both := opens & public:
         raise UsageError(
@@ -222,10 +222,10 @@ def _question(args: argparse.Namespace, there: Aim | None) -> Question:
     asked_s = there.host.for_s if there is not None else None
     wait_s = max(DEFAULT_WAIT_S, (asked_s or 0) + GRACE_S)
     wait_s = seconds("--for", args.wait, wait_s)
-    return Question(ports, public, opens, knocks, args.guard, wait_s)
+    return VerifyRequest(ports, public, opens, knocks, args.guard, wait_s)
 
 
-def _udp_of(there: Aim) -> Iterator[Port]:
+def _udp_of(there: KnockPlan) -> Iterator[Port]:
     """Give the UDP ports that the knock goes to: they must be as silent as the rest."""
     yield from (port for port in there.sequence if port.protocol is Protocol.UDP)
     if there.host.server_key is not None:
@@ -275,7 +275,7 @@ def ways(targets: list[Target]) -> list[tuple[Target, str]]:
     return ways
 
 
-def _save_picture(path: Path, reports: list[Report]) -> None:
+def _save_picture(path: Path, reports: list[VerifyResult]) -> None:
     svg = svg_of(draw([sheet_of(report) for report in reports]), f"doorward verify {reports[0].name}")
     try:
         path.write_text(svg)

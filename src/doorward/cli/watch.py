@@ -10,7 +10,7 @@ from importlib.util import find_spec
 from typing import Any
 
 from doorward.cli import output
-from doorward.daemon.control_socket import Following, default_path
+from doorward.daemon.control_socket import EventClient, default_path
 from doorward.daemon.log import stamped, text_of
 from doorward.escape import json_line
 from doorward.libraries import install_command
@@ -44,7 +44,7 @@ def run(args: argparse.Namespace) -> int:
 
 def _lines(*, as_json: bool) -> int:
     try:
-        with closing(Following(default_path())) as following:
+        with closing(EventClient(default_path())) as following:
             first = following.first
             words = f"{first['summary']}; {len(first['openings'])} open"
             _write(json_line({"event": "status", **first}) if as_json else stamped(datetime.now(UTC), words))

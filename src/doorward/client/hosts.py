@@ -14,13 +14,13 @@ from doorward.errors import UsageError
 from doorward.model import Place, Port
 
 if TYPE_CHECKING:
-    from doorward.client.request_options import Auto
+    from doorward.client.request_options import AutomaticAddress
 
 TEXTS = ("address", "server_key", "identity", "certificate", "gate", "from", "for")
 KEYS = (*TEXTS, "signed_port", "doors")
 
 
-class Host(NamedTuple):
+class KnownHost(NamedTuple):
     """One table of hosts.toml; `address` is the table's name where the file gives none.
 
     A door with no sequence opens with a signed knock only. The rest is for signed knocks.
@@ -34,7 +34,7 @@ class Host(NamedTuple):
     identity: str | None = None
     certificate: str | None = None
     gate: str | None = None
-    asked: Place | Auto | None = None  # from = "…"
+    asked: Place | AutomaticAddress | None = None  # from = "…"
     for_s: int | None = None
 
 
@@ -46,13 +46,13 @@ def hosts_path() -> str:
     return f"{base}/doorward/hosts.toml"
 
 
-def read_hosts(path: str) -> dict[str, Host]:
+def read_hosts(path: str) -> dict[str, KnownHost]:
     """Read every host; no file is no hosts. UsageError: what is wrong in the file, and what to write."""
     raw = _read(path)
     return {} if raw is None else hosts_of(raw, path)
 
 
-def hosts_of(raw: bytes, path: str) -> dict[str, Host]:
+def hosts_of(raw: bytes, path: str) -> dict[str, KnownHost]:
     """Read every host in the bytes of a file; UsageError as above."""
     import tomllib
 
@@ -98,7 +98,7 @@ def _refuse_shared(path: str, found: os.stat_result) -> None:
         raise UsageError(f"{path}: other users can write it; run `chmod go-w {path}`")
 
 
-def _host(where: str, name: str, table: object, folder: str) -> Host:
+def _host(where: str, name: str, table: object, folder: str) -> KnownHost:
     if not isinstance(table, dict):
         raise UsageError(f'{where} must be a table; write [{name}] and below it address = "..."')
     for key, value in table.items():
@@ -106,7 +106,7 @@ def _host(where: str, name: str, table: object, folder: str) -> Host:
             raise UsageError(f"{where}: unknown key {key!r}; {_instead(name, key, value)}")
     texts = {key: _text(where, key, table[key]) for key in TEXTS if key in table}
     server_key = texts.get("server_key")
-    host = Host(
+    host = KnownHost(
         name,
         texts.get("address", name),
         _doors(where, table.get("doors", {}), may_be_empty=server_key is not None),
@@ -186,7 +186,7 @@ def is_door(word: str) -> bool:
     return not (word.isdigit() or "/" in word or ":" in word)
 
 
-def door_of(path: str, hosts: dict[str, Host], name: str, door: str) -> tuple[Port, ...]:
+def door_of(path: str, hosts: dict[str, KnownHost], name: str, door: str) -> tuple[Port, ...]:
     """Give a door's sequence; UsageError says which of file, host and door is missing, and what exists."""
     host = host_of(path, hosts, name)
     if door not in host.doors:
@@ -197,7 +197,7 @@ def door_of(path: str, hosts: dict[str, Host], name: str, door: str) -> tuple[Po
     return host.doors[door]
 
 
-def host_of(path: str, hosts: dict[str, Host], name: str) -> Host:
+def host_of(path: str, hosts: dict[str, KnownHost], name: str) -> KnownHost:
     """Give a host; UsageError says what is missing, and what exists."""
     if name in hosts:
         return hosts[name]

@@ -11,7 +11,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
-from doorward.client.hosts import Host, hosts_of, read_hosts
+from doorward.client.hosts import KnownHost, hosts_of, read_hosts
 from doorward.errors import HostError, UsageError
 from doorward.kernel import atomic_file
 from doorward.model import Port
@@ -78,7 +78,7 @@ def _keep(path: Path, name: str, table: str, *, replace: bool) -> Path | None:
     return before if is_there else None
 
 
-def _refuse_loss(path: Path, name: str, hosts: dict[str, Host], new: bytes) -> None:
+def _refuse_loss(path: Path, name: str, hosts: dict[str, KnownHost], new: bytes) -> None:
     """See that the file's other hosts are what they were: headers may hide in places that `without` does not know."""
     others = {each: host for each, host in hosts.items() if each != name}
     try:

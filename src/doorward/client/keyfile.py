@@ -9,8 +9,8 @@ import stat
 from collections.abc import Callable
 from typing import TYPE_CHECKING
 
-from doorward.errors import AnswerNo, HostError, MalformedError, UsageError
-from doorward.signed.ssh_wire import Reader, string
+from doorward.errors import NegativeResult, HostError, MalformedError, UsageError
+from doorward.signed.ssh_wire import SshReader, string
 
 if TYPE_CHECKING:
     from cryptography.hazmat.primitives.asymmetric.ec import EllipticCurvePrivateKey
@@ -97,13 +97,13 @@ def is_encrypted(raw: bytes) -> bool:
 def kind_of(blob: bytes) -> str:
     """Give the kind that a key, certificate or signature names; "" where it names none that could be shown."""
     try:
-        kind = Reader(blob, "the key").string()
+        kind = SshReader(blob, "the key").string()
     except MalformedError:
         return ""
     return kind.decode() if len(kind) <= _LONGEST_KIND and kind.isascii() and kind.decode().isprintable() else ""
 
 
-class Loaded:
+class PrivateKeyFile:
     """A private key, ready to sign. It does not print itself."""
 
     def __init__(self, key: Key) -> None:
@@ -125,18 +125,18 @@ class Loaded:
         return _sign_ecdsa(self._key, data)
 
 
-def load(raw: bytes, path: str, ask: Callable[[str], bytes]) -> Loaded:
+def load(raw: bytes, path: str, ask: Callable[[str], bytes]) -> PrivateKeyFile:
     """Load a private key; `ask` gives the passphrase where there is one. AnswerNo: it was never the right one."""
     if not is_encrypted(raw):
-        return Loaded(_load(raw, None, path))
+        return PrivateKeyFile(_load(raw, None, path))
     for _ in range(_TRIES):
         if not (passphrase := ask(path)):
             break
         try:
-            return Loaded(_load(raw, passphrase, path))
+            return PrivateKeyFile(_load(raw, passphrase, path))
         except WrongPassphraseError:
             continue
-    raise AnswerNo(f"{path}: the passphrase is not right; try again, or `ssh-add {path}` and the agent signs")
+    raise NegativeResult(f"{path}: the passphrase is not right; try again, or `ssh-add {path}` and the agent signs")
 
 
 class WrongPassphraseError(MalformedError):
@@ -166,7 +166,7 @@ def _load(raw: bytes, passphrase: bytes | None, path: str) -> Key:
     raise UsageError(f"{path}: a key of this kind is not taken; make one with `ssh-keygen -t ed25519`")
 
 
-def _openssh(raw: bytes) -> Reader:
+def _openssh(raw: bytes) -> SshReader:
     """Give what stands in a private key's file in OpenSSH's format (PROTOCOL.key). MalformedError: another format."""
     encoded = b"".join(raw.split()).removeprefix(_OPENSSH.replace(b" ", b""))
     try:
@@ -175,7 +175,7 @@ def _openssh(raw: bytes) -> Reader:
         raise MalformedError("it is not base64") from None
     if not body.startswith(_MAGIC):
         raise MalformedError("it is not in OpenSSH's format")
-    return Reader(body.removeprefix(_MAGIC), "the key")
+    return SshReader(body.removeprefix(_MAGIC), "the key")
 
 
 def _sign_ecdsa(key: EllipticCurvePrivateKey, data: bytes) -> bytes:

@@ -27,7 +27,7 @@ _HOST = re.compile(r"[^\s\x00-\x20\x7f/?#@:\[\]%\"'\\]{1,253}")
 _SERVER_KEY = re.compile(r"[a-z0-9-]{1,32}:[A-Za-z0-9+/]{16,4096}={0,2}")
 
 
-class Link(NamedTuple):
+class KnockLink(NamedTuple):
     """What a link says; a door with no sequence opens with a signed knock."""
 
     host: str
@@ -37,7 +37,7 @@ class Link(NamedTuple):
     doors: tuple[tuple[str, tuple[Port, ...]], ...] = ()
 
 
-def format_link(link: Link) -> str:
+def format_link(link: KnockLink) -> str:
     """Write a link; `parse_link` reads it back."""
     host = f"[{link.host}]" if ":" in link.host else quote(link.host, safe="")
     port = "" if link.signed_port is None else f":{link.signed_port}"
@@ -48,7 +48,7 @@ def format_link(link: Link) -> str:
     return f"{SCHEME}{host}{port}/?{query}"
 
 
-def parse_link(text: str) -> Link:
+def parse_link(text: str) -> KnockLink:
     """Read a link. MalformedError says what is wrong with it."""
     if len(text) > MAX_LENGTH:
         raise MalformedError(f"a link of {len(text)} characters; it has at most {MAX_LENGTH}")
@@ -72,7 +72,7 @@ def parse_link(text: str) -> Link:
             raise MalformedError(f"{_shown(value)} is no {_VALUES[name][0]} in the link")
         else:
             values[name] = value
-    link = Link(host, port, values.get("key"), values.get("gate"), tuple(doors.items()))
+    link = KnockLink(host, port, values.get("key"), values.get("gate"), tuple(doors.items()))
     _refuse_nothing(link)
     return link
 
@@ -136,7 +136,7 @@ def parse_sequence(text: str) -> tuple[Port, ...]:
         raise MalformedError(str(error)) from None
 
 
-def _refuse_nothing(link: Link) -> None:
+def _refuse_nothing(link: KnockLink) -> None:
     if link.key is None and not any(sequence for _, sequence in link.doors):
         raise MalformedError("neither key nor seq stands in the link: there is nothing to knock with")
     if link.key is None and not all(sequence for _, sequence in link.doors):

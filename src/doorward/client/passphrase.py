@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 
-from doorward.errors import AnswerNo, HostError
+from doorward.errors import NegativeResult, HostError
 
 
 def ask_passphrase(path: str) -> bytes:
@@ -39,7 +39,7 @@ def _from_terminal(prompt: str) -> bytes:
     try:
         return getpass(prompt).encode()  # it opens /dev/tty itself: standard input may carry a connection
     except EOFError:
-        raise AnswerNo("no passphrase was given; nothing was sent") from None
+        raise NegativeResult("no passphrase was given; nothing was sent") from None
 
 
 def _from_program(program: str, prompt: str) -> bytes:
@@ -52,5 +52,5 @@ def _from_program(program: str, prompt: str) -> bytes:
             f"SSH_ASKPASS names {program}, which cannot be run: {error.strerror}; mend or unset it"
         ) from None
     if done.returncode:
-        raise AnswerNo(f"{program} gave no passphrase; nothing was sent")
+        raise NegativeResult(f"{program} gave no passphrase; nothing was sent")
     return done.stdout.split(b"\n")[0]

@@ -11,7 +11,7 @@ _AUTO = "auto"
 LONGEST_FOR_S = (1 << 32) - 1  # as the message writes it
 
 
-class Auto(NamedTuple):
+class AutomaticAddress(NamedTuple):
     """In place of an address: the one that this machine's own route to the server begins with, of either version."""
 
     version: None = None
@@ -27,10 +27,10 @@ def parse_for_s(text: str) -> int:
     return seconds
 
 
-def parse_from(text: str) -> Place | Auto:
+def parse_from(text: str) -> Place | AutomaticAddress:
     """Read the address or network that a door is to open for, or `auto`. ValueError says what is wrong."""
     if text == _AUTO:
-        return Auto()
+        return AutomaticAddress()
     try:
         return parse_place(text)
     except ValueError:

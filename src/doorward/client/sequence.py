@@ -37,7 +37,7 @@ ANSWERS = frozenset(
 SENT = frozenset({0, errno.EINPROGRESS})
 
 
-class NoWayError(HostError):
+class UnreachableError(HostError):
     """No packet can be sent to any of the addresses."""
 
 
@@ -125,7 +125,7 @@ def _first(targets: list[Target], port: Port) -> Target:
         if fault in SENT or fault == errno.ECONNREFUSED:
             return target
         faults.append(failure(target, fault))
-    raise NoWayError("cannot knock: " + "; ".join(faults))
+    raise UnreachableError("cannot knock: " + "; ".join(faults))
 
 
 REMEDIES = {

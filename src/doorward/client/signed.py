@@ -10,8 +10,8 @@ from collections.abc import Callable
 from ipaddress import ip_address
 from typing import NamedTuple
 
-from doorward.client.request_options import Auto
-from doorward.client.sequence import NoWayError, Target, failure
+from doorward.client.request_options import AutomaticAddress
+from doorward.client.sequence import UnreachableError, Target, failure
 from doorward.client.signers import Signer, signature_bytes
 from doorward.errors import HostError, MalformedError, UsageError
 from doorward.model import DEFAULT_SIGNED_PORT, NAME, Place, Port
@@ -23,17 +23,17 @@ _SIGNATURE_LENGTH_BYTES = 2
 _LATEST_MS = 55_000  # a gate takes what is a minute old, and the packet needs time too
 
 
-class Letter(NamedTuple):
+class KnockRequest(NamedTuple):
     """What is to be said, whichever packet says it; `asked` None: the address that the packet comes from."""
 
     key: ServerKey
     door: str
     gate: str = ""  # none named: the one that is called as its key's fingerprint
     for_s: int | None = None
-    asked: Place | Auto | None = None  # Auto: the address that the route to the server begins with
+    asked: Place | AutomaticAddress | None = None  # Auto: the address that the route to the server begins with
 
 
-class Message(NamedTuple):
+class SealedRequest(NamedTuple):
     """One signed message, and how long its packet is once it is sealed."""
 
     request: Request
@@ -42,17 +42,17 @@ class Message(NamedTuple):
     length: int
 
 
-class Sent(NamedTuple):
+class SentPacket(NamedTuple):
     """A message, and where its packet went."""
 
     target: Target
     port: Port
-    message: Message
+    message: SealedRequest
 
 
 def letter(
-    server_key: str, door: str, gate: str | None, for_s: int | None = None, asked: Place | Auto | None = None
-) -> Letter:
+    server_key: str, door: str, gate: str | None, for_s: int | None = None, asked: Place | AutomaticAddress | None = None
+) -> KnockRequest:
     """Put a letter together from what people write. UsageError: what is wrong, and what to write."""
     try:
         key = parse_server_key(server_key)
@@ -64,42 +64,42 @@ def letter(
         if gate != key.fingerprint:
             raise UsageError(f"the gate {gate} has another key than this, {key.fingerprint}; correct one of the two")
         gate = ""
-    return Letter(key, door, gate or "", for_s, asked)
+    return KnockRequest(key, door, gate or "", for_s, asked)
 
 
-def most_signature_bytes(letter: Letter) -> int:
+def most_signature_bytes(letter: KnockRequest) -> int:
     """Tell how long a signature may be at most, by a key without a certificate."""
     suite = letter.key.suite
     return room(suite, suite.long_bytes) - len(pack_body(_blank(letter, None))) - _SIGNATURE_LENGTH_BYTES
 
 
-def refuse_misfit(letter: Letter, signer: Signer) -> None:
+def refuse_misfit(letter: KnockRequest, signer: Signer) -> None:
     """See that the message will fit, before anybody is asked for a touch. UsageError: it will not, and what would."""
     _fit(letter, signer, len(pack_body(_blank(letter, signer))), signature_bytes(signer.blob))
 
 
-def compose(letter: Letter, signer: Signer, own: str, time_ms: int, nonce: bytes) -> Message:
+def compose(letter: KnockRequest, signer: Signer, own: str, time_ms: int, nonce: bytes) -> SealedRequest:
     """Write and sign one message; `own` is this machine's address on the way there. UsageError: it does not fit."""
-    asked = ip_address(own) if isinstance(letter.asked, Auto) else letter.asked
+    asked = ip_address(own) if isinstance(letter.asked, AutomaticAddress) else letter.asked
     request = _blank(letter, signer)._replace(time_ms=time_ms, nonce=nonce, for_s=letter.for_s, asked=asked)
     body = pack_body(request)
     signature = signer.sign(signed_text(letter.key.raw, body))
-    return Message(request, body, signature, _fit(letter, signer, len(body), len(signature)))
+    return SealedRequest(request, body, signature, _fit(letter, signer, len(body), len(signature)))
 
 
-def sealed(letter: Letter, message: Message) -> bytes:
+def sealed(letter: KnockRequest, message: SealedRequest) -> bytes:
     """Give the packet."""
     space = room(letter.key.suite, message.length)
     return seal(letter.key, pack_plaintext(message.body, message.signature, space))
 
 
 def send(
-    letter: Letter,
+    letter: KnockRequest,
     signer: Signer,
     targets: list[Target],
     port: Port = DEFAULT_SIGNED_PORT,
     *,
-    report: Callable[[Sent], None] | None = None,
+    report: Callable[[SentPacket], None] | None = None,
     really: bool = True,
 ) -> list[Target]:
     """Send each target a packet of its own, and give those that one could be sent to.
@@ -123,9 +123,9 @@ def send(
                 continue
         reached.append(target)
         if report:
-            report(Sent(target, port, message))
+            report(SentPacket(target, port, message))
     if not reached:
-        raise NoWayError("cannot knock: " + "; ".join(faults))
+        raise UnreachableError("cannot knock: " + "; ".join(faults))
     return reached
 
 
@@ -143,7 +143,7 @@ def now_ms() -> int:
     return time.time_ns() // 1_000_000
 
 
-def _blank(letter: Letter, signer: Signer | None) -> Request:
+def _blank(letter: KnockRequest, signer: Signer | None) -> Request:
     """Fill in what makes a message as long as it is."""
     if signer is not None and signer.certificate is not None:
         signed_by, is_certificate = signer.certificate, True
@@ -158,7 +158,7 @@ def _own(connected: socket.socket) -> str:
     return name[0].partition("%")[0]  # a link-local address is named with its interface
 
 
-def _fit(letter: Letter, signer: Signer, body_bytes: int, signature_bytes: int) -> int:
+def _fit(letter: KnockRequest, signer: Signer, body_bytes: int, signature_bytes: int) -> int:
     """Give the shorter length of a packet that holds the message. UsageError: none does, and what would."""
     suite = letter.key.suite
     needed = body_bytes + _SIGNATURE_LENGTH_BYTES + signature_bytes

@@ -7,11 +7,11 @@ from functools import partial
 from typing import NamedTuple
 
 from doorward.client import keyfile
-from doorward.client.keyfile import Loaded, kind_of
+from doorward.client.keyfile import PrivateKeyFile, kind_of
 from doorward.client.passphrase import ask_passphrase
 from doorward.client.ssh_agent import AgentKey, open_agent
-from doorward.errors import AnswerNo, HostError, MalformedError, UsageError
-from doorward.signed.ssh_wire import Reader
+from doorward.errors import NegativeResult, HostError, MalformedError, UsageError
+from doorward.signed.ssh_wire import SshReader
 from doorward.signed.sshsig import NAMESPACE, parse_armored, signed_data
 
 # The longest signature of a kind (RFC 4253 section 6.6), with its name and lengths; rsa's is as long as its modulus.
@@ -51,7 +51,7 @@ def signature_bytes(blob: bytes) -> int:
     kind = kind_of(blob)
     if kind != "ssh-rsa":
         return _SIGNATURE_BYTES.get(kind, 0)
-    reader = Reader(blob, "the key")
+    reader = SshReader(blob, "the key")
     try:
         _, _, modulus = (reader.string() for _ in range(3))
     except MalformedError:
@@ -92,9 +92,9 @@ class _Locked:
 
     def __init__(self, path: str, raw: bytes, blob: bytes) -> None:
         self._path, self._raw, self._blob = path, raw, blob
-        self._loaded: Loaded | None = None
+        self._loaded: PrivateKeyFile | None = None
 
-    def unlock(self) -> Loaded:
+    def unlock(self) -> PrivateKeyFile:
         if self._loaded is None:
             loaded = keyfile.load(self._raw, self._path, ask_passphrase)
             if loaded.blob != self._blob:
@@ -116,7 +116,7 @@ def _ask_token(path: str, text: bytes) -> bytes:
     except FileNotFoundError:
         raise HostError(f"{path} is in a security key, which ssh-keygen speaks to; install openssh-client") from None
     if done.returncode:
-        raise AnswerNo(f"{path}: ssh-keygen did not sign; is the security key plugged in, and was it touched?")
+        raise NegativeResult(f"{path}: ssh-keygen did not sign; is the security key plugged in, and was it touched?")
     try:
         return parse_armored(done.stdout.decode("ascii", errors="replace"))[1]
     except MalformedError as error:

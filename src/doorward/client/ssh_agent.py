@@ -6,8 +6,8 @@ import os
 import socket
 from typing import NamedTuple
 
-from doorward.errors import AnswerNo, HostError, MalformedError
-from doorward.signed.ssh_wire import Reader, string
+from doorward.errors import NegativeResult, HostError, MalformedError
+from doorward.signed.ssh_wire import SshReader, string
 
 _LIST, _LIST_ANSWER = 11, 12
 _SIGN, _SIGN_ANSWER = 13, 14
@@ -25,7 +25,7 @@ class NoAgentError(HostError):
     """No agent can be asked."""
 
 
-class RefusedError(MalformedError):
+class AgentRefusedError(MalformedError):
     """The agent answered that it will not."""
 
 
@@ -75,8 +75,8 @@ class Agent:
         request = b"".join((bytes([_SIGN]), string(key.blob), string(data), _RSA_SHA2_512.to_bytes(4)))
         try:
             return parse_signature(self._ask(request))
-        except RefusedError:
-            raise AnswerNo(
+        except AgentRefusedError:
+            raise NegativeResult(
                 f"the agent did not sign with {_named(key)}: it was refused or not confirmed, the security key was not "
                 "touched, or the agent is locked (`ssh-add -X` unlocks it); try again, or take another --identity"
             ) from None
@@ -145,12 +145,12 @@ def _named(key: AgentKey) -> str:
     return f"the key {key.comment!r}" if key.comment else "a key without a comment"
 
 
-def _reader(reply: bytes, wanted: int) -> Reader:
+def _reader(reply: bytes, wanted: int) -> SshReader:
     """Give what stands behind the type, which must be the one wanted."""
-    reader = Reader(reply, "the reply")
+    reader = SshReader(reply, "the reply")
     kind = reader.number(1)
     if kind in _FAILURES:
-        raise RefusedError("the agent answers that it will not")
+        raise AgentRefusedError("the agent answers that it will not")
     if kind != wanted:
         raise MalformedError(f"a reply of type {kind}")
     return reader

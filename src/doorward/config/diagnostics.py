@@ -8,19 +8,19 @@ from dataclasses import dataclass, field
 from functools import cached_property
 
 from doorward.config.toml_positions import Keys, find_lines, line_of
-from doorward.errors import Fault
+from doorward.errors import ConfigFault
 from doorward.model import NAME
 
 _LONGEST_SHOWN = 60
 
 
 @dataclass
-class Report:
+class ErrorCollector:
     """The faults found so far in `text`, each at the line of the path of keys that it is about."""
 
     file: str
     text: str
-    faults: list[Fault] = field(default_factory=list)
+    faults: list[ConfigFault] = field(default_factory=list)
 
     @cached_property
     def _lines(self) -> dict[Keys, int]:  # a good file never needs them
@@ -32,7 +32,7 @@ class Report:
 
     def add(self, path: Keys, what: str, instead: str) -> None:
         """Keep one fault."""
-        self.faults.append(Fault(self.file, self.line(path), what, instead))
+        self.faults.append(ConfigFault(self.file, self.line(path), what, instead))
 
     def add_error(self, path: Keys, subject: str, error: ValueError) -> None:
         """Keep the fault that a reader raised as `what; instead`."""

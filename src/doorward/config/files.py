@@ -11,10 +11,10 @@ from typing import NamedTuple
 
 from doorward.config.schema import Configuration
 from doorward.config.toml import parse
-from doorward.errors import ConfigError, Fault, HostError, UsageError
+from doorward.errors import ConfigError, ConfigFault, HostError, UsageError
 
 
-class Entry(NamedTuple):
+class PathComponent(NamedTuple):
     """The file itself, or a directory on the way to it or to what it links to."""
 
     path: str
@@ -23,14 +23,14 @@ class Entry(NamedTuple):
     is_folder: bool
 
 
-class Objection(NamedTuple):
+class UnsafePath(NamedTuple):
     """What is wrong, and what to do."""
 
     what: str
     remedy: str
 
 
-def objection(entries: Iterable[Entry], owners: Collection[int] | None) -> Objection | None:
+def objection(entries: Iterable[PathComponent], owners: Collection[int] | None) -> UnsafePath | None:
     """Say who else could change the file; None: nobody. `owners`: whose it and its folders may be (None: anybody's).
 
     A directory that others can write passes where it is sticky, as /tmp is: there only a file's owner replaces it.
@@ -38,16 +38,16 @@ def objection(entries: Iterable[Entry], owners: Collection[int] | None) -> Objec
     for path, owner, mode, is_folder in entries:
         if mode & (stat.S_IWGRP | stat.S_IWOTH) and not (is_folder and mode & stat.S_ISVTX):
             what = f"other users can write its directory {path}" if is_folder else "other users can write this file"
-            return Objection(what, f"run `chmod go-w {path}`")
+            return UnsafePath(what, f"run `chmod go-w {path}`")
         if owners is not None and owner not in owners:
             what = (
                 f"its directory {path} belongs to user {owner}" if is_folder else f"this file belongs to user {owner}"
             )
-            return Objection(f"{what}, who could change it", f"run `chown root {path}`")
+            return UnsafePath(f"{what}, who could change it", f"run `chown root {path}`")
     return None
 
 
-def is_exposed(entries: Iterable[Entry]) -> bool:
+def is_exposed(entries: Iterable[PathComponent]) -> bool:
     """Tell whether every user of the host can read the file."""
     return all(entry.mode & (stat.S_IXOTH if entry.is_folder else stat.S_IROTH) for entry in entries)
 
@@ -80,7 +80,7 @@ def open_directory_of(path: Path) -> int:
     descriptor = os.open(path.parent, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
     try:
         found = os.fstat(descriptor)
-        itself = Entry(str(path.parent), found.st_uid, found.st_mode, is_folder=True)
+        itself = PathComponent(str(path.parent), found.st_uid, found.st_mode, is_folder=True)
         if wrong := objection([itself, *folders_on_the_way(path)], trusted_owners()):
             raise HostError(f"{path}: {wrong.what}; {wrong.remedy}")
     except BaseException:
@@ -122,7 +122,7 @@ def text_of(raw: bytes, file: str) -> str:
     """Give the text that a file's bytes are; ConfigError where they are none."""
     if len(raw) > MAX_BYTES:
         remedy = "name the right file with -c FILE, or write fewer doors"
-        raise ConfigError([Fault(file, 1, f"the file is larger than {MAX_BYTES >> 20} MiB", remedy)])
+        raise ConfigError([ConfigFault(file, 1, f"the file is larger than {MAX_BYTES >> 20} MiB", remedy)])
     try:
         text = raw.decode("utf-8-sig")  # some editors begin a file with a byte order mark
     except UnicodeDecodeError as error:
@@ -132,32 +132,32 @@ def text_of(raw: bytes, file: str) -> str:
     return text
 
 
-def _not_text(file: str, raw: bytes, place: int, what: str) -> Fault:
-    return Fault(file, raw.count(b"\n", 0, place) + 1, what, "save the file as UTF-8 text")
+def _not_text(file: str, raw: bytes, place: int, what: str) -> ConfigFault:
+    return ConfigFault(file, raw.count(b"\n", 0, place) + 1, what, "save the file as UTF-8 text")
 
 
-def _entries(path: Path, found: os.stat_result) -> Iterator[Entry]:
+def _entries(path: Path, found: os.stat_result) -> Iterator[PathComponent]:
     """Describe a file and the folders above it and above what it is a link to; nothing for pipes and devices."""
     if not stat.S_ISREG(found.st_mode):
         return
-    yield Entry(str(path), found.st_uid, found.st_mode, is_folder=False)
+    yield PathComponent(str(path), found.st_uid, found.st_mode, is_folder=False)
     yield from folders_on_the_way(path)
 
 
-def folders_on_the_way(path: Path) -> Iterator[Entry]:
+def folders_on_the_way(path: Path) -> Iterator[PathComponent]:
     """Describe the directories above a path and above what it is a link to, the nearest first."""
     places = (path.absolute(), path.resolve())
     nearest = [place.parent for place in places]
     for folder in dict.fromkeys((*nearest, *(folder for place in places for folder in place.parents))):
         there = folder.stat()
-        yield Entry(str(folder), there.st_uid, there.st_mode, is_folder=True)
+        yield PathComponent(str(folder), there.st_uid, there.st_mode, is_folder=True)
 
 
 def _bytes(path: Path, owners: Collection[int] | None) -> bytes:
     try:
         with path.open("rb") as file:
             if wrong := objection(_entries(path, os.fstat(file.fileno())), owners):
-                raise ConfigError([Fault(str(path), 1, *wrong)])
+                raise ConfigError([ConfigFault(str(path), 1, *wrong)])
             return file.read(MAX_BYTES + 1)
     except FileNotFoundError:
         raise UsageError(f"{path}: there is no such file; write it, or name another with -c FILE") from None

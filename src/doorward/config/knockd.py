@@ -15,7 +15,7 @@ from typing import Any, NamedTuple
 
 from doorward.config.diagnostics import nearest, shown
 from doorward.config.schema import MAX_SEQUENCE
-from doorward.errors import ConfigError, Fault
+from doorward.errors import ConfigError, ConfigFault
 from doorward.model import FlagFilter, Port, Protocol, parse_address
 
 WHITESPACE = " \t\n\v\f\r"  # C's isspace; str.strip() alone would take a no-break space as well
@@ -136,7 +136,7 @@ MAX_NAME = 127  # letters; knockd cuts the rest off
 ANY_FLAGS = FlagFilter(0, 0)  # without TCPFlags knockd looks at every TCP packet
 
 
-class Options(NamedTuple):
+class KnockdOptions(NamedTuple):
     """The section [options]. None: the file does not say, and the command line or the default holds."""
 
     use_syslog: bool = False
@@ -169,11 +169,11 @@ class KnockdDoor(NamedTuple):
 class KnockdConfiguration(NamedTuple):
     """A whole file; doors in its order."""
 
-    options: Options
+    options: KnockdOptions
     doors: tuple[KnockdDoor, ...]
 
 
-class Setting(NamedTuple):
+class KnockdSetting(NamedTuple):
     """Which field a directive fills, and how its value is read."""
 
     field: str
@@ -181,24 +181,24 @@ class Setting(NamedTuple):
 
 
 OPTIONS = {
-    "LogFile": Setting("log_file", path_or_none),
-    "PidFile": Setting("pid_file", path_or_none),
-    "Interface": Setting("interface", interface),
+    "LogFile": KnockdSetting("log_file", path_or_none),
+    "PidFile": KnockdSetting("pid_file", path_or_none),
+    "Interface": KnockdSetting("interface", interface),
 }
 DOOR = {
-    "Sequence": Setting("knock", sequence),
-    "One_Time_Sequences": Setting("one_time_file", path),
-    "Seq_Timeout": Setting("within_ms", milliseconds),
-    "Timeout": Setting("within_ms", milliseconds),
-    "TCPFlags": Setting("flags", flags),
-    "Target": Setting("target", target),
-    "Start_Command": Setting("start_command", command),
-    "Command": Setting("start_command", command),
-    "Start_Command_6": Setting("start_command_6", command),
-    "Command_6": Setting("start_command_6", command),
-    "Cmd_Timeout": Setting("cmd_timeout_s", seconds(0)),
-    "Stop_Command": Setting("stop_command", command),
-    "Stop_Command_6": Setting("stop_command_6", command),
+    "Sequence": KnockdSetting("knock", sequence),
+    "One_Time_Sequences": KnockdSetting("one_time_file", path),
+    "Seq_Timeout": KnockdSetting("within_ms", milliseconds),
+    "Timeout": KnockdSetting("within_ms", milliseconds),
+    "TCPFlags": KnockdSetting("flags", flags),
+    "Target": KnockdSetting("target", target),
+    "Start_Command": KnockdSetting("start_command", command),
+    "Command": KnockdSetting("start_command", command),
+    "Start_Command_6": KnockdSetting("start_command_6", command),
+    "Command_6": KnockdSetting("start_command_6", command),
+    "Cmd_Timeout": KnockdSetting("cmd_timeout_s", seconds(0)),
+    "Stop_Command": KnockdSetting("stop_command", command),
+    "Stop_Command_6": KnockdSetting("stop_command_6", command),
 }
 SYSLOG = "UseSyslog"
 
@@ -215,14 +215,14 @@ def parse(text: str, file: str) -> KnockdConfiguration:
     if reader.faults:
         raise ConfigError(reader.faults)
     doors = tuple(KnockdDoor(door.name, door.line, **door.fields) for door in reader.doors)
-    return KnockdConfiguration(Options(**reader.options.fields), doors)
+    return KnockdConfiguration(KnockdOptions(**reader.options.fields), doors)
 
 
 @dataclass
 class _Section:
     name: str
     line: int
-    settings: Mapping[str, Setting]  # by upper case
+    settings: Mapping[str, KnockdSetting]  # by upper case
     fields: dict[str, Any] = field(default_factory=dict)
     named: set[str] = field(default_factory=set)  # the fields that the file names, also with a fault
 
@@ -234,13 +234,13 @@ _UPPER_DOOR = {key.upper(): setting for key, setting in DOOR.items()}
 @dataclass
 class _Reader:
     file: str
-    faults: list[Fault] = field(default_factory=list)
+    faults: list[ConfigFault] = field(default_factory=list)
     options: _Section = field(default_factory=lambda: _Section("options", 0, _UPPER_OPTIONS))
     doors: list[_Section] = field(default_factory=list)
     current: _Section | None = None
 
     def fault(self, line: int, what: str, instead: str) -> None:
-        self.faults.append(Fault(self.file, line, what, instead))
+        self.faults.append(ConfigFault(self.file, line, what, instead))
 
     def read_line(self, number: int, line: str) -> None:
         if "\0" in line:
@@ -282,14 +282,14 @@ class _Reader:
         else:
             self.assign(number, word, section, section.settings[upper], value.strip(WHITESPACE))
 
-    def assign(self, number: int, word: str, section: _Section, setting: Setting, text: str) -> None:
+    def assign(self, number: int, word: str, section: _Section, setting: KnockdSetting, text: str) -> None:
         if setting.field == "knock" and "one_time_file" in section.named:
             self.fault(number, "a Sequence below One_Time_Sequences would open once more", "remove one of the two")
         section.named.add(setting.field)
         for what, instead in self.store(section, setting, text):
             self.fault(number, f"{word}: {what}", instead)
 
-    def store(self, section: _Section, setting: Setting, text: str) -> Iterator[tuple[str, str]]:
+    def store(self, section: _Section, setting: KnockdSetting, text: str) -> Iterator[tuple[str, str]]:
         """Keep a value as knockd would; give what is wrong with it."""
         try:
             value = setting.read(text)

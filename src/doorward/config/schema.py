@@ -31,7 +31,7 @@ class WrongPort(StrEnum):
     KNOWN = "known"  # only ports that occur in some sequence, as knockd does in fact
 
 
-class Policy(StrEnum):
+class EtcdOutagePolicy(StrEnum):
     """What a shared door does with a signed knock while the fleet gives no answer."""
 
     CLOSED = "closed"  # refuse it: it may have been used at another gate
@@ -93,7 +93,7 @@ class Fleet:
     key: str = ""
     user: str = ""
     password: str = ""
-    policy: Policy = Policy.CLOSED
+    policy: EtcdOutagePolicy = EtcdOutagePolicy.CLOSED
     timeout_ms: int = 500
     plain: bool = False
     for_max_ms: int | None = None

@@ -12,10 +12,10 @@ from dataclasses import dataclass
 from typing import Any
 
 from doorward.config import validate, values
-from doorward.config.diagnostics import Report, header, nearest, shown
-from doorward.config.schema import Configuration, Fleet, Gate, Mode, Policy, Signed, WrongPort
+from doorward.config.diagnostics import ErrorCollector, header, nearest, shown
+from doorward.config.schema import Configuration, Fleet, Gate, Mode, EtcdOutagePolicy, Signed, WrongPort
 from doorward.config.toml_positions import Keys
-from doorward.errors import ConfigError, Fault
+from doorward.errors import ConfigError, ConfigFault
 from doorward.model import Door
 
 _ONE_TABLE = "the table stands twice: put its settings into one of the two, or rename one"
@@ -56,20 +56,20 @@ def load(text: str, file: str) -> dict[str, Any]:
     except tomllib.TOMLDecodeError as error:
         raise ConfigError([_fault(text, file, str(error))]) from None
     except RecursionError:
-        raise ConfigError([Fault(file, 1, "lists or tables nest too deep", "write plain lists")]) from None
+        raise ConfigError([ConfigFault(file, 1, "lists or tables nest too deep", "write plain lists")]) from None
     except ValueError:  # int() refuses numbers of thousands of digits
-        raise ConfigError([Fault(file, 1, "a number has thousands of digits", "write a shorter number")]) from None
+        raise ConfigError([ConfigFault(file, 1, "a number has thousands of digits", "write a shorter number")]) from None
 
 
-def _fault(text: str, file: str, message: str) -> Fault:
+def _fault(text: str, file: str, message: str) -> ConfigFault:
     last_line = text.rstrip("\n").count("\n") + 1
     match = _PLACE.fullmatch(message)
     if match is None:
-        return Fault(file, last_line, message, _ANY_REMEDY)
+        return ConfigFault(file, last_line, message, _ANY_REMEDY)
     if match["line"] is None:
-        return Fault(file, last_line, f"{match['what']} (end of the file)", _remedy(match["what"]))
+        return ConfigFault(file, last_line, f"{match['what']} (end of the file)", _remedy(match["what"]))
     what = f"{_plain(match['what'])} (column {match['column']})"
-    return Fault(file, int(match["line"]), what, _remedy(match["what"]))
+    return ConfigFault(file, int(match["line"]), what, _remedy(match["what"]))
 
 
 def _plain(what: str) -> str:
@@ -133,7 +133,7 @@ FLEET = {
     "key": Setting("key", values.file),
     "user": Setting("user", values.text),
     "password": Setting("password", values.file),
-    "policy": Setting("policy", values.choice(Policy)),
+    "policy": Setting("policy", values.choice(EtcdOutagePolicy)),
     "timeout": Setting("timeout_ms", values.patience),
     "plain": Setting("plain", values.boolean),
     "for_max": Setting("for_max_ms", values.duration(values.MAX_FOR_MS)),
@@ -156,7 +156,7 @@ OTHER_NAMES = {
 def parse(text: str, file: str) -> Configuration:
     """Read a whole configuration; ConfigError holds all faults, or the first one of the syntax."""
     document = load(text, file)
-    report = Report(file, text)
+    report = ErrorCollector(file, text)
     _unknown(report, (), document, TABLES)
     gate = Gate(**_table(report, ("gate",), document.get("gate", {}), GATE))
     doors = _doors(report, document.get("doors", {}))
@@ -172,7 +172,7 @@ def parse(text: str, file: str) -> Configuration:
     return Configuration(gate, tuple(doors), signed, fleet)
 
 
-def _fleet(report: Report, table: object) -> Fleet:
+def _fleet(report: ErrorCollector, table: object) -> Fleet:
     """Read the table; what it cannot do without is reported by its header."""
     fields = _table(report, ("fleet",), table, FLEET)
     for key, example in (("name", '"example"'), ("endpoints", '["https://192.0.2.11:2379"]')):
@@ -181,7 +181,7 @@ def _fleet(report: Report, table: object) -> Fleet:
     return Fleet(**({"name": "", "endpoints": ()} | fields))
 
 
-def _doors(report: Report, tables: object) -> list[Door]:
+def _doors(report: ErrorCollector, tables: object) -> list[Door]:
     """Read every door; one with faults is given with what was good, for the rules to look at."""
     if not isinstance(tables, dict):
         report.add(("doors",), f"doors is {shown(tables)}, not tables", "write a table [doors.NAME] for each door")
@@ -196,7 +196,7 @@ def _doors(report: Report, tables: object) -> list[Door]:
     return doors
 
 
-def _door(report: Report, name: str, table: object) -> Door:
+def _door(report: ErrorCollector, name: str, table: object) -> Door:
     path = ("doors", name)
     if name in DOOR and not isinstance(table, dict):
         report.add(path, f"the setting {name!r} stands in [doors] itself", "write it below [doors.NAME]")
@@ -210,7 +210,7 @@ def _door(report: Report, name: str, table: object) -> Door:
     return Door(name, **({"knock": (), "opens": ()} | fields))
 
 
-def _table(report: Report, path: Keys, table: object, settings: Mapping[str, Setting]) -> dict[str, Any]:
+def _table(report: ErrorCollector, path: Keys, table: object, settings: Mapping[str, Setting]) -> dict[str, Any]:
     """Give the fields whose settings are good; the rest is reported."""
     if not isinstance(table, dict):
         report.add(path, f"{shown(path[-1])} is {shown(table)}, not a table", f"write a table {header(path)}")
@@ -234,7 +234,7 @@ class _Reported(Exception):
     """A list has faults that the report already holds."""
 
 
-def _elements(report: Report, path: Keys, value: object, setting: Setting) -> object:
+def _elements(report: ErrorCollector, path: Keys, value: object, setting: Setting) -> object:
     """Read the elements of a list, each fault at its own line; any other value is given as it is."""
     if setting.each is None:
         return value
@@ -251,7 +251,7 @@ def _elements(report: Report, path: Keys, value: object, setting: Setting) -> ob
     return elements
 
 
-def _unknown(report: Report, path: Keys, table: Mapping[str, object], known: Collection[str]) -> None:
+def _unknown(report: ErrorCollector, path: Keys, table: Mapping[str, object], known: Collection[str]) -> None:
     """Report each key that is no setting here, with what was probably meant."""
     where = f" in {header(path)}" if path else ""
     for key in [key for key in table if key not in known]:

@@ -5,13 +5,13 @@ from __future__ import annotations
 from collections.abc import Iterable, Iterator, Sequence
 from ipaddress import ip_address
 
-from doorward.config.diagnostics import Report, shown
+from doorward.config.diagnostics import ErrorCollector, shown
 from doorward.config.schema import Fleet, Gate, Signed
 from doorward.config.toml_positions import Keys
 from doorward.model import Door, Port
 
 
-def same_sequence_twice(report: Report, doors: Iterable[Door]) -> None:
+def same_sequence_twice(report: ErrorCollector, doors: Iterable[Door]) -> None:
     """Refuse two doors of one automaton with the same sequence: one knock would mean both."""
     first: dict[object, str] = {}
     for door in doors:
@@ -25,7 +25,7 @@ def same_sequence_twice(report: Report, doors: Iterable[Door]) -> None:
             )
 
 
-def knocks_at_taken_ports(report: Report, gate: Gate, doors: Sequence[Door], signed: Signed | None) -> None:
+def knocks_at_taken_ports(report: ErrorCollector, gate: Gate, doors: Sequence[Door], signed: Signed | None) -> None:
     """Refuse a knock at a port that is no symbol, since it is public or some door opens it."""
     public = frozenset(gate.public)
     opener: dict[Port, str] = {}
@@ -45,7 +45,7 @@ def knocks_at_taken_ports(report: Report, gate: Gate, doors: Sequence[Door], sig
                 _refuse(report, path, f"{port} takes signed knocks", place, "take signed knocks at another")
 
 
-def signed_port_is_taken(report: Report, gate: Gate, doors: Sequence[Door], signed: Signed | None) -> None:
+def signed_port_is_taken(report: ErrorCollector, gate: Gate, doors: Sequence[Door], signed: Signed | None) -> None:
     """Refuse a port for signed knocks that something else has: whatever is sent there is taken for one."""
     if signed is None:
         return
@@ -56,7 +56,7 @@ def signed_port_is_taken(report: Report, gate: Gate, doors: Sequence[Door], sign
         report.add(("signed", "port"), what, "take signed knocks at another port, which nothing uses")
 
 
-def what_a_door_does(report: Report, path: Keys, table: object) -> None:
+def what_a_door_does(report: ErrorCollector, path: Keys, table: object) -> None:
     """Refuse a door that does nothing, and one that would open a port of this host for a knock at another."""
     if not isinstance(table, dict):
         return
@@ -72,7 +72,7 @@ def what_a_door_does(report: Report, path: Keys, table: object) -> None:
         report.add((*path, "opens"), what, "leave out one of the two; a door with a target runs `on_open`")
 
 
-def what_a_fleet_needs(report: Report, gate: Gate, doors: Sequence[Door], fleet: Fleet | None) -> None:
+def what_a_fleet_needs(report: ErrorCollector, gate: Gate, doors: Sequence[Door], fleet: Fleet | None) -> None:
     """Refuse a gate without a name in a fleet, half of a pair of settings, and shared doors without a fleet."""
     if fleet is not None:
         _what_its_table_says(report, gate, fleet)
@@ -82,7 +82,7 @@ def what_a_fleet_needs(report: Report, gate: Gate, doors: Sequence[Door], fleet:
         report.add(("doors", door.name, "shared"), what, "write that table, or leave `shared` out")
 
 
-def _what_its_table_says(report: Report, gate: Gate, fleet: Fleet) -> None:
+def _what_its_table_says(report: ErrorCollector, gate: Gate, fleet: Fleet) -> None:
     place = ("fleet",)
     if gate.name is None:
         report.add(place, "this gate has no name in the fleet", 'write name = "edge-1" in [gate]')
@@ -114,6 +114,6 @@ def _knocks(door: Door) -> Iterator[tuple[Keys, Port]]:
             yield ("doors", door.name, "knock", str(index)), port
 
 
-def _refuse(report: Report, path: Keys, why: str, place: Keys, otherwise: str) -> None:
+def _refuse(report: ErrorCollector, path: Keys, why: str, place: Keys, otherwise: str) -> None:
     what = f"door {shown(path[1])} knocks at a port that is no knock: {why} (line {report.line(place)})"
     report.add(path, what, f"knock at another port, or {otherwise}")

@@ -14,7 +14,7 @@ TOLERANCE_S = 0.25  # the kernel's clock ticks, and telling it takes time
 
 
 @dataclass(frozen=True, slots=True)
-class Changes:
+class SetChanges:
     """Entries to write with a new remaining time, in seconds, and entries to take away."""
 
     put: Remaining
@@ -24,7 +24,7 @@ class Changes:
         return bool(self.put or self.remove)
 
 
-class Filter(Protocol):
+class Firewall(Protocol):
     """The seam to the packet filter: nftables, or the same in memory."""
 
     def load(self, ruleset: Ruleset, restore: Remaining) -> str:
@@ -36,14 +36,14 @@ class Filter(Protocol):
     def elements(self) -> dict[Element, float]:
         """Read the open entries back, with the seconds that each has left."""
 
-    def apply(self, changes: Changes) -> None:
+    def apply(self, changes: SetChanges) -> None:
         """Make all changes in one transaction, or none."""
 
     def counters(self) -> dict[str, int]:
         """Read the gate's counters: packets, by name."""
 
 
-def plan(touched: Iterable[Element], want: Remaining, have: Remaining) -> Changes:
+def plan(touched: Iterable[Element], want: Remaining, have: Remaining) -> SetChanges:
     """Compare wanted and standing entries, of those in `touched` only: others may be the kernel's newest."""
     put: dict[Element, float] = {}
     remove: set[Element] = set()
@@ -54,4 +54,4 @@ def plan(touched: Iterable[Element], want: Remaining, have: Remaining) -> Change
                 remove.add(element)
         elif abs(have.get(element, 0.0) - wanted_s) > TOLERANCE_S:
             put[element] = wanted_s
-    return Changes(put, frozenset(remove))
+    return SetChanges(put, frozenset(remove))

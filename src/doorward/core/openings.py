@@ -11,7 +11,7 @@ from ipaddress import IPv4Network, IPv6Network
 from doorward.model import Element, Opening, Place
 
 
-class Book:
+class OpeningTable:
     """One entry a door and address; a second opening before the end prolongs the first."""
 
     def __init__(self) -> None:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 
-class Bucket:
+class TokenBucket:
     """Admits so many a second, after so many at once."""
 
     def __init__(self, per_s: float, at_once: float) -> None:

@@ -32,7 +32,7 @@ Attempt = tuple[int, float]  # how far a source has come: its state, and when th
 _NO_ATTEMPT: Attempt = (0, float("-inf"))
 
 
-class Move(NamedTuple):
+class Transition(NamedTuple):
     """Where a packet took its source: a state (the root where it was wrong), and the doors that open, by index."""
 
     state: int
@@ -40,7 +40,7 @@ class Move(NamedTuple):
     opened: tuple[int, ...]
 
 
-class Lane(NamedTuple):
+class MachineProgress(NamedTuple):
     """A machine, and how far the sources of one family have come in it."""
 
     machine: Machine
@@ -48,7 +48,7 @@ class Lane(NamedTuple):
     attempts: OrderedDict[bytes, Attempt]
 
 
-Lanes = tuple[tuple[Lane, ...], ...]  # by TCP flags, and `_NO_FLAGS`: those whose machines take such packets
+Lanes = tuple[tuple[MachineProgress, ...], ...]  # by TCP flags, and `_NO_FLAGS`: those whose machines take such packets
 
 
 class Limiter:
@@ -109,7 +109,7 @@ class Tracker:
         self._capacity = capacity
         self._limiters = {4: Limiter(capacity), 16: Limiter(capacity)}  # by the length of an address
         self._lanes = {
-            length: [Lane(m, m.within_ms / 1000, OrderedDict()) for m in automaton.machines] for length in (4, 16)
+            length: [MachineProgress(m, m.within_ms / 1000, OrderedDict()) for m in automaton.machines] for length in (4, 16)
         }
         targets = {machine.target for machine in automaton.machines}
         self._here = {length: _by_flags(lanes, None) for length, lanes in self._lanes.items()}
@@ -128,7 +128,7 @@ class Tracker:
             opened += move.opened
         return opened
 
-    def moves(self, packet: Packet, now_s: float) -> list[Move]:
+    def moves(self, packet: Packet, now_s: float) -> list[Transition]:
         """Take one new packet, as `see` does; give where it took its source in each machine that it moved."""
         source, (protocol, number), flags, destination, local = packet
         symbol = protocol << 16 | number
@@ -145,7 +145,7 @@ class Tracker:
             if admitted is False:
                 self._forget(source)
             return []
-        moves: list[Move] = []
+        moves: list[Transition] = []
         for lane in lanes:
             machine, within_s, attempts = lane
             before, began_s = attempts.get(source, _NO_ATTEMPT)
@@ -155,7 +155,7 @@ class Tracker:
                 continue  # what a flood onto one port consists of
             state = machine.step(before, symbol)
             if state is not None and self._advance(lane, source, state, began_s, now_s):
-                moves.append(Move(state, state == machine.root, machine.completes.get(state, ())))
+                moves.append(Transition(state, state == machine.root, machine.completes.get(state, ())))
         return moves
 
     def attempts(self, source: bytes) -> tuple[Attempt, ...]:
@@ -171,7 +171,7 @@ class Tracker:
         limiters = tuple(len(limiter) for limiter in self._limiters.values())
         return limiters + tuple(len(lane.attempts) for lanes in self._lanes.values() for lane in lanes)
 
-    def _advance(self, lane: Lane, source: bytes, state: int, began_s: float, now_s: float) -> bool:
+    def _advance(self, lane: MachineProgress, source: bytes, state: int, began_s: float, now_s: float) -> bool:
         """Note the source's new state; False where it was, and stays, at the root."""
         machine, _, attempts = lane
         known = attempts.pop(source, None)
@@ -187,7 +187,7 @@ class Tracker:
             lane.attempts.pop(source, None)
 
 
-def _by_flags(lanes: Sequence[Lane], target: bytes | None) -> Lanes:
+def _by_flags(lanes: Sequence[MachineProgress], target: bytes | None) -> Lanes:
     """Sort the lanes that look at one target by the flags that they take."""
     there = [lane for lane in lanes if lane.machine.target == target]
     tcp = [tuple(lane for lane in there if lane.machine.flags.passes(flags)) for flags in range(_NO_FLAGS)]

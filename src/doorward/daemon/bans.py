@@ -9,7 +9,7 @@ from contextlib import suppress
 from pathlib import Path
 from typing import Protocol
 
-from doorward.errors import AnswerNo
+from doorward.errors import NegativeResult
 from doorward.kernel import atomic_file
 from doorward.kernel.owner_rights import owner_rights
 from doorward.model import Address, Place, parse_place
@@ -20,7 +20,7 @@ NAME = "bans.json"  # in the state folder
 MAX_BANS = 10_000  # a file of half a megabyte; more is a firewall's work
 
 
-class Filter(Protocol):
+class BanFirewall(Protocol):
     """What the packet filter does for bans."""
 
     def ban(self, bans: Remaining) -> None:
@@ -30,10 +30,10 @@ class Filter(Protocol):
         """Take one away."""
 
 
-class Bans:
+class BanList:
     """The bans that stand. Times inside are since the epoch: a reboot is no end."""
 
-    def __init__(self, path: Path, gate: Filter, say: Callable[[str, str], None]) -> None:
+    def __init__(self, path: Path, gate: BanFirewall, say: Callable[[str, str], None]) -> None:
         self._path, self._gate, self._say = path, gate, say
         self._until_s: dict[Place, float] = read_bans(path)
 
@@ -62,7 +62,7 @@ class Bans:
         """Ban, or set a new end; gives what is banned. AnswerNo: there are too many."""
         ban = ban_of(address)
         if ban not in (standing := self.standing()) and len(standing) >= MAX_BANS:
-            raise AnswerNo(f"{MAX_BANS:,} are banned already; a firewall's set is made for more")
+            raise NegativeResult(f"{MAX_BANS:,} are banned already; a firewall's set is made for more")
         self._gate.ban({ban: for_s})
         self._until_s[ban] = time.time() + for_s
         self._keep()
@@ -72,7 +72,7 @@ class Bans:
         """End a ban. AnswerNo: there is none."""
         ban = ban_of(address)
         if ban not in self.standing():
-            raise AnswerNo(f"{ban} is not banned; `doorward ban` lists who is")
+            raise NegativeResult(f"{ban} is not banned; `doorward ban` lists who is")
         self._gate.unban(ban)
         del self._until_s[ban]
         self._keep()

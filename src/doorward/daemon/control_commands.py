@@ -12,8 +12,8 @@ from typing import TYPE_CHECKING, Any
 from doorward.config.duration import parse_duration_ms
 from doorward.daemon import reload
 from doorward.daemon.control_socket import METRICS_USER, Reply
-from doorward.daemon.event_stream import Follower
-from doorward.errors import AnswerNo, DoorwardError, UsageError
+from doorward.daemon.event_stream import Subscriber
+from doorward.errors import NegativeResult, DoorwardError, UsageError
 from doorward.kernel.sock_diag import cut
 from doorward.model import Address, Opening, Place, parse_address, parse_place
 from doorward.nftables.ban_sets import covers
@@ -74,7 +74,7 @@ def _open(daemon: Daemon, request: Mapping[str, Any]) -> dict[str, Any]:
             daemon.record_errand(opening)
         return {"opening": _opening(daemon, opening._replace(until_s=now_s))}
     if daemon.bans.holds(opening.address):
-        raise AnswerNo(f"{opening.address} is banned; `doorward unban {opening.address}` ends that")
+        raise NegativeResult(f"{opening.address} is banned; `doorward unban {opening.address}` ends that")
 
     def apply() -> None:
         daemon.ledger.secure()  # the ledger first: after a crash it can still tell
@@ -92,7 +92,7 @@ def _close(daemon: Daemon, request: Mapping[str, Any]) -> dict[str, Any]:
     if opening is None:
         if name not in daemon.doors:
             raise UsageError(_no_door(daemon, name))
-        raise AnswerNo(f"{name} is not open to {address}; `doorward status` lists what is")
+        raise NegativeResult(f"{name} is not open to {address}; `doorward status` lists what is")
     try:
         daemon.settle(opening.elements(), dict.fromkeys(opening.elements(), 0.0))  # where they are, without a look
     except DoorwardError:
@@ -139,7 +139,7 @@ def _bans(daemon: Daemon, _: Mapping[str, Any]) -> dict[str, Any]:
     return {"bans": [[str(ban), until_s] for ban, until_s in daemon.bans.standing().items()]}
 
 
-def _follow(daemon: Daemon, request: Mapping[str, Any]) -> Follower:
+def _follow(daemon: Daemon, request: Mapping[str, Any]) -> Subscriber:
     """Answer as `status` does, and with some doors; then with every event."""
     doors = [
         [d.name, [str(port) for port in d.opens], d.for_ms / 1000] for d in islice(daemon.doors.values(), MOST_DOORS)

@@ -18,9 +18,9 @@ from pathlib import Path
 from typing import Any, BinaryIO
 
 from doorward.config.files import group_id
-from doorward.daemon.event_stream import Follower
-from doorward.errors import AnswerNo, DoorwardError, HostError, MalformedError, UsageError
-from doorward.kernel.event_loop import Loop
+from doorward.daemon.event_stream import Subscriber
+from doorward.errors import NegativeResult, DoorwardError, HostError, MalformedError, UsageError
+from doorward.kernel.event_loop import EventLoop
 
 MAX_REQUEST_BYTES = 1 << 16
 MAX_CLIENTS = 64  # more at once are turned away; commands last milliseconds
@@ -51,7 +51,7 @@ def parse_request(line: bytes) -> dict[str, Any]:
     return request
 
 
-class Later:
+class DeferredReply:
     """An answer that is not ready yet; nothing else waits for it."""
 
     _answer: Answer | None = None
@@ -73,7 +73,7 @@ class Later:
             tell(self._answer)
 
 
-Reply = Answer | Later | Follower
+Reply = Answer | DeferredReply | Subscriber
 
 
 def _refusal(error: DoorwardError) -> Answer:
@@ -87,7 +87,7 @@ class ControlServer:
     Its "is_owner" says that root or the daemon's own user asks, its "is_reader" that METRICS_USER does.
     """
 
-    def __init__(self, path: Path, loop: Loop, answer: Callable[[Mapping[str, Any]], Reply]) -> None:
+    def __init__(self, path: Path, loop: EventLoop, answer: Callable[[Mapping[str, Any]], Reply]) -> None:
         self._path = path
         self._loop = loop
         self._answer = answer
@@ -162,7 +162,7 @@ class _Client:
     def __init__(
         self,
         sock: socket.socket,
-        loop: Loop,
+        loop: EventLoop,
         reply: Callable[[bytes, int | None], Reply],
         left: Callable[[_Client], None],
     ) -> None:
@@ -170,7 +170,7 @@ class _Client:
         self._buffer = b""
         self._descriptors: list[int] = []
         self._waits = False
-        self._follower: Follower | None = None
+        self._follower: Subscriber | None = None
         self._heard_s = loop.now_s()
         loop.on_readable(sock.fileno(), self._read)
         loop.at(self._heard_s + PATIENCE_S, self._check_patience)
@@ -191,16 +191,16 @@ class _Client:
                 return
             answer = self._reply(line, self._descriptors[0] if self._descriptors else None)
             self._drop_descriptors()
-            if isinstance(answer, Later):
+            if isinstance(answer, DeferredReply):
                 self._waits = True
                 answer.when_ready(self._send_late)
-            elif not (self._follow(answer) if isinstance(answer, Follower) else self._send(answer)):
+            elif not (self._follow(answer) if isinstance(answer, Subscriber) else self._send(answer)):
                 self.close()
                 return
         if not part or len(self._buffer) > MAX_REQUEST_BYTES or len(self._descriptors) > 1:
             self.close()
 
-    def _follow(self, follower: Follower) -> bool:
+    def _follow(self, follower: Subscriber) -> bool:
         self._follower = follower
         if self._waits or not self._send(follower.first):
             return False
@@ -344,7 +344,7 @@ def _first(path: Path, replies: BinaryIO) -> Answer:
         raise UsageError(_TURNED_AWAY.format(path))
     answer = _parse_answer(path, raw)
     if "error" in answer:
-        raise (AnswerNo if answer.get("exit_status") == 1 else UsageError)(str(answer["error"]))
+        raise (NegativeResult if answer.get("exit_status") == 1 else UsageError)(str(answer["error"]))
     return answer
 
 
@@ -363,10 +363,10 @@ def _refusals(path: Path) -> Iterator[None]:
     except (PermissionError, ConnectionResetError, BrokenPipeError):
         raise UsageError(_TURNED_AWAY.format(path)) from None
     except OSError as error:
-        raise AnswerNo(f"no daemon answers at {path} ({error.strerror or error}); `doorward run` starts one") from None
+        raise NegativeResult(f"no daemon answers at {path} ({error.strerror or error}); `doorward run` starts one") from None
 
 
-class Following:
+class EventClient:
     """Follows the daemon's events: `first` is what `status` answers, each element of it an event from then on."""
 
     def __init__(self, path: Path) -> None:

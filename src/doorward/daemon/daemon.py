@@ -12,31 +12,31 @@ from typing import TYPE_CHECKING, Any
 
 from doorward.config.schema import Configuration
 from doorward.core.diff import Remaining, plan
-from doorward.core.openings import Book
+from doorward.core.openings import OpeningTable
 from doorward.core.reconcile import differences, shifted, taken_over
 from doorward.daemon import bans, control_commands, reload, repairs, saved_ruleset, sharing
-from doorward.daemon.bans import Bans
+from doorward.daemon.bans import BanList
 from doorward.daemon.control_socket import ControlServer, Reply
-from doorward.daemon.event_stream import Followers
-from doorward.daemon.hooks import Errand, Errands
+from doorward.daemon.event_stream import Subscribers
+from doorward.daemon.hooks import HookRun, HookQueue
 from doorward.daemon.ledger import Ledger
 from doorward.daemon.log import Log
-from doorward.daemon.nflog_reader import Reader
+from doorward.daemon.nflog_reader import NflogReader
 from doorward.daemon.pending import Pending
-from doorward.daemon.ruleset_guard import Healing
-from doorward.daemon.ruleset_loader import Loaded
-from doorward.daemon.stats import Gauging, Numbers
+from doorward.daemon.ruleset_guard import RulesetGuard
+from doorward.daemon.ruleset_loader import LoadResult
+from doorward.daemon.stats import KernelStats, EventStats
 from doorward.daemon.trial import Trial
 from doorward.errors import DoorwardError
 from doorward.kernel import sd_notify
-from doorward.kernel.nflog import Event, event_log
+from doorward.kernel.nflog import NflogEvent, event_log
 from doorward.model import Door, Element, Opening, Place
 from doorward.nftables.chains import LOG_GROUP
-from doorward.nftables.libnftables import NftFilter
+from doorward.nftables.libnftables import NftFirewall
 from doorward.nftables.nft_error import NftError
 
 if TYPE_CHECKING:
-    from doorward.daemon.fleet_sync import SharedOpenings
+    from doorward.daemon.fleet_sync import FleetSync
     from doorward.daemon.signed_knocks import SignedKnocks
 
 _TELL_AGAIN_S = 60.0
@@ -52,17 +52,17 @@ class Daemon:
 
     trial: Trial | None = None
     signed: SignedKnocks | None = None
-    fleet: SharedOpenings | None = None
+    fleet: FleetSync | None = None
 
     def __init__(
-        self, config: Path, control: Path, ledger: Ledger, errands: Errands, log: Log, trial_s: float | None = None
+        self, config: Path, control: Path, ledger: Ledger, errands: HookQueue, log: Log, trial_s: float | None = None
     ) -> None:
         self.loop, self.log, self.ledger, self.config = errands.loop, log, ledger, config
-        self.book = Book()
+        self.book = OpeningTable()
         self.errands = errands
-        self.filter = NftFilter()
-        self.followers = Followers(self.loop)
-        self.numbers, self.gauging = Numbers(), Gauging()
+        self.filter = NftFirewall()
+        self.followers = Subscribers(self.loop)
+        self.numbers, self.gauging = EventStats(), KernelStats()
         log.listeners += [self.followers.tell, self.numbers.take]
         self.missed = 0  # times that log messages were lost, after which the sets were read back
         self._states: dict[str, dict[int, tuple[str, ...]]] = {}
@@ -70,7 +70,7 @@ class Daemon:
         self.restored: tuple[Element, ...] = ()  # the entries that the repair at work puts back
         self.trouble = ""  # why the gate was put back without some openings
         self.control_path, self.kept = control, ledger.path.with_name(saved_ruleset.NAME)
-        self.bans = Bans(ledger.path.with_name(bans.NAME), self.filter, log.say)
+        self.bans = BanList(ledger.path.with_name(bans.NAME), self.filter, log.say)
         self._timer_s, self._told_s = float("inf"), float("-inf")
         with ExitStack() as parts:  # what cannot start leaves nothing behind
             for close in (ledger.close, self.loop.close, self.errands.close):
@@ -78,10 +78,10 @@ class Daemon:
             # Both refuse where another daemon runs, before anything is changed.
             self._control = ControlServer(control, self.loop, self._answer)
             parts.callback(self._control.close)
-            self._events = Reader([event_log(LOG_GROUP)])
+            self._events = NflogReader([event_log(LOG_GROUP)])
             parts.callback(self._events.close)
             begin, finish = partial(repairs.begin, self), partial(repairs.finish, self)
-            self.healing = Healing(self.loop, log, begin, finish, self.reconcile, self.switch_off)
+            self.healing = RulesetGuard(self.loop, log, begin, finish, self.reconcile, self.switch_off)
             parts.callback(self.healing.close)
             parts.callback(self._leave_trial)
             parts.callback(self._end_signed)
@@ -127,12 +127,12 @@ class Daemon:
         """Give back what the daemon holds; the gate stays."""
         self._open_parts.close()
 
-    def take(self, loaded: Loaded) -> None:
+    def take(self, loaded: LoadResult) -> None:
         """Go on with a gate that was loaded; the messages of the one before may still be on their way."""
         before = dict(list(self._states.items())[-1:])
         names = {state: tuple(loaded.doors[i].name for i in done) for state, done in loaded.states.items()}
         self._states = before | {loaded.generation: names}
-        self.loaded: Loaded = loaded
+        self.loaded: LoadResult = loaded
         self.trouble = ""
         self.doors: dict[str, Door] = {door.name: door for door in loaded.doors}
         self.errands.take(loaded.doors, loaded.gate.on_refuse)
@@ -190,7 +190,7 @@ class Daemon:
         if self.fleet is not None and not is_learnt:
             self.pending.line(key, partial(self.fleet.opened, opening, new.by))
         if before is None:
-            self._send(Errand(*key, "open"))
+            self._send(HookRun(*key, "open"))
         self._schedule()
 
     def record_errand(self, knock: Opening) -> None:
@@ -200,7 +200,7 @@ class Daemon:
         self.ledger.closed(knock.door, knock.address, moment.until_s, "time")
         fields = {"door": knock.door, "address": str(knock.address), "by": knock.by}
         self.pending.line((knock.door, knock.address), lambda: self.log.event("ran", fields))
-        self._send(Errand(knock.door, knock.address, "open"))
+        self._send(HookRun(knock.door, knock.address, "open"))
 
     def record_end(self, opening: Opening, by: str) -> None:
         """Write the end of an opening into ledger and log: by "time", "hand", "ban", "fleet" or "lost".
@@ -211,13 +211,13 @@ class Daemon:
         at_s = ended_s + self.wall_offset_s()
         self.ledger.ended(opening.door, opening.address, at_s)
         key = opening.door, opening.address
-        self._send(Errand(*key, "close", lambda: self._strike(opening, at_s, by)))
+        self._send(HookRun(*key, "close", lambda: self._strike(opening, at_s, by)))
         self.pending.line(key, lambda: self.log.opening("closed", opening, ended_s - opening.since_s, by))
         if self.fleet is not None:
             self.pending.line(key, partial(self.fleet.ended, opening, by))
         self._schedule()
 
-    def _send(self, errand: Errand) -> None:
+    def _send(self, errand: HookRun) -> None:
         if self.errands.has_command(errand):
             self.pending.errand(errand)
         else:
@@ -313,7 +313,7 @@ class Daemon:
             if event.what == "knock" and event.at_us:
                 self.numbers.latency.add(time.time() - event.at_us / 1_000_000)
 
-    def _knocked(self, event: Event) -> None:
+    def _knocked(self, event: NflogEvent) -> None:
         now_s = self.loop.now_s()
         doors = [self.doors[n] for n in self._states.get(event.generation, {}).get(event.state, ()) if n in self.doors]
         have: dict[Element, float] = {}
@@ -331,7 +331,7 @@ class Daemon:
         # The kernel sets the end of the last knock; where another opening of the port lasts longer, put that back.
         self.settle(tuple(have), None if self.healing.is_fresh else have)
 
-    def _refused(self, event: Event) -> None:
+    def _refused(self, event: NflogEvent) -> None:
         self.numbers.refused[event.what] += 1
         for door in self._states.get(event.generation, {}).get(event.state, (None,)):
             self.refuse(event.source, door, _REFUSALS[event.what], event.what)

@@ -8,19 +8,19 @@ from collections.abc import Callable, Mapping
 from typing import Any
 
 from doorward.daemon.log import as_json
-from doorward.errors import AnswerNo
-from doorward.kernel.event_loop import Loop
+from doorward.errors import NegativeResult
+from doorward.kernel.event_loop import EventLoop
 
 MAX_FOLLOWERS = 16  # at once; each may keep MAX_WAITING lines, which are shared
 MAX_WAITING = 2000  # lines that wait for one reader; what comes beyond them is counted and not kept
 
 
-class Followers:
+class Subscribers:
     """All who follow. `tell` costs nothing while there are none."""
 
-    def __init__(self, loop: Loop) -> None:
+    def __init__(self, loop: EventLoop) -> None:
         self._loop = loop
-        self._following: set[Follower] = set()
+        self._following: set[Subscriber] = set()
 
     def tell(self, event: str, fields: Mapping[str, object]) -> None:
         """Send an event to all; the line is made once."""
@@ -29,19 +29,19 @@ class Followers:
             for follower in tuple(self._following):
                 follower.tell(line)
 
-    def begin(self, first: Mapping[str, Any]) -> Follower:
+    def begin(self, first: Mapping[str, Any]) -> Subscriber:
         """Give one who follows: who asked gets `first`, then every event from now on. AnswerNo where there are many."""
         if len(self._following) >= MAX_FOLLOWERS:
-            raise AnswerNo(f"{MAX_FOLLOWERS} follow the events already; end one of them")
-        follower = Follower(self._loop, dict(first), self._following.discard)
+            raise NegativeResult(f"{MAX_FOLLOWERS} follow the events already; end one of them")
+        follower = Subscriber(self._loop, dict(first), self._following.discard)
         self._following.add(follower)
         return follower
 
 
-class Follower:
+class Subscriber:
     """One who follows: an answer, and what comes after it, on a socket that is another's to read and to close."""
 
-    def __init__(self, loop: Loop, first: dict[str, Any], left: Callable[[Follower], None]) -> None:
+    def __init__(self, loop: EventLoop, first: dict[str, Any], left: Callable[[Subscriber], None]) -> None:
         self.first = first
         self._loop, self._left = loop, left
         self._socket: socket.socket | None = None

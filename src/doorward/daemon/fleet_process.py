@@ -16,7 +16,7 @@ from doorward.kernel import privileges
 from doorward.kernel.child_process import STANDARD, keep_only, received, serve
 
 
-class Child:
+class FleetProcess:
     """One such process; it ends with `close`, or with what `read` raises."""
 
     def __init__(self, fleet: Fleet, gate: str, window_ms: int, folder: Path, state: Path) -> None:
@@ -66,14 +66,14 @@ def _speak(
 ) -> None:
     keep_only([daemon.fileno(), *STANDARD])
     from doorward.fleet.etcd import for_claims, read_access
-    from doorward.fleet.worker import Process, Settings
+    from doorward.fleet.worker import FleetWorker, WorkerSettings
 
     try:
         access = read_access(fleet, folder, gate)
         privileges.give_up(identity, 0)
         privileges.end_with_parent(signal.SIGKILL)
         claims = for_claims(access, fleet)
-        process = Process(Settings(fleet.name, gate, access, claims, window_ms, state), daemon)
+        process = FleetWorker(WorkerSettings(fleet.name, gate, access, claims, window_ms, state), daemon)
     except (DoorwardError, OSError) as error:
         daemon.send(protocol.pack(protocol.Say("error", fit(str(error), protocol.LONGEST_WORDS))))
     else:

@@ -13,17 +13,17 @@ from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, NamedTuple
 
-from doorward.config.schema import Fleet, Policy
-from doorward.core.token_bucket import Bucket
-from doorward.daemon.fleet_process import Child
+from doorward.config.schema import Fleet, EtcdOutagePolicy
+from doorward.core.token_bucket import TokenBucket
+from doorward.daemon.fleet_process import FleetProcess
 from doorward.daemon.repairs import settle_each
-from doorward.daemon.ruleset_loader import Loaded
+from doorward.daemon.ruleset_loader import LoadResult
 from doorward.errors import DoorwardError, MalformedError
 from doorward.fleet import protocol
 from doorward.fleet.admission import FULL, Limits, Rejected, Room, judge
-from doorward.fleet.etcd_records import Key, fit
+from doorward.fleet.etcd_records import OpeningKey, fit
 from doorward.model import Opening, Place
-from doorward.signed.authorize import Granted
+from doorward.signed.authorize import KnockGrant
 
 if TYPE_CHECKING:
     from doorward.daemon.daemon import Daemon
@@ -36,40 +36,40 @@ _REJECTIONS_PER_S, _REJECTIONS_AT_ONCE = 1 / 60, 5  # lines in the log; all are 
 _OWN_ENDS = ("hand", "ban")  # what ends an opening everywhere
 
 
-class Objection(NamedTuple):
+class ClaimRejection(NamedTuple):
     """Why a signed knock is not taken: a word for counting, and the words for the operator."""
 
     reason: str
     words: str
 
 
-Answered = Callable[[list[Granted], list[Objection | None]], None]
-_USED = Objection("used", "it was used at this or another gate of the fleet")
+Answered = Callable[[list[KnockGrant], list[ClaimRejection | None]], None]
+_USED = ClaimRejection("used", "it was used at this or another gate of the fleet")
 
 
-class SharedOpenings:
+class FleetSync:
     """Keeps the process at work."""
 
     def __init__(self, daemon: Daemon) -> None:
         self._daemon = daemon
-        self._child: Child | None = None
+        self._child: FleetProcess | None = None
         self._settings: tuple[Fleet, str, int, Path] | None = None
         self._waiting: deque[bytes] = deque()
         self._opened: list[protocol.Item] = []
-        self._closed: list[Key] = []
+        self._closed: list[OpeningKey] = []
         self._out: socket.socket | None = None  # the child's, while it takes no more: one waits to write on it
         self._pause_s = _PAUSE_S
-        self._claims: dict[int, tuple[list[Granted], Answered]] = {}
+        self._claims: dict[int, tuple[list[KnockGrant], Answered]] = {}
         self._numbers = 0
         self._told_s = float("-inf")
-        self._limit = Bucket(RECORDS_PER_S, RECORDS_AT_ONCE)
+        self._limit = TokenBucket(RECORDS_PER_S, RECORDS_AT_ONCE)
         self.state = protocol.State(False, 0, 0, 0)
         self.counts: Counter[str] = Counter()  # signed knocks that the fleet gave no answer for, by what became of them
         self.rejected: Counter[str] = Counter()  # openings of the fleet, by reason
-        self._rejections = Bucket(_REJECTIONS_PER_S, _REJECTIONS_AT_ONCE)
+        self._rejections = TokenBucket(_REJECTIONS_PER_S, _REJECTIONS_AT_ONCE)
         self._unlogged = 0  # rejections since the last line
 
-    def take(self, loaded: Loaded, folder: Path) -> None:
+    def take(self, loaded: LoadResult, folder: Path) -> None:
         """Go over to a configuration that was loaded; its files are relative to `folder`."""
         fleet, gate = loaded.fleet, loaded.gate.name
         assert fleet is not None  # noqa: S101
@@ -99,7 +99,7 @@ class SharedOpenings:
         if self._limit.admits(self._daemon.loop.now_s()):
             self._send(protocol.Recorded(event, door or "", str(address), fit(words, protocol.LONGEST_WORDS)))
 
-    def claim(self, grants: list[Granted], then: Answered) -> None:
+    def claim(self, grants: list[KnockGrant], then: Answered) -> None:
         """Have the fleet say which signed knocks are new, and call `then` with an objection or None for each."""
         for some in protocol.portions(grants):
             self._numbers += 1
@@ -131,7 +131,7 @@ class SharedOpenings:
             return
         self._drop("the process that speaks to it was replaced")
         try:
-            self._child = Child(*self._settings, self._daemon.ledger.path.parent)
+            self._child = FleetProcess(*self._settings, self._daemon.ledger.path.parent)
         except OSError as error:
             self._daemon.log.say(f"no process can be started to speak to the fleet: {error.strerror}", "error")
             self._again()
@@ -271,7 +271,7 @@ class SharedOpenings:
         what = f"opening {item.key.door} to {item.key.place}, by {item.by}, is rejected"
         self._daemon.log.say(f"fleet: {what}: {why.words}{more}", "warning")
 
-    def _close(self, keys: list[Key]) -> None:
+    def _close(self, keys: list[OpeningKey]) -> None:
         daemon = self._daemon
         known = [key for key in keys if self._may_close(key.door)]
         closed = [opening for key in known if (opening := daemon.book.close(key.door, key.place)) is not None]
@@ -293,10 +293,10 @@ class SharedOpenings:
         if are_new is not None and len(are_new) == len(grants):
             then(grants, [None if is_new else _USED for is_new in are_new])
             return
-        is_closed = self._fleet.policy is Policy.CLOSED
+        is_closed = self._fleet.policy is EtcdOutagePolicy.CLOSED
         self.counts["refused" if is_closed else "taken"] += len(grants)
         self._tell_policy(why, is_closed)
-        objection = Objection("fleet", f"the fleet cannot tell whether it was used ({why})")
+        objection = ClaimRejection("fleet", f"the fleet cannot tell whether it was used ({why})")
         then(grants, [objection if is_closed else None] * len(grants))
 
     def _tell_policy(self, why: str, is_closed: bool) -> None:
@@ -308,8 +308,8 @@ class SharedOpenings:
             self._daemon.log.say(f"{words}, as [fleet] policy says", "warning")
 
 
-def _key(opening: Opening) -> Key:
-    return Key(opening.door, opening.address)
+def _key(opening: Opening) -> OpeningKey:
+    return OpeningKey(opening.door, opening.address)
 
 
 def _item(opening: Opening, by: str) -> protocol.Item:

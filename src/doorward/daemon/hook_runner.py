@@ -30,7 +30,7 @@ from doorward.daemon.hook_commands import REFUSALS, Command, Commands, argv_of, 
 from doorward.errors import DoorwardError, MalformedError
 from doorward.kernel import privileges
 from doorward.kernel.child_process import STANDARD, in_child, keep_only, received
-from doorward.kernel.event_loop import Loop
+from doorward.kernel.event_loop import EventLoop
 from doorward.model import Place, parse_place, place_text
 
 MAX_AT_ONCE = 32  # commands that run side by side; more wait their turn
@@ -42,7 +42,7 @@ _MESSAGE_BYTES = 1 << 16
 _DIGEST = re.compile("[0-9a-f]{64}")  # SHA-256
 
 
-class Report(NamedTuple):
+class HookReport(NamedTuple):
     """What the runner tells: "running", "output", "done" (`status` is the exit status), "hangs", "unread", "unkept"."""
 
     number: int
@@ -55,7 +55,7 @@ Source = Callable[[], Commands]
 Keep = Callable[[str], None]
 
 
-class Runner:
+class HookRunner:
     """The parent's side. `on_report` is called from the loop for each report.
 
     It begins with `commands`, and `reload` has it take those that `source` gives; `keep` has it call `keeper`.
@@ -66,8 +66,8 @@ class Runner:
     def __init__(
         self,
         commands: Commands,
-        loop: Loop,
-        on_report: Callable[[Report], None],
+        loop: EventLoop,
+        on_report: Callable[[HookReport], None],
         lock: Path,
         *,
         first: bool,
@@ -146,7 +146,7 @@ class Runner:
     def _read(self) -> None:
         raw = received(self._socket, _MESSAGE_BYTES)
         if raw:
-            report = Report(**json.loads(raw))
+            report = HookReport(**json.loads(raw))
             self._asked -= report.event == "done"
             self._send()
             self._on_report(report)
@@ -155,10 +155,10 @@ class Runner:
         self.close()
         os.waitpid(self.pid, 0)
         if not self._finishing:
-            self._on_report(Report(0, "gone", "the process that runs commands ended", 1))
+            self._on_report(HookReport(0, "gone", "the process that runs commands ended", 1))
 
 
-class Request(NamedTuple):
+class HookRequest(NamedTuple):
     """What the child is asked for: a door's command for "open" or "close"; to "reload"; to "keep" what has a digest.
 
     The digest, of the configuration in force, is the `reason`; neither of the last two has an address.
@@ -171,21 +171,21 @@ class Request(NamedTuple):
     reason: str
 
 
-def parse_request(raw: bytes) -> Request:
+def parse_request(raw: bytes) -> HookRequest:
     """Read a request, trusting nothing in it. MalformedError for any other bytes."""
     try:
         number, what, door, address, reason = json.loads(raw)
         if type(number) is not int or not all(isinstance(text, str) for text in (what, door, address, reason)):
             raise ValueError("a field of another type")
         if what == "reload" and not (door or address or reason):
-            return Request(number, what, "", None, "")
+            return HookRequest(number, what, "", None, "")
         if what == "keep" and not (door or address) and _DIGEST.fullmatch(reason):
-            return Request(number, what, "", None, reason)
+            return HookRequest(number, what, "", None, reason)
         if what not in ("open", "close"):
             raise ValueError("it must open, close, reload or keep")
         if reason and not (door == REFUSALS and reason.isascii() and reason.isalpha()):
             raise ValueError("a reason is one word, and of a refusal")
-        return Request(number, what, door, parse_place(address), reason)
+        return HookRequest(number, what, door, parse_place(address), reason)
     except (ValueError, TypeError, RecursionError) as error:
         raise MalformedError(f"command runner: invalid request: {error}") from None
 
@@ -209,7 +209,7 @@ class _Server:
         keeper: Keep | None,
         begin: Callable[[], None],
     ) -> None:
-        self.loop = Loop()
+        self.loop = EventLoop()
         self._begin: Callable[[], None] | None = begin  # called before the first request is looked at
         self._socket, self._commands, self._source, self._keeper = sock, commands, source, keeper
         self._waiting: deque[tuple[int, tuple[str, Place], Command]] = deque()
@@ -236,7 +236,7 @@ class _Server:
             self._take(request, request.address)
         self._next()
 
-    def _take(self, request: Request, address: Place) -> None:
+    def _take(self, request: HookRequest, address: Place) -> None:
         """Choose the command now: what was asked for before a reload is what the configuration said then."""
         known = self._commands.get(request.door)
         command = known.of(request.what, address) if known else None

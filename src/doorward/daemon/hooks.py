@@ -8,16 +8,16 @@ from pathlib import Path
 from typing import NamedTuple
 
 from doorward.config.files import read
-from doorward.core.token_bucket import Bucket
+from doorward.core.token_bucket import TokenBucket
 from doorward.daemon import last_good
 from doorward.daemon.hook_commands import REFUSALS, DoorCommands
-from doorward.daemon.hook_runner import Report, Runner
+from doorward.daemon.hook_runner import HookReport, HookRunner
 from doorward.daemon.log import Log
-from doorward.kernel.event_loop import Loop
+from doorward.kernel.event_loop import EventLoop
 from doorward.model import Door, Place
 
 
-class Errand(NamedTuple):
+class HookRun(NamedTuple):
     """A door's command for "open" or "close", to be run for an address; `then` is called when it has ended."""
 
     door: str
@@ -30,7 +30,7 @@ MOST_OWED = 10_000  # commands that wait for hooks to be on again; the ledger ha
 REFUSALS_A_MINUTE = 10  # that run `on_refuse`: strangers may not have this host start programs without a bound
 
 
-class Errands:
+class HookQueue:
     """Begin it before rights are given up: the commands run with those that it finds, and come from `config`.
 
     Hooks can be off. Then no command runs, and an end whose beginning ran a command stays owed, in the ledger too,
@@ -39,13 +39,13 @@ class Errands:
 
     _are_off = False
 
-    def __init__(self, loop: Loop, log: Log, config: Path, lock: Path) -> None:
+    def __init__(self, loop: EventLoop, log: Log, config: Path, lock: Path) -> None:
         self.loop, self._log, self._config, self._lock = loop, log, config, lock
         self._user = os.geteuid()
         self._commands: dict[str, DoorCommands] = {}
-        self._limit, self._left_out = Bucket(REFUSALS_A_MINUTE / 60, REFUSALS_A_MINUTE), 0
-        self._running: dict[int, Errand] = {}  # by the runner's number
-        self._owed: dict[tuple[str, Place], Errand] = {}  # ends, while hooks are off
+        self._limit, self._left_out = TokenBucket(REFUSALS_A_MINUTE / 60, REFUSALS_A_MINUTE), 0
+        self._running: dict[int, HookRun] = {}  # by the runner's number
+        self._owed: dict[tuple[str, Place], HookRun] = {}  # ends, while hooks are off
         self._unhooked: set[tuple[str, Place]] = set()  # openings that began while hooks were off
         self._runner = self._new_runner(first=True)
 
@@ -78,12 +78,12 @@ class Errands:
         if self._user == 0:
             self._runner.keep(digest)
 
-    def has_command(self, errand: Errand) -> bool:
+    def has_command(self, errand: HookRun) -> bool:
         """Tell whether the door has a command for that."""
         commands = self._commands.get(errand.door)
         return commands is not None and commands.of(errand.what, errand.address) is not None
 
-    def run(self, errand: Errand) -> None:
+    def run(self, errand: HookRun) -> None:
         """Have the command run, or note what follows from hooks being off."""
         opening = (errand.door, errand.address)
         if errand.what == "open":
@@ -114,7 +114,7 @@ class Errands:
             limit = f"it is run {REFUSALS_A_MINUTE} times a minute at most"
             self._log.say(f"on_refuse was not run for {self._left_out} more refusals: {limit}")
             self._left_out = 0
-        self._running[self._runner.run(REFUSALS, address, "open", reason)] = Errand("on_refuse", address, "open")
+        self._running[self._runner.run(REFUSALS, address, "open", reason)] = HookRun("on_refuse", address, "open")
 
     def drain(self) -> None:
         """Wait a moment for what runs; the runner ends it in any case, and nobody is told."""
@@ -124,9 +124,9 @@ class Errands:
         """Let the runner go once its commands have ended."""
         self._runner.close()
 
-    def _new_runner(self, *, first: bool) -> Runner:
+    def _new_runner(self, *, first: bool) -> HookRunner:
         config = self._config
-        return Runner(
+        return HookRunner(
             {},
             self.loop,
             self._report,
@@ -136,7 +136,7 @@ class Errands:
             keeper=lambda digest: last_good.keep(config, digest),
         )
 
-    def _report(self, report: Report) -> None:
+    def _report(self, report: HookReport) -> None:
         errand = self._running.get(report.number)
         door = errand.door if errand else ""
         if report.event == "gone":

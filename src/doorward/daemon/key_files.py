@@ -8,10 +8,10 @@ from pathlib import Path
 
 from doorward.config.files import read_text, trusted_owners
 from doorward.config.schema import Configuration, Signed
-from doorward.errors import Fault, MalformedError, UsageError
+from doorward.errors import ConfigFault, MalformedError, UsageError
 from doorward.kernel.privileges import service_identity
 from doorward.signed import authorized_keys
-from doorward.signed.authorize import Judge, Sharing
+from doorward.signed.authorize import PacketAuthorizer, FleetScope
 from doorward.signed.authorized_keys import AuthorizedKeys
 from doorward.signed.server_key import PrivateKey, parse_private_key
 
@@ -54,19 +54,19 @@ def _own_groups() -> set[int]:
     return {0, os.getegid(), *os.getgroups(), *(daemon.groups if daemon else ())}
 
 
-def read_authorized_keys(path: Path) -> tuple[AuthorizedKeys, list[Fault]]:
+def read_authorized_keys(path: Path) -> tuple[AuthorizedKeys, list[ConfigFault]]:
     """Read who may knock, and what is wrong with single lines; UsageError or ConfigError where nobody can be told."""
     if not is_there(path):
         raise UsageError(f"{path}: there is no such file; write a public key of who may knock into it, a line each")
     return authorized_keys.parse(read_text(path, trusted_owners()), str(path))
 
 
-def read_judge(configuration: Configuration, folder: Path) -> tuple[Judge, list[Fault]]:
+def read_judge(configuration: Configuration, folder: Path) -> tuple[PacketAuthorizer, list[ConfigFault]]:
     """Read both files; errors as above. `configuration` has `[signed]`."""
     signed, gate = configuration.signed or Signed(), configuration.gate
     key = read_private_key(key_path(signed, folder))
     keys, faults = read_authorized_keys(keys_path(signed, folder))
     doors = {door.name: door.for_ms for door in configuration.doors}
     shared = frozenset(door.name for door in configuration.doors if door.shared)
-    sharing = Sharing(configuration.fleet.name, shared) if configuration.fleet is not None else None
-    return Judge(key, keys, doors, gate.name, signed.window_ms, sharing), faults
+    sharing = FleetScope(configuration.fleet.name, shared) if configuration.fleet is not None else None
+    return PacketAuthorizer(key, keys, doors, gate.name, signed.window_ms, sharing), faults

@@ -16,8 +16,8 @@ from doorward.config.files import MAX_BYTES, group_id, read_roots_text, text_of
 from doorward.config.schema import Fleet
 from doorward.config.toml import parse
 from doorward.core.diff import Remaining
-from doorward.daemon.ruleset_loader import Loaded, digest_of, load_gate
-from doorward.errors import AnswerNo, DoorwardError, HostError
+from doorward.daemon.ruleset_loader import LoadResult, digest_of, load_gate
+from doorward.errors import NegativeResult, DoorwardError, HostError
 from doorward.kernel import atomic_file
 
 _MODE = 0o644  # at most: anyone who can read the file can read the copy, and root alone can write it
@@ -36,15 +36,15 @@ def keep(config: Path, digest: str) -> None:
     """
     text = read_roots_text(config)
     if digest_of(text) != digest:
-        raise AnswerNo(f"{config}: not kept as the last good configuration, since it is not the one in force")
+        raise NegativeResult(f"{config}: not kept as the last good configuration, since it is not the one in force")
     was, copy = config.stat(), path_of(config)
     try:
-        atomic_file.replace(copy, text, atomic_file.Access(was.st_mode & _MODE, 0, was.st_gid))
+        atomic_file.replace(copy, text, atomic_file.FileOwnership(was.st_mode & _MODE, 0, was.st_gid))
     except OSError as error:
         raise HostError(f"{copy}: {error.strerror}; let root write there") from None
 
 
-def load_last(config: Path, restore: Remaining, ruleset: Path) -> Loaded:
+def load_last(config: Path, restore: Remaining, ruleset: Path) -> LoadResult:
     """Load the copy; what a child of the daemon does at a start where `config` is wrong. Keep the text in `ruleset`.
 
     The files that it names are as they are today; what else it needs of the host, and does not get, is left out.

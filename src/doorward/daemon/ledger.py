@@ -99,7 +99,7 @@ class Ledger:
         self._boot = _BOOT.read_text().strip()
         noted = self._db.execute("SELECT offset FROM clock WHERE boot = ?", (self._boot,)).fetchone()
         self._offset_s: float | None = noted[0] if noted and isinstance(noted[0], float) else None
-        self.seen = replay_cache.Seen(self._db, self._boot, self.secure)
+        self.seen = replay_cache.ReplayCache(self._db, self._boot, self.secure)
 
     @contextmanager
     def together(self) -> Iterator[None]:

@@ -10,7 +10,7 @@ from datetime import UTC, datetime
 from typing import TextIO
 
 from doorward.config.duration import format_duration
-from doorward.core.token_bucket import Bucket
+from doorward.core.token_bucket import TokenBucket
 from doorward.escape import json_line, visible
 from doorward.model import Opening
 
@@ -38,7 +38,7 @@ class Log:
         self._json = form == "json"
         self._stream = stream or sys.stderr
         self._stamp = "JOURNAL_STREAM" not in os.environ
-        self._limits = {event: Bucket(LINES_PER_S, LINES_AT_ONCE) for event in _TEXT}
+        self._limits = {event: TokenBucket(LINES_PER_S, LINES_AT_ONCE) for event in _TEXT}
         self._left_out: dict[str, int] = {}
         self.listeners: list[Callable[[str, Mapping[str, object]], None]] = []  # told of every event, written or not
         self.due_s = float("inf")  # when `tell_left_out` is to be called, on CLOCK_MONOTONIC's scale

@@ -22,7 +22,7 @@ from typing import Any
 from doorward.errors import HostError, MalformedError
 from doorward.kernel import privileges, seccomp
 from doorward.kernel.child_process import keep_only, received, serve
-from doorward.kernel.nflog import Event, LogSocket
+from doorward.kernel.nflog import NflogEvent, LogSocket
 
 WHATS = ("knock", "full", "fast", "step", "wrong")
 _EVENT = struct.Struct("!IIBB16sQ")  # generation, state, which of WHATS, IP version, address, when in microseconds
@@ -32,7 +32,7 @@ _READY, _OVERFLOW, _FAILED = b"R", b"O", b"F"
 _HASTY_S = 1.0  # a reader that ends within it is followed by one that waits for so long
 
 
-def pack_events(events: Sequence[Event]) -> bytes:
+def pack_events(events: Sequence[NflogEvent]) -> bytes:
     """Give the message that tells of these events."""
     return b"".join(
         _EVENT.pack(
@@ -42,7 +42,7 @@ def pack_events(events: Sequence[Event]) -> bytes:
     )
 
 
-def parse_events(raw: bytes) -> list[Event]:
+def parse_events(raw: bytes) -> list[NflogEvent]:
     """Read such a message. MalformedError for any other bytes."""
     if not raw or len(raw) % _EVENT.size:
         raise MalformedError(f"reader: a message of {len(raw)} bytes; events have {_EVENT.size} each")
@@ -51,17 +51,17 @@ def parse_events(raw: bytes) -> list[Event]:
         if what >= len(WHATS) or version not in (4, 6) or (version == 4 and any(address[4:])):
             raise MalformedError("reader: an event that is none")
         source = IPv4Address(address[:4]) if version == 4 else IPv6Address(address)
-        events.append(Event(f"{generation:08x}", WHATS[what], state, source, at_us))
+        events.append(NflogEvent(f"{generation:08x}", WHATS[what], state, source, at_us))
     return events
 
 
-class Reader:
+class NflogReader:
     """The daemon's side: to be used like the LogSockets that it takes over, of which the last is told first.
 
     A reader that ended, or that sent anything but events, is replaced; `loss` says why `read` last gave None.
     """
 
-    def __init__(self, logs: Sequence[LogSocket[Event]]) -> None:
+    def __init__(self, logs: Sequence[LogSocket[NflogEvent]]) -> None:
         self._logs = logs
         self._identity = privileges.service_identity()
         self._waiter = select.epoll()  # its descriptor stays the same, whoever reads
@@ -78,7 +78,7 @@ class Reader:
         """Give the descriptor to wait on."""
         return self._waiter.fileno()
 
-    def read(self) -> list[Event] | None:
+    def read(self) -> list[NflogEvent] | None:
         """Give events that wait; None where some were lost, as `loss` says."""
         try:
             raw = received(self._socket, _MESSAGE_BYTES, socket.MSG_DONTWAIT)
@@ -140,7 +140,7 @@ def give_up_everything(
 
 
 def _read(
-    logs: Sequence[LogSocket[Event]], daemon: socket.socket, identity: privileges.Identity | None, wait_s: float
+    logs: Sequence[LogSocket[NflogEvent]], daemon: socket.socket, identity: privileges.Identity | None, wait_s: float
 ) -> None:
     try:
         give_up_everything(identity, logs, daemon)
@@ -151,7 +151,7 @@ def _read(
     _forward(logs, daemon, wait_s)
 
 
-def _forward(logs: Sequence[LogSocket[Event]], daemon: socket.socket, wait_s: float) -> None:
+def _forward(logs: Sequence[LogSocket[NflogEvent]], daemon: socket.socket, wait_s: float) -> None:
     """Tell the daemon what the logs tell, after a wait, until it is gone."""
     waiting = select.poll()
     waiting.register(daemon, 0)

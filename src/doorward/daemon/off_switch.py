@@ -9,14 +9,14 @@ from __future__ import annotations
 from pathlib import Path
 
 from doorward.config.files import default_path
-from doorward.errors import AnswerNo
+from doorward.errors import NegativeResult
 from doorward.kernel import atomic_file
 
 NAME = "off"  # the units name it too (systemd/)
 _TEXT = "doorward is switched off: no gate is loaded while this file exists. `doorward on` removes it.\n"
 
 
-class SwitchedOff(AnswerNo):
+class SwitchedOff(NegativeResult):
     """Nothing was loaded, since doorward is switched off."""
 
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable
 from typing import TYPE_CHECKING, NamedTuple
 
-from doorward.daemon.hooks import Errand
+from doorward.daemon.hooks import HookRun
 from doorward.model import Opening, Place
 
 if TYPE_CHECKING:
@@ -26,7 +26,7 @@ class Pending:
         self._daemon = daemon
         self._before: dict[Key, Opening | None] = {}  # of each opening recorded here: what was there before it
         self._lines: list[_Line] = []
-        self._errands: list[Errand] = []
+        self._errands: list[HookRun] = []
 
     def opened(self, key: Key, before: Opening | None) -> None:
         """Note that an opening was recorded; of several records of one the first counts."""
@@ -40,7 +40,7 @@ class Pending:
         """Add a call that logs or announces something about an opening."""
         self._lines.append(_Line(key, write))
 
-    def errand(self, errand: Errand) -> None:
+    def errand(self, errand: HookRun) -> None:
         """Add a command."""
         self._errands.append(errand)
 

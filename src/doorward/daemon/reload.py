@@ -14,12 +14,12 @@ from doorward.config.schema import LONGEST_TRIAL_MS, SHORTEST_TRIAL_MS
 from doorward.config.toml import parse
 from doorward.core.diff import Remaining
 from doorward.daemon import repairs
-from doorward.daemon.control_socket import Later
+from doorward.daemon.control_socket import DeferredReply
 from doorward.daemon.last_good import load_last, path_of
 from doorward.daemon.off_switch import SwitchedOff
-from doorward.daemon.ruleset_loader import Loaded, Loading, digest_of, load, load_file
+from doorward.daemon.ruleset_loader import LoadResult, LoadProcess, digest_of, load, load_file
 from doorward.daemon.trial import HOW, Trial
-from doorward.errors import AnswerNo, DoorwardError, UsageError
+from doorward.errors import NegativeResult, DoorwardError, UsageError
 from doorward.kernel import sd_notify
 from doorward.kernel.sock_diag import Connection
 from doorward.model import parse_address
@@ -40,7 +40,7 @@ def load_first(daemon: Daemon, trial_s: float | None) -> None:
     restore = {} if daemon.filter.existing() and not daemon.filter.is_from_file() else repairs.remaining(daemon)
     config, ruleset = daemon.config, daemon.kept
     try:
-        loaded = daemon.healing.wait_for(Loading(lambda: load_file(config, restore, ruleset)))
+        loaded = daemon.healing.wait_for(LoadProcess(lambda: load_file(config, restore, ruleset)))
     except SwitchedOff:
         raise
     except DoorwardError as error:
@@ -56,13 +56,13 @@ def load_first(daemon: Daemon, trial_s: float | None) -> None:
         daemon.trial.loaded(loaded)
 
 
-def _load_last(daemon: Daemon, restore: Remaining, error: DoorwardError) -> Loaded:
+def _load_last(daemon: Daemon, restore: Remaining, error: DoorwardError) -> LoadResult:
     """Load the last good configuration in place of the file that has this error, or raise the error."""
     config, ruleset, copy = daemon.config, daemon.kept, path_of(daemon.config)
     if not os.path.lexists(copy):
         raise error
     try:
-        loaded: Loaded = daemon.healing.wait_for(Loading(lambda: load_last(config, restore, ruleset)))
+        loaded: LoadResult = daemon.healing.wait_for(LoadProcess(lambda: load_last(config, restore, ruleset)))
     except SwitchedOff:
         raise
     except DoorwardError as trouble:
@@ -97,10 +97,10 @@ def _reload(daemon: Daemon) -> None:
         tell_ready(daemon)
         return
     path, keep = daemon.config, daemon.kept
-    daemon.healing.begin(Loading(lambda: load_file(path, {}, keep)), lambda outcome: _reloaded(daemon, outcome))
+    daemon.healing.begin(LoadProcess(lambda: load_file(path, {}, keep)), lambda outcome: _reloaded(daemon, outcome))
 
 
-def _reloaded(daemon: Daemon, outcome: Loaded | DoorwardError) -> None:
+def _reloaded(daemon: Daemon, outcome: LoadResult | DoorwardError) -> None:
     if not isinstance(outcome, DoorwardError):
         daemon.take(outcome)
         daemon.errands.turn_on()
@@ -121,7 +121,7 @@ def tell_ready(daemon: Daemon) -> None:
     sd_notify.notify("READY=1", f"STATUS={daemon.loaded.summary()}")
 
 
-def apply(daemon: Daemon, request: Mapping[str, Any]) -> Later:
+def apply(daemon: Daemon, request: Mapping[str, Any]) -> DeferredReply:
     """Load the configuration whose text is in the file that came with the request, for good or on trial."""
     name, for_ms, descriptor = request.get("name"), request.get("trial_ms"), request.get("descriptor")
     if not isinstance(name, str) or not isinstance(descriptor, int):
@@ -129,27 +129,27 @@ def apply(daemon: Daemon, request: Mapping[str, Any]) -> Later:
     if for_ms is not None and not (isinstance(for_ms, int) and SHORTEST_TRIAL_MS <= for_ms <= LONGEST_TRIAL_MS):
         raise UsageError("a trial lasts from 1s to 24h")
     if daemon.trial is not None:
-        raise AnswerNo(f"a gate is on trial already; {HOW}, or wait for its end")
+        raise NegativeResult(f"a gate is on trial already; {HOW}, or wait for its end")
     if daemon.healing.is_busy:
-        raise AnswerNo("the gate is being loaded just now; try again")
+        raise NegativeResult("the gate is being loaded just now; try again")
     keep_open = os.dup(descriptor)
     try:
         if for_ms is not None:
             daemon.trial = Trial(daemon, for_ms / 1000, daemon.loaded, _digest(keep_open))
         keep, folder = daemon.kept, daemon.config.parent
-        child = Loading(lambda: _load_text(text_of(_read(keep_open), name), name, folder, keep), keep_open)
+        child = LoadProcess(lambda: _load_text(text_of(_read(keep_open), name), name, folder, keep), keep_open)
     finally:
         os.close(keep_open)
-    later = Later()
+    later = DeferredReply()
     daemon.healing.begin(child, lambda outcome: later.give_outcome(lambda: _applied(daemon, name, outcome)))
     return later
 
 
-def _load_text(text: str, name: str, folder: Path, ruleset: Path) -> Loaded:
+def _load_text(text: str, name: str, folder: Path, ruleset: Path) -> LoadResult:
     return replace(load(parse(text, name), folder, {}, ruleset), digest=digest_of(text))
 
 
-def _applied(daemon: Daemon, name: str, outcome: Loaded | DoorwardError) -> dict[str, Any]:
+def _applied(daemon: Daemon, name: str, outcome: LoadResult | DoorwardError) -> dict[str, Any]:
     trial = daemon.trial
     if isinstance(outcome, DoorwardError):
         if trial is not None:
@@ -168,7 +168,7 @@ def _applied(daemon: Daemon, name: str, outcome: Loaded | DoorwardError) -> dict
 def confirm(daemon: Daemon, request: Mapping[str, Any]) -> dict[str, Any]:
     """Confirm the trial that runs, from the session whose SSH connection the request names; None is the console."""
     if daemon.trial is None:
-        raise AnswerNo("no gate is on trial; if there was one, it was taken back")
+        raise NegativeResult("no gate is on trial; if there was one, it was taken back")
     daemon.trial.confirm(_connection(request.get("connection")))
     return {"summary": daemon.loaded.summary()}
 

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING
 
 from doorward.core.diff import Remaining
 from doorward.daemon.last_good import load_last
-from doorward.daemon.ruleset_loader import Loaded, Loading, PutBack, load_file, put_back
+from doorward.daemon.ruleset_loader import LoadResult, LoadProcess, RestoredRuleset, load_file, put_back
 from doorward.errors import DoorwardError
 from doorward.model import Address, Element, Opening, Place
 from doorward.nftables.nft_error import NftError
@@ -64,20 +64,20 @@ def _narrow_first(openings: Iterable[Opening]) -> list[Opening]:
     return sorted(openings, key=lambda each: -129 if isinstance(each.address, Address) else -each.address.prefixlen)
 
 
-def begin(daemon: Daemon) -> Loading[PutBack] | Loading[Loaded]:
+def begin(daemon: Daemon) -> LoadProcess[RestoredRuleset] | LoadProcess[LoadResult]:
     """Begin a repair: the gate as it was last loaded, or by the file where that could not be kept."""
     restore, keep, config, before = remaining(daemon), daemon.kept, daemon.config, daemon.loaded
     daemon.restored = tuple(restore)
     if not before.not_kept:
-        return Loading(lambda: put_back(keep, restore))
+        return LoadProcess(lambda: put_back(keep, restore))
     if before.last_good:
-        return Loading(lambda: replace(load_last(config, restore, keep), last_good=before.last_good))
-    return Loading(lambda: load_file(config, restore, keep))
+        return LoadProcess(lambda: replace(load_last(config, restore, keep), last_good=before.last_good))
+    return LoadProcess(lambda: load_file(config, restore, keep))
 
 
-def finish(daemon: Daemon, outcome: PutBack | Loaded) -> int:
+def finish(daemon: Daemon, outcome: RestoredRuleset | LoadResult) -> int:
     """Take over after a repair, with what was opened and closed meanwhile; return how many openings there are."""
-    if isinstance(outcome, Loaded):
+    if isinstance(outcome, LoadResult):
         daemon.take(outcome)
     daemon.bans.put_back()
     fill(daemon, outcome.commit.refusal)

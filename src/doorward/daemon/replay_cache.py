@@ -31,7 +31,7 @@ CREATE TABLE seen_forgotten (newest INTEGER NOT NULL);
 """
 
 
-class Claim(NamedTuple):
+class PacketId(NamedTuple):
     """A signed knock that is right: its number (16 bytes), and when it was made, in milliseconds since the epoch."""
 
     id: bytes
@@ -45,7 +45,7 @@ class Clock(NamedTuple):
     booted_ms: int
 
 
-class Seen:
+class ReplayCache:
     """The table, in the ledger's file. Nothing is accepted before `begin`."""
 
     def __init__(self, db: sqlite3.Connection, boot: str, secure: Callable[[], bool]) -> None:
@@ -119,7 +119,7 @@ class Seen:
             self._note(is_clean=True)
             self._secure()
 
-    def claim(self, claims: Sequence[Claim]) -> list[str]:
+    def claim(self, claims: Sequence[PacketId]) -> list[str]:
         """Note each as used, committed when this returns; return for each why it must be refused, or nothing."""
         if self._clock is not None and not self._has_begun:
             self._begin(self._clock())  # what was in the way may be gone
@@ -137,7 +137,7 @@ class Seen:
             return [refusal or (lost if is_ahead else "") for refusal, is_ahead in zip(refusals, ahead, strict=True)]
         return refusals
 
-    def _claim(self, claim: Claim, clock: Clock) -> str:
+    def _claim(self, claim: PacketId, clock: Clock) -> str:
         self._claims += 1
         if self._claims % _FORGET_EVERY == 0:
             self._forget(claim.time_ms)  # first: this one may be among those that are forgotten

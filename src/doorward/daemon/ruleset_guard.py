@@ -13,16 +13,16 @@ from typing import Any, NamedTuple
 
 from doorward.daemon.log import Log
 from doorward.daemon.off_switch import SwitchedOff
-from doorward.daemon.ruleset_loader import Commit, Loading
+from doorward.daemon.ruleset_loader import AppliedRuleset, LoadProcess
 from doorward.errors import DoorwardError, HostError
-from doorward.kernel.event_loop import Loop
-from doorward.nftables.monitor import Change, Watch, fingerprint, own_process
+from doorward.kernel.event_loop import EventLoop
+from doorward.nftables.monitor import RulesetChange, RulesetMonitor, fingerprint, own_process
 
 _WINDOW_S = 60.0
 _TOLD_APART = 5  # repairs in a minute that have a line of their own; more is a fight
 
 
-class Fights:
+class RepairLogLimiter:
     """Counts repairs, with their moments as arguments."""
 
     def __init__(self) -> None:
@@ -62,7 +62,7 @@ class _Damage(NamedTuple):
     culprit: str
 
 
-class Healing:
+class RulesetGuard:
     """`put_back` starts a repair, `healed` takes its outcome and gives how many openings stand.
 
     `openings_changed` is called where others changed the open sets, `switched_off` where nothing may be loaded.
@@ -70,9 +70,9 @@ class Healing:
 
     def __init__(
         self,
-        loop: Loop,
+        loop: EventLoop,
         log: Log,
-        put_back: Callable[[], Loading[Any]],
+        put_back: Callable[[], LoadProcess[Any]],
         healed: Callable[[Outcome], int],
         openings_changed: Callable[[], None],
         switched_off: Callable[[], None],
@@ -80,12 +80,12 @@ class Healing:
         self._loop, self._log, self._switched_off = loop, log, switched_off
         self._put_back, self._healed, self._openings_changed = put_back, healed, openings_changed
         self._own = own_process()
-        self._watch = Watch()
-        self._child: Loading[Any] | None = None
+        self._watch = RulesetMonitor()
+        self._child: LoadProcess[Any] | None = None
         self._done: Callable[[Outcome], None] = lambda _: None
         self._next: Callable[[], None] | None = None
         self._when_whole: list[Callable[[], None]] = []
-        self._held: list[Change] = []
+        self._held: list[RulesetChange] = []
         self._unsure = False  # some changes were not told
         self._fingerprint = b""
         self._damage: _Damage | None = None  # what no repair has begun for yet
@@ -93,7 +93,7 @@ class Healing:
         self._is_repairing = self._is_ending = False
         self.trouble = ""  # why the last repair failed; another is to come
         self._is_timed = False
-        self._fights = Fights()
+        self._fights = RepairLogLimiter()
         loop.on_readable(self._watch.fileno(), self._hear)
 
     @property
@@ -111,7 +111,7 @@ class Healing:
         """Tell whether a repair was begun so lately that what is told may be of the gate before it."""
         return self.is_damaged or self._loop.now_s() - self._began_s < _LATE_S
 
-    def wait_for(self, child: Loading[Any]) -> Any:
+    def wait_for(self, child: LoadProcess[Any]) -> Any:
         """Wait for a child outside the loop; give its outcome or raise its error."""
         self._take(child)
         with self._ending():
@@ -120,7 +120,7 @@ class Healing:
             raise outcome
         return outcome
 
-    def begin(self, child: Loading[Any], done: Callable[[Outcome], None]) -> None:
+    def begin(self, child: LoadProcess[Any], done: Callable[[Outcome], None]) -> None:
         """Wait for a child beside other things, and call `done` with its outcome."""
         self._take(child)
         self._done = done
@@ -159,7 +159,7 @@ class Healing:
         self._loop.forget(self._watch.fileno())
         self._watch.close()
 
-    def _take(self, child: Loading[Any]) -> None:
+    def _take(self, child: LoadProcess[Any]) -> None:
         self._child = child
         self._watch.spare(child.pid)
 
@@ -195,7 +195,7 @@ class Healing:
         self._watch.spare_nobody()
         held, self._held = self._held, []
         if not isinstance(outcome, DoorwardError):
-            commit: Commit = outcome.commit
+            commit: AppliedRuleset = outcome.commit
             self._fingerprint = commit.fingerprint
             own = max((place for place, change in enumerate(held) if change.process == commit.process), default=-1)
             held = held[own + 1 :]
@@ -226,7 +226,7 @@ class Healing:
             for change in changes:
                 self._judge(change)
 
-    def _judge(self, change: Change) -> None:
+    def _judge(self, change: RulesetChange) -> None:
         if change.process == self._own or not change.harm:
             return
         if change.harm == "rules":

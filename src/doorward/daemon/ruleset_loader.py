@@ -27,12 +27,12 @@ from doorward.errors import DoorwardError
 from doorward.kernel import child_process, privileges
 from doorward.kernel.sock_diag import standing_connections
 from doorward.model import Door
-from doorward.nftables.libnftables import NftFilter
-from doorward.nftables.monitor import Watch, fingerprint, own_process
+from doorward.nftables.libnftables import NftFirewall
+from doorward.nftables.monitor import RulesetMonitor, fingerprint, own_process
 from doorward.nftables.ruleset import Ruleset, compile_ruleset, default_capacity
 
 
-class Commit(NamedTuple):
+class AppliedRuleset(NamedTuple):
     """What a child put into the kernel: by which process (gate/watch.py), and its rules' fingerprint, if it is sure.
 
     `refusal` says why nftables would not take the openings with it: then the gate is there without any of them.
@@ -43,19 +43,19 @@ class Commit(NamedTuple):
     refusal: str = ""
 
 
-class Outcome(Protocol):
+class LoadOutcome(Protocol):
     """What every child that changes the gate tells."""
 
     @property
-    def commit(self) -> Commit:
+    def commit(self) -> AppliedRuleset:
         """What it put there."""
 
 
-T = TypeVar("T", bound=Outcome)
+T = TypeVar("T", bound=LoadOutcome)
 
 
 @dataclass(frozen=True, slots=True)
-class Loaded:
+class LoadResult:
     """What the daemon knows of the gate: settings, doors without their sequences, and the last states' doors.
 
     `not_kept` says why its text could not be kept, and is empty where it was; `warning` who can read the sequences.
@@ -65,7 +65,7 @@ class Loaded:
     doors: tuple[Door, ...]
     generation: str
     states: dict[int, tuple[int, ...]]
-    commit: Commit
+    commit: AppliedRuleset
     not_kept: str = ""
     warning: str = ""
     signed: Signed | None = None
@@ -96,13 +96,13 @@ def compile_configuration(configuration: Configuration, memory: int) -> Ruleset:
     return compile_ruleset(configuration.doors, automaton, gate, capacity, signed_port)
 
 
-class PutBack(NamedTuple):
+class RestoredRuleset(NamedTuple):
     """A gate that was put back as it was last loaded."""
 
-    commit: Commit
+    commit: AppliedRuleset
 
 
-class Loading(Generic[T]):
+class LoadProcess(Generic[T]):
     """A child that changes the gate by `work`; wait until its descriptor can be read, then take the result.
 
     Of the parent's descriptors the child has but `needed`.
@@ -158,7 +158,7 @@ def digest_of(text: str) -> str:
     return hashlib.sha256(text.encode()).hexdigest()
 
 
-def load_file(path: Path, restore: Remaining, keep: Path) -> Loaded:
+def load_file(path: Path, restore: Remaining, keep: Path) -> LoadResult:
     """Load a configuration file; what a child does at the start and at a reload."""
     text = read_text(path, trusted_owners())
     configuration = parse(text, str(path))
@@ -168,14 +168,14 @@ def load_file(path: Path, restore: Remaining, keep: Path) -> Loaded:
     return replace(loaded, warning=warning, digest=digest_of(text))
 
 
-def load(configuration: Configuration, folder: Path, restore: Remaining, keep: Path) -> Loaded:
+def load(configuration: Configuration, folder: Path, restore: Remaining, keep: Path) -> LoadResult:
     """Load a configuration whose requirements the host meets; the files that it names are relative to `folder`."""
     for requirement in requirements.of(configuration, folder):  # before anything is changed
         requirement.look()
     return load_gate(configuration, restore, keep)
 
 
-def load_gate(configuration: Configuration, restore: Remaining, keep: Path, closed: tuple[Door, ...] = ()) -> Loaded:
+def load_gate(configuration: Configuration, restore: Remaining, keep: Path, closed: tuple[Door, ...] = ()) -> LoadResult:
     """Compile and load a configuration, with `restore` as its openings, and keep its text in the file `keep`.
 
     The ports of the doors in `closed` are hidden too, and nothing opens them.
@@ -184,14 +184,14 @@ def load_gate(configuration: Configuration, restore: Remaining, keep: Path, clos
     ruleset = compile_configuration(replace(configuration, doors=(*configuration.doors, *hidden)), memory_bytes())
     not_kept = saved_ruleset.prepare(keep, ruleset.for_boot())
     try:
-        commit = _watched(lambda: NftFilter().load(ruleset, restore, standing_connections()))
+        commit = _watched(lambda: NftFirewall().load(ruleset, restore, standing_connections()))
     except DoorwardError:
         saved_ruleset.forget(keep)
         raise
     not_kept = not_kept or saved_ruleset.commit(keep)
     shared = {door.opens: door.opens for door in configuration.doors}  # most doors open the same: keep one copy
     doors = tuple(door._replace(knock=(), opens=shared[door.opens]) for door in configuration.doors)
-    return Loaded(
+    return LoadResult(
         configuration.gate,
         doors,
         ruleset.generation,
@@ -204,22 +204,22 @@ def load_gate(configuration: Configuration, restore: Remaining, keep: Path, clos
     )
 
 
-def put_back(keep: Path, restore: Remaining) -> PutBack:
+def put_back(keep: Path, restore: Remaining) -> RestoredRuleset:
     """Load the text that was kept; what a child does where another program changed the gate."""
     text = saved_ruleset.text(keep)
-    return PutBack(_watched(lambda: NftFilter().put_back(text, restore, standing_connections())))
+    return RestoredRuleset(_watched(lambda: NftFirewall().put_back(text, restore, standing_connections())))
 
 
-def _watched(change: Callable[[], str]) -> Commit:
+def _watched(change: Callable[[], str]) -> AppliedRuleset:
     """Change the gate, and tell what is there then; without a fingerprint where others changed it meanwhile."""
     own = own_process()
     off_switch.refuse_if_off()
-    with closing(Watch()) as watch:
+    with closing(RulesetMonitor()) as watch:
         watch.spare(os.getpid())
         refusal = change()
         if off_switch.is_off():  # it was switched off meanwhile, and the table may have been removed before this commit
-            NftFilter().unload()
+            NftFirewall().unload()
             off_switch.refuse_if_off()
         found, told = fingerprint(), watch.read()
     is_sure = told is not None and all(each.process == own or each.harm != "rules" for each in told)
-    return Commit(own, found if is_sure else b"", refusal)
+    return AppliedRuleset(own, found if is_sure else b"", refusal)

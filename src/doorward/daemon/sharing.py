@@ -14,9 +14,9 @@ def follow(daemon: Daemon) -> None:
         end(daemon)
         return
     if daemon.fleet is None:
-        from doorward.daemon.fleet_sync import SharedOpenings
+        from doorward.daemon.fleet_sync import FleetSync
 
-        daemon.fleet = SharedOpenings(daemon)
+        daemon.fleet = FleetSync(daemon)
     daemon.fleet.take(daemon.loaded, daemon.config.parent)
 
 

@@ -12,22 +12,22 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from doorward.config.schema import Configuration, Signed
-from doorward.core.token_bucket import Bucket
+from doorward.core.token_bucket import TokenBucket
 from doorward.daemon.key_files import key_path, keys_path, read_judge
 from doorward.daemon.repairs import settle_each
-from doorward.daemon.replay_cache import Claim, Clock
-from doorward.daemon.verifier import TOLD_AT_ONCE, TOLD_PER_S, Ready, Report, Verifier
+from doorward.daemon.replay_cache import PacketId, Clock
+from doorward.daemon.verifier import TOLD_AT_ONCE, TOLD_PER_S, VerifierReady, VerifierReport, Verifier
 from doorward.errors import DoorwardError, HostError, MalformedError
-from doorward.kernel.inotify import Watches
+from doorward.kernel.inotify import FileWatcher
 from doorward.kernel.nflog import datagram_log
 from doorward.model import Address, Opening, Place
 from doorward.nftables.chains import SIGNED_GROUP
 from doorward.nftables.nft_error import NftError
-from doorward.signed.authorize import Granted
+from doorward.signed.authorize import KnockGrant
 
 if TYPE_CHECKING:
     from doorward.daemon.daemon import Daemon
-    from doorward.daemon.fleet_sync import Objection
+    from doorward.daemon.fleet_sync import ClaimRejection
 
 _LOOK_S = 2.0  # how often the files are compared, where nothing tells of a change
 _TOGETHER = 100  # grants that are noted and opened at once
@@ -51,16 +51,16 @@ class SignedKnocks:
         self._stamps: list[_Stamp] = []
         self._is_closed = False
         self._pause_s = _PAUSE_S
-        self._watches: Watches | None = None
+        self._watches: FileWatcher | None = None
         self.counts: Counter[str] = Counter()  # datagrams refused, by reason
         self._window_ms = window_ms
-        self._limit = Bucket(TOLD_PER_S, TOLD_AT_ONCE)  # of refusals with their words, as in the verifier
+        self._limit = TokenBucket(TOLD_PER_S, TOLD_AT_ONCE)  # of refusals with their words, as in the verifier
         # What a ledger that is no more knew may have been dated ahead.
         floor_ms = _clock().now_ms + (window_ms if daemon.ledger.follows_a_damaged_one else 0)
         if told := daemon.ledger.seen.begin(_clock, floor_ms):
             daemon.log.say(told, "warning")
         with suppress(HostError):  # without inotify the files are looked at every two seconds
-            self._watches = Watches()
+            self._watches = FileWatcher()
             daemon.loop.on_readable(self._watches.fileno(), self._changed)
         self._look()
 
@@ -144,7 +144,7 @@ class SignedKnocks:
             self._daemon.log.say(f"what verifies signed knocks failed as it began; another begins ({error})", "error")
             self._again()
             return
-        if not isinstance(told, Ready):
+        if not isinstance(told, VerifierReady):
             return
         for fault in told.faults:
             self._daemon.log.say(fault, "error")
@@ -161,9 +161,9 @@ class SignedKnocks:
     def _hear(self) -> None:
         """Take all that was told, together: in a rush the ledger is written once for many."""
         assert self._verifier is not None  # noqa: S101
-        granted: list[Granted] = []
+        granted: list[KnockGrant] = []
         try:
-            while len(granted) < _TOGETHER and isinstance(report := self._verifier.read(), Report):
+            while len(granted) < _TOGETHER and isinstance(report := self._verifier.read(), VerifierReport):
                 self._take_refusals(report)
                 granted += report.granted
         except MalformedError as error:
@@ -173,12 +173,12 @@ class SignedKnocks:
         if granted:
             self._take_grants(granted)
 
-    def _take_refusals(self, report: Report) -> None:
+    def _take_refusals(self, report: VerifierReport) -> None:
         self.counts.update(report.counts)
         for source, refused in report.refused:
             self._daemon.refuse(source, refused.door, f"signed knock: {refused.words}", refused.reason)
 
-    def _take_grants(self, granted: list[Granted]) -> None:
+    def _take_grants(self, granted: list[KnockGrant]) -> None:
         """Take those for this gate at once, and have the fleet asked for those that other gates may have taken."""
         if alone := [grant for grant in granted if not grant.is_shared]:
             self._claim(alone)
@@ -189,22 +189,22 @@ class SignedKnocks:
         for grant in shared:  # judged by the configuration before
             self._object(grant, "fleet", "it is for a fleet, and this gate has left it")
 
-    def _answered(self, granted: list[Granted], objections: list[Objection | None]) -> None:
+    def _answered(self, granted: list[KnockGrant], objections: list[ClaimRejection | None]) -> None:
         if new := [grant for grant, objection in zip(granted, objections, strict=True) if objection is None]:
             self._claim(new)
         for grant, objection in zip(granted, objections, strict=True):
             if objection is not None:
                 self._object(grant, *objection)
 
-    def _claim(self, granted: list[Granted]) -> None:
+    def _claim(self, granted: list[KnockGrant]) -> None:
         granted = self._not_banned(granted)
-        objections = self._daemon.ledger.seen.claim([Claim(grant.id, grant.time_ms) for grant in granted])
+        objections = self._daemon.ledger.seen.claim([PacketId(grant.id, grant.time_ms) for grant in granted])
         for grant, objection in zip(granted, objections, strict=True):
             if objection:
                 self._object(grant, "used", objection)
         self._open([grant for grant, objection in zip(granted, objections, strict=True) if not objection])
 
-    def _not_banned(self, granted: list[Granted]) -> list[Granted]:
+    def _not_banned(self, granted: list[KnockGrant]) -> list[KnockGrant]:
         """Refuse what is for a banned address, before anything notes it as used, and return the rest.
 
         Its own packets never come here: such a packet asks for another's address.
@@ -214,7 +214,7 @@ class SignedKnocks:
             self._refuse(grant.place, grant.door, "banned", f"{grant.place} is banned")
         return [grant for grant in granted if grant not in banned]
 
-    def _object(self, grant: Granted, reason: str, words: str) -> None:
+    def _object(self, grant: KnockGrant, reason: str, words: str) -> None:
         told = f"the packet from key {grant.key} is not taken: {words}"
         self._refuse(grant.place, grant.door, reason, told)
 
@@ -224,7 +224,7 @@ class SignedKnocks:
         if self._limit.admits(self._daemon.loop.now_s()):
             self._daemon.refuse(place, door, f"signed knock: {words}", reason)
 
-    def _open(self, grants: list[Granted]) -> None:
+    def _open(self, grants: list[KnockGrant]) -> None:
         daemon, now_s = self._daemon, self._daemon.loop.now_s()
         opened: list[Opening] = []
         with daemon.recording(lambda: settle_each(daemon, opened, daemon.pending.prolongs, self._not_opened)):

@@ -10,7 +10,7 @@ from collections import Counter
 from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
-from doorward.nftables.nfnetlink import Attempt, Gauges
+from doorward.nftables.nfnetlink import ProgressEntry, GateUsage
 
 if TYPE_CHECKING:
     from doorward.daemon.daemon import Daemon
@@ -20,11 +20,11 @@ MOST_ATTEMPTS = 50  # of each map; there may be a million, and nobody reads more
 FRESH_S = 0.25  # the kernel is asked again after so long, however many ask
 
 
-class Gauging:
+class KernelStats:
     """Asks the kernel, and remembers for a moment what it said."""
 
     def __init__(self) -> None:
-        self._read_s, self._gauges, self._counters = float("-inf"), Gauges([], []), dict[str, int]()
+        self._read_s, self._gauges, self._counters = float("-inf"), GateUsage([], []), dict[str, int]()
 
     def answer(self, daemon: Daemon) -> dict[str, Any]:
         """Answer the request; its cost has a bound, whatever happens at the gate."""
@@ -55,7 +55,7 @@ class Gauging:
         }
 
 
-def _shown(attempt: Attempt, depths: Sequence[tuple[int, int]]) -> dict[str, Any]:
+def _shown(attempt: ProgressEntry, depths: Sequence[tuple[int, int]]) -> dict[str, Any]:
     at = bisect_right(depths, attempt.state, key=lambda start: start[0])
     knocks = depths[at - 1][1] if at else 0
     return {"address": str(attempt.source), "knocks": knocks, "left": attempt.left_ms / 1000}
@@ -88,7 +88,7 @@ class Histogram:
         return {"bounds": list(self._bounds_s), "counts": list(self._counts), "sum": self._sum_s}
 
 
-class Numbers:
+class EventStats:
     """Counts what the log tells, and what it is told."""
 
     def __init__(self) -> None:

@@ -15,12 +15,12 @@ from typing import TYPE_CHECKING
 from doorward.daemon import off_switch, saved_ruleset
 from doorward.daemon.control_socket import answering
 from doorward.daemon.off_switch import SwitchedOff
-from doorward.daemon.ruleset_loader import Loaded, put_back
-from doorward.errors import AnswerNo, DoorwardError, HostError
+from doorward.daemon.ruleset_loader import LoadResult, put_back
+from doorward.errors import NegativeResult, DoorwardError, HostError
 from doorward.escape import visible
 from doorward.kernel.child_process import STANDARD, keep_only
 from doorward.kernel.sock_diag import Connection, standing_connections
-from doorward.nftables.libnftables import NftFilter
+from doorward.nftables.libnftables import NftFirewall
 
 if TYPE_CHECKING:
     from doorward.daemon.daemon import Daemon
@@ -36,7 +36,7 @@ def now_s() -> float:
     return time.clock_gettime(time.CLOCK_BOOTTIME)
 
 
-class Keeper:
+class RollbackWatchdog:
     """The daemon's side. After the daemon's death the gate kept in `before` is put back at `deadline_s`.
 
     `before` is None where none stood: then the table is taken away.
@@ -121,7 +121,7 @@ def _take_back(before: Path | None, control: Path) -> bool:
 def restore(before: Path | None) -> None:
     """Put the gate back that stood before a trial; openings stay."""
     if before is None:
-        NftFilter().unload()
+        NftFirewall().unload()
     else:
         put_back(before, {})
 
@@ -133,7 +133,7 @@ HOW = "open a new connection, through a knock, and run `doorward confirm` there"
 class Trial:
     """One trial of a daemon's: `begin` before the load, `loaded` after it, then `confirm` or the deadline."""
 
-    def __init__(self, daemon: Daemon, for_s: float, before: Loaded | None, digest: str | None = None) -> None:
+    def __init__(self, daemon: Daemon, for_s: float, before: LoadResult | None, digest: str | None = None) -> None:
         """`before` is the daemon's gate until now, None at its start; `digest` is of the text that is tried."""
         self._daemon, self._before, self._digest = daemon, before, digest
         self._gate, self._for_s = daemon.kept, for_s
@@ -142,7 +142,7 @@ class Trial:
             raise HostError(f"the present gate could not be kept, so no trial could be taken back: {before.not_kept}")
         self._deadline_s = now_s() + for_s
         self._noted = frozenset(standing_connections(loopback=True))
-        self._keeper = Keeper(self._deadline_s, self._back, daemon.control_path)
+        self._keeper = RollbackWatchdog(self._deadline_s, self._back, daemon.control_path)
         self._is_loaded = False
         daemon.kept = self._gate.with_name(saved_ruleset.TRIAL_NAME)
 
@@ -155,7 +155,7 @@ class Trial:
         """Tell of it in an answer; "digest" is None where the daemon tries its own file."""
         return {"left_s": round(self.left_s, 3), "digest": self._digest}
 
-    def loaded(self, loaded: Loaded) -> None:
+    def loaded(self, loaded: LoadResult) -> None:
         """The new gate is in force; count down. HostError: it is not kept, so it is taken back at once."""
         self._is_loaded = True
         if loaded.not_kept:
@@ -209,9 +209,9 @@ class Trial:
     def _check(self, connection: Connection) -> None:
         source = f"{connection.source} port {connection.source_port}"
         if connection in self._noted:
-            raise AnswerNo(f"the connection of this session (from {source}) is older than the trial; {HOW}")
+            raise NegativeResult(f"the connection of this session (from {source}) is older than the trial; {HOW}")
         if connection not in standing_connections(loopback=True):
-            raise AnswerNo(
+            raise NegativeResult(
                 f"the connection that this session tells of (from {source}) does not stand on this host;"
                 f" outside of tmux and screen, {HOW}"
             )

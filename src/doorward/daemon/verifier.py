@@ -19,14 +19,14 @@ from contextlib import suppress
 from ipaddress import ip_address
 from typing import NamedTuple
 
-from doorward.core.token_bucket import Bucket
+from doorward.core.token_bucket import TokenBucket
 from doorward.daemon.nflog_reader import give_up_everything
-from doorward.errors import DoorwardError, Fault, MalformedError
+from doorward.errors import DoorwardError, ConfigFault, MalformedError
 from doorward.kernel import privileges
 from doorward.kernel.child_process import received, serve
 from doorward.kernel.nflog import Datagram, LogSocket
 from doorward.model import NAME, Address, parse_address, parse_place
-from doorward.signed.authorize import FORBIDDEN, GARBAGE, Granted, Judge, Refused
+from doorward.signed.authorize import FORBIDDEN, GARBAGE, KnockGrant, PacketAuthorizer, KnockRejection
 from doorward.signed.envelope import CHECK_BYTES
 from doorward.signed.message import MAX_FOR_MS
 
@@ -39,29 +39,29 @@ _LONGEST_WORDS, _LONGEST_TROUBLE = 500, 8000
 _REASON = "repeated"
 
 
-class Telling(NamedTuple):
+class Rejection(NamedTuple):
     """A refusal with its source."""
 
     source: Address
-    refused: Refused
+    refused: KnockRejection
 
 
-class Report(NamedTuple):
+class VerifierReport(NamedTuple):
     """What the verifier tells: what it grants, what it refuses, and how often for which reason since the last time."""
 
-    granted: list[Granted]
-    refused: list[Telling]
+    granted: list[KnockGrant]
+    refused: list[Rejection]
     counts: dict[str, int]
 
 
-class Ready(NamedTuple):
+class VerifierReady(NamedTuple):
     """The first message: what is wrong with single lines of the authorized keys; or why it cannot work at all."""
 
     faults: list[str]
     trouble: str
 
 
-def pack_report(report: Report) -> bytes:
+def pack_report(report: VerifierReport) -> bytes:
     """Give the message that tells it."""
     granted = [{**grant._asdict(), "place": str(grant.place), "id": grant.id.hex()} for grant in report.granted]
     refused = [{**told._asdict(), "words": _fit(told.words), "source": str(source)} for source, told in report.refused]
@@ -77,7 +77,7 @@ def _fit(words: str) -> str:
     return "".join(letter if letter.isprintable() else "?" for letter in words[:_LONGEST_WORDS])
 
 
-def parse_report(raw: bytes) -> Report:
+def parse_report(raw: bytes) -> VerifierReport:
     """Read such a message. MalformedError for any other bytes."""
     try:
         found = json.loads(raw)
@@ -86,21 +86,21 @@ def parse_report(raw: bytes) -> Report:
         counts = {_word(word): _number(count, 1 << 40) for word, count in found["counts"].items()}
     except (ValueError, TypeError, KeyError, AttributeError, RecursionError) as error:
         raise MalformedError(f"verifier: a message that is none: {error}") from None
-    return Report(granted, refused, counts)
+    return VerifierReport(granted, refused, counts)
 
 
-def _granted(door: str, place: str, for_ms: int, key: str, id: str, time_ms: int, is_shared: bool) -> Granted:  # noqa: A002
+def _granted(door: str, place: str, for_ms: int, key: str, id: str, time_ms: int, is_shared: bool) -> KnockGrant:  # noqa: A002
     number = bytes.fromhex(id)
     if len(number) != 16 or not NAME.fullmatch(door) or type(is_shared) is not bool:
         raise ValueError("no door, or no number")
     where, made_ms = parse_place(_words(place)), _number(time_ms, 1 << 62)
-    return Granted(door, where, _number(for_ms, MAX_FOR_MS), _words(key), number, made_ms, is_shared)
+    return KnockGrant(door, where, _number(for_ms, MAX_FOR_MS), _words(key), number, made_ms, is_shared)
 
 
-def _telling(reason: str, words: str, door: str | None, source: str) -> Telling:
+def _telling(reason: str, words: str, door: str | None, source: str) -> Rejection:
     if door is not None and not NAME.fullmatch(door):
         raise ValueError("no door")
-    return Telling(parse_address(_words(source)), Refused(_word(reason), _words(words), door))
+    return Rejection(parse_address(_words(source)), KnockRejection(_word(reason), _words(words), door))
 
 
 def _number(value: object, limit: int) -> int:
@@ -124,7 +124,7 @@ def _words(value: object) -> str:
 class Verifier:
     """The daemon's side of one such process; it ends with `close`, or with what `read` raises."""
 
-    def __init__(self, log: LogSocket[Datagram], load: Callable[[], tuple[Judge, list[Fault]]]) -> None:
+    def __init__(self, log: LogSocket[Datagram], load: Callable[[], tuple[PacketAuthorizer, list[ConfigFault]]]) -> None:
         """Start it; `load` is called in it, with the daemon's rights, and may raise a DoorwardError."""
         identity = privileges.service_identity()
         self._socket, theirs = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
@@ -138,7 +138,7 @@ class Verifier:
         """Give the descriptor to wait on."""
         return self._socket.fileno()
 
-    def read(self) -> Ready | Report | None:
+    def read(self) -> VerifierReady | VerifierReport | None:
         """Give a message, or None where there is none. MalformedError: it ended, or sends what is none."""
         try:
             raw = received(self._socket, _MESSAGE_BYTES, socket.MSG_DONTWAIT)
@@ -159,10 +159,10 @@ class Verifier:
         os.waitpid(self.pid, 0)
 
 
-def _parse_ready(raw: bytes) -> Ready:
+def _parse_ready(raw: bytes) -> VerifierReady:
     try:
         found = json.loads(raw)
-        return Ready([_words(fault) for fault in found["faults"]], str(found["trouble"]))
+        return VerifierReady([_words(fault) for fault in found["faults"]], str(found["trouble"]))
     except (ValueError, TypeError, KeyError, RecursionError) as error:
         raise MalformedError(f"verifier: a message that is none: {error}") from None
 
@@ -171,7 +171,7 @@ def _verify(
     log: LogSocket[Datagram],
     daemon: socket.socket,
     identity: privileges.Identity | None,
-    load: Callable[[], tuple[Judge, list[Fault]]],
+    load: Callable[[], tuple[PacketAuthorizer, list[ConfigFault]]],
 ) -> None:
     try:
         judge, faults = load()
@@ -188,59 +188,59 @@ def _ready(faults: list[str], trouble: str) -> bytes:
     return _packed({"faults": shown, "trouble": trouble[:_LONGEST_TROUBLE]})
 
 
-def _judge_all(log: LogSocket[Datagram], daemon: socket.socket, judge: Judge) -> None:
+def _judge_all(log: LogSocket[Datagram], daemon: socket.socket, judge: PacketAuthorizer) -> None:
     """Judge what the log tells until the daemon is gone."""
     waiting = select.poll()
     waiting.register(daemon, 0)
     waiting.register(log, select.POLLIN)
-    desk = Desk(judge)
+    desk = VerifierQueue(judge)
     while daemon.fileno() not in dict(waiting.poll(_TELL_S * 1000 if desk.counts else None)):
         for report in desk.work(log.read(), time.time(), time.monotonic()):
             daemon.send(pack_report(report))
 
 
-class Desk:
+class VerifierQueue:
     """Judges datagrams and keeps what is to be told. Pure: times are arguments, both in seconds."""
 
-    def __init__(self, judge: Judge) -> None:
+    def __init__(self, judge: PacketAuthorizer) -> None:
         self._judge = judge
         self._remembered: OrderedDict[bytes, None] = OrderedDict()  # a dict looks long for its oldest
         self.counts: Counter[str] = Counter()
-        self._limit, self._told_s = Bucket(TOLD_PER_S, TOLD_AT_ONCE), 0.0
+        self._limit, self._told_s = TokenBucket(TOLD_PER_S, TOLD_AT_ONCE), 0.0
 
-    def work(self, datagrams: list[Datagram] | None, wall_s: float, now_s: float) -> list[Report]:
+    def work(self, datagrams: list[Datagram] | None, wall_s: float, now_s: float) -> list[VerifierReport]:
         """Judge these (None: some were lost), and give what is to be told now."""
         if datagrams is None:
             self.counts["lost"] += 1
             datagrams = []
-        granted: list[Granted] = []
-        refused: list[Telling] = []
+        granted: list[KnockGrant] = []
+        refused: list[Rejection] = []
         for source, packet in datagrams:
             verdict = self._one(source, packet, round(wall_s * 1000))
-            if isinstance(verdict, Granted):
+            if isinstance(verdict, KnockGrant):
                 granted.append(verdict)
                 continue
             self.counts[verdict.reason] += 1
             if verdict.reason not in GARBAGE and self._limit.admits(now_s):
-                refused.append(Telling(ip_address(source), verdict))
+                refused.append(Rejection(ip_address(source), verdict))
         if not (granted or refused or (self.counts and now_s >= self._told_s + _TELL_S)):
             return []
         counts, self.counts = dict(self.counts), Counter()
         self._told_s = now_s
         reports = [
-            Report(granted[at : at + _MOST_TOLD], refused[at : at + _MOST_TOLD], {})
+            VerifierReport(granted[at : at + _MOST_TOLD], refused[at : at + _MOST_TOLD], {})
             for at in range(0, max(len(granted), len(refused), 1), _MOST_TOLD)
         ]
         return [reports[0]._replace(counts=counts), *reports[1:]]
 
-    def _one(self, source: bytes, packet: bytes, now_ms: int) -> Granted | Refused:
+    def _one(self, source: bytes, packet: bytes, now_ms: int) -> KnockGrant | KnockRejection:
         check = packet[:CHECK_BYTES]
         if check in self._remembered or check + source in self._remembered:  # a copy
-            return Refused(_REASON, "a packet that came before came again")
+            return KnockRejection(_REASON, "a packet that came before came again")
         verdict = self._judge.judge(packet, source, now_ms)
-        if isinstance(verdict, Granted) or verdict.reason not in GARBAGE:
+        if isinstance(verdict, KnockGrant) or verdict.reason not in GARBAGE:
             # What is forbidden here may be allowed from elsewhere: a copy must not spoil the packet of its sender.
-            is_forbidden = isinstance(verdict, Refused) and verdict.reason == FORBIDDEN
+            is_forbidden = isinstance(verdict, KnockRejection) and verdict.reason == FORBIDDEN
             self._remembered[check + source if is_forbidden else check] = None
             if len(self._remembered) > MAX_REMEMBERED:
                 self._remembered.popitem(last=False)

@@ -6,34 +6,34 @@ from collections.abc import Iterator
 
 from doorward.config.schema import Configuration, Mode
 from doorward.doctor.host import Facts
-from doorward.doctor.problem import Finding, Level
+from doorward.doctor.problem import Problem, Level
 from doorward.model import Address, Port
 
 _SYSCTL = "net.netfilter.nf_conntrack_helper"
 
 
-def judge(_: str, configuration: Configuration, facts: Facts) -> Iterator[Finding]:
+def judge(_: str, configuration: Configuration, facts: Facts) -> Iterator[Problem]:
     """Name what lets packets in without a knock. In mode observe nothing is hidden, so there is nothing to name."""
     if configuration.gate.mode is not Mode.OBSERVE:
         yield from _helpers(facts)
         yield from _containers(configuration, facts)
 
 
-def _helpers(facts: Facts) -> Iterator[Finding]:
+def _helpers(facts: Facts) -> Iterator[Problem]:
     what = (
         "the conntrack helper {} reads what clients and servers write, and lets in the connections that they announce: "
         "in mode stealth to every port that no door opens, behind NAT to every port of the same machine"
     )
     remedy = "remove the rule, here and where it is configured; name the ports that the service needs in `public`"
     for helper in facts.trace.helpers:
-        yield Finding(Level.WARNING, helper.rule, what.format(helper.name), remedy, (helper.removal,))
+        yield Problem(Level.WARNING, helper.rule, what.format(helper.name), remedy, (helper.removal,))
     if facts.assigns_helpers:
         command = f"sysctl -w {_SYSCTL}=0"
         remedy = f"switch it off, in /etc/sysctl.d too ({_SYSCTL} = 0)"
-        yield Finding(Level.WARNING, _SYSCTL, what.format("of each well-known port"), remedy, (command,))
+        yield Problem(Level.WARNING, _SYSCTL, what.format("of each well-known port"), remedy, (command,))
 
 
-def _containers(configuration: Configuration, facts: Facts) -> Iterator[Finding]:
+def _containers(configuration: Configuration, facts: Facts) -> Iterator[Problem]:
     """Name the hidden ports that are forwarded to an address that answered a packet without a knock."""
     doors = {port: door.name for door in configuration.doors for port in door.opens}
     reached: dict[tuple[Port, Address, Port], list[str]] = {}
@@ -47,7 +47,7 @@ def _containers(configuration: Configuration, facts: Facts) -> Iterator[Finding]
         )
         remedy = "drop what comes in there for the container's own address, and save the rule as the others are"
         commands = tuple(command for way in ways for command in _commands(facts, address, way))
-        yield Finding(Level.WARNING, f"port {port}", what, remedy, commands)
+        yield Problem(Level.WARNING, f"port {port}", what, remedy, commands)
 
 
 def _commands(facts: Facts, address: Address, way: str) -> tuple[str, ...]:

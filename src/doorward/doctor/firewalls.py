@@ -7,7 +7,7 @@ from dataclasses import dataclass, field
 
 from doorward.config.schema import Configuration
 from doorward.doctor.host import Block, Facts
-from doorward.doctor.problem import Finding, Level
+from doorward.doctor.problem import Problem, Level
 from doorward.doctor.remedies import DEFAULT_MARK, is_before_mark, remedy
 from doorward.model import Port
 
@@ -22,7 +22,7 @@ class _Found:
     is_decisive: bool = False  # for the operator too, where the operator is logged in
 
 
-def judge(file: str, configuration: Configuration, facts: Facts) -> Iterator[Finding]:
+def judge(file: str, configuration: Configuration, facts: Facts) -> Iterator[Problem]:
     """Name each rule that drops what a door opens, and tell of doors behind which nothing listens."""
     doors = {port: door.name for door in configuration.doors for port in door.opens}
     knocks = {port: door.name for door in configuration.doors if door.target is None for port in door.knock}
@@ -35,9 +35,9 @@ def judge(file: str, configuration: Configuration, facts: Facts) -> Iterator[Fin
         yield _finding(file, configuration, one, uses, is_certain=is_certain)
     for why in trace.unchecked:
         remedy = "look at that yourself, or knock from outside, and see"
-        yield Finding(Level.WARNING, "other firewalls", f"not checked: {why.what}", remedy)
+        yield Problem(Level.WARNING, "other firewalls", f"not checked: {why.what}", remedy)
     if not found and not trace.unchecked and trace.tables:
-        yield Finding(Level.OK, "other firewalls", f"{len(trace.tables)} tables let through what the doors open")
+        yield Problem(Level.OK, "other firewalls", f"{len(trace.tables)} tables let through what the doors open")
     yield from _listening(facts, doors)
     yield from _routing(configuration, facts)
 
@@ -58,7 +58,7 @@ def _found(facts: Facts) -> list[_Found]:
 
 def _finding(
     file: str, configuration: Configuration, one: _Found, uses: dict[Port, str], *, is_certain: bool
-) -> Finding:
+) -> Problem:
     mark = configuration.gate.accept_mark
     what = "; ".join(f"{port}, {uses[port]}" for port in one.ports)
     verb = "drops" if is_certain else "may drop (not every rule was checked)"
@@ -69,10 +69,10 @@ def _finding(
     if mark is None and any("mark" in command for command in cure.commands):
         words = f'write accept_mark = "{DEFAULT_MARK}" in [gate] of {file}, have the daemon read it, and {words}'
     level = Level.ERROR if one.is_decisive and is_certain else Level.WARNING
-    return Finding(level, one.block.rule, f"{verb} {what}{later}{whose}", words, cure.commands)
+    return Problem(level, one.block.rule, f"{verb} {what}{later}{whose}", words, cure.commands)
 
 
-def _listening(facts: Facts, doors: dict[Port, str]) -> Iterator[Finding]:
+def _listening(facts: Facts, doors: dict[Port, str]) -> Iterator[Problem]:
     """Tell of ports that arrive at no socket; where they are forwarded, the socket is another host's or container's."""
     if facts.listening is None:
         return
@@ -85,13 +85,13 @@ def _listening(facts: Facts, doors: dict[Port, str]) -> Iterator[Finding]:
         here = {way.arrival for way in ways}
         if here and not any(way.forwarded_to for way in ways) and not here & facts.listening:
             what = f"door {name!r} opens {port}, but nothing listens there"
-            yield Finding(Level.WARNING, f"port {port}", what, "start the service, or take the port out of `opens`")
+            yield Problem(Level.WARNING, f"port {port}", what, "start the service, or take the port out of `opens`")
 
 
-def _routing(configuration: Configuration, facts: Facts) -> Iterator[Finding]:
+def _routing(configuration: Configuration, facts: Facts) -> Iterator[Problem]:
     mark = configuration.gate.accept_mark
     for rule in facts.network.mark_rules if mark is not None else ():
         if mark is not None and rule.mask & mark.mask and not (rule.value ^ mark.value) & rule.mask & mark.mask:
             where = f"ip rule, fwmark {rule.value:#x}/{rule.mask:#x}"
             what = f"accept_mark {mark} sets bits that this rule looks at: it may route what a door opens elsewhere"
-            yield Finding(Level.WARNING, where, what, "choose bits for accept_mark that no rule looks at")
+            yield Problem(Level.WARNING, where, what, "choose bits for accept_mark that no rule looks at")

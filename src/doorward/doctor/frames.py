@@ -30,7 +30,7 @@ class Step(Enum):
     ESTABLISHED = (_ACK, 2, 2, 3)
 
 
-class Flow(NamedTuple):
+class PacketFlow(NamedTuple):
     """A packet's addresses and ports."""
 
     source: Address
@@ -48,7 +48,7 @@ class Flow(NamedTuple):
         return f"{name} {client} udp length {payload + 8}"
 
 
-class Event(NamedTuple):
+class TraceEvent(NamedTuple):
     """What one rule or policy (`handle` 0) did with the packet; `flow` is as the chain saw the packet."""
 
     family: str
@@ -56,11 +56,11 @@ class Event(NamedTuple):
     chain: str
     handle: int
     is_drop: bool
-    flow: Flow | None
+    flow: PacketFlow | None
     output: int  # the index of the interface by which it leaves; 0 where that is not decided, or it stays
 
 
-def packet(flow: Flow, step: Step) -> bytes:
+def packet(flow: PacketFlow, step: Step) -> bytes:
     """Return an IP packet with valid checksums."""
     source, destination = flow.source.packed, flow.destination.packed
     body = _segment(flow, step)
@@ -79,7 +79,7 @@ def frame(packed: bytes, address: bytes) -> bytes:
     return address + b"\x02\0\0\0\0\x01" + struct.pack("!H", _ETHERTYPE[packed[0] >> 4]) + packed
 
 
-def _segment(flow: Flow, step: Step) -> bytes:
+def _segment(flow: PacketFlow, step: Step) -> bytes:
     flags, sequence, acknowledged, payload = step.value
     ports = (flow.source_port, flow.port.number)
     if flow.port.protocol is Protocol.UDP:
@@ -98,13 +98,13 @@ def _checksum(data: bytes) -> int:
     return int(~total & 0xFFFF)
 
 
-def event(body: memoryview) -> Event:
+def event(body: memoryview) -> TraceEvent:
     """Read the body of a trace message; MalformedError where a length lies."""
     parts = netlink.attributes(body[4:])
     verdict = netlink.attributes(parts[_VERDICT]) if _VERDICT in parts else {}
     family = body[0] if len(body) else 0
     decision = verdict.get(_VERDICT_CODE) or parts.get(_POLICY)
-    return Event(
+    return TraceEvent(
         FAMILIES.get(family, str(family)),
         _name(parts.get(_TABLE)),
         _name(parts.get(_CHAIN)),
@@ -127,12 +127,12 @@ def _number(raw: memoryview | None, size: int) -> int:
     return int.from_bytes(raw, "big")
 
 
-def _flow(network: bytes, transport: bytes) -> Flow | None:
+def _flow(network: bytes, transport: bytes) -> PacketFlow | None:
     try:
         kind, size = {4: (network[9:10], 4), 6: (network[6:7], 16)}[network[0] >> 4]
         end = {4: 20, 16: 40}[size]
         source, destination = (ip_address(network[at : at + size]) for at in (end - 2 * size, end - size))
         from_port, to_port = struct.unpack_from("!HH", transport)
-        return Flow(source, from_port, destination, Port(Protocol(kind[0]), to_port))
+        return PacketFlow(source, from_port, destination, Port(Protocol(kind[0]), to_port))
     except (IndexError, KeyError, ValueError, struct.error):  # of no packet that was sent for the test
         return None

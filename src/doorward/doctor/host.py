@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from ipaddress import IPv4Interface, IPv4Network, IPv6Interface, IPv6Network
 from typing import Any, NamedTuple
 
-from doorward.doctor.rules import Helper, Ruleset
+from doorward.doctor.rules import Helper, ForeignRuleset
 from doorward.kernel.ssh_session import SshConnection
 from doorward.model import Address, Port
 
@@ -78,7 +78,7 @@ class Base(NamedTuple):
 class Block(NamedTuple):
     """A rule, or a policy, that drops a packet."""
 
-    table: Ruleset
+    table: ForeignRuleset
     base: Base
     rule: str
 

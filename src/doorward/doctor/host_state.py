@@ -17,11 +17,11 @@ from doorward.daemon.ruleset_loader import compile_configuration, memory_bytes
 from doorward.doctor.host import Boot, Facts, Network
 from doorward.doctor.network import read_network
 from doorward.doctor.trace import trace
-from doorward.errors import AnswerNo, DoorwardError
+from doorward.errors import NegativeResult, DoorwardError
 from doorward.kernel.owner_rights import owner_rights
 from doorward.kernel.sock_diag import listening_ports
 from doorward.kernel.ssh_session import ssh_connection
-from doorward.nftables.libnftables import NftFilter
+from doorward.nftables.libnftables import NftFirewall
 
 
 def gather(configuration: Configuration, folder: Path) -> Facts:
@@ -35,11 +35,11 @@ def gather(configuration: Configuration, folder: Path) -> Facts:
         network = read_network()
     except (DoorwardError, OSError) as error:
         unread.append(str(error))
-    with suppress(AnswerNo):
+    with suppress(NegativeResult):
         daemon = daemon_status(unread)
     refusal, stands, session = "", False, ssh_connection()
     try:
-        nft = NftFilter()
+        nft = NftFirewall()
         stands = bool(nft.existing())
         nft.check(ruleset.whole())
     except DoorwardError as error:
@@ -90,7 +90,7 @@ def daemon_status(unread: list[str]) -> dict[str, Any] | None:
     """Return what the daemon answers to `status`, or note why not. AnswerNo: none runs."""
     try:
         status = ask(default_path(), {"command": "status"})
-    except AnswerNo:
+    except NegativeResult:
         raise
     except DoorwardError as error:
         unread.append(str(error))

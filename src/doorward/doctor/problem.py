@@ -14,7 +14,7 @@ class Level(StrEnum):
     OK = "ok"
 
 
-class Finding(NamedTuple):
+class Problem(NamedTuple):
     """One thing that was looked at. `where` is a file, a rule or a unit; `commands` do what `remedy` says."""
 
     level: Level

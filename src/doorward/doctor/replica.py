@@ -57,7 +57,7 @@ class Link(NamedTuple):
     is_up: bool
 
 
-class Snapshot(NamedTuple):
+class HostNetwork(NamedTuple):
     """What is copied: interfaces, rtnetlink(7)'s own words for addresses, routes and rules, and settings."""
 
     links: tuple[Link, ...]
@@ -67,7 +67,7 @@ class Snapshot(NamedTuple):
     settings: dict[str, str]
 
 
-def snapshot() -> Snapshot:
+def snapshot() -> HostNetwork:
     """Look at the network of the calling process."""
     links = tuple(link for link in map(_link, dump_bodies(_GET_LINK, (socket.AF_UNSPEC,))) if link.number != _LOOPBACK)
     routes = tuple(sorted(filter(None, map(_route, dump_bodies(_GET_ROUTE))), key=_is_through_gateway))
@@ -79,7 +79,7 @@ def snapshot() -> Snapshot:
     for name in (*names, *_OF_HOST):
         with suppress(FileNotFoundError):  # of a kernel without IPv6, or of an interface that went meanwhile
             settings[name] = (_SETTINGS / name).read_text()
-    return Snapshot(
+    return HostNetwork(
         links,
         tuple(map(_address, dump_bodies(_GET_ADDRESS))),
         routes,
@@ -91,7 +91,7 @@ def snapshot() -> Snapshot:
 class Replica:
     """Move the calling process into a copy of what `seen` shows, for good; UncheckedError where that cannot be had."""
 
-    def __init__(self, seen: Snapshot) -> None:
+    def __init__(self, seen: HostNetwork) -> None:
         if not has_module("veth") or not Path("/proc/net/packet").exists():
             raise UncheckedError("a kernel module is not loaded; `modprobe -a veth af_packet`, and run doctor again")
         self._links = {link.number: link for link in seen.links}
@@ -140,7 +140,7 @@ def has_module(name: str) -> bool:
     return False
 
 
-def _copy(seen: Snapshot, outside: int, far_ends: socket.socket) -> None:
+def _copy(seen: HostNetwork, outside: int, far_ends: socket.socket) -> None:
     with netlink.open_socket(ROUTE, "a copy of the network") as sock:
         netlink.ask(sock, netlink.message(_NEW_LINK, netlink.REQUEST | netlink.ACK, _flags(_LOOPBACK, _UP)))
         for link in seen.links:

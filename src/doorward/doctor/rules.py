@@ -53,7 +53,7 @@ class Helper(NamedTuple):
 
 
 @dataclass(frozen=True)
-class Ruleset:
+class ForeignRuleset:
     """One table; `owner` is the program whose text it is: nft, iptables-nft, ip6tables-legacy and so on."""
 
     owner: str
@@ -134,7 +134,7 @@ def chains_of(owner: str, text: str) -> dict[str, list[tuple[int, str]]]:
     return chains
 
 
-def differing(ruleset: Ruleset, there: str) -> str | None:
+def differing(ruleset: ForeignRuleset, there: str) -> str | None:
     """Compare with what was loaded from the text; return the first line that the copy has in another form."""
     ours, theirs = _comparable(ruleset.text), _comparable(there)
     if ours == theirs:

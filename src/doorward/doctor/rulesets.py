@@ -15,11 +15,11 @@ from pathlib import Path
 from doorward.doctor.frames import FAMILIES
 from doorward.doctor.host import Base
 from doorward.doctor.replica import UncheckedError, has_module
-from doorward.doctor.rules import Ruleset, differing, line_of
+from doorward.doctor.rules import ForeignRuleset, differing, line_of
 from doorward.errors import HostError
 from doorward.kernel import netlink
 from doorward.kernel.privileges import end_with_parent
-from doorward.nftables.libnftables import NftFilter
+from doorward.nftables.libnftables import NftFirewall
 from doorward.nftables.nft_error import NftError
 from doorward.nftables.ruleset import TABLE
 
@@ -32,21 +32,21 @@ _LEGACY = {"ip": "iptables-legacy", "ip6": "ip6tables-legacy"}
 _NFT = {"ip": "iptables-nft", "ip6": "ip6tables-nft"}
 
 
-def read() -> list[Ruleset]:
+def read() -> list[ForeignRuleset]:
     """Read the rulesets of this network namespace, but for doorward's own; HostError where that is not permitted."""
-    nft = NftFilter()
+    nft = NftFirewall()
     listed = {
         (family, table): nft.run(f"list table {family} {table}", _HANDLES)
         for family, table in _tables(nft)
         if family in _FAMILIES and f"{family} {table}" != TABLE
     }
     families = {found[1] for text in listed.values() if (found := _IPTABLES.match(text)) and "hook" in text}
-    saved: list[Ruleset] = []
+    saved: list[ForeignRuleset] = []
     for family in sorted(families):
         with suppress(UncheckedError):  # without that program they are nft's own, or have words that nft cannot read
             saved += _saved(family, _NFT[family])
     by_iptables = {(found.family, found.table) for found in saved}
-    own = [Ruleset("nft", *key, text) for key, text in listed.items() if key not in by_iptables]
+    own = [ForeignRuleset("nft", *key, text) for key, text in listed.items() if key not in by_iptables]
     legacy = [found for family in _legacy_families() for found in _saved(family, _LEGACY[family])]
     for one in legacy:
         if (one.family, one.table) in listed:
@@ -54,7 +54,7 @@ def read() -> list[Ruleset]:
     return [*own, *saved, *legacy]
 
 
-def _tables(nft: NftFilter) -> Iterator[tuple[str, str]]:
+def _tables(nft: NftFirewall) -> Iterator[tuple[str, str]]:
     for item in json.loads(nft.run("list tables", _JSON))["nftables"]:
         if "table" in item:
             yield item["table"]["family"], item["table"]["name"]
@@ -68,11 +68,11 @@ def _legacy_families() -> Iterator[str]:
                 yield family
 
 
-def _saved(family: str, program: str) -> Iterator[Ruleset]:
+def _saved(family: str, program: str) -> Iterator[ForeignRuleset]:
     """Run iptables-save, and give its tables: those that other programs made in its name are not among them."""
     text = _run(f"{program}-save", "")
     for part in re.findall(r"^\*.*?^COMMIT$", text, re.MULTILINE | re.DOTALL):
-        yield Ruleset(program, family, part.partition("\n")[0][1:].strip(), part + "\n")
+        yield ForeignRuleset(program, family, part.partition("\n")[0][1:].strip(), part + "\n")
 
 
 def _run(program: str, text: str) -> str:
@@ -115,8 +115,8 @@ def handles() -> Handles:
 class Loaded:
     """The rulesets in the copy. `unchecked` says which of them could not be had there, and by which line."""
 
-    def __init__(self, rulesets: Iterable[Ruleset], there: Handles) -> None:
-        self._nft = NftFilter()
+    def __init__(self, rulesets: Iterable[ForeignRuleset], there: Handles) -> None:
+        self._nft = NftFirewall()
         self.unchecked: list[str] = []
         self.rulesets = [one for one in rulesets if self._takes(one)]
         self._handles = handles()
@@ -150,11 +150,11 @@ class Loaded:
             text = f"handle {handle}"
         return ruleset.rule(chain, text)
 
-    def ruleset(self, family: str, table: str) -> Ruleset:
+    def ruleset(self, family: str, table: str) -> ForeignRuleset:
         """Return the ruleset that has this table."""
         return next(one for one in self.rulesets if (one.family, one.table) == (family, table))
 
-    def _takes(self, one: Ruleset) -> bool:
+    def _takes(self, one: ForeignRuleset) -> bool:
         """Load a ruleset, and see that the copy says the same as the host."""
         try:
             self._load(one)
@@ -171,7 +171,7 @@ class Loaded:
             self.run(f"delete table {one.family} {one.table}")
         return False
 
-    def _unlike(self, one: Ruleset, there: Handles) -> str | None:
+    def _unlike(self, one: ForeignRuleset, there: Handles) -> str | None:
         """Find a chain with more or fewer rules than on the host: iptables-save leaves out what it does not know."""
         counts, others = (
             {chain: len(rules) for (*table, chain), rules in found.items() if table == [one.family, one.table]}
@@ -179,11 +179,11 @@ class Loaded:
         )
         return next((chain for chain, count in counts.items() if others.get(chain) != count), None)
 
-    def _leave_out(self, one: Ruleset) -> None:
+    def _leave_out(self, one: ForeignRuleset) -> None:
         self.rulesets.remove(one)
         self.run(f"delete table {one.family} {one.table}")
 
-    def _load(self, one: Ruleset) -> None:
+    def _load(self, one: ForeignRuleset) -> None:
         if one.owner == "nft":
             file = os.memfd_create("ruleset")  # of a file nft names the line that it objects to
             with os.fdopen(file, "wb") as written:
@@ -196,10 +196,10 @@ class Loaded:
                 raise UncheckedError(f"the kernel module {module} is not loaded")
         _run(f"{_NFT[one.family]}-restore", one.text)
 
-    def _listed(self, one: Ruleset) -> str:
+    def _listed(self, one: ForeignRuleset) -> str:
         return self._nft.run(f"list table {one.family} {one.table}", _HANDLES)
 
-    def _saved_again(self, one: Ruleset) -> str:
+    def _saved_again(self, one: ForeignRuleset) -> str:
         saved = _saved(one.family, _NFT[one.family])
         return next((found.text for found in saved if found.table == one.table), "")
 

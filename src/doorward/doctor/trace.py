@@ -12,7 +12,7 @@ from contextlib import suppress
 from typing import NamedTuple
 
 from doorward.config.schema import Configuration, Mark
-from doorward.doctor.frames import TRACE, Event, Flow, Step, event, packet
+from doorward.doctor.frames import TRACE, TraceEvent, PacketFlow, Step, event, packet
 from doorward.doctor.host import Block, Network, Probe, Trace, Unchecked, Way
 from doorward.doctor.probes import around, planned
 from doorward.doctor.remedies import PRIORITY, is_before_mark
@@ -24,7 +24,7 @@ from doorward.kernel import netlink
 from doorward.kernel.child_process import in_child
 from doorward.kernel.ssh_session import SshConnection
 from doorward.model import Address, Port, Protocol
-from doorward.nftables.libnftables import NftFilter
+from doorward.nftables.libnftables import NftFirewall
 
 PATIENCE_S = 9.0  # with the rest of what doctor does, an answer comes within 10 s
 _GROUP = 9  # NFNLGRP_NFTRACE
@@ -72,7 +72,7 @@ _TABLE = (
 class _Outcome(NamedTuple):
     """Where a packet's way ended: dropped in the course of this base chain, or arrived; without an event, lost."""
 
-    event: Event | None = None
+    event: TraceEvent | None = None
     base: tuple[str, str, str] = ("", "", "")
 
     @property
@@ -138,7 +138,7 @@ class _Tracer:
         }  # fmt: skip
         devices = ", ".join(f'"{name}"' for name in replica.index)
         ingress = _INGRESS.format(**words, devices=devices) if has_ingress else ""
-        NftFilter().run(_TABLE.format(**words, marking=_marking(mark)) + ingress)
+        NftFirewall().run(_TABLE.format(**words, marking=_marking(mark)) + ingress)
 
     def watch(self, loaded: Loaded) -> None:
         """Send packets through these."""
@@ -154,13 +154,13 @@ class _Tracer:
                 break
         yield from self._connection(probe, self._flow(probe, source))
 
-    def _flow(self, probe: Probe, source: Address) -> Flow:
+    def _flow(self, probe: Probe, source: Address) -> PacketFlow:
         number = next(self._unmarked_ports if probe.is_knock or probe.published else self._marked_ports, None)
         if number is None:
             raise UncheckedError("there are too many ports to try")
-        return Flow(source, number, probe.destination, probe.port)
+        return PacketFlow(source, number, probe.destination, probe.port)
 
-    def _connection(self, probe: Probe, flow: Flow) -> Iterator[Way]:
+    def _connection(self, probe: Probe, flow: PacketFlow) -> Iterator[Way]:
         """Send a connection's first packet, the answer to it where it arrived, and the packet after that."""
         self._passes.clear()
         blocks, end, output = self._through(flow, Step.NEW, probe)
@@ -168,15 +168,15 @@ class _Tracer:
         yield Way(probe, "new", blocks, *arrival)
         if end is None or probe.is_knock or probe.published:
             return
-        back = Flow(end.destination, end.port.number, end.source, Port(end.port.protocol, end.source_port))
+        back = PacketFlow(end.destination, end.port.number, end.source, Port(end.port.protocol, end.source_port))
         blocks, answered, _ = self._through(back, Step.REPLY, probe, output)
         if answered is not None:
             blocks += self._through(flow, Step.ESTABLISHED, probe)[0]
         yield Way(probe, "established", blocks, *arrival)
 
     def _through(
-        self, flow: Flow, step: Step, probe: Probe, interface: int | None = None
-    ) -> tuple[tuple[Block, ...], Flow | None, int]:
+        self, flow: PacketFlow, step: Step, probe: Probe, interface: int | None = None
+    ) -> tuple[tuple[Block, ...], PacketFlow | None, int]:
         """Send a packet; where a base chain drops it, have it pass there, and send it again.
 
         Returns what dropped it, the addresses and ports with which it arrived, and by which interface it left.
@@ -199,7 +199,7 @@ class _Tracer:
             self._loaded.run(self._passes[-1])
         raise UncheckedError(f"{blocks[-1].rule}: what comes after it")
 
-    def _sent(self, flow: Flow, step: Step, probe: Probe, interface: int | None) -> _Outcome:
+    def _sent(self, flow: PacketFlow, step: Step, probe: Probe, interface: int | None) -> _Outcome:
         """Send a packet. What drops it must do so with fresh limits too: on the host it may be the only one."""
         was_fresh = self._is_fresh
         outcome = self._sent_once(flow, step, probe, interface)
@@ -213,7 +213,7 @@ class _Tracer:
         self._loaded.run("\n".join(self._passes))
         return self._sent_once(flow, step, probe, interface)
 
-    def _sent_once(self, flow: Flow, step: Step, probe: Probe, interface: int | None = None) -> _Outcome:
+    def _sent_once(self, flow: PacketFlow, step: Step, probe: Probe, interface: int | None = None) -> _Outcome:
         self._is_fresh = not self._loaded.has_rates  # a ruleset without them stays as it was loaded
         entrance = self._replica.index.get(probe.interface)
         if entrance is None:
@@ -223,11 +223,11 @@ class _Tracer:
                 self._replica.send_out(packet(flow, step), str(flow.destination))
         else:
             self._replica.send_in(packet(flow, step), interface or entrance)
-        marker = Flow(probe.sources[0], _MARKER_PORT, probe.destination, Port(Protocol.UDP, 9))
+        marker = PacketFlow(probe.sources[0], _MARKER_PORT, probe.destination, Port(Protocol.UDP, 9))
         self._replica.send_in(packet(marker, Step.NEW), entrance)
         return _outcome(self._until_marker(), self._loaded.bases)
 
-    def _until_marker(self) -> Iterator[Event]:
+    def _until_marker(self) -> Iterator[TraceEvent]:
         while True:
             try:
                 raw = memoryview(self._events.recv(_RECEIVE_BYTES))
@@ -241,7 +241,7 @@ class _Tracer:
                     yield found
 
 
-def _outcome(events: Iterable[Event], bases: Container[tuple[str, str, str]]) -> _Outcome:
+def _outcome(events: Iterable[TraceEvent], bases: Container[tuple[str, str, str]]) -> _Outcome:
     """Read the verdict from everything that was reported of a packet."""
     base, outcome = ("", "", ""), _Outcome()
     for one in events:

@@ -11,13 +11,13 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import NamedTuple
 
-from doorward.explain.compiled_config import House
-from doorward.explain.replay import SYMBOLS, Step, Verdict
-from doorward.explain.sources import Neighbours, Trace
+from doorward.explain.compiled_config import CompiledConfig
+from doorward.explain.replay import SYMBOLS, ReplayStep, PacketVerdict
+from doorward.explain.sources import OtherSources, SourceTrace
 from doorward.model import Door, Port
 
 
-class Fault(NamedTuple):
+class Cause(NamedTuple):
     """One reason: a word for programs, what happened, and what to do."""
 
     kind: str
@@ -25,13 +25,13 @@ class Fault(NamedTuple):
     remedy: str = ""
 
 
-class Conclusion(NamedTuple):
+class Diagnosis(NamedTuple):
     """What came of it. `door` is the one that was meant in the last try, `opened` whether any try opened a door."""
 
-    fault: Fault
+    fault: Cause
     door: str | None = None
     opened: bool = False
-    also: tuple[Fault, ...] = ()
+    also: tuple[Cause, ...] = ()
 
 
 MOST_ALIGNED = 200  # packets of one source, the last ones: the time grows with the square
@@ -40,20 +40,20 @@ LONGEST_PAUSE_S = 120.0  # between two packets that are one try at a knock
 _MISSING, _STRAY, _FAULTY, _OTHER_PROTOCOL = 3.0, 2.0, 2.0, 2.5
 _MOST_STRAYS = 20  # more cost no more, so that a scan around the knock still shows the knock
 _FAULTS = {
-    Verdict.FAST: 1.0,
-    Verdict.FLAGS: _FAULTY,
-    Verdict.ELSEWHERE: _FAULTY,
-    Verdict.CONNECTION: _FAULTY,
-    Verdict.INSIDE: _FAULTY,
-    Verdict.BROKEN: _FAULTY,
+    PacketVerdict.FAST: 1.0,
+    PacketVerdict.FLAGS: _FAULTY,
+    PacketVerdict.ELSEWHERE: _FAULTY,
+    PacketVerdict.CONNECTION: _FAULTY,
+    PacketVerdict.INSIDE: _FAULTY,
+    PacketVerdict.BROKEN: _FAULTY,
 }
 
 
-class Match(NamedTuple):
+class KnockMatch(NamedTuple):
     """A packet that was meant as a knock (its place in the sequence, from 0)."""
 
     knock: int
-    step: Step
+    step: ReplayStep
     is_exact: bool  # it went to the right port, with the right protocol
 
 
@@ -61,11 +61,11 @@ class Alignment(NamedTuple):
     """The best explanation for one door. `steps` are the packets that were looked at, in order."""
 
     door: int
-    matches: tuple[Match, ...]
+    matches: tuple[KnockMatch, ...]
     cost: float
-    steps: tuple[Step, ...]
+    steps: tuple[ReplayStep, ...]
 
-    def between(self, after: Step | None, before: Step | None) -> Iterator[Step]:
+    def between(self, after: ReplayStep | None, before: ReplayStep | None) -> Iterator[ReplayStep]:
         """Give the packets between two of them; None stands for the beginning or the end."""
         start = -1 if after is None else self.steps.index(after)
         end = len(self.steps) if before is None else self.steps.index(before)
@@ -79,12 +79,12 @@ class _Node(NamedTuple):
     is_exact: bool
 
 
-def counts_for(house: House, door: int, step: Step) -> bool:
+def counts_for(house: CompiledConfig, door: int, step: ReplayStep) -> bool:
     """Tell whether the door's machine took a packet as a symbol."""
     return step.verdict in SYMBOLS and any(lane.machine == house.machine_of[door] for lane in step.lanes)
 
 
-def best_alignment(house: House, steps: Sequence[Step], door: int | None = None) -> Alignment | None:
+def best_alignment(house: CompiledConfig, steps: Sequence[ReplayStep], door: int | None = None) -> Alignment | None:
     """Give the explanation that costs least for a knock of its length; None where no packet fits any sequence."""
     doors = _candidates(house, steps) if door is None else [door]
     found = [alignment for each in doors if (alignment := align(house, steps, each)) is not None]
@@ -99,14 +99,14 @@ def best_alignment(house: House, steps: Sequence[Step], door: int | None = None)
     )
 
 
-def _candidates(house: House, steps: Sequence[Step]) -> list[int]:
+def _candidates(house: CompiledConfig, steps: Sequence[ReplayStep]) -> list[int]:
     numbers = {step.port.number for step in steps[-MOST_ALIGNED:] if step.port}
     hits = Counter(door for number in numbers for door in house.seekers.get(number, ()))
     share = {door: count / len({port.number for port in house.doors[door].knock}) for door, count in hits.items()}
     return sorted(share, key=lambda door: (-share[door], door))[:MOST_DOORS]
 
 
-def align(house: House, steps: Sequence[Step], index: int) -> Alignment | None:
+def align(house: CompiledConfig, steps: Sequence[ReplayStep], index: int) -> Alignment | None:
     """Lay one door's sequence beside the steps."""
     door = house.doors[index]
     numbers = {port.number for port in door.knock}
@@ -124,11 +124,11 @@ def align(house: House, steps: Sequence[Step], index: int) -> Alignment | None:
         return None
     counts = [counts_for(house, index, step) for step in looked_at]
     chain, cost = _cheapest(door, looked_at, nodes, _Strays(looked_at, counts))
-    matches = tuple(Match(node.knock, looked_at[node.place], node.is_exact) for node in chain)
+    matches = tuple(KnockMatch(node.knock, looked_at[node.place], node.is_exact) for node in chain)
     return Alignment(index, matches, cost, tuple(looked_at))
 
 
-def _cost(house: House, index: int, step: Step, port: Port) -> tuple[float, bool] | None:
+def _cost(house: CompiledConfig, index: int, step: ReplayStep, port: Port) -> tuple[float, bool] | None:
     """Give what it costs to take a packet for a knock at `port`, and whether it went there; None where it did not."""
     if step.port is None or step.port.number != port.number:
         return None
@@ -143,7 +143,7 @@ def _cost(house: House, index: int, step: Step, port: Port) -> tuple[float, bool
 class _Strays:
     """Counts the symbols between two packets that are not the earlier one again."""
 
-    def __init__(self, steps: Sequence[Step], counts: Sequence[bool]) -> None:
+    def __init__(self, steps: Sequence[ReplayStep], counts: Sequence[bool]) -> None:
         self._ports = [step.port for step in steps]
         self._all = [0]
         self._of: dict[Port | None, list[int]] = defaultdict(lambda: [0] * (len(steps) + 1))
@@ -163,7 +163,7 @@ class _Strays:
         return self._all[end] - self._all[start + 1] - same
 
 
-def _cheapest(door: Door, steps: Sequence[Step], nodes: Sequence[_Node], strays: _Strays) -> tuple[list[_Node], float]:
+def _cheapest(door: Door, steps: Sequence[ReplayStep], nodes: Sequence[_Node], strays: _Strays) -> tuple[list[_Node], float]:
     costs: list[float] = []
     before: list[int | None] = []
     for node in nodes:
@@ -190,19 +190,19 @@ def _cheapest(door: Door, steps: Sequence[Step], nodes: Sequence[_Node], strays:
 
 
 @dataclass(frozen=True, slots=True)
-class Case:
+class SourceContext:
     """One source among the others. `hosts` are this host's addresses, as far as the capture shows them."""
 
-    house: House
-    trace: Trace
-    traces: Mapping[bytes, Trace]
-    neighbours: Neighbours
+    house: CompiledConfig
+    trace: SourceTrace
+    traces: Mapping[bytes, SourceTrace]
+    neighbours: OtherSources
     hosts: frozenset[bytes]
     is_local: Callable[[bytes], bool]
     has_answers: bool
 
     @property
-    def steps(self) -> Sequence[Step]:
+    def steps(self) -> Sequence[ReplayStep]:
         """Give the source's packets."""
         return self.trace.steps
 
@@ -212,10 +212,10 @@ class Case:
 
 
 @dataclass(frozen=True, slots=True)
-class Try:
+class KnockAttempt:
     """One try at a door, as the alignment explains it."""
 
-    case: Case
+    case: SourceContext
     alignment: Alignment
 
     @property

@@ -9,14 +9,14 @@ from collections import Counter, OrderedDict
 from collections.abc import Iterable
 
 from doorward.errors import MalformedError
-from doorward.explain.compiled_config import House
-from doorward.explain.conntrack import Connections, Standing, key_of
-from doorward.explain.replay import Seen
+from doorward.explain.compiled_config import CompiledConfig
+from doorward.explain.conntrack import ConnectionTracker, ConnectionState, key_of
+from doorward.explain.replay import CapturedPacket
 from doorward.explain.wording import is_same_network
 from doorward.model import TCP_FLAGS, Address, Packet, Protocol
-from doorward.packets.datalink import Network, UnknownLinkError, network_of
+from doorward.packets.datalink import NetworkPacket, UnknownLinkError, network_of
 from doorward.packets.decode import Flow, flow_of
-from doorward.packets.pcap import Frame
+from doorward.packets.pcap import CapturedFrame
 
 MOST_KEPT = 100_000  # packets, about a kilobyte each; a longer capture is explained as far as that
 MOST_REASONS = 20  # for which frames hold no IP packet
@@ -26,19 +26,19 @@ _RECENT = 1024
 _SYN, _ACK = TCP_FLAGS["syn"], TCP_FLAGS["ack"]
 
 
-class Recording:
+class PacketCollector:
     """Takes frames one by one; `seen` is what matters of them."""
 
-    def __init__(self, house: House, source: Address | None = None) -> None:
+    def __init__(self, house: CompiledConfig, source: Address | None = None) -> None:
         self._house, self._numbers = house, house.numbers
         self._flags = {machine.flags for machine in house.automaton.machines}
         self._source = source.packed if source else None
-        self._connections = Connections()
+        self._connections = ConnectionTracker()
         self._recent: OrderedDict[object, tuple[float, tuple[str, bool | None]]] = OrderedDict()
         self._is_timeless = True
         self._of_unknown_links = 0
         self._last_s = self._behind_s = 0.0
-        self.seen: list[Seen] = []
+        self.seen: list[CapturedPacket] = []
         self.began_ns: int | None = None
         self.frames = 0
         self.strange: Counter[str] = Counter()  # what frames were that hold no IP packet
@@ -58,14 +58,14 @@ class Recording:
         """Tell whether all frames have link headers that nobody here can read."""
         return bool(self.frames) and self._of_unknown_links == self.frames
 
-    def take_all(self, frames: Iterable[Frame]) -> None:
+    def take_all(self, frames: Iterable[CapturedFrame]) -> None:
         """Take frames until they end or enough is kept; MalformedError as they raise it."""
         for frame in frames:
             self.take(frame)
             if self.is_full:
                 break
 
-    def take(self, frame: Frame) -> Seen | None:
+    def take(self, frame: CapturedFrame) -> CapturedPacket | None:
         """Take one frame; give the packet if it matters."""
         try:
             network = network_of(frame.link, frame.data)
@@ -82,7 +82,7 @@ class Recording:
             network = network._replace(interface=frame.interface)
         return self.take_packet(network, frame.at_ns, is_cut=frame.length > len(frame.data))
 
-    def take_packet(self, network: Network, at_ns: int, *, is_cut: bool = False) -> Seen | None:
+    def take_packet(self, network: NetworkPacket, at_ns: int, *, is_cut: bool = False) -> CapturedPacket | None:
         """Take one packet; give it if it matters."""
         at_s = self._stamp(at_ns)
         try:
@@ -93,7 +93,7 @@ class Recording:
         if self._is_seen_again(flow, network, at_s):
             return None
         standing = self._connections.see(flow, at_s)
-        seen = Seen(self.frames, at_s, flow, standing, network.interface, network.outgoing, is_cut)
+        seen = CapturedPacket(self.frames, at_s, flow, standing, network.interface, network.outgoing, is_cut)
         if not self._matters(seen):
             return None
         self.seen.append(seen)
@@ -115,7 +115,7 @@ class Recording:
         if len(self.strange) < MOST_REASONS or str(error) in self.strange:
             self.strange[str(error)] += 1
 
-    def _is_seen_again(self, flow: Flow, network: Network, at_s: float) -> bool:
+    def _is_seen_again(self, flow: Flow, network: NetworkPacket, at_s: float) -> bool:
         """Tell whether this is a packet that another interface showed already: a bridge's port, a way out."""
         if not (network.is_cooked or network.interface):
             return False
@@ -130,7 +130,7 @@ class Recording:
             return False
         return not network.interface or way != before[1]
 
-    def _matters(self, seen: Seen) -> bool:
+    def _matters(self, seen: CapturedPacket) -> bool:
         flow = seen.flow
         if self._source is not None and not self._concerns(flow):
             return False
@@ -138,8 +138,8 @@ class Recording:
             return flow.about is not None and flow.about.port is not None
         if flow.packet is None:
             return flow.protocol in (Protocol.TCP, Protocol.UDP)
-        if seen.standing is not Standing.NEW:
-            return seen.standing in (Standing.ANSWER, Standing.HEARD) or flow.packet.port in self._house.ports
+        if seen.standing is not ConnectionState.NEW:
+            return seen.standing in (ConnectionState.ANSWER, ConnectionState.HEARD) or flow.packet.port in self._house.ports
         return self._may_count(flow.packet)
 
     def _concerns(self, flow: Flow) -> bool:

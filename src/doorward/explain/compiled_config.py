@@ -14,7 +14,7 @@ NAMED_DOORS = 3  # that share a prefix are named; the others are counted
 MOST_SEEKERS = 64  # doors whose sequence has one and the same number: beyond it the later ones are no candidates
 
 
-class Place(NamedTuple):
+class Progress(NamedTuple):
     """What a state means: so many knocks of these doors (by index), and of so many more."""
 
     knocks: int
@@ -23,14 +23,14 @@ class Place(NamedTuple):
 
 
 @dataclass(frozen=True, slots=True)
-class House:
+class CompiledConfig:
     """The doors, compiled. `ports` are all that occur in a sequence; `services` what doors open, and by which doors."""
 
     doors: tuple[Door, ...]
     gate: Gate
     automaton: Automaton
     machine_of: tuple[int | None, ...]  # of each door
-    places: dict[int, Place]
+    places: dict[int, Progress]
     ports: frozenset[Port]
     services: dict[Port, tuple[int, ...]]
     seekers: dict[int, list[int]]  # the doors in whose sequence a number occurs, whatever the protocol
@@ -52,7 +52,7 @@ class House:
         return next((index for index, door in enumerate(self.doors) if door.name == name), None)
 
 
-def house_of(configuration: Configuration) -> House:
+def house_of(configuration: Configuration) -> CompiledConfig:
     """Compile a configuration, as the daemon does."""
     gate, doors, signed = configuration.gate, configuration.doors, configuration.signed
     no_symbols = gate.public if signed is None else (*gate.public, signed.port)
@@ -66,7 +66,7 @@ def house_of(configuration: Configuration) -> House:
     ports = frozenset(port for door in doors for port in door.knock)
     places = _places(doors, automaton, machine_of)
     signed_port = None if signed is None else signed.port
-    return House(doors, gate, automaton, machine_of, places, ports, services, _seekers(doors), signed_port)
+    return CompiledConfig(doors, gate, automaton, machine_of, places, ports, services, _seekers(doors), signed_port)
 
 
 def _seekers(doors: Sequence[Door]) -> dict[int, list[int]]:
@@ -79,8 +79,8 @@ def _seekers(doors: Sequence[Door]) -> dict[int, list[int]]:
     return seekers
 
 
-def _places(doors: Sequence[Door], automaton: Automaton, machine_of: Sequence[int | None]) -> dict[int, Place]:
-    places: dict[int, Place] = {}
+def _places(doors: Sequence[Door], automaton: Automaton, machine_of: Sequence[int | None]) -> dict[int, Progress]:
+    places: dict[int, Progress] = {}
     for index, number in enumerate(machine_of):
         if number is None:
             continue
@@ -88,7 +88,7 @@ def _places(doors: Sequence[Door], automaton: Automaton, machine_of: Sequence[in
         state = machine.root
         for knocks, port in enumerate(doors[index].knock, 1):
             state = machine.edges[edge(state, symbol_of(port))]
-            place = places.get(state, Place(knocks, (), 0))
+            place = places.get(state, Progress(knocks, (), 0))
             if len(place.doors) < NAMED_DOORS:
                 places[state] = place._replace(doors=(*place.doors, index))
             else:

@@ -20,7 +20,7 @@ _FIN, _SYN, _RST, _ACK = (TCP_FLAGS[name] for name in ("fin", "syn", "rst", "ack
 Key = tuple[int, bytes, int, bytes, int]  # protocol, source and its port, destination and its port
 
 
-class Standing(StrEnum):
+class ConnectionState(StrEnum):
     """What a packet is to conntrack. `HEARD` is the first that shows that an answer arrived."""
 
     NEW = "new"
@@ -40,16 +40,16 @@ class _Connection:
     is_over: bool = False
 
 
-class Connections:
+class ConnectionTracker:
     """Follows the connections of a capture, both ways."""
 
     def __init__(self) -> None:
         self._known: OrderedDict[Key, _Connection] = OrderedDict()
 
-    def see(self, flow: Flow, now_s: float) -> Standing:
+    def see(self, flow: Flow, now_s: float) -> ConnectionState:
         """Take one packet, and tell what it is."""
         if flow.packet is None or flow.port is None:
-            return Standing.NEW
+            return ConnectionState.NEW
         key = key_of(flow)
         if (answered := self._standing(reverse_of(flow), flow, now_s)) is not None:
             return self._answer(answered, flow, now_s)
@@ -59,7 +59,7 @@ class Connections:
             self._known.move_to_end(key)
             if len(self._known) > MOST_CONNECTIONS:
                 self._known.popitem(last=False)
-            return Standing.NEW
+            return ConnectionState.NEW
         return self._onward(known, flow, now_s)
 
     def _standing(self, key: Key, flow: Flow, now_s: float) -> _Connection | None:
@@ -68,23 +68,23 @@ class Connections:
             return None
         return known
 
-    def _answer(self, known: _Connection, flow: Flow, now_s: float) -> Standing:
+    def _answer(self, known: _Connection, flow: Flow, now_s: float) -> ConnectionState:
         first = not known.has_answer
         known.is_answered, known.has_answer, known.last_s = True, True, now_s
         known.is_over = known.is_over or _ends(flow)
-        return Standing.ANSWER if first else Standing.LATER_ANSWER
+        return ConnectionState.ANSWER if first else ConnectionState.LATER_ANSWER
 
-    def _onward(self, known: _Connection, flow: Flow, now_s: float) -> Standing:
+    def _onward(self, known: _Connection, flow: Flow, now_s: float) -> ConnectionState:
         known.last_s = now_s
         known.is_over = known.is_over or _ends(flow)
         # Only who heard an answer acknowledges it, also where the capture has one direction alone.
         acknowledges = flow.packet is not None and flow.packet.flags & (_SYN | _RST | _ACK) == _ACK
         if not (known.is_answered or (known.has_begun and acknowledges)):
-            return Standing.NEW
+            return ConnectionState.NEW
         if acknowledges and not known.is_heard:
             known.is_answered = known.is_heard = True
-            return Standing.HEARD
-        return Standing.ESTABLISHED
+            return ConnectionState.HEARD
+        return ConnectionState.ESTABLISHED
 
 
 def key_of(flow: Flow) -> Key:

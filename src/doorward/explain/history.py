@@ -6,48 +6,48 @@ from collections.abc import Callable, Sequence
 
 from doorward.daemon.ledger import Record
 from doorward.explain import wording
-from doorward.explain.align import Conclusion, Fault
+from doorward.explain.align import Diagnosis, Cause
 
 Moment = Callable[[float], str]  # writes a time
 
 
-def conclude_records(address: str, records: Sequence[Record], now_s: float, moment: Moment) -> Conclusion:
+def conclude_records(address: str, records: Sequence[Record], now_s: float, moment: Moment) -> Diagnosis:
     """Judge by the last opening or refusal; `records` are in the order of time."""
     records = [record for record in records if record.event != "banned"]
     if not records:
         what = f"the ledger has nothing of {address}: no knock from there was ever complete"
         remedy = f"see what arrives: `doorward explain --live {address}`; it may come from another address"
-        return Conclusion(Fault("no_record", what, remedy))
+        return Diagnosis(Cause("no_record", what, remedy))
     last = records[-1]
     if last.event == "refused":
         what = f"it was refused last, at {moment(last.at_s)}: {last.detail['reason']}"
-        return Conclusion(Fault("refused", what, _remedy(records)), last.door)
-    return Conclusion(_of_opening(last, now_s, moment), last.door, True)
+        return Diagnosis(Cause("refused", what, _remedy(records)), last.door)
+    return Diagnosis(_of_opening(last, now_s, moment), last.door, True)
 
 
-def with_ban(conclusion: Conclusion, address: str, until_s: float, moment: Moment) -> Conclusion:
+def with_ban(conclusion: Diagnosis, address: str, until_s: float, moment: Moment) -> Diagnosis:
     """Conclude that an address is banned, whatever else came of its packets."""
-    fault = Fault("banned", f"{address} is banned until {moment(until_s)}", f"`doorward unban {address}` ends that")
-    return Conclusion(fault, conclusion.door)
+    fault = Cause("banned", f"{address} is banned until {moment(until_s)}", f"`doorward unban {address}` ends that")
+    return Diagnosis(fault, conclusion.door)
 
 
-def _of_opening(last: Record, now_s: float, moment: Moment) -> Fault:
+def _of_opening(last: Record, now_s: float, moment: Moment) -> Cause:
     detail, opened = last.detail, f"door {last.door} opened at {moment(last.at_s)}, by {last.detail['by']}"
     ports = wording.listed(detail["ports"]) or "no port"
     if detail["closed"] is None and detail["until"] > now_s:
         left = wording.span(detail["until"] - now_s)
         remedy = "if the connection fails all the same, run `doorward doctor`, and see that it goes to that port"
-        return Fault("is_open", f"{opened}, and is open for {left} more ({ports})", remedy)
+        return Cause("is_open", f"{opened}, and is open for {left} more ({ports})", remedy)
     if detail["closed_by"] == "hand":
-        return Fault("closed_by_hand", f"{opened}, and was closed by hand", "knock again")
+        return Cause("closed_by_hand", f"{opened}, and was closed by hand", "knock again")
     lasted = wording.span((detail["closed"] or detail["until"]) - last.at_s)
     if detail["closed_by"] == "lost":
         remedy = "see in the daemon's log which program changed the gate"
-        return Fault("closed_by_others", f"{opened}, and the kernel lost it after {lasted}", remedy)
+        return Cause("closed_by_others", f"{opened}, and the kernel lost it after {lasted}", remedy)
     if detail["closed_by"] == "ban":
-        return Fault("closed_by_ban", f"{opened}, and a ban closed it after {lasted}", "knock again once it is over")
+        return Cause("closed_by_ban", f"{opened}, and a ban closed it after {lasted}", "knock again once it is over")
     remedy = f"connect within that time to {ports}, or write a longer `for`; then knock again"
-    return Fault("is_over", f"{opened}, and its time was over after {lasted}", remedy)
+    return Cause("is_over", f"{opened}, and its time was over after {lasted}", remedy)
 
 
 def _remedy(records: Sequence[Record]) -> str:

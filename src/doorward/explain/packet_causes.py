@@ -7,9 +7,9 @@ from collections.abc import Iterator, Sequence
 from doorward.config.duration import format_duration
 from doorward.core.tracker import BURST, RATE_PER_S
 from doorward.explain import wording
-from doorward.explain.align import Fault, Match, Try
+from doorward.explain.align import Cause, KnockMatch, KnockAttempt
 from doorward.explain.conntrack import key_of
-from doorward.explain.replay import SYMBOLS, UNNAMED, Lane, Step, Verdict
+from doorward.explain.replay import SYMBOLS, UNNAMED, MachineStep, ReplayStep, PacketVerdict
 from doorward.explain.sources import ACCEPTED, REFUSED, REPLIED
 from doorward.model import TCP_FLAGS, FlagFilter, Protocol
 
@@ -17,7 +17,7 @@ _ECN = TCP_FLAGS["ece"] | TCP_FLAGS["cwr"]
 _FROM_THE_HOST = (ACCEPTED, REFUSED, REPLIED)
 
 
-def of_packets(attempt: Try) -> Iterator[Fault]:
+def of_packets(attempt: KnockAttempt) -> Iterator[Cause]:
     """Give what is wrong with the knocks that came, the gravest first."""
     yield from _unreachable(attempt)
     yield from _inside(attempt)
@@ -30,7 +30,7 @@ def of_packets(attempt: Try) -> Iterator[Fault]:
         yield from _broken(match)
 
 
-def of_time(attempt: Try) -> Iterator[Fault]:
+def of_time(attempt: KnockAttempt) -> Iterator[Cause]:
     """Say that it took too long, and from which packet on that is counted."""
     matches, within = attempt.alignment.matches, format_duration(attempt.door.within_ms)
     remedy = "knock faster, or write a longer `within`"
@@ -46,18 +46,18 @@ def of_time(attempt: Try) -> Iterator[Fault]:
             what = (
                 f"{knock} after the first packet to {first}; sending that again does not begin `within` ({within}) anew"
             )
-            yield Fault("late_after_repeat", what, f"wait {within}, and knock again without repeating the first knock")
+            yield Cause("late_after_repeat", what, f"wait {within}, and knock again without repeating the first knock")
         else:
-            yield Fault("late", f"{knock} after the first; `within` is {within}", remedy)
+            yield Cause("late", f"{knock} after the first; `within` is {within}", remedy)
         return
 
 
-def _lane(attempt: Try, step: Step) -> Lane | None:
+def _lane(attempt: KnockAttempt, step: ReplayStep) -> MachineStep | None:
     machine = attempt.case.house.machine_of[attempt.alignment.door]
     return next((lane for lane in step.lanes if lane.machine == machine), None)
 
 
-def _named(matches: Sequence[Match], total: int) -> str:
+def _named(matches: Sequence[KnockMatch], total: int) -> str:
     """Say `the second knock`, `knocks 1 and 3`, `the knocks`."""
     if len(matches) == total > 1:
         return "the knocks"
@@ -66,11 +66,11 @@ def _named(matches: Sequence[Match], total: int) -> str:
     return f"knocks {wording.listed([str(match.knock + 1) for match in matches])}"
 
 
-def _with(attempt: Try, *verdicts: Verdict) -> list[Match]:
+def _with(attempt: KnockAttempt, *verdicts: PacketVerdict) -> list[KnockMatch]:
     return [match for match in attempt.alignment.matches if match.step.verdict in verdicts]
 
 
-def _unreachable(attempt: Try) -> Iterator[Fault]:
+def _unreachable(attempt: KnockAttempt) -> Iterator[Cause]:
     """A router's answer: the packet did not get further than there."""
     for match in attempt.alignment.matches:
         answer = attempt.case.trace.answer_to(match.step)
@@ -80,16 +80,16 @@ def _unreachable(attempt: Try) -> Iterator[Fault]:
         what = (
             f"{knock} did not arrive: {wording.address(answer.by)} answered for {_port(match)} that it is {answer.what}"
         )
-        yield Fault("unreachable", what, "look at the route, and at the firewall of that router")
+        yield Cause("unreachable", what, "look at the route, and at the firewall of that router")
         return
 
 
-def _port(match: Match) -> str:
+def _port(match: KnockMatch) -> str:
     return str(match.step.port)
 
 
-def _inside(attempt: Try) -> Iterator[Fault]:
-    found = _with(attempt, Verdict.INSIDE)
+def _inside(attempt: KnockAttempt) -> Iterator[Cause]:
+    found = _with(attempt, PacketVerdict.INSIDE)
     if not found:
         return
     interface = found[0].step.seen.interface
@@ -97,14 +97,14 @@ def _inside(attempt: Try) -> Iterator[Fault]:
     if interface and interface != "lo" and not interface.startswith(UNNAMED):
         watched = wording.listed(attempt.case.house.gate.interfaces)
         what = f"{knocks} came in by {interface}; `interfaces` watches {watched} only"
-        yield Fault("interface", what, f"add {interface} to `interfaces`, or knock from the other side")
+        yield Cause("interface", what, f"add {interface} to `interfaces`, or knock from the other side")
     else:
         what = f"{knocks} came from this host itself ({wording.address(attempt.case.trace.source)}): loopback is not watched"
-        yield Fault("own_packets", what, "knock from another machine")
+        yield Cause("own_packets", what, "knock from another machine")
 
 
-def _too_fast(attempt: Try) -> Iterator[Fault]:
-    found = _with(attempt, Verdict.FAST)
+def _too_fast(attempt: KnockAttempt) -> Iterator[Cause]:
+    found = _with(attempt, PacketVerdict.FAST)
     if not found:
         return
     case, until_s = attempt.case, found[0].step.at_s
@@ -116,19 +116,19 @@ def _too_fast(attempt: Try) -> Iterator[Fault]:
     if own < BURST < together:
         sent = f"its network (/64) sent {wording.counted(together, 'symbol')} within two seconds"
         what = f"too fast: {sent}, this address {own}"
-        yield Fault("network_too_fast", f"{what}; {rule}", remedy)
+        yield Cause("network_too_fast", f"{what}; {rule}", remedy)
     else:
         what = f"too fast: {wording.counted(own, 'symbol')} within two seconds; {rule}"
-        yield Fault("too_fast", what, remedy)
+        yield Cause("too_fast", what, remedy)
 
 
-def _symbols(steps: Sequence[Step], until_s: float) -> int:
+def _symbols(steps: Sequence[ReplayStep], until_s: float) -> int:
     """Count the symbols of the two seconds before, in which a full bucket of tokens comes back."""
-    counted = SYMBOLS | {Verdict.FAST}
+    counted = SYMBOLS | {PacketVerdict.FAST}
     return sum(until_s - 2 <= step.at_s <= until_s and step.verdict in counted for step in steps)
 
 
-def _elsewhere(attempt: Try) -> Iterator[Fault]:
+def _elsewhere(attempt: KnockAttempt) -> Iterator[Cause]:
     target, matches = attempt.door.target, attempt.alignment.matches
     found = [match for match in matches if not _is_where_the_door_looks(attempt, match.step)]
     if not found:
@@ -137,26 +137,26 @@ def _elsewhere(attempt: Try) -> Iterator[Fault]:
     rest = [match for match in matches if match not in found]
     if rest:
         what = f"{knocks} went to {there}, the {'other' if len(rest) == 1 else 'others'} to {_destinations(rest)}"
-        yield Fault("part_elsewhere", what, "write the address: the name may have several")
+        yield Cause("part_elsewhere", what, "write the address: the name may have several")
     elif target is not None:
         what = f"{knocks} went to {there}, which is not the target of door {attempt.door.name}, {target}"
-        yield Fault("not_the_target", what, f"knock at {target}")
+        yield Cause("not_the_target", what, f"knock at {target}")
     else:
         here = wording.listed(list(map(wording.address, attempt.case.own_hosts())))
         what = f"{knocks} went to {there}, which is not this host{f' ({here})' if here else ''}"
-        yield Fault("elsewhere", what, f"knock at {here or 'its address'}; --host ADDRESS tells explain another one")
+        yield Cause("elsewhere", what, f"knock at {here or 'its address'}; --host ADDRESS tells explain another one")
 
 
-def _is_where_the_door_looks(attempt: Try, step: Step) -> bool:
+def _is_where_the_door_looks(attempt: KnockAttempt, step: ReplayStep) -> bool:
     destination, target = step.seen.flow.destination, attempt.door.target
     return attempt.case.is_local(destination) if target is None else destination == target.packed
 
 
-def _destinations(matches: Sequence[Match]) -> str:
+def _destinations(matches: Sequence[KnockMatch]) -> str:
     return wording.listed(sorted({wording.address(match.step.seen.flow.destination) for match in matches}))
 
 
-def _protocol(attempt: Try, match: Match) -> Iterator[Fault]:
+def _protocol(attempt: KnockAttempt, match: KnockMatch) -> Iterator[Cause]:
     wanted = attempt.door.knock[match.knock]
     if match.is_exact:
         return
@@ -164,10 +164,10 @@ def _protocol(attempt: Try, match: Match) -> Iterator[Fault]:
         f"the {wording.ordinal(match.knock + 1)} knock came as {_port(match)}; door {attempt.door.name} wants {wanted}"
     )
     remedy = f"send it as {wanted}; knockd's client writes {wanted.number}:{wanted.protocol.name.lower()}"
-    yield Fault("tcp_for_udp" if wanted.protocol is Protocol.UDP else "udp_for_tcp", what, remedy)
+    yield Cause("tcp_for_udp" if wanted.protocol is Protocol.UDP else "udp_for_tcp", what, remedy)
 
 
-def _flags(attempt: Try, match: Match) -> Iterator[Fault]:
+def _flags(attempt: KnockAttempt, match: KnockMatch) -> Iterator[Cause]:
     packet, wanted = match.step.seen.flow.packet, attempt.door.flags
     if not match.is_exact or packet is None or packet.port.protocol is Protocol.UDP or wanted.passes(packet.flags):
         return
@@ -176,34 +176,34 @@ def _flags(attempt: Try, match: Match) -> Iterator[Fault]:
         f" `flags` of door {attempt.door.name} is {wanted}"
     )
     if _is_ecn_alone(packet.flags, wanted):
-        yield Fault(
+        yield Cause(
             "flags_ecn",
             f"{what}: the client asks for ECN",
             "take !ece and !cwr out of `flags`, or set net.ipv4.tcp_ecn=2 on the client",
         )
     else:
-        yield Fault("flags", what, "knock with plain connection attempts, as `doorward knock` does")
+        yield Cause("flags", what, "knock with plain connection attempts, as `doorward knock` does")
 
 
 def _is_ecn_alone(flags: int, wanted: FlagFilter) -> bool:
     return bool(flags & _ECN & wanted.mask) and wanted.passes(flags & ~_ECN)
 
 
-def _connection(attempt: Try, match: Match) -> Iterator[Fault]:
-    if match.step.verdict is Verdict.CONNECTION and match.is_exact:
+def _connection(attempt: KnockAttempt, match: KnockMatch) -> Iterator[Cause]:
+    if match.step.verdict is PacketVerdict.CONNECTION and match.is_exact:
         earlier = next(step for step in attempt.case.steps if key_of(step.seen.flow) == key_of(match.step.seen.flow))
         what = (
             f"the {wording.ordinal(match.knock + 1)} knock ({_port(match)}) belongs to a connection from port"
             f" {earlier.seen.flow.source_port} that stands: only what is new is a knock"
         )
-        yield Fault("established", what, "send each knock from a port of its own, as `doorward knock` does")
+        yield Cause("established", what, "send each knock from a port of its own, as `doorward knock` does")
 
 
-def _broken(match: Match) -> Iterator[Fault]:
-    if match.step.verdict is not Verdict.BROKEN:
+def _broken(match: KnockMatch) -> Iterator[Cause]:
+    if match.step.verdict is not PacketVerdict.BROKEN:
         return
     knock, seen = f"the {wording.ordinal(match.knock + 1)} knock", match.step.seen
     if seen.is_cut:
-        yield Fault("cut", f"the capture kept too little of {knock} to judge it", "capture again with `tcpdump -s 0`")
+        yield Cause("cut", f"the capture kept too little of {knock} to judge it", "capture again with `tcpdump -s 0`")
     else:
-        yield Fault("broken", f"{knock} has no whole header: {seen.flow.trouble}", "look at what sends or rewrites it")
+        yield Cause("broken", f"{knock} has no whole header: {seen.flow.trouble}", "look at what sends or rewrites it")

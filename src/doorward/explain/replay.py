@@ -12,8 +12,8 @@ from typing import NamedTuple
 
 from doorward.core.automaton import edge, symbol_of
 from doorward.core.tracker import Attempt, Tracker
-from doorward.explain.compiled_config import House
-from doorward.explain.conntrack import Standing
+from doorward.explain.compiled_config import CompiledConfig
+from doorward.explain.conntrack import ConnectionState
 from doorward.model import Packet, Port
 from doorward.packets.decode import Flow
 
@@ -23,19 +23,19 @@ LOOPBACK = "lo"
 UNNAMED = "interface "  # before the number of one whose name the capture does not tell
 
 
-class Seen(NamedTuple):
+class CapturedPacket(NamedTuple):
     """A packet of the capture: its number there, when it came (seconds since the first), and how."""
 
     number: int
     at_s: float
     flow: Flow
-    standing: Standing = Standing.NEW
+    standing: ConnectionState = ConnectionState.NEW
     interface: str = ""
     outgoing: bool | None = None
     is_cut: bool = False  # the capture kept less of it than there was
 
 
-class Verdict(StrEnum):
+class PacketVerdict(StrEnum):
     """What the gate makes of a packet."""
 
     OPENS = "opens"
@@ -57,25 +57,25 @@ class Verdict(StrEnum):
     BROKEN = "broken"  # no whole TCP or UDP header
 
 
-SYMBOLS = frozenset({Verdict.OPENS, Verdict.FORWARD, Verdict.BACK, Verdict.WRONG, Verdict.SAME, Verdict.IDLE})
+SYMBOLS = frozenset({PacketVerdict.OPENS, PacketVerdict.FORWARD, PacketVerdict.BACK, PacketVerdict.WRONG, PacketVerdict.SAME, PacketVerdict.IDLE})
 
 
-class Lane(NamedTuple):
+class MachineStep(NamedTuple):
     """One machine: where the source was before and after, and whether what it had was over its time."""
 
     machine: int
     before: Attempt
     after: Attempt
-    verdict: Verdict
+    verdict: PacketVerdict
     is_late: bool = False
 
 
-class Step(NamedTuple):
+class ReplayStep(NamedTuple):
     """A packet and what it was made of; `opened` are doors by index; `left_s` how long a port is open yet."""
 
-    seen: Seen
-    verdict: Verdict
-    lanes: tuple[Lane, ...] = ()
+    seen: CapturedPacket
+    verdict: PacketVerdict
+    lanes: tuple[MachineStep, ...] = ()
     opened: tuple[int, ...] = ()
     left_s: float = 0.0
 
@@ -90,33 +90,33 @@ class Step(NamedTuple):
         return self.seen.flow.port
 
 
-class Follower:
+class Replayer:
     """Runs the daemon's automaton over what was seen; `is_local` tells this host's own addresses."""
 
-    def __init__(self, house: House, is_local: Callable[[bytes], bool]) -> None:
+    def __init__(self, house: CompiledConfig, is_local: Callable[[bytes], bool]) -> None:
         self._house, self._is_local = house, is_local
         self._tracker = Tracker(house.automaton, CAPACITY)
         self._open: dict[tuple[bytes, Port], float] = {}
         self._now_s = float("-inf")
 
-    def follow(self, seen: Seen) -> Step:
+    def follow(self, seen: CapturedPacket) -> ReplayStep:
         """Take the next packet, of a visitor."""
         self._now_s = max(self._now_s, seen.at_s)  # a capture's clock may be set back, the tracker's may not
         flow = seen.flow
         if flow.packet is None or flow.port is None:
-            return Step(seen, Verdict.BROKEN)
+            return ReplayStep(seen, PacketVerdict.BROKEN)
         if self._is_inside(seen):
-            return Step(seen, Verdict.INSIDE)
-        if seen.standing is not Standing.NEW:
-            return Step(seen, Verdict.CONNECTION)
+            return ReplayStep(seen, PacketVerdict.INSIDE)
+        if seen.standing is not ConnectionState.NEW:
+            return ReplayStep(seen, PacketVerdict.CONNECTION)
         packet = flow.packet._replace(local=self._is_local(flow.destination))
         if not packet.local and flow.destination not in self._house.targets:
-            return Step(seen, Verdict.ELSEWHERE)
+            return ReplayStep(seen, PacketVerdict.ELSEWHERE)
         if packet.local and packet.port in self._house.automaton.never:
             return self._service(seen, packet)
         return self._symbol(seen, packet)
 
-    def _is_inside(self, seen: Seen) -> bool:
+    def _is_inside(self, seen: CapturedPacket) -> bool:
         watched, interface, source = self._house.gate.interfaces, seen.interface, seen.flow.source
         if interface and interface in watched:
             return False
@@ -124,30 +124,30 @@ class Follower:
             return LOOPBACK not in watched
         return bool(watched and interface and not interface.startswith(UNNAMED))
 
-    def _service(self, seen: Seen, packet: Packet) -> Step:
+    def _service(self, seen: CapturedPacket, packet: Packet) -> ReplayStep:
         left_s = self._open.get((packet.source, packet.port), self._now_s) - self._now_s
         if left_s > 0:
-            return Step(seen, Verdict.ENTERS, left_s=left_s)
+            return ReplayStep(seen, PacketVerdict.ENTERS, left_s=left_s)
         if packet.port == self._house.signed:
-            return Step(seen, Verdict.SIGNED)
-        return Step(seen, Verdict.HIDDEN if packet.port in self._house.services else Verdict.PUBLIC)
+            return ReplayStep(seen, PacketVerdict.SIGNED)
+        return ReplayStep(seen, PacketVerdict.HIDDEN if packet.port in self._house.services else PacketVerdict.PUBLIC)
 
-    def _symbol(self, seen: Seen, packet: Packet) -> Step:
+    def _symbol(self, seen: CapturedPacket, packet: Packet) -> ReplayStep:
         automaton = self._house.automaton
         if automaton.only is not None and packet.port not in automaton.only:
-            return Step(seen, Verdict.UNKNOWN)
+            return ReplayStep(seen, PacketVerdict.UNKNOWN)
         watching = [number for number, machine in enumerate(automaton.machines) if machine.watches(packet)]
         if not watching:
-            return Step(seen, Verdict.FLAGS if self._is_looked_at(packet) else Verdict.ELSEWHERE)
+            return ReplayStep(seen, PacketVerdict.FLAGS if self._is_looked_at(packet) else PacketVerdict.ELSEWHERE)
         before = self._tracker.attempts(packet.source)
         moves = self._tracker.moves(packet, self._now_s)
         if self._tracker.is_pausing(packet.source, self._now_s):
-            return Step(seen, Verdict.FAST)
+            return ReplayStep(seen, PacketVerdict.FAST)
         after = self._tracker.attempts(packet.source)
         lanes = tuple(self._lane(number, packet, before[number], after[number]) for number in watching)
         opened = tuple(door for move in moves for door in move.opened)
         self._note(packet.source, opened)
-        return Step(seen, Verdict.OPENS if opened else _foremost(lanes), lanes, opened)
+        return ReplayStep(seen, PacketVerdict.OPENS if opened else _foremost(lanes), lanes, opened)
 
     def _is_looked_at(self, packet: Packet) -> bool:
         """Tell whether some door looks at the packet's destination."""
@@ -156,20 +156,20 @@ class Follower:
             for machine in self._house.automaton.machines
         )
 
-    def _lane(self, number: int, packet: Packet, before: Attempt, after: Attempt) -> Lane:
+    def _lane(self, number: int, packet: Packet, before: Attempt, after: Attempt) -> MachineStep:
         machine = self._house.automaton.machines[number]
         is_late = before[0] != machine.root and self._now_s - before[1] >= machine.within_ms / 1000
         start = machine.root if is_late else before[0]
         symbol = symbol_of(packet.port)
         if machine.edges.get(edge(start, symbol)) == after[0]:
-            verdict = Verdict.FORWARD
+            verdict = PacketVerdict.FORWARD
         elif edge(start, symbol) in machine.same:
-            verdict = Verdict.SAME
+            verdict = PacketVerdict.SAME
         elif after[0] != machine.root:
-            verdict = Verdict.BACK
+            verdict = PacketVerdict.BACK
         else:
-            verdict = Verdict.IDLE if before[0] == machine.root else Verdict.WRONG
-        return Lane(number, before, after, verdict, is_late)
+            verdict = PacketVerdict.IDLE if before[0] == machine.root else PacketVerdict.WRONG
+        return MachineStep(number, before, after, verdict, is_late)
 
     def _note(self, source: bytes, opened: tuple[int, ...]) -> None:
         for index in opened:
@@ -181,8 +181,8 @@ class Follower:
             del self._open[next(iter(self._open))]
 
 
-_RANK = (Verdict.FORWARD, Verdict.BACK, Verdict.WRONG, Verdict.SAME, Verdict.IDLE)
+_RANK = (PacketVerdict.FORWARD, PacketVerdict.BACK, PacketVerdict.WRONG, PacketVerdict.SAME, PacketVerdict.IDLE)
 
 
-def _foremost(lanes: tuple[Lane, ...]) -> Verdict:
+def _foremost(lanes: tuple[MachineStep, ...]) -> PacketVerdict:
     return min((lane.verdict for lane in lanes), key=_RANK.index)

@@ -9,9 +9,9 @@ from typing import NamedTuple
 
 from doorward.config.schema import WrongPort
 from doorward.explain import wording
-from doorward.explain.align import Fault, Match, Try, counts_for
+from doorward.explain.align import Cause, KnockMatch, KnockAttempt, counts_for
 from doorward.explain.conntrack import key_of
-from doorward.explain.replay import Step, Verdict
+from doorward.explain.replay import ReplayStep, PacketVerdict
 from doorward.model import Port, Protocol
 
 OVERTAKING_S = 0.05  # who sends knocks in the wrong order sends them further apart than packets overtake each other
@@ -24,12 +24,12 @@ class _Gap(NamedTuple):
     """What lies between two knocks that came: the knocks that are missing, and the symbols that are there."""
 
     missing: tuple[int, ...]
-    strays: tuple[Step, ...]
-    after: Match | None
-    before: Match | None
+    strays: tuple[ReplayStep, ...]
+    after: KnockMatch | None
+    before: KnockMatch | None
 
 
-def of_gaps(attempt: Try) -> Iterator[Fault]:
+def of_gaps(attempt: KnockAttempt) -> Iterator[Cause]:
     """Give what was missing, and what should not have been there."""
     displaced = _unmatched(attempt)
     if displaced:
@@ -53,7 +53,7 @@ def of_gaps(attempt: Try) -> Iterator[Fault]:
         yield _lost(attempt, lost)
 
 
-def _gaps(attempt: Try) -> Iterator[_Gap]:
+def _gaps(attempt: KnockAttempt) -> Iterator[_Gap]:
     alignment = attempt.alignment
     ends = [None, *alignment.matches, None]
     for after, before in pairwise(ends):
@@ -63,7 +63,7 @@ def _gaps(attempt: Try) -> Iterator[_Gap]:
         yield _Gap(tuple(range(low, high)), strays, after, before)
 
 
-def _strays(attempt: Try, after: Match | None, before: Match | None) -> Iterator[Step]:
+def _strays(attempt: KnockAttempt, after: KnockMatch | None, before: KnockMatch | None) -> Iterator[ReplayStep]:
     """Give the symbols between two knocks that are not the earlier one again; at the ends, those that are near."""
     repeated = attempt.door.knock[after.knock] if after else None
     steps = attempt.alignment.between(after.step if after else None, before.step if before else None)
@@ -75,24 +75,24 @@ def _strays(attempt: Try, after: Match | None, before: Match | None) -> Iterator
             yield step
 
 
-def completed(attempt: Try) -> Try:
+def completed(attempt: KnockAttempt) -> KnockAttempt:
     """Take packets that are in their place for what they are: so much came between that they seemed to be none."""
     matches = list(attempt.alignment.matches)
     for knock, step in _unmatched(attempt, with_any_protocol=True).items():
         before = [match.step.seen.number for match in matches if match.knock < knock]
         after = [match.step.seen.number for match in matches if match.knock > knock]
         if max(before, default=-1) < step.seen.number < min(after, default=step.seen.number + 1):
-            matches.append(Match(knock, step, step.port == attempt.door.knock[knock]))
+            matches.append(KnockMatch(knock, step, step.port == attempt.door.knock[knock]))
     matches.sort(key=lambda match: match.knock)
     return replace(attempt, alignment=attempt.alignment._replace(matches=tuple(matches)))
 
 
-def _unmatched(attempt: Try, *, with_any_protocol: bool = False) -> dict[int, Step]:
+def _unmatched(attempt: KnockAttempt, *, with_any_protocol: bool = False) -> dict[int, ReplayStep]:
     """Find missing knocks among the packets around: they came, but were not taken for it."""
     matches = attempt.alignment.matches
     taken = {match.step for match in matches}
     since_s, until_s = matches[0].step.at_s - AROUND_S, matches[-1].step.at_s + AROUND_S
-    found: dict[int, Step] = {}
+    found: dict[int, ReplayStep] = {}
     for knock in attempt.missing:
         wanted = attempt.door.knock[knock]
         for step in attempt.alignment.steps:
@@ -104,23 +104,23 @@ def _unmatched(attempt: Try, *, with_any_protocol: bool = False) -> dict[int, St
     return found
 
 
-def _came(attempt: Try, displaced: dict[int, Step]) -> tuple[dict[int, Step], list[int]]:
+def _came(attempt: KnockAttempt, displaced: dict[int, ReplayStep]) -> tuple[dict[int, ReplayStep], list[int]]:
     """Give the packets of all knocks that came, and the order in which they did."""
     came = {match.knock: match.step for match in attempt.alignment.matches} | displaced
     return came, sorted(came, key=lambda knock: came[knock].seen.number)
 
 
-def _swapped(attempt: Try, displaced: dict[int, Step]) -> list[tuple[int, int]]:
+def _swapped(attempt: KnockAttempt, displaced: dict[int, ReplayStep]) -> list[tuple[int, int]]:
     """Give the neighbours of which the later knock came first."""
     return [(early, late) for early, late in pairwise(_came(attempt, displaced)[1]) if early > late]
 
 
-def _order(attempt: Try, displaced: dict[int, Step]) -> Fault:
+def _order(attempt: KnockAttempt, displaced: dict[int, ReplayStep]) -> Cause:
     came, order = _came(attempt, displaced)
     sent = " ".join(str(attempt.door.knock[knock]) for knock in order)
     remedy = f"door {attempt.door.name} wants {wording.knocks(attempt.door)}"
     if len(order) > 2 and order == sorted(order, reverse=True):
-        return Fault("reversed", f"the knocks came in reverse: {sent}", remedy)
+        return Cause("reversed", f"the knocks came in reverse: {sent}", remedy)
     early, late = _swapped(attempt, displaced)[0]
     apart_s = came[late].at_s - came[early].at_s
     which = (
@@ -129,34 +129,34 @@ def _order(attempt: Try, displaced: dict[int, Step]) -> Fault:
     if apart_s <= OVERTAKING_S:
         what = f"{which}: packets overtook each other on the way"
         otherwise = "if it stays so, the client's order is wrong"
-        return Fault(
+        return Cause(
             "overtaken", what, f"leave time between them: `doorward knock --delay 50ms`; {otherwise}: {remedy}"
         )
-    return Fault("order", f"{which}: the order was {sent}", remedy)
+    return Cause("order", f"{which}: the order was {sent}", remedy)
 
 
-def _of_others(attempt: Try, displaced: Collection[int]) -> dict[int, Step]:
+def _of_others(attempt: KnockAttempt, displaced: Collection[int]) -> dict[int, ReplayStep]:
     """Give the packets of other sources that are just what is missing; none where they are not all of it."""
     missing = [knock for knock in attempt.missing if knock not in displaced]
-    fitting: dict[bytes, dict[int, Step]] = {source: {} for source in _eligible(attempt)}
+    fitting: dict[bytes, dict[int, ReplayStep]] = {source: {} for source in _eligible(attempt)}
     for knock in missing:
         since_s, until_s = _time_of(attempt, knock)
         for step in attempt.case.neighbours.at(attempt.door.knock[knock], attempt.case.trace.source, since_s, until_s):
             if (theirs := fitting.get(step.seen.flow.source)) is not None:
                 theirs.setdefault(knock, step)
-    found: dict[int, Step] = {}
+    found: dict[int, ReplayStep] = {}
     for theirs in sorted(fitting.values(), key=lambda theirs: (-len(theirs), _distance_s(attempt, theirs.values()))):
         found = theirs | found
     return found if len(found) == len(missing) else {}
 
 
-def _distance_s(attempt: Try, steps: Iterable[Step]) -> float:
+def _distance_s(attempt: KnockAttempt, steps: Iterable[ReplayStep]) -> float:
     """Give how far in time packets are from the nearest of the knocks that came."""
     moments = [match.step.at_s for match in attempt.alignment.matches]
     return min((abs(step.at_s - moment) for step in steps for moment in moments), default=float("inf"))
 
 
-def _time_of(attempt: Try, knock: int) -> tuple[float, float]:
+def _time_of(attempt: KnockAttempt, knock: int) -> tuple[float, float]:
     """Give from when to when a missing knock would have been in its place."""
     matches, slack_s = attempt.alignment.matches, max(AROUND_S, attempt.within_s)
     before = [match.step.at_s for match in matches if match.knock < knock]
@@ -164,7 +164,7 @@ def _time_of(attempt: Try, knock: int) -> tuple[float, float]:
     return max(before, default=matches[0].step.at_s - slack_s), min(after, default=matches[-1].step.at_s + slack_s)
 
 
-def _eligible(attempt: Try) -> set[bytes]:
+def _eligible(attempt: KnockAttempt) -> set[bytes]:
     """Give the sources that sent some of the knocks, and none that this source sent: the rest of one client's.
 
     None where they are many: then they are strangers, and among many some fit by chance.
@@ -180,7 +180,7 @@ def _eligible(attempt: Try) -> set[bytes]:
     return fitting if len(fitting) <= MOST_STRANGERS else set()
 
 
-def _split(attempt: Try, others: dict[int, Step]) -> Fault:
+def _split(attempt: KnockAttempt, others: dict[int, ReplayStep]) -> Cause:
     own = attempt.case.trace.source
     parts = {own: [match.knock for match in attempt.alignment.matches]}
     for knock, step in sorted(others.items()):
@@ -189,13 +189,13 @@ def _split(attempt: Try, others: dict[int, Step]) -> Fault:
     what = ", ".join([first, *(part.replace(" came", "") for part in rest)])
     sources = list(parts)
     if len({len(source) for source in sources}) > 1:
-        return Fault("split_families", f"{what}: IPv4 and IPv6 mixed", "knock by one of them: -4 or -6")
+        return Cause("split_families", f"{what}: IPv4 and IPv6 mixed", "knock by one of them: -4 or -6")
     count = wording.number_word(len(sources))
     if all(wording.is_same_network(own, source) for source in sources[1:]):
         remedy = "bind the client to one address, or turn its temporary addresses off"
-        return Fault("split_network", f"{what}: {count} addresses of one client", remedy)
+        return Cause("split_network", f"{what}: {count} addresses of one client", remedy)
     remedy = "knock over a network that shows one address, by IPv6, or with a signed knock, which is one packet"
-    return Fault("split_addresses", f"{what}: {count} addresses", remedy)
+    return Cause("split_addresses", f"{what}: {count} addresses", remedy)
 
 
 def _knocks(numbers: Sequence[int]) -> str:
@@ -203,41 +203,41 @@ def _knocks(numbers: Sequence[int]) -> str:
     return f"knock{'s' if len(numbers) > 1 else ''} {named}"
 
 
-def _wrong_port(attempt: Try, knock: int, step: Step) -> Fault:
+def _wrong_port(attempt: KnockAttempt, knock: int, step: ReplayStep) -> Cause:
     wanted = attempt.door.knock[knock]
     what = f"the {wording.ordinal(knock + 1)} knock went to {step.port}; door {attempt.door.name} wants {wanted}"
-    return Fault("wrong_port", what, "write the same sequence on both sides")
+    return Cause("wrong_port", what, "write the same sequence on both sides")
 
 
-def _scan(strays: Sequence[Step]) -> Fault:
+def _scan(strays: Sequence[ReplayStep]) -> Cause:
     count = len({step.port for step in strays})
     took_s = strays[-1].at_s - strays[0].at_s
     tried = f"{wording.counted(count, 'other port')} in {wording.span(took_s)}"
     what = f"a scan: {tried} between the knocks; a sweep opens nothing"
-    return Fault("scan", what, "knock with nothing else going to this host")
+    return Cause("scan", what, "knock with nothing else going to this host")
 
 
-def _stray(attempt: Try, gap: _Gap, step: Step) -> Fault:
+def _stray(attempt: KnockAttempt, gap: _Gap, step: ReplayStep) -> Cause:
     assert gap.after is not None and gap.before is not None  # noqa: S101, PT018 - the caller has looked
     place = f"between knocks {gap.after.knock + 1} and {gap.before.knock + 1}"
     if (earlier := _first_sent(attempt, step)) is not None:
         pause = wording.span(step.at_s - earlier.at_s)
         what = f"the client's TCP sent its SYN to {step.port} again after {pause}, {place}, and spoiled the sequence"
-        return Fault("retransmitted", what, "knock with a program that sends each packet once, like `doorward knock`")
+        return Cause("retransmitted", what, "knock with a program that sends each packet once, like `doorward knock`")
     house = attempt.case.house
     if step.port in attempt.door.knock:
         what = f"the sequence was begun anew: another packet to {step.port} came {place}"
-        return Fault("begun_anew", what, "let one program knock at a time")
+        return Cause("begun_anew", what, "let one program knock at a time")
     if step.port in house.ports:
         owner = next(door for door in house.doors if step.port in door.knock)
         what = f"a packet to {step.port}, a knock of door {owner.name}, came {place} and sent it back to the start"
-        return Fault("other_door", what, "knock at one door after the other")
+        return Cause("other_door", what, "knock at one door after the other")
     rule = ' (wrong_port = "any")' if house.gate.wrong_port is WrongPort.ANY else ""
     what = f"a packet to {step.port} {place} sent it back to the start{rule}"
-    return Fault("stray", what, f"keep other programs off this host, make {step.port} `public`, or knock again")
+    return Cause("stray", what, f"keep other programs off this host, make {step.port} `public`, or knock again")
 
 
-def _first_sent(attempt: Try, step: Step) -> Step | None:
+def _first_sent(attempt: KnockAttempt, step: ReplayStep) -> ReplayStep | None:
     """Give the packet of which this one is a repetition by the client's TCP."""
     flow = step.seen.flow
     if flow.protocol != Protocol.TCP:
@@ -250,36 +250,36 @@ def _first_sent(attempt: Try, step: Step) -> Step | None:
     return None
 
 
-def _lost(attempt: Try, lost: Sequence[int]) -> Fault:
+def _lost(attempt: KnockAttempt, lost: Sequence[int]) -> Cause:
     door, total = attempt.door, len(attempt.door.knock)
     ports = wording.listed([str(door.knock[knock]) for knock in lost])
     came = len(attempt.alignment.matches)
     if (piece := _piece(attempt)) is not None:
         if piece.seen.is_cut:
             what = f"the capture kept too little of a packet to see whether it was the missing {ports}"
-            return Fault("cut", what, "capture again with `tcpdump -s 0`")
+            return Cause("cut", what, "capture again with `tcpdump -s 0`")
         what = f"the {wording.ordinal(lost[0] + 1)} knock ({ports}) came in pieces: {piece.seen.flow.trouble}"
-        return Fault("fragment", what, "send less in a knock: an empty or short packet")
+        return Cause("fragment", what, "send less in a knock: an empty or short packet")
     knock = lost[0]
     if len(lost) == 1 and door.knock[knock] in (door.knock[knock - 1 : knock] + door.knock[knock + 1 : knock + 2]):
         what = f"door {door.name} wants {door.knock[knock]} twice, one after the other; it came once"
-        return Fault("repeat_missing", what, "send it twice")
+        return Cause("repeat_missing", what, "send it twice")
     verb = "is" if len(lost) == 1 else "are"
     what = f"only {wording.number_word(came)} of {wording.number_word(total)} knocks arrived: {ports} {verb} missing"
     first, last = 0 in lost, total - 1 in lost
     if came == 1 and total > 2:
-        return Fault("alone", what, "capture at the client: did it send them all?")
+        return Cause("alone", what, "capture at the client: did it send them all?")
     remedy = "capture at the client: was it lost, filtered on the way, or never sent?"
     if len(lost) == 1 and (first or last):
-        return Fault("first_missing" if first else "last_missing", what, remedy)
-    return Fault("missing", what, remedy)
+        return Cause("first_missing" if first else "last_missing", what, remedy)
+    return Cause("missing", what, remedy)
 
 
-def _piece(attempt: Try) -> Step | None:
+def _piece(attempt: KnockAttempt) -> ReplayStep | None:
     """Find a packet without ports that may be what is missing."""
     matches = attempt.alignment.matches
     since_s, until_s = matches[0].step.at_s - AROUND_S, matches[-1].step.at_s + AROUND_S
     for step in attempt.case.steps:
-        if step.verdict is Verdict.BROKEN and step.port is None and since_s <= step.at_s <= until_s:
+        if step.verdict is PacketVerdict.BROKEN and step.port is None and since_s <= step.at_s <= until_s:
             return step
     return None

@@ -8,20 +8,20 @@ from collections.abc import Callable, Collection, Iterable, Iterator, Mapping
 from dataclasses import dataclass, field
 from typing import NamedTuple
 
-from doorward.explain.compiled_config import House
-from doorward.explain.conntrack import Key, Standing, key_of, reverse_of
-from doorward.explain.replay import SYMBOLS, Follower, Seen, Step, Verdict
+from doorward.explain.compiled_config import CompiledConfig
+from doorward.explain.conntrack import Key, ConnectionState, key_of, reverse_of
+from doorward.explain.replay import SYMBOLS, Replayer, CapturedPacket, ReplayStep, PacketVerdict
 from doorward.model import TCP_FLAGS, Port, Protocol
 from doorward.packets.decode import Flow
 
 
-def hosts_of(seen: Iterable[Seen], house: House, own: Collection[bytes] = ()) -> frozenset[bytes]:
+def hosts_of(seen: Iterable[CapturedPacket], house: CompiledConfig, own: Collection[bytes] = ()) -> frozenset[bytes]:
     """Give, of each family, the destination to which most different sources and ports of the doors go.
 
     Where some of the destinations are in `own`, the addresses of the machine that asks, those are it.
     """
     numbers, found = house.numbers, defaultdict[bytes, set[tuple[bytes, int]]](set)
-    for flow in (packet.flow for packet in seen if packet.standing is Standing.NEW):
+    for flow in (packet.flow for packet in seen if packet.standing is ConnectionState.NEW):
         if flow.port is not None and flow.port.number in numbers and flow.destination not in house.targets:
             found[flow.destination].add((flow.source, flow.port.number))
     if ours := found.keys() & set(own):
@@ -40,7 +40,7 @@ _SYN, _RST = TCP_FLAGS["syn"], TCP_FLAGS["rst"]
 ACCEPTED, REFUSED, REPLIED = "accepted", "refused", "replied"  # besides what an ICMP error says
 
 
-class Answer(NamedTuple):
+class ReplyPacket(NamedTuple):
     """What came back for a packet, when, and from whom."""
 
     at_s: float
@@ -49,43 +49,43 @@ class Answer(NamedTuple):
 
 
 @dataclass(slots=True)
-class Trace:
+class SourceTrace:
     """One source: its packets in order, what came back (by connection), and which answers it heard."""
 
     source: bytes
-    steps: list[Step] = field(default_factory=list)
-    answers: dict[Key, Answer] = field(default_factory=dict)
+    steps: list[ReplayStep] = field(default_factory=list)
+    answers: dict[Key, ReplyPacket] = field(default_factory=dict)
     heard: set[Key] = field(default_factory=set)
 
-    def answer_to(self, step: Step) -> Answer | None:
+    def answer_to(self, step: ReplayStep) -> ReplyPacket | None:
         """Give what came back for a packet."""
         return self.answers.get(key_of(step.seen.flow))
 
 
-class Traces:
+class SourceTraces:
     """Takes packets in their order, and sorts them by source."""
 
-    def __init__(self, house: House, is_local: Callable[[bytes], bool]) -> None:
-        self._follower = Follower(house, is_local)
+    def __init__(self, house: CompiledConfig, is_local: Callable[[bytes], bool]) -> None:
+        self._follower = Replayer(house, is_local)
         self._is_local = is_local
         self._here = house.targets
-        self.of: dict[bytes, Trace] = {}
+        self.of: dict[bytes, SourceTrace] = {}
         self.has_answers = False  # the capture has the way back too
         self.left_out = 0
 
-    def take_all(self, seen: Iterable[Seen]) -> None:
+    def take_all(self, seen: Iterable[CapturedPacket]) -> None:
         """Take packets."""
         for packet in seen:
             self.take(packet)
 
-    def take(self, seen: Seen) -> Step | None:
+    def take(self, seen: CapturedPacket) -> ReplayStep | None:
         """Take a packet; give the step that it is, if it is one."""
         flow = seen.flow
         if flow.error and flow.about is not None:
-            self._answered(flow.about.source, key_of(flow.about), Answer(seen.at_s, flow.error, flow.source))
+            self._answered(flow.about.source, key_of(flow.about), ReplyPacket(seen.at_s, flow.error, flow.source))
             return None
-        if seen.standing in (Standing.ANSWER, Standing.LATER_ANSWER) and self._is_local(flow.source):
-            self._answered(flow.destination, reverse_of(flow), Answer(seen.at_s, _meaning(flow), flow.source))
+        if seen.standing in (ConnectionState.ANSWER, ConnectionState.LATER_ANSWER) and self._is_local(flow.source):
+            self._answered(flow.destination, reverse_of(flow), ReplyPacket(seen.at_s, _meaning(flow), flow.source))
             return None
         if self._is_local(flow.source) and not (self._is_local(flow.destination) or flow.destination in self._here):
             return None  # this host's own errand
@@ -93,19 +93,19 @@ class Traces:
         if trace is None or len(trace.steps) >= MOST_STEPS:
             self.left_out += 1
             return None
-        if seen.standing is Standing.HEARD:
+        if seen.standing is ConnectionState.HEARD:
             trace.heard.add(key_of(flow))
         step = self._follower.follow(seen)
         trace.steps.append(step)
         return step
 
-    def _trace(self, source: bytes) -> Trace | None:
+    def _trace(self, source: bytes) -> SourceTrace | None:
         trace = self.of.get(source)
         if trace is None and len(self.of) < MOST_SOURCES:
-            trace = self.of[source] = Trace(source)
+            trace = self.of[source] = SourceTrace(source)
         return trace
 
-    def _answered(self, source: bytes, key: Key, answer: Answer) -> None:
+    def _answered(self, source: bytes, key: Key, answer: ReplyPacket) -> None:
         self.has_answers = self.has_answers or self._is_local(answer.by)
         if (trace := self.of.get(source)) is not None:
             trace.answers.setdefault(key, answer)
@@ -123,12 +123,12 @@ MOST_STRANGER_PORTS = 16  # who goes to more of them scans, and is nobody's seco
 MOST_LOOKED_AT = 2000  # packets to one port: in a flood nobody's second address is found
 
 
-class Neighbours:
+class OtherSources:
     """Looks up who else went to a port of some door, and when."""
 
-    def __init__(self, house: House, traces: Mapping[bytes, Trace]) -> None:
-        self._steps: dict[Port, list[Step]] = defaultdict(list)
-        self._openings: dict[int, list[Step]] = defaultdict(list)
+    def __init__(self, house: CompiledConfig, traces: Mapping[bytes, SourceTrace]) -> None:
+        self._steps: dict[Port, list[ReplayStep]] = defaultdict(list)
+        self._openings: dict[int, list[ReplayStep]] = defaultdict(list)
         wanted = house.ports | house.services.keys()
         for trace in traces.values():
             if len({step.port for step in trace.steps if step.verdict in SYMBOLS}) > MOST_STRANGER_PORTS:
@@ -136,12 +136,12 @@ class Neighbours:
             for step in trace.steps:
                 for index in step.opened:
                     self._openings[index].append(step)
-                if step.port in wanted and step.seen.standing is Standing.NEW and step.verdict is not Verdict.FAST:
+                if step.port in wanted and step.seen.standing is ConnectionState.NEW and step.verdict is not PacketVerdict.FAST:
                     self._steps[step.port].append(step)
         for steps in self._steps.values():
             steps.sort(key=lambda step: step.at_s)
 
-    def at(self, port: Port, source: bytes, since_s: float, until_s: float) -> Iterator[Step]:
+    def at(self, port: Port, source: bytes, since_s: float, until_s: float) -> Iterator[ReplayStep]:
         """Give the packets of others to a port within a time, in order."""
         steps = self._steps.get(port, [])
         start = bisect_left(steps, since_s, key=lambda step: step.at_s)
@@ -151,7 +151,7 @@ class Neighbours:
             if step.seen.flow.source != source:
                 yield step
 
-    def openings(self, door: int, source: bytes, since_s: float, until_s: float) -> Iterator[Step]:
+    def openings(self, door: int, source: bytes, since_s: float, until_s: float) -> Iterator[ReplayStep]:
         """Give the packets with which others opened a door within a time."""
         for step in self._openings.get(door, ()):
             if since_s <= step.at_s <= until_s and step.seen.flow.source != source:

@@ -6,11 +6,11 @@ from collections.abc import Callable, Iterator
 from typing import NamedTuple
 
 from doorward.explain import wording
-from doorward.explain.align import Case, Conclusion, Fault
-from doorward.explain.compiled_config import House
+from doorward.explain.align import SourceContext, Diagnosis, Cause
+from doorward.explain.compiled_config import CompiledConfig
 from doorward.explain.diagnose import conclude
-from doorward.explain.replay import Step, Verdict
-from doorward.explain.sources import Neighbours, Trace, Traces
+from doorward.explain.replay import ReplayStep, PacketVerdict
+from doorward.explain.sources import OtherSources, SourceTrace, SourceTraces
 from doorward.explain.wording import made_of, state_of
 from doorward.model import Address
 
@@ -18,14 +18,14 @@ MOST_SHOWN = 20  # sources; a capture of a day holds thousands of scanners
 MOST_FOR_PROGRAMS = 1000
 
 
-class Told(NamedTuple):
+class SourceSummary(NamedTuple):
     """A source with what is to be said about it."""
 
-    trace: Trace
-    conclusion: Conclusion
+    trace: SourceTrace
+    conclusion: Diagnosis
 
 
-class Row(NamedTuple):
+class PacketRow(NamedTuple):
     """A packet in words."""
 
     number: int
@@ -33,74 +33,74 @@ class Row(NamedTuple):
     packet: str
     made_of: str
     state: str
-    verdict: Verdict
+    verdict: PacketVerdict
 
 
-class Report(NamedTuple):
+class Summary(NamedTuple):
     """The sources that are shown, and how many more there were: with and without a knock."""
 
-    told: tuple[Told, ...]
+    told: tuple[SourceSummary, ...]
     more_knocking: int
     others: int
 
 
 def report(
-    house: House,
-    traces: Traces,
+    house: CompiledConfig,
+    traces: SourceTraces,
     hosts: frozenset[bytes],
     is_local: Callable[[bytes], bool],
     *,
     source: Address | None = None,
     door: int | None = None,
     most: int = MOST_SHOWN,
-) -> Report:
+) -> Summary:
     """Judge the source that was asked for, or those that went to a port of some door, at most so many."""
-    neighbours = Neighbours(house, traces.of)
+    neighbours = OtherSources(house, traces.of)
 
-    def told(trace: Trace) -> Told:
-        case = Case(house, trace, traces.of, neighbours, hosts, is_local, traces.has_answers)
-        return Told(trace, conclude(case, door))
+    def told(trace: SourceTrace) -> SourceSummary:
+        case = SourceContext(house, trace, traces.of, neighbours, hosts, is_local, traces.has_answers)
+        return SourceSummary(trace, conclude(case, door))
 
     if source is not None:
         trace = traces.of.get(source.packed)
         if trace is None or not trace.steps:
-            return Report((Told(Trace(source.packed), _silent(source)),), 0, 0)
-        return Report((told(trace),), 0, 0)
+            return Summary((SourceSummary(SourceTrace(source.packed), _silent(source)),), 0, 0)
+        return Summary((told(trace),), 0, 0)
     knocking = [trace for trace in traces.of.values() if _is_of_note(house, trace)]
     knocking.sort(key=lambda trace: (-_weight(trace), trace.steps[0].at_s))
     shown = sorted(knocking[:most], key=lambda trace: trace.steps[0].at_s)
     others = len(traces.of) - len(knocking)
-    return Report(tuple(map(told, shown)), len(knocking) - len(shown), others)
+    return Summary(tuple(map(told, shown)), len(knocking) - len(shown), others)
 
 
-def rows(house: House, trace: Trace) -> Iterator[Row]:
+def rows(house: CompiledConfig, trace: SourceTrace) -> Iterator[PacketRow]:
     """Tell a source's packets one after the other."""
     return (row_of(house, step) for step in trace.steps)
 
 
-def row_of(house: House, step: Step) -> Row:
+def row_of(house: CompiledConfig, step: ReplayStep) -> PacketRow:
     """Tell a packet."""
     seen = step.seen
-    return Row(
+    return PacketRow(
         seen.number, seen.at_s, wording.packet(seen.flow), made_of(house, step), state_of(house, step), step.verdict
     )
 
 
-def _is_of_note(house: House, trace: Trace) -> bool:
+def _is_of_note(house: CompiledConfig, trace: SourceTrace) -> bool:
     return any(
-        step.verdict is Verdict.BROKEN or (step.port and step.port.number in house.numbers) for step in trace.steps
+        step.verdict is PacketVerdict.BROKEN or (step.port and step.port.number in house.numbers) for step in trace.steps
     )
 
 
-def _weight(trace: Trace) -> int:
+def _weight(trace: SourceTrace) -> int:
     """Prefer who opened a door, then who got furthest."""
     if any(step.opened for step in trace.steps):
         return 3
-    moved = sum(step.verdict is Verdict.FORWARD for step in trace.steps)
+    moved = sum(step.verdict is PacketVerdict.FORWARD for step in trace.steps)
     return 2 if moved > 1 else 1 if moved else 0
 
 
-def _silent(source: Address) -> Conclusion:
+def _silent(source: Address) -> Diagnosis:
     what = f"no packet of {source} came"
     remedy = "it sends from another address, goes to another one, or a firewall or router before this host drops it"
-    return Conclusion(Fault("silence", what, remedy))
+    return Diagnosis(Cause("silence", what, remedy))

@@ -7,8 +7,8 @@ from ipaddress import ip_address
 
 from doorward.config.duration import format_duration
 from doorward.config.schema import Mode
-from doorward.explain.compiled_config import House, Place
-from doorward.explain.replay import UNNAMED, Lane, Step, Verdict
+from doorward.explain.compiled_config import CompiledConfig, Progress
+from doorward.explain.replay import UNNAMED, MachineStep, ReplayStep, PacketVerdict
 from doorward.model import TCP_FLAGS, Door, Protocol
 from doorward.packets.decode import Flow
 
@@ -99,29 +99,29 @@ def ports(door: Door) -> str:
 START = "start"
 
 
-def made_of(house: House, step: Step) -> str:
+def made_of(house: CompiledConfig, step: ReplayStep) -> str:
     """Say what a packet was made of."""
     plain = {
-        Verdict.SAME: "the same again: nothing changes",
-        Verdict.IDLE: "no first knock: nothing begins",
-        Verdict.FAST: "too fast: not looked at, back to the start",
-        Verdict.UNKNOWN: 'in no sequence: not counted (wrong_port = "known")',
-        Verdict.PUBLIC: "public port: no knock",
-        Verdict.SIGNED: "a signed knock, perhaps: the daemon judges it",
-        Verdict.CONNECTION: "part of a connection: no knock",
+        PacketVerdict.SAME: "the same again: nothing changes",
+        PacketVerdict.IDLE: "no first knock: nothing begins",
+        PacketVerdict.FAST: "too fast: not looked at, back to the start",
+        PacketVerdict.UNKNOWN: 'in no sequence: not counted (wrong_port = "known")',
+        PacketVerdict.PUBLIC: "public port: no knock",
+        PacketVerdict.SIGNED: "a signed knock, perhaps: the daemon judges it",
+        PacketVerdict.CONNECTION: "part of a connection: no knock",
     }
     if step.verdict in plain:
         return plain[step.verdict]
-    if step.verdict is Verdict.OPENS:
+    if step.verdict is PacketVerdict.OPENS:
         return _opens(house, step)
-    if step.verdict in (Verdict.FORWARD, Verdict.BACK, Verdict.WRONG):
+    if step.verdict in (PacketVerdict.FORWARD, PacketVerdict.BACK, PacketVerdict.WRONG):
         return _moved(house, step)
     return _no_symbol(house, step)
 
 
-def state_of(house: House, step: Step) -> str:
+def state_of(house: CompiledConfig, step: ReplayStep) -> str:
     """Say where the source is after a packet, empty where the packet was no symbol."""
-    if step.verdict is Verdict.FAST:
+    if step.verdict is PacketVerdict.FAST:
         return START
     if not step.lanes:
         return ""
@@ -129,7 +129,7 @@ def state_of(house: House, step: Step) -> str:
     return ", ".join(_progress(house, place) for place in places) or START
 
 
-def due(house: House, lane: Lane) -> str:
+def due(house: CompiledConfig, lane: MachineStep) -> str:
     """Say which knocks would have led on from where the source was."""
     place = house.places.get(lane.before[0])
     if place is None:
@@ -139,7 +139,7 @@ def due(house: House, lane: Lane) -> str:
     return " or ".join(wanted)
 
 
-def _opens(house: House, step: Step) -> str:
+def _opens(house: CompiledConfig, step: ReplayStep) -> str:
     parts = []
     for index in step.opened:
         door = house.doors[index]
@@ -149,7 +149,7 @@ def _opens(house: House, step: Step) -> str:
     return f"knock {last} of {last}: opens {listed(parts)}"
 
 
-def _moved(house: House, step: Step) -> str:
+def _moved(house: CompiledConfig, step: ReplayStep) -> str:
     lane = next(lane for lane in step.lanes if lane.verdict is step.verdict)
     place = house.places.get(lane.after[0])
     late = ""
@@ -159,11 +159,11 @@ def _moved(house: House, step: Step) -> str:
     if place is None:
         wanted = due(house, lane)
         return f"{late or 'wrong: '}{f'{wanted} was due, ' if wanted and not late else ''}back to the start"
-    again = "begins anew: " if lane.verdict is Verdict.BACK else ""
+    again = "begins anew: " if lane.verdict is PacketVerdict.BACK else ""
     return f"{late or again}knock {_of(house, place)}"
 
 
-def _of(house: House, place: Place) -> str:
+def _of(house: CompiledConfig, place: Progress) -> str:
     """Say `2 of 3 for ssh`, or `2 for ssh, web` where they need different numbers."""
     doors = [house.doors[index] for index in place.doors]
     names = ", ".join(door.name for door in doors) + (f" and {place.more:,} more" if place.more else "")
@@ -172,32 +172,32 @@ def _of(house: House, place: Place) -> str:
     return f"{place.knocks}{total} for {names}"
 
 
-def _progress(house: House, place: Place) -> str:
+def _progress(house: CompiledConfig, place: Progress) -> str:
     door = house.doors[place.doors[0]]
     others = len(place.doors) - 1 + place.more
     return f"{door.name} {place.knocks}/{len(door.knock)}" + (f" +{others}" if others else "")
 
 
-def _no_symbol(house: House, step: Step) -> str:
+def _no_symbol(house: CompiledConfig, step: ReplayStep) -> str:
     seen = step.seen
-    if step.verdict is Verdict.ENTERS:
+    if step.verdict is PacketVerdict.ENTERS:
         return f"let in: {_service(house, step)} is open for {span(step.left_s)} more"
-    if step.verdict is Verdict.HIDDEN:
+    if step.verdict is PacketVerdict.HIDDEN:
         dropped = "let through by mode observe" if house.gate.mode is Mode.OBSERVE else "dropped"
         return f"{dropped}: {_service(house, step)} is closed"
-    if step.verdict is Verdict.FLAGS:
+    if step.verdict is PacketVerdict.FLAGS:
         wanted = listed(sorted({str(machine.flags) for machine in house.automaton.machines}))
         return f"flags do not fit ({wanted}): no knock"
-    if step.verdict is Verdict.ELSEWHERE:
+    if step.verdict is PacketVerdict.ELSEWHERE:
         return f"goes to {address(seen.flow.destination)}, not this host: no knock"
-    if step.verdict is Verdict.INSIDE:
+    if step.verdict is PacketVerdict.INSIDE:
         if seen.interface and seen.interface != "lo" and not seen.interface.startswith(UNNAMED):
             return f"came in by {seen.interface}, which is not watched: no knock"
         return "from this host itself, whose own packets are not watched"
     return f"no whole packet: {seen.flow.trouble}"
 
 
-def _service(house: House, step: Step) -> str:
+def _service(house: CompiledConfig, step: ReplayStep) -> str:
     indexes = house.services.get(step.port, ()) if step.port else ()
     names = [house.doors[index].name for index in indexes[:3]]
     return listed(names) or "no door"

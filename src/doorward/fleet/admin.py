@@ -8,17 +8,17 @@ from collections.abc import Iterator
 from contextlib import suppress
 from typing import Any, NamedTuple
 
-from doorward.errors import AnswerNo, MalformedError, UsageError
+from doorward.errors import NegativeResult, MalformedError, UsageError
 from doorward.fleet import etcd_codec, etcd_records
-from doorward.fleet.etcd import AwayError, Etcd, now_ms
-from doorward.fleet.etcd_records import Key, Tree, parse_key
+from doorward.fleet.etcd import EtcdUnavailableError, Etcd, now_ms
+from doorward.fleet.etcd_records import OpeningKey, KeySpace, parse_key
 from doorward.model import NAME
 
 ANSWER_S = 2.0  # in which a gate that is up answers
 _LEASE_S = 10
 
 
-class Gate(NamedTuple):
+class GateStatus(NamedTuple):
     """One gate: "up", "silent" (it gives no answer, though it was there a moment ago) or "away"; and what it says."""
 
     name: str
@@ -28,50 +28,50 @@ class Gate(NamedTuple):
     offset_ms: int = 0  # of its wall clock, to this machine's
 
 
-class Office:
+class FleetAdmin:
     """Asks and tells one fleet, by etcd."""
 
     def __init__(self, etcd: Etcd, fleet: str) -> None:
         self.fleet = fleet
-        self._etcd, self._tree = etcd, Tree(fleet)
+        self._etcd, self._tree = etcd, KeySpace(fleet)
 
-    def roll_call(self) -> list[Gate]:
+    def roll_call(self) -> list[GateStatus]:
         """Ask all gates how they are."""
         present, members = self._names("gates"), self._names("members")
         ask, lease = secrets.token_hex(8), self._etcd.grant(_LEASE_S)
         prefix = self._tree.under("answers", ask, "")
         asked_ms, wall_ms = now_ms(), time.time_ns() // 1_000_000
         revision = self._etcd.put(self._tree.under("asks", ask), b"{}", lease)
-        gates: dict[str, Gate] = {}
+        gates: dict[str, GateStatus] = {}
         for entry in self._answers(prefix, revision):
             name, took_ms = entry.key.removeprefix(prefix), now_ms() - asked_ms
             answer = _object(entry.value)
             with suppress(ValueError):  # a gate that answers what makes no sense is silent
                 offset_ms = etcd_records.whole(answer.get("wall_ms", 0)) - wall_ms - took_ms // 2
                 answer["behind"] = max(0, revision - etcd_records.whole(answer.get("revision", 0), 1 << 63))
-                gates[name] = Gate(name, "up", answer, took_ms, offset_ms)
+                gates[name] = GateStatus(name, "up", answer, took_ms, offset_ms)
             if present <= gates.keys():
                 break
         self._etcd.revoke(lease)
-        missing = [Gate(n, "silent" if n in present else "away", {}) for n in (members | present) - gates.keys()]
+        missing = [GateStatus(n, "silent" if n in present else "away", {}) for n in (members | present) - gates.keys()]
         return sorted([*gates.values(), *missing])
 
-    def close(self, key: Key) -> bool:
+    def close(self, key: OpeningKey) -> bool:
         """Close a door to a place everywhere; False where it was open nowhere."""
         return self._etcd.delete(self._tree.opening(key)) > 0
 
     def forget(self, gate: str) -> None:
         """Remove a gate from the members; AnswerNo if it is up or unknown."""
         if gate in self._names("gates"):
-            raise AnswerNo(f"{gate} is up; stop its daemon first")
+            raise NegativeResult(f"{gate} is up; stop its daemon first")
         if gate not in self._names("members"):
-            raise AnswerNo(f"unknown gate {gate!r}; `doorward status --fleet` lists the gates")
+            raise NegativeResult(f"unknown gate {gate!r}; `doorward status --fleet` lists the gates")
         self._etcd.delete(self._tree.under("members", gate))
 
-    def openings(self) -> list[tuple[Key, etcd_records.Shared]]:
+    def openings(self) -> list[tuple[OpeningKey, etcd_records.StoredOpening]]:
         """Give all openings that stand; what makes no sense is nobody's, as for the gates."""
         prefix = self._tree.under("openings", "")
-        found: list[tuple[Key, etcd_records.Shared]] = []
+        found: list[tuple[OpeningKey, etcd_records.StoredOpening]] = []
         for entry in self._etcd.prefix(prefix).entries:
             with suppress(MalformedError):
                 found.append(etcd_records.parse(entry.key.removeprefix(prefix), entry.value))
@@ -92,19 +92,19 @@ class Office:
         found = {entry.key.removeprefix(prefix) for entry in self._etcd.prefix(prefix).entries}
         return set(filter(NAME.fullmatch, found))
 
-    def _answers(self, prefix: str, revision: int) -> Iterator[etcd_codec.Entry]:
+    def _answers(self, prefix: str, revision: int) -> Iterator[etcd_codec.KeyValue]:
         """Yield the keys that are written below a prefix since a revision, until the time for answers is over."""
         until_s = time.monotonic() + ANSWER_S
         with self._etcd.watch([(prefix, etcd_codec.after(prefix), revision)]) as watch:
             while (left_s := until_s - time.monotonic()) > 0:
                 try:
                     told = watch.read(left_s)
-                except AwayError:
+                except EtcdUnavailableError:
                     return
                 yield from (change.entry for change in told.changes if change.is_put)
 
 
-def key_of(door: str, address: str) -> Key:
+def key_of(door: str, address: str) -> OpeningKey:
     """Read what a command names."""
     try:
         return parse_key(f"{door}/{address}")

@@ -2,7 +2,7 @@
 
 (etcd3gw of PyPI speaks to the gateway too, but can neither authenticate nor go over to another endpoint.)
 
-A connection belongs to one thread; what threads share is in `Access`.
+A connection belongs to one thread; what threads share is in `EtcdAccess`.
 """
 
 from __future__ import annotations
@@ -26,7 +26,7 @@ from doorward.config.files import read_text, trusted_owners
 from doorward.config.schema import Fleet
 from doorward.errors import HostError, MalformedError, UsageError
 from doorward.fleet import etcd_codec
-from doorward.fleet.etcd_codec import Done, Listing, Message, Watched
+from doorward.fleet.etcd_codec import TransactionResult, RangeResult, Message, WatchMessage
 
 MAX_ANSWER_BYTES = 64 << 20  # a page of 1000 openings is under a megabyte
 MAX_LINE_BYTES = 16 << 20  # a message of a watch; etcd itself sends no more than a few megabytes
@@ -37,11 +37,11 @@ _TOKEN_IS_OLD = ("invalid auth token", "revision in header is old", "user name i
 _KEEP_ALIVE = ((socket.TCP_KEEPIDLE, 1), (socket.TCP_KEEPINTVL, 1), (socket.TCP_KEEPCNT, 2))
 
 
-class AwayError(HostError):
+class EtcdUnavailableError(HostError):
     """No endpoint gives an answer."""
 
 
-class RefusedError(HostError):
+class EtcdRefusedError(HostError):
     """etcd says no."""
 
 
@@ -50,7 +50,7 @@ class CompactedError(HostError):
 
 
 @dataclass
-class Access:
+class EtcdAccess:
     """How etcd is reached, and as whom; and the token, which all connections share."""
 
     endpoints: tuple[str, ...]
@@ -70,7 +70,7 @@ class _Answer(NamedTuple):
 class Etcd:
     """One connection, which stays with the endpoint that answered last."""
 
-    def __init__(self, access: Access) -> None:
+    def __init__(self, access: EtcdAccess) -> None:
         self._access = access
         self._at = 0
         self._connection: http.client.HTTPConnection | None = None
@@ -91,14 +91,14 @@ class Etcd:
         self.close()
         self._at = (self._at + 1) % len(self._access.endpoints)
 
-    def range(self, key: str, end: str = "", *, limit: int = 0, at: int = 0, newest_first: bool = False) -> Listing:
+    def range(self, key: str, end: str = "", *, limit: int = 0, at: int = 0, newest_first: bool = False) -> RangeResult:
         """Read keys. `at`: as they were at that revision; `limit` 0: all there are, in one answer."""
         body = etcd_codec.key_range(key, end) | {"limit": str(limit), "revision": str(at)}
         if newest_first:
             body |= {"sort_order": "DESCEND", "sort_target": "MOD"}
         return etcd_codec.listing(self.call("kv/range", body))
 
-    def prefix(self, prefix: str) -> Listing:
+    def prefix(self, prefix: str) -> RangeResult:
         """Read all keys that begin so, as they were at one revision."""
         end = etcd_codec.after(prefix)
         found = self.range(prefix, end, limit=PAGE)
@@ -106,7 +106,7 @@ class Etcd:
         while not is_whole:
             more = self.range(entries[-1].key + "\0", end, limit=PAGE, at=found.revision)
             entries, is_whole = entries + more.entries, more.is_whole
-        return Listing(entries, found.revision)
+        return RangeResult(entries, found.revision)
 
     def put(self, key: str, value: bytes, lease: int = 0) -> int:
         """Write a key; gives the revision."""
@@ -116,7 +116,7 @@ class Etcd:
         """Delete a key; gives how many were there."""
         return etcd_codec.number(self.call("kv/deleterange", etcd_codec.key_range(key)), "deleted")
 
-    def txn(self, conditions: Sequence[tuple[str, int]], then: Sequence[Message], look: str = "") -> Done:
+    def txn(self, conditions: Sequence[tuple[str, int]], then: Sequence[Message], look: str = "") -> TransactionResult:
         """Do `then` if each key was written last at its revision (0: is not there); else read the key `look`."""
         return etcd_codec.done(self.call("kv/txn", etcd_codec.txn(conditions, then, look)))
 
@@ -144,10 +144,10 @@ class Etcd:
         for _ in self._access.endpoints:
             try:
                 return self._authorized(path, body)
-            except (AwayError, OSError, http.client.HTTPException, MalformedError) as error:
+            except (EtcdUnavailableError, OSError, http.client.HTTPException, MalformedError) as error:
                 why = f"{self.endpoint}: {_reason(error)}"
                 self.move_on()
-        raise AwayError(f"etcd gives no answer ({why}); is it running, and can this host reach it?")
+        raise EtcdUnavailableError(f"etcd gives no answer ({why}); is it running, and can this host reach it?")
 
     def close(self) -> None:
         """Leave the endpoint."""
@@ -159,7 +159,7 @@ class Etcd:
         token = self._token()
         try:
             return _judged(self._exchange(path, body, token))
-        except RefusedError as error:
+        except EtcdRefusedError as error:
             if not (token and any(words in str(error) for words in _TOKEN_IS_OLD)):
                 raise
         return _judged(self._exchange(path, body, self._token(token)))
@@ -200,7 +200,7 @@ class Etcd:
         return _Answer(response.status, raw)
 
     @contextlib.contextmanager
-    def watch(self, ranges: Sequence[tuple[str, str, int]]) -> Iterator[Watch]:
+    def watch(self, ranges: Sequence[tuple[str, str, int]]) -> Iterator[EtcdWatch]:
         """Watch ranges (key, end, from which revision on) at the present endpoint; errors as of `call`.
 
         They are told apart by their place, from 1 on.
@@ -218,21 +218,21 @@ class Etcd:
                 with self._access.lock:
                     self._access.token = ""  # it may be that: the next try has another
                 _judged(_Answer(response.status, response.read(MAX_ANSWER_BYTES)))
-            yield Watch(connection, response)
+            yield EtcdWatch(connection, response)
         except (OSError, http.client.HTTPException, MalformedError) as error:
-            raise AwayError(f"etcd gives no answer ({self.endpoint}: {_reason(error)})") from None
+            raise EtcdUnavailableError(f"etcd gives no answer ({self.endpoint}: {_reason(error)})") from None
         finally:
             if connection is not None:
                 connection.close()
 
 
-class Watch:
+class EtcdWatch:
     """What changes in some ranges, as it happens."""
 
     def __init__(self, connection: http.client.HTTPConnection, response: http.client.HTTPResponse) -> None:
         self._connection, self._response = connection, response
 
-    def read(self, patience_s: float | None = None) -> Watched:
+    def read(self, patience_s: float | None = None) -> WatchMessage:
         """Wait for a message. CompactedError; AwayError where it ended, or none came in time: then it has ended too."""
         try:
             self._connection.sock.settimeout(patience_s)
@@ -240,15 +240,15 @@ class Watch:
             found = (
                 etcd_codec.watched(etcd_codec.parse(line))
                 if line.endswith(b"\n")
-                else Watched([], 0, ended="it is over")
+                else WatchMessage([], 0, ended="it is over")
             )
         except (OSError, http.client.HTTPException, MalformedError, ValueError, AttributeError) as error:
             # The last two: `stop` had the connection closed under it.
-            raise AwayError(f"etcd gives no answer: {_reason(error)}") from None
+            raise EtcdUnavailableError(f"etcd gives no answer: {_reason(error)}") from None
         if found.compacted:
             raise CompactedError(f"etcd has forgotten what was before revision {found.compacted}")
         if found.ended:
-            raise AwayError(f"etcd ended the watch: {found.ended}")
+            raise EtcdUnavailableError(f"etcd ended the watch: {found.ended}")
         return found
 
     def stop(self) -> None:
@@ -257,7 +257,7 @@ class Watch:
             self._connection.sock.shutdown(socket.SHUT_RDWR)
 
 
-def connect(access: Access, endpoint: str) -> http.client.HTTPConnection:
+def connect(access: EtcdAccess, endpoint: str) -> http.client.HTTPConnection:
     """Connect to one endpoint. OSError."""
     parts = urlsplit(endpoint)
     host, port = parts.hostname or "", parts.port or 2379
@@ -287,15 +287,15 @@ def _judged(answer: _Answer) -> Message:
     if not answer.raw and answer.status == http.client.OK:
         return {}
     if answer.status == http.client.BAD_REQUEST and not answer.raw.startswith(b"{"):  # the gateway itself, in words
-        raise RefusedError(f"etcd refuses: {answer.raw[:200].decode(errors='replace').strip()}")
+        raise EtcdRefusedError(f"etcd refuses: {answer.raw[:200].decode(errors='replace').strip()}")
     found = etcd_codec.parse(answer.raw)
     if answer.status == http.client.OK and "error" not in found:
         return found
     said = found.get("message") or found.get("error") or f"status {answer.status}"
     words = str(said)[:200]
     if found.get("code") in _UNAVAILABLE or answer.status == http.client.SERVICE_UNAVAILABLE:
-        raise AwayError(words)
-    raise RefusedError(f"etcd refuses: {words}")
+        raise EtcdUnavailableError(words)
+    raise EtcdRefusedError(f"etcd refuses: {words}")
 
 
 def _reason(error: Exception) -> str:
@@ -313,7 +313,7 @@ _LONGEST_PASSWORD = 1024
 _LEAST_S = 1.0  # for everything but signed knocks, which somebody waits for
 
 
-def read_access(fleet: Fleet, folder: Path, gate: str = "") -> Access:
+def read_access(fleet: Fleet, folder: Path, gate: str = "") -> EtcdAccess:
     """Give how to reach etcd; UsageError where a file is missing, wrong, or open to others.
 
     Gates begin with different endpoints, each by its name.
@@ -321,7 +321,7 @@ def read_access(fleet: Fleet, folder: Path, gate: str = "") -> Access:
     first = zlib.crc32(gate.encode()) % len(fleet.endpoints)
     endpoints = fleet.endpoints[first:] + fleet.endpoints[:first]
     is_encrypted = any(endpoint.startswith("https:") for endpoint in endpoints)
-    return Access(
+    return EtcdAccess(
         endpoints,
         max(_LEAST_S, fleet.timeout_ms / 1000),
         _context(fleet, folder) if is_encrypted else None,
@@ -330,9 +330,9 @@ def read_access(fleet: Fleet, folder: Path, gate: str = "") -> Access:
     )
 
 
-def for_claims(access: Access, fleet: Fleet) -> Access:
+def for_claims(access: EtcdAccess, fleet: Fleet) -> EtcdAccess:
     """Give the same for signed knocks, with the patience that the configuration says."""
-    return Access(access.endpoints, fleet.timeout_ms / 1000, access.tls, access.user, access.password)
+    return EtcdAccess(access.endpoints, fleet.timeout_ms / 1000, access.tls, access.user, access.password)
 
 
 def _context(fleet: Fleet, folder: Path) -> ssl.SSLContext:

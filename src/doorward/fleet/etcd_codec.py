@@ -16,7 +16,7 @@ Message = dict[str, Any]
 _LARGEST = 1 << 63
 
 
-class Entry(NamedTuple):
+class KeyValue(NamedTuple):
     """A key with its value, the revision that wrote it last, and its lease (0: none)."""
 
     key: str
@@ -25,33 +25,33 @@ class Entry(NamedTuple):
     lease: int = 0
 
 
-class Listing(NamedTuple):
+class RangeResult(NamedTuple):
     """What stands in a range, at a revision."""
 
-    entries: list[Entry]
+    entries: list[KeyValue]
     revision: int
     is_whole: bool = True  # else there are more keys after the last
 
 
-class Done(NamedTuple):
+class TransactionResult(NamedTuple):
     """How a transaction ended: whether its condition held, the revision, and what it read else."""
 
     succeeded: bool
     revision: int
-    found: Entry | None
+    found: KeyValue | None
 
 
-class Change(NamedTuple):
+class KeyChange(NamedTuple):
     """A key was written, or (no value) deleted."""
 
-    entry: Entry
+    entry: KeyValue
     is_put: bool
 
 
-class Watched(NamedTuple):
+class WatchMessage(NamedTuple):
     """One message of a watch. `compacted` not 0: what was asked for is gone, older than this revision."""
 
-    changes: list[Change]
+    changes: list[KeyChange]
     revision: int
     is_created: bool = False
     compacted: int = 0
@@ -139,45 +139,45 @@ def revision(message: Message) -> int:
     return number(child(message, "header"), "revision")
 
 
-def listing(message: Message) -> Listing:
+def listing(message: Message) -> RangeResult:
     """Read the answer to a range."""
     entries = [_entry(each) for each in children(message, "kvs")]
-    return Listing(entries, revision(message), message.get("more") is not True)
+    return RangeResult(entries, revision(message), message.get("more") is not True)
 
 
-def done(message: Message) -> Done:
+def done(message: Message) -> TransactionResult:
     """Read the answer to a transaction."""
     found = [
         entry for part in children(message, "responses") for entry in children(child(part, "response_range"), "kvs")
     ]
     succeeded = message.get("succeeded") is True
-    return Done(succeeded, revision(message), None if succeeded or not found else _entry(found[0]))
+    return TransactionResult(succeeded, revision(message), None if succeeded or not found else _entry(found[0]))
 
 
-def watched(message: Message) -> Watched:
+def watched(message: Message) -> WatchMessage:
     """Read a message of a watch."""
     if "error" in message:
-        return Watched([], 0, ended=str(child(message, "error").get("message", "no reason given"))[:200])
+        return WatchMessage([], 0, ended=str(child(message, "error").get("message", "no reason given"))[:200])
     result = child(message, "result")
     changes = [_change(each) for each in children(result, "events")]
     ended = str(result.get("cancel_reason") or "etcd ended the watch")[:200] if result.get("canceled") is True else ""
     is_created = result.get("created") is True
-    return Watched(
+    return WatchMessage(
         changes, revision(result), is_created, number(result, "compact_revision"), ended, number(result, "watch_id")
     )
 
 
-def _change(message: Message) -> Change:
+def _change(message: Message) -> KeyChange:
     kind = message.get("type", "PUT")
     if kind not in ("PUT", "DELETE"):
         raise MalformedError("etcd: an event that is neither PUT nor DELETE")
-    return Change(_entry(child(message, "kv")), kind == "PUT")
+    return KeyChange(_entry(child(message, "kv")), kind == "PUT")
 
 
-def _entry(message: Message) -> Entry:
+def _entry(message: Message) -> KeyValue:
     # A key may have any bytes; one that is not text must not keep the others from being read.
     name = _bytes(message, "key").decode(errors="surrogateescape")
-    return Entry(name, _bytes(message, "value"), number(message, "mod_revision"), number(message, "lease"))
+    return KeyValue(name, _bytes(message, "value"), number(message, "mod_revision"), number(message, "lease"))
 
 
 def _bytes(message: Message, key: str) -> bytes:

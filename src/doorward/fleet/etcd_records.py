@@ -22,7 +22,7 @@ SPARE_S = 3  # so much longer than its opening a lease lives at least
 CLOCKS_AGREE_MS = 500  # machines that are kept by NTP differ by a few milliseconds
 
 
-class Key(NamedTuple):
+class OpeningKey(NamedTuple):
     """What is open to whom."""
 
     door: str
@@ -32,7 +32,7 @@ class Key(NamedTuple):
         return f"{self.door}/{self.place}"
 
 
-class Shared(NamedTuple):
+class StoredOpening(NamedTuple):
     """An opening as etcd has it. `until_ms` is wall time; the lease ends `spare_ms` after it, at the earliest."""
 
     for_ms: int
@@ -42,7 +42,7 @@ class Shared(NamedTuple):
     gate: str
 
 
-class Tree(NamedTuple):
+class KeySpace(NamedTuple):
     """The keys of one fleet."""
 
     fleet: str
@@ -56,7 +56,7 @@ class Tree(NamedTuple):
         """Give a key, or with "" at the end a prefix."""
         return self.root + "/".join(map(str, parts))
 
-    def opening(self, key: Key) -> str:
+    def opening(self, key: OpeningKey) -> str:
         """Give the key of an opening."""
         return self.under("openings", key)
 
@@ -106,19 +106,19 @@ def fields(raw: bytes) -> dict[str, Any]:
     return found
 
 
-def pack(found: Shared, key: Key) -> bytes:
+def pack(found: StoredOpening, key: OpeningKey) -> bytes:
     """Write an opening."""
     return json.dumps({"door": key.door, "address": str(key.place), **found._asdict()}).encode()
 
 
-def parse(rest: str, raw: bytes) -> tuple[Key, Shared]:
+def parse(rest: str, raw: bytes) -> tuple[OpeningKey, StoredOpening]:
     """Read an opening; `rest` is its key after `openings/`. MalformedError."""
     try:
         found = fields(raw)
         key = parse_key(rest)
         if (found["door"], found["address"]) != (key.door, str(key.place)):
             raise ValueError("another key's")
-        return key, Shared(
+        return key, StoredOpening(
             whole(found["for_ms"], MAX_FOR_MS),
             whole(found["until_ms"]),
             whole(found["spare_ms"]),
@@ -129,13 +129,13 @@ def parse(rest: str, raw: bytes) -> tuple[Key, Shared]:
         raise MalformedError(f"fleet: an opening that is none ({error})") from None
 
 
-def parse_key(rest: str) -> Key:
+def parse_key(rest: str) -> OpeningKey:
     """Read DOOR/PLACE. ValueError."""
     door, _, where = rest.partition("/")
-    return Key(name(door), place(where))
+    return OpeningKey(name(door), place(where))
 
 
-def left_ms(found: Shared, wall_ms: int, oldest_ms: int | None, lease_ms: int | None = None) -> int:
+def left_ms(found: StoredOpening, wall_ms: int, oldest_ms: int | None, lease_ms: int | None = None) -> int:
     """Say for how long an opening has still to stand here.
 
     `oldest_ms`: it was written at most so long ago, as etcd's revisions prove (None: nobody knows). Where the wall

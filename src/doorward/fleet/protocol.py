@@ -10,7 +10,7 @@ from collections.abc import Callable
 from typing import Any, NamedTuple, TypeVar
 
 from doorward.errors import MalformedError
-from doorward.fleet.etcd_records import Key, fit, name, place, text, whole
+from doorward.fleet.etcd_records import OpeningKey, fit, name, place, text, whole
 
 MOST_AT_ONCE = 100  # openings a message
 MESSAGE_BYTES = 1 << 17
@@ -20,7 +20,7 @@ LONGEST_WORDS = 2000
 class Item(NamedTuple):
     """An opening: what is open to whom, until when, by whom; and for how long it was opened."""
 
-    key: Key
+    key: OpeningKey
     until_ms: int
     by: str
     for_ms: int
@@ -30,7 +30,7 @@ class Standing(NamedTuple):
     """To the process, first: what stands here; and what was closed by hand while there was no process to tell."""
 
     openings: list[Item]
-    closed: list[Key]
+    closed: list[OpeningKey]
     is_last: bool
 
 
@@ -43,7 +43,7 @@ class Opened(NamedTuple):
 class Closed(NamedTuple):
     """To the process: these were closed here, by hand. To the daemon: close these."""
 
-    keys: list[Key]
+    keys: list[OpeningKey]
 
 
 class Claim(NamedTuple):
@@ -112,13 +112,13 @@ def portions(rows: list[T]) -> list[list[T]]:
     return [rows[at : at + MOST_AT_ONCE] for at in range(0, len(rows), MOST_AT_ONCE)]
 
 
-def item(key: Key, until_ms: int, by: str, for_ms: int) -> Item:
+def item(key: OpeningKey, until_ms: int, by: str, for_ms: int) -> Item:
     """Make an opening that can be told."""
     return Item(key, until_ms, fit(by), for_ms)
 
 
 def _plain(value: Any) -> Any:
-    if isinstance(value, Key):
+    if isinstance(value, OpeningKey):
         return [value.door, str(value.place)]
     if isinstance(value, Item):
         return [*_plain(value.key), value.until_ms, value.by, value.for_ms]
@@ -130,9 +130,9 @@ def _item(row: Any) -> Item:
     return Item(_key((door, where)), whole(until_ms), text(by), whole(for_ms))
 
 
-def _key(row: Any) -> Key:
+def _key(row: Any) -> OpeningKey:
     door, where = row
-    return Key(name(door), place(where))
+    return OpeningKey(name(door), place(where))
 
 
 def _list(read: Callable[[Any], M], rows: Any) -> list[M]:

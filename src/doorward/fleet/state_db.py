@@ -10,8 +10,8 @@ from collections.abc import Iterable
 from pathlib import Path
 
 from doorward.errors import HostError
-from doorward.fleet.etcd_records import Key, parse_key
-from doorward.fleet.state import Known
+from doorward.fleet.etcd_records import OpeningKey, parse_key
+from doorward.fleet.state import OpeningState
 
 _SCHEMA = """
 CREATE TABLE IF NOT EXISTS known (
@@ -20,7 +20,7 @@ CREATE TABLE IF NOT EXISTS counted (what TEXT PRIMARY KEY, count INTEGER NOT NUL
 """
 
 
-class Remembered:
+class FleetStateFile:
     """The file; times in it are wall time. One that cannot be used is begun anew: etcd and the ledger have the rest.
 
     HostError: none can be had there.
@@ -33,17 +33,17 @@ class Remembered:
         except sqlite3.Error:
             self._db = _begun_anew(path)
 
-    def read(self, offset_ms: int) -> dict[Key, Known]:
+    def read(self, offset_ms: int) -> dict[OpeningKey, OpeningState]:
         """Give what was known, with `offset_ms` to take from wall time; rows that make no sense are passed over."""
-        found: dict[Key, Known] = {}
+        found: dict[OpeningKey, OpeningState] = {}
         for key, until_ms, revision, closing in self._db.execute("SELECT key, until, revision, closing FROM known"):
             try:
-                found[parse_key(key)] = Known(int(until_ms) - offset_ms, "", int(revision), is_closing=bool(closing))
+                found[parse_key(key)] = OpeningState(int(until_ms) - offset_ms, "", int(revision), is_closing=bool(closing))
             except (ValueError, TypeError):
                 continue
         return found
 
-    def write(self, changed: Iterable[tuple[Key, Known | None]], offset_ms: int) -> None:
+    def write(self, changed: Iterable[tuple[OpeningKey, OpeningState | None]], offset_ms: int) -> None:
         """Note what changed. What etcd never had is not noted: the ledger has it."""
         try:
             with self._db:

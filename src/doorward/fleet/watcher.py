@@ -10,9 +10,9 @@ from typing import NamedTuple
 
 from doorward.errors import DoorwardError
 from doorward.fleet import etcd_codec
-from doorward.fleet.etcd import Access, AwayError, CompactedError, Etcd, Watch, now_ms
-from doorward.fleet.etcd_codec import Change, Entry
-from doorward.fleet.etcd_records import Tree
+from doorward.fleet.etcd import EtcdAccess, EtcdUnavailableError, CompactedError, Etcd, EtcdWatch, now_ms
+from doorward.fleet.etcd_codec import KeyChange, KeyValue
+from doorward.fleet.etcd_records import KeySpace
 
 BEAT_S = 1.0
 PRESENT_S = 5  # a gate that gives no sign of life for so long is away
@@ -23,45 +23,45 @@ _PAUSES_S = (0.05, 0.2, 0.5, 1.0)
 class Snapshot(NamedTuple):
     """All openings at a revision, and how many milliseconds each lease has left."""
 
-    entries: list[Entry]
+    entries: list[KeyValue]
     revision: int
     leases_ms: dict[int, int]
 
 
-class Changes(NamedTuple):
+class KeyChanges(NamedTuple):
     """What changed, in order."""
 
-    changes: list[Change]
+    changes: list[KeyChange]
 
 
-class Beat(NamedTuple):
+class Heartbeat(NamedTuple):
     """The fleet was in touch: asked at this time, etcd was at this revision or a later one."""
 
     asked_ms: int
     revision: int
 
 
-class Silent(NamedTuple):
+class Unreachable(NamedTuple):
     """It was not."""
 
     why: str
 
 
-class Other(NamedTuple):
+class DuplicateName(NamedTuple):
     """Another gate uses the same name."""
 
 
 class Watcher(threading.Thread):
     """Reads all, then follows; after a break it goes on from what it had, or reads all where etcd forgot that."""
 
-    def __init__(self, access: Access, tree: Tree, inbox: Callable[[object], None]) -> None:
+    def __init__(self, access: EtcdAccess, tree: KeySpace, inbox: Callable[[object], None]) -> None:
         super().__init__(daemon=True)
         self._etcd, self._tree, self._inbox = Etcd(access), tree, inbox
         self._ranges = [
             (prefix, etcd_codec.after(prefix)) for prefix in (tree.under("openings", ""), tree.under("asks", ""))
         ]
         self._next: dict[int, int] = {}  # of each range: the revision to go on from
-        self._watch: Watch | None = None
+        self._watch: EtcdWatch | None = None
         self._hurry = threading.Event()
 
     @property
@@ -92,8 +92,8 @@ class Watcher(threading.Thread):
             except CompactedError:
                 self._next = {}
             except DoorwardError as error:
-                if not isinstance(error, AwayError):
-                    self._inbox(Silent(str(error)))
+                if not isinstance(error, EtcdUnavailableError):
+                    self._inbox(Unreachable(str(error)))
                 self._etcd.move_on()
             tries = 0 if self._has_followed else tries + 1
             self._hurry.wait(_PAUSES_S[min(tries, len(_PAUSES_S) - 1)])
@@ -113,18 +113,18 @@ class Watcher(threading.Thread):
                     told = watch.read()
                     self._has_followed = True
                     if told.changes:
-                        self._inbox(Changes(told.changes))
+                        self._inbox(KeyChanges(told.changes))
                         # Each range by itself: one may be further than another when the connection breaks.
                         self._next[told.watch] = max(change.entry.revision for change in told.changes) + 1
             finally:
                 self._watch = None
 
 
-class Pulse(threading.Thread):
+class HeartbeatThread(threading.Thread):
     """Says that this gate is up, and learns that etcd answers, by the endpoint that the watcher follows."""
 
     def __init__(
-        self, access: Access, tree: Tree, gate: str, watcher: Watcher, inbox: Callable[[object], None]
+        self, access: EtcdAccess, tree: KeySpace, gate: str, watcher: Watcher, inbox: Callable[[object], None]
     ) -> None:
         super().__init__(daemon=True)
         self._etcd, self._watcher, self._inbox = Etcd(access), watcher, inbox
@@ -143,12 +143,12 @@ class Pulse(threading.Thread):
                 self._inbox(self._beat())
                 self._watcher.hurry()
             except DoorwardError as error:
-                self._inbox(Silent(str(error)))
+                self._inbox(Unreachable(str(error)))
             if self._etcd.endpoint != followed:
                 self._watcher.leave(followed)
             time.sleep(max(0.0, began_s + BEAT_S - time.monotonic()))
 
-    def _beat(self) -> Beat:
+    def _beat(self) -> Heartbeat:
         asked_ms = now_ms()
         if not (self._lease and self._etcd.keep_alive(self._lease)):
             self._lease = self._etcd.grant(PRESENT_S)
@@ -160,5 +160,5 @@ class Pulse(threading.Thread):
         if not found.entries:
             self._lease = 0
         elif found.entries[0].value != self._token:
-            self._inbox(Other())
-        return Beat(asked_ms, found.revision)
+            self._inbox(DuplicateName())
+        return Heartbeat(asked_ms, found.revision)

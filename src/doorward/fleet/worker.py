@@ -18,13 +18,13 @@ from typing import Any, ClassVar, NamedTuple
 
 from doorward.errors import MalformedError
 from doorward.fleet import protocol
-from doorward.fleet.etcd import Access, now_ms
-from doorward.fleet.etcd_codec import Entry
-from doorward.fleet.etcd_records import Key, Tree, fit, parse_key
-from doorward.fleet.state import Close, Effect, Open, Openings
-from doorward.fleet.state_db import Remembered
-from doorward.fleet.watcher import Beat, Changes, Other, Pulse, Silent, Snapshot, Watcher
-from doorward.fleet.writer import Answering, Differs, Erase, Failed, Note, Publish, Taken, Writer, found_in, record
+from doorward.fleet.etcd import EtcdAccess, now_ms
+from doorward.fleet.etcd_codec import KeyValue
+from doorward.fleet.etcd_records import OpeningKey, KeySpace, fit, parse_key
+from doorward.fleet.state import CloseHere, Effect, OpenHere, SharedOpeningTable
+from doorward.fleet.state_db import FleetStateFile
+from doorward.fleet.watcher import Heartbeat, KeyChanges, DuplicateName, HeartbeatThread, Unreachable, Snapshot, Watcher
+from doorward.fleet.writer import Answering, Conflict, DeleteKey, WriteFailed, LogEntry, Publish, Written, EtcdWriter, found_in, record
 
 FILE = "fleet.sqlite"  # in the state folder
 LOG_SLOTS = 10_000  # records of each gate that the fleet keeps
@@ -33,36 +33,36 @@ _PROOFS = 120
 _MOST_NOTES = 1000  # that wait to be kept; beyond it they stand in the gate's own ledger only
 
 
-class Settings(NamedTuple):
+class WorkerSettings(NamedTuple):
     """What the process works with. `folder` is the daemon's state folder."""
 
     fleet: str
     gate: str
-    access: Access
-    claims: Access
+    access: EtcdAccess
+    claims: EtcdAccess
     window_ms: int
     folder: Path
 
 
-class Heard(NamedTuple):
+class FromDaemon(NamedTuple):
     """The daemon said this."""
 
     message: protocol.Message
 
 
-class Process:
+class FleetWorker:
     """All of it; `run` ends with the daemon."""
 
-    def __init__(self, settings: Settings, daemon: socket.socket) -> None:
+    def __init__(self, settings: WorkerSettings, daemon: socket.socket) -> None:
         self._settings, self._daemon = settings, daemon
-        self._tree = Tree(settings.fleet)
+        self._tree = KeySpace(settings.fleet)
         self._inbox: queue.SimpleQueue[object] = queue.SimpleQueue()
-        self._openings = Openings(settings.gate)
-        self._remembered = Remembered(settings.folder / FILE)
-        self._busy: set[Key] = set()  # a writer is at work on it
-        self._proofs: deque[Beat] = deque(maxlen=_PROOFS)
+        self._openings = SharedOpeningTable(settings.gate)
+        self._remembered = FleetStateFile(settings.folder / FILE)
+        self._busy: set[OpeningKey] = set()  # a writer is at work on it
+        self._proofs: deque[Heartbeat] = deque(maxlen=_PROOFS)
         self._standing: list[protocol.Item] = []
-        self._closed: list[Key] = []
+        self._closed: list[OpeningKey] = []
         self._is_silent, self._was_told = False, False
         self._revision, self._slot, self._notes = 0, 0, 0
         self._troubles: dict[type, str] = {}  # of each kind of task: why the last one failed
@@ -70,10 +70,10 @@ class Process:
         self._state: protocol.State | None = None
         put = self._inbox.put
         self._watcher = Watcher(settings.access, self._tree, put)
-        self._pulse = Pulse(settings.access, self._tree, settings.gate, self._watcher, put)
+        self._pulse = HeartbeatThread(settings.access, self._tree, settings.gate, self._watcher, put)
         made = [(settings.access, _WRITERS), (settings.claims, _CLAIMERS), (settings.access, 1)]
         writers = [
-            Writer(access, self._tree, settings.gate, settings.window_ms, self._watcher, put)
+            EtcdWriter(access, self._tree, settings.gate, settings.window_ms, self._watcher, put)
             for access, count in made
             for _ in range(count)
         ]
@@ -90,13 +90,13 @@ class Process:
             for each in found if isinstance(found, list) else [found]:
                 self._HANDLERS[type(each)](self, each)
             self._remember()
-            if isinstance(found, Beat | Silent | Snapshot):
+            if isinstance(found, Heartbeat | Unreachable | Snapshot):
                 self._tell_state()
 
     def _listen(self) -> None:
         while raw := _received(self._daemon):
             try:
-                self._inbox.put(Heard(protocol.parse(raw)))
+                self._inbox.put(FromDaemon(protocol.parse(raw)))
             except MalformedError:
                 break
         os._exit(0)  # the daemon is gone, or speaks nonsense: it starts another
@@ -110,7 +110,7 @@ class Process:
         except OSError:
             os._exit(0)
 
-    def _hear(self, heard: Heard) -> None:
+    def _hear(self, heard: FromDaemon) -> None:
         message = heard.message
         if isinstance(message, protocol.Standing):
             self._begin(message)
@@ -149,23 +149,23 @@ class Process:
             self._slot = self._remembered.count(100)
         fields = {**message._asdict(), "at_ms": time.time_ns() // 1_000_000, "gate": self._settings.gate}
         self._notes += 1
-        self._office.tasks.put(Note(self._slot % LOG_SLOTS, record(**fields)))
+        self._office.tasks.put(LogEntry(self._slot % LOG_SLOTS, record(**fields)))
         self._slot += 1
 
-    def _noted(self, _: Note) -> None:
+    def _noted(self, _: LogEntry) -> None:
         self._notes -= 1
-        self._troubles.pop(Note, None)
+        self._troubles.pop(LogEntry, None)
 
     def _take(self, effects: Iterable[Effect]) -> None:
         """Have done what is to be done; what is known first, so that whatever is killed knows it again."""
         effects = list(effects)
         self._remember()
         opened: list[protocol.Item] = []
-        closed: list[Key] = []
+        closed: list[OpeningKey] = []
         for effect in effects:
-            if isinstance(effect, Open):
+            if isinstance(effect, OpenHere):
                 opened.append(protocol.item(effect.key, now_ms() + effect.left_ms, effect.by, effect.for_ms))
-            elif isinstance(effect, Close):
+            elif isinstance(effect, CloseHere):
                 closed.append(effect.key)
             else:
                 self._dispatch(effect.key)
@@ -174,21 +174,21 @@ class Process:
         for items in protocol.portions(opened):
             self._send(protocol.Opened(items))
 
-    def _dispatch(self, key: Key) -> None:
+    def _dispatch(self, key: OpeningKey) -> None:
         """Have a writer tell etcd of a key, one task at a time; while etcd is silent it stays owed."""
         known = self._openings.get(key)
         if known is None or key in self._busy or self._is_silent or not self._openings.owes(key, now_ms()):
             return
         self._busy.add(key)
-        erase = Erase(key, known.revision)
+        erase = DeleteKey(key, known.revision)
         task = erase if known.is_closing else Publish(key, known.revision, known.until_ms, known.by)
         self._writers[hash(key) % _WRITERS].tasks.put(task)
 
-    def _done(self, key: Key) -> None:
+    def _done(self, key: OpeningKey) -> None:
         self._busy.discard(key)
         self._dispatch(key)  # what came meanwhile
 
-    def _taken(self, taken: Taken) -> None:
+    def _taken(self, taken: Written) -> None:
         task = taken.task
         self._troubles.pop(type(task), None)
         if isinstance(task, Publish):
@@ -197,21 +197,21 @@ class Process:
             self._openings.was_closed(task.key)
         self._done(task.key)
 
-    def _differs(self, differs: Differs) -> None:
+    def _differs(self, differs: Conflict) -> None:
         self._take(self._openings.differs(differs.task.key, differs.found, differs.revision, now_ms()))
         self._done(differs.task.key)
 
-    def _failed(self, failed: Failed) -> None:
-        if isinstance(failed.task, Publish | Erase):
+    def _failed(self, failed: WriteFailed) -> None:
+        if isinstance(failed.task, Publish | DeleteKey):
             self._busy.discard(failed.task.key)  # tried again at the next beat
-        elif isinstance(failed.task, Note):
+        elif isinstance(failed.task, LogEntry):
             self._notes -= 1
         kind = type(failed.task)
         if failed.why and failed.why != self._troubles.get(kind):
             self._troubles[kind] = failed.why
             self._say("error", failed.why)
 
-    def _beat(self, beat: Beat) -> None:
+    def _beat(self, beat: Heartbeat) -> None:
         self._proofs.append(beat)
         if self._is_silent or not self._was_told:
             self._say("info", f"in touch with the fleet {self._settings.fleet}")
@@ -221,12 +221,12 @@ class Process:
         for key in [effect.key for effect in self._openings.owed(now_ms())]:
             self._dispatch(key)
 
-    def _silent(self, silent: Silent) -> None:
+    def _silent(self, silent: Unreachable) -> None:
         if not self._is_silent:
             self._say("warning", f"{silent.why.partition('; ')[0]}; this gate works alone meanwhile")
         self._is_silent = self._was_told = True
 
-    def _other(self, _: Other) -> None:
+    def _other(self, _: DuplicateName) -> None:
         if not self._is_doubled:  # once: it is found at every beat
             self._say("error", f"another gate calls itself {self._settings.gate}; give each gate a name of its own")
         self._is_doubled = True
@@ -240,7 +240,7 @@ class Process:
             found += [each] if each else []
         self._take(self._openings.snapshot(found, snapshot.revision, now_ms()))
 
-    def _changes(self, changes: Changes) -> None:
+    def _changes(self, changes: KeyChanges) -> None:
         effects: list[Effect] = []
         now = now_ms()
         for entry, is_put in changes.changes:
@@ -252,7 +252,7 @@ class Process:
                 self._office.tasks.put(Answering(rest, entry.lease, self._described()))
         self._take(effects)
 
-    def _changed(self, entry: Entry, is_put: bool, now: int) -> list[Effect]:
+    def _changed(self, entry: KeyValue, is_put: bool, now: int) -> list[Effect]:
         key = self._key(entry.key)
         if key is None:
             return []
@@ -261,7 +261,7 @@ class Process:
         found = found_in(key, entry, self._oldest_ms(entry.revision))
         return self._openings.put(found, now) if found else []
 
-    def _key(self, key: str) -> Key | None:
+    def _key(self, key: str) -> OpeningKey | None:
         """Read a key of openings; what makes no sense is nobody's opening."""
         try:
             return parse_key(key.removeprefix(self._tree.under("openings", "")))
@@ -298,18 +298,18 @@ class Process:
             self._state = state
             self._send(state)
 
-    _HANDLERS: ClassVar[dict[type, Callable[[Process, Any], None]]] = {
-        Heard: _hear,
+    _HANDLERS: ClassVar[dict[type, Callable[[FleetWorker, Any], None]]] = {
+        FromDaemon: _hear,
         protocol.Claimed: _send,
-        Taken: _taken,
-        Differs: _differs,
-        Failed: _failed,
-        Beat: _beat,
-        Silent: _silent,
-        Other: _other,
+        Written: _taken,
+        Conflict: _differs,
+        WriteFailed: _failed,
+        Heartbeat: _beat,
+        Unreachable: _silent,
+        DuplicateName: _other,
         Snapshot: _snapshot,
-        Changes: _changes,
-        Note: _noted,
+        KeyChanges: _changes,
+        LogEntry: _noted,
     }
 
 

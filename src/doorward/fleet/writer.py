@@ -16,10 +16,10 @@ from typing import Any, NamedTuple, TypeVar
 
 from doorward.errors import DoorwardError, MalformedError
 from doorward.fleet import etcd_codec, etcd_records
-from doorward.fleet.etcd import Access, AwayError, Etcd, RefusedError, now_ms
-from doorward.fleet.etcd_records import SPARE_S, Key, Shared, Tree, fit
+from doorward.fleet.etcd import EtcdAccess, EtcdUnavailableError, Etcd, EtcdRefusedError, now_ms
+from doorward.fleet.etcd_records import SPARE_S, OpeningKey, StoredOpening, KeySpace, fit
 from doorward.fleet.protocol import LONGEST_WORDS, Claim, Claimed
-from doorward.fleet.state import Found
+from doorward.fleet.state import ConflictFound
 from doorward.fleet.watcher import Watcher
 
 _ROUND_S = 5  # openings that end so close together share a lease: half the writes, and fewer leases
@@ -31,20 +31,20 @@ T = TypeVar("T")
 class Publish(NamedTuple):
     """Tell of an opening: its key was last known at `revision`."""
 
-    key: Key
+    key: OpeningKey
     revision: int
     until_ms: int
     by: str
 
 
-class Erase(NamedTuple):
+class DeleteKey(NamedTuple):
     """Tell that it was closed."""
 
-    key: Key
+    key: OpeningKey
     revision: int
 
 
-class Note(NamedTuple):
+class LogEntry(NamedTuple):
     """Keep a record, in its slot."""
 
     slot: int
@@ -59,33 +59,33 @@ class Answering(NamedTuple):
     answer: dict[str, object]
 
 
-class Taken(NamedTuple):
+class Written(NamedTuple):
     """It was taken: etcd has the key at this revision, or (0) has it no more."""
 
-    task: Publish | Erase
+    task: Publish | DeleteKey
     revision: int
 
 
-class Differs(NamedTuple):
+class Conflict(NamedTuple):
     """It was not taken, since the key is so: written at this revision (0: not there); None where it makes no sense."""
 
-    task: Publish | Erase
-    found: Found | None
+    task: Publish | DeleteKey
+    found: ConflictFound | None
     revision: int
 
 
-class Failed(NamedTuple):
+class WriteFailed(NamedTuple):
     """It was not done. `why`: what there is to be told; nothing where etcd gave no answer, which the pulse tells."""
 
     task: Any
     why: str
 
 
-class Writer(threading.Thread):
+class EtcdWriter(threading.Thread):
     """One thread with a connection of its own. `inbox` takes what comes of each task."""
 
     def __init__(
-        self, access: Access, tree: Tree, gate: str, window_ms: int, watcher: Watcher, inbox: Callable[[object], None]
+        self, access: EtcdAccess, tree: KeySpace, gate: str, window_ms: int, watcher: Watcher, inbox: Callable[[object], None]
     ) -> None:
         super().__init__(daemon=True)
         self._watcher = watcher
@@ -121,16 +121,16 @@ class Writer(threading.Thread):
         except DoorwardError as error:
             if isinstance(task, Claim):
                 return Claimed(task.number, None, fit(str(error), LONGEST_WORDS))
-            return Failed(task, "" if isinstance(error, AwayError) else str(error))
+            return WriteFailed(task, "" if isinstance(error, EtcdUnavailableError) else str(error))
 
     def _do(self, task: object) -> object:
         if isinstance(task, Publish):
             return self._again(lambda: self._publish(task))
-        if isinstance(task, Erase):
+        if isinstance(task, DeleteKey):
             return self._erase(task)
         if isinstance(task, Claim):
             return self._again(lambda: self._claim(task))
-        if isinstance(task, Note):
+        if isinstance(task, LogEntry):
             return self._again(lambda: self._note(task))
         if isinstance(task, Answering):
             self._etcd.put(self._tree.under("answers", task.ask, self._gate), record(**task.answer), task.lease)
@@ -140,7 +140,7 @@ class Writer(threading.Thread):
         """Once more with new leases, where etcd lost those that are known (it was restored from a backup)."""
         try:
             return call()
-        except RefusedError as error:
+        except EtcdRefusedError as error:
             if _LOST not in str(error):
                 raise
             self._leases.clear()
@@ -148,7 +148,7 @@ class Writer(threading.Thread):
 
     def _publish(self, task: Publish) -> object:
         if task.until_ms <= now_ms():
-            return Failed(task, "")  # it is over
+            return WriteFailed(task, "")  # it is over
         return self._outcome(task, [self._put(task)], self._tree.opening(task.key))
 
     def _publish_all(self, tasks: list[Publish]) -> list[object]:
@@ -157,7 +157,7 @@ class Writer(threading.Thread):
             return []
         conditions = [(self._tree.opening(task.key), task.revision) for task in tasks]
         done = self._etcd.txn(conditions, [self._put(task) for task in tasks])
-        return [Taken(task, done.revision) for task in tasks] if done.succeeded else []
+        return [Written(task, done.revision) for task in tasks] if done.succeeded else []
 
     def _put(self, task: Publish) -> etcd_codec.Message:
         left_ms = task.until_ms - now_ms()
@@ -165,20 +165,20 @@ class Writer(threading.Thread):
         left_ms = max(1, task.until_ms - now_ms())
         until_ms = time.time_ns() // 1_000_000 + left_ms
         spare_ms = max(0, ends_ms - task.until_ms)
-        shared = Shared(left_ms, until_ms, spare_ms, fit(task.by), self._gate)
+        shared = StoredOpening(left_ms, until_ms, spare_ms, fit(task.by), self._gate)
         return etcd_codec.to_put(self._tree.opening(task.key), etcd_records.pack(shared, task.key), lease)
 
-    def _erase(self, task: Erase) -> object:
+    def _erase(self, task: DeleteKey) -> object:
         key = self._tree.opening(task.key)
         return self._outcome(task, [etcd_codec.to_delete(key)], key)
 
-    def _outcome(self, task: Publish | Erase, then: list[etcd_codec.Message], key: str) -> object:
+    def _outcome(self, task: Publish | DeleteKey, then: list[etcd_codec.Message], key: str) -> object:
         done = self._etcd.txn([(key, task.revision)], then, key)
         if done.succeeded:
-            return Taken(task, done.revision if isinstance(task, Publish) else 0)
+            return Written(task, done.revision if isinstance(task, Publish) else 0)
         if done.found is None:
-            return Differs(task, None, 0)
-        return Differs(task, found_in(task.key, done.found, None), done.found.revision)
+            return Conflict(task, None, 0)
+        return Conflict(task, found_in(task.key, done.found, None), done.found.revision)
 
     def _claim(self, task: Claim) -> Claimed:
         # Both clocks may be off by the window, so a packet may be fresh somewhere for twice as long; and some more.
@@ -198,7 +198,7 @@ class Writer(threading.Thread):
         # An answer that was lost, and the claim made again at another endpoint: it is this gate's all the same.
         return done.succeeded or (done.found is not None and done.found.value == mine)
 
-    def _note(self, task: Note) -> Note:
+    def _note(self, task: LogEntry) -> LogEntry:
         lease, _ = self._lease("log", now_ms() + LOG_KEPT_S * 1000, 86_400)
         self._etcd.put(self._tree.under("log", self._gate, f"{task.slot:06}"), task.record, lease)
         return task
@@ -222,14 +222,14 @@ _MAX_LEASES = 1000
 LOG_KEPT_S = 7 * 86_400
 
 
-def found_in(key: Key, entry: etcd_codec.Entry, oldest_ms: int | None, lease_ms: int | None = None) -> Found | None:
+def found_in(key: OpeningKey, entry: etcd_codec.KeyValue, oldest_ms: int | None, lease_ms: int | None = None) -> ConflictFound | None:
     """Read an opening of etcd's; None where it makes no sense."""
     try:
         read, shared = etcd_records.parse(str(key), entry.value)
     except MalformedError:
         return None
     left_ms = etcd_records.left_ms(shared, time.time_ns() // 1_000_000, oldest_ms, lease_ms)
-    return Found(read, entry.revision, shared.gate, shared.by, left_ms, shared.for_ms)
+    return ConflictFound(read, entry.revision, shared.gate, shared.by, left_ms, shared.for_ms)
 
 
 def record(**fields: object) -> bytes:

@@ -12,7 +12,7 @@ from collections.abc import Callable, Sequence
 from typing import NamedTuple
 
 from doorward.importer import firewall_languages as languages
-from doorward.importer.firewall_ports import PROTOCOLS, NotUnderstoodError, Rule, Service, is_source, ports_of, rule_of
+from doorward.importer.firewall_ports import PROTOCOLS, NotUnderstoodError, ParsedRule, Service, is_source, ports_of, rule_of
 
 _SEPARATORS = {";", "&&"}
 _SHELL = re.compile(r"[|<>()&;]+")
@@ -22,7 +22,7 @@ _RELOADS = ("--reload", "reload")
 class Recognised(NamedTuple):
     """What a command does: `rule` where it is understood, else `why` not."""
 
-    rule: Rule | None
+    rule: ParsedRule | None
     why: str = ""
 
 
@@ -39,7 +39,7 @@ def recognise(command: str, service: Service) -> Recognised:
     return Recognised(_union(rules))
 
 
-def undoes(command: str, opening: Rule, service: Service) -> bool:
+def undoes(command: str, opening: ParsedRule, service: Service) -> bool:
     """Tell whether a command takes back what `opening` did: the same ports, or an nft rule found by its handle."""
     rule = recognise(command, service).rule
     if rule is not None:
@@ -66,7 +66,7 @@ def _simple_commands(command: str) -> list[list[str]]:
     return [words for words in commands if words]
 
 
-def _rule(words: list[str], service: Service) -> Rule | None:
+def _rule(words: list[str], service: Service) -> ParsedRule | None:
     """Understand one simple command; None where it changes nothing by itself."""
     if words[0].rpartition("/")[2] == "sudo":
         words = words[1:]
@@ -80,11 +80,11 @@ def _rule(words: list[str], service: Service) -> Rule | None:
     return understand(tool, words[1:], service)
 
 
-def _union(rules: Sequence[Rule]) -> Rule:
+def _union(rules: Sequence[ParsedRule]) -> ParsedRule:
     ports = tuple(dict.fromkeys(port for rule in rules for port in rule.ports))
     remarks = tuple(dict.fromkeys(remark for rule in rules for remark in rule.remarks))
     times = [rule.for_s for rule in rules if rule.for_s is not None]
-    return Rule(rules[0].opens, rules[0].tool, ports, max(times, default=None), remarks)
+    return ParsedRule(rules[0].opens, rules[0].tool, ports, max(times, default=None), remarks)
 
 
 # iptables and ip6tables -----------------------------------------------------------------------------------------
@@ -119,7 +119,7 @@ _GOOD: dict[str, Callable[[str], bool]] = {
 _WITH_VALUE = {"-A", "-I", "-D", "-s", "-p", "-m", "-j", "-t", "-i", "--dport", "--state", "--comment"}
 
 
-def _iptables(_: str, words: list[str], service: Service) -> Rule:
+def _iptables(_: str, words: list[str], service: Service) -> ParsedRule:
     options = _options([part for word in words for part in _split(word)])
     for option in _GOOD:
         _check_option(option, options.get(option, []))
@@ -179,7 +179,7 @@ def _check_option(option: str, values: Sequence[str]) -> None:
 # ufw --------------------------------------------------------------------------------------------------------------
 
 
-def _ufw(tool: str, words: list[str], service: Service) -> Rule:
+def _ufw(tool: str, words: list[str], service: Service) -> ParsedRule:
     rest = [word for word in words if word != "--force"]
     opens = rest[:1] != ["delete"]
     if not opens or rest[:1] == ["prepend"]:
@@ -208,7 +208,7 @@ def _pairs(words: list[str]) -> dict[str, str]:
     return dict(zip(words[::2], words[1::2], strict=True))
 
 
-_TOOLS: dict[str, Callable[[str, list[str], Service], Rule]] = {
+_TOOLS: dict[str, Callable[[str, list[str], Service], ParsedRule]] = {
     "iptables": _iptables,
     "ip6tables": _iptables,
     "ufw": _ufw,

@@ -5,7 +5,7 @@ from __future__ import annotations
 import re
 import shlex
 
-from doorward.importer.firewall_ports import NotUnderstoodError, Rule, Service, is_source, ports_of, rule_of
+from doorward.importer.firewall_ports import NotUnderstoodError, ParsedRule, Service, is_source, ports_of, rule_of
 from doorward.model import Port
 
 _RICH = re.compile(r"--(add|remove)-rich-rule(?:=(.*))?", re.DOTALL)
@@ -18,7 +18,7 @@ _NFT = re.compile(r'"[^"]*"|[{},]|[^\s{},"]+')
 _FAMILIES = {"ip", "ip6", "inet"}
 
 
-def firewalld(tool: str, words: list[str], service: Service) -> Rule:
+def firewalld(tool: str, words: list[str], service: Service) -> ParsedRule:
     """Understand `firewall-cmd --add-rich-rule=…`."""
     remarks: list[str] = []
     rich: list[tuple[str, str]] = []
@@ -66,7 +66,7 @@ def _rich_ports(text: str, service: Service) -> tuple[Port, ...]:
     raise NotUnderstoodError(f"the rich rule {text[:40]!r} is not understood")
 
 
-def nft(tool: str, words: list[str], service: Service) -> Rule:
+def nft(tool: str, words: list[str], service: Service) -> ParsedRule:
     """Understand `nft add rule …`; nft deletes rules by their handle only, which nothing here knows."""
     tokens = _NFT.findall(" ".join(words))
     if tokens[:1] not in (["add"], ["insert"]) or tokens[1:2] != ["rule"]:

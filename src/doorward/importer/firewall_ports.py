@@ -21,7 +21,7 @@ class NotUnderstoodError(ValueError):
     """A command stays as it is; the text says why."""
 
 
-class Rule(NamedTuple):
+class ParsedRule(NamedTuple):
     """A command opens (or closes) these ports for `%IP%`; `for_s` where it says itself for how long."""
 
     opens: bool
@@ -38,11 +38,11 @@ def is_source(word: str) -> bool:
 
 def rule_of(
     opens: bool, tool: str, ports: Sequence[Port], *, for_s: int | None = None, remarks: Iterable[str] = ()
-) -> Rule:
+) -> ParsedRule:
     """Make a rule whose ports a door can have."""
     if not 1 <= len(ports) <= MAX_OPENS:
         raise NotUnderstoodError(f"it opens {len(ports)} ports, and a door opens at most {MAX_OPENS}")
-    return Rule(opens, tool, tuple(ports), for_s, tuple(remarks))
+    return ParsedRule(opens, tool, tuple(ports), for_s, tuple(remarks))
 
 
 def ports_of(text: str, protocol: str | None, service: Service) -> tuple[Port, ...]:

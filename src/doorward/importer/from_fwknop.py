@@ -17,7 +17,7 @@ from doorward.importer.firewall_commands import recognise, undoes
 from doorward.importer.firewall_ports import Service
 from doorward.importer.from_knockd import SHORTEST_MS, UNTIL_CLOSED_MS, Converted
 from doorward.importer.fwknop_conf import DEFAULT_FOR_S, DEFAULT_MAX_S, NO_COMMAND, AccessConfiguration, Include, Stanza
-from doorward.importer.toml_writer import Note, comments, own_firewall, toml_list, toml_text
+from doorward.importer.toml_writer import ImportNote, comments, own_firewall, toml_list, toml_text
 from doorward.model import DEFAULT_SIGNED_PORT, NAME, Port, Protocol
 
 _HMAC = {"HMAC_KEY", "HMAC_KEY_BASE64", "%include_keys"}  # a file of keys may hold one
@@ -25,37 +25,37 @@ _GPG = {"GPG_DECRYPT_ID", "GPG_DECRYPT_PW", "GPG_ALLOW_NO_PW", "GPG_REMOTE_ID", 
 _NETWORK = {"FORCE_SNAT", "FORCE_MASQUERADE"}
 
 
-def general(includes: Sequence[Include], signed_port: Port) -> Iterator[Note]:
+def general(includes: Sequence[Include], signed_port: Port) -> Iterator[ImportNote]:
     """Say what holds for the whole file."""
     for include in includes:
-        yield Note(
+        yield ImportNote(
             None, True, f"line {include.line} includes {shown(include.path)}: import that too, and join the results"
         )
-    yield Note(
+    yield ImportNote(
         None,
         True,
         "the keys in access.conf have no use here, and are not copied: `doorward key server` makes the server's key, "
         "and the users' public SSH keys go into authorized_keys beside this file, a line each, as told at each door",
     )
-    yield Note(
+    yield ImportNote(
         None,
         True,
         f"fwknopd.conf is not read: signed knocks go to {signed_port}; if PCAP_INTF names one interface, write it as "
         "`interfaces` below [gate]",
     )
-    yield Note(
+    yield ImportNote(
         None,
         False,
         "stricter: a packet could open for any address that it named (fwknop -a); now only for the one that it comes "
         'from, unless the user\'s line says addresses="…" as well',
     )
-    yield Note(None, False, "better: the server holds public keys only, so that whoever steals its files opens nothing")
+    yield ImportNote(None, False, "better: the server holds public keys only, so that whoever steals its files opens nothing")
 
 
-def without_counterpart(name: str, stanza: Stanza, *, is_command: bool) -> Iterator[Note]:
+def without_counterpart(name: str, stanza: Stanza, *, is_command: bool) -> Iterator[ImportNote]:
     """Say of one stanza what is other than it was."""
     for check, text in (*_access(stanza, is_command=is_command), *_network(stanza), *_keys(stanza)):
-        yield Note(name, check, text)
+        yield ImportNote(name, check, text)
 
 
 def _access(stanza: Stanza, *, is_command: bool) -> Iterator[tuple[bool, str]]:
@@ -129,11 +129,11 @@ class SignedDoor:
     on_close: list[str] = field(default_factory=list)
     for_ms: int = SHORTEST_MS
     for_max_ms: int | None = None
-    notes: list[Note] = field(default_factory=list)
+    notes: list[ImportNote] = field(default_factory=list)
 
     def note(self, text: str, *, check: bool = False) -> None:
         """Keep a note about this door."""
-        self.notes.append(Note(self.name, check, text))
+        self.notes.append(ImportNote(self.name, check, text))
 
 
 def convert(configuration: AccessConfiguration, file: str, service: Service, port_name: PortName) -> Converted:
@@ -296,7 +296,7 @@ def _signed_port(opened: Sequence[Port]) -> Port:
     )
 
 
-def _write(file: str, doors: Sequence[SignedDoor], notes: Sequence[Note], signed_port: Port) -> str:
+def _write(file: str, doors: Sequence[SignedDoor], notes: Sequence[ImportNote], signed_port: Port) -> str:
     port = [f'port = "{signed_port}"'] if signed_port != DEFAULT_SIGNED_PORT else []
     tables = [line for door in doors for line in _table(door)]
     head = f"# Made from {toml_text(file)} by `doorward import`."

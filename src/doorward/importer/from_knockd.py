@@ -10,11 +10,11 @@ from collections.abc import Iterator, Sequence
 from typing import NamedTuple
 
 from doorward.config.duration import format_duration
-from doorward.config.knockd import KnockdConfiguration, KnockdDoor, Options
+from doorward.config.knockd import KnockdConfiguration, KnockdDoor, KnockdOptions
 from doorward.config.values import MAX_FOR_MS, MAX_WITHIN_MS
 from doorward.importer.firewall_commands import recognise, undoes
-from doorward.importer.firewall_ports import Rule, Service
-from doorward.importer.toml_writer import NewDoor, Note, argv, own_firewall, write
+from doorward.importer.firewall_ports import ParsedRule, Service
+from doorward.importer.toml_writer import NewDoor, ImportNote, argv, own_firewall, write
 from doorward.model import TCP_FLAGS, Protocol
 
 UNTIL_CLOSED_MS = 3_600_000  # knockd's rule stayed until somebody took it out; every knock prolongs this hour
@@ -26,7 +26,7 @@ class Converted(NamedTuple):
     """The text of a doorward.toml, and what the operator should know about it."""
 
     toml: str
-    notes: tuple[Note, ...]
+    notes: tuple[ImportNote, ...]
 
 
 def convert(configuration: KnockdConfiguration, file: str, service: Service) -> Converted:
@@ -74,7 +74,7 @@ def _converted(name: str, old: KnockdDoor, service: Service) -> NewDoor:
     return door
 
 
-def _why_not(old: KnockdDoor, rule: Rule, service: Service) -> str:
+def _why_not(old: KnockdDoor, rule: ParsedRule, service: Service) -> str:
     """Say why commands that are understood must stay all the same; empty where they need not."""
     if old.start_command_6 is not None:
         six = recognise(old.start_command_6, service).rule
@@ -86,7 +86,7 @@ def _why_not(old: KnockdDoor, rule: Rule, service: Service) -> str:
     return ""
 
 
-def _open(door: NewDoor, rule: Rule) -> None:
+def _open(door: NewDoor, rule: ParsedRule) -> None:
     door.opens = rule.ports
     for remark in rule.remarks:
         door.note(remark, check=True)
@@ -163,7 +163,7 @@ def _merged(doors: Sequence[NewDoor]) -> Iterator[NewDoor]:
             other.on_open += door.on_open
             other.on_close += door.on_close
             other.for_ms = max(other.for_ms, door.for_ms)
-            other.notes += [Note(other.name, note.check, note.text) for note in door.notes]
+            other.notes += [ImportNote(other.name, note.check, note.text) for note in door.notes]
             other.note(f"does what {door.name} did as well, since both had one sequence", check=True)
     yield from first.values()
 
@@ -191,14 +191,14 @@ def _refused_ports(doors: Sequence[NewDoor]) -> None:
             door.note(what, check=True)
 
 
-def _general(options: Options, doors: Sequence[NewDoor]) -> Iterator[Note]:
+def _general(options: KnockdOptions, doors: Sequence[NewDoor]) -> Iterator[ImportNote]:
     yield from own_firewall(port for door in doors for port in door.opens)
-    yield Note(None, False, "better: any wrong port starts a knock anew, so that a port scan opens nothing")
+    yield ImportNote(None, False, "better: any wrong port starts a knock anew, so that a port scan opens nothing")
     if options.interface is None:
-        yield Note(None, True, "no Interface was named: all but lo are watched; did knockd run with -i?")
+        yield ImportNote(None, True, "no Interface was named: all but lo are watched; did knockd run with -i?")
     elif ":" in options.interface:
-        yield Note(None, True, f"{options.interface} was one address of an interface; now all of its addresses count")
+        yield ImportNote(None, True, f"{options.interface} was one address of an interface; now all of its addresses count")
     if options.log_file or options.use_syslog:
-        yield Note(
+        yield ImportNote(
             None, True, "`doorward log` is the record; filters that read knockd's lines need doorward's `knockd`"
         )

@@ -18,7 +18,7 @@ from typing import Any, NamedTuple
 
 from doorward.config.diagnostics import nearest, shown
 from doorward.config.values import MAX_OPENS
-from doorward.errors import ConfigError, Fault
+from doorward.errors import ConfigError, ConfigFault
 from doorward.model import Port, Protocol
 
 MAX_SECONDS = (1 << 31) - 1
@@ -33,7 +33,7 @@ _NAT = re.compile(r"([0-9.]{7,15})\s+([0-9]{1,5})" + _REMARK, re.ASCII | re.DOTA
 _YES_OR_NO = {"y": True, "yes": True, "n": False, "no": False}
 
 
-class Place(NamedTuple):
+class SourceAddress(NamedTuple):
     """An address and a port behind this host."""
 
     address: str
@@ -131,13 +131,13 @@ def expiry_epoch(text: str) -> str | None:
         raise ValueError(f"{shown(text)} is no time; write seconds since 1970, like 1900000000") from None
 
 
-def translation(text: str) -> Place:
+def translation(text: str) -> SourceAddress:
     """Read the address and the port that connections are sent on to."""
     match = _NAT.fullmatch(text)
     try:
         if match is None or not 1 <= int(match[2]) <= 65535:
             raise ValueError
-        return Place(str(IPv4Network(match[1]).network_address), int(match[2]))
+        return SourceAddress(str(IPv4Network(match[1]).network_address), int(match[2]))
     except ValueError:
         raise ValueError(f"{shown(text)} is no address and port; write both, like 192.0.2.7 22") from None
 
@@ -175,7 +175,7 @@ class Stanza(NamedTuple):
     username: str | None = None
     source_required: bool = False
     runs_commands: bool = False
-    translation: Place | None = None
+    translation: SourceAddress | None = None
     expires: str | None = None  # as authorized_keys writes a time
     signers: tuple[str, ...] = ()
     flags: frozenset[str] = frozenset()  # the words of FLAGS that say yes
@@ -202,7 +202,7 @@ class AccessConfiguration(NamedTuple):
     includes: tuple[Include, ...]
 
 
-class Setting(NamedTuple):
+class AccessSetting(NamedTuple):
     """Which field a word fills, and how its value is read."""
 
     field: str
@@ -211,24 +211,24 @@ class Setting(NamedTuple):
 
 SOURCE = "SOURCE"
 SETTINGS = {
-    SOURCE: Setting("sources", places),
-    "OPEN_PORTS": Setting("open_ports", ports),
-    "RESTRICT_PORTS": Setting("restrict_ports", ports),
-    "DESTINATION": Setting("destinations", places),
-    "FW_ACCESS_TIMEOUT": Setting("for_s", seconds),
-    "MAX_FW_TIMEOUT": Setting("max_s", seconds),
-    "CMD_CYCLE_OPEN": Setting("cycle_open", word),
-    "CMD_CYCLE_CLOSE": Setting("cycle_close", word),
-    "CMD_CYCLE_TIMER": Setting("cycle_s", seconds),
-    "REQUIRE_USERNAME": Setting("username", word),
-    "REQUIRE_SOURCE_ADDRESS": Setting("source_required", yes),
-    "REQUIRE_SOURCE": Setting("source_required", yes),
-    "ENABLE_CMD_EXEC": Setting("runs_commands", yes),
-    "FORCE_NAT": Setting("translation", translation),
-    "ACCESS_EXPIRE": Setting("expires", expiry),
-    "ACCESS_EXPIRE_EPOCH": Setting("expires", expiry_epoch),
-    "GPG_REMOTE_ID": Setting("signers", words),
-    "GPG_FINGERPRINT_ID": Setting("signers", words),
+    SOURCE: AccessSetting("sources", places),
+    "OPEN_PORTS": AccessSetting("open_ports", ports),
+    "RESTRICT_PORTS": AccessSetting("restrict_ports", ports),
+    "DESTINATION": AccessSetting("destinations", places),
+    "FW_ACCESS_TIMEOUT": AccessSetting("for_s", seconds),
+    "MAX_FW_TIMEOUT": AccessSetting("max_s", seconds),
+    "CMD_CYCLE_OPEN": AccessSetting("cycle_open", word),
+    "CMD_CYCLE_CLOSE": AccessSetting("cycle_close", word),
+    "CMD_CYCLE_TIMER": AccessSetting("cycle_s", seconds),
+    "REQUIRE_USERNAME": AccessSetting("username", word),
+    "REQUIRE_SOURCE_ADDRESS": AccessSetting("source_required", yes),
+    "REQUIRE_SOURCE": AccessSetting("source_required", yes),
+    "ENABLE_CMD_EXEC": AccessSetting("runs_commands", yes),
+    "FORCE_NAT": AccessSetting("translation", translation),
+    "ACCESS_EXPIRE": AccessSetting("expires", expiry),
+    "ACCESS_EXPIRE_EPOCH": AccessSetting("expires", expiry_epoch),
+    "GPG_REMOTE_ID": AccessSetting("signers", words),
+    "GPG_FINGERPRINT_ID": AccessSetting("signers", words),
 }
 FLAGS = ("FORCE_MASQUERADE", "FORWARD_ALL", "DISABLE_DNAT", "ENABLE_CMD_SUDO_EXEC", "GPG_DISABLE_SIG",
          "GPG_IGNORE_SIG_VERIFY_ERROR", "GPG_ALLOW_NO_PW", "GPG_REQUIRE_SIG")  # fmt: skip
@@ -282,12 +282,12 @@ def _finished(stanza: _Stanza) -> Stanza:
 @dataclass
 class _Reader:
     file: str
-    faults: list[Fault] = field(default_factory=list)
+    faults: list[ConfigFault] = field(default_factory=list)
     stanzas: list[_Stanza] = field(default_factory=list)
     includes: list[Include] = field(default_factory=list)
 
     def fault(self, line: int, what: str, instead: str) -> None:
-        self.faults.append(Fault(self.file, line, what, instead))
+        self.faults.append(ConfigFault(self.file, line, what, instead))
 
     def read_line(self, number: int, line: str) -> None:
         if "\0" in line:

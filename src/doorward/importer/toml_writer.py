@@ -11,14 +11,14 @@ from typing import NamedTuple
 from doorward.config.duration import format_duration
 from doorward.config.knockd import KnockdDoor
 from doorward.config.values import MAX_FOR_MS, MAX_WITHIN_MS
-from doorward.importer.firewall_ports import Rule
+from doorward.importer.firewall_ports import ParsedRule
 from doorward.importer.shell_argument import PLACE, as_argument
 from doorward.model import DEFAULT_FLAGS, FlagFilter, Port
 
 _NO_SHELL = re.compile(r"true|doorward close [A-Za-z0-9_-]+ %IP%")  # what is made here, not taken from the old file
 
 
-class Note(NamedTuple):
+class ImportNote(NamedTuple):
     """Something to know about a door (None: about all); `check` where the reader has to look."""
 
     door: str | None
@@ -36,16 +36,16 @@ class NewDoor:
 
     name: str
     old: KnockdDoor
-    rule: Rule | None = None
+    rule: ParsedRule | None = None
     opens: tuple[Port, ...] = ()
     for_ms: int = 1000
     on_open: list[str] = field(default_factory=list)
     on_close: list[str] = field(default_factory=list)
-    notes: list[Note] = field(default_factory=list)
+    notes: list[ImportNote] = field(default_factory=list)
 
     def note(self, text: str, *, check: bool = False) -> None:
         """Keep a note about this door."""
-        self.notes.append(Note(self.name, check, text))
+        self.notes.append(ImportNote(self.name, check, text))
 
     @property
     def flags(self) -> FlagFilter:
@@ -57,24 +57,24 @@ class NewDoor:
         return (self.old.knock, self.old.within_ms, self.flags, self.old.target) if self.old.knock else self.name
 
 
-def write(file: str, interface: str, doors: Sequence[NewDoor], notes: Iterable[Note]) -> str:
+def write(file: str, interface: str, doors: Sequence[NewDoor], notes: Iterable[ImportNote]) -> str:
     """Give the whole text; `interface` empty: all."""
     gate = ["", "[gate]", f"interfaces = {toml_list([interface])}"] if interface else []
     tables = [line for door in doors for line in _table(door)]
     return "\n".join([f"# Made from {toml_text(file)} by `doorward import`.", *comments(notes), *gate, *tables]) + "\n"
 
 
-def own_firewall(opened: Iterable[Port]) -> Iterator[Note]:
+def own_firewall(opened: Iterable[Port]) -> Iterator[ImportNote]:
     """Say what becomes of the operator's own firewall where doors open ports."""
     ports = ", ".join(map(str, dict.fromkeys(opened)))
     if ports:
-        yield Note(
+        yield ImportNote(
             None,
             True,
             f"doorward itself hides and opens {ports}. Start it first, then let your own firewall accept these ports "
             "for everyone: a packet must pass both",
         )
-        yield Note(
+        yield ImportNote(
             None, False, "better: the kernel opens and closes at once, for IPv4 and IPv6, and no rule is left over"
         )
 
@@ -108,7 +108,7 @@ def argv(scripts: Sequence[str]) -> list[str]:
     return ["/bin/sh", "-c", as_argument(text), *(["doorward", PLACE] if PLACE in text else [])]
 
 
-def comments(notes: Iterable[Note]) -> Iterator[str]:
+def comments(notes: Iterable[ImportNote]) -> Iterator[str]:
     """Write notes on one line each; a control character would end a comment, or the file's being TOML."""
     for note in notes:
         words = "".join(letter if letter.isprintable() else "?" for letter in note.text)

@@ -7,7 +7,7 @@ from ipaddress import ip_address
 from typing import Any
 
 from doorward.client.hosts_writer import table_of
-from doorward.client.link_uri import MAX_DOORS, Link, format_link, parse_link
+from doorward.client.link_uri import MAX_DOORS, KnockLink, format_link, parse_link
 from doorward.config.schema import Configuration
 from doorward.errors import MalformedError, UsageError
 from doorward.model import DEFAULT_SIGNED_PORT, TCP_FLAGS, Door, Port, Protocol
@@ -32,7 +32,7 @@ def takes_syn(door: Door) -> bool:
     return not has_tcp or door.flags.passes(TCP_FLAGS["syn"])
 
 
-def link_of(configuration: Configuration, key: str | None, address: str, doors: Iterable[Door]) -> Link:
+def link_of(configuration: Configuration, key: str | None, address: str, doors: Iterable[Door]) -> KnockLink:
     """Give what a client needs for these doors; `key` is the server's, where there are signed knocks.
 
     UsageError: they fit in no link.
@@ -45,7 +45,7 @@ def link_of(configuration: Configuration, key: str | None, address: str, doors: 
         if is_shareable(door, signed=key is not None)
     ]
     gate = configuration.gate.name if key is not None else None
-    link = Link(_plain(address), port if key is not None else None, key, gate, tuple(told))
+    link = KnockLink(_plain(address), port if key is not None else None, key, gate, tuple(told))
     try:
         parse_link(format_link(link))
     except MalformedError as error:
@@ -55,7 +55,7 @@ def link_of(configuration: Configuration, key: str | None, address: str, doors: 
 
 def checked_address(text: str) -> str:
     """Give the name or address if a link can hold it. UsageError: it cannot."""
-    example = Link(_plain(text), doors=(("door", (Port(Protocol.TCP, 1),)),))
+    example = KnockLink(_plain(text), doors=(("door", (Port(Protocol.TCP, 1),)),))
     try:
         parse_link(format_link(example))
     except MalformedError:
@@ -69,7 +69,7 @@ def doors_of(configuration: Configuration, *, signed: bool) -> tuple[list[Door],
     return doors[:MAX_DOORS], len(doors[MAX_DOORS:])
 
 
-def hosts_table(name: str, link: Link) -> str:
+def hosts_table(name: str, link: KnockLink) -> str:
     """Write the same for hosts.toml, as `doorward add` does."""
     port = None if link.signed_port is None else f"{link.signed_port}/udp"
     values = {"address": link.host, "server_key": link.key, "signed_port": port, "gate": link.gate}

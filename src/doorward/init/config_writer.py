@@ -14,7 +14,7 @@ from doorward.doctor.host import Facts
 from doorward.doctor.remedies import DEFAULT_MARK
 from doorward.errors import UsageError
 from doorward.init.random_sequence import Pick, choose
-from doorward.init.survey import Host
+from doorward.init.survey import HostSurvey
 from doorward.model import DEFAULT_SIGNED_PORT, Port
 
 _OTHERS = tuple(Mark(1 << bit, 1 << bit) for bit in (13, 20, 21, 22, 23))  # where a routing rule looks at the usual one
@@ -38,7 +38,7 @@ def names(facts: Facts) -> list[str]:
 FOR_MS = 30_000
 
 
-class Wanted(NamedTuple):
+class DoorSpec(NamedTuple):
     """A door to be: its name, and what it opens."""
 
     name: str
@@ -48,29 +48,29 @@ class Wanted(NamedTuple):
         return f"{self.name}={','.join(map(str, self.opens))}"
 
 
-class Plan(NamedTuple):
+class ConfigPlan(NamedTuple):
     """What the configuration will say. A door has a sequence where `knocks` has one of its name."""
 
     mode: Mode
-    doors: tuple[Wanted, ...]
+    doors: tuple[DoorSpec, ...]
     public: tuple[Port, ...] = ()
     knocks: Mapping[str, tuple[Port, ...]] = {}
     signed: bool = True
     accept_mark: Mark | None = None
 
 
-def parse_door(text: str) -> Wanted:
+def parse_door(text: str) -> DoorSpec:
     """Read `ssh=22` or `web=80/tcp,443/tcp`; a number alone is TCP. UsageError: it is none."""
     name, equals, ports = text.partition("=")
     try:
         opens = [_port(word) for word in ports.split(",")] if equals else []
-        return Wanted(values.name(name.strip()), values.opened(opens))
+        return DoorSpec(values.name(name.strip()), values.opened(opens))
     except ValueError as error:
         what = f"{text[:60]!r}: {str(error).partition('; ')[0]}" if equals else f"{text[:60]!r} is no door"
         raise UsageError(f"{what}; write NAME=PORTS, like ssh=22/tcp or web=80/tcp,443/tcp") from None
 
 
-def parse_doors(texts: Iterable[str]) -> tuple[Wanted, ...]:
+def parse_doors(texts: Iterable[str]) -> tuple[DoorSpec, ...]:
     """Read several; UsageError: one is none, or a name or a port stands twice."""
     doors = tuple(map(parse_door, texts))
     for what, things in (
@@ -97,13 +97,13 @@ def parse_public(text: str) -> tuple[Port, ...]:
     return values.public(words)
 
 
-def public_of(host: Host, doors: Collection[Wanted]) -> tuple[Port, ...]:
+def public_of(host: HostSurvey, doors: Collection[DoorSpec]) -> tuple[Port, ...]:
     """Give what must stay public in stealth, so that nobody misses it: every service that no door hides."""
     hidden = {port for door in doors for port in door.opens}
     return tuple(each.port for each in host.services if each.port not in hidden)
 
 
-def with_sequences(plan: Plan, host: Host, pick: Pick) -> Plan:
+def with_sequences(plan: ConfigPlan, host: HostSurvey, pick: Pick) -> ConfigPlan:
     """Choose a sequence for each door; each stays far from those of the others."""
     taken = {*host.taken, *plan.public, DEFAULT_SIGNED_PORT, *(port for door in plan.doors for port in door.opens)}
     knocks: dict[str, tuple[Port, ...]] = {}
@@ -113,12 +113,12 @@ def with_sequences(plan: Plan, host: Host, pick: Pick) -> Plan:
     return plan._replace(knocks=knocks)
 
 
-def text_of(plan: Plan, programs: Mapping[Port, str]) -> str:
+def text_of(plan: ConfigPlan, programs: Mapping[Port, str]) -> str:
     """Write the configuration; `programs` names who listens at ports, for the comments."""
     return "\n".join([*_gate(plan, programs), *_doors(plan, programs), *_signed(plan)]) + "\n"
 
 
-def _gate(plan: Plan, programs: Mapping[Port, str]) -> Iterator[str]:
+def _gate(plan: ConfigPlan, programs: Mapping[Port, str]) -> Iterator[str]:
     yield "# Made by `doorward init`."
     if plan.knocks:
         yield "# Its sequences are secrets: anyone who knows one can knock."
@@ -147,7 +147,7 @@ def _ranges(ports: Iterable[Port], programs: Mapping[Port, str]) -> Iterator[tup
         run += [port] if port is not None else []
 
 
-def _doors(plan: Plan, programs: Mapping[Port, str]) -> Iterator[str]:
+def _doors(plan: ConfigPlan, programs: Mapping[Port, str]) -> Iterator[str]:
     for door in plan.doors:
         yield from ("", f"[doors.{door.name}]")
         if door.name in plan.knocks:
@@ -156,7 +156,7 @@ def _doors(plan: Plan, programs: Mapping[Port, str]) -> Iterator[str]:
         yield f'for = "{format_duration(FOR_MS)}"'
 
 
-def _signed(plan: Plan) -> Iterator[str]:
+def _signed(plan: ConfigPlan) -> Iterator[str]:
     if plan.signed:
         yield from ("", "[signed]", 'key = "server.key"', 'authorized_keys = "authorized_keys"    # who may knock')
 

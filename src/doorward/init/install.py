@@ -11,9 +11,9 @@ from typing import NamedTuple
 from doorward.config.files import read_text
 from doorward.config.schema import Configuration, Signed
 from doorward.daemon.key_files import key_path, keys_path, read_authorized_keys, read_private_key
-from doorward.errors import DoorwardError, Fault, HostError, UsageError
+from doorward.errors import DoorwardError, ConfigFault, HostError, UsageError
 from doorward.kernel import atomic_file
-from doorward.kernel.atomic_file import Access
+from doorward.kernel.atomic_file import FileOwnership
 from doorward.kernel.privileges import service_identity
 from doorward.signed import authorized_keys
 from doorward.signed.server_key import X25519, new_private_text
@@ -21,12 +21,12 @@ from doorward.signed.server_key import X25519, new_private_text
 HEAD = "# Who may knock, a public key a line: docs/signed-knocks.md.\n"
 
 
-class Found(NamedTuple):
+class ExistingFiles(NamedTuple):
     """Lines of a file that may be copied, and what is wrong with the others."""
 
     path: Path
     lines: tuple[str, ...]
-    faults: tuple[Fault, ...]
+    faults: tuple[ConfigFault, ...]
 
     @property
     def text(self) -> str:
@@ -34,17 +34,17 @@ class Found(NamedTuple):
         return f"{HEAD}# Copied by `doorward init` from {self.path}.\n" + "".join(f"{line}\n" for line in self.lines)
 
 
-def read_keys(path: Path) -> Found:
+def read_keys(path: Path) -> ExistingFiles:
     """Read a file of keys. UsageError, ConfigError: it is missing, or others can write it."""
     if not path.is_file():
         raise UsageError(f"{path}: there is no such file; name one with public keys of SSH, a line each")
     text = read_text(path)
     keys, faults = authorized_keys.parse(text, str(path))
     lines = text.split("\n")
-    return Found(path, tuple(lines[line.number - 1].strip() for line in keys.lines), tuple(faults))
+    return ExistingFiles(path, tuple(lines[line.number - 1].strip() for line in keys.lines), tuple(faults))
 
 
-def first_keys(paths: Iterable[Path]) -> Found | None:
+def first_keys(paths: Iterable[Path]) -> ExistingFiles | None:
     """Give the first file that has a key; those that are missing or cannot be taken are passed over."""
     for path in paths:
         try:
@@ -56,12 +56,12 @@ def first_keys(paths: Iterable[Path]) -> Found | None:
     return None
 
 
-def access() -> Access:
+def access() -> FileOwnership:
     """Tell whose the files are: the service's group may read them, where there is one."""
     identity = service_identity()
     if identity is None:
-        return Access(0o600, os.geteuid(), os.getegid())
-    return Access(0o640, 0, identity.group)
+        return FileOwnership(0o600, os.geteuid(), os.getegid())
+    return FileOwnership(0o640, 0, identity.group)
 
 
 def write(path: Path, text: str) -> bool:

@@ -35,7 +35,7 @@ class Service(NamedTuple):
     program: str
 
 
-class Host(NamedTuple):
+class HostSurvey(NamedTuple):
     """What is known of this host; `services` are those that others reach, `taken` all ports in use."""
 
     services: tuple[Service, ...]
@@ -74,7 +74,7 @@ class Host(NamedTuple):
         return there[0].address.ip if there else None
 
 
-def look() -> Host:
+def look() -> HostSurvey:
     """Look at the host, in the network namespace of the caller. HostError: the kernel does not say."""
     ephemeral = _ephemeral()
     outer, every = list(listeners()), list(listeners(loopback=True))
@@ -88,7 +88,7 @@ def look() -> Host:
     except OSError as error:
         raise HostError(f"the kernel does not tell this host's addresses: {error.strerror}") from None
     services = tuple(Service(port, program) for port, program in sorted(found.items()))
-    return Host(services, frozenset(each.port for each in every), ephemeral, ssh_connection(), network)
+    return HostSurvey(services, frozenset(each.port for each in every), ephemeral, ssh_connection(), network)
 
 
 def key_files(proc: Path = _PROC) -> Iterator[Path]:

@@ -8,7 +8,7 @@ from tempfile import mkstemp
 from typing import NamedTuple
 
 
-class Access(NamedTuple):
+class FileOwnership(NamedTuple):
     """Who may read and write a file: its mode, and the numbers of its user and group."""
 
     mode: int
@@ -50,7 +50,7 @@ def write(path: Path, text: str) -> None:
         os.fsync(handle)
 
 
-def create(path: Path, text: str, access: Access) -> bool:
+def create(path: Path, text: str, access: FileOwnership) -> bool:
     """Write a file, whole and for good, unless one is there already: then False. OSError: it cannot be written."""
     handle, new = mkstemp(prefix=f"{path.name}.", dir=path.parent)  # 0600
     try:
@@ -64,7 +64,7 @@ def create(path: Path, text: str, access: Access) -> bool:
     return True
 
 
-def replace(path: Path, text: str, access: Access) -> None:
+def replace(path: Path, text: str, access: FileOwnership) -> None:
     """Write a file, whole and permanently, in place of one that may exist. OSError: it cannot be written."""
     handle, new = mkstemp(prefix=f"{path.name}.", dir=path.parent)  # 0600
     try:
@@ -83,7 +83,7 @@ def make_folders(folder: Path, mode: int) -> None:
         sync(each.parent)
 
 
-def _write(handle: int, text: str, access: Access) -> None:
+def _write(handle: int, text: str, access: FileOwnership) -> None:
     with os.fdopen(handle, "w", encoding="utf-8") as file:
         if (access.user, access.group) != (os.geteuid(), os.getegid()):
             os.chown(handle, access.user, access.group)

@@ -13,7 +13,7 @@ from collections.abc import Callable
 LONGEST_WAIT_S = 86_400.0  # epoll counts milliseconds in 31 bits: it refuses to wait for longer than 24.8 days
 
 
-class Loop:
+class EventLoop:
     """A selector, a heap of timers, and signals turned into calls outside the handler."""
 
     def __init__(self) -> None:

@@ -16,7 +16,7 @@ _RECEIVE_BYTES = 1 << 16
 _libc = ctypes.CDLL(None, use_errno=True)
 
 
-class Watches:
+class FileWatcher:
     """Tells by its descriptor that one of the files may have changed. HostError: there is no inotify to be had."""
 
     def __init__(self) -> None:

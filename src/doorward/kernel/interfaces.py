@@ -36,7 +36,7 @@ class Prefix(NamedTuple):
     value: int
 
 
-class Locals(NamedTuple):
+class LocalAddresses(NamedTuple):
     """This host's own addresses, packed, and the ranges that are routed to it whole, such as 127.0.0.0/8."""
 
     addresses: frozenset[bytes]
@@ -50,7 +50,7 @@ class Locals(NamedTuple):
         )
 
 
-class Links:
+class InterfaceMonitor:
     """Tells what is, and by its descriptor that something changed, in the namespace where it was made."""
 
     def __init__(self) -> None:
@@ -88,7 +88,7 @@ class Links:
                 for message in netlink.messages(memoryview(told)):
                     changed = self._hears(message) or changed
 
-    def _hears(self, message: netlink.Message) -> bool:
+    def _hears(self, message: netlink.NetlinkMessage) -> bool:
         """Tell whether a message is of a link, an address or a route to this host: a router has many others."""
         if message.kind not in (_NEW_ROUTE, _DELETED_ROUTE):
             return True
@@ -110,7 +110,7 @@ class Links:
         index: int = struct.unpack_from("i", answer, _NAME_BYTES)[0]
         return index
 
-    def locals(self) -> Locals:
+    def locals(self) -> LocalAddresses:
         """List the host's own addresses; HostError where the kernel does not tell them."""
         addresses: set[bytes] = set()
         prefixes: set[Prefix] = set()
@@ -125,7 +125,7 @@ class Links:
         except OSError as error:
             raise HostError(f"the kernel does not list this host's addresses: {error.strerror}") from None
         self._gone.clear()  # the next look finds the truth
-        return Locals(frozenset(addresses), frozenset(prefixes))
+        return LocalAddresses(frozenset(addresses), frozenset(prefixes))
 
     def _local_routes(self, family: socket.AddressFamily) -> Iterator[tuple[int, bytes]]:
         request = _ROUTE_HEADER.pack(family, 0, 0, 0, _LOCAL_TABLE, 0, 0, 0, 0)

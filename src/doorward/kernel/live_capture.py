@@ -16,10 +16,10 @@ from contextlib import ExitStack
 from typing import NamedTuple
 
 from doorward.kernel.bpf import COPIED_EXTENDED_BYTES, address_filter, assemble
-from doorward.kernel.interfaces import Links
+from doorward.kernel.interfaces import InterfaceMonitor
 from doorward.kernel.packet_socket import attach, packet_socket
 from doorward.model import Address
-from doorward.packets.datalink import IPV4, IPV6, Network
+from doorward.packets.datalink import IPV4, IPV6, NetworkPacket
 
 _EVERYTHING = 0x0003  # ETH_P_ALL
 _STAMPS = 35  # SO_TIMESTAMPNS, and the kind of the message that it brings
@@ -30,10 +30,10 @@ _LONGEST_WAIT_S = 3600.0  # select takes no more than some years
 _MOST_AT_ONCE = 1000  # packets of one socket, before the other has its turn
 
 
-class Passed(NamedTuple):
+class LivePacket(NamedTuple):
     """A packet, and when it passed (since the epoch)."""
 
-    network: Network
+    network: NetworkPacket
     at_ns: int
 
 
@@ -45,7 +45,7 @@ class LiveCapture:
         try:
             self._ending = os.eventfd(0, os.EFD_CLOEXEC | os.EFD_NONBLOCK)
             self._stack.callback(os.close, self._ending)
-            self._links = Links()
+            self._links = InterfaceMonitor()
             self._stack.callback(self._links.close)
             self._locals = self._links.locals()
             self._going = self._open(_EVERYTHING, address, outgoing=True)
@@ -70,7 +70,7 @@ class LiveCapture:
         """Let `packets` end once it has given what came so far; a signal handler may call this."""
         os.eventfd_write(self._ending, 1)
 
-    def packets(self, until_s: float) -> Iterator[Passed]:
+    def packets(self, until_s: float) -> Iterator[LivePacket]:
         """Give packets as they pass, until a moment (on CLOCK_MONOTONIC's scale) or `end`."""
         ends, sources = False, [self._coming.fileno(), self._going.fileno(), self._ending]
         while not ends:
@@ -79,7 +79,7 @@ class LiveCapture:
             ends = self._ending in ready or left_s == 0
             yield from self._passed()
 
-    def _passed(self) -> Iterator[Passed]:
+    def _passed(self) -> Iterator[LivePacket]:
         """Give what is there, and what an answer answers before it."""
         # That is at the other socket by now, or a moment later: the kernel may give a packet to the IP stack, which
         # answers, before it gives it to a packet socket.
@@ -98,7 +98,7 @@ class LiveCapture:
         return found
 
 
-def _drained(receiver: socket.socket) -> Iterator[Passed]:
+def _drained(receiver: socket.socket) -> Iterator[LivePacket]:
     """Give what waits; of a flood, some."""
     for _ in range(_MOST_AT_ONCE):
         try:
@@ -108,4 +108,4 @@ def _drained(receiver: socket.socket) -> Iterator[Passed]:
         interface, _, way = address[:3]
         stamps = [raw for _, kind, raw in messages if kind == _STAMPS and len(raw) == _STAMP.size]
         seconds, nanoseconds = _STAMP.unpack(stamps[0]) if stamps else (0, time.time_ns())
-        yield Passed(Network(memoryview(data), way == _OUTGOING, interface), seconds * 1_000_000_000 + nanoseconds)
+        yield LivePacket(NetworkPacket(memoryview(data), way == _OUTGOING, interface), seconds * 1_000_000_000 + nanoseconds)

@@ -22,7 +22,7 @@ NETFILTER = 12
 SOCK_DIAG = 4
 
 
-class Message(NamedTuple):
+class NetlinkMessage(NamedTuple):
     """One netlink message: its type and what follows the header."""
 
     kind: int
@@ -44,7 +44,7 @@ def attribute(kind: int, data: bytes) -> bytes:
     return ATTRIBUTE.pack(ATTRIBUTE.size + len(data), kind) + data + bytes(align(len(data)) - len(data))
 
 
-def messages(raw: memoryview) -> Iterator[Message]:
+def messages(raw: memoryview) -> Iterator[NetlinkMessage]:
     """Split what one recv gave; MalformedError where a length lies."""
     at = 0
     while at < len(raw):
@@ -53,7 +53,7 @@ def messages(raw: memoryview) -> Iterator[Message]:
         length, kind, _, _, _ = HEADER.unpack_from(raw, at)
         if not HEADER.size <= length <= len(raw) - at:
             raise MalformedError(f"netlink: a message of {length} bytes in {len(raw) - at}")
-        yield Message(kind, raw[at + HEADER.size : at + length])
+        yield NetlinkMessage(kind, raw[at + HEADER.size : at + length])
         at += align(length)
 
 
@@ -99,7 +99,7 @@ def ask(sock: socket.socket, request: bytes) -> None:
             raise OSError(number, os.strerror(number))
 
 
-def dump(sock: socket.socket, request: bytes) -> Iterator[Message]:
+def dump(sock: socket.socket, request: bytes) -> Iterator[NetlinkMessage]:
     """Send a dump request and give every message of the answer; OSError carries the kernel's refusal."""
     sock.send(request)
     while True:

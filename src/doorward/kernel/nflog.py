@@ -33,7 +33,7 @@ _SIGNED = b"doorward signed\0"
 _PREFIX_TEXT = re.compile(rb"doorward ([0-9a-f]{8}) (knock|full|fast|step|wrong) ?\0?")
 
 
-class Event(NamedTuple):
+class NflogEvent(NamedTuple):
     """What the gate tells: in which generation of its tables, what, in which last state, from whom.
 
     `what` is "knock" (a door opened), "full" (it did not: no room), "fast" (a scanner, no state), and in the log of
@@ -47,7 +47,7 @@ class Event(NamedTuple):
     at_us: int = 0  # since the epoch, by the kernel's clock; 0 where it does not say (before Linux 5.18)
 
 
-def parse_event(body: memoryview) -> Event:
+def parse_event(body: memoryview) -> NflogEvent:
     """Read one NFULNL_MSG_PACKET; MalformedError for anything that the gate's own rules do not send."""
     found = netlink.attributes(body[_FAMILY_HEADER:])
     prefix = _PREFIX_TEXT.fullmatch(bytes(found.get(_PREFIX, b"")))
@@ -56,7 +56,7 @@ def parse_event(body: memoryview) -> Event:
     mark = found.get(_MARK)
     state = struct.unpack("!I", mark)[0] if mark is not None and len(mark) == 4 else 0
     at_us = _microseconds(found.get(_TIMESTAMP, b""))
-    return Event(prefix[1].decode(), prefix[2].decode(), state, source_of(found[_PAYLOAD]), at_us)
+    return NflogEvent(prefix[1].decode(), prefix[2].decode(), state, source_of(found[_PAYLOAD]), at_us)
 
 
 def _microseconds(raw: memoryview | bytes) -> int:
@@ -157,7 +157,7 @@ class LogSocket(Generic[Told]):
             netlink.ask(self._socket, netlink.message(_CONFIG, netlink.REQUEST | netlink.ACK, body))
 
 
-def event_log(group: int) -> LogSocket[Event]:
+def event_log(group: int) -> LogSocket[NflogEvent]:
     """Open a log of knocks and refusals."""
     return LogSocket(group, parse_event)
 

@@ -14,7 +14,7 @@ from collections.abc import Iterator, Sequence
 
 from doorward.errors import HostError, MalformedError
 from doorward.kernel.bpf import Program, assemble, on_interfaces
-from doorward.kernel.interfaces import Links, Locals
+from doorward.kernel.interfaces import InterfaceMonitor, LocalAddresses
 from doorward.kernel.packet_socket import attach, packet_socket
 from doorward.model import Packet, Protocol
 from doorward.packets.packet import FLAGS_IN_TCP, PORTS, parse
@@ -49,7 +49,7 @@ _REFRESH_S = 60.0  # a range made local by hand (`ip route add local`) is not an
 Group = tuple[list[Packet], float]  # packets in their order, and the time when the last of them came
 
 
-class Ring:
+class TpacketRing:
     """New packets on some interfaces, or on all but loopback where none is named, with their times.
 
     An interface may come, go and come back. HostError: the right CAP_NET_RAW or a part of the kernel is missing.
@@ -59,7 +59,7 @@ class Ring:
         self._interfaces = tuple(interfaces)
         self._program = program
         self._waiting = select.epoll()
-        self._links = Links()
+        self._links = InterfaceMonitor()
         self._receivers: list[_Receiver] = []
         self.absent: tuple[str, ...] = ()  # interfaces that were named and do not exist now
         try:
@@ -180,7 +180,7 @@ class _Receiver:
         """Tell whether the kernel has filled the next block."""
         return bool(self._words[self._status()] & _OURS)
 
-    def take(self, locals_: Locals) -> list[Group]:
+    def take(self, locals_: LocalAddresses) -> list[Group]:
         """Read the next block, which is ready, and give it back to the kernel."""
         found = self._groups(self._next * BLOCK_BYTES, locals_)
         # In one store. Assigning four bytes to a slice makes two (memmove): where this processor is halted between
@@ -192,7 +192,7 @@ class _Receiver:
     def _status(self) -> int:
         return (self._next * BLOCK_BYTES + _STATUS_AT) // 4
 
-    def _groups(self, start: int, locals_: Locals) -> list[Group]:
+    def _groups(self, start: int, locals_: LocalAddresses) -> list[Group]:
         """Read a block. The kernel stamps packets with the wall clock, which may jump.
 
         So only their age is taken from it, and no time is later than now or earlier than the one before.
@@ -214,7 +214,7 @@ class _Receiver:
         self._last_s = max(self._last_s, min(moment_s, now_s))
         return self._last_s
 
-    def _packets(self, at: int, count: int, locals_: Locals) -> list[Packet]:
+    def _packets(self, at: int, count: int, locals_: LocalAddresses) -> list[Packet]:
         """Read so many packets, as `parse` does, but those that a flood consists of in a third of the time."""
         found: list[Packet] = []
         view, unpack, own, add = self._view, _PACKET.unpack_from, locals_.addresses, found.append
@@ -234,7 +234,7 @@ class _Receiver:
             self._parse(view[begin + network : begin + network + kept], locals_, found)
         return found
 
-    def _parse(self, data: memoryview, locals_: Locals, found: list[Packet]) -> None:
+    def _parse(self, data: memoryview, locals_: LocalAddresses, found: list[Packet]) -> None:
         try:
             packet = parse(data)
         except MalformedError:

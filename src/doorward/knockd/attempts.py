@@ -15,18 +15,18 @@ from doorward.model import Address
 MAX_ATTEMPTS = 65536  # beyond it the oldest is forgotten: its timeout is not told
 
 
-class Attempt(NamedTuple):
+class StageProgress(NamedTuple):
     """Where a source stands in one machine, and until when."""
 
     stages: tuple[Stage, ...]
     until_s: float
 
 
-class Attempts:
+class AttemptTable:
     """Keeps what was told last of each source, by machine; sources in the order in which they were heard."""
 
     def __init__(self) -> None:
-        self._standing: OrderedDict[Address, dict[MachineKey, Attempt]] = OrderedDict()
+        self._standing: OrderedDict[Address, dict[MachineKey, StageProgress]] = OrderedDict()
         self._ends: list[tuple[float, int, Address, MachineKey]] = []  # a heap; what moved on is passed over
         self._numbers = itertools.count()
 
@@ -36,7 +36,7 @@ class Attempts:
         old = attempts.get(machine)
         first = all(stage.number == 1 for stage in stages)
         until_s = now_s + machine[1] / 1000 if old is None or first else old.until_s
-        attempts[machine] = Attempt(tuple(stage for stage in stages if not stage.last), until_s)
+        attempts[machine] = StageProgress(tuple(stage for stage in stages if not stage.last), until_s)
         self._standing[source] = attempts
         heapq.heappush(self._ends, (until_s, next(self._numbers), source, machine))
         if len(self._standing) > MAX_ATTEMPTS:

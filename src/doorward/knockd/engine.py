@@ -12,18 +12,18 @@ from typing import NamedTuple, Protocol
 from doorward.config.schema import DEFAULT_CAPACITY, Gate, Mode
 from doorward.core.automaton import Automaton, compile_doors
 from doorward.core.tracker import Tracker
-from doorward.daemon.nflog_reader import Reader
+from doorward.daemon.nflog_reader import NflogReader
 from doorward.daemon.ruleset_loader import memory_bytes
 from doorward.errors import HostError
 from doorward.kernel.bpf import symbols_filter
 from doorward.kernel.nflog import event_log
-from doorward.kernel.tpacket import Ring
-from doorward.knockd.knockd_log import Output
+from doorward.kernel.tpacket import TpacketRing
+from doorward.knockd.knockd_log import KnockdLog
 from doorward.knockd.stages import Stages
 from doorward.model import Address, Door, Port
 from doorward.nftables.chains import LOG_GROUP, STEP_GROUP
-from doorward.nftables.libnftables import NftFilter
-from doorward.nftables.monitor import Watch, fingerprint, own_process
+from doorward.nftables.libnftables import NftFirewall
+from doorward.nftables.monitor import RulesetMonitor, fingerprint, own_process
 from doorward.nftables.ruleset import compile_ruleset, default_capacity
 
 RING_CAPACITY = 65536  # sources a family in progress, in Python's memory: some 200 bytes each
@@ -32,7 +32,7 @@ RING_CAPACITY = 65536  # sources a family in progress, in Python's memory: some 
 _MEANING = {"step": "step", "knock": "open", "wrong": "wrong"}  # of what the gate tells, for knockd
 
 
-class Happened(NamedTuple):
+class EngineEvent(NamedTuple):
     """A source came to a state ("step", or "open" where that completes a door), or went "wrong"."""
 
     what: str
@@ -59,7 +59,7 @@ class Engine(Protocol):
     def descriptors(self) -> Sequence[int]:
         """Give the descriptors to wait on."""
 
-    def read(self) -> list[Happened]:
+    def read(self) -> list[EngineEvent]:
         """Give what happened, in order."""
 
     def close(self) -> None:
@@ -72,10 +72,10 @@ class KernelEngine:
     name = "kernel"
 
     def __init__(self) -> None:
-        self._watch, self._own, self._fingerprint = Watch(), own_process(), b""
+        self._watch, self._own, self._fingerprint = RulesetMonitor(), own_process(), b""
         # Steps before what they led to: whatever led to a completion that is read was told before it.
-        self._events = Reader([event_log(LOG_GROUP), event_log(STEP_GROUP)])
-        self._filter = NftFilter()
+        self._events = NflogReader([event_log(LOG_GROUP), event_log(STEP_GROUP)])
+        self._filter = NftFirewall()
         self.culprit: str | None = None
         self._overflows = 0
         self._stages: dict[str, Stages] = {}  # by generation: messages of the one before may be on their way
@@ -96,7 +96,7 @@ class KernelEngine:
         """Give those of the reader and of the watch on the table."""
         return self._events.fileno(), self._watch.fileno()
 
-    def read(self) -> list[Happened]:
+    def read(self) -> list[EngineEvent]:
         """Give what the gate told, the steps first."""
         self._look_after_the_table()
         events = self._events.read()
@@ -105,7 +105,7 @@ class KernelEngine:
         for event in events or ():
             stages, what = self._stages.get(event.generation), _MEANING.get(event.what)
             if stages is not None and what is not None:
-                happened.append(Happened(what, event.source, event.state, stages))
+                happened.append(EngineEvent(what, event.source, event.state, stages))
         return happened
 
     def lost(self) -> int:
@@ -132,7 +132,7 @@ class RingEngine:
     culprit: str | None = None  # a socket of its own, which nobody else changes
 
     def __init__(self) -> None:
-        self._ring: Ring | None = None
+        self._ring: TpacketRing | None = None
         self._automaton: Automaton | None = None
 
     def load(self, doors: Sequence[Door], interfaces: Sequence[str], busy: frozenset[Port]) -> None:
@@ -141,7 +141,7 @@ class RingEngine:
         automaton = compile_doors(doors, public=public)
         program = symbols_filter({machine.flags for machine in automaton.machines}, never=public)
         if self._ring is None:
-            self._ring = Ring(interfaces, program)
+            self._ring = TpacketRing(interfaces, program)
         else:
             self._ring.use(program)
         if self._automaton is None or automaton.machines != self._automaton.machines:
@@ -154,14 +154,14 @@ class RingEngine:
         """Give the ring's descriptor."""
         return (self._ring.fileno(),) if self._ring else ()
 
-    def read(self) -> list[Happened]:
+    def read(self) -> list[EngineEvent]:
         """Run the automaton over what has come."""
         happened = []
         for packets, now_s in self._ring.read() if self._ring else ():
             for packet in packets:
                 for move in self._tracker.moves(packet, now_s):
                     what = "wrong" if move.wrong else "open" if move.opened else "step"
-                    happened.append(Happened(what, ip_address(packet.source), move.state, self._stages))
+                    happened.append(EngineEvent(what, ip_address(packet.source), move.state, self._stages))
         return happened
 
     def lost(self) -> int:
@@ -174,7 +174,7 @@ class RingEngine:
             self._ring.close()
 
 
-def open_engine(wanted: str | None, output: Output) -> Engine:
+def open_engine(wanted: str | None, output: KnockdLog) -> Engine:
     """Open the engine that was asked for; without a wish the kernel's, and the ring where that is not to be had."""
     if wanted == "ring":
         return RingEngine()

@@ -11,28 +11,28 @@ from typing import NamedTuple
 
 from doorward.config.files import read_text, trusted_owners
 from doorward.config.knockd import DEFAULT_INTERFACE, KnockdConfiguration, KnockdDoor, parse
-from doorward.core.openings import Book
+from doorward.core.openings import OpeningTable
 from doorward.core.reconcile import shifted, taken_over
-from doorward.daemon.hook_runner import Report, Runner
+from doorward.daemon.hook_runner import HookReport, HookRunner
 from doorward.daemon.ledger import Ledger
-from doorward.daemon.ruleset_guard import PAUSE_S, Fights
+from doorward.daemon.ruleset_guard import PAUSE_S, RepairLogLimiter
 from doorward.errors import DoorwardError, HostError
 from doorward.kernel import sd_notify
-from doorward.kernel.event_loop import Loop
-from doorward.kernel.inotify import Watches
+from doorward.kernel.event_loop import EventLoop
+from doorward.kernel.inotify import FileWatcher
 from doorward.kernel.sock_diag import listening_ports
 from doorward.knockd.adapter import as_door, commands_of, is_opening, keys_of
-from doorward.knockd.attempts import Attempts
-from doorward.knockd.engine import Engine, Happened
-from doorward.knockd.knockd_log import Output
+from doorward.knockd.attempts import AttemptTable
+from doorward.knockd.engine import Engine, EngineEvent
+from doorward.knockd.knockd_log import KnockdLog
 from doorward.knockd.one_time import OneTimeDoors
-from doorward.knockd.reverse_dns import Names
+from doorward.knockd.reverse_dns import ReverseResolver
 from doorward.model import Door, Opening, Place, Port
 
 FOLLOW_S = 2.0  # how often listening services and edited one-time files are looked for
 
 
-class Settings(NamedTuple):
+class KnockdSettings(NamedTuple):
     """The command line: it comes before the file."""
 
     config: Path
@@ -47,21 +47,21 @@ class Knockd:
     """Holds what runs. Times are of the loop's clock; the ledger has wall time."""
 
     def __init__(
-        self, settings: Settings, configuration: KnockdConfiguration, engine: Engine, output: Output, ledger: Ledger
+        self, settings: KnockdSettings, configuration: KnockdConfiguration, engine: Engine, output: KnockdLog, ledger: Ledger
     ) -> None:
         self._settings, self._engine, self._output, self._ledger = settings, engine, output, ledger
-        self._loop, self._book, self._attempts = Loop(), Book(), Attempts()
+        self._loop, self._book, self._attempts = EventLoop(), OpeningTable(), AttemptTable()
         self._running: dict[int, tuple[str, str, Place]] = {}  # by the runner's number: door, what, address
         self._timer_s = float("inf")
         self._ended_by = self._lost = 0
         self._has_run = self._is_stale = self._is_healing = False
-        self._healed_s, self._fights = float("-inf"), Fights()
+        self._healed_s, self._fights = float("-inf"), RepairLogLimiter()
         self._due: list[tuple[str, Place]] = []  # commands to start once it is recorded what they owe
         with ExitStack() as parts:
             for close in (ledger.close, self._loop.close, engine.close):
                 parts.callback(close)
             if settings.lookup:
-                names = Names(self._loop)
+                names = ReverseResolver(self._loop)
                 parts.callback(names.close)
                 output.name_with(names.in_turn)
             self._watches = self._open_watches(parts)
@@ -118,10 +118,10 @@ class Knockd:
         if self._watches is not None:
             self._watches.watch(files.values())
 
-    def _open_watches(self, parts: ExitStack) -> Watches | None:
+    def _open_watches(self, parts: ExitStack) -> FileWatcher | None:
         """Be told of edited files at once; where the kernel does not tell, `_follow` looks for them."""
         try:
-            watches = Watches()
+            watches = FileWatcher()
         except HostError as error:
             self._output.debug(f"{error}; edited one-time files are noticed within {FOLLOW_S:.0f} s")
             return None
@@ -129,10 +129,10 @@ class Knockd:
         self._loop.on_readable(watches.fileno(), self._edited)
         return watches
 
-    def _new_runner(self) -> Runner:
+    def _new_runner(self) -> HookRunner:
         lock, first = self._ledger.path.with_name("knockd-commands.lock"), not self._has_run
         self._has_run = True
-        return Runner(self._commands, self._loop, self._report, lock, first=first)
+        return HookRunner(self._commands, self._loop, self._report, lock, first=first)
 
     def _load(self) -> None:
         """Tell the engine what has changed; what it refuses now it is told again by `_follow`.
@@ -181,7 +181,7 @@ class Knockd:
             if told is not None:
                 self._output.complain(": ".join(told))
 
-    def _happened(self, event: Happened) -> None:
+    def _happened(self, event: EngineEvent) -> None:
         if event.what == "wrong":
             self._attempts.fail(event.source)
             return
@@ -220,7 +220,7 @@ class Knockd:
         if self._commands[key].of(what, address) is not None:
             self._running[self._runner.run(key, address, what)] = (key, what, address)
 
-    def _report(self, report: Report) -> None:
+    def _report(self, report: HookReport) -> None:
         if report.event == "gone":
             self._output.complain(f"error: {report.text}; starting it again")
             self._runner = self._new_runner()

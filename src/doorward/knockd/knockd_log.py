@@ -19,7 +19,7 @@ _MAX_LINE = 1023  # letters; knockd cuts the rest off
 InTurn = Callable[[Place | None, Callable[[str | None], None]], None]
 
 
-class Output:
+class KnockdLog:
     """Writes lines as knockd 0.8 does, character by character."""
 
     def __init__(self, *, verbose: bool, debug: bool) -> None:

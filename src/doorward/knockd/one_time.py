@@ -8,8 +8,8 @@ from pathlib import Path
 from typing import NamedTuple
 
 from doorward.config.knockd import WHITESPACE, sequence
-from doorward.errors import Fault, HostError
-from doorward.knockd.knockd_log import Output
+from doorward.errors import ConfigFault, HostError
+from doorward.knockd.knockd_log import KnockdLog
 from doorward.model import Port
 
 MARK = b"#"
@@ -29,13 +29,13 @@ class OneTimeFile(NamedTuple):
     """The unused sequences in the order in which they are due, and the lines that are none."""
 
     unused: tuple[OneTime, ...]
-    faults: tuple[Fault, ...]
+    faults: tuple[ConfigFault, ...]
 
 
 def sequences(text: str, file: str) -> OneTimeFile:
     """Read a file's text, decoded with `ENCODING` and `ERRORS`; lines with faults are passed over."""
     unused: list[OneTime] = []
-    faults: list[Fault] = []
+    faults: list[ConfigFault] = []
     offset = 0
     for number, line in enumerate(text.split("\n"), 1):
         words = line.strip(WHITESPACE)
@@ -60,10 +60,10 @@ def mark_used(raw: bytes, offset: int) -> bytes:
     return raw[:offset] + MARK + raw[offset + 1 :]
 
 
-def _faults(file: str, line: int, error: ValueError | ExceptionGroup[ValueError]) -> list[Fault]:
+def _faults(file: str, line: int, error: ValueError | ExceptionGroup[ValueError]) -> list[ConfigFault]:
     errors = error.exceptions if isinstance(error, ExceptionGroup) else (error,)
     parts = (str(single).rpartition("; ") for single in errors)
-    return [Fault(file, line, what, instead) for what, _, instead in parts]
+    return [ConfigFault(file, line, what, instead) for what, _, instead in parts]
 
 
 MAX_BYTES = 16 << 20  # half a million sequences
@@ -123,7 +123,7 @@ COUNTDOWN = (10, 5, 1)  # with so many left the operator is told
 class OneTimeDoors:
     """`files` by door. A file without a good line is told of; its door stays shut."""
 
-    def __init__(self, files: Mapping[str, str], output: Output) -> None:
+    def __init__(self, files: Mapping[str, str], output: KnockdLog) -> None:
         self.files, self._output = dict(files), output
         self._due: dict[str, tuple[tuple[Port, ...], ...]] = {}
         self._stamps: dict[str, tuple[int, int]] = {}

@@ -17,7 +17,7 @@ from typing import NamedTuple
 
 from doorward.kernel import privileges
 from doorward.kernel.child_process import STANDARD, keep_only, received
-from doorward.kernel.event_loop import Loop
+from doorward.kernel.event_loop import EventLoop
 from doorward.model import Place
 
 PATIENCE_S = 1.0  # a line waits so long for its name, and those behind it with it; commands do not wait
@@ -44,10 +44,10 @@ class _Answer(NamedTuple):
     until_s: float
 
 
-class Names:
+class ReverseResolver:
     """Gives names in the order of asking, from the loop."""
 
-    def __init__(self, loop: Loop) -> None:
+    def __init__(self, loop: EventLoop) -> None:
         self._loop = loop
         self._known: OrderedDict[Place, _Answer] = OrderedDict()
         self._asked: dict[str, Place] = {}

@@ -14,7 +14,7 @@ from ipaddress import IPv6Address
 LINE_BYTES = 65536  # a longer line is echoed in pieces
 
 
-class Greeting(socketserver.StreamRequestHandler):
+class BannerHandler(socketserver.StreamRequestHandler):
     """One connection: the greeting names the address that came in."""
 
     def handle(self) -> None:
@@ -26,7 +26,7 @@ class Greeting(socketserver.StreamRequestHandler):
                 self.wfile.write(line)
 
 
-class Greeter(socketserver.ThreadingTCPServer):
+class BannerServer(socketserver.ThreadingTCPServer):
     """Listens on both families with one socket."""
 
     address_family = socket.AF_INET6
@@ -42,7 +42,7 @@ class Greeter(socketserver.ThreadingTCPServer):
 
 def main() -> None:
     """Serve the port that the command line names."""
-    with Greeter(("::", int(sys.argv[1])), Greeting) as greeter, suppress(KeyboardInterrupt):
+    with BannerServer(("::", int(sys.argv[1])), BannerHandler) as greeter, suppress(KeyboardInterrupt):
         print("ready", flush=True)  # noqa: T201 (this is the interface)
         greeter.serve_forever()
 

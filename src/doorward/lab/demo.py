@@ -18,9 +18,9 @@ from doorward.cli import output
 from doorward.client.connector import connect
 from doorward.client.identity import find_signer
 from doorward.client.sequence import Reply, knock, resolve
-from doorward.client.signed import Letter, compose, most_signature_bytes, now_ms, sealed
+from doorward.client.signed import KnockRequest, compose, most_signature_bytes, now_ms, sealed
 from doorward.errors import HostError
-from doorward.lab.namespace import Host
+from doorward.lab.namespace import NamespaceHost
 from doorward.lab.topology import Lab
 from doorward.model import DEFAULT_SIGNED_PORT, Port
 from doorward.signed.message import NONCE_BYTES
@@ -48,7 +48,7 @@ PATIENCE_S = 15.0
 _NOISE = ("Starting Nmap", "Warning: ")
 
 
-class Story:
+class Demo:
     """Tells the lab's steps; `folder` takes the server's configuration, ledger, socket and log."""
 
     def __init__(self, lab: Lab, folder: Path) -> None:
@@ -105,7 +105,7 @@ class Story:
         output.line("")
         output.drawing(f"{bold}{self._steps}. {text}{plain}")
 
-    def _prompt(self, host: Host, command: str) -> None:
+    def _prompt(self, host: NamespaceHost, command: str) -> None:
         output.line(f"   {host.namespace.rpartition('-')[2]}$ {command}")
         sys.stdout.flush()
 
@@ -115,7 +115,7 @@ class Story:
                 output.line(f"     {line}")
         sys.stdout.flush()
 
-    def _show(self, host: Host, *command: str) -> None:
+    def _show(self, host: NamespaceHost, *command: str) -> None:
         self._prompt(host, shlex.join(command))
         words = [str(self._folder / word) if word in FILES else word for word in command]
         self._print(host.run(words, timeout_s=120).stdout)
@@ -174,9 +174,9 @@ class Story:
         """Knock as `doorward proxy` does, and keep the packet."""
         server = parse_private_key((self._folder / "server.key").read_text()).public
         self._prompt(self._lab.client, f"doorward proxy {self._address} 22 ssh --server-key {server}")
-        signer = find_signer(str(self._folder / "id_ed25519"), None, most_signature_bytes(Letter(server, "ssh")))
-        message = compose(Letter(server, "ssh"), signer, "", now_ms(), os.urandom(NONCE_BYTES))
-        packet = sealed(Letter(server, "ssh"), message)
+        signer = find_signer(str(self._folder / "id_ed25519"), None, most_signature_bytes(KnockRequest(server, "ssh")))
+        message = compose(KnockRequest(server, "ssh"), signer, "", now_ms(), os.urandom(NONCE_BYTES))
+        packet = sealed(KnockRequest(server, "ssh"), message)
 
         def inside() -> tuple[socket.socket | Reply, float]:
             (target,) = resolve(self._address)
@@ -194,7 +194,7 @@ class Story:
             self._print(f"the service says: {connection.recv(200).decode().strip()}")
         return packet
 
-    def _send(self, host: Host, packet: bytes) -> None:
+    def _send(self, host: NamespaceHost, packet: bytes) -> None:
         def inside() -> None:
             with socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as sender:
                 sender.sendto(packet, (self._address, DEFAULT_SIGNED_PORT.number))

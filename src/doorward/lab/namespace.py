@@ -74,7 +74,7 @@ def enter(path: Path) -> None:
 
 
 @dataclass(slots=True)
-class Host:
+class NamespaceHost:
     """A network namespace that plays a machine: `interface` carries its addresses."""
 
     namespace: str
@@ -185,7 +185,7 @@ class Host:
         self._started.clear()
 
 
-def end_processes(hosts: Sequence[Host]) -> None:
+def end_processes(hosts: Sequence[NamespaceHost]) -> None:
     """End all that runs on these hosts, and return when it has ended."""
     for number, patience_s in (signal.SIGTERM, TERM_PATIENCE_S), (signal.SIGKILL, KILL_PATIENCE_S):
         if pids := set[int]().union(*(host.pids() for host in hosts)):

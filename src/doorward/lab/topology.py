@@ -25,12 +25,12 @@ from types import FrameType, TracebackType
 from typing import NamedTuple, Self
 
 from doorward.errors import HostError
-from doorward.lab.namespace import Host, end_processes, ip
+from doorward.lab.namespace import NamespaceHost, end_processes, ip
 
 ENDINGS = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
 
 
-class Endings:
+class SignalGuard:
     """From `install` to `restore` the first signal has its effect, as an exception; impatient ones after it have none.
 
     In a thread other than the main one it does nothing, since handlers never interrupt such a thread.
@@ -93,29 +93,29 @@ HOST_SETTINGS = {
 ROUTER_SETTINGS = {**HOST_SETTINGS, "ipv4/ip_forward": "1", "ipv6/conf/all/forwarding": "1"}
 
 
-class Network(NamedTuple):
+class WireNetworks(NamedTuple):
     """The two networks of one wire; station 1 is the gateway, station 2 the host."""
 
     number: int
     ipv4: IPv4Network
     ipv6: IPv6Network
 
-    def station(self, namespace: str, interface: str, number: int) -> Host:
+    def station(self, namespace: str, interface: str, number: int) -> NamespaceHost:
         """Give the host that sits at one end of this wire."""
         mac = f"02:00:00:00:{self.number:02x}:{number:02x}"
-        return Host(namespace, interface, self.ipv4[number], self.ipv6[number], mac)
+        return NamespaceHost(namespace, interface, self.ipv4[number], self.ipv6[number], mac)
 
 
-CLIENT_NET = Network(1, IPv4Network("192.0.2.0/24"), IPv6Network("2001:db8:1::/64"))
-SERVER_NET = Network(2, IPv4Network("198.51.100.0/24"), IPv6Network("2001:db8:2::/64"))
-STRANGER_NET = Network(3, IPv4Network("203.0.113.0/24"), IPv6Network("2001:db8:3::/64"))
+CLIENT_NET = WireNetworks(1, IPv4Network("192.0.2.0/24"), IPv6Network("2001:db8:1::/64"))
+SERVER_NET = WireNetworks(2, IPv4Network("198.51.100.0/24"), IPv6Network("2001:db8:2::/64"))
+STRANGER_NET = WireNetworks(3, IPv4Network("203.0.113.0/24"), IPv6Network("2001:db8:3::/64"))
 
 
 class Wire(NamedTuple):
     """Two hosts joined by a veth pair; packets of the host at `end` to anywhere go by `gateway`."""
 
-    gateway: Host
-    end: Host
+    gateway: NamespaceHost
+    end: NamespaceHost
 
 
 class Lab:
@@ -144,7 +144,7 @@ class Lab:
             self._wires = [Wire(gateways[i], host) for i, host in enumerate(self.hosts[:3])]
         self._direct = direct
         self._maker = os.getpid()
-        self._endings = Endings()
+        self._endings = SignalGuard()
         self._kept = False
 
     def __enter__(self) -> Self:
@@ -210,7 +210,7 @@ def remove(name: str) -> bool:
     return bool(standing)
 
 
-def _tear_down(hosts: Sequence[Host]) -> None:
+def _tear_down(hosts: Sequence[NamespaceHost]) -> None:
     try:
         end_processes(hosts)
     finally:
@@ -226,7 +226,7 @@ def _link_line(wire: Wire) -> str:
     )
 
 
-def _address_lines(host: Host) -> list[str]:
+def _address_lines(host: NamespaceHost) -> list[str]:
     return [
         "link set lo up",
         f"link set {host.interface} up",
@@ -235,7 +235,7 @@ def _address_lines(host: Host) -> list[str]:
     ]
 
 
-def _default_lines(gateway: Host) -> list[str]:
+def _default_lines(gateway: NamespaceHost) -> list[str]:
     return [f"route add 0.0.0.0/0 via {gateway.ipv4}", f"route add ::/0 via {gateway.ipv6}"]
 
 
@@ -248,7 +248,7 @@ def _set(settings: dict[str, str]) -> None:
             raise HostError(f"cannot write {path} in a namespace: {error.strerror}") from None
 
 
-def _wait_for_links(hosts: Sequence[Host]) -> None:
+def _wait_for_links(hosts: Sequence[NamespaceHost]) -> None:
     deadline_s = time.monotonic() + LINK_PATIENCE_S
     for host in hosts:
         while any(link["operstate"] != "UP" for link in json.loads(host.ip("-j", "link", "show", "type", "veth"))):

@@ -9,7 +9,7 @@ from doorward.config.schema import DEFAULT_CAPACITY, HURRIED_MS, Configuration, 
 from doorward.config.toml_positions import Keys, line_of
 from doorward.lint import sequences
 from doorward.lint.common_ports import SHELLS
-from doorward.lint.finding import Finding, Weakness
+from doorward.lint.finding import Finding, LocatedFinding
 from doorward.model import Door, Port, Protocol
 from doorward.signed.address_patterns import Network
 from doorward.signed.authorized_keys import AuthorizedKeys, Line
@@ -19,7 +19,7 @@ MAX_COMBINATIONS = 16  # of flags and within: each is an automaton that every pa
 LONG_MS = UNITS_MS["d"]
 MOST_NAMED = 3  # doors in one note
 
-Check = Callable[[Configuration], Iterator[Weakness]]
+Check = Callable[[Configuration], Iterator[LocatedFinding]]
 
 
 def warnings(configuration: Configuration, lines: Mapping[Keys, int]) -> list[Finding]:
@@ -41,45 +41,45 @@ def combinations(configuration: Configuration) -> list[Door]:
     return list(first.values())
 
 
-def _mode(configuration: Configuration) -> Iterator[Weakness]:
+def _mode(configuration: Configuration) -> Iterator[LocatedFinding]:
     path = ("gate", "mode")
     stealth = 'write mode = "stealth" and list in `public` what everyone may reach'
     if configuration.gate.mode is Mode.OBSERVE:
         what = "mode observe drops nothing: every door stands open to everyone"
-        yield Weakness("warning", path, what, f'write mode = "guard", or {stealth}')
+        yield LocatedFinding("warning", path, what, f'write mode = "guard", or {stealth}')
     if configuration.gate.mode is Mode.GUARD:
         what = "mode guard hides only the doors' ports: a scan still sees that the host is there"
-        yield Weakness("note", path, what, f"to hide everything, {stealth}")
+        yield LocatedFinding("note", path, what, f"to hide everything, {stealth}")
 
 
-def _opens_public(configuration: Configuration) -> Iterator[Weakness]:
+def _opens_public(configuration: Configuration) -> Iterator[LocatedFinding]:
     public = frozenset(configuration.gate.public)
     for door in configuration.doors:
         for index, port in enumerate(door.opens):
             if port in public:
                 what = f"{port} is public, and door {door.name!r} opens it: only who knocks gets in"
                 remedy = "take it out of `public`, or out of `opens`"
-                yield Weakness("warning", ("doors", door.name, "opens", str(index)), what, remedy)
+                yield LocatedFinding("warning", ("doors", door.name, "opens", str(index)), what, remedy)
 
 
-def _opens_several(configuration: Configuration) -> Iterator[Weakness]:
+def _opens_several(configuration: Configuration) -> Iterator[LocatedFinding]:
     """Tell of doors that open more than one service; the same number of both protocols is one."""
     several = [door for door in configuration.doors if len({port.number for port in door.opens}) > 1]
     if several:
         what = f"{_named(several)} more than one service at once ({', '.join(map(str, several[0].opens))})"
         remedy = "write a door for each, unless they belong together"
-        yield Weakness("note", ("doors", several[0].name, "opens"), what, remedy)
+        yield LocatedFinding("note", ("doors", several[0].name, "opens"), what, remedy)
 
 
-def _opens_long(configuration: Configuration) -> Iterator[Weakness]:
+def _opens_long(configuration: Configuration) -> Iterator[LocatedFinding]:
     for door in configuration.doors:
         if door.opens and door.for_ms > LONG_MS:
             what = f"door {door.name!r} stays open for {format_duration(door.for_ms)}: whoever has that address by then"
             remedy = "write a `for` of a day at most; connections that stand go on after it"
-            yield Weakness("warning", ("doors", door.name, "for"), f"{what} gets in too", remedy)
+            yield LocatedFinding("warning", ("doors", door.name, "for"), f"{what} gets in too", remedy)
 
 
-def _opens_shell(configuration: Configuration) -> Iterator[Weakness]:
+def _opens_shell(configuration: Configuration) -> Iterator[LocatedFinding]:
     """Tell of sequences that keep a shell, where there are no signed knocks."""
     if configuration.signed is not None:
         return
@@ -91,24 +91,24 @@ def _opens_shell(configuration: Configuration) -> Iterator[Weakness]:
         remedy = (
             "a signed knock cannot be repeated: write [signed] in place of `knock`; `doorward key server` makes its key"
         )
-        yield Weakness("note", ("doors", shells[0].name, "opens"), what, remedy)
+        yield LocatedFinding("note", ("doors", shells[0].name, "opens"), what, remedy)
 
 
-def _unnamed(configuration: Configuration) -> Iterator[Weakness]:
+def _unnamed(configuration: Configuration) -> Iterator[LocatedFinding]:
     """Note that only the server's key binds a signed knock to this gate, which may have been copied from another."""
     if configuration.signed is not None and configuration.gate.name is None:
         what = "the gate has no name: a signed knock for it also opens any other gate with a copy of its server key"
         remedy = "where several gates have one key, give each a `name` in [gate], and clients `gate`"
-        yield Weakness("note", ("signed",), what, remedy)
+        yield LocatedFinding("note", ("signed",), what, remedy)
 
 
-def _opens_both(configuration: Configuration) -> Iterator[Weakness]:
+def _opens_both(configuration: Configuration) -> Iterator[LocatedFinding]:
     """Find sequences that make a signed knock needless."""
     if configuration.signed is None:
         return
     if both := [door for door in configuration.doors if door.knock]:
         what = f"{_named(both)} to a sequence as well as to a signed knock: anyone who sees its packets can repeat it"
-        yield Weakness("note", ("doors", both[0].name, "knock"), what, "take out `knock`, so that only keys open it")
+        yield LocatedFinding("note", ("doors", both[0].name, "knock"), what, "take out `knock`, so that only keys open it")
 
 
 def _shell_of(door: Door) -> Port | None:
@@ -124,15 +124,15 @@ def _named(doors: Sequence[Door]) -> str:
     return f"doors {names}{f' and {rest:,} more' if rest > 0 else ''} open"
 
 
-def _many_combinations(configuration: Configuration) -> Iterator[Weakness]:
+def _many_combinations(configuration: Configuration) -> Iterator[LocatedFinding]:
     first = combinations(configuration)
     if len(first) > MAX_COMBINATIONS:
         what = f"{len(first)} combinations of `flags` and `within`: every packet passes an automaton for each"
         path = ("doors", first[MAX_COMBINATIONS].name)
-        yield Weakness("warning", path, what, f"use at most {MAX_COMBINATIONS}: give doors the same `within`")
+        yield LocatedFinding("warning", path, what, f"use at most {MAX_COMBINATIONS}: give doors the same `within`")
 
 
-def _capacity(configuration: Configuration) -> Iterator[Weakness]:
+def _capacity(configuration: Configuration) -> Iterator[LocatedFinding]:
     if not combinations(configuration):
         return
     capacity = configuration.gate.capacity or DEFAULT_CAPACITY
@@ -143,14 +143,14 @@ def _capacity(configuration: Configuration) -> Iterator[Weakness]:
         f"{capacity * 1000 // HURRIED_MS:,} a second no new one begins"
     )
     remedy = "to withstand more, raise capacity (and the kernel's memory for it)"
-    yield Weakness("note", ("gate", "capacity"), what, remedy)
+    yield LocatedFinding("note", ("gate", "capacity"), what, remedy)
 
 
-def _shares_nothing(configuration: Configuration) -> Iterator[Weakness]:
+def _shares_nothing(configuration: Configuration) -> Iterator[LocatedFinding]:
     fleet = configuration.fleet
     if fleet is not None and not any(door.shared for door in configuration.doors):
         what = "no door is shared with the fleet: what opens at one gate opens there only"
-        yield Weakness("warning", ("fleet",), what, "write shared = true in each door that all gates open together")
+        yield LocatedFinding("warning", ("fleet",), what, "write shared = true in each door that all gates open together")
 
 
 CHECKS: tuple[Check, ...] = (

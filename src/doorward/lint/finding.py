@@ -27,7 +27,7 @@ class Finding:
         return f"{self.line}: {self.level}: {self.what}; {self.remedy}"
 
 
-class Weakness(NamedTuple):
+class LocatedFinding(NamedTuple):
     """A finding whose place is still a path of keys."""
 
     level: Level

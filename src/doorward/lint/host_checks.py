@@ -11,7 +11,7 @@ from typing import NamedTuple
 
 from doorward.config.schema import PLACE, REASON, Configuration
 from doorward.config.toml_positions import Keys, line_of
-from doorward.lint.finding import Finding, Weakness
+from doorward.lint.finding import Finding, LocatedFinding
 
 # Letters, as in %IP% or %ip%; not `date +%H%M%S`, and not the bytes of a URL, as in %C3%A4.
 _PLACEHOLDER = re.compile(r"%(?![0-9A-Fa-f]{2}%)[A-Za-z][A-Za-z_]+%")
@@ -48,7 +48,7 @@ def remarks(configuration: Configuration, lines: Mapping[Keys, int], host: HostF
     return [Finding(each.level, line_of(lines, each.path), each.what, each.remedy) for each in found]
 
 
-def _interfaces(configuration: Configuration, host: HostFacts) -> Iterator[Weakness]:
+def _interfaces(configuration: Configuration, host: HostFacts) -> Iterator[LocatedFinding]:
     for index, name in enumerate(configuration.gate.interfaces):
         is_there = (
             any(each.startswith(name[:-1]) for each in host.interfaces)
@@ -58,17 +58,17 @@ def _interfaces(configuration: Configuration, host: HostFacts) -> Iterator[Weakn
         if not is_there:
             what = f"this host has no interface {name!r} now: the gate watches nothing there"
             remedy = "write a name that `ip link` shows, unless this one comes later"
-            yield Weakness("warning", ("gate", "interfaces", str(index)), what, remedy)
+            yield LocatedFinding("warning", ("gate", "interfaces", str(index)), what, remedy)
 
 
-def _programs(configuration: Configuration, host: HostFacts) -> Iterator[Weakness]:
+def _programs(configuration: Configuration, host: HostFacts) -> Iterator[LocatedFinding]:
     for hook in hooks(configuration):
         if trouble := host.programs.get(hook.words[0]):
             what = f"{hook.path[-1]}: {hook.words[0]} {trouble}, so the command will fail"
-            yield Weakness("warning", hook.path, what, "install it and make it executable, or write its right path")
+            yield LocatedFinding("warning", hook.path, what, "install it and make it executable, or write its right path")
 
 
-def _placeholders(configuration: Configuration) -> Iterator[Weakness]:
+def _placeholders(configuration: Configuration) -> Iterator[LocatedFinding]:
     for hook in hooks(configuration):
         for word in dict.fromkeys(_PLACEHOLDER.findall(" ".join(hook.words))):
             if word in hook.placeholders:
@@ -76,4 +76,4 @@ def _placeholders(configuration: Configuration) -> Iterator[Weakness]:
             meant = next((each for each in hook.placeholders if each == word.upper()), None)
             remedy = f"write {meant}" if meant else f"write {' or '.join(hook.placeholders)}, or take it out"
             what = f"{hook.path[-1]}: nothing is filled in for {word}: the program gets it as it is"
-            yield Weakness("warning", hook.path, what, remedy)
+            yield LocatedFinding("warning", hook.path, what, remedy)

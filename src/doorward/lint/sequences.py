@@ -6,7 +6,7 @@ from collections.abc import Iterator
 from itertools import pairwise
 
 from doorward.config.schema import Configuration, WrongPort
-from doorward.lint.finding import Weakness
+from doorward.lint.finding import LocatedFinding
 from doorward.lint.guessing import MANY_SOURCES, Guess, guess, odds, said, sweep, total
 from doorward.lint.guessing import chance as chance_of
 from doorward.model import Door, Port
@@ -21,7 +21,7 @@ def guesses(configuration: Configuration) -> list[Guess]:
     return [rated for door in configuration.doors if (rated := guess(door)) is not None]
 
 
-def wrong_port(configuration: Configuration) -> Iterator[Weakness]:
+def wrong_port(configuration: Configuration) -> Iterator[LocatedFinding]:
     """Warn where wrong ports are forgiven, with the chance of one sweep in random order."""
     if configuration.gate.wrong_port is WrongPort.ANY:
         return
@@ -32,7 +32,7 @@ def wrong_port(configuration: Configuration) -> Iterator[Weakness]:
         door = next(name for name, each in swept.items() if each == likeliest)
         how = "always" if likeliest == 1 else f"with a chance of {odds(likeliest)}"
         what += f", and one in random order opens door {door!r} {how}"
-    yield Weakness("warning", ("gate", "wrong_port"), what, 'write wrong_port = "any"')
+    yield LocatedFinding("warning", ("gate", "wrong_port"), what, 'write wrong_port = "any"')
 
 
 def _by_a_sweep(known: int, door: Door) -> float:
@@ -40,7 +40,7 @@ def _by_a_sweep(known: int, door: Door) -> float:
     return sweep(known, len(door.knock)) if len(set(door.knock)) == len(door.knock) else 0.0
 
 
-def sweeps(configuration: Configuration) -> Iterator[Weakness]:
+def sweeps(configuration: Configuration) -> Iterator[LocatedFinding]:
     """Find the doors that a scan of one port after the other opens by itself, or nearly."""
     known = configuration.gate.wrong_port is WrongPort.KNOWN
     silent = frozenset(configuration.gate.public).union(*(door.opens for door in configuration.doors))
@@ -53,10 +53,10 @@ def sweeps(configuration: Configuration) -> Iterator[Weakness]:
         if known or _adjacent(upward, silent):
             gap = "" if known else " without a gap"
             what = f"door {door.name!r}: its ports {way}{gap}, so a plain sweep opens it"
-            yield Weakness("warning", path, what, "mix their order")
+            yield LocatedFinding("warning", path, what, "mix their order")
         else:
             what = f"door {door.name!r}: its ports {way}: only the wrong ports between them keep a sweep out"
-            yield Weakness("note", path, what, "mix their order")
+            yield LocatedFinding("note", path, what, "mix their order")
 
 
 def _in_order(ports: tuple[Port, ...]) -> tuple[Port, ...] | None:
@@ -75,12 +75,12 @@ def _adjacent(upward: tuple[Port, ...], silent: frozenset[Port]) -> bool:
     )
 
 
-def guessed(configuration: Configuration) -> Iterator[Weakness]:
+def guessed(configuration: Configuration) -> Iterator[LocatedFinding]:
     """Find the doors that a year of guessing from one source is likely enough to open."""
     rated = guesses(configuration)
     for door, each in zip((door for door in configuration.doors if door.knock), rated, strict=True):
         if each.by_one >= WEAK:
-            yield Weakness("warning", ("doors", door.name, "knock"), *_weak(door, each))
+            yield LocatedFinding("warning", ("doors", door.name, "knock"), *_weak(door, each))
     strong = [each for each in rated if each.by_one < WEAK]
     if not strong:
         return
@@ -88,14 +88,14 @@ def guessed(configuration: Configuration) -> Iterator[Weakness]:
     path = ("doors", weakest.door, "knock")
     if chance_of(total(strong)) >= WEAK:
         what = f"{len(strong):,} doors: whoever guesses ports from one address opens one of them {said(total(strong))}"
-        yield Weakness("warning", path, what, f"write more than {weakest.knocks} knocks in each")
+        yield LocatedFinding("warning", path, what, f"write more than {weakest.knocks} knocks in each")
     elif chance_of(total(strong) * MANY_SOURCES) >= FIT_FOR_MANY:
         whose = f"door {weakest.door!r}" if len(strong) == 1 else f"one of {len(strong):,} doors"
         what = (
             f"{MANY_SOURCES:,} addresses at once (a botnet, or an IPv6 /48) that guess ports open {whose} "
             f"{said(total(strong) * MANY_SOURCES)}; one address alone {said(total(strong))}"
         )
-        yield Weakness("note", path, what, f"against that, write more than {weakest.knocks} knocks")
+        yield LocatedFinding("note", path, what, f"against that, write more than {weakest.knocks} knocks")
 
 
 def _weak(door: Door, rated: Guess) -> tuple[str, str]:
@@ -109,11 +109,11 @@ def _weak(door: Door, rated: Guess) -> tuple[str, str]:
     return what, f"write {MIN_SEQUENCE} knocks or more"
 
 
-def repeats(configuration: Configuration) -> Iterator[Weakness]:
+def repeats(configuration: Configuration) -> Iterator[LocatedFinding]:
     """Find knocks that a retransmitted packet gives."""
     for door in configuration.doors:
         twice = next((first for first, second in pairwise(door.knock) if first == second), None)
         if twice is not None:
             what = f"door {door.name!r} knocks at {twice} twice in a row: a retransmitted packet counts as the second"
             path = ("doors", door.name, "knock")
-            yield Weakness("warning", path, what, "put another port between the two")
+            yield LocatedFinding("warning", path, what, "put another port between the two")

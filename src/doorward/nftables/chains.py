@@ -36,7 +36,7 @@ LIMITED = {"4": "ip saddr", "6": "ip6 saddr & ffff:ffff:ffff:ffff::"}  # who cou
 
 
 @dataclass(frozen=True, slots=True)
-class Plan:
+class ChainContext:
     """What the chains are made from. `tells_steps`: each step of a knock goes to the log too."""
 
     groups: Sequence[Group]
@@ -69,12 +69,12 @@ def _flag_names(bits: int) -> str:
     return " | ".join(_NFT_FLAG_NAMES.get(name, name) for name, bit in TCP_FLAGS.items() if bits & bit)
 
 
-def granted(plan: Plan) -> str:
+def granted(plan: ChainContext) -> str:
     """Tell the daemon of a complete knock."""
     return chain("granted", ["counter name knocked", plan.log_state("knock")])
 
 
-def opening(plan: Plan, name: str, action: Action, doors: str) -> str:
+def opening(plan: ChainContext, name: str, action: Action, doors: str) -> str:
     """Open these ports for the source. A full set refuses, and says so."""
     rules = []
     for family, source in SOURCES.items():
@@ -88,7 +88,7 @@ def opening(plan: Plan, name: str, action: Action, doors: str) -> str:
     return chain(name, [*rules, "counter name no_room_open", plan.log_state("full")], doors)
 
 
-def matching(plan: Plan) -> list[str]:
+def matching(plan: ChainContext) -> list[str]:
     """Write everything between a new packet and the automaton: limiter, machines, transitions."""
     if not plan.groups:
         return []
@@ -103,7 +103,7 @@ def matching(plan: Plan) -> list[str]:
     return [*texts, _symbols(plan)]
 
 
-def _too_fast(plan: Plan, family: str) -> str:
+def _too_fast(plan: ChainContext, family: str) -> str:
     """Send a scanner back to the start; note it once a minute, ten scanners a second at most."""
     key = LIMITED[family]
     forget = [rule for group in plan.groups if family in group.families for rule in group.restart(family)]
@@ -112,7 +112,7 @@ def _too_fast(plan: Plan, family: str) -> str:
     return chain(f"too_fast{family}", [*forget, "counter name fast", pause, f"{note} {plan.log('fast')}"])
 
 
-def _limited(plan: Plan, family: str) -> str:
+def _limited(plan: ChainContext, family: str) -> str:
     key = LIMITED[family]
     several = len({group.flags for group in plan.groups}) > 1
     jumps: list[str] = []
@@ -137,7 +137,7 @@ def _banned(verdict: str) -> list[str]:
     return [f"{key} @banned{family} counter name banned {verdict}" for family, key in LIMITED.items()]
 
 
-def _symbols(plan: Plan) -> str:
+def _symbols(plan: ChainContext) -> str:
     """Let through to the automaton what is a symbol: the port and the flags of some machine."""
     known = ["meta l4proto . th dport != @known return"] if plan.gate.wrong_port is WrongPort.KNOWN else []
     filters = dict.fromkeys(group.flags for group in plan.groups)
@@ -151,7 +151,7 @@ def _symbols(plan: Plan) -> str:
     return chain("limited", by_family) + chain("symbols", rules, "what counts as a knock, right or wrong")
 
 
-def early(plan: Plan) -> str:
+def early(plan: ChainContext) -> str:
     """Drop what scanners send before conntrack has to look at it, in mode stealth, which would drop it anyway."""
     if plan.gate.mode is not Mode.STEALTH or not plan.groups:
         return ""
@@ -168,7 +168,7 @@ def early(plan: Plan) -> str:
     return chain("still_fast", dropping) + chain("early", rules)
 
 
-def signed(plan: Plan) -> str:
+def signed(plan: ChainContext) -> str:
     """Hand the datagrams of the port for signed knocks to the daemon, and drop them before conntrack sees them."""
     if plan.signed_port is None:
         return ""
@@ -236,7 +236,7 @@ def _standing() -> list[str]:
     ]
 
 
-def forwarded(plan: Plan) -> str:
+def forwarded(plan: ChainContext) -> str:
     """Packets that are not for this host may be knocks for a door with a target; they are never dropped."""
     rules = [
         f"{DESTINATIONS[family]} @targets{family} meta l4proto {{ tcp, udp }} jump symbols"
@@ -253,7 +253,7 @@ def _unwatched(gate: Gate, verdict: str, way: str = "iifname") -> list[str]:
     return [*loopback, *([f"{way} != {{ {watched} }} {verdict}"] if watched else [])]
 
 
-def prerouting(plan: Plan) -> str:
+def prerouting(plan: ChainContext) -> str:
     """Write the base chain: after conntrack, before destination NAT, so that a port is seen as the client sent it.
 
     The port of every packet that a socket of this host may receive is looked up, unless it is of an established
@@ -281,7 +281,7 @@ def prerouting(plan: Plan) -> str:
     return needs + chain("not_local", not_local) + chain("prerouting", rules)
 
 
-def translated(plan: Plan) -> str:
+def translated(plan: ChainContext) -> str:
     """Look up the port of a related packet again where it arrives: a NAT helper (nf_nat_ftp) may have changed it."""
     if plan.gate.mode is Mode.OBSERVE:
         return ""
@@ -294,7 +294,7 @@ def translated(plan: Plan) -> str:
     return chain("input", rules)
 
 
-def output(plan: Plan) -> str:
+def output(plan: ChainContext) -> str:
     """Drop the errors with which the kernel answers fragments and options before a rule sees the packet."""
     if plan.gate.mode is not Mode.STEALTH:
         return ""

@@ -5,15 +5,15 @@ from __future__ import annotations
 import errno
 from collections.abc import Callable
 
-from doorward.core.diff import Changes, Remaining
+from doorward.core.diff import SetChanges, Remaining
 from doorward.model import Element, Place
 from doorward.nftables.ban_sets import Bans
-from doorward.nftables.nfnetlink import Gauges
+from doorward.nftables.nfnetlink import GateUsage
 from doorward.nftables.nft_error import NftError
 from doorward.nftables.ruleset import COUNTERS, OPEN_SIZE, Ruleset
 
 
-class MemoryFilter:
+class FakeFirewall:
     """Entries with their end on the clock that is given."""
 
     def __init__(self, clock: Callable[[], float]) -> None:
@@ -26,7 +26,7 @@ class MemoryFilter:
         """Take a new ruleset; entries stay."""
         self.ruleset = ruleset
         try:
-            self.apply(Changes(restore, frozenset()))
+            self.apply(SetChanges(restore, frozenset()))
         except NftError as error:
             return str(error)
         return ""
@@ -40,7 +40,7 @@ class MemoryFilter:
         self._until_s = {element: until for element, until in self._until_s.items() if until > now_s}
         return {element: until - now_s for element, until in self._until_s.items()}
 
-    def apply(self, changes: Changes) -> None:
+    def apply(self, changes: SetChanges) -> None:
         """Make all changes, or none."""
         standing = self._left()
         if not changes.remove <= standing.keys():
@@ -70,6 +70,6 @@ class MemoryFilter:
         now_s = self._clock()
         return {ban: until_s - now_s for ban, until_s in self._banned_until_s.items() if until_s > now_s}
 
-    def gauges(self, _: int) -> Gauges:
+    def gauges(self, _: int) -> GateUsage:
         """Tell of nothing in progress, for the same reason."""
-        return Gauges([], [])
+        return GateUsage([], [])

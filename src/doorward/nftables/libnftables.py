@@ -13,12 +13,12 @@ from functools import cache
 from ipaddress import IPv4Address, IPv6Address
 
 from doorward.config.duration import UNITS_MS, nft_duration
-from doorward.core.diff import Changes, Remaining
+from doorward.core.diff import SetChanges, Remaining
 from doorward.errors import HostError
 from doorward.kernel.sock_diag import Connection
 from doorward.model import Element, Place, Port, parse_place, place_text
 from doorward.nftables import ban_sets, nfnetlink
-from doorward.nftables.nfnetlink import Gauges, Writer
+from doorward.nftables.nfnetlink import GateUsage, SetWriter
 from doorward.nftables.nft_error import NftError, refused
 from doorward.nftables.ruleset import COUNTERS, FROM_FILE, OPEN_SETS, TABLE, Existing, Ruleset
 
@@ -53,10 +53,10 @@ def _library() -> ctypes.CDLL:
     return library
 
 
-class NftFilter:
+class NftFirewall:
     """The table `inet doorward` of the network namespace that this object was made in."""
 
-    _writer: Writer | None = None
+    _writer: SetWriter | None = None
 
     def load(self, ruleset: Ruleset, restore: Remaining, standing: Iterable[Connection] = ()) -> str:
         """Replace rules and tables in one transaction, in which no packet slips through.
@@ -112,12 +112,12 @@ class NftFilter:
         sets = [thing.name for thing in self.existing() if thing.name in OPEN_SETS]
         return read_elements("".join(self.run(f"list set {TABLE} {name}") for name in sets or OPEN_SETS[:2]))
 
-    def apply(self, changes: Changes) -> None:
+    def apply(self, changes: SetChanges) -> None:
         """Write and remove open entries in one transaction; NftError where one to remove is not there."""
         if not changes:
             return
         if self._writer is None or self._writer.pid != os.getpid():
-            self._writer = Writer()
+            self._writer = SetWriter()
         try:
             self._writer.apply(changes)
         except OSError as error:
@@ -141,7 +141,7 @@ class NftFilter:
         counted = nfnetlink.counted()
         return {name: counted.get(name, 0) for name in COUNTERS}
 
-    def gauges(self, most: int) -> Gauges:
+    def gauges(self, most: int) -> GateUsage:
         """Tell how full the sets are, and who is in the middle of a knock: at most `most` of each map."""
         return nfnetlink.read(most)
 

@@ -40,7 +40,7 @@ _SOL_NETLINK, _ADD_MEMBERSHIP = 270, 1
 _MESSAGES_A_READ = 1024
 
 
-class Change(NamedTuple):
+class RulesetChange(NamedTuple):
     """A transaction: the process (as the first process namespace counts), its program, what it did to the table.
 
     `harm` is "rules" where rules, chains, maps or the table itself changed, "openings" where entries of the open sets
@@ -85,7 +85,7 @@ def _sum_of_handles() -> bytes:
     return found.digest()
 
 
-class Watch:
+class RulesetMonitor:
     """A netlink socket that hears of every transaction in this network namespace."""
 
     def __init__(self) -> None:
@@ -142,9 +142,9 @@ class Watch:
         """Hear all again: the number may be given to another process."""
         self._socket.setsockopt(socket.SOL_SOCKET, _SO_DETACH_FILTER, 0)
 
-    def read(self) -> list[Change] | None:
+    def read(self) -> list[RulesetChange] | None:
         """Give the transactions of at most a thousand datagrams; None where some were dropped or cannot be read."""
-        changes: list[Change] = []
+        changes: list[RulesetChange] = []
         try:
             for _ in range(_MESSAGES_A_READ):
                 changes += self._changes(self._socket.recv(_RECEIVE_BYTES))
@@ -172,11 +172,11 @@ class Watch:
                 if error.errno != errno.ENOBUFS:
                     raise
 
-    def _changes(self, raw: bytes) -> list[Change]:
-        changes: list[Change] = []
+    def _changes(self, raw: bytes) -> list[RulesetChange]:
+        changes: list[RulesetChange] = []
         for kind, body in netlink.messages(memoryview(raw)):
             if kind == _NEW_GEN:
-                changes.append(Change(*_made_by(body), self._harm))
+                changes.append(RulesetChange(*_made_by(body), self._harm))
                 self._harm = ""
             elif _NAME in raw and self._harm != "rules":
                 self._harm = _harm(kind, body) or self._harm

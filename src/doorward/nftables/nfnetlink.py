@@ -16,7 +16,7 @@ from ipaddress import IPv4Address, IPv6Address
 from itertools import islice
 from typing import NamedTuple, TypeVar
 
-from doorward.core.diff import Changes
+from doorward.core.diff import SetChanges
 from doorward.errors import HostError, MalformedError
 from doorward.kernel import netlink
 from doorward.model import Address, Element, Port
@@ -38,7 +38,7 @@ _SO_SNDBUFFORCE = 32
 _NAME = TABLE.split()[1].encode() + b"\0"
 
 
-class Writer:
+class SetWriter:
     """Writes entries of the network namespace that it was made in."""
 
     def __init__(self) -> None:
@@ -48,7 +48,7 @@ class Writer:
     def __del__(self) -> None:
         self._socket.close()
 
-    def apply(self, changes: Changes) -> None:
+    def apply(self, changes: SetChanges) -> None:
         """Make all changes in one transaction. OSError: the kernel refused it, and nothing has changed."""
         raw = transaction(changes)
         if len(raw) > self._socket.getsockopt(socket.SOL_SOCKET, socket.SO_SNDBUF) // 2:
@@ -58,7 +58,7 @@ class Writer:
         if refused := next(filter(None, answers), 0):
             raise OSError(refused, os.strerror(refused))
 
-    def _replies(self) -> Iterator[netlink.Message]:
+    def _replies(self) -> Iterator[netlink.NetlinkMessage]:
         """Give all answers: nf_tables has written them when `send` returns."""
         while True:
             try:
@@ -68,7 +68,7 @@ class Writer:
             yield from netlink.messages(memoryview(raw))
 
 
-def transaction(changes: Changes) -> bytes:
+def transaction(changes: SetChanges) -> bytes:
     """Give the messages that make all changes at once, or none.
 
     Kernels before 6.12 silently ignore a longer timeout in an `add` of an entry that exists, and deleting needs it to
@@ -238,7 +238,7 @@ _ADDRESS_BYTES = {"4": 4, "6": 16}
 _DEADLINES = ("window", "hurried")  # the maps whose elements' time is that of the knock
 
 
-class Fill(NamedTuple):
+class SetUsage(NamedTuple):
     """How many elements a set has, and how many it takes (0: any number). `elements` None: the kernel does not tell."""
 
     name: str
@@ -246,7 +246,7 @@ class Fill(NamedTuple):
     size: int
 
 
-class Attempt(NamedTuple):
+class ProgressEntry(NamedTuple):
     """A source in the middle of a knock: in which state, and for how long the knock still counts."""
 
     source: Address
@@ -254,35 +254,35 @@ class Attempt(NamedTuple):
     left_ms: int
 
 
-class Gauges(NamedTuple):
+class GateUsage(NamedTuple):
     """What the gate's sets tell."""
 
-    fills: list[Fill]
-    attempts: list[Attempt]
+    fills: list[SetUsage]
+    attempts: list[ProgressEntry]
 
 
-def read(most: int) -> Gauges:
+def read(most: int) -> GateUsage:
     """Read all of it, and of who is in progress at most `most` from each map."""
     found = fills()
-    return Gauges(found, attempts([fill.name for fill in found if fill.elements != 0], most))
+    return GateUsage(found, attempts([fill.name for fill in found if fill.elements != 0], most))
 
 
-def fills() -> list[Fill]:
+def fills() -> list[SetUsage]:
     """Tell of the sets and maps whose elements end by themselves. Nothing where there is no table."""
     return asked(lambda: dump(GET_SET, fill_in), [])
 
 
-def fill_in(body: memoryview) -> Fill | None:
+def fill_in(body: memoryview) -> SetUsage | None:
     """Read a set of one message; None where it is another table's, or its elements stay."""
     parts = parts_of(body)
     if parts is None or not flags_of(parts) & _GAUGE_TIMEOUT:
         return None
     found = set_in(body)
     count = number_of(parts[_SET_COUNT]) if _SET_COUNT in parts else None
-    return None if found is None else Fill(found.name, count, found.size)
+    return None if found is None else SetUsage(found.name, count, found.size)
 
 
-def attempts(names: Iterable[str], most: int) -> list[Attempt]:
+def attempts(names: Iterable[str], most: int) -> list[ProgressEntry]:
     """Give sources in progress, at most `most` of each map: `names` are those of the table's maps."""
     names = list(names)
     states: dict[Address, int] = {}
@@ -293,11 +293,11 @@ def attempts(names: Iterable[str], most: int) -> list[Attempt]:
     return [each._replace(state=states.get(each.source, each.state)) for each in begun]
 
 
-def _listed(name: str, most: int) -> list[Attempt]:
+def _listed(name: str, most: int) -> list[ProgressEntry]:
     return asked(lambda: list(islice(_elements(name), most)), [])
 
 
-def _elements(name: str) -> Iterator[Attempt]:
+def _elements(name: str) -> Iterator[ProgressEntry]:
     """Read a map's elements as they are asked for; the kernel walks no further than that."""
     address_bytes = _ADDRESS_BYTES[name.split("_")[0][-1]]
     request = struct.pack("!BBH", INET, 0, 0) + netlink.attribute(_GAUGE_TABLE, NAME)
@@ -307,7 +307,7 @@ def _elements(name: str) -> Iterator[Attempt]:
             yield from elements_in(reply.body, address_bytes)
 
 
-def elements_in(body: memoryview, address_bytes: int) -> Iterator[Attempt]:
+def elements_in(body: memoryview, address_bytes: int) -> Iterator[ProgressEntry]:
     """Read one message of a map's elements; with a target a key is the source and the target."""
     parts = parts_of(body)
     if parts is None or _GAUGE_ELEMENTS not in parts:
@@ -320,7 +320,7 @@ def elements_in(body: memoryview, address_bytes: int) -> Iterator[Attempt]:
         source = bytes(key[:address_bytes])
         left = inside.get(_EXPIRATION, memoryview(b""))
         state = int.from_bytes(_value(inside, _DATA), sys.byteorder)
-        yield Attempt(IPv4Address(source) if address_bytes == 4 else IPv6Address(source), state, int.from_bytes(left))
+        yield ProgressEntry(IPv4Address(source) if address_bytes == 4 else IPv6Address(source), state, int.from_bytes(left))
 
 
 def _value(parts: dict[int, memoryview], kind: int) -> memoryview:

@@ -154,7 +154,7 @@ def compile_ruleset(
     actions = maps.actions(doors, automaton)
     generation = hashlib.blake2s("".join([*data, repr(actions)]).encode(), digest_size=4).hexdigest()
     opening = {f"opens_{number}_{generation}": action for number, action in enumerate(actions)}
-    plan = chains.Plan(groups, gate, generation, tells_steps, signed_port)
+    plan = chains.ChainContext(groups, gate, generation, tells_steps, signed_port)
     parts = [
         _heading(doors, automaton, gate, capacity),
         *(f"counter {name} {{ }}\n" for name in COUNTERS),

@@ -28,7 +28,7 @@ _FAMILIES_IPV4, _FAMILIES_IPV6 = (2,), (10, 24, 28, 30)  # AF_INET; AF_INET6 of 
 _LOG_PAYLOAD = 9  # NFULA_PAYLOAD
 
 
-class Network(NamedTuple):
+class NetworkPacket(NamedTuple):
     """A packet from its network header on; whether it went out or came in, and where, if the link type tells."""
 
     packet: memoryview
@@ -41,7 +41,7 @@ class UnknownLinkError(MalformedError):
     """Frames of a kind that is not read: what is wrong with one is wrong with all."""
 
 
-def network_of(link: int, data: bytes) -> Network:
+def network_of(link: int, data: bytes) -> NetworkPacket:
     """Give the IP packet of a frame; MalformedError says what else it is."""
     reader = _READERS.get(link)
     if reader is None:
@@ -74,39 +74,39 @@ def _by_type(frame: memoryview, at: int, kind: int) -> memoryview:
     return frame[at:]
 
 
-def _ethernet(frame: memoryview) -> Network:
+def _ethernet(frame: memoryview) -> NetworkPacket:
     _needs(frame, _ETHERNET_BYTES, "an Ethernet frame")
-    return Network(_by_type(frame, _ETHERNET_BYTES, _HALF.unpack_from(frame, 12)[0]))
+    return NetworkPacket(_by_type(frame, _ETHERNET_BYTES, _HALF.unpack_from(frame, 12)[0]))
 
 
-def _cooked(frame: memoryview) -> Network:
+def _cooked(frame: memoryview) -> NetworkPacket:
     _needs(frame, _COOKED.size, "a cooked frame")
     way, device, kind = _COOKED.unpack_from(frame)
     return _any(_by_type(frame, _COOKED.size, kind), way, device, "")
 
 
-def _cooked2(frame: memoryview) -> Network:
+def _cooked2(frame: memoryview) -> NetworkPacket:
     _needs(frame, _COOKED2.size, "a cooked frame (version 2)")
     kind, index, device, way = _COOKED2.unpack_from(frame)
     return _any(_by_type(frame, _COOKED2.size, kind), way, device, f"interface {index}")
 
 
-def _any(packet: memoryview, way: int, device: int, interface: str) -> Network:
+def _any(packet: memoryview, way: int, device: int, interface: str) -> NetworkPacket:
     outgoing = True if way == _OURS else False if _FOR_US <= way <= _LAST_FOREIGN_TYPE else None
-    return Network(packet, outgoing, "lo" if device == _LOOPBACK_DEVICE else interface, True)
+    return NetworkPacket(packet, outgoing, "lo" if device == _LOOPBACK_DEVICE else interface, True)
 
 
-def _raw(frame: memoryview) -> Network:
-    return Network(frame)
+def _raw(frame: memoryview) -> NetworkPacket:
+    return NetworkPacket(frame)
 
 
-def _family_first(frame: memoryview) -> Network:
+def _family_first(frame: memoryview) -> NetworkPacket:
     """BSD's loopback: the address family in four bytes, in the order of the machine or of the network."""
     _needs(frame, 4, "a loopback frame")
     families = {int.from_bytes(frame[:4], "little"), int.from_bytes(frame[:4], "big")}
     if not families & {*_FAMILIES_IPV4, *_FAMILIES_IPV6}:
         raise MalformedError(f"no IP packet: address family {int.from_bytes(frame[:4])}")
-    return Network(frame[4:], interface="lo")
+    return NetworkPacket(frame[4:], interface="lo")
 
 
 def _ppp(frame: memoryview) -> memoryview:
@@ -119,20 +119,20 @@ def _ppp(frame: memoryview) -> memoryview:
     return frame[at + (1 if short else 2) :]
 
 
-def _ppp_with_direction(frame: memoryview) -> Network:
+def _ppp_with_direction(frame: memoryview) -> NetworkPacket:
     """What pppd writes: first a byte that is 1 for what was sent."""
     _needs(frame, 1, "a PPP frame")
-    return Network(_ppp(frame[1:]), outgoing=frame[0] == 1)
+    return NetworkPacket(_ppp(frame[1:]), outgoing=frame[0] == 1)
 
 
-def _cisco_hdlc(frame: memoryview) -> Network:
+def _cisco_hdlc(frame: memoryview) -> NetworkPacket:
     _needs(frame, 4, "an HDLC frame")
     if frame[0] == 0xFF:
-        return Network(_ppp(frame))
-    return Network(_by_type(frame, 4, _HALF.unpack_from(frame, 2)[0]))
+        return NetworkPacket(_ppp(frame))
+    return NetworkPacket(_by_type(frame, 4, _HALF.unpack_from(frame, 2)[0]))
 
 
-def _netfilter_log(frame: memoryview) -> Network:
+def _netfilter_log(frame: memoryview) -> NetworkPacket:
     """The netfilter log (`-i nflog:N`): family, version, group; then attributes in the machine's byte order."""
     _needs(frame, 4, "a netfilter log message")
     at = 4
@@ -143,19 +143,19 @@ def _netfilter_log(frame: memoryview) -> Network:
         if length < 4:
             raise MalformedError(f"a netfilter log attribute of {length} bytes")
         if kind == _LOG_PAYLOAD:
-            return Network(frame[at + 4 : at + length])
+            return NetworkPacket(frame[at + 4 : at + length])
         at += (length + 3) // 4 * 4
     raise MalformedError("a netfilter log message without a packet")
 
 
-_READERS: dict[int, Callable[[memoryview], Network]] = {
+_READERS: dict[int, Callable[[memoryview], NetworkPacket]] = {
     0: _family_first,
     1: _ethernet,
-    9: lambda frame: Network(_ppp(frame)),
+    9: lambda frame: NetworkPacket(_ppp(frame)),
     12: _raw,
     14: _raw,
-    50: lambda frame: Network(_ppp(frame)),
-    51: lambda frame: Network(_ppp(frame[6:])),
+    50: lambda frame: NetworkPacket(_ppp(frame)),
+    51: lambda frame: NetworkPacket(_ppp(frame[6:])),
     101: _raw,
     104: _cisco_hdlc,
     108: _family_first,

@@ -6,7 +6,7 @@ from typing import NamedTuple
 
 from doorward.errors import MalformedError
 from doorward.model import Packet, Port, Protocol
-from doorward.packets.packet import PORTS, Located, locate, parse, source_of
+from doorward.packets.packet import PORTS, TransportLocation, locate, parse, source_of
 
 ICMP, ICMPV6 = 1, 58
 _SEQUENCE_AT, _SEQUENCE_END = 4, 8  # of a TCP header
@@ -58,7 +58,7 @@ def _protocol(packet: memoryview) -> int:
     return packet[9] if packet[0] >> 4 == 4 else packet[6]
 
 
-def _with_ports(flow: Flow, found: Located, packet: memoryview) -> Flow:
+def _with_ports(flow: Flow, found: TransportLocation, packet: memoryview) -> Flow:
     header = found.packet[found.at :]
     if found.protocol in PORTS and len(header) >= 4:
         port = PORTS[found.protocol][bytes(header[2:4])]
@@ -71,7 +71,7 @@ def _with_ports(flow: Flow, found: Located, packet: memoryview) -> Flow:
     return flow._replace(packet=whole, sequence=sequence)
 
 
-def _with_error(flow: Flow, found: Located) -> Flow:
+def _with_error(flow: Flow, found: TransportLocation) -> Flow:
     """Read which packet an ICMP error is about."""
     message = found.packet[found.at :]
     flow = flow._replace(trouble="neither TCP nor UDP: ICMP")

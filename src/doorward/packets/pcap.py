@@ -18,7 +18,7 @@ LAST_MOMENT_S = 253_000_000_000  # in the year 9987: later ones cannot be shown,
 _SKIPPED_AT_ONCE = 1 << 16
 
 
-class Frame(NamedTuple):
+class CapturedFrame(NamedTuple):
     """One captured frame: when, with which link header, what was kept of how many bytes, and by which interface."""
 
     at_ns: int  # since the epoch
@@ -115,7 +115,7 @@ class _Section:
     last_ns: int = 0
 
 
-def frames(stream: Stream) -> Iterator[Frame]:
+def frames(stream: Stream) -> Iterator[CapturedFrame]:
     """Give the frames of a file whose first four bytes were read, and are `SECTION`."""
     kind, section = SECTION, _Section("<")
     while kind:
@@ -143,7 +143,7 @@ def _section(stream: Stream, at: int) -> _Section:
     return _Section(order)
 
 
-def _block(stream: Stream, at: int, section: _Section, kind: bytes) -> Frame | None:
+def _block(stream: Stream, at: int, section: _Section, kind: bytes) -> CapturedFrame | None:
     order = section.order
     number = words(order, "I").unpack(kind)[0]
     size = words(order, "I").unpack(stream.read(4, "a block's header"))[0]
@@ -202,7 +202,7 @@ def _options(raw: bytes, at: int, order: str) -> dict[int, bytes]:
     return found
 
 
-def _packet(body: bytes, at: int, section: _Section, interface_field: str) -> Frame:
+def _packet(body: bytes, at: int, section: _Section, interface_field: str) -> CapturedFrame:
     head = words(section.order, interface_field + "IIII")
     if len(body) < head.size:
         raise MalformedError(f"byte {at:,}: a packet block of {len(body)} bytes, it needs {head.size}")
@@ -212,17 +212,17 @@ def _packet(body: bytes, at: int, section: _Section, interface_field: str) -> Fr
         raise MalformedError(f"byte {at:,}: a packet of {kept} bytes in a block with room for {len(body) - head.size}")
     seconds, rest = divmod(high << 32 | low, interface.units_per_s)
     at_ns = moment_ns(seconds + interface.offset_s, rest * _A_SECOND_NS // interface.units_per_s, at)
-    return Frame(at_ns, interface.link, body[head.size : head.size + kept], length, interface.name)
+    return CapturedFrame(at_ns, interface.link, body[head.size : head.size + kept], length, interface.name)
 
 
-def _simple_packet(body: bytes, at: int, section: _Section) -> Frame:
+def _simple_packet(body: bytes, at: int, section: _Section) -> CapturedFrame:
     """Read a packet without a time: it has that of the packet before."""
     if len(body) < 4:
         raise MalformedError(f"byte {at:,}: a simple packet block of {len(body)} bytes, it needs 4")
     length = words(section.order, "I").unpack_from(body)[0]
     interface = _described(section, 0, at)
     kept = frame_size(min(length, interface.kept or length, len(body) - 4), at)
-    return Frame(section.last_ns, interface.link, body[4 : 4 + kept], length, interface.name)
+    return CapturedFrame(section.last_ns, interface.link, body[4 : 4 + kept], length, interface.name)
 
 
 def _described(section: _Section, number: int, at: int) -> _Interface:
@@ -262,7 +262,7 @@ class CaptureFile:
         self._stream = Stream(file)
         self.cut = ""
 
-    def __iter__(self) -> Iterator[Frame]:
+    def __iter__(self) -> Iterator[CapturedFrame]:
         try:
             magic = self._stream.read_or_end(4, "its first word")
             if not magic:
@@ -288,10 +288,10 @@ def _form(stream: Stream, magic: bytes) -> _Form:
     raise MalformedError(next((what for sign, what in _OTHERS.items() if start.startswith(sign)), _NO_CAPTURE))
 
 
-def _frames(stream: Stream, form: _Form) -> Iterator[Frame]:
+def _frames(stream: Stream, form: _Form) -> Iterator[CapturedFrame]:
     record = words(form.order, "IIII")
     while head := stream.read_or_end(record.size, "a packet's header"):
         at = stream.at - record.size
         seconds, fraction, kept, length = record.unpack(head)
         data = stream.read(frame_size(kept, at), "a packet")
-        yield Frame(moment_ns(seconds, fraction * form.fraction_ns, at), form.link, data, length)
+        yield CapturedFrame(moment_ns(seconds, fraction * form.fraction_ns, at), form.link, data, length)

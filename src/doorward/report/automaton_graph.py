@@ -24,7 +24,7 @@ LEGEND = (
 _STYLE = "<style>text{paint-order:stroke;stroke-width:4px;stroke-linejoin:round}</style>"
 
 
-class Spot(NamedTuple):
+class NodePosition(NamedTuple):
     """Where a state stands."""
 
     x: int
@@ -57,7 +57,7 @@ def states(automaton: Automaton) -> int:
     return sum(len(machine.edges) + 1 for machine in automaton.machines)
 
 
-def _spots(machine: Machine, top: int) -> dict[int, Spot]:
+def _spots(machine: Machine, top: int) -> dict[int, NodePosition]:
     """Give each last state a row of its own, and any other the middle of what follows it."""
     following: dict[int, list[int]] = {machine.root: []}
     column = {machine.root: 0}
@@ -72,7 +72,7 @@ def _spots(machine: Machine, top: int) -> dict[int, Spot]:
         heights[state] = (heights[after[0]] + heights[after[-1]]) / 2 if after else rows
         rows += not after
     return {
-        state: Spot(MARGIN + RADIUS + column[state] * COLUMN, top + ROW // 2 + round(heights[state] * ROW))
+        state: NodePosition(MARGIN + RADIUS + column[state] * COLUMN, top + ROW // 2 + round(heights[state] * ROW))
         for state in column
     }
 
@@ -83,7 +83,7 @@ def _after_what_follows(root: int, following: Mapping[int, Sequence[int]]) -> It
     yield root
 
 
-def _machine(machine: Machine, spots: Mapping[int, Spot], names: Sequence[str]) -> Iterator[str]:
+def _machine(machine: Machine, spots: Mapping[int, NodePosition], names: Sequence[str]) -> Iterator[str]:
     for state, shorter in machine.fail.items():
         yield _fall(spots[state], spots[shorter])
     for key in machine.same:
@@ -96,31 +96,31 @@ def _machine(machine: Machine, spots: Mapping[int, Spot], names: Sequence[str]) 
         yield _state(spot, "start" if state == machine.root else str(state), doors)
 
 
-def _right(begin: Spot, end: Spot, symbol: Port) -> str:
+def _right(begin: NodePosition, end: NodePosition, symbol: Port) -> str:
     middle = (begin.x + end.x) // 2
     path = f"M{begin.x + RADIUS} {begin.y}C{middle} {begin.y} {middle} {end.y} {end.x - RADIUS - 2} {end.y}"
     y = end.y + 18 if end.y > begin.y else end.y - 7  # on the side that the arrow does not come from
     return _path(path, INK, "right") + _text(end.x - RADIUS - 14, y, str(symbol), anchor="end")
 
 
-def _fall(begin: Spot, end: Spot) -> str:
+def _fall(begin: NodePosition, end: NodePosition) -> str:
     """Hang below the straight line, on which the arrows of right packets lie."""
-    bend = Spot((begin.x + end.x) // 2, max(begin.y, end.y) + (ROW * 3 // 4 if end.y <= begin.y else -ROW // 3))
-    start = Spot(begin.x - RADIUS * 2 // 3, begin.y + RADIUS * 3 // 4)
+    bend = NodePosition((begin.x + end.x) // 2, max(begin.y, end.y) + (ROW * 3 // 4 if end.y <= begin.y else -ROW // 3))
+    start = NodePosition(begin.x - RADIUS * 2 // 3, begin.y + RADIUS * 3 // 4)
     side = 1 if end.y <= begin.y else -1
-    stop = Spot(end.x + RADIUS * 3 // 4, end.y + side * RADIUS * 3 // 4)
+    stop = NodePosition(end.x + RADIUS * 3 // 4, end.y + side * RADIUS * 3 // 4)
     path = f"M{start.x} {start.y}Q{bend.x} {bend.y} {stop.x} {stop.y}"
     return _path(path, FALL, "fall", ' stroke-dasharray="5 4"')
 
 
-def _loop(spot: Spot) -> str:
+def _loop(spot: NodePosition) -> str:
     top = spot.y - RADIUS
     return _path(
         f"M{spot.x - 7} {top + 1}C{spot.x - 24} {top - 26} {spot.x + 24} {top - 26} {spot.x + 7} {top + 1}", FAINT
     )
 
 
-def _state(spot: Spot, word: str, doors: Sequence[str]) -> str:
+def _state(spot: NodePosition, word: str, doors: Sequence[str]) -> str:
     fill, ink = (GOOD, PAPER) if doors else (PAPER, INK)
     circle = f'<circle cx="{spot.x}" cy="{spot.y}" r="{RADIUS}" fill="{fill}" stroke="{ink if doors else INK}"/>'
     inside = f'<text x="{spot.x}" y="{spot.y + 5}" fill="{ink}" font-size="13" text-anchor="middle">{word}</text>'

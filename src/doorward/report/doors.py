@@ -4,8 +4,8 @@ from __future__ import annotations
 
 from doorward.report.markup import Html, fill, foreign, join
 from doorward.report.source_list import LocalTime
-from doorward.report.statistics import Figures
-from doorward.report.strength import Strength, Strengths, Weakness
+from doorward.report.statistics import Statistics
+from doorward.report.strength import DoorAudit, GateAudit, PublicFinding
 from doorward.report.words import count, moment
 
 _TABLE = """<p class="hint">{}</p>
@@ -16,7 +16,7 @@ _TABLE = """<p class="hint">{}</p>
 """
 
 
-def section(told: Figures, local: LocalTime) -> Html:
+def section(told: Statistics, local: LocalTime) -> Html:
     """Tell how each door is opened, and what is weak."""
     body = (
         fill('<p>There is no configuration at <code class="long">{}</code>.</p>', told.missing)
@@ -26,7 +26,7 @@ def section(told: Figures, local: LocalTime) -> Html:
     return fill('<section aria-labelledby="strong"><h2 id="strong">How strong the doors are</h2>\n{}</section>\n', body)
 
 
-def _strengths(strengths: Strengths, local: LocalTime) -> Html:
+def _strengths(strengths: GateAudit, local: LocalTime) -> Html:
     gate = fill(
         '<tr><th scope="row">the gate</th><td colspan="4">mode {}</td><td class="why">{}</td></tr>\n',
         strengths.mode,
@@ -43,7 +43,7 @@ def _strengths(strengths: Strengths, local: LocalTime) -> Html:
     )
 
 
-def _door(door: Strength, local: LocalTime) -> Html:
+def _door(door: DoorAudit, local: LocalTime) -> Html:
     last = "" if door.last_s is None else f"last {moment(local(door.last_s))}"
     return fill(
         '<tr><th scope="row">{}</th><td data-is="opened by">{}</td><td data-is="opens">{}</td><td data-is="for">{}</td>'
@@ -52,13 +52,13 @@ def _door(door: Strength, local: LocalTime) -> Html:
     )  # fmt: skip
 
 
-def _findings(findings: tuple[Weakness, ...]) -> Html:
+def _findings(findings: tuple[PublicFinding, ...]) -> Html:
     if not findings:
         return Html('<span class="fine">nothing weak found</span>')
     return fill("<ul>{}</ul>", join(map(_finding, findings)))
 
 
-def _finding(finding: Weakness) -> Html:
+def _finding(finding: PublicFinding) -> Html:
     return fill(
         '<li><b class="{}">{}</b> {} <small>{} (line {})</small></li>',
         "warning" if finding.level == "warning" else "note",

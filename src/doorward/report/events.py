@@ -24,7 +24,7 @@ class Period(NamedTuple):
         return self.until_s - self.since_s
 
 
-class Visit(NamedTuple):
+class Session(NamedTuple):
     """An opening: by whom (a key's name, or the address where no key tells), how, from when until when.
 
     `ended_by` None: it stands, until `until_s`.
@@ -49,7 +49,7 @@ class Refusal(NamedTuple):
     reason: str
 
 
-class Found(NamedTuple):
+class PeriodEvents(NamedTuple):
     """What a ledger holds about a period, oldest first.
 
     `ahead`: records of a time that has not come (the clock was set back), which are left out. `forgotten`: the kinds
@@ -57,15 +57,15 @@ class Found(NamedTuple):
     """
 
     period: Period
-    visits: list[Visit]
+    visits: list[Session]
     refusals: list[Refusal]
     ahead: int
     forgotten: dict[str, float]
 
 
-def sort_out(records: Iterable[Record], since_s: float, now_s: float) -> Found:
+def sort_out(records: Iterable[Record], since_s: float, now_s: float) -> PeriodEvents:
     """Read all records of a ledger, oldest first; what was open at `since_s` counts too."""
-    visits, refusals, ahead = list[Visit](), list[Refusal](), 0
+    visits, refusals, ahead = list[Session](), list[Refusal](), 0
     rows = {"opened": 0, "refused": 0}
     oldest: dict[str, float] = {}
     for record in records:
@@ -83,10 +83,10 @@ def sort_out(records: Iterable[Record], since_s: float, now_s: float) -> Found:
     begun_s = min(oldest.values(), default=since_s)
     start_s = min(max(since_s, begun_s), now_s - _SHORTEST_S)
     forgotten = {event: at_s for event, at_s in oldest.items() if rows[event] >= KEPT_ROWS and at_s > since_s}
-    return Found(Period(start_s, now_s), visits, refusals, ahead, forgotten)
+    return PeriodEvents(Period(start_s, now_s), visits, refusals, ahead, forgotten)
 
 
-def _visit(record: Record, now_s: float) -> Visit:
+def _visit(record: Record, now_s: float) -> Session:
     detail, door = record.detail, record.door or ""
     by, person = (detail["by"], record.address)
     if by.startswith(_KEY):
@@ -98,4 +98,4 @@ def _visit(record: Record, now_s: float) -> Visit:
     elif until_s <= now_s:
         ended_by = "time"  # while no daemon ran to record it
     ports = tuple(detail["ports"])
-    return Visit(door, person, by, record.address, ports, record.at_s, max(until_s, record.at_s), ended_by)
+    return Session(door, person, by, record.address, ports, record.at_s, max(until_s, record.at_s), ended_by)

@@ -7,14 +7,14 @@ from collections.abc import Iterable, Sequence
 from itertools import groupby
 from typing import NamedTuple
 
-from doorward.report.events import Period, Visit
+from doorward.report.events import Period, Session
 
 SLOTS = 240  # a lane is so many marks wide: on a phone, a mark is then a pixel or two
 MOST_LANES = 40
 Runs = tuple[tuple[int, int], ...]  # from which slot, and over how many
 
 
-class Lane(NamedTuple):
+class Timeline(NamedTuple):
     """A door's openings for one person; or for the `others`, at `doors`, whose own lanes there is no room for."""
 
     door: str
@@ -31,9 +31,9 @@ class Lane(NamedTuple):
     doors: int = 1
 
 
-def lanes(visits: Iterable[Visit], period: Period) -> list[Lane]:
+def lanes(visits: Iterable[Session], period: Period) -> list[Timeline]:
     """Give the lanes in the order of doors, the busiest person first; those who came least often share the last."""
-    groups: dict[tuple[str, str, bool], list[Visit]] = defaultdict(list)
+    groups: dict[tuple[str, str, bool], list[Session]] = defaultdict(list)
     for visit in visits:
         groups[visit.door, visit.person, visit.by == "key"].append(visit)
     busiest = sorted(groups.values(), key=lambda group: (-len(group), -group[-1].since_s))
@@ -46,7 +46,7 @@ def lanes(visits: Iterable[Visit], period: Period) -> list[Lane]:
     return found
 
 
-def people(visits: Iterable[Visit]) -> int:
+def people(visits: Iterable[Session]) -> int:
     """Count the keys and, where no key tells, the addresses."""
     return len({(visit.person, visit.by == "key") for visit in visits})
 
@@ -57,9 +57,9 @@ def slot_of(at_s: float, period: Period) -> int:
     return min(max(place, 0), SLOTS - 1)
 
 
-def _lane(group: Sequence[Visit], period: Period) -> Lane:
+def _lane(group: Sequence[Session], period: Period) -> Timeline:
     last = max(group, key=lambda visit: visit.since_s)
-    return Lane(
+    return Timeline(
         last.door,
         last.person,
         last.by,
@@ -73,7 +73,7 @@ def _lane(group: Sequence[Visit], period: Period) -> Lane:
     )
 
 
-def _runs(group: Iterable[Visit], period: Period) -> Runs:
+def _runs(group: Iterable[Session], period: Period) -> Runs:
     taken = [False] * SLOTS
     for visit in group:
         first, last = slot_of(visit.since_s, period), slot_of(visit.until_s, period)

@@ -9,7 +9,7 @@ from typing import NamedTuple
 from doorward.report import doors, refusals, users
 from doorward.report.markup import Html, fill, foreign, join
 from doorward.report.source_list import LocalTime
-from doorward.report.statistics import Figures
+from doorward.report.statistics import Statistics
 from doorward.report.style import STYLE
 from doorward.report.words import count, dated, moment, span
 
@@ -46,7 +46,7 @@ class Maker(NamedTuple):
     local: LocalTime
 
 
-def page(told: Figures, maker: Maker) -> str:
+def page(told: Statistics, maker: Maker) -> str:
     """Write the page."""
     local, period = maker.local, told.found.period
     since, until = local(period.since_s), local(period.until_s)
@@ -61,7 +61,7 @@ def page(told: Figures, maker: Maker) -> str:
     return head + body
 
 
-def _tiles(told: Figures) -> Html:
+def _tiles(told: Statistics) -> Html:
     found, strengths = told.found, told.strengths
     tiles = [
         ("Openings", f"{len(found.visits):,}", f"by {count(told.people, 'person or address', 'people or addresses')}"),
@@ -75,7 +75,7 @@ def _tiles(told: Figures) -> Html:
     return join(fill("<div><dt>{}</dt><dd>{}<small>{}</small></dd></div>", *tile) for tile in tiles)
 
 
-def _remarks(told: Figures, local: LocalTime) -> Html:
+def _remarks(told: Statistics, local: LocalTime) -> Html:
     """Say what the figures do not hold."""
     found = told.found
     remarks = [

@@ -8,8 +8,8 @@ from datetime import date
 
 from doorward.report import charts
 from doorward.report.markup import Html, fill, foreign, join
-from doorward.report.source_list import HOURS, Grid, LocalTime, Map, Source
-from doorward.report.statistics import Figures
+from doorward.report.source_list import HOURS, HourGrid, LocalTime, RefusalMap, RefusedNetwork
+from doorward.report.statistics import Statistics
 from doorward.report.words import count, moment, short
 
 SMALL_MAPS = 6
@@ -39,7 +39,7 @@ _REASONS = """<h3>Why</h3>
 """
 
 
-def section(told: Figures, local: LocalTime) -> Html:
+def section(told: Statistics, local: LocalTime) -> Html:
     """Tell who was refused: when, from where, and why."""
     if told.found.refusals:
         body = join((_map(told.map), _worst(told, local), _reasons(told)))
@@ -48,7 +48,7 @@ def section(told: Figures, local: LocalTime) -> Html:
     return fill('<section aria-labelledby="out"><h2 id="out">Who was refused</h2>\n{}</section>\n', body)
 
 
-def _map(told: Map) -> Html:
+def _map(told: RefusalMap) -> Html:
     low = charts.steps(max(told.counts.values()))
     what = "Each row is a day" if told.grid.dates else "Each row is a day of the week, all weeks together"
     heads = (
@@ -66,7 +66,7 @@ def _map(told: Map) -> Html:
     return fill(_MAP, f"{what}, each column an hour.", join(heads), join(rows), join(_legend(low)))
 
 
-def _cell(told: Map, low: list[int], row: int, hour: int) -> Html:
+def _cell(told: RefusalMap, low: list[int], row: int, hour: int) -> Html:
     number = told.counts.get((row, hour), 0)
     if not number:
         return Html("<td></td>")
@@ -84,20 +84,20 @@ def _legend(low: list[int]) -> Iterator[Html]:
         yield fill('<span><i class="s{}"></i>{}</span> ', shade, text)
 
 
-def _day(grid: Grid, row: int) -> str:
+def _day(grid: HourGrid, row: int) -> str:
     if not grid.dates:
         return day_abbr[row]
     day: date = grid.dates[row]
     return f"{day:%a} {day.day} {day:%b}"
 
 
-def _row_head(grid: Grid, row: int) -> Html:
+def _row_head(grid: HourGrid, row: int) -> Html:
     """Name a row; where there is little room, a date goes without its day of the week."""
     weekday, _, day = _day(grid, row).partition(" ")
     return fill('<span class="weekday">{} </span>{}', weekday, day) if day else fill("{}", weekday)
 
 
-def _worst(told: Figures, local: LocalTime) -> Html:
+def _worst(told: Statistics, local: LocalTime) -> Html:
     total = len(told.found.refusals)
     shown = sum(source.refusals for source in told.sources)
     more = told.networks - len(told.sources)
@@ -112,7 +112,7 @@ def _worst(told: Figures, local: LocalTime) -> Html:
     )
 
 
-def _small(source: Source, grid: Grid) -> Html:
+def _small(source: RefusedNetwork, grid: HourGrid) -> Html:
     row, hour = max(source.cells, key=lambda cell: (source.cells[cell], cell))
     most = source.cells[row, hour]
     label = f"Most in one hour: {most:,}, {_day(grid, row)} from {hour}:00"
@@ -121,7 +121,7 @@ def _small(source: Source, grid: Grid) -> Html:
     return fill("<figure>{}<figcaption>{}<small>{}</small></figcaption></figure>\n", drawn, _name(source), number)
 
 
-def _source(source: Source, most: int, local: LocalTime) -> Html:
+def _source(source: RefusedNetwork, most: int, local: LocalTime) -> Html:
     return fill(
         _SOURCE,
         _name(source),
@@ -134,11 +134,11 @@ def _source(source: Source, most: int, local: LocalTime) -> Html:
     )
 
 
-def _name(source: Source) -> Html:
+def _name(source: RefusedNetwork) -> Html:
     return foreign(source.address or source.network)
 
 
-def _reasons(told: Figures) -> Html:
+def _reasons(told: Statistics) -> Html:
     rows = [*told.reasons, *([("other reasons", told.rare)] if told.rare else [])]
     most = max(number for _, number in rows)
     return fill(_REASONS, join(_reason(reason, number, most) for reason, number in rows))

@@ -40,7 +40,7 @@ class Placed(NamedTuple):
     cell: Cell
 
 
-class Source(NamedTuple):
+class RefusedNetwork(NamedTuple):
     """A network that was refused: how often, of how many addresses (`address`: the only one), when, mostly why."""
 
     network: str
@@ -53,7 +53,7 @@ class Source(NamedTuple):
     cells: Mapping[Cell, int]
 
 
-class Grid(NamedTuple):
+class HourGrid(NamedTuple):
     """The rows of the map: dates, or the days of the week from Monday on where the period is long."""
 
     dates: tuple[date, ...]
@@ -70,19 +70,19 @@ class Grid(NamedTuple):
         return min(max((day - self.dates[0]).days, 0), len(self.dates) - 1)
 
 
-class Map(NamedTuple):
+class RefusalMap(NamedTuple):
     """How many were refused in each hour, and who most often."""
 
-    grid: Grid
+    grid: HourGrid
     counts: Mapping[Cell, int]
     leaders: Mapping[Cell, tuple[str, int]]
 
 
-def grid_of(period: Period, local: LocalTime) -> Grid:
+def grid_of(period: Period, local: LocalTime) -> HourGrid:
     """Choose the rows for a period."""
     first, last = local(period.since_s).date(), local(period.until_s).date()
     days = (last - first).days + 1
-    return Grid(tuple(first + timedelta(number) for number in range(days)) if days <= MOST_DAYS else ())
+    return HourGrid(tuple(first + timedelta(number) for number in range(days)) if days <= MOST_DAYS else ())
 
 
 def network_of(address: str) -> str:
@@ -96,7 +96,7 @@ def network_of(address: str) -> str:
     return str(IPv6Network((int(place), 64), strict=False) if isinstance(place, IPv6Address) else place)
 
 
-def placed(refusals: Iterable[Refusal], grid: Grid, local: LocalTime) -> list[Placed]:
+def placed(refusals: Iterable[Refusal], grid: HourGrid, local: LocalTime) -> list[Placed]:
     """Find each refusal's network and place on the map."""
     found = []
     for refusal in refusals:
@@ -106,7 +106,7 @@ def placed(refusals: Iterable[Refusal], grid: Grid, local: LocalTime) -> list[Pl
     return found
 
 
-def sources(refusals: Iterable[Placed]) -> tuple[list[Source], int]:
+def sources(refusals: Iterable[Placed]) -> tuple[list[RefusedNetwork], int]:
     """Give the networks that were refused most often, the worst first, and count all."""
     groups = defaultdict[str, list[Placed]](list)
     for refusal in refusals:
@@ -131,20 +131,20 @@ def kind_of(reason: str) -> str:
     return reason
 
 
-def map_of(refusals: Iterable[Placed], grid: Grid) -> Map:
+def map_of(refusals: Iterable[Placed], grid: HourGrid) -> RefusalMap:
     """Count the refusals of each hour."""
     by_cell = defaultdict[Cell, Counter[str]](Counter)
     for refusal in refusals:
         by_cell[refusal.cell][refusal.network] += 1
     counts = {cell: counted.total() for cell, counted in by_cell.items()}
     leaders = {cell: min(counted.items(), key=lambda item: (-item[1], item[0])) for cell, counted in by_cell.items()}
-    return Map(grid, counts, leaders)
+    return RefusalMap(grid, counts, leaders)
 
 
-def _source(network: str, group: Sequence[Placed]) -> Source:
+def _source(network: str, group: Sequence[Placed]) -> RefusedNetwork:
     refusals = [each.refusal for each in group]
     addresses = {refusal.address for refusal in refusals}
     only = next(iter(addresses)) if len(addresses) == 1 else None
     why = Counter(kind_of(refusal.reason) for refusal in refusals).most_common(1)[0][0]
     cells = Counter(each.cell for each in group)
-    return Source(network, only, len(addresses), len(group), refusals[0].at_s, refusals[-1].at_s, why, cells)
+    return RefusedNetwork(network, only, len(addresses), len(group), refusals[0].at_s, refusals[-1].at_s, why, cells)

@@ -4,39 +4,39 @@ from __future__ import annotations
 
 from typing import NamedTuple
 
-from doorward.report.events import Found, Visit
-from doorward.report.opening_list import Lane, lanes, people
-from doorward.report.source_list import LocalTime, Map, Source, grid_of, map_of, placed, reasons, sources
-from doorward.report.strength import Strengths
+from doorward.report.events import PeriodEvents, Session
+from doorward.report.opening_list import Timeline, lanes, people
+from doorward.report.source_list import LocalTime, RefusalMap, RefusedNetwork, grid_of, map_of, placed, reasons, sources
+from doorward.report.strength import GateAudit
 
 LATEST = 100  # openings that are listed one by one
 
 
-class Figures(NamedTuple):
+class Statistics(NamedTuple):
     """What the page tells. `strengths` None: there is no configuration (`missing` says where none is)."""
 
-    found: Found
+    found: PeriodEvents
     people: int
-    lanes: list[Lane]
-    latest: list[Visit]
+    lanes: list[Timeline]
+    latest: list[Session]
     standing: int
     addresses: int
     networks: int
-    sources: list[Source]
+    sources: list[RefusedNetwork]
     reasons: list[tuple[str, int]]
     rare: int
-    map: Map
-    strengths: Strengths | None
+    map: RefusalMap
+    strengths: GateAudit | None
     missing: str
 
 
-def figures(found: Found, strengths: Strengths | None, missing: str, local: LocalTime) -> Figures:
+def figures(found: PeriodEvents, strengths: GateAudit | None, missing: str, local: LocalTime) -> Statistics:
     """Count and group what was found."""
     grid = grid_of(found.period, local)
     where = placed(found.refusals, grid, local)
     worst, networks = sources(where)
     common, rare = reasons(found.refusals)
-    return Figures(
+    return Statistics(
         found,
         people(found.visits),
         lanes(found.visits, found.period),
@@ -53,7 +53,7 @@ def figures(found: Found, strengths: Strengths | None, missing: str, local: Loca
     )
 
 
-def as_json(told: Figures) -> dict[str, object]:
+def as_json(told: Statistics) -> dict[str, object]:
     """Give the figures for a program; times are seconds since the epoch."""
     found = told.found
     return {
@@ -76,7 +76,7 @@ def as_json(told: Figures) -> dict[str, object]:
     }
 
 
-def _lane(lane: Lane) -> dict[str, object]:
+def _lane(lane: Timeline) -> dict[str, object]:
     who = (None, None, None) if lane.others else (lane.door, lane.person, lane.by)
     return dict(zip(("door", "person", "by"), who, strict=True)) | {
         "others": lane.others,
@@ -88,7 +88,7 @@ def _lane(lane: Lane) -> dict[str, object]:
     }
 
 
-def _source(source: Source) -> dict[str, object]:
+def _source(source: RefusedNetwork) -> dict[str, object]:
     return {
         "network": source.network,
         "addresses": source.addresses,

@@ -11,7 +11,7 @@ from doorward.config.duration import format_duration
 from doorward.config.schema import Configuration
 from doorward.config.toml_positions import Keys
 from doorward.model import Door
-from doorward.report.events import Visit
+from doorward.report.events import Session
 from doorward.report.words import count
 
 MOST_DOORS = 50
@@ -19,7 +19,7 @@ MOST_FINDINGS = 20  # of one door, or of the gate
 _PORT = re.compile(r"\b[0-9]{1,5}(?=[/:](?:tcp|udp)\b)", re.IGNORECASE)
 
 
-class Finding(Protocol):
+class DoorFinding(Protocol):
     """What `check` finds: a "warning" or a "note", where, what, and what to do about it."""
 
     @property
@@ -39,7 +39,7 @@ class Finding(Protocol):
         """Tell what to do."""
 
 
-class Weakness(NamedTuple):
+class PublicFinding(NamedTuple):
     """A finding that anybody may read."""
 
     level: str
@@ -48,7 +48,7 @@ class Weakness(NamedTuple):
     remedy: str
 
 
-class Strength(NamedTuple):
+class DoorAudit(NamedTuple):
     """A door, or the gate itself (`door` None): what a knocker does, what opens, for how long, and what is weak.
 
     `visits`, `last_s`: the openings in the period.
@@ -58,31 +58,31 @@ class Strength(NamedTuple):
     way: str
     opens: str
     for_: str
-    findings: tuple[Weakness, ...]
+    findings: tuple[PublicFinding, ...]
     visits: int = 0
     last_s: float | None = None
 
 
-class Strengths(NamedTuple):
+class GateAudit(NamedTuple):
     """The gate, the doors that there is room for (the weakest first), and how many more there are."""
 
     mode: str
-    gate: Strength
-    doors: list[Strength]
+    gate: DoorAudit
+    doors: list[DoorAudit]
     more: int
     levels: Counter[str]
 
 
 def strengths(
     configuration: Configuration,
-    findings: Iterable[Finding],
+    findings: Iterable[DoorFinding],
     lines: Mapping[Keys, int],
-    visits: Iterable[Visit],
-) -> Strengths:
+    visits: Iterable[Session],
+) -> GateAudit:
     """Sort the findings of `check` by door; the ports of a sequence are made unreadable, for pages get around."""
     owners = {line: path[1] for path, line in lines.items() if path[0] == "doors" and len(path) > 1}
     secret = {port.number for door in configuration.doors for port in door.knock}
-    by_owner: dict[str | None, list[Weakness]] = {}
+    by_owner: dict[str | None, list[PublicFinding]] = {}
     levels: Counter[str] = Counter()
     for finding in findings:
         levels[finding.level] += 1
@@ -98,22 +98,22 @@ def strengths(
     ]
     doors.sort(key=lambda door: -sum(finding.level == "warning" for finding in door.findings))
     mode = str(configuration.gate.mode)
-    gate = Strength(None, "", "", "", tuple(by_owner.get(None, [])[:MOST_FINDINGS]))
-    return Strengths(mode, gate, doors[:MOST_DOORS], len(doors[MOST_DOORS:]), levels)
+    gate = DoorAudit(None, "", "", "", tuple(by_owner.get(None, [])[:MOST_FINDINGS]))
+    return GateAudit(mode, gate, doors[:MOST_DOORS], len(doors[MOST_DOORS:]), levels)
 
 
-def _door(door: Door, signs: bool, findings: list[Weakness]) -> Strength:
+def _door(door: Door, signs: bool, findings: list[PublicFinding]) -> DoorAudit:
     ways = (
         [f"{count(len(door.knock), 'knock', 'knocks')} within {format_duration(door.within_ms)}"] if door.knock else []
     )
     ways += ["a signed knock"] if signs else []
     opens = ", ".join(map(str, door.opens)) or "runs a command"
     for_ = format_duration(door.for_ms) if door.is_opening else "a moment"
-    return Strength(door.name, " or ".join(ways) or "by hand only", opens, for_, tuple(findings[:MOST_FINDINGS]))
+    return DoorAudit(door.name, " or ".join(ways) or "by hand only", opens, for_, tuple(findings[:MOST_FINDINGS]))
 
 
-def _veiled(finding: Finding, secret: set[int]) -> Weakness:
+def _veiled(finding: DoorFinding, secret: set[int]) -> PublicFinding:
     def veil(match: re.Match[str]) -> str:
         return "•••" if int(match[0]) in secret else match[0]
 
-    return Weakness(finding.level, finding.line, _PORT.sub(veil, finding.what), _PORT.sub(veil, finding.remedy))
+    return PublicFinding(finding.level, finding.line, _PORT.sub(veil, finding.what), _PORT.sub(veil, finding.remedy))

@@ -6,11 +6,11 @@ from itertools import groupby
 
 from doorward.report import charts
 from doorward.report.charts import Tick
-from doorward.report.events import Visit
+from doorward.report.events import Session
 from doorward.report.markup import Html, fill, foreign, join
-from doorward.report.opening_list import SLOTS, Lane
+from doorward.report.opening_list import SLOTS, Timeline
 from doorward.report.source_list import LocalTime
-from doorward.report.statistics import LATEST, Figures
+from doorward.report.statistics import LATEST, Statistics
 from doorward.report.words import count, moment, span
 
 _HOW = {"key": "signed knock", "knock": "knock", "hand": "opened by hand"}
@@ -34,7 +34,7 @@ _VISIT = """<tr><th scope="row">{}</th><td data-is="door">{}</td><td data-is="wh
 """
 
 
-def section(told: Figures, local: LocalTime) -> Html:
+def section(told: Statistics, local: LocalTime) -> Html:
     """Tell who came in at which door, and when."""
     return fill(
         '<section aria-labelledby="in"><h2 id="in">Who came in, and when</h2>\n{}</section>\n',
@@ -42,7 +42,7 @@ def section(told: Figures, local: LocalTime) -> Html:
     )
 
 
-def _lanes(told: Figures, local: LocalTime) -> Html:
+def _lanes(told: Statistics, local: LocalTime) -> Html:
     period = told.found.period
     marks = charts.ticks(period, local)
     bodies = (
@@ -57,7 +57,7 @@ def _lanes(told: Figures, local: LocalTime) -> Html:
     return fill(_LANES, hint, charts.axis(marks), join(bodies), _listed(told, local))
 
 
-def _row(lane: Lane, marks: list[Tick], local: LocalTime) -> Html:
+def _row(lane: Timeline, marks: list[Tick], local: LocalTime) -> Html:
     last = moment(local(lane.last_s))
     label = f"{count(lane.visits, 'opening', 'openings')}, the last on {last}"
     return fill(
@@ -71,7 +71,7 @@ def _row(lane: Lane, marks: list[Tick], local: LocalTime) -> Html:
     )
 
 
-def _who(lane: Lane) -> Html:
+def _who(lane: Timeline) -> Html:
     if lane.others:
         at = f" at {count(lane.doors, 'door', 'doors')}"
         return fill("{}<small>{}</small>", f"{lane.others:,} more", f"who came less often,{at}")
@@ -80,14 +80,14 @@ def _who(lane: Lane) -> Html:
     return fill("{}<small>{}{}</small>", foreign(lane.person), how, more)
 
 
-def _listed(told: Figures, local: LocalTime) -> Html:
+def _listed(told: Statistics, local: LocalTime) -> Html:
     shown = len(told.latest)
     title = f"The last {shown} openings" if shown == LATEST else f"All {count(shown, 'opening', 'openings')}"
     now_s = told.found.period.until_s
     return fill(_LISTED, title, join(_visit(visit, now_s, local) for visit in told.latest))
 
 
-def _visit(visit: Visit, now_s: float, local: LocalTime) -> Html:
+def _visit(visit: Session, now_s: float, local: LocalTime) -> Html:
     if visit.ended_by is None:
         ended = f"open until {moment(local(visit.until_s))}"
     else:
@@ -104,5 +104,5 @@ def _visit(visit: Visit, now_s: float, local: LocalTime) -> Html:
     )
 
 
-def _person(visit: Visit) -> Html:
+def _person(visit: Session) -> Html:
     return foreign(visit.person) if visit.by == "key" else fill("by {}", "hand" if visit.by == "hand" else visit.by)

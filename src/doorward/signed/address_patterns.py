@@ -17,7 +17,7 @@ _WITH_WILDCARDS = re.compile(r"(?=.*[*?])[0-9A-Fa-f:.*?]{1,64}")
 _PLAIN = re.compile(r"[0-9A-Fa-f:.]+(/[0-9]{1,3})?")  # no netmasks: OpenSSH takes none
 
 
-class Places(NamedTuple):
+class AddressPatterns(NamedTuple):
     """Addresses that are meant, but for those excepted, whatever the order in the list."""
 
     meant: tuple[Pattern, ...]
@@ -35,7 +35,7 @@ class Places(NamedTuple):
         )
 
 
-def parse(text: str, *, wildcards: bool, exceptions: bool = True) -> Places:
+def parse(text: str, *, wildcards: bool, exceptions: bool = True) -> AddressPatterns:
     """Read `203.0.113.0/24,!203.0.113.9,2001:db8:*`; ValueError says what is wrong."""
     if "!" in text and not exceptions:
         raise ValueError(f"{shown(text)} has an exception; write only what is meant")
@@ -45,7 +45,7 @@ def parse(text: str, *, wildcards: bool, exceptions: bool = True) -> Places:
     if not meant:
         example = "*" if wildcards else "0.0.0.0/0"
         raise ValueError(f"{shown(text)} only excepts, so nothing is meant; write what is, like {example},{text[:60]}")
-    return Places(meant, tuple(pattern for is_meant, pattern in patterns if not is_meant))
+    return AddressPatterns(meant, tuple(pattern for is_meant, pattern in patterns if not is_meant))
 
 
 def _pattern(text: str, *, wildcards: bool) -> Pattern:

@@ -14,8 +14,8 @@ from typing import NamedTuple
 from doorward.errors import MalformedError
 from doorward.model import Address, Place
 from doorward.signed.authorized_keys import AuthorizedKeys
-from doorward.signed.envelope import Opener
-from doorward.signed.message import Message, parse_plaintext, signed_text
+from doorward.signed.envelope import Decryptor
+from doorward.signed.message import SignedMessage, parse_plaintext, signed_text
 from doorward.signed.server_key import PrivateKey
 from doorward.signed.ssh_keys import verify
 
@@ -24,7 +24,7 @@ FORBIDDEN = "forbidden"  # the line of the key does not allow it, which may depe
 _PERSON = b"doorwrd1"
 
 
-class Granted(NamedTuple):
+class KnockGrant(NamedTuple):
     """A knock that is right: what to open, for what, how long, by whose key; its number, and when it was made.
 
     `is_shared`: it is for the whole fleet, so another gate may have taken it.
@@ -39,7 +39,7 @@ class Granted(NamedTuple):
     is_shared: bool = False
 
 
-class Refused(NamedTuple):
+class KnockRejection(NamedTuple):
     """Why a packet opens nothing: a word for counting, and the sentence for the operator."""
 
     reason: str
@@ -47,14 +47,14 @@ class Refused(NamedTuple):
     door: str | None = None
 
 
-class Sharing(NamedTuple):
+class FleetScope(NamedTuple):
     """The fleet's name, and the doors that take knocks for it."""
 
     fleet: str
     doors: frozenset[str]
 
 
-class Judge:
+class PacketAuthorizer:
     """Judges for one server's key. `doors`: for how many milliseconds each opens; `gate` None: named after its key."""
 
     def __init__(
@@ -64,55 +64,55 @@ class Judge:
         doors: Mapping[str, int],
         gate: str | None,
         window_ms: int,
-        sharing: Sharing | None = None,
+        sharing: FleetScope | None = None,
     ) -> None:
         self._sharing = sharing
-        self._opener, self._public = Opener(key), key.public.raw
+        self._opener, self._public = Decryptor(key), key.public.raw
         self._keys, self._doors, self._gate, self._window_ms = keys, doors, gate or "", window_ms
 
-    def judge(self, packet: bytes, source: bytes, now_ms: int) -> Granted | Refused:
+    def judge(self, packet: bytes, source: bytes, now_ms: int) -> KnockGrant | KnockRejection:
         """Judge what came from `source` (a packed address) at `now_ms`, milliseconds since the epoch."""
         if garbage := self._opener.is_garbage(packet):
-            return Refused(garbage)
+            return KnockRejection(garbage)
         try:
             message = parse_plaintext(self._opener.open(packet))
         except MalformedError as error:
-            return Refused("sealed", str(error))
+            return KnockRejection("sealed", str(error))
         request = message.request
         sharing = self._sharing
         is_shared = sharing is not None and request.gate == sharing.fleet and request.door in sharing.doors
         if request.gate != self._gate and not is_shared:
             meant = f"is for the gate {request.gate!r}" if request.gate else "names no gate"
             own = f"is {self._gate!r}" if self._gate else "has no name"
-            return Refused("gate", f"the packet {meant}, and this one {own}", request.door)
+            return KnockRejection("gate", f"the packet {meant}, and this one {own}", request.door)
         verdict = self._authorize(message, ip_address(source), now_ms)
-        return verdict._replace(is_shared=is_shared) if isinstance(verdict, Granted) else verdict
+        return verdict._replace(is_shared=is_shared) if isinstance(verdict, KnockGrant) else verdict
 
-    def _authorize(self, message: Message, source: Address, now_ms: int) -> Granted | Refused:
+    def _authorize(self, message: SignedMessage, source: Address, now_ms: int) -> KnockGrant | KnockRejection:
         request = message.request
         found = self._keys.find(request.signer, is_certificate=request.is_certificate, now_s=now_ms / 1000)
         behind_ms = now_ms - request.time_ms
         if abs(behind_ms) > self._window_ms:
             who = "an unknown key" if isinstance(found, str) else f"key {found.name}"
-            return Refused(
+            return KnockRejection(
                 "clock", f"the packet from {who} is {_off(behind_ms)}; set that machine's clock", request.door
             )
         if isinstance(found, str):
-            return Refused("key", found, request.door)
+            return KnockRejection("key", found, request.door)
         if request.door not in self._doors:
-            return Refused("door", f"key {found.name} asks for a door that there is not: {request.door}")
+            return KnockRejection("door", f"key {found.name} asks for a door that there is not: {request.door}")
         if objection := found.objection(request.door, source, request.asked, now_ms / 1000):
-            return Refused(FORBIDDEN, f"key {found.name} {objection}", request.door)
+            return KnockRejection(FORBIDDEN, f"key {found.name} {objection}", request.door)
         try:
             presence = verify(found.key, message.signature, signed_text(self._public, message.body))
         except MalformedError as error:
-            return Refused("signature", f"the packet says that key {found.name} signed it: {error}", request.door)
+            return KnockRejection("signature", f"the packet says that key {found.name} signed it: {error}", request.door)
         if objection := found.presence_objection(presence):
-            return Refused(FORBIDDEN, f"key {found.name} {objection}", request.door)
+            return KnockRejection(FORBIDDEN, f"key {found.name} {objection}", request.door)
         place = source if request.asked is None else request.asked
         for_ms = found.granted_ms(request.for_s, self._doors[request.door])
         number = hashlib.blake2s(message.body, digest_size=16, person=_PERSON).digest()
-        return Granted(request.door, place, for_ms, found.name, number, request.time_ms)
+        return KnockGrant(request.door, place, for_ms, found.name, number, request.time_ms)
 
 
 def _off(behind_ms: int) -> str:

@@ -14,10 +14,10 @@ from datetime import datetime
 from typing import NamedTuple
 
 from doorward.config.diagnostics import shown
-from doorward.errors import Fault, MalformedError
+from doorward.errors import ConfigFault, MalformedError
 from doorward.signed import key_options
 from doorward.signed.credential import Credential, harmless
-from doorward.signed.key_options import ANY, LocalTime, Options, Parsed
+from doorward.signed.key_options import ANY, LocalTime, KeyOptions, ParsedOptions
 from doorward.signed.ssh_certificates import Certificate, parse_certificate
 from doorward.signed.ssh_keys import KINDS, PublicKey, fingerprint_text, parse_public_key
 
@@ -33,12 +33,12 @@ class Line(NamedTuple):
     number: int
     name: str
     key: PublicKey
-    options: Options
+    options: KeyOptions
 
 
 def read(number: int, text: str, local_s: LocalTime) -> tuple[Line | None, list[tuple[str, str]]]:
     """Give the line, if it holds a key, and what is wrong with it, as pairs of what and what instead."""
-    parsed = Parsed(Options(), text, ())
+    parsed = ParsedOptions(KeyOptions(), text, ())
     first = re.split(r"[ \t]", text, maxsplit=1)[0]
     if first not in KINDS and not _LIKE_A_KIND.fullmatch(first):
         parsed = key_options.parse(text, local_s)
@@ -53,7 +53,7 @@ def read(number: int, text: str, local_s: LocalTime) -> tuple[Line | None, list[
     return Line(number, harmless(comment) or key.fingerprint_text, key, parsed.options), faults
 
 
-def _faults_of_meaning(options: Options) -> list[tuple[str, str]]:
+def _faults_of_meaning(options: KeyOptions) -> list[tuple[str, str]]:
     if options.is_authority and options.principals is None:
         what = "cert-authority without principals would let in whomever that authority ever signs for"
         return [(what, 'write principals="alice,ops" too, or principals="*" if you mean it')]
@@ -176,17 +176,17 @@ class _Book:
         return line
 
 
-def parse(text: str, file: str, local_s: LocalTime = datetime.timestamp) -> tuple[AuthorizedKeys, list[Fault]]:
+def parse(text: str, file: str, local_s: LocalTime = datetime.timestamp) -> tuple[AuthorizedKeys, list[ConfigFault]]:
     """Read the text of the file; the faults stand in the order of the lines.
 
     `local_s` tells what an `expiry-time` without Z means: as in sshd, a time in this machine's zone, if not given.
     """
     book = _Book()
-    faults: list[Fault] = []
+    faults: list[ConfigFault] = []
     for number, whole in enumerate(text.split("\n"), 1):
         line = whole.strip(BLANKS)
         if line and not line.startswith("#"):
-            faults += (Fault(file, number, what, instead) for what, instead in _take(book, number, line, local_s))
+            faults += (ConfigFault(file, number, what, instead) for what, instead in _take(book, number, line, local_s))
     lines = {line.number: line for line in book.lines.values()}
     lines |= {line.number: line for lines_of in book.authorities.values() for line in lines_of.values()}
     keys = {found: Credential(line.name, line.key, line.options) for found, line in book.lines.items()}

@@ -6,8 +6,8 @@ from datetime import UTC, datetime
 from typing import NamedTuple
 
 from doorward.model import Address, Place
-from doorward.signed.address_patterns import Places
-from doorward.signed.key_options import Options
+from doorward.signed.address_patterns import AddressPatterns
+from doorward.signed.key_options import KeyOptions
 from doorward.signed.ssh_keys import Presence, PublicKey
 
 MAX_NAME = 64  # letters of a comment or a certificate's id: they go into logs and tables
@@ -21,8 +21,8 @@ class Credential(NamedTuple):
 
     name: str
     key: PublicKey
-    options: Options
-    certified_sources: Places | None = None  # `source-address` of the certificate, beside the line's own `from`
+    options: KeyOptions
+    certified_sources: AddressPatterns | None = None  # `source-address` of the certificate, beside the line's own `from`
 
     def objection(self, door: str, source: Address, asked: Place | None, now_s: float) -> str:
         """Say why it may not open this door, for this packet's source or the place that it asks for, at this time."""

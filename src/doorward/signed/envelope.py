@@ -42,7 +42,7 @@ def seal(key: ServerKey, plaintext: bytes) -> bytes:
     return check(check_key(key), sealed) + sealed
 
 
-class Opener:
+class Decryptor:
     """Opens packets for one server's key."""
 
     def __init__(self, key: PrivateKey) -> None:

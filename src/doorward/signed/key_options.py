@@ -15,36 +15,36 @@ from doorward.config.diagnostics import nearest, shown
 from doorward.config.values import MAX_FOR_MS, duration
 from doorward.model import NAME
 from doorward.signed import address_patterns
-from doorward.signed.address_patterns import Places
+from doorward.signed.address_patterns import AddressPatterns
 
 ANY = "*"  # as the only one of the principals: every certificate of the authority
 
 LocalTime = Callable[[datetime], float]  # a time on this machine's clock, without a zone, to seconds since the epoch
 
 
-class Options(NamedTuple):
+class KeyOptions(NamedTuple):
     """What a line says of its key. None: the line says nothing, so nothing is limited, or nothing is allowed beyond."""
 
     doors: frozenset[str] | None = None
-    sources: Places | None = None
+    sources: AddressPatterns | None = None
     for_max_ms: int | None = None
     expires_s: float | None = None
-    addresses: Places | None = None
+    addresses: AddressPatterns | None = None
     is_authority: bool = False
     principals: frozenset[str] | None = None
     touch_required: bool = True
     verify_required: bool = False
 
 
-class Parsed(NamedTuple):
+class ParsedOptions(NamedTuple):
     """The options, what stands behind them on the line, and what is wrong as pairs of what and what instead."""
 
-    options: Options
+    options: KeyOptions
     rest: str
     faults: tuple[tuple[str, str], ...]
 
 
-def parse(line: str, local_s: LocalTime) -> Parsed:
+def parse(line: str, local_s: LocalTime) -> ParsedOptions:
     """Read the options that a line begins with."""
     found: dict[str, Any] = {}
     faults: list[tuple[str, str]] = []
@@ -52,14 +52,14 @@ def parse(line: str, local_s: LocalTime) -> Parsed:
     while not is_last:
         match = _OPTION.match(line, at)
         if match is None:
-            return Parsed(Options(), "", (*faults, _unreadable(line[at:])))
+            return ParsedOptions(KeyOptions(), "", (*faults, _unreadable(line[at:])))
         try:
             _take(found, match["name"].lower(), match["value"], local_s)
         except ValueError as error:
             what, _, instead = str(error).rpartition("; ")
             faults.append((what, instead))
         at, is_last = match.end(), match["next"] != ","
-    return Parsed(Options(**found), line[at:], tuple(faults))
+    return ParsedOptions(KeyOptions(**found), line[at:], tuple(faults))
 
 
 def _take(found: dict[str, Any], name: str, value: str | None, local_s: LocalTime) -> None:

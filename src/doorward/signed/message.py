@@ -13,7 +13,7 @@ from typing import NamedTuple
 
 from doorward.errors import MalformedError
 from doorward.model import NAME, Place
-from doorward.signed.ssh_wire import Reader
+from doorward.signed.ssh_wire import SshReader
 
 VERSION = 1
 NONCE_BYTES = 16
@@ -49,7 +49,7 @@ class Request(NamedTuple):
     is_certificate: bool = False
 
 
-class Message(NamedTuple):
+class SignedMessage(NamedTuple):
     """What was in a packet: the request, the bytes that are signed, and the signature (RFC 4253 section 6.6)."""
 
     request: Request
@@ -81,9 +81,9 @@ def pack_plaintext(body: bytes, signature: bytes, length: int) -> bytes:
     return plaintext.ljust(length, b"\0")
 
 
-def parse_plaintext(plaintext: bytes) -> Message:
+def parse_plaintext(plaintext: bytes) -> SignedMessage:
     """Read what was sealed. MalformedError: it is no message of this version, whole and canonical."""
-    reader = Reader(plaintext, "the message")
+    reader = SshReader(plaintext, "the message")
     version, time_ms, nonce, for_s, family, bits, address = _HEAD.unpack(reader.take(_HEAD.size))
     if version != VERSION:
         raise MalformedError(f"version {version}, this is version {VERSION}")
@@ -100,7 +100,7 @@ def parse_plaintext(plaintext: bytes) -> Message:
         raise MalformedError("something stands in the padding")
     is_certificate = kind == _SIGNER_CERTIFICATE
     request = Request(time_ms, nonce, door, for_s or None, asked, gate, signer, is_certificate)
-    return Message(request, body, signature)
+    return SignedMessage(request, body, signature)
 
 
 def _short(text: str) -> bytes:
@@ -135,7 +135,7 @@ def _parse_place(version: int, bits: int, raw: bytes) -> Place | None:
         raise MalformedError("a network with bits behind its prefix") from None
 
 
-def _name(reader: Reader, of: str, *, may_be_empty: bool = False) -> str:
+def _name(reader: SshReader, of: str, *, may_be_empty: bool = False) -> str:
     text = reader.take(reader.number(1)).decode("ascii", errors="replace")
     if not (NAME.fullmatch(text) or (may_be_empty and not text)):
         raise MalformedError(f"the {of} is no name")

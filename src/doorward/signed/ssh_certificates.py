@@ -11,10 +11,10 @@ from typing import NamedTuple
 from doorward.config.diagnostics import shown
 from doorward.errors import MalformedError
 from doorward.signed import address_patterns
-from doorward.signed.address_patterns import Places
+from doorward.signed.address_patterns import AddressPatterns
 from doorward.signed.credential import moment
 from doorward.signed.ssh_keys import BadSignatureError, PublicKey, parse_public_key, verify_data
-from doorward.signed.ssh_wire import Reader, string
+from doorward.signed.ssh_wire import SshReader, string
 
 MAX_PRINCIPALS = 256  # as OpenSSH
 _ENDING = b"-cert-v01@openssh.com"
@@ -45,7 +45,7 @@ class Certificate(NamedTuple):
     principals: tuple[str, ...]
     valid_after_s: int
     valid_before_s: int
-    sources: Places | None
+    sources: AddressPatterns | None
     verify_required: bool
     no_touch_required: bool
     signed: bytes
@@ -66,7 +66,7 @@ class Certificate(NamedTuple):
 
 def parse_certificate(raw: bytes) -> Certificate:
     """Read a user's certificate. MalformedError: it is none, or asks for something that is not known."""
-    reader = Reader(raw, "the certificate")
+    reader = SshReader(raw, "the certificate")
     kind = reader.string()
     name = kind.removesuffix(_ENDING)
     if name not in _FIELDS or not kind.endswith(_ENDING):
@@ -92,7 +92,7 @@ def parse_certificate(raw: bytes) -> Certificate:
     )  # fmt: skip
 
 
-def _key(name: bytes, reader: Reader) -> PublicKey:
+def _key(name: bytes, reader: SshReader) -> PublicKey:
     start = reader.at
     for _ in range(_FIELDS[name]):
         reader.string()
@@ -101,7 +101,7 @@ def _key(name: bytes, reader: Reader) -> PublicKey:
 
 
 def _principals(raw: bytes) -> tuple[str, ...]:
-    reader = Reader(raw, "the certificate")
+    reader = SshReader(raw, "the certificate")
     found: list[str] = []
     while reader.at < len(raw):
         found.append(reader.text())
@@ -112,19 +112,19 @@ def _principals(raw: bytes) -> tuple[str, ...]:
 
 def _options(raw: bytes) -> dict[str, bytes]:
     found = dict[str, bytes]()
-    for name, value in _pairs(Reader(raw, "the certificate")):
+    for name, value in _pairs(SshReader(raw, "the certificate")):
         if name in found:
             raise MalformedError(f"a certificate with the option {shown(name)} twice")
         found[name] = value
     return found
 
 
-def _pairs(reader: Reader) -> Iterator[tuple[str, bytes]]:
+def _pairs(reader: SshReader) -> Iterator[tuple[str, bytes]]:
     while reader.at < len(reader.raw):
         yield reader.text(), reader.string()
 
 
-def _critical(options: dict[str, bytes]) -> tuple[Places | None, bool]:
+def _critical(options: dict[str, bytes]) -> tuple[AddressPatterns | None, bool]:
     unknown = options.keys() - {"source-address", "verify-required", "force-command"}
     if unknown:
         raise MalformedError(f"a certificate with the critical option {shown(min(unknown))}, which is not known here")
@@ -132,8 +132,8 @@ def _critical(options: dict[str, bytes]) -> tuple[Places | None, bool]:
     return None if raw is None else _sources(raw), "verify-required" in options
 
 
-def _sources(raw: bytes) -> Places:
-    reader = Reader(raw, "the certificate's source-address")
+def _sources(raw: bytes) -> AddressPatterns:
+    reader = SshReader(raw, "the certificate's source-address")
     text = reader.text()
     reader.end()
     try:

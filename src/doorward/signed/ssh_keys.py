@@ -18,7 +18,7 @@ from cryptography.hazmat.primitives.asymmetric import ec, ed25519, padding, rsa
 from cryptography.hazmat.primitives.asymmetric.utils import encode_dss_signature
 
 from doorward.errors import MalformedError
-from doorward.signed.ssh_wire import Reader
+from doorward.signed.ssh_wire import SshReader
 from doorward.signed.sshsig import signed_data
 
 RSA_MIN_BITS = 2048
@@ -97,7 +97,7 @@ def verify_data(key: PublicKey, signature: bytes, data: bytes) -> Presence:
 
 
 def _verify(loaded: _Loaded, signature: bytes, data: bytes) -> Presence:
-    reader = Reader(signature, "the signature")
+    reader = SshReader(signature, "the signature")
     algorithm, inner = reader.string(), reader.string()
     if loaded.application is None:
         reader.end()
@@ -111,7 +111,7 @@ def _verify(loaded: _Loaded, signature: bytes, data: bytes) -> Presence:
 
 
 def _load(blob: bytes) -> _Loaded:
-    reader = Reader(blob, "the key")
+    reader = SshReader(blob, "the key")
     kind = reader.string()
     load = _KINDS.get(kind)
     if load is None:
@@ -125,7 +125,7 @@ def _load(blob: bytes) -> _Loaded:
 _kept = lru_cache(MAX_LOADED)(_load)
 
 
-def _load_ed25519(kind: bytes, reader: Reader) -> _Check:
+def _load_ed25519(kind: bytes, reader: SshReader) -> _Check:
     raw = reader.string()
     if len(raw) != _ED25519_KEY_BYTES:
         raise MalformedError(f"an ed25519 key of {len(raw)} bytes; it has {_ED25519_KEY_BYTES}")
@@ -143,10 +143,10 @@ def _load_ed25519(kind: bytes, reader: Reader) -> _Check:
 
 def _load_ecdsa(
     curve: ec.EllipticCurve, name: bytes, hashed: hashes.HashAlgorithm
-) -> Callable[[bytes, Reader], _Check]:
+) -> Callable[[bytes, SshReader], _Check]:
     algorithm_of_hash = ec.ECDSA(hashed)
 
-    def load(kind: bytes, reader: Reader) -> _Check:
+    def load(kind: bytes, reader: SshReader) -> _Check:
         if reader.string() != name:
             raise MalformedError(f"a key of kind {_shown(kind)} on another curve")
         key = _point(curve, reader.string())
@@ -154,7 +154,7 @@ def _load_ecdsa(
         def check(algorithm: bytes, signature: bytes, data: bytes) -> None:
             if algorithm != kind:
                 raise _wrong_algorithm(algorithm, kind)
-            numbers = Reader(signature, "the ecdsa signature")
+            numbers = SshReader(signature, "the ecdsa signature")
             r, s = numbers.positive(canonical=False), numbers.positive(canonical=False)
             numbers.end()
             key.verify(encode_dss_signature(r, s), data, algorithm_of_hash)
@@ -173,7 +173,7 @@ def _point(curve: ec.EllipticCurve, raw: bytes) -> ec.EllipticCurvePublicKey:
         raise MalformedError("an ecdsa key whose point is not on its curve") from None
 
 
-def _load_rsa(kind: bytes, reader: Reader) -> _Check:
+def _load_rsa(kind: bytes, reader: SshReader) -> _Check:
     exponent, modulus = reader.positive(canonical=True), reader.positive(canonical=True)
     key = _rsa_key(exponent, modulus)
     size = (modulus.bit_length() + 7) // 8
@@ -216,7 +216,7 @@ def _shown(name: bytes) -> str:
 
 
 _NISTP256 = _load_ecdsa(ec.SECP256R1(), b"nistp256", hashes.SHA256())
-_KINDS: dict[bytes, Callable[[bytes, Reader], _Check]] = {
+_KINDS: dict[bytes, Callable[[bytes, SshReader], _Check]] = {
     b"ssh-ed25519": _load_ed25519,
     b"ecdsa-sha2-nistp256": _NISTP256,
     b"ecdsa-sha2-nistp384": _load_ecdsa(ec.SECP384R1(), b"nistp384", hashes.SHA384()),

@@ -10,7 +10,7 @@ def string(raw: bytes) -> bytes:
     return len(raw).to_bytes(4) + raw
 
 
-class Reader:
+class SshReader:
     """Takes SSH's types from the front of `raw`; MalformedError says what was read where they are not there."""
 
     def __init__(self, raw: bytes, what: str) -> None:

@@ -11,7 +11,7 @@ import binascii
 import hashlib
 
 from doorward.errors import MalformedError
-from doorward.signed.ssh_wire import Reader, string
+from doorward.signed.ssh_wire import SshReader, string
 
 NAMESPACE = "doorward"
 HASH = "sha512"
@@ -31,7 +31,7 @@ def parse_armored(text: str) -> tuple[bytes, bytes]:
 
     MalformedError: it is not that, or is for another purpose.
     """
-    reader = Reader(_unarmored(text), "the SSH signature")
+    reader = SshReader(_unarmored(text), "the SSH signature")
     if reader.take(len(_MAGIC)) != _MAGIC:
         raise MalformedError("an SSH signature without its mark SSHSIG")
     if (version := reader.number(4)) != _VERSION:

@@ -7,13 +7,13 @@ from collections.abc import Mapping
 from typing import NamedTuple
 
 from doorward.model import Port, Protocol
-from doorward.verify.nmap_xml import Answer, Seen
+from doorward.verify.nmap_xml import PortAnswer, PortResult
 from doorward.verify.port_set import MAX_RANGES, Ports, ports_text
 
-View = Mapping[Port, Seen]
+View = Mapping[Port, PortResult]
 
 
-class Question(NamedTuple):
+class VerifyRequest(NamedTuple):
     """What the call asks.
 
     `public` may be seen; `opens` is what the knock must open (none named: whatever changes); `guard`: ports that
@@ -28,7 +28,7 @@ class Question(NamedTuple):
     wait_s: float = 120.0
 
 
-class Opening(NamedTuple):
+class ObservedOpening(NamedTuple):
     """What a knock changed: the ports that answer now, and those that should but do not.
 
     `rounds` is how often it was sent: 0 where all that it may open is open to everybody.
@@ -39,7 +39,7 @@ class Opening(NamedTuple):
     rounds: int
 
 
-class Closing(NamedTuple):
+class ObservedClosing(NamedTuple):
     """When the door was last seen open and first seen shut, in seconds after the knock; `left`: still open."""
 
     open_s: float
@@ -51,18 +51,18 @@ class Course(NamedTuple):
     """All that was found, in order; what did not come about is None."""
 
     before: View
-    opening: Opening | None = None
-    closing: Closing | None = None
+    opening: ObservedOpening | None = None
+    closing: ObservedClosing | None = None
 
 
-class Finding(NamedTuple):
+class VerifyFinding(NamedTuple):
     """One thing that is not as it should be, and what to do."""
 
     what: str
     instead: str
 
 
-def opened_by_knock(question: Question, before: View, after: View) -> View:
+def opened_by_knock(question: VerifyRequest, before: View, after: View) -> View:
     """Give what answers after the knock and did not before, or refused then and takes connections now.
 
     UDP ports that refuse count only where they are asked for: hosts limit such answers, so they come and go.
@@ -70,38 +70,38 @@ def opened_by_knock(question: Question, before: View, after: View) -> View:
     return {port: seen for port, seen in after.items() if _is_opened(question, port, before[port].answer, seen.answer)}
 
 
-def _is_opened(question: Question, port: Port, before: Answer, after: Answer) -> bool:
-    if after is Answer.OPEN:
-        return before is not Answer.OPEN
+def _is_opened(question: VerifyRequest, port: Port, before: PortAnswer, after: PortAnswer) -> bool:
+    if after is PortAnswer.OPEN:
+        return before is not PortAnswer.OPEN
     is_sure = port.protocol is Protocol.TCP or port in question.opens
-    return is_sure and before is Answer.SILENT and after is not Answer.SILENT
+    return is_sure and before is PortAnswer.SILENT and after is not PortAnswer.SILENT
 
 
-def worth_knocking_for(question: Question, before: View) -> Ports:
+def worth_knocking_for(question: VerifyRequest, before: View) -> Ports:
     """Give the ports that a knock may still open: all that are not open to everybody."""
     wanted = question.opens or question.ports
-    return frozenset(port for port in wanted if before[port].answer is not Answer.OPEN)
+    return frozenset(port for port in wanted if before[port].answer is not PortAnswer.OPEN)
 
 
-def visible(question: Question, before: View) -> View:
+def visible(question: VerifyRequest, before: View) -> View:
     """Give what can be seen and should not be."""
     return {
         port: seen
         for port, seen in before.items()
-        if seen.answer is not Answer.SILENT
+        if seen.answer is not PortAnswer.SILENT
         and port not in question.public
-        and not (question.guard and seen.answer is Answer.CLOSED and port not in question.opens)
+        and not (question.guard and seen.answer is PortAnswer.CLOSED and port not in question.opens)
     }
 
 
-def judge(question: Question, course: Course) -> list[Finding]:
+def judge(question: VerifyRequest, course: Course) -> list[VerifyFinding]:
     """Give everything that is not as it should be, in the order in which it was found."""
     findings = [*_visible(question, course.before), *_odd_knock_ports(question, course.before)]
     if course.opening is not None:
         findings += _not_opened(question, course.opening)
     if course.closing is not None and course.closing.left:
         findings.append(
-            Finding(
+            VerifyFinding(
                 f"{ports_text(course.closing.left)} did not close within {question.wait_s:.0f} s",
                 "if the door's `for` is longer, give that time with --for; else see `doorward status` on the server",
             )
@@ -109,36 +109,36 @@ def judge(question: Question, course: Course) -> list[Finding]:
     return findings
 
 
-def _visible(question: Question, before: View) -> list[Finding]:
-    by_answer: dict[Answer, dict[Port, Seen]] = {}
+def _visible(question: VerifyRequest, before: View) -> list[VerifyFinding]:
+    by_answer: dict[PortAnswer, dict[Port, PortResult]] = {}
     for port, seen in visible(question, before).items():
         by_answer.setdefault(seen.answer, {})[port] = seen
     return [
-        Finding(f"{ports_text(found)} {_verb(answer, found)}", _remedy(question, answer, found))
-        for answer in Answer
+        VerifyFinding(f"{ports_text(found)} {_verb(answer, found)}", _remedy(question, answer, found))
+        for answer in PortAnswer
         if (found := by_answer.get(answer, {}))
     ]
 
 
-def _verb(answer: Answer, found: View) -> str:
+def _verb(answer: PortAnswer, found: View) -> str:
     single = len(found) == 1
-    if answer is Answer.OPEN:
+    if answer is PortAnswer.OPEN:
         return "is open to a stranger" if single else "are open to a stranger"
-    if answer is Answer.CLOSED:
+    if answer is PortAnswer.CLOSED:
         return ("refuses" if single else "refuse") + ", so a stranger sees that a host is here"
     (reason, by), _ = Counter((seen.reason, seen.by) for seen in found.values()).most_common(1)[0]
     sender = f" by {by}" if by else ""
     return ("is" if single else "are") + f" rejected{sender} ({reason}), so a stranger sees a packet filter"
 
 
-def _remedy(question: Question, answer: Answer, found: View) -> str:
-    if any(port in question.opens for port in found) and answer is Answer.OPEN:
+def _remedy(question: VerifyRequest, answer: PortAnswer, found: View) -> str:
+    if any(port in question.opens for port in found) and answer is PortAnswer.OPEN:
         return "is the door still open for this address from an earlier knock? wait until it closes, and run this again"
-    if answer is Answer.OPEN:
+    if answer is PortAnswer.OPEN:
         return f"hide what is not public behind a door; for what is, add --expect {_listed(found)}"
-    if answer is Answer.CLOSED and not question.guard:
+    if answer is PortAnswer.CLOSED and not question.guard:
         return 'mode = "stealth" hides that; where mode = "guard" is meant, add --guard'
-    if answer is Answer.CLOSED:
+    if answer is PortAnswer.CLOSED:
         return "a door's port must be silent before the knock: is it in the door's `opens`, and does the daemon run?"
     return "let that packet filter drop instead of reject"
 
@@ -148,29 +148,29 @@ def _listed(found: View) -> str:
     return ",".join(map(str, shown)) + (",…" if len(found) > len(shown) else "")
 
 
-def _odd_knock_ports(question: Question, before: View) -> list[Finding]:
+def _odd_knock_ports(question: VerifyRequest, before: View) -> list[VerifyFinding]:
     """Find knock ports that are silent among ports that refuse: a scanner then knows where to knock."""
     silent: dict[bool, set[Port]] = {True: set(), False: set()}
     refusing = 0
     for port, seen in before.items():
         if port.protocol is Protocol.TCP:  # closed UDP ports answer too seldom to tell
-            refusing += seen.answer is Answer.CLOSED
-            if seen.answer is Answer.SILENT:
+            refusing += seen.answer is PortAnswer.CLOSED
+            if seen.answer is PortAnswer.SILENT:
                 silent[port in question.knocks].add(port)
     if not silent[True] or refusing <= len(silent[True]) + len(silent[False]):
         return []
     return [
-        Finding(
+        VerifyFinding(
             f"{ports_text(silent[True])}: a knock port, and silent among ports that refuse",
             'it shows where to knock; use mode = "stealth", or let every port refuse that no door opens',
         )
     ]
 
 
-def _not_opened(question: Question, opening: Opening) -> list[Finding]:
+def _not_opened(question: VerifyRequest, opening: ObservedOpening) -> list[VerifyFinding]:
     if not opening.rounds:
         return [
-            Finding(
+            VerifyFinding(
                 "the knock could prove nothing: what it may open is open already",
                 "close it first, or name another port with --port",
             )
@@ -181,15 +181,15 @@ def _not_opened(question: Question, opening: Opening) -> list[Finding]:
         what = ports_text(opening.missing) if question.opens else "any port"
         mute = any(port.protocol is Protocol.UDP for port in opening.missing)
         findings.append(
-            Finding(
+            VerifyFinding(
                 f"the knock (sent {times}) does not open {what} for this address",
                 "check the sequence or the key, and what `doorward log` on the server says of it"
                 + ("; a UDP service that answers nobody looks silent" if mute else ""),
             )
         )
-    if refused := [port for port, seen in opening.found.items() if seen.answer is not Answer.OPEN]:
+    if refused := [port for port, seen in opening.found.items() if seen.answer is not PortAnswer.OPEN]:
         findings.append(
-            Finding(
+            VerifyFinding(
                 f"the knock lets packets to {ports_text(refused)} in, but nothing there takes a connection",
                 "check whether the service runs, and whether another packet filter rejects it",
             )
@@ -197,9 +197,9 @@ def _not_opened(question: Question, opening: Opening) -> list[Finding]:
     return findings
 
 
-def counts(view: View) -> dict[Answer, Ports]:
+def counts(view: View) -> dict[PortAnswer, Ports]:
     """Sort ports by their answers."""
-    found: dict[Answer, set[Port]] = {answer: set() for answer in Answer}
+    found: dict[PortAnswer, set[Port]] = {answer: set() for answer in PortAnswer}
     for port, seen in view.items():
         found[seen.answer].add(port)
     return {answer: frozenset(ports) for answer, ports in found.items()}

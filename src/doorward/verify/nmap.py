@@ -11,7 +11,7 @@ from typing import IO, NamedTuple
 
 from doorward.errors import HostError, MalformedError
 from doorward.model import Address, Port, Protocol
-from doorward.verify.nmap_xml import NmapReader, Seen
+from doorward.verify.nmap_xml import NmapReader, PortResult
 from doorward.verify.port_set import Ports, count_text, numbers_of, ranges_of
 
 # A SYN takes 74 bytes on the wire, so this is below 2 Mbit/s, which nearly every line carries.
@@ -30,9 +30,9 @@ class Scanner(NamedTuple):
     rate: int
     progress: Progress
 
-    def look(self, ports: Ports) -> dict[Port, Seen]:
+    def look(self, ports: Ports) -> dict[Port, PortResult]:
         """Ask every port, TCP and then UDP. HostError: no nmap, no such host, or nmap's own complaint."""
-        seen: dict[Port, Seen] = {}
+        seen: dict[Port, PortResult] = {}
         for protocol in Protocol:
             if numbers := numbers_of(ports, protocol):
                 seen |= _scan(self.argv(protocol, numbers), self)
@@ -56,7 +56,7 @@ def may_send_raw() -> bool:
     return os.geteuid() == 0 or "NMAP_PRIVILEGED" in os.environ  # the variable is nmap's, for file capabilities
 
 
-def _scan(argv: list[str], scanner: Scanner) -> dict[Port, Seen]:
+def _scan(argv: list[str], scanner: Scanner) -> dict[Port, PortResult]:
     with tempfile.TemporaryFile() as said:
         try:
             nmap = subprocess.Popen(argv, stdin=subprocess.DEVNULL, stdout=subprocess.PIPE, stderr=said)
@@ -78,7 +78,7 @@ def _scan(argv: list[str], scanner: Scanner) -> dict[Port, Seen]:
         return _judged(reader, status, said, scanner.address)
 
 
-def _judged(reader: NmapReader, status: int, said: IO[bytes], address: Address) -> dict[Port, Seen]:
+def _judged(reader: NmapReader, status: int, said: IO[bytes], address: Address) -> dict[Port, PortResult]:
     if status:
         raise HostError(f"nmap failed with status {status}: {_end_of(said)}")
     try:

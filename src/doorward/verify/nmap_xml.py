@@ -24,7 +24,7 @@ _RANGE = re.compile(r"([0-9]{1,5})(?:-([0-9]{1,5}))?")
 _PERCENT = re.compile(r"[0-9]{1,3}(\.[0-9]{1,6})?")
 
 
-class Answer(StrEnum):
+class PortAnswer(StrEnum):
     """What a port did when it was asked."""
 
     OPEN = "open"
@@ -33,18 +33,18 @@ class Answer(StrEnum):
     SILENT = "silent"
 
 
-class Seen(NamedTuple):
+class PortResult(NamedTuple):
     """A port's answer, nmap's word for the reason, and who answered where it was not the host itself."""
 
-    answer: Answer
+    answer: PortAnswer
     reason: str
     by: str = ""
 
 
-class Result(NamedTuple):
+class ScanResult(NamedTuple):
     """A whole scan; `is_up` is False where the host's own network knows no such host."""
 
-    seen: dict[Port, Seen]
+    seen: dict[Port, PortResult]
     is_up: bool
 
 
@@ -53,7 +53,7 @@ class NmapReader:
 
     def __init__(self) -> None:
         self.percent = 0.0  # of the scan, as nmap last told it
-        self._seen: dict[Port, Seen] = {}
+        self._seen: dict[Port, PortResult] = {}
         self._bytes = 0
         self._up = self._finished = False
         self._port: Port | None = None
@@ -69,12 +69,12 @@ class NmapReader:
             raise MalformedError(f"nmap wrote more than {MAX_BYTES >> 20} MiB; ask for fewer ports")
         self._parse(raw, last=False)
 
-    def result(self) -> Result:
+    def result(self) -> ScanResult:
         """End, and give what was read."""
         self._parse(b"", last=True)
         if not self._finished:
             raise MalformedError("nmap did not finish its scan; run it again")
-        return Result(self._seen, self._up)
+        return ScanResult(self._seen, self._up)
 
     def _parse(self, raw: bytes, *, last: bool) -> None:
         try:
@@ -129,15 +129,15 @@ _READERS = {
 }
 
 
-def seen_as(state: str, reason: str, by: str) -> Seen:
+def seen_as(state: str, reason: str, by: str) -> PortResult:
     """Turn nmap's words into an answer: `filtered` is silence only where nothing at all came back."""
     reason = reason if _WORD.fullmatch(reason) else "unknown"
     by = by if _ADDRESS.fullmatch(by) else ""
     if state == "open":
-        return Seen(Answer.OPEN, reason, by)
+        return PortResult(PortAnswer.OPEN, reason, by)
     if state == "closed":
-        return Seen(Answer.CLOSED, reason, by)
-    return Seen(Answer.SILENT if reason.startswith("no-response") else Answer.REJECTED, reason, by)
+        return PortResult(PortAnswer.CLOSED, reason, by)
+    return PortResult(PortAnswer.SILENT if reason.startswith("no-response") else PortAnswer.REJECTED, reason, by)
 
 
 def _refuse_entities(*_: object) -> None:

@@ -10,15 +10,15 @@ from textwrap import wrap
 from typing import NamedTuple
 
 from doorward.model import Port, Protocol
-from doorward.verify.port_map import NAMES, Grid, Kind, grid_of
+from doorward.verify.port_map import NAMES, PortGrid, CellKind, grid_of
 
 COLOURS = {
-    Kind.SILENT: "#a5d3b4",
-    Kind.DOOR: "#f5b700",
-    Kind.PUBLIC: "#17a2a2",
-    Kind.CLOSED: "#2f6fd0",
-    Kind.REJECTED: "#8e44ad",
-    Kind.OPEN: "#d1242f",
+    CellKind.SILENT: "#a5d3b4",
+    CellKind.DOOR: "#f5b700",
+    CellKind.PUBLIC: "#17a2a2",
+    CellKind.CLOSED: "#2f6fd0",
+    CellKind.REJECTED: "#8e44ad",
+    CellKind.OPEN: "#d1242f",
 }
 INK, FAINT, PAPER = "#1c2321", "#66716c", "#ffffff"
 GOOD, BAD = "#1a7f4b", "#d1242f"
@@ -48,7 +48,7 @@ class Rect(NamedTuple):
     fill: str
 
 
-class Frame(NamedTuple):
+class Outline(NamedTuple):
     """The outline of a rectangle."""
 
     x: int
@@ -58,7 +58,7 @@ class Frame(NamedTuple):
     colour: str
 
 
-class Lattice(NamedTuple):
+class GridLines(NamedTuple):
     """Thin lines between cells, over a grid."""
 
     x: int
@@ -69,7 +69,7 @@ class Lattice(NamedTuple):
     colour: str = PAPER
 
 
-class Text(NamedTuple):
+class Label(NamedTuple):
     """One line of text; `y` is its baseline. `end`: it ends at `x` instead of beginning there."""
 
     x: int
@@ -81,7 +81,7 @@ class Text(NamedTuple):
     end: bool = False
 
 
-Shape = Rect | Frame | Lattice | Text
+Shape = Rect | Outline | GridLines | Label
 
 
 class Sheet(NamedTuple):
@@ -91,7 +91,7 @@ class Sheet(NamedTuple):
     details: Sequence[str]
     good: bool
     verdict: Sequence[str]
-    kinds: Mapping[Port, Kind]
+    kinds: Mapping[Port, CellKind]
 
 
 class Drawing(NamedTuple):
@@ -114,16 +114,16 @@ def draw(sheets: Sequence[Sheet]) -> Drawing:
     return Drawing(2 * MARGIN + width, y, tuple(shapes))
 
 
-def _grids(sheet: Sheet) -> dict[Protocol, Grid]:
+def _grids(sheet: Sheet) -> dict[Protocol, PortGrid]:
     numbers = Counter(port.protocol for port in sheet.kinds)
     return {each: grid_of(sheet.kinds, each, columns_for(numbers[each])) for each in Protocol if numbers[each]}
 
 
-def _width(grid: Grid) -> int:
+def _width(grid: PortGrid) -> int:
     return LABELS + grid.columns * _cell(grid)
 
 
-def _cell(grid: Grid) -> int:
+def _cell(grid: PortGrid) -> int:
     return max(SMALLEST_CELL, min(LARGEST_CELL, GRID_WIDTH // grid.columns))
 
 
@@ -137,7 +137,7 @@ def _sheet(sheet: Sheet, width: int, y: int) -> tuple[list[Shape], int]:
 
 
 def _words(sheet: Sheet, width: int, y: int) -> tuple[list[Shape], int]:
-    shapes: list[Shape] = [Text(MARGIN, y + 20, sheet.heading, 24, bold=True)]
+    shapes: list[Shape] = [Label(MARGIN, y + 20, sheet.heading, 24, bold=True)]
     y += 20
     verdict_colour = GOOD if sheet.good else BAD
     for texts, size, colour, bold in (
@@ -145,7 +145,7 @@ def _words(sheet: Sheet, width: int, y: int) -> tuple[list[Shape], int]:
         (sheet.verdict, VERDICT_SIZE, verdict_colour, True),
     ):
         lines = [line for text in texts for line in wrap(text, int(width / size / LETTER))]
-        shapes += (Text(MARGIN, y + LINE * place, line, size, colour, bold) for place, line in enumerate(lines, 1))
+        shapes += (Label(MARGIN, y + LINE * place, line, size, colour, bold) for place, line in enumerate(lines, 1))
         y += LINE * len(lines) + 6
     return shapes, y + 14
 
@@ -155,23 +155,23 @@ def columns_for(ports: int) -> int:
     return next(columns for least, columns in COLUMNS if ports >= least)
 
 
-def _grid(name: str, grid: Grid, y: int) -> tuple[list[Shape], int]:
+def _grid(name: str, grid: PortGrid, y: int) -> tuple[list[Shape], int]:
     cell = _cell(grid)
     left = MARGIN + LABELS
-    shapes: list[Shape] = [Text(MARGIN, y + 14, name, 15, bold=True)]
+    shapes: list[Shape] = [Label(MARGIN, y + 14, name, 15, bold=True)]
     y += 24
     shapes += _cells(grid, left, y, cell)
-    shapes.append(Lattice(left, y, grid.columns, grid.rows, cell))
+    shapes.append(GridLines(left, y, grid.columns, grid.rows, cell))
     middle = min(cell, LABEL_EVERY) // 2 + 5  # of the row, for the label's baseline
     shapes += (
-        Text(left - 8, y + row * cell + middle, f"{grid.label(row)}", 12, FAINT, end=True)
+        Label(left - 8, y + row * cell + middle, f"{grid.label(row)}", 12, FAINT, end=True)
         for row in range(0, grid.rows, max(1, -(-LABEL_EVERY // cell)))
     )
     shapes += _frames(grid, left, y, cell) if cell < LARGEST_CELL else _numbers(grid, left, y)
     return shapes, y + grid.rows * cell + 20
 
 
-def _cells(grid: Grid, left: int, y: int, cell: int) -> Iterator[Shape]:
+def _cells(grid: PortGrid, left: int, y: int, cell: int) -> Iterator[Shape]:
     """Draw neighbours of one kind as one rectangle: a silent host's 65,535 ports are a few hundred shapes."""
     for row in range(grid.rows):
         column = 0
@@ -181,29 +181,29 @@ def _cells(grid: Grid, left: int, y: int, cell: int) -> Iterator[Shape]:
             column += length
 
 
-def _loud(grid: Grid) -> list[int]:
+def _loud(grid: PortGrid) -> list[int]:
     """Give the cells that are not as most are, unless they are a crowd."""
     usual = Counter(grid.cells).most_common(1)[0][0]
     loud = [place for place, kind in enumerate(grid.cells) if kind is not usual]
     return loud if len(loud) <= MOST_FRAMES else []
 
 
-def _numbers(grid: Grid, left: int, y: int) -> Iterator[Shape]:
+def _numbers(grid: PortGrid, left: int, y: int) -> Iterator[Shape]:
     for place in _loud(grid):
         row, column = divmod(place, grid.columns)
         digits = f"{grid.numbers[place]}"
-        colour = INK if grid.cells[place] is Kind.DOOR else PAPER
+        colour = INK if grid.cells[place] is CellKind.DOOR else PAPER
         x = left + column * LARGEST_CELL + (LARGEST_CELL + 6 * len(digits)) // 2
         if len(digits) <= 3:  # more do not fit into the cell
-            yield Text(x, y + row * LARGEST_CELL + 15, digits, 10, colour, end=True)
+            yield Label(x, y + row * LARGEST_CELL + 15, digits, 10, colour, end=True)
 
 
-def _frames(grid: Grid, left: int, y: int, cell: int) -> Iterator[Shape]:
+def _frames(grid: PortGrid, left: int, y: int, cell: int) -> Iterator[Shape]:
     named: list[tuple[int, int]] = []
     for place in _loud(grid):
         row, column = divmod(place, grid.columns)
         x, top, side = left + column * cell - FRAME, y + row * cell - FRAME, cell + 2 * FRAME
-        yield Frame(x, top, side, side, COLOURS[grid.cells[place]])
+        yield Outline(x, top, side, side, COLOURS[grid.cells[place]])
         at = (x + side + 2, top)
         if not any(abs(at[0] - x2) < NAME_WIDTH + side and abs(at[1] - y2) < NAME_HEIGHT for x2, y2 in named):
             named.append(at)
@@ -212,19 +212,19 @@ def _frames(grid: Grid, left: int, y: int, cell: int) -> Iterator[Shape]:
 
 def _name(number: int, x: int, y: int) -> tuple[Shape, Shape]:
     digits = f"{number}"
-    return Rect(x, y, 8 * len(digits) + 4, NAME_HEIGHT, PAPER), Text(x + 2, y + 12, digits, 13, bold=True)
+    return Rect(x, y, 8 * len(digits) + 4, NAME_HEIGHT, PAPER), Label(x + 2, y + 12, digits, 13, bold=True)
 
 
-def _legend(kinds: Mapping[Port, Kind], width: int, y: int) -> tuple[list[Shape], int]:
+def _legend(kinds: Mapping[Port, CellKind], width: int, y: int) -> tuple[list[Shape], int]:
     number = Counter(kinds.values())
     shapes: list[Shape] = []
-    shown = [kind for kind in Kind if number[kind]]
+    shown = [kind for kind in CellKind if number[kind]]
     across = width // LEGEND_COLUMN
     for place, kind in enumerate(shown):
         row, column = divmod(place, across)
         x, top = MARGIN + column * LEGEND_COLUMN, y + row * LINE
         shapes.append(Rect(x, top, 14, 14, COLOURS[kind]))
-        shapes.append(Text(x + 22, top + 12, f"{NAMES[kind]}: {number[kind]:,}", 15))
+        shapes.append(Label(x + 22, top + 12, f"{NAMES[kind]}: {number[kind]:,}", 15))
     return shapes, y + -(-len(shown) // across) * LINE
 
 
@@ -248,9 +248,9 @@ def svg_of(drawing: Drawing, title: str) -> str:
 def _element(shape: Shape) -> str:
     if isinstance(shape, Rect):
         return _box(shape) + f' fill="{shape.fill}"/>'
-    if isinstance(shape, Frame):
+    if isinstance(shape, Outline):
         return _box(shape) + f' fill="none" stroke="{shape.colour}" stroke-width="2"/>'
-    if isinstance(shape, Lattice):
+    if isinstance(shape, GridLines):
         return f'<path d="{_lines(shape)}" stroke="{shape.colour}" stroke-width="1" shape-rendering="crispEdges"/>'
     bold = ' font-weight="600"' if shape.bold else ""
     end = ' text-anchor="end"' if shape.end else ""
@@ -260,11 +260,11 @@ def _element(shape: Shape) -> str:
     )
 
 
-def _box(shape: Rect | Frame) -> str:
+def _box(shape: Rect | Outline) -> str:
     return f'<rect x="{shape.x}" y="{shape.y}" width="{shape.width}" height="{shape.height}"'
 
 
-def _lines(lattice: Lattice) -> str:
+def _lines(lattice: GridLines) -> str:
     right, bottom = lattice.columns * lattice.cell, lattice.rows * lattice.cell
     across = (f"M{lattice.x} {lattice.y + row * lattice.cell}h{right}" for row in range(1, lattice.rows))
     down = (f"M{lattice.x + column * lattice.cell} {lattice.y}v{bottom}" for column in range(1, lattice.columns))

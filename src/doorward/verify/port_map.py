@@ -10,11 +10,11 @@ from typing import NamedTuple
 
 from doorward.model import Port, Protocol
 from doorward.verify.findings import Course
-from doorward.verify.nmap_xml import Answer
+from doorward.verify.nmap_xml import PortAnswer
 from doorward.verify.port_set import Ports
 
 
-class Kind(IntEnum):
+class CellKind(IntEnum):
     """What a cell shows; of several ports the greatest, so that a port that stands out hides in no crowd."""
 
     SILENT = 0
@@ -26,47 +26,47 @@ class Kind(IntEnum):
 
 
 NAMES = {
-    Kind.SILENT: "silent",
-    Kind.DOOR: "opens to the knock",
-    Kind.PUBLIC: "open, as expected",
-    Kind.CLOSED: "refuses",
-    Kind.REJECTED: "rejected",
-    Kind.OPEN: "open",
+    CellKind.SILENT: "silent",
+    CellKind.DOOR: "opens to the knock",
+    CellKind.PUBLIC: "open, as expected",
+    CellKind.CLOSED: "refuses",
+    CellKind.REJECTED: "rejected",
+    CellKind.OPEN: "open",
 }
 LETTERS = {
-    Kind.SILENT: ".",
-    Kind.DOOR: "K",
-    Kind.PUBLIC: "+",
-    Kind.CLOSED: "c",
-    Kind.REJECTED: "r",
-    Kind.OPEN: "O",
+    CellKind.SILENT: ".",
+    CellKind.DOOR: "K",
+    CellKind.PUBLIC: "+",
+    CellKind.CLOSED: "c",
+    CellKind.REJECTED: "r",
+    CellKind.OPEN: "O",
 }
 # Of the 256 colours that nearly every terminal has; two shades in turn, so that cells can be told apart.
 _SHADES = {
-    Kind.SILENT: (71, 65),
-    Kind.DOOR: (220, 220),
-    Kind.PUBLIC: (44, 44),
-    Kind.CLOSED: (33, 27),
-    Kind.REJECTED: (133, 127),
-    Kind.OPEN: (196, 196),
+    CellKind.SILENT: (71, 65),
+    CellKind.DOOR: (220, 220),
+    CellKind.PUBLIC: (44, 44),
+    CellKind.CLOSED: (33, 27),
+    CellKind.REJECTED: (133, 127),
+    CellKind.OPEN: (196, 196),
 }
 _KINDS = {
-    Answer.SILENT: Kind.SILENT,
-    Answer.CLOSED: Kind.CLOSED,
-    Answer.REJECTED: Kind.REJECTED,
-    Answer.OPEN: Kind.OPEN,
+    PortAnswer.SILENT: CellKind.SILENT,
+    PortAnswer.CLOSED: CellKind.CLOSED,
+    PortAnswer.REJECTED: CellKind.REJECTED,
+    PortAnswer.OPEN: CellKind.OPEN,
 }
 TEXT_WIDTH = 80
 TEXT_COLUMNS = 64  # with the port before each row this fits 80
 TEXT_ROWS = 16  # with the lines around it this fits 24
 
 
-class Grid(NamedTuple):
+class PortGrid(NamedTuple):
     """Cells row by row; each stands for `share` ports, and `numbers` are all ports in order."""
 
     columns: int
     share: int
-    cells: tuple[Kind, ...]
+    cells: tuple[CellKind, ...]
     numbers: tuple[int, ...]
 
     @property
@@ -74,7 +74,7 @@ class Grid(NamedTuple):
         """Count the rows; the last may be short."""
         return -(-len(self.cells) // self.columns)
 
-    def row(self, number: int) -> tuple[Kind, ...]:
+    def row(self, number: int) -> tuple[CellKind, ...]:
         """Give one row's cells."""
         return self.cells[number * self.columns : (number + 1) * self.columns]
 
@@ -83,21 +83,21 @@ class Grid(NamedTuple):
         return self.numbers[row * self.columns * self.share]
 
 
-def kinds_of(course: Course, public: Ports) -> dict[Port, Kind]:
+def kinds_of(course: Course, public: Ports) -> dict[Port, CellKind]:
     """Say what each port is to be shown as."""
     opened = course.opening.found if course.opening is not None else {}
     kinds = {}
     for port, seen in course.before.items():
         kind = _KINDS[seen.answer]
-        if port in public and kind is Kind.OPEN:
-            kind = Kind.PUBLIC
+        if port in public and kind is CellKind.OPEN:
+            kind = CellKind.PUBLIC
         elif port in opened:
-            kind = Kind.DOOR
+            kind = CellKind.DOOR
         kinds[port] = kind
     return kinds
 
 
-def grid_of(kinds: Mapping[Port, Kind], protocol: Protocol, columns: int, most_cells: int | None = None) -> Grid:
+def grid_of(kinds: Mapping[Port, CellKind], protocol: Protocol, columns: int, most_cells: int | None = None) -> PortGrid:
     """Lay one protocol's ports out in order; beyond `most_cells` several ports share a cell."""
     numbers = sorted(port.number for port in kinds if port.protocol is protocol)
     share = 1 if most_cells is None else max(1, -(-len(numbers) // most_cells))
@@ -105,10 +105,10 @@ def grid_of(kinds: Mapping[Port, Kind], protocol: Protocol, columns: int, most_c
     cells = []
     while chunk := tuple(islice(each, share)):
         cells.append(max(chunk))
-    return Grid(columns, share, tuple(cells), tuple(numbers))
+    return PortGrid(columns, share, tuple(cells), tuple(numbers))
 
 
-def text_of(kinds: Mapping[Port, Kind], *, colours: bool) -> list[str]:
+def text_of(kinds: Mapping[Port, CellKind], *, colours: bool) -> list[str]:
     """Draw for a terminal of 80 columns and 24 lines: half blocks, two cells a character; or a letter a cell."""
     lines = []
     for protocol in Protocol:
@@ -123,13 +123,13 @@ def most_text_cells(*, colours: bool) -> int:
     return TEXT_COLUMNS * TEXT_ROWS * (2 if colours else 1)
 
 
-def legend_of(kinds: Mapping[Port, Kind], *, colours: bool) -> list[str]:
+def legend_of(kinds: Mapping[Port, CellKind], *, colours: bool) -> list[str]:
     """Say what the cells mean, and how many ports of each kind there are, in lines for a terminal."""
     number = Counter(kinds.values())
-    signs = {kind: f"\033[38;5;{_SHADES[kind][0]}m■\033[0m" if colours else LETTERS[kind] for kind in Kind}
+    signs = {kind: f"\033[38;5;{_SHADES[kind][0]}m■\033[0m" if colours else LETTERS[kind] for kind in CellKind}
     most = most_text_cells(colours=colours)
     share = max(grid_of(kinds, protocol, TEXT_COLUMNS, most).share for protocol in Protocol)
-    items = [(signs[kind], f"{NAMES[kind]} {number[kind]:,}") for kind in Kind if number[kind]]
+    items = [(signs[kind], f"{NAMES[kind]} {number[kind]:,}") for kind in CellKind if number[kind]]
     lines, width = [""], 0
     for sign, text in [*items, *([("", f"({share} a cell)")] if share > 1 else [])]:
         if width + len(text) + 4 > TEXT_WIDTH:
@@ -139,11 +139,11 @@ def legend_of(kinds: Mapping[Port, Kind], *, colours: bool) -> list[str]:
     return lines
 
 
-def _lettered(grid: Grid) -> list[str]:
+def _lettered(grid: PortGrid) -> list[str]:
     return [f"{grid.label(row):>5} {''.join(LETTERS[kind] for kind in grid.row(row))}" for row in range(grid.rows)]
 
 
-def _coloured(grid: Grid) -> list[str]:
+def _coloured(grid: PortGrid) -> list[str]:
     """Put two rows into each line: the upper half block has the upper cell's colour, its background the lower's."""
     lines = []
     for row in range(0, grid.rows, 2):
@@ -154,6 +154,6 @@ def _coloured(grid: Grid) -> list[str]:
     return lines
 
 
-def _lower(row: Sequence[Kind], place: int) -> str:
+def _lower(row: Sequence[CellKind], place: int) -> str:
     """Give the background; a last row may be short, or not there."""
     return f"48;5;{_SHADES[row[place]][(place + 1) % 2]}" if place < len(row) else "49"

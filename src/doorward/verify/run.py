@@ -5,8 +5,8 @@ from __future__ import annotations
 from collections.abc import Callable
 from typing import NamedTuple
 
-from doorward.verify.findings import Closing, Course, Opening, Question, View, opened_by_knock, worth_knocking_for
-from doorward.verify.nmap_xml import Answer
+from doorward.verify.findings import ObservedClosing, Course, ObservedOpening, VerifyRequest, View, opened_by_knock, worth_knocking_for
+from doorward.verify.nmap_xml import PortAnswer
 from doorward.verify.port_set import Ports
 
 # A gate takes no knock from a source that sends more than 20 symbols a second (burst 40), as a scan does. After
@@ -19,7 +19,7 @@ PAUSE_S = 1.0
 POLL_S = 1.0  # no faster: sshd takes an address that comes and goes without logging in for an attacker
 
 
-class Means(NamedTuple):
+class Probes(NamedTuple):
     """What the course is run with: `now` and `sleep` in seconds; `knock` None: only look."""
 
     look: Callable[[Ports], View]
@@ -32,7 +32,7 @@ class Means(NamedTuple):
 Tell = Callable[[Course], object]
 
 
-def run_course(question: Question, means: Means, tell: Tell) -> Course:
+def run_course(question: VerifyRequest, means: Probes, tell: Tell) -> Course:
     """Look, knock and wait; `tell` hears of the course so far after each of its parts."""
     before = means.look(question.ports)
     if means.knock is not None:
@@ -43,7 +43,7 @@ def run_course(question: Question, means: Means, tell: Tell) -> Course:
         return course
     wanted = worth_knocking_for(question, course.before)
     if not wanted:
-        course = course._replace(opening=Opening({}, question.opens, rounds=0))
+        course = course._replace(opening=ObservedOpening({}, question.opens, rounds=0))
         tell(course)
         return course
     means.sleep(calm_s(question.ports))
@@ -56,14 +56,14 @@ def run_course(question: Question, means: Means, tell: Tell) -> Course:
     return course
 
 
-def _shut_first(question: Question, before: View, means: Means) -> View:
+def _shut_first(question: VerifyRequest, before: View, means: Probes) -> View:
     """Wait while what the knock is to open stands open, as from a knock a moment ago; gives how that answers then."""
-    ports = frozenset(port for port in question.opens - question.public if before[port].answer is Answer.OPEN)
+    ports = frozenset(port for port in question.opens - question.public if before[port].answer is PortAnswer.OPEN)
     if not ports:
         return {}
     means.waiting(ports)
     began_s, found = means.now(), before
-    while any(found[port].answer is Answer.OPEN for port in ports) and means.now() - began_s < question.wait_s:
+    while any(found[port].answer is PortAnswer.OPEN for port in ports) and means.now() - began_s < question.wait_s:
         means.sleep(POLL_S)
         found = means.look(ports)
     return {port: found[port] for port in ports}
@@ -75,8 +75,8 @@ def calm_s(ports: Ports) -> float:
 
 
 def _open(
-    question: Question, wanted: Ports, before: View, means: Means, knock: Callable[[], object]
-) -> tuple[float, Opening]:
+    question: VerifyRequest, wanted: Ports, before: View, means: Probes, knock: Callable[[], object]
+) -> tuple[float, ObservedOpening]:
     began_s = means.now()
     for number in range(1, ROUNDS + 1):
         if number > 1:
@@ -87,10 +87,10 @@ def _open(
         missing = frozenset(port for port in question.opens if port in wanted and port not in found)
         if (found and not missing) or means.now() - began_s > TRY_S:
             break
-    return knocked_s, Opening(found, missing, number)
+    return knocked_s, ObservedOpening(found, missing, number)
 
 
-def _close(question: Question, before: View, opening: Opening, knocked_s: float, means: Means) -> Closing:
+def _close(question: VerifyRequest, before: View, opening: ObservedOpening, knocked_s: float, means: Probes) -> ObservedClosing:
     """Look at what opened until it answers as it did before, twice in a row: once may be a lost packet."""
     ports = frozenset(opening.found)
     open_s = 0.0
@@ -98,13 +98,13 @@ def _close(question: Question, before: View, opening: Opening, knocked_s: float,
         looked_s = means.now() - knocked_s
         left = _still_open(ports, before, means)
         if not left and not (left := _still_open(ports, before, means)):
-            return Closing(open_s, looked_s, left)
+            return ObservedClosing(open_s, looked_s, left)
         open_s = looked_s
         if open_s >= question.wait_s:
-            return Closing(open_s, open_s, left)
+            return ObservedClosing(open_s, open_s, left)
         means.sleep(POLL_S)
 
 
-def _still_open(ports: Ports, before: View, means: Means) -> Ports:
+def _still_open(ports: Ports, before: View, means: Probes) -> Ports:
     found = means.look(ports)
     return frozenset(port for port in ports if found[port].answer is not before[port].answer)

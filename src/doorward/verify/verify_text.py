@@ -5,23 +5,23 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import NamedTuple
 
-from doorward.verify.findings import Closing, Course, Finding, Opening, Question, View, counts
-from doorward.verify.nmap_xml import Answer
+from doorward.verify.findings import ObservedClosing, Course, VerifyFinding, ObservedOpening, VerifyRequest, View, counts
+from doorward.verify.nmap_xml import PortAnswer
 from doorward.verify.picture import Sheet
 from doorward.verify.port_map import kinds_of
 from doorward.verify.port_set import count_text, ports_text
 
 _WORDS = {
-    Answer.OPEN: "open",
-    Answer.CLOSED: "refuse",
-    Answer.REJECTED: "rejected",
-    Answer.SILENT: "silent",
+    PortAnswer.OPEN: "open",
+    PortAnswer.CLOSED: "refuse",
+    PortAnswer.REJECTED: "rejected",
+    PortAnswer.SILENT: "silent",
 }
 AS_IT_SHOULD_BE = "all as it should be"
 ONLY_LOOKED = "nothing can be seen that should not; no knock was tried"
 
 
-class Report(NamedTuple):
+class VerifyResult(NamedTuple):
     """One address that was verified; `when` is written out, `scan` is how nmap asked for TCP."""
 
     name: str
@@ -30,9 +30,9 @@ class Report(NamedTuple):
     when: str
     scan: str
     took_s: float
-    question: Question
+    question: VerifyRequest
     course: Course
-    findings: Sequence[Finding]
+    findings: Sequence[VerifyFinding]
 
     @property
     def heading(self) -> str:
@@ -48,37 +48,37 @@ def heading_of(name: str, address: str) -> str:
 def before_text(view: View) -> str:
     """Say what was seen before the knock: `all silent`, or how many of each."""
     found = {answer: len(ports) for answer, ports in counts(view).items() if ports}
-    if found.keys() == {Answer.SILENT}:
+    if found.keys() == {PortAnswer.SILENT}:
         return "all silent"
     return ", ".join(f"{number:,} {_WORDS[answer]}" for answer, number in found.items())
 
 
-def opening_text(opening: Opening) -> str:
+def opening_text(opening: ObservedOpening) -> str:
     """Say what the knock opened."""
     rounds = "" if opening.rounds == 1 else f" (knocked {opening.rounds} times)"
     if not opening.rounds:
         return "not tried, since all that it may open is open already"
     if not opening.found:
         return f"opens nothing{rounds}"
-    opened = [port for port, seen in opening.found.items() if seen.answer is Answer.OPEN]
+    opened = [port for port, seen in opening.found.items() if seen.answer is PortAnswer.OPEN]
     others = opening.found.keys() - set(opened)
     parts = [f"{ports_text(opened)} opens"] if opened else []
     parts += [f"{ports_text(others)} is let through, and refuses"] if others else []
     return "; ".join(parts) + rounds
 
 
-def closing_text(opening: Opening, closing: Closing) -> str:
+def closing_text(opening: ObservedOpening, closing: ObservedClosing) -> str:
     """Say when it was shut again."""
     if closing.left:
         return f"{ports_text(closing.left)} still open {closing.open_s:.1f} s after the knock"
     return f"{ports_text(opening.found)} as before again, {_span(closing)} after the knock"
 
 
-def _span(closing: Closing) -> str:
+def _span(closing: ObservedClosing) -> str:
     return f"{closing.open_s:.1f} to {closing.shut_s:.1f} s"
 
 
-def verdict_lines(report: Report) -> list[str]:
+def verdict_lines(report: VerifyResult) -> list[str]:
     """Give the verdict: a line, or two for each thing that is not as it should be."""
     if not report.findings:
         return [_good_verdict(report.course)]
@@ -89,7 +89,7 @@ def _good_verdict(course: Course) -> str:
     return ONLY_LOOKED if course.opening is None else AS_IT_SHOULD_BE
 
 
-def sheet_of(report: Report) -> Sheet:
+def sheet_of(report: VerifyResult) -> Sheet:
     """Give what the picture shows of one address."""
     course = report.course
     steps = [f"before the knock: {before_text(course.before)}"]
@@ -103,11 +103,11 @@ def sheet_of(report: Report) -> Sheet:
     return Sheet(report.heading, details, not report.findings, verdict, kinds_of(course, report.question.public))
 
 
-def values_of(report: Report) -> dict[str, object]:
+def values_of(report: VerifyResult) -> dict[str, object]:
     """Give the report for a program; ports that are silent are counted, not listed."""
     course = report.course
     found = counts(course.before)
-    seen = {answer.value: [str(port) for port in sorted(found[answer])] for answer in Answer}
+    seen = {answer.value: [str(port) for port in sorted(found[answer])] for answer in PortAnswer}
     values: dict[str, object] = {
         "host": report.name,
         "address": report.address,
@@ -117,7 +117,7 @@ def values_of(report: Report) -> dict[str, object]:
         "took_s": round(report.took_s, 1),
         "ports": len(course.before),
         **seen,
-        "silent": len(found[Answer.SILENT]),
+        "silent": len(found[PortAnswer.SILENT]),
         "knocked": 0,
         "opened": [],
         "closed_after_s": None,

@@ -9,7 +9,7 @@ from pathlib import Path
 from queue import Empty, Full, Queue
 from typing import Any, NamedTuple
 
-from doorward.daemon.control_socket import Following, ask
+from doorward.daemon.control_socket import EventClient, ask
 from doorward.errors import DoorwardError
 from doorward.escape import visible_in
 
@@ -17,21 +17,21 @@ MAX_WAITING = 1000  # then the daemon waits, and counts what it leaves out
 EVERY_S = 1.0  # between two looks at the numbers, and two tries to find a daemon
 
 
-class News(NamedTuple):
+class FeedItem(NamedTuple):
     """What was heard: "began" (the status), "event", "numbers", or "ended" (why)."""
 
     kind: str
     told: dict[str, Any]
 
 
-class Link:
+class DaemonFeed:
     """Hears the daemon from `start` to `stop`; where it ends, the next one is waited for."""
 
     def __init__(self, path: Path) -> None:
         self._path = path
-        self._news: Queue[News] = Queue(MAX_WAITING)
+        self._news: Queue[FeedItem] = Queue(MAX_WAITING)
         self._stopped = threading.Event()
-        self._following: Following | None = None
+        self._following: EventClient | None = None
 
     def start(self) -> None:
         """Begin to hear."""
@@ -48,9 +48,9 @@ class Link:
         if self._following is not None:
             self._following.stop()
 
-    def heard(self) -> list[News]:
+    def heard(self) -> list[FeedItem]:
         """Give what was heard since the last time."""
-        found: list[News] = []
+        found: list[FeedItem] = []
         with suppress(Empty):
             while len(found) < MAX_WAITING:
                 found.append(self._news.get_nowait())
@@ -59,7 +59,7 @@ class Link:
     def _follow(self) -> None:
         while not self._stopped.is_set():
             try:
-                with closing(Following(self._path)) as self._following:
+                with closing(EventClient(self._path)) as self._following:
                     self._tell("began", self._following.first)
                     for event in self._following:
                         self._tell("event", event)
@@ -78,5 +78,5 @@ class Link:
     def _tell(self, kind: str, told: dict[str, Any]) -> None:
         while not self._stopped.is_set():
             with suppress(Full):
-                self._news.put(News(kind, visible_in(told)), timeout=0.5)
+                self._news.put(FeedItem(kind, visible_in(told)), timeout=0.5)
                 return

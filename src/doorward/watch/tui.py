@@ -16,15 +16,15 @@ from textual.screen import ModalScreen
 from textual.widgets import DataTable, Footer, Input, RichLog, Sparkline, Static
 
 from doorward.config.duration import parse_duration_ms
-from doorward.daemon.control_socket import Following, ask
+from doorward.daemon.control_socket import EventClient, ask
 from doorward.daemon.log import text_of
 from doorward.errors import DoorwardError
 from doorward.escape import visible
-from doorward.watch.feed import Link, News
-from doorward.watch.view import Row, View, cut
+from doorward.watch.feed import DaemonFeed, FeedItem
+from doorward.watch.view import TableRow, WatchState, cut
 
 
-class Sure(ModalScreen[bool]):
+class ConfirmDialog(ModalScreen[bool]):
     """Asks before something ends for somebody."""
 
     BINDINGS: ClassVar[list[BindingType]] = [
@@ -47,7 +47,7 @@ class Sure(ModalScreen[bool]):
         self.dismiss(answer)
 
 
-class ForHowLong(ModalScreen[str | None]):
+class DurationDialog(ModalScreen[str | None]):
     """Asks for a duration, and takes nothing else; None where it is not to be."""
 
     BINDINGS: ClassVar[list[BindingType]] = [Binding("escape", "dismiss(None)", "no")]
@@ -102,9 +102,9 @@ class WatchApp(App[int]):
 
     def __init__(self, control: Path) -> None:
         super().__init__()
-        self._control, self._link, self._view = control, Link(control), View()
+        self._control, self._link, self._view = control, DaemonFeed(control), WatchState()
         self._trouble = ""
-        self._shown: list[Row] = []
+        self._shown: list[TableRow] = []
 
     def compose(self) -> ComposeResult:
         """Lay out the screen."""
@@ -153,7 +153,7 @@ class WatchApp(App[int]):
         self.query_one("#rate", Static).update(self._view.dropping())
         self.query_one("#drops", Sparkline).data = list(self._view.drops)
 
-    def _take(self, news: News, now_s: float) -> None:
+    def _take(self, news: FeedItem, now_s: float) -> None:
         kind, told = news
         if kind == "event":
             self._view.take(told, now_s)
@@ -178,7 +178,7 @@ class WatchApp(App[int]):
         line = Text.assemble((f"{moment.astimezone():%H:%M:%S} ", "dim"), (words, style))
         self.query_one("#events", RichLog).write(line)
 
-    def _show_rows(self, rows: list[Row]) -> None:
+    def _show_rows(self, rows: list[TableRow]) -> None:
         """Change the cells that changed; where lines came or went, all of them, with the cursor where it was."""
         table, before = self._table(), self._shown
         if [row[:2] for row in rows] == [row[:2] for row in before]:
@@ -195,11 +195,11 @@ class WatchApp(App[int]):
                 table.move_cursor(row=keys.index(chosen[:2]), animate=False)
         self._shown = rows
 
-    def _chosen(self) -> Row | None:
+    def _chosen(self) -> TableRow | None:
         at = self._table().cursor_row
         return self._shown[at] if 0 <= at < len(self._shown) else None
 
-    def _somebody(self) -> Row | None:
+    def _somebody(self) -> TableRow | None:
         row = self._chosen()
         if row is None or not row.address:
             self.notify("choose a line with somebody who is in", severity="warning")
@@ -215,7 +215,7 @@ class WatchApp(App[int]):
                 if sure:
                     self._ask(request)
 
-            self.push_screen(Sure(f"Close {row.door} to {row.address}? Its connections go on."), answered)
+            self.push_screen(ConfirmDialog(f"Close {row.door} to {row.address}? Its connections go on."), answered)
 
     def action_prolong(self) -> None:
         """Let somebody stay for longer."""
@@ -226,7 +226,7 @@ class WatchApp(App[int]):
                     self._ask({"command": "open", "door": row.door, "address": row.address, "for": for_})
 
             self.push_screen(
-                ForHowLong(f"Keep {row.door} open to {row.address} for how long from now?", "1h"), answered
+                DurationDialog(f"Keep {row.door} open to {row.address} for how long from now?", "1h"), answered
             )
 
     def action_ban(self) -> None:
@@ -238,7 +238,7 @@ class WatchApp(App[int]):
                     self._ask({"command": "ban", "address": row.address, "for": for_})
 
             question = f"Ban {row.address} from every door, and ignore its knocks, for how long?"
-            self.push_screen(ForHowLong(question, "1h"), answered)
+            self.push_screen(DurationDialog(question, "1h"), answered)
 
     def _ask(self, request: dict[str, Any]) -> None:
         """Ask the daemon, and show its refusal; what it does comes as an event."""
@@ -251,7 +251,7 @@ class WatchApp(App[int]):
             self.call_from_thread(self.notify, visible(str(error)), severity="error", markup=False)
 
 
-def _cells(row: Row) -> list[Text]:
+def _cells(row: TableRow) -> list[Text]:
     """Give a row's cells: a door that nobody is in is dim, and who leaves soon is bright."""
     if not row.address:
         words = (row.door, "" if row.by else "-", "", row.ports, row.by)
@@ -264,5 +264,5 @@ def _cells(row: Row) -> list[Text]:
 
 def watch(control: Path) -> int:
     """Show the live view until the operator ends it. AnswerNo where no daemon runs."""
-    Following(control).close()  # with its refusal on the terminal, and not in the view
+    EventClient(control).close()  # with its refusal on the terminal, and not in the view
     return WatchApp(control).run() or 0

@@ -14,7 +14,7 @@ Told = Mapping[str, Any]
 DROPS = ("hidden", "silent", "fast", "banned", "signed_length", "signed_fast", "signed_over")
 
 
-class Row(NamedTuple):
+class TableRow(NamedTuple):
     """A line of the table: a door and who is in, or a door that nobody is in (`address` empty)."""
 
     door: str
@@ -30,7 +30,7 @@ class _Standing(NamedTuple):
     by: str
 
 
-class View:
+class WatchState:
     """Follows openings by the events, and rates by the numbers."""
 
     def __init__(self) -> None:
@@ -77,24 +77,24 @@ class View:
         """How many are in."""
         return len(self._standing)
 
-    def rows(self, now_s: float) -> list[Row]:
+    def rows(self, now_s: float) -> list[TableRow]:
         """Give the table: who is in, by door and by who goes first; then doors that nobody is in."""
         entries = sorted(self._standing.items(), key=lambda entry: (entry[0][0], entry[1].until_s, entry[0][1]))
         rows = [
-            Row(door, address, left(until_s - now_s), " ".join(ports), by)
+            TableRow(door, address, left(until_s - now_s), " ".join(ports), by)
             for (door, address), (until_s, ports, by) in entries[:MOST_OPENINGS]
         ]
         if len(entries) > MOST_OPENINGS:
-            rows.append(Row("…", "", "", "", f"{len(entries) - MOST_OPENINGS:,} more are in"))
+            rows.append(TableRow("…", "", "", "", f"{len(entries) - MOST_OPENINGS:,} more are in"))
         return [*rows, *self._closed({door for door, _ in self._standing})]
 
-    def _closed(self, is_in: set[str]) -> Iterator[Row]:
+    def _closed(self, is_in: set[str]) -> Iterator[TableRow]:
         closed = {name: ports for name, ports in self._doors.items() if name not in is_in}
         for name, ports in islice(closed.items(), MOST_CLOSED):
-            yield Row(name, "", "", " ".join(ports), "")
+            yield TableRow(name, "", "", " ".join(ports), "")
         unseen = max(0, self.numbers.get("doors", 0) - len(self._doors)) + max(0, len(closed) - MOST_CLOSED)
         if unseen:
-            yield Row("…", "", "", "", f"{unseen:,} doors more")
+            yield TableRow("…", "", "", "", f"{unseen:,} doors more")
 
     def attempts(self, most: int) -> list[str]:
         """Say who is in the middle of a knock, the furthest first."""

@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 
 from doorward.cli.main import main
-from doorward.client.hosts import Host, read_hosts
+from doorward.client.hosts import KnownHost, read_hosts
 from doorward.client.link_uri import parse_link
 from doorward.libraries import install_command
 from doorward.model import Port
@@ -24,14 +24,14 @@ def hosts_file(nobodys_keys: Path) -> Path:
     return nobodys_keys.parent / ".config" / "doorward" / "hosts.toml"
 
 
-def only_host(path: Path) -> Host:
+def only_host(path: Path) -> KnownHost:
     (host,) = read_hosts(str(path)).values()
     return host
 
 
 def test_a_server_key_is_enough(hosts_file: Path, capsys: pytest.CaptureFixture[str]) -> None:
     assert main(["add", "gate.example", "--server-key", KEY]) == 0
-    assert only_host(hosts_file) == Host("gate.example", "gate.example", {}, server_key=KEY)
+    assert only_host(hosts_file) == KnownHost("gate.example", "gate.example", {}, server_key=KEY)
     assert capsys.readouterr().out == (
         f"added 'gate.example' to {hosts_file}\n"
         "\nfor ~/.ssh/config (or add it with --ssh):\n\n"
@@ -47,7 +47,7 @@ def test_every_option_is_kept(hosts_file: Path, monkeypatch: pytest.MonkeyPatch)
     assert main(["add", "home", *words, *more, "--door", "db:7000/tcp,8000:udp"]) == 0
     host = only_host(hosts_file)
     assert host.asked is not None
-    assert host._replace(asked=None) == Host(
+    assert host._replace(asked=None) == KnownHost(
         "home",
         "192.0.2.7",
         {"web": (), "db": (Port.parse("7000/tcp"), Port.parse("8000/udp"))},
@@ -70,7 +70,7 @@ def test_a_link_is_enough(hosts_file: Path, capsys: pytest.CaptureFixture[str]) 
 
 def test_a_link_without_a_name_is_called_as_its_host(hosts_file: Path) -> None:
     assert main(["add", "doorward://gate.example/?seq=ssh:7000/tcp"]) == 0
-    assert only_host(hosts_file) == Host("gate.example", "gate.example", {"ssh": (Port.parse("7000/tcp"),)})
+    assert only_host(hosts_file) == KnownHost("gate.example", "gate.example", {"ssh": (Port.parse("7000/tcp"),)})
 
 
 def test_ssh_knocks_from_then_on(hosts_file: Path, capsys: pytest.CaptureFixture[str]) -> None:

@@ -12,7 +12,7 @@ from pathlib import Path
 import pytest
 
 from doorward.cli.main import main
-from doorward.packets.pcap import Frame
+from doorward.packets.pcap import CapturedFrame
 from tests.support.captures import BEGAN_NS, script
 from tests.support.processes import running
 from tests.support.tcpdump import write_pcap
@@ -39,8 +39,8 @@ def config(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     return path
 
 
-def frames(text: str) -> list[Frame]:
-    return [Frame(BEGAN_NS + round(sent.at_s * 1e9), 101, sent.raw, len(sent.raw)) for sent in script(text)]
+def frames(text: str) -> list[CapturedFrame]:
+    return [CapturedFrame(BEGAN_NS + round(sent.at_s * 1e9), 101, sent.raw, len(sent.raw)) for sent in script(text)]
 
 
 @pytest.fixture
@@ -161,12 +161,12 @@ def test_a_file_that_lies_is_explained_as_far_as_it_is_sound(capture: Path, caps
 
 
 def test_a_capture_of_something_else(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    usb = write_pcap(tmp_path / "x", [Frame(BEGAN_NS, 189, bytes(64), 64)] * 2)
+    usb = write_pcap(tmp_path / "x", [CapturedFrame(BEGAN_NS, 189, bytes(64), 64)] * 2)
     assert main(["explain", str(usb)]) == 2
     assert capsys.readouterr().err == (
         f"doorward: {usb}: link type 189 (USB); capture on a network interface, or with `-i any`\n"
     )
-    arp = write_pcap(tmp_path / "x", [Frame(BEGAN_NS, 1, bytes(12) + b"\x08\x06" + bytes(28), 42)] * 2)
+    arp = write_pcap(tmp_path / "x", [CapturedFrame(BEGAN_NS, 1, bytes(12) + b"\x08\x06" + bytes(28), 42)] * 2)
     assert main(["explain", str(arp)]) == 1
     assert "none of 2 frames holds a packet that can be explained; 2: no IP packet: protocol 0x0806 (ARP)" in (
         capsys.readouterr().err

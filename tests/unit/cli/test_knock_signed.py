@@ -14,7 +14,7 @@ from pathlib import Path
 import pytest
 
 from doorward.cli.main import main
-from doorward.signed.envelope import Opener
+from doorward.signed.envelope import Decryptor
 from doorward.signed.message import Request, parse_plaintext, signed_text
 from doorward.signed.server_key import X25519, new_private_text, parse_private_key
 from doorward.signed.ssh_keys import parse_public_key, verify
@@ -48,7 +48,7 @@ def port_of(receiver: socket.socket) -> str:
 
 
 def received(receiver: socket.socket) -> Request:
-    opener = Opener(SERVER)
+    opener = Decryptor(SERVER)
     packet = receiver.recv(2000)
     assert opener.is_garbage(packet) == ""
     message = parse_plaintext(opener.open(packet))

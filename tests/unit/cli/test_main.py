@@ -15,7 +15,7 @@ import pytest
 from doorward import __version__
 from doorward.cli import main as module
 from doorward.cli.main import COMMANDS, main, parser_of
-from doorward.errors import AnswerNo, ConfigError, DoorwardError, Fault, HostError, UsageError
+from doorward.errors import NegativeResult, ConfigError, DoorwardError, ConfigFault, HostError, UsageError
 from tests.support.processes import own_namespace
 
 
@@ -105,11 +105,11 @@ def test_help_is_the_same_whatever_a_folder_is_called(
 @pytest.mark.parametrize(
     ("error", "status", "says"),
     [
-        (AnswerNo("it is not open"), 1, "doorward: it is not open\n"),
+        (NegativeResult("it is not open"), 1, "doorward: it is not open\n"),
         (UsageError("no such door"), 2, "doorward: no such door\n"),
         (HostError("two\nlines"), 2, "doorward: two\ndoorward: lines\n"),
         (
-            ConfigError([Fault("f", 2, "b", "write c"), Fault("f", 1, "a", "write b")]),
+            ConfigError([ConfigFault("f", 2, "b", "write c"), ConfigFault("f", 1, "a", "write b")]),
             2,
             "doorward: f:1: a; write b\ndoorward: f:2: b; write c\n",
         ),

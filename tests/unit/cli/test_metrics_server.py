@@ -16,7 +16,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from doorward.cli import metrics_server as module
-from doorward.cli.metrics_server import MAX_CLIENTS, Answers, Exposition, Listen, Server, parse_listen
+from doorward.cli.metrics_server import MAX_CLIENTS, ExpositionCache, Exposition, Listen, Server, parse_listen
 from doorward.errors import HostError, UsageError
 
 PATIENCE_S = 15.0
@@ -60,7 +60,7 @@ BOTH = Exposition(b"doorward_up 1.0\n", b"doorward_up 1.0\ndoorward_openings 2.0
 
 @contextmanager
 def serving(listen: Listen, make: Callable[[], Exposition] = lambda: BOTH) -> Iterator[Server]:
-    server = Server(listen, Answers(make))
+    server = Server(listen, ExpositionCache(make))
     thread = threading.Thread(target=server.serve_forever, args=(0.01,))
     thread.start()
     try:
@@ -121,7 +121,7 @@ def test_a_sockets_file_is_for_its_user_and_group_and_goes_with_the_server(path:
         assert get(server, Host="whatever") == (200, BOTH.full.decode())
         assert stat.S_IMODE(path.stat().st_mode) == 0o660
         with pytest.raises(HostError, match="is taken"):
-            Server(listen, Answers(lambda: BOTH))
+            Server(listen, ExpositionCache(lambda: BOTH))
     assert not path.exists()
 
 
@@ -132,14 +132,14 @@ def test_what_a_dead_server_left_is_replaced_and_nothing_else(path: Path) -> Non
         assert get(server)[0] == 200
     path.write_text("precious")
     with pytest.raises(HostError, match="is taken"):
-        Server(Listen(socket.AF_UNIX, str(path)), Answers(lambda: BOTH))
+        Server(Listen(socket.AF_UNIX, str(path)), ExpositionCache(lambda: BOTH))
     assert path.read_text() == "precious"
 
 
 def test_a_port_that_is_taken_is_named(server: Server) -> None:
     port = server.socket.getsockname()[1]
     with pytest.raises(HostError, match=f"127.0.0.1:{port}: Address already in use"):
-        Server(Listen(socket.AF_INET, "127.0.0.1", port), Answers(lambda: BOTH))
+        Server(Listen(socket.AF_INET, "127.0.0.1", port), ExpositionCache(lambda: BOTH))
 
 
 def test_slow_clients_hold_nobody_and_are_cut_off(server: Server, monkeypatch: pytest.MonkeyPatch) -> None:

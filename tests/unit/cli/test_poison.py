@@ -14,7 +14,7 @@ import pytest
 
 from doorward.cli import fleet
 from doorward.cli.main import main
-from doorward.fleet.admin import Gate
+from doorward.fleet.admin import GateStatus
 from tests.support.poison import POISON, SPOOF, poison_ledger, poisoned_daemon
 
 COMMANDS = [
@@ -76,7 +76,7 @@ def test_no_text_makes_a_line_of_its_own(shown: str) -> None:
 
 
 def test_what_a_fleet_says(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
-    gate = Gate(POISON, "up", {"doors": 1, "version": POISON, "fault": POISON})
+    gate = GateStatus(POISON, "up", {"doors": 1, "version": POISON, "fault": POISON})
     row = {"at_ms": 1, "gate": POISON, "event": POISON, "door": POISON, "address": POISON, "words": POISON}
     asked: Any = SimpleNamespace(fleet=POISON, roll_call=lambda: [gate], openings=list, records=lambda _: [row])
 

@@ -16,7 +16,7 @@ from random import Random
 import pytest
 
 from doorward.cli.main import main
-from doorward.signed.envelope import Opener
+from doorward.signed.envelope import Decryptor
 from doorward.signed.message import parse_plaintext
 from doorward.signed.server_key import X25519, new_private_text, parse_private_key
 from tests.support.ssh_keygen import key
@@ -82,7 +82,7 @@ def proxy(*words: object) -> Iterator[subprocess.Popen[bytes]]:
 
 
 def door_in(packet: bytes) -> str:
-    return parse_plaintext(Opener(SERVER).open(packet)).request.door
+    return parse_plaintext(Decryptor(SERVER).open(packet)).request.door
 
 
 Handler = Callable[[socket.socket], object]

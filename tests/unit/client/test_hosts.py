@@ -9,7 +9,7 @@ from pathlib import Path
 
 import pytest
 
-from doorward.client.hosts import Host, door_of, host_of, hosts_path, is_door, read_hosts
+from doorward.client.hosts import KnownHost, door_of, host_of, hosts_path, is_door, read_hosts
 from doorward.errors import UsageError
 from doorward.model import Port
 
@@ -45,7 +45,7 @@ def write(path: Path, text: str) -> str:
 
 def test_every_key_is_read(hosts_file: Path) -> None:
     assert read_hosts(write(hosts_file, FULL)) == {
-        "home": Host(
+        "home": KnownHost(
             name="home",
             address="192.0.2.7",
             doors={"ssh": (Port.parse("7000/tcp"), Port.parse("8000/udp")), "db": ()},
@@ -57,7 +57,7 @@ def test_every_key_is_read(hosts_file: Path) -> None:
             asked=ip_network("192.0.2.0/24"),
             for_s=3600,
         ),
-        "gate.example": Host("gate.example", "gate.example", {"web": (Port.parse("1/tcp"),)}),
+        "gate.example": KnownHost("gate.example", "gate.example", {"web": (Port.parse("1/tcp"),)}),
     }
 
 

@@ -12,7 +12,7 @@ import pytest
 from doorward.client import signers
 from doorward.client.identity import USUAL, find_signer
 from doorward.client.signers import Signer, signature_bytes
-from doorward.errors import AnswerNo, HostError, UsageError
+from doorward.errors import NegativeResult, HostError, UsageError
 from doorward.signed.ssh_keys import parse_public_key, verify
 from doorward.signed.ssh_wire import string
 from doorward.signed.sshsig import signed_data
@@ -187,7 +187,7 @@ def test_a_security_key_that_nobody_touched(tmp_path: Path, monkeypatch: pytest.
         monkeypatch.setenv("SSH_AUTH_SOCK", str(path))
         signer = find_signer(None, None, ROOM)
         with pytest.raises(
-            AnswerNo, match="the key 'token': it was refused or not confirmed, the security key was not"
+            NegativeResult, match="the key 'token': it was refused or not confirmed, the security key was not"
         ):
             signer.sign(TEXT)
 
@@ -218,7 +218,7 @@ def test_the_file_of_a_security_key_is_left_to_ssh_keygen(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]
 ) -> None:
     signer = find_signer(str(token_file(tmp_path, Authenticator())), None, ROOM)
-    with pytest.raises(AnswerNo, match="ssh-keygen did not sign; is the security key plugged in"):
+    with pytest.raises(NegativeResult, match="ssh-keygen did not sign; is the security key plugged in"):
         signer.sign(TEXT)
     assert "id_sk" in capfd.readouterr().err  # ssh-keygen's own words reach the user
     monkeypatch.setenv("PATH", "/nonexistent")

@@ -14,7 +14,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from doorward.client import keyfile
-from doorward.errors import AnswerNo, HostError, UsageError
+from doorward.errors import NegativeResult, HostError, UsageError
 from doorward.signed.ssh_keys import parse_public_key, verify_data
 from doorward.signed.ssh_wire import string
 from tests.support.ssh_agent import blob_of
@@ -69,7 +69,7 @@ def test_a_key_with_a_passphrase(tmp_path: Path, kind: str) -> None:
 def test_a_passphrase_that_is_never_right(tmp_path: Path, answers: list[bytes], times: int) -> None:
     path = locked(tmp_path, "ed25519")
     left = iter(answers)
-    with pytest.raises(AnswerNo, match=r"the passphrase is not right; try again, or `ssh-add .*-locked`"):
+    with pytest.raises(NegativeResult, match=r"the passphrase is not right; try again, or `ssh-add .*-locked`"):
         keyfile.load(keyfile.read(str(path)), str(path), lambda _: next(left))
     assert len(list(left)) == len(answers) - times
 
@@ -165,5 +165,5 @@ def test_any_bytes_are_a_private_key_or_an_error(noise: bytes, armored: bool) ->
     begin, end = (b"-----%s OPENSSH PRIVATE KEY-----\n" % word for word in (b"BEGIN", b"END"))
     raw = begin + body + end if armored else noise
     keyfile.public_half("/nonexistent/key", raw)
-    with pytest.raises((UsageError, HostError, AnswerNo)):
+    with pytest.raises((UsageError, HostError, NegativeResult)):
         keyfile.load(raw, "here", lambda _: b"")

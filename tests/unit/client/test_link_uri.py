@@ -8,7 +8,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from doorward.client.link_uri import MAX_DOORS, Link, format_link, parse_link
+from doorward.client.link_uri import MAX_DOORS, KnockLink, format_link, parse_link
 from doorward.errors import MalformedError
 from doorward.model import Port, Protocol
 
@@ -25,7 +25,7 @@ keys = st.sampled_from([b"\xfb" * 32, bytes(range(256)) * 4 + bytes(192)]).map(
     lambda raw: "mlkem768-x25519:" + base64.b64encode(raw).decode()
 )
 links = st.builds(
-    Link,
+    KnockLink,
     hosts,
     st.none() | st.integers(1, 65535),
     st.just(KEY) | keys,
@@ -35,7 +35,7 @@ links = st.builds(
 
 
 @given(links)
-def test_what_is_written_is_read_back(link: Link) -> None:
+def test_what_is_written_is_read_back(link: KnockLink) -> None:
     text = format_link(link)
     assert parse_link(text) == link
     assert text.isascii()
@@ -43,7 +43,7 @@ def test_what_is_written_is_read_back(link: Link) -> None:
 
 
 @given(links, st.integers(0, 3000), st.text(max_size=3))
-def test_a_damaged_link_is_a_link_or_malformed(link: Link, place: int, noise: str) -> None:
+def test_a_damaged_link_is_a_link_or_malformed(link: KnockLink, place: int, noise: str) -> None:
     text = format_link(link)
     at = place % (len(text) + 1)
     for damaged in (text[:at], text[at:], text[:at] + noise + text[at + len(noise) :]):
@@ -56,7 +56,7 @@ def test_a_damaged_link_is_a_link_or_malformed(link: Link, place: int, noise: st
 
 def test_a_link_by_hand() -> None:
     text = "DOORWARD://[2001:db8::1]:62201/?key=x25519:%2BUrKERB5fruNM8XrTUGOZyfw%2BC2s9F7Kg%2ByySCReZU8=&gate=paris&door=db"
-    wanted = Link("2001:db8::1", 62201, KEY, "paris", (("db", ()),))
+    wanted = KnockLink("2001:db8::1", 62201, KEY, "paris", (("db", ()),))
     assert parse_link(text) == wanted
     assert parse_link(text.replace("%2B", "+")) == wanted  # a plus is a plus, whatever browsers say
     assert parse_link(text.replace("/?", "?")) == wanted
@@ -66,7 +66,7 @@ def test_a_link_by_hand() -> None:
 def test_a_link_with_sequences_only() -> None:
     link = parse_link("doorward://192.0.2.7/?seq=ssh:7000/tcp,8000:UDP&seq=web:1/tcp")
     ssh, web = (Port.parse("7000/tcp"), Port.parse("8000/udp")), (Port.parse("1/tcp"),)
-    assert link == Link("192.0.2.7", doors=(("ssh", ssh), ("web", web)))
+    assert link == KnockLink("192.0.2.7", doors=(("ssh", ssh), ("web", web)))
 
 
 @pytest.mark.parametrize(

@@ -11,7 +11,7 @@ from pathlib import Path
 import pytest
 
 from doorward.client.passphrase import ask_passphrase
-from doorward.errors import AnswerNo, HostError
+from doorward.errors import NegativeResult, HostError
 from tests.support.processes import running
 
 PROGRAM = "import sys; from doorward.client.passphrase import ask_passphrase; print(ask_passphrase('/key'))"
@@ -87,7 +87,7 @@ def test_nobody_can_be_asked(program: Path, environment: dict[str, str]) -> None
 def test_a_program_that_gives_up(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("SSH_ASKPASS_REQUIRE", "force")
     monkeypatch.setenv("SSH_ASKPASS", "/bin/false")
-    with pytest.raises(AnswerNo, match="/bin/false gave no passphrase; nothing was sent"):
+    with pytest.raises(NegativeResult, match="/bin/false gave no passphrase; nothing was sent"):
         ask_passphrase("/key")
     monkeypatch.setenv("SSH_ASKPASS", "/nonexistent")
     with pytest.raises(HostError, match="SSH_ASKPASS names /nonexistent, which cannot be run: No such file"):

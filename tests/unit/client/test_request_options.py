@@ -9,7 +9,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from doorward.client.request_options import LONGEST_FOR_S, Auto, parse_for_s, parse_from, parse_gate, parse_signed_port
+from doorward.client.request_options import LONGEST_FOR_S, AutomaticAddress, parse_for_s, parse_from, parse_gate, parse_signed_port
 from doorward.model import Port
 
 
@@ -21,7 +21,7 @@ from doorward.model import Port
         (parse_for_s, "1d", 86400),
         (parse_from, "192.0.2.7", ip_address("192.0.2.7")),
         (parse_from, "2001:db8::/64", ip_network("2001:db8::/64")),
-        (parse_from, "auto", Auto()),
+        (parse_from, "auto", AutomaticAddress()),
         (parse_gate, "paris-2", "paris-2"),
         (parse_gate, "SHA256:abc+/", "SHA256:abc+/"),
         (parse_signed_port, "62201", Port.parse("62201/udp")),

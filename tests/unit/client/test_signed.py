@@ -14,11 +14,11 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from doorward.client.identity import find_signer
-from doorward.client.request_options import Auto
-from doorward.client.sequence import NoWayError, Target, each_family, of_version
+from doorward.client.request_options import AutomaticAddress
+from doorward.client.sequence import UnreachableError, Target, each_family, of_version
 from doorward.client.signed import (
-    Letter,
-    Sent,
+    KnockRequest,
+    SentPacket,
     compose,
     letter,
     most_signature_bytes,
@@ -30,8 +30,8 @@ from doorward.client.signed import (
 from doorward.client.signers import Signer, signature_bytes
 from doorward.errors import HostError, UsageError
 from doorward.model import Place, Port, Protocol
-from doorward.signed.envelope import Opener
-from doorward.signed.message import Message, Request, parse_plaintext, signed_text
+from doorward.signed.envelope import Decryptor
+from doorward.signed.message import SignedMessage, Request, parse_plaintext, signed_text
 from doorward.signed.server_key import HYBRID, SUITES, X25519, PrivateKey, Suite
 from doorward.signed.ssh_keys import parse_public_key, verify
 from tests.support.authenticator import Authenticator
@@ -45,13 +45,13 @@ OWN = "192.0.2.1"
 LONG = "a" * 64
 
 
-def to(server: PrivateKey, door: str = "ssh", gate: str | None = None, **wishes: object) -> Letter:
+def to(server: PrivateKey, door: str = "ssh", gate: str | None = None, **wishes: object) -> KnockRequest:
     return letter(str(server.public), door, gate, **wishes)  # type: ignore[arg-type]
 
 
-def opened(server: PrivateKey, packet: bytes) -> Message:
+def opened(server: PrivateKey, packet: bytes) -> SignedMessage:
     """Read a packet as the server does."""
-    opener = Opener(server)
+    opener = Decryptor(server)
     assert opener.is_garbage(packet) == ""
     return parse_plaintext(opener.open(packet))
 
@@ -206,7 +206,7 @@ def receivers() -> Iterator[tuple[Port, dict[int, socket.socket]]]:
 
 def test_each_target_gets_a_packet_of_its_own() -> None:
     signer = find_signer(str(key("ed25519")), None, 1000)
-    heard: list[Sent] = []
+    heard: list[SentPacket] = []
     before_ms = now_ms()
     with receivers() as (port, sockets):
         targets = [target for target, _ in LOOPBACK.values()]
@@ -222,7 +222,7 @@ def test_each_target_gets_a_packet_of_its_own() -> None:
 def test_the_own_address_is_the_routes() -> None:
     signer = find_signer(str(key("ed25519")), None, 1000)
     with receivers() as (port, sockets):
-        send(to(SERVER, asked=Auto()), signer, [target for target, _ in LOOPBACK.values()], port)
+        send(to(SERVER, asked=AutomaticAddress()), signer, [target for target, _ in LOOPBACK.values()], port)
         for version, (_, own) in LOOPBACK.items():
             assert opened(SERVER, sockets[version].recv(2000)).request.asked == ip_address(own)
 
@@ -235,7 +235,7 @@ def test_a_target_without_a_way_is_passed_over_and_nobody_signs_for_it() -> None
         assert send(to(SERVER), signer, [NOWHERE, LOOPBACK[4][0]], port) == [LOOPBACK[4][0]]
         opened(SERVER, sockets[4].recv(2000))
     assert len(signed) == 1
-    with pytest.raises(NoWayError, match=r"cannot knock: 255.255.255.255: .*; 255.255.255.255: "):
+    with pytest.raises(UnreachableError, match=r"cannot knock: 255.255.255.255: .*; 255.255.255.255: "):
         send(to(SERVER), signer, [NOWHERE, NOWHERE])
     assert len(signed) == 1
 
@@ -276,7 +276,7 @@ def test_nobody_is_asked_for_what_will_not_fit() -> None:
 def test_nothing_is_sent_where_it_is_only_shown() -> None:
     signer = find_signer(str(key("ed25519")), None, 1000)
     with receivers() as (port, sockets):
-        heard: list[Sent] = []
+        heard: list[SentPacket] = []
         send(to(SERVER), signer, [LOOPBACK[4][0]], port, report=heard.append, really=False)
         send(to(SERVER), signer, [LOOPBACK[4][0]], port)
         read = opened(SERVER, sockets[4].recv(2000))

@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 
 from doorward.client import ssh_agent as client
 from doorward.client.ssh_agent import Agent, AgentKey, NoAgentError, open_agent, parse_keys, parse_signature, shown
-from doorward.errors import AnswerNo, DoorwardError, HostError, MalformedError
+from doorward.errors import NegativeResult, DoorwardError, HostError, MalformedError
 from doorward.signed.ssh_keys import parse_public_key, verify_data
 from doorward.signed.ssh_wire import string
 from tests.support.ssh_agent import FAILURE, LIST, SIGN_ANSWER, agent_that, blob_of, framed, listing, real_agent
@@ -48,7 +48,7 @@ def test_a_locked_agent_has_nothing_and_signs_nothing(tmp_path: Path) -> None:
         real.add("-x", given="a word")
         with Agent(str(real.path)) as agent:
             assert agent.list_keys() == []
-            with pytest.raises(AnswerNo, match=r"did not sign with the key 'ed25519 number 0': .*`ssh-add -X` unlocks"):
+            with pytest.raises(NegativeResult, match=r"did not sign with the key 'ed25519 number 0': .*`ssh-add -X` unlocks"):
                 agent.sign(found, DATA)
 
 
@@ -57,7 +57,7 @@ def test_a_key_that_must_be_confirmed_and_is_not(tmp_path: Path, monkeypatch: py
     monkeypatch.setenv("SSH_ASKPASS_REQUIRE", "force")
     with real_agent(tmp_path) as real:
         real.add("-c", key("ed25519"))
-        with Agent(str(real.path)) as agent, pytest.raises(AnswerNo, match="it was refused or not confirmed"):
+        with Agent(str(real.path)) as agent, pytest.raises(NegativeResult, match="it was refused or not confirmed"):
             agent.sign(agent.list_keys()[0], DATA)
 
 
@@ -97,8 +97,8 @@ def test_a_list_that_is_none(tmp_path: Path, reply: bytes, error: type[DoorwardE
 @pytest.mark.parametrize(
     ("reply", "error", "text"),
     [
-        (framed(FAILURE), AnswerNo, "did not sign with a key without a comment"),
-        (framed(30), AnswerNo, "did not sign"),
+        (framed(FAILURE), NegativeResult, "did not sign with a key without a comment"),
+        (framed(30), NegativeResult, "did not sign"),
         (framed(SIGN_ANSWER), HostError, "gave no signature: .*is cut short"),
         (framed(SIGN_ANSWER, string(b"x") + b"y"), HostError, "too many"),
         (listing(), HostError, "a reply of type 12"),

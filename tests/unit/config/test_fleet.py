@@ -3,7 +3,7 @@
 # ruff: noqa: E501  (a table has one row a line)
 import pytest
 
-from doorward.config.schema import Fleet, Policy
+from doorward.config.schema import Fleet, EtcdOutagePolicy
 from doorward.config.toml import parse
 from doorward.errors import ConfigError
 
@@ -37,7 +37,7 @@ def test_reads_every_setting() -> None:
         "gate.key",
         "edge-1",
         "fleet.password",
-        Policy.LOCAL,
+        EtcdOutagePolicy.LOCAL,
         250,
     )
     assert found.doors[0].shared

@@ -4,7 +4,7 @@ from typing import Any
 
 import pytest
 
-from doorward.config.knockd import ANY_FLAGS, KnockdConfiguration, KnockdDoor, Options, parse
+from doorward.config.knockd import ANY_FLAGS, KnockdConfiguration, KnockdDoor, KnockdOptions, parse
 from doorward.errors import ConfigError
 from doorward.model import FlagFilter, Port, Protocol
 from tests.support.manual import MANUAL_1, MANUAL_2, MANUAL_3, MANUAL_4
@@ -75,7 +75,7 @@ SMTP: dict[str, Any] = {
     "cmd_timeout_s": 5,
     "stop_command": IPTABLES.format("D", "--dport 25"),
 }
-LOG = Options(log_file="/var/log/knockd.log")
+LOG = KnockdOptions(log_file="/var/log/knockd.log")
 
 FILES: list[tuple[str, KnockdConfiguration]] = [
     (
@@ -124,7 +124,7 @@ def test_the_examples_of_the_manual(text: str, expected: KnockdConfiguration) ->
 
 def test_what_debian_installs() -> None:
     options, doors = parse(DEBIAN, "/etc/knockd.conf")
-    assert options == Options(use_syslog=True)
+    assert options == KnockdOptions(use_syslog=True)
     assert [(door.name, door.line, door.within_ms, door.flags) for door in doors] == [
         ("openSSH", 4, 5000, SYN),
         ("closeSSH", 10, 5000, SYN),
@@ -135,13 +135,13 @@ def test_what_debian_installs() -> None:
 
 def test_what_tutorials_show() -> None:
     options, (only,) = parse(TUTORIAL, "f")
-    assert options == Options(True, "/var/log/knockd.log", None, "ens33")
+    assert options == KnockdOptions(True, "/var/log/knockd.log", None, "ens33")
     assert only.knock == tcp(571, 290, 911)
     assert (only.cmd_timeout_s, only.within_ms) == (10, 15_000)
 
 
 def test_defaults() -> None:
-    assert parse("[a]\nsequence = 7", "f") == KnockdConfiguration(Options(), (KnockdDoor("a", 1, tcp(7)),))
+    assert parse("[a]\nsequence = 7", "f") == KnockdConfiguration(KnockdOptions(), (KnockdDoor("a", 1, tcp(7)),))
     only = door("")
     assert (only.within_ms, only.cmd_timeout_s, only.flags, only.start_command_6) == (25_000, 10, ANY_FLAGS, None)
 
@@ -180,18 +180,18 @@ def test_a_directive(text: str, field: str, expected: object) -> None:
 
 
 OPTIONS = [
-    ("usesyslog", Options(use_syslog=True)),
-    ("LOGFILE = /a\nlogfile = /b", Options(log_file="/b")),
-    ("logfile =", Options()),
-    ("pidfile = /run/k.pid", Options(pid_file="/run/k.pid")),
-    ("interface = eth1\ninterface = eth2", Options(interface="eth1")),  # the first one counts
-    ("interface =\ninterface = any", Options(interface="any")),
-    ("interface = eth0:1", Options(interface="eth0:1")),
+    ("usesyslog", KnockdOptions(use_syslog=True)),
+    ("LOGFILE = /a\nlogfile = /b", KnockdOptions(log_file="/b")),
+    ("logfile =", KnockdOptions()),
+    ("pidfile = /run/k.pid", KnockdOptions(pid_file="/run/k.pid")),
+    ("interface = eth1\ninterface = eth2", KnockdOptions(interface="eth1")),  # the first one counts
+    ("interface =\ninterface = any", KnockdOptions(interface="any")),
+    ("interface = eth0:1", KnockdOptions(interface="eth0:1")),
 ]
 
 
 @pytest.mark.parametrize(("text", "expected"), OPTIONS, ids=[text for text, _ in OPTIONS])
-def test_options(text: str, expected: Options) -> None:
+def test_options(text: str, expected: KnockdOptions) -> None:
     assert parse(f"[options]\n{text}\n[a]\nsequence = 7\n", "f").options == expected
 
 
@@ -204,7 +204,7 @@ def test_sections() -> None:
         ("OPTIONS", 6),
         ("a]b", 8),
     ]
-    assert configuration.options == Options(use_syslog=True, log_file="/l")  # UseSyslog counts anywhere
+    assert configuration.options == KnockdOptions(use_syslog=True, log_file="/l")  # UseSyslog counts anywhere
 
 
 DOOR_FAULTS = [

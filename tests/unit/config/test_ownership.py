@@ -10,7 +10,7 @@ import pytest
 
 from doorward.cli.main import main
 from doorward.client.hosts import is_exposed as is_hosts_file_exposed
-from doorward.config.files import Entry, exposure, is_exposed, objection, read, read_text
+from doorward.config.files import PathComponent, exposure, is_exposed, objection, read, read_text
 from doorward.errors import ConfigError
 from tests.support.processes import NOBODY, needs_root
 
@@ -20,11 +20,11 @@ ROOT, ALICE = 0, 1000
 
 def entries(
     file: int = 0o600, own: int = 0o755, higher: int = 0o755, users: tuple[int, int, int] = (0, 0, 0)
-) -> list[Entry]:
+) -> list[PathComponent]:
     return [
-        Entry(FILE, users[0], file, is_folder=False),
-        Entry(OWN, users[1], own, is_folder=True),
-        Entry(HIGHER, users[2], higher, is_folder=True),
+        PathComponent(FILE, users[0], file, is_folder=False),
+        PathComponent(OWN, users[1], own, is_folder=True),
+        PathComponent(HIGHER, users[2], higher, is_folder=True),
     ]
 
 
@@ -41,7 +41,7 @@ def entries(
         (entries(users=(ROOT, ROOT, ALICE)), f"its directory {HIGHER} belongs to user 1000", f"chown root {HIGHER}"),
     ],
 )
-def test_what_others_could_change(found: list[Entry], what: str, remedy: str) -> None:
+def test_what_others_could_change(found: list[PathComponent], what: str, remedy: str) -> None:
     said = objection(found, {ROOT})
     assert said is not None
     assert what in said.what
@@ -58,7 +58,7 @@ def test_what_others_could_change(found: list[Entry], what: str, remedy: str) ->
         (entries(users=(ALICE, ALICE, ALICE)), None),
     ],
 )
-def test_what_nobody_else_can_change(found: list[Entry], owners: set[int] | None) -> None:
+def test_what_nobody_else_can_change(found: list[PathComponent], owners: set[int] | None) -> None:
     assert objection(found, owners) is None
 
 
@@ -71,7 +71,7 @@ def test_what_nobody_else_can_change(found: list[Entry], owners: set[int] | None
         (entries(0o644, higher=0o700), False),
     ],
 )
-def test_who_can_read(found: list[Entry], exposed: bool) -> None:
+def test_who_can_read(found: list[PathComponent], exposed: bool) -> None:
     assert is_exposed(found) is exposed
 
 

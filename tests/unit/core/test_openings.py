@@ -4,14 +4,14 @@ from __future__ import annotations
 
 from ipaddress import ip_address
 
-from doorward.core.openings import Book
+from doorward.core.openings import OpeningTable
 from tests.support.openings import element, opening
 
 HOME, OFFICE = ip_address("192.0.2.7"), ip_address("2001:db8::7")
 
 
 def test_a_second_opening_prolongs_the_first_and_never_shortens_it() -> None:
-    book = Book()
+    book = OpeningTable()
     first = opening(since_s=1000, until_s=1030, by="knock")
     transcript = [
         (first, first),
@@ -26,7 +26,7 @@ def test_a_second_opening_prolongs_the_first_and_never_shortens_it() -> None:
 
 
 def test_one_entry_for_each_door_and_address() -> None:
-    book = Book()
+    book = OpeningTable()
     entered = [opening("ssh"), opening("web"), opening("ssh", "2001:db8::7"), opening("web", "2001:db8::7")]
     for one in entered:
         book.open(one)
@@ -39,7 +39,7 @@ def test_one_entry_for_each_door_and_address() -> None:
 
 
 def test_openings_end_in_order_each_once() -> None:
-    book = Book()
+    book = OpeningTable()
     for name, until_s in ("c", 30.0), ("a", 10.0), ("b", 20.0), ("late", 90.0):
         book.open(opening(name, until_s=until_s))
     transcript: list[tuple[float, list[str], str | None]] = [
@@ -58,14 +58,14 @@ def test_openings_end_in_order_each_once() -> None:
 
 
 def test_equal_ends_of_both_families_do_not_collide() -> None:
-    book = Book()
+    book = OpeningTable()
     for address in "192.0.2.7", "2001:db8::7", "192.0.2.8":
         book.open(opening(address=address, until_s=10.0))
     assert len(book.expire(10.0)) == 3
 
 
 def test_the_end_follows_what_happens_to_an_opening() -> None:
-    book = Book()
+    book = OpeningTable()
     book.open(opening("ssh", until_s=10.0))
     book.open(opening("web", until_s=20.0))
     book.open(opening("ssh", until_s=30.0))  # prolonged past the other
@@ -79,7 +79,7 @@ def test_the_end_follows_what_happens_to_an_opening() -> None:
 
 
 def test_an_entry_is_wanted_as_long_as_the_last_opening_that_wants_it() -> None:
-    book = Book()
+    book = OpeningTable()
     book.open(opening("ssh", opened="22/tcp", until_s=10.0))
     book.open(opening("admin", opened="22/tcp 443/tcp", until_s=20.0))
     book.open(opening("ssh", "2001:db8::7", "22/tcp", until_s=90.0))

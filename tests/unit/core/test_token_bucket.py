@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
-from doorward.core.token_bucket import Bucket
+from doorward.core.token_bucket import TokenBucket
 
 
 def test_it_admits_so_many_at_once_and_then_so_many_a_second() -> None:
-    bucket = Bucket(100, 1000)
+    bucket = TokenBucket(100, 1000)
     assert [bucket.admits(5.0) for _ in range(1001)] == [True] * 1000 + [False]
     assert sum(bucket.admits(6.0) for _ in range(200)) == 100
     assert sum(bucket.admits(1e6) for _ in range(2000)) == 1000

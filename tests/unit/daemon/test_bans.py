@@ -13,10 +13,10 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from doorward.daemon import bans as module
-from doorward.daemon.bans import Bans
-from doorward.errors import AnswerNo
+from doorward.daemon.bans import BanList
+from doorward.errors import NegativeResult
 from doorward.model import parse_place
-from doorward.nftables.fake import MemoryFilter
+from doorward.nftables.fake import FakeFirewall
 
 HERE, THERE = ip_address("192.0.2.7"), ip_address("2001:db8:a:b::7")
 CLOCK = [1_777_616_100.0]
@@ -30,12 +30,12 @@ def clock(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
     monkeypatch.undo()
 
 
-def bans_at(path: Path, gate: MemoryFilter | None = None) -> Bans:
-    return Bans(path / "bans.json", gate or MemoryFilter(lambda: CLOCK[0]), lambda *_: pytest.fail("it was kept"))
+def bans_at(path: Path, gate: FakeFirewall | None = None) -> BanList:
+    return BanList(path / "bans.json", gate or FakeFirewall(lambda: CLOCK[0]), lambda *_: pytest.fail("it was kept"))
 
 
 def test_a_ban_holds_until_its_end(tmp_path: Path) -> None:
-    gate = MemoryFilter(lambda: CLOCK[0])
+    gate = FakeFirewall(lambda: CLOCK[0])
     bans = bans_at(tmp_path, gate)
     assert bans.add(HERE, 60) == HERE
     assert bans.add(THERE, 3600) == ip_network("2001:db8:a:b::/64")
@@ -47,7 +47,7 @@ def test_a_ban_holds_until_its_end(tmp_path: Path) -> None:
     CLOCK[0] += 60
     assert not bans.holds(HERE)
     assert list(bans.standing()) == [ip_network("2001:db8:a:b::/64")]
-    with pytest.raises(AnswerNo, match="not banned"):
+    with pytest.raises(NegativeResult, match="not banned"):
         bans.remove(HERE)
     bans.remove(ip_address("2001:db8:a:b::99"))
     assert (bans.standing(), gate.banned()) == ({}, {})
@@ -65,7 +65,7 @@ def test_the_next_daemon_puts_them_into_its_gate_for_what_is_left(tmp_path: Path
     bans.add(HERE, 60)
     bans.add(THERE, 3600)
     CLOCK[0] += 100
-    gate = MemoryFilter(lambda: CLOCK[0])
+    gate = FakeFirewall(lambda: CLOCK[0])
     bans_at(tmp_path, gate).put_back()
     assert gate.banned() == {ip_network("2001:db8:a:b::/64"): 3500}
     assert (tmp_path / "bans.json").stat().st_mode & 0o777 == 0o600
@@ -76,7 +76,7 @@ def test_there_is_a_bound(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> No
     bans = bans_at(tmp_path)
     bans.add(HERE, 60)
     bans.add(THERE, 60)
-    with pytest.raises(AnswerNo, match="2 are banned already"):
+    with pytest.raises(NegativeResult, match="2 are banned already"):
         bans.add(ip_address("192.0.2.8"), 60)
     bans.add(HERE, 120)
     CLOCK[0] += 60
@@ -85,8 +85,8 @@ def test_there_is_a_bound(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> No
 
 def test_where_it_cannot_be_kept_it_holds_and_that_is_said(tmp_path: Path) -> None:
     told: list[str] = []
-    gate = MemoryFilter(lambda: CLOCK[0])
-    Bans(tmp_path / "missing" / "bans.json", gate, lambda words, _: told.append(words)).add(HERE, 60)
+    gate = FakeFirewall(lambda: CLOCK[0])
+    BanList(tmp_path / "missing" / "bans.json", gate, lambda words, _: told.append(words)).add(HERE, 60)
     assert gate.banned() == {HERE: 60}
     assert "bans hold, and a restart forgets this change" in told[0]
 

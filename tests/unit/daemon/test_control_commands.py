@@ -13,12 +13,12 @@ from pathlib import Path
 import pytest
 
 from doorward.cli.metrics_server import exposition
-from doorward.core.diff import Changes
+from doorward.core.diff import SetChanges
 from doorward.daemon import control_commands
-from doorward.daemon.event_stream import Follower
+from doorward.daemon.event_stream import Subscriber
 from doorward.daemon.ledger import Ledger
 from doorward.daemon.log import Log
-from doorward.errors import AnswerNo, DoorwardError, HostError, UsageError
+from doorward.errors import NegativeResult, DoorwardError, HostError, UsageError
 from doorward.model import Element
 from doorward.nftables.ruleset import COUNTERS
 from tests.support.inside_daemon import InsideDaemon
@@ -105,7 +105,7 @@ def test_numbers(daemon: InsideDaemon) -> None:
 def test_who_follows_is_told_what_stands_and_then_what_happens(daemon: InsideDaemon) -> None:
     daemon.ask("open", "ssh", "192.0.2.7")
     follower = control_commands.answer(daemon, {"command": "follow"})
-    assert isinstance(follower, Follower)
+    assert isinstance(follower, Subscriber)
     assert [opening["door"] for opening in follower.first["openings"]] == ["ssh"]
     assert follower.first["doors"][1] == ["web", ["80/tcp", "443/tcp"], 600.0]
     ours, theirs = socket.socketpair()
@@ -225,7 +225,7 @@ def test_addresses_that_are_none(daemon: InsideDaemon, written: object, says: st
         ("open", [], UsageError, "needs a text 'door'"),
         ("open", ["ssh"], UsageError, "needs a text 'address'"),
         ("close", ["shh", "192.0.2.7"], UsageError, "there is no door 'shh'; did you mean 'ssh'?"),
-        ("close", ["ssh", "192.0.2.7"], AnswerNo, "ssh is not open to 192.0.2.7; `doorward status` lists what is"),
+        ("close", ["ssh", "192.0.2.7"], NegativeResult, "ssh is not open to 192.0.2.7; `doorward status` lists what is"),
         ("close", ["ssh"], UsageError, "needs a text 'address'"),
         ("reboot", [], UsageError, "'reboot' is nothing that the daemon does; it does status, open, close"),
     ],
@@ -271,7 +271,7 @@ def test_a_door_that_is_configured_no_more_can_be_closed(daemon: InsideDaemon) -
 
 def test_an_entry_that_the_kernel_took_away_meanwhile_is_closed_all_the_same(daemon: InsideDaemon) -> None:
     daemon.ask("open", "ssh", "192.0.2.7")
-    daemon.filter.apply(Changes({}, frozenset({A22})))
+    daemon.filter.apply(SetChanges({}, frozenset({A22})))
     assert daemon.ask("close", "ssh", "192.0.2.7") == {"cut": 0}
     assert daemon.recorded() == [("ssh", "192.0.2.7", "hand")]
 
@@ -325,12 +325,12 @@ def test_a_ban_closes_every_door_and_opens_none(daemon: InsideDaemon) -> None:
         ("2001:db8::9", "ban"),
     ]
     for address in "192.0.2.7", "2001:db8::8":
-        with pytest.raises(AnswerNo, match=f"{address} is banned; `doorward unban {address}` ends that"):
+        with pytest.raises(NegativeResult, match=f"{address} is banned; `doorward unban {address}` ends that"):
             daemon.ask("open", "ssh", address)
     assert [ban for ban, _ in daemon.ask("bans")["bans"]] == ["192.0.2.7", "2001:db8::/64"]
     assert daemon.ask("unban", address="192.0.2.7") == {"ban": "192.0.2.7"}
     daemon.ask("open", "ssh", "192.0.2.7")
-    with pytest.raises(AnswerNo, match=r"192\.0\.2\.7 is not banned"):
+    with pytest.raises(NegativeResult, match=r"192\.0\.2\.7 is not banned"):
         daemon.ask("unban", address="192.0.2.7")
 
 

@@ -26,13 +26,13 @@ from doorward.daemon.control_socket import (
     MAX_READERS,
     MAX_REQUEST_BYTES,
     ControlServer,
-    Later,
+    DeferredReply,
     ask,
     default_path,
     parse_request,
 )
-from doorward.errors import AnswerNo, HostError, MalformedError, UsageError
-from doorward.kernel.event_loop import Loop
+from doorward.errors import NegativeResult, HostError, MalformedError, UsageError
+from doorward.kernel.event_loop import EventLoop
 from tests.support.processes import NOBODY, as_nobody, needs_root
 
 # Requests
@@ -87,18 +87,18 @@ class Served:
     def __init__(self, folder: Path) -> None:
         self.path = folder / "control.sock"
         self.asked: list[str] = []
-        self._loop = Loop()
+        self._loop = EventLoop()
         self._stop_here, self._stop_there = socket.socketpair()
         self.server = ControlServer(self.path, self._loop, self._answer)
         self._loop.on_readable(self._stop_here.fileno(), self._loop.stop)
         self._thread = threading.Thread(target=self._loop.run)
         self._thread.start()
 
-    def _answer(self, request: Mapping[str, Any]) -> dict[str, Any] | Later:
+    def _answer(self, request: Mapping[str, Any]) -> dict[str, Any] | DeferredReply:
         command = request["command"]
         self.asked.append(command)
         if command == "no":
-            raise AnswerNo("it is not open")
+            raise NegativeResult("it is not open")
         if command == "usage":
             raise UsageError("there is no such door")
         if command == "host":
@@ -106,19 +106,19 @@ class Served:
         if command == "read":
             return {"said": os.pread(request["descriptor"], 100, 0).decode()}
         if command.startswith("later"):
-            later, outcome = Later(), self._refuse if command == "later no" else lambda: {"said": "at last"}
+            later, outcome = DeferredReply(), self._refuse if command == "later no" else lambda: {"said": "at last"}
             self._loop.at(self._loop.now_s() + 0.1, lambda: later.give_outcome(outcome))
             return later
         if command == "whose":
             return {"said": [request["is_owner"], request["is_reader"]]}
         if command == "at once":
-            later = Later()
+            later = DeferredReply()
             later.give_outcome(lambda: {"said": "at once"})
             return later
         return {"said": "x" * 4_000_000 if command == "much" else request["descriptor"] or command}
 
     def _refuse(self) -> dict[str, Any]:
-        raise AnswerNo("it was not to be")
+        raise NegativeResult("it was not to be")
 
     def connect(self) -> socket.socket:
         client = socket.socket(socket.AF_UNIX)
@@ -167,7 +167,7 @@ def test_a_request_is_answered(served: Served) -> None:
 @pytest.mark.parametrize(
     ("command", "error", "says"),
     [
-        ("no", AnswerNo, "it is not open"),
+        ("no", NegativeResult, "it is not open"),
         ("usage", UsageError, "there is no such door"),
         ("host", UsageError, "the kernel lacks something"),
     ],
@@ -270,7 +270,7 @@ def test_closing_ends_the_clients_and_removes_the_socket(tmp_path: Path) -> None
             served.end()
             assert not served.path.exists()
             assert is_left(client)
-        with pytest.raises(AnswerNo, match="no daemon answers"):
+        with pytest.raises(NegativeResult, match="no daemon answers"):
             ask(served.path, {"command": "status"})
 
 
@@ -278,8 +278,8 @@ def test_closing_ends_the_clients_and_removes_the_socket(tmp_path: Path) -> None
 
 
 @pytest.fixture
-def loop() -> Iterator[Loop]:
-    loop = Loop()
+def loop() -> Iterator[EventLoop]:
+    loop = EventLoop()
     yield loop
     loop.close()
 
@@ -313,19 +313,19 @@ def test_members_of_one_group_may_ask_too(served: Served) -> None:
     assert mode_of(served.path) == (0o660, ours.gr_gid)
     assert as_nobody(lambda: ask(served.path, {"command": "member"}), [other.gr_gid, ours.gr_gid])
     served.path.chmod(0o666)
-    with pytest.raises((UsageError, AnswerNo)):
+    with pytest.raises((UsageError, NegativeResult)):
         as_nobody(lambda: ask(served.path, {"command": "other"}), [other.gr_gid])
 
     served.server.admit_group(None)
     assert mode_of(served.path) == (0o600, 0)
     served.path.chmod(0o666)
-    with pytest.raises((UsageError, AnswerNo)):
+    with pytest.raises((UsageError, NegativeResult)):
         as_nobody(lambda: ask(served.path, {"command": "member no more"}), [ours.gr_gid])
     assert served.asked == ["member"]
 
 
 @needs_root
-def test_members_can_pass_through_the_folder_that_the_daemon_made(loop: Loop) -> None:
+def test_members_can_pass_through_the_folder_that_the_daemon_made(loop: EventLoop) -> None:
     ours = next(entry for entry in grp.getgrall() if entry.gr_gid != 0)
     with tempfile.TemporaryDirectory() as outer:
         Path(outer).chmod(0o755)
@@ -380,7 +380,7 @@ def test_an_answer_that_is_none(tmp_path: Path, answer: bytes, monkeypatch: pyte
 # Where it listens
 
 
-def test_a_socket_that_a_dead_daemon_left_is_replaced(tmp_path: Path, loop: Loop) -> None:
+def test_a_socket_that_a_dead_daemon_left_is_replaced(tmp_path: Path, loop: EventLoop) -> None:
     path = tmp_path / "control.sock"
     with socket.socket(socket.AF_UNIX) as dead:
         dead.bind(str(path))
@@ -390,7 +390,7 @@ def test_a_socket_that_a_dead_daemon_left_is_replaced(tmp_path: Path, loop: Loop
     assert not path.exists()
 
 
-def test_a_living_daemon_is_not_pushed_aside(tmp_path: Path, loop: Loop) -> None:
+def test_a_living_daemon_is_not_pushed_aside(tmp_path: Path, loop: EventLoop) -> None:
     path = tmp_path / "control.sock"
     with socket.socket(socket.AF_UNIX) as living:
         living.bind(str(path))
@@ -400,7 +400,7 @@ def test_a_living_daemon_is_not_pushed_aside(tmp_path: Path, loop: Loop) -> None
         assert path.is_socket()
 
 
-def test_a_place_where_no_socket_can_be(tmp_path: Path, loop: Loop) -> None:
+def test_a_place_where_no_socket_can_be(tmp_path: Path, loop: EventLoop) -> None:
     (tmp_path / "file").touch()
     for path in tmp_path / "file" / "control.sock", tmp_path / ("x" * 120) / "control.sock":
         with pytest.raises(HostError, match="name another RUNTIME_DIRECTORY") as caught:
@@ -408,7 +408,7 @@ def test_a_place_where_no_socket_can_be(tmp_path: Path, loop: Loop) -> None:
         assert "None" not in str(caught.value)  # a reason, in words
 
 
-def test_nobody_is_admitted_while_the_socket_is_made(tmp_path: Path, loop: Loop) -> None:
+def test_nobody_is_admitted_while_the_socket_is_made(tmp_path: Path, loop: EventLoop) -> None:
     before = os.umask(0)
     try:
         server = ControlServer(tmp_path / "control.sock", loop, dict)
@@ -505,7 +505,7 @@ def test_an_answer_that_comes_later_keeps_nobody_waiting(served: Served) -> None
         client.sendall(b'{"command": "later"}\n')
         assert ask(served.path, {"command": "status"}) == {"said": "status"}
         assert line_of(client) == {"said": "at last"}
-    with pytest.raises(AnswerNo, match="it was not to be"):
+    with pytest.raises(NegativeResult, match="it was not to be"):
         ask(served.path, {"command": "later no"})
     assert ask(served.path, {"command": "at once"}) == {"said": "at once"}
     with served.connect() as client:

@@ -14,10 +14,10 @@ from typing import Any
 
 import pytest
 
-from doorward.daemon.control_socket import ControlServer, Following
-from doorward.daemon.event_stream import MAX_FOLLOWERS, MAX_WAITING, Followers
-from doorward.errors import AnswerNo
-from doorward.kernel.event_loop import Loop
+from doorward.daemon.control_socket import ControlServer, EventClient
+from doorward.daemon.event_stream import MAX_FOLLOWERS, MAX_WAITING, Subscribers
+from doorward.errors import NegativeResult
+from doorward.kernel.event_loop import EventLoop
 
 STATUS = {"summary": "1 door, mode guard", "openings": []}
 
@@ -27,8 +27,8 @@ class Serving:
 
     def __init__(self, folder: Path) -> None:
         self.path = folder / "control.sock"
-        self.loop = Loop()
-        self.followers = Followers(self.loop)
+        self.loop = EventLoop()
+        self.followers = Subscribers(self.loop)
         self._ours, self._theirs = socket.socketpair()
         self._calls: list[Callable[[], None]] = []
         self.server = ControlServer(self.path, self.loop, lambda _: self.followers.begin(STATUS))
@@ -82,10 +82,10 @@ def read(events: Iterator[dict[str, Any]], count: int) -> list[Any]:
 
 def test_all_who_follow_are_told_of_everything_from_then_on(serving: Serving) -> None:
     serving.tell(0, 5)
-    with closing(Following(serving.path)) as one:
+    with closing(EventClient(serving.path)) as one:
         assert one.first == STATUS
         serving.tell(5, 10)
-        with closing(Following(serving.path)) as other:
+        with closing(EventClient(serving.path)) as other:
             serving.tell(10, 15)
             assert read(iter(other), 5) == [*range(10, 15)]
         assert read(iter(one), 10) == [*range(5, 15)]
@@ -95,7 +95,7 @@ def test_all_who_follow_are_told_of_everything_from_then_on(serving: Serving) ->
 
 
 def test_a_slow_reader_misses_events_and_is_told_how_many(serving: Serving) -> None:
-    with closing(Following(serving.path)) as slow, closing(Following(serving.path)) as quick:
+    with closing(EventClient(serving.path)) as slow, closing(EventClient(serving.path)) as quick:
         begun_s = time.monotonic()
         told, events = 0, iter(quick)
         for first in range(0, 3 * MAX_WAITING, MAX_WAITING // 4):
@@ -116,26 +116,26 @@ def test_a_slow_reader_misses_events_and_is_told_how_many(serving: Serving) -> N
 
 
 def test_a_line_that_fits_the_socket_in_part_comes_whole(serving: Serving) -> None:
-    with closing(Following(serving.path)) as reader:
+    with closing(EventClient(serving.path)) as reader:
         serving.tell(0, 20, size=300_000)
         assert read(iter(reader), 20) == [*range(20)]
 
 
 def test_there_is_a_bound_and_who_leaves_makes_room(serving: Serving) -> None:
     with ExitStack() as stack:
-        followers = [stack.enter_context(closing(Following(serving.path))) for _ in range(MAX_FOLLOWERS)]
-        with pytest.raises(AnswerNo, match=f"{MAX_FOLLOWERS} follow the events already"):
-            Following(serving.path)
+        followers = [stack.enter_context(closing(EventClient(serving.path))) for _ in range(MAX_FOLLOWERS)]
+        with pytest.raises(NegativeResult, match=f"{MAX_FOLLOWERS} follow the events already"):
+            EventClient(serving.path)
         followers[0].stop()
         assert list(followers[0]) == []
         serving.do(lambda: None)  # it has read that one left
-        with closing(Following(serving.path)) as late:
+        with closing(EventClient(serving.path)) as late:
             serving.tell(0, 1)
             assert read(iter(late), 1) == [0]
 
 
 def test_who_shuts_his_ears_is_left_out(serving: Serving) -> None:
-    with closing(Following(serving.path)) as deaf, closing(Following(serving.path)) as other:
+    with closing(EventClient(serving.path)) as deaf, closing(EventClient(serving.path)) as other:
         serving.tell(0, MAX_WAITING, size=1000)
         deaf._socket.shutdown(socket.SHUT_RD)
         events = iter(other)
@@ -146,14 +146,14 @@ def test_who_shuts_his_ears_is_left_out(serving: Serving) -> None:
 
 
 def test_who_follows_asks_nothing_more(serving: Serving) -> None:
-    with closing(Following(serving.path)) as reader:
+    with closing(EventClient(serving.path)) as reader:
         reader._socket.sendall(b'{"command": "status"}\n')
         assert list(reader) == []
 
 
 def test_who_follows_may_be_silent(serving: Serving, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("doorward.daemon.control_socket.PATIENCE_S", 0.05)
-    with closing(Following(serving.path)) as reader:
+    with closing(EventClient(serving.path)) as reader:
         reader._socket.settimeout(15)
         woken = threading.Event()
         serving.do(lambda: serving.loop.at(serving.loop.now_s() + 0.3, woken.set))
@@ -165,7 +165,7 @@ def test_who_follows_may_be_silent(serving: Serving, monkeypatch: pytest.MonkeyP
 def test_following_ends_with_the_server() -> None:
     with tempfile.TemporaryDirectory() as folder:
         serving = Serving(Path(folder))
-        with closing(Following(serving.path)) as reader:
+        with closing(EventClient(serving.path)) as reader:
             serving.tell(0, 1)
             serving.end()
             assert [json.dumps(event["n"]) for event in reader] == ["0"]

@@ -12,7 +12,7 @@ import pytest
 from doorward.config.schema import Fleet
 from doorward.errors import UsageError
 from doorward.fleet import etcd_codec
-from doorward.fleet.etcd import AwayError, Etcd, RefusedError, for_claims, read_access
+from doorward.fleet.etcd import EtcdUnavailableError, Etcd, EtcdRefusedError, for_claims, read_access
 from tests.support.authority import Authority
 from tests.support.etcd import Node, single
 
@@ -44,13 +44,13 @@ def test_tls_with_a_certificate_of_the_gate(authority: Authority, node: Node, tm
     gate, key = authority.issue("gate")
     whole = Fleet("f", (node.client,), str(authority.ca), str(gate), str(key))
     puts(whole, tmp_path)
-    with pytest.raises(AwayError):  # without its own
+    with pytest.raises(EtcdUnavailableError):  # without its own
         puts(Fleet("f", (node.client,), str(authority.ca)), tmp_path)
     other = Authority(tmp_path, "other")
-    with pytest.raises(AwayError, match="CERTIFICATE_VERIFY_FAILED"):
+    with pytest.raises(EtcdUnavailableError, match="CERTIFICATE_VERIFY_FAILED"):
         puts(Fleet("f", (node.client,), str(other.ca), str(gate), str(key)), tmp_path)
     by_name = (node.client.replace("127.0.0.1", "localhost"),)
-    with pytest.raises(AwayError, match="CERTIFICATE_VERIFY_FAILED"):  # by a name that it has not
+    with pytest.raises(EtcdUnavailableError, match="CERTIFICATE_VERIFY_FAILED"):  # by a name that it has not
         puts(Fleet("f", by_name, str(authority.ca), str(gate), str(key)), tmp_path)
 
 
@@ -80,13 +80,13 @@ def test_tls_with_certificate_user_and_password(authority: Authority, node: Node
     etcd.put("/doorward/f/a", b"1")
     with etcd.watch([("/doorward/f/", "/doorward/f0", 1)]) as watch:
         assert watch.read().is_created
-    with pytest.raises(RefusedError, match="permission denied"):
+    with pytest.raises(EtcdRefusedError, match="permission denied"):
         etcd.put("/doorward/g/a", b"1")
     etcd.close()
-    with pytest.raises(RefusedError, match=r"user name is empty|permission denied"):  # the certificate alone is nobody
+    with pytest.raises(EtcdRefusedError, match=r"user name is empty|permission denied"):  # the certificate alone is nobody
         puts(fleet, tmp_path)
     whole = replace(fleet, user="edge-1", password="password", certificate=str(named), key=str(its_key))  # noqa: S106
-    with pytest.raises(RefusedError, match="CommonName"):  # which etcd's gateway takes for somebody else
+    with pytest.raises(EtcdRefusedError, match="CommonName"):  # which etcd's gateway takes for somebody else
         puts(whole, tmp_path)
 
 

@@ -14,10 +14,10 @@ import pytest
 
 from doorward.config.files import read
 from doorward.daemon import hook_runner
-from doorward.daemon.hooks import REFUSALS_A_MINUTE, Errand, Errands
+from doorward.daemon.hooks import REFUSALS_A_MINUTE, HookRun, HookQueue
 from doorward.daemon.log import Log
 from doorward.errors import MalformedError
-from doorward.kernel.event_loop import Loop
+from doorward.kernel.event_loop import EventLoop
 
 HERE = ip_address("192.0.2.7")
 
@@ -29,8 +29,8 @@ class House:
         self.config = folder / "doorward.toml"
         self.stream = io.StringIO()
         self.write("nothing")
-        self.loop = Loop()
-        self.errands = Errands(self.loop, Log("json", self.stream), self.config, folder / "lock")
+        self.loop = EventLoop()
+        self.errands = HookQueue(self.loop, Log("json", self.stream), self.config, folder / "lock")
 
     def write(self, word: str) -> None:
         self.config.write_text(
@@ -71,12 +71,12 @@ def house(tmp_path: Path) -> Iterator[House]:
 def test_what_is_asked_before_a_reload_is_what_the_file_said_then(house: House) -> None:
     house.write("first")
     house.load()
-    house.errands.run(Errand("wake", HERE, "open"))
-    house.errands.run(Errand("wake", HERE, "open"))  # waits for the one before
+    house.errands.run(HookRun("wake", HERE, "open"))
+    house.errands.run(HookRun("wake", HERE, "open"))  # waits for the one before
     house.await_message("output: first 192.0.2.7")
     house.write("second")
     house.load()
-    house.errands.run(Errand("wake", HERE, "open"))
+    house.errands.run(HookRun("wake", HERE, "open"))
     house.await_message("output: second 192.0.2.7")
     assert [message for message in house.messages() if "output" in message] == [
         f"wake: output: {word} 192.0.2.7" for word in ("first", "first", "second")
@@ -86,7 +86,7 @@ def test_what_is_asked_before_a_reload_is_what_the_file_said_then(house: House) 
 def test_a_file_that_cannot_be_read_any_more_changes_nothing(house: House) -> None:
     house.write("first")
     house.load()
-    house.errands.run(Errand("wake", HERE, "open"))
+    house.errands.run(HookRun("wake", HERE, "open"))
     house.await_message("output: first 192.0.2.7")
     doors = read(house.config).doors
     house.write("second")
@@ -94,17 +94,17 @@ def test_a_file_that_cannot_be_read_any_more_changes_nothing(house: House) -> No
     house.errands.take(doors)
     house.await_message("other users can write this file")
     house.await_message("the commands stay as they were")
-    house.errands.run(Errand("wake", ip_address("2001:db8::7"), "open"))
+    house.errands.run(HookRun("wake", ip_address("2001:db8::7"), "open"))
     house.await_message("output: first 2001:db8::7")
 
 
 def test_a_door_without_commands_asks_for_nothing(house: House) -> None:
-    assert not house.errands.has_command(Errand("wake", HERE, "open"))  # nothing was taken yet
+    assert not house.errands.has_command(HookRun("wake", HERE, "open"))  # nothing was taken yet
     house.write("first")
     house.load()
-    assert not house.errands.has_command(Errand("wake", HERE, "close"))
-    assert house.errands.has_command(Errand("wake", HERE, "open"))
-    house.errands.run(Errand("wake", HERE, "open"))
+    assert not house.errands.has_command(HookRun("wake", HERE, "close"))
+    assert house.errands.has_command(HookRun("wake", HERE, "open"))
+    house.errands.run(HookRun("wake", HERE, "open"))
     house.await_message("output: first 192.0.2.7")
     assert [message for message in house.messages() if "running" in message] == [
         "wake: running: /bin/echo first 192.0.2.7"
@@ -155,7 +155,7 @@ def test_while_hooks_are_off_nothing_runs_and_what_is_owed_stays_owed(house: Hou
 
     def send(what: str, number: int) -> None:
         address = ip_address(f"192.0.2.{number}")
-        house.errands.run(Errand("ssh", address, what, lambda: done.append(f"{what} {number}")))
+        house.errands.run(HookRun("ssh", address, what, lambda: done.append(f"{what} {number}")))
 
     text, doors = house.config.read_text(), read(house.config).doors
     house.load()
@@ -200,7 +200,7 @@ REQUESTS = [  # what only a daemon sends that somebody has taken over
 def test_a_request_of_another_form_ends_the_command_runner(house: House, request_: object) -> None:
     house.config.write_text(SHELL.format(mark="x"))
     house.load()
-    house.errands.run(Errand("wake", HERE, "open"))
+    house.errands.run(HookRun("wake", HERE, "open"))
     house.await_message("output: 192.0.2.7")
     before = house.errands._runner
     before._socket.send(json.dumps(request_).encode())
@@ -215,7 +215,7 @@ def test_a_door_that_is_not_in_its_own_table_runs_nothing(house: House) -> None:
     house.load()
     for door in ("sesame", "/bin/sh", "wake ", ""):
         house.errands._runner.run(door, HERE, "open")
-    house.errands.run(Errand("wake", HERE, "open"))
+    house.errands.run(HookRun("wake", HERE, "open"))
     house.await_message("output: first 192.0.2.7")
     assert sum("running" in message for message in house.messages()) == 1
 
@@ -223,7 +223,7 @@ def test_a_door_that_is_not_in_its_own_table_runs_nothing(house: House) -> None:
 def test_a_scope_id_in_an_address_reaches_no_command(house: House) -> None:
     house.config.write_text(SHELL.format(mark="y"))
     house.load()
-    house.errands.run(Errand("wake", ip_address("fe80::1%;id"), "open"))  # the daemon's own side writes it from bits
+    house.errands.run(HookRun("wake", ip_address("fe80::1%;id"), "open"))  # the daemon's own side writes it from bits
     house.await_message("output: fe80::1")
     assert not any("uid=" in message for message in house.messages())
 

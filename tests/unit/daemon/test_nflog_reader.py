@@ -20,21 +20,21 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from doorward.daemon.nflog_reader import WHATS, Reader, give_up_everything, pack_events, parse_events
+from doorward.daemon.nflog_reader import WHATS, NflogReader, give_up_everything, pack_events, parse_events
 from doorward.errors import MalformedError
 from doorward.kernel import privileges, seccomp
 from doorward.kernel.bpf import Instruction
-from doorward.kernel.nflog import Event, LogSocket, event_log
+from doorward.kernel.nflog import NflogEvent, LogSocket, event_log
 from doorward.kernel.privileges import Identity
 from doorward.lab.namespace import ip
-from doorward.nftables.libnftables import NftFilter
+from doorward.nftables.libnftables import NftFirewall
 from tests.support.processes import NOBODY, own_namespace
 
 GROUP = 3329
 PATIENCE_S = 15.0
 SOURCES = st.one_of(st.ip_addresses(v=4), st.ip_addresses(v=6))
 EVENTS = st.builds(
-    Event,
+    NflogEvent,
     st.integers(0, 0xFFFFFFFF).map(lambda number: f"{number:08x}"),
     st.sampled_from(WHATS),
     st.integers(0, 0xFFFFFFFF),
@@ -44,7 +44,7 @@ EVENTS = st.builds(
 
 
 @given(st.lists(EVENTS, min_size=1, max_size=20))
-def test_what_is_sent_is_what_arrives(events: list[Event]) -> None:
+def test_what_is_sent_is_what_arrives(events: list[NflogEvent]) -> None:
     assert parse_events(pack_events(events)) == events
 
 
@@ -57,7 +57,7 @@ def test_any_bytes_are_events_or_malformed(raw: bytes) -> None:
     assert pack_events(events) == raw
 
 
-GOOD = pack_events([Event("0123abcd", "knock", 7, ip_address("192.0.2.7"))])
+GOOD = pack_events([NflogEvent("0123abcd", "knock", 7, ip_address("192.0.2.7"))])
 
 
 @pytest.mark.parametrize(
@@ -86,16 +86,16 @@ table inet test {{
     }}
 }}
 """
-KNOCK = Event("0123abcd", "knock", 513, ip_address("127.0.0.1"))
-STEP = Event("0123abcd", "step", 0, ip_address("127.0.0.1"))
+KNOCK = NflogEvent("0123abcd", "knock", 513, ip_address("127.0.0.1"))
+STEP = NflogEvent("0123abcd", "step", 0, ip_address("127.0.0.1"))
 
 
 @contextmanager
-def reading(groups: int = 1) -> Iterator[Reader]:
+def reading(groups: int = 1) -> Iterator[NflogReader]:
     with own_namespace():
         ip("link", "set", "lo", "up")
-        NftFilter().run(RULES)
-        reader = Reader([event_log(GROUP + number) for number in range(groups)])
+        NftFirewall().run(RULES)
+        reader = NflogReader([event_log(GROUP + number) for number in range(groups)])
         try:
             yield reader
         finally:
@@ -107,9 +107,9 @@ def knock(port: int = 7000) -> None:
         sender.sendto(b"knock", ("127.0.0.1", port))
 
 
-def awaited(reader: Reader, count: int) -> list[Event | None]:
+def awaited(reader: NflogReader, count: int) -> list[NflogEvent | None]:
     """Read so many events, None for a loss."""
-    found: list[Event | None] = []
+    found: list[NflogEvent | None] = []
     while len(found) < count:
         assert select.select([reader], [], [], PATIENCE_S)[0]
         events = reader.read()
@@ -203,7 +203,7 @@ def forbidden(folder: Path) -> dict[str, Callable[[], object]]:
     }
 
 
-Enter = Callable[[LogSocket[Event], socket.socket], None]
+Enter = Callable[[LogSocket[NflogEvent], socket.socket], None]
 
 
 def results(attempts: dict[str, Callable[[], object]], enter: Enter) -> dict[str, str]:
@@ -241,7 +241,7 @@ def test_whoever_takes_it_over_can_do_nothing(tmp_path: Path, user: int | None) 
     attempts = forbidden(tmp_path)
     identity = None if user is None else Identity("nobody", user, user, (user,))
 
-    def enter(log: LogSocket[Event], daemon: socket.socket) -> None:
+    def enter(log: LogSocket[NflogEvent], daemon: socket.socket) -> None:
         give_up_everything(identity, [log], daemon)
 
     assert results(attempts, enter) == dict.fromkeys(attempts, "Operation not permitted")

@@ -10,8 +10,8 @@ from pathlib import Path
 
 import pytest
 
-from doorward.core.diff import Changes
-from doorward.daemon.hooks import Errand
+from doorward.core.diff import SetChanges
+from doorward.daemon.hooks import HookRun
 from doorward.daemon.ledger import Ledger
 from doorward.daemon.log import Log
 from doorward.daemon.repairs import fill, settle_each
@@ -56,7 +56,7 @@ class Watched(InsideDaemon):
         self.stream = io.StringIO()
         super().__init__(Ledger(folder / "ledger.sqlite3"), Log("json", self.stream))
         self.fleet = self.announced = Announced()  # type: ignore[assignment]
-        self.ran: list[Errand] = []
+        self.ran: list[HookRun] = []
         self.errands.has_command = lambda errand: True  # type: ignore[method-assign]
         self.errands.run = self.ran.append  # type: ignore[method-assign,assignment]
 
@@ -147,7 +147,7 @@ class Choosy:
         self._apply, self._refused = daemon.filter.apply, set(refused)
         daemon.filter.apply = self.apply  # type: ignore[method-assign]
 
-    def apply(self, changes: Changes) -> None:
+    def apply(self, changes: SetChanges) -> None:
         if self._refused & changes.put.keys():
             raise NftError("Error: refused", 17)
         self._apply(changes)
@@ -223,7 +223,7 @@ def test_a_full_set_is_not_read_back(daemon: Watched, monkeypatch: pytest.Monkey
 def test_openings_that_cannot_be_restored_end_and_the_others_stay(daemon: Watched) -> None:
     for address in (ONE, OTHER, THIRD):
         daemon.ask("open", "web", address.compressed)
-    daemon.filter.apply(Changes({}, frozenset(daemon.filter.elements())))
+    daemon.filter.apply(SetChanges({}, frozenset(daemon.filter.elements())))
     Choosy(daemon, element("192.0.2.8 80/tcp"))
     fill(daemon, "nftables refused: refused")
     assert {entry.address for entry in daemon.has()} == {ONE, THIRD}

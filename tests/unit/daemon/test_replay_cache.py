@@ -12,7 +12,7 @@ import pytest
 
 from doorward.daemon import replay_cache
 from doorward.daemon.ledger import Ledger, open_ledger
-from doorward.daemon.replay_cache import AHEAD_MS, FORGOTTEN, KEPT_MS, SCHEMA, Claim, Clock, Seen
+from doorward.daemon.replay_cache import AHEAD_MS, FORGOTTEN, KEPT_MS, SCHEMA, PacketId, Clock, ReplayCache
 from doorward.kernel import atomic_file
 
 DAY_MS = 86_400_000
@@ -37,11 +37,11 @@ class Machine:
 
     def begin(self, boot: str = BOOT, booted_ms: int = 0, floor_ms: int = 0) -> str:
         """Start a daemon; return what it says."""
-        self.table = Seen(self.db, boot, lambda: True)
+        self.table = ReplayCache(self.db, boot, lambda: True)
         self.clock = self.clock._replace(booted_ms=booted_ms)
         return self.table.begin(lambda: self.clock, floor_ms)
 
-    def claim(self, *claims: Claim, booted_ms: int | None = None) -> list[str]:
+    def claim(self, *claims: PacketId, booted_ms: int | None = None) -> list[str]:
         """Claim at a clock by which the machine was booted then."""
         if booted_ms is not None:
             self.clock = self.clock._replace(booted_ms=booted_ms)
@@ -55,8 +55,8 @@ def machine(db: sqlite3.Connection) -> Machine:
     return machine
 
 
-def claim(number: int, time_ms: int = NOW_MS) -> Claim:
-    return Claim(number.to_bytes(16), time_ms)
+def claim(number: int, time_ms: int = NOW_MS) -> PacketId:
+    return PacketId(number.to_bytes(16), time_ms)
 
 
 def test_a_knock_is_good_once(machine: Machine) -> None:

@@ -11,7 +11,7 @@ import pytest
 
 from doorward.cli.main import main
 from doorward.daemon import host_lookups
-from doorward.daemon.ruleset_loader import Loading, load_file
+from doorward.daemon.ruleset_loader import LoadProcess, load_file
 from doorward.errors import DoorwardError
 from doorward.kernel import privileges
 from tests.support.processes import own_namespace
@@ -46,7 +46,7 @@ class House:
 
     def is_loaded(self) -> bool:
         """Return whether the daemon's child loads it."""
-        child = Loading(lambda: load_file(self.config, {}, self.state / "gate.nft"))
+        child = LoadProcess(lambda: load_file(self.config, {}, self.state / "gate.nft"))
         try:
             child.result()
         except DoorwardError:

@@ -16,9 +16,9 @@ from doorward.config.files import read
 from doorward.config.schema import Gate, Mode
 from doorward.core.diff import Remaining
 from doorward.daemon import ruleset_loader
-from doorward.daemon.ruleset_loader import Commit, Loaded, Loading, compile_configuration, digest_of, load_file
+from doorward.daemon.ruleset_loader import AppliedRuleset, LoadResult, LoadProcess, compile_configuration, digest_of, load_file
 from doorward.errors import ConfigError, HostError, UsageError
-from doorward.nftables.libnftables import NftFilter
+from doorward.nftables.libnftables import NftFirewall
 from doorward.nftables.monitor import fingerprint
 from doorward.nftables.nft_error import NftError
 from tests.support.openings import door, element
@@ -68,19 +68,19 @@ def path(tmp_path: Path) -> Path:
     return path
 
 
-def loading_of(path: Path, restore: Remaining | None = None) -> Loading[Loaded]:
-    return Loading(lambda: load_file(path, restore or {}, path.with_name("gate.nft")))
+def loading_of(path: Path, restore: Remaining | None = None) -> LoadProcess[LoadResult]:
+    return LoadProcess(lambda: load_file(path, restore or {}, path.with_name("gate.nft")))
 
 
 def test_what_the_daemon_learns(path: Path) -> None:
     loaded = loading_of(path).result()
     ruleset = compile_configuration(read(path), ruleset_loader.memory_bytes())
-    assert loaded == Loaded(
+    assert loaded == LoadResult(
         Gate(Mode.STEALTH, capacity=4096),
         (door("ssh", "22/tcp"), door("web", "22/tcp", for_ms=300_000)),  # the sequences stay in the child
         ruleset.generation,
         ruleset.states,
-        Commit(loaded.commit.process, fingerprint()),
+        AppliedRuleset(loaded.commit.process, fingerprint()),
         depths=((1, 0), (2, 1), (3, 2), (4, 3)),  # three knocks
         digest=digest_of(GOOD),
     )
@@ -90,8 +90,8 @@ def test_what_the_daemon_learns(path: Path) -> None:
 
 def test_the_gate_stands_and_has_what_was_to_be_restored(path: Path) -> None:
     loading_of(path, {HOME: 60}).result()
-    assert NftFilter().elements() == pytest.approx({HOME: 60}, abs=1)
-    sizes = {thing.name: thing.size for thing in NftFilter().existing()}
+    assert NftFirewall().elements() == pytest.approx({HOME: 60}, abs=1)
+    sizes = {thing.name: thing.size for thing in NftFirewall().existing()}
     assert sizes["limiter4"] == 4096
 
 
@@ -125,14 +125,14 @@ def test_a_group_that_the_host_lacks_is_found_before_anything_is_changed(path: P
     path.write_text(GOOD.replace("[gate]", '[gate]\ncontrol_group = "no-such-group"'))
     with pytest.raises(HostError, match="no group 'no-such-group'"):
         loading_of(path).result()
-    assert NftFilter().existing() == []
+    assert NftFirewall().existing() == []
 
 
 def test_what_nftables_refuses_comes_back_in_its_words(path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     def refuse(*_: object) -> NoReturn:
         raise NftError("Error: Could not process rule: No buffer space available")
 
-    monkeypatch.setattr(NftFilter, "load", refuse)
+    monkeypatch.setattr(NftFirewall, "load", refuse)
     with pytest.raises(NftError, match="nftables refused: Could not process rule: No buffer space available"):
         loading_of(path).result()
 
@@ -159,19 +159,19 @@ def test_a_child_that_dies_changes_nothing(
     path: Path, monkeypatch: pytest.MonkeyPatch, death: Callable[..., NoReturn], status: int
 ) -> None:
     loading_of(path, {HOME: 60}).result()
-    before = NftFilter().run("list chains inet"), NftFilter().existing()
+    before = NftFirewall().run("list chains inet"), NftFirewall().existing()
     monkeypatch.setattr(ruleset_loader, "compile_configuration", death)
     with pytest.raises(HostError, match=f"ended with status {status}, and nothing was changed"):
         loading_of(path).result()
-    assert (NftFilter().run("list chains inet"), NftFilter().existing()) == before
-    assert NftFilter().elements() == pytest.approx({HOME: 60}, abs=1)
+    assert (NftFirewall().run("list chains inet"), NftFirewall().existing()) == before
+    assert NftFirewall().elements() == pytest.approx({HOME: 60}, abs=1)
 
 
 def test_a_child_that_is_killed_while_it_answers(path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     real_dump = pickle.dump
 
     def half(outcome: object, pipe: Any) -> None:
-        if isinstance(outcome, Loaded):
+        if isinstance(outcome, LoadResult):
             raw = pickle.dumps(outcome)
             pipe.write(raw[: len(raw) // 2])
             pipe.flush()

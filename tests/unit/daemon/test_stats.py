@@ -5,11 +5,11 @@ from __future__ import annotations
 from hypothesis import given
 from hypothesis import strategies as st
 
-from doorward.daemon.stats import LATENCY_S, MAX_DOORS, OTHERS, Histogram, Numbers
+from doorward.daemon.stats import LATENCY_S, MAX_DOORS, OTHERS, Histogram, EventStats
 
 
 def test_what_happened_is_counted_by_door_and_way() -> None:
-    numbers = Numbers()
+    numbers = EventStats()
     for event, door, by in [
         ("opened", "ssh", "knock"),
         ("opened", "ssh", "key alice@home"),
@@ -31,7 +31,7 @@ def test_what_happened_is_counted_by_door_and_way() -> None:
 
 
 def test_beyond_the_bound_doors_are_counted_together() -> None:
-    numbers = Numbers()
+    numbers = EventStats()
     for _ in range(2):
         for n in range(MAX_DOORS + 50):
             numbers.take("opened", {"door": f"door{n}", "by": "knock"})

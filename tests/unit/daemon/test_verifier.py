@@ -7,33 +7,33 @@ from ipaddress import ip_address, ip_network
 import pytest
 
 from doorward.daemon import verifier
-from doorward.daemon.verifier import TOLD_AT_ONCE, Desk, Report, Telling, pack_report, parse_report
+from doorward.daemon.verifier import TOLD_AT_ONCE, VerifierQueue, VerifierReport, Rejection, pack_report, parse_report
 from doorward.errors import MalformedError
 from doorward.kernel.nflog import Datagram
-from doorward.signed.authorize import Granted, Refused
+from doorward.signed.authorize import KnockGrant, KnockRejection
 
 GUEST = ip_address("192.0.2.7")
 WALL_S = 1_800_000_000.0
 
 
-def grant(number: int = 0) -> Granted:
-    return Granted("ssh", GUEST, 30_000, "laptop", number.to_bytes(16), 1_800_000_000_000)
+def grant(number: int = 0) -> KnockGrant:
+    return KnockGrant("ssh", GUEST, 30_000, "laptop", number.to_bytes(16), 1_800_000_000_000)
 
 
 class Judging:
     """Grants a G, an F from GUEST alone; refuses an R for good, and takes the rest for garbage."""
 
-    def judge(self, packet: bytes, source: bytes, now_ms: int) -> Granted | Refused:
+    def judge(self, packet: bytes, source: bytes, now_ms: int) -> KnockGrant | KnockRejection:
         assert now_ms == 1000 * WALL_S
         if packet.startswith(b"G") or (packet.startswith(b"F") and source == GUEST.packed):
             return grant()
         if packet.startswith(b"F"):
-            return Refused("forbidden", "may not knock from there")
-        return Refused("clock", "is late") if packet.startswith(b"R") else Refused("check")
+            return KnockRejection("forbidden", "may not knock from there")
+        return KnockRejection("clock", "is late") if packet.startswith(b"R") else KnockRejection("check")
 
 
-def desk() -> Desk:
-    return Desk(Judging())  # type: ignore[arg-type]
+def desk() -> VerifierQueue:
+    return VerifierQueue(Judging())  # type: ignore[arg-type]
 
 
 def packet(kind: str, number: int = 0) -> Datagram:
@@ -41,14 +41,14 @@ def packet(kind: str, number: int = 0) -> Datagram:
 
 
 def test_what_is_granted_is_told_at_once() -> None:
-    assert desk().work([packet("G")], WALL_S, 0.0) == [Report([grant()], [], {})]
+    assert desk().work([packet("G")], WALL_S, 0.0) == [VerifierReport([grant()], [], {})]
 
 
 def test_garbage_is_only_counted_and_the_count_told_once_a_second() -> None:
     here = desk()
-    assert here.work([packet("x", number) for number in range(5)], WALL_S, 10.0) == [Report([], [], {"check": 5})]
+    assert here.work([packet("x", number) for number in range(5)], WALL_S, 10.0) == [VerifierReport([], [], {"check": 5})]
     assert here.work([packet("x")], WALL_S, 10.5) == []
-    assert here.work([packet("x")], WALL_S, 11.0) == [Report([], [], {"check": 2})]
+    assert here.work([packet("x")], WALL_S, 11.0) == [VerifierReport([], [], {"check": 2})]
     assert here.work([], WALL_S, 13.0) == []
 
 
@@ -97,10 +97,10 @@ def test_a_crowd_is_told_in_several_messages() -> None:
 def test_whatever_strangers_write_fits_in_a_message() -> None:
     """A certificate's names are its maker's, and a message that does not fit would end the verifier."""
     wide = "\U0001f600" * 500
-    here = Desk(Judging())  # type: ignore[arg-type]
+    here = VerifierQueue(Judging())  # type: ignore[arg-type]
     knock = grant()._replace(door="d" * 64, key=wide[:145], place=ip_network("2001:db8:ffff:ffff:ffff::/81"))
     here._judge.judge = lambda packet, *_: (  # type: ignore[method-assign]
-        knock if packet.startswith(b"G") else Refused("key", wide, "d" * 64)
+        knock if packet.startswith(b"G") else KnockRejection("key", wide, "d" * 64)
     )
     reports = here.work([packet(kind, number) for number in range(200) for kind in "GR"], WALL_S, 0.0)
     assert sum(len(report.refused) for report in reports) == 200
@@ -111,17 +111,17 @@ def test_whatever_strangers_write_fits_in_a_message() -> None:
 
 
 def test_a_log_that_lost_some_is_counted() -> None:
-    assert desk().work(None, WALL_S, 1.0) == [Report([], [], {"lost": 1})]
+    assert desk().work(None, WALL_S, 1.0) == [VerifierReport([], [], {"lost": 1})]
 
 
 def test_a_message_is_read_as_it_was_packed() -> None:
     wide = grant()._replace(place=ip_network("2001:db8::/64"))
-    report = Report([grant(7), wide], [Telling(GUEST, Refused("clock", "is late", "ssh"))], {"check": 3})
+    report = VerifierReport([grant(7), wide], [Rejection(GUEST, KnockRejection("clock", "is late", "ssh"))], {"check": 3})
     assert parse_report(pack_report(report)) == report
 
 
 def test_words_of_any_kind_fit() -> None:
-    long = Report([], [Telling(GUEST, Refused("key", "no line of /\n" + 4096 * "x"))], {})
+    long = VerifierReport([], [Rejection(GUEST, KnockRejection("key", "no line of /\n" + 4096 * "x"))], {})
     ((_, refused),) = parse_report(pack_report(long)).refused
     assert refused.words == "no line of /?" + 487 * "x"
 
@@ -135,10 +135,10 @@ def test_words_of_any_kind_fit() -> None:
         b'{"granted": [], "refused": [], "counts": {"../": 1}}',
         b'{"granted": [], "refused": [], "counts": {"check": -1}}',
         b'{"granted": [{}], "refused": [], "counts": {}}',
-        pack_report(Report([grant()], [], {})).replace(b"ssh", b"s\\nh"),
-        pack_report(Report([grant()], [], {})).replace(b"laptop", b"lap\\u001btop"),
-        pack_report(Report([grant()], [], {})).replace(b"30000", b"1e400"),
-        pack_report(Report([grant()], [], {})).replace(b'"192.0.2.7"', b"7"),
+        pack_report(VerifierReport([grant()], [], {})).replace(b"ssh", b"s\\nh"),
+        pack_report(VerifierReport([grant()], [], {})).replace(b"laptop", b"lap\\u001btop"),
+        pack_report(VerifierReport([grant()], [], {})).replace(b"30000", b"1e400"),
+        pack_report(VerifierReport([grant()], [], {})).replace(b'"192.0.2.7"', b"7"),
     ],
 )
 def test_any_other_message_is_refused(raw: bytes) -> None:

@@ -11,8 +11,8 @@ import pytest
 from doorward.config.toml import parse
 from doorward.doctor import bypasses, firewalls, lockout, running
 from doorward.doctor.host import Base, Block, Boot, Facts, Local, MarkRule, Network, Probe, Route, Trace, Unchecked, Way
-from doorward.doctor.problem import Finding, Level
-from doorward.doctor.rules import Helper, Ruleset
+from doorward.doctor.problem import Problem, Level
+from doorward.doctor.rules import Helper, ForeignRuleset
 from doorward.kernel.ssh_session import SshConnection
 from doorward.model import Port
 
@@ -23,7 +23,7 @@ NETWORK = Network(
     (Route(ip_network("0.0.0.0/0"), "eth0"),),
 )
 TO_SSH = Probe(SSH, "eth0", (ip_address("81.2.69.142"),), SESSION.destination, is_operator=False)
-FILTER = Ruleset("iptables-nft", "ip", "filter", "")
+FILTER = ForeignRuleset("iptables-nft", "ip", "filter", "")
 STATUS = {"pid": 7, "summary": "1 door, mode guard", "config": "/f", "trial": None}
 WELL = Facts(
     session=SESSION,
@@ -44,7 +44,7 @@ ELSEWHERE = '[doors.a]\nopens = ["80/tcp"]\n'
 Judge = Any
 
 
-def findings(judge: Judge, text: str, facts: Facts) -> list[Finding]:
+def findings(judge: Judge, text: str, facts: Facts) -> list[Problem]:
     return list(judge("/f", parse(text, "/f"), facts))
 
 

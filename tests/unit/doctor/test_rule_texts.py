@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from doorward.doctor.rules import MAX_TEXT, Helper, Ruleset, chains_of, differing, line_of
+from doorward.doctor.rules import MAX_TEXT, Helper, ForeignRuleset, chains_of, differing, line_of
 
 LISTED = """table inet t { # handle 3
 	flowtable f { # handle 9
@@ -33,13 +33,13 @@ LISTED = """table inet t { # handle 3
 SAVED = "*filter\n:INPUT DROP [12:34]\n:OUTPUT ACCEPT [0:0]\n:MINE - [0:0]\n-A INPUT -j MINE\n-A MINE -j DROP\nCOMMIT\n"
 
 
-def nft(rule: str, hook: str = "input") -> Ruleset:
+def nft(rule: str, hook: str = "input") -> ForeignRuleset:
     chain = f"\tchain c {{ # handle 1\n\t\ttype filter hook {hook} priority filter; policy accept;\n"
-    return Ruleset("nft", "ip", "t", f"table ip t {{ # handle 1\n{chain}\t\t{rule} # handle 2\n\t}}\n}}\n")
+    return ForeignRuleset("nft", "ip", "t", f"table ip t {{ # handle 1\n{chain}\t\t{rule} # handle 2\n\t}}\n}}\n")
 
 
-def iptables(rule: str) -> Ruleset:
-    return Ruleset(
+def iptables(rule: str) -> ForeignRuleset:
+    return ForeignRuleset(
         "iptables-nft", "ip", "filter", f"*filter\n:INPUT ACCEPT [0:0]\n:OUTPUT ACCEPT [0:0]\n{rule}\nCOMMIT\n"
     )
 
@@ -74,9 +74,9 @@ def test_the_rules_of_chains() -> None:
         (iptables("-A INPUT -p tcp -j NFQUEUE --queue-num 0"), [False]),
         (iptables('-A INPUT -m comment --comment "-m owner" -m recent --set -j ACCEPT'), []),
     ],
-    ids=lambda value: value.text.splitlines()[3] if isinstance(value, Ruleset) else "",
+    ids=lambda value: value.text.splitlines()[3] if isinstance(value, ForeignRuleset) else "",
 )
-def test_rules_that_depend_on_what_only_the_host_has(ruleset: Ruleset, found: list[bool]) -> None:
+def test_rules_that_depend_on_what_only_the_host_has(ruleset: ForeignRuleset, found: list[bool]) -> None:
     assert [is_outward for _, is_outward in ruleset.not_checkable()] == found
 
 
@@ -89,12 +89,12 @@ def test_rules_that_depend_on_what_only_the_host_has(ruleset: Ruleset, found: li
         (iptables("-A INPUT -j DROP"), False),
     ],
 )
-def test_rules_that_may_treat_the_second_packet_in_another_way(ruleset: Ruleset, *, has_rates: bool) -> None:
+def test_rules_that_may_treat_the_second_packet_in_another_way(ruleset: ForeignRuleset, *, has_rates: bool) -> None:
     assert ruleset.has_rates == has_rates
 
 
 def test_the_copy_is_compared_but_for_handles_and_what_runs_out() -> None:
-    ruleset = Ruleset("nft", "inet", "t", LISTED)
+    ruleset = ForeignRuleset("nft", "inet", "t", LISTED)
     there = (
         LISTED.replace("59m58s", "59m57s").replace(",\n\t\t\t192.0.2.2 expires 1s", "").replace("handle", "handle 1")
     )
@@ -108,7 +108,7 @@ def test_the_copy_is_compared_but_for_handles_and_what_runs_out() -> None:
 
 
 def test_saved_tables_are_compared_but_for_their_counters() -> None:
-    ruleset = Ruleset("iptables-nft", "ip", "filter", SAVED)
+    ruleset = ForeignRuleset("iptables-nft", "ip", "filter", SAVED)
     assert differing(ruleset, SAVED.replace("12:34", "0:0")) is None
     assert differing(ruleset, SAVED.replace("INPUT DROP", "INPUT ACCEPT")) == ":INPUT DROP"
 
@@ -142,12 +142,12 @@ def test_rules_that_assign_conntrack_helpers() -> None:
 \t}
 }
 """
-    (found,) = Ruleset("nft", "inet", "t", text).helpers()
+    (found,) = ForeignRuleset("nft", "inet", "t", text).helpers()
     rule = 'inet t, chain c: tcp dport 21 ct helper set "standard"'
     assert found == Helper(rule, "ftp", "nft delete rule inet t c handle 5")
     assigns = "-A PREROUTING -p tcp -m tcp --dport 21 -j CT --helper ftp"
     saved = f"*raw\n{assigns}\n-A PREROUTING -m helper --helper ftp -j ACCEPT\nCOMMIT\n"
-    (found,) = Ruleset("iptables-nft", "ip", "raw", saved).helpers()
+    (found,) = ForeignRuleset("iptables-nft", "ip", "raw", saved).helpers()
     assert found == Helper(
         f"iptables-nft -t raw: {assigns}", "ftp", f"iptables-nft -t raw -D {assigns.removeprefix('-A ')}"
     )

@@ -8,7 +8,7 @@ from itertools import product
 
 import pytest
 
-from doorward.doctor.frames import Event, Flow, Step, event, frame, packet
+from doorward.doctor.frames import TraceEvent, PacketFlow, Step, event, frame, packet
 from doorward.errors import MalformedError
 from doorward.kernel import netlink
 from doorward.model import Port, Protocol
@@ -17,7 +17,7 @@ from doorward.packets.packet import parse as packet_of
 
 FOUR, SIX = ("192.0.2.7", "198.51.100.2"), ("2001:db8::7", "2001:db8:1::2")
 FLOWS = [
-    Flow(ip_address(source), 50001, ip_address(destination), Port.parse(port))
+    PacketFlow(ip_address(source), 50001, ip_address(destination), Port.parse(port))
     for (source, destination), port in product((FOUR, SIX), ("22/tcp", "53/udp"))
 ]
 
@@ -34,7 +34,7 @@ def summed(data: bytes) -> int:
 
 @pytest.mark.parametrize("flow", FLOWS, ids=str)
 @pytest.mark.parametrize("step", Step)
-def test_packets_are_what_they_say_with_right_checksums(flow: Flow, step: Step) -> None:
+def test_packets_are_what_they_say_with_right_checksums(flow: PacketFlow, step: Step) -> None:
     raw = packet(flow, step)
     found = packet_of(memoryview(raw))
     assert (found.source, found.destination, found.port) == (flow.source.packed, flow.destination.packed, flow.port)
@@ -70,21 +70,21 @@ def verdict(code: int) -> bytes:
 @pytest.mark.parametrize(
     ("attributes", "found"),
     [
-        (netlink.attribute(3, struct.pack("!Q", 7)) + verdict(0), Event("inet", "t", "c", 7, True, None, 0)),
-        (netlink.attribute(3, struct.pack("!Q", 7)) + verdict(0x10000), Event("inet", "t", "c", 7, True, None, 0)),
-        (netlink.attribute(3, struct.pack("!Q", 7)) + verdict(1), Event("inet", "t", "c", 7, False, None, 0)),
-        (verdict(0xFFFFFFFD), Event("inet", "t", "c", 0, False, None, 0)),  # jump
-        (netlink.attribute(16, struct.pack("!I", 0)), Event("inet", "t", "c", 0, True, None, 0)),
-        (netlink.attribute(16, struct.pack("!I", 1)), Event("inet", "t", "c", 0, False, None, 0)),
+        (netlink.attribute(3, struct.pack("!Q", 7)) + verdict(0), TraceEvent("inet", "t", "c", 7, True, None, 0)),
+        (netlink.attribute(3, struct.pack("!Q", 7)) + verdict(0x10000), TraceEvent("inet", "t", "c", 7, True, None, 0)),
+        (netlink.attribute(3, struct.pack("!Q", 7)) + verdict(1), TraceEvent("inet", "t", "c", 7, False, None, 0)),
+        (verdict(0xFFFFFFFD), TraceEvent("inet", "t", "c", 0, False, None, 0)),  # jump
+        (netlink.attribute(16, struct.pack("!I", 0)), TraceEvent("inet", "t", "c", 0, True, None, 0)),
+        (netlink.attribute(16, struct.pack("!I", 1)), TraceEvent("inet", "t", "c", 0, False, None, 0)),
         (
             HEADERS + netlink.attribute(12, struct.pack("!I", 9)),
-            Event("inet", "t", "c", 0, False, FLOWS[0], 9),
+            TraceEvent("inet", "t", "c", 0, False, FLOWS[0], 9),
         ),
-        (netlink.attribute(8, SENT[:20]) + netlink.attribute(9, b"\0"), Event("inet", "t", "c", 0, False, None, 0)),
-        (netlink.attribute(8, b"\x45"), Event("inet", "t", "c", 0, False, None, 0)),
+        (netlink.attribute(8, SENT[:20]) + netlink.attribute(9, b"\0"), TraceEvent("inet", "t", "c", 0, False, None, 0)),
+        (netlink.attribute(8, b"\x45"), TraceEvent("inet", "t", "c", 0, False, None, 0)),
     ],
 )
-def test_reports(attributes: bytes, found: Event) -> None:
+def test_reports(attributes: bytes, found: TraceEvent) -> None:
     assert event(report(NAMES, attributes)) == found
 
 

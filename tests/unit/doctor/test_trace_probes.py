@@ -71,4 +71,4 @@ def test_a_module_that_is_not_there_is_not_loaded(
     assert replica.has_module("veth") == found
     if not found:
         with pytest.raises(replica.UncheckedError, match="modprobe"):
-            replica.Replica(replica.Snapshot((), (), (), (), {}))
+            replica.Replica(replica.HostNetwork((), (), (), (), {}))

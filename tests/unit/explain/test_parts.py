@@ -9,14 +9,14 @@ import pytest
 from doorward.daemon.ledger import Record
 from doorward.explain import collect as module
 from doorward.explain import wording
-from doorward.explain.collect import Recording
-from doorward.explain.conntrack import MOST_CONNECTIONS, Connections, Standing
+from doorward.explain.collect import PacketCollector
+from doorward.explain.conntrack import MOST_CONNECTIONS, ConnectionTracker, ConnectionState
 from doorward.explain.history import conclude_records
-from doorward.explain.sources import Traces, hosts_of
+from doorward.explain.sources import SourceTraces, hosts_of
 from doorward.explain.summary import rows
-from doorward.packets.datalink import Network
+from doorward.packets.datalink import NetworkPacket
 from doorward.packets.decode import flow_of
-from doorward.packets.pcap import Frame
+from doorward.packets.pcap import CapturedFrame
 from tests.support.captures import BEGAN_NS, CLIENT, SERVER, explained, house, recorded, script
 
 HOUSE = house("""
@@ -26,8 +26,8 @@ public = ["80/tcp"]
 knock = ["7000/tcp", "8000/udp", "9000/tcp"]
 opens = ["22/tcp"]
 """)
-NEW, HEARD, STANDS = Standing.NEW, Standing.HEARD, Standing.ESTABLISHED
-ANSWER, LATER = Standing.ANSWER, Standing.LATER_ANSWER
+NEW, HEARD, STANDS = ConnectionState.NEW, ConnectionState.HEARD, ConnectionState.ESTABLISHED
+ANSWER, LATER = ConnectionState.ANSWER, ConnectionState.LATER_ANSWER
 
 
 @pytest.mark.parametrize(
@@ -49,13 +49,13 @@ ANSWER, LATER = Standing.ANSWER, Standing.LATER_ANSWER
         ("0 piece; 1 piece", [NEW, NEW]),
     ],
 )
-def test_what_conntrack_would_say(text: str, expected: list[Standing]) -> None:
-    connections = Connections()
+def test_what_conntrack_would_say(text: str, expected: list[ConnectionState]) -> None:
+    connections = ConnectionTracker()
     assert [connections.see(flow_of(memoryview(sent.raw)), sent.at_s) for sent in script(text)] == expected
 
 
 def test_connections_are_bounded() -> None:
-    connections = Connections()
+    connections = ConnectionTracker()
     first, answer = (flow_of(memoryview(sent.raw)) for sent in script("0 1/udp sport=5; 1 <1/udp sport=5"))
     connections.see(first, 0)
     for number in range(MOST_CONNECTIONS):
@@ -103,9 +103,9 @@ def test_one_packet_on_several_interfaces_is_one() -> None:
     (sent,) = script("0 7000/tcp")
 
     def kept(*ways: tuple[str, bool | None, float]) -> int:
-        recording = Recording(HOUSE)
+        recording = PacketCollector(HOUSE)
         for interface, outgoing, at_s in ways:
-            network = Network(memoryview(sent.raw), outgoing, interface, True)
+            network = NetworkPacket(memoryview(sent.raw), outgoing, interface, True)
             recording.take_packet(network, BEGAN_NS + round(at_s * 1e9))
         return len(recording.seen)
 
@@ -117,10 +117,10 @@ def test_one_packet_on_several_interfaces_is_one() -> None:
 
 
 def test_what_is_no_ip_packet_is_counted() -> None:
-    recording = Recording(HOUSE)
-    recording.take_all([Frame(BEGAN_NS, 1, bytes(12) + b"\x08\x06" + bytes(28), 42)] * 3)
-    recording.take_all([Frame(BEGAN_NS, 189, bytes(20), 20)])
-    recording.take_all([Frame(BEGAN_NS, 101, b"\x45", 1)])
+    recording = PacketCollector(HOUSE)
+    recording.take_all([CapturedFrame(BEGAN_NS, 1, bytes(12) + b"\x08\x06" + bytes(28), 42)] * 3)
+    recording.take_all([CapturedFrame(BEGAN_NS, 189, bytes(20), 20)])
+    recording.take_all([CapturedFrame(BEGAN_NS, 101, b"\x45", 1)])
     assert recording.strange.most_common(1) == [("no IP packet: protocol 0x0806 (ARP)", 3)]
     assert (recording.frames, recording.seen) == (5, [])
 
@@ -128,15 +128,15 @@ def test_what_is_no_ip_packet_is_counted() -> None:
 def test_a_long_capture_is_explained_as_far_as_the_bound(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(module, "MOST_KEPT", 3)
     raw = script("0 7000/tcp")[0].raw
-    recording = Recording(HOUSE)
-    recording.take_all(Frame(BEGAN_NS + number, 101, raw, len(raw)) for number in range(10))
+    recording = PacketCollector(HOUSE)
+    recording.take_all(CapturedFrame(BEGAN_NS + number, 101, raw, len(raw)) for number in range(10))
     assert (recording.frames, len(recording.seen), recording.is_full) == (3, 3, True)
 
 
 def test_a_capture_without_times() -> None:
     raw = script("0 7000/tcp")[0].raw
-    recording = Recording(HOUSE)
-    recording.take_all([Frame(0, 101, raw, len(raw))] * 2)
+    recording = PacketCollector(HOUSE)
+    recording.take_all([CapturedFrame(0, 101, raw, len(raw))] * 2)
     assert recording.is_timeless
     assert not recorded(HOUSE, script("0 7000/tcp; 1 8000/udp")).is_timeless
 
@@ -187,14 +187,14 @@ def test_many_doors_in_words() -> None:
 
 def test_time_never_goes_back() -> None:
     raw = script("0 7000/tcp")[0].raw
-    recording = Recording(HOUSE)
+    recording = PacketCollector(HOUSE)
     for at_s in (0, 10, 9.5, 11, -3600, -3595, -3594.5):
-        recording.take(Frame(BEGAN_NS + round(at_s * 1e9), 101, raw, len(raw)))
+        recording.take(CapturedFrame(BEGAN_NS + round(at_s * 1e9), 101, raw, len(raw)))
     assert [packet.at_s for packet in recording.seen] == pytest.approx([0, 10, 10, 11, 11, 16, 16.5])
 
 
 def test_a_clock_that_was_set_back_is_none_of_the_trackers() -> None:
-    traces = Traces(HOUSE, SERVER.packed.__eq__)
+    traces = SourceTraces(HOUSE, SERVER.packed.__eq__)
     seen = recorded(HOUSE, script("0 7000/tcp; 1 8000/udp; 2 9000/tcp")).seen
     steps = [traces.take(packet._replace(at_s=at_s)) for packet, at_s in zip(seen, (10, 3, 5), strict=True)]
     assert [step.opened for step in steps if step] == [(), (), (0,)]

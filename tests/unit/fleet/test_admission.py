@@ -9,7 +9,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from doorward.fleet.admission import MOST_ENTRIES, SHORTEST_PREFIX, Limits, Rejected, Room, judge
-from doorward.fleet.etcd_records import MAX_FOR_MS, Key
+from doorward.fleet.etcd_records import MAX_FOR_MS, OpeningKey
 from doorward.fleet.protocol import Item
 from doorward.model import Address, Door, Opening, Place, Port, parse_place
 from doorward.nftables.ruleset import OPEN_SIZE
@@ -21,7 +21,7 @@ ALONE, SIGNED = Limits(None, takes_networks=False), Limits(None, takes_networks=
 
 
 def item(place: str = "192.0.2.7", left_ms: int = 5_000, for_ms: int | None = None, by: str = "knock at b") -> Item:
-    return Item(Key("ssh", parse_place(place)), NOW + left_ms, by, left_ms if for_ms is None else for_ms)
+    return Item(OpeningKey("ssh", parse_place(place)), NOW + left_ms, by, left_ms if for_ms is None else for_ms)
 
 
 def left_ms(found: object) -> int:
@@ -124,7 +124,7 @@ def test_whatever_etcd_says_nothing_beyond_the_limits_opens(
     place: Place, until_ms: int, for_ms: int, by: str, for_max_ms: int | None, takes_networks: bool, shared: bool
 ) -> None:
     door, limits = DOOR._replace(shared=shared), Limits(for_max_ms, takes_networks)
-    found = judge(Item(Key("ssh", place), until_ms, by, for_ms), door, limits, NOW)
+    found = judge(Item(OpeningKey("ssh", place), until_ms, by, for_ms), door, limits, NOW)
     if isinstance(found, Opening):
         assert shared
         assert 0 < left_ms(found) <= min(for_max_ms or DOOR.for_ms, until_ms - NOW)

@@ -13,8 +13,8 @@ from typing import Any
 import pytest
 
 from doorward.fleet import etcd_codec
-from doorward.fleet.etcd import Access, AwayError, CompactedError, Etcd, RefusedError
-from doorward.fleet.etcd_codec import Watched
+from doorward.fleet.etcd import EtcdAccess, EtcdUnavailableError, CompactedError, Etcd, EtcdRefusedError
+from doorward.fleet.etcd_codec import WatchMessage
 from tests.support.etcd import Node, etcd_at, single
 
 
@@ -81,13 +81,13 @@ def test_leases(etcd: Etcd, at: str) -> None:
     assert etcd.range(f"{at}a").entries == []
     assert etcd.left_s(lease) == -1
     assert not etcd.keep_alive(lease)
-    with pytest.raises(RefusedError, match="lease not found"):
+    with pytest.raises(EtcdRefusedError, match="lease not found"):
         etcd.put(f"{at}a", b"", lease)
 
 
 def test_a_watch_tells_what_was_and_what_comes(etcd: Etcd, at: str) -> None:
     since = etcd.put(f"{at}a", b"1")
-    told: queue.SimpleQueue[Watched] = queue.SimpleQueue()
+    told: queue.SimpleQueue[WatchMessage] = queue.SimpleQueue()
     with etcd.watch([(at, etcd_codec.after(at), since), ("/other/", "/other0", since)]) as watch:
         created = [watch.read() for _ in range(2)]
         assert all(each.is_created for each in created)
@@ -96,7 +96,7 @@ def test_a_watch_tells_what_was_and_what_comes(etcd: Etcd, at: str) -> None:
             while True:
                 try:
                     told.put(watch.read())
-                except AwayError:
+                except EtcdUnavailableError:
                     return
 
         thread = threading.Thread(target=listen)
@@ -126,14 +126,14 @@ def test_a_watch_from_what_was_compacted_says_so(etcd: Etcd, at: str) -> None:
 def test_endpoints_that_fail_are_passed_over(node: Node, at: str) -> None:
     with socket.create_server(("127.0.0.1", 0)) as silent:
         refusing, mute = "http://127.0.0.1:1", f"http://127.0.0.1:{silent.getsockname()[1]}"
-        etcd = Etcd(Access((refusing, mute, node.client), 0.3))
+        etcd = Etcd(EtcdAccess((refusing, mute, node.client), 0.3))
         began_s = time.monotonic()
         etcd.put(f"{at}a", b"1")
         assert time.monotonic() - began_s < 5
         assert etcd.endpoint == node.client  # and stays there
         etcd.close()
-        with pytest.raises(AwayError, match="etcd gives no answer"):
-            Etcd(Access((refusing, mute), 0.2)).put(f"{at}a", b"1")
+        with pytest.raises(EtcdUnavailableError, match="etcd gives no answer"):
+            Etcd(EtcdAccess((refusing, mute), 0.2)).put(f"{at}a", b"1")
 
 
 def test_an_endpoint_that_speaks_nonsense_gives_an_error(at: str) -> None:
@@ -147,8 +147,8 @@ def test_an_endpoint_that_speaks_nonsense_gives_an_error(at: str) -> None:
 
         thread = threading.Thread(target=serve)
         thread.start()
-        with pytest.raises(AwayError, match="no object"):
-            Etcd(Access((f"http://127.0.0.1:{listener.getsockname()[1]}",), 2)).put(f"{at}a", b"1")
+        with pytest.raises(EtcdUnavailableError, match="no object"):
+            Etcd(EtcdAccess((f"http://127.0.0.1:{listener.getsockname()[1]}",), 2)).put(f"{at}a", b"1")
         thread.join()
 
 
@@ -178,9 +178,9 @@ def test_users_and_their_prefix(tmp_path: Path) -> None:
         with gate.watch([("/doorward/x/", "/doorward/x0", 1)]) as watch:
             assert watch.read().is_created
         for wrong in (lambda: gate.put("/other", b"1"), lambda: gate.range("/"), lambda: root.range("/doorward/x/a")):
-            with pytest.raises(RefusedError, match=r"permission denied|user name is empty"):
+            with pytest.raises(EtcdRefusedError, match=r"permission denied|user name is empty"):
                 wrong()
-        with pytest.raises(RefusedError, match="authentication failed"):
+        with pytest.raises(EtcdRefusedError, match="authentication failed"):
             guesser.put("/doorward/x/a", b"1")
         gate._access.token = "is.none"  # what a node that was started anew makes of an old one  # noqa: S105
         gate.put("/doorward/x/a", b"2")

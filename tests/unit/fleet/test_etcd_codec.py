@@ -35,8 +35,8 @@ def test_bytes_that_are_no_json(raw: bytes) -> None:
 
 
 def test_what_is_left_out_is_zero() -> None:
-    assert etcd_codec.listing({}) == etcd_codec.Listing([], 0)
-    assert etcd_codec.done({"succeeded": True}) == etcd_codec.Done(True, 0, None)
+    assert etcd_codec.listing({}) == etcd_codec.RangeResult([], 0)
+    assert etcd_codec.done({"succeeded": True}) == etcd_codec.TransactionResult(True, 0, None)
 
 
 @pytest.mark.parametrize(

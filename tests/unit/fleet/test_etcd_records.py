@@ -11,17 +11,17 @@ from hypothesis import strategies as st
 
 from doorward.errors import MalformedError
 from doorward.fleet import etcd_records, protocol
-from doorward.fleet.etcd_records import Key, Shared, left_ms
+from doorward.fleet.etcd_records import OpeningKey, StoredOpening, left_ms
 from doorward.model import Place
 
-KEY = Key("ssh", ip_address("2001:db8::7"))
-SHARED = Shared(30_000, 1_800_000_030_000, 5_000, "knock", "edge-1")
+KEY = OpeningKey("ssh", ip_address("2001:db8::7"))
+SHARED = StoredOpening(30_000, 1_800_000_030_000, 5_000, "knock", "edge-1")
 WRITTEN_MS = SHARED.until_ms - SHARED.for_ms
 
 
 @pytest.mark.parametrize("place", [ip_address("192.0.2.7"), ip_network("192.0.2.0/24"), ip_network("2001:db8::/32")])
 def test_an_opening_is_read_as_it_was_written(place: Place) -> None:
-    key = Key("ssh", place)
+    key = OpeningKey("ssh", place)
     assert etcd_records.parse(str(key), etcd_records.pack(SHARED, key)) == (key, SHARED)
 
 
@@ -88,7 +88,7 @@ MESSAGES: list[protocol.Message] = [
 
 @pytest.mark.parametrize("letter", ["\N{GRINNING FACE}", '"', "\N{LATIN SMALL LETTER E WITH ACUTE}"])
 def test_the_most_openings_with_the_longest_words_fit_in_a_message(letter: str) -> None:
-    key = Key("d" * 64, ip_network("ffff:ffff:ffff:ffff:ffff:ffff:ffff:ff00/120"))
+    key = OpeningKey("d" * 64, ip_network("ffff:ffff:ffff:ffff:ffff:ffff:ffff:ff00/120"))
     items = [protocol.item(key, 1 << 53, letter * etcd_records.MAX_WORDS, 1 << 53)] * protocol.MOST_AT_ONCE
     raw = protocol.pack(protocol.Opened(items))
     assert len(raw) <= protocol.MESSAGE_BYTES

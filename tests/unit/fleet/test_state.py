@@ -8,64 +8,64 @@ from hypothesis import settings
 from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, invariant, rule
 
-from doorward.fleet.etcd_records import Key
-from doorward.fleet.state import CLOSE_MS, Close, Effect, Found, Known, Open, Openings, Tell
+from doorward.fleet.etcd_records import OpeningKey
+from doorward.fleet.state import CLOSE_MS, CloseHere, Effect, ConflictFound, OpeningState, OpenHere, SharedOpeningTable, PublishOpening
 
-SSH = Key("ssh", ip_address("192.0.2.7"))
+SSH = OpeningKey("ssh", ip_address("192.0.2.7"))
 HOUR = 3_600_000
 
 
-def found(revision: int, left_ms: int = HOUR, gate: str = "b", by: str = "knock") -> Found:
-    return Found(SSH, revision, gate, by, left_ms, HOUR)
+def found(revision: int, left_ms: int = HOUR, gate: str = "b", by: str = "knock") -> ConflictFound:
+    return ConflictFound(SSH, revision, gate, by, left_ms, HOUR)
 
 
 def test_what_is_opened_here_is_told_once() -> None:
-    here = Openings("a")
-    assert here.opened(SSH, HOUR, "knock", 0) == [Tell(SSH)]
+    here = SharedOpeningTable("a")
+    assert here.opened(SSH, HOUR, "knock", 0) == [PublishOpening(SSH)]
     here.told(SSH, 5, HOUR)
     assert not here.owes(SSH, 0)
     assert here.put(found(5, gate="a"), 0) == []  # the watch tells of it too
     assert here.opened(SSH, HOUR, "knock", 0) == []
-    assert here.opened(SSH, 2 * HOUR, "knock", 0) == [Tell(SSH)]
+    assert here.opened(SSH, 2 * HOUR, "knock", 0) == [PublishOpening(SSH)]
 
 
 def test_what_is_opened_elsewhere_is_opened_and_never_told() -> None:
-    here = Openings("a")
-    assert here.put(found(5), 0) == [Open(SSH, HOUR, "knock at b", HOUR)]
+    here = SharedOpeningTable("a")
+    assert here.put(found(5), 0) == [OpenHere(SSH, HOUR, "knock at b", HOUR)]
     assert here.put(found(5), 0) == here.put(found(4), 0) == []
     assert here.owed(0) == []
     assert here.put(found(6, HOUR // 2), 0) == []  # shortens nothing
-    assert here.put(found(7, 2 * HOUR), 0) == [Open(SSH, 2 * HOUR, "knock at b", HOUR)]
+    assert here.put(found(7, 2 * HOUR), 0) == [OpenHere(SSH, 2 * HOUR, "knock at b", HOUR)]
 
 
 def test_an_opening_under_this_gates_own_name_still_says_that_the_fleet_brought_it() -> None:
-    here = Openings("a")
-    assert here.put(found(5, gate="a"), 0) == [Open(SSH, HOUR, "knock at a", HOUR)]
+    here = SharedOpeningTable("a")
+    assert here.put(found(5, gate="a"), 0) == [OpenHere(SSH, HOUR, "knock at a", HOUR)]
 
 
 def test_a_key_that_is_gone_before_its_end_was_closed() -> None:
-    here = Openings("a")
+    here = SharedOpeningTable("a")
     here.put(found(5), 0)
     assert here.deleted(SSH, 4, 10) == []  # an older one was
-    assert here.deleted(SSH, 6, 10) == [Close(SSH)]
+    assert here.deleted(SSH, 6, 10) == [CloseHere(SSH)]
     assert here.deleted(SSH, 6, 10) == []
     here.put(found(7), 20)
     assert here.deleted(SSH, 8, 20 + HOUR) == []  # its time was over
 
 
 def test_what_is_closed_here_is_told_and_stays_closed() -> None:
-    here = Openings("a")
+    here = SharedOpeningTable("a")
     here.opened(SSH, HOUR, "knock", 0)
-    assert here.closed(SSH, 10) == [Tell(SSH)]
+    assert here.closed(SSH, 10) == [PublishOpening(SSH)]
     assert here.put(found(5, gate="a"), 20) == []  # what was on its way
     known = here.get(SSH)
     assert known is not None
     assert (known.revision, known.is_closing) == (5, True)
-    assert here.put(found(6), 30) == [Open(SSH, HOUR, "knock at b", HOUR)]  # whoever opened it after that
+    assert here.put(found(6), 30) == [OpenHere(SSH, HOUR, "knock at b", HOUR)]  # whoever opened it after that
 
 
 def test_what_was_opened_here_after_it_was_closed_elsewhere() -> None:
-    here = Openings("a")
+    here = SharedOpeningTable("a")
     here.put(found(5), 0)
     here.opened(SSH, 2 * HOUR, "knock", 0)
     assert here.deleted(SSH, 6, 10) == []
@@ -75,26 +75,26 @@ def test_what_was_opened_here_after_it_was_closed_elsewhere() -> None:
 
 
 def test_a_snapshot_tells_what_was_closed_while_this_gate_was_away() -> None:
-    here = Openings("a")
-    other = Key("ssh", ip_address("192.0.2.8"))
-    told = {SSH: Known(HOUR, "", 5)}
+    here = SharedOpeningTable("a")
+    other = OpeningKey("ssh", ip_address("192.0.2.8"))
+    told = {SSH: OpeningState(HOUR, "", 5)}
     here.begin([(SSH, HOUR, "knock"), (other, HOUR, "knock")], [], told, 0)
-    assert here.snapshot([], 9, 0) == [Close(SSH), Tell(other)]
+    assert here.snapshot([], 9, 0) == [CloseHere(SSH), PublishOpening(other)]
 
 
 def test_what_was_closed_while_nobody_could_be_told() -> None:
-    here = Openings("a")
-    here.begin([], [SSH], {SSH: Known(HOUR, "", 5)}, 0)
-    assert here.snapshot([found(5)], 9, 0) == [Tell(SSH)]
+    here = SharedOpeningTable("a")
+    here.begin([], [SSH], {SSH: OpeningState(HOUR, "", 5)}, 0)
+    assert here.snapshot([found(5)], 9, 0) == [PublishOpening(SSH)]
     known = here.get(SSH)
     assert known is not None
     assert (known.is_closing, known.revision) == (True, 5)
 
 
 def test_etcd_has_another_revision_than_was_known() -> None:
-    here = Openings("a")
+    here = SharedOpeningTable("a")
     here.opened(SSH, HOUR, "knock", 0)
-    assert here.differs(SSH, found(7, 2 * HOUR), 7, 0) == [Open(SSH, 2 * HOUR, "knock at b", HOUR)]
+    assert here.differs(SSH, found(7, 2 * HOUR), 7, 0) == [OpenHere(SSH, 2 * HOUR, "knock at b", HOUR)]
     assert not here.owes(SSH, 0)
     here.opened(SSH, 3 * HOUR, "knock", 0)
     assert here.differs(SSH, None, 0, 0) == []  # closed elsewhere, before this
@@ -107,19 +107,19 @@ class Site:
     """One gate of a model: what it knows, what stands there, and what etcd told and it has not heard yet."""
 
     def __init__(self, name: str) -> None:
-        self.name, self.known = name, Openings(name)
-        self.standing: dict[Key, int] = {}
+        self.name, self.known = name, SharedOpeningTable(name)
+        self.standing: dict[OpeningKey, int] = {}
         self.heard = 0
 
     def take(self, effects: list[Effect], now: int) -> None:
         for effect in effects:
-            if isinstance(effect, Open):
+            if isinstance(effect, OpenHere):
                 self.standing[effect.key] = max(self.standing.get(effect.key, 0), now + effect.left_ms)
-            elif isinstance(effect, Close):
+            elif isinstance(effect, CloseHere):
                 self.standing.pop(effect.key, None)
 
 
-KEYS = st.sampled_from([Key("ssh", ip_address(f"192.0.2.{n}")) for n in range(3)])
+KEYS = st.sampled_from([OpeningKey("ssh", ip_address(f"192.0.2.{n}")) for n in range(3)])
 GATES = st.sampled_from(range(3))
 
 
@@ -129,19 +129,19 @@ class Fleet(RuleBasedStateMachine):
     def __init__(self) -> None:
         super().__init__()
         self.sites = [Site(name) for name in "abc"]
-        self.history: list[tuple[Key, int, str] | None] = [None]  # by revision: what was written; until 0: deleted
-        self.store: dict[Key, tuple[int, int, str]] = {}  # revision, until, gate
+        self.history: list[tuple[OpeningKey, int, str] | None] = [None]  # by revision: what was written; until 0: deleted
+        self.store: dict[OpeningKey, tuple[int, int, str]] = {}  # revision, until, gate
         self.now = 0
 
     @rule(gate=GATES, key=KEYS, for_ms=st.integers(1_000, 100_000))
-    def open(self, gate: int, key: Key, for_ms: int) -> None:
+    def open(self, gate: int, key: OpeningKey, for_ms: int) -> None:
         site = self.sites[gate]
         until = max(site.standing.get(key, 0), self.now + for_ms)
         site.standing[key] = until
         site.known.opened(key, until, "knock", self.now)
 
     @rule(gate=GATES, key=KEYS)
-    def close(self, gate: int, key: Key) -> None:
+    def close(self, gate: int, key: OpeningKey) -> None:
         site = self.sites[gate]
         if site.standing.pop(key, None) is not None:
             site.known.closed(key, self.now)
@@ -153,7 +153,7 @@ class Fleet(RuleBasedStateMachine):
             known, have = site.known.get(effect.key), self.store.get(effect.key)
             assert known is not None
             if (have[0] if have else 0) != known.revision:
-                seen = Found(effect.key, have[0], have[2], "knock", have[1] - self.now, HOUR) if have else None
+                seen = ConflictFound(effect.key, have[0], have[2], "knock", have[1] - self.now, HOUR) if have else None
                 site.take(site.known.differs(effect.key, seen, have[0] if have else 0, self.now), self.now)
             elif known.is_closing:
                 if self.store.pop(effect.key, None):
@@ -175,7 +175,7 @@ class Fleet(RuleBasedStateMachine):
             key, until, name = entry
             if until:
                 site.take(
-                    site.known.put(Found(key, revision, name, "knock", until - self.now, HOUR), self.now), self.now
+                    site.known.put(ConflictFound(key, revision, name, "knock", until - self.now, HOUR), self.now), self.now
                 )
             else:
                 site.take(site.known.deleted(key, revision, self.now), self.now)
@@ -184,7 +184,7 @@ class Fleet(RuleBasedStateMachine):
     @rule(gate=GATES)
     def read_all(self, gate: int) -> None:
         site, revision = self.sites[gate], len(self.history) - 1
-        there = [Found(k, at, name, "knock", until - self.now, HOUR) for k, (at, until, name) in self.store.items()]
+        there = [ConflictFound(k, at, name, "knock", until - self.now, HOUR) for k, (at, until, name) in self.store.items()]
         site.take(site.known.snapshot(there, revision, self.now), self.now)
         site.heard = max(site.heard, revision)
 

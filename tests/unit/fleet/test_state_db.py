@@ -8,11 +8,11 @@ from pathlib import Path
 import pytest
 
 from doorward.errors import HostError
-from doorward.fleet.etcd_records import Key
-from doorward.fleet.state import Known
-from doorward.fleet.state_db import Remembered
+from doorward.fleet.etcd_records import OpeningKey
+from doorward.fleet.state import OpeningState
+from doorward.fleet.state_db import FleetStateFile
 
-SSH, NET = Key("ssh", ip_address("2001:db8::7")), Key("ssh", ip_network("192.0.2.0/24"))
+SSH, NET = OpeningKey("ssh", ip_address("2001:db8::7")), OpeningKey("ssh", ip_network("192.0.2.0/24"))
 
 
 @pytest.fixture
@@ -21,28 +21,28 @@ def file(tmp_path: Path) -> Path:
 
 
 def test_it_is_known_again_on_another_clock(file: Path) -> None:
-    first = Remembered(file)
-    first.write([(SSH, Known(5_000, "knock", 7)), (NET, Known(6_000, "", 8, is_closing=True))], 100_000)
+    first = FleetStateFile(file)
+    first.write([(SSH, OpeningState(5_000, "knock", 7)), (NET, OpeningState(6_000, "", 8, is_closing=True))], 100_000)
     first.close()
-    again = Remembered(file)
-    assert again.read(102_000) == {SSH: Known(3_000, "", 7), NET: Known(4_000, "", 8, is_closing=True)}
+    again = FleetStateFile(file)
+    assert again.read(102_000) == {SSH: OpeningState(3_000, "", 7), NET: OpeningState(4_000, "", 8, is_closing=True)}
     again.write([(SSH, None)], 0)
     assert again.read(106_000).keys() == {NET}
     again.close()
 
 
 def test_what_etcd_never_had_is_not_noted(file: Path) -> None:
-    here = Remembered(file)
-    here.write([(SSH, Known(5_000, "knock", 0, is_owed=True))], 0)
+    here = FleetStateFile(file)
+    here.write([(SSH, OpeningState(5_000, "knock", 0, is_owed=True))], 0)
     assert here.read(0) == {}
     here.close()
 
 
 def test_counting_goes_on(file: Path) -> None:
-    first = Remembered(file)
+    first = FleetStateFile(file)
     assert [first.count(100), first.count(100)] == [0, 100]
     first.close()
-    again = Remembered(file)
+    again = FleetStateFile(file)
     assert again.count(1) == 200
     again.close()
 
@@ -50,16 +50,16 @@ def test_counting_goes_on(file: Path) -> None:
 @pytest.mark.parametrize("damage", [b"no database", b"SQLite format 3\0" + bytes(200)])
 def test_a_damaged_file_is_begun_anew(file: Path, damage: bytes) -> None:
     file.write_bytes(damage)
-    here = Remembered(file)
+    here = FleetStateFile(file)
     assert here.read(0) == {}
-    here.write([(SSH, Known(5_000, "", 7))], 0)
+    here.write([(SSH, OpeningState(5_000, "", 7))], 0)
     assert here.read(0).keys() == {SSH}
     here.close()
 
 
 def test_rows_that_make_no_sense_are_passed_over(file: Path) -> None:
-    here = Remembered(file)
-    here.write([(SSH, Known(5_000, "", 7))], 0)
+    here = FleetStateFile(file)
+    here.write([(SSH, OpeningState(5_000, "", 7))], 0)
     for row in [("ssh/nowhere", 1, 1, 0), ("ssh/192.0.2.1", "x", 1, 0)]:
         here._db.execute("INSERT INTO known VALUES (?, ?, ?, ?)", row)
     assert here.read(0).keys() == {SSH}
@@ -67,16 +67,16 @@ def test_rows_that_make_no_sense_are_passed_over(file: Path) -> None:
 
 
 def test_a_file_that_cannot_be_written_is_said(file: Path) -> None:
-    here = Remembered(file)
+    here = FleetStateFile(file)
     here._db.execute("PRAGMA query_only = ON")
-    here.write([(SSH, Known(5_000, "", 7))], 0)
+    here.write([(SSH, OpeningState(5_000, "", 7))], 0)
     assert "readonly" in here.trouble
     here._db.execute("PRAGMA query_only = OFF")
-    here.write([(SSH, Known(5_000, "", 7))], 0)
+    here.write([(SSH, OpeningState(5_000, "", 7))], 0)
     assert here.trouble == ""
     here.close()
 
 
 def test_a_folder_that_cannot_be_written_is_said(tmp_path: Path) -> None:
     with pytest.raises(HostError, match="let doorward write there"):
-        Remembered(tmp_path / "nowhere" / "fleet.sqlite")
+        FleetStateFile(tmp_path / "nowhere" / "fleet.sqlite")

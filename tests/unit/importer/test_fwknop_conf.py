@@ -10,7 +10,7 @@ import pytest
 from doorward.errors import ConfigError
 from doorward.importer import fwknop_conf
 from doorward.importer.dialect import Dialect, dialect_of
-from doorward.importer.fwknop_conf import AccessConfiguration, Include, Place, Stanza, parse
+from doorward.importer.fwknop_conf import AccessConfiguration, Include, SourceAddress, Stanza, parse
 from doorward.model import Port
 
 SSH, HTTPS, DNS = Port.parse("22/tcp"), Port.parse("443/tcp"), Port.parse("53/udp")
@@ -54,7 +54,7 @@ def test_a_whole_file() -> None:
         ("REQUIRE_SOURCE_ADDRESS Y;", "source_required", True),
         ("REQUIRE_SOURCE yes # always", "source_required", True),
         ("ENABLE_CMD_EXEC N", "runs_commands", False),
-        ("FORCE_NAT 192.168.1.3 22", "translation", Place("192.168.1.3", 22)),
+        ("FORCE_NAT 192.168.1.3 22", "translation", SourceAddress("192.168.1.3", 22)),
         ("ACCESS_EXPIRE 12/31/2030", "expires", "20301231"),
         ("ACCESS_EXPIRE 1/2/30", "expires", "20300102"),
         ("ACCESS_EXPIRE_EPOCH 1900000000", "expires", "20300317174640Z"),

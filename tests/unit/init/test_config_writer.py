@@ -14,8 +14,8 @@ from doorward.config.toml_positions import find_lines
 from doorward.doctor.host import Network
 from doorward.errors import UsageError
 from doorward.init.config_writer import (
-    Plan,
-    Wanted,
+    ConfigPlan,
+    DoorSpec,
     parse_door,
     parse_doors,
     parse_public,
@@ -23,18 +23,18 @@ from doorward.init.config_writer import (
     text_of,
     with_sequences,
 )
-from doorward.init.survey import Host, Service
+from doorward.init.survey import HostSurvey, Service
 from doorward.lint.checks import warnings
 from doorward.model import Port, Protocol
 
 SSH, WEB, DNS = Port(Protocol.TCP, 22), Port(Protocol.TCP, 80), Port(Protocol.UDP, 53)
-NOTHING = Host((), frozenset(), range(32_768, 61_000), None, Network((), ()))
+NOTHING = HostSurvey((), frozenset(), range(32_768, 61_000), None, Network((), ()))
 SERVING = NOTHING._replace(services=(Service(SSH, "sshd"), Service(WEB, "nginx"), Service(DNS, "named")))
 
 low_ports = st.builds(Port, st.sampled_from(Protocol), st.integers(1, 1023))
 wanted = st.lists(
     st.builds(
-        Wanted,
+        DoorSpec,
         st.from_regex(r"[a-z][a-z0-9_-]{0,8}", fullmatch=True),
         st.lists(low_ports, min_size=1, max_size=1).map(tuple),
     ),
@@ -43,7 +43,7 @@ wanted = st.lists(
     unique_by=(lambda door: door.name, lambda door: door.opens),
 ).map(tuple)
 plans = st.builds(
-    Plan,
+    ConfigPlan,
     st.sampled_from(Mode),
     wanted,
     public=st.lists(low_ports, max_size=30, unique=True).map(tuple),
@@ -54,7 +54,7 @@ plans = st.builds(
 
 
 @given(plans, st.booleans(), st.integers(), st.text(max_size=8))
-def test_what_is_written_is_what_was_wanted(plan: Plan, has_sequences: bool, seed: int, program: str) -> None:
+def test_what_is_written_is_what_was_wanted(plan: ConfigPlan, has_sequences: bool, seed: int, program: str) -> None:
     opened = {port for door in plan.doors for port in door.opens}
     plan = plan._replace(public=tuple(port for port in plan.public if port not in opened))
     if has_sequences:
@@ -76,7 +76,7 @@ def test_what_is_written_is_what_was_wanted(plan: Plan, has_sequences: bool, see
 def test_the_whole_text() -> None:
     knocks = {"ssh": tuple(map(Port.parse, ("9241/udp", "7013/tcp")))}
     public = (WEB, Port(Protocol.TCP, 443), *(Port(Protocol.TCP, number) for number in range(8000, 8004)), DNS)
-    plan = Plan(Mode.STEALTH, (Wanted("ssh", (SSH,)), Wanted("db", (Port(Protocol.TCP, 5432),))), public, knocks)
+    plan = ConfigPlan(Mode.STEALTH, (DoorSpec("ssh", (SSH,)), DoorSpec("db", (Port(Protocol.TCP, 5432),))), public, knocks)
     assert text_of(plan, {SSH: "sshd", WEB: "nginx", public[1]: "nginx", DNS: "na\x1bme\nd"}).split("\n\n")[1:] == [
         '[gate]\nmode = "stealth"\npublic = [\n    "80/tcp",    # nginx\n    "443/tcp",    # nginx\n'
         '    "8000-8003/tcp",\n    "53/udp",    # na?me?d\n]',
@@ -89,13 +89,13 @@ def test_the_whole_text() -> None:
 @pytest.mark.parametrize(
     ("text", "door"),
     [
-        ("ssh=22", Wanted("ssh", (SSH,))),
-        ("ssh=22/tcp", Wanted("ssh", (SSH,))),
-        ("dns=53/udp,53/tcp", Wanted("dns", (DNS, Port(Protocol.TCP, 53)))),
-        ("web=80, 443", Wanted("web", (WEB, Port(Protocol.TCP, 443)))),
+        ("ssh=22", DoorSpec("ssh", (SSH,))),
+        ("ssh=22/tcp", DoorSpec("ssh", (SSH,))),
+        ("dns=53/udp,53/tcp", DoorSpec("dns", (DNS, Port(Protocol.TCP, 53)))),
+        ("web=80, 443", DoorSpec("web", (WEB, Port(Protocol.TCP, 443)))),
     ],
 )
-def test_doors(text: str, door: Wanted) -> None:
+def test_doors(text: str, door: DoorSpec) -> None:
     assert parse_door(text) == door
     assert parse_door(str(door)) == door
 
@@ -130,12 +130,12 @@ def test_public_ports() -> None:
 
 
 def test_what_listens_stays_public_unless_a_door_hides_it() -> None:
-    assert public_of(SERVING, [Wanted("ssh", (SSH,))]) == (WEB, DNS)
+    assert public_of(SERVING, [DoorSpec("ssh", (SSH,))]) == (WEB, DNS)
 
 
 def test_sequences_keep_clear_of_what_listens_and_of_each_other() -> None:
     taken = frozenset(Port(Protocol.TCP, number) for number in range(2000, 30_000))
-    plan = Plan(Mode.GUARD, (Wanted("a", (SSH,)), Wanted("b", (WEB,))))
+    plan = ConfigPlan(Mode.GUARD, (DoorSpec("a", (SSH,)), DoorSpec("b", (WEB,))))
     found = with_sequences(plan, NOTHING._replace(taken=taken), random.Random(3).randrange)
     numbers = [port.number for knock in found.knocks.values() for port in knock]
     assert len(set(numbers)) == 8

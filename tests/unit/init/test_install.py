@@ -38,7 +38,7 @@ def test_a_file_is_written_once(tmp_path: Path) -> None:
 def test_a_mode_is_kept_whatever_the_umask(tmp_path: Path) -> None:
     before = os.umask(0o077)
     try:
-        assert atomic_file.create(tmp_path / "file", "x", atomic_file.Access(0o640, os.geteuid(), os.getegid()))
+        assert atomic_file.create(tmp_path / "file", "x", atomic_file.FileOwnership(0o640, os.geteuid(), os.getegid()))
     finally:
         os.umask(before)
     assert mode(tmp_path / "file") == "0o640"

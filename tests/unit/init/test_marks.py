@@ -10,14 +10,14 @@ import pytest
 from doorward.config.schema import Mark
 from doorward.config.toml import parse
 from doorward.doctor.host import Base, Block, Boot, Facts, Local, MarkRule, Network, Probe, Trace, Way
-from doorward.doctor.rules import Ruleset
+from doorward.doctor.rules import ForeignRuleset
 from doorward.init.config_writer import mark_for, names
 from doorward.model import Port
 
 CONFIGURATION = parse('[doors.ssh]\nopens = ["22/tcp"]\n', "f")
 NETWORK = Network((Local("eth0", ip_interface("192.0.2.7/24")),), ())
 SSH = Port.parse("22/tcp")
-FILTER = Ruleset("iptables-nft", "ip", "filter", "")
+FILTER = ForeignRuleset("iptables-nft", "ip", "filter", "")
 DROPS = Block(FILTER, Base("INPUT", "input", 0), "iptables-nft -t filter, chain INPUT: its policy drops")
 
 

@@ -11,7 +11,7 @@ from pathlib import Path
 import pytest
 
 from doorward.doctor.host import Local, Network, Route
-from doorward.init.survey import Host, Service, host_name, key_files, look
+from doorward.init.survey import HostSurvey, Service, host_name, key_files, look
 from doorward.kernel.ssh_session import SshConnection
 from doorward.model import Port, Protocol
 
@@ -24,8 +24,8 @@ def session(port: int = 22, destination: str = "192.0.2.7") -> SshConnection:
     return SshConnection(ip_address("198.51.100.9"), 50_000, ip_address(destination), port)
 
 
-def host(*services: Service, session: SshConnection | None = None, network: Network | None = None) -> Host:
-    return Host(services, frozenset(), range(32_768, 61_000), session, network or Network((), ()))
+def host(*services: Service, session: SshConnection | None = None, network: Network | None = None) -> HostSurvey:
+    return HostSurvey(services, frozenset(), range(32_768, 61_000), session, network or Network((), ()))
 
 
 @pytest.mark.parametrize(

@@ -10,16 +10,16 @@ from collections.abc import Iterator
 
 import pytest
 
-from doorward.kernel.event_loop import Loop
+from doorward.kernel.event_loop import EventLoop
 from tests.support.processes import open_descriptors
 
 SIGNALS = (signal.SIGUSR1, signal.SIGUSR2, signal.SIGHUP)
 
 
 @pytest.fixture
-def loop() -> Iterator[Loop]:
+def loop() -> Iterator[EventLoop]:
     before = {number: signal.getsignal(number) for number in SIGNALS}
-    loop = Loop()
+    loop = EventLoop()
     yield loop
     loop.close()
     for number, handler in before.items():
@@ -33,7 +33,7 @@ def pair() -> Iterator[tuple[socket.socket, socket.socket]]:
         yield here, there
 
 
-def test_timers_go_off_in_order_and_equal_ones_as_they_came(loop: Loop) -> None:
+def test_timers_go_off_in_order_and_equal_ones_as_they_came(loop: EventLoop) -> None:
     calls: list[str] = []
     now_s = loop.now_s()
     for name, after_s in ("c", 0.02), ("a", -5.0), ("d", 0.02), ("b", 0.0):
@@ -44,7 +44,7 @@ def test_timers_go_off_in_order_and_equal_ones_as_they_came(loop: Loop) -> None:
 
 
 def test_a_timer_that_is_months_away_does_not_end_the_loop(
-    loop: Loop, pair: tuple[socket.socket, socket.socket]
+    loop: EventLoop, pair: tuple[socket.socket, socket.socket]
 ) -> None:
     """epoll takes a wait of at most 31 bits of milliseconds, 24.8 days."""
     here, there = pair
@@ -54,7 +54,7 @@ def test_a_timer_that_is_months_away_does_not_end_the_loop(
     loop.run()
 
 
-def test_a_wait_that_is_cut_short_is_begun_again(loop: Loop, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_wait_that_is_cut_short_is_begun_again(loop: EventLoop, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("doorward.kernel.event_loop.LONGEST_WAIT_S", 0.005)
     due_s = loop.now_s() + 0.03
     loop.at(due_s, loop.stop)
@@ -62,7 +62,7 @@ def test_a_wait_that_is_cut_short_is_begun_again(loop: Loop, monkeypatch: pytest
     assert loop.now_s() >= due_s
 
 
-def test_no_timer_goes_off_before_its_moment(loop: Loop) -> None:
+def test_no_timer_goes_off_before_its_moment(loop: EventLoop) -> None:
     due_s = loop.now_s() + 0.05
     late_s: list[float] = []
     loop.at(due_s, lambda: late_s.append(loop.now_s() - due_s))
@@ -72,7 +72,7 @@ def test_no_timer_goes_off_before_its_moment(loop: Loop) -> None:
     assert late_s[0] >= 0
 
 
-def test_a_timer_may_set_another(loop: Loop) -> None:
+def test_a_timer_may_set_another(loop: EventLoop) -> None:
     calls: list[int] = []
 
     def again(times: int) -> None:
@@ -84,7 +84,7 @@ def test_a_timer_may_set_another(loop: Loop) -> None:
     assert calls == [3, 2, 1, 0]
 
 
-def test_a_descriptor_calls_while_it_can_be_read(loop: Loop, pair: tuple[socket.socket, socket.socket]) -> None:
+def test_a_descriptor_calls_while_it_can_be_read(loop: EventLoop, pair: tuple[socket.socket, socket.socket]) -> None:
     here, there = pair
     heard: list[bytes] = []
 
@@ -101,7 +101,7 @@ def test_a_descriptor_calls_while_it_can_be_read(loop: Loop, pair: tuple[socket.
     assert heard == [b"a", b"b", b"!"]
 
 
-def test_a_flood_does_not_hold_up_timers(loop: Loop, pair: tuple[socket.socket, socket.socket]) -> None:
+def test_a_flood_does_not_hold_up_timers(loop: EventLoop, pair: tuple[socket.socket, socket.socket]) -> None:
     here, there = pair
     there.send(b"never read")
     rounds: list[int] = []
@@ -111,7 +111,7 @@ def test_a_flood_does_not_hold_up_timers(loop: Loop, pair: tuple[socket.socket, 
     assert rounds
 
 
-def test_stop_ends_with_the_round(loop: Loop, pair: tuple[socket.socket, socket.socket]) -> None:
+def test_stop_ends_with_the_round(loop: EventLoop, pair: tuple[socket.socket, socket.socket]) -> None:
     here, there = pair
     calls: list[str] = []
 
@@ -129,7 +129,7 @@ def test_stop_ends_with_the_round(loop: Loop, pair: tuple[socket.socket, socket.
     assert calls == ["read", "due", "read"]
 
 
-def test_signals_become_calls_outside_the_handler(loop: Loop) -> None:
+def test_signals_become_calls_outside_the_handler(loop: EventLoop) -> None:
     calls: list[str] = []
     loop.on_signal(signal.SIGUSR1, lambda: calls.append("one"))
     loop.on_signal(signal.SIGUSR2, lambda: calls.append("two"))
@@ -143,7 +143,7 @@ def test_signals_become_calls_outside_the_handler(loop: Loop) -> None:
     assert calls == ["two", "one", "one"]
 
 
-def test_a_signal_wakes_a_loop_that_has_nothing_to_wait_for(loop: Loop) -> None:
+def test_a_signal_wakes_a_loop_that_has_nothing_to_wait_for(loop: EventLoop) -> None:
     loop.on_signal(signal.SIGUSR1, loop.stop)
     child = os.fork()
     if child == 0:
@@ -153,7 +153,7 @@ def test_a_signal_wakes_a_loop_that_has_nothing_to_wait_for(loop: Loop) -> None:
     os.waitpid(child, 0)
 
 
-def test_many_signals_at_once_do_not_block_the_handler(loop: Loop) -> None:
+def test_many_signals_at_once_do_not_block_the_handler(loop: EventLoop) -> None:
     calls: list[int] = []
     loop.on_signal(signal.SIGUSR1, lambda: calls.append(1))
     for _ in range(5000):
@@ -163,7 +163,7 @@ def test_many_signals_at_once_do_not_block_the_handler(loop: Loop) -> None:
     assert calls
 
 
-def test_the_clock_never_goes_back_and_does_not_jump(loop: Loop) -> None:
+def test_the_clock_never_goes_back_and_does_not_jump(loop: EventLoop) -> None:
     assert abs(loop.now_s() - time.monotonic()) < 1
     seen = [loop.now_s() for _ in range(100)]
     assert seen == sorted(seen)
@@ -172,7 +172,7 @@ def test_the_clock_never_goes_back_and_does_not_jump(loop: Loop) -> None:
 def test_closing_gives_everything_back() -> None:
     handler = signal.getsignal(signal.SIGUSR1)
     before = open_descriptors()
-    loop = Loop()
+    loop = EventLoop()
     loop.on_signal(signal.SIGUSR1, lambda: None)
     loop.close()
     assert open_descriptors() == before
@@ -181,7 +181,7 @@ def test_closing_gives_everything_back() -> None:
 
 
 def test_who_is_forgotten_is_not_called_for_what_came_before(
-    loop: Loop, pair: tuple[socket.socket, socket.socket]
+    loop: EventLoop, pair: tuple[socket.socket, socket.socket]
 ) -> None:
     """A command's descriptor may get the number of the one that ended in the same round."""
     here, there = pair

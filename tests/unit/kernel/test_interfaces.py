@@ -10,7 +10,7 @@ from ipaddress import ip_address
 
 import pytest
 
-from doorward.kernel.interfaces import Links
+from doorward.kernel.interfaces import InterfaceMonitor
 from doorward.lab.namespace import ip
 from doorward.model import Address
 from tests.support.knockd import until
@@ -22,15 +22,15 @@ ADDRESSES = [ip_address(text) for text in ("10.62.0.1", "2001:db8:62::1")]
 
 
 @pytest.fixture
-def links() -> Iterator[Links]:
+def links() -> Iterator[InterfaceMonitor]:
     with own_namespace():
         ip("link", "set", "lo", "up")
-        with closing(Links()) as links:
+        with closing(InterfaceMonitor()) as links:
             yield links
 
 
 @pytest.mark.parametrize("address", ADDRESSES, ids=str)
-def test_whoever_looks_at_every_change_knows_the_addresses(links: Links, address: Address) -> None:
+def test_whoever_looks_at_every_change_knows_the_addresses(links: InterfaceMonitor, address: Address) -> None:
     """However fast he is: the kernel tells of an address before it is the host's own, and before it is no longer."""
     packed, over = address.packed, threading.Event()
     held: list[bool] = [False]
@@ -53,7 +53,7 @@ def test_whoever_looks_at_every_change_knows_the_addresses(links: Links, address
         follower.join()
 
 
-def test_routes_to_elsewhere_are_no_change(links: Links) -> None:
+def test_routes_to_elsewhere_are_no_change(links: InterfaceMonitor) -> None:
     ip("address", "add", "10.62.0.1", "dev", "lo")
     assert links.changed()
     ip("route", "add", "10.77.0.0/16", "dev", "lo")

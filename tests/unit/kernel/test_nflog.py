@@ -13,9 +13,9 @@ from ipaddress import ip_address
 import pytest
 
 from doorward.errors import HostError, MalformedError
-from doorward.kernel.nflog import Event, LogSocket, event_log, holder_of, parse_event
+from doorward.kernel.nflog import NflogEvent, LogSocket, event_log, holder_of, parse_event
 from doorward.lab.namespace import ip
-from doorward.nftables.libnftables import NftFilter
+from doorward.nftables.libnftables import NftFirewall
 from tests.support.netfilter_log import logged, packet_from
 from tests.support.processes import as_nobody, open_descriptors, own_namespace
 
@@ -28,14 +28,14 @@ MARK = struct.pack("!I", 70_000)
 @pytest.mark.parametrize(
     ("body", "event"),
     [
-        (logged(b"doorward 0123abcd knock \0", P4, MARK), Event("0123abcd", "knock", 70_000, HERE)),
-        (logged(b"doorward 0123abcd knock\0", P6, MARK), Event("0123abcd", "knock", 70_000, THERE)),
-        (logged(b"doorward ffffffff full \0", P4, MARK), Event("ffffffff", "full", 70_000, HERE)),
-        (logged(b"doorward 0123abcd fast \0", P4), Event("0123abcd", "fast", 0, HERE)),
-        (logged(b"doorward 0123abcd fast", P4, b"\1\2"), Event("0123abcd", "fast", 0, HERE)),
+        (logged(b"doorward 0123abcd knock \0", P4, MARK), NflogEvent("0123abcd", "knock", 70_000, HERE)),
+        (logged(b"doorward 0123abcd knock\0", P6, MARK), NflogEvent("0123abcd", "knock", 70_000, THERE)),
+        (logged(b"doorward ffffffff full \0", P4, MARK), NflogEvent("ffffffff", "full", 70_000, HERE)),
+        (logged(b"doorward 0123abcd fast \0", P4), NflogEvent("0123abcd", "fast", 0, HERE)),
+        (logged(b"doorward 0123abcd fast", P4, b"\1\2"), NflogEvent("0123abcd", "fast", 0, HERE)),
     ],
 )
-def test_the_gates_own_messages(body: bytes, event: Event) -> None:
+def test_the_gates_own_messages(body: bytes, event: NflogEvent) -> None:
     assert parse_event(memoryview(body)) == event
 
 
@@ -78,7 +78,7 @@ def send(count: int = 1, port: int = 7000) -> None:
             sender.sendto(b"knock", ("127.0.0.1", port))
 
 
-def awaited(log: LogSocket[Event]) -> list[Event] | None:
+def awaited(log: LogSocket[NflogEvent]) -> list[NflogEvent] | None:
     """Give what comes, but for the moment, which is now where the kernel tells it."""
     select.select([log], [], [], 5)
     events = log.read()
@@ -102,13 +102,13 @@ table inet test {{
 @pytest.mark.netns
 @pytest.mark.usefixtures("namespace")
 def test_what_the_kernel_sends() -> None:
-    NftFilter().run(RULES)
+    NftFirewall().run(RULES)
     log = event_log(GROUP)
     assert log.read() == []
     send(port=7000)
-    assert awaited(log) == [Event("0123abcd", "knock", 513, ip_address("127.0.0.1"))]
+    assert awaited(log) == [NflogEvent("0123abcd", "knock", 513, ip_address("127.0.0.1"))]
     send(port=7001)
-    assert awaited(log) == [Event("0123abcd", "fast", 0, ip_address("127.0.0.1"))]
+    assert awaited(log) == [NflogEvent("0123abcd", "fast", 0, ip_address("127.0.0.1"))]
     send(port=7002)
     assert awaited(log) == []
     assert log.malformed == 1
@@ -119,7 +119,7 @@ def test_what_the_kernel_sends() -> None:
 @pytest.mark.netns
 @pytest.mark.usefixtures("namespace")
 def test_an_overflow_is_told_once_and_what_was_kept_follows() -> None:
-    NftFilter().run(RULES)
+    NftFirewall().run(RULES)
     log = event_log(GROUP)
     log._socket.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, 4096)
     send(500)
@@ -129,7 +129,7 @@ def test_an_overflow_is_told_once_and_what_was_kept_follows() -> None:
         kept += len(events)
     assert 0 < kept < 500
     send()
-    assert awaited(log) == [Event("0123abcd", "knock", 513, ip_address("127.0.0.1"))]
+    assert awaited(log) == [NflogEvent("0123abcd", "knock", 513, ip_address("127.0.0.1"))]
     log.close()
 
 

@@ -9,32 +9,32 @@ from ipaddress import ip_address
 
 import pytest
 
-from doorward.kernel.event_loop import Loop
+from doorward.kernel.event_loop import EventLoop
 from doorward.knockd import reverse_dns as names_module
-from doorward.knockd.reverse_dns import Names
+from doorward.knockd.reverse_dns import ReverseResolver
 
 HERE, THERE = ip_address("127.0.0.1"), ip_address("192.0.2.1")
 
 
 @pytest.fixture
-def loop() -> Iterator[Loop]:
-    found = Loop()
+def loop() -> Iterator[EventLoop]:
+    found = EventLoop()
     yield found
     found.close()
 
 
 @pytest.fixture
-def stopped(loop: Loop) -> Iterator[Names]:
+def stopped(loop: EventLoop) -> Iterator[ReverseResolver]:
     """Give names that nobody finds: the process that asks for them is stopped, as one whose resolver is silent."""
-    names = Names(loop)
+    names = ReverseResolver(loop)
     os.kill(names.pid, signal.SIGSTOP)
     yield names
     os.kill(names.pid, signal.SIGKILL)
     names.close()
 
 
-def test_a_name_that_the_system_knows_comes(loop: Loop) -> None:
-    names, got = Names(loop), list[str | None]()
+def test_a_name_that_the_system_knows_comes(loop: EventLoop) -> None:
+    names, got = ReverseResolver(loop), list[str | None]()
     for address in (None, HERE):
         names.in_turn(address, got.append)
     assert got == [None]
@@ -47,7 +47,7 @@ def test_a_name_that_the_system_knows_comes(loop: Loop) -> None:
 
 
 def test_a_line_waits_its_time_and_those_behind_it_keep_their_order(
-    loop: Loop, stopped: Names, monkeypatch: pytest.MonkeyPatch
+    loop: EventLoop, stopped: ReverseResolver, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(names_module, "PATIENCE_S", 0.05)
     got: list[str] = []
@@ -62,7 +62,7 @@ def test_a_line_waits_its_time_and_those_behind_it_keep_their_order(
 
 
 def test_more_lines_than_may_wait_are_written_without_their_names(
-    stopped: Names, monkeypatch: pytest.MonkeyPatch
+    stopped: ReverseResolver, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(names_module, "MAX_TURNS", 3)
     got: list[int] = []
@@ -72,7 +72,7 @@ def test_more_lines_than_may_wait_are_written_without_their_names(
 
 
 def test_an_address_beyond_those_that_may_be_asked_for_is_not_waited_for(
-    stopped: Names, monkeypatch: pytest.MonkeyPatch
+    stopped: ReverseResolver, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(names_module, "MAX_ASKED", 0)
     got: list[str | None] = []
@@ -80,8 +80,8 @@ def test_an_address_beyond_those_that_may_be_asked_for_is_not_waited_for(
     assert got == [None]
 
 
-def test_closing_gives_every_line(loop: Loop) -> None:
-    names, got = Names(loop), list[int]()
+def test_closing_gives_every_line(loop: EventLoop) -> None:
+    names, got = ReverseResolver(loop), list[int]()
     os.kill(names.pid, signal.SIGSTOP)
     for number in range(3):
         names.in_turn(THERE, lambda _, number=number: got.append(number))  # type: ignore[misc]

@@ -8,18 +8,18 @@ from pathlib import Path
 
 import pytest
 
-from doorward.kernel.inotify import Watches
+from doorward.kernel.inotify import FileWatcher
 from tests.support.processes import open_descriptors
 
 
 @pytest.fixture
-def watches() -> Iterator[Watches]:
-    found = Watches()
+def watches() -> Iterator[FileWatcher]:
+    found = FileWatcher()
     yield found
     found.close()
 
 
-def told(watches: Watches) -> bool:
+def told(watches: FileWatcher) -> bool:
     return bool(select.select([watches], [], [], 0)[0])
 
 
@@ -34,7 +34,7 @@ def replace(path: Path) -> None:
     [lambda path: path.write_text("b"), replace, Path.unlink, lambda path: path.rename(path.with_name("moved"))],
     ids=["written", "replaced", "removed", "moved"],
 )
-def test_a_change_is_told_of_once(tmp_path: Path, watches: Watches, change: Callable[[Path], object]) -> None:
+def test_a_change_is_told_of_once(tmp_path: Path, watches: FileWatcher, change: Callable[[Path], object]) -> None:
     path = tmp_path / "file"
     path.write_text("a")
     watches.watch([str(path)])
@@ -46,7 +46,7 @@ def test_a_change_is_told_of_once(tmp_path: Path, watches: Watches, change: Call
     assert not told(watches)
 
 
-def test_what_took_the_name_is_watched_when_it_is_asked_for_again(tmp_path: Path, watches: Watches) -> None:
+def test_what_took_the_name_is_watched_when_it_is_asked_for_again(tmp_path: Path, watches: FileWatcher) -> None:
     path = tmp_path / "file"
     path.write_text("a")
     watches.watch([str(path), str(tmp_path / "missing")])
@@ -61,5 +61,5 @@ def test_what_took_the_name_is_watched_when_it_is_asked_for_again(tmp_path: Path
 
 def test_it_leaves_no_descriptor() -> None:
     before = open_descriptors()
-    Watches().close()
+    FileWatcher().close()
     assert open_descriptors() == before

@@ -15,8 +15,8 @@ from hypothesis import strategies as st
 from doorward.config.toml import parse
 from doorward.daemon.ruleset_loader import compile_configuration
 from doorward.errors import MalformedError
-from doorward.nftables.libnftables import NftFilter
-from doorward.nftables.monitor import Change, Watch, fingerprint, own_process
+from doorward.nftables.libnftables import NftFirewall
+from doorward.nftables.monitor import RulesetChange, RulesetMonitor, fingerprint, own_process
 from tests.support.processes import own_namespace
 
 pytestmark = pytest.mark.netns("nft")
@@ -28,11 +28,11 @@ NFT = {"family": "inet", "table": "doorward"}
 
 
 @pytest.fixture
-def watch() -> Iterator[Watch]:
+def watch() -> Iterator[RulesetMonitor]:
     """A gate stands, and what comes after it is heard."""
     with own_namespace():
-        NftFilter().load(GATE, {})
-        with closing(Watch()) as watch:
+        NftFirewall().load(GATE, {})
+        with closing(RulesetMonitor()) as watch:
             yield watch
 
 
@@ -64,34 +64,34 @@ def nft(commands: str) -> None:
         ),
     ],
 )
-def test_who_did_what(watch: Watch, commands: str, harm: str) -> None:
+def test_who_did_what(watch: RulesetMonitor, commands: str, harm: str) -> None:
     nft(commands)
     assert [(change.program, change.harm) for change in watch.read() or []] == [("nft", harm)]
     assert watch.read() == []
 
 
-def test_a_refused_transaction_is_none(watch: Watch) -> None:
+def test_a_refused_transaction_is_none(watch: RulesetMonitor) -> None:
     with pytest.raises(subprocess.CalledProcessError):
         nft("flush chain inet doorward door; delete chain inet doorward no_such_chain")
     assert watch.read() == []
 
 
-def test_what_this_process_does_is_known_as_its_own(watch: Watch) -> None:
-    NftFilter().unload()
+def test_what_this_process_does_is_known_as_its_own(watch: RulesetMonitor) -> None:
+    NftFirewall().unload()
     (change,) = watch.read() or []
     assert change.process == own_process()
     assert change.program == Path("/proc/self/comm").read_text().strip()
 
 
-def test_a_child_is_spared_but_for_the_end_of_its_transactions(watch: Watch) -> None:
-    def child() -> Change:
+def test_a_child_is_spared_but_for_the_end_of_its_transactions(watch: RulesetMonitor) -> None:
+    def child() -> RulesetChange:
         pid = os.fork()
         if pid == 0:
             try:
                 watch.spare(os.getpid())
                 watch.close()
                 os.closerange(3, 1024)
-                NftFilter().load(GATE, {})
+                NftFirewall().load(GATE, {})
             finally:
                 os._exit(0)
         os.waitpid(pid, 0)
@@ -103,11 +103,11 @@ def test_a_child_is_spared_but_for_the_end_of_its_transactions(watch: Watch) -> 
     nft("flush ruleset")
     assert [change.harm for change in watch.read() or []] == ["rules"]  # others are heard beside it
     watch.spare_nobody()
-    NftFilter().load(GATE, {})
+    NftFirewall().load(GATE, {})
     assert [change.harm for change in watch.read() or []] == ["rules"]
 
 
-def test_a_fingerprint_is_of_one_load(watch: Watch) -> None:
+def test_a_fingerprint_is_of_one_load(watch: RulesetMonitor) -> None:
     first = fingerprint()
     assert first == fingerprint() != b""
     for harmless in ("add table inet other", "add element inet doorward open4 { 192.0.2.7 . tcp . 22 timeout 9s }"):
@@ -122,16 +122,16 @@ def test_a_fingerprint_is_of_one_load(watch: Watch) -> None:
     ):
         nft(harm)
         seen.add(fingerprint())
-    NftFilter().load(GATE, {})
+    NftFirewall().load(GATE, {})
     assert len(seen | {fingerprint()}) == 6
 
 
-def test_more_than_the_buffer_holds_is_told_as_such(watch: Watch) -> None:
+def test_more_than_the_buffer_holds_is_told_as_such(watch: RulesetMonitor) -> None:
     elements = ", ".join(f"10.{n >> 16}.{n >> 8 & 255}.{n & 255}" for n in range(100_000))
-    NftFilter().run("add table inet other\nadd set inet other s { type ipv4_addr; }")
+    NftFirewall().run("add table inet other\nadd set inet other s { type ipv4_addr; }")
     assert watch.read() is not None
     for _ in range(3):
-        NftFilter().run(f"add element inet other s {{ {elements} }}\nflush set inet other s")
+        NftFirewall().run(f"add element inet other s {{ {elements} }}\nflush set inet other s")
     assert watch.read() is None
     assert watch.read() == []
     nft("flush ruleset")
@@ -140,7 +140,7 @@ def test_more_than_the_buffer_holds_is_told_as_such(watch: Watch) -> None:
 
 @given(st.binary(max_size=200))
 def test_any_bytes_are_changes_or_malformed(raw: bytes) -> None:
-    watch = Watch.__new__(Watch)
+    watch = RulesetMonitor.__new__(RulesetMonitor)
     watch._harm = ""
     try:
         changes = watch._changes(raw)

@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 
 from doorward.errors import MalformedError
-from doorward.packets.pcap import MAX_BLOCK_BYTES, MAX_FRAME_BYTES, MAX_INTERFACES, CaptureFile, Frame
+from doorward.packets.pcap import MAX_BLOCK_BYTES, MAX_FRAME_BYTES, MAX_INTERFACES, CaptureFile, CapturedFrame
 from tests.support.tcpdump import (
     pcapng_block,
     pcapng_interface,
@@ -22,15 +22,15 @@ from tests.support.tcpdump import (
 
 AT_NS = 1_777_636_809_123_456_789
 FRAMES = [
-    Frame(AT_NS, 1, b"first", 5),
-    Frame(AT_NS + 1_500_000_000, 1, b"the second", 1500),
-    Frame(AT_NS + 7, 1, b"", 0),
+    CapturedFrame(AT_NS, 1, b"first", 5),
+    CapturedFrame(AT_NS + 1_500_000_000, 1, b"the second", 1500),
+    CapturedFrame(AT_NS + 7, 1, b"", 0),
 ]
 
 orders = pytest.mark.parametrize("order", ["<", ">"], ids=["little", "big"])
 
 
-def read(data: bytes) -> tuple[list[Frame], str]:
+def read(data: bytes) -> tuple[list[CapturedFrame], str]:
     capture = CaptureFile(io.BytesIO(data))
     return list(capture), capture.cut
 
@@ -41,7 +41,7 @@ def fault(data: bytes) -> str:
     return str(found.value)
 
 
-def in_microseconds(frames: list[Frame]) -> list[Frame]:
+def in_microseconds(frames: list[CapturedFrame]) -> list[CapturedFrame]:
     return [frame._replace(at_ns=frame.at_ns // 1000 * 1000) for frame in frames]
 
 

@@ -8,7 +8,7 @@ import pytest
 
 from doorward.daemon.ledger import Record
 from doorward.report import events as module
-from doorward.report.events import Found, Period, Refusal, Visit, sort_out
+from doorward.report.events import PeriodEvents, Period, Refusal, Session, sort_out
 
 NOW_S, SINCE_S = 100_000.0, 50_000.0
 
@@ -22,7 +22,7 @@ def refused(at_s: float) -> Record:
     return Record(at_s, "refused", None, "203.0.113.9", {"reason": "a scanner"})
 
 
-def sorted_out(*records: Record) -> Found:
+def sorted_out(*records: Record) -> PeriodEvents:
     return sort_out(records, SINCE_S, NOW_S)
 
 
@@ -40,13 +40,13 @@ def sorted_out(*records: Record) -> Found:
     ],
 )
 def test_openings(record: Record, person: str, by: str, until_s: float, ended_by: str | None) -> None:
-    expected = Visit("ssh", person, by, "192.0.2.7", ("22/tcp",), record.at_s, until_s, ended_by)
+    expected = Session("ssh", person, by, "192.0.2.7", ("22/tcp",), record.at_s, until_s, ended_by)
     assert sorted_out(record).visits == [expected]
 
 
 def test_what_was_over_before_the_period_is_left_out() -> None:
     found = sorted_out(opened(1000, 1030), refused(1000), opened(49_000, 49_999.9), refused(49_999.9), refused(50_000))
-    assert found == Found(
+    assert found == PeriodEvents(
         Period(SINCE_S, NOW_S), [], [Refusal(50_000, None, "203.0.113.9", "a scanner")], ahead=0, forgotten={}
     )
 

@@ -2,14 +2,14 @@
 
 from __future__ import annotations
 
-from doorward.report.events import Period, Visit
+from doorward.report.events import Period, Session
 from doorward.report.opening_list import MOST_LANES, SLOTS, lanes, people, slot_of
 
 PERIOD = Period(1000.0, 1000.0 + SLOTS)  # a slot is a second
 
 
-def visit(door: str, person: str, since_s: float, until_s: float, by: str = "knock", stands: bool = False) -> Visit:
-    return Visit(door, person, by, person, (), since_s, until_s, None if stands else "time")
+def visit(door: str, person: str, since_s: float, until_s: float, by: str = "knock", stands: bool = False) -> Session:
+    return Session(door, person, by, person, (), since_s, until_s, None if stands else "time")
 
 
 def test_a_lane_holds_all_openings_of_one_person_at_one_door() -> None:

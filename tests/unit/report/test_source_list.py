@@ -12,7 +12,7 @@ from doorward.report.source_list import (
     MOST_DAYS,
     MOST_REASONS,
     MOST_SOURCES,
-    Grid,
+    HourGrid,
     grid_of,
     kind_of,
     map_of,
@@ -109,8 +109,8 @@ def test_a_short_period_has_its_days_and_a_long_one_those_of_the_week() -> None:
     assert WEEK.dates == tuple((DAY + timedelta(number)).date() for number in range(7))
     longest = Period(DAY_S, DAY_S + MOST_DAYS * 86400 - 1)
     assert grid_of(longest, utc).rows == MOST_DAYS
-    assert grid_of(longest._replace(until_s=longest.until_s + 1), utc) == Grid(())
-    assert (Grid(()).rows, Grid(()).row_of((DAY + timedelta(6)).date())) == (7, 6)
+    assert grid_of(longest._replace(until_s=longest.until_s + 1), utc) == HourGrid(())
+    assert (HourGrid(()).rows, HourGrid(()).row_of((DAY + timedelta(6)).date())) == (7, 6)
 
 
 def test_the_map_counts_hours_and_names_who_came_most() -> None:

@@ -9,8 +9,8 @@ from itertools import count
 from doorward.config.toml import parse
 from doorward.config.toml_positions import find_lines
 from doorward.lint.checks import warnings
-from doorward.report.events import Visit
-from doorward.report.strength import MOST_DOORS, Strengths, Weakness, strengths
+from doorward.report.events import Session
+from doorward.report.strength import MOST_DOORS, GateAudit, PublicFinding, strengths
 
 TEXT = """\
 [gate]
@@ -32,7 +32,7 @@ on_open = ["/usr/bin/true"]
 """
 
 
-def rated(text: str, visits: Iterable[Visit] = (), more: Iterable[Weakness] = ()) -> Strengths:
+def rated(text: str, visits: Iterable[Session] = (), more: Iterable[PublicFinding] = ()) -> GateAudit:
     configuration, lines = parse(text, "doorward.toml"), find_lines(text)
     return strengths(configuration, [*warnings(configuration, lines), *more], lines, visits)
 
@@ -72,14 +72,14 @@ def test_how_a_door_is_opened() -> None:
 
 
 def test_the_openings_of_a_door_are_counted() -> None:
-    visits = [Visit("ssh", "ada", "key", "192.0.2.7", (), at_s, at_s + 30, "time") for at_s in (10.0, 50.0, 20.0)]
-    visits.append(Visit("gone", "ada", "key", "192.0.2.7", (), 90.0, 95.0, "time"))
+    visits = [Session("ssh", "ada", "key", "192.0.2.7", (), at_s, at_s + 30, "time") for at_s in (10.0, 50.0, 20.0)]
+    visits.append(Session("gone", "ada", "key", "192.0.2.7", (), 90.0, 95.0, "time"))
     doors = {door.door: (door.visits, door.last_s) for door in rated(TEXT, visits).doors}
     assert doors == {"ssh": (3, 50.0), "twice": (0, None), "admin": (0, None), "wake": (0, None)}
 
 
 def test_no_port_of_a_sequence_is_told() -> None:
-    found = rated(TEXT, more=[Weakness("note", 4, "9001/udp beside 22/tcp and 17341:tcp", "take 52018/UDP out")])
+    found = rated(TEXT, more=[PublicFinding("note", 4, "9001/udp beside 22/tcp and 17341:tcp", "take 52018/UDP out")])
     told = str(found)
     for secret in (17341, 52018, 9467, 7001, 9001, 17342, 52019, 9468):
         assert not re.search(rf"\b{secret}\b", told)

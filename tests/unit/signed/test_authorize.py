@@ -11,9 +11,9 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from doorward.signed.authorize import Granted, Judge, Refused
+from doorward.signed.authorize import KnockGrant, PacketAuthorizer, KnockRejection
 from doorward.signed.authorized_keys import parse
-from doorward.signed.envelope import Opener, check_key
+from doorward.signed.envelope import Decryptor, check_key
 from doorward.signed.message import pack_body, parse_plaintext, signed_text
 from doorward.signed.server_key import SUITES, PrivateKey
 from doorward.signed.sshsig import signed_data
@@ -28,10 +28,10 @@ DOORS = {"ssh": 30_000, "db": 60_000}
 SOURCE, OTHER = ip_address("192.0.2.7"), ip_address("198.51.100.9")
 
 
-def judge(*lines: str, suite: str = "x25519", gate: str | None = None) -> Judge:
+def judge(*lines: str, suite: str = "x25519", gate: str | None = None) -> PacketAuthorizer:
     keys, faults = parse("".join(f"{line}\n" for line in lines), "authorized_keys")
     assert not faults
-    return Judge(SERVERS[suite], keys, DOORS, gate, 60_000)
+    return PacketAuthorizer(SERVERS[suite], keys, DOORS, gate, 60_000)
 
 
 # The examples
@@ -48,7 +48,7 @@ def test_the_examples_of_the_servers_key(server: dict[str, str]) -> None:
 def test_the_examples_are_what_the_page_says(example: dict[str, Any]) -> None:
     server = SERVERS[example["suite"]]
     packet, plaintext = base64.b64decode(example["packet"]), bytes.fromhex(example["plaintext"])
-    opener = Opener(server)
+    opener = Decryptor(server)
     assert opener.is_garbage(packet) == ""
     assert opener.open(packet) == plaintext
     message = parse_plaintext(plaintext)
@@ -64,14 +64,14 @@ def test_the_examples_are_granted_in_time_and_to_their_keys_only(example: dict[s
     gate = parse_plaintext(bytes.fromhex(example["plaintext"])).request.gate or None
     judging = judge(example["authorized_keys"], suite=example["suite"], gate=gate)
     verdict = judging.judge(packet, SOURCE.packed, now_ms)
-    assert isinstance(verdict, Granted)
+    assert isinstance(verdict, KnockGrant)
     assert verdict.door == "ssh"
     late = judging.judge(packet, SOURCE.packed, now_ms + 2000)
-    assert isinstance(late, Refused)
+    assert isinstance(late, KnockRejection)
     assert late.reason == "clock"
     for another in (judge(Signer().line, suite=example["suite"], gate=gate), judge(suite=example["suite"], gate=gate)):
         stranger = another.judge(packet, SOURCE.packed, now_ms)
-        assert isinstance(stranger, Refused)
+        assert isinstance(stranger, KnockRejection)
         assert stranger.reason == "key"
 
 
@@ -80,7 +80,7 @@ def test_the_examples_are_granted_in_time_and_to_their_keys_only(example: dict[s
 LAPTOP = Signer("laptop")
 
 
-def verdict(line: str = "", *, door: str = "ssh", **fields: Any) -> Granted | Refused:
+def verdict(line: str = "", *, door: str = "ssh", **fields: Any) -> KnockGrant | KnockRejection:
     request = LAPTOP.request(door, **fields)
     packet = LAPTOP.packet(SERVER, door, **{"time_ms": request.time_ms, **fields})
     return judge(f"{line} {LAPTOP.line}".strip()).judge(packet, SOURCE.packed, request.time_ms)
@@ -88,7 +88,7 @@ def verdict(line: str = "", *, door: str = "ssh", **fields: Any) -> Granted | Re
 
 def refusal(line: str = "", **fields: Any) -> tuple[str, str]:
     found = verdict(line, **fields)
-    assert isinstance(found, Refused)
+    assert isinstance(found, KnockRejection)
     return found.reason, found.words
 
 
@@ -102,7 +102,7 @@ def test_the_place_and_the_time_that_are_granted() -> None:
         (verdict('for-max="5s"'), SOURCE, 5000),
         (verdict('addresses="198.51.100.0/24"', asked=OTHER), OTHER, 30_000),
     ]:
-        assert isinstance(found, Granted)
+        assert isinstance(found, KnockGrant)
         assert (found.place, found.for_ms, found.key) == (place, for_ms, "laptop")
 
 
@@ -116,16 +116,16 @@ def test_what_is_refused_and_why() -> None:
 def test_a_gate_with_a_name_takes_what_names_it() -> None:
     request = LAPTOP.request(gate="edge")
     packet = LAPTOP.packet(SERVER, gate="edge", time_ms=request.time_ms)
-    assert isinstance(judge(LAPTOP.line, gate="edge").judge(packet, SOURCE.packed, request.time_ms), Granted)
+    assert isinstance(judge(LAPTOP.line, gate="edge").judge(packet, SOURCE.packed, request.time_ms), KnockGrant)
     unnamed = judge(LAPTOP.line).judge(packet, SOURCE.packed, request.time_ms)
-    assert isinstance(unnamed, Refused)
+    assert isinstance(unnamed, KnockRejection)
     assert unnamed.words == "the packet is for the gate 'edge', and this one has no name"
     other = judge(LAPTOP.line, gate="other").judge(packet, SOURCE.packed, request.time_ms)
-    assert isinstance(other, Refused)
+    assert isinstance(other, KnockRejection)
     assert other.words == "the packet is for the gate 'edge', and this one is 'other'"
     nameless = LAPTOP.packet(SERVER, time_ms=request.time_ms)
     refused = judge(LAPTOP.line, gate="other").judge(nameless, SOURCE.packed, request.time_ms)
-    assert isinstance(refused, Refused)
+    assert isinstance(refused, KnockRejection)
     assert refused.words == "the packet names no gate, and this one is 'other'"
 
 
@@ -143,7 +143,7 @@ def test_how_far_a_clock_is_off(off_ms: int, says: str) -> None:
     request = LAPTOP.request()
     packet = LAPTOP.packet(SERVER, time_ms=request.time_ms + off_ms)
     found = judge(LAPTOP.line).judge(packet, SOURCE.packed, request.time_ms)
-    assert isinstance(found, Refused)
+    assert isinstance(found, KnockRejection)
     assert found.words == f"the packet from key laptop is {says}; set that machine's clock"
 
 
@@ -153,7 +153,7 @@ def test_nothing_is_granted_that_is_dated_outside_the_window(off_ms: int) -> Non
     signer, now_ms = Signer(), 1_800_000_000_000
     packet = signer.packet(SERVER, time_ms=now_ms + off_ms)
     verdict = judge(signer.line).judge(packet, SOURCE.packed, now_ms)
-    assert isinstance(verdict, Granted) == (abs(off_ms) <= 60_000)
+    assert isinstance(verdict, KnockGrant) == (abs(off_ms) <= 60_000)
 
 
 def test_a_signature_by_another_key_or_over_other_words() -> None:
@@ -161,7 +161,7 @@ def test_a_signature_by_another_key_or_over_other_words() -> None:
     body, changed = pack_body(request), pack_body(request._replace(door="db"))
     for signature in (Signer().sign(SERVER, body), LAPTOP.sign(SERVER, changed), b"", b"junk"):
         found = judge(LAPTOP.line).judge(sealed(SERVER, body, signature), SOURCE.packed, request.time_ms)
-        assert isinstance(found, Refused)
+        assert isinstance(found, KnockRejection)
         assert found.reason == "signature"
 
 
@@ -171,7 +171,7 @@ def test_a_packet_made_for_another_server_with_the_same_words() -> None:
     request = LAPTOP.request()
     body = pack_body(request)
     found = judge(LAPTOP.line).judge(sealed(SERVER, body, LAPTOP.sign(other, body)), SOURCE.packed, request.time_ms)
-    assert isinstance(found, Refused)
+    assert isinstance(found, KnockRejection)
     assert found.reason == "signature"
 
 

@@ -12,7 +12,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from doorward.errors import Fault
+from doorward.errors import ConfigFault
 from doorward.signed.authorized_keys import AuthorizedKeys, Credential, parse
 from doorward.signed.ssh_keys import Presence, PublicKey, parse_public_key
 from doorward.signed.ssh_wire import string
@@ -298,9 +298,9 @@ def test_one_authority_may_have_a_line_for_each_principal() -> None:
     keys, faults = parse(text, "f")
     assert [line.number for line in keys.lines] == [1, 2]
     what, instead = "line 1 has the same key and principal", "keep one of the two lines"
-    assert faults == [Fault("f", 3, what, instead), Fault("f", 4, what, instead)]
+    assert faults == [ConfigFault("f", 3, what, instead), ConfigFault("f", 4, what, instead)]
     _, faults = parse(f'{authority}"*" {key()}\n{authority}"ops" {key()}', "f")
-    assert faults == [Fault("f", 2, what, instead)]
+    assert faults == [ConfigFault("f", 2, what, instead)]
 
 
 def test_ssh_keygen_sees_the_same_keys_behind_options(tmp_path: Path) -> None:

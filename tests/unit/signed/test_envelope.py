@@ -8,7 +8,7 @@ import pytest
 from cryptography.hazmat.primitives.asymmetric import x25519
 
 from doorward.errors import MalformedError
-from doorward.signed.envelope import CHECK_BYTES, Opener, check, check_key, room, seal
+from doorward.signed.envelope import CHECK_BYTES, Decryptor, check, check_key, room, seal
 from doorward.signed.message import PACKET_BYTES
 from doorward.signed.server_key import (
     SUITES,
@@ -34,7 +34,7 @@ def made(suite: Suite) -> PrivateKey:
 @suites
 def test_what_is_sealed_is_opened(suite: Suite) -> None:
     key = made(suite)
-    opener = Opener(key)
+    opener = Decryptor(key)
     for length in lengths(suite):
         plaintext = bytes(room(suite, length))
         packet = seal(key.public, plaintext)
@@ -48,7 +48,7 @@ def test_what_is_sealed_is_opened(suite: Suite) -> None:
 def test_a_bit_changed_anywhere_is_garbage(suite: Suite) -> None:
     key = made(suite)
     packet = seal(key.public, bytes(room(suite, suite.short_bytes)))
-    opener = Opener(key)
+    opener = Decryptor(key)
     for place in range(8 * len(packet)):
         changed = bytearray(packet)
         changed[place // 8] ^= 1 << place % 8
@@ -59,7 +59,7 @@ def test_a_bit_changed_anywhere_is_garbage(suite: Suite) -> None:
 def test_other_lengths_are_garbage(suite: Suite) -> None:
     key = made(suite)
     packet = seal(key.public, bytes(room(suite, suite.short_bytes)))
-    opener = Opener(key)
+    opener = Decryptor(key)
     for length in range(len(packet)):
         assert opener.is_garbage(packet[:length]) in ("length", "check")
     assert opener.is_garbage(packet + b"\0") == "length"
@@ -69,7 +69,7 @@ def test_other_lengths_are_garbage(suite: Suite) -> None:
 def test_who_knows_the_public_key_alone_gets_no_further(suite: Suite) -> None:
     """The check is right, and what it covers was not sealed."""
     key = made(suite)
-    opener = Opener(key)
+    opener = Decryptor(key)
     packet = bytearray(seal(key.public, bytes(room(suite, suite.short_bytes))))
     for place in range(CHECK_BYTES, len(packet), 7):
         packet[place] ^= 1
@@ -82,7 +82,7 @@ def test_who_knows_the_public_key_alone_gets_no_further(suite: Suite) -> None:
 @suites
 def test_a_packet_for_one_server_is_garbage_at_another(suite: Suite) -> None:
     packet = seal(made(suite).public, bytes(room(suite, suite.short_bytes)))
-    assert Opener(made(suite)).is_garbage(packet) == "check"
+    assert Decryptor(made(suite)).is_garbage(packet) == "check"
 
 
 def test_a_public_key_that_gives_no_secret_is_refused() -> None:
@@ -91,7 +91,7 @@ def test_a_public_key_that_gives_no_secret_is_refused() -> None:
     sealed = bytes(32) + bytes(X25519.short_bytes - CHECK_BYTES - 32)
     packet = check(check_key(key.public), sealed) + sealed
     with pytest.raises(MalformedError):
-        Opener(key).open(packet)
+        Decryptor(key).open(packet)
 
 
 def test_no_two_lengths_are_the_same() -> None:

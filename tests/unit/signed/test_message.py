@@ -12,7 +12,7 @@ from doorward.errors import MalformedError
 from doorward.model import NAME
 from doorward.signed.message import (
     MAX_FOR_MS,
-    Message,
+    SignedMessage,
     Request,
     pack_body,
     pack_plaintext,
@@ -46,7 +46,7 @@ requests = st.builds(
 def test_what_is_packed_is_read(request: Request, signature: bytes, padding: int) -> None:
     body = pack_body(request)
     length = len(body) + 2 + len(signature) + padding
-    assert parse_plaintext(pack_plaintext(body, signature, length)) == Message(request, body, signature)
+    assert parse_plaintext(pack_plaintext(body, signature, length)) == SignedMessage(request, body, signature)
 
 
 @given(st.binary(max_size=900))

@@ -18,7 +18,7 @@ from doorward.errors import MalformedError
 from doorward.signed.authorized_keys import Credential, parse
 from doorward.signed.ssh_certificates import parse_certificate
 from doorward.signed.ssh_keys import Presence, parse_public_key, verify
-from doorward.signed.ssh_wire import Reader, string
+from doorward.signed.ssh_wire import SshReader, string
 from tests.support import ssh_keygen
 from tests.support.authenticator import Authenticator
 
@@ -263,7 +263,7 @@ def test_signed_by_somebody_else_in_the_authoritys_name() -> None:
 
 def fields_of(raw: bytes) -> list[bytes]:
     """The fields of an ed25519 certificate: strings without their length, numbers as they are."""
-    reader = Reader(raw, "it")
+    reader = SshReader(raw, "it")
     first = [reader.string() for _ in range(3)] + [reader.take(12)]
     middle = [reader.string(), reader.string(), reader.take(16)]
     return first + middle + [reader.string() for _ in range(5)]

@@ -17,7 +17,7 @@ from hypothesis import strategies as st
 from doorward.errors import MalformedError
 from doorward.signed import sshsig
 from doorward.signed.ssh_keys import BadSignatureError, Presence, PublicKey, parse_public_key, verify, verify_data
-from doorward.signed.ssh_wire import Reader, string
+from doorward.signed.ssh_wire import SshReader, string
 from tests.support import ssh_keygen
 from tests.support.authenticator import TOUCHED, VERIFIED, Authenticator, armored, mpint
 
@@ -31,7 +31,7 @@ def public_of(private: Path) -> PublicKey:
 
 
 def parts_of(blob: bytes) -> list[bytes]:
-    reader, parts = Reader(blob, "it"), []
+    reader, parts = SshReader(blob, "it"), []
     while reader.at < len(blob):
         parts.append(reader.string())
     return parts

@@ -5,11 +5,11 @@ from __future__ import annotations
 import pytest
 
 from doorward.errors import MalformedError
-from doorward.signed.ssh_wire import Reader, string
+from doorward.signed.ssh_wire import SshReader, string
 
 
 def test_a_string_comes_back() -> None:
-    reader = Reader(string(b"testing") + string(b"") + b"\1\2", "it")
+    reader = SshReader(string(b"testing") + string(b"") + b"\1\2", "it")
     assert (reader.string(), reader.string(), reader.number(2)) == (b"testing", b"", 258)
     reader.end()
 
@@ -19,27 +19,27 @@ def test_a_string_comes_back() -> None:
     [("00000000", 0), ("0000000809a378f9b2e332a7", 0x9A378F9B2E332A7), ("000000020080", 0x80), ("0000000101", 1)],
 )
 def test_the_rfcs_numbers(raw: str, number: int) -> None:
-    assert Reader(bytes.fromhex(raw), "it").positive(canonical=True) == number
+    assert SshReader(bytes.fromhex(raw), "it").positive(canonical=True) == number
 
 
 def test_zeros_in_front_are_another_form_of_the_same_number() -> None:
     raw = string(b"\0\0\x80")
-    assert Reader(raw, "it").positive(canonical=False) == 0x80
+    assert SshReader(raw, "it").positive(canonical=False) == 0x80
     with pytest.raises(MalformedError, match="it holds a number with zeros in front"):
-        Reader(raw, "it").positive(canonical=True)
+        SshReader(raw, "it").positive(canonical=True)
 
 
 @pytest.mark.parametrize("raw", ["", "000000", "00000001", "ffffffff00", "0000000401"])
 def test_what_is_cut_short_says_so(raw: str) -> None:
     with pytest.raises(MalformedError, match="it is cut short"):
-        Reader(bytes.fromhex(raw), "it").string()
+        SshReader(bytes.fromhex(raw), "it").string()
 
 
 def test_negative_numbers_are_none() -> None:
     with pytest.raises(MalformedError, match="it holds a negative number"):
-        Reader(string(b"\x80"), "it").positive(canonical=False)
+        SshReader(string(b"\x80"), "it").positive(canonical=False)
 
 
 def test_what_is_left_over_is_counted() -> None:
     with pytest.raises(MalformedError, match="it has 3 bytes too many"):
-        Reader(b"abc", "it").end()
+        SshReader(b"abc", "it").end()

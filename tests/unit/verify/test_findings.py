@@ -5,19 +5,19 @@ from __future__ import annotations
 import pytest
 
 from doorward.verify.findings import (
-    Closing,
+    ObservedClosing,
     Course,
-    Opening,
-    Question,
+    ObservedOpening,
+    VerifyRequest,
     View,
     judge,
     opened_by_knock,
     worth_knocking_for,
 )
-from doorward.verify.nmap_xml import Answer, Seen
+from doorward.verify.nmap_xml import PortAnswer, PortResult
 from doorward.verify.port_set import Ports, parse_ports
 
-REASONS = {Answer.OPEN: "syn-ack", Answer.CLOSED: "reset", Answer.REJECTED: "admin-prohibited"}
+REASONS = {PortAnswer.OPEN: "syn-ack", PortAnswer.CLOSED: "reset", PortAnswer.REJECTED: "admin-prohibited"}
 
 
 def ports(text: str) -> Ports:
@@ -27,23 +27,23 @@ def ports(text: str) -> Ports:
 def view(**answers: str) -> View:
     """Each answer with its ports; the later ones win: `view(silent="1-100", open="80")`."""
     return {
-        port: Seen(Answer(name), REASONS.get(Answer(name), "no-response"))
+        port: PortResult(PortAnswer(name), REASONS.get(PortAnswer(name), "no-response"))
         for name, text in answers.items()
         for port in parse_ports(text)
     }
 
 
-def question(of: View, *, public: str = "", opens: str = "", knocks: str = "", guard: bool = False) -> Question:
-    return Question(frozenset(of), ports(public), ports(opens), ports(knocks), guard)
+def question(of: View, *, public: str = "", opens: str = "", knocks: str = "", guard: bool = False) -> VerifyRequest:
+    return VerifyRequest(frozenset(of), ports(public), ports(opens), ports(knocks), guard)
 
 
-def wrongs(asked: Question, course: Course) -> list[str]:
+def wrongs(asked: VerifyRequest, course: Course) -> list[str]:
     return [finding.what for finding in judge(asked, course)]
 
 
 SILENT = view(silent="1-100,8000/udp")
-OPENED = Opening(view(open="22"), frozenset(), 1)
-SHUT = Closing(4.5, 5.5, frozenset())
+OPENED = ObservedOpening(view(open="22"), frozenset(), 1)
+SHUT = ObservedClosing(4.5, 5.5, frozenset())
 
 
 def test_silent_opened_and_silent_again_is_as_it_should_be() -> None:
@@ -70,7 +70,7 @@ def test_what_can_be_seen_is_named(before: View, says: str) -> None:
 
 
 def test_who_rejects_is_named() -> None:
-    before = {**SILENT, **{port: Seen(Answer.REJECTED, "host-prohibited", "192.0.2.1") for port in ports("5-6")}}
+    before = {**SILENT, **{port: PortResult(PortAnswer.REJECTED, "host-prohibited", "192.0.2.1") for port in ports("5-6")}}
     says = "5-6/tcp are rejected by 192.0.2.1 (host-prohibited), so a stranger sees a packet filter"
     assert wrongs(question(before), Course(before)) == [says]
 
@@ -118,7 +118,7 @@ def test_a_silent_knock_port_among_silent_ports_is_not() -> None:
 
 def test_a_door_that_is_still_open_from_before_is_explained() -> None:
     before = view(silent="1-100", open="22")
-    found = judge(question(before, opens="22"), Course(before, Opening({}, ports("22"), 0)))
+    found = judge(question(before, opens="22"), Course(before, ObservedOpening({}, ports("22"), 0)))
     assert [finding.what for finding in found] == [
         "22/tcp is open to a stranger",
         "the knock could prove nothing: what it may open is open already",
@@ -129,32 +129,32 @@ def test_a_door_that_is_still_open_from_before_is_explained() -> None:
 @pytest.mark.parametrize(
     ("opens", "opening", "says"),
     [
-        ("22", Opening({}, ports("22"), 3), "the knock (sent 3 times) does not open 22/tcp for this address"),
-        ("", Opening({}, frozenset(), 1), "the knock (sent once) does not open any port for this address"),
+        ("22", ObservedOpening({}, ports("22"), 3), "the knock (sent 3 times) does not open 22/tcp for this address"),
+        ("", ObservedOpening({}, frozenset(), 1), "the knock (sent once) does not open any port for this address"),
         (
             "22-23",
-            Opening(view(open="22"), ports("23"), 3),
+            ObservedOpening(view(open="22"), ports("23"), 3),
             "the knock (sent 3 times) does not open 23/tcp for this address",
         ),
         (
             "22",
-            Opening(view(closed="22"), frozenset(), 1),
+            ObservedOpening(view(closed="22"), frozenset(), 1),
             "the knock lets packets to 22/tcp in, but nothing there takes a connection",
         ),
     ],
 )
-def test_a_knock_that_does_not_open(opens: str, opening: Opening, says: str) -> None:
+def test_a_knock_that_does_not_open(opens: str, opening: ObservedOpening, says: str) -> None:
     assert wrongs(question(SILENT, opens=opens), Course(SILENT, opening)) == [says]
 
 
 def test_a_mute_udp_service_is_thought_of() -> None:
-    (finding,) = judge(question(SILENT, opens="8000/udp"), Course(SILENT, Opening({}, ports("8000/udp"), 3)))
+    (finding,) = judge(question(SILENT, opens="8000/udp"), Course(SILENT, ObservedOpening({}, ports("8000/udp"), 3)))
     assert finding.instead.endswith("a UDP service that answers nobody looks silent")
 
 
 def test_a_door_that_stays_open() -> None:
     asked = question(SILENT, opens="22")._replace(wait_s=30)
-    course = Course(SILENT, OPENED, Closing(30.2, 30.2, ports("22")))
+    course = Course(SILENT, OPENED, ObservedClosing(30.2, 30.2, ports("22")))
     assert wrongs(asked, course) == ["22/tcp did not close within 30 s"]
 
 

@@ -8,22 +8,22 @@ from hypothesis import strategies as st
 
 from doorward.errors import MalformedError
 from doorward.model import Port
-from doorward.verify.nmap_xml import Answer, NmapReader, Result, Seen, seen_as
+from doorward.verify.nmap_xml import PortAnswer, NmapReader, ScanResult, PortResult, seen_as
 from doorward.verify.port_set import parse_ports
 from fuzz.__main__ import CORPUS
 
 SAMPLES = CORPUS / "nmap_report"
-SILENT, RESET = Seen(Answer.SILENT, "no-response"), Seen(Answer.CLOSED, "reset")
+SILENT, RESET = PortResult(PortAnswer.SILENT, "no-response"), PortResult(PortAnswer.CLOSED, "reset")
 
 
-def read(raw: bytes, piece: int = 1 << 16) -> Result:
+def read(raw: bytes, piece: int = 1 << 16) -> ScanResult:
     reader = NmapReader()
     for start in range(0, len(raw), piece):
         reader.feed(raw[start : start + piece])
     return reader.result()
 
 
-def sample(name: str) -> dict[str, Seen]:
+def sample(name: str) -> dict[str, PortResult]:
     result = read((SAMPLES / name).read_bytes())
     assert result.is_up
     return {str(port): seen for port, seen in result.seen.items()}
@@ -32,7 +32,7 @@ def sample(name: str) -> dict[str, Seen]:
 @pytest.mark.parametrize("name", ["stealth", "connect"])
 def test_a_silent_host_with_one_public_port(name: str) -> None:
     seen = sample(name)
-    assert seen.pop("80/tcp") == Seen(Answer.OPEN, "syn-ack")
+    assert seen.pop("80/tcp") == PortResult(PortAnswer.OPEN, "syn-ack")
     assert len(seen) == {"stealth": 200, "connect": 199}[name]
     assert set(seen.values()) == {SILENT}
 
@@ -40,19 +40,19 @@ def test_a_silent_host_with_one_public_port(name: str) -> None:
 def test_a_guarded_host_refuses_but_for_its_door() -> None:
     seen = sample("guard")
     assert seen.pop("22/tcp") == SILENT
-    assert seen.pop("80/tcp").answer is Answer.OPEN
+    assert seen.pop("80/tcp").answer is PortAnswer.OPEN
     assert set(seen.values()) == {RESET}
     assert "7000/tcp" in seen
 
 
-@pytest.mark.parametrize(("name", "wanted"), [("udp", SILENT), ("guard-udp", Seen(Answer.CLOSED, "port-unreach"))])
-def test_udp_ports(name: str, wanted: Seen) -> None:
+@pytest.mark.parametrize(("name", "wanted"), [("udp", SILENT), ("guard-udp", PortResult(PortAnswer.CLOSED, "port-unreach"))])
+def test_udp_ports(name: str, wanted: PortResult) -> None:
     assert sample(name) == {"53/udp": wanted, "8000/udp": wanted}
 
 
 def test_a_port_that_is_listed_alone_is_read_as_one_among_many() -> None:
     seen = sample("few")
-    assert seen.pop("80/tcp").answer is Answer.OPEN
+    assert seen.pop("80/tcp").answer is PortAnswer.OPEN
     assert seen == {f"{number}/tcp": SILENT for number in range(20, 25)}
 
 
@@ -60,9 +60,9 @@ def test_a_packet_filter_that_rejects_is_no_silence() -> None:
     by = "2001:db8:1::1"
     assert sample("rejected-few") == {
         "22/tcp": SILENT,
-        "50/tcp": Seen(Answer.REJECTED, "admin-prohibited", by),
-        "100/tcp": Seen(Answer.REJECTED, "port-unreach", by),
-        "26/udp": Seen(Answer.REJECTED, "admin-prohibited", by),
+        "50/tcp": PortResult(PortAnswer.REJECTED, "admin-prohibited", by),
+        "100/tcp": PortResult(PortAnswer.REJECTED, "port-unreach", by),
+        "26/udp": PortResult(PortAnswer.REJECTED, "admin-prohibited", by),
     }
 
 
@@ -73,7 +73,7 @@ def test_several_reasons_for_the_ports_that_are_told_together() -> None:
     }
     assert told["port-unreach"] == {f"{number}/tcp" for number in (110, 111, 117, 135, 139)}
     assert told["reset"] == {str(port) for port in parse_ports("1-21,23-49")}
-    assert seen["53/tcp"].answer is seen["80/tcp"].answer is Answer.REJECTED
+    assert seen["53/tcp"].answer is seen["80/tcp"].answer is PortAnswer.REJECTED
     assert len(seen) == 200
 
 
@@ -90,7 +90,7 @@ def test_progress_is_told_as_it_comes() -> None:
 
 
 def test_a_host_that_is_not_there() -> None:
-    assert read((SAMPLES / "down").read_bytes()) == Result({}, is_up=False)
+    assert read((SAMPLES / "down").read_bytes()) == ScanResult({}, is_up=False)
 
 
 @pytest.mark.parametrize("name", ["stealth", "few", "connect", "udp", "progress", "rejected", "down"])
@@ -142,7 +142,7 @@ ATTRIBUTE = st.text(st.characters(codec="utf-8", exclude_categories=["Cs", "Cc"]
 @given(st.sampled_from(["open", "closed", "filtered", "open|filtered"]) | ATTRIBUTE, ATTRIBUTE, ATTRIBUTE)
 def test_only_no_answer_is_silence_and_no_word_of_a_stranger_gets_through(state: str, reason: str, by: str) -> None:
     seen = seen_as(state, reason, by)
-    assert (seen.answer is Answer.SILENT) == (
+    assert (seen.answer is PortAnswer.SILENT) == (
         state not in ("open", "closed") and reason.startswith("no-response") and seen.reason == reason
     )
     assert seen.reason.isprintable()
@@ -162,4 +162,4 @@ def test_each_port_gets_its_own_answer(states: dict[int, str]) -> None:
         f'<port protocol="tcp" portid="{n}"><state state="{state}" reason="x"/></port>' for n, state in states.items()
     )
     result = read(f'<n>{ports}<finished exit="success"/></n>'.encode())
-    assert result.seen == {Port.parse(f"{n}/tcp"): Seen(Answer(state), "x") for n, state in states.items()}
+    assert result.seen == {Port.parse(f"{n}/tcp"): PortResult(PortAnswer(state), "x") for n, state in states.items()}

@@ -10,29 +10,29 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from doorward.model import Port, Protocol
-from doorward.verify.picture import COLOURS, Drawing, Frame, Rect, Sheet, Text, columns_for, draw, svg_of
-from doorward.verify.port_map import Kind
+from doorward.verify.picture import COLOURS, Drawing, Outline, Rect, Sheet, Label, columns_for, draw, svg_of
+from doorward.verify.port_map import CellKind
 from doorward.verify.port_set import parse_ports
 
 NAMESPACE = "{http://www.w3.org/2000/svg}"
 
 
-def sheet(kinds: dict[Port, Kind], heading: str = "home (192.0.2.7)", details: Sequence[str] = ("details",)) -> Sheet:
+def sheet(kinds: dict[Port, CellKind], heading: str = "home (192.0.2.7)", details: Sequence[str] = ("details",)) -> Sheet:
     return Sheet(heading, details, True, ["all as it should be"], kinds)
 
 
-def silent_but(ports: str, **loud: str) -> dict[Port, Kind]:
-    kinds = dict.fromkeys(parse_ports(ports), Kind.SILENT)
+def silent_but(ports: str, **loud: str) -> dict[Port, CellKind]:
+    kinds = dict.fromkeys(parse_ports(ports), CellKind.SILENT)
     for name, text in loud.items():
-        kinds |= dict.fromkeys(parse_ports(text), Kind[name])
+        kinds |= dict.fromkeys(parse_ports(text), CellKind[name])
     return kinds
 
 
 def texts(drawing: Drawing) -> list[str]:
-    return [shape.text for shape in drawing.shapes if isinstance(shape, Text)]
+    return [shape.text for shape in drawing.shapes if isinstance(shape, Label)]
 
 
-def area(drawing: Drawing, kind: Kind) -> int:
+def area(drawing: Drawing, kind: CellKind) -> int:
     rects = [shape for shape in drawing.shapes if isinstance(shape, Rect) and shape.fill == COLOURS[kind]]
     return sum(rect.width * rect.height for rect in rects[:-1])  # the last is the legend's
 
@@ -48,10 +48,10 @@ def test_the_shape_of_the_grid(ports: int, columns: int, rows: int) -> None:
 def test_every_cell_is_as_large_as_its_share() -> None:
     drawing = draw([sheet(silent_but("1-1056", OPEN="80", CLOSED="100-131", DOOR="22"))])
     cell = 22 * 22
-    assert area(drawing, Kind.OPEN) == cell
-    assert area(drawing, Kind.DOOR) == cell
-    assert area(drawing, Kind.CLOSED) == 32 * cell
-    assert area(drawing, Kind.SILENT) == (1056 - 34) * cell
+    assert area(drawing, CellKind.OPEN) == cell
+    assert area(drawing, CellKind.DOOR) == cell
+    assert area(drawing, CellKind.CLOSED) == 32 * cell
+    assert area(drawing, CellKind.SILENT) == (1056 - 34) * cell
 
 
 def test_words_legend_and_counts() -> None:
@@ -62,16 +62,16 @@ def test_words_legend_and_counts() -> None:
 
 def test_few_loud_ports_are_framed_and_named_and_a_crowd_is_not() -> None:
     few = draw([sheet(silent_but("1-65535", OPEN="80,40000", DOOR="22"))])
-    assert len([shape for shape in few.shapes if isinstance(shape, Frame)]) == 3
+    assert len([shape for shape in few.shapes if isinstance(shape, Outline)]) == 3
     assert {"22", "80", "40000"} <= set(texts(few))
     crowd = draw([sheet(silent_but("1-65535", OPEN="1-100"))])
-    assert not [shape for shape in crowd.shapes if isinstance(shape, Frame)]
+    assert not [shape for shape in crowd.shapes if isinstance(shape, Outline)]
 
 
 def test_a_silent_door_among_refusing_ports_is_framed() -> None:
-    kinds = dict.fromkeys(parse_ports("1-65535"), Kind.CLOSED) | {Port(Protocol.TCP, 22): Kind.DOOR}
-    (frame,) = [shape for shape in draw([sheet(kinds)]).shapes if isinstance(shape, Frame)]
-    assert frame.colour == COLOURS[Kind.DOOR]
+    kinds = dict.fromkeys(parse_ports("1-65535"), CellKind.CLOSED) | {Port(Protocol.TCP, 22): CellKind.DOOR}
+    (frame,) = [shape for shape in draw([sheet(kinds)]).shapes if isinstance(shape, Outline)]
+    assert frame.colour == COLOURS[CellKind.DOOR]
 
 
 def test_names_of_neighbours_do_not_cover_each_other() -> None:
@@ -86,14 +86,14 @@ def test_a_silent_host_is_a_small_file() -> None:
 
 HEADINGS = st.text(max_size=30)
 KINDS = st.dictionaries(
-    st.builds(Port, st.sampled_from(Protocol), st.integers(1, 65535)), st.sampled_from(Kind), min_size=1, max_size=80
+    st.builds(Port, st.sampled_from(Protocol), st.integers(1, 65535)), st.sampled_from(CellKind), min_size=1, max_size=80
 )
 
 
 @settings(max_examples=50)
 @given(KINDS, HEADINGS, st.lists(st.text(max_size=200), max_size=3))
 def test_any_words_and_ports_give_xml_with_everything_inside(
-    kinds: dict[Port, Kind], heading: str, details: list[str]
+    kinds: dict[Port, CellKind], heading: str, details: list[str]
 ) -> None:
     drawing = draw([sheet(kinds, heading, details), sheet(kinds)])
     root = ElementTree.fromstring(svg_of(drawing, heading))  # noqa: S314 (our own)

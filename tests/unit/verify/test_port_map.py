@@ -9,37 +9,37 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from doorward.model import Port, Protocol
-from doorward.verify.findings import Course, Opening
-from doorward.verify.nmap_xml import Answer, Seen
-from doorward.verify.port_map import Kind, grid_of, kinds_of, legend_of, text_of
+from doorward.verify.findings import Course, ObservedOpening
+from doorward.verify.nmap_xml import PortAnswer, PortResult
+from doorward.verify.port_map import CellKind, grid_of, kinds_of, legend_of, text_of
 from doorward.verify.port_set import parse_ports
 
 ESCAPES = re.compile(r"\033\[[0-9;]*m")
 KINDS = st.dictionaries(
-    st.builds(Port, st.sampled_from(Protocol), st.integers(1, 65535)), st.sampled_from(Kind), min_size=1, max_size=200
+    st.builds(Port, st.sampled_from(Protocol), st.integers(1, 65535)), st.sampled_from(CellKind), min_size=1, max_size=200
 )
 
 
-def seen(answer: Answer) -> Seen:
-    return Seen(answer, "x")
+def seen(answer: PortAnswer) -> PortResult:
+    return PortResult(answer, "x")
 
 
-def all_silent_but(**loud: int) -> dict[Port, Kind]:
-    kinds = dict.fromkeys(parse_ports("1-65535"), Kind.SILENT)
-    return kinds | {Port(Protocol.TCP, number): Kind[name] for name, number in loud.items()}
+def all_silent_but(**loud: int) -> dict[Port, CellKind]:
+    kinds = dict.fromkeys(parse_ports("1-65535"), CellKind.SILENT)
+    return kinds | {Port(Protocol.TCP, number): CellKind[name] for name, number in loud.items()}
 
 
 def test_each_port_is_shown_as_what_it_is() -> None:
     before = {
-        Port.parse("22/tcp"): seen(Answer.SILENT),
-        Port.parse("23/tcp"): seen(Answer.SILENT),
-        Port.parse("79/tcp"): seen(Answer.CLOSED),
-        Port.parse("80/tcp"): seen(Answer.OPEN),
-        Port.parse("81/tcp"): seen(Answer.OPEN),
-        Port.parse("82/tcp"): seen(Answer.REJECTED),
-        Port.parse("9/udp"): seen(Answer.SILENT),
+        Port.parse("22/tcp"): seen(PortAnswer.SILENT),
+        Port.parse("23/tcp"): seen(PortAnswer.SILENT),
+        Port.parse("79/tcp"): seen(PortAnswer.CLOSED),
+        Port.parse("80/tcp"): seen(PortAnswer.OPEN),
+        Port.parse("81/tcp"): seen(PortAnswer.OPEN),
+        Port.parse("82/tcp"): seen(PortAnswer.REJECTED),
+        Port.parse("9/udp"): seen(PortAnswer.SILENT),
     }
-    course = Course(before, Opening({Port.parse("22/tcp"): seen(Answer.OPEN)}, frozenset(), 1))
+    course = Course(before, ObservedOpening({Port.parse("22/tcp"): seen(PortAnswer.OPEN)}, frozenset(), 1))
     kinds = kinds_of(course, parse_ports("79-80"))
     assert text_of(kinds, colours=False) == ["TCP    22 K.c+Or", "UDP     9 ."]
     assert legend_of(kinds, colours=False) == [
@@ -65,7 +65,7 @@ def test_nothing_loud_hides_among_the_silent() -> None:
 
 
 def test_two_cells_share_a_character_in_colour() -> None:
-    kinds = dict.fromkeys(parse_ports("1-65"), Kind.SILENT)
+    kinds = dict.fromkeys(parse_ports("1-65"), CellKind.SILENT)
     (line,) = text_of(kinds, colours=True)
     assert ESCAPES.sub("", line) == "TCP     1 " + "▀" * 64
     assert line.count("48;5;") == 1  # below the first cell alone there is another
@@ -74,7 +74,7 @@ def test_two_cells_share_a_character_in_colour() -> None:
 
 @given(KINDS, st.sampled_from([1, 7, 64]), st.none() | st.integers(1, 50))
 def test_every_port_has_one_cell_and_its_row_says_where(
-    kinds: dict[Port, Kind], columns: int, most: int | None
+    kinds: dict[Port, CellKind], columns: int, most: int | None
 ) -> None:
     for protocol in Protocol:
         grid = grid_of(kinds, protocol, columns, most)
@@ -90,7 +90,7 @@ def test_every_port_has_one_cell_and_its_row_says_where(
 
 
 @given(KINDS, st.booleans())
-def test_the_terminal_is_never_too_narrow(kinds: dict[Port, Kind], colours: bool) -> None:
+def test_the_terminal_is_never_too_narrow(kinds: dict[Port, CellKind], colours: bool) -> None:
     lines = [*text_of(kinds, colours=colours), *legend_of(kinds, colours=colours)]
     assert all(len(ESCAPES.sub("", line)) <= 80 for line in lines)
     assert colours or all(line.isascii() for line in lines)

@@ -9,10 +9,10 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from doorward.verify.findings import Course, Question, View
-from doorward.verify.nmap_xml import Answer, Seen
+from doorward.verify.findings import Course, VerifyRequest, View
+from doorward.verify.nmap_xml import PortAnswer, PortResult
 from doorward.verify.port_set import Ports, parse_ports
-from doorward.verify.run import CALM_S, POLL_S, ROUNDS, TRY_S, Means, calm_s, run_course
+from doorward.verify.run import CALM_S, POLL_S, ROUNDS, TRY_S, Probes, calm_s, run_course
 
 SSH = parse_ports("22")
 NONE: Ports = frozenset()
@@ -43,7 +43,7 @@ class Gate:
         self.now_s += self.look_s
         self.looked_s = self.now_s
         return {
-            port: Seen(Answer.OPEN, "syn-ack") if port in is_open else Seen(Answer.SILENT, "no-response")
+            port: PortResult(PortAnswer.OPEN, "syn-ack") if port in is_open else PortResult(PortAnswer.SILENT, "no-response")
             for port in ports
         }
 
@@ -55,12 +55,12 @@ class Gate:
     def sleep(self, seconds: float) -> None:
         self.now_s += seconds
 
-    def means(self, knock: Callable[[], object] | None) -> Means:
-        return Means(self.look, knock, lambda: self.now_s, self.sleep)
+    def means(self, knock: Callable[[], object] | None) -> Probes:
+        return Probes(self.look, knock, lambda: self.now_s, self.sleep)
 
 
 def run(gate: Gate, opens: Ports = SSH, wait_s: float = 60.0, ports: Ports = ALL) -> Course:
-    question = Question(ports, gate.public, opens, wait_s=wait_s)
+    question = VerifyRequest(ports, gate.public, opens, wait_s=wait_s)
     told: list[Course] = []
     course = run_course(question, gate.means(gate.knock), told.append)
     assert told[0] == Course(course.before)
@@ -120,9 +120,9 @@ def test_a_door_that_is_open_from_before_is_waited_for() -> None:
     gate = Gate(until_s=1020.0)
     waited: list[Ports] = []
     means = gate.means(gate.knock)._replace(waiting=waited.append)
-    course = run_course(Question(ALL, opens=SSH), means, lambda _: None)
+    course = run_course(VerifyRequest(ALL, opens=SSH), means, lambda _: None)
     assert waited == [SSH]
-    assert {seen.answer for seen in course.before.values()} == {Answer.SILENT}
+    assert {seen.answer for seen in course.before.values()} == {PortAnswer.SILENT}
     assert course.opening is not None
     assert (frozenset(course.opening.found), course.opening.rounds, gate.knocks) == (SSH, 1, 1)
     assert course.closing is not None
@@ -131,7 +131,7 @@ def test_a_door_that_is_open_from_before_is_waited_for() -> None:
 
 def test_without_a_knock_there_is_one_look() -> None:
     gate = Gate()
-    course = run_course(Question(ALL), gate.means(None), lambda _: None)
+    course = run_course(VerifyRequest(ALL), gate.means(None), lambda _: None)
     assert (course.opening, gate.looks, gate.knocks) == (None, 1, 0)
 
 

@@ -5,15 +5,15 @@ from __future__ import annotations
 import time
 from pathlib import Path
 
-from doorward.watch.feed import Link, News
+from doorward.watch.feed import DaemonFeed, FeedItem
 from tests.support.poison import SPOOF, poisoned_daemon
 
 
 def test_texts_that_would_command_the_terminal_are_made_visible(tmp_path: Path) -> None:
     control = tmp_path / "control.sock"
-    heard: list[News] = []
+    heard: list[FeedItem] = []
     with poisoned_daemon(control):
-        link = Link(control)
+        link = DaemonFeed(control)
         link.start()
         deadline_s = time.monotonic() + 10
         while "event" not in {news.kind for news in heard}:

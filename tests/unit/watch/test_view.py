@@ -6,7 +6,7 @@ from typing import Any
 
 import pytest
 
-from doorward.watch.view import MOST_CLOSED, MOST_OPENINGS, Row, View, cut, left, rate, short
+from doorward.watch.view import MOST_CLOSED, MOST_OPENINGS, TableRow, WatchState, cut, left, rate, short
 
 WALL_S, NOW_S = 1_777_616_100.0, 50.0
 OPENING = {
@@ -30,8 +30,8 @@ ATTEMPTS = [
 ]
 
 
-def view() -> View:
-    view = View()
+def view() -> WatchState:
+    view = WatchState()
     view.begin(FIRST, NOW_S, WALL_S)
     return view
 
@@ -58,24 +58,24 @@ def event(what: str, door: str, address: str, for_s: float = 30.0, by: str = "kn
 
 def test_who_is_in_is_followed_by_the_events() -> None:
     shown = view()
-    web = Row("web", "", "", "80/tcp 443/tcp", "")
-    transcript: list[tuple[float, dict[str, Any] | None, list[Row]]] = [
-        (0, None, [Row("ssh", "192.0.2.7", "21s", "22/tcp", "knock"), web]),
-        (10, None, [Row("ssh", "192.0.2.7", "11s", "22/tcp", "knock"), web]),
+    web = TableRow("web", "", "", "80/tcp 443/tcp", "")
+    transcript: list[tuple[float, dict[str, Any] | None, list[TableRow]]] = [
+        (0, None, [TableRow("ssh", "192.0.2.7", "21s", "22/tcp", "knock"), web]),
+        (10, None, [TableRow("ssh", "192.0.2.7", "11s", "22/tcp", "knock"), web]),
         (
             10,
             event("prolonged", "ssh", "192.0.2.7", 3600, "hand"),
-            [Row("ssh", "192.0.2.7", "1h00", "22/tcp", "knock"), web],
+            [TableRow("ssh", "192.0.2.7", "1h00", "22/tcp", "knock"), web],
         ),
         (
             11,
             event("opened", "ssh", "192.0.2.9"),
-            [Row("ssh", "192.0.2.9", "30s", "22/tcp", "knock"), Row("ssh", "192.0.2.7", "59m", "22/tcp", "knock"), web],
+            [TableRow("ssh", "192.0.2.9", "30s", "22/tcp", "knock"), TableRow("ssh", "192.0.2.7", "59m", "22/tcp", "knock"), web],
         ),
-        (12, event("closed", "ssh", "192.0.2.9", by="hand"), [Row("ssh", "192.0.2.7", "59m", "22/tcp", "knock"), web]),
-        (12, event("closed", "ssh", "192.0.2.7", by="time"), [Row("ssh", "", "", "22/tcp", ""), web]),
-        (12, event("closed", "ssh", "192.0.2.7", by="time"), [Row("ssh", "", "", "22/tcp", ""), web]),
-        (13, {"event": "refused", "address": "192.0.2.9", "door": None}, [Row("ssh", "", "", "22/tcp", ""), web]),
+        (12, event("closed", "ssh", "192.0.2.9", by="hand"), [TableRow("ssh", "192.0.2.7", "59m", "22/tcp", "knock"), web]),
+        (12, event("closed", "ssh", "192.0.2.7", by="time"), [TableRow("ssh", "", "", "22/tcp", ""), web]),
+        (12, event("closed", "ssh", "192.0.2.7", by="time"), [TableRow("ssh", "", "", "22/tcp", ""), web]),
+        (13, {"event": "refused", "address": "192.0.2.9", "door": None}, [TableRow("ssh", "", "", "22/tcp", ""), web]),
     ]
     for after_s, told, expected in transcript:
         if told is not None:
@@ -84,14 +84,14 @@ def test_who_is_in_is_followed_by_the_events() -> None:
 
 
 def test_a_crowd_is_shown_in_part_and_counted() -> None:
-    shown = View()
+    shown = WatchState()
     openings = [OPENING | {"address": f"10.0.{n >> 8}.{n & 255}"} for n in range(MOST_OPENINGS + 7)]
     doors = [[f"door{n}", [], 30.0] for n in range(MOST_CLOSED + 5)]
     shown.begin(FIRST | {"openings": openings, "doors": doors}, NOW_S, WALL_S)
     shown.measure(numbers(doors=100_000), NOW_S)
     rows = shown.rows(NOW_S)
-    assert rows[MOST_OPENINGS] == Row("…", "", "", "", "7 more are in")
-    assert rows[-1] == Row("…", "", "", "", "99,900 doors more")
+    assert rows[MOST_OPENINGS] == TableRow("…", "", "", "", "7 more are in")
+    assert rows[-1] == TableRow("…", "", "", "", "99,900 doors more")
     assert len(rows) == MOST_OPENINGS + 1 + MOST_CLOSED + 1
 
 
