@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from contextlib import suppress
 
-from doorward.client.keyfile import kind_of
+from doorward.client.keyfile import key_kind
 from doorward.client.signers import signature_bytes
 from doorward.client.ssh_agent import MAX_KEYS, parse_keys, parse_signature
 from doorward.errors import MalformedError
@@ -18,7 +18,7 @@ def one(data: bytes) -> None:
         assert len(keys) <= MAX_KEYS
         for key in keys:
             assert key.comment.isprintable()
-            assert kind_of(key.blob).isprintable()
+            assert key_kind(key.blob).isprintable()
             assert 0 <= signature_bytes(key.blob) <= len(key.blob) + 200
     with suppress(MalformedError):
         assert data[1:] == string(parse_signature(data))

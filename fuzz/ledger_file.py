@@ -23,6 +23,6 @@ def one(data: bytes) -> None:
             list(read_records(path, 0.0, 100))
         ledger, _ = open_ledger(path, "stamp")
         with closing(ledger):
-            ledger.standing()
+            ledger.active()
             ledger.opened(NEW)
-            assert ledger.trouble or NEW in ledger.standing()
+            assert ledger.trouble or NEW in ledger.active()

@@ -31,9 +31,9 @@ def one(data: bytes) -> None:
             with closing(sqlite3.connect(path)) as db, db:
                 for row in rows if isinstance(rows, list) else ():
                     _insert(db, row)
-            for opening in ledger.standing():
+            for opening in ledger.active():
                 assert opening.ports == tuple(Port.parse(str(port)) for port in opening.ports)
-            assert ledger.standing() is not None
+            assert ledger.active() is not None
             for record in read_records(path, -1e308, 100):
                 text_of(record).encode()
                 json.dumps(record, allow_nan=False)

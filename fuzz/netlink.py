@@ -25,7 +25,7 @@ def one(data: bytes) -> None:
 
 def _body(body: memoryview) -> None:
     with suppress(MalformedError):
-        assert netlink.error_of(body) == -int.from_bytes(body[:4], "little", signed=True)
+        assert netlink.error_for(body) == -int.from_bytes(body[:4], "little", signed=True)
     for family in (socket.AF_INET, socket.AF_INET6):
         with suppress(MalformedError):
             assert 0 <= outer_port(body, family) <= 65535

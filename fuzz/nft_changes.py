@@ -17,7 +17,7 @@ def one(data: bytes) -> None:
     watch = object.__new__(RulesetMonitor)  # of its own accord it asks the kernel for a socket
     watch._harm = ""
     with suppress(MalformedError):
-        assert all(change.harm in HARMS for change in watch._changes(data))
+        assert all(change.scope in HARMS for change in watch._changes(data))
     with suppress(MalformedError):
         for message in netlink.messages(memoryview(data)):
             _thing(message.body)

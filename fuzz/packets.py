@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from doorward.errors import MalformedError
-from doorward.packets.packet import parse, source_of
+from doorward.packets.packet import parse, source_address
 
 
 def one(data: bytes) -> None:
@@ -12,7 +12,7 @@ def one(data: bytes) -> None:
         packet = parse(memoryview(data))
     except MalformedError:
         return
-    assert packet.source == source_of(memoryview(data)).packed
+    assert packet.source == source_address(memoryview(data)).packed
     assert packet.destination is not None
     assert len(packet.destination) == len(packet.source)
     assert 0 <= packet.port.number <= 65535

@@ -8,9 +8,9 @@ from contextlib import suppress
 from doorward.config.toml import parse
 from doorward.errors import MalformedError
 from doorward.explain.collect import PacketCollector
-from doorward.explain.compiled_config import house_of
-from doorward.explain.sources import SourceTraces, hosts_of
-from doorward.explain.summary import report, rows
+from doorward.explain.compiled_config import build_config
+from doorward.explain.sources import SourceTraces, server_addresses
+from doorward.explain.summary import rows, summarize
 from doorward.packets.pcap import MAX_FRAME_BYTES, CaptureFile
 
 CONFIGURATION = """
@@ -24,7 +24,7 @@ knock = ["4001/tcp", "4001/tcp"]
 target = "192.0.2.77"
 on_open = ["/bin/true"]
 """
-HOUSE = house_of(parse(CONFIGURATION, "doorward.toml"))
+HOUSE = build_config(parse(CONFIGURATION, "doorward.toml"))
 
 
 def one(data: bytes) -> None:
@@ -34,11 +34,11 @@ def one(data: bytes) -> None:
         for frame in CaptureFile(io.BytesIO(data)):
             assert frame.at_ns >= 0
             assert len(frame.data) <= min(len(data), MAX_FRAME_BYTES)
-            recording.take(frame)
-    hosts = hosts_of(recording.seen, HOUSE)
+            recording.feed(frame)
+    hosts = server_addresses(recording.seen, HOUSE)
     traces = SourceTraces(HOUSE, hosts.__contains__)
-    traces.take_all(recording.seen)
-    for told in report(HOUSE, traces, hosts, hosts.__contains__).told:
+    traces.feed_all(recording.seen)
+    for told in summarize(HOUSE, traces, hosts, hosts.__contains__).told:
         assert told.conclusion.fault.what
         assert told.conclusion.fault.kind != "puzzle"
         for row in rows(HOUSE, told.trace):

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from contextlib import suppress
 
-from doorward.client.keyfile import is_encrypted, is_private, kind_of, public_half, public_line
+from doorward.client.keyfile import is_encrypted, is_private, key_kind, public_half, public_line
 from doorward.errors import UsageError
 
 
@@ -13,6 +13,6 @@ def one(data: bytes) -> None:
     is_encrypted(data)
     is_private(data)
     blob = public_half("/nonexistent", data)
-    assert blob is None or kind_of(blob).isprintable()
+    assert blob is None or key_kind(blob).isprintable()
     with suppress(UsageError):
-        assert kind_of(public_line(data, "f")[0])
+        assert key_kind(public_line(data, "f")[0])

@@ -39,7 +39,7 @@ def _parsed(packet: bytes) -> list[Packet]:
         parsed = parse(memoryview(packet))
     except MalformedError:
         return []
-    return [parsed._replace(local=LOCALS.hold(parsed.destination or b""))]
+    return [parsed._replace(local=LOCALS.contains(parsed.destination or b""))]
 
 
 def _framed(packet: bytes, place: int) -> bytes:

@@ -7,7 +7,7 @@ from functools import cache
 from ipaddress import ip_address
 
 from doorward.errors import MalformedError
-from doorward.signed.authorize import PacketAuthorizer, KnockRejection
+from doorward.signed.authorize import KnockRejection, PacketAuthorizer
 from doorward.signed.authorized_keys import parse
 from doorward.signed.envelope import room, seal
 from doorward.signed.message import Request, pack_body, pack_plaintext, parse_plaintext
@@ -41,7 +41,7 @@ def one(data: bytes) -> None:
     if len(data) <= whole - len(body) - 2:
         packets.append(seal(server.public, pack_plaintext(body, data, whole)))
     for packet in packets:
-        verdict = judging.judge(packet, SOURCE.packed, NOW_MS)
+        verdict = judging.authorize(packet, SOURCE.packed, NOW_MS)
         assert isinstance(verdict, KnockRejection), verdict
         assert verdict.reason.isalpha()
         assert verdict.words.isprintable()

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import ast
 import statistics
+from collections import Counter
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -15,65 +16,62 @@ IMPURE = {
     "ctypes", "fcntl", "logging", "multiprocessing", "os", "pathlib", "random", "secrets", "select", "selectors",
     "shutil", "signal", "socket", "sqlite3", "subprocess", "sys", "tempfile", "threading", "time",
 }  # fmt: skip
+PURE_PACKAGES = {"core", "explain", "importer", "lint", "packets", "report", "signed"}
+IMPURE_FILES = {  # of packages that are pure otherwise
+    "config": {"files.py"},
+    "doctor": {"host_state.py", "network.py", "replica.py", "rulesets.py", "trace.py"},
+    "verify": {"nmap.py"},
+}
 PURE = [
-    *(SOURCE / "automaton").glob("*.py"),
-    *(path for path in (SOURCE / "config").glob("*.py") if path.name != "files.py"),
-    *(SOURCE / "gate" / name for name in ("chains.py", "memory.py", "plan.py", "refusal.py", "ruleset.py")),
-    SOURCE / "gate" / "tables.py",
-    *(SOURCE / "daemon" / name for name in ("book.py", "bucket.py", "fights.py", "reconcile.py", "seccomp.py")),
-    *(SOURCE / "capture" / name for name in ("packet.py", "bpf.py", "flow.py", "link_headers.py")),
-    *(SOURCE / "capture" / name for name in ("pcap.py", "pcapng.py", "stream.py")),
-    *(SOURCE / "explain").glob("*.py"),
-    *(SOURCE / "signed").glob("*.py"),
-    *(SOURCE / "knockd" / name for name in ("attempts.py", "doors.py", "stages.py")),
-    *(
-        SOURCE / "doctor" / name
-        for name in ("bypasses.py", "finding.py", "firewalls.py", "frames.py", "host.py", "lockout.py")
-    ),
-    *(SOURCE / "doctor" / name for name in ("probes.py", "remedies.py", "rules.py", "running.py")),
-    *(SOURCE / "fleet" / name for name in ("admission.py", "forms.py", "openings.py", "records.py", "talk.py")),
-    *(SOURCE / "diag" / name for name in ("course.py", "drawing.py", "grid.py", "nmap_report.py", "port_list.py")),
-    *(SOURCE / "diag" / name for name in ("automaton_picture.py", "svg.py", "verify.py", "verify_text.py")),
-    *(SOURCE / "report").glob("*.py"),
-    *(SOURCE / "setup" / name for name in ("choosing.py", "planning.py", "sharing.py")),
-    SOURCE / "daemon" / "commands.py",
-    SOURCE / "daemon" / "numbers.py",
+    *(path for path in FILES if path.parent.name in PURE_PACKAGES),
+    *(path for path in FILES if path.name not in IMPURE_FILES.get(path.parent.name, {path.name})),
+    *(SOURCE / "nftables" / name for name in ("automaton_chains.py", "chains.py", "fake.py", "maps.py")),
+    *(SOURCE / "nftables" / name for name in ("nft_error.py", "ruleset.py")),
+    *(SOURCE / "knockd" / name for name in ("adapter.py", "attempts.py", "stages.py")),
+    *(SOURCE / "fleet" / name for name in ("admission.py", "etcd_codec.py", "etcd_records.py")),
+    *(SOURCE / "fleet" / name for name in ("protocol.py", "state.py")),
+    *(SOURCE / "init" / name for name in ("client_setup.py", "config_writer.py", "random_sequence.py")),
+    *(SOURCE / "kernel" / name for name in ("bpf.py", "seccomp.py")),
+    SOURCE / "daemon" / "hook_commands.py",
     SOURCE / "watch" / "view.py",
-    SOURCE / "daemon" / "seccomp.py",
     SOURCE / "escape.py",
     SOURCE / "model.py",
-]
+]  # fmt: skip
 # What may be written to a terminal without `visible`: text of doorward's own, or of the call itself.
 UNESCAPED = {
     ("cli/compile.py", "compile_configuration(configuration, memory_bytes()).whole()"),
     ("cli/completion.py", "(f'{name}\\n' for name in NAMES[args.what]())"),
     ("cli/completion.py", "script(args.what)"),
-    ("cli/knock_compat.py", "done.err"),
-    ("cli/knock_compat.py", "done.out"),
-    ("cli/knock_compat.py", "f'knock: {error}\\n'"),
-    ("cli/knock_compat.py", "f'hitting {port.protocol.name.lower()} {_named(target)}:{numbers[place - 1]}\\n'"),
+    ("cli/knockd_client.py", "done.err"),
+    ("cli/knockd_client.py", "done.out"),
+    ("cli/knockd_client.py", "f'knock: {error}\\n'"),
+    ("cli/knockd_client.py", "f'hitting {port.protocol.name.lower()} {_named(target)}:{numbers[place - 1]}\\n'"),
     ("cli/knockd.py", "USAGE"),
     ("cli/knockd.py", "f'knockd 0.8 (doorward {__version__})\\n'"),
     ("cli/knockd.py", "f'knockd: {error.msg}\\n'"),
     ("cli/main.py", "overview()"),
     ("cli/main.py", "f'doorward {__version__}\\n'"),
     ("cli/main.py", "f'doorward: {word!r} is no command; {hint}\\n'"),
-    ("cli/render.py", "text + '\\n'"),  # `drawing`
+    ("cli/output.py", "text + '\\n'"),  # `drawing`
     ("cli/report.py", "raw"),  # a page, or JSON
-    ("knockd/output.py", "f'warning: cannot open logfile: {error.strerror}\\n'"),
+    ("knockd/knockd_log.py", "f'warning: cannot open logfile: {error.strerror}\\n'"),
 }
 # Who may know whom: a module may import from its own rank and from the ranks before it.
 RANKS = [
     {"errors", "escape"},
-    {"model", "netlink", "session", "durable", "libraries", "owner_rights"},
-    {"config", "automaton", "signed"},
-    {"gate", "capture", "seen", "ledger", "fleet"},
+    {"model", "libraries"},
+    {"config", "packets", "signed"},
+    {"core", "kernel", "lint", "importer"},
+    {"nftables", "fleet"},
     {"daemon", "client"},
-    {"knockd", "doctor", "diag", "explain", "watch", "metrics", "report"},
-    {"setup"},
-    {"lab_host", "lab_greeter", "lab_signals", "lab", "lab_story", "cli", "__main__"},
+    {"knockd", "doctor", "verify", "explain", "watch", "report"},
+    {"init"},
+    {"lab", "cli", "__main__"},
 ]
 RANK = {name: number for number, names in enumerate(RANKS) for name in names}
+# What is still to be opened: the daemon's hub, and names used twice. Both lists may only become shorter.
+KNOWN_CYCLES: list[set[str]] = []
+TWICE = set[str]()
 MOST_LINES_A_FILE, MEDIAN_LINES_A_FILE = 400, 170
 MOST_LINES_A_FUNCTION, MEDIAN_LINES_A_FUNCTION = 60, 10
 
@@ -109,6 +107,50 @@ def test_imports_point_inward(path: Path) -> None:
     for part in filter(None, map(part_of, imports(tree_of(path)))):
         if part in RANK:
             assert RANK[part] <= RANK[own], f"{own} imports {part}"
+
+
+def test_no_modules_import_each_other() -> None:
+    """Imports under TYPE_CHECKING and inside functions count too."""
+    names = {module_name(path): path for path in FILES}
+    graph = {
+        name: {found for found in imports(tree_of(path)) if found in names} - {name} for name, path in names.items()
+    }
+    assert [cycle for cycle in cycles(graph) if set(cycle) not in KNOWN_CYCLES] == []
+
+
+def module_name(path: Path) -> str:
+    parts = ("doorward", *path.relative_to(SOURCE).with_suffix("").parts)
+    return ".".join(parts[:-1] if parts[-1] == "__init__" else parts)
+
+
+def cycles(graph: dict[str, set[str]]) -> list[list[str]]:
+    """Return the sets of modules each of which reaches the others: what is left when leaves and roots are taken off."""
+    reached: dict[str, set[str]] = {}
+    for start in graph:
+        found, waiting = set[str](), [start]
+        while waiting:
+            for following in graph[waiting.pop()] - found:
+                found.add(following)
+                waiting.append(following)
+        reached[start] = found
+    together = {frozenset(b for b in reached[a] if a in reached[b]) for a in graph if a in reached[a]}
+    return [sorted(each) for each in together]
+
+
+def test_each_file_has_a_name_of_its_own() -> None:
+    """In `cli` a file is named after its command."""
+    names = Counter(path.name for path in FILES if path.parent.name != "cli" and not path.name.startswith("__"))
+    assert [name for name, count in names.items() if count > 1] == []
+
+
+def test_each_public_class_has_a_name_of_its_own() -> None:
+    names = Counter(
+        node.name
+        for path in FILES
+        for node in ast.walk(tree_of(path))
+        if isinstance(node, ast.ClassDef) and not node.name.startswith("_")
+    )
+    assert {name for name, count in names.items() if count > 1} <= TWICE
 
 
 def test_every_part_has_a_rank() -> None:
@@ -159,11 +201,20 @@ def test_nothing_runs_a_shell() -> None:
 
 
 # Addresses of packets come as bytes, which have no scope id; text is read by model.py alone, which takes none.
-OF_BYTES = {"connections.py", "engine.py", "judge.py", "message.py", "places.py", "ruleset.py", "verifier.py"}
+OF_BYTES = {
+    "address_patterns.py",
+    "authorize.py",
+    "engine.py",
+    "message.py",
+    "ruleset.py",
+    "sock_diag.py",
+    "ssh_session.py",
+    "verifier.py",
+}
 OF_TEXT = {"ip_address", "ip_interface", "ip_network"}
 
 
-@pytest.mark.parametrize("part", ["daemon", "fleet", "gate", "knockd", "signed", "ledger.py"])
+@pytest.mark.parametrize("part", ["daemon", "fleet", "kernel", "knockd", "nftables", "signed"])
 def test_text_becomes_an_address_in_one_place(part: str) -> None:
     paths = [path for path in FILES if path.relative_to(SOURCE).parts[0] == part]
     readers = {path.name for path in paths if {f"ipaddress.{name}" for name in OF_TEXT} & set(imports(tree_of(path)))}

@@ -10,7 +10,7 @@ import pytest
 
 from doorward.config.schema import Gate, Mode
 from doorward.core.automaton import compile_doors
-from doorward.core.diff import SetChanges, Firewall
+from doorward.core.diff import Firewall, SetChanges
 from doorward.errors import HostError
 from doorward.kernel.sock_diag import Connection
 from doorward.model import Door, Element, Port, Protocol
@@ -157,8 +157,8 @@ def entries(family: str, count: int) -> dict[Element, float]:
 
 
 def test_a_full_set_refuses_the_newest_and_keeps_what_stands(clocked: Clocked, monkeypatch: pytest.MonkeyPatch) -> None:
-    for module in "ruleset", "memory":
-        monkeypatch.setattr(f"doorward.gate.{module}.OPEN_SIZE", 100)
+    for module in "ruleset", "fake":
+        monkeypatch.setattr(f"doorward.nftables.{module}.OPEN_SIZE", 100)
     filter_ = clocked.filter
     filter_.load(ruleset(SSH), {})
     filter_.apply(put(entries("4", 99)))

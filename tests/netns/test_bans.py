@@ -10,7 +10,7 @@ from pathlib import Path
 import pytest
 
 from doorward.lab.topology import Lab
-from doorward.nftables.ban_sets import ban_of
+from doorward.nftables.ban_sets import ban_network
 from doorward.nftables.libnftables import NftFirewall
 from tests.support.daemon import PATIENCE_S, RunningDaemon, Visitors, running_daemon
 
@@ -49,7 +49,7 @@ def test_who_is_banned_is_out_and_knocks_in_vain(direct_lab: Lab, tmp_path: Path
     with standing(direct_lab, tmp_path, mode) as daemon:
         one.knock_and_connect(*SEQUENCE).close()
         done = daemon.run("ban", one, "--for", "2h").stdout
-        assert done == f"{ban_of(one.source)} is banned for 2h; 1 door closed to it\n"
+        assert done == f"{ban_network(one.source)} is banned for 2h; 1 door closed to it\n"
         daemon.event("closed", address=str(one), by="ban")
         assert not one.gets_in()
         one.knock(*SEQUENCE)
@@ -59,7 +59,7 @@ def test_who_is_banned_is_out_and_knocks_in_vain(direct_lab: Lab, tmp_path: Path
         assert daemon.counters()["knocked"] == 1
         other.knock_and_connect(*SEQUENCE).close()  # nobody else is
 
-        assert daemon.run("unban", one).stdout == f"{ban_of(one.source)} is banned no more\n"
+        assert daemon.run("unban", one).stdout == f"{ban_network(one.source)} is banned no more\n"
         one.knock_and_connect(*SEQUENCE).close()
         daemon.event("opened", address=str(one))
 
@@ -84,7 +84,7 @@ def test_a_ban_outlives_reloads_restarts_repairs_and_the_table(direct_lab: Lab, 
     def holds() -> bool:
         one.knock(*SEQUENCE)
         found = direct_lab.server.call(NftFirewall().banned)
-        return not one.gets_in() and 86_000 < found.get(ban_of(one.source), 0) <= 86_400
+        return not one.gets_in() and 86_000 < found.get(ban_network(one.source), 0) <= 86_400
 
     assert holds()
     daemon.reload(CONFIG.format(mode="guard") + '[doors.web]\nknock = ["7101/tcp", "7102/tcp"]\nopens = ["443/tcp"]\n')

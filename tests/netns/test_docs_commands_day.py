@@ -114,7 +114,7 @@ def test_report(lab: Lab, console: Console, tmp_path: Path) -> None:
 def write_ledger(path: Path, openings: int, people: int, refusals: int) -> None:
     """Write a ledger of the last hour."""
     now_s, ledger = time.time(), Ledger(path)
-    with ledger.together():
+    with ledger.transaction():
         for number in range(openings):
             at_s, by = now_s - 3600 + number, f"key user{number % people}"
             ledger.opened(opening(since_s=at_s, until_s=at_s + 1, by=by))

@@ -14,8 +14,8 @@ from pathlib import Path
 import pytest
 
 from doorward.lab.topology import Lab
-from doorward.packets.datalink import network_of
-from doorward.packets.decode import flow_of
+from doorward.packets.datalink import strip_link_header
+from doorward.packets.decode import decode_flow
 from doorward.packets.pcap import CaptureFile
 from tests.support.consoles import Console
 from tests.support.daemon import PATIENCE_S, Visitor
@@ -89,7 +89,7 @@ def await_packets(path: Path, port: int, count: int) -> None:
     deadline_s = time.monotonic() + PATIENCE_S
     while True:
         with path.open("rb") as file:
-            flows = [flow_of(network_of(frame.link, frame.data).packet) for frame in CaptureFile(file)]
+            flows = [decode_flow(strip_link_header(frame.link, frame.data).packet) for frame in CaptureFile(file)]
         if sum(flow.port is not None and flow.port.number == port for flow in flows) >= count:
             return
         assert time.monotonic() < deadline_s, flows

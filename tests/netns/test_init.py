@@ -13,7 +13,7 @@ from pathlib import Path
 
 import pytest
 
-from doorward.init.survey import Service, look
+from doorward.init.survey import Service, survey_host
 from doorward.lab.topology import Lab
 from doorward.model import Port
 from tests.support import ssh_keygen
@@ -148,7 +148,7 @@ def test_a_firewall_that_drops_is_shown_a_mark(site: Site) -> None:
     rules = "table inet filter { chain input { type filter hook input priority 0; policy drop; iif lo accept; }; }"
     site.lab.server.run(["nft", "-f", "-"], stdin=rules)
     printed = site.init("--mode", "stealth")
-    assert "another firewall drops what doors are to open (inet filter): what is open gets the mark" in printed
+    assert "another firewall drops what doors are to open (inet filter): what is open gets the\nmark 0x" in printed
     assert 'accept_mark = "0x1000/0x1000"' in site.daemon.config.read_text()
     doctor = site.daemon.run("doctor", check=False)
     (rule,) = re.findall(r"# (nft insert rule inet filter input meta mark .*)", doctor.stdout)
@@ -166,9 +166,9 @@ def test_a_firewall_that_drops_is_shown_a_mark(site: Site) -> None:
 
 def test_what_is_seen_of_a_host(direct_lab: Lab) -> None:
     server = direct_lab.server
-    assert server.call(look).services == ()
+    assert server.call(survey_host).services == ()
     server.start_greeter(22)
-    found = server.call(look)
+    found = server.call(survey_host)
     ((port, program),) = found.services
     assert (port, program[:6]) == (SSH_PORT, "python")
     assert found.ssh() == (SSH_PORT,)

@@ -14,7 +14,7 @@ import pytest
 from doorward.config.schema import Gate, Mode, WrongPort
 from doorward.core.automaton import Automaton, compile_doors
 from doorward.core.tracker import Tracker
-from doorward.kernel.nflog import NflogEvent, LogSocket, event_log
+from doorward.kernel.nflog import LogSocket, NflogEvent, event_log
 from doorward.lab.topology import Lab
 from doorward.model import DEFAULT_FLAGS, Door, FlagFilter, Packet, Port, Protocol
 from doorward.nftables.chains import LOG_GROUP
@@ -144,6 +144,6 @@ def sent(
             time.sleep(packet)  # a deadline passes in real time only
             continue
         rig.frames.send(packet)
-        expected += [(packet.source, doors[i].name) for i in tracker.see(packet, time.monotonic())]
+        expected += [(packet.source, doors[i].name) for i in tracker.feed_port(packet, time.monotonic())]
     rig.frames.send(SENTINEL)
     return expected, time.monotonic() - began_s

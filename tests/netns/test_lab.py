@@ -38,7 +38,9 @@ def ping(address: IPv4Address | IPv6Address) -> bool:
                 return True
 
 
-def greeting(host: NamespaceHost, to: NamespaceHost, *, version: int = 4, source: str | None = None, port: int = 22) -> str:
+def greeting(
+    host: NamespaceHost, to: NamespaceHost, *, version: int = 4, source: str | None = None, port: int = 22
+) -> str:
     address = str(to.ipv4 if version == 4 else to.ipv6)
     bound = (source, 0) if source else None
     with host.call(socket.create_connection, (address, port), 5, bound) as connection:

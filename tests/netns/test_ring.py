@@ -149,7 +149,7 @@ def filter_for(automaton: Automaton) -> Program:
 def tracked(ring: TpacketRing, automaton: Automaton, doors: list[Door]) -> list[Opened]:
     tracker = Tracker(automaton, CAPACITY)
     packets = read(ring)
-    return [(packet.source, doors[i].name) for packet, at_s in packets for i in tracker.see(packet, at_s)]
+    return [(packet.source, doors[i].name) for packet, at_s in packets for i in tracker.feed_port(packet, at_s)]
 
 
 @pytest.mark.parametrize("batch", range(4))

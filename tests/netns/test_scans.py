@@ -83,7 +83,9 @@ def version(request: pytest.FixtureRequest) -> int:
     return number
 
 
-def nmap(host: NamespaceHost, target: NamespaceHost, version: int, *words: str, timeout_s: float = 60 * SLOWNESS) -> dict[int, Scanned]:
+def nmap(
+    host: NamespaceHost, target: NamespaceHost, version: int, *words: str, timeout_s: float = 60 * SLOWNESS
+) -> dict[int, Scanned]:
     address = target.ipv4 if version == 4 else target.ipv6
     command = ["nmap", *(["-6"] if isinstance(address, IPv6Address) else []), "-oX", "-", "-d", *words, address]
     report = ElementTree.fromstring(host.run(command, timeout_s=timeout_s).stdout)  # noqa: S314 (our own nmap)

@@ -32,7 +32,9 @@ class Session(NamedTuple):
     remote: socket.socket
 
 
-def established(stack: ExitStack, listening: NamespaceHost, bind: str, connecting: NamespaceHost, to: str, port: int) -> Session:
+def established(
+    stack: ExitStack, listening: NamespaceHost, bind: str, connecting: NamespaceHost, to: str, port: int
+) -> Session:
     family = socket.AF_INET6 if ":" in bind else socket.AF_INET
     dual = bind == "::"
     with listening.call(socket.create_server, (bind, port), family=family, dualstack_ipv6=dual) as listener:

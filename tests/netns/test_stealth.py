@@ -259,7 +259,9 @@ REASSEMBLY_TIMES = ("ipv4/ipfrag_time", "ipv6/ip6frag_time", "netfilter/nf_connt
 ETH_P_ALL = 3
 
 
-def ipv4_packet(source: NamespaceHost, to: NamespaceHost, body: bytes, *, more_fragments: bool = False, options: bytes = b"") -> bytes:
+def ipv4_packet(
+    source: NamespaceHost, to: NamespaceHost, body: bytes, *, more_fragments: bool = False, options: bytes = b""
+) -> bytes:
     """Return an IPv4 packet with a UDP header in `body`, or with TCP where there are options."""
     words = 5 + len(options) // 4
     fields = (0x40 | words, 0, 4 * words + len(body), 7, 0x2000 * more_fragments, 64, 6 if options else 17, 0)

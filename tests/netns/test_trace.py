@@ -17,7 +17,7 @@ import pytest
 from doorward.config.toml import parse
 from doorward.doctor import bypasses, firewalls, trace
 from doorward.doctor.host_state import gather
-from doorward.doctor.problem import Problem, Level
+from doorward.doctor.problem import Level, Problem
 from doorward.lab.topology import Lab
 from tests.support.daemon import DOORWARD, standing_lab
 

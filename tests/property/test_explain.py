@@ -12,10 +12,10 @@ from hypothesis import strategies as st
 from doorward.config.schema import Configuration, Gate, WrongPort
 from doorward.core.automaton import compile_doors
 from doorward.core.tracker import Tracker
-from doorward.explain.compiled_config import CompiledConfig, house_of
+from doorward.explain.compiled_config import CompiledConfig, build_config
 from doorward.explain.replay import CapturedPacket, PacketVerdict
 from doorward.explain.sources import SourceTraces
-from doorward.explain.summary import report, rows
+from doorward.explain.summary import rows, summarize
 from doorward.model import Door, Packet, Port, Protocol
 from doorward.packets.decode import Flow
 from tests.support.strategies import World, streams, worlds
@@ -40,7 +40,7 @@ def elsewhere(stream: list[tuple[Packet, float]]) -> list[tuple[Packet, float]]:
 
 def house_in(world: World) -> CompiledConfig:
     gate = Gate(public=tuple(sorted(world.public)), wrong_port=WrongPort.KNOWN if world.known_only else WrongPort.ANY)
-    return house_of(Configuration(gate, tuple(world.doors)))
+    return build_config(Configuration(gate, tuple(world.doors)))
 
 
 @given(st.data())
@@ -49,9 +49,9 @@ def test_the_doors_that_open_are_those_of_the_tracker(data: st.DataObject) -> No
     stream = elsewhere(data.draw(streams(world)))
     house = house_in(world)
     tracker = Tracker(compile_doors(world.doors, public=world.public, known_only=world.known_only), 1000)
-    expected = [(at_s, opened) for packet, at_s in stream if (opened := tracker.see(packet, at_s))]
+    expected = [(at_s, opened) for packet, at_s in stream if (opened := tracker.feed_port(packet, at_s))]
     traces = SourceTraces(house, HERE.__eq__)
-    taken = [traces.take(seen(number, packet, at_s)) for number, (packet, at_s) in enumerate(stream)]
+    taken = [traces.feed(seen(number, packet, at_s)) for number, (packet, at_s) in enumerate(stream)]
     steps = [step for step in taken if step is not None]
     assert len(steps) == len(stream)
     assert [(step.at_s, step.opened) for step in steps if step.opened] == expected
@@ -64,8 +64,8 @@ def test_there_is_always_a_line(data: st.DataObject) -> None:
     stream = elsewhere(data.draw(streams(world)))
     house = house_in(world)
     traces = SourceTraces(house, HERE.__eq__)
-    traces.take_all(seen(number, packet, at_s) for number, (packet, at_s) in enumerate(stream))
-    found = report(house, traces, frozenset([HERE]), HERE.__eq__)
+    traces.feed_all(seen(number, packet, at_s) for number, (packet, at_s) in enumerate(stream))
+    found = summarize(house, traces, frozenset([HERE]), HERE.__eq__)
     for each in found.told:
         assert each.conclusion.fault.what
         assert each.conclusion.fault.kind != "puzzle", [row.made_of for row in rows(house, each.trace)]
@@ -149,15 +149,15 @@ def test_one_fault_in_a_right_knock_is_found(
     data: st.DataObject, ports: tuple[Port, ...], fault: Fault, pause_s: float, tries: int
 ) -> None:
     door = Door("ssh", ports, (Port(Protocol.TCP, 22),), within_ms=5000)
-    house = house_of(Configuration(Gate(), (door,)))
+    house = build_config(Configuration(Gate(), (door,)))
     knock = [(port, 1000 + n * pause_s) for n, port in enumerate(ports)]
     script = fault.do(data, door, knock)
     assume(len(script) > 1)
     script = [(port, at_s + round_ * 200) for round_ in range(tries + 1) for port, at_s in script]  # people try again
     traces = SourceTraces(house, HERE.__eq__)
     for number, (port, at_s) in enumerate(script):
-        traces.take(seen(number, Packet(CLIENT, port, 2 if port.protocol is Protocol.TCP else 0), at_s))
-    (told,) = report(house, traces, frozenset([HERE]), HERE.__eq__, source=ip_address(CLIENT)).told
+        traces.feed(seen(number, Packet(CLIENT, port, 2 if port.protocol is Protocol.TCP else 0), at_s))
+    (told,) = summarize(house, traces, frozenset([HERE]), HERE.__eq__, source=ip_address(CLIENT)).told
     kinds = {"protocol": ("tcp_for_udp", "udp_for_tcp"), "order": ("order", "overtaken")}
     assert told.conclusion.fault.kind in kinds.get(fault.kind, (fault.kind,)), told.conclusion
     assert not told.conclusion.opened

@@ -12,7 +12,7 @@ from hypothesis import strategies as st
 from doorward.errors import MalformedError
 from doorward.kernel import netlink
 from doorward.kernel.nflog import NflogEvent, parse_event
-from doorward.packets.packet import source_of
+from doorward.packets.packet import source_address
 from tests.support.netfilter_log import logged, packet_from
 
 addresses = st.ip_addresses()
@@ -55,7 +55,7 @@ def test_attributes(raw: bytes) -> None:
 @given(anything)
 def test_errors(raw: bytes) -> None:
     try:
-        number = netlink.error_of(memoryview(raw))
+        number = netlink.error_for(memoryview(raw))
     except MalformedError:
         assert len(raw) < 4
         return
@@ -83,7 +83,7 @@ def test_events_cut_short(raw: bytes, keep: int) -> None:
 @given(anything)
 def test_packets(raw: bytes) -> None:
     try:
-        source = source_of(memoryview(raw))
+        source = source_address(memoryview(raw))
     except MalformedError:
         return
     assert isinstance(source, IPv4Address | IPv6Address)

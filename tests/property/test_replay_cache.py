@@ -9,7 +9,7 @@ from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, precondition, rule
 
 from doorward.daemon import replay_cache
-from doorward.daemon.replay_cache import AHEAD_MS, FORGOTTEN, SCHEMA, PacketId, Clock, ReplayCache
+from doorward.daemon.replay_cache import AHEAD_MS, FORGOTTEN, SCHEMA, Clock, PacketId, ReplayCache
 
 WINDOW_MS, DAY_MS = 60_000, 86_400_000
 BEGUN_MS = 1000 * DAY_MS
@@ -105,12 +105,12 @@ class ReplayMachine(RuleBasedStateMachine):
     @rule(is_killed=st.booleans())
     def a_restart(self, is_killed: bool) -> None:
         if not is_killed:
-            self.table.end()
+            self.table.close()
         self.start()
 
     @rule()
     def an_orderly_boot(self) -> None:
-        self.table.end()
+        self.table.close()
         self.boots, self.booted_ms = self.boots + 1, self.true_ms
         self.start()
 

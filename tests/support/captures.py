@@ -15,9 +15,9 @@ from typing import NamedTuple
 from doorward.config.toml import parse
 from doorward.explain.align import Diagnosis
 from doorward.explain.collect import PacketCollector
-from doorward.explain.compiled_config import CompiledConfig, house_of
-from doorward.explain.sources import SourceTraces, hosts_of
-from doorward.explain.summary import Summary, report
+from doorward.explain.compiled_config import CompiledConfig, build_config
+from doorward.explain.sources import SourceTraces, server_addresses
+from doorward.explain.summary import Summary, summarize
 from doorward.model import Address, Port, Protocol
 from doorward.packets.datalink import NetworkPacket
 
@@ -97,7 +97,7 @@ def _packet(port: str, letters: str, client: Address, server: Address, own: dict
 
 def house(text: str) -> CompiledConfig:
     """Compile a configuration."""
-    return house_of(parse(text, "doorward.toml"))
+    return build_config(parse(text, "doorward.toml"))
 
 
 def recorded(house: CompiledConfig, sent: Iterable[Sent], source: Address | None = None) -> PacketCollector:
@@ -105,20 +105,24 @@ def recorded(house: CompiledConfig, sent: Iterable[Sent], source: Address | None
     recording = PacketCollector(house, source)
     for at_s, raw in sorted(sent, key=lambda packet: packet.at_s):
         length = int.from_bytes(raw[2:4]) if raw[0] >> 4 == 4 else 40 + int.from_bytes(raw[4:6])
-        recording.take_packet(NetworkPacket(memoryview(raw)), BEGAN_NS + round(at_s * 1e9), is_cut=length > len(raw))
+        recording.feed_packet(NetworkPacket(memoryview(raw)), BEGAN_NS + round(at_s * 1e9), is_cut=length > len(raw))
     return recording
 
 
 def explained(
-    house: CompiledConfig, sent: Iterable[Sent], hosts: Sequence[Address] = (), source: Address | None = None, door: str = ""
+    house: CompiledConfig,
+    sent: Iterable[Sent],
+    hosts: Sequence[Address] = (),
+    source: Address | None = None,
+    door: str = "",
 ) -> Summary:
     """Explain packets as `doorward explain` does."""
     recording = recorded(house, sent, source)
-    here = frozenset(host.packed for host in hosts) or hosts_of(recording.seen, house)
+    here = frozenset(host.packed for host in hosts) or server_addresses(recording.seen, house)
     traces = SourceTraces(house, here.__contains__)
-    traces.take_all(recording.seen)
+    traces.feed_all(recording.seen)
     index = house.door_named(door) if door else None
-    return report(house, traces, here, here.__contains__, source=source, door=index)
+    return summarize(house, traces, here, here.__contains__, source=source, door=index)
 
 
 def concluded(house: CompiledConfig, sent: Iterable[Sent], source: Address = CLIENT, door: str = "") -> Diagnosis:

@@ -48,7 +48,7 @@ class Changes:
 
     def repair(self, after: int = 0) -> int:
         """Wait for doorward's next change of the rules."""
-        return self.wait_for(lambda change: change.harm == "rules" and not change.program.startswith("nft"), after)
+        return self.wait_for(lambda change: change.scope == "rules" and not change.program.startswith("nft"), after)
 
     def close(self) -> None:
         self._watch.close()

@@ -13,7 +13,7 @@ from contextlib import ExitStack, contextmanager
 from pathlib import Path
 from typing import Any
 
-from doorward.fleet.etcd import EtcdAccess, Etcd
+from doorward.fleet.etcd import Etcd, EtcdAccess
 from tests.conftest import unavailable
 
 PATIENCE_S = 30.0

@@ -17,7 +17,7 @@ from pathlib import Path
 
 from doorward.errors import HostError
 from doorward.fleet import etcd_codec
-from doorward.fleet.etcd import EtcdAccess, Etcd
+from doorward.fleet.etcd import Etcd, EtcdAccess
 from doorward.lab.namespace import NamespaceHost, ip
 from doorward.lab.topology import HOST_SETTINGS, _set, _tear_down
 from doorward.model import Address, Element, Port

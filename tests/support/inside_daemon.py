@@ -19,7 +19,7 @@ from doorward.daemon.ledger import Ledger, read_records
 from doorward.daemon.log import Log
 from doorward.daemon.pending import Pending
 from doorward.daemon.ruleset_loader import AppliedRuleset, LoadResult
-from doorward.daemon.stats import KernelStats, EventStats
+from doorward.daemon.stats import EventStats, KernelStats
 from doorward.errors import HostError
 from doorward.kernel.event_loop import EventLoop
 from doorward.model import Element
@@ -56,17 +56,19 @@ class InsideDaemon(Daemon):
     healing: SimpleNamespace  # type: ignore[assignment]
 
     def __init__(self, ledger: Ledger, log: Log) -> None:
-        self.errands = HookQueue(EventLoop(), log, ledger.path.with_name("doorward.toml"), ledger.path.with_name("lock"))
+        self.errands = HookQueue(
+            EventLoop(), log, ledger.path.with_name("doorward.toml"), ledger.path.with_name("lock")
+        )
         self.loop, self.log, self.ledger = self.errands.loop, log, ledger
         self.book = OpeningTable()
         self.filter = Stuck(self.loop.now_s)
         self.healing = Whole()  # type: ignore[assignment]
         self.restored, self.trouble = (), ""
         self.missed = 0
-        self.bans = BanList(ledger.path.with_name("bans.json"), self.filter, log.say)
+        self.bans = BanList(ledger.path.with_name("bans.json"), self.filter, log.message)
         self.followers = Subscribers(self.loop)
         self.numbers, self.gauging = EventStats(), KernelStats()
-        log.listeners += [self.followers.tell, self.numbers.take]
+        log.listeners += [self.followers.publish, self.numbers.count]
         self.config = ledger.path.with_name("doorward.toml")
         self._timer_s = float("inf")
         self.pending = Pending(self)

@@ -87,7 +87,9 @@ class Lines:
 class RunningKnockd:
     """One program on one host; `text` is the configuration without [options]."""
 
-    def __init__(self, program: Program, host: NamespaceHost, folder: Path, text: str, *words: object, **keep: str) -> None:
+    def __init__(
+        self, program: Program, host: NamespaceHost, folder: Path, text: str, *words: object, **keep: str
+    ) -> None:
         folder.mkdir(parents=True, exist_ok=True)
         self.program, self.host, self.folder = program, host, folder
         self.interface = keep.get("interface", "eth0")

@@ -61,7 +61,7 @@ def write_sample(path: Path, now_s: float = NOW_S) -> None:
     """Write the ledger; the same each time."""
     choose = random.Random(6)
     ledger = Ledger(path)
-    with ledger.together():
+    with ledger.transaction():
         for day in range(DAYS, -1, -1):
             _people(ledger, choose, now_s, day)
             _strangers(ledger, choose, now_s, day)
@@ -72,7 +72,7 @@ def write_sample(path: Path, now_s: float = NOW_S) -> None:
 def write_crowd(path: Path, now_s: float = NOW_S) -> None:
     """Write a ledger in which everything is as long, as many and as hostile as it gets."""
     ledger = Ledger(path)
-    with ledger.together():
+    with ledger.transaction():
         for number in range(3 * MOST_LANES):
             at_s = now_s - 9 * 86400 + number * 6000
             address, by = f"2001:db8:{number:x}:ffff:ffff:ffff:ffff:ffff", f"key {_HOSTILE[:50]}{_LONG}{number}"

@@ -12,9 +12,9 @@ from pathlib import Path
 
 from doorward.errors import MalformedError
 from doorward.lab.namespace import NamespaceHost
-from doorward.packets.datalink import network_of
-from doorward.packets.decode import flow_of
-from doorward.packets.pcap import CaptureFile, CapturedFrame
+from doorward.packets.datalink import strip_link_header
+from doorward.packets.decode import decode_flow
+from doorward.packets.pcap import CapturedFrame, CaptureFile
 from tests.support.daemon import PATIENCE_S
 
 MARKER = 9  # discard/udp: no test knocks there
@@ -85,7 +85,7 @@ def tcpdump(host: NamespaceHost, *words: str) -> Iterator[Tcpdump]:
 
 def _marks(frame: CapturedFrame, number: int) -> bool:
     try:
-        flow = flow_of(network_of(frame.link, frame.data).packet)
+        flow = decode_flow(strip_link_header(frame.link, frame.data).packet)
     except MalformedError:
         return False
     return flow.port is not None and flow.port.number == MARKER and flow.source_port == number
@@ -96,7 +96,7 @@ def concerning(frames: Iterable[CapturedFrame], addresses: Collection[bytes]) ->
     found = []
     for frame in frames:
         try:
-            flow = flow_of(network_of(frame.link, frame.data).packet)
+            flow = decode_flow(strip_link_header(frame.link, frame.data).packet)
         except MalformedError:
             continue
         if {flow.source, flow.destination, *((flow.about.source,) if flow.about else ())} & set(addresses):

@@ -82,7 +82,7 @@ def test_rows_and_files_with_a_scope_id_are_passed_over(tmp_path: Path) -> None:
                 "INSERT INTO openings (door, address, ports, since, until, opened_by) VALUES (?, ?, ?, ?, ?, ?)",
                 ("ssh", text, '["22/tcp"]', 1000.0, 9e9, "hand"),
             )
-    assert [str(each.address) for each in ledger.standing()] == ["192.0.2.7"]
+    assert [str(each.address) for each in ledger.active()] == ["192.0.2.7"]
     ledger.close()
     kept = tmp_path / bans.NAME
     kept.write_text(json.dumps(dict.fromkeys([*SCOPED, "192.0.2.7"], 1e9)))
@@ -109,5 +109,5 @@ def test_what_is_written_is_made_of_bits(place: Place, text: str) -> None:
 
 def test_bans_are_written_from_bits() -> None:
     ban = IPv6Network("fe80::%; flush ruleset/64")
-    assert "ruleset" not in "".join(gate_bans.put("inet doorward", {ban: 60.0}))
-    assert gate_bans.ban_of(IPv6Address("fe80::1%x")) == IPv6Network("fe80::/64")
+    assert "ruleset" not in "".join(gate_bans.put_attributes("inet doorward", {ban: 60.0}))
+    assert gate_bans.ban_network(IPv6Address("fe80::1%x")) == IPv6Network("fe80::/64")

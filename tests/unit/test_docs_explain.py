@@ -45,7 +45,7 @@ def test_every_answer_is_named() -> None:
     kinds = set()
     for path in (ROOT / "src/doorward/explain").glob("*.py"):
         for node in ast.walk(ast.parse(path.read_text())):
-            if isinstance(node, ast.Call) and isinstance(node.func, ast.Name) and node.func.id == "Fault":
+            if isinstance(node, ast.Call) and isinstance(node.func, ast.Name) and node.func.id == "Cause":
                 texts = [part.value for part in ast.walk(node.args[0]) if isinstance(part, ast.Constant)]
                 assert texts, f"{path.name}:{node.lineno}: the word is no literal"
                 kinds |= {text for text in texts if isinstance(text, str)}

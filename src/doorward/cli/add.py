@@ -11,8 +11,8 @@ from typing import NamedTuple
 from doorward.cli import qr
 from doorward.cli.output import line
 from doorward.client import request_options, ssh_config
-from doorward.client.hosts import host_of, hosts_path, read_hosts
-from doorward.client.hosts_writer import keep, table_of
+from doorward.client.hosts import find_host, hosts_path, read_hosts
+from doorward.client.hosts_writer import host_table, save_host
 from doorward.client.link_uri import SCHEME, KnockLink, format_link, parse_link, parse_sequence
 from doorward.errors import MalformedError, UsageError
 from doorward.model import DEFAULT_SIGNED_PORT, NAME, Port
@@ -68,7 +68,7 @@ def run(args: argparse.Namespace) -> int:
     settings = ssh_config.ssh_config_path()
     old = ssh_config.read(settings) if args.ssh else ""
     text = ssh_config.with_host(old, new.name) if args.ssh else ""
-    before = keep(path, new.name, table_of(new.name, new.values, new.doors), replace=args.replace)
+    before = save_host(path, new.name, host_table(new.name, new.values, new.doors), replace=args.replace)
     line(f"added {new.name!r} to {path}" + (f"; the file as it was is {before}" if before else ""))
     if text != old:
         ssh_config.save(settings, text)
@@ -167,14 +167,14 @@ def _say_what_is_next(new: _New, settings: Path | None) -> None:
         line(f"`ssh {new.name}` knocks from now on: {settings} says so")
         return
     door = next(iter(new.doors), "ssh")
-    settings_of = textwrap.indent(ssh_config.lines_of(new.name), "    ").rstrip()
+    settings_of = textwrap.indent(ssh_config.host_lines(new.name), "    ").rstrip()
     line("", "for ~/.ssh/config (or add it with --ssh):", "", *settings_of.split("\n"))
     knock = f"    doorward knock {new.name} {door} -v" + (" --wait 22" if door == "ssh" else "")
     line("", "to try it:", "", knock)
 
 
 def _link_of(path: Path, name: str) -> str:
-    host = host_of(str(path), read_hosts(str(path)), name)
+    host = find_host(str(path), read_hosts(str(path)), name)
     port = None if host.signed_port in (None, DEFAULT_SIGNED_PORT) else host.signed_port
     gate = host.gate if host.gate and NAME.fullmatch(host.gate) else None  # its key's fingerprint need not be said
     link = KnockLink(host.address, port and port.number, host.server_key, gate, tuple(host.doors.items()))

@@ -10,7 +10,7 @@ from doorward.daemon.control_socket import ask, default_path
 from doorward.errors import UsageError
 from doorward.kernel.ssh_session import ssh_connection
 from doorward.model import parse_address
-from doorward.nftables.ban_sets import ban_of
+from doorward.nftables.ban_sets import ban_network
 
 EXAMPLE = """\
   # doorward ban 203.0.113.9 --for 8h
@@ -56,7 +56,7 @@ def _spare_this_session(text: str) -> None:
     """Refuse what would shut the door behind whoever asks. UsageError; the daemon judges an address that is none."""
     session = ssh_connection()
     try:
-        own = session is not None and ban_of(session.source) == ban_of(parse_address(text))
+        own = session is not None and ban_network(session.source) == ban_network(parse_address(text))
     except ValueError:
         return
     if own:

@@ -21,7 +21,7 @@ from doorward.config.toml_positions import Keys, find_lines, line_of
 from doorward.daemon import host_lookups, last_good, requirements
 from doorward.daemon.control_socket import ask, default_path
 from doorward.daemon.run_as import named_files
-from doorward.errors import ConfigError, DoorwardError, ConfigFault, HostError
+from doorward.errors import ConfigError, ConfigFault, DoorwardError, HostError
 from doorward.lint.checks import combinations, warnings
 from doorward.lint.finding import Finding
 from doorward.lint.guessing import Guess
@@ -130,10 +130,14 @@ def _unknown_doors(configuration: Configuration, named: Iterable[tuple[str, int]
     for name, line in named:
         if name not in doors:
             near = nearest(name, doors)
-            yield ConfigFault(file, line, f"there is no door {name!r}", f"did you mean {near!r}?" if near else "take it out")
+            yield ConfigFault(
+                file, line, f"there is no door {name!r}", f"did you mean {near!r}?" if near else "take it out"
+            )
 
 
-def _print_json(file: str, configuration: Configuration | None, faults: list[ConfigFault], findings: list[Finding]) -> None:
+def _print_json(
+    file: str, configuration: Configuration | None, faults: list[ConfigFault], findings: list[Finding]
+) -> None:
     answer = {
         "file": file,
         "ok": not faults,
@@ -156,7 +160,9 @@ def _strength(rated: Guess) -> dict[str, object]:
     }
 
 
-def _print_lines(file: str, configuration: Configuration | None, faults: list[ConfigFault], findings: list[Finding]) -> None:
+def _print_lines(
+    file: str, configuration: Configuration | None, faults: list[ConfigFault], findings: list[Finding]
+) -> None:
     output.complain(*map(str, faults), *(f"{finding.file or file}:{finding}" for finding in findings))
     if configuration is not None and not faults:
         output.line(f"{file}: good: {_summary(configuration, findings)}")

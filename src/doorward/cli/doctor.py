@@ -10,8 +10,8 @@ from doorward.cli.options import add_config, configuration_path
 from doorward.config.files import exposure, read
 from doorward.doctor import bypasses, firewalls, lockout, running
 from doorward.doctor.host_state import daemon_status, gather, off_since
-from doorward.doctor.problem import Problem, Level
-from doorward.errors import NegativeResult, DoorwardError
+from doorward.doctor.problem import Level, Problem
+from doorward.errors import DoorwardError, NegativeResult
 
 EXAMPLE = """\
   # doorward doctor

@@ -21,14 +21,14 @@ from doorward.daemon.ledger import ledger_path, read_records
 from doorward.errors import HostError, MalformedError, UsageError
 from doorward.explain.align import Diagnosis
 from doorward.explain.collect import MOST_KEPT, PacketCollector
-from doorward.explain.compiled_config import CompiledConfig, house_of
-from doorward.explain.history import conclude_records, with_ban
-from doorward.explain.sources import SourceTraces, hosts_of
-from doorward.explain.summary import MOST_FOR_PROGRAMS, MOST_SHOWN, Summary, report
+from doorward.explain.compiled_config import CompiledConfig, build_config
+from doorward.explain.history import diagnose_records, with_ban
+from doorward.explain.sources import SourceTraces, server_addresses
+from doorward.explain.summary import MOST_FOR_PROGRAMS, MOST_SHOWN, Summary, summarize
 from doorward.kernel.interfaces import InterfaceMonitor
 from doorward.kernel.live_capture import LiveCapture
 from doorward.model import Address, parse_address, places_of
-from doorward.nftables.ban_sets import ban_of
+from doorward.nftables.ban_sets import ban_network
 from doorward.packets.pcap import CaptureFile
 
 EXAMPLE = """\
@@ -78,20 +78,20 @@ def _address(option: str, text: str) -> Address:
 
 def _past(args: argparse.Namespace, address: Address) -> int:
     records = list(read_records(ledger_path(), 0.0, MOST_RECORDS, args.door, places_of(address)))
-    conclusion = _unless_banned(address, conclude_records(str(address), records, time.time(), output.moment))
+    conclusion = _unless_banned(address, diagnose_records(str(address), records, time.time(), output.moment))
     explain_output.print_past(address, records, conclusion, as_json=args.json)
     return 0 if conclusion.opened else 1
 
 
 def _unless_banned(address: Address, conclusion: Diagnosis) -> Diagnosis:
     """Give the conclusion, or that the address is banned: then its knocks are not looked at."""
-    until_s = read_bans(ledger_path().with_name(bans.NAME)).get(ban_of(address), 0.0)
+    until_s = read_bans(ledger_path().with_name(bans.NAME)).get(ban_network(address), 0.0)
     return with_ban(conclusion, str(address), until_s, output.moment) if until_s > time.time() else conclusion
 
 
 def _house(args: argparse.Namespace) -> tuple[CompiledConfig, int | None]:
     """Give the configuration, compiled, and the door that was asked for."""
-    house = house_of(read(configuration_path(args)))
+    house = build_config(read(configuration_path(args)))
     if args.door is None:
         return house, None
     index = house.door_named(args.door)
@@ -112,7 +112,7 @@ def _file(args: argparse.Namespace) -> int:
     with _opened(args.what) as file:
         capture = CaptureFile(file)
         try:
-            recording.take_all(capture)
+            recording.feed_all(capture)
         except MalformedError as error:
             if not recording.frames:
                 raise UsageError(f"{args.what}: {error}") from None
@@ -124,11 +124,11 @@ def _file(args: argparse.Namespace) -> int:
     notes += _notes(recording)
     hosts = _hosts(args, recording, house)
     traces = SourceTraces(house, hosts.__contains__)
-    traces.take_all(recording.seen)
+    traces.feed_all(recording.seen)
     for note in notes:
         output.complain(f"doorward: {args.what}: {note}")
     most = MOST_FOR_PROGRAMS if args.json else MOST_SHOWN
-    found = report(house, traces, hosts, hosts.__contains__, source=source, door=door, most=most)
+    found = summarize(house, traces, hosts, hosts.__contains__, source=source, door=door, most=most)
     return _print(args, house, found, recording, hosts)
 
 
@@ -153,10 +153,12 @@ def _hosts(args: argparse.Namespace, recording: PacketCollector, house: Compiled
             own = links.locals().addresses
         finally:
             links.close()
-    return hosts_of(recording.seen, house, own)
+    return server_addresses(recording.seen, house, own)
 
 
-def _print(args: argparse.Namespace, house: CompiledConfig, found: Summary, recording: PacketCollector, hosts: frozenset[bytes]) -> int:
+def _print(
+    args: argparse.Namespace, house: CompiledConfig, found: Summary, recording: PacketCollector, hosts: frozenset[bytes]
+) -> int:
     began_s = (recording.began_ns or 0) / 1e9
     explain_output.print_report(house, found, began_s, hosts, whole=args.source is not None, as_json=args.json)
     return 0 if any(told.conclusion.opened for told in found.told) else 1
@@ -172,15 +174,15 @@ def _live(args: argparse.Namespace, address: Address) -> int:
         with _on_interrupt(capture.end):
             output.complain(f"doorward: watching {address}; {ends}")
             for packet in capture.packets(time.monotonic() + seconds):
-                seen = recording.take_packet(packet.network, packet.at_ns)
-                step = traces.take(seen) if seen else None
+                seen = recording.feed_packet(packet.network, packet.at_ns)
+                step = traces.feed(seen) if seen else None
                 if step is not None and not args.json:
                     explain_output.print_step(house, step, address)
                 if recording.is_full:
                     break
         for note in _notes(recording):
             output.complain(f"doorward: {note}")
-        found = report(house, traces, frozenset(), capture.is_local, source=address, door=door)
+        found = summarize(house, traces, frozenset(), capture.is_local, source=address, door=door)
     told = tuple(each._replace(conclusion=_unless_banned(address, each.conclusion)) for each in found.told)
     found = found._replace(told=told)
     began_s = (recording.began_ns or 0) / 1e9

@@ -14,7 +14,7 @@ from doorward.daemon.ledger import Record
 from doorward.explain.align import Diagnosis
 from doorward.explain.compiled_config import CompiledConfig
 from doorward.explain.replay import ReplayStep
-from doorward.explain.summary import Summary, PacketRow, SourceSummary, row_of, rows
+from doorward.explain.summary import PacketRow, SourceSummary, Summary, build_row, rows
 from doorward.model import Address
 
 WIDTH = 80
@@ -64,7 +64,7 @@ def print_live(house: CompiledConfig, found: Summary, began_s: float, *, as_json
 
 def print_step(house: CompiledConfig, step: ReplayStep, asked_for: Address) -> None:
     """Print a packet as it comes; with its source where that is another address of the same network."""
-    row = row_of(house, step)
+    row = build_row(house, step)
     if (source := ip_address(step.seen.flow.source)) != asked_for:
         row = row._replace(made_of=f"from {source}: {row.made_of}")
     _print_row(row, step.at_s, _Columns(_LIVE_PACKET, _LIVE_STATE))
@@ -82,7 +82,9 @@ def print_past(address: Address, records: Sequence[Record], conclusion: Diagnosi
     _print_conclusion(conclusion)
 
 
-def _print_source(house: CompiledConfig, told: SourceSummary, began_s: float, hosts: frozenset[bytes], *, whole: bool) -> None:
+def _print_source(
+    house: CompiledConfig, told: SourceSummary, began_s: float, hosts: frozenset[bytes], *, whole: bool
+) -> None:
     trace = told.trace
     if trace.steps:
         here = [str(ip_address(host)) for host in sorted(hosts) if len(host) == len(trace.source)]

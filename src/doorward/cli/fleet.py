@@ -11,7 +11,7 @@ from doorward.cli import output
 from doorward.cli.options import add_config, configuration_path
 from doorward.config.files import read
 from doorward.errors import NegativeResult, UsageError
-from doorward.fleet.admin import GateStatus, FleetAdmin, key_of
+from doorward.fleet.admin import FleetAdmin, GateStatus, key_of
 from doorward.fleet.etcd import Etcd, read_access
 
 _HEAD = ("gate", "state", "openings", "behind", "answered in", "clock")
@@ -34,7 +34,7 @@ def office(args: argparse.Namespace) -> Iterator[FleetAdmin]:
 def status(args: argparse.Namespace) -> int:
     """Show each gate, and what is open in the whole fleet."""
     with office(args) as asked:
-        gates, openings = asked.roll_call(), asked.openings()
+        gates, openings = asked.status(), asked.openings()
     if args.json:
         output.as_json([_described(gate) for gate in gates])
         return 0

@@ -25,7 +25,7 @@ from doorward.init.config_writer import ConfigPlan, DoorSpec
 from doorward.init.install import ExistingFiles
 from doorward.init.survey import USUAL_SSH, HostSurvey
 from doorward.model import DEFAULT_SIGNED_PORT, Port, Protocol
-from doorward.verify.port_set import numbers_of, ranges_of
+from doorward.verify.port_set import port_numbers, port_ranges
 
 Answer = TypeVar("Answer")
 _NONE = "none"
@@ -53,7 +53,7 @@ def decide(args: argparse.Namespace, here: HostSurvey) -> Decision:
             f"--public is for mode stealth, and mode {mode} leaves ports as they are; leave one of the two out"
         )
     public = _deciding_public(args, here, doors) if mode is Mode.STEALTH else ()
-    who = None if args.no_signed else _who(args)
+    who = None if args.no_signed else _client_names(args)
     has_sequences = who is None or _has_sequences(args)
     address = address_of(args, here, is_asked=True)
     return Decision(ConfigPlan(mode, doors, public, signed=not args.no_signed), who, has_sequences, address)
@@ -112,20 +112,20 @@ def _deciding_public(args: argparse.Namespace, here: HostSurvey, doors: tuple[Do
                 raise UsageError(f"{port} cannot be public: a door opens it, or signed knocks go there; leave it out")
         return public
 
-    default = ",".join(map(str, config_writer.public_of(here, doors))) or _NONE
+    default = ",".join(map(str, config_writer.public_ports(here, doors))) or _NONE
     return _answer(args, args.public, "Ports that everybody reaches", default, parse)
 
 
-def own_keys(args: argparse.Namespace) -> ExistingFiles | None:
+def find_own_keys(args: argparse.Namespace) -> ExistingFiles | None:
     """Give the keys of the file that the call names, or the operator's own; None: there are none."""
     if args.authorized_keys is not None:
         return _found(args.authorized_keys)
     return install.first_keys(survey.key_files())
 
 
-def _who(args: argparse.Namespace) -> ExistingFiles | None:
+def _client_names(args: argparse.Namespace) -> ExistingFiles | None:
     """Give the keys of those who may send signed knocks; None: nobody yet."""
-    first = own_keys(args)
+    first = find_own_keys(args)
     if args.yes or args.authorized_keys is not None:
         return first
     question = "Who may knock by SSH key: a file of public keys, or none"
@@ -161,7 +161,7 @@ _WITH_KEY = "not a secret: with the server's public key anyone can have the gate
 _UNITS = [Path(folder, "doorward.service") for folder in ("/etc/systemd/system", "/usr/lib/systemd/system")]
 
 
-def describe(here: HostSurvey) -> None:
+def print_plan(here: HostSurvey) -> None:
     """Show who listens, and where the host is reached."""
     session = here.session.destination_port if here.session is not None else 0
     line("this host, as others reach it:")
@@ -176,10 +176,10 @@ def describe(here: HostSurvey) -> None:
     line("")
 
 
-def tell_clients(configuration: Configuration, folder: Path, address: str, name: str, *, as_qr: bool) -> None:
+def print_client_setup(configuration: Configuration, folder: Path, address: str, name: str, *, as_qr: bool) -> None:
     """Print what clients need: the command with the link, and what it writes."""
-    key = install.told_key(configuration, folder)
-    doors, others = client_setup.doors_of(configuration, signed=key is not None)
+    key = install.authorized_key_line(configuration, folder)
+    doors, others = client_setup.shareable_doors(configuration, signed=key is not None)
     if not doors:
         line(
             "",
@@ -187,7 +187,7 @@ def tell_clients(configuration: Configuration, folder: Path, address: str, name:
             "again",
         )
         return
-    link = client_setup.link_of(configuration, key, address, doors)
+    link = client_setup.knock_link(configuration, key, address, doors)
     text = format_link(link)
     line("", f"on each client ({_WITH_SEQUENCE if any(ports for _, ports in link.doors) else _WITH_KEY}):", "")
     knocks = ssh_port(configuration) is not None
@@ -215,7 +215,7 @@ def _is_private(address: str) -> bool:
         return False
 
 
-def tell_next(configuration: Configuration, path: Path, name: str, public: Iterable[Port]) -> None:
+def print_next_steps(configuration: Configuration, path: Path, name: str, public: Iterable[Port]) -> None:
     """Print the three commands that come next, and how to see what strangers see; `public` is meant to be seen."""
     is_usual = path == default_path().absolute()
     where = "" if is_usual else f" -c {shlex.quote(str(path))}"
@@ -239,7 +239,7 @@ def tell_next(configuration: Configuration, path: Path, name: str, public: Itera
     if configuration.gate.mode is not Mode.OBSERVE:
         words = f" --port {port}" if port else ""
         words += " --guard" if configuration.gate.mode is Mode.GUARD else ""
-        seen = ",".join(ranges_of(numbers_of(public, Protocol.TCP)))
+        seen = ",".join(port_ranges(port_numbers(public, Protocol.TCP)))
         words += f" --expect {seen}" if seen else ""
         line(f"And what a stranger sees, from the client: doorward verify {called} {door.name}{words}")
 
@@ -296,18 +296,18 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 def run(args: argparse.Namespace) -> int:
     """Write what is missing, and print what clients need."""
     path = configuration_path(args).absolute()
-    here = survey.look()
+    here = survey.survey_host()
     name = args.name or survey.host_name()
     if path.exists():
         configuration, address = read(path), address_of(args, here)
         line(f"{path} is there already, and stays as it is")
         if unused := unused_options(args):
             line(f"{', '.join(unused)}: for a new file only; edit this one, or move it away")
-        _write_signed(configuration, path, None if configuration.signed is None else own_keys(args))
+        _write_signed(configuration, path, None if configuration.signed is None else find_own_keys(args))
     else:
         configuration, address = _make(args, here, path)
-    tell_clients(configuration, path.parent, address, name, as_qr=args.qr)
-    tell_next(configuration, path, name, _public(configuration, here))
+    print_client_setup(configuration, path.parent, address, name, as_qr=args.qr)
+    print_next_steps(configuration, path, name, _public(configuration, here))
     return 0
 
 
@@ -315,19 +315,19 @@ def _public(configuration: Configuration, here: HostSurvey) -> tuple[Port, ...]:
     """Give the ports that strangers see, as they are meant to."""
     if configuration.gate.mode is Mode.STEALTH:
         return configuration.gate.public
-    return config_writer.public_of(here, [DoorSpec(door.name, door.opens) for door in configuration.doors])
+    return config_writer.public_ports(here, [DoorSpec(door.name, door.opens) for door in configuration.doors])
 
 
 def _make(args: argparse.Namespace, here: HostSurvey, path: Path) -> tuple[Configuration, str]:
     """Ask, choose and write; gives the configuration, and the address that clients use."""
-    describe(here)
+    print_plan(here)
     plan, who, has_sequences, address = decide(args, here)
     if has_sequences:
         plan = config_writer.with_sequences(plan, here, secrets.randbelow)
     programs = {service.port: service.program for service in here.services}
     plan, configuration = _beside_firewalls(plan, path, programs)
     _write_signed(configuration, path, who)
-    if not install.write(path, config_writer.text_of(plan, programs)):
+    if not install.write(path, config_writer.config_text(plan, programs)):
         raise UsageError(f"{path} was written by somebody else in the meantime; call this again")
     line(f"wrote {path}: mode {plan.mode}, doors {', '.join(map(str, plan.doors))}")
     return configuration, address
@@ -335,17 +335,16 @@ def _make(args: argparse.Namespace, here: HostSurvey, path: Path) -> tuple[Confi
 
 def _beside_firewalls(plan: ConfigPlan, path: Path, programs: dict[Port, str]) -> tuple[ConfigPlan, Configuration]:
     """Look at other firewalls, and mark what is open where one of them must be told."""
-    configuration = parse(config_writer.text_of(plan, programs), str(path))
+    configuration = parse(config_writer.config_text(plan, programs), str(path))
     facts = gather(replace(configuration, signed=None), path.parent)  # its files are not there yet
-    mark = config_writer.mark_for(configuration, facts)
+    mark = config_writer.accept_mark_for(configuration, facts)
     if mark is None:
         return plan, configuration
-    line(
-        f"another firewall drops what doors are to open ({', '.join(config_writer.names(facts))}): what is open gets the mark"
-    )
-    line(f"{mark}, and `doorward doctor` says how that firewall learns of it", "")
+    names = ", ".join(config_writer.names(facts))
+    line(f"another firewall drops what doors are to open ({names}): what is open gets the")
+    line(f"mark {mark}, and `doorward doctor` says how that firewall learns of it", "")
     plan = plan._replace(accept_mark=mark)
-    return plan, parse(config_writer.text_of(plan, programs), str(path))
+    return plan, parse(config_writer.config_text(plan, programs), str(path))
 
 
 def _write_signed(configuration: Configuration, path: Path, who: ExistingFiles | None) -> None:

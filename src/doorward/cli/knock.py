@@ -5,7 +5,17 @@ from __future__ import annotations
 import argparse
 
 from doorward.cli import knock_options
-from doorward.cli.knock_options import KnockPlan, Knock, aim, knocker, only_door, port_of, seconds, targets_of, tell
+from doorward.cli.knock_options import (
+    Knock,
+    KnockPlan,
+    knocker,
+    only_door,
+    plan_knock,
+    plan_targets,
+    port_of,
+    print_sent,
+    seconds,
+)
 from doorward.client.sequence import DEFAULT_DELAY_S, Reply, Target, knock_until_open
 from doorward.errors import NegativeResult, UsageError
 from doorward.model import Port, Protocol
@@ -46,11 +56,11 @@ def run(args: argparse.Namespace) -> int:
     timeout_s = seconds("--timeout", args.timeout, DEFAULT_TIMEOUT_S)
     if args.json and not args.dump:
         raise UsageError("--json is for --dump; add --dump, or leave --json out")
-    there = aim(args, args.words, only_door)
+    there = plan_knock(args, args.words, only_door)
     if args.dump:
         return _dump(args, there)
     knock = knocker(there, delay_s, args.verbose)
-    targets = targets_of(there, args.family)
+    targets = plan_targets(there, args.family)
     if awaited is None:
         knock(targets)
     else:
@@ -63,7 +73,7 @@ def _dump(args: argparse.Namespace, there: KnockPlan) -> int:
         raise UsageError("--dump shows a signed knock, and this is a sequence; add --server-key KEY, or use -v")
     from doorward.cli.signed_options import dump
 
-    dump(there, targets_of(there, args.family), as_json=args.json)
+    dump(there, plan_targets(there, args.family), as_json=args.json)
     return 0
 
 
@@ -86,7 +96,7 @@ def _wait(
         for target in reached:
             replies.add(reply := try_port(target, awaited.number, patience_s / len(reached)))
             if args.verbose:
-                tell(f"     {awaited} is {reply.value}" + (f" at {target}" if len(reached) > 1 else ""))
+                print_sent(f"     {awaited} is {reply.value}" + (f" at {target}" if len(reached) > 1 else ""))
             if reply is Reply.OPEN:
                 break
         return next(reply for reply in Reply if reply in replies)

@@ -9,8 +9,8 @@ from ipaddress import ip_address
 from socket import AF_INET, AF_INET6, AF_UNSPEC
 from typing import Any, NamedTuple
 
-from doorward.client.hosts import KnownHost, door_of, host_of, hosts_path, is_door, is_exposed, near, read_hosts
-from doorward.client.sequence import Target, knock, of_version, resolve
+from doorward.client.hosts import KnownHost, find_door, find_host, hosts_path, is_door, is_exposed, near, read_hosts
+from doorward.client.sequence import Target, knock, resolve, targets_of_version
 from doorward.errors import UsageError
 from doorward.escape import visible
 from doorward.model import DEFAULT_SIGNED_PORT, Port
@@ -69,7 +69,7 @@ def seconds(option: str, text: str | None, default_s: float) -> float:
     return found
 
 
-def aim(args: argparse.Namespace, words: list[str], choose_door: Callable[[KnownHost], str]) -> KnockPlan:
+def plan_knock(args: argparse.Namespace, words: list[str], choose_door: Callable[[KnownHost], str]) -> KnockPlan:
     """Find the host and what is to be done; `choose_door` names one where no word does.
 
     hosts.toml is read only where it can matter. UsageError: what is missing, or what does not go together.
@@ -92,11 +92,11 @@ def aim(args: argparse.Namespace, words: list[str], choose_door: Callable[[Known
     return KnockPlan(host, doors, ())
 
 
-def targets_of(aim: KnockPlan, family: int) -> list[Target]:
+def plan_targets(aim: KnockPlan, family: int) -> list[Target]:
     """Look the host up: the addresses that the connection may use; those of the family that it is asked to open for."""
     found = resolve(aim.host.address, family)
     asked = aim.host.asked
-    return found if asked is None or asked.version is None or aim.sequence else of_version(found, asked.version)
+    return found if asked is None or asked.version is None or aim.sequence else targets_of_version(found, asked.version)
 
 
 def knocker(aim: KnockPlan, delay_s: float, verbose: bool) -> Knock:
@@ -108,7 +108,7 @@ def knocker(aim: KnockPlan, delay_s: float, verbose: bool) -> Knock:
     total = len(aim.sequence)
 
     def report(target: Target, place: int, port: Port) -> None:
-        tell(f"{place}/{total}  {port} to {target}")
+        print_sent(f"{place}/{total}  {port} to {target}")
 
     return lambda targets: [knock(targets, aim.sequence, delay_s, report=report if verbose else None)]
 
@@ -133,7 +133,7 @@ def port_of(word: str) -> Port:
         raise UsageError(str(error)) from None
 
 
-def tell(text: str) -> None:
+def print_sent(text: str) -> None:
     """Print a line at once, so that an error on standard error comes after it, also in a pipe."""
     sys.stdout.write(visible(text) + "\n")
     sys.stdout.flush()
@@ -173,13 +173,15 @@ def _refuse_beside_a_sequence(given: Iterable[str], host: str, why: str) -> None
         )
 
 
-def _sequence(path: str, hosts: dict[str, KnownHost], name: str, words: list[str], choose: Callable[[KnownHost], str]) -> KnockPlan:
+def _sequence(
+    path: str, hosts: dict[str, KnownHost], name: str, words: list[str], choose: Callable[[KnownHost], str]
+) -> KnockPlan:
     if hosts and is_exposed(path):
         _warn(f"{path}: every user can read the sequences; run `chmod o-r {path}`")
-    words = words or [choose(host_of(path, hosts, name))]
+    words = words or [choose(find_host(path, hosts, name))]
     sequence: list[Port] = []
     for word in words:
-        sequence += door_of(path, hosts, name, word) if is_door(word) else (port_of(word),)
+        sequence += find_door(path, hosts, name, word) if is_door(word) else (port_of(word),)
     return KnockPlan(hosts.get(name, KnownHost(name, name, {})), (), tuple(sequence))
 
 

@@ -51,7 +51,7 @@ def run(args: argparse.Namespace) -> int:
     try:
         with lab:
             folder.mkdir(mode=0o700)
-            Demo(lab, folder).tell()
+            Demo(lab, folder).run()
             done = True
             if args.keep:
                 lab.keep()

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING
 
 from doorward.cli import output
 from doorward.daemon.control_socket import ask, default_path
-from doorward.errors import NegativeResult, DoorwardError, UsageError
+from doorward.errors import DoorwardError, NegativeResult, UsageError
 from doorward.libraries import install_command
 
 if TYPE_CHECKING:

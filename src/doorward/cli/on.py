@@ -10,7 +10,7 @@ from pathlib import Path
 
 from doorward.cli import output
 from doorward.daemon import off_switch
-from doorward.errors import NegativeResult, HostError, UsageError
+from doorward.errors import HostError, NegativeResult, UsageError
 
 _UNIT = "doorward.service"
 _PATIENCE_S = 120.0  # of systemd for a unit, and some

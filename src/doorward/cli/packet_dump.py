@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from datetime import UTC, datetime
 
-from doorward.client.keyfile import kind_of
+from doorward.client.keyfile import key_kind
 from doorward.client.signed import KnockRequest, SentPacket
 from doorward.client.signers import Signer
 from doorward.escape import json_line
@@ -27,9 +27,11 @@ def describe(letter: KnockRequest, signer: Signer, sent: SentPacket) -> list[str
         "gate": request.gate or f"{letter.key.fingerprint} (none named: its key's fingerprint)",
         "signed by": f"{signer.kind} {_fingerprint(signer)}, {signer.name}",
         **(
-            {"certificate": f"{len(request.signer)} bytes, {kind_of(request.signer)}"} if request.is_certificate else {}
+            {"certificate": f"{len(request.signer)} bytes, {key_kind(request.signer)}"}
+            if request.is_certificate
+            else {}
         ),
-        "signature": f"{kind_of(signature)}, {len(signature)} bytes: {signature.hex()}",
+        "signature": f"{key_kind(signature)}, {len(signature)} bytes: {signature.hex()}",
     }
     lines = (f"  {name:<12} {value}" for name, value in rows.items())
     return [f"{sent.message.length} bytes to {sent.target} {sent.port}, not sent", *lines]

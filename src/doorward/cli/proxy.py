@@ -7,11 +7,11 @@ import socket
 
 from doorward.cli import knock_options
 from doorward.cli.knock import reason
-from doorward.cli.knock_options import KnockPlan, Knock, aim, knocker, only_door, port_of, seconds, targets_of
-from doorward.client.connector import connect
+from doorward.cli.knock_options import Knock, KnockPlan, knocker, only_door, plan_knock, plan_targets, port_of, seconds
+from doorward.client.connector import open_connection
 from doorward.client.hosts import KnownHost
-from doorward.client.relay import carry
-from doorward.client.sequence import DEFAULT_DELAY_S, UnreachableError, Reply, Target, knock_until_open
+from doorward.client.relay import relay
+from doorward.client.sequence import DEFAULT_DELAY_S, Reply, Target, UnreachableError, knock_until_open
 from doorward.errors import NegativeResult, UsageError
 from doorward.model import Port, Protocol
 
@@ -48,9 +48,9 @@ def run(args: argparse.Namespace) -> int:
         raise UsageError(f"{port} cannot be connected to; only a TCP port can, such as 22")
     if args.door and args.words:
         raise UsageError("--door and the words behind the port say the same; leave one of the two out")
-    there = aim(args, [args.door] if args.door else args.words, lambda host: _door(host, port))
+    there = plan_knock(args, [args.door] if args.door else args.words, lambda host: _door(host, port))
     knock = knocker(there, delay_s, verbose=False)
-    with _connected(there, port, knock, targets_of(there, args.family), timeout_s) as connection:
+    with _connected(there, port, knock, plan_targets(there, args.family), timeout_s) as connection:
         _carry(there, connection)
     return 0
 
@@ -82,7 +82,7 @@ def _connected(there: KnockPlan, port: Port, knock: Knock, targets: list[Target]
             except UnreachableError as error:
                 faults.append(error)
                 continue
-            reply = connect(target, port.number, patience_s / len(targets))
+            reply = open_connection(target, port.number, patience_s / len(targets))
             if isinstance(reply, socket.socket):
                 found.append(reply)
                 return Reply.OPEN
@@ -102,6 +102,6 @@ def _carry(there: KnockPlan, connection: socket.socket) -> None:
     connection.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)  # ssh would set both, but has only a pipe
     connection.setsockopt(socket.SOL_SOCKET, socket.SO_KEEPALIVE, 1)
     try:
-        carry(connection, _STANDARD_INPUT, _STANDARD_OUTPUT)
+        relay(connection, _STANDARD_INPUT, _STANDARD_OUTPUT)
     except OSError as error:
         raise NegativeResult(f"{there.host.name}: the connection broke: {error.strerror}; connect again") from None

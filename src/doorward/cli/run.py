@@ -42,16 +42,16 @@ def run(args: argparse.Namespace) -> int:
     config, control = Path(configuration_path(args)).absolute(), default_path()
     identity, note = run_as.prepare(config, ledger_path(), control)
     errands = HookQueue(EventLoop(), log, config, ledger_path().with_name("commands.lock"))  # with all rights there are
-    run_as.go_over(identity)
+    run_as.drop_privileges(identity)
     ledger, set_aside = open_ledger(ledger_path(), time.strftime("%Y%m%dT%H%M%S"))
     if set_aside:
-        log.say(set_aside, "error")
+        log.message(set_aside, "error")
     trial_s = None if args.trial is None else args.trial / 1000
     daemon = Daemon(config, control, ledger, errands, log, trial_s)
     if note:
-        log.say(note)
+        log.message(note)
     if not seccomp.knows(machine := os.uname().machine):
-        log.say(f"no filter of system calls is known for {machine}: what reads packets goes without", "warning")
+        log.message(f"no filter of system calls is known for {machine}: what reads packets goes without", "warning")
     gc.collect()
     gc.freeze()  # what stands now stays; collections need not walk it
     try:

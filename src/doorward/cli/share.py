@@ -49,9 +49,9 @@ def run(args: argparse.Namespace) -> int:
     elif args.format == "knockd":
         line(*client_setup.knockd_stanza(door, address).removesuffix("\n").split("\n"))
     else:
-        key = install.told_key(configuration, path.absolute().parent)
+        key = install.authorized_key_line(configuration, path.absolute().parent)
         _refuse_unlinkable(door, key)
-        link = format_link(client_setup.link_of(configuration, key, address, [door]))
+        link = format_link(client_setup.knock_link(configuration, key, address, [door]))
         (qr.show if args.format == "qr" else line)(link)
     return 0
 
@@ -70,7 +70,7 @@ def _address(told: str | None, door: Door) -> str:
         return client_setup.checked_address(told)
     if door.target is not None:
         return str(door.target)
-    return str(survey.look().address() or survey.host_name())
+    return str(survey.survey_host().address() or survey.host_name())
 
 
 def _refuse_unlinkable(door: Door, key: str | None) -> None:

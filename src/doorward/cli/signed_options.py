@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable
 from functools import partial
 
-from doorward.cli.knock_options import KnockPlan, Knock, tell
+from doorward.cli.knock_options import Knock, KnockPlan, print_sent
 from doorward.client.identity import find_signer
 from doorward.client.sequence import Target, each_family
 from doorward.client.signed import KnockRequest, SentPacket, letter, most_signature_bytes, send
@@ -38,7 +38,7 @@ def dump(aim: KnockPlan, targets: list[Target], *, as_json: bool) -> None:
 
     def report(letter: KnockRequest, sent: SentPacket) -> None:
         for line in show(letter, signer, sent):
-            tell(line)
+            print_sent(line)
 
     for each in letters:
         send(
@@ -63,7 +63,7 @@ def _prepared(aim: KnockPlan) -> tuple[list[KnockRequest], Signer]:
 def _printer(signer: Signer) -> Callable[[SentPacket], None]:
     def report(sent: SentPacket) -> None:
         request = sent.message.request
-        tell(
+        print_sent(
             f"{sent.port} to {sent.target}: {sent.message.length} bytes for door {request.door!r}, "
             f"signed with {signer.name}"
         )

@@ -15,7 +15,7 @@ from pathlib import Path
 from socket import AF_INET, AF_INET6, AF_UNSPEC
 
 from doorward.cli import knock_options, output
-from doorward.cli.knock_options import KnockPlan, Knock, aim, knocker, only_door, seconds
+from doorward.cli.knock_options import Knock, KnockPlan, knocker, only_door, plan_knock, seconds
 from doorward.client.hosts import hosts_path, read_hosts
 from doorward.client.sequence import DEFAULT_DELAY_S, Target, resolve
 from doorward.errors import HostError, UsageError
@@ -23,18 +23,18 @@ from doorward.escape import visible
 from doorward.model import DEFAULT_SIGNED_PORT, Port, Protocol
 from doorward.verify.findings import Course, VerifyRequest, judge
 from doorward.verify.nmap import DEFAULT_RATE, Scanner, may_send_raw
-from doorward.verify.picture import draw, svg_of
-from doorward.verify.port_map import kinds_of, legend_of, text_of
+from doorward.verify.picture import draw, to_svg
+from doorward.verify.port_map import cell_kinds, grid_legend, grid_text
 from doorward.verify.port_set import Ports, count_text, parse_ports, ports_text
-from doorward.verify.run import Probes, run_course
+from doorward.verify.run import Probes, run_probes
 from doorward.verify.verify_text import (
     VerifyResult,
+    as_dict,
     before_text,
+    build_sheet,
     closing_text,
-    heading_of,
+    heading_text,
     opening_text,
-    sheet_of,
-    values_of,
     verdict_lines,
 )
 
@@ -100,11 +100,11 @@ def verify(
     scanner = Scanner(ip_address(str(target)), rate, display.percent)
     means = Probes(scanner.look, knock and partial(knock, [target]), time.monotonic, display.sleep, waiting)
     scan = "SYN scan" if may_send_raw() else "connect scan"
-    display.line(f"{heading_of(name, str(target))}, seen from {source}: {count_text(question.ports)}, {scan}")
+    display.line(f"{heading_text(name, str(target))}, seen from {source}: {count_text(question.ports)}, {scan}")
     display.doing(f"looking at {count_text(question.ports)}")
     when = output.moment(time.time())
     try:
-        course = run_course(question, means, tell)
+        course = run_probes(question, means, tell)
     finally:
         display.doing("")
     report = VerifyResult(name, str(target), source, when, scan, took_s, question, course, judge(question, course))
@@ -126,11 +126,11 @@ def _tell(course: Course, knocks: bool, took_s: float, display: Display) -> None
 
 def _print(report: VerifyResult, display: Display) -> None:
     if display.as_json:
-        output.as_json(values_of(report))
+        output.as_json(as_dict(report))
         return
-    kinds = kinds_of(report.course, report.question.public)
+    kinds = cell_kinds(report.course, report.question.public)
     colours = display.colours
-    for text in (*text_of(kinds, colours=colours), *legend_of(kinds, colours=colours)):
+    for text in (*grid_text(kinds, colours=colours), *grid_legend(kinds, colours=colours)):
         output.drawing(text)
     output.line(*verdict_lines(report))
 
@@ -198,7 +198,7 @@ def _aim(args: argparse.Namespace) -> KnockPlan | None:
     knocks = argparse.ArgumentParser()
     knock_options.add_arguments(knocks)
     ours = {name: getattr(args, name) for name in ("host", "family", "delay", "sequence")}
-    return aim(argparse.Namespace(**vars(knocks.parse_args([])) | ours), args.words, only_door)
+    return plan_knock(argparse.Namespace(**vars(knocks.parse_args([])) | ours), args.words, only_door)
 
 
 def _address(host: str) -> str:
@@ -276,7 +276,7 @@ def ways(targets: list[Target]) -> list[tuple[Target, str]]:
 
 
 def _save_picture(path: Path, reports: list[VerifyResult]) -> None:
-    svg = svg_of(draw([sheet_of(report) for report in reports]), f"doorward verify {reports[0].name}")
+    svg = to_svg(draw([build_sheet(report) for report in reports]), f"doorward verify {reports[0].name}")
     try:
         path.write_text(svg)
     except OSError as error:

@@ -19,7 +19,7 @@ ALONE_S = 0.9
 _UNDER_WAY = frozenset({errno.EINPROGRESS, errno.EALREADY})
 
 
-def connect(target: Target, port: int, patience_s: float) -> socket.socket | Reply:
+def open_connection(target: Target, port: int, patience_s: float) -> socket.socket | Reply:
     """Give a connection, or what was met instead within the time. Attempts that are not used are closed."""
     attempts = _Attempts(target, port)
     try:
@@ -30,7 +30,7 @@ def connect(target: Target, port: int, patience_s: float) -> socket.socket | Rep
 
 def try_port(target: Target, port: int, patience_s: float) -> Reply:
     """Tell whether a connection can be made, and close it again."""
-    found = connect(target, port, patience_s)
+    found = open_connection(target, port, patience_s)
     if isinstance(found, Reply):
         return found
     found.close()

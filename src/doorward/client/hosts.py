@@ -49,10 +49,10 @@ def hosts_path() -> str:
 def read_hosts(path: str) -> dict[str, KnownHost]:
     """Read every host; no file is no hosts. UsageError: what is wrong in the file, and what to write."""
     raw = _read(path)
-    return {} if raw is None else hosts_of(raw, path)
+    return {} if raw is None else parse_hosts(raw, path)
 
 
-def hosts_of(raw: bytes, path: str) -> dict[str, KnownHost]:
+def parse_hosts(raw: bytes, path: str) -> dict[str, KnownHost]:
     """Read every host in the bytes of a file; UsageError as above."""
     import tomllib
 
@@ -186,9 +186,9 @@ def is_door(word: str) -> bool:
     return not (word.isdigit() or "/" in word or ":" in word)
 
 
-def door_of(path: str, hosts: dict[str, KnownHost], name: str, door: str) -> tuple[Port, ...]:
+def find_door(path: str, hosts: dict[str, KnownHost], name: str, door: str) -> tuple[Port, ...]:
     """Give a door's sequence; UsageError says which of file, host and door is missing, and what exists."""
-    host = host_of(path, hosts, name)
+    host = find_host(path, hosts, name)
     if door not in host.doors:
         hint = near(door, host.doors) or _listed("its doors are", host.doors)
         raise UsageError(f"{path}: host {name!r} has no door {door!r}; {hint or f'add it below [{name}.doors]'}")
@@ -197,7 +197,7 @@ def door_of(path: str, hosts: dict[str, KnownHost], name: str, door: str) -> tup
     return host.doors[door]
 
 
-def host_of(path: str, hosts: dict[str, KnownHost], name: str) -> KnownHost:
+def find_host(path: str, hosts: dict[str, KnownHost], name: str) -> KnownHost:
     """Give a host; UsageError says what is missing, and what exists."""
     if name in hosts:
         return hosts[name]

@@ -11,7 +11,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
-from doorward.client.hosts import KnownHost, hosts_of, read_hosts
+from doorward.client.hosts import KnownHost, parse_hosts, read_hosts
 from doorward.errors import HostError, UsageError
 from doorward.kernel import atomic_file
 from doorward.model import Port
@@ -20,7 +20,7 @@ _FOLDER_MODE, _FILE_MODE = 0o700, 0o600  # sequences are secrets
 _BARE = re.compile(r"[A-Za-z0-9_-]+")
 
 
-def keep(path: Path, name: str, table: str, *, replace: bool) -> Path | None:
+def save_host(path: Path, name: str, table: str, *, replace: bool) -> Path | None:
     """Write a host's table into the file; gives where the former file is, if the host was there before.
 
     UsageError: the host is there, or the file is wrong. HostError: it cannot be written.
@@ -32,7 +32,7 @@ def keep(path: Path, name: str, table: str, *, replace: bool) -> Path | None:
             return _keep(path, name, table, replace=replace)
 
 
-def table_of(name: str, values: dict[str, str], doors: dict[str, tuple[Port, ...]]) -> str:
+def host_table(name: str, values: dict[str, str], doors: dict[str, tuple[Port, ...]]) -> str:
     """Write a host's table as TOML."""
     head = _key(name)
     lines = [f"[{head}]", *(f"{key} = {_quoted(value)}" for key, value in values.items())]
@@ -82,7 +82,7 @@ def _refuse_loss(path: Path, name: str, hosts: dict[str, KnownHost], new: bytes)
     """See that the file's other hosts are what they were: headers may hide in places that `without` does not know."""
     others = {each: host for each, host in hosts.items() if each != name}
     try:
-        found = hosts_of(new, str(path))
+        found = parse_hosts(new, str(path))
     except UsageError:
         found = {}
     if {each: host for each, host in found.items() if each != name} != others or name not in found:

@@ -7,8 +7,8 @@ from collections.abc import Iterator
 from typing import NamedTuple
 
 from doorward.client import keyfile
-from doorward.client.keyfile import kind_of
-from doorward.client.signers import Signer, of_agent, of_file, signature_bytes
+from doorward.client.keyfile import key_kind
+from doorward.client.signers import Signer, agent_signer, file_signer, signature_bytes
 from doorward.client.ssh_agent import NoAgentError, open_agent
 from doorward.errors import HostError, MalformedError, UsageError
 
@@ -64,10 +64,10 @@ def _named(path: str, certificate: _Certificate | None) -> Signer:
         except HostError as error:
             why = f" ({error})"
     if keyfile.is_private(raw):
-        return of_file(path, raw)
+        return file_signer(path, raw)
     private = path.removesuffix(".pub")
     if private != path and os.path.exists(private):  # noqa: PTH110
-        return of_file(private, keyfile.read(private))
+        return file_signer(private, keyfile.read(private))
     raise UsageError(
         f"{path} is the public half of a key that the agent does not have{why}; `ssh-add` its private half"
     )
@@ -97,15 +97,15 @@ def _first(most_bytes: int) -> Signer:
         keys, why = [], str(error)
     for key in keys:
         if 0 < signature_bytes(key.blob) <= most_bytes:
-            return of_agent(key, key.blob)
+            return agent_signer(key, key.blob)
     if keys:
-        kinds = ", ".join(sorted({kind_of(key.blob) for key in keys}))
+        kinds = ", ".join(sorted({key_kind(key.blob) for key in keys}))
         why = f"none of the agent's keys can be used here ({kinds}; a certificate is named with --certificate FILE)"
     for path in _usual_files():
         raw = keyfile.read(path)
         blob = keyfile.public_half(path, raw)
         if blob is None or 0 < signature_bytes(blob) <= most_bytes:
-            return of_file(path, raw)
+            return file_signer(path, raw)
     raise HostError(
         f"no key to sign with: {why}\nand ~/.ssh has none that can be used here: {', '.join(USUAL)}\n"
         "make one with `ssh-keygen -t ed25519`, or name one with --identity FILE"
@@ -128,4 +128,4 @@ def _in_agent(blob: bytes, certificate: _Certificate | None) -> Signer | None:
         return None
     blobs = {blob} if certificate is None else {blob, certificate.blob}
     found = next((key for key in keys if key.blob in blobs), None)
-    return None if found is None else of_agent(found, blob)
+    return None if found is None else agent_signer(found, blob)

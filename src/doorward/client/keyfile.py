@@ -9,7 +9,7 @@ import stat
 from collections.abc import Callable
 from typing import TYPE_CHECKING
 
-from doorward.errors import NegativeResult, HostError, MalformedError, UsageError
+from doorward.errors import HostError, MalformedError, NegativeResult, UsageError
 from doorward.signed.ssh_wire import SshReader, string
 
 if TYPE_CHECKING:
@@ -61,7 +61,7 @@ def public_line(raw: bytes, path: str) -> tuple[bytes, str]:
     words = raw.split(None, 2)
     try:
         blob = base64.b64decode(words[1], validate=True)
-        if kind_of(blob).encode() == words[0]:
+        if key_kind(blob).encode() == words[0]:
             return blob, words[2].decode(errors="replace").strip() if len(words) > 2 else ""
     except (IndexError, binascii.Error):
         pass
@@ -94,7 +94,7 @@ def is_encrypted(raw: bytes) -> bool:
         return b"ENCRYPTED" in raw
 
 
-def kind_of(blob: bytes) -> str:
+def key_kind(blob: bytes) -> str:
     """Give the kind that a key, certificate or signature names; "" where it names none that could be shown."""
     try:
         kind = SshReader(blob, "the key").string()

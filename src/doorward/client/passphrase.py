@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 
-from doorward.errors import NegativeResult, HostError
+from doorward.errors import HostError, NegativeResult
 
 
 def ask_passphrase(path: str) -> bytes:

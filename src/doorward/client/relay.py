@@ -11,7 +11,7 @@ from contextlib import suppress
 CHUNK_BYTES = 256 << 10  # measured: more than a GB a second through a pipe; 64 KiB and a MiB are no faster
 
 
-def carry(connection: socket.socket, source: int, sink: int) -> None:
+def relay(connection: socket.socket, source: int, sink: int) -> None:
     """Carry `source` into the connection and the connection into `sink`; the end of each is passed on.
 
     Returns when both directions have ended, or when nobody reads the sink any more. OSError: the connection broke.

@@ -77,7 +77,7 @@ def each_family(targets: list[Target]) -> list[Target]:
     return list({target.family: target for target in reversed(targets)}.values())[::-1]
 
 
-def of_version(targets: list[Target], version: int) -> list[Target]:
+def targets_of_version(targets: list[Target], version: int) -> list[Target]:
     """Give the addresses of IPv4 or of IPv6; all, where there is none of them."""
     family = socket.AF_INET if version == 4 else socket.AF_INET6
     return [target for target in targets if target.family == family] or targets

@@ -11,7 +11,7 @@ from ipaddress import ip_address
 from typing import NamedTuple
 
 from doorward.client.request_options import AutomaticAddress
-from doorward.client.sequence import UnreachableError, Target, failure
+from doorward.client.sequence import Target, UnreachableError, failure
 from doorward.client.signers import Signer, signature_bytes
 from doorward.errors import HostError, MalformedError, UsageError
 from doorward.model import DEFAULT_SIGNED_PORT, NAME, Place, Port
@@ -51,7 +51,11 @@ class SentPacket(NamedTuple):
 
 
 def letter(
-    server_key: str, door: str, gate: str | None, for_s: int | None = None, asked: Place | AutomaticAddress | None = None
+    server_key: str,
+    door: str,
+    gate: str | None,
+    for_s: int | None = None,
+    asked: Place | AutomaticAddress | None = None,
 ) -> KnockRequest:
     """Put a letter together from what people write. UsageError: what is wrong, and what to write."""
     try:

@@ -7,10 +7,10 @@ from functools import partial
 from typing import NamedTuple
 
 from doorward.client import keyfile
-from doorward.client.keyfile import PrivateKeyFile, kind_of
+from doorward.client.keyfile import PrivateKeyFile, key_kind
 from doorward.client.passphrase import ask_passphrase
 from doorward.client.ssh_agent import AgentKey, open_agent
-from doorward.errors import NegativeResult, HostError, MalformedError, UsageError
+from doorward.errors import HostError, MalformedError, NegativeResult, UsageError
 from doorward.signed.ssh_wire import SshReader
 from doorward.signed.sshsig import NAMESPACE, parse_armored, signed_data
 
@@ -43,12 +43,12 @@ class Signer(NamedTuple):
     @property
     def kind(self) -> str:
         """OpenSSH's name of the key's kind."""
-        return kind_of(self.blob)
+        return key_kind(self.blob)
 
 
 def signature_bytes(blob: bytes) -> int:
     """Tell how long a signature by this key is at most; 0 where the key is none that we know."""
-    kind = kind_of(blob)
+    kind = key_kind(blob)
     if kind != "ssh-rsa":
         return _SIGNATURE_BYTES.get(kind, 0)
     reader = SshReader(blob, "the key")
@@ -59,26 +59,26 @@ def signature_bytes(blob: bytes) -> int:
     return 20 + len(modulus.lstrip(b"\0"))
 
 
-def of_agent(key: AgentKey, blob: bytes) -> Signer:
+def agent_signer(key: AgentKey, blob: bytes) -> Signer:
     """Let the agent sign with a key of its own; `blob` is the key itself, where the agent has its certificate only."""
-    return Signer(blob, f"{key.comment or 'a key'} in the agent", partial(_ask_agent, key, kind_of(blob)))
+    return Signer(blob, f"{key.comment or 'a key'} in the agent", partial(_ask_agent, key, key_kind(blob)))
 
 
 def _ask_agent(key: AgentKey, kind: str, text: bytes) -> bytes:
     with open_agent() as agent:
         signature = agent.sign(key, signed_data(text))
     wanted = "rsa-sha2-512" if kind == "ssh-rsa" else kind
-    if (found := kind_of(signature)) != wanted:
+    if (found := key_kind(signature)) != wanted:
         raise HostError(f"the agent signed with {found} where {wanted} was asked for; use another agent or another key")
     return signature
 
 
-def of_file(path: str, raw: bytes) -> Signer:
+def file_signer(path: str, raw: bytes) -> Signer:
     """Sign with the private key in a file, whose bytes these are."""
     blob = keyfile.public_half(path, raw)
     if blob is not None and not signature_bytes(blob):
-        raise UsageError(f"{path}: a key of kind {kind_of(blob)} is not taken; make one with `ssh-keygen -t ed25519`")
-    if blob is not None and kind_of(blob).startswith(_SECURITY_KEY):
+        raise UsageError(f"{path}: a key of kind {key_kind(blob)} is not taken; make one with `ssh-keygen -t ed25519`")
+    if blob is not None and key_kind(blob).startswith(_SECURITY_KEY):
         return Signer(blob, path, partial(_ask_token, path))
     if blob is None or not keyfile.is_encrypted(raw):
         loaded = keyfile.load(raw, path, ask_passphrase)

@@ -6,7 +6,7 @@ import os
 import socket
 from typing import NamedTuple
 
-from doorward.errors import NegativeResult, HostError, MalformedError
+from doorward.errors import HostError, MalformedError, NegativeResult
 from doorward.signed.ssh_wire import SshReader, string
 
 _LIST, _LIST_ANSWER = 11, 12

@@ -21,7 +21,7 @@ def ssh_config_path() -> Path:
     return Path.home() / ".ssh/config"
 
 
-def lines_of(name: str) -> str:
+def host_lines(name: str) -> str:
     """Write the lines for a host."""
     return f"Host {name}\n    {_PROXY}\n"
 
@@ -35,12 +35,12 @@ def with_host(text: str, name: str) -> str:
         raise UsageError(
             f"--ssh: {name[:40]!r} means something else to ssh; take a name of letters, digits, - and dots"
         )
-    if lines_of(name) in f"{text}\n":
+    if host_lines(name) in f"{text}\n":
         return text
     if any(name in line[1].split() for line in map(_HOST_LINE.fullmatch, text.splitlines()) if line):
         raise UsageError(f"~/.ssh/config has a Host {name} already; leave --ssh out, and write there: {_PROXY}")
     gap = "" if not text else "\n" if text.endswith("\n") else "\n\n"
-    return text + gap + lines_of(name)
+    return text + gap + host_lines(name)
 
 
 def read(path: Path) -> str:

@@ -13,7 +13,7 @@ from typing import Any
 
 from doorward.config import validate, values
 from doorward.config.diagnostics import ErrorCollector, header, nearest, shown
-from doorward.config.schema import Configuration, Fleet, Gate, Mode, EtcdOutagePolicy, Signed, WrongPort
+from doorward.config.schema import Configuration, EtcdOutagePolicy, Fleet, Gate, Mode, Signed, WrongPort
 from doorward.config.toml_positions import Keys
 from doorward.errors import ConfigError, ConfigFault
 from doorward.model import Door
@@ -58,7 +58,9 @@ def load(text: str, file: str) -> dict[str, Any]:
     except RecursionError:
         raise ConfigError([ConfigFault(file, 1, "lists or tables nest too deep", "write plain lists")]) from None
     except ValueError:  # int() refuses numbers of thousands of digits
-        raise ConfigError([ConfigFault(file, 1, "a number has thousands of digits", "write a shorter number")]) from None
+        raise ConfigError(
+            [ConfigFault(file, 1, "a number has thousands of digits", "write a shorter number")]
+        ) from None
 
 
 def _fault(text: str, file: str, message: str) -> ConfigFault:

@@ -17,7 +17,7 @@ MachineKey = tuple[FlagFilter, int, bytes | None]  # flags, deadline in ms, pack
 _SYMBOL_BITS = 24
 
 
-def symbol_of(port: Port) -> int:
+def symbol_text(port: Port) -> int:
     """Pack a protocol and a port into 24 bits."""
     return port.protocol << 16 | port.number
 
@@ -27,7 +27,7 @@ def edge(state: int, symbol: int) -> int:
     return state << _SYMBOL_BITS | symbol
 
 
-def parts_of(key: int) -> tuple[int, Port]:
+def split_symbol(key: int) -> tuple[int, Port]:
     """Undo `edge`: the state, and the symbol as a port."""
     return key >> _SYMBOL_BITS, Port(Protocol(key >> 16 & 0xFF), key & 0xFFFF)
 
@@ -148,7 +148,7 @@ def _trie(root: int, sequences: Sequence[tuple[Port, ...]]) -> tuple[Edges, list
         level: list[int] = []
         for which, knock in enumerate(sequences):
             if depth < len(knock):
-                key = edge(ends[which], symbol_of(knock[depth]))
+                key = edge(ends[which], symbol_text(knock[depth]))
                 if key not in edges:
                     edges[key] = root + 1 + len(edges)
                     level.append(key)

@@ -61,7 +61,7 @@ def _partly(door: Door, ports: Mapping[Port, float]) -> bool:
     return any(port in ports for port in door.opens)
 
 
-def taken_over(recorded: Iterable[Opening], wall_offset_s: float, now_s: float) -> list[Opening]:
+def restored_openings(recorded: Iterable[Opening], wall_offset_s: float, now_s: float) -> list[Opening]:
     """Give what a ledger says still stands, in times of the book's clock, for a daemon that starts at `now_s`.
 
     None stands for longer than it was opened for, though the wall clock was set back before a boot.

@@ -10,7 +10,7 @@ from collections import OrderedDict
 from collections.abc import Sequence
 from typing import NamedTuple
 
-from doorward.core.automaton import Automaton, Machine, edge, symbol_of
+from doorward.core.automaton import Automaton, Machine, edge, symbol_text
 from doorward.model import Packet, Protocol
 
 # A person with a script sends a handful of packets; nobody knocks with more than a burst of 40.
@@ -109,19 +109,20 @@ class Tracker:
         self._capacity = capacity
         self._limiters = {4: Limiter(capacity), 16: Limiter(capacity)}  # by the length of an address
         self._lanes = {
-            length: [MachineProgress(m, m.within_ms / 1000, OrderedDict()) for m in automaton.machines] for length in (4, 16)
+            length: [MachineProgress(m, m.within_ms / 1000, OrderedDict()) for m in automaton.machines]
+            for length in (4, 16)
         }
         targets = {machine.target for machine in automaton.machines}
         self._here = {length: _by_flags(lanes, None) for length, lanes in self._lanes.items()}
         self._there = {target: _by_flags(self._lanes[len(target)], target) for target in targets if target}
-        self.follow(automaton)
+        self.feed(automaton)
 
-    def follow(self, automaton: Automaton) -> None:
+    def feed(self, automaton: Automaton) -> None:
         """Go over to an automaton with the same machines: only which ports are symbols has changed."""
-        self._never = {symbol_of(port) for port in automaton.never}
-        self._only = None if automaton.only is None else {symbol_of(port) for port in automaton.only}
+        self._never = {symbol_text(port) for port in automaton.never}
+        self._only = None if automaton.only is None else {symbol_text(port) for port in automaton.only}
 
-    def see(self, packet: Packet, now_s: float) -> tuple[int, ...]:
+    def feed_port(self, packet: Packet, now_s: float) -> tuple[int, ...]:
         """Take one new packet at `now_s` (any clock that never goes back); give the doors, by index, that open."""
         opened: tuple[int, ...] = ()
         for move in self.moves(packet, now_s):
@@ -129,7 +130,7 @@ class Tracker:
         return opened
 
     def moves(self, packet: Packet, now_s: float) -> list[Transition]:
-        """Take one new packet, as `see` does; give where it took its source in each machine that it moved."""
+        """Take one new packet, as `feed_port` does; give where it took its source in each machine that it moved."""
         source, (protocol, number), flags, destination, local = packet
         symbol = protocol << 16 | number
         if (symbol in self._never and local) or (self._only is not None and symbol not in self._only):

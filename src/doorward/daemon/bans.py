@@ -14,7 +14,7 @@ from doorward.kernel import atomic_file
 from doorward.kernel.owner_rights import owner_rights
 from doorward.model import Address, Place, parse_place
 from doorward.nftables.ban_sets import Bans as Remaining
-from doorward.nftables.ban_sets import ban_of, covers
+from doorward.nftables.ban_sets import ban_network, covers
 
 NAME = "bans.json"  # in the state folder
 MAX_BANS = 10_000  # a file of half a megabyte; more is a firewall's work
@@ -37,51 +37,51 @@ class BanList:
         self._path, self._gate, self._say = path, gate, say
         self._until_s: dict[Place, float] = read_bans(path)
 
-    def standing(self) -> dict[Place, float]:
+    def active(self) -> dict[Place, float]:
         """Give who is banned, and until when."""
         now_s = time.time()
         for ban in [ban for ban, until_s in self._until_s.items() if until_s <= now_s]:
             del self._until_s[ban]
         return dict(self._until_s)
 
-    def put_back(self) -> None:
+    def restore(self) -> None:
         """Put all of them into a gate that has lost them."""
         now_s = time.time()
-        if standing := self.standing():
+        if standing := self.active():
             self._gate.ban({ban: until_s - now_s for ban, until_s in standing.items()})
 
-    def holds(self, place: Place) -> bool:
+    def contains(self, place: Place) -> bool:
         """Tell whether an address, or a whole network, is banned."""
         if not self._until_s:
             return False
         if isinstance(place, Address):
-            return self._until_s.get(ban_of(place), 0.0) > time.time()
-        return any(covers(ban, place) for ban in self.standing())
+            return self._until_s.get(ban_network(place), 0.0) > time.time()
+        return any(covers(ban, place) for ban in self.active())
 
     def add(self, address: Address, for_s: float) -> Place:
         """Ban, or set a new end; gives what is banned. AnswerNo: there are too many."""
-        ban = ban_of(address)
-        if ban not in (standing := self.standing()) and len(standing) >= MAX_BANS:
+        ban = ban_network(address)
+        if ban not in (standing := self.active()) and len(standing) >= MAX_BANS:
             raise NegativeResult(f"{MAX_BANS:,} are banned already; a firewall's set is made for more")
         self._gate.ban({ban: for_s})
         self._until_s[ban] = time.time() + for_s
-        self._keep()
+        self._save()
         return ban
 
     def remove(self, address: Address) -> Place:
         """End a ban. AnswerNo: there is none."""
-        ban = ban_of(address)
-        if ban not in self.standing():
+        ban = ban_network(address)
+        if ban not in self.active():
             raise NegativeResult(f"{ban} is not banned; `doorward ban` lists who is")
         self._gate.unban(ban)
         del self._until_s[ban]
-        self._keep()
+        self._save()
         return ban
 
-    def _keep(self) -> None:
+    def _save(self) -> None:
         beside = self._path.with_name(f"{self._path.name}.new")
         try:
-            atomic_file.write(beside, json.dumps({str(ban): until_s for ban, until_s in self.standing().items()}))
+            atomic_file.write(beside, json.dumps({str(ban): until_s for ban, until_s in self.active().items()}))
             atomic_file.rename(beside, self._path)
         except OSError as error:
             self._say(f"{self._path}: {error.strerror}; bans hold, and a restart forgets this change", "error")
@@ -98,5 +98,5 @@ def read_bans(path: Path) -> dict[Place, float]:
             with suppress(ValueError):
                 if type(until_s) is float and until_s < time.time() + 366 * 86_400:
                     place = parse_place(text)
-                    found[ban_of(place if isinstance(place, Address) else place.network_address)] = until_s
+                    found[ban_network(place if isinstance(place, Address) else place.network_address)] = until_s
     return dict(list(found.items())[:MAX_BANS])

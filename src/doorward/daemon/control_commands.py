@@ -13,7 +13,7 @@ from doorward.config.duration import parse_duration_ms
 from doorward.daemon import reload
 from doorward.daemon.control_socket import METRICS_USER, Reply
 from doorward.daemon.event_stream import Subscriber
-from doorward.errors import NegativeResult, DoorwardError, UsageError
+from doorward.errors import DoorwardError, NegativeResult, UsageError
 from doorward.kernel.sock_diag import cut
 from doorward.model import Address, Opening, Place, parse_address, parse_place
 from doorward.nftables.ban_sets import covers
@@ -55,10 +55,10 @@ def _status(daemon: Daemon, request: Mapping[str, Any]) -> dict[str, Any]:
         # Of the file, which holds secrets: its digest would let guesses be checked, and its faults quote it.
         "digest": daemon.loaded.digest if request.get("is_owner") and daemon.trial is None else "",
         "last_good": daemon.loaded.last_good if request.get("is_owner") else bool(daemon.loaded.last_good) * _HIDDEN,
-        "trial": None if daemon.trial is None else daemon.trial.described(),
-        "signed": None if daemon.signed is None else daemon.signed.described(),
-        "banned": len(daemon.bans.standing()),
-        "fleet": None if daemon.fleet is None else daemon.fleet.described(),
+        "trial": None if daemon.trial is None else daemon.trial.as_dict(),
+        "signed": None if daemon.signed is None else daemon.signed.as_dict(),
+        "banned": len(daemon.bans.active()),
+        "fleet": None if daemon.fleet is None else daemon.fleet.as_dict(),
     }
 
 
@@ -71,14 +71,14 @@ def _open(daemon: Daemon, request: Mapping[str, Any]) -> dict[str, Any]:
     opening = Opening(door.name, _address(request), door.opens, now_s, now_s + for_ms / 1000, "hand")
     if not door.is_opening:
         with daemon.recording():
-            daemon.record_errand(opening)
+            daemon.record_command_run(opening)
         return {"opening": _opening(daemon, opening._replace(until_s=now_s))}
-    if daemon.bans.holds(opening.address):
+    if daemon.bans.contains(opening.address):
         raise NegativeResult(f"{opening.address} is banned; `doorward unban {opening.address}` ends that")
 
     def apply() -> None:
-        daemon.ledger.secure()  # the ledger first: after a crash it can still tell
-        daemon.settle(opening.elements(), {})
+        daemon.ledger.fsync()  # the ledger first: after a crash it can still tell
+        daemon.apply_openings(opening.elements(), {})
 
     with daemon.recording(apply):
         daemon.record_opening(opening)
@@ -94,7 +94,9 @@ def _close(daemon: Daemon, request: Mapping[str, Any]) -> dict[str, Any]:
             raise UsageError(_no_door(daemon, name))
         raise NegativeResult(f"{name} is not open to {address}; `doorward status` lists what is")
     try:
-        daemon.settle(opening.elements(), dict.fromkeys(opening.elements(), 0.0))  # where they are, without a look
+        daemon.apply_openings(
+            opening.elements(), dict.fromkeys(opening.elements(), 0.0)
+        )  # where they are, without a look
     except DoorwardError:
         daemon.book.restore(name, address, opening)
         raise
@@ -118,7 +120,7 @@ def _ban(daemon: Daemon, request: Mapping[str, Any]) -> dict[str, Any]:
     daemon.log.event("banned", {"address": str(ban), "for_s": for_ms / 1000})
     elements = tuple(element for opening in openings for element in opening.elements())
     try:
-        daemon.settle(elements, dict.fromkeys(elements, 0.0))
+        daemon.apply_openings(elements, dict.fromkeys(elements, 0.0))
     finally:  # what could not be taken out of the sets ends by its timer, and the ban holds all the same
         with daemon.recording():
             for opening in openings:
@@ -136,7 +138,7 @@ def _unban(daemon: Daemon, request: Mapping[str, Any]) -> dict[str, Any]:
 
 
 def _bans(daemon: Daemon, _: Mapping[str, Any]) -> dict[str, Any]:
-    return {"bans": [[str(ban), until_s] for ban, until_s in daemon.bans.standing().items()]}
+    return {"bans": [[str(ban), until_s] for ban, until_s in daemon.bans.active().items()]}
 
 
 def _follow(daemon: Daemon, request: Mapping[str, Any]) -> Subscriber:
@@ -144,7 +146,7 @@ def _follow(daemon: Daemon, request: Mapping[str, Any]) -> Subscriber:
     doors = [
         [d.name, [str(port) for port in d.opens], d.for_ms / 1000] for d in islice(daemon.doors.values(), MOST_DOORS)
     ]
-    return daemon.followers.begin({**_status(daemon, request), "doors": doors})
+    return daemon.followers.subscribe({**_status(daemon, request), "doors": doors})
 
 
 def _off(daemon: Daemon, _: Mapping[str, Any]) -> dict[str, Any]:
@@ -166,7 +168,7 @@ _HANDLERS: dict[str, Callable[[Daemon, Mapping[str, Any]], Reply]] = {
     "close": _close,
     "apply": reload.apply,
     "confirm": reload.confirm,
-    "installed": reload.installed,
+    "installed": reload.reload_hooks,
     "follow": _follow,
     "numbers": _numbers,
     "ban": _ban,
@@ -176,7 +178,7 @@ _HANDLERS: dict[str, Callable[[Daemon, Mapping[str, Any]], Reply]] = {
 }
 
 
-_OWNERS = (reload.apply, reload.confirm, reload.installed, _ban, _unban, _off)
+_OWNERS = (reload.apply, reload.confirm, reload.reload_hooks, _ban, _unban, _off)
 
 
 def _opening(daemon: Daemon, opening: Opening) -> dict[str, Any]:

@@ -19,7 +19,7 @@ from typing import Any, BinaryIO
 
 from doorward.config.files import group_id
 from doorward.daemon.event_stream import Subscriber
-from doorward.errors import NegativeResult, DoorwardError, HostError, MalformedError, UsageError
+from doorward.errors import DoorwardError, HostError, MalformedError, NegativeResult, UsageError
 from doorward.kernel.event_loop import EventLoop
 
 MAX_REQUEST_BYTES = 1 << 16
@@ -113,7 +113,7 @@ class ControlServer:
         """Stop listening, and leave no socket behind."""
         for client in tuple(self._clients):
             client.close()
-        self._loop.forget(self._socket.fileno())
+        self._loop.unregister(self._socket.fileno())
         self._socket.close()
         with contextlib.suppress(OSError):
             self._path.unlink()
@@ -173,7 +173,7 @@ class _Client:
         self._follower: Subscriber | None = None
         self._heard_s = loop.now_s()
         loop.on_readable(sock.fileno(), self._read)
-        loop.at(self._heard_s + PATIENCE_S, self._check_patience)
+        loop.at(self._heard_s + PATIENCE_S, self._check_idle)
 
     def _read(self) -> None:
         try:
@@ -227,13 +227,13 @@ class _Client:
         self._socket.setblocking(False)
         return True
 
-    def _check_patience(self) -> None:
+    def _check_idle(self) -> None:
         if self._socket.fileno() < 0:
             return
         if self._loop.now_s() - self._heard_s < PATIENCE_S:
-            self._loop.at(self._heard_s + PATIENCE_S, self._check_patience)
+            self._loop.at(self._heard_s + PATIENCE_S, self._check_idle)
         elif self._waits or self._follower:  # for the daemon, which tells in the end
-            self._loop.at(self._loop.now_s() + PATIENCE_S, self._check_patience)
+            self._loop.at(self._loop.now_s() + PATIENCE_S, self._check_idle)
         else:
             self.close()
 
@@ -243,7 +243,7 @@ class _Client:
             self._drop_descriptors()
             if self._follower is not None:
                 self._follower.end()
-            self._loop.forget(self._socket.fileno())
+            self._loop.unregister(self._socket.fileno())
             self._socket.close()
             self._left(self)
 
@@ -363,7 +363,9 @@ def _refusals(path: Path) -> Iterator[None]:
     except (PermissionError, ConnectionResetError, BrokenPipeError):
         raise UsageError(_TURNED_AWAY.format(path)) from None
     except OSError as error:
-        raise NegativeResult(f"no daemon answers at {path} ({error.strerror or error}); `doorward run` starts one") from None
+        raise NegativeResult(
+            f"no daemon answers at {path} ({error.strerror or error}); `doorward run` starts one"
+        ) from None
 
 
 class EventClient:

@@ -13,19 +13,19 @@ from typing import TYPE_CHECKING, Any
 from doorward.config.schema import Configuration
 from doorward.core.diff import Remaining, plan
 from doorward.core.openings import OpeningTable
-from doorward.core.reconcile import differences, shifted, taken_over
+from doorward.core.reconcile import differences, restored_openings, shifted
 from doorward.daemon import bans, control_commands, reload, repairs, saved_ruleset, sharing
 from doorward.daemon.bans import BanList
 from doorward.daemon.control_socket import ControlServer, Reply
 from doorward.daemon.event_stream import Subscribers
-from doorward.daemon.hooks import HookRun, HookQueue
+from doorward.daemon.hooks import HookQueue, HookRun
 from doorward.daemon.ledger import Ledger
 from doorward.daemon.log import Log
 from doorward.daemon.nflog_reader import NflogReader
 from doorward.daemon.pending import Pending
 from doorward.daemon.ruleset_guard import RulesetGuard
 from doorward.daemon.ruleset_loader import LoadResult
-from doorward.daemon.stats import KernelStats, EventStats
+from doorward.daemon.stats import EventStats, KernelStats
 from doorward.daemon.trial import Trial
 from doorward.errors import DoorwardError
 from doorward.kernel import sd_notify
@@ -63,14 +63,14 @@ class Daemon:
         self.filter = NftFirewall()
         self.followers = Subscribers(self.loop)
         self.numbers, self.gauging = EventStats(), KernelStats()
-        log.listeners += [self.followers.tell, self.numbers.take]
+        log.listeners += [self.followers.publish, self.numbers.count]
         self.missed = 0  # times that log messages were lost, after which the sets were read back
         self._states: dict[str, dict[int, tuple[str, ...]]] = {}
         self.pending = Pending(self)
         self.restored: tuple[Element, ...] = ()  # the entries that the repair at work puts back
         self.trouble = ""  # why the gate was put back without some openings
         self.control_path, self.kept = control, ledger.path.with_name(saved_ruleset.NAME)
-        self.bans = BanList(ledger.path.with_name(bans.NAME), self.filter, log.say)
+        self.bans = BanList(ledger.path.with_name(bans.NAME), self.filter, log.message)
         self._timer_s, self._told_s = float("inf"), float("-inf")
         with ExitStack() as parts:  # what cannot start leaves nothing behind
             for close in (ledger.close, self.loop.close, self.errands.close):
@@ -86,9 +86,9 @@ class Daemon:
             parts.callback(self._leave_trial)
             parts.callback(self._end_signed)
             parts.callback(sharing.end, self)
-            late = self._enter_standing()
+            late = self._restore_openings()
             reload.load_first(self, trial_s)
-            self.bans.put_back()
+            self.bans.restore()
             with self.recording():
                 for opening in late:
                     self.record_end(opening, "time")
@@ -103,7 +103,7 @@ class Daemon:
             self.loop.on_signal(number, self.loop.stop)
         if (every_s := sd_notify.watchdog_interval_s()) is not None:
             self._feed_watchdog(every_s)
-        self.log.say(f"{self.loaded.summary()}; {len(self.book)} open")
+        self.log.message(f"{self.loaded.summary()}; {len(self.book)} open")
         reload.tell_ready(self)
         reload.keep_configuration(self)
         self.loop.run()
@@ -112,22 +112,22 @@ class Daemon:
         if self.trial is not None:
             self.trial.end()
         self.errands.drain()
-        self.log.tell_left_out()
-        self.log.say("ends; openings end by themselves")
+        self.log.log_suppressed()
+        self.log.message("ends; openings end by themselves")
         return int(is_unconfirmed)
 
     def switch_off(self) -> None:
         """End without a gate. No hook runs for it: the ledger keeps what is open, and what is owed at its end."""
         if self.trial is not None:
             self.trial.drop()
-        self.log.say("switched off by `doorward off`; `doorward on` ends that", "warning")
+        self.log.message("switched off by `doorward off`; `doorward on` ends that", "warning")
         self.loop.stop()
 
     def close(self) -> None:
         """Give back what the daemon holds; the gate stays."""
         self._open_parts.close()
 
-    def take(self, loaded: LoadResult) -> None:
+    def apply_loaded(self, loaded: LoadResult) -> None:
         """Go on with a gate that was loaded; the messages of the one before may still be on their way."""
         before = dict(list(self._states.items())[-1:])
         names = {state: tuple(loaded.doors[i].name for i in done) for state, done in loaded.states.items()}
@@ -135,14 +135,16 @@ class Daemon:
         self.loaded: LoadResult = loaded
         self.trouble = ""
         self.doors: dict[str, Door] = {door.name: door for door in loaded.doors}
-        self.errands.take(loaded.doors, loaded.gate.on_refuse)
+        self.errands.configure(loaded.doors, loaded.gate.on_refuse)
         self._control.admit_group(loaded.gate.control_group)
         sharing.follow(self)
         self._follow_signed()
         for line in loaded.warning.splitlines():
-            self.log.say(line, "warning")
+            self.log.message(line, "warning")
         if loaded.not_kept:
-            self.log.say(f"the gate is in force and not kept for the next boot: {loaded.not_kept}; make room", "error")
+            self.log.message(
+                f"the gate is in force and not kept for the next boot: {loaded.not_kept}; make room", "error"
+            )
 
     def _follow_signed(self) -> None:
         """Take signed knocks where the configuration that is in force says so."""
@@ -155,7 +157,7 @@ class Daemon:
 
             self.signed = SignedKnocks(self, signed.window_ms)
         configuration = Configuration(self.loaded.gate, self.loaded.doors, signed, self.loaded.fleet)
-        self.signed.take(configuration, self.config.parent)
+        self.signed.configure(configuration, self.config.parent)
 
     def _end_signed(self) -> None:
         if self.signed is not None:
@@ -168,7 +170,7 @@ class Daemon:
         try:
             have = self.filter.elements()
         except NftError:
-            if self._will_heal():
+            if self._will_repair():
                 return
             raise
         seen = differences(self.book, have, self.loaded.doors, now_s)
@@ -193,7 +195,7 @@ class Daemon:
             self._send(HookRun(*key, "open"))
         self._schedule()
 
-    def record_errand(self, knock: Opening) -> None:
+    def record_command_run(self, knock: Opening) -> None:
         """Run the command of a door that stays open for nobody, and record that it ran."""
         moment = self.in_wall_time(knock._replace(until_s=knock.since_s))  # over as it begins
         self.ledger.opened(moment)
@@ -211,7 +213,7 @@ class Daemon:
         at_s = ended_s + self.wall_offset_s()
         self.ledger.ended(opening.door, opening.address, at_s)
         key = opening.door, opening.address
-        self._send(HookRun(*key, "close", lambda: self._strike(opening, at_s, by)))
+        self._send(HookRun(*key, "close", lambda: self._mark_closed(opening, at_s, by)))
         self.pending.line(key, lambda: self.log.opening("closed", opening, ended_s - opening.since_s, by))
         if self.fleet is not None:
             self.pending.line(key, partial(self.fleet.ended, opening, by))
@@ -223,7 +225,7 @@ class Daemon:
         else:
             errand.then()
 
-    def _strike(self, opening: Opening, at_s: float, by: str) -> None:
+    def _mark_closed(self, opening: Opening, at_s: float, by: str) -> None:
         if self.book.get(opening.door, opening.address) is None:  # not opened again meanwhile
             self.ledger.closed(opening.door, opening.address, at_s, by)
 
@@ -233,7 +235,7 @@ class Daemon:
 
     def wall_offset_s(self) -> float:
         """Give what to add to the loop's clock for wall time."""
-        return self.ledger.reckon(self.loop.now_s(), time.time())
+        return self.ledger.wall_offset(self.loop.now_s(), time.time())
 
     @contextmanager
     def recording(self, and_then: Callable[[], None] = lambda: None) -> Iterator[None]:
@@ -247,7 +249,7 @@ class Daemon:
         """
         outer, self.pending = self.pending, Pending(self)  # a repair may record while an opening is being applied
         try:
-            with self.ledger.together():
+            with self.ledger.transaction():
                 yield
             and_then()
         except BaseException:
@@ -257,7 +259,7 @@ class Daemon:
             done, self.pending = self.pending, outer
             done.finish()
 
-    def settle(self, touched: tuple[Element, ...], have: Remaining | None = None) -> None:
+    def apply_openings(self, touched: tuple[Element, ...], have: Remaining | None = None) -> None:
         """Bring these entries of the gate to what the book wants.
 
         `have` is what is there of them; without it the sets are read back, which takes a second where they are full.
@@ -268,16 +270,16 @@ class Daemon:
             try:
                 self.filter.apply(plan(touched, want, self.filter.elements() if have is None else have))
             except NftError as error:
-                if error.is_of_entries or (last_try and not self._will_heal()):
+                if error.is_of_entries or (last_try and not self._will_repair()):
                     raise
                 have = None  # an entry ended between reading and removing
             else:
                 return
 
-    def _enter_standing(self) -> list[Opening]:
+    def _restore_openings(self) -> list[Opening]:
         """Take over what the ledger says still stands; give what ended while nobody watched."""
         offset_s, now_s = self.wall_offset_s(), self.loop.now_s()
-        openings = taken_over(self.ledger.standing(), offset_s, now_s)
+        openings = restored_openings(self.ledger.active(), offset_s, now_s)
         for opening in openings:
             if opening.until_s > now_s:
                 self.book.open(opening)
@@ -286,18 +288,18 @@ class Daemon:
 
     def _leave_trial(self) -> None:
         if self.trial is not None:
-            self.trial.leave()
+            self.trial.abandon()
 
-    def _will_heal(self) -> bool:
+    def _will_repair(self) -> bool:
         """Tell whether nftables refuses since another program changed the gate: the repair puts all of the book in."""
-        self.healing.suspect()
+        self.healing.verify_ruleset()
         return self.healing.is_damaged
 
     def _read_events(self) -> None:
         events = self._events.read()
         if events is None:
             self.missed += 1
-            self.log.say(f"{self._events.loss}; reading the open sets back", "warning")
+            self.log.message(f"{self._events.loss}; reading the open sets back", "warning")
             self.reconcile()
             return
         with self.recording():
@@ -306,7 +308,7 @@ class Daemon:
                     try:
                         self._knocked(event)
                     except DoorwardError as error:  # the kernel has opened already: this is about until when
-                        self.log.say(f"the end of an opening for {event.source} was not set: {error}", "error")
+                        self.log.message(f"the end of an opening for {event.source} was not set: {error}", "error")
                 else:
                     self._refused(event)
         for event in events:
@@ -317,30 +319,30 @@ class Daemon:
         now_s = self.loop.now_s()
         doors = [self.doors[n] for n in self._states.get(event.generation, {}).get(event.state, ()) if n in self.doors]
         have: dict[Element, float] = {}
-        if self.bans.holds(event.source):  # it knocked in the moment before
-            self.settle(tuple(Element(event.source, port) for door in doors for port in door.opens))
+        if self.bans.contains(event.source):  # it knocked in the moment before
+            self.apply_openings(tuple(Element(event.source, port) for door in doors for port in door.opens))
             return
         for door in doors:
             new = Opening(door.name, event.source, door.opens, now_s, now_s + door.for_ms / 1000, "knock")
             if not door.is_opening:
-                self.record_errand(new)
+                self.record_command_run(new)
                 continue
             self.record_opening(new)
             for element in new.elements():
                 have[element] = max(have.get(element, 0.0), door.for_ms / 1000)
         # The kernel sets the end of the last knock; where another opening of the port lasts longer, put that back.
-        self.settle(tuple(have), None if self.healing.is_fresh else have)
+        self.apply_openings(tuple(have), None if self.healing.is_fresh else have)
 
     def _refused(self, event: NflogEvent) -> None:
         self.numbers.refused[event.what] += 1
         for door in self._states.get(event.generation, {}).get(event.state, (None,)):
-            self.refuse(event.source, door, _REFUSALS[event.what], event.what)
+            self.reject(event.source, door, _REFUSALS[event.what], event.what)
 
-    def refuse(self, source: Place, door: str | None, reason: str, why: str) -> None:
+    def reject(self, source: Place, door: str | None, reason: str, why: str) -> None:
         """Record that a source was refused, and why: `reason` are words for people, `why` is one for programs."""
         self.ledger.refused(door, source, time.time(), reason)
         self.log.event("refused", {"address": str(source), "door": door, "reason": reason})
-        self.errands.refused(source, why)
+        self.errands.run_on_refuse(source, why)
         if self.fleet is not None:
             self.fleet.record("refused", door, source, reason)
         self._schedule()
@@ -365,17 +367,17 @@ class Daemon:
         if self.ledger.trouble:
             self._retry_ledger()
         if self.loop.now_s() >= self.log.due_s:
-            self.log.tell_left_out()
+            self.log.log_suppressed()
         self._schedule()
 
     def _retry_ledger(self) -> None:
         """Try what could not be written; tell of it once a minute, and once when it is over."""
         now_s = self.loop.now_s()
         if self.ledger.flush():
-            self.log.say("the ledger is written again")
+            self.log.message("the ledger is written again")
             self._told_s = float("-inf")
         elif now_s >= self._told_s + _TELL_AGAIN_S:
-            self.log.say(f"{self.ledger.trouble}; make room there, doors still open and close", "error")
+            self.log.message(f"{self.ledger.trouble}; make room there, doors still open and close", "error")
             self._told_s = now_s
 
     def _feed_watchdog(self, every_s: float) -> None:

@@ -16,20 +16,20 @@ MAX_WAITING = 2000  # lines that wait for one reader; what comes beyond them is 
 
 
 class Subscribers:
-    """All who follow. `tell` costs nothing while there are none."""
+    """All who follow. `publish` costs nothing while there are none."""
 
     def __init__(self, loop: EventLoop) -> None:
         self._loop = loop
         self._following: set[Subscriber] = set()
 
-    def tell(self, event: str, fields: Mapping[str, object]) -> None:
+    def publish(self, event: str, fields: Mapping[str, object]) -> None:
         """Send an event to all; the line is made once."""
         if self._following:
             line = _line(event, fields)
             for follower in tuple(self._following):
-                follower.tell(line)
+                follower.send(line)
 
-    def begin(self, first: Mapping[str, Any]) -> Subscriber:
+    def subscribe(self, first: Mapping[str, Any]) -> Subscriber:
         """Give one who follows: who asked gets `first`, then every event from now on. AnswerNo where there are many."""
         if len(self._following) >= MAX_FOLLOWERS:
             raise NegativeResult(f"{MAX_FOLLOWERS} follow the events already; end one of them")
@@ -56,12 +56,12 @@ class Subscriber:
 
     def end(self) -> None:
         """Write no more."""
-        self._wait_no_more()
+        self._stop_waiting_for_write()
         self._socket = None
         self._waiting.clear()
         self._left(self)
 
-    def tell(self, line: bytes) -> None:
+    def send(self, line: bytes) -> None:
         """Hand over a line, or count it where too many wait."""
         if self._lost or len(self._waiting) >= MAX_WAITING:
             self._lost += 1
@@ -81,7 +81,7 @@ class Subscriber:
             self.end()
             return
         if not self._waiting:
-            self._wait_no_more()
+            self._stop_waiting_for_write()
         elif self._out is None:
             self._out = self._socket.dup()
             self._loop.on_writable(self._out.fileno(), self._write)
@@ -96,9 +96,9 @@ class Subscriber:
                 self._waiting.append(_line("lost", {"count": self._lost}))
                 self._lost = 0
 
-    def _wait_no_more(self) -> None:
+    def _stop_waiting_for_write(self) -> None:
         if self._out is not None:
-            self._loop.forget(self._out.fileno())
+            self._loop.unregister(self._out.fileno())
             self._out.close()
             self._out = None
 

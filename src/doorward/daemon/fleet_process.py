@@ -13,7 +13,7 @@ from doorward.errors import DoorwardError, MalformedError
 from doorward.fleet import protocol
 from doorward.fleet.etcd_records import fit
 from doorward.kernel import privileges
-from doorward.kernel.child_process import STANDARD, keep_only, received, serve
+from doorward.kernel.child_process import STANDARD, child_main, keep_only, recv
 
 
 class FleetProcess:
@@ -24,7 +24,7 @@ class FleetProcess:
         self.socket, theirs = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
         self.pid = os.fork()
         if self.pid == 0:
-            serve("doorward-fleet", lambda: _speak(theirs, identity, fleet, gate, window_ms, folder, state))
+            child_main("doorward-fleet", lambda: _speak(theirs, identity, fleet, gate, window_ms, folder, state))
         theirs.close()
 
     def fileno(self) -> int:
@@ -34,7 +34,7 @@ class FleetProcess:
     def read(self) -> protocol.Message | None:
         """Give a message, or None where there is none. MalformedError: it ended, or sends what is none."""
         try:
-            raw = received(self.socket, protocol.MESSAGE_BYTES, socket.MSG_DONTWAIT)
+            raw = recv(self.socket, protocol.MESSAGE_BYTES, socket.MSG_DONTWAIT)
         except BlockingIOError:
             return None
         if not raw:

@@ -13,7 +13,7 @@ from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, NamedTuple
 
-from doorward.config.schema import Fleet, EtcdOutagePolicy
+from doorward.config.schema import EtcdOutagePolicy, Fleet
 from doorward.core.token_bucket import TokenBucket
 from doorward.daemon.fleet_process import FleetProcess
 from doorward.daemon.repairs import settle_each
@@ -69,7 +69,7 @@ class FleetSync:
         self._rejections = TokenBucket(_REJECTIONS_PER_S, _REJECTIONS_AT_ONCE)
         self._unlogged = 0  # rejections since the last line
 
-    def take(self, loaded: LoadResult, folder: Path) -> None:
+    def configure(self, loaded: LoadResult, folder: Path) -> None:
         """Go over to a configuration that was loaded; its files are relative to `folder`."""
         fleet, gate = loaded.fleet, loaded.gate.name
         assert fleet is not None  # noqa: S101
@@ -112,7 +112,7 @@ class FleetSync:
             due_s = self._daemon.loop.now_s() + self._fleet.timeout_ms / 1000
             self._daemon.loop.at(due_s, partial(self._answer, number, None, "no answer in time"))
 
-    def described(self) -> dict[str, object]:
+    def as_dict(self) -> dict[str, object]:
         """Tell how it stands."""
         counts = {"without_answer": dict(self.counts), "rejected": dict(self.rejected)}
         return {"name": self._fleet.name, **self.state._asdict(), **counts}
@@ -120,7 +120,7 @@ class FleetSync:
     def close(self) -> None:
         """End the process."""
         self._settings = None
-        self._drop("the fleet was left")
+        self._stop_worker("the fleet was left")
 
     @property
     def _fleet(self) -> Fleet:
@@ -129,14 +129,14 @@ class FleetSync:
     def _start(self) -> None:
         if self._settings is None:
             return
-        self._drop("the process that speaks to it was replaced")
+        self._stop_worker("the process that speaks to it was replaced")
         try:
             self._child = FleetProcess(*self._settings, self._daemon.ledger.path.parent)
         except OSError as error:
-            self._daemon.log.say(f"no process can be started to speak to the fleet: {error.strerror}", "error")
-            self._again()
+            self._daemon.log.message(f"no process can be started to speak to the fleet: {error.strerror}", "error")
+            self._schedule_restart()
             return
-        self._daemon.loop.on_readable(self._child.fileno(), self._hear)
+        self._daemon.loop.on_readable(self._child.fileno(), self._on_message)
         self._opened = []  # they are among those that stand
         closed, self._closed = self._closed, []
         standing = [_item(o, o.by) for o in self._daemon.book if o.ports and self._is_shared(o.door)]
@@ -145,7 +145,7 @@ class FleetSync:
             is_last = at + most >= max(len(standing), len(closed))
             self._send(protocol.Standing(standing[at : at + most], closed[at : at + most], is_last))
 
-    def _again(self) -> None:
+    def _schedule_restart(self) -> None:
         loop = self._daemon.loop
         loop.at(loop.now_s() + self._pause_s, lambda: None if self._child is not None else self._start())
         self._pause_s = min(2 * self._pause_s, _LONGEST_PAUSE_S)
@@ -182,15 +182,15 @@ class FleetSync:
             except OSError:
                 break  # it has ended: reading says so
             self._waiting.popleft()
-        self._wait_no_more()
+        self._stop_waiting_for_write()
 
-    def _wait_no_more(self) -> None:
+    def _stop_waiting_for_write(self) -> None:
         if self._out is not None:
-            self._daemon.loop.forget(self._out.fileno())
+            self._daemon.loop.unregister(self._out.fileno())
             self._out.close()
             self._out = None
 
-    def _hear(self) -> None:
+    def _on_message(self) -> None:
         assert self._child is not None  # noqa: S101
         try:
             message = self._child.read()
@@ -204,20 +204,20 @@ class FleetSync:
         elif isinstance(message, protocol.Claimed):
             self._answer(message.number, message.are_new, message.why)
         elif isinstance(message, protocol.Say):
-            self._daemon.log.say(f"fleet: {message.words}", message.level)
+            self._daemon.log.message(f"fleet: {message.words}", message.level)
         elif isinstance(message, protocol.State):
             self.state = message
             self._pause_s = _PAUSE_S
 
     def _failed(self, how: str) -> None:
-        self._daemon.log.say(f"what speaks to the fleet {how}; another one begins", "error")
-        self._drop("the process that speaks to it ended")
-        self._again()
+        self._daemon.log.message(f"what speaks to the fleet {how}; another one begins", "error")
+        self._stop_worker("the process that speaks to it ended")
+        self._schedule_restart()
 
-    def _drop(self, why: str) -> None:
+    def _stop_worker(self, why: str) -> None:
         if self._child is not None:
-            self._wait_no_more()
-            self._daemon.loop.forget(self._child.fileno())
+            self._stop_waiting_for_write()
+            self._daemon.loop.unregister(self._child.fileno())
             self._child.close()
             self._child = None
         self._waiting.clear()
@@ -242,7 +242,7 @@ class FleetSync:
         items_of: dict[tuple[str, Place], protocol.Item] = {}
         for item in items:
             found = judge(item, daemon.doors.get(item.key.door), limits, now_ms)
-            if found is None or daemon.bans.holds(item.key.place):
+            if found is None or daemon.bans.contains(item.key.place):
                 continue
             if isinstance(found, Opening) and not (daemon.book.get(*item.key) or room.takes(found)):
                 found = FULL
@@ -269,16 +269,16 @@ class FleetSync:
         more = f" ({self._unlogged} more rejected since the last line)" if self._unlogged else ""
         self._unlogged = 0
         what = f"opening {item.key.door} to {item.key.place}, by {item.by}, is rejected"
-        self._daemon.log.say(f"fleet: {what}: {why.words}{more}", "warning")
+        self._daemon.log.message(f"fleet: {what}: {why.words}{more}", "warning")
 
     def _close(self, keys: list[OpeningKey]) -> None:
         daemon = self._daemon
         known = [key for key in keys if self._may_close(key.door)]
         closed = [opening for key in known if (opening := daemon.book.close(key.door, key.place)) is not None]
         try:
-            daemon.settle(tuple(element for opening in closed for element in opening.elements()))
+            daemon.apply_openings(tuple(element for opening in closed for element in opening.elements()))
         except DoorwardError as error:
-            daemon.log.say(f"what was closed elsewhere was not closed here: {error}", "error")
+            daemon.log.message(f"what was closed elsewhere was not closed here: {error}", "error")
             daemon.reconcile()
             return
         with daemon.recording():
@@ -295,17 +295,17 @@ class FleetSync:
             return
         is_closed = self._fleet.policy is EtcdOutagePolicy.CLOSED
         self.counts["refused" if is_closed else "taken"] += len(grants)
-        self._tell_policy(why, is_closed)
+        self._log_policy(why, is_closed)
         objection = ClaimRejection("fleet", f"the fleet cannot tell whether it was used ({why})")
         then(grants, [objection if is_closed else None] * len(grants))
 
-    def _tell_policy(self, why: str, is_closed: bool) -> None:
+    def _log_policy(self, why: str, is_closed: bool) -> None:
         now_s = self._daemon.loop.now_s()
         if now_s >= self._told_s + _TELL_AGAIN_S:
             self._told_s = now_s
             what = "refused" if is_closed else "taken without asking other gates"
             words = f"the fleet cannot tell which signed knocks were used ({why}): those for shared doors are {what}"
-            self._daemon.log.say(f"{words}, as [fleet] policy says", "warning")
+            self._daemon.log.message(f"{words}, as [fleet] policy says", "warning")
 
 
 def _key(opening: Opening) -> OpeningKey:

@@ -29,7 +29,7 @@ from typing import NamedTuple
 from doorward.daemon.hook_commands import REFUSALS, Command, Commands, argv_of, filled, text_of
 from doorward.errors import DoorwardError, MalformedError
 from doorward.kernel import privileges
-from doorward.kernel.child_process import STANDARD, in_child, keep_only, received
+from doorward.kernel.child_process import STANDARD, keep_only, recv, run_in_child
 from doorward.kernel.event_loop import EventLoop
 from doorward.model import Place, parse_place, place_text
 
@@ -124,7 +124,7 @@ class HookRunner:
                         break
                     if writable:
                         self._socket.send(self._waiting.popleft())
-            self._loop.forget(self._socket.fileno())
+            self._loop.unregister(self._socket.fileno())
             self._socket.close()
 
     def _ask(self, what: str, door: str = "", address: str = "", reason: str = "") -> int:
@@ -144,7 +144,7 @@ class HookRunner:
                 self._socket.shutdown(socket.SHUT_WR)
 
     def _read(self) -> None:
-        raw = received(self._socket, _MESSAGE_BYTES)
+        raw = recv(self._socket, _MESSAGE_BYTES)
         if raw:
             report = HookReport(**json.loads(raw))
             self._asked -= report.event == "done"
@@ -218,9 +218,9 @@ class _Server:
         self.loop.on_readable(sock.fileno(), self._read)
 
     def _read(self) -> None:
-        raw = received(self._socket, _MESSAGE_BYTES)
+        raw = recv(self._socket, _MESSAGE_BYTES)
         if not raw:  # the daemon is gone: finish what runs and what waits
-            self.loop.forget(self._socket.fileno())
+            self.loop.unregister(self._socket.fileno())
             self._asked = False
             self._next()
             return
@@ -250,7 +250,7 @@ class _Server:
     def _reload(self, number: int) -> None:
         try:
             if self._source is not None:
-                self._commands = in_child(self._source)
+                self._commands = run_in_child(self._source)
         except DoorwardError as error:
             self._tell(number, "unread", str(error)[:MAX_OUTPUT_BYTES], 0)
         self._tell(number, "done", "", 0)
@@ -259,7 +259,7 @@ class _Server:
         keeper = self._keeper
         try:
             if keeper is not None:
-                in_child(lambda: keeper(digest))
+                run_in_child(lambda: keeper(digest))
         except DoorwardError as error:
             self._tell(number, "unkept", str(error)[:MAX_OUTPUT_BYTES], 0)
         self._tell(number, "done", "", 0)
@@ -304,12 +304,12 @@ class _Server:
     def _ended(self, handle: int) -> None:
         """Report what the command wrote and how it ended; a child of its own may still hold the pipe."""
         running = self._running.pop(handle)
-        self.loop.forget(handle)
+        self.loop.unregister(handle)
         os.close(handle)
         status = running.process.wait()
         self._drain(running)
         with suppress(KeyError):
-            self.loop.forget(running.pipe)
+            self.loop.unregister(running.pipe)
         os.close(running.pipe)
         if output := running.output.decode(errors="replace").strip():
             self._tell(running.number, "output", output, 0)
@@ -322,7 +322,7 @@ class _Server:
             while part := os.read(running.pipe, 1 << 16):
                 running.output.extend(part[: MAX_OUTPUT_BYTES - len(running.output)])
             with suppress(KeyError):
-                self.loop.forget(running.pipe)  # closed at the other end
+                self.loop.unregister(running.pipe)  # closed at the other end
 
     def _end(self, handle: int, process: subprocess.Popen[bytes]) -> None:
         if (running := self._running.get(handle)) is not None and running.process is process:

@@ -49,7 +49,7 @@ class HookQueue:
         self._unhooked: set[tuple[str, Place]] = set()  # openings that began while hooks were off
         self._runner = self._new_runner(first=True)
 
-    def take(self, doors: Iterable[Door], on_refuse: tuple[str, ...] = ()) -> None:
+    def configure(self, doors: Iterable[Door], on_refuse: tuple[str, ...] = ()) -> None:
         """Go over to these commands, which the runner reads for itself; what it was told it still does."""
         before, self._commands = self._commands, commands_of(doors, on_refuse)
         if (before or self._commands) and not self._are_off:
@@ -103,7 +103,7 @@ class HookQueue:
             return
         self._running[self._runner.run(errand.door, errand.address, errand.what)] = errand
 
-    def refused(self, address: Place, reason: str) -> None:
+    def run_on_refuse(self, address: Place, reason: str) -> None:
         """Have `on_refuse` run, where there is one, and a few times a minute at most; `reason` is one word."""
         if self._are_off or REFUSALS not in self._commands:
             return
@@ -112,7 +112,7 @@ class HookQueue:
             return
         if self._left_out:
             limit = f"it is run {REFUSALS_A_MINUTE} times a minute at most"
-            self._log.say(f"on_refuse was not run for {self._left_out} more refusals: {limit}")
+            self._log.message(f"on_refuse was not run for {self._left_out} more refusals: {limit}")
             self._left_out = 0
         self._running[self._runner.run(REFUSALS, address, "open", reason)] = HookRun("on_refuse", address, "open")
 
@@ -142,20 +142,20 @@ class HookQueue:
         if report.event == "gone":
             self._replace(report.text)
         elif report.event == "unread":
-            self._log.say(f"{report.text}; the commands stay as they were", "error")
+            self._log.message(f"{report.text}; the commands stay as they were", "error")
         elif report.event == "unkept":
-            self._log.say(f"{report.text}; a start with a wrong file could not use this configuration", "warning")
+            self._log.message(f"{report.text}; a start with a wrong file could not use this configuration", "warning")
         elif report.event != "done":
-            self._log.say(f"{door}: {report.event}: {report.text}")
+            self._log.message(f"{door}: {report.event}: {report.text}")
         else:
             if report.status:
-                self._log.say(f"{door}: the command ended with status {report.status}", "error")
+                self._log.message(f"{door}: the command ended with status {report.status}", "error")
             if self._running.pop(report.number, None) is not None and errand is not None:
                 errand.then()
 
     def _replace(self, why: str) -> None:
         rights = "" if os.geteuid() == self._user else ", with the daemon's few rights: restart it, to run as before"
-        self._log.say(f"{why}; starting it again{rights}", "error")
+        self._log.message(f"{why}; starting it again{rights}", "error")
         self._runner = self._new_runner(first=False)
         if self._commands and not self._are_off:
             self._runner.reload()

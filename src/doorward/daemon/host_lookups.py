@@ -11,7 +11,7 @@ from pathlib import Path
 from doorward.config.schema import Configuration
 from doorward.errors import HostError
 from doorward.kernel import privileges
-from doorward.kernel.child_process import in_child
+from doorward.kernel.child_process import run_in_child
 from doorward.lint.host_checks import HostFacts, hooks
 
 UNIT_FOLDERS = ("/etc/systemd/system", "/run/systemd/system", "/usr/lib/systemd/system", "/lib/systemd/system")
@@ -55,6 +55,6 @@ def unreadable(paths: list[Path]) -> tuple[str, list[Path]]:
 
     there = [path for path in paths if path.exists()]
     try:
-        return identity.name, in_child(lambda: list(look_as_user()))
+        return identity.name, run_in_child(lambda: list(look_as_user()))
     except HostError:  # a sandbox that does not let root become anybody
         return "", []

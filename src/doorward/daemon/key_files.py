@@ -11,7 +11,7 @@ from doorward.config.schema import Configuration, Signed
 from doorward.errors import ConfigFault, MalformedError, UsageError
 from doorward.kernel.privileges import service_identity
 from doorward.signed import authorized_keys
-from doorward.signed.authorize import PacketAuthorizer, FleetScope
+from doorward.signed.authorize import FleetScope, PacketAuthorizer
 from doorward.signed.authorized_keys import AuthorizedKeys
 from doorward.signed.server_key import PrivateKey, parse_private_key
 

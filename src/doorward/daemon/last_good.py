@@ -17,7 +17,7 @@ from doorward.config.schema import Fleet
 from doorward.config.toml import parse
 from doorward.core.diff import Remaining
 from doorward.daemon.ruleset_loader import LoadResult, digest_of, load_gate
-from doorward.errors import NegativeResult, DoorwardError, HostError
+from doorward.errors import DoorwardError, HostError, NegativeResult
 from doorward.kernel import atomic_file
 
 _MODE = 0o644  # at most: anyone who can read the file can read the copy, and root alone can write it

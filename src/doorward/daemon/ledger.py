@@ -99,10 +99,10 @@ class Ledger:
         self._boot = _BOOT.read_text().strip()
         noted = self._db.execute("SELECT offset FROM clock WHERE boot = ?", (self._boot,)).fetchone()
         self._offset_s: float | None = noted[0] if noted and isinstance(noted[0], float) else None
-        self.seen = replay_cache.ReplayCache(self._db, self._boot, self.secure)
+        self.seen = replay_cache.ReplayCache(self._db, self._boot, self.fsync)
 
     @contextmanager
-    def together(self) -> Iterator[None]:
+    def transaction(self) -> Iterator[None]:
         """Write what is recorded inside in one transaction, or a few: a crowd's openings in a fraction of the time."""
         self._together = True
         try:
@@ -112,7 +112,7 @@ class Ledger:
             if not self.trouble:
                 self.flush()
 
-    def secure(self) -> bool:
+    def fsync(self) -> bool:
         """Wait until what was written is on the disk, where not even a loss of power takes it away; False: it is not.
 
         For what is owed. SQLite itself would wait at every commit (synchronous = FULL), or at none (NORMAL).
@@ -124,7 +124,7 @@ class Ledger:
             return False
         return True
 
-    def reckon(self, now_s: float, wall_s: float) -> float:
+    def wall_offset(self, now_s: float, wall_s: float) -> float:
         """Give what to add to `now_s` (CLOCK_MONOTONIC) for wall time.
 
         Where the wall clock was stepped since the last call, of this daemon or of one before it in the same boot,
@@ -188,7 +188,7 @@ class Ledger:
             "UPDATE bans SET ended = ? WHERE address = ? AND ended IS NULL AND until > ?", (at_s, str(ban), at_s)
         )
 
-    def standing(self) -> list[Opening]:
+    def active(self) -> list[Opening]:
         """Give the openings whose end was not recorded, for a daemon that starts; rows that make no sense end."""
         openings = []
         for number, *row in self._db.execute(_STANDING).fetchall():
@@ -214,7 +214,7 @@ class Ledger:
     def close(self) -> None:
         """Write what waits and close the file."""
         if self.flush():
-            self.seen.end()
+            self.seen.close()
         self._db.close()
 
     def _write(self, statement: str, values: tuple[object, ...]) -> None:

@@ -41,9 +41,9 @@ class Log:
         self._limits = {event: TokenBucket(LINES_PER_S, LINES_AT_ONCE) for event in _TEXT}
         self._left_out: dict[str, int] = {}
         self.listeners: list[Callable[[str, Mapping[str, object]], None]] = []  # told of every event, written or not
-        self.due_s = float("inf")  # when `tell_left_out` is to be called, on CLOCK_MONOTONIC's scale
+        self.due_s = float("inf")  # when `log_suppressed` is to be called, on CLOCK_MONOTONIC's scale
 
-    def say(self, message: str, level: str = "info") -> None:
+    def message(self, message: str, level: str = "info") -> None:
         """Write a message in words: what was done, or what is wrong and what to do."""
         self.event("message", {"level": level, "message": " ".join(message.splitlines())})
 
@@ -65,12 +65,12 @@ class Log:
             return
         self._write(event, fields)
 
-    def tell_left_out(self) -> None:
+    def log_suppressed(self) -> None:
         """Say how many lines of each kind were left out since the last time."""
         counted = ", ".join(f"{count} {event!r}" for event, count in self._left_out.items())
         self._left_out, self.due_s = {}, float("inf")
         if counted:
-            self.say(f"too many lines at once, these were left out: {counted}; `doorward log` has them", "warning")
+            self.message(f"too many lines at once, these were left out: {counted}; `doorward log` has them", "warning")
 
     def _write(self, event: str, fields: Mapping[str, object]) -> None:
         if self._json:

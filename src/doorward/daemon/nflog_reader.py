@@ -21,8 +21,8 @@ from typing import Any
 
 from doorward.errors import HostError, MalformedError
 from doorward.kernel import privileges, seccomp
-from doorward.kernel.child_process import keep_only, received, serve
-from doorward.kernel.nflog import NflogEvent, LogSocket
+from doorward.kernel.child_process import child_main, keep_only, recv
+from doorward.kernel.nflog import LogSocket, NflogEvent
 
 WHATS = ("knock", "full", "fast", "step", "wrong")
 _EVENT = struct.Struct("!IIBB16sQ")  # generation, state, which of WHATS, IP version, address, when in microseconds
@@ -68,7 +68,7 @@ class NflogReader:
         self.loss = ""
         self._start(0.0)
         self._socket.setblocking(True)
-        first = received(self._socket, _MESSAGE_BYTES)
+        first = recv(self._socket, _MESSAGE_BYTES)
         if first != _READY:
             self.close()
             reason = first.removeprefix(_FAILED).decode(errors="replace") or "it ended"
@@ -81,7 +81,7 @@ class NflogReader:
     def read(self) -> list[NflogEvent] | None:
         """Give events that wait; None where some were lost, as `loss` says."""
         try:
-            raw = received(self._socket, _MESSAGE_BYTES, socket.MSG_DONTWAIT)
+            raw = recv(self._socket, _MESSAGE_BYTES, socket.MSG_DONTWAIT)
         except BlockingIOError:
             return []
         if raw == _READY:
@@ -107,7 +107,7 @@ class NflogReader:
         self._began_s = time.monotonic()
         self.pid = os.fork()
         if self.pid == 0:
-            serve("doorward-reader", lambda: _read(self._logs, theirs, self._identity, wait_s))
+            child_main("doorward-reader", lambda: _read(self._logs, theirs, self._identity, wait_s))
         theirs.close()
         self._waiter.register(self._socket, select.EPOLLIN)
 

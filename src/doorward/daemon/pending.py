@@ -64,7 +64,7 @@ class Pending:
 
     def take_all_back(self) -> None:
         """Take back every opening that was recorded here."""
-        with self._daemon.ledger.together():
+        with self._daemon.ledger.transaction():
             for key in tuple(self._before):
                 self.take_back(key)
 
@@ -76,6 +76,6 @@ class Pending:
         if daemon.fleet is not None:
             daemon.fleet.flush()
         if any(errand.what == "open" for errand in self._errands):
-            daemon.ledger.secure()
+            daemon.ledger.fsync()
         for errand in self._errands:
             daemon.errands.run(errand)

@@ -17,9 +17,9 @@ from doorward.daemon import repairs
 from doorward.daemon.control_socket import DeferredReply
 from doorward.daemon.last_good import load_last, path_of
 from doorward.daemon.off_switch import SwitchedOff
-from doorward.daemon.ruleset_loader import LoadResult, LoadProcess, digest_of, load, load_file
+from doorward.daemon.ruleset_loader import LoadProcess, LoadResult, digest_of, load, load_file
 from doorward.daemon.trial import HOW, Trial
-from doorward.errors import NegativeResult, DoorwardError, UsageError
+from doorward.errors import DoorwardError, NegativeResult, UsageError
 from doorward.kernel import sd_notify
 from doorward.kernel.sock_diag import Connection
 from doorward.model import parse_address
@@ -48,12 +48,12 @@ def load_first(daemon: Daemon, trial_s: float | None) -> None:
             raise
         loaded = _load_last(daemon, restore, error)
         daemon.errands.turn_off()
-    daemon.take(loaded)
+    daemon.apply_loaded(loaded)
     if refusal := loaded.commit.refusal:
         repairs.fill(daemon, refusal)
     if daemon.trial is not None:
-        daemon.log.say(f"on trial for {round(daemon.trial.left_s)}s: {loaded.summary()}; {HOW}", "warning")
-        daemon.trial.loaded(loaded)
+        daemon.log.message(f"on trial for {round(daemon.trial.left_s)}s: {loaded.summary()}; {HOW}", "warning")
+        daemon.trial.on_loaded(loaded)
 
 
 def _load_last(daemon: Daemon, restore: Remaining, error: DoorwardError) -> LoadResult:
@@ -67,11 +67,11 @@ def _load_last(daemon: Daemon, restore: Remaining, error: DoorwardError) -> Load
         raise
     except DoorwardError as trouble:
         for line in str(trouble).splitlines():
-            daemon.log.say(f"the last good configuration is not used: {line}", "error")
+            daemon.log.message(f"the last good configuration is not used: {line}", "error")
         raise error from None
     for line in str(error).splitlines():
-        daemon.log.say(line, "error")
-    daemon.log.say(
+        daemon.log.message(line, "error")
+    daemon.log.message(
         f"{config} cannot be loaded: {copy} is in force instead, the last good configuration. Hooks (on_open,"
         " on_close, on_refuse) do not run. Repair the file and have it loaded again (`doorward check`, then SIGHUP)",
         "error",
@@ -88,31 +88,31 @@ def keep_configuration(daemon: Daemon) -> None:
 def reload(daemon: Daemon) -> None:
     """Read the configuration again; a bad one changes nothing. A call while one is under way follows it."""
     sd_notify.reloading()
-    daemon.healing.then(lambda: _reload(daemon))
+    daemon.healing.after_current(lambda: _reload(daemon))
 
 
 def _reload(daemon: Daemon) -> None:
     if daemon.trial is not None:
-        daemon.log.say(f"not reloaded: a gate is on trial; {HOW}, or wait for its end", "error")
+        daemon.log.message(f"not reloaded: a gate is on trial; {HOW}, or wait for its end", "error")
         tell_ready(daemon)
         return
     path, keep = daemon.config, daemon.kept
-    daemon.healing.begin(LoadProcess(lambda: load_file(path, {}, keep)), lambda outcome: _reloaded(daemon, outcome))
+    daemon.healing.start(LoadProcess(lambda: load_file(path, {}, keep)), lambda outcome: _reloaded(daemon, outcome))
 
 
 def _reloaded(daemon: Daemon, outcome: LoadResult | DoorwardError) -> None:
     if not isinstance(outcome, DoorwardError):
-        daemon.take(outcome)
+        daemon.apply_loaded(outcome)
         daemon.errands.turn_on()
-        daemon.log.say(f"reloaded: {outcome.summary()}")
+        daemon.log.message(f"reloaded: {outcome.summary()}")
         keep_configuration(daemon)
     elif isinstance(outcome, NftError) and daemon.healing.is_damaged:  # the table was gone under it
         reload(daemon)
         return
     else:
         for line in str(outcome).splitlines():
-            daemon.log.say(line, "error")
-        daemon.log.say("the configuration was not reloaded; the gate stands as it was", "error")
+            daemon.log.message(line, "error")
+        daemon.log.message("the configuration was not reloaded; the gate stands as it was", "error")
     tell_ready(daemon)
 
 
@@ -141,7 +141,7 @@ def apply(daemon: Daemon, request: Mapping[str, Any]) -> DeferredReply:
     finally:
         os.close(keep_open)
     later = DeferredReply()
-    daemon.healing.begin(child, lambda outcome: later.give_outcome(lambda: _applied(daemon, name, outcome)))
+    daemon.healing.start(child, lambda outcome: later.give_outcome(lambda: _applied(daemon, name, outcome)))
     return later
 
 
@@ -155,13 +155,13 @@ def _applied(daemon: Daemon, name: str, outcome: LoadResult | DoorwardError) -> 
         if trial is not None:
             trial.drop()
         raise outcome
-    daemon.take(outcome)
+    daemon.apply_loaded(outcome)
     sd_notify.notify(f"STATUS={outcome.summary()}")
     if trial is None:
-        daemon.log.say(f"applied {name}: {outcome.summary()}")
+        daemon.log.message(f"applied {name}: {outcome.summary()}")
         return {"summary": outcome.summary()}
-    daemon.log.say(f"{name} is on trial for {round(trial.left_s)}s: {outcome.summary()}; {HOW}", "warning")
-    trial.loaded(outcome)
+    daemon.log.message(f"{name} is on trial for {round(trial.left_s)}s: {outcome.summary()}; {HOW}", "warning")
+    trial.on_loaded(outcome)
     return {"summary": outcome.summary(), "left_s": trial.left_s}
 
 
@@ -173,9 +173,9 @@ def confirm(daemon: Daemon, request: Mapping[str, Any]) -> dict[str, Any]:
     return {"summary": daemon.loaded.summary()}
 
 
-def installed(daemon: Daemon, _: Mapping[str, Any]) -> dict[str, Any]:
+def reload_hooks(daemon: Daemon, _: Mapping[str, Any]) -> dict[str, Any]:
     """The daemon's file holds what is in force: the doors' commands are read from there."""
-    daemon.errands.take(daemon.loaded.doors, daemon.loaded.gate.on_refuse)
+    daemon.errands.configure(daemon.loaded.doors, daemon.loaded.gate.on_refuse)
     daemon.errands.turn_on()
     return {}
 

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING
 
 from doorward.core.diff import Remaining
 from doorward.daemon.last_good import load_last
-from doorward.daemon.ruleset_loader import LoadResult, LoadProcess, RestoredRuleset, load_file, put_back
+from doorward.daemon.ruleset_loader import LoadProcess, LoadResult, RestoredRuleset, load_file, put_back
 from doorward.errors import DoorwardError
 from doorward.model import Address, Element, Opening, Place
 from doorward.nftables.nft_error import NftError
@@ -41,7 +41,7 @@ def settle_each(
             else:
                 refused(opening, error)
         try:
-            daemon.settle(tuple(dict.fromkeys(element for each in some for element in each.elements())), {})
+            daemon.apply_openings(tuple(dict.fromkeys(element for each in some for element in each.elements())), {})
         except DoorwardError as error:
             if len(some) > 1:
                 middle = len(some) // 2
@@ -78,8 +78,8 @@ def begin(daemon: Daemon) -> LoadProcess[RestoredRuleset] | LoadProcess[LoadResu
 def finish(daemon: Daemon, outcome: RestoredRuleset | LoadResult) -> int:
     """Take over after a repair, with what was opened and closed meanwhile; return how many openings there are."""
     if isinstance(outcome, LoadResult):
-        daemon.take(outcome)
-    daemon.bans.put_back()
+        daemon.apply_loaded(outcome)
+    daemon.bans.restore()
     fill(daemon, outcome.commit.refusal)
     return len(daemon.book)
 
@@ -95,10 +95,10 @@ def fill(daemon: Daemon, refusal: str) -> None:
     if not refusal:
         closed = tuple(set(daemon.restored).difference(wanted))  # while the gate was being repaired
         try:
-            daemon.settle((*closed, *wanted))
+            daemon.apply_openings((*closed, *wanted))
         except DoorwardError as error:
             refusal = str(error)
-            daemon.settle(closed)
+            daemon.apply_openings(closed)
             have = daemon.filter.elements()
     if not refusal:
         return
@@ -111,12 +111,12 @@ def fill(daemon: Daemon, refusal: str) -> None:
     if lost:
         rest = f" and {len(lost) - _MOST_NAMED} more" if len(lost) > _MOST_NAMED else ""
         daemon.trouble = f"restored without {named}{rest}; to open again, knock or use `doorward open`"
-    daemon.log.say(f"the gate was {daemon.trouble or f'restored, its openings one by one: {refusal}'}", "error")
+    daemon.log.message(f"the gate was {daemon.trouble or f'restored, its openings one by one: {refusal}'}", "error")
 
 
 def _lose(daemon: Daemon, have: Remaining, lost: dict[str, str], opening: Opening, error: DoorwardError) -> None:
     """End an opening that could not be restored; `have` is what the open sets have."""
     daemon.book.close(opening.door, opening.address)
     lost[f"{opening.door} to {opening.address}"] = str(error)
-    with daemon.recording(lambda: daemon.settle(opening.elements(), have)):
+    with daemon.recording(lambda: daemon.apply_openings(opening.elements(), have)):
         daemon.record_end(opening, "lost")

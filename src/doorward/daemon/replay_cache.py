@@ -109,7 +109,7 @@ class ReplayCache:
             f" they are accepted again in {window_ms // 1000}s"
         )
 
-    def end(self) -> None:
+    def close(self) -> None:
         """Note, on the disk, that nothing can be lost any more."""
         if self._clock is None or not self._has_begun:
             return
@@ -140,7 +140,7 @@ class ReplayCache:
     def _claim(self, claim: PacketId, clock: Clock) -> str:
         self._claims += 1
         if self._claims % _FORGET_EVERY == 0:
-            self._forget(claim.time_ms)  # first: this one may be among those that are forgotten
+            self._prune(claim.time_ms)  # first: this one may be among those that are forgotten
         if claim.time_ms < self._floor_ms or claim.time_ms <= self._forgotten_ms:
             return "it is older than the record of used ones, so it may have been used"
         if self._may_lack_some and claim.time_ms < clock.booted_ms + AHEAD_MS:
@@ -148,7 +148,7 @@ class ReplayCache:
         new = self._db.execute("INSERT OR IGNORE INTO seen (id, time) VALUES (?, ?)", claim).rowcount
         return "" if new else "it was used already"
 
-    def _forget(self, now_ms: int) -> None:
+    def _prune(self, now_ms: int) -> None:
         """Forget what is old, and what is too many, but for the newest date of it."""
         newest_too_many = self._db.execute(
             "SELECT time FROM seen ORDER BY time DESC LIMIT 1 OFFSET ?", (KEPT_ROWS,)

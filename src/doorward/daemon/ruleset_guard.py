@@ -94,7 +94,7 @@ class RulesetGuard:
         self.trouble = ""  # why the last repair failed; another is to come
         self._is_timed = False
         self._fights = RepairLogLimiter()
-        loop.on_readable(self._watch.fileno(), self._hear)
+        loop.on_readable(self._watch.fileno(), self._read_changes)
 
     @property
     def is_busy(self) -> bool:
@@ -113,42 +113,42 @@ class RulesetGuard:
 
     def wait_for(self, child: LoadProcess[Any]) -> Any:
         """Wait for a child outside the loop; give its outcome or raise its error."""
-        self._take(child)
+        self._start_child(child)
         with self._ending():
             outcome = self._end()
         if isinstance(outcome, DoorwardError):
             raise outcome
         return outcome
 
-    def begin(self, child: LoadProcess[Any], done: Callable[[Outcome], None]) -> None:
+    def start(self, child: LoadProcess[Any], done: Callable[[Outcome], None]) -> None:
         """Wait for a child beside other things, and call `done` with its outcome."""
-        self._take(child)
+        self._start_child(child)
         self._done = done
         self._loop.on_readable(child.fileno(), self._advance)
 
-    def then(self, call: Callable[[], None]) -> None:
+    def after_current(self, call: Callable[[], None]) -> None:
         """Call once no child is at work and no repair is owed; of several, the last."""
         self._next = call
-        self._go_on()
+        self._next_task()
 
     def repair(self, culprit: str) -> None:
         """Put the gate back as soon as may be, and say that `culprit` changed it."""
         if self._damage is None:
             self._damage = _Damage(self._loop.now_s(), culprit)
-        self._go_on()
+        self._next_task()
 
-    def take_back(self, done: Callable[[], None]) -> None:
+    def roll_back(self, done: Callable[[], None]) -> None:
         """Put back the gate from before a trial, however long it takes; `done` is called after it."""
         self._when_whole.append(done)
         self.repair("the end of the trial")
 
-    def suspect(self) -> None:
+    def verify_ruleset(self) -> None:
         """Compare the gate with what was loaded, and put it back where it differs."""
         if self.is_busy:
             self._unsure = True
         elif self._damage is None and not self._is_whole():
             select.select([self._watch], [], [], _TOLD_S)
-            self._hear()  # who it was, and then the repair begins
+            self._read_changes()  # who it was, and then the repair begins
             if not self.is_damaged:
                 self.repair("another program")
 
@@ -156,18 +156,18 @@ class RulesetGuard:
         """End the child, if there is one; nobody repairs any more."""
         if self._child is not None:
             self._child.abandon()
-        self._loop.forget(self._watch.fileno())
+        self._loop.unregister(self._watch.fileno())
         self._watch.close()
 
-    def _take(self, child: LoadProcess[Any]) -> None:
+    def _start_child(self, child: LoadProcess[Any]) -> None:
         self._child = child
-        self._watch.spare(child.pid)
+        self._watch.ignore_pid(child.pid)
 
     def _advance(self) -> None:
         assert self._child is not None  # noqa: S101
         if not self._child.advance():
             return
-        self._loop.forget(self._child.fileno())
+        self._loop.unregister(self._child.fileno())
         with self._ending():
             self._done(self._end())
 
@@ -179,7 +179,7 @@ class RulesetGuard:
             yield
         finally:
             self._is_ending = False
-        self._go_on()
+        self._next_task()
 
     def _end(self) -> Outcome:
         """Take the child's outcome, and judge what others did after its commit."""
@@ -190,9 +190,9 @@ class RulesetGuard:
             outcome = error
             if isinstance(error, SwitchedOff):
                 self._switched_off()
-        self._hear()
+        self._read_changes()
         self._child = None
-        self._watch.spare_nobody()
+        self._watch.clear_filter()
         held, self._held = self._held, []
         if not isinstance(outcome, DoorwardError):
             commit: AppliedRuleset = outcome.commit
@@ -200,17 +200,17 @@ class RulesetGuard:
             own = max((place for place, change in enumerate(held) if change.process == commit.process), default=-1)
             held = held[own + 1 :]
         for change in held:
-            self._judge(change)
+            self._classify(change)
         if self._unsure:
             self._unsure = False
-            self.suspect()
+            self.verify_ruleset()
         return outcome
 
     def _is_whole(self) -> bool:
         found = fingerprint()
         return found != b"" and found == self._fingerprint
 
-    def _hear(self) -> None:
+    def _read_changes(self) -> None:
         changes = self._watch.read()
         if changes is None:
             if self.is_busy:
@@ -218,23 +218,23 @@ class RulesetGuard:
             elif not self._is_whole():
                 self.repair("another program")
         elif self.is_busy:
-            self._held += [change for change in changes if change.harm or change.process != self._own]
+            self._held += [change for change in changes if change.scope or change.process != self._own]
             if len(self._held) > _MAX_HELD:
                 self._held.clear()
                 self._unsure = True
         else:
             for change in changes:
-                self._judge(change)
+                self._classify(change)
 
-    def _judge(self, change: RulesetChange) -> None:
-        if change.process == self._own or not change.harm:
+    def _classify(self, change: RulesetChange) -> None:
+        if change.process == self._own or not change.scope:
             return
-        if change.harm == "rules":
+        if change.scope == "rules":
             self.repair(f"{change.program} (process {change.process})")
         elif self._damage is None:
             self._openings_changed()
 
-    def _go_on(self) -> None:
+    def _next_task(self) -> None:
         """Begin what is due: a repair before everything else."""
         if self.is_busy or self._is_ending or self._is_timed:
             return
@@ -253,15 +253,15 @@ class RulesetGuard:
         try:
             child = self._put_back()
         except OSError as error:
-            self._repaired(damage, HostError(f"no process can be started: {error.strerror}"))
+            self._on_repaired(damage, HostError(f"no process can be started: {error.strerror}"))
         else:
-            self.begin(child, lambda outcome: self._repaired(damage, outcome))
+            self.start(child, lambda outcome: self._on_repaired(damage, outcome))
 
     def _wake(self) -> None:
         self._is_timed = False
-        self._go_on()
+        self._next_task()
 
-    def _repaired(self, damage: _Damage, outcome: Outcome) -> None:
+    def _on_repaired(self, damage: _Damage, outcome: Outcome) -> None:
         now_s = self._loop.now_s()
         self._is_repairing = False
         if isinstance(outcome, SwitchedOff):
@@ -283,5 +283,5 @@ class RulesetGuard:
                 self._when_whole.pop()()
         if told is not None:
             level, words = told
-            self._log.say(words, level)
-        self._go_on()
+            self._log.message(words, level)
+        self._next_task()

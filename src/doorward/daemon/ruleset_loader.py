@@ -137,7 +137,7 @@ class LoadProcess(Generic[T]):
         while not self._parts or self._parts[-1]:
             self.advance()
         os.close(self._read)
-        outcome: T = child_process.outcome_of(self.pid, b"".join(self._parts))
+        outcome: T = child_process.result_of(self.pid, b"".join(self._parts))
         return outcome
 
 
@@ -150,7 +150,7 @@ def _child(write: int, work: Callable[[], T], needed: int | None) -> None:
     # What the daemon holds (above all its netlink sockets, which are its lock) must not outlive it here.
     child_process.keep_only((*child_process.STANDARD, write, *([] if needed is None else [needed])))
     gc.disable()  # trees of millions of objects, none of them garbage: collecting doubles the time
-    child_process.answer(write, work)
+    child_process.send_result(write, work)
 
 
 def digest_of(text: str) -> str:
@@ -175,7 +175,9 @@ def load(configuration: Configuration, folder: Path, restore: Remaining, keep: P
     return load_gate(configuration, restore, keep)
 
 
-def load_gate(configuration: Configuration, restore: Remaining, keep: Path, closed: tuple[Door, ...] = ()) -> LoadResult:
+def load_gate(
+    configuration: Configuration, restore: Remaining, keep: Path, closed: tuple[Door, ...] = ()
+) -> LoadResult:
     """Compile and load a configuration, with `restore` as its openings, and keep its text in the file `keep`.
 
     The ports of the doors in `closed` are hidden too, and nothing opens them.
@@ -186,7 +188,7 @@ def load_gate(configuration: Configuration, restore: Remaining, keep: Path, clos
     try:
         commit = _watched(lambda: NftFirewall().load(ruleset, restore, standing_connections()))
     except DoorwardError:
-        saved_ruleset.forget(keep)
+        saved_ruleset.discard(keep)
         raise
     not_kept = not_kept or saved_ruleset.commit(keep)
     shared = {door.opens: door.opens for door in configuration.doors}  # most doors open the same: keep one copy
@@ -206,8 +208,8 @@ def load_gate(configuration: Configuration, restore: Remaining, keep: Path, clos
 
 def put_back(keep: Path, restore: Remaining) -> RestoredRuleset:
     """Load the text that was kept; what a child does where another program changed the gate."""
-    text = saved_ruleset.text(keep)
-    return RestoredRuleset(_watched(lambda: NftFirewall().put_back(text, restore, standing_connections())))
+    text = saved_ruleset.read_saved(keep)
+    return RestoredRuleset(_watched(lambda: NftFirewall().restore(text, restore, standing_connections())))
 
 
 def _watched(change: Callable[[], str]) -> AppliedRuleset:
@@ -215,11 +217,11 @@ def _watched(change: Callable[[], str]) -> AppliedRuleset:
     own = own_process()
     off_switch.refuse_if_off()
     with closing(RulesetMonitor()) as watch:
-        watch.spare(os.getpid())
+        watch.ignore_pid(os.getpid())
         refusal = change()
         if off_switch.is_off():  # it was switched off meanwhile, and the table may have been removed before this commit
             NftFirewall().unload()
             off_switch.refuse_if_off()
         found, told = fingerprint(), watch.read()
-    is_sure = told is not None and all(each.process == own or each.harm != "rules" for each in told)
+    is_sure = told is not None and all(each.process == own or each.scope != "rules" for each in told)
     return AppliedRuleset(own, found if is_sure else b"", refusal)

@@ -15,7 +15,7 @@ from doorward.daemon import saved_ruleset as kept_gate
 from doorward.daemon.ledger import parts_of
 from doorward.errors import DoorwardError, HostError
 from doorward.kernel import privileges
-from doorward.kernel.child_process import in_child
+from doorward.kernel.child_process import run_in_child
 from doorward.kernel.privileges import NET_ADMIN, SERVICE_USER, Identity
 
 _FILE_RIGHTS = 1 << 1 | 1 << 2  # CAP_DAC_OVERRIDE, CAP_DAC_READ_SEARCH: a lesser user that has them needs them
@@ -87,7 +87,7 @@ def _make(folder: Path, mode: int, identity: Identity | None) -> None:
         raise HostError(f"{folder}: {error.strerror}; make that folder, or name another") from None
 
 
-def go_over(identity: Identity | None) -> None:
+def drop_privileges(identity: Identity | None) -> None:
     """Go on as this user, with the right to administer the network and no other; root without one stays root."""
     if identity is None and os.geteuid() == 0:
         return
@@ -103,7 +103,7 @@ def _choose(config: Path, ledger: Path, runtime: Path) -> tuple[Identity | None,
         return None, f"no user {SERVICE_USER} to go over to; `{_MAKE_USER} {SERVICE_USER}` makes one"
     if _belongs_to(identity, config):
         read_text(config, trusted_owners())  # says that root's commands would be whatever that user writes
-    in_the_way = in_child(lambda: list(_obstacles(identity, config, ledger, runtime)))
+    in_the_way = run_in_child(lambda: list(_obstacles(identity, config, ledger, runtime)))
     if in_the_way:
         return None, f"the user {SERVICE_USER} cannot {'; cannot '.join(in_the_way)}"
     return identity, ""

@@ -20,23 +20,23 @@ def prepare(path: Path, text: str) -> str:
     try:
         atomic_file.write(_beside(path), _HEADING + text)
     except OSError as error:
-        forget(path)
+        discard(path)
         return f"{path}: {error.strerror}"
     return ""
 
 
 def commit(path: Path) -> str:
     """Let what was prepared take its place; give what is wrong, or nothing."""
-    return move(_beside(path), path)
+    return replace_saved(_beside(path), path)
 
 
-def forget(path: Path) -> None:
+def discard(path: Path) -> None:
     """Take away what was prepared and not loaded."""
     with suppress(OSError):
         _beside(path).unlink()
 
 
-def move(source: Path, destination: Path) -> str:
+def replace_saved(source: Path, destination: Path) -> str:
     """Rename for good: also after a loss of power. Gives what is wrong, or nothing."""
     try:
         atomic_file.rename(source, destination)
@@ -45,7 +45,7 @@ def move(source: Path, destination: Path) -> str:
     return ""
 
 
-def text(path: Path) -> str:
+def read_saved(path: Path) -> str:
     """Read a kept gate; HostError where there is none."""
     try:
         return atomic_file.read(path)

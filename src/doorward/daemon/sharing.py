@@ -17,7 +17,7 @@ def follow(daemon: Daemon) -> None:
         from doorward.daemon.fleet_sync import FleetSync
 
         daemon.fleet = FleetSync(daemon)
-    daemon.fleet.take(daemon.loaded, daemon.config.parent)
+    daemon.fleet.configure(daemon.loaded, daemon.config.parent)
 
 
 def end(daemon: Daemon) -> None:

@@ -15,8 +15,8 @@ from doorward.config.schema import Configuration, Signed
 from doorward.core.token_bucket import TokenBucket
 from doorward.daemon.key_files import key_path, keys_path, read_judge
 from doorward.daemon.repairs import settle_each
-from doorward.daemon.replay_cache import PacketId, Clock
-from doorward.daemon.verifier import TOLD_AT_ONCE, TOLD_PER_S, VerifierReady, VerifierReport, Verifier
+from doorward.daemon.replay_cache import Clock, PacketId
+from doorward.daemon.verifier import TOLD_AT_ONCE, TOLD_PER_S, Verifier, VerifierReady, VerifierReport
 from doorward.errors import DoorwardError, HostError, MalformedError
 from doorward.kernel.inotify import FileWatcher
 from doorward.kernel.nflog import datagram_log
@@ -58,13 +58,13 @@ class SignedKnocks:
         # What a ledger that is no more knew may have been dated ahead.
         floor_ms = _clock().now_ms + (window_ms if daemon.ledger.follows_a_damaged_one else 0)
         if told := daemon.ledger.seen.begin(_clock, floor_ms):
-            daemon.log.say(told, "warning")
+            daemon.log.message(told, "warning")
         with suppress(HostError):  # without inotify the files are looked at every two seconds
             self._watches = FileWatcher()
             daemon.loop.on_readable(self._watches.fileno(), self._changed)
-        self._look()
+        self._poll_files()
 
-    def take(self, configuration: Configuration, folder: Path) -> None:
+    def configure(self, configuration: Configuration, folder: Path) -> None:
         """Go over to a configuration that was loaded; its files are relative to `folder`."""
         self._settings = configuration, folder
         self._window_ms = configuration.signed.window_ms if configuration.signed else self._window_ms
@@ -74,16 +74,16 @@ class SignedKnocks:
                 self._watches.watch_folder(str(path.parent))
         self._start()
 
-    def described(self) -> dict[str, object]:
+    def as_dict(self) -> dict[str, object]:
         """Tell whether it takes knocks now, and how many datagrams it refused for which reason."""
         return {"takes": self._verifier is not None, "refused": dict(self.counts)}
 
     def close(self) -> None:
         """End the verifier, and give the log free."""
-        self._drop_next()
-        self._drop()
+        self._stop_candidate()
+        self._stop_worker()
         if self._watches is not None:
-            self._daemon.loop.forget(self._watches.fileno())
+            self._daemon.loop.unregister(self._watches.fileno())
             self._watches.close()
         self._log.close()
         self._settings, self._is_closed = None, True
@@ -97,111 +97,113 @@ class SignedKnocks:
         if self._settings is None:
             return
         configuration, folder = self._settings
-        self._drop_next()
+        self._stop_candidate()
         self._stamps = [_stamp(path) for path in self._files()]
         try:
             self._next = Verifier(self._log, lambda: read_judge(configuration, folder))
         except OSError as error:
-            self._daemon.log.say(f"no process can be started to verify signed knocks: {error.strerror}", "error")
-            self._drop()  # its keys may be those of yesterday
-            self._again()
+            self._daemon.log.message(f"no process can be started to verify signed knocks: {error.strerror}", "error")
+            self._stop_worker()  # its keys may be those of yesterday
+            self._schedule_restart()
             return
-        self._daemon.loop.on_readable(self._next.fileno(), self._hear_next)
+        self._daemon.loop.on_readable(self._next.fileno(), self._on_candidate_ready)
 
-    def _again(self) -> None:
+    def _schedule_restart(self) -> None:
         self._daemon.loop.at(self._daemon.loop.now_s() + self._pause_s, self._start)
         self._pause_s = min(2 * self._pause_s, _LONGEST_PAUSE_S)
 
-    def _look(self) -> None:
+    def _poll_files(self) -> None:
         """Compare the files every two seconds, and see whether the clock was set."""
         if self._is_closed:
             return
         if told := self._daemon.ledger.seen.follow_clock(self._window_ms):
-            self._daemon.log.say(told, "warning")
+            self._daemon.log.message(told, "warning")
         if self._settings is not None:
-            self._compare()
-        self._daemon.loop.at(self._daemon.loop.now_s() + _LOOK_S, self._look)
+            self._restart_if_changed()
+        self._daemon.loop.at(self._daemon.loop.now_s() + _LOOK_S, self._poll_files)
 
     def _changed(self) -> None:
         assert self._watches is not None  # noqa: S101
-        self._watches.forget_events()
-        self._compare()
+        self._watches.drain()
+        self._restart_if_changed()
 
-    def _compare(self) -> None:
+    def _restart_if_changed(self) -> None:
         if [_stamp(path) for path in self._files()] != self._stamps:
             if self._watches is not None:
                 self._watches.watch(map(str, self._files()))  # one that replaced another is another
             self._start()
 
-    def _hear_next(self) -> None:
+    def _on_candidate_ready(self) -> None:
         """The next one is ready, or says why not: then nobody comes in by a signed knock until that is mended."""
         assert self._next is not None  # noqa: S101
         try:
             told = self._next.read()
         except MalformedError as error:  # killed, or out of memory
-            self._drop_next()
-            self._drop()  # it must not go on: its files have changed
-            self._daemon.log.say(f"what verifies signed knocks failed as it began; another begins ({error})", "error")
-            self._again()
+            self._stop_candidate()
+            self._stop_worker()  # it must not go on: its files have changed
+            self._daemon.log.message(
+                f"what verifies signed knocks failed as it began; another begins ({error})", "error"
+            )
+            self._schedule_restart()
             return
         if not isinstance(told, VerifierReady):
             return
         for fault in told.faults:
-            self._daemon.log.say(fault, "error")
-        self._drop()
+            self._daemon.log.message(fault, "error")
+        self._stop_worker()
         if told.trouble:
-            self._daemon.log.say(f"no signed knock is taken: {told.trouble}", "error")
-            self._drop_next()
+            self._daemon.log.message(f"no signed knock is taken: {told.trouble}", "error")
+            self._stop_candidate()
             return
         self._verifier, self._next, self._pause_s = self._next, None, _PAUSE_S
-        self._daemon.loop.forget(self._verifier.fileno())
-        self._daemon.loop.on_readable(self._verifier.fileno(), self._hear)
-        self._daemon.log.say("takes signed knocks")
+        self._daemon.loop.unregister(self._verifier.fileno())
+        self._daemon.loop.on_readable(self._verifier.fileno(), self._on_report)
+        self._daemon.log.message("takes signed knocks")
 
-    def _hear(self) -> None:
+    def _on_report(self) -> None:
         """Take all that was told, together: in a rush the ledger is written once for many."""
         assert self._verifier is not None  # noqa: S101
         granted: list[KnockGrant] = []
         try:
             while len(granted) < _TOGETHER and isinstance(report := self._verifier.read(), VerifierReport):
-                self._take_refusals(report)
+                self._record_rejections(report)
                 granted += report.granted
         except MalformedError as error:
-            self._daemon.log.say(f"what verifies signed knocks failed; another one begins ({error})", "error")
-            self._drop()
-            self._again()
+            self._daemon.log.message(f"what verifies signed knocks failed; another one begins ({error})", "error")
+            self._stop_worker()
+            self._schedule_restart()
         if granted:
-            self._take_grants(granted)
+            self._claim_grants(granted)
 
-    def _take_refusals(self, report: VerifierReport) -> None:
+    def _record_rejections(self, report: VerifierReport) -> None:
         self.counts.update(report.counts)
         for source, refused in report.refused:
-            self._daemon.refuse(source, refused.door, f"signed knock: {refused.words}", refused.reason)
+            self._daemon.reject(source, refused.door, f"signed knock: {refused.words}", refused.reason)
 
-    def _take_grants(self, granted: list[KnockGrant]) -> None:
+    def _claim_grants(self, granted: list[KnockGrant]) -> None:
         """Take those for this gate at once, and have the fleet asked for those that other gates may have taken."""
         if alone := [grant for grant in granted if not grant.is_shared]:
             self._claim(alone)
         shared = self._not_banned([grant for grant in granted if grant.is_shared])
         if shared and self._daemon.fleet is not None:
-            self._daemon.fleet.claim(shared, self._answered)
+            self._daemon.fleet.claim(shared, self._on_fleet_answer)
             return
         for grant in shared:  # judged by the configuration before
-            self._object(grant, "fleet", "it is for a fleet, and this gate has left it")
+            self._reject(grant, "fleet", "it is for a fleet, and this gate has left it")
 
-    def _answered(self, granted: list[KnockGrant], objections: list[ClaimRejection | None]) -> None:
+    def _on_fleet_answer(self, granted: list[KnockGrant], objections: list[ClaimRejection | None]) -> None:
         if new := [grant for grant, objection in zip(granted, objections, strict=True) if objection is None]:
             self._claim(new)
         for grant, objection in zip(granted, objections, strict=True):
             if objection is not None:
-                self._object(grant, *objection)
+                self._reject(grant, *objection)
 
     def _claim(self, granted: list[KnockGrant]) -> None:
         granted = self._not_banned(granted)
         objections = self._daemon.ledger.seen.claim([PacketId(grant.id, grant.time_ms) for grant in granted])
         for grant, objection in zip(granted, objections, strict=True):
             if objection:
-                self._object(grant, "used", objection)
+                self._reject(grant, "used", objection)
         self._open([grant for grant, objection in zip(granted, objections, strict=True) if not objection])
 
     def _not_banned(self, granted: list[KnockGrant]) -> list[KnockGrant]:
@@ -209,12 +211,12 @@ class SignedKnocks:
 
         Its own packets never come here: such a packet asks for another's address.
         """
-        banned = [grant for grant in granted if self._daemon.bans.holds(grant.place)]
+        banned = [grant for grant in granted if self._daemon.bans.contains(grant.place)]
         for grant in banned:
             self._refuse(grant.place, grant.door, "banned", f"{grant.place} is banned")
         return [grant for grant in granted if grant not in banned]
 
-    def _object(self, grant: KnockGrant, reason: str, words: str) -> None:
+    def _reject(self, grant: KnockGrant, reason: str, words: str) -> None:
         told = f"the packet from key {grant.key} is not taken: {words}"
         self._refuse(grant.place, grant.door, reason, told)
 
@@ -222,7 +224,7 @@ class SignedKnocks:
         """Count a refusal, and record it where there are not too many: a key that floods must not wash out the rest."""
         self.counts[reason] += 1
         if self._limit.admits(self._daemon.loop.now_s()):
-            self._daemon.refuse(place, door, f"signed knock: {words}", reason)
+            self._daemon.reject(place, door, f"signed knock: {words}", reason)
 
     def _open(self, grants: list[KnockGrant]) -> None:
         daemon, now_s = self._daemon, self._daemon.loop.now_s()
@@ -235,9 +237,9 @@ class SignedKnocks:
                 by = f"key {grant.key}"
                 new = Opening(door.name, grant.place, door.opens, now_s, now_s + grant.for_ms / 1000, by)
                 if not door.is_opening:
-                    daemon.record_errand(new)
+                    daemon.record_command_run(new)
                 elif objection := self._no_room(new):
-                    self._object(grant, *objection)
+                    self._reject(grant, *objection)
                 else:
                     daemon.record_opening(new)
                     opened.append(new)
@@ -264,15 +266,15 @@ class SignedKnocks:
         reason = "full" if isinstance(error, NftError) and error.is_full else "failed"
         self._refuse(opening.address, opening.door, reason, f"{opening.by} opened nothing: {error}")
 
-    def _drop(self) -> None:
+    def _stop_worker(self) -> None:
         if self._verifier is not None:
-            self._daemon.loop.forget(self._verifier.fileno())
+            self._daemon.loop.unregister(self._verifier.fileno())
             self._verifier.close()
             self._verifier = None
 
-    def _drop_next(self) -> None:
+    def _stop_candidate(self) -> None:
         if self._next is not None:
-            self._daemon.loop.forget(self._next.fileno())
+            self._daemon.loop.unregister(self._next.fileno())
             self._next.close()
             self._next = None
 

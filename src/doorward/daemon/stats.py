@@ -10,7 +10,7 @@ from collections import Counter
 from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
-from doorward.nftables.nfnetlink import ProgressEntry, GateUsage
+from doorward.nftables.nfnetlink import GateUsage, ProgressEntry
 
 if TYPE_CHECKING:
     from doorward.daemon.daemon import Daemon
@@ -37,7 +37,7 @@ class KernelStats:
             "generation": daemon.loaded.generation,
             "doors": len(daemon.doors),
             "openings": len(daemon.book),
-            "bans": len(daemon.bans.standing()),
+            "bans": len(daemon.bans.active()),
             "counters": self._counters,
             "sets": {fill.name: {"elements": fill.elements, "size": fill.size} for fill in self._gauges.fills},
             "listed": len(self._gauges.attempts),
@@ -49,9 +49,9 @@ class KernelStats:
             "log_overflows": daemon.missed,
             "ledger_trouble": daemon.ledger.trouble,
             "ledger_lost": daemon.ledger.lost,
-            "signed": None if daemon.signed is None else daemon.signed.described(),
-            "fleet": None if daemon.fleet is None else daemon.fleet.described(),
-            **daemon.numbers.described(),
+            "signed": None if daemon.signed is None else daemon.signed.as_dict(),
+            "fleet": None if daemon.fleet is None else daemon.fleet.as_dict(),
+            **daemon.numbers.as_dict(),
         }
 
 
@@ -83,7 +83,7 @@ class Histogram:
             self._counts[bisect_left(self._bounds_s, value_s)] += 1
             self._sum_s += value_s
 
-    def described(self) -> dict[str, Any]:
+    def as_dict(self) -> dict[str, Any]:
         """Give bounds, what fell below each and above the one before it, beyond the last, and the sum."""
         return {"bounds": list(self._bounds_s), "counts": list(self._counts), "sum": self._sum_s}
 
@@ -97,18 +97,18 @@ class EventStats:
         self.refused: Counter[str] = Counter()  # by reason, but for signed knocks
         self.latency = Histogram()
 
-    def take(self, event: str, fields: Mapping[str, object]) -> None:
+    def count(self, event: str, fields: Mapping[str, object]) -> None:
         """Count an event of the log."""
         if event in _EVENTS:
             way = str(fields["by"]).split(" ", 1)[0]  # of "key NAME" the kind
             self._events[event, self._known(str(fields["door"])), way] += 1
 
-    def described(self) -> dict[str, Any]:
+    def as_dict(self) -> dict[str, Any]:
         """Give all counts, as JSON can tell them."""
         return {
             "events": [[*key, count] for key, count in self._events.items()],
             "refused": dict(self.refused),
-            "latency": self.latency.described(),
+            "latency": self.latency.as_dict(),
         }
 
     def _known(self, door: str) -> str:

@@ -16,7 +16,7 @@ from doorward.daemon import off_switch, saved_ruleset
 from doorward.daemon.control_socket import answering
 from doorward.daemon.off_switch import SwitchedOff
 from doorward.daemon.ruleset_loader import LoadResult, put_back
-from doorward.errors import NegativeResult, DoorwardError, HostError
+from doorward.errors import DoorwardError, HostError, NegativeResult
 from doorward.escape import visible
 from doorward.kernel.child_process import STANDARD, keep_only
 from doorward.kernel.sock_diag import Connection, standing_connections
@@ -53,10 +53,10 @@ class RollbackWatchdog:
         """Let it go: the trial is over."""
         with suppress(BrokenPipeError):  # it was killed
             os.write(self._write, _DONE)
-        self.leave()
+        self.abandon()
         os.waitpid(self.pid, 0)
 
-    def leave(self) -> None:
+    def abandon(self) -> None:
         """End without a word: the keeper does what it is there for."""
         os.close(self._write)
 
@@ -131,13 +131,13 @@ HOW = "open a new connection, through a knock, and run `doorward confirm` there"
 
 
 class Trial:
-    """One trial of a daemon's: `begin` before the load, `loaded` after it, then `confirm` or the deadline."""
+    """One trial of a daemon's: `begin` before the load, `on_loaded` after it, then `confirm` or the deadline."""
 
     def __init__(self, daemon: Daemon, for_s: float, before: LoadResult | None, digest: str | None = None) -> None:
         """`before` is the daemon's gate until now, None at its start; `digest` is of the text that is tried."""
         self._daemon, self._before, self._digest = daemon, before, digest
         self._gate, self._for_s = daemon.kept, for_s
-        self._back = self._gate if before is not None or self._stood() else None
+        self._back = self._gate if before is not None or self._has_previous() else None
         if before is not None and before.not_kept:
             raise HostError(f"the present gate could not be kept, so no trial could be taken back: {before.not_kept}")
         self._deadline_s = now_s() + for_s
@@ -151,11 +151,11 @@ class Trial:
         """Seconds until it is taken back."""
         return max(0.0, self._deadline_s - now_s())
 
-    def described(self) -> dict[str, object]:
+    def as_dict(self) -> dict[str, object]:
         """Tell of it in an answer; "digest" is None where the daemon tries its own file."""
         return {"left_s": round(self.left_s, 3), "digest": self._digest}
 
-    def loaded(self, loaded: LoadResult) -> None:
+    def on_loaded(self, loaded: LoadResult) -> None:
         """The new gate is in force; count down. HostError: it is not kept, so it is taken back at once."""
         self._is_loaded = True
         if loaded.not_kept:
@@ -174,29 +174,29 @@ class Trial:
         """Keep the new gate; AnswerNo says why this session proves nothing. None is a session on the console."""
         if connection is not None:
             self._check(connection)
-        if trouble := saved_ruleset.move(self._daemon.kept, self._gate):
+        if trouble := saved_ruleset.replace_saved(self._daemon.kept, self._gate):
             raise HostError(f"{trouble}; the trial goes on: make room there, and confirm again")
         self._daemon.kept = self._gate
         self._keeper.dismiss()
         self._daemon.trial = None
-        self._daemon.log.say("the trial is confirmed: the new gate stays")
+        self._daemon.log.message("the trial is confirmed: the new gate stays")
 
     def end(self) -> None:
         """The daemon ends in the middle of it: take the gate back at once, and wait for that."""
         try:
             restore(self._back)
         except DoorwardError as error:
-            self._daemon.log.say(f"the gate on trial could not be taken back: {error}", "error")
-            self._keeper.leave()
+            self._daemon.log.message(f"the gate on trial could not be taken back: {error}", "error")
+            self._keeper.abandon()
             return
         self._over("the trial was not confirmed; " + self._result())
         self._keeper.dismiss()
 
-    def leave(self) -> None:
+    def abandon(self) -> None:
         """The daemon fails: what is in force is the keeper's to take back."""
-        (self._keeper.leave if self._is_loaded else self._keeper.dismiss)()
+        (self._keeper.abandon if self._is_loaded else self._keeper.dismiss)()
 
-    def _stood(self) -> bool:
+    def _has_previous(self) -> bool:
         """Tell whether a gate stands that can be put back. HostError: one stands of which there is no copy."""
         if not self._daemon.filter.existing():
             return False
@@ -225,13 +225,13 @@ class Trial:
             self._daemon.loop.stop()  # and `end` does the rest
         else:
             self._daemon.kept = self._gate
-            self._daemon.take(self._before)
+            self._daemon.apply_loaded(self._before)
             self._over("the trial was not confirmed in time; the gate that stood before comes back")
-            self._daemon.healing.take_back(self._keeper.dismiss)
+            self._daemon.healing.roll_back(self._keeper.dismiss)
 
     def _over(self, words: str) -> None:
         self._daemon.trial = None
-        self._daemon.log.say(words, "warning")
+        self._daemon.log.message(words, "warning")
 
     def _result(self) -> str:
         return "the gate is taken away: none stood before" if self._back is None else "the gate before it is back"

@@ -21,12 +21,12 @@ from typing import NamedTuple
 
 from doorward.core.token_bucket import TokenBucket
 from doorward.daemon.nflog_reader import give_up_everything
-from doorward.errors import DoorwardError, ConfigFault, MalformedError
+from doorward.errors import ConfigFault, DoorwardError, MalformedError
 from doorward.kernel import privileges
-from doorward.kernel.child_process import received, serve
+from doorward.kernel.child_process import child_main, recv
 from doorward.kernel.nflog import Datagram, LogSocket
 from doorward.model import NAME, Address, parse_address, parse_place
-from doorward.signed.authorize import FORBIDDEN, GARBAGE, KnockGrant, PacketAuthorizer, KnockRejection
+from doorward.signed.authorize import FORBIDDEN, GARBAGE, KnockGrant, KnockRejection, PacketAuthorizer
 from doorward.signed.envelope import CHECK_BYTES
 from doorward.signed.message import MAX_FOR_MS
 
@@ -124,14 +124,16 @@ def _words(value: object) -> str:
 class Verifier:
     """The daemon's side of one such process; it ends with `close`, or with what `read` raises."""
 
-    def __init__(self, log: LogSocket[Datagram], load: Callable[[], tuple[PacketAuthorizer, list[ConfigFault]]]) -> None:
+    def __init__(
+        self, log: LogSocket[Datagram], load: Callable[[], tuple[PacketAuthorizer, list[ConfigFault]]]
+    ) -> None:
         """Start it; `load` is called in it, with the daemon's rights, and may raise a DoorwardError."""
         identity = privileges.service_identity()
         self._socket, theirs = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
         self.is_ready = False
         self.pid = os.fork()
         if self.pid == 0:
-            serve("doorward-verify", lambda: _verify(log, theirs, identity, load))
+            child_main("doorward-verify", lambda: _verify(log, theirs, identity, load))
         theirs.close()
 
     def fileno(self) -> int:
@@ -141,7 +143,7 @@ class Verifier:
     def read(self) -> VerifierReady | VerifierReport | None:
         """Give a message, or None where there is none. MalformedError: it ended, or sends what is none."""
         try:
-            raw = received(self._socket, _MESSAGE_BYTES, socket.MSG_DONTWAIT)
+            raw = recv(self._socket, _MESSAGE_BYTES, socket.MSG_DONTWAIT)
         except BlockingIOError:
             return None
         if not raw:
@@ -195,7 +197,7 @@ def _judge_all(log: LogSocket[Datagram], daemon: socket.socket, judge: PacketAut
     waiting.register(log, select.POLLIN)
     desk = VerifierQueue(judge)
     while daemon.fileno() not in dict(waiting.poll(_TELL_S * 1000 if desk.counts else None)):
-        for report in desk.work(log.read(), time.time(), time.monotonic()):
+        for report in desk.run(log.read(), time.time(), time.monotonic()):
             daemon.send(pack_report(report))
 
 
@@ -208,7 +210,7 @@ class VerifierQueue:
         self.counts: Counter[str] = Counter()
         self._limit, self._told_s = TokenBucket(TOLD_PER_S, TOLD_AT_ONCE), 0.0
 
-    def work(self, datagrams: list[Datagram] | None, wall_s: float, now_s: float) -> list[VerifierReport]:
+    def run(self, datagrams: list[Datagram] | None, wall_s: float, now_s: float) -> list[VerifierReport]:
         """Judge these (None: some were lost), and give what is to be told now."""
         if datagrams is None:
             self.counts["lost"] += 1
@@ -237,7 +239,7 @@ class VerifierQueue:
         check = packet[:CHECK_BYTES]
         if check in self._remembered or check + source in self._remembered:  # a copy
             return KnockRejection(_REASON, "a packet that came before came again")
-        verdict = self._judge.judge(packet, source, now_ms)
+        verdict = self._judge.authorize(packet, source, now_ms)
         if isinstance(verdict, KnockGrant) or verdict.reason not in GARBAGE:
             # What is forbidden here may be allowed from elsewhere: a copy must not spoil the packet of its sender.
             is_forbidden = isinstance(verdict, KnockRejection) and verdict.reason == FORBIDDEN

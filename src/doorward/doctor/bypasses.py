@@ -6,7 +6,7 @@ from collections.abc import Iterator
 
 from doorward.config.schema import Configuration, Mode
 from doorward.doctor.host import Facts
-from doorward.doctor.problem import Problem, Level
+from doorward.doctor.problem import Level, Problem
 from doorward.model import Address, Port
 
 _SYSCTL = "net.netfilter.nf_conntrack_helper"

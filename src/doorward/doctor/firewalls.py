@@ -7,7 +7,7 @@ from dataclasses import dataclass, field
 
 from doorward.config.schema import Configuration
 from doorward.doctor.host import Block, Facts
-from doorward.doctor.problem import Problem, Level
+from doorward.doctor.problem import Level, Problem
 from doorward.doctor.remedies import DEFAULT_MARK, is_before_mark, remedy
 from doorward.model import Port
 

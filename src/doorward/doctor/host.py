@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from ipaddress import IPv4Interface, IPv4Network, IPv6Interface, IPv6Network
 from typing import Any, NamedTuple
 
-from doorward.doctor.rules import Helper, ForeignRuleset
+from doorward.doctor.rules import ForeignRuleset, Helper
 from doorward.kernel.ssh_session import SshConnection
 from doorward.model import Address, Port
 

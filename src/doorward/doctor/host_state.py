@@ -17,7 +17,7 @@ from doorward.daemon.ruleset_loader import compile_configuration, memory_bytes
 from doorward.doctor.host import Boot, Facts, Network
 from doorward.doctor.network import read_network
 from doorward.doctor.trace import trace
-from doorward.errors import NegativeResult, DoorwardError
+from doorward.errors import DoorwardError, NegativeResult
 from doorward.kernel.owner_rights import owner_rights
 from doorward.kernel.sock_diag import listening_ports
 from doorward.kernel.ssh_session import ssh_connection
@@ -114,7 +114,7 @@ def _links(folder: Path) -> Iterator[Path]:
 
 def _is_as_loaded(text: str) -> bool | None:
     with suppress(DoorwardError, OSError), owner_rights(ledger_path().parent):
-        return saved_ruleset.text(ledger_path().with_name(saved_ruleset.NAME)).endswith(text)
+        return saved_ruleset.read_saved(ledger_path().with_name(saved_ruleset.NAME)).endswith(text)
     return None
 
 

@@ -7,7 +7,7 @@ from typing import Any
 
 from doorward.config.schema import Configuration, Mode
 from doorward.doctor.host import Facts, is_watched
-from doorward.doctor.problem import Problem, Level
+from doorward.doctor.problem import Level, Problem
 from doorward.model import Port, Protocol
 
 SSH = Port(Protocol.TCP, 22)

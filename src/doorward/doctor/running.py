@@ -8,7 +8,7 @@ from typing import Any
 from doorward.config.schema import DEFAULT_CAPACITY, Configuration, Mode, WrongPort
 from doorward.core.automaton import compile_doors
 from doorward.doctor.host import Facts
-from doorward.doctor.problem import Problem, Level
+from doorward.doctor.problem import Level, Problem
 from doorward.nftables.ruleset import default_capacity
 
 DAEMON, GATE = "doorward.service", "doorward-gate.service"

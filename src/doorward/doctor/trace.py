@@ -12,7 +12,7 @@ from contextlib import suppress
 from typing import NamedTuple
 
 from doorward.config.schema import Configuration, Mark
-from doorward.doctor.frames import TRACE, TraceEvent, PacketFlow, Step, event, packet
+from doorward.doctor.frames import TRACE, PacketFlow, Step, TraceEvent, event, packet
 from doorward.doctor.host import Block, Network, Probe, Trace, Unchecked, Way
 from doorward.doctor.probes import around, planned
 from doorward.doctor.remedies import PRIORITY, is_before_mark
@@ -21,7 +21,7 @@ from doorward.doctor.rules import Helper
 from doorward.doctor.rulesets import Loaded, handles, read
 from doorward.errors import DoorwardError
 from doorward.kernel import netlink
-from doorward.kernel.child_process import in_child
+from doorward.kernel.child_process import run_in_child
 from doorward.kernel.ssh_session import SshConnection
 from doorward.model import Address, Port, Protocol
 from doorward.nftables.libnftables import NftFirewall
@@ -84,7 +84,7 @@ def trace(configuration: Configuration, network: Network, session: SshConnection
     """Send what the doors' users send, and tell which rules drop it; never longer than PATIENCE_S."""
     probes = tuple(planned(configuration, network, session))
     try:
-        return in_child(lambda: _traced(configuration, network, probes), PATIENCE_S)
+        return run_in_child(lambda: _traced(configuration, network, probes), PATIENCE_S)
     except TimeoutError:
         why = f"took more than {PATIENCE_S:.0f} s"
     except DoorwardError as error:

@@ -12,7 +12,7 @@ from dataclasses import dataclass
 from typing import NamedTuple
 
 from doorward.explain.compiled_config import CompiledConfig
-from doorward.explain.replay import SYMBOLS, ReplayStep, PacketVerdict
+from doorward.explain.replay import SYMBOLS, PacketVerdict, ReplayStep
 from doorward.explain.sources import OtherSources, SourceTrace
 from doorward.model import Door, Port
 
@@ -163,7 +163,9 @@ class _Strays:
         return self._all[end] - self._all[start + 1] - same
 
 
-def _cheapest(door: Door, steps: Sequence[ReplayStep], nodes: Sequence[_Node], strays: _Strays) -> tuple[list[_Node], float]:
+def _cheapest(
+    door: Door, steps: Sequence[ReplayStep], nodes: Sequence[_Node], strays: _Strays
+) -> tuple[list[_Node], float]:
     costs: list[float] = []
     before: list[int | None] = []
     for node in nodes:

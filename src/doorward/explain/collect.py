@@ -10,12 +10,12 @@ from collections.abc import Iterable
 
 from doorward.errors import MalformedError
 from doorward.explain.compiled_config import CompiledConfig
-from doorward.explain.conntrack import ConnectionTracker, ConnectionState, key_of
+from doorward.explain.conntrack import ConnectionState, ConnectionTracker, key_of
 from doorward.explain.replay import CapturedPacket
 from doorward.explain.wording import is_same_network
 from doorward.model import TCP_FLAGS, Address, Packet, Protocol
-from doorward.packets.datalink import NetworkPacket, UnknownLinkError, network_of
-from doorward.packets.decode import Flow, flow_of
+from doorward.packets.datalink import NetworkPacket, UnknownLinkError, strip_link_header
+from doorward.packets.decode import Flow, decode_flow
 from doorward.packets.pcap import CapturedFrame
 
 MOST_KEPT = 100_000  # packets, about a kilobyte each; a longer capture is explained as far as that
@@ -58,17 +58,17 @@ class PacketCollector:
         """Tell whether all frames have link headers that nobody here can read."""
         return bool(self.frames) and self._of_unknown_links == self.frames
 
-    def take_all(self, frames: Iterable[CapturedFrame]) -> None:
+    def feed_all(self, frames: Iterable[CapturedFrame]) -> None:
         """Take frames until they end or enough is kept; MalformedError as they raise it."""
         for frame in frames:
-            self.take(frame)
+            self.feed(frame)
             if self.is_full:
                 break
 
-    def take(self, frame: CapturedFrame) -> CapturedPacket | None:
+    def feed(self, frame: CapturedFrame) -> CapturedPacket | None:
         """Take one frame; give the packet if it matters."""
         try:
-            network = network_of(frame.link, frame.data)
+            network = strip_link_header(frame.link, frame.data)
         except UnknownLinkError as error:
             self._stamp(frame.at_ns)
             self._of_unknown_links += 1
@@ -80,19 +80,19 @@ class PacketCollector:
             return None
         if frame.interface:
             network = network._replace(interface=frame.interface)
-        return self.take_packet(network, frame.at_ns, is_cut=frame.length > len(frame.data))
+        return self.feed_packet(network, frame.at_ns, is_cut=frame.length > len(frame.data))
 
-    def take_packet(self, network: NetworkPacket, at_ns: int, *, is_cut: bool = False) -> CapturedPacket | None:
+    def feed_packet(self, network: NetworkPacket, at_ns: int, *, is_cut: bool = False) -> CapturedPacket | None:
         """Take one packet; give it if it matters."""
         at_s = self._stamp(at_ns)
         try:
-            flow = flow_of(network.packet)
+            flow = decode_flow(network.packet)
         except MalformedError as error:
             self._pass_over(error)
             return None
         if self._is_seen_again(flow, network, at_s):
             return None
-        standing = self._connections.see(flow, at_s)
+        standing = self._connections.observe(flow, at_s)
         seen = CapturedPacket(self.frames, at_s, flow, standing, network.interface, network.outgoing, is_cut)
         if not self._matters(seen):
             return None
@@ -139,7 +139,10 @@ class PacketCollector:
         if flow.packet is None:
             return flow.protocol in (Protocol.TCP, Protocol.UDP)
         if seen.standing is not ConnectionState.NEW:
-            return seen.standing in (ConnectionState.ANSWER, ConnectionState.HEARD) or flow.packet.port in self._house.ports
+            return (
+                seen.standing in (ConnectionState.ANSWER, ConnectionState.HEARD)
+                or flow.packet.port in self._house.ports
+            )
         return self._may_count(flow.packet)
 
     def _concerns(self, flow: Flow) -> bool:

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from typing import NamedTuple
 
 from doorward.config.schema import Configuration, Gate, WrongPort
-from doorward.core.automaton import Automaton, compile_doors, edge, machine_key, symbol_of
+from doorward.core.automaton import Automaton, compile_doors, edge, machine_key, symbol_text
 from doorward.model import Door, Port
 
 NAMED_DOORS = 3  # that share a prefix are named; the others are counted
@@ -52,7 +52,7 @@ class CompiledConfig:
         return next((index for index, door in enumerate(self.doors) if door.name == name), None)
 
 
-def house_of(configuration: Configuration) -> CompiledConfig:
+def build_config(configuration: Configuration) -> CompiledConfig:
     """Compile a configuration, as the daemon does."""
     gate, doors, signed = configuration.gate, configuration.doors, configuration.signed
     no_symbols = gate.public if signed is None else (*gate.public, signed.port)
@@ -64,7 +64,7 @@ def house_of(configuration: Configuration) -> CompiledConfig:
         for port in door.opens:
             services[port] = (*services.get(port, ()), index)
     ports = frozenset(port for door in doors for port in door.knock)
-    places = _places(doors, automaton, machine_of)
+    places = _state_progress(doors, automaton, machine_of)
     signed_port = None if signed is None else signed.port
     return CompiledConfig(doors, gate, automaton, machine_of, places, ports, services, _seekers(doors), signed_port)
 
@@ -79,7 +79,9 @@ def _seekers(doors: Sequence[Door]) -> dict[int, list[int]]:
     return seekers
 
 
-def _places(doors: Sequence[Door], automaton: Automaton, machine_of: Sequence[int | None]) -> dict[int, Progress]:
+def _state_progress(
+    doors: Sequence[Door], automaton: Automaton, machine_of: Sequence[int | None]
+) -> dict[int, Progress]:
     places: dict[int, Progress] = {}
     for index, number in enumerate(machine_of):
         if number is None:
@@ -87,7 +89,7 @@ def _places(doors: Sequence[Door], automaton: Automaton, machine_of: Sequence[in
         machine = automaton.machines[number]
         state = machine.root
         for knocks, port in enumerate(doors[index].knock, 1):
-            state = machine.edges[edge(state, symbol_of(port))]
+            state = machine.edges[edge(state, symbol_text(port))]
             place = places.get(state, Progress(knocks, (), 0))
             if len(place.doors) < NAMED_DOORS:
                 places[state] = place._replace(doors=(*place.doors, index))

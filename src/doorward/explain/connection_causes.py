@@ -8,9 +8,9 @@ from typing import NamedTuple
 from doorward.config.duration import format_duration
 from doorward.config.schema import Mode
 from doorward.explain import wording
-from doorward.explain.align import SourceContext, Cause
+from doorward.explain.align import Cause, SourceContext
 from doorward.explain.conntrack import ConnectionState, key_of
-from doorward.explain.replay import SYMBOLS, ReplayStep, PacketVerdict
+from doorward.explain.replay import SYMBOLS, PacketVerdict, ReplayStep
 from doorward.explain.sources import ACCEPTED, REFUSED, REPLIED, ReplyPacket
 from doorward.model import TCP_FLAGS, Door, Port, Protocol
 

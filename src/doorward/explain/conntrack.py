@@ -46,7 +46,7 @@ class ConnectionTracker:
     def __init__(self) -> None:
         self._known: OrderedDict[Key, _Connection] = OrderedDict()
 
-    def see(self, flow: Flow, now_s: float) -> ConnectionState:
+    def observe(self, flow: Flow, now_s: float) -> ConnectionState:
         """Take one packet, and tell what it is."""
         if flow.packet is None or flow.port is None:
             return ConnectionState.NEW

@@ -6,7 +6,7 @@ from collections.abc import Iterable, Sequence
 from dataclasses import replace
 
 from doorward.explain import sequence_causes, wording
-from doorward.explain.align import Alignment, SourceContext, Diagnosis, Cause, KnockAttempt, best_alignment
+from doorward.explain.align import Alignment, Cause, Diagnosis, KnockAttempt, SourceContext, best_alignment
 from doorward.explain.connection_causes import (
     SOON_S,
     answered_port,
@@ -17,8 +17,8 @@ from doorward.explain.connection_causes import (
     without_a_knock,
 )
 from doorward.explain.conntrack import ConnectionState
-from doorward.explain.packet_causes import of_packets, of_time
-from doorward.explain.replay import SYMBOLS, ReplayStep, PacketVerdict
+from doorward.explain.packet_causes import packet_causes, timing_causes
+from doorward.explain.replay import SYMBOLS, PacketVerdict, ReplayStep
 from doorward.model import Door
 
 MOST_SECONDARY = 3
@@ -28,7 +28,7 @@ SWEEP_PORTS = 20  # different ports: nobody's sequence is so long, and no user's
 _DECISIVE = frozenset({"unreachable", "own_packets", "interface", "elsewhere", "not_the_target"})
 
 
-def conclude(case: SourceContext, wanted: int | None = None) -> Diagnosis:
+def diagnose(case: SourceContext, wanted: int | None = None) -> Diagnosis:
     """Give the one line for a source; `wanted` is the door (by index) that the question is about."""
     door = None if wanted is None else case.house.doors[wanted]
     if door is not None and not door.knock:
@@ -99,14 +99,14 @@ def _opened(case: SourceContext, step: ReplayStep, index: int) -> Diagnosis:
 def _of_opening(case: SourceContext, step: ReplayStep, index: int) -> Iterable[Cause]:
     upto = case.steps[: case.steps.index(step) + 1]
     alignment = best_alignment(case.house, upto, index)
-    return () if alignment is None else of_packets(KnockAttempt(case, alignment))
+    return () if alignment is None else packet_causes(KnockAttempt(case, alignment))
 
 
 def _faults(attempt: KnockAttempt) -> list[Cause]:
-    packets = list(of_packets(attempt))
+    packets = list(packet_causes(attempt))
     if packets and packets[0].kind in _DECISIVE:
         return packets[:1]
-    found = [*packets, *sequence_causes.of_gaps(attempt), *of_time(attempt)]
+    found = [*packets, *sequence_causes.sequence_causes(attempt), *timing_causes(attempt)]
     return list({fault.kind: fault for fault in reversed(found)}.values())[::-1]
 
 
@@ -153,7 +153,11 @@ def _without_door(case: SourceContext) -> Cause:
 def _elsewhere_knocked(case: SourceContext) -> Cause | None:
     """Look whether the knock for a connection came from another address."""
     for step in case.steps:
-        if step.verdict is not PacketVerdict.HIDDEN or step.port is None or step.seen.standing is not ConnectionState.NEW:
+        if (
+            step.verdict is not PacketVerdict.HIDDEN
+            or step.port is None
+            or step.seen.standing is not ConnectionState.NEW
+        ):
             continue
         for index in case.house.services[step.port]:
             before = list(case.neighbours.openings(index, case.trace.source, step.at_s - SOON_S, step.at_s))

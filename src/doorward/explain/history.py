@@ -6,12 +6,12 @@ from collections.abc import Callable, Sequence
 
 from doorward.daemon.ledger import Record
 from doorward.explain import wording
-from doorward.explain.align import Diagnosis, Cause
+from doorward.explain.align import Cause, Diagnosis
 
 Moment = Callable[[float], str]  # writes a time
 
 
-def conclude_records(address: str, records: Sequence[Record], now_s: float, moment: Moment) -> Diagnosis:
+def diagnose_records(address: str, records: Sequence[Record], now_s: float, moment: Moment) -> Diagnosis:
     """Judge by the last opening or refusal; `records` are in the order of time."""
     records = [record for record in records if record.event != "banned"]
     if not records:

@@ -7,9 +7,9 @@ from collections.abc import Iterator, Sequence
 from doorward.config.duration import format_duration
 from doorward.core.tracker import BURST, RATE_PER_S
 from doorward.explain import wording
-from doorward.explain.align import Cause, KnockMatch, KnockAttempt
+from doorward.explain.align import Cause, KnockAttempt, KnockMatch
 from doorward.explain.conntrack import key_of
-from doorward.explain.replay import SYMBOLS, UNNAMED, MachineStep, ReplayStep, PacketVerdict
+from doorward.explain.replay import SYMBOLS, UNNAMED, MachineStep, PacketVerdict, ReplayStep
 from doorward.explain.sources import ACCEPTED, REFUSED, REPLIED
 from doorward.model import TCP_FLAGS, FlagFilter, Protocol
 
@@ -17,7 +17,7 @@ _ECN = TCP_FLAGS["ece"] | TCP_FLAGS["cwr"]
 _FROM_THE_HOST = (ACCEPTED, REFUSED, REPLIED)
 
 
-def of_packets(attempt: KnockAttempt) -> Iterator[Cause]:
+def packet_causes(attempt: KnockAttempt) -> Iterator[Cause]:
     """Give what is wrong with the knocks that came, the gravest first."""
     yield from _unreachable(attempt)
     yield from _inside(attempt)
@@ -30,7 +30,7 @@ def of_packets(attempt: KnockAttempt) -> Iterator[Cause]:
         yield from _broken(match)
 
 
-def of_time(attempt: KnockAttempt) -> Iterator[Cause]:
+def timing_causes(attempt: KnockAttempt) -> Iterator[Cause]:
     """Say that it took too long, and from which packet on that is counted."""
     matches, within = attempt.alignment.matches, format_duration(attempt.door.within_ms)
     remedy = "knock faster, or write a longer `within`"
@@ -99,7 +99,8 @@ def _inside(attempt: KnockAttempt) -> Iterator[Cause]:
         what = f"{knocks} came in by {interface}; `interfaces` watches {watched} only"
         yield Cause("interface", what, f"add {interface} to `interfaces`, or knock from the other side")
     else:
-        what = f"{knocks} came from this host itself ({wording.address(attempt.case.trace.source)}): loopback is not watched"
+        source = wording.address(attempt.case.trace.source)
+        what = f"{knocks} came from this host itself ({source}): loopback is not watched"
         yield Cause("own_packets", what, "knock from another machine")
 
 

@@ -10,7 +10,7 @@ from enum import StrEnum
 from ipaddress import ip_address
 from typing import NamedTuple
 
-from doorward.core.automaton import edge, symbol_of
+from doorward.core.automaton import edge, symbol_text
 from doorward.core.tracker import Attempt, Tracker
 from doorward.explain.compiled_config import CompiledConfig
 from doorward.explain.conntrack import ConnectionState
@@ -57,7 +57,16 @@ class PacketVerdict(StrEnum):
     BROKEN = "broken"  # no whole TCP or UDP header
 
 
-SYMBOLS = frozenset({PacketVerdict.OPENS, PacketVerdict.FORWARD, PacketVerdict.BACK, PacketVerdict.WRONG, PacketVerdict.SAME, PacketVerdict.IDLE})
+SYMBOLS = frozenset(
+    {
+        PacketVerdict.OPENS,
+        PacketVerdict.FORWARD,
+        PacketVerdict.BACK,
+        PacketVerdict.WRONG,
+        PacketVerdict.SAME,
+        PacketVerdict.IDLE,
+    }
+)
 
 
 class MachineStep(NamedTuple):
@@ -99,7 +108,7 @@ class Replayer:
         self._open: dict[tuple[bytes, Port], float] = {}
         self._now_s = float("-inf")
 
-    def follow(self, seen: CapturedPacket) -> ReplayStep:
+    def replay(self, seen: CapturedPacket) -> ReplayStep:
         """Take the next packet, of a visitor."""
         self._now_s = max(self._now_s, seen.at_s)  # a capture's clock may be set back, the tracker's may not
         flow = seen.flow
@@ -160,7 +169,7 @@ class Replayer:
         machine = self._house.automaton.machines[number]
         is_late = before[0] != machine.root and self._now_s - before[1] >= machine.within_ms / 1000
         start = machine.root if is_late else before[0]
-        symbol = symbol_of(packet.port)
+        symbol = symbol_text(packet.port)
         if machine.edges.get(edge(start, symbol)) == after[0]:
             verdict = PacketVerdict.FORWARD
         elif edge(start, symbol) in machine.same:

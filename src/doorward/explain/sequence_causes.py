@@ -9,9 +9,9 @@ from typing import NamedTuple
 
 from doorward.config.schema import WrongPort
 from doorward.explain import wording
-from doorward.explain.align import Cause, KnockMatch, KnockAttempt, counts_for
+from doorward.explain.align import Cause, KnockAttempt, KnockMatch, counts_for
 from doorward.explain.conntrack import key_of
-from doorward.explain.replay import ReplayStep, PacketVerdict
+from doorward.explain.replay import PacketVerdict, ReplayStep
 from doorward.model import Port, Protocol
 
 OVERTAKING_S = 0.05  # who sends knocks in the wrong order sends them further apart than packets overtake each other
@@ -29,7 +29,7 @@ class _Gap(NamedTuple):
     before: KnockMatch | None
 
 
-def of_gaps(attempt: KnockAttempt) -> Iterator[Cause]:
+def sequence_causes(attempt: KnockAttempt) -> Iterator[Cause]:
     """Give what was missing, and what should not have been there."""
     displaced = _unmatched(attempt)
     if displaced:

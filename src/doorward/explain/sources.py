@@ -9,13 +9,15 @@ from dataclasses import dataclass, field
 from typing import NamedTuple
 
 from doorward.explain.compiled_config import CompiledConfig
-from doorward.explain.conntrack import Key, ConnectionState, key_of, reverse_of
-from doorward.explain.replay import SYMBOLS, Replayer, CapturedPacket, ReplayStep, PacketVerdict
+from doorward.explain.conntrack import ConnectionState, Key, key_of, reverse_of
+from doorward.explain.replay import SYMBOLS, CapturedPacket, PacketVerdict, Replayer, ReplayStep
 from doorward.model import TCP_FLAGS, Port, Protocol
 from doorward.packets.decode import Flow
 
 
-def hosts_of(seen: Iterable[CapturedPacket], house: CompiledConfig, own: Collection[bytes] = ()) -> frozenset[bytes]:
+def server_addresses(
+    seen: Iterable[CapturedPacket], house: CompiledConfig, own: Collection[bytes] = ()
+) -> frozenset[bytes]:
     """Give, of each family, the destination to which most different sources and ports of the doors go.
 
     Where some of the destinations are in `own`, the addresses of the machine that asks, those are it.
@@ -73,12 +75,12 @@ class SourceTraces:
         self.has_answers = False  # the capture has the way back too
         self.left_out = 0
 
-    def take_all(self, seen: Iterable[CapturedPacket]) -> None:
+    def feed_all(self, seen: Iterable[CapturedPacket]) -> None:
         """Take packets."""
         for packet in seen:
-            self.take(packet)
+            self.feed(packet)
 
-    def take(self, seen: CapturedPacket) -> ReplayStep | None:
+    def feed(self, seen: CapturedPacket) -> ReplayStep | None:
         """Take a packet; give the step that it is, if it is one."""
         flow = seen.flow
         if flow.error and flow.about is not None:
@@ -95,7 +97,7 @@ class SourceTraces:
             return None
         if seen.standing is ConnectionState.HEARD:
             trace.heard.add(key_of(flow))
-        step = self._follower.follow(seen)
+        step = self._follower.replay(seen)
         trace.steps.append(step)
         return step
 
@@ -136,7 +138,11 @@ class OtherSources:
             for step in trace.steps:
                 for index in step.opened:
                     self._openings[index].append(step)
-                if step.port in wanted and step.seen.standing is ConnectionState.NEW and step.verdict is not PacketVerdict.FAST:
+                if (
+                    step.port in wanted
+                    and step.seen.standing is ConnectionState.NEW
+                    and step.verdict is not PacketVerdict.FAST
+                ):
                     self._steps[step.port].append(step)
         for steps in self._steps.values():
             steps.sort(key=lambda step: step.at_s)

@@ -6,12 +6,12 @@ from collections.abc import Callable, Iterator
 from typing import NamedTuple
 
 from doorward.explain import wording
-from doorward.explain.align import SourceContext, Diagnosis, Cause
+from doorward.explain.align import Cause, Diagnosis, SourceContext
 from doorward.explain.compiled_config import CompiledConfig
-from doorward.explain.diagnose import conclude
-from doorward.explain.replay import ReplayStep, PacketVerdict
+from doorward.explain.diagnose import diagnose
+from doorward.explain.replay import PacketVerdict, ReplayStep
 from doorward.explain.sources import OtherSources, SourceTrace, SourceTraces
-from doorward.explain.wording import made_of, state_of
+from doorward.explain.wording import made_text, state_text
 from doorward.model import Address
 
 MOST_SHOWN = 20  # sources; a capture of a day holds thousands of scanners
@@ -44,7 +44,7 @@ class Summary(NamedTuple):
     others: int
 
 
-def report(
+def summarize(
     house: CompiledConfig,
     traces: SourceTraces,
     hosts: frozenset[bytes],
@@ -59,7 +59,7 @@ def report(
 
     def told(trace: SourceTrace) -> SourceSummary:
         case = SourceContext(house, trace, traces.of, neighbours, hosts, is_local, traces.has_answers)
-        return SourceSummary(trace, conclude(case, door))
+        return SourceSummary(trace, diagnose(case, door))
 
     if source is not None:
         trace = traces.of.get(source.packed)
@@ -75,20 +75,21 @@ def report(
 
 def rows(house: CompiledConfig, trace: SourceTrace) -> Iterator[PacketRow]:
     """Tell a source's packets one after the other."""
-    return (row_of(house, step) for step in trace.steps)
+    return (build_row(house, step) for step in trace.steps)
 
 
-def row_of(house: CompiledConfig, step: ReplayStep) -> PacketRow:
+def build_row(house: CompiledConfig, step: ReplayStep) -> PacketRow:
     """Tell a packet."""
     seen = step.seen
     return PacketRow(
-        seen.number, seen.at_s, wording.packet(seen.flow), made_of(house, step), state_of(house, step), step.verdict
+        seen.number, seen.at_s, wording.packet(seen.flow), made_text(house, step), state_text(house, step), step.verdict
     )
 
 
 def _is_of_note(house: CompiledConfig, trace: SourceTrace) -> bool:
     return any(
-        step.verdict is PacketVerdict.BROKEN or (step.port and step.port.number in house.numbers) for step in trace.steps
+        step.verdict is PacketVerdict.BROKEN or (step.port and step.port.number in house.numbers)
+        for step in trace.steps
     )
 
 

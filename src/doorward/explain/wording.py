@@ -8,7 +8,7 @@ from ipaddress import ip_address
 from doorward.config.duration import format_duration
 from doorward.config.schema import Mode
 from doorward.explain.compiled_config import CompiledConfig, Progress
-from doorward.explain.replay import UNNAMED, MachineStep, ReplayStep, PacketVerdict
+from doorward.explain.replay import UNNAMED, MachineStep, PacketVerdict, ReplayStep
 from doorward.model import TCP_FLAGS, Door, Protocol
 from doorward.packets.decode import Flow
 
@@ -99,7 +99,7 @@ def ports(door: Door) -> str:
 START = "start"
 
 
-def made_of(house: CompiledConfig, step: ReplayStep) -> str:
+def made_text(house: CompiledConfig, step: ReplayStep) -> str:
     """Say what a packet was made of."""
     plain = {
         PacketVerdict.SAME: "the same again: nothing changes",
@@ -119,7 +119,7 @@ def made_of(house: CompiledConfig, step: ReplayStep) -> str:
     return _no_symbol(house, step)
 
 
-def state_of(house: CompiledConfig, step: ReplayStep) -> str:
+def state_text(house: CompiledConfig, step: ReplayStep) -> str:
     """Say where the source is after a packet, empty where the packet was no symbol."""
     if step.verdict is PacketVerdict.FAST:
         return START

@@ -8,10 +8,10 @@ from collections.abc import Iterator
 from contextlib import suppress
 from typing import Any, NamedTuple
 
-from doorward.errors import NegativeResult, MalformedError, UsageError
+from doorward.errors import MalformedError, NegativeResult, UsageError
 from doorward.fleet import etcd_codec, etcd_records
-from doorward.fleet.etcd import EtcdUnavailableError, Etcd, now_ms
-from doorward.fleet.etcd_records import OpeningKey, KeySpace, parse_key
+from doorward.fleet.etcd import Etcd, EtcdUnavailableError, now_ms
+from doorward.fleet.etcd_records import KeySpace, OpeningKey, parse_key
 from doorward.model import NAME
 
 ANSWER_S = 2.0  # in which a gate that is up answers
@@ -35,7 +35,7 @@ class FleetAdmin:
         self.fleet = fleet
         self._etcd, self._tree = etcd, KeySpace(fleet)
 
-    def roll_call(self) -> list[GateStatus]:
+    def status(self) -> list[GateStatus]:
         """Ask all gates how they are."""
         present, members = self._names("gates"), self._names("members")
         ask, lease = secrets.token_hex(8), self._etcd.grant(_LEASE_S)

@@ -26,7 +26,7 @@ from doorward.config.files import read_text, trusted_owners
 from doorward.config.schema import Fleet
 from doorward.errors import HostError, MalformedError, UsageError
 from doorward.fleet import etcd_codec
-from doorward.fleet.etcd_codec import TransactionResult, RangeResult, Message, WatchMessage
+from doorward.fleet.etcd_codec import Message, RangeResult, TransactionResult, WatchMessage
 
 MAX_ANSWER_BYTES = 64 << 20  # a page of 1000 openings is under a megabyte
 MAX_LINE_BYTES = 16 << 20  # a message of a watch; etcd itself sends no more than a few megabytes

@@ -78,7 +78,11 @@ class SharedOpeningTable:
         return self._known.get(key)
 
     def begin(
-        self, standing: Iterable[tuple[OpeningKey, int, str]], closed: Iterable[OpeningKey], told: Mapping[OpeningKey, OpeningState], now_ms: int
+        self,
+        standing: Iterable[tuple[OpeningKey, int, str]],
+        closed: Iterable[OpeningKey],
+        told: Mapping[OpeningKey, OpeningState],
+        now_ms: int,
     ) -> list[Effect]:
         """Begin with what stands here (until when, by whom), what was closed here, and what etcd was known to have."""
         for key, was in told.items():

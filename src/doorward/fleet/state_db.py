@@ -38,7 +38,9 @@ class FleetStateFile:
         found: dict[OpeningKey, OpeningState] = {}
         for key, until_ms, revision, closing in self._db.execute("SELECT key, until, revision, closing FROM known"):
             try:
-                found[parse_key(key)] = OpeningState(int(until_ms) - offset_ms, "", int(revision), is_closing=bool(closing))
+                found[parse_key(key)] = OpeningState(
+                    int(until_ms) - offset_ms, "", int(revision), is_closing=bool(closing)
+                )
             except (ValueError, TypeError):
                 continue
         return found

@@ -10,7 +10,7 @@ from typing import NamedTuple
 
 from doorward.errors import DoorwardError
 from doorward.fleet import etcd_codec
-from doorward.fleet.etcd import EtcdAccess, EtcdUnavailableError, CompactedError, Etcd, EtcdWatch, now_ms
+from doorward.fleet.etcd import CompactedError, Etcd, EtcdAccess, EtcdUnavailableError, EtcdWatch, now_ms
 from doorward.fleet.etcd_codec import KeyChange, KeyValue
 from doorward.fleet.etcd_records import KeySpace
 

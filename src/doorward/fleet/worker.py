@@ -20,11 +20,22 @@ from doorward.errors import MalformedError
 from doorward.fleet import protocol
 from doorward.fleet.etcd import EtcdAccess, now_ms
 from doorward.fleet.etcd_codec import KeyValue
-from doorward.fleet.etcd_records import OpeningKey, KeySpace, fit, parse_key
+from doorward.fleet.etcd_records import KeySpace, OpeningKey, fit, parse_key
 from doorward.fleet.state import CloseHere, Effect, OpenHere, SharedOpeningTable
 from doorward.fleet.state_db import FleetStateFile
-from doorward.fleet.watcher import Heartbeat, KeyChanges, DuplicateName, HeartbeatThread, Unreachable, Snapshot, Watcher
-from doorward.fleet.writer import Answering, Conflict, DeleteKey, WriteFailed, LogEntry, Publish, Written, EtcdWriter, found_in, record
+from doorward.fleet.watcher import DuplicateName, Heartbeat, HeartbeatThread, KeyChanges, Snapshot, Unreachable, Watcher
+from doorward.fleet.writer import (
+    Answering,
+    Conflict,
+    DeleteKey,
+    EtcdWriter,
+    LogEntry,
+    Publish,
+    WriteFailed,
+    Written,
+    conflict_in,
+    record,
+)
 
 FILE = "fleet.sqlite"  # in the state folder
 LOG_SLOTS = 10_000  # records of each gate that the fleet keeps
@@ -236,7 +247,7 @@ class FleetWorker:
         found = []
         for entry in snapshot.entries:
             key, lease_ms = self._key(entry.key), snapshot.leases_ms.get(entry.lease)
-            each = found_in(key, entry, self._oldest_ms(entry.revision), lease_ms) if key else None
+            each = conflict_in(key, entry, self._oldest_ms(entry.revision), lease_ms) if key else None
             found += [each] if each else []
         self._take(self._openings.snapshot(found, snapshot.revision, now_ms()))
 
@@ -258,7 +269,7 @@ class FleetWorker:
             return []
         if not is_put:
             return self._openings.deleted(key, entry.revision, now)
-        found = found_in(key, entry, self._oldest_ms(entry.revision))
+        found = conflict_in(key, entry, self._oldest_ms(entry.revision))
         return self._openings.put(found, now) if found else []
 
     def _key(self, key: str) -> OpeningKey | None:

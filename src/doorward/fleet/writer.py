@@ -16,8 +16,8 @@ from typing import Any, NamedTuple, TypeVar
 
 from doorward.errors import DoorwardError, MalformedError
 from doorward.fleet import etcd_codec, etcd_records
-from doorward.fleet.etcd import EtcdAccess, EtcdUnavailableError, Etcd, EtcdRefusedError, now_ms
-from doorward.fleet.etcd_records import SPARE_S, OpeningKey, StoredOpening, KeySpace, fit
+from doorward.fleet.etcd import Etcd, EtcdAccess, EtcdRefusedError, EtcdUnavailableError, now_ms
+from doorward.fleet.etcd_records import SPARE_S, KeySpace, OpeningKey, StoredOpening, fit
 from doorward.fleet.protocol import LONGEST_WORDS, Claim, Claimed
 from doorward.fleet.state import ConflictFound
 from doorward.fleet.watcher import Watcher
@@ -85,7 +85,13 @@ class EtcdWriter(threading.Thread):
     """One thread with a connection of its own. `inbox` takes what comes of each task."""
 
     def __init__(
-        self, access: EtcdAccess, tree: KeySpace, gate: str, window_ms: int, watcher: Watcher, inbox: Callable[[object], None]
+        self,
+        access: EtcdAccess,
+        tree: KeySpace,
+        gate: str,
+        window_ms: int,
+        watcher: Watcher,
+        inbox: Callable[[object], None],
     ) -> None:
         super().__init__(daemon=True)
         self._watcher = watcher
@@ -178,7 +184,7 @@ class EtcdWriter(threading.Thread):
             return Written(task, done.revision if isinstance(task, Publish) else 0)
         if done.found is None:
             return Conflict(task, None, 0)
-        return Conflict(task, found_in(task.key, done.found, None), done.found.revision)
+        return Conflict(task, conflict_in(task.key, done.found, None), done.found.revision)
 
     def _claim(self, task: Claim) -> Claimed:
         # Both clocks may be off by the window, so a packet may be fresh somewhere for twice as long; and some more.
@@ -222,7 +228,9 @@ _MAX_LEASES = 1000
 LOG_KEPT_S = 7 * 86_400
 
 
-def found_in(key: OpeningKey, entry: etcd_codec.KeyValue, oldest_ms: int | None, lease_ms: int | None = None) -> ConflictFound | None:
+def conflict_in(
+    key: OpeningKey, entry: etcd_codec.KeyValue, oldest_ms: int | None, lease_ms: int | None = None
+) -> ConflictFound | None:
     """Read an opening of etcd's; None where it makes no sense."""
     try:
         read, shared = etcd_records.parse(str(key), entry.value)

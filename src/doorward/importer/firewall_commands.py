@@ -12,7 +12,15 @@ from collections.abc import Callable, Sequence
 from typing import NamedTuple
 
 from doorward.importer import firewall_languages as languages
-from doorward.importer.firewall_ports import PROTOCOLS, NotUnderstoodError, ParsedRule, Service, is_source, ports_of, rule_of
+from doorward.importer.firewall_ports import (
+    PROTOCOLS,
+    NotUnderstoodError,
+    ParsedRule,
+    Service,
+    is_source,
+    ports_of,
+    rule_of,
+)
 
 _SEPARATORS = {";", "&&"}
 _SHELL = re.compile(r"[|<>()&;]+")

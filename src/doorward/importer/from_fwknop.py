@@ -49,7 +49,9 @@ def general(includes: Sequence[Include], signed_port: Port) -> Iterator[ImportNo
         "stricter: a packet could open for any address that it named (fwknop -a); now only for the one that it comes "
         'from, unless the user\'s line says addresses="…" as well',
     )
-    yield ImportNote(None, False, "better: the server holds public keys only, so that whoever steals its files opens nothing")
+    yield ImportNote(
+        None, False, "better: the server holds public keys only, so that whoever steals its files opens nothing"
+    )
 
 
 def without_counterpart(name: str, stanza: Stanza, *, is_command: bool) -> Iterator[ImportNote]:

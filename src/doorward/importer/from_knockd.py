@@ -14,7 +14,7 @@ from doorward.config.knockd import KnockdConfiguration, KnockdDoor, KnockdOption
 from doorward.config.values import MAX_FOR_MS, MAX_WITHIN_MS
 from doorward.importer.firewall_commands import recognise, undoes
 from doorward.importer.firewall_ports import ParsedRule, Service
-from doorward.importer.toml_writer import NewDoor, ImportNote, argv, own_firewall, write
+from doorward.importer.toml_writer import ImportNote, NewDoor, argv, own_firewall, write
 from doorward.model import TCP_FLAGS, Protocol
 
 UNTIL_CLOSED_MS = 3_600_000  # knockd's rule stayed until somebody took it out; every knock prolongs this hour
@@ -197,7 +197,9 @@ def _general(options: KnockdOptions, doors: Sequence[NewDoor]) -> Iterator[Impor
     if options.interface is None:
         yield ImportNote(None, True, "no Interface was named: all but lo are watched; did knockd run with -i?")
     elif ":" in options.interface:
-        yield ImportNote(None, True, f"{options.interface} was one address of an interface; now all of its addresses count")
+        yield ImportNote(
+            None, True, f"{options.interface} was one address of an interface; now all of its addresses count"
+        )
     if options.log_file or options.use_syslog:
         yield ImportNote(
             None, True, "`doorward log` is the record; filters that read knockd's lines need doorward's `knockd`"

@@ -6,7 +6,7 @@ from collections.abc import Iterable
 from ipaddress import ip_address
 from typing import Any
 
-from doorward.client.hosts_writer import table_of
+from doorward.client.hosts_writer import host_table
 from doorward.client.link_uri import MAX_DOORS, KnockLink, format_link, parse_link
 from doorward.config.schema import Configuration
 from doorward.errors import MalformedError, UsageError
@@ -32,7 +32,7 @@ def takes_syn(door: Door) -> bool:
     return not has_tcp or door.flags.passes(TCP_FLAGS["syn"])
 
 
-def link_of(configuration: Configuration, key: str | None, address: str, doors: Iterable[Door]) -> KnockLink:
+def knock_link(configuration: Configuration, key: str | None, address: str, doors: Iterable[Door]) -> KnockLink:
     """Give what a client needs for these doors; `key` is the server's, where there are signed knocks.
 
     UsageError: they fit in no link.
@@ -63,7 +63,7 @@ def checked_address(text: str) -> str:
     return text
 
 
-def doors_of(configuration: Configuration, *, signed: bool) -> tuple[list[Door], int]:
+def shareable_doors(configuration: Configuration, *, signed: bool) -> tuple[list[Door], int]:
     """Give the doors that one link tells of, and how many others there are."""
     doors = [door for door in configuration.doors if is_shareable(door, signed=signed)]
     return doors[:MAX_DOORS], len(doors[MAX_DOORS:])
@@ -73,7 +73,7 @@ def hosts_table(name: str, link: KnockLink) -> str:
     """Write the same for hosts.toml, as `doorward add` does."""
     port = None if link.signed_port is None else f"{link.signed_port}/udp"
     values = {"address": link.host, "server_key": link.key, "signed_port": port, "gate": link.gate}
-    return table_of(name, {key: value for key, value in values.items() if value is not None}, dict(link.doors))
+    return host_table(name, {key: value for key, value in values.items() if value is not None}, dict(link.doors))
 
 
 def knock_on_ports(door: Door, address: str) -> dict[str, Any]:

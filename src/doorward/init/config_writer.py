@@ -13,14 +13,14 @@ from doorward.doctor import firewalls
 from doorward.doctor.host import Facts
 from doorward.doctor.remedies import DEFAULT_MARK
 from doorward.errors import UsageError
-from doorward.init.random_sequence import Pick, choose
+from doorward.init.random_sequence import Pick, choose_sequence
 from doorward.init.survey import HostSurvey
 from doorward.model import DEFAULT_SIGNED_PORT, Port
 
 _OTHERS = tuple(Mark(1 << bit, 1 << bit) for bit in (13, 20, 21, 22, 23))  # where a routing rule looks at the usual one
 
 
-def mark_for(configuration: Configuration, facts: Facts) -> Mark | None:
+def accept_mark_for(configuration: Configuration, facts: Facts) -> Mark | None:
     """Give a mark for `accept_mark`, where a rule stands in a door's way that can be told to accept it."""
     findings = firewalls.judge("", configuration, facts)
     if not any("mark" in command for finding in findings for command in finding.commands):
@@ -97,7 +97,7 @@ def parse_public(text: str) -> tuple[Port, ...]:
     return values.public(words)
 
 
-def public_of(host: HostSurvey, doors: Collection[DoorSpec]) -> tuple[Port, ...]:
+def public_ports(host: HostSurvey, doors: Collection[DoorSpec]) -> tuple[Port, ...]:
     """Give what must stay public in stealth, so that nobody misses it: every service that no door hides."""
     hidden = {port for door in doors for port in door.opens}
     return tuple(each.port for each in host.services if each.port not in hidden)
@@ -109,11 +109,11 @@ def with_sequences(plan: ConfigPlan, host: HostSurvey, pick: Pick) -> ConfigPlan
     knocks: dict[str, tuple[Port, ...]] = {}
     for door in plan.doors:
         others = [port for knock in knocks.values() for port in knock]
-        knocks[door.name] = choose(pick, taken, host.ephemeral, others)
+        knocks[door.name] = choose_sequence(pick, taken, host.ephemeral, others)
     return plan._replace(knocks=knocks)
 
 
-def text_of(plan: ConfigPlan, programs: Mapping[Port, str]) -> str:
+def config_text(plan: ConfigPlan, programs: Mapping[Port, str]) -> str:
     """Write the configuration; `programs` names who listens at ports, for the comments."""
     return "\n".join([*_gate(plan, programs), *_doors(plan, programs), *_signed(plan)]) + "\n"
 

@@ -11,7 +11,7 @@ from typing import NamedTuple
 from doorward.config.files import read_text
 from doorward.config.schema import Configuration, Signed
 from doorward.daemon.key_files import key_path, keys_path, read_authorized_keys, read_private_key
-from doorward.errors import DoorwardError, ConfigFault, HostError, UsageError
+from doorward.errors import ConfigFault, DoorwardError, HostError, UsageError
 from doorward.kernel import atomic_file
 from doorward.kernel.atomic_file import FileOwnership
 from doorward.kernel.privileges import service_identity
@@ -101,7 +101,7 @@ def who_may_knock(configuration: Configuration, folder: Path) -> Path:
     return keys_path(configuration.signed or Signed(), folder)
 
 
-def told_key(configuration: Configuration, folder: Path) -> str | None:
+def authorized_key_line(configuration: Configuration, folder: Path) -> str | None:
     """Give the public half of the server's key, where anybody may knock with it; errors as the daemon finds them."""
     if configuration.signed is None:
         return None

@@ -18,7 +18,9 @@ _TRIES = 1000  # nine of ten sequences are good, so that many in vain mean that 
 Pick = Callable[[int], int]  # gives a number below its argument, each as likely
 
 
-def choose(pick: Pick, taken: Collection[Port], ephemeral: range, others: Iterable[Port] = ()) -> tuple[Port, ...]:
+def choose_sequence(
+    pick: Pick, taken: Collection[Port], ephemeral: range, others: Iterable[Port] = ()
+) -> tuple[Port, ...]:
     """Choose a door's sequence. `taken` are ports in use, `others` the knocks of other doors, far from which it stays.
 
     HostError: the host leaves too few ports.

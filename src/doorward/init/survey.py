@@ -74,7 +74,7 @@ class HostSurvey(NamedTuple):
         return there[0].address.ip if there else None
 
 
-def look() -> HostSurvey:
+def survey_host() -> HostSurvey:
     """Look at the host, in the network namespace of the caller. HostError: the kernel does not say."""
     ephemeral = _ephemeral()
     outer, every = list(listeners()), list(listeners(loopback=True))

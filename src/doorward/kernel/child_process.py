@@ -21,7 +21,7 @@ T = TypeVar("T")
 STANDARD = (0, 1, 2)  # input, output, errors
 
 
-def in_child(call: Callable[[], T], within_s: float | None = None) -> T:
+def run_in_child(call: Callable[[], T], within_s: float | None = None) -> T:
     """Give what `call` gives, or raise its DoorwardError; waits for the child. HostError where it breaks.
 
     A child with a time limit ends with this process, and is killed when the time is up: TimeoutError.
@@ -36,7 +36,7 @@ def in_child(call: Callable[[], T], within_s: float | None = None) -> T:
             privileges.end_with_parent(signal.SIGKILL)
             if os.getppid() != parent:
                 os._exit(1)
-        answer(send, call)
+        send_result(send, call)
     os.close(send)
     try:
         with os.fdopen(receive, "rb") as pipe:
@@ -45,7 +45,7 @@ def in_child(call: Callable[[], T], within_s: float | None = None) -> T:
         os.kill(pid, signal.SIGKILL)
         os.waitpid(pid, 0)
         raise
-    outcome: T = outcome_of(pid, raw)
+    outcome: T = result_of(pid, raw)
     return outcome
 
 
@@ -59,7 +59,7 @@ def _read_within(pipe: BinaryIO, within_s: float) -> bytes:
     raise TimeoutError
 
 
-def serve(name: str, work: Callable[[], None]) -> NoReturn:
+def child_main(name: str, work: Callable[[], None]) -> NoReturn:
     """Do `work` in this process, a child for as long as the daemon runs, and end with it; ps(1) shows `name`."""
     status = 1
     try:
@@ -75,7 +75,7 @@ def serve(name: str, work: Callable[[], None]) -> NoReturn:
         os._exit(status)
 
 
-def answer(send: int, call: Callable[[], T]) -> NoReturn:
+def send_result(send: int, call: Callable[[], T]) -> NoReturn:
     """End this process, a child, by sending what `call` gives, or its DoorwardError, into the pipe `send`."""
     status = 1
     try:
@@ -95,7 +95,7 @@ def answer(send: int, call: Callable[[], T]) -> NoReturn:
         os._exit(status)
 
 
-def outcome_of(pid: int, raw: bytes) -> Any:
+def result_of(pid: int, raw: bytes) -> Any:
     """Wait for a child that sent `raw`; give what it gave, or raise its DoorwardError. HostError where it broke."""
     if code := os.waitstatus_to_exitcode(os.waitpid(pid, 0)[1]):
         raise HostError(f"a process ended with status {code}, and nothing was changed; is there memory left?")
@@ -115,7 +115,7 @@ def keep_only(descriptors: Iterable[int]) -> None:
     os.closerange(start, os.sysconf("SC_OPEN_MAX"))
 
 
-def received(sock: socket.socket, size: int, flags: int = 0) -> bytes:
+def recv(sock: socket.socket, size: int, flags: int = 0) -> bytes:
     """Receive one message; nothing where the other process has ended (a reset, where it left messages unread)."""
     try:
         return sock.recv(size, flags)

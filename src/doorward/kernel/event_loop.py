@@ -38,7 +38,7 @@ class EventLoop:
         """Call whenever the descriptor can be written; one that is waited on for reading needs another number."""
         self._selector.register(descriptor, selectors.EVENT_WRITE, call)
 
-    def forget(self, descriptor: int) -> None:
+    def unregister(self, descriptor: int) -> None:
         """Stop waiting on a descriptor."""
         self._selector.unregister(descriptor)
 

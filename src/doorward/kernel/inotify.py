@@ -38,7 +38,7 @@ class FileWatcher:
         """Watch what happens to the files in a folder; one that is not there is passed over."""
         _libc.inotify_add_watch(self._descriptor, os.fsencode(path), _FOLDER_EVENTS)
 
-    def forget_events(self) -> None:
+    def drain(self) -> None:
         """Be unreadable until something changes again."""
         os.read(self._descriptor, _RECEIVE_BYTES)
 

@@ -42,7 +42,7 @@ class LocalAddresses(NamedTuple):
     addresses: frozenset[bytes]
     prefixes: frozenset[Prefix]
 
-    def hold(self, address: bytes) -> bool:
+    def contains(self, address: bytes) -> bool:
         """Tell whether a packet to this address stays on this host (the kernel's `fib daddr type local`)."""
         number, size = int.from_bytes(address), len(address)
         return address in self.addresses or any(

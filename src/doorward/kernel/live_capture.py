@@ -17,7 +17,7 @@ from typing import NamedTuple
 
 from doorward.kernel.bpf import COPIED_EXTENDED_BYTES, address_filter, assemble
 from doorward.kernel.interfaces import InterfaceMonitor
-from doorward.kernel.packet_socket import attach, packet_socket
+from doorward.kernel.packet_socket import attach_filter, packet_socket
 from doorward.model import Address
 from doorward.packets.datalink import IPV4, IPV6, NetworkPacket
 
@@ -64,7 +64,7 @@ class LiveCapture:
         """Tell whether an address is this host's own."""
         if self._links.changed():
             self._locals = self._links.locals()
-        return self._locals.hold(packed)
+        return self._locals.contains(packed)
 
     def end(self) -> None:
         """Let `packets` end once it has given what came so far; a signal handler may call this."""
@@ -90,7 +90,7 @@ class LiveCapture:
 
     def _open(self, ethertype: int, address: Address, *, outgoing: bool) -> socket.socket:
         found = self._stack.enter_context(packet_socket(ethertype))
-        attach(found, assemble(address_filter(address.packed, outgoing=outgoing)))
+        attach_filter(found, assemble(address_filter(address.packed, outgoing=outgoing)))
         found.setsockopt(socket.SOL_SOCKET, _STAMPS, 1)
         found.setblocking(False)
         for _ in _drained(found):  # what came before the filter
@@ -108,4 +108,6 @@ def _drained(receiver: socket.socket) -> Iterator[LivePacket]:
         interface, _, way = address[:3]
         stamps = [raw for _, kind, raw in messages if kind == _STAMPS and len(raw) == _STAMP.size]
         seconds, nanoseconds = _STAMP.unpack(stamps[0]) if stamps else (0, time.time_ns())
-        yield LivePacket(NetworkPacket(memoryview(data), way == _OUTGOING, interface), seconds * 1_000_000_000 + nanoseconds)
+        yield LivePacket(
+            NetworkPacket(memoryview(data), way == _OUTGOING, interface), seconds * 1_000_000_000 + nanoseconds
+        )

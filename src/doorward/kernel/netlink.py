@@ -73,7 +73,7 @@ def in_order(raw: memoryview) -> Iterator[tuple[int, memoryview]]:
         at += align(length)
 
 
-def error_of(body: memoryview) -> int:
+def error_for(body: memoryview) -> int:
     """Give the errno that an NLMSG_ERROR carries, 0 for an acknowledgement."""
     if len(body) < 4:
         raise MalformedError("netlink: an error without its number")
@@ -95,7 +95,7 @@ def ask(sock: socket.socket, request: bytes) -> None:
     """Send a request that the kernel acknowledges; OSError carries its answer."""
     sock.send(request)
     for reply in messages(memoryview(sock.recv(_RECEIVE_BYTES))):
-        if reply.kind == ERROR and (number := error_of(reply.body)):
+        if reply.kind == ERROR and (number := error_for(reply.body)):
             raise OSError(number, os.strerror(number))
 
 
@@ -106,6 +106,6 @@ def dump(sock: socket.socket, request: bytes) -> Iterator[NetlinkMessage]:
         for reply in messages(memoryview(sock.recv(_RECEIVE_BYTES))):
             if reply.kind == DONE:
                 return
-            if reply.kind == ERROR and (number := error_of(reply.body)):
+            if reply.kind == ERROR and (number := error_for(reply.body)):
                 raise OSError(number, os.strerror(number))
             yield reply

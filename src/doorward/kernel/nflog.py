@@ -14,7 +14,7 @@ from typing import Generic, NamedTuple, TypeVar
 from doorward.errors import HostError, MalformedError
 from doorward.kernel import netlink
 from doorward.model import Address
-from doorward.packets.packet import datagram_of, source_of
+from doorward.packets.packet import source_address, udp_payload
 
 _SUBSYSTEM = 4 << 8
 _PACKET, _CONFIG = _SUBSYSTEM | 0, _SUBSYSTEM | 1
@@ -56,7 +56,7 @@ def parse_event(body: memoryview) -> NflogEvent:
     mark = found.get(_MARK)
     state = struct.unpack("!I", mark)[0] if mark is not None and len(mark) == 4 else 0
     at_us = _microseconds(found.get(_TIMESTAMP, b""))
-    return NflogEvent(prefix[1].decode(), prefix[2].decode(), state, source_of(found[_PAYLOAD]), at_us)
+    return NflogEvent(prefix[1].decode(), prefix[2].decode(), state, source_address(found[_PAYLOAD]), at_us)
 
 
 def _microseconds(raw: memoryview | bytes) -> int:
@@ -79,7 +79,7 @@ def parse_datagram(body: memoryview) -> Datagram:
     found = netlink.attributes(body[_FAMILY_HEADER:])
     if bytes(found.get(_PREFIX, b"")) != _SIGNED or _PAYLOAD not in found:
         raise MalformedError("netfilter log: a message that is not from doorward's rules")
-    return Datagram(*datagram_of(found[_PAYLOAD]))
+    return Datagram(*udp_payload(found[_PAYLOAD]))
 
 
 Told = TypeVar("Told")
@@ -167,7 +167,7 @@ def datagram_log(group: int) -> LogSocket[Datagram]:
     return LogSocket(group, parse_datagram, _DATAGRAM_BYTES)
 
 
-def holder_of(group: int) -> int | None:
+def pid_of_holder(group: int) -> int | None:
     """Give the process id (netlink port id) that holds a log group in this network namespace."""
     try:
         rows = Path("/proc/net/netfilter/nfnetlink_log").read_text().splitlines()
@@ -178,7 +178,7 @@ def holder_of(group: int) -> int | None:
 
 
 def _refused(error: OSError, group: int) -> HostError:
-    holder = holder_of(group)
+    holder = pid_of_holder(group)
     if holder is not None:  # the kernel says EPERM where another process holds the group
         return HostError(f"another doorward runs on this table: process {holder} holds its log; stop it first")
     if error.errno == errno.EPERM:

@@ -25,7 +25,7 @@ def packet_socket(ethertype: int) -> socket.socket:
         raise HostError(f"no packet socket ({error.strerror}); the kernel needs CONFIG_PACKET") from None
 
 
-def attach(receiver: socket.socket, code: bytes) -> None:
+def attach_filter(receiver: socket.socket, code: bytes) -> None:
     """Put an assembled filter in the place of the one before."""
     kept = ctypes.create_string_buffer(code, len(code))
     where = struct.pack("HP", len(code) // INSTRUCTION.size, ctypes.addressof(kept))  # struct sock_fprog

@@ -15,7 +15,7 @@ from collections.abc import Iterator, Sequence
 from doorward.errors import HostError, MalformedError
 from doorward.kernel.bpf import Program, assemble, on_interfaces
 from doorward.kernel.interfaces import InterfaceMonitor, LocalAddresses
-from doorward.kernel.packet_socket import attach, packet_socket
+from doorward.kernel.packet_socket import attach_filter, packet_socket
 from doorward.model import Packet, Protocol
 from doorward.packets.packet import FLAGS_IN_TCP, PORTS, parse
 
@@ -169,7 +169,7 @@ class _Receiver:
 
     def attach(self, program: bytes) -> None:
         """Put a filter in the place of the one before."""
-        attach(self._socket, program)
+        attach_filter(self._socket, program)
 
     def drops(self) -> int:
         """Count the losses; the kernel forgets them as it tells them."""
@@ -240,5 +240,5 @@ class _Receiver:
         except MalformedError:
             self.malformed += 1
             return
-        local = locals_.hold(packet.destination or b"")
+        local = locals_.contains(packet.destination or b"")
         found.append(packet if local else packet._replace(local=False))

@@ -120,7 +120,7 @@ class KernelEngine:
 
     def _look_after_the_table(self) -> None:
         changes = self._watch.read()
-        others = [change for change in changes or () if change.harm == "rules" and change.process != self._own]
+        others = [change for change in changes or () if change.scope == "rules" and change.process != self._own]
         if (changes is None or others) and fingerprint() != self._fingerprint:
             self.culprit = f"{others[-1].program} (process {others[-1].process})" if others else "another program"
 
@@ -147,7 +147,7 @@ class RingEngine:
         if self._automaton is None or automaton.machines != self._automaton.machines:
             self._tracker = Tracker(automaton, RING_CAPACITY)
         else:
-            self._tracker.follow(automaton)
+            self._tracker.feed(automaton)
         self._automaton, self._stages = automaton, Stages(doors, automaton)
 
     def descriptors(self) -> Sequence[int]:

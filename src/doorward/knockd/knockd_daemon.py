@@ -12,7 +12,7 @@ from typing import NamedTuple
 from doorward.config.files import read_text, trusted_owners
 from doorward.config.knockd import DEFAULT_INTERFACE, KnockdConfiguration, KnockdDoor, parse
 from doorward.core.openings import OpeningTable
-from doorward.core.reconcile import shifted, taken_over
+from doorward.core.reconcile import restored_openings, shifted
 from doorward.daemon.hook_runner import HookReport, HookRunner
 from doorward.daemon.ledger import Ledger
 from doorward.daemon.ruleset_guard import PAUSE_S, RepairLogLimiter
@@ -47,7 +47,12 @@ class Knockd:
     """Holds what runs. Times are of the loop's clock; the ledger has wall time."""
 
     def __init__(
-        self, settings: KnockdSettings, configuration: KnockdConfiguration, engine: Engine, output: KnockdLog, ledger: Ledger
+        self,
+        settings: KnockdSettings,
+        configuration: KnockdConfiguration,
+        engine: Engine,
+        output: KnockdLog,
+        ledger: Ledger,
     ) -> None:
         self._settings, self._engine, self._output, self._ledger = settings, engine, output, ledger
         self._loop, self._book, self._attempts = EventLoop(), OpeningTable(), AttemptTable()
@@ -158,13 +163,13 @@ class Knockd:
             return frozenset()
 
     def _read(self) -> None:
-        with self._ledger.together():
+        with self._ledger.transaction():
             for event in self._engine.read():
                 if not (self._settings.only_ipv4 and event.source.version == 6):
                     self._happened(event)
         due, self._due = self._due, []
         if due:
-            self._ledger.secure()  # a loss of power must not forget a stop command whose start command ran
+            self._ledger.fsync()  # a loss of power must not forget a stop command whose start command ran
         for key, address in due:
             self._start(key, "open", address)
         if self._engine.culprit and not self._is_healing:
@@ -246,7 +251,7 @@ class Knockd:
     def _take_over(self) -> None:
         """Take on what an earlier run owes; what is late is run at once."""
         offset_s = self._wall_offset_s()
-        for opening in taken_over(self._ledger.standing(), offset_s, self._loop.now_s()):
+        for opening in restored_openings(self._ledger.active(), offset_s, self._loop.now_s()):
             if opening.door in self._doors:
                 self._book.open(opening)
             else:
@@ -259,7 +264,7 @@ class Knockd:
 
     def _wall_offset_s(self) -> float:
         """Give what to add to the loop's clock for wall time."""
-        return self._ledger.reckon(self._loop.now_s(), time.time())
+        return self._ledger.wall_offset(self._loop.now_s(), time.time())
 
     def _wake(self) -> None:
         self._timer_s = float("inf")
@@ -282,9 +287,9 @@ class Knockd:
     def _edited(self) -> None:
         """Read the one-time files that were edited; what stands under their names now is watched from here on."""
         if self._watches is not None:
-            self._watches.forget_events()
+            self._watches.drain()
         self._watch(self._one_time.files)
-        if self._one_time.follow():
+        if self._one_time.poll():
             self._load()
 
     def _follow(self) -> None:
@@ -295,7 +300,7 @@ class Knockd:
             )
             self._lost = lost
         self._watch(self._one_time.files)  # one that was not there when the others were told of may be now
-        if self._one_time.follow() or self._is_stale:
+        if self._one_time.poll() or self._is_stale:
             self._load()
         if (busy := self._listening()) != self._busy:
             self._busy = busy

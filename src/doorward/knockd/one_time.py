@@ -152,7 +152,7 @@ class OneTimeDoors:
         self._tell_what_is_left(key)
         return True
 
-    def follow(self) -> bool:
+    def poll(self) -> bool:
         """Read files again that somebody edited; True where a door's sequence changed."""
         edited = [key for key, path in self.files.items() if stamp(path) != self._stamps[key]]
         before = {key: self.current(key) for key in edited}

@@ -16,7 +16,7 @@ from contextlib import suppress
 from typing import NamedTuple
 
 from doorward.kernel import privileges
-from doorward.kernel.child_process import STANDARD, keep_only, received
+from doorward.kernel.child_process import STANDARD, keep_only, recv
 from doorward.kernel.event_loop import EventLoop
 from doorward.model import Place
 
@@ -76,7 +76,7 @@ class ReverseResolver:
         self._asked.clear()
         self._take_turns()
         if self._socket.fileno() >= 0:
-            self._loop.forget(self._socket.fileno())
+            self._loop.unregister(self._socket.fileno())
             self._socket.close()
             os.waitpid(self.pid, 0)
 
@@ -91,7 +91,7 @@ class ReverseResolver:
                 self._asked[text] = address
 
     def _read(self) -> None:
-        raw = received(self._socket, _MESSAGE_BYTES)
+        raw = recv(self._socket, _MESSAGE_BYTES)
         if not raw:  # it has ended: nobody will be named any more
             self.close()
             return
@@ -109,13 +109,13 @@ class ReverseResolver:
             call(answer.name if answer is not None else None)
         if self._turns and not self._is_timed:
             self._is_timed = True
-            self._loop.at(self._turns[0].until_s, self._be_patient_no_more)
+            self._loop.at(self._turns[0].until_s, self._on_timeout)
 
     def _is_due(self, turn: _Turn) -> bool:
         awaited = turn.address is not None and str(turn.address) in self._asked
         return not awaited or turn.until_s <= self._loop.now_s() or len(self._turns) > MAX_TURNS
 
-    def _be_patient_no_more(self) -> None:
+    def _on_timeout(self) -> None:
         self._is_timed = False
         self._take_turns()
 
@@ -137,7 +137,7 @@ def _serve(descriptor: int) -> None:
 
 
 def _look_up(sock: socket.socket) -> None:
-    while address := received(sock, _MESSAGE_BYTES):
+    while address := recv(sock, _MESSAGE_BYTES):
         try:
             name = socket.gethostbyaddr(address.decode())[0]
         except OSError:

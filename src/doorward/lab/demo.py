@@ -15,7 +15,7 @@ from cryptography.hazmat.primitives.asymmetric import ed25519
 from cryptography.hazmat.primitives.serialization import Encoding, NoEncryption, PrivateFormat, PublicFormat
 
 from doorward.cli import output
-from doorward.client.connector import connect
+from doorward.client.connector import open_connection
 from doorward.client.identity import find_signer
 from doorward.client.sequence import Reply, knock, resolve
 from doorward.client.signed import KnockRequest, compose, most_signature_bytes, now_ms, sealed
@@ -63,7 +63,7 @@ class Demo:
         names = ("CONFIGURATION_DIRECTORY", "RUNTIME_DIRECTORY", "STATE_DIRECTORY")
         return {name: str(folder) for name in names}
 
-    def tell(self) -> None:
+    def run(self) -> None:
         """Show everything; HostError where something does not go as it should."""
         self._step("A server, a router, a client and a stranger; the server keeps a service on port 22.")
         # It may stay when this ends, and whoever reads what this prints waits for an end.
@@ -182,7 +182,7 @@ class Demo:
             (target,) = resolve(self._address)
             begun_s = time.perf_counter()
             self._send(self._lab.client, packet)
-            return connect(target, 22, PATIENCE_S), time.perf_counter() - begun_s
+            return open_connection(target, 22, PATIENCE_S), time.perf_counter() - begun_s
 
         connection, took_s = self._lab.client.call(inside)
         if isinstance(connection, Reply):

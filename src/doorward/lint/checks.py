@@ -108,7 +108,9 @@ def _opens_both(configuration: Configuration) -> Iterator[LocatedFinding]:
         return
     if both := [door for door in configuration.doors if door.knock]:
         what = f"{_named(both)} to a sequence as well as to a signed knock: anyone who sees its packets can repeat it"
-        yield LocatedFinding("note", ("doors", both[0].name, "knock"), what, "take out `knock`, so that only keys open it")
+        yield LocatedFinding(
+            "note", ("doors", both[0].name, "knock"), what, "take out `knock`, so that only keys open it"
+        )
 
 
 def _shell_of(door: Door) -> Port | None:
@@ -150,7 +152,9 @@ def _shares_nothing(configuration: Configuration) -> Iterator[LocatedFinding]:
     fleet = configuration.fleet
     if fleet is not None and not any(door.shared for door in configuration.doors):
         what = "no door is shared with the fleet: what opens at one gate opens there only"
-        yield LocatedFinding("warning", ("fleet",), what, "write shared = true in each door that all gates open together")
+        yield LocatedFinding(
+            "warning", ("fleet",), what, "write shared = true in each door that all gates open together"
+        )
 
 
 CHECKS: tuple[Check, ...] = (

@@ -79,7 +79,7 @@ def sweep(symbols: int, knocks: int) -> float:
     return 1 / math.prod(range(symbols - knocks + 2, symbols + 1)) if knocks <= symbols else 0.0
 
 
-def said(expected: float) -> str:
+def guess_text(expected: float) -> str:
     """Say in words when so many openings a year are to be expected."""
     if expected < SELDOM:
         return f"within a year with a chance of {odds(chance(expected))}"

@@ -65,7 +65,9 @@ def _programs(configuration: Configuration, host: HostFacts) -> Iterator[Located
     for hook in hooks(configuration):
         if trouble := host.programs.get(hook.words[0]):
             what = f"{hook.path[-1]}: {hook.words[0]} {trouble}, so the command will fail"
-            yield LocatedFinding("warning", hook.path, what, "install it and make it executable, or write its right path")
+            yield LocatedFinding(
+                "warning", hook.path, what, "install it and make it executable, or write its right path"
+            )
 
 
 def _placeholders(configuration: Configuration) -> Iterator[LocatedFinding]:

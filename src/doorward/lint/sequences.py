@@ -7,7 +7,7 @@ from itertools import pairwise
 
 from doorward.config.schema import Configuration, WrongPort
 from doorward.lint.finding import LocatedFinding
-from doorward.lint.guessing import MANY_SOURCES, Guess, guess, odds, said, sweep, total
+from doorward.lint.guessing import MANY_SOURCES, Guess, guess, guess_text, odds, sweep, total
 from doorward.lint.guessing import chance as chance_of
 from doorward.model import Door, Port
 
@@ -87,13 +87,14 @@ def guessed(configuration: Configuration) -> Iterator[LocatedFinding]:
     weakest = max(strong, key=lambda each: each.a_year)
     path = ("doors", weakest.door, "knock")
     if chance_of(total(strong)) >= WEAK:
-        what = f"{len(strong):,} doors: whoever guesses ports from one address opens one of them {said(total(strong))}"
+        odds = guess_text(total(strong))
+        what = f"{len(strong):,} doors: guessing ports from one address opens one of them {odds}"
         yield LocatedFinding("warning", path, what, f"write more than {weakest.knocks} knocks in each")
     elif chance_of(total(strong) * MANY_SOURCES) >= FIT_FOR_MANY:
         whose = f"door {weakest.door!r}" if len(strong) == 1 else f"one of {len(strong):,} doors"
         what = (
             f"{MANY_SOURCES:,} addresses at once (a botnet, or an IPv6 /48) that guess ports open {whose} "
-            f"{said(total(strong) * MANY_SOURCES)}; one address alone {said(total(strong))}"
+            f"{guess_text(total(strong) * MANY_SOURCES)}; one address alone {guess_text(total(strong))}"
         )
         yield LocatedFinding("note", path, what, f"against that, write more than {weakest.knocks} knocks")
 
@@ -104,8 +105,8 @@ def _weak(door: Door, rated: Guess) -> tuple[str, str]:
         return f"door {name} has 1 knock, and every scan of all ports gives it", f"write {MIN_SEQUENCE} knocks or more"
     if rated.tried_first:
         what = f"door {name}: its {count} ports are among the {rated.ports} that are tried first (round, or well known)"
-        return f"{what}: guessing among those from one address opens it {said(rated.a_year)}", "take random ports"
-    what = f"door {name} has {count} knocks: guessing ports from one address opens it {said(rated.a_year)}"
+        return f"{what}: guessing among those from one address opens it {guess_text(rated.a_year)}", "take random ports"
+    what = f"door {name} has {count} knocks: guessing ports from one address opens it {guess_text(rated.a_year)}"
     return what, f"write {MIN_SEQUENCE} knocks or more"
 
 

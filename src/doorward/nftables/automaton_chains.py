@@ -63,7 +63,7 @@ class Group:
         return [f"delete @{name}{self.mark(family)} {{ {self.key(family)} : 0:0 }}" for name in ("window", "hurried")]
 
 
-def groups_of(machines: Iterable[Machine]) -> list[Group]:
+def build_groups(machines: Iterable[Machine]) -> list[Group]:
     """Group machines, in their order."""
     found: dict[tuple[object, ...], list[Machine]] = {}
     for machine in machines:

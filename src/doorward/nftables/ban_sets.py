@@ -16,7 +16,7 @@ NAMES = ("banned4", "banned6")
 _ELEMENT = re.compile(r"([0-9a-f.:]*[.:][0-9a-f.:]*) timeout \w+ expires ((?:[0-9]{1,15}(?:ms|[smhd]))+)")
 
 
-def ban_of(address: Address) -> Place:
+def ban_network(address: Address) -> Place:
     """Give what is banned with an address: who has one of a /64 has them all."""
     return address if isinstance(address, IPv4Address) else IPv6Network((int(address) >> 64 << 64, 64))
 
@@ -24,11 +24,11 @@ def ban_of(address: Address) -> Place:
 def covers(ban: Place, place: Place) -> bool:
     """Tell whether a ban holds for all of an address or a network."""
     if isinstance(place, IPv4Address | IPv6Address):
-        return ban_of(place) == ban
+        return ban_network(place) == ban
     return isinstance(ban, IPv6Network) and place.version == 6 and place.subnet_of(ban)
 
 
-def put(table: str, bans: Bans) -> Iterable[str]:
+def put_attributes(table: str, bans: Bans) -> Iterable[str]:
     """Write bans, or new ends: kernels before 6.12 ignore a longer timeout for an entry that exists."""
     for ban, left_s in bans.items():
         where, key = f"{table} banned{ban.version}", _key(ban)
@@ -38,7 +38,7 @@ def put(table: str, bans: Bans) -> Iterable[str]:
         yield f"add element {where} {{ {key} {timeout} }}"
 
 
-def take(table: str, ban: Place) -> str:
+def read_ban(table: str, ban: Place) -> str:
     """Take one away, whether it is there or not."""
     where, key = f"{table} banned{ban.version}", _key(ban)
     return f"add element {where} {{ {key} timeout 1s }}\ndelete element {where} {{ {key} }}"
@@ -47,7 +47,7 @@ def take(table: str, ban: Place) -> str:
 def read(text: str) -> list[tuple[Place, str]]:
     """Read the entries as nft lists them, each with the time that is left as nft writes it. HostError: one is none."""
     try:
-        return [(ban_of(parse_address(address)), expires) for address, expires in _ELEMENT.findall(text)]
+        return [(ban_network(parse_address(address)), expires) for address, expires in _ELEMENT.findall(text)]
     except ValueError as error:
         raise HostError(f"nft lists what is no entry ({error}); install nftables 1.0.6 or newer") from None
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import errno
 from collections.abc import Callable
 
-from doorward.core.diff import SetChanges, Remaining
+from doorward.core.diff import Remaining, SetChanges
 from doorward.model import Element, Place
 from doorward.nftables.ban_sets import Bans
 from doorward.nftables.nfnetlink import GateUsage

@@ -13,7 +13,7 @@ from functools import cache
 from ipaddress import IPv4Address, IPv6Address
 
 from doorward.config.duration import UNITS_MS, nft_duration
-from doorward.core.diff import SetChanges, Remaining
+from doorward.core.diff import Remaining, SetChanges
 from doorward.errors import HostError
 from doorward.kernel.sock_diag import Connection
 from doorward.model import Element, Place, Port, parse_place, place_text
@@ -77,7 +77,7 @@ class NftFirewall:
 
         return _with_or_without(replace, restore)
 
-    def put_back(self, text: str, restore: Remaining, standing: Iterable[Connection]) -> str:
+    def restore(self, text: str, restore: Remaining, standing: Iterable[Connection]) -> str:
         """Replace the whole table by what Ruleset.for_boot gave, in one transaction.
 
         Keeps what is left of the open sets, adds `restore`, and lets the connections in `standing` go on. Returns why
@@ -92,7 +92,7 @@ class NftFirewall:
         except NftError:
             banned = {}
         entries = {**restore, **{e: max(left_s, restore.get(e, 0.0)) for e, left_s in left.items()}}
-        put = (*_standing(standing), *ban_sets.put(TABLE, banned))
+        put = (*_standing(standing), *ban_sets.put_attributes(TABLE, banned))
 
         def replace(some: Remaining) -> None:
             self.run("\n".join([text, f"delete chain {TABLE} {FROM_FILE}", *put, *_put(some)]))
@@ -125,11 +125,11 @@ class NftFirewall:
 
     def ban(self, new: ban_sets.Bans) -> None:
         """Ban these, each for so many seconds from now."""
-        self.run("\n".join(ban_sets.put(TABLE, new)))
+        self.run("\n".join(ban_sets.put_attributes(TABLE, new)))
 
     def unban(self, ban: Place) -> None:
         """End a ban, if there is one."""
-        self.run(ban_sets.take(TABLE, ban))
+        self.run(ban_sets.read_ban(TABLE, ban))
 
     def banned(self) -> dict[Place, float]:
         """Read back who is banned, and for how many seconds more."""
@@ -138,7 +138,7 @@ class NftFirewall:
 
     def counters(self) -> dict[str, int]:
         """Read the named counters: packets since the table was first loaded."""
-        counted = nfnetlink.counted()
+        counted = nfnetlink.count_elements()
         return {name: counted.get(name, 0) for name in COUNTERS}
 
     def gauges(self, most: int) -> GateUsage:

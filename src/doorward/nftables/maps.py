@@ -6,7 +6,7 @@ from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import TypeVar
 
 from doorward.config.duration import format_duration
-from doorward.core.automaton import Automaton, edge, machine_key, parts_of, symbol_of
+from doorward.core.automaton import Automaton, edge, machine_key, split_symbol, symbol_text
 from doorward.model import Door, Port
 
 Action = tuple[tuple[Port, int], ...]  # what opens, and for how many milliseconds
@@ -56,7 +56,7 @@ def delta(doors: Sequence[Door], automaton: Automaton) -> str:
         new: list[str] = []
         state = machine.root
         for port in door.knock:
-            key = edge(state, symbol_of(port))
+            key = edge(state, symbol_text(port))
             following = machine.edges[key]
             if key not in written:
                 written.add(key)
@@ -117,7 +117,7 @@ def named(doors: Sequence[Door], indices: Iterable[int]) -> str:
 
 
 def _same_element(key: int) -> str:
-    state, port = parts_of(key)
+    state, port = split_symbol(key)
     return f"{classid(state)} . {proto_port(port)}"
 
 

@@ -43,13 +43,13 @@ _MESSAGES_A_READ = 1024
 class RulesetChange(NamedTuple):
     """A transaction: the process (as the first process namespace counts), its program, what it did to the table.
 
-    `harm` is "rules" where rules, chains, maps or the table itself changed, "openings" where entries of the open sets
+    `scope` is "rules" where rules, chains, maps or the table itself changed, "openings" where entries of the open sets
     did, "" where nothing of this gate did.
     """
 
     process: int
     program: str
-    harm: str
+    scope: str
 
 
 def own_process() -> int:
@@ -121,7 +121,7 @@ class RulesetMonitor:
         """Hear no more."""
         self._socket.close()
 
-    def spare(self, process: int) -> None:
+    def ignore_pid(self, process: int) -> None:
         """Leave out the messages of a child that loads, but for the end of its transactions: they would be too many.
 
         libnftables' socket has the number of the process, unless somebody took that: then the child is heard in full.
@@ -138,7 +138,7 @@ class RulesetMonitor:
         described = struct.pack("@HP", len(program), addressof(raw))
         self._socket.setsockopt(socket.SOL_SOCKET, _SO_ATTACH_FILTER, described)
 
-    def spare_nobody(self) -> None:
+    def clear_filter(self) -> None:
         """Hear all again: the number may be given to another process."""
         self._socket.setsockopt(socket.SOL_SOCKET, _SO_DETACH_FILTER, 0)
 

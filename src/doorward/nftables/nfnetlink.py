@@ -54,7 +54,7 @@ class SetWriter:
         if len(raw) > self._socket.getsockopt(socket.SOL_SOCKET, socket.SO_SNDBUF) // 2:
             self._socket.setsockopt(socket.SOL_SOCKET, _SO_SNDBUFFORCE, 2 * len(raw))
         self._socket.send(raw)
-        answers = [netlink.error_of(reply.body) for reply in self._replies() if reply.kind == netlink.ERROR]
+        answers = [netlink.error_for(reply.body) for reply in self._replies() if reply.kind == netlink.ERROR]
         if refused := next(filter(None, answers), 0):
             raise OSError(refused, os.strerror(refused))
 
@@ -136,12 +136,12 @@ NAME = TABLE.split()[1].encode() + b"\0"
 
 def existing() -> list[Existing]:
     """List the table's chains, sets, maps and counters; nothing where there is no table."""
-    return asked(lambda: [*dump(_GET_CHAIN, chain_in), *dump(GET_SET, set_in), *_named_counters()], [])
+    return request_reply(lambda: [*dump(_GET_CHAIN, chain_in), *dump(GET_SET, set_in), *_named_counters()], [])
 
 
-def counted() -> dict[str, int]:
+def count_elements() -> dict[str, int]:
     """Give the packets that each of the table's counters has counted; nothing where there is no table."""
-    return asked(lambda: dict(dump(_GET_OBJECT, counter_in)), {})
+    return request_reply(lambda: dict(dump(_GET_OBJECT, counter_in)), {})
 
 
 def _named_counters() -> list[Existing]:
@@ -181,7 +181,7 @@ def counter_in(body: memoryview) -> tuple[str, int] | None:
     return text_of(part_of(parts, _OBJECT_NAME)), int.from_bytes(packets)
 
 
-def asked(question: Callable[[], T], without_table: T) -> T:
+def request_reply(question: Callable[[], T], without_table: T) -> T:
     """Ask the kernel; what it refuses is a HostError that names the remedy."""
     try:
         return question()
@@ -269,7 +269,7 @@ def read(most: int) -> GateUsage:
 
 def fills() -> list[SetUsage]:
     """Tell of the sets and maps whose elements end by themselves. Nothing where there is no table."""
-    return asked(lambda: dump(GET_SET, fill_in), [])
+    return request_reply(lambda: dump(GET_SET, fill_in), [])
 
 
 def fill_in(body: memoryview) -> SetUsage | None:
@@ -294,7 +294,7 @@ def attempts(names: Iterable[str], most: int) -> list[ProgressEntry]:
 
 
 def _listed(name: str, most: int) -> list[ProgressEntry]:
-    return asked(lambda: list(islice(_elements(name), most)), [])
+    return request_reply(lambda: list(islice(_elements(name), most)), [])
 
 
 def _elements(name: str) -> Iterator[ProgressEntry]:
@@ -320,7 +320,9 @@ def elements_in(body: memoryview, address_bytes: int) -> Iterator[ProgressEntry]
         source = bytes(key[:address_bytes])
         left = inside.get(_EXPIRATION, memoryview(b""))
         state = int.from_bytes(_value(inside, _DATA), sys.byteorder)
-        yield ProgressEntry(IPv4Address(source) if address_bytes == 4 else IPv6Address(source), state, int.from_bytes(left))
+        yield ProgressEntry(
+            IPv4Address(source) if address_bytes == 4 else IPv6Address(source), state, int.from_bytes(left)
+        )
 
 
 def _value(parts: dict[int, memoryview], kind: int) -> memoryview:

@@ -26,7 +26,7 @@ from doorward.core.automaton import Automaton, depths
 from doorward.core.tracker import LIMITER_TIMEOUT_S, PAUSE_S
 from doorward.model import Door, Port, Protocol
 from doorward.nftables import ban_sets, chains, maps
-from doorward.nftables.automaton_chains import ADDRESS_TYPES, Group, groups_of
+from doorward.nftables.automaton_chains import ADDRESS_TYPES, Group, build_groups
 
 TABLE = "inet doorward"
 BASE_CHAINS = ("prerouting", "early", "before_conntrack", "input", "output")
@@ -147,7 +147,7 @@ def compile_ruleset(
 
     `signed_port`: the UDP port for signed knocks, or None.
     """
-    groups = groups_of(automaton.machines)
+    groups = build_groups(automaton.machines)
     kept = tuple(_kept(groups, capacity, has_signed=signed_port is not None))
     states = {state: done for machine in automaton.machines for state, done in machine.completes.items()}
     data = [*_data(doors, automaton, tells_steps=tells_steps), *_targets(groups)]

@@ -41,7 +41,7 @@ class UnknownLinkError(MalformedError):
     """Frames of a kind that is not read: what is wrong with one is wrong with all."""
 
 
-def network_of(link: int, data: bytes) -> NetworkPacket:
+def strip_link_header(link: int, data: bytes) -> NetworkPacket:
     """Give the IP packet of a frame; MalformedError says what else it is."""
     reader = _READERS.get(link)
     if reader is None:

@@ -6,7 +6,7 @@ from typing import NamedTuple
 
 from doorward.errors import MalformedError
 from doorward.model import Packet, Port, Protocol
-from doorward.packets.packet import PORTS, TransportLocation, locate, parse, source_of
+from doorward.packets.packet import PORTS, TransportLocation, locate, parse, source_address
 
 ICMP, ICMPV6 = 1, 58
 _SEQUENCE_AT, _SEQUENCE_END = 4, 8  # of a TCP header
@@ -37,12 +37,12 @@ class Flow(NamedTuple):
     about: Flow | None = None
 
 
-def flow_of(packet: memoryview, *, quoted: bool = False) -> Flow:
+def decode_flow(packet: memoryview, *, quoted: bool = False) -> Flow:
     """Read a packet; MalformedError where it has no addresses."""
     try:
         found = locate(packet)
     except MalformedError as error:
-        source = source_of(packet).packed
+        source = source_address(packet).packed
         return Flow(source, _destination(packet), _protocol(packet), trouble=str(error))
     flow = Flow(found.source, found.destination, found.protocol)
     if found.protocol in (ICMP, ICMPV6):
@@ -82,7 +82,7 @@ def _with_error(flow: Flow, found: TransportLocation) -> Flow:
     if kind not in errors or (found.protocol == ICMP and kind == 3 and code in _NOT_ERRORS4):
         return flow
     try:
-        about = flow_of(message[_QUOTED_AT:], quoted=True)
+        about = decode_flow(message[_QUOTED_AT:], quoted=True)
     except MalformedError:
         return flow
     return flow._replace(error=errors[kind].get(code, _NO_HOST), about=about)

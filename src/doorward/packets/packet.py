@@ -53,7 +53,7 @@ class TransportLocation(NamedTuple):
     destination: bytes
 
 
-def source_of(packet: memoryview) -> Address:
+def source_address(packet: memoryview) -> Address:
     """Give the source address of an IPv4 (RFC 791) or IPv6 (RFC 8200) packet, or MalformedError."""
     version = packet[0] >> 4 if packet else 0
     if version == 4 and len(packet) >= _IPV4_HEADER:
@@ -81,7 +81,7 @@ def locate(packet: memoryview) -> TransportLocation:
     raise MalformedError(f"no IP packet: version {version}, {len(packet)} bytes")
 
 
-def datagram_of(packet: memoryview) -> tuple[bytes, bytes]:
+def udp_payload(packet: memoryview) -> tuple[bytes, bytes]:
     """Give the source, packed, and the payload of a whole UDP packet (RFC 768), or MalformedError."""
     packet, at, protocol, source, _ = locate(packet)
     length = int.from_bytes(packet[at + 4 : at + 6])

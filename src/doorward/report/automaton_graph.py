@@ -8,7 +8,7 @@ from ipaddress import ip_address
 from typing import NamedTuple
 
 from doorward.config.duration import format_duration
-from doorward.core.automaton import Automaton, Machine, parts_of
+from doorward.core.automaton import Automaton, Machine, split_symbol
 from doorward.model import Port
 from doorward.verify.picture import FAINT, FONTS, GOOD, INK, PAPER
 
@@ -62,7 +62,7 @@ def _spots(machine: Machine, top: int) -> dict[int, NodePosition]:
     following: dict[int, list[int]] = {machine.root: []}
     column = {machine.root: 0}
     for key, state in machine.edges.items():  # in the order of depth
-        before, _ = parts_of(key)
+        before, _ = split_symbol(key)
         following[before].append(state)
         following[state], column[state] = [], column[before] + 1
     heights: dict[int, float] = {}
@@ -87,9 +87,9 @@ def _machine(machine: Machine, spots: Mapping[int, NodePosition], names: Sequenc
     for state, shorter in machine.fail.items():
         yield _fall(spots[state], spots[shorter])
     for key in machine.same:
-        yield _loop(spots[parts_of(key)[0]])
+        yield _loop(spots[split_symbol(key)[0]])
     for key, state in machine.edges.items():
-        before, symbol = parts_of(key)
+        before, symbol = split_symbol(key)
         yield _right(spots[before], spots[state], symbol)
     for state, spot in spots.items():
         doors = [names[index] for index in machine.completes.get(state, ())]

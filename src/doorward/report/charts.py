@@ -82,7 +82,7 @@ def small_map(cells: Mapping[Cell, int], rows: int, label: str) -> Html:
     low = steps(max(cells.values(), default=1))
     paths: dict[int, str] = {}
     for (row, hour), count in sorted(cells.items()):
-        shade = shade_of(count, low)
+        shade = shade_for(count, low)
         paths[shade] = paths.get(shade, "") + f"M{hour} {row}h1v1h-1z"
     drawn = (fill('<path class="s{}" d="{}"/>', shade, Html(path)) for shade, path in sorted(paths.items()))
     return fill(
@@ -100,7 +100,7 @@ def steps(most: int) -> list[int]:
     return [step for step in low if step <= most]
 
 
-def shade_of(count: int, low: list[int]) -> int:
+def shade_for(count: int, low: list[int]) -> int:
     """Tell the shade of a count, from 1."""
     return sum(step <= count for step in low)
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from doorward.report.markup import Html, fill, foreign, join
+from doorward.report.markup import Html, fill, join, untrusted
 from doorward.report.source_list import LocalTime
 from doorward.report.statistics import Statistics
 from doorward.report.strength import DoorAudit, GateAudit, PublicFinding
@@ -48,7 +48,7 @@ def _door(door: DoorAudit, local: LocalTime) -> Html:
     return fill(
         '<tr><th scope="row">{}</th><td data-is="opened by">{}</td><td data-is="opens">{}</td><td data-is="for">{}</td>'
         '<td class="number" data-is="openings">{}<small>{}</small></td><td class="why">{}</td></tr>\n',
-        foreign(door.door or ""), door.way, door.opens, door.for_, f"{door.visits:,}", last, _findings(door.findings),
+        untrusted(door.door or ""), door.way, door.opens, door.for_, f"{door.visits:,}", last, _findings(door.findings),
     )  # fmt: skip
 
 

@@ -31,6 +31,6 @@ def join(parts: Iterable[Html], between: str = "") -> Html:
     return Html(between.join(parts))
 
 
-def foreign(text: str, longest: int = 64) -> Html:
+def untrusted(text: str, longest: int = 64) -> Html:
     """Show a name or an address that somebody else chose; its letters cannot change the order of those around it."""
     return Html(f"<bdi>{escape(text, longest)}</bdi>")

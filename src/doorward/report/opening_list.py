@@ -51,7 +51,7 @@ def people(visits: Iterable[Session]) -> int:
     return len({(visit.person, visit.by == "key") for visit in visits})
 
 
-def slot_of(at_s: float, period: Period) -> int:
+def time_slot(at_s: float, period: Period) -> int:
     """Tell in which of the slots a moment is; what lies outside is at the edge."""
     place = int((at_s - period.since_s) / period.length_s * SLOTS)
     return min(max(place, 0), SLOTS - 1)
@@ -76,7 +76,7 @@ def _lane(group: Sequence[Session], period: Period) -> Timeline:
 def _runs(group: Iterable[Session], period: Period) -> Runs:
     taken = [False] * SLOTS
     for visit in group:
-        first, last = slot_of(visit.since_s, period), slot_of(visit.until_s, period)
+        first, last = time_slot(visit.since_s, period), time_slot(visit.until_s, period)
         taken[first : last + 1] = [True] * (last + 1 - first)
     runs, place = [], 0
     for is_open, slots in groupby(taken):

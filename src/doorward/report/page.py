@@ -7,7 +7,7 @@ import hashlib
 from typing import NamedTuple
 
 from doorward.report import doors, refusals, users
-from doorward.report.markup import Html, fill, foreign, join
+from doorward.report.markup import Html, fill, join, untrusted
 from doorward.report.source_list import LocalTime
 from doorward.report.statistics import Statistics
 from doorward.report.style import STYLE
@@ -57,7 +57,7 @@ def page(told: Statistics, maker: Maker) -> str:
     title = f"doorward at {maker.host}, {moment(until)}"
     head = fill(_HEAD, maker.version, Html(_POLICY), title, Html(STYLE))
     tiles, remarks, text = _tiles(told), _remarks(told, local), join(parts)
-    body = fill(_BODY, foreign(maker.host), when, zone, tiles, remarks, text, maker.version, dated(until))
+    body = fill(_BODY, untrusted(maker.host), when, zone, tiles, remarks, text, maker.version, dated(until))
     return head + body
 
 

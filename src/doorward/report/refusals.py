@@ -7,7 +7,7 @@ from collections.abc import Iterator
 from datetime import date
 
 from doorward.report import charts
-from doorward.report.markup import Html, fill, foreign, join
+from doorward.report.markup import Html, fill, join, untrusted
 from doorward.report.source_list import HOURS, HourGrid, LocalTime, RefusalMap, RefusedNetwork
 from doorward.report.statistics import Statistics
 from doorward.report.words import count, moment, short
@@ -73,7 +73,7 @@ def _cell(told: RefusalMap, low: list[int], row: int, hour: int) -> Html:
     network, of_it = told.leaders[row, hour]
     where = f"{_day(told.grid, row)}, {hour}:00 to {hour + 1}:00"
     title = f"{where}: {count(number, 'refusal', 'refusals')}, {of_it:,} of them from {network[:64]}"
-    return fill('<td class="s{}" title="{}">{}</td>', charts.shade_of(number, low), title, short(number))
+    return fill('<td class="s{}" title="{}">{}</td>', charts.shade_for(number, low), title, short(number))
 
 
 def _legend(low: list[int]) -> Iterator[Html]:
@@ -135,7 +135,7 @@ def _source(source: RefusedNetwork, most: int, local: LocalTime) -> Html:
 
 
 def _name(source: RefusedNetwork) -> Html:
-    return foreign(source.address or source.network)
+    return untrusted(source.address or source.network)
 
 
 def _reasons(told: Statistics) -> Html:

@@ -78,14 +78,14 @@ class RefusalMap(NamedTuple):
     leaders: Mapping[Cell, tuple[str, int]]
 
 
-def grid_of(period: Period, local: LocalTime) -> HourGrid:
+def build_grid(period: Period, local: LocalTime) -> HourGrid:
     """Choose the rows for a period."""
     first, last = local(period.since_s).date(), local(period.until_s).date()
     days = (last - first).days + 1
     return HourGrid(tuple(first + timedelta(number) for number in range(days)) if days <= MOST_DAYS else ())
 
 
-def network_of(address: str) -> str:
+def source_network(address: str) -> str:
     """Give the /24 or /64 around an address, mostly one owner's; a text that is no address is a source of its own."""
     if match := _IPV4.fullmatch(address):
         return f"{match[1]}0/24"
@@ -102,7 +102,7 @@ def placed(refusals: Iterable[Refusal], grid: HourGrid, local: LocalTime) -> lis
     for refusal in refusals:
         moment = local(refusal.at_s)
         cell = grid.row_of(moment.date()), moment.hour
-        found.append(Placed(refusal, network_of(refusal.address), cell))
+        found.append(Placed(refusal, source_network(refusal.address), cell))
     return found
 
 
@@ -119,19 +119,19 @@ def reasons(refusals: Iterable[Refusal]) -> tuple[list[tuple[str, int]], int]:
     """Give the reasons with their counts, the commonest first, and how many refusals have a rarer one."""
     counts: Counter[str] = Counter()
     for reason, count in Counter(refusal.reason for refusal in refusals).items():
-        counts[kind_of(reason)] += count
+        counts[refusal_kind(reason)] += count
     common = sorted(counts.items(), key=lambda item: (-item[1], item[0]))
     return common[:MOST_REASONS], sum(count for _, count in common[MOST_REASONS:])
 
 
-def kind_of(reason: str) -> str:
+def refusal_kind(reason: str) -> str:
     """Give a reason without what differs from one refusal to the next."""
     for pattern, instead in _VARIABLE:
         reason = pattern.sub(instead, reason[:500])
     return reason
 
 
-def map_of(refusals: Iterable[Placed], grid: HourGrid) -> RefusalMap:
+def build_map(refusals: Iterable[Placed], grid: HourGrid) -> RefusalMap:
     """Count the refusals of each hour."""
     by_cell = defaultdict[Cell, Counter[str]](Counter)
     for refusal in refusals:
@@ -145,6 +145,6 @@ def _source(network: str, group: Sequence[Placed]) -> RefusedNetwork:
     refusals = [each.refusal for each in group]
     addresses = {refusal.address for refusal in refusals}
     only = next(iter(addresses)) if len(addresses) == 1 else None
-    why = Counter(kind_of(refusal.reason) for refusal in refusals).most_common(1)[0][0]
+    why = Counter(refusal_kind(refusal.reason) for refusal in refusals).most_common(1)[0][0]
     cells = Counter(each.cell for each in group)
     return RefusedNetwork(network, only, len(addresses), len(group), refusals[0].at_s, refusals[-1].at_s, why, cells)

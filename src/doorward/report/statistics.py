@@ -6,7 +6,16 @@ from typing import NamedTuple
 
 from doorward.report.events import PeriodEvents, Session
 from doorward.report.opening_list import Timeline, lanes, people
-from doorward.report.source_list import LocalTime, RefusalMap, RefusedNetwork, grid_of, map_of, placed, reasons, sources
+from doorward.report.source_list import (
+    LocalTime,
+    RefusalMap,
+    RefusedNetwork,
+    build_grid,
+    build_map,
+    placed,
+    reasons,
+    sources,
+)
 from doorward.report.strength import GateAudit
 
 LATEST = 100  # openings that are listed one by one
@@ -32,7 +41,7 @@ class Statistics(NamedTuple):
 
 def figures(found: PeriodEvents, strengths: GateAudit | None, missing: str, local: LocalTime) -> Statistics:
     """Count and group what was found."""
-    grid = grid_of(found.period, local)
+    grid = build_grid(found.period, local)
     where = placed(found.refusals, grid, local)
     worst, networks = sources(where)
     common, rare = reasons(found.refusals)
@@ -47,7 +56,7 @@ def figures(found: PeriodEvents, strengths: GateAudit | None, missing: str, loca
         worst,
         common,
         rare,
-        map_of(where, grid),
+        build_map(where, grid),
         strengths,
         missing,
     )

@@ -7,7 +7,7 @@ from itertools import groupby
 from doorward.report import charts
 from doorward.report.charts import Tick
 from doorward.report.events import Session
-from doorward.report.markup import Html, fill, foreign, join
+from doorward.report.markup import Html, fill, join, untrusted
 from doorward.report.opening_list import SLOTS, Timeline
 from doorward.report.source_list import LocalTime
 from doorward.report.statistics import LATEST, Statistics
@@ -48,7 +48,7 @@ def _lanes(told: Statistics, local: LocalTime) -> Html:
     bodies = (
         fill(
             '<tbody><tr class="group"><th scope="rowgroup" colspan="5">{}</th></tr>{}</tbody>\n',
-            foreign(door) if door else fill("all others"),
+            untrusted(door) if door else fill("all others"),
             join(_row(lane, marks, local) for lane in group),
         )
         for door, group in groupby(told.lanes, key=lambda lane: "" if lane.others else lane.door)
@@ -77,7 +77,7 @@ def _who(lane: Timeline) -> Html:
         return fill("{}<small>{}</small>", f"{lane.others:,} more", f"who came less often,{at}")
     how = _HOW.get(lane.by, lane.by)
     more = f" from {count(lane.addresses, 'address', 'addresses')}" if lane.by == "key" else ""
-    return fill("{}<small>{}{}</small>", foreign(lane.person), how, more)
+    return fill("{}<small>{}{}</small>", untrusted(lane.person), how, more)
 
 
 def _listed(told: Statistics, local: LocalTime) -> Html:
@@ -95,9 +95,9 @@ def _visit(visit: Session, now_s: float, local: LocalTime) -> Html:
     return fill(
         _VISIT,
         moment(local(visit.since_s)),
-        foreign(visit.door),
+        untrusted(visit.door),
         _person(visit),
-        foreign(visit.address),
+        untrusted(visit.address),
         ", ".join(visit.ports) or "none",
         span(min(visit.until_s, now_s) - visit.since_s),
         ended,
@@ -105,4 +105,4 @@ def _visit(visit: Session, now_s: float, local: LocalTime) -> Html:
 
 
 def _person(visit: Session) -> Html:
-    return foreign(visit.person) if visit.by == "key" else fill("by {}", "hand" if visit.by == "hand" else visit.by)
+    return untrusted(visit.person) if visit.by == "key" else fill("by {}", "hand" if visit.by == "hand" else visit.by)

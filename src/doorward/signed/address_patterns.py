@@ -23,7 +23,7 @@ class AddressPatterns(NamedTuple):
     meant: tuple[Pattern, ...]
     excepted: tuple[Pattern, ...] = ()
 
-    def hold(self, place: Place) -> bool:
+    def matches(self, place: Place) -> bool:
         """Tell whether an address or a whole network is meant, and no part of it excepted."""
         if isinstance(place, IPv4Address | IPv6Address):
             text = str(place)

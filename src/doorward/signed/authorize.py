@@ -70,7 +70,7 @@ class PacketAuthorizer:
         self._opener, self._public = Decryptor(key), key.public.raw
         self._keys, self._doors, self._gate, self._window_ms = keys, doors, gate or "", window_ms
 
-    def judge(self, packet: bytes, source: bytes, now_ms: int) -> KnockGrant | KnockRejection:
+    def authorize(self, packet: bytes, source: bytes, now_ms: int) -> KnockGrant | KnockRejection:
         """Judge what came from `source` (a packed address) at `now_ms`, milliseconds since the epoch."""
         if garbage := self._opener.is_garbage(packet):
             return KnockRejection(garbage)
@@ -106,7 +106,9 @@ class PacketAuthorizer:
         try:
             presence = verify(found.key, message.signature, signed_text(self._public, message.body))
         except MalformedError as error:
-            return KnockRejection("signature", f"the packet says that key {found.name} signed it: {error}", request.door)
+            return KnockRejection(
+                "signature", f"the packet says that key {found.name} signed it: {error}", request.door
+            )
         if objection := found.presence_objection(presence):
             return KnockRejection(FORBIDDEN, f"key {found.name} {objection}", request.door)
         place = source if request.asked is None else request.asked

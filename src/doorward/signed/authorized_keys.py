@@ -17,7 +17,7 @@ from doorward.config.diagnostics import shown
 from doorward.errors import ConfigFault, MalformedError
 from doorward.signed import key_options
 from doorward.signed.credential import Credential, harmless
-from doorward.signed.key_options import ANY, LocalTime, KeyOptions, ParsedOptions
+from doorward.signed.key_options import ANY, KeyOptions, LocalTime, ParsedOptions
 from doorward.signed.ssh_certificates import Certificate, parse_certificate
 from doorward.signed.ssh_keys import KINDS, PublicKey, fingerprint_text, parse_public_key
 

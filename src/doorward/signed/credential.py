@@ -22,7 +22,9 @@ class Credential(NamedTuple):
     name: str
     key: PublicKey
     options: KeyOptions
-    certified_sources: AddressPatterns | None = None  # `source-address` of the certificate, beside the line's own `from`
+    certified_sources: AddressPatterns | None = (
+        None  # `source-address` of the certificate, beside the line's own `from`
+    )
 
     def objection(self, door: str, source: Address, asked: Place | None, now_s: float) -> str:
         """Say why it may not open this door, for this packet's source or the place that it asks for, at this time."""
@@ -32,9 +34,9 @@ class Credential(NamedTuple):
         if options.doors is not None and door not in options.doors:
             return f"may not open the door {door}"
         for sources in (options.sources, self.certified_sources):
-            if sources is not None and not sources.hold(source):
+            if sources is not None and not sources.matches(source):
                 return f"may not knock from {source}"
-        if asked not in (None, source) and not (options.addresses is not None and options.addresses.hold(asked)):
+        if asked not in (None, source) and not (options.addresses is not None and options.addresses.matches(asked)):
             return f"may not ask for {asked}"
         return ""
 

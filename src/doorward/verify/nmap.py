@@ -12,7 +12,7 @@ from typing import IO, NamedTuple
 from doorward.errors import HostError, MalformedError
 from doorward.model import Address, Port, Protocol
 from doorward.verify.nmap_xml import NmapReader, PortResult
-from doorward.verify.port_set import Ports, count_text, numbers_of, ranges_of
+from doorward.verify.port_set import Ports, count_text, port_numbers, port_ranges
 
 # A SYN takes 74 bytes on the wire, so this is below 2 Mbit/s, which nearly every line carries.
 DEFAULT_RATE = 3000
@@ -34,7 +34,7 @@ class Scanner(NamedTuple):
         """Ask every port, TCP and then UDP. HostError: no nmap, no such host, or nmap's own complaint."""
         seen: dict[Port, PortResult] = {}
         for protocol in Protocol:
-            if numbers := numbers_of(ports, protocol):
+            if numbers := port_numbers(ports, protocol):
                 seen |= _scan(self.argv(protocol, numbers), self)
         if missing := ports - seen.keys():
             raise HostError(f"nmap says nothing about {count_text(missing)}; run it again")
@@ -48,7 +48,7 @@ class Scanner(NamedTuple):
         else:
             rate = str(self.rate)
             how = ["-sS" if may_send_raw() else "-sT", "--max-retries", "1", "--min-rate", rate, "--max-rate", rate]
-        return [*COMMON, *version, *how, "-p", ",".join(ranges_of(numbers)), str(self.address)]
+        return [*COMMON, *version, *how, "-p", ",".join(port_ranges(numbers)), str(self.address)]
 
 
 def may_send_raw() -> bool:

@@ -98,7 +98,7 @@ class NmapReader:
 
     def _begin_state(self, attributes: dict[str, str]) -> None:
         if self._port is not None:
-            self._seen[self._port] = seen_as(
+            self._seen[self._port] = port_result(
                 attributes.get("state", ""), attributes.get("reason", ""), attributes.get("reason_ip", "")
             )
         self._port = None
@@ -110,7 +110,7 @@ class NmapReader:
         """Most ports answer alike: nmap tells of them together, by ranges (since its version 7.90)."""
         if "ports" not in attributes:
             raise MalformedError("this nmap does not say which ports it means; install version 7.90 or newer")
-        seen = seen_as(self._state, attributes.get("reason", ""), "")
+        seen = port_result(self._state, attributes.get("reason", ""), "")
         protocol = _protocol(attributes.get("proto", ""))
         self._seen |= {Port(protocol, number): seen for number in _numbers(attributes["ports"])}
 
@@ -129,7 +129,7 @@ _READERS = {
 }
 
 
-def seen_as(state: str, reason: str, by: str) -> PortResult:
+def port_result(state: str, reason: str, by: str) -> PortResult:
     """Turn nmap's words into an answer: `filtered` is silence only where nothing at all came back."""
     reason = reason if _WORD.fullmatch(reason) else "unknown"
     by = by if _ADDRESS.fullmatch(by) else ""

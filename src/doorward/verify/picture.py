@@ -10,7 +10,7 @@ from textwrap import wrap
 from typing import NamedTuple
 
 from doorward.model import Port, Protocol
-from doorward.verify.port_map import NAMES, PortGrid, CellKind, grid_of
+from doorward.verify.port_map import NAMES, CellKind, PortGrid, build_grid
 
 COLOURS = {
     CellKind.SILENT: "#a5d3b4",
@@ -116,7 +116,7 @@ def draw(sheets: Sequence[Sheet]) -> Drawing:
 
 def _grids(sheet: Sheet) -> dict[Protocol, PortGrid]:
     numbers = Counter(port.protocol for port in sheet.kinds)
-    return {each: grid_of(sheet.kinds, each, columns_for(numbers[each])) for each in Protocol if numbers[each]}
+    return {each: build_grid(sheet.kinds, each, columns_for(numbers[each])) for each in Protocol if numbers[each]}
 
 
 def _width(grid: PortGrid) -> int:
@@ -231,7 +231,7 @@ def _legend(kinds: Mapping[Port, CellKind], width: int, y: int) -> tuple[list[Sh
 FONTS = "system-ui, 'DejaVu Sans', 'Segoe UI', Helvetica, Arial, sans-serif"
 
 
-def svg_of(drawing: Drawing, title: str) -> str:
+def to_svg(drawing: Drawing, title: str) -> str:
     """Give the whole file."""
     width, height = drawing.width, drawing.height
     lines = [

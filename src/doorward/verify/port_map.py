@@ -83,7 +83,7 @@ class PortGrid(NamedTuple):
         return self.numbers[row * self.columns * self.share]
 
 
-def kinds_of(course: Course, public: Ports) -> dict[Port, CellKind]:
+def cell_kinds(course: Course, public: Ports) -> dict[Port, CellKind]:
     """Say what each port is to be shown as."""
     opened = course.opening.found if course.opening is not None else {}
     kinds = {}
@@ -97,7 +97,9 @@ def kinds_of(course: Course, public: Ports) -> dict[Port, CellKind]:
     return kinds
 
 
-def grid_of(kinds: Mapping[Port, CellKind], protocol: Protocol, columns: int, most_cells: int | None = None) -> PortGrid:
+def build_grid(
+    kinds: Mapping[Port, CellKind], protocol: Protocol, columns: int, most_cells: int | None = None
+) -> PortGrid:
     """Lay one protocol's ports out in order; beyond `most_cells` several ports share a cell."""
     numbers = sorted(port.number for port in kinds if port.protocol is protocol)
     share = 1 if most_cells is None else max(1, -(-len(numbers) // most_cells))
@@ -108,11 +110,11 @@ def grid_of(kinds: Mapping[Port, CellKind], protocol: Protocol, columns: int, mo
     return PortGrid(columns, share, tuple(cells), tuple(numbers))
 
 
-def text_of(kinds: Mapping[Port, CellKind], *, colours: bool) -> list[str]:
+def grid_text(kinds: Mapping[Port, CellKind], *, colours: bool) -> list[str]:
     """Draw for a terminal of 80 columns and 24 lines: half blocks, two cells a character; or a letter a cell."""
     lines = []
     for protocol in Protocol:
-        grid = grid_of(kinds, protocol, TEXT_COLUMNS, most_text_cells(colours=colours))
+        grid = build_grid(kinds, protocol, TEXT_COLUMNS, most_text_cells(colours=colours))
         rows = _coloured(grid) if colours else _lettered(grid)
         lines += [f"{protocol.name if not place else '':<3} {row}" for place, row in enumerate(rows)]
     return lines
@@ -123,12 +125,12 @@ def most_text_cells(*, colours: bool) -> int:
     return TEXT_COLUMNS * TEXT_ROWS * (2 if colours else 1)
 
 
-def legend_of(kinds: Mapping[Port, CellKind], *, colours: bool) -> list[str]:
+def grid_legend(kinds: Mapping[Port, CellKind], *, colours: bool) -> list[str]:
     """Say what the cells mean, and how many ports of each kind there are, in lines for a terminal."""
     number = Counter(kinds.values())
     signs = {kind: f"\033[38;5;{_SHADES[kind][0]}m■\033[0m" if colours else LETTERS[kind] for kind in CellKind}
     most = most_text_cells(colours=colours)
-    share = max(grid_of(kinds, protocol, TEXT_COLUMNS, most).share for protocol in Protocol)
+    share = max(build_grid(kinds, protocol, TEXT_COLUMNS, most).share for protocol in Protocol)
     items = [(signs[kind], f"{NAMES[kind]} {number[kind]:,}") for kind in CellKind if number[kind]]
     lines, width = [""], 0
     for sign, text in [*items, *([("", f"({share} a cell)")] if share > 1 else [])]:

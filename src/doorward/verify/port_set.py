@@ -32,12 +32,12 @@ def _item(text: str) -> Iterator[Port]:
     return (Port(protocol, number) for number in range(first, last + 1))
 
 
-def numbers_of(ports: Iterable[Port], protocol: Protocol) -> list[int]:
+def port_numbers(ports: Iterable[Port], protocol: Protocol) -> list[int]:
     """Give the numbers of one protocol's ports, ascending."""
     return sorted(port.number for port in ports if port.protocol is protocol)
 
 
-def ranges_of(numbers: Iterable[int]) -> list[str]:
+def port_ranges(numbers: Iterable[int]) -> list[str]:
     """Write ascending numbers as ranges: `1-3`, `7`."""
     ranges: list[list[int]] = []
     for number in numbers:
@@ -53,7 +53,7 @@ def ports_text(ports: Iterable[Port], most: int = MAX_RANGES) -> str:
     known = set(ports)
     written: list[tuple[str, Protocol]] = []
     for protocol in Protocol:
-        written += [(text, protocol) for text in ranges_of(numbers_of(known, protocol))]
+        written += [(text, protocol) for text in port_ranges(port_numbers(known, protocol))]
     shown = ", ".join(f"{text}/{protocol.name.lower()}" for text, protocol in written[:most])
     left = len(written) - most
     return shown if left <= 0 else f"{shown} and {left} more"
@@ -62,6 +62,6 @@ def ports_text(ports: Iterable[Port], most: int = MAX_RANGES) -> str:
 def count_text(ports: Iterable[Port]) -> str:
     """Count ports by protocol: `65,535 TCP and 2 UDP ports`."""
     known = list(ports)
-    counts = [(len(numbers_of(known, protocol)), protocol.name) for protocol in Protocol]
+    counts = [(len(port_numbers(known, protocol)), protocol.name) for protocol in Protocol]
     words = [f"{count:,} {name}" for count, name in counts if count]
     return f"{' and '.join(words) or 'no'} {'port' if len(known) == 1 else 'ports'}"

@@ -5,7 +5,15 @@ from __future__ import annotations
 from collections.abc import Callable
 from typing import NamedTuple
 
-from doorward.verify.findings import ObservedClosing, Course, ObservedOpening, VerifyRequest, View, opened_by_knock, worth_knocking_for
+from doorward.verify.findings import (
+    Course,
+    ObservedClosing,
+    ObservedOpening,
+    VerifyRequest,
+    View,
+    opened_by_knock,
+    worth_knocking_for,
+)
 from doorward.verify.nmap_xml import PortAnswer
 from doorward.verify.port_set import Ports
 
@@ -32,7 +40,7 @@ class Probes(NamedTuple):
 Tell = Callable[[Course], object]
 
 
-def run_course(question: VerifyRequest, means: Probes, tell: Tell) -> Course:
+def run_probes(question: VerifyRequest, means: Probes, tell: Tell) -> Course:
     """Look, knock and wait; `tell` hears of the course so far after each of its parts."""
     before = means.look(question.ports)
     if means.knock is not None:
@@ -90,7 +98,9 @@ def _open(
     return knocked_s, ObservedOpening(found, missing, number)
 
 
-def _close(question: VerifyRequest, before: View, opening: ObservedOpening, knocked_s: float, means: Probes) -> ObservedClosing:
+def _close(
+    question: VerifyRequest, before: View, opening: ObservedOpening, knocked_s: float, means: Probes
+) -> ObservedClosing:
     """Look at what opened until it answers as it did before, twice in a row: once may be a lost packet."""
     ports = frozenset(opening.found)
     open_s = 0.0

@@ -5,10 +5,18 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import NamedTuple
 
-from doorward.verify.findings import ObservedClosing, Course, VerifyFinding, ObservedOpening, VerifyRequest, View, counts
+from doorward.verify.findings import (
+    Course,
+    ObservedClosing,
+    ObservedOpening,
+    VerifyFinding,
+    VerifyRequest,
+    View,
+    counts,
+)
 from doorward.verify.nmap_xml import PortAnswer
 from doorward.verify.picture import Sheet
-from doorward.verify.port_map import kinds_of
+from doorward.verify.port_map import cell_kinds
 from doorward.verify.port_set import count_text, ports_text
 
 _WORDS = {
@@ -37,10 +45,10 @@ class VerifyResult(NamedTuple):
     @property
     def heading(self) -> str:
         """Name the host and its address."""
-        return heading_of(self.name, self.address)
+        return heading_text(self.name, self.address)
 
 
-def heading_of(name: str, address: str) -> str:
+def heading_text(name: str, address: str) -> str:
     """Name a host, and its address where that is another text."""
     return address if name == address else f"{name} ({address})"
 
@@ -89,7 +97,7 @@ def _good_verdict(course: Course) -> str:
     return ONLY_LOOKED if course.opening is None else AS_IT_SHOULD_BE
 
 
-def sheet_of(report: VerifyResult) -> Sheet:
+def build_sheet(report: VerifyResult) -> Sheet:
     """Give what the picture shows of one address."""
     course = report.course
     steps = [f"before the knock: {before_text(course.before)}"]
@@ -100,10 +108,10 @@ def sheet_of(report: VerifyResult) -> Sheet:
     asked = f"{count_text(course.before)} in {max(1, report.took_s):.0f} s, {report.scan}"
     details = [f"seen from {report.source}, {report.when}; {asked}", "; ".join(steps)]
     verdict = [finding.what for finding in report.findings] or [_good_verdict(course)]
-    return Sheet(report.heading, details, not report.findings, verdict, kinds_of(course, report.question.public))
+    return Sheet(report.heading, details, not report.findings, verdict, cell_kinds(course, report.question.public))
 
 
-def values_of(report: VerifyResult) -> dict[str, object]:
+def as_dict(report: VerifyResult) -> dict[str, object]:
     """Give the report for a program; ports that are silent are counted, not listed."""
     course = report.course
     found = counts(course.before)

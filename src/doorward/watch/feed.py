@@ -35,7 +35,7 @@ class DaemonFeed:
 
     def start(self) -> None:
         """Begin to hear."""
-        for hear in (self._follow, self._count):
+        for hear in (self._run, self._count):
             threading.Thread(target=hear, daemon=True).start()
 
     def stop(self) -> None:
@@ -48,7 +48,7 @@ class DaemonFeed:
         if self._following is not None:
             self._following.stop()
 
-    def heard(self) -> list[FeedItem]:
+    def received(self) -> list[FeedItem]:
         """Give what was heard since the last time."""
         found: list[FeedItem] = []
         with suppress(Empty):
@@ -56,26 +56,26 @@ class DaemonFeed:
                 found.append(self._news.get_nowait())
         return found
 
-    def _follow(self) -> None:
+    def _run(self) -> None:
         while not self._stopped.is_set():
             try:
                 with closing(EventClient(self._path)) as self._following:
-                    self._tell("began", self._following.first)
+                    self._put("began", self._following.first)
                     for event in self._following:
-                        self._tell("event", event)
-                self._tell("ended", {"why": "the daemon ended"})
+                        self._put("event", event)
+                self._put("ended", {"why": "the daemon ended"})
             except DoorwardError as error:
-                self._tell("ended", {"why": str(error)})
+                self._put("ended", {"why": str(error)})
             self._stopped.wait(EVERY_S / 4)
 
     def _count(self) -> None:
         while not self._stopped.is_set():
             begun_s = time.monotonic()
             with suppress(DoorwardError):  # the other thread tells
-                self._tell("numbers", ask(self._path, {"command": "numbers"}))
+                self._put("numbers", ask(self._path, {"command": "numbers"}))
             self._stopped.wait(max(0.0, begun_s + EVERY_S - time.monotonic()))
 
-    def _tell(self, kind: str, told: dict[str, Any]) -> None:
+    def _put(self, kind: str, told: dict[str, Any]) -> None:
         while not self._stopped.is_set():
             with suppress(Full):
                 self._news.put(FeedItem(kind, visible_in(told)), timeout=0.5)

@@ -140,7 +140,7 @@ class WatchApp(App[int]):
 
     def _refresh(self) -> None:
         now_s = time.monotonic()
-        for news in self._link.heard():
+        for news in self._link.received():
             self._take(news, now_s)
         clock = f"{datetime.now(UTC).astimezone():%H:%M:%S}"
         view = self._view
@@ -156,10 +156,10 @@ class WatchApp(App[int]):
     def _take(self, news: FeedItem, now_s: float) -> None:
         kind, told = news
         if kind == "event":
-            self._view.take(told, now_s)
+            self._view.on_event(told, now_s)
             self._tell(told)
         elif kind == "numbers":
-            self._view.measure(told, now_s)
+            self._view.on_stats(told, now_s)
             if self._view.generation != told["generation"]:
                 self._link.again()
         elif kind == "began":

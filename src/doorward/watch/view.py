@@ -52,7 +52,7 @@ class WatchState:
             for o in first["openings"]
         }
 
-    def take(self, event: Told, now_s: float) -> None:
+    def on_event(self, event: Told, now_s: float) -> None:
         """Follow one event."""
         what, key = event["event"], (str(event.get("door")), str(event.get("address")))
         if what in ("opened", "prolonged"):
@@ -62,7 +62,7 @@ class WatchState:
         elif what == "closed":
             self._standing.pop(key, None)
 
-    def measure(self, numbers: Told, now_s: float) -> None:
+    def on_stats(self, numbers: Told, now_s: float) -> None:
         """Take the numbers; rates are those since the last time."""
         before, passed_s = self.numbers.get("counters", {}), now_s - self._measured_s
         if before and passed_s > 0:

@@ -225,8 +225,9 @@ def test_a_likely_slip_is_told_and_sent_all_the_same(
 # Each costs milliseconds, and a signed knock by a key of the agent needs none of it.
 HEAVY = {
     "asyncio", "concurrent", "cryptography.hazmat.primitives.serialization.ssh", "dataclasses", "difflib",
-    "doorward.config.diagnostics", "doorward.signed.ssh_certificates", "email", "getpass", "http", "inspect", "json", "logging",
-    "multiprocessing", "pathlib", "segno", "shutil", "sqlite3", "ssl", "subprocess", "tempfile", "tomllib", "urllib",
+    "doorward.config.diagnostics", "doorward.signed.ssh_certificates", "email", "getpass", "http", "inspect", "json",
+    "logging", "multiprocessing", "pathlib", "segno", "shutil", "sqlite3", "ssl", "subprocess", "tempfile", "tomllib",
+    "urllib",
 }  # fmt: skip
 
 

@@ -15,7 +15,7 @@ import pytest
 from doorward import __version__
 from doorward.cli import main as module
 from doorward.cli.main import COMMANDS, main, parser_of
-from doorward.errors import NegativeResult, ConfigError, DoorwardError, ConfigFault, HostError, UsageError
+from doorward.errors import ConfigError, ConfigFault, DoorwardError, HostError, NegativeResult, UsageError
 from tests.support.processes import own_namespace
 
 

@@ -16,7 +16,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from doorward.cli import metrics_server as module
-from doorward.cli.metrics_server import MAX_CLIENTS, ExpositionCache, Exposition, Listen, Server, parse_listen
+from doorward.cli.metrics_server import MAX_CLIENTS, Exposition, ExpositionCache, Listen, Server, parse_listen
 from doorward.errors import HostError, UsageError
 
 PATIENCE_S = 15.0

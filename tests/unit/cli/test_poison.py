@@ -78,7 +78,7 @@ def test_no_text_makes_a_line_of_its_own(shown: str) -> None:
 def test_what_a_fleet_says(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
     gate = GateStatus(POISON, "up", {"doors": 1, "version": POISON, "fault": POISON})
     row = {"at_ms": 1, "gate": POISON, "event": POISON, "door": POISON, "address": POISON, "words": POISON}
-    asked: Any = SimpleNamespace(fleet=POISON, roll_call=lambda: [gate], openings=list, records=lambda _: [row])
+    asked: Any = SimpleNamespace(fleet=POISON, status=lambda: [gate], openings=list, records=lambda _: [row])
 
     @contextmanager
     def office(_: object) -> Iterator[Any]:

@@ -12,7 +12,7 @@ from pathlib import Path
 import pytest
 
 from doorward.client import connector
-from doorward.client.connector import ATTEMPTS_S, connect, try_port
+from doorward.client.connector import ATTEMPTS_S, open_connection, try_port
 from doorward.client.sequence import Reply, Target
 
 LOOPBACK = {4: Target(socket.AF_INET, ("127.0.0.1", 0)), 6: Target(socket.AF_INET6, ("::1", 0, 0, 0))}
@@ -60,7 +60,7 @@ def full() -> Iterator[socket.socket]:
 @pytest.mark.parametrize("version", [4, 6])
 def test_an_open_port_gives_a_connection(version: int) -> None:
     with listener(version) as server:
-        found = connect(LOOPBACK[version], number_of(server), 10)
+        found = open_connection(LOOPBACK[version], number_of(server), 10)
         assert isinstance(found, socket.socket)
         with found, accepted(server, found) as theirs:
             assert found.getblocking()
@@ -71,22 +71,22 @@ def test_an_open_port_gives_a_connection(version: int) -> None:
 def test_a_closed_port_refuses_once_every_attempt_was_made(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(connector, "ATTEMPTS_S", (0.0, 0.001, 0.002))
     with bound() as port:
-        assert connect(LOOPBACK[4], port, 60) is Reply.REFUSED
+        assert open_connection(LOOPBACK[4], port, 60) is Reply.REFUSED
 
 
 def test_a_closed_port_refuses_also_where_the_time_is_too_short_for_a_second_attempt() -> None:
     with bound() as port:
-        assert connect(LOOPBACK[4], port, 0.001) is Reply.REFUSED
+        assert open_connection(LOOPBACK[4], port, 0.001) is Reply.REFUSED
 
 
 def test_no_way_is_no_connection() -> None:
-    assert connect(NOWHERE, 9, 60) is Reply.REFUSED
+    assert open_connection(NOWHERE, 9, 60) is Reply.REFUSED
 
 
 def test_a_silent_port_takes_the_time_that_it_is_given() -> None:
     with full() as server:
         began_s = time.monotonic()
-        assert connect(LOOPBACK[4], number_of(server), 0.05) is Reply.SILENT
+        assert open_connection(LOOPBACK[4], number_of(server), 0.05) is Reply.SILENT
         assert time.monotonic() - began_s >= 0.05
 
 
@@ -97,7 +97,7 @@ def test_a_port_that_opens_late_is_reached_before_tcp_repeats_itself(monkeypatch
         server.bind(("127.0.0.1", 0))
         opener = threading.Timer(0.02, server.listen)
         opener.start()
-        found = connect(LOOPBACK[4], number_of(server), 60)
+        found = open_connection(LOOPBACK[4], number_of(server), 60)
         assert isinstance(found, socket.socket)
         found.close()
         opener.join()
@@ -123,7 +123,7 @@ def under_way(port: int) -> int:
 
 def test_nothing_is_left_under_way() -> None:
     with full() as server:
-        assert connect(LOOPBACK[4], number_of(server), 0.05) is Reply.SILENT
+        assert open_connection(LOOPBACK[4], number_of(server), 0.05) is Reply.SILENT
         assert under_way(number_of(server)) == 0
 
 

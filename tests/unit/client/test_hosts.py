@@ -9,7 +9,7 @@ from pathlib import Path
 
 import pytest
 
-from doorward.client.hosts import KnownHost, door_of, host_of, hosts_path, is_door, read_hosts
+from doorward.client.hosts import KnownHost, find_door, find_host, hosts_path, is_door, read_hosts
 from doorward.errors import UsageError
 from doorward.model import Port
 
@@ -110,7 +110,7 @@ def test_the_signed_port_may_be_a_number(hosts_file: Path, port: str) -> None:
 def test_a_door_without_a_sequence_has_none_to_give(hosts_file: Path) -> None:
     path = write(hosts_file, FULL)
     with pytest.raises(UsageError, match="door 'db' of host 'home' has no sequence; it opens with a signed knock only"):
-        door_of(path, read_hosts(path), "home", "db")
+        find_door(path, read_hosts(path), "home", "db")
 
 
 def test_bytes_that_are_no_text(hosts_file: Path) -> None:
@@ -151,7 +151,7 @@ def test_no_file_is_no_hosts_and_the_message_shows_how_to_write_one(hosts_file: 
     path = str(hosts_file)
     assert read_hosts(path) == {}
     with pytest.raises(UsageError) as raised:
-        host_of(path, {}, "gate.example")
+        find_host(path, {}, "gate.example")
     said, _, example = str(raised.value).partition("for example:")
     assert path in said
     assert "give ports (7000 8000/udp 9000)" in said
@@ -170,13 +170,13 @@ def test_no_file_is_no_hosts_and_the_message_shows_how_to_write_one(hosts_file: 
 def test_what_is_missing_is_named_with_what_exists(hosts_file: Path, host: str, door: str, message: str) -> None:
     path = write(hosts_file, FULL)
     with pytest.raises(UsageError, match=re.escape(f"{path}: {message}")):
-        door_of(path, read_hosts(path), host, door)
+        find_door(path, read_hosts(path), host, door)
 
 
 def test_a_host_without_doors(hosts_file: Path) -> None:
     path = write(hosts_file, "[home]\naddress = '192.0.2.7'")
     with pytest.raises(UsageError, match=re.escape("has no door 'ssh'; add it below [home.doors]")):
-        door_of(path, read_hosts(path), "home", "ssh")
+        find_door(path, read_hosts(path), "home", "ssh")
 
 
 @pytest.mark.parametrize(

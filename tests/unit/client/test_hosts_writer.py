@@ -10,8 +10,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from doorward.client.hosts import hosts_of, read_hosts
-from doorward.client.hosts_writer import keep, table_of, without
+from doorward.client.hosts import parse_hosts, read_hosts
+from doorward.client.hosts_writer import host_table, save_host, without
 from doorward.errors import HostError, UsageError
 from doorward.model import Port, Protocol
 
@@ -48,7 +48,7 @@ def write(path: Path, text: str) -> None:
 def test_the_first_host_makes_the_folder_and_the_file(path: Path) -> None:
     old_mask = os.umask(0)
     try:
-        assert keep(path, "new", TABLE, replace=False) is None
+        assert save_host(path, "new", TABLE, replace=False) is None
     finally:
         os.umask(old_mask)
     assert path.read_text() == TABLE
@@ -59,22 +59,22 @@ def test_the_first_host_makes_the_folder_and_the_file(path: Path) -> None:
 @pytest.mark.parametrize("text", [MINE, MINE.rstrip("\n"), "", "# only a remark"])
 def test_what_was_there_stays_to_the_letter(path: Path, text: str) -> None:
     write(path, text)
-    keep(path, "new", TABLE, replace=False)
+    save_host(path, "new", TABLE, replace=False)
     assert path.read_text().startswith(text)
     assert path.read_text().endswith(TABLE)
-    assert read_hosts(str(path)).keys() == hosts_of(text.encode(), "f").keys() | {"new"}
+    assert read_hosts(str(path)).keys() == parse_hosts(text.encode(), "f").keys() | {"new"}
 
 
 def test_a_host_that_is_there_is_refused(path: Path) -> None:
     write(path, MINE)
     with pytest.raises(UsageError, match="has the host 'home' already; add --replace to write it anew, or"):
-        keep(path, "home", TABLE.replace("new", "home"), replace=False)
+        save_host(path, "home", TABLE.replace("new", "home"), replace=False)
     assert path.read_text() == MINE
 
 
 def test_a_host_is_replaced_and_the_former_file_kept(path: Path) -> None:
     write(path, MINE)
-    before = keep(path, "home", '[home]\naddress = "x"\n', replace=True)
+    before = save_host(path, "home", '[home]\naddress = "x"\n', replace=True)
     assert before is not None
     assert before.read_text() == MINE
     assert before.stat().st_mode & 0o777 == 0o600
@@ -96,7 +96,7 @@ def test_a_host_is_replaced_and_the_former_file_kept(path: Path) -> None:
 def test_a_form_that_is_not_understood_is_left_alone(path: Path, text: str) -> None:
     write(path, text)
     with pytest.raises(UsageError, match="'home' stands there in a form that cannot be changed from here; edit it by"):
-        keep(path, "home", '[home]\naddress = "y"\n', replace=True)
+        save_host(path, "home", '[home]\naddress = "y"\n', replace=True)
     assert path.read_text() == text
 
 
@@ -104,7 +104,7 @@ def test_a_form_that_is_not_understood_is_left_alone(path: Path, text: str) -> N
 def test_a_file_that_is_wrong_is_left_alone(path: Path, text: str, message: str) -> None:
     write(path, text)
     with pytest.raises(UsageError, match=message):
-        keep(path, "new", TABLE, replace=False)
+        save_host(path, "new", TABLE, replace=False)
     assert path.read_text() == text
 
 
@@ -113,7 +113,7 @@ def test_a_link_stays_a_link(path: Path, tmp_path: Path) -> None:
     write(real, MINE)
     path.parent.mkdir(parents=True)
     path.symlink_to(real)
-    keep(path, "new", TABLE, replace=False)
+    save_host(path, "new", TABLE, replace=False)
     assert path.is_symlink()
     assert real.read_text() == f"{MINE}\n{TABLE}"
 
@@ -121,20 +121,20 @@ def test_a_link_stays_a_link(path: Path, tmp_path: Path) -> None:
 def test_what_a_crash_left_is_no_hindrance(path: Path) -> None:
     write(path, MINE)
     path.with_name("hosts.toml.new").write_text("half")
-    keep(path, "new", TABLE, replace=False)
+    save_host(path, "new", TABLE, replace=False)
     assert "half" not in path.read_text()
 
 
 def test_a_folder_that_cannot_be_made(tmp_path: Path) -> None:
     (tmp_path / "file").write_text("")
     with pytest.raises(HostError, match="; make it writable for yourself"):
-        keep(tmp_path / "file" / "hosts.toml", "new", TABLE, replace=False)
+        save_host(tmp_path / "file" / "hosts.toml", "new", TABLE, replace=False)
 
 
 def test_those_who_add_at_once_lose_nothing(path: Path) -> None:
     names = [f"host{number}" for number in range(8)]
     threads = [
-        threading.Thread(target=keep, args=(path, name, f'[{name}]\naddress = "x"\n'), kwargs={"replace": False})
+        threading.Thread(target=save_host, args=(path, name, f'[{name}]\naddress = "x"\n'), kwargs={"replace": False})
         for name in names
     ]
     for thread in threads:
@@ -151,15 +151,15 @@ sequences = st.lists(st.builds(Port, st.sampled_from(Protocol), st.integers(1, 6
 
 @given(anything, texts, texts, st.dictionaries(st.from_regex("[a-z_-]{1,9}", fullmatch=True), sequences, max_size=3))
 def test_any_host_is_read_back(name: str, address: str, key: str, doors: dict[str, tuple[Port, ...]]) -> None:
-    text = table_of(name, {"address": address, "server_key": key, "for": "1h"}, doors)
-    (host,) = hosts_of(text.encode(), "f").values()
+    text = host_table(name, {"address": address, "server_key": key, "for": "1h"}, doors)
+    (host,) = parse_hosts(text.encode(), "f").values()
     assert (host.name, host.address, host.server_key, host.for_s, host.doors) == (name, address, key, 3600, doors)
 
 
 @given(st.lists(st.text(st.characters(codec="utf-8"), max_size=9), min_size=1, max_size=4, unique=True), st.data())
 def test_one_host_of_many_is_taken_out(names: list[str], data: st.DataObject) -> None:
     gone = data.draw(st.sampled_from(names))
-    text = "# first\n" + "\n".join(table_of(name, {"server_key": "k"}, {"ssh": ()}) for name in names)
+    text = "# first\n" + "\n".join(host_table(name, {"server_key": "k"}, {"ssh": ()}) for name in names)
     left = without(text, gone)
-    assert hosts_of(left.encode(), "f").keys() == set(names) - {gone}
+    assert parse_hosts(left.encode(), "f").keys() == set(names) - {gone}
     assert left.startswith("# first\n")

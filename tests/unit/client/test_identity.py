@@ -12,7 +12,7 @@ import pytest
 from doorward.client import signers
 from doorward.client.identity import USUAL, find_signer
 from doorward.client.signers import Signer, signature_bytes
-from doorward.errors import NegativeResult, HostError, UsageError
+from doorward.errors import HostError, NegativeResult, UsageError
 from doorward.signed.ssh_keys import parse_public_key, verify
 from doorward.signed.ssh_wire import string
 from doorward.signed.sshsig import signed_data

@@ -14,7 +14,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from doorward.client import keyfile
-from doorward.errors import NegativeResult, HostError, UsageError
+from doorward.errors import HostError, NegativeResult, UsageError
 from doorward.signed.ssh_keys import parse_public_key, verify_data
 from doorward.signed.ssh_wire import string
 from tests.support.ssh_agent import blob_of
@@ -148,12 +148,12 @@ def test_a_damaged_file_is_told(tmp_path: Path) -> None:
 
 def test_a_loaded_key_does_not_print_itself() -> None:
     loaded = keyfile.load(key("ed25519").read_bytes(), "here", nobody_is_asked)
-    assert re.fullmatch(r"<doorward.client.keyfile.Loaded object at 0x[0-9a-f]+>", repr(loaded))
+    assert re.fullmatch(r"<doorward.client.keyfile.PrivateKeyFile object at 0x[0-9a-f]+>", repr(loaded))
 
 
 @given(st.binary(max_size=200) | st.binary(max_size=80).map(string))
 def test_any_bytes_have_a_kind_or_none(blob: bytes) -> None:
-    kind = keyfile.kind_of(blob)
+    kind = keyfile.key_kind(blob)
     assert kind.isprintable()
     assert not kind or blob.startswith(string(kind.encode()))
 

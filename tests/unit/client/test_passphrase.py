@@ -11,7 +11,7 @@ from pathlib import Path
 import pytest
 
 from doorward.client.passphrase import ask_passphrase
-from doorward.errors import NegativeResult, HostError
+from doorward.errors import HostError, NegativeResult
 from tests.support.processes import running
 
 PROGRAM = "import sys; from doorward.client.passphrase import ask_passphrase; print(ask_passphrase('/key'))"

@@ -12,7 +12,7 @@ from random import Random
 
 import pytest
 
-from doorward.client.relay import CHUNK_BYTES, carry
+from doorward.client.relay import CHUNK_BYTES, relay
 
 PATIENCE_S = 30.0
 BULK = Random(1).randbytes((1 << 20) + 7)
@@ -35,7 +35,7 @@ class Line:
 
     def _run(self, source: int, sink: int) -> None:
         try:
-            carry(self._connection, source, sink)
+            relay(self._connection, source, sink)
         except OSError as error:
             self.errors.append(error)
 

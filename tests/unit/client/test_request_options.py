@@ -9,7 +9,14 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from doorward.client.request_options import LONGEST_FOR_S, AutomaticAddress, parse_for_s, parse_from, parse_gate, parse_signed_port
+from doorward.client.request_options import (
+    LONGEST_FOR_S,
+    AutomaticAddress,
+    parse_for_s,
+    parse_from,
+    parse_gate,
+    parse_signed_port,
+)
 from doorward.model import Port
 
 

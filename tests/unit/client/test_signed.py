@@ -15,7 +15,7 @@ from hypothesis import strategies as st
 
 from doorward.client.identity import find_signer
 from doorward.client.request_options import AutomaticAddress
-from doorward.client.sequence import UnreachableError, Target, each_family, of_version
+from doorward.client.sequence import Target, UnreachableError, each_family, targets_of_version
 from doorward.client.signed import (
     KnockRequest,
     SentPacket,
@@ -31,7 +31,7 @@ from doorward.client.signers import Signer, signature_bytes
 from doorward.errors import HostError, UsageError
 from doorward.model import Place, Port, Protocol
 from doorward.signed.envelope import Decryptor
-from doorward.signed.message import SignedMessage, Request, parse_plaintext, signed_text
+from doorward.signed.message import Request, SignedMessage, parse_plaintext, signed_text
 from doorward.signed.server_key import HYBRID, SUITES, X25519, PrivateKey, Suite
 from doorward.signed.ssh_keys import parse_public_key, verify
 from tests.support.authenticator import Authenticator
@@ -288,8 +288,8 @@ def test_targets_by_family() -> None:
     four, six = LOOPBACK[4][0], LOOPBACK[6][0]
     assert each_family([six, six, four, NOWHERE]) == [six, four]
     assert each_family([NOWHERE, four]) == [NOWHERE]
-    assert of_version([six, four, NOWHERE], 4) == [four, NOWHERE]
-    assert of_version([four], 6) == [four]
+    assert targets_of_version([six, four, NOWHERE], 4) == [four, NOWHERE]
+    assert targets_of_version([four], 6) == [four]
 
 
 def test_the_hybrid_has_one_length() -> None:

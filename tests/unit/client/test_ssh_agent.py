@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 
 from doorward.client import ssh_agent as client
 from doorward.client.ssh_agent import Agent, AgentKey, NoAgentError, open_agent, parse_keys, parse_signature, shown
-from doorward.errors import NegativeResult, DoorwardError, HostError, MalformedError
+from doorward.errors import DoorwardError, HostError, MalformedError, NegativeResult
 from doorward.signed.ssh_keys import parse_public_key, verify_data
 from doorward.signed.ssh_wire import string
 from tests.support.ssh_agent import FAILURE, LIST, SIGN_ANSWER, agent_that, blob_of, framed, listing, real_agent
@@ -48,7 +48,9 @@ def test_a_locked_agent_has_nothing_and_signs_nothing(tmp_path: Path) -> None:
         real.add("-x", given="a word")
         with Agent(str(real.path)) as agent:
             assert agent.list_keys() == []
-            with pytest.raises(NegativeResult, match=r"did not sign with the key 'ed25519 number 0': .*`ssh-add -X` unlocks"):
+            with pytest.raises(
+                NegativeResult, match=r"did not sign with the key 'ed25519 number 0': .*`ssh-add -X` unlocks"
+            ):
                 agent.sign(found, DATA)
 
 

@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from doorward.client.ssh_config import lines_of, read, save, with_host
+from doorward.client.ssh_config import host_lines, read, save, with_host
 from doorward.errors import HostError, UsageError
 
 LINES = "Host home\n    ProxyCommand doorward proxy %h %p\n"
@@ -43,7 +43,7 @@ def test_a_name_that_is_more_to_ssh_than_a_name(name: str) -> None:
 
 @pytest.mark.parametrize("name", ["home", "server.example", "192.0.2.7", "2001:db8::7", "web_1-a"])
 def test_names_that_ssh_takes_as_they_are(name: str) -> None:
-    assert with_host("", name) == lines_of(name) == LINES.replace("home", name)
+    assert with_host("", name) == host_lines(name) == LINES.replace("home", name)
 
 
 def test_the_file_is_the_users_alone_and_keeps_its_bytes(tmp_path: Path) -> None:

@@ -3,7 +3,7 @@
 # ruff: noqa: E501  (a table has one row a line)
 import pytest
 
-from doorward.config.schema import Fleet, EtcdOutagePolicy
+from doorward.config.schema import EtcdOutagePolicy, Fleet
 from doorward.config.toml import parse
 from doorward.errors import ConfigError
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from doorward.core.automaton import Machine, compile_doors, depths, edge, parts_of, symbol_of
+from doorward.core.automaton import Machine, compile_doors, depths, edge, split_symbol, symbol_text
 from doorward.model import DEFAULT_FLAGS, Door, FlagFilter, Packet, Port, Protocol
 
 SSH = Port(Protocol.TCP, 22)
@@ -24,7 +24,7 @@ def walk(run: Machine, text: str) -> list[int | None]:
     """The states after each letter, relative to the root; None where nothing changed."""
     state, states = run.root, []
     for port in knock(text):
-        following = run.step(state, symbol_of(port))
+        following = run.step(state, symbol_text(port))
         state = state if following is None else following
         states.append(None if following is None else following - run.root)
     return states
@@ -32,7 +32,7 @@ def walk(run: Machine, text: str) -> list[int | None]:
 
 def test_an_edge_packs_and_unpacks() -> None:
     port = Port(Protocol.UDP, 65535)
-    assert parts_of(edge(400_000, symbol_of(port))) == (400_000, port)
+    assert split_symbol(edge(400_000, symbol_text(port))) == (400_000, port)
 
 
 @pytest.mark.parametrize(

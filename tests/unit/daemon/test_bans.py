@@ -41,23 +41,23 @@ def test_a_ban_holds_until_its_end(tmp_path: Path) -> None:
     assert bans.add(THERE, 3600) == ip_network("2001:db8:a:b::/64")
     assert gate.banned() == {HERE: 60, ip_network("2001:db8:a:b::/64"): 3600}
     for text in "192.0.2.7", "2001:db8:a:b::7", "2001:db8:a:b:ffff::1", "2001:db8:a:b::/72":
-        assert bans.holds(parse_place(text))
+        assert bans.contains(parse_place(text))
     for text in "192.0.2.8", "192.0.2.0/24", "2001:db8:a:c::7", "2001:db8::/32":
-        assert not bans.holds(parse_place(text))
+        assert not bans.contains(parse_place(text))
     CLOCK[0] += 60
-    assert not bans.holds(HERE)
-    assert list(bans.standing()) == [ip_network("2001:db8:a:b::/64")]
+    assert not bans.contains(HERE)
+    assert list(bans.active()) == [ip_network("2001:db8:a:b::/64")]
     with pytest.raises(NegativeResult, match="not banned"):
         bans.remove(HERE)
     bans.remove(ip_address("2001:db8:a:b::99"))
-    assert (bans.standing(), gate.banned()) == ({}, {})
+    assert (bans.active(), gate.banned()) == ({}, {})
 
 
 def test_another_time_takes_the_place_of_the_one_before(tmp_path: Path) -> None:
     bans = bans_at(tmp_path)
     bans.add(HERE, 3600)
     bans.add(HERE, 60)
-    assert bans.standing() == {HERE: CLOCK[0] + 60}
+    assert bans.active() == {HERE: CLOCK[0] + 60}
 
 
 def test_the_next_daemon_puts_them_into_its_gate_for_what_is_left(tmp_path: Path) -> None:
@@ -66,7 +66,7 @@ def test_the_next_daemon_puts_them_into_its_gate_for_what_is_left(tmp_path: Path
     bans.add(THERE, 3600)
     CLOCK[0] += 100
     gate = FakeFirewall(lambda: CLOCK[0])
-    bans_at(tmp_path, gate).put_back()
+    bans_at(tmp_path, gate).restore()
     assert gate.banned() == {ip_network("2001:db8:a:b::/64"): 3500}
     assert (tmp_path / "bans.json").stat().st_mode & 0o777 == 0o600
 
@@ -100,6 +100,6 @@ FILES = st.dictionaries(PLACES, st.floats() | st.none()).map(lambda kept: json.d
 def test_any_file_is_bans_or_none(tmp_path: Path, raw: bytes) -> None:
     (tmp_path / "bans.json").write_bytes(raw)
     bans = bans_at(tmp_path)
-    bans.put_back()
-    for until_s in bans.standing().values():
+    bans.restore()
+    for until_s in bans.active().values():
         assert CLOCK[0] < until_s < CLOCK[0] + 366 * 86_400

@@ -18,7 +18,7 @@ from doorward.daemon import control_commands
 from doorward.daemon.event_stream import Subscriber
 from doorward.daemon.ledger import Ledger
 from doorward.daemon.log import Log
-from doorward.errors import NegativeResult, DoorwardError, HostError, UsageError
+from doorward.errors import DoorwardError, HostError, NegativeResult, UsageError
 from doorward.model import Element
 from doorward.nftables.ruleset import COUNTERS
 from tests.support.inside_daemon import InsideDaemon
@@ -225,7 +225,12 @@ def test_addresses_that_are_none(daemon: InsideDaemon, written: object, says: st
         ("open", [], UsageError, "needs a text 'door'"),
         ("open", ["ssh"], UsageError, "needs a text 'address'"),
         ("close", ["shh", "192.0.2.7"], UsageError, "there is no door 'shh'; did you mean 'ssh'?"),
-        ("close", ["ssh", "192.0.2.7"], NegativeResult, "ssh is not open to 192.0.2.7; `doorward status` lists what is"),
+        (
+            "close",
+            ["ssh", "192.0.2.7"],
+            NegativeResult,
+            "ssh is not open to 192.0.2.7; `doorward status` lists what is",
+        ),
         ("close", ["ssh"], UsageError, "needs a text 'address'"),
         ("reboot", [], UsageError, "'reboot' is nothing that the daemon does; it does status, open, close"),
     ],

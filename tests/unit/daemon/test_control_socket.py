@@ -31,7 +31,7 @@ from doorward.daemon.control_socket import (
     default_path,
     parse_request,
 )
-from doorward.errors import NegativeResult, HostError, MalformedError, UsageError
+from doorward.errors import HostError, MalformedError, NegativeResult, UsageError
 from doorward.kernel.event_loop import EventLoop
 from tests.support.processes import NOBODY, as_nobody, needs_root
 

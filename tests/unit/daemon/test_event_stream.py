@@ -31,7 +31,7 @@ class Serving:
         self.followers = Subscribers(self.loop)
         self._ours, self._theirs = socket.socketpair()
         self._calls: list[Callable[[], None]] = []
-        self.server = ControlServer(self.path, self.loop, lambda _: self.followers.begin(STATUS))
+        self.server = ControlServer(self.path, self.loop, lambda _: self.followers.subscribe(STATUS))
         self.loop.on_readable(self._theirs.fileno(), self._called)
         self._thread = threading.Thread(target=self.loop.run)
         self._thread.start()
@@ -53,7 +53,7 @@ class Serving:
 
         def tell() -> None:
             for n in range(first, last):
-                self.followers.tell("refused", {"n": n, "x": "x" * size})
+                self.followers.publish("refused", {"n": n, "x": "x" * size})
 
         self.do(tell)
 

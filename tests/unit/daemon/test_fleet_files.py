@@ -12,7 +12,7 @@ import pytest
 from doorward.config.schema import Fleet
 from doorward.errors import UsageError
 from doorward.fleet import etcd_codec
-from doorward.fleet.etcd import EtcdUnavailableError, Etcd, EtcdRefusedError, for_claims, read_access
+from doorward.fleet.etcd import Etcd, EtcdRefusedError, EtcdUnavailableError, for_claims, read_access
 from tests.support.authority import Authority
 from tests.support.etcd import Node, single
 
@@ -83,7 +83,9 @@ def test_tls_with_certificate_user_and_password(authority: Authority, node: Node
     with pytest.raises(EtcdRefusedError, match="permission denied"):
         etcd.put("/doorward/g/a", b"1")
     etcd.close()
-    with pytest.raises(EtcdRefusedError, match=r"user name is empty|permission denied"):  # the certificate alone is nobody
+    with pytest.raises(
+        EtcdRefusedError, match=r"user name is empty|permission denied"
+    ):  # the certificate alone is nobody
         puts(fleet, tmp_path)
     whole = replace(fleet, user="edge-1", password="password", certificate=str(named), key=str(its_key))  # noqa: S106
     with pytest.raises(EtcdRefusedError, match="CommonName"):  # which etcd's gateway takes for somebody else

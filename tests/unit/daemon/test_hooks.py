@@ -14,7 +14,7 @@ import pytest
 
 from doorward.config.files import read
 from doorward.daemon import hook_runner
-from doorward.daemon.hooks import REFUSALS_A_MINUTE, HookRun, HookQueue
+from doorward.daemon.hooks import REFUSALS_A_MINUTE, HookQueue, HookRun
 from doorward.daemon.log import Log
 from doorward.errors import MalformedError
 from doorward.kernel.event_loop import EventLoop
@@ -39,7 +39,7 @@ class House:
 
     def load(self) -> None:
         """Do what the daemon does once it has loaded the file."""
-        self.errands.take(read(self.config).doors)
+        self.errands.configure(read(self.config).doors)
 
     def messages(self) -> list[str]:
         lines: list[dict[str, Any]] = [json.loads(line) for line in self.stream.getvalue().splitlines()]
@@ -91,7 +91,7 @@ def test_a_file_that_cannot_be_read_any_more_changes_nothing(house: House) -> No
     doors = read(house.config).doors
     house.write("second")
     house.config.chmod(0o602)
-    house.errands.take(doors)
+    house.errands.configure(doors)
     house.await_message("other users can write this file")
     house.await_message("the commands stay as they were")
     house.errands.run(HookRun("wake", ip_address("2001:db8::7"), "open"))
@@ -112,17 +112,17 @@ def test_a_door_without_commands_asks_for_nothing(house: House) -> None:
 
 
 def test_refusals_run_their_command_a_few_times_a_minute(house: House, monkeypatch: pytest.MonkeyPatch) -> None:
-    house.errands.refused(HERE, "fast")  # there is no command for it
+    house.errands.run_on_refuse(HERE, "fast")  # there is no command for it
     house.config.write_text(
         '[gate]\non_refuse = ["/bin/echo", "%IP% %REASON%"]\n[doors.ssh]\nknock = ["7001/tcp"]\nopens = ["22/tcp"]\n'
     )
     found = read(house.config)
-    house.errands.take(found.doors, found.gate.on_refuse)
+    house.errands.configure(found.doors, found.gate.on_refuse)
     for _ in range(REFUSALS_A_MINUTE + 5):
-        house.errands.refused(HERE, "clock")
+        house.errands.run_on_refuse(HERE, "clock")
     now_s = house.loop.now_s()
     monkeypatch.setattr(house.loop, "now_s", lambda: now_s + 60)
-    house.errands.refused(HERE, "full")
+    house.errands.run_on_refuse(HERE, "full")
     monkeypatch.undo()
     house.await_message("on_refuse: output: 192.0.2.7 full")
     outputs = [message for message in house.messages() if "output" in message]
@@ -136,9 +136,9 @@ def test_a_reason_is_one_word(house: House, reason: str) -> None:
         '[gate]\non_refuse = ["/bin/echo", "%REASON%"]\n[doors.ssh]\nknock = ["7001/tcp"]\nopens = ["22/tcp"]\n'
     )
     found = read(house.config)
-    house.errands.take(found.doors, found.gate.on_refuse)
+    house.errands.configure(found.doors, found.gate.on_refuse)
     hook_runner = house.errands._runner.pid
-    house.errands.refused(HERE, reason)
+    house.errands.run_on_refuse(HERE, reason)
     house.await_message("the process that runs commands ended")  # a daemon that asks for that was taken over
     assert not any("output" in message for message in house.messages())
     with pytest.raises(ChildProcessError):
@@ -167,9 +167,9 @@ def test_while_hooks_are_off_nothing_runs_and_what_is_owed_stays_owed(house: Hou
     house.config.write_text("[gate")
     for what, number in (("close", 1), ("open", 2), ("close", 2), ("close", 3), ("open", 3), ("open", 4)):
         send(what, number)
-    house.errands.refused(HERE, "clock")
+    house.errands.run_on_refuse(HERE, "clock")
     assert done == ["close 2"]
-    house.errands.take(doors)  # as `doorward apply` does: the file is still wrong
+    house.errands.configure(doors)  # as `doorward apply` does: the file is still wrong
     house.config.write_text(text)
     house.errands.turn_on()
     house.await_message("output: close 192.0.2.1")

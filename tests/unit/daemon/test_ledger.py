@@ -120,7 +120,7 @@ def test_what_stands_is_given_again_to_the_next_daemon(path: Path) -> None:
 
     second, set_aside = open_ledger(path, "stamp")
     assert set_aside is None
-    assert sorted(second.standing(), key=lambda one: one.since_s) == standing
+    assert sorted(second.active(), key=lambda one: one.since_s) == standing
     second.close()
 
 
@@ -153,8 +153,8 @@ def test_a_row_that_makes_no_sense_is_ended_and_the_rest_stands(path: Path, row:
             row,
         )
     second = Ledger(path)
-    assert second.standing() == [good]
-    assert second.standing() == [good]
+    assert second.active() == [good]
+    assert second.active() == [good]
     second.close()
     assert "web" in [record.door for record in everything(path)]  # the record stays readable
 
@@ -222,7 +222,7 @@ def test_an_unusable_ledger_is_kept_aside_and_a_new_one_begins(
     assert aside.read_bytes() == before
     assert everything(path) == []
     ledger.opened(opening())
-    assert ledger.standing() == [opening()]
+    assert ledger.active() == [opening()]
     ledger.close()
 
 
@@ -402,7 +402,7 @@ def test_an_opening_that_stands_is_never_trimmed(ledger: Ledger) -> None:
     for second in range(1, 60):
         ledger.opened(opening("web", since_s=float(second)))
         ledger.closed("web", HOME, second + 0.5, "time")
-    assert ledger.standing() == [standing]
+    assert ledger.active() == [standing]
 
 
 @pytest.mark.parametrize(
@@ -422,7 +422,7 @@ def test_the_path_is_systemds(monkeypatch: pytest.MonkeyPatch, folders: str | No
 
 
 def test_what_is_recorded_together_is_written_together(ledger: Ledger, path: Path) -> None:
-    with ledger.together():
+    with ledger.transaction():
         ledger.opened(opening())
         ledger.closed("ssh", HOME, 1010.0, "hand")
         assert everything(path) == []
@@ -430,7 +430,7 @@ def test_what_is_recorded_together_is_written_together(ledger: Ledger, path: Pat
 
 
 def test_a_crowd_recorded_together_waits_in_pieces(ledger: Ledger) -> None:
-    with ledger.together():
+    with ledger.transaction():
         for second in range(MAX_PENDING + 1):
             ledger.refused("ssh", STRANGER, float(second), "a reason")
     assert ledger.lost == 0
@@ -448,7 +448,7 @@ def test_what_is_secured_was_synced_after_it_was_written(
     monkeypatch.setattr(os, "fsync", fsync)
     ledger.opened(opening())
     assert synced == []
-    ledger.secure()
+    ledger.fsync()
     assert synced == [(f"{path.name}-wal", 1)]
 
 
@@ -458,43 +458,43 @@ def test_a_sync_that_fails_is_trouble(ledger: Ledger, monkeypatch: pytest.Monkey
 
     monkeypatch.setattr(os, "fsync", fsync)
     ledger.opened(opening())
-    ledger.secure()
+    ledger.fsync()
     assert "Input/output error" in ledger.trouble
 
 
 def spans(ledger: Ledger) -> list[tuple[float, float]]:
-    return [(standing.since_s, standing.until_s) for standing in ledger.standing()]
+    return [(standing.since_s, standing.until_s) for standing in ledger.active()]
 
 
 @pytest.mark.parametrize("restarts", [False, True])
 @pytest.mark.parametrize("step_s", [-7200.0, -1.0, 1.0, 1e6])
 def test_a_stepped_clock_moves_what_stands_and_not_what_ended(path: Path, step_s: float, restarts: bool) -> None:
     ledger = Ledger(path)
-    assert ledger.reckon(50.0, 2_000_050.0) == 2_000_000.0
+    assert ledger.wall_offset(50.0, 2_000_050.0) == 2_000_000.0
     ledger.opened(opening("web", since_s=2_000_040.0, until_s=2_000_070.0))
     ledger.closed("web", HOME, 2_000_045.0, "hand")
     ledger.opened(opening(since_s=2_000_050.0, until_s=2_000_080.0))
     if restarts:
         ledger.close()
         ledger = Ledger(path)
-    assert ledger.reckon(60.0, 2_000_060.0 + step_s) == 2_000_000.0 + step_s
+    assert ledger.wall_offset(60.0, 2_000_060.0 + step_s) == 2_000_000.0 + step_s
     assert spans(ledger) == [(2_000_050.0 + step_s, 2_000_080.0 + step_s)]
     assert moments(path) == sorted([2_000_040.0, 2_000_050.0 + step_s])
-    ledger.reckon(61.0, 2_000_061.1 + step_s)  # no more than drift
+    ledger.wall_offset(61.0, 2_000_061.1 + step_s)  # no more than drift
     assert spans(ledger) == [(2_000_050.0 + step_s, 2_000_080.0 + step_s)]
     ledger.close()
 
 
 def test_after_a_boot_only_the_wall_clock_tells(path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     first = Ledger(path)
-    first.reckon(5000.0, 2_005_000.0)
+    first.wall_offset(5000.0, 2_005_000.0)
     first.opened(opening(since_s=2_005_000.0, until_s=2_005_030.0))
     first.close()
     boot = path.with_name("boot_id")
     boot.write_text("another\n")
     monkeypatch.setattr(module, "_BOOT", boot)
     second = Ledger(path)
-    assert second.reckon(1.0, 2_005_010.0) == 2_005_009.0
+    assert second.wall_offset(1.0, 2_005_010.0) == 2_005_009.0
     assert spans(second) == [(2_005_000.0, 2_005_030.0)]
     second.close()
 
@@ -515,9 +515,9 @@ def test_a_ledger_of_an_earlier_version_goes_on(path: Path, version: int) -> Non
         "opened"
     ]  # before a daemon brings it up to date
     second = Ledger(path)
-    second.reckon(1.0, 2.0)
+    second.wall_offset(1.0, 2.0)
     second.banned(HOME, 2000.0, 2060.0)
-    assert second.standing() == [opening()]
+    assert second.active() == [opening()]
     second.close()
     assert [record.event for record in read_records(path, 0.0, 10)] == ["opened", "banned"]
 
@@ -544,4 +544,4 @@ def test_what_is_over_stands_until_it_is_closed_too(ledger: Ledger) -> None:
     ledger.ended("ssh", HOME, 1020.0)  # never later than it was
     assert spans(ledger) == [(1000.0, 1010.0)]
     ledger.closed("ssh", HOME, 1011.0, "hand")
-    assert ledger.standing() == []
+    assert ledger.active() == []

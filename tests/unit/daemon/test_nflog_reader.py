@@ -24,7 +24,7 @@ from doorward.daemon.nflog_reader import WHATS, NflogReader, give_up_everything,
 from doorward.errors import MalformedError
 from doorward.kernel import privileges, seccomp
 from doorward.kernel.bpf import Instruction
-from doorward.kernel.nflog import NflogEvent, LogSocket, event_log
+from doorward.kernel.nflog import LogSocket, NflogEvent, event_log
 from doorward.kernel.privileges import Identity
 from doorward.lab.namespace import ip
 from doorward.nftables.libnftables import NftFirewall

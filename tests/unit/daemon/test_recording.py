@@ -41,7 +41,7 @@ class Announced:
     def record(self, *_: object) -> None:
         pass
 
-    def described(self) -> dict[str, object]:
+    def as_dict(self) -> dict[str, object]:
         return {}
 
     def flush(self) -> None:
@@ -99,11 +99,11 @@ def test_an_opening_that_cannot_be_applied_leaves_nothing_behind(daemon: Watched
 def test_a_longer_end_that_cannot_be_applied_leaves_the_one_before(daemon: Watched) -> None:
     with daemon.recording():
         daemon.record_opening(daemon.new(ONE, 60.0))
-    (before,) = daemon.ledger.standing()
+    (before,) = daemon.ledger.active()
     with pytest.raises(HostError), daemon.recording(fail):  # noqa: PT012
         daemon.record_opening(daemon.new(ONE, 3600.0, "ssh"))
         daemon.record_opening(daemon.new(ONE, 7200.0, "ssh"))
-    (after,) = daemon.ledger.standing()
+    (after,) = daemon.ledger.active()
     assert after.until_s == pytest.approx(before.until_s, abs=0.01)
     assert daemon.logged() == ["opened 192.0.2.7"]
     assert daemon.book.count("key laptop") == 1

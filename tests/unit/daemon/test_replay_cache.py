@@ -12,7 +12,7 @@ import pytest
 
 from doorward.daemon import replay_cache
 from doorward.daemon.ledger import Ledger, open_ledger
-from doorward.daemon.replay_cache import AHEAD_MS, FORGOTTEN, KEPT_MS, SCHEMA, PacketId, Clock, ReplayCache
+from doorward.daemon.replay_cache import AHEAD_MS, FORGOTTEN, KEPT_MS, SCHEMA, Clock, PacketId, ReplayCache
 from doorward.kernel import atomic_file
 
 DAY_MS = 86_400_000
@@ -87,7 +87,7 @@ def test_after_an_unclean_boot_nothing_from_before_it_is_good(machine: Machine) 
     assert machine.claim(claim(3, first_ms)) == [""]
     assert machine.begin(NEXT_BOOT, booted_ms) == ""  # the same boot: told once
     assert machine.claim(claim(4, first_ms - 1))[0].startswith("it is older")  # and true for all of it
-    machine.table.end()
+    machine.table.close()
     machine.begin("boot-3", booted_ms + 1)
     assert machine.claim(claim(4, first_ms - 1))[0].startswith("it is older")
 
@@ -107,7 +107,7 @@ def test_the_start_is_reckoned_by_the_clock_at_the_end(machine: Machine) -> None
     booted_ms = NOW_MS + 10_000
     machine.begin(NEXT_BOOT, booted_ms - 3_600_000)
     machine.clock = Clock(NOW_MS + 20_000, booted_ms)
-    machine.table.end()
+    machine.table.close()
     machine.begin("boot-3", booted_ms + 20_000)
     assert machine.claim(claim(1, NOW_MS))[0].startswith("it is older")
 
@@ -120,7 +120,7 @@ def test_a_clock_that_was_ahead_at_a_start_shuts_nobody_out_once_it_is_right(
     machine = Machine(db)
     machine.clock = Clock(NOW_MS + year_ms, NOW_MS + year_ms - 1000)
     machine.begin(BOOT, NOW_MS + year_ms - 1000, floor_ms=NOW_MS + year_ms if is_new else 0)
-    machine.table.end()  # notes what an unclean boot may have lost
+    machine.table.close()  # notes what an unclean boot may have lost
     machine.clock = Clock(NOW_MS, NOW_MS - 1000)
     machine.begin(NEXT_BOOT, NOW_MS - 1000)
     assert machine.claim(claim(1, NOW_MS))[0].startswith("it is older")
@@ -158,13 +158,13 @@ def test_what_was_forgotten_is_refused_whatever_the_clock_says(
 
 def test_after_a_clean_end_a_boot_changes_nothing(machine: Machine) -> None:
     machine.claim(claim(1))
-    machine.table.end()
+    machine.table.close()
     assert machine.begin(NEXT_BOOT, NOW_MS + 1000) == ""
     assert machine.claim(claim(1), claim(2)) == ["it was used already", ""]
 
 
 def test_a_daemon_that_began_after_a_clean_end_must_end_cleanly_too(machine: Machine) -> None:
-    machine.table.end()
+    machine.table.close()
     machine.begin(NEXT_BOOT)  # killed, and then the power goes
     assert "not shut down" in machine.begin("boot-3", NOW_MS)
 

@@ -16,7 +16,14 @@ from doorward.config.files import read
 from doorward.config.schema import Gate, Mode
 from doorward.core.diff import Remaining
 from doorward.daemon import ruleset_loader
-from doorward.daemon.ruleset_loader import AppliedRuleset, LoadResult, LoadProcess, compile_configuration, digest_of, load_file
+from doorward.daemon.ruleset_loader import (
+    AppliedRuleset,
+    LoadProcess,
+    LoadResult,
+    compile_configuration,
+    digest_of,
+    load_file,
+)
 from doorward.errors import ConfigError, HostError, UsageError
 from doorward.nftables.libnftables import NftFirewall
 from doorward.nftables.monitor import fingerprint

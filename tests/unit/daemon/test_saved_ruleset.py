@@ -16,8 +16,8 @@ def test_what_is_prepared_takes_its_place_when_it_is_loaded(tmp_path: Path) -> N
     assert not path.exists()
     assert saved_ruleset.commit(path) == ""
     assert saved_ruleset.prepare(path, "second\n") == ""
-    assert saved_ruleset.text(path).endswith("at boot.\nfirst\n")
-    saved_ruleset.forget(path)
+    assert saved_ruleset.read_saved(path).endswith("at boot.\nfirst\n")
+    saved_ruleset.discard(path)
     assert [each.name for each in tmp_path.iterdir()] == ["gate.nft"]
     assert path.stat().st_mode & 0o777 == 0o600
 
@@ -27,7 +27,7 @@ def test_what_stands_in_the_way_is_told_and_hinders_nothing(tmp_path: Path) -> N
     assert saved_ruleset.prepare(missing, "") == f"{missing}: No such file or directory"
     assert saved_ruleset.commit(missing) == f"{missing}: No such file or directory"
     with pytest.raises(HostError, match=f"{missing}: the gate cannot be read back"):
-        saved_ruleset.text(missing)
+        saved_ruleset.read_saved(missing)
 
 
 def test_a_link_is_not_followed(tmp_path: Path) -> None:

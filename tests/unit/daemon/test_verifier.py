@@ -7,7 +7,7 @@ from ipaddress import ip_address, ip_network
 import pytest
 
 from doorward.daemon import verifier
-from doorward.daemon.verifier import TOLD_AT_ONCE, VerifierQueue, VerifierReport, Rejection, pack_report, parse_report
+from doorward.daemon.verifier import TOLD_AT_ONCE, Rejection, VerifierQueue, VerifierReport, pack_report, parse_report
 from doorward.errors import MalformedError
 from doorward.kernel.nflog import Datagram
 from doorward.signed.authorize import KnockGrant, KnockRejection
@@ -23,7 +23,7 @@ def grant(number: int = 0) -> KnockGrant:
 class Judging:
     """Grants a G, an F from GUEST alone; refuses an R for good, and takes the rest for garbage."""
 
-    def judge(self, packet: bytes, source: bytes, now_ms: int) -> KnockGrant | KnockRejection:
+    def authorize(self, packet: bytes, source: bytes, now_ms: int) -> KnockGrant | KnockRejection:
         assert now_ms == 1000 * WALL_S
         if packet.startswith(b"G") or (packet.startswith(b"F") and source == GUEST.packed):
             return grant()
@@ -41,21 +41,23 @@ def packet(kind: str, number: int = 0) -> Datagram:
 
 
 def test_what_is_granted_is_told_at_once() -> None:
-    assert desk().work([packet("G")], WALL_S, 0.0) == [VerifierReport([grant()], [], {})]
+    assert desk().run([packet("G")], WALL_S, 0.0) == [VerifierReport([grant()], [], {})]
 
 
 def test_garbage_is_only_counted_and_the_count_told_once_a_second() -> None:
     here = desk()
-    assert here.work([packet("x", number) for number in range(5)], WALL_S, 10.0) == [VerifierReport([], [], {"check": 5})]
-    assert here.work([packet("x")], WALL_S, 10.5) == []
-    assert here.work([packet("x")], WALL_S, 11.0) == [VerifierReport([], [], {"check": 2})]
-    assert here.work([], WALL_S, 13.0) == []
+    assert here.run([packet("x", number) for number in range(5)], WALL_S, 10.0) == [
+        VerifierReport([], [], {"check": 5})
+    ]
+    assert here.run([packet("x")], WALL_S, 10.5) == []
+    assert here.run([packet("x")], WALL_S, 11.0) == [VerifierReport([], [], {"check": 2})]
+    assert here.run([], WALL_S, 13.0) == []
 
 
 def test_a_copy_is_no_second_grant() -> None:
     here = desk()
-    here.work([packet("G"), packet("R")], WALL_S, 0.0)
-    (report,) = here.work([packet("G"), packet("R"), packet("G")], WALL_S, 5.0)
+    here.run([packet("G"), packet("R")], WALL_S, 0.0)
+    (report,) = here.run([packet("G"), packet("R"), packet("G")], WALL_S, 5.0)
     assert report.granted == []
     assert [telling.refused.reason for telling in report.refused] == ["repeated"] * 3
 
@@ -63,34 +65,34 @@ def test_a_copy_is_no_second_grant() -> None:
 def test_a_copy_from_a_forbidden_place_does_not_spoil_the_packet() -> None:
     here, real = desk(), packet("F")
     copy = real._replace(source=ip_address("203.0.113.9").packed)
-    (report,) = here.work([copy, copy, real, copy, real], WALL_S, 0.0)
+    (report,) = here.run([copy, copy, real, copy, real], WALL_S, 0.0)
     assert report.granted == [grant()]
     assert report.counts == {"forbidden": 1, "repeated": 3}
 
 
 def test_garbage_is_not_remembered() -> None:
     here = desk()
-    here.work([packet("x")] * 3, WALL_S, 3.0)
-    assert here.work([packet("x")], WALL_S, 5.0)[0].counts == {"check": 1}
+    here.run([packet("x")] * 3, WALL_S, 3.0)
+    assert here.run([packet("x")], WALL_S, 5.0)[0].counts == {"check": 1}
 
 
 def test_what_is_remembered_is_bounded(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(verifier, "MAX_REMEMBERED", 10)
     here = desk()
-    here.work([packet("R", number) for number in range(11)], WALL_S, 0.0)
-    (report,) = here.work([packet("R", 0), packet("R", 10)], WALL_S, 5.0)
+    here.run([packet("R", number) for number in range(11)], WALL_S, 0.0)
+    (report,) = here.run([packet("R", 0), packet("R", 10)], WALL_S, 5.0)
     assert [telling.refused.reason for telling in report.refused] == ["clock", "repeated"]
 
 
 def test_refusals_are_told_up_to_a_limit_and_all_counted() -> None:
-    reports = desk().work([packet("R", number) for number in range(1000)], WALL_S, 0.0)
+    reports = desk().run([packet("R", number) for number in range(1000)], WALL_S, 0.0)
     assert sum(len(report.refused) for report in reports) == TOLD_AT_ONCE
     assert reports[0].counts == {"clock": 1000}
     assert all(len(pack_report(report)) < 1 << 17 for report in reports)
 
 
 def test_a_crowd_is_told_in_several_messages() -> None:
-    reports = desk().work([packet("G", number) for number in range(250)], WALL_S, 0.0)
+    reports = desk().run([packet("G", number) for number in range(250)], WALL_S, 0.0)
     assert [len(report.granted) for report in reports] == [40] * 6 + [10]
 
 
@@ -99,10 +101,10 @@ def test_whatever_strangers_write_fits_in_a_message() -> None:
     wide = "\U0001f600" * 500
     here = VerifierQueue(Judging())  # type: ignore[arg-type]
     knock = grant()._replace(door="d" * 64, key=wide[:145], place=ip_network("2001:db8:ffff:ffff:ffff::/81"))
-    here._judge.judge = lambda packet, *_: (  # type: ignore[method-assign]
+    here._judge.authorize = lambda packet, *_: (  # type: ignore[method-assign]
         knock if packet.startswith(b"G") else KnockRejection("key", wide, "d" * 64)
     )
-    reports = here.work([packet(kind, number) for number in range(200) for kind in "GR"], WALL_S, 0.0)
+    reports = here.run([packet(kind, number) for number in range(200) for kind in "GR"], WALL_S, 0.0)
     assert sum(len(report.refused) for report in reports) == 200
     for report in reports:
         raw = pack_report(report)
@@ -111,12 +113,14 @@ def test_whatever_strangers_write_fits_in_a_message() -> None:
 
 
 def test_a_log_that_lost_some_is_counted() -> None:
-    assert desk().work(None, WALL_S, 1.0) == [VerifierReport([], [], {"lost": 1})]
+    assert desk().run(None, WALL_S, 1.0) == [VerifierReport([], [], {"lost": 1})]
 
 
 def test_a_message_is_read_as_it_was_packed() -> None:
     wide = grant()._replace(place=ip_network("2001:db8::/64"))
-    report = VerifierReport([grant(7), wide], [Rejection(GUEST, KnockRejection("clock", "is late", "ssh"))], {"check": 3})
+    report = VerifierReport(
+        [grant(7), wide], [Rejection(GUEST, KnockRejection("clock", "is late", "ssh"))], {"check": 3}
+    )
     assert parse_report(pack_report(report)) == report
 
 

@@ -11,8 +11,8 @@ import pytest
 from doorward.config.toml import parse
 from doorward.doctor import bypasses, firewalls, lockout, running
 from doorward.doctor.host import Base, Block, Boot, Facts, Local, MarkRule, Network, Probe, Route, Trace, Unchecked, Way
-from doorward.doctor.problem import Problem, Level
-from doorward.doctor.rules import Helper, ForeignRuleset
+from doorward.doctor.problem import Level, Problem
+from doorward.doctor.rules import ForeignRuleset, Helper
 from doorward.kernel.ssh_session import SshConnection
 from doorward.model import Port
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from doorward.doctor.rules import MAX_TEXT, Helper, ForeignRuleset, chains_of, differing, line_of
+from doorward.doctor.rules import MAX_TEXT, ForeignRuleset, Helper, chains_of, differing, line_of
 
 LISTED = """table inet t { # handle 3
 	flowtable f { # handle 9

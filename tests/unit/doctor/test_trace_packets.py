@@ -8,12 +8,12 @@ from itertools import product
 
 import pytest
 
-from doorward.doctor.frames import TraceEvent, PacketFlow, Step, event, frame, packet
+from doorward.doctor.frames import PacketFlow, Step, TraceEvent, event, frame, packet
 from doorward.errors import MalformedError
 from doorward.kernel import netlink
 from doorward.model import Port, Protocol
-from doorward.packets.packet import datagram_of
 from doorward.packets.packet import parse as packet_of
+from doorward.packets.packet import udp_payload
 
 FOUR, SIX = ("192.0.2.7", "198.51.100.2"), ("2001:db8::7", "2001:db8:1::2")
 FLOWS = [
@@ -41,7 +41,7 @@ def test_packets_are_what_they_say_with_right_checksums(flow: PacketFlow, step: 
     if flow.port.protocol is Protocol.TCP:
         assert found.flags == {Step.NEW: 2, Step.REPLY: 18, Step.ESTABLISHED: 16}[step]
     else:
-        assert len(datagram_of(memoryview(raw))[1]) == step.value[3]
+        assert len(udp_payload(memoryview(raw))[1]) == step.value[3]
     head = 20 if flow.source.version == 4 else 40
     if head == 20:
         assert summed(raw[:20]) == 0xFFFF
@@ -80,7 +80,10 @@ def verdict(code: int) -> bytes:
             HEADERS + netlink.attribute(12, struct.pack("!I", 9)),
             TraceEvent("inet", "t", "c", 0, False, FLOWS[0], 9),
         ),
-        (netlink.attribute(8, SENT[:20]) + netlink.attribute(9, b"\0"), TraceEvent("inet", "t", "c", 0, False, None, 0)),
+        (
+            netlink.attribute(8, SENT[:20]) + netlink.attribute(9, b"\0"),
+            TraceEvent("inet", "t", "c", 0, False, None, 0),
+        ),
         (netlink.attribute(8, b"\x45"), TraceEvent("inet", "t", "c", 0, False, None, 0)),
     ],
 )

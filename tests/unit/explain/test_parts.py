@@ -10,12 +10,12 @@ from doorward.daemon.ledger import Record
 from doorward.explain import collect as module
 from doorward.explain import wording
 from doorward.explain.collect import PacketCollector
-from doorward.explain.conntrack import MOST_CONNECTIONS, ConnectionTracker, ConnectionState
-from doorward.explain.history import conclude_records
-from doorward.explain.sources import SourceTraces, hosts_of
+from doorward.explain.conntrack import MOST_CONNECTIONS, ConnectionState, ConnectionTracker
+from doorward.explain.history import diagnose_records
+from doorward.explain.sources import SourceTraces, server_addresses
 from doorward.explain.summary import rows
 from doorward.packets.datalink import NetworkPacket
-from doorward.packets.decode import flow_of
+from doorward.packets.decode import decode_flow
 from doorward.packets.pcap import CapturedFrame
 from tests.support.captures import BEGAN_NS, CLIENT, SERVER, explained, house, recorded, script
 
@@ -51,17 +51,17 @@ ANSWER, LATER = ConnectionState.ANSWER, ConnectionState.LATER_ANSWER
 )
 def test_what_conntrack_would_say(text: str, expected: list[ConnectionState]) -> None:
     connections = ConnectionTracker()
-    assert [connections.see(flow_of(memoryview(sent.raw)), sent.at_s) for sent in script(text)] == expected
+    assert [connections.observe(decode_flow(memoryview(sent.raw)), sent.at_s) for sent in script(text)] == expected
 
 
 def test_connections_are_bounded() -> None:
     connections = ConnectionTracker()
-    first, answer = (flow_of(memoryview(sent.raw)) for sent in script("0 1/udp sport=5; 1 <1/udp sport=5"))
-    connections.see(first, 0)
+    first, answer = (decode_flow(memoryview(sent.raw)) for sent in script("0 1/udp sport=5; 1 <1/udp sport=5"))
+    connections.observe(first, 0)
     for number in range(MOST_CONNECTIONS):
-        connections.see(first._replace(source=number.to_bytes(4)), 0)
+        connections.observe(first._replace(source=number.to_bytes(4)), 0)
     assert len(connections._known) == MOST_CONNECTIONS
-    assert connections.see(answer, 1) is NEW
+    assert connections.observe(answer, 1) is NEW
 
 
 @pytest.mark.parametrize(
@@ -78,7 +78,7 @@ def test_connections_are_bounded() -> None:
 )
 def test_which_addresses_are_this_hosts(text: str, own: list[str], expected: list[str]) -> None:
     seen = recorded(HOUSE, script(text)).seen
-    assert hosts_of(seen, HOUSE, [ip_address(each).packed for each in own]) == {
+    assert server_addresses(seen, HOUSE, [ip_address(each).packed for each in own]) == {
         ip_address(each).packed for each in expected
     }
 
@@ -106,7 +106,7 @@ def test_one_packet_on_several_interfaces_is_one() -> None:
         recording = PacketCollector(HOUSE)
         for interface, outgoing, at_s in ways:
             network = NetworkPacket(memoryview(sent.raw), outgoing, interface, True)
-            recording.take_packet(network, BEGAN_NS + round(at_s * 1e9))
+            recording.feed_packet(network, BEGAN_NS + round(at_s * 1e9))
         return len(recording.seen)
 
     assert kept(("eth0", False, 0), ("br0", False, 0.001)) == 1
@@ -118,9 +118,9 @@ def test_one_packet_on_several_interfaces_is_one() -> None:
 
 def test_what_is_no_ip_packet_is_counted() -> None:
     recording = PacketCollector(HOUSE)
-    recording.take_all([CapturedFrame(BEGAN_NS, 1, bytes(12) + b"\x08\x06" + bytes(28), 42)] * 3)
-    recording.take_all([CapturedFrame(BEGAN_NS, 189, bytes(20), 20)])
-    recording.take_all([CapturedFrame(BEGAN_NS, 101, b"\x45", 1)])
+    recording.feed_all([CapturedFrame(BEGAN_NS, 1, bytes(12) + b"\x08\x06" + bytes(28), 42)] * 3)
+    recording.feed_all([CapturedFrame(BEGAN_NS, 189, bytes(20), 20)])
+    recording.feed_all([CapturedFrame(BEGAN_NS, 101, b"\x45", 1)])
     assert recording.strange.most_common(1) == [("no IP packet: protocol 0x0806 (ARP)", 3)]
     assert (recording.frames, recording.seen) == (5, [])
 
@@ -129,14 +129,14 @@ def test_a_long_capture_is_explained_as_far_as_the_bound(monkeypatch: pytest.Mon
     monkeypatch.setattr(module, "MOST_KEPT", 3)
     raw = script("0 7000/tcp")[0].raw
     recording = PacketCollector(HOUSE)
-    recording.take_all(CapturedFrame(BEGAN_NS + number, 101, raw, len(raw)) for number in range(10))
+    recording.feed_all(CapturedFrame(BEGAN_NS + number, 101, raw, len(raw)) for number in range(10))
     assert (recording.frames, len(recording.seen), recording.is_full) == (3, 3, True)
 
 
 def test_a_capture_without_times() -> None:
     raw = script("0 7000/tcp")[0].raw
     recording = PacketCollector(HOUSE)
-    recording.take_all([CapturedFrame(0, 101, raw, len(raw))] * 2)
+    recording.feed_all([CapturedFrame(0, 101, raw, len(raw))] * 2)
     assert recording.is_timeless
     assert not recorded(HOUSE, script("0 7000/tcp; 1 8000/udp")).is_timeless
 
@@ -189,14 +189,14 @@ def test_time_never_goes_back() -> None:
     raw = script("0 7000/tcp")[0].raw
     recording = PacketCollector(HOUSE)
     for at_s in (0, 10, 9.5, 11, -3600, -3595, -3594.5):
-        recording.take(CapturedFrame(BEGAN_NS + round(at_s * 1e9), 101, raw, len(raw)))
+        recording.feed(CapturedFrame(BEGAN_NS + round(at_s * 1e9), 101, raw, len(raw)))
     assert [packet.at_s for packet in recording.seen] == pytest.approx([0, 10, 10, 11, 11, 16, 16.5])
 
 
 def test_a_clock_that_was_set_back_is_none_of_the_trackers() -> None:
     traces = SourceTraces(HOUSE, SERVER.packed.__eq__)
     seen = recorded(HOUSE, script("0 7000/tcp; 1 8000/udp; 2 9000/tcp")).seen
-    steps = [traces.take(packet._replace(at_s=at_s)) for packet, at_s in zip(seen, (10, 3, 5), strict=True)]
+    steps = [traces.feed(packet._replace(at_s=at_s)) for packet, at_s in zip(seen, (10, 3, 5), strict=True)]
     assert [step.opened for step in steps if step] == [(), (), (0,)]
 
 
@@ -257,7 +257,7 @@ OPENED = {"ports": ["22/tcp"], "by": "knock", "until": 1030.0, "closed": None, "
 def test_the_ledgers_line(records: list[dict[str, object]], kind: str, says: str) -> None:
     events = ["refused" if "reason" in detail else "banned" if "ended" in detail else "opened" for detail in records]
     found = [Record(1000.0, event, "ssh", "192.0.2.7", detail) for event, detail in zip(events, records, strict=True)]
-    conclusion = conclude_records("192.0.2.7", found, 1010.0, lambda at_s: f"<{at_s:.0f}>")
+    conclusion = diagnose_records("192.0.2.7", found, 1010.0, lambda at_s: f"<{at_s:.0f}>")
     assert conclusion.fault.kind == kind
     assert says in conclusion.fault.what
     assert conclusion.opened == (kind not in ("no_record", "refused"))

@@ -13,7 +13,7 @@ from typing import Any
 import pytest
 
 from doorward.fleet import etcd_codec
-from doorward.fleet.etcd import EtcdAccess, EtcdUnavailableError, CompactedError, Etcd, EtcdRefusedError
+from doorward.fleet.etcd import CompactedError, Etcd, EtcdAccess, EtcdRefusedError, EtcdUnavailableError
 from doorward.fleet.etcd_codec import WatchMessage
 from tests.support.etcd import Node, etcd_at, single
 

@@ -9,7 +9,16 @@ from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, invariant, rule
 
 from doorward.fleet.etcd_records import OpeningKey
-from doorward.fleet.state import CLOSE_MS, CloseHere, Effect, ConflictFound, OpeningState, OpenHere, SharedOpeningTable, PublishOpening
+from doorward.fleet.state import (
+    CLOSE_MS,
+    CloseHere,
+    ConflictFound,
+    Effect,
+    OpenHere,
+    OpeningState,
+    PublishOpening,
+    SharedOpeningTable,
+)
 
 SSH = OpeningKey("ssh", ip_address("192.0.2.7"))
 HOUR = 3_600_000
@@ -129,7 +138,9 @@ class Fleet(RuleBasedStateMachine):
     def __init__(self) -> None:
         super().__init__()
         self.sites = [Site(name) for name in "abc"]
-        self.history: list[tuple[OpeningKey, int, str] | None] = [None]  # by revision: what was written; until 0: deleted
+        self.history: list[tuple[OpeningKey, int, str] | None] = [
+            None
+        ]  # by revision: what was written; until 0: deleted
         self.store: dict[OpeningKey, tuple[int, int, str]] = {}  # revision, until, gate
         self.now = 0
 
@@ -175,7 +186,8 @@ class Fleet(RuleBasedStateMachine):
             key, until, name = entry
             if until:
                 site.take(
-                    site.known.put(ConflictFound(key, revision, name, "knock", until - self.now, HOUR), self.now), self.now
+                    site.known.put(ConflictFound(key, revision, name, "knock", until - self.now, HOUR), self.now),
+                    self.now,
                 )
             else:
                 site.take(site.known.deleted(key, revision, self.now), self.now)
@@ -184,7 +196,9 @@ class Fleet(RuleBasedStateMachine):
     @rule(gate=GATES)
     def read_all(self, gate: int) -> None:
         site, revision = self.sites[gate], len(self.history) - 1
-        there = [ConflictFound(k, at, name, "knock", until - self.now, HOUR) for k, (at, until, name) in self.store.items()]
+        there = [
+            ConflictFound(k, at, name, "knock", until - self.now, HOUR) for k, (at, until, name) in self.store.items()
+        ]
         site.take(site.known.snapshot(there, revision, self.now), self.now)
         site.heard = max(site.heard, revision)
 

@@ -11,7 +11,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from doorward.client.hosts import hosts_of
+from doorward.client.hosts import parse_hosts
 from doorward.client.link_uri import format_link, parse_link
 from doorward.config import knockd
 from doorward.config.schema import Configuration, Gate, Signed
@@ -19,12 +19,12 @@ from doorward.errors import UsageError
 from doorward.init.client_setup import (
     checked_address,
     delay_ms,
-    doors_of,
     hosts_table,
     is_shareable,
+    knock_link,
     knock_on_ports,
     knockd_stanza,
-    link_of,
+    shareable_doors,
 )
 from doorward.model import DEFAULT_FLAGS, Door, FlagFilter, Port, Protocol
 
@@ -114,9 +114,9 @@ def test_knockd_reads_the_section(door: Door) -> None:
 @given(st.lists(doors, min_size=1, max_size=5, unique_by=lambda door: door.name), addresses, st.booleans())
 def test_links_and_tables_say_the_same(doors: list[Door], address: str, signed: bool) -> None:
     configuration = configured(*doors, signed=Signed() if signed else None)
-    link = link_of(configuration, KEY if signed else None, address, doors)
+    link = knock_link(configuration, KEY if signed else None, address, doors)
     assert parse_link(format_link(link)) == link
-    (host,) = hosts_of(hosts_table("web 1", link).encode(), "hosts.toml").values()
+    (host,) = parse_hosts(hosts_table("web 1", link).encode(), "hosts.toml").values()
     assert (host.name, host.address) == ("web 1", address.strip("[]"))
     assert (host.server_key, host.doors) == (link.key, {door.name: door.knock for door in doors})
 
@@ -124,7 +124,7 @@ def test_links_and_tables_say_the_same(doors: list[Door], address: str, signed: 
 def test_a_port_and_a_gate_of_ones_own() -> None:
     gate, signed = Gate(name="web"), Signed(port=Port(Protocol.UDP, 5000))
     configuration = configured(door("db")._replace(knock=()), gate=gate, signed=signed)
-    link = link_of(configuration, KEY, "192.0.2.7", configuration.doors)
+    link = knock_link(configuration, KEY, "192.0.2.7", configuration.doors)
     assert (link.signed_port, link.gate, link.doors) == (5000, "web", (("db", ()),))
     table = tomllib.loads(hosts_table("home", link))
     assert table["home"] == {
@@ -153,16 +153,16 @@ ODD = FlagFilter.parse(("fin", "!syn"))
 def test_which_doors_clients_can_open(door: Door, by_sequence: bool, by_signature: bool) -> None:
     assert is_shareable(door, signed=False) is by_sequence
     assert is_shareable(door, signed=True) is by_signature
-    told = link_of(configured(door), KEY, "192.0.2.7", [door]).doors
+    told = knock_link(configured(door), KEY, "192.0.2.7", [door]).doors
     assert told == ((door.name, door.knock if by_sequence else ()),)
 
 
 def test_a_link_tells_of_64_doors() -> None:
     many = [door(f"d{number}", f"{7000 + number}/tcp", "9/udp") for number in range(70)]
-    first, others = doors_of(configured(*many), signed=False)
+    first, others = shareable_doors(configured(*many), signed=False)
     assert (len(first), others) == (64, 6)
     with pytest.raises(UsageError, match="no link can be made: more than 64 doors"):
-        link_of(configured(*many), None, "192.0.2.7", many)
+        knock_link(configured(*many), None, "192.0.2.7", many)
 
 
 @pytest.mark.parametrize("text", ["192.0.2.7", "2001:db8::7", "[2001:db8::7]", "server.example", "münchen.example"])

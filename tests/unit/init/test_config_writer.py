@@ -16,11 +16,11 @@ from doorward.errors import UsageError
 from doorward.init.config_writer import (
     ConfigPlan,
     DoorSpec,
+    config_text,
     parse_door,
     parse_doors,
     parse_public,
-    public_of,
-    text_of,
+    public_ports,
     with_sequences,
 )
 from doorward.init.survey import HostSurvey, Service
@@ -59,7 +59,7 @@ def test_what_is_written_is_what_was_wanted(plan: ConfigPlan, has_sequences: boo
     plan = plan._replace(public=tuple(port for port in plan.public if port not in opened))
     if has_sequences:
         plan = with_sequences(plan, NOTHING, random.Random(seed).randrange)
-    text = text_of(plan, dict.fromkeys([*opened, *plan.public[::2]], program))
+    text = config_text(plan, dict.fromkeys([*opened, *plan.public[::2]], program))
     found = parse(text, "f")
     assert found.gate.mode is plan.mode
     assert found.gate.accept_mark == plan.accept_mark
@@ -76,8 +76,10 @@ def test_what_is_written_is_what_was_wanted(plan: ConfigPlan, has_sequences: boo
 def test_the_whole_text() -> None:
     knocks = {"ssh": tuple(map(Port.parse, ("9241/udp", "7013/tcp")))}
     public = (WEB, Port(Protocol.TCP, 443), *(Port(Protocol.TCP, number) for number in range(8000, 8004)), DNS)
-    plan = ConfigPlan(Mode.STEALTH, (DoorSpec("ssh", (SSH,)), DoorSpec("db", (Port(Protocol.TCP, 5432),))), public, knocks)
-    assert text_of(plan, {SSH: "sshd", WEB: "nginx", public[1]: "nginx", DNS: "na\x1bme\nd"}).split("\n\n")[1:] == [
+    plan = ConfigPlan(
+        Mode.STEALTH, (DoorSpec("ssh", (SSH,)), DoorSpec("db", (Port(Protocol.TCP, 5432),))), public, knocks
+    )
+    assert config_text(plan, {SSH: "sshd", WEB: "nginx", public[1]: "nginx", DNS: "na\x1bme\nd"}).split("\n\n")[1:] == [
         '[gate]\nmode = "stealth"\npublic = [\n    "80/tcp",    # nginx\n    "443/tcp",    # nginx\n'
         '    "8000-8003/tcp",\n    "53/udp",    # na?me?d\n]',
         '[doors.ssh]\nknock = ["9241/udp", "7013/tcp"]\nopens = ["22/tcp"]    # sshd\nfor = "30s"',
@@ -130,7 +132,7 @@ def test_public_ports() -> None:
 
 
 def test_what_listens_stays_public_unless_a_door_hides_it() -> None:
-    assert public_of(SERVING, [DoorSpec("ssh", (SSH,))]) == (WEB, DNS)
+    assert public_ports(SERVING, [DoorSpec("ssh", (SSH,))]) == (WEB, DNS)
 
 
 def test_sequences_keep_clear_of_what_listens_and_of_each_other() -> None:

@@ -64,11 +64,11 @@ def test_what_is_missing_of_signed_knocks_is_written(tmp_path: Path) -> None:
 
 def test_the_key_is_told_where_somebody_may_use_it(tmp_path: Path) -> None:
     install.write_signed(SIGNED, tmp_path, "# nobody\n")
-    assert install.told_key(SIGNED, tmp_path) is None
+    assert install.authorized_key_line(SIGNED, tmp_path) is None
     (tmp_path / "authorized_keys").write_text(f"{Signer().line}\n")
     public = parse_private_key((tmp_path / "server.key").read_text()).public
-    assert install.told_key(SIGNED, tmp_path) == str(public)
-    assert install.told_key(Configuration(Gate(), ()), tmp_path) is None
+    assert install.authorized_key_line(SIGNED, tmp_path) == str(public)
+    assert install.authorized_key_line(Configuration(Gate(), ()), tmp_path) is None
 
 
 def test_keys_that_count_are_copied_as_they_are(tmp_path: Path) -> None:

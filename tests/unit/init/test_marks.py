@@ -11,7 +11,7 @@ from doorward.config.schema import Mark
 from doorward.config.toml import parse
 from doorward.doctor.host import Base, Block, Boot, Facts, Local, MarkRule, Network, Probe, Trace, Way
 from doorward.doctor.rules import ForeignRuleset
-from doorward.init.config_writer import mark_for, names
+from doorward.init.config_writer import accept_mark_for, names
 from doorward.model import Port
 
 CONFIGURATION = parse('[doors.ssh]\nopens = ["22/tcp"]\n', "f")
@@ -54,13 +54,13 @@ def replace_rules(rules: tuple[MarkRule, ...]) -> Network:
     ],
 )
 def test_the_mark(blocks: list[Block], mark_rules: tuple[MarkRule, ...], mark: Mark | None) -> None:
-    assert mark_for(CONFIGURATION, facts(*blocks, mark_rules=mark_rules)) == mark
+    assert accept_mark_for(CONFIGURATION, facts(*blocks, mark_rules=mark_rules)) == mark
 
 
 def test_no_rule_of_routing_looks_at_what_was_chosen() -> None:
     found = facts(DROPS, mark_rules=(MarkRule(0x1000, 0x3000),))
-    mark = mark_for(CONFIGURATION, found)
+    mark = accept_mark_for(CONFIGURATION, found)
     marked = replace(CONFIGURATION, gate=replace(CONFIGURATION.gate, accept_mark=mark))
     assert mark is not None
-    assert mark_for(marked, found) == mark
+    assert accept_mark_for(marked, found) == mark
     assert names(found) == ["iptables-nft -t filter"]

@@ -12,7 +12,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from doorward.errors import HostError
-from doorward.init.random_sequence import FIRST_PORT, KNOCKS, LEAST_CHOICE, LEAST_GAP, allowed, choose, is_good
+from doorward.init.random_sequence import FIRST_PORT, KNOCKS, LEAST_CHOICE, LEAST_GAP, allowed, choose_sequence, is_good
 from doorward.lint.common_ports import is_tried_first
 from doorward.lint.guessing import guess
 from doorward.model import Door, Port, Protocol
@@ -29,8 +29,8 @@ def knock(text: str) -> tuple[Port, ...]:
 def test_what_is_chosen_is_good(seed: int, taken: frozenset[Port], first: int, count: int) -> None:
     ephemeral = range(first, min(first + count, 65_536))
     pick = random.Random(seed).randrange
-    one = choose(pick, taken, ephemeral)
-    other = choose(pick, taken, ephemeral, one)
+    one = choose_sequence(pick, taken, ephemeral)
+    other = choose_sequence(pick, taken, ephemeral, one)
     assert len(one) == len(other) == KNOCKS
     numbers = sorted(port.number for port in one + other)
     assert all(later - earlier >= LEAST_GAP for earlier, later in pairwise(numbers))
@@ -71,7 +71,7 @@ def test_every_port_is_as_likely() -> None:
     found = Counter(
         (port.protocol, min(bisect(numbers, port.number) // third, 2))
         for _ in range(200)
-        for port in choose(pick, (), USUAL)
+        for port in choose_sequence(pick, (), USUAL)
     )
     assert len(found) == 6
     assert min(found.values()) > 0.7 * 800 / 6
@@ -81,7 +81,7 @@ def test_every_port_is_as_likely() -> None:
 def test_where_the_host_leaves_too_few_ports(every: int) -> None:
     everything = [Port(Protocol.TCP, number) for number in range(1024, 65_536) if (number - 7) % every]
     with pytest.raises(HostError, match="too few ports are left to knock at; write `knock` yourself"):
-        choose(random.Random(1).randrange, everything, USUAL)
+        choose_sequence(random.Random(1).randrange, everything, USUAL)
 
 
 def test_ports_of_connections_are_taken_where_there_are_hardly_any_others() -> None:

@@ -11,7 +11,7 @@ from pathlib import Path
 import pytest
 
 from doorward.doctor.host import Local, Network, Route
-from doorward.init.survey import HostSurvey, Service, host_name, key_files, look
+from doorward.init.survey import HostSurvey, Service, host_name, key_files, survey_host
 from doorward.kernel.ssh_session import SshConnection
 from doorward.model import Port, Protocol
 
@@ -73,7 +73,7 @@ def test_where_clients_reach_it(
 
 def test_what_listens_here_is_found_with_its_program() -> None:
     with socket.create_server(("0.0.0.0", 0)) as outer, socket.create_server(("127.0.0.1", 0)) as inner:
-        found = look()
+        found = survey_host()
         ports = {service.port.number: service.program for service in found.services}
         outer_port, inner_port = outer.getsockname()[1], inner.getsockname()[1]
         assert ports[outer_port] == Path("/proc/self/comm").read_text().strip()
@@ -87,7 +87,7 @@ def test_a_client_that_waits_for_answers_is_no_service() -> None:
     with socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as client:
         client.bind(("0.0.0.0", 0))
         port = Port(Protocol.UDP, client.getsockname()[1])
-        found = look()
+        found = survey_host()
         assert port in found.taken
         assert port not in [service.port for service in found.services]
 

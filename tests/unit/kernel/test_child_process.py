@@ -8,7 +8,7 @@ import socket
 import pytest
 
 from doorward.errors import HostError, UsageError
-from doorward.kernel.child_process import STANDARD, in_child, keep_only, received
+from doorward.kernel.child_process import STANDARD, keep_only, recv, run_in_child
 
 
 def is_open(descriptor: int) -> bool:
@@ -20,7 +20,7 @@ def is_open(descriptor: int) -> bool:
 
 
 def test_a_child_gives_what_the_call_gives() -> None:
-    assert in_child(lambda: {"answer": 42}) == {"answer": 42}
+    assert run_in_child(lambda: {"answer": 42}) == {"answer": 42}
 
 
 def test_an_error_of_doorwards_own_is_raised_here() -> None:
@@ -28,12 +28,12 @@ def test_an_error_of_doorwards_own_is_raised_here() -> None:
         raise UsageError("no such door")
 
     with pytest.raises(UsageError, match="no such door"):
-        in_child(refuse)
+        run_in_child(refuse)
 
 
 def test_a_child_that_breaks_is_told_of() -> None:
     with pytest.raises(HostError, match="ended with status 7"):
-        in_child(lambda: os._exit(7))
+        run_in_child(lambda: os._exit(7))
 
 
 @pytest.mark.parametrize("standard", [STANDARD, STANDARD[1:], ()])
@@ -56,5 +56,5 @@ def test_a_reset_is_an_end() -> None:
     with here:
         here.send(b"unread")
         there.close()
-        assert received(here, 100) == b""
-        assert received(here, 100) == b""
+        assert recv(here, 100) == b""
+        assert recv(here, 100) == b""

@@ -91,7 +91,7 @@ def test_a_descriptor_calls_while_it_can_be_read(loop: EventLoop, pair: tuple[so
     def read() -> None:
         heard.append(here.recv(1))
         if heard[-1] == b"!":
-            loop.forget(here.fileno())
+            loop.unregister(here.fileno())
             there.send(b"unheard")
             loop.at(loop.now_s() + 0.01, loop.stop)
 
@@ -194,7 +194,7 @@ def test_who_is_forgotten_is_not_called_for_what_came_before(
     def take_over(own: socket.socket, other: socket.socket) -> None:
         calls.append("first")
         own.recv(16)
-        loop.forget(other.fileno())
+        loop.unregister(other.fileno())
         loop.on_readable(other.fileno(), next_owner)
 
     loop.on_readable(here.fileno(), lambda: take_over(here, there))

@@ -42,7 +42,7 @@ def test_a_change_is_told_of_once(tmp_path: Path, watches: FileWatcher, change: 
     assert not told(watches)
     change(path)
     assert told(watches)
-    watches.forget_events()
+    watches.drain()
     assert not told(watches)
 
 
@@ -51,7 +51,7 @@ def test_what_took_the_name_is_watched_when_it_is_asked_for_again(tmp_path: Path
     path.write_text("a")
     watches.watch([str(path), str(tmp_path / "missing")])
     replace(path)
-    watches.forget_events()
+    watches.drain()
     watches.watch([str(path)])
     watches.watch([str(path)])
     assert not told(watches)

@@ -12,7 +12,18 @@ import pytest
 
 from doorward.core.automaton import compile_doors
 from doorward.core.tracker import RATE_PER_S, Tracker
-from doorward.lint.guessing import MANY_SOURCES, YEAR_S, chance, guess, odds, openings, rounded, said, sweep, total
+from doorward.lint.guessing import (
+    MANY_SOURCES,
+    YEAR_S,
+    chance,
+    guess,
+    guess_text,
+    odds,
+    openings,
+    rounded,
+    sweep,
+    total,
+)
 from doorward.model import Door, Packet, Port, Protocol
 
 SOURCE = b"\xc0\x00\x02\x01"
@@ -32,7 +43,7 @@ def door(*numbers: int, within_ms: int = 15_000) -> Door:
 def opened(tracker: Tracker, symbols: Sequence[int], tick_s: float = TICK_S, start_s: float = 0.0) -> int:
     """Count the openings that these ports bring, one after the other."""
     packets = (Packet(SOURCE, port, SYN) for port in tcp(*symbols))
-    return sum(len(tracker.see(packet, start_s + place * tick_s)) for place, packet in enumerate(packets))
+    return sum(len(tracker.feed_port(packet, start_s + place * tick_s)) for place, packet in enumerate(packets))
 
 
 def tracker_of(*doors: Door, known_only: bool = False) -> Tracker:
@@ -96,7 +107,7 @@ def test_a_sweep_where_wrong_ports_are_forgiven(knock: tuple[int, ...], others: 
     found = 0
     for number, order in enumerate(orders):
         for place, port in enumerate(tcp(*order)):
-            found += tracker.see(Packet(SOURCE, port, SYN), 100.0 * number + place * TICK_S).count(0)
+            found += tracker.feed_port(Packet(SOURCE, port, SYN), 100.0 * number + place * TICK_S).count(0)
     assert found / len(orders) == pytest.approx(sweep(len(known), len(knock)))
 
 
@@ -135,7 +146,7 @@ def test_a_door_by_hand_cannot_be_guessed() -> None:
     ],
 )
 def test_chances_in_words(expected: float, words: str) -> None:
-    assert said(expected) == words
+    assert guess_text(expected) == words
 
 
 @pytest.mark.parametrize(("number", "kept"), [(2.78, 3), (28.4, 28), (449_123.0, 450_000), (0.2, 0)])
@@ -151,4 +162,4 @@ def test_the_table_of_the_manual() -> None:
     for knocks, protocols, one, many in rows:
         a_year = openings(RATE_PER_S * YEAR_S, 65_535 * (2 if "UDP" in protocols else 1), int(knocks))
         for shown, expected in ((one, a_year), (many, a_year * MANY_SOURCES)):
-            assert said(expected).endswith(shown)
+            assert guess_text(expected).endswith(shown)

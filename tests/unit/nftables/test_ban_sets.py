@@ -10,7 +10,7 @@ from hypothesis import strategies as st
 
 from doorward.errors import HostError
 from doorward.model import Address, Place, parse_place
-from doorward.nftables.ban_sets import ban_of, covers, put, read
+from doorward.nftables.ban_sets import ban_network, covers, put_attributes, read
 
 
 @pytest.mark.parametrize(
@@ -23,7 +23,7 @@ from doorward.nftables.ban_sets import ban_of, covers, put, read
     ],
 )
 def test_who_has_one_address_of_a_64_has_them_all(address: str, banned: str) -> None:
-    assert str(ban_of(ip_address(address))) == banned
+    assert str(ban_network(ip_address(address))) == banned
 
 
 @pytest.mark.parametrize(
@@ -78,7 +78,7 @@ def test_reads_what_nft_lists() -> None:
 
 @given(st.ip_addresses(), st.floats(0.001, 86_400))
 def test_what_is_written_names_the_key_that_the_rules_look_up(address: Address, left_s: float) -> None:
-    add, delete, again = put("inet doorward", {ban_of(address): left_s})
+    add, delete, again = put_attributes("inet doorward", {ban_network(address): left_s})
     key = address if address.version == 4 else ip_address(int(address) >> 64 << 64) if int(address) >> 64 else "::"
     assert add == again
     assert add.startswith(f"add element inet doorward banned{address.version} {{ {key} timeout ")

@@ -66,7 +66,7 @@ def nft(commands: str) -> None:
 )
 def test_who_did_what(watch: RulesetMonitor, commands: str, harm: str) -> None:
     nft(commands)
-    assert [(change.program, change.harm) for change in watch.read() or []] == [("nft", harm)]
+    assert [(change.program, change.scope) for change in watch.read() or []] == [("nft", harm)]
     assert watch.read() == []
 
 
@@ -88,7 +88,7 @@ def test_a_child_is_spared_but_for_the_end_of_its_transactions(watch: RulesetMon
         pid = os.fork()
         if pid == 0:
             try:
-                watch.spare(os.getpid())
+                watch.ignore_pid(os.getpid())
                 watch.close()
                 os.closerange(3, 1024)
                 NftFirewall().load(GATE, {})
@@ -99,12 +99,12 @@ def test_a_child_is_spared_but_for_the_end_of_its_transactions(watch: RulesetMon
         assert change.process != own_process()
         return change
 
-    assert child().harm == ""
+    assert child().scope == ""
     nft("flush ruleset")
-    assert [change.harm for change in watch.read() or []] == ["rules"]  # others are heard beside it
-    watch.spare_nobody()
+    assert [change.scope for change in watch.read() or []] == ["rules"]  # others are heard beside it
+    watch.clear_filter()
     NftFirewall().load(GATE, {})
-    assert [change.harm for change in watch.read() or []] == ["rules"]
+    assert [change.scope for change in watch.read() or []] == ["rules"]
 
 
 def test_a_fingerprint_is_of_one_load(watch: RulesetMonitor) -> None:
@@ -135,7 +135,7 @@ def test_more_than_the_buffer_holds_is_told_as_such(watch: RulesetMonitor) -> No
     assert watch.read() is None
     assert watch.read() == []
     nft("flush ruleset")
-    assert [change.harm for change in watch.read() or []] == ["rules"]
+    assert [change.scope for change in watch.read() or []] == ["rules"]
 
 
 @given(st.binary(max_size=200))
@@ -146,4 +146,4 @@ def test_any_bytes_are_changes_or_malformed(raw: bytes) -> None:
         changes = watch._changes(raw)
     except MalformedError:
         return
-    assert all(change.harm in ("", "rules", "openings") for change in changes)
+    assert all(change.scope in ("", "rules", "openings") for change in changes)

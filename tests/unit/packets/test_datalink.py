@@ -8,7 +8,7 @@ import pytest
 
 from doorward.errors import MalformedError
 from doorward.model import Protocol
-from doorward.packets.datalink import network_of
+from doorward.packets.datalink import strip_link_header
 from tests.support.headers import ipv4, ipv6, tcp, udp
 
 V4, V6 = ipv4(Protocol.TCP, tcp()), ipv6(Protocol.UDP, udp())
@@ -68,7 +68,7 @@ LOG_BIG = struct.pack("<BBH", 2, 0, 5) + struct.pack(">HH", 5, 4) + b"a\0\0\0" +
     ],
 )
 def test_the_packet_is_found(link: int, frame: bytes, packet: bytes) -> None:
-    assert bytes(network_of(link, frame).packet) == packet
+    assert bytes(strip_link_header(link, frame).packet) == packet
 
 
 @pytest.mark.parametrize(
@@ -88,7 +88,7 @@ def test_the_packet_is_found(link: int, frame: bytes, packet: bytes) -> None:
     ],
 )
 def test_which_way_it_went(link: int, frame: bytes, outgoing: bool | None, interface: str) -> None:
-    network = network_of(link, frame + V4)
+    network = strip_link_header(link, frame + V4)
     assert (network.outgoing, network.interface) == (outgoing, interface)
     assert network.is_cooked == (link in (113, 276))
 
@@ -122,5 +122,5 @@ def test_which_way_it_went(link: int, frame: bytes, outgoing: bool | None, inter
 )
 def test_what_else_a_frame_is(link: int, frame: bytes, says: str) -> None:
     with pytest.raises(MalformedError) as found:
-        network_of(link, frame)
+        strip_link_header(link, frame)
     assert says in str(found.value)

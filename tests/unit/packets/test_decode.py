@@ -9,7 +9,7 @@ import pytest
 
 from doorward.errors import MalformedError
 from doorward.model import Packet, Port, Protocol
-from doorward.packets.decode import flow_of
+from doorward.packets.decode import decode_flow
 from tests.support.captures import CLIENT, SERVER, icmp_error, ip, segment
 from tests.support.headers import HERE4, HERE6, THERE4, THERE6, Extension, ipv4, ipv6, tcp, udp
 
@@ -17,7 +17,7 @@ SIX = ip_address("2001:db8::7"), ip_address("2001:db8:2::2")
 
 
 def test_a_tcp_packet() -> None:
-    flow = flow_of(memoryview(ip(CLIENT, SERVER, 6, segment(7000, 40_000, 2, 12345))))
+    flow = decode_flow(memoryview(ip(CLIENT, SERVER, 6, segment(7000, 40_000, 2, 12345))))
     port = Port(Protocol.TCP, 7000)
     assert flow.packet == Packet(CLIENT.packed, port, 2, SERVER.packed)
     assert (flow.source, flow.destination, flow.source_port, flow.port) == (CLIENT.packed, SERVER.packed, 40_000, port)
@@ -40,7 +40,7 @@ def test_a_tcp_packet() -> None:
     ],
 )
 def test_what_has_no_whole_header(raw: bytes, port: Port | None, trouble: str) -> None:
-    flow = flow_of(memoryview(raw))
+    flow = decode_flow(memoryview(raw))
     ends = (HERE4, THERE4) if raw[0] >> 4 == 4 else (HERE6, THERE6)
     assert (flow.packet, flow.port, (flow.source, flow.destination)) == (None, port, ends)
     assert trouble in flow.trouble
@@ -49,7 +49,7 @@ def test_what_has_no_whole_header(raw: bytes, port: Port | None, trouble: str) -
 @pytest.mark.parametrize("raw", [b"", b"\x45", b"\x60" + bytes(38), b"\x50" + bytes(60)])
 def test_what_has_no_addresses(raw: bytes) -> None:
     with pytest.raises(MalformedError, match="no IP packet"):
-        flow_of(memoryview(raw))
+        decode_flow(memoryview(raw))
 
 
 @pytest.mark.parametrize(
@@ -76,7 +76,7 @@ def test_what_has_no_addresses(raw: bytes) -> None:
 def test_errors(kind: int, code: int, version: int, says: str) -> None:
     client, server = (CLIENT, SERVER) if version == 4 else SIX
     about = ip(client, server, 6, segment(7000, 40_000, 2, 5))
-    flow = flow_of(memoryview(icmp_error(server, kind, code, about)))
+    flow = decode_flow(memoryview(icmp_error(server, kind, code, about)))
     assert flow.error == says
     if says:
         assert flow.about is not None
@@ -88,9 +88,9 @@ def test_errors(kind: int, code: int, version: int, says: str) -> None:
 
 def test_errors_about_what_cannot_be_read() -> None:
     for quoted in (b"", b"\x45", bytes(40)):
-        flow = flow_of(memoryview(ip(SERVER, CLIENT, 1, struct.pack("!BBHI", 3, 1, 0, 0) + quoted)))
+        flow = decode_flow(memoryview(ip(SERVER, CLIENT, 1, struct.pack("!BBHI", 3, 1, 0, 0) + quoted)))
         assert (flow.error, flow.about) == ("", None)
     nested = icmp_error(SERVER, 3, 1, icmp_error(SERVER, 3, 1, ip(CLIENT, SERVER, 17, b"")))
-    found = flow_of(memoryview(nested))
+    found = decode_flow(memoryview(nested))
     assert found.about is not None
     assert (found.about.error, found.about.about) == ("", None)  # an error about an error: no further

@@ -7,7 +7,7 @@ from ipaddress import ip_address
 import pytest
 
 from doorward.errors import MalformedError
-from doorward.packets.packet import source_of
+from doorward.packets.packet import source_address
 from tests.support.netfilter_log import packet_from
 
 V4, V6 = packet_from(ip_address("192.0.2.7")), packet_from(ip_address("2001:db8::7"))
@@ -25,7 +25,7 @@ V4, V6 = packet_from(ip_address("192.0.2.7")), packet_from(ip_address("2001:db8:
     ],
 )
 def test_the_source_is_read(packet: bytes, source: str) -> None:
-    assert source_of(memoryview(packet)) == ip_address(source)
+    assert source_address(memoryview(packet)) == ip_address(source)
 
 
 @pytest.mark.parametrize(
@@ -33,4 +33,4 @@ def test_the_source_is_read(packet: bytes, source: str) -> None:
 )
 def test_what_is_no_packet(packet: bytes) -> None:
     with pytest.raises(MalformedError, match="no IP packet"):
-        source_of(memoryview(packet))
+        source_address(memoryview(packet))

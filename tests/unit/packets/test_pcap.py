@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 
 from doorward.errors import MalformedError
-from doorward.packets.pcap import MAX_BLOCK_BYTES, MAX_FRAME_BYTES, MAX_INTERFACES, CaptureFile, CapturedFrame
+from doorward.packets.pcap import MAX_BLOCK_BYTES, MAX_FRAME_BYTES, MAX_INTERFACES, CapturedFrame, CaptureFile
 from tests.support.tcpdump import (
     pcapng_block,
     pcapng_interface,

@@ -57,8 +57,8 @@ def test_days_keep_their_names_where_the_clock_is_set_back() -> None:
 )
 def test_each_shade_stands_for_more(most: int, low: list[int]) -> None:
     assert charts.steps(most) == low
-    assert [charts.shade_of(least, low) for least in low] == list(range(1, len(low) + 1))
-    assert charts.shade_of(most, low) == len(low)
+    assert [charts.shade_for(least, low) for least in low] == list(range(1, len(low) + 1))
+    assert charts.shade_for(most, low) == len(low)
 
 
 def test_a_lane_shows_what_is_over_and_what_stands() -> None:

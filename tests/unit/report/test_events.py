@@ -8,7 +8,7 @@ import pytest
 
 from doorward.daemon.ledger import Record
 from doorward.report import events as module
-from doorward.report.events import PeriodEvents, Period, Refusal, Session, sort_out
+from doorward.report.events import Period, PeriodEvents, Refusal, Session, sort_out
 
 NOW_S, SINCE_S = 100_000.0, 50_000.0
 

@@ -7,7 +7,7 @@ import html
 from hypothesis import given
 from hypothesis import strategies as st
 
-from doorward.report.markup import LONGEST_TEXT, Html, escape, fill, foreign, join
+from doorward.report.markup import LONGEST_TEXT, Html, escape, fill, join, untrusted
 from tests.support.report_page import Read
 
 
@@ -20,18 +20,18 @@ def test_values_are_escaped_and_markup_is_not() -> None:
 
 
 def test_letters_that_cannot_be_seen_or_turn_the_line_around_are_shown_as_such() -> None:
-    assert foreign("a\0b\x1b[31m\u202egpj.exe\ud800\n") == "<bdi>a�b�[31m�gpj.exe��</bdi>"
+    assert untrusted("a\0b\x1b[31m\u202egpj.exe\ud800\n") == "<bdi>a�b�[31m�gpj.exe��</bdi>"
 
 
 def test_long_values_are_cut() -> None:
     assert escape("x" * LONGEST_TEXT) == "x" * LONGEST_TEXT
     assert escape("x" * 10_000) == "x" * (LONGEST_TEXT - 1) + "…"
-    assert foreign("y" * 65) == "<bdi>" + "y" * 63 + "…</bdi>"
+    assert untrusted("y" * 65) == "<bdi>" + "y" * 63 + "…</bdi>"
 
 
 @given(st.text(st.characters()), st.text(st.characters()))
 def test_no_value_becomes_markup(first: str, second: str) -> None:
-    text = fill('<p title="{}">{}{}</p>', first, second, foreign(first))
+    text = fill('<p title="{}">{}{}</p>', first, second, untrusted(first))
     read = Read(text)
     assert (read.tags, read.attributes) == ({"p", "bdi"}, {"title"})
     text.encode()

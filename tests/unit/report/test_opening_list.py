@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from doorward.report.events import Period, Session
-from doorward.report.opening_list import MOST_LANES, SLOTS, lanes, people, slot_of
+from doorward.report.opening_list import MOST_LANES, SLOTS, lanes, people, time_slot
 
 PERIOD = Period(1000.0, 1000.0 + SLOTS)  # a slot is a second
 
@@ -52,4 +52,4 @@ def test_those_who_came_least_often_share_the_last_lane() -> None:
 
 
 def test_moments_outside_are_at_the_edge() -> None:
-    assert [slot_of(at_s, PERIOD) for at_s in (0, 1000, 1001, 1239.9, 1240, 1e9)] == [0, 0, 1, 239, 239, 239]
+    assert [time_slot(at_s, PERIOD) for at_s in (0, 1000, 1001, 1239.9, 1240, 1e9)] == [0, 0, 1, 239, 239, 239]

@@ -13,19 +13,19 @@ from doorward.report.source_list import (
     MOST_REASONS,
     MOST_SOURCES,
     HourGrid,
-    grid_of,
-    kind_of,
-    map_of,
-    network_of,
+    build_grid,
+    build_map,
     placed,
     reasons,
+    refusal_kind,
+    source_network,
     sources,
 )
 from tests.support.report_page import utc
 
 DAY = datetime(2026, 5, 4, tzinfo=UTC)  # a Monday
 DAY_S = DAY.timestamp()
-WEEK = grid_of(Period(DAY_S, DAY_S + 7 * 86400 - 1), utc)
+WEEK = build_grid(Period(DAY_S, DAY_S + 7 * 86400 - 1), utc)
 
 
 def refusal(address: str, at_s: float = 0.0, reason: str = "a scanner") -> Refusal:
@@ -48,7 +48,7 @@ def refusal(address: str, at_s: float = 0.0, reason: str = "a scanner") -> Refus
     ],
 )
 def test_an_address_belongs_to_a_network(address: str, network: str) -> None:
-    assert network_of(address) == network
+    assert source_network(address) == network
 
 
 def test_the_networks_that_were_refused_most() -> None:
@@ -94,7 +94,7 @@ def test_many_networks_are_counted_and_few_are_kept() -> None:
     ],
 )
 def test_what_differs_for_one_reason_is_left_out(reason: str, kind: str) -> None:
-    assert kind_of(reason) == kind
+    assert refusal_kind(reason) == kind
 
 
 def test_reasons_are_counted_by_kind() -> None:
@@ -108,15 +108,15 @@ def test_reasons_are_counted_by_kind() -> None:
 def test_a_short_period_has_its_days_and_a_long_one_those_of_the_week() -> None:
     assert WEEK.dates == tuple((DAY + timedelta(number)).date() for number in range(7))
     longest = Period(DAY_S, DAY_S + MOST_DAYS * 86400 - 1)
-    assert grid_of(longest, utc).rows == MOST_DAYS
-    assert grid_of(longest._replace(until_s=longest.until_s + 1), utc) == HourGrid(())
+    assert build_grid(longest, utc).rows == MOST_DAYS
+    assert build_grid(longest._replace(until_s=longest.until_s + 1), utc) == HourGrid(())
     assert (HourGrid(()).rows, HourGrid(()).row_of((DAY + timedelta(6)).date())) == (7, 6)
 
 
 def test_the_map_counts_hours_and_names_who_came_most() -> None:
     refusals = [refusal("203.0.113.9", 3600), refusal("203.0.113.8", 3601), refusal("192.0.2.1", 3602)]
     refusals += [refusal("192.0.2.1", 86400 + 7200)]
-    found = map_of(placed(refusals, WEEK, utc), WEEK)
+    found = build_map(placed(refusals, WEEK, utc), WEEK)
     assert found.counts == {(0, 1): 3, (1, 2): 1}
     assert found.leaders == {(0, 1): ("203.0.113.0/24", 2), (1, 2): ("192.0.2.0/24", 1)}
 
@@ -129,7 +129,7 @@ def test_the_hours_are_those_of_the_clock_on_the_wall() -> None:
         return datetime.fromtimestamp(at_s, zone)
 
     refusals = [Refusal(night + hour * 3600, None, "192.0.2.1", "") for hour in range(25)]
-    grid = grid_of(Period(night, night + 25 * 3600 - 1), local)
+    grid = build_grid(Period(night, night + 25 * 3600 - 1), local)
     assert grid.rows == 1
-    counts = map_of(placed(refusals, grid, local), grid).counts
+    counts = build_map(placed(refusals, grid, local), grid).counts
     assert counts == {(0, hour): 2 if hour == 2 else 1 for hour in range(24)}

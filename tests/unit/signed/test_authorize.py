@@ -11,7 +11,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from doorward.signed.authorize import KnockGrant, PacketAuthorizer, KnockRejection
+from doorward.signed.authorize import KnockGrant, KnockRejection, PacketAuthorizer
 from doorward.signed.authorized_keys import parse
 from doorward.signed.envelope import Decryptor, check_key
 from doorward.signed.message import pack_body, parse_plaintext, signed_text
@@ -63,14 +63,14 @@ def test_the_examples_are_granted_in_time_and_to_their_keys_only(example: dict[s
     packet, now_ms = base64.b64decode(example["packet"]), example["time_ms"] + 59_000
     gate = parse_plaintext(bytes.fromhex(example["plaintext"])).request.gate or None
     judging = judge(example["authorized_keys"], suite=example["suite"], gate=gate)
-    verdict = judging.judge(packet, SOURCE.packed, now_ms)
+    verdict = judging.authorize(packet, SOURCE.packed, now_ms)
     assert isinstance(verdict, KnockGrant)
     assert verdict.door == "ssh"
-    late = judging.judge(packet, SOURCE.packed, now_ms + 2000)
+    late = judging.authorize(packet, SOURCE.packed, now_ms + 2000)
     assert isinstance(late, KnockRejection)
     assert late.reason == "clock"
     for another in (judge(Signer().line, suite=example["suite"], gate=gate), judge(suite=example["suite"], gate=gate)):
-        stranger = another.judge(packet, SOURCE.packed, now_ms)
+        stranger = another.authorize(packet, SOURCE.packed, now_ms)
         assert isinstance(stranger, KnockRejection)
         assert stranger.reason == "key"
 
@@ -83,7 +83,7 @@ LAPTOP = Signer("laptop")
 def verdict(line: str = "", *, door: str = "ssh", **fields: Any) -> KnockGrant | KnockRejection:
     request = LAPTOP.request(door, **fields)
     packet = LAPTOP.packet(SERVER, door, **{"time_ms": request.time_ms, **fields})
-    return judge(f"{line} {LAPTOP.line}".strip()).judge(packet, SOURCE.packed, request.time_ms)
+    return judge(f"{line} {LAPTOP.line}".strip()).authorize(packet, SOURCE.packed, request.time_ms)
 
 
 def refusal(line: str = "", **fields: Any) -> tuple[str, str]:
@@ -116,15 +116,15 @@ def test_what_is_refused_and_why() -> None:
 def test_a_gate_with_a_name_takes_what_names_it() -> None:
     request = LAPTOP.request(gate="edge")
     packet = LAPTOP.packet(SERVER, gate="edge", time_ms=request.time_ms)
-    assert isinstance(judge(LAPTOP.line, gate="edge").judge(packet, SOURCE.packed, request.time_ms), KnockGrant)
-    unnamed = judge(LAPTOP.line).judge(packet, SOURCE.packed, request.time_ms)
+    assert isinstance(judge(LAPTOP.line, gate="edge").authorize(packet, SOURCE.packed, request.time_ms), KnockGrant)
+    unnamed = judge(LAPTOP.line).authorize(packet, SOURCE.packed, request.time_ms)
     assert isinstance(unnamed, KnockRejection)
     assert unnamed.words == "the packet is for the gate 'edge', and this one has no name"
-    other = judge(LAPTOP.line, gate="other").judge(packet, SOURCE.packed, request.time_ms)
+    other = judge(LAPTOP.line, gate="other").authorize(packet, SOURCE.packed, request.time_ms)
     assert isinstance(other, KnockRejection)
     assert other.words == "the packet is for the gate 'edge', and this one is 'other'"
     nameless = LAPTOP.packet(SERVER, time_ms=request.time_ms)
-    refused = judge(LAPTOP.line, gate="other").judge(nameless, SOURCE.packed, request.time_ms)
+    refused = judge(LAPTOP.line, gate="other").authorize(nameless, SOURCE.packed, request.time_ms)
     assert isinstance(refused, KnockRejection)
     assert refused.words == "the packet names no gate, and this one is 'other'"
 
@@ -142,7 +142,7 @@ def test_a_gate_with_a_name_takes_what_names_it() -> None:
 def test_how_far_a_clock_is_off(off_ms: int, says: str) -> None:
     request = LAPTOP.request()
     packet = LAPTOP.packet(SERVER, time_ms=request.time_ms + off_ms)
-    found = judge(LAPTOP.line).judge(packet, SOURCE.packed, request.time_ms)
+    found = judge(LAPTOP.line).authorize(packet, SOURCE.packed, request.time_ms)
     assert isinstance(found, KnockRejection)
     assert found.words == f"the packet from key laptop is {says}; set that machine's clock"
 
@@ -152,7 +152,7 @@ def test_nothing_is_granted_that_is_dated_outside_the_window(off_ms: int) -> Non
     """The replay cache relies on it: nothing dated later than the window ahead was ever accepted."""
     signer, now_ms = Signer(), 1_800_000_000_000
     packet = signer.packet(SERVER, time_ms=now_ms + off_ms)
-    verdict = judge(signer.line).judge(packet, SOURCE.packed, now_ms)
+    verdict = judge(signer.line).authorize(packet, SOURCE.packed, now_ms)
     assert isinstance(verdict, KnockGrant) == (abs(off_ms) <= 60_000)
 
 
@@ -160,7 +160,7 @@ def test_a_signature_by_another_key_or_over_other_words() -> None:
     request = LAPTOP.request()
     body, changed = pack_body(request), pack_body(request._replace(door="db"))
     for signature in (Signer().sign(SERVER, body), LAPTOP.sign(SERVER, changed), b"", b"junk"):
-        found = judge(LAPTOP.line).judge(sealed(SERVER, body, signature), SOURCE.packed, request.time_ms)
+        found = judge(LAPTOP.line).authorize(sealed(SERVER, body, signature), SOURCE.packed, request.time_ms)
         assert isinstance(found, KnockRejection)
         assert found.reason == "signature"
 
@@ -170,7 +170,7 @@ def test_a_packet_made_for_another_server_with_the_same_words() -> None:
     other = PrivateKey(SERVER.suite, bytes(32 - 1) + b"\7")
     request = LAPTOP.request()
     body = pack_body(request)
-    found = judge(LAPTOP.line).judge(sealed(SERVER, body, LAPTOP.sign(other, body)), SOURCE.packed, request.time_ms)
+    found = judge(LAPTOP.line).authorize(sealed(SERVER, body, LAPTOP.sign(other, body)), SOURCE.packed, request.time_ms)
     assert isinstance(found, KnockRejection)
     assert found.reason == "signature"
 
@@ -180,6 +180,6 @@ def test_the_same_words_have_the_same_number() -> None:
     body = pack_body(request)
     signature = LAPTOP.sign(SERVER, body)
     packets = [sealed(SERVER, body, signature) for _ in range(2)]
-    found = [judge(LAPTOP.line).judge(packet, SOURCE.packed, request.time_ms) for packet in packets]
+    found = [judge(LAPTOP.line).authorize(packet, SOURCE.packed, request.time_ms) for packet in packets]
     assert packets[0] != packets[1]
     assert found[0] == found[1]

@@ -12,8 +12,8 @@ from doorward.errors import MalformedError
 from doorward.model import NAME
 from doorward.signed.message import (
     MAX_FOR_MS,
-    SignedMessage,
     Request,
+    SignedMessage,
     pack_body,
     pack_plaintext,
     parse_plaintext,

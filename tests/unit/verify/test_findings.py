@@ -5,8 +5,8 @@ from __future__ import annotations
 import pytest
 
 from doorward.verify.findings import (
-    ObservedClosing,
     Course,
+    ObservedClosing,
     ObservedOpening,
     VerifyRequest,
     View,
@@ -70,7 +70,10 @@ def test_what_can_be_seen_is_named(before: View, says: str) -> None:
 
 
 def test_who_rejects_is_named() -> None:
-    before = {**SILENT, **{port: PortResult(PortAnswer.REJECTED, "host-prohibited", "192.0.2.1") for port in ports("5-6")}}
+    before = {
+        **SILENT,
+        **{port: PortResult(PortAnswer.REJECTED, "host-prohibited", "192.0.2.1") for port in ports("5-6")},
+    }
     says = "5-6/tcp are rejected by 192.0.2.1 (host-prohibited), so a stranger sees a packet filter"
     assert wrongs(question(before), Course(before)) == [says]
 

@@ -8,7 +8,7 @@ from hypothesis import strategies as st
 
 from doorward.errors import MalformedError
 from doorward.model import Port
-from doorward.verify.nmap_xml import PortAnswer, NmapReader, ScanResult, PortResult, seen_as
+from doorward.verify.nmap_xml import NmapReader, PortAnswer, PortResult, ScanResult, port_result
 from doorward.verify.port_set import parse_ports
 from fuzz.__main__ import CORPUS
 
@@ -45,7 +45,9 @@ def test_a_guarded_host_refuses_but_for_its_door() -> None:
     assert "7000/tcp" in seen
 
 
-@pytest.mark.parametrize(("name", "wanted"), [("udp", SILENT), ("guard-udp", PortResult(PortAnswer.CLOSED, "port-unreach"))])
+@pytest.mark.parametrize(
+    ("name", "wanted"), [("udp", SILENT), ("guard-udp", PortResult(PortAnswer.CLOSED, "port-unreach"))]
+)
 def test_udp_ports(name: str, wanted: PortResult) -> None:
     assert sample(name) == {"53/udp": wanted, "8000/udp": wanted}
 
@@ -141,7 +143,7 @@ ATTRIBUTE = st.text(st.characters(codec="utf-8", exclude_categories=["Cs", "Cc"]
 
 @given(st.sampled_from(["open", "closed", "filtered", "open|filtered"]) | ATTRIBUTE, ATTRIBUTE, ATTRIBUTE)
 def test_only_no_answer_is_silence_and_no_word_of_a_stranger_gets_through(state: str, reason: str, by: str) -> None:
-    seen = seen_as(state, reason, by)
+    seen = port_result(state, reason, by)
     assert (seen.answer is PortAnswer.SILENT) == (
         state not in ("open", "closed") and reason.startswith("no-response") and seen.reason == reason
     )

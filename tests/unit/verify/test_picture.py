@@ -10,14 +10,16 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from doorward.model import Port, Protocol
-from doorward.verify.picture import COLOURS, Drawing, Outline, Rect, Sheet, Label, columns_for, draw, svg_of
+from doorward.verify.picture import COLOURS, Drawing, Label, Outline, Rect, Sheet, columns_for, draw, to_svg
 from doorward.verify.port_map import CellKind
 from doorward.verify.port_set import parse_ports
 
 NAMESPACE = "{http://www.w3.org/2000/svg}"
 
 
-def sheet(kinds: dict[Port, CellKind], heading: str = "home (192.0.2.7)", details: Sequence[str] = ("details",)) -> Sheet:
+def sheet(
+    kinds: dict[Port, CellKind], heading: str = "home (192.0.2.7)", details: Sequence[str] = ("details",)
+) -> Sheet:
     return Sheet(heading, details, True, ["all as it should be"], kinds)
 
 
@@ -80,13 +82,16 @@ def test_names_of_neighbours_do_not_cover_each_other() -> None:
 
 
 def test_a_silent_host_is_a_small_file() -> None:
-    svg = svg_of(draw([sheet(silent_but("1-65535"))]), "x")
+    svg = to_svg(draw([sheet(silent_but("1-65535"))]), "x")
     assert len(svg) < 40_000
 
 
 HEADINGS = st.text(max_size=30)
 KINDS = st.dictionaries(
-    st.builds(Port, st.sampled_from(Protocol), st.integers(1, 65535)), st.sampled_from(CellKind), min_size=1, max_size=80
+    st.builds(Port, st.sampled_from(Protocol), st.integers(1, 65535)),
+    st.sampled_from(CellKind),
+    min_size=1,
+    max_size=80,
 )
 
 
@@ -96,7 +101,7 @@ def test_any_words_and_ports_give_xml_with_everything_inside(
     kinds: dict[Port, CellKind], heading: str, details: list[str]
 ) -> None:
     drawing = draw([sheet(kinds, heading, details), sheet(kinds)])
-    root = ElementTree.fromstring(svg_of(drawing, heading))  # noqa: S314 (our own)
+    root = ElementTree.fromstring(to_svg(drawing, heading))  # noqa: S314 (our own)
     assert (int(root.attrib["width"]), int(root.attrib["height"])) == (drawing.width, drawing.height)
     for box in root.iter(NAMESPACE + "rect"):
         x, y = int(box.get("x", 0)), int(box.get("y", 0))

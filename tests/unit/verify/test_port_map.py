@@ -11,12 +11,15 @@ from hypothesis import strategies as st
 from doorward.model import Port, Protocol
 from doorward.verify.findings import Course, ObservedOpening
 from doorward.verify.nmap_xml import PortAnswer, PortResult
-from doorward.verify.port_map import CellKind, grid_of, kinds_of, legend_of, text_of
+from doorward.verify.port_map import CellKind, build_grid, cell_kinds, grid_legend, grid_text
 from doorward.verify.port_set import parse_ports
 
 ESCAPES = re.compile(r"\033\[[0-9;]*m")
 KINDS = st.dictionaries(
-    st.builds(Port, st.sampled_from(Protocol), st.integers(1, 65535)), st.sampled_from(CellKind), min_size=1, max_size=200
+    st.builds(Port, st.sampled_from(Protocol), st.integers(1, 65535)),
+    st.sampled_from(CellKind),
+    min_size=1,
+    max_size=200,
 )
 
 
@@ -40,9 +43,9 @@ def test_each_port_is_shown_as_what_it_is() -> None:
         Port.parse("9/udp"): seen(PortAnswer.SILENT),
     }
     course = Course(before, ObservedOpening({Port.parse("22/tcp"): seen(PortAnswer.OPEN)}, frozenset(), 1))
-    kinds = kinds_of(course, parse_ports("79-80"))
-    assert text_of(kinds, colours=False) == ["TCP    22 K.c+Or", "UDP     9 ."]
-    assert legend_of(kinds, colours=False) == [
+    kinds = cell_kinds(course, parse_ports("79-80"))
+    assert grid_text(kinds, colours=False) == ["TCP    22 K.c+Or", "UDP     9 ."]
+    assert grid_legend(kinds, colours=False) == [
         ". silent 2  c refuses 1  r rejected 1  + open, as expected 1",
         "K opens to the knock 1  O open 1",
     ]
@@ -51,7 +54,7 @@ def test_each_port_is_shown_as_what_it_is() -> None:
 @pytest.mark.parametrize(("colours", "share"), [(True, 32), (False, 64)])
 def test_all_ports_fit_a_terminal(colours: bool, share: int) -> None:
     kinds = all_silent_but(DOOR=22, PUBLIC=65535)
-    lines = [*text_of(kinds, colours=colours), *legend_of(kinds, colours=colours)]
+    lines = [*grid_text(kinds, colours=colours), *grid_legend(kinds, colours=colours)]
     plain = [ESCAPES.sub("", line) for line in lines]
     assert len(plain) <= 17
     assert max(map(len, plain)) <= 80
@@ -59,14 +62,14 @@ def test_all_ports_fit_a_terminal(colours: bool, share: int) -> None:
 
 
 def test_nothing_loud_hides_among_the_silent() -> None:
-    first, *_, last = text_of(all_silent_but(OPEN=64, DOOR=63, CLOSED=65), colours=False)
+    first, *_, last = grid_text(all_silent_but(OPEN=64, DOOR=63, CLOSED=65), colours=False)
     assert first == "TCP     1 Oc" + "." * 62
     assert last == "    61441 " + "." * 64
 
 
 def test_two_cells_share_a_character_in_colour() -> None:
     kinds = dict.fromkeys(parse_ports("1-65"), CellKind.SILENT)
-    (line,) = text_of(kinds, colours=True)
+    (line,) = grid_text(kinds, colours=True)
     assert ESCAPES.sub("", line) == "TCP     1 " + "▀" * 64
     assert line.count("48;5;") == 1  # below the first cell alone there is another
     assert line.endswith("\033[0m")
@@ -77,7 +80,7 @@ def test_every_port_has_one_cell_and_its_row_says_where(
     kinds: dict[Port, CellKind], columns: int, most: int | None
 ) -> None:
     for protocol in Protocol:
-        grid = grid_of(kinds, protocol, columns, most)
+        grid = build_grid(kinds, protocol, columns, most)
         numbers = [port.number for port in sorted(kinds) if port.protocol is protocol]
         assert list(grid.numbers) == numbers
         assert most is None or len(grid.cells) <= most
@@ -91,6 +94,6 @@ def test_every_port_has_one_cell_and_its_row_says_where(
 
 @given(KINDS, st.booleans())
 def test_the_terminal_is_never_too_narrow(kinds: dict[Port, CellKind], colours: bool) -> None:
-    lines = [*text_of(kinds, colours=colours), *legend_of(kinds, colours=colours)]
+    lines = [*grid_text(kinds, colours=colours), *grid_legend(kinds, colours=colours)]
     assert all(len(ESCAPES.sub("", line)) <= 80 for line in lines)
     assert colours or all(line.isascii() for line in lines)

@@ -10,7 +10,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from doorward.model import Port, Protocol
-from doorward.verify.port_set import Ports, count_text, numbers_of, parse_ports, ports_text, ranges_of
+from doorward.verify.port_set import Ports, count_text, parse_ports, port_numbers, port_ranges, ports_text
 
 PORTS = st.frozensets(st.builds(Port, st.sampled_from(Protocol), st.integers(1, 65535)), max_size=60)
 
@@ -62,8 +62,8 @@ def test_a_text_means_its_ports(ports: Ports) -> None:
 
 @given(PORTS)
 def test_ranges_hold_every_number_once(ports: Ports) -> None:
-    numbers = numbers_of(ports, Protocol.TCP)
-    ranges = [tuple(map(int, text.split("-"))) for text in ranges_of(numbers)]
+    numbers = port_numbers(ports, Protocol.TCP)
+    ranges = [tuple(map(int, text.split("-"))) for text in port_ranges(numbers)]
     assert [number for each in ranges for number in range(each[0], each[-1] + 1)] == numbers
 
 

@@ -12,7 +12,7 @@ from hypothesis import strategies as st
 from doorward.verify.findings import Course, VerifyRequest, View
 from doorward.verify.nmap_xml import PortAnswer, PortResult
 from doorward.verify.port_set import Ports, parse_ports
-from doorward.verify.run import CALM_S, POLL_S, ROUNDS, TRY_S, Probes, calm_s, run_course
+from doorward.verify.run import CALM_S, POLL_S, ROUNDS, TRY_S, Probes, calm_s, run_probes
 
 SSH = parse_ports("22")
 NONE: Ports = frozenset()
@@ -43,7 +43,9 @@ class Gate:
         self.now_s += self.look_s
         self.looked_s = self.now_s
         return {
-            port: PortResult(PortAnswer.OPEN, "syn-ack") if port in is_open else PortResult(PortAnswer.SILENT, "no-response")
+            port: PortResult(PortAnswer.OPEN, "syn-ack")
+            if port in is_open
+            else PortResult(PortAnswer.SILENT, "no-response")
             for port in ports
         }
 
@@ -62,7 +64,7 @@ class Gate:
 def run(gate: Gate, opens: Ports = SSH, wait_s: float = 60.0, ports: Ports = ALL) -> Course:
     question = VerifyRequest(ports, gate.public, opens, wait_s=wait_s)
     told: list[Course] = []
-    course = run_course(question, gate.means(gate.knock), told.append)
+    course = run_probes(question, gate.means(gate.knock), told.append)
     assert told[0] == Course(course.before)
     assert told[-1] == course
     return course
@@ -120,7 +122,7 @@ def test_a_door_that_is_open_from_before_is_waited_for() -> None:
     gate = Gate(until_s=1020.0)
     waited: list[Ports] = []
     means = gate.means(gate.knock)._replace(waiting=waited.append)
-    course = run_course(VerifyRequest(ALL, opens=SSH), means, lambda _: None)
+    course = run_probes(VerifyRequest(ALL, opens=SSH), means, lambda _: None)
     assert waited == [SSH]
     assert {seen.answer for seen in course.before.values()} == {PortAnswer.SILENT}
     assert course.opening is not None
@@ -131,7 +133,7 @@ def test_a_door_that_is_open_from_before_is_waited_for() -> None:
 
 def test_without_a_knock_there_is_one_look() -> None:
     gate = Gate()
-    course = run_course(VerifyRequest(ALL), gate.means(None), lambda _: None)
+    course = run_probes(VerifyRequest(ALL), gate.means(None), lambda _: None)
     assert (course.opening, gate.looks, gate.knocks) == (None, 1, 0)
 
 

@@ -18,7 +18,7 @@ def test_texts_that_would_command_the_terminal_are_made_visible(tmp_path: Path) 
         deadline_s = time.monotonic() + 10
         while "event" not in {news.kind for news in heard}:
             assert time.monotonic() < deadline_s
-            heard += link.heard()
+            heard += link.received()
             time.sleep(0.005)
         link.stop()
     assert SPOOF in str(heard)

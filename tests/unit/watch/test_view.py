@@ -70,16 +70,24 @@ def test_who_is_in_is_followed_by_the_events() -> None:
         (
             11,
             event("opened", "ssh", "192.0.2.9"),
-            [TableRow("ssh", "192.0.2.9", "30s", "22/tcp", "knock"), TableRow("ssh", "192.0.2.7", "59m", "22/tcp", "knock"), web],
+            [
+                TableRow("ssh", "192.0.2.9", "30s", "22/tcp", "knock"),
+                TableRow("ssh", "192.0.2.7", "59m", "22/tcp", "knock"),
+                web,
+            ],
         ),
-        (12, event("closed", "ssh", "192.0.2.9", by="hand"), [TableRow("ssh", "192.0.2.7", "59m", "22/tcp", "knock"), web]),
+        (
+            12,
+            event("closed", "ssh", "192.0.2.9", by="hand"),
+            [TableRow("ssh", "192.0.2.7", "59m", "22/tcp", "knock"), web],
+        ),
         (12, event("closed", "ssh", "192.0.2.7", by="time"), [TableRow("ssh", "", "", "22/tcp", ""), web]),
         (12, event("closed", "ssh", "192.0.2.7", by="time"), [TableRow("ssh", "", "", "22/tcp", ""), web]),
         (13, {"event": "refused", "address": "192.0.2.9", "door": None}, [TableRow("ssh", "", "", "22/tcp", ""), web]),
     ]
     for after_s, told, expected in transcript:
         if told is not None:
-            shown.take(told, NOW_S + after_s)
+            shown.on_event(told, NOW_S + after_s)
         assert shown.rows(NOW_S + after_s) == expected
 
 
@@ -88,7 +96,7 @@ def test_a_crowd_is_shown_in_part_and_counted() -> None:
     openings = [OPENING | {"address": f"10.0.{n >> 8}.{n & 255}"} for n in range(MOST_OPENINGS + 7)]
     doors = [[f"door{n}", [], 30.0] for n in range(MOST_CLOSED + 5)]
     shown.begin(FIRST | {"openings": openings, "doors": doors}, NOW_S, WALL_S)
-    shown.measure(numbers(doors=100_000), NOW_S)
+    shown.on_stats(numbers(doors=100_000), NOW_S)
     rows = shown.rows(NOW_S)
     assert rows[MOST_OPENINGS] == TableRow("…", "", "", "", "7 more are in")
     assert rows[-1] == TableRow("…", "", "", "", "99,900 doors more")
@@ -99,9 +107,9 @@ def test_rates_are_those_since_the_last_look() -> None:
     shown = view()
     assert shown.gate() == []
     assert shown.dropping() == "dropped -/s"
-    shown.measure(numbers(), NOW_S)
+    shown.on_stats(numbers(), NOW_S)
     later = {"knocked": 4, "hidden": 7, "silent": 2200, "fast": 6, "no_room_open": 2}
-    shown.measure(numbers(counters=later, ledger_trouble="full", log_overflows=2), NOW_S + 2)
+    shown.on_stats(numbers(counters=later, ledger_trouble="full", log_overflows=2), NOW_S + 2)
     assert shown.gate() == [
         "right knocks         0.5/s        4",
         "hidden ports           0/s        7",
@@ -118,8 +126,8 @@ def test_rates_are_those_since_the_last_look() -> None:
 
 def test_a_gate_that_was_loaded_anew_has_no_negative_rates() -> None:
     shown = view()
-    shown.measure(numbers(), NOW_S)
-    shown.measure(numbers(counters={"knocked": 0, "hidden": 1}), NOW_S + 1)
+    shown.on_stats(numbers(), NOW_S)
+    shown.on_stats(numbers(counters={"knocked": 0, "hidden": 1}), NOW_S + 1)
     assert not any(shown.drops)
 
 
@@ -133,7 +141,7 @@ def test_a_gate_that_was_loaded_anew_has_no_negative_rates() -> None:
 )
 def test_signed_knocks(signed: dict[str, Any], says: list[str]) -> None:
     shown = view()
-    shown.measure(numbers(signed=signed), NOW_S)
+    shown.on_stats(numbers(signed=signed), NOW_S)
     assert shown.gate()[5:] == says
 
 
@@ -147,7 +155,7 @@ def test_signed_knocks(signed: dict[str, Any], says: list[str]) -> None:
 )
 def test_the_fullest_set(sets: dict[str, Any], says: str) -> None:
     shown = view()
-    shown.measure(numbers(sets=sets), NOW_S)
+    shown.on_stats(numbers(sets=sets), NOW_S)
     assert shown.gate()[4] == says
 
 
@@ -183,7 +191,7 @@ def test_knocks_in_progress(most: int, listed: int, elements: int, expected: lis
     shown = view()
     assert shown.attempts(most) == []
     sets = {"window4_ab": {"elements": elements, "size": 1 << 20}}
-    shown.measure(numbers(listed=listed, sets=sets), NOW_S)
+    shown.on_stats(numbers(listed=listed, sets=sets), NOW_S)
     lines = shown.attempts(most)
     assert len(lines) <= most
     assert expected is None or lines == expected
