@@ -10,12 +10,13 @@ import pytest
 
 from doorward.config.schema import Gate, Mode
 from doorward.core.automaton import compile_doors
-from doorward.core.diff import Firewall, SetChanges
+from doorward.core.diff import SetChanges
 from doorward.errors import HostError
 from doorward.kernel.sock_diag import Connection
 from doorward.model import Door, Element, Port, Protocol
 from doorward.nftables import libnftables
 from doorward.nftables.fake import FakeFirewall
+from doorward.nftables.firewall import Firewall
 from doorward.nftables.libnftables import NftFirewall
 from doorward.nftables.nft_error import NftError
 from doorward.nftables.ruleset import COUNTERS, OPEN_SIZE, TABLE, Existing, Ruleset, compile_ruleset

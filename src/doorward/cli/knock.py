@@ -8,7 +8,6 @@ from doorward.cli import knock_options
 from doorward.cli.knock_options import (
     Knock,
     KnockPlan,
-    knocker,
     only_door,
     plan_knock,
     plan_targets,
@@ -16,6 +15,7 @@ from doorward.cli.knock_options import (
     print_sent,
     seconds,
 )
+from doorward.cli.knocker import knocker
 from doorward.client.sequence import DEFAULT_DELAY_S, Reply, Target, knock_until_open
 from doorward.errors import NegativeResult, UsageError
 from doorward.model import Port, Protocol

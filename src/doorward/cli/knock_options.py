@@ -10,7 +10,7 @@ from socket import AF_INET, AF_INET6, AF_UNSPEC
 from typing import Any, NamedTuple
 
 from doorward.client.hosts import KnownHost, find_door, find_host, hosts_path, is_door, is_exposed, near, read_hosts
-from doorward.client.sequence import Target, knock, resolve, targets_of_version
+from doorward.client.sequence import Target, resolve, targets_of_version
 from doorward.errors import UsageError
 from doorward.escape import visible
 from doorward.model import DEFAULT_SIGNED_PORT, Port
@@ -97,20 +97,6 @@ def plan_targets(aim: KnockPlan, family: int) -> list[Target]:
     found = resolve(aim.host.address, family)
     asked = aim.host.asked
     return found if asked is None or asked.version is None or aim.sequence else targets_of_version(found, asked.version)
-
-
-def knocker(aim: KnockPlan, delay_s: float, verbose: bool) -> Knock:
-    """Give the act itself. What it needs is loaded now, and the key is found."""
-    if not aim.sequence:
-        from doorward.cli.signed_options import signed_knocker
-
-        return signed_knocker(aim, verbose)
-    total = len(aim.sequence)
-
-    def report(target: Target, place: int, port: Port) -> None:
-        print_sent(f"{place}/{total}  {port} to {target}")
-
-    return lambda targets: [knock(targets, aim.sequence, delay_s, report=report if verbose else None)]
 
 
 def only_door(host: KnownHost) -> str:

@@ -7,7 +7,8 @@ import socket
 
 from doorward.cli import knock_options
 from doorward.cli.knock import reason
-from doorward.cli.knock_options import Knock, KnockPlan, knocker, only_door, plan_knock, plan_targets, port_of, seconds
+from doorward.cli.knock_options import Knock, KnockPlan, only_door, plan_knock, plan_targets, port_of, seconds
+from doorward.cli.knocker import knocker
 from doorward.client.connector import open_connection
 from doorward.client.hosts import KnownHost
 from doorward.client.relay import relay

@@ -15,7 +15,8 @@ from pathlib import Path
 from socket import AF_INET, AF_INET6, AF_UNSPEC
 
 from doorward.cli import knock_options, output
-from doorward.cli.knock_options import Knock, KnockPlan, knocker, only_door, plan_knock, seconds
+from doorward.cli.knock_options import Knock, KnockPlan, only_door, plan_knock, seconds
+from doorward.cli.knocker import knocker
 from doorward.client.hosts import hosts_path, read_hosts
 from doorward.client.sequence import DEFAULT_DELAY_S, Target, resolve
 from doorward.errors import HostError, UsageError

@@ -4,10 +4,8 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
-from typing import Protocol
 
 from doorward.model import Element
-from doorward.nftables.ruleset import Ruleset
 
 Remaining = Mapping[Element, float]  # for how many seconds more each entry stands
 TOLERANCE_S = 0.25  # the kernel's clock ticks, and telling it takes time
@@ -22,25 +20,6 @@ class SetChanges:
 
     def __bool__(self) -> bool:
         return bool(self.put or self.remove)
-
-
-class Firewall(Protocol):
-    """The seam to the packet filter: nftables, or the same in memory."""
-
-    def load(self, ruleset: Ruleset, restore: Remaining) -> str:
-        """Replace rules and tables in one transaction; keep the open entries, and add `restore`.
-
-        Returns why `restore` was left out, or nothing: a gate without it is better than none.
-        """
-
-    def elements(self) -> dict[Element, float]:
-        """Read the open entries back, with the seconds that each has left."""
-
-    def apply(self, changes: SetChanges) -> None:
-        """Make all changes in one transaction, or none."""
-
-    def counters(self) -> dict[str, int]:
-        """Read the gate's counters: packets, by name."""
 
 
 def plan(touched: Iterable[Element], want: Remaining, have: Remaining) -> SetChanges:

@@ -19,9 +19,9 @@ HEAVY = {
     "ssl", "subprocess", "tempfile", "threading", "tomllib", "unicodedata", "urllib",
 }  # fmt: skip
 OURS = {
-    "doorward", "doorward.cli", "doorward.cli.knock", "doorward.cli.knock_options", "doorward.cli.main",
-    "doorward.client", "doorward.client.hosts", "doorward.client.sequence", "doorward.errors", "doorward.escape",
-    "doorward.model",
+    "doorward", "doorward.cli", "doorward.cli.knock", "doorward.cli.knock_options", "doorward.cli.knocker",
+    "doorward.cli.main", "doorward.client", "doorward.client.hosts", "doorward.client.sequence", "doorward.errors",
+    "doorward.escape", "doorward.model",
 }  # fmt: skip
 
 

@@ -152,7 +152,7 @@ def test_many_doors_are_guessed_sooner_than_one() -> None:
     many = [f"['{7001 + 2 * number}/tcp', '9241/udp', '8117/tcp']" for number in range(4000)]
     (message,) = found("mode = 'stealth'", *many)
     assert message == (
-        "6: warning: 4,000 doors: whoever guesses ports from one address opens one of them within a year with a chance "
+        "6: warning: 4,000 doors: guessing ports from one address opens one of them within a year with a chance "
         "of 1 in 890; write more than 3 knocks in each"
     )
 
