@@ -10,7 +10,6 @@ from functools import cache
 from pathlib import Path
 from tempfile import TemporaryDirectory
 
-from doorward.daemon import control_commands
 from doorward.daemon.control_socket import parse_request
 from doorward.daemon.event_stream import Subscriber
 from doorward.daemon.ledger import Ledger
@@ -22,13 +21,13 @@ from tests.support.inside_daemon import InsideDaemon
 def one(data: bytes) -> None:
     """Answer each line; every answer is JSON, and what the filter holds is in the status, until the clock ends it."""
     daemon = _daemon()
-    for opening in list(daemon.book):
+    for opening in list(daemon.table):
         daemon.ask("close", opening.door, str(opening.address))
     for line in data.split(b"\n"):
         _answer(daemon, line)
     shown = json.loads(json.dumps(daemon.ask("status")))["openings"]
     entries = {(opening["address"], port) for opening in shown for port in opening["ports"]}
-    assert entries >= {(str(element.address), str(element.port)) for element in daemon.filter.elements()}
+    assert entries >= {(str(element.address), str(element.port)) for element in daemon.firewall.elements()}
 
 
 @cache
@@ -45,7 +44,7 @@ def _answer(daemon: InsideDaemon, line: bytes) -> None:
     try:
         # No open file comes with it, and nothing is cut: that would end connections of this machine.
         request = parse_request(line) | {"descriptor": None, "cut": False}
-        answer = control_commands.answer(daemon, request)
+        answer = daemon.commands.answer(request)
         if isinstance(answer, Subscriber):  # who goes on to be told of events; in real life his connection ends
             answer.end()
         json.dumps(answer.first if isinstance(answer, Subscriber) else answer)

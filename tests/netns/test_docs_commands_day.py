@@ -120,5 +120,5 @@ def write_ledger(path: Path, openings: int, people: int, refusals: int) -> None:
             ledger.opened(opening(since_s=at_s, until_s=at_s + 1, by=by))
             ledger.closed("ssh", ip_address("192.0.2.7"), at_s + 1, "time")
         for number in range(refusals):
-            ledger.refused(None, ip_address("203.0.113.9"), now_s - number / 10, "more than 20 symbols a second")
+            ledger.refused(None, ip_address("203.0.113.9"), now_s - number / 10, "rate limit exceeded")
     ledger.close()

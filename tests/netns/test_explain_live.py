@@ -176,7 +176,7 @@ def test_a_refusal_in_the_ledger(house: House) -> None:
     status, line = explained(house, visitor)
     assert status == 1
     assert "it was refused last, at " in line
-    assert "more than 20 symbols a second" in line
+    assert "rate limit exceeded" in line
 
 
 def explained(house: House, visitor: Visitor) -> tuple[int, str]:

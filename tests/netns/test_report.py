@@ -40,5 +40,5 @@ def test_it_tells_what_the_daemon_recorded(direct_lab: Lab, tmp_path: Path) -> N
     text = Read(page.read_text()).text
     assert f"{knocker} knock 1" in text
     assert f"{by_hand} opened by hand 1" in text
-    assert "more than 20 symbols a second: a scanner; back to the start 1" in text
+    assert "rate limit exceeded (more than 20 knock packets/s); progress reset 1" in text
     assert "700" not in text  # no port of the sequence

@@ -74,7 +74,7 @@ def test_lines_tell_what_happens_until_the_daemon_ends(direct_lab: Lab, daemon: 
         ]
         visitor.knock(*range(7500, 7560))
         (refused,) = lines_of(process.stdout, 1)
-        assert refused.startswith(f"refused {visitor}: more than 20 symbols a second")
+        assert refused.startswith(f"refused {visitor}: rate limit exceeded")
         daemon.end()
         assert lines_of(process.stdout, 1) == ["ends; openings end by themselves"]
         assert process.wait(PATIENCE_S) == 1

@@ -4,22 +4,21 @@ from __future__ import annotations
 
 import os
 from types import SimpleNamespace
-from typing import Any
+from typing import Any, cast
 
 from doorward.config.schema import Gate
 from doorward.core.diff import SetChanges
-from doorward.core.openings import OpeningTable
-from doorward.daemon import control_commands
 from doorward.daemon.bans import BanList
-from doorward.daemon.control_socket import DeferredReply
-from doorward.daemon.daemon import Daemon
-from doorward.daemon.event_stream import Subscriber, Subscribers
+from doorward.daemon.control_commands import ControlCommands
+from doorward.daemon.event_stream import Subscribers
+from doorward.daemon.gate_loader import GateLoader
 from doorward.daemon.hooks import HookQueue
 from doorward.daemon.ledger import Ledger, read_records
 from doorward.daemon.log import Log
-from doorward.daemon.pending import Pending
+from doorward.daemon.openings_service import OpeningsService
+from doorward.daemon.ruleset_guard import RulesetGuard
 from doorward.daemon.ruleset_loader import AppliedRuleset, LoadResult
-from doorward.daemon.stats import EventStats, KernelStats
+from doorward.daemon.stats import EventStats
 from doorward.errors import HostError
 from doorward.kernel.event_loop import EventLoop
 from doorward.model import Element
@@ -40,53 +39,50 @@ class Stuck(FakeFirewall):
         super().apply(changes)
 
 
-class Whole:
-    """Healing that never finds the gate damaged."""
+class InsideGate(GateLoader):
+    """A ruleset that is loaded, and nothing that loads or watches one."""
 
-    trouble, is_damaged, is_fresh = "", False, False
+    def __init__(self, openings: OpeningsService, firewall: Stuck) -> None:
+        self.service, self.firewall = openings, firewall  # type: ignore[assignment]
+        self.loop, self.log, self.hooks = openings.loop, openings.log, openings.hooks
+        self.config = openings.ledger.path.with_name("doorward.toml")
+        self.guard = cast(RulesetGuard, SimpleNamespace(is_busy=False, is_damaged=False, is_fresh=False, trouble=""))
+        self.trouble = ""
+        self.loaded = LoadResult(Gate(), DOORS, "0123abcd", {}, AppliedRuleset(0, b""))
 
-    def suspect(self) -> None:
-        """Find it whole."""
 
-
-class InsideDaemon(Daemon):
-    """The daemon's inside, with a filter in memory and nothing that listens."""
-
-    filter: Stuck  # type: ignore[assignment]
-    healing: SimpleNamespace  # type: ignore[assignment]
+class InsideDaemon:
+    """The openings and the commands, with a firewall in memory and nothing that listens."""
 
     def __init__(self, ledger: Ledger, log: Log) -> None:
-        self.errands = HookQueue(
-            EventLoop(), log, ledger.path.with_name("doorward.toml"), ledger.path.with_name("lock")
-        )
-        self.loop, self.log, self.ledger = self.errands.loop, log, ledger
-        self.book = OpeningTable()
-        self.filter = Stuck(self.loop.now_s)
-        self.healing = Whole()  # type: ignore[assignment]
-        self.restored, self.trouble = (), ""
-        self.missed = 0
-        self.bans = BanList(ledger.path.with_name("bans.json"), self.filter, log.message)
-        self.followers = Subscribers(self.loop)
-        self.numbers, self.gauging = EventStats(), KernelStats()
-        log.listeners += [self.followers.publish, self.numbers.count]
-        self.config = ledger.path.with_name("doorward.toml")
-        self._timer_s = float("inf")
-        self.pending = Pending(self)
-        self.loaded = LoadResult(Gate(), DOORS, "0123abcd", {}, AppliedRuleset(0, b""))
-        self.doors = {door.name: door for door in DOORS}
-        self.healing = SimpleNamespace(is_busy=False, trouble="")
+        config, lock = ledger.path.with_name("doorward.toml"), ledger.path.with_name("lock")
+        self.hooks = HookQueue(EventLoop(), log, config, lock)
+        self.loop, self.log, self.ledger = self.hooks.loop, log, ledger
+        self.firewall = Stuck(self.loop.now_s)
+        self.openings = OpeningsService(ledger, self.hooks, log, self.firewall)
+        self.openings.doors = self.doors = {door.name: door for door in DOORS}
+        self.table = self.openings.table
+        self.bans = BanList(ledger.path.with_name("bans.json"), self.firewall, log.message)
+        subscribers, stats = Subscribers(self.loop), EventStats()
+        log.listeners += [subscribers.publish, stats.count]
+        self.gate = InsideGate(self.openings, self.firewall)
+        self.commands = ControlCommands(self.openings, self.gate, self.bans, subscribers, stats, self.describe)
+
+    def describe(self) -> dict[str, object]:
+        """Describe no worker."""
+        return {"log_overflows": 0, "signed": None, "fleet": None}
 
     def close(self) -> None:
-        self.errands.close()
-        os.waitpid(self.errands._runner.pid, 0)
+        self.hooks.close()
+        os.waitpid(self.hooks._runner.pid, 0)
         self.ledger.close()
         self.loop.close()
 
     def ask(self, command: str, *words: object, **more: object) -> dict[str, Any]:
         """Ask as `doorward COMMAND DOOR ADDRESS` by root does."""
         named = dict(zip(("door", "address"), words, strict=False))
-        answer = control_commands.answer(self, {"command": command, "is_owner": True, **named, **more})
-        assert not isinstance(answer, DeferredReply | Subscriber)
+        answer = self.commands.answer({"command": command, "is_owner": True, **named, **more})
+        assert isinstance(answer, dict)
         return answer
 
     def shows(self) -> list[tuple[str, str]]:
@@ -95,7 +91,7 @@ class InsideDaemon(Daemon):
 
     def has(self) -> dict[Element, float]:
         """Give what the filter has, to the second."""
-        return {entry: round(left_s) for entry, left_s in self.filter.elements().items()}
+        return {entry: round(left_s) for entry, left_s in self.firewall.elements().items()}
 
     def openings_recorded(self) -> list[tuple[object, ...]]:
         """Give door, address and how it ended of each opening, by address."""

@@ -14,7 +14,7 @@ from tests.support.openings import opening
 
 NOW_S = datetime(2026, 5, 14, 15, 20, tzinfo=UTC).timestamp()
 DAYS = 14
-SCANNER = "more than 20 symbols a second: a scanner; back to the start"
+SCANNER = "rate limit exceeded (more than 20 knock packets/s); progress reset"
 CONFIGURATION = """\
 [gate]
 mode = "stealth"

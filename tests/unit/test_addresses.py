@@ -12,7 +12,7 @@ from pathlib import Path
 import pytest
 
 from doorward.config import knockd, values
-from doorward.daemon import bans, hook_runner, reload, verifier
+from doorward.daemon import bans, gate_loader, hook_runner, verifier
 from doorward.daemon.hook_commands import filled
 from doorward.daemon.ledger import Ledger
 from doorward.errors import DoorwardError
@@ -55,7 +55,7 @@ READERS: list[Callable[[str], object]] = [
     granted,
     refused,
     lambda text: hook_runner.parse_request(json.dumps([1, "open", "ssh", text, ""]).encode()),
-    lambda text: reload._connection([text, 1, "192.0.2.7", 22]),
+    lambda text: gate_loader._connection([text, 1, "192.0.2.7", 22]),
 ]
 
 

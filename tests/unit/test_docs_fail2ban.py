@@ -12,7 +12,7 @@ from pathlib import Path
 import pytest
 
 from doorward.cli.main import parser_of
-from doorward.daemon.daemon import _REFUSALS
+from doorward.daemon.knock_events import _REJECTIONS
 from doorward.daemon.log import Log
 from doorward.model import Opening, Port
 from tests.conftest import unavailable
@@ -29,11 +29,11 @@ def lines(*, stamped: bool) -> str:
     log = Log("text", stream)
     log._stamp = stamped
     log.message("2 doors, mode guard; 0 open")
-    log.event("refused", {"address": "203.0.113.9", "door": None, "reason": _REFUSALS["fast"]})
+    log.event("refused", {"address": "203.0.113.9", "door": None, "reason": _REJECTIONS["fast"]})
     log.event("refused", {"address": "2001:db8::9", "door": "db", "reason": SIGNED})
     opening = Opening("ssh", ip_address("192.0.2.7"), (Port.parse("22/tcp"),), 0.0, 30.0, "knock")
     log.opening("opened", opening, 30.0, "knock")
-    log.event("refused", {"address": "192.0.2.8", "door": "ssh", "reason": _REFUSALS["full"]})
+    log.event("refused", {"address": "192.0.2.8", "door": "ssh", "reason": _REJECTIONS["full"]})
     return stream.getvalue()
 
 

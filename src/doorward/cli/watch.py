@@ -17,7 +17,7 @@ from doorward.libraries import install_command
 
 EXAMPLE = """\
   # doorward watch | grep refused
-  2026-05-01T12:04:51+0200 refused 203.0.113.9: more than 20 symbols a second: …
+  2026-05-01T12:04:51+0200 refused 203.0.113.9: rate limit exceeded (more than …
 On a terminal: a live view, with keys to close and to prolong. Else one event a
 line, as in the daemon's log, until Ctrl-C or the daemon's end.
 exit status: 0 you ended it, 1 no daemon runs, or it ended"""

@@ -1,4 +1,4 @@
-"""What the daemon answers on its control socket: status, follow, open, close, and what renewal.py does."""
+"""The commands of the control socket."""
 
 from __future__ import annotations
 
@@ -7,190 +7,218 @@ import time
 from collections.abc import Callable, Mapping
 from ipaddress import IPv6Address
 from itertools import islice
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from doorward.config.duration import parse_duration_ms
-from doorward.daemon import reload
+from doorward.daemon.bans import BanList
 from doorward.daemon.control_socket import METRICS_USER, Reply
-from doorward.daemon.event_stream import Subscriber
+from doorward.daemon.event_stream import Subscriber, Subscribers
+from doorward.daemon.gate_loader import GateLoader
+from doorward.daemon.openings_service import OpeningsService
+from doorward.daemon.stats import EventStats, KernelStats, attempt_as_dict
 from doorward.errors import DoorwardError, NegativeResult, UsageError
 from doorward.kernel.sock_diag import cut
 from doorward.model import Address, Opening, Place, parse_address, parse_place
 from doorward.nftables.ban_sets import covers
 
-if TYPE_CHECKING:
-    from doorward.daemon.daemon import Daemon
-
 MOST_DOORS = 200  # that one who follows is told of; who wants to know all reads the configuration
 DEFAULT_BAN_MS = 3_600_000
 _HIDDEN = "only root is shown what is wrong with it"
 MAX_FOR_MS = 365 * 86_400_000  # the kernel's timers take more, but nobody means it
+_OWNERS = ("apply", "confirm", "installed", "ban", "unban", "off")  # for root and the daemon's own user
 
 
-def answer(daemon: Daemon, request: Mapping[str, Any]) -> Reply:
-    """Answer one request, or raise a DoorwardError that is the answer."""
-    handler = _HANDLERS.get(request["command"])
-    if handler is None:
-        raise UsageError(f"{request['command']!r} is nothing that the daemon does; it does {', '.join(_HANDLERS)}")
-    if request.get("is_reader") and handler is not _numbers:
-        raise UsageError(f"the user {METRICS_USER} may ask for the numbers alone; call this as root")
-    if handler in _OWNERS and not request.get("is_owner"):
-        what = f"{request['command']} is for root"
-        raise UsageError(f"{what}: members of [gate] control_group see the status, and open and close doors")
-    return handler(daemon, request)
+class ControlCommands:
+    """Answers requests. `describe` gives what "status" and "numbers" show of the workers: see daemon.py."""
 
+    def __init__(
+        self,
+        openings: OpeningsService,
+        gate: GateLoader,
+        bans: BanList,
+        subscribers: Subscribers,
+        event_stats: EventStats,
+        describe: Callable[[], dict[str, Any]],
+    ) -> None:
+        self.openings, self.gate, self.bans, self.subscribers = openings, gate, bans, subscribers
+        self.event_stats, self.kernel_stats, self.describe = event_stats, KernelStats(), describe
+        self._handlers: dict[str, Callable[[Mapping[str, Any]], Reply]] = {
+            "status": self._status,
+            "open": self._open,
+            "close": self._close,
+            "apply": gate.apply,
+            "confirm": gate.confirm,
+            "installed": gate.reload_hooks,
+            "follow": self._follow,
+            "numbers": self._numbers,
+            "ban": self._ban,
+            "unban": self._unban,
+            "bans": self._bans,
+            "off": self._off,
+        }
 
-def _status(daemon: Daemon, request: Mapping[str, Any]) -> dict[str, Any]:
-    return {
-        "pid": os.getpid(),
-        "summary": daemon.loaded.summary(),
-        "generation": daemon.loaded.generation,
-        "openings": [_opening(daemon, opening) for opening in daemon.book],
-        "counters": daemon.filter.counters(),
-        "log_overflows": daemon.missed,
-        "ledger_trouble": daemon.ledger.trouble,
-        "gate_trouble": daemon.healing.trouble or daemon.trouble,
-        "config": str(daemon.config),
-        "is_loading": daemon.healing.is_busy,
-        # Of the file, which holds secrets: its digest would let guesses be checked, and its faults quote it.
-        "digest": daemon.loaded.digest if request.get("is_owner") and daemon.trial is None else "",
-        "last_good": daemon.loaded.last_good if request.get("is_owner") else bool(daemon.loaded.last_good) * _HIDDEN,
-        "trial": None if daemon.trial is None else daemon.trial.as_dict(),
-        "signed": None if daemon.signed is None else daemon.signed.as_dict(),
-        "banned": len(daemon.bans.active()),
-        "fleet": None if daemon.fleet is None else daemon.fleet.as_dict(),
-    }
+    def answer(self, request: Mapping[str, Any]) -> Reply:
+        """Answer one request, or raise a DoorwardError that is the answer."""
+        handler = self._handlers.get(request["command"])
+        if handler is None:
+            known = ", ".join(self._handlers)
+            raise UsageError(f"unknown command {request['command']!r}; known commands: {known}")
+        if request.get("is_reader") and request["command"] != "numbers":
+            raise UsageError(f"the user {METRICS_USER} may ask for the numbers alone; call this as root")
+        if request["command"] in _OWNERS and not request.get("is_owner"):
+            what = f"{request['command']} is for root"
+            raise UsageError(f"{what}: members of [gate] control_group see the status, and open and close doors")
+        return handler(request)
 
+    def _status(self, request: Mapping[str, Any]) -> dict[str, Any]:
+        loaded, is_owner = self.gate.loaded, request.get("is_owner")
+        return {
+            "pid": os.getpid(),
+            "summary": loaded.summary(),
+            "generation": loaded.generation,
+            "openings": [self._opening(opening) for opening in self.openings.table],
+            "counters": self.gate.firewall.counters(),
+            "ledger_trouble": self.openings.ledger.trouble,
+            "gate_trouble": self.gate.guard.trouble or self.gate.trouble,
+            "config": str(self.gate.config),
+            "is_loading": self.gate.guard.is_busy,
+            # Of the file, which holds secrets: its digest would let guesses be checked, and its faults quote it.
+            "digest": loaded.digest if is_owner and self.gate.trial is None else "",
+            "last_good": loaded.last_good if is_owner else bool(loaded.last_good) * _HIDDEN,
+            "trial": None if self.gate.trial is None else self.gate.trial.as_dict(),
+            "banned": len(self.bans.active()),
+            **self.describe(),
+        }
 
-def _open(daemon: Daemon, request: Mapping[str, Any]) -> dict[str, Any]:
-    door = daemon.doors.get(_text(request, "door"))
-    if door is None:
-        raise UsageError(_no_door(daemon, _text(request, "door")))
-    for_ms = door.for_ms if request.get("for") is None else _duration(_text(request, "for"))
-    now_s = daemon.loop.now_s()
-    opening = Opening(door.name, _address(request), door.opens, now_s, now_s + for_ms / 1000, "hand")
-    if not door.is_opening:
-        with daemon.recording():
-            daemon.record_command_run(opening)
-        return {"opening": _opening(daemon, opening._replace(until_s=now_s))}
-    if daemon.bans.contains(opening.address):
-        raise NegativeResult(f"{opening.address} is banned; `doorward unban {opening.address}` ends that")
+    def _open(self, request: Mapping[str, Any]) -> dict[str, Any]:
+        door = self.openings.doors.get(_text(request, "door"))
+        if door is None:
+            raise UsageError(self._no_door(_text(request, "door")))
+        for_ms = door.for_ms if request.get("for") is None else _duration(_text(request, "for"))
+        now_s = self.openings.loop.now_s()
+        opening = Opening(door.name, _address(request), door.opens, now_s, now_s + for_ms / 1000, "hand")
+        if not door.is_opening:
+            with self.openings.recording():
+                self.openings.record_command_run(opening)
+            return {"opening": self._opening(opening._replace(until_s=now_s))}
+        if self.bans.contains(opening.address):
+            raise NegativeResult(f"{opening.address} is banned; `doorward unban {opening.address}` ends that")
 
-    def apply() -> None:
-        daemon.ledger.fsync()  # the ledger first: after a crash it can still tell
-        daemon.apply_openings(opening.elements(), {})
+        def apply() -> None:
+            self.openings.ledger.fsync()  # the ledger first: after a crash it can still tell
+            self.openings.apply_openings(opening.elements(), {})
 
-    with daemon.recording(apply):
-        daemon.record_opening(opening)
-    standing = daemon.book.get(door.name, opening.address) or opening
-    return {"opening": _opening(daemon, standing)}
+        with self.openings.recording(apply):
+            self.openings.record_opening(opening)
+        standing = self.openings.table.get(door.name, opening.address) or opening
+        return {"opening": self._opening(standing)}
 
+    def _close(self, request: Mapping[str, Any]) -> dict[str, Any]:
+        name, address = _text(request, "door"), _place(request)
+        opening = self.openings.table.close(name, address)
+        if opening is None:
+            if name not in self.openings.doors:
+                raise UsageError(self._no_door(name))
+            raise NegativeResult(f"{name} is not open to {address}; `doorward status` lists what is")
+        try:
+            self.openings.apply_openings(
+                opening.elements(), dict.fromkeys(opening.elements(), 0.0)
+            )  # where they are, without a look
+        except DoorwardError:
+            self.openings.table.restore(name, address, opening)
+            raise
+        with self.openings.recording():
+            self.openings.record_end(opening, "hand")
+        return {"cut": cut(address, opening.ports) if request.get("cut") is True else 0}
 
-def _close(daemon: Daemon, request: Mapping[str, Any]) -> dict[str, Any]:
-    name, address = _text(request, "door"), _place(request)
-    opening = daemon.book.close(name, address)
-    if opening is None:
-        if name not in daemon.doors:
-            raise UsageError(_no_door(daemon, name))
-        raise NegativeResult(f"{name} is not open to {address}; `doorward status` lists what is")
-    try:
-        daemon.apply_openings(
-            opening.elements(), dict.fromkeys(opening.elements(), 0.0)
-        )  # where they are, without a look
-    except DoorwardError:
-        daemon.book.restore(name, address, opening)
-        raise
-    with daemon.recording():
-        daemon.record_end(opening, "hand")
-    return {"cut": cut(address, opening.ports) if request.get("cut") is True else 0}
+    def _ban(self, request: Mapping[str, Any]) -> dict[str, Any]:
+        """Ban an address: every door closes to it, and it knocks in vain. Who else is in its network stays in."""
+        address = _address(request)
+        if address.is_loopback or address.is_multicast or address.is_unspecified or address.is_link_local:
+            raise UsageError(f"{address} is no address that strangers come from; its own packets would be lost")
+        for_ms = DEFAULT_BAN_MS if request.get("for") is None else _duration(_text(request, "for"))
+        ban = self.bans.add(address, for_ms / 1000)
+        openings = [opening for opening in self.openings.table if covers(ban, opening.address)]
+        for opening in openings:
+            self.openings.table.close(opening.door, opening.address)
+        now_s = time.time()
+        self.openings.ledger.banned(ban, now_s, now_s + for_ms / 1000)
+        self.openings.log.event("banned", {"address": str(ban), "for_s": for_ms / 1000})
+        elements = tuple(element for opening in openings for element in opening.elements())
+        try:
+            self.openings.apply_openings(elements, dict.fromkeys(elements, 0.0))
+        finally:  # what could not be taken out of the sets ends by its timer, and the ban holds all the same
+            with self.openings.recording():
+                for opening in openings:
+                    self.openings.record_end(opening, "ban")
+        ports = frozenset(port for door in self.openings.doors.values() for port in door.opens)
+        cut_count = cut(ban, tuple(ports)) if request.get("cut") is True else 0
+        return {"ban": str(ban), "for": for_ms / 1000, "closed": len(openings), "cut": cut_count}
 
+    def _unban(self, request: Mapping[str, Any]) -> dict[str, Any]:
+        ban = self.bans.remove(_address(request))
+        self.openings.ledger.unbanned(ban, time.time())
+        self.openings.log.event("unbanned", {"address": str(ban)})
+        return {"ban": str(ban)}
 
-def _ban(daemon: Daemon, request: Mapping[str, Any]) -> dict[str, Any]:
-    """Ban an address: every door closes to it, and it knocks in vain. Who else is in its network stays in."""
-    address = _address(request)
-    if address.is_loopback or address.is_multicast or address.is_unspecified or address.is_link_local:
-        raise UsageError(f"{address} is no address that strangers come from; its own packets would be lost")
-    for_ms = DEFAULT_BAN_MS if request.get("for") is None else _duration(_text(request, "for"))
-    ban = daemon.bans.add(address, for_ms / 1000)
-    openings = [opening for opening in daemon.book if covers(ban, opening.address)]
-    for opening in openings:
-        daemon.book.close(opening.door, opening.address)
-    now_s = time.time()
-    daemon.ledger.banned(ban, now_s, now_s + for_ms / 1000)
-    daemon.log.event("banned", {"address": str(ban), "for_s": for_ms / 1000})
-    elements = tuple(element for opening in openings for element in opening.elements())
-    try:
-        daemon.apply_openings(elements, dict.fromkeys(elements, 0.0))
-    finally:  # what could not be taken out of the sets ends by its timer, and the ban holds all the same
-        with daemon.recording():
-            for opening in openings:
-                daemon.record_end(opening, "ban")
-    ports = frozenset(port for door in daemon.doors.values() for port in door.opens)
-    cut_count = cut(ban, tuple(ports)) if request.get("cut") is True else 0
-    return {"ban": str(ban), "for": for_ms / 1000, "closed": len(openings), "cut": cut_count}
+    def _bans(self, _: Mapping[str, Any]) -> dict[str, Any]:
+        return {"bans": [[str(ban), until_s] for ban, until_s in self.bans.active().items()]}
 
+    def _follow(self, request: Mapping[str, Any]) -> Subscriber:
+        """Answer as `status` does, and with some doors; then with every event."""
+        first = islice(self.openings.doors.values(), MOST_DOORS)
+        doors = [[door.name, [str(port) for port in door.opens], door.for_ms / 1000] for door in first]
+        return self.subscribers.subscribe({**self._status(request), "doors": doors})
 
-def _unban(daemon: Daemon, request: Mapping[str, Any]) -> dict[str, Any]:
-    ban = daemon.bans.remove(_address(request))
-    daemon.ledger.unbanned(ban, time.time())
-    daemon.log.event("unbanned", {"address": str(ban)})
-    return {"ban": str(ban)}
+    def _off(self, _: Mapping[str, Any]) -> dict[str, Any]:
+        """End, since `doorward off` has made its file, which the daemon's user may not be able to see."""
+        self.gate.switch_off()
+        return {}
 
+    def _numbers(self, request: Mapping[str, Any]) -> dict[str, Any]:
+        usage, counters = self.kernel_stats.read(self.gate.firewall, self.openings.loop.now_s())
+        loaded = self.gate.loaded
+        numbers = {
+            "summary": loaded.summary(),
+            "generation": loaded.generation,
+            "doors": len(self.openings.doors),
+            "openings": len(self.openings.table),
+            "bans": len(self.bans.active()),
+            "counters": counters,
+            "sets": {fill.name: {"elements": fill.elements, "size": fill.size} for fill in usage.fills},
+            "listed": len(usage.attempts),
+            "attempts": [
+                attempt_as_dict(attempt, loaded.depths)
+                for attempt in usage.attempts
+                if attempt.state not in loaded.states  # the state stays when the door is open
+            ],
+            "ledger_trouble": self.openings.ledger.trouble,
+            "ledger_lost": self.openings.ledger.lost,
+            **self.describe(),
+            **self.event_stats.as_dict(),
+        }
+        if request.get("is_reader"):  # whose knocks are how far is not for everyone who may count
+            return {name: number for name, number in numbers.items() if name not in ("attempts", "listed")}
+        return numbers
 
-def _bans(daemon: Daemon, _: Mapping[str, Any]) -> dict[str, Any]:
-    return {"bans": [[str(ban), until_s] for ban, until_s in daemon.bans.active().items()]}
+    def _opening(self, opening: Opening) -> dict[str, Any]:
+        wall = self.openings.in_wall_time(opening)
+        return {
+            "door": opening.door,
+            "address": str(opening.address),
+            "ports": [str(port) for port in opening.ports],
+            "since": round(wall.since_s, 3),
+            "until": round(wall.until_s, 3),
+            "by": opening.by,
+        }
 
+    def _no_door(self, name: str) -> str:
+        import difflib
 
-def _follow(daemon: Daemon, request: Mapping[str, Any]) -> Subscriber:
-    """Answer as `status` does, and with some doors; then with every event."""
-    doors = [
-        [d.name, [str(port) for port in d.opens], d.for_ms / 1000] for d in islice(daemon.doors.values(), MOST_DOORS)
-    ]
-    return daemon.followers.subscribe({**_status(daemon, request), "doors": doors})
-
-
-def _off(daemon: Daemon, _: Mapping[str, Any]) -> dict[str, Any]:
-    """End, since `doorward off` has made its file. Here it may not be seen: not every user can enter its directory."""
-    daemon.switch_off()
-    return {}
-
-
-def _numbers(daemon: Daemon, request: Mapping[str, Any]) -> dict[str, Any]:
-    numbers = daemon.gauging.answer(daemon)
-    if request.get("is_reader"):  # whose knocks are how far is not for everyone who may count
-        return {name: number for name, number in numbers.items() if name not in ("attempts", "listed")}
-    return numbers
-
-
-_HANDLERS: dict[str, Callable[[Daemon, Mapping[str, Any]], Reply]] = {
-    "status": _status,
-    "open": _open,
-    "close": _close,
-    "apply": reload.apply,
-    "confirm": reload.confirm,
-    "installed": reload.reload_hooks,
-    "follow": _follow,
-    "numbers": _numbers,
-    "ban": _ban,
-    "unban": _unban,
-    "bans": _bans,
-    "off": _off,
-}
-
-
-_OWNERS = (reload.apply, reload.confirm, reload.reload_hooks, _ban, _unban, _off)
-
-
-def _opening(daemon: Daemon, opening: Opening) -> dict[str, Any]:
-    wall = daemon.in_wall_time(opening)
-    return {
-        "door": opening.door,
-        "address": str(opening.address),
-        "ports": [str(port) for port in opening.ports],
-        "since": round(wall.since_s, 3),
-        "until": round(wall.until_s, 3),
-        "by": opening.by,
-    }
+        # Among 100,000 doors the search would hold the daemon for seconds.
+        near = difflib.get_close_matches(name, self.openings.doors, n=1) if len(self.openings.doors) <= 1000 else []
+        hint = f"did you mean {near[0]!r}?" if near else "`doorward check` counts the doors of the configuration"
+        return f"there is no door {name!r}; {hint}"
 
 
 def _text(request: Mapping[str, Any], key: str) -> str:
@@ -233,12 +261,3 @@ def _duration(text: str) -> int:
     if for_ms > MAX_FOR_MS:
         raise UsageError(f"--for: {text} is too long; at most 365d")
     return for_ms
-
-
-def _no_door(daemon: Daemon, name: str) -> str:
-    import difflib
-
-    # Among 100,000 doors the search would hold the daemon for seconds.
-    near = difflib.get_close_matches(name, daemon.doors, n=1) if len(daemon.doors) <= 1000 else []
-    hint = f"did you mean {near[0]!r}?" if near else "`doorward check` counts the doors of the configuration"
-    return f"there is no door {name!r}; {hint}"

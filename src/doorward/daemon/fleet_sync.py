@@ -11,11 +11,13 @@ from collections import Counter, deque
 from collections.abc import Callable
 from functools import partial
 from pathlib import Path
-from typing import TYPE_CHECKING, NamedTuple
+from typing import NamedTuple
 
 from doorward.config.schema import EtcdOutagePolicy, Fleet
 from doorward.core.token_bucket import TokenBucket
+from doorward.daemon.bans import BanList
 from doorward.daemon.fleet_process import FleetProcess
+from doorward.daemon.openings_service import OpeningsService
 from doorward.daemon.repairs import settle_each
 from doorward.daemon.ruleset_loader import LoadResult
 from doorward.errors import DoorwardError, MalformedError
@@ -24,9 +26,6 @@ from doorward.fleet.admission import FULL, Limits, Rejected, Room, judge
 from doorward.fleet.etcd_records import OpeningKey, fit
 from doorward.model import Opening, Place
 from doorward.signed.authorize import KnockGrant
-
-if TYPE_CHECKING:
-    from doorward.daemon.daemon import Daemon
 
 _MOST_WAITING = 20_000  # messages to the process; where it takes none of them, another one begins
 _PAUSE_S, _LONGEST_PAUSE_S = 1.0, 30.0  # after a process that ended, before the next
@@ -50,8 +49,9 @@ _USED = ClaimRejection("used", "it was used at this or another gate of the fleet
 class FleetSync:
     """Keeps the process at work."""
 
-    def __init__(self, daemon: Daemon) -> None:
-        self._daemon = daemon
+    def __init__(self, openings: OpeningsService, bans: BanList) -> None:
+        self._openings, self._bans = openings, bans
+        self._takes_networks = False
         self._child: FleetProcess | None = None
         self._settings: tuple[Fleet, str, int, Path] | None = None
         self._waiting: deque[bytes] = deque()
@@ -75,6 +75,7 @@ class FleetSync:
         assert fleet is not None  # noqa: S101
         assert gate is not None  # noqa: S101
         window_ms = loaded.signed.window_ms if loaded.signed is not None else 0
+        self._takes_networks = loaded.signed is not None
         settings = fleet, gate, window_ms, folder
         if settings != self._settings:
             self._settings = settings
@@ -94,9 +95,13 @@ class FleetSync:
         if by != "time":
             self.record("closed", opening.door, opening.address, by)
 
+    def knock_rejected(self, source: Place, door: str | None, reason: str) -> None:
+        """Announce a rejected knock."""
+        self.record("refused", door, source, reason)
+
     def record(self, event: str, door: str | None, address: Place, words: str) -> None:
         """Tell what happened here, for the fleet's record; of a crowd's events only some."""
-        if self._limit.admits(self._daemon.loop.now_s()):
+        if self._limit.admits(self._openings.loop.now_s()):
             self._send(protocol.Recorded(event, door or "", str(address), fit(words, protocol.LONGEST_WORDS)))
 
     def claim(self, grants: list[KnockGrant], then: Answered) -> None:
@@ -109,8 +114,8 @@ class FleetSync:
                 self._answer(number, None, "no process speaks to it just now")
                 continue
             self._send(protocol.Claim(number, [grant.id.hex() for grant in some]))
-            due_s = self._daemon.loop.now_s() + self._fleet.timeout_ms / 1000
-            self._daemon.loop.at(due_s, partial(self._answer, number, None, "no answer in time"))
+            due_s = self._openings.loop.now_s() + self._fleet.timeout_ms / 1000
+            self._openings.loop.at(due_s, partial(self._answer, number, None, "no answer in time"))
 
     def as_dict(self) -> dict[str, object]:
         """Tell how it stands."""
@@ -131,22 +136,22 @@ class FleetSync:
             return
         self._stop_worker("the process that speaks to it was replaced")
         try:
-            self._child = FleetProcess(*self._settings, self._daemon.ledger.path.parent)
+            self._child = FleetProcess(*self._settings, self._openings.ledger.path.parent)
         except OSError as error:
-            self._daemon.log.message(f"no process can be started to speak to the fleet: {error.strerror}", "error")
+            self._openings.log.message(f"no process can be started to speak to the fleet: {error.strerror}", "error")
             self._schedule_restart()
             return
-        self._daemon.loop.on_readable(self._child.fileno(), self._on_message)
+        self._openings.loop.on_readable(self._child.fileno(), self._on_message)
         self._opened = []  # they are among those that stand
         closed, self._closed = self._closed, []
-        standing = [_item(o, o.by) for o in self._daemon.book if o.ports and self._is_shared(o.door)]
+        standing = [_item(o, o.by) for o in self._openings.table if o.ports and self._is_shared(o.door)]
         most = protocol.MOST_AT_ONCE
         for at in range(0, max(len(standing), len(closed), 1), most):
             is_last = at + most >= max(len(standing), len(closed))
             self._send(protocol.Standing(standing[at : at + most], closed[at : at + most], is_last))
 
     def _schedule_restart(self) -> None:
-        loop = self._daemon.loop
+        loop = self._openings.loop
         loop.at(loop.now_s() + self._pause_s, lambda: None if self._child is not None else self._start())
         self._pause_s = min(2 * self._pause_s, _LONGEST_PAUSE_S)
 
@@ -177,7 +182,7 @@ class FleetSync:
             except BlockingIOError:
                 if self._out is None:
                     self._out = self._child.socket.dup()
-                    self._daemon.loop.on_writable(self._out.fileno(), self._drain)
+                    self._openings.loop.on_writable(self._out.fileno(), self._drain)
                 return
             except OSError:
                 break  # it has ended: reading says so
@@ -186,7 +191,7 @@ class FleetSync:
 
     def _stop_waiting_for_write(self) -> None:
         if self._out is not None:
-            self._daemon.loop.unregister(self._out.fileno())
+            self._openings.loop.unregister(self._out.fileno())
             self._out.close()
             self._out = None
 
@@ -204,20 +209,20 @@ class FleetSync:
         elif isinstance(message, protocol.Claimed):
             self._answer(message.number, message.are_new, message.why)
         elif isinstance(message, protocol.Say):
-            self._daemon.log.message(f"fleet: {message.words}", message.level)
+            self._openings.log.message(f"fleet: {message.words}", message.level)
         elif isinstance(message, protocol.State):
             self.state = message
             self._pause_s = _PAUSE_S
 
     def _failed(self, how: str) -> None:
-        self._daemon.log.message(f"what speaks to the fleet {how}; another one begins", "error")
+        self._openings.log.message(f"what speaks to the fleet {how}; another one begins", "error")
         self._stop_worker("the process that speaks to it ended")
         self._schedule_restart()
 
     def _stop_worker(self, why: str) -> None:
         if self._child is not None:
             self._stop_waiting_for_write()
-            self._daemon.loop.unregister(self._child.fileno())
+            self._openings.loop.unregister(self._child.fileno())
             self._child.close()
             self._child = None
         self._waiting.clear()
@@ -226,25 +231,25 @@ class FleetSync:
             self._answer(number, None, why)
 
     def _is_shared(self, name: str) -> bool:
-        door = self._daemon.doors.get(name)
+        door = self._openings.doors.get(name)
         return door is not None and door.shared
 
     def _may_close(self, name: str) -> bool:
         """Tell whether closing goes to and comes from the fleet; what a removed door left open may be closed too."""
-        return name not in self._daemon.doors or self._is_shared(name)
+        return name not in self._openings.doors or self._is_shared(name)
 
     def _open(self, items: list[protocol.Item]) -> None:
         """Open what other gates opened, as far as this gate's configuration allows; each opening is judged alone."""
-        daemon, now_ms = self._daemon, round(self._daemon.loop.now_s() * 1000)
-        limits = Limits(self._fleet.for_max_ms, takes_networks=daemon.loaded.signed is not None)
-        room = Room(daemon.book)
+        openings, now_ms = self._openings, round(self._openings.loop.now_s() * 1000)
+        limits = Limits(self._fleet.for_max_ms, takes_networks=self._takes_networks)
+        room = Room(openings.table)
         admitted: list[Opening] = []
         items_of: dict[tuple[str, Place], protocol.Item] = {}
         for item in items:
-            found = judge(item, daemon.doors.get(item.key.door), limits, now_ms)
-            if found is None or daemon.bans.contains(item.key.place):
+            found = judge(item, openings.doors.get(item.key.door), limits, now_ms)
+            if found is None or self._bans.contains(item.key.place):
                 continue
-            if isinstance(found, Opening) and not (daemon.book.get(*item.key) or room.takes(found)):
+            if isinstance(found, Opening) and not (openings.table.get(*item.key) or room.takes(found)):
                 found = FULL
             if isinstance(found, Rejected):
                 self._reject(item, found)
@@ -253,37 +258,37 @@ class FleetSync:
                 items_of[found.door, found.address] = item
 
         def refused(opening: Opening, error: DoorwardError) -> None:
-            daemon.pending.take_back((opening.door, opening.address))
+            openings.pending.take_back((opening.door, opening.address))
             self._reject(items_of[opening.door, opening.address], Rejected("kernel", str(error)))
 
-        with daemon.recording(lambda: settle_each(daemon, admitted, daemon.pending.prolongs, refused)):
+        with openings.recording(lambda: settle_each(openings, admitted, openings.pending.prolongs, refused)):
             for opening in admitted:
-                daemon.record_opening(opening, is_learnt=True)
+                openings.record_opening(opening, is_learnt=True)
 
     def _reject(self, item: protocol.Item, why: Rejected) -> None:
         """Count and log; no record and no `on_refuse`: what etcd says of an address is not what its owner did."""
         self.rejected[why.reason] += 1
-        if not self._rejections.admits(self._daemon.loop.now_s()):
+        if not self._rejections.admits(self._openings.loop.now_s()):
             self._unlogged += 1
             return
         more = f" ({self._unlogged} more rejected since the last line)" if self._unlogged else ""
         self._unlogged = 0
         what = f"opening {item.key.door} to {item.key.place}, by {item.by}, is rejected"
-        self._daemon.log.message(f"fleet: {what}: {why.words}{more}", "warning")
+        self._openings.log.message(f"fleet: {what}: {why.words}{more}", "warning")
 
     def _close(self, keys: list[OpeningKey]) -> None:
-        daemon = self._daemon
+        openings = self._openings
         known = [key for key in keys if self._may_close(key.door)]
-        closed = [opening for key in known if (opening := daemon.book.close(key.door, key.place)) is not None]
+        closed = [opening for key in known if (opening := openings.table.close(key.door, key.place)) is not None]
         try:
-            daemon.apply_openings(tuple(element for opening in closed for element in opening.elements()))
+            openings.apply_openings(tuple(element for opening in closed for element in opening.elements()))
         except DoorwardError as error:
-            daemon.log.message(f"what was closed elsewhere was not closed here: {error}", "error")
-            daemon.reconcile()
+            openings.log.message(f"what was closed elsewhere was not closed here: {error}", "error")
+            openings.reconcile()
             return
-        with daemon.recording():
+        with openings.recording():
             for opening in closed:
-                daemon.record_end(opening, "fleet")
+                openings.record_end(opening, "fleet")
 
     def _answer(self, number: int, are_new: list[bool] | None, why: str) -> None:
         """Pass on what the fleet says of signed knocks, or what the policy says where it says nothing."""
@@ -300,12 +305,12 @@ class FleetSync:
         then(grants, [objection if is_closed else None] * len(grants))
 
     def _log_policy(self, why: str, is_closed: bool) -> None:
-        now_s = self._daemon.loop.now_s()
+        now_s = self._openings.loop.now_s()
         if now_s >= self._told_s + _TELL_AGAIN_S:
             self._told_s = now_s
             what = "refused" if is_closed else "taken without asking other gates"
             words = f"the fleet cannot tell which signed knocks were used ({why}): those for shared doors are {what}"
-            self._daemon.log.message(f"{words}, as [fleet] policy says", "warning")
+            self._openings.log.message(f"{words}, as [fleet] policy says", "warning")
 
 
 def _key(opening: Opening) -> OpeningKey:

@@ -1,28 +1,22 @@
-"""Openings that go into the gate together, new ones or all after a repair: one that nftables refuses costs no other."""
+"""Openings that are applied together, new ones or all after a repair: one that nftables refuses costs no other."""
 
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Sequence
-from dataclasses import replace
 from functools import partial
 from itertools import islice
-from typing import TYPE_CHECKING
 
 from doorward.core.diff import Remaining
-from doorward.daemon.last_good import load_last
-from doorward.daemon.ruleset_loader import LoadProcess, LoadResult, RestoredRuleset, load_file, put_back
+from doorward.daemon.openings_service import OpeningsService
 from doorward.errors import DoorwardError
 from doorward.model import Address, Element, Opening, Place
 from doorward.nftables.nft_error import NftError
-
-if TYPE_CHECKING:
-    from doorward.daemon.daemon import Daemon
 
 _MOST_NAMED = 8  # openings in one line of the log; the ledger has them all
 
 
 def settle_each(
-    daemon: Daemon,
+    service: OpeningsService,
     openings: Sequence[Opening],
     is_there: Callable[[Opening], bool],
     refused: Callable[[Opening, DoorwardError], None],
@@ -41,7 +35,7 @@ def settle_each(
             else:
                 refused(opening, error)
         try:
-            daemon.apply_openings(tuple(dict.fromkeys(element for each in some for element in each.elements())), {})
+            service.apply_openings(tuple(dict.fromkeys(element for each in some for element in each.elements())), {})
         except DoorwardError as error:
             if len(some) > 1:
                 middle = len(some) // 2
@@ -52,11 +46,11 @@ def settle_each(
             refused(some[0], error)
 
 
-def remaining(daemon: Daemon) -> dict[Element, float]:
+def remaining(service: OpeningsService) -> dict[Element, float]:
     """Return for how many seconds more each entry of the openings in the book is wanted."""
-    now_s = daemon.loop.now_s()
-    touched = [element for opening in _narrow_first(daemon.book) for element in opening.elements()]
-    return {element: until_s - now_s for element, until_s in daemon.book.wanted_until(touched).items()}
+    now_s = service.loop.now_s()
+    touched = [element for opening in _narrow_first(service.table) for element in opening.elements()]
+    return {element: until_s - now_s for element, until_s in service.table.wanted_until(touched).items()}
 
 
 def _narrow_first(openings: Iterable[Opening]) -> list[Opening]:
@@ -64,59 +58,41 @@ def _narrow_first(openings: Iterable[Opening]) -> list[Opening]:
     return sorted(openings, key=lambda each: -129 if isinstance(each.address, Address) else -each.address.prefixlen)
 
 
-def begin(daemon: Daemon) -> LoadProcess[RestoredRuleset] | LoadProcess[LoadResult]:
-    """Begin a repair: the gate as it was last loaded, or by the file where that could not be kept."""
-    restore, keep, config, before = remaining(daemon), daemon.kept, daemon.config, daemon.loaded
-    daemon.restored = tuple(restore)
-    if not before.not_kept:
-        return LoadProcess(lambda: put_back(keep, restore))
-    if before.last_good:
-        return LoadProcess(lambda: replace(load_last(config, restore, keep), last_good=before.last_good))
-    return LoadProcess(lambda: load_file(config, restore, keep))
+def fill(service: OpeningsService, restored: Iterable[Element], refusal: str) -> str:
+    """Bring the open sets to what the table wants; an opening that nftables refuses ends, and costs no other.
 
-
-def finish(daemon: Daemon, outcome: RestoredRuleset | LoadResult) -> int:
-    """Take over after a repair, with what was opened and closed meanwhile; return how many openings there are."""
-    if isinstance(outcome, LoadResult):
-        daemon.apply_loaded(outcome)
-    daemon.bans.restore()
-    fill(daemon, outcome.commit.refusal)
-    return len(daemon.book)
-
-
-def fill(daemon: Daemon, refusal: str) -> None:
-    """Bring the open sets to what the book wants; an opening that nftables refuses ends, and costs no other.
-
-    `refusal` says why the gate was put there without any opening; it is empty where it was put there with all.
+    `restored` are the entries that were loaded with the ruleset. `refusal` says why it was loaded without any; it is
+    empty where it was loaded with all. Return which openings are lost and why, or "".
     """
-    openings, lost, have = _narrow_first(daemon.book), dict[str, str](), dict[Element, float]()
+    openings, lost, have = _narrow_first(service.table), dict[str, str](), dict[Element, float]()
     wanted = tuple(dict.fromkeys(element for opening in openings for element in opening.elements()))
-    daemon.trouble = ""
     if not refusal:
-        closed = tuple(set(daemon.restored).difference(wanted))  # while the gate was being repaired
+        closed = tuple(set(restored).difference(wanted))  # while the gate was being repaired
         try:
-            daemon.apply_openings((*closed, *wanted))
+            service.apply_openings((*closed, *wanted))
         except DoorwardError as error:
             refusal = str(error)
-            daemon.apply_openings(closed)
-            have = daemon.filter.elements()
+            service.apply_openings(closed)
+            have = service.firewall.elements()
     if not refusal:
-        return
+        return ""
 
     def is_there(opening: Opening) -> bool:
         return all(element in have for element in opening.elements())
 
-    settle_each(daemon, openings, is_there, partial(_lose, daemon, have, lost))
+    settle_each(service, openings, is_there, partial(_lose, service, have, lost))
     named = ", ".join(f"{opening} ({why})" for opening, why in islice(lost.items(), _MOST_NAMED))
-    if lost:
-        rest = f" and {len(lost) - _MOST_NAMED} more" if len(lost) > _MOST_NAMED else ""
-        daemon.trouble = f"restored without {named}{rest}; to open again, knock or use `doorward open`"
-    daemon.log.message(f"the gate was {daemon.trouble or f'restored, its openings one by one: {refusal}'}", "error")
+    rest = f" and {len(lost) - _MOST_NAMED} more" if len(lost) > _MOST_NAMED else ""
+    trouble = f"restored without {named}{rest}; to open again, knock or use `doorward open`" if lost else ""
+    service.log.message(f"the gate was {trouble or f'restored, its openings one by one: {refusal}'}", "error")
+    return trouble
 
 
-def _lose(daemon: Daemon, have: Remaining, lost: dict[str, str], opening: Opening, error: DoorwardError) -> None:
+def _lose(
+    service: OpeningsService, have: Remaining, lost: dict[str, str], opening: Opening, error: DoorwardError
+) -> None:
     """End an opening that could not be restored; `have` is what the open sets have."""
-    daemon.book.close(opening.door, opening.address)
+    service.table.close(opening.door, opening.address)
     lost[f"{opening.door} to {opening.address}"] = str(error)
-    with daemon.recording(lambda: daemon.apply_openings(opening.elements(), have)):
-        daemon.record_end(opening, "lost")
+    with service.recording(lambda: service.apply_openings(opening.elements(), have)):
+        service.record_end(opening, "lost")

@@ -7,13 +7,16 @@ from __future__ import annotations
 
 import time
 from collections import Counter
+from collections.abc import Callable
 from contextlib import suppress
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 from doorward.config.schema import Configuration, Signed
 from doorward.core.token_bucket import TokenBucket
+from doorward.daemon.bans import BanList
 from doorward.daemon.key_files import key_path, keys_path, read_judge
+from doorward.daemon.openings_service import OpeningsService
 from doorward.daemon.repairs import settle_each
 from doorward.daemon.replay_cache import Clock, PacketId
 from doorward.daemon.verifier import TOLD_AT_ONCE, TOLD_PER_S, Verifier, VerifierReady, VerifierReport
@@ -26,8 +29,7 @@ from doorward.nftables.nft_error import NftError
 from doorward.signed.authorize import KnockGrant
 
 if TYPE_CHECKING:
-    from doorward.daemon.daemon import Daemon
-    from doorward.daemon.fleet_sync import ClaimRejection
+    from doorward.daemon.fleet_sync import ClaimRejection, FleetSync
 
 _LOOK_S = 2.0  # how often the files are compared, where nothing tells of a change
 _TOGETHER = 100  # grants that are noted and opened at once
@@ -42,8 +44,10 @@ _Stamp = tuple[int, int, int] | None
 class SignedKnocks:
     """Keeps a verifier at work. While one reads its files the one before goes on, and datagrams wait in the kernel."""
 
-    def __init__(self, daemon: Daemon, window_ms: int) -> None:
-        self._daemon = daemon
+    def __init__(
+        self, openings: OpeningsService, bans: BanList, fleet: Callable[[], FleetSync | None], window_ms: int
+    ) -> None:
+        self._openings, self._bans, self._fleet = openings, bans, fleet
         self._log = datagram_log(SIGNED_GROUP)
         self._verifier: Verifier | None = None
         self._next: Verifier | None = None
@@ -56,12 +60,12 @@ class SignedKnocks:
         self._window_ms = window_ms
         self._limit = TokenBucket(TOLD_PER_S, TOLD_AT_ONCE)  # of refusals with their words, as in the verifier
         # What a ledger that is no more knew may have been dated ahead.
-        floor_ms = _clock().now_ms + (window_ms if daemon.ledger.follows_a_damaged_one else 0)
-        if told := daemon.ledger.seen.begin(_clock, floor_ms):
-            daemon.log.message(told, "warning")
+        floor_ms = _clock().now_ms + (window_ms if openings.ledger.follows_a_damaged_one else 0)
+        if told := openings.ledger.seen.begin(_clock, floor_ms):
+            openings.log.message(told, "warning")
         with suppress(HostError):  # without inotify the files are looked at every two seconds
             self._watches = FileWatcher()
-            daemon.loop.on_readable(self._watches.fileno(), self._changed)
+            openings.loop.on_readable(self._watches.fileno(), self._changed)
         self._poll_files()
 
     def configure(self, configuration: Configuration, folder: Path) -> None:
@@ -83,7 +87,7 @@ class SignedKnocks:
         self._stop_candidate()
         self._stop_worker()
         if self._watches is not None:
-            self._daemon.loop.unregister(self._watches.fileno())
+            self._openings.loop.unregister(self._watches.fileno())
             self._watches.close()
         self._log.close()
         self._settings, self._is_closed = None, True
@@ -102,25 +106,25 @@ class SignedKnocks:
         try:
             self._next = Verifier(self._log, lambda: read_judge(configuration, folder))
         except OSError as error:
-            self._daemon.log.message(f"no process can be started to verify signed knocks: {error.strerror}", "error")
+            self._openings.log.message(f"no process can be started to verify signed knocks: {error.strerror}", "error")
             self._stop_worker()  # its keys may be those of yesterday
             self._schedule_restart()
             return
-        self._daemon.loop.on_readable(self._next.fileno(), self._on_candidate_ready)
+        self._openings.loop.on_readable(self._next.fileno(), self._on_candidate_ready)
 
     def _schedule_restart(self) -> None:
-        self._daemon.loop.at(self._daemon.loop.now_s() + self._pause_s, self._start)
+        self._openings.loop.at(self._openings.loop.now_s() + self._pause_s, self._start)
         self._pause_s = min(2 * self._pause_s, _LONGEST_PAUSE_S)
 
     def _poll_files(self) -> None:
         """Compare the files every two seconds, and see whether the clock was set."""
         if self._is_closed:
             return
-        if told := self._daemon.ledger.seen.follow_clock(self._window_ms):
-            self._daemon.log.message(told, "warning")
+        if told := self._openings.ledger.seen.follow_clock(self._window_ms):
+            self._openings.log.message(told, "warning")
         if self._settings is not None:
             self._restart_if_changed()
-        self._daemon.loop.at(self._daemon.loop.now_s() + _LOOK_S, self._poll_files)
+        self._openings.loop.at(self._openings.loop.now_s() + _LOOK_S, self._poll_files)
 
     def _changed(self) -> None:
         assert self._watches is not None  # noqa: S101
@@ -141,7 +145,7 @@ class SignedKnocks:
         except MalformedError as error:  # killed, or out of memory
             self._stop_candidate()
             self._stop_worker()  # it must not go on: its files have changed
-            self._daemon.log.message(
+            self._openings.log.message(
                 f"what verifies signed knocks failed as it began; another begins ({error})", "error"
             )
             self._schedule_restart()
@@ -149,16 +153,16 @@ class SignedKnocks:
         if not isinstance(told, VerifierReady):
             return
         for fault in told.faults:
-            self._daemon.log.message(fault, "error")
+            self._openings.log.message(fault, "error")
         self._stop_worker()
         if told.trouble:
-            self._daemon.log.message(f"no signed knock is taken: {told.trouble}", "error")
+            self._openings.log.message(f"no signed knock is taken: {told.trouble}", "error")
             self._stop_candidate()
             return
         self._verifier, self._next, self._pause_s = self._next, None, _PAUSE_S
-        self._daemon.loop.unregister(self._verifier.fileno())
-        self._daemon.loop.on_readable(self._verifier.fileno(), self._on_report)
-        self._daemon.log.message("takes signed knocks")
+        self._openings.loop.unregister(self._verifier.fileno())
+        self._openings.loop.on_readable(self._verifier.fileno(), self._on_report)
+        self._openings.log.message("takes signed knocks")
 
     def _on_report(self) -> None:
         """Take all that was told, together: in a rush the ledger is written once for many."""
@@ -169,7 +173,7 @@ class SignedKnocks:
                 self._record_rejections(report)
                 granted += report.granted
         except MalformedError as error:
-            self._daemon.log.message(f"what verifies signed knocks failed; another one begins ({error})", "error")
+            self._openings.log.message(f"what verifies signed knocks failed; another one begins ({error})", "error")
             self._stop_worker()
             self._schedule_restart()
         if granted:
@@ -178,15 +182,15 @@ class SignedKnocks:
     def _record_rejections(self, report: VerifierReport) -> None:
         self.counts.update(report.counts)
         for source, refused in report.refused:
-            self._daemon.reject(source, refused.door, f"signed knock: {refused.words}", refused.reason)
+            self._openings.reject(source, refused.door, f"signed knock: {refused.words}", refused.reason)
 
     def _claim_grants(self, granted: list[KnockGrant]) -> None:
         """Take those for this gate at once, and have the fleet asked for those that other gates may have taken."""
         if alone := [grant for grant in granted if not grant.is_shared]:
             self._claim(alone)
         shared = self._not_banned([grant for grant in granted if grant.is_shared])
-        if shared and self._daemon.fleet is not None:
-            self._daemon.fleet.claim(shared, self._on_fleet_answer)
+        if shared and (fleet := self._fleet()) is not None:
+            fleet.claim(shared, self._on_fleet_answer)
             return
         for grant in shared:  # judged by the configuration before
             self._reject(grant, "fleet", "it is for a fleet, and this gate has left it")
@@ -200,7 +204,7 @@ class SignedKnocks:
 
     def _claim(self, granted: list[KnockGrant]) -> None:
         granted = self._not_banned(granted)
-        objections = self._daemon.ledger.seen.claim([PacketId(grant.id, grant.time_ms) for grant in granted])
+        objections = self._openings.ledger.seen.claim([PacketId(grant.id, grant.time_ms) for grant in granted])
         for grant, objection in zip(granted, objections, strict=True):
             if objection:
                 self._reject(grant, "used", objection)
@@ -211,7 +215,7 @@ class SignedKnocks:
 
         Its own packets never come here: such a packet asks for another's address.
         """
-        banned = [grant for grant in granted if self._daemon.bans.contains(grant.place)]
+        banned = [grant for grant in granted if self._bans.contains(grant.place)]
         for grant in banned:
             self._refuse(grant.place, grant.door, "banned", f"{grant.place} is banned")
         return [grant for grant in granted if grant not in banned]
@@ -223,30 +227,30 @@ class SignedKnocks:
     def _refuse(self, place: Place, door: str, reason: str, words: str) -> None:
         """Count a refusal, and record it where there are not too many: a key that floods must not wash out the rest."""
         self.counts[reason] += 1
-        if self._limit.admits(self._daemon.loop.now_s()):
-            self._daemon.reject(place, door, f"signed knock: {words}", reason)
+        if self._limit.admits(self._openings.loop.now_s()):
+            self._openings.reject(place, door, f"signed knock: {words}", reason)
 
     def _open(self, grants: list[KnockGrant]) -> None:
-        daemon, now_s = self._daemon, self._daemon.loop.now_s()
+        openings, now_s = self._openings, self._openings.loop.now_s()
         opened: list[Opening] = []
-        with daemon.recording(lambda: settle_each(daemon, opened, daemon.pending.prolongs, self._not_opened)):
+        with openings.recording(lambda: settle_each(openings, opened, openings.pending.prolongs, self._not_opened)):
             for grant in grants:
-                door = daemon.doors.get(grant.door)
+                door = openings.doors.get(grant.door)
                 if door is None:  # a reload took it away meanwhile
                     continue
                 by = f"key {grant.key}"
                 new = Opening(door.name, grant.place, door.opens, now_s, now_s + grant.for_ms / 1000, by)
                 if not door.is_opening:
-                    daemon.record_command_run(new)
+                    openings.record_command_run(new)
                 elif objection := self._no_room(new):
                     self._reject(grant, *objection)
                 else:
-                    daemon.record_opening(new)
+                    openings.record_opening(new)
                     opened.append(new)
 
     def _no_room(self, new: Opening) -> tuple[str, str] | None:
         """Say in a word and a sentence why an opening is not even tried; None where it may be."""
-        book = self._daemon.book
+        book = self._openings.table
         for wider in book.wider(new.address):  # a refusal by the kernel would take 10 ms
             if set(wider.ports).intersection(new.ports):
                 return "overlap", f"{new.address} is part of {wider.address}, which is open already"
@@ -262,19 +266,19 @@ class SignedKnocks:
 
     def _not_opened(self, opening: Opening, error: DoorwardError) -> None:
         """Take back an opening that nftables refused."""
-        self._daemon.pending.take_back((opening.door, opening.address))
+        self._openings.pending.take_back((opening.door, opening.address))
         reason = "full" if isinstance(error, NftError) and error.is_full else "failed"
         self._refuse(opening.address, opening.door, reason, f"{opening.by} opened nothing: {error}")
 
     def _stop_worker(self) -> None:
         if self._verifier is not None:
-            self._daemon.loop.unregister(self._verifier.fileno())
+            self._openings.loop.unregister(self._verifier.fileno())
             self._verifier.close()
             self._verifier = None
 
     def _stop_candidate(self) -> None:
         if self._next is not None:
-            self._daemon.loop.unregister(self._next.fileno())
+            self._openings.loop.unregister(self._next.fileno())
             self._next.close()
             self._next = None
 

@@ -8,13 +8,10 @@ from __future__ import annotations
 from bisect import bisect_left, bisect_right
 from collections import Counter
 from collections.abc import Mapping, Sequence
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
+from doorward.nftables.libnftables import NftFirewall
 from doorward.nftables.nfnetlink import GateUsage, ProgressEntry
-
-if TYPE_CHECKING:
-    from doorward.daemon.daemon import Daemon
-
 
 MOST_ATTEMPTS = 50  # of each map; there may be a million, and nobody reads more
 FRESH_S = 0.25  # the kernel is asked again after so long, however many ask
@@ -26,36 +23,16 @@ class KernelStats:
     def __init__(self) -> None:
         self._read_s, self._gauges, self._counters = float("-inf"), GateUsage([], []), dict[str, int]()
 
-    def answer(self, daemon: Daemon) -> dict[str, Any]:
-        """Answer the request; its cost has a bound, whatever happens at the gate."""
-        now_s = daemon.loop.now_s()
+    def read(self, firewall: NftFirewall, now_s: float) -> tuple[GateUsage, dict[str, int]]:
+        """Return how full the sets are and the counters, read at most every FRESH_S seconds."""
         if now_s >= self._read_s + FRESH_S:
-            self._gauges, self._counters = daemon.filter.gauges(MOST_ATTEMPTS), daemon.filter.counters()
+            self._gauges, self._counters = firewall.gauges(MOST_ATTEMPTS), firewall.counters()
             self._read_s = now_s
-        return {
-            "summary": daemon.loaded.summary(),
-            "generation": daemon.loaded.generation,
-            "doors": len(daemon.doors),
-            "openings": len(daemon.book),
-            "bans": len(daemon.bans.active()),
-            "counters": self._counters,
-            "sets": {fill.name: {"elements": fill.elements, "size": fill.size} for fill in self._gauges.fills},
-            "listed": len(self._gauges.attempts),
-            "attempts": [
-                _shown(attempt, daemon.loaded.depths)
-                for attempt in self._gauges.attempts
-                if attempt.state not in daemon.loaded.states  # the state stays when the door is open
-            ],
-            "log_overflows": daemon.missed,
-            "ledger_trouble": daemon.ledger.trouble,
-            "ledger_lost": daemon.ledger.lost,
-            "signed": None if daemon.signed is None else daemon.signed.as_dict(),
-            "fleet": None if daemon.fleet is None else daemon.fleet.as_dict(),
-            **daemon.numbers.as_dict(),
-        }
+        return self._gauges, self._counters
 
 
-def _shown(attempt: ProgressEntry, depths: Sequence[tuple[int, int]]) -> dict[str, Any]:
+def attempt_as_dict(attempt: ProgressEntry, depths: Sequence[tuple[int, int]]) -> dict[str, Any]:
+    """Return a knock in progress, with how many of its packets have come; `depths` as in a LoadResult."""
     at = bisect_right(depths, attempt.state, key=lambda start: start[0])
     knocks = depths[at - 1][1] if at else 0
     return {"address": str(attempt.source), "knocks": knocks, "left": attempt.left_ms / 1000}

@@ -10,21 +10,20 @@ import time
 import traceback
 from contextlib import suppress
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import Protocol
 
 from doorward.daemon import off_switch, saved_ruleset
 from doorward.daemon.control_socket import answering
+from doorward.daemon.log import Log
 from doorward.daemon.off_switch import SwitchedOff
+from doorward.daemon.ruleset_guard import RulesetGuard
 from doorward.daemon.ruleset_loader import LoadResult, put_back
 from doorward.errors import DoorwardError, HostError, NegativeResult
 from doorward.escape import visible
 from doorward.kernel.child_process import STANDARD, keep_only
+from doorward.kernel.event_loop import EventLoop
 from doorward.kernel.sock_diag import Connection, standing_connections
 from doorward.nftables.libnftables import NftFirewall
-
-if TYPE_CHECKING:
-    from doorward.daemon.daemon import Daemon
-
 
 _RETRY_S = 1.0  # also how late a deadline may be noticed after a suspend
 _LOOK_S = 0.5  # how late it may be noticed that doorward is switched off
@@ -130,21 +129,36 @@ _TICK_S = 1.0  # the loop's clock stands still while the machine is suspended, t
 HOW = "open a new connection, through a knock, and run `doorward confirm` there"
 
 
+class TrialOwner(Protocol):
+    """What a trial needs of the part that loads rulesets."""
+
+    loop: EventLoop
+    log: Log
+    firewall: NftFirewall
+    guard: RulesetGuard
+    control_path: Path
+    saved: Path  # where the ruleset that is loaded next is saved
+    trial: Trial | None
+
+    def put_in_force(self, loaded: LoadResult) -> None:
+        """Go on with a ruleset that is loaded."""
+
+
 class Trial:
     """One trial of a daemon's: `begin` before the load, `on_loaded` after it, then `confirm` or the deadline."""
 
-    def __init__(self, daemon: Daemon, for_s: float, before: LoadResult | None, digest: str | None = None) -> None:
+    def __init__(self, owner: TrialOwner, for_s: float, before: LoadResult | None, digest: str | None = None) -> None:
         """`before` is the daemon's gate until now, None at its start; `digest` is of the text that is tried."""
-        self._daemon, self._before, self._digest = daemon, before, digest
-        self._gate, self._for_s = daemon.kept, for_s
+        self._owner, self._before, self._digest = owner, before, digest
+        self._gate, self._for_s = owner.saved, for_s
         self._back = self._gate if before is not None or self._has_previous() else None
         if before is not None and before.not_kept:
             raise HostError(f"the present gate could not be kept, so no trial could be taken back: {before.not_kept}")
         self._deadline_s = now_s() + for_s
         self._noted = frozenset(standing_connections(loopback=True))
-        self._keeper = RollbackWatchdog(self._deadline_s, self._back, daemon.control_path)
+        self._keeper = RollbackWatchdog(self._deadline_s, self._back, owner.control_path)
         self._is_loaded = False
-        daemon.kept = self._gate.with_name(saved_ruleset.TRIAL_NAME)
+        owner.saved = self._gate.with_name(saved_ruleset.TRIAL_NAME)
 
     @property
     def left_s(self) -> float:
@@ -166,27 +180,27 @@ class Trial:
 
     def drop(self) -> None:
         """End it and take nothing back: the new gate was not loaded, or doorward is switched off."""
-        self._daemon.kept = self._gate
+        self._owner.saved = self._gate
         self._keeper.dismiss()
-        self._daemon.trial = None
+        self._owner.trial = None
 
     def confirm(self, connection: Connection | None) -> None:
         """Keep the new gate; AnswerNo says why this session proves nothing. None is a session on the console."""
         if connection is not None:
             self._check(connection)
-        if trouble := saved_ruleset.replace_saved(self._daemon.kept, self._gate):
+        if trouble := saved_ruleset.replace_saved(self._owner.saved, self._gate):
             raise HostError(f"{trouble}; the trial goes on: make room there, and confirm again")
-        self._daemon.kept = self._gate
+        self._owner.saved = self._gate
         self._keeper.dismiss()
-        self._daemon.trial = None
-        self._daemon.log.message("the trial is confirmed: the new gate stays")
+        self._owner.trial = None
+        self._owner.log.message("the trial is confirmed: the new gate stays")
 
     def end(self) -> None:
         """The daemon ends in the middle of it: take the gate back at once, and wait for that."""
         try:
             restore(self._back)
         except DoorwardError as error:
-            self._daemon.log.message(f"the gate on trial could not be taken back: {error}", "error")
+            self._owner.log.message(f"the gate on trial could not be taken back: {error}", "error")
             self._keeper.abandon()
             return
         self._over("the trial was not confirmed; " + self._result())
@@ -198,7 +212,7 @@ class Trial:
 
     def _has_previous(self) -> bool:
         """Tell whether a gate stands that can be put back. HostError: one stands of which there is no copy."""
-        if not self._daemon.filter.existing():
+        if not self._owner.firewall.existing():
             return False
         if not os.access(self._gate, os.R_OK):
             raise HostError(
@@ -217,21 +231,21 @@ class Trial:
             )
 
     def _tick(self) -> None:
-        if self._daemon.trial is not self:
+        if self._owner.trial is not self:
             return
         if (left_s := self.left_s) > 0:
-            self._daemon.loop.at(self._daemon.loop.now_s() + min(left_s, _TICK_S), self._tick)
+            self._owner.loop.at(self._owner.loop.now_s() + min(left_s, _TICK_S), self._tick)
         elif self._before is None:
-            self._daemon.loop.stop()  # and `end` does the rest
+            self._owner.loop.stop()  # and `end` does the rest
         else:
-            self._daemon.kept = self._gate
-            self._daemon.apply_loaded(self._before)
+            self._owner.saved = self._gate
+            self._owner.put_in_force(self._before)
             self._over("the trial was not confirmed in time; the gate that stood before comes back")
-            self._daemon.healing.roll_back(self._keeper.dismiss)
+            self._owner.guard.roll_back(self._keeper.dismiss)
 
     def _over(self, words: str) -> None:
-        self._daemon.trial = None
-        self._daemon.log.message(words, "warning")
+        self._owner.trial = None
+        self._owner.log.message(words, "warning")
 
     def _result(self) -> str:
         return "the gate is taken away: none stood before" if self._back is None else "the gate before it is back"

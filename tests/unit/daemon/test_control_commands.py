@@ -14,7 +14,6 @@ import pytest
 
 from doorward.cli.metrics_server import exposition
 from doorward.core.diff import SetChanges
-from doorward.daemon import control_commands
 from doorward.daemon.event_stream import Subscriber
 from doorward.daemon.ledger import Ledger
 from doorward.daemon.log import Log
@@ -68,7 +67,7 @@ def test_status(daemon: InsideDaemon) -> None:
         "log_overflows": 0,
         "ledger_trouble": "",
         "gate_trouble": "",
-        "config": str(daemon.config),
+        "config": str(daemon.gate.config),
         "is_loading": False,
         "digest": "",
         "last_good": "",
@@ -80,9 +79,11 @@ def test_status(daemon: InsideDaemon) -> None:
 
 
 def test_what_would_tell_of_the_file_is_the_owners(daemon: InsideDaemon) -> None:
-    daemon.loaded = replace(daemon.loaded, digest="0f", last_good="doorward.toml:3: '7000' has no protocol; write it")
+    daemon.gate.loaded = replace(
+        daemon.gate.loaded, digest="0f", last_good="doorward.toml:3: '7000' has no protocol; write it"
+    )
     shown = daemon.ask("status", is_owner=True)
-    assert (shown["digest"], shown["last_good"]) == (daemon.loaded.digest, daemon.loaded.last_good)
+    assert (shown["digest"], shown["last_good"]) == (daemon.gate.loaded.digest, daemon.gate.loaded.last_good)
     shown = daemon.ask("status", is_owner=False)
     assert (shown["digest"], bool(shown["last_good"]), "7000" in shown["last_good"]) == ("", True, False)
 
@@ -104,7 +105,7 @@ def test_numbers(daemon: InsideDaemon) -> None:
 
 def test_who_follows_is_told_what_stands_and_then_what_happens(daemon: InsideDaemon) -> None:
     daemon.ask("open", "ssh", "192.0.2.7")
-    follower = control_commands.answer(daemon, {"command": "follow"})
+    follower = daemon.commands.answer({"command": "follow"})
     assert isinstance(follower, Subscriber)
     assert [opening["door"] for opening in follower.first["openings"]] == ["ssh"]
     assert follower.first["doors"][1] == ["web", ["80/tcp", "443/tcp"], 600.0]
@@ -120,14 +121,21 @@ def test_who_follows_is_told_what_stands_and_then_what_happens(daemon: InsideDae
         assert lines.readline() == b""
 
 
-@pytest.mark.parametrize("command", ["apply", "confirm", "installed", "off", "ban", "unban"])
+OWNERS = ["apply", "confirm", "installed", "off", "ban", "unban"]
+
+
+def test_the_list_of_commands_is_whole(daemon: InsideDaemon) -> None:
+    assert daemon.commands._handlers.keys() == {*OWNERS, "bans", "close", "follow", "numbers", "open", "status"}
+
+
+@pytest.mark.parametrize("command", OWNERS)
 def test_members_of_the_group_may_neither_change_the_gate_nor_ban(daemon: InsideDaemon, command: str) -> None:
     with pytest.raises(UsageError, match=f"^{command} is for root: "):
         daemon.ask(command, address="192.0.2.7", is_owner=False)
     assert daemon.ask("bans") == {"bans": []}
 
 
-@pytest.mark.parametrize("command", sorted(control_commands._HANDLERS.keys() - {"numbers"}))
+@pytest.mark.parametrize("command", [*OWNERS, "bans", "close", "follow", "open", "status"])
 def test_who_may_read_the_numbers_may_do_nothing_else(daemon: InsideDaemon, command: str) -> None:
     with pytest.raises(UsageError, match="the numbers alone"):
         daemon.ask(command, "ssh", "192.0.2.7", is_owner=False, is_reader=True)
@@ -150,7 +158,7 @@ def test_for_how_long(daemon: InsideDaemon) -> None:
     for for_, expected in transcript:
         opening = daemon.ask("open", "web", "192.0.2.7", **{"for": for_})["opening"]
         assert opening["until"] - time.time() == pytest.approx(expected, abs=1)
-        assert daemon.filter.elements() == pytest.approx({A80: expected, A443: expected}, abs=1)
+        assert daemon.firewall.elements() == pytest.approx({A80: expected, A443: expected}, abs=1)
     assert len(daemon.recorded()) == 1
 
 
@@ -232,7 +240,7 @@ def test_addresses_that_are_none(daemon: InsideDaemon, written: object, says: st
             "ssh is not open to 192.0.2.7; `doorward status` lists what is",
         ),
         ("close", ["ssh"], UsageError, "needs a text 'address'"),
-        ("reboot", [], UsageError, "'reboot' is nothing that the daemon does; it does status, open, close"),
+        ("reboot", [], UsageError, "unknown command 'reboot'; known commands: status, open, close"),
     ],
 )
 def test_what_cannot_be_answered(
@@ -276,13 +284,13 @@ def test_a_door_that_is_configured_no_more_can_be_closed(daemon: InsideDaemon) -
 
 def test_an_entry_that_the_kernel_took_away_meanwhile_is_closed_all_the_same(daemon: InsideDaemon) -> None:
     daemon.ask("open", "ssh", "192.0.2.7")
-    daemon.filter.apply(SetChanges({}, frozenset({A22})))
+    daemon.firewall.apply(SetChanges({}, frozenset({A22})))
     assert daemon.ask("close", "ssh", "192.0.2.7") == {"cut": 0}
     assert daemon.recorded() == [("ssh", "192.0.2.7", "hand")]
 
 
 def test_what_the_filter_refuses_is_not_open(daemon: InsideDaemon) -> None:
-    daemon.filter.stuck = True
+    daemon.firewall.stuck = True
     with pytest.raises(HostError, match="stuck"):
         daemon.ask("open", "ssh", "192.0.2.7")
     assert daemon.shows() == []
@@ -291,7 +299,7 @@ def test_what_the_filter_refuses_is_not_open(daemon: InsideDaemon) -> None:
 
 def test_prolonging_that_the_filter_refuses_leaves_what_stood(daemon: InsideDaemon) -> None:
     daemon.ask("open", "ssh", "192.0.2.7")
-    daemon.filter.stuck = True
+    daemon.firewall.stuck = True
     with pytest.raises(HostError, match="stuck"):
         daemon.ask("open", "ssh", "192.0.2.7", **{"for": "1h"})
     assert daemon.has() == {A22: 30}
@@ -302,11 +310,11 @@ def test_prolonging_that_the_filter_refuses_leaves_what_stood(daemon: InsideDaem
 
 def test_closing_that_the_filter_refuses_leaves_it_open_and_says_so(daemon: InsideDaemon) -> None:
     daemon.ask("open", "ssh", "192.0.2.7")
-    daemon.filter.stuck = True
+    daemon.firewall.stuck = True
     with pytest.raises(HostError, match="stuck"):
         daemon.ask("close", "ssh", "192.0.2.7")
     assert daemon.shows() == [("ssh", "192.0.2.7")]  # it is open, and can be closed again
-    daemon.filter.stuck = False
+    daemon.firewall.stuck = False
     daemon.ask("close", "ssh", "192.0.2.7")
     assert daemon.has() == {}
 
@@ -349,8 +357,8 @@ def test_addresses_that_no_stranger_has_are_not_banned(daemon: InsideDaemon, add
 
 def test_what_the_filter_refuses_is_banned_all_the_same(daemon: InsideDaemon) -> None:
     daemon.ask("open", "ssh", "192.0.2.7")
-    daemon.filter.stuck = True  # the entry cannot be taken out; the ban stands before it
+    daemon.firewall.stuck = True  # the entry cannot be taken out; the ban stands before it
     with pytest.raises(HostError, match="stuck"):
         daemon.ask("ban", address="192.0.2.7")
-    assert list(daemon.filter.banned()) == [A22.address]
+    assert list(daemon.firewall.banned()) == [A22.address]
     assert daemon.shows() == []

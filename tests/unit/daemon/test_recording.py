@@ -38,11 +38,8 @@ class Announced:
     def ended(self, opening: Opening, _: str) -> None:
         self._waiting.append(f"closed {opening.address}")
 
-    def record(self, *_: object) -> None:
+    def knock_rejected(self, *_: object) -> None:
         pass
-
-    def as_dict(self) -> dict[str, object]:
-        return {}
 
     def flush(self) -> None:
         self.heard += self._waiting
@@ -55,16 +52,17 @@ class Watched(InsideDaemon):
     def __init__(self, folder: Path) -> None:
         self.stream = io.StringIO()
         super().__init__(Ledger(folder / "ledger.sqlite3"), Log("json", self.stream))
-        self.fleet = self.announced = Announced()  # type: ignore[assignment]
+        self.announced = Announced()
+        self.openings.listeners.append(self.announced)
         self.ran: list[HookRun] = []
-        self.errands.has_command = lambda errand: True  # type: ignore[method-assign]
-        self.errands.run = self.ran.append  # type: ignore[method-assign,assignment]
+        self.hooks.has_command = lambda errand: True  # type: ignore[method-assign]
+        self.hooks.run = self.ran.append  # type: ignore[method-assign,assignment]
 
     def logged(self) -> list[str]:
         lines = [json.loads(line) for line in self.stream.getvalue().splitlines()]
         return [f"{line['event']} {line['address']}" for line in lines if line["event"] != "message"]
 
-    def commands(self) -> list[str]:
+    def hooks_run(self) -> list[str]:
         return [f"{errand.what} {errand.address}" for errand in self.ran]
 
     def ends(self) -> dict[str, object]:
@@ -88,35 +86,35 @@ def fail() -> None:
 
 
 def test_an_opening_that_cannot_be_applied_leaves_nothing_behind(daemon: Watched) -> None:
-    with pytest.raises(HostError), daemon.recording(fail):
-        daemon.record_opening(daemon.new(ONE))
+    with pytest.raises(HostError), daemon.openings.recording(fail):
+        daemon.openings.record_opening(daemon.new(ONE))
     assert (daemon.shows(), daemon.has(), daemon.ends()) == ([], {}, {"192.0.2.7": "refused"})
     daemon.ask("open", "ssh", OTHER.compressed)  # an unrelated call
     assert daemon.logged() == daemon.announced.heard == ["opened 192.0.2.8"]
-    assert daemon.commands() == ["open 192.0.2.8"]
+    assert daemon.hooks_run() == ["open 192.0.2.8"]
 
 
 def test_a_longer_end_that_cannot_be_applied_leaves_the_one_before(daemon: Watched) -> None:
-    with daemon.recording():
-        daemon.record_opening(daemon.new(ONE, 60.0))
+    with daemon.openings.recording():
+        daemon.openings.record_opening(daemon.new(ONE, 60.0))
     (before,) = daemon.ledger.active()
-    with pytest.raises(HostError), daemon.recording(fail):  # noqa: PT012
-        daemon.record_opening(daemon.new(ONE, 3600.0, "ssh"))
-        daemon.record_opening(daemon.new(ONE, 7200.0, "ssh"))
+    with pytest.raises(HostError), daemon.openings.recording(fail):  # noqa: PT012
+        daemon.openings.record_opening(daemon.new(ONE, 3600.0, "ssh"))
+        daemon.openings.record_opening(daemon.new(ONE, 7200.0, "ssh"))
     (after,) = daemon.ledger.active()
     assert after.until_s == pytest.approx(before.until_s, abs=0.01)
     assert daemon.logged() == ["opened 192.0.2.7"]
-    assert daemon.book.count("key laptop") == 1
+    assert daemon.table.count("key laptop") == 1
 
 
 def test_what_is_recorded_while_another_is_applied_is_done_apart(daemon: Watched) -> None:
     def repair_then_fail() -> None:
-        with daemon.recording():  # as a repair does, when nftables is found changed
-            daemon.record_opening(daemon.new(OTHER))
+        with daemon.openings.recording():  # as a repair does, when nftables is found changed
+            daemon.openings.record_opening(daemon.new(OTHER))
         fail()
 
-    with pytest.raises(HostError), daemon.recording(repair_then_fail):
-        daemon.record_opening(daemon.new(ONE))
+    with pytest.raises(HostError), daemon.openings.recording(repair_then_fail):
+        daemon.openings.record_opening(daemon.new(ONE))
     assert daemon.logged() == daemon.announced.heard == ["opened 192.0.2.8"]
     assert daemon.ends() == {"192.0.2.7": "refused", "192.0.2.8": None}
 
@@ -132,10 +130,10 @@ def test_the_order_is_ledger_kernel_log_commands(daemon: Watched, monkeypatch: p
         return noted
 
     monkeypatch.setattr(daemon.ledger, "opened", noting("ledger", daemon.ledger.opened))
-    monkeypatch.setattr(daemon.filter, "apply", noting("kernel", daemon.filter.apply))
+    monkeypatch.setattr(daemon.firewall, "apply", noting("kernel", daemon.firewall.apply))
     monkeypatch.setattr(daemon.log, "opening", noting("log", daemon.log.opening))
     monkeypatch.setattr(daemon.announced, "flush", noting("fleet", daemon.announced.flush))
-    monkeypatch.setattr(daemon.errands, "run", noting("command", daemon.errands.run))
+    monkeypatch.setattr(daemon.hooks, "run", noting("command", daemon.hooks.run))
     daemon.ask("open", "ssh", ONE.compressed)
     assert order == ["ledger", "kernel", "log", "fleet", "command"]
 
@@ -144,8 +142,8 @@ class Choosy:
     """Refuses every change with a certain entry."""
 
     def __init__(self, daemon: Watched, *refused: Element) -> None:
-        self._apply, self._refused = daemon.filter.apply, set(refused)
-        daemon.filter.apply = self.apply  # type: ignore[method-assign]
+        self._apply, self._refused = daemon.firewall.apply, set(refused)
+        daemon.firewall.apply = self.apply  # type: ignore[method-assign]
 
     def apply(self, changes: SetChanges) -> None:
         if self._refused & changes.put.keys():
@@ -160,31 +158,35 @@ def test_one_entry_that_is_refused_costs_only_its_own_opening(daemon: Watched) -
 
     def refused(opening: Opening, _: DoorwardError) -> None:
         failed.append(opening.address)
-        daemon.pending.take_back((opening.door, opening.address))
+        daemon.openings.pending.take_back((opening.door, opening.address))
 
-    with daemon.recording(lambda: settle_each(daemon, opened, daemon.pending.prolongs, refused)):
+    with daemon.openings.recording(
+        lambda: settle_each(daemon.openings, opened, daemon.openings.pending.prolongs, refused)
+    ):
         for new in opened:
-            daemon.record_opening(new)
+            daemon.openings.record_opening(new)
     assert failed == [OTHER]
     assert {entry.address for entry in daemon.has()} == {ONE, THIRD}  # neither port of the other's door
     assert daemon.shows() == [("web", "192.0.2.7"), ("web", "192.0.2.9")]
     assert daemon.ends() == {"192.0.2.7": None, "192.0.2.8": "refused", "192.0.2.9": None}
     assert daemon.logged() == ["opened 192.0.2.7", "opened 192.0.2.9"]
-    assert daemon.commands() == ["open 192.0.2.7", "open 192.0.2.9"]
+    assert daemon.hooks_run() == ["open 192.0.2.7", "open 192.0.2.9"]
 
 
 def test_the_same_opening_twice_is_taken_back_to_what_was_there_before(daemon: Watched) -> None:
-    with daemon.recording():
-        daemon.record_opening(daemon.new(ONE, 60.0))
+    with daemon.openings.recording():
+        daemon.openings.record_opening(daemon.new(ONE, 60.0))
     Choosy(daemon, element("192.0.2.7 22/tcp"))
     opened = [daemon.new(ONE, 600.0), daemon.new(ONE, 900.0)]
 
     def refused(opening: Opening, _: DoorwardError) -> None:
-        daemon.pending.take_back((opening.door, opening.address))
+        daemon.openings.pending.take_back((opening.door, opening.address))
 
-    with daemon.recording(lambda: settle_each(daemon, opened, daemon.pending.prolongs, refused)):
+    with daemon.openings.recording(
+        lambda: settle_each(daemon.openings, opened, daemon.openings.pending.prolongs, refused)
+    ):
         for new in opened:
-            daemon.record_opening(new)
+            daemon.openings.record_opening(new)
     assert daemon.shows() == [("ssh", "192.0.2.7")]
     assert daemon.ends() == {"192.0.2.7": None}
 
@@ -197,20 +199,20 @@ def test_the_book_counts_what_each_has_open(daemon: Watched) -> None:
         (wide, "web", (2, 2)),
         (wide, "ssh", (3, 3)),
     ):
-        daemon.book.open(daemon.new(place, door=door))
-        assert (daemon.book.count("key laptop"), daemon.book.wide_count("key laptop")) == counts
-    assert [each.door for each in daemon.book.wider(ip_network("10.1.0.0/16"))] == ["web", "ssh"]
-    assert list(daemon.book.wider(wide)) == list(daemon.book.wider(ip_address("10.1.1.1"))) == []
-    daemon.book.restore("web", wide, None)
-    assert daemon.book.wide_count("key laptop") == 1
-    daemon.book.expire(daemon.loop.now_s() + 3600)
-    assert (daemon.book.count("key laptop"), daemon.book.wide_count("key laptop")) == (0, 0)
+        daemon.table.open(daemon.new(place, door=door))
+        assert (daemon.table.count("key laptop"), daemon.table.wide_count("key laptop")) == counts
+    assert [each.door for each in daemon.table.wider(ip_network("10.1.0.0/16"))] == ["web", "ssh"]
+    assert list(daemon.table.wider(wide)) == list(daemon.table.wider(ip_address("10.1.1.1"))) == []
+    daemon.table.restore("web", wide, None)
+    assert daemon.table.wide_count("key laptop") == 1
+    daemon.table.expire(daemon.loop.now_s() + 3600)
+    assert (daemon.table.count("key laptop"), daemon.table.wide_count("key laptop")) == (0, 0)
 
 
 def test_a_full_set_is_not_read_back(daemon: Watched, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(fake, "OPEN_SIZE", 1)
     daemon.ask("open", "ssh", ONE.compressed)
-    monkeypatch.setattr(daemon.filter, "elements", lambda: pytest.fail("the sets were read back"))
+    monkeypatch.setattr(daemon.firewall, "elements", lambda: pytest.fail("the sets were read back"))
     with pytest.raises(NftError, match="full"):
         daemon.ask("open", "ssh", OTHER.compressed)
     assert daemon.ends()["192.0.2.8"] == "refused"
@@ -223,12 +225,12 @@ def test_a_full_set_is_not_read_back(daemon: Watched, monkeypatch: pytest.Monkey
 def test_openings_that_cannot_be_restored_end_and_the_others_stay(daemon: Watched) -> None:
     for address in (ONE, OTHER, THIRD):
         daemon.ask("open", "web", address.compressed)
-    daemon.filter.apply(SetChanges({}, frozenset(daemon.filter.elements())))
+    daemon.firewall.apply(SetChanges({}, frozenset(daemon.firewall.elements())))
     Choosy(daemon, element("192.0.2.8 80/tcp"))
-    fill(daemon, "nftables refused: refused")
+    daemon.gate.trouble = fill(daemon.openings, (), "nftables refused: refused")
     assert {entry.address for entry in daemon.has()} == {ONE, THIRD}
     assert daemon.ends() == {"192.0.2.7": None, "192.0.2.8": None, "192.0.2.9": None}  # its command is still owed
     assert daemon.logged()[-1] == "closed 192.0.2.8"
     assert "web to 192.0.2.8" in daemon.ask("status")["gate_trouble"]
-    fill(daemon, "")
+    daemon.gate.trouble = fill(daemon.openings, (), "")
     assert daemon.ask("status")["gate_trouble"] == ""

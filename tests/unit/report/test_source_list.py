@@ -77,7 +77,7 @@ def test_many_networks_are_counted_and_few_are_kept() -> None:
 @pytest.mark.parametrize(
     ("reason", "kind"),
     [
-        ("more than 20 symbols a second: a scanner; back to the start",) * 2,
+        ("rate limit exceeded (more than 20 knock packets/s); progress reset",) * 2,
         (
             "signed knock: the packet from key ada is 4 min 12 s behind; set that machine's clock",
             "signed knock: the packet from key ada is behind; set that machine's clock",

@@ -1,0 +1,266 @@
+"""Load rulesets: the daemon's own file at the start and by SIGHUP, another by `doorward apply`; and repair them."""
+
+from __future__ import annotations
+
+import hashlib
+import os
+from collections.abc import Callable, Mapping
+from dataclasses import replace
+from pathlib import Path
+from typing import Any, cast
+
+from doorward.config.files import MAX_BYTES, text_of
+from doorward.config.schema import LONGEST_TRIAL_MS, SHORTEST_TRIAL_MS
+from doorward.config.toml import parse
+from doorward.core.diff import Remaining
+from doorward.daemon import repairs, saved_ruleset
+from doorward.daemon.control_socket import DeferredReply
+from doorward.daemon.last_good import load_last, path_of
+from doorward.daemon.off_switch import SwitchedOff
+from doorward.daemon.openings_service import OpeningsService
+from doorward.daemon.ruleset_guard import RulesetGuard
+from doorward.daemon.ruleset_loader import (
+    LoadProcess,
+    LoadResult,
+    RestoredRuleset,
+    digest_of,
+    load,
+    load_file,
+    put_back,
+)
+from doorward.daemon.trial import HOW, Trial
+from doorward.errors import DoorwardError, NegativeResult, UsageError
+from doorward.kernel import sd_notify
+from doorward.kernel.sock_diag import Connection
+from doorward.model import Element, parse_address
+from doorward.nftables.libnftables import NftFirewall
+from doorward.nftables.nft_error import NftError
+
+
+class GateLoader:
+    """Loads rulesets, keeps what is in force and its trial, and repairs it. `in_force` is called with each new one."""
+
+    trial: Trial | None = None
+    loaded: LoadResult
+
+    def __init__(self, service: OpeningsService, firewall: NftFirewall, config: Path, control: Path) -> None:
+        self.service, self.firewall, self.config, self.control_path = service, firewall, config, control
+        self.loop, self.log, self.hooks = service.loop, service.log, service.hooks
+        self.saved = service.ledger.path.with_name(saved_ruleset.NAME)
+        self.trouble = ""  # which openings could not be restored
+        self.in_force: Callable[[LoadResult], None] = lambda _: None
+        self.restore_bans: Callable[[], None] = lambda: None
+        self._restored: tuple[Element, ...] = ()  # the entries that the repair under way restores
+        self.guard = RulesetGuard(
+            self.loop, self.log, self._begin_repair, self._finish_repair, service.reconcile, self.switch_off
+        )
+        service.will_repair = self._will_repair
+
+    def put_in_force(self, loaded: LoadResult) -> None:
+        """Go on with a ruleset that is loaded."""
+        self.loaded, self.trouble = loaded, ""
+        self.in_force(loaded)
+        for line in loaded.warning.splitlines():
+            self.log.message(line, "warning")
+        if loaded.not_kept:
+            self.log.message(
+                f"the ruleset is in force but not saved for the next boot: {loaded.not_kept}; make room", "error"
+            )
+
+    def switch_off(self) -> None:
+        """End without a gate. No hook runs for it: the ledger keeps what is open, and what is owed at its end."""
+        if self.trial is not None:
+            self.trial.drop()
+        self.log.message("switched off by `doorward off`; `doorward on` ends that", "warning")
+        self.loop.stop()
+
+    def close(self) -> None:
+        """Leave a trial to its watchdog, and repair nothing any more."""
+        if self.trial is not None:
+            self.trial.abandon()
+        self.guard.close()
+
+    def _will_repair(self) -> bool:
+        self.guard.verify_ruleset()
+        return self.guard.is_damaged
+
+    def _begin_repair(self) -> LoadProcess[RestoredRuleset] | LoadProcess[LoadResult]:
+        """Start a repair: the ruleset as it was last loaded, or from the file where that could not be saved."""
+        restore, saved, config, before = repairs.remaining(self.service), self.saved, self.config, self.loaded
+        self._restored = tuple(restore)
+        if not before.not_kept:
+            return LoadProcess(lambda: put_back(saved, restore))
+        if before.last_good:
+            return LoadProcess(lambda: replace(load_last(config, restore, saved), last_good=before.last_good))
+        return LoadProcess(lambda: load_file(config, restore, saved))
+
+    def _finish_repair(self, outcome: RestoredRuleset | LoadResult) -> int:
+        """Apply what was opened and closed meanwhile; return how many openings there are."""
+        if isinstance(outcome, LoadResult):
+            self.put_in_force(outcome)
+        self.restore_bans()
+        self.trouble = repairs.fill(self.service, self._restored, outcome.commit.refusal)
+        return len(self.service.table)
+
+    def load_first(self, trial_s: float | None) -> None:
+        """Load at the start. Where a daemon's table is loaded already, its own sets are right.
+
+        If the file cannot be loaded, the last good configuration is: without a daemon no signed knock opens a door. A
+        trial has no such second try.
+        """
+        if trial_s is not None:
+            self.trial = Trial(self, trial_s, None)
+        restore = (
+            {} if self.firewall.existing() and not self.firewall.is_from_file() else repairs.remaining(self.service)
+        )
+        config, ruleset = self.config, self.saved
+        try:
+            loaded = self.guard.wait_for(LoadProcess(lambda: load_file(config, restore, ruleset)))
+        except SwitchedOff:
+            raise
+        except DoorwardError as error:
+            if self.trial is not None:
+                raise
+            loaded = self._load_last(restore, error)
+            self.hooks.turn_off()
+        self.put_in_force(loaded)
+        if refusal := loaded.commit.refusal:
+            self.trouble = repairs.fill(self.service, (), refusal)
+        if self.trial is not None:
+            self.log.message(f"on trial for {round(self.trial.left_s)}s: {loaded.summary()}; {HOW}", "warning")
+            self.trial.on_loaded(loaded)
+
+    def _load_last(self, restore: Remaining, error: DoorwardError) -> LoadResult:
+        """Load the last good configuration in place of the file that has this error, or raise the error."""
+        config, ruleset, copy = self.config, self.saved, path_of(self.config)
+        if not os.path.lexists(copy):
+            raise error
+        try:
+            loaded: LoadResult = self.guard.wait_for(LoadProcess(lambda: load_last(config, restore, ruleset)))
+        except SwitchedOff:
+            raise
+        except DoorwardError as trouble:
+            for line in str(trouble).splitlines():
+                self.log.message(f"the last good configuration is not used: {line}", "error")
+            raise error from None
+        for line in str(error).splitlines():
+            self.log.message(line, "error")
+        self.log.message(
+            f"{config} cannot be loaded: {copy} is in force instead, the last good configuration. Hooks (on_open,"
+            " on_close, on_refuse) do not run. Correct the file and reload it (`doorward check`, then SIGHUP)",
+            "error",
+        )
+        return replace(loaded, last_good=str(error))
+
+    def keep_configuration(self) -> None:
+        """Have root keep a copy of the daemon's file, unless it is not what is in force, or on trial."""
+        if self.trial is None and self.loaded.digest:
+            self.hooks.keep(self.loaded.digest)
+
+    def reload(self) -> None:
+        """Read the configuration again; a bad one changes nothing. A call while one is under way follows it."""
+        sd_notify.reloading()
+        self.guard.after_current(self._reload)
+
+    def _reload(self) -> None:
+        if self.trial is not None:
+            self.log.message(f"not reloaded: a gate is on trial; {HOW}, or wait for its end", "error")
+            self.tell_ready()
+            return
+        path, keep = self.config, self.saved
+        self.guard.start(LoadProcess(lambda: load_file(path, {}, keep)), self._reloaded)
+
+    def _reloaded(self, outcome: LoadResult | DoorwardError) -> None:
+        if not isinstance(outcome, DoorwardError):
+            self.put_in_force(outcome)
+            self.hooks.turn_on()
+            self.log.message(f"reloaded: {outcome.summary()}")
+            self.keep_configuration()
+        elif isinstance(outcome, NftError) and self.guard.is_damaged:  # the table was gone under it
+            self.reload()
+            return
+        else:
+            for line in str(outcome).splitlines():
+                self.log.message(line, "error")
+            self.log.message("the configuration was not reloaded; the gate stands as it was", "error")
+        self.tell_ready()
+
+    def tell_ready(self) -> None:
+        """Tell the service manager what is in force."""
+        sd_notify.notify("READY=1", f"STATUS={self.loaded.summary()}")
+
+    def apply(self, request: Mapping[str, Any]) -> DeferredReply:
+        """Load the configuration whose text is in the file that came with the request, for good or on trial."""
+        name, for_ms, descriptor = request.get("name"), request.get("trial_ms"), request.get("descriptor")
+        if not isinstance(name, str) or not isinstance(descriptor, int):
+            raise UsageError("the request needs a text 'name' and an open file")
+        if for_ms is not None and not (isinstance(for_ms, int) and SHORTEST_TRIAL_MS <= for_ms <= LONGEST_TRIAL_MS):
+            raise UsageError("a trial lasts from 1s to 24h")
+        if self.trial is not None:
+            raise NegativeResult(f"a gate is on trial already; {HOW}, or wait for its end")
+        if self.guard.is_busy:
+            raise NegativeResult("the gate is being loaded just now; try again")
+        keep_open = os.dup(descriptor)
+        try:
+            if for_ms is not None:
+                self.trial = Trial(self, for_ms / 1000, self.loaded, _digest(keep_open))
+            keep, folder = self.saved, self.config.parent
+            child = LoadProcess(lambda: _load_text(text_of(_read(keep_open), name), name, folder, keep), keep_open)
+        finally:
+            os.close(keep_open)
+        later = DeferredReply()
+        self.guard.start(child, lambda outcome: later.give_outcome(lambda: self._applied(name, outcome)))
+        return later
+
+    def _applied(self, name: str, outcome: LoadResult | DoorwardError) -> dict[str, Any]:
+        trial = self.trial
+        if isinstance(outcome, DoorwardError):
+            if trial is not None:
+                trial.drop()
+            raise outcome
+        self.put_in_force(outcome)
+        sd_notify.notify(f"STATUS={outcome.summary()}")
+        if trial is None:
+            self.log.message(f"applied {name}: {outcome.summary()}")
+            return {"summary": outcome.summary()}
+        self.log.message(f"{name} is on trial for {round(trial.left_s)}s: {outcome.summary()}; {HOW}", "warning")
+        trial.on_loaded(outcome)
+        return {"summary": outcome.summary(), "left_s": trial.left_s}
+
+    def confirm(self, request: Mapping[str, Any]) -> dict[str, Any]:
+        """Confirm the trial that runs, from the session whose SSH connection the request names; None is the console."""
+        if self.trial is None:
+            raise NegativeResult("no gate is on trial; if there was one, it was taken back")
+        self.trial.confirm(_connection(request.get("connection")))
+        return {"summary": self.loaded.summary()}
+
+    def reload_hooks(self, _: Mapping[str, Any]) -> dict[str, Any]:
+        """The daemon's file holds what is in force: the doors' commands are read from there."""
+        self.hooks.configure(self.loaded.doors, self.loaded.gate.on_refuse)
+        self.hooks.turn_on()
+        return {}
+
+
+def _load_text(text: str, name: str, folder: Path, ruleset: Path) -> LoadResult:
+    return replace(load(parse(text, name), folder, {}, ruleset), digest=digest_of(text))
+
+
+def _connection(value: object) -> Connection | None:
+    if value is None:
+        return None
+    try:
+        source, source_port, destination, destination_port = cast(list[Any], value)
+        return Connection(parse_address(source), int(source_port), parse_address(destination), int(destination_port))
+    except (TypeError, ValueError, OverflowError):  # JSON has an Infinity
+        raise UsageError("a connection is two addresses, each with a port") from None
+
+
+def _digest(descriptor: int) -> str:
+    return hashlib.sha256(_read(descriptor)).hexdigest()
+
+
+def _read(descriptor: int) -> bytes:
+    try:
+        return os.pread(descriptor, min(os.fstat(descriptor).st_size, MAX_BYTES), 0)
+    except OSError as error:  # a pipe, a folder
+        raise UsageError(f"the file that came with the request cannot be read: {error.strerror}") from None
