@@ -14,6 +14,7 @@ from typing import NamedTuple, TypeVar
 from doorward.cli import options, qr
 from doorward.cli.options import add_config, ask, configuration_path
 from doorward.cli.output import line
+from doorward.client import ssh_config
 from doorward.client.link_uri import format_link
 from doorward.config.files import default_path, read
 from doorward.config.schema import Configuration, Mode
@@ -56,7 +57,9 @@ def decide(args: argparse.Namespace, here: HostSurvey) -> Decision:
     who = None if args.no_signed else _client_names(args)
     has_sequences = who is None or _has_sequences(args)
     address = address_of(args, here, is_asked=True)
-    return Decision(ConfigPlan(mode, doors, public, signed=not args.no_signed), who, has_sequences, address)
+    name = config_writer.gate_name(*filter(None, (args.name, survey.host_name())))
+    plan = ConfigPlan(mode, doors, public, signed=not args.no_signed, name=name)
+    return Decision(plan, who, has_sequences, address)
 
 
 def unused_options(args: argparse.Namespace) -> list[str]:
@@ -289,7 +292,9 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         "--authorized-keys", metavar="FILE", help="who may send signed knocks (default: your own keys), or none"
     )
     parser.add_argument("--address", metavar="ADDRESS", help="what clients reach this host by: a name, an address")
-    parser.add_argument("--name", metavar="NAME", help="what clients call it (default: its own name)")
+    parser.add_argument(
+        "--name", metavar="NAME", help="what clients call it, and the gate's name (default: the host's own)"
+    )
     parser.add_argument("--qr", action="store_true", help="show the link also as a QR code")
 
 
@@ -298,6 +303,10 @@ def run(args: argparse.Namespace) -> int:
     path = configuration_path(args).absolute()
     here = survey.survey_host()
     name = args.name or survey.host_name()
+    if not ssh_config.takes(name):
+        raise UsageError(
+            f"--name: {name[:40]!r} means something else to ssh; take a name of letters, digits, - and dots"
+        )
     if path.exists():
         configuration, address = read(path), address_of(args, here)
         line(f"{path} is there already, and stays as it is")

@@ -18,6 +18,7 @@ from pathlib import Path
 from typing import Any, BinaryIO
 
 from doorward.config.files import group_id
+from doorward.daemon import off_switch
 from doorward.daemon.event_stream import Subscriber
 from doorward.errors import DoorwardError, HostError, MalformedError, NegativeResult, UsageError
 from doorward.kernel.event_loop import EventLoop
@@ -363,6 +364,7 @@ def _refusals(path: Path) -> Iterator[None]:
     except (PermissionError, ConnectionResetError, BrokenPipeError):
         raise UsageError(_TURNED_AWAY.format(path)) from None
     except OSError as error:
+        off_switch.refuse_if_off()  # then `doorward run` would start none
         raise NegativeResult(
             f"no daemon answers at {path} ({error.strerror or error}); `doorward run` starts one"
         ) from None

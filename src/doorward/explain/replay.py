@@ -80,13 +80,17 @@ class MachineStep(NamedTuple):
 
 
 class ReplayStep(NamedTuple):
-    """A packet and what it was made of; `opened` are doors by index; `left_s` how long a port is open yet."""
+    """A packet and what it was made of; `opened` are doors by index; `left_s` how long a port is open yet.
+
+    `is_after_signed`: its source may have opened the port by a signed knock, which no capture shows.
+    """
 
     seen: CapturedPacket
     verdict: PacketVerdict
     lanes: tuple[MachineStep, ...] = ()
     opened: tuple[int, ...] = ()
     left_s: float = 0.0
+    is_after_signed: bool = False
 
     @property
     def at_s(self) -> float:
@@ -106,6 +110,7 @@ class Replayer:
         self._house, self._is_local = house, is_local
         self._tracker = Tracker(house.automaton, CAPACITY)
         self._open: dict[tuple[bytes, Port], float] = {}
+        self._signing: dict[bytes, None] = {}  # sources, in the order in which they came
         self._now_s = float("-inf")
 
     def replay(self, seen: CapturedPacket) -> ReplayStep:
@@ -138,8 +143,13 @@ class Replayer:
         if left_s > 0:
             return ReplayStep(seen, PacketVerdict.ENTERS, left_s=left_s)
         if packet.port == self._house.signed:
+            self._signing[packet.source] = None
+            if len(self._signing) > MOST_OPEN:
+                del self._signing[next(iter(self._signing))]
             return ReplayStep(seen, PacketVerdict.SIGNED)
-        return ReplayStep(seen, PacketVerdict.HIDDEN if packet.port in self._house.services else PacketVerdict.PUBLIC)
+        if packet.port in self._house.services:
+            return ReplayStep(seen, PacketVerdict.HIDDEN, is_after_signed=packet.source in self._signing)
+        return ReplayStep(seen, PacketVerdict.PUBLIC)
 
     def _symbol(self, seen: CapturedPacket, packet: Packet) -> ReplayStep:
         automaton = self._house.automaton

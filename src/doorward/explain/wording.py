@@ -182,6 +182,8 @@ def _no_symbol(house: CompiledConfig, step: ReplayStep) -> str:
     seen = step.seen
     if step.verdict is PacketVerdict.ENTERS:
         return f"let in: {_service(house, step)} is open for {span(step.left_s)} more"
+    if step.verdict is PacketVerdict.HIDDEN and step.is_after_signed and house.gate.mode is not Mode.OBSERVE:
+        return f"dropped, unless the signed knock opened {_service(house, step)}"
     if step.verdict is PacketVerdict.HIDDEN:
         dropped = "let through by mode observe" if house.gate.mode is Mode.OBSERVE else "dropped"
         return f"{dropped}: {_service(house, step)} is closed"

@@ -98,7 +98,10 @@ def _unnamed(configuration: Configuration) -> Iterator[LocatedFinding]:
     """Note that only the server's key binds a signed knock to this gate, which may have been copied from another."""
     if configuration.signed is not None and configuration.gate.name is None:
         what = "the gate has no name: a signed knock for it also opens any other gate with a copy of its server key"
-        remedy = "where several gates have one key, give each a `name` in [gate], and clients `gate`"
+        remedy = (
+            "where several gates have one key, give each a `name` in [gate], and every client the same `gate`: "
+            "without it no signed knock opens a gate that has a name"
+        )
         yield LocatedFinding("note", ("signed",), what, remedy)
 
 
@@ -108,9 +111,18 @@ def _opens_both(configuration: Configuration) -> Iterator[LocatedFinding]:
         return
     if both := [door for door in configuration.doors if door.knock]:
         what = f"{_named(both)} to a sequence as well as to a signed knock: anyone who sees its packets can repeat it"
-        yield LocatedFinding(
-            "note", ("doors", both[0].name, "knock"), what, "take out `knock`, so that only keys open it"
-        )
+        remedy = "once a key opens it, take out `knock`, so that only keys do"
+        yield LocatedFinding("note", ("doors", both[0].name, "knock"), what, remedy)
+
+
+def _opens_by_hand(configuration: Configuration) -> Iterator[LocatedFinding]:
+    """Find hidden ports that no client can open."""
+    if configuration.signed is not None:
+        return
+    if shut := [door for door in configuration.doors if door.opens and not door.knock]:
+        what = f"{_named(shut)} to no knock, only by `doorward open`"
+        remedy = "unless that is meant, write a `knock`, or [signed] (`doorward key server` makes its key)"
+        yield LocatedFinding("note", ("doors", shut[0].name, "opens"), what, remedy)
 
 
 def _shell_of(door: Door) -> Port | None:
@@ -170,6 +182,7 @@ CHECKS: tuple[Check, ...] = (
     _opens_shell,
     _unnamed,
     _opens_both,
+    _opens_by_hand,
     _many_combinations,
     _capacity,
 )
