@@ -83,8 +83,8 @@ def remove(*entries: Element) -> Changes:
 
 
 def stands(filter_: Filter, expected: Mapping[Element, float]) -> None:
-    """Compare, and allow for the time that reading takes."""
-    assert filter_.elements() == pytest.approx(dict(expected), abs=1.0)
+    """Compare, and allow for the time that reading takes, which is longer on a busy machine."""
+    assert filter_.elements() == pytest.approx(dict(expected), rel=0.01, abs=1.0)
 
 
 def test_a_new_gate_has_nothing_open_and_counts_from_nothing(filter_: Filter) -> None:
