@@ -95,7 +95,10 @@ def _unnamed(configuration: Configuration) -> Iterator[Weakness]:
     """Note that only the server's key binds a signed knock to this gate, which may have been copied from another."""
     if configuration.signed is not None and configuration.gate.name is None:
         what = "the gate has no name: a signed knock for it also opens any other gate with a copy of its server key"
-        remedy = "where several gates have one key, give each a `name` in [gate], and clients `gate`"
+        remedy = (
+            "where several gates have one key, give each a `name` in [gate], and every client the same `gate`: "
+            "without it no signed knock opens a gate that has a name"
+        )
         yield Weakness("note", ("signed",), what, remedy)
 
 
