@@ -111,7 +111,11 @@ def test_off_ends_a_daemon_that_runs_and_on_brings_the_gate_back(gate: Gate) -> 
     doctor = daemon.run("doctor", check=False)  # which cannot look further, and says this all the same
     assert (doctor.returncode, "doorward on" in doctor.stdout) == (2, True)
     daemon.config.write_text(CONFIG.format(hook=gate.hook))
+    since = gate.marker().stat().st_mtime_ns
     assert daemon.run("off").returncode == 0  # again
+    assert gate.marker().stat().st_mtime_ns == since
+    asked = daemon.run("open", "ssh", "192.0.2.9", check=False)
+    assert (asked.returncode, "`doorward on`" in asked.stderr) == (1, True)
     again = daemon.run("run", check=False)
     assert (again.returncode, "switched off" in again.stderr) == (1, True)
     assert gate.is_off()

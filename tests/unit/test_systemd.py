@@ -103,6 +103,16 @@ def test_each_unit_has_the_user_that_it_needs() -> None:
     }
 
 
+def test_the_removal_of_a_package_ends_each_of_its_units() -> None:
+    """debhelper leaves that to the scripts where it is not to start a unit (--no-start)."""
+    folder = FOLDER.with_name("debian")
+    units = re.findall(r"dh_installsystemd -p(\S+) --name=(\S+) .*--no-start", (folder / "rules").read_text())
+    assert len(units) == 4
+    for package, unit in units:
+        (stop,) = re.findall("deb-systemd-invoke stop (.*?) >", (folder / f"{package}.prerm").read_text())
+        assert f"{unit}.service" in stop.split()
+
+
 def test_root_shares_no_directory_with_the_daemon() -> None:
     folders = {
         path.name: {line for line in path.read_text().splitlines() if line.startswith("StateDirectory=")}

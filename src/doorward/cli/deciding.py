@@ -46,7 +46,9 @@ def decide(args: argparse.Namespace, here: Host) -> Decision:
     who = None if args.no_signed else _who(args)
     has_sequences = who is None or _has_sequences(args)
     address = address_of(args, here, is_asked=True)
-    return Decision(Plan(mode, doors, public, signed=not args.no_signed), who, has_sequences, address)
+    name = planning.gate_name(*filter(None, (args.name, host.host_name())))
+    plan = Plan(mode, doors, public, signed=not args.no_signed, name=name)
+    return Decision(plan, who, has_sequences, address)
 
 
 def unused(args: argparse.Namespace) -> list[str]:

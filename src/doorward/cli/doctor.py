@@ -43,7 +43,7 @@ def run(args: argparse.Namespace) -> int:
     file = str(path.absolute())
     parts = (lockout, firewalls, bypasses, running)
     findings = [finding for part in parts for finding in part.judge(file, configuration, facts)]
-    if (exposed := exposure(path)) is not None:
+    if any(door.knock for door in configuration.doors) and (exposed := exposure(path)) is not None:
         findings.append(Finding(Level.WARNING, file, *exposed))
     findings.sort(key=lambda finding: list(Level).index(finding.level))
     _show(findings, as_json=args.json)

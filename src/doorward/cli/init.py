@@ -10,6 +10,7 @@ from pathlib import Path
 from doorward.cli import deciding, telling
 from doorward.cli.options import add_config, configuration_path
 from doorward.cli.render import line
+from doorward.client import ssh_config
 from doorward.config.files import read
 from doorward.config.schema import Configuration, Mode
 from doorward.config.toml import parse
@@ -53,7 +54,9 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         "--authorized-keys", metavar="FILE", help="who may send signed knocks (default: your own keys), or none"
     )
     parser.add_argument("--address", metavar="ADDRESS", help="what clients reach this host by: a name, an address")
-    parser.add_argument("--name", metavar="NAME", help="what clients call it (default: its own name)")
+    parser.add_argument(
+        "--name", metavar="NAME", help="what clients call it, and the gate's name (default: the host's own)"
+    )
     parser.add_argument("--qr", action="store_true", help="show the link also as a QR code")
 
 
@@ -62,6 +65,10 @@ def run(args: argparse.Namespace) -> int:
     path = configuration_path(args).absolute()
     here = host.look()
     name = args.name or host.host_name()
+    if not ssh_config.takes(name):
+        raise UsageError(
+            f"--name: {name[:40]!r} means something else to ssh; take a name of letters, digits, - and dots"
+        )
     if path.exists():
         configuration, address = read(path), deciding.address_of(args, here)
         line(f"{path} is there already, and stays as it is")

@@ -42,7 +42,8 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 def run(args: argparse.Namespace) -> int:
     """Print the public half, one line; 2 where the file is none, or of another suite than the one asked for."""
     config = configuration_path(args)
-    signed = read(config).signed
+    configuration = read(config)
+    signed, gate = configuration.signed, configuration.gate.name
     if signed is None:
         raise UsageError(_MISSING.format(path=config))
     path = key_path(signed, config.parent)
@@ -54,6 +55,8 @@ def run(args: argparse.Namespace) -> int:
             f"{path}: the key there is of suite {key.suite.name}; move it away to make another, which every client "
             "has to be told then"
         )
+    if gate is not None:
+        complain(f"doorward: this gate has a name; clients need it too: `doorward add HOST … --gate {gate}`")
     line(str(key))
     return 0
 

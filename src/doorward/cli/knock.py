@@ -108,6 +108,7 @@ def reason(reply: Reply, there: Aim) -> str:
             "a sequence out, but not a signed knock (`doorward knock HOST DOOR --server-key KEY`)"
         )
     return (
-        f"stays silent; check whether {there} opens this port and lets this key in, whether the clocks agree, "
-        "and on the server `doorward log`, which says why a knock was refused"
+        f"stays silent; check whether {there} opens this port and lets this key in, "
+        "whether the gate's name and the clocks agree, and on the server `doorward log`, "
+        "which says why a knock was refused"
     )

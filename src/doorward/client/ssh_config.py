@@ -26,12 +26,17 @@ def lines_of(name: str) -> str:
     return f"Host {name}\n    {_PROXY}\n"
 
 
+def takes(name: str) -> bool:
+    """Return whether ssh takes this as the name of one host, not as a pattern or several words."""
+    return _PLAIN.fullmatch(name) is not None
+
+
 def with_host(text: str, name: str) -> str:
     """Give the file's text with these lines at its end, where they change nothing of what stands before them.
 
     The same text: it has them. UsageError: it has the host in another way, or no such name can stand there.
     """
-    if not _PLAIN.fullmatch(name):
+    if not takes(name):
         raise UsageError(
             f"--ssh: {name[:40]!r} means something else to ssh; take a name of letters, digits, - and dots"
         )

@@ -95,7 +95,10 @@ def _unnamed(configuration: Configuration) -> Iterator[Weakness]:
     """Note that only the server's key binds a signed knock to this gate, which may have been copied from another."""
     if configuration.signed is not None and configuration.gate.name is None:
         what = "the gate has no name: a signed knock for it also opens any other gate with a copy of its server key"
-        remedy = "where several gates have one key, give each a `name` in [gate], and clients `gate`"
+        remedy = (
+            "where several gates have one key, give each a `name` in [gate], and every client the same `gate`: "
+            "without it no signed knock opens a gate that has a name"
+        )
         yield Weakness("note", ("signed",), what, remedy)
 
 
@@ -105,7 +108,18 @@ def _opens_both(configuration: Configuration) -> Iterator[Weakness]:
         return
     if both := [door for door in configuration.doors if door.knock]:
         what = f"{_named(both)} to a sequence as well as to a signed knock: anyone who sees its packets can repeat it"
-        yield Weakness("note", ("doors", both[0].name, "knock"), what, "take out `knock`, so that only keys open it")
+        remedy = "once a key opens it, take out `knock`, so that only keys do"
+        yield Weakness("note", ("doors", both[0].name, "knock"), what, remedy)
+
+
+def _opens_by_hand(configuration: Configuration) -> Iterator[Weakness]:
+    """Find hidden ports that no client can open."""
+    if configuration.signed is not None:
+        return
+    if shut := [door for door in configuration.doors if door.opens and not door.knock]:
+        what = f"{_named(shut)} to no knock, only by `doorward open`"
+        remedy = "unless that is meant, write a `knock`, or [signed] (`doorward key server` makes its key)"
+        yield Weakness("note", ("doors", shut[0].name, "opens"), what, remedy)
 
 
 def _shell_of(door: Door) -> Port | None:
@@ -163,6 +177,7 @@ CHECKS: tuple[Check, ...] = (
     _opens_shell,
     _unnamed,
     _opens_both,
+    _opens_by_hand,
     _many_combinations,
     _capacity,
 )

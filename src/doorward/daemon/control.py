@@ -18,6 +18,7 @@ from pathlib import Path
 from typing import Any, BinaryIO
 
 from doorward.config.files import group_id
+from doorward.daemon import switch
 from doorward.daemon.following import Follower
 from doorward.daemon.loop import Loop
 from doorward.errors import AnswerNo, DoorwardError, HostError, MalformedError, UsageError
@@ -363,6 +364,7 @@ def _refusals(path: Path) -> Iterator[None]:
     except (PermissionError, ConnectionResetError, BrokenPipeError):
         raise UsageError(_TURNED_AWAY.format(path)) from None
     except OSError as error:
+        switch.refuse_if_off()  # then `doorward run` would start none
         raise AnswerNo(f"no daemon answers at {path} ({error.strerror or error}); `doorward run` starts one") from None
 
 

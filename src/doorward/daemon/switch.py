@@ -45,9 +45,10 @@ def refuse_if_off() -> None:
 
 
 def switch_off() -> None:
-    """Make the file, permanently. OSError: it cannot be made."""
-    durable.make_folders(marker().parent, 0o755)
-    durable.write(marker(), _TEXT)
+    """Make the file, permanently; one that is there keeps its time. OSError: it cannot be made."""
+    if not is_off():
+        durable.make_folders(marker().parent, 0o755)
+        durable.write(marker(), _TEXT)
     durable.sync(marker().parent)
 
 

@@ -57,7 +57,8 @@ def _of(file: str, configuration: Configuration, facts: Facts, port: Port, whose
         return Finding(bad, file, what, "mend that, and see `doorward check`")
     if opening:
         what = f"{port}, {whose}, is hidden, and its door {opening[0].name!r} opens by hand only"
-        return Finding(bad, file, what, f"give door {opening[0].name!r} a `knock`, or take {port} out of its `opens`")
+        remedy = f"write [signed], or give door {opening[0].name!r} a `knock`, or take {port} out of its `opens`"
+        return Finding(bad, file, what, remedy)
     if gate.mode is Mode.STEALTH and port not in gate.public:
         what = f"{port}, {whose}, would be hidden, and no door opens it: only connections that stand would go on"
         remedy = f'add a door with opens = ["{port}"] and a `knock`, or add "{port}" to `public`'

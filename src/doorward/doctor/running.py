@@ -71,7 +71,9 @@ def _daemon(file: str, configuration: Configuration, facts: Facts) -> Finding:
             what = "no daemon runs and no gate is loaded: nothing is hidden"
         elif needy:
             level = Level.ERROR
-            what = f"no daemon runs, and without one nothing opens {_doors(needy)}; sequences still open the others"
+            what = f"no daemon runs, and without one nothing opens {_doors(needy)}"
+            if any(door.knock for door in configuration.doors):
+                what += "; sequences still open the others"
         else:
             what = "no daemon runs; sequences still open doors, but nothing is recorded, and no hook runs"
         start = f"systemctl start {DAEMON}" if DAEMON in facts.boot.units else "doorward run"

@@ -71,13 +71,17 @@ class Lane(NamedTuple):
 
 
 class Step(NamedTuple):
-    """A packet and what it was made of; `opened` are doors by index; `left_s` how long a port is open yet."""
+    """A packet and what it was made of; `opened` are doors by index; `left_s` how long a port is open yet.
+
+    `is_after_signed`: its source may have opened the port by a signed knock, which no capture shows.
+    """
 
     seen: Seen
     verdict: Verdict
     lanes: tuple[Lane, ...] = ()
     opened: tuple[int, ...] = ()
     left_s: float = 0.0
+    is_after_signed: bool = False
 
     @property
     def at_s(self) -> float:
@@ -97,6 +101,7 @@ class Follower:
         self._house, self._is_local = house, is_local
         self._tracker = Tracker(house.automaton, CAPACITY)
         self._open: dict[tuple[bytes, Port], float] = {}
+        self._signing: dict[bytes, None] = {}  # sources, in the order in which they came
         self._now_s = float("-inf")
 
     def follow(self, seen: Seen) -> Step:
@@ -129,8 +134,13 @@ class Follower:
         if left_s > 0:
             return Step(seen, Verdict.ENTERS, left_s=left_s)
         if packet.port == self._house.signed:
+            self._signing[packet.source] = None
+            if len(self._signing) > MOST_OPEN:
+                del self._signing[next(iter(self._signing))]
             return Step(seen, Verdict.SIGNED)
-        return Step(seen, Verdict.HIDDEN if packet.port in self._house.services else Verdict.PUBLIC)
+        if packet.port in self._house.services:
+            return Step(seen, Verdict.HIDDEN, is_after_signed=packet.source in self._signing)
+        return Step(seen, Verdict.PUBLIC)
 
     def _symbol(self, seen: Seen, packet: Packet) -> Step:
         automaton = self._house.automaton

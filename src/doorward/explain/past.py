@@ -21,7 +21,7 @@ def conclude_records(address: str, records: Sequence[Record], now_s: float, mome
     last = records[-1]
     if last.event == "refused":
         what = f"it was refused last, at {moment(last.at_s)}: {last.detail['reason']}"
-        return Conclusion(Fault("refused", what, _remedy(records)), last.door)
+        return Conclusion(Fault("refused", what, _remedy(address, records)), last.door)
     return Conclusion(_of_opening(last, now_s, moment), last.door, True)
 
 
@@ -50,7 +50,7 @@ def _of_opening(last: Record, now_s: float, moment: Moment) -> Fault:
     return Fault("is_over", f"{opened}, and its time was over after {lasted}", remedy)
 
 
-def _remedy(records: Sequence[Record]) -> str:
+def _remedy(address: str, records: Sequence[Record]) -> str:
     before = sum(record.event == "opened" for record in records)
     known = f"it had opened {words.counted(before, 'door')} before" if before else "it has opened none so far"
-    return f"{known}; `doorward explain --live ADDRESS` shows the packets of the next try"
+    return f"{known}; `doorward explain --live {address}` shows the packets of the next try"

@@ -94,6 +94,8 @@ def _no_symbol(house: House, step: Step) -> str:
     seen = step.seen
     if step.verdict is Verdict.ENTERS:
         return f"let in: {_service(house, step)} is open for {words.span(step.left_s)} more"
+    if step.verdict is Verdict.HIDDEN and step.is_after_signed and house.gate.mode is not Mode.OBSERVE:
+        return f"dropped, unless the signed knock opened {_service(house, step)}"
     if step.verdict is Verdict.HIDDEN:
         dropped = "let through by mode observe" if house.gate.mode is Mode.OBSERVE else "dropped"
         return f"{dropped}: {_service(house, step)} is closed"

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
+from contextlib import suppress
 from typing import NamedTuple
 
 from doorward.config import readers
@@ -36,6 +37,7 @@ class Plan(NamedTuple):
     knocks: Mapping[str, tuple[Port, ...]] = {}
     signed: bool = True
     accept_mark: Mark | None = None
+    name: str | None = None  # of the gate, which signed knocks are for
 
 
 def parse_door(text: str) -> Wanted:
@@ -47,6 +49,14 @@ def parse_door(text: str) -> Wanted:
     except ValueError as error:
         what = f"{text[:60]!r}: {str(error).partition('; ')[0]}" if equals else f"{text[:60]!r} is no door"
         raise UsageError(f"{what}; write NAME=PORTS, like ssh=22/tcp or web=80/tcp,443/tcp") from None
+
+
+def gate_name(*names: str) -> str | None:
+    """Return the first of these that a gate can have as its name; None: none can."""
+    for word in names:
+        with suppress(ValueError):
+            return readers.name(word)
+    return None
 
 
 def parse_doors(texts: Iterable[str]) -> tuple[Wanted, ...]:
@@ -103,6 +113,8 @@ def _gate(plan: Plan, programs: Mapping[Port, str]) -> Iterator[str]:
         yield "# Its sequences are secrets: anyone who knows one can knock."
     yield "# docs/configuration.md explains every setting; `doorward check` says what an edit is worth."
     yield from ("", "[gate]", f"mode = {_text(plan.mode)}")
+    if plan.signed and plan.name is not None:
+        yield f"name = {_text(plan.name)}    # in each client's link: a signed knock for it opens no other gate"
     if plan.mode is Mode.STEALTH and not plan.public:
         yield "public = []"
     elif plan.mode is Mode.STEALTH:

@@ -39,8 +39,8 @@ def file(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
         (
             WEAK,
             0,
-            "doorward.toml: good: 2 doors, 1 automaton, mode guard; 1 warning, 2 notes\n",
-            ["1: note: capacity", "2: note: mode guard", "4: warning: door 'a' has 1 knock"],
+            "doorward.toml: good: 2 doors, 1 automaton, mode guard; 1 warning, 3 notes\n",
+            ["1: note: capacity", "2: note: mode guard", "4: warning: door 'a' has 1", "7: note: door 'b'"],
         ),
         (WRONG, 2, "", ["2: mode: 1 is unknown; write ", "3: door 'a': `opens` is missing; name"]),
         ("\0", 2, "", ["1: a NUL byte is in the file; save "]),
@@ -75,6 +75,7 @@ def test_json_of_a_weak_file(file: Path, capsys: pytest.CaptureFixture[str]) -> 
         ("note", 1),
         ("note", 2),
         ("warning", 4),
+        ("note", 7),
     ]
     assert set(answer["warnings"][0]) == {"level", "file", "line", "what", "remedy"}
     (rated,) = answer["strength"]  # door b opens by hand only

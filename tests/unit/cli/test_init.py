@@ -44,10 +44,10 @@ class Called:
     def configuration(self) -> Configuration:
         return read(self.path)
 
-    def check(self) -> str:
-        """Give the warnings of `doorward check`, which must find the file good."""
+    def check(self, level: str = "warning") -> str:
+        """Give the warnings (or notes) of `doorward check`, which must find the file good."""
         assert main(["check", "-c", str(self.path)]) == 0
-        return "".join(line for line in self.capsys.readouterr().err.splitlines(True) if ": warning: " in line)
+        return "".join(line for line in self.capsys.readouterr().err.splitlines(True) if f": {level}: " in line)
 
 
 @pytest.fixture
@@ -79,12 +79,19 @@ def test_nothing_is_asked(called: Called, mode: str) -> None:
     assert called.check() == ""
     link = parse_link(link_in(printed))
     assert (link.host, link.doors) == ("server.example", (("ssh", ()), ("db", ())))
+    assert link.gate == found.gate.name == "web1"
     table = tomllib.loads(textwrap.dedent(printed.partition("hosts.toml:\n\n")[2].partition("\n\nnext:")[0]))
     assert table["web1"]["address"] == "server.example"
     assert table["web1"]["server_key"] == link.key is not None
+    assert table["web1"]["gate"] == "web1"
     assert "doorward knock web1 ssh --wait 22  " in printed
     assert f"doorward run --trial 5m -c {called.path}  " in printed
     assert f"doorward doctor -c {called.path}  " in printed
+
+
+def test_check_has_nothing_to_say_of_what_init_writes(called: Called) -> None:
+    called.init("--yes", "--mode", "stealth", "--door", "ssh=22", *ADDRESS, "--authorized-keys", str(called.keys))
+    assert called.check("note") == ""
 
 
 def test_a_sequence_on_request(called: Called) -> None:
@@ -210,6 +217,7 @@ def test_the_operators_own_keys_are_taken(called: Called) -> None:
         (("--door", "ssh=22", "--mode", "stealth", "--public", "22"), "22/tcp cannot be public: a door opens it"),
         (("--door", "ssh=22", "--mode", "stealth", "--public", "x"), "'x' is no port"),
         (("--door", "ssh=22", "--public", "80"), "--public is for mode stealth, and mode guard leaves ports"),
+        (("--door", "ssh=22", "--name", "a b"), "--name: 'a b' means something else to ssh"),
         (("--door", "ssh=22", "--authorized-keys", "/none"), "/none: there is no such file"),
         (("--door", "ssh=22", "--authorized-keys", "/dev/null"), "/dev/null: "),
     ],

@@ -41,6 +41,14 @@ def test_the_key_is_made_once_and_printed_each_time(config: Path, capsys: pytest
     assert path.read_bytes() == made
 
 
+def test_a_gate_with_a_name_says_that_clients_need_it(config: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    config.write_text(f"[gate]\nname = 'box'\n{CONFIG}")
+    assert main(["key", "server"]) == 0
+    out, err = capsys.readouterr()
+    assert parse_server_key(out).suite is X25519
+    assert "--gate box`" in err.splitlines()[-1]
+
+
 def test_the_suite_is_chosen_when_it_is_made(config: Path, capsys: pytest.CaptureFixture[str]) -> None:
     assert main(["key", "server", "--suite", "mlkem768-x25519"]) == 0
     out = capsys.readouterr().out

@@ -144,7 +144,7 @@ def test_wait_in_vain_says_where_to_look(identity: Path, capsys: pytest.CaptureF
         assert main(["knock", "127.0.0.1", "ssh", *words]) == 1
     said = capsys.readouterr().err
     assert "127.0.0.1: knocked once, but" in said
-    assert "stays silent; check whether door 'ssh' opens this port and lets this key in, whether the clocks" in said
+    assert "stays silent; check whether door 'ssh' opens this port and lets this key in, whether the gate" in said
 
 
 def test_dump_shows_every_field_and_sends_nothing(

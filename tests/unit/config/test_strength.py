@@ -209,6 +209,13 @@ def test_a_door_that_a_sequence_and_a_signed_knock_open() -> None:
     assert note.startswith("8: note: doors 'd0', 'd1' open to a sequence as well as to a signed knock: ")
 
 
+def test_a_door_that_no_client_can_open() -> None:
+    text = "[gate]\nmode = 'stealth'\n[doors.a]\nopens = ['22/tcp']"
+    (note,) = [str(finding) for finding in warnings(parse(text, "doorward.toml"), find_lines(text))]
+    assert note.startswith("4: note: door 'a' opens to no knock")
+    assert "[signed]" in note
+
+
 def test_a_door_that_only_a_signed_knock_opens() -> None:
     text = "[gate]\nname = 'home'\nmode = 'stealth'\n[doors.a]\nopens = ['22/tcp']\n[signed]"
     assert warnings(parse(text, "doorward.toml"), find_lines(text)) == []
@@ -224,11 +231,6 @@ def test_doors_that_stay_open_for_long(time: str, warned: bool) -> None:
         if warned
         else []
     )
-
-
-def test_a_door_without_a_knock_has_no_weak_one() -> None:
-    text = "[gate]\nmode = 'stealth'\n[doors.a]\nopens = ['22/tcp']"
-    assert warnings(parse(text, "f"), find_lines(text)) == []
 
 
 @pytest.mark.parametrize(("count", "warned"), [(16, False), (17, True)])

@@ -171,6 +171,14 @@ def test_each_packet_in_words() -> None:
     ]
 
 
+def test_a_signed_knock_may_have_opened_what_comes_after_it() -> None:
+    signing = house('[doors.ssh]\nopens = ["22/tcp"]\n[signed]\n')
+    (told,) = explained(signing, script("0 22/tcp; 1 62201/udp; 2 22/tcp"), [SERVER]).told
+    before, _, after = [row.made_of for row in rows(signing, told.trace)]
+    assert before == "dropped: ssh is closed"
+    assert after == "dropped, unless the signed knock opened ssh"
+
+
 def test_many_doors_in_words() -> None:
     doors = "".join(
         f'[doors.d{n}]\nknock = ["1001/tcp", "1002/tcp", "{2000 + n}/tcp"]\nopens = ["{3000 + n}/tcp"]\n'

@@ -19,6 +19,7 @@ from doorward.setup.host import Host, Service
 from doorward.setup.planning import (
     Plan,
     Wanted,
+    gate_name,
     parse_door,
     parse_doors,
     parse_public,
@@ -50,6 +51,7 @@ plans = st.builds(
     knocks=st.just({}),
     signed=st.booleans(),
     accept_mark=st.none() | st.just(Mark(0x1000, 0x1000)),
+    name=st.none() | st.from_regex(r"[A-Za-z_-][A-Za-z0-9_-]{0,20}", fullmatch=True),
 )
 
 
@@ -62,6 +64,7 @@ def test_what_is_written_is_what_was_wanted(plan: Plan, has_sequences: bool, see
     text = text_of(plan, dict.fromkeys([*opened, *plan.public[::2]], program))
     found = parse(text, "f")
     assert found.gate.mode is plan.mode
+    assert found.gate.name == (plan.name if plan.signed else None)
     assert found.gate.accept_mark == plan.accept_mark
     assert sorted(found.gate.public) == (sorted(plan.public) if plan.mode is Mode.STEALTH else [])
     assert [(door.name, door.opens) for door in found.doors] == list(plan.doors)
@@ -84,6 +87,14 @@ def test_the_whole_text() -> None:
         '[doors.db]\nopens = ["5432/tcp"]\nfor = "30s"',
         '[signed]\nkey = "server.key"\nauthorized_keys = "authorized_keys"    # who may knock\n',
     ]
+
+
+@pytest.mark.parametrize(
+    ("names", "expected"),
+    [(("box", "vm"), "box"), (("box.example", "vm"), "vm"), (("7", "a b", "x" * 65), None), ((), None)],
+)
+def test_the_gate_has_the_first_name_that_fits(names: tuple[str, ...], expected: str | None) -> None:
+    assert gate_name(*names) == expected
 
 
 @pytest.mark.parametrize(
