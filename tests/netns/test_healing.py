@@ -58,7 +58,7 @@ def welcomed(connection: socket.socket) -> bool:
 
 
 def is_flush(program: str = "nft") -> Callable[..., bool]:
-    return lambda change: change.program == program and change.harm == "rules"
+    return lambda change: change.program == program and change.scope == "rules"
 
 
 def test_a_hundred_flushes_under_knocks(direct_lab: Lab, daemon: RunningDaemon, changes: Changes) -> None:

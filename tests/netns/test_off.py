@@ -32,12 +32,12 @@ on_close = ["/usr/bin/touch", "{hook}"]
 """
 KNOCK = ("7001", "7002", "7003")
 LOAD = (
-    "import os, sys; from pathlib import Path; from doorward.daemon import loading, switch\n"
-    "begin, is_off = switch.refuse_if_off, switch.is_off\n"
+    "import os, sys; from pathlib import Path; from doorward.daemon import off_switch, ruleset_loader\n"
+    "begin, is_off = off_switch.refuse_if_off, off_switch.is_off\n"
     "def late():\n"
-    "    begin(); switch.switch_off(); loading.NftFilter().unload(); switch.refuse_if_off = begin\n"
-    "switch.refuse_if_off = late\n"
-    "loading.load_file(Path(sys.argv[1]), {}, Path(sys.argv[2]))\n"
+    "    begin(); off_switch.switch_off(); ruleset_loader.NftFirewall().unload(); off_switch.refuse_if_off = begin\n"
+    "off_switch.refuse_if_off = late\n"
+    "ruleset_loader.load_file(Path(sys.argv[1]), {}, Path(sys.argv[2]))\n"
 )
 
 

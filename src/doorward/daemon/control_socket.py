@@ -1,8 +1,7 @@
 """The control socket: one line of JSON in, one line of JSON out. It answers root and a few others.
 
-The members of [gate] control_group open and close doors; METRICS_USER reads the numbers, and nothing else.
-
-Who follows the events gets more lines after the answer, one an event.
+The members of [gate] control_group open and close doors; METRICS_USER reads the numbers, and nothing else. A subscriber
+gets one more line per event after the answer.
 """
 
 from __future__ import annotations
@@ -287,9 +286,8 @@ def _listen(path: Path) -> socket.socket:
         listener.listen(MAX_CLIENTS)
     except OSError as error:
         listener.close()
-        raise HostError(
-            f"{path}: {error.strerror or error}; let doorward write there, or name another RUNTIME_DIRECTORY"
-        ) from None
+        remedy = "let doorward write there, or name another RUNTIME_DIRECTORY"
+        raise HostError(f"{path}: {error.strerror or error}; {remedy}") from None
     finally:
         os.umask(before)
     return listener

@@ -124,6 +124,8 @@ class GateLoader:
             loaded = self._load_last(restore, error)
             self.hooks.turn_off()
         self.put_in_force(loaded)
+        if loaded.last_good:
+            repairs.close_removed(self.service)
         if refusal := loaded.commit.refusal:
             self.trouble = repairs.fill(self.service, (), refusal)
         if self.trial is not None:

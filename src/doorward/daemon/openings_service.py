@@ -234,7 +234,7 @@ class OpeningsService:
             except NftError as error:
                 if error.is_of_entries or (last_try and not self.will_repair()):
                     raise
-                have = None  # an entry ended between reading and removing
+                have = have if have == {} else None  # an entry ended between reading and removing
             else:
                 return
 

@@ -3,16 +3,15 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Sequence
-from functools import partial
-from itertools import islice
 
-from doorward.core.diff import Remaining
 from doorward.daemon.openings_service import OpeningsService
 from doorward.errors import DoorwardError
 from doorward.model import Address, Element, Opening, Place
 from doorward.nftables.nft_error import NftError
 
 _MOST_NAMED = 8  # openings in one line of the log; the ledger has them all
+# Of openings together, before the rest is not tried: a ledger that an attacker wrote must not hold the daemon.
+_MOST_REFUSED = 50
 
 
 def settle_each(
@@ -23,14 +22,16 @@ def settle_each(
 ) -> None:
     """Put the entries of openings into the gate, in few transactions; call `refused` for each that nftables refuses.
 
-    A refusal takes the kernel some 10 ms. Once a set is full, openings of which nothing `is_there` are not tried.
+    A refusal takes the kernel some 10 ms. Once a set is full, or many were refused, openings of which nothing
+    `is_there` are not tried.
     """
     full: dict[type[Place], DoorwardError] = {}  # each kind of place has a set of its own
+    count, last = 0, None
     waiting = [list(openings)]
     while waiting:
         some = []
         for opening in waiting.pop():
-            if (error := full.get(type(opening.address))) is None or is_there(opening):
+            if (error := full.get(type(opening.address), last)) is None or is_there(opening):
                 some.append(opening)
             else:
                 refused(opening, error)
@@ -43,6 +44,8 @@ def settle_each(
                 continue
             if isinstance(error, NftError) and error.is_full:
                 full[type(some[0].address)] = error
+            count += 1
+            last = error if count >= _MOST_REFUSED else None
             refused(some[0], error)
 
 
@@ -64,7 +67,7 @@ def fill(service: OpeningsService, restored: Iterable[Element], refusal: str) ->
     `restored` are the entries that were loaded with the ruleset. `refusal` says why it was loaded without any; it is
     empty where it was loaded with all. Return which openings are lost and why, or "".
     """
-    openings, lost, have = _narrow_first(service.table), dict[str, str](), dict[Element, float]()
+    openings, lost, have = _narrow_first(service.table), list[tuple[Opening, DoorwardError]](), dict[Element, float]()
     wanted = tuple(dict.fromkeys(element for opening in openings for element in opening.elements()))
     if not refusal:
         closed = tuple(set(restored).difference(wanted))  # while the gate was being repaired
@@ -80,19 +83,34 @@ def fill(service: OpeningsService, restored: Iterable[Element], refusal: str) ->
     def is_there(opening: Opening) -> bool:
         return all(element in have for element in opening.elements())
 
-    settle_each(service, openings, is_there, partial(_lose, service, have, lost))
-    named = ", ".join(f"{opening} ({why})" for opening, why in islice(lost.items(), _MOST_NAMED))
+    def lose(opening: Opening, error: DoorwardError) -> None:
+        service.table.close(opening.door, opening.address)
+        lost.append((opening, error))
+
+    settle_each(service, openings, is_there, lose)
+    left = tuple(dict.fromkeys(element for opening, _ in lost for element in opening.elements()))
+    with service.recording(lambda: service.apply_openings(left, have)):
+        for opening, _ in lost:
+            service.record_end(opening, "lost")
+    named = ", ".join(f"{each.door} to {each.address} ({why})" for each, why in lost[:_MOST_NAMED])
     rest = f" and {len(lost) - _MOST_NAMED} more" if len(lost) > _MOST_NAMED else ""
     trouble = f"restored without {named}{rest}; to open again, knock or use `doorward open`" if lost else ""
     service.log.message(f"the gate was {trouble or f'restored, its openings one by one: {refusal}'}", "error")
     return trouble
 
 
-def _lose(
-    service: OpeningsService, have: Remaining, lost: dict[str, str], opening: Opening, error: DoorwardError
-) -> None:
-    """End an opening that could not be restored; `have` is what the open sets have."""
-    service.table.close(opening.door, opening.address)
-    lost[f"{opening.door} to {opening.address}"] = str(error)
-    with service.recording(lambda: service.apply_openings(opening.elements(), have)):
-        service.record_end(opening, "lost")
+def close_removed(service: OpeningsService) -> None:
+    """End the openings of doors that the configuration in force does not have, though their ports stay hidden.
+
+    The kernel may have opened such a door while no daemon ran: then only its ports are known.
+    """
+    removed = [opening for opening in service.table if opening.door not in service.doors]
+    for opening in removed:
+        service.table.close(opening.door, opening.address)
+    have, ports = service.firewall.elements(), {port for door in service.doors.values() for port in door.opens}
+    touched = [element for opening in removed for element in opening.elements()]
+    touched += [element for element in have if element.port not in ports]
+    service.apply_openings(tuple(dict.fromkeys(touched)), have)
+    with service.recording():
+        for opening in removed:
+            service.record_end(opening, "lost")
