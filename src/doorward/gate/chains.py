@@ -295,7 +295,10 @@ def translated(plan: Plan) -> str:
 
 
 def output(plan: Plan) -> str:
-    """Drop the errors with which the kernel answers fragments and options before a rule sees the packet."""
+    """Drop the errors with which the kernel answers before a rule, or where no rule drops.
+
+    That is about fragments, options, and IPv6 addresses to which this host has no route.
+    """
     if plan.gate.mode is not Mode.STEALTH:
         return ""
     silent = "counter name silent drop"
@@ -307,6 +310,8 @@ def output(plan: Plan) -> str:
         f"icmp type parameter-problem {silent}",
         f"icmpv6 type time-exceeded icmpv6 code 1 {silent}",
         f"icmpv6 type parameter-problem {silent}",
+        # Not only of a router: any host answers so. What is for another address passes, since it may be forwarded.
+        f"icmpv6 type destination-unreachable icmpv6 code no-route {silent}",
     ]
     return chain("output", rules)
 
