@@ -48,6 +48,8 @@ def load_first(daemon: Daemon, trial_s: float | None) -> None:
         loaded = _load_last(daemon, restore, error)
         daemon.errands.turn_off()
     daemon.take(loaded)
+    if loaded.last_good:
+        repairs.close_removed(daemon)
     if refusal := loaded.commit.refusal:
         repairs.fill(daemon, refusal)
     if daemon.trial is not None:

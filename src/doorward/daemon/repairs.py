@@ -114,6 +114,23 @@ def fill(daemon: Daemon, refusal: str) -> None:
     daemon.log.say(f"the gate was {daemon.trouble or f'restored, its openings one by one: {refusal}'}", "error")
 
 
+def close_removed(daemon: Daemon) -> None:
+    """End the openings of doors that the configuration in force does not have, though their ports stay hidden.
+
+    The kernel may have opened such a door while no daemon ran: then only its ports are known.
+    """
+    removed = [opening for opening in daemon.book if opening.door not in daemon.doors]
+    for opening in removed:
+        daemon.book.close(opening.door, opening.address)
+    have, ports = daemon.filter.elements(), {port for door in daemon.doors.values() for port in door.opens}
+    touched = [element for opening in removed for element in opening.elements()]
+    touched += [element for element in have if element.port not in ports]
+    daemon.settle(tuple(dict.fromkeys(touched)), have)
+    with daemon.recording():
+        for opening in removed:
+            daemon.record_end(opening, "lost")
+
+
 def _lose(daemon: Daemon, have: Remaining, lost: dict[str, str], opening: Opening, error: DoorwardError) -> None:
     """End an opening that could not be restored; `have` is what the open sets have."""
     daemon.book.close(opening.door, opening.address)
