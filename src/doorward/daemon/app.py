@@ -270,7 +270,7 @@ class Daemon:
             except NftError as error:
                 if error.is_of_entries or (last_try and not self._will_heal()):
                     raise
-                have = None  # an entry ended between reading and removing
+                have = have if have == {} else None  # an entry ended between reading and removing
             else:
                 return
 

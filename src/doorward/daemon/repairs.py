@@ -4,14 +4,11 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import replace
-from functools import partial
-from itertools import islice
 from typing import TYPE_CHECKING
 
 from doorward.daemon.last_good import load_last
 from doorward.daemon.loading import Loaded, Loading, PutBack, load_file, put_back
 from doorward.errors import DoorwardError
-from doorward.gate.plan import Remaining
 from doorward.gate.refusal import NftError
 from doorward.model import Address, Element, Opening, Place
 
@@ -19,6 +16,8 @@ if TYPE_CHECKING:
     from doorward.daemon.app import Daemon
 
 _MOST_NAMED = 8  # openings in one line of the log; the ledger has them all
+# Of openings together, before the rest is not tried: a ledger that somebody else wrote must not hold the daemon.
+_MOST_REFUSED = 50
 
 
 def settle_each(
@@ -29,14 +28,16 @@ def settle_each(
 ) -> None:
     """Put the entries of openings into the gate, in few transactions; call `refused` for each that nftables refuses.
 
-    A refusal takes the kernel some 10 ms. Once a set is full, openings of which nothing `is_there` are not tried.
+    A refusal takes the kernel some 10 ms. Once a set is full, or many were refused, openings of which nothing
+    `is_there` are not tried.
     """
     full: dict[type[Place], DoorwardError] = {}  # each kind of place has a set of its own
+    count, last = 0, None
     waiting = [list(openings)]
     while waiting:
         some = []
         for opening in waiting.pop():
-            if (error := full.get(type(opening.address))) is None or is_there(opening):
+            if (error := full.get(type(opening.address), last)) is None or is_there(opening):
                 some.append(opening)
             else:
                 refused(opening, error)
@@ -49,6 +50,8 @@ def settle_each(
                 continue
             if isinstance(error, NftError) and error.is_full:
                 full[type(some[0].address)] = error
+            count += 1
+            last = error if count >= _MOST_REFUSED else None
             refused(some[0], error)
 
 
@@ -89,7 +92,7 @@ def fill(daemon: Daemon, refusal: str) -> None:
 
     `refusal` says why the gate was put there without any opening; it is empty where it was put there with all.
     """
-    openings, lost, have = _narrow_first(daemon.book), dict[str, str](), dict[Element, float]()
+    openings, lost, have = _narrow_first(daemon.book), list[tuple[Opening, DoorwardError]](), dict[Element, float]()
     wanted = tuple(dict.fromkeys(element for opening in openings for element in opening.elements()))
     daemon.trouble = ""
     if not refusal:
@@ -106,8 +109,16 @@ def fill(daemon: Daemon, refusal: str) -> None:
     def is_there(opening: Opening) -> bool:
         return all(element in have for element in opening.elements())
 
-    settle_each(daemon, openings, is_there, partial(_lose, daemon, have, lost))
-    named = ", ".join(f"{opening} ({why})" for opening, why in islice(lost.items(), _MOST_NAMED))
+    def lose(opening: Opening, error: DoorwardError) -> None:
+        daemon.book.close(opening.door, opening.address)
+        lost.append((opening, error))
+
+    settle_each(daemon, openings, is_there, lose)
+    left = tuple(dict.fromkeys(element for opening, _ in lost for element in opening.elements()))
+    with daemon.recording(lambda: daemon.settle(left, have)):
+        for opening, _ in lost:
+            daemon.record_end(opening, "lost")
+    named = ", ".join(f"{each.door} to {each.address} ({why})" for each, why in lost[:_MOST_NAMED])
     if lost:
         rest = f" and {len(lost) - _MOST_NAMED} more" if len(lost) > _MOST_NAMED else ""
         daemon.trouble = f"restored without {named}{rest}; to open again, knock or use `doorward open`"
@@ -129,11 +140,3 @@ def close_removed(daemon: Daemon) -> None:
     with daemon.recording():
         for opening in removed:
             daemon.record_end(opening, "lost")
-
-
-def _lose(daemon: Daemon, have: Remaining, lost: dict[str, str], opening: Opening, error: DoorwardError) -> None:
-    """End an opening that could not be restored; `have` is what the open sets have."""
-    daemon.book.close(opening.door, opening.address)
-    lost[f"{opening.door} to {opening.address}"] = str(error)
-    with daemon.recording(lambda: daemon.settle(opening.elements(), have)):
-        daemon.record_end(opening, "lost")
