@@ -80,10 +80,10 @@ def gate(direct_lab: Lab, tmp_path: Path) -> Iterator[Gate]:
         yield Gate(daemon, Visitors(direct_lab), hook)
 
 
-def waiting_for_the_deadline(gate: Gate) -> list[int]:
+def waiting_for_the_deadline(gate: Gate, trial: str = "2s") -> list[int]:
     """Return the descriptors of the daemon's children that are no runner and no reader: the rollback watchdog."""
     before = set(children_of(gate.daemon.process.pid))
-    gate.daemon.run("apply", gate.new, "--trial", "2s")
+    gate.daemon.run("apply", gate.new, "--trial", trial)
     (watchdog,) = set(children_of(gate.daemon.process.pid)) - before
     return [os.pidfd_open(watchdog)]
 
@@ -165,8 +165,8 @@ def test_off_during_a_trial_ends_the_trial_and_its_watchdog(gate: Gate) -> None:
 
 
 def test_no_rollback_comes_after_off_where_the_daemon_was_killed_in_a_trial(gate: Gate) -> None:
-    until_s = time.monotonic() + 2
-    watchdog = waiting_for_the_deadline(gate)
+    until_s = time.monotonic() + 20
+    watchdog = waiting_for_the_deadline(gate, "20s")
     gate.daemon.process.kill()
     gate.daemon.process.wait(PATIENCE_S)
     gate.daemon.run("off")
