@@ -1,4 +1,4 @@
-"""The chains and maps of the automaton's machines, for each family: where a source is, and how it moves on."""
+"""Chains and maps of the automaton, per address family: the state of each source, and its transitions."""
 
 from __future__ import annotations
 
@@ -18,9 +18,10 @@ _MOVE = "meta priority set meta priority . meta l4proto . th dport map @delta"
 
 @dataclass(frozen=True, slots=True)
 class Group:
-    """Machines that share chains and maps: one without a target, or all of one (flags, deadline) and family with one.
+    """Automaton parts that share chains and maps: one without a target, or all of equal key that have one.
 
-    With targets the maps are keyed by source and destination, and the destination says where to start.
+    The key is flags, deadline and family. With targets the maps are keyed by source and destination, and the
+    destination selects the start state.
     """
 
     machines: tuple[Machine, ...]
@@ -28,43 +29,43 @@ class Group:
 
     @property
     def flags(self) -> FlagFilter:
-        """The TCP flags that its machines test."""
+        """Return the TCP flags that its parts test."""
         return self.machines[0].flags
 
     @property
     def within_ms(self) -> int:
-        """The deadline of its machines."""
+        """Return the deadline of its parts."""
         return self.machines[0].within_ms
 
     @property
     def families(self) -> Sequence[str]:
-        """The families that it has chains for."""
+        """Return the address families that it has chains for, as "4", "6" or "46"."""
         return self.family or "46"
 
     def fingerprint(self) -> str:
-        """Name it by its content: attempts in progress outlive a reload only where the states stay the same."""
+        """Return a digest of the content: attempts in progress survive a reload only if the states stay the same."""
         tables = [(m.flags, m.within_ms, m.root, m.target, m.edges) for m in self.machines]
         return hashlib.blake2s(repr(tables).encode(), digest_size=4).hexdigest()
 
     def mark(self, family: str) -> str:
-        """Give the end of the names of its chains and maps."""
+        """Return the suffix of the names of its chains and maps."""
         return f"{family}_{self.fingerprint()}"
 
     def key(self, family: str) -> str:
-        """Give what a source is known by."""
+        """Return the nftables expression that identifies a source."""
         return f"{SOURCES[family]} . {DESTINATIONS[family]}" if self.family else SOURCES[family]
 
     def key_type(self, family: str) -> str:
-        """Give the type of `key`."""
+        """Return the nftables type of `key`."""
         return f"{ADDRESS_TYPES[family]} . {ADDRESS_TYPES[family]}" if self.family else ADDRESS_TYPES[family]
 
     def restart(self, family: str) -> list[str]:
-        """Take the source back to the start: what the progress map says counts only beside a deadline."""
+        """Return the rules that reset a source; its progress entry counts only together with a deadline."""
         return [f"delete @{name}{self.mark(family)} {{ {self.key(family)} : 0:0 }}" for name in ("window", "hurried")]
 
 
 def build_groups(machines: Iterable[Machine]) -> list[Group]:
-    """Group machines, in their order."""
+    """Group the parts of an automaton, in order."""
     found: dict[tuple[object, ...], list[Machine]] = {}
     for machine in machines:
         if machine.target is None:
@@ -76,13 +77,13 @@ def build_groups(machines: Iterable[Machine]) -> list[Group]:
 
 
 def chain(name: str, rules: Iterable[str], comment: str = "") -> str:
-    """Write one chain, a rule a line."""
+    """Return the text of one chain, one rule per line."""
     head = f"# {comment}\n" if comment else ""
     return head + f"chain {name} {{\n" + "".join(f"    {rule}\n" for rule in rules) + "}\n"
 
 
 def group_chains(group: Group, family: str, *, tell_wrong: Sequence[str], tells_steps: bool) -> list[str]:
-    """Write one group's chains for one family; `tell_wrong` stands where a source in progress goes wrong."""
+    """Return one group's chains for one family; `tell_wrong` are the rules for a wrong knock packet."""
     key, mark = group.key(family), group.mark(family)
     forget = f"delete @progress{mark} {{ {key} : 0:0 }}"
     completes = any(state in machine.completes for machine in group.machines for state in machine.firsts)
@@ -96,7 +97,7 @@ def group_chains(group: Group, family: str, *, tell_wrong: Sequence[str], tells_
     advance = [
         forget,
         f"add @progress{mark} {{ {key} : meta priority }} goto entered",
-        *group.restart(family),  # without room for the longer prefix the shorter one must not stand
+        *group.restart(family),  # without room for the longer prefix the shorter one must not remain
         "counter name no_room_progress",
     ]
     root = f"{DESTINATIONS[family]} map @roots{mark}" if group.family else classid(group.machines[0].root)
@@ -130,6 +131,6 @@ def _match(mark: str, key: str, falls: int) -> list[str]:
 
 
 def _fall(mark: str, n: int, falls: int) -> list[str]:
-    """Try the n-th shorter prefix; the failure links are unrolled to the longest chain of them."""
+    """Return the rules that try the n-th shorter prefix; failure links are unrolled up to the longest chain."""
     deeper = [f"meta priority set meta priority map @fail goto fall{mark}_{n + 1}"] if n < falls else []
     return [f"{_MOVE} goto advance{mark}", *deeper, f"goto restart{mark}"]

@@ -1,4 +1,4 @@
-"""The chains that a packet meets before and after the machines. Each function gives the text of one or a few."""
+"""The chains that a packet traverses before and after the automaton. Each function returns the text of one or more."""
 
 from __future__ import annotations
 
@@ -13,31 +13,31 @@ from doorward.nftables.automaton_chains import DESTINATIONS, SOURCES, Group, cha
 from doorward.nftables.maps import Action
 from doorward.signed.message import PACKET_BYTES, UDP_HEADER_BYTES
 
-LOG_GROUP = 3328  # netfilter log group for completed knocks and refusals (0x0d00, for "door")
-STEP_GROUP = 3329  # for the steps of knocks: limited, and apart, so that they never crowd out a completed one
+LOG_GROUP = 3328  # netfilter log group for completed and rejected knocks (0x0d00, for "door")
+STEP_GROUP = 3329  # for single steps of knocks: rate-limited and separate, so that they never crowd out completed ones
 SIGNED_GROUP = 3330  # for signed knocks, whole, which the daemon verifies
-SIGNED_RATE_PER_S, SIGNED_BURST = 10, 20  # of one source; a client that knocks by hand sends one
-# Below this rate of all sources together none is limited: a few datagrams with a forged source must not use up what
-# its owner may send. The verifier rejects some 20,000/s of the worst of them on one processor.
+SIGNED_RATE_PER_S, SIGNED_BURST = 10, 20  # per source; a client sends one datagram per knock
+# Below this total rate no source is limited: a few datagrams with a forged source address must not use up the budget
+# of its owner. The verifier rejects some 20,000/s of the most expensive ones on one CPU.
 SIGNED_CALM_PER_S, SIGNED_CALM_BURST = 1000, 1000
-# What all sources together may have looked at: a processor refuses more garbage than that in a second.
+# Total rate that reaches the verifier; one CPU rejects more invalid datagrams than that per second.
 SIGNED_BUDGET_PER_S, SIGNED_BUDGET_BURST = 60_000, 10_000
 _NFT_FLAG_NAMES = {"ece": "ecn"}  # nft's name for the bit that RFC 3168 calls ECE
 _STEP_LIMIT = "limit rate 1000/second burst 1000 packets"
-# Addresses that several hosts share; a socket of this host may be among those that answer.
+# Addresses that several hosts share; a socket of this host may be among the receivers.
 _SHARED = "broadcast, multicast, anycast"
-# Without `iif` the kernel does not look into the table of a VRF; with it, only for addresses of that interface.
+# Without `iif` the kernel does not consult the table of a VRF; with it, only for addresses of that interface.
 _NOT_LOCAL = "fib daddr type != local fib daddr . iif type != local"
 _LOOK_UP_PORT = "meta l4proto . th dport vmap @ports"
-# ICMP errors, and what a conntrack helper expects. A helper reads untrusted text (a server that repeats a client's text
-# announces any port), so the port is looked up first.
+# ICMP errors, and connections that a conntrack helper expects. A helper parses untrusted text (a server that echoes a
+# client's text announces any port), so the port is looked up first.
 _RELATED = "ct state related accept"
-LIMITED = {"4": "ip saddr", "6": "ip6 saddr & ffff:ffff:ffff:ffff::"}  # who counts as one source in the limiter
+LIMITED = {"4": "ip saddr", "6": "ip6 saddr & ffff:ffff:ffff:ffff::"}  # what counts as one source for rate limits
 
 
 @dataclass(frozen=True, slots=True)
 class ChainContext:
-    """What the chains are made from. `tells_steps`: each step of a knock goes to the log too."""
+    """The input of the chains. `tells_steps`: each step of a knock is logged too."""
 
     groups: Sequence[Group]
     gate: Gate
@@ -46,20 +46,20 @@ class ChainContext:
     signed_port: int | None = None
 
     def log(self, event: str, group: int = LOG_GROUP) -> str:
-        """Write the statement that tells the daemon; the state's number travels in the packet's mark."""
+        """Return the statement that reports an event to the daemon."""
         return f'log prefix "doorward {self.generation} {event} " group {group} snaplen 128 queue-threshold 1'
 
     def log_state(self, event: str, group: int = LOG_GROUP) -> str:
-        """The same with the state. The mark is given back as zero: the packet may go on."""
+        """Return the same with the state in the packet's mark, reset to zero afterwards, since the packet may pass."""
         return f"meta mark set meta priority map @number {self.log(event, group)} meta mark set 0"
 
     def targets(self, family: str) -> bool:
-        """Tell whether some door of this family has a target."""
+        """Return whether any door of this family has a target."""
         return any(group.family == family for group in self.groups)
 
 
 def flag_match(flags: FlagFilter) -> str:
-    """Write a TCP flag filter so that it cannot match where the header is cut short."""
+    """Return the match for a TCP flag filter; it never matches a truncated header."""
     if not flags.mask:
         return "meta l4proto tcp"
     return f"tcp flags & ({_flag_names(flags.mask)}) == {_flag_names(flags.value) if flags.value else '0x0'}"
@@ -70,12 +70,12 @@ def _flag_names(bits: int) -> str:
 
 
 def granted(plan: ChainContext) -> str:
-    """Tell the daemon of a complete knock."""
+    """Return the chain that reports a complete knock to the daemon."""
     return chain("granted", ["counter name knocked", plan.log_state("knock")])
 
 
 def opening(plan: ChainContext, name: str, action: Action, doors: str) -> str:
-    """Open these ports for the source. A full set refuses, and says so."""
+    """Return the chain that opens these ports to the source. If the set is full, it reports that instead."""
     rules = []
     for family, source in SOURCES.items():
         updates = [
@@ -83,13 +83,13 @@ def opening(plan: ChainContext, name: str, action: Action, doors: str) -> str:
             for port, ms in action
         ]
         rules.append(" ".join([*updates, "goto granted"]))
-    if not action:  # commands run; the packet filter opens nothing
+    if not action:  # the door only runs commands
         return chain(name, ["goto granted"], doors)
     return chain(name, [*rules, "counter name no_room_open", plan.log_state("full")], doors)
 
 
 def matching(plan: ChainContext) -> list[str]:
-    """Write everything between a new packet and the automaton: limiter, machines, transitions."""
+    """Return everything between a new packet and a completed knock: rate limit, automaton, transitions."""
     if not plan.groups:
         return []
     step = [f"{_STEP_LIMIT} {plan.log_state('step', STEP_GROUP)}"] if plan.tells_steps else []
@@ -104,7 +104,7 @@ def matching(plan: ChainContext) -> list[str]:
 
 
 def _too_fast(plan: ChainContext, family: str) -> str:
-    """Send a scanner back to the start; note it once a minute, ten scanners a second at most."""
+    """Return the chain that resets a source over the rate limit; logs it once per minute, at most ten sources/s."""
     key = LIMITED[family]
     forget = [rule for group in plan.groups if family in group.families for rule in group.restart(family)]
     pause = f"update @fast{family} {{ {key} }}"
@@ -133,12 +133,12 @@ def _limited(plan: ChainContext, family: str) -> str:
 
 
 def _banned(verdict: str) -> list[str]:
-    """Count and judge the packets of whoever is banned."""
+    """Return the rules that count the packets of banned sources and give them a verdict."""
     return [f"{key} @banned{family} counter name banned {verdict}" for family, key in LIMITED.items()]
 
 
 def _symbols(plan: ChainContext) -> str:
-    """Let through to the automaton what is a symbol: the port and the flags of some machine."""
+    """Return the chains that pass knock packets to the automaton: those whose port and flags some part of it tests."""
     known = ["meta l4proto . th dport != @known return"] if plan.gate.wrong_port is WrongPort.KNOWN else []
     filters = dict.fromkeys(group.flags for group in plan.groups)
     rules = [
@@ -146,13 +146,16 @@ def _symbols(plan: ChainContext) -> str:
         *_banned("return"),
         *(f"{match} goto limited" for match in ("udp length >= 8", *map(flag_match, filters))),
     ]
-    # Two rules: in a verdict map without a name a packet that is under way finds nothing once the rule is replaced.
+    # Two rules: in an anonymous verdict map a packet in flight finds nothing once the rule is replaced.
     by_family = ["meta nfproto ipv4 goto limited4", "goto limited6"]
     return chain("limited", by_family) + chain("symbols", rules, "what counts as a knock, right or wrong")
 
 
 def early(plan: ChainContext) -> str:
-    """Drop what scanners send before conntrack has to look at it, in mode stealth, which would drop it anyway."""
+    """Return the chains that, in mode stealth, drop SYNs of sources over the rate limit before conntrack sees them.
+
+    That mode would drop them anyway.
+    """
     if plan.gate.mode is not Mode.STEALTH or not plan.groups:
         return ""
     syn = "tcp flags & (fin | syn | rst | ack) == syn"
@@ -169,7 +172,7 @@ def early(plan: ChainContext) -> str:
 
 
 def signed(plan: ChainContext) -> str:
-    """Hand the datagrams of the port for signed knocks to the daemon, and drop them before conntrack sees them."""
+    """Return the chains that log signed knocks to the daemon and drop them before conntrack sees them."""
     if plan.signed_port is None:
         return ""
     verdict = "return" if plan.gate.mode is Mode.OBSERVE else "drop"
@@ -197,7 +200,7 @@ def signed(plan: ChainContext) -> str:
 
 
 def door(gate: Gate, *, has_wide: bool) -> str:
-    """A port that some door opens: only for sources it is open to."""
+    """Return the chains for a door's port: accept the sources it is open to, drop the others."""
     accept = f"{_marking(gate)}accept"
     sets = ("open", "wide") if has_wide else ("open",)
     opened = [
@@ -213,7 +216,7 @@ def door(gate: Gate, *, has_wide: bool) -> str:
 
 
 def _marking(gate: Gate) -> str:
-    """Set the bits that another firewall lets through; the rest of the mark has other owners."""
+    """Return the statement that sets the mark bits that another firewall accepts; the other bits belong to others."""
     if gate.accept_mark is None:
         return ""
     value, mask = gate.accept_mark
@@ -221,7 +224,7 @@ def _marking(gate: Gate) -> str:
 
 
 def _unmarked(gate: Gate) -> list[str]:
-    """Take the bits off whatever comes with them: a tunnel's inner packet keeps the mark that the outer one got."""
+    """Return the rule that clears these bits on arrival: a tunnel's inner packet inherits the mark of the outer one."""
     if gate.accept_mark is None:
         return []
     mask = gate.accept_mark.mask
@@ -229,7 +232,7 @@ def _unmarked(gate: Gate) -> list[str]:
 
 
 def _standing() -> list[str]:
-    """Connections older than the gate; a SYN never belongs to one."""
+    """Return the rules for connections older than the gate; a SYN never belongs to one."""
     return [
         f"tcp flags & syn == 0x0 {family} saddr . tcp sport . {family} daddr . tcp dport @standing{number} accept"
         for family, number in (("ip", "4"), ("ip6", "6"))
@@ -237,7 +240,7 @@ def _standing() -> list[str]:
 
 
 def forwarded(plan: ChainContext) -> str:
-    """Packets that are not for this host may be knocks for a door with a target; they are never dropped."""
+    """Return the chain for forwarded packets: knocks for doors with a target; they are never dropped."""
     rules = [
         f"{DESTINATIONS[family]} @targets{family} meta l4proto {{ tcp, udp }} jump symbols"
         for family in SOURCES
@@ -247,16 +250,16 @@ def forwarded(plan: ChainContext) -> str:
 
 
 def _unwatched(gate: Gate, verdict: str, way: str = "iifname") -> list[str]:
-    """Write the verdict on packets that come in, or with `way` "oifname" leave, by an interface that is not watched."""
+    """Return rules for packets that arrive (or leave, with `way` "oifname") on an interface that is not watched."""
     watched = ", ".join(f'"{name}"' for name in gate.interfaces)
     loopback = [] if "lo" in gate.interfaces else [f'{way} "lo" {verdict}']
     return [*loopback, *([f"{way} != {{ {watched} }} {verdict}"] if watched else [])]
 
 
 def prerouting(plan: ChainContext) -> str:
-    """Write the base chain: after conntrack, before destination NAT, so that a port is seen as the client sent it.
+    """Return the base chain: after conntrack and before destination NAT, so that the port is the one the client sent.
 
-    The port of every packet that a socket of this host may receive is looked up, unless it is of an established
+    The port of every packet that a socket of this host may receive is looked up, unless it belongs to an established
     connection. Only a new packet to an address that no other host shares can be a knock packet.
     """
     gate = plan.gate
@@ -282,7 +285,7 @@ def prerouting(plan: ChainContext) -> str:
 
 
 def translated(plan: ChainContext) -> str:
-    """Look up the port of a related packet again where it arrives: a NAT helper (nf_nat_ftp) may have changed it."""
+    """Return the input chain that looks up the port of a related packet again: a NAT helper may have changed it."""
     if plan.gate.mode is Mode.OBSERVE:
         return ""
     rules = [
@@ -295,7 +298,7 @@ def translated(plan: ChainContext) -> str:
 
 
 def output(plan: ChainContext) -> str:
-    """Drop the errors with which the kernel answers fragments and options before a rule sees the packet."""
+    """Return the output chain that drops ICMP errors that the kernel sends for fragments and options by itself."""
     if plan.gate.mode is not Mode.STEALTH:
         return ""
     silent = "counter name silent drop"
@@ -312,7 +315,7 @@ def output(plan: ChainContext) -> str:
 
 
 def _needs_of_a_host(*, ping: bool) -> list[str]:
-    """What stealth lets in: path MTU (RFC 8201, RFC 4890), neighbours, multicast membership, DHCP, ping."""
+    """Return what stealth accepts: path MTU (RFC 8201, RFC 4890), neighbors, multicast membership, DHCP, ping."""
     echo = ["icmp type echo-request accept", "icmpv6 type echo-request accept"] if ping else []
     neighbours = (
         "nd-neighbor-solicit, nd-neighbor-advert, nd-router-solicit, nd-router-advert, nd-redirect,"
@@ -323,7 +326,7 @@ def _needs_of_a_host(*, ping: bool) -> list[str]:
         f"icmpv6 type {{ packet-too-big, {neighbours} }} accept",
         "ip protocol igmp accept",
         *echo,
-        # Only where a client listens: without one the host would answer that the port is closed.
+        # Only while a client listens; otherwise the host would answer that the port is closed.
         "udp sport 67 udp dport 68 socket wildcard { 0, 1 } accept",
         "ip6 saddr fe80::/10 udp dport 546 socket wildcard { 0, 1 } accept",
         "jump standing",

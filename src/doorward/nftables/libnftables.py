@@ -1,6 +1,6 @@
-"""The seam to nftables: through libnftables (libnftables(3)), in-process, one transaction a call.
+"""The nftables backend, through libnftables(3): in-process, one transaction per call.
 
-What libnftables is too slow for is asked of nf_tables itself (objects.py) or told to it (elements.py).
+Requests that libnftables is too slow for use netlink directly (nfnetlink.py).
 """
 
 from __future__ import annotations
@@ -26,7 +26,7 @@ _LIBRARY = "libnftables.so.1"
 _ELEMENT = re.compile(
     r"([0-9a-f.:]+(?:/[0-9]+)?) \. (tcp|udp|6|17) \. ([0-9]{1,5})\b(?: timeout \w+)?(?: expires (\w+))?"
 )
-_NAMES = {"6": "tcp", "17": "udp"}  # nft knows names of protocols from /etc/protocols, which a small host may lack
+_NAMES = {"6": "tcp", "17": "udp"}  # nft reads protocol names from /etc/protocols, which may be missing
 _SPAN = re.compile(r"([0-9]{1,15})(ms|[smhd])")
 
 
@@ -54,15 +54,15 @@ def _library() -> ctypes.CDLL:
 
 
 class NftFirewall:
-    """The table `inet doorward` of the network namespace that this object was made in."""
+    """The table `inet doorward` in the network namespace in which this object was created."""
 
     _writer: SetWriter | None = None
 
     def load(self, ruleset: Ruleset, restore: Remaining, standing: Iterable[Connection] = ()) -> str:
-        """Replace rules and tables in one transaction, in which no packet slips through.
+        """Replace rules and maps in one transaction, during which no packet slips through.
 
-        Keeps what the open sets hold, adds `restore`, and lets the connections in `standing` go on. Returns why
-        `restore` was left out, or nothing.
+        Keeps the elements of the open sets, adds `restore`, and lets the connections in `standing` continue. Returns
+        the reason why `restore` was left out, or "".
         """
         existing, connections = self.existing(), [*_standing(standing)]
 
@@ -78,14 +78,14 @@ class NftFirewall:
         return _with_or_without(replace, restore)
 
     def restore(self, text: str, restore: Remaining, standing: Iterable[Connection]) -> str:
-        """Replace the whole table by what Ruleset.for_boot gave, in one transaction.
+        """Replace the whole table by the text of Ruleset.for_boot, in one transaction.
 
-        Keeps what is left of the open sets, adds `restore`, and lets the connections in `standing` go on. Returns why
-        all of these entries were left out, or nothing.
+        Keeps the remaining open elements, adds `restore`, and lets the connections in `standing` continue. Returns the
+        reason why all of these elements were left out, or "".
         """
         try:
             left = self.elements()
-        except NftError:  # they went with the table
+        except NftError:  # lost with the table
             left = {}
         try:
             banned = self.banned()
@@ -100,20 +100,20 @@ class NftFirewall:
         return _with_or_without(replace, entries)
 
     def is_from_file(self) -> bool:
-        """Tell whether no daemon has had the table yet: it was loaded at boot."""
+        """Return whether the table was loaded at boot and no daemon has taken over yet."""
         return any(thing.name == FROM_FILE for thing in self.existing())
 
     def existing(self) -> list[Existing]:
-        """List what the loaded table has; nothing where there is no table."""
+        """Return the objects of the loaded table; [] without a table."""
         return nfnetlink.existing()
 
     def elements(self) -> dict[Element, float]:
-        """Read the open sets back, with the seconds that each entry has left."""
+        """Return the elements of the open sets, with the remaining seconds of each."""
         sets = [thing.name for thing in self.existing() if thing.name in OPEN_SETS]
         return read_elements("".join(self.run(f"list set {TABLE} {name}") for name in sets or OPEN_SETS[:2]))
 
     def apply(self, changes: SetChanges) -> None:
-        """Write and remove open entries in one transaction; NftError where one to remove is not there."""
+        """Add and remove open elements in one transaction; NftError if one to remove does not exist."""
         if not changes:
             return
         if self._writer is None or self._writer.pid != os.getpid():
@@ -124,37 +124,37 @@ class NftFirewall:
             raise refused(error) from None
 
     def ban(self, new: ban_sets.Bans) -> None:
-        """Ban these, each for so many seconds from now."""
+        """Add bans, each with its remaining seconds."""
         self.run("\n".join(ban_sets.put_attributes(TABLE, new)))
 
     def unban(self, ban: Place) -> None:
-        """End a ban, if there is one."""
+        """Remove a ban, if there is one."""
         self.run(ban_sets.read_ban(TABLE, ban))
 
     def banned(self) -> dict[Place, float]:
-        """Read back who is banned, and for how many seconds more."""
+        """Return the bans, with the remaining seconds of each."""
         text = "".join(self.run(f"list set {TABLE} {name}") for name in ban_sets.NAMES)
         return {ban: _seconds(left) for ban, left in ban_sets.read(text)}
 
     def counters(self) -> dict[str, int]:
-        """Read the named counters: packets since the table was first loaded."""
+        """Return the named counters: packets since the table was first loaded."""
         counted = nfnetlink.count_elements()
         return {name: counted.get(name, 0) for name in COUNTERS}
 
     def gauges(self, most: int) -> GateUsage:
-        """Tell how full the sets are, and who is in the middle of a knock: at most `most` of each map."""
+        """Return how full the sets are, and the sources in the middle of a knock: at most `most` per map."""
         return nfnetlink.read(most)
 
     def unload(self) -> None:
-        """Take the table away, and every opening with it."""
+        """Delete the table, with all openings."""
         self.run(f"add table {TABLE}\ndelete table {TABLE}")
 
     def check(self, commands: str) -> None:
-        """Have libnftables and the kernel look at commands without doing them; NftError where they would refuse."""
+        """Validate commands without applying them; NftError if libnftables or the kernel would reject them."""
         self.run(commands, dry=True)
 
     def run(self, commands: str, flags: int = 0, *, dry: bool = False) -> str:
-        """Run nft commands as one transaction and give what they print; NftError with nft's words if it refuses."""
+        """Run nft commands as one transaction and return their output; NftError with nft's message on failure."""
         library = _library()
         context = library.nft_ctx_new(0)
         if not context:
@@ -172,9 +172,9 @@ class NftFirewall:
 
 
 def _with_or_without(replace: Callable[[Remaining], None], entries: Remaining) -> str:
-    """Replace the gate with these entries, or without any where nftables refuses one; return its words, or nothing.
+    """Replace the gate with these elements, or without any if nftables rejects one; return its message, or "".
 
-    A gate that hides its ports comes first: who is in can be let in again.
+    Hiding the ports comes first: clients can knock again.
     """
     try:
         replace(entries)
@@ -187,9 +187,9 @@ def _with_or_without(replace: Callable[[Remaining], None], entries: Remaining) -
 
 
 def read_elements(text: str) -> dict[Element, float]:
-    """Read the entries of open sets as nft lists them, each with the seconds that it has left.
+    """Parse the elements of open sets as nft lists them, with the remaining seconds of each.
 
-    HostError where one is none: then it is no version of nft that doorward knows.
+    HostError on an unknown format, as of an unsupported version of nft.
     """
     found: dict[Element, float] = {}
     for address, protocol, number, expires in _ELEMENT.findall(text):
@@ -203,7 +203,7 @@ def read_elements(text: str) -> dict[Element, float]:
 
 
 def _seconds(text: str) -> float:
-    """Read a remaining time as nft writes it, `1d2h3m4s500ms`."""
+    """Parse a remaining time as nft prints it, `1d2h3m4s500ms`."""
     return sum(int(number) * UNITS_MS[unit] for number, unit in _SPAN.findall(text)) / 1000
 
 
@@ -217,9 +217,11 @@ def _key(element: Element) -> str:
 
 
 def _put(entries: Remaining) -> Iterable[str]:
-    """Write entries with a new remaining time. Kernels before 6.12 silently ignore a longer timeout in an `add`
-    of an entry that exists, and deleting needs it to exist: add, delete, add works on all.
-    """  # noqa: D205
+    """Return commands that set elements with a new remaining time.
+
+    Kernels before 6.12 silently ignore a longer timeout in an `add` of an existing element, and `delete` needs it to
+    exist: add, delete, add works on all.
+    """
     for element, left_s in entries.items():
         where, key, timeout = _where(element), _key(element), f"timeout {nft_duration(max(1, round(left_s * 1000)))}"
         yield f"add element {where} {{ {key} {timeout} }}"
@@ -228,7 +230,7 @@ def _put(entries: Remaining) -> Iterable[str]:
 
 
 def _standing(connections: Iterable[Connection]) -> Iterable[str]:
-    """Note the connections that stand now in place of those noted before."""
+    """Return commands that replace the recorded preexisting connections by these."""
     by_family: dict[int, list[str]] = {4: [], 6: []}
     for c in connections:
         source, destination = place_text(c.source), place_text(c.destination)

@@ -1,6 +1,6 @@
-"""Capture files as tcpdump and Wireshark write them, in either format, frame by frame in bounded memory.
+"""Reader for capture files of tcpdump and Wireshark, pcap and pcapng, frame by frame in bounded memory.
 
-pcap: draft-ietf-opsawg-pcap. A file header tells byte order, unit of time and link type; records follow.
+pcap: draft-ietf-opsawg-pcap. A file header defines byte order, time unit and link type; records follow.
 """
 
 from __future__ import annotations
@@ -14,75 +14,75 @@ from doorward.errors import MalformedError
 
 # tcpdump's own limit (MAXIMUM_SNAPLEN); D-Bus and USB captures have longer frames, and no IP in them.
 MAX_FRAME_BYTES = 1 << 18
-LAST_MOMENT_S = 253_000_000_000  # in the year 9987: later ones cannot be shown, and no clock says so
+LAST_MOMENT_S = 253_000_000_000  # in the year 9987: later times cannot be formatted
 _SKIPPED_AT_ONCE = 1 << 16
 
 
 class CapturedFrame(NamedTuple):
-    """One captured frame: when, with which link header, what was kept of how many bytes, and by which interface."""
+    """One captured frame: time, link type, captured bytes, original length, and interface."""
 
     at_ns: int  # since the epoch
     link: int  # LINKTYPE_ of libpcap's registry
     data: bytes
     length: int  # on the wire
-    interface: str = ""  # only pcapng tells, and not always
+    interface: str = ""  # only in pcapng, and not always
 
 
 class CutError(Exception):
-    """The stream ends inside something: `str` says where, and in what."""
+    """The stream ends inside a structure: `str` says where, and in which."""
 
 
 class Stream:
-    """Reads exact numbers of bytes. `at` is how many were read before."""
+    """Reads exact numbers of bytes. `at` is the offset of the next one."""
 
     def __init__(self, file: BinaryIO) -> None:
         self._file = file
         self.at = 0
 
     def read(self, count: int, inside: str) -> bytes:
-        """Give so many bytes; CutError where the stream ends first."""
+        """Return `count` bytes; CutError if the stream ends before."""
         data = self.read_some(count)
         if len(data) < count:
             raise CutError(f"the file ends at byte {self.at:,}, inside {inside}")
         return data
 
     def read_or_end(self, count: int, inside: str) -> bytes:
-        """Give so many bytes, none where the stream ends here; CutError where it ends between."""
+        """Return `count` bytes, or b"" at the end of the stream; CutError if it ends in between."""
         data = self.read_some(count)
         if 0 < len(data) < count:
             raise CutError(f"the file ends at byte {self.at:,}, inside {inside}")
         return data
 
     def skip(self, count: int, inside: str) -> None:
-        """Pass over so many bytes."""
+        """Skip `count` bytes."""
         while count > 0:
             count -= len(self.read(min(count, _SKIPPED_AT_ONCE), inside))
 
     def read_some(self, count: int) -> bytes:
-        """Give so many bytes, or what is left."""
+        """Return `count` bytes, or the rest of the stream."""
         data = self._file.read(count) if count else b""
-        while 0 < len(data) < count and (more := self._file.read(count - len(data))):  # a pipe gives what it has
+        while 0 < len(data) < count and (more := self._file.read(count - len(data))):  # short reads from a pipe
             data += more
         self.at += len(data)
         return data
 
 
 def moment_ns(seconds: int, nanoseconds: int, at: int) -> int:
-    """Give a time since the epoch; MalformedError where no calendar has it."""
+    """Return a time in ns since the epoch; MalformedError if it is out of range."""
     if not 0 <= seconds <= LAST_MOMENT_S:
         raise MalformedError(f"byte {at:,}: a packet has a time that no calendar knows ({seconds} s since 1970)")
     return seconds * 1_000_000_000 + nanoseconds
 
 
 def frame_size(size: int, at: int) -> int:
-    """Give the size of a frame back; MalformedError where it is none."""
+    """Return the size of a frame; MalformedError if it is too large."""
     if size > MAX_FRAME_BYTES:
         raise MalformedError(f"byte {at:,}: a packet claims {size:,} bytes, the most is {MAX_FRAME_BYTES:,}")
     return size
 
 
 def words(order: str, fields: str) -> Struct:
-    """Give a struct in the byte order of whoever wrote the file."""
+    """Return a struct in the file's byte order."""
     return Struct(order + fields)
 
 
@@ -100,7 +100,7 @@ _A_SECOND_NS = 1_000_000_000
 
 class _Interface(NamedTuple):
     link: int
-    kept: int  # the most bytes of a packet, 0 for all
+    kept: int  # snapshot length, 0: unlimited
     name: str
     units_per_s: int
     offset_s: int
@@ -108,7 +108,7 @@ class _Interface(NamedTuple):
 
 @dataclass(slots=True)
 class _Section:
-    """What holds until the next section: the byte order, the interfaces, and when the last packet came."""
+    """The state of one section: byte order, interfaces, and the time of the last packet."""
 
     order: str
     interfaces: list[_Interface] = field(default_factory=list)
@@ -116,7 +116,7 @@ class _Section:
 
 
 def frames(stream: Stream) -> Iterator[CapturedFrame]:
-    """Give the frames of a file whose first four bytes were read, and are `SECTION`."""
+    """Yield the frames of a file whose first four bytes were read, and are `SECTION`."""
     kind, section = SECTION, _Section("<")
     while kind:
         at = stream.at - len(kind)
@@ -160,7 +160,7 @@ def _block(stream: Stream, at: int, section: _Section, kind: bytes) -> CapturedF
 
 
 def _body(stream: Stream, at: int, order: str, size: int, begun: int, what: str) -> bytes:
-    """Read a block of which `begun` bytes were read; both its lengths must be the same."""
+    """Read the rest of a block after `begun` bytes; both its lengths must be equal."""
     if size < _SMALLEST or size % 4 or size > MAX_BLOCK_BYTES:
         raise MalformedError(
             f"byte {at + 4:,}: {what} of {size:,} bytes; it must be a multiple of 4 from {_SMALLEST}"
@@ -188,7 +188,7 @@ def _interface(body: bytes, at: int, order: str) -> _Interface:
 
 
 def _options(raw: bytes, at: int, order: str) -> dict[int, bytes]:
-    """Read options up to their end; the first of a kind counts."""
+    """Return options by type, the first one of each."""
     head, found, place = words(order, "HH"), dict[int, bytes](), 0
     while len(raw) - place >= head.size:
         kind, size = head.unpack_from(raw, place)
@@ -216,7 +216,7 @@ def _packet(body: bytes, at: int, section: _Section, interface_field: str) -> Ca
 
 
 def _simple_packet(body: bytes, at: int, section: _Section) -> CapturedFrame:
-    """Read a packet without a time: it has that of the packet before."""
+    """Parse a packet without a time stamp; it gets that of the previous packet."""
     if len(body) < 4:
         raise MalformedError(f"byte {at:,}: a simple packet block of {len(body)} bytes, it needs 4")
     length = words(section.order, "I").unpack_from(body)[0]
@@ -232,9 +232,9 @@ def _described(section: _Section, number: int, at: int) -> _Interface:
 
 
 _MICROSECONDS, _NANOSECONDS = 0xA1B2C3D4, 0xA1B23C4D
-_LINK = 0xFFFF  # above it, whether frames end with a checksum
+_LINK = 0xFFFF  # the bits above say whether frames end with a checksum
 _VERSION = 2
-_OTHERS = {  # what people take for a capture
+_OTHERS = {  # files that are mistaken for captures
     b"\x1f\x8b": "it is compressed with gzip; run `gunzip` on it first",
     b"\x28\xb5\x2f\xfd": "it is compressed with zstd; run `unzstd` on it first",
     b"\xfd7zX": "it is compressed with xz; run `unxz` on it first",
@@ -253,9 +253,9 @@ class _Form(NamedTuple):
 
 
 class CaptureFile:
-    """Iterate over it for the frames, once. MalformedError: the bytes lie, and where.
+    """An iterable of the frames, usable once. MalformedError names the fault and its offset.
 
-    A file that ends too early gives the frames before; afterwards `cut` says so.
+    A truncated file yields the frames before its end; afterwards `cut` says where it ends.
     """
 
     def __init__(self, file: BinaryIO) -> None:

@@ -1,4 +1,4 @@
-"""What `doorward verify` was asked, what it found, and whether that is as it should be. Pure."""
+"""The request, observations and findings of `doorward verify`. Pure."""
 
 from __future__ import annotations
 
@@ -14,10 +14,10 @@ View = Mapping[Port, PortResult]
 
 
 class VerifyRequest(NamedTuple):
-    """What the call asks.
+    """The options of one call.
 
-    `public` may be seen; `opens` is what the knock must open (none named: whatever changes); `guard`: ports that
-    refuse are as they should be; `knocks`: the ports of the sequence, as far as the client knows them.
+    `public` ports may be visible; `opens` are the ports that the knock must open (empty: any change counts); `guard`:
+    closed ports are expected; `knocks`: the ports of the sequence, if the client knows them.
     """
 
     ports: Ports
@@ -29,9 +29,9 @@ class VerifyRequest(NamedTuple):
 
 
 class ObservedOpening(NamedTuple):
-    """What a knock changed: the ports that answer now, and those that should but do not.
+    """The effect of a knock: the ports that answer now, and those that should but do not.
 
-    `rounds` is how often it was sent: 0 where all that it may open is open to everybody.
+    `rounds` is how often it was sent: 0 if every port that it may open is already open.
     """
 
     found: View
@@ -40,7 +40,7 @@ class ObservedOpening(NamedTuple):
 
 
 class ObservedClosing(NamedTuple):
-    """When the door was last seen open and first seen shut, in seconds after the knock; `left`: still open."""
+    """When the door was last seen open and first seen closed, in seconds after the knock; `left`: still open."""
 
     open_s: float
     shut_s: float
@@ -48,7 +48,7 @@ class ObservedClosing(NamedTuple):
 
 
 class Course(NamedTuple):
-    """All that was found, in order; what did not come about is None."""
+    """All observations, in order; None for a phase that did not take place."""
 
     before: View
     opening: ObservedOpening | None = None
@@ -56,16 +56,16 @@ class Course(NamedTuple):
 
 
 class VerifyFinding(NamedTuple):
-    """One thing that is not as it should be, and what to do."""
+    """One problem and its remedy."""
 
     what: str
     instead: str
 
 
 def opened_by_knock(question: VerifyRequest, before: View, after: View) -> View:
-    """Give what answers after the knock and did not before, or refused then and takes connections now.
+    """Return the ports that answer after the knock and did not before, or were closed and are open now.
 
-    UDP ports that refuse count only where they are asked for: hosts limit such answers, so they come and go.
+    Closed UDP ports count only if listed in `opens`: hosts rate-limit such answers, so they come and go.
     """
     return {port: seen for port, seen in after.items() if _is_opened(question, port, before[port].answer, seen.answer)}
 
@@ -78,13 +78,13 @@ def _is_opened(question: VerifyRequest, port: Port, before: PortAnswer, after: P
 
 
 def worth_knocking_for(question: VerifyRequest, before: View) -> Ports:
-    """Give the ports that a knock may still open: all that are not open to everybody."""
+    """Return the ports that a knock may still open: all that are not open yet."""
     wanted = question.opens or question.ports
     return frozenset(port for port in wanted if before[port].answer is not PortAnswer.OPEN)
 
 
 def visible(question: VerifyRequest, before: View) -> View:
-    """Give what can be seen and should not be."""
+    """Return the ports that are visible and should not be."""
     return {
         port: seen
         for port, seen in before.items()
@@ -95,7 +95,7 @@ def visible(question: VerifyRequest, before: View) -> View:
 
 
 def judge(question: VerifyRequest, course: Course) -> list[VerifyFinding]:
-    """Give everything that is not as it should be, in the order in which it was found."""
+    """Return all problems, in the order of observation."""
     findings = [*_visible(question, course.before), *_odd_knock_ports(question, course.before)]
     if course.opening is not None:
         findings += _not_opened(question, course.opening)
@@ -149,11 +149,11 @@ def _listed(found: View) -> str:
 
 
 def _odd_knock_ports(question: VerifyRequest, before: View) -> list[VerifyFinding]:
-    """Find knock ports that are silent among ports that refuse: a scanner then knows where to knock."""
+    """Find silent knock ports among closed ports: they show a scanner where to knock."""
     silent: dict[bool, set[Port]] = {True: set(), False: set()}
     refusing = 0
     for port, seen in before.items():
-        if port.protocol is Protocol.TCP:  # closed UDP ports answer too seldom to tell
+        if port.protocol is Protocol.TCP:  # closed UDP ports answer too rarely to decide
             refusing += seen.answer is PortAnswer.CLOSED
             if seen.answer is PortAnswer.SILENT:
                 silent[port in question.knocks].add(port)
@@ -198,7 +198,7 @@ def _not_opened(question: VerifyRequest, opening: ObservedOpening) -> list[Verif
 
 
 def counts(view: View) -> dict[PortAnswer, Ports]:
-    """Sort ports by their answers."""
+    """Return the ports by answer."""
     found: dict[PortAnswer, set[Port]] = {answer: set() for answer in PortAnswer}
     for port, seen in view.items():
         found[seen.answer].add(port)

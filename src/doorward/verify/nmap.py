@@ -1,4 +1,4 @@
-"""Runs nmap: what the ports of one address answer."""
+"""Run nmap on the ports of one address."""
 
 from __future__ import annotations
 
@@ -14,24 +14,24 @@ from doorward.model import Address, Port, Protocol
 from doorward.verify.nmap_xml import NmapReader, PortResult
 from doorward.verify.port_set import Ports, count_text, port_numbers, port_ranges
 
-# A SYN takes 74 bytes on the wire, so this is below 2 Mbit/s, which nearly every line carries.
+# A SYN takes 74 bytes on the wire, so this is below 2 Mbit/s, which nearly every link carries.
 DEFAULT_RATE = 3000
 CHUNK_BYTES = 1 << 16
-SAID_BYTES = 2000  # the end of nmap's complaints
-COMMON = ("nmap", "-n", "-Pn", "-T4", "--stats-every", "1s", "-oX", "-")  # -T4: waits 0.5 s for an answer at first
+SAID_BYTES = 2000  # the end of nmap's error output
+COMMON = ("nmap", "-n", "-Pn", "-T4", "--stats-every", "1s", "-oX", "-")  # -T4: initially waits 0.5 s for an answer
 
-Progress = Callable[[float], object]  # hears from 0 to 100, about once a second
+Progress = Callable[[float], object]  # called with 0 to 100, about once per second
 
 
 class Scanner(NamedTuple):
-    """How one address is looked at; `rate` is TCP packets a second."""
+    """The scanner of one address; `rate` is in TCP packets per second."""
 
     address: Address
     rate: int
     progress: Progress
 
     def look(self, ports: Ports) -> dict[Port, PortResult]:
-        """Ask every port, TCP and then UDP. HostError: no nmap, no such host, or nmap's own complaint."""
+        """Scan every port, TCP and then UDP. HostError: nmap is missing or failed, or there is no such host."""
         seen: dict[Port, PortResult] = {}
         for protocol in Protocol:
             if numbers := port_numbers(ports, protocol):
@@ -41,10 +41,10 @@ class Scanner(NamedTuple):
         return {port: seen[port] for port in ports}
 
     def argv(self, protocol: Protocol, numbers: list[int]) -> list[str]:
-        """Give nmap's words. A silent port is asked twice, since a packet may get lost."""
+        """Return nmap's command line. A silent port is probed twice, since a packet may get lost."""
         version = ["-6"] if self.address.version == 6 else []
         if protocol is Protocol.UDP:
-            how = ["-sU"]  # at nmap's own speed: hosts limit their answers, and haste would take the rest for silence
+            how = ["-sU"]  # at nmap's own speed: hosts rate-limit their answers; missing ones would look like silence
         else:
             rate = str(self.rate)
             how = ["-sS" if may_send_raw() else "-sT", "--max-retries", "1", "--min-rate", rate, "--max-rate", rate]
@@ -52,8 +52,8 @@ class Scanner(NamedTuple):
 
 
 def may_send_raw() -> bool:
-    """Tell whether nmap may make packets of its own: for SYN scans, and for UDP at all."""
-    return os.geteuid() == 0 or "NMAP_PRIVILEGED" in os.environ  # the variable is nmap's, for file capabilities
+    """Return whether nmap may send raw packets, as SYN scans and all UDP scans need."""
+    return os.geteuid() == 0 or "NMAP_PRIVILEGED" in os.environ  # nmap's own variable, for file capabilities
 
 
 def _scan(argv: list[str], scanner: Scanner) -> dict[Port, PortResult]:

@@ -1,4 +1,4 @@
-"""The picture of a verification as shapes: where each rectangle, line and text goes. Pure."""
+"""The picture of a verification as shapes: the layout of each rectangle, line and text. Pure."""
 
 from __future__ import annotations
 
@@ -22,20 +22,20 @@ COLOURS = {
 }
 INK, FAINT, PAPER = "#1c2321", "#66716c", "#ffffff"
 GOOD, BAD = "#1a7f4b", "#d1242f"
-MARGIN, LABELS = 36, 52  # around everything; left of a grid, for the ports before its rows
+MARGIN, LABELS = 36, 52  # around everything; left of a grid, for the labels of its rows
 GRID_WIDTH = 1024
 SMALLEST_CELL, LARGEST_CELL = 4, 22
 # From this many ports on, a grid has this many columns; at 32 all ports up to 1,056 make 33 rows.
 COLUMNS = ((16385, 256), (4097, 128), (1089, 64), (0, 32))
-LABEL_EVERY = 28  # pixels between two ports written before the rows, at least
-MOST_FRAMES = 40  # a cell that stands alone is framed and named, since it is small; a crowd is seen without
+LABEL_EVERY = 28  # pixels between two row labels, at least
+MOST_FRAMES = 40  # a lone cell is framed and labeled, since it is small; many are visible without
 FRAME = 6  # pixels around the cell
-NAME_WIDTH, NAME_HEIGHT = 44, 16  # room for five digits; where two names would meet, the second is left out
+NAME_WIDTH, NAME_HEIGHT = 44, 16  # room for five digits; where two labels would overlap, the second is left out
 LEGEND_COLUMN = 215
-SMALLEST_WIDTH = 640  # for the words
+SMALLEST_WIDTH = 640  # for the text
 LINE = 24
 DETAIL_SIZE, VERDICT_SIZE = 15, 17
-LETTER = 0.56  # of its size is a letter wide, or a little less
+LETTER = 0.56  # width of a letter per font size, rounded up
 
 
 class Rect(NamedTuple):
@@ -59,7 +59,7 @@ class Outline(NamedTuple):
 
 
 class GridLines(NamedTuple):
-    """Thin lines between cells, over a grid."""
+    """Thin lines between the cells of a grid."""
 
     x: int
     y: int
@@ -70,7 +70,7 @@ class GridLines(NamedTuple):
 
 
 class Label(NamedTuple):
-    """One line of text; `y` is its baseline. `end`: it ends at `x` instead of beginning there."""
+    """One line of text; `y` is its baseline. `end`: it ends at `x` instead of starting there."""
 
     x: int
     y: int
@@ -85,7 +85,7 @@ Shape = Rect | Outline | GridLines | Label
 
 
 class Sheet(NamedTuple):
-    """One address: its heading, what was done and when, what was found, and each port's kind."""
+    """The content for one address: heading, details, verdict, and each port's kind."""
 
     heading: str
     details: Sequence[str]
@@ -95,7 +95,7 @@ class Sheet(NamedTuple):
 
 
 class Drawing(NamedTuple):
-    """Shapes on white, the later ones over the earlier."""
+    """Shapes on white, in painting order."""
 
     width: int
     height: int
@@ -103,7 +103,7 @@ class Drawing(NamedTuple):
 
 
 def draw(sheets: Sequence[Sheet]) -> Drawing:
-    """Lay the sheets out below each other."""
+    """Return the sheets, one below the other."""
     width = max([SMALLEST_WIDTH, *(_width(grid) for sheet in sheets for grid in _grids(sheet).values())])
     shapes: list[Shape] = []
     y = MARGIN
@@ -151,7 +151,7 @@ def _words(sheet: Sheet, width: int, y: int) -> tuple[list[Shape], int]:
 
 
 def columns_for(ports: int) -> int:
-    """Choose a grid's width in cells."""
+    """Return a grid's width in cells."""
     return next(columns for least, columns in COLUMNS if ports >= least)
 
 
@@ -172,7 +172,7 @@ def _grid(name: str, grid: PortGrid, y: int) -> tuple[list[Shape], int]:
 
 
 def _cells(grid: PortGrid, left: int, y: int, cell: int) -> Iterator[Shape]:
-    """Draw neighbours of one kind as one rectangle: a silent host's 65,535 ports are a few hundred shapes."""
+    """Draw adjacent cells of one kind as one rectangle: a silent host's 65,535 ports are a few hundred shapes."""
     for row in range(grid.rows):
         column = 0
         for kind, run in groupby(grid.row(row)):
@@ -182,7 +182,7 @@ def _cells(grid: PortGrid, left: int, y: int, cell: int) -> Iterator[Shape]:
 
 
 def _loud(grid: PortGrid) -> list[int]:
-    """Give the cells that are not as most are, unless they are a crowd."""
+    """Return the indexes of the cells that differ from most, or [] if there are many."""
     usual = Counter(grid.cells).most_common(1)[0][0]
     loud = [place for place, kind in enumerate(grid.cells) if kind is not usual]
     return loud if len(loud) <= MOST_FRAMES else []
@@ -232,7 +232,7 @@ FONTS = "system-ui, 'DejaVu Sans', 'Segoe UI', Helvetica, Arial, sans-serif"
 
 
 def to_svg(drawing: Drawing, title: str) -> str:
-    """Give the whole file."""
+    """Return the whole SVG file."""
     width, height = drawing.width, drawing.height
     lines = [
         f'<svg xmlns="http://www.w3.org/2000/svg" width="{width}" height="{height}" '
@@ -272,5 +272,5 @@ def _lines(lattice: GridLines) -> str:
 
 
 def _escaped(text: str) -> str:
-    """Escape; what XML cannot hold (control characters, halves of surrogates) becomes a question mark."""
+    """Escape for XML; unprintable characters, which XML may not contain, become question marks."""
     return escape("".join(c if c.isprintable() else "?" for c in text))

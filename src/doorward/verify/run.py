@@ -1,4 +1,4 @@
-"""The course of `doorward verify`: look, knock, look, wait until it is shut. All means come as arguments."""
+"""The steps of `doorward verify`: scan, knock, scan, wait until closed. All effects are arguments."""
 
 from __future__ import annotations
 
@@ -17,31 +17,31 @@ from doorward.verify.findings import (
 from doorward.verify.nmap_xml import PortAnswer
 from doorward.verify.port_set import Ports
 
-# A gate takes no knock from a source that sends more than 20 symbols a second (burst 40), as a scan does. After
-# two seconds without a packet the whole burst is there again; each port was asked twice or more.
+# A gate accepts no knock from a source over the rate limit, 20 knock packets/s (burst 40), as a scan is. After two
+# seconds without a packet the whole burst is available again; each port was probed twice or more.
 CALM_S = 2.5
 CALM_S_A_PORT = 0.15
 ROUNDS = 3  # a packet of a knock may get lost or be overtaken
-TRY_S = 20.0  # beyond this no further round: looking at all ports takes its time
+TRY_S = 20.0  # no further round after this: scanning all ports takes time
 PAUSE_S = 1.0
-POLL_S = 1.0  # no faster: sshd takes an address that comes and goes without logging in for an attacker
+POLL_S = 1.0  # no faster: sshd penalizes an address that connects repeatedly without logging in
 
 
 class Probes(NamedTuple):
-    """What the course is run with: `now` and `sleep` in seconds; `knock` None: only look."""
+    """The effects that a run needs: `now` and `sleep` in seconds; `knock` None: only scan."""
 
     look: Callable[[Ports], View]
     knock: Callable[[], object] | None
     now: Callable[[], float]
     sleep: Callable[[float], object]
-    waiting: Callable[[Ports], object] = lambda _: None  # hears of ports that are open before the knock
+    waiting: Callable[[Ports], object] = lambda _: None  # called with ports that are open before the knock
 
 
 Tell = Callable[[Course], object]
 
 
 def run_probes(question: VerifyRequest, means: Probes, tell: Tell) -> Course:
-    """Look, knock and wait; `tell` hears of the course so far after each of its parts."""
+    """Scan, knock and wait; `tell` receives the observations so far after each step."""
     before = means.look(question.ports)
     if means.knock is not None:
         before = {**before, **_shut_first(question, before, means)}
@@ -65,7 +65,7 @@ def run_probes(question: VerifyRequest, means: Probes, tell: Tell) -> Course:
 
 
 def _shut_first(question: VerifyRequest, before: View, means: Probes) -> View:
-    """Wait while what the knock is to open stands open, as from a knock a moment ago; gives how that answers then."""
+    """Wait while the ports to open are still open, as after a recent knock; return their answers then."""
     ports = frozenset(port for port in question.opens - question.public if before[port].answer is PortAnswer.OPEN)
     if not ports:
         return {}
@@ -78,7 +78,7 @@ def _shut_first(question: VerifyRequest, before: View, means: Probes) -> View:
 
 
 def calm_s(ports: Ports) -> float:
-    """Tell how long to send nothing after a scan, so that the knock counts."""
+    """Return how long to send nothing after a scan, so that the knock counts."""
     return min(CALM_S, CALM_S_A_PORT * len(ports))
 
 
@@ -101,7 +101,7 @@ def _open(
 def _close(
     question: VerifyRequest, before: View, opening: ObservedOpening, knocked_s: float, means: Probes
 ) -> ObservedClosing:
-    """Look at what opened until it answers as it did before, twice in a row: once may be a lost packet."""
+    """Scan the opened ports until they answer as before, twice in a row: once may be a lost packet."""
     ports = frozenset(opening.found)
     open_s = 0.0
     while True:

@@ -1,4 +1,4 @@
-"""What `doorward verify` says: lines for people, values for programs, a sheet for the picture. Pure."""
+"""The output of `doorward verify`: text lines, JSON values, and the sheet for the picture. Pure."""
 
 from __future__ import annotations
 
@@ -30,7 +30,7 @@ ONLY_LOOKED = "nothing can be seen that should not; no knock was tried"
 
 
 class VerifyResult(NamedTuple):
-    """One address that was verified; `when` is written out, `scan` is how nmap asked for TCP."""
+    """The result for one address; `when` is formatted, `scan` is nmap's scan type for TCP."""
 
     name: str
     address: str
@@ -44,17 +44,17 @@ class VerifyResult(NamedTuple):
 
     @property
     def heading(self) -> str:
-        """Name the host and its address."""
+        """Return the host's name and address."""
         return heading_text(self.name, self.address)
 
 
 def heading_text(name: str, address: str) -> str:
-    """Name a host, and its address where that is another text."""
+    """Return a host's name, and its address if that differs."""
     return address if name == address else f"{name} ({address})"
 
 
 def before_text(view: View) -> str:
-    """Say what was seen before the knock: `all silent`, or how many of each."""
+    """Return what was seen before the knock: `all silent`, or how many of each answer."""
     found = {answer: len(ports) for answer, ports in counts(view).items() if ports}
     if found.keys() == {PortAnswer.SILENT}:
         return "all silent"
@@ -62,7 +62,7 @@ def before_text(view: View) -> str:
 
 
 def opening_text(opening: ObservedOpening) -> str:
-    """Say what the knock opened."""
+    """Return what the knock opened."""
     rounds = "" if opening.rounds == 1 else f" (knocked {opening.rounds} times)"
     if not opening.rounds:
         return "not tried, since all that it may open is open already"
@@ -76,7 +76,7 @@ def opening_text(opening: ObservedOpening) -> str:
 
 
 def closing_text(opening: ObservedOpening, closing: ObservedClosing) -> str:
-    """Say when it was shut again."""
+    """Return when the door was closed again."""
     if closing.left:
         return f"{ports_text(closing.left)} still open {closing.open_s:.1f} s after the knock"
     return f"{ports_text(opening.found)} as before again, {_span(closing)} after the knock"
@@ -87,7 +87,7 @@ def _span(closing: ObservedClosing) -> str:
 
 
 def verdict_lines(report: VerifyResult) -> list[str]:
-    """Give the verdict: a line, or two for each thing that is not as it should be."""
+    """Return the verdict: one line, or two for each finding."""
     if not report.findings:
         return [_good_verdict(report.course)]
     return [line for finding in report.findings for line in (f"wrong: {finding.what}", f"    {finding.instead}")]
@@ -98,7 +98,7 @@ def _good_verdict(course: Course) -> str:
 
 
 def build_sheet(report: VerifyResult) -> Sheet:
-    """Give what the picture shows of one address."""
+    """Return the picture's content for one address."""
     course = report.course
     steps = [f"before the knock: {before_text(course.before)}"]
     if course.opening is not None:
@@ -112,7 +112,7 @@ def build_sheet(report: VerifyResult) -> Sheet:
 
 
 def as_dict(report: VerifyResult) -> dict[str, object]:
-    """Give the report for a program; ports that are silent are counted, not listed."""
+    """Return the result as JSON values; silent ports are counted, not listed."""
     course = report.course
     found = counts(course.before)
     seen = {answer.value: [str(port) for port in sorted(found[answer])] for answer in PortAnswer}
