@@ -61,7 +61,10 @@ class Group:
 
     def restart(self, family: str) -> list[str]:
         """Return the rules that reset a source; its progress entry counts only together with a deadline."""
-        return [f"delete @{name}{self.mark(family)} {{ {self.key(family)} : 0:0 }}" for name in ("window", "hurried")]
+        return [
+            f"delete @{name}{self.mark(family)} {{ {self.key(family)} : 0:0 }}"
+            for name in ("first_knock", "short_window")
+        ]
 
 
 def build_groups(machines: Iterable[Machine]) -> list[Group]:
@@ -90,15 +93,15 @@ def group_chains(group: Group, family: str, *, tell_wrong: Sequence[str], tells_
     entered = "goto entered" if completes or tells_steps else "return"
     begin = [
         forget,
-        f"add @window{mark} {{ {key} : meta priority }} {entered}",
-        f"add @hurried{mark} {{ {key} : meta priority }} counter name hurried {entered}",
-        "counter name no_room_window",
+        f"add @first_knock{mark} {{ {key} : meta priority }} {entered}",
+        f"add @short_window{mark} {{ {key} : meta priority }} counter name short_window {entered}",
+        "counter name short_window_full",
     ]
     advance = [
         forget,
         f"add @progress{mark} {{ {key} : meta priority }} goto entered",
         *group.restart(family),  # without room for the longer prefix the shorter one must not remain
-        "counter name no_room_progress",
+        "counter name progress_full",
     ]
     root = f"{DESTINATIONS[family]} map @roots{mark}" if group.family else classid(group.machines[0].root)
     falls = max(machine.longest_fall() for machine in group.machines)
@@ -119,8 +122,8 @@ def group_chains(group: Group, family: str, *, tell_wrong: Sequence[str], tells_
 def _match(mark: str, key: str, falls: int) -> list[str]:
     return [
         "meta priority set 0:0",
-        f"meta priority set {key} map @window{mark}",
-        f"meta priority set {key} map @hurried{mark}",
+        f"meta priority set {key} map @first_knock{mark}",
+        f"meta priority set {key} map @short_window{mark}",
         f"meta priority 0:0 goto first{mark}",
         f"meta priority set {key} map @progress{mark}",
         f"{_MOVE} goto advance{mark}",

@@ -85,7 +85,7 @@ def opening(plan: ChainContext, name: str, action: Action, doors: str) -> str:
         rules.append(" ".join([*updates, "goto granted"]))
     if not action:  # the door only runs commands
         return chain(name, ["goto granted"], doors)
-    return chain(name, [*rules, "counter name no_room_open", plan.log_state("full")], doors)
+    return chain(name, [*rules, "counter name open_full", plan.log_state("full")], doors)
 
 
 def matching(plan: ChainContext) -> list[str]:
@@ -99,17 +99,17 @@ def matching(plan: ChainContext) -> list[str]:
         for group in plan.groups:
             if family in group.families:
                 texts += group_chains(group, family, tell_wrong=wrong, tells_steps=plan.tells_steps)
-        texts += [_too_fast(plan, family), _limited(plan, family)]
-    return [*texts, _symbols(plan)]
+        texts += [_throttle(plan, family), _limited(plan, family)]
+    return [*texts, _knock_packets(plan)]
 
 
-def _too_fast(plan: ChainContext, family: str) -> str:
+def _throttle(plan: ChainContext, family: str) -> str:
     """Return the chain that resets a source over the rate limit; logs it once per minute, at most ten sources/s."""
     key = LIMITED[family]
     forget = [rule for group in plan.groups if family in group.families for rule in group.restart(family)]
-    pause = f"update @fast{family} {{ {key} }}"
+    pause = f"update @throttled{family} {{ {key} }}"
     note = f"{key} != @scanners{family} limit rate 10/second burst 20 packets add @scanners{family} {{ {key} }}"
-    return chain(f"too_fast{family}", [*forget, "counter name fast", pause, f"{note} {plan.log('fast')}"])
+    return chain(f"throttle{family}", [*forget, "counter name throttled", pause, f"{note} {plan.log('fast')}"])
 
 
 def _limited(plan: ChainContext, family: str) -> str:
@@ -123,10 +123,10 @@ def _limited(plan: ChainContext, family: str) -> str:
             filters = ("meta l4proto udp ", f"{flag_match(group.flags)} ") if several else ("",)
             jumps += [f"{here}{match}{target}" for match in filters]
     rules = [
-        f"{key} @fast{family} counter name fast return",
-        f"update @limiter{family} {{ {key} limit rate over {RATE_PER_S}/second burst {BURST} packets }}"
-        f" goto too_fast{family}",
-        f"{key} != @limiter{family} counter name no_room_limiter return",
+        f"{key} @throttled{family} counter name throttled return",
+        f"update @ratelimit{family} {{ {key} limit rate over {RATE_PER_S}/second burst {BURST} packets }}"
+        f" goto throttle{family}",
+        f"{key} != @ratelimit{family} counter name ratelimit_full return",
         *jumps,
     ]
     return chain(f"limited{family}", rules)
@@ -137,7 +137,7 @@ def _banned(verdict: str) -> list[str]:
     return [f"{key} @banned{family} counter name banned {verdict}" for family, key in LIMITED.items()]
 
 
-def _symbols(plan: ChainContext) -> str:
+def _knock_packets(plan: ChainContext) -> str:
     """Return the chains that pass knock packets to the automaton: those whose port and flags some part of it tests."""
     known = ["meta l4proto . th dport != @known return"] if plan.gate.wrong_port is WrongPort.KNOWN else []
     filters = dict.fromkeys(group.flags for group in plan.groups)
@@ -148,7 +148,7 @@ def _symbols(plan: ChainContext) -> str:
     ]
     # Two rules: in an anonymous verdict map a packet in flight finds nothing once the rule is replaced.
     by_family = ["meta nfproto ipv4 goto limited4", "goto limited6"]
-    return chain("limited", by_family) + chain("symbols", rules, "what counts as a knock, right or wrong")
+    return chain("limited", by_family) + chain("knock_packets", rules, "what counts as a knock, right or wrong")
 
 
 def early(plan: ChainContext) -> str:
@@ -162,13 +162,13 @@ def early(plan: ChainContext) -> str:
     dropping = [
         *_unwatched(plan.gate, "return"),
         "meta l4proto . th dport @exempt return",
-        "fib daddr type local counter name fast drop",
+        "fib daddr type local counter name throttled drop",
     ]
     rules = [
         "type filter hook prerouting priority raw; policy accept;",
-        *(f"{syn} {LIMITED[family]} @fast{family} goto still_fast" for family in SOURCES),
+        *(f"{syn} {LIMITED[family]} @throttled{family} goto still_throttled" for family in SOURCES),
     ]
-    return chain("still_fast", dropping) + chain("early", rules)
+    return chain("still_throttled", dropping) + chain("early", rules)
 
 
 def signed(plan: ChainContext) -> str:
@@ -179,7 +179,7 @@ def signed(plan: ChainContext) -> str:
     lengths = ", ".join(str(length + UDP_HEADER_BYTES) for length in sorted(PACKET_BYTES))
     limits = [
         f"update @signed{family} {{ {key} limit rate over {SIGNED_RATE_PER_S}/second burst {SIGNED_BURST} packets }}"
-        f" counter name signed_fast {verdict}"
+        f" counter name signed_throttled {verdict}"
         for family, key in LIMITED.items()
     ]
     budget = f"limit rate over {SIGNED_BUDGET_PER_S}/second burst {SIGNED_BUDGET_BURST} packets"
@@ -192,27 +192,27 @@ def signed(plan: ChainContext) -> str:
         f"udp length != {{ {lengths} }} counter name signed_length {verdict}",
         f"{calm} {hand_over}",
         *limits,
-        f"{budget} counter name signed_over {verdict}",
+        f"{budget} counter name signed_budget_exceeded {verdict}",
         hand_over,
     ]
     hook = ["type filter hook prerouting priority raw; policy accept;", f"udp dport {plan.signed_port} goto signed"]
     return chain("signed", rules) + chain("before_conntrack", hook)
 
 
-def door(gate: Gate, *, has_wide: bool) -> str:
+def door(gate: Gate, *, has_open_nets: bool) -> str:
     """Return the chains for a door's port: accept the sources it is open to, drop the others."""
     accept = f"{_marking(gate)}accept"
-    sets = ("open", "wide") if has_wide else ("open",)
+    sets = ("open", "open_nets") if has_open_nets else ("open",)
     opened = [
         f"{source} . meta l4proto . th dport @{name}{family} {accept}"
         for name in sets
         for family, source in SOURCES.items()
     ]
     if gate.mode is not Mode.OBSERVE:
-        rules = ["jump standing", *_banned("drop"), *opened, "counter name hidden drop"]
+        rules = ["jump preexisting", *_banned("drop"), *opened, "counter name dropped_closed drop"]
     else:
         rules = [*_banned("accept"), *opened, "accept"] if gate.accept_mark is not None else ["accept"]
-    return chain("standing", _standing()) + chain("door", rules)
+    return chain("preexisting", _preexisting()) + chain("door", rules)
 
 
 def _marking(gate: Gate) -> str:
@@ -231,10 +231,10 @@ def _unmarked(gate: Gate) -> list[str]:
     return [f"meta mark & {mask:#x} != 0x0 meta mark set meta mark & {0xFFFF_FFFF & ~mask:#x}"]
 
 
-def _standing() -> list[str]:
+def _preexisting() -> list[str]:
     """Return the rules for connections older than the gate; a SYN never belongs to one."""
     return [
-        f"tcp flags & syn == 0x0 {family} saddr . tcp sport . {family} daddr . tcp dport @standing{number} accept"
+        f"tcp flags & syn == 0x0 {family} saddr . tcp sport . {family} daddr . tcp dport @preexisting{number} accept"
         for family, number in (("ip", "4"), ("ip6", "6"))
     ]
 
@@ -242,7 +242,7 @@ def _standing() -> list[str]:
 def forwarded(plan: ChainContext) -> str:
     """Return the chain for forwarded packets: knocks for doors with a target; they are never dropped."""
     rules = [
-        f"{DESTINATIONS[family]} @targets{family} meta l4proto {{ tcp, udp }} jump symbols"
+        f"{DESTINATIONS[family]} @targets{family} meta l4proto {{ tcp, udp }} jump knock_packets"
         for family in SOURCES
         if plan.targets(family)
     ]
@@ -264,7 +264,7 @@ def prerouting(plan: ChainContext) -> str:
     """
     gate = plan.gate
     stealth = gate.mode is Mode.STEALTH
-    knock = ["meta l4proto { tcp, udp } jump symbols", "meta priority set 0:0"]
+    knock = ["meta l4proto { tcp, udp } jump knock_packets", "meta priority set 0:0"]
     silence = ["goto needs"] if stealth else []
     rules = [
         "type filter hook prerouting priority mangle; policy accept;",
@@ -301,15 +301,15 @@ def output(plan: ChainContext) -> str:
     """Return the output chain that drops ICMP errors that the kernel sends for fragments and options by itself."""
     if plan.gate.mode is not Mode.STEALTH:
         return ""
-    silent = "counter name silent drop"
+    count_and_drop = "counter name dropped_stealth drop"
     rules = [
         "type filter hook output priority mangle; policy accept;",
         "meta l4proto != { icmp, ipv6-icmp } accept",
         *_unwatched(plan.gate, "accept", "oifname"),
-        f"icmp type time-exceeded icmp code 1 {silent}",  # code 1: fragments that were not completed in time
-        f"icmp type parameter-problem {silent}",
-        f"icmpv6 type time-exceeded icmpv6 code 1 {silent}",
-        f"icmpv6 type parameter-problem {silent}",
+        f"icmp type time-exceeded icmp code 1 {count_and_drop}",  # code 1: fragments that were not completed in time
+        f"icmp type parameter-problem {count_and_drop}",
+        f"icmpv6 type time-exceeded icmpv6 code 1 {count_and_drop}",
+        f"icmpv6 type parameter-problem {count_and_drop}",
     ]
     return chain("output", rules)
 
@@ -329,6 +329,6 @@ def _needs_of_a_host(*, ping: bool) -> list[str]:
         # Only while a client listens; otherwise the host would answer that the port is closed.
         "udp sport 67 udp dport 68 socket wildcard { 0, 1 } accept",
         "ip6 saddr fe80::/10 udp dport 546 socket wildcard { 0, 1 } accept",
-        "jump standing",
-        "counter name silent drop",
+        "jump preexisting",
+        "counter name dropped_stealth drop",
     ]

@@ -58,13 +58,13 @@ class NftFirewall:
 
     _writer: SetWriter | None = None
 
-    def load(self, ruleset: Ruleset, restore: Remaining, standing: Iterable[Connection] = ()) -> str:
+    def load(self, ruleset: Ruleset, restore: Remaining, preexisting: Iterable[Connection] = ()) -> str:
         """Replace rules and maps in one transaction, during which no packet slips through.
 
-        Keeps the elements of the open sets, adds `restore`, and lets the connections in `standing` continue. Returns
-        the reason why `restore` was left out, or "".
+        Keeps the elements of the open sets, adds `restore`, and lets the connections in `preexisting` continue.
+        Returns the reason why `restore` was left out, or "".
         """
-        existing, connections = self.existing(), [*_standing(standing)]
+        existing, connections = self.existing(), [*_preexisting(preexisting)]
 
         def replace(entries: Remaining) -> None:
             more = [*connections, *_put(entries)]
@@ -77,11 +77,11 @@ class NftFirewall:
 
         return _with_or_without(replace, restore)
 
-    def restore(self, text: str, restore: Remaining, standing: Iterable[Connection]) -> str:
+    def restore(self, text: str, restore: Remaining, preexisting: Iterable[Connection]) -> str:
         """Replace the whole table by the text of Ruleset.for_boot, in one transaction.
 
-        Keeps the remaining open elements, adds `restore`, and lets the connections in `standing` continue. Returns the
-        reason why all of these elements were left out, or "".
+        Keeps the remaining open elements, adds `restore`, and lets the connections in `preexisting`
+        continue. Returns the reason why all of these elements were left out, or "".
         """
         try:
             left = self.elements()
@@ -92,7 +92,7 @@ class NftFirewall:
         except NftError:
             banned = {}
         entries = {**restore, **{e: max(left_s, restore.get(e, 0.0)) for e, left_s in left.items()}}
-        put = (*_standing(standing), *ban_sets.put_attributes(TABLE, banned))
+        put = (*_preexisting(preexisting), *ban_sets.put_attributes(TABLE, banned))
 
         def replace(some: Remaining) -> None:
             self.run("\n".join([text, f"delete chain {TABLE} {FROM_FILE}", *put, *_put(some)]))
@@ -209,7 +209,7 @@ def _seconds(text: str) -> float:
 
 def _where(element: Element) -> str:
     place = element.address
-    return f"{TABLE} {'open' if isinstance(place, IPv4Address | IPv6Address) else 'wide'}{place.version}"
+    return f"{TABLE} {'open' if isinstance(place, IPv4Address | IPv6Address) else 'open_nets'}{place.version}"
 
 
 def _key(element: Element) -> str:
@@ -229,13 +229,13 @@ def _put(entries: Remaining) -> Iterable[str]:
         yield f"add element {where} {{ {key} {timeout} }}"
 
 
-def _standing(connections: Iterable[Connection]) -> Iterable[str]:
+def _preexisting(connections: Iterable[Connection]) -> Iterable[str]:
     """Return commands that replace the recorded preexisting connections by these."""
     by_family: dict[int, list[str]] = {4: [], 6: []}
     for c in connections:
         source, destination = place_text(c.source), place_text(c.destination)
         by_family[c.source.version].append(f"{source} . {c.source_port} . {destination} . {c.destination_port}")
     for family, keys in by_family.items():
-        yield f"flush set {TABLE} standing{family}"
+        yield f"flush set {TABLE} preexisting{family}"
         if keys:
-            yield f"add element {TABLE} standing{family} {{ {', '.join(keys)} }}"
+            yield f"add element {TABLE} preexisting{family} {{ {', '.join(keys)} }}"

@@ -98,7 +98,7 @@ def _messages(kind: int, name: str, elements: Sequence[bytes]) -> Iterator[bytes
 
 
 def _set_of(element: Element) -> str:
-    kind = "open" if isinstance(element.address, Address) else "wide"
+    kind = "open" if isinstance(element.address, Address) else "open_nets"
     return f"{kind}{element.address.version}"
 
 
@@ -235,7 +235,7 @@ _GAUGE_TABLE, _GAUGE_SET, _GAUGE_ELEMENTS, _SET_COUNT = 1, 2, 3, 20
 _GAUGE_TIMEOUT = 0x10  # NFT_SET_TIMEOUT
 _GAUGE_KEY, _DATA, _EXPIRATION, _GAUGE_VALUE = 1, 2, 5, 1
 _ADDRESS_BYTES = {"4": 4, "6": 16}
-_DEADLINES = ("window", "hurried")  # the maps whose timeouts are the deadlines of knocks
+_DEADLINES = ("first_knock", "short_window")  # the maps whose timeouts are the deadlines of knocks
 
 
 class SetUsage(NamedTuple):
@@ -299,7 +299,7 @@ def _listed(name: str, most: int) -> list[ProgressEntry]:
 
 def _elements(name: str) -> Iterator[ProgressEntry]:
     """Yield a map's elements on demand; the kernel walks no further than that."""
-    address_bytes = _ADDRESS_BYTES[name.split("_")[0][-1]]
+    address_bytes = _ADDRESS_BYTES[next(c for c in name if c in _ADDRESS_BYTES)]
     request = struct.pack("!BBH", INET, 0, 0) + netlink.attribute(_GAUGE_TABLE, NAME)
     request += netlink.attribute(_GAUGE_SET, name.encode() + b"\0")
     with netlink.open_socket(netlink.NETFILTER, "nf_tables") as sock:

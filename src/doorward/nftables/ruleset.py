@@ -5,12 +5,12 @@ priority (`meta priority`, which nothing else reads before this hook) carries th
 
 For each part of the automaton and each family, three maps hold the sources in progress:
 
-    window    source : state after its first knock packet; its timeout is the deadline
-    hurried   the same with a deadline of two seconds, for sources that find the window full
-    progress  source : state after a later knock packet; counts only while one of the other two has the source
+    first_knock   source : state after its first knock packet; its timeout is the deadline
+    short_window  the same with a deadline of two seconds, for sources that find first_knock full
+    progress      source : state after a later knock packet; counts only while one of the other two has the source
 
-A source after one knock packet uses one element. A flood of first packets fills `window`, then turns over in
-`hurried`: during it a knock still succeeds if it takes less than two seconds.
+A source after one knock packet uses one element. A flood of first packets fills `first_knock`, then turns over in
+`short_window`: during it a knock still succeeds if it takes less than two seconds.
 """
 
 from __future__ import annotations
@@ -31,34 +31,39 @@ from doorward.nftables.automaton_chains import ADDRESS_TYPES, Group, build_group
 TABLE = "inet doorward"
 BASE_CHAINS = ("prerouting", "early", "before_conntrack", "input", "output")
 FROM_FILE = "from_file"  # an unused chain that marks a table that was loaded from a file, without openings
-OPEN_SETS = ("open4", "open6", "wide4", "wide6")  # which ports are open to which addresses, and to which networks
-WIDE_SIZE = 1024  # openings to networks per family; only holders of a key that permits them can fill it
+OPEN_SETS = (
+    "open4",
+    "open6",
+    "open_nets4",
+    "open_nets6",
+)  # open ports by address, and by network
+OPEN_NETS_SIZE = 1024  # openings to networks per family; only holders of a key that permits them can fill it
 OPEN_SIZE = 65536  # openings per family; only clients that know a knock can fill it
-FAST_SIZE = 65536  # sources over the rate limit; each has sent 40 packets; if it is full, the limiter still works
+THROTTLED_SIZE = 65536  # sources over the rate limit; each sent 40 packets; if it is full, the rate limit still works
 SIGNED_SIZE = 65536  # senders of signed knocks within two seconds; if it is full, the budget still works
 SCANNERS_SIZE = 4096  # sources logged in the last minute, at most ten per second
 LIMITER_BYTES, ATTEMPT_BYTES = 260, 150  # per element of a full set, with its share of the buckets: docs/measured.md
 # The objects that hide a port survive a reload, only their content is replaced: a packet in flight during the commit
 # may look up a port in the new generation and follow the old one's chains, where a new chain is still empty.
-HELD = ("ports", "door", "standing")
+HELD = ("ports", "door", "preexisting")
 # So do the maps of the automaton if they stay the same: otherwise a packet in flight would find the old map empty, and
 # its knock would be lost.
 _MAPS = ("delta", "number", "fail", "opens")
 COUNTERS = (
     "knocked",  # packets that completed a knock
-    "hidden",  # packets to a hidden port, dropped
-    "silent",  # packets dropped by stealth
-    "fast",  # knock packets of sources over the rate limit
-    "no_room_limiter",  # knock packets ignored: the rate-limit set was full
-    "hurried",  # first knock packets that got the short deadline: the window was full
-    "no_room_window",  # first knock packets ignored: the map for short deadlines was full too
-    "no_room_progress",  # later knock packets ignored: the progress map was full
-    "no_room_open",  # complete knocks rejected: the open set was full
+    "dropped_closed",  # packets to a hidden port, dropped
+    "dropped_stealth",  # packets dropped by stealth
+    "throttled",  # knock packets of sources over the rate limit
+    "ratelimit_full",  # knock packets ignored: the rate-limit set was full
+    "short_window",  # first knock packets that got the short deadline: the map for the full deadline was full
+    "short_window_full",  # first knock packets ignored: the map for short deadlines was full too
+    "progress_full",  # later knock packets ignored: the progress map was full
+    "open_full",  # complete knocks rejected: the open set was full
     "banned",  # packets of banned sources: dropped at a hidden port, ignored as knock packets
     "signed",  # datagrams of a signed knock's length, passed to the daemon
     "signed_length",  # datagrams to its port of any other length, dropped
-    "signed_fast",  # dropped: more than 10/s from one source, while more than 1,000/s came from all
-    "signed_over",  # dropped: more than 60,000/s from all sources
+    "signed_throttled",  # dropped: more than 10/s from one source, while more than 1,000/s came from all
+    "signed_budget_exceeded",  # dropped: more than 60,000/s from all sources
 )
 
 
@@ -167,7 +172,7 @@ def compile_ruleset(
         ),
         maps.opens({name: actions[action] for name, action in opening.items()}),
         *chains.matching(plan),
-        chains.door(gate, has_wide=signed_port is not None),
+        chains.door(gate, has_open_nets=signed_port is not None),
         _ports(doors, gate, signed_port),
         _exempt(doors, gate) if chains.early(plan) else "",
         chains.early(plan),
@@ -203,18 +208,22 @@ def _kept(groups: Sequence[Group], capacity: int, *, has_signed: bool) -> Iterab
     limiter = f"timeout {int(LIMITER_TIMEOUT_S)}s"
     for family, address in ADDRESS_TYPES.items():
         yield _dynamic(f"set open{family}", f"{address} . inet_proto . inet_service", OPEN_SIZE, "")
-        yield _standing(f"standing{family}", address)
-        yield _dynamic(f"set limiter{family}", address, capacity, limiter)
-        yield _dynamic(f"set fast{family}", address, FAST_SIZE, f"timeout {round(PAUSE_S * 1000)}ms")
+        yield _preexisting(f"preexisting{family}", address)
+        yield _dynamic(f"set ratelimit{family}", address, capacity, limiter)
+        yield _dynamic(f"set throttled{family}", address, THROTTLED_SIZE, f"timeout {round(PAUSE_S * 1000)}ms")
         yield _dynamic(f"set scanners{family}", address, SCANNERS_SIZE, "timeout 1m")
         yield _banned(f"banned{family}", address)
         if has_signed:
-            yield _wide(f"wide{family}", f"{address} . inet_proto . inet_service")
+            yield _open_nets(f"open_nets{family}", f"{address} . inet_proto . inet_service")
             yield _dynamic(f"set signed{family}", address, SIGNED_SIZE, limiter)
         for group in groups:
             if family in group.families:
-                hurried_ms = min(group.within_ms, HURRIED_MS)
-                for name, ms in (("window", group.within_ms), ("hurried", hurried_ms), ("progress", group.within_ms)):
+                short_ms = min(group.within_ms, HURRIED_MS)
+                for name, ms in (
+                    ("first_knock", group.within_ms),
+                    ("short_window", short_ms),
+                    ("progress", group.within_ms),
+                ):
                     head, element_type = f"map {name}{group.mark(family)}", f"{group.key_type(family)} : classid"
                     yield _dynamic(head, element_type, capacity, f"timeout {nft_duration(ms)}")
 
@@ -224,10 +233,10 @@ def _dynamic(head: str, element_type: str, size: int, timeout: str) -> SetSpec:
     return SetSpec(head.split()[1], size, f"{head} {{\n" + "".join(f"    {line}\n" for line in lines) + "}\n")
 
 
-def _wide(name: str, key: str) -> SetSpec:
+def _open_nets(name: str, key: str) -> SetSpec:
     """Return the set of networks that doors are open to; packets do not add any."""
-    lines = [f"type {key}", f"size {WIDE_SIZE}", "flags interval,timeout"]
-    return SetSpec(name, WIDE_SIZE, f"set {name} {{\n" + "".join(f"    {line}\n" for line in lines) + "}\n")
+    lines = [f"type {key}", f"size {OPEN_NETS_SIZE}", "flags interval,timeout"]
+    return SetSpec(name, OPEN_NETS_SIZE, f"set {name} {{\n" + "".join(f"    {line}\n" for line in lines) + "}\n")
 
 
 def _banned(name: str, key: str) -> SetSpec:
@@ -236,7 +245,7 @@ def _banned(name: str, key: str) -> SetSpec:
     return SetSpec(name, ban_sets.SIZE, f"set {name} {{\n" + "".join(f"    {line}\n" for line in lines) + "}\n")
 
 
-def _standing(name: str, address: str) -> SetSpec:
+def _preexisting(name: str, address: str) -> SetSpec:
     """Return the set of connections older than the gate: source, its port, destination, its port."""
     key = f"{address} . inet_service . {address} . inet_service"
     # Five days, as conntrack allows an idle connection (nf_conntrack_tcp_timeout_established).

@@ -99,7 +99,7 @@ def test_the_gate_stands_and_has_what_was_to_be_restored(path: Path) -> None:
     loading_of(path, {HOME: 60}).result()
     assert NftFirewall().elements() == pytest.approx({HOME: 60}, abs=1)
     sizes = {thing.name: thing.size for thing in NftFirewall().existing()}
-    assert sizes["limiter4"] == 4096
+    assert sizes["ratelimit4"] == 4096
 
 
 def test_the_daemon_can_wait_for_it_beside_other_things(path: Path) -> None:

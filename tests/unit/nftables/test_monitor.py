@@ -48,7 +48,7 @@ def nft(commands: str) -> None:
         ("add table inet doorward2; add set inet doorward2 ports { type ipv4_addr; }", ""),
         ("add element inet doorward open4 { 192.0.2.7 . tcp . 22 timeout 9s }", "openings"),
         ("add element inet doorward scanners4 { 192.0.2.7 }", ""),
-        ("add element inet doorward standing4 { 192.0.2.7 . 40000 . 192.0.2.8 . 22 }", ""),
+        ("add element inet doorward preexisting4 { 192.0.2.7 . 40000 . 192.0.2.8 . 22 }", ""),
         ("delete element inet doorward ports { tcp . 22 }", "rules"),
         ("flush map inet doorward delta", "rules"),
         ("flush chain inet doorward door", "rules"),

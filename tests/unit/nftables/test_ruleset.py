@@ -87,29 +87,29 @@ def test_the_path_does_not_grow_with_the_doors() -> None:
 
 def test_a_reload_deletes_what_is_old_and_keeps_the_sets() -> None:
     ruleset = compiled(Gate(), DOORS[:1])
-    window = next(spec.name for spec in ruleset.kept if spec.name.startswith("window4"))
+    window = next(spec.name for spec in ruleset.kept if spec.name.startswith("first_knock4"))
     existing = [
         Existing("chain", "opens_0"),
         Existing("chain", BASE_CHAINS[0]),
         Existing("map", "delta", 3),
         Existing("set", "open4", 65536),
         Existing("map", window, CAPACITY),
-        Existing("map", "window4_00000000", CAPACITY),  # of a machine that is no more
-        Existing("set", "limiter4", 1024),  # the capacity changed
+        Existing("map", "first_knock4_00000000", CAPACITY),  # of a machine that is no more
+        Existing("set", "ratelimit4", 1024),  # the capacity changed
         Existing("counter", COUNTERS[0]),
     ]
     deleted = [line for line in ruleset.replacing(existing).splitlines() if line.startswith("delete")]
     assert deleted == [
         "delete map inet doorward delta",
-        "delete map inet doorward window4_00000000",
-        "delete set inet doorward limiter4",
+        "delete map inet doorward first_knock4_00000000",
+        "delete set inet doorward ratelimit4",
         "delete chain inet doorward opens_0",  # after the maps that point to it
     ]
 
 
 def test_attempts_outlive_a_reload_only_where_the_states_stay_the_same() -> None:
     def windows(doors: list[Door]) -> set[str]:
-        return {spec.name for spec in compiled(Gate(), doors).kept if spec.name.startswith("window")}
+        return {spec.name for spec in compiled(Gate(), doors).kept if spec.name.startswith("first_knock")}
 
     renamed = [DOORS[0]._replace(name="other", for_ms=1000)]
     assert windows(DOORS[:1]) == windows(renamed)
@@ -128,7 +128,7 @@ def test_full_sets_fit_a_sixteenth_of_the_memory(memory: int, machines: int, wan
 
 def test_a_gate_without_knocks_has_no_automaton() -> None:
     body = compiled(replace(GATES["stealth"]), [DOORS[3]]).body
-    assert "symbols" not in body
+    assert "knock_packets" not in body
     assert "8080 : goto door" in body
 
 
@@ -138,7 +138,7 @@ def test_what_is_open_gets_the_mark_in_every_mode_and_nothing_comes_with_it(mode
     marking = compiled(Gate(mode=mode, accept_mark=Mark(0x1000, 0x3000))).body.splitlines()
     setting = "meta mark set meta mark & 0xffffcfff | 0x1000 accept"
     sets = (
-        ("open",) if mode is Mode.STEALTH else ("open", "wide")
+        ("open",) if mode is Mode.STEALTH else ("open", "open_nets")
     )  # as `compiled` has it, with signed knocks or without
     unmarked = [line for line in marking if "@banned" in line and line.endswith("accept")]
     assert len(unmarked) == (2 if mode is Mode.OBSERVE else 0)  # where nothing is dropped, the banned get no mark
