@@ -309,7 +309,7 @@ def test_a_ruleset_that_is_refused_changes_nothing(real: NftFirewall) -> None:
     real.load(ruleset(SSH), {A: 30})
     before = text_of(real).keys()
     good = ruleset(WEB)
-    broken = Ruleset(good.generation, good.kept, good.body.replace("goto door", "goto nowhere"), good.states)
+    broken = Ruleset(good.generation, good.sets, good.body.replace("goto door", "goto nowhere"), good.states)
     with pytest.raises(NftError, match="nftables refused"):
         real.load(broken, {B: 30})
     stands(real, {A: 30})
@@ -321,7 +321,7 @@ def test_the_file_that_compile_prints_is_the_same_gate(real: NftFirewall) -> Non
     real.load(ruleset(SSH, WEB), {})
     loaded = text_of(real)
     for _ in range(2):  # over itself too
-        real.run(ruleset(SSH, WEB).whole())
+        real.run(ruleset(SSH, WEB).full_text())
         assert text_of(real) == loaded
 
 

@@ -35,8 +35,10 @@ class Full:
 
     def __init__(self, lab: Lab, small: str) -> None:
         ruleset = compile_ruleset(DOORS, compile_doors(DOORS), Gate(mode=Mode.STEALTH), 4096)
-        text = re.sub(rf"((?:map|set) (?:{small})\w* {{\s+type [^\n]+\s+size )\d+", rf"\g<1>{SIZE}", ruleset.whole())
-        assert text != ruleset.whole()
+        text = re.sub(
+            rf"((?:map|set) (?:{small})\w* {{\s+type [^\n]+\s+size )\d+", rf"\g<1>{SIZE}", ruleset.full_text()
+        )
+        assert text != ruleset.full_text()
         self._lab = lab
         self._filter = NftFirewall()
         self._log = lab.server.call(event_log, LOG_GROUP)

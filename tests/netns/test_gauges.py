@@ -32,13 +32,13 @@ CAPACITY = 200_000
 @pytest.fixture
 def gate(direct_lab: Lab) -> Lab:
     ruleset = compile_ruleset(DOORS, AUTOMATON, Gate(mode=Mode.GUARD), CAPACITY)
-    direct_lab.server.call(NftFirewall().run, ruleset.whole())
+    direct_lab.server.call(NftFirewall().run, ruleset.full_text())
     return direct_lab
 
 
 def filled(lab: Lab) -> dict[str, SetUsage]:
     """Give the sets that hold something, without what their names end with."""
-    found: list[SetUsage] = lab.server.call(nfnetlink.fills)
+    found: list[SetUsage] = lab.server.call(nfnetlink.read_set_usage)
     return {re.split(r"(?<=[46])_", fill.name)[0]: fill for fill in found if fill.elements != 0}
 
 
@@ -52,7 +52,7 @@ def test_who_is_how_far(gate: Lab) -> None:
         for port in KNOCK[:knocks]:
             frames.send(Packet(source.packed, port, 2))
     frames.close()
-    found = gate.server.call(nfnetlink.attempts, maps(gate), 10)
+    found = gate.server.call(nfnetlink.read_attempts, maps(gate), 10)
     assert {(each.source, each.state) for each in found} == set(
         zip(SOURCES, (STATES[1], STATES[2], STATES[2]), strict=True)
     )
@@ -77,7 +77,7 @@ def test_a_full_map_costs_no_more_than_an_empty_one(gate: Lab) -> None:
 
     def measured() -> tuple[list[SetUsage], list[ProgressEntry], float]:
         begun_s = time.perf_counter()
-        fills, attempts = nfnetlink.fills(), nfnetlink.attempts([window], 50)
+        fills, attempts = nfnetlink.read_set_usage(), nfnetlink.read_attempts([window], 50)
         return fills, attempts, time.perf_counter() - begun_s
 
     fills, attempts, took_s = gate.server.call(measured)
@@ -89,5 +89,5 @@ def test_a_full_map_costs_no_more_than_an_empty_one(gate: Lab) -> None:
 
 
 def test_without_a_table_there_is_nothing(direct_lab: Lab) -> None:
-    assert direct_lab.server.call(nfnetlink.fills) == []
-    assert direct_lab.server.call(nfnetlink.attempts, ["first_knock4_x"], 10) == []
+    assert direct_lab.server.call(nfnetlink.read_set_usage) == []
+    assert direct_lab.server.call(nfnetlink.read_attempts, ["first_knock4_x"], 10) == []

@@ -14,7 +14,7 @@ from doorward.daemon import reload
 from doorward.daemon.control_socket import METRICS_USER, Reply
 from doorward.daemon.event_stream import Subscriber
 from doorward.errors import DoorwardError, NegativeResult, UsageError
-from doorward.kernel.sock_diag import cut
+from doorward.kernel.sock_diag import close_connections
 from doorward.model import Address, Opening, Place, parse_address, parse_place
 from doorward.nftables.ban_sets import covers
 
@@ -102,7 +102,7 @@ def _close(daemon: Daemon, request: Mapping[str, Any]) -> dict[str, Any]:
         raise
     with daemon.recording():
         daemon.record_end(opening, "hand")
-    return {"cut": cut(address, opening.ports) if request.get("cut") is True else 0}
+    return {"cut": close_connections(address, opening.ports) if request.get("cut") is True else 0}
 
 
 def _ban(daemon: Daemon, request: Mapping[str, Any]) -> dict[str, Any]:
@@ -126,7 +126,7 @@ def _ban(daemon: Daemon, request: Mapping[str, Any]) -> dict[str, Any]:
             for opening in openings:
                 daemon.record_end(opening, "ban")
     ports = frozenset(port for door in daemon.doors.values() for port in door.opens)
-    cut_count = cut(ban, tuple(ports)) if request.get("cut") is True else 0
+    cut_count = close_connections(ban, tuple(ports)) if request.get("cut") is True else 0
     return {"ban": str(ban), "for": for_ms / 1000, "closed": len(openings), "cut": cut_count}
 
 

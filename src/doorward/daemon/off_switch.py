@@ -46,7 +46,7 @@ def refuse_if_off() -> None:
 
 def switch_off() -> None:
     """Make the file, permanently. OSError: it cannot be made."""
-    atomic_file.make_folders(marker().parent, 0o755)
+    atomic_file.make_directories(marker().parent, 0o755)
     atomic_file.write(marker(), _TEXT)
     atomic_file.sync(marker().parent)
 

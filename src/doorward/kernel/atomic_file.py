@@ -77,7 +77,7 @@ def replace(path: Path, text: str, access: FileOwnership) -> None:
         raise
 
 
-def make_folders(folder: Path, mode: int) -> None:
+def make_directories(folder: Path, mode: int) -> None:
     """Create a directory and its missing parents, durably. OSError: one cannot be created."""
     missing = [each for each in (folder, *folder.parents) if not each.exists()]
     for each in reversed(missing):

@@ -16,8 +16,8 @@ from doorward.packets.packet import EXTENSIONS
 INSTRUCTION = Struct("=HBBI")  # code, jumps if true and if false, operand (struct sock_filter)
 # The kernel accepts 4,096 instructions, but charges the socket for their eBPF translation while the old filter is
 # still attached: with the 20 KiB (net.core.optmem_max) of kernels before 6.7, a quarter of them is too much.
-MOST_INSTRUCTIONS = 512
-MOST_FLAG_FILTERS = 16  # doors rarely differ in flags; more are cheaper in user space
+MAX_INSTRUCTIONS = 512
+MAX_FLAG_FILTERS = 16  # doors rarely differ in flags; more are cheaper in user space
 SHORTEST = 28  # an IPv4 and a UDP header
 COPIED_BYTES = 80  # IPv4 with all its options, and a TCP header
 COPIED_EXTENDED_BYTES = 2048  # IPv6 with extension headers: more than any real packet has
@@ -49,11 +49,11 @@ class Instruction(NamedTuple):
 
 Program = list[Instruction]
 _DROP = [Instruction(_RETURN, 0)]
-_TAKE = [Instruction(_RETURN, COPIED_BYTES)]
-_TAKE_EXTENDED = [Instruction(_RETURN, COPIED_EXTENDED_BYTES)]
+_PASS = [Instruction(_RETURN, COPIED_BYTES)]
+_PASS_EXTENDED = [Instruction(_RETURN, COPIED_EXTENDED_BYTES)]
 
 
-def symbols_filter(
+def knock_filter(
     flags: Collection[FlagFilter], *, only: Collection[Port] | None = None, never: Collection[Port] = ()
 ) -> Program:
     """Return a filter that passes TCP and UDP packets with one of these flags to these ports: possible knock packets.
@@ -63,7 +63,7 @@ def symbols_filter(
     """
     for wanted, unwanted in ((only, never), (only, ()), (None, ())):
         program = _incoming(_by_version(_transports(flags, wanted, unwanted)))
-        if len(program) <= MOST_INSTRUCTIONS:
+        if len(program) <= MAX_INSTRUCTIONS:
             break
     return program
 
@@ -126,7 +126,7 @@ def _incoming(program: Program) -> Program:
 
 def _by_version(transports: Program) -> Program:
     """Return a program that loads the transport protocol into A and its header offset into X, for both families."""
-    ipv6 = _is_one_of(EXTENSIONS, _TAKE_EXTENDED)
+    ipv6 = _is_one_of(EXTENSIONS, _PASS_EXTENDED)
     ipv6 = [Instruction(_LOAD_BYTE, 6), *ipv6, Instruction(_X_IMMEDIATE, 40)]
     ipv4 = [
         Instruction(_LOAD_HALF, 6),
@@ -163,7 +163,7 @@ def _with_flags(flags: Collection[FlagFilter], program: Program) -> Program:
     wanted = sorted(set(flags))
     if not wanted:
         return _DROP
-    if len(wanted) > MOST_FLAG_FILTERS or any(not each.mask for each in wanted):
+    if len(wanted) > MAX_FLAG_FILTERS or any(not each.mask for each in wanted):
         return program
     tests: Program = [*_DROP]
     for mask, value in reversed(wanted):
@@ -192,4 +192,4 @@ def _search(changes: Sequence[tuple[int, bool]]) -> Program:
 
 
 def _verdict(take: bool) -> Program:
-    return _TAKE if take else _DROP
+    return _PASS if take else _DROP

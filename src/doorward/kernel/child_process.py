@@ -33,7 +33,7 @@ def run_in_child(call: Callable[[], T], within_s: float | None = None) -> T:
         signal.set_wakeup_fd(-1)
         if within_s is not None:
             signal.signal(signal.SIGINT, signal.SIG_IGN)  # the terminal sends it to both
-            privileges.end_with_parent(signal.SIGKILL)
+            privileges.exit_with_parent(signal.SIGKILL)
             if os.getppid() != parent:
                 os._exit(1)
         send_result(send, call)
@@ -71,7 +71,7 @@ def child_main(name: str, work: Callable[[], None]) -> NoReturn:
         ):  # they are for the daemon, whose exit ends this child too
             signal.signal(number, signal.SIG_IGN)
         faulthandler.disable()  # if enabled, its handler needs system calls that seccomp denies
-        privileges.call_itself(name)
+        privileges.set_process_name(name)
         gc.freeze()  # the daemon's memory stays shared as long as nothing writes to it
         work()
         status = 0
@@ -109,7 +109,7 @@ def result_of(pid: int, raw: bytes) -> Any:
     return outcome
 
 
-def keep_only(descriptors: Iterable[int]) -> None:
+def close_descriptors_except(descriptors: Iterable[int]) -> None:
     """Close all descriptors that this child inherited except these: sockets above all, some of which act as locks."""
     start = 0
     for descriptor in sorted(set(descriptors)):

@@ -34,7 +34,7 @@ class FileWatcher:
         for path in paths:
             _libc.inotify_add_watch(self._descriptor, os.fsencode(path), _EVENTS)
 
-    def watch_folder(self, path: str) -> None:
+    def watch_directory(self, path: str) -> None:
         """Watch the files in a directory; a missing directory is skipped."""
         _libc.inotify_add_watch(self._descriptor, os.fsencode(path), _FOLDER_EVENTS)
 

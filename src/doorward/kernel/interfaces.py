@@ -86,9 +86,9 @@ class InterfaceMonitor:
                 self._gone.clear()
             else:
                 for message in netlink.messages(memoryview(told)):
-                    changed = self._hears(message) or changed
+                    changed = self._is_relevant(message) or changed
 
-    def _hears(self, message: netlink.NetlinkMessage) -> bool:
+    def _is_relevant(self, message: netlink.NetlinkMessage) -> bool:
         """Return whether a message is about a link, an address or a route to this host: a router has many others."""
         if message.kind not in (_NEW_ROUTE, _DELETED_ROUTE):
             return True
@@ -98,7 +98,7 @@ class InterfaceMonitor:
         (self._gone.add if message.kind == _DELETED_ROUTE else self._gone.discard)(route)
         return True
 
-    def index_of(self, name: str) -> int | None:
+    def find_index(self, name: str) -> int | None:
         """Return the index of an interface, None if no interface has that name now."""
         packed = name.encode()
         if not 0 < len(packed) < _NAME_BYTES:
@@ -110,7 +110,7 @@ class InterfaceMonitor:
         index: int = struct.unpack_from("i", answer, _NAME_BYTES)[0]
         return index
 
-    def locals(self) -> LocalAddresses:
+    def local_addresses(self) -> LocalAddresses:
         """Return the host's local addresses; HostError if the kernel does not list them."""
         addresses: set[bytes] = set()
         prefixes: set[Prefix] = set()

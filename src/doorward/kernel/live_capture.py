@@ -47,7 +47,7 @@ class LiveCapture:
             self._stack.callback(os.close, self._ending)
             self._links = InterfaceMonitor()
             self._stack.callback(self._links.close)
-            self._locals = self._links.locals()
+            self._locals = self._links.local_addresses()
             self._going = self._open(_EVERYTHING, address, outgoing=True)
             self._coming = self._open(IPV4 if address.version == 4 else IPV6, address, outgoing=False)
         except BaseException:
@@ -63,29 +63,29 @@ class LiveCapture:
     def is_local(self, packed: bytes) -> bool:
         """Return whether an address is local to this host."""
         if self._links.changed():
-            self._locals = self._links.locals()
+            self._locals = self._links.local_addresses()
         return self._locals.contains(packed)
 
-    def end(self) -> None:
+    def stop(self) -> None:
         """Make `packets` end after the packets that have arrived so far; a signal handler may call this."""
         os.eventfd_write(self._ending, 1)
 
     def packets(self, until_s: float) -> Iterator[LivePacket]:
-        """Yield packets as they pass, until a time (on CLOCK_MONOTONIC) or `end`."""
+        """Yield packets as they pass, until a time (on CLOCK_MONOTONIC) or `stop`."""
         ends, sources = False, [self._coming.fileno(), self._going.fileno(), self._ending]
         while not ends:
             left_s = max(until_s - time.monotonic(), 0.0)
             ready = select.select(sources, [], [], min(left_s, _LONGEST_WAIT_S))[0]
             ends = self._ending in ready or left_s == 0
-            yield from self._passed()
+            yield from self._waiting()
 
-    def _passed(self) -> Iterator[LivePacket]:
+    def _waiting(self) -> Iterator[LivePacket]:
         """Yield waiting packets, each answer after the packet that it answers."""
         # That packet is at the other socket by now, or a moment later: the kernel may pass a packet to the IP stack,
         # which answers, before it passes it to a packet socket.
-        answers = list(_drained(self._going))
+        answers = list(_drain(self._going))
         select.select([self._coming], [], [], _BEHIND_S if answers else 0)
-        yield from _drained(self._coming)
+        yield from _drain(self._coming)
         yield from answers
 
     def _open(self, ethertype: int, address: Address, *, outgoing: bool) -> socket.socket:
@@ -93,12 +93,12 @@ class LiveCapture:
         attach_filter(found, assemble(address_filter(address.packed, outgoing=outgoing)))
         found.setsockopt(socket.SOL_SOCKET, _STAMPS, 1)
         found.setblocking(False)
-        for _ in _drained(found):  # packets from before the filter
+        for _ in _drain(found):  # packets from before the filter
             pass
         return found
 
 
-def _drained(receiver: socket.socket) -> Iterator[LivePacket]:
+def _drain(receiver: socket.socket) -> Iterator[LivePacket]:
     """Yield the waiting packets, up to a limit."""
     for _ in range(_MOST_AT_ONCE):
         try:

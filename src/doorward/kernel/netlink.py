@@ -59,10 +59,10 @@ def messages(raw: memoryview) -> Iterator[NetlinkMessage]:
 
 def attributes(raw: memoryview) -> dict[int, memoryview]:
     """Return attributes by type, the last one of each type; MalformedError on a wrong length."""
-    return dict(in_order(raw))
+    return dict(iter_attributes(raw))
 
 
-def in_order(raw: memoryview) -> Iterator[tuple[int, memoryview]]:
+def iter_attributes(raw: memoryview) -> Iterator[tuple[int, memoryview]]:
     """Yield attributes in order, for lists with many of one type; MalformedError on a wrong length."""
     at = 0
     while len(raw) - at >= ATTRIBUTE.size:
@@ -91,7 +91,7 @@ def open_socket(family: int, what_for: str) -> socket.socket:
         ) from None
 
 
-def ask(sock: socket.socket, request: bytes) -> None:
+def send_request(sock: socket.socket, request: bytes) -> None:
     """Send a request that the kernel acknowledges; OSError with its errno on failure."""
     sock.send(request)
     for reply in messages(memoryview(sock.recv(_RECEIVE_BYTES))):

@@ -82,13 +82,13 @@ def parse_datagram(body: memoryview) -> Datagram:
     return Datagram(*udp_payload(found[_PAYLOAD]))
 
 
-Told = TypeVar("Told")
+Event = TypeVar("Event")
 
 
-class LogSocket(Generic[Told]):
+class LogSocket(Generic[Event]):
     """A netlink socket bound to one of the log groups. Only one process per network namespace can bind it."""
 
-    def __init__(self, group: int, parse: Callable[[memoryview], Told], copy_bytes: int = _EVENT_BYTES) -> None:
+    def __init__(self, group: int, parse: Callable[[memoryview], Event], copy_bytes: int = _EVENT_BYTES) -> None:
         self._parse, self._copy_bytes = parse, copy_bytes
         self._socket = netlink.open_socket(netlink.NETFILTER, "the netfilter log")
         try:
@@ -100,7 +100,7 @@ class LogSocket(Generic[Told]):
             self._configure(group)
         except OSError as error:
             self._socket.close()
-            raise _refused(error, group) from None
+            raise _bind_error(error, group) from None
         self._socket.setblocking(False)
         self._dropped = False
         self.malformed = 0
@@ -113,9 +113,9 @@ class LogSocket(Generic[Told]):
         """Close the socket and release the group."""
         self._socket.close()
 
-    def read(self) -> list[Told] | None:
+    def read(self) -> list[Event] | None:
         """Return the waiting events, at most a few hundred; None if the kernel dropped some (ENOBUFS)."""
-        events: list[Told] = []
+        events: list[Event] = []
         if self._dropped:
             self._dropped = False
             return None
@@ -132,8 +132,8 @@ class LogSocket(Generic[Told]):
             self._dropped = True  # reported by the next call; first the events that arrived
         return events
 
-    def _events(self, raw: memoryview) -> list[Told]:
-        events: list[Told] = []
+    def _events(self, raw: memoryview) -> list[Event]:
+        events: list[Event] = []
         for item in netlink.messages(raw):
             if item.kind == _PACKET:
                 try:
@@ -154,7 +154,7 @@ class LogSocket(Generic[Told]):
             (_CFG_THRESHOLD, struct.pack("!I", 1)),  # report each knock at once
         ):
             body = head + netlink.attribute(kind, value)
-            netlink.ask(self._socket, netlink.message(_CONFIG, netlink.REQUEST | netlink.ACK, body))
+            netlink.send_request(self._socket, netlink.message(_CONFIG, netlink.REQUEST | netlink.ACK, body))
 
 
 def event_log(group: int) -> LogSocket[NflogEvent]:
@@ -167,7 +167,7 @@ def datagram_log(group: int) -> LogSocket[Datagram]:
     return LogSocket(group, parse_datagram, _DATAGRAM_BYTES)
 
 
-def pid_of_holder(group: int) -> int | None:
+def bound_pid(group: int) -> int | None:
     """Return the PID (netlink port id) bound to a log group in this network namespace."""
     try:
         rows = Path("/proc/net/netfilter/nfnetlink_log").read_text().splitlines()
@@ -177,8 +177,8 @@ def pid_of_holder(group: int) -> int | None:
     return next((int(row[1]) for row in columns if len(row) > 1 and row[0] == str(group)), None)
 
 
-def _refused(error: OSError, group: int) -> HostError:
-    holder = pid_of_holder(group)
+def _bind_error(error: OSError, group: int) -> HostError:
+    holder = bound_pid(group)
     if holder is not None:  # the kernel returns EPERM if another process has the group
         return HostError(f"another doorward runs on this table: process {holder} holds its log; stop it first")
     if error.errno == errno.EPERM:

@@ -45,12 +45,12 @@ _LOAD, _IF_EQUAL, _IF_AT_LEAST, _IF_ANY_BIT, _RETURN = 0x20, 0x15, 0x35, 0x45, 0
 _ALLOW, _REFUSE, _END = 0x7FFF0000, 0x00050000 | 1, 0x80000000  # SECCOMP_RET_ALLOW, _ERRNO | EPERM, _KILL_PROCESS
 
 
-def knows(machine: str) -> bool:
+def is_supported(machine: str) -> bool:
     """Return whether there is a filter for this machine, as uname(2) names it."""
     return machine in _MACHINES
 
 
-def reading_only(machine: str, receive_from: Collection[int], send_to: Collection[int]) -> Program:
+def reader_filter(machine: str, receive_from: Collection[int], send_to: Collection[int]) -> Program:
     """Return the filter for a process that receives from and sends to these descriptors only."""
     audit, calls = _MACHINES[machine]
     special = {

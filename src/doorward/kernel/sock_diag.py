@@ -15,7 +15,7 @@ from doorward.model import Address, Place, Port, Protocol, holds
 
 _SOCK_DIAG_BY_FAMILY, _SOCK_DESTROY = 20, 21
 _LISTEN, _TIME_WAIT, _CLOSE = 1 << 10, 1 << 6, 1 << 7
-_STANDING_STATES = 0xFFF & ~(_LISTEN | _TIME_WAIT | _CLOSE)
+_ESTABLISHED_STATES = 0xFFF & ~(_LISTEN | _TIME_WAIT | _CLOSE)
 _SOCKET_ID = struct.Struct("!HH16s16s4s8s")  # ports, addresses, interface, cookie (inet_diag_sockid)
 _NO_COOKIE = b"\xff" * 8
 _CONNTRACK = 1 << 8  # NFNL_SUBSYS_CTNETLINK
@@ -43,26 +43,26 @@ class FoundSocket(NamedTuple):
     family: int
 
 
-def standing_connections(*, loopback: bool = False) -> list[Connection]:
+def established_connections(*, loopback: bool = False) -> list[Connection]:
     """Return the established TCP connections of this host's sockets; those of loopback only on demand."""
-    return [found.connection for found in _standing() if loopback or not found.connection.source.is_loopback]
+    return [found.connection for found in _established() if loopback or not found.connection.source.is_loopback]
 
 
-def cut(place: Place, ports: Iterable[Port]) -> int:
+def close_connections(place: Place, ports: Iterable[Port]) -> int:
     """Close the connections from `place` to `ports`: delete their conntrack entries, and reset local sockets.
 
     Returns their number. Without the reset a local service that sends first would revive its connection.
     HostError: the kernel lists neither.
     """
     try:
-        return _cut(place, frozenset(ports))
+        return _close_connections(place, frozenset(ports))
     except OSError as error:
         raise HostError(f"the connections cannot be cut: {error.strerror}; the door itself is closed") from None
 
 
-def _cut(place: Place, wanted: frozenset[Port]) -> int:
-    reset = sum(_destroy(found) for found in list(_standing()) if _is_to(found.connection, place, wanted))
-    return max(reset, _forget_in_conntrack(place, wanted))
+def _close_connections(place: Place, wanted: frozenset[Port]) -> int:
+    reset = sum(_destroy(found) for found in list(_established()) if _is_to(found.connection, place, wanted))
+    return max(reset, _delete_from_conntrack(place, wanted))
 
 
 def _is_to(connection: Connection, place: Place, ports: frozenset[Port]) -> bool:
@@ -78,9 +78,9 @@ def sockets(family: int, protocol: int, states: int) -> Iterator[memoryview]:
             yield reply.body
 
 
-def _standing() -> Iterator[FoundSocket]:
+def _established() -> Iterator[FoundSocket]:
     for family in (socket.AF_INET, socket.AF_INET6):
-        for body in sockets(family, socket.IPPROTO_TCP, _STANDING_STATES):
+        for body in sockets(family, socket.IPPROTO_TCP, _ESTABLISHED_STATES):
             yield read_socket(bytes(body), family)
 
 
@@ -90,11 +90,11 @@ def read_socket(body: bytes, family: int) -> FoundSocket:
     if len(socket_id) < _SOCKET_ID.size:
         raise MalformedError(f"sock_diag: a socket of {len(body)} bytes, it needs {4 + _SOCKET_ID.size}")
     local_port, remote_port, local, remote, _, _ = _SOCKET_ID.unpack(socket_id)
-    connection = Connection(address_of(remote, family), remote_port, address_of(local, family), local_port)
+    connection = Connection(to_address(remote, family), remote_port, to_address(local, family), local_port)
     return FoundSocket(connection, socket_id, family)
 
 
-def address_of(raw: bytes, family: int) -> Address:
+def to_address(raw: bytes, family: int) -> Address:
     """Parse an address of sock_diag, 16 bytes for either family; an IPv4-mapped one becomes an IPv4 address."""
     if family == socket.AF_INET:
         return IPv4Address(raw[:4])
@@ -104,11 +104,11 @@ def address_of(raw: bytes, family: int) -> Address:
 
 def _destroy(found: FoundSocket) -> bool:
     """Reset one socket (SOCK_DESTROY, Linux 4.5); a socket that is already gone is not an error."""
-    body = struct.pack("=BBBxI", found.family, socket.IPPROTO_TCP, 0, _STANDING_STATES)
+    body = struct.pack("=BBBxI", found.family, socket.IPPROTO_TCP, 0, _ESTABLISHED_STATES)
     with netlink.open_socket(netlink.SOCK_DIAG, "ending connections") as diag:
         try:
             request = body + found.socket_id
-            netlink.ask(diag, netlink.message(_SOCK_DESTROY, netlink.REQUEST | netlink.ACK, request))
+            netlink.send_request(diag, netlink.message(_SOCK_DESTROY, netlink.REQUEST | netlink.ACK, request))
         except OSError as error:
             if error.errno in (errno.ENOENT, errno.EOPNOTSUPP):
                 return False
@@ -116,7 +116,7 @@ def _destroy(found: FoundSocket) -> bool:
     return True
 
 
-def _forget_in_conntrack(place: Place, ports: frozenset[Port]) -> int:
+def _delete_from_conntrack(place: Place, ports: frozenset[Port]) -> int:
     family = socket.AF_INET if place.version == 4 else socket.AF_INET6
     head = struct.pack("!BBH", family, 0, 0)
     forgotten = 0
@@ -125,10 +125,10 @@ def _forget_in_conntrack(place: Place, ports: frozenset[Port]) -> int:
         netlink.open_socket(netlink.NETFILTER, "") as ct,
     ):
         for reply in netlink.dump(tracked, netlink.message(_CT_GET, netlink.REQUEST | netlink.DUMP, head)):
-            if (entry := entry_between(reply.body, place, ports)) is None:
+            if (entry := matching_entry(reply.body, place, ports)) is None:
                 continue
             try:
-                netlink.ask(ct, netlink.message(_CT_DELETE, netlink.REQUEST | netlink.ACK, head + entry))
+                netlink.send_request(ct, netlink.message(_CT_DELETE, netlink.REQUEST | netlink.ACK, head + entry))
                 forgotten += 1
             except OSError as error:
                 if error.errno != errno.ENOENT:  # it expired meanwhile
@@ -136,7 +136,7 @@ def _forget_in_conntrack(place: Place, ports: frozenset[Port]) -> int:
     return forgotten
 
 
-def entry_between(body: memoryview, place: Place, ports: Collection[Port]) -> bytes | None:
+def matching_entry(body: memoryview, place: Place, ports: Collection[Port]) -> bytes | None:
     """Return the attributes that identify a conntrack entry from `place` to one of `ports`.
 
     None for any other entry; MalformedError on a wrong length.
@@ -196,7 +196,7 @@ def listeners(*, loopback: bool = False) -> Iterator[Listener]:
 
 def _listeners(protocol: Protocol, family: socket.AddressFamily, *, loopback: bool) -> Iterator[Listener]:
     for body in sockets(family, protocol, _LISTENING[protocol]):
-        number = outer_port(body, family)
+        number = reachable_port(body, family)
         if loopback and not number:
             number = _LOCAL.unpack_from(body)[0]
         if number:
@@ -207,7 +207,7 @@ def _inode(body: memoryview) -> int:
     return int(_INODE.unpack_from(body, _INODE_AT)[0]) if len(body) >= _INODE_AT + _INODE.size else 0
 
 
-def outer_port(body: memoryview, family: int) -> int:
+def reachable_port(body: memoryview, family: int) -> int:
     """Return the port of a struct inet_diag_msg, 0 if none is bound or other hosts cannot reach it.
 
     MalformedError if it is truncated.
@@ -215,4 +215,4 @@ def outer_port(body: memoryview, family: int) -> int:
     if len(body) < _LOCAL.size:
         raise MalformedError(f"sock_diag: a socket of {len(body)} bytes, it needs {_LOCAL.size}")
     number, address = _LOCAL.unpack_from(body)
-    return 0 if address_of(address, family).is_loopback else int(number)
+    return 0 if to_address(address, family).is_loopback else int(number)

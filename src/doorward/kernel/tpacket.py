@@ -63,7 +63,7 @@ class TpacketRing:
         self._receivers: list[_Receiver] = []
         self.absent: tuple[str, ...] = ()  # configured interfaces that do not exist now
         try:
-            self._follow()
+            self._refresh()
             for ethertype in _ETHERTYPES:
                 self._receivers.append(_Receiver(ethertype, self._code))
         except BaseException:
@@ -83,10 +83,10 @@ class TpacketRing:
         self._links.close()
         self._waiting.close()
 
-    def use(self, program: Program) -> None:
+    def set_filter(self, program: Program) -> None:
         """Replace the filter without losing a packet."""
         self._program = program
-        self._follow()
+        self._refresh()
 
     def read(self) -> Iterator[Group]:
         """Yield the packets that arrived, at most one ring full, so that a flood does not block the caller forever.
@@ -98,10 +98,10 @@ class TpacketRing:
         for _ in range(BLOCKS):  # in turns, so that a flood in one family does not starve the other
             ready = [receiver for receiver in self._receivers if receiver.is_ready()]
             # Read after the packets arrived, so the addresses apply to them, too.
-            if self._links.changed() or time.monotonic() - self._followed_s > _REFRESH_S:
-                self._follow()
+            if self._links.changed() or time.monotonic() - self._refreshed_s > _REFRESH_S:
+                self._refresh()
             for receiver in ready:
-                yield from receiver.take(self._locals)
+                yield from receiver.read_block(self._locals)
             if not ready:
                 return
 
@@ -114,16 +114,16 @@ class TpacketRing:
         """Return the number of packets that passed the filter but were neither TCP nor UDP, or truncated."""
         return sum(receiver.malformed for receiver in self._receivers)
 
-    def _follow(self) -> None:
+    def _refresh(self) -> None:
         """Look up the interfaces' current indexes and the host's local addresses."""
-        found = {name: self._links.index_of(name) for name in self._interfaces}
+        found = {name: self._links.find_index(name) for name in self._interfaces}
         self.absent = tuple(name for name, index in found.items() if index is None)
         indexes = {index for index in found.values() if index is not None} if self._interfaces else None
         self._code = assemble(on_interfaces(self._program, indexes))
         for receiver in self._receivers:
             receiver.attach(self._code)
-        self._locals = self._links.locals()
-        self._followed_s = time.monotonic()
+        self._locals = self._links.local_addresses()
+        self._refreshed_s = time.monotonic()
 
 
 class _Receiver:
@@ -180,7 +180,7 @@ class _Receiver:
         """Return whether the kernel has filled the next block."""
         return bool(self._words[self._status()] & _OURS)
 
-    def take(self, locals_: LocalAddresses) -> list[Group]:
+    def read_block(self, locals_: LocalAddresses) -> list[Group]:
         """Return the packets of the next block, which must be ready, and release it to the kernel."""
         found = self._groups(self._next * BLOCK_BYTES, locals_)
         # In one store. Assigning four bytes to a slice makes two (memmove): if this CPU is interrupted between them,

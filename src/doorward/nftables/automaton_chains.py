@@ -85,12 +85,12 @@ def chain(name: str, rules: Iterable[str], comment: str = "") -> str:
     return head + f"chain {name} {{\n" + "".join(f"    {rule}\n" for rule in rules) + "}\n"
 
 
-def group_chains(group: Group, family: str, *, tell_wrong: Sequence[str], tells_steps: bool) -> list[str]:
-    """Return one group's chains for one family; `tell_wrong` are the rules for a wrong knock packet."""
+def group_chains(group: Group, family: str, *, on_wrong: Sequence[str], log_steps: bool) -> list[str]:
+    """Return one group's chains for one family; `on_wrong` are the rules for a wrong knock packet."""
     key, mark = group.key(family), group.mark(family)
     forget = f"delete @progress{mark} {{ {key} : 0:0 }}"
     completes = any(state in machine.completes for machine in group.machines for state in machine.firsts)
-    entered = "goto entered" if completes or tells_steps else "return"
+    entered = "goto entered" if completes or log_steps else "return"
     begin = [
         forget,
         f"add @first_knock{mark} {{ {key} : meta priority }} {entered}",
@@ -111,7 +111,7 @@ def group_chains(group: Group, family: str, *, tell_wrong: Sequence[str], tells_
         chain(f"first{mark}", [f"meta priority set {root}", f"{_MOVE} goto begin{mark}"]),
         chain(
             f"restart{mark}",
-            [*group.restart(family), *tell_wrong, f"goto first{mark}"],
+            [*group.restart(family), *on_wrong, f"goto first{mark}"],
             "a wrong knock may be a first one",
         ),
         *(chain(f"fall{mark}_{n}", _fall(mark, n, falls)) for n in range(falls, 0, -1)),

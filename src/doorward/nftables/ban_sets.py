@@ -28,7 +28,7 @@ def covers(ban: Place, place: Place) -> bool:
     return isinstance(ban, IPv6Network) and place.version == 6 and place.subnet_of(ban)
 
 
-def put_attributes(table: str, bans: Bans) -> Iterable[str]:
+def ban_commands(table: str, bans: Bans) -> Iterable[str]:
     """Return commands that add or extend bans: kernels before 6.12 ignore a longer timeout for an existing element."""
     for ban, left_s in bans.items():
         where, key = f"{table} banned{ban.version}", _key(ban)
@@ -38,13 +38,13 @@ def put_attributes(table: str, bans: Bans) -> Iterable[str]:
         yield f"add element {where} {{ {key} {timeout} }}"
 
 
-def read_ban(table: str, ban: Place) -> str:
+def unban_commands(table: str, ban: Place) -> str:
     """Return commands that remove a ban, present or not."""
     where, key = f"{table} banned{ban.version}", _key(ban)
     return f"add element {where} {{ {key} timeout 1s }}\ndelete element {where} {{ {key} }}"
 
 
-def read(text: str) -> list[tuple[Place, str]]:
+def parse_bans(text: str) -> list[tuple[Place, str]]:
     """Parse the elements that nft lists, each with its remaining time as nft prints it. HostError: unknown format."""
     try:
         return [(ban_network(parse_address(address)), expires) for address, expires in _ELEMENT.findall(text)]

@@ -37,12 +37,12 @@ LIMITED = {"4": "ip saddr", "6": "ip6 saddr & ffff:ffff:ffff:ffff::"}  # what co
 
 @dataclass(frozen=True, slots=True)
 class ChainContext:
-    """The input of the chains. `tells_steps`: each step of a knock is logged too."""
+    """The input of the chains. `log_steps`: each step of a knock is logged too."""
 
     groups: Sequence[Group]
     gate: Gate
     generation: str
-    tells_steps: bool
+    log_steps: bool
     signed_port: int | None = None
 
     def log(self, event: str, group: int = LOG_GROUP) -> str:
@@ -92,13 +92,13 @@ def matching(plan: ChainContext) -> list[str]:
     """Return everything between a new packet and a completed knock: rate limit, automaton, transitions."""
     if not plan.groups:
         return []
-    step = [f"{_STEP_LIMIT} {plan.log_state('step', STEP_GROUP)}"] if plan.tells_steps else []
-    wrong = [f"{_STEP_LIMIT} {plan.log('wrong', STEP_GROUP)}"] if plan.tells_steps else []
+    step = [f"{_STEP_LIMIT} {plan.log_state('step', STEP_GROUP)}"] if plan.log_steps else []
+    wrong = [f"{_STEP_LIMIT} {plan.log('wrong', STEP_GROUP)}"] if plan.log_steps else []
     texts = [chain("entered", ["meta priority vmap @opens", *step])]
     for family in SOURCES:
         for group in plan.groups:
             if family in group.families:
-                texts += group_chains(group, family, tell_wrong=wrong, tells_steps=plan.tells_steps)
+                texts += group_chains(group, family, on_wrong=wrong, log_steps=plan.log_steps)
         texts += [_throttle(plan, family), _limited(plan, family)]
     return [*texts, _knock_packets(plan)]
 
@@ -317,13 +317,13 @@ def output(plan: ChainContext) -> str:
 def _needs_of_a_host(*, ping: bool) -> list[str]:
     """Return what stealth accepts: path MTU (RFC 8201, RFC 4890), neighbors, multicast membership, DHCP, ping."""
     echo = ["icmp type echo-request accept", "icmpv6 type echo-request accept"] if ping else []
-    neighbours = (
+    neighbors = (
         "nd-neighbor-solicit, nd-neighbor-advert, nd-router-solicit, nd-router-advert, nd-redirect,"
         " mld-listener-query, mld-listener-report, mld-listener-done, mld2-listener-report"
     )
     return [
         "icmp type destination-unreachable icmp code frag-needed accept",
-        f"icmpv6 type {{ packet-too-big, {neighbours} }} accept",
+        f"icmpv6 type {{ packet-too-big, {neighbors} }} accept",
         "ip protocol igmp accept",
         *echo,
         # Only while a client listens; otherwise the host would answer that the port is closed.

@@ -19,7 +19,7 @@ from doorward.kernel.sock_diag import Connection
 from doorward.model import Element, Place, Port, parse_place, place_text
 from doorward.nftables import ban_sets, nfnetlink
 from doorward.nftables.nfnetlink import GateUsage, SetWriter
-from doorward.nftables.nft_error import NftError, refused
+from doorward.nftables.nft_error import NftError, element_error
 from doorward.nftables.ruleset import COUNTERS, FROM_FILE, OPEN_SETS, TABLE, Existing, Ruleset
 
 _LIBRARY = "libnftables.so.1"
@@ -92,7 +92,7 @@ class NftFirewall:
         except NftError:
             banned = {}
         entries = {**restore, **{e: max(left_s, restore.get(e, 0.0)) for e, left_s in left.items()}}
-        put = (*_preexisting(preexisting), *ban_sets.put_attributes(TABLE, banned))
+        put = (*_preexisting(preexisting), *ban_sets.ban_commands(TABLE, banned))
 
         def replace(some: Remaining) -> None:
             self.run("\n".join([text, f"delete chain {TABLE} {FROM_FILE}", *put, *_put(some)]))
@@ -121,29 +121,29 @@ class NftFirewall:
         try:
             self._writer.apply(changes)
         except OSError as error:
-            raise refused(error) from None
+            raise element_error(error) from None
 
     def ban(self, new: ban_sets.Bans) -> None:
         """Add bans, each with its remaining seconds."""
-        self.run("\n".join(ban_sets.put_attributes(TABLE, new)))
+        self.run("\n".join(ban_sets.ban_commands(TABLE, new)))
 
     def unban(self, ban: Place) -> None:
         """Remove a ban, if there is one."""
-        self.run(ban_sets.read_ban(TABLE, ban))
+        self.run(ban_sets.unban_commands(TABLE, ban))
 
     def banned(self) -> dict[Place, float]:
         """Return the bans, with the remaining seconds of each."""
         text = "".join(self.run(f"list set {TABLE} {name}") for name in ban_sets.NAMES)
-        return {ban: _seconds(left) for ban, left in ban_sets.read(text)}
+        return {ban: _seconds(left) for ban, left in ban_sets.parse_bans(text)}
 
     def counters(self) -> dict[str, int]:
         """Return the named counters: packets since the table was first loaded."""
-        counted = nfnetlink.count_elements()
+        counted = nfnetlink.read_counters()
         return {name: counted.get(name, 0) for name in COUNTERS}
 
     def gauges(self, most: int) -> GateUsage:
         """Return how full the sets are, and the sources in the middle of a knock: at most `most` per map."""
-        return nfnetlink.read(most)
+        return nfnetlink.read_usage(most)
 
     def unload(self) -> None:
         """Delete the table, with all openings."""

@@ -112,7 +112,7 @@ def ports(name: str, element_type: str, members: Mapping[Port, str] | Iterable[P
     return _collection(f"set {name}", element_type, len(listed), _rows(listed, proto_port))
 
 
-def named(doors: Sequence[Door], indices: Iterable[int]) -> str:
+def door_names(doors: Sequence[Door], indices: Iterable[int]) -> str:
     """Return the names of a few doors for a comment, and the count of the rest."""
     names = [doors[index].name for index in dict.fromkeys(indices)]
     rest = len(names) - _NAMED_DOORS

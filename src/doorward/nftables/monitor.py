@@ -54,13 +54,13 @@ class RulesetChange(NamedTuple):
     scope: str
 
 
-def own_process() -> int:
+def own_pid() -> int:
     """Return this process's PID as a RulesetChange names it; in a container it differs from getpid(2)."""
     with netlink.open_socket(netlink.NETFILTER, "nf_tables") as sock:
         sock.send(netlink.message(_GET_GEN, netlink.REQUEST, struct.pack("!BBH", 0, 0, 0)))
         for reply in netlink.messages(memoryview(sock.recv(_RECEIVE_BYTES))):
             if reply.kind == _NEW_GEN:
-                return _made_by(reply.body)[0]
+                return _parse_generation(reply.body)[0]
     raise HostError("the kernel does not say who changes nf_tables; it must be Linux 5.11 or newer")
 
 
@@ -106,7 +106,7 @@ class RulesetMonitor:
                 " it that capability"
             ) from None
         self._socket.setblocking(False)
-        self._harm = ""
+        self._scope = ""
 
     def _bind(self) -> None:
         """Bind to a port id, without which nothing arrives; the PID is left to libnftables, see `ignore_pid`."""
@@ -164,7 +164,7 @@ class RulesetMonitor:
 
     def _drain(self) -> None:
         """Discard the rest: until all is read the kernel drops new messages without another ENOBUFS."""
-        self._harm = ""
+        self._scope = ""
         while True:
             try:
                 self._socket.recv(_RECEIVE_BYTES)
@@ -178,14 +178,14 @@ class RulesetMonitor:
         changes: list[RulesetChange] = []
         for kind, body in netlink.messages(memoryview(raw)):
             if kind == _NEW_GEN:
-                changes.append(RulesetChange(*_made_by(body), self._harm))
-                self._harm = ""
-            elif _NAME in raw and self._harm != "rules":
-                self._harm = _harm(kind, body) or self._harm
+                changes.append(RulesetChange(*_parse_generation(body), self._scope))
+                self._scope = ""
+            elif _NAME in raw and self._scope != "rules":
+                self._scope = _scope(kind, body) or self._scope
         return changes
 
 
-def _harm(kind: int, body: memoryview) -> str:
+def _scope(kind: int, body: memoryview) -> str:
     """Return the scope of one message of a transaction; MalformedError on a wrong length."""
     if kind >> 8 != _SUBSYSTEM >> 8 or len(body) < _FAMILY_HEADER or body[0] != _INET:
         return ""
@@ -199,7 +199,7 @@ def _harm(kind: int, body: memoryview) -> str:
     return "rules"
 
 
-def _made_by(body: memoryview) -> tuple[int, str]:
+def _parse_generation(body: memoryview) -> tuple[int, str]:
     parts = netlink.attributes(body[_FAMILY_HEADER:])
     process, program = parts.get(_GEN_PROCESS, b""), bytes(parts.get(_GEN_PROGRAM, b""))
     if len(process) != 4:

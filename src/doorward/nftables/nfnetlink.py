@@ -76,11 +76,11 @@ def transaction(changes: SetChanges) -> bytes:
     """
     bound = _HEADER.pack(socket.AF_UNSPEC, 0, _ELEMENT_SUBSYSTEM)
     messages = [netlink.message(_BATCH_BEGIN, netlink.REQUEST, bound)]
-    for name in sorted({_set_of(element) for element in (*changes.put, *changes.remove)}):
-        put = [(element, left_s) for element, left_s in changes.put.items() if _set_of(element) == name]
+    for name in sorted({_set_for(element) for element in (*changes.put, *changes.remove)}):
+        put = [(element, left_s) for element, left_s in changes.put.items() if _set_for(element) == name]
         adding = [_element(element, max(1, round(left_s * 1000))) for element, left_s in put]
         passing = [_element(element) for element, _ in put]
-        removing = [_element(element) for element in changes.remove if _set_of(element) == name]
+        removing = [_element(element) for element in changes.remove if _set_for(element) == name]
         messages += _messages(_NEW_ELEMENT, name, adding)
         messages += _messages(_DELETE_ELEMENT, name, passing)
         messages += _messages(_NEW_ELEMENT, name, adding)
@@ -97,7 +97,7 @@ def _messages(kind: int, name: str, elements: Sequence[bytes]) -> Iterator[bytes
         yield netlink.message(kind, flags, head + netlink.attribute(_ELEMENTS | netlink.NESTED, some))
 
 
-def _set_of(element: Element) -> str:
+def _set_for(element: Element) -> str:
     kind = "open" if isinstance(element.address, Address) else "open_nets"
     return f"{kind}{element.address.version}"
 
@@ -136,49 +136,49 @@ NAME = TABLE.split()[1].encode() + b"\0"
 
 def existing() -> list[Existing]:
     """Return the table's chains, sets, maps and counters; [] without a table."""
-    return request_reply(lambda: [*dump(_GET_CHAIN, chain_in), *dump(GET_SET, set_in), *_named_counters()], [])
+    return request_reply(lambda: [*dump(_GET_CHAIN, parse_chain), *dump(GET_SET, parse_set), *_named_counters()], [])
 
 
-def count_elements() -> dict[str, int]:
+def read_counters() -> dict[str, int]:
     """Return the packets of each of the table's counters; {} without a table."""
-    return request_reply(lambda: dict(dump(_GET_OBJECT, counter_in)), {})
+    return request_reply(lambda: dict(dump(_GET_OBJECT, parse_counter)), {})
 
 
 def _named_counters() -> list[Existing]:
-    return [Existing("counter", name) for name, _ in dump(_GET_OBJECT, counter_in)]
+    return [Existing("counter", name) for name, _ in dump(_GET_OBJECT, parse_counter)]
 
 
-def chain_in(body: memoryview) -> Existing | None:
+def parse_chain(body: memoryview) -> Existing | None:
     """Parse a chain from one message; None if it belongs to another table. MalformedError on a wrong length."""
-    parts = parts_of(body)
-    return None if parts is None else Existing("chain", text_of(part_of(parts, _CHAIN_NAME)))
+    parts = table_attributes(body)
+    return None if parts is None else Existing("chain", to_text(required_attribute(parts, _CHAIN_NAME)))
 
 
-def set_in(body: memoryview) -> Existing | None:
-    """Parse a set or a map, like `chain_in`; None for anonymous ones too."""
-    parts = parts_of(body)
-    flags = 0 if parts is None else flags_of(parts)
+def parse_set(body: memoryview) -> Existing | None:
+    """Parse a set or a map, like `parse_chain`; None for anonymous ones too."""
+    parts = table_attributes(body)
+    flags = 0 if parts is None else set_flags(parts)
     if parts is None or flags & _ANONYMOUS:
         return None
     described = netlink.attributes(parts[_SET_DESCRIPTION]) if _SET_DESCRIPTION in parts else {}
-    size = number_of(described[_SET_SIZE]) if _SET_SIZE in described else 0
-    return Existing("map" if flags & _MAP else "set", text_of(part_of(parts, _SET_NAME)), size)
+    size = to_u32(described[_SET_SIZE]) if _SET_SIZE in described else 0
+    return Existing("map" if flags & _MAP else "set", to_text(required_attribute(parts, _SET_NAME)), size)
 
 
-def flags_of(parts: dict[int, memoryview]) -> int:
+def set_flags(parts: dict[int, memoryview]) -> int:
     """Return the flags of a set."""
-    return number_of(parts[_SET_FLAGS]) if _SET_FLAGS in parts else 0
+    return to_u32(parts[_SET_FLAGS]) if _SET_FLAGS in parts else 0
 
 
-def counter_in(body: memoryview) -> tuple[str, int] | None:
-    """Parse a counter's name and packets, like `chain_in`; None for other objects too."""
-    parts = parts_of(body)
-    if parts is None or number_of(part_of(parts, _OBJECT_TYPE)) != _COUNTER:
+def parse_counter(body: memoryview) -> tuple[str, int] | None:
+    """Parse a counter's name and packets, like `parse_chain`; None for other objects too."""
+    parts = table_attributes(body)
+    if parts is None or to_u32(required_attribute(parts, _OBJECT_TYPE)) != _COUNTER:
         return None
-    packets = part_of(netlink.attributes(part_of(parts, _OBJECT_DATA)), _COUNTER_PACKETS)
+    packets = required_attribute(netlink.attributes(required_attribute(parts, _OBJECT_DATA)), _COUNTER_PACKETS)
     if len(packets) != 8:
         raise MalformedError(f"nf_tables: a count of {len(packets)} bytes")
-    return text_of(part_of(parts, _OBJECT_NAME)), int.from_bytes(packets)
+    return to_text(required_attribute(parts, _OBJECT_NAME)), int.from_bytes(packets)
 
 
 def request_reply(question: Callable[[], T], without_table: T) -> T:
@@ -198,32 +198,32 @@ def request_reply(question: Callable[[], T], without_table: T) -> T:
 
 
 def dump(kind: int, read: Callable[[memoryview], T | None]) -> list[T]:
-    """Return all values that `read` finds in the replies to a dump request."""
+    """Return all values that `read_usage` finds in the replies to a dump request."""
     request = struct.pack("!BBH", INET, 0, 0) + netlink.attribute(_TABLE, NAME)
     with netlink.open_socket(netlink.NETFILTER, "nf_tables") as sock:
         replies = netlink.dump(sock, netlink.message(kind, netlink.REQUEST | netlink.DUMP, request))
         return [found for reply in replies if (found := read(reply.body)) is not None]
 
 
-def parts_of(body: memoryview) -> dict[int, memoryview] | None:
+def table_attributes(body: memoryview) -> dict[int, memoryview] | None:
     """Return the attributes of an object of this table, else None: the kernel lists the chains of all tables."""
     parts = netlink.attributes(body[_FAMILY_HEADER:])
     return parts if bytes(parts.get(_TABLE, b"")) == NAME else None
 
 
-def part_of(parts: dict[int, memoryview], kind: int) -> memoryview:
+def required_attribute(parts: dict[int, memoryview], kind: int) -> memoryview:
     """Return a required attribute; MalformedError if it is missing."""
     if kind not in parts:
         raise MalformedError(f"nf_tables: a thing without attribute {kind}")
     return parts[kind]
 
 
-def text_of(raw: memoryview) -> str:
+def to_text(raw: memoryview) -> str:
     """Parse a name."""
     return bytes(raw).rstrip(b"\0").decode(errors="replace")
 
 
-def number_of(raw: memoryview) -> int:
+def to_u32(raw: memoryview) -> int:
     """Parse a number of four bytes."""
     if len(raw) != 4:
         raise MalformedError(f"nf_tables: a number of {len(raw)} bytes")
@@ -261,28 +261,28 @@ class GateUsage(NamedTuple):
     attempts: list[ProgressEntry]
 
 
-def read(most: int) -> GateUsage:
+def read_usage(most: int) -> GateUsage:
     """Return the usage of all sets, and at most `most` knocks in progress per map."""
-    found = fills()
-    return GateUsage(found, attempts([fill.name for fill in found if fill.elements != 0], most))
+    found = read_set_usage()
+    return GateUsage(found, read_attempts([fill.name for fill in found if fill.elements != 0], most))
 
 
-def fills() -> list[SetUsage]:
+def read_set_usage() -> list[SetUsage]:
     """Return the usage of the sets and maps whose elements expire; [] without a table."""
-    return request_reply(lambda: dump(GET_SET, fill_in), [])
+    return request_reply(lambda: dump(GET_SET, parse_usage), [])
 
 
-def fill_in(body: memoryview) -> SetUsage | None:
+def parse_usage(body: memoryview) -> SetUsage | None:
     """Parse a set from one message; None if it belongs to another table, or its elements do not expire."""
-    parts = parts_of(body)
-    if parts is None or not flags_of(parts) & _GAUGE_TIMEOUT:
+    parts = table_attributes(body)
+    if parts is None or not set_flags(parts) & _GAUGE_TIMEOUT:
         return None
-    found = set_in(body)
-    count = number_of(parts[_SET_COUNT]) if _SET_COUNT in parts else None
+    found = parse_set(body)
+    count = to_u32(parts[_SET_COUNT]) if _SET_COUNT in parts else None
     return None if found is None else SetUsage(found.name, count, found.size)
 
 
-def attempts(names: Iterable[str], most: int) -> list[ProgressEntry]:
+def read_attempts(names: Iterable[str], most: int) -> list[ProgressEntry]:
     """Return the knocks in progress, at most `most` per map; `names` are those of the table's maps."""
     names = list(names)
     states: dict[Address, int] = {}
@@ -304,15 +304,15 @@ def _elements(name: str) -> Iterator[ProgressEntry]:
     request += netlink.attribute(_GAUGE_SET, name.encode() + b"\0")
     with netlink.open_socket(netlink.NETFILTER, "nf_tables") as sock:
         for reply in netlink.dump(sock, netlink.message(_GET_ELEMENTS, netlink.REQUEST | netlink.DUMP, request)):
-            yield from elements_in(reply.body, address_bytes)
+            yield from parse_elements(reply.body, address_bytes)
 
 
-def elements_in(body: memoryview, address_bytes: int) -> Iterator[ProgressEntry]:
+def parse_elements(body: memoryview, address_bytes: int) -> Iterator[ProgressEntry]:
     """Parse one message of a map's elements; for doors with a target a key is the source and the target."""
-    parts = parts_of(body)
+    parts = table_attributes(body)
     if parts is None or _GAUGE_ELEMENTS not in parts:
         return
-    for _, element in netlink.in_order(parts[_GAUGE_ELEMENTS]):
+    for _, element in netlink.iter_attributes(parts[_GAUGE_ELEMENTS]):
         inside = netlink.attributes(element)
         key = _value(inside, _GAUGE_KEY)
         if len(key) not in (address_bytes, 2 * address_bytes):
@@ -326,4 +326,4 @@ def elements_in(body: memoryview, address_bytes: int) -> Iterator[ProgressEntry]
 
 
 def _value(parts: dict[int, memoryview], kind: int) -> memoryview:
-    return part_of(netlink.attributes(part_of(parts, kind)), _GAUGE_VALUE)
+    return required_attribute(netlink.attributes(required_attribute(parts, kind)), _GAUGE_VALUE)

@@ -35,7 +35,7 @@ class NftError(HostError):
         return self.number == errno.ENFILE
 
 
-def refused(error: OSError) -> NftError:
+def element_error(error: OSError) -> NftError:
     """Return the error for the kernel's answer to an element transaction."""
     number = error.errno or 0
     return NftError(f"Error: {_OF_ENTRIES.get(number) or error.strerror}", number)

@@ -45,7 +45,7 @@ SCANNERS_SIZE = 4096  # sources logged in the last minute, at most ten per secon
 LIMITER_BYTES, ATTEMPT_BYTES = 260, 150  # per element of a full set, with its share of the buckets: docs/measured.md
 # The objects that hide a port survive a reload, only their content is replaced: a packet in flight during the commit
 # may look up a port in the new generation and follow the old one's chains, where a new chain is still empty.
-HELD = ("ports", "door", "preexisting")
+REUSED = ("ports", "door", "preexisting")
 # So do the maps of the automaton if they stay the same: otherwise a packet in flight would find the old map empty, and
 # its knock would be lost.
 _MAPS = ("delta", "number", "fail", "opens")
@@ -94,20 +94,20 @@ class Ruleset:
     """
 
     generation: str
-    kept: tuple[SetSpec, ...]
+    sets: tuple[SetSpec, ...]
     body: str
     states: dict[int, tuple[int, ...]]
     depths: tuple[tuple[int, int], ...] = ()
     opening: tuple[str, ...] = ()
     maps: tuple[str, ...] = ()
 
-    def whole(self) -> str:
+    def full_text(self) -> str:
         """Return a file for `nft -f` that replaces the table and everything in it."""
         return f"add table {TABLE}\ndelete table {TABLE}\n\n{self.body}"
 
     def for_boot(self) -> str:
         """Return the same with the chain FROM_FILE, so that the next daemon restores the openings from the ledger."""
-        return f"{self.whole()}\nadd chain {TABLE} {FROM_FILE}\n"
+        return f"{self.full_text()}\nadd chain {TABLE} {FROM_FILE}\n"
 
     def replacing(self, existing: Sequence[Existing], *, afresh: bool = False) -> str:
         """Return the transaction that replaces rules and maps but keeps the elements of the sets.
@@ -115,9 +115,9 @@ class Ruleset:
         If the loaded table is of this generation its maps are flushed and filled again, so that no knock in progress is
         lost; with `afresh` they are deleted and created, whatever another program did to them.
         """
-        same_size = {spec.name for spec in self.kept if spec.size in _sizes(existing, spec.name)}
+        same_size = {spec.name for spec in self.sets if spec.size in _sizes(existing, spec.name)}
         base = {name for name in BASE_CHAINS if f"chain {name} {{" in self.body}
-        filled = {*HELD, *(() if afresh or not self.has_loaded(existing) else (*self.opening, *self.maps))}
+        filled = {*REUSED, *(() if afresh or not self.has_loaded(existing) else (*self.opening, *self.maps))}
         stays = same_size | {*base, *filled, *COUNTERS}
         gone = [thing for thing in existing if thing.name not in stays]
         # A verdict map holds references to chains, so the maps go before the chains.
@@ -146,20 +146,20 @@ def compile_ruleset(
     capacity: int,
     signed_port: int | None = None,
     *,
-    tells_steps: bool = False,
+    log_steps: bool = False,
 ) -> Ruleset:
-    """Return the text of the table `inet doorward` for an automaton; with `tells_steps` every step is logged.
+    """Return the text of the table `inet doorward` for an automaton; with `log_steps` every step is logged.
 
     `signed_port`: the UDP port for signed knocks, or None.
     """
     groups = build_groups(automaton.machines)
-    kept = tuple(_kept(groups, capacity, has_signed=signed_port is not None))
+    kept = tuple(_sets(groups, capacity, has_signed=signed_port is not None))
     states = {state: done for machine in automaton.machines for state, done in machine.completes.items()}
-    data = [*_data(doors, automaton, tells_steps=tells_steps), *_targets(groups)]
+    data = [*_data(doors, automaton, log_steps=log_steps), *_targets(groups)]
     actions = maps.actions(doors, automaton)
     generation = hashlib.blake2s("".join([*data, repr(actions)]).encode(), digest_size=4).hexdigest()
     opening = {f"opens_{number}_{generation}": action for number, action in enumerate(actions)}
-    plan = chains.ChainContext(groups, gate, generation, tells_steps, signed_port)
+    plan = chains.ChainContext(groups, gate, generation, log_steps, signed_port)
     parts = [
         _heading(doors, automaton, gate, capacity),
         *(f"counter {name} {{ }}\n" for name in COUNTERS),
@@ -167,7 +167,7 @@ def compile_ruleset(
         *data,
         chains.granted(plan),
         *(
-            chains.opening(plan, name, action, maps.named(doors, _doors_of(states, actions[action])))
+            chains.opening(plan, name, action, maps.door_names(doors, _doors_for(states, actions[action])))
             for name, action in opening.items()
         ),
         maps.opens({name: actions[action] for name, action in opening.items()}),
@@ -192,7 +192,7 @@ def _sizes(existing: Iterable[Existing], name: str) -> set[int]:
     return {thing.size for thing in existing if thing.name == name}
 
 
-def _doors_of(states: dict[int, tuple[int, ...]], ends: Iterable[int]) -> Iterable[int]:
+def _doors_for(states: dict[int, tuple[int, ...]], ends: Iterable[int]) -> Iterable[int]:
     return (index for state in ends for index in states[state])
 
 
@@ -204,7 +204,7 @@ def _heading(doors: Sequence[Door], automaton: Automaton, gate: Gate, capacity: 
     )
 
 
-def _kept(groups: Sequence[Group], capacity: int, *, has_signed: bool) -> Iterable[SetSpec]:
+def _sets(groups: Sequence[Group], capacity: int, *, has_signed: bool) -> Iterable[SetSpec]:
     limiter = f"timeout {int(LIMITER_TIMEOUT_S)}s"
     for family, address in ADDRESS_TYPES.items():
         yield _dynamic(f"set open{family}", f"{address} . inet_proto . inet_service", OPEN_SIZE, "")
@@ -252,11 +252,11 @@ def _preexisting(name: str, address: str) -> SetSpec:
     return SetSpec(name, 0, f"set {name} {{\n    type {key}\n    flags timeout\n    timeout 5d\n}}\n")
 
 
-def _data(doors: Sequence[Door], automaton: Automaton, *, tells_steps: bool) -> list[str]:
+def _data(doors: Sequence[Door], automaton: Automaton, *, log_steps: bool) -> list[str]:
     data = [
         maps.delta(doors, automaton),
         maps.same(automaton),
-        maps.number(automaton, every=tells_steps),
+        maps.number(automaton, every=log_steps),
     ]
     if any(machine.fail for machine in automaton.machines):
         data.append(maps.fail(automaton))

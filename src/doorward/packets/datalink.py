@@ -14,7 +14,7 @@ from doorward.errors import MalformedError
 
 IPV4, IPV6, PPPOE = 0x0800, 0x86DD, 0x8864
 _TAGS = (0x8100, 0x88A8, 0x9100, 0x9200)  # 802.1Q, 802.1ad, and its predecessor
-MOST_TAGS = 4
+MAX_TAGS = 4
 _ETHERNET_BYTES, _TAG_BYTES = 14, 4
 _LONGEST_LENGTH = 1500  # of Ethernet's type field: up to here it is a length (IEEE 802.3)
 _SNAP = b"\xaa\xaa\x03\0\0\0"  # RFC 1042
@@ -57,7 +57,7 @@ def _needs(frame: memoryview, size: int, what: str) -> None:
 
 def _by_type(frame: memoryview, at: int, kind: int) -> memoryview:
     """Return the packet of an EtherType at `at`, behind tags, LLC and PPPoE."""
-    for _ in range(MOST_TAGS):
+    for _ in range(MAX_TAGS):
         if kind not in _TAGS:
             break
         _needs(frame, at + _TAG_BYTES, "a VLAN tag's frame")
@@ -100,7 +100,7 @@ def _raw(frame: memoryview) -> NetworkPacket:
     return NetworkPacket(frame)
 
 
-def _family_first(frame: memoryview) -> NetworkPacket:
+def _bsd_loopback(frame: memoryview) -> NetworkPacket:
     """Parse BSD loopback: the address family in four bytes, in host or network byte order."""
     _needs(frame, 4, "a loopback frame")
     families = {int.from_bytes(frame[:4], "little"), int.from_bytes(frame[:4], "big")}
@@ -149,7 +149,7 @@ def _netfilter_log(frame: memoryview) -> NetworkPacket:
 
 
 _READERS: dict[int, Callable[[memoryview], NetworkPacket]] = {
-    0: _family_first,
+    0: _bsd_loopback,
     1: _ethernet,
     9: lambda frame: NetworkPacket(_ppp(frame)),
     12: _raw,
@@ -158,7 +158,7 @@ _READERS: dict[int, Callable[[memoryview], NetworkPacket]] = {
     51: lambda frame: NetworkPacket(_ppp(frame[6:])),
     101: _raw,
     104: _cisco_hdlc,
-    108: _family_first,
+    108: _bsd_loopback,
     113: _cooked,
     166: _ppp_with_direction,
     228: _raw,

@@ -20,7 +20,7 @@ _IPV6 = Struct("!BxxxHBx16s16s")
 HOP_BY_HOP, ROUTING, FRAGMENT, DESTINATION_OPTIONS = 0, 43, 44, 60
 # Without the authentication header (RFC 4302): the kernel too parses what follows it only after IPsec has verified it.
 EXTENSIONS = (HOP_BY_HOP, ROUTING, FRAGMENT, DESTINATION_OPTIONS)
-MOST_EXTENSIONS = 16  # RFC 8200 has each of them once, and one twice
+MAX_EXTENSIONS = 16  # RFC 8200 has each of them once, and one twice
 _EXTENSION = Struct("!BBH")  # next header, length, and in a fragment header its offset
 _FRAGMENT_OFFSET6 = 0xFFF8
 _MOST_PORTS = 4096  # cached; others are created each time
@@ -107,14 +107,14 @@ def _ipv6(packet: memoryview) -> TransportLocation:
         raise MalformedError(f"IPv6: {len(packet)} bytes, a header needs {_IPV6_HEADER}")
     _, length, following, source, destination = _IPV6.unpack_from(packet)
     packet, at = packet[: _IPV6_HEADER + length], _IPV6_HEADER
-    for _ in range(MOST_EXTENSIONS):
+    for _ in range(MAX_EXTENSIONS):
         if following not in EXTENSIONS:
             break
-        following, at = _past_extension(packet, at, following)
+        following, at = _skip_extension(packet, at, following)
     return TransportLocation(packet, at, following, source, destination)
 
 
-def _past_extension(packet: memoryview, at: int, kind: int) -> tuple[int, int]:
+def _skip_extension(packet: memoryview, at: int, kind: int) -> tuple[int, int]:
     """Return the next header after an extension header (RFC 8200, section 4), and its offset."""
     if len(packet) - at < 8:
         raise MalformedError(f"IPv6: {len(packet) - at} bytes of an extension header, it needs 8")

@@ -14,7 +14,7 @@ from doorward.errors import MalformedError
 
 # tcpdump's own limit (MAXIMUM_SNAPLEN); D-Bus and USB captures have longer frames, and no IP in them.
 MAX_FRAME_BYTES = 1 << 18
-LAST_MOMENT_S = 253_000_000_000  # in the year 9987: later times cannot be formatted
+MAX_TIME_S = 253_000_000_000  # in the year 9987: later times cannot be formatted
 _SKIPPED_AT_ONCE = 1 << 16
 
 
@@ -28,7 +28,7 @@ class CapturedFrame(NamedTuple):
     interface: str = ""  # only in pcapng, and not always
 
 
-class CutError(Exception):
+class TruncatedError(Exception):
     """The stream ends inside a structure: `str` says where, and in which."""
 
 
@@ -43,14 +43,14 @@ class Stream:
         """Return `count` bytes; CutError if the stream ends before."""
         data = self.read_some(count)
         if len(data) < count:
-            raise CutError(f"the file ends at byte {self.at:,}, inside {inside}")
+            raise TruncatedError(f"the file ends at byte {self.at:,}, inside {inside}")
         return data
 
     def read_or_end(self, count: int, inside: str) -> bytes:
         """Return `count` bytes, or b"" at the end of the stream; CutError if it ends in between."""
         data = self.read_some(count)
         if 0 < len(data) < count:
-            raise CutError(f"the file ends at byte {self.at:,}, inside {inside}")
+            raise TruncatedError(f"the file ends at byte {self.at:,}, inside {inside}")
         return data
 
     def skip(self, count: int, inside: str) -> None:
@@ -67,9 +67,9 @@ class Stream:
         return data
 
 
-def moment_ns(seconds: int, nanoseconds: int, at: int) -> int:
+def time_ns(seconds: int, nanoseconds: int, at: int) -> int:
     """Return a time in ns since the epoch; MalformedError if it is out of range."""
-    if not 0 <= seconds <= LAST_MOMENT_S:
+    if not 0 <= seconds <= MAX_TIME_S:
         raise MalformedError(f"byte {at:,}: a packet has a time that no calendar knows ({seconds} s since 1970)")
     return seconds * 1_000_000_000 + nanoseconds
 
@@ -81,7 +81,7 @@ def frame_size(size: int, at: int) -> int:
     return size
 
 
-def words(order: str, fields: str) -> Struct:
+def struct_for(order: str, fields: str) -> Struct:
     """Return a struct in the file's byte order."""
     return Struct(order + fields)
 
@@ -133,11 +133,11 @@ def _section(stream: Stream, at: int) -> _Section:
     order = _BYTE_ORDERS.get(magic)
     if order is None:
         raise MalformedError(f"byte {at + 8:,}: a section without a byte order (it has {magic.hex()})")
-    size = words(order, "I").unpack(length)[0]
+    size = struct_for(order, "I").unpack(length)[0]
     if size < _SECTION_SMALLEST:
         raise MalformedError(f"byte {at + 4:,}: a section header of {size} bytes, it needs {_SECTION_SMALLEST}")
     body = _body(stream, at, order, size, 12, "a section header")
-    major, minor = words(order, "HH").unpack_from(body)
+    major, minor = struct_for(order, "HH").unpack_from(body)
     if major != 1:
         raise MalformedError(f"byte {at + 12:,}: pcapng of version {major}.{minor}; doorward reads version 1")
     return _Section(order)
@@ -145,8 +145,8 @@ def _section(stream: Stream, at: int) -> _Section:
 
 def _block(stream: Stream, at: int, section: _Section, kind: bytes) -> CapturedFrame | None:
     order = section.order
-    number = words(order, "I").unpack(kind)[0]
-    size = words(order, "I").unpack(stream.read(4, "a block's header"))[0]
+    number = struct_for(order, "I").unpack(kind)[0]
+    size = struct_for(order, "I").unpack(stream.read(4, "a block's header"))[0]
     body = _body(stream, at, order, size, 8, "a block")
     if number == _INTERFACE:
         if len(section.interfaces) == MAX_INTERFACES:
@@ -167,14 +167,14 @@ def _body(stream: Stream, at: int, order: str, size: int, begun: int, what: str)
             f" to {MAX_BLOCK_BYTES:,}"
         )
     body = stream.read(size - begun - 4, what)
-    again = words(order, "I").unpack(stream.read(4, what))[0]
+    again = struct_for(order, "I").unpack(stream.read(4, what))[0]
     if again != size:
         raise MalformedError(f"byte {stream.at - 4:,}: {what} begins with the length {size} and ends with {again}")
     return body
 
 
 def _interface(body: bytes, at: int, order: str) -> _Interface:
-    head = words(order, "HxxI")
+    head = struct_for(order, "HxxI")
     if len(body) < head.size:
         raise MalformedError(f"byte {at:,}: an interface of {len(body)} bytes, it needs {head.size}")
     link, kept = head.unpack_from(body)
@@ -183,13 +183,13 @@ def _interface(body: bytes, at: int, order: str) -> _Interface:
     resolution = options.get(_RESOLUTION, b"")[:1] or bytes([_PCAPNG_MICROSECONDS])
     units = (2 if resolution[0] & 0x80 else 10) ** (resolution[0] & 0x7F)
     offset = options.get(_OFFSET, b"")
-    offset_s = words(order, "q").unpack(offset)[0] if len(offset) == 8 else 0
+    offset_s = struct_for(order, "q").unpack(offset)[0] if len(offset) == 8 else 0
     return _Interface(link, kept, name, units, offset_s)
 
 
 def _options(raw: bytes, at: int, order: str) -> dict[int, bytes]:
     """Return options by type, the first one of each."""
-    head, found, place = words(order, "HH"), dict[int, bytes](), 0
+    head, found, place = struct_for(order, "HH"), dict[int, bytes](), 0
     while len(raw) - place >= head.size:
         kind, size = head.unpack_from(raw, place)
         if kind == 0:
@@ -203,15 +203,15 @@ def _options(raw: bytes, at: int, order: str) -> dict[int, bytes]:
 
 
 def _packet(body: bytes, at: int, section: _Section, interface_field: str) -> CapturedFrame:
-    head = words(section.order, interface_field + "IIII")
+    head = struct_for(section.order, interface_field + "IIII")
     if len(body) < head.size:
         raise MalformedError(f"byte {at:,}: a packet block of {len(body)} bytes, it needs {head.size}")
     number, high, low, kept, length = head.unpack_from(body)
-    interface = _described(section, number, at)
+    interface = _interface_for(section, number, at)
     if frame_size(kept, at) > len(body) - head.size:
         raise MalformedError(f"byte {at:,}: a packet of {kept} bytes in a block with room for {len(body) - head.size}")
     seconds, rest = divmod(high << 32 | low, interface.units_per_s)
-    at_ns = moment_ns(seconds + interface.offset_s, rest * _A_SECOND_NS // interface.units_per_s, at)
+    at_ns = time_ns(seconds + interface.offset_s, rest * _A_SECOND_NS // interface.units_per_s, at)
     return CapturedFrame(at_ns, interface.link, body[head.size : head.size + kept], length, interface.name)
 
 
@@ -219,13 +219,13 @@ def _simple_packet(body: bytes, at: int, section: _Section) -> CapturedFrame:
     """Parse a packet without a time stamp; it gets that of the previous packet."""
     if len(body) < 4:
         raise MalformedError(f"byte {at:,}: a simple packet block of {len(body)} bytes, it needs 4")
-    length = words(section.order, "I").unpack_from(body)[0]
-    interface = _described(section, 0, at)
+    length = struct_for(section.order, "I").unpack_from(body)[0]
+    interface = _interface_for(section, 0, at)
     kept = frame_size(min(length, interface.kept or length, len(body) - 4), at)
     return CapturedFrame(section.last_ns, interface.link, body[4 : 4 + kept], length, interface.name)
 
 
-def _described(section: _Section, number: int, at: int) -> _Interface:
+def _interface_for(section: _Section, number: int, at: int) -> _Interface:
     if number >= len(section.interfaces):
         raise MalformedError(f"byte {at:,}: a packet of interface {number}, which no block before describes")
     return section.interfaces[number]
@@ -255,12 +255,12 @@ class _Form(NamedTuple):
 class CaptureFile:
     """An iterable of the frames, usable once. MalformedError names the fault and its offset.
 
-    A truncated file yields the frames before its end; afterwards `cut` says where it ends.
+    A truncated file yields the frames before its end; afterwards `truncated` says where it ends.
     """
 
     def __init__(self, file: BinaryIO) -> None:
         self._stream = Stream(file)
-        self.cut = ""
+        self.truncated = ""
 
     def __iter__(self) -> Iterator[CapturedFrame]:
         try:
@@ -271,15 +271,15 @@ class CaptureFile:
                 yield from frames(self._stream)
             else:
                 yield from _frames(self._stream, _form(self._stream, magic))
-        except CutError as error:
-            self.cut = str(error)
+        except TruncatedError as error:
+            self.truncated = str(error)
 
 
 def _form(stream: Stream, magic: bytes) -> _Form:
     for order in "<>":
-        number = words(order, "I").unpack(magic)[0]
+        number = struct_for(order, "I").unpack(magic)[0]
         if number in (_MICROSECONDS, _NANOSECONDS):
-            header = words(order, "HH12xI").unpack(stream.read(20, "the file header"))
+            header = struct_for(order, "HH12xI").unpack(stream.read(20, "the file header"))
             major, minor, link = header
             if major != _VERSION:
                 raise MalformedError(f"byte 4: pcap of version {major}.{minor}; doorward reads version 2")
@@ -289,9 +289,9 @@ def _form(stream: Stream, magic: bytes) -> _Form:
 
 
 def _frames(stream: Stream, form: _Form) -> Iterator[CapturedFrame]:
-    record = words(form.order, "IIII")
+    record = struct_for(form.order, "IIII")
     while head := stream.read_or_end(record.size, "a packet's header"):
         at = stream.at - record.size
         seconds, fraction, kept, length = record.unpack(head)
         data = stream.read(frame_size(kept, at), "a packet")
-        yield CapturedFrame(moment_ns(seconds, fraction * form.fraction_ns, at), form.link, data, length)
+        yield CapturedFrame(time_ns(seconds, fraction * form.fraction_ns, at), form.link, data, length)

@@ -47,7 +47,7 @@ class ObservedClosing(NamedTuple):
     left: Ports
 
 
-class Course(NamedTuple):
+class Observations(NamedTuple):
     """All observations, in order; None for a phase that did not take place."""
 
     before: View
@@ -62,59 +62,59 @@ class VerifyFinding(NamedTuple):
     instead: str
 
 
-def opened_by_knock(question: VerifyRequest, before: View, after: View) -> View:
+def opened_by_knock(request: VerifyRequest, before: View, after: View) -> View:
     """Return the ports that answer after the knock and did not before, or were closed and are open now.
 
     Closed UDP ports count only if listed in `opens`: hosts rate-limit such answers, so they come and go.
     """
-    return {port: seen for port, seen in after.items() if _is_opened(question, port, before[port].answer, seen.answer)}
+    return {port: seen for port, seen in after.items() if _is_opened(request, port, before[port].answer, seen.answer)}
 
 
-def _is_opened(question: VerifyRequest, port: Port, before: PortAnswer, after: PortAnswer) -> bool:
+def _is_opened(request: VerifyRequest, port: Port, before: PortAnswer, after: PortAnswer) -> bool:
     if after is PortAnswer.OPEN:
         return before is not PortAnswer.OPEN
-    is_sure = port.protocol is Protocol.TCP or port in question.opens
+    is_sure = port.protocol is Protocol.TCP or port in request.opens
     return is_sure and before is PortAnswer.SILENT and after is not PortAnswer.SILENT
 
 
-def worth_knocking_for(question: VerifyRequest, before: View) -> Ports:
+def worth_knocking_for(request: VerifyRequest, before: View) -> Ports:
     """Return the ports that a knock may still open: all that are not open yet."""
-    wanted = question.opens or question.ports
+    wanted = request.opens or request.ports
     return frozenset(port for port in wanted if before[port].answer is not PortAnswer.OPEN)
 
 
-def visible(question: VerifyRequest, before: View) -> View:
+def visible(request: VerifyRequest, before: View) -> View:
     """Return the ports that are visible and should not be."""
     return {
         port: seen
         for port, seen in before.items()
         if seen.answer is not PortAnswer.SILENT
-        and port not in question.public
-        and not (question.guard and seen.answer is PortAnswer.CLOSED and port not in question.opens)
+        and port not in request.public
+        and not (request.guard and seen.answer is PortAnswer.CLOSED and port not in request.opens)
     }
 
 
-def judge(question: VerifyRequest, course: Course) -> list[VerifyFinding]:
+def find_problems(request: VerifyRequest, observed: Observations) -> list[VerifyFinding]:
     """Return all problems, in the order of observation."""
-    findings = [*_visible(question, course.before), *_odd_knock_ports(question, course.before)]
-    if course.opening is not None:
-        findings += _not_opened(question, course.opening)
-    if course.closing is not None and course.closing.left:
+    findings = [*_visible(request, observed.before), *_odd_knock_ports(request, observed.before)]
+    if observed.opening is not None:
+        findings += _not_opened(request, observed.opening)
+    if observed.closing is not None and observed.closing.left:
         findings.append(
             VerifyFinding(
-                f"{ports_text(course.closing.left)} did not close within {question.wait_s:.0f} s",
+                f"{ports_text(observed.closing.left)} did not close within {request.wait_s:.0f} s",
                 "if the door's `for` is longer, give that time with --for; else see `doorward status` on the server",
             )
         )
     return findings
 
 
-def _visible(question: VerifyRequest, before: View) -> list[VerifyFinding]:
+def _visible(request: VerifyRequest, before: View) -> list[VerifyFinding]:
     by_answer: dict[PortAnswer, dict[Port, PortResult]] = {}
-    for port, seen in visible(question, before).items():
+    for port, seen in visible(request, before).items():
         by_answer.setdefault(seen.answer, {})[port] = seen
     return [
-        VerifyFinding(f"{ports_text(found)} {_verb(answer, found)}", _remedy(question, answer, found))
+        VerifyFinding(f"{ports_text(found)} {_verb(answer, found)}", _remedy(request, answer, found))
         for answer in PortAnswer
         if (found := by_answer.get(answer, {}))
     ]
@@ -131,12 +131,12 @@ def _verb(answer: PortAnswer, found: View) -> str:
     return ("is" if single else "are") + f" rejected{sender} ({reason}), so a stranger sees a packet filter"
 
 
-def _remedy(question: VerifyRequest, answer: PortAnswer, found: View) -> str:
-    if any(port in question.opens for port in found) and answer is PortAnswer.OPEN:
+def _remedy(request: VerifyRequest, answer: PortAnswer, found: View) -> str:
+    if any(port in request.opens for port in found) and answer is PortAnswer.OPEN:
         return "is the door still open for this address from an earlier knock? wait until it closes, and run this again"
     if answer is PortAnswer.OPEN:
         return f"hide what is not public behind a door; for what is, add --expect {_listed(found)}"
-    if answer is PortAnswer.CLOSED and not question.guard:
+    if answer is PortAnswer.CLOSED and not request.guard:
         return 'mode = "stealth" hides that; where mode = "guard" is meant, add --guard'
     if answer is PortAnswer.CLOSED:
         return "a door's port must be silent before the knock: is it in the door's `opens`, and does the daemon run?"
@@ -148,7 +148,7 @@ def _listed(found: View) -> str:
     return ",".join(map(str, shown)) + (",…" if len(found) > len(shown) else "")
 
 
-def _odd_knock_ports(question: VerifyRequest, before: View) -> list[VerifyFinding]:
+def _odd_knock_ports(request: VerifyRequest, before: View) -> list[VerifyFinding]:
     """Find silent knock ports among closed ports: they show a scanner where to knock."""
     silent: dict[bool, set[Port]] = {True: set(), False: set()}
     refusing = 0
@@ -156,7 +156,7 @@ def _odd_knock_ports(question: VerifyRequest, before: View) -> list[VerifyFindin
         if port.protocol is Protocol.TCP:  # closed UDP ports answer too rarely to decide
             refusing += seen.answer is PortAnswer.CLOSED
             if seen.answer is PortAnswer.SILENT:
-                silent[port in question.knocks].add(port)
+                silent[port in request.knocks].add(port)
     if not silent[True] or refusing <= len(silent[True]) + len(silent[False]):
         return []
     return [
@@ -167,7 +167,7 @@ def _odd_knock_ports(question: VerifyRequest, before: View) -> list[VerifyFindin
     ]
 
 
-def _not_opened(question: VerifyRequest, opening: ObservedOpening) -> list[VerifyFinding]:
+def _not_opened(request: VerifyRequest, opening: ObservedOpening) -> list[VerifyFinding]:
     if not opening.rounds:
         return [
             VerifyFinding(
@@ -178,7 +178,7 @@ def _not_opened(question: VerifyRequest, opening: ObservedOpening) -> list[Verif
     findings = []
     if opening.missing or not opening.found:
         times = "once" if opening.rounds == 1 else f"{opening.rounds} times"
-        what = ports_text(opening.missing) if question.opens else "any port"
+        what = ports_text(opening.missing) if request.opens else "any port"
         mute = any(port.protocol is Protocol.UDP for port in opening.missing)
         findings.append(
             VerifyFinding(

@@ -17,7 +17,7 @@ from doorward.verify.port_set import Ports, count_text, port_numbers, port_range
 # A SYN takes 74 bytes on the wire, so this is below 2 Mbit/s, which nearly every link carries.
 DEFAULT_RATE = 3000
 CHUNK_BYTES = 1 << 16
-SAID_BYTES = 2000  # the end of nmap's error output
+MAX_ERROR_BYTES = 2000  # the end of nmap's error output
 COMMON = ("nmap", "-n", "-Pn", "-T4", "--stats-every", "1s", "-oX", "-")  # -T4: initially waits 0.5 s for an answer
 
 Progress = Callable[[float], object]  # called with 0 to 100, about once per second
@@ -30,7 +30,7 @@ class Scanner(NamedTuple):
     rate: int
     progress: Progress
 
-    def look(self, ports: Ports) -> dict[Port, PortResult]:
+    def scan(self, ports: Ports) -> dict[Port, PortResult]:
         """Scan every port, TCP and then UDP. HostError: nmap is missing or failed, or there is no such host."""
         seen: dict[Port, PortResult] = {}
         for protocol in Protocol:
@@ -44,11 +44,21 @@ class Scanner(NamedTuple):
         """Return nmap's command line. A silent port is probed twice, since a packet may get lost."""
         version = ["-6"] if self.address.version == 6 else []
         if protocol is Protocol.UDP:
-            how = ["-sU"]  # at nmap's own speed: hosts rate-limit their answers; missing ones would look like silence
+            scan_type = [
+                "-sU"
+            ]  # at nmap's own speed: hosts rate-limit their answers; missing ones would look like silence
         else:
             rate = str(self.rate)
-            how = ["-sS" if may_send_raw() else "-sT", "--max-retries", "1", "--min-rate", rate, "--max-rate", rate]
-        return [*COMMON, *version, *how, "-p", ",".join(port_ranges(numbers)), str(self.address)]
+            scan_type = [
+                "-sS" if may_send_raw() else "-sT",
+                "--max-retries",
+                "1",
+                "--min-rate",
+                rate,
+                "--max-rate",
+                rate,
+            ]
+        return [*COMMON, *version, *scan_type, "-p", ",".join(port_ranges(numbers)), str(self.address)]
 
 
 def may_send_raw() -> bool:
@@ -57,9 +67,9 @@ def may_send_raw() -> bool:
 
 
 def _scan(argv: list[str], scanner: Scanner) -> dict[Port, PortResult]:
-    with tempfile.TemporaryFile() as said:
+    with tempfile.TemporaryFile() as errors:
         try:
-            nmap = subprocess.Popen(argv, stdin=subprocess.DEVNULL, stdout=subprocess.PIPE, stderr=said)
+            nmap = subprocess.Popen(argv, stdin=subprocess.DEVNULL, stdout=subprocess.PIPE, stderr=errors)
         except FileNotFoundError:
             raise HostError("the program `nmap` is missing; run `apt install nmap`") from None
         try:
@@ -75,23 +85,23 @@ def _scan(argv: list[str], scanner: Scanner) -> dict[Port, PortResult]:
             with suppress(ProcessLookupError):
                 nmap.kill()
             nmap.communicate()
-        return _judged(reader, status, said, scanner.address)
+        return _check_result(reader, status, errors, scanner.address)
 
 
-def _judged(reader: NmapReader, status: int, said: IO[bytes], address: Address) -> dict[Port, PortResult]:
+def _check_result(reader: NmapReader, status: int, errors: IO[bytes], address: Address) -> dict[Port, PortResult]:
     if status:
-        raise HostError(f"nmap failed with status {status}: {_end_of(said)}")
+        raise HostError(f"nmap failed with status {status}: {_last_line(errors)}")
     try:
         result = reader.result()
     except MalformedError as error:
-        raise HostError(f"{error} ({_end_of(said)})") from None
+        raise HostError(f"{error} ({_last_line(errors)})") from None
     if not result.is_up:
         raise HostError(f"{address}: no such host on this network (nobody answers for it); check the address")
     return result.seen
 
 
-def _end_of(said: IO[bytes]) -> str:
-    said.seek(max(0, said.seek(0, os.SEEK_END) - SAID_BYTES))
-    text = said.read().decode(errors="replace")
+def _last_line(errors: IO[bytes]) -> str:
+    errors.seek(max(0, errors.seek(0, os.SEEK_END) - MAX_ERROR_BYTES))
+    text = errors.read().decode(errors="replace")
     lines = [line for line in text.splitlines() if line.strip() and line != "QUITTING!"]
     return "".join(c if c.isprintable() else "?" for c in lines[-1]) if lines else "it did not say why"

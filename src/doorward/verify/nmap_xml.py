@@ -59,8 +59,8 @@ class NmapReader:
         self._port: Port | None = None
         self._state = ""
         self._parser = expat.ParserCreate("UTF-8")  # regardless of the document's claim, which Python may not support
-        self._parser.StartElementHandler = self._begins
-        self._parser.EntityDeclHandler = _refuse_entities
+        self._parser.StartElementHandler = self._on_start
+        self._parser.EntityDeclHandler = _reject_entities
 
     def feed(self, raw: bytes) -> None:
         """Parse the next chunk."""
@@ -82,7 +82,7 @@ class NmapReader:
         except expat.ExpatError as error:
             raise MalformedError(f"nmap's XML cannot be read: {error}; run it again") from None
 
-    def _begins(self, name: str, attributes: dict[str, str]) -> None:
+    def _on_start(self, name: str, attributes: dict[str, str]) -> None:
         if name in _READERS:
             _READERS[name](self, attributes)
 
@@ -140,7 +140,7 @@ def port_result(state: str, reason: str, by: str) -> PortResult:
     return PortResult(PortAnswer.SILENT if reason.startswith("no-response") else PortAnswer.REJECTED, reason, by)
 
 
-def _refuse_entities(*_: object) -> None:
+def _reject_entities(*_: object) -> None:
     raise MalformedError("nmap's XML declares entities, which nmap never does; is `nmap` another program?")
 
 

@@ -12,7 +12,7 @@ from typing import NamedTuple
 from doorward.model import Port, Protocol
 from doorward.verify.port_map import NAMES, CellKind, PortGrid, build_grid
 
-COLOURS = {
+COLORS = {
     CellKind.SILENT: "#a5d3b4",
     CellKind.DOOR: "#f5b700",
     CellKind.PUBLIC: "#17a2a2",
@@ -28,7 +28,7 @@ SMALLEST_CELL, LARGEST_CELL = 4, 22
 # From this many ports on, a grid has this many columns; at 32 all ports up to 1,056 make 33 rows.
 COLUMNS = ((16385, 256), (4097, 128), (1089, 64), (0, 32))
 LABEL_EVERY = 28  # pixels between two row labels, at least
-MOST_FRAMES = 40  # a lone cell is framed and labeled, since it is small; many are visible without
+MAX_FRAMES = 40  # a lone cell is framed and labeled, since it is small; many are visible without
 FRAME = 6  # pixels around the cell
 NAME_WIDTH, NAME_HEIGHT = 44, 16  # room for five digits; where two labels would overlap, the second is left out
 LEGEND_COLUMN = 215
@@ -55,7 +55,7 @@ class Outline(NamedTuple):
     y: int
     width: int
     height: int
-    colour: str
+    color: str
 
 
 class GridLines(NamedTuple):
@@ -66,7 +66,7 @@ class GridLines(NamedTuple):
     columns: int
     rows: int
     cell: int
-    colour: str = PAPER
+    color: str = PAPER
 
 
 class Label(NamedTuple):
@@ -76,7 +76,7 @@ class Label(NamedTuple):
     y: int
     text: str
     size: int
-    colour: str = INK
+    color: str = INK
     bold: bool = False
     end: bool = False
 
@@ -139,13 +139,13 @@ def _sheet(sheet: Sheet, width: int, y: int) -> tuple[list[Shape], int]:
 def _words(sheet: Sheet, width: int, y: int) -> tuple[list[Shape], int]:
     shapes: list[Shape] = [Label(MARGIN, y + 20, sheet.heading, 24, bold=True)]
     y += 20
-    verdict_colour = GOOD if sheet.good else BAD
-    for texts, size, colour, bold in (
+    verdict_color = GOOD if sheet.good else BAD
+    for texts, size, color, bold in (
         (sheet.details, DETAIL_SIZE, FAINT, False),
-        (sheet.verdict, VERDICT_SIZE, verdict_colour, True),
+        (sheet.verdict, VERDICT_SIZE, verdict_color, True),
     ):
         lines = [line for text in texts for line in wrap(text, int(width / size / LETTER))]
-        shapes += (Label(MARGIN, y + LINE * place, line, size, colour, bold) for place, line in enumerate(lines, 1))
+        shapes += (Label(MARGIN, y + LINE * place, line, size, color, bold) for place, line in enumerate(lines, 1))
         y += LINE * len(lines) + 6
     return shapes, y + 14
 
@@ -177,33 +177,33 @@ def _cells(grid: PortGrid, left: int, y: int, cell: int) -> Iterator[Shape]:
         column = 0
         for kind, run in groupby(grid.row(row)):
             length = len(list(run))
-            yield Rect(left + column * cell, y + row * cell, length * cell, cell, COLOURS[kind])
+            yield Rect(left + column * cell, y + row * cell, length * cell, cell, COLORS[kind])
             column += length
 
 
-def _loud(grid: PortGrid) -> list[int]:
+def _unusual(grid: PortGrid) -> list[int]:
     """Return the indexes of the cells that differ from most, or [] if there are many."""
     usual = Counter(grid.cells).most_common(1)[0][0]
     loud = [place for place, kind in enumerate(grid.cells) if kind is not usual]
-    return loud if len(loud) <= MOST_FRAMES else []
+    return loud if len(loud) <= MAX_FRAMES else []
 
 
 def _numbers(grid: PortGrid, left: int, y: int) -> Iterator[Shape]:
-    for place in _loud(grid):
+    for place in _unusual(grid):
         row, column = divmod(place, grid.columns)
         digits = f"{grid.numbers[place]}"
-        colour = INK if grid.cells[place] is CellKind.DOOR else PAPER
+        color = INK if grid.cells[place] is CellKind.DOOR else PAPER
         x = left + column * LARGEST_CELL + (LARGEST_CELL + 6 * len(digits)) // 2
         if len(digits) <= 3:  # more do not fit into the cell
-            yield Label(x, y + row * LARGEST_CELL + 15, digits, 10, colour, end=True)
+            yield Label(x, y + row * LARGEST_CELL + 15, digits, 10, color, end=True)
 
 
 def _frames(grid: PortGrid, left: int, y: int, cell: int) -> Iterator[Shape]:
     named: list[tuple[int, int]] = []
-    for place in _loud(grid):
+    for place in _unusual(grid):
         row, column = divmod(place, grid.columns)
         x, top, side = left + column * cell - FRAME, y + row * cell - FRAME, cell + 2 * FRAME
-        yield Outline(x, top, side, side, COLOURS[grid.cells[place]])
+        yield Outline(x, top, side, side, COLORS[grid.cells[place]])
         at = (x + side + 2, top)
         if not any(abs(at[0] - x2) < NAME_WIDTH + side and abs(at[1] - y2) < NAME_HEIGHT for x2, y2 in named):
             named.append(at)
@@ -223,7 +223,7 @@ def _legend(kinds: Mapping[Port, CellKind], width: int, y: int) -> tuple[list[Sh
     for place, kind in enumerate(shown):
         row, column = divmod(place, across)
         x, top = MARGIN + column * LEGEND_COLUMN, y + row * LINE
-        shapes.append(Rect(x, top, 14, 14, COLOURS[kind]))
+        shapes.append(Rect(x, top, 14, 14, COLORS[kind]))
         shapes.append(Label(x + 22, top + 12, f"{NAMES[kind]}: {number[kind]:,}", 15))
     return shapes, y + -(-len(shown) // across) * LINE
 
@@ -249,13 +249,13 @@ def _element(shape: Shape) -> str:
     if isinstance(shape, Rect):
         return _box(shape) + f' fill="{shape.fill}"/>'
     if isinstance(shape, Outline):
-        return _box(shape) + f' fill="none" stroke="{shape.colour}" stroke-width="2"/>'
+        return _box(shape) + f' fill="none" stroke="{shape.color}" stroke-width="2"/>'
     if isinstance(shape, GridLines):
-        return f'<path d="{_lines(shape)}" stroke="{shape.colour}" stroke-width="1" shape-rendering="crispEdges"/>'
+        return f'<path d="{_lines(shape)}" stroke="{shape.color}" stroke-width="1" shape-rendering="crispEdges"/>'
     bold = ' font-weight="600"' if shape.bold else ""
     end = ' text-anchor="end"' if shape.end else ""
     return (
-        f'<text x="{shape.x}" y="{shape.y}" font-size="{shape.size}" fill="{shape.colour}"{bold}{end}>'
+        f'<text x="{shape.x}" y="{shape.y}" font-size="{shape.size}" fill="{shape.color}"{bold}{end}>'
         f"{_escaped(shape.text)}</text>"
     )
 

@@ -9,7 +9,7 @@ from itertools import islice
 from typing import NamedTuple
 
 from doorward.model import Port, Protocol
-from doorward.verify.findings import Course
+from doorward.verify.findings import Observations
 from doorward.verify.nmap_xml import PortAnswer
 from doorward.verify.port_set import Ports
 
@@ -83,11 +83,11 @@ class PortGrid(NamedTuple):
         return self.numbers[row * self.columns * self.share]
 
 
-def cell_kinds(course: Course, public: Ports) -> dict[Port, CellKind]:
+def cell_kinds(observed: Observations, public: Ports) -> dict[Port, CellKind]:
     """Return how to show each port."""
-    opened = course.opening.found if course.opening is not None else {}
+    opened = observed.opening.found if observed.opening is not None else {}
     kinds = {}
-    for port, seen in course.before.items():
+    for port, seen in observed.before.items():
         kind = _KINDS[seen.answer]
         if port in public and kind is CellKind.OPEN:
             kind = CellKind.PUBLIC
@@ -110,26 +110,26 @@ def build_grid(
     return PortGrid(columns, share, tuple(cells), tuple(numbers))
 
 
-def grid_text(kinds: Mapping[Port, CellKind], *, colours: bool) -> list[str]:
+def grid_text(kinds: Mapping[Port, CellKind], *, colors: bool) -> list[str]:
     """Return lines for a terminal of 80x24: half blocks, two cells per character; or one letter per cell."""
     lines = []
     for protocol in Protocol:
-        grid = build_grid(kinds, protocol, TEXT_COLUMNS, most_text_cells(colours=colours))
-        rows = _coloured(grid) if colours else _lettered(grid)
+        grid = build_grid(kinds, protocol, TEXT_COLUMNS, max_text_cells(colors=colors))
+        rows = _colored(grid) if colors else _lettered(grid)
         lines += [f"{protocol.name if not place else '':<3} {row}" for place, row in enumerate(rows)]
     return lines
 
 
-def most_text_cells(*, colours: bool) -> int:
+def max_text_cells(*, colors: bool) -> int:
     """Return how many cells a terminal shows."""
-    return TEXT_COLUMNS * TEXT_ROWS * (2 if colours else 1)
+    return TEXT_COLUMNS * TEXT_ROWS * (2 if colors else 1)
 
 
-def grid_legend(kinds: Mapping[Port, CellKind], *, colours: bool) -> list[str]:
+def grid_legend(kinds: Mapping[Port, CellKind], *, colors: bool) -> list[str]:
     """Return the legend with the number of ports of each kind, in lines for a terminal."""
     number = Counter(kinds.values())
-    signs = {kind: f"\033[38;5;{_SHADES[kind][0]}m■\033[0m" if colours else LETTERS[kind] for kind in CellKind}
-    most = most_text_cells(colours=colours)
+    signs = {kind: f"\033[38;5;{_SHADES[kind][0]}m■\033[0m" if colors else LETTERS[kind] for kind in CellKind}
+    most = max_text_cells(colors=colors)
     share = max(build_grid(kinds, protocol, TEXT_COLUMNS, most).share for protocol in Protocol)
     items = [(signs[kind], f"{NAMES[kind]} {number[kind]:,}") for kind in CellKind if number[kind]]
     lines, width = [""], 0
@@ -145,7 +145,7 @@ def _lettered(grid: PortGrid) -> list[str]:
     return [f"{grid.label(row):>5} {''.join(LETTERS[kind] for kind in grid.row(row))}" for row in range(grid.rows)]
 
 
-def _coloured(grid: PortGrid) -> list[str]:
+def _colored(grid: PortGrid) -> list[str]:
     """Return two rows per line: the upper half block has the upper cell's color, its background the lower's."""
     lines = []
     for row in range(0, grid.rows, 2):

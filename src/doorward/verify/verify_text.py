@@ -6,7 +6,7 @@ from collections.abc import Sequence
 from typing import NamedTuple
 
 from doorward.verify.findings import (
-    Course,
+    Observations,
     ObservedClosing,
     ObservedOpening,
     VerifyFinding,
@@ -25,7 +25,7 @@ _WORDS = {
     PortAnswer.REJECTED: "rejected",
     PortAnswer.SILENT: "silent",
 }
-AS_IT_SHOULD_BE = "all as it should be"
+NO_PROBLEMS = "all as it should be"
 ONLY_LOOKED = "nothing can be seen that should not; no knock was tried"
 
 
@@ -38,8 +38,8 @@ class VerifyResult(NamedTuple):
     when: str
     scan: str
     took_s: float
-    question: VerifyRequest
-    course: Course
+    request: VerifyRequest
+    observed: Observations
     findings: Sequence[VerifyFinding]
 
     @property
@@ -89,32 +89,32 @@ def _span(closing: ObservedClosing) -> str:
 def verdict_lines(report: VerifyResult) -> list[str]:
     """Return the verdict: one line, or two for each finding."""
     if not report.findings:
-        return [_good_verdict(report.course)]
+        return [_good_verdict(report.observed)]
     return [line for finding in report.findings for line in (f"wrong: {finding.what}", f"    {finding.instead}")]
 
 
-def _good_verdict(course: Course) -> str:
-    return ONLY_LOOKED if course.opening is None else AS_IT_SHOULD_BE
+def _good_verdict(observed: Observations) -> str:
+    return ONLY_LOOKED if observed.opening is None else NO_PROBLEMS
 
 
 def build_sheet(report: VerifyResult) -> Sheet:
     """Return the picture's content for one address."""
-    course = report.course
-    steps = [f"before the knock: {before_text(course.before)}"]
-    if course.opening is not None:
-        steps.append(f"the knock: {opening_text(course.opening)}")
-        if course.closing is not None:
-            steps.append(closing_text(course.opening, course.closing))
-    asked = f"{count_text(course.before)} in {max(1, report.took_s):.0f} s, {report.scan}"
+    observed = report.observed
+    steps = [f"before the knock: {before_text(observed.before)}"]
+    if observed.opening is not None:
+        steps.append(f"the knock: {opening_text(observed.opening)}")
+        if observed.closing is not None:
+            steps.append(closing_text(observed.opening, observed.closing))
+    asked = f"{count_text(observed.before)} in {max(1, report.took_s):.0f} s, {report.scan}"
     details = [f"seen from {report.source}, {report.when}; {asked}", "; ".join(steps)]
-    verdict = [finding.what for finding in report.findings] or [_good_verdict(course)]
-    return Sheet(report.heading, details, not report.findings, verdict, cell_kinds(course, report.question.public))
+    verdict = [finding.what for finding in report.findings] or [_good_verdict(observed)]
+    return Sheet(report.heading, details, not report.findings, verdict, cell_kinds(observed, report.request.public))
 
 
 def as_dict(report: VerifyResult) -> dict[str, object]:
     """Return the result as JSON values; silent ports are counted, not listed."""
-    course = report.course
-    found = counts(course.before)
+    observed = report.observed
+    found = counts(observed.before)
     seen = {answer.value: [str(port) for port in sorted(found[answer])] for answer in PortAnswer}
     values: dict[str, object] = {
         "host": report.name,
@@ -123,7 +123,7 @@ def as_dict(report: VerifyResult) -> dict[str, object]:
         "ok": not report.findings,
         "scan": report.scan,
         "took_s": round(report.took_s, 1),
-        "ports": len(course.before),
+        "ports": len(observed.before),
         **seen,
         "silent": len(found[PortAnswer.SILENT]),
         "knocked": 0,
@@ -131,8 +131,8 @@ def as_dict(report: VerifyResult) -> dict[str, object]:
         "closed_after_s": None,
         "findings": [finding._asdict() for finding in report.findings],
     }  # fmt: skip
-    if course.opening is not None:
-        values |= {"knocked": course.opening.rounds, "opened": [str(port) for port in sorted(course.opening.found)]}
-    if course.closing is not None and not course.closing.left:
-        values["closed_after_s"] = [round(course.closing.open_s, 1), round(course.closing.shut_s, 1)]
+    if observed.opening is not None:
+        values |= {"knocked": observed.opening.rounds, "opened": [str(port) for port in sorted(observed.opening.found)]}
+    if observed.closing is not None and not observed.closing.left:
+        values["closed_after_s"] = [round(observed.closing.open_s, 1), round(observed.closing.shut_s, 1)]
     return values

@@ -10,13 +10,13 @@ import pytest
 from doorward.kernel.bpf import (
     COPIED_BYTES,
     COPIED_EXTENDED_BYTES,
-    MOST_INSTRUCTIONS,
+    MAX_INSTRUCTIONS,
     SHORTEST,
     Instruction,
     Program,
     address_filter,
+    knock_filter,
     on_interfaces,
-    symbols_filter,
 )
 from doorward.model import DEFAULT_FLAGS, FlagFilter, Port, Protocol
 from doorward.packets.packet import DESTINATION_OPTIONS, EXTENSIONS, FRAGMENT
@@ -65,7 +65,7 @@ def takes(program: Program, packet: bytes) -> bool:
     ],
 )
 def test_the_default_filter(packet: bytes, taken: bool) -> None:
-    assert takes(symbols_filter([DEFAULT_FLAGS]), packet) == taken
+    assert takes(knock_filter([DEFAULT_FLAGS]), packet) == taken
 
 
 @pytest.mark.parametrize(
@@ -80,7 +80,7 @@ def test_the_default_filter(packet: bytes, taken: bool) -> None:
     ],
 )
 def test_flags(flags: list[FlagFilter], passing: set[int]) -> None:
-    program = symbols_filter(flags)
+    program = knock_filter(flags)
     all_flags = (0, 1, 2, 3, 0x10, 0x11, 0x12, 0x42)
     for build in (ipv4, ipv6):
         assert {each for each in all_flags if takes(program, build(TCP, tcp(flags=each)))} == passing
@@ -108,7 +108,7 @@ def ports(text: str) -> list[Port]:
     ],
 )
 def test_ports(only: str | None, never: str, tcp_taken: set[int], udp_taken: set[int]) -> None:
-    program = symbols_filter([DEFAULT_FLAGS], only=None if only is None else ports(only), never=ports(never))
+    program = knock_filter([DEFAULT_FLAGS], only=None if only is None else ports(only), never=ports(never))
     for packet_of in (ipv4, ipv6):
         assert {n for n in NUMBERS if takes(program, packet_of(TCP, tcp(n)))} == tcp_taken
         assert {n for n in NUMBERS if takes(program, packet_of(UDP, udp(n)))} == udp_taken
@@ -121,9 +121,9 @@ def test_many_ports_are_searched_or_left_to_user_space(count: int, which: str) -
     chosen = {Port(dice.choice(list(Protocol)), dice.randrange(1, 65536)) for _ in range(count)}
     only = chosen if which != "never" else None
     never = set(dice.sample(sorted(chosen), count // 2)) if which == "both" else chosen if which == "never" else set()
-    program = symbols_filter([DEFAULT_FLAGS, FIN], only=only, never=never)
-    assert len(program) <= MOST_INSTRUCTIONS
-    assert program == symbols_filter([FIN, DEFAULT_FLAGS], only=only, never=never)
+    program = knock_filter([DEFAULT_FLAGS, FIN], only=only, never=never)
+    assert len(program) <= MAX_INSTRUCTIONS
+    assert program == knock_filter([FIN, DEFAULT_FLAGS], only=only, never=never)
     kernel = KernelFilter(program)
     for port in [*dice.sample(sorted(chosen), min(count, 100)), *(Port(TCP, dice.randrange(65536)) for _ in range(50))]:
         packet = ipv4(port.protocol, tcp(port.number) if port.protocol is TCP else udp(port.number))
@@ -137,15 +137,15 @@ def test_many_ports_are_searched_or_left_to_user_space(count: int, which: str) -
 
 def test_what_is_left_out_first() -> None:
     many = [Port(TCP, number) for number in range(2, 2000, 2)]
-    program = symbols_filter([DEFAULT_FLAGS], only=[Port(TCP, 7000)], never=many)
+    program = knock_filter([DEFAULT_FLAGS], only=[Port(TCP, 7000)], never=many)
     assert takes(program, ipv4(TCP, tcp(7000)))
     assert not takes(program, ipv4(TCP, tcp(7001)))
-    for more in (symbols_filter([DEFAULT_FLAGS], only=many), symbols_filter([DEFAULT_FLAGS], never=many)):
-        assert more == symbols_filter([DEFAULT_FLAGS])
+    for more in (knock_filter([DEFAULT_FLAGS], only=many), knock_filter([DEFAULT_FLAGS], never=many)):
+        assert more == knock_filter([DEFAULT_FLAGS])
 
 
 def test_how_much_is_copied() -> None:
-    program = symbols_filter([DEFAULT_FLAGS])
+    program = knock_filter([DEFAULT_FLAGS])
     assert kept(program, ipv4(UDP, udp(data=bytes(1000)))) == COPIED_BYTES
     assert kept(program, ipv4(TCP, tcp(options=bytes(40)), options=bytes(40))) == COPIED_BYTES
     long = ipv6(TCP, tcp() + bytes(4000), chain=[Extension(FRAGMENT), Extension(DESTINATION_OPTIONS, 200)])
@@ -156,12 +156,12 @@ def test_how_much_is_copied() -> None:
     ("packet_type", "taken"), [(0, True), (1, True), (2, True), (3, False), (4, False), (6, False)]
 )
 def test_only_what_comes_in(packet_type: int, taken: bool) -> None:
-    program = symbols_filter([DEFAULT_FLAGS])
+    program = knock_filter([DEFAULT_FLAGS])
     assert bool(kept(program, ipv4(TCP, tcp()), packet_type=packet_type)) == taken
 
 
 def test_interfaces() -> None:
-    program, packet = symbols_filter([DEFAULT_FLAGS]), ipv4(TCP, tcp())
+    program, packet = knock_filter([DEFAULT_FLAGS]), ipv4(TCP, tcp())
     anywhere = on_interfaces(program, None)
     assert kept(anywhere, packet)
     assert not kept(anywhere, packet, hardware=LOOPBACK)

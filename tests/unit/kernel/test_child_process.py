@@ -8,7 +8,7 @@ import socket
 import pytest
 
 from doorward.errors import HostError, UsageError
-from doorward.kernel.child_process import STANDARD, keep_only, recv, run_in_child
+from doorward.kernel.child_process import STANDARD, close_descriptors_except, recv, run_in_child
 
 
 def is_open(descriptor: int) -> bool:
@@ -43,7 +43,7 @@ def test_only_what_is_named_stays_open(standard: tuple[int, ...]) -> None:
         pid = os.fork()
         if pid == 0:
             try:
-                keep_only((*standard, here.fileno()))
+                close_descriptors_except((*standard, here.fileno()))
                 here.send(bytes(is_open(number) for number in (*STANDARD, there.fileno())))
             finally:
                 os._exit(0)

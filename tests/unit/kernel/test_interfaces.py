@@ -38,7 +38,7 @@ def test_whoever_looks_at_every_change_knows_the_addresses(links: InterfaceMonit
     def follow() -> None:
         while not over.is_set():
             if select.select([links], [], [], 0.05)[0] and links.changed():
-                held[0] = links.locals().contains(packed)
+                held[0] = links.local_addresses().contains(packed)
 
     follower = threading.Thread(target=follow)
     follower.start()

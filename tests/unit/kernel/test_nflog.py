@@ -13,7 +13,7 @@ from ipaddress import ip_address
 import pytest
 
 from doorward.errors import HostError, MalformedError
-from doorward.kernel.nflog import LogSocket, NflogEvent, event_log, parse_event, pid_of_holder
+from doorward.kernel.nflog import LogSocket, NflogEvent, bound_pid, event_log, parse_event
 from doorward.lab.namespace import ip
 from doorward.nftables.libnftables import NftFirewall
 from tests.support.netfilter_log import logged, packet_from
@@ -136,10 +136,10 @@ def test_an_overflow_is_told_once_and_what_was_kept_follows() -> None:
 @pytest.mark.netns
 @pytest.mark.usefixtures("namespace")
 def test_one_process_holds_the_group() -> None:
-    assert pid_of_holder(GROUP) is None
+    assert bound_pid(GROUP) is None
     first = event_log(GROUP)
     before = open_descriptors()
-    assert pid_of_holder(GROUP) == os.getpid()
+    assert bound_pid(GROUP) == os.getpid()
     with pytest.raises(HostError, match=f"another doorward runs on this table: process {os.getpid()} holds its log"):
         event_log(GROUP)
     assert open_descriptors() == before

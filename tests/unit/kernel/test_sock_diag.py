@@ -11,7 +11,7 @@ import pytest
 from doorward.errors import MalformedError
 from doorward.kernel import netlink
 from doorward.kernel.interfaces import local_route
-from doorward.kernel.sock_diag import Connection, entry_between, outer_port, read_socket
+from doorward.kernel.sock_diag import Connection, matching_entry, reachable_port, read_socket
 from doorward.model import Address, Port
 
 HOME, ELSEWHERE, HOST = map(ip_address, ("192.0.2.7", "192.0.2.8", "198.51.100.2"))
@@ -46,19 +46,19 @@ def tracked(source: Address, protocol: int, number: int | None) -> memoryview:
     ],
 )
 def test_which_conntrack_entries_are_meant(source: Address, protocol: int, number: int | None, is_meant: bool) -> None:
-    entry = entry_between(tracked(source, protocol, number), HOME, [SSH, DNS])
+    entry = matching_entry(tracked(source, protocol, number), HOME, [SSH, DNS])
     assert (entry is not None) == is_meant
     assert entry is None or netlink.attributes(memoryview(entry)).keys() == {1, 12}
 
 
 def test_a_conntrack_entry_without_its_parts_is_not_meant() -> None:
     for body in b"", bytes(4), bytes(4) + netlink.attribute(1, b""), bytes(tracked(HOME, 6, 22))[:-8]:
-        assert entry_between(memoryview(body), HOME, [SSH]) is None
+        assert matching_entry(memoryview(body), HOME, [SSH]) is None
 
 
 def test_a_conntrack_entry_whose_length_lies() -> None:
     with pytest.raises(MalformedError):
-        entry_between(tracked(HOME, 6, 22)[:-1], HOME, [SSH])
+        matching_entry(tracked(HOME, 6, 22)[:-1], HOME, [SSH])
 
 
 def test_a_socket() -> None:
@@ -73,9 +73,9 @@ def test_a_socket() -> None:
 )
 def test_ports_that_others_reach(local: str, family: int, number: int) -> None:
     body = memoryview(diag(ip_address(local), 22))
-    assert outer_port(body, family) == number
+    assert reachable_port(body, family) == number
     with pytest.raises(MalformedError):
-        outer_port(body[:23], family)
+        reachable_port(body[:23], family)
 
 
 def route(bits: int, destination: bytes, table: int = 255) -> memoryview:

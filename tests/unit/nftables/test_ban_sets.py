@@ -10,7 +10,7 @@ from hypothesis import strategies as st
 
 from doorward.errors import HostError
 from doorward.model import Address, Place, parse_place
-from doorward.nftables.ban_sets import ban_network, covers, put_attributes, read
+from doorward.nftables.ban_sets import ban_commands, ban_network, covers, parse_bans
 
 
 @pytest.mark.parametrize(
@@ -66,19 +66,19 @@ table inet doorward {
 
 
 def test_reads_what_nft_lists() -> None:
-    assert read(LISTED) == [
+    assert parse_bans(LISTED) == [
         (ip_address("192.0.2.7"), "59m58s400ms"),
         (ip_address("203.0.113.9"), "4s"),
         (ip_network("2001:db8::/64"), "364d23h59m59s"),
     ]
-    assert read(LISTED.replace("expires", "-")) == []
+    assert parse_bans(LISTED.replace("expires", "-")) == []
     with pytest.raises(HostError, match="no entry"):
-        read(LISTED.replace("192.0.2.7", "192.0.2"))
+        parse_bans(LISTED.replace("192.0.2.7", "192.0.2"))
 
 
 @given(st.ip_addresses(), st.floats(0.001, 86_400))
 def test_what_is_written_names_the_key_that_the_rules_look_up(address: Address, left_s: float) -> None:
-    add, delete, again = put_attributes("inet doorward", {ban_network(address): left_s})
+    add, delete, again = ban_commands("inet doorward", {ban_network(address): left_s})
     key = address if address.version == 4 else ip_address(int(address) >> 64 << 64) if int(address) >> 64 else "::"
     assert add == again
     assert add.startswith(f"add element inet doorward banned{address.version} {{ {key} timeout ")

@@ -16,7 +16,7 @@ from doorward.config.toml import parse
 from doorward.daemon.ruleset_loader import compile_configuration
 from doorward.errors import MalformedError
 from doorward.nftables.libnftables import NftFirewall
-from doorward.nftables.monitor import RulesetChange, RulesetMonitor, fingerprint, own_process
+from doorward.nftables.monitor import RulesetChange, RulesetMonitor, fingerprint, own_pid
 from tests.support.processes import own_namespace
 
 pytestmark = pytest.mark.netns("nft")
@@ -79,7 +79,7 @@ def test_a_refused_transaction_is_none(watch: RulesetMonitor) -> None:
 def test_what_this_process_does_is_known_as_its_own(watch: RulesetMonitor) -> None:
     NftFirewall().unload()
     (change,) = watch.read() or []
-    assert change.process == own_process()
+    assert change.process == own_pid()
     assert change.program == Path("/proc/self/comm").read_text().strip()
 
 
@@ -96,7 +96,7 @@ def test_a_child_is_spared_but_for_the_end_of_its_transactions(watch: RulesetMon
                 os._exit(0)
         os.waitpid(pid, 0)
         (change,) = watch.read() or []
-        assert change.process != own_process()
+        assert change.process != own_pid()
         return change
 
     assert child().scope == ""
@@ -141,7 +141,7 @@ def test_more_than_the_buffer_holds_is_told_as_such(watch: RulesetMonitor) -> No
 @given(st.binary(max_size=200))
 def test_any_bytes_are_changes_or_malformed(raw: bytes) -> None:
     watch = RulesetMonitor.__new__(RulesetMonitor)
-    watch._harm = ""
+    watch._scope = ""
     try:
         changes = watch._changes(raw)
     except MalformedError:

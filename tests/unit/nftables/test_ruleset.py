@@ -50,7 +50,7 @@ def compiled(gate: Gate, doors: list[Door] = DOORS, capacity: int = CAPACITY) ->
 
 @pytest.mark.parametrize("name", GATES)
 def test_the_text_is_as_it_was_read_last(name: str) -> None:
-    path, text = GOLDEN / f"{name}.nft", compiled(GATES[name]).whole()
+    path, text = GOLDEN / f"{name}.nft", compiled(GATES[name]).full_text()
     if os.environ.get("GOLDEN") == "write":  # after a change: write, then read what changed
         path.write_text(text)
     assert text == path.read_text()
@@ -62,7 +62,7 @@ def test_nft_takes_it(name: str) -> None:
     assert shutil.which("nft")
     done = subprocess.run(
         ["nft", "--check", "--file", "-"],
-        input=compiled(GATES[name]).whole(),
+        input=compiled(GATES[name]).full_text(),
         text=True,
         capture_output=True,
         check=False,
@@ -87,7 +87,7 @@ def test_the_path_does_not_grow_with_the_doors() -> None:
 
 def test_a_reload_deletes_what_is_old_and_keeps_the_sets() -> None:
     ruleset = compiled(Gate(), DOORS[:1])
-    window = next(spec.name for spec in ruleset.kept if spec.name.startswith("first_knock4"))
+    window = next(spec.name for spec in ruleset.sets if spec.name.startswith("first_knock4"))
     existing = [
         Existing("chain", "opens_0"),
         Existing("chain", BASE_CHAINS[0]),
@@ -109,7 +109,7 @@ def test_a_reload_deletes_what_is_old_and_keeps_the_sets() -> None:
 
 def test_attempts_outlive_a_reload_only_where_the_states_stay_the_same() -> None:
     def windows(doors: list[Door]) -> set[str]:
-        return {spec.name for spec in compiled(Gate(), doors).kept if spec.name.startswith("first_knock")}
+        return {spec.name for spec in compiled(Gate(), doors).sets if spec.name.startswith("first_knock")}
 
     renamed = [DOORS[0]._replace(name="other", for_ms=1000)]
     assert windows(DOORS[:1]) == windows(renamed)

@@ -32,7 +32,7 @@ orders = pytest.mark.parametrize("order", ["<", ">"], ids=["little", "big"])
 
 def read(data: bytes) -> tuple[list[CapturedFrame], str]:
     capture = CaptureFile(io.BytesIO(data))
-    return list(capture), capture.cut
+    return list(capture), capture.truncated
 
 
 def fault(data: bytes) -> str:

@@ -5,12 +5,12 @@ from __future__ import annotations
 import pytest
 
 from doorward.verify.findings import (
-    Course,
+    Observations,
     ObservedClosing,
     ObservedOpening,
     VerifyRequest,
     View,
-    judge,
+    find_problems,
     opened_by_knock,
     worth_knocking_for,
 )
@@ -37,8 +37,8 @@ def question(of: View, *, public: str = "", opens: str = "", knocks: str = "", g
     return VerifyRequest(frozenset(of), ports(public), ports(opens), ports(knocks), guard)
 
 
-def wrongs(asked: VerifyRequest, course: Course) -> list[str]:
-    return [finding.what for finding in judge(asked, course)]
+def wrongs(asked: VerifyRequest, course: Observations) -> list[str]:
+    return [finding.what for finding in find_problems(asked, course)]
 
 
 SILENT = view(silent="1-100,8000/udp")
@@ -47,9 +47,9 @@ SHUT = ObservedClosing(4.5, 5.5, frozenset())
 
 
 def test_silent_opened_and_silent_again_is_as_it_should_be() -> None:
-    assert judge(question(SILENT, opens="22"), Course(SILENT, OPENED, SHUT)) == []
-    assert judge(question(SILENT), Course(SILENT, OPENED, SHUT)) == []
-    assert judge(question(SILENT), Course(SILENT)) == []
+    assert find_problems(question(SILENT, opens="22"), Observations(SILENT, OPENED, SHUT)) == []
+    assert find_problems(question(SILENT), Observations(SILENT, OPENED, SHUT)) == []
+    assert find_problems(question(SILENT), Observations(SILENT)) == []
 
 
 @pytest.mark.parametrize(
@@ -66,7 +66,7 @@ def test_silent_opened_and_silent_again_is_as_it_should_be() -> None:
     ],
 )
 def test_what_can_be_seen_is_named(before: View, says: str) -> None:
-    assert wrongs(question(before), Course(before)) == [says]
+    assert wrongs(question(before), Observations(before)) == [says]
 
 
 def test_who_rejects_is_named() -> None:
@@ -75,17 +75,17 @@ def test_who_rejects_is_named() -> None:
         **{port: PortResult(PortAnswer.REJECTED, "host-prohibited", "192.0.2.1") for port in ports("5-6")},
     }
     says = "5-6/tcp are rejected by 192.0.2.1 (host-prohibited), so a stranger sees a packet filter"
-    assert wrongs(question(before), Course(before)) == [says]
+    assert wrongs(question(before), Observations(before)) == [says]
 
 
 def test_what_is_expected_may_be_seen() -> None:
     before = view(silent="1-100", open="80", closed="81")
-    assert judge(question(before, public="80-81"), Course(before)) == []
+    assert find_problems(question(before, public="80-81"), Observations(before)) == []
 
 
 def test_each_kind_is_a_finding_of_its_own() -> None:
     before = view(silent="1-100", open="80", closed="81", rejected="82")
-    assert [finding.instead.split(";")[0] for finding in judge(question(before), Course(before))] == [
+    assert [finding.instead.split(";")[0] for finding in find_problems(question(before), Observations(before))] == [
         "hide what is not public behind a door",
         'mode = "stealth" hides that',
         "let that packet filter drop instead of reject",
@@ -95,33 +95,35 @@ def test_each_kind_is_a_finding_of_its_own() -> None:
 def test_a_guard_may_refuse_but_for_its_door() -> None:
     before = view(closed="1-100", silent="22")
     asked = question(before, opens="22", guard=True)
-    assert judge(asked, Course(before, OPENED, SHUT)) == []
-    (finding,) = judge(question(view(closed="1-100"), opens="22", guard=True), Course(view(closed="1-100")))
+    assert find_problems(asked, Observations(before, OPENED, SHUT)) == []
+    (finding,) = find_problems(
+        question(view(closed="1-100"), opens="22", guard=True), Observations(view(closed="1-100"))
+    )
     assert finding.what.startswith("22/tcp refuses")
     assert finding.instead.startswith("a door's port must be silent")
 
 
 def test_a_guard_may_not_be_open_or_reject() -> None:
     before = view(closed="1-100", silent="22", open="80", rejected="81")
-    assert len(judge(question(before, guard=True), Course(before))) == 2
+    assert len(find_problems(question(before, guard=True), Observations(before))) == 2
 
 
 def test_a_silent_knock_port_among_ports_that_refuse_is_odd() -> None:
     before = view(closed="1-100", silent="22,70,71")
     asked = question(before, opens="22", knocks="70,71,72", guard=True)
-    (finding,) = judge(asked, Course(before))
+    (finding,) = find_problems(asked, Observations(before))
     assert finding.what == "70-71/tcp: a knock port, and silent among ports that refuse"
 
 
 def test_a_silent_knock_port_among_silent_ports_is_not() -> None:
     before = view(silent="1-100", closed="1-40")
     asked = question(before, public="1-40", knocks="70")
-    assert judge(asked, Course(before)) == []
+    assert find_problems(asked, Observations(before)) == []
 
 
 def test_a_door_that_is_still_open_from_before_is_explained() -> None:
     before = view(silent="1-100", open="22")
-    found = judge(question(before, opens="22"), Course(before, ObservedOpening({}, ports("22"), 0)))
+    found = find_problems(question(before, opens="22"), Observations(before, ObservedOpening({}, ports("22"), 0)))
     assert [finding.what for finding in found] == [
         "22/tcp is open to a stranger",
         "the knock could prove nothing: what it may open is open already",
@@ -147,17 +149,19 @@ def test_a_door_that_is_still_open_from_before_is_explained() -> None:
     ],
 )
 def test_a_knock_that_does_not_open(opens: str, opening: ObservedOpening, says: str) -> None:
-    assert wrongs(question(SILENT, opens=opens), Course(SILENT, opening)) == [says]
+    assert wrongs(question(SILENT, opens=opens), Observations(SILENT, opening)) == [says]
 
 
 def test_a_mute_udp_service_is_thought_of() -> None:
-    (finding,) = judge(question(SILENT, opens="8000/udp"), Course(SILENT, ObservedOpening({}, ports("8000/udp"), 3)))
+    (finding,) = find_problems(
+        question(SILENT, opens="8000/udp"), Observations(SILENT, ObservedOpening({}, ports("8000/udp"), 3))
+    )
     assert finding.instead.endswith("a UDP service that answers nobody looks silent")
 
 
 def test_a_door_that_stays_open() -> None:
     asked = question(SILENT, opens="22")._replace(wait_s=30)
-    course = Course(SILENT, OPENED, ObservedClosing(30.2, 30.2, ports("22")))
+    course = Observations(SILENT, OPENED, ObservedClosing(30.2, 30.2, ports("22")))
     assert wrongs(asked, course) == ["22/tcp did not close within 30 s"]
 
 

@@ -10,7 +10,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from doorward.model import Port, Protocol
-from doorward.verify.picture import COLOURS, Drawing, Label, Outline, Rect, Sheet, columns_for, draw, to_svg
+from doorward.verify.picture import COLORS, Drawing, Label, Outline, Rect, Sheet, columns_for, draw, to_svg
 from doorward.verify.port_map import CellKind
 from doorward.verify.port_set import parse_ports
 
@@ -35,7 +35,7 @@ def texts(drawing: Drawing) -> list[str]:
 
 
 def area(drawing: Drawing, kind: CellKind) -> int:
-    rects = [shape for shape in drawing.shapes if isinstance(shape, Rect) and shape.fill == COLOURS[kind]]
+    rects = [shape for shape in drawing.shapes if isinstance(shape, Rect) and shape.fill == COLORS[kind]]
     return sum(rect.width * rect.height for rect in rects[:-1])  # the last is the legend's
 
 
@@ -73,7 +73,7 @@ def test_few_loud_ports_are_framed_and_named_and_a_crowd_is_not() -> None:
 def test_a_silent_door_among_refusing_ports_is_framed() -> None:
     kinds = dict.fromkeys(parse_ports("1-65535"), CellKind.CLOSED) | {Port(Protocol.TCP, 22): CellKind.DOOR}
     (frame,) = [shape for shape in draw([sheet(kinds)]).shapes if isinstance(shape, Outline)]
-    assert frame.colour == COLOURS[CellKind.DOOR]
+    assert frame.color == COLORS[CellKind.DOOR]
 
 
 def test_names_of_neighbours_do_not_cover_each_other() -> None:

@@ -9,10 +9,10 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from doorward.verify.findings import Course, VerifyRequest, View
+from doorward.verify.findings import Observations, VerifyRequest, View
 from doorward.verify.nmap_xml import PortAnswer, PortResult
 from doorward.verify.port_set import Ports, parse_ports
-from doorward.verify.run import CALM_S, POLL_S, ROUNDS, TRY_S, Probes, calm_s, run_probes
+from doorward.verify.run import POLL_S, QUIET_S, ROUNDS, TRY_S, Probes, quiet_s, run_probes
 
 SSH = parse_ports("22")
 NONE: Ports = frozenset()
@@ -61,11 +61,11 @@ class Gate:
         return Probes(self.look, knock, lambda: self.now_s, self.sleep)
 
 
-def run(gate: Gate, opens: Ports = SSH, wait_s: float = 60.0, ports: Ports = ALL) -> Course:
+def run(gate: Gate, opens: Ports = SSH, wait_s: float = 60.0, ports: Ports = ALL) -> Observations:
     question = VerifyRequest(ports, gate.public, opens, wait_s=wait_s)
-    told: list[Course] = []
+    told: list[Observations] = []
     course = run_probes(question, gate.means(gate.knock), told.append)
-    assert told[0] == Course(course.before)
+    assert told[0] == Observations(course.before)
     assert told[-1] == course
     return course
 
@@ -85,8 +85,8 @@ def test_the_source_is_left_to_calm_down_before_the_knock() -> None:
     course = run(Gate(limit_s=2.0), ports=ports)
     assert course.opening is not None
     assert course.opening.rounds == 1
-    assert calm_s(ports) == CALM_S
-    assert calm_s(SSH) < 0.5
+    assert quiet_s(ports) == QUIET_S
+    assert quiet_s(SSH) < 0.5
 
 
 def test_a_lost_knock_is_sent_again() -> None:
