@@ -147,7 +147,7 @@ WORTH_UDP = "UDP needs root; run it with sudo"
 EXAMPLE = """\
   # doorward verify home ssh --port 22 --expect 80,443 --picture home.svg
   …
-  all as it should be"""
+  OK"""
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:

@@ -123,7 +123,7 @@ class InterfaceMonitor:
                 else:
                     addresses.add(packed)
         except OSError as error:
-            raise HostError(f"the kernel does not list this host's addresses: {error.strerror}") from None
+            raise HostError(f"cannot list this host's addresses: {error.strerror}") from None
         self._gone.clear()  # the next dump is current
         return LocalAddresses(frozenset(addresses), frozenset(prefixes))
 

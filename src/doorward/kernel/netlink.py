@@ -81,14 +81,12 @@ def error_for(body: memoryview) -> int:
     return -number
 
 
-def open_socket(family: int, what_for: str) -> socket.socket:
+def open_socket(family: int, purpose: str) -> socket.socket:
     """Return a netlink socket; the HostError names what is missing and what needs it."""
     try:
         return socket.socket(socket.AF_NETLINK, socket.SOCK_RAW | socket.SOCK_CLOEXEC, family)
     except OSError as error:
-        raise HostError(
-            f"no netlink socket for {what_for} ({error.strerror}); the kernel must be Linux with it"
-        ) from None
+        raise HostError(f"no netlink socket for {purpose} ({error.strerror}); the kernel must support it") from None
 
 
 def send_request(sock: socket.socket, request: bytes) -> None:

@@ -180,7 +180,7 @@ def bound_pid(group: int) -> int | None:
 def _bind_error(error: OSError, group: int) -> HostError:
     holder = bound_pid(group)
     if holder is not None:  # the kernel returns EPERM if another process has the group
-        return HostError(f"another doorward runs on this table: process {holder} holds its log; stop it first")
+        return HostError(f"another doorward is running here: process {holder} has its log; stop it first")
     if error.errno == errno.EPERM:
         return HostError(
             "reading the netfilter log needs CAP_NET_ADMIN; run doorward as root or give it that capability"

@@ -33,5 +33,5 @@ def attach_filter(receiver: socket.socket, code: bytes) -> None:
         receiver.setsockopt(socket.SOL_SOCKET, _SO_ATTACH_FILTER, where)
     except OSError as error:
         raise HostError(
-            f"the kernel refuses the packet filter ({error.strerror}); raise the sysctl net.core.optmem_max"
+            f"the kernel rejects the packet filter ({error.strerror}); raise the sysctl net.core.optmem_max"
         ) from None

@@ -57,7 +57,7 @@ def close_connections(place: Place, ports: Iterable[Port]) -> int:
     try:
         return _close_connections(place, frozenset(ports))
     except OSError as error:
-        raise HostError(f"the connections cannot be cut: {error.strerror}; the door itself is closed") from None
+        raise HostError(f"cannot close the connections: {error.strerror}; the door itself is closed") from None
 
 
 def _close_connections(place: Place, wanted: frozenset[Port]) -> int:
@@ -189,7 +189,7 @@ def listeners(*, loopback: bool = False) -> Iterator[Listener]:
             except OSError as error:
                 name = protocol.name
                 raise HostError(
-                    f"the kernel does not list its {name} sockets ({error.strerror}); it needs CONFIG_INET_DIAG"
+                    f"the kernel cannot list its {name} sockets ({error.strerror}); it needs CONFIG_INET_DIAG"
                     f" and, as module or built in, {name.lower()}_diag"
                 ) from None
 

@@ -158,7 +158,7 @@ class NftFirewall:
         library = _library()
         context = library.nft_ctx_new(0)
         if not context:
-            raise HostError("libnftables gives no context; is there memory left?")
+            raise HostError("libnftables cannot create a context; is there memory left?")
         try:
             library.nft_ctx_buffer_output(context)
             library.nft_ctx_buffer_error(context)
@@ -197,7 +197,7 @@ def read_elements(text: str) -> dict[Element, float]:
             element = Element(parse_place(address), Port.parse(f"{number}/{_NAMES.get(protocol, protocol)}"))
         except ValueError:
             entry = f"{address} . {protocol} . {number}"
-            raise HostError(f"nft lists {entry!r}, which is no entry; install nftables 1.0.6 or newer") from None
+            raise HostError(f"nft lists the unknown element {entry!r}; install nftables 1.0.6 or newer") from None
         found[element] = _seconds(expires)
     return found
 

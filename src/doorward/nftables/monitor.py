@@ -61,7 +61,7 @@ def own_pid() -> int:
         for reply in netlink.messages(memoryview(sock.recv(_RECEIVE_BYTES))):
             if reply.kind == _NEW_GEN:
                 return _parse_generation(reply.body)[0]
-    raise HostError("the kernel does not say who changes nf_tables; it must be Linux 5.11 or newer")
+    raise HostError("the kernel does not report which process changes nf_tables; it must be Linux 5.11 or newer")
 
 
 def fingerprint() -> bytes:
@@ -102,7 +102,7 @@ class RulesetMonitor:
         except OSError as error:
             self._socket.close()
             raise HostError(
-                f"hearing of changes of nftables needs CAP_NET_ADMIN ({error.strerror}); run doorward as root or give"
+                f"monitoring nftables needs CAP_NET_ADMIN ({error.strerror}); run doorward as root or give"
                 " it that capability"
             ) from None
         self._socket.setblocking(False)

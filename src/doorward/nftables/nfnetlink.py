@@ -192,9 +192,9 @@ def request_reply(question: Callable[[], T], without_table: T) -> T:
             raise HostError(
                 "listing nftables needs CAP_NET_ADMIN; run doorward as root or give it that capability"
             ) from None
-        raise HostError(f"nf_tables does not list its tables: {os.strerror(error.errno or 0)}") from None
+        raise HostError(f"nf_tables cannot list the table: {os.strerror(error.errno or 0)}") from None
     except MalformedError as error:
-        raise HostError(f"nf_tables answers what doorward cannot read ({error}); use Linux 5.11 or newer") from None
+        raise HostError(f"cannot parse the answer of nf_tables ({error}); use Linux 5.11 or newer") from None
 
 
 def dump(kind: int, read: Callable[[memoryview], T | None]) -> list[T]:
@@ -214,7 +214,7 @@ def table_attributes(body: memoryview) -> dict[int, memoryview] | None:
 def required_attribute(parts: dict[int, memoryview], kind: int) -> memoryview:
     """Return a required attribute; MalformedError if it is missing."""
     if kind not in parts:
-        raise MalformedError(f"nf_tables: a thing without attribute {kind}")
+        raise MalformedError(f"nf_tables: an object without attribute {kind}")
     return parts[kind]
 
 

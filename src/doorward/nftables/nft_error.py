@@ -9,8 +9,8 @@ from doorward.errors import HostError
 # Errors about one element: nothing else is wrong, and reading the sets back would not help.
 _OF_ENTRIES = {
     errno.ENFILE: "the set of openings is full",
-    errno.EEXIST: "it overlaps a network that is open",
-    errno.ENOTEMPTY: "it overlaps a network that is open",
+    errno.EEXIST: "it overlaps an open network",
+    errno.ENOTEMPTY: "it overlaps an open network",
 }
 
 

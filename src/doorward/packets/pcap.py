@@ -70,14 +70,14 @@ class Stream:
 def time_ns(seconds: int, nanoseconds: int, at: int) -> int:
     """Return a time in ns since the epoch; MalformedError if it is out of range."""
     if not 0 <= seconds <= MAX_TIME_S:
-        raise MalformedError(f"byte {at:,}: a packet has a time that no calendar knows ({seconds} s since 1970)")
+        raise MalformedError(f"byte {at:,}: invalid packet time ({seconds} s since 1970)")
     return seconds * 1_000_000_000 + nanoseconds
 
 
 def frame_size(size: int, at: int) -> int:
     """Return the size of a frame; MalformedError if it is too large."""
     if size > MAX_FRAME_BYTES:
-        raise MalformedError(f"byte {at:,}: a packet claims {size:,} bytes, the most is {MAX_FRAME_BYTES:,}")
+        raise MalformedError(f"byte {at:,}: invalid packet size {size:,}: at most {MAX_FRAME_BYTES:,} bytes")
     return size
 
 
@@ -235,15 +235,15 @@ _MICROSECONDS, _NANOSECONDS = 0xA1B2C3D4, 0xA1B23C4D
 _LINK = 0xFFFF  # the bits above say whether frames end with a checksum
 _VERSION = 2
 _OTHERS = {  # files that are mistaken for captures
-    b"\x1f\x8b": "it is compressed with gzip; run `gunzip` on it first",
-    b"\x28\xb5\x2f\xfd": "it is compressed with zstd; run `unzstd` on it first",
-    b"\xfd7zX": "it is compressed with xz; run `unxz` on it first",
-    b"BZh": "it is compressed with bzip2; run `bunzip2` on it first",
-    b"\x34\xcd\xb2\xa1": "it is a variant of pcap that nothing writes any more; convert it with `editcap -F pcap`",
-    b"\xa1\xb2\xcd\x34": "it is a variant of pcap that nothing writes any more; convert it with `editcap -F pcap`",
-    b"snoop": "it is a file of Solaris's snoop; convert it with `editcap -F pcap`",
+    b"\x1f\x8b": "compressed with gzip; run `gunzip` on it first",
+    b"\x28\xb5\x2f\xfd": "compressed with zstd; run `unzstd` on it first",
+    b"\xfd7zX": "compressed with xz; run `unxz` on it first",
+    b"BZh": "compressed with bzip2; run `bunzip2` on it first",
+    b"\x34\xcd\xb2\xa1": "an obsolete variant of pcap; convert it with `editcap -F pcap`",
+    b"\xa1\xb2\xcd\x34": "an obsolete variant of pcap; convert it with `editcap -F pcap`",
+    b"snoop": "a capture of Solaris's snoop; convert it with `editcap -F pcap`",
 }
-_NO_CAPTURE = "it is no capture; make one with `tcpdump -w FILE`"
+_NO_CAPTURE = "not a capture file; create one with `tcpdump -w FILE`"
 
 
 class _Form(NamedTuple):
@@ -266,7 +266,7 @@ class CaptureFile:
         try:
             magic = self._stream.read_or_end(4, "its first word")
             if not magic:
-                raise MalformedError(f"it is empty; {_NO_CAPTURE.partition('; ')[2]}")
+                raise MalformedError(f"the file is empty; {_NO_CAPTURE.partition('; ')[2]}")
             if magic == SECTION:
                 yield from frames(self._stream)
             else:

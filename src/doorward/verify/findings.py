@@ -103,7 +103,7 @@ def find_problems(request: VerifyRequest, observed: Observations) -> list[Verify
         findings.append(
             VerifyFinding(
                 f"{ports_text(observed.closing.left)} did not close within {request.wait_s:.0f} s",
-                "if the door's `for` is longer, give that time with --for; else see `doorward status` on the server",
+                "if the door's `for` is longer, set it with --for; otherwise see `doorward status` on the server",
             )
         )
     return findings
@@ -123,24 +123,24 @@ def _visible(request: VerifyRequest, before: View) -> list[VerifyFinding]:
 def _verb(answer: PortAnswer, found: View) -> str:
     single = len(found) == 1
     if answer is PortAnswer.OPEN:
-        return "is open to a stranger" if single else "are open to a stranger"
+        return "is open to anyone" if single else "are open to anyone"
     if answer is PortAnswer.CLOSED:
-        return ("refuses" if single else "refuse") + ", so a stranger sees that a host is here"
+        return ("refuses" if single else "refuse") + ", which reveals that a host exists"
     (reason, by), _ = Counter((seen.reason, seen.by) for seen in found.values()).most_common(1)[0]
     sender = f" by {by}" if by else ""
-    return ("is" if single else "are") + f" rejected{sender} ({reason}), so a stranger sees a packet filter"
+    return ("is" if single else "are") + f" rejected{sender} ({reason}), which reveals a packet filter"
 
 
 def _remedy(request: VerifyRequest, answer: PortAnswer, found: View) -> str:
     if any(port in request.opens for port in found) and answer is PortAnswer.OPEN:
         return "is the door still open for this address from an earlier knock? wait until it closes, and run this again"
     if answer is PortAnswer.OPEN:
-        return f"hide what is not public behind a door; for what is, add --expect {_listed(found)}"
+        return f"hide it behind a door; if it is meant to be public, add --expect {_listed(found)}"
     if answer is PortAnswer.CLOSED and not request.guard:
-        return 'mode = "stealth" hides that; where mode = "guard" is meant, add --guard'
+        return 'use mode = "stealth" to hide it; if mode = "guard" is intended, add --guard'
     if answer is PortAnswer.CLOSED:
         return "a door's port must be silent before the knock: is it in the door's `opens`, and does the daemon run?"
-    return "let that packet filter drop instead of reject"
+    return "configure that packet filter to drop instead of reject"
 
 
 def _listed(found: View) -> str:
@@ -161,8 +161,8 @@ def _odd_knock_ports(request: VerifyRequest, before: View) -> list[VerifyFinding
         return []
     return [
         VerifyFinding(
-            f"{ports_text(silent[True])}: a knock port, and silent among ports that refuse",
-            'it shows where to knock; use mode = "stealth", or let every port refuse that no door opens',
+            f"{ports_text(silent[True])}: a knock port that is silent among closed ports",
+            'it reveals where to knock; use mode = "stealth", or close every port that no door opens',
         )
     ]
 
@@ -171,7 +171,7 @@ def _not_opened(request: VerifyRequest, opening: ObservedOpening) -> list[Verify
     if not opening.rounds:
         return [
             VerifyFinding(
-                "the knock could prove nothing: what it may open is open already",
+                "the knock cannot be tested: every port that it may open is open already",
                 "close it first, or name another port with --port",
             )
         ]
@@ -182,15 +182,15 @@ def _not_opened(request: VerifyRequest, opening: ObservedOpening) -> list[Verify
         mute = any(port.protocol is Protocol.UDP for port in opening.missing)
         findings.append(
             VerifyFinding(
-                f"the knock (sent {times}) does not open {what} for this address",
-                "check the sequence or the key, and what `doorward log` on the server says of it"
-                + ("; a UDP service that answers nobody looks silent" if mute else ""),
+                f"the knock (sent {times}) did not open {what} for this address",
+                "check the sequence or the key, and `doorward log` on the server"
+                + ("; a UDP service that never answers looks silent" if mute else ""),
             )
         )
     if refused := [port for port, seen in opening.found.items() if seen.answer is not PortAnswer.OPEN]:
         findings.append(
             VerifyFinding(
-                f"the knock lets packets to {ports_text(refused)} in, but nothing there takes a connection",
+                f"the knock lets packets to {ports_text(refused)} in, but nothing accepts a connection there",
                 "check whether the service runs, and whether another packet filter rejects it",
             )
         )

@@ -37,7 +37,7 @@ class Scanner(NamedTuple):
             if numbers := port_numbers(ports, protocol):
                 seen |= _scan(self.argv(protocol, numbers), self)
         if missing := ports - seen.keys():
-            raise HostError(f"nmap says nothing about {count_text(missing)}; run it again")
+            raise HostError(f"nmap reported nothing about {count_text(missing)}; run it again")
         return {port: seen[port] for port in ports}
 
     def argv(self, protocol: Protocol, numbers: list[int]) -> list[str]:
@@ -104,4 +104,4 @@ def _last_line(errors: IO[bytes]) -> str:
     errors.seek(max(0, errors.seek(0, os.SEEK_END) - MAX_ERROR_BYTES))
     text = errors.read().decode(errors="replace")
     lines = [line for line in text.splitlines() if line.strip() and line != "QUITTING!"]
-    return "".join(c if c.isprintable() else "?" for c in lines[-1]) if lines else "it did not say why"
+    return "".join(c if c.isprintable() else "?" for c in lines[-1]) if lines else "no reason given"

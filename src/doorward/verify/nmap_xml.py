@@ -109,7 +109,7 @@ class NmapReader:
     def _extra_reasons(self, attributes: dict[str, str]) -> None:
         """Add ports with the most common answer, which nmap reports by ranges (since version 7.90)."""
         if "ports" not in attributes:
-            raise MalformedError("this nmap does not say which ports it means; install version 7.90 or newer")
+            raise MalformedError("this nmap does not list the ports it means; install version 7.90 or newer")
         seen = port_result(self._state, attributes.get("reason", ""), "")
         protocol = _protocol(attributes.get("proto", ""))
         self._seen |= {Port(protocol, number): seen for number in _numbers(attributes["ports"])}
@@ -146,13 +146,13 @@ def _reject_entities(*_: object) -> None:
 
 def _protocol(text: str) -> Protocol:
     if text not in _PROTOCOLS:
-        raise MalformedError("nmap tells of a protocol that is neither tcp nor udp; run it again")
+        raise MalformedError("nmap reported a protocol other than tcp and udp; run it again")
     return _PROTOCOLS[text]
 
 
 def _number(text: str) -> int:
     if not (text.isascii() and text.isdigit() and len(text) <= 5 and 1 <= int(text) <= LAST_PORT):
-        raise MalformedError(f"nmap tells of a port {text[:20]!r}, which is none; run it again")
+        raise MalformedError(f"nmap reported the invalid port {text[:20]!r}; run it again")
     return int(text)
 
 
@@ -160,6 +160,6 @@ def _numbers(text: str) -> Iterator[int]:
     for item in text.split(","):
         match = _RANGE.fullmatch(item)
         if match is None:
-            raise MalformedError(f"nmap tells of ports {item[:20]!r}, which are none; run it again")
+            raise MalformedError(f"nmap reported the invalid ports {item[:20]!r}; run it again")
         first, last = _number(match[1]), _number(match[2] or match[1])
         yield from range(first, last + 1)

@@ -27,7 +27,7 @@ class CellKind(IntEnum):
 
 NAMES = {
     CellKind.SILENT: "silent",
-    CellKind.DOOR: "opens to the knock",
+    CellKind.DOOR: "opened by knock",
     CellKind.PUBLIC: "open, as expected",
     CellKind.CLOSED: "refuses",
     CellKind.REJECTED: "rejected",

@@ -22,12 +22,12 @@ def parse_ports(text: str) -> Ports:
 def _item(text: str) -> Iterator[Port]:
     match = _ITEM.fullmatch(text)
     if match is None:
-        raise ValueError(f"{text[:40]!r} is no port; write 22, 1-1024, 7000/udp, or several with commas between")
+        raise ValueError(f"invalid port {text[:40]!r}: expected 22, 1-1024, 7000/udp, or several separated by commas")
     first, last = int(match[1]), int(match[2] or match[1])
     if not 1 <= first <= LAST_PORT or not 1 <= last <= LAST_PORT:
-        raise ValueError(f"{text!r}: ports go from 1 to {LAST_PORT}")
+        raise ValueError(f"invalid port {text!r}: ports are 1 to {LAST_PORT}")
     if last < first:
-        raise ValueError(f"{text!r} runs backwards; write {last}-{first}")
+        raise ValueError(f"invalid range {text!r}: write {last}-{first}")
     protocol = Protocol[(match[3] or "tcp").upper()]
     return (Port(protocol, number) for number in range(first, last + 1))
 

@@ -25,8 +25,8 @@ _WORDS = {
     PortAnswer.REJECTED: "rejected",
     PortAnswer.SILENT: "silent",
 }
-NO_PROBLEMS = "all as it should be"
-ONLY_LOOKED = "nothing can be seen that should not; no knock was tried"
+NO_PROBLEMS = "OK"
+ONLY_LOOKED = "OK: nothing unexpected is visible; no knock was tried"
 
 
 class VerifyResult(NamedTuple):
@@ -65,13 +65,13 @@ def opening_text(opening: ObservedOpening) -> str:
     """Return what the knock opened."""
     rounds = "" if opening.rounds == 1 else f" (knocked {opening.rounds} times)"
     if not opening.rounds:
-        return "not tried, since all that it may open is open already"
+        return "not sent: every port that it may open is open already"
     if not opening.found:
         return f"opens nothing{rounds}"
     opened = [port for port, seen in opening.found.items() if seen.answer is PortAnswer.OPEN]
     others = opening.found.keys() - set(opened)
     parts = [f"{ports_text(opened)} opens"] if opened else []
-    parts += [f"{ports_text(others)} is let through, and refuses"] if others else []
+    parts += [f"{ports_text(others)} is let through, but closed"] if others else []
     return "; ".join(parts) + rounds
 
 
@@ -79,7 +79,7 @@ def closing_text(opening: ObservedOpening, closing: ObservedClosing) -> str:
     """Return when the door was closed again."""
     if closing.left:
         return f"{ports_text(closing.left)} still open {closing.open_s:.1f} s after the knock"
-    return f"{ports_text(opening.found)} as before again, {_span(closing)} after the knock"
+    return f"{ports_text(opening.found)} closed again, {_span(closing)} after the knock"
 
 
 def _span(closing: ObservedClosing) -> str:

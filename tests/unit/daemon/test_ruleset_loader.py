@@ -168,7 +168,7 @@ def test_a_child_that_dies_changes_nothing(
     loading_of(path, {HOME: 60}).result()
     before = NftFirewall().run("list chains inet"), NftFirewall().existing()
     monkeypatch.setattr(ruleset_loader, "compile_configuration", death)
-    with pytest.raises(HostError, match=f"ended with status {status}, and nothing was changed"):
+    with pytest.raises(HostError, match=f"exited with status {status}; nothing was changed"):
         loading_of(path).result()
     assert (NftFirewall().run("list chains inet"), NftFirewall().existing()) == before
     assert NftFirewall().elements() == pytest.approx({HOME: 60}, abs=1)
@@ -186,5 +186,5 @@ def test_a_child_that_is_killed_while_it_answers(path: Path, monkeypatch: pytest
         real_dump(outcome, pipe)
 
     monkeypatch.setattr(pickle, "dump", half)
-    with pytest.raises(HostError, match="ended with status -9"):
+    with pytest.raises(HostError, match="exited with status -9"):
         loading_of(path).result()

@@ -32,7 +32,7 @@ def test_an_error_of_doorwards_own_is_raised_here() -> None:
 
 
 def test_a_child_that_breaks_is_told_of() -> None:
-    with pytest.raises(HostError, match="ended with status 7"):
+    with pytest.raises(HostError, match="exited with status 7"):
         run_in_child(lambda: os._exit(7))
 
 

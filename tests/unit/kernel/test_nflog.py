@@ -140,7 +140,7 @@ def test_one_process_holds_the_group() -> None:
     first = event_log(GROUP)
     before = open_descriptors()
     assert bound_pid(GROUP) == os.getpid()
-    with pytest.raises(HostError, match=f"another doorward runs on this table: process {os.getpid()} holds its log"):
+    with pytest.raises(HostError, match=f"another doorward is running here: process {os.getpid()} has its log"):
         event_log(GROUP)
     assert open_descriptors() == before
     event_log(GROUP + 1).close()

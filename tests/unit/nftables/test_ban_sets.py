@@ -72,7 +72,7 @@ def test_reads_what_nft_lists() -> None:
         (ip_network("2001:db8::/64"), "364d23h59m59s"),
     ]
     assert parse_bans(LISTED.replace("expires", "-")) == []
-    with pytest.raises(HostError, match="no entry"):
+    with pytest.raises(HostError, match="an unknown element"):
         parse_bans(LISTED.replace("192.0.2.7", "192.0.2"))
 
 

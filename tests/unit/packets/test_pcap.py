@@ -86,14 +86,14 @@ def test_a_file_that_ends_too_early_gives_what_came_before(tmp_path: Path, order
 @pytest.mark.parametrize(
     ("start", "says"),
     [
-        (b"", "it is empty; make one with `tcpdump -w FILE`"),
-        (b"\x1f\x8b\x08\x00", "it is compressed with gzip; run `gunzip` on it first"),
+        (b"", "the file is empty; create one with `tcpdump -w FILE`"),
+        (b"\x1f\x8b\x08\x00", "compressed with gzip; run `gunzip` on it first"),
         (b"\x28\xb5\x2f\xfd12", "zstd"),
         (b"\xfd7zXZ\0", "xz"),
         (b"BZh91AY", "bzip2"),
         (b"snoop\0\0\0", "Solaris"),
         (b"\x34\xcd\xb2\xa1\2\0\4\0", "convert it with `editcap -F pcap`"),
-        (b"12:00:09.123456 IP 192.0.2.7", "it is no capture; make one with `tcpdump -w FILE`"),
+        (b"12:00:09.123456 IP 192.0.2.7", "not a capture file; create one with `tcpdump -w FILE`"),
         (b"\xd4\xc3\xb2\xa1\x03\0\0\0" + bytes(16), "byte 4: pcap of version 3.0; doorward reads version 2"),
     ],
 )
@@ -105,7 +105,7 @@ def test_lies_in_pcap() -> None:
     head = struct.pack("<IHHIIII", 0xA1B2C3D4, 2, 4, 0, 0, 262144, 1)
     good = struct.pack("<IIII", 1, 0, 1, 1) + b"x"
     lie = struct.pack("<IIII", 1, 0, MAX_FRAME_BYTES + 1, 1)
-    assert fault(head + good + lie) == "byte 41: a packet claims 262,145 bytes, the most is 262,144"
+    assert fault(head + good + lie) == "byte 41: invalid packet size 262,145: at most 262,144 bytes"
     capture = iter(CaptureFile(io.BytesIO(head + good + lie)))
     assert next(capture).data == b"x"
 
@@ -179,7 +179,7 @@ AT = len(START)
         (START + pcapng_block(6, struct.pack("<IIIII", 0, 0, 0, 9, 9) + b"12345678"), "a packet of 9 bytes in a block"),
         (
             START + pcapng_block(6, struct.pack("<IIIII", 0, 0xFFFFFFFF, 0, 1, 1) + b"1"),
-            "a time that no calendar knows",
+            "invalid packet time",
         ),
         (pcapng_section() + pcapng_interface(1, options=struct.pack("<HH", 9, 40)), "byte 28: an option of 40 bytes"),
         (pcapng_section() + pcapng_interface(1) * (MAX_INTERFACES + 1), "more than 4,096 interfaces"),

@@ -55,13 +55,13 @@ def test_silent_opened_and_silent_again_is_as_it_should_be() -> None:
 @pytest.mark.parametrize(
     ("before", "says"),
     [
-        (view(silent="1-100", open="80"), "80/tcp is open to a stranger"),
-        (view(silent="1-100", open="53/udp,80"), "80/tcp, 53/udp are open to a stranger"),
-        (view(silent="1-100", closed="7"), "7/tcp refuses, so a stranger sees that a host is here"),
-        (view(silent="1-100", closed="1-9"), "1-9/tcp refuse, so a stranger sees that a host is here"),
+        (view(silent="1-100", open="80"), "80/tcp is open to anyone"),
+        (view(silent="1-100", open="53/udp,80"), "80/tcp, 53/udp are open to anyone"),
+        (view(silent="1-100", closed="7"), "7/tcp refuses, which reveals that a host exists"),
+        (view(silent="1-100", closed="1-9"), "1-9/tcp refuse, which reveals that a host exists"),
         (
             view(silent="1-100", rejected="7"),
-            "7/tcp is rejected (admin-prohibited), so a stranger sees a packet filter",
+            "7/tcp is rejected (admin-prohibited), which reveals a packet filter",
         ),
     ],
 )
@@ -74,7 +74,7 @@ def test_who_rejects_is_named() -> None:
         **SILENT,
         **{port: PortResult(PortAnswer.REJECTED, "host-prohibited", "192.0.2.1") for port in ports("5-6")},
     }
-    says = "5-6/tcp are rejected by 192.0.2.1 (host-prohibited), so a stranger sees a packet filter"
+    says = "5-6/tcp are rejected by 192.0.2.1 (host-prohibited), which reveals a packet filter"
     assert wrongs(question(before), Observations(before)) == [says]
 
 
@@ -86,9 +86,9 @@ def test_what_is_expected_may_be_seen() -> None:
 def test_each_kind_is_a_finding_of_its_own() -> None:
     before = view(silent="1-100", open="80", closed="81", rejected="82")
     assert [finding.instead.split(";")[0] for finding in find_problems(question(before), Observations(before))] == [
-        "hide what is not public behind a door",
-        'mode = "stealth" hides that',
-        "let that packet filter drop instead of reject",
+        "hide it behind a door",
+        'use mode = "stealth" to hide it',
+        "configure that packet filter to drop instead of reject",
     ]
 
 
@@ -112,7 +112,7 @@ def test_a_silent_knock_port_among_ports_that_refuse_is_odd() -> None:
     before = view(closed="1-100", silent="22,70,71")
     asked = question(before, opens="22", knocks="70,71,72", guard=True)
     (finding,) = find_problems(asked, Observations(before))
-    assert finding.what == "70-71/tcp: a knock port, and silent among ports that refuse"
+    assert finding.what == "70-71/tcp: a knock port that is silent among closed ports"
 
 
 def test_a_silent_knock_port_among_silent_ports_is_not() -> None:
@@ -125,8 +125,8 @@ def test_a_door_that_is_still_open_from_before_is_explained() -> None:
     before = view(silent="1-100", open="22")
     found = find_problems(question(before, opens="22"), Observations(before, ObservedOpening({}, ports("22"), 0)))
     assert [finding.what for finding in found] == [
-        "22/tcp is open to a stranger",
-        "the knock could prove nothing: what it may open is open already",
+        "22/tcp is open to anyone",
+        "the knock cannot be tested: every port that it may open is open already",
     ]
     assert "from an earlier knock" in found[0].instead
 
@@ -134,17 +134,17 @@ def test_a_door_that_is_still_open_from_before_is_explained() -> None:
 @pytest.mark.parametrize(
     ("opens", "opening", "says"),
     [
-        ("22", ObservedOpening({}, ports("22"), 3), "the knock (sent 3 times) does not open 22/tcp for this address"),
-        ("", ObservedOpening({}, frozenset(), 1), "the knock (sent once) does not open any port for this address"),
+        ("22", ObservedOpening({}, ports("22"), 3), "the knock (sent 3 times) did not open 22/tcp for this address"),
+        ("", ObservedOpening({}, frozenset(), 1), "the knock (sent once) did not open any port for this address"),
         (
             "22-23",
             ObservedOpening(view(open="22"), ports("23"), 3),
-            "the knock (sent 3 times) does not open 23/tcp for this address",
+            "the knock (sent 3 times) did not open 23/tcp for this address",
         ),
         (
             "22",
             ObservedOpening(view(closed="22"), frozenset(), 1),
-            "the knock lets packets to 22/tcp in, but nothing there takes a connection",
+            "the knock lets packets to 22/tcp in, but nothing accepts a connection there",
         ),
     ],
 )
@@ -156,7 +156,7 @@ def test_a_mute_udp_service_is_thought_of() -> None:
     (finding,) = find_problems(
         question(SILENT, opens="8000/udp"), Observations(SILENT, ObservedOpening({}, ports("8000/udp"), 3))
     )
-    assert finding.instead.endswith("a UDP service that answers nobody looks silent")
+    assert finding.instead.endswith("a UDP service that never answers looks silent")
 
 
 def test_a_door_that_stays_open() -> None:

@@ -118,11 +118,11 @@ def test_a_scan_that_was_cut_short_is_refused(length: int) -> None:
         (b'<nmaprun><runstats><finished exit="error"/></runstats></nmaprun>', "did not finish"),
         (b'<!DOCTYPE n [<!ENTITY a "aaaa"><!ENTITY b "&a;&a;">]><n>&b;</n>', "declares entities"),
         (b'<!DOCTYPE n [<!ENTITY a SYSTEM "file:///etc/passwd">]><n>&a;</n>', "declares entities"),
-        (b'<n><port protocol="sctp" portid="1"/></n>', "neither tcp nor udp"),
-        (b'<n><port protocol="tcp" portid="65536"/></n>', "'65536', which is none"),
-        (b'<n><port protocol="tcp"/></n>', "which is none"),
+        (b'<n><port protocol="sctp" portid="1"/></n>', "a protocol other than tcp and udp"),
+        (b'<n><port protocol="tcp" portid="65536"/></n>', "invalid port '65536'"),
+        (b'<n><port protocol="tcp"/></n>', "invalid port"),
         (b'<n><extrareasons reason="resets" count="3"/></n>', "install version 7.90"),
-        (b'<n><extrareasons proto="tcp" ports="1-2-3"/></n>', "which are none"),
+        (b'<n><extrareasons proto="tcp" ports="1-2-3"/></n>', "invalid ports"),
     ],
 )
 def test_what_is_not_nmaps(raw: bytes, says: str) -> None:

@@ -47,7 +47,7 @@ def test_each_port_is_shown_as_what_it_is() -> None:
     assert grid_text(kinds, colors=False) == ["TCP    22 K.c+Or", "UDP     9 ."]
     assert grid_legend(kinds, colors=False) == [
         ". silent 2  c refuses 1  r rejected 1  + open, as expected 1",
-        "K opens to the knock 1  O open 1",
+        "K opened by knock 1  O open 1",
     ]
 
 
