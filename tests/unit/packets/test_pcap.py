@@ -1,4 +1,4 @@
-"""Capture files in both formats: byte orders, units of time, damage, and files that end too early."""
+"""Capture files in both formats: byte orders, time units, corruption, and truncated files."""
 
 from __future__ import annotations
 
@@ -66,7 +66,7 @@ def test_pcapng(tmp_path: Path, order: str) -> None:
 
 @orders
 @pytest.mark.parametrize("format_", ["pcap", "pcapng"])
-def test_a_file_that_ends_too_early_gives_what_came_before(tmp_path: Path, order: str, format_: str) -> None:
+def test_truncated_file_yields_the_frames_before_its_end(tmp_path: Path, order: str, format_: str) -> None:
     if format_ == "pcap":
         path = write_pcap(tmp_path / "x", FRAMES, order=order)
     else:
@@ -97,11 +97,11 @@ def test_a_file_that_ends_too_early_gives_what_came_before(tmp_path: Path, order
         (b"\xd4\xc3\xb2\xa1\x03\0\0\0" + bytes(16), "byte 4: pcap of version 3.0; doorward reads version 2"),
     ],
 )
-def test_what_is_no_capture(start: bytes, says: str) -> None:
+def test_files_that_are_not_captures(start: bytes, says: str) -> None:
     assert says in fault(start)
 
 
-def test_lies_in_pcap() -> None:
+def test_invalid_pcap_fields() -> None:
     head = struct.pack("<IHHIIII", 0xA1B2C3D4, 2, 4, 0, 0, 262144, 1)
     good = struct.pack("<IIII", 1, 0, 1, 1) + b"x"
     lie = struct.pack("<IIII", 1, 0, MAX_FRAME_BYTES + 1, 1)
@@ -114,7 +114,7 @@ def test_lies_in_pcap() -> None:
 @pytest.mark.parametrize(
     ("resolution", "units_per_s"), [(b"\x09", 10**9), (b"\x00", 1), (b"\x03", 1000), (b"\x94", 1 << 20), (b"", 10**6)]
 )
-def test_units_of_time(order: str, resolution: bytes, units_per_s: int) -> None:
+def test_time_units(order: str, resolution: bytes, units_per_s: int) -> None:
     options = pcapng_option(9, resolution, order) if resolution else b""
     data = pcapng_section(order) + pcapng_interface(1, options=options, order=order)
     ((frame,), _) = read(data + pcapng_packet(FRAMES[0], order=order, units_per_s=units_per_s))
@@ -122,15 +122,15 @@ def test_units_of_time(order: str, resolution: bytes, units_per_s: int) -> None:
 
 
 @orders
-def test_an_offset_of_time(order: str) -> None:
+def test_time_offset(order: str) -> None:
     options = pcapng_option(14, struct.pack(order + "q", -3600), order)
     data = pcapng_section(order) + pcapng_interface(1, options=options, order=order)
     ((frame,), _) = read(data + pcapng_packet(FRAMES[0], order=order))
     assert frame.at_ns == AT_NS // 1000 * 1000 - 3_600_000_000_000
 
 
-def test_sections_interfaces_and_blocks_of_other_kinds() -> None:
-    """Each section begins anew: its byte order and its interfaces are its own."""
+def test_sections_interfaces_and_other_blocks() -> None:
+    """Each section has its own byte order and interfaces."""
     frame, noise = FRAMES[0], pcapng_block(4, b"names of addresses")
     first = pcapng_section() + pcapng_interface(1, "eth0") + noise + pcapng_interface(113, "any")
     first += pcapng_packet(frame, 1) + noise + pcapng_packet(frame, 0)
@@ -140,8 +140,8 @@ def test_sections_interfaces_and_blocks_of_other_kinds() -> None:
     assert cut == ""
 
 
-def test_simple_packets_have_the_time_of_the_one_before() -> None:
-    short = pcapng_block(1, struct.pack("<HHI", 1, 0, 4))  # keeps four bytes
+def test_simple_packets_get_the_previous_time() -> None:
+    short = pcapng_block(1, struct.pack("<HHI", 1, 0, 4))  # snapshot length of four bytes
     simple = pcapng_block(3, struct.pack("<I", 7) + b"abcdefg")
     frames, _ = read(pcapng_section() + short + simple + pcapng_packet(FRAMES[0]) + simple)
     assert [(f.at_ns, f.data, f.length) for f in frames] == [
@@ -185,5 +185,5 @@ AT = len(START)
         (pcapng_section() + pcapng_interface(1) * (MAX_INTERFACES + 1), "more than 4,096 interfaces"),
     ],
 )
-def test_lies_in_pcapng(data: bytes, says: str) -> None:
+def test_invalid_pcapng_fields(data: bytes, says: str) -> None:
     assert says in fault(data)

@@ -1,4 +1,4 @@
-"""What was found is judged: each thing that is not as it should be, in words, and nothing else."""
+"""Observations to findings: each problem is reported, and nothing else."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ def ports(text: str) -> Ports:
 
 
 def view(**answers: str) -> View:
-    """Each answer with its ports; the later ones win: `view(silent="1-100", open="80")`."""
+    """Build a view from ports by answer; later ones win: `view(silent="1-100", open="80")`."""
     return {
         port: PortResult(PortAnswer(name), REASONS.get(PortAnswer(name), "no-response"))
         for name, text in answers.items()
@@ -46,7 +46,7 @@ OPENED = ObservedOpening(view(open="22"), frozenset(), 1)
 SHUT = ObservedClosing(4.5, 5.5, frozenset())
 
 
-def test_silent_opened_and_silent_again_is_as_it_should_be() -> None:
+def test_silent_open_silent_has_no_findings() -> None:
     assert find_problems(question(SILENT, opens="22"), Observations(SILENT, OPENED, SHUT)) == []
     assert find_problems(question(SILENT), Observations(SILENT, OPENED, SHUT)) == []
     assert find_problems(question(SILENT), Observations(SILENT)) == []
@@ -65,11 +65,11 @@ def test_silent_opened_and_silent_again_is_as_it_should_be() -> None:
         ),
     ],
 )
-def test_what_can_be_seen_is_named(before: View, says: str) -> None:
+def test_visible_ports_are_named(before: View, says: str) -> None:
     assert wrongs(question(before), Observations(before)) == [says]
 
 
-def test_who_rejects_is_named() -> None:
+def test_rejecting_sender_is_named() -> None:
     before = {
         **SILENT,
         **{port: PortResult(PortAnswer.REJECTED, "host-prohibited", "192.0.2.1") for port in ports("5-6")},
@@ -78,12 +78,12 @@ def test_who_rejects_is_named() -> None:
     assert wrongs(question(before), Observations(before)) == [says]
 
 
-def test_what_is_expected_may_be_seen() -> None:
+def test_expected_ports_may_be_visible() -> None:
     before = view(silent="1-100", open="80", closed="81")
     assert find_problems(question(before, public="80-81"), Observations(before)) == []
 
 
-def test_each_kind_is_a_finding_of_its_own() -> None:
+def test_each_answer_is_a_separate_finding() -> None:
     before = view(silent="1-100", open="80", closed="81", rejected="82")
     assert [finding.instead.split(";")[0] for finding in find_problems(question(before), Observations(before))] == [
         "hide it behind a door",
@@ -92,7 +92,7 @@ def test_each_kind_is_a_finding_of_its_own() -> None:
     ]
 
 
-def test_a_guard_may_refuse_but_for_its_door() -> None:
+def test_guard_mode_allows_closed_ports_except_the_door() -> None:
     before = view(closed="1-100", silent="22")
     asked = question(before, opens="22", guard=True)
     assert find_problems(asked, Observations(before, OPENED, SHUT)) == []
@@ -103,25 +103,25 @@ def test_a_guard_may_refuse_but_for_its_door() -> None:
     assert finding.instead.startswith("a door's port must be silent")
 
 
-def test_a_guard_may_not_be_open_or_reject() -> None:
+def test_guard_mode_allows_no_open_or_rejected_ports() -> None:
     before = view(closed="1-100", silent="22", open="80", rejected="81")
     assert len(find_problems(question(before, guard=True), Observations(before))) == 2
 
 
-def test_a_silent_knock_port_among_ports_that_refuse_is_odd() -> None:
+def test_silent_knock_port_among_closed_ports_is_a_finding() -> None:
     before = view(closed="1-100", silent="22,70,71")
     asked = question(before, opens="22", knocks="70,71,72", guard=True)
     (finding,) = find_problems(asked, Observations(before))
     assert finding.what == "70-71/tcp: a knock port that is silent among closed ports"
 
 
-def test_a_silent_knock_port_among_silent_ports_is_not() -> None:
+def test_silent_knock_port_among_silent_ports_is_not_a_finding() -> None:
     before = view(silent="1-100", closed="1-40")
     asked = question(before, public="1-40", knocks="70")
     assert find_problems(asked, Observations(before)) == []
 
 
-def test_a_door_that_is_still_open_from_before_is_explained() -> None:
+def test_door_open_before_the_knock_is_explained() -> None:
     before = view(silent="1-100", open="22")
     found = find_problems(question(before, opens="22"), Observations(before, ObservedOpening({}, ports("22"), 0)))
     assert [finding.what for finding in found] == [
@@ -152,7 +152,7 @@ def test_a_knock_that_does_not_open(opens: str, opening: ObservedOpening, says: 
     assert wrongs(question(SILENT, opens=opens), Observations(SILENT, opening)) == [says]
 
 
-def test_a_mute_udp_service_is_thought_of() -> None:
+def test_silent_udp_service_is_mentioned() -> None:
     (finding,) = find_problems(
         question(SILENT, opens="8000/udp"), Observations(SILENT, ObservedOpening({}, ports("8000/udp"), 3))
     )
@@ -184,7 +184,7 @@ def test_what_counts_as_opened(before: View, after: View, opens: str, opened: st
     assert frozenset(opened_by_knock(question(before, opens=opens), before, after)) == ports(opened)
 
 
-def test_only_what_is_not_open_yet_is_worth_a_knock() -> None:
+def test_only_ports_that_are_not_open_are_worth_a_knock() -> None:
     before = view(silent="1-3", open="2", closed="3")
     assert worth_knocking_for(question(before), before) == ports("1,3")
     assert worth_knocking_for(question(before, opens="2"), before) == frozenset()

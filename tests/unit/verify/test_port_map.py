@@ -1,4 +1,4 @@
-"""The grid in the terminal: one cell a port or the loudest of several, within 80 columns."""
+"""The grid in the terminal: one port per cell, or the most unusual of several, within 80 columns."""
 
 from __future__ import annotations
 
@@ -32,7 +32,7 @@ def all_silent_but(**loud: int) -> dict[Port, CellKind]:
     return kinds | {Port(Protocol.TCP, number): CellKind[name] for name, number in loud.items()}
 
 
-def test_each_port_is_shown_as_what_it_is() -> None:
+def test_cell_kinds() -> None:
     before = {
         Port.parse("22/tcp"): seen(PortAnswer.SILENT),
         Port.parse("23/tcp"): seen(PortAnswer.SILENT),
@@ -61,7 +61,7 @@ def test_all_ports_fit_a_terminal(colors: bool, share: int) -> None:
     assert plain[-1].endswith(f"({share} a cell)")
 
 
-def test_nothing_loud_hides_among_the_silent() -> None:
+def test_unusual_port_is_visible_among_silent_ones() -> None:
     first, *_, last = grid_text(all_silent_but(OPEN=64, DOOR=63, CLOSED=65), colors=False)
     assert first == "TCP     1 Oc" + "." * 62
     assert last == "    61441 " + "." * 64
@@ -71,14 +71,12 @@ def test_two_cells_share_a_character_in_color() -> None:
     kinds = dict.fromkeys(parse_ports("1-65"), CellKind.SILENT)
     (line,) = grid_text(kinds, colors=True)
     assert ESCAPES.sub("", line) == "TCP     1 " + "▀" * 64
-    assert line.count("48;5;") == 1  # below the first cell alone there is another
+    assert line.count("48;5;") == 1  # only the first cell has another one below
     assert line.endswith("\033[0m")
 
 
 @given(KINDS, st.sampled_from([1, 7, 64]), st.none() | st.integers(1, 50))
-def test_every_port_has_one_cell_and_its_row_says_where(
-    kinds: dict[Port, CellKind], columns: int, most: int | None
-) -> None:
+def test_every_port_has_one_cell_in_its_row(kinds: dict[Port, CellKind], columns: int, most: int | None) -> None:
     for protocol in Protocol:
         grid = build_grid(kinds, protocol, columns, most)
         numbers = [port.number for port in sorted(kinds) if port.protocol is protocol]
