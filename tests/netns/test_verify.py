@@ -305,7 +305,7 @@ def test_a_packet_filter_that_rejects_can_be_seen(guard: Site) -> None:
     (finding,) = result.json["findings"]
     assert result.status == 1
     assert result.json["rejected"] == ["23/tcp"]
-    assert finding["what"].startswith("23/tcp is rejected by 203.0.113.1 (admin-prohibited), so")
+    assert finding["what"].startswith("23/tcp is rejected by 203.0.113.1 (admin-prohibited), which")
 
 
 def test_a_terminal_shows_how_far_it_is_and_a_coloured_grid(guard: Site) -> None:

@@ -74,11 +74,11 @@ def address_filter(packed: bytes, *, outgoing: bool) -> Program:
     An IPv6 client has several addresses, and may knock from any of them.
     """
     whole = [Instruction(_RETURN, COPIED_EXTENDED_BYTES)]
-    places = (12, 16) if len(packed) == 4 else (8, 24)
+    offsets = (12, 16) if len(packed) == 4 else (8, 24)
     words = [int.from_bytes(packed[at : at + 4]) for at in range(0, min(len(packed), 8), 4)]
     program: Program = whole
     for number, word in reversed(list(enumerate(words))):
-        at = places[outgoing] + 4 * number
+        at = offsets[outgoing] + 4 * number
         program = [Instruction(_LOAD_WORD, at), *_if(_IF_EQUAL, word, program, _DROP)]
     version = 4 if len(packed) == 4 else 6
     program = [
@@ -149,7 +149,7 @@ def _by_version(transports: Program) -> Program:
 
 def _is_one_of(values: Sequence[int], then: Program) -> Program:
     """Return a program that runs `then`, which ends with a return, if A is one of the values; else continues."""
-    tests = [Instruction(_IF_EQUAL, value, len(values) - place, 0) for place, value in enumerate(values)]
+    tests = [Instruction(_IF_EQUAL, value, len(values) - index, 0) for index, value in enumerate(values)]
     return [*tests, Instruction(_JUMP, len(then)), *then]
 
 

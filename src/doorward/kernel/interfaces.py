@@ -54,13 +54,13 @@ class InterfaceMonitor:
     """Interfaces and addresses of the current network namespace; its descriptor becomes readable on a change."""
 
     def __init__(self) -> None:
-        self._gone: set[tuple[int, bytes]] = set()  # the kernel reports a route just before it removes it
+        self._removed: set[tuple[int, bytes]] = set()  # the kernel reports a route just before it removes it
         self._changes = netlink.open_socket(_ROUTE, "changes of interfaces")
-        self._questions = netlink.open_socket(_ROUTE, "the list of addresses")
+        self._requests = netlink.open_socket(_ROUTE, "the list of addresses")
         self._changes.setblocking(False)
         self._changes.bind((0, _GROUPS))
         with suppress(OSError):  # an older kernel lists all routes, and `_local_routes` filters
-            self._questions.setsockopt(_SOL_NETLINK, _STRICT, 1)
+            self._requests.setsockopt(_SOL_NETLINK, _STRICT, 1)
 
     def fileno(self) -> int:
         """Return the descriptor to wait on."""
@@ -69,23 +69,23 @@ class InterfaceMonitor:
     def close(self) -> None:
         """Close both sockets."""
         self._changes.close()
-        self._questions.close()
+        self._requests.close()
 
     def changed(self) -> bool:
         """Return whether a link or an address has changed since the last call."""
         changed = False
         while True:
             try:
-                told = self._changes.recv(_RECEIVE_BYTES)
+                datagram = self._changes.recv(_RECEIVE_BYTES)
             except BlockingIOError:
                 return changed
             except OSError as error:
                 if error.errno != errno.ENOBUFS:  # ENOBUFS: messages were dropped, so something changed
                     raise
                 changed = True
-                self._gone.clear()
+                self._removed.clear()
             else:
-                for message in netlink.messages(memoryview(told)):
+                for message in netlink.messages(memoryview(datagram)):
                     changed = self._is_relevant(message) or changed
 
     def _is_relevant(self, message: netlink.NetlinkMessage) -> bool:
@@ -95,7 +95,7 @@ class InterfaceMonitor:
         route = local_route(message.body)
         if route is None:
             return False
-        (self._gone.add if message.kind == _DELETED_ROUTE else self._gone.discard)(route)
+        (self._removed.add if message.kind == _DELETED_ROUTE else self._removed.discard)(route)
         return True
 
     def find_index(self, name: str) -> int | None:
@@ -104,10 +104,10 @@ class InterfaceMonitor:
         if not 0 < len(packed) < _NAME_BYTES:
             return None
         try:
-            answer = fcntl.ioctl(self._questions, _GET_INDEX, struct.pack(f"{_NAME_BYTES}si20x", packed, 0))
+            reply = fcntl.ioctl(self._requests, _GET_INDEX, struct.pack(f"{_NAME_BYTES}si20x", packed, 0))
         except OSError:
             return None
-        index: int = struct.unpack_from("i", answer, _NAME_BYTES)[0]
+        index: int = struct.unpack_from("i", reply, _NAME_BYTES)[0]
         return index
 
     def local_addresses(self) -> LocalAddresses:
@@ -115,8 +115,8 @@ class InterfaceMonitor:
         addresses: set[bytes] = set()
         prefixes: set[Prefix] = set()
         try:
-            there = {*self._local_routes(socket.AF_INET), *self._local_routes(socket.AF_INET6)}
-            for bits, packed in there - self._gone:
+            routes = {*self._local_routes(socket.AF_INET), *self._local_routes(socket.AF_INET6)}
+            for bits, packed in routes - self._removed:
                 shift = len(packed) * 8 - bits
                 if shift:
                     prefixes.add(Prefix(len(packed), shift, int.from_bytes(packed) >> shift))
@@ -124,13 +124,13 @@ class InterfaceMonitor:
                     addresses.add(packed)
         except OSError as error:
             raise HostError(f"cannot list this host's addresses: {error.strerror}") from None
-        self._gone.clear()  # the next dump is current
+        self._removed.clear()  # the next dump is current
         return LocalAddresses(frozenset(addresses), frozenset(prefixes))
 
     def _local_routes(self, family: socket.AddressFamily) -> Iterator[tuple[int, bytes]]:
         request = _ROUTE_HEADER.pack(family, 0, 0, 0, _LOCAL_TABLE, 0, 0, 0, 0)
         framed = netlink.message(_GET_ROUTE, netlink.REQUEST | netlink.DUMP, request)
-        for reply in netlink.dump(self._questions, framed):
+        for reply in netlink.dump(self._requests, framed):
             if reply.kind == _NEW_ROUTE and (route := local_route(reply.body)) is not None:
                 yield route
 

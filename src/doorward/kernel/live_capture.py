@@ -43,13 +43,13 @@ class LiveCapture:
     def __init__(self, address: Address) -> None:
         self._stack = ExitStack()
         try:
-            self._ending = os.eventfd(0, os.EFD_CLOEXEC | os.EFD_NONBLOCK)
-            self._stack.callback(os.close, self._ending)
-            self._links = InterfaceMonitor()
-            self._stack.callback(self._links.close)
-            self._locals = self._links.local_addresses()
-            self._going = self._open(_EVERYTHING, address, outgoing=True)
-            self._coming = self._open(IPV4 if address.version == 4 else IPV6, address, outgoing=False)
+            self._stop_event = os.eventfd(0, os.EFD_CLOEXEC | os.EFD_NONBLOCK)
+            self._stack.callback(os.close, self._stop_event)
+            self._interfaces = InterfaceMonitor()
+            self._stack.callback(self._interfaces.close)
+            self._locals = self._interfaces.local_addresses()
+            self._outgoing = self._open(_EVERYTHING, address, outgoing=True)
+            self._incoming = self._open(IPV4 if address.version == 4 else IPV6, address, outgoing=False)
         except BaseException:
             self._stack.close()
             raise
@@ -62,30 +62,30 @@ class LiveCapture:
 
     def is_local(self, packed: bytes) -> bool:
         """Return whether an address is local to this host."""
-        if self._links.changed():
-            self._locals = self._links.local_addresses()
+        if self._interfaces.changed():
+            self._locals = self._interfaces.local_addresses()
         return self._locals.contains(packed)
 
     def stop(self) -> None:
         """Make `packets` end after the packets that have arrived so far; a signal handler may call this."""
-        os.eventfd_write(self._ending, 1)
+        os.eventfd_write(self._stop_event, 1)
 
     def packets(self, until_s: float) -> Iterator[LivePacket]:
         """Yield packets as they pass, until a time (on CLOCK_MONOTONIC) or `stop`."""
-        ends, sources = False, [self._coming.fileno(), self._going.fileno(), self._ending]
+        ends, sources = False, [self._incoming.fileno(), self._outgoing.fileno(), self._stop_event]
         while not ends:
             left_s = max(until_s - time.monotonic(), 0.0)
             ready = select.select(sources, [], [], min(left_s, _LONGEST_WAIT_S))[0]
-            ends = self._ending in ready or left_s == 0
+            ends = self._stop_event in ready or left_s == 0
             yield from self._waiting()
 
     def _waiting(self) -> Iterator[LivePacket]:
         """Yield waiting packets, each answer after the packet that it answers."""
         # That packet is at the other socket by now, or a moment later: the kernel may pass a packet to the IP stack,
         # which answers, before it passes it to a packet socket.
-        answers = list(_drain(self._going))
-        select.select([self._coming], [], [], _BEHIND_S if answers else 0)
-        yield from _drain(self._coming)
+        answers = list(_drain(self._outgoing))
+        select.select([self._incoming], [], [], _BEHIND_S if answers else 0)
+        yield from _drain(self._incoming)
         yield from answers
 
     def _open(self, ethertype: int, address: Address, *, outgoing: bool) -> socket.socket:

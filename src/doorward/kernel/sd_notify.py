@@ -15,7 +15,7 @@ def notify(*lines: str) -> None:
         return
     address = "\0" + path[1:] if path[0] == "@" else path
     kind = socket.SOCK_DGRAM | socket.SOCK_CLOEXEC
-    # A manager that is gone is no error of the daemon.
+    # A manager that has gone is not an error here.
     with socket.socket(socket.AF_UNIX, kind) as sock, contextlib.suppress(OSError):
         sock.settimeout(1.0)  # one that does not read its messages must not block the daemon
         sock.sendto("\n".join(lines).encode(), address)

@@ -72,10 +72,10 @@ def reader_filter(machine: str, receive_from: Collection[int], send_to: Collecti
     return [*program, Instruction(_RETURN, _REFUSE)]
 
 
-def _with_argument(place: int, values: Collection[int]) -> Program:
+def _with_argument(index: int, values: Collection[int]) -> Program:
     """Return a test that allows a call if this argument (an int: its low word) is one of the values."""
     tests = [part for value in values for part in (Instruction(_IF_EQUAL, value, 0, 1), Instruction(_RETURN, _ALLOW))]
-    return [Instruction(_LOAD, _ARGUMENTS + 8 * place), *tests, Instruction(_RETURN, _REFUSE)]
+    return [Instruction(_LOAD, _ARGUMENTS + 8 * index), *tests, Instruction(_RETURN, _REFUSE)]
 
 
 def _anonymous_memory() -> Program:

@@ -69,12 +69,12 @@ def _flag_names(bits: int) -> str:
     return " | ".join(_NFT_FLAG_NAMES.get(name, name) for name, bit in TCP_FLAGS.items() if bits & bit)
 
 
-def granted(plan: ChainContext) -> str:
+def granted(context: ChainContext) -> str:
     """Return the chain that reports a complete knock to the daemon."""
-    return chain("granted", ["counter name knocked", plan.log_state("knock")])
+    return chain("granted", ["counter name knocked", context.log_state("knock")])
 
 
-def opening(plan: ChainContext, name: str, action: Action, doors: str) -> str:
+def opening(context: ChainContext, name: str, action: Action, doors: str) -> str:
     """Return the chain that opens these ports to the source. If the set is full, it reports that instead."""
     rules = []
     for family, source in SOURCES.items():
@@ -85,40 +85,40 @@ def opening(plan: ChainContext, name: str, action: Action, doors: str) -> str:
         rules.append(" ".join([*updates, "goto granted"]))
     if not action:  # the door only runs commands
         return chain(name, ["goto granted"], doors)
-    return chain(name, [*rules, "counter name open_full", plan.log_state("full")], doors)
+    return chain(name, [*rules, "counter name open_full", context.log_state("full")], doors)
 
 
-def matching(plan: ChainContext) -> list[str]:
+def matching(context: ChainContext) -> list[str]:
     """Return everything between a new packet and a completed knock: rate limit, automaton, transitions."""
-    if not plan.groups:
+    if not context.groups:
         return []
-    step = [f"{_STEP_LIMIT} {plan.log_state('step', STEP_GROUP)}"] if plan.log_steps else []
-    wrong = [f"{_STEP_LIMIT} {plan.log('wrong', STEP_GROUP)}"] if plan.log_steps else []
+    step = [f"{_STEP_LIMIT} {context.log_state('step', STEP_GROUP)}"] if context.log_steps else []
+    wrong = [f"{_STEP_LIMIT} {context.log('wrong', STEP_GROUP)}"] if context.log_steps else []
     texts = [chain("entered", ["meta priority vmap @opens", *step])]
     for family in SOURCES:
-        for group in plan.groups:
+        for group in context.groups:
             if family in group.families:
-                texts += group_chains(group, family, on_wrong=wrong, log_steps=plan.log_steps)
-        texts += [_throttle(plan, family), _limited(plan, family)]
-    return [*texts, _knock_packets(plan)]
+                texts += group_chains(group, family, on_wrong=wrong, log_steps=context.log_steps)
+        texts += [_throttle(context, family), _limited(context, family)]
+    return [*texts, _knock_packets(context)]
 
 
-def _throttle(plan: ChainContext, family: str) -> str:
+def _throttle(context: ChainContext, family: str) -> str:
     """Return the chain that resets a source over the rate limit; logs it once per minute, at most ten sources/s."""
     key = LIMITED[family]
-    forget = [rule for group in plan.groups if family in group.families for rule in group.restart(family)]
+    forget = [rule for group in context.groups if family in group.families for rule in group.restart(family)]
     pause = f"update @throttled{family} {{ {key} }}"
     note = f"{key} != @scanners{family} limit rate 10/second burst 20 packets add @scanners{family} {{ {key} }}"
-    return chain(f"throttle{family}", [*forget, "counter name throttled", pause, f"{note} {plan.log('fast')}"])
+    return chain(f"throttle{family}", [*forget, "counter name throttled", pause, f"{note} {context.log('fast')}"])
 
 
-def _limited(plan: ChainContext, family: str) -> str:
+def _limited(context: ChainContext, family: str) -> str:
     key = LIMITED[family]
-    several = len({group.flags for group in plan.groups}) > 1
+    several = len({group.flags for group in context.groups}) > 1
     jumps: list[str] = []
-    for group in plan.groups:
+    for group in context.groups:
         if family in group.families:
-            here = "fib daddr type local " if plan.targets(family) and not group.family else ""
+            here = "fib daddr type local " if context.targets(family) and not group.family else ""
             target = f"jump match{group.mark(family)}"
             filters = ("meta l4proto udp ", f"{flag_match(group.flags)} ") if several else ("",)
             jumps += [f"{here}{match}{target}" for match in filters]
@@ -137,10 +137,10 @@ def _banned(verdict: str) -> list[str]:
     return [f"{key} @banned{family} counter name banned {verdict}" for family, key in LIMITED.items()]
 
 
-def _knock_packets(plan: ChainContext) -> str:
+def _knock_packets(context: ChainContext) -> str:
     """Return the chains that pass knock packets to the automaton: those whose port and flags some part of it tests."""
-    known = ["meta l4proto . th dport != @known return"] if plan.gate.wrong_port is WrongPort.KNOWN else []
-    filters = dict.fromkeys(group.flags for group in plan.groups)
+    known = ["meta l4proto . th dport != @known return"] if context.gate.wrong_port is WrongPort.KNOWN else []
+    filters = dict.fromkeys(group.flags for group in context.groups)
     rules = [
         *known,
         *_banned("return"),
@@ -151,16 +151,16 @@ def _knock_packets(plan: ChainContext) -> str:
     return chain("limited", by_family) + chain("knock_packets", rules, "what counts as a knock, right or wrong")
 
 
-def early(plan: ChainContext) -> str:
+def early(context: ChainContext) -> str:
     """Return the chains that, in mode stealth, drop SYNs of sources over the rate limit before conntrack sees them.
 
     That mode would drop them anyway.
     """
-    if plan.gate.mode is not Mode.STEALTH or not plan.groups:
+    if context.gate.mode is not Mode.STEALTH or not context.groups:
         return ""
     syn = "tcp flags & (fin | syn | rst | ack) == syn"
     dropping = [
-        *_unwatched(plan.gate, "return"),
+        *_unwatched(context.gate, "return"),
         "meta l4proto . th dport @exempt return",
         "fib daddr type local counter name throttled drop",
     ]
@@ -171,11 +171,11 @@ def early(plan: ChainContext) -> str:
     return chain("still_throttled", dropping) + chain("early", rules)
 
 
-def signed(plan: ChainContext) -> str:
+def signed(context: ChainContext) -> str:
     """Return the chains that log signed knocks to the daemon and drop them before conntrack sees them."""
-    if plan.signed_port is None:
+    if context.signed_port is None:
         return ""
-    verdict = "return" if plan.gate.mode is Mode.OBSERVE else "drop"
+    verdict = "return" if context.gate.mode is Mode.OBSERVE else "drop"
     lengths = ", ".join(str(length + UDP_HEADER_BYTES) for length in sorted(PACKET_BYTES))
     limits = [
         f"update @signed{family} {{ {key} limit rate over {SIGNED_RATE_PER_S}/second burst {SIGNED_BURST} packets }}"
@@ -186,7 +186,7 @@ def signed(plan: ChainContext) -> str:
     calm = f"limit rate {SIGNED_CALM_PER_S}/second burst {SIGNED_CALM_BURST} packets"
     hand_over = f'counter name signed log prefix "doorward signed" group {SIGNED_GROUP} queue-threshold 1 {verdict}'
     rules = [
-        *_unwatched(plan.gate, "return"),
+        *_unwatched(context.gate, "return"),
         f"{_NOT_LOCAL} return",
         *_banned(verdict),
         f"udp length != {{ {lengths} }} counter name signed_length {verdict}",
@@ -195,7 +195,7 @@ def signed(plan: ChainContext) -> str:
         f"{budget} counter name signed_budget_exceeded {verdict}",
         hand_over,
     ]
-    hook = ["type filter hook prerouting priority raw; policy accept;", f"udp dport {plan.signed_port} goto signed"]
+    hook = ["type filter hook prerouting priority raw; policy accept;", f"udp dport {context.signed_port} goto signed"]
     return chain("signed", rules) + chain("before_conntrack", hook)
 
 
@@ -239,12 +239,12 @@ def _preexisting() -> list[str]:
     ]
 
 
-def forwarded(plan: ChainContext) -> str:
+def forwarded(context: ChainContext) -> str:
     """Return the chain for forwarded packets: knocks for doors with a target; they are never dropped."""
     rules = [
         f"{DESTINATIONS[family]} @targets{family} meta l4proto {{ tcp, udp }} jump knock_packets"
         for family in SOURCES
-        if plan.targets(family)
+        if context.targets(family)
     ]
     return chain("forwarded", [_RELATED, *rules, "meta priority set 0:0"]) if rules else ""
 
@@ -256,13 +256,13 @@ def _unwatched(gate: Gate, verdict: str, way: str = "iifname") -> list[str]:
     return [*loopback, *([f"{way} != {{ {watched} }} {verdict}"] if watched else [])]
 
 
-def prerouting(plan: ChainContext) -> str:
+def prerouting(context: ChainContext) -> str:
     """Return the base chain: after conntrack and before destination NAT, so that the port is the one the client sent.
 
     The port of every packet that a socket of this host may receive is looked up, unless it belongs to an established
     connection. Only a new packet to an address that no other host shares can be a knock packet.
     """
-    gate = plan.gate
+    gate = context.gate
     stealth = gate.mode is Mode.STEALTH
     knock = ["meta l4proto { tcp, udp } jump knock_packets", "meta priority set 0:0"]
     silence = ["goto needs"] if stealth else []
@@ -274,38 +274,38 @@ def prerouting(plan: ChainContext) -> str:
         f"{_NOT_LOCAL} goto not_local",
         _LOOK_UP_PORT,
         _RELATED,
-        *(knock if plan.groups else []),
+        *(knock if context.groups else []),
         *silence,
     ]
     not_shared = f"fib daddr type != {{ {_SHARED} }} fib daddr . iif type != {{ {_SHARED} }}"
-    passing = "goto forwarded" if forwarded(plan) else "accept"
+    passing = "goto forwarded" if forwarded(context) else "accept"
     not_local = [f"{not_shared} {passing}", _LOOK_UP_PORT, _RELATED, *silence]
     needs = chain("needs", _needs_of_a_host(ping=gate.ping)) if stealth else ""
     return needs + chain("not_local", not_local) + chain("prerouting", rules)
 
 
-def translated(plan: ChainContext) -> str:
+def translated(context: ChainContext) -> str:
     """Return the input chain that looks up the port of a related packet again: a NAT helper may have changed it."""
-    if plan.gate.mode is Mode.OBSERVE:
+    if context.gate.mode is Mode.OBSERVE:
         return ""
     rules = [
         "type filter hook input priority mangle; policy accept;",
         "ct state != related accept",
-        *_unwatched(plan.gate, "accept"),
+        *_unwatched(context.gate, "accept"),
         _LOOK_UP_PORT,
     ]
     return chain("input", rules)
 
 
-def output(plan: ChainContext) -> str:
+def output(context: ChainContext) -> str:
     """Return the output chain that drops ICMP errors that the kernel sends for fragments and options by itself."""
-    if plan.gate.mode is not Mode.STEALTH:
+    if context.gate.mode is not Mode.STEALTH:
         return ""
     count_and_drop = "counter name dropped_stealth drop"
     rules = [
         "type filter hook output priority mangle; policy accept;",
         "meta l4proto != { icmp, ipv6-icmp } accept",
-        *_unwatched(plan.gate, "accept", "oifname"),
+        *_unwatched(context.gate, "accept", "oifname"),
         f"icmp type time-exceeded icmp code 1 {count_and_drop}",  # code 1: fragments that were not completed in time
         f"icmp type parameter-problem {count_and_drop}",
         f"icmpv6 type time-exceeded icmpv6 code 1 {count_and_drop}",

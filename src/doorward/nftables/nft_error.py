@@ -43,9 +43,11 @@ def element_error(error: OSError) -> NftError:
 
 def _explain(text: str) -> str:
     """Return what nft's message means, and what to do."""
-    said = "; ".join(dict.fromkeys(line.split("Error: ", 1)[1] for line in text.splitlines() if "Error: " in line))
+    errors = "; ".join(dict.fromkeys(line.split("Error: ", 1)[1] for line in text.splitlines() if "Error: " in line))
     if "Operation not permitted" in text:
         return "changing nftables needs CAP_NET_ADMIN; run doorward as root or give it that capability"
     if "Protocol not supported" in text or "Operation not supported" in text:
-        return f"this kernel lacks nf_tables or a part of it that doorward needs (Linux 5.11 or newer): {said or text}"
-    return f"nftables refused: {said or text.strip()}"
+        return (
+            f"this kernel lacks nf_tables or a part of it that doorward needs (Linux 5.11 or newer): {errors or text}"
+        )
+    return f"nftables rejected the change: {errors or text.strip()}"

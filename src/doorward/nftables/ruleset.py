@@ -159,28 +159,28 @@ def compile_ruleset(
     actions = maps.actions(doors, automaton)
     generation = hashlib.blake2s("".join([*data, repr(actions)]).encode(), digest_size=4).hexdigest()
     opening = {f"opens_{number}_{generation}": action for number, action in enumerate(actions)}
-    plan = chains.ChainContext(groups, gate, generation, log_steps, signed_port)
+    context = chains.ChainContext(groups, gate, generation, log_steps, signed_port)
     parts = [
         _heading(doors, automaton, gate, capacity),
         *(f"counter {name} {{ }}\n" for name in COUNTERS),
         *(spec.text for spec in kept),
         *data,
-        chains.granted(plan),
+        chains.granted(context),
         *(
-            chains.opening(plan, name, action, maps.door_names(doors, _doors_for(states, actions[action])))
+            chains.opening(context, name, action, maps.door_names(doors, _doors_for(states, actions[action])))
             for name, action in opening.items()
         ),
         maps.opens({name: actions[action] for name, action in opening.items()}),
-        *chains.matching(plan),
+        *chains.matching(context),
         chains.door(gate, has_open_nets=signed_port is not None),
         _ports(doors, gate, signed_port),
-        _exempt(doors, gate) if chains.early(plan) else "",
-        chains.early(plan),
-        chains.signed(plan),
-        chains.forwarded(plan),
-        chains.prerouting(plan),
-        chains.translated(plan),
-        chains.output(plan),
+        _exempt(doors, gate) if chains.early(context) else "",
+        chains.early(context),
+        chains.signed(context),
+        chains.forwarded(context),
+        chains.prerouting(context),
+        chains.translated(context),
+        chains.output(context),
     ]
     inside = "\n".join(part.rstrip("\n") for part in parts if part).replace("\n", "\n    ")
     text = f"table {TABLE} {{\n    {inside}\n}}\n"

@@ -189,16 +189,16 @@ def _interface(body: bytes, at: int, order: str) -> _Interface:
 
 def _options(raw: bytes, at: int, order: str) -> dict[int, bytes]:
     """Return options by type, the first one of each."""
-    head, found, place = struct_for(order, "HH"), dict[int, bytes](), 0
-    while len(raw) - place >= head.size:
-        kind, size = head.unpack_from(raw, place)
+    head, found, offset = struct_for(order, "HH"), dict[int, bytes](), 0
+    while len(raw) - offset >= head.size:
+        kind, size = head.unpack_from(raw, offset)
         if kind == 0:
             break
-        place += head.size
-        if size > len(raw) - place:
-            raise MalformedError(f"byte {at:,}: an option of {size} bytes, where {len(raw) - place} are left")
-        found.setdefault(kind, raw[place : place + size])
-        place += (size + 3) // 4 * 4
+        offset += head.size
+        if size > len(raw) - offset:
+            raise MalformedError(f"byte {at:,}: an option of {size} bytes, where {len(raw) - offset} are left")
+        found.setdefault(kind, raw[offset : offset + size])
+        offset += (size + 3) // 4 * 4
     return found
 
 

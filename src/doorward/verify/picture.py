@@ -145,7 +145,7 @@ def _words(sheet: Sheet, width: int, y: int) -> tuple[list[Shape], int]:
         (sheet.verdict, VERDICT_SIZE, verdict_color, True),
     ):
         lines = [line for text in texts for line in wrap(text, int(width / size / LETTER))]
-        shapes += (Label(MARGIN, y + LINE * place, line, size, color, bold) for place, line in enumerate(lines, 1))
+        shapes += (Label(MARGIN, y + LINE * index, line, size, color, bold) for index, line in enumerate(lines, 1))
         y += LINE * len(lines) + 6
     return shapes, y + 14
 
@@ -184,15 +184,15 @@ def _cells(grid: PortGrid, left: int, y: int, cell: int) -> Iterator[Shape]:
 def _unusual(grid: PortGrid) -> list[int]:
     """Return the indexes of the cells that differ from most, or [] if there are many."""
     usual = Counter(grid.cells).most_common(1)[0][0]
-    loud = [place for place, kind in enumerate(grid.cells) if kind is not usual]
+    loud = [index for index, kind in enumerate(grid.cells) if kind is not usual]
     return loud if len(loud) <= MAX_FRAMES else []
 
 
 def _numbers(grid: PortGrid, left: int, y: int) -> Iterator[Shape]:
-    for place in _unusual(grid):
-        row, column = divmod(place, grid.columns)
-        digits = f"{grid.numbers[place]}"
-        color = INK if grid.cells[place] is CellKind.DOOR else PAPER
+    for index in _unusual(grid):
+        row, column = divmod(index, grid.columns)
+        digits = f"{grid.numbers[index]}"
+        color = INK if grid.cells[index] is CellKind.DOOR else PAPER
         x = left + column * LARGEST_CELL + (LARGEST_CELL + 6 * len(digits)) // 2
         if len(digits) <= 3:  # more do not fit into the cell
             yield Label(x, y + row * LARGEST_CELL + 15, digits, 10, color, end=True)
@@ -200,14 +200,14 @@ def _numbers(grid: PortGrid, left: int, y: int) -> Iterator[Shape]:
 
 def _frames(grid: PortGrid, left: int, y: int, cell: int) -> Iterator[Shape]:
     named: list[tuple[int, int]] = []
-    for place in _unusual(grid):
-        row, column = divmod(place, grid.columns)
+    for index in _unusual(grid):
+        row, column = divmod(index, grid.columns)
         x, top, side = left + column * cell - FRAME, y + row * cell - FRAME, cell + 2 * FRAME
-        yield Outline(x, top, side, side, COLORS[grid.cells[place]])
+        yield Outline(x, top, side, side, COLORS[grid.cells[index]])
         at = (x + side + 2, top)
         if not any(abs(at[0] - x2) < NAME_WIDTH + side and abs(at[1] - y2) < NAME_HEIGHT for x2, y2 in named):
             named.append(at)
-            yield from _name(grid.numbers[place], *at)
+            yield from _name(grid.numbers[index], *at)
 
 
 def _name(number: int, x: int, y: int) -> tuple[Shape, Shape]:
@@ -220,8 +220,8 @@ def _legend(kinds: Mapping[Port, CellKind], width: int, y: int) -> tuple[list[Sh
     shapes: list[Shape] = []
     shown = [kind for kind in CellKind if number[kind]]
     across = width // LEGEND_COLUMN
-    for place, kind in enumerate(shown):
-        row, column = divmod(place, across)
+    for index, kind in enumerate(shown):
+        row, column = divmod(index, across)
         x, top = MARGIN + column * LEGEND_COLUMN, y + row * LINE
         shapes.append(Rect(x, top, 14, 14, COLORS[kind]))
         shapes.append(Label(x + 22, top + 12, f"{NAMES[kind]}: {number[kind]:,}", 15))

@@ -116,7 +116,7 @@ def grid_text(kinds: Mapping[Port, CellKind], *, colors: bool) -> list[str]:
     for protocol in Protocol:
         grid = build_grid(kinds, protocol, TEXT_COLUMNS, max_text_cells(colors=colors))
         rows = _colored(grid) if colors else _lettered(grid)
-        lines += [f"{protocol.name if not place else '':<3} {row}" for place, row in enumerate(rows)]
+        lines += [f"{protocol.name if not index else '':<3} {row}" for index, row in enumerate(rows)]
     return lines
 
 
@@ -150,12 +150,12 @@ def _colored(grid: PortGrid) -> list[str]:
     lines = []
     for row in range(0, grid.rows, 2):
         upper, lower = grid.row(row), grid.row(row + 1)
-        pairs = ((_SHADES[kind][place % 2], _lower(lower, place)) for place, kind in enumerate(upper))
+        pairs = ((_SHADES[kind][index % 2], _lower(lower, index)) for index, kind in enumerate(upper))
         blocks = "".join(f"\033[38;5;{above};{below}m▀" for above, below in pairs)
         lines.append(f"{grid.label(row):>5} {blocks}\033[0m")
     return lines
 
 
-def _lower(row: Sequence[CellKind], place: int) -> str:
+def _lower(row: Sequence[CellKind], index: int) -> str:
     """Return the background; the last row may be short or missing."""
-    return f"48;5;{_SHADES[row[place]][(place + 1) % 2]}" if place < len(row) else "49"
+    return f"48;5;{_SHADES[row[index]][(index + 1) % 2]}" if index < len(row) else "49"

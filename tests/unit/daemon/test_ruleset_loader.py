@@ -140,7 +140,9 @@ def test_what_nftables_refuses_comes_back_in_its_words(path: Path, monkeypatch: 
         raise NftError("Error: Could not process rule: No buffer space available")
 
     monkeypatch.setattr(NftFirewall, "load", refuse)
-    with pytest.raises(NftError, match="nftables refused: Could not process rule: No buffer space available"):
+    with pytest.raises(
+        NftError, match="nftables rejected the change: Could not process rule: No buffer space available"
+    ):
         loading_of(path).result()
 
 
