@@ -38,7 +38,7 @@ def rows(runs: int) -> list[Row]:
     gc.enable()
     with Lab(direct=True) as lab:
         start_s = time.perf_counter()
-        lab.server.call(NftFirewall().run, ruleset.whole())
+        lab.server.call(NftFirewall().run, ruleset.full_text())
         loading = time.perf_counter() - start_s
     return [
         Row("100,000 doors of 4 knocks: compile", "s", "lower", median(compiling), None, Bound("value", "<=", 10)),

@@ -25,7 +25,7 @@ from bench.rig import KNOCK, PATIENCE_S, knockd
 from bench.table import Bound, Row, alternate
 from doorward.core.automaton import compile_doors
 from doorward.core.tracker import Tracker
-from doorward.kernel.bpf import symbols_filter
+from doorward.kernel.bpf import knock_filter
 from doorward.kernel.tpacket import TpacketRing
 from doorward.lab.topology import Lab
 from doorward.model import Door, Port, Protocol
@@ -180,7 +180,7 @@ def main() -> None:
     os.sched_setaffinity(0, {ENGINE_CPU})
     automaton = compile_doors([Door("ssh", KNOCK, (Port(Protocol.TCP, 22),))])
     flags = [machine.flags for machine in automaton.machines]
-    ring = TpacketRing((), symbols_filter(flags, only=automaton.only, never=automaton.never))
+    ring = TpacketRing((), knock_filter(flags, only=automaton.only, never=automaton.never))
     moves, taken = Tracker(automaton, CAPACITY).moves, 0
     print("ready", flush=True)
     select.select([ring], [], [], PATIENCE_S)

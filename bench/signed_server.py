@@ -113,7 +113,10 @@ class Server(NamedTuple):
             flooded = flooding.finished()
         idle(self.cpu_s)
         after = self.counters()
-        grown = {name: after[name] - before[name] for name in ("signed", "signed_length", "signed_fast", "signed_over")}
+        grown = {
+            name: after[name] - before[name]
+            for name in ("signed", "signed_length", "signed_throttled", "signed_budget_exceeded")
+        }
         handed = grown.pop("signed")
         return Refused(flooded, sum(grown.values()), handed, self.lost() - lost, self.cpu_s() - cpu_s)
 

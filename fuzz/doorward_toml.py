@@ -24,6 +24,6 @@ def one(data: bytes) -> None:
     lines = find_lines(text)
     for finding in warnings(configuration, lines):
         assert 1 <= finding.line <= text.count("\n") + 1
-    ruleset = compile_configuration(configuration, MEMORY).whole()
+    ruleset = compile_configuration(configuration, MEMORY).full_text()
     assert all(line.count('"') % 2 == 0 for line in ruleset.splitlines())
     assert ruleset.isprintable() or set(filter(lambda letter: not letter.isprintable(), ruleset)) <= {"\n", "\t"}

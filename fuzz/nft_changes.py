@@ -7,7 +7,7 @@ from contextlib import suppress
 from doorward.errors import MalformedError
 from doorward.kernel import netlink
 from doorward.nftables.monitor import RulesetMonitor
-from doorward.nftables.nfnetlink import chain_in, counter_in, elements_in, fill_in, set_in
+from doorward.nftables.nfnetlink import parse_chain, parse_counter, parse_elements, parse_set, parse_usage
 
 HARMS = {"", "openings", "rules"}
 
@@ -15,7 +15,7 @@ HARMS = {"", "openings", "rules"}
 def one(data: bytes) -> None:
     """Read what one recv gave as both."""
     watch = object.__new__(RulesetMonitor)  # of its own accord it asks the kernel for a socket
-    watch._harm = ""
+    watch._scope = ""
     with suppress(MalformedError):
         assert all(change.scope in HARMS for change in watch._changes(data))
     with suppress(MalformedError):
@@ -24,16 +24,16 @@ def one(data: bytes) -> None:
 
 
 def _thing(body: memoryview) -> None:
-    for read in (chain_in, set_in):
+    for read in (parse_chain, parse_set):
         with suppress(MalformedError):
             thing = read(body)
             assert thing is None or 0 <= thing.size < 1 << 32
     with suppress(MalformedError):
-        fill = fill_in(body)
+        fill = parse_usage(body)
         assert fill is None or all(0 <= number < 1 << 32 for number in (fill.elements or 0, fill.size))
     for family, address_bytes in ((4, 4), (6, 16)):
         with suppress(MalformedError):
-            assert all(attempt.source.version == family for attempt in elements_in(body, address_bytes))
+            assert all(attempt.source.version == family for attempt in parse_elements(body, address_bytes))
     with suppress(MalformedError):
-        counted = counter_in(body)
+        counted = parse_counter(body)
         assert counted is None or 0 <= counted[1] < 1 << 64

@@ -6,7 +6,7 @@ from contextlib import suppress
 from ipaddress import IPv4Address, IPv6Network
 
 from doorward.errors import HostError
-from doorward.nftables.ban_sets import read
+from doorward.nftables.ban_sets import parse_bans
 from doorward.nftables.libnftables import read_elements
 
 
@@ -17,5 +17,5 @@ def one(data: bytes) -> None:
             assert 1 <= element.port.number <= 65535
             assert left_s >= 0
     with suppress(HostError):
-        for ban, _ in read(data.decode(errors="replace")):
+        for ban, _ in parse_bans(data.decode(errors="replace")):
             assert isinstance(ban, IPv4Address) or (isinstance(ban, IPv6Network) and ban.prefixlen == 64)

@@ -5,14 +5,14 @@ from __future__ import annotations
 import struct
 
 from doorward.errors import MalformedError
-from doorward.kernel.bpf import SHORTEST, symbols_filter
+from doorward.kernel.bpf import SHORTEST, knock_filter
 from doorward.kernel.interfaces import LocalAddresses, Prefix
 from doorward.kernel.tpacket import _Receiver
 from doorward.model import FlagFilter, Packet
 from doorward.packets.packet import parse
 from tests.support.classic_bpf import kept
 
-FILTER = symbols_filter([FlagFilter.parse(())], only=None, never=frozenset())
+FILTER = knock_filter([FlagFilter.parse(())], only=None, never=frozenset())
 HERE = bytes([198, 51, 100, 2])
 LOCALS = LocalAddresses(frozenset([HERE]), frozenset([Prefix(4, 24, 127), Prefix(16, 0, 1)]))
 PLACES = (96, 112)  # the kernel puts the network header to the first; the second has no short cut

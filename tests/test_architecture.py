@@ -39,7 +39,7 @@ PURE = [
 ]  # fmt: skip
 # What may be written to a terminal without `visible`: text of doorward's own, or of the call itself.
 UNESCAPED = {
-    ("cli/compile.py", "compile_configuration(configuration, memory_bytes()).whole()"),
+    ("cli/compile.py", "compile_configuration(configuration, memory_bytes()).full_text()"),
     ("cli/completion.py", "(f'{name}\\n' for name in NAMES[args.what]())"),
     ("cli/completion.py", "script(args.what)"),
     ("cli/knockd_client.py", "done.err"),

@@ -35,8 +35,10 @@ class Full:
 
     def __init__(self, lab: Lab, small: str) -> None:
         ruleset = compile_ruleset(DOORS, compile_doors(DOORS), Gate(mode=Mode.STEALTH), 4096)
-        text = re.sub(rf"((?:map|set) (?:{small})\w* {{\s+type [^\n]+\s+size )\d+", rf"\g<1>{SIZE}", ruleset.whole())
-        assert text != ruleset.whole()
+        text = re.sub(
+            rf"((?:map|set) (?:{small})\w* {{\s+type [^\n]+\s+size )\d+", rf"\g<1>{SIZE}", ruleset.full_text()
+        )
+        assert text != ruleset.full_text()
         self._lab = lab
         self._filter = NftFirewall()
         self._log = lab.server.call(event_log, LOG_GROUP)
@@ -59,7 +61,7 @@ class Full:
 
     def counted(self) -> dict[str, int]:
         counters = self._lab.server.call(self._filter.counters)
-        return {name: counters[name] for name in COUNTERS if counters[name] and name != "silent"}
+        return {name: counters[name] for name in COUNTERS if counters[name] and name != "dropped_stealth"}
 
     def close(self) -> None:
         self._log.close()
@@ -73,7 +75,7 @@ def full(direct_lab: Lab, request: pytest.FixtureRequest) -> Iterator[Full]:
     gate.close()
 
 
-@pytest.mark.parametrize("full", ["window"], indirect=True)
+@pytest.mark.parametrize("full", ["first_knock"], indirect=True)
 def test_a_full_window_shortens_the_deadline_and_still_opens(full: Full) -> None:
     for stranger in range(SIZE):
         full.send(stranger, KNOCK[0])
@@ -82,10 +84,10 @@ def test_a_full_window_shortens_the_deadline_and_still_opens(full: Full) -> None
     full.send(3, *KNOCK[1:])  # who came before is not disturbed
     assert full.event().source.packed == source(3)
     assert full.open_to() == {source(100), source(3)}
-    assert full.counted() == {"knocked": 2, "hurried": 1}
+    assert full.counted() == {"knocked": 2, "short_window": 1}
 
 
-@pytest.mark.parametrize("full", ["window|hurried"], indirect=True)
+@pytest.mark.parametrize("full", ["first_knock|short_window"], indirect=True)
 def test_two_full_windows_refuse_the_newest_stranger(full: Full) -> None:
     for stranger in range(2 * SIZE):
         full.send(stranger, KNOCK[0])
@@ -93,7 +95,7 @@ def test_two_full_windows_refuse_the_newest_stranger(full: Full) -> None:
     full.send(2 * SIZE - 1, *KNOCK[1:])
     assert full.event().source.packed == source(2 * SIZE - 1)
     assert full.open_to() == {source(2 * SIZE - 1)}
-    assert full.counted() == {"knocked": 1, "hurried": SIZE, "no_room_window": 1}
+    assert full.counted() == {"knocked": 1, "short_window": SIZE, "short_window_full": 1}
 
 
 @pytest.mark.parametrize("full", ["progress"], indirect=True)
@@ -103,10 +105,10 @@ def test_a_full_progress_map_sends_back_to_the_start(full: Full) -> None:
     full.send(100, *KNOCK)
     full.send(5, KNOCK[0])  # its retransmission or a second try of an earlier one: nothing is lost for others
     assert full.open_to() == set()
-    assert full.counted() == {"no_room_progress": 1}
+    assert full.counted() == {"progress_full": 1}
 
 
-@pytest.mark.parametrize("full", ["limiter"], indirect=True)
+@pytest.mark.parametrize("full", ["ratelimit"], indirect=True)
 def test_a_full_limiter_matches_nobody_new(full: Full) -> None:
     for stranger in range(SIZE):
         full.send(stranger, Port(Protocol.TCP, 1))
@@ -114,7 +116,7 @@ def test_a_full_limiter_matches_nobody_new(full: Full) -> None:
     full.send(2, *KNOCK)
     assert full.event().source.packed == source(2)
     assert full.open_to() == {source(2)}
-    assert full.counted() == {"knocked": 1, "no_room_limiter": len(KNOCK)}
+    assert full.counted() == {"knocked": 1, "ratelimit_full": len(KNOCK)}
 
 
 @pytest.mark.parametrize("full", ["open"], indirect=True)
@@ -128,4 +130,4 @@ def test_a_full_open_set_refuses_a_right_knock_and_says_so(full: Full) -> None:
     full.send(0, *KNOCK)  # whoever is in can prolong
     assert full.event().what == "knock"
     assert full.open_to() == {source(friend) for friend in range(SIZE)}
-    assert full.counted() == {"knocked": SIZE + 1, "no_room_open": 1}
+    assert full.counted() == {"knocked": SIZE + 1, "open_full": 1}

@@ -29,7 +29,7 @@ WHOLE = [
 
 @pytest.mark.parametrize("block", WHOLE, ids=str)
 def test_the_kernel_takes_it(lab: Lab, block: Block) -> None:
-    ruleset = compile_configuration(parse(block.text, str(block)), memory_bytes()).whole()
+    ruleset = compile_configuration(parse(block.text, str(block)), memory_bytes()).full_text()
     lab.server.run(["nft", "-f", "-"], stdin=ruleset)
     assert lab.server.run(["nft", "list", "tables"]).stdout == "table inet doorward\n"
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 import time
 from ipaddress import ip_address
 
@@ -31,14 +32,14 @@ CAPACITY = 200_000
 @pytest.fixture
 def gate(direct_lab: Lab) -> Lab:
     ruleset = compile_ruleset(DOORS, AUTOMATON, Gate(mode=Mode.GUARD), CAPACITY)
-    direct_lab.server.call(NftFirewall().run, ruleset.whole())
+    direct_lab.server.call(NftFirewall().run, ruleset.full_text())
     return direct_lab
 
 
 def filled(lab: Lab) -> dict[str, SetUsage]:
     """Give the sets that hold something, without what their names end with."""
-    found: list[SetUsage] = lab.server.call(nfnetlink.fills)
-    return {fill.name.split("_")[0]: fill for fill in found if fill.elements != 0}
+    found: list[SetUsage] = lab.server.call(nfnetlink.read_set_usage)
+    return {re.split(r"(?<=[46])_", fill.name)[0]: fill for fill in found if fill.elements != 0}
 
 
 def maps(lab: Lab) -> list[str]:
@@ -51,17 +52,17 @@ def test_who_is_how_far(gate: Lab) -> None:
         for port in KNOCK[:knocks]:
             frames.send(Packet(source.packed, port, 2))
     frames.close()
-    found = gate.server.call(nfnetlink.attempts, maps(gate), 10)
+    found = gate.server.call(nfnetlink.read_attempts, maps(gate), 10)
     assert {(each.source, each.state) for each in found} == set(
         zip(SOURCES, (STATES[1], STATES[2], STATES[2]), strict=True)
     )
     assert all(3_500_000 < each.left_ms <= 3_600_000 for each in found)
     counts = {name: (fill.elements, fill.size) for name, fill in filled(gate).items()}
-    if counts["window4"][0] is None:  # before Linux 6.16
+    if counts["first_knock4"][0] is None:  # before Linux 6.16
         return
-    assert {name: counts[name] for name in ("window4", "window6", "progress4", "progress6")} == {
-        "window4": (2, CAPACITY),
-        "window6": (1, CAPACITY),
+    assert {name: counts[name] for name in ("first_knock4", "first_knock6", "progress4", "progress6")} == {
+        "first_knock4": (2, CAPACITY),
+        "first_knock6": (1, CAPACITY),
         "progress4": (1, CAPACITY),
         "progress6": (1, CAPACITY),
     }
@@ -69,14 +70,14 @@ def test_who_is_how_far(gate: Lab) -> None:
 
 
 def test_a_full_map_costs_no_more_than_an_empty_one(gate: Lab) -> None:
-    (window,) = [name for name in maps(gate) if name.startswith("window4")]
+    (window,) = [name for name in maps(gate) if name.startswith("first_knock4")]
     for first in range(0, CAPACITY, 50_000):
         keys = ", ".join(f"{ip_address(0x0A000000 + n)} timeout 1h : 0:2" for n in range(first, first + 50_000))
         gate.server.call(NftFirewall().run, f"add element inet doorward {window} {{ {keys} }}")
 
     def measured() -> tuple[list[SetUsage], list[ProgressEntry], float]:
         begun_s = time.perf_counter()
-        fills, attempts = nfnetlink.fills(), nfnetlink.attempts([window], 50)
+        fills, attempts = nfnetlink.read_set_usage(), nfnetlink.read_attempts([window], 50)
         return fills, attempts, time.perf_counter() - begun_s
 
     fills, attempts, took_s = gate.server.call(measured)
@@ -88,5 +89,5 @@ def test_a_full_map_costs_no_more_than_an_empty_one(gate: Lab) -> None:
 
 
 def test_without_a_table_there_is_nothing(direct_lab: Lab) -> None:
-    assert direct_lab.server.call(nfnetlink.fills) == []
-    assert direct_lab.server.call(nfnetlink.attempts, ["window4_x"], 10) == []
+    assert direct_lab.server.call(nfnetlink.read_set_usage) == []
+    assert direct_lab.server.call(nfnetlink.read_attempts, ["first_knock4_x"], 10) == []

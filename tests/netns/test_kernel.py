@@ -46,7 +46,7 @@ class Rig(NamedTuple):
     lab: Lab
 
     def load(self, ruleset: Ruleset) -> None:
-        self.lab.server.call(self.filter.run, ruleset.whole())
+        self.lab.server.call(self.filter.run, ruleset.full_text())
 
     def opened(self, ruleset: Ruleset, doors: list[Door]) -> list[Opened]:
         """Read the log up to the sentinel's knock."""

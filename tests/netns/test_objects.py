@@ -43,7 +43,7 @@ def listed(lab: Lab) -> set[Existing]:
 def gate(direct_lab: Lab) -> Lab:
     ruleset = compile_ruleset(DOORS, compile_doors(DOORS), Gate(mode=Mode.GUARD), 4096)
     direct_lab.server.run(["nft", BESIDE])
-    direct_lab.server.call(NftFirewall().run, ruleset.whole())
+    direct_lab.server.call(NftFirewall().run, ruleset.full_text())
     return direct_lab
 
 
@@ -58,7 +58,7 @@ def test_counters_count(gate: Lab) -> None:
     for port in (*KNOCK, Port.parse("22/tcp")):
         frames.send(Packet(bytes([198, 51, 100, 9]), port, 2))
     frames.close()
-    counted = gate.server.call(nfnetlink.count_elements)
+    counted = gate.server.call(nfnetlink.read_counters)
     assert counted.keys() == set(COUNTERS)
     assert counted["knocked"] == 1
     assert gate.server.call(NftFirewall().counters) == {name: counted[name] for name in COUNTERS}
@@ -66,10 +66,10 @@ def test_counters_count(gate: Lab) -> None:
 
 def test_without_a_table_there_is_nothing(direct_lab: Lab) -> None:
     assert direct_lab.server.call(nfnetlink.existing) == []
-    assert direct_lab.server.call(nfnetlink.count_elements) == {}
+    assert direct_lab.server.call(nfnetlink.read_counters) == {}
     direct_lab.server.run(["nft", BESIDE])
     assert direct_lab.server.call(nfnetlink.existing) == []
-    assert direct_lab.server.call(nfnetlink.count_elements) == {}
+    assert direct_lab.server.call(nfnetlink.read_counters) == {}
 
 
 def test_a_missing_right_is_named() -> None:

@@ -19,7 +19,7 @@ from doorward.core.automaton import Automaton, compile_doors
 from doorward.core.tracker import Tracker
 from doorward.errors import HostError
 from doorward.kernel import tpacket as ring_module
-from doorward.kernel.bpf import Program, symbols_filter
+from doorward.kernel.bpf import Program, knock_filter
 from doorward.kernel.nflog import event_log
 from doorward.kernel.sock_diag import listening_ports
 from doorward.kernel.tpacket import TpacketRing
@@ -39,7 +39,7 @@ from tests.support.programs import KNOCK as DEBIANS_KNOCK
 
 pytestmark = pytest.mark.netns
 
-ALL = symbols_filter([DEFAULT_FLAGS])
+ALL = knock_filter([DEFAULT_FLAGS])
 KNOCK = (Port(Protocol.TCP, 7000), Port(Protocol.UDP, 8000), Port(Protocol.TCP, 9000))
 SILENCE_S = 0.03 * SLOWNESS  # some times what a packet needs from the wire to the reader
 OpenRing = Callable[..., TpacketRing]
@@ -143,7 +143,7 @@ def by_family(opened: Sequence[Opened]) -> tuple[list[Opened], list[Opened]]:
 
 def filter_for(automaton: Automaton) -> Program:
     flags = [machine.flags for machine in automaton.machines]
-    return symbols_filter(flags, only=automaton.only, never=automaton.never)
+    return knock_filter(flags, only=automaton.only, never=automaton.never)
 
 
 def tracked(ring: TpacketRing, automaton: Automaton, doors: list[Door]) -> list[Opened]:
@@ -159,7 +159,7 @@ def test_ring_and_tracker_open_what_was_sent(rings: OpenRing, rig: Rig, batch: i
         dice = random.Random(f"ring {batch} {number}")
         doors = some_doors(dice)
         automaton = compile_doors(doors, known_only=dice.random() < 0.3)
-        ring.use(filter_for(automaton))
+        ring.set_filter(filter_for(automaton))
         packets = list(some_packets(dice, doors, pauses=number % 8 == 0))
         for _ in range(TRIES):
             expected, delay_s = sent(rig, automaton, doors, packets)
@@ -182,7 +182,7 @@ def test_ring_and_kernel_open_the_same(rings: OpenRing, rig: Rig, mode: Mode) ->
         automaton = compile_doors(doors, known_only=known_only)
         gate = Gate(mode=mode, wrong_port=WrongPort.KNOWN if known_only else WrongPort.ANY)
         ruleset = compile_ruleset(doors, automaton, gate, CAPACITY)
-        ring.use(filter_for(automaton))
+        ring.set_filter(filter_for(automaton))
         packets = list(some_packets(dice, doors, pauses=number % 8 == 0))
         for _ in range(TRIES):
             rig.load(ruleset)

@@ -337,7 +337,7 @@ def test_nothing_is_ever_answered_and_no_socket_is_there(site: Site) -> None:
 def test_one_source_is_limited(site: Site) -> None:
     guest, flooder = site.visitors.crowd(4, 2)
     site.send(flooder, *[bytes(448)] * (SIGNED_CALM_BURST + 500))
-    assert site.daemon.counters()["signed_fast"] >= 100
+    assert site.daemon.counters()["signed_throttled"] >= 100
     site.knock(guest)
     assert site.in_after(guest)
 
@@ -349,7 +349,7 @@ def test_forged_datagrams_from_an_address_do_not_shut_its_knocks_out(site: Site,
     for number in range(10):
         site.send(guest, *[os.urandom(448) for _ in range(25)], site.laptop.packet(site.files.server))
         site.daemon.event("prolonged" if number else "opened", address=str(guest), by="key laptop")
-    assert site.daemon.counters()["signed_fast"] == 0
+    assert site.daemon.counters()["signed_throttled"] == 0
 
 
 def test_a_verifier_that_is_killed_is_replaced(site: Site) -> None:

@@ -294,13 +294,13 @@ def test_fragments_and_options_are_not_answered(house: House) -> None:
         ipv6_packet(router, server, 0, bytes([59, 0, 0x80, 4, 0, 0, 0, 0])),
         ipv4_packet(router, server, syn, options=bytes([7, 2, 0, 0])),
     ]
-    before = house.daemon.counters()["silent"]
+    before = house.daemon.counters()["dropped_stealth"]
     sender = FrameSender(router, server)
     with router.call(socket.socket, socket.AF_PACKET, socket.SOCK_RAW, socket.htons(ETH_P_ALL)) as wire:
         wire.bind((router.interface, ETH_P_ALL))
         for packet in packets:
             sender.send_raw(packet)
-        until(lambda: house.daemon.counters()["silent"] == before + len(packets))
+        until(lambda: house.daemon.counters()["dropped_stealth"] == before + len(packets))
         frames = []
         wire.setblocking(False)
         with suppress(BlockingIOError):

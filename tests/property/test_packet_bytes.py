@@ -7,15 +7,15 @@ from hypothesis import strategies as st
 
 from doorward.core.automaton import compile_doors
 from doorward.errors import MalformedError
-from doorward.kernel.bpf import symbols_filter
+from doorward.kernel.bpf import knock_filter
 from doorward.model import DEFAULT_FLAGS, Door, FlagFilter, Packet, Port, Protocol
-from doorward.packets.packet import EXTENSIONS, MOST_EXTENSIONS, parse
+from doorward.packets.packet import EXTENSIONS, MAX_EXTENSIONS, parse
 from tests.support.classic_bpf import kept
 from tests.support.headers import HERE4, HERE6, THERE4, THERE6, Extension, ipv4, ipv6, tcp, udp
 
 numbers = st.integers(0, 65535)
 chains = st.lists(
-    st.builds(Extension, st.sampled_from(EXTENSIONS), st.integers(0, 12), st.just(0)), max_size=MOST_EXTENSIONS
+    st.builds(Extension, st.sampled_from(EXTENSIONS), st.integers(0, 12), st.just(0)), max_size=MAX_EXTENSIONS
 )
 words = st.integers(0, 10).flatmap(lambda count: st.binary(min_size=count * 4, max_size=count * 4))
 transports = st.one_of(
@@ -86,7 +86,7 @@ def test_the_filter_loses_no_symbol(
 ) -> None:
     doors = [Door(f"d{n}", (Port(Protocol.TCP, 7000),), (), 15_000 + n, 30_000, each) for n, each in enumerate(flags)]
     automaton = compile_doors(doors, public=never, known_only=known_only)
-    program = symbols_filter(flags, only=automaton.only, never=automaton.never)
+    program = knock_filter(flags, only=automaton.only, never=automaton.never)
     try:
         is_symbol = automaton.is_symbol(parse(memoryview(raw)))
     except MalformedError:

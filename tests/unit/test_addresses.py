@@ -109,5 +109,5 @@ def test_what_is_written_is_made_of_bits(place: Place, text: str) -> None:
 
 def test_bans_are_written_from_bits() -> None:
     ban = IPv6Network("fe80::%; flush ruleset/64")
-    assert "ruleset" not in "".join(gate_bans.put_attributes("inet doorward", {ban: 60.0}))
+    assert "ruleset" not in "".join(gate_bans.ban_commands("inet doorward", {ban: 60.0}))
     assert gate_bans.ban_network(IPv6Address("fe80::1%x")) == IPv6Network("fe80::/64")

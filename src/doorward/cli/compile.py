@@ -40,7 +40,7 @@ def run(args: argparse.Namespace) -> int:
     if args.graph is not None:
         _draw(configuration, args.graph)
     else:
-        sys.stdout.write(compile_configuration(configuration, memory_bytes()).whole())
+        sys.stdout.write(compile_configuration(configuration, memory_bytes()).full_text())
     return 0
 
 

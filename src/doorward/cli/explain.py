@@ -119,8 +119,8 @@ def _file(args: argparse.Namespace) -> int:
             notes.append(f"{error}; what came before is explained")
     if recording.is_unreadable:
         raise UsageError(f"{args.what}: {recording.strange.most_common(1)[0][0]}")
-    if capture.cut:
-        notes.append(f"{capture.cut}; what came before is explained")
+    if capture.truncated:
+        notes.append(f"{capture.truncated}; what came before is explained")
     notes += _notes(recording)
     hosts = _hosts(args, recording, house)
     traces = SourceTraces(house, hosts.__contains__)
@@ -150,7 +150,7 @@ def _hosts(args: argparse.Namespace, recording: PacketCollector, house: Compiled
     with suppress(HostError):
         links = InterfaceMonitor()
         try:
-            own = links.locals().addresses
+            own = links.local_addresses().addresses
         finally:
             links.close()
     return server_addresses(recording.seen, house, own)
@@ -171,7 +171,7 @@ def _live(args: argparse.Namespace, address: Address) -> int:
     with LiveCapture(address) as capture:
         traces = SourceTraces(house, capture.is_local)
         ends = "Ctrl-C ends it" if args.for_ is None else f"for {args.for_}"
-        with _on_interrupt(capture.end):
+        with _on_interrupt(capture.stop):
             output.complain(f"doorward: watching {address}; {ends}")
             for packet in capture.packets(time.monotonic() + seconds):
                 seen = recording.feed_packet(packet.network, packet.at_ns)

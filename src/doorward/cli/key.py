@@ -64,7 +64,7 @@ def run(args: argparse.Namespace) -> int:
 def _make(path: Path, config: Path, text: str) -> None:
     """Write the key, whole and for good, unless somebody else has in the meantime."""
     try:
-        atomic_file.make_folders(path.parent, 0o700)
+        atomic_file.make_directories(path.parent, 0o700)
         is_made = atomic_file.create(path, text, _access(path.parent.stat(), config.stat()))
     except OSError as error:
         raise HostError(f"{error.filename or path}: {error.strerror}; call this as who may write there") from None

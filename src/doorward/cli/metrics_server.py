@@ -7,6 +7,7 @@ mode, and gets everything.
 from __future__ import annotations
 
 import os
+import re
 import socket
 import threading
 import time
@@ -37,8 +38,10 @@ _PUBLIC = {
     "doorward_ledger_trouble",
     "doorward_packets",
 }
-# Not `silent`, `fast`, `banned` or the limiter's: with wrong_port = "known" they tell ports that occur in a sequence.
-_PUBLIC_PATHS = {"hidden", "signed_length", "signed_fast", "signed_over"}
+# Not `dropped_stealth`, `throttled`, `banned` or `ratelimit_full`: with wrong_port = "known" they reveal which ports
+# occur in a sequence.
+_PUBLIC_PATHS = {"dropped_closed", "signed_length", "signed_throttled", "signed_budget_exceeded"}
+_FINGERPRINT = re.compile(r"(?<=[46])_")  # in the names of sets of the automaton: first_knock4_0123abcd
 _EVENTS = {
     "opened": ("doorward_opened", "Openings that began, by door and by how it was opened: knock, key or hand."),
     "prolonged": ("doorward_prolonged", "Openings that were made longer, by door and by how."),
@@ -137,7 +140,7 @@ def _refusals(numbers: Mapping[str, Any]) -> Metric:
 def _sets(sets: Mapping[str, Any]) -> Iterator[Metric]:
     """Tell how full each set is; those of the automaton's machines have the machine's fingerprint in their name."""
     labels = ["set", "machine"]
-    known = {tuple(name.partition("_")[::2]): told for name, told in sets.items()}
+    known = {(*_FINGERPRINT.split(name), "")[:2]: told for name, told in sets.items()}
     full = GaugeMetricFamily("doorward_set_elements", "Elements of the kernel's sets, where it tells.", labels=labels)
     yield _labelled(full, {key: told["elements"] for key, told in known.items() if told["elements"] is not None})
     size = GaugeMetricFamily("doorward_set_size", "Elements that the kernel's sets take.", labels=labels)

@@ -50,7 +50,7 @@ def run(args: argparse.Namespace) -> int:
     daemon = Daemon(config, control, ledger, errands, log, trial_s)
     if note:
         log.message(note)
-    if not seccomp.knows(machine := os.uname().machine):
+    if not seccomp.is_supported(machine := os.uname().machine):
         log.message(f"no filter of system calls is known for {machine}: what reads packets goes without", "warning")
     gc.collect()
     gc.freeze()  # what stands now stays; collections need not walk it

@@ -20,13 +20,13 @@ exit status: 0 all is well; 1 no daemon runs, doorward is off, or the file is
 wrong and its last good copy is in force"""
 _MOST_FAULTS = 10  # `doorward check` shows all of them
 _LOSSES = {
-    "no_room_limiter": "symbols were not matched: the limiter was full",
-    "hurried": "first knocks had to be completed within 2s: too many sources in progress",
-    "no_room_window": "first knocks were refused: too many sources in progress",
-    "no_room_progress": "later knocks were refused: too many sources in progress",
-    "no_room_open": "right knocks were refused: the open set was full",
-    "signed_fast": "datagrams for signed knocks were dropped: more than 10/s from one source, 1,000/s from all",
-    "signed_over": "datagrams for signed knocks were dropped: more than 60,000 a second from all sources",
+    "ratelimit_full": "symbols were not matched: the limiter was full",
+    "short_window": "first knocks had to be completed within 2s: too many sources in progress",
+    "short_window_full": "first knocks were refused: too many sources in progress",
+    "progress_full": "later knocks were refused: too many sources in progress",
+    "open_full": "right knocks were refused: the open set was full",
+    "signed_throttled": "datagrams for signed knocks were dropped: more than 10/s from one source, 1,000/s from all",
+    "signed_budget_exceeded": "datagrams for signed knocks were dropped: more than 60,000 a second from all sources",
 }
 
 _REASONS = {  # of signed/judge.py and daemon/verifier.py, with those of the ledger

@@ -22,7 +22,7 @@ from doorward.client.sequence import DEFAULT_DELAY_S, Target, resolve
 from doorward.errors import HostError, UsageError
 from doorward.escape import visible
 from doorward.model import DEFAULT_SIGNED_PORT, Port, Protocol
-from doorward.verify.findings import Course, VerifyRequest, judge
+from doorward.verify.findings import Observations, VerifyRequest, find_problems
 from doorward.verify.nmap import DEFAULT_RATE, Scanner, may_send_raw
 from doorward.verify.picture import draw, to_svg
 from doorward.verify.port_map import cell_kinds, grid_legend, grid_text
@@ -86,7 +86,7 @@ def verify(
     began_s = time.monotonic()
     took_s = 0.0
 
-    def tell(course: Course) -> None:
+    def tell(course: Observations) -> None:
         nonlocal took_s
         took_s = took_s or time.monotonic() - began_s
         _tell(course, knock is not None, took_s, display)
@@ -99,7 +99,7 @@ def verify(
         display.doing(f"waiting until {ports_text(ports)} closes")
 
     scanner = Scanner(ip_address(str(target)), rate, display.percent)
-    means = Probes(scanner.look, knock and partial(knock, [target]), time.monotonic, display.sleep, waiting)
+    means = Probes(scanner.scan, knock and partial(knock, [target]), time.monotonic, display.sleep, waiting)
     scan = "SYN scan" if may_send_raw() else "connect scan"
     display.line(f"{heading_text(name, str(target))}, seen from {source}: {count_text(question.ports)}, {scan}")
     display.doing(f"looking at {count_text(question.ports)}")
@@ -108,12 +108,14 @@ def verify(
         course = run_probes(question, means, tell)
     finally:
         display.doing("")
-    report = VerifyResult(name, str(target), source, when, scan, took_s, question, course, judge(question, course))
+    report = VerifyResult(
+        name, str(target), source, when, scan, took_s, question, course, find_problems(question, course)
+    )
     _print(report, display)
     return report
 
 
-def _tell(course: Course, knocks: bool, took_s: float, display: Display) -> None:
+def _tell(course: Observations, knocks: bool, took_s: float, display: Display) -> None:
     if course.opening is None:
         display.line(f"  before  {before_text(course.before)}, in {output.span(max(1, took_s))}")
         display.doing("waiting a moment, then knocking" if knocks else "")
@@ -129,9 +131,9 @@ def _print(report: VerifyResult, display: Display) -> None:
     if display.as_json:
         output.as_json(as_dict(report))
         return
-    kinds = cell_kinds(report.course, report.question.public)
+    kinds = cell_kinds(report.observed, report.request.public)
     colours = display.colours
-    for text in (*grid_text(kinds, colours=colours), *grid_legend(kinds, colours=colours)):
+    for text in (*grid_text(kinds, colors=colours), *grid_legend(kinds, colors=colours)):
         output.drawing(text)
     output.line(*verdict_lines(report))
 
@@ -145,7 +147,7 @@ WORTH_UDP = "UDP needs root; run it with sudo"
 EXAMPLE = """\
   # doorward verify home ssh --port 22 --expect 80,443 --picture home.svg
   …
-  all as it should be"""
+  OK"""
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:

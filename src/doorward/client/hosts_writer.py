@@ -27,7 +27,7 @@ def save_host(path: Path, name: str, table: str, *, replace: bool) -> Path | Non
     """
     with complaining(path):
         path = path.resolve()  # the file may be a link to where the user keeps such files
-        atomic_file.make_folders(path.parent, _FOLDER_MODE)
+        atomic_file.make_directories(path.parent, _FOLDER_MODE)
         with _locked(path.parent):
             return _keep(path, name, table, replace=replace)
 

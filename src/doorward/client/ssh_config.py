@@ -58,5 +58,5 @@ def save(path: Path, text: str) -> None:
     """Write the file, whole or not at all. HostError: it cannot be written."""
     with complaining(path):
         path = path.resolve()  # the file may be a link to where the user keeps such files
-        atomic_file.make_folders(path.parent, _FOLDER_MODE)
+        atomic_file.make_directories(path.parent, _FOLDER_MODE)
         write(path, text.encode(errors="surrogateescape"))

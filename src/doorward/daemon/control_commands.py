@@ -17,7 +17,7 @@ from doorward.daemon.gate_loader import GateLoader
 from doorward.daemon.openings_service import OpeningsService
 from doorward.daemon.stats import EventStats, KernelStats, attempt_as_dict
 from doorward.errors import DoorwardError, NegativeResult, UsageError
-from doorward.kernel.sock_diag import cut
+from doorward.kernel.sock_diag import close_connections
 from doorward.model import Address, Opening, Place, parse_address, parse_place
 from doorward.nftables.ban_sets import covers
 
@@ -129,7 +129,7 @@ class ControlCommands:
             raise
         with self.openings.recording():
             self.openings.record_end(opening, "hand")
-        return {"cut": cut(address, opening.ports) if request.get("cut") is True else 0}
+        return {"cut": close_connections(address, opening.ports) if request.get("cut") is True else 0}
 
     def _ban(self, request: Mapping[str, Any]) -> dict[str, Any]:
         """Ban an address: every door closes to it, and it knocks in vain. Who else is in its network stays in."""
@@ -152,7 +152,7 @@ class ControlCommands:
                 for opening in openings:
                     self.openings.record_end(opening, "ban")
         ports = frozenset(port for door in self.openings.doors.values() for port in door.opens)
-        cut_count = cut(ban, tuple(ports)) if request.get("cut") is True else 0
+        cut_count = close_connections(ban, tuple(ports)) if request.get("cut") is True else 0
         return {"ban": str(ban), "for": for_ms / 1000, "closed": len(openings), "cut": cut_count}
 
     def _unban(self, request: Mapping[str, Any]) -> dict[str, Any]:

@@ -13,7 +13,7 @@ from doorward.errors import DoorwardError, MalformedError
 from doorward.fleet import protocol
 from doorward.fleet.etcd_records import fit
 from doorward.kernel import privileges
-from doorward.kernel.child_process import STANDARD, child_main, keep_only, recv
+from doorward.kernel.child_process import STANDARD, child_main, close_descriptors_except, recv
 
 
 class FleetProcess:
@@ -64,14 +64,14 @@ def _speak(
     folder: Path,
     state: Path,
 ) -> None:
-    keep_only([daemon.fileno(), *STANDARD])
+    close_descriptors_except([daemon.fileno(), *STANDARD])
     from doorward.fleet.etcd import for_claims, read_access
     from doorward.fleet.worker import FleetWorker, WorkerSettings
 
     try:
         access = read_access(fleet, folder, gate)
-        privileges.give_up(identity, 0)
-        privileges.end_with_parent(signal.SIGKILL)
+        privileges.drop_privileges(identity, 0)
+        privileges.exit_with_parent(signal.SIGKILL)
         claims = for_claims(access, fleet)
         process = FleetWorker(WorkerSettings(fleet.name, gate, access, claims, window_ms, state), daemon)
     except (DoorwardError, OSError) as error:

@@ -29,7 +29,7 @@ from typing import NamedTuple
 from doorward.daemon.hook_commands import REFUSALS, Command, Commands, argv_of, filled, text_of
 from doorward.errors import DoorwardError, MalformedError
 from doorward.kernel import privileges
-from doorward.kernel.child_process import STANDARD, keep_only, recv, run_in_child
+from doorward.kernel.child_process import STANDARD, close_descriptors_except, recv, run_in_child
 from doorward.kernel.event_loop import EventLoop
 from doorward.model import Place, parse_place, place_text
 
@@ -352,8 +352,8 @@ def _serve(descriptor: int, server: Callable[[socket.socket], _Server]) -> None:
     """Run the child until the daemon is gone and every command has ended."""
     status = 1
     try:
-        keep_only((*STANDARD, descriptor))
-        privileges.close_memory()  # a process that was taken over could choose a program here
+        close_descriptors_except((*STANDARD, descriptor))
+        privileges.deny_tracing()  # a process that was taken over could choose a program here
         for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP):
             # Those are for the daemon, which closes the socket; a handler, since what is ignored stays so in commands.
             signal.signal(number, lambda *_: None)

@@ -50,7 +50,7 @@ def unreadable(paths: list[Path]) -> tuple[str, list[Path]]:
         return "", []
 
     def look_as_user() -> Iterator[Path]:
-        privileges.give_up(identity, 0)
+        privileges.drop_privileges(identity, 0)
         yield from (path for path in there if not os.access(path, os.R_OK))
 
     there = [path for path in paths if path.exists()]

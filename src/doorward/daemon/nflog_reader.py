@@ -21,7 +21,7 @@ from typing import Any
 
 from doorward.errors import HostError, MalformedError
 from doorward.kernel import privileges, seccomp
-from doorward.kernel.child_process import child_main, keep_only, recv
+from doorward.kernel.child_process import child_main, close_descriptors_except, recv
 from doorward.kernel.nflog import LogSocket, NflogEvent
 
 WHATS = ("knock", "full", "fast", "step", "wrong")
@@ -130,13 +130,13 @@ def give_up_everything(
     identity: privileges.Identity | None, logs: Sequence[LogSocket[Any]], daemon: socket.socket
 ) -> None:
     """Keep nothing but reading these logs and telling the daemon. OSError: the kernel refused a step."""
-    keep_only([daemon.fileno(), *(log.fileno() for log in logs)])
-    privileges.give_up(identity, 0)
-    privileges.end_with_parent(signal.SIGKILL)
+    close_descriptors_except([daemon.fileno(), *(log.fileno() for log in logs)])
+    privileges.drop_privileges(identity, 0)
+    privileges.exit_with_parent(signal.SIGKILL)
     machine = os.uname().machine
-    if seccomp.knows(machine):
-        program = seccomp.reading_only(machine, [log.fileno() for log in logs], [daemon.fileno()])
-        privileges.restrict_calls(program)
+    if seccomp.is_supported(machine):
+        program = seccomp.reader_filter(machine, [log.fileno() for log in logs], [daemon.fileno()])
+        privileges.restrict_system_calls(program)
 
 
 def _read(

@@ -47,7 +47,7 @@ def refuse_if_off() -> None:
 def switch_off() -> None:
     """Make the file, permanently; one that is there keeps its time. OSError: it cannot be made."""
     if not is_off():
-        atomic_file.make_folders(marker().parent, 0o755)
+        atomic_file.make_directories(marker().parent, 0o755)
         atomic_file.write(marker(), _TEXT)
     atomic_file.sync(marker().parent)
 

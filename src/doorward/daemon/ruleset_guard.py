@@ -16,7 +16,7 @@ from doorward.daemon.off_switch import SwitchedOff
 from doorward.daemon.ruleset_loader import AppliedRuleset, LoadProcess
 from doorward.errors import DoorwardError, HostError
 from doorward.kernel.event_loop import EventLoop
-from doorward.nftables.monitor import RulesetChange, RulesetMonitor, fingerprint, own_process
+from doorward.nftables.monitor import RulesetChange, RulesetMonitor, fingerprint, own_pid
 
 _WINDOW_S = 60.0
 _TOLD_APART = 5  # repairs in a minute that have a line of their own; more is a fight
@@ -79,7 +79,7 @@ class RulesetGuard:
     ) -> None:
         self._loop, self._log, self._switched_off = loop, log, switched_off
         self._put_back, self._healed, self._openings_changed = put_back, healed, openings_changed
-        self._own = own_process()
+        self._own = own_pid()
         self._watch = RulesetMonitor()
         self._child: LoadProcess[Any] | None = None
         self._done: Callable[[Outcome], None] = lambda _: None

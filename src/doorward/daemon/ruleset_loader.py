@@ -25,10 +25,10 @@ from doorward.core.diff import Remaining
 from doorward.daemon import off_switch, requirements, saved_ruleset
 from doorward.errors import DoorwardError
 from doorward.kernel import child_process, privileges
-from doorward.kernel.sock_diag import standing_connections
+from doorward.kernel.sock_diag import established_connections
 from doorward.model import Door
 from doorward.nftables.libnftables import NftFirewall
-from doorward.nftables.monitor import RulesetMonitor, fingerprint, own_process
+from doorward.nftables.monitor import RulesetMonitor, fingerprint, own_pid
 from doorward.nftables.ruleset import Ruleset, compile_ruleset, default_capacity
 
 
@@ -146,9 +146,9 @@ def _child(write: int, work: Callable[[], T], needed: int | None) -> None:
     signal.set_wakeup_fd(-1)
     for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP):
         signal.signal(number, signal.SIG_DFL)
-    privileges.end_with_parent(signal.SIGKILL)  # a load without its daemon would surprise the next
+    privileges.exit_with_parent(signal.SIGKILL)  # a load without its daemon would surprise the next
     # What the daemon holds (above all its netlink sockets, which are its lock) must not outlive it here.
-    child_process.keep_only((*child_process.STANDARD, write, *([] if needed is None else [needed])))
+    child_process.close_descriptors_except((*child_process.STANDARD, write, *([] if needed is None else [needed])))
     gc.disable()  # trees of millions of objects, none of them garbage: collecting doubles the time
     child_process.send_result(write, work)
 
@@ -186,7 +186,7 @@ def load_gate(
     ruleset = compile_configuration(replace(configuration, doors=(*configuration.doors, *hidden)), memory_bytes())
     not_kept = saved_ruleset.prepare(keep, ruleset.for_boot())
     try:
-        commit = _watched(lambda: NftFirewall().load(ruleset, restore, standing_connections()))
+        commit = _watched(lambda: NftFirewall().load(ruleset, restore, established_connections()))
     except DoorwardError:
         saved_ruleset.discard(keep)
         raise
@@ -209,12 +209,12 @@ def load_gate(
 def put_back(keep: Path, restore: Remaining) -> RestoredRuleset:
     """Load the text that was kept; what a child does where another program changed the gate."""
     text = saved_ruleset.read_saved(keep)
-    return RestoredRuleset(_watched(lambda: NftFirewall().restore(text, restore, standing_connections())))
+    return RestoredRuleset(_watched(lambda: NftFirewall().restore(text, restore, established_connections())))
 
 
 def _watched(change: Callable[[], str]) -> AppliedRuleset:
     """Change the gate, and tell what is there then; without a fingerprint where others changed it meanwhile."""
-    own = own_process()
+    own = own_pid()
     off_switch.refuse_if_off()
     with closing(RulesetMonitor()) as watch:
         watch.ignore_pid(os.getpid())

@@ -92,7 +92,7 @@ def drop_privileges(identity: Identity | None) -> None:
     if identity is None and os.geteuid() == 0:
         return
     try:
-        privileges.give_up(identity, NET_ADMIN if identity else NET_ADMIN | _FILE_RIGHTS)
+        privileges.drop_privileges(identity, NET_ADMIN if identity else NET_ADMIN | _FILE_RIGHTS)
     except OSError as error:
         raise HostError(f"giving up rights: {error.strerror}; is doorward started in a sandbox of its own?") from None
 
@@ -119,7 +119,7 @@ def _obstacles(identity: Identity, config: Path, ledger: Path, runtime: Path) ->
     program = [Path(module.__file__ or "/") for module in (doorward, os)]
     folders = [path for path in (ledger.parent, runtime) if path.exists()]
     try:
-        privileges.give_up(identity, 0)
+        privileges.drop_privileges(identity, 0)
     except OSError as error:
         yield f"be gone over to ({error.strerror})"
         return

@@ -75,7 +75,7 @@ class SignedKnocks:
         if self._watches is not None:
             for path in self._files():
                 self._watches.watch([str(path)])
-                self._watches.watch_folder(str(path.parent))
+                self._watches.watch_directory(str(path.parent))
         self._start()
 
     def as_dict(self) -> dict[str, object]:

@@ -20,9 +20,9 @@ from doorward.daemon.ruleset_guard import RulesetGuard
 from doorward.daemon.ruleset_loader import LoadResult, put_back
 from doorward.errors import DoorwardError, HostError, NegativeResult
 from doorward.escape import visible
-from doorward.kernel.child_process import STANDARD, keep_only
+from doorward.kernel.child_process import STANDARD, close_descriptors_except
 from doorward.kernel.event_loop import EventLoop
-from doorward.kernel.sock_diag import Connection, standing_connections
+from doorward.kernel.sock_diag import Connection, established_connections
 from doorward.nftables.libnftables import NftFirewall
 
 _RETRY_S = 1.0  # also how late a deadline may be noticed after a suspend
@@ -71,7 +71,7 @@ def _keep(read: int, deadline_s: float, before: Path | None, control: Path) -> N
         # A service manager that stops the unit waits for this process, though not for ever.
         signal.signal(signal.SIGTERM, lambda number, _: hurry.append(number))
         # What the daemon holds (above all its netlink sockets, which are its lock) must not outlive it here.
-        keep_only((*STANDARD, read))
+        close_descriptors_except((*STANDARD, read))
         if _is_alone(read) and _is_due(deadline_s, hurry):
             while not _take_back(before, control):
                 time.sleep(_RETRY_S)
@@ -155,7 +155,7 @@ class Trial:
         if before is not None and before.not_kept:
             raise HostError(f"the present gate could not be kept, so no trial could be taken back: {before.not_kept}")
         self._deadline_s = now_s() + for_s
-        self._noted = frozenset(standing_connections(loopback=True))
+        self._noted = frozenset(established_connections(loopback=True))
         self._keeper = RollbackWatchdog(self._deadline_s, self._back, owner.control_path)
         self._is_loaded = False
         owner.saved = self._gate.with_name(saved_ruleset.TRIAL_NAME)
@@ -224,7 +224,7 @@ class Trial:
         source = f"{connection.source} port {connection.source_port}"
         if connection in self._noted:
             raise NegativeResult(f"the connection of this session (from {source}) is older than the trial; {HOW}")
-        if connection not in standing_connections(loopback=True):
+        if connection not in established_connections(loopback=True):
             raise NegativeResult(
                 f"the connection that this session tells of (from {source}) does not stand on this host;"
                 f" outside of tmux and screen, {HOW}"

@@ -41,7 +41,7 @@ def gather(configuration: Configuration, folder: Path) -> Facts:
     try:
         nft = NftFirewall()
         stands = bool(nft.existing())
-        nft.check(ruleset.whole())
+        nft.check(ruleset.full_text())
     except DoorwardError as error:
         refusal = str(error)
     return Facts(

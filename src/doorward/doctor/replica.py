@@ -142,18 +142,18 @@ def has_module(name: str) -> bool:
 
 def _copy(seen: HostNetwork, outside: int, far_ends: socket.socket) -> None:
     with netlink.open_socket(ROUTE, "a copy of the network") as sock:
-        netlink.ask(sock, netlink.message(_NEW_LINK, netlink.REQUEST | netlink.ACK, _flags(_LOOPBACK, _UP)))
+        netlink.send_request(sock, netlink.message(_NEW_LINK, netlink.REQUEST | netlink.ACK, _flags(_LOOPBACK, _UP)))
         for link in seen.links:
-            netlink.ask(sock, netlink.message(_NEW_LINK, _CREATE, _pair(link, outside)))
+            netlink.send_request(sock, netlink.message(_NEW_LINK, _CREATE, _pair(link, outside)))
             far = _flags(0, _UP) + _far_name(link)
-            netlink.ask(far_ends, netlink.message(_NEW_LINK, netlink.REQUEST | netlink.ACK, far))
+            netlink.send_request(far_ends, netlink.message(_NEW_LINK, netlink.REQUEST | netlink.ACK, far))
         for name, value in seen.settings.items():
             with suppress(FileNotFoundError):
                 (_SETTINGS / name).write_text(value)
         for kind, bodies in ((_NEW_ADDRESS, seen.addresses), (_NEW_ROUTE, seen.routes), (_NEW_RULE, seen.rules)):
             for body in bodies:
                 try:
-                    netlink.ask(sock, netlink.message(kind, _CREATE, body))
+                    netlink.send_request(sock, netlink.message(kind, _CREATE, body))
                 except FileExistsError:  # made by the kernel itself, as on the host
                     continue
 
@@ -189,7 +189,7 @@ def _link(body: memoryview) -> Link:
 
 def _address(body: memoryview) -> bytes:
     """Return the address without its lifetime, as one that is in use at once."""
-    kept = dict(netlink.in_order(body[_ADDRESS_BYTES:]))
+    kept = dict(netlink.iter_attributes(body[_ADDRESS_BYTES:]))
     flags = struct.unpack("=I", kept.pop(_IFA_FLAGS, b"\0\0\0\0"))[0] & _NO_PREFIX_ROUTE | _NO_DAD
     kept.pop(_IFA_CACHE, None)
     head = body[:2].tobytes() + bytes([flags & 0xFF]) + body[3:_ADDRESS_BYTES].tobytes()
@@ -201,14 +201,14 @@ def _route(body: memoryview) -> bytes:
     flags = struct.unpack_from("=I", body, 8)[0]
     if body[5] == _BY_KERNEL or flags & _CLONED:
         return b""
-    kept = dict(netlink.in_order(body[_ROUTE_BYTES:]))
+    kept = dict(netlink.iter_attributes(body[_ROUTE_BYTES:]))
     kept.pop(_RTA_CACHE, None)
     return body[:8].tobytes() + struct.pack("=I", flags & _ON_LINK) + _framed(kept)
 
 
 def _is_through_gateway(body: bytes) -> bool:
     """Order routes: a gateway must be reachable by one that came before."""
-    kinds = {kind for kind, _ in netlink.in_order(memoryview(body)[_ROUTE_BYTES:])}
+    kinds = {kind for kind, _ in netlink.iter_attributes(memoryview(body)[_ROUTE_BYTES:])}
     return bool(kinds & {_RTA_GATEWAY, _RTA_MULTIPATH, _RTA_VIA})
 
 

@@ -18,7 +18,7 @@ from doorward.doctor.replica import UncheckedError, has_module
 from doorward.doctor.rules import ForeignRuleset, differing, line_of
 from doorward.errors import HostError
 from doorward.kernel import netlink
-from doorward.kernel.privileges import end_with_parent
+from doorward.kernel.privileges import exit_with_parent
 from doorward.nftables.libnftables import NftFirewall
 from doorward.nftables.nft_error import NftError
 from doorward.nftables.ruleset import TABLE
@@ -84,7 +84,7 @@ def _run(program: str, text: str) -> str:
         input=text.encode(errors="surrogateescape"),
         capture_output=True,
         check=False,
-        preexec_fn=lambda: end_with_parent(signal.SIGKILL),
+        preexec_fn=lambda: exit_with_parent(signal.SIGKILL),
     )
     if done.returncode:
         raise _RefusedError(done.stderr.decode(errors="replace"))

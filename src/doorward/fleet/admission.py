@@ -12,10 +12,10 @@ from typing import NamedTuple
 
 from doorward.fleet.protocol import Item
 from doorward.model import Address, Door, Opening, Place
-from doorward.nftables.ruleset import OPEN_SIZE, WIDE_SIZE
+from doorward.nftables.ruleset import OPEN_NETS_SIZE, OPEN_SIZE
 
 SHORTEST_PREFIX = {4: 16, 6: 48}  # one site; a wider network would open the door to strangers far away
-MOST_ENTRIES = {False: OPEN_SIZE * 3 // 4, True: WIDE_SIZE * 3 // 4}  # the rest stays free for knocks at this gate
+MOST_ENTRIES = {False: OPEN_SIZE * 3 // 4, True: OPEN_NETS_SIZE * 3 // 4}  # the rest stays free for knocks at this gate
 _WAYS = ("knock", "key", "hand")
 
 

@@ -75,8 +75,8 @@ def _make_folder(folder: Path) -> None:
     """Make the configuration's folder as the package does: for root, and the daemon's group to read."""
     if folder.exists():
         return
-    atomic_file.make_folders(folder.parent, 0o755)
-    atomic_file.make_folders(folder, 0o700)
+    atomic_file.make_directories(folder.parent, 0o755)
+    atomic_file.make_directories(folder, 0o700)
     identity = service_identity()
     if identity is not None:
         os.chown(folder, 0, identity.group)

@@ -1,4 +1,4 @@
-"""What is on the disk stays there: files and names that not even a loss of power takes back (fsync(2))."""
+"""Durable file writes: files and names that survive a power failure (fsync(2))."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from typing import NamedTuple
 
 
 class FileOwnership(NamedTuple):
-    """Who may read and write a file: its mode, and the numbers of its user and group."""
+    """The mode of a file, and its user and group IDs."""
 
     mode: int
     user: int
@@ -17,7 +17,7 @@ class FileOwnership(NamedTuple):
 
 
 def sync(path: Path) -> None:
-    """Wait until a file's content, or a folder's names, are on the disk. OSError: they are not."""
+    """Wait until a file's content, or a directory's entries, are on the disk. OSError: they are not."""
     handle = os.open(path, os.O_RDONLY | os.O_CLOEXEC)
     try:
         os.fsync(handle)
@@ -26,22 +26,24 @@ def sync(path: Path) -> None:
 
 
 def rename(source: Path, destination: Path) -> None:
-    """Let a file take another's place, whole or not at all, for good. OSError: it has not."""
+    """Rename a file, atomically and durably; it replaces `destination`. OSError: it failed."""
     source.replace(destination)
     sync(destination.parent)
 
 
 def read(path: Path) -> str:
-    """Read a file that `write` wrote; OSError: it is missing, or a link is in its place."""
-    handle = os.open(path, os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC)  # of a pipe: nothing, at once
+    """Return the text of a file that `write` wrote; OSError: it is missing, or is a symbolic link."""
+    handle = os.open(
+        path, os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC
+    )  # a pipe reads as empty, without blocking
     with os.fdopen(handle, encoding="utf-8") as file:
         return file.read()
 
 
 def write(path: Path, text: str) -> None:
-    """Write a file that its user alone may read, in the place of one that is there. OSError: it is not on the disk.
+    """Write a file that only its user may read; it replaces an existing one. OSError: it is not on the disk.
 
-    It is not whole at every moment: write beside the file that is meant, and rename.
+    Not atomic: write to a temporary name in the same directory, then `rename`.
     """
     handle = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_TRUNC | os.O_CLOEXEC | os.O_NOFOLLOW, 0o600)
     with os.fdopen(handle, "w", encoding="utf-8") as file:
@@ -51,11 +53,11 @@ def write(path: Path, text: str) -> None:
 
 
 def create(path: Path, text: str, access: FileOwnership) -> bool:
-    """Write a file, whole and for good, unless one is there already: then False. OSError: it cannot be written."""
+    """Create a file, atomically and durably; return False if it exists. OSError: it cannot be written."""
     handle, new = mkstemp(prefix=f"{path.name}.", dir=path.parent)  # 0600
     try:
         _write(handle, text, access)
-        os.link(new, path)  # unlike a rename it takes nothing's place
+        os.link(new, path)  # unlike a rename it never replaces a file
     except FileExistsError:
         return False
     finally:
@@ -65,7 +67,7 @@ def create(path: Path, text: str, access: FileOwnership) -> bool:
 
 
 def replace(path: Path, text: str, access: FileOwnership) -> None:
-    """Write a file, whole and permanently, in place of one that may exist. OSError: it cannot be written."""
+    """Write a file, atomically and durably; it replaces an existing one. OSError: it cannot be written."""
     handle, new = mkstemp(prefix=f"{path.name}.", dir=path.parent)  # 0600
     try:
         _write(handle, text, access)
@@ -75,8 +77,8 @@ def replace(path: Path, text: str, access: FileOwnership) -> None:
         raise
 
 
-def make_folders(folder: Path, mode: int) -> None:
-    """Make a folder and those above it, as far as they are missing, for good. OSError: one cannot be made."""
+def make_directories(folder: Path, mode: int) -> None:
+    """Create a directory and its missing parents, durably. OSError: one cannot be created."""
     missing = [each for each in (folder, *folder.parents) if not each.exists()]
     for each in reversed(missing):
         each.mkdir(mode, exist_ok=True)

@@ -1,7 +1,7 @@
-"""Socket filters in classic BPF (Linux: Documentation/networking/filter.rst): what could be a symbol comes through.
+"""Socket filters in classic BPF (Linux: Documentation/networking/filter.rst) that pass possible knock packets.
 
-A filter only spares work: the parser and the tracker judge again, so one that lets too much through is slow and
-never wrong. Programs are built from the end: each piece is given what follows it, and jumps are counted from there.
+A filter only saves work: parser and tracker check again, so one that passes too much is slow but never wrong.
+Programs are built from the end: each piece receives what follows it, and jumps are counted from there.
 """
 
 from __future__ import annotations
@@ -14,13 +14,13 @@ from doorward.model import FlagFilter, Port, Protocol
 from doorward.packets.packet import EXTENSIONS
 
 INSTRUCTION = Struct("=HBBI")  # code, jumps if true and if false, operand (struct sock_filter)
-# The kernel takes 4,096 instructions, but charges a socket for them, translated to eBPF and while the old filter
-# still stands: with the 20 KiB (net.core.optmem_max) of kernels before 6.7, a quarter of them is too much.
-MOST_INSTRUCTIONS = 512
-MOST_FLAG_FILTERS = 16  # doors rarely differ in flags; more is cheaper in user space
+# The kernel accepts 4,096 instructions, but charges the socket for their eBPF translation while the old filter is
+# still attached: with the 20 KiB (net.core.optmem_max) of kernels before 6.7, a quarter of them is too much.
+MAX_INSTRUCTIONS = 512
+MAX_FLAG_FILTERS = 16  # doors rarely differ in flags; more are cheaper in user space
 SHORTEST = 28  # an IPv4 and a UDP header
 COPIED_BYTES = 80  # IPv4 with all its options, and a TCP header
-COPIED_EXTENDED_BYTES = 2048  # IPv6 with extension headers: room for more of them than anybody sends
+COPIED_EXTENDED_BYTES = 2048  # IPv6 with extension headers: more than any real packet has
 
 _LOAD_WORD, _LOAD_HALF, _LOAD_BYTE = 0x20, 0x28, 0x30  # A = packet[k]
 _LOAD_HALF_X, _LOAD_BYTE_X = 0x48, 0x50  # A = packet[X + k]
@@ -30,13 +30,16 @@ _AND, _SHIFT_RIGHT = 0x54, 0x74
 _JUMP, _IF_EQUAL, _IF_AT_LEAST, _IF_ANY_BIT = 0x05, 0x15, 0x35, 0x45
 _RETURN = 0x06
 _FARTHEST = 255  # a conditional jump's reach; beyond it a plain one helps
-_PACKET_TYPE, _INTERFACE, _HARDWARE = 0xFFFFF000 + 4, 0xFFFFF000 + 8, 0xFFFFF000 + 28  # SKF_AD_OFF and what is there
-_FIRST_FOREIGN_TYPE, _OWN_TYPE = 3, 4  # linux/if_packet.h: for us, for all, for a group; then for others, and our own
+_PACKET_TYPE, _INTERFACE, _HARDWARE = 0xFFFFF000 + 4, 0xFFFFF000 + 8, 0xFFFFF000 + 28  # offsets from SKF_AD_OFF
+_FIRST_FOREIGN_TYPE, _OWN_TYPE = (
+    3,
+    4,
+)  # linux/if_packet.h: to us, broadcast, multicast; then to other hosts, and outgoing
 _LOOPBACK = 772  # ARPHRD_LOOPBACK
 
 
 class Instruction(NamedTuple):
-    """One instruction; `if_true` and `if_false` count what a jump skips."""
+    """One instruction; `if_true` and `if_false` are the numbers of instructions that a jump skips."""
 
     code: int
     operand: int
@@ -46,36 +49,36 @@ class Instruction(NamedTuple):
 
 Program = list[Instruction]
 _DROP = [Instruction(_RETURN, 0)]
-_TAKE = [Instruction(_RETURN, COPIED_BYTES)]
-_TAKE_EXTENDED = [Instruction(_RETURN, COPIED_EXTENDED_BYTES)]
+_PASS = [Instruction(_RETURN, COPIED_BYTES)]
+_PASS_EXTENDED = [Instruction(_RETURN, COPIED_EXTENDED_BYTES)]
 
 
-def symbols_filter(
+def knock_filter(
     flags: Collection[FlagFilter], *, only: Collection[Port] | None = None, never: Collection[Port] = ()
 ) -> Program:
-    """Let through the TCP and UDP packets that could be symbols: of these flags, and to these ports.
+    """Return a filter that passes TCP and UDP packets with one of these flags to these ports: possible knock packets.
 
-    IPv6 with extension headers is let through. Where the ports make the program too long, first those of `never`
-    and then those of `only` are left to whoever reads the packets.
+    IPv6 with extension headers passes. If the ports make the program too long, first those of `never` and then those
+    of `only` are left to the reader of the packets.
     """
     for wanted, unwanted in ((only, never), (only, ()), (None, ())):
         program = _incoming(_by_version(_transports(flags, wanted, unwanted)))
-        if len(program) <= MOST_INSTRUCTIONS:
+        if len(program) <= MAX_INSTRUCTIONS:
             break
     return program
 
 
 def address_filter(packed: bytes, *, outgoing: bool) -> Program:
-    """Let through what an IPv4 address, or the /64 network of an IPv6 address, sends (or, `outgoing`, is sent).
+    """Return a filter for packets from (or, `outgoing`, to) an IPv4 address or the /64 network of an IPv6 address.
 
-    Of one IPv6 client's several addresses, each may be the one that knocks.
+    An IPv6 client has several addresses, and may knock from any of them.
     """
     whole = [Instruction(_RETURN, COPIED_EXTENDED_BYTES)]
-    places = (12, 16) if len(packed) == 4 else (8, 24)
+    offsets = (12, 16) if len(packed) == 4 else (8, 24)
     words = [int.from_bytes(packed[at : at + 4]) for at in range(0, min(len(packed), 8), 4)]
     program: Program = whole
     for number, word in reversed(list(enumerate(words))):
-        at = places[outgoing] + 4 * number
+        at = offsets[outgoing] + 4 * number
         program = [Instruction(_LOAD_WORD, at), *_if(_IF_EQUAL, word, program, _DROP)]
     version = 4 if len(packed) == 4 else 6
     program = [
@@ -92,26 +95,26 @@ def address_filter(packed: bytes, *, outgoing: bool) -> Program:
 
 
 def on_interfaces(program: Program, indexes: Collection[int] | None) -> Program:
-    """Let only these interfaces' packets on to `program`; None: those of all but loopback.
+    """Return `program` restricted to packets of these interfaces; None: of all but loopback.
 
-    Nothing shorter than an IPv4 and a UDP header comes through, whatever the program.
+    Packets shorter than an IPv4 and a UDP header never pass.
     """
     program = [Instruction(_LOAD_LENGTH, 0), *_if(_IF_AT_LEAST, SHORTEST, program, _DROP)]
     if indexes is None:
         return [Instruction(_LOAD_HALF, _HARDWARE), *_if(_IF_EQUAL, _LOOPBACK, _DROP, program)]
     tests: Program = [*_DROP]
-    for index in sorted(indexes, reverse=True):  # a plain jump each: they may be many
+    for index in sorted(indexes, reverse=True):  # an unconditional jump each: there may be many
         tests = [Instruction(_IF_EQUAL, index, 0, 1), Instruction(_JUMP, len(tests)), *tests]
     return [Instruction(_LOAD_WORD, _INTERFACE), *tests, *program]
 
 
 def assemble(program: Iterable[Instruction]) -> bytes:
-    """Give the program as the kernel takes it (an array of struct sock_filter)."""
+    """Return the program as an array of struct sock_filter."""
     return b"".join(INSTRUCTION.pack(code, true, false, k) for code, k, true, false in program)
 
 
 def _if(code: int, operand: int, then: Program, otherwise: Program) -> Program:
-    """Choose between two programs, both of which end by themselves."""
+    """Return a branch between two programs that both end with a return."""
     if len(then) <= _FARTHEST:
         return [Instruction(code, operand, 0, len(then)), *then, *otherwise]
     return [Instruction(code, operand, 0, 1), Instruction(_JUMP, len(otherwise)), *otherwise, *then]
@@ -122,8 +125,8 @@ def _incoming(program: Program) -> Program:
 
 
 def _by_version(transports: Program) -> Program:
-    """Find the transport's number (in A) and its header (in X), the same for both families."""
-    ipv6 = _is_one_of(EXTENSIONS, _TAKE_EXTENDED)
+    """Return a program that loads the transport protocol into A and its header offset into X, for both families."""
+    ipv6 = _is_one_of(EXTENSIONS, _PASS_EXTENDED)
     ipv6 = [Instruction(_LOAD_BYTE, 6), *ipv6, Instruction(_X_IMMEDIATE, 40)]
     ipv4 = [
         Instruction(_LOAD_HALF, 6),
@@ -145,8 +148,8 @@ def _by_version(transports: Program) -> Program:
 
 
 def _is_one_of(values: Sequence[int], then: Program) -> Program:
-    """Run `then`, which ends by itself, if A is one of the values; else go on."""
-    tests = [Instruction(_IF_EQUAL, value, len(values) - place, 0) for place, value in enumerate(values)]
+    """Return a program that runs `then`, which ends with a return, if A is one of the values; else continues."""
+    tests = [Instruction(_IF_EQUAL, value, len(values) - index, 0) for index, value in enumerate(values)]
     return [*tests, Instruction(_JUMP, len(then)), *then]
 
 
@@ -156,11 +159,11 @@ def _transports(flags: Collection[FlagFilter], only: Collection[Port] | None, ne
 
 
 def _with_flags(flags: Collection[FlagFilter], program: Program) -> Program:
-    """Ask whether one of the filters passes; none of them: no TCP packet is a symbol."""
+    """Return a test for the TCP flags; without a filter no TCP packet is a knock packet."""
     wanted = sorted(set(flags))
     if not wanted:
         return _DROP
-    if len(wanted) > MOST_FLAG_FILTERS or any(not each.mask for each in wanted):
+    if len(wanted) > MAX_FLAG_FILTERS or any(not each.mask for each in wanted):
         return program
     tests: Program = [*_DROP]
     for mask, value in reversed(wanted):
@@ -170,18 +173,18 @@ def _with_flags(flags: Collection[FlagFilter], program: Program) -> Program:
 
 
 def _to_ports(protocol: Protocol, only: Collection[Port] | None, never: Collection[Port]) -> Program:
-    """Search the destination port in the intervals that are let through, by halves."""
+    """Return a binary search for the destination port in the intervals that pass."""
     listed = {port.number for port in never if port.protocol is protocol}
     if only is not None:
         listed = {port.number for port in only if port.protocol is protocol} - listed
-    is_taken = only is not None  # what a listed port means; the others mean the contrary
+    is_taken = only is not None  # whether listed ports pass; the others get the opposite verdict
     changes = {0: not is_taken} | dict.fromkeys((n for n in listed if n - 1 not in listed), is_taken)
     changes |= dict.fromkeys((n + 1 for n in listed if n + 1 not in listed), not is_taken)
     return [Instruction(_LOAD_HALF_X, 2), *_search(sorted(changes.items()))] if listed else _verdict(not is_taken)
 
 
 def _search(changes: Sequence[tuple[int, bool]]) -> Program:
-    """Decide by the last (number, verdict) whose number is not above A."""
+    """Return a program that applies the last (number, verdict) with number <= A."""
     if len(changes) == 1:
         return _verdict(changes[0][1])
     middle = len(changes) // 2
@@ -189,4 +192,4 @@ def _search(changes: Sequence[tuple[int, bool]]) -> Program:
 
 
 def _verdict(take: bool) -> Program:
-    return _TAKE if take else _DROP
+    return _PASS if take else _DROP

@@ -1,4 +1,4 @@
-"""Processes of doorward's own: a function called in a child, and what one process hears of another."""
+"""Child processes: run a function in a child and receive its result."""
 
 from __future__ import annotations
 
@@ -22,9 +22,9 @@ STANDARD = (0, 1, 2)  # input, output, errors
 
 
 def run_in_child(call: Callable[[], T], within_s: float | None = None) -> T:
-    """Give what `call` gives, or raise its DoorwardError; waits for the child. HostError where it breaks.
+    """Return the result of `call` in a child process, or raise its DoorwardError. HostError: the child crashed.
 
-    A child with a time limit ends with this process, and is killed when the time is up: TimeoutError.
+    A child with a time limit ends with this process, and is killed at the limit: TimeoutError.
     """
     receive, send = os.pipe()
     parent = None if within_s is None else os.getpid()
@@ -33,7 +33,7 @@ def run_in_child(call: Callable[[], T], within_s: float | None = None) -> T:
         signal.set_wakeup_fd(-1)
         if within_s is not None:
             signal.signal(signal.SIGINT, signal.SIG_IGN)  # the terminal sends it to both
-            privileges.end_with_parent(signal.SIGKILL)
+            privileges.exit_with_parent(signal.SIGKILL)
             if os.getppid() != parent:
                 os._exit(1)
         send_result(send, call)
@@ -60,15 +60,19 @@ def _read_within(pipe: BinaryIO, within_s: float) -> bytes:
 
 
 def child_main(name: str, work: Callable[[], None]) -> NoReturn:
-    """Do `work` in this process, a child for as long as the daemon runs, and end with it; ps(1) shows `name`."""
+    """Run `work` in this process, a child that lives as long as the daemon, then exit; ps(1) shows `name`."""
     status = 1
     try:
         signal.set_wakeup_fd(-1)
-        for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP):  # for the daemon, whose end ends this too
+        for number in (
+            signal.SIGINT,
+            signal.SIGTERM,
+            signal.SIGHUP,
+        ):  # they are for the daemon, whose exit ends this child too
             signal.signal(number, signal.SIG_IGN)
-        faulthandler.disable()  # its handler, where Python was told to use it, needs calls that a reader is refused
-        privileges.call_itself(name)
-        gc.freeze()  # what is the daemon's is shared as long as it is not touched
+        faulthandler.disable()  # if enabled, its handler needs system calls that seccomp denies
+        privileges.set_process_name(name)
+        gc.freeze()  # the daemon's memory stays shared as long as nothing writes to it
         work()
         status = 0
     finally:
@@ -76,7 +80,7 @@ def child_main(name: str, work: Callable[[], None]) -> NoReturn:
 
 
 def send_result(send: int, call: Callable[[], T]) -> NoReturn:
-    """End this process, a child, by sending what `call` gives, or its DoorwardError, into the pipe `send`."""
+    """Send the result of `call`, or its DoorwardError, into the pipe `send`, and exit this child process."""
     status = 1
     try:
         outcome: T | DoorwardError
@@ -90,33 +94,33 @@ def send_result(send: int, call: Callable[[], T]) -> NoReturn:
     except BrokenPipeError:  # the parent is gone
         pass
     except BaseException:
-        traceback.print_exc()  # a fault of doorward's own: the parent says what follows from it
+        traceback.print_exc()  # a bug in doorward; the parent reports the consequence
     finally:
         os._exit(status)
 
 
 def result_of(pid: int, raw: bytes) -> Any:
-    """Wait for a child that sent `raw`; give what it gave, or raise its DoorwardError. HostError where it broke."""
+    """Wait for a child that sent `raw`; return its result, or raise its DoorwardError. HostError: it crashed."""
     if code := os.waitstatus_to_exitcode(os.waitpid(pid, 0)[1]):
-        raise HostError(f"a process ended with status {code}, and nothing was changed; is there memory left?")
+        raise HostError(f"a child process exited with status {code}; nothing was changed; is there memory left?")
     outcome = pickle.loads(raw)  # noqa: S301 - from our own child, over our own pipe
     if isinstance(outcome, DoorwardError):
         raise outcome
     return outcome
 
 
-def keep_only(descriptors: Iterable[int]) -> None:
-    """Close what this process, a child, has inherited, but for these: sockets above all, some of which are locks."""
+def close_descriptors_except(descriptors: Iterable[int]) -> None:
+    """Close all descriptors that this child inherited except these: sockets above all, some of which act as locks."""
     start = 0
     for descriptor in sorted(set(descriptors)):
-        if start < descriptor:  # Python 3.11 takes closerange(0, 0) for all that there are
+        if start < descriptor:  # Python 3.11 treats closerange(0, 0) as "all"
             os.closerange(start, descriptor)
         start = descriptor + 1
     os.closerange(start, os.sysconf("SC_OPEN_MAX"))
 
 
 def recv(sock: socket.socket, size: int, flags: int = 0) -> bytes:
-    """Receive one message; nothing where the other process has ended (a reset, where it left messages unread)."""
+    """Receive one message; b"" if the peer has exited (it resets the connection if it left messages unread)."""
     try:
         return sock.recv(size, flags)
     except ConnectionResetError:

@@ -1,4 +1,4 @@
-"""Waiting: for descriptors, for signals and for moments. Nothing wakes it while nothing happens."""
+"""Event loop for descriptors, signals and timers. It never wakes up without an event."""
 
 from __future__ import annotations
 
@@ -10,11 +10,11 @@ import socket
 import time
 from collections.abc import Callable
 
-LONGEST_WAIT_S = 86_400.0  # epoll counts milliseconds in 31 bits: it refuses to wait for longer than 24.8 days
+LONGEST_WAIT_S = 86_400.0  # epoll counts milliseconds in 31 bits: 24.8 days at most
 
 
 class EventLoop:
-    """A selector, a heap of timers, and signals turned into calls outside the handler."""
+    """A selector, a heap of timers, and signals that are turned into calls outside of the handler."""
 
     def __init__(self) -> None:
         self._selector = selectors.DefaultSelector()
@@ -27,15 +27,15 @@ class EventLoop:
         self._running = False
 
     def now_s(self) -> float:
-        """Seconds of the clock that the kernel's set timers follow: it neither jumps nor counts a suspend."""
+        """Return the time in s on the clock of the kernel's set timers: it neither jumps nor counts a suspend."""
         return time.monotonic()
 
     def on_readable(self, descriptor: int, call: Callable[[], None]) -> None:
-        """Call whenever the descriptor can be read."""
+        """Call `call` whenever the descriptor is readable."""
         self._selector.register(descriptor, selectors.EVENT_READ, call)
 
     def on_writable(self, descriptor: int, call: Callable[[], None]) -> None:
-        """Call whenever the descriptor can be written; one that is waited on for reading needs another number."""
+        """Call `call` whenever the descriptor is writable; if it is also waited on for reading, pass a duplicate."""
         self._selector.register(descriptor, selectors.EVENT_WRITE, call)
 
     def unregister(self, descriptor: int) -> None:
@@ -47,7 +47,7 @@ class EventLoop:
         heapq.heappush(self._timers, (when_s, next(self._numbers), call))
 
     def on_signal(self, number: signal.Signals, call: Callable[[], None]) -> None:
-        """Call after the signal came, from the loop."""
+        """Call `call` from the loop after the signal arrived."""
         if not self._on_signal:
             signal.set_wakeup_fd(self._wake_write.fileno(), warn_on_full_buffer=False)
             self.on_readable(self._wake_read.fileno(), self._signalled)
@@ -55,22 +55,22 @@ class EventLoop:
         signal.signal(number, lambda *_: None)
 
     def run(self) -> None:
-        """Wait and call until `stop`."""
+        """Dispatch events until `stop`."""
         self._running = True
         while self._running:
             for key, _ in self._selector.select(self._patience_s()):
-                # A call before may have forgotten it; its number may even be another descriptor's by now.
+                # An earlier call may have unregistered it; its number may even be reused by now.
                 if self._selector.get_map().get(key.fd) is key:
                     key.data()
             while self._timers and self._timers[0][0] <= self.now_s():
                 heapq.heappop(self._timers)[2]()
 
     def stop(self) -> None:
-        """Leave `run` once the calls of this round are done."""
+        """Return from `run` after the calls of this round."""
         self._running = False
 
     def close(self) -> None:
-        """Give the descriptors back."""
+        """Close the descriptors."""
         if self._on_signal:
             signal.set_wakeup_fd(-1)
         self._selector.close()

@@ -1,4 +1,4 @@
-"""Files and folders followed with inotify(7): readable once somebody has written, replaced or removed a file."""
+"""Watches on files and directories with inotify(7): readable once a file was written, replaced or removed."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from collections.abc import Iterable
 from doorward.errors import HostError
 
 _ATTRIB, _CLOSE_WRITE, _DELETE_SELF, _MOVE_SELF = 0x4, 0x8, 0x400, 0x800  # a file renamed over another is its ATTRIB
-_MOVED_FROM, _MOVED_TO, _CREATE, _DELETE = 0x40, 0x80, 0x100, 0x200  # in a folder
+_MOVED_FROM, _MOVED_TO, _CREATE, _DELETE = 0x40, 0x80, 0x100, 0x200  # in a directory
 _EVENTS = _ATTRIB | _CLOSE_WRITE | _DELETE_SELF | _MOVE_SELF
 _FOLDER_EVENTS = _ATTRIB | _CLOSE_WRITE | _MOVED_FROM | _MOVED_TO | _CREATE | _DELETE
 _RECEIVE_BYTES = 1 << 16
@@ -17,31 +17,31 @@ _libc = ctypes.CDLL(None, use_errno=True)
 
 
 class FileWatcher:
-    """Tells by its descriptor that one of the files may have changed. HostError: there is no inotify to be had."""
+    """Its descriptor becomes readable when a file may have changed. HostError: inotify is not available."""
 
     def __init__(self) -> None:
         self._descriptor: int = _libc.inotify_init1(os.O_NONBLOCK | os.O_CLOEXEC)
         if self._descriptor < 0:
             reason = os.strerror(ctypes.get_errno())
-            raise HostError(f"no inotify ({reason}); raise the sysctl fs.inotify.max_user_instances")
+            raise HostError(f"inotify is not available ({reason}); raise the sysctl fs.inotify.max_user_instances")
 
     def fileno(self) -> int:
-        """Give the descriptor to wait on."""
+        """Return the descriptor to wait on."""
         return self._descriptor
 
     def watch(self, paths: Iterable[str]) -> None:
-        """Watch what has these names now, as well as what is watched; a name that is nobody's is passed over."""
+        """Watch the files that have these names now, in addition; missing ones are skipped."""
         for path in paths:
             _libc.inotify_add_watch(self._descriptor, os.fsencode(path), _EVENTS)
 
-    def watch_folder(self, path: str) -> None:
-        """Watch what happens to the files in a folder; one that is not there is passed over."""
+    def watch_directory(self, path: str) -> None:
+        """Watch the files in a directory; a missing directory is skipped."""
         _libc.inotify_add_watch(self._descriptor, os.fsencode(path), _FOLDER_EVENTS)
 
     def drain(self) -> None:
-        """Be unreadable until something changes again."""
+        """Drain pending events."""
         os.read(self._descriptor, _RECEIVE_BYTES)
 
     def close(self) -> None:
-        """Watch nothing any more."""
+        """Close the descriptor."""
         os.close(self._descriptor)

@@ -1,4 +1,4 @@
-"""Which interfaces there are and which addresses are this host's own: asked of rtnetlink(7), and followed."""
+"""Interfaces and local addresses of this host, with notifications of changes, by rtnetlink(7)."""
 
 from __future__ import annotations
 
@@ -14,22 +14,22 @@ from doorward.errors import HostError, MalformedError
 from doorward.kernel import netlink
 
 _ROUTE = 0  # NETLINK_ROUTE
-# Changes of links and of both families' addresses and routes (RTMGRP_*): the kernel tells of an address before it takes
-# away the route that made it the host's own.
+# Changes of links and of both families' addresses and routes (RTMGRP_*): the kernel reports an address before it
+# removes the local route of that address.
 _GROUPS = 0x1 | 0x10 | 0x100 | 0x40 | 0x400
 _NEW_ROUTE, _DELETED_ROUTE, _GET_ROUTE = 24, 25, 26
 _ROUTE_HEADER = struct.Struct("=BBBBBBBBI")  # family, destination's bits, …, table, protocol, scope, type, flags
 _LOCAL_TABLE, _LOCAL = 255, 2  # RT_TABLE_LOCAL, RTN_LOCAL
 _DESTINATION = 1
 _ADDRESS_BYTES = (4, 16)
-_SOL_NETLINK, _STRICT = 270, 12  # NETLINK_GET_STRICT_CHK, Linux 4.20: only the table that was asked for
+_SOL_NETLINK, _STRICT = 270, 12  # NETLINK_GET_STRICT_CHK, Linux 4.20: only the requested table
 _GET_INDEX = 0x8933  # SIOCGIFINDEX
 _NAME_BYTES = 16
 _RECEIVE_BYTES = 1 << 16
 
 
 class Prefix(NamedTuple):
-    """A range of addresses of so many bytes: all that begin, less their last `shift` bits, with `value`."""
+    """A range of addresses of `size` bytes: those that equal `value` without their last `shift` bits."""
 
     size: int
     shift: int
@@ -37,13 +37,13 @@ class Prefix(NamedTuple):
 
 
 class LocalAddresses(NamedTuple):
-    """This host's own addresses, packed, and the ranges that are routed to it whole, such as 127.0.0.0/8."""
+    """This host's local addresses, packed, and the ranges that are local as a whole, such as 127.0.0.0/8."""
 
     addresses: frozenset[bytes]
     prefixes: frozenset[Prefix]
 
     def contains(self, address: bytes) -> bool:
-        """Tell whether a packet to this address stays on this host (the kernel's `fib daddr type local`)."""
+        """Return whether a packet to this address stays on this host (nftables: `fib daddr type local`)."""
         number, size = int.from_bytes(address), len(address)
         return address in self.addresses or any(
             prefix.size == size and number >> prefix.shift == prefix.value for prefix in self.prefixes
@@ -51,94 +51,94 @@ class LocalAddresses(NamedTuple):
 
 
 class InterfaceMonitor:
-    """Tells what is, and by its descriptor that something changed, in the namespace where it was made."""
+    """Interfaces and addresses of the current network namespace; its descriptor becomes readable on a change."""
 
     def __init__(self) -> None:
-        self._gone: set[tuple[int, bytes]] = set()  # the kernel tells of a route just before it takes it away
+        self._removed: set[tuple[int, bytes]] = set()  # the kernel reports a route just before it removes it
         self._changes = netlink.open_socket(_ROUTE, "changes of interfaces")
-        self._questions = netlink.open_socket(_ROUTE, "the list of addresses")
+        self._requests = netlink.open_socket(_ROUTE, "the list of addresses")
         self._changes.setblocking(False)
         self._changes.bind((0, _GROUPS))
-        with suppress(OSError):  # an older kernel gives all routes, and `_local_routes` picks
-            self._questions.setsockopt(_SOL_NETLINK, _STRICT, 1)
+        with suppress(OSError):  # an older kernel lists all routes, and `_local_routes` filters
+            self._requests.setsockopt(_SOL_NETLINK, _STRICT, 1)
 
     def fileno(self) -> int:
-        """Give the descriptor to wait on."""
+        """Return the descriptor to wait on."""
         return self._changes.fileno()
 
     def close(self) -> None:
-        """Give both sockets back."""
+        """Close both sockets."""
         self._changes.close()
-        self._questions.close()
+        self._requests.close()
 
     def changed(self) -> bool:
-        """Tell whether a link or an address has changed since the last call."""
+        """Return whether a link or an address has changed since the last call."""
         changed = False
         while True:
             try:
-                told = self._changes.recv(_RECEIVE_BYTES)
+                datagram = self._changes.recv(_RECEIVE_BYTES)
             except BlockingIOError:
                 return changed
             except OSError as error:
-                if error.errno != errno.ENOBUFS:  # where the kernel had to drop some, there was a change too
+                if error.errno != errno.ENOBUFS:  # ENOBUFS: messages were dropped, so something changed
                     raise
                 changed = True
-                self._gone.clear()
+                self._removed.clear()
             else:
-                for message in netlink.messages(memoryview(told)):
-                    changed = self._hears(message) or changed
+                for message in netlink.messages(memoryview(datagram)):
+                    changed = self._is_relevant(message) or changed
 
-    def _hears(self, message: netlink.NetlinkMessage) -> bool:
-        """Tell whether a message is of a link, an address or a route to this host: a router has many others."""
+    def _is_relevant(self, message: netlink.NetlinkMessage) -> bool:
+        """Return whether a message is about a link, an address or a route to this host: a router has many others."""
         if message.kind not in (_NEW_ROUTE, _DELETED_ROUTE):
             return True
         route = local_route(message.body)
         if route is None:
             return False
-        (self._gone.add if message.kind == _DELETED_ROUTE else self._gone.discard)(route)
+        (self._removed.add if message.kind == _DELETED_ROUTE else self._removed.discard)(route)
         return True
 
-    def index_of(self, name: str) -> int | None:
-        """Give the number of an interface, None where there is none of that name now."""
+    def find_index(self, name: str) -> int | None:
+        """Return the index of an interface, None if no interface has that name now."""
         packed = name.encode()
         if not 0 < len(packed) < _NAME_BYTES:
             return None
         try:
-            answer = fcntl.ioctl(self._questions, _GET_INDEX, struct.pack(f"{_NAME_BYTES}si20x", packed, 0))
+            reply = fcntl.ioctl(self._requests, _GET_INDEX, struct.pack(f"{_NAME_BYTES}si20x", packed, 0))
         except OSError:
             return None
-        index: int = struct.unpack_from("i", answer, _NAME_BYTES)[0]
+        index: int = struct.unpack_from("i", reply, _NAME_BYTES)[0]
         return index
 
-    def locals(self) -> LocalAddresses:
-        """List the host's own addresses; HostError where the kernel does not tell them."""
+    def local_addresses(self) -> LocalAddresses:
+        """Return the host's local addresses; HostError if the kernel does not list them."""
         addresses: set[bytes] = set()
         prefixes: set[Prefix] = set()
         try:
-            there = {*self._local_routes(socket.AF_INET), *self._local_routes(socket.AF_INET6)}
-            for bits, packed in there - self._gone:
+            routes = {*self._local_routes(socket.AF_INET), *self._local_routes(socket.AF_INET6)}
+            for bits, packed in routes - self._removed:
                 shift = len(packed) * 8 - bits
                 if shift:
                     prefixes.add(Prefix(len(packed), shift, int.from_bytes(packed) >> shift))
                 else:
                     addresses.add(packed)
         except OSError as error:
-            raise HostError(f"the kernel does not list this host's addresses: {error.strerror}") from None
-        self._gone.clear()  # the next look finds the truth
+            raise HostError(f"cannot list this host's addresses: {error.strerror}") from None
+        self._removed.clear()  # the next dump is current
         return LocalAddresses(frozenset(addresses), frozenset(prefixes))
 
     def _local_routes(self, family: socket.AddressFamily) -> Iterator[tuple[int, bytes]]:
         request = _ROUTE_HEADER.pack(family, 0, 0, 0, _LOCAL_TABLE, 0, 0, 0, 0)
         framed = netlink.message(_GET_ROUTE, netlink.REQUEST | netlink.DUMP, request)
-        for reply in netlink.dump(self._questions, framed):
+        for reply in netlink.dump(self._requests, framed):
             if reply.kind == _NEW_ROUTE and (route := local_route(reply.body)) is not None:
                 yield route
 
 
 def local_route(body: memoryview) -> tuple[int, bytes] | None:
-    """Give how many bits of which packed address a route makes this host's own; None for any other route.
+    """Return (prefix length, packed address) of a local route; None for any other route.
 
-    MalformedError where a length lies.
+    MalformedError on a wrong length.
     """
     if len(body) < _ROUTE_HEADER.size:
         raise MalformedError(f"rtnetlink: a route of {len(body)} bytes, its header needs {_ROUTE_HEADER.size}")

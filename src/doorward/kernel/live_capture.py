@@ -1,7 +1,7 @@
-"""What one address sends to this host, and what it is sent back, packet by packet as they pass.
+"""Live capture of the packets between one address and this host.
 
-What comes in is taken as the IP stack sees it, after VLAN tags and bridges were resolved; what goes out is only to be
-had by a socket for everything (ETH_P_ALL), which shows it on each interface of a bridge or bond.
+Incoming packets are captured as the IP stack sees them, after VLAN tags and bridges were resolved. Outgoing packets
+are only available from a socket for all protocols (ETH_P_ALL), which shows them on each interface of a bridge or bond.
 """
 
 from __future__ import annotations
@@ -22,34 +22,34 @@ from doorward.model import Address
 from doorward.packets.datalink import IPV4, IPV6, NetworkPacket
 
 _EVERYTHING = 0x0003  # ETH_P_ALL
-_STAMPS = 35  # SO_TIMESTAMPNS, and the kind of the message that it brings
+_STAMPS = 35  # SO_TIMESTAMPNS, also the type of its control message
 _STAMP = struct.Struct("@ll")  # struct timespec
 _OUTGOING = 4  # PACKET_OUTGOING
 _BEHIND_S = 0.001
-_LONGEST_WAIT_S = 3600.0  # select takes no more than some years
-_MOST_AT_ONCE = 1000  # packets of one socket, before the other has its turn
+_LONGEST_WAIT_S = 3600.0  # select rejects timeouts of many years
+_MOST_AT_ONCE = 1000  # packets of one socket before the other has its turn
 
 
 class LivePacket(NamedTuple):
-    """A packet, and when it passed (since the epoch)."""
+    """A packet and its time, in ns since the epoch."""
 
     network: NetworkPacket
     at_ns: int
 
 
 class LiveCapture:
-    """A context manager; HostError where the right CAP_NET_RAW or a part of the kernel is missing."""
+    """A context manager. HostError: CAP_NET_RAW or a part of the kernel is missing."""
 
     def __init__(self, address: Address) -> None:
         self._stack = ExitStack()
         try:
-            self._ending = os.eventfd(0, os.EFD_CLOEXEC | os.EFD_NONBLOCK)
-            self._stack.callback(os.close, self._ending)
-            self._links = InterfaceMonitor()
-            self._stack.callback(self._links.close)
-            self._locals = self._links.locals()
-            self._going = self._open(_EVERYTHING, address, outgoing=True)
-            self._coming = self._open(IPV4 if address.version == 4 else IPV6, address, outgoing=False)
+            self._stop_event = os.eventfd(0, os.EFD_CLOEXEC | os.EFD_NONBLOCK)
+            self._stack.callback(os.close, self._stop_event)
+            self._interfaces = InterfaceMonitor()
+            self._stack.callback(self._interfaces.close)
+            self._locals = self._interfaces.local_addresses()
+            self._outgoing = self._open(_EVERYTHING, address, outgoing=True)
+            self._incoming = self._open(IPV4 if address.version == 4 else IPV6, address, outgoing=False)
         except BaseException:
             self._stack.close()
             raise
@@ -61,31 +61,31 @@ class LiveCapture:
         self._stack.close()
 
     def is_local(self, packed: bytes) -> bool:
-        """Tell whether an address is this host's own."""
-        if self._links.changed():
-            self._locals = self._links.locals()
+        """Return whether an address is local to this host."""
+        if self._interfaces.changed():
+            self._locals = self._interfaces.local_addresses()
         return self._locals.contains(packed)
 
-    def end(self) -> None:
-        """Let `packets` end once it has given what came so far; a signal handler may call this."""
-        os.eventfd_write(self._ending, 1)
+    def stop(self) -> None:
+        """Make `packets` end after the packets that have arrived so far; a signal handler may call this."""
+        os.eventfd_write(self._stop_event, 1)
 
     def packets(self, until_s: float) -> Iterator[LivePacket]:
-        """Give packets as they pass, until a moment (on CLOCK_MONOTONIC's scale) or `end`."""
-        ends, sources = False, [self._coming.fileno(), self._going.fileno(), self._ending]
+        """Yield packets as they pass, until a time (on CLOCK_MONOTONIC) or `stop`."""
+        ends, sources = False, [self._incoming.fileno(), self._outgoing.fileno(), self._stop_event]
         while not ends:
             left_s = max(until_s - time.monotonic(), 0.0)
             ready = select.select(sources, [], [], min(left_s, _LONGEST_WAIT_S))[0]
-            ends = self._ending in ready or left_s == 0
-            yield from self._passed()
+            ends = self._stop_event in ready or left_s == 0
+            yield from self._waiting()
 
-    def _passed(self) -> Iterator[LivePacket]:
-        """Give what is there, and what an answer answers before it."""
-        # That is at the other socket by now, or a moment later: the kernel may give a packet to the IP stack, which
-        # answers, before it gives it to a packet socket.
-        answers = list(_drained(self._going))
-        select.select([self._coming], [], [], _BEHIND_S if answers else 0)
-        yield from _drained(self._coming)
+    def _waiting(self) -> Iterator[LivePacket]:
+        """Yield waiting packets, each answer after the packet that it answers."""
+        # That packet is at the other socket by now, or a moment later: the kernel may pass a packet to the IP stack,
+        # which answers, before it passes it to a packet socket.
+        answers = list(_drain(self._outgoing))
+        select.select([self._incoming], [], [], _BEHIND_S if answers else 0)
+        yield from _drain(self._incoming)
         yield from answers
 
     def _open(self, ethertype: int, address: Address, *, outgoing: bool) -> socket.socket:
@@ -93,13 +93,13 @@ class LiveCapture:
         attach_filter(found, assemble(address_filter(address.packed, outgoing=outgoing)))
         found.setsockopt(socket.SOL_SOCKET, _STAMPS, 1)
         found.setblocking(False)
-        for _ in _drained(found):  # what came before the filter
+        for _ in _drain(found):  # packets from before the filter
             pass
         return found
 
 
-def _drained(receiver: socket.socket) -> Iterator[LivePacket]:
-    """Give what waits; of a flood, some."""
+def _drain(receiver: socket.socket) -> Iterator[LivePacket]:
+    """Yield the waiting packets, up to a limit."""
     for _ in range(_MOST_AT_ONCE):
         try:
             data, messages, _, address = receiver.recvmsg(COPIED_EXTENDED_BYTES, socket.CMSG_SPACE(_STAMP.size))

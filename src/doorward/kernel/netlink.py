@@ -1,4 +1,4 @@
-"""The little of netlink (RFC 3549, netlink(7)) that doorward speaks by itself: messages, attributes, dumps."""
+"""The subset of netlink (RFC 3549, netlink(7)) that doorward implements: messages, attributes, dumps."""
 
 from __future__ import annotations
 
@@ -23,29 +23,29 @@ SOCK_DIAG = 4
 
 
 class NetlinkMessage(NamedTuple):
-    """One netlink message: its type and what follows the header."""
+    """One netlink message: its type, and the body after the header."""
 
     kind: int
     body: memoryview
 
 
 def align(length: int) -> int:
-    """Round up to netlink's four bytes."""
+    """Round up to a multiple of four bytes."""
     return (length + 3) & ~3
 
 
 def message(kind: int, flags: int, body: bytes, sequence: int = 1) -> bytes:
-    """Frame one message."""
+    """Return one framed message."""
     return HEADER.pack(HEADER.size + len(body), kind, flags, sequence, 0) + body
 
 
 def attribute(kind: int, data: bytes) -> bytes:
-    """Frame one attribute, padded."""
+    """Return one framed attribute, padded."""
     return ATTRIBUTE.pack(ATTRIBUTE.size + len(data), kind) + data + bytes(align(len(data)) - len(data))
 
 
 def messages(raw: memoryview) -> Iterator[NetlinkMessage]:
-    """Split what one recv gave; MalformedError where a length lies."""
+    """Yield the messages of one datagram; MalformedError on a wrong length."""
     at = 0
     while at < len(raw):
         if len(raw) - at < HEADER.size:
@@ -58,12 +58,12 @@ def messages(raw: memoryview) -> Iterator[NetlinkMessage]:
 
 
 def attributes(raw: memoryview) -> dict[int, memoryview]:
-    """Read a run of attributes, the last of a kind winning; MalformedError where a length lies."""
-    return dict(in_order(raw))
+    """Return attributes by type, the last one of each type; MalformedError on a wrong length."""
+    return dict(iter_attributes(raw))
 
 
-def in_order(raw: memoryview) -> Iterator[tuple[int, memoryview]]:
-    """Read a run of attributes as they come, for a list of many of one kind; MalformedError as above."""
+def iter_attributes(raw: memoryview) -> Iterator[tuple[int, memoryview]]:
+    """Yield attributes in order, for lists with many of one type; MalformedError on a wrong length."""
     at = 0
     while len(raw) - at >= ATTRIBUTE.size:
         length, kind = ATTRIBUTE.unpack_from(raw, at)
@@ -74,25 +74,23 @@ def in_order(raw: memoryview) -> Iterator[tuple[int, memoryview]]:
 
 
 def error_for(body: memoryview) -> int:
-    """Give the errno that an NLMSG_ERROR carries, 0 for an acknowledgement."""
+    """Return the errno of an NLMSG_ERROR, 0 for an acknowledgment."""
     if len(body) < 4:
         raise MalformedError("netlink: an error without its number")
     number: int = struct.unpack_from("=i", body)[0]
     return -number
 
 
-def open_socket(family: int, what_for: str) -> socket.socket:
-    """Open a netlink socket; HostError says what is missing and what needs it."""
+def open_socket(family: int, purpose: str) -> socket.socket:
+    """Return a netlink socket; the HostError names what is missing and what needs it."""
     try:
         return socket.socket(socket.AF_NETLINK, socket.SOCK_RAW | socket.SOCK_CLOEXEC, family)
     except OSError as error:
-        raise HostError(
-            f"no netlink socket for {what_for} ({error.strerror}); the kernel must be Linux with it"
-        ) from None
+        raise HostError(f"no netlink socket for {purpose} ({error.strerror}); the kernel must support it") from None
 
 
-def ask(sock: socket.socket, request: bytes) -> None:
-    """Send a request that the kernel acknowledges; OSError carries its answer."""
+def send_request(sock: socket.socket, request: bytes) -> None:
+    """Send a request that the kernel acknowledges; OSError with its errno on failure."""
     sock.send(request)
     for reply in messages(memoryview(sock.recv(_RECEIVE_BYTES))):
         if reply.kind == ERROR and (number := error_for(reply.body)):
@@ -100,7 +98,7 @@ def ask(sock: socket.socket, request: bytes) -> None:
 
 
 def dump(sock: socket.socket, request: bytes) -> Iterator[NetlinkMessage]:
-    """Send a dump request and give every message of the answer; OSError carries the kernel's refusal."""
+    """Send a dump request and yield every reply; OSError with the kernel's errno on failure."""
     sock.send(request)
     while True:
         for reply in messages(memoryview(sock.recv(_RECEIVE_BYTES))):

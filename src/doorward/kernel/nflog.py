@@ -1,4 +1,4 @@
-"""The netfilter log: how the kernel tells of complete knocks and of refusals (linux/netfilter/nfnetlink_log.h)."""
+"""The netfilter log, by which the kernel reports complete and rejected knocks (linux/netfilter/nfnetlink_log.h)."""
 
 from __future__ import annotations
 
@@ -23,8 +23,8 @@ _BIND, _COPY_PACKET = 1, 2
 _MARK, _TIMESTAMP, _PAYLOAD, _PREFIX = 2, 3, 9, 10
 _MOMENT = struct.Struct("!QQ")  # struct nfulnl_msg_packet_timestamp: seconds, microseconds
 _FAMILY_HEADER = 4  # struct nfgenmsg
-_EVENT_BYTES, _DATAGRAM_BYTES = 128, 2048  # of a packet: its headers; a whole signed knock
-_RECEIVE_BUFFER_BYTES = 4 << 20  # some 10,000 messages: what 10,000 knocks at once need
+_EVENT_BYTES, _DATAGRAM_BYTES = 128, 2048  # copied from a packet: its headers; a whole signed knock
+_RECEIVE_BUFFER_BYTES = 4 << 20  # some 10,000 messages: enough for 10,000 simultaneous knocks
 _RECEIVE_BYTES = 1 << 17
 _MESSAGES_A_READ = 512
 _SO_RCVBUFFORCE = 33
@@ -34,21 +34,21 @@ _PREFIX_TEXT = re.compile(rb"doorward ([0-9a-f]{8}) (knock|full|fast|step|wrong)
 
 
 class NflogEvent(NamedTuple):
-    """What the gate tells: in which generation of its tables, what, in which last state, from whom.
+    """An event of the ruleset: the generation of its tables, what happened, the last state, the source.
 
-    `what` is "knock" (a door opened), "full" (it did not: no room), "fast" (a scanner, no state), and in the log of
-    steps "step" (a knock that completes nothing yet) or "wrong" (back to the start, no state).
+    `what` is "knock" (a door opened), "full" (it did not: the set is full), "fast" (over the rate limit, no state),
+    and in the log of steps "step" (a knock packet that completes nothing yet) or "wrong" (progress reset, no state).
     """
 
     generation: str
     what: str
     state: int
     source: Address
-    at_us: int = 0  # since the epoch, by the kernel's clock; 0 where it does not say (before Linux 5.18)
+    at_us: int = 0  # since the epoch, by the kernel's clock; 0 if it has no time stamp (before Linux 5.18)
 
 
 def parse_event(body: memoryview) -> NflogEvent:
-    """Read one NFULNL_MSG_PACKET; MalformedError for anything that the gate's own rules do not send."""
+    """Parse one NFULNL_MSG_PACKET; MalformedError for anything that doorward's rules do not send."""
     found = netlink.attributes(body[_FAMILY_HEADER:])
     prefix = _PREFIX_TEXT.fullmatch(bytes(found.get(_PREFIX, b"")))
     if prefix is None or _PAYLOAD not in found:
@@ -68,31 +68,31 @@ def _microseconds(raw: memoryview | bytes) -> int:
 
 
 class Datagram(NamedTuple):
-    """What came to the port for signed knocks: from whom, and the payload."""
+    """A datagram to the port for signed knocks: its source and payload."""
 
     source: bytes  # packed
     payload: bytes
 
 
 def parse_datagram(body: memoryview) -> Datagram:
-    """Read one NFULNL_MSG_PACKET with a whole UDP packet; MalformedError as above."""
+    """Parse one NFULNL_MSG_PACKET with a whole UDP packet; MalformedError as above."""
     found = netlink.attributes(body[_FAMILY_HEADER:])
     if bytes(found.get(_PREFIX, b"")) != _SIGNED or _PAYLOAD not in found:
         raise MalformedError("netfilter log: a message that is not from doorward's rules")
     return Datagram(*udp_payload(found[_PAYLOAD]))
 
 
-Told = TypeVar("Told")
+Event = TypeVar("Event")
 
 
-class LogSocket(Generic[Told]):
-    """A netlink socket bound to one of the gate's log groups. Only one process a network namespace can hold it."""
+class LogSocket(Generic[Event]):
+    """A netlink socket bound to one of the log groups. Only one process per network namespace can bind it."""
 
-    def __init__(self, group: int, parse: Callable[[memoryview], Told], copy_bytes: int = _EVENT_BYTES) -> None:
+    def __init__(self, group: int, parse: Callable[[memoryview], Event], copy_bytes: int = _EVENT_BYTES) -> None:
         self._parse, self._copy_bytes = parse, copy_bytes
         self._socket = netlink.open_socket(netlink.NETFILTER, "the netfilter log")
         try:
-            # The port id is the process id, so that a second daemon can tell who holds the group.
+            # The port id is the PID, so that a second daemon can name the process that has the group.
             self._socket.bind((os.getpid(), 0))
         except OSError:
             self._socket.bind((0, 0))
@@ -100,27 +100,27 @@ class LogSocket(Generic[Told]):
             self._configure(group)
         except OSError as error:
             self._socket.close()
-            raise _refused(error, group) from None
+            raise _bind_error(error, group) from None
         self._socket.setblocking(False)
         self._dropped = False
         self.malformed = 0
 
     def fileno(self) -> int:
-        """Give the descriptor to wait on."""
+        """Return the descriptor to wait on."""
         return self._socket.fileno()
 
     def close(self) -> None:
-        """Give the group free."""
+        """Close the socket and release the group."""
         self._socket.close()
 
-    def read(self) -> list[Told] | None:
-        """Give what waits, at most some hundreds; None where the kernel had to drop some (ENOBUFS)."""
-        events: list[Told] = []
+    def read(self) -> list[Event] | None:
+        """Return the waiting events, at most a few hundred; None if the kernel dropped some (ENOBUFS)."""
+        events: list[Event] = []
         if self._dropped:
             self._dropped = False
             return None
         try:
-            for _ in range(_MESSAGES_A_READ):  # one message a knock, so that each is told at once
+            for _ in range(_MESSAGES_A_READ):  # one message per knock, so that each is reported at once
                 events += self._events(memoryview(self._socket.recv(_RECEIVE_BYTES)))
         except BlockingIOError:
             pass
@@ -129,36 +129,36 @@ class LogSocket(Generic[Told]):
                 raise
             if not events:
                 return None
-            self._dropped = True  # told with the next call: first what came through
+            self._dropped = True  # reported by the next call; first the events that arrived
         return events
 
-    def _events(self, raw: memoryview) -> list[Told]:
-        events: list[Told] = []
+    def _events(self, raw: memoryview) -> list[Event]:
+        events: list[Event] = []
         for item in netlink.messages(raw):
             if item.kind == _PACKET:
                 try:
                     events.append(self._parse(item.body))
-                except MalformedError:  # another program may log to the group: not ours, and no reason to stop
+                except MalformedError:  # another program may log to the same group
                     self.malformed += 1
         return events
 
     def _configure(self, group: int) -> None:
         try:
             self._socket.setsockopt(socket.SOL_SOCKET, _SO_RCVBUFFORCE, _RECEIVE_BUFFER_BYTES)
-        except OSError:  # without the right to exceed the system's limit, take what it gives
+        except OSError:  # without CAP_NET_ADMIN in the initial user namespace, use as much as net.core.rmem_max allows
             self._socket.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, _RECEIVE_BUFFER_BYTES)
         head = struct.pack("!BBH", socket.AF_UNSPEC, 0, group)
         for kind, value in (
             (_CFG_CMD, struct.pack("!B", _BIND)),
             (_CFG_MODE, struct.pack("!IBx", self._copy_bytes, _COPY_PACKET)),
-            (_CFG_THRESHOLD, struct.pack("!I", 1)),  # tell of each knock at once
+            (_CFG_THRESHOLD, struct.pack("!I", 1)),  # report each knock at once
         ):
             body = head + netlink.attribute(kind, value)
-            netlink.ask(self._socket, netlink.message(_CONFIG, netlink.REQUEST | netlink.ACK, body))
+            netlink.send_request(self._socket, netlink.message(_CONFIG, netlink.REQUEST | netlink.ACK, body))
 
 
 def event_log(group: int) -> LogSocket[NflogEvent]:
-    """Open a log of knocks and refusals."""
+    """Open a log of knocks."""
     return LogSocket(group, parse_event)
 
 
@@ -167,8 +167,8 @@ def datagram_log(group: int) -> LogSocket[Datagram]:
     return LogSocket(group, parse_datagram, _DATAGRAM_BYTES)
 
 
-def pid_of_holder(group: int) -> int | None:
-    """Give the process id (netlink port id) that holds a log group in this network namespace."""
+def bound_pid(group: int) -> int | None:
+    """Return the PID (netlink port id) bound to a log group in this network namespace."""
     try:
         rows = Path("/proc/net/netfilter/nfnetlink_log").read_text().splitlines()
     except OSError:
@@ -177,10 +177,10 @@ def pid_of_holder(group: int) -> int | None:
     return next((int(row[1]) for row in columns if len(row) > 1 and row[0] == str(group)), None)
 
 
-def _refused(error: OSError, group: int) -> HostError:
-    holder = pid_of_holder(group)
-    if holder is not None:  # the kernel says EPERM where another process holds the group
-        return HostError(f"another doorward runs on this table: process {holder} holds its log; stop it first")
+def _bind_error(error: OSError, group: int) -> HostError:
+    holder = bound_pid(group)
+    if holder is not None:  # the kernel returns EPERM if another process has the group
+        return HostError(f"another doorward is running here: process {holder} has its log; stop it first")
     if error.errno == errno.EPERM:
         return HostError(
             "reading the netfilter log needs CAP_NET_ADMIN; run doorward as root or give it that capability"

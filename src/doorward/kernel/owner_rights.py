@@ -1,4 +1,4 @@
-"""What root reads in another user's directory, it reads with that user's rights: a link there leads to nothing else."""
+"""Access another user's directory with that user's rights, so that links in it cannot expose root's files."""
 
 from __future__ import annotations
 
@@ -10,9 +10,9 @@ from pathlib import Path
 
 @contextmanager
 def owner_rights(folder: Path) -> Iterator[None]:
-    """Have root act as the owner of a directory until the end of the block; other users go on as they are.
+    """As root, act as the owner of a directory until the end of the block; no effect for other users.
 
-    OSError: there is no such directory, or this process may not act as its owner.
+    OSError: no such directory, or this process may not act as its owner.
     """
     owner = folder.stat()
     if os.geteuid() != 0 or owner.st_uid == 0:

@@ -1,4 +1,4 @@
-"""Packet sockets (packet(7)) and the filters on them."""
+"""Packet sockets (packet(7)) and their filters."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ _SO_ATTACH_FILTER = 26
 
 
 def packet_socket(ethertype: int) -> socket.socket:
-    """Open a socket for packets of this kind, from their network header on; HostError where that is not to be had."""
+    """Return a socket for packets of this type, from the network header on; HostError if not permitted or supported."""
     try:
         return socket.socket(socket.AF_PACKET, socket.SOCK_DGRAM | socket.SOCK_CLOEXEC, socket.htons(ethertype))
     except OSError as error:
@@ -26,12 +26,12 @@ def packet_socket(ethertype: int) -> socket.socket:
 
 
 def attach_filter(receiver: socket.socket, code: bytes) -> None:
-    """Put an assembled filter in the place of the one before."""
+    """Attach an assembled filter; it replaces the previous one."""
     kept = ctypes.create_string_buffer(code, len(code))
     where = struct.pack("HP", len(code) // INSTRUCTION.size, ctypes.addressof(kept))  # struct sock_fprog
     try:
         receiver.setsockopt(socket.SOL_SOCKET, _SO_ATTACH_FILTER, where)
     except OSError as error:
         raise HostError(
-            f"the kernel refuses the packet filter ({error.strerror}); raise the sysctl net.core.optmem_max"
+            f"the kernel rejects the packet filter ({error.strerror}); raise the sysctl net.core.optmem_max"
         ) from None

@@ -1,4 +1,4 @@
-"""Giving up rights for good: user and groups, capabilities (capabilities(7)), system calls (seccomp(2))."""
+"""Drop privileges permanently: user and groups, capabilities (capabilities(7)), system calls (seccomp(2))."""
 
 from __future__ import annotations
 
@@ -12,8 +12,8 @@ from doorward.kernel.bpf import Program, assemble
 
 SERVICE_USER = "doorward"
 NET_ADMIN = 1 << 12
-_MAY_CHANGE_USER = 1 << 6 | 1 << 7  # CAP_SETGID, CAP_SETUID
-_LAST_CAPABILITY = 63  # the kernel refuses numbers that it does not have
+_SETUID_AND_SETGID = 1 << 6 | 1 << 7  # CAP_SETGID, CAP_SETUID
+_LAST_CAPABILITY = 63  # the kernel rejects numbers that it does not have
 _VERSION = 0x20080522  # _LINUX_CAPABILITY_VERSION_3
 _HEADER, _SETS = struct.Struct("=Ii"), struct.Struct("=6I")  # effective, permitted, inheritable: low words, high words
 _PR_SET_PDEATHSIG, _PR_SET_DUMPABLE, _PR_SET_KEEPCAPS, _PR_CAPBSET_DROP, _PR_SET_NO_NEW_PRIVS = 1, 4, 8, 24, 38
@@ -24,7 +24,7 @@ _libc = ctypes.CDLL(None, use_errno=True)
 
 
 class Identity(NamedTuple):
-    """A user with its groups, looked up while that is still possible."""
+    """A user and its groups, looked up while that is still possible."""
 
     name: str
     user: int
@@ -33,8 +33,8 @@ class Identity(NamedTuple):
 
 
 def service_identity() -> Identity | None:
-    """Give the user that doorward goes over to; None where there is none, or where this process may not."""
-    if os.geteuid() != 0 or _permitted() & _MAY_CHANGE_USER != _MAY_CHANGE_USER:
+    """Return the user that doorward drops privileges to; None without such a user, or if this process may not."""
+    if os.geteuid() != 0 or _permitted() & _SETUID_AND_SETGID != _SETUID_AND_SETGID:
         return None
     try:
         found = pwd.getpwnam(SERVICE_USER)
@@ -44,11 +44,11 @@ def service_identity() -> Identity | None:
     return Identity(SERVICE_USER, found.pw_uid, found.pw_gid, groups)
 
 
-def give_up(identity: Identity | None, keep: int) -> None:
-    """Become this user (None: stay who this is), with the capabilities of `keep` (a bit mask) that there are.
+def drop_privileges(identity: Identity | None, keep: int) -> None:
+    """Switch to this user (None: stay), with those of the capabilities in `keep` (a bit mask) that are permitted.
 
-    Nothing that is executed from here on can have more, and no other process of this user can read this one's memory.
-    OSError: the kernel refused a step.
+    Nothing that is executed later can gain more, and no other process of this user can read this one's memory.
+    OSError: the kernel rejected a step.
     """
     left = _permitted() & keep
     for number in range(_LAST_CAPABILITY + 1):
@@ -65,30 +65,30 @@ def give_up(identity: Identity | None, keep: int) -> None:
     sets = ctypes.create_string_buffer(_SETS.pack(low, low, 0, high, high, 0))
     if _libc.capset(ctypes.create_string_buffer(_HEADER.pack(_VERSION, 0)), sets):
         _raise()
-    _prctl(_PR_SET_NO_NEW_PRIVS, 1)  # no set-user-ID program and no file's capabilities: what is gone stays gone
-    close_memory()  # last: a change of user takes it back
+    _prctl(_PR_SET_NO_NEW_PRIVS, 1)  # no set-user-ID program or file capabilities can restore them
+    deny_tracing()  # last: a change of user undoes it
 
 
-def close_memory() -> None:
-    """Let no other process of the same user trace this one or read its memory, keys above all (PR_SET_DUMPABLE)."""
+def deny_tracing() -> None:
+    """Keep other processes of the same user from tracing this one or reading its memory, such as keys (prctl(2))."""
     _prctl(_PR_SET_DUMPABLE, 0)
 
 
-def call_itself(name: str) -> None:
-    """Show this name, of at most 15 bytes, in ps(1) and top(1)."""
+def set_process_name(name: str) -> None:
+    """Set this process's name, at most 15 bytes, as ps(1) and top(1) show it."""
     raw = ctypes.create_string_buffer(name.encode())
     _prctl(_PR_SET_NAME, ctypes.addressof(raw))
 
 
-def restrict_calls(program: Program) -> None:
-    """Allow only the system calls that `program` does; needs `give_up` before. OSError: the kernel has no filters."""
+def restrict_system_calls(program: Program) -> None:
+    """Allow only the system calls that `program` allows; call `drop_privileges` first. OSError: no seccomp."""
     code = ctypes.create_string_buffer(assemble(program))
     where = ctypes.create_string_buffer(struct.pack("HP", len(program), ctypes.addressof(code)))
     _prctl(_PR_SET_SECCOMP, _SECCOMP_MODE_FILTER, ctypes.addressof(where))
 
 
-def end_with_parent(number: int) -> None:
-    """Have the kernel send this signal when the parent ends; a change of user takes that back."""
+def exit_with_parent(number: int) -> None:
+    """Have the kernel send this signal when the parent exits; a change of user undoes that."""
     _prctl(_PR_SET_PDEATHSIG, number)
 
 

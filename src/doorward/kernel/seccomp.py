@@ -1,7 +1,7 @@
-"""Which system calls the process that reads strangers' bytes may make (seccomp(2)). Pure: gives a BPF program.
+"""The system calls permitted to a process that reads untrusted input (seccomp(2)). Pure: returns a BPF program.
 
-It may receive from the sockets that it has, send to the daemon, and get memory. It can open nothing, start nothing
-and reach nobody else; what is not listed fails with EPERM, and calls of another architecture end the process.
+It may receive from its sockets, send to the daemon, and allocate memory. It can open no file, start no process and
+reach no other host; other calls fail with EPERM, and calls of another architecture kill the process.
 """
 
 from __future__ import annotations
@@ -17,7 +17,7 @@ class _Machine(NamedTuple):
     calls: dict[str, int]
 
 
-# By the name that uname(2) gives; both are little-endian, hence an argument's low word comes first.
+# By uname(2) machine name; all are little-endian, hence an argument's low word comes first.
 _MACHINES = {
     "x86_64": _Machine(
         0xC000003E,
@@ -45,13 +45,13 @@ _LOAD, _IF_EQUAL, _IF_AT_LEAST, _IF_ANY_BIT, _RETURN = 0x20, 0x15, 0x35, 0x45, 0
 _ALLOW, _REFUSE, _END = 0x7FFF0000, 0x00050000 | 1, 0x80000000  # SECCOMP_RET_ALLOW, _ERRNO | EPERM, _KILL_PROCESS
 
 
-def knows(machine: str) -> bool:
-    """Tell whether there is a filter for this machine, as uname(2) names it."""
+def is_supported(machine: str) -> bool:
+    """Return whether there is a filter for this machine, as uname(2) names it."""
     return machine in _MACHINES
 
 
-def reading_only(machine: str, receive_from: Collection[int], send_to: Collection[int]) -> Program:
-    """Give the filter for a process that receives from and sends to these descriptors only."""
+def reader_filter(machine: str, receive_from: Collection[int], send_to: Collection[int]) -> Program:
+    """Return the filter for a process that receives from and sends to these descriptors only."""
     audit, calls = _MACHINES[machine]
     special = {
         "recvfrom": _with_argument(0, receive_from),
@@ -72,14 +72,14 @@ def reading_only(machine: str, receive_from: Collection[int], send_to: Collectio
     return [*program, Instruction(_RETURN, _REFUSE)]
 
 
-def _with_argument(place: int, values: Collection[int]) -> Program:
-    """Allow a call if this argument (an int: its low word) is one of the values."""
+def _with_argument(index: int, values: Collection[int]) -> Program:
+    """Return a test that allows a call if this argument (an int: its low word) is one of the values."""
     tests = [part for value in values for part in (Instruction(_IF_EQUAL, value, 0, 1), Instruction(_RETURN, _ALLOW))]
-    return [Instruction(_LOAD, _ARGUMENTS + 8 * place), *tests, Instruction(_RETURN, _REFUSE)]
+    return [Instruction(_LOAD, _ARGUMENTS + 8 * index), *tests, Instruction(_RETURN, _REFUSE)]
 
 
 def _anonymous_memory() -> Program:
-    """Allow mmap of memory that is no file's and cannot be run."""
+    """Return a test that allows mmap only of anonymous memory that is not executable."""
     return [
         Instruction(_LOAD, _ARGUMENTS + 8 * 3),
         Instruction(_IF_ANY_BIT, _MAP_ANONYMOUS, 0, 3),

@@ -1,4 +1,4 @@
-"""TCP connections of this host: read through sock_diag(7), cut there and in conntrack."""
+"""TCP connections and listening sockets of this host by sock_diag(7); closes connections there and in conntrack."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from doorward.model import Address, Place, Port, Protocol, holds
 
 _SOCK_DIAG_BY_FAMILY, _SOCK_DESTROY = 20, 21
 _LISTEN, _TIME_WAIT, _CLOSE = 1 << 10, 1 << 6, 1 << 7
-_STANDING_STATES = 0xFFF & ~(_LISTEN | _TIME_WAIT | _CLOSE)
+_ESTABLISHED_STATES = 0xFFF & ~(_LISTEN | _TIME_WAIT | _CLOSE)
 _SOCKET_ID = struct.Struct("!HH16s16s4s8s")  # ports, addresses, interface, cookie (inet_diag_sockid)
 _NO_COOKIE = b"\xff" * 8
 _CONNTRACK = 1 << 8  # NFNL_SUBSYS_CTNETLINK
@@ -27,7 +27,7 @@ _NOTHING = memoryview(b"")
 
 
 class Connection(NamedTuple):
-    """A TCP connection as its packets from the other side name it: `destination` is this host."""
+    """A TCP connection from the peer's side: `destination` is this host."""
 
     source: Address
     source_port: int
@@ -36,33 +36,33 @@ class Connection(NamedTuple):
 
 
 class FoundSocket(NamedTuple):
-    """One of this host's sockets, and the bytes by which the kernel knows it."""
+    """One of this host's sockets, and the kernel's identifier for it."""
 
     connection: Connection
     socket_id: bytes
     family: int
 
 
-def standing_connections(*, loopback: bool = False) -> list[Connection]:
-    """List the TCP connections that stand on this host's sockets; those of loopback only on demand."""
-    return [found.connection for found in _standing() if loopback or not found.connection.source.is_loopback]
+def established_connections(*, loopback: bool = False) -> list[Connection]:
+    """Return the established TCP connections of this host's sockets; those of loopback only on demand."""
+    return [found.connection for found in _established() if loopback or not found.connection.source.is_loopback]
 
 
-def cut(place: Place, ports: Iterable[Port]) -> int:
-    """End the connections that `place` has to `ports`: forget them in conntrack, and reset local sockets.
+def close_connections(place: Place, ports: Iterable[Port]) -> int:
+    """Close the connections from `place` to `ports`: delete their conntrack entries, and reset local sockets.
 
-    Returns how many were cut. Without the reset a local service that speaks first would revive its connection.
+    Returns their number. Without the reset a local service that sends first would revive its connection.
     HostError: the kernel lists neither.
     """
     try:
-        return _cut(place, frozenset(ports))
+        return _close_connections(place, frozenset(ports))
     except OSError as error:
-        raise HostError(f"the connections cannot be cut: {error.strerror}; the door itself is closed") from None
+        raise HostError(f"cannot close the connections: {error.strerror}; the door itself is closed") from None
 
 
-def _cut(place: Place, wanted: frozenset[Port]) -> int:
-    reset = sum(_destroy(found) for found in list(_standing()) if _is_to(found.connection, place, wanted))
-    return max(reset, _forget_in_conntrack(place, wanted))
+def _close_connections(place: Place, wanted: frozenset[Port]) -> int:
+    reset = sum(_destroy(found) for found in list(_established()) if _is_to(found.connection, place, wanted))
+    return max(reset, _delete_from_conntrack(place, wanted))
 
 
 def _is_to(connection: Connection, place: Place, ports: frozenset[Port]) -> bool:
@@ -70,7 +70,7 @@ def _is_to(connection: Connection, place: Place, ports: frozenset[Port]) -> bool
 
 
 def sockets(family: int, protocol: int, states: int) -> Iterator[memoryview]:
-    """Give struct inet_diag_msg of each socket in one of these states; OSError where the kernel does not list them."""
+    """Yield the struct inet_diag_msg of each socket in one of these states; OSError if the kernel cannot list them."""
     request = struct.pack("=BBBxI", family, protocol, 0, states) + bytes(_SOCKET_ID.size)
     with netlink.open_socket(netlink.SOCK_DIAG, "the list of sockets") as diag:
         framed = netlink.message(_SOCK_DIAG_BY_FAMILY, netlink.REQUEST | netlink.DUMP, request)
@@ -78,24 +78,24 @@ def sockets(family: int, protocol: int, states: int) -> Iterator[memoryview]:
             yield reply.body
 
 
-def _standing() -> Iterator[FoundSocket]:
+def _established() -> Iterator[FoundSocket]:
     for family in (socket.AF_INET, socket.AF_INET6):
-        for body in sockets(family, socket.IPPROTO_TCP, _STANDING_STATES):
+        for body in sockets(family, socket.IPPROTO_TCP, _ESTABLISHED_STATES):
             yield read_socket(bytes(body), family)
 
 
 def read_socket(body: bytes, family: int) -> FoundSocket:
-    """Read a struct inet_diag_msg; MalformedError where it is cut short."""
+    """Parse a struct inet_diag_msg; MalformedError if it is truncated."""
     socket_id = body[4 : 4 + _SOCKET_ID.size]
     if len(socket_id) < _SOCKET_ID.size:
         raise MalformedError(f"sock_diag: a socket of {len(body)} bytes, it needs {4 + _SOCKET_ID.size}")
     local_port, remote_port, local, remote, _, _ = _SOCKET_ID.unpack(socket_id)
-    connection = Connection(address_of(remote, family), remote_port, address_of(local, family), local_port)
+    connection = Connection(to_address(remote, family), remote_port, to_address(local, family), local_port)
     return FoundSocket(connection, socket_id, family)
 
 
-def address_of(raw: bytes, family: int) -> Address:
-    """Read an address of sock_diag, 16 bytes for either family; a mapped one is the IPv4 address that it stands for."""
+def to_address(raw: bytes, family: int) -> Address:
+    """Parse an address of sock_diag, 16 bytes for either family; an IPv4-mapped one becomes an IPv4 address."""
     if family == socket.AF_INET:
         return IPv4Address(raw[:4])
     address = IPv6Address(raw)
@@ -103,12 +103,12 @@ def address_of(raw: bytes, family: int) -> Address:
 
 
 def _destroy(found: FoundSocket) -> bool:
-    """Reset one socket (SOCK_DESTROY, Linux 4.5); one that is gone already is not an error."""
-    body = struct.pack("=BBBxI", found.family, socket.IPPROTO_TCP, 0, _STANDING_STATES)
+    """Reset one socket (SOCK_DESTROY, Linux 4.5); a socket that is already gone is not an error."""
+    body = struct.pack("=BBBxI", found.family, socket.IPPROTO_TCP, 0, _ESTABLISHED_STATES)
     with netlink.open_socket(netlink.SOCK_DIAG, "ending connections") as diag:
         try:
             request = body + found.socket_id
-            netlink.ask(diag, netlink.message(_SOCK_DESTROY, netlink.REQUEST | netlink.ACK, request))
+            netlink.send_request(diag, netlink.message(_SOCK_DESTROY, netlink.REQUEST | netlink.ACK, request))
         except OSError as error:
             if error.errno in (errno.ENOENT, errno.EOPNOTSUPP):
                 return False
@@ -116,7 +116,7 @@ def _destroy(found: FoundSocket) -> bool:
     return True
 
 
-def _forget_in_conntrack(place: Place, ports: frozenset[Port]) -> int:
+def _delete_from_conntrack(place: Place, ports: frozenset[Port]) -> int:
     family = socket.AF_INET if place.version == 4 else socket.AF_INET6
     head = struct.pack("!BBH", family, 0, 0)
     forgotten = 0
@@ -125,21 +125,21 @@ def _forget_in_conntrack(place: Place, ports: frozenset[Port]) -> int:
         netlink.open_socket(netlink.NETFILTER, "") as ct,
     ):
         for reply in netlink.dump(tracked, netlink.message(_CT_GET, netlink.REQUEST | netlink.DUMP, head)):
-            if (entry := entry_between(reply.body, place, ports)) is None:
+            if (entry := matching_entry(reply.body, place, ports)) is None:
                 continue
             try:
-                netlink.ask(ct, netlink.message(_CT_DELETE, netlink.REQUEST | netlink.ACK, head + entry))
+                netlink.send_request(ct, netlink.message(_CT_DELETE, netlink.REQUEST | netlink.ACK, head + entry))
                 forgotten += 1
             except OSError as error:
-                if error.errno != errno.ENOENT:  # it ended by itself meanwhile
+                if error.errno != errno.ENOENT:  # it expired meanwhile
                     raise HostError(f"conntrack: {error.strerror}") from None
     return forgotten
 
 
-def entry_between(body: memoryview, place: Place, ports: Collection[Port]) -> bytes | None:
-    """Give the attributes that name a conntrack entry which began at `place` and goes to one of `ports`.
+def matching_entry(body: memoryview, place: Place, ports: Collection[Port]) -> bytes | None:
+    """Return the attributes that identify a conntrack entry from `place` to one of `ports`.
 
-    None for any other entry; MalformedError where a length lies.
+    None for any other entry; MalformedError on a wrong length.
     """
     found = netlink.attributes(body[_FAMILY_HEADER:])
     original, number = found.get(_TUPLE_ORIGINAL), found.get(_ID)
@@ -160,28 +160,28 @@ def _is_tracked(original: memoryview, place: Place, ports: Collection[Port]) -> 
     return len(source) in (4, 16) and holds(place, ip_address(bytes(source)))
 
 
-_LISTENING = {Protocol.TCP: 1 << 10, Protocol.UDP: 1 << 7}  # states: LISTEN; a UDP socket bound, to no peer (CLOSE)
+_LISTENING = {Protocol.TCP: 1 << 10, Protocol.UDP: 1 << 7}  # states: LISTEN; an unconnected UDP socket (CLOSE)
 _LOCAL = struct.Struct("!4xH2x16s")  # of struct inet_diag_msg: port, address
 _INODE, _INODE_AT = struct.Struct("=I"), 68  # its last field
 
 
 class Listener(NamedTuple):
-    """A port, and the inode of the socket that has it (0: the kernel does not say)."""
+    """A port, and the inode of its socket (0: not reported by the kernel)."""
 
     port: Port
     inode: int
 
 
 def listening_ports() -> frozenset[Port]:
-    """List the TCP ports on which this host listens and the UDP ports to which sockets are bound.
+    """Return the TCP ports on which this host listens and the UDP ports to which sockets are bound.
 
-    Those of loopback addresses alone are left out. HostError: the kernel does not list its sockets.
+    Those of loopback addresses only are left out. HostError: the kernel does not list its sockets.
     """
     return frozenset(listener.port for listener in listeners())
 
 
 def listeners(*, loopback: bool = False) -> Iterator[Listener]:
-    """Give each socket that listens, those of loopback addresses only on demand; HostError as above."""
+    """Yield each listening socket, those of loopback addresses only on demand; HostError as above."""
     for protocol in Protocol:
         for family in (socket.AF_INET, socket.AF_INET6):
             try:
@@ -189,14 +189,14 @@ def listeners(*, loopback: bool = False) -> Iterator[Listener]:
             except OSError as error:
                 name = protocol.name
                 raise HostError(
-                    f"the kernel does not list its {name} sockets ({error.strerror}); it needs CONFIG_INET_DIAG"
+                    f"the kernel cannot list its {name} sockets ({error.strerror}); it needs CONFIG_INET_DIAG"
                     f" and, as module or built in, {name.lower()}_diag"
                 ) from None
 
 
 def _listeners(protocol: Protocol, family: socket.AddressFamily, *, loopback: bool) -> Iterator[Listener]:
     for body in sockets(family, protocol, _LISTENING[protocol]):
-        number = outer_port(body, family)
+        number = reachable_port(body, family)
         if loopback and not number:
             number = _LOCAL.unpack_from(body)[0]
         if number:
@@ -207,12 +207,12 @@ def _inode(body: memoryview) -> int:
     return int(_INODE.unpack_from(body, _INODE_AT)[0]) if len(body) >= _INODE_AT + _INODE.size else 0
 
 
-def outer_port(body: memoryview, family: int) -> int:
-    """Give the port of a struct inet_diag_msg, 0 where none is bound or others cannot reach it.
+def reachable_port(body: memoryview, family: int) -> int:
+    """Return the port of a struct inet_diag_msg, 0 if none is bound or other hosts cannot reach it.
 
-    MalformedError where it is cut short.
+    MalformedError if it is truncated.
     """
     if len(body) < _LOCAL.size:
         raise MalformedError(f"sock_diag: a socket of {len(body)} bytes, it needs {_LOCAL.size}")
     number, address = _LOCAL.unpack_from(body)
-    return 0 if address_of(address, family).is_loopback else int(number)
+    return 0 if to_address(address, family).is_loopback else int(number)

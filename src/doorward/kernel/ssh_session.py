@@ -1,4 +1,4 @@
-"""The SSH connection that a command was called through: OpenSSH tells it to the session's processes (ssh(1))."""
+"""The SSH connection of the current session, from the environment variable that sshd sets (ssh(1))."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ _MAX_ANCESTORS = 64  # a shell in a terminal multiplexer below sudo is a dozen d
 
 
 class SshConnection(NamedTuple):
-    """A TCP connection to this host's SSH server, as its packets from the other side name it."""
+    """A TCP connection to this host's SSH server, from the client's side."""
 
     source: Address
     source_port: int
@@ -25,9 +25,9 @@ class SshConnection(NamedTuple):
 
 
 def ssh_connection(proc: Path = Path("/proc")) -> SshConnection | None:
-    """Find the session's connection; None on a console. sudo and su drop the variable, so their callers are asked too.
+    """Return the session's connection; None on a console. sudo and su drop the variable, so parents are read too.
 
-    What a terminal multiplexer tells is the connection that started it, which may be gone.
+    In a terminal multiplexer it is the connection that started it, which may be gone.
     """
     if found := parse(os.environ.get(_NAME, "")):
         return found
@@ -38,7 +38,7 @@ def ssh_connection(proc: Path = Path("/proc")) -> SshConnection | None:
 
 
 def parse(text: str) -> SshConnection | None:
-    """Read `CLIENT PORT SERVER PORT`; None for anything else."""
+    """Parse `CLIENT PORT SERVER PORT`; None for anything else."""
     words = text.split()
     if len(words) != 4 or not all(_is_port(word) for word in words[1::2]):
         return None
@@ -54,13 +54,13 @@ def _is_port(word: str) -> bool:
 
 
 def _address(text: str) -> Address:
-    """Read an address without the interface of a link-local one; a mapped one is the IPv4 address it stands for."""
+    """Parse an address without its scope id; an IPv4-mapped one becomes an IPv4 address."""
     address: IPv4Address | IPv6Address = ip_address(text.partition("%")[0])
     return (address.ipv4_mapped or address) if isinstance(address, IPv6Address) else address
 
 
 def _ancestors(proc: Path) -> Iterator[dict[str, str]]:
-    """Give the environments that the processes above this one were started with, the nearest first."""
+    """Yield the initial environments of this process's ancestors, the parent first."""
     process = os.getppid()
     for _ in range(_MAX_ANCESTORS):
         if process <= 1:
@@ -79,5 +79,5 @@ def _environment(raw: bytes) -> dict[str, str]:
 
 
 def _parent(stat: str) -> int:
-    """Read proc_pid_stat(5): the name, in parentheses, may hold anything."""
+    """Return the parent's PID from proc_pid_stat(5); the name, in parentheses, may contain anything."""
     return int(stat.rpartition(")")[2].split()[1])

@@ -1,7 +1,7 @@
-"""Packets from the kernel through shared memory: a packet socket with a TPACKET_V3 ring (packet(7)), a family each.
+"""Packets through shared memory: one packet socket with a TPACKET_V3 ring (packet(7)) per address family.
 
-The sockets ask for IPv4 and IPv6, not for everything. So they see what the IP stack sees: after VLAN tags,
-bonds and bridges were resolved, once, by the interface that has the address, and never what this host sends.
+The sockets request IPv4 and IPv6, not all protocols. So they see what the IP stack sees: each packet once, after VLAN
+tags, bonds and bridges were resolved, on the interface that has the address, and never what this host sends.
 """
 
 from __future__ import annotations
@@ -23,36 +23,36 @@ _ETHERTYPES = (0x0800, 0x86DD)
 _SOL_PACKET, _RX_RING, _STATISTICS, _VERSION = 263, 5, 6, 10
 _TPACKET_V3 = 2
 BLOCK_BYTES = 1 << 18  # some 1,900 SYNs
-BLOCKS = 32  # 8 MiB a family: at 250,000 packets/s, a reader that is away for 0.2 s loses none
-_FRAME_BYTES = 2048  # only a check on the sizes: in a block of TPACKET_V3 packets lie end to end
-# The kernel hands a block over when it is full or this old. One that is empty is not handed over, so an idle host
-# pays a timer and no wake-up. A knock may wait 1 ms; kernels before 6.18 round it up to a tick (4 ms at 250 Hz).
+BLOCKS = 32  # 8 MiB per family: at 250,000 packets/s, a reader that pauses for 0.2 s loses none
+_FRAME_BYTES = 2048  # only checked against the sizes: in a TPACKET_V3 block packets are adjacent
+# The kernel hands over a block when it is full or this old, but never an empty one, so an idle host pays for a timer
+# and no wake-up. A knock may wait 1 ms; kernels before 6.18 round that up to a tick (4 ms at 250 Hz).
 RETIRE_MS = 1
 _REQUEST = struct.Struct("=7I")  # struct tpacket_req3
-# struct tpacket_block_desc: packets, where the first one is, when the block was begun, when its last packet came
+# struct tpacket_block_desc: number of packets, offset of the first, time of the first, time of the last
 _BLOCK = struct.Struct("=12xII12xIIII")
 _STATUS_AT, _KERNELS, _OURS = 8, 0, 1
 # struct tpacket3_hdr: next, seconds, nanoseconds.
 _STAMP = struct.Struct("=III")
-# The same: next, bytes kept, where the network header is. Then, 96 bytes on, where the kernel puts it for this kind of
-# socket, an IPv4 header and two ports, read in the same go: what nearly every knock is. No packet is so short
-# (`SHORTEST`) that this would reach past the end.
+# The same: next, captured bytes, offset of the network header. Then at 96 bytes, where the kernel puts it for this type
+# of socket, an IPv4 header and two ports, unpacked at once: nearly every knock is that. No packet is so short
+# (`SHORTEST`) that this would read past its end.
 _PACKET = struct.Struct("=I8xI10xH68xBx2s2x2sxB2x4s4s2x2s")
 _USUAL_PLACE, _PLAIN, _WHOLE = 96, 0x45, (b"\x40\0", b"\0\0")  # no options, no fragment
 _TCP_LENGTH, _UDP_LENGTH = b"\0\x28", b"\0\x1c"  # as the header has it: at least 40 and 28 bytes
 _FLAGS_AT = _USUAL_PLACE + 20 + FLAGS_IN_TCP
-_COUNTS = struct.Struct("=III")  # struct tpacket_stats_v3: packets, drops, times that the queue froze
-_TOGETHER_S = 0.001  # packets of a block that came within this time have one time: what a flood's blocks consist of
-_REFRESH_S = 60.0  # a range made local by hand (`ip route add local`) is not announced: look now and then
+_COUNTS = struct.Struct("=III")  # struct tpacket_stats_v3: packets, drops, queue freezes
+_TOGETHER_S = 0.001  # packets of a block that span less than this get one time, as in the blocks of a flood
+_REFRESH_S = 60.0  # the kernel does not announce ranges made local by hand (`ip route add local`), so poll
 
 
-Group = tuple[list[Packet], float]  # packets in their order, and the time when the last of them came
+Group = tuple[list[Packet], float]  # packets in order, and the time of the last
 
 
 class TpacketRing:
-    """New packets on some interfaces, or on all but loopback where none is named, with their times.
+    """Captures packets with their times on some interfaces, or without names on all but loopback.
 
-    An interface may come, go and come back. HostError: the right CAP_NET_RAW or a part of the kernel is missing.
+    An interface may disappear and come back. HostError: CAP_NET_RAW or a part of the kernel is missing.
     """
 
     def __init__(self, interfaces: Sequence[str], program: Program) -> None:
@@ -61,9 +61,9 @@ class TpacketRing:
         self._waiting = select.epoll()
         self._links = InterfaceMonitor()
         self._receivers: list[_Receiver] = []
-        self.absent: tuple[str, ...] = ()  # interfaces that were named and do not exist now
+        self.absent: tuple[str, ...] = ()  # configured interfaces that do not exist now
         try:
-            self._follow()
+            self._refresh()
             for ethertype in _ETHERTYPES:
                 self._receivers.append(_Receiver(ethertype, self._code))
         except BaseException:
@@ -73,61 +73,61 @@ class TpacketRing:
             self._waiting.register(descriptor, select.EPOLLIN)
 
     def fileno(self) -> int:
-        """Give the descriptor to wait on: readable when there are packets, or a change to follow."""
+        """Return the descriptor to wait on: readable when packets arrived or interfaces changed."""
         return self._waiting.fileno()
 
     def close(self) -> None:
-        """Give sockets and memory back."""
+        """Close sockets and memory."""
         for receiver in self._receivers:
             receiver.close()
         self._links.close()
         self._waiting.close()
 
-    def use(self, program: Program) -> None:
-        """Take another filter from now on, with no packet lost between."""
+    def set_filter(self, program: Program) -> None:
+        """Replace the filter without losing a packet."""
         self._program = program
-        self._follow()
+        self._refresh()
 
     def read(self) -> Iterator[Group]:
-        """Give what has come, at most a ring full, so that a flood does not keep the caller for ever.
+        """Yield the packets that arrived, at most one ring full, so that a flood does not block the caller forever.
 
-        The time is when the kernel took the packets, to a millisecond, on CLOCK_MONOTONIC's scale. It never goes
-        back within a family, which is all that a tracker needs: it keeps the families apart. `local` says whether
-        the destination is this host's own.
+        The time is when the kernel captured the packets, to a millisecond, on CLOCK_MONOTONIC. It never decreases
+        within a family, which is enough for a tracker, as it separates the families. `local` says whether the
+        destination is local to this host.
         """
-        for _ in range(BLOCKS):  # by turns, so that a flood in one family leaves the other its turn
+        for _ in range(BLOCKS):  # in turns, so that a flood in one family does not starve the other
             ready = [receiver for receiver in self._receivers if receiver.is_ready()]
-            # Looked at later than the packets came: what is told now held for them, too.
-            if self._links.changed() or time.monotonic() - self._followed_s > _REFRESH_S:
-                self._follow()
+            # Read after the packets arrived, so the addresses apply to them, too.
+            if self._links.changed() or time.monotonic() - self._refreshed_s > _REFRESH_S:
+                self._refresh()
             for receiver in ready:
-                yield from receiver.take(self._locals)
+                yield from receiver.read_block(self._locals)
             if not ready:
                 return
 
     def drops(self) -> int:
-        """Count the packets that were lost for want of room since the start."""
+        """Return the number of packets lost since the start because the ring was full."""
         return sum(receiver.drops() for receiver in self._receivers)
 
     @property
     def malformed(self) -> int:
-        """Count what came through the filter and was neither TCP nor UDP, or cut short."""
+        """Return the number of packets that passed the filter but were neither TCP nor UDP, or truncated."""
         return sum(receiver.malformed for receiver in self._receivers)
 
-    def _follow(self) -> None:
-        """Look which numbers the interfaces have now, and which addresses are the host's own."""
-        found = {name: self._links.index_of(name) for name in self._interfaces}
+    def _refresh(self) -> None:
+        """Look up the interfaces' current indexes and the host's local addresses."""
+        found = {name: self._links.find_index(name) for name in self._interfaces}
         self.absent = tuple(name for name, index in found.items() if index is None)
         indexes = {index for index in found.values() if index is not None} if self._interfaces else None
         self._code = assemble(on_interfaces(self._program, indexes))
         for receiver in self._receivers:
             receiver.attach(self._code)
-        self._locals = self._links.locals()
-        self._followed_s = time.monotonic()
+        self._locals = self._links.local_addresses()
+        self._refreshed_s = time.monotonic()
 
 
 class _Receiver:
-    """One packet socket and its ring, bound to no interface: the filter chooses."""
+    """One packet socket and its ring, bound to no interface: the filter selects them."""
 
     def __init__(self, ethertype: int, code: bytes) -> None:
         self._next = 0  # the block that the kernel fills next, or has filled
@@ -136,7 +136,7 @@ class _Receiver:
         self.malformed = 0
         self._socket = packet_socket(ethertype)
         try:
-            self.attach(code)  # before the ring, whose making throws away what came unfiltered
+            self.attach(code)  # before the ring, whose creation discards unfiltered packets
             self._memory = self._mapped()
         except BaseException:
             self._socket.close()
@@ -168,23 +168,23 @@ class _Receiver:
         self._socket.close()
 
     def attach(self, program: bytes) -> None:
-        """Put a filter in the place of the one before."""
+        """Attach a filter; it replaces the previous one."""
         attach_filter(self._socket, program)
 
     def drops(self) -> int:
-        """Count the losses; the kernel forgets them as it tells them."""
+        """Return the total of lost packets; the kernel resets its counter on each read."""
         self._drops += _COUNTS.unpack(self._socket.getsockopt(_SOL_PACKET, _STATISTICS, _COUNTS.size))[1]
         return self._drops
 
     def is_ready(self) -> bool:
-        """Tell whether the kernel has filled the next block."""
+        """Return whether the kernel has filled the next block."""
         return bool(self._words[self._status()] & _OURS)
 
-    def take(self, locals_: LocalAddresses) -> list[Group]:
-        """Read the next block, which is ready, and give it back to the kernel."""
+    def read_block(self, locals_: LocalAddresses) -> list[Group]:
+        """Return the packets of the next block, which must be ready, and release it to the kernel."""
         found = self._groups(self._next * BLOCK_BYTES, locals_)
-        # In one store. Assigning four bytes to a slice makes two (memmove): where this processor is halted between
-        # them, the kernel fills the block meanwhile, and the second store hides that from us for ever.
+        # In one store. Assigning four bytes to a slice makes two (memmove): if this CPU is interrupted between them,
+        # the kernel fills the block meanwhile, and the second store hides that from us forever.
         self._words[self._status()] = _KERNELS
         self._next = (self._next + 1) % BLOCKS
         return found
@@ -193,9 +193,9 @@ class _Receiver:
         return (self._next * BLOCK_BYTES + _STATUS_AT) // 4
 
     def _groups(self, start: int, locals_: LocalAddresses) -> list[Group]:
-        """Read a block. The kernel stamps packets with the wall clock, which may jump.
+        """Parse a block. The kernel stamps packets with the wall clock, which may jump.
 
-        So only their age is taken from it, and no time is later than now or earlier than the one before.
+        So only their age is derived from it, and no time is later than now or earlier than the previous one.
         """
         count, first, began, began_ns, ended, ended_ns = _BLOCK.unpack_from(self._view, start)
         at, now_s = start + first, time.monotonic()
@@ -215,7 +215,7 @@ class _Receiver:
         return self._last_s
 
     def _packets(self, at: int, count: int, locals_: LocalAddresses) -> list[Packet]:
-        """Read so many packets, as `parse` does, but those that a flood consists of in a third of the time."""
+        """Parse `count` packets, like `parse`, but those typical of a flood in a third of the time."""
         found: list[Packet] = []
         view, unpack, own, add = self._view, _PACKET.unpack_from, locals_.addresses, found.append
         tcp, udp, new = PORTS[Protocol.TCP], PORTS[Protocol.UDP], tuple.__new__

@@ -15,7 +15,7 @@ from doorward.core.tracker import Tracker
 from doorward.daemon.nflog_reader import NflogReader
 from doorward.daemon.ruleset_loader import memory_bytes
 from doorward.errors import HostError
-from doorward.kernel.bpf import symbols_filter
+from doorward.kernel.bpf import knock_filter
 from doorward.kernel.nflog import event_log
 from doorward.kernel.tpacket import TpacketRing
 from doorward.knockd.knockd_log import KnockdLog
@@ -23,7 +23,7 @@ from doorward.knockd.stages import Stages
 from doorward.model import Address, Door, Port
 from doorward.nftables.chains import LOG_GROUP, STEP_GROUP
 from doorward.nftables.libnftables import NftFirewall
-from doorward.nftables.monitor import RulesetMonitor, fingerprint, own_process
+from doorward.nftables.monitor import RulesetMonitor, fingerprint, own_pid
 from doorward.nftables.ruleset import compile_ruleset, default_capacity
 
 RING_CAPACITY = 65536  # sources a family in progress, in Python's memory: some 200 bytes each
@@ -72,7 +72,7 @@ class KernelEngine:
     name = "kernel"
 
     def __init__(self) -> None:
-        self._watch, self._own, self._fingerprint = RulesetMonitor(), own_process(), b""
+        self._watch, self._own, self._fingerprint = RulesetMonitor(), own_pid(), b""
         # Steps before what they led to: whatever led to a completion that is read was told before it.
         self._events = NflogReader([event_log(LOG_GROUP), event_log(STEP_GROUP)])
         self._filter = NftFirewall()
@@ -86,7 +86,7 @@ class KernelEngine:
         automaton = compile_doors(doors, public=public)
         gate = Gate(mode=Mode.OBSERVE, interfaces=tuple(interfaces), public=public)
         capacity = default_capacity(memory_bytes(), len(automaton.machines), DEFAULT_CAPACITY)
-        ruleset = compile_ruleset(doors, automaton, gate, capacity, tells_steps=True)
+        ruleset = compile_ruleset(doors, automaton, gate, capacity, log_steps=True)
         self._filter.load(ruleset, {})
         self._fingerprint, self.culprit = fingerprint(), None
         before = dict(list(self._stages.items())[-1:])
@@ -139,11 +139,11 @@ class RingEngine:
         """Compile, and go over with the next packet; the same automaton keeps the attempts in progress."""
         public = busy - {port for door in doors for port in door.knock}
         automaton = compile_doors(doors, public=public)
-        program = symbols_filter({machine.flags for machine in automaton.machines}, never=public)
+        program = knock_filter({machine.flags for machine in automaton.machines}, never=public)
         if self._ring is None:
             self._ring = TpacketRing(interfaces, program)
         else:
-            self._ring.use(program)
+            self._ring.set_filter(program)
         if self._automaton is None or automaton.machines != self._automaton.machines:
             self._tracker = Tracker(automaton, RING_CAPACITY)
         else:

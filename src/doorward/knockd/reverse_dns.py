@@ -16,7 +16,7 @@ from contextlib import suppress
 from typing import NamedTuple
 
 from doorward.kernel import privileges
-from doorward.kernel.child_process import STANDARD, keep_only, recv
+from doorward.kernel.child_process import STANDARD, close_descriptors_except, recv
 from doorward.kernel.event_loop import EventLoop
 from doorward.model import Place
 
@@ -125,9 +125,9 @@ def _serve(descriptor: int) -> None:
     try:
         for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP):
             signal.signal(number, signal.SIG_IGN)  # those are for the daemon, which closes the socket
-        keep_only((*STANDARD, descriptor))
+        close_descriptors_except((*STANDARD, descriptor))
         "".encode("idna")  # the codec that a look-up takes is a file, which nobody may be unable to read
-        privileges.give_up(_NOBODY if os.geteuid() == 0 else None, 0)
+        privileges.drop_privileges(_NOBODY if os.geteuid() == 0 else None, 0)
         sock = socket.socket(fileno=descriptor)
         for _ in range(ASKERS - 1):
             threading.Thread(target=_look_up, args=(sock,), daemon=True).start()

@@ -1,4 +1,4 @@
-"""The chains and maps of the automaton's machines, for each family: where a source is, and how it moves on."""
+"""Chains and maps of the automaton, per address family: the state of each source, and its transitions."""
 
 from __future__ import annotations
 
@@ -18,9 +18,10 @@ _MOVE = "meta priority set meta priority . meta l4proto . th dport map @delta"
 
 @dataclass(frozen=True, slots=True)
 class Group:
-    """Machines that share chains and maps: one without a target, or all of one (flags, deadline) and family with one.
+    """Automaton parts that share chains and maps: one without a target, or all of equal key that have one.
 
-    With targets the maps are keyed by source and destination, and the destination says where to start.
+    The key is flags, deadline and family. With targets the maps are keyed by source and destination, and the
+    destination selects the start state.
     """
 
     machines: tuple[Machine, ...]
@@ -28,43 +29,46 @@ class Group:
 
     @property
     def flags(self) -> FlagFilter:
-        """The TCP flags that its machines test."""
+        """Return the TCP flags that its parts test."""
         return self.machines[0].flags
 
     @property
     def within_ms(self) -> int:
-        """The deadline of its machines."""
+        """Return the deadline of its parts."""
         return self.machines[0].within_ms
 
     @property
     def families(self) -> Sequence[str]:
-        """The families that it has chains for."""
+        """Return the address families that it has chains for, as "4", "6" or "46"."""
         return self.family or "46"
 
     def fingerprint(self) -> str:
-        """Name it by its content: attempts in progress outlive a reload only where the states stay the same."""
+        """Return a digest of the content: attempts in progress survive a reload only if the states stay the same."""
         tables = [(m.flags, m.within_ms, m.root, m.target, m.edges) for m in self.machines]
         return hashlib.blake2s(repr(tables).encode(), digest_size=4).hexdigest()
 
     def mark(self, family: str) -> str:
-        """Give the end of the names of its chains and maps."""
+        """Return the suffix of the names of its chains and maps."""
         return f"{family}_{self.fingerprint()}"
 
     def key(self, family: str) -> str:
-        """Give what a source is known by."""
+        """Return the nftables expression that identifies a source."""
         return f"{SOURCES[family]} . {DESTINATIONS[family]}" if self.family else SOURCES[family]
 
     def key_type(self, family: str) -> str:
-        """Give the type of `key`."""
+        """Return the nftables type of `key`."""
         return f"{ADDRESS_TYPES[family]} . {ADDRESS_TYPES[family]}" if self.family else ADDRESS_TYPES[family]
 
     def restart(self, family: str) -> list[str]:
-        """Take the source back to the start: what the progress map says counts only beside a deadline."""
-        return [f"delete @{name}{self.mark(family)} {{ {self.key(family)} : 0:0 }}" for name in ("window", "hurried")]
+        """Return the rules that reset a source; its progress entry counts only together with a deadline."""
+        return [
+            f"delete @{name}{self.mark(family)} {{ {self.key(family)} : 0:0 }}"
+            for name in ("first_knock", "short_window")
+        ]
 
 
 def build_groups(machines: Iterable[Machine]) -> list[Group]:
-    """Group machines, in their order."""
+    """Group the parts of an automaton, in order."""
     found: dict[tuple[object, ...], list[Machine]] = {}
     for machine in machines:
         if machine.target is None:
@@ -76,28 +80,28 @@ def build_groups(machines: Iterable[Machine]) -> list[Group]:
 
 
 def chain(name: str, rules: Iterable[str], comment: str = "") -> str:
-    """Write one chain, a rule a line."""
+    """Return the text of one chain, one rule per line."""
     head = f"# {comment}\n" if comment else ""
     return head + f"chain {name} {{\n" + "".join(f"    {rule}\n" for rule in rules) + "}\n"
 
 
-def group_chains(group: Group, family: str, *, tell_wrong: Sequence[str], tells_steps: bool) -> list[str]:
-    """Write one group's chains for one family; `tell_wrong` stands where a source in progress goes wrong."""
+def group_chains(group: Group, family: str, *, on_wrong: Sequence[str], log_steps: bool) -> list[str]:
+    """Return one group's chains for one family; `on_wrong` are the rules for a wrong knock packet."""
     key, mark = group.key(family), group.mark(family)
     forget = f"delete @progress{mark} {{ {key} : 0:0 }}"
     completes = any(state in machine.completes for machine in group.machines for state in machine.firsts)
-    entered = "goto entered" if completes or tells_steps else "return"
+    entered = "goto entered" if completes or log_steps else "return"
     begin = [
         forget,
-        f"add @window{mark} {{ {key} : meta priority }} {entered}",
-        f"add @hurried{mark} {{ {key} : meta priority }} counter name hurried {entered}",
-        "counter name no_room_window",
+        f"add @first_knock{mark} {{ {key} : meta priority }} {entered}",
+        f"add @short_window{mark} {{ {key} : meta priority }} counter name short_window {entered}",
+        "counter name short_window_full",
     ]
     advance = [
         forget,
         f"add @progress{mark} {{ {key} : meta priority }} goto entered",
-        *group.restart(family),  # without room for the longer prefix the shorter one must not stand
-        "counter name no_room_progress",
+        *group.restart(family),  # without room for the longer prefix the shorter one must not remain
+        "counter name progress_full",
     ]
     root = f"{DESTINATIONS[family]} map @roots{mark}" if group.family else classid(group.machines[0].root)
     falls = max(machine.longest_fall() for machine in group.machines)
@@ -107,7 +111,7 @@ def group_chains(group: Group, family: str, *, tell_wrong: Sequence[str], tells_
         chain(f"first{mark}", [f"meta priority set {root}", f"{_MOVE} goto begin{mark}"]),
         chain(
             f"restart{mark}",
-            [*group.restart(family), *tell_wrong, f"goto first{mark}"],
+            [*group.restart(family), *on_wrong, f"goto first{mark}"],
             "a wrong knock may be a first one",
         ),
         *(chain(f"fall{mark}_{n}", _fall(mark, n, falls)) for n in range(falls, 0, -1)),
@@ -118,8 +122,8 @@ def group_chains(group: Group, family: str, *, tell_wrong: Sequence[str], tells_
 def _match(mark: str, key: str, falls: int) -> list[str]:
     return [
         "meta priority set 0:0",
-        f"meta priority set {key} map @window{mark}",
-        f"meta priority set {key} map @hurried{mark}",
+        f"meta priority set {key} map @first_knock{mark}",
+        f"meta priority set {key} map @short_window{mark}",
         f"meta priority 0:0 goto first{mark}",
         f"meta priority set {key} map @progress{mark}",
         f"{_MOVE} goto advance{mark}",
@@ -130,6 +134,6 @@ def _match(mark: str, key: str, falls: int) -> list[str]:
 
 
 def _fall(mark: str, n: int, falls: int) -> list[str]:
-    """Try the n-th shorter prefix; the failure links are unrolled to the longest chain of them."""
+    """Return the rules that try the n-th shorter prefix; failure links are unrolled up to the longest chain."""
     deeper = [f"meta priority set meta priority map @fail goto fall{mark}_{n + 1}"] if n < falls else []
     return [f"{_MOVE} goto advance{mark}", *deeper, f"goto restart{mark}"]

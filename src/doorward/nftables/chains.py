@@ -1,4 +1,4 @@
-"""The chains that a packet meets before and after the machines. Each function gives the text of one or a few."""
+"""The chains that a packet traverses before and after the automaton. Each function returns the text of one or more."""
 
 from __future__ import annotations
 
@@ -13,53 +13,53 @@ from doorward.nftables.automaton_chains import DESTINATIONS, SOURCES, Group, cha
 from doorward.nftables.maps import Action
 from doorward.signed.message import PACKET_BYTES, UDP_HEADER_BYTES
 
-LOG_GROUP = 3328  # netfilter log group for completed knocks and refusals (0x0d00, for "door")
-STEP_GROUP = 3329  # for the steps of knocks: limited, and apart, so that they never crowd out a completed one
+LOG_GROUP = 3328  # netfilter log group for completed and rejected knocks (0x0d00, for "door")
+STEP_GROUP = 3329  # for single steps of knocks: rate-limited and separate, so that they never crowd out completed ones
 SIGNED_GROUP = 3330  # for signed knocks, whole, which the daemon verifies
-SIGNED_RATE_PER_S, SIGNED_BURST = 10, 20  # of one source; a client that knocks by hand sends one
-# Below this rate of all sources together none is limited: a few datagrams with a forged source must not use up what
-# its owner may send. The verifier rejects some 20,000/s of the worst of them on one processor.
+SIGNED_RATE_PER_S, SIGNED_BURST = 10, 20  # per source; a client sends one datagram per knock
+# Below this total rate no source is limited: a few datagrams with a forged source address must not use up the budget
+# of its owner. The verifier rejects some 20,000/s of the most expensive ones on one CPU.
 SIGNED_CALM_PER_S, SIGNED_CALM_BURST = 1000, 1000
-# What all sources together may have looked at: a processor refuses more garbage than that in a second.
+# Total rate that reaches the verifier; one CPU rejects more invalid datagrams than that per second.
 SIGNED_BUDGET_PER_S, SIGNED_BUDGET_BURST = 60_000, 10_000
 _NFT_FLAG_NAMES = {"ece": "ecn"}  # nft's name for the bit that RFC 3168 calls ECE
 _STEP_LIMIT = "limit rate 1000/second burst 1000 packets"
-# Addresses that several hosts share; a socket of this host may be among those that answer.
+# Addresses that several hosts share; a socket of this host may be among the receivers.
 _SHARED = "broadcast, multicast, anycast"
-# Without `iif` the kernel does not look into the table of a VRF; with it, only for addresses of that interface.
+# Without `iif` the kernel does not consult the table of a VRF; with it, only for addresses of that interface.
 _NOT_LOCAL = "fib daddr type != local fib daddr . iif type != local"
 _LOOK_UP_PORT = "meta l4proto . th dport vmap @ports"
-# ICMP errors, and what a conntrack helper expects. A helper reads untrusted text (a server that repeats a client's text
-# announces any port), so the port is looked up first.
+# ICMP errors, and connections that a conntrack helper expects. A helper parses untrusted text (a server that echoes a
+# client's text announces any port), so the port is looked up first.
 _RELATED = "ct state related accept"
-LIMITED = {"4": "ip saddr", "6": "ip6 saddr & ffff:ffff:ffff:ffff::"}  # who counts as one source in the limiter
+LIMITED = {"4": "ip saddr", "6": "ip6 saddr & ffff:ffff:ffff:ffff::"}  # what counts as one source for rate limits
 
 
 @dataclass(frozen=True, slots=True)
 class ChainContext:
-    """What the chains are made from. `tells_steps`: each step of a knock goes to the log too."""
+    """The input of the chains. `log_steps`: each step of a knock is logged too."""
 
     groups: Sequence[Group]
     gate: Gate
     generation: str
-    tells_steps: bool
+    log_steps: bool
     signed_port: int | None = None
 
     def log(self, event: str, group: int = LOG_GROUP) -> str:
-        """Write the statement that tells the daemon; the state's number travels in the packet's mark."""
+        """Return the statement that reports an event to the daemon."""
         return f'log prefix "doorward {self.generation} {event} " group {group} snaplen 128 queue-threshold 1'
 
     def log_state(self, event: str, group: int = LOG_GROUP) -> str:
-        """The same with the state. The mark is given back as zero: the packet may go on."""
+        """Return the same with the state in the packet's mark, reset to zero afterwards, since the packet may pass."""
         return f"meta mark set meta priority map @number {self.log(event, group)} meta mark set 0"
 
     def targets(self, family: str) -> bool:
-        """Tell whether some door of this family has a target."""
+        """Return whether any door of this family has a target."""
         return any(group.family == family for group in self.groups)
 
 
 def flag_match(flags: FlagFilter) -> str:
-    """Write a TCP flag filter so that it cannot match where the header is cut short."""
+    """Return the match for a TCP flag filter; it never matches a truncated header."""
     if not flags.mask:
         return "meta l4proto tcp"
     return f"tcp flags & ({_flag_names(flags.mask)}) == {_flag_names(flags.value) if flags.value else '0x0'}"
@@ -69,13 +69,13 @@ def _flag_names(bits: int) -> str:
     return " | ".join(_NFT_FLAG_NAMES.get(name, name) for name, bit in TCP_FLAGS.items() if bits & bit)
 
 
-def granted(plan: ChainContext) -> str:
-    """Tell the daemon of a complete knock."""
-    return chain("granted", ["counter name knocked", plan.log_state("knock")])
+def granted(context: ChainContext) -> str:
+    """Return the chain that reports a complete knock to the daemon."""
+    return chain("granted", ["counter name knocked", context.log_state("knock")])
 
 
-def opening(plan: ChainContext, name: str, action: Action, doors: str) -> str:
-    """Open these ports for the source. A full set refuses, and says so."""
+def opening(context: ChainContext, name: str, action: Action, doors: str) -> str:
+    """Return the chain that opens these ports to the source. If the set is full, it reports that instead."""
     rules = []
     for family, source in SOURCES.items():
         updates = [
@@ -83,137 +83,140 @@ def opening(plan: ChainContext, name: str, action: Action, doors: str) -> str:
             for port, ms in action
         ]
         rules.append(" ".join([*updates, "goto granted"]))
-    if not action:  # commands run; the packet filter opens nothing
+    if not action:  # the door only runs commands
         return chain(name, ["goto granted"], doors)
-    return chain(name, [*rules, "counter name no_room_open", plan.log_state("full")], doors)
+    return chain(name, [*rules, "counter name open_full", context.log_state("full")], doors)
 
 
-def matching(plan: ChainContext) -> list[str]:
-    """Write everything between a new packet and the automaton: limiter, machines, transitions."""
-    if not plan.groups:
+def matching(context: ChainContext) -> list[str]:
+    """Return everything between a new packet and a completed knock: rate limit, automaton, transitions."""
+    if not context.groups:
         return []
-    step = [f"{_STEP_LIMIT} {plan.log_state('step', STEP_GROUP)}"] if plan.tells_steps else []
-    wrong = [f"{_STEP_LIMIT} {plan.log('wrong', STEP_GROUP)}"] if plan.tells_steps else []
+    step = [f"{_STEP_LIMIT} {context.log_state('step', STEP_GROUP)}"] if context.log_steps else []
+    wrong = [f"{_STEP_LIMIT} {context.log('wrong', STEP_GROUP)}"] if context.log_steps else []
     texts = [chain("entered", ["meta priority vmap @opens", *step])]
     for family in SOURCES:
-        for group in plan.groups:
+        for group in context.groups:
             if family in group.families:
-                texts += group_chains(group, family, tell_wrong=wrong, tells_steps=plan.tells_steps)
-        texts += [_too_fast(plan, family), _limited(plan, family)]
-    return [*texts, _symbols(plan)]
+                texts += group_chains(group, family, on_wrong=wrong, log_steps=context.log_steps)
+        texts += [_throttle(context, family), _limited(context, family)]
+    return [*texts, _knock_packets(context)]
 
 
-def _too_fast(plan: ChainContext, family: str) -> str:
-    """Send a scanner back to the start; note it once a minute, ten scanners a second at most."""
+def _throttle(context: ChainContext, family: str) -> str:
+    """Return the chain that resets a source over the rate limit; logs it once per minute, at most ten sources/s."""
     key = LIMITED[family]
-    forget = [rule for group in plan.groups if family in group.families for rule in group.restart(family)]
-    pause = f"update @fast{family} {{ {key} }}"
+    forget = [rule for group in context.groups if family in group.families for rule in group.restart(family)]
+    pause = f"update @throttled{family} {{ {key} }}"
     note = f"{key} != @scanners{family} limit rate 10/second burst 20 packets add @scanners{family} {{ {key} }}"
-    return chain(f"too_fast{family}", [*forget, "counter name fast", pause, f"{note} {plan.log('fast')}"])
+    return chain(f"throttle{family}", [*forget, "counter name throttled", pause, f"{note} {context.log('fast')}"])
 
 
-def _limited(plan: ChainContext, family: str) -> str:
+def _limited(context: ChainContext, family: str) -> str:
     key = LIMITED[family]
-    several = len({group.flags for group in plan.groups}) > 1
+    several = len({group.flags for group in context.groups}) > 1
     jumps: list[str] = []
-    for group in plan.groups:
+    for group in context.groups:
         if family in group.families:
-            here = "fib daddr type local " if plan.targets(family) and not group.family else ""
+            here = "fib daddr type local " if context.targets(family) and not group.family else ""
             target = f"jump match{group.mark(family)}"
             filters = ("meta l4proto udp ", f"{flag_match(group.flags)} ") if several else ("",)
             jumps += [f"{here}{match}{target}" for match in filters]
     rules = [
-        f"{key} @fast{family} counter name fast return",
-        f"update @limiter{family} {{ {key} limit rate over {RATE_PER_S}/second burst {BURST} packets }}"
-        f" goto too_fast{family}",
-        f"{key} != @limiter{family} counter name no_room_limiter return",
+        f"{key} @throttled{family} counter name throttled return",
+        f"update @ratelimit{family} {{ {key} limit rate over {RATE_PER_S}/second burst {BURST} packets }}"
+        f" goto throttle{family}",
+        f"{key} != @ratelimit{family} counter name ratelimit_full return",
         *jumps,
     ]
     return chain(f"limited{family}", rules)
 
 
 def _banned(verdict: str) -> list[str]:
-    """Count and judge the packets of whoever is banned."""
+    """Return the rules that count the packets of banned sources and give them a verdict."""
     return [f"{key} @banned{family} counter name banned {verdict}" for family, key in LIMITED.items()]
 
 
-def _symbols(plan: ChainContext) -> str:
-    """Let through to the automaton what is a symbol: the port and the flags of some machine."""
-    known = ["meta l4proto . th dport != @known return"] if plan.gate.wrong_port is WrongPort.KNOWN else []
-    filters = dict.fromkeys(group.flags for group in plan.groups)
+def _knock_packets(context: ChainContext) -> str:
+    """Return the chains that pass knock packets to the automaton: those whose port and flags some part of it tests."""
+    known = ["meta l4proto . th dport != @known return"] if context.gate.wrong_port is WrongPort.KNOWN else []
+    filters = dict.fromkeys(group.flags for group in context.groups)
     rules = [
         *known,
         *_banned("return"),
         *(f"{match} goto limited" for match in ("udp length >= 8", *map(flag_match, filters))),
     ]
-    # Two rules: in a verdict map without a name a packet that is under way finds nothing once the rule is replaced.
+    # Two rules: in an anonymous verdict map a packet in flight finds nothing once the rule is replaced.
     by_family = ["meta nfproto ipv4 goto limited4", "goto limited6"]
-    return chain("limited", by_family) + chain("symbols", rules, "what counts as a knock, right or wrong")
+    return chain("limited", by_family) + chain("knock_packets", rules, "what counts as a knock, right or wrong")
 
 
-def early(plan: ChainContext) -> str:
-    """Drop what scanners send before conntrack has to look at it, in mode stealth, which would drop it anyway."""
-    if plan.gate.mode is not Mode.STEALTH or not plan.groups:
+def early(context: ChainContext) -> str:
+    """Return the chains that, in mode stealth, drop SYNs of sources over the rate limit before conntrack sees them.
+
+    That mode would drop them anyway.
+    """
+    if context.gate.mode is not Mode.STEALTH or not context.groups:
         return ""
     syn = "tcp flags & (fin | syn | rst | ack) == syn"
     dropping = [
-        *_unwatched(plan.gate, "return"),
+        *_unwatched(context.gate, "return"),
         "meta l4proto . th dport @exempt return",
-        "fib daddr type local counter name fast drop",
+        "fib daddr type local counter name throttled drop",
     ]
     rules = [
         "type filter hook prerouting priority raw; policy accept;",
-        *(f"{syn} {LIMITED[family]} @fast{family} goto still_fast" for family in SOURCES),
+        *(f"{syn} {LIMITED[family]} @throttled{family} goto still_throttled" for family in SOURCES),
     ]
-    return chain("still_fast", dropping) + chain("early", rules)
+    return chain("still_throttled", dropping) + chain("early", rules)
 
 
-def signed(plan: ChainContext) -> str:
-    """Hand the datagrams of the port for signed knocks to the daemon, and drop them before conntrack sees them."""
-    if plan.signed_port is None:
+def signed(context: ChainContext) -> str:
+    """Return the chains that log signed knocks to the daemon and drop them before conntrack sees them."""
+    if context.signed_port is None:
         return ""
-    verdict = "return" if plan.gate.mode is Mode.OBSERVE else "drop"
+    verdict = "return" if context.gate.mode is Mode.OBSERVE else "drop"
     lengths = ", ".join(str(length + UDP_HEADER_BYTES) for length in sorted(PACKET_BYTES))
     limits = [
         f"update @signed{family} {{ {key} limit rate over {SIGNED_RATE_PER_S}/second burst {SIGNED_BURST} packets }}"
-        f" counter name signed_fast {verdict}"
+        f" counter name signed_throttled {verdict}"
         for family, key in LIMITED.items()
     ]
     budget = f"limit rate over {SIGNED_BUDGET_PER_S}/second burst {SIGNED_BUDGET_BURST} packets"
     calm = f"limit rate {SIGNED_CALM_PER_S}/second burst {SIGNED_CALM_BURST} packets"
     hand_over = f'counter name signed log prefix "doorward signed" group {SIGNED_GROUP} queue-threshold 1 {verdict}'
     rules = [
-        *_unwatched(plan.gate, "return"),
+        *_unwatched(context.gate, "return"),
         f"{_NOT_LOCAL} return",
         *_banned(verdict),
         f"udp length != {{ {lengths} }} counter name signed_length {verdict}",
         f"{calm} {hand_over}",
         *limits,
-        f"{budget} counter name signed_over {verdict}",
+        f"{budget} counter name signed_budget_exceeded {verdict}",
         hand_over,
     ]
-    hook = ["type filter hook prerouting priority raw; policy accept;", f"udp dport {plan.signed_port} goto signed"]
+    hook = ["type filter hook prerouting priority raw; policy accept;", f"udp dport {context.signed_port} goto signed"]
     return chain("signed", rules) + chain("before_conntrack", hook)
 
 
-def door(gate: Gate, *, has_wide: bool) -> str:
-    """A port that some door opens: only for sources it is open to."""
+def door(gate: Gate, *, has_open_nets: bool) -> str:
+    """Return the chains for a door's port: accept the sources it is open to, drop the others."""
     accept = f"{_marking(gate)}accept"
-    sets = ("open", "wide") if has_wide else ("open",)
+    sets = ("open", "open_nets") if has_open_nets else ("open",)
     opened = [
         f"{source} . meta l4proto . th dport @{name}{family} {accept}"
         for name in sets
         for family, source in SOURCES.items()
     ]
     if gate.mode is not Mode.OBSERVE:
-        rules = ["jump standing", *_banned("drop"), *opened, "counter name hidden drop"]
+        rules = ["jump preexisting", *_banned("drop"), *opened, "counter name dropped_closed drop"]
     else:
         rules = [*_banned("accept"), *opened, "accept"] if gate.accept_mark is not None else ["accept"]
-    return chain("standing", _standing()) + chain("door", rules)
+    return chain("preexisting", _preexisting()) + chain("door", rules)
 
 
 def _marking(gate: Gate) -> str:
-    """Set the bits that another firewall lets through; the rest of the mark has other owners."""
+    """Return the statement that sets the mark bits that another firewall accepts; the other bits belong to others."""
     if gate.accept_mark is None:
         return ""
     value, mask = gate.accept_mark
@@ -221,47 +224,47 @@ def _marking(gate: Gate) -> str:
 
 
 def _unmarked(gate: Gate) -> list[str]:
-    """Take the bits off whatever comes with them: a tunnel's inner packet keeps the mark that the outer one got."""
+    """Return the rule that clears these bits on arrival: a tunnel's inner packet inherits the mark of the outer one."""
     if gate.accept_mark is None:
         return []
     mask = gate.accept_mark.mask
     return [f"meta mark & {mask:#x} != 0x0 meta mark set meta mark & {0xFFFF_FFFF & ~mask:#x}"]
 
 
-def _standing() -> list[str]:
-    """Connections older than the gate; a SYN never belongs to one."""
+def _preexisting() -> list[str]:
+    """Return the rules for connections older than the gate; a SYN never belongs to one."""
     return [
-        f"tcp flags & syn == 0x0 {family} saddr . tcp sport . {family} daddr . tcp dport @standing{number} accept"
+        f"tcp flags & syn == 0x0 {family} saddr . tcp sport . {family} daddr . tcp dport @preexisting{number} accept"
         for family, number in (("ip", "4"), ("ip6", "6"))
     ]
 
 
-def forwarded(plan: ChainContext) -> str:
-    """Packets that are not for this host may be knocks for a door with a target; they are never dropped."""
+def forwarded(context: ChainContext) -> str:
+    """Return the chain for forwarded packets: knocks for doors with a target; they are never dropped."""
     rules = [
-        f"{DESTINATIONS[family]} @targets{family} meta l4proto {{ tcp, udp }} jump symbols"
+        f"{DESTINATIONS[family]} @targets{family} meta l4proto {{ tcp, udp }} jump knock_packets"
         for family in SOURCES
-        if plan.targets(family)
+        if context.targets(family)
     ]
     return chain("forwarded", [_RELATED, *rules, "meta priority set 0:0"]) if rules else ""
 
 
 def _unwatched(gate: Gate, verdict: str, way: str = "iifname") -> list[str]:
-    """Write the verdict on packets that come in, or with `way` "oifname" leave, by an interface that is not watched."""
+    """Return rules for packets that arrive (or leave, with `way` "oifname") on an interface that is not watched."""
     watched = ", ".join(f'"{name}"' for name in gate.interfaces)
     loopback = [] if "lo" in gate.interfaces else [f'{way} "lo" {verdict}']
     return [*loopback, *([f"{way} != {{ {watched} }} {verdict}"] if watched else [])]
 
 
-def prerouting(plan: ChainContext) -> str:
-    """Write the base chain: after conntrack, before destination NAT, so that a port is seen as the client sent it.
+def prerouting(context: ChainContext) -> str:
+    """Return the base chain: after conntrack and before destination NAT, so that the port is the one the client sent.
 
-    The port of every packet that a socket of this host may receive is looked up, unless it is of an established
+    The port of every packet that a socket of this host may receive is looked up, unless it belongs to an established
     connection. Only a new packet to an address that no other host shares can be a knock packet.
     """
-    gate = plan.gate
+    gate = context.gate
     stealth = gate.mode is Mode.STEALTH
-    knock = ["meta l4proto { tcp, udp } jump symbols", "meta priority set 0:0"]
+    knock = ["meta l4proto { tcp, udp } jump knock_packets", "meta priority set 0:0"]
     silence = ["goto needs"] if stealth else []
     rules = [
         "type filter hook prerouting priority mangle; policy accept;",
@@ -271,61 +274,61 @@ def prerouting(plan: ChainContext) -> str:
         f"{_NOT_LOCAL} goto not_local",
         _LOOK_UP_PORT,
         _RELATED,
-        *(knock if plan.groups else []),
+        *(knock if context.groups else []),
         *silence,
     ]
     not_shared = f"fib daddr type != {{ {_SHARED} }} fib daddr . iif type != {{ {_SHARED} }}"
-    passing = "goto forwarded" if forwarded(plan) else "accept"
+    passing = "goto forwarded" if forwarded(context) else "accept"
     not_local = [f"{not_shared} {passing}", _LOOK_UP_PORT, _RELATED, *silence]
     needs = chain("needs", _needs_of_a_host(ping=gate.ping)) if stealth else ""
     return needs + chain("not_local", not_local) + chain("prerouting", rules)
 
 
-def translated(plan: ChainContext) -> str:
-    """Look up the port of a related packet again where it arrives: a NAT helper (nf_nat_ftp) may have changed it."""
-    if plan.gate.mode is Mode.OBSERVE:
+def translated(context: ChainContext) -> str:
+    """Return the input chain that looks up the port of a related packet again: a NAT helper may have changed it."""
+    if context.gate.mode is Mode.OBSERVE:
         return ""
     rules = [
         "type filter hook input priority mangle; policy accept;",
         "ct state != related accept",
-        *_unwatched(plan.gate, "accept"),
+        *_unwatched(context.gate, "accept"),
         _LOOK_UP_PORT,
     ]
     return chain("input", rules)
 
 
-def output(plan: ChainContext) -> str:
-    """Drop the errors with which the kernel answers fragments and options before a rule sees the packet."""
-    if plan.gate.mode is not Mode.STEALTH:
+def output(context: ChainContext) -> str:
+    """Return the output chain that drops ICMP errors that the kernel sends for fragments and options by itself."""
+    if context.gate.mode is not Mode.STEALTH:
         return ""
-    silent = "counter name silent drop"
+    count_and_drop = "counter name dropped_stealth drop"
     rules = [
         "type filter hook output priority mangle; policy accept;",
         "meta l4proto != { icmp, ipv6-icmp } accept",
-        *_unwatched(plan.gate, "accept", "oifname"),
-        f"icmp type time-exceeded icmp code 1 {silent}",  # code 1: fragments that were not completed in time
-        f"icmp type parameter-problem {silent}",
-        f"icmpv6 type time-exceeded icmpv6 code 1 {silent}",
-        f"icmpv6 type parameter-problem {silent}",
+        *_unwatched(context.gate, "accept", "oifname"),
+        f"icmp type time-exceeded icmp code 1 {count_and_drop}",  # code 1: fragments that were not completed in time
+        f"icmp type parameter-problem {count_and_drop}",
+        f"icmpv6 type time-exceeded icmpv6 code 1 {count_and_drop}",
+        f"icmpv6 type parameter-problem {count_and_drop}",
     ]
     return chain("output", rules)
 
 
 def _needs_of_a_host(*, ping: bool) -> list[str]:
-    """What stealth lets in: path MTU (RFC 8201, RFC 4890), neighbours, multicast membership, DHCP, ping."""
+    """Return what stealth accepts: path MTU (RFC 8201, RFC 4890), neighbors, multicast membership, DHCP, ping."""
     echo = ["icmp type echo-request accept", "icmpv6 type echo-request accept"] if ping else []
-    neighbours = (
+    neighbors = (
         "nd-neighbor-solicit, nd-neighbor-advert, nd-router-solicit, nd-router-advert, nd-redirect,"
         " mld-listener-query, mld-listener-report, mld-listener-done, mld2-listener-report"
     )
     return [
         "icmp type destination-unreachable icmp code frag-needed accept",
-        f"icmpv6 type {{ packet-too-big, {neighbours} }} accept",
+        f"icmpv6 type {{ packet-too-big, {neighbors} }} accept",
         "ip protocol igmp accept",
         *echo,
-        # Only where a client listens: without one the host would answer that the port is closed.
+        # Only while a client listens; otherwise the host would answer that the port is closed.
         "udp sport 67 udp dport 68 socket wildcard { 0, 1 } accept",
         "ip6 saddr fe80::/10 udp dport 546 socket wildcard { 0, 1 } accept",
-        "jump standing",
-        "counter name silent drop",
+        "jump preexisting",
+        "counter name dropped_stealth drop",
     ]

@@ -1,4 +1,4 @@
-"""The packet filter in memory: what a test of the daemon's inside speaks to, and passes the same contract."""
+"""An in-memory firewall for tests of the daemon; it passes the same contract tests as nftables."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from doorward.nftables.ruleset import COUNTERS, OPEN_SIZE, Ruleset
 
 
 class FakeFirewall:
-    """Entries with their end on the clock that is given."""
+    """Elements with their expiry on the given clock."""
 
     def __init__(self, clock: Callable[[], float]) -> None:
         self._clock = clock
@@ -23,7 +23,7 @@ class FakeFirewall:
         self.ruleset: Ruleset | None = None
 
     def load(self, ruleset: Ruleset, restore: Remaining) -> str:
-        """Take a new ruleset; entries stay."""
+        """Replace the ruleset; elements stay."""
         self.ruleset = ruleset
         try:
             self.apply(SetChanges(restore, frozenset()))
@@ -32,7 +32,7 @@ class FakeFirewall:
         return ""
 
     def elements(self) -> dict[Element, float]:
-        """Give what stands, with the seconds left."""
+        """Return the open elements, with the remaining seconds of each."""
         return self._left()
 
     def _left(self) -> dict[Element, float]:
@@ -54,22 +54,22 @@ class FakeFirewall:
         self._until_s.update({element: now_s + left for element, left in changes.put.items()})
 
     def counters(self) -> dict[str, int]:
-        """Count nothing: no packets here."""
+        """Return zero for each counter: there are no packets."""
         return dict.fromkeys(COUNTERS, 0)
 
     def ban(self, new: Bans) -> None:
-        """Ban these, each for so many seconds from now."""
+        """Add bans, each with its remaining seconds."""
         self._banned_until_s |= {ban: self._clock() + left_s for ban, left_s in new.items()}
 
     def unban(self, ban: Place) -> None:
-        """End a ban, if there is one."""
+        """Remove a ban, if there is one."""
         self._banned_until_s.pop(ban, None)
 
     def banned(self) -> dict[Place, float]:
-        """Give who is banned, and for how many seconds more."""
+        """Return the bans, with the remaining seconds of each."""
         now_s = self._clock()
         return {ban: until_s - now_s for ban, until_s in self._banned_until_s.items() if until_s > now_s}
 
     def gauges(self, _: int) -> GateUsage:
-        """Tell of nothing in progress, for the same reason."""
+        """Return no usage and no attempts: there are no packets."""
         return GateUsage([], [])

@@ -1,4 +1,4 @@
-"""The one interface to the packet filter: nftables implements it, and so does the fake of the tests."""
+"""The interface to the packet filter; nftables implements it, and so does the fake for tests."""
 
 from __future__ import annotations
 
@@ -13,16 +13,16 @@ class Firewall(Protocol):
     """The packet filter: nftables, or a fake in memory."""
 
     def load(self, ruleset: Ruleset, restore: Remaining) -> str:
-        """Replace rules and tables in one transaction; keep the open entries, and add `restore`.
+        """Replace rules and maps in one transaction; keep the open elements, and add `restore`.
 
-        Returns why `restore` was left out, or nothing: a gate without it is better than none.
+        Returns the reason why `restore` was left out, or "": a gate without it is better than none.
         """
 
     def elements(self) -> dict[Element, float]:
-        """Read the open entries back, with the seconds that each has left."""
+        """Return the open elements, with the remaining seconds of each."""
 
     def apply(self, changes: SetChanges) -> None:
         """Make all changes in one transaction, or none."""
 
     def counters(self) -> dict[str, int]:
-        """Read the gate's counters: packets, by name."""
+        """Return the gate's counters: packets by name."""

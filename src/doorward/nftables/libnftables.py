@@ -1,6 +1,6 @@
-"""The seam to nftables: through libnftables (libnftables(3)), in-process, one transaction a call.
+"""The nftables backend, through libnftables(3): in-process, one transaction per call.
 
-What libnftables is too slow for is asked of nf_tables itself (objects.py) or told to it (elements.py).
+Requests that libnftables is too slow for use netlink directly (nfnetlink.py).
 """
 
 from __future__ import annotations
@@ -19,14 +19,14 @@ from doorward.kernel.sock_diag import Connection
 from doorward.model import Element, Place, Port, parse_place, place_text
 from doorward.nftables import ban_sets, nfnetlink
 from doorward.nftables.nfnetlink import GateUsage, SetWriter
-from doorward.nftables.nft_error import NftError, refused
+from doorward.nftables.nft_error import NftError, element_error
 from doorward.nftables.ruleset import COUNTERS, FROM_FILE, OPEN_SETS, TABLE, Existing, Ruleset
 
 _LIBRARY = "libnftables.so.1"
 _ELEMENT = re.compile(
     r"([0-9a-f.:]+(?:/[0-9]+)?) \. (tcp|udp|6|17) \. ([0-9]{1,5})\b(?: timeout \w+)?(?: expires (\w+))?"
 )
-_NAMES = {"6": "tcp", "17": "udp"}  # nft knows names of protocols from /etc/protocols, which a small host may lack
+_NAMES = {"6": "tcp", "17": "udp"}  # nft reads protocol names from /etc/protocols, which may be missing
 _SPAN = re.compile(r"([0-9]{1,15})(ms|[smhd])")
 
 
@@ -54,17 +54,17 @@ def _library() -> ctypes.CDLL:
 
 
 class NftFirewall:
-    """The table `inet doorward` of the network namespace that this object was made in."""
+    """The table `inet doorward` in the network namespace in which this object was created."""
 
     _writer: SetWriter | None = None
 
-    def load(self, ruleset: Ruleset, restore: Remaining, standing: Iterable[Connection] = ()) -> str:
-        """Replace rules and tables in one transaction, in which no packet slips through.
+    def load(self, ruleset: Ruleset, restore: Remaining, preexisting: Iterable[Connection] = ()) -> str:
+        """Replace rules and maps in one transaction, during which no packet slips through.
 
-        Keeps what the open sets hold, adds `restore`, and lets the connections in `standing` go on. Returns why
-        `restore` was left out, or nothing.
+        Keeps the elements of the open sets, adds `restore`, and lets the connections in `preexisting` continue.
+        Returns the reason why `restore` was left out, or "".
         """
-        existing, connections = self.existing(), [*_standing(standing)]
+        existing, connections = self.existing(), [*_preexisting(preexisting)]
 
         def replace(entries: Remaining) -> None:
             more = [*connections, *_put(entries)]
@@ -77,22 +77,22 @@ class NftFirewall:
 
         return _with_or_without(replace, restore)
 
-    def restore(self, text: str, restore: Remaining, standing: Iterable[Connection]) -> str:
-        """Replace the whole table by what Ruleset.for_boot gave, in one transaction.
+    def restore(self, text: str, restore: Remaining, preexisting: Iterable[Connection]) -> str:
+        """Replace the whole table by the text of Ruleset.for_boot, in one transaction.
 
-        Keeps what is left of the open sets, adds `restore`, and lets the connections in `standing` go on. Returns why
-        all of these entries were left out, or nothing.
+        Keeps the remaining open elements, adds `restore`, and lets the connections in `preexisting`
+        continue. Returns the reason why all of these elements were left out, or "".
         """
         try:
             left = self.elements()
-        except NftError:  # they went with the table
+        except NftError:  # lost with the table
             left = {}
         try:
             banned = self.banned()
         except NftError:
             banned = {}
         entries = {**restore, **{e: max(left_s, restore.get(e, 0.0)) for e, left_s in left.items()}}
-        put = (*_standing(standing), *ban_sets.put_attributes(TABLE, banned))
+        put = (*_preexisting(preexisting), *ban_sets.ban_commands(TABLE, banned))
 
         def replace(some: Remaining) -> None:
             self.run("\n".join([text, f"delete chain {TABLE} {FROM_FILE}", *put, *_put(some)]))
@@ -100,20 +100,20 @@ class NftFirewall:
         return _with_or_without(replace, entries)
 
     def is_from_file(self) -> bool:
-        """Tell whether no daemon has had the table yet: it was loaded at boot."""
+        """Return whether the table was loaded at boot and no daemon has taken over yet."""
         return any(thing.name == FROM_FILE for thing in self.existing())
 
     def existing(self) -> list[Existing]:
-        """List what the loaded table has; nothing where there is no table."""
+        """Return the objects of the loaded table; [] without a table."""
         return nfnetlink.existing()
 
     def elements(self) -> dict[Element, float]:
-        """Read the open sets back, with the seconds that each entry has left."""
+        """Return the elements of the open sets, with the remaining seconds of each."""
         sets = [thing.name for thing in self.existing() if thing.name in OPEN_SETS]
         return read_elements("".join(self.run(f"list set {TABLE} {name}") for name in sets or OPEN_SETS[:2]))
 
     def apply(self, changes: SetChanges) -> None:
-        """Write and remove open entries in one transaction; NftError where one to remove is not there."""
+        """Add and remove open elements in one transaction; NftError if one to remove does not exist."""
         if not changes:
             return
         if self._writer is None or self._writer.pid != os.getpid():
@@ -121,44 +121,44 @@ class NftFirewall:
         try:
             self._writer.apply(changes)
         except OSError as error:
-            raise refused(error) from None
+            raise element_error(error) from None
 
     def ban(self, new: ban_sets.Bans) -> None:
-        """Ban these, each for so many seconds from now."""
-        self.run("\n".join(ban_sets.put_attributes(TABLE, new)))
+        """Add bans, each with its remaining seconds."""
+        self.run("\n".join(ban_sets.ban_commands(TABLE, new)))
 
     def unban(self, ban: Place) -> None:
-        """End a ban, if there is one."""
-        self.run(ban_sets.read_ban(TABLE, ban))
+        """Remove a ban, if there is one."""
+        self.run(ban_sets.unban_commands(TABLE, ban))
 
     def banned(self) -> dict[Place, float]:
-        """Read back who is banned, and for how many seconds more."""
+        """Return the bans, with the remaining seconds of each."""
         text = "".join(self.run(f"list set {TABLE} {name}") for name in ban_sets.NAMES)
-        return {ban: _seconds(left) for ban, left in ban_sets.read(text)}
+        return {ban: _seconds(left) for ban, left in ban_sets.parse_bans(text)}
 
     def counters(self) -> dict[str, int]:
-        """Read the named counters: packets since the table was first loaded."""
-        counted = nfnetlink.count_elements()
+        """Return the named counters: packets since the table was first loaded."""
+        counted = nfnetlink.read_counters()
         return {name: counted.get(name, 0) for name in COUNTERS}
 
     def gauges(self, most: int) -> GateUsage:
-        """Tell how full the sets are, and who is in the middle of a knock: at most `most` of each map."""
-        return nfnetlink.read(most)
+        """Return how full the sets are, and the sources in the middle of a knock: at most `most` per map."""
+        return nfnetlink.read_usage(most)
 
     def unload(self) -> None:
-        """Take the table away, and every opening with it."""
+        """Delete the table, with all openings."""
         self.run(f"add table {TABLE}\ndelete table {TABLE}")
 
     def check(self, commands: str) -> None:
-        """Have libnftables and the kernel look at commands without doing them; NftError where they would refuse."""
+        """Validate commands without applying them; NftError if libnftables or the kernel would reject them."""
         self.run(commands, dry=True)
 
     def run(self, commands: str, flags: int = 0, *, dry: bool = False) -> str:
-        """Run nft commands as one transaction and give what they print; NftError with nft's words if it refuses."""
+        """Run nft commands as one transaction and return their output; NftError with nft's message on failure."""
         library = _library()
         context = library.nft_ctx_new(0)
         if not context:
-            raise HostError("libnftables gives no context; is there memory left?")
+            raise HostError("libnftables cannot create a context; is there memory left?")
         try:
             library.nft_ctx_buffer_output(context)
             library.nft_ctx_buffer_error(context)
@@ -172,9 +172,9 @@ class NftFirewall:
 
 
 def _with_or_without(replace: Callable[[Remaining], None], entries: Remaining) -> str:
-    """Replace the gate with these entries, or without any where nftables refuses one; return its words, or nothing.
+    """Replace the gate with these elements, or without any if nftables rejects one; return its message, or "".
 
-    A gate that hides its ports comes first: who is in can be let in again.
+    Hiding the ports comes first: clients can knock again.
     """
     try:
         replace(entries)
@@ -187,9 +187,9 @@ def _with_or_without(replace: Callable[[Remaining], None], entries: Remaining) -
 
 
 def read_elements(text: str) -> dict[Element, float]:
-    """Read the entries of open sets as nft lists them, each with the seconds that it has left.
+    """Parse the elements of open sets as nft lists them, with the remaining seconds of each.
 
-    HostError where one is none: then it is no version of nft that doorward knows.
+    HostError on an unknown format, as of an unsupported version of nft.
     """
     found: dict[Element, float] = {}
     for address, protocol, number, expires in _ELEMENT.findall(text):
@@ -197,19 +197,19 @@ def read_elements(text: str) -> dict[Element, float]:
             element = Element(parse_place(address), Port.parse(f"{number}/{_NAMES.get(protocol, protocol)}"))
         except ValueError:
             entry = f"{address} . {protocol} . {number}"
-            raise HostError(f"nft lists {entry!r}, which is no entry; install nftables 1.0.6 or newer") from None
+            raise HostError(f"nft lists the unknown element {entry!r}; install nftables 1.0.6 or newer") from None
         found[element] = _seconds(expires)
     return found
 
 
 def _seconds(text: str) -> float:
-    """Read a remaining time as nft writes it, `1d2h3m4s500ms`."""
+    """Parse a remaining time as nft prints it, `1d2h3m4s500ms`."""
     return sum(int(number) * UNITS_MS[unit] for number, unit in _SPAN.findall(text)) / 1000
 
 
 def _where(element: Element) -> str:
     place = element.address
-    return f"{TABLE} {'open' if isinstance(place, IPv4Address | IPv6Address) else 'wide'}{place.version}"
+    return f"{TABLE} {'open' if isinstance(place, IPv4Address | IPv6Address) else 'open_nets'}{place.version}"
 
 
 def _key(element: Element) -> str:
@@ -217,9 +217,11 @@ def _key(element: Element) -> str:
 
 
 def _put(entries: Remaining) -> Iterable[str]:
-    """Write entries with a new remaining time. Kernels before 6.12 silently ignore a longer timeout in an `add`
-    of an entry that exists, and deleting needs it to exist: add, delete, add works on all.
-    """  # noqa: D205
+    """Return commands that set elements with a new remaining time.
+
+    Kernels before 6.12 silently ignore a longer timeout in an `add` of an existing element, and `delete` needs it to
+    exist: add, delete, add works on all.
+    """
     for element, left_s in entries.items():
         where, key, timeout = _where(element), _key(element), f"timeout {nft_duration(max(1, round(left_s * 1000)))}"
         yield f"add element {where} {{ {key} {timeout} }}"
@@ -227,13 +229,13 @@ def _put(entries: Remaining) -> Iterable[str]:
         yield f"add element {where} {{ {key} {timeout} }}"
 
 
-def _standing(connections: Iterable[Connection]) -> Iterable[str]:
-    """Note the connections that stand now in place of those noted before."""
+def _preexisting(connections: Iterable[Connection]) -> Iterable[str]:
+    """Return commands that replace the recorded preexisting connections by these."""
     by_family: dict[int, list[str]] = {4: [], 6: []}
     for c in connections:
         source, destination = place_text(c.source), place_text(c.destination)
         by_family[c.source.version].append(f"{source} . {c.source_port} . {destination} . {c.destination_port}")
     for family, keys in by_family.items():
-        yield f"flush set {TABLE} standing{family}"
+        yield f"flush set {TABLE} preexisting{family}"
         if keys:
-            yield f"add element {TABLE} standing{family} {{ {', '.join(keys)} }}"
+            yield f"add element {TABLE} preexisting{family} {{ {', '.join(keys)} }}"

@@ -1,4 +1,4 @@
-"""The automaton's tables as nftables maps and sets: data, in the order of the doors, with comments that name them."""
+"""The automaton's tables as nftables maps and sets, in the order of the doors, with comments that name the doors."""
 
 from __future__ import annotations
 
@@ -9,30 +9,30 @@ from doorward.config.duration import format_duration
 from doorward.core.automaton import Automaton, edge, machine_key, split_symbol, symbol_text
 from doorward.model import Door, Port
 
-Action = tuple[tuple[Port, int], ...]  # what opens, and for how many milliseconds
+Action = tuple[tuple[Port, int], ...]  # ports to open, each with its milliseconds
 T = TypeVar("T")
-_NAMED_DOORS = 8  # a comment names so many doors and counts the rest
+_NAMED_DOORS = 8  # the most that a comment names; the rest are counted
 
 
 def classid(state: int) -> str:
-    """Write a state as the kernel's packet priority is written: two hexadecimal halves (tc(8))."""
+    """Return a state in the notation of packet priorities: two hexadecimal halves (tc(8))."""
     return f"{state >> 16:x}:{state & 0xFFFF:x}"
 
 
 def proto_port(port: Port) -> str:
-    """Write a port as two parts of a concatenated key."""
+    """Return a port as two parts of a concatenated key."""
     return f"{port.protocol.name.lower()} . {port.number}"
 
 
 def describe(door: Door) -> str:
-    """Say in one line what a door is, for a comment."""
+    """Return a one-line summary of a door, for a comment."""
     knock = ", ".join(map(str, door.knock)) or "by hand"
     opens = f"; opens {', '.join(map(str, door.opens))} for {format_duration(door.for_ms)}" if door.opens else ""
     return f"{door.name}: {knock}{f' at {door.target}' if door.target else ''}{opens}"
 
 
 def actions(doors: Sequence[Door], automaton: Automaton) -> dict[Action, list[int]]:
-    """Group the states by what they open: doors with the same ports and durations share one chain."""
+    """Group the states by the ports they open: doors with the same ports and durations share one chain."""
     shared: dict[Action, list[int]] = {}
     for machine in automaton.machines:
         for state, completed in machine.completes.items():
@@ -45,7 +45,7 @@ def actions(doors: Sequence[Door], automaton: Automaton) -> dict[Action, list[in
 
 
 def delta(doors: Sequence[Door], automaton: Automaton) -> str:
-    """Write the edges of all machines: state . protocol . port : next state, a line a door."""
+    """Return the map of all edges, state . protocol . port : next state, one line per door."""
     written: set[int] = set()
     lines: list[str] = []
     machines = {(m.flags, m.within_ms, m.target): m for m in automaton.machines}
@@ -67,27 +67,30 @@ def delta(doors: Sequence[Door], automaton: Automaton) -> str:
 
 
 def same(automaton: Automaton) -> str:
-    """Write the edges on which a packet only repeats the last one."""
+    """Return the set of edges on which a packet only repeats the previous one."""
     keys = [key for machine in automaton.machines for key in sorted(machine.same)]
     return _collection("set same", "classid . inet_proto . inet_service", len(keys), _rows(keys, _same_element))
 
 
 def fail(automaton: Automaton) -> str:
-    """Write the failure links of all machines: state : the shorter prefix to try."""
+    """Return the map of failure links, state : the shorter prefix to try."""
     links = {state: to for machine in automaton.machines for state, to in machine.fail.items()}
     rows = _rows(links.items(), lambda link: f"{classid(link[0])} : {classid(link[1])}")
     return _collection("map fail", "classid : classid", len(links), rows)
 
 
 def opens(chains: Mapping[str, list[int]]) -> str:
-    """Write which chain each last state goes to."""
+    """Return the map from each final state to its chain."""
     pairs = [(state, chain) for chain, states in chains.items() for state in states]
     rows = _rows(pairs, lambda pair: f"{classid(pair[0])} : goto {pair[1]}")
     return _collection("map opens", "classid : verdict", len(pairs), rows)
 
 
 def number(automaton: Automaton, *, every: bool) -> str:
-    """Write last states, or every state, as numbers for the netfilter log: no priority can be copied into a mark."""
+    """Return the map from final states, or every state, to marks for the netfilter log.
+
+    nftables cannot copy a priority into a mark.
+    """
     states = [
         state for m in automaton.machines for state in (sorted(m.edges.values()) if every else sorted(m.completes))
     ]
@@ -95,13 +98,13 @@ def number(automaton: Automaton, *, every: bool) -> str:
 
 
 def addresses(head: str, element_type: str, members: Mapping[str, str]) -> str:
-    """Write a set of addresses, or a map where they have values."""
+    """Return a set of addresses, or a map if they have values."""
     rows = _rows(members.items(), lambda item: f"{item[0]} : {item[1]}" if item[1] else item[0])
     return _collection(head, element_type, len(members), rows)
 
 
 def ports(name: str, element_type: str, members: Mapping[Port, str] | Iterable[Port], *, sized: bool = True) -> str:
-    """Write a set of ports, or a map from ports to verdicts; without a size its content can be replaced."""
+    """Return a set of ports, or a map from ports to verdicts; without a size its content can be replaced."""
     if isinstance(members, Mapping):
         rows = _rows(members.items(), lambda item: f"{proto_port(item[0])} : {item[1]}")
         return _collection(f"map {name}", element_type, len(members), rows, sized=sized)
@@ -109,8 +112,8 @@ def ports(name: str, element_type: str, members: Mapping[Port, str] | Iterable[P
     return _collection(f"set {name}", element_type, len(listed), _rows(listed, proto_port))
 
 
-def named(doors: Sequence[Door], indices: Iterable[int]) -> str:
-    """Name a few doors for a comment, and count the rest."""
+def door_names(doors: Sequence[Door], indices: Iterable[int]) -> str:
+    """Return the names of a few doors for a comment, and the count of the rest."""
     names = [doors[index].name for index in dict.fromkeys(indices)]
     rest = len(names) - _NAMED_DOORS
     return ", ".join(names[:_NAMED_DOORS]) + (f" and {rest} more" if rest > 0 else "")
@@ -122,15 +125,15 @@ def _same_element(key: int) -> str:
 
 
 def _rows(items: Iterable[T], write: Callable[[T], str]) -> list[str]:
-    """Write eight elements a line."""
+    """Return the elements, eight per line."""
     texts = [write(item) for item in items]
     return [", ".join(texts[start : start + 8]) + "," for start in range(0, len(texts), 8)]
 
 
 def _collection(head: str, element_type: str, size: int, rows: list[str], *, sized: bool = True) -> str:
-    """Write one map or set; its size is fixed, so the kernel allots its buckets once.
+    """Return one map or set; its size is fixed, so that the kernel allocates its buckets once.
 
-    A map has room for its content twice: while a reload replaces it, both are in it.
+    A map has room for its content twice: during a reload it contains the old and the new.
     """
     room = max(size, 1) * (2 if head.startswith("map ") else 1)
     body = ["elements = {", *(f"    {row}" for row in rows), "}"] if size else []

@@ -1,7 +1,7 @@
-"""Who changes the gate: nf_tables tells of every transaction (linux/netfilter/nf_tables.h, group NFNLGRP_NFTABLES).
+"""Notifications of ruleset changes by nf_tables (linux/netfilter/nf_tables.h, group NFNLGRP_NFTABLES).
 
-What packets put into sets is not told. A transaction's messages come together, and the last one, NEWGEN, names the
-process that made it.
+Elements that packets add to sets are not reported. The messages of a transaction arrive together; the last one,
+NEWGEN, names the process that made it.
 """
 
 from __future__ import annotations
@@ -30,10 +30,12 @@ _TABLE_NAME, _SET_NAME = 1, 2  # the same number in the messages of every kind
 _TABLE_FLAGS, _TABLE_HANDLE, _RULE_HANDLE = 2, 4, 3
 _GEN_PROCESS, _GEN_PROGRAM = 2, 3
 _NAME = TABLE.split()[1].encode() + b"\0"
-_OPENINGS = re.compile(rb"(open|wide)[46]\0")
-# Packets fill these, and an operator may empty them: no rule changes by that.
-_DYNAMIC = re.compile(rb"(open|wide|standing|limiter|fast|scanners|signed|window|hurried|progress)[46]")
-_RECEIVE_BUFFER_BYTES = 8 << 20  # some hundred thousand elements that another program loads at once
+_OPENINGS = re.compile(rb"(open|open_nets)[46]\0")
+# Packets fill these, and an operator may empty them: the rules stay the same.
+_DYNAMIC = re.compile(
+    rb"(open|open_nets|preexisting|ratelimit|throttled|scanners|signed|first_knock|short_window|progress)[46]"
+)
+_RECEIVE_BUFFER_BYTES = 8 << 20  # a few hundred thousand elements that another program loads at once
 _RECEIVE_BYTES = 1 << 17
 _SO_RCVBUFFORCE, _SO_ATTACH_FILTER, _SO_DETACH_FILTER = 33, 26, 27
 _SOL_NETLINK, _ADD_MEMBERSHIP = 270, 1
@@ -41,10 +43,10 @@ _MESSAGES_A_READ = 1024
 
 
 class RulesetChange(NamedTuple):
-    """A transaction: the process (as the first process namespace counts), its program, what it did to the table.
+    """A transaction: its process (PID in the initial namespace), program name, and effect on the table.
 
-    `scope` is "rules" where rules, chains, maps or the table itself changed, "openings" where entries of the open sets
-    did, "" where nothing of this gate did.
+    `scope` is "rules" if rules, chains, maps or the table itself changed, "openings" if elements of the open sets did,
+    "" if nothing of this gate changed.
     """
 
     process: int
@@ -52,20 +54,20 @@ class RulesetChange(NamedTuple):
     scope: str
 
 
-def own_process() -> int:
-    """Give this process's number as a Change would name it: in a container it is not what getpid(2) says."""
+def own_pid() -> int:
+    """Return this process's PID as a RulesetChange names it; in a container it differs from getpid(2)."""
     with netlink.open_socket(netlink.NETFILTER, "nf_tables") as sock:
         sock.send(netlink.message(_GET_GEN, netlink.REQUEST, struct.pack("!BBH", 0, 0, 0)))
         for reply in netlink.messages(memoryview(sock.recv(_RECEIVE_BYTES))):
             if reply.kind == _NEW_GEN:
-                return _made_by(reply.body)[0]
-    raise HostError("the kernel does not say who changes nf_tables; it must be Linux 5.11 or newer")
+                return _parse_generation(reply.body)[0]
+    raise HostError("the kernel does not report which process changes nf_tables; it must be Linux 5.11 or newer")
 
 
 def fingerprint() -> bytes:
-    """Sum up the table's and the rules' handles, which no two loads share; the elements of sets are left out.
+    """Return a digest of the handles of table and rules, unique to each load; set elements do not count.
 
-    Nothing where they changed in the middle of it.
+    b"" if they changed meanwhile, or cannot be read.
     """
     try:
         return _sum_of_handles()
@@ -86,13 +88,13 @@ def _sum_of_handles() -> bytes:
 
 
 class RulesetMonitor:
-    """A netlink socket that hears of every transaction in this network namespace."""
+    """A netlink socket that receives every transaction of this network namespace."""
 
     def __init__(self) -> None:
         self._socket = netlink.open_socket(netlink.NETFILTER, "nf_tables")
         try:
             self._socket.setsockopt(socket.SOL_SOCKET, _SO_RCVBUFFORCE, _RECEIVE_BUFFER_BYTES)
-        except OSError:  # without the right to exceed the system's limit, take what it gives
+        except OSError:  # without CAP_NET_ADMIN in the initial user namespace, use as much as net.core.rmem_max allows
             self._socket.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, _RECEIVE_BUFFER_BYTES)
         try:
             self._bind()
@@ -100,34 +102,34 @@ class RulesetMonitor:
         except OSError as error:
             self._socket.close()
             raise HostError(
-                f"hearing of changes of nftables needs CAP_NET_ADMIN ({error.strerror}); run doorward as root or give"
+                f"monitoring nftables needs CAP_NET_ADMIN ({error.strerror}); run doorward as root or give"
                 " it that capability"
             ) from None
         self._socket.setblocking(False)
-        self._harm = ""
+        self._scope = ""
 
     def _bind(self) -> None:
-        """Take a number, without which nothing is heard; the process's own is libnftables', by which it is spared."""
+        """Bind to a port id, without which nothing arrives; the PID is left to libnftables, see `ignore_pid`."""
         try:
             self._socket.bind((1 << 31 | os.getpid(), 0))
         except OSError:
             self._socket.bind((0, 0))
 
     def fileno(self) -> int:
-        """Give the descriptor to wait on."""
+        """Return the descriptor to wait on."""
         return self._socket.fileno()
 
     def close(self) -> None:
-        """Hear no more."""
+        """Close the socket."""
         self._socket.close()
 
     def ignore_pid(self, process: int) -> None:
-        """Leave out the messages of a child that loads, but for the end of its transactions: they would be too many.
+        """Skip the messages of a child that loads a ruleset, except the end of its transactions: there are too many.
 
-        libnftables' socket has the number of the process, unless somebody took that: then the child is heard in full.
+        libnftables binds its socket to the PID unless that port id is taken; then all of the child's messages arrive.
         """
         program = [
-            Instruction(0x20, 12),  # the sender of the first message; all of one datagram have the same
+            Instruction(0x20, 12),  # the sender of the first message; the same for the whole datagram
             Instruction(0x15, int.from_bytes(struct.pack("=I", process), "big"), 0, 2),
             Instruction(0x28, 4),  # its type
             Instruction(0x15, int.from_bytes(struct.pack("=H", _NEW_GEN), "big"), 0, 1),
@@ -139,18 +141,18 @@ class RulesetMonitor:
         self._socket.setsockopt(socket.SOL_SOCKET, _SO_ATTACH_FILTER, described)
 
     def clear_filter(self) -> None:
-        """Hear all again: the number may be given to another process."""
+        """Receive everything again: the PID may be reused by another process."""
         self._socket.setsockopt(socket.SOL_SOCKET, _SO_DETACH_FILTER, 0)
 
     def read(self) -> list[RulesetChange] | None:
-        """Give the transactions of at most a thousand datagrams; None where some were dropped or cannot be read."""
+        """Return the transactions of up to a thousand datagrams; None if some were dropped or cannot be parsed."""
         changes: list[RulesetChange] = []
         try:
             for _ in range(_MESSAGES_A_READ):
                 changes += self._changes(self._socket.recv(_RECEIVE_BYTES))
         except BlockingIOError:
             pass
-        except MalformedError:  # a later kernel's: what it tells is compared instead
+        except MalformedError:  # of a newer kernel; the caller compares the ruleset instead
             self._drain()
             return None
         except OSError as error:
@@ -161,8 +163,8 @@ class RulesetMonitor:
         return changes
 
     def _drain(self) -> None:
-        """Throw away what is left: until all is read the kernel drops what comes, and does not say so again."""
-        self._harm = ""
+        """Discard the rest: until all is read the kernel drops new messages without another ENOBUFS."""
+        self._scope = ""
         while True:
             try:
                 self._socket.recv(_RECEIVE_BYTES)
@@ -176,15 +178,15 @@ class RulesetMonitor:
         changes: list[RulesetChange] = []
         for kind, body in netlink.messages(memoryview(raw)):
             if kind == _NEW_GEN:
-                changes.append(RulesetChange(*_made_by(body), self._harm))
-                self._harm = ""
-            elif _NAME in raw and self._harm != "rules":
-                self._harm = _harm(kind, body) or self._harm
+                changes.append(RulesetChange(*_parse_generation(body), self._scope))
+                self._scope = ""
+            elif _NAME in raw and self._scope != "rules":
+                self._scope = _scope(kind, body) or self._scope
         return changes
 
 
-def _harm(kind: int, body: memoryview) -> str:
-    """Judge one message of a transaction; MalformedError where a length lies."""
+def _scope(kind: int, body: memoryview) -> str:
+    """Return the scope of one message of a transaction; MalformedError on a wrong length."""
     if kind >> 8 != _SUBSYSTEM >> 8 or len(body) < _FAMILY_HEADER or body[0] != _INET:
         return ""
     parts = netlink.attributes(body[_FAMILY_HEADER:])
@@ -197,7 +199,7 @@ def _harm(kind: int, body: memoryview) -> str:
     return "rules"
 
 
-def _made_by(body: memoryview) -> tuple[int, str]:
+def _parse_generation(body: memoryview) -> tuple[int, str]:
     parts = netlink.attributes(body[_FAMILY_HEADER:])
     process, program = parts.get(_GEN_PROCESS, b""), bytes(parts.get(_GEN_PROGRAM, b""))
     if len(process) != 4:

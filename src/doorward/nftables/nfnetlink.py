@@ -1,7 +1,7 @@
-"""What the loaded table has, asked of nf_tables itself (linux/netfilter/nf_tables.h).
+"""Reads and writes the loaded table by nf_tables netlink messages (linux/netfilter/nf_tables.h).
 
-libnftables reads all entries of all sets before it lists their names: 16 s and half a gigabyte where a flood has filled
-them, in which no reload and no repair may wait.
+libnftables reads all elements of all sets before it lists their names: 16 s and half a gigabyte after a flood has
+filled them, too long for a reload or a repair.
 """
 
 from __future__ import annotations
@@ -32,14 +32,14 @@ _ONE_OF_A_LIST = 1
 _KEY, _TIMEOUT, _KEY_END = 1, 4, 10
 _VALUE = 1
 _HEADER = struct.Struct("!BBH")  # struct nfgenmsg: family, version, resource
-_TOGETHER = 500  # elements a message: their attribute holds 64 KiB
+_TOGETHER = 500  # elements per message: their attribute holds 64 KiB
 _RECEIVE_BYTES = 1 << 16
 _SO_SNDBUFFORCE = 32
 _NAME = TABLE.split()[1].encode() + b"\0"
 
 
 class SetWriter:
-    """Writes entries of the network namespace that it was made in."""
+    """Writes set elements in the network namespace in which it was created."""
 
     def __init__(self) -> None:
         self._socket = netlink.open_socket(netlink.NETFILTER, "nf_tables")
@@ -49,7 +49,7 @@ class SetWriter:
         self._socket.close()
 
     def apply(self, changes: SetChanges) -> None:
-        """Make all changes in one transaction. OSError: the kernel refused it, and nothing has changed."""
+        """Make all changes in one transaction. OSError: the kernel rejected it, and nothing has changed."""
         raw = transaction(changes)
         if len(raw) > self._socket.getsockopt(socket.SOL_SOCKET, socket.SO_SNDBUF) // 2:
             self._socket.setsockopt(socket.SOL_SOCKET, _SO_SNDBUFFORCE, 2 * len(raw))
@@ -59,7 +59,7 @@ class SetWriter:
             raise OSError(refused, os.strerror(refused))
 
     def _replies(self) -> Iterator[netlink.NetlinkMessage]:
-        """Give all answers: nf_tables has written them when `send` returns."""
+        """Return all replies: nf_tables has written them when `send` returns."""
         while True:
             try:
                 raw = self._socket.recv(_RECEIVE_BYTES, socket.MSG_DONTWAIT)
@@ -69,18 +69,18 @@ class SetWriter:
 
 
 def transaction(changes: SetChanges) -> bytes:
-    """Give the messages that make all changes at once, or none.
+    """Return the messages that make all changes at once, or none.
 
-    Kernels before 6.12 silently ignore a longer timeout in an `add` of an entry that exists, and deleting needs it to
+    Kernels before 6.12 silently ignore a longer timeout in an `add` of an existing element, and `delete` needs it to
     exist: add, delete, add works on all.
     """
     bound = _HEADER.pack(socket.AF_UNSPEC, 0, _ELEMENT_SUBSYSTEM)
     messages = [netlink.message(_BATCH_BEGIN, netlink.REQUEST, bound)]
-    for name in sorted({_set_of(element) for element in (*changes.put, *changes.remove)}):
-        put = [(element, left_s) for element, left_s in changes.put.items() if _set_of(element) == name]
+    for name in sorted({_set_for(element) for element in (*changes.put, *changes.remove)}):
+        put = [(element, left_s) for element, left_s in changes.put.items() if _set_for(element) == name]
         adding = [_element(element, max(1, round(left_s * 1000))) for element, left_s in put]
         passing = [_element(element) for element, _ in put]
-        removing = [_element(element) for element in changes.remove if _set_of(element) == name]
+        removing = [_element(element) for element in changes.remove if _set_for(element) == name]
         messages += _messages(_NEW_ELEMENT, name, adding)
         messages += _messages(_DELETE_ELEMENT, name, passing)
         messages += _messages(_NEW_ELEMENT, name, adding)
@@ -97,8 +97,8 @@ def _messages(kind: int, name: str, elements: Sequence[bytes]) -> Iterator[bytes
         yield netlink.message(kind, flags, head + netlink.attribute(_ELEMENTS | netlink.NESTED, some))
 
 
-def _set_of(element: Element) -> str:
-    kind = "open" if isinstance(element.address, Address) else "wide"
+def _set_for(element: Element) -> str:
+    kind = "open" if isinstance(element.address, Address) else "open_nets"
     return f"{kind}{element.address.version}"
 
 
@@ -114,7 +114,7 @@ def _element(element: Element, timeout_ms: int = 0) -> bytes:
 
 
 def _key(kind: int, address: Address, port: Port) -> bytes:
-    """Give the key of the open sets: address, protocol, port, each padded to four bytes."""
+    """Return the key of the open sets: address, protocol, port, each padded to four bytes."""
     value = address.packed + struct.pack("!B3xH2x", port.protocol, port.number)
     return netlink.attribute(kind | netlink.NESTED, netlink.attribute(_VALUE, value))
 
@@ -135,54 +135,54 @@ NAME = TABLE.split()[1].encode() + b"\0"
 
 
 def existing() -> list[Existing]:
-    """List the table's chains, sets, maps and counters; nothing where there is no table."""
-    return request_reply(lambda: [*dump(_GET_CHAIN, chain_in), *dump(GET_SET, set_in), *_named_counters()], [])
+    """Return the table's chains, sets, maps and counters; [] without a table."""
+    return request_reply(lambda: [*dump(_GET_CHAIN, parse_chain), *dump(GET_SET, parse_set), *_named_counters()], [])
 
 
-def count_elements() -> dict[str, int]:
-    """Give the packets that each of the table's counters has counted; nothing where there is no table."""
-    return request_reply(lambda: dict(dump(_GET_OBJECT, counter_in)), {})
+def read_counters() -> dict[str, int]:
+    """Return the packets of each of the table's counters; {} without a table."""
+    return request_reply(lambda: dict(dump(_GET_OBJECT, parse_counter)), {})
 
 
 def _named_counters() -> list[Existing]:
-    return [Existing("counter", name) for name, _ in dump(_GET_OBJECT, counter_in)]
+    return [Existing("counter", name) for name, _ in dump(_GET_OBJECT, parse_counter)]
 
 
-def chain_in(body: memoryview) -> Existing | None:
-    """Read one message of the answer; None where it tells of another table. MalformedError: it is none."""
-    parts = parts_of(body)
-    return None if parts is None else Existing("chain", text_of(part_of(parts, _CHAIN_NAME)))
+def parse_chain(body: memoryview) -> Existing | None:
+    """Parse a chain from one message; None if it belongs to another table. MalformedError on a wrong length."""
+    parts = table_attributes(body)
+    return None if parts is None else Existing("chain", to_text(required_attribute(parts, _CHAIN_NAME)))
 
 
-def set_in(body: memoryview) -> Existing | None:
-    """Read a set or a map, as `chain_in` does; those without a name are left out."""
-    parts = parts_of(body)
-    flags = 0 if parts is None else flags_of(parts)
+def parse_set(body: memoryview) -> Existing | None:
+    """Parse a set or a map, like `parse_chain`; None for anonymous ones too."""
+    parts = table_attributes(body)
+    flags = 0 if parts is None else set_flags(parts)
     if parts is None or flags & _ANONYMOUS:
         return None
     described = netlink.attributes(parts[_SET_DESCRIPTION]) if _SET_DESCRIPTION in parts else {}
-    size = number_of(described[_SET_SIZE]) if _SET_SIZE in described else 0
-    return Existing("map" if flags & _MAP else "set", text_of(part_of(parts, _SET_NAME)), size)
+    size = to_u32(described[_SET_SIZE]) if _SET_SIZE in described else 0
+    return Existing("map" if flags & _MAP else "set", to_text(required_attribute(parts, _SET_NAME)), size)
 
 
-def flags_of(parts: dict[int, memoryview]) -> int:
-    """Give the flags of a set."""
-    return number_of(parts[_SET_FLAGS]) if _SET_FLAGS in parts else 0
+def set_flags(parts: dict[int, memoryview]) -> int:
+    """Return the flags of a set."""
+    return to_u32(parts[_SET_FLAGS]) if _SET_FLAGS in parts else 0
 
 
-def counter_in(body: memoryview) -> tuple[str, int] | None:
-    """Read a counter's name and packets, as `chain_in` does; None for other objects too."""
-    parts = parts_of(body)
-    if parts is None or number_of(part_of(parts, _OBJECT_TYPE)) != _COUNTER:
+def parse_counter(body: memoryview) -> tuple[str, int] | None:
+    """Parse a counter's name and packets, like `parse_chain`; None for other objects too."""
+    parts = table_attributes(body)
+    if parts is None or to_u32(required_attribute(parts, _OBJECT_TYPE)) != _COUNTER:
         return None
-    packets = part_of(netlink.attributes(part_of(parts, _OBJECT_DATA)), _COUNTER_PACKETS)
+    packets = required_attribute(netlink.attributes(required_attribute(parts, _OBJECT_DATA)), _COUNTER_PACKETS)
     if len(packets) != 8:
         raise MalformedError(f"nf_tables: a count of {len(packets)} bytes")
-    return text_of(part_of(parts, _OBJECT_NAME)), int.from_bytes(packets)
+    return to_text(required_attribute(parts, _OBJECT_NAME)), int.from_bytes(packets)
 
 
 def request_reply(question: Callable[[], T], without_table: T) -> T:
-    """Ask the kernel; what it refuses is a HostError that names the remedy."""
+    """Return the result of a request, or `without_table`; a HostError with the remedy if the kernel rejects it."""
     try:
         return question()
     except OSError as error:
@@ -192,39 +192,39 @@ def request_reply(question: Callable[[], T], without_table: T) -> T:
             raise HostError(
                 "listing nftables needs CAP_NET_ADMIN; run doorward as root or give it that capability"
             ) from None
-        raise HostError(f"nf_tables does not list its tables: {os.strerror(error.errno or 0)}") from None
+        raise HostError(f"nf_tables cannot list the table: {os.strerror(error.errno or 0)}") from None
     except MalformedError as error:
-        raise HostError(f"nf_tables answers what doorward cannot read ({error}); use Linux 5.11 or newer") from None
+        raise HostError(f"cannot parse the answer of nf_tables ({error}); use Linux 5.11 or newer") from None
 
 
 def dump(kind: int, read: Callable[[memoryview], T | None]) -> list[T]:
-    """Give all things of a kind that `read` finds in the answers."""
+    """Return all values that `read_usage` finds in the replies to a dump request."""
     request = struct.pack("!BBH", INET, 0, 0) + netlink.attribute(_TABLE, NAME)
     with netlink.open_socket(netlink.NETFILTER, "nf_tables") as sock:
         replies = netlink.dump(sock, netlink.message(kind, netlink.REQUEST | netlink.DUMP, request))
         return [found for reply in replies if (found := read(reply.body)) is not None]
 
 
-def parts_of(body: memoryview) -> dict[int, memoryview] | None:
-    """Give the attributes of a thing of this table; of chains the kernel lists those of all."""
+def table_attributes(body: memoryview) -> dict[int, memoryview] | None:
+    """Return the attributes of an object of this table, else None: the kernel lists the chains of all tables."""
     parts = netlink.attributes(body[_FAMILY_HEADER:])
     return parts if bytes(parts.get(_TABLE, b"")) == NAME else None
 
 
-def part_of(parts: dict[int, memoryview], kind: int) -> memoryview:
-    """Give an attribute that must be there."""
+def required_attribute(parts: dict[int, memoryview], kind: int) -> memoryview:
+    """Return a required attribute; MalformedError if it is missing."""
     if kind not in parts:
-        raise MalformedError(f"nf_tables: a thing without attribute {kind}")
+        raise MalformedError(f"nf_tables: an object without attribute {kind}")
     return parts[kind]
 
 
-def text_of(raw: memoryview) -> str:
-    """Read a name."""
+def to_text(raw: memoryview) -> str:
+    """Parse a name."""
     return bytes(raw).rstrip(b"\0").decode(errors="replace")
 
 
-def number_of(raw: memoryview) -> int:
-    """Read a number of four bytes."""
+def to_u32(raw: memoryview) -> int:
+    """Parse a number of four bytes."""
     if len(raw) != 4:
         raise MalformedError(f"nf_tables: a number of {len(raw)} bytes")
     return int.from_bytes(raw)
@@ -235,11 +235,11 @@ _GAUGE_TABLE, _GAUGE_SET, _GAUGE_ELEMENTS, _SET_COUNT = 1, 2, 3, 20
 _GAUGE_TIMEOUT = 0x10  # NFT_SET_TIMEOUT
 _GAUGE_KEY, _DATA, _EXPIRATION, _GAUGE_VALUE = 1, 2, 5, 1
 _ADDRESS_BYTES = {"4": 4, "6": 16}
-_DEADLINES = ("window", "hurried")  # the maps whose elements' time is that of the knock
+_DEADLINES = ("first_knock", "short_window")  # the maps whose timeouts are the deadlines of knocks
 
 
 class SetUsage(NamedTuple):
-    """How many elements a set has, and how many it takes (0: any number). `elements` None: the kernel does not tell."""
+    """A set's number of elements (None: the kernel does not report it) and its maximum size (0: unlimited)."""
 
     name: str
     elements: int | None
@@ -247,7 +247,7 @@ class SetUsage(NamedTuple):
 
 
 class ProgressEntry(NamedTuple):
-    """A source in the middle of a knock: in which state, and for how long the knock still counts."""
+    """A source in the middle of a knock: its state, and the remaining time."""
 
     source: Address
     state: int
@@ -255,35 +255,35 @@ class ProgressEntry(NamedTuple):
 
 
 class GateUsage(NamedTuple):
-    """What the gate's sets tell."""
+    """How full the gate's sets are, and the knocks in progress."""
 
     fills: list[SetUsage]
     attempts: list[ProgressEntry]
 
 
-def read(most: int) -> GateUsage:
-    """Read all of it, and of who is in progress at most `most` from each map."""
-    found = fills()
-    return GateUsage(found, attempts([fill.name for fill in found if fill.elements != 0], most))
+def read_usage(most: int) -> GateUsage:
+    """Return the usage of all sets, and at most `most` knocks in progress per map."""
+    found = read_set_usage()
+    return GateUsage(found, read_attempts([fill.name for fill in found if fill.elements != 0], most))
 
 
-def fills() -> list[SetUsage]:
-    """Tell of the sets and maps whose elements end by themselves. Nothing where there is no table."""
-    return request_reply(lambda: dump(GET_SET, fill_in), [])
+def read_set_usage() -> list[SetUsage]:
+    """Return the usage of the sets and maps whose elements expire; [] without a table."""
+    return request_reply(lambda: dump(GET_SET, parse_usage), [])
 
 
-def fill_in(body: memoryview) -> SetUsage | None:
-    """Read a set of one message; None where it is another table's, or its elements stay."""
-    parts = parts_of(body)
-    if parts is None or not flags_of(parts) & _GAUGE_TIMEOUT:
+def parse_usage(body: memoryview) -> SetUsage | None:
+    """Parse a set from one message; None if it belongs to another table, or its elements do not expire."""
+    parts = table_attributes(body)
+    if parts is None or not set_flags(parts) & _GAUGE_TIMEOUT:
         return None
-    found = set_in(body)
-    count = number_of(parts[_SET_COUNT]) if _SET_COUNT in parts else None
+    found = parse_set(body)
+    count = to_u32(parts[_SET_COUNT]) if _SET_COUNT in parts else None
     return None if found is None else SetUsage(found.name, count, found.size)
 
 
-def attempts(names: Iterable[str], most: int) -> list[ProgressEntry]:
-    """Give sources in progress, at most `most` of each map: `names` are those of the table's maps."""
+def read_attempts(names: Iterable[str], most: int) -> list[ProgressEntry]:
+    """Return the knocks in progress, at most `most` per map; `names` are those of the table's maps."""
     names = list(names)
     states: dict[Address, int] = {}
     for name in names:
@@ -298,21 +298,21 @@ def _listed(name: str, most: int) -> list[ProgressEntry]:
 
 
 def _elements(name: str) -> Iterator[ProgressEntry]:
-    """Read a map's elements as they are asked for; the kernel walks no further than that."""
-    address_bytes = _ADDRESS_BYTES[name.split("_")[0][-1]]
+    """Yield a map's elements on demand; the kernel walks no further than that."""
+    address_bytes = _ADDRESS_BYTES[next(c for c in name if c in _ADDRESS_BYTES)]
     request = struct.pack("!BBH", INET, 0, 0) + netlink.attribute(_GAUGE_TABLE, NAME)
     request += netlink.attribute(_GAUGE_SET, name.encode() + b"\0")
     with netlink.open_socket(netlink.NETFILTER, "nf_tables") as sock:
         for reply in netlink.dump(sock, netlink.message(_GET_ELEMENTS, netlink.REQUEST | netlink.DUMP, request)):
-            yield from elements_in(reply.body, address_bytes)
+            yield from parse_elements(reply.body, address_bytes)
 
 
-def elements_in(body: memoryview, address_bytes: int) -> Iterator[ProgressEntry]:
-    """Read one message of a map's elements; with a target a key is the source and the target."""
-    parts = parts_of(body)
+def parse_elements(body: memoryview, address_bytes: int) -> Iterator[ProgressEntry]:
+    """Parse one message of a map's elements; for doors with a target a key is the source and the target."""
+    parts = table_attributes(body)
     if parts is None or _GAUGE_ELEMENTS not in parts:
         return
-    for _, element in netlink.in_order(parts[_GAUGE_ELEMENTS]):
+    for _, element in netlink.iter_attributes(parts[_GAUGE_ELEMENTS]):
         inside = netlink.attributes(element)
         key = _value(inside, _GAUGE_KEY)
         if len(key) not in (address_bytes, 2 * address_bytes):
@@ -326,4 +326,4 @@ def elements_in(body: memoryview, address_bytes: int) -> Iterator[ProgressEntry]
 
 
 def _value(parts: dict[int, memoryview], kind: int) -> memoryview:
-    return part_of(netlink.attributes(part_of(parts, kind)), _GAUGE_VALUE)
+    return required_attribute(netlink.attributes(required_attribute(parts, kind)), _GAUGE_VALUE)

@@ -1,1 +1,1 @@
-"""Packets and captures: bytes to values."""
+"""Packet and capture file formats: bytes to values."""

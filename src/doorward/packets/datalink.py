@@ -1,6 +1,6 @@
-"""From a captured frame to the IP packet in it, for the link types that capture tools write on Linux and the BSDs.
+"""Link-layer headers: from a captured frame to its IP packet, for the link types of Linux and the BSDs.
 
-Numbers and layouts: libpcap's registry (LINKTYPE_…). Any bytes give a packet or MalformedError, which says what is
+Numbers and layouts: libpcap's registry (LINKTYPE_…). Any bytes give a packet or a MalformedError, which names what is
 there instead.
 """
 
@@ -13,8 +13,8 @@ from typing import NamedTuple
 from doorward.errors import MalformedError
 
 IPV4, IPV6, PPPOE = 0x0800, 0x86DD, 0x8864
-_TAGS = (0x8100, 0x88A8, 0x9100, 0x9200)  # 802.1Q, 802.1ad, and what came before that
-MOST_TAGS = 4
+_TAGS = (0x8100, 0x88A8, 0x9100, 0x9200)  # 802.1Q, 802.1ad, and its predecessor
+MAX_TAGS = 4
 _ETHERNET_BYTES, _TAG_BYTES = 14, 4
 _LONGEST_LENGTH = 1500  # of Ethernet's type field: up to here it is a length (IEEE 802.3)
 _SNAP = b"\xaa\xaa\x03\0\0\0"  # RFC 1042
@@ -29,20 +29,20 @@ _LOG_PAYLOAD = 9  # NFULA_PAYLOAD
 
 
 class NetworkPacket(NamedTuple):
-    """A packet from its network header on; whether it went out or came in, and where, if the link type tells."""
+    """A packet from its network header on, with direction and interface if the link type has them."""
 
     packet: memoryview
     outgoing: bool | None = None
     interface: str = ""
-    is_cooked: bool = False  # of `-i any`, where one packet may be seen on several interfaces
+    is_cooked: bool = False  # from `-i any`, which may show one packet on several interfaces
 
 
 class UnknownLinkError(MalformedError):
-    """Frames of a kind that is not read: what is wrong with one is wrong with all."""
+    """An unsupported link type: all frames of the capture have it."""
 
 
 def strip_link_header(link: int, data: bytes) -> NetworkPacket:
-    """Give the IP packet of a frame; MalformedError says what else it is."""
+    """Return the IP packet of a frame; MalformedError says what else it is."""
     reader = _READERS.get(link)
     if reader is None:
         name = _NAMES.get(link, "which doorward does not know")
@@ -56,8 +56,8 @@ def _needs(frame: memoryview, size: int, what: str) -> None:
 
 
 def _by_type(frame: memoryview, at: int, kind: int) -> memoryview:
-    """Follow an EtherType behind tags, LLC and PPPoE to the packet at or after `at`."""
-    for _ in range(MOST_TAGS):
+    """Return the packet of an EtherType at `at`, behind tags, LLC and PPPoE."""
+    for _ in range(MAX_TAGS):
         if kind not in _TAGS:
             break
         _needs(frame, at + _TAG_BYTES, "a VLAN tag's frame")
@@ -100,8 +100,8 @@ def _raw(frame: memoryview) -> NetworkPacket:
     return NetworkPacket(frame)
 
 
-def _family_first(frame: memoryview) -> NetworkPacket:
-    """BSD's loopback: the address family in four bytes, in the order of the machine or of the network."""
+def _bsd_loopback(frame: memoryview) -> NetworkPacket:
+    """Parse BSD loopback: the address family in four bytes, in host or network byte order."""
     _needs(frame, 4, "a loopback frame")
     families = {int.from_bytes(frame[:4], "little"), int.from_bytes(frame[:4], "big")}
     if not families & {*_FAMILIES_IPV4, *_FAMILIES_IPV6}:
@@ -110,7 +110,7 @@ def _family_first(frame: memoryview) -> NetworkPacket:
 
 
 def _ppp(frame: memoryview) -> memoryview:
-    at = 2 if bytes(frame[:2]) == b"\xff\x03" else 0  # address and control, where they were not left out
+    at = 2 if bytes(frame[:2]) == b"\xff\x03" else 0  # address and control, unless left out
     short = len(frame) > at and frame[at] & 1  # a protocol may be compressed to one byte (RFC 1661, section 6.5)
     _needs(frame, at + (1 if short else 2), "a PPP frame")
     kind = frame[at] if short else _HALF.unpack_from(frame, at)[0]
@@ -120,7 +120,7 @@ def _ppp(frame: memoryview) -> memoryview:
 
 
 def _ppp_with_direction(frame: memoryview) -> NetworkPacket:
-    """What pppd writes: first a byte that is 1 for what was sent."""
+    """Parse PPP as pppd writes it: the first byte is 1 for sent frames."""
     _needs(frame, 1, "a PPP frame")
     return NetworkPacket(_ppp(frame[1:]), outgoing=frame[0] == 1)
 
@@ -133,12 +133,12 @@ def _cisco_hdlc(frame: memoryview) -> NetworkPacket:
 
 
 def _netfilter_log(frame: memoryview) -> NetworkPacket:
-    """The netfilter log (`-i nflog:N`): family, version, group; then attributes in the machine's byte order."""
+    """Parse the netfilter log (`-i nflog:N`): family, version, group; then attributes in host byte order."""
     _needs(frame, 4, "a netfilter log message")
     at = 4
     while len(frame) - at >= 4:
         length, kind = (int.from_bytes(frame[at + n : at + n + 2], "little") for n in (0, 2))
-        if length > 0xFF00 or kind > 0xFF:  # written on a machine with the other byte order
+        if length > 0xFF00 or kind > 0xFF:  # written on a host with the other byte order
             length, kind = (int.from_bytes(frame[at + n : at + n + 2], "big") for n in (0, 2))
         if length < 4:
             raise MalformedError(f"a netfilter log attribute of {length} bytes")
@@ -149,7 +149,7 @@ def _netfilter_log(frame: memoryview) -> NetworkPacket:
 
 
 _READERS: dict[int, Callable[[memoryview], NetworkPacket]] = {
-    0: _family_first,
+    0: _bsd_loopback,
     1: _ethernet,
     9: lambda frame: NetworkPacket(_ppp(frame)),
     12: _raw,
@@ -158,7 +158,7 @@ _READERS: dict[int, Callable[[memoryview], NetworkPacket]] = {
     51: lambda frame: NetworkPacket(_ppp(frame[6:])),
     101: _raw,
     104: _cisco_hdlc,
-    108: _family_first,
+    108: _bsd_loopback,
     113: _cooked,
     166: _ppp_with_direction,
     228: _raw,

@@ -1,4 +1,4 @@
-"""What one IP packet says about itself, also where it is no TCP or UDP packet with a whole header."""
+"""Decode one IP packet as far as possible, even without a whole TCP or UDP header."""
 
 from __future__ import annotations
 
@@ -10,19 +10,19 @@ from doorward.packets.packet import PORTS, TransportLocation, locate, parse, sou
 
 ICMP, ICMPV6 = 1, 58
 _SEQUENCE_AT, _SEQUENCE_END = 4, 8  # of a TCP header
-_QUOTED_AT = 8  # behind an ICMP error's own header, the packet that it is about
-# RFC 792, RFC 1812, RFC 4443: what an error says of the packet that it quotes, by type and code.
+_QUOTED_AT = 8  # offset of the quoted packet in an ICMP error
+# RFC 792, RFC 1812, RFC 4443: the meaning of an error for the packet that it quotes, by type and code.
 _PROHIBITED, _NO_PORT, _NO_HOST, _LOST_ON_THE_WAY = "prohibited", "no such port", "unreachable", "no hops left"
 _ERRORS4 = {3: {3: _NO_PORT, 9: _PROHIBITED, 10: _PROHIBITED, 13: _PROHIBITED}, 11: {0: _LOST_ON_THE_WAY}}
 _ERRORS6 = {1: {1: _PROHIBITED, 4: _NO_PORT, 5: _PROHIBITED, 6: _PROHIBITED}, 3: {0: _LOST_ON_THE_WAY}}
-_NOT_ERRORS4 = {4}  # "fragmentation needed": path MTU discovery, the packet's sender tries again
+_NOT_ERRORS4 = {4}  # "fragmentation needed": path MTU discovery, the sender retries
 
 
 class Flow(NamedTuple):
-    """One packet: from whom, to whom, and what the automaton looks at, where it could be read.
+    """One packet: source, destination, and the fields that the automaton tests, as far as they could be parsed.
 
-    `packet` is None where there is no whole TCP or UDP header; `trouble` says why. `error` is what an ICMP message
-    says of the packet `about`.
+    `packet` is None without a whole TCP or UDP header; `trouble` says why. `error` is the meaning of an ICMP error
+    about the packet `about`.
     """
 
     source: bytes
@@ -31,14 +31,14 @@ class Flow(NamedTuple):
     source_port: int = 0
     port: Port | None = None
     packet: Packet | None = None
-    sequence: int = 0  # of TCP, to know a packet that was sent again
+    sequence: int = 0  # of TCP, to recognize retransmissions
     trouble: str = ""
     error: str = ""
     about: Flow | None = None
 
 
 def decode_flow(packet: memoryview, *, quoted: bool = False) -> Flow:
-    """Read a packet; MalformedError where it has no addresses."""
+    """Return the fields of a packet; MalformedError if it has no addresses."""
     try:
         found = locate(packet)
     except MalformedError as error:
@@ -72,7 +72,7 @@ def _with_ports(flow: Flow, found: TransportLocation, packet: memoryview) -> Flo
 
 
 def _with_error(flow: Flow, found: TransportLocation) -> Flow:
-    """Read which packet an ICMP error is about."""
+    """Add the packet that an ICMP error is about."""
     message = found.packet[found.at :]
     flow = flow._replace(trouble="neither TCP nor UDP: ICMP")
     if len(message) < _QUOTED_AT:

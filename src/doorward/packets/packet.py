@@ -1,4 +1,4 @@
-"""IP packets, from the network header on: who sent one, and what the automaton looks at."""
+"""Parsing of IP packets, from the network header on: addresses, and the fields that the automaton tests."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from doorward.errors import MalformedError
 from doorward.model import Address, Packet, Port, Protocol
 
 _IPV4_HEADER, _IPV6_HEADER = 20, 40
-_TRANSPORT_HEADERS: dict[int, int] = {Protocol.TCP: 20, Protocol.UDP: 8}  # bytes that must be there
+_TRANSPORT_HEADERS: dict[int, int] = {Protocol.TCP: 20, Protocol.UDP: 8}  # required bytes
 FLAGS_IN_TCP = 13
 # RFC 791: version and header length, total length, fragment, protocol, source, destination
 _IPV4 = Struct("!BxHxxHxBxx4s4s")
@@ -18,16 +18,16 @@ _FRAGMENT_OFFSET = 0x1FFF
 # RFC 8200: version and more, payload length, next header, source, destination
 _IPV6 = Struct("!BxxxHBx16s16s")
 HOP_BY_HOP, ROUTING, FRAGMENT, DESTINATION_OPTIONS = 0, 43, 44, 60
-# Not the authentication header (RFC 4302): like the kernel, which reads behind it only once IPsec has verified it.
+# Without the authentication header (RFC 4302): the kernel too parses what follows it only after IPsec has verified it.
 EXTENSIONS = (HOP_BY_HOP, ROUTING, FRAGMENT, DESTINATION_OPTIONS)
-MOST_EXTENSIONS = 16  # RFC 8200 has each of them once, and one twice
-_EXTENSION = Struct("!BBH")  # next header, length, and of a fragment where it belongs
+MAX_EXTENSIONS = 16  # RFC 8200 has each of them once, and one twice
+_EXTENSION = Struct("!BBH")  # next header, length, and in a fragment header its offset
 _FRAGMENT_OFFSET6 = 0xFFF8
-_MOST_PORTS = 4096  # kept ready; a sweep over more makes each anew
+_MOST_PORTS = 4096  # cached; others are created each time
 
 
 class PortCache(dict[bytes, Port]):
-    """Ports of one protocol by their two bytes in a packet: finding one takes a quarter of the time of making it."""
+    """Ports of one protocol by their two bytes in a packet: a lookup takes a quarter of the time of creating one."""
 
     def __init__(self, protocol: Protocol) -> None:
         super().__init__()
@@ -44,7 +44,7 @@ PORTS = {int(protocol): PortCache(protocol) for protocol in Protocol}
 
 
 class TransportLocation(NamedTuple):
-    """An IP packet to its end, where its transport header begins, which that is, and both addresses."""
+    """An IP packet trimmed to its length, with the offset and protocol of the transport header and both addresses."""
 
     packet: memoryview
     at: int
@@ -54,7 +54,7 @@ class TransportLocation(NamedTuple):
 
 
 def source_address(packet: memoryview) -> Address:
-    """Give the source address of an IPv4 (RFC 791) or IPv6 (RFC 8200) packet, or MalformedError."""
+    """Return the source address of an IPv4 (RFC 791) or IPv6 (RFC 8200) packet; else MalformedError."""
     version = packet[0] >> 4 if packet else 0
     if version == 4 and len(packet) >= _IPV4_HEADER:
         return IPv4Address(bytes(packet[12:16]))
@@ -64,15 +64,15 @@ def source_address(packet: memoryview) -> Address:
 
 
 def parse(packet: memoryview) -> Packet:
-    """Read a TCP or UDP packet; MalformedError for any other, for one cut short, and for a later fragment.
+    """Parse a TCP or UDP packet; MalformedError for any other, for a truncated one, and for a later fragment.
 
-    A destination port of 0 is no port that exists, but a packet that has it is a wrong knock like any other.
+    Destination port 0 is reserved, but a packet to it is a wrong knock packet like any other.
     """
     return _transport(*locate(packet))
 
 
 def locate(packet: memoryview) -> TransportLocation:
-    """Find the transport header; MalformedError where there is none, as in a later fragment."""
+    """Locate the transport header; MalformedError if there is none, as in a later fragment."""
     version = packet[0] >> 4 if packet else 0
     if version == 4:
         return _ipv4(packet)
@@ -82,7 +82,7 @@ def locate(packet: memoryview) -> TransportLocation:
 
 
 def udp_payload(packet: memoryview) -> tuple[bytes, bytes]:
-    """Give the source, packed, and the payload of a whole UDP packet (RFC 768), or MalformedError."""
+    """Return the packed source and the payload of a whole UDP packet (RFC 768); else MalformedError."""
     packet, at, protocol, source, _ = locate(packet)
     length = int.from_bytes(packet[at + 4 : at + 6])
     if protocol != Protocol.UDP or not _TRANSPORT_HEADERS[Protocol.UDP] <= length <= len(packet) - at:
@@ -107,15 +107,15 @@ def _ipv6(packet: memoryview) -> TransportLocation:
         raise MalformedError(f"IPv6: {len(packet)} bytes, a header needs {_IPV6_HEADER}")
     _, length, following, source, destination = _IPV6.unpack_from(packet)
     packet, at = packet[: _IPV6_HEADER + length], _IPV6_HEADER
-    for _ in range(MOST_EXTENSIONS):
+    for _ in range(MAX_EXTENSIONS):
         if following not in EXTENSIONS:
             break
-        following, at = _past_extension(packet, at, following)
+        following, at = _skip_extension(packet, at, following)
     return TransportLocation(packet, at, following, source, destination)
 
 
-def _past_extension(packet: memoryview, at: int, kind: int) -> tuple[int, int]:
-    """Give what follows an extension header (RFC 8200, section 4), and where."""
+def _skip_extension(packet: memoryview, at: int, kind: int) -> tuple[int, int]:
+    """Return the next header after an extension header (RFC 8200, section 4), and its offset."""
     if len(packet) - at < 8:
         raise MalformedError(f"IPv6: {len(packet) - at} bytes of an extension header, it needs 8")
     following, length, offset = _EXTENSION.unpack_from(packet, at)

@@ -1,6 +1,6 @@
-"""Capture files as tcpdump and Wireshark write them, in either format, frame by frame in bounded memory.
+"""Reader for capture files of tcpdump and Wireshark, pcap and pcapng, frame by frame in bounded memory.
 
-pcap: draft-ietf-opsawg-pcap. A file header tells byte order, unit of time and link type; records follow.
+pcap: draft-ietf-opsawg-pcap. A file header defines byte order, time unit and link type; records follow.
 """
 
 from __future__ import annotations
@@ -14,75 +14,75 @@ from doorward.errors import MalformedError
 
 # tcpdump's own limit (MAXIMUM_SNAPLEN); D-Bus and USB captures have longer frames, and no IP in them.
 MAX_FRAME_BYTES = 1 << 18
-LAST_MOMENT_S = 253_000_000_000  # in the year 9987: later ones cannot be shown, and no clock says so
+MAX_TIME_S = 253_000_000_000  # in the year 9987: later times cannot be formatted
 _SKIPPED_AT_ONCE = 1 << 16
 
 
 class CapturedFrame(NamedTuple):
-    """One captured frame: when, with which link header, what was kept of how many bytes, and by which interface."""
+    """One captured frame: time, link type, captured bytes, original length, and interface."""
 
     at_ns: int  # since the epoch
     link: int  # LINKTYPE_ of libpcap's registry
     data: bytes
     length: int  # on the wire
-    interface: str = ""  # only pcapng tells, and not always
+    interface: str = ""  # only in pcapng, and not always
 
 
-class CutError(Exception):
-    """The stream ends inside something: `str` says where, and in what."""
+class TruncatedError(Exception):
+    """The stream ends inside a structure: `str` says where, and in which."""
 
 
 class Stream:
-    """Reads exact numbers of bytes. `at` is how many were read before."""
+    """Reads exact numbers of bytes. `at` is the offset of the next one."""
 
     def __init__(self, file: BinaryIO) -> None:
         self._file = file
         self.at = 0
 
     def read(self, count: int, inside: str) -> bytes:
-        """Give so many bytes; CutError where the stream ends first."""
+        """Return `count` bytes; CutError if the stream ends before."""
         data = self.read_some(count)
         if len(data) < count:
-            raise CutError(f"the file ends at byte {self.at:,}, inside {inside}")
+            raise TruncatedError(f"the file ends at byte {self.at:,}, inside {inside}")
         return data
 
     def read_or_end(self, count: int, inside: str) -> bytes:
-        """Give so many bytes, none where the stream ends here; CutError where it ends between."""
+        """Return `count` bytes, or b"" at the end of the stream; CutError if it ends in between."""
         data = self.read_some(count)
         if 0 < len(data) < count:
-            raise CutError(f"the file ends at byte {self.at:,}, inside {inside}")
+            raise TruncatedError(f"the file ends at byte {self.at:,}, inside {inside}")
         return data
 
     def skip(self, count: int, inside: str) -> None:
-        """Pass over so many bytes."""
+        """Skip `count` bytes."""
         while count > 0:
             count -= len(self.read(min(count, _SKIPPED_AT_ONCE), inside))
 
     def read_some(self, count: int) -> bytes:
-        """Give so many bytes, or what is left."""
+        """Return `count` bytes, or the rest of the stream."""
         data = self._file.read(count) if count else b""
-        while 0 < len(data) < count and (more := self._file.read(count - len(data))):  # a pipe gives what it has
+        while 0 < len(data) < count and (more := self._file.read(count - len(data))):  # short reads from a pipe
             data += more
         self.at += len(data)
         return data
 
 
-def moment_ns(seconds: int, nanoseconds: int, at: int) -> int:
-    """Give a time since the epoch; MalformedError where no calendar has it."""
-    if not 0 <= seconds <= LAST_MOMENT_S:
-        raise MalformedError(f"byte {at:,}: a packet has a time that no calendar knows ({seconds} s since 1970)")
+def time_ns(seconds: int, nanoseconds: int, at: int) -> int:
+    """Return a time in ns since the epoch; MalformedError if it is out of range."""
+    if not 0 <= seconds <= MAX_TIME_S:
+        raise MalformedError(f"byte {at:,}: invalid packet time ({seconds} s since 1970)")
     return seconds * 1_000_000_000 + nanoseconds
 
 
 def frame_size(size: int, at: int) -> int:
-    """Give the size of a frame back; MalformedError where it is none."""
+    """Return the size of a frame; MalformedError if it is too large."""
     if size > MAX_FRAME_BYTES:
-        raise MalformedError(f"byte {at:,}: a packet claims {size:,} bytes, the most is {MAX_FRAME_BYTES:,}")
+        raise MalformedError(f"byte {at:,}: invalid packet size {size:,}: at most {MAX_FRAME_BYTES:,} bytes")
     return size
 
 
-def words(order: str, fields: str) -> Struct:
-    """Give a struct in the byte order of whoever wrote the file."""
+def struct_for(order: str, fields: str) -> Struct:
+    """Return a struct in the file's byte order."""
     return Struct(order + fields)
 
 
@@ -100,7 +100,7 @@ _A_SECOND_NS = 1_000_000_000
 
 class _Interface(NamedTuple):
     link: int
-    kept: int  # the most bytes of a packet, 0 for all
+    kept: int  # snapshot length, 0: unlimited
     name: str
     units_per_s: int
     offset_s: int
@@ -108,7 +108,7 @@ class _Interface(NamedTuple):
 
 @dataclass(slots=True)
 class _Section:
-    """What holds until the next section: the byte order, the interfaces, and when the last packet came."""
+    """The state of one section: byte order, interfaces, and the time of the last packet."""
 
     order: str
     interfaces: list[_Interface] = field(default_factory=list)
@@ -116,7 +116,7 @@ class _Section:
 
 
 def frames(stream: Stream) -> Iterator[CapturedFrame]:
-    """Give the frames of a file whose first four bytes were read, and are `SECTION`."""
+    """Yield the frames of a file whose first four bytes were read, and are `SECTION`."""
     kind, section = SECTION, _Section("<")
     while kind:
         at = stream.at - len(kind)
@@ -133,11 +133,11 @@ def _section(stream: Stream, at: int) -> _Section:
     order = _BYTE_ORDERS.get(magic)
     if order is None:
         raise MalformedError(f"byte {at + 8:,}: a section without a byte order (it has {magic.hex()})")
-    size = words(order, "I").unpack(length)[0]
+    size = struct_for(order, "I").unpack(length)[0]
     if size < _SECTION_SMALLEST:
         raise MalformedError(f"byte {at + 4:,}: a section header of {size} bytes, it needs {_SECTION_SMALLEST}")
     body = _body(stream, at, order, size, 12, "a section header")
-    major, minor = words(order, "HH").unpack_from(body)
+    major, minor = struct_for(order, "HH").unpack_from(body)
     if major != 1:
         raise MalformedError(f"byte {at + 12:,}: pcapng of version {major}.{minor}; doorward reads version 1")
     return _Section(order)
@@ -145,8 +145,8 @@ def _section(stream: Stream, at: int) -> _Section:
 
 def _block(stream: Stream, at: int, section: _Section, kind: bytes) -> CapturedFrame | None:
     order = section.order
-    number = words(order, "I").unpack(kind)[0]
-    size = words(order, "I").unpack(stream.read(4, "a block's header"))[0]
+    number = struct_for(order, "I").unpack(kind)[0]
+    size = struct_for(order, "I").unpack(stream.read(4, "a block's header"))[0]
     body = _body(stream, at, order, size, 8, "a block")
     if number == _INTERFACE:
         if len(section.interfaces) == MAX_INTERFACES:
@@ -160,21 +160,21 @@ def _block(stream: Stream, at: int, section: _Section, kind: bytes) -> CapturedF
 
 
 def _body(stream: Stream, at: int, order: str, size: int, begun: int, what: str) -> bytes:
-    """Read a block of which `begun` bytes were read; both its lengths must be the same."""
+    """Read the rest of a block after `begun` bytes; both its lengths must be equal."""
     if size < _SMALLEST or size % 4 or size > MAX_BLOCK_BYTES:
         raise MalformedError(
             f"byte {at + 4:,}: {what} of {size:,} bytes; it must be a multiple of 4 from {_SMALLEST}"
             f" to {MAX_BLOCK_BYTES:,}"
         )
     body = stream.read(size - begun - 4, what)
-    again = words(order, "I").unpack(stream.read(4, what))[0]
+    again = struct_for(order, "I").unpack(stream.read(4, what))[0]
     if again != size:
         raise MalformedError(f"byte {stream.at - 4:,}: {what} begins with the length {size} and ends with {again}")
     return body
 
 
 def _interface(body: bytes, at: int, order: str) -> _Interface:
-    head = words(order, "HxxI")
+    head = struct_for(order, "HxxI")
     if len(body) < head.size:
         raise MalformedError(f"byte {at:,}: an interface of {len(body)} bytes, it needs {head.size}")
     link, kept = head.unpack_from(body)
@@ -183,67 +183,67 @@ def _interface(body: bytes, at: int, order: str) -> _Interface:
     resolution = options.get(_RESOLUTION, b"")[:1] or bytes([_PCAPNG_MICROSECONDS])
     units = (2 if resolution[0] & 0x80 else 10) ** (resolution[0] & 0x7F)
     offset = options.get(_OFFSET, b"")
-    offset_s = words(order, "q").unpack(offset)[0] if len(offset) == 8 else 0
+    offset_s = struct_for(order, "q").unpack(offset)[0] if len(offset) == 8 else 0
     return _Interface(link, kept, name, units, offset_s)
 
 
 def _options(raw: bytes, at: int, order: str) -> dict[int, bytes]:
-    """Read options up to their end; the first of a kind counts."""
-    head, found, place = words(order, "HH"), dict[int, bytes](), 0
-    while len(raw) - place >= head.size:
-        kind, size = head.unpack_from(raw, place)
+    """Return options by type, the first one of each."""
+    head, found, offset = struct_for(order, "HH"), dict[int, bytes](), 0
+    while len(raw) - offset >= head.size:
+        kind, size = head.unpack_from(raw, offset)
         if kind == 0:
             break
-        place += head.size
-        if size > len(raw) - place:
-            raise MalformedError(f"byte {at:,}: an option of {size} bytes, where {len(raw) - place} are left")
-        found.setdefault(kind, raw[place : place + size])
-        place += (size + 3) // 4 * 4
+        offset += head.size
+        if size > len(raw) - offset:
+            raise MalformedError(f"byte {at:,}: an option of {size} bytes, where {len(raw) - offset} are left")
+        found.setdefault(kind, raw[offset : offset + size])
+        offset += (size + 3) // 4 * 4
     return found
 
 
 def _packet(body: bytes, at: int, section: _Section, interface_field: str) -> CapturedFrame:
-    head = words(section.order, interface_field + "IIII")
+    head = struct_for(section.order, interface_field + "IIII")
     if len(body) < head.size:
         raise MalformedError(f"byte {at:,}: a packet block of {len(body)} bytes, it needs {head.size}")
     number, high, low, kept, length = head.unpack_from(body)
-    interface = _described(section, number, at)
+    interface = _interface_for(section, number, at)
     if frame_size(kept, at) > len(body) - head.size:
         raise MalformedError(f"byte {at:,}: a packet of {kept} bytes in a block with room for {len(body) - head.size}")
     seconds, rest = divmod(high << 32 | low, interface.units_per_s)
-    at_ns = moment_ns(seconds + interface.offset_s, rest * _A_SECOND_NS // interface.units_per_s, at)
+    at_ns = time_ns(seconds + interface.offset_s, rest * _A_SECOND_NS // interface.units_per_s, at)
     return CapturedFrame(at_ns, interface.link, body[head.size : head.size + kept], length, interface.name)
 
 
 def _simple_packet(body: bytes, at: int, section: _Section) -> CapturedFrame:
-    """Read a packet without a time: it has that of the packet before."""
+    """Parse a packet without a time stamp; it gets that of the previous packet."""
     if len(body) < 4:
         raise MalformedError(f"byte {at:,}: a simple packet block of {len(body)} bytes, it needs 4")
-    length = words(section.order, "I").unpack_from(body)[0]
-    interface = _described(section, 0, at)
+    length = struct_for(section.order, "I").unpack_from(body)[0]
+    interface = _interface_for(section, 0, at)
     kept = frame_size(min(length, interface.kept or length, len(body) - 4), at)
     return CapturedFrame(section.last_ns, interface.link, body[4 : 4 + kept], length, interface.name)
 
 
-def _described(section: _Section, number: int, at: int) -> _Interface:
+def _interface_for(section: _Section, number: int, at: int) -> _Interface:
     if number >= len(section.interfaces):
         raise MalformedError(f"byte {at:,}: a packet of interface {number}, which no block before describes")
     return section.interfaces[number]
 
 
 _MICROSECONDS, _NANOSECONDS = 0xA1B2C3D4, 0xA1B23C4D
-_LINK = 0xFFFF  # above it, whether frames end with a checksum
+_LINK = 0xFFFF  # the bits above say whether frames end with a checksum
 _VERSION = 2
-_OTHERS = {  # what people take for a capture
-    b"\x1f\x8b": "it is compressed with gzip; run `gunzip` on it first",
-    b"\x28\xb5\x2f\xfd": "it is compressed with zstd; run `unzstd` on it first",
-    b"\xfd7zX": "it is compressed with xz; run `unxz` on it first",
-    b"BZh": "it is compressed with bzip2; run `bunzip2` on it first",
-    b"\x34\xcd\xb2\xa1": "it is a variant of pcap that nothing writes any more; convert it with `editcap -F pcap`",
-    b"\xa1\xb2\xcd\x34": "it is a variant of pcap that nothing writes any more; convert it with `editcap -F pcap`",
-    b"snoop": "it is a file of Solaris's snoop; convert it with `editcap -F pcap`",
+_OTHERS = {  # files that are mistaken for captures
+    b"\x1f\x8b": "compressed with gzip; run `gunzip` on it first",
+    b"\x28\xb5\x2f\xfd": "compressed with zstd; run `unzstd` on it first",
+    b"\xfd7zX": "compressed with xz; run `unxz` on it first",
+    b"BZh": "compressed with bzip2; run `bunzip2` on it first",
+    b"\x34\xcd\xb2\xa1": "an obsolete variant of pcap; convert it with `editcap -F pcap`",
+    b"\xa1\xb2\xcd\x34": "an obsolete variant of pcap; convert it with `editcap -F pcap`",
+    b"snoop": "a capture of Solaris's snoop; convert it with `editcap -F pcap`",
 }
-_NO_CAPTURE = "it is no capture; make one with `tcpdump -w FILE`"
+_NO_CAPTURE = "not a capture file; create one with `tcpdump -w FILE`"
 
 
 class _Form(NamedTuple):
@@ -253,33 +253,33 @@ class _Form(NamedTuple):
 
 
 class CaptureFile:
-    """Iterate over it for the frames, once. MalformedError: the bytes lie, and where.
+    """An iterable of the frames, usable once. MalformedError names the fault and its offset.
 
-    A file that ends too early gives the frames before; afterwards `cut` says so.
+    A truncated file yields the frames before its end; afterwards `truncated` says where it ends.
     """
 
     def __init__(self, file: BinaryIO) -> None:
         self._stream = Stream(file)
-        self.cut = ""
+        self.truncated = ""
 
     def __iter__(self) -> Iterator[CapturedFrame]:
         try:
             magic = self._stream.read_or_end(4, "its first word")
             if not magic:
-                raise MalformedError(f"it is empty; {_NO_CAPTURE.partition('; ')[2]}")
+                raise MalformedError(f"the file is empty; {_NO_CAPTURE.partition('; ')[2]}")
             if magic == SECTION:
                 yield from frames(self._stream)
             else:
                 yield from _frames(self._stream, _form(self._stream, magic))
-        except CutError as error:
-            self.cut = str(error)
+        except TruncatedError as error:
+            self.truncated = str(error)
 
 
 def _form(stream: Stream, magic: bytes) -> _Form:
     for order in "<>":
-        number = words(order, "I").unpack(magic)[0]
+        number = struct_for(order, "I").unpack(magic)[0]
         if number in (_MICROSECONDS, _NANOSECONDS):
-            header = words(order, "HH12xI").unpack(stream.read(20, "the file header"))
+            header = struct_for(order, "HH12xI").unpack(stream.read(20, "the file header"))
             major, minor, link = header
             if major != _VERSION:
                 raise MalformedError(f"byte 4: pcap of version {major}.{minor}; doorward reads version 2")
@@ -289,9 +289,9 @@ def _form(stream: Stream, magic: bytes) -> _Form:
 
 
 def _frames(stream: Stream, form: _Form) -> Iterator[CapturedFrame]:
-    record = words(form.order, "IIII")
+    record = struct_for(form.order, "IIII")
     while head := stream.read_or_end(record.size, "a packet's header"):
         at = stream.at - record.size
         seconds, fraction, kept, length = record.unpack(head)
         data = stream.read(frame_size(kept, at), "a packet")
-        yield CapturedFrame(moment_ns(seconds, fraction * form.fraction_ns, at), form.link, data, length)
+        yield CapturedFrame(time_ns(seconds, fraction * form.fraction_ns, at), form.link, data, length)

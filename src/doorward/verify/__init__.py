@@ -1,1 +1,1 @@
-"""Look at a host from outside, with nmap, and prove that a knock opens."""
+"""Scan a host from outside, with nmap, and verify that a knock opens."""

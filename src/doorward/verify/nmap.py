@@ -1,4 +1,4 @@
-"""Runs nmap: what the ports of one address answer."""
+"""Run nmap on the ports of one address."""
 
 from __future__ import annotations
 
@@ -14,52 +14,62 @@ from doorward.model import Address, Port, Protocol
 from doorward.verify.nmap_xml import NmapReader, PortResult
 from doorward.verify.port_set import Ports, count_text, port_numbers, port_ranges
 
-# A SYN takes 74 bytes on the wire, so this is below 2 Mbit/s, which nearly every line carries.
+# A SYN takes 74 bytes on the wire, so this is below 2 Mbit/s, which nearly every link carries.
 DEFAULT_RATE = 3000
 CHUNK_BYTES = 1 << 16
-SAID_BYTES = 2000  # the end of nmap's complaints
-COMMON = ("nmap", "-n", "-Pn", "-T4", "--stats-every", "1s", "-oX", "-")  # -T4: waits 0.5 s for an answer at first
+MAX_ERROR_BYTES = 2000  # the end of nmap's error output
+COMMON = ("nmap", "-n", "-Pn", "-T4", "--stats-every", "1s", "-oX", "-")  # -T4: initially waits 0.5 s for an answer
 
-Progress = Callable[[float], object]  # hears from 0 to 100, about once a second
+Progress = Callable[[float], object]  # called with 0 to 100, about once per second
 
 
 class Scanner(NamedTuple):
-    """How one address is looked at; `rate` is TCP packets a second."""
+    """The scanner of one address; `rate` is in TCP packets per second."""
 
     address: Address
     rate: int
     progress: Progress
 
-    def look(self, ports: Ports) -> dict[Port, PortResult]:
-        """Ask every port, TCP and then UDP. HostError: no nmap, no such host, or nmap's own complaint."""
+    def scan(self, ports: Ports) -> dict[Port, PortResult]:
+        """Scan every port, TCP and then UDP. HostError: nmap is missing or failed, or there is no such host."""
         seen: dict[Port, PortResult] = {}
         for protocol in Protocol:
             if numbers := port_numbers(ports, protocol):
                 seen |= _scan(self.argv(protocol, numbers), self)
         if missing := ports - seen.keys():
-            raise HostError(f"nmap says nothing about {count_text(missing)}; run it again")
+            raise HostError(f"nmap reported nothing about {count_text(missing)}; run it again")
         return {port: seen[port] for port in ports}
 
     def argv(self, protocol: Protocol, numbers: list[int]) -> list[str]:
-        """Give nmap's words. A silent port is asked twice, since a packet may get lost."""
+        """Return nmap's command line. A silent port is probed twice, since a packet may get lost."""
         version = ["-6"] if self.address.version == 6 else []
         if protocol is Protocol.UDP:
-            how = ["-sU"]  # at nmap's own speed: hosts limit their answers, and haste would take the rest for silence
+            scan_type = [
+                "-sU"
+            ]  # at nmap's own speed: hosts rate-limit their answers; missing ones would look like silence
         else:
             rate = str(self.rate)
-            how = ["-sS" if may_send_raw() else "-sT", "--max-retries", "1", "--min-rate", rate, "--max-rate", rate]
-        return [*COMMON, *version, *how, "-p", ",".join(port_ranges(numbers)), str(self.address)]
+            scan_type = [
+                "-sS" if may_send_raw() else "-sT",
+                "--max-retries",
+                "1",
+                "--min-rate",
+                rate,
+                "--max-rate",
+                rate,
+            ]
+        return [*COMMON, *version, *scan_type, "-p", ",".join(port_ranges(numbers)), str(self.address)]
 
 
 def may_send_raw() -> bool:
-    """Tell whether nmap may make packets of its own: for SYN scans, and for UDP at all."""
-    return os.geteuid() == 0 or "NMAP_PRIVILEGED" in os.environ  # the variable is nmap's, for file capabilities
+    """Return whether nmap may send raw packets, as SYN scans and all UDP scans need."""
+    return os.geteuid() == 0 or "NMAP_PRIVILEGED" in os.environ  # nmap's own variable, for file capabilities
 
 
 def _scan(argv: list[str], scanner: Scanner) -> dict[Port, PortResult]:
-    with tempfile.TemporaryFile() as said:
+    with tempfile.TemporaryFile() as errors:
         try:
-            nmap = subprocess.Popen(argv, stdin=subprocess.DEVNULL, stdout=subprocess.PIPE, stderr=said)
+            nmap = subprocess.Popen(argv, stdin=subprocess.DEVNULL, stdout=subprocess.PIPE, stderr=errors)
         except FileNotFoundError:
             raise HostError("the program `nmap` is missing; run `apt install nmap`") from None
         try:
@@ -75,23 +85,23 @@ def _scan(argv: list[str], scanner: Scanner) -> dict[Port, PortResult]:
             with suppress(ProcessLookupError):
                 nmap.kill()
             nmap.communicate()
-        return _judged(reader, status, said, scanner.address)
+        return _check_result(reader, status, errors, scanner.address)
 
 
-def _judged(reader: NmapReader, status: int, said: IO[bytes], address: Address) -> dict[Port, PortResult]:
+def _check_result(reader: NmapReader, status: int, errors: IO[bytes], address: Address) -> dict[Port, PortResult]:
     if status:
-        raise HostError(f"nmap failed with status {status}: {_end_of(said)}")
+        raise HostError(f"nmap failed with status {status}: {_last_line(errors)}")
     try:
         result = reader.result()
     except MalformedError as error:
-        raise HostError(f"{error} ({_end_of(said)})") from None
+        raise HostError(f"{error} ({_last_line(errors)})") from None
     if not result.is_up:
         raise HostError(f"{address}: no such host on this network (nobody answers for it); check the address")
     return result.seen
 
 
-def _end_of(said: IO[bytes]) -> str:
-    said.seek(max(0, said.seek(0, os.SEEK_END) - SAID_BYTES))
-    text = said.read().decode(errors="replace")
+def _last_line(errors: IO[bytes]) -> str:
+    errors.seek(max(0, errors.seek(0, os.SEEK_END) - MAX_ERROR_BYTES))
+    text = errors.read().decode(errors="replace")
     lines = [line for line in text.splitlines() if line.strip() and line != "QUITTING!"]
-    return "".join(c if c.isprintable() else "?" for c in lines[-1]) if lines else "it did not say why"
+    return "".join(c if c.isprintable() else "?" for c in lines[-1]) if lines else "no reason given"

@@ -1,7 +1,7 @@
-"""Reads nmap's XML as it comes: how far the scan is, and what each port answered. Pure.
+"""Incremental parser for nmap's XML: the scan's progress, and each port's answer. Pure.
 
-expat alone, without a tree: a document type's entities are refused, so no text of a few bytes can grow to gigabytes,
-and nothing outside the document is ever fetched.
+It uses expat without a tree: entity declarations are rejected, so no short text can expand to gigabytes, and nothing
+outside the document is ever fetched.
 """
 
 from __future__ import annotations
@@ -25,16 +25,16 @@ _PERCENT = re.compile(r"[0-9]{1,3}(\.[0-9]{1,6})?")
 
 
 class PortAnswer(StrEnum):
-    """What a port did when it was asked."""
+    """A port's answer to a probe."""
 
     OPEN = "open"
-    CLOSED = "closed"  # it refuses: who asks knows that a host is there
-    REJECTED = "rejected"  # an ICMP error: a packet filter says no, and so that it is there
+    CLOSED = "closed"  # reset, or ICMP port unreachable: reveals the host
+    REJECTED = "rejected"  # another ICMP error: reveals a packet filter
     SILENT = "silent"
 
 
 class PortResult(NamedTuple):
-    """A port's answer, nmap's word for the reason, and who answered where it was not the host itself."""
+    """A port's answer, nmap's reason, and the sender of the answer if it was not the host itself."""
 
     answer: PortAnswer
     reason: str
@@ -42,35 +42,35 @@ class PortResult(NamedTuple):
 
 
 class ScanResult(NamedTuple):
-    """A whole scan; `is_up` is False where the host's own network knows no such host."""
+    """A whole scan; `is_up` is False if no host on its network has the address."""
 
     seen: dict[Port, PortResult]
     is_up: bool
 
 
 class NmapReader:
-    """Takes XML in pieces of any size. MalformedError: it is not nmap's, or not whole."""
+    """Parses XML in chunks of any size. MalformedError: it is not nmap's, or incomplete."""
 
     def __init__(self) -> None:
-        self.percent = 0.0  # of the scan, as nmap last told it
+        self.percent = 0.0  # of the scan, as last reported
         self._seen: dict[Port, PortResult] = {}
         self._bytes = 0
         self._up = self._finished = False
         self._port: Port | None = None
         self._state = ""
-        self._parser = expat.ParserCreate("UTF-8")  # whatever the document claims: Python may not know that
-        self._parser.StartElementHandler = self._begins
-        self._parser.EntityDeclHandler = _refuse_entities
+        self._parser = expat.ParserCreate("UTF-8")  # regardless of the document's claim, which Python may not support
+        self._parser.StartElementHandler = self._on_start
+        self._parser.EntityDeclHandler = _reject_entities
 
     def feed(self, raw: bytes) -> None:
-        """Read on."""
+        """Parse the next chunk."""
         self._bytes += len(raw)
         if self._bytes > MAX_BYTES:
             raise MalformedError(f"nmap wrote more than {MAX_BYTES >> 20} MiB; ask for fewer ports")
         self._parse(raw, last=False)
 
     def result(self) -> ScanResult:
-        """End, and give what was read."""
+        """Finish, and return the scan."""
         self._parse(b"", last=True)
         if not self._finished:
             raise MalformedError("nmap did not finish its scan; run it again")
@@ -82,7 +82,7 @@ class NmapReader:
         except expat.ExpatError as error:
             raise MalformedError(f"nmap's XML cannot be read: {error}; run it again") from None
 
-    def _begins(self, name: str, attributes: dict[str, str]) -> None:
+    def _on_start(self, name: str, attributes: dict[str, str]) -> None:
         if name in _READERS:
             _READERS[name](self, attributes)
 
@@ -107,9 +107,9 @@ class NmapReader:
         self._state = attributes.get("state", "")
 
     def _extra_reasons(self, attributes: dict[str, str]) -> None:
-        """Most ports answer alike: nmap tells of them together, by ranges (since its version 7.90)."""
+        """Add ports with the most common answer, which nmap reports by ranges (since version 7.90)."""
         if "ports" not in attributes:
-            raise MalformedError("this nmap does not say which ports it means; install version 7.90 or newer")
+            raise MalformedError("this nmap does not list the ports it means; install version 7.90 or newer")
         seen = port_result(self._state, attributes.get("reason", ""), "")
         protocol = _protocol(attributes.get("proto", ""))
         self._seen |= {Port(protocol, number): seen for number in _numbers(attributes["ports"])}
@@ -130,7 +130,7 @@ _READERS = {
 
 
 def port_result(state: str, reason: str, by: str) -> PortResult:
-    """Turn nmap's words into an answer: `filtered` is silence only where nothing at all came back."""
+    """Return the answer for nmap's state: `filtered` is silence only if nothing at all came back."""
     reason = reason if _WORD.fullmatch(reason) else "unknown"
     by = by if _ADDRESS.fullmatch(by) else ""
     if state == "open":
@@ -140,19 +140,19 @@ def port_result(state: str, reason: str, by: str) -> PortResult:
     return PortResult(PortAnswer.SILENT if reason.startswith("no-response") else PortAnswer.REJECTED, reason, by)
 
 
-def _refuse_entities(*_: object) -> None:
+def _reject_entities(*_: object) -> None:
     raise MalformedError("nmap's XML declares entities, which nmap never does; is `nmap` another program?")
 
 
 def _protocol(text: str) -> Protocol:
     if text not in _PROTOCOLS:
-        raise MalformedError("nmap tells of a protocol that is neither tcp nor udp; run it again")
+        raise MalformedError("nmap reported a protocol other than tcp and udp; run it again")
     return _PROTOCOLS[text]
 
 
 def _number(text: str) -> int:
     if not (text.isascii() and text.isdigit() and len(text) <= 5 and 1 <= int(text) <= LAST_PORT):
-        raise MalformedError(f"nmap tells of a port {text[:20]!r}, which is none; run it again")
+        raise MalformedError(f"nmap reported the invalid port {text[:20]!r}; run it again")
     return int(text)
 
 
@@ -160,6 +160,6 @@ def _numbers(text: str) -> Iterator[int]:
     for item in text.split(","):
         match = _RANGE.fullmatch(item)
         if match is None:
-            raise MalformedError(f"nmap tells of ports {item[:20]!r}, which are none; run it again")
+            raise MalformedError(f"nmap reported the invalid ports {item[:20]!r}; run it again")
         first, last = _number(match[1]), _number(match[2] or match[1])
         yield from range(first, last + 1)

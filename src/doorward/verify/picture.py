@@ -1,4 +1,4 @@
-"""The picture of a verification as shapes: where each rectangle, line and text goes. Pure."""
+"""The picture of a verification as shapes: the layout of each rectangle, line and text. Pure."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from typing import NamedTuple
 from doorward.model import Port, Protocol
 from doorward.verify.port_map import NAMES, CellKind, PortGrid, build_grid
 
-COLOURS = {
+COLORS = {
     CellKind.SILENT: "#a5d3b4",
     CellKind.DOOR: "#f5b700",
     CellKind.PUBLIC: "#17a2a2",
@@ -22,20 +22,20 @@ COLOURS = {
 }
 INK, FAINT, PAPER = "#1c2321", "#66716c", "#ffffff"
 GOOD, BAD = "#1a7f4b", "#d1242f"
-MARGIN, LABELS = 36, 52  # around everything; left of a grid, for the ports before its rows
+MARGIN, LABELS = 36, 52  # around everything; left of a grid, for the labels of its rows
 GRID_WIDTH = 1024
 SMALLEST_CELL, LARGEST_CELL = 4, 22
 # From this many ports on, a grid has this many columns; at 32 all ports up to 1,056 make 33 rows.
 COLUMNS = ((16385, 256), (4097, 128), (1089, 64), (0, 32))
-LABEL_EVERY = 28  # pixels between two ports written before the rows, at least
-MOST_FRAMES = 40  # a cell that stands alone is framed and named, since it is small; a crowd is seen without
+LABEL_EVERY = 28  # pixels between two row labels, at least
+MAX_FRAMES = 40  # a lone cell is framed and labeled, since it is small; many are visible without
 FRAME = 6  # pixels around the cell
-NAME_WIDTH, NAME_HEIGHT = 44, 16  # room for five digits; where two names would meet, the second is left out
+NAME_WIDTH, NAME_HEIGHT = 44, 16  # room for five digits; where two labels would overlap, the second is left out
 LEGEND_COLUMN = 215
-SMALLEST_WIDTH = 640  # for the words
+SMALLEST_WIDTH = 640  # for the text
 LINE = 24
 DETAIL_SIZE, VERDICT_SIZE = 15, 17
-LETTER = 0.56  # of its size is a letter wide, or a little less
+LETTER = 0.56  # width of a letter per font size, rounded up
 
 
 class Rect(NamedTuple):
@@ -55,28 +55,28 @@ class Outline(NamedTuple):
     y: int
     width: int
     height: int
-    colour: str
+    color: str
 
 
 class GridLines(NamedTuple):
-    """Thin lines between cells, over a grid."""
+    """Thin lines between the cells of a grid."""
 
     x: int
     y: int
     columns: int
     rows: int
     cell: int
-    colour: str = PAPER
+    color: str = PAPER
 
 
 class Label(NamedTuple):
-    """One line of text; `y` is its baseline. `end`: it ends at `x` instead of beginning there."""
+    """One line of text; `y` is its baseline. `end`: it ends at `x` instead of starting there."""
 
     x: int
     y: int
     text: str
     size: int
-    colour: str = INK
+    color: str = INK
     bold: bool = False
     end: bool = False
 
@@ -85,7 +85,7 @@ Shape = Rect | Outline | GridLines | Label
 
 
 class Sheet(NamedTuple):
-    """One address: its heading, what was done and when, what was found, and each port's kind."""
+    """The content for one address: heading, details, verdict, and each port's kind."""
 
     heading: str
     details: Sequence[str]
@@ -95,7 +95,7 @@ class Sheet(NamedTuple):
 
 
 class Drawing(NamedTuple):
-    """Shapes on white, the later ones over the earlier."""
+    """Shapes on white, in painting order."""
 
     width: int
     height: int
@@ -103,7 +103,7 @@ class Drawing(NamedTuple):
 
 
 def draw(sheets: Sequence[Sheet]) -> Drawing:
-    """Lay the sheets out below each other."""
+    """Return the sheets, one below the other."""
     width = max([SMALLEST_WIDTH, *(_width(grid) for sheet in sheets for grid in _grids(sheet).values())])
     shapes: list[Shape] = []
     y = MARGIN
@@ -139,19 +139,19 @@ def _sheet(sheet: Sheet, width: int, y: int) -> tuple[list[Shape], int]:
 def _words(sheet: Sheet, width: int, y: int) -> tuple[list[Shape], int]:
     shapes: list[Shape] = [Label(MARGIN, y + 20, sheet.heading, 24, bold=True)]
     y += 20
-    verdict_colour = GOOD if sheet.good else BAD
-    for texts, size, colour, bold in (
+    verdict_color = GOOD if sheet.good else BAD
+    for texts, size, color, bold in (
         (sheet.details, DETAIL_SIZE, FAINT, False),
-        (sheet.verdict, VERDICT_SIZE, verdict_colour, True),
+        (sheet.verdict, VERDICT_SIZE, verdict_color, True),
     ):
         lines = [line for text in texts for line in wrap(text, int(width / size / LETTER))]
-        shapes += (Label(MARGIN, y + LINE * place, line, size, colour, bold) for place, line in enumerate(lines, 1))
+        shapes += (Label(MARGIN, y + LINE * index, line, size, color, bold) for index, line in enumerate(lines, 1))
         y += LINE * len(lines) + 6
     return shapes, y + 14
 
 
 def columns_for(ports: int) -> int:
-    """Choose a grid's width in cells."""
+    """Return a grid's width in cells."""
     return next(columns for least, columns in COLUMNS if ports >= least)
 
 
@@ -172,42 +172,42 @@ def _grid(name: str, grid: PortGrid, y: int) -> tuple[list[Shape], int]:
 
 
 def _cells(grid: PortGrid, left: int, y: int, cell: int) -> Iterator[Shape]:
-    """Draw neighbours of one kind as one rectangle: a silent host's 65,535 ports are a few hundred shapes."""
+    """Draw adjacent cells of one kind as one rectangle: a silent host's 65,535 ports are a few hundred shapes."""
     for row in range(grid.rows):
         column = 0
         for kind, run in groupby(grid.row(row)):
             length = len(list(run))
-            yield Rect(left + column * cell, y + row * cell, length * cell, cell, COLOURS[kind])
+            yield Rect(left + column * cell, y + row * cell, length * cell, cell, COLORS[kind])
             column += length
 
 
-def _loud(grid: PortGrid) -> list[int]:
-    """Give the cells that are not as most are, unless they are a crowd."""
+def _unusual(grid: PortGrid) -> list[int]:
+    """Return the indexes of the cells that differ from most, or [] if there are many."""
     usual = Counter(grid.cells).most_common(1)[0][0]
-    loud = [place for place, kind in enumerate(grid.cells) if kind is not usual]
-    return loud if len(loud) <= MOST_FRAMES else []
+    loud = [index for index, kind in enumerate(grid.cells) if kind is not usual]
+    return loud if len(loud) <= MAX_FRAMES else []
 
 
 def _numbers(grid: PortGrid, left: int, y: int) -> Iterator[Shape]:
-    for place in _loud(grid):
-        row, column = divmod(place, grid.columns)
-        digits = f"{grid.numbers[place]}"
-        colour = INK if grid.cells[place] is CellKind.DOOR else PAPER
+    for index in _unusual(grid):
+        row, column = divmod(index, grid.columns)
+        digits = f"{grid.numbers[index]}"
+        color = INK if grid.cells[index] is CellKind.DOOR else PAPER
         x = left + column * LARGEST_CELL + (LARGEST_CELL + 6 * len(digits)) // 2
         if len(digits) <= 3:  # more do not fit into the cell
-            yield Label(x, y + row * LARGEST_CELL + 15, digits, 10, colour, end=True)
+            yield Label(x, y + row * LARGEST_CELL + 15, digits, 10, color, end=True)
 
 
 def _frames(grid: PortGrid, left: int, y: int, cell: int) -> Iterator[Shape]:
     named: list[tuple[int, int]] = []
-    for place in _loud(grid):
-        row, column = divmod(place, grid.columns)
+    for index in _unusual(grid):
+        row, column = divmod(index, grid.columns)
         x, top, side = left + column * cell - FRAME, y + row * cell - FRAME, cell + 2 * FRAME
-        yield Outline(x, top, side, side, COLOURS[grid.cells[place]])
+        yield Outline(x, top, side, side, COLORS[grid.cells[index]])
         at = (x + side + 2, top)
         if not any(abs(at[0] - x2) < NAME_WIDTH + side and abs(at[1] - y2) < NAME_HEIGHT for x2, y2 in named):
             named.append(at)
-            yield from _name(grid.numbers[place], *at)
+            yield from _name(grid.numbers[index], *at)
 
 
 def _name(number: int, x: int, y: int) -> tuple[Shape, Shape]:
@@ -220,10 +220,10 @@ def _legend(kinds: Mapping[Port, CellKind], width: int, y: int) -> tuple[list[Sh
     shapes: list[Shape] = []
     shown = [kind for kind in CellKind if number[kind]]
     across = width // LEGEND_COLUMN
-    for place, kind in enumerate(shown):
-        row, column = divmod(place, across)
+    for index, kind in enumerate(shown):
+        row, column = divmod(index, across)
         x, top = MARGIN + column * LEGEND_COLUMN, y + row * LINE
-        shapes.append(Rect(x, top, 14, 14, COLOURS[kind]))
+        shapes.append(Rect(x, top, 14, 14, COLORS[kind]))
         shapes.append(Label(x + 22, top + 12, f"{NAMES[kind]}: {number[kind]:,}", 15))
     return shapes, y + -(-len(shown) // across) * LINE
 
@@ -232,7 +232,7 @@ FONTS = "system-ui, 'DejaVu Sans', 'Segoe UI', Helvetica, Arial, sans-serif"
 
 
 def to_svg(drawing: Drawing, title: str) -> str:
-    """Give the whole file."""
+    """Return the whole SVG file."""
     width, height = drawing.width, drawing.height
     lines = [
         f'<svg xmlns="http://www.w3.org/2000/svg" width="{width}" height="{height}" '
@@ -249,13 +249,13 @@ def _element(shape: Shape) -> str:
     if isinstance(shape, Rect):
         return _box(shape) + f' fill="{shape.fill}"/>'
     if isinstance(shape, Outline):
-        return _box(shape) + f' fill="none" stroke="{shape.colour}" stroke-width="2"/>'
+        return _box(shape) + f' fill="none" stroke="{shape.color}" stroke-width="2"/>'
     if isinstance(shape, GridLines):
-        return f'<path d="{_lines(shape)}" stroke="{shape.colour}" stroke-width="1" shape-rendering="crispEdges"/>'
+        return f'<path d="{_lines(shape)}" stroke="{shape.color}" stroke-width="1" shape-rendering="crispEdges"/>'
     bold = ' font-weight="600"' if shape.bold else ""
     end = ' text-anchor="end"' if shape.end else ""
     return (
-        f'<text x="{shape.x}" y="{shape.y}" font-size="{shape.size}" fill="{shape.colour}"{bold}{end}>'
+        f'<text x="{shape.x}" y="{shape.y}" font-size="{shape.size}" fill="{shape.color}"{bold}{end}>'
         f"{_escaped(shape.text)}</text>"
     )
 
@@ -272,5 +272,5 @@ def _lines(lattice: GridLines) -> str:
 
 
 def _escaped(text: str) -> str:
-    """Escape; what XML cannot hold (control characters, halves of surrogates) becomes a question mark."""
+    """Escape for XML; unprintable characters, which XML may not contain, become question marks."""
     return escape("".join(c if c.isprintable() else "?" for c in text))

@@ -1,4 +1,4 @@
-"""Ports as a grid, one cell a port or as many ports a cell as fit: what each cell shows, and its text. Pure."""
+"""Ports as a grid, one or more ports per cell, and its text for a terminal. Pure."""
 
 from __future__ import annotations
 
@@ -9,13 +9,13 @@ from itertools import islice
 from typing import NamedTuple
 
 from doorward.model import Port, Protocol
-from doorward.verify.findings import Course
+from doorward.verify.findings import Observations
 from doorward.verify.nmap_xml import PortAnswer
 from doorward.verify.port_set import Ports
 
 
 class CellKind(IntEnum):
-    """What a cell shows; of several ports the greatest, so that a port that stands out hides in no crowd."""
+    """The kind of a cell; of several ports the greatest, so that an unusual port is never hidden."""
 
     SILENT = 0
     CLOSED = 1
@@ -27,7 +27,7 @@ class CellKind(IntEnum):
 
 NAMES = {
     CellKind.SILENT: "silent",
-    CellKind.DOOR: "opens to the knock",
+    CellKind.DOOR: "opened by knock",
     CellKind.PUBLIC: "open, as expected",
     CellKind.CLOSED: "refuses",
     CellKind.REJECTED: "rejected",
@@ -41,7 +41,7 @@ LETTERS = {
     CellKind.REJECTED: "r",
     CellKind.OPEN: "O",
 }
-# Of the 256 colours that nearly every terminal has; two shades in turn, so that cells can be told apart.
+# Of the 256 colors that nearly every terminal has; two alternating shades, to distinguish the cells.
 _SHADES = {
     CellKind.SILENT: (71, 65),
     CellKind.DOOR: (220, 220),
@@ -62,7 +62,7 @@ TEXT_ROWS = 16  # with the lines around it this fits 24
 
 
 class PortGrid(NamedTuple):
-    """Cells row by row; each stands for `share` ports, and `numbers` are all ports in order."""
+    """Cells row by row; each covers `share` ports, and `numbers` are all ports in order."""
 
     columns: int
     share: int
@@ -71,23 +71,23 @@ class PortGrid(NamedTuple):
 
     @property
     def rows(self) -> int:
-        """Count the rows; the last may be short."""
+        """Return the number of rows; the last may be short."""
         return -(-len(self.cells) // self.columns)
 
     def row(self, number: int) -> tuple[CellKind, ...]:
-        """Give one row's cells."""
+        """Return one row's cells."""
         return self.cells[number * self.columns : (number + 1) * self.columns]
 
     def label(self, row: int) -> int:
-        """Give the first port of a row."""
+        """Return the first port of a row."""
         return self.numbers[row * self.columns * self.share]
 
 
-def cell_kinds(course: Course, public: Ports) -> dict[Port, CellKind]:
-    """Say what each port is to be shown as."""
-    opened = course.opening.found if course.opening is not None else {}
+def cell_kinds(observed: Observations, public: Ports) -> dict[Port, CellKind]:
+    """Return how to show each port."""
+    opened = observed.opening.found if observed.opening is not None else {}
     kinds = {}
-    for port, seen in course.before.items():
+    for port, seen in observed.before.items():
         kind = _KINDS[seen.answer]
         if port in public and kind is CellKind.OPEN:
             kind = CellKind.PUBLIC
@@ -100,7 +100,7 @@ def cell_kinds(course: Course, public: Ports) -> dict[Port, CellKind]:
 def build_grid(
     kinds: Mapping[Port, CellKind], protocol: Protocol, columns: int, most_cells: int | None = None
 ) -> PortGrid:
-    """Lay one protocol's ports out in order; beyond `most_cells` several ports share a cell."""
+    """Return one protocol's ports in order; beyond `most_cells` several ports share a cell."""
     numbers = sorted(port.number for port in kinds if port.protocol is protocol)
     share = 1 if most_cells is None else max(1, -(-len(numbers) // most_cells))
     each = iter(kinds[Port(protocol, number)] for number in numbers)
@@ -110,26 +110,26 @@ def build_grid(
     return PortGrid(columns, share, tuple(cells), tuple(numbers))
 
 
-def grid_text(kinds: Mapping[Port, CellKind], *, colours: bool) -> list[str]:
-    """Draw for a terminal of 80 columns and 24 lines: half blocks, two cells a character; or a letter a cell."""
+def grid_text(kinds: Mapping[Port, CellKind], *, colors: bool) -> list[str]:
+    """Return lines for a terminal of 80x24: half blocks, two cells per character; or one letter per cell."""
     lines = []
     for protocol in Protocol:
-        grid = build_grid(kinds, protocol, TEXT_COLUMNS, most_text_cells(colours=colours))
-        rows = _coloured(grid) if colours else _lettered(grid)
-        lines += [f"{protocol.name if not place else '':<3} {row}" for place, row in enumerate(rows)]
+        grid = build_grid(kinds, protocol, TEXT_COLUMNS, max_text_cells(colors=colors))
+        rows = _colored(grid) if colors else _lettered(grid)
+        lines += [f"{protocol.name if not index else '':<3} {row}" for index, row in enumerate(rows)]
     return lines
 
 
-def most_text_cells(*, colours: bool) -> int:
-    """Tell how many cells a terminal shows."""
-    return TEXT_COLUMNS * TEXT_ROWS * (2 if colours else 1)
+def max_text_cells(*, colors: bool) -> int:
+    """Return how many cells a terminal shows."""
+    return TEXT_COLUMNS * TEXT_ROWS * (2 if colors else 1)
 
 
-def grid_legend(kinds: Mapping[Port, CellKind], *, colours: bool) -> list[str]:
-    """Say what the cells mean, and how many ports of each kind there are, in lines for a terminal."""
+def grid_legend(kinds: Mapping[Port, CellKind], *, colors: bool) -> list[str]:
+    """Return the legend with the number of ports of each kind, in lines for a terminal."""
     number = Counter(kinds.values())
-    signs = {kind: f"\033[38;5;{_SHADES[kind][0]}m■\033[0m" if colours else LETTERS[kind] for kind in CellKind}
-    most = most_text_cells(colours=colours)
+    signs = {kind: f"\033[38;5;{_SHADES[kind][0]}m■\033[0m" if colors else LETTERS[kind] for kind in CellKind}
+    most = max_text_cells(colors=colors)
     share = max(build_grid(kinds, protocol, TEXT_COLUMNS, most).share for protocol in Protocol)
     items = [(signs[kind], f"{NAMES[kind]} {number[kind]:,}") for kind in CellKind if number[kind]]
     lines, width = [""], 0
@@ -145,17 +145,17 @@ def _lettered(grid: PortGrid) -> list[str]:
     return [f"{grid.label(row):>5} {''.join(LETTERS[kind] for kind in grid.row(row))}" for row in range(grid.rows)]
 
 
-def _coloured(grid: PortGrid) -> list[str]:
-    """Put two rows into each line: the upper half block has the upper cell's colour, its background the lower's."""
+def _colored(grid: PortGrid) -> list[str]:
+    """Return two rows per line: the upper half block has the upper cell's color, its background the lower's."""
     lines = []
     for row in range(0, grid.rows, 2):
         upper, lower = grid.row(row), grid.row(row + 1)
-        pairs = ((_SHADES[kind][place % 2], _lower(lower, place)) for place, kind in enumerate(upper))
+        pairs = ((_SHADES[kind][index % 2], _lower(lower, index)) for index, kind in enumerate(upper))
         blocks = "".join(f"\033[38;5;{above};{below}m▀" for above, below in pairs)
         lines.append(f"{grid.label(row):>5} {blocks}\033[0m")
     return lines
 
 
-def _lower(row: Sequence[CellKind], place: int) -> str:
-    """Give the background; a last row may be short, or not there."""
-    return f"48;5;{_SHADES[row[place]][(place + 1) % 2]}" if place < len(row) else "49"
+def _lower(row: Sequence[CellKind], index: int) -> str:
+    """Return the background; the last row may be short or missing."""
+    return f"48;5;{_SHADES[row[index]][(index + 1) % 2]}" if index < len(row) else "49"

@@ -1,4 +1,4 @@
-"""The course of `doorward verify`: look, knock, look, wait until it is shut. All means come as arguments."""
+"""The steps of `doorward verify`: scan, knock, scan, wait until closed. All effects are arguments."""
 
 from __future__ import annotations
 
@@ -6,7 +6,7 @@ from collections.abc import Callable
 from typing import NamedTuple
 
 from doorward.verify.findings import (
-    Course,
+    Observations,
     ObservedClosing,
     ObservedOpening,
     VerifyRequest,
@@ -17,104 +17,104 @@ from doorward.verify.findings import (
 from doorward.verify.nmap_xml import PortAnswer
 from doorward.verify.port_set import Ports
 
-# A gate takes no knock from a source that sends more than 20 symbols a second (burst 40), as a scan does. After
-# two seconds without a packet the whole burst is there again; each port was asked twice or more.
-CALM_S = 2.5
-CALM_S_A_PORT = 0.15
+# A gate accepts no knock from a source over the rate limit, 20 knock packets/s (burst 40), as a scan is. After two
+# seconds without a packet the whole burst is available again; each port was probed twice or more.
+QUIET_S = 2.5
+QUIET_S_PER_PORT = 0.15
 ROUNDS = 3  # a packet of a knock may get lost or be overtaken
-TRY_S = 20.0  # beyond this no further round: looking at all ports takes its time
+TRY_S = 20.0  # no further round after this: scanning all ports takes time
 PAUSE_S = 1.0
-POLL_S = 1.0  # no faster: sshd takes an address that comes and goes without logging in for an attacker
+POLL_S = 1.0  # no faster: sshd penalizes an address that connects repeatedly without logging in
 
 
 class Probes(NamedTuple):
-    """What the course is run with: `now` and `sleep` in seconds; `knock` None: only look."""
+    """The effects that a run needs: `now` and `sleep` in seconds; `knock` None: only scan."""
 
-    look: Callable[[Ports], View]
+    scan: Callable[[Ports], View]
     knock: Callable[[], object] | None
     now: Callable[[], float]
     sleep: Callable[[float], object]
-    waiting: Callable[[Ports], object] = lambda _: None  # hears of ports that are open before the knock
+    waiting: Callable[[Ports], object] = lambda _: None  # called with ports that are open before the knock
 
 
-Tell = Callable[[Course], object]
+OnProgress = Callable[[Observations], object]
 
 
-def run_probes(question: VerifyRequest, means: Probes, tell: Tell) -> Course:
-    """Look, knock and wait; `tell` hears of the course so far after each of its parts."""
-    before = means.look(question.ports)
-    if means.knock is not None:
-        before = {**before, **_shut_first(question, before, means)}
-    course = Course(before)
-    tell(course)
-    if means.knock is None:
-        return course
-    wanted = worth_knocking_for(question, course.before)
+def run_probes(request: VerifyRequest, probes: Probes, notify: OnProgress) -> Observations:
+    """Scan, knock and wait; `notify` receives the observations so far after each step."""
+    before = probes.scan(request.ports)
+    if probes.knock is not None:
+        before = {**before, **_wait_until_closed(request, before, probes)}
+    observed = Observations(before)
+    notify(observed)
+    if probes.knock is None:
+        return observed
+    wanted = worth_knocking_for(request, observed.before)
     if not wanted:
-        course = course._replace(opening=ObservedOpening({}, question.opens, rounds=0))
-        tell(course)
-        return course
-    means.sleep(calm_s(question.ports))
-    knocked_s, opening = _open(question, wanted, course.before, means, means.knock)
-    course = course._replace(opening=opening)
-    tell(course)
+        observed = observed._replace(opening=ObservedOpening({}, request.opens, rounds=0))
+        notify(observed)
+        return observed
+    probes.sleep(quiet_s(request.ports))
+    knocked_s, opening = _open(request, wanted, observed.before, probes, probes.knock)
+    observed = observed._replace(opening=opening)
+    notify(observed)
     if opening.found:
-        course = course._replace(closing=_close(question, course.before, opening, knocked_s, means))
-        tell(course)
-    return course
+        observed = observed._replace(closing=_close(request, observed.before, opening, knocked_s, probes))
+        notify(observed)
+    return observed
 
 
-def _shut_first(question: VerifyRequest, before: View, means: Probes) -> View:
-    """Wait while what the knock is to open stands open, as from a knock a moment ago; gives how that answers then."""
-    ports = frozenset(port for port in question.opens - question.public if before[port].answer is PortAnswer.OPEN)
+def _wait_until_closed(request: VerifyRequest, before: View, probes: Probes) -> View:
+    """Wait while the ports to open are still open, as after a recent knock; return their answers then."""
+    ports = frozenset(port for port in request.opens - request.public if before[port].answer is PortAnswer.OPEN)
     if not ports:
         return {}
-    means.waiting(ports)
-    began_s, found = means.now(), before
-    while any(found[port].answer is PortAnswer.OPEN for port in ports) and means.now() - began_s < question.wait_s:
-        means.sleep(POLL_S)
-        found = means.look(ports)
+    probes.waiting(ports)
+    started_s, found = probes.now(), before
+    while any(found[port].answer is PortAnswer.OPEN for port in ports) and probes.now() - started_s < request.wait_s:
+        probes.sleep(POLL_S)
+        found = probes.scan(ports)
     return {port: found[port] for port in ports}
 
 
-def calm_s(ports: Ports) -> float:
-    """Tell how long to send nothing after a scan, so that the knock counts."""
-    return min(CALM_S, CALM_S_A_PORT * len(ports))
+def quiet_s(ports: Ports) -> float:
+    """Return how long to send nothing after a scan, so that the knock counts."""
+    return min(QUIET_S, QUIET_S_PER_PORT * len(ports))
 
 
 def _open(
-    question: VerifyRequest, wanted: Ports, before: View, means: Probes, knock: Callable[[], object]
+    request: VerifyRequest, wanted: Ports, before: View, probes: Probes, knock: Callable[[], object]
 ) -> tuple[float, ObservedOpening]:
-    began_s = means.now()
+    started_s = probes.now()
     for number in range(1, ROUNDS + 1):
         if number > 1:
-            means.sleep(PAUSE_S + calm_s(wanted))
-        knocked_s = means.now()
+            probes.sleep(PAUSE_S + quiet_s(wanted))
+        knocked_s = probes.now()
         knock()
-        found = opened_by_knock(question, before, means.look(wanted))
-        missing = frozenset(port for port in question.opens if port in wanted and port not in found)
-        if (found and not missing) or means.now() - began_s > TRY_S:
+        found = opened_by_knock(request, before, probes.scan(wanted))
+        missing = frozenset(port for port in request.opens if port in wanted and port not in found)
+        if (found and not missing) or probes.now() - started_s > TRY_S:
             break
     return knocked_s, ObservedOpening(found, missing, number)
 
 
 def _close(
-    question: VerifyRequest, before: View, opening: ObservedOpening, knocked_s: float, means: Probes
+    request: VerifyRequest, before: View, opening: ObservedOpening, knocked_s: float, probes: Probes
 ) -> ObservedClosing:
-    """Look at what opened until it answers as it did before, twice in a row: once may be a lost packet."""
+    """Scan the opened ports until they answer as before, twice in a row: once may be a lost packet."""
     ports = frozenset(opening.found)
     open_s = 0.0
     while True:
-        looked_s = means.now() - knocked_s
-        left = _still_open(ports, before, means)
-        if not left and not (left := _still_open(ports, before, means)):
-            return ObservedClosing(open_s, looked_s, left)
-        open_s = looked_s
-        if open_s >= question.wait_s:
+        scanned_s = probes.now() - knocked_s
+        left = _still_open(ports, before, probes)
+        if not left and not (left := _still_open(ports, before, probes)):
+            return ObservedClosing(open_s, scanned_s, left)
+        open_s = scanned_s
+        if open_s >= request.wait_s:
             return ObservedClosing(open_s, open_s, left)
-        means.sleep(POLL_S)
+        probes.sleep(POLL_S)
 
 
-def _still_open(ports: Ports, before: View, means: Probes) -> Ports:
-    found = means.look(ports)
+def _still_open(ports: Ports, before: View, probes: Probes) -> Ports:
+    found = probes.scan(ports)
     return frozenset(port for port in ports if found[port].answer is not before[port].answer)

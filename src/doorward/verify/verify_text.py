@@ -1,4 +1,4 @@
-"""What `doorward verify` says: lines for people, values for programs, a sheet for the picture. Pure."""
+"""The output of `doorward verify`: text lines, JSON values, and the sheet for the picture. Pure."""
 
 from __future__ import annotations
 
@@ -6,7 +6,7 @@ from collections.abc import Sequence
 from typing import NamedTuple
 
 from doorward.verify.findings import (
-    Course,
+    Observations,
     ObservedClosing,
     ObservedOpening,
     VerifyFinding,
@@ -25,12 +25,12 @@ _WORDS = {
     PortAnswer.REJECTED: "rejected",
     PortAnswer.SILENT: "silent",
 }
-AS_IT_SHOULD_BE = "all as it should be"
-ONLY_LOOKED = "nothing can be seen that should not; no knock was tried"
+NO_PROBLEMS = "OK"
+ONLY_LOOKED = "OK: nothing unexpected is visible; no knock was tried"
 
 
 class VerifyResult(NamedTuple):
-    """One address that was verified; `when` is written out, `scan` is how nmap asked for TCP."""
+    """The result for one address; `when` is formatted, `scan` is nmap's scan type for TCP."""
 
     name: str
     address: str
@@ -38,23 +38,23 @@ class VerifyResult(NamedTuple):
     when: str
     scan: str
     took_s: float
-    question: VerifyRequest
-    course: Course
+    request: VerifyRequest
+    observed: Observations
     findings: Sequence[VerifyFinding]
 
     @property
     def heading(self) -> str:
-        """Name the host and its address."""
+        """Return the host's name and address."""
         return heading_text(self.name, self.address)
 
 
 def heading_text(name: str, address: str) -> str:
-    """Name a host, and its address where that is another text."""
+    """Return a host's name, and its address if that differs."""
     return address if name == address else f"{name} ({address})"
 
 
 def before_text(view: View) -> str:
-    """Say what was seen before the knock: `all silent`, or how many of each."""
+    """Return what was seen before the knock: `all silent`, or how many of each answer."""
     found = {answer: len(ports) for answer, ports in counts(view).items() if ports}
     if found.keys() == {PortAnswer.SILENT}:
         return "all silent"
@@ -62,24 +62,24 @@ def before_text(view: View) -> str:
 
 
 def opening_text(opening: ObservedOpening) -> str:
-    """Say what the knock opened."""
+    """Return what the knock opened."""
     rounds = "" if opening.rounds == 1 else f" (knocked {opening.rounds} times)"
     if not opening.rounds:
-        return "not tried, since all that it may open is open already"
+        return "not sent: every port that it may open is open already"
     if not opening.found:
         return f"opens nothing{rounds}"
     opened = [port for port, seen in opening.found.items() if seen.answer is PortAnswer.OPEN]
     others = opening.found.keys() - set(opened)
     parts = [f"{ports_text(opened)} opens"] if opened else []
-    parts += [f"{ports_text(others)} is let through, and refuses"] if others else []
+    parts += [f"{ports_text(others)} is let through, but closed"] if others else []
     return "; ".join(parts) + rounds
 
 
 def closing_text(opening: ObservedOpening, closing: ObservedClosing) -> str:
-    """Say when it was shut again."""
+    """Return when the door was closed again."""
     if closing.left:
         return f"{ports_text(closing.left)} still open {closing.open_s:.1f} s after the knock"
-    return f"{ports_text(opening.found)} as before again, {_span(closing)} after the knock"
+    return f"{ports_text(opening.found)} closed again, {_span(closing)} after the knock"
 
 
 def _span(closing: ObservedClosing) -> str:
@@ -87,34 +87,34 @@ def _span(closing: ObservedClosing) -> str:
 
 
 def verdict_lines(report: VerifyResult) -> list[str]:
-    """Give the verdict: a line, or two for each thing that is not as it should be."""
+    """Return the verdict: one line, or two for each finding."""
     if not report.findings:
-        return [_good_verdict(report.course)]
+        return [_good_verdict(report.observed)]
     return [line for finding in report.findings for line in (f"wrong: {finding.what}", f"    {finding.instead}")]
 
 
-def _good_verdict(course: Course) -> str:
-    return ONLY_LOOKED if course.opening is None else AS_IT_SHOULD_BE
+def _good_verdict(observed: Observations) -> str:
+    return ONLY_LOOKED if observed.opening is None else NO_PROBLEMS
 
 
 def build_sheet(report: VerifyResult) -> Sheet:
-    """Give what the picture shows of one address."""
-    course = report.course
-    steps = [f"before the knock: {before_text(course.before)}"]
-    if course.opening is not None:
-        steps.append(f"the knock: {opening_text(course.opening)}")
-        if course.closing is not None:
-            steps.append(closing_text(course.opening, course.closing))
-    asked = f"{count_text(course.before)} in {max(1, report.took_s):.0f} s, {report.scan}"
+    """Return the picture's content for one address."""
+    observed = report.observed
+    steps = [f"before the knock: {before_text(observed.before)}"]
+    if observed.opening is not None:
+        steps.append(f"the knock: {opening_text(observed.opening)}")
+        if observed.closing is not None:
+            steps.append(closing_text(observed.opening, observed.closing))
+    asked = f"{count_text(observed.before)} in {max(1, report.took_s):.0f} s, {report.scan}"
     details = [f"seen from {report.source}, {report.when}; {asked}", "; ".join(steps)]
-    verdict = [finding.what for finding in report.findings] or [_good_verdict(course)]
-    return Sheet(report.heading, details, not report.findings, verdict, cell_kinds(course, report.question.public))
+    verdict = [finding.what for finding in report.findings] or [_good_verdict(observed)]
+    return Sheet(report.heading, details, not report.findings, verdict, cell_kinds(observed, report.request.public))
 
 
 def as_dict(report: VerifyResult) -> dict[str, object]:
-    """Give the report for a program; ports that are silent are counted, not listed."""
-    course = report.course
-    found = counts(course.before)
+    """Return the result as JSON values; silent ports are counted, not listed."""
+    observed = report.observed
+    found = counts(observed.before)
     seen = {answer.value: [str(port) for port in sorted(found[answer])] for answer in PortAnswer}
     values: dict[str, object] = {
         "host": report.name,
@@ -123,7 +123,7 @@ def as_dict(report: VerifyResult) -> dict[str, object]:
         "ok": not report.findings,
         "scan": report.scan,
         "took_s": round(report.took_s, 1),
-        "ports": len(course.before),
+        "ports": len(observed.before),
         **seen,
         "silent": len(found[PortAnswer.SILENT]),
         "knocked": 0,
@@ -131,8 +131,8 @@ def as_dict(report: VerifyResult) -> dict[str, object]:
         "closed_after_s": None,
         "findings": [finding._asdict() for finding in report.findings],
     }  # fmt: skip
-    if course.opening is not None:
-        values |= {"knocked": course.opening.rounds, "opened": [str(port) for port in sorted(course.opening.found)]}
-    if course.closing is not None and not course.closing.left:
-        values["closed_after_s"] = [round(course.closing.open_s, 1), round(course.closing.shut_s, 1)]
+    if observed.opening is not None:
+        values |= {"knocked": observed.opening.rounds, "opened": [str(port) for port in sorted(observed.opening.found)]}
+    if observed.closing is not None and not observed.closing.left:
+        values["closed_after_s"] = [round(observed.closing.open_s, 1), round(observed.closing.shut_s, 1)]
     return values

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections import deque
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from itertools import islice
@@ -10,8 +11,17 @@ from typing import Any, NamedTuple
 MOST_OPENINGS = 500  # shown; a terminal has some fifty lines
 MOST_CLOSED = 100  # doors that nobody is in, shown too
 KEPT_RATES = 60  # measured once a second
+_FINGERPRINT = re.compile(r"(?<=[46])_")  # in the names of sets of the automaton: first_knock4_0123abcd
 Told = Mapping[str, Any]
-DROPS = ("hidden", "silent", "fast", "banned", "signed_length", "signed_fast", "signed_over")
+DROPS = (
+    "dropped_closed",
+    "dropped_stealth",
+    "throttled",
+    "banned",
+    "signed_length",
+    "signed_throttled",
+    "signed_budget_exceeded",
+)
 
 
 class TableRow(NamedTuple):
@@ -108,7 +118,7 @@ class WatchState:
 
     def _in_progress(self) -> int:
         sets = self.numbers.get("sets", {}).items()
-        return sum(told["elements"] or 0 for name, told in sets if name.startswith(("window", "hurried")))
+        return sum(told["elements"] or 0 for name, told in sets if name.startswith(("first_knock", "short_window")))
 
     def dropping(self) -> str:
         """Say how many packets a second the gate drops."""
@@ -123,9 +133,9 @@ class WatchState:
             f"{words:<15}{rate(self._rates.get(name, 0.0)):>9}/s {short(counters.get(name, 0)):>8}"
             for name, words in (
                 ("knocked", "right knocks"),
-                ("hidden", "hidden ports"),
-                ("silent", "silent drops"),
-                ("fast", "of scanners"),
+                ("dropped_closed", "hidden ports"),
+                ("dropped_stealth", "silent drops"),
+                ("throttled", "of scanners"),
             )
         ]
         return [*lines, self._fullest(), *self._warnings()]
@@ -137,7 +147,11 @@ class WatchState:
             return ""  # before Linux 6.16 the kernel does not tell
         name, told = max(bounded.items(), key=lambda entry: float(entry[1]["elements"] / entry[1]["size"]))
         share = told["elements"] / told["size"]
-        return f"fullest set    {name.split('_')[0]} {share:.0%}" if share >= 0.01 else "sets           under 1% full"
+        return (
+            f"fullest set    {_FINGERPRINT.split(name)[0]} {share:.0%}"
+            if share >= 0.01
+            else "sets           under 1% full"
+        )
 
     def _warnings(self) -> Iterable[str]:
         counters = self.numbers["counters"]
@@ -147,7 +161,7 @@ class WatchState:
             elif refused := sum(signed["refused"].values()):
                 reasons = ", ".join(f"{count} {reason}" for reason, count in sorted(signed["refused"].items()))
                 yield f"signed refused {short(refused)}: {reasons}"
-        if no_room := sum(count for name, count in counters.items() if name.startswith("no_room")):
+        if no_room := sum(count for name, count in counters.items() if name.endswith("_full")):
             yield f"no room for    {short(no_room)} knocks"
         if self.numbers["log_overflows"]:
             yield f"log overflowed {self.numbers['log_overflows']} times"

@@ -6,7 +6,7 @@ import pytest
 
 from doorward.errors import MalformedError
 from doorward.model import Packet, Port, Protocol
-from doorward.packets.packet import DESTINATION_OPTIONS, FRAGMENT, HOP_BY_HOP, MOST_EXTENSIONS, ROUTING, parse
+from doorward.packets.packet import DESTINATION_OPTIONS, FRAGMENT, HOP_BY_HOP, MAX_EXTENSIONS, ROUTING, parse
 from tests.support.headers import AUTHENTICATION, HERE4, HERE6, THERE4, THERE6, Extension, ipv4, ipv6, tcp, udp
 
 TCP, UDP = Protocol.TCP, Protocol.UDP
@@ -38,7 +38,7 @@ ALL = [Extension(kind, 1) for kind in (HOP_BY_HOP, DESTINATION_OPTIONS, ROUTING,
         *((ipv6(TCP, tcp(), chain=[each]), SYN6) for each in ALL),
         (ipv6(UDP, udp(), chain=ALL), UDP6),
         (ipv6(TCP, tcp(), chain=[Extension(DESTINATION_OPTIONS, 255)]), SYN6),
-        (ipv6(TCP, tcp(), chain=[Extension(DESTINATION_OPTIONS)] * MOST_EXTENSIONS), SYN6),
+        (ipv6(TCP, tcp(), chain=[Extension(DESTINATION_OPTIONS)] * MAX_EXTENSIONS), SYN6),
     ],
 )
 def test_what_a_packet_says(raw: bytes, packet: Packet) -> None:
@@ -76,7 +76,7 @@ def test_what_a_packet_says(raw: bytes, packet: Packet) -> None:
         (ipv6(TCP, tcp(), chain=[Extension(FRAGMENT, offset=1)]), "later fragment"),
         (ipv6(TCP, tcp(), chain=[Extension(ROUTING)])[:47], "7 bytes of an extension header"),
         (ipv6(TCP, tcp(), chain=[Extension(ROUTING, 1)])[:50], "0 bytes, a header needs 20"),
-        (ipv6(TCP, tcp(), chain=[Extension(ROUTING)] * (MOST_EXTENSIONS + 1)), "protocol 43"),
+        (ipv6(TCP, tcp(), chain=[Extension(ROUTING)] * (MAX_EXTENSIONS + 1)), "protocol 43"),
     ],
 )
 def test_what_is_no_packet(raw: bytes, why: str) -> None:

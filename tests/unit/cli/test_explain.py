@@ -157,7 +157,7 @@ def test_a_file_that_lies_is_explained_as_far_as_it_is_sound(capture: Path, caps
     assert main(["explain", str(capture)]) == 1
     out, err = capsys.readouterr()
     assert "=> the third knock came 6.2 s after the first" in out
-    assert "a packet claims 4,294,967,295 bytes, the most is 262,144; what came before is explained\n" in err
+    assert "invalid packet size 4,294,967,295: at most 262,144 bytes; what came before is explained\n" in err
 
 
 def test_a_capture_of_something_else(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
@@ -189,7 +189,7 @@ def test_a_capture_without_times(tmp_path: Path, capsys: pytest.CaptureFixture[s
         (["--live", "192.0.2.7", "--for", "3"], '--for: .*write the unit too: "3s"'),
         (["x.pcap"], "x.pcap: there is no such file, and it is no address; name a capture or an address"),
         (["{folder}"], "it cannot be read .Is a directory.; name a capture file"),
-        (["{folder}/doorward.toml"], "doorward.toml: it is no capture; make one with `tcpdump -w FILE`"),
+        (["{folder}/doorward.toml"], "doorward.toml: not a capture file; create one with `tcpdump -w FILE`"),
         (["{capture}", "--source", "home"], "--source: 'home' is no address"),
         (["{capture}", "--host", "home"], "--host: 'home' is no address"),
         (["{capture}", "--door", "shs"], "--door: there is no door 'shs'; did you mean 'ssh'?"),

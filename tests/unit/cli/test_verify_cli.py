@@ -29,9 +29,9 @@ def hosts_file(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
 @pytest.mark.parametrize(
     ("words", "says"),
     [
-        (["home", "ssh", "--ports", "ssh"], "--ports: 'ssh' is no port; write 22, 1-1024, 7000/udp"),
-        (["home", "ssh", "--expect", "0"], "--expect: '0': ports go from 1 to 65535"),
-        (["home", "ssh", "--port", "9-8"], "--port: '9-8' runs backwards; write 8-9"),
+        (["home", "ssh", "--ports", "ssh"], "--ports: invalid port 'ssh': expected 22, 1-1024, 7000/udp"),
+        (["home", "ssh", "--expect", "0"], "--expect: invalid port '0': ports are 1 to 65535"),
+        (["home", "ssh", "--port", "9-8"], "--port: invalid range '9-8': write 8-9"),
         (["home", "ssh", "--port", "80", "--expect", "80"], "80/tcp: --expect says that all may see it"),
         (["home"], "which door? "),
         (["home", "shs"], "did you mean 'ssh'?"),

@@ -305,13 +305,13 @@ X86_64, AARCH64 = 0xC000003E, 0xC00000B7
 def test_the_filter_on_both_machines(
     machine: str, audit: int, call: int, arguments: tuple[int, ...], expected: int
 ) -> None:
-    assert verdict(seccomp.reading_only(machine, [3], [4]), audit, call, *arguments) == expected
+    assert verdict(seccomp.reader_filter(machine, [3], [4]), audit, call, *arguments) == expected
 
 
 def test_a_machine_without_a_filter_is_told() -> None:
-    assert seccomp.knows("x86_64")
-    assert seccomp.knows("aarch64")
-    assert not seccomp.knows("riscv64")
+    assert seccomp.is_supported("x86_64")
+    assert seccomp.is_supported("aarch64")
+    assert not seccomp.is_supported("riscv64")
 
 
 def test_who_is_not_root_goes_over_to_nobody() -> None:

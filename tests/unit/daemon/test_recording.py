@@ -227,7 +227,7 @@ def test_openings_that_cannot_be_restored_end_and_the_others_stay(daemon: Watche
         daemon.ask("open", "web", address.compressed)
     daemon.firewall.apply(SetChanges({}, frozenset(daemon.firewall.elements())))
     Choosy(daemon, element("192.0.2.8 80/tcp"))
-    daemon.gate.trouble = fill(daemon.openings, (), "nftables refused: refused")
+    daemon.gate.trouble = fill(daemon.openings, (), "nftables rejected the change: refused")
     assert {entry.address for entry in daemon.has()} == {ONE, THIRD}
     assert daemon.ends() == {"192.0.2.7": None, "192.0.2.8": None, "192.0.2.9": None}  # its command is still owed
     assert daemon.logged()[-1] == "closed 192.0.2.8"

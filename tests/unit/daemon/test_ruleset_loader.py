@@ -99,7 +99,7 @@ def test_the_gate_stands_and_has_what_was_to_be_restored(path: Path) -> None:
     loading_of(path, {HOME: 60}).result()
     assert NftFirewall().elements() == pytest.approx({HOME: 60}, abs=1)
     sizes = {thing.name: thing.size for thing in NftFirewall().existing()}
-    assert sizes["limiter4"] == 4096
+    assert sizes["ratelimit4"] == 4096
 
 
 def test_the_daemon_can_wait_for_it_beside_other_things(path: Path) -> None:
@@ -140,7 +140,9 @@ def test_what_nftables_refuses_comes_back_in_its_words(path: Path, monkeypatch: 
         raise NftError("Error: Could not process rule: No buffer space available")
 
     monkeypatch.setattr(NftFirewall, "load", refuse)
-    with pytest.raises(NftError, match="nftables refused: Could not process rule: No buffer space available"):
+    with pytest.raises(
+        NftError, match="nftables rejected the change: Could not process rule: No buffer space available"
+    ):
         loading_of(path).result()
 
 
@@ -168,7 +170,7 @@ def test_a_child_that_dies_changes_nothing(
     loading_of(path, {HOME: 60}).result()
     before = NftFirewall().run("list chains inet"), NftFirewall().existing()
     monkeypatch.setattr(ruleset_loader, "compile_configuration", death)
-    with pytest.raises(HostError, match=f"ended with status {status}, and nothing was changed"):
+    with pytest.raises(HostError, match=f"exited with status {status}; nothing was changed"):
         loading_of(path).result()
     assert (NftFirewall().run("list chains inet"), NftFirewall().existing()) == before
     assert NftFirewall().elements() == pytest.approx({HOME: 60}, abs=1)
@@ -186,5 +188,5 @@ def test_a_child_that_is_killed_while_it_answers(path: Path, monkeypatch: pytest
         real_dump(outcome, pipe)
 
     monkeypatch.setattr(pickle, "dump", half)
-    with pytest.raises(HostError, match="ended with status -9"):
+    with pytest.raises(HostError, match="exited with status -9"):
         loading_of(path).result()

@@ -1,4 +1,4 @@
-"""The socket filter, in an interpreter and in the kernel itself: what could be a symbol comes through, and no more."""
+"""The socket filter, in an interpreter and in the kernel itself: only possible knock packets pass."""
 
 from __future__ import annotations
 
@@ -10,13 +10,13 @@ import pytest
 from doorward.kernel.bpf import (
     COPIED_BYTES,
     COPIED_EXTENDED_BYTES,
-    MOST_INSTRUCTIONS,
+    MAX_INSTRUCTIONS,
     SHORTEST,
     Instruction,
     Program,
     address_filter,
+    knock_filter,
     on_interfaces,
-    symbols_filter,
 )
 from doorward.model import DEFAULT_FLAGS, FlagFilter, Port, Protocol
 from doorward.packets.packet import DESTINATION_OPTIONS, EXTENSIONS, FRAGMENT
@@ -30,7 +30,7 @@ FIN = FlagFilter.parse(("fin",))
 
 
 def takes(program: Program, packet: bytes) -> bool:
-    """Ask the interpreter and the kernel, which must agree."""
+    """Return the verdict of the interpreter and the kernel, which must agree."""
     here = kept(program, packet)
     there = KernelFilter(program)
     assert there.kept(packet) == here
@@ -55,7 +55,7 @@ def takes(program: Program, packet: bytes) -> bool:
         (ipv6(TCP, tcp(flags=0x10)), False),
         (ipv6(UDP, udp()), True),
         (ipv6(58, bytes(8)), False),
-        *((ipv6(TCP, tcp(flags=0x10), chain=[Extension(kind)]), True) for kind in EXTENSIONS),  # user space looks
+        *((ipv6(TCP, tcp(flags=0x10), chain=[Extension(kind)]), True) for kind in EXTENSIONS),  # left to user space
         (ipv6(50, bytes(40)), False),
         (b"\x55" + ipv4(TCP, tcp())[1:], False),
         (b"\x45", False),
@@ -65,7 +65,7 @@ def takes(program: Program, packet: bytes) -> bool:
     ],
 )
 def test_the_default_filter(packet: bytes, taken: bool) -> None:
-    assert takes(symbols_filter([DEFAULT_FLAGS]), packet) == taken
+    assert takes(knock_filter([DEFAULT_FLAGS]), packet) == taken
 
 
 @pytest.mark.parametrize(
@@ -76,11 +76,11 @@ def test_the_default_filter(packet: bytes, taken: bool) -> None:
         ([FIN], {1, 3, 0x11}),
         ([DEFAULT_FLAGS, FIN], {1, 2, 3, 0x11, 0x42}),
         ([DEFAULT_FLAGS, ANY], {0, 1, 2, 3, 0x10, 0x11, 0x12, 0x42}),
-        ([FlagFilter(mask, 0) for mask in range(1, 40)], {0, 1, 2, 3, 0x10, 0x11, 0x12, 0x42}),  # too many to ask
+        ([FlagFilter(mask, 0) for mask in range(1, 40)], {0, 1, 2, 3, 0x10, 0x11, 0x12, 0x42}),  # too many to test
     ],
 )
 def test_flags(flags: list[FlagFilter], passing: set[int]) -> None:
-    program = symbols_filter(flags)
+    program = knock_filter(flags)
     all_flags = (0, 1, 2, 3, 0x10, 0x11, 0x12, 0x42)
     for build in (ipv4, ipv6):
         assert {each for each in all_flags if takes(program, build(TCP, tcp(flags=each)))} == passing
@@ -108,7 +108,7 @@ def ports(text: str) -> list[Port]:
     ],
 )
 def test_ports(only: str | None, never: str, tcp_taken: set[int], udp_taken: set[int]) -> None:
-    program = symbols_filter([DEFAULT_FLAGS], only=None if only is None else ports(only), never=ports(never))
+    program = knock_filter([DEFAULT_FLAGS], only=None if only is None else ports(only), never=ports(never))
     for packet_of in (ipv4, ipv6):
         assert {n for n in NUMBERS if takes(program, packet_of(TCP, tcp(n)))} == tcp_taken
         assert {n for n in NUMBERS if takes(program, packet_of(UDP, udp(n)))} == udp_taken
@@ -121,9 +121,9 @@ def test_many_ports_are_searched_or_left_to_user_space(count: int, which: str) -
     chosen = {Port(dice.choice(list(Protocol)), dice.randrange(1, 65536)) for _ in range(count)}
     only = chosen if which != "never" else None
     never = set(dice.sample(sorted(chosen), count // 2)) if which == "both" else chosen if which == "never" else set()
-    program = symbols_filter([DEFAULT_FLAGS, FIN], only=only, never=never)
-    assert len(program) <= MOST_INSTRUCTIONS
-    assert program == symbols_filter([FIN, DEFAULT_FLAGS], only=only, never=never)
+    program = knock_filter([DEFAULT_FLAGS, FIN], only=only, never=never)
+    assert len(program) <= MAX_INSTRUCTIONS
+    assert program == knock_filter([FIN, DEFAULT_FLAGS], only=only, never=never)
     kernel = KernelFilter(program)
     for port in [*dice.sample(sorted(chosen), min(count, 100)), *(Port(TCP, dice.randrange(65536)) for _ in range(50))]:
         packet = ipv4(port.protocol, tcp(port.number) if port.protocol is TCP else udp(port.number))
@@ -135,17 +135,17 @@ def test_many_ports_are_searched_or_left_to_user_space(count: int, which: str) -
     kernel.close()
 
 
-def test_what_is_left_out_first() -> None:
+def test_port_lists_are_dropped_in_order() -> None:
     many = [Port(TCP, number) for number in range(2, 2000, 2)]
-    program = symbols_filter([DEFAULT_FLAGS], only=[Port(TCP, 7000)], never=many)
+    program = knock_filter([DEFAULT_FLAGS], only=[Port(TCP, 7000)], never=many)
     assert takes(program, ipv4(TCP, tcp(7000)))
     assert not takes(program, ipv4(TCP, tcp(7001)))
-    for more in (symbols_filter([DEFAULT_FLAGS], only=many), symbols_filter([DEFAULT_FLAGS], never=many)):
-        assert more == symbols_filter([DEFAULT_FLAGS])
+    for more in (knock_filter([DEFAULT_FLAGS], only=many), knock_filter([DEFAULT_FLAGS], never=many)):
+        assert more == knock_filter([DEFAULT_FLAGS])
 
 
-def test_how_much_is_copied() -> None:
-    program = symbols_filter([DEFAULT_FLAGS])
+def test_copied_bytes() -> None:
+    program = knock_filter([DEFAULT_FLAGS])
     assert kept(program, ipv4(UDP, udp(data=bytes(1000)))) == COPIED_BYTES
     assert kept(program, ipv4(TCP, tcp(options=bytes(40)), options=bytes(40))) == COPIED_BYTES
     long = ipv6(TCP, tcp() + bytes(4000), chain=[Extension(FRAGMENT), Extension(DESTINATION_OPTIONS, 200)])
@@ -155,24 +155,24 @@ def test_how_much_is_copied() -> None:
 @pytest.mark.parametrize(
     ("packet_type", "taken"), [(0, True), (1, True), (2, True), (3, False), (4, False), (6, False)]
 )
-def test_only_what_comes_in(packet_type: int, taken: bool) -> None:
-    program = symbols_filter([DEFAULT_FLAGS])
+def test_only_incoming_packets_pass(packet_type: int, taken: bool) -> None:
+    program = knock_filter([DEFAULT_FLAGS])
     assert bool(kept(program, ipv4(TCP, tcp()), packet_type=packet_type)) == taken
 
 
 def test_interfaces() -> None:
-    program, packet = symbols_filter([DEFAULT_FLAGS]), ipv4(TCP, tcp())
+    program, packet = knock_filter([DEFAULT_FLAGS]), ipv4(TCP, tcp())
     anywhere = on_interfaces(program, None)
     assert kept(anywhere, packet)
     assert not kept(anywhere, packet, hardware=LOOPBACK)
     for count in (0, 1, 2, 300):
         chosen = on_interfaces(program, set(range(2, 2 + count)))
         assert [n for n in range(1, 400) if kept(chosen, packet, interface=n)] == list(range(2, 2 + count))
-        assert bool(kept(chosen, packet, hardware=LOOPBACK)) == (count > 0)  # where loopback is named, it is meant
+        assert bool(kept(chosen, packet, hardware=LOOPBACK)) == (count > 0)  # loopback is captured if it is named
         KernelFilter(chosen).close()
 
 
-def test_nothing_is_shorter_than_the_ring_reads() -> None:
+def test_no_packet_is_shorter_than_the_ring_reads() -> None:
     everything = [Instruction(0x06, 96)]
     for program in (on_interfaces(everything, None), on_interfaces(everything, [2])):
         assert [n for n in range(40) if kept(program, bytes(n))] == list(range(SHORTEST, 40))
@@ -195,7 +195,7 @@ def test_one_address_or_its_network(address: bytes, other: bytes, taken: bool) -
     here = ip_address("198.51.100.2" if len(address) == 4 else "2001:db8:ff::2").packed
     coming, going = (address_filter(address, outgoing=outgoing) for outgoing in (False, True))
     assert bool(kept(coming, from_to(other, here))) == taken
-    assert not kept(coming, from_to(other, here), packet_type=3)  # for somebody else
+    assert not kept(coming, from_to(other, here), packet_type=3)  # to another host
     assert not kept(coming, from_to(here, other))
     assert bool(kept(going, from_to(here, other), packet_type=4)) == taken
     assert not kept(going, from_to(here, other))

@@ -1,4 +1,4 @@
-"""Processes of doorward's own: what they inherit, and how they answer."""
+"""Child processes: results, errors and inherited descriptors."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ import socket
 import pytest
 
 from doorward.errors import HostError, UsageError
-from doorward.kernel.child_process import STANDARD, keep_only, recv, run_in_child
+from doorward.kernel.child_process import STANDARD, close_descriptors_except, recv, run_in_child
 
 
 def is_open(descriptor: int) -> bool:
@@ -19,11 +19,11 @@ def is_open(descriptor: int) -> bool:
     return True
 
 
-def test_a_child_gives_what_the_call_gives() -> None:
+def test_child_returns_the_result_of_the_call() -> None:
     assert run_in_child(lambda: {"answer": 42}) == {"answer": 42}
 
 
-def test_an_error_of_doorwards_own_is_raised_here() -> None:
+def test_doorward_error_is_raised_in_the_parent() -> None:
     def refuse() -> None:
         raise UsageError("no such door")
 
@@ -31,19 +31,19 @@ def test_an_error_of_doorwards_own_is_raised_here() -> None:
         run_in_child(refuse)
 
 
-def test_a_child_that_breaks_is_told_of() -> None:
-    with pytest.raises(HostError, match="ended with status 7"):
+def test_crashed_child_is_reported() -> None:
+    with pytest.raises(HostError, match="exited with status 7"):
         run_in_child(lambda: os._exit(7))
 
 
 @pytest.mark.parametrize("standard", [STANDARD, STANDARD[1:], ()])
-def test_only_what_is_named_stays_open(standard: tuple[int, ...]) -> None:
+def test_only_listed_descriptors_stay_open(standard: tuple[int, ...]) -> None:
     here, there = socket.socketpair()
     with here, there:
         pid = os.fork()
         if pid == 0:
             try:
-                keep_only((*standard, here.fileno()))
+                close_descriptors_except((*standard, here.fileno()))
                 here.send(bytes(is_open(number) for number in (*STANDARD, there.fileno())))
             finally:
                 os._exit(0)
@@ -51,7 +51,7 @@ def test_only_what_is_named_stays_open(standard: tuple[int, ...]) -> None:
         assert list(there.recv(100)) == [number in standard for number in STANDARD] + [False]
 
 
-def test_a_reset_is_an_end() -> None:
+def test_reset_reads_as_end_of_stream() -> None:
     here, there = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
     with here:
         here.send(b"unread")

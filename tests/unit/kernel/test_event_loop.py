@@ -1,4 +1,4 @@
-"""The loop: what is called when, written down in the order of the calls."""
+"""The event loop, as lists of calls in order."""
 
 from __future__ import annotations
 
@@ -33,7 +33,7 @@ def pair() -> Iterator[tuple[socket.socket, socket.socket]]:
         yield here, there
 
 
-def test_timers_go_off_in_order_and_equal_ones_as_they_came(loop: EventLoop) -> None:
+def test_timers_fire_in_order_and_equal_ones_in_order_of_creation(loop: EventLoop) -> None:
     calls: list[str] = []
     now_s = loop.now_s()
     for name, after_s in ("c", 0.02), ("a", -5.0), ("d", 0.02), ("b", 0.0):
@@ -43,10 +43,8 @@ def test_timers_go_off_in_order_and_equal_ones_as_they_came(loop: EventLoop) -> 
     assert calls == ["a", "b", "c", "d"]
 
 
-def test_a_timer_that_is_months_away_does_not_end_the_loop(
-    loop: EventLoop, pair: tuple[socket.socket, socket.socket]
-) -> None:
-    """epoll takes a wait of at most 31 bits of milliseconds, 24.8 days."""
+def test_timer_months_ahead_does_not_stop_the_loop(loop: EventLoop, pair: tuple[socket.socket, socket.socket]) -> None:
+    """epoll accepts at most 31 bits of milliseconds, 24.8 days."""
     here, there = pair
     loop.at(loop.now_s() + 365 * 86_400, lambda: None)
     loop.on_readable(here.fileno(), loop.stop)
@@ -54,7 +52,7 @@ def test_a_timer_that_is_months_away_does_not_end_the_loop(
     loop.run()
 
 
-def test_a_wait_that_is_cut_short_is_begun_again(loop: EventLoop, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_interrupted_wait_is_resumed(loop: EventLoop, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("doorward.kernel.event_loop.LONGEST_WAIT_S", 0.005)
     due_s = loop.now_s() + 0.03
     loop.at(due_s, loop.stop)
@@ -62,7 +60,7 @@ def test_a_wait_that_is_cut_short_is_begun_again(loop: EventLoop, monkeypatch: p
     assert loop.now_s() >= due_s
 
 
-def test_no_timer_goes_off_before_its_moment(loop: EventLoop) -> None:
+def test_no_timer_fires_early(loop: EventLoop) -> None:
     due_s = loop.now_s() + 0.05
     late_s: list[float] = []
     loop.at(due_s, lambda: late_s.append(loop.now_s() - due_s))
@@ -72,7 +70,7 @@ def test_no_timer_goes_off_before_its_moment(loop: EventLoop) -> None:
     assert late_s[0] >= 0
 
 
-def test_a_timer_may_set_another(loop: EventLoop) -> None:
+def test_timer_may_set_another_timer(loop: EventLoop) -> None:
     calls: list[int] = []
 
     def again(times: int) -> None:
@@ -84,7 +82,7 @@ def test_a_timer_may_set_another(loop: EventLoop) -> None:
     assert calls == [3, 2, 1, 0]
 
 
-def test_a_descriptor_calls_while_it_can_be_read(loop: EventLoop, pair: tuple[socket.socket, socket.socket]) -> None:
+def test_descriptor_calls_while_readable(loop: EventLoop, pair: tuple[socket.socket, socket.socket]) -> None:
     here, there = pair
     heard: list[bytes] = []
 
@@ -101,7 +99,7 @@ def test_a_descriptor_calls_while_it_can_be_read(loop: EventLoop, pair: tuple[so
     assert heard == [b"a", b"b", b"!"]
 
 
-def test_a_flood_does_not_hold_up_timers(loop: EventLoop, pair: tuple[socket.socket, socket.socket]) -> None:
+def test_flood_does_not_delay_timers(loop: EventLoop, pair: tuple[socket.socket, socket.socket]) -> None:
     here, there = pair
     there.send(b"never read")
     rounds: list[int] = []
@@ -111,7 +109,7 @@ def test_a_flood_does_not_hold_up_timers(loop: EventLoop, pair: tuple[socket.soc
     assert rounds
 
 
-def test_stop_ends_with_the_round(loop: EventLoop, pair: tuple[socket.socket, socket.socket]) -> None:
+def test_stop_takes_effect_after_the_round(loop: EventLoop, pair: tuple[socket.socket, socket.socket]) -> None:
     here, there = pair
     calls: list[str] = []
 
@@ -125,7 +123,7 @@ def test_stop_ends_with_the_round(loop: EventLoop, pair: tuple[socket.socket, so
     there.send(b"x")
     loop.run()
     assert calls == ["read", "due"]
-    loop.run()  # it can go on
+    loop.run()  # it can be run again
     assert calls == ["read", "due", "read"]
 
 
@@ -143,7 +141,7 @@ def test_signals_become_calls_outside_the_handler(loop: EventLoop) -> None:
     assert calls == ["two", "one", "one"]
 
 
-def test_a_signal_wakes_a_loop_that_has_nothing_to_wait_for(loop: EventLoop) -> None:
+def test_signal_wakes_an_idle_loop(loop: EventLoop) -> None:
     loop.on_signal(signal.SIGUSR1, loop.stop)
     child = os.fork()
     if child == 0:
@@ -169,7 +167,7 @@ def test_the_clock_never_goes_back_and_does_not_jump(loop: EventLoop) -> None:
     assert seen == sorted(seen)
 
 
-def test_closing_gives_everything_back() -> None:
+def test_close_releases_all_descriptors() -> None:
     handler = signal.getsignal(signal.SIGUSR1)
     before = open_descriptors()
     loop = EventLoop()
@@ -180,10 +178,10 @@ def test_closing_gives_everything_back() -> None:
     signal.signal(signal.SIGUSR1, handler)
 
 
-def test_who_is_forgotten_is_not_called_for_what_came_before(
+def test_unregistered_descriptor_gets_no_earlier_events(
     loop: EventLoop, pair: tuple[socket.socket, socket.socket]
 ) -> None:
-    """A command's descriptor may get the number of the one that ended in the same round."""
+    """A new descriptor may reuse the number of one that was closed in the same round."""
     here, there = pair
     calls: list[str] = []
 

@@ -1,4 +1,4 @@
-"""What rtnetlink tells of links and addresses, followed."""
+"""Notifications of rtnetlink about links and addresses."""
 
 from __future__ import annotations
 
@@ -30,15 +30,15 @@ def links() -> Iterator[InterfaceMonitor]:
 
 
 @pytest.mark.parametrize("address", ADDRESSES, ids=str)
-def test_whoever_looks_at_every_change_knows_the_addresses(links: InterfaceMonitor, address: Address) -> None:
-    """However fast he is: the kernel tells of an address before it is the host's own, and before it is no longer."""
+def test_reading_on_every_change_gives_the_current_addresses(links: InterfaceMonitor, address: Address) -> None:
+    """At any speed: the kernel reports an address before it becomes local, and before it stops being local."""
     packed, over = address.packed, threading.Event()
     held: list[bool] = [False]
 
     def follow() -> None:
         while not over.is_set():
             if select.select([links], [], [], 0.05)[0] and links.changed():
-                held[0] = links.locals().contains(packed)
+                held[0] = links.local_addresses().contains(packed)
 
     follower = threading.Thread(target=follow)
     follower.start()
@@ -53,7 +53,7 @@ def test_whoever_looks_at_every_change_knows_the_addresses(links: InterfaceMonit
         follower.join()
 
 
-def test_routes_to_elsewhere_are_no_change(links: InterfaceMonitor) -> None:
+def test_remote_routes_are_not_a_change(links: InterfaceMonitor) -> None:
     ip("address", "add", "10.62.0.1", "dev", "lo")
     assert links.changed()
     ip("route", "add", "10.77.0.0/16", "dev", "lo")

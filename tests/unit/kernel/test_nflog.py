@@ -1,4 +1,4 @@
-"""The netfilter log: messages by hand, and the kernel's own in a namespace."""
+"""The netfilter log: constructed messages, and the kernel's own in a namespace."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from ipaddress import ip_address
 import pytest
 
 from doorward.errors import HostError, MalformedError
-from doorward.kernel.nflog import LogSocket, NflogEvent, event_log, parse_event, pid_of_holder
+from doorward.kernel.nflog import LogSocket, NflogEvent, bound_pid, event_log, parse_event
 from doorward.lab.namespace import ip
 from doorward.nftables.libnftables import NftFirewall
 from tests.support.netfilter_log import logged, packet_from
@@ -35,7 +35,7 @@ MARK = struct.pack("!I", 70_000)
         (logged(b"doorward 0123abcd fast", P4, b"\1\2"), NflogEvent("0123abcd", "fast", 0, HERE)),
     ],
 )
-def test_the_gates_own_messages(body: bytes, event: NflogEvent) -> None:
+def test_messages_of_doorwards_rules(body: bytes, event: NflogEvent) -> None:
     assert parse_event(memoryview(body)) == event
 
 
@@ -60,7 +60,7 @@ GOOD = b"doorward 0123abcd knock \0"
         logged(GOOD, P4)[:-4],
     ],
 )
-def test_what_the_gate_does_not_send(body: bytes) -> None:
+def test_other_messages_are_malformed(body: bytes) -> None:
     with pytest.raises(MalformedError):
         parse_event(memoryview(body))
 
@@ -79,7 +79,7 @@ def send(count: int = 1, port: int = 7000) -> None:
 
 
 def awaited(log: LogSocket[NflogEvent]) -> list[NflogEvent] | None:
-    """Give what comes, but for the moment, which is now where the kernel tells it."""
+    """Return the events without their time, which must be the current one if the kernel reports it."""
     select.select([log], [], [], 5)
     events = log.read()
     assert all(event.at_us == 0 or abs(event.at_us / 1e6 - time.time()) < 60 for event in events or ())
@@ -101,7 +101,7 @@ table inet test {{
 
 @pytest.mark.netns
 @pytest.mark.usefixtures("namespace")
-def test_what_the_kernel_sends() -> None:
+def test_messages_from_the_kernel() -> None:
     NftFirewall().run(RULES)
     log = event_log(GROUP)
     assert log.read() == []
@@ -118,7 +118,7 @@ def test_what_the_kernel_sends() -> None:
 
 @pytest.mark.netns
 @pytest.mark.usefixtures("namespace")
-def test_an_overflow_is_told_once_and_what_was_kept_follows() -> None:
+def test_overflow_is_reported_once_after_the_events_that_arrived() -> None:
     NftFirewall().run(RULES)
     log = event_log(GROUP)
     log._socket.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, 4096)
@@ -135,12 +135,12 @@ def test_an_overflow_is_told_once_and_what_was_kept_follows() -> None:
 
 @pytest.mark.netns
 @pytest.mark.usefixtures("namespace")
-def test_one_process_holds_the_group() -> None:
-    assert pid_of_holder(GROUP) is None
+def test_only_one_process_can_bind_the_group() -> None:
+    assert bound_pid(GROUP) is None
     first = event_log(GROUP)
     before = open_descriptors()
-    assert pid_of_holder(GROUP) == os.getpid()
-    with pytest.raises(HostError, match=f"another doorward runs on this table: process {os.getpid()} holds its log"):
+    assert bound_pid(GROUP) == os.getpid()
+    with pytest.raises(HostError, match=f"another doorward is running here: process {os.getpid()} has its log"):
         event_log(GROUP)
     assert open_descriptors() == before
     event_log(GROUP + 1).close()
@@ -150,6 +150,6 @@ def test_one_process_holds_the_group() -> None:
 
 @pytest.mark.netns
 @pytest.mark.usefixtures("namespace")
-def test_without_the_right() -> None:
+def test_without_the_capability() -> None:
     with pytest.raises(HostError, match="CAP_NET_ADMIN"):
         as_nobody(lambda: event_log(GROUP).close())

@@ -30,7 +30,7 @@ def test_each_call_is_one_message(manager: socket.socket) -> None:
     assert manager.recv(4096) == b"STOPPING=1"
 
 
-def test_a_reload_tells_its_moment(manager: socket.socket) -> None:
+def test_reload_reports_its_time(manager: socket.socket) -> None:
     before_us = time.monotonic_ns() // 1000
     reloading()
     first, second = manager.recv(4096).decode().split("\n")
@@ -62,7 +62,7 @@ def test_without_a_manager_nothing_happens(monkeypatch: pytest.MonkeyPatch, path
         ("1", None, 0.0000005),
     ],
 )
-def test_how_often_the_watchdog_is_fed(
+def test_watchdog_interval(
     monkeypatch: pytest.MonkeyPatch, microseconds: str | None, process: str | None, expected: float | None
 ) -> None:
     for name, value in ("WATCHDOG_USEC", microseconds), ("WATCHDOG_PID", process):

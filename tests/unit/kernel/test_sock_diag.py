@@ -1,4 +1,4 @@
-"""What the kernel answers about sockets, conntrack entries and routes, down to bytes that lie."""
+"""The kernel's answers about sockets, conntrack entries and routes, including wrong lengths."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ import pytest
 from doorward.errors import MalformedError
 from doorward.kernel import netlink
 from doorward.kernel.interfaces import local_route
-from doorward.kernel.sock_diag import Connection, entry_between, outer_port, read_socket
+from doorward.kernel.sock_diag import Connection, matching_entry, reachable_port, read_socket
 from doorward.model import Address, Port
 
 HOME, ELSEWHERE, HOST = map(ip_address, ("192.0.2.7", "192.0.2.8", "198.51.100.2"))
@@ -20,12 +20,12 @@ ICMP = 1
 
 
 def diag(local: Address, number: int, remote: Address = HOME) -> bytes:
-    """Give a struct inet_diag_msg."""
+    """Return a struct inet_diag_msg."""
     return bytes(4) + struct.pack("!HH16s16s4s8s", number, 40000, local.packed, remote.packed, b"", b"cookie")
 
 
 def tracked(source: Address, protocol: int, number: int | None) -> memoryview:
-    """Give the body of a conntrack message, as much of it as is read."""
+    """Return the parsed part of a conntrack message."""
     ends = netlink.attribute(1 if source.version == 4 else 3, source.packed)
     ports = b"" if number is None else netlink.attribute(3, struct.pack("!H", number))
     carried = netlink.attribute(1, bytes([protocol])) + ports
@@ -45,20 +45,20 @@ def tracked(source: Address, protocol: int, number: int | None) -> memoryview:
         (HOME, ICMP, None, False),
     ],
 )
-def test_which_conntrack_entries_are_meant(source: Address, protocol: int, number: int | None, is_meant: bool) -> None:
-    entry = entry_between(tracked(source, protocol, number), HOME, [SSH, DNS])
+def test_matching_conntrack_entries(source: Address, protocol: int, number: int | None, is_meant: bool) -> None:
+    entry = matching_entry(tracked(source, protocol, number), HOME, [SSH, DNS])
     assert (entry is not None) == is_meant
     assert entry is None or netlink.attributes(memoryview(entry)).keys() == {1, 12}
 
 
-def test_a_conntrack_entry_without_its_parts_is_not_meant() -> None:
+def test_incomplete_conntrack_entry_does_not_match() -> None:
     for body in b"", bytes(4), bytes(4) + netlink.attribute(1, b""), bytes(tracked(HOME, 6, 22))[:-8]:
-        assert entry_between(memoryview(body), HOME, [SSH]) is None
+        assert matching_entry(memoryview(body), HOME, [SSH]) is None
 
 
-def test_a_conntrack_entry_whose_length_lies() -> None:
+def test_conntrack_entry_with_a_wrong_length() -> None:
     with pytest.raises(MalformedError):
-        entry_between(tracked(HOME, 6, 22)[:-1], HOME, [SSH])
+        matching_entry(tracked(HOME, 6, 22)[:-1], HOME, [SSH])
 
 
 def test_a_socket() -> None:
@@ -71,11 +71,11 @@ def test_a_socket() -> None:
     ("local", "family", "number"),
     [("0.0.0.0", socket.AF_INET, 22), ("127.0.0.1", socket.AF_INET, 0), ("::1", socket.AF_INET6, 0)],
 )
-def test_ports_that_others_reach(local: str, family: int, number: int) -> None:
+def test_reachable_ports(local: str, family: int, number: int) -> None:
     body = memoryview(diag(ip_address(local), 22))
-    assert outer_port(body, family) == number
+    assert reachable_port(body, family) == number
     with pytest.raises(MalformedError):
-        outer_port(body[:23], family)
+        reachable_port(body[:23], family)
 
 
 def route(bits: int, destination: bytes, table: int = 255) -> memoryview:

@@ -1,4 +1,4 @@
-"""Which SSH connection a command was called through."""
+"""The SSH connection of the current session."""
 
 from __future__ import annotations
 
@@ -29,17 +29,17 @@ ASK = "from doorward.kernel.ssh_session import ssh_connection; print(ssh_connect
         (f"192.0.2.7 {'9' * 5000} 198.51.100.2 22", None),
     ],
 )
-def test_what_openssh_writes(text: str, found: SshConnection | None) -> None:
+def test_ssh_connection_variable(text: str, found: SshConnection | None) -> None:
     assert parse(text) == found
 
 
-def test_the_own_environment_comes_first(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_own_environment_takes_precedence(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("SSH_CONNECTION", "192.0.2.7 50000 198.51.100.2 22")
     assert ssh_connection() == FOUND
 
 
-def test_a_caller_that_still_has_it_is_asked() -> None:
-    """As below sudo, which keeps its own environment and hands on a cleaned one."""
+def test_environment_of_an_ancestor_is_read() -> None:
+    """As with sudo, which has the environment itself but passes on a cleaned one."""
     cleaned = ["env", "-u", "SSH_CONNECTION", sys.executable, "-c", ASK]
     caller = f"import subprocess; subprocess.run({cleaned!r}, check=True)"
     environment = {**os.environ, "SSH_CONNECTION": "192.0.2.7 50000 198.51.100.2 22"}

@@ -26,11 +26,11 @@ NUMBERS: dict[str, Any] = {
         ["ran", "", "knock", 7],
     ],
     "refused": {"fast": 5},
-    "counters": {"hidden": 12, "no_room_open": 0},
+    "counters": {"dropped_closed": 12, "open_full": 0},
     "sets": {
         "open4": {"elements": 2, "size": 65536},
-        "window4_ab12": {"elements": None, "size": 4096},
-        "standing4": {"elements": 1, "size": 0},
+        "first_knock4_ab12": {"elements": None, "size": 4096},
+        "preexisting4": {"elements": 1, "size": 0},
     },
     "latency": {"bounds": [0.001, 0.01], "counts": [3, 1, 1], "sum": 0.6},
     "signed": {"takes": True, "refused": {"used": 1}},
@@ -60,12 +60,12 @@ EXPECTED = {
     'doorward_ran_total{"by": "knock", "door": ""}': 7,
     'doorward_refusals_total{"by": "knock", "reason": "fast"}': 5,
     'doorward_refusals_total{"by": "key", "reason": "used"}': 1,
-    'doorward_packets_total{"path": "hidden"}': 12,
-    'doorward_packets_total{"path": "no_room_open"}': 0,
+    'doorward_packets_total{"path": "dropped_closed"}': 12,
+    'doorward_packets_total{"path": "open_full"}': 0,
     'doorward_set_elements{"machine": "", "set": "open4"}': 2,
-    'doorward_set_elements{"machine": "", "set": "standing4"}': 1,
+    'doorward_set_elements{"machine": "", "set": "preexisting4"}': 1,
     'doorward_set_size{"machine": "", "set": "open4"}': 65536,
-    'doorward_set_size{"machine": "ab12", "set": "window4"}': 4096,
+    'doorward_set_size{"machine": "ab12", "set": "first_knock4"}': 4096,
     'doorward_recording_seconds_bucket{"le": "0.001"}': 3,
     'doorward_recording_seconds_bucket{"le": "0.01"}': 4,
     'doorward_recording_seconds_bucket{"le": "+Inf"}': 5,
@@ -107,7 +107,7 @@ def test_every_local_user_sees_nothing_that_a_knock_changes() -> None:
         'doorward_up{}': 1,
         f'doorward_build_info{{"version": "{__version__}"}}': 1,
         "doorward_doors{}": 3,
-        'doorward_packets_total{"path": "hidden"}': 12,
+        'doorward_packets_total{"path": "dropped_closed"}': 12,
         "doorward_signed_ready{}": 1,
         "doorward_fleet_in_touch{}": 1,
         "doorward_ledger_trouble{}": 1,
@@ -144,7 +144,7 @@ def test_the_manual_lists_all_metrics_and_no_others() -> None:
     listed = set(re.findall(r"^\| `(doorward_\w+)`", text, re.MULTILINE))
     assert listed == {re.sub(r"_(bucket|count|sum)$", "", name) for name in names()}
     assert set(re.findall(r"expr: .*?(doorward_\w+)", text)) <= names()
-    public = re.findall(r"^\| `(doorward_\w+)` \|[^|]*\| (?:yes|`hidden`.*?) \|", text, re.MULTILINE)
+    public = re.findall(r"^\| `(doorward_\w+)` \|[^|]*\| (?:yes|`dropped_closed`.*?) \|", text, re.MULTILINE)
     assert set(public) == {key.partition("{")[0] for key in samples(exposition(NUMBERS).public)}
     paths = re.findall(r"`(\w+)`", re.findall(r"^\| `doorward_packets_total` \| path \|(.*?)\|", text, re.MULTILINE)[0])
     counted = samples(exposition(NUMBERS | {"counters": dict.fromkeys(COUNTERS, 1)}).public)

@@ -1,4 +1,4 @@
-"""Who is banned with an address, and how the gate's sets hold it."""
+"""Addresses and networks in the ban sets."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from hypothesis import strategies as st
 
 from doorward.errors import HostError
 from doorward.model import Address, Place, parse_place
-from doorward.nftables.ban_sets import ban_network, covers, put_attributes, read
+from doorward.nftables.ban_sets import ban_commands, ban_network, covers, parse_bans
 
 
 @pytest.mark.parametrize(
@@ -22,7 +22,7 @@ from doorward.nftables.ban_sets import ban_network, covers, put_attributes, read
         ("ffff:ffff:ffff:ffff:ffff:ffff:ffff:ffff", "ffff:ffff:ffff:ffff::/64"),
     ],
 )
-def test_who_has_one_address_of_a_64_has_them_all(address: str, banned: str) -> None:
+def test_ipv6_ban_covers_the_whole_64(address: str, banned: str) -> None:
     assert str(ban_network(ip_address(address))) == banned
 
 
@@ -31,7 +31,7 @@ def test_who_has_one_address_of_a_64_has_them_all(address: str, banned: str) -> 
     [
         ("192.0.2.7", True),
         ("192.0.2.8", False),
-        ("192.0.2.0/24", False),  # others are in it
+        ("192.0.2.0/24", False),  # it contains other hosts
         ("192.0.2.6/31", False),
         ("2001:db8::7", True),
         ("2001:db8:0:1::7", False),
@@ -40,7 +40,7 @@ def test_who_has_one_address_of_a_64_has_them_all(address: str, banned: str) -> 
         ("2001:db8::/63", False),
     ],
 )
-def test_a_ban_covers_what_is_all_in_it(place: str, *, is_covered: bool) -> None:
+def test_ban_covers_only_what_is_wholly_inside(place: str, *, is_covered: bool) -> None:
     bans: list[Place] = [ip_address("192.0.2.7"), ip_network("2001:db8::/64")]
     assert any(covers(ban, parse_place(place)) for ban in bans) is is_covered
 
@@ -65,20 +65,20 @@ table inet doorward {
 """
 
 
-def test_reads_what_nft_lists() -> None:
-    assert read(LISTED) == [
+def test_parses_the_listing_of_nft() -> None:
+    assert parse_bans(LISTED) == [
         (ip_address("192.0.2.7"), "59m58s400ms"),
         (ip_address("203.0.113.9"), "4s"),
         (ip_network("2001:db8::/64"), "364d23h59m59s"),
     ]
-    assert read(LISTED.replace("expires", "-")) == []
-    with pytest.raises(HostError, match="no entry"):
-        read(LISTED.replace("192.0.2.7", "192.0.2"))
+    assert parse_bans(LISTED.replace("expires", "-")) == []
+    with pytest.raises(HostError, match="an unknown element"):
+        parse_bans(LISTED.replace("192.0.2.7", "192.0.2"))
 
 
 @given(st.ip_addresses(), st.floats(0.001, 86_400))
-def test_what_is_written_names_the_key_that_the_rules_look_up(address: Address, left_s: float) -> None:
-    add, delete, again = put_attributes("inet doorward", {ban_network(address): left_s})
+def test_ban_commands_use_the_key_that_the_rules_look_up(address: Address, left_s: float) -> None:
+    add, delete, again = ban_commands("inet doorward", {ban_network(address): left_s})
     key = address if address.version == 4 else ip_address(int(address) >> 64 << 64) if int(address) >> 64 else "::"
     assert add == again
     assert add.startswith(f"add element inet doorward banned{address.version} {{ {key} timeout ")

@@ -1,4 +1,4 @@
-"""What nft lists, read."""
+"""Parsing of nft's listings."""
 
 from __future__ import annotations
 
@@ -9,8 +9,8 @@ from doorward.nftables.libnftables import read_elements
 LISTED = Path(__file__).parents[3] / "fuzz" / "corpus" / "nft_output"
 
 
-def test_where_protocols_have_no_names_their_numbers_are_read() -> None:
-    """A small host has no /etc/protocols, where nft looks them up."""
+def test_protocol_numbers_are_parsed_without_names() -> None:
+    """A minimal host has no /etc/protocols, where nft looks them up."""
     named = (LISTED / "both").read_text()
     elements = read_elements(named)
     assert {str(element.port) for element in elements} == {"22/tcp", "53/udp"}

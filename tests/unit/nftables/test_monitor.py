@@ -1,4 +1,4 @@
-"""What the kernel tells of changes of nf_tables, and how it is judged."""
+"""The kernel's notifications of nf_tables changes, and their scope."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ from doorward.config.toml import parse
 from doorward.daemon.ruleset_loader import compile_configuration
 from doorward.errors import MalformedError
 from doorward.nftables.libnftables import NftFirewall
-from doorward.nftables.monitor import RulesetChange, RulesetMonitor, fingerprint, own_process
+from doorward.nftables.monitor import RulesetChange, RulesetMonitor, fingerprint, own_pid
 from tests.support.processes import own_namespace
 
 pytestmark = pytest.mark.netns("nft")
@@ -29,7 +29,7 @@ NFT = {"family": "inet", "table": "doorward"}
 
 @pytest.fixture
 def watch() -> Iterator[RulesetMonitor]:
-    """A gate stands, and what comes after it is heard."""
+    """Return a monitor that was opened after a gate was loaded."""
     with own_namespace():
         NftFirewall().load(GATE, {})
         with closing(RulesetMonitor()) as watch:
@@ -48,7 +48,7 @@ def nft(commands: str) -> None:
         ("add table inet doorward2; add set inet doorward2 ports { type ipv4_addr; }", ""),
         ("add element inet doorward open4 { 192.0.2.7 . tcp . 22 timeout 9s }", "openings"),
         ("add element inet doorward scanners4 { 192.0.2.7 }", ""),
-        ("add element inet doorward standing4 { 192.0.2.7 . 40000 . 192.0.2.8 . 22 }", ""),
+        ("add element inet doorward preexisting4 { 192.0.2.7 . 40000 . 192.0.2.8 . 22 }", ""),
         ("delete element inet doorward ports { tcp . 22 }", "rules"),
         ("flush map inet doorward delta", "rules"),
         ("flush chain inet doorward door", "rules"),
@@ -56,7 +56,7 @@ def nft(commands: str) -> None:
         ("add table inet doorward { flags dormant; }", "rules"),
         ("delete table inet doorward", "rules"),
         ("flush ruleset", "rules"),
-        # several in one transaction: the worst counts
+        # several in one transaction: the widest scope counts
         ("add table inet other; flush chain inet doorward door; add table inet third", "rules"),
         (
             "add element inet doorward open4 { 192.0.2.7 . tcp . 22 timeout 9s }; flush chain inet doorward door",
@@ -64,26 +64,26 @@ def nft(commands: str) -> None:
         ),
     ],
 )
-def test_who_did_what(watch: RulesetMonitor, commands: str, harm: str) -> None:
+def test_process_and_scope_of_changes(watch: RulesetMonitor, commands: str, harm: str) -> None:
     nft(commands)
     assert [(change.program, change.scope) for change in watch.read() or []] == [("nft", harm)]
     assert watch.read() == []
 
 
-def test_a_refused_transaction_is_none(watch: RulesetMonitor) -> None:
+def test_rejected_transaction_is_not_reported(watch: RulesetMonitor) -> None:
     with pytest.raises(subprocess.CalledProcessError):
         nft("flush chain inet doorward door; delete chain inet doorward no_such_chain")
     assert watch.read() == []
 
 
-def test_what_this_process_does_is_known_as_its_own(watch: RulesetMonitor) -> None:
+def test_own_changes_are_recognized(watch: RulesetMonitor) -> None:
     NftFirewall().unload()
     (change,) = watch.read() or []
-    assert change.process == own_process()
+    assert change.process == own_pid()
     assert change.program == Path("/proc/self/comm").read_text().strip()
 
 
-def test_a_child_is_spared_but_for_the_end_of_its_transactions(watch: RulesetMonitor) -> None:
+def test_ignored_child_is_reported_only_at_the_end_of_transactions(watch: RulesetMonitor) -> None:
     def child() -> RulesetChange:
         pid = os.fork()
         if pid == 0:
@@ -96,18 +96,18 @@ def test_a_child_is_spared_but_for_the_end_of_its_transactions(watch: RulesetMon
                 os._exit(0)
         os.waitpid(pid, 0)
         (change,) = watch.read() or []
-        assert change.process != own_process()
+        assert change.process != own_pid()
         return change
 
     assert child().scope == ""
     nft("flush ruleset")
-    assert [change.scope for change in watch.read() or []] == ["rules"]  # others are heard beside it
+    assert [change.scope for change in watch.read() or []] == ["rules"]  # other processes are still reported
     watch.clear_filter()
     NftFirewall().load(GATE, {})
     assert [change.scope for change in watch.read() or []] == ["rules"]
 
 
-def test_a_fingerprint_is_of_one_load(watch: RulesetMonitor) -> None:
+def test_fingerprint_is_unique_to_a_load(watch: RulesetMonitor) -> None:
     first = fingerprint()
     assert first == fingerprint() != b""
     for harmless in ("add table inet other", "add element inet doorward open4 { 192.0.2.7 . tcp . 22 timeout 9s }"):
@@ -126,7 +126,7 @@ def test_a_fingerprint_is_of_one_load(watch: RulesetMonitor) -> None:
     assert len(seen | {fingerprint()}) == 6
 
 
-def test_more_than_the_buffer_holds_is_told_as_such(watch: RulesetMonitor) -> None:
+def test_buffer_overflow_is_reported(watch: RulesetMonitor) -> None:
     elements = ", ".join(f"10.{n >> 16}.{n >> 8 & 255}.{n & 255}" for n in range(100_000))
     NftFirewall().run("add table inet other\nadd set inet other s { type ipv4_addr; }")
     assert watch.read() is not None
@@ -141,7 +141,7 @@ def test_more_than_the_buffer_holds_is_told_as_such(watch: RulesetMonitor) -> No
 @given(st.binary(max_size=200))
 def test_any_bytes_are_changes_or_malformed(raw: bytes) -> None:
     watch = RulesetMonitor.__new__(RulesetMonitor)
-    watch._harm = ""
+    watch._scope = ""
     try:
         changes = watch._changes(raw)
     except MalformedError:

@@ -1,4 +1,4 @@
-"""Tables in, nftables text out; the text of a small gate is kept beside this test and read by people."""
+"""Automaton to nftables text; golden files contain the text of a small gate, for review."""
 
 from __future__ import annotations
 
@@ -49,20 +49,20 @@ def compiled(gate: Gate, doors: list[Door] = DOORS, capacity: int = CAPACITY) ->
 
 
 @pytest.mark.parametrize("name", GATES)
-def test_the_text_is_as_it_was_read_last(name: str) -> None:
-    path, text = GOLDEN / f"{name}.nft", compiled(GATES[name]).whole()
-    if os.environ.get("GOLDEN") == "write":  # after a change: write, then read what changed
+def test_text_matches_the_golden_file(name: str) -> None:
+    path, text = GOLDEN / f"{name}.nft", compiled(GATES[name]).full_text()
+    if os.environ.get("GOLDEN") == "write":  # after a change: write, then review the diff
         path.write_text(text)
     assert text == path.read_text()
 
 
 @pytest.mark.netns("nft")
 @pytest.mark.parametrize("name", GATES)
-def test_nft_takes_it(name: str) -> None:
+def test_nft_accepts_the_text(name: str) -> None:
     assert shutil.which("nft")
     done = subprocess.run(
         ["nft", "--check", "--file", "-"],
-        input=compiled(GATES[name]).whole(),
+        input=compiled(GATES[name]).full_text(),
         text=True,
         capture_output=True,
         check=False,
@@ -71,12 +71,12 @@ def test_nft_takes_it(name: str) -> None:
 
 
 def rules_of(ruleset: Ruleset) -> int:
-    """Count what can stand on a packet's path: all rules but those of the opening chains."""
+    """Count the rules that a packet may traverse: all but those of the opening chains."""
     chains = ruleset.body.split("chain ")[1:]
     return sum(len(chain.split("}")[0].splitlines()) for chain in chains if not chain.startswith("opens_"))
 
 
-def test_the_path_does_not_grow_with_the_doors() -> None:
+def test_rules_per_packet_do_not_grow_with_the_doors() -> None:
     def doors(count: int) -> list[Door]:
         return [Door(f"d{n}", ports(f"{10000 + n}/tcp", f"{20000 + n}/tcp"), ports("22/tcp")) for n in range(count)]
 
@@ -85,31 +85,31 @@ def test_the_path_does_not_grow_with_the_doors() -> None:
     assert many.body.count("chain opens_") == 1  # they open the same port for the same time
 
 
-def test_a_reload_deletes_what_is_old_and_keeps_the_sets() -> None:
+def test_reload_deletes_old_objects_and_keeps_the_sets() -> None:
     ruleset = compiled(Gate(), DOORS[:1])
-    window = next(spec.name for spec in ruleset.kept if spec.name.startswith("window4"))
+    window = next(spec.name for spec in ruleset.sets if spec.name.startswith("first_knock4"))
     existing = [
         Existing("chain", "opens_0"),
         Existing("chain", BASE_CHAINS[0]),
         Existing("map", "delta", 3),
         Existing("set", "open4", 65536),
         Existing("map", window, CAPACITY),
-        Existing("map", "window4_00000000", CAPACITY),  # of a machine that is no more
-        Existing("set", "limiter4", 1024),  # the capacity changed
+        Existing("map", "first_knock4_00000000", CAPACITY),  # of a removed automaton part
+        Existing("set", "ratelimit4", 1024),  # the capacity changed
         Existing("counter", COUNTERS[0]),
     ]
     deleted = [line for line in ruleset.replacing(existing).splitlines() if line.startswith("delete")]
     assert deleted == [
         "delete map inet doorward delta",
-        "delete map inet doorward window4_00000000",
-        "delete set inet doorward limiter4",
+        "delete map inet doorward first_knock4_00000000",
+        "delete set inet doorward ratelimit4",
         "delete chain inet doorward opens_0",  # after the maps that point to it
     ]
 
 
-def test_attempts_outlive_a_reload_only_where_the_states_stay_the_same() -> None:
+def test_attempts_survive_a_reload_only_with_equal_states() -> None:
     def windows(doors: list[Door]) -> set[str]:
-        return {spec.name for spec in compiled(Gate(), doors).kept if spec.name.startswith("window")}
+        return {spec.name for spec in compiled(Gate(), doors).sets if spec.name.startswith("first_knock")}
 
     renamed = [DOORS[0]._replace(name="other", for_ms=1000)]
     assert windows(DOORS[:1]) == windows(renamed)
@@ -128,17 +128,17 @@ def test_full_sets_fit_a_sixteenth_of_the_memory(memory: int, machines: int, wan
 
 def test_a_gate_without_knocks_has_no_automaton() -> None:
     body = compiled(replace(GATES["stealth"]), [DOORS[3]]).body
-    assert "symbols" not in body
+    assert "knock_packets" not in body
     assert "8080 : goto door" in body
 
 
 @pytest.mark.parametrize("mode", Mode)
-def test_what_is_open_gets_the_mark_in_every_mode_and_nothing_comes_with_it(mode: Mode) -> None:
+def test_accepted_packets_get_the_mark_and_arriving_marks_are_cleared(mode: Mode) -> None:
     plain = compiled(Gate(mode=mode)).body.splitlines()
     marking = compiled(Gate(mode=mode, accept_mark=Mark(0x1000, 0x3000))).body.splitlines()
     setting = "meta mark set meta mark & 0xffffcfff | 0x1000 accept"
     sets = (
-        ("open",) if mode is Mode.STEALTH else ("open", "wide")
+        ("open",) if mode is Mode.STEALTH else ("open", "open_nets")
     )  # as `compiled` has it, with signed knocks or without
     unmarked = [line for line in marking if "@banned" in line and line.endswith("accept")]
     assert len(unmarked) == (2 if mode is Mode.OBSERVE else 0)  # where nothing is dropped, the banned get no mark

@@ -1,4 +1,4 @@
-"""From a frame to the packet in it, for every link type that is read, and what is said of others."""
+"""From a frame to its packet, for every supported link type, and the errors for others."""
 
 from __future__ import annotations
 
@@ -67,7 +67,7 @@ LOG_BIG = struct.pack("<BBH", 2, 0, 5) + struct.pack(">HH", 5, 4) + b"a\0\0\0" +
         (239, LOG_BIG, V4),
     ],
 )
-def test_the_packet_is_found(link: int, frame: bytes, packet: bytes) -> None:
+def test_packet_is_found_in_the_frame(link: int, frame: bytes, packet: bytes) -> None:
     assert bytes(strip_link_header(link, frame).packet) == packet
 
 
@@ -87,7 +87,7 @@ def test_the_packet_is_found(link: int, frame: bytes, packet: bytes) -> None:
         (1, MACS + b"\x08\x00", None, ""),
     ],
 )
-def test_which_way_it_went(link: int, frame: bytes, outgoing: bool | None, interface: str) -> None:
+def test_direction_and_interface(link: int, frame: bytes, outgoing: bool | None, interface: str) -> None:
     network = strip_link_header(link, frame + V4)
     assert (network.outgoing, network.interface) == (outgoing, interface)
     assert network.is_cooked == (link in (113, 276))
@@ -120,7 +120,7 @@ def test_which_way_it_went(link: int, frame: bytes, outgoing: bool | None, inter
         (999, bytes(64), "link type 999 (which doorward does not know); capture on"),
     ],
 )
-def test_what_else_a_frame_is(link: int, frame: bytes, says: str) -> None:
+def test_other_frames_are_named(link: int, frame: bytes, says: str) -> None:
     with pytest.raises(MalformedError) as found:
         strip_link_header(link, frame)
     assert says in str(found.value)

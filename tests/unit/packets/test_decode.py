@@ -1,4 +1,4 @@
-"""What a packet says about itself, whole or not, and what an ICMP error says of another."""
+"""Decoding of whole and truncated packets, and of ICMP errors."""
 
 from __future__ import annotations
 
@@ -39,7 +39,7 @@ def test_a_tcp_packet() -> None:
         (ipv4(Protocol.TCP, tcp(), length=10), None, "IPv4: a header of 20 bytes in a packet of 10"),
     ],
 )
-def test_what_has_no_whole_header(raw: bytes, port: Port | None, trouble: str) -> None:
+def test_truncated_headers(raw: bytes, port: Port | None, trouble: str) -> None:
     flow = decode_flow(memoryview(raw))
     ends = (HERE4, THERE4) if raw[0] >> 4 == 4 else (HERE6, THERE6)
     assert (flow.packet, flow.port, (flow.source, flow.destination)) == (None, port, ends)
@@ -47,7 +47,7 @@ def test_what_has_no_whole_header(raw: bytes, port: Port | None, trouble: str) -
 
 
 @pytest.mark.parametrize("raw", [b"", b"\x45", b"\x60" + bytes(38), b"\x50" + bytes(60)])
-def test_what_has_no_addresses(raw: bytes) -> None:
+def test_packets_without_addresses(raw: bytes) -> None:
     with pytest.raises(MalformedError, match="no IP packet"):
         decode_flow(memoryview(raw))
 
@@ -86,11 +86,11 @@ def test_errors(kind: int, code: int, version: int, says: str) -> None:
         assert flow.about is None
 
 
-def test_errors_about_what_cannot_be_read() -> None:
+def test_icmp_errors_with_unreadable_packets() -> None:
     for quoted in (b"", b"\x45", bytes(40)):
         flow = decode_flow(memoryview(ip(SERVER, CLIENT, 1, struct.pack("!BBHI", 3, 1, 0, 0) + quoted)))
         assert (flow.error, flow.about) == ("", None)
     nested = icmp_error(SERVER, 3, 1, icmp_error(SERVER, 3, 1, ip(CLIENT, SERVER, 17, b"")))
     found = decode_flow(memoryview(nested))
     assert found.about is not None
-    assert (found.about.error, found.about.about) == ("", None)  # an error about an error: no further
+    assert (found.about.error, found.about.about) == ("", None)  # an error about an error is not decoded further

@@ -1,4 +1,4 @@
-"""Who sent a packet: a table of heads."""
+"""Source addresses of packets."""
 
 from __future__ import annotations
 
@@ -24,13 +24,13 @@ V4, V6 = packet_from(ip_address("192.0.2.7")), packet_from(ip_address("2001:db8:
         (b"\x6f" + V6[1:], "2001:db8::7"),  # with a traffic class
     ],
 )
-def test_the_source_is_read(packet: bytes, source: str) -> None:
+def test_source_address(packet: bytes, source: str) -> None:
     assert source_address(memoryview(packet)) == ip_address(source)
 
 
 @pytest.mark.parametrize(
     "packet", [b"", V4[:19], V6[:39], b"\x00" * 40, b"\x55" + V4[1:], b"\x45", b"\x60", b"\xff" * 60]
 )
-def test_what_is_no_packet(packet: bytes) -> None:
+def test_invalid_packets(packet: bytes) -> None:
     with pytest.raises(MalformedError, match="no IP packet"):
         source_address(memoryview(packet))

@@ -1,4 +1,4 @@
-"""Capture files in both formats: byte orders, units of time, damage, and files that end too early."""
+"""Capture files in both formats: byte orders, time units, corruption, and truncated files."""
 
 from __future__ import annotations
 
@@ -32,7 +32,7 @@ orders = pytest.mark.parametrize("order", ["<", ">"], ids=["little", "big"])
 
 def read(data: bytes) -> tuple[list[CapturedFrame], str]:
     capture = CaptureFile(io.BytesIO(data))
-    return list(capture), capture.cut
+    return list(capture), capture.truncated
 
 
 def fault(data: bytes) -> str:
@@ -66,7 +66,7 @@ def test_pcapng(tmp_path: Path, order: str) -> None:
 
 @orders
 @pytest.mark.parametrize("format_", ["pcap", "pcapng"])
-def test_a_file_that_ends_too_early_gives_what_came_before(tmp_path: Path, order: str, format_: str) -> None:
+def test_truncated_file_yields_the_frames_before_its_end(tmp_path: Path, order: str, format_: str) -> None:
     if format_ == "pcap":
         path = write_pcap(tmp_path / "x", FRAMES, order=order)
     else:
@@ -86,26 +86,26 @@ def test_a_file_that_ends_too_early_gives_what_came_before(tmp_path: Path, order
 @pytest.mark.parametrize(
     ("start", "says"),
     [
-        (b"", "it is empty; make one with `tcpdump -w FILE`"),
-        (b"\x1f\x8b\x08\x00", "it is compressed with gzip; run `gunzip` on it first"),
+        (b"", "the file is empty; create one with `tcpdump -w FILE`"),
+        (b"\x1f\x8b\x08\x00", "compressed with gzip; run `gunzip` on it first"),
         (b"\x28\xb5\x2f\xfd12", "zstd"),
         (b"\xfd7zXZ\0", "xz"),
         (b"BZh91AY", "bzip2"),
         (b"snoop\0\0\0", "Solaris"),
         (b"\x34\xcd\xb2\xa1\2\0\4\0", "convert it with `editcap -F pcap`"),
-        (b"12:00:09.123456 IP 192.0.2.7", "it is no capture; make one with `tcpdump -w FILE`"),
+        (b"12:00:09.123456 IP 192.0.2.7", "not a capture file; create one with `tcpdump -w FILE`"),
         (b"\xd4\xc3\xb2\xa1\x03\0\0\0" + bytes(16), "byte 4: pcap of version 3.0; doorward reads version 2"),
     ],
 )
-def test_what_is_no_capture(start: bytes, says: str) -> None:
+def test_files_that_are_not_captures(start: bytes, says: str) -> None:
     assert says in fault(start)
 
 
-def test_lies_in_pcap() -> None:
+def test_invalid_pcap_fields() -> None:
     head = struct.pack("<IHHIIII", 0xA1B2C3D4, 2, 4, 0, 0, 262144, 1)
     good = struct.pack("<IIII", 1, 0, 1, 1) + b"x"
     lie = struct.pack("<IIII", 1, 0, MAX_FRAME_BYTES + 1, 1)
-    assert fault(head + good + lie) == "byte 41: a packet claims 262,145 bytes, the most is 262,144"
+    assert fault(head + good + lie) == "byte 41: invalid packet size 262,145: at most 262,144 bytes"
     capture = iter(CaptureFile(io.BytesIO(head + good + lie)))
     assert next(capture).data == b"x"
 
@@ -114,7 +114,7 @@ def test_lies_in_pcap() -> None:
 @pytest.mark.parametrize(
     ("resolution", "units_per_s"), [(b"\x09", 10**9), (b"\x00", 1), (b"\x03", 1000), (b"\x94", 1 << 20), (b"", 10**6)]
 )
-def test_units_of_time(order: str, resolution: bytes, units_per_s: int) -> None:
+def test_time_units(order: str, resolution: bytes, units_per_s: int) -> None:
     options = pcapng_option(9, resolution, order) if resolution else b""
     data = pcapng_section(order) + pcapng_interface(1, options=options, order=order)
     ((frame,), _) = read(data + pcapng_packet(FRAMES[0], order=order, units_per_s=units_per_s))
@@ -122,15 +122,15 @@ def test_units_of_time(order: str, resolution: bytes, units_per_s: int) -> None:
 
 
 @orders
-def test_an_offset_of_time(order: str) -> None:
+def test_time_offset(order: str) -> None:
     options = pcapng_option(14, struct.pack(order + "q", -3600), order)
     data = pcapng_section(order) + pcapng_interface(1, options=options, order=order)
     ((frame,), _) = read(data + pcapng_packet(FRAMES[0], order=order))
     assert frame.at_ns == AT_NS // 1000 * 1000 - 3_600_000_000_000
 
 
-def test_sections_interfaces_and_blocks_of_other_kinds() -> None:
-    """Each section begins anew: its byte order and its interfaces are its own."""
+def test_sections_interfaces_and_other_blocks() -> None:
+    """Each section has its own byte order and interfaces."""
     frame, noise = FRAMES[0], pcapng_block(4, b"names of addresses")
     first = pcapng_section() + pcapng_interface(1, "eth0") + noise + pcapng_interface(113, "any")
     first += pcapng_packet(frame, 1) + noise + pcapng_packet(frame, 0)
@@ -140,8 +140,8 @@ def test_sections_interfaces_and_blocks_of_other_kinds() -> None:
     assert cut == ""
 
 
-def test_simple_packets_have_the_time_of_the_one_before() -> None:
-    short = pcapng_block(1, struct.pack("<HHI", 1, 0, 4))  # keeps four bytes
+def test_simple_packets_get_the_previous_time() -> None:
+    short = pcapng_block(1, struct.pack("<HHI", 1, 0, 4))  # snapshot length of four bytes
     simple = pcapng_block(3, struct.pack("<I", 7) + b"abcdefg")
     frames, _ = read(pcapng_section() + short + simple + pcapng_packet(FRAMES[0]) + simple)
     assert [(f.at_ns, f.data, f.length) for f in frames] == [
@@ -179,11 +179,11 @@ AT = len(START)
         (START + pcapng_block(6, struct.pack("<IIIII", 0, 0, 0, 9, 9) + b"12345678"), "a packet of 9 bytes in a block"),
         (
             START + pcapng_block(6, struct.pack("<IIIII", 0, 0xFFFFFFFF, 0, 1, 1) + b"1"),
-            "a time that no calendar knows",
+            "invalid packet time",
         ),
         (pcapng_section() + pcapng_interface(1, options=struct.pack("<HH", 9, 40)), "byte 28: an option of 40 bytes"),
         (pcapng_section() + pcapng_interface(1) * (MAX_INTERFACES + 1), "more than 4,096 interfaces"),
     ],
 )
-def test_lies_in_pcapng(data: bytes, says: str) -> None:
+def test_invalid_pcapng_fields(data: bytes, says: str) -> None:
     assert says in fault(data)

@@ -1,4 +1,4 @@
-"""The picture: every cell where it belongs."""
+"""The layout of the picture."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from doorward.model import Port, Protocol
-from doorward.verify.picture import COLOURS, Drawing, Label, Outline, Rect, Sheet, columns_for, draw, to_svg
+from doorward.verify.picture import COLORS, Drawing, Label, Outline, Rect, Sheet, columns_for, draw, to_svg
 from doorward.verify.port_map import CellKind
 from doorward.verify.port_set import parse_ports
 
@@ -20,7 +20,7 @@ NAMESPACE = "{http://www.w3.org/2000/svg}"
 def sheet(
     kinds: dict[Port, CellKind], heading: str = "home (192.0.2.7)", details: Sequence[str] = ("details",)
 ) -> Sheet:
-    return Sheet(heading, details, True, ["all as it should be"], kinds)
+    return Sheet(heading, details, True, ["OK"], kinds)
 
 
 def silent_but(ports: str, **loud: str) -> dict[Port, CellKind]:
@@ -35,7 +35,7 @@ def texts(drawing: Drawing) -> list[str]:
 
 
 def area(drawing: Drawing, kind: CellKind) -> int:
-    rects = [shape for shape in drawing.shapes if isinstance(shape, Rect) and shape.fill == COLOURS[kind]]
+    rects = [shape for shape in drawing.shapes if isinstance(shape, Rect) and shape.fill == COLORS[kind]]
     return sum(rect.width * rect.height for rect in rects[:-1])  # the last is the legend's
 
 
@@ -56,13 +56,13 @@ def test_every_cell_is_as_large_as_its_share() -> None:
     assert area(drawing, CellKind.SILENT) == (1056 - 34) * cell
 
 
-def test_words_legend_and_counts() -> None:
+def test_text_legend_and_counts() -> None:
     said = texts(draw([sheet(silent_but("1-65535,8000/udp", OPEN="80", DOOR="22"))]))
-    assert {"home (192.0.2.7)", "details", "all as it should be", "TCP", "UDP", "1", "8000"} <= set(said)
-    assert said[-3:] == ["silent: 65,534", "opens to the knock: 1", "open: 1"]
+    assert {"home (192.0.2.7)", "details", "OK", "TCP", "UDP", "1", "8000"} <= set(said)
+    assert said[-3:] == ["silent: 65,534", "opened by knock: 1", "open: 1"]
 
 
-def test_few_loud_ports_are_framed_and_named_and_a_crowd_is_not() -> None:
+def test_few_unusual_ports_are_framed_and_labeled() -> None:
     few = draw([sheet(silent_but("1-65535", OPEN="80,40000", DOOR="22"))])
     assert len([shape for shape in few.shapes if isinstance(shape, Outline)]) == 3
     assert {"22", "80", "40000"} <= set(texts(few))
@@ -70,13 +70,13 @@ def test_few_loud_ports_are_framed_and_named_and_a_crowd_is_not() -> None:
     assert not [shape for shape in crowd.shapes if isinstance(shape, Outline)]
 
 
-def test_a_silent_door_among_refusing_ports_is_framed() -> None:
+def test_silent_door_among_closed_ports_is_framed() -> None:
     kinds = dict.fromkeys(parse_ports("1-65535"), CellKind.CLOSED) | {Port(Protocol.TCP, 22): CellKind.DOOR}
     (frame,) = [shape for shape in draw([sheet(kinds)]).shapes if isinstance(shape, Outline)]
-    assert frame.colour == COLOURS[CellKind.DOOR]
+    assert frame.color == COLORS[CellKind.DOOR]
 
 
-def test_names_of_neighbours_do_not_cover_each_other() -> None:
+def test_labels_do_not_overlap() -> None:
     said = texts(draw([sheet(silent_but("1-65535", OPEN="3000-3005"))]))
     assert [text for text in said if text.startswith("300")] == ["3000"]
 
@@ -97,7 +97,7 @@ KINDS = st.dictionaries(
 
 @settings(max_examples=50)
 @given(KINDS, HEADINGS, st.lists(st.text(max_size=200), max_size=3))
-def test_any_words_and_ports_give_xml_with_everything_inside(
+def test_any_text_and_ports_give_valid_xml_within_the_page(
     kinds: dict[Port, CellKind], heading: str, details: list[str]
 ) -> None:
     drawing = draw([sheet(kinds, heading, details), sheet(kinds)])

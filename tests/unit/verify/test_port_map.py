@@ -1,4 +1,4 @@
-"""The grid in the terminal: one cell a port or the loudest of several, within 80 columns."""
+"""The grid in the terminal: one port per cell, or the most unusual of several, within 80 columns."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from doorward.model import Port, Protocol
-from doorward.verify.findings import Course, ObservedOpening
+from doorward.verify.findings import Observations, ObservedOpening
 from doorward.verify.nmap_xml import PortAnswer, PortResult
 from doorward.verify.port_map import CellKind, build_grid, cell_kinds, grid_legend, grid_text
 from doorward.verify.port_set import parse_ports
@@ -32,7 +32,7 @@ def all_silent_but(**loud: int) -> dict[Port, CellKind]:
     return kinds | {Port(Protocol.TCP, number): CellKind[name] for name, number in loud.items()}
 
 
-def test_each_port_is_shown_as_what_it_is() -> None:
+def test_cell_kinds() -> None:
     before = {
         Port.parse("22/tcp"): seen(PortAnswer.SILENT),
         Port.parse("23/tcp"): seen(PortAnswer.SILENT),
@@ -42,43 +42,41 @@ def test_each_port_is_shown_as_what_it_is() -> None:
         Port.parse("82/tcp"): seen(PortAnswer.REJECTED),
         Port.parse("9/udp"): seen(PortAnswer.SILENT),
     }
-    course = Course(before, ObservedOpening({Port.parse("22/tcp"): seen(PortAnswer.OPEN)}, frozenset(), 1))
+    course = Observations(before, ObservedOpening({Port.parse("22/tcp"): seen(PortAnswer.OPEN)}, frozenset(), 1))
     kinds = cell_kinds(course, parse_ports("79-80"))
-    assert grid_text(kinds, colours=False) == ["TCP    22 K.c+Or", "UDP     9 ."]
-    assert grid_legend(kinds, colours=False) == [
+    assert grid_text(kinds, colors=False) == ["TCP    22 K.c+Or", "UDP     9 ."]
+    assert grid_legend(kinds, colors=False) == [
         ". silent 2  c refuses 1  r rejected 1  + open, as expected 1",
-        "K opens to the knock 1  O open 1",
+        "K opened by knock 1  O open 1",
     ]
 
 
-@pytest.mark.parametrize(("colours", "share"), [(True, 32), (False, 64)])
-def test_all_ports_fit_a_terminal(colours: bool, share: int) -> None:
+@pytest.mark.parametrize(("colors", "share"), [(True, 32), (False, 64)])
+def test_all_ports_fit_a_terminal(colors: bool, share: int) -> None:
     kinds = all_silent_but(DOOR=22, PUBLIC=65535)
-    lines = [*grid_text(kinds, colours=colours), *grid_legend(kinds, colours=colours)]
+    lines = [*grid_text(kinds, colors=colors), *grid_legend(kinds, colors=colors)]
     plain = [ESCAPES.sub("", line) for line in lines]
     assert len(plain) <= 17
     assert max(map(len, plain)) <= 80
     assert plain[-1].endswith(f"({share} a cell)")
 
 
-def test_nothing_loud_hides_among_the_silent() -> None:
-    first, *_, last = grid_text(all_silent_but(OPEN=64, DOOR=63, CLOSED=65), colours=False)
+def test_unusual_port_is_visible_among_silent_ones() -> None:
+    first, *_, last = grid_text(all_silent_but(OPEN=64, DOOR=63, CLOSED=65), colors=False)
     assert first == "TCP     1 Oc" + "." * 62
     assert last == "    61441 " + "." * 64
 
 
-def test_two_cells_share_a_character_in_colour() -> None:
+def test_two_cells_share_a_character_in_color() -> None:
     kinds = dict.fromkeys(parse_ports("1-65"), CellKind.SILENT)
-    (line,) = grid_text(kinds, colours=True)
+    (line,) = grid_text(kinds, colors=True)
     assert ESCAPES.sub("", line) == "TCP     1 " + "▀" * 64
-    assert line.count("48;5;") == 1  # below the first cell alone there is another
+    assert line.count("48;5;") == 1  # only the first cell has another one below
     assert line.endswith("\033[0m")
 
 
 @given(KINDS, st.sampled_from([1, 7, 64]), st.none() | st.integers(1, 50))
-def test_every_port_has_one_cell_and_its_row_says_where(
-    kinds: dict[Port, CellKind], columns: int, most: int | None
-) -> None:
+def test_every_port_has_one_cell_in_its_row(kinds: dict[Port, CellKind], columns: int, most: int | None) -> None:
     for protocol in Protocol:
         grid = build_grid(kinds, protocol, columns, most)
         numbers = [port.number for port in sorted(kinds) if port.protocol is protocol]
@@ -93,7 +91,7 @@ def test_every_port_has_one_cell_and_its_row_says_where(
 
 
 @given(KINDS, st.booleans())
-def test_the_terminal_is_never_too_narrow(kinds: dict[Port, CellKind], colours: bool) -> None:
-    lines = [*grid_text(kinds, colours=colours), *grid_legend(kinds, colours=colours)]
+def test_the_terminal_is_never_too_narrow(kinds: dict[Port, CellKind], colors: bool) -> None:
+    lines = [*grid_text(kinds, colors=colors), *grid_legend(kinds, colors=colors)]
     assert all(len(ESCAPES.sub("", line)) <= 80 for line in lines)
-    assert colours or all(line.isascii() for line in lines)
+    assert colors or all(line.isascii() for line in lines)

@@ -1,4 +1,4 @@
-"""Lists of ports, as the command line takes them and as messages show them."""
+"""Port lists, as the command line accepts them and messages show them."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ PORTS = st.frozensets(st.builds(Port, st.sampled_from(Protocol), st.integers(1, 
         ("60-61/udp,62/udp", "60-62/udp"),
     ],
 )
-def test_what_can_be_written(text: str, wanted: str) -> None:
+def test_valid_port_lists(text: str, wanted: str) -> None:
     assert ports_text(parse_ports(text)) == wanted
 
 
@@ -39,35 +39,35 @@ def test_all_ports() -> None:
 @pytest.mark.parametrize(
     ("text", "says"),
     [
-        ("", "'' is no port; write 22, 1-1024, 7000/udp, or several with commas between"),
-        ("22,", "'' is no port"),
-        ("ssh", "'ssh' is no port"),
-        ("1-2-3", "'1-2-3' is no port"),
-        ("22/sctp", "'22/sctp' is no port"),
-        ("0", "'0': ports go from 1 to 65535"),
-        ("1-65536", "'1-65536': ports go from 1 to 65535"),
-        ("90-80", "'90-80' runs backwards; write 80-90"),
-        ("٢٢", "'٢٢' is no port"),
+        ("", "invalid port '': expected 22, 1-1024, 7000/udp, or several separated by commas"),
+        ("22,", "invalid port ''"),
+        ("ssh", "invalid port 'ssh'"),
+        ("1-2-3", "invalid port '1-2-3'"),
+        ("22/sctp", "invalid port '22/sctp'"),
+        ("0", "invalid port '0': ports are 1 to 65535"),
+        ("1-65536", "invalid port '1-65536': ports are 1 to 65535"),
+        ("90-80", "invalid range '90-80': write 80-90"),
+        ("٢٢", "invalid port '٢٢'"),
     ],
 )
-def test_what_cannot(text: str, says: str) -> None:
+def test_invalid_port_lists(text: str, says: str) -> None:
     with pytest.raises(ValueError, match="^" + re.escape(says)):
         parse_ports(text)
 
 
 @given(PORTS.filter(bool))
-def test_a_text_means_its_ports(ports: Ports) -> None:
+def test_ports_round_trip(ports: Ports) -> None:
     assert parse_ports(ports_text(ports, most=100)) == ports
 
 
 @given(PORTS)
-def test_ranges_hold_every_number_once(ports: Ports) -> None:
+def test_ranges_contain_every_number_once(ports: Ports) -> None:
     numbers = port_numbers(ports, Protocol.TCP)
     ranges = [tuple(map(int, text.split("-"))) for text in port_ranges(numbers)]
     assert [number for each in ranges for number in range(each[0], each[-1] + 1)] == numbers
 
 
-def test_a_long_list_is_cut_short_and_says_so() -> None:
+def test_long_list_is_shortened() -> None:
     assert ports_text(parse_ports("1,3,5,7"), most=2) == "1/tcp, 3/tcp and 2 more"
 
 

@@ -41,8 +41,8 @@ def numbers(**changes: Any) -> dict[str, Any]:
         "summary": "2 doors, mode stealth",
         "generation": "0123abcd",
         "doors": 2,
-        "counters": {"knocked": 3, "hidden": 7, "silent": 1200, "fast": 0, "no_room_open": 0},
-        "sets": {"window4_ab": {"elements": 3, "size": 100}, "open4": {"elements": 1, "size": 65536}},
+        "counters": {"knocked": 3, "dropped_closed": 7, "dropped_stealth": 1200, "throttled": 0, "open_full": 0},
+        "sets": {"first_knock4_ab": {"elements": 3, "size": 100}, "open4": {"elements": 1, "size": 65536}},
         "listed": 3,
         "attempts": ATTEMPTS,
         "log_overflows": 0,
@@ -108,14 +108,14 @@ def test_rates_are_those_since_the_last_look() -> None:
     assert shown.gate() == []
     assert shown.dropping() == "dropped -/s"
     shown.on_stats(numbers(), NOW_S)
-    later = {"knocked": 4, "hidden": 7, "silent": 2200, "fast": 6, "no_room_open": 2}
+    later = {"knocked": 4, "dropped_closed": 7, "dropped_stealth": 2200, "throttled": 6, "open_full": 2}
     shown.on_stats(numbers(counters=later, ledger_trouble="full", log_overflows=2), NOW_S + 2)
     assert shown.gate() == [
         "right knocks         0.5/s        4",
         "hidden ports           0/s        7",
         "silent drops         500/s    2,200",
         "of scanners          3.0/s        6",
-        "fullest set    window4 3%",
+        "fullest set    first_knock4 3%",
         "no room for    2 knocks",
         "log overflowed 2 times",
         "the ledger cannot be written",
@@ -127,7 +127,7 @@ def test_rates_are_those_since_the_last_look() -> None:
 def test_a_gate_that_was_loaded_anew_has_no_negative_rates() -> None:
     shown = view()
     shown.on_stats(numbers(), NOW_S)
-    shown.on_stats(numbers(counters={"knocked": 0, "hidden": 1}), NOW_S + 1)
+    shown.on_stats(numbers(counters={"knocked": 0, "dropped_closed": 1}), NOW_S + 1)
     assert not any(shown.drops)
 
 
@@ -148,9 +148,9 @@ def test_signed_knocks(signed: dict[str, Any], says: list[str]) -> None:
 @pytest.mark.parametrize(
     ("sets", "says"),
     [
-        ({"window4_ab": {"elements": None, "size": 100}}, ""),
-        ({"window4_ab": {"elements": 0, "size": 100}}, "sets           under 1% full"),
-        ({"standing4": {"elements": 5, "size": 0}}, ""),
+        ({"first_knock4_ab": {"elements": None, "size": 100}}, ""),
+        ({"first_knock4_ab": {"elements": 0, "size": 100}}, "sets           under 1% full"),
+        ({"preexisting4": {"elements": 5, "size": 0}}, ""),
     ],
 )
 def test_the_fullest_set(sets: dict[str, Any], says: str) -> None:
@@ -190,7 +190,7 @@ def test_the_fullest_set(sets: dict[str, Any], says: str) -> None:
 def test_knocks_in_progress(most: int, listed: int, elements: int, expected: list[str] | None) -> None:
     shown = view()
     assert shown.attempts(most) == []
-    sets = {"window4_ab": {"elements": elements, "size": 1 << 20}}
+    sets = {"first_knock4_ab": {"elements": elements, "size": 1 << 20}}
     shown.on_stats(numbers(listed=listed, sets=sets), NOW_S)
     lines = shown.attempts(most)
     assert len(lines) <= most
