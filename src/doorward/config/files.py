@@ -1,4 +1,4 @@
-"""The edge: which file holds the configuration, and its text."""
+"""Locate the configuration file, check its permissions and read it."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from doorward.errors import ConfigError, ConfigFault, HostError, UsageError
 
 
 class PathComponent(NamedTuple):
-    """The file itself, or a directory on the way to it or to what it links to."""
+    """A file, or a directory in its path or in the path of its link target."""
 
     path: str
     owner: int
@@ -24,16 +24,17 @@ class PathComponent(NamedTuple):
 
 
 class UnsafePath(NamedTuple):
-    """What is wrong, and what to do."""
+    """The fault of an unsafe path, and the remedy."""
 
     what: str
     remedy: str
 
 
 def objection(entries: Iterable[PathComponent], owners: Collection[int] | None) -> UnsafePath | None:
-    """Say who else could change the file; None: nobody. `owners`: whose it and its folders may be (None: anybody's).
+    """Return how an untrusted user could change the file, or None if none can.
 
-    A directory that others can write passes where it is sticky, as /tmp is: there only a file's owner replaces it.
+    `owners` are the users that may own it and its directories (None: any user). A directory writable by others is safe
+    if it is sticky, like /tmp: only a file's owner can replace a file there.
     """
     for path, owner, mode, is_folder in entries:
         if mode & (stat.S_IWGRP | stat.S_IWOTH) and not (is_folder and mode & stat.S_ISVTX):
@@ -48,34 +49,34 @@ def objection(entries: Iterable[PathComponent], owners: Collection[int] | None) 
 
 
 def is_exposed(entries: Iterable[PathComponent]) -> bool:
-    """Tell whether every user of the host can read the file."""
+    """Return whether every user of this host can read the file."""
     return all(entry.mode & (stat.S_IXOTH if entry.is_folder else stat.S_IROTH) for entry in entries)
 
 
-MAX_BYTES = 256 << 20  # a million doors are a tenth of it; a device or a disk image has no end
+MAX_BYTES = 256 << 20  # a million doors take a tenth of it; a device or a disk image could be endless
 
 
 def default_path() -> Path:
-    """Give the file that is read when the call names none."""
+    """Return the configuration file used when the command line names none."""
     folders = os.environ.get("CONFIGURATION_DIRECTORY", "")  # systemd separates several with colons
     return Path(folders.split(":")[0] or "/etc/doorward") / "doorward.toml"
 
 
 def read(path: Path) -> Configuration:
-    """Read a whole configuration that nobody else can change, or raise ConfigError or UsageError."""
+    """Read a configuration that no untrusted user can change. Raises ConfigError or UsageError."""
     return parse(read_text(path, trusted_owners()), str(path))
 
 
 def trusted_owners() -> Collection[int]:
-    """Tell whose file a configuration may be: root's, this user's, and that of whoever called sudo."""
+    """Return the users that may own a configuration: root, this user, and the user that called sudo."""
     caller = os.environ.get("SUDO_UID", "") if os.geteuid() == 0 else ""
     return {0, os.geteuid(), *([int(caller)] if caller.isdecimal() else [])}
 
 
 def open_directory_of(path: Path) -> int:
-    """Open the directory that a file is in; HostError where other users could change what is in it.
+    """Return a descriptor of the directory that contains a file. Raises HostError if others could change it.
 
-    What is then done relative to the descriptor happens in the directory that was judged. OSError: it cannot be opened.
+    Operations relative to the descriptor apply to the directory that was checked. Raises OSError if it cannot be opened.
     """
     descriptor = os.open(path.parent, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
     try:
@@ -90,7 +91,7 @@ def open_directory_of(path: Path) -> int:
 
 
 def exposure(path: Path) -> tuple[str, str] | None:
-    """Say that every user can read the file, and what to do; None where only some can."""
+    """Return the fault and remedy if every user can read the file, else None."""
     entries = list(_entries(path, path.stat()))
     if not (entries and is_exposed(entries)):
         return None
@@ -98,7 +99,7 @@ def exposure(path: Path) -> tuple[str, str] | None:
 
 
 def group_id(name: str | None) -> int | None:
-    """Give the number of a Unix group; HostError where the host has none of that name."""
+    """Return the ID of a Unix group. Raises HostError if this host has no such group."""
     try:
         return None if name is None else grp.getgrnam(name).gr_gid
     except KeyError:
@@ -106,25 +107,25 @@ def group_id(name: str | None) -> int | None:
 
 
 def read_text(path: Path, owners: Collection[int] | None = None) -> str:
-    """Give the text of a configuration, or say why there is none; ConfigError where other users can change it.
+    """Return the text of a configuration. Raises UsageError (unreadable) or ConfigError (unsafe, not text).
 
-    `owners` are the users whose file it may be (None: anybody's).
+    `owners` are the users that may own it (None: any user).
     """
     return text_of(_bytes(path, owners), str(path))
 
 
 def read_roots_text(path: Path) -> str:
-    """Return the text of a file that nobody but root can change; ConfigError where somebody else can."""
+    """Return the text of a file that only root can change. Raises ConfigError if another user can."""
     return text_of(_bytes(path, (0,)), str(path))
 
 
 def text_of(raw: bytes, file: str) -> str:
-    """Give the text that a file's bytes are; ConfigError where they are none."""
+    """Decode a file's bytes. Raises ConfigError if they are not UTF-8 text or too long."""
     if len(raw) > MAX_BYTES:
         remedy = "name the right file with -c FILE, or write fewer doors"
         raise ConfigError([ConfigFault(file, 1, f"the file is larger than {MAX_BYTES >> 20} MiB", remedy)])
     try:
-        text = raw.decode("utf-8-sig")  # some editors begin a file with a byte order mark
+        text = raw.decode("utf-8-sig")  # some editors write a byte order mark
     except UnicodeDecodeError as error:
         raise ConfigError([_not_text(file, raw, error.start, "a byte is not UTF-8")]) from None
     if "\0" in text:
@@ -137,7 +138,7 @@ def _not_text(file: str, raw: bytes, place: int, what: str) -> ConfigFault:
 
 
 def _entries(path: Path, found: os.stat_result) -> Iterator[PathComponent]:
-    """Describe a file and the folders above it and above what it is a link to; nothing for pipes and devices."""
+    """Yield a file and the directories above it and above its link target; nothing for pipes and devices."""
     if not stat.S_ISREG(found.st_mode):
         return
     yield PathComponent(str(path), found.st_uid, found.st_mode, is_folder=False)
@@ -145,7 +146,7 @@ def _entries(path: Path, found: os.stat_result) -> Iterator[PathComponent]:
 
 
 def folders_on_the_way(path: Path) -> Iterator[PathComponent]:
-    """Describe the directories above a path and above what it is a link to, the nearest first."""
+    """Yield the directories above a path and above its link target, the nearest first."""
     places = (path.absolute(), path.resolve())
     nearest = [place.parent for place in places]
     for folder in dict.fromkeys((*nearest, *(folder for place in places for folder in place.parents))):

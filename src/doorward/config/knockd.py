@@ -1,8 +1,8 @@
-"""knockd.conf, as knockd 0.8 reads it, or every fault in it at once.
+"""Parse knockd.conf as knockd 0.8 does, and report every fault in it at once.
 
-What a working file may hold is read as knockd reads it, which is not always what its manual says: a later
-directive replaces an earlier one (Interface: the first counts), UseSyslog counts in any section, two sections may
-have one name. What knockd takes without a word and what can never open anything is a fault.
+A working file is read as knockd reads it, which is not always what its manual says: a later directive replaces an
+earlier one (Interface: the first counts), UseSyslog counts in any section, two sections may have the same name.
+Whatever knockd accepts silently although it can never open anything is a fault.
 """
 
 from __future__ import annotations
@@ -18,9 +18,9 @@ from doorward.config.schema import MAX_SEQUENCE
 from doorward.errors import ConfigError, ConfigFault
 from doorward.model import FlagFilter, Port, Protocol, parse_address
 
-WHITESPACE = " \t\n\v\f\r"  # C's isspace; str.strip() alone would take a no-break space as well
+WHITESPACE = " \t\n\v\f\r"  # C's isspace; str.strip() alone would also strip a no-break space
 FLAGS = ("fin", "syn", "rst", "psh", "ack", "urg")
-MAX_SECONDS = (1 << 31) - 1  # beyond it knockd's int turns over
+MAX_SECONDS = (1 << 31) - 1  # beyond it knockd's int overflows
 MAX_INTERFACE_BYTES = 15
 EXAMPLE = "7000,8000:udp,9000"
 
@@ -29,7 +29,7 @@ _SECONDS = re.compile(r"([0-9]{1,12})\s*(?:s|secs?|seconds?)?\s*(?:#.*)?", re.AS
 
 
 def sequence(text: str) -> tuple[Port, ...]:
-    """Read `7000,8000:udp,9000:tcp`; an ExceptionGroup holds a ValueError for each port that is none."""
+    """Parse `7000,8000:udp,9000:tcp`. Raises an ExceptionGroup with a ValueError per invalid port."""
     words = text.split(",")
     if not text:
         raise ValueError(f"the sequence is empty; write its ports, like {EXAMPLE}")
@@ -48,7 +48,7 @@ def sequence(text: str) -> tuple[Port, ...]:
 
 
 def port(word: str) -> Port:
-    """Read one port of a sequence, tcp where it does not say udp."""
+    """Parse one port of a sequence; the default protocol is tcp."""
     number, *rest = word.split(":")
     protocol = rest[0].strip(WHITESPACE).upper() if rest else "TCP"
     name = shown(word.strip(WHITESPACE))
@@ -65,7 +65,7 @@ def port(word: str) -> Port:
 
 
 def seconds(least: int) -> Callable[[str], int]:
-    """Make a reader of whole seconds."""
+    """Return a converter for whole seconds from `least` up."""
 
     def read(text: str) -> int:
         match = _SECONDS.fullmatch(text)
@@ -80,12 +80,12 @@ def seconds(least: int) -> Callable[[str], int]:
 
 
 def milliseconds(text: str) -> int:
-    """Read the time for a sequence."""
+    """Parse the deadline of a sequence, in milliseconds."""
     return 1000 * seconds(1)(text)
 
 
 def flags(text: str) -> FlagFilter:
-    """Read `syn,!ack`: the bits that are named are tested, and no others."""
+    """Parse `syn,!ack`: only the named bits are tested."""
     words = tuple(dict.fromkeys(text.lower().split(",")))
     for word in words:
         if word.removeprefix("!") not in FLAGS:
@@ -95,7 +95,7 @@ def flags(text: str) -> FlagFilter:
 
 
 def target(text: str) -> IPv4Address | IPv6Address:
-    """Read an address; knockd takes a host's name but then never finds it in a packet."""
+    """Parse an address; knockd accepts a host name but then never matches it."""
     try:
         return parse_address(text)
     except ValueError:
@@ -104,7 +104,7 @@ def target(text: str) -> IPv4Address | IPv6Address:
 
 
 def interface(text: str) -> str | None:
-    """Read an interface's name, `any`, or nothing at all."""
+    """Parse an interface name or `any`; None if empty."""
     odd = any(letter.isspace() or letter in '/"' or letter < " " for letter in text)
     if odd or len(text.encode(errors="surrogatepass")) > MAX_INTERFACE_BYTES:
         raise ValueError(f"{shown(text)} is no interface; write its name alone as `ip link` shows it, like eth0")
@@ -112,19 +112,19 @@ def interface(text: str) -> str | None:
 
 
 def path(text: str) -> str:
-    """Read the name of a file."""
+    """Parse a file name."""
     if not text:
         raise ValueError("no file is named; write its whole path, like /etc/knockd/sequences")
     return text
 
 
 def path_or_none(text: str) -> str | None:
-    """Read the name of a file; an empty one means none."""
+    """Parse a file name; None if empty."""
     return text or None
 
 
 def command(text: str) -> str:
-    """Read a command; an empty one means that nothing is run."""
+    """Return a command as it is; an empty one runs nothing."""
     return text
 
 
@@ -132,12 +132,12 @@ DEFAULT_WITHIN_MS = 25_000
 DEFAULT_CMD_TIMEOUT_S = 10
 DEFAULT_INTERFACE = "eth0"
 DEFAULT_PID_FILE = "/var/run/knockd.pid"
-MAX_NAME = 127  # letters; knockd cuts the rest off
-ANY_FLAGS = FlagFilter(0, 0)  # without TCPFlags knockd looks at every TCP packet
+MAX_NAME = 127  # characters; knockd truncates longer names
+ANY_FLAGS = FlagFilter(0, 0)  # without TCPFlags knockd matches every TCP packet
 
 
 class KnockdOptions(NamedTuple):
-    """The section [options]. None: the file does not say, and the command line or the default holds."""
+    """The section [options]. None: not in the file; the command line or the default applies."""
 
     use_syslog: bool = False
     log_file: str | None = None
@@ -146,10 +146,10 @@ class KnockdOptions(NamedTuple):
 
 
 class KnockdDoor(NamedTuple):
-    """One section: how to knock, and what is run. Command None: not in the file; empty: nothing is run.
+    """One section: how to knock, and which commands run. Command None: not in the file; empty: nothing runs.
 
-    For a source with an IPv6 address `start_command_6` and `stop_command_6` count, and where one of them is not in
-    the file, its IPv4 counterpart. `knock` is empty where `one_time_file` holds the sequences.
+    For IPv6 sources `start_command_6` and `stop_command_6` apply, or if one is not in the file, its IPv4 counterpart.
+    `knock` is empty if `one_time_file` holds the sequences.
     """
 
     name: str
@@ -167,14 +167,14 @@ class KnockdDoor(NamedTuple):
 
 
 class KnockdConfiguration(NamedTuple):
-    """A whole file; doors in its order."""
+    """A parsed file; doors in the order of the file."""
 
     options: KnockdOptions
     doors: tuple[KnockdDoor, ...]
 
 
 class KnockdSetting(NamedTuple):
-    """Which field a directive fills, and how its value is read."""
+    """The field that a directive sets, and the converter of its value."""
 
     field: str
     read: Callable[[str], object]
@@ -204,7 +204,7 @@ SYSLOG = "UseSyslog"
 
 
 def parse(text: str, file: str) -> KnockdConfiguration:
-    """Read a whole file; ConfigError holds all its faults."""
+    """Parse a whole file. Raises ConfigError with all its faults."""
     reader = _Reader(file)
     for number, line in enumerate(text.split("\n"), 1):
         reader.read_line(number, line.strip(WHITESPACE))
@@ -222,9 +222,9 @@ def parse(text: str, file: str) -> KnockdConfiguration:
 class _Section:
     name: str
     line: int
-    settings: Mapping[str, KnockdSetting]  # by upper case
+    settings: Mapping[str, KnockdSetting]  # keys in upper case
     fields: dict[str, Any] = field(default_factory=dict)
-    named: set[str] = field(default_factory=set)  # the fields that the file names, also with a fault
+    named: set[str] = field(default_factory=set)  # the fields set in the file, even if faulty
 
 
 _UPPER_OPTIONS = {key.upper(): setting for key, setting in OPTIONS.items()}
@@ -290,7 +290,7 @@ class _Reader:
             self.fault(number, f"{word}: {what}", instead)
 
     def store(self, section: _Section, setting: KnockdSetting, text: str) -> Iterator[tuple[str, str]]:
-        """Keep a value as knockd would; give what is wrong with it."""
+        """Store a value as knockd would; yield its faults as (fault, remedy)."""
         try:
             value = setting.read(text)
         except ExceptionGroup as group:
@@ -314,7 +314,7 @@ class _Reader:
 
 
 def _joined(earlier: FlagFilter, later: FlagFilter) -> FlagFilter:
-    """Add the flags of one more line; on a bit that both name, the later one counts."""
+    """Merge the flags of two lines; on a bit that both name, the later one counts."""
     return FlagFilter(earlier.mask | later.mask, earlier.value & ~later.mask | later.value)
 
 
@@ -328,7 +328,7 @@ def _known(section: _Section) -> list[str]:
 
 
 def _meant(word: str, section: _Section, otherwise: str) -> str:
-    """Say what to write for a word that is no directive here."""
+    """Return the remedy for a word that is not a valid directive in this section."""
     upper = word.upper()
     if upper == SYSLOG.upper():
         return f"write {SYSLOG} alone on its line"

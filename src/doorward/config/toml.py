@@ -1,6 +1,6 @@
-"""doorward's own file: TOML to a Configuration, or every fault of its meaning at once.
+"""Parse doorward.toml into a Configuration, reporting every invalid setting at once.
 
-A setting is added in one place: a row in `GATE`, `DOOR`, `SIGNED` or `FLEET`, and its field in the schema or the model.
+To add a setting, add a row to `GATE`, `DOOR`, `SIGNED` or `FLEET`, and its field in the schema or the model.
 """
 
 from __future__ import annotations
@@ -21,7 +21,7 @@ from doorward.model import Door
 _ONE_TABLE = "the table stands twice: put its settings into one of the two, or rename one"
 _ONE_SETTING = "the setting stands twice: remove one of the two"
 
-# How tomllib's messages begin, and what the operator should do then.
+# How tomllib's messages begin, and the remedy for each.
 _REMEDIES = {
     "Invalid value": 'write text in double quotes, like mode = "stealth"',
     "Invalid initial character for a key part": "write the key as a plain word or in double quotes",
@@ -50,14 +50,14 @@ _PART = re.compile(r"'([^']*)'")
 
 
 def load(text: str, file: str) -> dict[str, Any]:
-    """Read TOML; ConfigError holds the first fault of its syntax."""
+    """Parse TOML. Raises ConfigError with the first syntax error."""
     try:
         return tomllib.loads(text)
     except tomllib.TOMLDecodeError as error:
         raise ConfigError([_fault(text, file, str(error))]) from None
     except RecursionError:
         raise ConfigError([ConfigFault(file, 1, "lists or tables nest too deep", "write plain lists")]) from None
-    except ValueError:  # int() refuses numbers of thousands of digits
+    except ValueError:  # int() rejects numbers of thousands of digits
         raise ConfigError(
             [ConfigFault(file, 1, "a number has thousands of digits", "write a shorter number")]
         ) from None
@@ -75,7 +75,7 @@ def _fault(text: str, file: str, message: str) -> ConfigFault:
 
 
 def _plain(what: str) -> str:
-    """Name tables as the operator wrote them, not as tuples."""
+    """Write table names as the operator did, not as tuples."""
     return _TUPLE.sub(lambda match: f"[{'.'.join(_PART.findall(match[0]))}]", what)
 
 
@@ -85,7 +85,7 @@ def _remedy(what: str) -> str:
 
 @dataclass(frozen=True, slots=True)
 class Setting:
-    """Which field a key fills, and how its value is read; a list's elements are read by `each` first."""
+    """The field that a key sets, and the converter of its value; `each` converts the elements of a list first."""
 
     field: str
     read: Callable[[Any], object]
@@ -141,7 +141,7 @@ FLEET = {
     "for_max": Setting("for_max_ms", values.duration(values.MAX_FOR_MS)),
 }
 
-# What other programs, and haste, call the same thing.
+# What other programs call the same setting, and common slips.
 OTHER_NAMES = {
     "door": "doors",
     "sequence": "knock",
@@ -156,7 +156,7 @@ OTHER_NAMES = {
 
 
 def parse(text: str, file: str) -> Configuration:
-    """Read a whole configuration; ConfigError holds all faults, or the first one of the syntax."""
+    """Parse a whole configuration. Raises ConfigError with all faults, or the first syntax error."""
     document = load(text, file)
     report = ErrorCollector(file, text)
     _unknown(report, (), document, TABLES)
@@ -175,7 +175,7 @@ def parse(text: str, file: str) -> Configuration:
 
 
 def _fleet(report: ErrorCollector, table: object) -> Fleet:
-    """Read the table; what it cannot do without is reported by its header."""
+    """Convert the table [fleet]; missing required settings are reported at its header."""
     fields = _table(report, ("fleet",), table, FLEET)
     for key, example in (("name", '"example"'), ("endpoints", '["https://192.0.2.11:2379"]')):
         if isinstance(table, dict) and key not in table:
@@ -184,7 +184,7 @@ def _fleet(report: ErrorCollector, table: object) -> Fleet:
 
 
 def _doors(report: ErrorCollector, tables: object) -> list[Door]:
-    """Read every door; one with faults is given with what was good, for the rules to look at."""
+    """Convert every door; one with faults keeps its valid settings, so that `validate` can check them."""
     if not isinstance(tables, dict):
         report.add(("doors",), f"doors is {shown(tables)}, not tables", "write a table [doors.NAME] for each door")
         return []
@@ -213,7 +213,7 @@ def _door(report: ErrorCollector, name: str, table: object) -> Door:
 
 
 def _table(report: ErrorCollector, path: Keys, table: object, settings: Mapping[str, Setting]) -> dict[str, Any]:
-    """Give the fields whose settings are good; the rest is reported."""
+    """Return the fields with valid settings; report the others."""
     if not isinstance(table, dict):
         report.add(path, f"{shown(path[-1])} is {shown(table)}, not a table", f"write a table {header(path)}")
         return {}
@@ -233,11 +233,11 @@ def _table(report: ErrorCollector, path: Keys, table: object, settings: Mapping[
 
 
 class _Reported(Exception):
-    """A list has faults that the report already holds."""
+    """A list has faults that were reported already."""
 
 
 def _elements(report: ErrorCollector, path: Keys, value: object, setting: Setting) -> object:
-    """Read the elements of a list, each fault at its own line; any other value is given as it is."""
+    """Convert the elements of a list, reporting each fault at its own line; return any other value unchanged."""
     if setting.each is None:
         return value
     if not isinstance(value, list):
@@ -254,7 +254,7 @@ def _elements(report: ErrorCollector, path: Keys, value: object, setting: Settin
 
 
 def _unknown(report: ErrorCollector, path: Keys, table: Mapping[str, object], known: Collection[str]) -> None:
-    """Report each key that is no setting here, with what was probably meant."""
+    """Report each unknown key, with the setting that was probably meant."""
     where = f" in {header(path)}" if path else ""
     for key in [key for key in table if key not in known]:
         kind = "setting" if path or not isinstance(table[key], dict) else "table"

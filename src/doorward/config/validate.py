@@ -1,4 +1,4 @@
-"""What settings may not say together, each good by itself."""
+"""Report settings that conflict with each other, though each is valid by itself."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from doorward.model import Door, Port
 
 
 def same_sequence_twice(report: ErrorCollector, doors: Iterable[Door]) -> None:
-    """Refuse two doors of one automaton with the same sequence: one knock would mean both."""
+    """Report two doors of one state machine with the same sequence: a knock would match both."""
     first: dict[object, str] = {}
     for door in doors:
         other = first.setdefault((door.flags, door.within_ms, door.target, door.knock), door.name)
@@ -26,7 +26,7 @@ def same_sequence_twice(report: ErrorCollector, doors: Iterable[Door]) -> None:
 
 
 def knocks_at_taken_ports(report: ErrorCollector, gate: Gate, doors: Sequence[Door], signed: Signed | None) -> None:
-    """Refuse a knock at a port that is no symbol, since it is public or some door opens it."""
+    """Report knock ports that never count, because they are public or opened by a door."""
     public = frozenset(gate.public)
     opener: dict[Port, str] = {}
     for door in doors:
@@ -46,7 +46,7 @@ def knocks_at_taken_ports(report: ErrorCollector, gate: Gate, doors: Sequence[Do
 
 
 def signed_port_is_taken(report: ErrorCollector, gate: Gate, doors: Sequence[Door], signed: Signed | None) -> None:
-    """Refuse a port for signed knocks that something else has: whatever is sent there is taken for one."""
+    """Report a signed knock port that is also used otherwise: every packet to it is taken for a signed knock."""
     if signed is None:
         return
     taken = dict.fromkeys(gate.public, "is public")
@@ -57,7 +57,7 @@ def signed_port_is_taken(report: ErrorCollector, gate: Gate, doors: Sequence[Doo
 
 
 def what_a_door_does(report: ErrorCollector, path: Keys, table: object) -> None:
-    """Refuse a door that does nothing, and one that would open a port of this host for a knock at another."""
+    """Report a door that does nothing, and one that would open ports of this host for a knock at another."""
     if not isinstance(table, dict):
         return
     name = shown(path[-1])
@@ -73,7 +73,7 @@ def what_a_door_does(report: ErrorCollector, path: Keys, table: object) -> None:
 
 
 def what_a_fleet_needs(report: ErrorCollector, gate: Gate, doors: Sequence[Door], fleet: Fleet | None) -> None:
-    """Refuse a gate without a name in a fleet, half of a pair of settings, and shared doors without a fleet."""
+    """Report a fleet gate without a name, half of a pair of settings, and shared doors without a fleet."""
     if fleet is not None:
         _what_its_table_says(report, gate, fleet)
         return
@@ -108,7 +108,7 @@ def _is_here(endpoint: str) -> bool:
 
 
 def _knocks(door: Door) -> Iterator[tuple[Keys, Port]]:
-    """Give each port of a sequence once, with its place."""
+    """Yield each port of a sequence once, with its path of keys."""
     for index, port in enumerate(door.knock):
         if port not in door.knock[:index]:
             yield ("doors", door.name, "knock", str(index)), port

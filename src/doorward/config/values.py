@@ -1,4 +1,4 @@
-"""Readers of single values: a TOML value to doorward's own; ValueError says `what is wrong; what instead`."""
+"""Converters of single TOML values. Each raises ValueError as `fault; remedy`."""
 
 from __future__ import annotations
 
@@ -31,14 +31,14 @@ Item = TypeVar("Item", bound=Hashable)
 
 
 def text(value: object) -> str:
-    """Read a text."""
+    """Convert a string."""
     if not isinstance(value, str):
         raise ValueError(f'{shown(value)} is no text; write text in double quotes, like "text"')
     return value
 
 
 def choice(words: type[Choice]) -> Callable[[object], Choice]:
-    """Make a reader of one of a few words."""
+    """Return a converter for the members of an enumeration."""
 
     def read(value: object) -> Choice:
         if not isinstance(value, str) or value not in list(words):
@@ -49,19 +49,19 @@ def choice(words: type[Choice]) -> Callable[[object], Choice]:
 
 
 def quoted(words: type[StrEnum]) -> list[str]:
-    """Give the words as the file holds them."""
+    """Return the values of an enumeration in double quotes, as the file has them."""
     return [f'"{word}"' for word in words]
 
 
 def boolean(value: object) -> bool:
-    """Read true or false, which TOML writes without quotes."""
+    """Convert true or false, which TOML writes without quotes."""
     if not isinstance(value, bool):
         raise ValueError(f"{shown(value)} is neither true nor false; write true or false, without quotes")
     return value
 
 
 def capacity(value: object) -> int:
-    """Read a number of sources."""
+    """Convert the number of sources to track."""
     if not isinstance(value, int) or isinstance(value, bool) or not MIN_CAPACITY <= value <= MAX_CAPACITY:
         raise ValueError(
             f"{shown(value)} is no possible capacity; "
@@ -71,7 +71,7 @@ def capacity(value: object) -> int:
 
 
 def name(value: object) -> str:
-    """Read the name of a door or of a gate."""
+    """Convert the name of a door or gate."""
     word = text(value)
     if NAME.fullmatch(word) is None:
         raise ValueError(f"{shown(word)} is no name; write 1 to 64 letters, digits, - and _")
@@ -81,7 +81,7 @@ def name(value: object) -> str:
 
 
 def group(value: object) -> str:
-    """Read the name of a Unix group; whether the host has it is not asked here."""
+    """Convert the name of a Unix group; whether it exists is checked elsewhere."""
     word = text(value)
     if not word.isprintable() or word != word.strip() or not 1 <= len(word) <= 255 or set(word) & set(":,/"):
         raise ValueError(f'{shown(word)} is no group; write the name of a Unix group, like "adm"')
@@ -89,7 +89,7 @@ def group(value: object) -> str:
 
 
 def mark(value: object) -> Mark:
-    """Read a mark, as a number or as iptables writes it, `0x1000/0x1000`; without a mask it is its own."""
+    """Convert a mark, as a number or in iptables' syntax, `0x1000/0x1000`; the default mask is the value itself."""
     word = str(value) if isinstance(value, int) and not isinstance(value, bool) else value
     match = _MARK.fullmatch(word.strip()) if isinstance(word, str) else None
     numbers = [int(part, 0 if part[:2].lower() == "0x" else 10) for part in match.groups() if part] if match else []
@@ -102,7 +102,7 @@ def mark(value: object) -> Mark:
 
 
 def duration(limit_ms: int) -> Callable[[object], int]:
-    """Make a reader of durations up to a limit, in milliseconds."""
+    """Return a converter for durations up to a limit, in milliseconds."""
 
     def read(value: object) -> int:
         if isinstance(value, int) and not isinstance(value, bool):
@@ -117,7 +117,7 @@ def duration(limit_ms: int) -> Callable[[object], int]:
 
 
 def port(value: object) -> Port:
-    """Read one port; a number alone is the commonest slip."""
+    """Convert one port; a number without a protocol is the most common mistake."""
     number = value if isinstance(value, int) and not isinstance(value, bool) else 0
     if isinstance(value, str) and re.fullmatch("[0-9]{1,5}", value.strip()):
         number = int(value)
@@ -129,7 +129,7 @@ def port(value: object) -> Port:
 
 
 def datagram_port(value: object) -> Port:
-    """Read a UDP port."""
+    """Convert a UDP port."""
     found = port(value)
     if found.protocol is not Protocol.UDP:
         raise ValueError(f'a signed knock is a UDP packet, and {found} is none; write "{found.number}/udp"')
@@ -137,7 +137,7 @@ def datagram_port(value: object) -> Port:
 
 
 def file(value: object) -> str:
-    """Read the name of a file; a relative one is meant from the configuration's folder."""
+    """Convert a file name; a relative one is resolved against the configuration directory."""
     word = text(value)
     if not word or not word.isprintable() or word.endswith("/"):
         raise ValueError(f'{shown(word)} names no file; write a path, like "server.key"')
@@ -145,7 +145,7 @@ def file(value: object) -> str:
 
 
 def window(value: object) -> int:
-    """Read how far a sender's clock may be off, in milliseconds."""
+    """Convert how far a sender's clock may differ, in milliseconds."""
     duration_ms = duration(MAX_WINDOW_MS)(value)
     if duration_ms < MIN_WINDOW_MS:
         raise ValueError(f'{shown(value)} is shorter than clocks differ; write at least "1s"')
@@ -153,7 +153,7 @@ def window(value: object) -> int:
 
 
 def patience(value: object) -> int:
-    """Read how long an answer is waited for, in milliseconds."""
+    """Convert how long to wait for an answer, in milliseconds."""
     duration_ms = duration(MAX_PATIENCE_MS)(value)
     if duration_ms < MIN_PATIENCE_MS:
         raise ValueError(f'{shown(value)} is too short for an answer; write at least "{MIN_PATIENCE_MS}ms"')
@@ -161,7 +161,7 @@ def patience(value: object) -> int:
 
 
 def endpoint(value: object) -> str:
-    """Read where a node of etcd answers."""
+    """Convert the URL of an etcd node."""
     word = text(value)
     match = _ENDPOINT.fullmatch(word)
     if match is None or not 1 <= int(match[1]) <= 65535:
@@ -170,14 +170,14 @@ def endpoint(value: object) -> str:
 
 
 def endpoints(items: Sequence[str]) -> tuple[str, ...]:
-    """Read the nodes of etcd."""
+    """Convert the list of etcd nodes."""
     if not 1 <= len(items) <= MAX_ENDPOINTS:
         raise ValueError(f"{len(items)} endpoints; write 1 to {MAX_ENDPOINTS}, those of the nodes of etcd")
     return distinct(items)
 
 
 def port_range(value: object) -> tuple[Port, ...]:
-    """Read one port or a range of ports."""
+    """Convert one port or a range of ports."""
     match = _RANGE.fullmatch(value.strip()) if isinstance(value, str) else None
     if match is None:
         return (port(value),)
@@ -188,7 +188,7 @@ def port_range(value: object) -> tuple[Port, ...]:
 
 
 def interface(value: object) -> str:
-    """Read a name as Linux allows it; a `*` at its end stands for any rest."""
+    """Convert an interface name as Linux allows it; a trailing `*` is a wildcard."""
     word = text(value)
     if word == "lo":
         raise ValueError("'lo' is never watched; take it out of the list")
@@ -204,7 +204,7 @@ def interface(value: object) -> str:
 
 
 def address(value: object) -> Address:
-    """Read an IPv4 or IPv6 address."""
+    """Convert an IPv4 or IPv6 address."""
     try:
         return parse_address(text(value))
     except ValueError:
@@ -212,7 +212,7 @@ def address(value: object) -> Address:
 
 
 def command(words: Sequence[str]) -> tuple[str, ...]:
-    """Read a program, by its whole path or a name that PATH has, and its words; there is no shell."""
+    """Convert a command, by its full path or a name in PATH, and its arguments; no shell is involved."""
     if not words:
         raise ValueError('an empty list is no command; write a program and its words, like ["/usr/bin/logger", "%IP%"]')
     if not words[0] or ("/" in words[0] and not words[0].startswith("/")):
@@ -223,7 +223,7 @@ def command(words: Sequence[str]) -> tuple[str, ...]:
 
 
 def sequence(ports: Sequence[Port]) -> tuple[Port, ...]:
-    """Read the knocks of a door."""
+    """Convert the port sequence of a door."""
     if not ports:
         raise ValueError("the sequence is empty; list its ports, or leave `knock` out to open by hand only")
     if len(ports) > MAX_SEQUENCE:
@@ -232,7 +232,7 @@ def sequence(ports: Sequence[Port]) -> tuple[Port, ...]:
 
 
 def opened(ports: Sequence[Port]) -> tuple[Port, ...]:
-    """Read the ports that a door opens."""
+    """Convert the ports that a door opens."""
     if not ports:
         raise ValueError('the list is empty; name what the door opens, like opens = ["22/tcp"]')
     if len(ports) > MAX_OPENS:
@@ -241,14 +241,14 @@ def opened(ports: Sequence[Port]) -> tuple[Port, ...]:
 
 
 def interfaces(names: Sequence[str]) -> tuple[str, ...]:
-    """Read which interfaces are watched."""
+    """Convert the list of watched interfaces."""
     if not names:
         raise ValueError("the list is empty; name one, or leave `interfaces` out to watch all but lo")
     return distinct(names)
 
 
 def distinct(items: Sequence[Item]) -> tuple[Item, ...]:
-    """Refuse what stands twice."""
+    """Return the items. Raises ValueError for a duplicate."""
     if len(set(items)) < len(items):
         twice = next(item for index, item in enumerate(items) if item in items[:index])
         raise ValueError(f"'{twice}' stands twice; write it once")
@@ -256,10 +256,10 @@ def distinct(items: Sequence[Item]) -> tuple[Item, ...]:
 
 
 def public(ranges: Sequence[Sequence[Port]]) -> tuple[Port, ...]:
-    """Join ranges, which may overlap; each port is kept once, where it first stood."""
+    """Join ranges, which may overlap; each port is kept once, at its first position."""
     return tuple(dict.fromkeys(port for ports in ranges for port in ports))
 
 
 def flags(words: Sequence[str]) -> FlagFilter:
-    """Read which TCP flags a knock carries."""
+    """Convert the TCP flags of a knock packet."""
     return FlagFilter.parse(tuple(words))

@@ -1,4 +1,4 @@
-"""Which openings stand. Pure: times are seconds of one clock that never goes back, and are arguments."""
+"""The table of current openings. Pure: times are arguments, in seconds of one monotonic clock."""
 
 from __future__ import annotations
 
@@ -12,14 +12,14 @@ from doorward.model import Element, Opening, Place
 
 
 class OpeningTable:
-    """One entry a door and address; a second opening before the end prolongs the first."""
+    """Current openings, one per door and address; opening a door again extends the opening."""
 
     def __init__(self) -> None:
         self._standing: dict[Place, dict[str, Opening]] = {}
         self._ends: list[tuple[float, int, str, Place]] = []  # a heap by the end
-        self._entered = itertools.count()  # tells equal ends apart: addresses of two families do not compare
-        self._counts: Counter[str] = Counter()  # openings, by who opened them
-        self._wide: Counter[str] = Counter()  # entries of those to networks, likewise
+        self._entered = itertools.count()  # breaks ties between equal ends: addresses of two families do not compare
+        self._counts: Counter[str] = Counter()  # openings, by the key or operator that opened them
+        self._wide: Counter[str] = Counter()  # set elements of openings to networks, likewise
 
     def __iter__(self) -> Iterator[Opening]:
         for doors in self._standing.values():
@@ -29,25 +29,25 @@ class OpeningTable:
         return sum(map(len, self._standing.values()))
 
     def get(self, door: str, address: Place) -> Opening | None:
-        """Give the opening that stands, or None."""
+        """Return the current opening, or None."""
         return self._standing.get(address, {}).get(door)
 
     def count(self, by: str) -> int:
-        """Return how many openings there are that `by` opened."""
+        """Return the number of openings made by `by`."""
         return self._counts[by]
 
     def wide_count(self, by: str) -> int:
-        """Return how many entries the openings to networks have that `by` opened."""
+        """Return the number of set elements in openings to networks made by `by`."""
         return self._wide[by]
 
     def wider(self, place: Place) -> Iterator[Opening]:
-        """Yield the openings to networks that a network lies in."""
+        """Yield the openings to networks that contain a network."""
         if isinstance(place, IPv4Network | IPv6Network):
             for bits in range(place.prefixlen):
                 yield from self._standing.get(place.supernet(new_prefix=bits), {}).values()
 
     def open(self, new: Opening) -> Opening:
-        """Enter an opening, or prolong the one that stands, never shortening it; give what stands now."""
+        """Add an opening, or extend the current one, never shortening it; return the result."""
         old = self.get(new.door, new.address)
         if old is not None:
             ports = tuple(dict.fromkeys((*old.ports, *new.ports)))
@@ -59,13 +59,13 @@ class OpeningTable:
         return new
 
     def restore(self, door: str, address: Place, was: Opening | None) -> None:
-        """Put back what stood before a change that failed."""
+        """Restore the previous opening, or none, after a change that failed."""
         self.close(door, address)
         if was is not None:
             self.open(was)
 
     def close(self, door: str, address: Place) -> Opening | None:
-        """Strike an opening out and give it; None where none stood."""
+        """Remove an opening and return it; return None if there was none."""
         doors = self._standing.get(address, {})
         opening = doors.pop(door, None)
         if not doors:
@@ -82,7 +82,7 @@ class OpeningTable:
                 del counts[opening.by]  # names of keys come and go
 
     def expire(self, now_s: float) -> list[Opening]:
-        """Strike out what has ended by `now_s`."""
+        """Remove and return the openings that end at or before `now_s`."""
         ended: list[Opening] = []
         while (due := self.next_end()) is not None and due.until_s <= now_s:
             heapq.heappop(self._ends)
@@ -91,17 +91,17 @@ class OpeningTable:
         return ended
 
     def next_end(self) -> Opening | None:
-        """Give the opening that ends first."""
+        """Return the opening that ends first, or None."""
         while self._ends:
             until_s, _, door, address = self._ends[0]
             opening = self.get(door, address)
             if opening is not None and opening.until_s == until_s:
                 return opening
-            heapq.heappop(self._ends)  # closed by hand or prolonged since
+            heapq.heappop(self._ends)  # closed or extended since
         return None
 
     def wanted_until(self, elements: Iterable[Element]) -> dict[Element, float]:
-        """Give until when each of these entries is wanted; an entry that no opening wants is left out."""
+        """Return the latest end of the openings that need each element; elements that none needs are left out."""
         until: dict[Element, float] = {}
         for element in elements:
             ends = [o.until_s for o in self._standing.get(element.address, {}).values() if element.port in o.ports]

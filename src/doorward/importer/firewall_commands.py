@@ -1,7 +1,7 @@
-"""Recognises commands of iptables, ip6tables and ufw that open or close ports for `%IP%`, whatever their order.
+"""Parse iptables, ip6tables and ufw commands that open or close ports for `%IP%`, with options in any order.
 
-Only what is understood to the last word becomes a Rule: a word too many may be what keeps others out.
-The languages of firewalld and nft are next door.
+A command becomes a ParsedRule only if every word is understood: an unknown word may be what keeps others out.
+`firewall_languages` parses firewalld and nft.
 """
 
 from __future__ import annotations
@@ -28,14 +28,14 @@ _RELOADS = ("--reload", "reload")
 
 
 class Recognised(NamedTuple):
-    """What a command does: `rule` where it is understood, else `why` not."""
+    """The result of parsing a command: `rule`, or `why` it is None."""
 
     rule: ParsedRule | None
     why: str = ""
 
 
 def recognise(command: str, service: Service) -> Recognised:
-    """Understand a whole command line; `service` looks ports up by name, as services(5) holds them."""
+    """Parse a whole command line; `service` looks ports up by name, as in services(5)."""
     try:
         rules = [rule for words in _simple_commands(command) if (rule := _rule(words, service)) is not None]
     except NotUnderstoodError as error:
@@ -48,7 +48,7 @@ def recognise(command: str, service: Service) -> Recognised:
 
 
 def undoes(command: str, opening: ParsedRule, service: Service) -> bool:
-    """Tell whether a command takes back what `opening` did: the same ports, or an nft rule found by its handle."""
+    """Return whether a command reverts `opening`: it closes the same ports, or deletes an nft rule by its handle."""
     rule = recognise(command, service).rule
     if rule is not None:
         return not rule.opens and rule.tool == opening.tool and set(rule.ports) == set(opening.ports)
@@ -56,7 +56,7 @@ def undoes(command: str, opening: ParsedRule, service: Service) -> bool:
 
 
 def _simple_commands(command: str) -> list[list[str]]:
-    """Split at `;` and `&&`; what else a shell may do is not understood."""
+    """Split at `;` and `&&`; any other shell syntax is not understood."""
     lexer = shlex.shlex(command, posix=True, punctuation_chars="|<>()&;")
     lexer.whitespace_split, lexer.commenters = True, ""
     try:
@@ -75,7 +75,7 @@ def _simple_commands(command: str) -> list[list[str]]:
 
 
 def _rule(words: list[str], service: Service) -> ParsedRule | None:
-    """Understand one simple command; None where it changes nothing by itself."""
+    """Parse one simple command; None if it changes nothing by itself."""
     if words[0].rpartition("/")[2] == "sudo":
         words = words[1:]
     program = words[0].rpartition("/")[2] if words else ""
@@ -156,7 +156,7 @@ def _split(word: str) -> list[str]:
 
 
 def _options(words: list[str]) -> dict[str, list[str]]:
-    """Pair options with their values; `-I INPUT 3` and `-w 5` may have a number after them."""
+    """Pair options with their values; `-I INPUT` and `-w` may be followed by a number."""
     found: dict[str, list[str]] = {}
     rest = iter(words)
     before = ""

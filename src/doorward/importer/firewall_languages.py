@@ -1,4 +1,4 @@
-"""Recognises firewalld's rich rules and nft's rules that open or close ports for `%IP%`."""
+"""Parse firewalld's rich rules and nft's rules that open or close ports for `%IP%`."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ _FAMILIES = {"ip", "ip6", "inet"}
 
 
 def firewalld(tool: str, words: list[str], service: Service) -> ParsedRule:
-    """Understand `firewall-cmd --add-rich-rule=…`."""
+    """Parse `firewall-cmd --add-rich-rule=…`."""
     remarks: list[str] = []
     rich: list[tuple[str, str]] = []
     for_s = None
@@ -50,7 +50,7 @@ def _timeout_s(text: str) -> int:
 
 
 def _rich_ports(text: str, service: Service) -> tuple[Port, ...]:
-    """Read `rule family="ipv4" source address="%IP%" port port="22" protocol="tcp" accept`."""
+    """Parse `rule family="ipv4" source address="%IP%" port port="22" protocol="tcp" accept`."""
     try:
         words = shlex.split(text)
     except ValueError:
@@ -67,7 +67,7 @@ def _rich_ports(text: str, service: Service) -> tuple[Port, ...]:
 
 
 def nft(tool: str, words: list[str], service: Service) -> ParsedRule:
-    """Understand `nft add rule …`; nft deletes rules by their handle only, which nothing here knows."""
+    """Parse `nft add rule …`; nft deletes rules by their handle only, which is unknown here."""
     tokens = _NFT.findall(" ".join(words))
     if tokens[:1] not in (["add"], ["insert"]) or tokens[1:2] != ["rule"]:
         raise NotUnderstoodError(f"`nft {' '.join(tokens[:2])}` is no `nft add rule`")
@@ -86,7 +86,7 @@ def nft(tool: str, words: list[str], service: Service) -> ParsedRule:
 
 
 def _statements(tokens: list[str]) -> dict[str, str]:
-    """Read the parts of a rule, each of which may stand there once."""
+    """Parse the statements of a rule, each of which may occur once."""
     found: dict[str, str] = {}
     while tokens:
         first, size = tokens[0], 1
@@ -111,7 +111,7 @@ def _statements(tokens: list[str]) -> dict[str, str]:
 
 
 def _set(tokens: list[str]) -> tuple[str, int]:
-    """Read `22`, `{ 22, 80 }` or `new,established`: the elements with commas between, and how many tokens they are."""
+    """Parse `22`, `{ 22, 80 }` or `new,established`: the elements joined by commas, and the number of tokens."""
     if tokens[:1] == ["{"] and "}" in tokens:
         end = tokens.index("}")
         return "".join(tokens[1:end]), end + 1

@@ -1,6 +1,6 @@
-"""fwknop's stanzas as doorward.toml: one door each, opened by a signed knock, and what its users' lines say.
+"""Convert fwknop's stanzas to doorward.toml: one door each, opened by a signed knock, and its authorized_keys options.
 
-Never laxer without a word: where a door opens more than a packet could ask for, a note says so.
+Never silently laxer: if a door opens more than a packet could request, a note says so.
 """
 
 from __future__ import annotations
@@ -20,13 +20,13 @@ from doorward.importer.fwknop_conf import DEFAULT_FOR_S, DEFAULT_MAX_S, NO_COMMA
 from doorward.importer.toml_writer import ImportNote, comments, own_firewall, toml_list, toml_text
 from doorward.model import DEFAULT_SIGNED_PORT, NAME, Port, Protocol
 
-_HMAC = {"HMAC_KEY", "HMAC_KEY_BASE64", "%include_keys"}  # a file of keys may hold one
+_HMAC = {"HMAC_KEY", "HMAC_KEY_BASE64", "%include_keys"}  # a key file may contain one
 _GPG = {"GPG_DECRYPT_ID", "GPG_DECRYPT_PW", "GPG_ALLOW_NO_PW", "GPG_REMOTE_ID", "GPG_FINGERPRINT_ID"}
 _NETWORK = {"FORCE_SNAT", "FORCE_MASQUERADE"}
 
 
 def general(includes: Sequence[Include], signed_port: Port) -> Iterator[ImportNote]:
-    """Say what holds for the whole file."""
+    """Yield the notes on the file as a whole."""
     for include in includes:
         yield ImportNote(
             None, True, f"line {include.line} includes {shown(include.path)}: import that too, and join the results"
@@ -55,7 +55,7 @@ def general(includes: Sequence[Include], signed_port: Port) -> Iterator[ImportNo
 
 
 def without_counterpart(name: str, stanza: Stanza, *, is_command: bool) -> Iterator[ImportNote]:
-    """Say of one stanza what is other than it was."""
+    """Yield the notes on settings of a stanza that have no counterpart or work differently."""
     for check, text in (*_access(stanza, is_command=is_command), *_network(stanza), *_keys(stanza)):
         yield ImportNote(name, check, text)
 
@@ -111,10 +111,10 @@ def _keys(stanza: Stanza) -> Iterator[tuple[bool, str]]:
         yield False, "better: packets without an HMAC were decrypted unseen; now every packet is checked first"
 
 
-PortName = Callable[[Port], str | None]  # as services(5) holds them
+PortName = Callable[[Port], str | None]  # the name of a port as in services(5), or None
 
 _MOST_IN_A_NAME = 3  # ports
-_LONGEST_STEM = 50  # of a name, so that a number fits behind it
+_LONGEST_STEM = 50  # of a name, so that a number can be appended
 _VARIABLE = re.compile(r"\$(PKT_SRC|SRC|IP|PORT|PROTO|DST|TIMEOUT)")
 _IN_A_SHELL = re.compile(r"(?:^|[/\s])(?:ba|da|k|z)?sh\s(?:.*\s)?-[A-Za-z]*c\s.*%IP%")
 _SIMPLE_NAME = re.compile(r"[A-Za-z0-9._@-]{1,64}")
@@ -122,7 +122,7 @@ _SIMPLE_NAME = re.compile(r"[A-Za-z0-9._@-]{1,64}")
 
 @dataclass
 class SignedDoor:
-    """A door of the new file while it is made, and what its users' lines say."""
+    """A door of the new file while it is built, and what its users' authorized_keys lines need."""
 
     name: str
     stanza: Stanza
@@ -134,12 +134,12 @@ class SignedDoor:
     notes: list[ImportNote] = field(default_factory=list)
 
     def note(self, text: str, *, check: bool = False) -> None:
-        """Keep a note about this door."""
+        """Add a note about this door."""
         self.notes.append(ImportNote(self.name, check, text))
 
 
 def convert(configuration: AccessConfiguration, file: str, service: Service, port_name: PortName) -> Converted:
-    """Write a door for each stanza; `service` looks ports up by name, `port_name` names by port."""
+    """Convert each stanza to a door; `service` looks ports up by name, `port_name` names by port."""
     names = _names(configuration.stanzas, port_name)
     doors = [_converted(name, stanza, service) for name, stanza in zip(names, configuration.stanzas, strict=True)]
     _alike(doors)
@@ -151,7 +151,7 @@ def convert(configuration: AccessConfiguration, file: str, service: Service, por
 
 
 def _names(stanzas: Sequence[Stanza], port_name: PortName) -> Iterator[str]:
-    """Name each door for its ports; no two alike."""
+    """Yield a unique name for each door, made from its ports."""
     used: Counter[str] = Counter()
     taken: set[str] = set()
     for stanza in stanzas:
@@ -219,12 +219,12 @@ def _ports(door: SignedDoor) -> None:
 
 def _times(door: SignedDoor) -> None:
     for_s, max_s = door.stanza.for_s or DEFAULT_FOR_S, door.stanza.max_s or DEFAULT_MAX_S
-    door.for_ms = 1000 * min(for_s, max_s)  # as fwknopd does, with a warning in its log
+    door.for_ms = 1000 * min(for_s, max_s)  # like fwknopd, which also logs a warning
     door.for_max_ms = 1000 * max_s if max_s > for_s else None
 
 
 def _cycle(door: SignedDoor, command: str, service: Service) -> None:
-    """Let `opens` do what the commands did, if that is understood; else run the same words."""
+    """Convert the commands to `opens` if they are understood; otherwise keep them as hooks."""
     stanza = door.stanza
     closing = stanza.cycle_close if stanza.cycle_close not in (None, NO_COMMAND) else ""
     start, stop = (_substituted(text or "", stanza.open_ports) for text in (command, closing))
@@ -251,7 +251,7 @@ def _cycle(door: SignedDoor, command: str, service: Service) -> None:
 
 
 def _substituted(command: str, ports: Sequence[Port]) -> str:
-    """Put %IP% in the place of fwknop's words for the address, and the port where there is only one."""
+    """Replace fwknop's variables: the address by %IP%, and the port if there is only one."""
     known = {"IP": "%IP%", "SRC": "%IP%", "PKT_SRC": "%IP%"}
     if len(ports) == 1:
         known |= {"PORT": str(ports[0].number), "PROTO": ports[0].protocol.name.lower()}
@@ -282,7 +282,7 @@ def _line(door: SignedDoor) -> str:
 
 
 def _alike(doors: Sequence[SignedDoor]) -> None:
-    """Tell of doors that one door can be: in access.conf every shared key needed a stanza of its own."""
+    """Note doors that could be one door: in access.conf every shared key needed its own stanza."""
     first: dict[object, str] = {}
     for door in doors:
         other = first.setdefault((door.opens, door.for_ms), door.name) if door.opens else door.name

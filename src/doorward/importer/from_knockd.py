@@ -1,6 +1,6 @@
-"""knockd's doors as doorward.toml: what commands open becomes `opens`, and what is not understood stays a command.
+"""Convert knockd's doors to doorward.toml: ports that commands open become `opens`, other commands become hooks.
 
-Never laxer without a word: where a door would open for more than it did, its command stays or a note says so.
+Never silently laxer: if a door would open more than it did, its command stays or a note says so.
 """
 
 from __future__ import annotations
@@ -17,20 +17,20 @@ from doorward.importer.firewall_ports import ParsedRule, Service
 from doorward.importer.toml_writer import ImportNote, NewDoor, argv, own_firewall, write
 from doorward.model import TCP_FLAGS, Protocol
 
-UNTIL_CLOSED_MS = 3_600_000  # knockd's rule stayed until somebody took it out; every knock prolongs this hour
-SHORTEST_MS = 1000  # of a door that only runs a command: nothing is open then, and a second knock runs it again
-_LONGEST_STEM = 50  # of a name, so that a number fits behind it
+UNTIL_CLOSED_MS = 3_600_000  # knockd's rule stayed until it was removed; every knock extends this hour
+SHORTEST_MS = 1000  # of a door that only runs a command: nothing is open, and the next knock runs it again
+_LONGEST_STEM = 50  # of a name, so that a number can be appended
 
 
 class Converted(NamedTuple):
-    """The text of a doorward.toml, and what the operator should know about it."""
+    """The text of a doorward.toml, and notes for the operator."""
 
     toml: str
     notes: tuple[ImportNote, ...]
 
 
 def convert(configuration: KnockdConfiguration, file: str, service: Service) -> Converted:
-    """Write the same doors; `service` looks ports up by name."""
+    """Convert all doors; `service` looks ports up by name."""
     doors = [_converted(name, door, service) for name, door in _named(configuration.doors)]
     _pair(doors)
     doors = list(_merged(doors))
@@ -43,7 +43,7 @@ def convert(configuration: KnockdConfiguration, file: str, service: Service) -> 
 
 
 def _named(doors: Sequence[KnockdDoor]) -> Iterator[tuple[str, KnockdDoor]]:
-    """Give each door a name that doorward takes and no other door has."""
+    """Yield each door with a valid, unique name."""
     taken: set[str] = set()
     for door in doors:
         stem = re.sub(r"[^A-Za-z0-9_-]+", "-", door.name).strip("-")[:_LONGEST_STEM] or "door"
@@ -75,7 +75,7 @@ def _converted(name: str, old: KnockdDoor, service: Service) -> NewDoor:
 
 
 def _why_not(old: KnockdDoor, rule: ParsedRule, service: Service) -> str:
-    """Say why commands that are understood must stay all the same; empty where they need not."""
+    """Return why commands must stay although they are understood; empty if they need not."""
     if old.start_command_6 is not None:
         six = recognise(old.start_command_6, service).rule
         if six is None or (six.opens, set(six.ports)) != (rule.opens, set(rule.ports)):
@@ -114,7 +114,7 @@ def _keep_commands(door: NewDoor, why: str) -> None:
 
 
 def _script(four: str | None, six: str | None) -> str:
-    """Write what a shell runs for both families, each with its own command."""
+    """Return a shell script that runs each address family's own command."""
     if six is None or six == four:
         return four or ""
     if not (four or six):
@@ -141,7 +141,7 @@ def _knock_notes(door: NewDoor) -> None:
 
 
 def _pair(doors: Sequence[NewDoor]) -> None:
-    """Let a door that only closes what others open close those."""
+    """Make doors that only close ports close the doors that open them."""
     for closer in doors:
         rule, old = closer.rule, closer.old
         if rule is None or rule.opens or old.stop_command or old.start_command_6 is not None:
@@ -154,7 +154,7 @@ def _pair(doors: Sequence[NewDoor]) -> None:
 
 
 def _merged(doors: Sequence[NewDoor]) -> Iterator[NewDoor]:
-    """Join doors with one sequence, which doorward.toml does not take."""
+    """Merge doors with the same sequence, which doorward.toml does not allow."""
     first: dict[object, NewDoor] = {}
     for door in doors:
         other = first.setdefault(door.key(), door)
@@ -169,7 +169,7 @@ def _merged(doors: Sequence[NewDoor]) -> Iterator[NewDoor]:
 
 
 def _safe_commands(doors: Sequence[NewDoor]) -> None:
-    """Leave out commands that cannot get the address as an argument: all of a door's, so that none opens for good."""
+    """Drop commands that cannot take the address as an argument: all of a door's, so that none opens permanently."""
     for door in doors:
         try:
             for scripts in (door.on_open, door.on_close):

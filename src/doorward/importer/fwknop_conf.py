@@ -1,9 +1,9 @@
-"""access.conf, as fwknopd 2.6 reads it, or every fault in it at once.
+"""Parse access.conf as fwknopd 2.6 does, and report every fault in it at once.
 
-A line is a word, a blank and a value up to a `;`; each SOURCE begins a stanza; a later line of a stanza replaces an
-earlier one. What fwknopd passes over without an error (a word that it does not know, a line above the first SOURCE, the
-rest of a line beyond its buffer) is a fault. Keys and passphrases are forgotten as they are read, and no message
-shows a word that is not known: it may be half of a key.
+A line is a keyword, a blank and a value up to a `;`; each SOURCE begins a stanza; a later line of a stanza replaces an
+earlier one. What fwknopd silently ignores (an unknown keyword, a line above the first SOURCE, the rest of a line beyond
+its buffer) is a fault. Keys and passphrases are discarded as they are read, and no message shows an unknown word: it
+may be part of a key.
 """
 
 from __future__ import annotations
@@ -24,7 +24,7 @@ from doorward.model import Port, Protocol
 MAX_SECONDS = (1 << 31) - 1
 ANYWHERE = "ANY"
 
-_REMARK = r"\s*(?:#.*)?"  # fwknopd stops reading a number or an address at the blank before it
+_REMARK = r"\s*(?:#.*)?"  # fwknopd ends a number or an address at the blank before it
 _PLACE = re.compile(r"([0-9.]{7,15})(?:/([0-9.]{1,15}))?" + _REMARK, re.ASCII | re.DOTALL)
 _PORT = re.compile(r"(tcp|udp)/\s*([0-9]{1,9})" + _REMARK, re.ASCII | re.DOTALL | re.IGNORECASE)
 _SECONDS = re.compile(r"([0-9]{1,12})\s*(?:s|secs?|seconds?)?" + _REMARK, re.ASCII | re.DOTALL | re.IGNORECASE)
@@ -34,14 +34,14 @@ _YES_OR_NO = {"y": True, "yes": True, "n": False, "no": False}
 
 
 class SourceAddress(NamedTuple):
-    """An address and a port behind this host."""
+    """The address and port of a service behind this host."""
 
     address: str
     port: int
 
 
 def places(text: str) -> tuple[IPv4Network, ...]:
-    """Read `192.0.2.7,203.0.113.0/24`; nothing at all means anywhere."""
+    """Parse `192.0.2.7,203.0.113.0/24`; an empty tuple means any source."""
     words = [word.strip() for word in text.split(",")]
     found = [_place(word) for word in words if word.upper() != ANYWHERE]
     return tuple(dict.fromkeys(found)) if len(found) == len(words) else ()
@@ -59,7 +59,7 @@ def _place(word: str) -> IPv4Network:
 
 
 def _prefix(text: str) -> int:
-    """Read 24 or 255.255.255.0; other netmasks, with gaps, are no prefix."""
+    """Parse 24 or 255.255.255.0. Raises ValueError for a netmask with gaps."""
     if "." not in text:
         return int(text)
     mask = int(IPv4Network(text).network_address)
@@ -70,7 +70,7 @@ def _prefix(text: str) -> int:
 
 
 def ports(text: str) -> tuple[Port, ...]:
-    """Read `tcp/22, udp/53`."""
+    """Parse `tcp/22, udp/53`."""
     found = tuple(dict.fromkeys(port(word.strip()) for word in text.split(",")))
     if len(found) > MAX_OPENS:
         what = f"{len(found)} ports are too many for one door"
@@ -79,7 +79,7 @@ def ports(text: str) -> tuple[Port, ...]:
 
 
 def port(word: str) -> Port:
-    """Read one port as fwknop writes it, the protocol first."""
+    """Parse one port in fwknop's syntax, the protocol first."""
     match = _PORT.fullmatch(word)
     if match is None:
         remedy = "write ports like tcp/22 with commas between them, each by itself"
@@ -90,7 +90,7 @@ def port(word: str) -> Port:
 
 
 def seconds(text: str) -> int | None:
-    """Read a time; 0 means the default."""
+    """Parse a time in seconds; None (0 in the file) means the default."""
     match = _SECONDS.fullmatch(text)
     if match is None:
         raise ValueError(f"{shown(text)} is no time; write a whole number of seconds, like 30")
@@ -100,7 +100,7 @@ def seconds(text: str) -> int | None:
 
 
 def yes(text: str) -> bool:
-    """Read Y or N."""
+    """Parse Y or N."""
     word = text.partition("#")[0].strip().lower()
     if word not in _YES_OR_NO:
         means = "yes" if word.startswith("y") else "no"
@@ -109,7 +109,7 @@ def yes(text: str) -> bool:
 
 
 def expiry(text: str) -> str:
-    """Read MM/DD/YYYY, a day that begins on this host's clock, as authorized_keys writes it: YYYYMMDD."""
+    """Convert MM/DD/YYYY, in local time, to authorized_keys' format YYYYMMDD."""
     match = _DATE.fullmatch(text)
     try:
         if match is None:
@@ -121,7 +121,7 @@ def expiry(text: str) -> str:
 
 
 def expiry_epoch(text: str) -> str | None:
-    """Read seconds since 1970, as authorized_keys writes a time; 0 means never."""
+    """Convert seconds since 1970 to authorized_keys' time format; None (0 in the file) means never."""
     match = _SECONDS.fullmatch(text)
     try:
         if match is None:
@@ -132,7 +132,7 @@ def expiry_epoch(text: str) -> str | None:
 
 
 def translation(text: str) -> SourceAddress:
-    """Read the address and the port that connections are sent on to."""
+    """Parse the address and port that connections are forwarded to."""
     match = _NAT.fullmatch(text)
     try:
         if match is None or not 1 <= int(match[2]) <= 65535:
@@ -143,30 +143,30 @@ def translation(text: str) -> SourceAddress:
 
 
 def words(text: str) -> tuple[str, ...]:
-    """Read a list with commas."""
+    """Parse a comma-separated list."""
     return tuple(word.strip() for word in text.split(","))
 
 
 def word(text: str) -> str:
-    """Read a text as it is."""
+    """Return a text as it is."""
     return text
 
 
-MAX_LINE_BYTES = 1022  # fwknopd takes what stands behind them for another line, also in a comment
+MAX_LINE_BYTES = 1022  # fwknopd reads the rest as another line, even in a comment
 MAX_STANZAS = 10_000
-MAX_FAULTS = 1000  # what is told of a file that is none; the rest is as wrong
+MAX_FAULTS = 1000  # reported at most, for a file of another format
 DEFAULT_FOR_S, DEFAULT_MAX_S = 30, 300
 NO_COMMAND = "NONE"  # as CMD_CYCLE_CLOSE
 
 
 class Stanza(NamedTuple):
-    """What one SOURCE allows. `named`: the words that stand in it; `repeated`: those that stand more than once."""
+    """What one SOURCE allows. `named`: the keywords in it; `repeated`: those that occur more than once."""
 
     line: int
-    sources: tuple[IPv4Network, ...] = ()  # none: anywhere
-    open_ports: tuple[Port, ...] = ()  # none: whatever a packet asks for
+    sources: tuple[IPv4Network, ...] = ()  # empty: any source
+    open_ports: tuple[Port, ...] = ()  # empty: any port that a packet requests
     restrict_ports: tuple[Port, ...] = ()
-    destinations: tuple[IPv4Network, ...] = ()  # none: every address
+    destinations: tuple[IPv4Network, ...] = ()  # empty: every address
     for_s: int | None = None
     max_s: int | None = None
     cycle_open: str | None = None
@@ -176,34 +176,34 @@ class Stanza(NamedTuple):
     source_required: bool = False
     runs_commands: bool = False
     translation: SourceAddress | None = None
-    expires: str | None = None  # as authorized_keys writes a time
+    expires: str | None = None  # in authorized_keys' time format
     signers: tuple[str, ...] = ()
-    flags: frozenset[str] = frozenset()  # the words of FLAGS that say yes
+    flags: frozenset[str] = frozenset()  # the keywords of FLAGS set to yes
     named: frozenset[str] = frozenset()
     repeated: tuple[str, ...] = ()
 
     @property
     def allowed_ports(self) -> tuple[Port, ...]:
-        """What may be asked for of what OPEN_PORTS names."""
+        """The ports of OPEN_PORTS that may be requested."""
         return tuple(port for port in self.open_ports if port not in self.restrict_ports)
 
 
 class Include(NamedTuple):
-    """Another file, or a folder of files, with stanzas of their own."""
+    """Another file, or a directory of files, with its own stanzas."""
 
     line: int
     path: str
 
 
 class AccessConfiguration(NamedTuple):
-    """A whole file; stanzas in its order."""
+    """A parsed file; stanzas in the order of the file."""
 
     stanzas: tuple[Stanza, ...]
     includes: tuple[Include, ...]
 
 
 class AccessSetting(NamedTuple):
-    """Which field a word fills, and how its value is read."""
+    """The field that a keyword sets, and the converter of its value."""
 
     field: str
     read: Callable[[str], object]
@@ -244,7 +244,7 @@ _LINE = re.compile(r"\s*(\S+)\s+([^;\r]+)", re.ASCII)
 
 
 def parse(text: str, file: str) -> AccessConfiguration:
-    """Read a whole file; ConfigError holds its faults, the first MAX_FAULTS of them."""
+    """Parse a whole file. Raises ConfigError with its first MAX_FAULTS faults."""
     reader = _Reader(file)
     for number, line in enumerate(text.split("\n"), 1):
         reader.read_line(number, line)
@@ -260,7 +260,7 @@ def parse(text: str, file: str) -> AccessConfiguration:
 
 
 def first_word(line: str) -> str:
-    """Give the word that a line begins with, as fwknopd reads it: without what stands behind its last colon."""
+    """Return the first word of a line as fwknopd reads it: up to its last colon."""
     word = _FIRST.sub(r"\1", line)
     return word.rpartition(":")[0] if ":" in word else word
 

@@ -1,6 +1,6 @@
-"""Rewrites a shell command that knockd put an address into, so that the shell gets the address as an argument. Pure.
+"""Rewrite a shell command with %IP% in its text so that the shell gets the address as an argument. Pure.
 
-It reads quotes as a POSIX shell does (XCU 2.2), and refuses what it could read otherwise than some shell.
+Quotes are parsed as in a POSIX shell (XCU 2.2); syntax that shells parse differently is rejected.
 """
 
 from __future__ import annotations
@@ -9,7 +9,7 @@ import re
 
 PLACE = "%IP%"
 
-_SET = r"set\b(?!\s+[-+][A-Za-z]+\s*(?:[;&|\n]|$))"  # but for options, as in `set -e`
+_SET = r"set\b(?!\s+[-+][A-Za-z]+\s*(?:[;&|\n]|$))"  # except options, as in `set -e`
 _BEFORE_COMMAND = r"(?:^|[;&|({`\n]|\b(?:then|do|else|elif|if|while|until|eval|command)\s)\s*"
 _OWN_ARGUMENTS = re.compile(rf"{_BEFORE_COMMAND}(?:{_SET}|shift\b)|\(\s*\)|\bfunction\s")
 _EXPANSION = re.compile(
@@ -25,7 +25,7 @@ _WORD = re.compile(r"[^\\'\"`$#()<>%;&|\s]+")
 
 
 def as_argument(script: str) -> str:
-    """Return the script with `"$1"` for each %IP%, within any quotes. ValueError says why that cannot be done."""
+    """Return the script with each %IP%, within any quotes, replaced by `"$1"`. ValueError gives the reason if unsafe."""
     if PLACE not in script:
         return script
     if _OWN_ARGUMENTS.search(script):
@@ -36,15 +36,15 @@ def as_argument(script: str) -> str:
 
 
 class _Rewriter:
-    """Reads the script once. `_open` holds what is open: a double quote, a `$(` or a `(`, the innermost last."""
+    """Reads the script once. `_open` is the stack of open double quotes, `$(` and `(`, the innermost last."""
 
     def __init__(self, script: str) -> None:
         self._script, self._at = script, 0
         self._open: list[str] = []
-        self._begins_word: bool | None = True  # None: shells differ, or it takes a parser to tell
+        self._begins_word: bool | None = True  # None: shells differ, or only a parser could decide
 
     def whole(self) -> str:
-        """Rewrite all of it."""
+        """Rewrite the whole script."""
         done = []
         while self._at < len(self._script):
             is_quoted = self._open[-1:] == ['"']
@@ -65,8 +65,8 @@ class _Rewriter:
         return self._take(len(found[0])) if found else ""
 
     def _quoted(self) -> str:
-        """Read on between double quotes."""
-        for written, instead in ((f"\\{PLACE}", r"\\$1"), (PLACE, "$1")):  # the backslash stays before a digit
+        """Rewrite the next part, within double quotes."""
+        for written, instead in ((f"\\{PLACE}", r"\\$1"), (PLACE, "$1")):  # the backslash stays if a digit follows
             if self._next_is(written):
                 self._take(len(written))
                 is_longer = self._script[self._at : self._at + 1].isdigit()
@@ -78,9 +78,9 @@ class _Rewriter:
         return self._expansion() or self._take(1)
 
     def _unquoted(self) -> str:
-        """Read on outside of double quotes."""
+        """Rewrite the next part, outside of double quotes."""
         begins_word, self._begins_word = self._begins_word, False
-        for written in (f"\\{PLACE}", PLACE):  # the backslash would vanish
+        for written in (f"\\{PLACE}", PLACE):  # the shell would remove the backslash
             if self._next_is(written):
                 self._take(len(written))
                 return '"$1"'
@@ -118,14 +118,14 @@ class _Rewriter:
         return pair
 
     def _literal(self) -> str:
-        """Close single quotes before an address, and open them again behind it."""
+        """Rewrite a single-quoted string: close the quotes before an address and reopen them after it."""
         found = self._matched(_LITERAL)
         if not found:
             raise ValueError("its quotes are not closed")
         return '"$1"'.join(f"'{part}'" if part else "" for part in found[1:-1].split(PLACE)) or "''"
 
     def _expansion(self) -> str:
-        """Read what begins with `$` or a backtick; nothing where a `$` is only itself."""
+        """Rewrite an expansion with `$` or backticks; return nothing for a literal `$`."""
         if found := self._matched(_EXPANSION):
             if PLACE in found and not (found.startswith("`") and "IFS" not in self._script):
                 raise ValueError("the address is within an expansion")
@@ -141,6 +141,6 @@ class _Rewriter:
         return ""
 
     def _is_special(self, behind: str) -> bool:
-        """Tell whether a `$` and the letter behind it are more than themselves."""
+        """Return whether a `$` and the character after it form an expansion."""
         is_quoted = self._open[-1:] == ['"']
         return self._script.startswith(PLACE, self._at + 1) or (behind in "\"'" and not is_quoted)

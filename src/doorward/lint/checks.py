@@ -1,4 +1,4 @@
-"""Is a good configuration also a strong one: each check is a row of `CHECKS`, and looks at one weakness. Pure."""
+"""Rate the strength of a valid configuration: each check in `CHECKS` looks for one weakness. Pure."""
 
 from __future__ import annotations
 
@@ -15,15 +15,15 @@ from doorward.signed.address_patterns import Network
 from doorward.signed.authorized_keys import AuthorizedKeys, Line
 from doorward.signed.key_options import ANY
 
-MAX_COMBINATIONS = 16  # of flags and within: each is an automaton that every packet passes
+MAX_COMBINATIONS = 16  # of `flags` and `within`: each is a state machine that every packet passes
 LONG_MS = UNITS_MS["d"]
-MOST_NAMED = 3  # doors in one note
+MOST_NAMED = 3  # doors named in one note
 
 Check = Callable[[Configuration], Iterator[LocatedFinding]]
 
 
 def warnings(configuration: Configuration, lines: Mapping[Keys, int]) -> list[Finding]:
-    """Give all that is weak or worth knowing, in the order of the lines (`find_lines` of the same text)."""
+    """Return all findings, sorted by line (`lines` is `find_lines` of the same text)."""
     findings = [
         Finding(weakness.level, line_of(lines, weakness.path), weakness.what, weakness.remedy)
         for check in CHECKS
@@ -33,7 +33,7 @@ def warnings(configuration: Configuration, lines: Mapping[Keys, int]) -> list[Fi
 
 
 def combinations(configuration: Configuration) -> list[Door]:
-    """Give the first door of each combination of flags and within: one for each automaton."""
+    """Return the first door of each combination of `flags` and `within`: one per state machine."""
     first: dict[object, Door] = {}
     for door in configuration.doors:
         if door.knock:
@@ -63,7 +63,7 @@ def _opens_public(configuration: Configuration) -> Iterator[LocatedFinding]:
 
 
 def _opens_several(configuration: Configuration) -> Iterator[LocatedFinding]:
-    """Tell of doors that open more than one service; the same number of both protocols is one."""
+    """Note doors that open more than one service; the same port number with both protocols counts as one."""
     several = [door for door in configuration.doors if len({port.number for port in door.opens}) > 1]
     if several:
         what = f"{_named(several)} more than one service at once ({', '.join(map(str, several[0].opens))})"
@@ -80,7 +80,7 @@ def _opens_long(configuration: Configuration) -> Iterator[LocatedFinding]:
 
 
 def _opens_shell(configuration: Configuration) -> Iterator[LocatedFinding]:
-    """Tell of sequences that keep a shell, where there are no signed knocks."""
+    """Note port sequences that protect a shell, if there are no signed knocks."""
     if configuration.signed is not None:
         return
     shells = [door for door in configuration.doors if door.knock and _shell_of(door) is not None]
@@ -95,7 +95,7 @@ def _opens_shell(configuration: Configuration) -> Iterator[LocatedFinding]:
 
 
 def _unnamed(configuration: Configuration) -> Iterator[LocatedFinding]:
-    """Note that only the server's key binds a signed knock to this gate, which may have been copied from another."""
+    """Note that only the server key binds a signed knock to this gate, and may be a copy of another gate's."""
     if configuration.signed is not None and configuration.gate.name is None:
         what = "the gate has no name: a signed knock for it also opens any other gate with a copy of its server key"
         remedy = "where several gates have one key, give each a `name` in [gate], and clients `gate`"
@@ -103,7 +103,7 @@ def _unnamed(configuration: Configuration) -> Iterator[LocatedFinding]:
 
 
 def _opens_both(configuration: Configuration) -> Iterator[LocatedFinding]:
-    """Find sequences that make a signed knock needless."""
+    """Note port sequences that make a signed knock unnecessary."""
     if configuration.signed is None:
         return
     if both := [door for door in configuration.doors if door.knock]:
@@ -118,7 +118,7 @@ def _shell_of(door: Door) -> Port | None:
 
 
 def _named(doors: Sequence[Door]) -> str:
-    """Name the first doors and count the others, with the verb that fits."""
+    """Return the first door names and the number of others, with the matching form of "open"."""
     names = ", ".join(repr(door.name) for door in doors[:MOST_NAMED])
     if len(doors) == 1:
         return f"door {names} opens"
@@ -174,12 +174,12 @@ CHECKS: tuple[Check, ...] = (
     _capacity,
 )
 
-# A shorter prefix is no place any more, but a good part of the Internet.
+# A shorter prefix is not a site but a large part of the Internet.
 SHORTEST_PREFIX = {4: 8, 6: 16}
 
 
 def remarks(keys: AuthorizedKeys, doors: int) -> Iterator[Finding]:
-    """Judge the lines of a file, for a configuration with so many doors."""
+    """Yield the findings in an authorized_keys file, for a configuration with `doors` doors."""
     if not keys.lines:
         what = "no line holds a key, so no signed knock opens anything"
         yield Finding("note", 1, what, "write a public key of who may knock, a line each", keys.file)
@@ -210,7 +210,7 @@ def _wide(line: Line) -> Network | None:
 
 
 def _every_door(keys: AuthorizedKeys, doors: int) -> Iterator[Finding]:
-    """Tell once of keys without `doors=`, where there is a choice of doors and more than one key."""
+    """Note once the keys without `doors=`, if there are several doors and several keys."""
     free = [line for line in keys.lines if line.options.doors is None]
     if doors > 1 and len(keys.lines) > 1 and free:
         whose = f"key {free[0].name}" if len(free) == 1 else f"{len(free):,} keys"

@@ -1,6 +1,6 @@
-"""What a configuration names and this host does not have, and placeholders that nothing fills in. Pure.
+"""Find interfaces and programs that this host lacks, and unknown placeholders. Pure.
 
-None of it keeps the daemon from starting: an interface may come later, and a hook fails when it runs.
+None of these keeps the daemon from starting: an interface may appear later, and a hook fails only when it runs.
 """
 
 from __future__ import annotations
@@ -18,14 +18,14 @@ _PLACEHOLDER = re.compile(r"%(?![0-9A-Fa-f]{2}%)[A-Za-z][A-Za-z_]+%")
 
 
 class HostFacts(NamedTuple):
-    """The interfaces that this host has, and what is wrong with the programs of hooks, by their name in the file."""
+    """The interfaces of this host, and the faults of hook programs, by their name in the file."""
 
     interfaces: frozenset[str]
     programs: Mapping[str, str]
 
 
 class Hook(NamedTuple):
-    """A command of the configuration: where it is, its words, and what is filled in."""
+    """A command of the configuration: its path of keys, its words, and the placeholders that are replaced in it."""
 
     path: Keys
     words: tuple[str, ...]
@@ -33,7 +33,7 @@ class Hook(NamedTuple):
 
 
 def hooks(configuration: Configuration) -> Iterator[Hook]:
-    """List the commands of a configuration."""
+    """Yield the commands of a configuration."""
     for door in configuration.doors:
         for key, words in (("on_open", door.on_open), ("on_close", door.on_close)):
             if words:
@@ -43,7 +43,7 @@ def hooks(configuration: Configuration) -> Iterator[Hook]:
 
 
 def remarks(configuration: Configuration, lines: Mapping[Keys, int], host: HostFacts) -> list[Finding]:
-    """Return what is worth a warning (`find_lines` of the same text gives the lines)."""
+    """Return the warnings (`lines` is `find_lines` of the same text)."""
     found = [*_interfaces(configuration, host), *_programs(configuration, host), *_placeholders(configuration)]
     return [Finding(each.level, line_of(lines, each.path), each.what, each.remedy) for each in found]
 

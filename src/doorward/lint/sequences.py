@@ -1,4 +1,4 @@
-"""Weak sequences: each check looks at one weakness of the doors' knocks. Pure."""
+"""Find weak port sequences: each check looks for one weakness. Pure."""
 
 from __future__ import annotations
 
@@ -12,17 +12,17 @@ from doorward.lint.guessing import chance as chance_of
 from doorward.model import Door, Port
 
 MIN_SEQUENCE = 3
-WEAK = 1 / 1000  # that one source opens a door, or any of all doors, within a year
-FIT_FOR_MANY = 1 / 100  # the same for MANY_SOURCES at once
+WEAK = 1 / 1000  # probability that one source opens a door, or any of all doors, within a year
+FIT_FOR_MANY = 1 / 100  # the same for MANY_SOURCES sources at once
 
 
 def guesses(configuration: Configuration) -> list[Guess]:
-    """Rate each door that has a sequence."""
+    """Rate each door that has a port sequence."""
     return [rated for door in configuration.doors if (rated := guess(door)) is not None]
 
 
 def wrong_port(configuration: Configuration) -> Iterator[LocatedFinding]:
-    """Warn where wrong ports are forgiven, with the chance of one sweep in random order."""
+    """Warn if wrong ports are ignored, with the probability that a sweep in random order opens a door."""
     if configuration.gate.wrong_port is WrongPort.ANY:
         return
     known = {port for door in configuration.doors for port in door.knock}
@@ -36,12 +36,12 @@ def wrong_port(configuration: Configuration) -> Iterator[LocatedFinding]:
 
 
 def _by_a_sweep(known: int, door: Door) -> float:
-    """Give the chance of one sweep in random order, which meets each of the known ports once."""
+    """Return the probability that a sweep in random order, which hits each known port once, opens a door."""
     return sweep(known, len(door.knock)) if len(set(door.knock)) == len(door.knock) else 0.0
 
 
 def sweeps(configuration: Configuration) -> Iterator[LocatedFinding]:
-    """Find the doors that a scan of one port after the other opens by itself, or nearly."""
+    """Find doors that a sequential port scan opens, or nearly opens."""
     known = configuration.gate.wrong_port is WrongPort.KNOWN
     silent = frozenset(configuration.gate.public).union(*(door.opens for door in configuration.doors))
     for door in configuration.doors:
@@ -60,14 +60,14 @@ def sweeps(configuration: Configuration) -> Iterator[LocatedFinding]:
 
 
 def _in_order(ports: tuple[Port, ...]) -> tuple[Port, ...] | None:
-    """Give the ports of one protocol as an ascending sweep meets them, if they ascend or descend."""
+    """Return the ports in ascending order if they have one protocol and ascend or descend, else None."""
     upward = tuple(sorted(set(ports)))
     one_protocol = len({port.protocol for port in ports}) == 1
     return upward if one_protocol and ports in (upward, upward[::-1]) else None
 
 
 def _adjacent(upward: tuple[Port, ...], silent: frozenset[Port]) -> bool:
-    """Tell whether a sweep meets no other symbol in between; public and opened ports are none."""
+    """Return whether a sweep hits no other port that counts in between; public and opened ports do not count."""
     return all(
         Port(low.protocol, number) in silent
         for low, high in pairwise(upward)
@@ -76,7 +76,7 @@ def _adjacent(upward: tuple[Port, ...], silent: frozenset[Port]) -> bool:
 
 
 def guessed(configuration: Configuration) -> Iterator[LocatedFinding]:
-    """Find the doors that a year of guessing from one source is likely enough to open."""
+    """Find doors that a year of guessing is likely to open."""
     rated = guesses(configuration)
     for door, each in zip((door for door in configuration.doors if door.knock), rated, strict=True):
         if each.by_one >= WEAK:
@@ -111,7 +111,7 @@ def _weak(door: Door, rated: Guess) -> tuple[str, str]:
 
 
 def repeats(configuration: Configuration) -> Iterator[LocatedFinding]:
-    """Find knocks that a retransmitted packet gives."""
+    """Find knocks that a retransmitted packet can complete."""
     for door in configuration.doors:
         twice = next((first for first, second in pairwise(door.knock) if first == second), None)
         if twice is not None:
