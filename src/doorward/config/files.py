@@ -76,7 +76,7 @@ def trusted_owners() -> Collection[int]:
 def open_directory_of(path: Path) -> int:
     """Return a descriptor of the directory that contains a file. Raises HostError if others could change it.
 
-    Operations relative to the descriptor apply to the directory that was checked. Raises OSError if it cannot be opened.
+    Operations relative to the descriptor apply to the directory that was checked. Raises OSError if it cannot open it.
     """
     descriptor = os.open(path.parent, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
     try:

@@ -1,4 +1,4 @@
-"""Compare the kernel's open sets, which are authoritative since the kernel opens doors, with the opening table. Pure."""
+"""Compare the opening table with the kernel's open sets, which are right: the kernel opens doors itself. Pure."""
 
 from __future__ import annotations
 
@@ -45,7 +45,7 @@ def differences(standing: Iterable[Opening], have: Remaining, doors: Sequence[Do
 def _attribute(
     address: Place, left_s: Mapping[Port, float], by_port: Mapping[Port, Sequence[Door]], now_s: float
 ) -> Iterator[Opening]:
-    """Yield the openings that account for these elements: doors with all their ports first, in the order of the file."""
+    """Yield the openings that account for these elements: doors with all their ports first, in file order."""
     rest = dict(left_s)
     for fits in (_whole, _partly):
         for first in left_s:

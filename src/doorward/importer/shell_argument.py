@@ -25,7 +25,7 @@ _WORD = re.compile(r"[^\\'\"`$#()<>%;&|\s]+")
 
 
 def as_argument(script: str) -> str:
-    """Return the script with each %IP%, within any quotes, replaced by `"$1"`. ValueError gives the reason if unsafe."""
+    """Return the script with each %IP%, within any quotes, replaced by `"$1"`. Raises ValueError if unsafe."""
     if PLACE not in script:
         return script
     if _OWN_ARGUMENTS.search(script):
