@@ -14,7 +14,7 @@ from hypothesis import strategies as st
 
 from doorward.errors import ConfigError, HostError
 from doorward.importer import fwknop_conf
-from doorward.importer.dialect import dialect_of
+from doorward.importer.dialect import detect_dialect
 from doorward.importer.fwknop_conf import parse
 from doorward.lab.topology import Lab
 from tests.conftest import unavailable
@@ -40,7 +40,7 @@ def test_any_text_gives_stanzas_or_faults_with_a_place(text: str) -> None:
             assert "\n" not in str(fault)
     else:
         assert stanzas
-        assert dialect_of(text) is not None
+        assert detect_dialect(text) is not None
 
 
 # What fwknopd starts with and what is a fault here on purpose: none of it is what it looks like.

@@ -22,7 +22,7 @@ def test_tracker_agrees_with_the_reference(data: st.DataObject) -> None:
     tracker = Tracker(automaton, CAPACITY)
     reference = Reference(world.doors, world.public, known_only=world.known_only)
     for packet, now_s in data.draw(streams(world)):
-        assert sorted(tracker.feed_port(packet, now_s)) == sorted(reference.see(packet, now_s))
+        assert sorted(tracker.feed(packet, now_s)) == sorted(reference.see(packet, now_s))
 
 
 @given(st.data())
@@ -31,12 +31,12 @@ def test_the_whole_sequence_opens_whatever_came_before(data: st.DataObject) -> N
     tracker = Tracker(compile_doors(world.doors), CAPACITY)
     now_s = 0.0
     for packet, now_s in data.draw(streams(world)):
-        tracker.feed_port(packet, now_s)
+        tracker.feed(packet, now_s)
     door = world.doors[-1]
     now_s += 60  # the deadline and the rate of whatever came before are over
     opened: tuple[int, ...] = ()
     for port in door.knock:
-        opened = tracker.feed_port(Packet(SOURCES[0], port, door.flags.value), now_s)
+        opened = tracker.feed(Packet(SOURCES[0], port, door.flags.value), now_s)
     assert len(world.doors) - 1 in opened
 
 
@@ -45,7 +45,7 @@ def test_state_is_bounded(sources: list[int], capacity: int) -> None:
     knock = (Port(Protocol.UDP, 1), Port(Protocol.UDP, 2))
     tracker = Tracker(compile_doors([Door("a", knock, (Port(Protocol.TCP, 22),))]), capacity)
     for number, source in enumerate(sources):
-        tracker.feed_port(Packet(source.to_bytes(4, "big"), knock[0]), number / 1000)
+        tracker.feed(Packet(source.to_bytes(4, "big"), knock[0]), number / 1000)
         assert max(tracker.sizes()) <= capacity
 
 
@@ -55,10 +55,10 @@ def test_the_burst_is_exact() -> None:
     tracker = Tracker(compile_doors(world.doors), CAPACITY)
     wrong = Packet(SOURCES[0], Port(Protocol.UDP, 9))
     for _ in range(BURST - 2):
-        tracker.feed_port(wrong, 0.0)
-    assert tracker.feed_port(Packet(SOURCES[0], knock[0]), 0.0) == ()
-    assert tracker.feed_port(Packet(SOURCES[0], knock[1]), 0.0) == (0,)
-    assert tracker.feed_port(Packet(SOURCES[0], knock[0]), 0.0) == ()  # the 41st: back to the start
-    assert tracker.feed_port(Packet(SOURCES[0], knock[1]), 0.06) == ()  # a token again, but a wrong first knock
-    assert tracker.feed_port(Packet(SOURCES[0], knock[0]), 0.12) == ()
-    assert tracker.feed_port(Packet(SOURCES[0], knock[1]), 0.18) == (0,)
+        tracker.feed(wrong, 0.0)
+    assert tracker.feed(Packet(SOURCES[0], knock[0]), 0.0) == ()
+    assert tracker.feed(Packet(SOURCES[0], knock[1]), 0.0) == (0,)
+    assert tracker.feed(Packet(SOURCES[0], knock[0]), 0.0) == ()  # the 41st: back to the start
+    assert tracker.feed(Packet(SOURCES[0], knock[1]), 0.06) == ()  # a token again, but a wrong first knock
+    assert tracker.feed(Packet(SOURCES[0], knock[0]), 0.12) == ()
+    assert tracker.feed(Packet(SOURCES[0], knock[1]), 0.18) == (0,)

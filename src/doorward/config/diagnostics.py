@@ -30,14 +30,14 @@ class ErrorCollector:
         """Return the line of a path of keys, or of the table or list that contains it."""
         return line_of(self._lines, path)
 
-    def add(self, path: Keys, what: str, instead: str) -> None:
+    def add(self, path: Keys, fault: str, remedy: str) -> None:
         """Add one fault."""
-        self.faults.append(ConfigFault(self.file, self.line(path), what, instead))
+        self.faults.append(ConfigFault(self.file, self.line(path), fault, remedy))
 
     def add_error(self, path: Keys, subject: str, error: ValueError) -> None:
         """Add the fault that a converter raised as `fault; remedy`."""
-        what, _, instead = str(error).rpartition("; ")
-        self.add(path, f"{subject}: {what}", instead)
+        fault, _, remedy = str(error).rpartition("; ")
+        self.add(path, f"{subject}: {fault}", remedy)
 
 
 def shown(value: object) -> str:

@@ -20,37 +20,39 @@ class PathComponent(NamedTuple):
     path: str
     owner: int
     mode: int
-    is_folder: bool
+    is_directory: bool
 
 
 class UnsafePath(NamedTuple):
     """The fault of an unsafe path, and the remedy."""
 
-    what: str
+    fault: str
     remedy: str
 
 
-def objection(entries: Iterable[PathComponent], owners: Collection[int] | None) -> UnsafePath | None:
+def find_unsafe(entries: Iterable[PathComponent], owners: Collection[int] | None) -> UnsafePath | None:
     """Return how an untrusted user could change the file, or None if none can.
 
     `owners` are the users that may own it and its directories (None: any user). A directory writable by others is safe
     if it is sticky, like /tmp: only a file's owner can replace a file there.
     """
-    for path, owner, mode, is_folder in entries:
-        if mode & (stat.S_IWGRP | stat.S_IWOTH) and not (is_folder and mode & stat.S_ISVTX):
-            what = f"other users can write its directory {path}" if is_folder else "other users can write this file"
-            return UnsafePath(what, f"run `chmod go-w {path}`")
+    for path, owner, mode, is_directory in entries:
+        if mode & (stat.S_IWGRP | stat.S_IWOTH) and not (is_directory and mode & stat.S_ISVTX):
+            fault = f"other users can write its directory {path}" if is_directory else "other users can write this file"
+            return UnsafePath(fault, f"run `chmod go-w {path}`")
         if owners is not None and owner not in owners:
-            what = (
-                f"its directory {path} belongs to user {owner}" if is_folder else f"this file belongs to user {owner}"
+            fault = (
+                f"its directory {path} belongs to user {owner}"
+                if is_directory
+                else f"this file belongs to user {owner}"
             )
-            return UnsafePath(f"{what}, who could change it", f"run `chown root {path}`")
+            return UnsafePath(f"{fault}, who could change it", f"run `chown root {path}`")
     return None
 
 
 def is_exposed(entries: Iterable[PathComponent]) -> bool:
     """Return whether every user of this host can read the file."""
-    return all(entry.mode & (stat.S_IXOTH if entry.is_folder else stat.S_IROTH) for entry in entries)
+    return all(entry.mode & (stat.S_IXOTH if entry.is_directory else stat.S_IROTH) for entry in entries)
 
 
 MAX_BYTES = 256 << 20  # a million doors take a tenth of it; a device or a disk image could be endless
@@ -58,8 +60,8 @@ MAX_BYTES = 256 << 20  # a million doors take a tenth of it; a device or a disk 
 
 def default_path() -> Path:
     """Return the configuration file used when the command line names none."""
-    folders = os.environ.get("CONFIGURATION_DIRECTORY", "")  # systemd separates several with colons
-    return Path(folders.split(":")[0] or "/etc/doorward") / "doorward.toml"
+    directories = os.environ.get("CONFIGURATION_DIRECTORY", "")  # systemd separates several with colons
+    return Path(directories.split(":")[0] or "/etc/doorward") / "doorward.toml"
 
 
 def read(path: Path) -> Configuration:
@@ -73,17 +75,17 @@ def trusted_owners() -> Collection[int]:
     return {0, os.geteuid(), *([int(caller)] if caller.isdecimal() else [])}
 
 
-def open_directory_of(path: Path) -> int:
+def open_safe_directory(path: Path) -> int:
     """Return a descriptor of the directory that contains a file. Raises HostError if others could change it.
 
     Operations relative to the descriptor apply to the directory that was checked. Raises OSError if it cannot open it.
     """
     descriptor = os.open(path.parent, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
     try:
-        found = os.fstat(descriptor)
-        itself = PathComponent(str(path.parent), found.st_uid, found.st_mode, is_folder=True)
-        if wrong := objection([itself, *folders_on_the_way(path)], trusted_owners()):
-            raise HostError(f"{path}: {wrong.what}; {wrong.remedy}")
+        status = os.fstat(descriptor)
+        itself = PathComponent(str(path.parent), status.st_uid, status.st_mode, is_directory=True)
+        if unsafe := find_unsafe([itself, *parent_directories(path)], trusted_owners()):
+            raise HostError(f"{path}: {unsafe.fault}; {unsafe.remedy}")
     except BaseException:
         os.close(descriptor)
         raise
@@ -92,7 +94,7 @@ def open_directory_of(path: Path) -> int:
 
 def exposure(path: Path) -> tuple[str, str] | None:
     """Return the fault and remedy if every user can read the file, else None."""
-    entries = list(_entries(path, path.stat()))
+    entries = list(_path_components(path, path.stat()))
     if not (entries and is_exposed(entries)):
         return None
     return "every user of this host can read the sequences", f"run `chmod o-r {path}`"
@@ -111,15 +113,15 @@ def read_text(path: Path, owners: Collection[int] | None = None) -> str:
 
     `owners` are the users that may own it (None: any user).
     """
-    return text_of(_bytes(path, owners), str(path))
+    return decode_text(_read_bytes(path, owners), str(path))
 
 
-def read_roots_text(path: Path) -> str:
+def read_root_owned_text(path: Path) -> str:
     """Return the text of a file that only root can change. Raises ConfigError if another user can."""
-    return text_of(_bytes(path, (0,)), str(path))
+    return decode_text(_read_bytes(path, (0,)), str(path))
 
 
-def text_of(raw: bytes, file: str) -> str:
+def decode_text(raw: bytes, file: str) -> str:
     """Decode a file's bytes. Raises ConfigError if they are not UTF-8 text or too long."""
     if len(raw) > MAX_BYTES:
         remedy = "name the right file with -c FILE, or write fewer doors"
@@ -133,32 +135,32 @@ def text_of(raw: bytes, file: str) -> str:
     return text
 
 
-def _not_text(file: str, raw: bytes, place: int, what: str) -> ConfigFault:
-    return ConfigFault(file, raw.count(b"\n", 0, place) + 1, what, "save the file as UTF-8 text")
+def _not_text(file: str, raw: bytes, offset: int, fault: str) -> ConfigFault:
+    return ConfigFault(file, raw.count(b"\n", 0, offset) + 1, fault, "save the file as UTF-8 text")
 
 
-def _entries(path: Path, found: os.stat_result) -> Iterator[PathComponent]:
+def _path_components(path: Path, status: os.stat_result) -> Iterator[PathComponent]:
     """Yield a file and the directories above it and above its link target; nothing for pipes and devices."""
-    if not stat.S_ISREG(found.st_mode):
+    if not stat.S_ISREG(status.st_mode):
         return
-    yield PathComponent(str(path), found.st_uid, found.st_mode, is_folder=False)
-    yield from folders_on_the_way(path)
+    yield PathComponent(str(path), status.st_uid, status.st_mode, is_directory=False)
+    yield from parent_directories(path)
 
 
-def folders_on_the_way(path: Path) -> Iterator[PathComponent]:
+def parent_directories(path: Path) -> Iterator[PathComponent]:
     """Yield the directories above a path and above its link target, the nearest first."""
-    places = (path.absolute(), path.resolve())
-    nearest = [place.parent for place in places]
-    for folder in dict.fromkeys((*nearest, *(folder for place in places for folder in place.parents))):
-        there = folder.stat()
-        yield PathComponent(str(folder), there.st_uid, there.st_mode, is_folder=True)
+    paths = (path.absolute(), path.resolve())
+    nearest = [file.parent for file in paths]
+    for directory in dict.fromkeys((*nearest, *(directory for file in paths for directory in file.parents))):
+        status = directory.stat()
+        yield PathComponent(str(directory), status.st_uid, status.st_mode, is_directory=True)
 
 
-def _bytes(path: Path, owners: Collection[int] | None) -> bytes:
+def _read_bytes(path: Path, owners: Collection[int] | None) -> bytes:
     try:
         with path.open("rb") as file:
-            if wrong := objection(_entries(path, os.fstat(file.fileno())), owners):
-                raise ConfigError([ConfigFault(str(path), 1, *wrong)])
+            if unsafe := find_unsafe(_path_components(path, os.fstat(file.fileno())), owners):
+                raise ConfigError([ConfigFault(str(path), 1, *unsafe)])
             return file.read(MAX_BYTES + 1)
     except FileNotFoundError:
         raise UsageError(f"{path}: there is no such file; write it, or name another with -c FILE") from None

@@ -64,7 +64,7 @@ def port(word: str) -> Port:
     return Port(Protocol[protocol], int(match[1]))
 
 
-def seconds(least: int) -> Callable[[str], int]:
+def seconds(minimum: int) -> Callable[[str], int]:
     """Return a converter for whole seconds from `least` up."""
 
     def read(text: str) -> int:
@@ -72,8 +72,8 @@ def seconds(least: int) -> Callable[[str], int]:
         if match is None:
             raise ValueError(f"{shown(text)} is no time; write a whole number of seconds, like 15")
         number = int(match[1])
-        if not least <= number <= MAX_SECONDS:
-            raise ValueError(f"{number} seconds are no possible time; write a number from {least} to {MAX_SECONDS}")
+        if not minimum <= number <= MAX_SECONDS:
+            raise ValueError(f"{number} seconds are no possible time; write a number from {minimum} to {MAX_SECONDS}")
         return number
 
     return read
@@ -105,8 +105,8 @@ def target(text: str) -> IPv4Address | IPv6Address:
 
 def interface(text: str) -> str | None:
     """Parse an interface name or `any`; None if empty."""
-    odd = any(letter.isspace() or letter in '/"' or letter < " " for letter in text)
-    if odd or len(text.encode(errors="surrogatepass")) > MAX_INTERFACE_BYTES:
+    is_invalid = any(letter.isspace() or letter in '/"' or letter < " " for letter in text)
+    if is_invalid or len(text.encode(errors="surrogatepass")) > MAX_INTERFACE_BYTES:
         raise ValueError(f"{shown(text)} is no interface; write its name alone as `ip link` shows it, like eth0")
     return text or None
 
@@ -239,8 +239,8 @@ class _Reader:
     doors: list[_Section] = field(default_factory=list)
     current: _Section | None = None
 
-    def fault(self, line: int, what: str, instead: str) -> None:
-        self.faults.append(ConfigFault(self.file, line, what, instead))
+    def fault(self, line: int, fault: str, remedy: str) -> None:
+        self.faults.append(ConfigFault(self.file, line, fault, remedy))
 
     def read_line(self, number: int, line: str) -> None:
         if "\0" in line:
@@ -273,12 +273,12 @@ class _Reader:
             self.fault(
                 number,
                 f"{shown(line)} is no directive",
-                _meant(re.split(f"[{WHITESPACE}]", line)[0], section, "write NAME = VALUE"),
+                _remedy(re.split(f"[{WHITESPACE}]", line)[0], section, "write NAME = VALUE"),
             )
         elif upper not in section.settings:
             where = "[options]" if section is self.options else f"door {shown(section.name)}"
             otherwise = f"remove it, or write one of {', '.join(_known(section))}"
-            self.fault(number, f"unknown directive {shown(word)} in {where}", _meant(word, section, otherwise))
+            self.fault(number, f"unknown directive {shown(word)} in {where}", _remedy(word, section, otherwise))
         else:
             self.assign(number, word, section, section.settings[upper], value.strip(WHITESPACE))
 
@@ -286,22 +286,22 @@ class _Reader:
         if setting.field == "knock" and "one_time_file" in section.named:
             self.fault(number, "a Sequence below One_Time_Sequences would open once more", "remove one of the two")
         section.named.add(setting.field)
-        for what, instead in self.store(section, setting, text):
-            self.fault(number, f"{word}: {what}", instead)
+        for fault, remedy in self.store(section, setting, text):
+            self.fault(number, f"{word}: {fault}", remedy)
 
     def store(self, section: _Section, setting: KnockdSetting, text: str) -> Iterator[tuple[str, str]]:
         """Store a value as knockd would; yield its faults as (fault, remedy)."""
         try:
             value = setting.read(text)
         except ExceptionGroup as group:
-            yield from map(_parts, group.exceptions)
+            yield from map(_split_message, group.exceptions)
             return
         except ValueError as error:
-            yield _parts(error)
+            yield _split_message(error)
             return
         fields = section.fields
         if isinstance(value, FlagFilter):
-            fields["flags"] = _joined(fields.get("flags", ANY_FLAGS), value)
+            fields["flags"] = _merge_flags(fields.get("flags", ANY_FLAGS), value)
         elif setting.field != "interface" or fields.get("interface") is None:
             fields[setting.field] = value
         if setting.field == "one_time_file":
@@ -313,21 +313,21 @@ class _Reader:
             self.fault(door.line, f"door {shown(door.name)} has no sequence", remedy)
 
 
-def _joined(earlier: FlagFilter, later: FlagFilter) -> FlagFilter:
+def _merge_flags(earlier: FlagFilter, later: FlagFilter) -> FlagFilter:
     """Merge the flags of two lines; on a bit that both name, the later one counts."""
     return FlagFilter(earlier.mask | later.mask, earlier.value & ~later.mask | later.value)
 
 
-def _parts(error: Exception) -> tuple[str, str]:
-    what, _, instead = str(error).rpartition("; ")
-    return what, instead
+def _split_message(error: Exception) -> tuple[str, str]:
+    fault, _, remedy = str(error).rpartition("; ")
+    return fault, remedy
 
 
 def _known(section: _Section) -> list[str]:
     return list(DOOR if section.settings is _UPPER_DOOR else (*OPTIONS, SYSLOG))
 
 
-def _meant(word: str, section: _Section, otherwise: str) -> str:
+def _remedy(word: str, section: _Section, otherwise: str) -> str:
     """Return the remedy for a word that is not a valid directive in this section."""
     upper = word.upper()
     if upper == SYSLOG.upper():

@@ -11,10 +11,9 @@ from doorward.model import DEFAULT_SIGNED_PORT, Door, Port
 MAX_SEQUENCE = 32  # knock packets; a longer sequence is not safer, and failure links stay at most 31 long
 MAX_CAPACITY = 1 << 24  # elements per set; 16 million are gigabytes of kernel memory
 DEFAULT_CAPACITY = 1 << 20
-HURRIED_MS = (
-    2000  # the deadline of sources in the overflow set: capacity / 2 s = 500,000 first knock packets per second
-)
-PLACE, REASON = "%IP%", "%REASON%"  # in a hook's arguments: the address, and why it was rejected
+SHORT_WINDOW_MS = 2000  # the deadline of sources in the overflow set: capacity / 2 s = 500,000 first knocks per second
+# Replaced in a hook's arguments: the address, and why it was rejected.
+ADDRESS_PLACEHOLDER, REASON_PLACEHOLDER = "%IP%", "%REASON%"
 SHORTEST_TRIAL_MS, LONGEST_TRIAL_MS = 1000, 86_400_000
 
 

@@ -70,26 +70,26 @@ def _fault(text: str, file: str, message: str) -> ConfigFault:
         return ConfigFault(file, last_line, message, _ANY_REMEDY)
     if match["line"] is None:
         return ConfigFault(file, last_line, f"{match['what']} (end of the file)", _remedy(match["what"]))
-    what = f"{_plain(match['what'])} (column {match['column']})"
-    return ConfigFault(file, int(match["line"]), what, _remedy(match["what"]))
+    fault = f"{_plain(match['what'])} (column {match['column']})"
+    return ConfigFault(file, int(match["line"]), fault, _remedy(match["what"]))
 
 
-def _plain(what: str) -> str:
+def _plain(fault: str) -> str:
     """Write table names as the operator did, not as tuples."""
-    return _TUPLE.sub(lambda match: f"[{'.'.join(_PART.findall(match[0]))}]", what)
+    return _TUPLE.sub(lambda match: f"[{'.'.join(_PART.findall(match[0]))}]", fault)
 
 
-def _remedy(what: str) -> str:
-    return next((remedy for start, remedy in _REMEDIES.items() if what.startswith(start)), _ANY_REMEDY)
+def _remedy(fault: str) -> str:
+    return next((remedy for start, remedy in _REMEDIES.items() if fault.startswith(start)), _ANY_REMEDY)
 
 
 @dataclass(frozen=True, slots=True)
 class Setting:
-    """The field that a key sets, and the converter of its value; `each` converts the elements of a list first."""
+    """The field that a key sets, and the converter of its value; `element` converts the elements of a list first."""
 
     field: str
     read: Callable[[Any], object]
-    each: Callable[[object], object] | None = None
+    element: Callable[[object], object] | None = None
     example: str = ""  # of a list
 
 
@@ -112,7 +112,7 @@ DOOR = {
     "knock": Setting("knock", values.sequence, values.port, '["7000/tcp", "8000/udp", "9000/tcp"]'),
     "within": Setting("within_ms", values.duration(values.MAX_WITHIN_MS)),
     "flags": Setting("flags", values.flags, values.text, '["syn", "!ack"]'),
-    "opens": Setting("opens", values.opened, values.port, '["22/tcp"]'),
+    "opens": Setting("opens", values.opens, values.port, '["22/tcp"]'),
     "for": Setting("for_ms", values.duration(values.MAX_FOR_MS)),
     "target": Setting("target", values.address),
     "on_open": Setting("on_open", values.command, values.text, '["/usr/bin/logger", "open to %IP%"]'),
@@ -121,7 +121,7 @@ DOOR = {
 }
 
 SIGNED = {
-    "port": Setting("port", values.datagram_port),
+    "port": Setting("port", values.udp_port),
     "key": Setting("key", values.file),
     "authorized_keys": Setting("authorized_keys", values.file),
     "window": Setting("window_ms", values.window),
@@ -136,7 +136,7 @@ FLEET = {
     "user": Setting("user", values.text),
     "password": Setting("password", values.file),
     "policy": Setting("policy", values.choice(EtcdOutagePolicy)),
-    "timeout": Setting("timeout_ms", values.patience),
+    "timeout": Setting("timeout_ms", values.timeout),
     "plain": Setting("plain", values.boolean),
     "for_max": Setting("for_max_ms", values.duration(values.MAX_FOR_MS)),
 }
@@ -164,9 +164,9 @@ def parse(text: str, file: str) -> Configuration:
     doors = _doors(report, document.get("doors", {}))
     signed = Signed(**_table(report, ("signed",), document["signed"], SIGNED)) if "signed" in document else None
     fleet = _fleet(report, document["fleet"]) if "fleet" in document else None
-    validate.knocks_at_taken_ports(report, gate, doors, signed)
-    validate.signed_port_is_taken(report, gate, doors, signed)
-    validate.what_a_fleet_needs(report, gate, doors, fleet)
+    validate.check_knock_ports(report, gate, doors, signed)
+    validate.check_signed_port(report, gate, doors, signed)
+    validate.check_fleet(report, gate, doors, fleet)
     if not doors and not report.faults:
         report.add(("doors",), "there is no door", "write a table [doors.NAME] for each door")
     if report.faults:
@@ -194,7 +194,7 @@ def _doors(report: ErrorCollector, tables: object) -> list[Door]:
         doors.append(_door(report, name, table))
         if len(report.faults) == faults_before:
             whole.append(doors[-1])
-    validate.same_sequence_twice(report, whole)
+    validate.check_unique_sequences(report, whole)
     return doors
 
 
@@ -208,7 +208,7 @@ def _door(report: ErrorCollector, name: str, table: object) -> Door:
     except ValueError as error:
         report.add_error(path, "the door's name", error)
     fields = _table(report, path, table, DOOR)
-    validate.what_a_door_does(report, path, table)
+    validate.check_door(report, path, table)
     return Door(name, **({"knock": (), "opens": ()} | fields))
 
 
@@ -224,7 +224,7 @@ def _table(report: ErrorCollector, path: Keys, table: object, settings: Mapping[
         if setting is None:
             continue
         try:
-            fields[setting.field] = setting.read(_elements(report, (*path, key), value, setting))
+            fields[setting.field] = setting.read(_convert_elements(report, (*path, key), value, setting))
         except _Reported:
             continue
         except ValueError as error:
@@ -236,16 +236,16 @@ class _Reported(Exception):
     """A list has faults that were reported already."""
 
 
-def _elements(report: ErrorCollector, path: Keys, value: object, setting: Setting) -> object:
+def _convert_elements(report: ErrorCollector, path: Keys, value: object, setting: Setting) -> object:
     """Convert the elements of a list, reporting each fault at its own line; return any other value unchanged."""
-    if setting.each is None:
+    if setting.element is None:
         return value
     if not isinstance(value, list):
         raise ValueError(f"{shown(value)} is no list; write {path[-1]} = {setting.example}")
     elements = []
     for index, element in enumerate(value):
         try:
-            elements.append(setting.each(element))
+            elements.append(setting.element(element))
         except ValueError as error:
             report.add_error((*path, str(index)), path[-1], error)
     if len(elements) < len(value):
@@ -257,11 +257,11 @@ def _unknown(report: ErrorCollector, path: Keys, table: Mapping[str, object], kn
     """Report each unknown key, with the setting that was probably meant."""
     where = f" in {header(path)}" if path else ""
     for key in [key for key in table if key not in known]:
-        kind = "setting" if path or not isinstance(table[key], dict) else "table"
-        report.add((*path, key), f"unknown {kind} {shown(key)}{where}", _meant(key, known))
+        noun = "setting" if path or not isinstance(table[key], dict) else "table"
+        report.add((*path, key), f"unknown {noun} {shown(key)}{where}", _remedy_for_key(key, known))
 
 
-def _meant(key: str, known: Collection[str]) -> str:
+def _remedy_for_key(key: str, known: Collection[str]) -> str:
     if OTHER_NAMES.get(key) in known:
         return f"write {OTHER_NAMES[key]!r} instead"
     for table, settings in (("[gate]", GATE), ("a table [doors.NAME]", DOOR), ("[signed]", SIGNED), ("[fleet]", FLEET)):

@@ -17,7 +17,7 @@ MAX_WITHIN_MS = 3_600_000  # an hour
 MAX_FOR_MS = 365 * 86_400_000
 MAX_OPENS = 32
 MIN_WINDOW_MS, MAX_WINDOW_MS = 1000, 3_600_000
-MIN_PATIENCE_MS, MAX_PATIENCE_MS = 50, 10_000
+MIN_TIMEOUT_MS, MAX_TIMEOUT_MS = 50, 10_000
 MAX_ENDPOINTS = 16
 MAX_INTERFACE_BYTES = 15  # IFNAMSIZ without its NUL
 _INTERFACE = re.compile(r"""[^\s/:"'\\*]+\*?""")
@@ -128,12 +128,12 @@ def port(value: object) -> Port:
     return Port.parse(value)
 
 
-def datagram_port(value: object) -> Port:
+def udp_port(value: object) -> Port:
     """Convert a UDP port."""
-    found = port(value)
-    if found.protocol is not Protocol.UDP:
-        raise ValueError(f'a signed knock is a UDP packet, and {found} is none; write "{found.number}/udp"')
-    return found
+    udp = port(value)
+    if udp.protocol is not Protocol.UDP:
+        raise ValueError(f'a signed knock is a UDP packet, and {udp} is none; write "{udp.number}/udp"')
+    return udp
 
 
 def file(value: object) -> str:
@@ -152,11 +152,11 @@ def window(value: object) -> int:
     return duration_ms
 
 
-def patience(value: object) -> int:
+def timeout(value: object) -> int:
     """Convert how long to wait for an answer, in milliseconds."""
-    duration_ms = duration(MAX_PATIENCE_MS)(value)
-    if duration_ms < MIN_PATIENCE_MS:
-        raise ValueError(f'{shown(value)} is too short for an answer; write at least "{MIN_PATIENCE_MS}ms"')
+    duration_ms = duration(MAX_TIMEOUT_MS)(value)
+    if duration_ms < MIN_TIMEOUT_MS:
+        raise ValueError(f'{shown(value)} is too short for an answer; write at least "{MIN_TIMEOUT_MS}ms"')
     return duration_ms
 
 
@@ -231,7 +231,7 @@ def sequence(ports: Sequence[Port]) -> tuple[Port, ...]:
     return tuple(ports)
 
 
-def opened(ports: Sequence[Port]) -> tuple[Port, ...]:
+def opens(ports: Sequence[Port]) -> tuple[Port, ...]:
     """Convert the ports that a door opens."""
     if not ports:
         raise ValueError('the list is empty; name what the door opens, like opens = ["22/tcp"]')

@@ -17,7 +17,7 @@ MachineKey = tuple[FlagFilter, int, bytes | None]  # flags, deadline in ms, pack
 _SYMBOL_BITS = 24
 
 
-def symbol_text(port: Port) -> int:
+def pack_symbol(port: Port) -> int:
     """Pack a protocol and a port into 24 bits."""
     return port.protocol << 16 | port.number
 
@@ -27,7 +27,7 @@ def edge(state: int, symbol: int) -> int:
     return state << _SYMBOL_BITS | symbol
 
 
-def split_symbol(key: int) -> tuple[int, Port]:
+def split_edge(key: int) -> tuple[int, Port]:
     """Unpack a key of `edge`: the state, and the symbol as a port."""
     return key >> _SYMBOL_BITS, Port(Protocol(key >> 16 & 0xFF), key & 0xFFFF)
 
@@ -37,36 +37,36 @@ class Machine:
     """The state machine for all doors with one combination of flags, deadline and target.
 
     `fail` maps a state to its longest proper suffix that is a useful prefix; states that fall back to the root are
-    not in it. `same` holds the edges on which a packet repeats the state's last symbol and nothing changes.
+    not in it. `repeats` holds the edges on which a packet repeats the state's last symbol and nothing changes.
     `completes` maps a state to the doors (by index) that open on entering it.
     """
 
     flags: FlagFilter
     within_ms: int
     root: int
-    firsts: range  # the states one knock packet from the root: entering one starts the deadline
+    first_states: range  # the states one knock packet from the root: entering one starts the deadline
     edges: Edges
     fail: dict[int, int]
-    same: frozenset[int]
+    repeats: frozenset[int]
     completes: dict[int, tuple[int, ...]]
     target: bytes | None = None
 
-    def watches(self, packet: Packet) -> bool:
+    def matches(self, packet: Packet) -> bool:
         """Return whether the packet's destination and flags match this machine's doors; UDP has no flags."""
-        here = packet.local if self.target is None else packet.destination == self.target
-        return here and (packet.port.protocol is Protocol.UDP or self.flags.passes(packet.flags))
+        is_destination = packet.local if self.target is None else packet.destination == self.target
+        return is_destination and (packet.port.protocol is Protocol.UDP or self.flags.passes(packet.flags))
 
     def step(self, state: int, symbol: int) -> int | None:
         """Return the state after `symbol`: the root for a wrong one, None if nothing changes."""
-        following = self.edges.get(edge(state, symbol))
-        if following is None and edge(state, symbol) in self.same:
+        next_state = self.edges.get(edge(state, symbol))
+        if next_state is None and edge(state, symbol) in self.repeats:
             return None
-        while following is None and state != self.root:
+        while next_state is None and state != self.root:
             state = self.fail.get(state, self.root)
-            following = self.edges.get(edge(state, symbol))
-        return self.root if following is None else following
+            next_state = self.edges.get(edge(state, symbol))
+        return self.root if next_state is None else next_state
 
-    def longest_fall(self) -> int:
+    def longest_failure_chain(self) -> int:
         """Return the length of the longest chain of failure links, not counting the root; at most 31."""
         lengths: dict[int, int] = {}
         for state in sorted(self.fail):  # links lead to shorter prefixes, which have smaller numbers
@@ -76,18 +76,20 @@ class Machine:
 
 @dataclass(frozen=True, slots=True)
 class Automaton:
-    """All state machines, and which ports count: never those in `never`; if `only` is set, only those in it."""
+    """All state machines, and which ports count: not `ignored_ports`; only `known_ports`, if it is set."""
 
     machines: tuple[Machine, ...]
-    never: frozenset[Port]
-    only: frozenset[Port] | None = None
+    ignored_ports: frozenset[Port]
+    known_ports: frozenset[Port] | None = None
 
     def is_symbol(self, packet: Packet) -> bool:
         """Return whether any machine matches the packet as a symbol (design.md, section 3, rule 1)."""
         port = packet.port
-        if (packet.local and port in self.never) or (self.only is not None and port not in self.only):
+        if (packet.local and port in self.ignored_ports) or (
+            self.known_ports is not None and port not in self.known_ports
+        ):
             return False
-        return any(machine.watches(packet) for machine in self.machines)
+        return any(machine.matches(packet) for machine in self.machines)
 
 
 def compile_doors(doors: Sequence[Door], *, public: Iterable[Port] = (), known_only: bool = False) -> Automaton:
@@ -99,14 +101,14 @@ def compile_doors(doors: Sequence[Door], *, public: Iterable[Port] = (), known_o
     machines: list[Machine] = []
     root = 1
     for key, members in groups.items():
-        machines.append(_machine(key, root, [(i, doors[i].knock) for i in members]))
+        machines.append(_build_machine(key, root, [(i, doors[i].knock) for i in members]))
         root += len(machines[-1].edges) + 1
     never = frozenset(public).union(*(door.opens for door in doors))
     only = frozenset(port for door in doors for port in door.knock) if known_only else None
     return Automaton(tuple(machines), never, only)
 
 
-def depths(automaton: Automaton) -> tuple[tuple[int, int], ...]:
+def state_depths(automaton: Automaton) -> tuple[tuple[int, int], ...]:
     """Return the depth of every state as sorted ranges: (first state, number of knock packets that lead to it)."""
     starts: list[tuple[int, int]] = []
     for machine in automaton.machines:
@@ -124,8 +126,8 @@ def machine_key(door: Door) -> MachineKey:
     return door.flags, door.within_ms, door.target.packed if door.target else None
 
 
-def _machine(key: MachineKey, root: int, members: Sequence[tuple[int, tuple[Port, ...]]]) -> Machine:
-    edges, levels, ends = _trie(root, [knock for _, knock in members])
+def _build_machine(key: MachineKey, root: int, members: Sequence[tuple[int, tuple[Port, ...]]]) -> Machine:
+    edges, levels, ends = _build_trie(root, [knock for _, knock in members])
     fail = _failure_links(root, edges, levels)
     completes: dict[int, tuple[int, ...]] = {}
     for (index, _), end in zip(members, ends, strict=True):
@@ -133,26 +135,26 @@ def _machine(key: MachineKey, root: int, members: Sequence[tuple[int, tuple[Port
     for state, shorter in fail.items():  # in the order of depth, so the shorter prefix is complete
         if shorter in completes:
             completes[state] = completes.get(state, ()) + completes[shorter]
-    same = frozenset(key for key in _repeats(edges) if _changes_nothing(root, edges, fail, key))
+    same = frozenset(key for key in _repeat_edges(edges) if _is_retransmission(root, edges, fail, key))
     firsts = range(root + 1, root + 1 + len(levels[0]))
     flags, within_ms, target = key
-    return Machine(flags, within_ms, root, firsts, edges, _useful(edges, fail), same, completes, target)
+    return Machine(flags, within_ms, root, firsts, edges, _shorten_links(edges, fail), same, completes, target)
 
 
-def _trie(root: int, sequences: Sequence[tuple[Port, ...]]) -> tuple[Edges, list[list[int]], list[int]]:
+def _build_trie(root: int, sequences: Sequence[tuple[Port, ...]]) -> tuple[Edges, list[list[int]], list[int]]:
     """Number the prefixes by depth; return the edges, the edges of each depth, and each sequence's last state."""
     edges: Edges = {}
     levels: list[list[int]] = []
     ends = [root] * len(sequences)
     for depth in range(max(map(len, sequences))):
         level: list[int] = []
-        for which, knock in enumerate(sequences):
+        for index, knock in enumerate(sequences):
             if depth < len(knock):
-                key = edge(ends[which], symbol_text(knock[depth]))
+                key = edge(ends[index], pack_symbol(knock[depth]))
                 if key not in edges:
                     edges[key] = root + 1 + len(edges)
                     level.append(key)
-                ends[which] = edges[key]
+                ends[index] = edges[key]
         levels.append(level)
     return edges, levels, ends
 
@@ -173,13 +175,13 @@ def _failure_links(root: int, edges: Edges, levels: list[list[int]]) -> dict[int
     return fail
 
 
-def _repeats(edges: Edges) -> Iterable[int]:
+def _repeat_edges(edges: Edges) -> Iterable[int]:
     """Return, for each state, the edge on its own last symbol."""
     mask = (1 << _SYMBOL_BITS) - 1
     return (edge(state, key & mask) for key, state in edges.items())
 
 
-def _changes_nothing(root: int, edges: Edges, fail: dict[int, int], key: int) -> bool:
+def _is_retransmission(root: int, edges: Edges, fail: dict[int, int], key: int) -> bool:
     """Return whether no sequence repeats the symbol here, so that it is a retransmission (section 3, rule 4)."""
     state, symbol = key >> _SYMBOL_BITS, key & (1 << _SYMBOL_BITS) - 1
     while state != root:
@@ -189,7 +191,7 @@ def _changes_nothing(root: int, edges: Edges, fail: dict[int, int], key: int) ->
     return True
 
 
-def _useful(edges: Edges, fail: dict[int, int]) -> dict[int, int]:
+def _shorten_links(edges: Edges, fail: dict[int, int]) -> dict[int, int]:
     """Shorten failure links: skip states whose symbols are all known to the longer state already."""
     involved = fail.keys() | set(fail.values())
     symbols: dict[int, set[int]] = {state: set() for state in involved}

@@ -22,7 +22,7 @@ class SetChanges:
         return bool(self.put or self.remove)
 
 
-def plan(touched: Iterable[Element], want: Remaining, have: Remaining) -> SetChanges:
+def diff(touched: Iterable[Element], want: Remaining, have: Remaining) -> SetChanges:
     """Return the changes that turn `have` into `want`, for elements in `touched` only.
 
     Others may have been added by the kernel since `have` was read.

@@ -15,22 +15,22 @@ class OpeningTable:
     """Current openings, one per door and address; opening a door again extends the opening."""
 
     def __init__(self) -> None:
-        self._standing: dict[Place, dict[str, Opening]] = {}
+        self._by_source: dict[Place, dict[str, Opening]] = {}
         self._ends: list[tuple[float, int, str, Place]] = []  # a heap by the end
-        self._entered = itertools.count()  # breaks ties between equal ends: addresses of two families do not compare
+        self._serial = itertools.count()  # breaks ties between equal ends: addresses of two families do not compare
         self._counts: Counter[str] = Counter()  # openings, by the key or operator that opened them
         self._wide: Counter[str] = Counter()  # set elements of openings to networks, likewise
 
     def __iter__(self) -> Iterator[Opening]:
-        for doors in self._standing.values():
+        for doors in self._by_source.values():
             yield from doors.values()
 
     def __len__(self) -> int:
-        return sum(map(len, self._standing.values()))
+        return sum(map(len, self._by_source.values()))
 
     def get(self, door: str, address: Place) -> Opening | None:
         """Return the current opening, or None."""
-        return self._standing.get(address, {}).get(door)
+        return self._by_source.get(address, {}).get(door)
 
     def count(self, by: str) -> int:
         """Return the number of openings made by `by`."""
@@ -40,11 +40,11 @@ class OpeningTable:
         """Return the number of set elements in openings to networks made by `by`."""
         return self._wide[by]
 
-    def wider(self, place: Place) -> Iterator[Opening]:
+    def enclosing(self, place: Place) -> Iterator[Opening]:
         """Yield the openings to networks that contain a network."""
         if isinstance(place, IPv4Network | IPv6Network):
             for bits in range(place.prefixlen):
-                yield from self._standing.get(place.supernet(new_prefix=bits), {}).values()
+                yield from self._by_source.get(place.supernet(new_prefix=bits), {}).values()
 
     def open(self, new: Opening) -> Opening:
         """Add an opening, or extend the current one, never shortening it; return the result."""
@@ -54,30 +54,30 @@ class OpeningTable:
             new = old._replace(ports=ports, until_s=max(old.until_s, new.until_s))
             self._count(old, -1)
         self._count(new, 1)
-        self._standing.setdefault(new.address, {})[new.door] = new
-        heapq.heappush(self._ends, (new.until_s, next(self._entered), new.door, new.address))
+        self._by_source.setdefault(new.address, {})[new.door] = new
+        heapq.heappush(self._ends, (new.until_s, next(self._serial), new.door, new.address))
         return new
 
-    def restore(self, door: str, address: Place, was: Opening | None) -> None:
+    def restore(self, door: str, address: Place, previous: Opening | None) -> None:
         """Restore the previous opening, or none, after a change that failed."""
         self.close(door, address)
-        if was is not None:
-            self.open(was)
+        if previous is not None:
+            self.open(previous)
 
     def close(self, door: str, address: Place) -> Opening | None:
         """Remove an opening and return it; return None if there was none."""
-        doors = self._standing.get(address, {})
+        doors = self._by_source.get(address, {})
         opening = doors.pop(door, None)
         if not doors:
-            self._standing.pop(address, None)
+            self._by_source.pop(address, None)
         if opening is not None:
             self._count(opening, -1)
         return opening
 
     def _count(self, opening: Opening, sign: int) -> None:
         is_wide = isinstance(opening.address, IPv4Network | IPv6Network)
-        for counts, number in (self._counts, 1), (self._wide, len(opening.ports) if is_wide else 0):
-            counts[opening.by] += sign * number
+        for counts, amount in (self._counts, 1), (self._wide, len(opening.ports) if is_wide else 0):
+            counts[opening.by] += sign * amount
             if not counts[opening.by]:
                 del counts[opening.by]  # names of keys come and go
 
@@ -104,7 +104,7 @@ class OpeningTable:
         """Return the latest end of the openings that need each element; elements that none needs are left out."""
         until: dict[Element, float] = {}
         for element in elements:
-            ends = [o.until_s for o in self._standing.get(element.address, {}).values() if element.port in o.ports]
+            ends = [o.until_s for o in self._by_source.get(element.address, {}).values() if element.port in o.ports]
             if ends:
                 until[element] = max(ends)
         return until

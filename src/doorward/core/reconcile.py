@@ -17,14 +17,14 @@ class Differences:
     lost: tuple[Opening, ...]
 
 
-def differences(standing: Iterable[Opening], have: Remaining, doors: Sequence[Door], now_s: float) -> Differences:
+def differences(openings: Iterable[Opening], have: Remaining, doors: Sequence[Door], now_s: float) -> Differences:
     """Compare the opening table with the kernel's elements `have`, at `now_s` of the table's clock.
 
     Elements with a port that no door opens are ignored; their timeout removes them.
     """
     lost: list[Opening] = []
     covered: dict[Element, float] = {}
-    for opening in standing:
+    for opening in openings:
         if not opening.ports or any(element in have for element in opening.elements()):
             for element in opening.elements():
                 covered[element] = max(covered.get(element, 0.0), opening.until_s - now_s)
@@ -46,21 +46,21 @@ def _attribute(
     address: Place, left_s: Mapping[Port, float], by_port: Mapping[Port, Sequence[Door]], now_s: float
 ) -> Iterator[Opening]:
     """Yield the openings that account for these elements: doors with all their ports first, in file order."""
-    rest = dict(left_s)
-    for fits in (_whole, _partly):
+    remaining = dict(left_s)
+    for fits in (_has_all_ports, _has_some_port):
         for first in left_s:
-            door = next((d for d in by_port.get(first, ()) if fits(d, rest)), None) if first in rest else None
+            door = next((d for d in by_port.get(first, ()) if fits(d, remaining)), None) if first in remaining else None
             if door is not None:
-                ports = tuple(port for port in door.opens if port in rest)
-                until_s = now_s + max(rest.pop(port) for port in ports)
+                ports = tuple(port for port in door.opens if port in remaining)
+                until_s = now_s + max(remaining.pop(port) for port in ports)
                 yield Opening(door.name, address, ports, now_s, until_s, "knock")
 
 
-def _whole(door: Door, ports: Mapping[Port, float]) -> bool:
+def _has_all_ports(door: Door, ports: Mapping[Port, float]) -> bool:
     return bool(door.opens) and all(port in ports for port in door.opens)
 
 
-def _partly(door: Door, ports: Mapping[Port, float]) -> bool:
+def _has_some_port(door: Door, ports: Mapping[Port, float]) -> bool:
     return any(port in ports for port in door.opens)
 
 

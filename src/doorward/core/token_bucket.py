@@ -6,13 +6,13 @@ from __future__ import annotations
 class TokenBucket:
     """Token bucket: `per_s` tokens per second, bursts up to `at_once`."""
 
-    def __init__(self, per_s: float, at_once: float) -> None:
-        self._per_s, self._at_once = per_s, at_once
-        self._tokens, self._counted_s = at_once, float("-inf")
+    def __init__(self, per_s: float, burst: float) -> None:
+        self._per_s, self._burst = per_s, burst
+        self._tokens, self._counted_s = burst, float("-inf")
 
     def admits(self, now_s: float) -> bool:
         """Take a token at `now_s`; return False if there is none left."""
-        self._tokens = min(self._at_once, self._tokens + (now_s - self._counted_s) * self._per_s)
+        self._tokens = min(self._burst, self._tokens + (now_s - self._counted_s) * self._per_s)
         self._counted_s = now_s
         if self._tokens < 1:
             return False

@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from doorward.config.schema import Configuration
-from doorward.core.diff import Remaining, plan
+from doorward.core.diff import Remaining, diff
 from doorward.core.openings import OpeningTable
 from doorward.core.reconcile import differences, restored_openings, shifted
 from doorward.daemon import bans, control_commands, reload, repairs, saved_ruleset, sharing
@@ -268,7 +268,7 @@ class Daemon:
             now_s = self.loop.now_s()
             want = {element: until_s - now_s for element, until_s in self.book.wanted_until(touched).items()}
             try:
-                self.filter.apply(plan(touched, want, self.filter.elements() if have is None else have))
+                self.filter.apply(diff(touched, want, self.filter.elements() if have is None else have))
             except NftError as error:
                 if error.is_of_entries or (last_try and not self._will_repair()):
                     raise

@@ -14,7 +14,7 @@ class Dialect(StrEnum):
     FWKNOP = "fwknop"
 
 
-def dialect_of(text: str) -> Dialect | None:
+def detect_dialect(text: str) -> Dialect | None:
     """Return the format, by the first line that only one of the two has, or None if there is no such line."""
     for line in text.split("\n"):
         words = line.strip()

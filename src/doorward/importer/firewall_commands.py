@@ -17,9 +17,9 @@ from doorward.importer.firewall_ports import (
     NotUnderstoodError,
     ParsedRule,
     Service,
+    build_rule,
     is_source,
-    ports_of,
-    rule_of,
+    parse_ports,
 )
 
 _SEPARATORS = {";", "&&"}
@@ -27,29 +27,29 @@ _SHELL = re.compile(r"[|<>()&;]+")
 _RELOADS = ("--reload", "reload")
 
 
-class Recognised(NamedTuple):
+class ParsedCommand(NamedTuple):
     """The result of parsing a command: `rule`, or `why` it is None."""
 
     rule: ParsedRule | None
     why: str = ""
 
 
-def recognise(command: str, service: Service) -> Recognised:
+def parse_command(command: str, service: Service) -> ParsedCommand:
     """Parse a whole command line; `service` looks ports up by name, as in services(5)."""
     try:
         rules = [rule for words in _simple_commands(command) if (rule := _rule(words, service)) is not None]
     except NotUnderstoodError as error:
-        return Recognised(None, str(error))
+        return ParsedCommand(None, str(error))
     if not rules:
-        return Recognised(None, "it is empty")
+        return ParsedCommand(None, "it is empty")
     if len({rule.opens for rule in rules}) > 1:
-        return Recognised(None, "it opens and closes at once")
-    return Recognised(_union(rules))
+        return ParsedCommand(None, "it opens and closes at once")
+    return ParsedCommand(_union(rules))
 
 
-def undoes(command: str, opening: ParsedRule, service: Service) -> bool:
+def reverts(command: str, opening: ParsedRule, service: Service) -> bool:
     """Return whether a command reverts `opening`: it closes the same ports, or deletes an nft rule by its handle."""
-    rule = recognise(command, service).rule
+    rule = parse_command(command, service).rule
     if rule is not None:
         return not rule.opens and rule.tool == opening.tool and set(rule.ports) == set(opening.ports)
     return opening.tool == "nft" and re.match(r"(sudo\s+)?(/\S*/)?nft\s+delete\s+rule\s", command) is not None
@@ -147,8 +147,8 @@ def _iptables(_: str, words: list[str], service: Service) -> ParsedRule:
     ]
     if "-p" not in options:
         remarks.append("iptables refuses --dport without -p; taken as -p tcp")
-    ports = ports_of(options["--dport"][0].replace(":", "-"), protocol, service)
-    return rule_of(chains[0][0] != "-D", "iptables", ports, remarks=remarks)
+    ports = parse_ports(options["--dport"][0].replace(":", "-"), protocol, service)
+    return build_rule(chains[0][0] != "-D", "iptables", ports, remarks=remarks)
 
 
 def _split(word: str) -> list[str]:
@@ -157,21 +157,21 @@ def _split(word: str) -> list[str]:
 
 def _options(words: list[str]) -> dict[str, list[str]]:
     """Pair options with their values; `-I INPUT` and `-w` may be followed by a number."""
-    found: dict[str, list[str]] = {}
-    rest = iter(words)
-    before = ""
-    for word in rest:
+    options: dict[str, list[str]] = {}
+    remaining = iter(words)
+    previous = ""
+    for word in remaining:
         option = _LONG.get(word, word)
-        if option.isdigit() and before in ("-I", "-w"):
-            before = ""
+        if option.isdigit() and previous in ("-I", "-w"):
+            previous = ""
         elif option in ("-w", "--syn"):
-            before = option
-        elif option in _WITH_VALUE and (value := next(rest, None)) is not None:
-            found.setdefault(option, []).append(value)
-            before = option
+            previous = option
+        elif option in _WITH_VALUE and (value := next(remaining, None)) is not None:
+            options.setdefault(option, []).append(value)
+            previous = option
         else:
             raise NotUnderstoodError(f"{word!r} is not understood")
-    return found
+    return options
 
 
 def _check_option(option: str, values: Sequence[str]) -> None:
@@ -188,15 +188,15 @@ def _check_option(option: str, values: Sequence[str]) -> None:
 
 
 def _ufw(tool: str, words: list[str], service: Service) -> ParsedRule:
-    rest = [word for word in words if word != "--force"]
-    opens = rest[:1] != ["delete"]
-    if not opens or rest[:1] == ["prepend"]:
-        rest = rest[1:]
-    elif rest[:1] == ["insert"] and rest[1:2] and rest[1].isdigit():
-        rest = rest[2:]
-    if rest[:1] != ["allow"]:
+    remaining = [word for word in words if word != "--force"]
+    opens = remaining[:1] != ["delete"]
+    if not opens or remaining[:1] == ["prepend"]:
+        remaining = remaining[1:]
+    elif remaining[:1] == ["insert"] and remaining[1:2] and remaining[1].isdigit():
+        remaining = remaining[2:]
+    if remaining[:1] != ["allow"]:
         raise NotUnderstoodError("it is no `ufw allow` or `ufw delete allow`")
-    pairs = _pairs(rest[2:] if rest[1:2] == ["in"] else rest[1:])
+    pairs = _pairs(remaining[2:] if remaining[1:2] == ["in"] else remaining[1:])
     unknown = pairs.keys() - {"from", "to", "port", "proto", "comment", "on"}
     if unknown or not is_source(pairs.get("from", "")) or pairs.get("to", "any") != "any":
         raise NotUnderstoodError(f"{' '.join(sorted(unknown)) or 'from or to'} is not understood")
@@ -207,7 +207,9 @@ def _ufw(tool: str, words: list[str], service: Service) -> ParsedRule:
         remarks.append("ufw opens tcp and udp where no proto is named; take out the one that is not needed")
     if "on" in pairs:
         remarks.append(f"it held for the interface {pairs['on']} alone; doorward opens on all that it watches")
-    return rule_of(opens, tool, ports_of(pairs["port"].replace(":", "-"), pairs.get("proto"), service), remarks=remarks)
+    return build_rule(
+        opens, tool, parse_ports(pairs["port"].replace(":", "-"), pairs.get("proto"), service), remarks=remarks
+    )
 
 
 def _pairs(words: list[str]) -> dict[str, str]:

@@ -36,7 +36,7 @@ def is_source(word: str) -> bool:
     return word in _SOURCES
 
 
-def rule_of(
+def build_rule(
     opens: bool, tool: str, ports: Sequence[Port], *, for_s: int | None = None, remarks: Iterable[str] = ()
 ) -> ParsedRule:
     """Return a rule. Raises NotUnderstoodError if a door cannot open that many ports."""
@@ -45,7 +45,7 @@ def rule_of(
     return ParsedRule(opens, tool, tuple(ports), for_s, tuple(remarks))
 
 
-def ports_of(text: str, protocol: str | None, service: Service) -> tuple[Port, ...]:
+def parse_ports(text: str, protocol: str | None, service: Service) -> tuple[Port, ...]:
     """Parse `22`, `ssh`, `80,443` or `6000-6010`; without a protocol, for both tcp and udp."""
     if protocol is not None and protocol.lower() not in PROTOCOLS:
         raise NotUnderstoodError(f"the protocol {protocol!r} is neither tcp nor udp")
@@ -57,8 +57,8 @@ def ports_of(text: str, protocol: str | None, service: Service) -> tuple[Port, .
 def _ports(word: str, protocols: Sequence[Protocol], service: Service) -> list[Port]:
     match = _RANGE.fullmatch(word)
     if match is None:
-        found = [(protocol, service(word, protocol)) for protocol in protocols]
-        ports = [Port(protocol, number) for protocol, number in found if number is not None]
+        numbers = [(protocol, service(word, protocol)) for protocol in protocols]
+        ports = [Port(protocol, number) for protocol, number in numbers if number is not None]
         if not ports:
             raise NotUnderstoodError(f"{word!r} is no port or service known here")
         return ports

@@ -13,11 +13,11 @@ from dataclasses import dataclass, field
 from doorward.config.diagnostics import shown
 from doorward.config.duration import format_duration
 from doorward.config.values import MAX_FOR_MS
-from doorward.importer.firewall_commands import recognise, undoes
+from doorward.importer.firewall_commands import parse_command, reverts
 from doorward.importer.firewall_ports import Service
 from doorward.importer.from_knockd import SHORTEST_MS, UNTIL_CLOSED_MS, Converted
 from doorward.importer.fwknop_conf import DEFAULT_FOR_S, DEFAULT_MAX_S, NO_COMMAND, AccessConfiguration, Include, Stanza
-from doorward.importer.toml_writer import ImportNote, comments, own_firewall, toml_list, toml_text
+from doorward.importer.toml_writer import ImportNote, comments, firewall_note, toml_list, toml_text
 from doorward.model import DEFAULT_SIGNED_PORT, NAME, Port, Protocol
 
 _HMAC = {"HMAC_KEY", "HMAC_KEY_BASE64", "%include_keys"}  # a key file may contain one
@@ -25,7 +25,7 @@ _GPG = {"GPG_DECRYPT_ID", "GPG_DECRYPT_PW", "GPG_ALLOW_NO_PW", "GPG_REMOTE_ID", 
 _NETWORK = {"FORCE_SNAT", "FORCE_MASQUERADE"}
 
 
-def general(includes: Sequence[Include], signed_port: Port) -> Iterator[ImportNote]:
+def file_notes(includes: Sequence[Include], signed_port: Port) -> Iterator[ImportNote]:
     """Yield the notes on the file as a whole."""
     for include in includes:
         yield ImportNote(
@@ -54,7 +54,7 @@ def general(includes: Sequence[Include], signed_port: Port) -> Iterator[ImportNo
     )
 
 
-def without_counterpart(name: str, stanza: Stanza, *, is_command: bool) -> Iterator[ImportNote]:
+def stanza_notes(name: str, stanza: Stanza, *, is_command: bool) -> Iterator[ImportNote]:
     """Yield the notes on settings of a stanza that have no counterpart or work differently."""
     for check, text in (*_access(stanza, is_command=is_command), *_network(stanza), *_keys(stanza)):
         yield ImportNote(name, check, text)
@@ -141,11 +141,11 @@ class SignedDoor:
 def convert(configuration: AccessConfiguration, file: str, service: Service, port_name: PortName) -> Converted:
     """Convert each stanza to a door; `service` looks ports up by name, `port_name` names by port."""
     names = _names(configuration.stanzas, port_name)
-    doors = [_converted(name, stanza, service) for name, stanza in zip(names, configuration.stanzas, strict=True)]
-    _alike(doors)
+    doors = [_convert_stanza(name, stanza, service) for name, stanza in zip(names, configuration.stanzas, strict=True)]
+    _note_duplicates(doors)
     opened = tuple(dict.fromkeys(port for door in doors for port in door.opens))
     signed_port = _signed_port(opened)
-    notes = [*general(configuration.includes, signed_port), *own_firewall(opened)]
+    notes = [*file_notes(configuration.includes, signed_port), *firewall_note(opened)]
     text = _write(file, doors, notes, signed_port)
     return Converted(text, (*notes, *(note for door in doors for note in door.notes)))
 
@@ -176,7 +176,7 @@ def _stem(stanza: Stanza, port_name: PortName) -> str:
     return "-".join(words)[:_LONGEST_STEM]
 
 
-def _converted(name: str, stanza: Stanza, service: Service) -> SignedDoor:
+def _convert_stanza(name: str, stanza: Stanza, service: Service) -> SignedDoor:
     door = SignedDoor(name, stanza)
     if stanza.repeated:
         door.note(f"{', '.join(stanza.repeated)} stood twice in one stanza: the last one counted", check=True)
@@ -194,7 +194,7 @@ def _converted(name: str, stanza: Stanza, service: Service) -> SignedDoor:
     door.note(
         f"the stanza of line {stanza.line}; in authorized_keys, a line for each of its users: {_line(door)}", check=True
     )
-    door.notes += without_counterpart(name, stanza, is_command=bool(stanza.cycle_open))
+    door.notes += stanza_notes(name, stanza, is_command=bool(stanza.cycle_open))
     return door
 
 
@@ -227,10 +227,10 @@ def _cycle(door: SignedDoor, command: str, service: Service) -> None:
     """Convert the commands to `opens` if they are understood; otherwise keep them as hooks."""
     stanza = door.stanza
     closing = stanza.cycle_close if stanza.cycle_close not in (None, NO_COMMAND) else ""
-    start, stop = (_substituted(text or "", stanza.open_ports) for text in (command, closing))
-    rule = recognise(start, service).rule
+    start, stop = (_substitute(text or "", stanza.open_ports) for text in (command, closing))
+    rule = parse_command(start, service).rule
     door.for_ms = 1000 * (stanza.cycle_s or DEFAULT_FOR_S) if closing else SHORTEST_MS
-    if rule is not None and rule.opens and (not stop or undoes(stop, rule, service)):
+    if rule is not None and rule.opens and (not stop or reverts(stop, rule, service)):
         door.opens = rule.ports
         for remark in rule.remarks:
             door.note(remark, check=True)
@@ -250,7 +250,7 @@ def _cycle(door: SignedDoor, command: str, service: Service) -> None:
         door.note("its commands stay, run as before without a shell; %IP% stands for the address", check=True)
 
 
-def _substituted(command: str, ports: Sequence[Port]) -> str:
+def _substitute(command: str, ports: Sequence[Port]) -> str:
     """Replace fwknop's variables: the address by %IP%, and the port if there is only one."""
     known = {"IP": "%IP%", "SRC": "%IP%", "PKT_SRC": "%IP%"}
     if len(ports) == 1:
@@ -281,7 +281,7 @@ def _line(door: SignedDoor) -> str:
     return f"{','.join(options)} KIND KEY {name}"
 
 
-def _alike(doors: Sequence[SignedDoor]) -> None:
+def _note_duplicates(doors: Sequence[SignedDoor]) -> None:
     """Note doors that could be one door: in access.conf every shared key needed its own stanza."""
     first: dict[object, str] = {}
     for door in doors:

@@ -12,9 +12,9 @@ from typing import NamedTuple
 from doorward.config.duration import format_duration
 from doorward.config.knockd import KnockdConfiguration, KnockdDoor, KnockdOptions
 from doorward.config.values import MAX_FOR_MS, MAX_WITHIN_MS
-from doorward.importer.firewall_commands import recognise, undoes
+from doorward.importer.firewall_commands import parse_command, reverts
 from doorward.importer.firewall_ports import ParsedRule, Service
-from doorward.importer.toml_writer import ImportNote, NewDoor, argv, own_firewall, write
+from doorward.importer.toml_writer import ImportNote, NewDoor, argv, firewall_note, write
 from doorward.model import TCP_FLAGS, Protocol
 
 UNTIL_CLOSED_MS = 3_600_000  # knockd's rule stayed until it was removed; every knock extends this hour
@@ -31,11 +31,11 @@ class Converted(NamedTuple):
 
 def convert(configuration: KnockdConfiguration, file: str, service: Service) -> Converted:
     """Convert all doors; `service` looks ports up by name."""
-    doors = [_converted(name, door, service) for name, door in _named(configuration.doors)]
-    _pair(doors)
-    doors = list(_merged(doors))
+    doors = [_convert_door(name, door, service) for name, door in _named(configuration.doors)]
+    _link_closers(doors)
+    doors = list(_merge_doors(doors))
     _safe_commands(doors)
-    _refused_ports(doors)
+    _note_opened_ports(doors)
     general = list(_general(configuration.options, doors))
     interface = (configuration.options.interface or "").split(":")[0]
     text = write(file, "" if interface in ("any", "lo") else interface, doors, general)
@@ -55,33 +55,33 @@ def _named(doors: Sequence[KnockdDoor]) -> Iterator[tuple[str, KnockdDoor]]:
         yield name, door
 
 
-def _converted(name: str, old: KnockdDoor, service: Service) -> NewDoor:
-    found = recognise(old.start_command or "", service)
-    door = NewDoor(name, old, found.rule, for_ms=SHORTEST_MS)
-    why = found.why if found.rule is None else _why_not(old, found.rule, service)
+def _convert_door(name: str, old: KnockdDoor, service: Service) -> NewDoor:
+    parsed = parse_command(old.start_command or "", service)
+    door = NewDoor(name, old, parsed.rule, for_ms=SHORTEST_MS)
+    why = parsed.why if parsed.rule is None else _why_not_converted(old, parsed.rule, service)
     if name != old.name:
         door.note(f"was called {old.name!r}; scripts and log filters may know it by that name", check=True)
     if not (old.start_command or old.start_command_6):
         door.on_open = ["true"]
         door.note("ran no command, and runs none now; it is there for the record only", check=True)
-    elif why or found.rule is None:
+    elif why or parsed.rule is None:
         _keep_commands(door, why)
-    elif found.rule.opens:
-        _open(door, found.rule)
+    elif parsed.rule.opens:
+        _open(door, parsed.rule)
     else:
         _keep_commands(door, "it closes what no door here opens")
     _knock_notes(door)
     return door
 
 
-def _why_not(old: KnockdDoor, rule: ParsedRule, service: Service) -> str:
+def _why_not_converted(old: KnockdDoor, rule: ParsedRule, service: Service) -> str:
     """Return why commands must stay although they are understood; empty if they need not."""
     if old.start_command_6 is not None:
-        six = recognise(old.start_command_6, service).rule
+        six = parse_command(old.start_command_6, service).rule
         if six is None or (six.opens, set(six.ports)) != (rule.opens, set(rule.ports)):
             return "for IPv6 another command runs, or none; if IPv6 may open the same ports, write them as `opens`"
     stops = [stop for stop in (old.stop_command, old.stop_command_6) if stop]
-    if not all(undoes(stop, rule, service) for stop in stops):
+    if not all(reverts(stop, rule, service) for stop in stops):
         return "Stop_Command does not simply undo Start_Command"
     return ""
 
@@ -140,7 +140,7 @@ def _knock_notes(door: NewDoor) -> None:
         door.note(f"the flags {old.flags} are no plain SYN: `knock` cannot send them, hping3 can", check=True)
 
 
-def _pair(doors: Sequence[NewDoor]) -> None:
+def _link_closers(doors: Sequence[NewDoor]) -> None:
     """Make doors that only close ports close the doors that open them."""
     for closer in doors:
         rule, old = closer.rule, closer.old
@@ -153,7 +153,7 @@ def _pair(doors: Sequence[NewDoor]) -> None:
             closer.note(f"closes {', '.join(openers)} early; you may take it out, since every opening ends by itself")
 
 
-def _merged(doors: Sequence[NewDoor]) -> Iterator[NewDoor]:
+def _merge_doors(doors: Sequence[NewDoor]) -> Iterator[NewDoor]:
     """Merge doors with the same sequence, which doorward.toml does not allow."""
     first: dict[object, NewDoor] = {}
     for door in doors:
@@ -183,7 +183,7 @@ def _safe_commands(doors: Sequence[NewDoor]) -> None:
             )
 
 
-def _refused_ports(doors: Sequence[NewDoor]) -> None:
+def _note_opened_ports(doors: Sequence[NewDoor]) -> None:
     opened = {port: door.name for door in reversed(doors) for port in door.opens}
     for door in doors:
         for port in dict.fromkeys(port for port in door.old.knock if port in opened):
@@ -192,7 +192,7 @@ def _refused_ports(doors: Sequence[NewDoor]) -> None:
 
 
 def _general(options: KnockdOptions, doors: Sequence[NewDoor]) -> Iterator[ImportNote]:
-    yield from own_firewall(port for door in doors for port in door.opens)
+    yield from firewall_note(port for door in doors for port in door.opens)
     yield ImportNote(None, False, "better: any wrong port starts a knock anew, so that a port scan opens nothing")
     if options.interface is None:
         yield ImportNote(None, True, "no Interface was named: all but lo are watched; did knockd run with -i?")

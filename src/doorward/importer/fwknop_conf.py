@@ -25,7 +25,7 @@ MAX_SECONDS = (1 << 31) - 1
 ANYWHERE = "ANY"
 
 _REMARK = r"\s*(?:#.*)?"  # fwknopd ends a number or an address at the blank before it
-_PLACE = re.compile(r"([0-9.]{7,15})(?:/([0-9.]{1,15}))?" + _REMARK, re.ASCII | re.DOTALL)
+_NETWORK = re.compile(r"([0-9.]{7,15})(?:/([0-9.]{1,15}))?" + _REMARK, re.ASCII | re.DOTALL)
 _PORT = re.compile(r"(tcp|udp)/\s*([0-9]{1,9})" + _REMARK, re.ASCII | re.DOTALL | re.IGNORECASE)
 _SECONDS = re.compile(r"([0-9]{1,12})\s*(?:s|secs?|seconds?)?" + _REMARK, re.ASCII | re.DOTALL | re.IGNORECASE)
 _DATE = re.compile(r"([0-9]{1,2})/([0-9]{1,2})/([0-9]{2}|[0-9]{4})" + _REMARK, re.ASCII | re.DOTALL)
@@ -40,15 +40,15 @@ class SourceAddress(NamedTuple):
     port: int
 
 
-def places(text: str) -> tuple[IPv4Network, ...]:
+def networks(text: str) -> tuple[IPv4Network, ...]:
     """Parse `192.0.2.7,203.0.113.0/24`; an empty tuple means any source."""
     words = [word.strip() for word in text.split(",")]
-    found = [_place(word) for word in words if word.upper() != ANYWHERE]
-    return tuple(dict.fromkeys(found)) if len(found) == len(words) else ()
+    parsed = [_network(word) for word in words if word.upper() != ANYWHERE]
+    return tuple(dict.fromkeys(parsed)) if len(parsed) == len(words) else ()
 
 
-def _place(word: str) -> IPv4Network:
-    match = _PLACE.fullmatch(word)
+def _network(word: str) -> IPv4Network:
+    match = _NETWORK.fullmatch(word)
     try:
         if match is None:
             raise ValueError
@@ -71,11 +71,11 @@ def _prefix(text: str) -> int:
 
 def ports(text: str) -> tuple[Port, ...]:
     """Parse `tcp/22, udp/53`."""
-    found = tuple(dict.fromkeys(port(word.strip()) for word in text.split(",")))
-    if len(found) > MAX_OPENS:
-        what = f"{len(found)} ports are too many for one door"
-        raise ValueError(f"{what}; write two stanzas, each with at most {MAX_OPENS} of them")
-    return found
+    parsed = tuple(dict.fromkeys(port(word.strip()) for word in text.split(",")))
+    if len(parsed) > MAX_OPENS:
+        fault = f"{len(parsed)} ports are too many for one door"
+        raise ValueError(f"{fault}; write two stanzas, each with at most {MAX_OPENS} of them")
+    return parsed
 
 
 def port(word: str) -> Port:
@@ -99,7 +99,7 @@ def seconds(text: str) -> int | None:
     return int(match[1]) or None
 
 
-def yes(text: str) -> bool:
+def boolean(text: str) -> bool:
     """Parse Y or N."""
     word = text.partition("#")[0].strip().lower()
     if word not in _YES_OR_NO:
@@ -211,19 +211,19 @@ class AccessSetting(NamedTuple):
 
 SOURCE = "SOURCE"
 SETTINGS = {
-    SOURCE: AccessSetting("sources", places),
+    SOURCE: AccessSetting("sources", networks),
     "OPEN_PORTS": AccessSetting("open_ports", ports),
     "RESTRICT_PORTS": AccessSetting("restrict_ports", ports),
-    "DESTINATION": AccessSetting("destinations", places),
+    "DESTINATION": AccessSetting("destinations", networks),
     "FW_ACCESS_TIMEOUT": AccessSetting("for_s", seconds),
     "MAX_FW_TIMEOUT": AccessSetting("max_s", seconds),
     "CMD_CYCLE_OPEN": AccessSetting("cycle_open", word),
     "CMD_CYCLE_CLOSE": AccessSetting("cycle_close", word),
     "CMD_CYCLE_TIMER": AccessSetting("cycle_s", seconds),
     "REQUIRE_USERNAME": AccessSetting("username", word),
-    "REQUIRE_SOURCE_ADDRESS": AccessSetting("source_required", yes),
-    "REQUIRE_SOURCE": AccessSetting("source_required", yes),
-    "ENABLE_CMD_EXEC": AccessSetting("runs_commands", yes),
+    "REQUIRE_SOURCE_ADDRESS": AccessSetting("source_required", boolean),
+    "REQUIRE_SOURCE": AccessSetting("source_required", boolean),
+    "ENABLE_CMD_EXEC": AccessSetting("runs_commands", boolean),
     "FORCE_NAT": AccessSetting("translation", translation),
     "ACCESS_EXPIRE": AccessSetting("expires", expiry),
     "ACCESS_EXPIRE_EPOCH": AccessSetting("expires", expiry_epoch),
@@ -256,7 +256,7 @@ def parse(text: str, file: str) -> AccessConfiguration:
         reader.nothing()
     if reader.faults:
         raise ConfigError(reader.faults)
-    return AccessConfiguration(tuple(map(_finished, reader.stanzas)), tuple(reader.includes))
+    return AccessConfiguration(tuple(map(_build_stanza, reader.stanzas)), tuple(reader.includes))
 
 
 def first_word(line: str) -> str:
@@ -273,9 +273,9 @@ class _Stanza:
     named: Counter[str] = field(default_factory=Counter)
 
 
-def _finished(stanza: _Stanza) -> Stanza:
+def _build_stanza(stanza: _Stanza) -> Stanza:
     twice = tuple(word for word, times in stanza.named.items() if times > 1)
-    flags = frozenset(word for word, says_yes in stanza.flags.items() if says_yes)
+    flags = frozenset(word for word, is_set in stanza.flags.items() if is_set)
     return Stanza(stanza.line, **stanza.fields, flags=flags, named=frozenset(stanza.named), repeated=twice)
 
 
@@ -286,15 +286,15 @@ class _Reader:
     stanzas: list[_Stanza] = field(default_factory=list)
     includes: list[Include] = field(default_factory=list)
 
-    def fault(self, line: int, what: str, instead: str) -> None:
-        self.faults.append(ConfigFault(self.file, line, what, instead))
+    def fault(self, line: int, fault: str, remedy: str) -> None:
+        self.faults.append(ConfigFault(self.file, line, fault, remedy))
 
     def read_line(self, number: int, line: str) -> None:
         if "\0" in line:
             self.fault(number, "a NUL byte is in the line", "save the file as text")
         elif len(line.encode(errors="surrogatepass")) > MAX_LINE_BYTES:
-            what = f"the line is longer than {MAX_LINE_BYTES} bytes, and fwknopd takes its end for another line"
-            self.fault(number, what, "write shorter lines")
+            fault = f"the line is longer than {MAX_LINE_BYTES} bytes, and fwknopd takes its end for another line"
+            self.fault(number, fault, "write shorter lines")
         elif line.strip() and not line.lstrip().startswith(("#", ";")):
             self.read_setting(number, line)
 
@@ -302,7 +302,7 @@ class _Reader:
         match, word = _LINE.match(line), first_word(line)
         value = match[2].strip() if match else ""
         if word not in WORDS:
-            self.fault(number, "the line begins with no word that fwknopd knows", _meant(word))
+            self.fault(number, "the line begins with no word that fwknopd knows", _remedy(word))
         elif not value:
             self.fault(number, f"{word} has no value", f"write {word}, a blank and its value")
         elif word in INCLUDES:
@@ -323,10 +323,10 @@ class _Reader:
             if word in SETTINGS:
                 stanza.fields[SETTINGS[word].field] = SETTINGS[word].read(text)
             elif word in FLAGS:
-                stanza.flags[word] = yes(text)
+                stanza.flags[word] = boolean(text)
         except ValueError as error:
-            what, _, instead = str(error).rpartition("; ")
-            self.fault(number, f"{word}: {what}", instead)
+            fault, _, remedy = str(error).rpartition("; ")
+            self.fault(number, f"{word}: {fault}", remedy)
 
     def complete(self, stanza: _Stanza) -> None:
         named = set(stanza.named)
@@ -338,12 +338,12 @@ class _Reader:
             self.fault(stanza.line, "the stanza has no CMD_CYCLE_TIMER", "write after how many seconds it closes")
 
     def nothing(self) -> None:
-        instead = "write SOURCE ANY and OPEN_PORTS tcp/22"
+        remedy = "write SOURCE ANY and OPEN_PORTS tcp/22"
         if self.includes:
-            instead = f"import the file that line {self.includes[0].line} includes"
-        self.fault(1, "there is no stanza", instead)
+            remedy = f"import the file that line {self.includes[0].line} includes"
+        self.fault(1, "there is no stanza", remedy)
 
 
-def _meant(word: str) -> str:
+def _remedy(word: str) -> str:
     near = nearest(word, WORDS) or nearest(word.upper(), WORDS)
     return f"did you mean {near}?" if near else "remove it, or write # before it"

@@ -12,7 +12,7 @@ from doorward.config.duration import format_duration
 from doorward.config.knockd import KnockdDoor
 from doorward.config.values import MAX_FOR_MS, MAX_WITHIN_MS
 from doorward.importer.firewall_ports import ParsedRule
-from doorward.importer.shell_argument import PLACE, as_argument
+from doorward.importer.shell_argument import PLACEHOLDER, as_argument
 from doorward.model import DEFAULT_FLAGS, FlagFilter, Port
 
 _NO_SHELL = re.compile(
@@ -66,7 +66,7 @@ def write(file: str, interface: str, doors: Sequence[NewDoor], notes: Iterable[I
     return "\n".join([f"# Made from {toml_text(file)} by `doorward import`.", *comments(notes), *gate, *tables]) + "\n"
 
 
-def own_firewall(opened: Iterable[Port]) -> Iterator[ImportNote]:
+def firewall_note(opened: Iterable[Port]) -> Iterator[ImportNote]:
     """Yield the note on the operator's own firewall, if doors open ports."""
     ports = ", ".join(map(str, dict.fromkeys(opened)))
     if ports:
@@ -107,7 +107,7 @@ def argv(scripts: Sequence[str]) -> list[str]:
     if len(scripts) == 1 and _NO_SHELL.fullmatch(scripts[0]):
         return scripts[0].split()
     text = "\n".join(scripts)
-    return ["/bin/sh", "-c", as_argument(text), *(["doorward", PLACE] if PLACE in text else [])]
+    return ["/bin/sh", "-c", as_argument(text), *(["doorward", PLACEHOLDER] if PLACEHOLDER in text else [])]
 
 
 def comments(notes: Iterable[ImportNote]) -> Iterator[str]:

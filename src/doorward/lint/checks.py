@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator, Mapping, Sequence
 
 from doorward.config.duration import UNITS_MS, format_duration
-from doorward.config.schema import DEFAULT_CAPACITY, HURRIED_MS, Configuration, Mode
+from doorward.config.schema import DEFAULT_CAPACITY, SHORT_WINDOW_MS, Configuration, Mode
 from doorward.config.toml_positions import Keys, line_of
 from doorward.lint import sequences
 from doorward.lint.common_ports import SHELLS
@@ -66,7 +66,7 @@ def _opens_several(configuration: Configuration) -> Iterator[LocatedFinding]:
     """Note doors that open more than one service; the same port number with both protocols counts as one."""
     several = [door for door in configuration.doors if len({port.number for port in door.opens}) > 1]
     if several:
-        what = f"{_named(several)} more than one service at once ({', '.join(map(str, several[0].opens))})"
+        what = f"{_doors_open(several)} more than one service at once ({', '.join(map(str, several[0].opens))})"
         remedy = "write a door for each, unless they belong together"
         yield LocatedFinding("note", ("doors", several[0].name, "opens"), what, remedy)
 
@@ -87,7 +87,7 @@ def _opens_shell(configuration: Configuration) -> Iterator[LocatedFinding]:
     if shells:
         port = _shell_of(shells[0]) or shells[0].opens[0]
         service = f"{SHELLS[port.number]} ({port})"
-        what = f"{_named(shells)} {service} to a sequence, which anyone who sees its packets can repeat"
+        what = f"{_doors_open(shells)} {service} to a sequence, which anyone who sees its packets can repeat"
         remedy = (
             "a signed knock cannot be repeated: write [signed] in place of `knock`; `doorward key server` makes its key"
         )
@@ -107,7 +107,9 @@ def _opens_both(configuration: Configuration) -> Iterator[LocatedFinding]:
     if configuration.signed is None:
         return
     if both := [door for door in configuration.doors if door.knock]:
-        what = f"{_named(both)} to a sequence as well as to a signed knock: anyone who sees its packets can repeat it"
+        what = (
+            f"{_doors_open(both)} to a sequence as well as to a signed knock: anyone who sees its packets can repeat it"
+        )
         yield LocatedFinding(
             "note", ("doors", both[0].name, "knock"), what, "take out `knock`, so that only keys open it"
         )
@@ -117,7 +119,7 @@ def _shell_of(door: Door) -> Port | None:
     return next((port for port in door.opens if port.protocol is Protocol.TCP and port.number in SHELLS), None)
 
 
-def _named(doors: Sequence[Door]) -> str:
+def _doors_open(doors: Sequence[Door]) -> str:
     """Return the first door names and the number of others, with the matching form of "open"."""
     names = ", ".join(repr(door.name) for door in doors[:MOST_NAMED])
     if len(doors) == 1:
@@ -141,8 +143,8 @@ def _capacity(configuration: Configuration) -> Iterator[LocatedFinding]:
     within_ms = max(door.within_ms for door in configuration.doors if door.knock)
     what = (
         f"capacity {capacity:,}: forged first knocks fill it from {max(1, capacity * 1000 // within_ms):,} packets a "
-        f"second; then a knock must be done within {format_duration(HURRIED_MS)}, and from "
-        f"{capacity * 1000 // HURRIED_MS:,} a second no new one begins"
+        f"second; then a knock must be done within {format_duration(SHORT_WINDOW_MS)}, and from "
+        f"{capacity * 1000 // SHORT_WINDOW_MS:,} a second no new one begins"
     )
     remedy = "to withstand more, raise capacity (and the kernel's memory for it)"
     yield LocatedFinding("note", ("gate", "capacity"), what, remedy)
@@ -178,23 +180,23 @@ CHECKS: tuple[Check, ...] = (
 SHORTEST_PREFIX = {4: 8, 6: 16}
 
 
-def remarks(keys: AuthorizedKeys, doors: int) -> Iterator[Finding]:
+def authorized_keys_findings(keys: AuthorizedKeys, doors: int) -> Iterator[Finding]:
     """Yield the findings in an authorized_keys file, for a configuration with `doors` doors."""
     if not keys.lines:
         what = "no line holds a key, so no signed knock opens anything"
         yield Finding("note", 1, what, "write a public key of who may knock, a line each", keys.file)
     for line in keys.lines:
-        for what, remedy in _too_much(line):
+        for what, remedy in _excessive_options(line):
             yield Finding("warning", line.number, f"key {line.name}: {what}", remedy, keys.file)
         if line.options.principals is not None and ANY in line.options.principals:
             what = f"key {line.name}: whomever this authority ever signs a certificate for may knock"
             remedy = 'that is what principals="*" says; write names to limit it'
             yield Finding("note", line.number, what, remedy, keys.file)
-    yield from _every_door(keys, doors)
+    yield from _unrestricted_keys(keys, doors)
 
 
-def _too_much(line: Line) -> Iterator[tuple[str, str]]:
-    wide = _wide(line)
+def _excessive_options(line: Line) -> Iterator[tuple[str, str]]:
+    wide = _wide_network(line)
     if wide is not None:
         yield f"may open doors for all of {wide}, not only for where it is", "write the networks that it is used from"
     for_max_ms = line.options.for_max_ms
@@ -203,13 +205,13 @@ def _too_much(line: Line) -> Iterator[tuple[str, str]]:
         yield f"may keep doors open for {format_duration(for_max_ms)}", remedy
 
 
-def _wide(line: Line) -> Network | None:
+def _wide_network(line: Line) -> Network | None:
     meant = line.options.addresses.meant if line.options.addresses is not None else ()
     networks = (place for place in meant if isinstance(place, Network))
     return next((place for place in networks if place.prefixlen < SHORTEST_PREFIX[place.version]), None)
 
 
-def _every_door(keys: AuthorizedKeys, doors: int) -> Iterator[Finding]:
+def _unrestricted_keys(keys: AuthorizedKeys, doors: int) -> Iterator[Finding]:
     """Note once the keys without `doors=`, if there are several doors and several keys."""
     free = [line for line in keys.lines if line.options.doors is None]
     if doors > 1 and len(keys.lines) > 1 and free:

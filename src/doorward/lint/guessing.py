@@ -24,24 +24,24 @@ SELDOM = 0.5  # openings per year: below it a probability is easier to understan
 class Guess(NamedTuple):
     """The strength of a door against guessing: the number of ports to guess from, and the expected openings per year.
 
-    `a_year` is for one source (IPv6: a /64) that sends at the rate limit all year.
+    `per_year` is for one source (IPv6: a /64) that sends at the rate limit all year.
     """
 
     door: str
     knocks: int
     ports: int
     tried_first: bool
-    a_year: float
+    per_year: float
 
     @property
-    def by_one(self) -> float:
+    def by_one_source(self) -> float:
         """The probability that one source opens the door within a year."""
-        return chance(self.a_year)
+        return chance(self.per_year)
 
     @property
-    def by_many(self) -> float:
+    def by_many_sources(self) -> float:
         """The same for `MANY_SOURCES` sources at once."""
-        return chance(self.a_year * MANY_SOURCES)
+        return chance(self.per_year * MANY_SOURCES)
 
 
 def guess(door: Door) -> Guess | None:
@@ -54,16 +54,18 @@ def guess(door: Door) -> Guess | None:
     protocols = {port.protocol for port in door.knock}
     tried_first = all(map(is_tried_first, door.knock))
     ports = _tried_first(protocols) if tried_first else PORTS * len(protocols)
-    return Guess(door.name, len(door.knock), ports, tried_first, openings(RATE_PER_S * YEAR_S, ports, len(door.knock)))
+    return Guess(
+        door.name, len(door.knock), ports, tried_first, expected_openings(RATE_PER_S * YEAR_S, ports, len(door.knock))
+    )
 
 
-def openings(symbols: float, ports: int, knocks: int) -> float:
+def expected_openings(packets: float, ports: int, knocks: int) -> float:
     """Return the expected number of openings from `symbols` random packets, an upper bound of their probability.
 
     A port guessed twice in a row is ignored as a retransmission, so all but the first two of n knocks are one of N - 1.
     Exact for sequences without such repeats, a bound for the others.
     """
-    return symbols * float(ports) ** -min(knocks, 2) * max(ports - 1.0, 1.0) ** -max(knocks - 2, 0)
+    return packets * float(ports) ** -min(knocks, 2) * max(ports - 1.0, 1.0) ** -max(knocks - 2, 0)
 
 
 def chance(expected: float) -> float:
@@ -71,12 +73,12 @@ def chance(expected: float) -> float:
     return -math.expm1(-expected)
 
 
-def sweep(symbols: int, knocks: int) -> float:
+def sweep(packets: int, knocks: int) -> float:
     """Return the probability that a sweep over `symbols` ports, each once and in random order, opens a door.
 
     Of the s! orders of s ports, (s - n + 1)! have n given ports adjacent and in order.
     """
-    return 1 / math.prod(range(symbols - knocks + 2, symbols + 1)) if knocks <= symbols else 0.0
+    return 1 / math.prod(range(packets - knocks + 2, packets + 1)) if knocks <= packets else 0.0
 
 
 def guess_text(expected: float) -> str:
@@ -101,7 +103,7 @@ def rounded(number: float) -> int:
 
 def total(guesses: Iterable[Guess]) -> float:
     """Return the expected openings per year of all doors by one source."""
-    return math.fsum(each.a_year for each in guesses)
+    return math.fsum(door_guess.per_year for door_guess in guesses)
 
 
 def _tried_first(protocols: Iterable[Protocol]) -> int:

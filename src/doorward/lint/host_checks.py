@@ -9,7 +9,7 @@ import re
 from collections.abc import Iterator, Mapping
 from typing import NamedTuple
 
-from doorward.config.schema import PLACE, REASON, Configuration
+from doorward.config.schema import ADDRESS_PLACEHOLDER, REASON_PLACEHOLDER, Configuration
 from doorward.config.toml_positions import Keys, line_of
 from doorward.lint.finding import Finding, LocatedFinding
 
@@ -37,25 +37,25 @@ def hooks(configuration: Configuration) -> Iterator[Hook]:
     for door in configuration.doors:
         for key, words in (("on_open", door.on_open), ("on_close", door.on_close)):
             if words:
-                yield Hook(("doors", door.name, key), words, (PLACE,))
+                yield Hook(("doors", door.name, key), words, (ADDRESS_PLACEHOLDER,))
     if configuration.gate.on_refuse:
-        yield Hook(("gate", "on_refuse"), configuration.gate.on_refuse, (PLACE, REASON))
+        yield Hook(("gate", "on_refuse"), configuration.gate.on_refuse, (ADDRESS_PLACEHOLDER, REASON_PLACEHOLDER))
 
 
-def remarks(configuration: Configuration, lines: Mapping[Keys, int], host: HostFacts) -> list[Finding]:
+def host_findings(configuration: Configuration, lines: Mapping[Keys, int], host: HostFacts) -> list[Finding]:
     """Return the warnings (`lines` is `find_lines` of the same text)."""
-    found = [*_interfaces(configuration, host), *_programs(configuration, host), *_placeholders(configuration)]
-    return [Finding(each.level, line_of(lines, each.path), each.what, each.remedy) for each in found]
+    findings = [*_interfaces(configuration, host), *_programs(configuration, host), *_placeholders(configuration)]
+    return [Finding(each.level, line_of(lines, each.path), each.what, each.remedy) for each in findings]
 
 
 def _interfaces(configuration: Configuration, host: HostFacts) -> Iterator[LocatedFinding]:
     for index, name in enumerate(configuration.gate.interfaces):
-        is_there = (
+        exists = (
             any(each.startswith(name[:-1]) for each in host.interfaces)
             if name.endswith("*")
             else name in host.interfaces
         )
-        if not is_there:
+        if not exists:
             what = f"this host has no interface {name!r} now: the gate watches nothing there"
             remedy = "write a name that `ip link` shows, unless this one comes later"
             yield LocatedFinding("warning", ("gate", "interfaces", str(index)), what, remedy)

@@ -26,7 +26,7 @@ def wrong_port(configuration: Configuration) -> Iterator[LocatedFinding]:
     if configuration.gate.wrong_port is WrongPort.ANY:
         return
     known = {port for door in configuration.doors for port in door.knock}
-    swept = {door.name: _by_a_sweep(len(known), door) for door in configuration.doors if door.knock}
+    swept = {door.name: _sweep_chance(len(known), door) for door in configuration.doors if door.knock}
     what = 'wrong_port "known" forgives wrong ports: a sweep over all ports opens doors in its order'
     if swept and (likeliest := max(swept.values())) > 0:
         door = next(name for name, each in swept.items() if each == likeliest)
@@ -35,7 +35,7 @@ def wrong_port(configuration: Configuration) -> Iterator[LocatedFinding]:
     yield LocatedFinding("warning", ("gate", "wrong_port"), what, 'write wrong_port = "any"')
 
 
-def _by_a_sweep(known: int, door: Door) -> float:
+def _sweep_chance(known: int, door: Door) -> float:
     """Return the probability that a sweep in random order, which hits each known port once, opens a door."""
     return sweep(known, len(door.knock)) if len(set(door.knock)) == len(door.knock) else 0.0
 
@@ -79,12 +79,12 @@ def guessed(configuration: Configuration) -> Iterator[LocatedFinding]:
     """Find doors that a year of guessing is likely to open."""
     rated = guesses(configuration)
     for door, each in zip((door for door in configuration.doors if door.knock), rated, strict=True):
-        if each.by_one >= WEAK:
+        if each.by_one_source >= WEAK:
             yield LocatedFinding("warning", ("doors", door.name, "knock"), *_weak(door, each))
-    strong = [each for each in rated if each.by_one < WEAK]
+    strong = [each for each in rated if each.by_one_source < WEAK]
     if not strong:
         return
-    weakest = max(strong, key=lambda each: each.a_year)
+    weakest = max(strong, key=lambda each: each.per_year)
     path = ("doors", weakest.door, "knock")
     if chance_of(total(strong)) >= WEAK:
         odds = guess_text(total(strong))
@@ -105,8 +105,11 @@ def _weak(door: Door, rated: Guess) -> tuple[str, str]:
         return f"door {name} has 1 knock, and every scan of all ports gives it", f"write {MIN_SEQUENCE} knocks or more"
     if rated.tried_first:
         what = f"door {name}: its {count} ports are among the {rated.ports} that are tried first (round, or well known)"
-        return f"{what}: guessing among those from one address opens it {guess_text(rated.a_year)}", "take random ports"
-    what = f"door {name} has {count} knocks: guessing ports from one address opens it {guess_text(rated.a_year)}"
+        return (
+            f"{what}: guessing among those from one address opens it {guess_text(rated.per_year)}",
+            "take random ports",
+        )
+    what = f"door {name} has {count} knocks: guessing ports from one address opens it {guess_text(rated.per_year)}"
     return what, f"write {MIN_SEQUENCE} knocks or more"
 
 

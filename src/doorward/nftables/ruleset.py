@@ -21,8 +21,8 @@ from dataclasses import dataclass
 from ipaddress import ip_address
 
 from doorward.config.duration import nft_duration
-from doorward.config.schema import HURRIED_MS, Gate, Mode
-from doorward.core.automaton import Automaton, depths
+from doorward.config.schema import SHORT_WINDOW_MS, Gate, Mode
+from doorward.core.automaton import Automaton, state_depths
 from doorward.core.tracker import LIMITER_TIMEOUT_S, PAUSE_S
 from doorward.model import Door, Port, Protocol
 from doorward.nftables import ban_sets, chains, maps
@@ -84,7 +84,7 @@ class Existing:
 class Ruleset:
     """A compiled gate. `states` tells, for a number in the log, the doors (by index) that opened.
 
-    `depths` tells how many knocks led to a state, as the automaton's `depths` does. `opening` and `maps` name the
+    `depths` tells how many knocks led to a state, as the automaton's `state_depths` does. `opening` and `maps` name the
     chains and maps that are the same in every table of this generation; the chains' names tell the generation.
     """
 
@@ -180,7 +180,7 @@ def compile_ruleset(
     inside = "\n".join(part.rstrip("\n") for part in parts if part).replace("\n", "\n    ")
     text = f"table {TABLE} {{\n    {inside}\n}}\n"
     roots = (f"roots{group.mark(family)}" for group in groups for family in group.family)
-    return Ruleset(generation, kept, text, states, depths(automaton), (*opening,), (*_MAPS, *roots))
+    return Ruleset(generation, kept, text, states, state_depths(automaton), (*opening,), (*_MAPS, *roots))
 
 
 def _sizes(existing: Iterable[Existing], name: str) -> set[int]:
@@ -213,7 +213,7 @@ def _kept(groups: Sequence[Group], capacity: int, *, has_signed: bool) -> Iterab
             yield _dynamic(f"set signed{family}", address, SIGNED_SIZE, limiter)
         for group in groups:
             if family in group.families:
-                hurried_ms = min(group.within_ms, HURRIED_MS)
+                hurried_ms = min(group.within_ms, SHORT_WINDOW_MS)
                 for name, ms in (("window", group.within_ms), ("hurried", hurried_ms), ("progress", group.within_ms)):
                     head, element_type = f"map {name}{group.mark(family)}", f"{group.key_type(family)} : classid"
                     yield _dynamic(head, element_type, capacity, f"timeout {nft_duration(ms)}")
@@ -251,8 +251,8 @@ def _data(doors: Sequence[Door], automaton: Automaton, *, tells_steps: bool) -> 
     ]
     if any(machine.fail for machine in automaton.machines):
         data.append(maps.fail(automaton))
-    if automaton.only is not None:
-        data.append(maps.ports("known", "inet_proto . inet_service", automaton.only))
+    if automaton.known_ports is not None:
+        data.append(maps.ports("known", "inet_proto . inet_service", automaton.known_ports))
     return data
 
 

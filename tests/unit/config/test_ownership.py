@@ -10,7 +10,7 @@ import pytest
 
 from doorward.cli.main import main
 from doorward.client.hosts import is_exposed as is_hosts_file_exposed
-from doorward.config.files import PathComponent, exposure, is_exposed, objection, read, read_text
+from doorward.config.files import PathComponent, exposure, find_unsafe, is_exposed, read, read_text
 from doorward.errors import ConfigError
 from tests.support.processes import NOBODY, needs_root
 
@@ -22,9 +22,9 @@ def entries(
     file: int = 0o600, own: int = 0o755, higher: int = 0o755, users: tuple[int, int, int] = (0, 0, 0)
 ) -> list[PathComponent]:
     return [
-        PathComponent(FILE, users[0], file, is_folder=False),
-        PathComponent(OWN, users[1], own, is_folder=True),
-        PathComponent(HIGHER, users[2], higher, is_folder=True),
+        PathComponent(FILE, users[0], file, is_directory=False),
+        PathComponent(OWN, users[1], own, is_directory=True),
+        PathComponent(HIGHER, users[2], higher, is_directory=True),
     ]
 
 
@@ -42,9 +42,9 @@ def entries(
     ],
 )
 def test_what_others_could_change(found: list[PathComponent], what: str, remedy: str) -> None:
-    said = objection(found, {ROOT})
+    said = find_unsafe(found, {ROOT})
     assert said is not None
-    assert what in said.what
+    assert what in said.fault
     assert said.remedy == f"run `{remedy}`"
 
 
@@ -59,7 +59,7 @@ def test_what_others_could_change(found: list[PathComponent], what: str, remedy:
     ],
 )
 def test_what_nobody_else_can_change(found: list[PathComponent], owners: set[int] | None) -> None:
-    assert objection(found, owners) is None
+    assert find_unsafe(found, owners) is None
 
 
 @pytest.mark.parametrize(

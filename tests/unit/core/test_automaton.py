@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from doorward.core.automaton import Machine, compile_doors, depths, edge, split_symbol, symbol_text
+from doorward.core.automaton import Machine, compile_doors, edge, pack_symbol, split_edge, state_depths
 from doorward.model import DEFAULT_FLAGS, Door, FlagFilter, Packet, Port, Protocol
 
 SSH = Port(Protocol.TCP, 22)
@@ -24,7 +24,7 @@ def walk(run: Machine, text: str) -> list[int | None]:
     """The states after each letter, relative to the root; None where nothing changed."""
     state, states = run.root, []
     for port in knock(text):
-        following = run.step(state, symbol_text(port))
+        following = run.step(state, pack_symbol(port))
         state = state if following is None else following
         states.append(None if following is None else following - run.root)
     return states
@@ -32,7 +32,7 @@ def walk(run: Machine, text: str) -> list[int | None]:
 
 def test_an_edge_packs_and_unpacks() -> None:
     port = Port(Protocol.UDP, 65535)
-    assert split_symbol(edge(400_000, symbol_text(port))) == (400_000, port)
+    assert split_edge(edge(400_000, pack_symbol(port))) == (400_000, port)
 
 
 @pytest.mark.parametrize(
@@ -63,12 +63,12 @@ def test_steps(doors: list[str], sent: str, states: list[int | None]) -> None:
     ],
 )
 def test_states_are_numbered_by_how_many_knocks_led_there(doors: list[str], expected: list[tuple[int, int]]) -> None:
-    assert depths(compile_doors([Door(text, knock(text), (SSH,)) for text in doors])) == tuple(expected)
+    assert state_depths(compile_doors([Door(text, knock(text), (SSH,)) for text in doors])) == tuple(expected)
 
 
 def test_each_machine_begins_anew() -> None:
     doors = [Door("a", knock("ab"), (SSH,)), Door("b", knock("cde"), (SSH,), within_ms=1000)]
-    assert depths(compile_doors(doors)) == ((1, 0), (2, 1), (3, 2), (4, 0), (5, 1), (6, 2), (7, 3))
+    assert state_depths(compile_doors(doors)) == ((1, 0), (2, 1), (3, 2), (4, 0), (5, 1), (6, 2), (7, 3))
 
 
 def test_a_packet_completes_every_door_that_ends_there() -> None:
@@ -93,19 +93,19 @@ def test_doors_share_a_machine_by_flags_and_deadline() -> None:
 
 def test_first_states_are_those_next_to_the_root() -> None:
     run = machine("abc", "axx", "bcd")
-    assert [state - run.root for state in run.firsts] == [1, 2]
+    assert [state - run.root for state in run.first_states] == [1, 2]
 
 
 def test_failure_links_lead_past_what_cannot_help() -> None:
     assert machine("ab", "cd").fail == {}
     # Behind `xa` the prefix `a` knows only `b`, which `xa` knows too: no link is worth its rule.
-    assert machine("xab", "ab").longest_fall() == 0
-    assert machine("xac", "ab").longest_fall() == 1
+    assert machine("xab", "ab").longest_failure_chain() == 0
+    assert machine("xac", "ab").longest_failure_chain() == 1
 
 
 def test_the_longest_fall_is_bounded_by_the_sequence() -> None:
     text = "a" * 31 + "b"
-    assert machine(text, "a" * 16 + "c").longest_fall() <= 31
+    assert machine(text, "a" * 16 + "c").longest_failure_chain() <= 31
 
 
 @pytest.mark.parametrize(

@@ -199,8 +199,8 @@ def test_the_book_counts_what_each_has_open(daemon: Watched) -> None:
     ):
         daemon.book.open(daemon.new(place, door=door))
         assert (daemon.book.count("key laptop"), daemon.book.wide_count("key laptop")) == counts
-    assert [each.door for each in daemon.book.wider(ip_network("10.1.0.0/16"))] == ["web", "ssh"]
-    assert list(daemon.book.wider(wide)) == list(daemon.book.wider(ip_address("10.1.1.1"))) == []
+    assert [each.door for each in daemon.book.enclosing(ip_network("10.1.0.0/16"))] == ["web", "ssh"]
+    assert list(daemon.book.enclosing(wide)) == list(daemon.book.enclosing(ip_address("10.1.1.1"))) == []
     daemon.book.restore("web", wide, None)
     assert daemon.book.wide_count("key laptop") == 1
     daemon.book.expire(daemon.loop.now_s() + 3600)

@@ -1,7 +1,7 @@
 # ruff: noqa: E501  (a table has one row a line)
 import pytest
 
-from doorward.importer.firewall_commands import recognise, undoes
+from doorward.importer.firewall_commands import parse_command, reverts
 from doorward.model import Port, Protocol
 
 TCP, UDP = Protocol.TCP, Protocol.UDP
@@ -49,7 +49,7 @@ OPENING = [
 
 @pytest.mark.parametrize(("command", "ports"), OPENING, ids=[command for command, _ in OPENING])
 def test_what_opens(command: str, ports: tuple[Port, ...]) -> None:
-    rule = recognise(command, service).rule
+    rule = parse_command(command, service).rule
     assert rule is not None
     assert (rule.opens, rule.ports) == (True, ports)
 
@@ -63,7 +63,7 @@ CLOSING = [
 
 @pytest.mark.parametrize("command", CLOSING)
 def test_what_closes(command: str) -> None:
-    rule = recognise(command, service).rule
+    rule = parse_command(command, service).rule
     assert rule is not None
     assert (rule.opens, rule.ports) == (False, SSH)
 
@@ -119,7 +119,7 @@ STAYS = [
 
 @pytest.mark.parametrize(("command", "why"), STAYS, ids=[command[:70] for command, _ in STAYS])
 def test_what_stays_a_command(command: str, why: str) -> None:
-    assert recognise(command, service) == (None, why)
+    assert parse_command(command, service) == (None, why)
 
 
 def test_remarks_and_times() -> None:
@@ -128,11 +128,11 @@ def test_remarks_and_times() -> None:
         ("iptables -A INPUT -i eth1 -s %IP% -p tcp --dport 22 -j ACCEPT", "it held for the interface eth1 alone; doorward opens on all that it watches"),
         ("ufw allow from %IP% to any port 22", "ufw opens tcp and udp where no proto is named; take out the one that is not needed"),
     ]:  # fmt: skip
-        rule = recognise(command, service).rule
+        rule = parse_command(command, service).rule
         assert rule is not None
         assert rule.remarks == (remark,)
     for time, seconds in [("--timeout=60", 60), ("--timeout 5m", 300)]:
-        rule = recognise(f"firewall-cmd {time} --add-rich-rule='{RICH}'", service).rule
+        rule = parse_command(f"firewall-cmd {time} --add-rich-rule='{RICH}'", service).rule
         assert rule is not None
         assert rule.for_s == seconds
 
@@ -151,6 +151,6 @@ def test_remarks_and_times() -> None:
     ],
 )  # fmt: skip
 def test_what_undoes_what(start: str, stop: str, expected: bool) -> None:
-    rule = recognise(start, service).rule
+    rule = parse_command(start, service).rule
     assert rule is not None
-    assert undoes(stop, rule, service) is expected
+    assert reverts(stop, rule, service) is expected

@@ -9,7 +9,7 @@ import pytest
 
 from doorward.errors import ConfigError
 from doorward.importer import fwknop_conf
-from doorward.importer.dialect import Dialect, dialect_of
+from doorward.importer.dialect import Dialect, detect_dialect
 from doorward.importer.fwknop_conf import AccessConfiguration, Include, SourceAddress, Stanza, parse
 from doorward.model import Port
 
@@ -148,4 +148,4 @@ def test_a_file_that_is_none_is_not_told_of_without_end() -> None:
     ],
 )  # fmt: skip
 def test_whose_file_it_is(text: str, dialect: Dialect | None) -> None:
-    assert dialect_of(text) == dialect
+    assert detect_dialect(text) == dialect

@@ -16,10 +16,10 @@ from doorward.lint.guessing import (
     MANY_SOURCES,
     YEAR_S,
     chance,
+    expected_openings,
     guess,
     guess_text,
     odds,
-    openings,
     rounded,
     sweep,
     total,
@@ -43,7 +43,7 @@ def door(*numbers: int, within_ms: int = 15_000) -> Door:
 def opened(tracker: Tracker, symbols: Sequence[int], tick_s: float = TICK_S, start_s: float = 0.0) -> int:
     """Count the openings that these ports bring, one after the other."""
     packets = (Packet(SOURCE, port, SYN) for port in tcp(*symbols))
-    return sum(len(tracker.feed_port(packet, start_s + place * tick_s)) for place, packet in enumerate(packets))
+    return sum(len(tracker.feed(packet, start_s + place * tick_s)) for place, packet in enumerate(packets))
 
 
 def tracker_of(*doors: Door, known_only: bool = False) -> Tracker:
@@ -57,14 +57,14 @@ def tracker_of(*doors: Door, known_only: bool = False) -> Tracker:
 def test_a_guesser_opens_as_often_as_the_formula_says(knock: tuple[int, ...], ports: int) -> None:
     symbols = random.Random(1).choices(range(1, ports + 1), k=200_000)
     found = opened(tracker_of(door(*knock)), symbols)
-    expected = openings(len(symbols), ports, len(knock))
+    expected = expected_openings(len(symbols), ports, len(knock))
     assert found == pytest.approx(expected, rel=0.1), (found, expected)
 
 
 @pytest.mark.parametrize("knock", [(3,), (2, 2), (2, 2, 1), (2, 1, 1)])
 def test_one_knock_and_repeats_open_no_more_often(knock: tuple[int, ...]) -> None:
     symbols = random.Random(1).choices(range(1, 5), k=100_000)
-    found, expected = opened(tracker_of(door(*knock)), symbols), openings(len(symbols), 4, len(knock))
+    found, expected = opened(tracker_of(door(*knock)), symbols), expected_openings(len(symbols), 4, len(knock))
     assert 0.5 * expected < found < 1.05 * expected
 
 
@@ -79,13 +79,13 @@ def test_whoever_guesses_faster_than_the_limit_opens_less_than_who_keeps_to_it()
     for factor in (2, 10):
         symbols = random.Random(3).choices(range(1, ports + 1), k=seconds * RATE_PER_S * factor)
         found = opened(tracker_of(door(*knock)), symbols, TICK_S / factor)
-        assert found <= 1.1 * openings(seconds * RATE_PER_S, ports, len(knock))
+        assert found <= 1.1 * expected_openings(seconds * RATE_PER_S, ports, len(knock))
 
 
 def test_many_doors_open_as_often_as_all_of_them_together() -> None:
     doors = [door(*knock)._replace(name=str(knock)) for knock in ((1, 2, 3), (3, 2, 1), (2, 3, 1), (1, 3))]
     symbols = random.Random(4).choices(range(1, 7), k=200_000)
-    expected = sum(openings(len(symbols), 6, len(each.knock)) for each in doors)
+    expected = sum(expected_openings(len(symbols), 6, len(each.knock)) for each in doors)
     found = opened(tracker_of(*doors), symbols)
     assert found == pytest.approx(expected, rel=0.05), (found, expected)
 
@@ -107,7 +107,7 @@ def test_a_sweep_where_wrong_ports_are_forgiven(knock: tuple[int, ...], others: 
     found = 0
     for number, order in enumerate(orders):
         for place, port in enumerate(tcp(*order)):
-            found += tracker.feed_port(Packet(SOURCE, port, SYN), 100.0 * number + place * TICK_S).count(0)
+            found += tracker.feed(Packet(SOURCE, port, SYN), 100.0 * number + place * TICK_S).count(0)
     assert found / len(orders) == pytest.approx(sweep(len(known), len(knock)))
 
 
@@ -115,10 +115,10 @@ def test_three_random_tcp_ports() -> None:
     """The figures that docs/strength.md states."""
     rated = guess(door(7013, 9241, 6907))
     assert rated is not None
-    assert rated.a_year == pytest.approx(20 * YEAR_S / 65_535**3, rel=1e-4)
-    assert (odds(rated.by_one), odds(rated.by_many)) == ("1 in 450,000", "1 in 7")
-    assert rated.by_many == pytest.approx(chance(rated.a_year * MANY_SOURCES))
-    assert total([rated, rated]) == 2 * rated.a_year
+    assert rated.per_year == pytest.approx(20 * YEAR_S / 65_535**3, rel=1e-4)
+    assert (odds(rated.by_one_source), odds(rated.by_many_sources)) == ("1 in 450,000", "1 in 7")
+    assert rated.by_many_sources == pytest.approx(chance(rated.per_year * MANY_SOURCES))
+    assert total([rated, rated]) == 2 * rated.per_year
 
 
 def test_both_protocols_are_twice_the_ports() -> None:
@@ -160,6 +160,6 @@ def test_the_table_of_the_manual() -> None:
     )
     assert len(rows) == 5
     for knocks, protocols, one, many in rows:
-        a_year = openings(RATE_PER_S * YEAR_S, 65_535 * (2 if "UDP" in protocols else 1), int(knocks))
+        a_year = expected_openings(RATE_PER_S * YEAR_S, 65_535 * (2 if "UDP" in protocols else 1), int(knocks))
         for shown, expected in ((one, a_year), (many, a_year * MANY_SOURCES)):
             assert guess_text(expected).endswith(shown)

@@ -6,7 +6,7 @@ import base64
 
 import pytest
 
-from doorward.lint.checks import remarks
+from doorward.lint.checks import authorized_keys_findings
 from doorward.signed.authorized_keys import parse
 from doorward.signed.ssh_wire import string
 
@@ -21,8 +21,8 @@ def found(*options: str, doors: int = 1) -> list[str]:
     lines = [f"{option} {key(number, names[number])}".strip() for number, option in enumerate(options)]
     keys, faults = parse("\n".join(lines), "keys")
     assert faults == []
-    assert all(remark.file == "keys" for remark in remarks(keys, doors))
-    return [str(remark) for remark in remarks(keys, doors)]
+    assert all(remark.file == "keys" for remark in authorized_keys_findings(keys, doors))
+    return [str(remark) for remark in authorized_keys_findings(keys, doors)]
 
 
 @pytest.mark.parametrize(
