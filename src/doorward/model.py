@@ -36,7 +36,7 @@ class Port(NamedTuple):
         """Parse `7000/tcp` (nmap, services(5)) or `7000:tcp` (knockd). Raises ValueError with fault and remedy."""
         match = _PORT.fullmatch(text.strip())
         if match is None:
-            raise ValueError(f"{text!r} is no port; write it as 7000/tcp or 7000/udp")
+            raise ValueError(f"invalid port {text!r}; write it as 7000/tcp or 7000/udp")
         number = int(match[1])
         if not 1 <= number <= 65535:
             raise ValueError(f"port {number} does not exist; write a number from 1 to 65535")
@@ -65,9 +65,9 @@ class FlagFilter(NamedTuple):
         for word in words:
             bit = TCP_FLAGS.get(word.removeprefix("!").lower())
             if bit is None:
-                raise ValueError(f"{word!r} is no TCP flag; write one of {', '.join(TCP_FLAGS)}, or ! before it")
+                raise ValueError(f"unknown TCP flag {word!r}; write one of {', '.join(TCP_FLAGS)}, or ! before it")
             if mask & bit:
-                raise ValueError(f"the flag {word.removeprefix('!')!r} stands twice; write it once")
+                raise ValueError(f"duplicate flag {word.removeprefix('!')!r}; write it once")
             mask |= bit
             value |= 0 if word.startswith("!") else bit
         return cls(mask, value)

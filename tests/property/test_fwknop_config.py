@@ -47,16 +47,16 @@ def test_any_text_gives_stanzas_or_faults_with_a_place(text: str) -> None:
 INTENDED = re.compile(
     "|".join(
         [
-            "no port, whatever fwknopd makes of it$",  # tcp/22-25, tcp/22 tcp/80, tcp/abc
+            "invalid port .*, which fwknopd misreads$",  # tcp/22-25, tcp/22 tcp/80, tcp/abc
             "port 0 does not exist",
-            "is no IPv4 address to fwknopd$",  # 10.0.0.0/24 192.0.2.1, 192.0.2 and 010.0.0.1, which inet_aton takes
-            "is no time$",  # abc, 1.5, 5 minutes
+            "invalid IPv4 address ",  # 10.0.0.0/24 192.0.2.1, 192.0.2 and 010.0.0.1, which inet_aton takes
+            "invalid time ",  # abc, 1.5, 5 minutes
             "is neither Y nor N",
-            "is no day$",  # 13/40/2030 is a day of the next year
-            "the line begins with no word that fwknopd knows$",  # it goes on, without what the line was to say
-            "stands above the first SOURCE",
+            "invalid date ",  # 13/40/2030 is a day of the next year
+            "the line begins with an unknown keyword$",  # it goes on, without what the line was to say
+            "is above the first SOURCE",
             "the line is longer than",
-            "is no address and port$",
+            "invalid address and port ",
         ]
     )
 )

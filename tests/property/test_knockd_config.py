@@ -66,15 +66,15 @@ INTENDED = re.compile(
     "|".join(
         [
             "port 0 does not exist",  # `0`, and what atoi takes for 0
-            "is no port, whatever number knockd makes of it",  # abc, -5, 7000/udp, 7000 8000
-            "a port is missing beside a comma",
+            "invalid port .*, which knockd misreads",  # abc, -5, 7000/udp, 7000 8000
+            "a port is missing next to a comma",
             "the sequence is empty",
-            "'7:tcp:udp' is no port",  # knockd reads 7:tcp
-            "is no time$",  # 2.5, 5 minutes, abc
-            "seconds are no possible time",  # a sequence in 0 seconds never completes
-            "the flag '[a-z]*' stands twice",  # syn,!syn
-            "'localhost' is no address",  # compared with the packet's address as text
-            "there is no door",
+            "invalid port '7:tcp:udp'",  # knockd reads 7:tcp
+            "invalid time ",  # 2.5, 5 minutes, abc
+            "seconds is out of range",  # a sequence in 0 seconds never completes
+            "duplicate flag '[a-z]*'",  # syn,!syn
+            "invalid address 'localhost'",  # compared with the packet's address as text
+            "no door is defined",
         ]
     )
 )

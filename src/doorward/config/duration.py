@@ -13,10 +13,10 @@ def parse_duration_ms(text: str) -> int:
     """Parse a duration greater than zero, in milliseconds. Raises ValueError with fault and remedy."""
     match = _DURATION.fullmatch(text)
     if match is None:
-        raise ValueError(f"{_shown(text)} is no duration; {_remedy(text)}")
+        raise ValueError(f"invalid duration {_shown(text)}; {_remedy(text)}")
     duration_ms = int(match[1]) * UNITS_MS[match[2]]
     if duration_ms == 0:
-        raise ValueError(f'{text!r} is no time at all; write a longer one, like "15s"')
+        raise ValueError(f'the duration {text!r} is zero; write a longer one, like "15s"')
     return duration_ms
 
 

@@ -105,7 +105,7 @@ def group_id(name: str | None) -> int | None:
     try:
         return None if name is None else grp.getgrnam(name).gr_gid
     except KeyError:
-        raise HostError(f"[gate] control_group: the host has no group {name!r}; make it with groupadd") from None
+        raise HostError(f"[gate] control_group: unknown group {name!r}; create it with groupadd") from None
 
 
 def read_text(path: Path, owners: Collection[int] | None = None) -> str:
@@ -124,12 +124,12 @@ def read_root_owned_text(path: Path) -> str:
 def decode_text(raw: bytes, file: str) -> str:
     """Decode a file's bytes. Raises ConfigError if they are not UTF-8 text or too long."""
     if len(raw) > MAX_BYTES:
-        remedy = "name the right file with -c FILE, or write fewer doors"
+        remedy = "name the right file, or write fewer doors"
         raise ConfigError([ConfigFault(file, 1, f"the file is larger than {MAX_BYTES >> 20} MiB", remedy)])
     try:
         text = raw.decode("utf-8-sig")  # some editors write a byte order mark
     except UnicodeDecodeError as error:
-        raise ConfigError([_not_text(file, raw, error.start, "a byte is not UTF-8")]) from None
+        raise ConfigError([_not_text(file, raw, error.start, "the file is not valid UTF-8")]) from None
     if "\0" in text:
         raise ConfigError([_not_text(file, raw, raw.index(b"\0"), "a NUL byte is in the file")])
     return text
@@ -163,12 +163,13 @@ def _read_bytes(path: Path, owners: Collection[int] | None) -> bytes:
                 raise ConfigError([ConfigFault(str(path), 1, *unsafe)])
             return file.read(MAX_BYTES + 1)
     except FileNotFoundError:
-        raise UsageError(f"{path}: there is no such file; write it, or name another with -c FILE") from None
+        remedy = "run `sudo doorward init` to create it" if path == default_path() else "create it, or name another one"
+        raise UsageError(f"{path}: no such file; {remedy}") from None
     except IsADirectoryError:
-        raise UsageError(f"{path}: this is a directory; name the file in it with -c FILE") from None
+        raise UsageError(f"{path}: this is a directory; name the file in it") from None
     except PermissionError:
         remedy = "run doorward as root, or change its mode (`chmod g+r`) and its group (`chgrp`)"
-        raise UsageError(f"{path}: this user may not read it; {remedy}") from None
+        raise UsageError(f"{path}: permission denied; {remedy}") from None
     except (OSError, ValueError) as error:
         reason = error.strerror if isinstance(error, OSError) else error
-        raise UsageError(f"{path}: it cannot be read ({reason}); name another with -c FILE") from None
+        raise UsageError(f"{path}: cannot be read ({reason}); name another file") from None

@@ -53,12 +53,12 @@ def port(word: str) -> Port:
     protocol = rest[0].strip(WHITESPACE).upper() if rest else "TCP"
     name = shown(word.strip(WHITESPACE))
     if not word.strip(WHITESPACE):
-        raise ValueError(f"a port is missing beside a comma, and knockd takes it for port 0; write {EXAMPLE}")
+        raise ValueError(f"a port is missing next to a comma, and knockd reads it as port 0; write {EXAMPLE}")
     if protocol not in Protocol.__members__ or len(rest) > 1:
-        raise ValueError(f"{name} is no port; write it as 7000, 7000:tcp or 7000:udp")
+        raise ValueError(f"invalid port {name}; write it as 7000, 7000:tcp or 7000:udp")
     match = _NUMBER.fullmatch(number)
     if match is None:
-        raise ValueError(f"{name} is no port, whatever number knockd makes of it; write it as 7000 or 7000:udp")
+        raise ValueError(f"invalid port {name}, which knockd misreads; write it as 7000 or 7000:udp")
     if not 1 <= int(match[1]) <= 65535:
         raise ValueError(f"port {int(match[1])} does not exist; write a number from 1 to 65535")
     return Port(Protocol[protocol], int(match[1]))
@@ -70,10 +70,10 @@ def seconds(minimum: int) -> Callable[[str], int]:
     def read(text: str) -> int:
         match = _SECONDS.fullmatch(text)
         if match is None:
-            raise ValueError(f"{shown(text)} is no time; write a whole number of seconds, like 15")
+            raise ValueError(f"invalid time {shown(text)}; write a whole number of seconds, like 15")
         number = int(match[1])
         if not minimum <= number <= MAX_SECONDS:
-            raise ValueError(f"{number} seconds are no possible time; write a number from {minimum} to {MAX_SECONDS}")
+            raise ValueError(f"{number} seconds is out of range; write a number from {minimum} to {MAX_SECONDS}")
         return number
 
     return read
@@ -90,7 +90,7 @@ def flags(text: str) -> FlagFilter:
     for word in words:
         if word.removeprefix("!") not in FLAGS:
             remedy = f"write some of {', '.join(FLAGS)}, ! before one that must not be set, commas and no spaces"
-            raise ValueError(f"{shown(word)} is no TCP flag to knockd; {remedy}")
+            raise ValueError(f"unknown TCP flag {shown(word)}; {remedy}")
     return FlagFilter.parse(words)
 
 
@@ -100,21 +100,21 @@ def target(text: str) -> IPv4Address | IPv6Address:
         return parse_address(text)
     except ValueError:
         remedy = "write the address of the host itself, like 192.0.2.7"
-        raise ValueError(f"{shown(text)} is no address; {remedy}") from None
+        raise ValueError(f"invalid address {shown(text)}; {remedy}") from None
 
 
 def interface(text: str) -> str | None:
     """Parse an interface name or `any`; None if empty."""
     is_invalid = any(letter.isspace() or letter in '/"' or letter < " " for letter in text)
     if is_invalid or len(text.encode(errors="surrogatepass")) > MAX_INTERFACE_BYTES:
-        raise ValueError(f"{shown(text)} is no interface; write its name alone as `ip link` shows it, like eth0")
+        raise ValueError(f"invalid interface name {shown(text)}; write its name alone as `ip link` shows it, like eth0")
     return text or None
 
 
 def path(text: str) -> str:
     """Parse a file name."""
     if not text:
-        raise ValueError("no file is named; write its whole path, like /etc/knockd/sequences")
+        raise ValueError("no file is named; write its full path, like /etc/knockd/sequences")
     return text
 
 
@@ -211,7 +211,7 @@ def parse(text: str, file: str) -> KnockdConfiguration:
     for section in reader.doors:
         reader.complete(section)
     if not reader.doors:
-        reader.fault(1, "there is no door", "write a section [NAME] with Sequence and Start_Command")
+        reader.fault(1, "no door is defined", "write a section [NAME] with Sequence and Start_Command")
     if reader.faults:
         raise ConfigError(reader.faults)
     doors = tuple(KnockdDoor(door.name, door.line, **door.fields) for door in reader.doors)
@@ -250,7 +250,9 @@ class _Reader:
         elif line.startswith("[") and line.endswith("]"):
             self.enter(number, line[1:-1])
         elif self.current is None:
-            self.fault(number, f"{shown(line)} stands in no section", "write [options] or a door's [NAME] above it")
+            self.fault(
+                number, f"{shown(line)} is outside of any section", "write [options] or a door's [NAME] above it"
+            )
         else:
             self.directive(number, line, self.current)
 
@@ -259,7 +261,7 @@ class _Reader:
             self.current = self.options
             return
         if not name or len(name) > MAX_NAME or any(letter < " " or letter == "\x7f" for letter in name):
-            self.fault(number, f"{shown(name)} is no name of a door", f"write 1 to {MAX_NAME} letters in [ ]")
+            self.fault(number, f"invalid door name {shown(name)}", f"write 1 to {MAX_NAME} letters in [ ]")
         self.current = _Section(name, number, _UPPER_DOOR)
         self.doors.append(self.current)
 
@@ -272,7 +274,7 @@ class _Reader:
         elif not equals:
             self.fault(
                 number,
-                f"{shown(line)} is no directive",
+                f"invalid directive {shown(line)}",
                 _remedy(re.split(f"[{WHITESPACE}]", line)[0], section, "write NAME = VALUE"),
             )
         elif upper not in section.settings:
@@ -284,7 +286,9 @@ class _Reader:
 
     def assign(self, number: int, word: str, section: _Section, setting: KnockdSetting, text: str) -> None:
         if setting.field == "knock" and "one_time_file" in section.named:
-            self.fault(number, "a Sequence below One_Time_Sequences would open once more", "remove one of the two")
+            self.fault(
+                number, "a Sequence below One_Time_Sequences would open the door once more", "remove one of the two"
+            )
         section.named.add(setting.field)
         for fault, remedy in self.store(section, setting, text):
             self.fault(number, f"{word}: {fault}", remedy)

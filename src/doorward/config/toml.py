@@ -18,8 +18,8 @@ from doorward.config.toml_positions import Keys
 from doorward.errors import ConfigError, ConfigFault
 from doorward.model import Door
 
-_ONE_TABLE = "the table stands twice: put its settings into one of the two, or rename one"
-_ONE_SETTING = "the setting stands twice: remove one of the two"
+_ONE_TABLE = "duplicate table: put its settings into one of the two, or rename one"
+_ONE_SETTING = "duplicate setting: remove one of the two"
 
 # How tomllib's messages begin, and the remedy for each.
 _REMEDIES = {
@@ -28,7 +28,7 @@ _REMEDIES = {
     "Invalid statement": "write KEY = VALUE, [TABLE] or # a comment",
     "Invalid date": 'write text in double quotes, like within = "15s"',
     "Expected '=' after a key": "write KEY = VALUE",
-    "Expected newline or end of document": "write one setting a line, and text in double quotes",
+    "Expected newline or end of document": "write one setting per line, and text in double quotes",
     "Expected ']' at the end of a table declaration": "end the table's name with ]",
     "Expected ']]' at the end of an array declaration": "write [TABLE] in single brackets",
     "Unclosed array": 'separate the elements with commas, write text in double quotes and end the list with "]"',
@@ -168,7 +168,7 @@ def parse(text: str, file: str) -> Configuration:
     validate.check_signed_port(report, gate, doors, signed)
     validate.check_fleet(report, gate, doors, fleet)
     if not doors and not report.faults:
-        report.add(("doors",), "there is no door", "write a table [doors.NAME] for each door")
+        report.add(("doors",), "no door is defined", "write a table [doors.NAME] for each door")
     if report.faults:
         raise ConfigError(report.faults)
     return Configuration(gate, tuple(doors), signed, fleet)
@@ -201,7 +201,7 @@ def _doors(report: ErrorCollector, tables: object) -> list[Door]:
 def _door(report: ErrorCollector, name: str, table: object) -> Door:
     path = ("doors", name)
     if name in DOOR and not isinstance(table, dict):
-        report.add(path, f"the setting {name!r} stands in [doors] itself", "write it below [doors.NAME]")
+        report.add(path, f"the setting {name!r} is directly in [doors]", "write it below [doors.NAME]")
         return Door(name, (), ())
     try:
         values.name(name)
@@ -241,7 +241,7 @@ def _convert_elements(report: ErrorCollector, path: Keys, value: object, setting
     if setting.element is None:
         return value
     if not isinstance(value, list):
-        raise ValueError(f"{shown(value)} is no list; write {path[-1]} = {setting.example}")
+        raise ValueError(f"{shown(value)} is not a list; write {path[-1]} = {setting.example}")
     elements = []
     for index, element in enumerate(value):
         try:

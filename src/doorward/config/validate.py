@@ -96,9 +96,9 @@ def _check_fleet_table(report: ErrorCollector, gate: Gate, fleet: Fleet) -> None
             report.add((*place, has), f"[fleet] has a {has} and no {lacks}", f"write {lacks} too, or leave both out")
     for index, endpoint in enumerate(() if fleet.plain else fleet.endpoints):
         if endpoint.startswith("http:") and not _is_local(endpoint):
-            fault = f"endpoints: {shown(endpoint)} is not encrypted: whoever is on the way can open doors"
+            fault = f"endpoints: {shown(endpoint)} is not encrypted: anyone on the network path can open doors"
             path = (*place, "endpoints", str(index))
-            report.add(path, fault, "write https://, or plain = true on a wire of its own")
+            report.add(path, fault, "write https://, or plain = true on a dedicated network")
 
 
 def _is_local(endpoint: str) -> bool:
@@ -117,5 +117,5 @@ def _knock_ports(door: Door) -> Iterator[tuple[Keys, Port]]:
 
 
 def _report_knock_port(report: ErrorCollector, path: Keys, why: str, place: Keys, remedy: str) -> None:
-    fault = f"door {shown(path[1])} knocks at a port that is no knock: {why} (line {report.line(place)})"
+    fault = f"door {shown(path[1])} has a knock port that never counts: {why} (line {report.line(place)})"
     report.add(path, fault, f"knock at another port, or {remedy}")

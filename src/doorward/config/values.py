@@ -33,7 +33,7 @@ Item = TypeVar("Item", bound=Hashable)
 def text(value: object) -> str:
     """Convert a string."""
     if not isinstance(value, str):
-        raise ValueError(f'{shown(value)} is no text; write text in double quotes, like "text"')
+        raise ValueError(f'{shown(value)} is not a string; write text in double quotes, like "text"')
     return value
 
 
@@ -64,7 +64,7 @@ def capacity(value: object) -> int:
     """Convert the number of sources to track."""
     if not isinstance(value, int) or isinstance(value, bool) or not MIN_CAPACITY <= value <= MAX_CAPACITY:
         raise ValueError(
-            f"{shown(value)} is no possible capacity; "
+            f"invalid capacity {shown(value)}; "
             f"write a whole number from {MIN_CAPACITY} to {MAX_CAPACITY}, without quotes"
         )
     return value
@@ -74,7 +74,7 @@ def name(value: object) -> str:
     """Convert the name of a door or gate."""
     word = text(value)
     if NAME.fullmatch(word) is None:
-        raise ValueError(f"{shown(word)} is no name; write 1 to 64 letters, digits, - and _")
+        raise ValueError(f"invalid name {shown(word)}; write 1 to 64 letters, digits, - and _")
     if word.isdigit():
         raise ValueError(f'{shown(word)} is all digits; put a letter into the name, like "port-{word}"')
     return word
@@ -84,7 +84,7 @@ def group(value: object) -> str:
     """Convert the name of a Unix group; whether it exists is checked elsewhere."""
     word = text(value)
     if not word.isprintable() or word != word.strip() or not 1 <= len(word) <= 255 or set(word) & set(":,/"):
-        raise ValueError(f'{shown(word)} is no group; write the name of a Unix group, like "adm"')
+        raise ValueError(f'invalid group name {shown(word)}; write the name of a Unix group, like "adm"')
     return word
 
 
@@ -94,7 +94,7 @@ def mark(value: object) -> Mark:
     match = _MARK.fullmatch(word.strip()) if isinstance(word, str) else None
     numbers = [int(part, 0 if part[:2].lower() == "0x" else 10) for part in match.groups() if part] if match else []
     if not numbers or max(numbers) > _MAX_MARK:
-        raise ValueError(f'{shown(value)} is no mark; write value and mask, like "0x1000/0x1000"')
+        raise ValueError(f'invalid mark {shown(value)}; write value and mask, like "0x1000/0x1000"')
     bits, mask = numbers[0], numbers[-1]
     if bits == 0 or bits & ~mask:
         raise ValueError(f'{shown(value)}: the value must be bits of its mask, not 0; write like "0x1000/0x1000"')
@@ -123,8 +123,10 @@ def port(value: object) -> Port:
         number = int(value)
     if 1 <= number <= 65535:
         raise ValueError(f'{shown(value)} has no protocol; write "{number}/tcp" or "{number}/udp"')
+    if isinstance(value, str) and _RANGE.fullmatch(value.strip()):
+        raise ValueError(f"{shown(value)} is a range, which only `public` accepts; list the ports one by one")
     if not isinstance(value, str) or len(value) > 40:
-        raise ValueError(f'{shown(value)} is no port; write a text like "7000/tcp"')
+        raise ValueError(f'invalid port {shown(value)}; write a text like "7000/tcp"')
     return Port.parse(value)
 
 
@@ -132,7 +134,7 @@ def udp_port(value: object) -> Port:
     """Convert a UDP port."""
     udp = port(value)
     if udp.protocol is not Protocol.UDP:
-        raise ValueError(f'a signed knock is a UDP packet, and {udp} is none; write "{udp.number}/udp"')
+        raise ValueError(f'a signed knock is a UDP packet, but {udp} is not a UDP port; write "{udp.number}/udp"')
     return udp
 
 
@@ -165,7 +167,7 @@ def endpoint(value: object) -> str:
     word = text(value)
     match = _ENDPOINT.fullmatch(word)
     if match is None or not 1 <= int(match[1]) <= 65535:
-        raise ValueError(f'{shown(word)} is no endpoint; write it like "https://192.0.2.11:2379"')
+        raise ValueError(f'invalid endpoint {shown(word)}; write it like "https://192.0.2.11:2379"')
     return word.rstrip("/")
 
 
@@ -197,7 +199,7 @@ def interface(value: object) -> str:
     well_formed = _INTERFACE.fullmatch(word) and word.isprintable() and word.rstrip("*") not in (".", "..")
     if not well_formed or len(word.encode()) > MAX_INTERFACE_BYTES:
         raise ValueError(
-            f"{shown(word)} is no interface; write a name as `ip link` shows it, at most "
+            f"invalid interface name {shown(word)}; write a name as `ip link` shows it, at most "
             f'{MAX_INTERFACE_BYTES} bytes, like "eth0" or "ppp*"'
         )
     return word
@@ -208,15 +210,15 @@ def address(value: object) -> Address:
     try:
         return parse_address(text(value))
     except ValueError:
-        raise ValueError(f'{shown(value)} is no address; write one like "192.0.2.7"') from None
+        raise ValueError(f'invalid address {shown(value)}; write one like "192.0.2.7"') from None
 
 
 def command(words: Sequence[str]) -> tuple[str, ...]:
     """Convert a command, by its full path or a name in PATH, and its arguments; no shell is involved."""
     if not words:
-        raise ValueError('an empty list is no command; write a program and its words, like ["/usr/bin/logger", "%IP%"]')
+        raise ValueError('the command is empty; write a command and its arguments, like ["/usr/bin/logger", "%IP%"]')
     if not words[0] or ("/" in words[0] and not words[0].startswith("/")):
-        raise ValueError(f'{shown(words[0])} is no program; write a whole path, like "/usr/bin/logger"')
+        raise ValueError(f'invalid program path {shown(words[0])}; write a full path, like "/usr/bin/logger"')
     if any("\0" in word for word in words):
         raise ValueError("a word holds a NUL; take it out")
     return tuple(words)
@@ -225,7 +227,7 @@ def command(words: Sequence[str]) -> tuple[str, ...]:
 def sequence(ports: Sequence[Port]) -> tuple[Port, ...]:
     """Convert the port sequence of a door."""
     if not ports:
-        raise ValueError("the sequence is empty; list its ports, or leave `knock` out to open by hand only")
+        raise ValueError("the sequence is empty; list its ports, or leave `knock` out to use `doorward open` only")
     if len(ports) > MAX_SEQUENCE:
         raise ValueError(f"{len(ports)} knocks are too many; write at most {MAX_SEQUENCE}")
     return tuple(ports)
@@ -251,7 +253,7 @@ def distinct(items: Sequence[Item]) -> tuple[Item, ...]:
     """Return the items. Raises ValueError for a duplicate."""
     if len(set(items)) < len(items):
         twice = next(item for index, item in enumerate(items) if item in items[:index])
-        raise ValueError(f"'{twice}' stands twice; write it once")
+        raise ValueError(f"duplicate entry '{twice}'; write it once")
     return tuple(items)
 
 

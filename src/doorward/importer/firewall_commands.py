@@ -62,7 +62,7 @@ def _simple_commands(command: str) -> list[list[str]]:
     try:
         words = list(lexer)
     except ValueError:
-        raise NotUnderstoodError("its quotes are not closed") from None
+        raise NotUnderstoodError("it has an unclosed quote") from None
     commands: list[list[str]] = [[]]
     for word in words:
         if word in _SEPARATORS:
@@ -82,7 +82,7 @@ def _rule(words: list[str], service: Service) -> ParsedRule | None:
     tool = re.sub(r"-(legacy|nft)$", "", program)
     understand = _TOOLS.get(tool)
     if understand is None:
-        raise NotUnderstoodError(f"{program or 'sudo'!r} is no firewall that doorward knows")
+        raise NotUnderstoodError(f"unknown firewall command {program or 'sudo'!r}")
     if tool in ("ufw", "firewall-cmd") and words[1:] and words[1] in _RELOADS:
         return None
     return understand(tool, words[1:], service)
@@ -142,11 +142,11 @@ def _iptables(_: str, words: list[str], service: Service) -> ParsedRule:
     if "--dport" not in options:
         raise NotUnderstoodError("it opens every port")
     remarks = [
-        f"it held for the interface {name} alone; doorward opens on all that it watches"
+        f"it was limited to the interface {name}; doorward opens on all watched interfaces"
         for name in options.get("-i", [])
     ]
     if "-p" not in options:
-        remarks.append("iptables refuses --dport without -p; taken as -p tcp")
+        remarks.append("iptables rejects --dport without -p; read as -p tcp")
     ports = parse_ports(options["--dport"][0].replace(":", "-"), protocol, service)
     return build_rule(chains[0][0] != "-D", "iptables", ports, remarks=remarks)
 
@@ -179,9 +179,9 @@ def _check_option(option: str, values: Sequence[str]) -> None:
         if not _GOOD[option](value):
             raise NotUnderstoodError(f"{option} {value!r} is not understood")
     if len(values) > 1 and option != "-m":
-        raise NotUnderstoodError(f"{option} stands there twice")
+        raise NotUnderstoodError(f"{option} occurs twice")
     if not values and option in ("-j", "-s"):
-        raise NotUnderstoodError("it accepts nothing" if option == "-j" else "it is not for %IP% alone")
+        raise NotUnderstoodError("it does not accept packets" if option == "-j" else "it is not limited to %IP%")
 
 
 # ufw --------------------------------------------------------------------------------------------------------------
@@ -195,7 +195,7 @@ def _ufw(tool: str, words: list[str], service: Service) -> ParsedRule:
     elif remaining[:1] == ["insert"] and remaining[1:2] and remaining[1].isdigit():
         remaining = remaining[2:]
     if remaining[:1] != ["allow"]:
-        raise NotUnderstoodError("it is no `ufw allow` or `ufw delete allow`")
+        raise NotUnderstoodError("it is not `ufw allow` or `ufw delete allow`")
     pairs = _pairs(remaining[2:] if remaining[1:2] == ["in"] else remaining[1:])
     unknown = pairs.keys() - {"from", "to", "port", "proto", "comment", "on"}
     if unknown or not is_source(pairs.get("from", "")) or pairs.get("to", "any") != "any":
@@ -204,9 +204,9 @@ def _ufw(tool: str, words: list[str], service: Service) -> ParsedRule:
         raise NotUnderstoodError("it opens every port")
     remarks = []
     if "proto" not in pairs:
-        remarks.append("ufw opens tcp and udp where no proto is named; take out the one that is not needed")
+        remarks.append("without proto, ufw opens tcp and udp; remove the one that is not needed")
     if "on" in pairs:
-        remarks.append(f"it held for the interface {pairs['on']} alone; doorward opens on all that it watches")
+        remarks.append(f"it was limited to the interface {pairs['on']}; doorward opens on all watched interfaces")
     return build_rule(
         opens, tool, parse_ports(pairs["port"].replace(":", "-"), pairs.get("proto"), service), remarks=remarks
     )

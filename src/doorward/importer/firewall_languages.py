@@ -28,12 +28,12 @@ def firewalld(tool: str, words: list[str], service: Service) -> ParsedRule:
         if match := _RICH.fullmatch(word):
             rich.append((match[1], next(remaining, "") if match[2] is None else match[2]))
         elif word == "--permanent":
-            remarks.append("firewalld takes a --permanent rule up at its next reload only; doorward opens at once")
+            remarks.append("firewalld applies a --permanent rule at its next reload only; doorward opens immediately")
         elif word.partition("=")[0] in ("--timeout", "--zone"):
             value = word.partition("=")[2] or next(remaining, "")
             for_s = _timeout_s(value) if word.startswith("--timeout") else for_s
         elif word.startswith(("--add-port", "--add-service")):
-            raise NotUnderstoodError("it is not for %IP% alone")
+            raise NotUnderstoodError("it is not limited to %IP%")
         elif word not in ("-q", "--quiet"):
             raise NotUnderstoodError(f"{word!r} is not understood")
     if len(rich) != 1:
@@ -58,7 +58,7 @@ def _rich_ports(text: str, service: Service) -> tuple[Port, ...]:
     values = dict(word.split("=", 1) for word in words if "=" in word)
     plain = {word for word in words if "=" not in word}
     if not is_source(values.get("address", "")):
-        raise NotUnderstoodError("it is not for %IP% alone")
+        raise NotUnderstoodError("it is not limited to %IP%")
     if plain == {"rule", "source", "port", "accept"} and values.keys() - _RULE == {"port", "protocol"}:
         return parse_ports(values["port"], values["protocol"], service)
     if plain == {"rule", "source", "service", "accept"} and values.keys() - _RULE == {"name"}:
@@ -70,7 +70,7 @@ def nft(tool: str, words: list[str], service: Service) -> ParsedRule:
     """Parse `nft add rule …`; nft deletes rules by their handle only, which is unknown here."""
     tokens = _NFT.findall(" ".join(words))
     if tokens[:1] not in (["add"], ["insert"]) or tokens[1:2] != ["rule"]:
-        raise NotUnderstoodError(f"`nft {' '.join(tokens[:2])}` is no `nft add rule`")
+        raise NotUnderstoodError(f"`nft {' '.join(tokens[:2])}` is not `nft add rule`")
     start = 3 if tokens[2:3] and tokens[2] in _FAMILIES else 2
     if [chain.lower() for chain in tokens[start + 1 : start + 2]] != ["input"]:
         raise NotUnderstoodError("the chain is not input")
@@ -79,7 +79,9 @@ def nft(tool: str, words: list[str], service: Service) -> ParsedRule:
         remaining = remaining[2:]
     statements = _statements(remaining)
     if not is_source(statements.get("saddr", "")) or "accept" not in statements:
-        raise NotUnderstoodError("it is not for %IP% alone" if "accept" in statements else "it accepts nothing")
+        raise NotUnderstoodError(
+            "it is not limited to %IP%" if "accept" in statements else "it does not accept packets"
+        )
     if "dport" not in statements:
         raise NotUnderstoodError("it opens every port")
     return build_rule(True, tool, parse_ports(statements["dport"], statements["protocol"], service))

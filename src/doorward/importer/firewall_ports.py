@@ -60,7 +60,7 @@ def _ports(word: str, protocols: Sequence[Protocol], service: Service) -> list[P
         numbers = [(protocol, service(word, protocol)) for protocol in protocols]
         ports = [Port(protocol, number) for protocol, number in numbers if number is not None]
         if not ports:
-            raise NotUnderstoodError(f"{word!r} is no port or service known here")
+            raise NotUnderstoodError(f"unknown port or service {word!r}")
         return ports
     first, last = int(match[1]), int(match[2] or match[1])
     if not 1 <= first <= last <= 65535:

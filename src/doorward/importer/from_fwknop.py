@@ -29,13 +29,13 @@ def file_notes(includes: Sequence[Include], signed_port: Port) -> Iterator[Impor
     """Yield the notes on the file as a whole."""
     for include in includes:
         yield ImportNote(
-            None, True, f"line {include.line} includes {shown(include.path)}: import that too, and join the results"
+            None, True, f"line {include.line} includes {shown(include.path)}: import it too, and merge the results"
         )
     yield ImportNote(
         None,
         True,
-        "the keys in access.conf have no use here, and are not copied: `doorward key server` makes the server's key, "
-        "and the users' public SSH keys go into authorized_keys beside this file, a line each, as told at each door",
+        "the keys in access.conf are not used and not copied: `doorward key server` creates the server key, and the "
+        "users' public SSH keys go into authorized_keys next to this file, one per line, as shown at each door",
     )
     yield ImportNote(
         None,
@@ -46,11 +46,8 @@ def file_notes(includes: Sequence[Include], signed_port: Port) -> Iterator[Impor
     yield ImportNote(
         None,
         False,
-        "stricter: a packet could open for any address that it named (fwknop -a); now only for the one that it comes "
-        'from, unless the user\'s line says addresses="…" as well',
-    )
-    yield ImportNote(
-        None, False, "better: the server holds public keys only, so that whoever steals its files opens nothing"
+        "stricter: a packet could open for any address that it named (fwknop -a); now only for its own source, "
+        'unless the user\'s line also has addresses="…"',
     )
 
 
@@ -63,16 +60,16 @@ def stanza_notes(name: str, stanza: Stanza, *, is_command: bool) -> Iterator[Imp
 def _access(stanza: Stanza, *, is_command: bool) -> Iterator[tuple[bool, str]]:
     if stanza.source_required:
         what = (
-            'REQUIRE_SOURCE_ADDRESS is the client\'s to do: `from = "auto"` in its hosts.toml, where nothing translates'
+            'REQUIRE_SOURCE_ADDRESS is now a client setting: without NAT in between, `from = "auto"` in its hosts.toml'
         )
-        yield False, f"{what} addresses, puts the address into every packet"
+        yield False, f"{what} puts the address into every packet"
     if stanza.username is not None:
-        yield False, "REQUIRE_USERNAME asked for a word that the sender wrote; the key proves now who it is"
+        yield False, "REQUIRE_USERNAME checked a name that the sender wrote; now the key proves who it is"
     if stanza.runs_commands:
         yield (
             True,
-            "ENABLE_CMD_EXEC: a packet carried the command that was run; a signed knock names a door, and no "
-            "command. Write a door with `on_open` for each command that is needed",
+            "ENABLE_CMD_EXEC: a packet carried the command to run; a signed knock names a door only. Write a door with "
+            "`on_open` for each command that is needed",
         )
     if is_command and stanza.restrict_ports:
         yield True, "RESTRICT_PORTS limited what a packet could ask for; the door does one thing only"
@@ -85,15 +82,15 @@ def _network(stanza: Stanza) -> Iterator[tuple[bool, str]]:
         where = f"{stanza.translation.address} port {stanza.translation.port}"
         yield (
             True,
-            f"FORCE_NAT: doorward translates nothing. Write the translation to {where} into your own firewall, for "
-            "good: the door decides who gets as far as that",
+            f"FORCE_NAT: doorward does no NAT. Write the translation to {where} permanently into your own firewall: "
+            "the door decides which sources reach it",
         )
     if stanza.named & _NETWORK or stanza.flags & _NETWORK:
-        yield True, "FORCE_SNAT, FORCE_MASQUERADE: write them into your own firewall, for good"
+        yield True, "FORCE_SNAT, FORCE_MASQUERADE: write them permanently into your own firewall"
     if stanza.flags & {"FORWARD_ALL", "DISABLE_DNAT"}:
         yield (
             True,
-            "FORWARD_ALL, DISABLE_DNAT: a door opens the ports that it names, and never a way through for everything",
+            "FORWARD_ALL, DISABLE_DNAT: a door opens only the ports that it names and never forwards everything",
         )
 
 
@@ -104,11 +101,11 @@ def _keys(stanza: Stanza) -> Iterator[tuple[bool, str]]:
             f"GPG_REMOTE_ID, GPG_FINGERPRINT_ID: {len(stanza.signers)} signers; each needs a line with an SSH key",
         )
     elif stanza.named & _GPG:
-        yield False, "GnuPG keys: SSH keys take their place"
+        yield False, "GnuPG keys: SSH keys replace them"
     if stanza.flags & {"GPG_DISABLE_SIG", "GPG_IGNORE_SIG_VERIFY_ERROR"}:
-        yield False, "better: its signatures were not, or not all, verified; now every one is"
+        yield False, "stricter: not all of its signatures were verified; now every one is"
     if not stanza.named & _HMAC:
-        yield False, "better: packets without an HMAC were decrypted unseen; now every packet is checked first"
+        yield False, "stricter: packets without an HMAC were decrypted unverified; now every packet is verified first"
 
 
 PortName = Callable[[Port], str | None]  # the name of a port as in services(5), or None
@@ -179,7 +176,7 @@ def _stem(stanza: Stanza, port_name: PortName) -> str:
 def _convert_stanza(name: str, stanza: Stanza, service: Service) -> SignedDoor:
     door = SignedDoor(name, stanza)
     if stanza.repeated:
-        door.note(f"{', '.join(stanza.repeated)} stood twice in one stanza: the last one counted", check=True)
+        door.note(f"{', '.join(stanza.repeated)} occurred twice in one stanza: the last one counted", check=True)
     if stanza.cycle_open:
         _cycle(door, stanza.cycle_open, service)
     else:
@@ -205,14 +202,14 @@ def _ports(door: SignedDoor) -> None:
         but = f" but {', '.join(map(str, stanza.restrict_ports))}" if stanza.restrict_ports else ""
         door.note(
             f"no OPEN_PORTS: a packet chose any port{but}. A door names what it opens, and this one opens nothing yet: "
-            'write the ports that were asked for, like opens = ["22/tcp"], in the place of on_open',
+            'write the ports that were asked for, like opens = ["22/tcp"], instead of on_open',
             check=True,
         )
     elif not door.opens:
-        door.note("RESTRICT_PORTS takes away all that OPEN_PORTS gives, so it opens nothing", check=True)
+        door.note("RESTRICT_PORTS removes all ports of OPEN_PORTS, so it opens nothing", check=True)
     elif len(door.opens) > 1:
         door.note(
-            "a packet chose among its ports; the door opens all together. Make several doors if that is too much",
+            "a packet chose among its ports; the door opens all of them. Write several doors if that is too much",
             check=True,
         )
 
@@ -247,7 +244,7 @@ def _cycle(door: SignedDoor, command: str, service: Service) -> None:
         )
     else:
         door.on_open, door.on_close = start.split(), stop.split()
-        door.note("its commands stay, run as before without a shell; %IP% stands for the address", check=True)
+        door.note("its commands stay and run as before, without a shell; %IP% is replaced by the address", check=True)
 
 
 def _substitute(command: str, ports: Sequence[Port]) -> str:
@@ -264,7 +261,7 @@ def _cannot_run(command: str) -> str:
     if _IN_A_SHELL.search(command):
         return 'a shell would read the address as part of its text; pass it as "$1"'
     program = (command.split() or [""])[0]
-    return "" if program and ("/" not in program or program.startswith("/")) else "its program has no whole path"
+    return "" if program and ("/" not in program or program.startswith("/")) else "its program has no full path"
 
 
 def _line(door: SignedDoor) -> str:

@@ -60,16 +60,16 @@ def _convert_door(name: str, old: KnockdDoor, service: Service) -> NewDoor:
     door = NewDoor(name, old, parsed.rule, for_ms=SHORTEST_MS)
     why = parsed.why if parsed.rule is None else _why_not_converted(old, parsed.rule, service)
     if name != old.name:
-        door.note(f"was called {old.name!r}; scripts and log filters may know it by that name", check=True)
+        door.note(f"was called {old.name!r}; scripts and log filters may use that name", check=True)
     if not (old.start_command or old.start_command_6):
         door.on_open = ["true"]
-        door.note("ran no command, and runs none now; it is there for the record only", check=True)
+        door.note("ran no command and still runs none; its knocks are only logged", check=True)
     elif why or parsed.rule is None:
         _keep_commands(door, why)
     elif parsed.rule.opens:
         _open(door, parsed.rule)
     else:
-        _keep_commands(door, "it closes what no door here opens")
+        _keep_commands(door, "it closes ports that no door opens")
     _knock_notes(door)
     return door
 
@@ -79,7 +79,7 @@ def _why_not_converted(old: KnockdDoor, rule: ParsedRule, service: Service) -> s
     if old.start_command_6 is not None:
         six = parse_command(old.start_command_6, service).rule
         if six is None or (six.opens, set(six.ports)) != (rule.opens, set(rule.ports)):
-            return "for IPv6 another command runs, or none; if IPv6 may open the same ports, write them as `opens`"
+            return "IPv6 has a different command, or none; if IPv6 may open the same ports, list them in `opens`"
     stops = [stop for stop in (old.stop_command, old.stop_command_6) if stop]
     if not all(reverts(stop, rule, service) for stop in stops):
         return "Stop_Command does not simply undo Start_Command"
@@ -98,8 +98,8 @@ def _open(door: NewDoor, rule: ParsedRule) -> None:
         door.for_ms = UNTIL_CLOSED_MS
         hour = format_duration(UNTIL_CLOSED_MS)
         door.note(
-            f"stayed open until something closed it; now for {hour} after the last knock (connections made meanwhile "
-            f"go on). Write another `for`, up to {format_duration(MAX_FOR_MS)}, if that is too short",
+            f"stayed open until something closed it; now for {hour} after the last knock (established connections "
+            f"stay open). Write another `for`, up to {format_duration(MAX_FOR_MS)}, if that is too short",
             check=True,
         )
 
@@ -126,8 +126,9 @@ def _knock_notes(door: NewDoor) -> None:
     old = door.old
     if old.one_time_file is not None:
         door.note(
-            f"its one-time sequences ({old.one_time_file}) have no place here: it opens by hand, or by signed knocks, "
-            "which nobody can replay either (`doorward key server`); or keep running `knockd`, which takes them",
+            f"its one-time sequences ({old.one_time_file}) are not supported: open it with `doorward open` or a signed "
+            "knock, which cannot be replayed either (`doorward key server`), or keep running `knockd`, which supports "
+            "them",
             check=True,
         )
     if old.within_ms > MAX_WITHIN_MS:
@@ -135,9 +136,9 @@ def _knock_notes(door: NewDoor) -> None:
     if all(port.protocol is Protocol.UDP for port in old.knock):
         return
     if not old.flags.mask:
-        door.note("every TCP packet counted; now only one that starts a connection, so that stray ones spoil nothing")
+        door.note("every TCP packet counted; now only one that starts a connection, so stray packets do no harm")
     elif not old.flags.passes(TCP_FLAGS["syn"]):
-        door.note(f"the flags {old.flags} are no plain SYN: `knock` cannot send them, hping3 can", check=True)
+        door.note(f"the flags {old.flags} differ from a plain SYN: `knock` cannot send them, hping3 can", check=True)
 
 
 def _link_closers(doors: Sequence[NewDoor]) -> None:
@@ -150,7 +151,7 @@ def _link_closers(doors: Sequence[NewDoor]) -> None:
         if openers:
             closer.on_open = [f"doorward close {opener} %IP%" for opener in openers]
             closer.notes = [note for note in closer.notes if not note.text.startswith("stays a command")]
-            closer.note(f"closes {', '.join(openers)} early; you may take it out, since every opening ends by itself")
+            closer.note(f"closes {', '.join(openers)} early; you may remove it, since every opening ends by itself")
 
 
 def _merge_doors(doors: Sequence[NewDoor]) -> Iterator[NewDoor]:
@@ -164,7 +165,7 @@ def _merge_doors(doors: Sequence[NewDoor]) -> Iterator[NewDoor]:
             other.on_close += door.on_close
             other.for_ms = max(other.for_ms, door.for_ms)
             other.notes += [ImportNote(other.name, note.check, note.text) for note in door.notes]
-            other.note(f"does what {door.name} did as well, since both had one sequence", check=True)
+            other.note(f"also does what {door.name} did, since both had the same sequence", check=True)
     yield from first.values()
 
 
@@ -177,7 +178,7 @@ def _safe_commands(doors: Sequence[NewDoor]) -> None:
         except ValueError as error:
             door.on_open, door.on_close = [] if door.opens else ["true"], []
             door.note(
-                f'its commands are left out, since the address cannot be passed to them as "$1": {error}. It runs '
+                f'its commands were dropped, since the address cannot be passed to them as "$1": {error}. It runs '
                 "nothing yet: write `on_open` and `on_close`",
                 check=True,
             )
@@ -187,20 +188,21 @@ def _note_opened_ports(doors: Sequence[NewDoor]) -> None:
     opened = {port: door.name for door in reversed(doors) for port in door.opens}
     for door in doors:
         for port in dict.fromkeys(port for port in door.old.knock if port in opened):
-            what = f"knocks at {port}, which {opened[port]} opens: doorward refuses that; knock at another port"
+            what = f"knocks at {port}, which {opened[port]} opens: doorward rejects that; knock at another port"
             door.note(what, check=True)
 
 
 def _general(options: KnockdOptions, doors: Sequence[NewDoor]) -> Iterator[ImportNote]:
     yield from firewall_note(port for door in doors for port in door.opens)
-    yield ImportNote(None, False, "better: any wrong port starts a knock anew, so that a port scan opens nothing")
     if options.interface is None:
-        yield ImportNote(None, True, "no Interface was named: all but lo are watched; did knockd run with -i?")
+        yield ImportNote(None, True, "no Interface was set: all but lo are watched; did knockd run with -i?")
     elif ":" in options.interface:
         yield ImportNote(
             None, True, f"{options.interface} was one address of an interface; now all of its addresses count"
         )
     if options.log_file or options.use_syslog:
         yield ImportNote(
-            None, True, "`doorward log` is the record; filters that read knockd's lines need doorward's `knockd`"
+            None,
+            True,
+            "`doorward log` shows the access log; filters that parse knockd's lines need doorward's `knockd`",
         )

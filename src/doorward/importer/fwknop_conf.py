@@ -55,7 +55,7 @@ def _network(word: str) -> IPv4Network:
         return IPv4Network((match[1], _prefix(match[2] or "32")), strict=False)
     except ValueError:
         remedy = "write addresses like 192.0.2.7 or 203.0.113.0/24 with commas between them, or ANY"
-        raise ValueError(f"{shown(word)} is no IPv4 address to fwknopd; {remedy}") from None
+        raise ValueError(f"invalid IPv4 address {shown(word)}; {remedy}") from None
 
 
 def _prefix(text: str) -> int:
@@ -83,7 +83,7 @@ def port(word: str) -> Port:
     match = _PORT.fullmatch(word)
     if match is None:
         remedy = "write ports like tcp/22 with commas between them, each by itself"
-        raise ValueError(f"{shown(word)} is no port, whatever fwknopd makes of it; {remedy}")
+        raise ValueError(f"invalid port {shown(word)}, which fwknopd misreads; {remedy}")
     if not 1 <= int(match[2]) <= 65535:
         raise ValueError(f"port {int(match[2])} does not exist; write a number from 1 to 65535")
     return Port(Protocol[match[1].upper()], int(match[2]))
@@ -93,9 +93,9 @@ def seconds(text: str) -> int | None:
     """Parse a time in seconds; None (0 in the file) means the default."""
     match = _SECONDS.fullmatch(text)
     if match is None:
-        raise ValueError(f"{shown(text)} is no time; write a whole number of seconds, like 30")
+        raise ValueError(f"invalid time {shown(text)}; write a whole number of seconds, like 30")
     if int(match[1]) > MAX_SECONDS:
-        raise ValueError(f"{int(match[1])} seconds are no possible time; write at most {MAX_SECONDS}")
+        raise ValueError(f"{int(match[1])} seconds is out of range; write at most {MAX_SECONDS}")
     return int(match[1]) or None
 
 
@@ -104,7 +104,7 @@ def boolean(text: str) -> bool:
     word = text.partition("#")[0].strip().lower()
     if word not in _YES_OR_NO:
         means = "yes" if word.startswith("y") else "no"
-        raise ValueError(f"{shown(text)} is neither Y nor N, and fwknopd takes it for {means}; write Y or N")
+        raise ValueError(f"{shown(text)} is neither Y nor N, and fwknopd reads it as {means}; write Y or N")
     return _YES_OR_NO[word]
 
 
@@ -117,7 +117,7 @@ def expiry(text: str) -> str:
         month, day, year = map(int, match.groups())
         return date(year + 2000 if year < 100 else year, month, day).isoformat().replace("-", "")
     except ValueError:
-        raise ValueError(f"{shown(text)} is no day; write it as MM/DD/YYYY, like 12/31/2030") from None
+        raise ValueError(f"invalid date {shown(text)}; write it as MM/DD/YYYY, like 12/31/2030") from None
 
 
 def expiry_epoch(text: str) -> str | None:
@@ -128,7 +128,7 @@ def expiry_epoch(text: str) -> str | None:
             raise ValueError
         return f"{datetime.fromtimestamp(int(match[1]), UTC):%Y%m%d%H%M%SZ}" if int(match[1]) else None
     except (ValueError, OverflowError, OSError):
-        raise ValueError(f"{shown(text)} is no time; write seconds since 1970, like 1900000000") from None
+        raise ValueError(f"invalid time {shown(text)}; write seconds since 1970, like 1900000000") from None
 
 
 def translation(text: str) -> SourceAddress:
@@ -139,7 +139,7 @@ def translation(text: str) -> SourceAddress:
             raise ValueError
         return SourceAddress(str(IPv4Network(match[1]).network_address), int(match[2]))
     except ValueError:
-        raise ValueError(f"{shown(text)} is no address and port; write both, like 192.0.2.7 22") from None
+        raise ValueError(f"invalid address and port {shown(text)}; write both, like 192.0.2.7 22") from None
 
 
 def words(text: str) -> tuple[str, ...]:
@@ -293,7 +293,7 @@ class _Reader:
         if "\0" in line:
             self.fault(number, "a NUL byte is in the line", "save the file as text")
         elif len(line.encode(errors="surrogatepass")) > MAX_LINE_BYTES:
-            fault = f"the line is longer than {MAX_LINE_BYTES} bytes, and fwknopd takes its end for another line"
+            fault = f"the line is longer than {MAX_LINE_BYTES} bytes, and fwknopd reads the rest as another line"
             self.fault(number, fault, "write shorter lines")
         elif line.strip() and not line.lstrip().startswith(("#", ";")):
             self.read_setting(number, line)
@@ -302,7 +302,7 @@ class _Reader:
         match, word = _LINE.match(line), first_word(line)
         value = match[2].strip() if match else ""
         if word not in WORDS:
-            self.fault(number, "the line begins with no word that fwknopd knows", _remedy(word))
+            self.fault(number, "the line begins with an unknown keyword", _remedy(word))
         elif not value:
             self.fault(number, f"{word} has no value", f"write {word}, a blank and its value")
         elif word in INCLUDES:
@@ -310,7 +310,7 @@ class _Reader:
         elif word == SOURCE and len(self.stanzas) == MAX_STANZAS:
             self.fault(number, f"there are more than {MAX_STANZAS} stanzas", "import the file in parts")
         elif word != SOURCE and not self.stanzas:
-            self.fault(number, f"{word} stands above the first SOURCE, and fwknopd passes over it", "write it below")
+            self.fault(number, f"{word} is above the first SOURCE, and fwknopd ignores it", "write it below")
         else:
             self.assign(number, word, value)
 

@@ -124,7 +124,7 @@ class _Rewriter:
         """Rewrite a single-quoted string: close the quotes before an address and reopen them after it."""
         matched = self._matched(_LITERAL)
         if not matched:
-            raise ValueError("its quotes are not closed")
+            raise ValueError("it has an unclosed quote")
         return '"$1"'.join(f"'{part}'" if part else "" for part in matched[1:-1].split(PLACEHOLDER)) or "''"
 
     def _expansion(self) -> str:

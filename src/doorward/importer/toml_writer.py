@@ -76,9 +76,6 @@ def firewall_note(opened: Iterable[Port]) -> Iterator[ImportNote]:
             f"doorward itself hides and opens {ports}. Start it first, then let your own firewall accept these ports "
             "for everyone: a packet must pass both",
         )
-        yield ImportNote(
-            None, False, "better: the kernel opens and closes at once, for IPv4 and IPv6, and no rule is left over"
-        )
 
 
 def _table(door: NewDoor) -> Iterator[str]:

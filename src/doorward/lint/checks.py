@@ -45,7 +45,7 @@ def _mode(configuration: Configuration) -> Iterator[LocatedFinding]:
     path = ("gate", "mode")
     stealth = 'write mode = "stealth" and list in `public` what everyone may reach'
     if configuration.gate.mode is Mode.OBSERVE:
-        what = "mode observe drops nothing: every door stands open to everyone"
+        what = "mode observe drops nothing: every door is open to everyone"
         yield LocatedFinding("warning", path, what, f'write mode = "guard", or {stealth}')
     if configuration.gate.mode is Mode.GUARD:
         what = "mode guard hides only the doors' ports: a scan still sees that the host is there"
@@ -57,7 +57,7 @@ def _opens_public(configuration: Configuration) -> Iterator[LocatedFinding]:
     for door in configuration.doors:
         for index, port in enumerate(door.opens):
             if port in public:
-                what = f"{port} is public, and door {door.name!r} opens it: only who knocks gets in"
+                what = f"{port} is public, and door {door.name!r} opens it: only clients that knock get in"
                 remedy = "take it out of `public`, or out of `opens`"
                 yield LocatedFinding("warning", ("doors", door.name, "opens", str(index)), what, remedy)
 
@@ -74,8 +74,10 @@ def _opens_several(configuration: Configuration) -> Iterator[LocatedFinding]:
 def _opens_long(configuration: Configuration) -> Iterator[LocatedFinding]:
     for door in configuration.doors:
         if door.opens and door.for_ms > LONG_MS:
-            what = f"door {door.name!r} stays open for {format_duration(door.for_ms)}: whoever has that address by then"
-            remedy = "write a `for` of a day at most; connections that stand go on after it"
+            what = (
+                f"door {door.name!r} stays open for {format_duration(door.for_ms)}: anyone who has that address by then"
+            )
+            remedy = "write a `for` of a day at most; established connections stay open"
             yield LocatedFinding("warning", ("doors", door.name, "for"), f"{what} gets in too", remedy)
 
 
@@ -87,9 +89,9 @@ def _opens_shell(configuration: Configuration) -> Iterator[LocatedFinding]:
     if shells:
         port = _shell_of(shells[0]) or shells[0].opens[0]
         service = f"{SHELLS[port.number]} ({port})"
-        what = f"{_doors_open(shells)} {service} to a sequence, which anyone who sees its packets can repeat"
+        what = f"{_doors_open(shells)} {service} to a sequence, which anyone who sees its packets can replay"
         remedy = (
-            "a signed knock cannot be repeated: write [signed] in place of `knock`; `doorward key server` makes its key"
+            "a signed knock cannot be replayed: write [signed] instead of `knock`; `doorward key server` makes its key"
         )
         yield LocatedFinding("note", ("doors", shells[0].name, "opens"), what, remedy)
 
@@ -108,7 +110,7 @@ def _opens_both(configuration: Configuration) -> Iterator[LocatedFinding]:
         return
     if both := [door for door in configuration.doors if door.knock]:
         what = (
-            f"{_doors_open(both)} to a sequence as well as to a signed knock: anyone who sees its packets can repeat it"
+            f"{_doors_open(both)} to a sequence as well as to a signed knock: anyone who sees its packets can replay it"
         )
         yield LocatedFinding(
             "note", ("doors", both[0].name, "knock"), what, "take out `knock`, so that only keys open it"
@@ -189,8 +191,8 @@ def authorized_keys_findings(keys: AuthorizedKeys, doors: int) -> Iterator[Findi
         for what, remedy in _excessive_options(line):
             yield Finding("warning", line.number, f"key {line.name}: {what}", remedy, keys.file)
         if line.options.principals is not None and ANY in line.options.principals:
-            what = f"key {line.name}: whomever this authority ever signs a certificate for may knock"
-            remedy = 'that is what principals="*" says; write names to limit it'
+            what = f"key {line.name}: anyone with a certificate from this authority may knock"
+            remedy = 'principals="*" allows that; list names to limit it'
             yield Finding("note", line.number, what, remedy, keys.file)
     yield from _unrestricted_keys(keys, doors)
 
@@ -201,7 +203,7 @@ def _excessive_options(line: Line) -> Iterator[tuple[str, str]]:
         yield f"may open doors for all of {wide}, not only for where it is", "write the networks that it is used from"
     for_max_ms = line.options.for_max_ms
     if for_max_ms is not None and for_max_ms > LONG_MS:
-        remedy = f'write for-max="{LONG_MS // UNITS_MS["h"]}h" or less; connections that stand go on after it'
+        remedy = f'write for-max="{LONG_MS // UNITS_MS["h"]}h" or less; established connections stay open'
         yield f"may keep doors open for {format_duration(for_max_ms)}", remedy
 
 

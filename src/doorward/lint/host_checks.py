@@ -56,8 +56,8 @@ def _interfaces(configuration: Configuration, host: HostFacts) -> Iterator[Locat
             else name in host.interfaces
         )
         if not exists:
-            what = f"this host has no interface {name!r} now: the gate watches nothing there"
-            remedy = "write a name that `ip link` shows, unless this one comes later"
+            what = f"this host has no interface {name!r}: nothing is watched there"
+            remedy = "write a name that `ip link` shows, unless this one appears later"
             yield LocatedFinding("warning", ("gate", "interfaces", str(index)), what, remedy)
 
 
@@ -65,9 +65,7 @@ def _programs(configuration: Configuration, host: HostFacts) -> Iterator[Located
     for hook in hooks(configuration):
         if trouble := host.programs.get(hook.words[0]):
             what = f"{hook.path[-1]}: {hook.words[0]} {trouble}, so the command will fail"
-            yield LocatedFinding(
-                "warning", hook.path, what, "install it and make it executable, or write its right path"
-            )
+            yield LocatedFinding("warning", hook.path, what, "install it and make it executable, or correct its path")
 
 
 def _placeholders(configuration: Configuration) -> Iterator[LocatedFinding]:
@@ -77,5 +75,5 @@ def _placeholders(configuration: Configuration) -> Iterator[LocatedFinding]:
                 continue
             meant = next((each for each in hook.placeholders if each == word.upper()), None)
             remedy = f"write {meant}" if meant else f"write {' or '.join(hook.placeholders)}, or take it out"
-            what = f"{hook.path[-1]}: nothing is filled in for {word}: the program gets it as it is"
+            what = f"{hook.path[-1]}: unknown placeholder {word}: the command gets it unchanged"
             yield LocatedFinding("warning", hook.path, what, remedy)

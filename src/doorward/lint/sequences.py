@@ -27,7 +27,7 @@ def wrong_port(configuration: Configuration) -> Iterator[LocatedFinding]:
         return
     known = {port for door in configuration.doors for port in door.knock}
     swept = {door.name: _sweep_chance(len(known), door) for door in configuration.doors if door.knock}
-    what = 'wrong_port "known" forgives wrong ports: a sweep over all ports opens doors in its order'
+    what = 'wrong_port "known" ignores other ports: a sweep over all ports opens doors with ports in its order'
     if swept and (likeliest := max(swept.values())) > 0:
         door = next(name for name, each in swept.items() if each == likeliest)
         how = "always" if likeliest == 1 else f"with a chance of {odds(likeliest)}"
@@ -102,7 +102,10 @@ def guessed(configuration: Configuration) -> Iterator[LocatedFinding]:
 def _weak(door: Door, rated: Guess) -> tuple[str, str]:
     name, count = repr(door.name), len(door.knock)
     if count == 1:
-        return f"door {name} has 1 knock, and every scan of all ports gives it", f"write {MIN_SEQUENCE} knocks or more"
+        return (
+            f"door {name} has 1 knock, and every scan of all ports completes it",
+            f"write {MIN_SEQUENCE} knocks or more",
+        )
     if rated.tried_first:
         what = f"door {name}: its {count} ports are among the {rated.ports} that are tried first (round, or well known)"
         return (

@@ -55,9 +55,9 @@ def test_nft_gets_no_number_with_more_than_eight_digits(ms: int, text: str) -> N
 @pytest.mark.parametrize(
     ("text", "message"),
     [
-        ("15", "'15' is no duration; write the unit too: \"15s\""),
-        ("2y", "'2y' is no duration; write a whole number and ms, s, m, h or d, like \"15s\""),
-        ("0s", "'0s' is no time at all; write a longer one, like \"15s\""),
+        ("15", "invalid duration '15'; write the unit too: \"15s\""),
+        ("2y", "invalid duration '2y'; write a whole number and ms, s, m, h or d, like \"15s\""),
+        ("0s", "the duration '0s' is zero; write a longer one, like \"15s\""),
     ],
 )
 def test_refuses_with_a_remedy(text: str, message: str) -> None:
@@ -69,5 +69,5 @@ def test_refuses_with_a_remedy(text: str, message: str) -> None:
     "text", ["", "s", "1.5s", "-1s", "15 s", "15S", "1m30s", "\uff11s", "15s\n", "9" * 16 + "s", "x" * 10_000]
 )
 def test_refuses(text: str) -> None:
-    with pytest.raises(ValueError, match="is no duration; "):
+    with pytest.raises(ValueError, match="invalid duration "):
         parse_duration_ms(text)

@@ -24,11 +24,11 @@ def test_nonsense_is_said_and_passed_over() -> None:
     found = sequences("hello\n 7,0,x\n 70000\n 7:sctp\n 5,6\n", "f")
     assert [place.knock for place in found.unused] == [tcp(5, 6)]
     assert [str(fault) for fault in found.faults] == [
-        "f:1: 'hello' is no port, whatever number knockd makes of it; write it as 7000 or 7000:udp",
+        "f:1: invalid port 'hello', which knockd misreads; write it as 7000 or 7000:udp",
         "f:2: port 0 does not exist; write a number from 1 to 65535",
-        "f:2: 'x' is no port, whatever number knockd makes of it; write it as 7000 or 7000:udp",
+        "f:2: invalid port 'x', which knockd misreads; write it as 7000 or 7000:udp",
         "f:3: port 70000 does not exist; write a number from 1 to 65535",
-        "f:4: '7:sctp' is no port; write it as 7000, 7000:tcp or 7000:udp",
+        "f:4: invalid port '7:sctp'; write it as 7000, 7000:tcp or 7000:udp",
     ]
 
 

@@ -38,21 +38,22 @@ def test_a_strong_one_is_only_told_what_capacity_means() -> None:
         (
             "mode = 'observe'",
             [
-                "2: warning: mode observe drops nothing: every door stands open to everyone; "
+                "2: warning: mode observe drops nothing: every door is open to everyone; "
                 'write mode = "guard", or write mode = "stealth" and list in `public` what everyone may reach'
             ],
         ),
         (
             "wrong_port = 'known'\nmode = 'stealth'",
             [
-                '2: warning: wrong_port "known" forgives wrong ports: a sweep over all ports opens doors in its order, '
-                "and one in random order opens door 'd0' with a chance of 1 in 24; write wrong_port = \"any\""
+                '2: warning: wrong_port "known" ignores other ports: a sweep over all ports opens doors with ports '
+                "in its order, and one in random order opens door 'd0' with a chance of 1 in 24; "
+                'write wrong_port = "any"'
             ],
         ),
         (
             "mode = 'stealth'\npublic = ['8022/tcp']",
             [
-                "5: warning: 8022/tcp is public, and door 'd0' opens it: only who knocks gets in; "
+                "5: warning: 8022/tcp is public, and door 'd0' opens it: only clients that knock get in; "
                 "take it out of `public`, or out of `opens`"
             ],
         ),
@@ -104,7 +105,7 @@ def test_ports_in_order_with_gaps_are_worth_a_note(knock: str) -> None:
     [
         (
             "['7013/tcp']",
-            "door 'd0' has 1 knock, and every scan of all ports gives it; write 3 knocks or more",
+            "door 'd0' has 1 knock, and every scan of all ports completes it; write 3 knocks or more",
         ),
         (
             "['7013/tcp', '119/udp']",
@@ -168,8 +169,8 @@ def test_many_doors_are_guessed_sooner_than_one() -> None:
         ),
         (
             "['22/tcp']",
-            "4: note: doors 'd0', 'd1' open SSH (22/tcp) to a sequence, which anyone who sees its packets can repeat; "
-            "a signed knock cannot be repeated: write [signed] in place of `knock`; "
+            "4: note: doors 'd0', 'd1' open SSH (22/tcp) to a sequence, which anyone who sees its packets can replay; "
+            "a signed knock cannot be replayed: write [signed] instead of `knock`; "
             "`doorward key server` makes its key",
         ),
         ("['22/udp']", None),
@@ -218,8 +219,8 @@ def test_a_door_that_only_a_signed_knock_opens() -> None:
 def test_doors_that_stay_open_for_long(time: str, warned: bool) -> None:
     assert found("mode = 'stealth'", STRONG, more=f"for = '{time}'") == (
         [
-            "5: warning: door 'd0' stays open for 25h: whoever has that address by then gets in too; write a `for` of "
-            "a day at most; connections that stand go on after it"
+            "5: warning: door 'd0' stays open for 25h: anyone who has that address by then gets in too; write a `for` "
+            "of a day at most; established connections stay open"
         ]
         if warned
         else []

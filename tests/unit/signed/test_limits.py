@@ -49,12 +49,12 @@ def test_what_most_keys_may_needs_no_word(option: str) -> None:
         (
             'for-max="7d"',
             'warning: key laptop: may keep doors open for 7d; write for-max="24h" or less; '
-            "connections that stand go on after it",
+            "established connections stay open",
         ),
         (
             'cert-authority,principals="*"',
-            "note: key laptop: whomever this authority ever signs a certificate for may knock; "
-            'that is what principals="*" says; write names to limit it',
+            "note: key laptop: anyone with a certificate from this authority may knock; "
+            'principals="*" allows that; list names to limit it',
         ),
     ],
 )
