@@ -49,7 +49,7 @@ DEBIAN = """[options]
 	tcpflags    = syn
 
 """
-# The forms that articles and tutorials on knockd show: one door that closes itself, spaces between the ports.
+# The style of articles and tutorials on knockd: one door that closes itself, spaces between the ports.
 TUTORIAL = """
 [options]
         UseSyslog
@@ -118,11 +118,11 @@ FILES: list[tuple[str, KnockdConfiguration]] = [
 
 
 @pytest.mark.parametrize(("text", "expected"), FILES, ids=["manual 1", "manual 2", "manual 3", "manual 4"])
-def test_the_examples_of_the_manual(text: str, expected: KnockdConfiguration) -> None:
+def test_parses_the_examples_of_the_manual(text: str, expected: KnockdConfiguration) -> None:
     assert parse(text, "f") == expected
 
 
-def test_what_debian_installs() -> None:
+def test_parses_debians_default_file() -> None:
     options, doors = parse(DEBIAN, "/etc/knockd.conf")
     assert options == KnockdOptions(use_syslog=True)
     assert [(door.name, door.line, door.within_ms, door.flags) for door in doors] == [
@@ -133,7 +133,7 @@ def test_what_debian_installs() -> None:
     assert doors[2].knock == tcp(12345, 54321, 24680, 13579)
 
 
-def test_what_tutorials_show() -> None:
+def test_parses_tutorial_style_files() -> None:
     options, (only,) = parse(TUTORIAL, "f")
     assert options == KnockdOptions(True, "/var/log/knockd.log", None, "ens33")
     assert only.knock == tcp(571, 290, 911)
@@ -170,12 +170,12 @@ SETTINGS: list[tuple[str, str, object]] = [
     ("start_command_6 =", "start_command_6", ""),
     ("stop_command_6 =", "stop_command_6", ""),
     ("one_time_sequences = /a b", "one_time_file", "/a b"),
-    ("one_time_sequences = /s", "knock", ()),  # a Sequence above it counts no longer
+    ("one_time_sequences = /s", "knock", ()),  # an earlier Sequence no longer counts
 ]  # fmt: skip
 
 
 @pytest.mark.parametrize(("text", "field", "expected"), SETTINGS, ids=[text for text, _, _ in SETTINGS])
-def test_a_directive(text: str, field: str, expected: object) -> None:
+def test_parses_directives(text: str, field: str, expected: object) -> None:
     assert getattr(door(text), field) == expected
 
 
@@ -191,11 +191,11 @@ OPTIONS = [
 
 
 @pytest.mark.parametrize(("text", "expected"), OPTIONS, ids=[text for text, _ in OPTIONS])
-def test_options(text: str, expected: KnockdOptions) -> None:
+def test_parses_options(text: str, expected: KnockdOptions) -> None:
     assert parse(f"[options]\n{text}\n[a]\nsequence = 7\n", "f").options == expected
 
 
-def test_sections() -> None:
+def test_parses_sections() -> None:
     text = "[ a b ]\nsequence=7\nUseSyslog\n[a]b]\nsequence=7\n[OPTIONS]\nsequence=7\n[a]b]\nsequence=7\n# [x]\n[options]\nlogfile=/l"
     configuration = parse(text, "f")
     assert [(door.name, door.line) for door in configuration.doors] == [
@@ -239,7 +239,7 @@ DOOR_FAULTS = [
 
 
 @pytest.mark.parametrize(("text", "message"), DOOR_FAULTS, ids=[text[:30] for text, _ in DOOR_FAULTS])
-def test_a_fault_in_a_door(text: str, message: str) -> None:
+def test_faults_in_a_door(text: str, message: str) -> None:
     assert faults(f"[a]\nsequence = 7\n{text}\n") == [f"f:3: {message}"]
 
 
@@ -271,5 +271,5 @@ FILE_FAULTS = {
 
 
 @pytest.mark.parametrize(("text", "messages"), FILE_FAULTS.items(), ids=FILE_FAULTS)
-def test_all_faults_of_a_file(text: str, messages: list[str]) -> None:
+def test_reports_all_faults_of_a_file(text: str, messages: list[str]) -> None:
     assert faults(text) == [f"f:{message}" for message in messages]

@@ -115,7 +115,7 @@ GATE_FAULTS = [
 
 
 @pytest.mark.parametrize(("setting", "message"), GATE_FAULTS, ids=[setting for setting, _ in GATE_FAULTS])
-def test_a_fault_in_gate(setting: str, message: str) -> None:
+def test_faults_in_gate(setting: str, message: str) -> None:
     assert faults(f'[doors.a]\nopens = ["22/tcp"]\n[gate]\n{setting}\n') == [f"f:4: {message}"]
 
 
@@ -123,7 +123,7 @@ def test_a_fault_in_gate(setting: str, message: str) -> None:
     "name",
     ["", " ", "a b", "a/b", "a:b", "a'", '\\"', "a\\u0007", "a\\u0085", "a*b", "a**", "a" * 16, "é" * 8, ".", ".."],
 )
-def test_what_linux_does_not_take_as_an_interface(name: str) -> None:
+def test_invalid_interface_names(name: str) -> None:
     assert "; write a name as `ip link` shows it" in faults(f'[gate]\ninterfaces = ["{name}"]')[0]
 
 
@@ -154,7 +154,7 @@ DOOR_FAULTS = [
 
 
 @pytest.mark.parametrize(("setting", "message"), DOOR_FAULTS, ids=[setting[:40] for setting, _ in DOOR_FAULTS])
-def test_a_fault_in_a_door(setting: str, message: str) -> None:
+def test_faults_in_a_door(setting: str, message: str) -> None:
     assert faults(f'[doors.a]\nopens = ["22/tcp"]\n{setting}\n') == [f"f:3: {message}"]
 
 
@@ -174,7 +174,7 @@ def test_a_fault_in_a_door(setting: str, message: str) -> None:
         ("", "f:1: door 'a': `opens` is missing; name what it opens, like opens = [\"22/tcp\"], or `on_open`"),
     ],
 )
-def test_what_a_door_opens(opens: str, message: str) -> None:
+def test_faults_in_opens(opens: str, message: str) -> None:
     assert faults(f"[doors.a]\n{opens}\n") == [message]
 
 
@@ -202,7 +202,7 @@ WHOLE_FILE_FAULTS = {
 
 
 @pytest.mark.parametrize(("text", "messages"), WHOLE_FILE_FAULTS.items(), ids=WHOLE_FILE_FAULTS)
-def test_all_faults_of_a_file(text: str, messages: list[str]) -> None:
+def test_reports_all_faults_of_a_file(text: str, messages: list[str]) -> None:
     assert faults(text) == [f"f:{message}" for message in messages]
 
 
@@ -218,7 +218,7 @@ SYNTAX_FAULTS = {
 
 
 @pytest.mark.parametrize(("text", "message"), SYNTAX_FAULTS.items(), ids=[text[:20] for text in SYNTAX_FAULTS])
-def test_the_first_fault_of_syntax(text: str, message: str) -> None:
+def test_reports_the_first_syntax_error(text: str, message: str) -> None:
     assert faults(text) == [message]
 
 
@@ -247,7 +247,7 @@ RULES = {
 
 
 @pytest.mark.parametrize(("text", "messages"), RULES.values(), ids=RULES)
-def test_what_settings_may_not_say_together(text: str, messages: list[str]) -> None:
+def test_conflicting_settings(text: str, messages: list[str]) -> None:
     assert faults(text) == [f"f:{message}" for message in messages]
 
 
@@ -262,11 +262,11 @@ def test_what_settings_may_not_say_together(text: str, messages: list[str]) -> N
         "[doors.a]\nopens = ['22/tcp']\n[doors.b]\nopens = ['22/tcp']",
     ],
 )
-def test_what_they_may_say_together(text: str) -> None:
+def test_compatible_settings(text: str) -> None:
     parse(text, "f")
 
 
-def test_twenty_thousand_doors() -> None:
+def test_parses_twenty_thousand_doors_in_time() -> None:
     text = "".join(door(f"d{number}", f"['{number + 1000}/tcp', '{number + 1001}/udp']") for number in range(20_000))
     before_s = time.process_time()
     assert len(parse(text, "f").doors) == 20_000

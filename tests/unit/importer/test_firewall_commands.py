@@ -48,7 +48,7 @@ OPENING = [
 
 
 @pytest.mark.parametrize(("command", "ports"), OPENING, ids=[command for command, _ in OPENING])
-def test_what_opens(command: str, ports: tuple[Port, ...]) -> None:
+def test_opening_commands(command: str, ports: tuple[Port, ...]) -> None:
     rule = parse_command(command, service).rule
     assert rule is not None
     assert (rule.opens, rule.ports) == (True, ports)
@@ -62,7 +62,7 @@ CLOSING = [
 
 
 @pytest.mark.parametrize("command", CLOSING)
-def test_what_closes(command: str) -> None:
+def test_closing_commands(command: str) -> None:
     rule = parse_command(command, service).rule
     assert rule is not None
     assert (rule.opens, rule.ports) == (False, SSH)
@@ -118,7 +118,7 @@ STAYS = [
 
 
 @pytest.mark.parametrize(("command", "why"), STAYS, ids=[command[:70] for command, _ in STAYS])
-def test_what_stays_a_command(command: str, why: str) -> None:
+def test_commands_not_understood(command: str, why: str) -> None:
     assert parse_command(command, service) == (None, why)
 
 
@@ -150,7 +150,7 @@ def test_remarks_and_times() -> None:
         ("nft add rule inet filter input ip saddr %IP% tcp dport 22 accept", "nft flush chain inet filter input", False),
     ],
 )  # fmt: skip
-def test_what_undoes_what(start: str, stop: str, expected: bool) -> None:
+def test_reverts(start: str, stop: str, expected: bool) -> None:
     rule = parse_command(start, service).rule
     assert rule is not None
     assert reverts(stop, rule, service) is expected

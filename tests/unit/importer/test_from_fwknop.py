@@ -19,7 +19,7 @@ LINE = "in authorized_keys, a line for each of its users: "
 
 
 def converted(text: str) -> tuple[dict[str, Any], list[str]]:
-    """The new file's tables, and the notes; the file is one that doorward takes, with every note in it."""
+    """Return the new file's tables and notes, after checking that the file is valid and contains every note."""
     found = convert(parse(text, "f"), "f", lambda *_: None, lambda port: NAMES.get(port.number))
     toml.parse(found.toml, "f")
     assert len([line for line in found.toml.splitlines() if line.startswith("#")]) == len(found.notes) + 1
@@ -27,7 +27,7 @@ def converted(text: str) -> tuple[dict[str, Any], list[str]]:
 
 
 def door(text: str) -> tuple[dict[str, Any], str, list[str]]:
-    """The door of a file's only stanza, its users' line, and the other notes about it."""
+    """Return the door of a file's only stanza, its users' authorized_keys line, and its other notes."""
     tables, notes = converted(f"SOURCE ANY\nHMAC_KEY a\n{text}\n")
     ((name, table),) = tables["doors"].items()
     about = [note.replace(f"door {name!r}: ", "") for note in notes if f"door {name!r}: " in note]
@@ -39,7 +39,7 @@ def door(text: str) -> tuple[dict[str, Any], str, list[str]]:
 SSH = {"opens": ["22/tcp"], "for": "30s"}
 
 
-def test_a_whole_file() -> None:
+def test_converts_a_whole_file() -> None:
     text = "SOURCE 192.0.2.7\nOPEN_PORTS tcp/22\nKEY very-secret\nHMAC_KEY too\n"
     expected = """\
 # Made from "a.conf" by `doorward import`.
@@ -70,11 +70,11 @@ for = "30s"
         ('REQUIRE_USERNAME a" b', 'doors="ssh",for-max="5m" KIND KEY NAME'),
     ],
 )  # fmt: skip
-def test_the_line_of_its_users(text: str, line: str) -> None:
+def test_authorized_keys_line(text: str, line: str) -> None:
     assert door(f"OPEN_PORTS tcp/22\n{text}")[1] == line
 
 
-def test_where_its_users_come_from() -> None:
+def test_sources_become_from_options() -> None:
     _, notes = converted("SOURCE 192.0.2.7, 203.0.113.9/24\nOPEN_PORTS tcp/22\n")
     assert 'doors="ssh",from="192.0.2.7,203.0.113.0/24",for-max="5m" KIND KEY NAME' in "\n".join(notes)
 
@@ -97,7 +97,7 @@ def test_where_its_users_come_from() -> None:
         ("CMD_CYCLE_OPEN iptables -A INPUT -s $IP -p tcp --dport 22 -j ACCEPT\nCMD_CYCLE_CLOSE NONE", {"opens": ["22/tcp"], "for": "1h"}),
     ],
 )  # fmt: skip
-def test_what_the_door_does(text: str, table: dict[str, Any]) -> None:
+def test_converts_doors(text: str, table: dict[str, Any]) -> None:
     assert door(text)[0] == table
 
 
@@ -120,7 +120,7 @@ def test_what_the_door_does(text: str, table: dict[str, Any]) -> None:
         ("CMD_CYCLE_OPEN /bin/sh -c /x,$IP\nCMD_CYCLE_CLOSE NONE", "check: its commands cannot run as they are: a shell would read the address as part of its text; pass it as \"$1\". It runs nothing yet: write `on_open` and `on_close`"),
     ],
 )  # fmt: skip
-def test_what_is_said_of_it(text: str, note: str) -> None:
+def test_notes(text: str, note: str) -> None:
     assert door(text)[2] == [note]
 
 
@@ -129,32 +129,32 @@ def test_what_is_said_of_it(text: str, note: str) -> None:
     [
         (["tcp/22", "tcp/22"], ["ssh", "ssh-2"]),
         (["tcp/22,tcp/443"], ["ssh-https"]),
-        (["tcp/8443", "tcp/80"], ["tcp-8443", "tcp-80"]),  # a name of digits is none
+        (["tcp/8443", "tcp/80"], ["tcp-8443", "tcp-80"]),  # a name cannot be all digits
         (["tcp/1,tcp/2,tcp/3,tcp/4"], ["tcp-1-tcp-2-and-2-more"]),
         (["udp/53"] * 3, ["domain", "domain-2", "domain-3"]),
     ],
 )  # fmt: skip
-def test_doors_are_named_for_their_ports(ports: list[str], names: list[str]) -> None:
+def test_doors_are_named_after_their_ports(ports: list[str], names: list[str]) -> None:
     tables, _ = converted("".join(f"SOURCE ANY\nOPEN_PORTS {each}\n" for each in ports))
     assert list(tables["doors"]) == names
 
 
-def test_one_door_is_enough_where_two_are_alike() -> None:
+def test_notes_duplicate_doors() -> None:
     _, notes = converted("SOURCE ANY\nOPEN_PORTS tcp/22\nSOURCE ANY\nOPEN_PORTS tcp/22\n")
     assert "door 'ssh-2': does what ssh does: take it out, and write doors=\"ssh\" in the line, if you like" in notes
 
 
-def test_signed_knocks_go_to_a_port_that_no_door_opens() -> None:
+def test_signed_port_is_not_an_opened_port() -> None:
     tables, _ = converted("SOURCE ANY\nOPEN_PORTS udp/62201,udp/62200\n")
     assert tables["signed"] == {"port": "62199/udp"}
 
 
-def test_what_is_included_is_told_of_in_one_line() -> None:
+def test_notes_each_include() -> None:
     _, notes = converted("SOURCE ANY\nOPEN_PORTS tcp/22\n%include /a\x1b[2Jb\n")
     assert notes[0] == "check: line 3 includes '/a\\x1b[2Jb': import it too, and merge the results"
 
 
-def test_no_key_gets_into_the_new_file() -> None:
+def test_keys_are_not_copied() -> None:
     text = "SOURCE ANY\nKEY sesame\nKEY_BASE64 sesame\nHMAC_KEY sesame\nHMAC_KEY_BASE64 sesame\nGPG_DECRYPT_PW sesame\n"
     found = convert(parse(text, "f"), "f", lambda *_: None, lambda _: None)
     assert "sesame" not in found.toml + "".join(map(str, found.notes))

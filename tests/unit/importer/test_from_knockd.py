@@ -21,10 +21,10 @@ HOUR = (
 
 
 def converted(text: str) -> tuple[dict[str, Any], list[str]]:
-    """The new file's tables, and the notes about single doors."""
+    """Return the new file's tables, and the notes about single doors."""
     found = convert(parse(text, "f"), "f", lambda name, protocol: SERVICES.get((name, protocol)))
     comments = [line for line in found.toml.splitlines() if line.startswith("#")]
-    assert len(comments) == len(found.notes) + 1  # every note stands in the file as well
+    assert len(comments) == len(found.notes) + 1  # every note is also in the file
     return tomllib.loads(found.toml), [str(note) for note in found.notes if note.door]
 
 
@@ -36,7 +36,7 @@ def door(text: str, sequence: str = "sequence = 7,8:udp\ntcpflags = syn") -> tup
 KNOCK = {"knock": ["7/tcp", "8/udp"], "within": "25s", "flags": ["syn"]}
 
 
-def test_the_file_of_debian() -> None:
+def test_converts_debians_file() -> None:
     text = f"""[options]
 UseSyslog
 [openSSH]
@@ -94,7 +94,7 @@ SHELL = ["/bin/sh", "-c"]
 
 
 def shell(text: str) -> list[str]:
-    """What runs a command with an address in no quotes."""
+    """Return the command line that runs a script with an unquoted address."""
     return [*SHELL, text.replace("%IP%", '"$1"'), "doorward", "%IP%"]
 
 
@@ -151,11 +151,11 @@ DOORS: list[tuple[str, dict[str, Any], list[str]]] = [
 
 
 @pytest.mark.parametrize(("text", "settings", "notes"), DOORS, ids=[text[:60] for text, _, _ in DOORS])
-def test_what_a_door_becomes(text: str, settings: dict[str, Any], notes: list[str]) -> None:
+def test_converts_doors(text: str, settings: dict[str, Any], notes: list[str]) -> None:
     assert door(text) == (KNOCK | settings, notes)
 
 
-def test_how_it_is_knocked() -> None:
+def test_converts_knocks() -> None:
     stop = f"start_command = {OPEN}\nstop_command = {CLOSE}"
     table, notes = door(stop, "sequence = 7")
     assert "flags" not in table
@@ -171,14 +171,14 @@ def test_how_it_is_knocked() -> None:
     assert "its one-time sequences (/etc/seq) are not supported" in notes[0]
 
 
-def test_several_openers_and_one_closer() -> None:
+def test_one_closer_for_several_openers() -> None:
     tables, _ = converted(
         f"[a]\nsequence=1\ncommand={OPEN}\n[b]\nsequence=2\nstart_command={OPEN}\nstop_command={CLOSE}\n[c]\nsequence=3\ncommand={CLOSE}"
     )
     assert tables["doors"]["c"]["on_open"] == shell("doorward close a %IP%\ndoorward close b %IP%")
 
 
-def test_one_sequence_in_two_doors_becomes_one_door() -> None:
+def test_merges_doors_with_the_same_sequence() -> None:
     tables, notes = converted(
         f"[a]\nsequence=1\ncommand={OPEN}\n[b]\nsequence=1\ncommand=logger %IP%\n[c]\nsequence=1\ntcpflags=fin\ncommand={IPTABLES.format('I', 80)}"
     )
@@ -188,7 +188,7 @@ def test_one_sequence_in_two_doors_becomes_one_door() -> None:
     assert "check: door 'a': also does what b did, since both had the same sequence" in notes
 
 
-def test_names() -> None:
+def test_door_names_are_valid_and_unique() -> None:
     tables, notes = converted(
         "".join(
             f"[{name}]\nsequence={n}\ncommand=x\n"
@@ -199,7 +199,7 @@ def test_names() -> None:
     assert "check: door 'a-b': was called 'a b'; scripts and log filters may use that name" in notes
 
 
-def test_a_knock_at_what_a_door_opens_is_said() -> None:
+def test_notes_knocks_at_opened_ports() -> None:
     _, notes = converted(f"[a]\nsequence=22,7\ntcpflags=syn\nstart_command={OPEN}\nstop_command={CLOSE}")
     assert notes == ["check: door 'a': knocks at 22/tcp, which a opens: doorward rejects that; knock at another port"]
 
@@ -213,13 +213,13 @@ def test_interfaces(option: str, interfaces: list[str] | None) -> None:
     assert tables.get("gate") == (interfaces and {"interfaces": interfaces})
 
 
-def test_doorward_takes_what_was_written() -> None:
+def test_result_is_a_valid_configuration() -> None:
     text = f"[options]\ninterface = eth0\n[a]\nsequence = 7,8:udp\nstart_command = {OPEN}\nstop_command = {CLOSE}"
     configuration = parse_toml(convert(parse(text, "f"), "f", lambda *_: None).toml, "f")
     assert configuration.gate.interfaces == ("eth0",)
     assert configuration.doors[0].opens == (Port(Protocol.TCP, 22),)
 
 
-def test_strange_letters_stay_within_their_strings() -> None:
+def test_special_characters_are_escaped() -> None:
     table, _ = door('command = echo "\x7f\x01é\U0001f600" \\n ]')
     assert table["on_open"] == [*SHELL, 'echo "\x7f\x01é\U0001f600" \\n ]']

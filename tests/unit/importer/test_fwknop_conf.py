@@ -1,5 +1,5 @@
 # ruff: noqa: E501  (a table has one row a line)
-"""access.conf as fwknopd reads it, and what it takes without a word."""
+"""access.conf as fwknopd reads it, and the faults that fwknopd silently accepts."""
 
 from __future__ import annotations
 
@@ -28,7 +28,7 @@ def faults(text: str) -> list[str]:
     return [str(fault).removeprefix("f:") for fault in caught.value.faults]
 
 
-def test_a_whole_file() -> None:
+def test_parses_a_whole_file() -> None:
     text = "# comment\n  # comment\n; comment\n\nSOURCE: ANY ; all\r\n  OPEN_PORTS\ttcp/22;\nKEY a b\n%include /x\nFW_ACCESS_TIMEOUT 60\nSOURCE 192.0.2.7\n"
     first, second = Stanza(5, open_ports=(SSH,), for_s=60), Stanza(10, sources=(A,))
     first = first._replace(named=frozenset({"SOURCE", "OPEN_PORTS", "KEY", "FW_ACCESS_TIMEOUT"}))
@@ -65,7 +65,7 @@ def test_a_whole_file() -> None:
         ("CMD_CYCLE_OPEN /x $IP; rest\nCMD_CYCLE_CLOSE NONE", "cycle_open", "/x $IP"),
     ],
 )  # fmt: skip
-def test_what_a_line_means(line: str, field: str, value: object) -> None:
+def test_parses_lines(line: str, field: str, value: object) -> None:
     assert getattr(stanza(line), field) == value
 
 
@@ -96,7 +96,7 @@ def test_what_a_line_means(line: str, field: str, value: object) -> None:
         ("#" * 1023, "the line is longer than 1022 bytes, and fwknopd reads the rest as another line; write shorter lines"),
     ],
 )  # fmt: skip
-def test_what_fwknopd_takes_for_something_else(line: str, fault: str) -> None:
+def test_reports_lines_that_fwknopd_misreads(line: str, fault: str) -> None:
     assert faults(f"SOURCE ANY\n{line}\n") == [f"2: {fault}"]
 
 
@@ -110,7 +110,7 @@ def test_what_fwknopd_takes_for_something_else(line: str, fault: str) -> None:
         ("SOURCE ANY\nCMD_CYCLE_OPEN /x\nCMD_CYCLE_CLOSE /y\n", ["1: the stanza has no CMD_CYCLE_TIMER; write after how many seconds it closes"]),
     ],
 )  # fmt: skip
-def test_what_a_whole_file_lacks(text: str, found: list[str]) -> None:
+def test_reports_incomplete_files(text: str, found: list[str]) -> None:
     assert faults(text) == found
 
 
@@ -127,7 +127,7 @@ def test_no_message_shows_a_key(word: str) -> None:
     assert SECRET not in repr(stanza(f"HMAC_KEY_BASE64 {SECRET}"))
 
 
-def test_a_file_that_is_none_is_not_told_of_without_end() -> None:
+def test_number_of_reported_faults_is_bounded() -> None:
     assert len(faults("x\n" * 100_000)) == fwknop_conf.MAX_FAULTS
     assert faults("SOURCE ANY\n" * (fwknop_conf.MAX_STANZAS + 1))[0].startswith(
         "10001: there are more than 10000 stanzas"
@@ -147,5 +147,5 @@ def test_a_file_that_is_none_is_not_told_of_without_end() -> None:
         ("hello\nworld\n", None),
     ],
 )  # fmt: skip
-def test_whose_file_it_is(text: str, dialect: Dialect | None) -> None:
+def test_detects_the_dialect(text: str, dialect: Dialect | None) -> None:
     assert detect_dialect(text) == dialect
