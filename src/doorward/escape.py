@@ -20,9 +20,9 @@ def visible_in(value: Any) -> Any:
     if isinstance(value, str):
         return visible(value)
     if isinstance(value, list):
-        return [visible_in(each) for each in value]
+        return [visible_in(item) for item in value]
     if isinstance(value, dict):
-        return {visible(key): visible_in(each) for key, each in value.items()}
+        return {visible(key): visible_in(item) for key, item in value.items()}
     return value
 
 

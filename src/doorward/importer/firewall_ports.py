@@ -64,7 +64,7 @@ def _ports(word: str, protocols: Sequence[Protocol], service: Service) -> list[P
         return ports
     first, last = int(match[1]), int(match[2] or match[1])
     if not 1 <= first <= last <= 65535:
-        raise NotUnderstoodError(f"{word!r} is no port")
+        raise NotUnderstoodError(f"invalid port {word!r}")
     if last - first >= MAX_OPENS:
         raise NotUnderstoodError(f"it opens {last - first + 1} ports, and a door opens at most {MAX_OPENS}")
     return [Port(protocol, number) for number in range(first, last + 1) for protocol in protocols]

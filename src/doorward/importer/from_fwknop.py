@@ -166,8 +166,8 @@ def _stem(stanza: Stanza, port_name: PortName) -> str:
     words = []
     for port in stanza.allowed_ports:
         name = port_name(port) or ""
-        known = NAME.fullmatch(name) and not name.isdigit()
-        words.append(name if known else f"{port.protocol.name.lower()}-{port.number}")
+        is_valid = NAME.fullmatch(name) and not name.isdigit()
+        words.append(name if is_valid else f"{port.protocol.name.lower()}-{port.number}")
     if len(words) > _MOST_IN_A_NAME:
         words = [*words[: _MOST_IN_A_NAME - 1], "and", str(len(words) - _MOST_IN_A_NAME + 1), "more"]
     return "-".join(words)[:_LONGEST_STEM]
@@ -237,9 +237,9 @@ def _cycle(door: SignedDoor, command: str, service: Service) -> None:
             door.note(
                 f"nothing closed it (CMD_CYCLE_CLOSE NONE); now it is open for {hour}: write another `for`", check=True
             )
-    elif why := _cannot_run(start) or (_cannot_run(stop) if stop else ""):
+    elif reason := _cannot_run(start) or (_cannot_run(stop) if stop else ""):
         door.note(
-            f"its commands cannot run as they are: {why}. It runs nothing yet: write `on_open` and `on_close`",
+            f"its commands cannot run as they are: {reason}. It runs nothing yet: write `on_open` and `on_close`",
             check=True,
         )
     else:
@@ -249,10 +249,10 @@ def _cycle(door: SignedDoor, command: str, service: Service) -> None:
 
 def _substitute(command: str, ports: Sequence[Port]) -> str:
     """Replace fwknop's variables: the address by %IP%, and the port if there is only one."""
-    known = {"IP": "%IP%", "SRC": "%IP%", "PKT_SRC": "%IP%"}
+    values = {"IP": "%IP%", "SRC": "%IP%", "PKT_SRC": "%IP%"}
     if len(ports) == 1:
-        known |= {"PORT": str(ports[0].number), "PROTO": ports[0].protocol.name.lower()}
-    return _VARIABLE.sub(lambda match: known.get(match[1], match[0]), command)
+        values |= {"PORT": str(ports[0].number), "PROTO": ports[0].protocol.name.lower()}
+    return _VARIABLE.sub(lambda match: values.get(match[1], match[0]), command)
 
 
 def _cannot_run(command: str) -> str:
@@ -268,8 +268,8 @@ def _line(door: SignedDoor) -> str:
     stanza = door.stanza
     options = [f'doors="{door.name}"']
     if stanza.sources:
-        places = (str(place).removesuffix("/32") for place in stanza.sources)
-        options.append(f'from="{",".join(places)}"')
+        networks = (str(place).removesuffix("/32") for place in stanza.sources)
+        options.append(f'from="{",".join(networks)}"')
     if door.for_max_ms is not None:
         options.append(f'for-max="{format_duration(door.for_max_ms)}"')
     if stanza.expires:

@@ -126,8 +126,8 @@ def _doors_open(doors: Sequence[Door]) -> str:
     names = ", ".join(repr(door.name) for door in doors[:MOST_NAMED])
     if len(doors) == 1:
         return f"door {names} opens"
-    rest = len(doors) - MOST_NAMED
-    return f"doors {names}{f' and {rest:,} more' if rest > 0 else ''} open"
+    others = len(doors) - MOST_NAMED
+    return f"doors {names}{f' and {others:,} more' if others > 0 else ''} open"
 
 
 def _many_combinations(configuration: Configuration) -> Iterator[LocatedFinding]:
@@ -208,15 +208,15 @@ def _excessive_options(line: Line) -> Iterator[tuple[str, str]]:
 
 
 def _wide_network(line: Line) -> Network | None:
-    meant = line.options.addresses.meant if line.options.addresses is not None else ()
-    networks = (place for place in meant if isinstance(place, Network))
+    patterns = line.options.addresses.meant if line.options.addresses is not None else ()
+    networks = (place for place in patterns if isinstance(place, Network))
     return next((place for place in networks if place.prefixlen < SHORTEST_PREFIX[place.version]), None)
 
 
 def _unrestricted_keys(keys: AuthorizedKeys, doors: int) -> Iterator[Finding]:
     """Note once the keys without `doors=`, if there are several doors and several keys."""
-    free = [line for line in keys.lines if line.options.doors is None]
-    if doors > 1 and len(keys.lines) > 1 and free:
-        whose = f"key {free[0].name}" if len(free) == 1 else f"{len(free):,} keys"
+    unrestricted = [line for line in keys.lines if line.options.doors is None]
+    if doors > 1 and len(keys.lines) > 1 and unrestricted:
+        whose = f"key {unrestricted[0].name}" if len(unrestricted) == 1 else f"{len(unrestricted):,} keys"
         what = f"{whose} may open every door, of {doors:,}"
-        yield Finding("note", free[0].number, what, 'to limit a key, write doors="…" before it', keys.file)
+        yield Finding("note", unrestricted[0].number, what, 'to limit a key, write doors="…" before it', keys.file)

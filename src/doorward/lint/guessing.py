@@ -60,7 +60,7 @@ def guess(door: Door) -> Guess | None:
 
 
 def expected_openings(packets: float, ports: int, knocks: int) -> float:
-    """Return the expected number of openings from `symbols` random packets, an upper bound of their probability.
+    """Return the expected number of openings from `packets` random packets, an upper bound of their probability.
 
     A port guessed twice in a row is ignored as a retransmission, so all but the first two of n knocks are one of N - 1.
     Exact for sequences without such repeats, a bound for the others.
@@ -74,7 +74,7 @@ def chance(expected: float) -> float:
 
 
 def sweep(packets: int, knocks: int) -> float:
-    """Return the probability that a sweep over `symbols` ports, each once and in random order, opens a door.
+    """Return the probability that a sweep over `packets` ports, each once and in random order, opens a door.
 
     Of the s! orders of s ports, (s - n + 1)! have n given ports adjacent and in order.
     """

@@ -45,13 +45,13 @@ def hooks(configuration: Configuration) -> Iterator[Hook]:
 def host_findings(configuration: Configuration, lines: Mapping[Keys, int], host: HostFacts) -> list[Finding]:
     """Return the warnings (`lines` is `find_lines` of the same text)."""
     findings = [*_interfaces(configuration, host), *_programs(configuration, host), *_placeholders(configuration)]
-    return [Finding(each.level, line_of(lines, each.path), each.what, each.remedy) for each in findings]
+    return [Finding(item.level, line_of(lines, item.path), item.what, item.remedy) for item in findings]
 
 
 def _interfaces(configuration: Configuration, host: HostFacts) -> Iterator[LocatedFinding]:
     for index, name in enumerate(configuration.gate.interfaces):
         exists = (
-            any(each.startswith(name[:-1]) for each in host.interfaces)
+            any(item.startswith(name[:-1]) for item in host.interfaces)
             if name.endswith("*")
             else name in host.interfaces
         )
@@ -73,7 +73,9 @@ def _placeholders(configuration: Configuration) -> Iterator[LocatedFinding]:
         for word in dict.fromkeys(_PLACEHOLDER.findall(" ".join(hook.words))):
             if word in hook.placeholders:
                 continue
-            meant = next((each for each in hook.placeholders if each == word.upper()), None)
-            remedy = f"write {meant}" if meant else f"write {' or '.join(hook.placeholders)}, or take it out"
+            placeholder = next((item for item in hook.placeholders if item == word.upper()), None)
+            remedy = (
+                f"write {placeholder}" if placeholder else f"write {' or '.join(hook.placeholders)}, or take it out"
+            )
             what = f"{hook.path[-1]}: unknown placeholder {word}: the command gets it unchanged"
             yield LocatedFinding("warning", hook.path, what, remedy)

@@ -29,7 +29,7 @@ def wrong_port(configuration: Configuration) -> Iterator[LocatedFinding]:
     swept = {door.name: _sweep_chance(len(known), door) for door in configuration.doors if door.knock}
     what = 'wrong_port "known" ignores other ports: a sweep over all ports opens doors with ports in its order'
     if swept and (likeliest := max(swept.values())) > 0:
-        door = next(name for name, each in swept.items() if each == likeliest)
+        door = next(name for name, odds_of_sweep in swept.items() if odds_of_sweep == likeliest)
         how = "always" if likeliest == 1 else f"with a chance of {odds(likeliest)}"
         what += f", and one in random order opens door {door!r} {how}"
     yield LocatedFinding("warning", ("gate", "wrong_port"), what, 'write wrong_port = "any"')
@@ -43,19 +43,19 @@ def _sweep_chance(known: int, door: Door) -> float:
 def sweeps(configuration: Configuration) -> Iterator[LocatedFinding]:
     """Find doors that a sequential port scan opens, or nearly opens."""
     known = configuration.gate.wrong_port is WrongPort.KNOWN
-    silent = frozenset(configuration.gate.public).union(*(door.opens for door in configuration.doors))
+    ignored = frozenset(configuration.gate.public).union(*(door.opens for door in configuration.doors))
     for door in configuration.doors:
         upward = _in_order(door.knock)
         if len(door.knock) < 2 or not upward:
             continue
-        way = "ascend" if upward == door.knock else "descend"
+        direction = "ascend" if upward == door.knock else "descend"
         path = ("doors", door.name, "knock")
-        if known or _adjacent(upward, silent):
+        if known or _adjacent(upward, ignored):
             gap = "" if known else " without a gap"
-            what = f"door {door.name!r}: its ports {way}{gap}, so a plain sweep opens it"
+            what = f"door {door.name!r}: its ports {direction}{gap}, so a plain sweep opens it"
             yield LocatedFinding("warning", path, what, "mix their order")
         else:
-            what = f"door {door.name!r}: its ports {way}: only the wrong ports between them keep a sweep out"
+            what = f"door {door.name!r}: its ports {direction}: only the wrong ports between them keep a sweep out"
             yield LocatedFinding("note", path, what, "mix their order")
 
 
@@ -66,10 +66,10 @@ def _in_order(ports: tuple[Port, ...]) -> tuple[Port, ...] | None:
     return upward if one_protocol and ports in (upward, upward[::-1]) else None
 
 
-def _adjacent(upward: tuple[Port, ...], silent: frozenset[Port]) -> bool:
+def _adjacent(upward: tuple[Port, ...], ignored: frozenset[Port]) -> bool:
     """Return whether a sweep hits no other port that counts in between; public and opened ports do not count."""
     return all(
-        Port(low.protocol, number) in silent
+        Port(low.protocol, number) in ignored
         for low, high in pairwise(upward)
         for number in range(low.number + 1, high.number)
     )
@@ -78,13 +78,13 @@ def _adjacent(upward: tuple[Port, ...], silent: frozenset[Port]) -> bool:
 def guessed(configuration: Configuration) -> Iterator[LocatedFinding]:
     """Find doors that a year of guessing is likely to open."""
     rated = guesses(configuration)
-    for door, each in zip((door for door in configuration.doors if door.knock), rated, strict=True):
-        if each.by_one_source >= WEAK:
-            yield LocatedFinding("warning", ("doors", door.name, "knock"), *_weak(door, each))
-    strong = [each for each in rated if each.by_one_source < WEAK]
+    for door, door_guess in zip((door for door in configuration.doors if door.knock), rated, strict=True):
+        if door_guess.by_one_source >= WEAK:
+            yield LocatedFinding("warning", ("doors", door.name, "knock"), *_weak(door, door_guess))
+    strong = [door_guess for door_guess in rated if door_guess.by_one_source < WEAK]
     if not strong:
         return
-    weakest = max(strong, key=lambda each: each.per_year)
+    weakest = max(strong, key=lambda door_guess: door_guess.per_year)
     path = ("doors", weakest.door, "knock")
     if chance_of(total(strong)) >= WEAK:
         odds = guess_text(total(strong))

@@ -88,7 +88,7 @@ STAYS = [
     ("iptables -A INPUT -s %IP% -p sctp --dport 22 -j ACCEPT", "-p 'sctp' is not understood"),
     ("iptables -A INPUT -s %IP% -p tcp --dport 1:65535 -j ACCEPT", "it opens 65535 ports, and a door opens at most 32"),
     ("iptables -A INPUT -s %IP% -p tcp --dport nosuch -j ACCEPT", "unknown port or service 'nosuch'"),
-    ("iptables -A INPUT -s %IP% -p tcp --dport 0 -j ACCEPT", "'0' is no port"),
+    ("iptables -A INPUT -s %IP% -p tcp --dport 0 -j ACCEPT", "invalid port '0'"),
     ("iptables -D INPUT 3", "'3' is not understood"),
     ("iptables -D", "'-D' is not understood"),
     ("iptables -A INPUT -s %IP% -p tcp --dport 22 -j ACCEPT | tee /log", "it uses the shell ('|')"),
