@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from doorward.config.files import text_of
+from doorward.config.files import decode_text
 from doorward.config.toml import parse
 from doorward.config.toml_positions import find_lines
 from doorward.daemon.ruleset_loader import compile_configuration
@@ -16,7 +16,7 @@ MEMORY = 1 << 30
 def one(data: bytes) -> None:
     """Read and compile a file: faults have a line and a remedy, and no text of the file breaks out of the ruleset."""
     try:
-        text = text_of(data, "f")
+        text = decode_text(data, "f")
         configuration = parse(text, "f")
     except ConfigError as error:
         faults.check(error, data)

@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
-from doorward.importer.firewall_commands import recognise, undoes
+from doorward.importer.firewall_commands import parse_command, reverts
 from doorward.model import Port, Protocol
 
-OPENING = recognise("iptables -A INPUT -s %IP% -p tcp --dport 22 -j ACCEPT", lambda *_: None).rule
+OPENING = parse_command("iptables -A INPUT -s %IP% -p tcp --dport 22 -j ACCEPT", lambda *_: None).rule
 
 
 def service(name: str, protocol: Protocol) -> int | None:
@@ -17,10 +17,10 @@ def one(data: bytes) -> None:
     """Understand a command, or say why not."""
     assert OPENING is not None
     command = data.decode(errors="replace")
-    rule, why = recognise(command, service)
+    rule, why = parse_command(command, service)
     assert (rule is None) == bool(why)
     if rule is not None:
         assert all(port == Port.parse(str(port)) for port in rule.ports)
         assert rule.ports
         assert "%IP%" in command
-    assert not undoes(command, OPENING, service) or rule is None or not rule.opens
+    assert not reverts(command, OPENING, service) or rule is None or not rule.opens

@@ -5,9 +5,9 @@ from __future__ import annotations
 from datetime import datetime
 
 from doorward.config import toml
-from doorward.config.files import text_of
+from doorward.config.files import decode_text
 from doorward.errors import ConfigError
-from doorward.importer.dialect import dialect_of
+from doorward.importer.dialect import detect_dialect
 from doorward.importer.from_fwknop import convert
 from doorward.importer.fwknop_conf import parse
 from doorward.model import Port
@@ -26,8 +26,8 @@ def name_of(port: Port) -> str | None:
 def one(data: bytes) -> None:
     """Read a file; one without faults becomes a configuration with a door a stanza, and lines that can be read."""
     try:
-        text = text_of(data, "f")
-        dialect_of(text)
+        text = decode_text(data, "f")
+        detect_dialect(text)
         configuration = parse(text, "f")
     except ConfigError as error:
         faults.check(error, data)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from doorward.config import toml
-from doorward.config.files import text_of
+from doorward.config.files import decode_text
 from doorward.config.knockd import parse
 from doorward.config.toml import load
 from doorward.errors import ConfigError
@@ -15,7 +15,7 @@ from fuzz.firewall_commands import service
 def one(data: bytes) -> None:
     """Read a file; one without faults becomes TOML with the same number of doors, or fewer where two had one knock."""
     try:
-        configuration = parse(text_of(data, "f"), "f")
+        configuration = parse(decode_text(data, "f"), "f")
     except ConfigError as error:
         faults.check(error, data)
         return

@@ -1,4 +1,4 @@
-"""The few errors that a caller treats differently, by who is at fault."""
+"""The errors that callers handle differently, by cause."""
 
 from __future__ import annotations
 
@@ -6,31 +6,31 @@ from typing import NamedTuple
 
 
 class DoorwardError(Exception):
-    """Base of every error that doorward raises on purpose; its text is a whole message for the operator."""
+    """Base of every error that doorward raises on purpose; its text is a complete message for the operator."""
 
     exit_status = 2
 
 
 class UsageError(DoorwardError):
-    """The call is wrong: an unknown door, an address that is none, an option out of range."""
+    """The command line is wrong: an unknown door, an invalid address, an option out of range."""
 
 
 class HostError(DoorwardError):
-    """The host lacks something: a kernel feature, a library, a right, room on the disk."""
+    """The host lacks something: a kernel feature, a library, a permission, disk space."""
 
 
 class NegativeResult(DoorwardError):
-    """Everything was in order and the answer is no, for example because no daemon runs."""
+    """The command worked and its result is negative, for example because the daemon is not running."""
 
     exit_status = 1
 
 
 class MalformedError(DoorwardError):
-    """Foreign bytes are not what they claim to be."""
+    """Untrusted input is malformed."""
 
 
 class ConfigFault(NamedTuple):
-    """One thing wrong in a file: where, what, and what to write instead."""
+    """One fault in a file: place, fault and remedy."""
 
     file: str
     line: int
@@ -42,7 +42,7 @@ class ConfigFault(NamedTuple):
 
 
 class ConfigError(DoorwardError):
-    """A configuration that cannot be used; `faults` holds every fault found, in the order of the lines."""
+    """An invalid configuration; `faults` holds every fault found, sorted by line."""
 
     def __init__(self, faults: list[ConfigFault]) -> None:
         self.faults = sorted(faults)

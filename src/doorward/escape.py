@@ -1,33 +1,33 @@
-"""What others chose, made harmless where it reaches a terminal or a log: the only place that does so. Pure."""
+"""Escape untrusted text for terminals and logs. Pure; the only module that does so."""
 
 from __future__ import annotations
 
 import re
 from typing import Any
 
-# C0 with the line's end, DEL and C1 command a terminal; the others reorder or break what is read, and a lone surrogate
-# cannot be written at all.
+# C0 with the newline, DEL and C1 control a terminal; the others reorder or break text, and a lone surrogate cannot be
+# encoded.
 _COMMANDS = re.compile("[\0-\x1f\x7f-\x9f\u061c\u200e\u200f\u2028-\u202e\u2066-\u2069\ud800-\udfff]")
 
 
 def visible(text: str) -> str:
-    r"""Return the text with each character that a terminal would obey as an escape, like \x1b or \n."""
+    r"""Return the text with each character that controls a terminal replaced by an escape, like \x1b or \n."""
     return _COMMANDS.sub(lambda match: match[0].encode("unicode_escape").decode(), text)
 
 
 def visible_in(value: Any) -> Any:
-    """Return what was read as JSON, with all texts in it made visible."""
+    """Return a decoded JSON value with every string in it escaped."""
     if isinstance(value, str):
         return visible(value)
     if isinstance(value, list):
-        return [visible_in(each) for each in value]
+        return [visible_in(item) for item in value]
     if isinstance(value, dict):
-        return {visible(key): visible_in(each) for key, each in value.items()}
+        return {visible(key): visible_in(item) for key, item in value.items()}
     return value
 
 
 def json_line(value: object) -> str:
     """Return a value as JSON on one line of printable ASCII."""
-    from json import dumps  # not on the way to a knock
+    from json import dumps  # imported late: `doorward knock` does not need it
 
     return dumps(value).replace("\x7f", "\\u007f")

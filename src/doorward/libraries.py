@@ -1,4 +1,4 @@
-"""Python libraries that doorward uses only where they are installed."""
+"""Optional Python libraries."""
 
 from __future__ import annotations
 
@@ -7,5 +7,5 @@ import sys
 
 
 def install_command(library: str) -> str:
-    """Return the command that installs a library for the Python that runs this doorward, however that was installed."""
+    """Return the command that installs a library for the Python interpreter that runs doorward."""
     return f"{shlex.quote(sys.executable or 'python3')} -m pip install {library}"

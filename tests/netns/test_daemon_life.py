@@ -165,7 +165,7 @@ BAD = {  # what is wrong: the file's text, and what must be said of it
     "meaning": ('[doors.ssh]\nknock = ["7001/tcp", "99999/tcp"]\nopens = ["22/tcp"]\n', "doorward.toml:2: "),
     "key": ('[gate]\nmode = "guard"\n\n[doors.ssh]\nopen = ["22/tcp"]\n', "doorward.toml:5: "),
     "syntax": ('[gate]\nmode = "guard\n', "doorward.toml:2: "),
-    "missing": (None, "doorward.toml: there is no such file"),
+    "missing": (None, "doorward.toml: no such file"),
 }
 
 

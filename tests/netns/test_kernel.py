@@ -144,6 +144,6 @@ def sent(
             time.sleep(packet)  # a deadline passes in real time only
             continue
         rig.frames.send(packet)
-        expected += [(packet.source, doors[i].name) for i in tracker.feed_port(packet, time.monotonic())]
+        expected += [(packet.source, doors[i].name) for i in tracker.feed(packet, time.monotonic())]
     rig.frames.send(SENTINEL)
     return expected, time.monotonic() - began_s

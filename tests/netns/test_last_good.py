@@ -167,6 +167,6 @@ def test_a_copy_that_anybody_but_root_could_have_written_is_never_read(site: Sit
     daemon.end()
     daemon.config.unlink()
     daemon.start("--log-format", "json")
-    daemon.message("there is no such file")
+    daemon.message("no such file")
     daemon.end()
     assert site.copy.read_text() == site.good

@@ -143,13 +143,13 @@ def by_family(opened: Sequence[Opened]) -> tuple[list[Opened], list[Opened]]:
 
 def filter_for(automaton: Automaton) -> Program:
     flags = [machine.flags for machine in automaton.machines]
-    return knock_filter(flags, only=automaton.only, never=automaton.never)
+    return knock_filter(flags, only=automaton.known_ports, never=automaton.ignored_ports)
 
 
 def tracked(ring: TpacketRing, automaton: Automaton, doors: list[Door]) -> list[Opened]:
     tracker = Tracker(automaton, CAPACITY)
     packets = read(ring)
-    return [(packet.source, doors[i].name) for packet, at_s in packets for i in tracker.feed_port(packet, at_s)]
+    return [(packet.source, doors[i].name) for packet, at_s in packets for i in tracker.feed(packet, at_s)]
 
 
 @pytest.mark.parametrize("batch", range(4))

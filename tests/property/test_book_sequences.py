@@ -1,4 +1,4 @@
-"""The book and the reconciliation under any order of events."""
+"""The opening table and its reconciliation with the kernel under any order of events."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ durations = st.sampled_from([0.1, 1.0, 5.0, 5.0, 30.0])
 
 
 class BookMachine(RuleBasedStateMachine):
-    """A dictionary of ends is the model."""
+    """Compare the opening table with a dictionary of end times."""
 
     def __init__(self) -> None:
         super().__init__()
@@ -81,12 +81,12 @@ TestBook = BookMachine.TestCase
     standing=st.lists(st.tuples(st.integers(0, 5), st.sampled_from(ADDRESSES), some_ports, durations), max_size=6),
     have=st.dictionaries(st.sampled_from(ELEMENTS), durations, max_size=9),
 )
-@example(  # a port of an opening was prolonged by another door's knock
+@example(  # a port of an opening was extended by another door's knock
     doors=[(PORTS[0], PORTS[1])],
     standing=[(0, ADDRESSES[0], (PORTS[0], PORTS[1]), 5.0)],
     have={ELEMENTS[0]: 5.0, ELEMENTS[1]: 30.0},
 )
-def test_after_one_reconciliation_there_is_nothing_left_to_reconcile(
+def test_reconciliation_is_idempotent(
     doors: list[tuple[Port, ...]],
     standing: list[tuple[int, Address, tuple[Port, ...], float]],
     have: dict[Element, float],
@@ -94,7 +94,7 @@ def test_after_one_reconciliation_there_is_nothing_left_to_reconcile(
     now_s = 1000.0
     configured = [Door(f"door{number}", (), opens) for number, opens in enumerate(doors)]
     book = OpeningTable()
-    for number, address, opened, left_s in standing:  # also of doors that are no longer configured
+    for number, address, opened, left_s in standing:  # including doors that are no longer configured
         book.open(Opening(f"door{number}", address, opened, now_s - 1, now_s + left_s, "knock"))
 
     seen = differences(book, have, configured, now_s)

@@ -1,4 +1,4 @@
-"""Any text gives a configuration or faults with a place; what is written is read back; lines are where they are."""
+"""Any text gives a configuration or located faults; written configurations are read back; line numbers are right."""
 
 import json
 import tomllib
@@ -40,7 +40,7 @@ FRAGMENTS = [
 texts = st.text() | st.lists(st.sampled_from(FRAGMENTS) | st.text(max_size=3), max_size=60).map("".join)
 
 names = st.from_regex(r"[0-9]{0,3}[A-Za-z_-][A-Za-z0-9_-]{0,60}", fullmatch=True)
-half = st.integers(1, 32767)  # even ports are knocked at, odd ones are opened or public
+half = st.integers(1, 32767)  # even ports are knock ports, odd ones are opened or public
 knock_ports = st.builds(Port, st.sampled_from(Protocol), half.map(lambda number: 2 * number))
 taken_ports = st.builds(Port, st.sampled_from(Protocol), half.map(lambda number: 2 * number + 1))
 flag_filters = st.dictionaries(st.sampled_from(sorted(TCP_FLAGS)), st.booleans()).map(
@@ -118,7 +118,7 @@ def test_any_text_gives_a_configuration_or_faults_with_a_place(text: str) -> Non
 
 
 @given(configurations)
-def test_what_is_written_is_read_back(configuration: Configuration) -> None:
+def test_written_configuration_is_read_back(configuration: Configuration) -> None:
     assert parse(written(configuration), "f") == configuration
 
 

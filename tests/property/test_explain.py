@@ -49,7 +49,7 @@ def test_the_doors_that_open_are_those_of_the_tracker(data: st.DataObject) -> No
     stream = elsewhere(data.draw(streams(world)))
     house = house_in(world)
     tracker = Tracker(compile_doors(world.doors, public=world.public, known_only=world.known_only), 1000)
-    expected = [(at_s, opened) for packet, at_s in stream if (opened := tracker.feed_port(packet, at_s))]
+    expected = [(at_s, opened) for packet, at_s in stream if (opened := tracker.feed(packet, at_s))]
     traces = SourceTraces(house, HERE.__eq__)
     taken = [traces.feed(seen(number, packet, at_s)) for number, (packet, at_s) in enumerate(stream)]
     steps = [step for step in taken if step is not None]

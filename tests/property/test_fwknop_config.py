@@ -1,4 +1,4 @@
-"""Any text gives stanzas or faults with a place; and what Debian's fwknopd takes is read, or is a fault on purpose."""
+"""Any text gives stanzas or located faults, and agrees with Debian's fwknopd except for intended faults."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from hypothesis import strategies as st
 
 from doorward.errors import ConfigError, HostError
 from doorward.importer import fwknop_conf
-from doorward.importer.dialect import dialect_of
+from doorward.importer.dialect import detect_dialect
 from doorward.importer.fwknop_conf import parse
 from doorward.lab.topology import Lab
 from tests.conftest import unavailable
@@ -40,23 +40,23 @@ def test_any_text_gives_stanzas_or_faults_with_a_place(text: str) -> None:
             assert "\n" not in str(fault)
     else:
         assert stanzas
-        assert dialect_of(text) is not None
+        assert detect_dialect(text) is not None
 
 
-# What fwknopd starts with and what is a fault here on purpose: none of it is what it looks like.
+# Faults on purpose in files that fwknopd accepts: it does not read these lines as they look.
 INTENDED = re.compile(
     "|".join(
         [
-            "no port, whatever fwknopd makes of it$",  # tcp/22-25, tcp/22 tcp/80, tcp/abc
+            "invalid port .*, which fwknopd misreads$",  # tcp/22-25, tcp/22 tcp/80, tcp/abc
             "port 0 does not exist",
-            "is no IPv4 address to fwknopd$",  # 10.0.0.0/24 192.0.2.1, 192.0.2 and 010.0.0.1, which inet_aton takes
-            "is no time$",  # abc, 1.5, 5 minutes
+            "invalid IPv4 address ",  # 10.0.0.0/24 192.0.2.1, 192.0.2 and 010.0.0.1, which inet_aton takes
+            "invalid time ",  # abc, 1.5, 5 minutes
             "is neither Y nor N",
-            "is no day$",  # 13/40/2030 is a day of the next year
-            "the line begins with no word that fwknopd knows$",  # it goes on, without what the line was to say
-            "stands above the first SOURCE",
+            "invalid date ",  # 13/40/2030 is a day of the next year
+            "the line begins with an unknown keyword$",  # fwknopd ignores the line
+            "is above the first SOURCE",
             "the line is longer than",
-            "is no address and port$",
+            "invalid address and port ",
         ]
     )
 )
@@ -96,7 +96,7 @@ TIMES = re.compile(r"^ *FW_ACCESS_TIMEOUT: *([0-9]+)\n *MAX_FW_TIMEOUT: *([0-9]+
 
 
 def generated(seed: int) -> str:
-    """Make a small file; most of it is right, else every one would be refused for its first line."""
+    """Return a small file, mostly valid, so that not every one is rejected for its first line."""
     chance = random.Random(seed)
     lines = [chance.choice(HEADS)] if chance.random() < 0.15 else []
     for _ in range(chance.choice([1, 1, 1, 2, 3])):
@@ -118,7 +118,7 @@ def module_lab() -> Iterator[Lab]:
 
 
 def taken_by_fwknopd(lab: Lab, folder: Path, text: str) -> list[tuple[int, int]] | None:
-    """Ask Debian's fwknopd, which reads its files, prints them and ends: both times of each stanza; None: refused."""
+    """Return both times of each stanza as printed by Debian's fwknopd, or None if it rejects the file."""
     access, configuration = folder / "access.conf", folder / "fwknopd.conf"
     for path, content in ((access, text), (configuration, CONFIGURATION.format(folder=folder))):
         path.touch(0o600)
@@ -131,7 +131,7 @@ def taken_by_fwknopd(lab: Lab, folder: Path, text: str) -> list[tuple[int, int]]
 
 
 def differences(text: str, times: list[tuple[int, int]]) -> list[str]:
-    """Give what is a fault here and should be none, or the times of the stanzas that are others."""
+    """Return the unintended faults, or the times of stanzas that differ."""
     try:
         stanzas = parse(text, "f").stanzas
     except ConfigError as error:
@@ -141,7 +141,7 @@ def differences(text: str, times: list[tuple[int, int]]) -> list[str]:
 
 
 @pytest.mark.netns("fwknopd")
-def test_what_fwknopd_takes_is_read_or_a_fault_on_purpose(module_lab: Lab, tmp_path: Path) -> None:
+def test_agrees_with_debians_fwknopd(module_lab: Lab, tmp_path: Path) -> None:
     taken, disagreements = 0, []
     for seed in range(CASES):
         text = generated(seed)
@@ -150,4 +150,4 @@ def test_what_fwknopd_takes_is_read_or_a_fault_on_purpose(module_lab: Lab, tmp_p
             taken += 1
             disagreements += [(text, difference) for difference in differences(text, times)]
     assert disagreements == []
-    assert CASES // 4 < taken < CASES * 9 // 10  # else they would show nothing
+    assert CASES // 4 < taken < CASES * 9 // 10  # otherwise the comparison would prove nothing

@@ -1,4 +1,4 @@
-"""Any text gives a configuration or faults with a place; and what Debian's knockd starts with or refuses, so do we."""
+"""Any text gives a configuration or located faults, and agrees with Debian's knockd except for intended faults."""
 
 from __future__ import annotations
 
@@ -53,7 +53,7 @@ def test_any_text_gives_a_configuration_or_faults_with_a_place(text: str) -> Non
 @given(
     st.binary(max_size=40) | st.lists(st.sampled_from([b" 7,8", b"#9", b"9:udp", b"\n", b"x", b"\xff"])).map(b"".join)
 )
-def test_marking_uses_up_a_file_one_sequence_after_the_other(raw: bytes) -> None:
+def test_marking_uses_up_sequences_in_order(raw: bytes) -> None:
     unused = sequences(raw.decode(ENCODING, ERRORS), "f").unused
     for place in range(len(unused)):
         assert raw.count(b"\n", 0, unused[place].offset) + 1 == unused[place].line
@@ -61,20 +61,20 @@ def test_marking_uses_up_a_file_one_sequence_after_the_other(raw: bytes) -> None
         assert sequences(raw.decode(ENCODING, ERRORS), "f").unused == unused[place + 1 :]
 
 
-# What knockd starts with and what is a fault here on purpose: none of it can open what it was meant to open.
+# Faults on purpose in files that knockd accepts: these lines cannot open what they were meant to.
 INTENDED = re.compile(
     "|".join(
         [
             "port 0 does not exist",  # `0`, and what atoi takes for 0
-            "is no port, whatever number knockd makes of it",  # abc, -5, 7000/udp, 7000 8000
-            "a port is missing beside a comma",
+            "invalid port .*, which knockd misreads",  # abc, -5, 7000/udp, 7000 8000
+            "a port is missing next to a comma",
             "the sequence is empty",
-            "'7:tcp:udp' is no port",  # knockd reads 7:tcp
-            "is no time$",  # 2.5, 5 minutes, abc
-            "seconds are no possible time",  # a sequence in 0 seconds never completes
-            "the flag '[a-z]*' stands twice",  # syn,!syn
-            "'localhost' is no address",  # compared with the packet's address as text
-            "there is no door",
+            "invalid port '7:tcp:udp'",  # knockd reads 7:tcp
+            "invalid time ",  # 2.5, 5 minutes, abc
+            "seconds is out of range",  # a sequence in 0 seconds never completes
+            "duplicate flag '[a-z]*'",  # syn,!syn
+            "invalid address 'localhost'",  # compared with the packet's address as text
+            "no door is defined",
         ]
     )
 )
@@ -105,7 +105,7 @@ CASES = 70
 
 
 def generated(seed: int) -> str:
-    """Make a small file; most of it is right, else every one would be refused for its first line."""
+    """Return a small file, mostly valid, so that not every one is rejected for its first line."""
     chance = random.Random(seed)
     lines = [chance.choice(HEADS)] if chance.random() < 0.2 else []
     for name in ["a", "b", "a", " c d "][: chance.choice([0, 1, 1, 1, 1, 2, 3])]:
@@ -130,7 +130,7 @@ def module_lab() -> Iterator[Lab]:
 
 
 def knockd_starts(lab: Lab, path: Path) -> bool:
-    """Start Debian's knockd in the lab, and end it as soon as it has said what it thinks of the file."""
+    """Return whether Debian's knockd starts with the file, and stop it."""
     process = lab.server.popen([KNOCKD, "-v", "-c", path], stderr=-3)
     assert process.stdout is not None
     lines = iter(process.stdout.readline, "")
@@ -141,7 +141,7 @@ def knockd_starts(lab: Lab, path: Path) -> bool:
 
 
 def should_start(text: str) -> bool:
-    """Tell what knockd should do, as this parser sees it: the intended differences do not keep it from starting."""
+    """Return whether knockd should start according to this parser, ignoring the intended faults."""
     try:
         parse(text, "f")
     except ConfigError as error:
@@ -150,7 +150,7 @@ def should_start(text: str) -> bool:
 
 
 @pytest.mark.netns("knockd")
-def test_knockd_starts_with_what_is_read_and_refuses_what_is_a_fault(module_lab: Lab, tmp_path: Path) -> None:
+def test_agrees_with_debians_knockd(module_lab: Lab, tmp_path: Path) -> None:
     path = tmp_path / "knockd.conf"
     disagreements = []
     started = 0
@@ -162,4 +162,4 @@ def test_knockd_starts_with_what_is_read_and_refuses_what_is_a_fault(module_lab:
         if starts != should_start(text):
             disagreements.append((text, starts))
     assert disagreements == []
-    assert CASES // 4 < started < CASES * 3 // 4  # else they would show nothing
+    assert CASES // 4 < started < CASES * 3 // 4  # otherwise the comparison would prove nothing

@@ -1,4 +1,4 @@
-"""A command rewritten by `doorward import` does in a real shell what knockd's did, with the address as an argument."""
+"""In a real shell, a command rewritten by `doorward import` does the same with the address as an argument."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from hypothesis import strategies as st
 from doorward.importer.shell_argument import as_argument
 
 ADDRESSES = ("192.0.2.7", "2001:db8::7", "fe80::1", "::1")
-# All that has a meaning to a shell but redirections; without a PATH the only programs are the shell's own.
+# All shell syntax except redirections; without PATH only shell builtins can run.
 PIECES = st.sampled_from(
     ["%IP%"] * 6 + ["'", '"', "\\", "$", "(", ")", "$(", "`", "#", " ", "\n", ";", "|", "a", "0", "x", ":", "%", "IP%",
     "${x}", "${x:-y}", "$x", "$1", "$((1+2))", "{", "}", "=", "!", "~", "*", "echo ", "case ", " in ", " esac", "set ",
@@ -41,13 +41,13 @@ def same(script: str, address: str) -> None:
         assume(False)
     assert "%IP%" not in rewritten
     status, output = run(script.replace("%IP%", address))
-    assume(status != 2)  # a shell that reports a mistake in it
+    assume(status != 2)  # the shell reports a syntax error
     assert run(rewritten, "doorward", address) == (status, output), rewritten
 
 
 @settings(max_examples=120, deadline=None, suppress_health_check=[HealthCheck.filter_too_much])
 @given(st.lists(PIECES, min_size=1, max_size=14).map("".join), st.sampled_from(ADDRESSES))
-def test_any_words_reach_a_program_as_before(words: str, address: str) -> None:
+def test_any_words_reach_the_program_unchanged(words: str, address: str) -> None:
     assume("%IP%" in words and "$$" not in words)  # a process number differs each time
     same(f"printf '<%s>' {words}", address)
 
@@ -85,17 +85,17 @@ REFUSED = [
 
 
 @pytest.mark.parametrize(("script", "rewritten"), REWRITTEN.items())
-def test_what_becomes_of_a_command(script: str, rewritten: str) -> None:
+def test_rewritten_commands(script: str, rewritten: str) -> None:
     assert as_argument(script) == rewritten
 
 
 @pytest.mark.parametrize("script", REFUSED)
-def test_what_cannot_be_rewritten_is_refused(script: str) -> None:
+def test_rejects_unsafe_commands(script: str) -> None:
     with pytest.raises(ValueError, match=r"\w"):
         as_argument(script)
 
 
 @given(st.lists(PIECES | st.text(max_size=5)).map("".join))
-def test_no_text_keeps_its_place_for_an_address(script: str) -> None:
+def test_no_placeholder_remains(script: str) -> None:
     with suppress(ValueError):
         assert "%IP%" not in as_argument(script)

@@ -1,4 +1,4 @@
-"""For any doors and any packets the tracker says what the reference says."""
+"""For any doors and packets the tracker agrees with the reference program."""
 
 from __future__ import annotations
 
@@ -22,21 +22,21 @@ def test_tracker_agrees_with_the_reference(data: st.DataObject) -> None:
     tracker = Tracker(automaton, CAPACITY)
     reference = Reference(world.doors, world.public, known_only=world.known_only)
     for packet, now_s in data.draw(streams(world)):
-        assert sorted(tracker.feed_port(packet, now_s)) == sorted(reference.see(packet, now_s))
+        assert sorted(tracker.feed(packet, now_s)) == sorted(reference.see(packet, now_s))
 
 
 @given(st.data())
-def test_the_whole_sequence_opens_whatever_came_before(data: st.DataObject) -> None:
+def test_complete_sequence_always_opens(data: st.DataObject) -> None:
     world = data.draw(worlds())
     tracker = Tracker(compile_doors(world.doors), CAPACITY)
     now_s = 0.0
     for packet, now_s in data.draw(streams(world)):
-        tracker.feed_port(packet, now_s)
+        tracker.feed(packet, now_s)
     door = world.doors[-1]
-    now_s += 60  # the deadline and the rate of whatever came before are over
+    now_s += 60  # the earlier deadlines and rate limits have passed
     opened: tuple[int, ...] = ()
     for port in door.knock:
-        opened = tracker.feed_port(Packet(SOURCES[0], port, door.flags.value), now_s)
+        opened = tracker.feed(Packet(SOURCES[0], port, door.flags.value), now_s)
     assert len(world.doors) - 1 in opened
 
 
@@ -45,20 +45,20 @@ def test_state_is_bounded(sources: list[int], capacity: int) -> None:
     knock = (Port(Protocol.UDP, 1), Port(Protocol.UDP, 2))
     tracker = Tracker(compile_doors([Door("a", knock, (Port(Protocol.TCP, 22),))]), capacity)
     for number, source in enumerate(sources):
-        tracker.feed_port(Packet(source.to_bytes(4, "big"), knock[0]), number / 1000)
+        tracker.feed(Packet(source.to_bytes(4, "big"), knock[0]), number / 1000)
         assert max(tracker.sizes()) <= capacity
 
 
-def test_the_burst_is_exact() -> None:
+def test_burst_is_exact() -> None:
     knock = tuple(Port(Protocol.UDP, number) for number in (1, 2))
     world = World([Door("a", knock, (Port(Protocol.TCP, 22),))], frozenset(), known_only=False)
     tracker = Tracker(compile_doors(world.doors), CAPACITY)
     wrong = Packet(SOURCES[0], Port(Protocol.UDP, 9))
     for _ in range(BURST - 2):
-        tracker.feed_port(wrong, 0.0)
-    assert tracker.feed_port(Packet(SOURCES[0], knock[0]), 0.0) == ()
-    assert tracker.feed_port(Packet(SOURCES[0], knock[1]), 0.0) == (0,)
-    assert tracker.feed_port(Packet(SOURCES[0], knock[0]), 0.0) == ()  # the 41st: back to the start
-    assert tracker.feed_port(Packet(SOURCES[0], knock[1]), 0.06) == ()  # a token again, but a wrong first knock
-    assert tracker.feed_port(Packet(SOURCES[0], knock[0]), 0.12) == ()
-    assert tracker.feed_port(Packet(SOURCES[0], knock[1]), 0.18) == (0,)
+        tracker.feed(wrong, 0.0)
+    assert tracker.feed(Packet(SOURCES[0], knock[0]), 0.0) == ()
+    assert tracker.feed(Packet(SOURCES[0], knock[1]), 0.0) == (0,)
+    assert tracker.feed(Packet(SOURCES[0], knock[0]), 0.0) == ()  # the 41st: rate limit exceeded, progress reset
+    assert tracker.feed(Packet(SOURCES[0], knock[1]), 0.06) == ()  # within the rate again, but the wrong first knock
+    assert tracker.feed(Packet(SOURCES[0], knock[0]), 0.12) == ()
+    assert tracker.feed(Packet(SOURCES[0], knock[1]), 0.18) == (0,)

@@ -1,4 +1,4 @@
-"""A scope id can carry any text: nothing that reads an address takes one, and what is written is made of bits."""
+"""A scope id can contain any text: no parser accepts one, and addresses are written from their bits."""
 
 from __future__ import annotations
 
@@ -60,7 +60,7 @@ READERS: list[Callable[[str], object]] = [
 
 
 @pytest.mark.parametrize("read", READERS)
-def test_a_scope_id_is_refused(read: Callable[[str], object]) -> None:
+def test_scope_ids_are_rejected(read: Callable[[str], object]) -> None:
     read("2001:db8::7")
     for text in SCOPED:
         with pytest.raises((ValueError, DoorwardError)):
@@ -68,12 +68,12 @@ def test_a_scope_id_is_refused(read: Callable[[str], object]) -> None:
 
 
 @pytest.mark.parametrize("value", [7, 3221225991, b"\xc0\x00\x02\x07", None, ["::1"], 1.5, True])
-def test_only_text_is_an_address(value: object) -> None:
+def test_only_text_is_accepted(value: object) -> None:
     with pytest.raises(ValueError, match="invalid address"):
         parse_address(value)  # type: ignore[arg-type]
 
 
-def test_rows_and_files_with_a_scope_id_are_passed_over(tmp_path: Path) -> None:
+def test_rows_and_files_with_a_scope_id_are_skipped(tmp_path: Path) -> None:
     ledger = Ledger(tmp_path / "ledger.sqlite3")
     ledger.opened(opening())
     with closing(sqlite3.connect(ledger.path)) as db, db:
@@ -98,7 +98,7 @@ WITH_SCOPE: list[tuple[Place, str]] = [
 
 
 @pytest.mark.parametrize(("place", "text"), WITH_SCOPE)
-def test_what_is_written_is_made_of_bits(place: Place, text: str) -> None:
+def test_addresses_are_written_from_bits(place: Place, text: str) -> None:
     assert place_text(place) == text
     written = "".join(libnftables._put({Element(place, Port.parse("22/tcp")): 60.0}))
     assert f"{{ {text} . tcp . 22 timeout 60s }}" in written

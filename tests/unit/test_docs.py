@@ -17,7 +17,7 @@ from doorward.errors import ConfigError
 from tests.support.documents import PAGES, ROOT, Block, blocks, build_site, calls, name_of, without_blocks
 
 TOML = [block for page in PAGES for block in blocks(page, "toml")]
-OF_PARTS = {"there is no door"}  # what may be said of a block that shows only a part of a file
+OF_PARTS = {"no door is defined"}  # what may be said of a block that shows only a part of a file
 LINK = re.compile(r"(?<!!)!?\[(?:[^][]|\[[^]]*\])*\]\(([^)\s]+)\)")
 INLINE = re.compile(r"(?<!`)`doorward ([^`]+)`(?!`)")
 NO_CALLS = {"COMMAND", "--version", "signed"}  # what else stands behind the name: `doorward signed knock 1` is a text

@@ -1,4 +1,4 @@
-"""What others chose commands no terminal, and stays what it was otherwise."""
+"""Untrusted text cannot control a terminal and is otherwise unchanged."""
 
 from __future__ import annotations
 
@@ -23,12 +23,12 @@ from doorward.escape import json_line, visible, visible_in
         ("a file \udcff", r"a file \udcff"),
     ],
 )
-def test_what_a_terminal_would_obey_is_shown(text: str, shown: str) -> None:
+def test_control_characters_are_escaped(text: str, shown: str) -> None:
     assert visible(text) == shown
 
 
 @given(st.text())
-def test_any_text_is_one_line_that_can_be_written(text: str) -> None:
+def test_any_text_becomes_one_printable_line(text: str) -> None:
     shown = visible(text)
     assert not any(unicodedata.category(letter) in ("Cc", "Cs", "Zl", "Zp") for letter in shown)
     assert not {unicodedata.bidirectional(letter) for letter in shown} & {"LRE", "RLE", "LRO", "RLO", "LRI", "RLI"}
@@ -48,7 +48,7 @@ def test_json_is_one_line_of_printable_ascii(value: object) -> None:
     assert line.isascii()
 
 
-def test_texts_are_found_wherever_they_are() -> None:
+def test_nested_texts_are_escaped() -> None:
     assert visible_in({"\x1b": ["\n", {"door": "\x07", "n": 1}, None]}) == {
         r"\x1b": [r"\n", {"door": r"\x07", "n": 1}, None]
     }

@@ -1,4 +1,4 @@
-"""The command that a message gives to install what is missing."""
+"""The command with which messages tell how to install a missing library."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ import subprocess
 from doorward.libraries import install_command
 
 
-def test_it_installs_for_the_python_that_runs_doorward() -> None:
+def test_uses_the_running_python() -> None:
     command = shlex.split(install_command("segno"))
     assert command[-1] == "segno"
     done = subprocess.run(

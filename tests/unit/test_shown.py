@@ -1,4 +1,4 @@
-"""The comparison by which the documentation is tested: `…` leaves out what it stands for, and nothing else."""
+"""The comparison of documented with actual output: `…` matches what it replaces, and nothing else."""
 
 from __future__ import annotations
 

@@ -25,7 +25,7 @@ from doorward.errors import ConfigError, ConfigFault, DoorwardError, HostError
 from doorward.lint.checks import combinations, warnings
 from doorward.lint.finding import Finding
 from doorward.lint.guessing import Guess
-from doorward.lint.host_checks import remarks
+from doorward.lint.host_checks import host_findings
 from doorward.lint.sequences import guesses
 
 _PATIENCE_S, _LOOK_S = 60.0, 0.1  # for a load: a million doors take a while
@@ -57,7 +57,9 @@ def run(args: argparse.Namespace) -> int:
         text = read_text(path, trusted_owners())
         configuration = parse(text, str(path))
         lines = find_lines(text)
-        findings = warnings(configuration, lines) + remarks(configuration, lines, host_lookups.look(configuration))
+        findings = warnings(configuration, lines) + host_findings(
+            configuration, lines, host_lookups.look(configuration)
+        )
         findings.sort(key=lambda finding: finding.line)
         if any(door.knock for door in configuration.doors) and (exposed := exposure(path)):
             findings.insert(0, Finding("warning", 1, *exposed))
@@ -122,7 +124,7 @@ def _about_keys(configuration: Configuration, path: Path) -> Iterator[ConfigFaul
         keys, faults = read_authorized_keys(file)
         yield from faults
         yield from _unknown_doors(configuration, keys.door_names(), str(file))
-        yield from checks.remarks(keys, len(configuration.doors))
+        yield from checks.authorized_keys_findings(keys, len(configuration.doors))
 
 
 def _unknown_doors(configuration: Configuration, named: Iterable[tuple[str, int]], file: str) -> Iterator[ConfigFault]:
@@ -155,8 +157,8 @@ def _strength(rated: Guess) -> dict[str, object]:
         "door": rated.door,
         "knocks": rated.knocks,
         "ports": rated.ports,
-        "one_source": rated.by_one,
-        "many_sources": rated.by_many,
+        "one_source": rated.by_one_source,
+        "many_sources": rated.by_many_sources,
     }
 
 

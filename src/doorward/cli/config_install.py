@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import Any, BinaryIO
 
 from doorward.cli import output
-from doorward.config.files import MAX_BYTES, PathComponent, objection, open_directory_of, trusted_owners
+from doorward.config.files import MAX_BYTES, PathComponent, find_unsafe, open_safe_directory, trusted_owners
 from doorward.daemon import last_good
 from doorward.daemon.control_socket import ask, default_path
 from doorward.errors import DoorwardError, HostError, UsageError
@@ -41,7 +41,7 @@ class Installation:
         self.new = config.with_name(f"{config.name}.new")
         self.before = config.with_name(f"{config.name}.before")
         with self._complaining():
-            self._folder = open_directory_of(config)
+            self._folder = open_safe_directory(config)
 
     def close(self) -> None:
         """Close the directory."""
@@ -81,8 +81,8 @@ class Installation:
         flags = os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC  # a pipe's other end is not waited for
         file = os.fdopen(os.open(path.name, flags, dir_fd=self._folder), "rb")
         found = os.fstat(file.fileno())
-        entry = PathComponent(str(path), found.st_uid, found.st_mode, is_folder=False)
-        wrong = objection([entry], trusted_owners())
+        entry = PathComponent(str(path), found.st_uid, found.st_mode, is_directory=False)
+        wrong = find_unsafe([entry], trusted_owners())
         if wrong or not stat.S_ISREG(found.st_mode):
             file.close()
             raise HostError(f"{path}: {'; '.join(wrong) if wrong else 'this is not a regular file; move it away'}")

@@ -12,7 +12,7 @@ from doorward.cli import output
 from doorward.config import knockd
 from doorward.errors import UsageError
 from doorward.importer import from_fwknop, from_knockd, fwknop_conf
-from doorward.importer.dialect import Dialect, dialect_of
+from doorward.importer.dialect import Dialect, detect_dialect
 from doorward.importer.from_knockd import Converted
 from doorward.init.install import write
 from doorward.model import Port, Protocol
@@ -59,7 +59,7 @@ def run(args: argparse.Namespace) -> int:
 
 
 def _converted(text: str, path: Path, named: str | None) -> Converted:
-    file, dialect = str(path), named or dialect_of(text)
+    file, dialect = str(path), named or detect_dialect(text)
     if dialect is None:
         raise UsageError(f"{path}: no line of it is one of knockd.conf or access.conf; name the file, or say --from")
     if dialect == Dialect.KNOCKD:

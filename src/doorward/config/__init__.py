@@ -1,1 +1,1 @@
-"""What the operator writes: the schema and the dialects that it is read from."""
+"""Read and validate configuration files: doorward.toml and knockd.conf."""

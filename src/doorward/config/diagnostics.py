@@ -1,4 +1,4 @@
-"""Collects every fault of one file, so that the operator mends them all at once."""
+"""Collect every fault of one file, so that the operator can fix them all at once."""
 
 from __future__ import annotations
 
@@ -16,37 +16,37 @@ _LONGEST_SHOWN = 60
 
 @dataclass
 class ErrorCollector:
-    """The faults found so far in `text`, each at the line of the path of keys that it is about."""
+    """The faults found so far in `text`, each with the line of the setting that it concerns."""
 
     file: str
     text: str
     faults: list[ConfigFault] = field(default_factory=list)
 
     @cached_property
-    def _lines(self) -> dict[Keys, int]:  # a good file never needs them
+    def _lines(self) -> dict[Keys, int]:  # not needed for a valid file
         return find_lines(self.text)
 
     def line(self, path: Keys) -> int:
-        """Give the line of a path, or of what is around it."""
+        """Return the line of a path of keys, or of the table or list that contains it."""
         return line_of(self._lines, path)
 
-    def add(self, path: Keys, what: str, instead: str) -> None:
-        """Keep one fault."""
-        self.faults.append(ConfigFault(self.file, self.line(path), what, instead))
+    def add(self, path: Keys, fault: str, remedy: str) -> None:
+        """Add one fault."""
+        self.faults.append(ConfigFault(self.file, self.line(path), fault, remedy))
 
     def add_error(self, path: Keys, subject: str, error: ValueError) -> None:
-        """Keep the fault that a reader raised as `what; instead`."""
-        what, _, instead = str(error).rpartition("; ")
-        self.add(path, f"{subject}: {what}", instead)
+        """Add the fault that a converter raised as `fault; remedy`."""
+        fault, _, remedy = str(error).rpartition("; ")
+        self.add(path, f"{subject}: {fault}", remedy)
 
 
 def shown(value: object) -> str:
-    """Name a value in a message: short, on one line, without control characters."""
+    """Return a value as messages show it: short, on one line, without control characters."""
     if isinstance(value, bool):
         return str(value).lower()
     if isinstance(value, str):
         return repr(value if len(value) <= _LONGEST_SHOWN else value[:_LONGEST_SHOWN] + "…")
-    if isinstance(value, int) and value.bit_length() > 64:  # str() refuses integers of thousands of digits
+    if isinstance(value, int) and value.bit_length() > 64:  # str() rejects integers of thousands of digits
         return "a huge number"
     if isinstance(value, list | dict):
         return "a list" if isinstance(value, list) else "a table"
@@ -54,10 +54,10 @@ def shown(value: object) -> str:
 
 
 def header(path: Keys) -> str:
-    """Name a table as its header does; a part that needs quotes is shown in them."""
+    """Return the header of a table, with quotes around parts that need them."""
     return f"[{'.'.join(part if NAME.fullmatch(part) else shown(part) for part in path)}]"
 
 
 def nearest(word: str, known: Iterable[str]) -> str | None:
-    """Give the known word that `word` was probably meant to be."""
+    """Return the known word closest to `word`, or None."""
     return next(iter(difflib.get_close_matches(word[:_LONGEST_SHOWN], known, n=1)), None)

@@ -1,33 +1,33 @@
-"""Durations as operators write them: a whole number and a unit, `500ms`, `15s`, `2m`, `1h`, `7d`."""
+"""Parse and format durations: a whole number and a unit, like `500ms`, `15s`, `2m`, `1h` or `7d`."""
 
 from __future__ import annotations
 
 import re
 
 UNITS_MS = {"d": 86_400_000, "h": 3_600_000, "m": 60_000, "s": 1000, "ms": 1}  # the largest first
-_NFT_LIMIT = 100_000_000  # nft takes numbers of at most eight digits
+_NFT_LIMIT = 100_000_000  # nft accepts numbers of at most eight digits
 _DURATION = re.compile(r"([0-9]{1,15})(ms|[smhd])")  # 15 digits: beyond any limit, yet no huge number
 
 
 def parse_duration_ms(text: str) -> int:
-    """Read a duration longer than nothing; ValueError says what is wrong."""
+    """Parse a duration greater than zero, in milliseconds. Raises ValueError with fault and remedy."""
     match = _DURATION.fullmatch(text)
     if match is None:
-        raise ValueError(f"{_shown(text)} is no duration; {_remedy(text)}")
+        raise ValueError(f"invalid duration {_shown(text)}; {_remedy(text)}")
     duration_ms = int(match[1]) * UNITS_MS[match[2]]
     if duration_ms == 0:
-        raise ValueError(f'{text!r} is no time at all; write a longer one, like "15s"')
+        raise ValueError(f'the duration {text!r} is zero; write a longer one, like "15s"')
     return duration_ms
 
 
 def format_duration(ms: int) -> str:
-    """Write a duration in the largest unit that holds it exactly."""
+    """Return a duration in the largest unit that represents it exactly."""
     unit, unit_ms = next((unit, unit_ms) for unit, unit_ms in UNITS_MS.items() if ms % unit_ms == 0)
     return f"{ms // unit_ms}{unit}"
 
 
 def nft_duration(ms: int) -> str:
-    """Return a duration as nft reads it; days are named only where seconds alone would be too many."""
+    """Return a duration in nft's syntax; days are used only where the seconds would have too many digits."""
     days, below_days = divmod(ms, UNITS_MS["d"]) if ms >= _NFT_LIMIT * 1000 else (0, ms)
     seconds, rest = divmod(below_days, 1000)
     return (f"{days}d" if days else "") + (f"{seconds}s" if seconds else "") + (f"{rest}ms" if rest or not ms else "")

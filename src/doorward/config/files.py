@@ -1,4 +1,4 @@
-"""The edge: which file holds the configuration, and its text."""
+"""Locate the configuration file, check its permissions and read it."""
 
 from __future__ import annotations
 
@@ -15,74 +15,77 @@ from doorward.errors import ConfigError, ConfigFault, HostError, UsageError
 
 
 class PathComponent(NamedTuple):
-    """The file itself, or a directory on the way to it or to what it links to."""
+    """A file, or a directory in its path or in the path of its link target."""
 
     path: str
     owner: int
     mode: int
-    is_folder: bool
+    is_directory: bool
 
 
 class UnsafePath(NamedTuple):
-    """What is wrong, and what to do."""
+    """The fault of an unsafe path, and the remedy."""
 
-    what: str
+    fault: str
     remedy: str
 
 
-def objection(entries: Iterable[PathComponent], owners: Collection[int] | None) -> UnsafePath | None:
-    """Say who else could change the file; None: nobody. `owners`: whose it and its folders may be (None: anybody's).
+def find_unsafe(entries: Iterable[PathComponent], owners: Collection[int] | None) -> UnsafePath | None:
+    """Return how an untrusted user could change the file, or None if none can.
 
-    A directory that others can write passes where it is sticky, as /tmp is: there only a file's owner replaces it.
+    `owners` are the users that may own it and its directories (None: any user). A directory writable by others is safe
+    if it is sticky, like /tmp: only a file's owner can replace a file there.
     """
-    for path, owner, mode, is_folder in entries:
-        if mode & (stat.S_IWGRP | stat.S_IWOTH) and not (is_folder and mode & stat.S_ISVTX):
-            what = f"other users can write its directory {path}" if is_folder else "other users can write this file"
-            return UnsafePath(what, f"run `chmod go-w {path}`")
+    for path, owner, mode, is_directory in entries:
+        if mode & (stat.S_IWGRP | stat.S_IWOTH) and not (is_directory and mode & stat.S_ISVTX):
+            fault = f"other users can write its directory {path}" if is_directory else "other users can write this file"
+            return UnsafePath(fault, f"run `chmod go-w {path}`")
         if owners is not None and owner not in owners:
-            what = (
-                f"its directory {path} belongs to user {owner}" if is_folder else f"this file belongs to user {owner}"
+            fault = (
+                f"its directory {path} belongs to user {owner}"
+                if is_directory
+                else f"this file belongs to user {owner}"
             )
-            return UnsafePath(f"{what}, who could change it", f"run `chown root {path}`")
+            return UnsafePath(f"{fault}, who could change it", f"run `chown root {path}`")
     return None
 
 
 def is_exposed(entries: Iterable[PathComponent]) -> bool:
-    """Tell whether every user of the host can read the file."""
-    return all(entry.mode & (stat.S_IXOTH if entry.is_folder else stat.S_IROTH) for entry in entries)
+    """Return whether every user of this host can read the file."""
+    return all(entry.mode & (stat.S_IXOTH if entry.is_directory else stat.S_IROTH) for entry in entries)
 
 
-MAX_BYTES = 256 << 20  # a million doors are a tenth of it; a device or a disk image has no end
+MAX_BYTES = 256 << 20  # a million doors take a tenth of it; a device or a disk image could be endless
 
 
 def default_path() -> Path:
-    """Give the file that is read when the call names none."""
-    folders = os.environ.get("CONFIGURATION_DIRECTORY", "")  # systemd separates several with colons
-    return Path(folders.split(":")[0] or "/etc/doorward") / "doorward.toml"
+    """Return the configuration file used when the command line names none."""
+    directories = os.environ.get("CONFIGURATION_DIRECTORY", "")  # systemd separates several with colons
+    return Path(directories.split(":")[0] or "/etc/doorward") / "doorward.toml"
 
 
 def read(path: Path) -> Configuration:
-    """Read a whole configuration that nobody else can change, or raise ConfigError or UsageError."""
+    """Read a configuration that no untrusted user can change. Raises ConfigError or UsageError."""
     return parse(read_text(path, trusted_owners()), str(path))
 
 
 def trusted_owners() -> Collection[int]:
-    """Tell whose file a configuration may be: root's, this user's, and that of whoever called sudo."""
+    """Return the users that may own a configuration: root, this user, and the user that called sudo."""
     caller = os.environ.get("SUDO_UID", "") if os.geteuid() == 0 else ""
     return {0, os.geteuid(), *([int(caller)] if caller.isdecimal() else [])}
 
 
-def open_directory_of(path: Path) -> int:
-    """Open the directory that a file is in; HostError where other users could change what is in it.
+def open_safe_directory(path: Path) -> int:
+    """Return a descriptor of the directory that contains a file. Raises HostError if others could change it.
 
-    What is then done relative to the descriptor happens in the directory that was judged. OSError: it cannot be opened.
+    Operations relative to the descriptor apply to the directory that was checked. Raises OSError if it cannot open it.
     """
     descriptor = os.open(path.parent, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
     try:
-        found = os.fstat(descriptor)
-        itself = PathComponent(str(path.parent), found.st_uid, found.st_mode, is_folder=True)
-        if wrong := objection([itself, *folders_on_the_way(path)], trusted_owners()):
-            raise HostError(f"{path}: {wrong.what}; {wrong.remedy}")
+        status = os.fstat(descriptor)
+        itself = PathComponent(str(path.parent), status.st_uid, status.st_mode, is_directory=True)
+        if unsafe := find_unsafe([itself, *parent_directories(path)], trusted_owners()):
+            raise HostError(f"{path}: {unsafe.fault}; {unsafe.remedy}")
     except BaseException:
         os.close(descriptor)
         raise
@@ -90,82 +93,83 @@ def open_directory_of(path: Path) -> int:
 
 
 def exposure(path: Path) -> tuple[str, str] | None:
-    """Say that every user can read the file, and what to do; None where only some can."""
-    entries = list(_entries(path, path.stat()))
+    """Return the fault and remedy if every user can read the file, else None."""
+    entries = list(_path_components(path, path.stat()))
     if not (entries and is_exposed(entries)):
         return None
     return "every user of this host can read the sequences", f"run `chmod o-r {path}`"
 
 
 def group_id(name: str | None) -> int | None:
-    """Give the number of a Unix group; HostError where the host has none of that name."""
+    """Return the ID of a Unix group. Raises HostError if this host has no such group."""
     try:
         return None if name is None else grp.getgrnam(name).gr_gid
     except KeyError:
-        raise HostError(f"[gate] control_group: the host has no group {name!r}; make it with groupadd") from None
+        raise HostError(f"[gate] control_group: unknown group {name!r}; create it with groupadd") from None
 
 
 def read_text(path: Path, owners: Collection[int] | None = None) -> str:
-    """Give the text of a configuration, or say why there is none; ConfigError where other users can change it.
+    """Return the text of a configuration. Raises UsageError (unreadable) or ConfigError (unsafe, not text).
 
-    `owners` are the users whose file it may be (None: anybody's).
+    `owners` are the users that may own it (None: any user).
     """
-    return text_of(_bytes(path, owners), str(path))
+    return decode_text(_read_bytes(path, owners), str(path))
 
 
-def read_roots_text(path: Path) -> str:
-    """Return the text of a file that nobody but root can change; ConfigError where somebody else can."""
-    return text_of(_bytes(path, (0,)), str(path))
+def read_root_owned_text(path: Path) -> str:
+    """Return the text of a file that only root can change. Raises ConfigError if another user can."""
+    return decode_text(_read_bytes(path, (0,)), str(path))
 
 
-def text_of(raw: bytes, file: str) -> str:
-    """Give the text that a file's bytes are; ConfigError where they are none."""
+def decode_text(raw: bytes, file: str) -> str:
+    """Decode a file's bytes. Raises ConfigError if they are not UTF-8 text or too long."""
     if len(raw) > MAX_BYTES:
-        remedy = "name the right file with -c FILE, or write fewer doors"
+        remedy = "name the right file, or write fewer doors"
         raise ConfigError([ConfigFault(file, 1, f"the file is larger than {MAX_BYTES >> 20} MiB", remedy)])
     try:
-        text = raw.decode("utf-8-sig")  # some editors begin a file with a byte order mark
+        text = raw.decode("utf-8-sig")  # some editors write a byte order mark
     except UnicodeDecodeError as error:
-        raise ConfigError([_not_text(file, raw, error.start, "a byte is not UTF-8")]) from None
+        raise ConfigError([_not_text(file, raw, error.start, "the file is not valid UTF-8")]) from None
     if "\0" in text:
         raise ConfigError([_not_text(file, raw, raw.index(b"\0"), "a NUL byte is in the file")])
     return text
 
 
-def _not_text(file: str, raw: bytes, place: int, what: str) -> ConfigFault:
-    return ConfigFault(file, raw.count(b"\n", 0, place) + 1, what, "save the file as UTF-8 text")
+def _not_text(file: str, raw: bytes, offset: int, fault: str) -> ConfigFault:
+    return ConfigFault(file, raw.count(b"\n", 0, offset) + 1, fault, "save the file as UTF-8 text")
 
 
-def _entries(path: Path, found: os.stat_result) -> Iterator[PathComponent]:
-    """Describe a file and the folders above it and above what it is a link to; nothing for pipes and devices."""
-    if not stat.S_ISREG(found.st_mode):
+def _path_components(path: Path, status: os.stat_result) -> Iterator[PathComponent]:
+    """Yield a file and the directories above it and above its link target; nothing for pipes and devices."""
+    if not stat.S_ISREG(status.st_mode):
         return
-    yield PathComponent(str(path), found.st_uid, found.st_mode, is_folder=False)
-    yield from folders_on_the_way(path)
+    yield PathComponent(str(path), status.st_uid, status.st_mode, is_directory=False)
+    yield from parent_directories(path)
 
 
-def folders_on_the_way(path: Path) -> Iterator[PathComponent]:
-    """Describe the directories above a path and above what it is a link to, the nearest first."""
-    places = (path.absolute(), path.resolve())
-    nearest = [place.parent for place in places]
-    for folder in dict.fromkeys((*nearest, *(folder for place in places for folder in place.parents))):
-        there = folder.stat()
-        yield PathComponent(str(folder), there.st_uid, there.st_mode, is_folder=True)
+def parent_directories(path: Path) -> Iterator[PathComponent]:
+    """Yield the directories above a path and above its link target, the nearest first."""
+    paths = (path.absolute(), path.resolve())
+    nearest = [file.parent for file in paths]
+    for directory in dict.fromkeys((*nearest, *(directory for file in paths for directory in file.parents))):
+        status = directory.stat()
+        yield PathComponent(str(directory), status.st_uid, status.st_mode, is_directory=True)
 
 
-def _bytes(path: Path, owners: Collection[int] | None) -> bytes:
+def _read_bytes(path: Path, owners: Collection[int] | None) -> bytes:
     try:
         with path.open("rb") as file:
-            if wrong := objection(_entries(path, os.fstat(file.fileno())), owners):
-                raise ConfigError([ConfigFault(str(path), 1, *wrong)])
+            if unsafe := find_unsafe(_path_components(path, os.fstat(file.fileno())), owners):
+                raise ConfigError([ConfigFault(str(path), 1, *unsafe)])
             return file.read(MAX_BYTES + 1)
     except FileNotFoundError:
-        raise UsageError(f"{path}: there is no such file; write it, or name another with -c FILE") from None
+        remedy = "run `sudo doorward init` to create it" if path == default_path() else "create it, or name another one"
+        raise UsageError(f"{path}: no such file; {remedy}") from None
     except IsADirectoryError:
-        raise UsageError(f"{path}: this is a directory; name the file in it with -c FILE") from None
+        raise UsageError(f"{path}: this is a directory; name the file in it") from None
     except PermissionError:
         remedy = "run doorward as root, or change its mode (`chmod g+r`) and its group (`chgrp`)"
-        raise UsageError(f"{path}: this user may not read it; {remedy}") from None
+        raise UsageError(f"{path}: permission denied; {remedy}") from None
     except (OSError, ValueError) as error:
         reason = error.strerror if isinstance(error, OSError) else error
-        raise UsageError(f"{path}: it cannot be read ({reason}); name another with -c FILE") from None
+        raise UsageError(f"{path}: cannot be read ({reason}); name another file") from None

@@ -1,8 +1,8 @@
-"""knockd.conf, as knockd 0.8 reads it, or every fault in it at once.
+"""Parse knockd.conf as knockd 0.8 does, and report every fault in it at once.
 
-What a working file may hold is read as knockd reads it, which is not always what its manual says: a later
-directive replaces an earlier one (Interface: the first counts), UseSyslog counts in any section, two sections may
-have one name. What knockd takes without a word and what can never open anything is a fault.
+A working file is read as knockd reads it, which is not always what its manual says: a later directive replaces an
+earlier one (Interface: the first counts), UseSyslog counts in any section, two sections may have the same name.
+Whatever knockd accepts silently although it can never open anything is a fault.
 """
 
 from __future__ import annotations
@@ -18,9 +18,9 @@ from doorward.config.schema import MAX_SEQUENCE
 from doorward.errors import ConfigError, ConfigFault
 from doorward.model import FlagFilter, Port, Protocol, parse_address
 
-WHITESPACE = " \t\n\v\f\r"  # C's isspace; str.strip() alone would take a no-break space as well
+WHITESPACE = " \t\n\v\f\r"  # C's isspace; str.strip() alone would also strip a no-break space
 FLAGS = ("fin", "syn", "rst", "psh", "ack", "urg")
-MAX_SECONDS = (1 << 31) - 1  # beyond it knockd's int turns over
+MAX_SECONDS = (1 << 31) - 1  # beyond it knockd's int overflows
 MAX_INTERFACE_BYTES = 15
 EXAMPLE = "7000,8000:udp,9000"
 
@@ -29,7 +29,7 @@ _SECONDS = re.compile(r"([0-9]{1,12})\s*(?:s|secs?|seconds?)?\s*(?:#.*)?", re.AS
 
 
 def sequence(text: str) -> tuple[Port, ...]:
-    """Read `7000,8000:udp,9000:tcp`; an ExceptionGroup holds a ValueError for each port that is none."""
+    """Parse `7000,8000:udp,9000:tcp`. Raises an ExceptionGroup with a ValueError per invalid port."""
     words = text.split(",")
     if not text:
         raise ValueError(f"the sequence is empty; write its ports, like {EXAMPLE}")
@@ -48,83 +48,83 @@ def sequence(text: str) -> tuple[Port, ...]:
 
 
 def port(word: str) -> Port:
-    """Read one port of a sequence, tcp where it does not say udp."""
+    """Parse one port of a sequence; the default protocol is tcp."""
     number, *rest = word.split(":")
     protocol = rest[0].strip(WHITESPACE).upper() if rest else "TCP"
     name = shown(word.strip(WHITESPACE))
     if not word.strip(WHITESPACE):
-        raise ValueError(f"a port is missing beside a comma, and knockd takes it for port 0; write {EXAMPLE}")
+        raise ValueError(f"a port is missing next to a comma, and knockd reads it as port 0; write {EXAMPLE}")
     if protocol not in Protocol.__members__ or len(rest) > 1:
-        raise ValueError(f"{name} is no port; write it as 7000, 7000:tcp or 7000:udp")
+        raise ValueError(f"invalid port {name}; write it as 7000, 7000:tcp or 7000:udp")
     match = _NUMBER.fullmatch(number)
     if match is None:
-        raise ValueError(f"{name} is no port, whatever number knockd makes of it; write it as 7000 or 7000:udp")
+        raise ValueError(f"invalid port {name}, which knockd misreads; write it as 7000 or 7000:udp")
     if not 1 <= int(match[1]) <= 65535:
         raise ValueError(f"port {int(match[1])} does not exist; write a number from 1 to 65535")
     return Port(Protocol[protocol], int(match[1]))
 
 
-def seconds(least: int) -> Callable[[str], int]:
-    """Make a reader of whole seconds."""
+def seconds(minimum: int) -> Callable[[str], int]:
+    """Return a converter for whole seconds from `least` up."""
 
     def read(text: str) -> int:
         match = _SECONDS.fullmatch(text)
         if match is None:
-            raise ValueError(f"{shown(text)} is no time; write a whole number of seconds, like 15")
+            raise ValueError(f"invalid time {shown(text)}; write a whole number of seconds, like 15")
         number = int(match[1])
-        if not least <= number <= MAX_SECONDS:
-            raise ValueError(f"{number} seconds are no possible time; write a number from {least} to {MAX_SECONDS}")
+        if not minimum <= number <= MAX_SECONDS:
+            raise ValueError(f"{number} seconds is out of range; write a number from {minimum} to {MAX_SECONDS}")
         return number
 
     return read
 
 
 def milliseconds(text: str) -> int:
-    """Read the time for a sequence."""
+    """Parse the deadline of a sequence, in milliseconds."""
     return 1000 * seconds(1)(text)
 
 
 def flags(text: str) -> FlagFilter:
-    """Read `syn,!ack`: the bits that are named are tested, and no others."""
+    """Parse `syn,!ack`: only the named bits are tested."""
     words = tuple(dict.fromkeys(text.lower().split(",")))
     for word in words:
         if word.removeprefix("!") not in FLAGS:
             remedy = f"write some of {', '.join(FLAGS)}, ! before one that must not be set, commas and no spaces"
-            raise ValueError(f"{shown(word)} is no TCP flag to knockd; {remedy}")
+            raise ValueError(f"unknown TCP flag {shown(word)}; {remedy}")
     return FlagFilter.parse(words)
 
 
 def target(text: str) -> IPv4Address | IPv6Address:
-    """Read an address; knockd takes a host's name but then never finds it in a packet."""
+    """Parse an address; knockd accepts a host name but then never matches it."""
     try:
         return parse_address(text)
     except ValueError:
         remedy = "write the address of the host itself, like 192.0.2.7"
-        raise ValueError(f"{shown(text)} is no address; {remedy}") from None
+        raise ValueError(f"invalid address {shown(text)}; {remedy}") from None
 
 
 def interface(text: str) -> str | None:
-    """Read an interface's name, `any`, or nothing at all."""
-    odd = any(letter.isspace() or letter in '/"' or letter < " " for letter in text)
-    if odd or len(text.encode(errors="surrogatepass")) > MAX_INTERFACE_BYTES:
-        raise ValueError(f"{shown(text)} is no interface; write its name alone as `ip link` shows it, like eth0")
+    """Parse an interface name or `any`; None if empty."""
+    is_invalid = any(letter.isspace() or letter in '/"' or letter < " " for letter in text)
+    if is_invalid or len(text.encode(errors="surrogatepass")) > MAX_INTERFACE_BYTES:
+        raise ValueError(f"invalid interface name {shown(text)}; write its name alone as `ip link` shows it, like eth0")
     return text or None
 
 
 def path(text: str) -> str:
-    """Read the name of a file."""
+    """Parse a file name."""
     if not text:
-        raise ValueError("no file is named; write its whole path, like /etc/knockd/sequences")
+        raise ValueError("no file is named; write its full path, like /etc/knockd/sequences")
     return text
 
 
 def path_or_none(text: str) -> str | None:
-    """Read the name of a file; an empty one means none."""
+    """Parse a file name; None if empty."""
     return text or None
 
 
 def command(text: str) -> str:
-    """Read a command; an empty one means that nothing is run."""
+    """Return a command as it is; an empty one runs nothing."""
     return text
 
 
@@ -132,12 +132,12 @@ DEFAULT_WITHIN_MS = 25_000
 DEFAULT_CMD_TIMEOUT_S = 10
 DEFAULT_INTERFACE = "eth0"
 DEFAULT_PID_FILE = "/var/run/knockd.pid"
-MAX_NAME = 127  # letters; knockd cuts the rest off
-ANY_FLAGS = FlagFilter(0, 0)  # without TCPFlags knockd looks at every TCP packet
+MAX_NAME = 127  # characters; knockd truncates longer names
+ANY_FLAGS = FlagFilter(0, 0)  # without TCPFlags knockd matches every TCP packet
 
 
 class KnockdOptions(NamedTuple):
-    """The section [options]. None: the file does not say, and the command line or the default holds."""
+    """The section [options]. None: not in the file; the command line or the default applies."""
 
     use_syslog: bool = False
     log_file: str | None = None
@@ -146,10 +146,10 @@ class KnockdOptions(NamedTuple):
 
 
 class KnockdDoor(NamedTuple):
-    """One section: how to knock, and what is run. Command None: not in the file; empty: nothing is run.
+    """One section: how to knock, and which commands run. Command None: not in the file; empty: nothing runs.
 
-    For a source with an IPv6 address `start_command_6` and `stop_command_6` count, and where one of them is not in
-    the file, its IPv4 counterpart. `knock` is empty where `one_time_file` holds the sequences.
+    For IPv6 sources `start_command_6` and `stop_command_6` apply, or if one is not in the file, its IPv4 counterpart.
+    `knock` is empty if `one_time_file` holds the sequences.
     """
 
     name: str
@@ -167,14 +167,14 @@ class KnockdDoor(NamedTuple):
 
 
 class KnockdConfiguration(NamedTuple):
-    """A whole file; doors in its order."""
+    """A parsed file; doors in the order of the file."""
 
     options: KnockdOptions
     doors: tuple[KnockdDoor, ...]
 
 
 class KnockdSetting(NamedTuple):
-    """Which field a directive fills, and how its value is read."""
+    """The field that a directive sets, and the converter of its value."""
 
     field: str
     read: Callable[[str], object]
@@ -204,14 +204,14 @@ SYSLOG = "UseSyslog"
 
 
 def parse(text: str, file: str) -> KnockdConfiguration:
-    """Read a whole file; ConfigError holds all its faults."""
+    """Parse a whole file. Raises ConfigError with all its faults."""
     reader = _Reader(file)
     for number, line in enumerate(text.split("\n"), 1):
         reader.read_line(number, line.strip(WHITESPACE))
     for section in reader.doors:
         reader.complete(section)
     if not reader.doors:
-        reader.fault(1, "there is no door", "write a section [NAME] with Sequence and Start_Command")
+        reader.fault(1, "no door is defined", "write a section [NAME] with Sequence and Start_Command")
     if reader.faults:
         raise ConfigError(reader.faults)
     doors = tuple(KnockdDoor(door.name, door.line, **door.fields) for door in reader.doors)
@@ -222,9 +222,9 @@ def parse(text: str, file: str) -> KnockdConfiguration:
 class _Section:
     name: str
     line: int
-    settings: Mapping[str, KnockdSetting]  # by upper case
+    settings: Mapping[str, KnockdSetting]  # keys in upper case
     fields: dict[str, Any] = field(default_factory=dict)
-    named: set[str] = field(default_factory=set)  # the fields that the file names, also with a fault
+    named: set[str] = field(default_factory=set)  # the fields set in the file, even if faulty
 
 
 _UPPER_OPTIONS = {key.upper(): setting for key, setting in OPTIONS.items()}
@@ -239,8 +239,8 @@ class _Reader:
     doors: list[_Section] = field(default_factory=list)
     current: _Section | None = None
 
-    def fault(self, line: int, what: str, instead: str) -> None:
-        self.faults.append(ConfigFault(self.file, line, what, instead))
+    def fault(self, line: int, fault: str, remedy: str) -> None:
+        self.faults.append(ConfigFault(self.file, line, fault, remedy))
 
     def read_line(self, number: int, line: str) -> None:
         if "\0" in line:
@@ -250,7 +250,9 @@ class _Reader:
         elif line.startswith("[") and line.endswith("]"):
             self.enter(number, line[1:-1])
         elif self.current is None:
-            self.fault(number, f"{shown(line)} stands in no section", "write [options] or a door's [NAME] above it")
+            self.fault(
+                number, f"{shown(line)} is outside of any section", "write [options] or a door's [NAME] above it"
+            )
         else:
             self.directive(number, line, self.current)
 
@@ -259,7 +261,7 @@ class _Reader:
             self.current = self.options
             return
         if not name or len(name) > MAX_NAME or any(letter < " " or letter == "\x7f" for letter in name):
-            self.fault(number, f"{shown(name)} is no name of a door", f"write 1 to {MAX_NAME} letters in [ ]")
+            self.fault(number, f"invalid door name {shown(name)}", f"write 1 to {MAX_NAME} letters in [ ]")
         self.current = _Section(name, number, _UPPER_DOOR)
         self.doors.append(self.current)
 
@@ -272,36 +274,38 @@ class _Reader:
         elif not equals:
             self.fault(
                 number,
-                f"{shown(line)} is no directive",
-                _meant(re.split(f"[{WHITESPACE}]", line)[0], section, "write NAME = VALUE"),
+                f"invalid directive {shown(line)}",
+                _remedy(re.split(f"[{WHITESPACE}]", line)[0], section, "write NAME = VALUE"),
             )
         elif upper not in section.settings:
             where = "[options]" if section is self.options else f"door {shown(section.name)}"
             otherwise = f"remove it, or write one of {', '.join(_known(section))}"
-            self.fault(number, f"unknown directive {shown(word)} in {where}", _meant(word, section, otherwise))
+            self.fault(number, f"unknown directive {shown(word)} in {where}", _remedy(word, section, otherwise))
         else:
             self.assign(number, word, section, section.settings[upper], value.strip(WHITESPACE))
 
     def assign(self, number: int, word: str, section: _Section, setting: KnockdSetting, text: str) -> None:
         if setting.field == "knock" and "one_time_file" in section.named:
-            self.fault(number, "a Sequence below One_Time_Sequences would open once more", "remove one of the two")
+            self.fault(
+                number, "a Sequence below One_Time_Sequences would open the door once more", "remove one of the two"
+            )
         section.named.add(setting.field)
-        for what, instead in self.store(section, setting, text):
-            self.fault(number, f"{word}: {what}", instead)
+        for fault, remedy in self.store(section, setting, text):
+            self.fault(number, f"{word}: {fault}", remedy)
 
     def store(self, section: _Section, setting: KnockdSetting, text: str) -> Iterator[tuple[str, str]]:
-        """Keep a value as knockd would; give what is wrong with it."""
+        """Store a value as knockd would; yield its faults as (fault, remedy)."""
         try:
             value = setting.read(text)
         except ExceptionGroup as group:
-            yield from map(_parts, group.exceptions)
+            yield from map(_split_message, group.exceptions)
             return
         except ValueError as error:
-            yield _parts(error)
+            yield _split_message(error)
             return
         fields = section.fields
         if isinstance(value, FlagFilter):
-            fields["flags"] = _joined(fields.get("flags", ANY_FLAGS), value)
+            fields["flags"] = _merge_flags(fields.get("flags", ANY_FLAGS), value)
         elif setting.field != "interface" or fields.get("interface") is None:
             fields[setting.field] = value
         if setting.field == "one_time_file":
@@ -313,22 +317,22 @@ class _Reader:
             self.fault(door.line, f"door {shown(door.name)} has no sequence", remedy)
 
 
-def _joined(earlier: FlagFilter, later: FlagFilter) -> FlagFilter:
-    """Add the flags of one more line; on a bit that both name, the later one counts."""
+def _merge_flags(earlier: FlagFilter, later: FlagFilter) -> FlagFilter:
+    """Merge the flags of two lines; on a bit that both name, the later one counts."""
     return FlagFilter(earlier.mask | later.mask, earlier.value & ~later.mask | later.value)
 
 
-def _parts(error: Exception) -> tuple[str, str]:
-    what, _, instead = str(error).rpartition("; ")
-    return what, instead
+def _split_message(error: Exception) -> tuple[str, str]:
+    fault, _, remedy = str(error).rpartition("; ")
+    return fault, remedy
 
 
 def _known(section: _Section) -> list[str]:
     return list(DOOR if section.settings is _UPPER_DOOR else (*OPTIONS, SYSLOG))
 
 
-def _meant(word: str, section: _Section, otherwise: str) -> str:
-    """Say what to write for a word that is no directive here."""
+def _remedy(word: str, section: _Section, otherwise: str) -> str:
+    """Return the remedy for a word that is not a valid directive in this section."""
     upper = word.upper()
     if upper == SYSLOG.upper():
         return f"write {SYSLOG} alone on its line"

@@ -8,16 +8,17 @@ from typing import NamedTuple
 
 from doorward.model import DEFAULT_SIGNED_PORT, Door, Port
 
-MAX_SEQUENCE = 32  # knocks; a longer one is no safer, and failure links stay at most 31 long
-MAX_CAPACITY = 1 << 24  # entries a set; 16 million full entries are gigabytes of kernel memory
+MAX_SEQUENCE = 32  # knock packets; a longer sequence is not safer, and failure links stay at most 31 long
+MAX_CAPACITY = 1 << 24  # elements per set; 16 million are gigabytes of kernel memory
 DEFAULT_CAPACITY = 1 << 20
-HURRIED_MS = 2000  # the deadline of sources that find no other room: capacity / 2 s = 500,000 first knocks a second
-PLACE, REASON = "%IP%", "%REASON%"  # in a hook's words: the address, and why it was refused
+SHORT_WINDOW_MS = 2000  # the deadline of sources in the overflow set: capacity / 2 s = 500,000 first knocks per second
+# Replaced in a hook's arguments: the address, and why it was rejected.
+ADDRESS_PLACEHOLDER, REASON_PLACEHOLDER = "%IP%", "%REASON%"
 SHORTEST_TRIAL_MS, LONGEST_TRIAL_MS = 1000, 86_400_000
 
 
 class Mode(StrEnum):
-    """What the gate hides."""
+    """Which ports the gate hides."""
 
     OBSERVE = "observe"  # match, never drop
     GUARD = "guard"  # hide the doors' ports
@@ -28,18 +29,18 @@ class WrongPort(StrEnum):
     """Which ports reset a knock in progress."""
 
     ANY = "any"
-    KNOWN = "known"  # only ports that occur in some sequence, as knockd does in fact
+    KNOWN = "known"  # only ports that occur in a sequence, as knockd behaves in practice
 
 
 class EtcdOutagePolicy(StrEnum):
-    """What a shared door does with a signed knock while the fleet gives no answer."""
+    """What a shared door does with a signed knock while etcd does not answer."""
 
-    CLOSED = "closed"  # refuse it: it may have been used at another gate
-    LOCAL = "local"  # take it where this gate has not seen it
+    CLOSED = "closed"  # reject it: it may have been used at another gate
+    LOCAL = "local"  # accept it if this gate has not seen it
 
 
 class Mark(NamedTuple):
-    """Bits of a packet's mark: those in `mask` are doorward's, and `value` is what it sets them to."""
+    """Bits of the packet mark: doorward sets the bits in `mask` to `value`."""
 
     value: int
     mask: int
@@ -50,25 +51,25 @@ class Mark(NamedTuple):
 
 @dataclass(frozen=True, slots=True)
 class Gate:
-    """The table `[gate]`. `capacity` None: the default, less where the memory is small."""
+    """The table `[gate]`. `capacity` None: the default, less on hosts with little memory."""
 
     mode: Mode = Mode.GUARD
-    interfaces: tuple[str, ...] = ()  # none named: every interface but lo
+    interfaces: tuple[str, ...] = ()  # empty: every interface except lo
     public: tuple[Port, ...] = ()
     wrong_port: WrongPort = WrongPort.ANY
     ping: bool = True
     capacity: int | None = None
     name: str | None = None
-    control_group: str | None = None  # besides root, who may ask the daemon
-    accept_mark: Mark | None = None  # set on what is open to its source, for another firewall to accept
-    on_refuse: tuple[str, ...] = ()  # a program and its words, run on refusals, a few a minute
+    control_group: str | None = None  # the group that may use the control socket, besides root
+    accept_mark: Mark | None = None  # set on packets admitted through an opening, for another firewall to accept
+    on_refuse: tuple[str, ...] = ()  # a command and its arguments, run on rejected knocks, a few per minute
 
 
 @dataclass(frozen=True, slots=True)
 class Signed:
-    """The table `[signed]`. The files are named relative to the configuration's folder.
+    """The table `[signed]`. Relative paths are resolved against the configuration directory.
 
-    `window_ms`: how far the sender's clock may be off, either way.
+    `window_ms`: how far the sender's clock may differ, in either direction.
     """
 
     port: Port = DEFAULT_SIGNED_PORT
@@ -79,10 +80,10 @@ class Signed:
 
 @dataclass(frozen=True, slots=True)
 class Fleet:
-    """The table `[fleet]`: the gates that share openings, and the etcd that they share them by.
+    """The table `[fleet]`: the gates that share openings, and the etcd cluster that they use.
 
-    The files are named relative to the configuration's folder; an empty name is none. `timeout_ms`: how long an
-    answer is waited for. `for_max_ms`: for how long the fleet may open a shared door here; None: for the door's own
+    Relative paths are resolved against the configuration directory; an empty path is unset. `timeout_ms`: how long to
+    wait for an answer. `for_max_ms`: for how long the fleet may open a shared door here; None: for the door's own
     `for`.
     """
 
@@ -101,9 +102,9 @@ class Fleet:
 
 @dataclass(frozen=True, slots=True)
 class Configuration:
-    """A whole, valid configuration: doors in the order of the file.
+    """A valid configuration, doors in the order of the file.
 
-    `signed` None: no signed knocks; `fleet` None: this gate is alone.
+    `signed` None: no signed knocks; `fleet` None: not in a fleet.
     """
 
     gate: Gate

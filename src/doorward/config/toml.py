@@ -1,6 +1,6 @@
-"""doorward's own file: TOML to a Configuration, or every fault of its meaning at once.
+"""Parse doorward.toml into a Configuration, reporting every invalid setting at once.
 
-A setting is added in one place: a row in `GATE`, `DOOR`, `SIGNED` or `FLEET`, and its field in the schema or the model.
+To add a setting, add a row to `GATE`, `DOOR`, `SIGNED` or `FLEET`, and its field in the schema or the model.
 """
 
 from __future__ import annotations
@@ -18,17 +18,17 @@ from doorward.config.toml_positions import Keys
 from doorward.errors import ConfigError, ConfigFault
 from doorward.model import Door
 
-_ONE_TABLE = "the table stands twice: put its settings into one of the two, or rename one"
-_ONE_SETTING = "the setting stands twice: remove one of the two"
+_ONE_TABLE = "duplicate table: put its settings into one of the two, or rename one"
+_ONE_SETTING = "duplicate setting: remove one of the two"
 
-# How tomllib's messages begin, and what the operator should do then.
+# How tomllib's messages begin, and the remedy for each.
 _REMEDIES = {
     "Invalid value": 'write text in double quotes, like mode = "stealth"',
     "Invalid initial character for a key part": "write the key as a plain word or in double quotes",
     "Invalid statement": "write KEY = VALUE, [TABLE] or # a comment",
     "Invalid date": 'write text in double quotes, like within = "15s"',
     "Expected '=' after a key": "write KEY = VALUE",
-    "Expected newline or end of document": "write one setting a line, and text in double quotes",
+    "Expected newline or end of document": "write one setting per line, and text in double quotes",
     "Expected ']' at the end of a table declaration": "end the table's name with ]",
     "Expected ']]' at the end of an array declaration": "write [TABLE] in single brackets",
     "Unclosed array": 'separate the elements with commas, write text in double quotes and end the list with "]"',
@@ -50,14 +50,14 @@ _PART = re.compile(r"'([^']*)'")
 
 
 def load(text: str, file: str) -> dict[str, Any]:
-    """Read TOML; ConfigError holds the first fault of its syntax."""
+    """Parse TOML. Raises ConfigError with the first syntax error."""
     try:
         return tomllib.loads(text)
     except tomllib.TOMLDecodeError as error:
         raise ConfigError([_fault(text, file, str(error))]) from None
     except RecursionError:
         raise ConfigError([ConfigFault(file, 1, "lists or tables nest too deep", "write plain lists")]) from None
-    except ValueError:  # int() refuses numbers of thousands of digits
+    except ValueError:  # int() rejects numbers of thousands of digits
         raise ConfigError(
             [ConfigFault(file, 1, "a number has thousands of digits", "write a shorter number")]
         ) from None
@@ -70,26 +70,26 @@ def _fault(text: str, file: str, message: str) -> ConfigFault:
         return ConfigFault(file, last_line, message, _ANY_REMEDY)
     if match["line"] is None:
         return ConfigFault(file, last_line, f"{match['what']} (end of the file)", _remedy(match["what"]))
-    what = f"{_plain(match['what'])} (column {match['column']})"
-    return ConfigFault(file, int(match["line"]), what, _remedy(match["what"]))
+    fault = f"{_plain(match['what'])} (column {match['column']})"
+    return ConfigFault(file, int(match["line"]), fault, _remedy(match["what"]))
 
 
-def _plain(what: str) -> str:
-    """Name tables as the operator wrote them, not as tuples."""
-    return _TUPLE.sub(lambda match: f"[{'.'.join(_PART.findall(match[0]))}]", what)
+def _plain(fault: str) -> str:
+    """Write table names as the operator did, not as tuples."""
+    return _TUPLE.sub(lambda match: f"[{'.'.join(_PART.findall(match[0]))}]", fault)
 
 
-def _remedy(what: str) -> str:
-    return next((remedy for start, remedy in _REMEDIES.items() if what.startswith(start)), _ANY_REMEDY)
+def _remedy(fault: str) -> str:
+    return next((remedy for start, remedy in _REMEDIES.items() if fault.startswith(start)), _ANY_REMEDY)
 
 
 @dataclass(frozen=True, slots=True)
 class Setting:
-    """Which field a key fills, and how its value is read; a list's elements are read by `each` first."""
+    """The field that a key sets, and the converter of its value; `element` converts the elements of a list first."""
 
     field: str
     read: Callable[[Any], object]
-    each: Callable[[object], object] | None = None
+    element: Callable[[object], object] | None = None
     example: str = ""  # of a list
 
 
@@ -112,7 +112,7 @@ DOOR = {
     "knock": Setting("knock", values.sequence, values.port, '["7000/tcp", "8000/udp", "9000/tcp"]'),
     "within": Setting("within_ms", values.duration(values.MAX_WITHIN_MS)),
     "flags": Setting("flags", values.flags, values.text, '["syn", "!ack"]'),
-    "opens": Setting("opens", values.opened, values.port, '["22/tcp"]'),
+    "opens": Setting("opens", values.opens, values.port, '["22/tcp"]'),
     "for": Setting("for_ms", values.duration(values.MAX_FOR_MS)),
     "target": Setting("target", values.address),
     "on_open": Setting("on_open", values.command, values.text, '["/usr/bin/logger", "open to %IP%"]'),
@@ -121,7 +121,7 @@ DOOR = {
 }
 
 SIGNED = {
-    "port": Setting("port", values.datagram_port),
+    "port": Setting("port", values.udp_port),
     "key": Setting("key", values.file),
     "authorized_keys": Setting("authorized_keys", values.file),
     "window": Setting("window_ms", values.window),
@@ -136,12 +136,12 @@ FLEET = {
     "user": Setting("user", values.text),
     "password": Setting("password", values.file),
     "policy": Setting("policy", values.choice(EtcdOutagePolicy)),
-    "timeout": Setting("timeout_ms", values.patience),
+    "timeout": Setting("timeout_ms", values.timeout),
     "plain": Setting("plain", values.boolean),
     "for_max": Setting("for_max_ms", values.duration(values.MAX_FOR_MS)),
 }
 
-# What other programs, and haste, call the same thing.
+# What other programs call the same setting, and common slips.
 OTHER_NAMES = {
     "door": "doors",
     "sequence": "knock",
@@ -156,7 +156,7 @@ OTHER_NAMES = {
 
 
 def parse(text: str, file: str) -> Configuration:
-    """Read a whole configuration; ConfigError holds all faults, or the first one of the syntax."""
+    """Parse a whole configuration. Raises ConfigError with all faults, or the first syntax error."""
     document = load(text, file)
     report = ErrorCollector(file, text)
     _unknown(report, (), document, TABLES)
@@ -164,18 +164,18 @@ def parse(text: str, file: str) -> Configuration:
     doors = _doors(report, document.get("doors", {}))
     signed = Signed(**_table(report, ("signed",), document["signed"], SIGNED)) if "signed" in document else None
     fleet = _fleet(report, document["fleet"]) if "fleet" in document else None
-    validate.knocks_at_taken_ports(report, gate, doors, signed)
-    validate.signed_port_is_taken(report, gate, doors, signed)
-    validate.what_a_fleet_needs(report, gate, doors, fleet)
+    validate.check_knock_ports(report, gate, doors, signed)
+    validate.check_signed_port(report, gate, doors, signed)
+    validate.check_fleet(report, gate, doors, fleet)
     if not doors and not report.faults:
-        report.add(("doors",), "there is no door", "write a table [doors.NAME] for each door")
+        report.add(("doors",), "no door is defined", "write a table [doors.NAME] for each door")
     if report.faults:
         raise ConfigError(report.faults)
     return Configuration(gate, tuple(doors), signed, fleet)
 
 
 def _fleet(report: ErrorCollector, table: object) -> Fleet:
-    """Read the table; what it cannot do without is reported by its header."""
+    """Convert the table [fleet]; missing required settings are reported at its header."""
     fields = _table(report, ("fleet",), table, FLEET)
     for key, example in (("name", '"example"'), ("endpoints", '["https://192.0.2.11:2379"]')):
         if isinstance(table, dict) and key not in table:
@@ -184,7 +184,7 @@ def _fleet(report: ErrorCollector, table: object) -> Fleet:
 
 
 def _doors(report: ErrorCollector, tables: object) -> list[Door]:
-    """Read every door; one with faults is given with what was good, for the rules to look at."""
+    """Convert every door; one with faults keeps its valid settings, so that `validate` can check them."""
     if not isinstance(tables, dict):
         report.add(("doors",), f"doors is {shown(tables)}, not tables", "write a table [doors.NAME] for each door")
         return []
@@ -194,26 +194,26 @@ def _doors(report: ErrorCollector, tables: object) -> list[Door]:
         doors.append(_door(report, name, table))
         if len(report.faults) == faults_before:
             whole.append(doors[-1])
-    validate.same_sequence_twice(report, whole)
+    validate.check_unique_sequences(report, whole)
     return doors
 
 
 def _door(report: ErrorCollector, name: str, table: object) -> Door:
     path = ("doors", name)
     if name in DOOR and not isinstance(table, dict):
-        report.add(path, f"the setting {name!r} stands in [doors] itself", "write it below [doors.NAME]")
+        report.add(path, f"the setting {name!r} is directly in [doors]", "write it below [doors.NAME]")
         return Door(name, (), ())
     try:
         values.name(name)
     except ValueError as error:
         report.add_error(path, "the door's name", error)
     fields = _table(report, path, table, DOOR)
-    validate.what_a_door_does(report, path, table)
+    validate.check_door(report, path, table)
     return Door(name, **({"knock": (), "opens": ()} | fields))
 
 
 def _table(report: ErrorCollector, path: Keys, table: object, settings: Mapping[str, Setting]) -> dict[str, Any]:
-    """Give the fields whose settings are good; the rest is reported."""
+    """Return the fields with valid settings; report the others."""
     if not isinstance(table, dict):
         report.add(path, f"{shown(path[-1])} is {shown(table)}, not a table", f"write a table {header(path)}")
         return {}
@@ -224,7 +224,7 @@ def _table(report: ErrorCollector, path: Keys, table: object, settings: Mapping[
         if setting is None:
             continue
         try:
-            fields[setting.field] = setting.read(_elements(report, (*path, key), value, setting))
+            fields[setting.field] = setting.read(_convert_elements(report, (*path, key), value, setting))
         except _Reported:
             continue
         except ValueError as error:
@@ -233,19 +233,19 @@ def _table(report: ErrorCollector, path: Keys, table: object, settings: Mapping[
 
 
 class _Reported(Exception):
-    """A list has faults that the report already holds."""
+    """A list has faults that were reported already."""
 
 
-def _elements(report: ErrorCollector, path: Keys, value: object, setting: Setting) -> object:
-    """Read the elements of a list, each fault at its own line; any other value is given as it is."""
-    if setting.each is None:
+def _convert_elements(report: ErrorCollector, path: Keys, value: object, setting: Setting) -> object:
+    """Convert the elements of a list, reporting each fault at its own line; return any other value unchanged."""
+    if setting.element is None:
         return value
     if not isinstance(value, list):
-        raise ValueError(f"{shown(value)} is no list; write {path[-1]} = {setting.example}")
+        raise ValueError(f"{shown(value)} is not a list; write {path[-1]} = {setting.example}")
     elements = []
     for index, element in enumerate(value):
         try:
-            elements.append(setting.each(element))
+            elements.append(setting.element(element))
         except ValueError as error:
             report.add_error((*path, str(index)), path[-1], error)
     if len(elements) < len(value):
@@ -254,14 +254,14 @@ def _elements(report: ErrorCollector, path: Keys, value: object, setting: Settin
 
 
 def _unknown(report: ErrorCollector, path: Keys, table: Mapping[str, object], known: Collection[str]) -> None:
-    """Report each key that is no setting here, with what was probably meant."""
+    """Report each unknown key, with the setting that was probably meant."""
     where = f" in {header(path)}" if path else ""
     for key in [key for key in table if key not in known]:
-        kind = "setting" if path or not isinstance(table[key], dict) else "table"
-        report.add((*path, key), f"unknown {kind} {shown(key)}{where}", _meant(key, known))
+        noun = "setting" if path or not isinstance(table[key], dict) else "table"
+        report.add((*path, key), f"unknown {noun} {shown(key)}{where}", _remedy_for_key(key, known))
 
 
-def _meant(key: str, known: Collection[str]) -> str:
+def _remedy_for_key(key: str, known: Collection[str]) -> str:
     if OTHER_NAMES.get(key) in known:
         return f"write {OTHER_NAMES[key]!r} instead"
     for table, settings in (("[gate]", GATE), ("a table [doors.NAME]", DOOR), ("[signed]", SIGNED), ("[fleet]", FLEET)):

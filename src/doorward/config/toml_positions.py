@@ -1,7 +1,7 @@
-"""On which line each table and key of a TOML text stands; tomllib does not tell.
+"""Find the line of each table and key in a TOML text, which tomllib does not report.
 
-A tolerant scanner, not a parser: it is asked about texts that tomllib has accepted, and of any other text it
-gives some answer and never an error. Elements of lists and of `[[arrays]]` are found as `(…, "0")`, `(…, "1")`.
+A tolerant scanner, not a parser: it is meant for texts that tomllib accepts, and returns some answer for any other,
+never an error. Elements of lists and of `[[arrays]]` have the paths `(…, "0")`, `(…, "1")`.
 """
 
 from __future__ import annotations
@@ -13,7 +13,7 @@ from dataclasses import dataclass, field
 
 Keys = tuple[str, ...]
 
-MAX_DEPTH = 8  # no setting lies deeper, and every part of a path is one more entry
+MAX_DEPTH = 8  # no setting is deeper, and every part of a path is one more entry
 
 _TOKEN = re.compile(
     r"""
@@ -35,7 +35,7 @@ _TOKEN = re.compile(
 
 
 def find_lines(text: str) -> dict[Keys, int]:
-    """Give the line, counted from 1, where each path of keys first stands."""
+    """Return the line, counted from 1, on which each path of keys first appears."""
     scanner = _Scanner()
     line, counted_to = 1, 0
     for token in _TOKEN.finditer(text):
@@ -49,7 +49,7 @@ def find_lines(text: str) -> dict[Keys, int]:
 
 
 def line_of(lines: Mapping[Keys, int], path: Keys) -> int:
-    """Give the line of a path, or of the nearest thing around it that has one."""
+    """Return the line of a path, or of the innermost table or list around it that has one."""
     while path and path not in lines:
         path = path[:-1]
     return lines.get(path, 1)
@@ -57,7 +57,7 @@ def line_of(lines: Mapping[Keys, int], path: Keys) -> int:
 
 @dataclass(slots=True)
 class _Open:
-    """An array or an inline table that is not closed yet."""
+    """An array or inline table that is not closed yet."""
 
     path: Keys
     is_array: bool
@@ -129,7 +129,7 @@ class _Scanner:
         self.keys.clear()
 
     def enter(self, keys: list[str], line: int, *, is_array: bool = False) -> None:
-        """Make a header's table the current one; below an array of tables that is its last element."""
+        """Make a header's table the current one; below an array of tables, its last element."""
         path: Keys = ()
         for part in keys[:MAX_DEPTH]:
             path = (*path, str(self.arrays[path]), part) if path in self.arrays else (*path, part)
@@ -148,7 +148,7 @@ class _Scanner:
         return self.path
 
     def note(self, path: Keys, line: int) -> Keys:
-        """Keep the first line of a path and of all that it lies in."""
+        """Record the first line of a path and of all its parents."""
         path = path[:MAX_DEPTH]
         if path not in self.lines:
             for depth in range(1, len(path) + 1):

@@ -1,4 +1,4 @@
-"""What settings may not say together, each good by itself."""
+"""Report settings that conflict with each other, though each is valid by itself."""
 
 from __future__ import annotations
 
@@ -11,8 +11,8 @@ from doorward.config.toml_positions import Keys
 from doorward.model import Door, Port
 
 
-def same_sequence_twice(report: ErrorCollector, doors: Iterable[Door]) -> None:
-    """Refuse two doors of one automaton with the same sequence: one knock would mean both."""
+def check_unique_sequences(report: ErrorCollector, doors: Iterable[Door]) -> None:
+    """Report two doors of one state machine with the same sequence: a knock would match both."""
     first: dict[object, str] = {}
     for door in doors:
         other = first.setdefault((door.flags, door.within_ms, door.target, door.knock), door.name)
@@ -25,39 +25,41 @@ def same_sequence_twice(report: ErrorCollector, doors: Iterable[Door]) -> None:
             )
 
 
-def knocks_at_taken_ports(report: ErrorCollector, gate: Gate, doors: Sequence[Door], signed: Signed | None) -> None:
-    """Refuse a knock at a port that is no symbol, since it is public or some door opens it."""
+def check_knock_ports(report: ErrorCollector, gate: Gate, doors: Sequence[Door], signed: Signed | None) -> None:
+    """Report knock ports that never count, because they are public or opened by a door."""
     public = frozenset(gate.public)
     opener: dict[Port, str] = {}
     for door in doors:
         for port in door.opens:
             opener.setdefault(port, door.name)
     for door in doors:
-        for path, port in _knocks(door):
+        for path, port in _knock_ports(door):
             if port in public:
-                _refuse(report, path, f"{port} is public", ("gate", "public"), 'take it out of "public"')
+                _report_knock_port(report, path, f"{port} is public", ("gate", "public"), 'take it out of "public"')
             elif port in opener:
                 other = opener[port]
                 whose = "the same door" if other == door.name else f"door {shown(other)}"
-                _refuse(report, path, f"{whose} opens {port}", ("doors", other, "opens"), "open another port")
+                _report_knock_port(
+                    report, path, f"{whose} opens {port}", ("doors", other, "opens"), "open another port"
+                )
             elif signed is not None and port == signed.port:
                 place = ("signed", "port")
-                _refuse(report, path, f"{port} takes signed knocks", place, "take signed knocks at another")
+                _report_knock_port(report, path, f"{port} takes signed knocks", place, "take signed knocks at another")
 
 
-def signed_port_is_taken(report: ErrorCollector, gate: Gate, doors: Sequence[Door], signed: Signed | None) -> None:
-    """Refuse a port for signed knocks that something else has: whatever is sent there is taken for one."""
+def check_signed_port(report: ErrorCollector, gate: Gate, doors: Sequence[Door], signed: Signed | None) -> None:
+    """Report a signed knock port that is also used otherwise: every packet to it is taken for a signed knock."""
     if signed is None:
         return
     taken = dict.fromkeys(gate.public, "is public")
     taken |= {port: f"is what door {shown(door.name)} opens" for door in doors for port in door.opens}
     if signed.port in taken:
-        what = f"port: {signed.port} {taken[signed.port]}"
-        report.add(("signed", "port"), what, "take signed knocks at another port, which nothing uses")
+        fault = f"port: {signed.port} {taken[signed.port]}"
+        report.add(("signed", "port"), fault, "take signed knocks at another port, which nothing uses")
 
 
-def what_a_door_does(report: ErrorCollector, path: Keys, table: object) -> None:
-    """Refuse a door that does nothing, and one that would open a port of this host for a knock at another."""
+def check_door(report: ErrorCollector, path: Keys, table: object) -> None:
+    """Report a door that does nothing, and one that would open ports of this host for a knock at another."""
     if not isinstance(table, dict):
         return
     name = shown(path[-1])
@@ -68,21 +70,21 @@ def what_a_door_does(report: ErrorCollector, path: Keys, table: object) -> None:
     if "on_close" in table and not {"opens", "on_open"} & table.keys():
         report.add((*path, "on_close"), f"door {name} closes what it never opens", "write `on_open` too")
     if "target" in table and "opens" in table:
-        what = f"door {name} has a target, and `opens` opens ports of this host"
-        report.add((*path, "opens"), what, "leave out one of the two; a door with a target runs `on_open`")
+        fault = f"door {name} has a target, and `opens` opens ports of this host"
+        report.add((*path, "opens"), fault, "leave out one of the two; a door with a target runs `on_open`")
 
 
-def what_a_fleet_needs(report: ErrorCollector, gate: Gate, doors: Sequence[Door], fleet: Fleet | None) -> None:
-    """Refuse a gate without a name in a fleet, half of a pair of settings, and shared doors without a fleet."""
+def check_fleet(report: ErrorCollector, gate: Gate, doors: Sequence[Door], fleet: Fleet | None) -> None:
+    """Report a fleet gate without a name, half of a pair of settings, and shared doors without a fleet."""
     if fleet is not None:
-        _what_its_table_says(report, gate, fleet)
+        _check_fleet_table(report, gate, fleet)
         return
     for door in (door for door in doors if door.shared):
-        what = f"door {shown(door.name)} is shared, and there is no [fleet]"
-        report.add(("doors", door.name, "shared"), what, "write that table, or leave `shared` out")
+        fault = f"door {shown(door.name)} is shared, and there is no [fleet]"
+        report.add(("doors", door.name, "shared"), fault, "write that table, or leave `shared` out")
 
 
-def _what_its_table_says(report: ErrorCollector, gate: Gate, fleet: Fleet) -> None:
+def _check_fleet_table(report: ErrorCollector, gate: Gate, fleet: Fleet) -> None:
     place = ("fleet",)
     if gate.name is None:
         report.add(place, "this gate has no name in the fleet", 'write name = "edge-1" in [gate]')
@@ -93,13 +95,13 @@ def _what_its_table_says(report: ErrorCollector, gate: Gate, fleet: Fleet) -> No
             has, lacks = (one, other) if getattr(fleet, one) else (other, one)
             report.add((*place, has), f"[fleet] has a {has} and no {lacks}", f"write {lacks} too, or leave both out")
     for index, endpoint in enumerate(() if fleet.plain else fleet.endpoints):
-        if endpoint.startswith("http:") and not _is_here(endpoint):
-            what = f"endpoints: {shown(endpoint)} is not encrypted: whoever is on the way can open doors"
+        if endpoint.startswith("http:") and not _is_local(endpoint):
+            fault = f"endpoints: {shown(endpoint)} is not encrypted: anyone on the network path can open doors"
             path = (*place, "endpoints", str(index))
-            report.add(path, what, "write https://, or plain = true on a wire of its own")
+            report.add(path, fault, "write https://, or plain = true on a dedicated network")
 
 
-def _is_here(endpoint: str) -> bool:
+def _is_local(endpoint: str) -> bool:
     host = endpoint.partition("://")[2].rpartition(":")[0].strip("[]")
     try:
         return ip_address(host).is_loopback
@@ -107,13 +109,13 @@ def _is_here(endpoint: str) -> bool:
         return host == "localhost"
 
 
-def _knocks(door: Door) -> Iterator[tuple[Keys, Port]]:
-    """Give each port of a sequence once, with its place."""
+def _knock_ports(door: Door) -> Iterator[tuple[Keys, Port]]:
+    """Yield each port of a sequence once, with its path of keys."""
     for index, port in enumerate(door.knock):
         if port not in door.knock[:index]:
             yield ("doors", door.name, "knock", str(index)), port
 
 
-def _refuse(report: ErrorCollector, path: Keys, why: str, place: Keys, otherwise: str) -> None:
-    what = f"door {shown(path[1])} knocks at a port that is no knock: {why} (line {report.line(place)})"
-    report.add(path, what, f"knock at another port, or {otherwise}")
+def _report_knock_port(report: ErrorCollector, path: Keys, why: str, place: Keys, remedy: str) -> None:
+    fault = f"door {shown(path[1])} has a knock port that never counts: {why} (line {report.line(place)})"
+    report.add(path, fault, f"knock at another port, or {remedy}")

@@ -1,4 +1,4 @@
-"""Readers of single values: a TOML value to doorward's own; ValueError says `what is wrong; what instead`."""
+"""Converters of single TOML values. Each raises ValueError as `fault; remedy`."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ MAX_WITHIN_MS = 3_600_000  # an hour
 MAX_FOR_MS = 365 * 86_400_000
 MAX_OPENS = 32
 MIN_WINDOW_MS, MAX_WINDOW_MS = 1000, 3_600_000
-MIN_PATIENCE_MS, MAX_PATIENCE_MS = 50, 10_000
+MIN_TIMEOUT_MS, MAX_TIMEOUT_MS = 50, 10_000
 MAX_ENDPOINTS = 16
 MAX_INTERFACE_BYTES = 15  # IFNAMSIZ without its NUL
 _INTERFACE = re.compile(r"""[^\s/:"'\\*]+\*?""")
@@ -31,14 +31,14 @@ Item = TypeVar("Item", bound=Hashable)
 
 
 def text(value: object) -> str:
-    """Read a text."""
+    """Convert a string."""
     if not isinstance(value, str):
-        raise ValueError(f'{shown(value)} is no text; write text in double quotes, like "text"')
+        raise ValueError(f'{shown(value)} is not a string; write text in double quotes, like "text"')
     return value
 
 
 def choice(words: type[Choice]) -> Callable[[object], Choice]:
-    """Make a reader of one of a few words."""
+    """Return a converter for the members of an enumeration."""
 
     def read(value: object) -> Choice:
         if not isinstance(value, str) or value not in list(words):
@@ -49,52 +49,52 @@ def choice(words: type[Choice]) -> Callable[[object], Choice]:
 
 
 def quoted(words: type[StrEnum]) -> list[str]:
-    """Give the words as the file holds them."""
+    """Return the values of an enumeration in double quotes, as the file has them."""
     return [f'"{word}"' for word in words]
 
 
 def boolean(value: object) -> bool:
-    """Read true or false, which TOML writes without quotes."""
+    """Convert true or false, which TOML writes without quotes."""
     if not isinstance(value, bool):
         raise ValueError(f"{shown(value)} is neither true nor false; write true or false, without quotes")
     return value
 
 
 def capacity(value: object) -> int:
-    """Read a number of sources."""
+    """Convert the number of sources to track."""
     if not isinstance(value, int) or isinstance(value, bool) or not MIN_CAPACITY <= value <= MAX_CAPACITY:
         raise ValueError(
-            f"{shown(value)} is no possible capacity; "
+            f"invalid capacity {shown(value)}; "
             f"write a whole number from {MIN_CAPACITY} to {MAX_CAPACITY}, without quotes"
         )
     return value
 
 
 def name(value: object) -> str:
-    """Read the name of a door or of a gate."""
+    """Convert the name of a door or gate."""
     word = text(value)
     if NAME.fullmatch(word) is None:
-        raise ValueError(f"{shown(word)} is no name; write 1 to 64 letters, digits, - and _")
+        raise ValueError(f"invalid name {shown(word)}; write 1 to 64 letters, digits, - and _")
     if word.isdigit():
         raise ValueError(f'{shown(word)} is all digits; put a letter into the name, like "port-{word}"')
     return word
 
 
 def group(value: object) -> str:
-    """Read the name of a Unix group; whether the host has it is not asked here."""
+    """Convert the name of a Unix group; whether it exists is checked elsewhere."""
     word = text(value)
     if not word.isprintable() or word != word.strip() or not 1 <= len(word) <= 255 or set(word) & set(":,/"):
-        raise ValueError(f'{shown(word)} is no group; write the name of a Unix group, like "adm"')
+        raise ValueError(f'invalid group name {shown(word)}; write the name of a Unix group, like "adm"')
     return word
 
 
 def mark(value: object) -> Mark:
-    """Read a mark, as a number or as iptables writes it, `0x1000/0x1000`; without a mask it is its own."""
+    """Convert a mark, as a number or in iptables' syntax, `0x1000/0x1000`; the default mask is the value itself."""
     word = str(value) if isinstance(value, int) and not isinstance(value, bool) else value
     match = _MARK.fullmatch(word.strip()) if isinstance(word, str) else None
     numbers = [int(part, 0 if part[:2].lower() == "0x" else 10) for part in match.groups() if part] if match else []
     if not numbers or max(numbers) > _MAX_MARK:
-        raise ValueError(f'{shown(value)} is no mark; write value and mask, like "0x1000/0x1000"')
+        raise ValueError(f'invalid mark {shown(value)}; write value and mask, like "0x1000/0x1000"')
     bits, mask = numbers[0], numbers[-1]
     if bits == 0 or bits & ~mask:
         raise ValueError(f'{shown(value)}: the value must be bits of its mask, not 0; write like "0x1000/0x1000"')
@@ -102,7 +102,7 @@ def mark(value: object) -> Mark:
 
 
 def duration(limit_ms: int) -> Callable[[object], int]:
-    """Make a reader of durations up to a limit, in milliseconds."""
+    """Return a converter for durations up to a limit, in milliseconds."""
 
     def read(value: object) -> int:
         if isinstance(value, int) and not isinstance(value, bool):
@@ -117,27 +117,29 @@ def duration(limit_ms: int) -> Callable[[object], int]:
 
 
 def port(value: object) -> Port:
-    """Read one port; a number alone is the commonest slip."""
+    """Convert one port; a number without a protocol is the most common mistake."""
     number = value if isinstance(value, int) and not isinstance(value, bool) else 0
     if isinstance(value, str) and re.fullmatch("[0-9]{1,5}", value.strip()):
         number = int(value)
     if 1 <= number <= 65535:
         raise ValueError(f'{shown(value)} has no protocol; write "{number}/tcp" or "{number}/udp"')
+    if isinstance(value, str) and _RANGE.fullmatch(value.strip()):
+        raise ValueError(f"{shown(value)} is a range, which only `public` accepts; list the ports one by one")
     if not isinstance(value, str) or len(value) > 40:
-        raise ValueError(f'{shown(value)} is no port; write a text like "7000/tcp"')
+        raise ValueError(f'invalid port {shown(value)}; write a text like "7000/tcp"')
     return Port.parse(value)
 
 
-def datagram_port(value: object) -> Port:
-    """Read a UDP port."""
-    found = port(value)
-    if found.protocol is not Protocol.UDP:
-        raise ValueError(f'a signed knock is a UDP packet, and {found} is none; write "{found.number}/udp"')
-    return found
+def udp_port(value: object) -> Port:
+    """Convert a UDP port."""
+    udp = port(value)
+    if udp.protocol is not Protocol.UDP:
+        raise ValueError(f'a signed knock is a UDP packet, but {udp} is not a UDP port; write "{udp.number}/udp"')
+    return udp
 
 
 def file(value: object) -> str:
-    """Read the name of a file; a relative one is meant from the configuration's folder."""
+    """Convert a file name; a relative one is resolved against the configuration directory."""
     word = text(value)
     if not word or not word.isprintable() or word.endswith("/"):
         raise ValueError(f'{shown(word)} names no file; write a path, like "server.key"')
@@ -145,39 +147,39 @@ def file(value: object) -> str:
 
 
 def window(value: object) -> int:
-    """Read how far a sender's clock may be off, in milliseconds."""
+    """Convert how far a sender's clock may differ, in milliseconds."""
     duration_ms = duration(MAX_WINDOW_MS)(value)
     if duration_ms < MIN_WINDOW_MS:
         raise ValueError(f'{shown(value)} is shorter than clocks differ; write at least "1s"')
     return duration_ms
 
 
-def patience(value: object) -> int:
-    """Read how long an answer is waited for, in milliseconds."""
-    duration_ms = duration(MAX_PATIENCE_MS)(value)
-    if duration_ms < MIN_PATIENCE_MS:
-        raise ValueError(f'{shown(value)} is too short for an answer; write at least "{MIN_PATIENCE_MS}ms"')
+def timeout(value: object) -> int:
+    """Convert how long to wait for an answer, in milliseconds."""
+    duration_ms = duration(MAX_TIMEOUT_MS)(value)
+    if duration_ms < MIN_TIMEOUT_MS:
+        raise ValueError(f'{shown(value)} is too short for an answer; write at least "{MIN_TIMEOUT_MS}ms"')
     return duration_ms
 
 
 def endpoint(value: object) -> str:
-    """Read where a node of etcd answers."""
+    """Convert the URL of an etcd node."""
     word = text(value)
     match = _ENDPOINT.fullmatch(word)
     if match is None or not 1 <= int(match[1]) <= 65535:
-        raise ValueError(f'{shown(word)} is no endpoint; write it like "https://192.0.2.11:2379"')
+        raise ValueError(f'invalid endpoint {shown(word)}; write it like "https://192.0.2.11:2379"')
     return word.rstrip("/")
 
 
 def endpoints(items: Sequence[str]) -> tuple[str, ...]:
-    """Read the nodes of etcd."""
+    """Convert the list of etcd nodes."""
     if not 1 <= len(items) <= MAX_ENDPOINTS:
         raise ValueError(f"{len(items)} endpoints; write 1 to {MAX_ENDPOINTS}, those of the nodes of etcd")
     return distinct(items)
 
 
 def port_range(value: object) -> tuple[Port, ...]:
-    """Read one port or a range of ports."""
+    """Convert one port or a range of ports."""
     match = _RANGE.fullmatch(value.strip()) if isinstance(value, str) else None
     if match is None:
         return (port(value),)
@@ -188,7 +190,7 @@ def port_range(value: object) -> tuple[Port, ...]:
 
 
 def interface(value: object) -> str:
-    """Read a name as Linux allows it; a `*` at its end stands for any rest."""
+    """Convert an interface name as Linux allows it; a trailing `*` is a wildcard."""
     word = text(value)
     if word == "lo":
         raise ValueError("'lo' is never watched; take it out of the list")
@@ -197,42 +199,42 @@ def interface(value: object) -> str:
     well_formed = _INTERFACE.fullmatch(word) and word.isprintable() and word.rstrip("*") not in (".", "..")
     if not well_formed or len(word.encode()) > MAX_INTERFACE_BYTES:
         raise ValueError(
-            f"{shown(word)} is no interface; write a name as `ip link` shows it, at most "
+            f"invalid interface name {shown(word)}; write a name as `ip link` shows it, at most "
             f'{MAX_INTERFACE_BYTES} bytes, like "eth0" or "ppp*"'
         )
     return word
 
 
 def address(value: object) -> Address:
-    """Read an IPv4 or IPv6 address."""
+    """Convert an IPv4 or IPv6 address."""
     try:
         return parse_address(text(value))
     except ValueError:
-        raise ValueError(f'{shown(value)} is no address; write one like "192.0.2.7"') from None
+        raise ValueError(f'invalid address {shown(value)}; write one like "192.0.2.7"') from None
 
 
 def command(words: Sequence[str]) -> tuple[str, ...]:
-    """Read a program, by its whole path or a name that PATH has, and its words; there is no shell."""
+    """Convert a command, by its full path or a name in PATH, and its arguments; no shell is involved."""
     if not words:
-        raise ValueError('an empty list is no command; write a program and its words, like ["/usr/bin/logger", "%IP%"]')
+        raise ValueError('the command is empty; write a command and its arguments, like ["/usr/bin/logger", "%IP%"]')
     if not words[0] or ("/" in words[0] and not words[0].startswith("/")):
-        raise ValueError(f'{shown(words[0])} is no program; write a whole path, like "/usr/bin/logger"')
+        raise ValueError(f'invalid program path {shown(words[0])}; write a full path, like "/usr/bin/logger"')
     if any("\0" in word for word in words):
         raise ValueError("a word holds a NUL; take it out")
     return tuple(words)
 
 
 def sequence(ports: Sequence[Port]) -> tuple[Port, ...]:
-    """Read the knocks of a door."""
+    """Convert the port sequence of a door."""
     if not ports:
-        raise ValueError("the sequence is empty; list its ports, or leave `knock` out to open by hand only")
+        raise ValueError("the sequence is empty; list its ports, or leave `knock` out to use `doorward open` only")
     if len(ports) > MAX_SEQUENCE:
         raise ValueError(f"{len(ports)} knocks are too many; write at most {MAX_SEQUENCE}")
     return tuple(ports)
 
 
-def opened(ports: Sequence[Port]) -> tuple[Port, ...]:
-    """Read the ports that a door opens."""
+def opens(ports: Sequence[Port]) -> tuple[Port, ...]:
+    """Convert the ports that a door opens."""
     if not ports:
         raise ValueError('the list is empty; name what the door opens, like opens = ["22/tcp"]')
     if len(ports) > MAX_OPENS:
@@ -241,25 +243,25 @@ def opened(ports: Sequence[Port]) -> tuple[Port, ...]:
 
 
 def interfaces(names: Sequence[str]) -> tuple[str, ...]:
-    """Read which interfaces are watched."""
+    """Convert the list of watched interfaces."""
     if not names:
         raise ValueError("the list is empty; name one, or leave `interfaces` out to watch all but lo")
     return distinct(names)
 
 
 def distinct(items: Sequence[Item]) -> tuple[Item, ...]:
-    """Refuse what stands twice."""
+    """Return the items. Raises ValueError for a duplicate."""
     if len(set(items)) < len(items):
         twice = next(item for index, item in enumerate(items) if item in items[:index])
-        raise ValueError(f"'{twice}' stands twice; write it once")
+        raise ValueError(f"duplicate entry '{twice}'; write it once")
     return tuple(items)
 
 
 def public(ranges: Sequence[Sequence[Port]]) -> tuple[Port, ...]:
-    """Join ranges, which may overlap; each port is kept once, where it first stood."""
+    """Join ranges, which may overlap; each port is kept once, at its first position."""
     return tuple(dict.fromkeys(port for ports in ranges for port in ports))
 
 
 def flags(words: Sequence[str]) -> FlagFilter:
-    """Read which TCP flags a knock carries."""
+    """Convert the TCP flags of a knock packet."""
     return FlagFilter.parse(tuple(words))

@@ -1,8 +1,8 @@
-"""Doors in, tables out: the sequences of all doors as one Aho-Corasick automaton (CACM 18(6), 1975).
+"""Compile the port sequences of all doors into an Aho-Corasick automaton (CACM 18(6), 1975).
 
-Doors with the same flags, deadline and target share a machine; the machines run side by side. A state is a
-whole number, unique over all machines, and 0 is none. Each state keeps its own edges and one failure link,
-never the full transition table, which explodes where many sequences overlap.
+Doors with the same flags, deadline and target share a state machine; the machines run in parallel. A state is an
+integer from 1, unique across all machines. Each state has its own edges and one failure link, never the full
+transition table, which explodes where many sequences overlap.
 """
 
 from __future__ import annotations
@@ -17,57 +17,57 @@ MachineKey = tuple[FlagFilter, int, bytes | None]  # flags, deadline in ms, pack
 _SYMBOL_BITS = 24
 
 
-def symbol_text(port: Port) -> int:
+def pack_symbol(port: Port) -> int:
     """Pack a protocol and a port into 24 bits."""
     return port.protocol << 16 | port.number
 
 
 def edge(state: int, symbol: int) -> int:
-    """Pack what an edge starts with: 100,000 doors as tuples would need twice the memory."""
+    """Pack a state and a symbol into one key: tuples would need twice the memory for 100,000 doors."""
     return state << _SYMBOL_BITS | symbol
 
 
-def split_symbol(key: int) -> tuple[int, Port]:
-    """Undo `edge`: the state, and the symbol as a port."""
+def split_edge(key: int) -> tuple[int, Port]:
+    """Unpack a key of `edge`: the state, and the symbol as a port."""
     return key >> _SYMBOL_BITS, Port(Protocol(key >> 16 & 0xFF), key & 0xFFFF)
 
 
 @dataclass(frozen=True, slots=True)
 class Machine:
-    """The doors of one (flags, deadline, target).
+    """The state machine for all doors with one combination of flags, deadline and target.
 
-    `fail` leads to the longest shorter prefix that can still help, and lacks a state whose only help is the
-    root. `same` holds the edges on which a packet repeats its state's last symbol and nothing changes.
-    `completes` gives, for a state, the doors (by index) that open on entering it.
+    `fail` maps a state to its longest proper suffix that is a useful prefix; states that fall back to the root are
+    not in it. `repeats` holds the edges on which a packet repeats the state's last symbol and nothing changes.
+    `completes` maps a state to the doors (by index) that open on entering it.
     """
 
     flags: FlagFilter
     within_ms: int
     root: int
-    firsts: range  # the states one knock from the root: entering one starts the deadline
+    first_states: range  # the states one knock packet from the root: entering one starts the deadline
     edges: Edges
     fail: dict[int, int]
-    same: frozenset[int]
+    repeats: frozenset[int]
     completes: dict[int, tuple[int, ...]]
     target: bytes | None = None
 
-    def watches(self, packet: Packet) -> bool:
-        """Tell whether the packet goes where this machine's doors look, with flags that they test; UDP has none."""
-        here = packet.local if self.target is None else packet.destination == self.target
-        return here and (packet.port.protocol is Protocol.UDP or self.flags.passes(packet.flags))
+    def matches(self, packet: Packet) -> bool:
+        """Return whether the packet's destination and flags match this machine's doors; UDP has no flags."""
+        is_destination = packet.local if self.target is None else packet.destination == self.target
+        return is_destination and (packet.port.protocol is Protocol.UDP or self.flags.passes(packet.flags))
 
     def step(self, state: int, symbol: int) -> int | None:
-        """Give the state after `symbol`, the root for a wrong one, None where nothing changes."""
-        following = self.edges.get(edge(state, symbol))
-        if following is None and edge(state, symbol) in self.same:
+        """Return the state after `symbol`: the root for a wrong one, None if nothing changes."""
+        next_state = self.edges.get(edge(state, symbol))
+        if next_state is None and edge(state, symbol) in self.repeats:
             return None
-        while following is None and state != self.root:
+        while next_state is None and state != self.root:
             state = self.fail.get(state, self.root)
-            following = self.edges.get(edge(state, symbol))
-        return self.root if following is None else following
+            next_state = self.edges.get(edge(state, symbol))
+        return self.root if next_state is None else next_state
 
-    def longest_fall(self) -> int:
-        """Give the length of the longest chain of failure links, the root not counted; at most 31."""
+    def longest_failure_chain(self) -> int:
+        """Return the length of the longest chain of failure links, not counting the root; at most 31."""
         lengths: dict[int, int] = {}
         for state in sorted(self.fail):  # links lead to shorter prefixes, which have smaller numbers
             lengths[state] = 1 + lengths.get(self.fail[state], 0)
@@ -76,22 +76,24 @@ class Machine:
 
 @dataclass(frozen=True, slots=True)
 class Automaton:
-    """All machines, and which ports are symbols: `never` are not; where `only` stands, no others are."""
+    """All state machines, and which ports count: not `ignored_ports`; only `known_ports`, if it is set."""
 
     machines: tuple[Machine, ...]
-    never: frozenset[Port]
-    only: frozenset[Port] | None = None
+    ignored_ports: frozenset[Port]
+    known_ports: frozenset[Port] | None = None
 
     def is_symbol(self, packet: Packet) -> bool:
-        """Tell whether some machine takes the packet as a symbol (design.md, section 3, rule 1)."""
+        """Return whether any machine matches the packet as a symbol (design.md, section 3, rule 1)."""
         port = packet.port
-        if (packet.local and port in self.never) or (self.only is not None and port not in self.only):
+        if (packet.local and port in self.ignored_ports) or (
+            self.known_ports is not None and port not in self.known_ports
+        ):
             return False
-        return any(machine.watches(packet) for machine in self.machines)
+        return any(machine.matches(packet) for machine in self.machines)
 
 
 def compile_doors(doors: Sequence[Door], *, public: Iterable[Port] = (), known_only: bool = False) -> Automaton:
-    """Compile `doors`; a door without a sequence opens by hand and has no part in any machine."""
+    """Compile `doors`; doors without a port sequence are in no machine."""
     groups: dict[MachineKey, list[int]] = {}
     for index, door in enumerate(doors):
         if door.knock:
@@ -99,15 +101,15 @@ def compile_doors(doors: Sequence[Door], *, public: Iterable[Port] = (), known_o
     machines: list[Machine] = []
     root = 1
     for key, members in groups.items():
-        machines.append(_machine(key, root, [(i, doors[i].knock) for i in members]))
+        machines.append(_build_machine(key, root, [(i, doors[i].knock) for i in members]))
         root += len(machines[-1].edges) + 1
     never = frozenset(public).union(*(door.opens for door in doors))
     only = frozenset(port for door in doors for port in door.knock) if known_only else None
     return Automaton(tuple(machines), never, only)
 
 
-def depths(automaton: Automaton) -> tuple[tuple[int, int], ...]:
-    """Tell how many knocks led to a state: (the first state, their number) in order, until the next one's first."""
+def state_depths(automaton: Automaton) -> tuple[tuple[int, int], ...]:
+    """Return the depth of every state as sorted ranges: (first state, number of knock packets that lead to it)."""
     starts: list[tuple[int, int]] = []
     for machine in automaton.machines:
         starts.append((machine.root, 0))
@@ -124,8 +126,8 @@ def machine_key(door: Door) -> MachineKey:
     return door.flags, door.within_ms, door.target.packed if door.target else None
 
 
-def _machine(key: MachineKey, root: int, members: Sequence[tuple[int, tuple[Port, ...]]]) -> Machine:
-    edges, levels, ends = _trie(root, [knock for _, knock in members])
+def _build_machine(key: MachineKey, root: int, members: Sequence[tuple[int, tuple[Port, ...]]]) -> Machine:
+    edges, levels, ends = _build_trie(root, [knock for _, knock in members])
     fail = _failure_links(root, edges, levels)
     completes: dict[int, tuple[int, ...]] = {}
     for (index, _), end in zip(members, ends, strict=True):
@@ -133,32 +135,32 @@ def _machine(key: MachineKey, root: int, members: Sequence[tuple[int, tuple[Port
     for state, shorter in fail.items():  # in the order of depth, so the shorter prefix is complete
         if shorter in completes:
             completes[state] = completes.get(state, ()) + completes[shorter]
-    same = frozenset(key for key in _repeats(edges) if _changes_nothing(root, edges, fail, key))
+    same = frozenset(key for key in _repeat_edges(edges) if _is_retransmission(root, edges, fail, key))
     firsts = range(root + 1, root + 1 + len(levels[0]))
     flags, within_ms, target = key
-    return Machine(flags, within_ms, root, firsts, edges, _useful(edges, fail), same, completes, target)
+    return Machine(flags, within_ms, root, firsts, edges, _shorten_links(edges, fail), same, completes, target)
 
 
-def _trie(root: int, sequences: Sequence[tuple[Port, ...]]) -> tuple[Edges, list[list[int]], list[int]]:
-    """Number the prefixes by depth; give the edges, the edges of each depth, and each sequence's last state."""
+def _build_trie(root: int, sequences: Sequence[tuple[Port, ...]]) -> tuple[Edges, list[list[int]], list[int]]:
+    """Number the prefixes by depth; return the edges, the edges of each depth, and each sequence's last state."""
     edges: Edges = {}
     levels: list[list[int]] = []
     ends = [root] * len(sequences)
     for depth in range(max(map(len, sequences))):
         level: list[int] = []
-        for which, knock in enumerate(sequences):
+        for index, knock in enumerate(sequences):
             if depth < len(knock):
-                key = edge(ends[which], symbol_text(knock[depth]))
+                key = edge(ends[index], pack_symbol(knock[depth]))
                 if key not in edges:
                     edges[key] = root + 1 + len(edges)
                     level.append(key)
-                ends[which] = edges[key]
+                ends[index] = edges[key]
         levels.append(level)
     return edges, levels, ends
 
 
 def _failure_links(root: int, edges: Edges, levels: list[list[int]]) -> dict[int, int]:
-    """Link each state to its longest proper suffix that is a prefix too; to the root where it is missing."""
+    """Map each state to its longest proper suffix that is also a prefix; states without one fall back to the root."""
     fail: dict[int, int] = {}
     mask = (1 << _SYMBOL_BITS) - 1
     for level in levels[1:]:
@@ -173,14 +175,14 @@ def _failure_links(root: int, edges: Edges, levels: list[list[int]]) -> dict[int
     return fail
 
 
-def _repeats(edges: Edges) -> Iterable[int]:
-    """For each state, the edge on its own last symbol."""
+def _repeat_edges(edges: Edges) -> Iterable[int]:
+    """Return, for each state, the edge on its own last symbol."""
     mask = (1 << _SYMBOL_BITS) - 1
     return (edge(state, key & mask) for key, state in edges.items())
 
 
-def _changes_nothing(root: int, edges: Edges, fail: dict[int, int], key: int) -> bool:
-    """Tell whether no sequence repeats the symbol there: then it is a retransmission (section 3, rule 4)."""
+def _is_retransmission(root: int, edges: Edges, fail: dict[int, int], key: int) -> bool:
+    """Return whether no sequence repeats the symbol here, so that it is a retransmission (section 3, rule 4)."""
     state, symbol = key >> _SYMBOL_BITS, key & (1 << _SYMBOL_BITS) - 1
     while state != root:
         if edge(state, symbol) in edges:
@@ -189,8 +191,8 @@ def _changes_nothing(root: int, edges: Edges, fail: dict[int, int], key: int) ->
     return True
 
 
-def _useful(edges: Edges, fail: dict[int, int]) -> dict[int, int]:
-    """Shorten the links past states that know no symbol which the longer one does not know already."""
+def _shorten_links(edges: Edges, fail: dict[int, int]) -> dict[int, int]:
+    """Shorten failure links: skip states whose symbols are all known to the longer state already."""
     involved = fail.keys() | set(fail.values())
     symbols: dict[int, set[int]] = {state: set() for state in involved}
     for key in edges:

@@ -1,4 +1,4 @@
-"""The gate is told a goal, not a history: what is wanted and what stands give what to change. Pure."""
+"""Compare wanted and present set elements: the result is what to change in the kernel. Pure."""
 
 from __future__ import annotations
 
@@ -7,13 +7,13 @@ from dataclasses import dataclass
 
 from doorward.model import Element
 
-Remaining = Mapping[Element, float]  # for how many seconds more each entry stands
-TOLERANCE_S = 0.25  # the kernel's clock ticks, and telling it takes time
+Remaining = Mapping[Element, float]  # seconds until each element expires
+TOLERANCE_S = 0.25  # the resolution of the kernel's timeouts, and the time that an update takes
 
 
 @dataclass(frozen=True, slots=True)
 class SetChanges:
-    """Entries to write with a new remaining time, in seconds, and entries to take away."""
+    """Elements to write with a new timeout in seconds, and elements to delete."""
 
     put: Remaining
     remove: frozenset[Element]
@@ -22,8 +22,11 @@ class SetChanges:
         return bool(self.put or self.remove)
 
 
-def plan(touched: Iterable[Element], want: Remaining, have: Remaining) -> SetChanges:
-    """Compare wanted and standing entries, of those in `touched` only: others may be the kernel's newest."""
+def diff(touched: Iterable[Element], want: Remaining, have: Remaining) -> SetChanges:
+    """Return the changes that turn `have` into `want`, for elements in `touched` only.
+
+    Others may have been added by the kernel since `have` was read.
+    """
     put: dict[Element, float] = {}
     remove: set[Element] = set()
     for element in touched:

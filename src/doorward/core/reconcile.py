@@ -1,4 +1,4 @@
-"""What stands in the kernel against what the book says. The kernel opens doors by itself: its sets are right. Pure."""
+"""Compare the opening table with the kernel's open sets, which are right: the kernel opens doors itself. Pure."""
 
 from __future__ import annotations
 
@@ -11,17 +11,20 @@ from doorward.model import Door, Element, Opening, Place, Port
 
 @dataclass(frozen=True, slots=True)
 class Differences:
-    """Openings that the kernel has and the book lacks (or has shorter), and openings that are gone."""
+    """Openings that the kernel has and the table lacks (or has shorter), and openings that the kernel lost."""
 
     found: tuple[Opening, ...]
     lost: tuple[Opening, ...]
 
 
-def differences(standing: Iterable[Opening], have: Remaining, doors: Sequence[Door], now_s: float) -> Differences:
-    """Compare, at `now_s` of the book's clock. An entry of a port that no door opens is left to its timer."""
+def differences(openings: Iterable[Opening], have: Remaining, doors: Sequence[Door], now_s: float) -> Differences:
+    """Compare the opening table with the kernel's elements `have`, at `now_s` of the table's clock.
+
+    Elements with a port that no door opens are ignored; their timeout removes them.
+    """
     lost: list[Opening] = []
     covered: dict[Element, float] = {}
-    for opening in standing:
+    for opening in openings:
         if not opening.ports or any(element in have for element in opening.elements()):
             for element in opening.elements():
                 covered[element] = max(covered.get(element, 0.0), opening.until_s - now_s)
@@ -42,29 +45,29 @@ def differences(standing: Iterable[Opening], have: Remaining, doors: Sequence[Do
 def _attribute(
     address: Place, left_s: Mapping[Port, float], by_port: Mapping[Port, Sequence[Door]], now_s: float
 ) -> Iterator[Opening]:
-    """Say which doors these entries belong to: those that fit whole first, in the order of the file."""
-    rest = dict(left_s)
-    for fits in (_whole, _partly):
+    """Yield the openings that account for these elements: doors with all their ports first, in file order."""
+    remaining = dict(left_s)
+    for fits in (_has_all_ports, _has_some_port):
         for first in left_s:
-            door = next((d for d in by_port.get(first, ()) if fits(d, rest)), None) if first in rest else None
+            door = next((d for d in by_port.get(first, ()) if fits(d, remaining)), None) if first in remaining else None
             if door is not None:
-                ports = tuple(port for port in door.opens if port in rest)
-                until_s = now_s + max(rest.pop(port) for port in ports)
+                ports = tuple(port for port in door.opens if port in remaining)
+                until_s = now_s + max(remaining.pop(port) for port in ports)
                 yield Opening(door.name, address, ports, now_s, until_s, "knock")
 
 
-def _whole(door: Door, ports: Mapping[Port, float]) -> bool:
+def _has_all_ports(door: Door, ports: Mapping[Port, float]) -> bool:
     return bool(door.opens) and all(port in ports for port in door.opens)
 
 
-def _partly(door: Door, ports: Mapping[Port, float]) -> bool:
+def _has_some_port(door: Door, ports: Mapping[Port, float]) -> bool:
     return any(port in ports for port in door.opens)
 
 
 def restored_openings(recorded: Iterable[Opening], wall_offset_s: float, now_s: float) -> list[Opening]:
-    """Give what a ledger says still stands, in times of the book's clock, for a daemon that starts at `now_s`.
+    """Return the recorded openings in times of the opening table's clock, for a daemon that starts at `now_s`.
 
-    None stands for longer than it was opened for, though the wall clock was set back before a boot.
+    None lasts longer than it was opened for, even if the wall clock was set back before a boot.
     """
     return [
         opening._replace(until_s=min(opening.until_s, now_s + opening.until_s - opening.since_s))
@@ -73,5 +76,5 @@ def restored_openings(recorded: Iterable[Opening], wall_offset_s: float, now_s: 
 
 
 def shifted(openings: Iterable[Opening], by_s: float) -> list[Opening]:
-    """Move openings to another clock, for example from wall time to the book's."""
+    """Convert the times of openings to another clock, for example from wall time to monotonic time."""
     return [o._replace(since_s=o.since_s + by_s, until_s=o.until_s + by_s) for o in openings]

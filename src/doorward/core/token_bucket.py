@@ -4,15 +4,15 @@ from __future__ import annotations
 
 
 class TokenBucket:
-    """Admits so many a second, after so many at once."""
+    """Token bucket: `per_s` tokens per second, bursts up to `at_once`."""
 
-    def __init__(self, per_s: float, at_once: float) -> None:
-        self._per_s, self._at_once = per_s, at_once
-        self._tokens, self._counted_s = at_once, float("-inf")
+    def __init__(self, per_s: float, burst: float) -> None:
+        self._per_s, self._burst = per_s, burst
+        self._tokens, self._counted_s = burst, float("-inf")
 
     def admits(self, now_s: float) -> bool:
-        """Count one at `now_s`; False where it is one too many."""
-        self._tokens = min(self._at_once, self._tokens + (now_s - self._counted_s) * self._per_s)
+        """Take a token at `now_s`; return False if there is none left."""
+        self._tokens = min(self._burst, self._tokens + (now_s - self._counted_s) * self._per_s)
         self._counted_s = now_s
         if self._tokens < 1:
             return False

@@ -1,7 +1,7 @@
-"""The automaton run in Python: one packet and a time in, the doors that open out. Bounded.
+"""Run the automaton in Python: one packet and a time in, the doors that open out. Bounded.
 
-At the bound the tracker forgets the source that has been silent longest, whose owner knocks again; the
-kernel's sets cannot evict and refuse the newest stranger instead. Both keep every opening that stands.
+At the bound the tracker evicts the source that has been silent longest, which has to knock again; the kernel's sets
+cannot evict and reject new sources instead. Neither loses an opening.
 """
 
 from __future__ import annotations
@@ -10,30 +10,30 @@ from collections import OrderedDict
 from collections.abc import Sequence
 from typing import NamedTuple
 
-from doorward.core.automaton import Automaton, Machine, edge, symbol_text
+from doorward.core.automaton import Automaton, Machine, edge, pack_symbol
 from doorward.model import Packet, Protocol
 
-# A person with a script sends a handful of packets; nobody knocks with more than a burst of 40.
+# A client's knock is a handful of packets, never more than a burst of 40.
 RATE_PER_S = 20
 BURST = 40
-PAUSE_S = 1 / RATE_PER_S  # who goes over the rate is not looked at until the next token: a flood costs one look-up
-LIMITER_TIMEOUT_S = BURST / RATE_PER_S  # after so long a silence the bucket is full again: forget it
+PAUSE_S = 1 / RATE_PER_S  # a source over the rate is ignored until the next token: a flood costs one look-up per packet
+LIMITER_TIMEOUT_S = BURST / RATE_PER_S  # after this silence the bucket is full again and can be dropped
 
 
 _TOKEN_S = 1 / RATE_PER_S
-# With less than one token left a bucket is full again later than this. Sums of twentieths are not exact: a nanosecond
+# A bucket with less than one token is full again later than this. Sums of twentieths are not exact: one nanosecond
 # more keeps the burst at 40.
 _NO_TOKEN_S = (BURST - 1) / RATE_PER_S + 1e-9
 _UDP = int(Protocol.UDP)
-_NO_FLAGS = 256  # UDP's place in a table by TCP flags
+_NO_FLAGS = 256  # UDP's index in a table by TCP flags
 
 
-Attempt = tuple[int, float]  # how far a source has come: its state, and when the deadline began
+Attempt = tuple[int, float]  # the progress of a source: its state, and when the deadline began
 _NO_ATTEMPT: Attempt = (0, float("-inf"))
 
 
 class Transition(NamedTuple):
-    """Where a packet took its source: a state (the root where it was wrong), and the doors that open, by index."""
+    """The effect of a packet on its source: the new state (the root if wrong), and the doors that open, by index."""
 
     state: int
     wrong: bool
@@ -41,69 +41,71 @@ class Transition(NamedTuple):
 
 
 class MachineProgress(NamedTuple):
-    """A machine, and how far the sources of one family have come in it."""
+    """A state machine, and the progress of the sources of one address family in it."""
 
     machine: Machine
     within_s: float
     attempts: OrderedDict[bytes, Attempt]
 
 
-Lanes = tuple[tuple[MachineProgress, ...], ...]  # by TCP flags, and `_NO_FLAGS`: those whose machines take such packets
+Lanes = tuple[
+    tuple[MachineProgress, ...], ...
+]  # indexed by TCP flags, or `_NO_FLAGS`: the machines that match such packets
 
 
 class Limiter:
-    """A token bucket a source, as the kernel's `limit rate over 20/second burst 40 packets`.
+    """A token bucket per source, like the kernel's `limit rate over 20/second burst 40 packets`.
 
-    Of a bucket only the time is kept at which it will be full again. From then on it says nothing, and is forgotten:
-    buckets move to `_recent` when they are used, and what was not moved for two seconds goes all at once.
+    A bucket is stored as the time at which it is full again; from then on it can be dropped. Buckets move to `_recent`
+    when they are used, and those not used for two seconds are dropped together.
     """
 
     def __init__(self, capacity: int) -> None:
         self._capacity = capacity
         self._recent: dict[bytes, float] = {}
-        self._before: dict[bytes, float] = {}
-        self._paused: dict[bytes, float] = {}  # until when who went over the rate is not looked at
-        self._next_turn_s = float("-inf")
+        self._older: dict[bytes, float] = {}
+        self._throttled: dict[bytes, float] = {}  # sources over the rate, and until when they are ignored
+        self._next_rotation_s = float("-inf")
 
     def admits(self, source: bytes, now_s: float) -> bool | None:
-        """Count one symbol: True within the rate, False above it, None where there is no room for `source`."""
-        if now_s >= self._next_turn_s:
-            self._turn(now_s)
-        if self._paused and now_s < self._paused.get(source, now_s):
+        """Count one knock packet: True within the rate, False above it, None if there is no room for `source`."""
+        if now_s >= self._next_rotation_s:
+            self._rotate(now_s)
+        if self._throttled and now_s < self._throttled.get(source, now_s):
             return False
         recent = self._recent
         full_s = recent.get(source)
-        if full_s is None and (full_s := self._before.pop(source, None)) is None:
-            if len(recent) + len(self._before) >= self._capacity:
+        if full_s is None and (full_s := self._older.pop(source, None)) is None:
+            if len(recent) + len(self._older) >= self._capacity:
                 return None
             full_s = now_s
         if full_s < now_s:
             full_s = now_s
         if full_s > now_s + _NO_TOKEN_S:
             recent[source] = full_s
-            self._paused[source] = now_s + PAUSE_S
+            self._throttled[source] = now_s + PAUSE_S
             return False
         recent[source] = full_s + _TOKEN_S
         return True
 
-    def is_pausing(self, source: bytes, now_s: float) -> bool:
-        """Tell whether `source` went over the rate, and is not looked at."""
-        return now_s < self._paused.get(source, now_s)
+    def is_throttled(self, source: bytes, now_s: float) -> bool:
+        """Return whether `source` exceeded the rate and is ignored at `now_s`."""
+        return now_s < self._throttled.get(source, now_s)
 
     def __len__(self) -> int:
-        return len(self._recent) + len(self._before)
+        return len(self._recent) + len(self._older)
 
-    def _turn(self, now_s: float) -> None:
-        """Forget the buckets that nobody used since the last turn: they are full."""
-        long_ago = now_s >= self._next_turn_s + LIMITER_TIMEOUT_S
-        self._before = {} if long_ago else self._recent
+    def _rotate(self, now_s: float) -> None:
+        """Drop the buckets not used since the last turn: they are full."""
+        long_ago = now_s >= self._next_rotation_s + LIMITER_TIMEOUT_S
+        self._older = {} if long_ago else self._recent
         self._recent = {}
-        self._paused = {source: until_s for source, until_s in self._paused.items() if until_s > now_s}
-        self._next_turn_s = now_s + LIMITER_TIMEOUT_S
+        self._throttled = {source: until_s for source, until_s in self._throttled.items() if until_s > now_s}
+        self._next_rotation_s = now_s + LIMITER_TIMEOUT_S
 
 
 class Tracker:
-    """One state a source and machine. `capacity` bounds the sources in progress, and in the limiter, a family."""
+    """One state per source and machine. `capacity` bounds the sources in progress, and in the limiter, per family."""
 
     def __init__(self, automaton: Automaton, capacity: int) -> None:
         self._capacity = capacity
@@ -113,83 +115,83 @@ class Tracker:
             for length in (4, 16)
         }
         targets = {machine.target for machine in automaton.machines}
-        self._here = {length: _by_flags(lanes, None) for length, lanes in self._lanes.items()}
-        self._there = {target: _by_flags(self._lanes[len(target)], target) for target in targets if target}
-        self.feed(automaton)
+        self._local_lanes = {length: _by_flags(lanes, None) for length, lanes in self._lanes.items()}
+        self._target_lanes = {target: _by_flags(self._lanes[len(target)], target) for target in targets if target}
+        self.update(automaton)
 
-    def feed(self, automaton: Automaton) -> None:
-        """Go over to an automaton with the same machines: only which ports are symbols has changed."""
-        self._never = {symbol_text(port) for port in automaton.never}
-        self._only = None if automaton.only is None else {symbol_text(port) for port in automaton.only}
+    def update(self, automaton: Automaton) -> None:
+        """Switch to an automaton with the same machines: only which ports count may differ."""
+        self._never = {pack_symbol(port) for port in automaton.ignored_ports}
+        self._only = None if automaton.known_ports is None else {pack_symbol(port) for port in automaton.known_ports}
 
-    def feed_port(self, packet: Packet, now_s: float) -> tuple[int, ...]:
-        """Take one new packet at `now_s` (any clock that never goes back); give the doors, by index, that open."""
+    def feed(self, packet: Packet, now_s: float) -> tuple[int, ...]:
+        """Process one new packet at `now_s` (any monotonic clock); return the doors that open, by index."""
         opened: tuple[int, ...] = ()
-        for move in self.moves(packet, now_s):
+        for move in self.transitions(packet, now_s):
             opened += move.opened
         return opened
 
-    def moves(self, packet: Packet, now_s: float) -> list[Transition]:
-        """Take one new packet, as `feed_port` does; give where it took its source in each machine that it moved."""
+    def transitions(self, packet: Packet, now_s: float) -> list[Transition]:
+        """Process one new packet, as `feed` does; return its transition in each machine that it changed."""
         source, (protocol, number), flags, destination, local = packet
         symbol = protocol << 16 | number
         if (symbol in self._never and local) or (self._only is not None and symbol not in self._only):
             return []
-        length, kind = len(source), _NO_FLAGS if protocol == _UDP else flags
-        lanes = self._here[length][kind] if local else ()
-        if self._there and destination in self._there:
-            lanes += self._there[destination][kind]
+        length, flag_index = len(source), _NO_FLAGS if protocol == _UDP else flags
+        lanes = self._local_lanes[length][flag_index] if local else ()
+        if self._target_lanes and destination in self._target_lanes:
+            lanes += self._target_lanes[destination][flag_index]
         if not lanes:
             return []
         admitted = self._limiters[length].admits(source if length == 4 else source[:8], now_s)  # IPv6: the /64
         if not admitted:
             if admitted is False:
-                self._forget(source)
+                self._discard(source)
             return []
-        moves: list[Transition] = []
+        transitions: list[Transition] = []
         for lane in lanes:
             machine, within_s, attempts = lane
-            before, began_s = attempts.get(source, _NO_ATTEMPT)
+            state_before, began_s = attempts.get(source, _NO_ATTEMPT)
             if now_s - began_s >= within_s:
-                before = machine.root
-            elif edge(before, symbol) in machine.same:
-                continue  # what a flood onto one port consists of
-            state = machine.step(before, symbol)
+                state_before = machine.root
+            elif edge(state_before, symbol) in machine.repeats:
+                continue  # the common case in a flood onto one port
+            state = machine.step(state_before, symbol)
             if state is not None and self._advance(lane, source, state, began_s, now_s):
-                moves.append(Transition(state, state == machine.root, machine.completes.get(state, ())))
-        return moves
+                transitions.append(Transition(state, state == machine.root, machine.completes.get(state, ())))
+        return transitions
 
     def attempts(self, source: bytes) -> tuple[Attempt, ...]:
-        """Give how far a source has come in each machine, in their order; an old attempt may stand there yet."""
+        """Return the progress of a source in each machine, in order; it may include attempts past their deadline."""
         return tuple(lane.attempts.get(source, (lane.machine.root, float("-inf"))) for lane in self._lanes[len(source)])
 
-    def is_pausing(self, source: bytes, now_s: float) -> bool:
-        """Tell whether the source's symbols are not looked at just now, since they were too many."""
-        return self._limiters[len(source)].is_pausing(source if len(source) == 4 else source[:8], now_s)
+    def is_throttled(self, source: bytes, now_s: float) -> bool:
+        """Return whether the source exceeded the rate limit and its packets are ignored at `now_s`."""
+        return self._limiters[len(source)].is_throttled(source if len(source) == 4 else source[:8], now_s)
 
     def sizes(self) -> tuple[int, ...]:
-        """Give how many sources each table holds."""
+        """Return the number of sources in each table."""
         limiters = tuple(len(limiter) for limiter in self._limiters.values())
         return limiters + tuple(len(lane.attempts) for lanes in self._lanes.values() for lane in lanes)
 
     def _advance(self, lane: MachineProgress, source: bytes, state: int, began_s: float, now_s: float) -> bool:
-        """Note the source's new state; False where it was, and stays, at the root."""
+        """Store the source's new state; return False if it was at the root and still is."""
         machine, _, attempts = lane
-        known = attempts.pop(source, None)
+        previous = attempts.pop(source, None)
         if state == machine.root:
-            return known is not None
-        attempts[source] = (state, now_s if state in machine.firsts else began_s)
+            return previous is not None
+        attempts[source] = (state, now_s if state in machine.first_states else began_s)
         if len(attempts) > self._capacity:
             attempts.popitem(last=False)
         return True
 
-    def _forget(self, source: bytes) -> None:
+    def _discard(self, source: bytes) -> None:
         for lane in self._lanes[len(source)]:
             lane.attempts.pop(source, None)
 
 
 def _by_flags(lanes: Sequence[MachineProgress], target: bytes | None) -> Lanes:
-    """Sort the lanes that look at one target by the flags that they take."""
-    there = [lane for lane in lanes if lane.machine.target == target]
-    tcp = [tuple(lane for lane in there if lane.machine.flags.passes(flags)) for flags in range(_NO_FLAGS)]
-    return (*tcp, tuple(there))
+    """Index the lanes with one target by the TCP flags that they match."""
+    target_lanes = [lane for lane in lanes if lane.machine.target == target]
+    tcp = [tuple(lane for lane in target_lanes if lane.machine.flags.passes(flags)) for flags in range(_NO_FLAGS)]
+    return (*tcp, tuple(target_lanes))

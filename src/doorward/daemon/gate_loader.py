@@ -9,7 +9,7 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any, cast
 
-from doorward.config.files import MAX_BYTES, text_of
+from doorward.config.files import MAX_BYTES, decode_text
 from doorward.config.schema import LONGEST_TRIAL_MS, SHORTEST_TRIAL_MS
 from doorward.config.toml import parse
 from doorward.core.diff import Remaining
@@ -207,7 +207,7 @@ class GateLoader:
             if for_ms is not None:
                 self.trial = Trial(self, for_ms / 1000, self.loaded, _digest(keep_open))
             keep, folder = self.saved, self.config.parent
-            child = LoadProcess(lambda: _load_text(text_of(_read(keep_open), name), name, folder, keep), keep_open)
+            child = LoadProcess(lambda: _load_text(decode_text(_read(keep_open), name), name, folder, keep), keep_open)
         finally:
             os.close(keep_open)
         later = DeferredReply()

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from typing import NamedTuple
 
-from doorward.config.schema import PLACE, REASON
+from doorward.config.schema import ADDRESS_PLACEHOLDER, REASON_PLACEHOLDER
 from doorward.model import Place, place_text
 
 Command = str | tuple[str, ...]  # text for a shell, as knockd's; or the words of a program
@@ -31,11 +31,11 @@ Commands = Mapping[str, DoorCommands]
 
 
 def filled(command: Command, address: Place, reason: str = "") -> Command:
-    """Put the address in place of each %IP%, and where something was refused the reason, one word, for %REASON%."""
+    """Replace each %IP% by the address, and each %REASON% by the one word why a knock was rejected."""
     if isinstance(command, str):
-        return command.replace(PLACE, place_text(address))
-    words = (word.replace(PLACE, place_text(address)) for word in command)
-    return tuple(word.replace(REASON, reason) if reason else word for word in words)
+        return command.replace(ADDRESS_PLACEHOLDER, place_text(address))
+    words = (word.replace(ADDRESS_PLACEHOLDER, place_text(address)) for word in command)
+    return tuple(word.replace(REASON_PLACEHOLDER, reason) if reason else word for word in words)
 
 
 def argv_of(command: Command) -> Sequence[str]:

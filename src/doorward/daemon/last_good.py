@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import Any
 
 from doorward.config import toml
-from doorward.config.files import MAX_BYTES, group_id, read_roots_text, text_of
+from doorward.config.files import MAX_BYTES, decode_text, group_id, read_root_owned_text
 from doorward.config.schema import Fleet
 from doorward.config.toml import parse
 from doorward.core.diff import Remaining
@@ -34,7 +34,7 @@ def keep(config: Path, digest: str) -> None:
 
     AnswerNo: it has another text. ConfigError, UsageError, HostError: it cannot be read or copied, or is not root's.
     """
-    text = read_roots_text(config)
+    text = read_root_owned_text(config)
     if digest_of(text) != digest:
         raise NegativeResult(f"{config}: not kept as the last good configuration, since it is not the one in force")
     was, copy = config.stat(), path_of(config)
@@ -51,7 +51,7 @@ def load_last(config: Path, restore: Remaining, ruleset: Path) -> LoadResult:
     A door that `config` no longer has is closed: its ports stay hidden, and no knock opens it.
     """
     copy = path_of(config)
-    text = read_roots_text(copy)
+    text = read_root_owned_text(copy)
     removed = _removed_doors(text, config)
     found = parse(text, str(copy))
     left_out = list[str]()
@@ -71,7 +71,7 @@ def _removed_doors(text: str, config: Path) -> frozenset[str]:
     try:
         with config.open("rb") as file:  # not judged by its owner: whatever it says, it can only close doors
             raw = file.read(MAX_BYTES + 1)
-        new = _doors_in(text_of(raw, str(config)), config)
+        new = _doors_in(decode_text(raw, str(config)), config)
     except (DoorwardError, OSError):
         return frozenset()
     return frozenset() if new is None else frozenset((_doors_in(text, path_of(config)) or {}).keys() - new.keys())

@@ -11,7 +11,7 @@ from contextlib import contextmanager
 from functools import partial
 from typing import NamedTuple, Protocol
 
-from doorward.core.diff import Remaining, plan
+from doorward.core.diff import Remaining, diff
 from doorward.core.openings import OpeningTable
 from doorward.core.reconcile import differences, restored_openings, shifted
 from doorward.daemon.hooks import HookQueue, HookRun
@@ -230,7 +230,7 @@ class OpeningsService:
             now_s = self.loop.now_s()
             want = {element: until_s - now_s for element, until_s in self.table.wanted_until(touched).items()}
             try:
-                self.firewall.apply(plan(touched, want, self.firewall.elements() if have is None else have))
+                self.firewall.apply(diff(touched, want, self.firewall.elements() if have is None else have))
             except NftError as error:
                 if error.is_of_entries or (last_try and not self.will_repair()):
                     raise

@@ -8,7 +8,7 @@ from collections.abc import Iterable, Iterator
 from pathlib import Path
 
 import doorward
-from doorward.config.files import folders_on_the_way, objection, read_text, trusted_owners
+from doorward.config.files import find_unsafe, parent_directories, read_text, trusted_owners
 from doorward.config.toml import parse
 from doorward.daemon import bans
 from doorward.daemon import saved_ruleset as kept_gate
@@ -44,8 +44,8 @@ def prepare(config: Path, ledger: Path, control: Path) -> tuple[Identity | None,
 
 def refuse_shared(path: Path, remedy: str) -> None:
     """Refuse to work where another user could put links, or other files in the place of this one: HostError."""
-    if wrong := objection(folders_on_the_way(path), trusted_owners()):
-        raise HostError(f"{path}: {wrong.what}; {remedy}")
+    if wrong := find_unsafe(parent_directories(path), trusted_owners()):
+        raise HostError(f"{path}: {wrong.fault}; {remedy}")
 
 
 def refuse_foreign(files: Iterable[Path], identity: Identity | None) -> None:

@@ -251,7 +251,7 @@ class SignedKnocks:
     def _no_room(self, new: Opening) -> tuple[str, str] | None:
         """Say in a word and a sentence why an opening is not even tried; None where it may be."""
         book = self._openings.table
-        for wider in book.wider(new.address):  # a refusal by the kernel would take 10 ms
+        for wider in book.enclosing(new.address):  # a refusal by the kernel would take 10 ms
             if set(wider.ports).intersection(new.ports):
                 return "overlap", f"{new.address} is part of {wider.address}, which is open already"
         if book.get(new.door, new.address) is not None:

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from typing import NamedTuple
 
 from doorward.config.schema import Configuration, Gate, WrongPort
-from doorward.core.automaton import Automaton, compile_doors, edge, machine_key, symbol_text
+from doorward.core.automaton import Automaton, compile_doors, edge, machine_key, pack_symbol
 from doorward.model import Door, Port
 
 NAMED_DOORS = 3  # that share a prefix are named; the others are counted
@@ -89,7 +89,7 @@ def _state_progress(
         machine = automaton.machines[number]
         state = machine.root
         for knocks, port in enumerate(doors[index].knock, 1):
-            state = machine.edges[edge(state, symbol_text(port))]
+            state = machine.edges[edge(state, pack_symbol(port))]
             place = places.get(state, Progress(knocks, (), 0))
             if len(place.doors) < NAMED_DOORS:
                 places[state] = place._replace(doors=(*place.doors, index))

@@ -10,7 +10,7 @@ from enum import StrEnum
 from ipaddress import ip_address
 from typing import NamedTuple
 
-from doorward.core.automaton import edge, symbol_text
+from doorward.core.automaton import edge, pack_symbol
 from doorward.core.tracker import Attempt, Tracker
 from doorward.explain.compiled_config import CompiledConfig
 from doorward.explain.conntrack import ConnectionState
@@ -126,7 +126,7 @@ class Replayer:
         packet = flow.packet._replace(local=self._is_local(flow.destination))
         if not packet.local and flow.destination not in self._house.targets:
             return ReplayStep(seen, PacketVerdict.ELSEWHERE)
-        if packet.local and packet.port in self._house.automaton.never:
+        if packet.local and packet.port in self._house.automaton.ignored_ports:
             return self._service(seen, packet)
         return self._symbol(seen, packet)
 
@@ -153,14 +153,14 @@ class Replayer:
 
     def _symbol(self, seen: CapturedPacket, packet: Packet) -> ReplayStep:
         automaton = self._house.automaton
-        if automaton.only is not None and packet.port not in automaton.only:
+        if automaton.known_ports is not None and packet.port not in automaton.known_ports:
             return ReplayStep(seen, PacketVerdict.UNKNOWN)
-        watching = [number for number, machine in enumerate(automaton.machines) if machine.watches(packet)]
+        watching = [number for number, machine in enumerate(automaton.machines) if machine.matches(packet)]
         if not watching:
             return ReplayStep(seen, PacketVerdict.FLAGS if self._is_looked_at(packet) else PacketVerdict.ELSEWHERE)
         before = self._tracker.attempts(packet.source)
-        moves = self._tracker.moves(packet, self._now_s)
-        if self._tracker.is_pausing(packet.source, self._now_s):
+        moves = self._tracker.transitions(packet, self._now_s)
+        if self._tracker.is_throttled(packet.source, self._now_s):
             return ReplayStep(seen, PacketVerdict.FAST)
         after = self._tracker.attempts(packet.source)
         lanes = tuple(self._lane(number, packet, before[number], after[number]) for number in watching)
@@ -179,10 +179,10 @@ class Replayer:
         machine = self._house.automaton.machines[number]
         is_late = before[0] != machine.root and self._now_s - before[1] >= machine.within_ms / 1000
         start = machine.root if is_late else before[0]
-        symbol = symbol_text(packet.port)
+        symbol = pack_symbol(packet.port)
         if machine.edges.get(edge(start, symbol)) == after[0]:
             verdict = PacketVerdict.FORWARD
-        elif edge(start, symbol) in machine.same:
+        elif edge(start, symbol) in machine.repeats:
             verdict = PacketVerdict.SAME
         elif after[0] != machine.root:
             verdict = PacketVerdict.BACK

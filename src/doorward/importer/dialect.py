@@ -1,4 +1,4 @@
-"""Which program's configuration a text is: knockd's, with its [sections], or fwknop's, with its words."""
+"""Detect whether a configuration file is knockd's, with its [sections], or fwknop's, with its keywords."""
 
 from __future__ import annotations
 
@@ -8,14 +8,14 @@ from doorward.importer import fwknop_conf
 
 
 class Dialect(StrEnum):
-    """Whose file `doorward import` reads."""
+    """The format of a file for `doorward import`."""
 
     KNOCKD = "knockd"
     FWKNOP = "fwknop"
 
 
-def dialect_of(text: str) -> Dialect | None:
-    """Tell by the first line that only one of the two would have; None where no line is such."""
+def detect_dialect(text: str) -> Dialect | None:
+    """Return the format, by the first line that only one of the two has, or None if there is no such line."""
     for line in text.split("\n"):
         words = line.strip()
         if words.startswith("[") and words.endswith("]"):

@@ -1,7 +1,7 @@
-"""Recognises commands of iptables, ip6tables and ufw that open or close ports for `%IP%`, whatever their order.
+"""Parse iptables, ip6tables and ufw commands that open or close ports for `%IP%`, with options in any order.
 
-Only what is understood to the last word becomes a Rule: a word too many may be what keeps others out.
-The languages of firewalld and nft are next door.
+A command becomes a ParsedRule only if every word is understood: an unknown word may be what keeps others out.
+`firewall_languages` parses firewalld and nft.
 """
 
 from __future__ import annotations
@@ -17,9 +17,9 @@ from doorward.importer.firewall_ports import (
     NotUnderstoodError,
     ParsedRule,
     Service,
+    build_rule,
     is_source,
-    ports_of,
-    rule_of,
+    parse_ports,
 )
 
 _SEPARATORS = {";", "&&"}
@@ -27,42 +27,42 @@ _SHELL = re.compile(r"[|<>()&;]+")
 _RELOADS = ("--reload", "reload")
 
 
-class Recognised(NamedTuple):
-    """What a command does: `rule` where it is understood, else `why` not."""
+class ParsedCommand(NamedTuple):
+    """The result of parsing a command: `rule`, or `why` it is None."""
 
     rule: ParsedRule | None
     why: str = ""
 
 
-def recognise(command: str, service: Service) -> Recognised:
-    """Understand a whole command line; `service` looks ports up by name, as services(5) holds them."""
+def parse_command(command: str, service: Service) -> ParsedCommand:
+    """Parse a whole command line; `service` looks ports up by name, as in services(5)."""
     try:
         rules = [rule for words in _simple_commands(command) if (rule := _rule(words, service)) is not None]
     except NotUnderstoodError as error:
-        return Recognised(None, str(error))
+        return ParsedCommand(None, str(error))
     if not rules:
-        return Recognised(None, "it is empty")
+        return ParsedCommand(None, "it is empty")
     if len({rule.opens for rule in rules}) > 1:
-        return Recognised(None, "it opens and closes at once")
-    return Recognised(_union(rules))
+        return ParsedCommand(None, "it opens and closes at once")
+    return ParsedCommand(_union(rules))
 
 
-def undoes(command: str, opening: ParsedRule, service: Service) -> bool:
-    """Tell whether a command takes back what `opening` did: the same ports, or an nft rule found by its handle."""
-    rule = recognise(command, service).rule
+def reverts(command: str, opening: ParsedRule, service: Service) -> bool:
+    """Return whether a command reverts `opening`: it closes the same ports, or deletes an nft rule by its handle."""
+    rule = parse_command(command, service).rule
     if rule is not None:
         return not rule.opens and rule.tool == opening.tool and set(rule.ports) == set(opening.ports)
     return opening.tool == "nft" and re.match(r"(sudo\s+)?(/\S*/)?nft\s+delete\s+rule\s", command) is not None
 
 
 def _simple_commands(command: str) -> list[list[str]]:
-    """Split at `;` and `&&`; what else a shell may do is not understood."""
+    """Split at `;` and `&&`; any other shell syntax is not understood."""
     lexer = shlex.shlex(command, posix=True, punctuation_chars="|<>()&;")
     lexer.whitespace_split, lexer.commenters = True, ""
     try:
         words = list(lexer)
     except ValueError:
-        raise NotUnderstoodError("its quotes are not closed") from None
+        raise NotUnderstoodError("it has an unclosed quote") from None
     commands: list[list[str]] = [[]]
     for word in words:
         if word in _SEPARATORS:
@@ -75,14 +75,14 @@ def _simple_commands(command: str) -> list[list[str]]:
 
 
 def _rule(words: list[str], service: Service) -> ParsedRule | None:
-    """Understand one simple command; None where it changes nothing by itself."""
+    """Parse one simple command; None if it changes nothing by itself."""
     if words[0].rpartition("/")[2] == "sudo":
         words = words[1:]
     program = words[0].rpartition("/")[2] if words else ""
     tool = re.sub(r"-(legacy|nft)$", "", program)
     understand = _TOOLS.get(tool)
     if understand is None:
-        raise NotUnderstoodError(f"{program or 'sudo'!r} is no firewall that doorward knows")
+        raise NotUnderstoodError(f"unknown firewall command {program or 'sudo'!r}")
     if tool in ("ufw", "firewall-cmd") and words[1:] and words[1] in _RELOADS:
         return None
     return understand(tool, words[1:], service)
@@ -142,13 +142,13 @@ def _iptables(_: str, words: list[str], service: Service) -> ParsedRule:
     if "--dport" not in options:
         raise NotUnderstoodError("it opens every port")
     remarks = [
-        f"it held for the interface {name} alone; doorward opens on all that it watches"
+        f"it was limited to the interface {name}; doorward opens on all watched interfaces"
         for name in options.get("-i", [])
     ]
     if "-p" not in options:
-        remarks.append("iptables refuses --dport without -p; taken as -p tcp")
-    ports = ports_of(options["--dport"][0].replace(":", "-"), protocol, service)
-    return rule_of(chains[0][0] != "-D", "iptables", ports, remarks=remarks)
+        remarks.append("iptables rejects --dport without -p; read as -p tcp")
+    ports = parse_ports(options["--dport"][0].replace(":", "-"), protocol, service)
+    return build_rule(chains[0][0] != "-D", "iptables", ports, remarks=remarks)
 
 
 def _split(word: str) -> list[str]:
@@ -156,22 +156,22 @@ def _split(word: str) -> list[str]:
 
 
 def _options(words: list[str]) -> dict[str, list[str]]:
-    """Pair options with their values; `-I INPUT 3` and `-w 5` may have a number after them."""
-    found: dict[str, list[str]] = {}
-    rest = iter(words)
-    before = ""
-    for word in rest:
+    """Pair options with their values; `-I INPUT` and `-w` may be followed by a number."""
+    options: dict[str, list[str]] = {}
+    remaining = iter(words)
+    previous = ""
+    for word in remaining:
         option = _LONG.get(word, word)
-        if option.isdigit() and before in ("-I", "-w"):
-            before = ""
+        if option.isdigit() and previous in ("-I", "-w"):
+            previous = ""
         elif option in ("-w", "--syn"):
-            before = option
-        elif option in _WITH_VALUE and (value := next(rest, None)) is not None:
-            found.setdefault(option, []).append(value)
-            before = option
+            previous = option
+        elif option in _WITH_VALUE and (value := next(remaining, None)) is not None:
+            options.setdefault(option, []).append(value)
+            previous = option
         else:
             raise NotUnderstoodError(f"{word!r} is not understood")
-    return found
+    return options
 
 
 def _check_option(option: str, values: Sequence[str]) -> None:
@@ -179,24 +179,24 @@ def _check_option(option: str, values: Sequence[str]) -> None:
         if not _GOOD[option](value):
             raise NotUnderstoodError(f"{option} {value!r} is not understood")
     if len(values) > 1 and option != "-m":
-        raise NotUnderstoodError(f"{option} stands there twice")
+        raise NotUnderstoodError(f"{option} occurs twice")
     if not values and option in ("-j", "-s"):
-        raise NotUnderstoodError("it accepts nothing" if option == "-j" else "it is not for %IP% alone")
+        raise NotUnderstoodError("it does not accept packets" if option == "-j" else "it is not limited to %IP%")
 
 
 # ufw --------------------------------------------------------------------------------------------------------------
 
 
 def _ufw(tool: str, words: list[str], service: Service) -> ParsedRule:
-    rest = [word for word in words if word != "--force"]
-    opens = rest[:1] != ["delete"]
-    if not opens or rest[:1] == ["prepend"]:
-        rest = rest[1:]
-    elif rest[:1] == ["insert"] and rest[1:2] and rest[1].isdigit():
-        rest = rest[2:]
-    if rest[:1] != ["allow"]:
-        raise NotUnderstoodError("it is no `ufw allow` or `ufw delete allow`")
-    pairs = _pairs(rest[2:] if rest[1:2] == ["in"] else rest[1:])
+    remaining = [word for word in words if word != "--force"]
+    opens = remaining[:1] != ["delete"]
+    if not opens or remaining[:1] == ["prepend"]:
+        remaining = remaining[1:]
+    elif remaining[:1] == ["insert"] and remaining[1:2] and remaining[1].isdigit():
+        remaining = remaining[2:]
+    if remaining[:1] != ["allow"]:
+        raise NotUnderstoodError("it is not `ufw allow` or `ufw delete allow`")
+    pairs = _pairs(remaining[2:] if remaining[1:2] == ["in"] else remaining[1:])
     unknown = pairs.keys() - {"from", "to", "port", "proto", "comment", "on"}
     if unknown or not is_source(pairs.get("from", "")) or pairs.get("to", "any") != "any":
         raise NotUnderstoodError(f"{' '.join(sorted(unknown)) or 'from or to'} is not understood")
@@ -204,10 +204,12 @@ def _ufw(tool: str, words: list[str], service: Service) -> ParsedRule:
         raise NotUnderstoodError("it opens every port")
     remarks = []
     if "proto" not in pairs:
-        remarks.append("ufw opens tcp and udp where no proto is named; take out the one that is not needed")
+        remarks.append("without proto, ufw opens tcp and udp; remove the one that is not needed")
     if "on" in pairs:
-        remarks.append(f"it held for the interface {pairs['on']} alone; doorward opens on all that it watches")
-    return rule_of(opens, tool, ports_of(pairs["port"].replace(":", "-"), pairs.get("proto"), service), remarks=remarks)
+        remarks.append(f"it was limited to the interface {pairs['on']}; doorward opens on all watched interfaces")
+    return build_rule(
+        opens, tool, parse_ports(pairs["port"].replace(":", "-"), pairs.get("proto"), service), remarks=remarks
+    )
 
 
 def _pairs(words: list[str]) -> dict[str, str]:

@@ -1,11 +1,11 @@
-"""Recognises firewalld's rich rules and nft's rules that open or close ports for `%IP%`."""
+"""Parse firewalld's rich rules and nft's rules that open or close ports for `%IP%`."""
 
 from __future__ import annotations
 
 import re
 import shlex
 
-from doorward.importer.firewall_ports import NotUnderstoodError, ParsedRule, Service, is_source, ports_of, rule_of
+from doorward.importer.firewall_ports import NotUnderstoodError, ParsedRule, Service, build_rule, is_source, parse_ports
 from doorward.model import Port
 
 _RICH = re.compile(r"--(add|remove)-rich-rule(?:=(.*))?", re.DOTALL)
@@ -19,27 +19,27 @@ _FAMILIES = {"ip", "ip6", "inet"}
 
 
 def firewalld(tool: str, words: list[str], service: Service) -> ParsedRule:
-    """Understand `firewall-cmd --add-rich-rule=…`."""
+    """Parse `firewall-cmd --add-rich-rule=…`."""
     remarks: list[str] = []
     rich: list[tuple[str, str]] = []
     for_s = None
-    rest = iter(words)
-    for word in rest:
+    remaining = iter(words)
+    for word in remaining:
         if match := _RICH.fullmatch(word):
-            rich.append((match[1], next(rest, "") if match[2] is None else match[2]))
+            rich.append((match[1], next(remaining, "") if match[2] is None else match[2]))
         elif word == "--permanent":
-            remarks.append("firewalld takes a --permanent rule up at its next reload only; doorward opens at once")
+            remarks.append("firewalld applies a --permanent rule at its next reload only; doorward opens immediately")
         elif word.partition("=")[0] in ("--timeout", "--zone"):
-            value = word.partition("=")[2] or next(rest, "")
+            value = word.partition("=")[2] or next(remaining, "")
             for_s = _timeout_s(value) if word.startswith("--timeout") else for_s
         elif word.startswith(("--add-port", "--add-service")):
-            raise NotUnderstoodError("it is not for %IP% alone")
+            raise NotUnderstoodError("it is not limited to %IP%")
         elif word not in ("-q", "--quiet"):
             raise NotUnderstoodError(f"{word!r} is not understood")
     if len(rich) != 1:
         raise NotUnderstoodError("it is not one rich rule")
-    how, text = rich[0]
-    return rule_of(how == "add", tool, _rich_ports(text, service), for_s=for_s, remarks=remarks)
+    action, text = rich[0]
+    return build_rule(action == "add", tool, _rich_ports(text, service), for_s=for_s, remarks=remarks)
 
 
 def _timeout_s(text: str) -> int:
@@ -50,7 +50,7 @@ def _timeout_s(text: str) -> int:
 
 
 def _rich_ports(text: str, service: Service) -> tuple[Port, ...]:
-    """Read `rule family="ipv4" source address="%IP%" port port="22" protocol="tcp" accept`."""
+    """Parse `rule family="ipv4" source address="%IP%" port port="22" protocol="tcp" accept`."""
     try:
         words = shlex.split(text)
     except ValueError:
@@ -58,60 +58,62 @@ def _rich_ports(text: str, service: Service) -> tuple[Port, ...]:
     values = dict(word.split("=", 1) for word in words if "=" in word)
     plain = {word for word in words if "=" not in word}
     if not is_source(values.get("address", "")):
-        raise NotUnderstoodError("it is not for %IP% alone")
+        raise NotUnderstoodError("it is not limited to %IP%")
     if plain == {"rule", "source", "port", "accept"} and values.keys() - _RULE == {"port", "protocol"}:
-        return ports_of(values["port"], values["protocol"], service)
+        return parse_ports(values["port"], values["protocol"], service)
     if plain == {"rule", "source", "service", "accept"} and values.keys() - _RULE == {"name"}:
-        return ports_of(values["name"], "tcp", service)
+        return parse_ports(values["name"], "tcp", service)
     raise NotUnderstoodError(f"the rich rule {text[:40]!r} is not understood")
 
 
 def nft(tool: str, words: list[str], service: Service) -> ParsedRule:
-    """Understand `nft add rule …`; nft deletes rules by their handle only, which nothing here knows."""
+    """Parse `nft add rule …`; nft deletes rules by their handle only, which is unknown here."""
     tokens = _NFT.findall(" ".join(words))
     if tokens[:1] not in (["add"], ["insert"]) or tokens[1:2] != ["rule"]:
-        raise NotUnderstoodError(f"`nft {' '.join(tokens[:2])}` is no `nft add rule`")
+        raise NotUnderstoodError(f"`nft {' '.join(tokens[:2])}` is not `nft add rule`")
     start = 3 if tokens[2:3] and tokens[2] in _FAMILIES else 2
     if [chain.lower() for chain in tokens[start + 1 : start + 2]] != ["input"]:
         raise NotUnderstoodError("the chain is not input")
-    rest = tokens[start + 2 :]
-    if rest[:1] and rest[0] in ("position", "handle", "index"):
-        rest = rest[2:]
-    found = _statements(rest)
-    if not is_source(found.get("saddr", "")) or "accept" not in found:
-        raise NotUnderstoodError("it is not for %IP% alone" if "accept" in found else "it accepts nothing")
-    if "dport" not in found:
+    remaining = tokens[start + 2 :]
+    if remaining[:1] and remaining[0] in ("position", "handle", "index"):
+        remaining = remaining[2:]
+    statements = _statements(remaining)
+    if not is_source(statements.get("saddr", "")) or "accept" not in statements:
+        raise NotUnderstoodError(
+            "it is not limited to %IP%" if "accept" in statements else "it does not accept packets"
+        )
+    if "dport" not in statements:
         raise NotUnderstoodError("it opens every port")
-    return rule_of(True, tool, ports_of(found["dport"], found["protocol"], service))
+    return build_rule(True, tool, parse_ports(statements["dport"], statements["protocol"], service))
 
 
 def _statements(tokens: list[str]) -> dict[str, str]:
-    """Read the parts of a rule, each of which may stand there once."""
-    found: dict[str, str] = {}
+    """Parse the statements of a rule, each of which may occur once."""
+    statements: dict[str, str] = {}
     while tokens:
         first, size = tokens[0], 1
-        if tokens[:2] in (["ip", "saddr"], ["ip6", "saddr"]) and "saddr" not in found:
-            found["saddr"], size = " ".join(tokens[2:3]), 3
-        elif first in ("tcp", "udp") and tokens[1:2] == ["dport"] and "dport" not in found:
-            found["dport"], size = _set(tokens[2:])
-            found["protocol"], size = first, size + 2
+        if tokens[:2] in (["ip", "saddr"], ["ip6", "saddr"]) and "saddr" not in statements:
+            statements["saddr"], size = " ".join(tokens[2:3]), 3
+        elif first in ("tcp", "udp") and tokens[1:2] == ["dport"] and "dport" not in statements:
+            statements["dport"], size = _set(tokens[2:])
+            statements["protocol"], size = first, size + 2
         elif tokens[:2] == ["ct", "state"]:
             states, size = _set(tokens[2:])
             size += 2
             if "new" not in states.split(","):
                 raise NotUnderstoodError("it is not for new connections")
         elif first in ("counter", "accept"):
-            found[first] = ""
+            statements[first] = ""
         elif first == "comment":
             size = 2
         else:
             raise NotUnderstoodError(f"{first!r} is not understood")
         tokens = tokens[size:]
-    return found
+    return statements
 
 
 def _set(tokens: list[str]) -> tuple[str, int]:
-    """Read `22`, `{ 22, 80 }` or `new,established`: the elements with commas between, and how many tokens they are."""
+    """Parse `22`, `{ 22, 80 }` or `new,established`: the elements joined by commas, and the number of tokens."""
     if tokens[:1] == ["{"] and "}" in tokens:
         end = tokens.index("}")
         return "".join(tokens[1:end]), end + 1

@@ -1,4 +1,4 @@
-"""What commands of every firewall share: the rule that they mean, and how they write sources and ports."""
+"""What the commands of all firewalls share: the parsed rule, sources and ports."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from typing import NamedTuple
 from doorward.config.values import MAX_OPENS
 from doorward.model import Port, Protocol
 
-# The port that a service has with a protocol, None where it has none.
+# Returns the port of a service with a protocol, or None.
 Service = Callable[[str, Protocol], int | None]
 
 PROTOCOLS = {"tcp": Protocol.TCP, "6": Protocol.TCP, "udp": Protocol.UDP, "17": Protocol.UDP}
@@ -18,11 +18,11 @@ _RANGE = re.compile(r"([0-9]{1,5})(?:-([0-9]{1,5}))?")
 
 
 class NotUnderstoodError(ValueError):
-    """A command stays as it is; the text says why."""
+    """A command cannot be converted; the text is the reason."""
 
 
 class ParsedRule(NamedTuple):
-    """A command opens (or closes) these ports for `%IP%`; `for_s` where it says itself for how long."""
+    """A command that opens (or closes) these ports for `%IP%`; `for_s` if it sets the time itself."""
 
     opens: bool
     tool: str
@@ -32,21 +32,21 @@ class ParsedRule(NamedTuple):
 
 
 def is_source(word: str) -> bool:
-    """Tell whether a word names the one address that knocked."""
+    """Return whether a word is exactly the address that knocked."""
     return word in _SOURCES
 
 
-def rule_of(
+def build_rule(
     opens: bool, tool: str, ports: Sequence[Port], *, for_s: int | None = None, remarks: Iterable[str] = ()
 ) -> ParsedRule:
-    """Make a rule whose ports a door can have."""
+    """Return a rule. Raises NotUnderstoodError if a door cannot open that many ports."""
     if not 1 <= len(ports) <= MAX_OPENS:
         raise NotUnderstoodError(f"it opens {len(ports)} ports, and a door opens at most {MAX_OPENS}")
     return ParsedRule(opens, tool, tuple(ports), for_s, tuple(remarks))
 
 
-def ports_of(text: str, protocol: str | None, service: Service) -> tuple[Port, ...]:
-    """Read `22`, `ssh`, `80,443` or `6000-6010`; without a protocol, what there is with tcp and udp."""
+def parse_ports(text: str, protocol: str | None, service: Service) -> tuple[Port, ...]:
+    """Parse `22`, `ssh`, `80,443` or `6000-6010`; without a protocol, for both tcp and udp."""
     if protocol is not None and protocol.lower() not in PROTOCOLS:
         raise NotUnderstoodError(f"the protocol {protocol!r} is neither tcp nor udp")
     protocols = list(Protocol) if protocol is None else [PROTOCOLS[protocol.lower()]]
@@ -57,14 +57,14 @@ def ports_of(text: str, protocol: str | None, service: Service) -> tuple[Port, .
 def _ports(word: str, protocols: Sequence[Protocol], service: Service) -> list[Port]:
     match = _RANGE.fullmatch(word)
     if match is None:
-        found = [(protocol, service(word, protocol)) for protocol in protocols]
-        ports = [Port(protocol, number) for protocol, number in found if number is not None]
+        numbers = [(protocol, service(word, protocol)) for protocol in protocols]
+        ports = [Port(protocol, number) for protocol, number in numbers if number is not None]
         if not ports:
-            raise NotUnderstoodError(f"{word!r} is no port or service known here")
+            raise NotUnderstoodError(f"unknown port or service {word!r}")
         return ports
     first, last = int(match[1]), int(match[2] or match[1])
     if not 1 <= first <= last <= 65535:
-        raise NotUnderstoodError(f"{word!r} is no port")
+        raise NotUnderstoodError(f"invalid port {word!r}")
     if last - first >= MAX_OPENS:
         raise NotUnderstoodError(f"it opens {last - first + 1} ports, and a door opens at most {MAX_OPENS}")
     return [Port(protocol, number) for number in range(first, last + 1) for protocol in protocols]

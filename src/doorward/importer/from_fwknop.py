@@ -1,6 +1,6 @@
-"""fwknop's stanzas as doorward.toml: one door each, opened by a signed knock, and what its users' lines say.
+"""Convert fwknop's stanzas to doorward.toml: one door each, opened by a signed knock, and its authorized_keys options.
 
-Never laxer without a word: where a door opens more than a packet could ask for, a note says so.
+Never silently laxer: if a door opens more than a packet could request, a note says so.
 """
 
 from __future__ import annotations
@@ -13,29 +13,29 @@ from dataclasses import dataclass, field
 from doorward.config.diagnostics import shown
 from doorward.config.duration import format_duration
 from doorward.config.values import MAX_FOR_MS
-from doorward.importer.firewall_commands import recognise, undoes
+from doorward.importer.firewall_commands import parse_command, reverts
 from doorward.importer.firewall_ports import Service
 from doorward.importer.from_knockd import SHORTEST_MS, UNTIL_CLOSED_MS, Converted
 from doorward.importer.fwknop_conf import DEFAULT_FOR_S, DEFAULT_MAX_S, NO_COMMAND, AccessConfiguration, Include, Stanza
-from doorward.importer.toml_writer import ImportNote, comments, own_firewall, toml_list, toml_text
+from doorward.importer.toml_writer import ImportNote, comments, firewall_note, toml_list, toml_text
 from doorward.model import DEFAULT_SIGNED_PORT, NAME, Port, Protocol
 
-_HMAC = {"HMAC_KEY", "HMAC_KEY_BASE64", "%include_keys"}  # a file of keys may hold one
+_HMAC = {"HMAC_KEY", "HMAC_KEY_BASE64", "%include_keys"}  # a key file may contain one
 _GPG = {"GPG_DECRYPT_ID", "GPG_DECRYPT_PW", "GPG_ALLOW_NO_PW", "GPG_REMOTE_ID", "GPG_FINGERPRINT_ID"}
 _NETWORK = {"FORCE_SNAT", "FORCE_MASQUERADE"}
 
 
-def general(includes: Sequence[Include], signed_port: Port) -> Iterator[ImportNote]:
-    """Say what holds for the whole file."""
+def file_notes(includes: Sequence[Include], signed_port: Port) -> Iterator[ImportNote]:
+    """Yield the notes on the file as a whole."""
     for include in includes:
         yield ImportNote(
-            None, True, f"line {include.line} includes {shown(include.path)}: import that too, and join the results"
+            None, True, f"line {include.line} includes {shown(include.path)}: import it too, and merge the results"
         )
     yield ImportNote(
         None,
         True,
-        "the keys in access.conf have no use here, and are not copied: `doorward key server` makes the server's key, "
-        "and the users' public SSH keys go into authorized_keys beside this file, a line each, as told at each door",
+        "the keys in access.conf are not used and not copied: `doorward key server` creates the server key, and the "
+        "users' public SSH keys go into authorized_keys next to this file, one per line, as shown at each door",
     )
     yield ImportNote(
         None,
@@ -46,16 +46,13 @@ def general(includes: Sequence[Include], signed_port: Port) -> Iterator[ImportNo
     yield ImportNote(
         None,
         False,
-        "stricter: a packet could open for any address that it named (fwknop -a); now only for the one that it comes "
-        'from, unless the user\'s line says addresses="…" as well',
-    )
-    yield ImportNote(
-        None, False, "better: the server holds public keys only, so that whoever steals its files opens nothing"
+        "stricter: a packet could open for any address that it named (fwknop -a); now only for its own source, "
+        'unless the user\'s line also has addresses="…"',
     )
 
 
-def without_counterpart(name: str, stanza: Stanza, *, is_command: bool) -> Iterator[ImportNote]:
-    """Say of one stanza what is other than it was."""
+def stanza_notes(name: str, stanza: Stanza, *, is_command: bool) -> Iterator[ImportNote]:
+    """Yield the notes on settings of a stanza that have no counterpart or work differently."""
     for check, text in (*_access(stanza, is_command=is_command), *_network(stanza), *_keys(stanza)):
         yield ImportNote(name, check, text)
 
@@ -63,16 +60,16 @@ def without_counterpart(name: str, stanza: Stanza, *, is_command: bool) -> Itera
 def _access(stanza: Stanza, *, is_command: bool) -> Iterator[tuple[bool, str]]:
     if stanza.source_required:
         what = (
-            'REQUIRE_SOURCE_ADDRESS is the client\'s to do: `from = "auto"` in its hosts.toml, where nothing translates'
+            'REQUIRE_SOURCE_ADDRESS is now a client setting: without NAT in between, `from = "auto"` in its hosts.toml'
         )
-        yield False, f"{what} addresses, puts the address into every packet"
+        yield False, f"{what} puts the address into every packet"
     if stanza.username is not None:
-        yield False, "REQUIRE_USERNAME asked for a word that the sender wrote; the key proves now who it is"
+        yield False, "REQUIRE_USERNAME checked a name that the sender wrote; now the key proves who it is"
     if stanza.runs_commands:
         yield (
             True,
-            "ENABLE_CMD_EXEC: a packet carried the command that was run; a signed knock names a door, and no "
-            "command. Write a door with `on_open` for each command that is needed",
+            "ENABLE_CMD_EXEC: a packet carried the command to run; a signed knock names a door only. Write a door with "
+            "`on_open` for each command that is needed",
         )
     if is_command and stanza.restrict_ports:
         yield True, "RESTRICT_PORTS limited what a packet could ask for; the door does one thing only"
@@ -85,15 +82,15 @@ def _network(stanza: Stanza) -> Iterator[tuple[bool, str]]:
         where = f"{stanza.translation.address} port {stanza.translation.port}"
         yield (
             True,
-            f"FORCE_NAT: doorward translates nothing. Write the translation to {where} into your own firewall, for "
-            "good: the door decides who gets as far as that",
+            f"FORCE_NAT: doorward does no NAT. Write the translation to {where} permanently into your own firewall: "
+            "the door decides which sources reach it",
         )
     if stanza.named & _NETWORK or stanza.flags & _NETWORK:
-        yield True, "FORCE_SNAT, FORCE_MASQUERADE: write them into your own firewall, for good"
+        yield True, "FORCE_SNAT, FORCE_MASQUERADE: write them permanently into your own firewall"
     if stanza.flags & {"FORWARD_ALL", "DISABLE_DNAT"}:
         yield (
             True,
-            "FORWARD_ALL, DISABLE_DNAT: a door opens the ports that it names, and never a way through for everything",
+            "FORWARD_ALL, DISABLE_DNAT: a door opens only the ports that it names and never forwards everything",
         )
 
 
@@ -104,17 +101,17 @@ def _keys(stanza: Stanza) -> Iterator[tuple[bool, str]]:
             f"GPG_REMOTE_ID, GPG_FINGERPRINT_ID: {len(stanza.signers)} signers; each needs a line with an SSH key",
         )
     elif stanza.named & _GPG:
-        yield False, "GnuPG keys: SSH keys take their place"
+        yield False, "GnuPG keys: SSH keys replace them"
     if stanza.flags & {"GPG_DISABLE_SIG", "GPG_IGNORE_SIG_VERIFY_ERROR"}:
-        yield False, "better: its signatures were not, or not all, verified; now every one is"
+        yield False, "stricter: not all of its signatures were verified; now every one is"
     if not stanza.named & _HMAC:
-        yield False, "better: packets without an HMAC were decrypted unseen; now every packet is checked first"
+        yield False, "stricter: packets without an HMAC were decrypted unverified; now every packet is verified first"
 
 
-PortName = Callable[[Port], str | None]  # as services(5) holds them
+PortName = Callable[[Port], str | None]  # the name of a port as in services(5), or None
 
 _MOST_IN_A_NAME = 3  # ports
-_LONGEST_STEM = 50  # of a name, so that a number fits behind it
+_LONGEST_STEM = 50  # of a name, so that a number can be appended
 _VARIABLE = re.compile(r"\$(PKT_SRC|SRC|IP|PORT|PROTO|DST|TIMEOUT)")
 _IN_A_SHELL = re.compile(r"(?:^|[/\s])(?:ba|da|k|z)?sh\s(?:.*\s)?-[A-Za-z]*c\s.*%IP%")
 _SIMPLE_NAME = re.compile(r"[A-Za-z0-9._@-]{1,64}")
@@ -122,7 +119,7 @@ _SIMPLE_NAME = re.compile(r"[A-Za-z0-9._@-]{1,64}")
 
 @dataclass
 class SignedDoor:
-    """A door of the new file while it is made, and what its users' lines say."""
+    """A door of the new file while it is built, and what its users' authorized_keys lines need."""
 
     name: str
     stanza: Stanza
@@ -134,24 +131,24 @@ class SignedDoor:
     notes: list[ImportNote] = field(default_factory=list)
 
     def note(self, text: str, *, check: bool = False) -> None:
-        """Keep a note about this door."""
+        """Add a note about this door."""
         self.notes.append(ImportNote(self.name, check, text))
 
 
 def convert(configuration: AccessConfiguration, file: str, service: Service, port_name: PortName) -> Converted:
-    """Write a door for each stanza; `service` looks ports up by name, `port_name` names by port."""
+    """Convert each stanza to a door; `service` looks ports up by name, `port_name` names by port."""
     names = _names(configuration.stanzas, port_name)
-    doors = [_converted(name, stanza, service) for name, stanza in zip(names, configuration.stanzas, strict=True)]
-    _alike(doors)
+    doors = [_convert_stanza(name, stanza, service) for name, stanza in zip(names, configuration.stanzas, strict=True)]
+    _note_duplicates(doors)
     opened = tuple(dict.fromkeys(port for door in doors for port in door.opens))
     signed_port = _signed_port(opened)
-    notes = [*general(configuration.includes, signed_port), *own_firewall(opened)]
+    notes = [*file_notes(configuration.includes, signed_port), *firewall_note(opened)]
     text = _write(file, doors, notes, signed_port)
     return Converted(text, (*notes, *(note for door in doors for note in door.notes)))
 
 
 def _names(stanzas: Sequence[Stanza], port_name: PortName) -> Iterator[str]:
-    """Name each door for its ports; no two alike."""
+    """Yield a unique name for each door, made from its ports."""
     used: Counter[str] = Counter()
     taken: set[str] = set()
     for stanza in stanzas:
@@ -169,17 +166,17 @@ def _stem(stanza: Stanza, port_name: PortName) -> str:
     words = []
     for port in stanza.allowed_ports:
         name = port_name(port) or ""
-        known = NAME.fullmatch(name) and not name.isdigit()
-        words.append(name if known else f"{port.protocol.name.lower()}-{port.number}")
+        is_valid = NAME.fullmatch(name) and not name.isdigit()
+        words.append(name if is_valid else f"{port.protocol.name.lower()}-{port.number}")
     if len(words) > _MOST_IN_A_NAME:
         words = [*words[: _MOST_IN_A_NAME - 1], "and", str(len(words) - _MOST_IN_A_NAME + 1), "more"]
     return "-".join(words)[:_LONGEST_STEM]
 
 
-def _converted(name: str, stanza: Stanza, service: Service) -> SignedDoor:
+def _convert_stanza(name: str, stanza: Stanza, service: Service) -> SignedDoor:
     door = SignedDoor(name, stanza)
     if stanza.repeated:
-        door.note(f"{', '.join(stanza.repeated)} stood twice in one stanza: the last one counted", check=True)
+        door.note(f"{', '.join(stanza.repeated)} occurred twice in one stanza: the last one counted", check=True)
     if stanza.cycle_open:
         _cycle(door, stanza.cycle_open, service)
     else:
@@ -194,7 +191,7 @@ def _converted(name: str, stanza: Stanza, service: Service) -> SignedDoor:
     door.note(
         f"the stanza of line {stanza.line}; in authorized_keys, a line for each of its users: {_line(door)}", check=True
     )
-    door.notes += without_counterpart(name, stanza, is_command=bool(stanza.cycle_open))
+    door.notes += stanza_notes(name, stanza, is_command=bool(stanza.cycle_open))
     return door
 
 
@@ -205,32 +202,32 @@ def _ports(door: SignedDoor) -> None:
         but = f" but {', '.join(map(str, stanza.restrict_ports))}" if stanza.restrict_ports else ""
         door.note(
             f"no OPEN_PORTS: a packet chose any port{but}. A door names what it opens, and this one opens nothing yet: "
-            'write the ports that were asked for, like opens = ["22/tcp"], in the place of on_open',
+            'write the ports that were asked for, like opens = ["22/tcp"], instead of on_open',
             check=True,
         )
     elif not door.opens:
-        door.note("RESTRICT_PORTS takes away all that OPEN_PORTS gives, so it opens nothing", check=True)
+        door.note("RESTRICT_PORTS removes all ports of OPEN_PORTS, so it opens nothing", check=True)
     elif len(door.opens) > 1:
         door.note(
-            "a packet chose among its ports; the door opens all together. Make several doors if that is too much",
+            "a packet chose among its ports; the door opens all of them. Write several doors if that is too much",
             check=True,
         )
 
 
 def _times(door: SignedDoor) -> None:
     for_s, max_s = door.stanza.for_s or DEFAULT_FOR_S, door.stanza.max_s or DEFAULT_MAX_S
-    door.for_ms = 1000 * min(for_s, max_s)  # as fwknopd does, with a warning in its log
+    door.for_ms = 1000 * min(for_s, max_s)  # like fwknopd, which also logs a warning
     door.for_max_ms = 1000 * max_s if max_s > for_s else None
 
 
 def _cycle(door: SignedDoor, command: str, service: Service) -> None:
-    """Let `opens` do what the commands did, if that is understood; else run the same words."""
+    """Convert the commands to `opens` if they are understood; otherwise keep them as hooks."""
     stanza = door.stanza
     closing = stanza.cycle_close if stanza.cycle_close not in (None, NO_COMMAND) else ""
-    start, stop = (_substituted(text or "", stanza.open_ports) for text in (command, closing))
-    rule = recognise(start, service).rule
+    start, stop = (_substitute(text or "", stanza.open_ports) for text in (command, closing))
+    rule = parse_command(start, service).rule
     door.for_ms = 1000 * (stanza.cycle_s or DEFAULT_FOR_S) if closing else SHORTEST_MS
-    if rule is not None and rule.opens and (not stop or undoes(stop, rule, service)):
+    if rule is not None and rule.opens and (not stop or reverts(stop, rule, service)):
         door.opens = rule.ports
         for remark in rule.remarks:
             door.note(remark, check=True)
@@ -240,22 +237,22 @@ def _cycle(door: SignedDoor, command: str, service: Service) -> None:
             door.note(
                 f"nothing closed it (CMD_CYCLE_CLOSE NONE); now it is open for {hour}: write another `for`", check=True
             )
-    elif why := _cannot_run(start) or (_cannot_run(stop) if stop else ""):
+    elif reason := _cannot_run(start) or (_cannot_run(stop) if stop else ""):
         door.note(
-            f"its commands cannot run as they are: {why}. It runs nothing yet: write `on_open` and `on_close`",
+            f"its commands cannot run as they are: {reason}. It runs nothing yet: write `on_open` and `on_close`",
             check=True,
         )
     else:
         door.on_open, door.on_close = start.split(), stop.split()
-        door.note("its commands stay, run as before without a shell; %IP% stands for the address", check=True)
+        door.note("its commands stay and run as before, without a shell; %IP% is replaced by the address", check=True)
 
 
-def _substituted(command: str, ports: Sequence[Port]) -> str:
-    """Put %IP% in the place of fwknop's words for the address, and the port where there is only one."""
-    known = {"IP": "%IP%", "SRC": "%IP%", "PKT_SRC": "%IP%"}
+def _substitute(command: str, ports: Sequence[Port]) -> str:
+    """Replace fwknop's variables: the address by %IP%, and the port if there is only one."""
+    values = {"IP": "%IP%", "SRC": "%IP%", "PKT_SRC": "%IP%"}
     if len(ports) == 1:
-        known |= {"PORT": str(ports[0].number), "PROTO": ports[0].protocol.name.lower()}
-    return _VARIABLE.sub(lambda match: known.get(match[1], match[0]), command)
+        values |= {"PORT": str(ports[0].number), "PROTO": ports[0].protocol.name.lower()}
+    return _VARIABLE.sub(lambda match: values.get(match[1], match[0]), command)
 
 
 def _cannot_run(command: str) -> str:
@@ -264,15 +261,15 @@ def _cannot_run(command: str) -> str:
     if _IN_A_SHELL.search(command):
         return 'a shell would read the address as part of its text; pass it as "$1"'
     program = (command.split() or [""])[0]
-    return "" if program and ("/" not in program or program.startswith("/")) else "its program has no whole path"
+    return "" if program and ("/" not in program or program.startswith("/")) else "its program has no full path"
 
 
 def _line(door: SignedDoor) -> str:
     stanza = door.stanza
     options = [f'doors="{door.name}"']
     if stanza.sources:
-        places = (str(place).removesuffix("/32") for place in stanza.sources)
-        options.append(f'from="{",".join(places)}"')
+        networks = (str(place).removesuffix("/32") for place in stanza.sources)
+        options.append(f'from="{",".join(networks)}"')
     if door.for_max_ms is not None:
         options.append(f'for-max="{format_duration(door.for_max_ms)}"')
     if stanza.expires:
@@ -281,8 +278,8 @@ def _line(door: SignedDoor) -> str:
     return f"{','.join(options)} KIND KEY {name}"
 
 
-def _alike(doors: Sequence[SignedDoor]) -> None:
-    """Tell of doors that one door can be: in access.conf every shared key needed a stanza of its own."""
+def _note_duplicates(doors: Sequence[SignedDoor]) -> None:
+    """Note doors that could be one door: in access.conf every shared key needed its own stanza."""
     first: dict[object, str] = {}
     for door in doors:
         other = first.setdefault((door.opens, door.for_ms), door.name) if door.opens else door.name

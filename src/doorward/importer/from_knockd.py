@@ -1,6 +1,6 @@
-"""knockd's doors as doorward.toml: what commands open becomes `opens`, and what is not understood stays a command.
+"""Convert knockd's doors to doorward.toml: ports that commands open become `opens`, other commands become hooks.
 
-Never laxer without a word: where a door would open for more than it did, its command stays or a note says so.
+Never silently laxer: if a door would open more than it did, its command stays or a note says so.
 """
 
 from __future__ import annotations
@@ -12,30 +12,30 @@ from typing import NamedTuple
 from doorward.config.duration import format_duration
 from doorward.config.knockd import KnockdConfiguration, KnockdDoor, KnockdOptions
 from doorward.config.values import MAX_FOR_MS, MAX_WITHIN_MS
-from doorward.importer.firewall_commands import recognise, undoes
+from doorward.importer.firewall_commands import parse_command, reverts
 from doorward.importer.firewall_ports import ParsedRule, Service
-from doorward.importer.toml_writer import ImportNote, NewDoor, argv, own_firewall, write
+from doorward.importer.toml_writer import ImportNote, NewDoor, argv, firewall_note, write
 from doorward.model import TCP_FLAGS, Protocol
 
-UNTIL_CLOSED_MS = 3_600_000  # knockd's rule stayed until somebody took it out; every knock prolongs this hour
-SHORTEST_MS = 1000  # of a door that only runs a command: nothing is open then, and a second knock runs it again
-_LONGEST_STEM = 50  # of a name, so that a number fits behind it
+UNTIL_CLOSED_MS = 3_600_000  # knockd's rule stayed until it was removed; every knock extends this hour
+SHORTEST_MS = 1000  # of a door that only runs a command: nothing is open, and the next knock runs it again
+_LONGEST_STEM = 50  # of a name, so that a number can be appended
 
 
 class Converted(NamedTuple):
-    """The text of a doorward.toml, and what the operator should know about it."""
+    """The text of a doorward.toml, and notes for the operator."""
 
     toml: str
     notes: tuple[ImportNote, ...]
 
 
 def convert(configuration: KnockdConfiguration, file: str, service: Service) -> Converted:
-    """Write the same doors; `service` looks ports up by name."""
-    doors = [_converted(name, door, service) for name, door in _named(configuration.doors)]
-    _pair(doors)
-    doors = list(_merged(doors))
+    """Convert all doors; `service` looks ports up by name."""
+    doors = [_convert_door(name, door, service) for name, door in _named(configuration.doors)]
+    _link_closers(doors)
+    doors = list(_merge_doors(doors))
     _safe_commands(doors)
-    _refused_ports(doors)
+    _note_opened_ports(doors)
     general = list(_general(configuration.options, doors))
     interface = (configuration.options.interface or "").split(":")[0]
     text = write(file, "" if interface in ("any", "lo") else interface, doors, general)
@@ -43,7 +43,7 @@ def convert(configuration: KnockdConfiguration, file: str, service: Service) -> 
 
 
 def _named(doors: Sequence[KnockdDoor]) -> Iterator[tuple[str, KnockdDoor]]:
-    """Give each door a name that doorward takes and no other door has."""
+    """Yield each door with a valid, unique name."""
     taken: set[str] = set()
     for door in doors:
         stem = re.sub(r"[^A-Za-z0-9_-]+", "-", door.name).strip("-")[:_LONGEST_STEM] or "door"
@@ -55,33 +55,33 @@ def _named(doors: Sequence[KnockdDoor]) -> Iterator[tuple[str, KnockdDoor]]:
         yield name, door
 
 
-def _converted(name: str, old: KnockdDoor, service: Service) -> NewDoor:
-    found = recognise(old.start_command or "", service)
-    door = NewDoor(name, old, found.rule, for_ms=SHORTEST_MS)
-    why = found.why if found.rule is None else _why_not(old, found.rule, service)
+def _convert_door(name: str, old: KnockdDoor, service: Service) -> NewDoor:
+    parsed = parse_command(old.start_command or "", service)
+    door = NewDoor(name, old, parsed.rule, for_ms=SHORTEST_MS)
+    why = parsed.why if parsed.rule is None else _why_not_converted(old, parsed.rule, service)
     if name != old.name:
-        door.note(f"was called {old.name!r}; scripts and log filters may know it by that name", check=True)
+        door.note(f"was called {old.name!r}; scripts and log filters may use that name", check=True)
     if not (old.start_command or old.start_command_6):
         door.on_open = ["true"]
-        door.note("ran no command, and runs none now; it is there for the record only", check=True)
-    elif why or found.rule is None:
+        door.note("ran no command and still runs none; its knocks are only logged", check=True)
+    elif why or parsed.rule is None:
         _keep_commands(door, why)
-    elif found.rule.opens:
-        _open(door, found.rule)
+    elif parsed.rule.opens:
+        _open(door, parsed.rule)
     else:
-        _keep_commands(door, "it closes what no door here opens")
+        _keep_commands(door, "it closes ports that no door opens")
     _knock_notes(door)
     return door
 
 
-def _why_not(old: KnockdDoor, rule: ParsedRule, service: Service) -> str:
-    """Say why commands that are understood must stay all the same; empty where they need not."""
+def _why_not_converted(old: KnockdDoor, rule: ParsedRule, service: Service) -> str:
+    """Return why commands must stay although they are understood; empty if they need not."""
     if old.start_command_6 is not None:
-        six = recognise(old.start_command_6, service).rule
+        six = parse_command(old.start_command_6, service).rule
         if six is None or (six.opens, set(six.ports)) != (rule.opens, set(rule.ports)):
-            return "for IPv6 another command runs, or none; if IPv6 may open the same ports, write them as `opens`"
+            return "IPv6 has a different command, or none; if IPv6 may open the same ports, list them in `opens`"
     stops = [stop for stop in (old.stop_command, old.stop_command_6) if stop]
-    if not all(undoes(stop, rule, service) for stop in stops):
+    if not all(reverts(stop, rule, service) for stop in stops):
         return "Stop_Command does not simply undo Start_Command"
     return ""
 
@@ -98,8 +98,8 @@ def _open(door: NewDoor, rule: ParsedRule) -> None:
         door.for_ms = UNTIL_CLOSED_MS
         hour = format_duration(UNTIL_CLOSED_MS)
         door.note(
-            f"stayed open until something closed it; now for {hour} after the last knock (connections made meanwhile "
-            f"go on). Write another `for`, up to {format_duration(MAX_FOR_MS)}, if that is too short",
+            f"stayed open until something closed it; now for {hour} after the last knock (established connections "
+            f"stay open). Write another `for`, up to {format_duration(MAX_FOR_MS)}, if that is too short",
             check=True,
         )
 
@@ -114,7 +114,7 @@ def _keep_commands(door: NewDoor, why: str) -> None:
 
 
 def _script(four: str | None, six: str | None) -> str:
-    """Write what a shell runs for both families, each with its own command."""
+    """Return a shell script that runs each address family's own command."""
     if six is None or six == four:
         return four or ""
     if not (four or six):
@@ -126,8 +126,9 @@ def _knock_notes(door: NewDoor) -> None:
     old = door.old
     if old.one_time_file is not None:
         door.note(
-            f"its one-time sequences ({old.one_time_file}) have no place here: it opens by hand, or by signed knocks, "
-            "which nobody can replay either (`doorward key server`); or keep running `knockd`, which takes them",
+            f"its one-time sequences ({old.one_time_file}) are not supported: open it with `doorward open` or a signed "
+            "knock, which cannot be replayed either (`doorward key server`), or keep running `knockd`, which supports "
+            "them",
             check=True,
         )
     if old.within_ms > MAX_WITHIN_MS:
@@ -135,13 +136,13 @@ def _knock_notes(door: NewDoor) -> None:
     if all(port.protocol is Protocol.UDP for port in old.knock):
         return
     if not old.flags.mask:
-        door.note("every TCP packet counted; now only one that starts a connection, so that stray ones spoil nothing")
+        door.note("every TCP packet counted; now only one that starts a connection, so stray packets do no harm")
     elif not old.flags.passes(TCP_FLAGS["syn"]):
-        door.note(f"the flags {old.flags} are no plain SYN: `knock` cannot send them, hping3 can", check=True)
+        door.note(f"the flags {old.flags} differ from a plain SYN: `knock` cannot send them, hping3 can", check=True)
 
 
-def _pair(doors: Sequence[NewDoor]) -> None:
-    """Let a door that only closes what others open close those."""
+def _link_closers(doors: Sequence[NewDoor]) -> None:
+    """Make doors that only close ports close the doors that open them."""
     for closer in doors:
         rule, old = closer.rule, closer.old
         if rule is None or rule.opens or old.stop_command or old.start_command_6 is not None:
@@ -150,11 +151,11 @@ def _pair(doors: Sequence[NewDoor]) -> None:
         if openers:
             closer.on_open = [f"doorward close {opener} %IP%" for opener in openers]
             closer.notes = [note for note in closer.notes if not note.text.startswith("stays a command")]
-            closer.note(f"closes {', '.join(openers)} early; you may take it out, since every opening ends by itself")
+            closer.note(f"closes {', '.join(openers)} early; you may remove it, since every opening ends by itself")
 
 
-def _merged(doors: Sequence[NewDoor]) -> Iterator[NewDoor]:
-    """Join doors with one sequence, which doorward.toml does not take."""
+def _merge_doors(doors: Sequence[NewDoor]) -> Iterator[NewDoor]:
+    """Merge doors with the same sequence, which doorward.toml does not allow."""
     first: dict[object, NewDoor] = {}
     for door in doors:
         other = first.setdefault(door.key(), door)
@@ -164,12 +165,12 @@ def _merged(doors: Sequence[NewDoor]) -> Iterator[NewDoor]:
             other.on_close += door.on_close
             other.for_ms = max(other.for_ms, door.for_ms)
             other.notes += [ImportNote(other.name, note.check, note.text) for note in door.notes]
-            other.note(f"does what {door.name} did as well, since both had one sequence", check=True)
+            other.note(f"also does what {door.name} did, since both had the same sequence", check=True)
     yield from first.values()
 
 
 def _safe_commands(doors: Sequence[NewDoor]) -> None:
-    """Leave out commands that cannot get the address as an argument: all of a door's, so that none opens for good."""
+    """Drop commands that cannot take the address as an argument: all of a door's, so that none opens permanently."""
     for door in doors:
         try:
             for scripts in (door.on_open, door.on_close):
@@ -177,30 +178,31 @@ def _safe_commands(doors: Sequence[NewDoor]) -> None:
         except ValueError as error:
             door.on_open, door.on_close = [] if door.opens else ["true"], []
             door.note(
-                f'its commands are left out, since the address cannot be passed to them as "$1": {error}. It runs '
+                f'its commands were dropped, since the address cannot be passed to them as "$1": {error}. It runs '
                 "nothing yet: write `on_open` and `on_close`",
                 check=True,
             )
 
 
-def _refused_ports(doors: Sequence[NewDoor]) -> None:
+def _note_opened_ports(doors: Sequence[NewDoor]) -> None:
     opened = {port: door.name for door in reversed(doors) for port in door.opens}
     for door in doors:
         for port in dict.fromkeys(port for port in door.old.knock if port in opened):
-            what = f"knocks at {port}, which {opened[port]} opens: doorward refuses that; knock at another port"
+            what = f"knocks at {port}, which {opened[port]} opens: doorward rejects that; knock at another port"
             door.note(what, check=True)
 
 
 def _general(options: KnockdOptions, doors: Sequence[NewDoor]) -> Iterator[ImportNote]:
-    yield from own_firewall(port for door in doors for port in door.opens)
-    yield ImportNote(None, False, "better: any wrong port starts a knock anew, so that a port scan opens nothing")
+    yield from firewall_note(port for door in doors for port in door.opens)
     if options.interface is None:
-        yield ImportNote(None, True, "no Interface was named: all but lo are watched; did knockd run with -i?")
+        yield ImportNote(None, True, "no Interface was set: all but lo are watched; did knockd run with -i?")
     elif ":" in options.interface:
         yield ImportNote(
             None, True, f"{options.interface} was one address of an interface; now all of its addresses count"
         )
     if options.log_file or options.use_syslog:
         yield ImportNote(
-            None, True, "`doorward log` is the record; filters that read knockd's lines need doorward's `knockd`"
+            None,
+            True,
+            "`doorward log` shows the access log; filters that parse knockd's lines need doorward's `knockd`",
         )

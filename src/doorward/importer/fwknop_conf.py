@@ -1,9 +1,9 @@
-"""access.conf, as fwknopd 2.6 reads it, or every fault in it at once.
+"""Parse access.conf as fwknopd 2.6 does, and report every fault in it at once.
 
-A line is a word, a blank and a value up to a `;`; each SOURCE begins a stanza; a later line of a stanza replaces an
-earlier one. What fwknopd passes over without an error (a word that it does not know, a line above the first SOURCE, the
-rest of a line beyond its buffer) is a fault. Keys and passphrases are forgotten as they are read, and no message
-shows a word that is not known: it may be half of a key.
+A line is a keyword, a blank and a value up to a `;`; each SOURCE begins a stanza; a later line of a stanza replaces an
+earlier one. What fwknopd silently ignores (an unknown keyword, a line above the first SOURCE, the rest of a line beyond
+its buffer) is a fault. Keys and passphrases are discarded as they are read, and no message shows an unknown word: it
+may be part of a key.
 """
 
 from __future__ import annotations
@@ -24,8 +24,8 @@ from doorward.model import Port, Protocol
 MAX_SECONDS = (1 << 31) - 1
 ANYWHERE = "ANY"
 
-_REMARK = r"\s*(?:#.*)?"  # fwknopd stops reading a number or an address at the blank before it
-_PLACE = re.compile(r"([0-9.]{7,15})(?:/([0-9.]{1,15}))?" + _REMARK, re.ASCII | re.DOTALL)
+_REMARK = r"\s*(?:#.*)?"  # fwknopd ends a number or an address at the blank before it
+_NETWORK = re.compile(r"([0-9.]{7,15})(?:/([0-9.]{1,15}))?" + _REMARK, re.ASCII | re.DOTALL)
 _PORT = re.compile(r"(tcp|udp)/\s*([0-9]{1,9})" + _REMARK, re.ASCII | re.DOTALL | re.IGNORECASE)
 _SECONDS = re.compile(r"([0-9]{1,12})\s*(?:s|secs?|seconds?)?" + _REMARK, re.ASCII | re.DOTALL | re.IGNORECASE)
 _DATE = re.compile(r"([0-9]{1,2})/([0-9]{1,2})/([0-9]{2}|[0-9]{4})" + _REMARK, re.ASCII | re.DOTALL)
@@ -34,32 +34,32 @@ _YES_OR_NO = {"y": True, "yes": True, "n": False, "no": False}
 
 
 class SourceAddress(NamedTuple):
-    """An address and a port behind this host."""
+    """The address and port of a service behind this host."""
 
     address: str
     port: int
 
 
-def places(text: str) -> tuple[IPv4Network, ...]:
-    """Read `192.0.2.7,203.0.113.0/24`; nothing at all means anywhere."""
+def networks(text: str) -> tuple[IPv4Network, ...]:
+    """Parse `192.0.2.7,203.0.113.0/24`; an empty tuple means any source."""
     words = [word.strip() for word in text.split(",")]
-    found = [_place(word) for word in words if word.upper() != ANYWHERE]
-    return tuple(dict.fromkeys(found)) if len(found) == len(words) else ()
+    parsed = [_network(word) for word in words if word.upper() != ANYWHERE]
+    return tuple(dict.fromkeys(parsed)) if len(parsed) == len(words) else ()
 
 
-def _place(word: str) -> IPv4Network:
-    match = _PLACE.fullmatch(word)
+def _network(word: str) -> IPv4Network:
+    match = _NETWORK.fullmatch(word)
     try:
         if match is None:
             raise ValueError
         return IPv4Network((match[1], _prefix(match[2] or "32")), strict=False)
     except ValueError:
         remedy = "write addresses like 192.0.2.7 or 203.0.113.0/24 with commas between them, or ANY"
-        raise ValueError(f"{shown(word)} is no IPv4 address to fwknopd; {remedy}") from None
+        raise ValueError(f"invalid IPv4 address {shown(word)}; {remedy}") from None
 
 
 def _prefix(text: str) -> int:
-    """Read 24 or 255.255.255.0; other netmasks, with gaps, are no prefix."""
+    """Parse 24 or 255.255.255.0. Raises ValueError for a netmask with gaps."""
     if "." not in text:
         return int(text)
     mask = int(IPv4Network(text).network_address)
@@ -70,46 +70,46 @@ def _prefix(text: str) -> int:
 
 
 def ports(text: str) -> tuple[Port, ...]:
-    """Read `tcp/22, udp/53`."""
-    found = tuple(dict.fromkeys(port(word.strip()) for word in text.split(",")))
-    if len(found) > MAX_OPENS:
-        what = f"{len(found)} ports are too many for one door"
-        raise ValueError(f"{what}; write two stanzas, each with at most {MAX_OPENS} of them")
-    return found
+    """Parse `tcp/22, udp/53`."""
+    parsed = tuple(dict.fromkeys(port(word.strip()) for word in text.split(",")))
+    if len(parsed) > MAX_OPENS:
+        fault = f"{len(parsed)} ports are too many for one door"
+        raise ValueError(f"{fault}; write two stanzas, each with at most {MAX_OPENS} of them")
+    return parsed
 
 
 def port(word: str) -> Port:
-    """Read one port as fwknop writes it, the protocol first."""
+    """Parse one port in fwknop's syntax, the protocol first."""
     match = _PORT.fullmatch(word)
     if match is None:
         remedy = "write ports like tcp/22 with commas between them, each by itself"
-        raise ValueError(f"{shown(word)} is no port, whatever fwknopd makes of it; {remedy}")
+        raise ValueError(f"invalid port {shown(word)}, which fwknopd misreads; {remedy}")
     if not 1 <= int(match[2]) <= 65535:
         raise ValueError(f"port {int(match[2])} does not exist; write a number from 1 to 65535")
     return Port(Protocol[match[1].upper()], int(match[2]))
 
 
 def seconds(text: str) -> int | None:
-    """Read a time; 0 means the default."""
+    """Parse a time in seconds; None (0 in the file) means the default."""
     match = _SECONDS.fullmatch(text)
     if match is None:
-        raise ValueError(f"{shown(text)} is no time; write a whole number of seconds, like 30")
+        raise ValueError(f"invalid time {shown(text)}; write a whole number of seconds, like 30")
     if int(match[1]) > MAX_SECONDS:
-        raise ValueError(f"{int(match[1])} seconds are no possible time; write at most {MAX_SECONDS}")
+        raise ValueError(f"{int(match[1])} seconds is out of range; write at most {MAX_SECONDS}")
     return int(match[1]) or None
 
 
-def yes(text: str) -> bool:
-    """Read Y or N."""
+def boolean(text: str) -> bool:
+    """Parse Y or N."""
     word = text.partition("#")[0].strip().lower()
     if word not in _YES_OR_NO:
         means = "yes" if word.startswith("y") else "no"
-        raise ValueError(f"{shown(text)} is neither Y nor N, and fwknopd takes it for {means}; write Y or N")
+        raise ValueError(f"{shown(text)} is neither Y nor N, and fwknopd reads it as {means}; write Y or N")
     return _YES_OR_NO[word]
 
 
 def expiry(text: str) -> str:
-    """Read MM/DD/YYYY, a day that begins on this host's clock, as authorized_keys writes it: YYYYMMDD."""
+    """Convert MM/DD/YYYY, in local time, to authorized_keys' format YYYYMMDD."""
     match = _DATE.fullmatch(text)
     try:
         if match is None:
@@ -117,56 +117,56 @@ def expiry(text: str) -> str:
         month, day, year = map(int, match.groups())
         return date(year + 2000 if year < 100 else year, month, day).isoformat().replace("-", "")
     except ValueError:
-        raise ValueError(f"{shown(text)} is no day; write it as MM/DD/YYYY, like 12/31/2030") from None
+        raise ValueError(f"invalid date {shown(text)}; write it as MM/DD/YYYY, like 12/31/2030") from None
 
 
 def expiry_epoch(text: str) -> str | None:
-    """Read seconds since 1970, as authorized_keys writes a time; 0 means never."""
+    """Convert seconds since 1970 to authorized_keys' time format; None (0 in the file) means never."""
     match = _SECONDS.fullmatch(text)
     try:
         if match is None:
             raise ValueError
         return f"{datetime.fromtimestamp(int(match[1]), UTC):%Y%m%d%H%M%SZ}" if int(match[1]) else None
     except (ValueError, OverflowError, OSError):
-        raise ValueError(f"{shown(text)} is no time; write seconds since 1970, like 1900000000") from None
+        raise ValueError(f"invalid time {shown(text)}; write seconds since 1970, like 1900000000") from None
 
 
 def translation(text: str) -> SourceAddress:
-    """Read the address and the port that connections are sent on to."""
+    """Parse the address and port that connections are forwarded to."""
     match = _NAT.fullmatch(text)
     try:
         if match is None or not 1 <= int(match[2]) <= 65535:
             raise ValueError
         return SourceAddress(str(IPv4Network(match[1]).network_address), int(match[2]))
     except ValueError:
-        raise ValueError(f"{shown(text)} is no address and port; write both, like 192.0.2.7 22") from None
+        raise ValueError(f"invalid address and port {shown(text)}; write both, like 192.0.2.7 22") from None
 
 
 def words(text: str) -> tuple[str, ...]:
-    """Read a list with commas."""
+    """Parse a comma-separated list."""
     return tuple(word.strip() for word in text.split(","))
 
 
 def word(text: str) -> str:
-    """Read a text as it is."""
+    """Return a text as it is."""
     return text
 
 
-MAX_LINE_BYTES = 1022  # fwknopd takes what stands behind them for another line, also in a comment
+MAX_LINE_BYTES = 1022  # fwknopd reads the rest as another line, even in a comment
 MAX_STANZAS = 10_000
-MAX_FAULTS = 1000  # what is told of a file that is none; the rest is as wrong
+MAX_FAULTS = 1000  # reported at most, for a file of another format
 DEFAULT_FOR_S, DEFAULT_MAX_S = 30, 300
 NO_COMMAND = "NONE"  # as CMD_CYCLE_CLOSE
 
 
 class Stanza(NamedTuple):
-    """What one SOURCE allows. `named`: the words that stand in it; `repeated`: those that stand more than once."""
+    """What one SOURCE allows. `named`: the keywords in it; `repeated`: those that occur more than once."""
 
     line: int
-    sources: tuple[IPv4Network, ...] = ()  # none: anywhere
-    open_ports: tuple[Port, ...] = ()  # none: whatever a packet asks for
+    sources: tuple[IPv4Network, ...] = ()  # empty: any source
+    open_ports: tuple[Port, ...] = ()  # empty: any port that a packet requests
     restrict_ports: tuple[Port, ...] = ()
-    destinations: tuple[IPv4Network, ...] = ()  # none: every address
+    destinations: tuple[IPv4Network, ...] = ()  # empty: every address
     for_s: int | None = None
     max_s: int | None = None
     cycle_open: str | None = None
@@ -176,34 +176,34 @@ class Stanza(NamedTuple):
     source_required: bool = False
     runs_commands: bool = False
     translation: SourceAddress | None = None
-    expires: str | None = None  # as authorized_keys writes a time
+    expires: str | None = None  # in authorized_keys' time format
     signers: tuple[str, ...] = ()
-    flags: frozenset[str] = frozenset()  # the words of FLAGS that say yes
+    flags: frozenset[str] = frozenset()  # the keywords of FLAGS set to yes
     named: frozenset[str] = frozenset()
     repeated: tuple[str, ...] = ()
 
     @property
     def allowed_ports(self) -> tuple[Port, ...]:
-        """What may be asked for of what OPEN_PORTS names."""
+        """The ports of OPEN_PORTS that may be requested."""
         return tuple(port for port in self.open_ports if port not in self.restrict_ports)
 
 
 class Include(NamedTuple):
-    """Another file, or a folder of files, with stanzas of their own."""
+    """Another file, or a directory of files, with its own stanzas."""
 
     line: int
     path: str
 
 
 class AccessConfiguration(NamedTuple):
-    """A whole file; stanzas in its order."""
+    """A parsed file; stanzas in the order of the file."""
 
     stanzas: tuple[Stanza, ...]
     includes: tuple[Include, ...]
 
 
 class AccessSetting(NamedTuple):
-    """Which field a word fills, and how its value is read."""
+    """The field that a keyword sets, and the converter of its value."""
 
     field: str
     read: Callable[[str], object]
@@ -211,19 +211,19 @@ class AccessSetting(NamedTuple):
 
 SOURCE = "SOURCE"
 SETTINGS = {
-    SOURCE: AccessSetting("sources", places),
+    SOURCE: AccessSetting("sources", networks),
     "OPEN_PORTS": AccessSetting("open_ports", ports),
     "RESTRICT_PORTS": AccessSetting("restrict_ports", ports),
-    "DESTINATION": AccessSetting("destinations", places),
+    "DESTINATION": AccessSetting("destinations", networks),
     "FW_ACCESS_TIMEOUT": AccessSetting("for_s", seconds),
     "MAX_FW_TIMEOUT": AccessSetting("max_s", seconds),
     "CMD_CYCLE_OPEN": AccessSetting("cycle_open", word),
     "CMD_CYCLE_CLOSE": AccessSetting("cycle_close", word),
     "CMD_CYCLE_TIMER": AccessSetting("cycle_s", seconds),
     "REQUIRE_USERNAME": AccessSetting("username", word),
-    "REQUIRE_SOURCE_ADDRESS": AccessSetting("source_required", yes),
-    "REQUIRE_SOURCE": AccessSetting("source_required", yes),
-    "ENABLE_CMD_EXEC": AccessSetting("runs_commands", yes),
+    "REQUIRE_SOURCE_ADDRESS": AccessSetting("source_required", boolean),
+    "REQUIRE_SOURCE": AccessSetting("source_required", boolean),
+    "ENABLE_CMD_EXEC": AccessSetting("runs_commands", boolean),
     "FORCE_NAT": AccessSetting("translation", translation),
     "ACCESS_EXPIRE": AccessSetting("expires", expiry),
     "ACCESS_EXPIRE_EPOCH": AccessSetting("expires", expiry_epoch),
@@ -244,7 +244,7 @@ _LINE = re.compile(r"\s*(\S+)\s+([^;\r]+)", re.ASCII)
 
 
 def parse(text: str, file: str) -> AccessConfiguration:
-    """Read a whole file; ConfigError holds its faults, the first MAX_FAULTS of them."""
+    """Parse a whole file. Raises ConfigError with its first MAX_FAULTS faults."""
     reader = _Reader(file)
     for number, line in enumerate(text.split("\n"), 1):
         reader.read_line(number, line)
@@ -256,11 +256,11 @@ def parse(text: str, file: str) -> AccessConfiguration:
         reader.nothing()
     if reader.faults:
         raise ConfigError(reader.faults)
-    return AccessConfiguration(tuple(map(_finished, reader.stanzas)), tuple(reader.includes))
+    return AccessConfiguration(tuple(map(_build_stanza, reader.stanzas)), tuple(reader.includes))
 
 
 def first_word(line: str) -> str:
-    """Give the word that a line begins with, as fwknopd reads it: without what stands behind its last colon."""
+    """Return the first word of a line as fwknopd reads it: up to its last colon."""
     word = _FIRST.sub(r"\1", line)
     return word.rpartition(":")[0] if ":" in word else word
 
@@ -273,9 +273,9 @@ class _Stanza:
     named: Counter[str] = field(default_factory=Counter)
 
 
-def _finished(stanza: _Stanza) -> Stanza:
+def _build_stanza(stanza: _Stanza) -> Stanza:
     twice = tuple(word for word, times in stanza.named.items() if times > 1)
-    flags = frozenset(word for word, says_yes in stanza.flags.items() if says_yes)
+    flags = frozenset(word for word, is_set in stanza.flags.items() if is_set)
     return Stanza(stanza.line, **stanza.fields, flags=flags, named=frozenset(stanza.named), repeated=twice)
 
 
@@ -286,15 +286,15 @@ class _Reader:
     stanzas: list[_Stanza] = field(default_factory=list)
     includes: list[Include] = field(default_factory=list)
 
-    def fault(self, line: int, what: str, instead: str) -> None:
-        self.faults.append(ConfigFault(self.file, line, what, instead))
+    def fault(self, line: int, fault: str, remedy: str) -> None:
+        self.faults.append(ConfigFault(self.file, line, fault, remedy))
 
     def read_line(self, number: int, line: str) -> None:
         if "\0" in line:
             self.fault(number, "a NUL byte is in the line", "save the file as text")
         elif len(line.encode(errors="surrogatepass")) > MAX_LINE_BYTES:
-            what = f"the line is longer than {MAX_LINE_BYTES} bytes, and fwknopd takes its end for another line"
-            self.fault(number, what, "write shorter lines")
+            fault = f"the line is longer than {MAX_LINE_BYTES} bytes, and fwknopd reads the rest as another line"
+            self.fault(number, fault, "write shorter lines")
         elif line.strip() and not line.lstrip().startswith(("#", ";")):
             self.read_setting(number, line)
 
@@ -302,7 +302,7 @@ class _Reader:
         match, word = _LINE.match(line), first_word(line)
         value = match[2].strip() if match else ""
         if word not in WORDS:
-            self.fault(number, "the line begins with no word that fwknopd knows", _meant(word))
+            self.fault(number, "the line begins with an unknown keyword", _remedy(word))
         elif not value:
             self.fault(number, f"{word} has no value", f"write {word}, a blank and its value")
         elif word in INCLUDES:
@@ -310,7 +310,7 @@ class _Reader:
         elif word == SOURCE and len(self.stanzas) == MAX_STANZAS:
             self.fault(number, f"there are more than {MAX_STANZAS} stanzas", "import the file in parts")
         elif word != SOURCE and not self.stanzas:
-            self.fault(number, f"{word} stands above the first SOURCE, and fwknopd passes over it", "write it below")
+            self.fault(number, f"{word} is above the first SOURCE, and fwknopd ignores it", "write it below")
         else:
             self.assign(number, word, value)
 
@@ -323,10 +323,10 @@ class _Reader:
             if word in SETTINGS:
                 stanza.fields[SETTINGS[word].field] = SETTINGS[word].read(text)
             elif word in FLAGS:
-                stanza.flags[word] = yes(text)
+                stanza.flags[word] = boolean(text)
         except ValueError as error:
-            what, _, instead = str(error).rpartition("; ")
-            self.fault(number, f"{word}: {what}", instead)
+            fault, _, remedy = str(error).rpartition("; ")
+            self.fault(number, f"{word}: {fault}", remedy)
 
     def complete(self, stanza: _Stanza) -> None:
         named = set(stanza.named)
@@ -338,12 +338,12 @@ class _Reader:
             self.fault(stanza.line, "the stanza has no CMD_CYCLE_TIMER", "write after how many seconds it closes")
 
     def nothing(self) -> None:
-        instead = "write SOURCE ANY and OPEN_PORTS tcp/22"
+        remedy = "write SOURCE ANY and OPEN_PORTS tcp/22"
         if self.includes:
-            instead = f"import the file that line {self.includes[0].line} includes"
-        self.fault(1, "there is no stanza", instead)
+            remedy = f"import the file that line {self.includes[0].line} includes"
+        self.fault(1, "there is no stanza", remedy)
 
 
-def _meant(word: str) -> str:
+def _remedy(word: str) -> str:
     near = nearest(word, WORDS) or nearest(word.upper(), WORDS)
     return f"did you mean {near}?" if near else "remove it, or write # before it"

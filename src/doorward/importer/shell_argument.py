@@ -1,15 +1,15 @@
-"""Rewrites a shell command that knockd put an address into, so that the shell gets the address as an argument. Pure.
+"""Rewrite a shell command with %IP% in its text so that the shell gets the address as an argument. Pure.
 
-It reads quotes as a POSIX shell does (XCU 2.2), and refuses what it could read otherwise than some shell.
+Quotes are parsed as in a POSIX shell (XCU 2.2); syntax that shells parse differently is rejected.
 """
 
 from __future__ import annotations
 
 import re
 
-PLACE = "%IP%"
+PLACEHOLDER = "%IP%"
 
-_SET = r"set\b(?!\s+[-+][A-Za-z]+\s*(?:[;&|\n]|$))"  # but for options, as in `set -e`
+_SET = r"set\b(?!\s+[-+][A-Za-z]+\s*(?:[;&|\n]|$))"  # except options, as in `set -e`
 _BEFORE_COMMAND = r"(?:^|[;&|({`\n]|\b(?:then|do|else|elif|if|while|until|eval|command)\s)\s*"
 _OWN_ARGUMENTS = re.compile(rf"{_BEFORE_COMMAND}(?:{_SET}|shift\b)|\(\s*\)|\bfunction\s")
 _EXPANSION = re.compile(
@@ -25,26 +25,26 @@ _WORD = re.compile(r"[^\\'\"`$#()<>%;&|\s]+")
 
 
 def as_argument(script: str) -> str:
-    """Return the script with `"$1"` for each %IP%, within any quotes. ValueError says why that cannot be done."""
-    if PLACE not in script:
+    """Return the script with each %IP%, within any quotes, replaced by `"$1"`. Raises ValueError if unsafe."""
+    if PLACEHOLDER not in script:
         return script
     if _OWN_ARGUMENTS.search(script):
         raise ValueError("it sets arguments of its own")
-    if f"~{PLACE}" in script:
+    if f"~{PLACEHOLDER}" in script:
         raise ValueError("a ~ is before the address")
-    return _Rewriter(script).whole()
+    return _Rewriter(script).rewrite()
 
 
 class _Rewriter:
-    """Reads the script once. `_open` holds what is open: a double quote, a `$(` or a `(`, the innermost last."""
+    """Reads the script once. `_open` is the stack of open double quotes, `$(` and `(`, the innermost last."""
 
     def __init__(self, script: str) -> None:
         self._script, self._at = script, 0
         self._open: list[str] = []
-        self._begins_word: bool | None = True  # None: shells differ, or it takes a parser to tell
+        self._begins_word: bool | None = True  # None: shells differ, or only a parser could decide
 
-    def whole(self) -> str:
-        """Rewrite all of it."""
+    def rewrite(self) -> str:
+        """Rewrite the whole script."""
         done = []
         while self._at < len(self._script):
             is_quoted = self._open[-1:] == ['"']
@@ -53,7 +53,7 @@ class _Rewriter:
             raise ValueError("its quotes or brackets are not closed")
         return "".join(done)
 
-    def _take(self, count: int) -> str:
+    def _consume(self, count: int) -> str:
         self._at += count
         return self._script[self._at - count : self._at]
 
@@ -61,28 +61,31 @@ class _Rewriter:
         return self._script.startswith(text, self._at)
 
     def _matched(self, pattern: re.Pattern[str]) -> str:
-        found = pattern.match(self._script, self._at)
-        return self._take(len(found[0])) if found else ""
+        matched = pattern.match(self._script, self._at)
+        return self._consume(len(matched[0])) if matched else ""
 
     def _quoted(self) -> str:
-        """Read on between double quotes."""
-        for written, instead in ((f"\\{PLACE}", r"\\$1"), (PLACE, "$1")):  # the backslash stays before a digit
-            if self._next_is(written):
-                self._take(len(written))
+        """Rewrite the next part, within double quotes."""
+        for original, replacement in (
+            (f"\\{PLACEHOLDER}", r"\\$1"),
+            (PLACEHOLDER, "$1"),
+        ):  # the backslash stays if a digit follows
+            if self._next_is(original):
+                self._consume(len(original))
                 is_longer = self._script[self._at : self._at + 1].isdigit()
-                return instead.replace("$1", "${1}") if is_longer else instead
+                return replacement.replace("$1", "${1}") if is_longer else replacement
         if self._next_is('"'):
             self._open.pop()
         if self._next_is("\\"):
             return self._pair()
-        return self._expansion() or self._take(1)
+        return self._expansion() or self._consume(1)
 
     def _unquoted(self) -> str:
-        """Read on outside of double quotes."""
+        """Rewrite the next part, outside of double quotes."""
         begins_word, self._begins_word = self._begins_word, False
-        for written in (f"\\{PLACE}", PLACE):  # the backslash would vanish
-            if self._next_is(written):
-                self._take(len(written))
+        for original in (f"\\{PLACEHOLDER}", PLACEHOLDER):  # the shell would remove the backslash
+            if self._next_is(original):
+                self._consume(len(original))
                 return '"$1"'
         if self._next_is("\\"):
             return self._pair()
@@ -92,18 +95,18 @@ class _Rewriter:
             return self._comment(begins_word)
         if self._next_is("<<"):
             raise ValueError("it has a here-document")
-        found = self._expansion() or self._matched(_WORD)
-        if found == "case" and "$(" in self._open:
+        matched = self._expansion() or self._matched(_WORD)
+        if matched == "case" and "$(" in self._open:
             raise ValueError("it has a `case` within `$(…)`")
-        return found or self._single()
+        return matched or self._single()
 
     def _comment(self, begins_word: bool | None) -> str:
         if self._open or begins_word is None:
             raise ValueError("it has a comment next to a bracket")
-        return self._matched(_COMMENT).replace(PLACE, "$1")
+        return self._matched(_COMMENT).replace(PLACEHOLDER, "$1")
 
     def _single(self) -> str:
-        letter = self._take(1)
+        letter = self._consume(1)
         if letter in '("':
             self._open.append(letter)
         elif letter == ")" and self._open:
@@ -112,28 +115,28 @@ class _Rewriter:
         return letter
 
     def _pair(self) -> str:
-        pair = self._take(2)
+        pair = self._consume(2)
         if pair[1:] in ("", "\n"):
             raise ValueError("a line of it ends with a backslash")
         return pair
 
     def _literal(self) -> str:
-        """Close single quotes before an address, and open them again behind it."""
-        found = self._matched(_LITERAL)
-        if not found:
-            raise ValueError("its quotes are not closed")
-        return '"$1"'.join(f"'{part}'" if part else "" for part in found[1:-1].split(PLACE)) or "''"
+        """Rewrite a single-quoted string: close the quotes before an address and reopen them after it."""
+        matched = self._matched(_LITERAL)
+        if not matched:
+            raise ValueError("it has an unclosed quote")
+        return '"$1"'.join(f"'{part}'" if part else "" for part in matched[1:-1].split(PLACEHOLDER)) or "''"
 
     def _expansion(self) -> str:
-        """Read what begins with `$` or a backtick; nothing where a `$` is only itself."""
-        if found := self._matched(_EXPANSION):
-            if PLACE in found and not (found.startswith("`") and "IFS" not in self._script):
+        """Rewrite an expansion with `$` or backticks; return nothing for a literal `$`."""
+        if matched := self._matched(_EXPANSION):
+            if PLACEHOLDER in matched and not (matched.startswith("`") and "IFS" not in self._script):
                 raise ValueError("the address is within an expansion")
-            return found.replace(PLACE, "${1}")
+            return matched.replace(PLACEHOLDER, "${1}")
         if self._next_is("$(") and not self._next_is("$(("):
             self._open.append("$(")
             self._begins_word = None
-            return self._take(2)
+            return self._consume(2)
         behind = self._script[self._at + 1 : self._at + 2]
         is_literal = behind in ("", " ", "\t", "\n") or (behind in "\"'/.:,;)=%" and not self._is_special(behind))
         if self._next_is("`") or (self._next_is("$") and not is_literal):
@@ -141,6 +144,6 @@ class _Rewriter:
         return ""
 
     def _is_special(self, behind: str) -> bool:
-        """Tell whether a `$` and the letter behind it are more than themselves."""
+        """Return whether a `$` and the character after it form an expansion."""
         is_quoted = self._open[-1:] == ['"']
-        return self._script.startswith(PLACE, self._at + 1) or (behind in "\"'" and not is_quoted)
+        return self._script.startswith(PLACEHOLDER, self._at + 1) or (behind in "\"'" and not is_quoted)

@@ -1,4 +1,4 @@
-"""Writes converted doors as doorward.toml, each with its notes as comments above its settings."""
+"""Write converted doors as doorward.toml, with notes as comments above the settings."""
 
 from __future__ import annotations
 
@@ -12,14 +12,16 @@ from doorward.config.duration import format_duration
 from doorward.config.knockd import KnockdDoor
 from doorward.config.values import MAX_FOR_MS, MAX_WITHIN_MS
 from doorward.importer.firewall_ports import ParsedRule
-from doorward.importer.shell_argument import PLACE, as_argument
+from doorward.importer.shell_argument import PLACEHOLDER, as_argument
 from doorward.model import DEFAULT_FLAGS, FlagFilter, Port
 
-_NO_SHELL = re.compile(r"true|doorward close [A-Za-z0-9_-]+ %IP%")  # what is made here, not taken from the old file
+_NO_SHELL = re.compile(
+    r"true|doorward close [A-Za-z0-9_-]+ %IP%"
+)  # commands generated here, not taken from the old file
 
 
 class ImportNote(NamedTuple):
-    """Something to know about a door (None: about all); `check` where the reader has to look."""
+    """A note on a door (None: on the whole file); `check`: the operator has to act on it."""
 
     door: str | None
     check: bool
@@ -32,7 +34,7 @@ class ImportNote(NamedTuple):
 
 @dataclass
 class NewDoor:
-    """A door of the new file while it is made; `rule` is what Start_Command does, if that is understood."""
+    """A door of the new file while it is built; `rule` is the parsed Start_Command, or None."""
 
     name: str
     old: KnockdDoor
@@ -44,28 +46,28 @@ class NewDoor:
     notes: list[ImportNote] = field(default_factory=list)
 
     def note(self, text: str, *, check: bool = False) -> None:
-        """Keep a note about this door."""
+        """Add a note about this door."""
         self.notes.append(ImportNote(self.name, check, text))
 
     @property
     def flags(self) -> FlagFilter:
-        """Which TCP packets count: the file's own filter, doorward's default where it has none."""
+        """The TCP flags that a knock packet must carry: the old file's, or doorward's default."""
         return self.old.flags if self.old.flags.mask else DEFAULT_FLAGS
 
     def key(self) -> object:
-        """Give what no two doors of one file may share; doors without a sequence share nothing."""
+        """Return the key that must be unique among the doors of a file."""
         return (self.old.knock, self.old.within_ms, self.flags, self.old.target) if self.old.knock else self.name
 
 
 def write(file: str, interface: str, doors: Sequence[NewDoor], notes: Iterable[ImportNote]) -> str:
-    """Give the whole text; `interface` empty: all."""
+    """Return the text of the file; an empty `interface` means all."""
     gate = ["", "[gate]", f"interfaces = {toml_list([interface])}"] if interface else []
     tables = [line for door in doors for line in _table(door)]
     return "\n".join([f"# Made from {toml_text(file)} by `doorward import`.", *comments(notes), *gate, *tables]) + "\n"
 
 
-def own_firewall(opened: Iterable[Port]) -> Iterator[ImportNote]:
-    """Say what becomes of the operator's own firewall where doors open ports."""
+def firewall_note(opened: Iterable[Port]) -> Iterator[ImportNote]:
+    """Yield the note on the operator's own firewall, if doors open ports."""
     ports = ", ".join(map(str, dict.fromkeys(opened)))
     if ports:
         yield ImportNote(
@@ -73,9 +75,6 @@ def own_firewall(opened: Iterable[Port]) -> Iterator[ImportNote]:
             True,
             f"doorward itself hides and opens {ports}. Start it first, then let your own firewall accept these ports "
             "for everyone: a packet must pass both",
-        )
-        yield ImportNote(
-            None, False, "better: the kernel opens and closes at once, for IPv4 and IPv6, and no rule is left over"
         )
 
 
@@ -98,28 +97,28 @@ def _table(door: NewDoor) -> Iterator[str]:
 
 
 def argv(scripts: Sequence[str]) -> list[str]:
-    """Return the program and the words that do what knockd's scripts did. The address is never in a shell's text.
+    """Return the command and arguments that do what knockd's scripts did, with the address never in a shell's text.
 
-    ValueError: the shell cannot be given it as an argument.
+    Raises ValueError if the address cannot be passed as an argument.
     """
     if len(scripts) == 1 and _NO_SHELL.fullmatch(scripts[0]):
         return scripts[0].split()
     text = "\n".join(scripts)
-    return ["/bin/sh", "-c", as_argument(text), *(["doorward", PLACE] if PLACE in text else [])]
+    return ["/bin/sh", "-c", as_argument(text), *(["doorward", PLACEHOLDER] if PLACEHOLDER in text else [])]
 
 
 def comments(notes: Iterable[ImportNote]) -> Iterator[str]:
-    """Write notes on one line each; a control character would end a comment, or the file's being TOML."""
+    """Yield each note as one comment line; control characters would end the comment or make the TOML invalid."""
     for note in notes:
         words = "".join(letter if letter.isprintable() else "?" for letter in note.text)
         yield f"# {'Check: ' if note.check else ''}{words}"
 
 
 def toml_list(words: Iterable[str]) -> str:
-    """Write a TOML list of strings."""
+    """Return a TOML list of strings."""
     return f"[{', '.join(map(toml_text, words))}]"
 
 
 def toml_text(word: str) -> str:
-    """Write a TOML string: as JSON's, but without surrogate pairs, and with DEL escaped."""
+    """Return a TOML string: JSON's syntax without surrogate pairs, and with DEL escaped."""
     return json.dumps(word, ensure_ascii=False).replace("\x7f", "\\u007f")

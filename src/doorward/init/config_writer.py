@@ -66,7 +66,7 @@ def parse_door(text: str) -> DoorSpec:
     name, equals, ports = text.partition("=")
     try:
         opens = [_port(word) for word in ports.split(",")] if equals else []
-        return DoorSpec(values.name(name.strip()), values.opened(opens))
+        return DoorSpec(values.name(name.strip()), values.opens(opens))
     except ValueError as error:
         what = f"{text[:60]!r}: {str(error).partition('; ')[0]}" if equals else f"{text[:60]!r} is no door"
         raise UsageError(f"{what}; write NAME=PORTS, like ssh=22/tcp or web=80/tcp,443/tcp") from None

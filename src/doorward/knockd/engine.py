@@ -147,7 +147,7 @@ class RingEngine:
         if self._automaton is None or automaton.machines != self._automaton.machines:
             self._tracker = Tracker(automaton, RING_CAPACITY)
         else:
-            self._tracker.feed(automaton)
+            self._tracker.update(automaton)
         self._automaton, self._stages = automaton, Stages(doors, automaton)
 
     def descriptors(self) -> Sequence[int]:
@@ -159,7 +159,7 @@ class RingEngine:
         happened = []
         for packets, now_s in self._ring.read() if self._ring else ():
             for packet in packets:
-                for move in self._tracker.moves(packet, now_s):
+                for move in self._tracker.transitions(packet, now_s):
                     what = "wrong" if move.wrong else "open" if move.opened else "step"
                     happened.append(EngineEvent(what, ip_address(packet.source), move.state, self._stages))
         return happened

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import NamedTuple
 
-from doorward.core.automaton import Automaton, MachineKey, machine_key, split_symbol
+from doorward.core.automaton import Automaton, MachineKey, machine_key, split_edge
 from doorward.model import Door, Port
 
 
@@ -26,7 +26,7 @@ class Stages:
         self._machine: dict[int, MachineKey] = {}
         for machine in automaton.machines:
             for key, state in machine.edges.items():
-                self._came_from[state] = split_symbol(key)
+                self._came_from[state] = split_edge(key)
                 self._machine[state] = (machine.flags, machine.within_ms, machine.target)
         self._begins: dict[tuple[MachineKey, tuple[Port, ...]], list[int]] = {}
         for index, door in enumerate(doors):

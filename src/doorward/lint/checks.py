@@ -1,11 +1,11 @@
-"""Is a good configuration also a strong one: each check is a row of `CHECKS`, and looks at one weakness. Pure."""
+"""Rate the strength of a valid configuration: each check in `CHECKS` looks for one weakness. Pure."""
 
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
 
 from doorward.config.duration import UNITS_MS, format_duration
-from doorward.config.schema import DEFAULT_CAPACITY, HURRIED_MS, Configuration, Mode
+from doorward.config.schema import DEFAULT_CAPACITY, SHORT_WINDOW_MS, Configuration, Mode
 from doorward.config.toml_positions import Keys, line_of
 from doorward.lint import sequences
 from doorward.lint.common_ports import SHELLS
@@ -15,15 +15,15 @@ from doorward.signed.address_patterns import Network
 from doorward.signed.authorized_keys import AuthorizedKeys, Line
 from doorward.signed.key_options import ANY
 
-MAX_COMBINATIONS = 16  # of flags and within: each is an automaton that every packet passes
+MAX_COMBINATIONS = 16  # of `flags` and `within`: each is a state machine that every packet passes
 LONG_MS = UNITS_MS["d"]
-MOST_NAMED = 3  # doors in one note
+MOST_NAMED = 3  # doors named in one note
 
 Check = Callable[[Configuration], Iterator[LocatedFinding]]
 
 
 def warnings(configuration: Configuration, lines: Mapping[Keys, int]) -> list[Finding]:
-    """Give all that is weak or worth knowing, in the order of the lines (`find_lines` of the same text)."""
+    """Return all findings, sorted by line (`lines` is `find_lines` of the same text)."""
     findings = [
         Finding(weakness.level, line_of(lines, weakness.path), weakness.what, weakness.remedy)
         for check in CHECKS
@@ -33,7 +33,7 @@ def warnings(configuration: Configuration, lines: Mapping[Keys, int]) -> list[Fi
 
 
 def combinations(configuration: Configuration) -> list[Door]:
-    """Give the first door of each combination of flags and within: one for each automaton."""
+    """Return the first door of each combination of `flags` and `within`: one per state machine."""
     first: dict[object, Door] = {}
     for door in configuration.doors:
         if door.knock:
@@ -45,7 +45,7 @@ def _mode(configuration: Configuration) -> Iterator[LocatedFinding]:
     path = ("gate", "mode")
     stealth = 'write mode = "stealth" and list in `public` what everyone may reach'
     if configuration.gate.mode is Mode.OBSERVE:
-        what = "mode observe drops nothing: every door stands open to everyone"
+        what = "mode observe drops nothing: every door is open to everyone"
         yield LocatedFinding("warning", path, what, f'write mode = "guard", or {stealth}')
     if configuration.gate.mode is Mode.GUARD:
         what = "mode guard hides only the doors' ports: a scan still sees that the host is there"
@@ -57,16 +57,16 @@ def _opens_public(configuration: Configuration) -> Iterator[LocatedFinding]:
     for door in configuration.doors:
         for index, port in enumerate(door.opens):
             if port in public:
-                what = f"{port} is public, and door {door.name!r} opens it: only who knocks gets in"
+                what = f"{port} is public, and door {door.name!r} opens it: only clients that knock get in"
                 remedy = "take it out of `public`, or out of `opens`"
                 yield LocatedFinding("warning", ("doors", door.name, "opens", str(index)), what, remedy)
 
 
 def _opens_several(configuration: Configuration) -> Iterator[LocatedFinding]:
-    """Tell of doors that open more than one service; the same number of both protocols is one."""
+    """Note doors that open more than one service; the same port number with both protocols counts as one."""
     several = [door for door in configuration.doors if len({port.number for port in door.opens}) > 1]
     if several:
-        what = f"{_named(several)} more than one service at once ({', '.join(map(str, several[0].opens))})"
+        what = f"{_doors_open(several)} more than one service at once ({', '.join(map(str, several[0].opens))})"
         remedy = "write a door for each, unless they belong together"
         yield LocatedFinding("note", ("doors", several[0].name, "opens"), what, remedy)
 
@@ -74,28 +74,30 @@ def _opens_several(configuration: Configuration) -> Iterator[LocatedFinding]:
 def _opens_long(configuration: Configuration) -> Iterator[LocatedFinding]:
     for door in configuration.doors:
         if door.opens and door.for_ms > LONG_MS:
-            what = f"door {door.name!r} stays open for {format_duration(door.for_ms)}: whoever has that address by then"
-            remedy = "write a `for` of a day at most; connections that stand go on after it"
+            what = (
+                f"door {door.name!r} stays open for {format_duration(door.for_ms)}: anyone who has that address by then"
+            )
+            remedy = "write a `for` of a day at most; established connections stay open"
             yield LocatedFinding("warning", ("doors", door.name, "for"), f"{what} gets in too", remedy)
 
 
 def _opens_shell(configuration: Configuration) -> Iterator[LocatedFinding]:
-    """Tell of sequences that keep a shell, where there are no signed knocks."""
+    """Note port sequences that protect a shell, if there are no signed knocks."""
     if configuration.signed is not None:
         return
     shells = [door for door in configuration.doors if door.knock and _shell_of(door) is not None]
     if shells:
         port = _shell_of(shells[0]) or shells[0].opens[0]
         service = f"{SHELLS[port.number]} ({port})"
-        what = f"{_named(shells)} {service} to a sequence, which anyone who sees its packets can repeat"
+        what = f"{_doors_open(shells)} {service} to a sequence, which anyone who sees its packets can replay"
         remedy = (
-            "a signed knock cannot be repeated: write [signed] in place of `knock`; `doorward key server` makes its key"
+            "a signed knock cannot be replayed: write [signed] instead of `knock`; `doorward key server` makes its key"
         )
         yield LocatedFinding("note", ("doors", shells[0].name, "opens"), what, remedy)
 
 
 def _unnamed(configuration: Configuration) -> Iterator[LocatedFinding]:
-    """Note that only the server's key binds a signed knock to this gate, which may have been copied from another."""
+    """Note that only the server key binds a signed knock to this gate, and may be a copy of another gate's."""
     if configuration.signed is not None and configuration.gate.name is None:
         what = "the gate has no name: a signed knock for it also opens any other gate with a copy of its server key"
         remedy = (
@@ -106,11 +108,13 @@ def _unnamed(configuration: Configuration) -> Iterator[LocatedFinding]:
 
 
 def _opens_both(configuration: Configuration) -> Iterator[LocatedFinding]:
-    """Find sequences that make a signed knock needless."""
+    """Note port sequences that make a signed knock unnecessary."""
     if configuration.signed is None:
         return
     if both := [door for door in configuration.doors if door.knock]:
-        what = f"{_named(both)} to a sequence as well as to a signed knock: anyone who sees its packets can repeat it"
+        what = (
+            f"{_doors_open(both)} to a sequence as well as to a signed knock: anyone who sees its packets can replay it"
+        )
         remedy = "once a key opens it, take out `knock`, so that only keys do"
         yield LocatedFinding("note", ("doors", both[0].name, "knock"), what, remedy)
 
@@ -120,7 +124,7 @@ def _opens_by_hand(configuration: Configuration) -> Iterator[LocatedFinding]:
     if configuration.signed is not None:
         return
     if shut := [door for door in configuration.doors if door.opens and not door.knock]:
-        what = f"{_named(shut)} to no knock, only by `doorward open`"
+        what = f"{_doors_open(shut)} to no knock, only by `doorward open`"
         remedy = "unless that is meant, write a `knock`, or [signed] (`doorward key server` makes its key)"
         yield LocatedFinding("note", ("doors", shut[0].name, "opens"), what, remedy)
 
@@ -129,13 +133,13 @@ def _shell_of(door: Door) -> Port | None:
     return next((port for port in door.opens if port.protocol is Protocol.TCP and port.number in SHELLS), None)
 
 
-def _named(doors: Sequence[Door]) -> str:
-    """Name the first doors and count the others, with the verb that fits."""
+def _doors_open(doors: Sequence[Door]) -> str:
+    """Return the first door names and the number of others, with the matching form of "open"."""
     names = ", ".join(repr(door.name) for door in doors[:MOST_NAMED])
     if len(doors) == 1:
         return f"door {names} opens"
-    rest = len(doors) - MOST_NAMED
-    return f"doors {names}{f' and {rest:,} more' if rest > 0 else ''} open"
+    others = len(doors) - MOST_NAMED
+    return f"doors {names}{f' and {others:,} more' if others > 0 else ''} open"
 
 
 def _many_combinations(configuration: Configuration) -> Iterator[LocatedFinding]:
@@ -153,8 +157,8 @@ def _capacity(configuration: Configuration) -> Iterator[LocatedFinding]:
     within_ms = max(door.within_ms for door in configuration.doors if door.knock)
     what = (
         f"capacity {capacity:,}: forged first knocks fill it from {max(1, capacity * 1000 // within_ms):,} packets a "
-        f"second; then a knock must be done within {format_duration(HURRIED_MS)}, and from "
-        f"{capacity * 1000 // HURRIED_MS:,} a second no new one begins"
+        f"second; then a knock must be done within {format_duration(SHORT_WINDOW_MS)}, and from "
+        f"{capacity * 1000 // SHORT_WINDOW_MS:,} a second no new one begins"
     )
     remedy = "to withstand more, raise capacity (and the kernel's memory for it)"
     yield LocatedFinding("note", ("gate", "capacity"), what, remedy)
@@ -187,45 +191,45 @@ CHECKS: tuple[Check, ...] = (
     _capacity,
 )
 
-# A shorter prefix is no place any more, but a good part of the Internet.
+# A shorter prefix is not a site but a large part of the Internet.
 SHORTEST_PREFIX = {4: 8, 6: 16}
 
 
-def remarks(keys: AuthorizedKeys, doors: int) -> Iterator[Finding]:
-    """Judge the lines of a file, for a configuration with so many doors."""
+def authorized_keys_findings(keys: AuthorizedKeys, doors: int) -> Iterator[Finding]:
+    """Yield the findings in an authorized_keys file, for a configuration with `doors` doors."""
     if not keys.lines:
         what = "no line holds a key, so no signed knock opens anything"
         yield Finding("note", 1, what, "write a public key of who may knock, a line each", keys.file)
     for line in keys.lines:
-        for what, remedy in _too_much(line):
+        for what, remedy in _excessive_options(line):
             yield Finding("warning", line.number, f"key {line.name}: {what}", remedy, keys.file)
         if line.options.principals is not None and ANY in line.options.principals:
-            what = f"key {line.name}: whomever this authority ever signs a certificate for may knock"
-            remedy = 'that is what principals="*" says; write names to limit it'
+            what = f"key {line.name}: anyone with a certificate from this authority may knock"
+            remedy = 'principals="*" allows that; list names to limit it'
             yield Finding("note", line.number, what, remedy, keys.file)
-    yield from _every_door(keys, doors)
+    yield from _unrestricted_keys(keys, doors)
 
 
-def _too_much(line: Line) -> Iterator[tuple[str, str]]:
-    wide = _wide(line)
+def _excessive_options(line: Line) -> Iterator[tuple[str, str]]:
+    wide = _wide_network(line)
     if wide is not None:
         yield f"may open doors for all of {wide}, not only for where it is", "write the networks that it is used from"
     for_max_ms = line.options.for_max_ms
     if for_max_ms is not None and for_max_ms > LONG_MS:
-        remedy = f'write for-max="{LONG_MS // UNITS_MS["h"]}h" or less; connections that stand go on after it'
+        remedy = f'write for-max="{LONG_MS // UNITS_MS["h"]}h" or less; established connections stay open'
         yield f"may keep doors open for {format_duration(for_max_ms)}", remedy
 
 
-def _wide(line: Line) -> Network | None:
-    meant = line.options.addresses.meant if line.options.addresses is not None else ()
-    networks = (place for place in meant if isinstance(place, Network))
+def _wide_network(line: Line) -> Network | None:
+    patterns = line.options.addresses.meant if line.options.addresses is not None else ()
+    networks = (place for place in patterns if isinstance(place, Network))
     return next((place for place in networks if place.prefixlen < SHORTEST_PREFIX[place.version]), None)
 
 
-def _every_door(keys: AuthorizedKeys, doors: int) -> Iterator[Finding]:
-    """Tell once of keys without `doors=`, where there is a choice of doors and more than one key."""
-    free = [line for line in keys.lines if line.options.doors is None]
-    if doors > 1 and len(keys.lines) > 1 and free:
-        whose = f"key {free[0].name}" if len(free) == 1 else f"{len(free):,} keys"
+def _unrestricted_keys(keys: AuthorizedKeys, doors: int) -> Iterator[Finding]:
+    """Note once the keys without `doors=`, if there are several doors and several keys."""
+    unrestricted = [line for line in keys.lines if line.options.doors is None]
+    if doors > 1 and len(keys.lines) > 1 and unrestricted:
+        whose = f"key {unrestricted[0].name}" if len(unrestricted) == 1 else f"{len(unrestricted):,} keys"
         what = f"{whose} may open every door, of {doors:,}"
-        yield Finding("note", free[0].number, what, 'to limit a key, write doors="…" before it', keys.file)
+        yield Finding("note", unrestricted[0].number, what, 'to limit a key, write doors="…" before it', keys.file)

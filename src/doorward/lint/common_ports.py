@@ -1,10 +1,10 @@
-"""Ports that scanners and guessers try before others: docs/strength.md says where each comes from. Pure."""
+"""Ports that attackers try before others; docs/strength.md lists the sources. Pure."""
 
 from __future__ import annotations
 
 from doorward.model import Port, Protocol
 
-# nmap's 100 most frequent TCP ports (`nmap -F`), as nmap 7.93 has them.
+# nmap's 100 most frequent TCP ports (`nmap -F`), as of nmap 7.93.
 _TCP = """
     7 9 13 21 22 23 25 26 37 53 79 80 81 88 106 110 111 113 119 135 139 143 144 179 199 389 427 443 444 445 465 513 514
     515 543 544 548 554 587 631 646 873 990 993 995 1025 1026 1027 1028 1029 1110 1433 1720 1723 1755 1900 2000 2001
@@ -16,7 +16,7 @@ _UDP = """
     7 53 67 68 69 80 111 123 135 136 137 138 139 161 162 445 500 514 518 520 593 626 631 996 997 998 999 1025 1026 1027
     1433 1434 1645 1646 1701 1812 1900 2048 2049 2222 3283 3456 4500 5060 5353 20031 32768 49152 49153 49154
 """
-# Numbers that people choose, and manuals: thousands, one digit again and again, digits in a row, knockd's examples.
+# Numbers that people choose, and manuals use: thousands, one repeated digit, consecutive digits, knockd's examples.
 _THOUSANDS = range(1000, 65536, 1000)
 _ONE_DIGIT = [number for number in range(1111, 65536) if len(set(str(number))) == 1]
 _ROWS = [int("0123456789"[first : first + length]) for length in (4, 5) for first in range(1, 11 - length)]
@@ -29,7 +29,7 @@ TRIED_FIRST = {
     Protocol.UDP: _CHOSEN | frozenset(map(int, _UDP.split())),
 }
 
-# TCP ports behind which whoever gets in, and past the service's own lock, can run programs.
+# TCP ports of services that let an authenticated user run programs.
 SHELLS = {
     22: "SSH",
     23: "telnet",
@@ -50,5 +50,5 @@ SHELLS = {
 
 
 def is_tried_first(port: Port) -> bool:
-    """Tell whether guessers come to this port before most others."""
+    """Return whether attackers try this port before most others."""
     return port.number in TRIED_FIRST[port.protocol]

@@ -1,4 +1,4 @@
-"""What `doorward check` finds in a good file: a weakness, or something to know."""
+"""The findings that `doorward check` reports for a valid file."""
 
 from __future__ import annotations
 
@@ -12,9 +12,9 @@ Level = Literal["warning", "note"]
 
 @dataclass(frozen=True, slots=True)
 class Finding:
-    """A weakness (`warning`), or something to know (`note`): where, what, and what to do about it.
+    """A weakness (`warning`) or a remark (`note`), with its line and the remedy.
 
-    `file` None: the configuration itself.
+    `file` None: the configuration file.
     """
 
     level: Level
@@ -28,7 +28,7 @@ class Finding:
 
 
 class LocatedFinding(NamedTuple):
-    """A finding whose place is still a path of keys."""
+    """A finding located by a path of keys instead of a line."""
 
     level: Level
     path: Keys

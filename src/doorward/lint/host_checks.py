@@ -1,6 +1,6 @@
-"""What a configuration names and this host does not have, and placeholders that nothing fills in. Pure.
+"""Find interfaces and programs that this host lacks, and unknown placeholders. Pure.
 
-None of it keeps the daemon from starting: an interface may come later, and a hook fails when it runs.
+None of these keeps the daemon from starting: an interface may appear later, and a hook fails only when it runs.
 """
 
 from __future__ import annotations
@@ -9,7 +9,7 @@ import re
 from collections.abc import Iterator, Mapping
 from typing import NamedTuple
 
-from doorward.config.schema import PLACE, REASON, Configuration
+from doorward.config.schema import ADDRESS_PLACEHOLDER, REASON_PLACEHOLDER, Configuration
 from doorward.config.toml_positions import Keys, line_of
 from doorward.lint.finding import Finding, LocatedFinding
 
@@ -18,14 +18,14 @@ _PLACEHOLDER = re.compile(r"%(?![0-9A-Fa-f]{2}%)[A-Za-z][A-Za-z_]+%")
 
 
 class HostFacts(NamedTuple):
-    """The interfaces that this host has, and what is wrong with the programs of hooks, by their name in the file."""
+    """The interfaces of this host, and the faults of hook programs, by their name in the file."""
 
     interfaces: frozenset[str]
     programs: Mapping[str, str]
 
 
 class Hook(NamedTuple):
-    """A command of the configuration: where it is, its words, and what is filled in."""
+    """A command of the configuration: its path of keys, its words, and the placeholders that are replaced in it."""
 
     path: Keys
     words: tuple[str, ...]
@@ -33,31 +33,31 @@ class Hook(NamedTuple):
 
 
 def hooks(configuration: Configuration) -> Iterator[Hook]:
-    """List the commands of a configuration."""
+    """Yield the commands of a configuration."""
     for door in configuration.doors:
         for key, words in (("on_open", door.on_open), ("on_close", door.on_close)):
             if words:
-                yield Hook(("doors", door.name, key), words, (PLACE,))
+                yield Hook(("doors", door.name, key), words, (ADDRESS_PLACEHOLDER,))
     if configuration.gate.on_refuse:
-        yield Hook(("gate", "on_refuse"), configuration.gate.on_refuse, (PLACE, REASON))
+        yield Hook(("gate", "on_refuse"), configuration.gate.on_refuse, (ADDRESS_PLACEHOLDER, REASON_PLACEHOLDER))
 
 
-def remarks(configuration: Configuration, lines: Mapping[Keys, int], host: HostFacts) -> list[Finding]:
-    """Return what is worth a warning (`find_lines` of the same text gives the lines)."""
-    found = [*_interfaces(configuration, host), *_programs(configuration, host), *_placeholders(configuration)]
-    return [Finding(each.level, line_of(lines, each.path), each.what, each.remedy) for each in found]
+def host_findings(configuration: Configuration, lines: Mapping[Keys, int], host: HostFacts) -> list[Finding]:
+    """Return the warnings (`lines` is `find_lines` of the same text)."""
+    findings = [*_interfaces(configuration, host), *_programs(configuration, host), *_placeholders(configuration)]
+    return [Finding(item.level, line_of(lines, item.path), item.what, item.remedy) for item in findings]
 
 
 def _interfaces(configuration: Configuration, host: HostFacts) -> Iterator[LocatedFinding]:
     for index, name in enumerate(configuration.gate.interfaces):
-        is_there = (
-            any(each.startswith(name[:-1]) for each in host.interfaces)
+        exists = (
+            any(item.startswith(name[:-1]) for item in host.interfaces)
             if name.endswith("*")
             else name in host.interfaces
         )
-        if not is_there:
-            what = f"this host has no interface {name!r} now: the gate watches nothing there"
-            remedy = "write a name that `ip link` shows, unless this one comes later"
+        if not exists:
+            what = f"this host has no interface {name!r}: nothing is watched there"
+            remedy = "write a name that `ip link` shows, unless this one appears later"
             yield LocatedFinding("warning", ("gate", "interfaces", str(index)), what, remedy)
 
 
@@ -65,9 +65,7 @@ def _programs(configuration: Configuration, host: HostFacts) -> Iterator[Located
     for hook in hooks(configuration):
         if trouble := host.programs.get(hook.words[0]):
             what = f"{hook.path[-1]}: {hook.words[0]} {trouble}, so the command will fail"
-            yield LocatedFinding(
-                "warning", hook.path, what, "install it and make it executable, or write its right path"
-            )
+            yield LocatedFinding("warning", hook.path, what, "install it and make it executable, or correct its path")
 
 
 def _placeholders(configuration: Configuration) -> Iterator[LocatedFinding]:
@@ -75,7 +73,9 @@ def _placeholders(configuration: Configuration) -> Iterator[LocatedFinding]:
         for word in dict.fromkeys(_PLACEHOLDER.findall(" ".join(hook.words))):
             if word in hook.placeholders:
                 continue
-            meant = next((each for each in hook.placeholders if each == word.upper()), None)
-            remedy = f"write {meant}" if meant else f"write {' or '.join(hook.placeholders)}, or take it out"
-            what = f"{hook.path[-1]}: nothing is filled in for {word}: the program gets it as it is"
+            placeholder = next((item for item in hook.placeholders if item == word.upper()), None)
+            remedy = (
+                f"write {placeholder}" if placeholder else f"write {' or '.join(hook.placeholders)}, or take it out"
+            )
+            what = f"{hook.path[-1]}: unknown placeholder {word}: the command gets it unchanged"
             yield LocatedFinding("warning", hook.path, what, remedy)

@@ -89,7 +89,7 @@ def group_chains(group: Group, family: str, *, on_wrong: Sequence[str], log_step
     """Return one group's chains for one family; `on_wrong` are the rules for a wrong knock packet."""
     key, mark = group.key(family), group.mark(family)
     forget = f"delete @progress{mark} {{ {key} : 0:0 }}"
-    completes = any(state in machine.completes for machine in group.machines for state in machine.firsts)
+    completes = any(state in machine.completes for machine in group.machines for state in machine.first_states)
     entered = "goto entered" if completes or log_steps else "return"
     begin = [
         forget,
@@ -104,7 +104,7 @@ def group_chains(group: Group, family: str, *, on_wrong: Sequence[str], log_step
         "counter name progress_full",
     ]
     root = f"{DESTINATIONS[family]} map @roots{mark}" if group.family else classid(group.machines[0].root)
-    falls = max(machine.longest_fall() for machine in group.machines)
+    falls = max(machine.longest_failure_chain() for machine in group.machines)
     return [
         chain(f"begin{mark}", begin, "the first knock: its deadline starts"),
         chain(f"advance{mark}", advance, "a later knock, within the deadline"),

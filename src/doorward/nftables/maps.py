@@ -6,7 +6,7 @@ from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import TypeVar
 
 from doorward.config.duration import format_duration
-from doorward.core.automaton import Automaton, edge, machine_key, split_symbol, symbol_text
+from doorward.core.automaton import Automaton, edge, machine_key, pack_symbol, split_edge
 from doorward.model import Door, Port
 
 Action = tuple[tuple[Port, int], ...]  # ports to open, each with its milliseconds
@@ -56,7 +56,7 @@ def delta(doors: Sequence[Door], automaton: Automaton) -> str:
         new: list[str] = []
         state = machine.root
         for port in door.knock:
-            key = edge(state, symbol_text(port))
+            key = edge(state, pack_symbol(port))
             following = machine.edges[key]
             if key not in written:
                 written.add(key)
@@ -68,7 +68,7 @@ def delta(doors: Sequence[Door], automaton: Automaton) -> str:
 
 def same(automaton: Automaton) -> str:
     """Return the set of edges on which a packet only repeats the previous one."""
-    keys = [key for machine in automaton.machines for key in sorted(machine.same)]
+    keys = [key for machine in automaton.machines for key in sorted(machine.repeats)]
     return _collection("set same", "classid . inet_proto . inet_service", len(keys), _rows(keys, _same_element))
 
 
@@ -120,7 +120,7 @@ def door_names(doors: Sequence[Door], indices: Iterable[int]) -> str:
 
 
 def _same_element(key: int) -> str:
-    state, port = split_symbol(key)
+    state, port = split_edge(key)
     return f"{classid(state)} . {proto_port(port)}"
 
 

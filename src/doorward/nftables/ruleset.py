@@ -21,8 +21,8 @@ from dataclasses import dataclass
 from ipaddress import ip_address
 
 from doorward.config.duration import nft_duration
-from doorward.config.schema import HURRIED_MS, Gate, Mode
-from doorward.core.automaton import Automaton, depths
+from doorward.config.schema import SHORT_WINDOW_MS, Gate, Mode
+from doorward.core.automaton import Automaton, state_depths
 from doorward.core.tracker import LIMITER_TIMEOUT_S, PAUSE_S
 from doorward.model import Door, Port, Protocol
 from doorward.nftables import ban_sets, chains, maps
@@ -89,8 +89,8 @@ class Existing:
 class Ruleset:
     """A compiled gate. `states` maps a state in the log to the doors (by index) that opened.
 
-    `depths` are the numbers of knock packets that led to a state, as the automaton's `depths`. `opening` and `maps`
-    name the chains and maps that are the same in every table of this generation; the chains' names contain it.
+    `depths` are the numbers of knock packets that led to a state, as the automaton's `state_depths`. `opening` and
+    `maps` name the chains and maps that are the same in every table of this generation; the chains' names contain it.
     """
 
     generation: str
@@ -185,7 +185,7 @@ def compile_ruleset(
     inside = "\n".join(part.rstrip("\n") for part in parts if part).replace("\n", "\n    ")
     text = f"table {TABLE} {{\n    {inside}\n}}\n"
     roots = (f"roots{group.mark(family)}" for group in groups for family in group.family)
-    return Ruleset(generation, kept, text, states, depths(automaton), (*opening,), (*_MAPS, *roots))
+    return Ruleset(generation, kept, text, states, state_depths(automaton), (*opening,), (*_MAPS, *roots))
 
 
 def _sizes(existing: Iterable[Existing], name: str) -> set[int]:
@@ -218,7 +218,7 @@ def _sets(groups: Sequence[Group], capacity: int, *, has_signed: bool) -> Iterab
             yield _dynamic(f"set signed{family}", address, SIGNED_SIZE, limiter)
         for group in groups:
             if family in group.families:
-                short_ms = min(group.within_ms, HURRIED_MS)
+                short_ms = min(group.within_ms, SHORT_WINDOW_MS)
                 for name, ms in (
                     ("first_knock", group.within_ms),
                     ("short_window", short_ms),
@@ -260,8 +260,8 @@ def _data(doors: Sequence[Door], automaton: Automaton, *, log_steps: bool) -> li
     ]
     if any(machine.fail for machine in automaton.machines):
         data.append(maps.fail(automaton))
-    if automaton.only is not None:
-        data.append(maps.ports("known", "inet_proto . inet_service", automaton.only))
+    if automaton.known_ports is not None:
+        data.append(maps.ports("known", "inet_proto . inet_service", automaton.known_ports))
     return data
 
 

@@ -8,7 +8,7 @@ from ipaddress import ip_address
 from typing import NamedTuple
 
 from doorward.config.duration import format_duration
-from doorward.core.automaton import Automaton, Machine, split_symbol
+from doorward.core.automaton import Automaton, Machine, split_edge
 from doorward.model import Port
 from doorward.verify.picture import FAINT, FONTS, GOOD, INK, PAPER
 
@@ -62,7 +62,7 @@ def _spots(machine: Machine, top: int) -> dict[int, NodePosition]:
     following: dict[int, list[int]] = {machine.root: []}
     column = {machine.root: 0}
     for key, state in machine.edges.items():  # in the order of depth
-        before, _ = split_symbol(key)
+        before, _ = split_edge(key)
         following[before].append(state)
         following[state], column[state] = [], column[before] + 1
     heights: dict[int, float] = {}
@@ -86,10 +86,10 @@ def _after_what_follows(root: int, following: Mapping[int, Sequence[int]]) -> It
 def _machine(machine: Machine, spots: Mapping[int, NodePosition], names: Sequence[str]) -> Iterator[str]:
     for state, shorter in machine.fail.items():
         yield _fall(spots[state], spots[shorter])
-    for key in machine.same:
-        yield _loop(spots[split_symbol(key)[0]])
+    for key in machine.repeats:
+        yield _loop(spots[split_edge(key)[0]])
     for key, state in machine.edges.items():
-        before, symbol = split_symbol(key)
+        before, symbol = split_edge(key)
         yield _right(spots[before], spots[state], symbol)
     for state, spot in spots.items():
         doors = [names[index] for index in machine.completes.get(state, ())]

@@ -110,9 +110,7 @@ def test_the_default_file(file: Path, capsys: pytest.CaptureFixture[str], monkey
 
 def test_no_file(file: Path, capsys: pytest.CaptureFixture[str]) -> None:
     assert main(["check", "-c", "none.toml"]) == 2
-    assert capsys.readouterr().err == (
-        "doorward: none.toml: there is no such file; write it, or name another with -c FILE\n"
-    )
+    assert capsys.readouterr().err == ("doorward: none.toml: no such file; create it, or name another one\n")
 
 
 def test_what_keys_may_do_stands_in_their_own_file(file: Path, capsys: pytest.CaptureFixture[str]) -> None:

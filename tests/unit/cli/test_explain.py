@@ -194,7 +194,7 @@ def test_a_capture_without_times(tmp_path: Path, capsys: pytest.CaptureFixture[s
         (["{capture}", "--host", "home"], "--host: 'home' is no address"),
         (["{capture}", "--door", "shs"], "--door: there is no door 'shs'; did you mean 'ssh'?"),
         (["{capture}", "--door", "xyz"], "--door: there is no door 'xyz'; look into the configuration for its name"),
-        (["{capture}", "-c", "none.toml"], "none.toml: there is no such file"),
+        (["{capture}", "-c", "none.toml"], "none.toml: no such file"),
         (["192.0.2.7"], "no ledger; it begins when `doorward run` first starts"),
     ],
 )

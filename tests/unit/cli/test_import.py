@@ -81,10 +81,10 @@ def test_access_conf_is_known_by_its_lines(old: Path, capsys: pytest.CaptureFixt
 
 
 def test_whose_file_it_is_can_be_said(old: Path) -> None:
-    with pytest.raises(ConfigError, match="the line begins with no word that fwknopd knows"):
+    with pytest.raises(ConfigError, match="the line begins with an unknown keyword"):
         run(old, "--from", "fwknop")
     old.write_text(FWKNOP)
-    with pytest.raises(ConfigError, match="stands in no section"):
+    with pytest.raises(ConfigError, match="is outside of any section"):
         run(old, "--from", "knockd")
     with pytest.raises(SystemExit):
         run(old, "--from", "iptables")

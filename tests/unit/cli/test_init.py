@@ -215,7 +215,7 @@ def test_the_operators_own_keys_are_taken(called: Called) -> None:
         (("--door", "ssh"), "'ssh' is no door; write NAME=PORTS"),
         (("--door", "ssh=22", "--address", "a b"), "'a b' is no name or address of a host"),
         (("--door", "ssh=22", "--mode", "stealth", "--public", "22"), "22/tcp cannot be public: a door opens it"),
-        (("--door", "ssh=22", "--mode", "stealth", "--public", "x"), "'x' is no port"),
+        (("--door", "ssh=22", "--mode", "stealth", "--public", "x"), "invalid port 'x'"),
         (("--door", "ssh=22", "--public", "80"), "--public is for mode stealth, and mode guard leaves ports"),
         (("--door", "ssh=22", "--name", "a b"), "--name: 'a b' means something else to ssh"),
         (("--door", "ssh=22", "--authorized-keys", "/none"), "/none: there is no such file"),

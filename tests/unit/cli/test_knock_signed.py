@@ -189,7 +189,7 @@ def test_dump_as_json_is_enough_to_check_another_client(identity: Path, capsys: 
         (["home"], "which door? "),
         (["home", "db", "--sequence"], "door 'db' of host 'home' has no sequence; it opens with a signed knock only"),
         (["127.0.0.1", "ssh", "--server-key", "x"], "127.0.0.1: no server key: a server's key begins with x25519:…"),
-        (["127.0.0.1", "ssh", "--server-key", KEY, "--for", "1"], "--for: '1' is no duration; write the unit"),
+        (["127.0.0.1", "ssh", "--server-key", KEY, "--for", "1"], "--for: invalid duration '1'; write the unit"),
         (["127.0.0.1", "ssh", "--server-key", KEY, "--from", "me"], "--from: 'me' is no address; write one like"),
         (["127.0.0.1", "ssh", "--server-key", KEY, "--signed-port", "22/tcp"], "--signed-port: 22/tcp takes no signed"),
         (["127.0.0.1", "ssh", "--server-key", KEY], "no key to sign with: no ssh-agent is known here"),

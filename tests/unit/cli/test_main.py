@@ -147,7 +147,7 @@ def test_the_commands_own_status_is_given_on(monkeypatch: pytest.MonkeyPatch) ->
         (["log"], 2, "no ledger; it begins when `doorward run` first starts"),
         (["log", "--last", "0"], 2, "--last: 0 lines are none"),
         (["log", "--since", "90"], 2, '--since: .*"90s"'),
-        (["compile"], 2, "there is no such file"),
+        (["compile"], 2, "no such file"),
     ],
 )
 def test_on_a_host_without_a_daemon(
@@ -165,7 +165,7 @@ def test_a_daemon_that_cannot_start_leaves_nothing_behind(tmp_path: Path) -> Non
     with own_namespace():
         done = subprocess.run([sys.executable, "-m", "doorward", "run"], capture_output=True, text=True, check=False)
     assert done.returncode == 2
-    assert re.fullmatch("doorward: .*doorward.toml: there is no such file; .*\n", done.stderr)
+    assert re.fullmatch("doorward: .*doorward.toml: no such file; .*\n", done.stderr)
     assert not (tmp_path / "runtime_directory" / "control.sock").exists()
 
 

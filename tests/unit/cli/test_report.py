@@ -65,7 +65,7 @@ def test_since_when(folder: Path, capsys: pytest.CaptureFixture[str]) -> None:
         assert main(["report", "--json", "--since", since]) == 0
         assert json.loads(capsys.readouterr().out)["openings"] == openings
     assert main(["report", "--json", "--since", "soon"]) == 2
-    assert "doorward: --since: 'soon' is no duration" in capsys.readouterr().err
+    assert "doorward: --since: invalid duration 'soon'" in capsys.readouterr().err
 
 
 def test_figures_beside_the_page(folder: Path, capsys: pytest.CaptureFixture[str]) -> None:
@@ -93,7 +93,7 @@ def test_the_page_on_standard_output(folder: Path, capsysbinary: pytest.CaptureF
         (["--html", "ledger.sqlite3"], "this is no report of doorward, so it is left alone"),
         (["--html", "empty"], "this is no report of doorward, so it is left alone"),
         (["--html", "link.html"], "this is no plain file"),
-        (["--html", "page.html", "-c", "none.toml"], "none.toml: there is no such file"),
+        (["--html", "page.html", "-c", "none.toml"], "none.toml: no such file"),
     ],
 )
 def test_wrong_calls(words: list[str], message: str, folder: Path, capsys: pytest.CaptureFixture[str]) -> None:

@@ -38,7 +38,7 @@ def hosts_file(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
         (["home", "--no-knock", "--port", "22"], "--port is what a knock must open, and there is none"),
         (["192.0.2.7", "--port", "22"], "--port is what a knock must open, and there is none"),
         (["home", "ssh", "--rate", "0"], "--rate: 0 is no rate; write 1 to 1000000 packets a second"),
-        (["home", "ssh", "--for", "5"], "--for: '5' is no duration; write the unit too: \"5s\""),
+        (["home", "ssh", "--for", "5"], "--for: invalid duration '5'; write the unit too: \"5s\""),
         (["home", "ssh", "--picture", "x.jpg"], "--picture: x.jpg: the file name must end in .svg"),
         (["home", "ssh", "--picture", "/nowhere/x.svg"], "--picture: there is no folder /nowhere; make it"),
         (["127.0.0.1", "--ports", "22"], "127.0.0.1 is this machine, where every port can be seen"),

@@ -42,15 +42,15 @@ def test_what_is_read(parse: Callable[[str], object], text: str, value: object) 
 @pytest.mark.parametrize(
     ("parse", "text", "message"),
     [
-        (parse_for_s, "30", "'30' is no duration; write the unit too: \"30s\""),
-        (parse_for_s, "0s", "is no time at all"),
+        (parse_for_s, "30", "invalid duration '30'; write the unit too: \"30s\""),
+        (parse_for_s, "0s", "is zero"),
         (parse_for_s, "500ms", "'500ms' is no whole number of seconds; write one like \"1s\""),
         (parse_for_s, f"{LONGEST_FOR_S + 1}s", "is longer than a knock can ask for; write a shorter time"),
         (parse_from, "here", "'here' is no address; write one like \"192.0.2.7\", \"192.0.2.0/24\" or \"auto\""),
         (parse_from, "192.0.2.1/24", "is no address"),
         (parse_gate, "a b", "'a b' is no gate's name; write letters, digits, - and _, at most 64"),
         (parse_signed_port, "22/tcp", "22/tcp takes no signed knocks, which are UDP; write 22/udp"),
-        (parse_signed_port, "knock", "'knock' is no port"),
+        (parse_signed_port, "knock", "invalid port 'knock'"),
     ],
 )  # fmt: skip
 def test_what_is_refused_says_what_to_write(parse: Callable[[str], object], text: str, message: str) -> None:

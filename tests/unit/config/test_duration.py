@@ -17,7 +17,7 @@ from doorward.config.duration import format_duration, nft_duration, parse_durati
         ("90s", 90_000),
     ],
 )
-def test_reads(text: str, ms: int) -> None:
+def test_parses(text: str, ms: int) -> None:
     assert parse_duration_ms(text) == ms
 
 
@@ -33,7 +33,7 @@ def test_reads(text: str, ms: int) -> None:
         (86_400_000, "1d"),
     ],
 )
-def test_writes_in_the_largest_unit_that_fits(ms: int, text: str) -> None:
+def test_formats_in_the_largest_exact_unit(ms: int, text: str) -> None:
     assert format_duration(ms) == text
 
 
@@ -48,19 +48,19 @@ def test_writes_in_the_largest_unit_that_fits(ms: int, text: str) -> None:
         (2_147_483_647_000, "24855d11647s"),  # the longest in a knockd.conf
     ],
 )
-def test_nft_gets_no_number_with_more_than_eight_digits(ms: int, text: str) -> None:
+def test_nft_numbers_have_at_most_eight_digits(ms: int, text: str) -> None:
     assert nft_duration(ms) == text
 
 
 @pytest.mark.parametrize(
     ("text", "message"),
     [
-        ("15", "'15' is no duration; write the unit too: \"15s\""),
-        ("2y", "'2y' is no duration; write a whole number and ms, s, m, h or d, like \"15s\""),
-        ("0s", "'0s' is no time at all; write a longer one, like \"15s\""),
+        ("15", "invalid duration '15'; write the unit too: \"15s\""),
+        ("2y", "invalid duration '2y'; write a whole number and ms, s, m, h or d, like \"15s\""),
+        ("0s", "the duration '0s' is zero; write a longer one, like \"15s\""),
     ],
 )
-def test_refuses_with_a_remedy(text: str, message: str) -> None:
+def test_rejects_with_a_remedy(text: str, message: str) -> None:
     with pytest.raises(ValueError, match=f"^{re.escape(message)}$"):
         parse_duration_ms(text)
 
@@ -68,6 +68,6 @@ def test_refuses_with_a_remedy(text: str, message: str) -> None:
 @pytest.mark.parametrize(
     "text", ["", "s", "1.5s", "-1s", "15 s", "15S", "1m30s", "\uff11s", "15s\n", "9" * 16 + "s", "x" * 10_000]
 )
-def test_refuses(text: str) -> None:
-    with pytest.raises(ValueError, match="is no duration; "):
+def test_rejects(text: str) -> None:
+    with pytest.raises(ValueError, match="invalid duration "):
         parse_duration_ms(text)

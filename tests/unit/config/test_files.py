@@ -35,14 +35,16 @@ def test_reads(start: bytes, tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("raw", "message"),
     [
-        (b"a = 1\n# \xff", "2: a byte is not UTF-8; save the file as UTF-8 text"),
-        (GOOD.encode("utf-16"), "1: a byte is not UTF-8; save the file as UTF-8 text"),
+        (b"a = 1\n# \xff", "2: the file is not valid UTF-8; save the file as UTF-8 text"),
+        (GOOD.encode("utf-16"), "1: the file is not valid UTF-8; save the file as UTF-8 text"),
         (b"a = 1\n\n\0", "3: a NUL byte is in the file; save the file as UTF-8 text"),
-        (b"#" * 2000, "1: the file is larger than 0 MiB; name the right file with -c FILE, or write fewer doors"),
+        (b"#" * 2000, "1: the file is larger than 0 MiB; name the right file, or write fewer doors"),
         (b"[gate]\nmode = 1\n", '2: mode: 1 is unknown; write "observe" or "guard" or "stealth"'),
     ],
 )
-def test_what_is_no_configuration(raw: bytes, message: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_rejects_binary_and_huge_files(
+    raw: bytes, message: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     monkeypatch.setattr(files, "MAX_BYTES", 1000)
     path = tmp_path / "doorward.toml"
     path.write_bytes(raw)
@@ -51,13 +53,13 @@ def test_what_is_no_configuration(raw: bytes, message: str, tmp_path: Path, monk
     assert str(caught.value) == f"{path}:{message}"
 
 
-def test_a_file_that_is_not_there(tmp_path: Path) -> None:
-    with pytest.raises(UsageError, match="there is no such file; write it, or name another with -c FILE"):
+def test_missing_file(tmp_path: Path) -> None:
+    with pytest.raises(UsageError, match="no such file; create it, or name another one"):
         files.read(tmp_path / "none.toml")
 
 
-def test_a_directory(tmp_path: Path) -> None:
-    with pytest.raises(UsageError, match="this is a directory; name the file in it with -c FILE"):
+def test_directory_instead_of_file(tmp_path: Path) -> None:
+    with pytest.raises(UsageError, match="this is a directory; name the file in it"):
         files.read(tmp_path)
 
 
@@ -65,16 +67,16 @@ def test_a_directory(tmp_path: Path) -> None:
     ("path", "reason"),
     [("a\0b", "null byte"), ("x" * 5000, "File name too long"), ("loop", "Too many levels of symbolic links")],
 )
-def test_a_path_that_leads_nowhere(path: str, reason: str, tmp_path: Path) -> None:
+def test_unreadable_path(path: str, reason: str, tmp_path: Path) -> None:
     (tmp_path / "loop").symlink_to("loop")
-    with pytest.raises(UsageError, match=f"it cannot be read .*{reason}.*; name another with -c FILE"):
+    with pytest.raises(UsageError, match=f"cannot be read .*{reason}.*; name another file"):
         files.read(tmp_path / path)
 
 
 @pytest.mark.skipif(os.geteuid() == 0, reason="root may read every file")
-def test_a_file_of_others(tmp_path: Path) -> None:
+def test_file_without_read_permission(tmp_path: Path) -> None:
     path = tmp_path / "doorward.toml"
     path.write_text(GOOD)
     path.chmod(0)
-    with pytest.raises(UsageError, match="this user may not read it; run doorward as root, or change its mode"):
+    with pytest.raises(UsageError, match="permission denied; run doorward as root, or change its mode"):
         files.read(path)

@@ -1,4 +1,4 @@
-"""The table [fleet], and doors that are shared."""
+"""The table [fleet] and shared doors."""
 
 # ruff: noqa: E501  (a table has one row a line)
 import pytest
@@ -43,18 +43,18 @@ def test_reads_every_setting() -> None:
     assert found.doors[0].shared
 
 
-def test_the_fleet_may_open_doors_for_longer_where_the_gate_says_so() -> None:
+def test_for_max_extends_shared_openings() -> None:
     fleet = parse(WHOLE.replace("policy", 'for_max = "8h"\npolicy'), "f").fleet
     assert fleet is not None
     assert fleet.for_max_ms == 8 * 3_600_000
 
 
-def test_a_door_may_be_shared_without_signed_knocks() -> None:
+def test_shared_door_needs_no_signed_knocks() -> None:
     assert parse(WHOLE.replace("[signed]", ""), "f").doors[0].shared
 
 
-def test_a_gate_of_a_fleet_needs_a_door_in_its_own_file() -> None:
-    with pytest.raises(ConfigError, match="there is no door"):
+def test_fleet_gate_needs_a_local_door() -> None:
+    with pytest.raises(ConfigError, match="no door is defined"):
         parse('[gate]\nname = "a"\n[fleet]\nname = "f"\nendpoints = ["http://127.0.0.1:2379"]\n', "f")
 
 
@@ -64,8 +64,8 @@ def test_a_gate_of_a_fleet_needs_a_door_in_its_own_file() -> None:
         ('name = "edge-1"', "", "f:5: this gate has no name in the fleet; write name = \"edge-1\" in [gate]"),
         ('name = "edge-1"', 'name = "example"', "f:6: the fleet has the gate's own name; give them different names"),
         ('name = "example"', "", 'f:5: [fleet] has no name; write name = "example" there'),
-        ("https://192", "http://192", "f:7: endpoints: 'http://192.0.2.11:2379' is not encrypted: whoever is on the way can open doors; write https://, or plain = true on a wire of its own"),
-        ("https://192.0.2.11:2379", "192.0.2.11", "f:7: endpoints: '192.0.2.11' is no endpoint; write it like \"https://192.0.2.11:2379\""),
+        ("https://192", "http://192", "f:7: endpoints: 'http://192.0.2.11:2379' is not encrypted: anyone on the network path can open doors; write https://, or plain = true on a dedicated network"),
+        ("https://192.0.2.11:2379", "192.0.2.11", "f:7: endpoints: invalid endpoint '192.0.2.11'; write it like \"https://192.0.2.11:2379\""),
         ('key = "gate.key"', "", "f:9: [fleet] has a certificate and no key; write key too, or leave both out"),
         ('user = "edge-1"', "", "f:12: [fleet] has a password and no user; write user too, or leave both out"),
         ('"local"', '"open"', "f:13: policy: 'open' is unknown; write \"closed\" or \"local\""),
@@ -80,11 +80,11 @@ def test_faults(old: str, new: str, fault: str) -> None:
     assert str(caught.value) == fault
 
 
-def test_plain_on_a_wire_of_its_own() -> None:
+def test_plain_allows_unencrypted_endpoints() -> None:
     text = WHOLE.replace("https://192", "http://192").replace("[fleet]", "[fleet]\nplain = true")
     assert parse(text, "f").fleet is not None
 
 
-def test_a_shared_door_without_a_fleet() -> None:
+def test_shared_door_without_a_fleet() -> None:
     with pytest.raises(ConfigError, match=r"there is no \[fleet\]"):
         parse('[signed]\n[doors.ssh]\nopens = ["22/tcp"]\nshared = true', "f")

@@ -49,7 +49,7 @@ DEBIAN = """[options]
 	tcpflags    = syn
 
 """
-# The forms that articles and tutorials on knockd show: one door that closes itself, spaces between the ports.
+# The style of articles and tutorials on knockd: one door that closes itself, spaces between the ports.
 TUTORIAL = """
 [options]
         UseSyslog
@@ -118,11 +118,11 @@ FILES: list[tuple[str, KnockdConfiguration]] = [
 
 
 @pytest.mark.parametrize(("text", "expected"), FILES, ids=["manual 1", "manual 2", "manual 3", "manual 4"])
-def test_the_examples_of_the_manual(text: str, expected: KnockdConfiguration) -> None:
+def test_parses_the_examples_of_the_manual(text: str, expected: KnockdConfiguration) -> None:
     assert parse(text, "f") == expected
 
 
-def test_what_debian_installs() -> None:
+def test_parses_debians_default_file() -> None:
     options, doors = parse(DEBIAN, "/etc/knockd.conf")
     assert options == KnockdOptions(use_syslog=True)
     assert [(door.name, door.line, door.within_ms, door.flags) for door in doors] == [
@@ -133,7 +133,7 @@ def test_what_debian_installs() -> None:
     assert doors[2].knock == tcp(12345, 54321, 24680, 13579)
 
 
-def test_what_tutorials_show() -> None:
+def test_parses_tutorial_style_files() -> None:
     options, (only,) = parse(TUTORIAL, "f")
     assert options == KnockdOptions(True, "/var/log/knockd.log", None, "ens33")
     assert only.knock == tcp(571, 290, 911)
@@ -170,12 +170,12 @@ SETTINGS: list[tuple[str, str, object]] = [
     ("start_command_6 =", "start_command_6", ""),
     ("stop_command_6 =", "stop_command_6", ""),
     ("one_time_sequences = /a b", "one_time_file", "/a b"),
-    ("one_time_sequences = /s", "knock", ()),  # a Sequence above it counts no longer
+    ("one_time_sequences = /s", "knock", ()),  # an earlier Sequence no longer counts
 ]  # fmt: skip
 
 
 @pytest.mark.parametrize(("text", "field", "expected"), SETTINGS, ids=[text for text, _, _ in SETTINGS])
-def test_a_directive(text: str, field: str, expected: object) -> None:
+def test_parses_directives(text: str, field: str, expected: object) -> None:
     assert getattr(door(text), field) == expected
 
 
@@ -191,11 +191,11 @@ OPTIONS = [
 
 
 @pytest.mark.parametrize(("text", "expected"), OPTIONS, ids=[text for text, _ in OPTIONS])
-def test_options(text: str, expected: KnockdOptions) -> None:
+def test_parses_options(text: str, expected: KnockdOptions) -> None:
     assert parse(f"[options]\n{text}\n[a]\nsequence = 7\n", "f").options == expected
 
 
-def test_sections() -> None:
+def test_parses_sections() -> None:
     text = "[ a b ]\nsequence=7\nUseSyslog\n[a]b]\nsequence=7\n[OPTIONS]\nsequence=7\n[a]b]\nsequence=7\n# [x]\n[options]\nlogfile=/l"
     configuration = parse(text, "f")
     assert [(door.name, door.line) for door in configuration.doors] == [
@@ -211,65 +211,65 @@ DOOR_FAULTS = [
     ("sequence =", "sequence: the sequence is empty; write its ports, like 7000,8000:udp,9000"),
     ("sequence = 0", "sequence: port 0 does not exist; write a number from 1 to 65535"),
     ("sequence = 70000", "sequence: port 70000 does not exist; write a number from 1 to 65535"),
-    ("sequence = abc", "sequence: 'abc' is no port, whatever number knockd makes of it; write it as 7000 or 7000:udp"),
-    ("sequence = 7000/udp", "sequence: '7000/udp' is no port, whatever number knockd makes of it; write it as 7000 or 7000:udp"),
-    ("sequence = 7000 8000", "sequence: '7000 8000' is no port, whatever number knockd makes of it; write it as 7000 or 7000:udp"),
-    ("sequence = -5", "sequence: '-5' is no port, whatever number knockd makes of it; write it as 7000 or 7000:udp"),
-    ("sequence = 7000,", "sequence: a port is missing beside a comma, and knockd takes it for port 0; write 7000,8000:udp,9000"),
-    ("sequence = 7:sctp", "sequence: '7:sctp' is no port; write it as 7000, 7000:tcp or 7000:udp"),
-    ("sequence = 7:tcp:udp", "sequence: '7:tcp:udp' is no port; write it as 7000, 7000:tcp or 7000:udp"),
+    ("sequence = abc", "sequence: invalid port 'abc', which knockd misreads; write it as 7000 or 7000:udp"),
+    ("sequence = 7000/udp", "sequence: invalid port '7000/udp', which knockd misreads; write it as 7000 or 7000:udp"),
+    ("sequence = 7000 8000", "sequence: invalid port '7000 8000', which knockd misreads; write it as 7000 or 7000:udp"),
+    ("sequence = -5", "sequence: invalid port '-5', which knockd misreads; write it as 7000 or 7000:udp"),
+    ("sequence = 7000,", "sequence: a port is missing next to a comma, and knockd reads it as port 0; write 7000,8000:udp,9000"),
+    ("sequence = 7:sctp", "sequence: invalid port '7:sctp'; write it as 7000, 7000:tcp or 7000:udp"),
+    ("sequence = 7:tcp:udp", "sequence: invalid port '7:tcp:udp'; write it as 7000, 7000:tcp or 7000:udp"),
     (f"sequence = {','.join(['7'] * 33)}", "sequence: 33 ports are too many; write at most 32"),
-    ("seq_timeout = 0", "seq_timeout: 0 seconds are no possible time; write a number from 1 to 2147483647"),
-    ("timeout = 2.5", "timeout: '2.5' is no time; write a whole number of seconds, like 15"),
-    ("cmd_timeout = -1", "cmd_timeout: '-1' is no time; write a whole number of seconds, like 15"),
-    ("cmd_timeout = 99999999999", "cmd_timeout: 99999999999 seconds are no possible time; write a number from 0 to 2147483647"),
-    ("tcpflags = syn, ack", "tcpflags: ' ack' is no TCP flag to knockd; write some of fin, syn, rst, psh, ack, urg, ! before one that must not be set, commas and no spaces"),
-    ("tcpflags = ece", "tcpflags: 'ece' is no TCP flag to knockd; write some of fin, syn, rst, psh, ack, urg, ! before one that must not be set, commas and no spaces"),
-    ("tcpflags = syn,!syn", "tcpflags: the flag 'syn' stands twice; write it once"),
-    ("target = localhost", "target: 'localhost' is no address; write the address of the host itself, like 192.0.2.7"),
-    ("target = 192.0.2.0/24", "target: '192.0.2.0/24' is no address; write the address of the host itself, like 192.0.2.7"),
-    ("one_time_sequences =", "one_time_sequences: no file is named; write its whole path, like /etc/knockd/sequences"),
+    ("seq_timeout = 0", "seq_timeout: 0 seconds is out of range; write a number from 1 to 2147483647"),
+    ("timeout = 2.5", "timeout: invalid time '2.5'; write a whole number of seconds, like 15"),
+    ("cmd_timeout = -1", "cmd_timeout: invalid time '-1'; write a whole number of seconds, like 15"),
+    ("cmd_timeout = 99999999999", "cmd_timeout: 99999999999 seconds is out of range; write a number from 0 to 2147483647"),
+    ("tcpflags = syn, ack", "tcpflags: unknown TCP flag ' ack'; write some of fin, syn, rst, psh, ack, urg, ! before one that must not be set, commas and no spaces"),
+    ("tcpflags = ece", "tcpflags: unknown TCP flag 'ece'; write some of fin, syn, rst, psh, ack, urg, ! before one that must not be set, commas and no spaces"),
+    ("tcpflags = syn,!syn", "tcpflags: duplicate flag 'syn'; write it once"),
+    ("target = localhost", "target: invalid address 'localhost'; write the address of the host itself, like 192.0.2.7"),
+    ("target = 192.0.2.0/24", "target: invalid address '192.0.2.0/24'; write the address of the host itself, like 192.0.2.7"),
+    ("one_time_sequences =", "one_time_sequences: no file is named; write its full path, like /etc/knockd/sequences"),
     ("SeqTimeout = 5", "unknown directive 'SeqTimeout' in door 'a'; did you mean Seq_Timeout?"),
     ("logfile = /l", "unknown directive 'logfile' in door 'a'; write it below [options]"),
     ("UseSyslog = yes", "unknown directive 'UseSyslog' in door 'a'; write UseSyslog alone on its line"),
-    ("comand", "'comand' is no directive; did you mean Command?"),
-    ("\xa0", "'\\xa0' is no directive; write NAME = VALUE"),
+    ("comand", "invalid directive 'comand'; did you mean Command?"),
+    ("\xa0", "invalid directive '\\xa0'; write NAME = VALUE"),
     ("a\0b = c", "a NUL byte is in the line; save the file as text"),
 ]  # fmt: skip
 
 
 @pytest.mark.parametrize(("text", "message"), DOOR_FAULTS, ids=[text[:30] for text, _ in DOOR_FAULTS])
-def test_a_fault_in_a_door(text: str, message: str) -> None:
+def test_faults_in_a_door(text: str, message: str) -> None:
     assert faults(f"[a]\nsequence = 7\n{text}\n") == [f"f:3: {message}"]
 
 
 FILE_FAULTS = {
-    "": ["1: there is no door; write a section [NAME] with Sequence and Start_Command"],
-    "[options]\nUseSyslog": ["1: there is no door; write a section [NAME] with Sequence and Start_Command"],
+    "": ["1: no door is defined; write a section [NAME] with Sequence and Start_Command"],
+    "[options]\nUseSyslog": ["1: no door is defined; write a section [NAME] with Sequence and Start_Command"],
     "\n[a]\ncommand = x": ["2: door 'a' has no sequence; write Sequence = 7000,8000:udp,9000 below [a]"],
     "[a]\nsequence = x,0": [
-        "2: sequence: 'x' is no port, whatever number knockd makes of it; write it as 7000 or 7000:udp",
+        "2: sequence: invalid port 'x', which knockd misreads; write it as 7000 or 7000:udp",
         "2: sequence: port 0 does not exist; write a number from 1 to 65535",
     ],
     "sequence = 7\n[a] # x\n[b]\nsequence=1": [
-        "1: 'sequence = 7' stands in no section; write [options] or a door's [NAME] above it",
-        "2: '[a] # x' stands in no section; write [options] or a door's [NAME] above it",
+        "1: 'sequence = 7' is outside of any section; write [options] or a door's [NAME] above it",
+        "2: '[a] # x' is outside of any section; write [options] or a door's [NAME] above it",
     ],
-    "[]\nsequence = 7": ["1: '' is no name of a door; write 1 to 127 letters in [ ]"],
+    "[]\nsequence = 7": ["1: invalid door name ''; write 1 to 127 letters in [ ]"],
     "[Options]\nlogfile = /l\nsequence = 7": [
         "2: unknown directive 'logfile' in door 'Options'; write the section's name as [options], in small letters"
     ],
     "[options]\nsequence = 7\ninterface = /dev/eth0\nfoo = 1\n[a]\nsequence = 7": [
         "2: unknown directive 'sequence' in [options]; write it below a door's [NAME]",
-        "3: interface: '/dev/eth0' is no interface; write its name alone as `ip link` shows it, like eth0",
+        "3: interface: invalid interface name '/dev/eth0'; write its name alone as `ip link` shows it, like eth0",
         "4: unknown directive 'foo' in [options]; remove it, or write one of LogFile, PidFile, Interface, UseSyslog",
     ],
     "[a]\none_time_sequences = /s\nsequence = 7": [
-        "3: a Sequence below One_Time_Sequences would open once more; remove one of the two"
+        "3: a Sequence below One_Time_Sequences would open the door once more; remove one of the two"
     ],
 }
 
 
 @pytest.mark.parametrize(("text", "messages"), FILE_FAULTS.items(), ids=FILE_FAULTS)
-def test_all_faults_of_a_file(text: str, messages: list[str]) -> None:
+def test_reports_all_faults_of_a_file(text: str, messages: list[str]) -> None:
     assert faults(text) == [f"f:{message}" for message in messages]

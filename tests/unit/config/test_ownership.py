@@ -1,4 +1,4 @@
-"""Files that somebody else could change are refused, and files that everybody can read are told of."""
+"""Files that other users could change are rejected; world-readable files give a warning."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ import pytest
 
 from doorward.cli.main import main
 from doorward.client.hosts import is_exposed as is_hosts_file_exposed
-from doorward.config.files import PathComponent, exposure, is_exposed, objection, read, read_text
+from doorward.config.files import PathComponent, exposure, find_unsafe, is_exposed, read, read_text
 from doorward.errors import ConfigError
 from tests.support.processes import NOBODY, needs_root
 
@@ -22,9 +22,9 @@ def entries(
     file: int = 0o600, own: int = 0o755, higher: int = 0o755, users: tuple[int, int, int] = (0, 0, 0)
 ) -> list[PathComponent]:
     return [
-        PathComponent(FILE, users[0], file, is_folder=False),
-        PathComponent(OWN, users[1], own, is_folder=True),
-        PathComponent(HIGHER, users[2], higher, is_folder=True),
+        PathComponent(FILE, users[0], file, is_directory=False),
+        PathComponent(OWN, users[1], own, is_directory=True),
+        PathComponent(HIGHER, users[2], higher, is_directory=True),
     ]
 
 
@@ -33,7 +33,7 @@ def entries(
     [
         (entries(0o660), "can write this file", f"chmod go-w {FILE}"),
         (entries(0o602), "can write this file", f"chmod go-w {FILE}"),
-        (entries(0o1666), "can write this file", f"chmod go-w {FILE}"),  # sticky means nothing for a file
+        (entries(0o1666), "can write this file", f"chmod go-w {FILE}"),  # the sticky bit has no effect on a file
         (entries(own=0o775), f"can write its directory {OWN}", f"chmod go-w {OWN}"),
         (entries(higher=0o777), f"can write its directory {HIGHER}", f"chmod go-w {HIGHER}"),
         (entries(users=(ALICE, ROOT, ROOT)), "this file belongs to user 1000", f"chown root {FILE}"),
@@ -41,10 +41,10 @@ def entries(
         (entries(users=(ROOT, ROOT, ALICE)), f"its directory {HIGHER} belongs to user 1000", f"chown root {HIGHER}"),
     ],
 )
-def test_what_others_could_change(found: list[PathComponent], what: str, remedy: str) -> None:
-    said = objection(found, {ROOT})
+def test_reports_paths_writable_by_others(found: list[PathComponent], what: str, remedy: str) -> None:
+    said = find_unsafe(found, {ROOT})
     assert said is not None
-    assert what in said.what
+    assert what in said.fault
     assert said.remedy == f"run `{remedy}`"
 
 
@@ -58,8 +58,8 @@ def test_what_others_could_change(found: list[PathComponent], what: str, remedy:
         (entries(users=(ALICE, ALICE, ALICE)), None),
     ],
 )
-def test_what_nobody_else_can_change(found: list[PathComponent], owners: set[int] | None) -> None:
-    assert objection(found, owners) is None
+def test_accepts_safe_paths(found: list[PathComponent], owners: set[int] | None) -> None:
+    assert find_unsafe(found, owners) is None
 
 
 @pytest.mark.parametrize(
@@ -71,7 +71,7 @@ def test_what_nobody_else_can_change(found: list[PathComponent], owners: set[int
         (entries(0o644, higher=0o700), False),
     ],
 )
-def test_who_can_read(found: list[PathComponent], exposed: bool) -> None:
+def test_is_exposed(found: list[PathComponent], exposed: bool) -> None:
     assert is_exposed(found) is exposed
 
 
@@ -87,7 +87,7 @@ def config(tmp_path: Path) -> Path:
 
 
 def refusal(path: Path, capsys: pytest.CaptureFixture[str]) -> str:
-    """Give what `check` and a daemon that loads say of a file that both refuse."""
+    """Return the fault with which both `check` and a loading daemon reject a file."""
     with pytest.raises(ConfigError) as refused:
         read(path)
     capsys.readouterr()
@@ -97,17 +97,17 @@ def refusal(path: Path, capsys: pytest.CaptureFixture[str]) -> str:
 
 
 @pytest.mark.parametrize("mode", [0o620, 0o602, 0o666])
-def test_a_file_that_others_can_write(config: Path, capsys: pytest.CaptureFixture[str], mode: int) -> None:
+def test_rejects_world_writable_file(config: Path, capsys: pytest.CaptureFixture[str], mode: int) -> None:
     config.chmod(mode)
     wanted = f"{config}:1: other users can write this file; run `chmod go-w {config}`"
     assert refusal(config, capsys) == wanted
-    with pytest.raises(ConfigError):  # also where the owner does not matter
+    with pytest.raises(ConfigError):  # even if any owner is allowed
         read_text(config)
     config.chmod(0o644)
     assert read(config).doors
 
 
-def test_a_folder_that_others_can_write_also_behind_a_link(config: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_rejects_writable_directory_of_link_target(config: Path, capsys: pytest.CaptureFixture[str]) -> None:
     link = config.parent.parent / "link.toml"
     link.symlink_to(config)
     config.parent.chmod(0o777)
@@ -118,21 +118,21 @@ def test_a_folder_that_others_can_write_also_behind_a_link(config: Path, capsys:
 
 
 @needs_root
-def test_a_file_of_another_user(
+def test_rejects_file_of_another_user(
     config: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.delenv("SUDO_UID", raising=False)
     os.chown(config, NOBODY, NOBODY)
     assert f"this file belongs to user {NOBODY}, who could change it; run `chown root" in refusal(config, capsys)
-    assert read_text(config) == TEXT  # where the owner does not matter, as for what `doorward apply` is given
-    monkeypatch.setenv("SUDO_UID", str(NOBODY))  # who calls sudo could be root anyway
+    assert read_text(config) == TEXT  # any owner is allowed, as for `doorward apply FILE`
+    monkeypatch.setenv("SUDO_UID", str(NOBODY))  # a user with sudo could be root anyway
     assert read(config).doors
 
 
-def test_everybody_may_read_only_with_a_warning(
+def test_world_readable_file_gives_a_warning(
     config: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    assert exposure(config) is None  # pytest's own folder lets nobody else in
+    assert exposure(config) is None  # pytest's directory is private
     assert not is_hosts_file_exposed(str(config))
     monkeypatch.setattr("doorward.cli.check.exposure", lambda path: ("every user can read", f"run `chmod o-r {path}`"))
     assert main(["check", "--json", "-c", str(config)]) == 0
@@ -140,7 +140,7 @@ def test_everybody_may_read_only_with_a_warning(
     assert (warnings[0]["level"], warnings[0]["line"]) == ("warning", 1)
 
 
-def test_pipes_and_devices_are_nobodys() -> None:
+def test_pipes_and_devices_are_not_checked() -> None:
     reading, writing = os.pipe()
     os.write(writing, TEXT.encode())
     os.close(writing)

@@ -52,27 +52,27 @@ CASES: dict[str, tuple[str, dict[Keys, int]]] = {
 
 
 @pytest.mark.parametrize(("text", "lines"), CASES.values(), ids=CASES)
-def test_finds(text: str, lines: dict[Keys, int]) -> None:
+def test_finds_lines(text: str, lines: dict[Keys, int]) -> None:
     assert find_lines(text) == lines
 
 
 @pytest.mark.parametrize(
     ("path", "line"), [(("a", "b"), 2), (("a", "b", "0"), 2), (("a", "x"), 1), (("x",), 1), ((), 1)]
 )
-def test_what_has_no_line_of_its_own_has_that_of_what_is_around_it(path: Keys, line: int) -> None:
+def test_falls_back_to_the_enclosing_line(path: Keys, line: int) -> None:
     assert line_of({("a",): 1, ("a", "b"): 2}, path) == line
 
 
 @pytest.mark.parametrize(
     "opening", ['"', "'", '"""', "'''", "[", "{", "a = [", "a = {", "a.", "a = {a = [", '\\"', "]", "=", "\n="]
 )
-def test_no_text_takes_long(opening: str) -> None:
+def test_scans_any_text_in_linear_time(opening: str) -> None:
     before_s = time.process_time()
     find_lines(opening * 20_000)
     assert time.process_time() - before_s < 5
 
 
-def test_twenty_thousand_doors() -> None:
+def test_scans_twenty_thousand_doors_in_time() -> None:
     door = '[doors.d{}]\nknock = ["7000/tcp", "8000/udp"]\nwithin = "15s"\nopens = ["22/tcp"]\nfor = "30s"\n\n'
     text = "".join(map(door.format, range(20_000)))
     before_s = time.process_time()

@@ -1,17 +1,17 @@
-"""Doors in, tables out."""
+"""Compile doors to state machines."""
 
 from __future__ import annotations
 
 import pytest
 
-from doorward.core.automaton import Machine, compile_doors, depths, edge, split_symbol, symbol_text
+from doorward.core.automaton import Machine, compile_doors, edge, pack_symbol, split_edge, state_depths
 from doorward.model import DEFAULT_FLAGS, Door, FlagFilter, Packet, Port, Protocol
 
 SSH = Port(Protocol.TCP, 22)
 
 
 def knock(text: str) -> tuple[Port, ...]:
-    """`"abc"`: one TCP port a letter."""
+    """Return one TCP port per letter."""
     return tuple(Port(Protocol.TCP, 1000 + ord(letter)) for letter in text)
 
 
@@ -21,26 +21,26 @@ def machine(*sequences: str) -> Machine:
 
 
 def walk(run: Machine, text: str) -> list[int | None]:
-    """The states after each letter, relative to the root; None where nothing changed."""
+    """Return the state after each letter, relative to the root; None if nothing changed."""
     state, states = run.root, []
     for port in knock(text):
-        following = run.step(state, symbol_text(port))
+        following = run.step(state, pack_symbol(port))
         state = state if following is None else following
         states.append(None if following is None else following - run.root)
     return states
 
 
-def test_an_edge_packs_and_unpacks() -> None:
+def test_edge_packs_and_unpacks() -> None:
     port = Port(Protocol.UDP, 65535)
-    assert split_symbol(edge(400_000, symbol_text(port))) == (400_000, port)
+    assert split_edge(edge(400_000, pack_symbol(port))) == (400_000, port)
 
 
 @pytest.mark.parametrize(
     ("doors", "sent", "states"),
     [
         (["abc"], "abc", [1, 2, 3]),
-        (["abc"], "abxabc", [1, 2, 0, 1, 2, 3]),  # a wrong one sends back to the start
-        (["abc"], "abac", [1, 2, 1, 0]),  # a wrong one may be the first of a new try
+        (["abc"], "abxabc", [1, 2, 0, 1, 2, 3]),  # a wrong port resets progress
+        (["abc"], "abac", [1, 2, 1, 0]),  # a wrong port may start a new attempt
         (["abc"], "aabbcc", [1, None, 2, None, 3, None]),  # retransmissions
         (["aab"], "aaab", [1, 2, 2, 3]),  # a repeat in the sequence: the third one is one of the last two
         (["abab", "abc"], "ababc", [1, 2, 3, 5, 4]),  # falls to the longer prefix `ab`, then on
@@ -62,16 +62,16 @@ def test_steps(doors: list[str], sent: str, states: list[int | None]) -> None:
         ([], []),
     ],
 )
-def test_states_are_numbered_by_how_many_knocks_led_there(doors: list[str], expected: list[tuple[int, int]]) -> None:
-    assert depths(compile_doors([Door(text, knock(text), (SSH,)) for text in doors])) == tuple(expected)
+def test_state_depths(doors: list[str], expected: list[tuple[int, int]]) -> None:
+    assert state_depths(compile_doors([Door(text, knock(text), (SSH,)) for text in doors])) == tuple(expected)
 
 
-def test_each_machine_begins_anew() -> None:
+def test_machines_have_separate_states() -> None:
     doors = [Door("a", knock("ab"), (SSH,)), Door("b", knock("cde"), (SSH,), within_ms=1000)]
-    assert depths(compile_doors(doors)) == ((1, 0), (2, 1), (3, 2), (4, 0), (5, 1), (6, 2), (7, 3))
+    assert state_depths(compile_doors(doors)) == ((1, 0), (2, 1), (3, 2), (4, 0), (5, 1), (6, 2), (7, 3))
 
 
-def test_a_packet_completes_every_door_that_ends_there() -> None:
+def test_packet_completes_every_door_that_ends_there() -> None:
     run = machine("abc", "bc", "c")
     assert {tuple(sorted(done)) for done in run.completes.values()} == {(0, 1, 2), (1, 2), (2,)}
 
@@ -88,24 +88,24 @@ def test_doors_share_a_machine_by_flags_and_deadline() -> None:
     machines = compile_doors(doors).machines
     assert [(m.flags, m.within_ms) for m in machines] == [(DEFAULT_FLAGS, 15_000), (DEFAULT_FLAGS, 1000), (fin, 15_000)]
     states = [set(m.edges.values()) | {m.root} for m in machines]
-    assert sum(map(len, states)) == len(set().union(*states))  # no state stands in two machines
+    assert sum(map(len, states)) == len(set().union(*states))  # no state is in two machines
 
 
-def test_first_states_are_those_next_to_the_root() -> None:
+def test_first_states_are_next_to_the_root() -> None:
     run = machine("abc", "axx", "bcd")
-    assert [state - run.root for state in run.firsts] == [1, 2]
+    assert [state - run.root for state in run.first_states] == [1, 2]
 
 
-def test_failure_links_lead_past_what_cannot_help() -> None:
+def test_failure_links_skip_useless_states() -> None:
     assert machine("ab", "cd").fail == {}
-    # Behind `xa` the prefix `a` knows only `b`, which `xa` knows too: no link is worth its rule.
-    assert machine("xab", "ab").longest_fall() == 0
-    assert machine("xac", "ab").longest_fall() == 1
+    # After `xa`, the prefix `a` adds only `b`, which `xa` has too: the link would be useless.
+    assert machine("xab", "ab").longest_failure_chain() == 0
+    assert machine("xac", "ab").longest_failure_chain() == 1
 
 
-def test_the_longest_fall_is_bounded_by_the_sequence() -> None:
+def test_failure_chain_is_bounded_by_the_sequence() -> None:
     text = "a" * 31 + "b"
-    assert machine(text, "a" * 16 + "c").longest_fall() <= 31
+    assert machine(text, "a" * 16 + "c").longest_failure_chain() <= 31
 
 
 @pytest.mark.parametrize(
@@ -119,12 +119,12 @@ def test_the_longest_fall_is_bounded_by_the_sequence() -> None:
         (Packet(b"\1\2\3\4", Port(Protocol.TCP, 443), 2), False),  # public
     ],
 )
-def test_what_is_a_symbol(packet: Packet, *, is_symbol: bool) -> None:
+def test_is_symbol(packet: Packet, *, is_symbol: bool) -> None:
     automaton = compile_doors([Door("a", knock("ab"), (SSH,))], public=[Port(Protocol.TCP, 443)])
     assert automaton.is_symbol(packet) is is_symbol
 
 
-def test_known_only_counts_the_ports_of_all_sequences() -> None:
+def test_known_only_counts_ports_of_sequences() -> None:
     automaton = compile_doors([Door("a", knock("ab"), (SSH,))], known_only=True)
     assert automaton.is_symbol(Packet(b"\1\2\3\4", knock("b")[0], 2))
     assert not automaton.is_symbol(Packet(b"\1\2\3\4", knock("c")[0], 2))

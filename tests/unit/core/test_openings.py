@@ -1,4 +1,4 @@
-"""The book: which openings stand, as transcripts."""
+"""The opening table, as transcripts."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from tests.support.openings import element, opening
 HOME, OFFICE = ip_address("192.0.2.7"), ip_address("2001:db8::7")
 
 
-def test_a_second_opening_prolongs_the_first_and_never_shortens_it() -> None:
+def test_second_opening_extends_but_never_shortens() -> None:
     book = OpeningTable()
     first = opening(since_s=1000, until_s=1030, by="knock")
     transcript = [
@@ -25,7 +25,7 @@ def test_a_second_opening_prolongs_the_first_and_never_shortens_it() -> None:
         assert book.get("ssh", HOME) == stands
 
 
-def test_one_entry_for_each_door_and_address() -> None:
+def test_one_entry_per_door_and_address() -> None:
     book = OpeningTable()
     entered = [opening("ssh"), opening("web"), opening("ssh", "2001:db8::7"), opening("web", "2001:db8::7")]
     for one in entered:
@@ -38,7 +38,7 @@ def test_one_entry_for_each_door_and_address() -> None:
     assert list(book) == [entered[0], entered[2], entered[3]]
 
 
-def test_openings_end_in_order_each_once() -> None:
+def test_openings_expire_in_order_once() -> None:
     book = OpeningTable()
     for name, until_s in ("c", 30.0), ("a", 10.0), ("b", 20.0), ("late", 90.0):
         book.open(opening(name, until_s=until_s))
@@ -57,28 +57,28 @@ def test_openings_end_in_order_each_once() -> None:
     assert list(book) == []
 
 
-def test_equal_ends_of_both_families_do_not_collide() -> None:
+def test_equal_ends_of_both_families() -> None:
     book = OpeningTable()
     for address in "192.0.2.7", "2001:db8::7", "192.0.2.8":
         book.open(opening(address=address, until_s=10.0))
     assert len(book.expire(10.0)) == 3
 
 
-def test_the_end_follows_what_happens_to_an_opening() -> None:
+def test_next_end_after_close_and_extension() -> None:
     book = OpeningTable()
     book.open(opening("ssh", until_s=10.0))
     book.open(opening("web", until_s=20.0))
-    book.open(opening("ssh", until_s=30.0))  # prolonged past the other
+    book.open(opening("ssh", until_s=30.0))  # extended past the other
     assert [one.door for one in book.expire(10.0)] == []
     book.close("web", HOME)
     assert book.next_end() == opening("ssh", until_s=30.0)
     book.close("ssh", HOME)
-    book.open(opening("ssh", until_s=15.0))  # opened anew after a close by hand: it may end sooner
+    book.open(opening("ssh", until_s=15.0))  # opened again after a manual close: it may end sooner
     assert book.expire(30.0) == [opening("ssh", until_s=15.0)]
     assert book.next_end() is None
 
 
-def test_an_entry_is_wanted_as_long_as_the_last_opening_that_wants_it() -> None:
+def test_element_is_wanted_until_its_last_opening_ends() -> None:
     book = OpeningTable()
     book.open(opening("ssh", opened="22/tcp", until_s=10.0))
     book.open(opening("admin", opened="22/tcp 443/tcp", until_s=20.0))

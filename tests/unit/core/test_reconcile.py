@@ -1,4 +1,4 @@
-"""What stands in the kernel against what the book says: a table."""
+"""Differences between the kernel's sets and the opening table, as a table of cases."""
 
 from __future__ import annotations
 
@@ -69,7 +69,7 @@ CASES = {
     ),
     "a port that no door opens is left to its timer": Case([], {f"{HERE} 9/tcp": 20.0}),
     "the same number of the other protocol": Case([], {f"{HERE} 22/udp": 20.0}),
-    "a door that is no longer written still stands": Case(
+    "a door that is no longer configured is still open": Case(
         [opening("gone", HERE, "9/tcp", 990.0, 1020.0)], {f"{HERE} 9/tcp": 20.0}
     ),
     "a door without ports has nothing in the kernel to lose": Case([opening("wake", HERE, "", 990.0, 1020.0)], {}),
@@ -83,6 +83,6 @@ def test_differences(case: Case) -> None:
     assert (list(seen.found), list(seen.lost)) == (list(case.found), list(case.lost))
 
 
-def test_openings_move_to_another_clock() -> None:
+def test_openings_are_shifted_to_another_clock() -> None:
     assert shifted([opening(since_s=10, until_s=40)], 1000.5) == [opening(since_s=1010.5, until_s=1040.5)]
     assert shifted([], 5) == []

@@ -167,11 +167,11 @@ def test_for_how_long(daemon: InsideDaemon) -> None:
     [
         ("366d", "too long; at most 365d"),
         ("99999999999999d", "too long"),
-        ("0s", "no time at all"),
+        ("0s", "is zero"),
         ("90", 'write the unit too: "90s"'),
-        ("soon", "no duration"),
-        ("-5s", "no duration"),
-        ("", "no duration"),
+        ("soon", "invalid duration"),
+        ("-5s", "invalid duration"),
+        ("", "invalid duration"),
         (90, "needs a text 'for'"),
     ],
 )

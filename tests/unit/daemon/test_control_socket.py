@@ -349,7 +349,7 @@ def test_a_group_may_be_the_clients_first(served: Served) -> None:
 
 
 def test_a_group_that_does_not_exist(served: Served) -> None:
-    with pytest.raises(HostError, match="control_group: the host has no group 'no-such-group'"):
+    with pytest.raises(HostError, match="control_group: unknown group 'no-such-group'"):
         served.server.admit_group("no-such-group")
 
 

@@ -17,7 +17,7 @@ from tests.support.processes import as_nobody, needs_root
 def test_a_folder_that_may_not_be_entered_is_told(read: Callable[[Path], object], tmp_path: Path) -> None:
     folder = tmp_path / "secret"
     folder.mkdir(0o700)
-    with pytest.raises(UsageError, match="this user may not read it"):
+    with pytest.raises(UsageError, match="permission denied"):
         as_nobody(lambda: read(folder / "file"))
 
 

@@ -201,8 +201,8 @@ def test_the_book_counts_what_each_has_open(daemon: Watched) -> None:
     ):
         daemon.table.open(daemon.new(place, door=door))
         assert (daemon.table.count("key laptop"), daemon.table.wide_count("key laptop")) == counts
-    assert [each.door for each in daemon.table.wider(ip_network("10.1.0.0/16"))] == ["web", "ssh"]
-    assert list(daemon.table.wider(wide)) == list(daemon.table.wider(ip_address("10.1.1.1"))) == []
+    assert [each.door for each in daemon.table.enclosing(ip_network("10.1.0.0/16"))] == ["web", "ssh"]
+    assert list(daemon.table.enclosing(wide)) == list(daemon.table.enclosing(ip_address("10.1.1.1"))) == []
     daemon.table.restore("web", wide, None)
     assert daemon.table.wide_count("key laptop") == 1
     daemon.table.expire(daemon.loop.now_s() + 3600)

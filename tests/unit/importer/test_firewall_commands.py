@@ -1,7 +1,7 @@
 # ruff: noqa: E501  (a table has one row a line)
 import pytest
 
-from doorward.importer.firewall_commands import recognise, undoes
+from doorward.importer.firewall_commands import parse_command, reverts
 from doorward.model import Port, Protocol
 
 TCP, UDP = Protocol.TCP, Protocol.UDP
@@ -48,8 +48,8 @@ OPENING = [
 
 
 @pytest.mark.parametrize(("command", "ports"), OPENING, ids=[command for command, _ in OPENING])
-def test_what_opens(command: str, ports: tuple[Port, ...]) -> None:
-    rule = recognise(command, service).rule
+def test_opening_commands(command: str, ports: tuple[Port, ...]) -> None:
+    rule = parse_command(command, service).rule
     assert rule is not None
     assert (rule.opens, rule.ports) == (True, ports)
 
@@ -62,77 +62,77 @@ CLOSING = [
 
 
 @pytest.mark.parametrize("command", CLOSING)
-def test_what_closes(command: str) -> None:
-    rule = recognise(command, service).rule
+def test_closing_commands(command: str) -> None:
+    rule = parse_command(command, service).rule
     assert rule is not None
     assert (rule.opens, rule.ports) == (False, SSH)
 
 
 STAYS = [
     ("", "it is empty"),
-    ("/usr/local/sbin/knock_add -i -c INPUT -p tcp -d 443 -f %IP%", "'knock_add' is no firewall that doorward knows"),
+    ("/usr/local/sbin/knock_add -i -c INPUT -p tcp -d 443 -f %IP%", "unknown firewall command 'knock_add'"),
     ("iptables -A INPUT -s %IP% -j ACCEPT", "it opens every port"),
     ("iptables -A INPUT -s %IP% -p tcp --syn -j ACCEPT", "it opens every port"),
     ("iptables -A FORWARD -s %IP% -p tcp --dport 22 -j ACCEPT", "the chain 'FORWARD' is not INPUT"),
     ("iptables -t nat -A INPUT -s %IP% -p tcp --dport 22 -j ACCEPT", "-t 'nat' is not understood"),
-    ("iptables -A INPUT -p tcp --dport 22 -j ACCEPT", "it is not for %IP% alone"),
+    ("iptables -A INPUT -p tcp --dport 22 -j ACCEPT", "it is not limited to %IP%"),
     ("iptables -A INPUT -s %IP%/24 -p tcp --dport 22 -j ACCEPT", "-s '%IP%/24' is not understood"),
     ("iptables -A INPUT ! -s %IP% -p tcp --dport 22 -j ACCEPT", "'!' is not understood"),
     ("iptables -A INPUT -s %IP% -p tcp ! --dport 22 -j ACCEPT", "'!' is not understood"),
     ("iptables -A INPUT -s %IP% -p tcp --dport 22 -j DROP", "-j 'DROP' is not understood"),
-    ("iptables -A INPUT -s %IP% -p tcp --dport 22", "it accepts nothing"),
-    ("iptables -A INPUT -s %IP% -p tcp --dport 22 --dport 23 -j ACCEPT", "--dport stands there twice"),
+    ("iptables -A INPUT -s %IP% -p tcp --dport 22", "it does not accept packets"),
+    ("iptables -A INPUT -s %IP% -p tcp --dport 22 --dport 23 -j ACCEPT", "--dport occurs twice"),
     ("iptables -A INPUT -s %IP% -p tcp --dport 22 -d 192.0.2.1 -j ACCEPT", "'-d' is not understood"),
     ("iptables -A INPUT -s %IP% -p tcp --dport 22 -m state --state ESTABLISHED -j ACCEPT", "it is not for new connections"),
     ("iptables -A INPUT -s %IP% -p tcp --dport 22 -m limit -j ACCEPT", "-m 'limit' is not understood"),
     ("iptables -A INPUT -s %IP% -p sctp --dport 22 -j ACCEPT", "-p 'sctp' is not understood"),
     ("iptables -A INPUT -s %IP% -p tcp --dport 1:65535 -j ACCEPT", "it opens 65535 ports, and a door opens at most 32"),
-    ("iptables -A INPUT -s %IP% -p tcp --dport nosuch -j ACCEPT", "'nosuch' is no port or service known here"),
-    ("iptables -A INPUT -s %IP% -p tcp --dport 0 -j ACCEPT", "'0' is no port"),
+    ("iptables -A INPUT -s %IP% -p tcp --dport nosuch -j ACCEPT", "unknown port or service 'nosuch'"),
+    ("iptables -A INPUT -s %IP% -p tcp --dport 0 -j ACCEPT", "invalid port '0'"),
     ("iptables -D INPUT 3", "'3' is not understood"),
     ("iptables -D", "'-D' is not understood"),
     ("iptables -A INPUT -s %IP% -p tcp --dport 22 -j ACCEPT | tee /log", "it uses the shell ('|')"),
     ("iptables -A INPUT -s %IP% -p tcp --dport $PORT -j ACCEPT", "it uses the shell ('$PORT')"),
-    ("iptables -A INPUT -s %IP% -p tcp --dport 22 -j ACCEPT; mail root", "'mail' is no firewall that doorward knows"),
+    ("iptables -A INPUT -s %IP% -p tcp --dport 22 -j ACCEPT; mail root", "unknown firewall command 'mail'"),
     ("iptables -A INPUT -s %IP% -p tcp --dport 22 -j ACCEPT; iptables -D INPUT -s %IP% -p tcp --dport 22 -j ACCEPT", "it opens and closes at once"),
-    ("iptables -A 'INPUT", "its quotes are not closed"),
-    ("sudo", "'sudo' is no firewall that doorward knows"),
+    ("iptables -A 'INPUT", "it has an unclosed quote"),
+    ("sudo", "unknown firewall command 'sudo'"),
     ("ufw allow 22/tcp", "its words are not understood"),
     ("ufw allow from %IP%", "it opens every port"),
-    ("ufw route allow from %IP% to any port 22", "it is no `ufw allow` or `ufw delete allow`"),
+    ("ufw route allow from %IP% to any port 22", "it is not `ufw allow` or `ufw delete allow`"),
     ("ufw allow from %IP% to 192.0.2.1 port 22", "from or to is not understood"),
     ("ufw allow from %IP% to any app OpenSSH", "app is not understood"),
-    ("firewall-cmd --add-service=ssh", "it is not for %IP% alone"),
+    ("firewall-cmd --add-service=ssh", "it is not limited to %IP%"),
     ("firewall-cmd --add-rich-rule='rule source address=\"%IP%\" accept'", "the rich rule 'rule source address=\"%IP%\" accept' is not understood"),
     ("firewall-cmd --add-rich-rule='rule source NOT address=\"%IP%\" service name=\"ssh\" accept'", "the rich rule 'rule source NOT address=\"%IP%\" service n' is not understood"),
     ("firewall-cmd --add-source=%IP%", "'--add-source=%IP%' is not understood"),
-    ("nft add element inet t s { %IP% }", "`nft add element` is no `nft add rule`"),
+    ("nft add element inet t s { %IP% }", "`nft add element` is not `nft add rule`"),
     ("nft add rule inet filter forward ip saddr %IP% tcp dport 22 accept", "the chain is not input"),
     ("nft add rule inet filter input ip saddr %IP% accept", "it opens every port"),
-    ("nft add rule inet filter input tcp dport 22 accept", "it is not for %IP% alone"),
+    ("nft add rule inet filter input tcp dport 22 accept", "it is not limited to %IP%"),
     ("nft add rule inet filter input ip saddr != %IP% tcp dport 22 accept", "'%IP%' is not understood"),
     ("nft add rule inet filter input iifname eth0 ip saddr %IP% tcp dport 22 accept", "'iifname' is not understood"),
-    ("nft flush chain inet filter input", "`nft flush chain` is no `nft add rule`"),
-    ("nft", "`nft ` is no `nft add rule`"),
+    ("nft flush chain inet filter input", "`nft flush chain` is not `nft add rule`"),
+    ("nft", "`nft ` is not `nft add rule`"),
 ]  # fmt: skip
 
 
 @pytest.mark.parametrize(("command", "why"), STAYS, ids=[command[:70] for command, _ in STAYS])
-def test_what_stays_a_command(command: str, why: str) -> None:
-    assert recognise(command, service) == (None, why)
+def test_commands_not_understood(command: str, why: str) -> None:
+    assert parse_command(command, service) == (None, why)
 
 
 def test_remarks_and_times() -> None:
     for command, remark in [
-        ("iptables -A INPUT -s %IP% --dport 22 -j ACCEPT", "iptables refuses --dport without -p; taken as -p tcp"),
-        ("iptables -A INPUT -i eth1 -s %IP% -p tcp --dport 22 -j ACCEPT", "it held for the interface eth1 alone; doorward opens on all that it watches"),
-        ("ufw allow from %IP% to any port 22", "ufw opens tcp and udp where no proto is named; take out the one that is not needed"),
+        ("iptables -A INPUT -s %IP% --dport 22 -j ACCEPT", "iptables rejects --dport without -p; read as -p tcp"),
+        ("iptables -A INPUT -i eth1 -s %IP% -p tcp --dport 22 -j ACCEPT", "it was limited to the interface eth1; doorward opens on all watched interfaces"),
+        ("ufw allow from %IP% to any port 22", "without proto, ufw opens tcp and udp; remove the one that is not needed"),
     ]:  # fmt: skip
-        rule = recognise(command, service).rule
+        rule = parse_command(command, service).rule
         assert rule is not None
         assert rule.remarks == (remark,)
     for time, seconds in [("--timeout=60", 60), ("--timeout 5m", 300)]:
-        rule = recognise(f"firewall-cmd {time} --add-rich-rule='{RICH}'", service).rule
+        rule = parse_command(f"firewall-cmd {time} --add-rich-rule='{RICH}'", service).rule
         assert rule is not None
         assert rule.for_s == seconds
 
@@ -150,7 +150,7 @@ def test_remarks_and_times() -> None:
         ("nft add rule inet filter input ip saddr %IP% tcp dport 22 accept", "nft flush chain inet filter input", False),
     ],
 )  # fmt: skip
-def test_what_undoes_what(start: str, stop: str, expected: bool) -> None:
-    rule = recognise(start, service).rule
+def test_reverts(start: str, stop: str, expected: bool) -> None:
+    rule = parse_command(start, service).rule
     assert rule is not None
-    assert undoes(stop, rule, service) is expected
+    assert reverts(stop, rule, service) is expected

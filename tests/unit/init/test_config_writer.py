@@ -72,7 +72,7 @@ def test_what_is_written_is_what_was_wanted(plan: ConfigPlan, has_sequences: boo
     assert found.signed == (Signed() if plan.signed else None)
     findings = [finding for finding in warnings(found, find_lines(text)) if finding.level == "warning"]
     assert [finding.what for finding in findings] == (
-        ["mode observe drops nothing: every door stands open to everyone"] if plan.mode is Mode.OBSERVE else []
+        ["mode observe drops nothing: every door is open to everyone"] if plan.mode is Mode.OBSERVE else []
     )
 
 
@@ -117,11 +117,11 @@ def test_doors(text: str, door: DoorSpec) -> None:
     ("texts", "message"),
     [
         (["ssh"], "'ssh' is no door; write NAME=PORTS, like ssh=22/tcp or web=80/tcp,443/tcp"),
-        (["ssh="], "'ssh=': '' is no port; write NAME=PORTS"),
+        (["ssh="], "'ssh=': invalid port ''; write NAME=PORTS"),
         (["22=22"], "'22=22': '22' is all digits"),
-        (["a b=22"], "'a b=22': 'a b' is no name"),
+        (["a b=22"], "'a b=22': invalid name 'a b'"),
         (["ssh=70000"], "'ssh=70000': port 70000 does not exist"),
-        (["ssh=22,22/tcp"], "'ssh=22,22/tcp': '22/tcp' stands twice"),
+        (["ssh=22,22/tcp"], "'ssh=22,22/tcp': duplicate entry '22/tcp'"),
         (["a=22", "a=23"], "the name a stands twice; give each door its own"),
         (["a=22", "b=23,22"], "the port 22/tcp stands twice; give each door its own"),
         (["a=62201/udp"], "door 'a': 62201/udp is where signed knocks go; leave it out"),
@@ -138,7 +138,7 @@ def test_public_ports() -> None:
         map(Port.parse, ("80/tcp", "443/tcp", "53/udp", "8000/tcp", "8001/tcp"))
     )
     assert parse_public("") == ()
-    with pytest.raises(UsageError, match="'http' is no port; write it as 7000/tcp"):
+    with pytest.raises(UsageError, match="invalid port 'http'; write it as 7000/tcp"):
         parse_public("80,http")
 
 

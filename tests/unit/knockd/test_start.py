@@ -47,7 +47,7 @@ def test_a_configuration_that_may_not_be_read(folder: Path) -> None:
     status, text = as_nobody(lambda: said("-c", secret))
     assert status == 1
     assert text.startswith(f"knockd: {secret}: ")
-    assert "may not read it; run doorward as root" in text
+    assert "permission denied; run doorward as root" in text
 
 
 def given_away(config: Path) -> None:

@@ -15,7 +15,7 @@ def found(gate: str, *knocks: str, more: str = "", opens: str = "['8022/tcp']") 
     return [str(finding) for finding in warnings(parse(text, "f"), find_lines(text)) if "capacity" not in finding.what]
 
 
-def test_a_strong_one_is_only_told_what_capacity_means() -> None:
+def test_strong_configuration_gets_only_the_capacity_note() -> None:
     text = f"[gate]\nmode = 'stealth'\ncapacity = 30000\n[doors.a]\nknock = {STRONG}\nopens = ['8022/tcp']\n"
     assert [str(finding) for finding in warnings(parse(text, "f"), find_lines(text))] == [
         "3: note: capacity 30,000: forged first knocks fill it from 2,000 packets a second; then a knock must be done "
@@ -38,27 +38,28 @@ def test_a_strong_one_is_only_told_what_capacity_means() -> None:
         (
             "mode = 'observe'",
             [
-                "2: warning: mode observe drops nothing: every door stands open to everyone; "
+                "2: warning: mode observe drops nothing: every door is open to everyone; "
                 'write mode = "guard", or write mode = "stealth" and list in `public` what everyone may reach'
             ],
         ),
         (
             "wrong_port = 'known'\nmode = 'stealth'",
             [
-                '2: warning: wrong_port "known" forgives wrong ports: a sweep over all ports opens doors in its order, '
-                "and one in random order opens door 'd0' with a chance of 1 in 24; write wrong_port = \"any\""
+                '2: warning: wrong_port "known" ignores other ports: a sweep over all ports opens doors with ports '
+                "in its order, and one in random order opens door 'd0' with a chance of 1 in 24; "
+                'write wrong_port = "any"'
             ],
         ),
         (
             "mode = 'stealth'\npublic = ['8022/tcp']",
             [
-                "5: warning: 8022/tcp is public, and door 'd0' opens it: only who knocks gets in; "
+                "5: warning: 8022/tcp is public, and door 'd0' opens it: only clients that knock get in; "
                 "take it out of `public`, or out of `opens`"
             ],
         ),
     ],
 )
-def test_the_gate(gate: str, messages: list[str]) -> None:
+def test_gate_settings(gate: str, messages: list[str]) -> None:
     assert found(gate, STRONG) == messages
 
 
@@ -77,12 +78,16 @@ DOWN_NO_GAP = "its ports descend without a gap, so a plain sweep opens it; mix t
         ("['7000/tcp', '9000/tcp', '8000/tcp']", None, None),
         ("['7000/tcp', '7001/tcp', '7002/tcp']", UP, NO_GAP),
         ("['7002/udp', '7001/udp', '7000/udp']", DOWN, DOWN_NO_GAP),
-        ("['8021/tcp', '8023/tcp', '8024/tcp']", UP, NO_GAP),  # 8022/tcp is opened, 79 to 81 are public: no symbols
+        (
+            "['8021/tcp', '8023/tcp', '8024/tcp']",
+            UP,
+            NO_GAP,
+        ),  # 8022/tcp is opened, 79 to 81 are public: they do not count
         ("['77/tcp', '78/tcp', '82/tcp']", UP, NO_GAP),
         ("['77/udp', '78/udp', '82/udp']", UP, None),
     ],
 )
-def test_what_a_sweep_opens(knock: str, known: str | None, any_: str | None) -> None:
+def test_sequences_that_a_sweep_opens(knock: str, known: str | None, any_: str | None) -> None:
     for wrong_port, expected in (("known", known), ("any", any_)):
         gate = f"mode = 'stealth'\npublic = ['79-81/tcp']\nwrong_port = '{wrong_port}'"
         swept = [message for message in found(gate, knock) if "plain sweep" in message]
@@ -92,7 +97,7 @@ def test_what_a_sweep_opens(knock: str, known: str | None, any_: str | None) -> 
 @pytest.mark.parametrize(
     "knock", ["['7013/tcp', '8116/tcp', '9241/tcp', '9500/tcp']", "['9500/udp', '9241/udp', '8116/udp', '7013/udp']"]
 )
-def test_ports_in_order_with_gaps_are_worth_a_note(knock: str) -> None:
+def test_ordered_ports_with_gaps_get_a_note(knock: str) -> None:
     way = "ascend" if "tcp" in knock else "descend"
     assert found("mode = 'stealth'", knock) == [
         f"6: note: door 'd0': its ports {way}: only the wrong ports between them keep a sweep out; mix their order"
@@ -104,7 +109,7 @@ def test_ports_in_order_with_gaps_are_worth_a_note(knock: str) -> None:
     [
         (
             "['7013/tcp']",
-            "door 'd0' has 1 knock, and every scan of all ports gives it; write 3 knocks or more",
+            "door 'd0' has 1 knock, and every scan of all ports completes it; write 3 knocks or more",
         ),
         (
             "['7013/tcp', '119/udp']",
@@ -133,12 +138,12 @@ def test_ports_in_order_with_gaps_are_worth_a_note(knock: str) -> None:
         ),
     ],
 )
-def test_a_weak_sequence(knock: str, message: str) -> None:
+def test_weak_sequences(knock: str, message: str) -> None:
     messages = [each for each in found("mode = 'stealth'", knock) if ": note: " not in each]
     assert messages == [f"6: warning: {message}"]
 
 
-def test_what_many_guessers_could_do_is_worth_a_note() -> None:
+def test_guessing_from_many_addresses_gets_a_note() -> None:
     three = "['7013/tcp', '9241/udp', '8116/tcp']"
     assert found("mode = 'stealth'", three) == [
         "6: note: 65,536 addresses at once (a botnet, or an IPv6 /48) that guess ports open door 'd0' within a year "
@@ -148,7 +153,7 @@ def test_what_many_guessers_could_do_is_worth_a_note() -> None:
     assert found("mode = 'stealth'", STRONG) == []
 
 
-def test_many_doors_are_guessed_sooner_than_one() -> None:
+def test_many_doors_are_guessed_sooner() -> None:
     many = [f"['{7001 + 2 * number}/tcp', '9241/udp', '8117/tcp']" for number in range(4000)]
     (message,) = found("mode = 'stealth'", *many)
     assert message == (
@@ -168,25 +173,25 @@ def test_many_doors_are_guessed_sooner_than_one() -> None:
         ),
         (
             "['22/tcp']",
-            "4: note: doors 'd0', 'd1' open SSH (22/tcp) to a sequence, which anyone who sees its packets can repeat; "
-            "a signed knock cannot be repeated: write [signed] in place of `knock`; "
+            "4: note: doors 'd0', 'd1' open SSH (22/tcp) to a sequence, which anyone who sees its packets can replay; "
+            "a signed knock cannot be replayed: write [signed] instead of `knock`; "
             "`doorward key server` makes its key",
         ),
         ("['22/udp']", None),
     ],
 )
-def test_what_doors_open(opens: str, message: str | None) -> None:
+def test_opened_services(opens: str, message: str | None) -> None:
     other = "['6907/udp', '7013/tcp', '9241/udp', '8116/tcp']"
     assert found("mode = 'stealth'", STRONG, other, opens=opens) == ([message] if message else [])
 
 
-def test_many_doors_make_one_note() -> None:
+def test_doors_share_one_note() -> None:
     knocks = [f"['{7001 + 2 * number}/tcp', '9241/udp', '8117/tcp', '6907/udp']" for number in range(5)]
     (message,) = found("mode = 'stealth'", *knocks, opens="['3389/tcp']")
     assert message.startswith("4: note: doors 'd0', 'd1', 'd2' and 2 more open remote desktop (3389/tcp) to a sequence")
 
 
-def test_signed_knocks_for_a_gate_without_a_name_may_be_good_at_another() -> None:
+def test_signed_knocks_without_gate_name_get_a_note() -> None:
     text = "[gate]\nmode = 'stealth'\n[signed]\n[doors.a]\nopens = ['22/tcp']"
     (note,) = [str(finding) for finding in warnings(parse(text, "doorward.toml"), find_lines(text))]
     assert note.startswith("3: note: the gate has no name")
@@ -197,36 +202,36 @@ FLEET = "name = 'a'\nmode = 'stealth'\n[fleet]\nname = 'f'\nendpoints = ['http:/
 
 
 @pytest.mark.parametrize(("more", "warned"), [("", True), ("shared = true", False)])
-def test_a_gate_that_shares_nothing_with_its_fleet(more: str, warned: bool) -> None:
+def test_fleet_gate_without_shared_doors(more: str, warned: bool) -> None:
     assert [line[:30] for line in found(FLEET, STRONG, more=more)] == (
         ["4: warning: no door is shared "] if warned else []
     )
 
 
-def test_a_door_that_a_sequence_and_a_signed_knock_open() -> None:
+def test_door_with_sequence_and_signed_knock() -> None:
     other = "['6907/udp', '7013/tcp', '9241/udp', '8116/tcp']"
     (note,) = found("mode = 'stealth'\nname = 'home'\n[signed]", STRONG, other, opens="['22/tcp']")
     assert note.startswith("8: note: doors 'd0', 'd1' open to a sequence as well as to a signed knock: ")
 
 
-def test_a_door_that_no_client_can_open() -> None:
+def test_door_that_no_client_can_open() -> None:
     text = "[gate]\nmode = 'stealth'\n[doors.a]\nopens = ['22/tcp']"
     (note,) = [str(finding) for finding in warnings(parse(text, "doorward.toml"), find_lines(text))]
     assert note.startswith("4: note: door 'a' opens to no knock")
     assert "[signed]" in note
 
 
-def test_a_door_that_only_a_signed_knock_opens() -> None:
+def test_door_with_signed_knock_only() -> None:
     text = "[gate]\nname = 'home'\nmode = 'stealth'\n[doors.a]\nopens = ['22/tcp']\n[signed]"
     assert warnings(parse(text, "doorward.toml"), find_lines(text)) == []
 
 
 @pytest.mark.parametrize(("time", "warned"), [("24h", False), ("25h", True)])
-def test_doors_that_stay_open_for_long(time: str, warned: bool) -> None:
+def test_long_openings(time: str, warned: bool) -> None:
     assert found("mode = 'stealth'", STRONG, more=f"for = '{time}'") == (
         [
-            "5: warning: door 'd0' stays open for 25h: whoever has that address by then gets in too; write a `for` of "
-            "a day at most; connections that stand go on after it"
+            "5: warning: door 'd0' stays open for 25h: anyone who has that address by then gets in too; write a `for` "
+            "of a day at most; established connections stay open"
         ]
         if warned
         else []
@@ -234,7 +239,7 @@ def test_doors_that_stay_open_for_long(time: str, warned: bool) -> None:
 
 
 @pytest.mark.parametrize(("count", "warned"), [(16, False), (17, True)])
-def test_many_combinations(count: int, warned: bool) -> None:
+def test_too_many_combinations(count: int, warned: bool) -> None:
     text = "[gate]\nmode = 'stealth'\n" + "".join(
         f"[doors.d{number}]\nopens = ['8022/tcp']\nwithin = '{number + 1}s'\nknock = {STRONG}\n"
         for number in range(count)

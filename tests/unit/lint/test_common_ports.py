@@ -24,12 +24,12 @@ from doorward.model import Port, Protocol
         ("0/tcp", False),
     ],
 )
-def test_what_is_tried_first(port: str, tried: bool) -> None:
+def test_is_tried_first(port: str, tried: bool) -> None:
     number, protocol = port.split("/")
     assert is_tried_first(Port(Protocol[protocol.upper()], int(number))) is tried
 
 
-def test_the_lists_hold_ports() -> None:
+def test_lists_contain_valid_ports() -> None:
     for ports in (*TRIED_FIRST.values(), SHELLS.keys()):
         assert all(1 <= number <= 65535 for number in ports)
     assert {protocol.name: len(ports) for protocol, ports in TRIED_FIRST.items()} == {"TCP": 194, "UDP": 151}

@@ -50,7 +50,7 @@ def test_every_entry_of_the_tables_is_drawn_once(world: World) -> None:
     paths = [path.get("stroke") for path in root.iterfind(f"{SVG}path")]
     assert paths.count(INK) == sum(len(machine.edges) for machine in automaton.machines) + 1  # and one in the legend
     assert paths.count(FALL) == sum(len(machine.fail) for machine in automaton.machines) + 1
-    assert paths.count(FAINT) == sum(len(machine.same) for machine in automaton.machines) + 1
+    assert paths.count(FAINT) == sum(len(machine.repeats) for machine in automaton.machines) + 1
     circles = [(circle.get("cx"), circle.get("cy")) for circle in root.iterfind(f"{SVG}circle")]
     assert len(circles) == len(set(circles)) == states(automaton)
     texts = ["".join(text.itertext()) for text in root.iterfind(f"{SVG}text")]

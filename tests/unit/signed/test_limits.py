@@ -6,7 +6,7 @@ import base64
 
 import pytest
 
-from doorward.lint.checks import remarks
+from doorward.lint.checks import authorized_keys_findings
 from doorward.signed.authorized_keys import parse
 from doorward.signed.ssh_wire import string
 
@@ -21,8 +21,8 @@ def found(*options: str, doors: int = 1) -> list[str]:
     lines = [f"{option} {key(number, names[number])}".strip() for number, option in enumerate(options)]
     keys, faults = parse("\n".join(lines), "keys")
     assert faults == []
-    assert all(remark.file == "keys" for remark in remarks(keys, doors))
-    return [str(remark) for remark in remarks(keys, doors)]
+    assert all(remark.file == "keys" for remark in authorized_keys_findings(keys, doors))
+    return [str(remark) for remark in authorized_keys_findings(keys, doors)]
 
 
 @pytest.mark.parametrize(
@@ -49,12 +49,12 @@ def test_what_most_keys_may_needs_no_word(option: str) -> None:
         (
             'for-max="7d"',
             'warning: key laptop: may keep doors open for 7d; write for-max="24h" or less; '
-            "connections that stand go on after it",
+            "established connections stay open",
         ),
         (
             'cert-authority,principals="*"',
-            "note: key laptop: whomever this authority ever signs a certificate for may knock; "
-            'that is what principals="*" says; write names to limit it',
+            "note: key laptop: anyone with a certificate from this authority may knock; "
+            'principals="*" allows that; list names to limit it',
         ),
     ],
 )
