@@ -13,7 +13,7 @@ _SYSCTL = "net.netfilter.nf_conntrack_helper"
 
 
 def judge(_: str, configuration: Configuration, facts: Facts) -> Iterator[Problem]:
-    """Name what lets packets in without a knock. In mode observe nothing is hidden, so there is nothing to name."""
+    """Yield what lets packets in without a knock; nothing in mode observe, which hides nothing."""
     if configuration.gate.mode is not Mode.OBSERVE:
         yield from _helpers(facts)
         yield from _containers(configuration, facts)
@@ -34,7 +34,7 @@ def _helpers(facts: Facts) -> Iterator[Problem]:
 
 
 def _containers(configuration: Configuration, facts: Facts) -> Iterator[Problem]:
-    """Name the hidden ports that are forwarded to an address that answered a packet without a knock."""
+    """Yield the hidden ports that are forwarded to an address that answered a packet without a knock."""
     doors = {port: door.name for door in configuration.doors for port in door.opens}
     reached: dict[tuple[Port, Address, Port], list[str]] = {}
     for probe, _, blocks, arrival, *_ in facts.trace.ways:
@@ -51,7 +51,7 @@ def _containers(configuration: Configuration, facts: Facts) -> Iterator[Problem]
 
 
 def _commands(facts: Facts, address: Address, way: str) -> tuple[str, ...]:
-    """Return what drops packets to the network of the container, before they are forwarded."""
+    """Return the commands that drop packets to the container's network before they are forwarded."""
     behind = facts.network.way_to(address)
     networks = [local.address.network for local in facts.network.locals if local.interface == behind]
     there = next((network for network in networks if address in network), address)

@@ -1,4 +1,4 @@
-"""Do other tables of this host let through what a door opens: judge what the kernel did with packets (trace.py)."""
+"""Check whether other firewalls of this host let through what a door opens, from the kernel's verdicts (trace.py)."""
 
 from __future__ import annotations
 
@@ -14,16 +14,16 @@ from doorward.model import Port
 
 @dataclass(slots=True)
 class _Found:
-    """One rule in the way: of which ports, for whom, in which state of the connection."""
+    """A rule that drops packets: for which ports, for whom, in which connection states."""
 
     block: Block
     ports: dict[Port, None] = field(default_factory=dict)
     states: set[str] = field(default_factory=set)
-    is_decisive: bool = False  # for the operator too, where the operator is logged in
+    is_decisive: bool = False  # in an SSH session: it drops the operator's packets, too
 
 
 def judge(file: str, configuration: Configuration, facts: Facts) -> Iterator[Problem]:
-    """Name each rule that drops what a door opens, and tell of doors behind which nothing listens."""
+    """Yield each rule that drops what a door opens, and each door behind which nothing listens."""
     doors = {port: door.name for door in configuration.doors for port in door.opens}
     knocks = {port: door.name for door in configuration.doors if door.target is None for port in door.knock}
     trace = facts.trace
@@ -43,7 +43,7 @@ def judge(file: str, configuration: Configuration, facts: Facts) -> Iterator[Pro
 
 
 def _found(facts: Facts) -> list[_Found]:
-    """Sum up what drops packets, rule by rule; of knocks what does so before the gate, which sees them first."""
+    """Return the rules that drop packets; for knocks only those before the gate, since it sees knocks first."""
     found: dict[str, _Found] = {}
     for way in facts.trace.ways:
         for block in way.blocks:
@@ -73,7 +73,7 @@ def _finding(
 
 
 def _listening(facts: Facts, doors: dict[Port, str]) -> Iterator[Problem]:
-    """Tell of ports that arrive at no socket; where they are forwarded, the socket is another host's or container's."""
+    """Yield ports without a listening socket; for a forwarded port the socket belongs to another host or container."""
     if facts.listening is None:
         return
     for port, name in doors.items():

@@ -1,4 +1,4 @@
-"""Gather what the judgements look at. Nothing on the host is changed, and what cannot be read is told."""
+"""Collect the facts for the checks. Nothing on the host is changed; what cannot be read is reported."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ from doorward.nftables.libnftables import NftFirewall
 
 
 def gather(configuration: Configuration, folder: Path) -> Facts:
-    """Look at the whole host, in the network namespace of the caller. `folder`: the configuration's."""
+    """Return the facts about the host, in the caller's network namespace. `folder`: the configuration directory."""
     signed_doors, signed_trouble = _signed(configuration, folder)
     unread: list[str] = []
     ruleset = compile_configuration(configuration, memory_bytes())
@@ -65,13 +65,13 @@ def gather(configuration: Configuration, folder: Path) -> Facts:
 
 
 def off_since() -> str:
-    """Return when doorward was switched off, or nothing while it is on."""
+    """Return when doorward was switched off, in local time; empty while it is on."""
     since_s = off_switch.off_since_s()
     return "" if since_s is None else f"{datetime.fromtimestamp(since_s, UTC).astimezone():%Y-%m-%d %H:%M:%S}"
 
 
 def _signed(configuration: Configuration, folder: Path) -> tuple[frozenset[str], str]:
-    """Tell which doors some key may open by a signed knock, and why none is taken."""
+    """Return the doors that at least one key may open by a signed knock, and why signed knocks fail."""
     if configuration.signed is None:
         return frozenset(), ""
     from doorward.daemon.key_files import key_path, keys_path, read_authorized_keys, read_private_key
@@ -87,7 +87,7 @@ def _signed(configuration: Configuration, folder: Path) -> tuple[frozenset[str],
 
 
 def daemon_status(unread: list[str]) -> dict[str, Any] | None:
-    """Return what the daemon answers to `status`, or note why not. AnswerNo: none runs."""
+    """Return the daemon's answer to `status`, or add the reason to `unread`. NegativeResult: no daemon runs."""
     try:
         status = ask(default_path(), {"command": "status"})
     except NegativeResult:
@@ -95,14 +95,14 @@ def daemon_status(unread: list[str]) -> dict[str, Any] | None:
     except DoorwardError as error:
         unread.append(str(error))
         return None
-    if type(status.get("pid")) is not int:  # it goes into a command that root may run
+    if type(status.get("pid")) is not int:  # it becomes part of a command that root may run
         unread.append(f"{default_path()}: the answer has no process number")
         return None
     return status
 
 
 def _boot() -> Boot:
-    """Look for the links that `systemctl enable` makes; systemd itself need not answer."""
+    """Return the boot facts from the links that `systemctl enable` creates; systemd need not answer."""
     enabled = {unit.name for folder in UNIT_FOLDERS for unit in _links(Path(folder))}
     return Boot(Path("/run/systemd/system").is_dir(), frozenset(enabled))
 

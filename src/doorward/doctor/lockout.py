@@ -1,4 +1,4 @@
-"""Would the gate cut off whoever asks: is his port hidden, and does a knock open it."""
+"""Check whether the gate would lock out the operator: whether their port is hidden, and whether a knock opens it."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ SSH = Port(Protocol.TCP, 22)
 
 
 def judge(file: str, configuration: Configuration, facts: Facts) -> Iterator[Problem]:
-    """Look at the port of the session that asks; on a console, at SSH's."""
+    """Yield the finding for the port of the operator's SSH session; on a console, for SSH's usual port."""
     session = facts.session
     if session is None:
         if SSH in (facts.listening or ()):

@@ -1,4 +1,4 @@
-"""The host's addresses, routes and rules on marks, asked of rtnetlink(7)."""
+"""Read the host's addresses, routes and routing rules for marks from rtnetlink(7)."""
 
 from __future__ import annotations
 
@@ -29,7 +29,7 @@ class _Reply(NamedTuple):
 
 
 def read_network() -> Network:
-    """Read all three for the namespace of the calling thread; OSError where the kernel refuses."""
+    """Return the network of the calling thread's namespace; OSError if the kernel refuses."""
     return Network(
         tuple(local for reply in _dump(_GET_ADDRESS, _ADDRESS_HEADER) if (local := _local(reply))),
         tuple(route for reply in _dump(_GET_ROUTE, _ROUTE_HEADER) if (route := _route(reply))),
@@ -38,7 +38,7 @@ def read_network() -> Network:
 
 
 def dump_bodies(question: int, families: Iterable[int] = (socket.AF_INET, socket.AF_INET6)) -> Iterator[memoryview]:
-    """Return what rtnetlink(7) lists, without the headers of netlink; OSError where the kernel refuses."""
+    """Yield the messages of an rtnetlink(7) dump without netlink headers; OSError if the kernel refuses."""
     for family in families:
         with netlink.open_socket(ROUTE, "addresses and routes") as sock:
             request = netlink.message(question, netlink.REQUEST | netlink.DUMP, bytes([family]) + bytes(15))
@@ -79,5 +79,5 @@ def _rule(reply: _Reply) -> MarkRule | None:
 def _name(index: int) -> str:
     try:
         return socket.if_indextoname(index)
-    except OSError:  # it went meanwhile
+    except OSError:  # it was removed meanwhile
         return ""

@@ -1,4 +1,4 @@
-"""Which packets show whether doors work: from strangers and from the operator, and by which interface. Pure."""
+"""Plan the test packets: from other clients and from the operator, and through which interface. Pure."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from doorward.kernel.ssh_session import SshConnection
 from doorward.model import Address
 
 _ANYWHERE = {4: ip_network("0.0.0.0/0"), 6: ip_network("::/0")}
-# Three from different parts of the world: a rule that names one's network is not for strangers in general.
+# Three from different parts of the world: a rule for one's network is not a rule for every client.
 _STRANGERS = {
     4: tuple(map(ip_address, ("81.2.69.142", "12.81.92.9", "133.11.0.5"))),
     6: tuple(map(ip_address, ("2a02:cf40::5", "2600:1404::5", "2400:4000::5"))),
@@ -20,7 +20,7 @@ _STRANGERS = {
 
 
 def planned(configuration: Configuration, network: Network, session: SshConnection | None) -> Iterator[Probe]:
-    """Give the connections to what doors open, then those that knocks begin, in either family."""
+    """Yield the connections to the ports that doors open, then the first packets of knocks, in each family."""
     opened = [port for door in configuration.doors for port in door.opens]
     knocks = [port for door in configuration.doors if door.target is None for port in door.knock]
     for ports, is_knock in (opened, False), (knocks, True):
@@ -36,7 +36,7 @@ def planned(configuration: Configuration, network: Network, session: SshConnecti
 
 
 def around(configuration: Configuration, network: Network, ways: Iterable[Way]) -> Iterator[Probe]:
-    """Give connections without a knock to where hidden ports are forwarded, by each interface that the gate watches."""
+    """Yield connections, without a knock, to the targets of forwarded hidden ports, through each watched interface."""
     forwarded = {
         (way.probe.port, way.forwarded_to, way.arrival): None
         for way in ways
@@ -53,7 +53,7 @@ def around(configuration: Configuration, network: Network, ways: Iterable[Way]) 
 
 
 def _strangers(network: Network, local: Local) -> tuple[Address, ...]:
-    """Choose addresses that packets come from by this interface; without a route to them all, neighbors'."""
+    """Return source addresses of packets that arrive through this interface; neighbors' if it has no default route."""
     version = local.address.version
     routed = tuple(a for a in _STRANGERS[version] if network.way_to(a) == local.interface)
     if routed:
@@ -65,7 +65,7 @@ def _strangers(network: Network, local: Local) -> tuple[Address, ...]:
 def _entrance(
     configuration: Configuration, network: Network, session: SshConnection | None, version: int
 ) -> Local | None:
-    """Choose the address and the watched interface that others reach: the session's, or where the default route is."""
+    """Return the watched address that clients reach: the session's, or one on the default route's interface."""
     there = [
         local
         for local in network.locals

@@ -1,4 +1,4 @@
-"""What lets a marked packet through each firewall: the command for the rule that stands in the way."""
+"""The commands that let marked packets through each firewall."""
 
 from __future__ import annotations
 
@@ -9,19 +9,19 @@ from doorward.config.schema import Mark
 from doorward.doctor.host import Base, Block
 from doorward.model import Port
 
-PRIORITY = -150  # of the gate's chain, at prerouting
+PRIORITY = -150  # of the gate's prerouting chain
 DEFAULT_MARK = Mark(0x1000, 0x1000)  # none of the bits that kube-proxy, Calico, Tailscale and wg-quick use
 
 
 class Remedy(NamedTuple):
-    """What to do, in words, and the commands that do it."""
+    """A remedy in words, and the commands that perform it."""
 
     words: str
     commands: tuple[str, ...]
 
 
 def firewall_of(block: Block) -> str:
-    """Tell which program the table belongs to: firewalld, ufw, docker, iptables or nft."""
+    """Return the program that owns the table: firewalld, ufw, docker, iptables or nft."""
     table = block.table
     if table.name.endswith(" firewalld") or "INPUT_direct" in table.chains:
         return "firewalld"
@@ -35,12 +35,12 @@ def firewall_of(block: Block) -> str:
 
 
 def is_before_mark(base: Base) -> bool:
-    """Tell whether the chain sees packets before doorward's gate can mark them."""
+    """Return whether the chain sees packets before doorward's gate can mark them."""
     return base.hook == "ingress" or (base.hook == "prerouting" and base.priority < PRIORITY)
 
 
 def remedy(block: Block, mark: Mark, ports: Iterable[Port], states: Collection[str]) -> Remedy:
-    """Give what lets these ports through: "new" connections by the mark, "established" ones by their state."""
+    """Return what lets these ports through: "new" connections by the mark, "established" ones by their state."""
     kind = firewall_of(block)
     if kind == "firewalld" and "INPUT_direct" not in block.table.chains:
         return _firewalld(ports)
@@ -94,7 +94,7 @@ def _by_port(block: Block, port: Port) -> str:
 
 
 def _firewalld(ports: Iterable[Port]) -> Remedy:
-    """Its own rules know no mark, and what other tables accept it drops all the same (firewalld.direct(5))."""
+    """Open ports in firewalld: its rules cannot match marks, and it drops what other tables accept."""
     opened = " ".join(f"--add-port={port}" for port in ports)
     words = "firewalld matches no marks: open the port there, and leave hiding it to doorward's gate, which comes first"
     return Remedy(words, (f"firewall-cmd --permanent {opened}", "firewall-cmd --reload"))

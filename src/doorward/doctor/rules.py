@@ -1,4 +1,4 @@
-"""The text of a ruleset: which rules it has, which of them depend on what a copy of it does not have. Pure."""
+"""Parse the text of a ruleset: its rules, and which of them depend on state that a copy lacks. Pure."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ _CHAIN = re.compile(r"\tchain (\S+) \{")
 _RULE = re.compile(r"\t\t(.*) # handle (\d+)")
 _QUOTED = re.compile(r'"[^"]*"')
 _HANDLE = re.compile(r" # handle \d+$")
-_PASSING = re.compile(r"elements = \{[^}]*\bexpires\b[^}]*\}")  # entries that end by themselves
+_PASSING = re.compile(r"elements = \{[^}]*\bexpires\b[^}]*\}")  # elements with a timeout
 _COUNTS = re.compile(r"^(:\S+ \S+) \[.*|^#.*")
 _LINE_OF_NFT = re.compile(r"^/[^:\n]+:(\d+):\d+", re.MULTILINE)
 _LINE_OF_IPTABLES = re.compile(r"line:? (\d+)")
@@ -20,8 +20,8 @@ _OUTWARD = {
     "nft": re.compile(r"\tchain (\S+) \{[^\n]*\n\t\ttype \w+ hook (?:output|postrouting|egress) "),
     "iptables": re.compile(r"^:(OUTPUT|POSTROUTING) ", re.MULTILINE),
 }
-MAX_TEXT = 500  # shown of a rule
-# What decides by something that only the host has: processes, sockets, hardware addresses, other programs, chance.
+MAX_TEXT = 500  # characters shown of a rule
+# What depends on something that only the host has: processes, sockets, MAC addresses, other programs, randomness.
 _NEEDS_HOST = {
     "nft": re.compile(
         r"\b(?:skuid|skgid|cgroup|rtclassid|[io]if(?:kind|type|group)|sdif(?:name)?|[io]?ibr\w+|random|socket|flow add"
@@ -35,7 +35,7 @@ _NEEDS_HOST = {
 _HELPER_OBJECT = re.compile(r'\tct helper (\S+) \{[^\n]*\n\t\ttype "([^"\n]*)"')
 _HELPER = {
     "nft": re.compile(r'\bct helper set "([^"]*)"'),
-    # The match `helper` has the same option, and assigns nothing.
+    # The match `helper` has the same option but assigns nothing.
     "iptables": re.compile(r'-j CT .*--helper "?([^ "]+)'),
 }
 _RATE = {
@@ -54,7 +54,7 @@ class Helper(NamedTuple):
 
 @dataclass(frozen=True)
 class ForeignRuleset:
-    """One table; `owner` is the program whose text it is: nft, iptables-nft, ip6tables-legacy and so on."""
+    """One table; `owner` is the program that printed it: nft, iptables-nft, ip6tables-legacy and so on."""
 
     owner: str
     family: str
@@ -63,12 +63,12 @@ class ForeignRuleset:
 
     @property
     def name(self) -> str:
-        """Return how its program names the table."""
+        """Return the table's name in its program's notation."""
         return f"{self.family} {self.table}" if self.owner == "nft" else f"{self.owner} -t {self.table}"
 
     @property
     def is_legacy(self) -> bool:
-        """Tell whether nf_tables knows nothing of it on the host."""
+        """Return whether the host has it outside of nf_tables."""
         return self.owner.endswith("-legacy")
 
     @property
@@ -83,11 +83,11 @@ class ForeignRuleset:
 
     @cached_property
     def has_rates(self) -> bool:
-        """Tell whether a rule may treat the second packet in another way than the first."""
+        """Return whether a rule may treat the second packet differently from the first."""
         return bool(_RATE[self._language].search(self.text))
 
     def not_checkable(self) -> Iterator[tuple[str, bool]]:
-        """Name the rules that depend on what only the host has; True where they see only what leaves the host."""
+        """Yield the rules that depend on state that only the host has; True if they see only outgoing packets."""
         outward = set(_OUTWARD[self._language].findall(self.text))
         for chain, rules in self.chains.items():
             for _, text in rules:
@@ -95,7 +95,7 @@ class ForeignRuleset:
                     yield self.rule(chain, text), chain in outward
 
     def helpers(self) -> Iterator[Helper]:
-        """Find the rules that assign a conntrack helper."""
+        """Yield the rules that assign a conntrack helper."""
         objects: dict[str, str] = dict(_HELPER_OBJECT.findall(self.text))
         for chain, rules in self.chains.items():
             for handle, text in rules:
@@ -107,7 +107,7 @@ class ForeignRuleset:
                     yield Helper(self.rule(chain, text), found[1], f"{self.name} -D {text.removeprefix('-A ')}")
 
     def rule(self, chain: str, text: str) -> str:
-        """Return the text with the place where it is."""
+        """Return a rule's text with its location."""
         return f"{self.name}, chain {chain}: {text}" if self.owner == "nft" else f"{self.name}: {text}"
 
     @property
@@ -116,7 +116,7 @@ class ForeignRuleset:
 
 
 def chains_of(owner: str, text: str) -> dict[str, list[tuple[int, str]]]:
-    """Read the rules of `nft -a list`, or of iptables-save, which has no handles."""
+    """Return the rules of `nft -a list` or of iptables-save, which prints no handles."""
     chains: dict[str, list[tuple[int, str]]] = {}
     rules: list[tuple[int, str]] = []
     for line in text.splitlines():
@@ -135,7 +135,7 @@ def chains_of(owner: str, text: str) -> dict[str, list[tuple[int, str]]]:
 
 
 def differing(ruleset: ForeignRuleset, there: str) -> str | None:
-    """Compare with what was loaded from the text; return the first line that the copy has in another form."""
+    """Compare a ruleset with its copy; return the first line that differs, None if there is none."""
     ours, theirs = _comparable(ruleset.text), _comparable(there)
     if ours == theirs:
         return None
@@ -148,7 +148,7 @@ def _comparable(text: str) -> list[str]:
 
 
 def line_of(text: str, message: str) -> str:
-    """Return the line that nft or iptables-restore objects to; without one, what it said."""
+    """Return the line that nft or iptables-restore rejected; if it named none, its message."""
     found = _LINE_OF_NFT.search(message) or _LINE_OF_IPTABLES.search(message)
     lines = text.splitlines()
     if found and 0 < int(found[1]) <= len(lines):

@@ -1,4 +1,4 @@
-"""Other firewalls' rulesets: read on the host as their own programs print them, loaded into the copy, and compared."""
+"""Read other firewalls' rulesets on the host as their own programs print them; load them into the copy and compare."""
 
 from __future__ import annotations
 
@@ -25,15 +25,15 @@ from doorward.nftables.ruleset import TABLE
 
 _HANDLES, _JSON = 1 << 3, 1 << 4  # NFT_CTX_OUTPUT_*
 _GET_CHAIN, _GET_RULE = (10 << 8 | number for number in (4, 7))  # NFNL_SUBSYS_NFTABLES, NFT_MSG_*
-_FAMILIES = ("ip", "ip6", "inet", "netdev")  # not arp, not bridge: no packet to a port of this host
+_FAMILIES = ("ip", "ip6", "inet", "netdev")  # arp and bridge see no packet to a port of this host
 _IPTABLES = re.compile(r"table (ip6?) (filter|nat|mangle|raw|security) \{")
-_SBIN = "/usr/sbin:/sbin"  # plain `su` leaves these out
+_SBIN = "/usr/sbin:/sbin"  # not in PATH after a plain `su`
 _LEGACY = {"ip": "iptables-legacy", "ip6": "ip6tables-legacy"}
 _NFT = {"ip": "iptables-nft", "ip6": "ip6tables-nft"}
 
 
 def read() -> list[ForeignRuleset]:
-    """Read the rulesets of this network namespace, but for doorward's own; HostError where that is not permitted."""
+    """Return the rulesets of this network namespace except doorward's own; HostError if that is not permitted."""
     nft = NftFirewall()
     listed = {
         (family, table): nft.run(f"list table {family} {table}", _HANDLES)
@@ -43,7 +43,7 @@ def read() -> list[ForeignRuleset]:
     families = {found[1] for text in listed.values() if (found := _IPTABLES.match(text)) and "hook" in text}
     saved: list[ForeignRuleset] = []
     for family in sorted(families):
-        with suppress(UncheckedError):  # without that program they are nft's own, or have words that nft cannot read
+        with suppress(UncheckedError):  # without that program nft prints them, or fails to load them
             saved += _saved(family, _NFT[family])
     by_iptables = {(found.family, found.table) for found in saved}
     own = [ForeignRuleset("nft", *key, text) for key, text in listed.items() if key not in by_iptables]
@@ -61,7 +61,7 @@ def _tables(nft: NftFirewall) -> Iterator[tuple[str, str]]:
 
 
 def _legacy_families() -> Iterator[str]:
-    """Look whether iptables-legacy is in use: asking the program itself would load its modules."""
+    """Yield the families that iptables-legacy is used for; running the program itself would load its modules."""
     for family, names in (("ip", "ip_tables_names"), ("ip6", "ip6_tables_names")):
         with suppress(OSError):
             if Path("/proc/thread-self/net", names).read_text().strip():
@@ -69,7 +69,7 @@ def _legacy_families() -> Iterator[str]:
 
 
 def _saved(family: str, program: str) -> Iterator[ForeignRuleset]:
-    """Run iptables-save, and give its tables: those that other programs made in its name are not among them."""
+    """Run iptables-save and yield its tables, without those that other programs created."""
     text = _run(f"{program}-save", "")
     for part in re.findall(r"^\*.*?^COMMIT$", text, re.MULTILINE | re.DOTALL):
         yield ForeignRuleset(program, family, part.partition("\n")[0][1:].strip(), part + "\n")
@@ -92,14 +92,14 @@ def _run(program: str, text: str) -> str:
 
 
 class _RefusedError(HostError):
-    """What iptables-restore said."""
+    """The message of a failed iptables program."""
 
 
 Handles = dict[tuple[str, str, str], list[int]]
 
 
 def handles() -> Handles:
-    """Ask nf_tables itself which chains there are (family, table, name), and for their rules' handles in order."""
+    """Return the chains of nf_tables (family, table, name) with their rules' handles in order."""
     found: Handles = {}
     for kind, (table, chain, handle) in ((_GET_CHAIN, (1, 3, 2)), (_GET_RULE, (1, 2, 3))):
         with netlink.open_socket(netlink.NETFILTER, "nf_tables") as sock:
@@ -113,7 +113,7 @@ def handles() -> Handles:
 
 
 class Loaded:
-    """The rulesets in the copy. `unchecked` says which of them could not be had there, and by which line."""
+    """The rulesets in the copy. `unchecked` lists those that could not be loaded, with the line that failed."""
 
     def __init__(self, rulesets: Iterable[ForeignRuleset], there: Handles) -> None:
         self._nft = NftFirewall()
@@ -128,7 +128,7 @@ class Loaded:
         self.has_rates = any(one.has_rates for one in self.rulesets)
 
     def again(self) -> None:
-        """Load what has limits once more: they, and lists of recent packets, begin at nothing."""
+        """Reload the rulesets with rate limits, which resets the limits and the lists of recent packets."""
         limiting = [one for one in self.rulesets if one.has_rates]
         self.run("\n".join(f"delete table {one.family} {one.table}" for one in limiting))
         for one in limiting:
@@ -139,7 +139,7 @@ class Loaded:
         self._nft.run(commands)
 
     def rule(self, family: str, table: str, chain: str, handle: int) -> str:
-        """Return the rule as the host's program prints it; with handle 0 the chain's policy."""
+        """Return the rule as the host's program prints it; for handle 0 the chain's policy."""
         ruleset = self.ruleset(family, table)
         if not handle:
             return f"{ruleset.name}, chain {chain}: its policy drops"
@@ -155,7 +155,7 @@ class Loaded:
         return next(one for one in self.rulesets if (one.family, one.table) == (family, table))
 
     def _takes(self, one: ForeignRuleset) -> bool:
-        """Load a ruleset, and see that the copy says the same as the host."""
+        """Load a ruleset; return whether the copy equals the original."""
         try:
             self._load(one)
             there = self._listed(one) if one.owner == "nft" else self._saved_again(one)
@@ -172,7 +172,7 @@ class Loaded:
         return False
 
     def _unlike(self, one: ForeignRuleset, there: Handles) -> str | None:
-        """Find a chain with more or fewer rules than on the host: iptables-save leaves out what it does not know."""
+        """Return a chain whose rule count differs from the host's, since iptables-save omits rules it does not know."""
         counts, others = (
             {chain: len(rules) for (*table, chain), rules in found.items() if table == [one.family, one.table]}
             for found in (there, self._handles)
@@ -185,7 +185,7 @@ class Loaded:
 
     def _load(self, one: ForeignRuleset) -> None:
         if one.owner == "nft":
-            file = os.memfd_create("ruleset")  # of a file nft names the line that it objects to
+            file = os.memfd_create("ruleset")  # for a file nft reports the line of an error
             with os.fdopen(file, "wb") as written:
                 written.write(one.text.encode(errors="surrogateescape"))
                 written.flush()

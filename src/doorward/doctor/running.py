@@ -1,4 +1,4 @@
-"""What runs, what stands in the kernel, and what the next boot brings."""
+"""Check the daemon, the loaded ruleset and the next boot."""
 
 from __future__ import annotations
 
@@ -12,12 +12,12 @@ from doorward.doctor.problem import Level, Problem
 from doorward.nftables.ruleset import default_capacity
 
 DAEMON, GATE = "doorward.service", "doorward-gate.service"
-_MOST_NAMED = 5  # doors in one finding
-_FULL = 0.9  # of conntrack's table: a burst of a few seconds fills the rest
+_MOST_NAMED = 5  # doors listed in one finding
+_FULL = 0.9  # share of conntrack's table: a burst of a few seconds fills the rest
 
 
 def judge(file: str, configuration: Configuration, facts: Facts) -> Iterator[Problem]:
-    """Look at the kernel, the daemon, the boot and the bounds."""
+    """Yield the findings about the kernel, the daemon, the boot and the limits."""
     yield _kernel(facts)
     emergency = next(emergencies(facts.daemon, facts.off_since), None)
     if emergency is not None:
@@ -34,9 +34,9 @@ def judge(file: str, configuration: Configuration, facts: Facts) -> Iterator[Pro
 
 
 def emergencies(daemon: Mapping[str, Any] | None, off_since: str) -> Iterator[Problem]:
-    """Report what is true whatever the file says: doorward is off, or runs with its last good configuration.
+    """Yield what does not depend on the configuration: doorward is off, or runs with its last good configuration.
 
-    `daemon` is what the daemon answers to `status`; `off_since` is empty while doorward is on.
+    `daemon` is the daemon's answer to `status`; `off_since` is empty while doorward is on.
     """
     if off_since:
         what = f"doorward is switched off since {off_since}: nothing is hidden, and no knock is read"
@@ -51,7 +51,7 @@ def emergencies(daemon: Mapping[str, Any] | None, off_since: str) -> Iterator[Pr
 
 
 def without_daemon(configuration: Configuration) -> list[str]:
-    """Name the hidden doors that nothing but the daemon opens: by signed knocks, or by hand."""
+    """Return the hidden doors that only the daemon opens, by signed knocks or by hand."""
     if configuration.gate.mode is Mode.OBSERVE:
         return []
     return [door.name for door in configuration.doors if door.opens and not door.knock]
@@ -98,7 +98,7 @@ def _boot(configuration: Configuration, facts: Facts) -> Iterator[Problem]:
         return
     enabled = facts.boot.units & {DAEMON, GATE}
     if not enabled:
-        # Behind a firewall that accepts by the mark, a door that nobody marks stays shut.
+        # Behind a firewall that accepts by the mark, a door stays shut if no ruleset sets the mark.
         shut = configuration.gate.accept_mark is not None
         after = "another firewall would keep the doors shut" if shut else "nothing would be hidden"
         what = f"no enabled unit loads the gate at boot: after the next one {after}"

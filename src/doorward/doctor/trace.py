@@ -1,6 +1,6 @@
-"""Ask the kernel what other firewalls do with what doors open: real packets in a copy of this host, rule by rule.
+"""Find the rules of other firewalls that drop what doors open, by tracing real packets in a copy of this host.
 
-The copy is two network namespaces of a child process. They have no name: with the process they are gone.
+The copy is two unnamed network namespaces of a child process; they end with it.
 """
 
 from __future__ import annotations
@@ -26,19 +26,19 @@ from doorward.kernel.ssh_session import SshConnection
 from doorward.model import Address, Port, Protocol
 from doorward.nftables.libnftables import NftFirewall
 
-PATIENCE_S = 9.0  # with the rest of what doctor does, an answer comes within 10 s
+PATIENCE_S = 9.0  # with its other checks, doctor then answers within 10 s
 _GROUP = 9  # NFNLGRP_NFTRACE
 _SOL_NETLINK, _ADD_MEMBERSHIP, _SO_RCVBUFFORCE = 270, 1, 33
-_RECEIVE_BUFFER_BYTES = 64 << 20  # a packet is reported once for each rule that it fits
+_RECEIVE_BUFFER_BYTES = 64 << 20  # a packet is reported once per rule that it matches
 _RECEIVE_BYTES = 1 << 17
 MAX_BLOCKS = 16  # base chains that drop one packet
-_FIRST_PORT, _LAST_PORT = 50001, 60000  # the packets come from these, so that no other is traced
-_FIRST_UNMARKED = 57001  # those from here on are not open to their source
+_FIRST_PORT, _LAST_PORT = 50001, 60000  # source ports, so that no other packet is traced
+_FIRST_UNMARKED = 57001  # from here on the packet gets no mark: its source has no opening
 _MARKER_PORT = 50000
 _OWN = "doorward_trace"
 _BEFORE_ALL, _AFTER_ALL = -(1 << 31), (1 << 31) - 1
-# The first chains trace the packets of the test; the last ones show that they got through. The kernel's own answers
-# (nothing listens in the copy) are not wanted.
+# The first chains trace the test packets; the last ones show that they got through. The kernel's own answers
+# (nothing listens in the copy) are dropped.
 _TRACED = """
         udp sport {marker} meta nftrace set 1 drop
         meta l4proto {{ tcp, udp }} th sport {low}-{high} meta nftrace set 1
@@ -70,7 +70,7 @@ _TABLE = (
 
 
 class _Outcome(NamedTuple):
-    """Where a packet's way ended: dropped in the course of this base chain, or arrived; without an event, lost."""
+    """The end of a packet's path: dropped under this base chain, or arrived; lost if there is no event."""
 
     event: TraceEvent | None = None
     base: tuple[str, str, str] = ("", "", "")
@@ -81,7 +81,7 @@ class _Outcome(NamedTuple):
 
 
 def trace(configuration: Configuration, network: Network, session: SshConnection | None) -> Trace:
-    """Send what the doors' users send, and tell which rules drop it; never longer than PATIENCE_S."""
+    """Send the packets of doors' users and return which rules drop them, within PATIENCE_S."""
     probes = tuple(planned(configuration, network, session))
     try:
         return run_in_child(lambda: _traced(configuration, network, probes), PATIENCE_S)
@@ -99,7 +99,7 @@ def _traced(configuration: Configuration, network: Network, probes: Sequence[Pro
     try:
         rulesets, there = read(), handles()
         names = tuple(one.name for one in rulesets)
-        if not rulesets:  # nothing is between a packet and its port
+        if not rulesets:  # nothing filters packets
             return Trace((), tuple(Way(probe, "new", (), probe.port) for probe in probes if not probe.is_knock))
         helpers = tuple(helper for one in rulesets for helper in one.helpers())
         unchecked += [Unchecked(*found) for one in rulesets for found in one.not_checkable()]
@@ -116,16 +116,16 @@ def _traced(configuration: Configuration, network: Network, probes: Sequence[Pro
 
 
 class _Tracer:
-    """Sends packets into the copy, one at a time, and reads where each went."""
+    """Send packets into the copy, one at a time, and read the trace of each."""
 
     def __init__(self, replica: Replica, mark: Mark | None, *, has_ingress: bool) -> None:
         self._replica = replica
         self._marked_ports = iter(range(_FIRST_PORT, _FIRST_UNMARKED))
         self._unmarked_ports = iter(range(_FIRST_UNMARKED, _LAST_PORT + 1))
-        self._passes: list[str] = []  # nft commands that let one connection through the chains that drop it
+        self._passes: list[str] = []  # nft commands that let the connection pass the chains that drop it
         self._is_fresh = True
         self.lost: list[str] = []
-        # A packet is through the whole stack when `send` returns only where one processor does all of it.
+        # On a single processor, `send` returns after the packet has passed the whole stack.
         os.sched_setaffinity(0, {min(os.sched_getaffinity(0))})
         self._events = netlink.open_socket(netlink.NETFILTER, "nf_tables")
         self._events.bind((0, 0))
@@ -141,11 +141,11 @@ class _Tracer:
         NftFirewall().run(_TABLE.format(**words, marking=_marking(mark)) + ingress)
 
     def watch(self, loaded: Loaded) -> None:
-        """Send packets through these."""
+        """Trace packets through these rulesets."""
         self._loaded = loaded
 
     def follow(self, probe: Probe) -> Iterator[Way]:
-        """Give the ways of a connection's packets, from the first source that gets in, or from the first of all."""
+        """Yield the paths of a connection's packets, from the first source that gets in, or else from the first."""
         source = probe.sources[0]
         for other in probe.sources if len(probe.sources) > 1 else ():
             outcome = self._sent_once(self._flow(probe, other), Step.NEW, probe)
@@ -161,7 +161,7 @@ class _Tracer:
         return PacketFlow(source, number, probe.destination, probe.port)
 
     def _connection(self, probe: Probe, flow: PacketFlow) -> Iterator[Way]:
-        """Send a connection's first packet, the answer to it where it arrived, and the packet after that."""
+        """Send a connection's first packet, the answer to it if it arrived, and the packet after that."""
         self._passes.clear()
         blocks, end, output = self._through(flow, Step.NEW, probe)
         arrival = end.port if end else None, end.destination if end and output else None
@@ -177,15 +177,15 @@ class _Tracer:
     def _through(
         self, flow: PacketFlow, step: Step, probe: Probe, interface: int | None = None
     ) -> tuple[tuple[Block, ...], PacketFlow | None, int]:
-        """Send a packet; where a base chain drops it, have it pass there, and send it again.
+        """Send a packet; if a base chain drops it, let it pass there and send it again.
 
-        Returns what dropped it, the addresses and ports with which it arrived, and by which interface it left.
+        Return what dropped it, the addresses and ports with which it arrived, and its output interface.
         """
         blocks: tuple[Block, ...] = ()
         while len(blocks) < MAX_BLOCKS:
             last, base = outcome = self._sent(flow, step, probe, interface)
             if last is None:
-                if not (probe.is_knock or probe.published):  # the gate has seen a knock before it is routed
+                if not (probe.is_knock or probe.published):  # the gate sees a knock before routing
                     self.lost.append(
                         f"a packet from {flow.source} to {flow.port} of {flow.destination}: no rule drops it, but it"
                         f" does not arrive (see the routes, rp_filter of {probe.interface}, and forwarding)"
@@ -200,7 +200,7 @@ class _Tracer:
         raise UncheckedError(f"{blocks[-1].rule}: what comes after it")
 
     def _sent(self, flow: PacketFlow, step: Step, probe: Probe, interface: int | None) -> _Outcome:
-        """Send a packet. What drops it must do so with fresh limits too: on the host it may be the only one."""
+        """Send a packet; confirm a drop with reset limits, since on the host it may be the only packet."""
         was_fresh = self._is_fresh
         outcome = self._sent_once(flow, step, probe, interface)
         if (
@@ -214,12 +214,12 @@ class _Tracer:
         return self._sent_once(flow, step, probe, interface)
 
     def _sent_once(self, flow: PacketFlow, step: Step, probe: Probe, interface: int | None = None) -> _Outcome:
-        self._is_fresh = not self._loaded.has_rates  # a ruleset without them stays as it was loaded
+        self._is_fresh = not self._loaded.has_rates  # a ruleset without limits does not change
         entrance = self._replica.index.get(probe.interface)
         if entrance is None:
             raise UncheckedError(f"no packet comes in by {probe.interface}: it is down, or the loopback interface")
         if interface == 0:
-            with suppress(OSError):  # no way there
+            with suppress(OSError):  # no route
                 self._replica.send_out(packet(flow, step), str(flow.destination))
         else:
             self._replica.send_in(packet(flow, step), interface or entrance)
@@ -242,7 +242,7 @@ class _Tracer:
 
 
 def _outcome(events: Iterable[TraceEvent], bases: Container[tuple[str, str, str]]) -> _Outcome:
-    """Read the verdict from everything that was reported of a packet."""
+    """Return the outcome of a packet from its trace events."""
     base, outcome = ("", "", ""), _Outcome()
     for one in events:
         place = (one.family, one.table, one.chain)
@@ -253,9 +253,9 @@ def _outcome(events: Iterable[TraceEvent], bases: Container[tuple[str, str, str]
 
 
 def _marking(mark: Mark | None) -> str:
-    """Write the rules that mark as doorward's gate does: what starts a connection, and is open to its source."""
+    """Return the rules that mark packets as doorward's gate does: new connections through an open door."""
     if mark is None:
-        return "ct state new counter"  # the gate has conntrack at work in any case
+        return "ct state new counter"  # the gate uses conntrack in any case
     kept = f"meta mark set meta mark & {0xFFFF_FFFF & ~mark.mask:#x}"
     opened = f"meta l4proto {{ tcp, udp }} th sport {_FIRST_PORT}-{_FIRST_UNMARKED - 1} ct state new"
     return f"{kept}\n        {opened} {kept} | {mark.value:#x}"

@@ -1,4 +1,4 @@
-"""What an operator asks of a whole fleet: who is up, close everywhere, the record; and to forget a gate."""
+"""Operator commands for a whole fleet: status, close everywhere, access log, remove a gate."""
 
 from __future__ import annotations
 
@@ -14,29 +14,29 @@ from doorward.fleet.etcd import Etcd, EtcdUnavailableError, now_ms
 from doorward.fleet.etcd_records import KeySpace, OpeningKey, parse_key
 from doorward.model import NAME
 
-ANSWER_S = 2.0  # in which a gate that is up answers
+ANSWER_S = 2.0  # a gate that is up answers within this time
 _LEASE_S = 10
 
 
 class GateStatus(NamedTuple):
-    """One gate: "up", "silent" (it gives no answer, though it was there a moment ago) or "away"; and what it says."""
+    """The state of one gate ("up"; "silent": present a moment ago, but no answer; or "away") and its answer."""
 
     name: str
     state: str
     answer: dict[str, Any]
     took_ms: int = 0
-    offset_ms: int = 0  # of its wall clock, to this machine's
+    offset_ms: int = 0  # of its wall clock from this host's
 
 
 class FleetAdmin:
-    """Asks and tells one fleet, by etcd."""
+    """Query and change one fleet through etcd."""
 
     def __init__(self, etcd: Etcd, fleet: str) -> None:
         self.fleet = fleet
         self._etcd, self._tree = etcd, KeySpace(fleet)
 
     def status(self) -> list[GateStatus]:
-        """Ask all gates how they are."""
+        """Return the status of every gate, present or known, sorted by name."""
         present, members = self._names("gates"), self._names("members")
         ask, lease = secrets.token_hex(8), self._etcd.grant(_LEASE_S)
         prefix = self._tree.under("answers", ask, "")
@@ -46,7 +46,7 @@ class FleetAdmin:
         for entry in self._answers(prefix, revision):
             name, took_ms = entry.key.removeprefix(prefix), now_ms() - asked_ms
             answer = _object(entry.value)
-            with suppress(ValueError):  # a gate that answers what makes no sense is silent
+            with suppress(ValueError):  # a gate with a malformed answer counts as silent
                 offset_ms = etcd_records.whole(answer.get("wall_ms", 0)) - wall_ms - took_ms // 2
                 answer["behind"] = max(0, revision - etcd_records.whole(answer.get("revision", 0), 1 << 63))
                 gates[name] = GateStatus(name, "up", answer, took_ms, offset_ms)
@@ -57,11 +57,11 @@ class FleetAdmin:
         return sorted([*gates.values(), *missing])
 
     def close(self, key: OpeningKey) -> bool:
-        """Close a door to a place everywhere; False where it was open nowhere."""
+        """Close a door for an address or network on every gate; return False if it was open nowhere."""
         return self._etcd.delete(self._tree.opening(key)) > 0
 
     def forget(self, gate: str) -> None:
-        """Remove a gate from the members; AnswerNo if it is up or unknown."""
+        """Remove a gate from the members; raise NegativeResult if it is up or unknown."""
         if gate in self._names("gates"):
             raise NegativeResult(f"{gate} is up; stop its daemon first")
         if gate not in self._names("members"):
@@ -69,7 +69,7 @@ class FleetAdmin:
         self._etcd.delete(self._tree.under("members", gate))
 
     def openings(self) -> list[tuple[OpeningKey, etcd_records.StoredOpening]]:
-        """Give all openings that stand; what makes no sense is nobody's, as for the gates."""
+        """Return all current openings; malformed entries are skipped, as the gates do."""
         prefix = self._tree.under("openings", "")
         found: list[tuple[OpeningKey, etcd_records.StoredOpening]] = []
         for entry in self._etcd.prefix(prefix).entries:
@@ -78,7 +78,7 @@ class FleetAdmin:
         return found
 
     def records(self, last: int) -> list[dict[str, Any]]:
-        """Give the newest records of all gates (0: all), the oldest of them first."""
+        """Return the newest `last` records of all gates (0: all), oldest first."""
         prefix = self._tree.under("log", "")
         if last:
             found = self._etcd.range(prefix, etcd_codec.after(prefix), limit=last, newest_first=True)
@@ -93,7 +93,7 @@ class FleetAdmin:
         return set(filter(NAME.fullmatch, found))
 
     def _answers(self, prefix: str, revision: int) -> Iterator[etcd_codec.KeyValue]:
-        """Yield the keys that are written below a prefix since a revision, until the time for answers is over."""
+        """Yield the keys written under a prefix since a revision, until the time for answers is over."""
         until_s = time.monotonic() + ANSWER_S
         with self._etcd.watch([(prefix, etcd_codec.after(prefix), revision)]) as watch:
             while (left_s := until_s - time.monotonic()) > 0:
@@ -105,7 +105,7 @@ class FleetAdmin:
 
 
 def key_of(door: str, address: str) -> OpeningKey:
-    """Read what a command names."""
+    """Return the key of the opening that a command names; raise UsageError if it is malformed."""
     try:
         return parse_key(f"{door}/{address}")
     except ValueError:

@@ -1,4 +1,4 @@
-"""Decide which openings of the fleet this gate opens, and for how long. Pure.
+"""Decide which of the fleet's openings this gate applies, and for how long. Pure.
 
 Anyone who can write to etcd can announce any opening, so the gate's own configuration sets the limits.
 """
@@ -14,20 +14,20 @@ from doorward.fleet.protocol import Item
 from doorward.model import Address, Door, Opening, Place
 from doorward.nftables.ruleset import OPEN_SIZE, WIDE_SIZE
 
-SHORTEST_PREFIX = {4: 16, 6: 48}  # one site; a wider network would open the door to strangers far away
-MOST_ENTRIES = {False: OPEN_SIZE * 3 // 4, True: WIDE_SIZE * 3 // 4}  # the rest stays free for knocks at this gate
+SHORTEST_PREFIX = {4: 16, 6: 48}  # one site; a wider network would include unrelated hosts
+MOST_ENTRIES = {False: OPEN_SIZE * 3 // 4, True: WIDE_SIZE * 3 // 4}  # the rest is reserved for knocks at this gate
 _WAYS = ("knock", "key", "hand")
 
 
 class Limits(NamedTuple):
-    """What the gate's configuration allows the fleet; `for_max_ms` None: each door's own `for`."""
+    """What this gate's configuration allows the fleet; `for_max_ms` None: each door's own `for`."""
 
     for_max_ms: int | None
-    takes_networks: bool  # by [signed]
+    takes_networks: bool  # true with [signed]
 
 
 class Rejected(NamedTuple):
-    """Why an opening of the fleet is not opened here: a word for counting, and the sentence for the operator."""
+    """Why an opening of the fleet was rejected here: a code for counters, and the sentence for the operator."""
 
     reason: str
     words: str
@@ -37,7 +37,7 @@ FULL = Rejected("full", "the fleet's share of the open sets is full; `doorward s
 
 
 class Room:
-    """The entries that the fleet may still add to the open sets. Beyond them its openings are rejected."""
+    """The room left for the fleet's entries in the open sets; openings beyond it are rejected."""
 
     def __init__(self, standing: Iterable[Opening]) -> None:
         self._taken: Counter[tuple[bool, int]] = Counter()
@@ -45,7 +45,7 @@ class Room:
             self._taken[_set_of(opening.address)] += len(opening.ports)
 
     def takes(self, opening: Opening) -> bool:
-        """Count a new opening; False where there is no room for it."""
+        """Count a new opening; return False if there is no room for it."""
         kind = _set_of(opening.address)
         if self._taken[kind] + len(opening.ports) > MOST_ENTRIES[kind[0]]:
             return False
@@ -54,9 +54,9 @@ class Room:
 
 
 def judge(item: Item, door: Door | None, limits: Limits, now_ms: int) -> Opening | Rejected | None:
-    """Return the opening to make here, or why not; None where there is nothing to do.
+    """Return the opening to apply here, or why it was rejected; None if there is nothing to do.
 
-    `door` is this gate's door of that name. A gate without it, and an opening that has ended, are nothing unusual.
+    `door` is this gate's door of that name. A missing door and an opening that has ended are both normal.
     """
     if door is None or not door.opens:
         return None
@@ -73,7 +73,7 @@ def judge(item: Item, door: Door | None, limits: Limits, now_ms: int) -> Opening
 
 
 def _until_ms(item: Item, longest_ms: int, now_ms: int) -> int:
-    """Return the end here. What is announced again has begun before, so it gets no second time."""
+    """Return when the opening ends here; an opening that is announced again does not start over."""
     return min(item.until_ms, item.until_ms - item.for_ms + longest_ms, now_ms + longest_ms)
 
 
@@ -92,5 +92,5 @@ def _objection(place: Place, limits: Limits) -> Rejected | None:
 
 
 def _set_of(place: Place) -> tuple[bool, int]:
-    """Return which open set holds a place: whether it is that of networks, and the family."""
+    """Return the open set for an address or network: whether it is the set of networks, and the family."""
     return not isinstance(place, Address), place.version

@@ -1,6 +1,6 @@
-"""What the daemon and the process that speaks to etcd tell each other, in a fixed form that both check. Pure.
+"""The messages between the daemon and the fleet process, which speaks to etcd; both sides validate them. Pure.
 
-Times are milliseconds of CLOCK_MONOTONIC, which all processes of a machine share.
+Times are milliseconds of CLOCK_MONOTONIC, which all processes of a host share.
 """
 
 from __future__ import annotations
@@ -12,13 +12,13 @@ from typing import Any, NamedTuple, TypeVar
 from doorward.errors import MalformedError
 from doorward.fleet.etcd_records import OpeningKey, fit, name, place, text, whole
 
-MOST_AT_ONCE = 100  # openings a message
+MOST_AT_ONCE = 100  # openings per message
 MESSAGE_BYTES = 1 << 17
 LONGEST_WORDS = 2000
 
 
 class Item(NamedTuple):
-    """An opening: what is open to whom, until when, by whom; and for how long it was opened."""
+    """An opening: its key, its end, who opened it, and for how long."""
 
     key: OpeningKey
     until_ms: int
@@ -27,7 +27,7 @@ class Item(NamedTuple):
 
 
 class Standing(NamedTuple):
-    """To the process, first: what stands here; and what was closed by hand while there was no process to tell."""
+    """To the process, first: the gate's openings, and what was closed by hand while no process ran."""
 
     openings: list[Item]
     closed: list[OpeningKey]
@@ -35,26 +35,26 @@ class Standing(NamedTuple):
 
 
 class Opened(NamedTuple):
-    """To the process: these were opened here. To the daemon: open these."""
+    """To the process: openings made here. To the daemon: openings to make."""
 
     openings: list[Item]
 
 
 class Closed(NamedTuple):
-    """To the process: these were closed here, by hand. To the daemon: close these."""
+    """To the process: openings closed here by hand. To the daemon: openings to close."""
 
     keys: list[OpeningKey]
 
 
 class Claim(NamedTuple):
-    """To the process: claim these signed knocks."""
+    """To the process: signed knocks to claim."""
 
     number: int
     ids: list[str]
 
 
 class Claimed(NamedTuple):
-    """To the daemon: which of them are new; None where nobody can tell, and why."""
+    """To the daemon: which of the knocks are new; None if that is undecided, and why."""
 
     number: int
     are_new: list[bool] | None
@@ -62,7 +62,7 @@ class Claimed(NamedTuple):
 
 
 class Recorded(NamedTuple):
-    """To the process: what happened here, for the record."""
+    """To the process: an event of this gate for the fleet's access log."""
 
     event: str
     door: str
@@ -71,14 +71,14 @@ class Recorded(NamedTuple):
 
 
 class Say(NamedTuple):
-    """To the daemon: for its log."""
+    """To the daemon: a line for its log."""
 
     level: str
     words: str
 
 
 class State(NamedTuple):
-    """To the daemon: whether etcd answers; how many openings the fleet has; what waits to be told."""
+    """To the daemon: whether etcd answers, the number of openings of the fleet, and of changes not yet published."""
 
     is_in_touch: bool
     openings: int
@@ -92,14 +92,14 @@ T = TypeVar("T")
 
 
 def pack(message: Message) -> bytes:
-    """Give the bytes of a message."""
+    """Return the bytes of a message."""
     what = type(message).__name__
     fields = {"what": what, **{k: _plain(v) for k, v in message._asdict().items()}}
     return json.dumps(fields, ensure_ascii=False).encode(errors="replace")
 
 
 def parse(raw: bytes) -> Message:
-    """Read a message. MalformedError for any other bytes."""
+    """Return the message in `raw`; raise MalformedError for any other bytes."""
     try:
         found = json.loads(raw)
         return _READ[found.pop("what")](**found)
@@ -108,12 +108,12 @@ def parse(raw: bytes) -> Message:
 
 
 def portions(rows: list[T]) -> list[list[T]]:
-    """Cut a list into what one message takes."""
+    """Split a list into parts that fit into one message each."""
     return [rows[at : at + MOST_AT_ONCE] for at in range(0, len(rows), MOST_AT_ONCE)]
 
 
 def item(key: OpeningKey, until_ms: int, by: str, for_ms: int) -> Item:
-    """Make an opening that can be told."""
+    """Return an opening whose text fits into a message."""
     return Item(key, until_ms, fit(by), for_ms)
 
 

@@ -1,7 +1,7 @@
-"""The openings of a fleet as one gate knows them: what happens here and in etcd goes in, what is to be done comes out.
+"""The fleet's openings as one gate knows them: events from this gate and from etcd in, effects out.
 
-Pure: times are arguments, `now_ms` of the machine's clock that never jumps. etcd's revisions order everything: what
-is older than what is known of a key is passed over.
+Pure: times are arguments, `now_ms` of the host's monotonic clock. etcd's revisions order everything: an event older
+than the known state of its key is ignored.
 """
 
 from __future__ import annotations
@@ -13,22 +13,22 @@ from typing import NamedTuple
 from doorward.fleet.etcd_records import OpeningKey
 
 CLOSE_MS = 50  # ends that differ by less are the same
-FORGOTTEN_AFTER_MS = 60_000  # what ended: its key is gone by then, or is found again and seen to be over
+FORGOTTEN_AFTER_MS = 60_000  # after the end: by then its key is gone, or is read again and seen to have ended
 
 
 @dataclass(slots=True)
 class OpeningState:
-    """One opening: until when it stands here, by whom; the revision that wrote its key (0: none that is known)."""
+    """One opening: its end here, who opened it, and the revision that wrote its key (0: unknown)."""
 
     until_ms: int
     by: str
     revision: int = 0
-    is_owed: bool = False  # etcd is to be told until when
-    is_closing: bool = False  # etcd is to be told that it was closed
+    is_owed: bool = False  # its end is to be published
+    is_closing: bool = False  # that it was closed is to be published
 
 
 class OpenHere(NamedTuple):
-    """Open it here: another gate did, for `for_ms`."""
+    """Open it here: another gate opened it for `for_ms`."""
 
     key: OpeningKey
     left_ms: int
@@ -37,19 +37,19 @@ class OpenHere(NamedTuple):
 
 
 class CloseHere(NamedTuple):
-    """Close it here: it was closed elsewhere."""
+    """Close it here: another gate closed it."""
 
     key: OpeningKey
 
 
 class PublishOpening(NamedTuple):
-    """Have etcd told of a key; what is to be told is asked for when it is written."""
+    """Publish the state of a key to etcd; the state is read when it is written."""
 
     key: OpeningKey
 
 
 class ConflictFound(NamedTuple):
-    """A key as etcd has it: its revision, whose it is, what it says, and how much of `for_ms` is left of it here."""
+    """A key as stored in etcd: revision, gate, who opened it, and how much of `for_ms` is left here."""
 
     key: OpeningKey
     revision: int
@@ -63,18 +63,18 @@ Effect = OpenHere | CloseHere | PublishOpening
 
 
 class SharedOpeningTable:
-    """All that one gate knows. `gate` is its name."""
+    """All openings of the fleet that the gate named `gate` knows."""
 
     def __init__(self, gate: str) -> None:
         self._gate = gate
         self._known: dict[OpeningKey, OpeningState] = {}
-        self.changed: set[OpeningKey] = set()  # since somebody emptied it
+        self.changed: set[OpeningKey] = set()  # since the caller last emptied it
 
     def __len__(self) -> int:
         return sum(not known.is_closing for known in self._known.values())
 
     def get(self, key: OpeningKey) -> OpeningState | None:
-        """Give what is known of a key."""
+        """Return the state of a key; None if it is unknown."""
         return self._known.get(key)
 
     def begin(
@@ -84,7 +84,7 @@ class SharedOpeningTable:
         told: Mapping[OpeningKey, OpeningState],
         now_ms: int,
     ) -> list[Effect]:
-        """Begin with what stands here (until when, by whom), what was closed here, and what etcd was known to have."""
+        """Start from this gate's openings and closes, and from the last known state of etcd."""
         for key, was in told.items():
             if was.is_closing:
                 self._known[key] = was
@@ -101,7 +101,7 @@ class SharedOpeningTable:
         return effects
 
     def opened(self, key: OpeningKey, until_ms: int, by: str, now_ms: int) -> list[Effect]:
-        """It was opened here, or prolonged."""
+        """Handle an opening that this gate made or extended."""
         known = self._known.get(key)
         if known is None or known.is_closing or known.until_ms <= now_ms:
             known = self._known[key] = OpeningState(until_ms, by, known.revision if known else 0, is_owed=True)
@@ -113,7 +113,7 @@ class SharedOpeningTable:
         return [PublishOpening(key)]
 
     def closed(self, key: OpeningKey, now_ms: int) -> list[Effect]:
-        """It was closed here, by hand; closing what nobody knows is closing it elsewhere."""
+        """Handle a close by hand at this gate; closing an unknown opening closes it on the other gates."""
         known = self._known.get(key)
         until_ms, revision = (known.until_ms, known.revision) if known else (now_ms, 0)
         self._known[key] = OpeningState(until_ms, "", revision, is_closing=True)
@@ -121,38 +121,38 @@ class SharedOpeningTable:
         return [PublishOpening(key)]
 
     def put(self, found: ConflictFound, now_ms: int) -> list[Effect]:
-        """A key was written, here or elsewhere."""
+        """Handle a key that was written, by this or another gate."""
         known = self._known.get(found.key)
         if known is not None and known.revision >= found.revision:
             return []
         until_ms = now_ms + found.left_ms
         self.changed.add(found.key)
-        if known is not None and known.is_closing and found.gate == self._gate:  # what was closed here since
+        if known is not None and known.is_closing and found.gate == self._gate:  # closed here since then
             known.revision = found.revision
             return []
-        if known is None or known.is_closing:  # whoever wrote it did so after what was closed here
+        if known is None or known.is_closing:  # it was written after the close here
             known = self._known[found.key] = OpeningState(0, found.by)
         known.revision = found.revision
         if found.left_ms <= 0 or until_ms <= known.until_ms + CLOSE_MS:
             return []
         known.until_ms, known.by, known.is_owed = until_ms, found.by, False
-        # Also with this gate's own name: anyone who can write to etcd can use it, and it did not happen here.
+        # Even under this gate's own name: anyone who can write to etcd can use it, and this gate did not open it.
         return [OpenHere(found.key, found.left_ms, f"{found.by} at {found.gate}", found.for_ms)]
 
     def deleted(self, key: OpeningKey, revision: int, now_ms: int) -> list[Effect]:
-        """A key is gone. Before its end that is a close, since its lease outlasts it."""
+        """Handle a key that was deleted. Before its end this means closed, since its lease outlasts it."""
         known = self._known.get(key)
         if known is None or known.revision > revision or (not known.revision and known.is_owed):
             return []
         self.changed.add(key)
-        if known.is_owed and known.until_ms > now_ms:  # opened here since: that is told yet
+        if known.is_owed and known.until_ms > now_ms:  # opened here since then, which is still to be published
             known.revision = 0
             return []
         del self._known[key]
         return [CloseHere(key)] if known.until_ms > now_ms and not known.is_closing else []
 
     def snapshot(self, found: Iterable[ConflictFound], revision: int, now_ms: int) -> list[Effect]:
-        """All keys, as they were at a revision: what is known to have been there and is not was closed."""
+        """Handle all keys as of a revision: a known key that is missing was closed."""
         effects: list[Effect] = []
         there = set()
         for each in found:
@@ -163,16 +163,16 @@ class SharedOpeningTable:
         return effects + self.owed(now_ms)
 
     def owed(self, now_ms: int) -> list[Effect]:
-        """All that etcd is still to be told."""
+        """Return an effect for each change that is still to be published."""
         return [PublishOpening(key) for key in self._known if self.owes(key, now_ms)]
 
     def owes(self, key: OpeningKey, now_ms: int) -> bool:
-        """Tell whether etcd is still to be told of a key; what is over is told to nobody."""
+        """Return whether a change of this key is still to be published; an opening that has ended is not."""
         known = self._known.get(key)
         return known is not None and (known.is_closing or (known.is_owed and known.until_ms > now_ms))
 
     def told(self, key: OpeningKey, revision: int, until_ms: int) -> None:
-        """Etcd has taken it: until then, at this revision."""
+        """Handle a successful write: etcd has this end, at this revision."""
         known = self._known.get(key)
         if known is None or known.revision > revision:
             return
@@ -182,20 +182,20 @@ class SharedOpeningTable:
         self.changed.add(key)
 
     def was_closed(self, key: OpeningKey) -> None:
-        """Etcd has deleted it, or has none."""
+        """Handle a successful delete: etcd has no such key."""
         known = self._known.get(key)
         if known is None:
             return
         if known.is_closing:
             del self._known[key]
-        else:  # opened here since
+        else:  # opened here since then
             known.revision = 0
         self.changed.add(key)
 
     def differs(self, key: OpeningKey, found: ConflictFound | None, revision: int, now_ms: int) -> list[Effect]:
-        """Etcd has not taken what it was told, since the key is not as it was known to be, but so.
+        """Handle a write that etcd did not make because the key had changed; `found` is its value.
 
-        `revision` wrote it last (0: it is not there); what makes no sense is written over.
+        `revision` last wrote it (0: it does not exist); a malformed value (None) is overwritten.
         """
         known = self._known.get(key)
         if found is not None:
@@ -207,7 +207,7 @@ class SharedOpeningTable:
         return []
 
     def forget(self, now_ms: int) -> None:
-        """Forget what is long over."""
+        """Remove openings that ended long ago."""
         for key in [k for k, known in self._known.items() if known.until_ms < now_ms - FORGOTTEN_AFTER_MS]:
             del self._known[key]
             self.changed.add(key)

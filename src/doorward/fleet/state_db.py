@@ -1,6 +1,6 @@
-"""What a gate knows of its fleet's openings, in a file, so that a gate that starts again neither misses nor repeats.
+"""A gate's knowledge of the fleet's openings in a file, so that a restarted gate neither misses nor repeats one.
 
-Without it an opening that was closed elsewhere while this gate was away would be taken for one that nobody knows yet.
+Without it, an opening that was closed elsewhere while this gate was down would be published again as new.
 """
 
 from __future__ import annotations
@@ -21,9 +21,9 @@ CREATE TABLE IF NOT EXISTS counted (what TEXT PRIMARY KEY, count INTEGER NOT NUL
 
 
 class FleetStateFile:
-    """The file; times in it are wall time. One that cannot be used is begun anew: etcd and the ledger have the rest.
+    """The database; its times are wall time. An unusable file is replaced: etcd and the ledger have the rest.
 
-    HostError: none can be had there.
+    HostError: the file cannot be created.
     """
 
     def __init__(self, path: Path) -> None:
@@ -34,7 +34,7 @@ class FleetStateFile:
             self._db = _begun_anew(path)
 
     def read(self, offset_ms: int) -> dict[OpeningKey, OpeningState]:
-        """Give what was known, with `offset_ms` to take from wall time; rows that make no sense are passed over."""
+        """Return the saved states; `offset_ms` is subtracted from wall time. Malformed rows are skipped."""
         found: dict[OpeningKey, OpeningState] = {}
         for key, until_ms, revision, closing in self._db.execute("SELECT key, until, revision, closing FROM known"):
             try:
@@ -46,7 +46,7 @@ class FleetStateFile:
         return found
 
     def write(self, changed: Iterable[tuple[OpeningKey, OpeningState | None]], offset_ms: int) -> None:
-        """Note what changed. What etcd never had is not noted: the ledger has it."""
+        """Save the changed states. One that was never in etcd is not saved: the ledger has it."""
         try:
             with self._db:
                 for key, known in changed:
@@ -60,7 +60,7 @@ class FleetStateFile:
             self.trouble = str(error)
 
     def count(self, by: int) -> int:
-        """Count records on from those that were counted; gives the count before."""
+        """Add to the count of records; return the count before."""
         try:
             with self._db:
                 row = self._db.execute("SELECT count FROM counted WHERE what = 'records'").fetchone()

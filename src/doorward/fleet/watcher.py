@@ -1,4 +1,4 @@
-"""The threads that follow etcd: one is told of every change, one asks every second whether the fleet is in touch."""
+"""The threads that read etcd: one watches every change, one checks every second that etcd answers."""
 
 from __future__ import annotations
 
@@ -15,13 +15,13 @@ from doorward.fleet.etcd_codec import KeyChange, KeyValue
 from doorward.fleet.etcd_records import KeySpace
 
 BEAT_S = 1.0
-PRESENT_S = 5  # a gate that gives no sign of life for so long is away
-_MAX_LEASES_ASKED = 1000  # how long a lease has left is asked for so many at most; beyond it the wall clock is trusted
+PRESENT_S = 5  # a gate without a heartbeat for this long is away
+_MAX_LEASES_ASKED = 1000  # leases whose remaining time is requested; beyond it the wall clock is trusted
 _PAUSES_S = (0.05, 0.2, 0.5, 1.0)
 
 
 class Snapshot(NamedTuple):
-    """All openings at a revision, and how many milliseconds each lease has left."""
+    """All openings at a revision, and the remaining milliseconds of each lease."""
 
     entries: list[KeyValue]
     revision: int
@@ -29,20 +29,20 @@ class Snapshot(NamedTuple):
 
 
 class KeyChanges(NamedTuple):
-    """What changed, in order."""
+    """Changes, in order."""
 
     changes: list[KeyChange]
 
 
 class Heartbeat(NamedTuple):
-    """The fleet was in touch: asked at this time, etcd was at this revision or a later one."""
+    """etcd answered: a request made at `asked_ms` saw this revision."""
 
     asked_ms: int
     revision: int
 
 
 class Unreachable(NamedTuple):
-    """It was not."""
+    """etcd did not answer."""
 
     why: str
 
@@ -52,7 +52,7 @@ class DuplicateName(NamedTuple):
 
 
 class Watcher(threading.Thread):
-    """Reads all, then follows; after a break it goes on from what it had, or reads all where etcd forgot that."""
+    """Read all openings, then watch; after an interruption resume, or read all again if etcd compacted the rest."""
 
     def __init__(self, access: EtcdAccess, tree: KeySpace, inbox: Callable[[object], None]) -> None:
         super().__init__(daemon=True)
@@ -60,27 +60,27 @@ class Watcher(threading.Thread):
         self._ranges = [
             (prefix, etcd_codec.after(prefix)) for prefix in (tree.under("openings", ""), tree.under("asks", ""))
         ]
-        self._next: dict[int, int] = {}  # of each range: the revision to go on from
+        self._next: dict[int, int] = {}  # range ID: the revision to resume from
         self._watch: EtcdWatch | None = None
         self._hurry = threading.Event()
 
     @property
     def endpoint(self) -> str:
-        """Give the endpoint that it follows."""
+        """Return the endpoint that is watched."""
         return self._etcd.endpoint
 
     def leave(self, endpoint: str) -> None:
-        """Leave an endpoint that is no longer in touch with the fleet, where it is still followed."""
+        """Stop watching an endpoint that no longer answers, if it is still the watched one."""
         watch = self._watch
         if watch is not None and self.endpoint == endpoint:
             watch.stop()
 
     def hurry(self) -> None:
-        """Try now, where it waits for its next try: etcd answers."""
+        """Skip the pause before the next try, since etcd answers."""
         self._hurry.set()
 
     def run(self) -> None:
-        """Follow until the process ends."""
+        """Watch until the process ends."""
         tries = 0
         while True:
             self._hurry.clear()
@@ -114,14 +114,14 @@ class Watcher(threading.Thread):
                     self._has_followed = True
                     if told.changes:
                         self._inbox(KeyChanges(told.changes))
-                        # Each range by itself: one may be further than another when the connection breaks.
+                        # Per range: one may be ahead of another when the connection breaks.
                         self._next[told.watch] = max(change.entry.revision for change in told.changes) + 1
             finally:
                 self._watch = None
 
 
 class HeartbeatThread(threading.Thread):
-    """Says that this gate is up, and learns that etcd answers, by the endpoint that the watcher follows."""
+    """Report this gate as up, and check that etcd answers, at the endpoint that the watcher uses."""
 
     def __init__(
         self, access: EtcdAccess, tree: KeySpace, gate: str, watcher: Watcher, inbox: Callable[[object], None]
@@ -134,7 +134,7 @@ class HeartbeatThread(threading.Thread):
         self._is_member = False
 
     def run(self) -> None:
-        """Beat until the process ends."""
+        """Send heartbeats until the process ends."""
         while True:
             began_s = time.monotonic()
             followed = self._watcher.endpoint
@@ -153,7 +153,7 @@ class HeartbeatThread(threading.Thread):
         if not (self._lease and self._etcd.keep_alive(self._lease)):
             self._lease = self._etcd.grant(PRESENT_S)
             self._etcd.put(self._key, self._token, self._lease)
-        found = self._etcd.range(self._key)  # only a node that is in touch with most others answers
+        found = self._etcd.range(self._key)  # only a node with a quorum answers
         if not self._is_member:
             self._etcd.txn([(self._member, 0)], [etcd_codec.to_put(self._member, b"{}")])
             self._is_member = True

@@ -1,7 +1,7 @@
-"""What runs in the process that speaks to etcd: one thread decides (openings.py), others read and write.
+"""The main loop of the fleet process, which speaks to etcd: one thread decides (state.py), others read and write.
 
-It has no right but to connect; it tells the daemon what to open and to close, and the daemon believes it no more than
-the fixed form of talk.py says.
+The process has no right but to connect. It requests opens and closes from the daemon, which accepts nothing but the
+validated messages of protocol.py.
 """
 
 from __future__ import annotations
@@ -37,15 +37,15 @@ from doorward.fleet.writer import (
     record,
 )
 
-FILE = "fleet.sqlite"  # in the state folder
-LOG_SLOTS = 10_000  # records of each gate that the fleet keeps
+FILE = "fleet.sqlite"  # in the state directory
+LOG_SLOTS = 10_000  # records that the fleet stores per gate
 _WRITERS, _CLAIMERS = 4, 2  # each waits for etcd most of the time
 _PROOFS = 120
-_MOST_NOTES = 1000  # that wait to be kept; beyond it they stand in the gate's own ledger only
+_MOST_NOTES = 1000  # waiting to be written; beyond it they are in the gate's own ledger only
 
 
 class WorkerSettings(NamedTuple):
-    """What the process works with. `folder` is the daemon's state folder."""
+    """Settings of the process; `folder` is the daemon's state directory."""
 
     fleet: str
     gate: str
@@ -56,13 +56,13 @@ class WorkerSettings(NamedTuple):
 
 
 class FromDaemon(NamedTuple):
-    """The daemon said this."""
+    """A message from the daemon."""
 
     message: protocol.Message
 
 
 class FleetWorker:
-    """All of it; `run` ends with the daemon."""
+    """The fleet process; `run` ends with the daemon."""
 
     def __init__(self, settings: WorkerSettings, daemon: socket.socket) -> None:
         self._settings, self._daemon = settings, daemon
@@ -70,13 +70,13 @@ class FleetWorker:
         self._inbox: queue.SimpleQueue[object] = queue.SimpleQueue()
         self._openings = SharedOpeningTable(settings.gate)
         self._remembered = FleetStateFile(settings.folder / FILE)
-        self._busy: set[OpeningKey] = set()  # a writer is at work on it
+        self._busy: set[OpeningKey] = set()  # a writer is working on it
         self._proofs: deque[Heartbeat] = deque(maxlen=_PROOFS)
         self._standing: list[protocol.Item] = []
         self._closed: list[OpeningKey] = []
         self._is_silent, self._was_told = False, False
         self._revision, self._slot, self._notes = 0, 0, 0
-        self._troubles: dict[type, str] = {}  # of each kind of task: why the last one failed
+        self._troubles: dict[type, str] = {}  # task type: why the last one failed
         self._is_doubled = False
         self._state: protocol.State | None = None
         put = self._inbox.put
@@ -110,7 +110,7 @@ class FleetWorker:
                 self._inbox.put(FromDaemon(protocol.parse(raw)))
             except MalformedError:
                 break
-        os._exit(0)  # the daemon is gone, or speaks nonsense: it starts another
+        os._exit(0)  # the daemon is gone or sent a malformed message; it starts another process
 
     def _say(self, level: str, words: str) -> None:
         self._send(protocol.Say(level, fit(words, protocol.LONGEST_WORDS)))
@@ -156,7 +156,7 @@ class FleetWorker:
     def _record(self, message: protocol.Recorded) -> None:
         if self._is_silent or self._notes >= _MOST_NOTES:
             return
-        if self._slot % 100 == 0:  # a hundred are counted at once, so a restart leaves a gap and writes over nothing
+        if self._slot % 100 == 0:  # counted by the hundred, so that a restart leaves a gap and overwrites nothing
             self._slot = self._remembered.count(100)
         fields = {**message._asdict(), "at_ms": time.time_ns() // 1_000_000, "gate": self._settings.gate}
         self._notes += 1
@@ -168,7 +168,7 @@ class FleetWorker:
         self._troubles.pop(LogEntry, None)
 
     def _take(self, effects: Iterable[Effect]) -> None:
-        """Have done what is to be done; what is known first, so that whatever is killed knows it again."""
+        """Apply effects; save the state first, so that it survives if this process is killed."""
         effects = list(effects)
         self._remember()
         opened: list[protocol.Item] = []
@@ -186,7 +186,7 @@ class FleetWorker:
             self._send(protocol.Opened(items))
 
     def _dispatch(self, key: OpeningKey) -> None:
-        """Have a writer tell etcd of a key, one task at a time; while etcd is silent it stays owed."""
+        """Queue the write of a key, one task at a time; while etcd is unreachable it remains owed."""
         known = self._openings.get(key)
         if known is None or key in self._busy or self._is_silent or not self._openings.owes(key, now_ms()):
             return
@@ -197,7 +197,7 @@ class FleetWorker:
 
     def _done(self, key: OpeningKey) -> None:
         self._busy.discard(key)
-        self._dispatch(key)  # what came meanwhile
+        self._dispatch(key)  # a change that came meanwhile
 
     def _taken(self, taken: Written) -> None:
         task = taken.task
@@ -214,7 +214,7 @@ class FleetWorker:
 
     def _failed(self, failed: WriteFailed) -> None:
         if isinstance(failed.task, Publish | DeleteKey):
-            self._busy.discard(failed.task.key)  # tried again at the next beat
+            self._busy.discard(failed.task.key)  # retried at the next heartbeat
         elif isinstance(failed.task, LogEntry):
             self._notes -= 1
         kind = type(failed.task)
@@ -238,7 +238,7 @@ class FleetWorker:
         self._is_silent = self._was_told = True
 
     def _other(self, _: DuplicateName) -> None:
-        if not self._is_doubled:  # once: it is found at every beat
+        if not self._is_doubled:  # log it once: every heartbeat finds it
             self._say("error", f"another gate calls itself {self._settings.gate}; give each gate a name of its own")
         self._is_doubled = True
 
@@ -273,14 +273,14 @@ class FleetWorker:
         return self._openings.put(found, now) if found else []
 
     def _key(self, key: str) -> OpeningKey | None:
-        """Read a key of openings; what makes no sense is nobody's opening."""
+        """Return the opening's key; None if it is malformed."""
         try:
             return parse_key(key.removeprefix(self._tree.under("openings", "")))
         except ValueError:
             return None
 
     def _oldest_ms(self, revision: int) -> int | None:
-        """Say how old what was written at a revision can be at most; None where nobody knows."""
+        """Return the greatest possible age of a revision; None if it is unknown."""
         for asked_ms, seen in reversed(self._proofs):
             if seen < revision:
                 return now_ms() - asked_ms
@@ -325,13 +325,13 @@ class FleetWorker:
 
 
 def _end_all(args: threading.ExceptHookArgs) -> None:
-    """End the process with a thread that has a fault, which is shown; the daemon starts another."""
+    """Print a thread's uncaught exception and end the process; the daemon starts another."""
     threading.__excepthook__(args)
     os._exit(1)
 
 
 def _offset_ms() -> int:
-    """Give what to add to the clock that never jumps for wall time."""
+    """Return what to add to the monotonic clock for wall time."""
     return time.time_ns() // 1_000_000 - now_ms()
 
 

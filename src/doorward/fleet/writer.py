@@ -1,6 +1,6 @@
-"""The threads that write to etcd: openings, their ends, signed knocks that are used, records.
+"""The threads that write to etcd: openings, closes, claims of signed knocks, records.
 
-Each takes one task after the other from its own queue, and puts what came of it into the inbox.
+Each processes its own queue of tasks in order and puts the results into the inbox.
 """
 
 from __future__ import annotations
@@ -22,14 +22,14 @@ from doorward.fleet.protocol import LONGEST_WORDS, Claim, Claimed
 from doorward.fleet.state import ConflictFound
 from doorward.fleet.watcher import Watcher
 
-_ROUND_S = 5  # openings that end so close together share a lease: half the writes, and fewer leases
-_MOST_AT_ONCE = 64  # etcd takes 128 parts of a transaction
+_ROUND_S = 5  # openings that end within this time share a lease: half the writes, and fewer leases
+_MOST_AT_ONCE = 64  # etcd accepts 128 operations per transaction
 _LOST = "lease not found"
 T = TypeVar("T")
 
 
 class Publish(NamedTuple):
-    """Tell of an opening: its key was last known at `revision`."""
+    """Publish an opening; its key was last known at `revision`."""
 
     key: OpeningKey
     revision: int
@@ -38,21 +38,21 @@ class Publish(NamedTuple):
 
 
 class DeleteKey(NamedTuple):
-    """Tell that it was closed."""
+    """Publish that an opening was closed."""
 
     key: OpeningKey
     revision: int
 
 
 class LogEntry(NamedTuple):
-    """Keep a record, in its slot."""
+    """Store a record in its slot."""
 
     slot: int
     record: bytes
 
 
 class Answering(NamedTuple):
-    """Answer a roll call, with its lease."""
+    """Answer a status request, under its lease."""
 
     ask: str
     lease: int
@@ -60,14 +60,14 @@ class Answering(NamedTuple):
 
 
 class Written(NamedTuple):
-    """It was taken: etcd has the key at this revision, or (0) has it no more."""
+    """The task succeeded: etcd has the key at this revision or (0) no longer has it."""
 
     task: Publish | DeleteKey
     revision: int
 
 
 class Conflict(NamedTuple):
-    """It was not taken, since the key is so: written at this revision (0: not there); None where it makes no sense."""
+    """The key had changed: `found` is its value at `revision` (0: does not exist), None if malformed."""
 
     task: Publish | DeleteKey
     found: ConflictFound | None
@@ -75,14 +75,14 @@ class Conflict(NamedTuple):
 
 
 class WriteFailed(NamedTuple):
-    """It was not done. `why`: what there is to be told; nothing where etcd gave no answer, which the pulse tells."""
+    """The task failed. `why`: what to log; empty if etcd did not answer, which the heartbeat reports."""
 
     task: Any
     why: str
 
 
 class EtcdWriter(threading.Thread):
-    """One thread with a connection of its own. `inbox` takes what comes of each task."""
+    """One thread with a connection of its own; results go to `inbox`."""
 
     def __init__(
         self,
@@ -97,21 +97,21 @@ class EtcdWriter(threading.Thread):
         self._watcher = watcher
         self._etcd, self._tree, self._gate, self._inbox = Etcd(access), tree, gate, inbox
         self._window_s = window_ms // 1000 + 1
-        self._leases: dict[str, tuple[int, int, int]] = {}  # for what: number, its first and its last possible end
+        self._leases: dict[str, tuple[int, int, int]] = {}  # purpose: ID, its earliest and its latest possible end
         self.tasks: queue.SimpleQueue[object] = queue.SimpleQueue()
 
     def run(self) -> None:
         """Work until the process ends."""
         while True:
             tasks = [self.tasks.get()]
-            with contextlib.suppress(queue.Empty):  # a crowd's at once
+            with contextlib.suppress(queue.Empty):  # all that wait, at once
                 while len(tasks) < _MOST_AT_ONCE:
                     tasks.append(self.tasks.get_nowait())
-            self._etcd.follow(self._watcher.endpoint)  # which is known to be in touch with the others
+            self._etcd.follow(self._watcher.endpoint)  # it is known to have a quorum
             self._inbox(self._work(tasks))
 
     def _work(self, tasks: list[object]) -> list[object]:
-        """Do them: all openings in one transaction, or each by itself where one of them is not as it was known."""
+        """Perform the tasks: all openings in one transaction, or each by itself if the key of one has changed."""
         results: list[object] = []
         openings = [task for task in tasks if isinstance(task, Publish)]
         if len(openings) > 1:
@@ -143,7 +143,7 @@ class EtcdWriter(threading.Thread):
         return None
 
     def _again(self, call: Callable[[], T]) -> T:
-        """Once more with new leases, where etcd lost those that are known (it was restored from a backup)."""
+        """Retry once with new leases if etcd lost the known ones (it was restored from a backup)."""
         try:
             return call()
         except EtcdRefusedError as error:
@@ -154,11 +154,11 @@ class EtcdWriter(threading.Thread):
 
     def _publish(self, task: Publish) -> object:
         if task.until_ms <= now_ms():
-            return WriteFailed(task, "")  # it is over
+            return WriteFailed(task, "")  # it has ended
         return self._outcome(task, [self._put(task)], self._tree.opening(task.key))
 
     def _publish_all(self, tasks: list[Publish]) -> list[object]:
-        """Write all of them; gives nothing where one of them is over, or its key is not as it was known."""
+        """Write all openings; return nothing if one of them has ended or its key has changed."""
         if any(task.until_ms <= now_ms() for task in tasks):
             return []
         conditions = [(self._tree.opening(task.key), task.revision) for task in tasks]
@@ -187,12 +187,12 @@ class EtcdWriter(threading.Thread):
         return Conflict(task, conflict_in(task.key, done.found, None), done.found.revision)
 
     def _claim(self, task: Claim) -> Claimed:
-        # Both clocks may be off by the window, so a packet may be fresh somewhere for twice as long; and some more.
+        # Two clocks may differ by the window, so a packet can be fresh somewhere for twice as long; and a margin.
         lease, _ = self._lease("seen", now_ms() + 2000 * self._window_s + 30_000, 60)
         token = secrets.token_hex(8)
         keys = [self._tree.under("seen", each) for each in task.ids]
         values = [f"{self._gate} {token} {place}".encode() for place in range(len(keys))]
-        if len(set(keys)) == len(keys) > 1:  # a crowd's at once; where one of them is not new, each by itself
+        if len(set(keys)) == len(keys) > 1:  # all at once; if one of them is not new, each by itself
             puts = [etcd_codec.to_put(key, value, lease) for key, value in zip(keys, values, strict=True)]
             if self._etcd.txn([(key, 0) for key in keys], puts).succeeded:
                 return Claimed(task.number, [True] * len(keys), "")
@@ -201,7 +201,7 @@ class EtcdWriter(threading.Thread):
 
     def _claim_one(self, key: str, mine: bytes, lease: int) -> bool:
         done = self._etcd.txn([(key, 0)], [etcd_codec.to_put(key, mine, lease)], key)
-        # An answer that was lost, and the claim made again at another endpoint: it is this gate's all the same.
+        # The answer was lost and the claim repeated at another endpoint: it still belongs to this gate.
         return done.succeeded or (done.found is not None and done.found.value == mine)
 
     def _note(self, task: LogEntry) -> LogEntry:
@@ -210,7 +210,7 @@ class EtcdWriter(threading.Thread):
         return task
 
     def _lease(self, kind: str, until_ms: int, round_s: int) -> tuple[int, int]:
-        """Give a lease that ends after `until_ms`, and soon after it; and its last possible end."""
+        """Return a lease that ends soon after `until_ms`, and its latest possible end."""
         least_ms, most_ms = until_ms + SPARE_S * 1000, until_ms + (SPARE_S + 2 * round_s) * 1000
         number, first_ms, last_ms = self._leases.get(kind, (0, 0, 0))
         if not (number and least_ms <= first_ms <= most_ms):
@@ -231,7 +231,7 @@ LOG_KEPT_S = 7 * 86_400
 def conflict_in(
     key: OpeningKey, entry: etcd_codec.KeyValue, oldest_ms: int | None, lease_ms: int | None = None
 ) -> ConflictFound | None:
-    """Read an opening of etcd's; None where it makes no sense."""
+    """Return an opening as stored in etcd; None if it is malformed."""
     try:
         read, shared = etcd_records.parse(str(key), entry.value)
     except MalformedError:
@@ -241,5 +241,5 @@ def conflict_in(
 
 
 def record(**fields: object) -> bytes:
-    """Write a record."""
+    """Return the stored form of a record."""
     return json.dumps(fields).encode()

@@ -1,4 +1,4 @@
-"""What clients are told of a door: a link, a table of hosts.toml, and what an app for phones imports. Pure."""
+"""What clients need to open doors: a link, a table of hosts.toml, and the import formats of phone apps. Pure."""
 
 from __future__ import annotations
 
@@ -12,30 +12,30 @@ from doorward.config.schema import Configuration
 from doorward.errors import MalformedError, UsageError
 from doorward.model import DEFAULT_SIGNED_PORT, TCP_FLAGS, Door, Port, Protocol
 
-MOST_DELAY_MS = 250  # between two packets: a mobile network may swap closer ones
-_SHARE_OF_WITHIN = 2  # half of the time is for the way
+MOST_DELAY_MS = 250  # between two packets: a mobile network may reorder closer ones
+_SHARE_OF_WITHIN = 2  # the other half is for network latency
 
 
 def is_shareable(door: Door, *, signed: bool) -> bool:
-    """Tell whether clients can open a door of this host: by a signed knock, or by plain SYNs and datagrams."""
+    """Return whether clients can open a door of this host, by a signed knock or by plain SYNs and datagrams."""
     return signed or is_knockable(door)
 
 
 def is_knockable(door: Door) -> bool:
-    """Tell whether the door has a sequence that an ordinary program can send, without rights, to this host."""
+    """Return whether the door has a sequence that an unprivileged program can send to this host."""
     return bool(door.knock) and takes_syn(door) and door.target is None
 
 
 def takes_syn(door: Door) -> bool:
-    """Tell whether the door's flags take what a connection begins with; datagrams have no flags."""
+    """Return whether the door's flags match a plain SYN; datagrams have no flags."""
     has_tcp = any(port.protocol is Protocol.TCP for port in door.knock)
     return not has_tcp or door.flags.passes(TCP_FLAGS["syn"])
 
 
 def knock_link(configuration: Configuration, key: str | None, address: str, doors: Iterable[Door]) -> KnockLink:
-    """Give what a client needs for these doors; `key` is the server's, where there are signed knocks.
+    """Return the link for these doors; `key` is the server's public key if signed knocks are enabled.
 
-    UsageError: they fit in no link.
+    UsageError: they do not fit into a link.
     """
     signed = configuration.signed
     port = signed.port.number if signed is not None and signed.port != DEFAULT_SIGNED_PORT else None
@@ -54,7 +54,7 @@ def knock_link(configuration: Configuration, key: str | None, address: str, door
 
 
 def checked_address(text: str) -> str:
-    """Give the name or address if a link can hold it. UsageError: it cannot."""
+    """Return `text` if it is a host name or address that fits into a link; raise UsageError otherwise."""
     example = KnockLink(_plain(text), doors=(("door", (Port(Protocol.TCP, 1),)),))
     try:
         parse_link(format_link(example))
@@ -64,22 +64,22 @@ def checked_address(text: str) -> str:
 
 
 def shareable_doors(configuration: Configuration, *, signed: bool) -> tuple[list[Door], int]:
-    """Give the doors that one link tells of, and how many others there are."""
+    """Return the doors that fit into one link, and the number of those that do not."""
     doors = [door for door in configuration.doors if is_shareable(door, signed=signed)]
     return doors[:MAX_DOORS], len(doors[MAX_DOORS:])
 
 
 def hosts_table(name: str, link: KnockLink) -> str:
-    """Write the same for hosts.toml, as `doorward add` does."""
+    """Return the link as a table of hosts.toml, as `doorward add` writes it."""
     port = None if link.signed_port is None else f"{link.signed_port}/udp"
     values = {"address": link.host, "server_key": link.key, "signed_port": port, "gate": link.gate}
     return host_table(name, {key: value for key, value in values.items() if value is not None}, dict(link.doors))
 
 
 def knock_on_ports(door: Door, address: str) -> dict[str, Any]:
-    """Give what the Android app Knock on Ports imports: version 1 of its export, as its source reads it.
+    """Return the import format of the Android app Knock on Ports: version 1 of its export, according to its source.
 
-    A datagram holds a byte, since some routers drop empty ones.
+    Datagrams carry a byte, since some routers drop empty ones.
     """
     _refuse_unknockable(door)
     steps = [
@@ -98,7 +98,7 @@ def knock_on_ports(door: Door, address: str) -> dict[str, Any]:
 
 
 def knockd_stanza(door: Door, address: str) -> str:
-    """Write a section of knockd.conf, which that app and others import; they ask for the host."""
+    """Return a section of knockd.conf, which that app and others import; they ask for the host."""
     _refuse_unknockable(door)
     ports = ",".join(f"{port.number}:{port.protocol.name.lower()}" for port in door.knock)
     return (
@@ -108,7 +108,7 @@ def knockd_stanza(door: Door, address: str) -> str:
 
 
 def delay_ms(door: Door) -> int:
-    """Give the pause between two packets: long enough for a mobile network, short enough for the door's deadline."""
+    """Return the pause between two packets: long enough for a mobile network, short enough for the door's `within`."""
     return min(MOST_DELAY_MS, door.within_ms // _SHARE_OF_WITHIN // max(1, len(door.knock) - 1))
 
 
@@ -122,7 +122,7 @@ def _refuse_unknockable(door: Door) -> None:
 
 
 def _versions(address: str) -> str:
-    """Choose the app's setting for the versions of IP: with a name both, since what connects later may take either."""
+    """Return the app's IP version setting; for a name both, since the later connection may use either."""
     try:
         return f"only_ipv{ip_address(_plain(address)).version}"
     except ValueError:
@@ -130,5 +130,5 @@ def _versions(address: str) -> str:
 
 
 def _plain(address: str) -> str:
-    """Take an IPv6 address out of its brackets."""
+    """Return the address without the brackets of IPv6."""
     return address[1:-1] if address.startswith("[") and address.endswith("]") else address

@@ -1,4 +1,4 @@
-"""What is to be written: the operator's answers, checked, and the text of the configuration. Pure."""
+"""Parse the operator's answers, and write the text of the configuration. Pure."""
 
 from __future__ import annotations
 
@@ -17,11 +17,11 @@ from doorward.init.random_sequence import Pick, choose_sequence
 from doorward.init.survey import HostSurvey
 from doorward.model import DEFAULT_SIGNED_PORT, Port
 
-_OTHERS = tuple(Mark(1 << bit, 1 << bit) for bit in (13, 20, 21, 22, 23))  # where a routing rule looks at the usual one
+_OTHERS = tuple(Mark(1 << bit, 1 << bit) for bit in (13, 20, 21, 22, 23))  # if routing rules match DEFAULT_MARK
 
 
 def accept_mark_for(configuration: Configuration, facts: Facts) -> Mark | None:
-    """Give a mark for `accept_mark`, where a rule stands in a door's way that can be told to accept it."""
+    """Return a mark for `accept_mark` if another firewall drops what a door opens and can accept by mark."""
     findings = firewalls.judge("", configuration, facts)
     if not any("mark" in command for finding in findings for command in finding.commands):
         return None
@@ -31,7 +31,7 @@ def accept_mark_for(configuration: Configuration, facts: Facts) -> Mark | None:
 
 
 def names(facts: Facts) -> list[str]:
-    """Name the tables of other firewalls."""
+    """Return the names of other firewalls' tables."""
     return list(facts.trace.tables)
 
 
@@ -39,7 +39,7 @@ FOR_MS = 30_000
 
 
 class DoorSpec(NamedTuple):
-    """A door to be: its name, and what it opens."""
+    """A door to write: its name, and the ports it opens."""
 
     name: str
     opens: tuple[Port, ...]
@@ -49,7 +49,7 @@ class DoorSpec(NamedTuple):
 
 
 class ConfigPlan(NamedTuple):
-    """What the configuration will say. A door has a sequence where `knocks` has one of its name."""
+    """The configuration to write. `knocks` has the sequences, by door name."""
 
     mode: Mode
     doors: tuple[DoorSpec, ...]
@@ -60,7 +60,7 @@ class ConfigPlan(NamedTuple):
 
 
 def parse_door(text: str) -> DoorSpec:
-    """Read `ssh=22` or `web=80/tcp,443/tcp`; a number alone is TCP. UsageError: it is none."""
+    """Return the door of `ssh=22` or `web=80/tcp,443/tcp`; a bare number is TCP. UsageError: it is invalid."""
     name, equals, ports = text.partition("=")
     try:
         opens = [_port(word) for word in ports.split(",")] if equals else []
@@ -71,7 +71,7 @@ def parse_door(text: str) -> DoorSpec:
 
 
 def parse_doors(texts: Iterable[str]) -> tuple[DoorSpec, ...]:
-    """Read several; UsageError: one is none, or a name or a port stands twice."""
+    """Return several doors. UsageError: one is invalid, or a name or port is used twice."""
     doors = tuple(map(parse_door, texts))
     for what, things in (
         ("name", [door.name for door in doors]),
@@ -87,7 +87,7 @@ def parse_doors(texts: Iterable[str]) -> tuple[DoorSpec, ...]:
 
 
 def parse_public(text: str) -> tuple[Port, ...]:
-    """Read ports separated by commas or blanks, ranges too. UsageError: it is none."""
+    """Return ports and port ranges separated by commas or spaces. UsageError: one is invalid."""
     try:
         words = [
             values.port_range(f"{word}/tcp" if word.isdecimal() else word) for word in text.replace(",", " ").split()
@@ -98,13 +98,13 @@ def parse_public(text: str) -> tuple[Port, ...]:
 
 
 def public_ports(host: HostSurvey, doors: Collection[DoorSpec]) -> tuple[Port, ...]:
-    """Give what must stay public in stealth, so that nobody misses it: every service that no door hides."""
+    """Return the ports to keep public in mode stealth: every service that no door hides."""
     hidden = {port for door in doors for port in door.opens}
     return tuple(each.port for each in host.services if each.port not in hidden)
 
 
 def with_sequences(plan: ConfigPlan, host: HostSurvey, pick: Pick) -> ConfigPlan:
-    """Choose a sequence for each door; each stays far from those of the others."""
+    """Return the plan with a random sequence for each door, far from those of the others."""
     taken = {*host.taken, *plan.public, DEFAULT_SIGNED_PORT, *(port for door in plan.doors for port in door.opens)}
     knocks: dict[str, tuple[Port, ...]] = {}
     for door in plan.doors:
@@ -114,7 +114,7 @@ def with_sequences(plan: ConfigPlan, host: HostSurvey, pick: Pick) -> ConfigPlan
 
 
 def config_text(plan: ConfigPlan, programs: Mapping[Port, str]) -> str:
-    """Write the configuration; `programs` names who listens at ports, for the comments."""
+    """Return the text of the configuration; `programs` has the listening programs, for the comments."""
     return "\n".join([*_gate(plan, programs), *_doors(plan, programs), *_signed(plan)]) + "\n"
 
 
@@ -136,7 +136,7 @@ def _gate(plan: ConfigPlan, programs: Mapping[Port, str]) -> Iterator[str]:
 
 
 def _ranges(ports: Iterable[Port], programs: Mapping[Port, str]) -> Iterator[tuple[str, str]]:
-    """Write neighbours with the same program as a range."""
+    """Yield adjacent ports of the same program as a range."""
     run: list[Port] = []
     for port in [*sorted(set(ports)), None]:
         goes_on = port is not None and run and port == Port(run[-1].protocol, run[-1].number + 1)
@@ -166,7 +166,7 @@ def _names(ports: Iterable[Port], programs: Mapping[Port, str]) -> Sequence[str]
 
 
 def _comment(text: str) -> str:
-    """Write a comment of a foreign name: a control character would end it."""
+    """Return a name as a comment, without control characters, which would end it."""
     return f"    # {''.join(letter if letter.isprintable() else '?' for letter in text)}" if text else ""
 
 

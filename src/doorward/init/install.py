@@ -1,4 +1,4 @@
-"""Writes what is missing of a configuration and its files, with the right owners; what is there stays as it is."""
+"""Write the missing files of a configuration with the right owners; existing files are left as they are."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ HEAD = "# Who may knock, a public key a line: docs/signed-knocks.md.\n"
 
 
 class ExistingFiles(NamedTuple):
-    """Lines of a file that may be copied, and what is wrong with the others."""
+    """The valid lines of an existing file of keys, and the faults of the others."""
 
     path: Path
     lines: tuple[str, ...]
@@ -30,12 +30,12 @@ class ExistingFiles(NamedTuple):
 
     @property
     def text(self) -> str:
-        """The file of those who may knock."""
+        """The text of the new authorized_keys."""
         return f"{HEAD}# Copied by `doorward init` from {self.path}.\n" + "".join(f"{line}\n" for line in self.lines)
 
 
 def read_keys(path: Path) -> ExistingFiles:
-    """Read a file of keys. UsageError, ConfigError: it is missing, or others can write it."""
+    """Return the keys of a file. UsageError, ConfigError: it is missing, or writable by others."""
     if not path.is_file():
         raise UsageError(f"{path}: there is no such file; name one with public keys of SSH, a line each")
     text = read_text(path)
@@ -45,7 +45,7 @@ def read_keys(path: Path) -> ExistingFiles:
 
 
 def first_keys(paths: Iterable[Path]) -> ExistingFiles | None:
-    """Give the first file that has a key; those that are missing or cannot be taken are passed over."""
+    """Return the first file that has a key; missing and unreadable files are skipped."""
     for path in paths:
         try:
             found = read_keys(path)
@@ -57,7 +57,7 @@ def first_keys(paths: Iterable[Path]) -> ExistingFiles | None:
 
 
 def access() -> FileOwnership:
-    """Tell whose the files are: the service's group may read them, where there is one."""
+    """Return the owner and mode for the files: readable by the service's group, if it exists."""
     identity = service_identity()
     if identity is None:
         return FileOwnership(0o600, os.geteuid(), os.getegid())
@@ -65,14 +65,14 @@ def access() -> FileOwnership:
 
 
 def write(path: Path, text: str) -> bool:
-    """Write a file unless it is there: then False. HostError: it cannot be written."""
+    """Write a file; return False if it already exists. HostError: it cannot be written."""
     with _complaining(path):
         _make_folder(path.parent)
         return atomic_file.create(path, text, access())
 
 
 def _make_folder(folder: Path) -> None:
-    """Make the configuration's folder as the package does: for root, and the daemon's group to read."""
+    """Create the configuration directory as the package does: owned by root, readable by the daemon's group."""
     if folder.exists():
         return
     atomic_file.make_folders(folder.parent, 0o755)
@@ -84,7 +84,7 @@ def _make_folder(folder: Path) -> None:
 
 
 def write_signed(configuration: Configuration, folder: Path, keys: str) -> list[Path]:
-    """Write the files of signed knocks that are missing, `keys` as who may knock; give those that were written."""
+    """Write the missing files for signed knocks, `keys` as authorized_keys; return the paths written."""
     if configuration.signed is None:
         return []
     key, who = key_path(configuration.signed, folder), keys_path(configuration.signed, folder)
@@ -97,12 +97,12 @@ def write_signed(configuration: Configuration, folder: Path, keys: str) -> list[
 
 
 def who_may_knock(configuration: Configuration, folder: Path) -> Path:
-    """Give the file of those who may send signed knocks."""
+    """Return the path of authorized_keys."""
     return keys_path(configuration.signed or Signed(), folder)
 
 
 def authorized_key_line(configuration: Configuration, folder: Path) -> str | None:
-    """Give the public half of the server's key, where anybody may knock with it; errors as the daemon finds them."""
+    """Return the server's public key if authorized_keys has any key; errors as in the daemon."""
     if configuration.signed is None:
         return None
     key = read_private_key(key_path(configuration.signed, folder))

@@ -1,4 +1,4 @@
-"""Chooses a sequence at random, among ports that nobody else uses and nobody tries first. Pure: luck is an argument."""
+"""Choose a random sequence of unused ports that scanners do not try first. Pure: randomness is an argument."""
 
 from __future__ import annotations
 
@@ -10,20 +10,20 @@ from doorward.lint.common_ports import TRIED_FIRST
 from doorward.model import Port, Protocol
 
 KNOCKS = 4  # docs/strength.md: 65,536 guessers open it within a year with a chance of 1 in 7,100,000
-FIRST_PORT = 1024  # below it providers filter, and scanners look
-LEAST_GAP = 100  # between any two knocks: a scanner that tries neighbours of an open or a known port meets none
-LEAST_CHOICE = 10_000  # ports; with fewer the ephemeral ones are taken too
-_TRIES = 1000  # nine of ten sequences are good, so that many in vain mean that none can be
+FIRST_PORT = 1024  # providers filter lower ports, and scanners probe them
+LEAST_GAP = 100  # between any two knocks: a scan of the neighbors of a known port finds no other
+LEAST_CHOICE = 10_000  # ports; with fewer, ephemeral ports are used, too
+_TRIES = 1000  # nine of ten candidates are good, so if this many fail, none exists
 
-Pick = Callable[[int], int]  # gives a number below its argument, each as likely
+Pick = Callable[[int], int]  # returns a uniformly distributed number below its argument
 
 
 def choose_sequence(
     pick: Pick, taken: Collection[Port], ephemeral: range, others: Iterable[Port] = ()
 ) -> tuple[Port, ...]:
-    """Choose a door's sequence. `taken` are ports in use, `others` the knocks of other doors, far from which it stays.
+    """Return a door's sequence, without ports in `taken` and far from `others`, the knock ports of other doors.
 
-    HostError: the host leaves too few ports.
+    HostError: the host has too few free ports.
     """
     numbers = allowed(taken, ephemeral)
     far_from = [port.number for port in others]
@@ -35,7 +35,7 @@ def choose_sequence(
 
 
 def allowed(taken: Collection[Port], ephemeral: range) -> list[int]:
-    """Give the numbers to choose among, for either protocol."""
+    """Return the port numbers to choose from, for both protocols."""
     shunned = {port.number for port in taken}.union(*TRIED_FIRST.values())
     numbers = [number for number in range(FIRST_PORT, 65_536) if number not in shunned]
     spared = [number for number in numbers if number not in ephemeral]
@@ -43,7 +43,7 @@ def allowed(taken: Collection[Port], ephemeral: range) -> list[int]:
 
 
 def is_good(knock: tuple[Port, ...], far_from: Iterable[int] = ()) -> bool:
-    """Tell whether the ports are of both protocols, lie apart, and neither ascend nor descend."""
+    """Return whether the ports use both protocols, lie apart, and neither ascend nor descend."""
     numbers = [port.number for port in knock]
     steps = [later > earlier for earlier, later in pairwise(numbers)]
     apart = all(abs(one - other) >= LEAST_GAP for one, other in combinations(numbers, 2))
