@@ -10,7 +10,7 @@ import pytest
 
 from doorward.config.toml import parse
 from doorward.doctor import firewalls
-from doorward.doctor.host_state import gather
+from doorward.doctor.host_state import collect_facts
 from doorward.doctor.problem import Level
 from doorward.lab.topology import Lab
 from tests.support.daemon import SILENCE_S, standing_lab
@@ -159,8 +159,8 @@ def agree(lab: Lab, expected: bool, monkeypatch: pytest.MonkeyPatch) -> None:
     except OSError:
         passes = False
     assert passes == expected
-    facts = lab.server.call(gather, CONFIG, Path("/"))
-    found = [one for one in firewalls.judge("f", CONFIG, facts) if "drop" in one.what and "ssh" in one.what]
+    facts = lab.server.call(collect_facts, CONFIG, Path("/"))
+    found = [one for one in firewalls.check("f", CONFIG, facts) if "drop" in one.what and "ssh" in one.what]
     foreseen = [one for one in found if one.level is Level.ERROR]
     assert bool(foreseen) != expected, found
     assert not [one for one in found if "may" in one.what]

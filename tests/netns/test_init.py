@@ -171,7 +171,7 @@ def test_what_is_seen_of_a_host(direct_lab: Lab) -> None:
     found = server.call(survey_host)
     ((port, program),) = found.services
     assert (port, program[:6]) == (SSH_PORT, "python")
-    assert found.ssh() == (SSH_PORT,)
+    assert found.ssh_ports() == (SSH_PORT,)
     assert isinstance(server.ipv4, IPv4Address)
     assert found.address() in (server.ipv4, server.ipv6)
     assert Service(SSH_PORT, program) in found.services

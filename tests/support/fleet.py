@@ -136,8 +136,8 @@ class Fleet:
             return self._etcd
         access = EtcdAccess(self.endpoints, 5.0)
         made = Etcd(access)
-        connect = made._once
-        made._once = lambda *words: self.client.call(connect, *words)  # type: ignore[method-assign]
+        connect = made._send_once
+        made._send_once = lambda *words: self.client.call(connect, *words)  # type: ignore[method-assign]
         self._etcd = made
         return made
 

@@ -20,8 +20,8 @@ from doorward.daemon.repairs import settle_each
 from doorward.daemon.ruleset_loader import LoadResult
 from doorward.errors import DoorwardError, MalformedError
 from doorward.fleet import protocol
-from doorward.fleet.admission import FULL, Limits, Rejected, Room, judge
-from doorward.fleet.etcd_records import OpeningKey, fit
+from doorward.fleet.admission import FULL, Limits, Rejected, Room, admit
+from doorward.fleet.etcd_records import OpeningKey, printable
 from doorward.model import Opening, Place
 from doorward.signed.authorize import KnockGrant
 
@@ -97,11 +97,11 @@ class FleetSync:
     def record(self, event: str, door: str | None, address: Place, words: str) -> None:
         """Tell what happened here, for the fleet's record; of a crowd's events only some."""
         if self._limit.admits(self._daemon.loop.now_s()):
-            self._send(protocol.Recorded(event, door or "", str(address), fit(words, protocol.LONGEST_WORDS)))
+            self._send(protocol.Recorded(event, door or "", str(address), printable(words, protocol.MAX_LINE_LENGTH)))
 
     def claim(self, grants: list[KnockGrant], then: Answered) -> None:
         """Have the fleet say which signed knocks are new, and call `then` with an objection or None for each."""
-        for some in protocol.portions(grants):
+        for some in protocol.batches(grants):
             self._numbers += 1
             number = self._numbers
             self._claims[number] = some, then
@@ -140,7 +140,7 @@ class FleetSync:
         self._opened = []  # they are among those that stand
         closed, self._closed = self._closed, []
         standing = [_item(o, o.by) for o in self._daemon.book if o.ports and self._is_shared(o.door)]
-        most = protocol.MOST_AT_ONCE
+        most = protocol.MAX_PER_MESSAGE
         for at in range(0, max(len(standing), len(closed), 1), most):
             is_last = at + most >= max(len(standing), len(closed))
             self._send(protocol.Standing(standing[at : at + most], closed[at : at + most], is_last))
@@ -153,12 +153,12 @@ class FleetSync:
     def flush(self) -> None:
         """Announce what was opened and closed since the last time."""
         opened, self._opened = self._opened, []
-        for items in protocol.portions(opened):
+        for items in protocol.batches(opened):
             self._send(protocol.Opened(items))
         if self._child is None:
             return  # what was closed is told to the next one
         closed, self._closed = self._closed, []
-        for keys in protocol.portions(closed):
+        for keys in protocol.batches(closed):
             self._send(protocol.Closed(keys))
 
     def _send(self, message: protocol.Message) -> None:
@@ -236,15 +236,15 @@ class FleetSync:
     def _open(self, items: list[protocol.Item]) -> None:
         """Open what other gates opened, as far as this gate's configuration allows; each opening is judged alone."""
         daemon, now_ms = self._daemon, round(self._daemon.loop.now_s() * 1000)
-        limits = Limits(self._fleet.for_max_ms, takes_networks=daemon.loaded.signed is not None)
+        limits = Limits(self._fleet.for_max_ms, allows_networks=daemon.loaded.signed is not None)
         room = Room(daemon.book)
         admitted: list[Opening] = []
         items_of: dict[tuple[str, Place], protocol.Item] = {}
         for item in items:
-            found = judge(item, daemon.doors.get(item.key.door), limits, now_ms)
-            if found is None or daemon.bans.contains(item.key.place):
+            found = admit(item, daemon.doors.get(item.key.door), limits, now_ms)
+            if found is None or daemon.bans.contains(item.key.address):
                 continue
-            if isinstance(found, Opening) and not (daemon.book.get(*item.key) or room.takes(found)):
+            if isinstance(found, Opening) and not (daemon.book.get(*item.key) or room.reserve(found)):
                 found = FULL
             if isinstance(found, Rejected):
                 self._reject(item, found)
@@ -268,13 +268,13 @@ class FleetSync:
             return
         more = f" ({self._unlogged} more rejected since the last line)" if self._unlogged else ""
         self._unlogged = 0
-        what = f"opening {item.key.door} to {item.key.place}, by {item.by}, is rejected"
-        self._daemon.log.message(f"fleet: {what}: {why.words}{more}", "warning")
+        what = f"opening {item.key.door} to {item.key.address}, by {item.by}, is rejected"
+        self._daemon.log.message(f"fleet: {what}: {why.message}{more}", "warning")
 
     def _close(self, keys: list[OpeningKey]) -> None:
         daemon = self._daemon
         known = [key for key in keys if self._may_close(key.door)]
-        closed = [opening for key in known if (opening := daemon.book.close(key.door, key.place)) is not None]
+        closed = [opening for key in known if (opening := daemon.book.close(key.door, key.address)) is not None]
         try:
             daemon.apply_openings(tuple(element for opening in closed for element in opening.elements()))
         except DoorwardError as error:
@@ -314,4 +314,4 @@ def _key(opening: Opening) -> OpeningKey:
 
 def _item(opening: Opening, by: str) -> protocol.Item:
     until_ms = round(opening.until_s * 1000)
-    return protocol.item(_key(opening), until_ms, by, until_ms - round(opening.since_s * 1000))
+    return protocol.build_item(_key(opening), until_ms, by, until_ms - round(opening.since_s * 1000))

@@ -12,7 +12,7 @@ from doorward.model import Address, Port
 _SYSCTL = "net.netfilter.nf_conntrack_helper"
 
 
-def judge(_: str, configuration: Configuration, facts: Facts) -> Iterator[Problem]:
+def check(_: str, configuration: Configuration, facts: Facts) -> Iterator[Problem]:
     """Yield what lets packets in without a knock; nothing in mode observe, which hides nothing."""
     if configuration.gate.mode is not Mode.OBSERVE:
         yield from _helpers(facts)
@@ -37,7 +37,7 @@ def _containers(configuration: Configuration, facts: Facts) -> Iterator[Problem]
     """Yield the hidden ports that are forwarded to an address that answered a packet without a knock."""
     doors = {port: door.name for door in configuration.doors for port in door.opens}
     reached: dict[tuple[Port, Address, Port], list[str]] = {}
-    for probe, _, blocks, arrival, *_ in facts.trace.ways:
+    for probe, _, blocks, arrival, *_ in facts.trace.paths:
         if probe.published is not None and arrival is not None and not blocks:
             reached.setdefault((probe.published, probe.destination, probe.port), []).append(probe.interface)
     for (port, address, arrival), ways in reached.items():
@@ -46,23 +46,23 @@ def _containers(configuration: Configuration, facts: Facts) -> Iterator[Problem]
             f"that address answers without a knock to packets that come in by {', '.join(ways)}"
         )
         remedy = "drop what comes in there for the container's own address, and save the rule as the others are"
-        commands = tuple(command for way in ways for command in _commands(facts, address, way))
+        commands = tuple(command for way in ways for command in _drop_commands(facts, address, way))
         yield Problem(Level.WARNING, f"port {port}", what, remedy, commands)
 
 
-def _commands(facts: Facts, address: Address, way: str) -> tuple[str, ...]:
+def _drop_commands(facts: Facts, address: Address, way: str) -> tuple[str, ...]:
     """Return the commands that drop packets to the container's network before they are forwarded."""
-    behind = facts.network.way_to(address)
+    behind = facts.network.output_interface(address)
     networks = [local.address.network for local in facts.network.locals if local.interface == behind]
-    there = next((network for network in networks if address in network), address)
+    network = next((network for network in networks if address in network), address)
     program = "iptables" if address.version == 4 else "ip6tables"
     owners = [table.partition(" ")[0] for table in facts.trace.tables]
     owner = next((owner for owner in owners if owner.startswith(f"{program}-")), None)
     if owner is not None:
-        return (f"{owner} -t raw -I PREROUTING -i {way} -d {there} -j DROP",)
+        return (f"{owner} -t raw -I PREROUTING -i {way} -d {network} -j DROP",)
     family = "ip" if address.version == 4 else "ip6"
     return (
         f"nft add table {family} containers",
         f"nft add chain {family} containers direct '{{ type filter hook prerouting priority raw; }}'",
-        f'nft add rule {family} containers direct iifname "{way}" {family} daddr {there} drop',
+        f'nft add rule {family} containers direct iifname "{way}" {family} daddr {network} drop',
     )

@@ -60,7 +60,7 @@ class TraceEvent(NamedTuple):
     output: int  # index of the output interface; 0 if not yet routed or for this host
 
 
-def packet(flow: PacketFlow, step: Step) -> bytes:
+def build_packet(flow: PacketFlow, step: Step) -> bytes:
     """Return an IP packet with valid checksums."""
     source, destination = flow.source.packed, flow.destination.packed
     body = _segment(flow, step)
@@ -74,7 +74,7 @@ def packet(flow: PacketFlow, step: Step) -> bytes:
     return head[:10] + struct.pack("!H", _checksum(head)) + head[12:] + body
 
 
-def frame(packed: bytes, address: bytes) -> bytes:
+def build_frame(packed: bytes, address: bytes) -> bytes:
     """Return the Ethernet frame that carries an IP packet to the interface with this hardware address."""
     return address + b"\x02\0\0\0\0\x01" + struct.pack("!H", _ETHERTYPE[packed[0] >> 4]) + packed
 
@@ -98,7 +98,7 @@ def _checksum(data: bytes) -> int:
     return int(~total & 0xFFFF)
 
 
-def event(body: memoryview) -> TraceEvent:
+def parse_event(body: memoryview) -> TraceEvent:
     """Return the event in the body of a trace message; raise MalformedError for a wrong length."""
     parts = netlink.attributes(body[4:])
     verdict = netlink.attributes(parts[_VERDICT]) if _VERDICT in parts else {}

@@ -12,7 +12,7 @@ from doorward.kernel.ssh_session import SshConnection
 from doorward.model import Address, Port
 
 
-class Local(NamedTuple):
+class LocalAddress(NamedTuple):
     """An address of this host, with its network."""
 
     interface: str
@@ -36,15 +36,15 @@ class MarkRule(NamedTuple):
 class Network(NamedTuple):
     """The host's addresses, routes of the main table, and routing rules that match marks."""
 
-    locals: tuple[Local, ...]
+    locals: tuple[LocalAddress, ...]
     routes: tuple[Route, ...]
     mark_rules: tuple[MarkRule, ...] = ()
 
-    def interface_of(self, address: Address) -> str | None:
+    def interface_with(self, address: Address) -> str | None:
         """Return the interface that has this address of the host."""
         return next((local.interface for local in self.locals if local.address.ip == address), None)
 
-    def way_to(self, address: Address) -> str | None:
+    def output_interface(self, address: Address) -> str | None:
         """Return the output interface of packets to an address."""
         fitting = [
             route for route in self.routes if route.network.version == address.version and address in route.network
@@ -67,7 +67,7 @@ class Probe(NamedTuple):
     published: Port | None = None
 
 
-class Base(NamedTuple):
+class BaseChain(NamedTuple):
     """A base chain, at which packets enter a table."""
 
     chain: str
@@ -79,11 +79,11 @@ class Block(NamedTuple):
     """A rule or policy that drops a packet."""
 
     table: ForeignRuleset
-    base: Base
+    base: BaseChain
     rule: str
 
 
-class Way(NamedTuple):
+class PacketPath(NamedTuple):
     """The path of a packet: `state` is new or established, `arrival` the port that it reached.
 
     `forwarded_to` is the address of the other host that has the port. After a rule dropped the packet, the packet was
@@ -108,7 +108,7 @@ class Trace(NamedTuple):
     """The kernel's verdicts on the packets, in a copy of this host's network and of its firewalls' tables."""
 
     tables: tuple[str, ...] = ()
-    ways: tuple[Way, ...] = ()
+    paths: tuple[PacketPath, ...] = ()
     unchecked: tuple[Unchecked, ...] = ()
     helpers: tuple[Helper, ...] = ()
 
@@ -130,15 +130,15 @@ class Facts:
     trace: Trace
     boot: Boot
     daemon: dict[str, Any] | None  # its answer to `status`
-    table_stands: bool
+    is_table_loaded: bool
     is_as_loaded: bool | None  # whether the file still compiles to the ruleset that was last loaded
-    refusal: str  # why the kernel or libnftables rejects the compiled ruleset; empty if they accept it
+    rejection: str  # why the kernel or libnftables rejects the compiled ruleset; empty if they accept it
     memory_bytes: int
     conntrack: tuple[int, int] | None  # tracked connections, and their maximum
     unread: tuple[str, ...] = ()
     assigns_helpers: bool = False  # whether conntrack assigns helpers by port, as Linux before 6.0 can
     signed_doors: frozenset[str] = frozenset()  # doors that some authorized key may open
-    signed_trouble: str = ""  # why signed knocks fail although `[signed]` is configured
+    signed_error: str = ""  # why signed knocks fail although `[signed]` is configured
     off_since: str = ""  # when doorward was switched off; empty while it is on
 
 

@@ -24,7 +24,7 @@ from doorward.kernel.ssh_session import ssh_connection
 from doorward.nftables.libnftables import NftFirewall
 
 
-def gather(configuration: Configuration, folder: Path) -> Facts:
+def collect_facts(configuration: Configuration, folder: Path) -> Facts:
     """Return the facts about the host, in the caller's network namespace. `folder`: the configuration directory."""
     signed_doors, signed_trouble = _signed(configuration, folder)
     unread: list[str] = []
@@ -51,15 +51,15 @@ def gather(configuration: Configuration, folder: Path) -> Facts:
         trace=trace(configuration, network, session),
         boot=_boot(),
         daemon=daemon,
-        table_stands=stands,
+        is_table_loaded=stands,
         is_as_loaded=_is_as_loaded(ruleset.for_boot()),
-        refusal=refusal,
+        rejection=refusal,
         memory_bytes=memory_bytes(),
         conntrack=_conntrack(),
         unread=tuple(unread),
         assigns_helpers=_assigns_helpers(),
         signed_doors=signed_doors,
-        signed_trouble=signed_trouble,
+        signed_error=signed_trouble,
         off_since=off_since(),
     )
 

@@ -6,21 +6,21 @@ from collections.abc import Collection, Iterable
 from typing import NamedTuple
 
 from doorward.config.schema import Mark
-from doorward.doctor.host import Base, Block
+from doorward.doctor.host import BaseChain, Block
 from doorward.model import Port
 
-PRIORITY = -150  # of the gate's prerouting chain
+GATE_PRIORITY = -150  # of the gate's prerouting chain
 DEFAULT_MARK = Mark(0x1000, 0x1000)  # none of the bits that kube-proxy, Calico, Tailscale and wg-quick use
 
 
 class Remedy(NamedTuple):
     """A remedy in words, and the commands that perform it."""
 
-    words: str
+    text: str
     commands: tuple[str, ...]
 
 
-def firewall_of(block: Block) -> str:
+def owning_firewall(block: Block) -> str:
     """Return the program that owns the table: firewalld, ufw, docker, iptables or nft."""
     table = block.table
     if table.name.endswith(" firewalld") or "INPUT_direct" in table.chains:
@@ -34,17 +34,17 @@ def firewall_of(block: Block) -> str:
     return "nft" if table.owner == "nft" else "iptables"
 
 
-def is_before_mark(base: Base) -> bool:
+def precedes_gate(base: BaseChain) -> bool:
     """Return whether the chain sees packets before doorward's gate can mark them."""
-    return base.hook == "ingress" or (base.hook == "prerouting" and base.priority < PRIORITY)
+    return base.hook == "ingress" or (base.hook == "prerouting" and base.priority < GATE_PRIORITY)
 
 
-def remedy(block: Block, mark: Mark, ports: Iterable[Port], states: Collection[str]) -> Remedy:
+def build_remedy(block: Block, mark: Mark, ports: Iterable[Port], states: Collection[str]) -> Remedy:
     """Return what lets these ports through: "new" connections by the mark, "established" ones by their state."""
-    kind = firewall_of(block)
+    kind = owning_firewall(block)
     if kind == "firewalld" and "INPUT_direct" not in block.table.chains:
         return _firewalld(ports)
-    if is_before_mark(block.base):
+    if precedes_gate(block.base):
         rules = [_by_port(block, port) for port in ports]
         return _first(
             "this comes before doorward's gate: leave these ports to it, with these rules first", block, rules

@@ -15,7 +15,7 @@ from contextlib import suppress
 from pathlib import Path
 from typing import NamedTuple
 
-from doorward.doctor.frames import frame
+from doorward.doctor.frames import build_frame
 from doorward.doctor.network import ROUTE, dump_bodies
 from doorward.errors import DoorwardError
 from doorward.kernel import netlink
@@ -50,7 +50,7 @@ class UncheckedError(DoorwardError):
 class Link(NamedTuple):
     """One interface."""
 
-    number: int
+    ifindex: int
     name: bytes
     address: bytes
     mtu: int
@@ -69,7 +69,7 @@ class HostNetwork(NamedTuple):
 
 def snapshot() -> HostNetwork:
     """Return the network of the calling process."""
-    links = tuple(link for link in map(_link, dump_bodies(_GET_LINK, (socket.AF_UNSPEC,))) if link.number != _LOOPBACK)
+    links = tuple(link for link in map(_link, dump_bodies(_GET_LINK, (socket.AF_UNSPEC,))) if link.ifindex != _LOOPBACK)
     routes = tuple(sorted(filter(None, map(_route, dump_bodies(_GET_ROUTE))), key=_is_through_gateway))
     if len(links) > MAX_LINKS or len(routes) > MAX_ROUTES:
         raise UncheckedError(f"{len(links)} interfaces and {len(routes)} routes are too many to copy")
@@ -94,8 +94,8 @@ class Replica:
     def __init__(self, seen: HostNetwork) -> None:
         if not has_module("veth") or not Path("/proc/net/packet").exists():
             raise UncheckedError("a kernel module is not loaded; `modprobe -a veth af_packet`, and run doctor again")
-        self._links = {link.number: link for link in seen.links}
-        self.index = {os.fsdecode(link.name): link.number for link in seen.links if link.is_up}
+        self._links = {link.ifindex: link for link in seen.links}
+        self.index = {os.fsdecode(link.name): link.ifindex for link in seen.links if link.is_up}
         _new_namespace()
         try:
             with suppress(FileNotFoundError):
@@ -114,7 +114,7 @@ class Replica:
 
     def send_in(self, packed: bytes, index: int) -> None:
         """Make an IP packet arrive through an interface."""
-        self._outside.sendto(frame(packed, self._links[index].address), (f"p{index}", 0))
+        self._outside.sendto(build_frame(packed, self._links[index].address), (f"p{index}", 0))
 
     def send_out(self, packed: bytes, destination: str) -> None:
         """Send an IP packet as a local program would."""
@@ -168,13 +168,13 @@ def _pair(link: Link, outside: int) -> bytes:
     far = _flags(0, 0) + _far_name(link) + mtu
     far += netlink.attribute(_IFLA_NAMESPACE, struct.pack("=I", outside))
     data = netlink.attribute(_IFLA_INFO_DATA, netlink.attribute(_VETH_INFO_PEER, far))
-    near = _flags(link.number, _NO_ARP | (_UP if link.is_up else 0)) + netlink.attribute(_IFLA_NAME, link.name + b"\0")
+    near = _flags(link.ifindex, _NO_ARP | (_UP if link.is_up else 0)) + netlink.attribute(_IFLA_NAME, link.name + b"\0")
     near += netlink.attribute(_IFLA_ADDRESS, link.address) + mtu
     return near + netlink.attribute(_IFLA_INFO, netlink.attribute(_IFLA_INFO_KIND, b"veth") + data)
 
 
 def _far_name(link: Link) -> bytes:
-    return netlink.attribute(_IFLA_NAME, b"p%d\0" % link.number)
+    return netlink.attribute(_IFLA_NAME, b"p%d\0" % link.ifindex)
 
 
 def _link(body: memoryview) -> Link:
@@ -189,11 +189,11 @@ def _link(body: memoryview) -> Link:
 
 def _address(body: memoryview) -> bytes:
     """Return the address without its lifetime, ready for immediate use."""
-    kept = dict(netlink.in_order(body[_ADDRESS_BYTES:]))
-    flags = struct.unpack("=I", kept.pop(_IFA_FLAGS, b"\0\0\0\0"))[0] & _NO_PREFIX_ROUTE | _NO_DAD
-    kept.pop(_IFA_CACHE, None)
+    attributes = dict(netlink.in_order(body[_ADDRESS_BYTES:]))
+    flags = struct.unpack("=I", attributes.pop(_IFA_FLAGS, b"\0\0\0\0"))[0] & _NO_PREFIX_ROUTE | _NO_DAD
+    attributes.pop(_IFA_CACHE, None)
     head = body[:2].tobytes() + bytes([flags & 0xFF]) + body[3:_ADDRESS_BYTES].tobytes()
-    return head + _framed(kept) + netlink.attribute(_IFA_FLAGS, struct.pack("=I", flags))
+    return head + _pack_attributes(attributes) + netlink.attribute(_IFA_FLAGS, struct.pack("=I", flags))
 
 
 def _route(body: memoryview) -> bytes:
@@ -201,9 +201,9 @@ def _route(body: memoryview) -> bytes:
     flags = struct.unpack_from("=I", body, 8)[0]
     if body[5] == _BY_KERNEL or flags & _CLONED:
         return b""
-    kept = dict(netlink.in_order(body[_ROUTE_BYTES:]))
-    kept.pop(_RTA_CACHE, None)
-    return body[:8].tobytes() + struct.pack("=I", flags & _ON_LINK) + _framed(kept)
+    attributes = dict(netlink.in_order(body[_ROUTE_BYTES:]))
+    attributes.pop(_RTA_CACHE, None)
+    return body[:8].tobytes() + struct.pack("=I", flags & _ON_LINK) + _pack_attributes(attributes)
 
 
 def _is_through_gateway(body: bytes) -> bool:
@@ -212,5 +212,5 @@ def _is_through_gateway(body: bytes) -> bool:
     return bool(kinds & {_RTA_GATEWAY, _RTA_MULTIPATH, _RTA_VIA})
 
 
-def _framed(parts: dict[int, memoryview]) -> bytes:
+def _pack_attributes(parts: dict[int, memoryview]) -> bytes:
     return b"".join(netlink.attribute(kind, bytes(raw)) for kind, raw in parts.items())

@@ -79,34 +79,36 @@ class ForeignRuleset:
     @cached_property
     def chains(self) -> dict[str, list[tuple[int, str]]]:
         """Return each chain's rules in order, with their handles."""
-        return chains_of(self.owner, self.text)
+        return parse_chains(self.owner, self.text)
 
     @cached_property
     def has_rates(self) -> bool:
         """Return whether a rule may treat the second packet differently from the first."""
         return bool(_RATE[self._language].search(self.text))
 
-    def not_checkable(self) -> Iterator[tuple[str, bool]]:
+    def uncheckable_rules(self) -> Iterator[tuple[str, bool]]:
         """Yield the rules that depend on state that only the host has; True if they see only outgoing packets."""
         outward = set(_OUTWARD[self._language].findall(self.text))
         for chain, rules in self.chains.items():
             for _, text in rules:
                 if _NEEDS_HOST[self._language].search(_QUOTED.sub("", text)):
-                    yield self.rule(chain, text), chain in outward
+                    yield self.describe_rule(chain, text), chain in outward
 
     def helpers(self) -> Iterator[Helper]:
         """Yield the rules that assign a conntrack helper."""
         objects: dict[str, str] = dict(_HELPER_OBJECT.findall(self.text))
         for chain, rules in self.chains.items():
             for handle, text in rules:
-                found = _HELPER[self._language].search(text)
-                if found and self.owner == "nft":
+                helper = _HELPER[self._language].search(text)
+                if helper and self.owner == "nft":
                     removal = f"nft delete rule {self.name} {chain} handle {handle}"
-                    yield Helper(self.rule(chain, text), objects.get(str(found[1]), str(found[1])), removal)
-                elif found:
-                    yield Helper(self.rule(chain, text), found[1], f"{self.name} -D {text.removeprefix('-A ')}")
+                    yield Helper(self.describe_rule(chain, text), objects.get(str(helper[1]), str(helper[1])), removal)
+                elif helper:
+                    yield Helper(
+                        self.describe_rule(chain, text), helper[1], f"{self.name} -D {text.removeprefix('-A ')}"
+                    )
 
-    def rule(self, chain: str, text: str) -> str:
+    def describe_rule(self, chain: str, text: str) -> str:
         """Return a rule's text with its location."""
         return f"{self.name}, chain {chain}: {text}" if self.owner == "nft" else f"{self.name}: {text}"
 
@@ -115,16 +117,16 @@ class ForeignRuleset:
         return "nft" if self.owner == "nft" else "iptables"
 
 
-def chains_of(owner: str, text: str) -> dict[str, list[tuple[int, str]]]:
+def parse_chains(owner: str, text: str) -> dict[str, list[tuple[int, str]]]:
     """Return the rules of `nft -a list` or of iptables-save, which prints no handles."""
     chains: dict[str, list[tuple[int, str]]] = {}
     rules: list[tuple[int, str]] = []
     for line in text.splitlines():
         if owner == "nft":
-            if found := _CHAIN.match(line):
-                rules = chains.setdefault(found[1], [])
-            elif found := _RULE.fullmatch(line):
-                rules.append((int(found[2]), found[1]))
+            if match := _CHAIN.match(line):
+                rules = chains.setdefault(match[1], [])
+            elif match := _RULE.fullmatch(line):
+                rules.append((int(match[2]), match[1]))
             elif line == "\t}":
                 rules = []
         elif line.startswith("-A "):
@@ -134,9 +136,9 @@ def chains_of(owner: str, text: str) -> dict[str, list[tuple[int, str]]]:
     return chains
 
 
-def differing(ruleset: ForeignRuleset, there: str) -> str | None:
-    """Compare a ruleset with its copy; return the first line that differs, None if there is none."""
-    ours, theirs = _comparable(ruleset.text), _comparable(there)
+def first_difference(ruleset: ForeignRuleset, copy: str) -> str | None:
+    """Compare a ruleset with its copy; return the first line that differs, None if they are equal."""
+    ours, theirs = _comparable(ruleset.text), _comparable(copy)
     if ours == theirs:
         return None
     return next((line for line, other in zip(ours, [*theirs, *[""] * len(ours)], strict=False) if line != other), "")
@@ -147,10 +149,10 @@ def _comparable(text: str) -> list[str]:
     return [_COUNTS.sub(r"\1", _HANDLE.sub("", line)).strip() for line in lines if not line.startswith("#")]
 
 
-def line_of(text: str, message: str) -> str:
+def rejected_line(text: str, message: str) -> str:
     """Return the line that nft or iptables-restore rejected; if it named none, its message."""
-    found = _LINE_OF_NFT.search(message) or _LINE_OF_IPTABLES.search(message)
+    match = _LINE_OF_NFT.search(message) or _LINE_OF_IPTABLES.search(message)
     lines = text.splitlines()
-    if found and 0 < int(found[1]) <= len(lines):
-        return _HANDLE.sub("", lines[int(found[1]) - 1]).strip()[:MAX_TEXT]
+    if match and 0 < int(match[1]) <= len(lines):
+        return _HANDLE.sub("", lines[int(match[1]) - 1]).strip()[:MAX_TEXT]
     return (message.strip().splitlines() or ["it is refused"])[0][:MAX_TEXT]

@@ -12,11 +12,11 @@ from doorward.doctor.problem import Level, Problem
 from doorward.nftables.ruleset import default_capacity
 
 DAEMON, GATE = "doorward.service", "doorward-gate.service"
-_MOST_NAMED = 5  # doors listed in one finding
-_FULL = 0.9  # share of conntrack's table: a burst of a few seconds fills the rest
+_MAX_LISTED = 5  # doors listed in one finding
+_CONNTRACK_LIMIT = 0.9  # share of conntrack's table: a burst of a few seconds fills the rest
 
 
-def judge(file: str, configuration: Configuration, facts: Facts) -> Iterator[Problem]:
+def check(file: str, configuration: Configuration, facts: Facts) -> Iterator[Problem]:
     """Yield the findings about the kernel, the daemon, the boot and the limits."""
     yield _kernel(facts)
     emergency = next(emergencies(facts.daemon, facts.off_since), None)
@@ -26,9 +26,9 @@ def judge(file: str, configuration: Configuration, facts: Facts) -> Iterator[Pro
         yield _daemon(file, configuration, facts)
     if not facts.off_since:
         yield from _boot(configuration, facts)
-    yield from _bounds(configuration, facts)
-    if configuration.signed is not None and facts.signed_trouble:
-        yield Problem(Level.ERROR, "signed knocks", facts.signed_trouble, "without it the gate cannot be loaded")
+    yield from _limits(configuration, facts)
+    if configuration.signed is not None and facts.signed_error:
+        yield Problem(Level.ERROR, "signed knocks", facts.signed_error, "without it the gate cannot be loaded")
     for trouble in facts.unread:
         yield Problem(Level.WARNING, "this host", trouble, "mend that, or look there yourself")
 
@@ -50,7 +50,7 @@ def emergencies(daemon: Mapping[str, Any] | None, off_since: str) -> Iterator[Pr
         yield Problem(Level.ERROR, f"daemon, process {daemon['pid']}", what, remedy, (f"kill -HUP {daemon['pid']}",))
 
 
-def without_daemon(configuration: Configuration) -> list[str]:
+def daemon_only_doors(configuration: Configuration) -> list[str]:
     """Return the hidden doors that only the daemon opens, by signed knocks or by hand."""
     if configuration.gate.mode is Mode.OBSERVE:
         return []
@@ -58,26 +58,26 @@ def without_daemon(configuration: Configuration) -> list[str]:
 
 
 def _kernel(facts: Facts) -> Problem:
-    if facts.refusal:
-        return Problem(Level.ERROR, "nftables", facts.refusal, "the gate cannot be loaded before that is mended")
+    if facts.rejection:
+        return Problem(Level.ERROR, "nftables", facts.rejection, "the gate cannot be loaded before that is mended")
     return Problem(Level.OK, "nftables", "the kernel and libnftables take the gate")
 
 
 def _daemon(file: str, configuration: Configuration, facts: Facts) -> Problem:
     status = facts.daemon
     if status is None:
-        level, needy = Level.WARNING, without_daemon(configuration)
-        if not facts.table_stands:
+        level, affected = Level.WARNING, daemon_only_doors(configuration)
+        if not facts.is_table_loaded:
             what = "no daemon runs and no gate is loaded: nothing is hidden"
-        elif needy:
+        elif affected:
             level = Level.ERROR
-            what = f"no daemon runs, and without one nothing opens {_doors(needy)}; sequences still open the others"
+            what = f"no daemon runs, and without one nothing opens {_doors(affected)}; sequences still open the others"
         else:
             what = "no daemon runs; sequences still open doors, but nothing is recorded, and no hook runs"
         start = f"systemctl start {DAEMON}" if DAEMON in facts.boot.units else "doorward run"
         return Problem(level, "daemon", what, "start it", (start,))
     where = f"daemon, process {status['pid']}"
-    if not facts.table_stands:
+    if not facts.is_table_loaded:
         what = "it runs, but the table inet doorward is gone: nothing is hidden, and no knock opens"
         return Problem(Level.ERROR, where, what, "have it load the gate again", (f"kill -HUP {status['pid']}",))
     if status.get("config", file) != file:
@@ -108,21 +108,21 @@ def _boot(configuration: Configuration, facts: Facts) -> Iterator[Problem]:
         what = f"{DAEMON} loads the gate at boot, after the network is up: for a moment nothing is hidden"
         yield Problem(Level.WARNING, "boot", what, "enable the other unit too", (f"systemctl enable {GATE}",))
     elif DAEMON not in enabled:
-        needy = without_daemon(configuration)
-        follows = f"nothing opens {_doors(needy)}" if needy else "nothing is recorded, and no hook runs"
-        what = f"{GATE} loads the gate at boot, but no daemon starts: {follows}"
-        level = Level.ERROR if needy else Level.WARNING
+        affected = daemon_only_doors(configuration)
+        consequence = f"nothing opens {_doors(affected)}" if affected else "nothing is recorded, and no hook runs"
+        what = f"{GATE} loads the gate at boot, but no daemon starts: {consequence}"
+        level = Level.ERROR if affected else Level.WARNING
         yield Problem(level, "boot", what, "enable the other unit too", (f"systemctl enable {DAEMON}",))
     else:
         yield Problem(Level.OK, "boot", "the gate is loaded before the network, and the daemon starts")
 
 
 def _doors(names: list[str]) -> str:
-    shown = ", ".join(repr(name) for name in names[:_MOST_NAMED])
-    return f"{'door' if len(names) == 1 else 'doors'} {shown}{', …' if names[_MOST_NAMED:] else ''}"
+    shown = ", ".join(repr(name) for name in names[:_MAX_LISTED])
+    return f"{'door' if len(names) == 1 else 'doors'} {shown}{', …' if names[_MAX_LISTED:] else ''}"
 
 
-def _bounds(configuration: Configuration, facts: Facts) -> Iterator[Problem]:
+def _limits(configuration: Configuration, facts: Facts) -> Iterator[Problem]:
     gate = configuration.gate
     if gate.capacity is None:
         known = gate.wrong_port is WrongPort.KNOWN
@@ -136,7 +136,7 @@ def _bounds(configuration: Configuration, facts: Facts) -> Iterator[Problem]:
             yield Problem(Level.OK, "memory", what, "set `capacity` in [gate] to choose it yourself")
     if facts.conntrack is not None:
         now, most = facts.conntrack
-        if now > most * _FULL:
+        if now > most * _CONNTRACK_LIMIT:
             what = f"conntrack holds {now:,} of {most:,} connections: when it is full, new ones are dropped"
             command = f"sysctl -w net.netfilter.nf_conntrack_max={most * 2}"
             yield Problem(Level.WARNING, "conntrack", what, "raise its limit", (command,))

@@ -14,7 +14,7 @@ from doorward.fleet.etcd import Etcd, EtcdUnavailableError, now_ms
 from doorward.fleet.etcd_records import KeySpace, OpeningKey, parse_key
 from doorward.model import NAME
 
-ANSWER_S = 2.0  # a gate that is up answers within this time
+ANSWER_TIMEOUT_S = 2.0  # a gate that is up answers within this time
 _LEASE_S = 10
 
 
@@ -45,10 +45,10 @@ class FleetAdmin:
         gates: dict[str, GateStatus] = {}
         for entry in self._answers(prefix, revision):
             name, took_ms = entry.key.removeprefix(prefix), now_ms() - asked_ms
-            answer = _object(entry.value)
+            answer = _parse_object(entry.value)
             with suppress(ValueError):  # a gate with a malformed answer counts as silent
-                offset_ms = etcd_records.whole(answer.get("wall_ms", 0)) - wall_ms - took_ms // 2
-                answer["behind"] = max(0, revision - etcd_records.whole(answer.get("revision", 0), 1 << 63))
+                offset_ms = etcd_records.read_int(answer.get("wall_ms", 0)) - wall_ms - took_ms // 2
+                answer["behind"] = max(0, revision - etcd_records.read_int(answer.get("revision", 0), 1 << 63))
                 gates[name] = GateStatus(name, "up", answer, took_ms, offset_ms)
             if present <= gates.keys():
                 break
@@ -60,7 +60,7 @@ class FleetAdmin:
         """Close a door for an address or network on every gate; return False if it was open nowhere."""
         return self._etcd.delete(self._tree.opening(key)) > 0
 
-    def forget(self, gate: str) -> None:
+    def remove(self, gate: str) -> None:
         """Remove a gate from the members; raise NegativeResult if it is up or unknown."""
         if gate in self._names("gates"):
             raise NegativeResult(f"{gate} is up; stop its daemon first")
@@ -71,40 +71,40 @@ class FleetAdmin:
     def openings(self) -> list[tuple[OpeningKey, etcd_records.StoredOpening]]:
         """Return all current openings; malformed entries are skipped, as the gates do."""
         prefix = self._tree.under("openings", "")
-        found: list[tuple[OpeningKey, etcd_records.StoredOpening]] = []
+        openings: list[tuple[OpeningKey, etcd_records.StoredOpening]] = []
         for entry in self._etcd.prefix(prefix).entries:
             with suppress(MalformedError):
-                found.append(etcd_records.parse(entry.key.removeprefix(prefix), entry.value))
-        return found
+                openings.append(etcd_records.parse(entry.key.removeprefix(prefix), entry.value))
+        return openings
 
     def records(self, last: int) -> list[dict[str, Any]]:
         """Return the newest `last` records of all gates (0: all), oldest first."""
         prefix = self._tree.under("log", "")
         if last:
-            found = self._etcd.range(prefix, etcd_codec.after(prefix), limit=last, newest_first=True)
+            result = self._etcd.range(prefix, etcd_codec.prefix_end(prefix), limit=last, newest_first=True)
         else:
-            found = self._etcd.prefix(prefix)
-        rows = [row for entry in found.entries if (row := _object(entry.value)).get("at_ms")]
+            result = self._etcd.prefix(prefix)
+        rows = [row for entry in result.entries if (row := _parse_object(entry.value)).get("at_ms")]
         return sorted(rows, key=lambda row: int(row["at_ms"]))
 
-    def _names(self, kind: str) -> set[str]:
-        prefix = self._tree.under(kind, "")
-        found = {entry.key.removeprefix(prefix) for entry in self._etcd.prefix(prefix).entries}
-        return set(filter(NAME.fullmatch, found))
+    def _names(self, directory: str) -> set[str]:
+        prefix = self._tree.under(directory, "")
+        names = {entry.key.removeprefix(prefix) for entry in self._etcd.prefix(prefix).entries}
+        return set(filter(NAME.fullmatch, names))
 
     def _answers(self, prefix: str, revision: int) -> Iterator[etcd_codec.KeyValue]:
         """Yield the keys written under a prefix since a revision, until the time for answers is over."""
-        until_s = time.monotonic() + ANSWER_S
-        with self._etcd.watch([(prefix, etcd_codec.after(prefix), revision)]) as watch:
+        until_s = time.monotonic() + ANSWER_TIMEOUT_S
+        with self._etcd.watch([(prefix, etcd_codec.prefix_end(prefix), revision)]) as watch:
             while (left_s := until_s - time.monotonic()) > 0:
                 try:
-                    told = watch.read(left_s)
+                    message = watch.read(left_s)
                 except EtcdUnavailableError:
                     return
-                yield from (change.entry for change in told.changes if change.is_put)
+                yield from (change.entry for change in message.changes if change.is_put)
 
 
-def key_of(door: str, address: str) -> OpeningKey:
+def opening_key(door: str, address: str) -> OpeningKey:
     """Return the key of the opening that a command names; raise UsageError if it is malformed."""
     try:
         return parse_key(f"{door}/{address}")
@@ -112,8 +112,8 @@ def key_of(door: str, address: str) -> OpeningKey:
         raise UsageError(f"{door!r} and {address!r} are no door with an address") from None
 
 
-def _object(raw: bytes) -> dict[str, Any]:
+def _parse_object(raw: bytes) -> dict[str, Any]:
     try:
-        return etcd_records.fields(raw)
+        return etcd_records.read_object(raw)
     except ValueError:
         return {}

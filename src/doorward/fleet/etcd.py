@@ -32,7 +32,7 @@ MAX_ANSWER_BYTES = 64 << 20  # a page of 1000 openings is under a megabyte
 MAX_LINE_BYTES = 16 << 20  # one watch message; etcd itself sends a few megabytes at most
 PAGE = 1000
 _UNAVAILABLE = (4, 14)  # gRPC: deadline exceeded, unavailable: another endpoint may answer
-_TOKEN_IS_OLD = ("invalid auth token", "revision in header is old", "user name is empty")
+_TOKEN_EXPIRED = ("invalid auth token", "revision in header is old", "user name is empty")
 # A broken link sends no notice: the kernel probes the peer every second and gives up after three.
 _KEEP_ALIVE = ((socket.TCP_KEEPIDLE, 1), (socket.TCP_KEEPINTVL, 1), (socket.TCP_KEEPCNT, 2))
 
@@ -41,7 +41,7 @@ class EtcdUnavailableError(HostError):
     """No endpoint answered."""
 
 
-class EtcdRefusedError(HostError):
+class EtcdRejectedError(HostError):
     """etcd rejected a request."""
 
 
@@ -72,57 +72,57 @@ class Etcd:
 
     def __init__(self, access: EtcdAccess) -> None:
         self._access = access
-        self._at = 0
+        self._index = 0
         self._connection: http.client.HTTPConnection | None = None
 
     @property
     def endpoint(self) -> str:
         """Return the endpoint that is tried first."""
-        return self._access.endpoints[self._at]
+        return self._access.endpoints[self._index]
 
-    def follow(self, endpoint: str) -> None:
+    def prefer(self, endpoint: str) -> None:
         """Try this endpoint first from now on."""
         if endpoint != self.endpoint:
             self.close()
-            self._at = self._access.endpoints.index(endpoint)
+            self._index = self._access.endpoints.index(endpoint)
 
-    def move_on(self) -> None:
+    def next_endpoint(self) -> None:
         """Try the next endpoint first from now on."""
         self.close()
-        self._at = (self._at + 1) % len(self._access.endpoints)
+        self._index = (self._index + 1) % len(self._access.endpoints)
 
     def range(self, key: str, end: str = "", *, limit: int = 0, at: int = 0, newest_first: bool = False) -> RangeResult:
         """Return the keys of a range. `at`: as of that revision; `limit` 0: all of them, in one answer."""
         body = etcd_codec.key_range(key, end) | {"limit": str(limit), "revision": str(at)}
         if newest_first:
             body |= {"sort_order": "DESCEND", "sort_target": "MOD"}
-        return etcd_codec.listing(self.call("kv/range", body))
+        return etcd_codec.parse_range(self.call("kv/range", body))
 
     def prefix(self, prefix: str) -> RangeResult:
         """Return all keys with a prefix, as of one revision."""
-        end = etcd_codec.after(prefix)
-        found = self.range(prefix, end, limit=PAGE)
-        entries, is_whole = list(found.entries), found.is_whole
-        while not is_whole:
-            more = self.range(entries[-1].key + "\0", end, limit=PAGE, at=found.revision)
-            entries, is_whole = entries + more.entries, more.is_whole
-        return RangeResult(entries, found.revision)
+        end = etcd_codec.prefix_end(prefix)
+        page = self.range(prefix, end, limit=PAGE)
+        entries, is_complete = list(page.entries), page.is_complete
+        while not is_complete:
+            more = self.range(entries[-1].key + "\0", end, limit=PAGE, at=page.revision)
+            entries, is_complete = entries + more.entries, more.is_complete
+        return RangeResult(entries, page.revision)
 
     def put(self, key: str, value: bytes, lease: int = 0) -> int:
         """Write a key; return the revision."""
-        return etcd_codec.revision(self.call("kv/put", etcd_codec.put(key, value, lease)))
+        return etcd_codec.header_revision(self.call("kv/put", etcd_codec.put(key, value, lease)))
 
     def delete(self, key: str) -> int:
         """Delete a key; return how many existed."""
-        return etcd_codec.number(self.call("kv/deleterange", etcd_codec.key_range(key)), "deleted")
+        return etcd_codec.int64(self.call("kv/deleterange", etcd_codec.key_range(key)), "deleted")
 
     def txn(self, conditions: Sequence[tuple[str, int]], then: Sequence[Message], look: str = "") -> TransactionResult:
         """Do `then` if each key was last written at its revision (0: does not exist), else read the key `look`."""
-        return etcd_codec.done(self.call("kv/txn", etcd_codec.txn(conditions, then, look)))
+        return etcd_codec.parse_transaction(self.call("kv/txn", etcd_codec.txn(conditions, then, look)))
 
     def grant(self, ttl_s: int) -> int:
         """Create a lease of `ttl_s` seconds; return its ID."""
-        return etcd_codec.number(self.call("lease/grant", {"TTL": str(ttl_s)}), "ID")
+        return etcd_codec.int64(self.call("lease/grant", {"TTL": str(ttl_s)}), "ID")
 
     def revoke(self, lease: int) -> None:
         """Revoke a lease, which deletes its keys."""
@@ -130,13 +130,11 @@ class Etcd:
 
     def left_s(self, lease: int) -> int:
         """Return the whole seconds that a lease has left; -1 if it has expired."""
-        return etcd_codec.number(self.call("lease/timetolive", {"ID": str(lease)}), "TTL")
+        return etcd_codec.int64(self.call("lease/timetolive", {"ID": str(lease)}), "TTL")
 
     def keep_alive(self, lease: int) -> bool:
         """Renew a lease; return False if it has expired."""
-        return (
-            etcd_codec.number(etcd_codec.child(self.call("lease/keepalive", {"ID": str(lease)}), "result"), "TTL") > 0
-        )
+        return etcd_codec.int64(etcd_codec.child(self.call("lease/keepalive", {"ID": str(lease)}), "result"), "TTL") > 0
 
     def call(self, path: str, body: Message) -> Message:
         """Send a request; EtcdUnavailableError if no endpoint answers, EtcdRefusedError if etcd rejects it."""
@@ -146,7 +144,7 @@ class Etcd:
                 return self._authorized(path, body)
             except (EtcdUnavailableError, OSError, http.client.HTTPException, MalformedError) as error:
                 why = f"{self.endpoint}: {_reason(error)}"
-                self.move_on()
+                self.next_endpoint()
         raise EtcdUnavailableError(f"etcd gives no answer ({why}); is it running, and can this host reach it?")
 
     def close(self) -> None:
@@ -158,11 +156,11 @@ class Etcd:
     def _authorized(self, path: str, body: Message) -> Message:
         token = self._token()
         try:
-            return _judged(self._exchange(path, body, token))
-        except EtcdRefusedError as error:
-            if not (token and any(words in str(error) for words in _TOKEN_IS_OLD)):
+            return _result(self._exchange(path, body, token))
+        except EtcdRejectedError as error:
+            if not (token and any(words in str(error) for words in _TOKEN_EXPIRED)):
                 raise
-        return _judged(self._exchange(path, body, self._token(token)))
+        return _result(self._exchange(path, body, self._token(token)))
 
     def _token(self, old: str = "") -> str:
         """Return the token; request a new one if it is still `old`."""
@@ -172,20 +170,20 @@ class Etcd:
         with access.lock:
             if access.token == old:
                 who = {"name": access.user, "password": access.password}
-                access.token = str(_judged(self._exchange("auth/authenticate", who, "")).get("token", ""))
+                access.token = str(_result(self._exchange("auth/authenticate", who, "")).get("token", ""))
             return access.token
 
     def _exchange(self, path: str, body: Message, token: str) -> _Answer:
-        is_kept = self._connection is not None
+        is_reused = self._connection is not None
         try:
-            return self._once(path, body, token)
+            return self._send_once(path, body, token)
         except (http.client.RemoteDisconnected, ConnectionError):
             self.close()
-            if not is_kept:
+            if not is_reused:
                 raise
-        return self._once(path, body, token)  # the server may have closed an idle connection
+        return self._send_once(path, body, token)  # the server may have closed an idle connection
 
-    def _once(self, path: str, body: Message, token: str) -> _Answer:
+    def _send_once(self, path: str, body: Message, token: str) -> _Answer:
         if self._connection is None:
             self._connection = connect(self._access, self.endpoint)
         try:
@@ -217,7 +215,7 @@ class Etcd:
             if response.status != http.client.OK:
                 with self._access.lock:
                     self._access.token = ""  # it may be the reason: the next try requests a new one
-                _judged(_Answer(response.status, response.read(MAX_ANSWER_BYTES)))
+                _result(_Answer(response.status, response.read(MAX_ANSWER_BYTES)))
             yield EtcdWatch(connection, response)
         except (OSError, http.client.HTTPException, MalformedError) as error:
             raise EtcdUnavailableError(f"etcd gives no answer ({self.endpoint}: {_reason(error)})") from None
@@ -232,27 +230,27 @@ class EtcdWatch:
     def __init__(self, connection: http.client.HTTPConnection, response: http.client.HTTPResponse) -> None:
         self._connection, self._response = connection, response
 
-    def read(self, patience_s: float | None = None) -> WatchMessage:
+    def read(self, timeout_s: float | None = None) -> WatchMessage:
         """Wait for a message and return it.
 
         CompactedError; EtcdUnavailableError when the watch ended or no message came in time: then it has ended, too.
         """
         try:
-            self._connection.sock.settimeout(patience_s)
+            self._connection.sock.settimeout(timeout_s)
             line = self._response.readline(MAX_LINE_BYTES)
-            found = (
-                etcd_codec.watched(etcd_codec.parse(line))
+            message = (
+                etcd_codec.parse_watch(etcd_codec.parse(line))
                 if line.endswith(b"\n")
                 else WatchMessage([], 0, ended="it is over")
             )
         except (OSError, http.client.HTTPException, MalformedError, ValueError, AttributeError) as error:
             # ValueError and AttributeError: `stop` closed the connection meanwhile.
             raise EtcdUnavailableError(f"etcd gives no answer: {_reason(error)}") from None
-        if found.compacted:
-            raise CompactedError(f"etcd has forgotten what was before revision {found.compacted}")
-        if found.ended:
-            raise EtcdUnavailableError(f"etcd ended the watch: {found.ended}")
-        return found
+        if message.compacted:
+            raise CompactedError(f"etcd has forgotten what was before revision {message.compacted}")
+        if message.ended:
+            raise EtcdUnavailableError(f"etcd ended the watch: {message.ended}")
+        return message
 
     def stop(self) -> None:
         """Make `read` return, from another thread."""
@@ -286,19 +284,19 @@ def _send(
     return connection.getresponse()
 
 
-def _judged(answer: _Answer) -> Message:
+def _result(answer: _Answer) -> Message:
     if not answer.raw and answer.status == http.client.OK:
         return {}
     if answer.status == http.client.BAD_REQUEST and not answer.raw.startswith(b"{"):  # plain text of the gateway
-        raise EtcdRefusedError(f"etcd refuses: {answer.raw[:200].decode(errors='replace').strip()}")
-    found = etcd_codec.parse(answer.raw)
-    if answer.status == http.client.OK and "error" not in found:
-        return found
-    said = found.get("message") or found.get("error") or f"status {answer.status}"
-    words = str(said)[:200]
-    if found.get("code") in _UNAVAILABLE or answer.status == http.client.SERVICE_UNAVAILABLE:
-        raise EtcdUnavailableError(words)
-    raise EtcdRefusedError(f"etcd refuses: {words}")
+        raise EtcdRejectedError(f"etcd refuses: {answer.raw[:200].decode(errors='replace').strip()}")
+    message = etcd_codec.parse(answer.raw)
+    if answer.status == http.client.OK and "error" not in message:
+        return message
+    reason = message.get("message") or message.get("error") or f"status {answer.status}"
+    text = str(reason)[:200]
+    if message.get("code") in _UNAVAILABLE or answer.status == http.client.SERVICE_UNAVAILABLE:
+        raise EtcdUnavailableError(text)
+    raise EtcdRejectedError(f"etcd refuses: {text}")
 
 
 def _reason(error: Exception) -> str:
@@ -312,8 +310,8 @@ def now_ms() -> int:
     return time.monotonic_ns() // 1_000_000
 
 
-_LONGEST_PASSWORD = 1024
-_LEAST_S = 1.0  # for everything but signed knocks, for which a client waits
+_MAX_PASSWORD = 1024
+_MIN_TIMEOUT_S = 1.0  # for everything but signed knocks, for which a client waits
 
 
 def read_access(fleet: Fleet, folder: Path, gate: str = "") -> EtcdAccess:
@@ -326,14 +324,14 @@ def read_access(fleet: Fleet, folder: Path, gate: str = "") -> EtcdAccess:
     is_encrypted = any(endpoint.startswith("https:") for endpoint in endpoints)
     return EtcdAccess(
         endpoints,
-        max(_LEAST_S, fleet.timeout_ms / 1000),
+        max(_MIN_TIMEOUT_S, fleet.timeout_ms / 1000),
         _context(fleet, folder) if is_encrypted else None,
         fleet.user,
         _password(folder / fleet.password) if fleet.password else "",
     )
 
 
-def for_claims(access: EtcdAccess, fleet: Fleet) -> EtcdAccess:
+def claim_access(access: EtcdAccess, fleet: Fleet) -> EtcdAccess:
     """Return the same access for signed knocks, with the configured timeout."""
     return EtcdAccess(access.endpoints, fleet.timeout_ms / 1000, access.tls, access.user, access.password)
 
@@ -347,7 +345,7 @@ def _context(fleet: Fleet, folder: Path) -> ssl.SSLContext:
     context.minimum_version = ssl.TLSVersion.TLSv1_2
     if fleet.certificate:
         certificate, key = folder / fleet.certificate, folder / fleet.key
-        _refuse_exposed(key)
+        _reject_exposed(key)
         try:
             context.load_cert_chain(certificate, key, password=lambda: "")
         except (OSError, ssl.SSLError) as error:
@@ -357,14 +355,14 @@ def _context(fleet: Fleet, folder: Path) -> ssl.SSLContext:
 
 
 def _password(path: Path) -> str:
-    _refuse_exposed(path)
+    _reject_exposed(path)
     password = read_text(path, trusted_owners()).strip()
-    if not 1 <= len(password) <= _LONGEST_PASSWORD or not password.isprintable():
-        raise UsageError(f"{path}: this is no password; write one line, of at most {_LONGEST_PASSWORD} letters")
+    if not 1 <= len(password) <= _MAX_PASSWORD or not password.isprintable():
+        raise UsageError(f"{path}: this is no password; write one line, of at most {_MAX_PASSWORD} letters")
     return password
 
 
-def _refuse_exposed(path: Path) -> None:
+def _reject_exposed(path: Path) -> None:
     try:
         mode = path.stat().st_mode
     except OSError as error:

@@ -30,7 +30,7 @@ class RangeResult(NamedTuple):
 
     entries: list[KeyValue]
     revision: int
-    is_whole: bool = True  # false: there are more keys after the last
+    is_complete: bool = True  # false: there are more keys after the last
 
 
 class TransactionResult(NamedTuple):
@@ -38,7 +38,7 @@ class TransactionResult(NamedTuple):
 
     succeeded: bool
     revision: int
-    found: KeyValue | None
+    current: KeyValue | None
 
 
 class KeyChange(NamedTuple):
@@ -65,7 +65,7 @@ def b64(data: str | bytes) -> str:
     return base64.b64encode(raw).decode()
 
 
-def after(prefix: str) -> str:
+def prefix_end(prefix: str) -> str:
     """Return the end of the range of all keys that begin with `prefix`."""
     return prefix[:-1] + chr(ord(prefix[-1]) + 1)
 
@@ -100,15 +100,15 @@ def txn(conditions: Sequence[tuple[str, int]], then: Sequence[Message], look: st
 def parse(raw: bytes) -> Message:
     """Return the JSON object of an answer; raise MalformedError for any other bytes."""
     try:
-        found = json.loads(raw)
+        answer = json.loads(raw)
     except (ValueError, RecursionError):
         raise MalformedError("etcd: an answer that is no JSON") from None
-    if not isinstance(found, dict):
+    if not isinstance(answer, dict):
         raise MalformedError("etcd: an answer that is no object")
-    return found
+    return answer
 
 
-def number(message: Message, key: str) -> int:
+def int64(message: Message, key: str) -> int:
     """Return a 64-bit number; a missing one is 0."""
     value = message.get(key, "0")
     if isinstance(value, str) and len(value) < 21 and value.removeprefix("-").isdecimal():
@@ -129,41 +129,48 @@ def child(message: Message, key: str) -> Message:
 def children(message: Message, key: str) -> list[Message]:
     """Return a list of objects; a missing one is empty."""
     value = message.get(key, [])
-    if not isinstance(value, list) or not all(isinstance(each, dict) for each in value):
+    if not isinstance(value, list) or not all(isinstance(item, dict) for item in value):
         raise MalformedError(f"etcd: an answer whose {key!r} is no list of objects")
     return value
 
 
-def revision(message: Message) -> int:
+def header_revision(message: Message) -> int:
     """Return the revision in the header of an answer."""
-    return number(child(message, "header"), "revision")
+    return int64(child(message, "header"), "revision")
 
 
-def listing(message: Message) -> RangeResult:
+def parse_range(message: Message) -> RangeResult:
     """Return the result of a range request."""
-    entries = [_entry(each) for each in children(message, "kvs")]
-    return RangeResult(entries, revision(message), message.get("more") is not True)
+    entries = [_entry(entry) for entry in children(message, "kvs")]
+    return RangeResult(entries, header_revision(message), message.get("more") is not True)
 
 
-def done(message: Message) -> TransactionResult:
+def parse_transaction(message: Message) -> TransactionResult:
     """Return the result of a transaction."""
-    found = [
+    entries = [
         entry for part in children(message, "responses") for entry in children(child(part, "response_range"), "kvs")
     ]
     succeeded = message.get("succeeded") is True
-    return TransactionResult(succeeded, revision(message), None if succeeded or not found else _entry(found[0]))
+    return TransactionResult(
+        succeeded, header_revision(message), None if succeeded or not entries else _entry(entries[0])
+    )
 
 
-def watched(message: Message) -> WatchMessage:
+def parse_watch(message: Message) -> WatchMessage:
     """Return a message of a watch."""
     if "error" in message:
         return WatchMessage([], 0, ended=str(child(message, "error").get("message", "no reason given"))[:200])
     result = child(message, "result")
-    changes = [_change(each) for each in children(result, "events")]
+    changes = [_change(event) for event in children(result, "events")]
     ended = str(result.get("cancel_reason") or "etcd ended the watch")[:200] if result.get("canceled") is True else ""
     is_created = result.get("created") is True
     return WatchMessage(
-        changes, revision(result), is_created, number(result, "compact_revision"), ended, number(result, "watch_id")
+        changes,
+        header_revision(result),
+        is_created,
+        int64(result, "compact_revision"),
+        ended,
+        int64(result, "watch_id"),
     )
 
 
@@ -177,7 +184,7 @@ def _change(message: Message) -> KeyChange:
 def _entry(message: Message) -> KeyValue:
     # A key may have any bytes; one that is not text must not prevent reading the others.
     name = _bytes(message, "key").decode(errors="surrogateescape")
-    return KeyValue(name, _bytes(message, "value"), number(message, "mod_revision"), number(message, "lease"))
+    return KeyValue(name, _bytes(message, "value"), int64(message, "mod_revision"), int64(message, "lease"))
 
 
 def _bytes(message: Message, key: str) -> bytes:

@@ -17,8 +17,8 @@ from doorward.errors import MalformedError
 from doorward.model import NAME, Place, parse_place
 
 MAX_FOR_MS = 365 * 86_400_000
-MAX_WORDS = 200
-SPARE_S = 3  # by which a lease outlasts its opening at least
+MAX_TEXT_LENGTH = 200
+LEASE_MARGIN_S = 3  # by which a lease outlasts its opening at least
 CLOCKS_AGREE_MS = 500  # hosts synchronized by NTP differ by a few milliseconds
 
 
@@ -26,10 +26,10 @@ class OpeningKey(NamedTuple):
     """A door, and the address or network it is open to."""
 
     door: str
-    place: Place
+    address: Place
 
     def __str__(self) -> str:
-        return f"{self.door}/{self.place}"
+        return f"{self.door}/{self.address}"
 
 
 class StoredOpening(NamedTuple):
@@ -61,69 +61,69 @@ class KeySpace(NamedTuple):
         return self.under("openings", key)
 
 
-def text(value: object, limit: int = MAX_WORDS) -> str:
+def read_text(value: object, limit: int = MAX_TEXT_LENGTH) -> str:
     """Return `value` if it is printable text; raise ValueError otherwise."""
     if not isinstance(value, str) or not value.isprintable() or len(value) > limit:
         raise ValueError("no text")
     return value
 
 
-def name(value: object) -> str:
+def read_name(value: object) -> str:
     """Return `value` if it is a valid name of a door, a gate or a fleet; raise ValueError otherwise."""
     if not isinstance(value, str) or not NAME.fullmatch(value):
         raise ValueError("no name")
     return value
 
 
-def whole(value: object, limit: int = 1 << 53, least: int = 0) -> int:
+def read_int(value: object, limit: int = 1 << 53, least: int = 0) -> int:
     """Return `value` if it is an integer from `least` to `limit`; raise ValueError otherwise."""
     if type(value) is not int or not least <= value <= limit:
         raise ValueError("no number")
     return value
 
 
-def place(value: object) -> Place:
+def read_address(value: object) -> Place:
     """Return an address or a network from its canonical form; raise ValueError for any other."""
-    found = parse_place(text(value))
-    if str(found) != value:
+    address = parse_place(read_text(value))
+    if str(address) != value:
         raise ValueError("a place that doorward does not write")
-    return found
+    return address
 
 
-def fit(words: str, limit: int = MAX_WORDS) -> str:
-    """Return text that `text` accepts: cut to `limit`, with "?" for control characters."""
-    return "".join(letter if letter.isprintable() else "?" for letter in words[:limit])
+def printable(text: str, limit: int = MAX_TEXT_LENGTH) -> str:
+    """Return text that `read_text` accepts: cut to `limit`, with "?" for control characters."""
+    return "".join(character if character.isprintable() else "?" for character in text[:limit])
 
 
-def fields(raw: bytes) -> dict[str, Any]:
+def read_object(raw: bytes) -> dict[str, Any]:
     """Return the members of a JSON object; raise ValueError for any other bytes."""
     try:
-        found = json.loads(raw)
+        members = json.loads(raw)
     except RecursionError:
         raise ValueError("too deep") from None
-    if not isinstance(found, dict):
+    if not isinstance(members, dict):
         raise ValueError("no object")
-    return found
+    return members
 
 
-def pack(found: StoredOpening, key: OpeningKey) -> bytes:
+def pack(opening: StoredOpening, key: OpeningKey) -> bytes:
     """Return the stored form of an opening."""
-    return json.dumps({"door": key.door, "address": str(key.place), **found._asdict()}).encode()
+    return json.dumps({"door": key.door, "address": str(key.address), **opening._asdict()}).encode()
 
 
 def parse(rest: str, raw: bytes) -> tuple[OpeningKey, StoredOpening]:
     """Return a stored opening; `rest` is its key after `openings/`. Raise MalformedError if it is invalid."""
     try:
-        found = fields(raw)
+        members = read_object(raw)
         key = parse_key(rest)
-        if (found["door"], found["address"]) != (key.door, str(key.place)):
+        if (members["door"], members["address"]) != (key.door, str(key.address)):
             raise ValueError("another key's")
         return key, StoredOpening(
-            whole(found["for_ms"], MAX_FOR_MS),
-            whole(found["until_ms"]),
-            whole(found["spare_ms"]),
-            text(found["by"]),
-            name(found["gate"]),
+            read_int(members["for_ms"], MAX_FOR_MS),
+            read_int(members["until_ms"]),
+            read_int(members["spare_ms"]),
+            read_text(members["by"]),
+            read_name(members["gate"]),
         )
     except (ValueError, TypeError, KeyError) as error:
         raise MalformedError(f"fleet: an opening that is none ({error})") from None
@@ -132,21 +132,21 @@ def parse(rest: str, raw: bytes) -> tuple[OpeningKey, StoredOpening]:
 def parse_key(rest: str) -> OpeningKey:
     """Return the key that DOOR/PLACE names; raise ValueError if it is invalid."""
     door, _, where = rest.partition("/")
-    return OpeningKey(name(door), place(where))
+    return OpeningKey(read_name(door), read_address(where))
 
 
-def left_ms(found: StoredOpening, wall_ms: int, oldest_ms: int | None, lease_ms: int | None = None) -> int:
+def remaining_ms(opening: StoredOpening, wall_ms: int, oldest_ms: int | None, lease_ms: int | None = None) -> int:
     """Return how long an opening has left here, in milliseconds.
 
     `oldest_ms`: it was written at most that long ago, as etcd's revisions prove (None: unknown). If the wall clock
     contradicts this, the opening counts as the oldest possible: shorter, never longer. `lease_ms` is the rest of its
     lease; since a change of etcd's leader may extend a lease, it can only shorten the result.
     """
-    passed_ms = wall_ms - (found.until_ms - found.for_ms)
+    passed_ms = wall_ms - (opening.until_ms - opening.for_ms)
     if oldest_ms is not None:
         if not -CLOCKS_AGREE_MS <= passed_ms <= oldest_ms:
             passed_ms = oldest_ms
     elif lease_ms is not None:
-        by_lease_ms = lease_ms - found.spare_ms + 1000  # etcd reports whole seconds
-        passed_ms = max(passed_ms, found.for_ms - by_lease_ms)
-    return min(found.for_ms, found.for_ms - passed_ms)
+        by_lease_ms = lease_ms - opening.spare_ms + 1000  # etcd reports whole seconds
+        passed_ms = max(passed_ms, opening.for_ms - by_lease_ms)
+    return min(opening.for_ms, opening.for_ms - passed_ms)

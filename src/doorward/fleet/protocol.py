@@ -10,11 +10,11 @@ from collections.abc import Callable
 from typing import Any, NamedTuple, TypeVar
 
 from doorward.errors import MalformedError
-from doorward.fleet.etcd_records import OpeningKey, fit, name, place, text, whole
+from doorward.fleet.etcd_records import OpeningKey, printable, read_address, read_int, read_name, read_text
 
-MOST_AT_ONCE = 100  # openings per message
+MAX_PER_MESSAGE = 100  # openings per message
 MESSAGE_BYTES = 1 << 17
-LONGEST_WORDS = 2000
+MAX_LINE_LENGTH = 2000
 
 
 class Item(NamedTuple):
@@ -101,42 +101,42 @@ def pack(message: Message) -> bytes:
 def parse(raw: bytes) -> Message:
     """Return the message in `raw`; raise MalformedError for any other bytes."""
     try:
-        found = json.loads(raw)
-        return _READ[found.pop("what")](**found)
+        members = json.loads(raw)
+        return _PARSERS[members.pop("what")](**members)
     except (ValueError, TypeError, KeyError, AttributeError, RecursionError) as error:
         raise MalformedError(f"fleet: a message that is none: {error}") from None
 
 
-def portions(rows: list[T]) -> list[list[T]]:
+def batches(rows: list[T]) -> list[list[T]]:
     """Split a list into parts that fit into one message each."""
-    return [rows[at : at + MOST_AT_ONCE] for at in range(0, len(rows), MOST_AT_ONCE)]
+    return [rows[at : at + MAX_PER_MESSAGE] for at in range(0, len(rows), MAX_PER_MESSAGE)]
 
 
-def item(key: OpeningKey, until_ms: int, by: str, for_ms: int) -> Item:
+def build_item(key: OpeningKey, until_ms: int, by: str, for_ms: int) -> Item:
     """Return an opening whose text fits into a message."""
-    return Item(key, until_ms, fit(by), for_ms)
+    return Item(key, until_ms, printable(by), for_ms)
 
 
 def _plain(value: Any) -> Any:
     if isinstance(value, OpeningKey):
-        return [value.door, str(value.place)]
+        return [value.door, str(value.address)]
     if isinstance(value, Item):
         return [*_plain(value.key), value.until_ms, value.by, value.for_ms]
-    return [_plain(each) for each in value] if isinstance(value, list) else value
+    return [_plain(item) for item in value] if isinstance(value, list) else value
 
 
 def _item(row: Any) -> Item:
     door, where, until_ms, by, for_ms = row
-    return Item(_key((door, where)), whole(until_ms), text(by), whole(for_ms))
+    return Item(_key((door, where)), read_int(until_ms), read_text(by), read_int(for_ms))
 
 
 def _key(row: Any) -> OpeningKey:
     door, where = row
-    return OpeningKey(name(door), place(where))
+    return OpeningKey(read_name(door), read_address(where))
 
 
 def _list(read: Callable[[Any], M], rows: Any) -> list[M]:
-    if not isinstance(rows, list) or len(rows) > MOST_AT_ONCE:
+    if not isinstance(rows, list) or len(rows) > MAX_PER_MESSAGE:
         raise ValueError("no list, or too long")
     return [read(row) for row in rows]
 
@@ -148,7 +148,7 @@ def _flag(value: object) -> bool:
 
 
 def _id(value: object) -> str:
-    if len(bytes.fromhex(text(value, 32))) != 16:
+    if len(bytes.fromhex(read_text(value, 32))) != 16:
         raise ValueError("no number of a knock")
     return str(value)
 
@@ -158,28 +158,30 @@ def _standing(openings: Any, closed: Any, is_last: Any) -> Standing:
 
 
 def _claimed(number: Any, are_new: Any, why: Any) -> Claimed:
-    return Claimed(whole(number), None if are_new is None else _list(_flag, are_new), text(why, LONGEST_WORDS))
+    return Claimed(
+        read_int(number), None if are_new is None else _list(_flag, are_new), read_text(why, MAX_LINE_LENGTH)
+    )
 
 
 def _recorded(event: Any, door: Any, address: Any, words: Any) -> Recorded:
     if door != "":
-        name(door)
-    return Recorded(name(event), door, text(address), text(words, LONGEST_WORDS))
+        read_name(door)
+    return Recorded(read_name(event), door, read_text(address), read_text(words, MAX_LINE_LENGTH))
 
 
 def _say(level: Any, words: Any) -> Say:
-    return Say(name(level), text(words, LONGEST_WORDS))
+    return Say(read_name(level), read_text(words, MAX_LINE_LENGTH))
 
 
 def _state(is_in_touch: Any, openings: Any, owed: Any, revision: Any) -> State:
-    return State(_flag(is_in_touch), whole(openings), whole(owed), whole(revision, 1 << 63))
+    return State(_flag(is_in_touch), read_int(openings), read_int(owed), read_int(revision, 1 << 63))
 
 
-_READ: dict[str, Callable[..., Message]] = {
+_PARSERS: dict[str, Callable[..., Message]] = {
     "Standing": _standing,
     "Opened": lambda openings: Opened(_list(_item, openings)),
     "Closed": lambda keys: Closed(_list(_key, keys)),
-    "Claim": lambda number, ids: Claim(whole(number), _list(_id, ids)),
+    "Claim": lambda number, ids: Claim(read_int(number), _list(_id, ids)),
     "Claimed": _claimed,
     "Recorded": _recorded,
     "Say": _say,

@@ -12,8 +12,8 @@ from typing import NamedTuple
 
 from doorward.fleet.etcd_records import OpeningKey
 
-CLOSE_MS = 50  # ends that differ by less are the same
-FORGOTTEN_AFTER_MS = 60_000  # after the end: by then its key is gone, or is read again and seen to have ended
+END_TOLERANCE_MS = 50  # ends that differ by less are the same
+PRUNE_AFTER_MS = 60_000  # after the end: by then its key is gone, or is read again and seen to have ended
 
 
 @dataclass(slots=True)
@@ -48,7 +48,7 @@ class PublishOpening(NamedTuple):
     key: OpeningKey
 
 
-class ConflictFound(NamedTuple):
+class SeenOpening(NamedTuple):
     """A key as stored in etcd: revision, gate, who opened it, and how much of `for_ms` is left here."""
 
     key: OpeningKey
@@ -77,42 +77,42 @@ class SharedOpeningTable:
         """Return the state of a key; None if it is unknown."""
         return self._known.get(key)
 
-    def begin(
+    def restore(
         self,
         standing: Iterable[tuple[OpeningKey, int, str]],
         closed: Iterable[OpeningKey],
-        told: Mapping[OpeningKey, OpeningState],
+        saved: Mapping[OpeningKey, OpeningState],
         now_ms: int,
     ) -> list[Effect]:
         """Start from this gate's openings and closes, and from the last known state of etcd."""
-        for key, was in told.items():
-            if was.is_closing:
-                self._known[key] = was
+        for key, state in saved.items():
+            if state.is_closing:
+                self._known[key] = state
         effects: list[Effect] = []
         for key, until_ms, by in standing:
-            known = told.get(key)
+            known = saved.get(key)
             if known is not None and not known.is_closing:
                 self._known[key] = OpeningState(known.until_ms, by, known.revision)
-            effects += self.opened(key, until_ms, by, now_ms)
+            effects += self.on_opened(key, until_ms, by, now_ms)
         for key in closed:
-            if key in told:
-                self._known[key] = told[key]
-            effects += self.closed(key, now_ms)
+            if key in saved:
+                self._known[key] = saved[key]
+            effects += self.on_closed(key, now_ms)
         return effects
 
-    def opened(self, key: OpeningKey, until_ms: int, by: str, now_ms: int) -> list[Effect]:
+    def on_opened(self, key: OpeningKey, until_ms: int, by: str, now_ms: int) -> list[Effect]:
         """Handle an opening that this gate made or extended."""
         known = self._known.get(key)
         if known is None or known.is_closing or known.until_ms <= now_ms:
             known = self._known[key] = OpeningState(until_ms, by, known.revision if known else 0, is_owed=True)
-        elif until_ms > known.until_ms + CLOSE_MS or not known.revision:
+        elif until_ms > known.until_ms + END_TOLERANCE_MS or not known.revision:
             known.until_ms, known.by, known.is_owed = max(until_ms, known.until_ms), by, True
         else:
             return []
         self.changed.add(key)
         return [PublishOpening(key)]
 
-    def closed(self, key: OpeningKey, now_ms: int) -> list[Effect]:
+    def on_closed(self, key: OpeningKey, now_ms: int) -> list[Effect]:
         """Handle a close by hand at this gate; closing an unknown opening closes it on the other gates."""
         known = self._known.get(key)
         until_ms, revision = (known.until_ms, known.revision) if known else (now_ms, 0)
@@ -120,26 +120,26 @@ class SharedOpeningTable:
         self.changed.add(key)
         return [PublishOpening(key)]
 
-    def put(self, found: ConflictFound, now_ms: int) -> list[Effect]:
+    def on_put(self, observed: SeenOpening, now_ms: int) -> list[Effect]:
         """Handle a key that was written, by this or another gate."""
-        known = self._known.get(found.key)
-        if known is not None and known.revision >= found.revision:
+        known = self._known.get(observed.key)
+        if known is not None and known.revision >= observed.revision:
             return []
-        until_ms = now_ms + found.left_ms
-        self.changed.add(found.key)
-        if known is not None and known.is_closing and found.gate == self._gate:  # closed here since then
-            known.revision = found.revision
+        until_ms = now_ms + observed.left_ms
+        self.changed.add(observed.key)
+        if known is not None and known.is_closing and observed.gate == self._gate:  # closed here since then
+            known.revision = observed.revision
             return []
         if known is None or known.is_closing:  # it was written after the close here
-            known = self._known[found.key] = OpeningState(0, found.by)
-        known.revision = found.revision
-        if found.left_ms <= 0 or until_ms <= known.until_ms + CLOSE_MS:
+            known = self._known[observed.key] = OpeningState(0, observed.by)
+        known.revision = observed.revision
+        if observed.left_ms <= 0 or until_ms <= known.until_ms + END_TOLERANCE_MS:
             return []
-        known.until_ms, known.by, known.is_owed = until_ms, found.by, False
+        known.until_ms, known.by, known.is_owed = until_ms, observed.by, False
         # Even under this gate's own name: anyone who can write to etcd can use it, and this gate did not open it.
-        return [OpenHere(found.key, found.left_ms, f"{found.by} at {found.gate}", found.for_ms)]
+        return [OpenHere(observed.key, observed.left_ms, f"{observed.by} at {observed.gate}", observed.for_ms)]
 
-    def deleted(self, key: OpeningKey, revision: int, now_ms: int) -> list[Effect]:
+    def on_deleted(self, key: OpeningKey, revision: int, now_ms: int) -> list[Effect]:
         """Handle a key that was deleted. Before its end this means closed, since its lease outlasts it."""
         known = self._known.get(key)
         if known is None or known.revision > revision or (not known.revision and known.is_owed):
@@ -151,15 +151,15 @@ class SharedOpeningTable:
         del self._known[key]
         return [CloseHere(key)] if known.until_ms > now_ms and not known.is_closing else []
 
-    def snapshot(self, found: Iterable[ConflictFound], revision: int, now_ms: int) -> list[Effect]:
+    def on_snapshot(self, observed: Iterable[SeenOpening], revision: int, now_ms: int) -> list[Effect]:
         """Handle all keys as of a revision: a known key that is missing was closed."""
         effects: list[Effect] = []
-        there = set()
-        for each in found:
-            there.add(each.key)
-            effects += self.put(each, now_ms)
-        for key in [key for key, known in self._known.items() if known.revision and key not in there]:
-            effects += self.deleted(key, revision, now_ms)
+        present = set()
+        for opening in observed:
+            present.add(opening.key)
+            effects += self.on_put(opening, now_ms)
+        for key in [key for key, known in self._known.items() if known.revision and key not in present]:
+            effects += self.on_deleted(key, revision, now_ms)
         return effects + self.owed(now_ms)
 
     def owed(self, now_ms: int) -> list[Effect]:
@@ -171,17 +171,17 @@ class SharedOpeningTable:
         known = self._known.get(key)
         return known is not None and (known.is_closing or (known.is_owed and known.until_ms > now_ms))
 
-    def told(self, key: OpeningKey, revision: int, until_ms: int) -> None:
+    def on_written(self, key: OpeningKey, revision: int, until_ms: int) -> None:
         """Handle a successful write: etcd has this end, at this revision."""
         known = self._known.get(key)
         if known is None or known.revision > revision:
             return
         known.revision = revision
-        if not known.is_closing and known.until_ms <= until_ms + CLOSE_MS:
+        if not known.is_closing and known.until_ms <= until_ms + END_TOLERANCE_MS:
             known.is_owed = False
         self.changed.add(key)
 
-    def was_closed(self, key: OpeningKey) -> None:
+    def on_erased(self, key: OpeningKey) -> None:
         """Handle a successful delete: etcd has no such key."""
         known = self._known.get(key)
         if known is None:
@@ -192,22 +192,22 @@ class SharedOpeningTable:
             known.revision = 0
         self.changed.add(key)
 
-    def differs(self, key: OpeningKey, found: ConflictFound | None, revision: int, now_ms: int) -> list[Effect]:
+    def on_conflict(self, key: OpeningKey, observed: SeenOpening | None, revision: int, now_ms: int) -> list[Effect]:
         """Handle a write that etcd did not make because the key had changed; `found` is its value.
 
         `revision` last wrote it (0: it does not exist); a malformed value (None) is overwritten.
         """
         known = self._known.get(key)
-        if found is not None:
-            return self.put(found, now_ms)
+        if observed is not None:
+            return self.on_put(observed, now_ms)
         if known is not None and known.is_closing and not revision:
-            self.was_closed(key)
+            self.on_erased(key)
         elif known is not None:
             known.revision = revision
         return []
 
-    def forget(self, now_ms: int) -> None:
+    def prune(self, now_ms: int) -> None:
         """Remove openings that ended long ago."""
-        for key in [k for k, known in self._known.items() if known.until_ms < now_ms - FORGOTTEN_AFTER_MS]:
+        for key in [k for k, known in self._known.items() if known.until_ms < now_ms - PRUNE_AFTER_MS]:
             del self._known[key]
             self.changed.add(key)

@@ -27,23 +27,23 @@ class FleetStateFile:
     """
 
     def __init__(self, path: Path) -> None:
-        self.trouble = ""
+        self.error = ""
         try:
             self._db = _connect(path)
         except sqlite3.Error:
-            self._db = _begun_anew(path)
+            self._db = _recreate(path)
 
     def read(self, offset_ms: int) -> dict[OpeningKey, OpeningState]:
         """Return the saved states; `offset_ms` is subtracted from wall time. Malformed rows are skipped."""
-        found: dict[OpeningKey, OpeningState] = {}
+        states: dict[OpeningKey, OpeningState] = {}
         for key, until_ms, revision, closing in self._db.execute("SELECT key, until, revision, closing FROM known"):
             try:
-                found[parse_key(key)] = OpeningState(
+                states[parse_key(key)] = OpeningState(
                     int(until_ms) - offset_ms, "", int(revision), is_closing=bool(closing)
                 )
             except (ValueError, TypeError):
                 continue
-        return found
+        return states
 
     def write(self, changed: Iterable[tuple[OpeningKey, OpeningState | None]], offset_ms: int) -> None:
         """Save the changed states. One that was never in etcd is not saved: the ledger has it."""
@@ -55,18 +55,18 @@ class FleetStateFile:
                         continue
                     row = (str(key), known.until_ms + offset_ms, known.revision, known.is_closing)
                     self._db.execute("INSERT OR REPLACE INTO known VALUES (?, ?, ?, ?)", row)
-            self.trouble = ""
+            self.error = ""
         except sqlite3.Error as error:  # a full disk must not stop the fleet
-            self.trouble = str(error)
+            self.error = str(error)
 
-    def count(self, by: int) -> int:
+    def add_to_count(self, by: int) -> int:
         """Add to the count of records; return the count before."""
         try:
             with self._db:
                 row = self._db.execute("SELECT count FROM counted WHERE what = 'records'").fetchone()
-                before = int(row[0]) if row else 0
-                self._db.execute("INSERT OR REPLACE INTO counted VALUES ('records', ?)", (before + by,))
-                return before
+                count = int(row[0]) if row else 0
+                self._db.execute("INSERT OR REPLACE INTO counted VALUES ('records', ?)", (count + by,))
+                return count
         except (sqlite3.Error, ValueError, TypeError):
             return 0
 
@@ -75,7 +75,7 @@ class FleetStateFile:
         self._db.close()
 
 
-def _begun_anew(path: Path) -> sqlite3.Connection:
+def _recreate(path: Path) -> sqlite3.Connection:
     try:
         for suffix in ("", "-wal", "-shm"):
             path.with_name(path.name + suffix).unlink(missing_ok=True)

@@ -12,8 +12,8 @@ from doorward.config.schema import Configuration
 from doorward.errors import MalformedError, UsageError
 from doorward.model import DEFAULT_SIGNED_PORT, TCP_FLAGS, Door, Port, Protocol
 
-MOST_DELAY_MS = 250  # between two packets: a mobile network may reorder closer ones
-_SHARE_OF_WITHIN = 2  # the other half is for network latency
+MAX_DELAY_MS = 250  # between two packets: a mobile network may reorder closer ones
+_WITHIN_DIVISOR = 2  # the other half is for network latency
 
 
 def is_shareable(door: Door, *, signed: bool) -> bool:
@@ -23,10 +23,10 @@ def is_shareable(door: Door, *, signed: bool) -> bool:
 
 def is_knockable(door: Door) -> bool:
     """Return whether the door has a sequence that an unprivileged program can send to this host."""
-    return bool(door.knock) and takes_syn(door) and door.target is None
+    return bool(door.knock) and matches_syn(door) and door.target is None
 
 
-def takes_syn(door: Door) -> bool:
+def matches_syn(door: Door) -> bool:
     """Return whether the door's flags match a plain SYN; datagrams have no flags."""
     has_tcp = any(port.protocol is Protocol.TCP for port in door.knock)
     return not has_tcp or door.flags.passes(TCP_FLAGS["syn"])
@@ -39,13 +39,13 @@ def knock_link(configuration: Configuration, key: str | None, address: str, door
     """
     signed = configuration.signed
     port = signed.port.number if signed is not None and signed.port != DEFAULT_SIGNED_PORT else None
-    told = [
+    shared = [
         (door.name, door.knock if is_knockable(door) else ())
         for door in doors
         if is_shareable(door, signed=key is not None)
     ]
     gate = configuration.gate.name if key is not None else None
-    link = KnockLink(_plain(address), port if key is not None else None, key, gate, tuple(told))
+    link = KnockLink(_without_brackets(address), port if key is not None else None, key, gate, tuple(shared))
     try:
         parse_link(format_link(link))
     except MalformedError as error:
@@ -53,9 +53,9 @@ def knock_link(configuration: Configuration, key: str | None, address: str, door
     return link
 
 
-def checked_address(text: str) -> str:
+def validate_address(text: str) -> str:
     """Return `text` if it is a host name or address that fits into a link; raise UsageError otherwise."""
-    example = KnockLink(_plain(text), doors=(("door", (Port(Protocol.TCP, 1),)),))
+    example = KnockLink(_without_brackets(text), doors=(("door", (Port(Protocol.TCP, 1),)),))
     try:
         parse_link(format_link(example))
     except MalformedError:
@@ -81,7 +81,7 @@ def knock_on_ports(door: Door, address: str) -> dict[str, Any]:
 
     Datagrams carry a byte, since some routers drop empty ones.
     """
-    _refuse_unknockable(door)
+    _reject_unknockable(door)
     steps = [
         {"type": port.protocol.name.lower(), "port": port.number}
         | ({"content": "0", "encoding": "raw"} if port.protocol is Protocol.UDP else {})
@@ -89,9 +89,9 @@ def knock_on_ports(door: Door, address: str) -> dict[str, Any]:
     ]
     sequence = {
         "name": f"{door.name} at {address}",
-        "host": _plain(address),
+        "host": _without_brackets(address),
         "delay": delay_ms(door),
-        "ipv": _versions(address),
+        "ipv": _ip_versions(address),
         "steps": steps,
     }
     return {"version": 1, "sequences": [sequence]}
@@ -99,7 +99,7 @@ def knock_on_ports(door: Door, address: str) -> dict[str, Any]:
 
 def knockd_stanza(door: Door, address: str) -> str:
     """Return a section of knockd.conf, which that app and others import; they ask for the host."""
-    _refuse_unknockable(door)
+    _reject_unknockable(door)
     ports = ",".join(f"{port.number}:{port.protocol.name.lower()}" for port in door.knock)
     return (
         f"# a door of {address}\n[{door.name}]\n"
@@ -109,26 +109,26 @@ def knockd_stanza(door: Door, address: str) -> str:
 
 def delay_ms(door: Door) -> int:
     """Return the pause between two packets: long enough for a mobile network, short enough for the door's `within`."""
-    return min(MOST_DELAY_MS, door.within_ms // _SHARE_OF_WITHIN // max(1, len(door.knock) - 1))
+    return min(MAX_DELAY_MS, door.within_ms // _WITHIN_DIVISOR // max(1, len(door.knock) - 1))
 
 
-def _refuse_unknockable(door: Door) -> None:
+def _reject_unknockable(door: Door) -> None:
     if not door.knock:
         raise UsageError(
             f"door {door.name!r} has no sequence; share it as a link (--format doorward): it is signed for"
         )
-    if not takes_syn(door):
+    if not matches_syn(door):
         raise UsageError(f"door {door.name!r}: its `flags` ({door.flags}) take no plain SYN, and apps send no other")
 
 
-def _versions(address: str) -> str:
+def _ip_versions(address: str) -> str:
     """Return the app's IP version setting; for a name both, since the later connection may use either."""
     try:
-        return f"only_ipv{ip_address(_plain(address)).version}"
+        return f"only_ipv{ip_address(_without_brackets(address)).version}"
     except ValueError:
         return "both_ipv4_ipv6"
 
 
-def _plain(address: str) -> str:
+def _without_brackets(address: str) -> str:
     """Return the address without the brackets of IPv6."""
     return address[1:-1] if address.startswith("[") and address.endswith("]") else address

@@ -17,20 +17,20 @@ from doorward.init.random_sequence import Pick, choose_sequence
 from doorward.init.survey import HostSurvey
 from doorward.model import DEFAULT_SIGNED_PORT, Port
 
-_OTHERS = tuple(Mark(1 << bit, 1 << bit) for bit in (13, 20, 21, 22, 23))  # if routing rules match DEFAULT_MARK
+_OTHER_MARKS = tuple(Mark(1 << bit, 1 << bit) for bit in (13, 20, 21, 22, 23))  # if routing rules match DEFAULT_MARK
 
 
 def accept_mark_for(configuration: Configuration, facts: Facts) -> Mark | None:
     """Return a mark for `accept_mark` if another firewall drops what a door opens and can accept by mark."""
-    findings = firewalls.judge("", configuration, facts)
+    findings = firewalls.check("", configuration, facts)
     if not any("mark" in command for finding in findings for command in finding.commands):
         return None
     taken = [rule.mask for rule in facts.network.mark_rules]
-    free = (mark for mark in (DEFAULT_MARK, *_OTHERS) if not any(mark.mask & mask for mask in taken))
+    free = (mark for mark in (DEFAULT_MARK, *_OTHER_MARKS) if not any(mark.mask & mask for mask in taken))
     return next(free, None)
 
 
-def names(facts: Facts) -> list[str]:
+def firewall_tables(facts: Facts) -> list[str]:
     """Return the names of other firewalls' tables."""
     return list(facts.trace.tables)
 
@@ -89,18 +89,18 @@ def parse_doors(texts: Iterable[str]) -> tuple[DoorSpec, ...]:
 def parse_public(text: str) -> tuple[Port, ...]:
     """Return ports and port ranges separated by commas or spaces. UsageError: one is invalid."""
     try:
-        words = [
+        ports = [
             values.port_range(f"{word}/tcp" if word.isdecimal() else word) for word in text.replace(",", " ").split()
         ]
     except ValueError as error:
         raise UsageError(f"{error} (public ports are separated by commas)") from None
-    return values.public(words)
+    return values.public(ports)
 
 
 def public_ports(host: HostSurvey, doors: Collection[DoorSpec]) -> tuple[Port, ...]:
     """Return the ports to keep public in mode stealth: every service that no door hides."""
     hidden = {port for door in doors for port in door.opens}
-    return tuple(each.port for each in host.services if each.port not in hidden)
+    return tuple(service.port for service in host.services if service.port not in hidden)
 
 
 def with_sequences(plan: ConfigPlan, host: HostSurvey, pick: Pick) -> ConfigPlan:
@@ -139,8 +139,8 @@ def _ranges(ports: Iterable[Port], programs: Mapping[Port, str]) -> Iterator[tup
     """Yield adjacent ports of the same program as a range."""
     run: list[Port] = []
     for port in [*sorted(set(ports)), None]:
-        goes_on = port is not None and run and port == Port(run[-1].protocol, run[-1].number + 1)
-        if run and not (goes_on and port is not None and programs.get(port, "") == programs.get(run[-1], "")):
+        is_adjacent = port is not None and run and port == Port(run[-1].protocol, run[-1].number + 1)
+        if run and not (is_adjacent and port is not None and programs.get(port, "") == programs.get(run[-1], "")):
             first = f"{run[0].number}-" if len(run) > 1 else ""
             yield f"{first}{run[-1]}", programs.get(run[0], "")
             run = []

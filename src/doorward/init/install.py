@@ -18,7 +18,7 @@ from doorward.kernel.privileges import service_identity
 from doorward.signed import authorized_keys
 from doorward.signed.server_key import X25519, new_private_text
 
-HEAD = "# Who may knock, a public key a line: docs/signed-knocks.md.\n"
+AUTHORIZED_KEYS_HEADER = "# Who may knock, a public key a line: docs/signed-knocks.md.\n"
 
 
 class ExistingFiles(NamedTuple):
@@ -31,7 +31,9 @@ class ExistingFiles(NamedTuple):
     @property
     def text(self) -> str:
         """The text of the new authorized_keys."""
-        return f"{HEAD}# Copied by `doorward init` from {self.path}.\n" + "".join(f"{line}\n" for line in self.lines)
+        return f"{AUTHORIZED_KEYS_HEADER}# Copied by `doorward init` from {self.path}.\n" + "".join(
+            f"{line}\n" for line in self.lines
+        )
 
 
 def read_keys(path: Path) -> ExistingFiles:
@@ -48,15 +50,15 @@ def first_keys(paths: Iterable[Path]) -> ExistingFiles | None:
     """Return the first file that has a key; missing and unreadable files are skipped."""
     for path in paths:
         try:
-            found = read_keys(path)
+            existing = read_keys(path)
         except (DoorwardError, OSError):
             continue
-        if found.lines:
-            return found
+        if existing.lines:
+            return existing
     return None
 
 
-def access() -> FileOwnership:
+def file_ownership() -> FileOwnership:
     """Return the owner and mode for the files: readable by the service's group, if it exists."""
     identity = service_identity()
     if identity is None:
@@ -66,12 +68,12 @@ def access() -> FileOwnership:
 
 def write(path: Path, text: str) -> bool:
     """Write a file; return False if it already exists. HostError: it cannot be written."""
-    with _complaining(path):
-        _make_folder(path.parent)
-        return atomic_file.create(path, text, access())
+    with _host_errors(path):
+        _make_directory(path.parent)
+        return atomic_file.create(path, text, file_ownership())
 
 
-def _make_folder(folder: Path) -> None:
+def _make_directory(folder: Path) -> None:
     """Create the configuration directory as the package does: owned by root, readable by the daemon's group."""
     if folder.exists():
         return
@@ -87,16 +89,16 @@ def write_signed(configuration: Configuration, folder: Path, keys: str) -> list[
     """Write the missing files for signed knocks, `keys` as authorized_keys; return the paths written."""
     if configuration.signed is None:
         return []
-    key, who = key_path(configuration.signed, folder), keys_path(configuration.signed, folder)
-    made = []
+    key, authorized = key_path(configuration.signed, folder), keys_path(configuration.signed, folder)
+    written = []
     if not key.exists() and write(key, new_private_text(X25519)):
-        made.append(key)
-    if not who.exists() and write(who, keys):
-        made.append(who)
-    return made
+        written.append(key)
+    if not authorized.exists() and write(authorized, keys):
+        written.append(authorized)
+    return written
 
 
-def who_may_knock(configuration: Configuration, folder: Path) -> Path:
+def authorized_keys_path(configuration: Configuration, folder: Path) -> Path:
     """Return the path of authorized_keys."""
     return keys_path(configuration.signed or Signed(), folder)
 
@@ -111,7 +113,7 @@ def authorized_key_line(configuration: Configuration, folder: Path) -> str | Non
 
 
 @contextmanager
-def _complaining(path: Path) -> Iterator[None]:
+def _host_errors(path: Path) -> Iterator[None]:
     try:
         yield
     except OSError as error:

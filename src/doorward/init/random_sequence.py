@@ -11,9 +11,9 @@ from doorward.model import Port, Protocol
 
 KNOCKS = 4  # docs/strength.md: 65,536 guessers open it within a year with a chance of 1 in 7,100,000
 FIRST_PORT = 1024  # providers filter lower ports, and scanners probe them
-LEAST_GAP = 100  # between any two knocks: a scan of the neighbors of a known port finds no other
-LEAST_CHOICE = 10_000  # ports; with fewer, ephemeral ports are used, too
-_TRIES = 1000  # nine of ten candidates are good, so if this many fail, none exists
+MIN_GAP = 100  # between any two knocks: a scan of the neighbors of a known port finds no other
+MIN_CANDIDATES = 10_000  # ports; with fewer, ephemeral ports are used, too
+_MAX_TRIES = 1000  # nine of ten candidates are good, so if this many fail, none exists
 
 Pick = Callable[[int], int]  # returns a uniformly distributed number below its argument
 
@@ -25,27 +25,27 @@ def choose_sequence(
 
     HostError: the host has too few free ports.
     """
-    numbers = allowed(taken, ephemeral)
+    numbers = candidate_ports(taken, ephemeral)
     far_from = [port.number for port in others]
-    for _ in range(_TRIES if numbers else 0):
+    for _ in range(_MAX_TRIES if numbers else 0):
         knock = tuple(Port(list(Protocol)[pick(len(Protocol))], numbers[pick(len(numbers))]) for _ in range(KNOCKS))
-        if is_good(knock, far_from):
+        if is_strong(knock, far_from):
             return knock
     raise HostError("too few ports are left to knock at; write `knock` yourself, as docs/configuration.md says")
 
 
-def allowed(taken: Collection[Port], ephemeral: range) -> list[int]:
+def candidate_ports(taken: Collection[Port], ephemeral: range) -> list[int]:
     """Return the port numbers to choose from, for both protocols."""
-    shunned = {port.number for port in taken}.union(*TRIED_FIRST.values())
-    numbers = [number for number in range(FIRST_PORT, 65_536) if number not in shunned]
-    spared = [number for number in numbers if number not in ephemeral]
-    return spared if len(spared) >= LEAST_CHOICE else numbers
+    excluded = {port.number for port in taken}.union(*TRIED_FIRST.values())
+    numbers = [number for number in range(FIRST_PORT, 65_536) if number not in excluded]
+    preferred = [number for number in numbers if number not in ephemeral]
+    return preferred if len(preferred) >= MIN_CANDIDATES else numbers
 
 
-def is_good(knock: tuple[Port, ...], far_from: Iterable[int] = ()) -> bool:
+def is_strong(knock: tuple[Port, ...], far_from: Iterable[int] = ()) -> bool:
     """Return whether the ports use both protocols, lie apart, and neither ascend nor descend."""
     numbers = [port.number for port in knock]
     steps = [later > earlier for earlier, later in pairwise(numbers)]
-    apart = all(abs(one - other) >= LEAST_GAP for one, other in combinations(numbers, 2))
-    apart = apart and all(abs(number - other) >= LEAST_GAP for number in numbers for other in far_from)
+    apart = all(abs(one - other) >= MIN_GAP for one, other in combinations(numbers, 2))
+    apart = apart and all(abs(number - other) >= MIN_GAP for number in numbers for other in far_from)
     return apart and any(steps) and not all(steps) and len({port.protocol for port in knock}) > 1

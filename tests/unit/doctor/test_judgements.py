@@ -10,7 +10,20 @@ import pytest
 
 from doorward.config.toml import parse
 from doorward.doctor import bypasses, firewalls, lockout, running
-from doorward.doctor.host import Base, Block, Boot, Facts, Local, MarkRule, Network, Probe, Route, Trace, Unchecked, Way
+from doorward.doctor.host import (
+    BaseChain,
+    Block,
+    Boot,
+    Facts,
+    LocalAddress,
+    MarkRule,
+    Network,
+    PacketPath,
+    Probe,
+    Route,
+    Trace,
+    Unchecked,
+)
 from doorward.doctor.problem import Level, Problem
 from doorward.doctor.rules import ForeignRuleset, Helper
 from doorward.kernel.ssh_session import SshConnection
@@ -19,7 +32,7 @@ from doorward.model import Port
 SSH = Port.parse("22/tcp")
 SESSION = SshConnection(ip_address("192.0.2.7"), 50000, ip_address("198.51.100.2"), 22)
 NETWORK = Network(
-    (Local("lo", ip_interface("127.0.0.1/8")), Local("eth0", ip_interface("198.51.100.2/24"))),
+    (LocalAddress("lo", ip_interface("127.0.0.1/8")), LocalAddress("eth0", ip_interface("198.51.100.2/24"))),
     (Route(ip_network("0.0.0.0/0"), "eth0"),),
 )
 TO_SSH = Probe(SSH, "eth0", (ip_address("81.2.69.142"),), SESSION.destination, is_operator=False)
@@ -29,12 +42,12 @@ WELL = Facts(
     session=SESSION,
     network=NETWORK,
     listening=frozenset({SSH}),
-    trace=Trace((), (Way(TO_SSH, "new", (), SSH),)),
+    trace=Trace((), (PacketPath(TO_SSH, "new", (), SSH),)),
     boot=Boot(True, frozenset({running.DAEMON, running.GATE})),
     daemon=STATUS,
-    table_stands=True,
+    is_table_loaded=True,
     is_as_loaded=True,
-    refusal="",
+    rejection="",
     memory_bytes=64 << 30,
     conntrack=(10, 1000),
 )
@@ -54,15 +67,15 @@ def gate(settings: str, doors: str = KNOCKED) -> str:
 
 def test_a_door_that_opens_by_signed_knocks() -> None:
     text = BY_HAND + "\n[signed]\n"
-    (found,) = findings(lockout.judge, text, replace(WELL, signed_doors=frozenset({"a"})))
+    (found,) = findings(lockout.check, text, replace(WELL, signed_doors=frozenset({"a"})))
     assert (found.level, "door 'a' opens it by a signed knock" in found.what) == (Level.OK, True)
-    (found,) = findings(lockout.judge, text, WELL)
+    (found,) = findings(lockout.check, text, WELL)
     assert found.level is Level.ERROR
     assert found.what.endswith("takes no signed knock: no key of its authorized_keys may open it")
-    facts = replace(WELL, signed_trouble="server.key: it is missing; make it")
-    (found,) = findings(lockout.judge, text, facts)
+    facts = replace(WELL, signed_error="server.key: it is missing; make it")
+    (found,) = findings(lockout.check, text, facts)
     assert found.what.endswith("takes no signed knock: server.key: it is missing; make it")
-    assert [f.level for f in findings(running.judge, text, facts) if f.where == "signed knocks"] == [Level.ERROR]
+    assert [f.level for f in findings(running.check, text, facts) if f.where == "signed knocks"] == [Level.ERROR]
 
 
 @pytest.mark.parametrize(
@@ -79,7 +92,7 @@ def test_a_door_that_opens_by_signed_knocks() -> None:
     ],
 )
 def test_the_port_of_the_session(text: str, level: Level, part: str) -> None:
-    (found,) = findings(lockout.judge, text, WELL)
+    (found,) = findings(lockout.check, text, WELL)
     assert (found.level, part in found.what) == (level, True), found
 
 
@@ -95,42 +108,42 @@ TAKES_NONE = {**STATUS, "signed": {"takes": False, "refused": {}}}
         ({"daemon": None}, Level.ERROR),
         ({"daemon": None, "session": None}, Level.ERROR),
         ({"daemon": TAKES_NONE}, Level.ERROR),
-        ({"daemon": None, "table_stands": False}, Level.OK),  # nothing is hidden yet
+        ({"daemon": None, "is_table_loaded": False}, Level.OK),  # nothing is hidden yet
     ],
 )
 def test_a_door_that_opens_by_signed_knocks_only_needs_the_daemon(change: dict[str, Any], level: Level) -> None:
-    (found,) = findings(lockout.judge, SIGNED, replace(IS_SIGNED, **change))
+    (found,) = findings(lockout.check, SIGNED, replace(IS_SIGNED, **change))
     assert found.level is level
-    levels = [each.level for each in findings(running.judge, SIGNED, replace(IS_SIGNED, **change))]
-    is_gone = "daemon" in change and change["daemon"] is None and "table_stands" not in change
+    levels = [each.level for each in findings(running.check, SIGNED, replace(IS_SIGNED, **change))]
+    is_gone = "daemon" in change and change["daemon"] is None and "is_table_loaded" not in change
     assert (Level.ERROR in levels) is is_gone
 
 
 def test_a_boot_without_the_daemon_locks_out_of_a_door_that_opens_by_signed_knocks_only() -> None:
     boot = replace(IS_SIGNED, boot=Boot(True, frozenset({running.GATE})))
-    assert Level.ERROR in [found.level for found in findings(running.judge, SIGNED, boot)]
-    observed = [found.level for found in findings(running.judge, gate('mode = "observe"', SIGNED), boot)]
+    assert Level.ERROR in [found.level for found in findings(running.check, SIGNED, boot)]
+    observed = [found.level for found in findings(running.check, gate('mode = "observe"', SIGNED), boot)]
     assert Level.ERROR not in observed
 
 
 def test_doorward_off_and_the_last_good_configuration_are_errors() -> None:
-    off = findings(running.judge, KNOCKED, replace(WELL, daemon=None, table_stands=False, off_since="2026-05-01"))
+    off = findings(running.check, KNOCKED, replace(WELL, daemon=None, is_table_loaded=False, off_since="2026-05-01"))
     assert [found.commands for found in off if found.level is Level.ERROR] == [("doorward on",)]
     assert not [found for found in off if found.where in ("daemon", "boot")]
     wrong = replace(WELL, daemon={**STATUS, "last_good": "/f:3: wrong; repair it\n/f:4: too"})
-    (found,) = (one for one in findings(running.judge, KNOCKED, wrong) if one.level is Level.ERROR)
+    (found,) = (one for one in findings(running.check, KNOCKED, wrong) if one.level is Level.ERROR)
     assert "/f:3: wrong" in found.what
 
 
 def test_on_a_console_the_port_of_ssh_is_looked_at_where_it_listens() -> None:
     console = replace(WELL, session=None)
-    (found,) = findings(lockout.judge, BY_HAND, console)
+    (found,) = findings(lockout.check, BY_HAND, console)
     assert found.level is Level.WARNING
-    assert findings(lockout.judge, BY_HAND, replace(console, listening=frozenset())) == []
+    assert findings(lockout.check, BY_HAND, replace(console, listening=frozenset())) == []
 
 
 def test_where_all_is_well_nothing_but_ok_is_said() -> None:
-    for judge in (lockout.judge, firewalls.judge, bypasses.judge, running.judge):
+    for judge in (lockout.check, firewalls.check, bypasses.check, running.check):
         assert {found.level for found in findings(judge, KNOCKED, WELL)} <= {Level.OK}
 
 
@@ -138,11 +151,11 @@ def test_where_all_is_well_nothing_but_ok_is_said() -> None:
     ("change", "level", "part"),
     [
         ({"daemon": None}, Level.WARNING, "no daemon runs; sequences still open doors"),
-        ({"daemon": None, "table_stands": False}, Level.WARNING, "nothing is hidden"),
-        ({"table_stands": False}, Level.ERROR, "the table inet doorward is gone"),
+        ({"daemon": None, "is_table_loaded": False}, Level.WARNING, "nothing is hidden"),
+        ({"is_table_loaded": False}, Level.ERROR, "the table inet doorward is gone"),
         ({"daemon": {**STATUS, "config": "/g"}}, Level.WARNING, "it runs with /g, not with /f"),
         ({"is_as_loaded": False}, Level.WARNING, "it was changed since it was loaded"),
-        ({"refusal": "no nf_tables"}, Level.ERROR, "no nf_tables"),
+        ({"rejection": "no nf_tables"}, Level.ERROR, "no nf_tables"),
         ({"boot": Boot(True, frozenset())}, Level.WARNING, "no enabled unit loads the gate at boot"),
         ({"boot": Boot(True, frozenset({running.DAEMON}))}, Level.WARNING, "for a moment nothing is hidden"),
         ({"boot": Boot(True, frozenset({running.GATE}))}, Level.WARNING, "no daemon starts"),
@@ -153,30 +166,30 @@ def test_where_all_is_well_nothing_but_ok_is_said() -> None:
     ids=lambda value: str(value) if isinstance(value, dict) else "",
 )
 def test_what_runs(change: dict[str, Any], level: Level, part: str) -> None:
-    (found,) = (one for one in findings(running.judge, KNOCKED, replace(WELL, **change)) if one.level is not Level.OK)
+    (found,) = (one for one in findings(running.check, KNOCKED, replace(WELL, **change)) if one.level is not Level.OK)
     assert (found.level, part in found.what) == (level, True), found
 
 
 @pytest.mark.parametrize(("units", "command"), [({running.DAEMON}, "systemctl start "), ((), "doorward run")])
 def test_a_daemon_that_does_not_run_is_started_as_this_host_starts_it(units: set[str], command: str) -> None:
     facts = replace(WELL, daemon=None, boot=Boot(True, frozenset(units)))
-    (found,) = (one for one in findings(running.judge, KNOCKED, facts) if one.where == "daemon")
+    (found,) = (one for one in findings(running.check, KNOCKED, facts) if one.where == "daemon")
     assert found.commands[0].startswith(command)
 
 
 def test_a_gate_that_nobody_loads_at_boot_locks_out_behind_a_firewall_that_accepts_by_mark() -> None:
     boot = replace(WELL, boot=Boot(True, frozenset()))
-    levels = {found.where: found.level for found in findings(running.judge, gate("accept_mark = 4096"), boot)}
+    levels = {found.where: found.level for found in findings(running.check, gate("accept_mark = 4096"), boot)}
     assert levels["boot"] is Level.ERROR
 
 
 def test_little_memory_is_told() -> None:
-    said = [found.what for found in findings(running.judge, KNOCKED, replace(WELL, memory_bytes=256 << 20))]
+    said = [found.what for found in findings(running.check, KNOCKED, replace(WELL, memory_bytes=256 << 20))]
     assert any("with 256 MiB the gate remembers" in what for what in said)
 
 
 def test_a_port_on_which_nothing_listens() -> None:
-    (found,) = findings(firewalls.judge, KNOCKED, replace(WELL, listening=frozenset()))
+    (found,) = findings(firewalls.check, KNOCKED, replace(WELL, listening=frozenset()))
     assert found.what == "door 'a' opens 22/tcp, but nothing listens there"
 
 
@@ -185,75 +198,75 @@ def dropped(
     hook: str = "input", priority: int = 0, knock: bool = False,
 ) -> Facts:  # fmt: skip
     """A rule that drops strangers' packets, and the operator's or not."""
-    block = Block(FILTER, Base(hook.upper(), hook, priority), f"{FILTER.name}: {by}")
+    block = Block(FILTER, BaseChain(hook.upper(), hook, priority), f"{FILTER.name}: {by}")
     port = Port.parse("7000/tcp") if knock else SSH
     own = TO_SSH._replace(sources=(SESSION.source,), is_operator=True, port=port, is_knock=knock)
     ways = (
-        Way(TO_SSH._replace(port=port, is_knock=knock), state, (block,), port),
-        Way(own, state, (block,) if operator else (), port),
+        PacketPath(TO_SSH._replace(port=port, is_knock=knock), state, (block,), port),
+        PacketPath(own, state, (block,) if operator else (), port),
     )
     return replace(WELL, trace=Trace((FILTER.name,), ways, unchecked))
 
 
 def test_a_rule_that_drops_a_port_is_named_with_its_remedy() -> None:
-    (found,) = findings(firewalls.judge, gate('accept_mark = "0x1000/0x1000"'), dropped())
+    (found,) = findings(firewalls.check, gate('accept_mark = "0x1000/0x1000"'), dropped())
     assert (found.level, found.where) == (Level.ERROR, "iptables-nft -t filter: -A INPUT -j DROP")
     assert found.commands == ("iptables-nft -t filter -I INPUT -m mark --mark 0x1000/0x1000 -j ACCEPT",)
-    (found,) = findings(firewalls.judge, KNOCKED, dropped(state="established"))
+    (found,) = findings(firewalls.check, KNOCKED, dropped(state="established"))
     assert found.commands == ("iptables-nft -t filter -I INPUT -m conntrack --ctstate RELATED,ESTABLISHED -j ACCEPT",)
 
 
 def test_beside_a_rule_that_was_not_checked_others_may_drop_and_nothing_is_ok() -> None:
     unchecked = (Unchecked("ip t, chain c: socket transparent 1 accept"),)
-    levels = [one.level for one in findings(firewalls.judge, KNOCKED, dropped(unchecked=unchecked))]
+    levels = [one.level for one in findings(firewalls.check, KNOCKED, dropped(unchecked=unchecked))]
     assert levels == [Level.WARNING, Level.WARNING]
-    facts = replace(WELL, trace=Trace(("ip t",), WELL.trace.ways, unchecked))
-    (found,) = findings(firewalls.judge, KNOCKED, facts)
+    facts = replace(WELL, trace=Trace(("ip t",), WELL.trace.paths, unchecked))
+    (found,) = findings(firewalls.check, KNOCKED, facts)
     assert (found.level, found.what) == (Level.WARNING, f"not checked: {unchecked[0].what}")
 
 
 def test_a_rule_for_what_leaves_the_host_makes_none_doubtful_for_what_comes_in() -> None:
     unchecked = (Unchecked("-A OUTPUT -m owner", is_outward=True),)
-    levels = [one.level for one in findings(firewalls.judge, KNOCKED, dropped(unchecked=unchecked))]
+    levels = [one.level for one in findings(firewalls.check, KNOCKED, dropped(unchecked=unchecked))]
     assert levels == [Level.ERROR, Level.WARNING]
 
 
 def test_a_rule_that_lets_the_operator_in_but_no_stranger_is_a_warning() -> None:
     facts = dropped(operator=False)
-    (found,) = findings(firewalls.judge, KNOCKED, facts)
+    (found,) = findings(firewalls.check, KNOCKED, facts)
     assert (found.level, "but not from where you are" in found.what) == (Level.WARNING, True)
-    (found,) = findings(firewalls.judge, KNOCKED, replace(facts, session=None))
+    (found,) = findings(firewalls.check, KNOCKED, replace(facts, session=None))
     assert found.level is Level.ERROR
 
 
 def test_of_knocks_only_what_comes_before_the_gate_matters() -> None:
-    assert [one.level for one in findings(firewalls.judge, KNOCKED, dropped(knock=True))] == [Level.OK]
-    (found,) = findings(firewalls.judge, KNOCKED, dropped(knock=True, hook="prerouting", priority=-300))
+    assert [one.level for one in findings(firewalls.check, KNOCKED, dropped(knock=True))] == [Level.OK]
+    (found,) = findings(firewalls.check, KNOCKED, dropped(knock=True, hook="prerouting", priority=-300))
     assert found.commands == ("iptables-nft -t filter -I PREROUTING -p tcp --dport 7000 -j ACCEPT",)
 
 
 def test_a_port_that_is_forwarded_is_listened_to_elsewhere() -> None:
-    ways = (Way(TO_SSH, "new", (), Port.parse("80/tcp"), ip_address("172.17.0.2")),)
+    ways = (PacketPath(TO_SSH, "new", (), Port.parse("80/tcp"), ip_address("172.17.0.2")),)
     facts = replace(WELL, listening=frozenset(), trace=Trace(("ip nat",), ways))
-    assert {one.level for one in findings(firewalls.judge, KNOCKED, facts)} == {Level.OK}
+    assert {one.level for one in findings(firewalls.check, KNOCKED, facts)} == {Level.OK}
 
 
 def test_a_routing_rule_that_looks_at_the_same_bits() -> None:
     facts = replace(WELL, network=NETWORK._replace(mark_rules=(MarkRule(0x1000, 0xF000), MarkRule(0xCA6C, 0xFFFFFFFF))))
-    (found,) = findings(firewalls.judge, gate('accept_mark = "0x1000/0x1000"'), facts)
+    (found,) = findings(firewalls.check, gate('accept_mark = "0x1000/0x1000"'), facts)
     assert (found.level, found.where) == (Level.WARNING, "ip rule, fwmark 0x1000/0xf000")
 
 
 def container(*ways: str, blocks: tuple[Block, ...] = ()) -> Facts:
     """A host that forwards the door's port to a container, which answers to what comes in by these interfaces."""
     there = ip_address("172.17.0.2")
-    bridge = (Local("docker0", ip_interface("172.17.0.1/16")), Local("wg0", ip_interface("10.0.0.1/24")))
+    bridge = (LocalAddress("docker0", ip_interface("172.17.0.1/16")), LocalAddress("wg0", ip_interface("10.0.0.1/24")))
     routes = (*NETWORK.routes, Route(ip_network("172.17.0.0/16"), "docker0"))
     http = Port.parse("80/tcp")
     direct = TO_SSH._replace(port=http, destination=there, published=SSH)
     found = (
-        Way(TO_SSH, "new", (), http, there),
-        *(Way(direct._replace(interface=way), "new", blocks, http, there) for way in ways),
+        PacketPath(TO_SSH, "new", (), http, there),
+        *(PacketPath(direct._replace(interface=way), "new", blocks, http, there) for way in ways),
     )
     network = Network((*NETWORK.locals, *bridge), routes)
     return replace(WELL, network=network, trace=Trace((FILTER.name,), found))
@@ -261,25 +274,25 @@ def container(*ways: str, blocks: tuple[Block, ...] = ()) -> Facts:
 
 @pytest.mark.parametrize("ways", [[], ["eth0"], ["eth0", "wg0"]])
 def test_the_address_of_a_container_behind_a_hidden_port(ways: list[str]) -> None:
-    found = findings(bypasses.judge, KNOCKED, container(*ways))
+    found = findings(bypasses.check, KNOCKED, container(*ways))
     commands = [f"iptables-nft -t raw -I PREROUTING -i {way} -d 172.17.0.0/16 -j DROP" for way in ways]
     assert [(each.level, each.where, [*each.commands]) for each in found] == (
         [(Level.WARNING, "port 22/tcp", commands)] if ways else []
     )
-    assert {each.level for each in findings(firewalls.judge, KNOCKED, container(*ways))} == {Level.OK}
+    assert {each.level for each in findings(firewalls.check, KNOCKED, container(*ways))} == {Level.OK}
 
 
 def test_where_a_rule_drops_it_or_nothing_is_hidden_no_container_is_named() -> None:
-    drop = Block(FILTER, Base("FORWARD", "forward", 0), "-A FORWARD -j DROP")
-    assert findings(bypasses.judge, KNOCKED, container("eth0", blocks=(drop,))) == []
-    assert {each.level for each in findings(firewalls.judge, KNOCKED, container("eth0", blocks=(drop,)))} == {Level.OK}
-    assert findings(bypasses.judge, gate('mode = "observe"'), container("eth0")) == []
+    drop = Block(FILTER, BaseChain("FORWARD", "forward", 0), "-A FORWARD -j DROP")
+    assert findings(bypasses.check, KNOCKED, container("eth0", blocks=(drop,))) == []
+    assert {each.level for each in findings(firewalls.check, KNOCKED, container("eth0", blocks=(drop,)))} == {Level.OK}
+    assert findings(bypasses.check, gate('mode = "observe"'), container("eth0")) == []
 
 
 @pytest.mark.parametrize(("mode", "is_named"), [("guard", True), ("stealth", True), ("observe", False)])
 def test_conntrack_helpers_are_named_where_something_is_hidden(mode: str, is_named: bool) -> None:
-    trace = Trace((FILTER.name,), WELL.trace.ways, helpers=(Helper("the rule", "ftp", "the command"),))
-    found = findings(bypasses.judge, gate(f'mode = "{mode}"'), replace(WELL, trace=trace, assigns_helpers=True))
+    trace = Trace((FILTER.name,), WELL.trace.paths, helpers=(Helper("the rule", "ftp", "the command"),))
+    found = findings(bypasses.check, gate(f'mode = "{mode}"'), replace(WELL, trace=trace, assigns_helpers=True))
     assert [(each.level, each.commands) for each in found] == [
         (Level.WARNING, ("the command",)),
         (Level.WARNING, ("sysctl -w net.netfilter.nf_conntrack_helper=0",)),

@@ -13,7 +13,7 @@ from typing import Any
 import pytest
 
 from doorward.fleet import etcd_codec
-from doorward.fleet.etcd import CompactedError, Etcd, EtcdAccess, EtcdRefusedError, EtcdUnavailableError
+from doorward.fleet.etcd import CompactedError, Etcd, EtcdAccess, EtcdRejectedError, EtcdUnavailableError
 from doorward.fleet.etcd_codec import WatchMessage
 from tests.support.etcd import Node, etcd_at, single
 
@@ -55,7 +55,7 @@ def test_a_prefix_of_many_pages_is_read_whole(etcd: Etcd, at: str) -> None:
         etcd.txn([], [etcd_codec.to_put(f"{at}{n:05}", b"x") for n in range(begin, begin + 100)])
     found = etcd.prefix(at)
     assert [entry.key for entry in found.entries] == [f"{at}{n:05}" for n in range(2500)]
-    newest = etcd.range(at, etcd_codec.after(at), limit=1, newest_first=True)
+    newest = etcd.range(at, etcd_codec.prefix_end(at), limit=1, newest_first=True)
     assert newest.entries[0].key >= f"{at}02400"
 
 
@@ -63,10 +63,10 @@ def test_a_key_is_created_once(etcd: Etcd, at: str) -> None:
     key = f"{at}once"
     first = etcd.txn([(key, 0)], [etcd_codec.to_put(key, b"mine")], key)
     again = etcd.txn([(key, 0)], [etcd_codec.to_put(key, b"yours")], key)
-    assert (first.succeeded, first.found) == (True, None)
+    assert (first.succeeded, first.current) == (True, None)
     assert not again.succeeded
-    assert again.found is not None
-    assert (again.found.value, again.found.revision) == (b"mine", first.revision)
+    assert again.current is not None
+    assert (again.current.value, again.current.revision) == (b"mine", first.revision)
     changed = etcd.txn([(key, first.revision)], [etcd_codec.to_put(key, b"new")], key)
     assert changed.succeeded
 
@@ -81,14 +81,14 @@ def test_leases(etcd: Etcd, at: str) -> None:
     assert etcd.range(f"{at}a").entries == []
     assert etcd.left_s(lease) == -1
     assert not etcd.keep_alive(lease)
-    with pytest.raises(EtcdRefusedError, match="lease not found"):
+    with pytest.raises(EtcdRejectedError, match="lease not found"):
         etcd.put(f"{at}a", b"", lease)
 
 
 def test_a_watch_tells_what_was_and_what_comes(etcd: Etcd, at: str) -> None:
     since = etcd.put(f"{at}a", b"1")
     told: queue.SimpleQueue[WatchMessage] = queue.SimpleQueue()
-    with etcd.watch([(at, etcd_codec.after(at), since), ("/other/", "/other0", since)]) as watch:
+    with etcd.watch([(at, etcd_codec.prefix_end(at), since), ("/other/", "/other0", since)]) as watch:
         created = [watch.read() for _ in range(2)]
         assert all(each.is_created for each in created)
 
@@ -117,7 +117,7 @@ def test_a_watch_from_what_was_compacted_says_so(etcd: Etcd, at: str) -> None:
     old = etcd.put(f"{at}a", b"1")
     newest = etcd.put(f"{at}a", b"2")
     etcd.call("kv/compaction", {"revision": str(newest), "physical": True})
-    with etcd.watch([(at, etcd_codec.after(at), old)]) as watch:
+    with etcd.watch([(at, etcd_codec.prefix_end(at), old)]) as watch:
         assert watch.read().is_created
         with pytest.raises(CompactedError, match=str(newest)):
             watch.read()
@@ -178,9 +178,9 @@ def test_users_and_their_prefix(tmp_path: Path) -> None:
         with gate.watch([("/doorward/x/", "/doorward/x0", 1)]) as watch:
             assert watch.read().is_created
         for wrong in (lambda: gate.put("/other", b"1"), lambda: gate.range("/"), lambda: root.range("/doorward/x/a")):
-            with pytest.raises(EtcdRefusedError, match=r"permission denied|user name is empty"):
+            with pytest.raises(EtcdRejectedError, match=r"permission denied|user name is empty"):
                 wrong()
-        with pytest.raises(EtcdRefusedError, match="authentication failed"):
+        with pytest.raises(EtcdRejectedError, match="authentication failed"):
             guesser.put("/doorward/x/a", b"1")
         gate._access.token = "is.none"  # what a node that was started anew makes of an old one  # noqa: S105
         gate.put("/doorward/x/a", b"2")

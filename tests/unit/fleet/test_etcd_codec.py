@@ -23,7 +23,7 @@ JSON = st.recursive(
 
 @given(JSON)
 def test_whatever_etcd_answers_is_a_value_or_malformed(found: object) -> None:
-    for read in (etcd_codec.listing, etcd_codec.done, etcd_codec.watched):
+    for read in (etcd_codec.parse_range, etcd_codec.parse_transaction, etcd_codec.parse_watch):
         with suppress(MalformedError):
             read(etcd_codec.parse(json.dumps(found).encode()))
 
@@ -35,8 +35,8 @@ def test_bytes_that_are_no_json(raw: bytes) -> None:
 
 
 def test_what_is_left_out_is_zero() -> None:
-    assert etcd_codec.listing({}) == etcd_codec.RangeResult([], 0)
-    assert etcd_codec.done({"succeeded": True}) == etcd_codec.TransactionResult(True, 0, None)
+    assert etcd_codec.parse_range({}) == etcd_codec.RangeResult([], 0)
+    assert etcd_codec.parse_transaction({"succeeded": True}) == etcd_codec.TransactionResult(True, 0, None)
 
 
 @pytest.mark.parametrize(
@@ -46,14 +46,14 @@ def test_what_is_left_out_is_zero() -> None:
 )  # fmt: skip
 def test_a_key_that_makes_no_sense(kv: dict[str, object]) -> None:
     with pytest.raises(MalformedError):
-        etcd_codec.listing({"kvs": [kv]})
+        etcd_codec.parse_range({"kvs": [kv]})
 
 
 def test_a_key_that_is_not_text_keeps_no_other_from_being_read() -> None:
-    listing = etcd_codec.listing({"kvs": [KEY | {"key": etcd_codec.b64(b"/a/\xff")}, KEY]})
+    listing = etcd_codec.parse_range({"kvs": [KEY | {"key": etcd_codec.b64(b"/a/\xff")}, KEY]})
     assert len(listing.entries) == 2
     assert etcd_codec.key_range(listing.entries[0].key)["key"] == etcd_codec.b64(b"/a/\xff")
 
 
 def test_the_range_of_a_prefix_ends_after_it() -> None:
-    assert etcd_codec.after("/doorward/x/") == "/doorward/x0"
+    assert etcd_codec.prefix_end("/doorward/x/") == "/doorward/x0"

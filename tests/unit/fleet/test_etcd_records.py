@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 
 from doorward.errors import MalformedError
 from doorward.fleet import etcd_records, protocol
-from doorward.fleet.etcd_records import OpeningKey, StoredOpening, left_ms
+from doorward.fleet.etcd_records import OpeningKey, StoredOpening, remaining_ms
 from doorward.model import Place
 
 KEY = OpeningKey("ssh", ip_address("2001:db8::7"))
@@ -64,15 +64,15 @@ def test_openings_that_make_no_sense(rest: str, raw: bytes) -> None:
     ],
 )
 def test_how_long_it_has_still_to_stand(clock_ms: int, oldest_ms: int | None, lease_ms: int | None, left: int) -> None:
-    assert left_ms(SHARED, WRITTEN_MS + clock_ms, oldest_ms, lease_ms) == left
+    assert remaining_ms(SHARED, WRITTEN_MS + clock_ms, oldest_ms, lease_ms) == left
 
 
 @given(st.integers(-(10**9), 10**9), st.none() | st.integers(0, 10**6), st.none() | st.integers(0, 10**6))
 def test_never_longer_than_it_was_opened_for(clock_ms: int, oldest_ms: int | None, lease_ms: int | None) -> None:
-    assert left_ms(SHARED, WRITTEN_MS + clock_ms, oldest_ms, lease_ms) <= SHARED.for_ms
+    assert remaining_ms(SHARED, WRITTEN_MS + clock_ms, oldest_ms, lease_ms) <= SHARED.for_ms
 
 
-ITEM = protocol.item(KEY, 5, "knock", 9)
+ITEM = protocol.build_item(KEY, 5, "knock", 9)
 MESSAGES: list[protocol.Message] = [
     protocol.Standing([ITEM], [KEY], True),
     protocol.Opened([ITEM, ITEM]),
@@ -89,7 +89,9 @@ MESSAGES: list[protocol.Message] = [
 @pytest.mark.parametrize("letter", ["\N{GRINNING FACE}", '"', "\N{LATIN SMALL LETTER E WITH ACUTE}"])
 def test_the_most_openings_with_the_longest_words_fit_in_a_message(letter: str) -> None:
     key = OpeningKey("d" * 64, ip_network("ffff:ffff:ffff:ffff:ffff:ffff:ffff:ff00/120"))
-    items = [protocol.item(key, 1 << 53, letter * etcd_records.MAX_WORDS, 1 << 53)] * protocol.MOST_AT_ONCE
+    items = [
+        protocol.build_item(key, 1 << 53, letter * etcd_records.MAX_TEXT_LENGTH, 1 << 53)
+    ] * protocol.MAX_PER_MESSAGE
     raw = protocol.pack(protocol.Opened(items))
     assert len(raw) <= protocol.MESSAGE_BYTES
     assert protocol.parse(raw) == protocol.Opened(items)

@@ -40,10 +40,10 @@ def test_what_etcd_never_had_is_not_noted(file: Path) -> None:
 
 def test_counting_goes_on(file: Path) -> None:
     first = FleetStateFile(file)
-    assert [first.count(100), first.count(100)] == [0, 100]
+    assert [first.add_to_count(100), first.add_to_count(100)] == [0, 100]
     first.close()
     again = FleetStateFile(file)
-    assert again.count(1) == 200
+    assert again.add_to_count(1) == 200
     again.close()
 
 
@@ -70,10 +70,10 @@ def test_a_file_that_cannot_be_written_is_said(file: Path) -> None:
     here = FleetStateFile(file)
     here._db.execute("PRAGMA query_only = ON")
     here.write([(SSH, OpeningState(5_000, "", 7))], 0)
-    assert "readonly" in here.trouble
+    assert "readonly" in here.error
     here._db.execute("PRAGMA query_only = OFF")
     here.write([(SSH, OpeningState(5_000, "", 7))], 0)
-    assert here.trouble == ""
+    assert here.error == ""
     here.close()
 
 

@@ -17,7 +17,6 @@ from doorward.config import knockd
 from doorward.config.schema import Configuration, Gate, Signed
 from doorward.errors import UsageError
 from doorward.init.client_setup import (
-    checked_address,
     delay_ms,
     hosts_table,
     is_shareable,
@@ -25,6 +24,7 @@ from doorward.init.client_setup import (
     knock_on_ports,
     knockd_stanza,
     shareable_doors,
+    validate_address,
 )
 from doorward.model import DEFAULT_FLAGS, Door, FlagFilter, Port, Protocol
 
@@ -167,13 +167,13 @@ def test_a_link_tells_of_64_doors() -> None:
 
 @pytest.mark.parametrize("text", ["192.0.2.7", "2001:db8::7", "[2001:db8::7]", "server.example", "münchen.example"])
 def test_addresses(text: str) -> None:
-    assert checked_address(text) == text
+    assert validate_address(text) == text
 
 
 @pytest.mark.parametrize("text", ["", "a b", "a/b", "user@host", "a:b", "[::1", "a\nb", "x" * 300])
 def test_what_is_no_address(text: str) -> None:
     with pytest.raises(UsageError, match="is no name or address of a host"):
-        checked_address(text)
+        validate_address(text)
 
 
 @pytest.mark.parametrize(

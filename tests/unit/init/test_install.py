@@ -29,7 +29,7 @@ def test_a_file_is_written_once(tmp_path: Path) -> None:
     assert not install.write(path, "second\n")
     assert path.read_text(encoding="utf-8") == "first ä\n"
     assert [each.name for each in path.parent.iterdir()] == ["file"]
-    access = install.access()
+    access = install.file_ownership()
     assert mode(path.parent) == oct(access.mode | (access.mode & 0o440) >> 2)  # who may read may pass
     assert (path.stat().st_uid, path.stat().st_gid) == (access.user, access.group)
     assert mode(path) == oct(access.mode)

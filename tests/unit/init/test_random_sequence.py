@@ -12,7 +12,15 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from doorward.errors import HostError
-from doorward.init.random_sequence import FIRST_PORT, KNOCKS, LEAST_CHOICE, LEAST_GAP, allowed, choose_sequence, is_good
+from doorward.init.random_sequence import (
+    FIRST_PORT,
+    KNOCKS,
+    MIN_CANDIDATES,
+    MIN_GAP,
+    candidate_ports,
+    choose_sequence,
+    is_strong,
+)
 from doorward.lint.common_ports import is_tried_first
 from doorward.lint.guessing import guess
 from doorward.model import Door, Port, Protocol
@@ -33,11 +41,11 @@ def test_what_is_chosen_is_good(seed: int, taken: frozenset[Port], first: int, c
     other = choose_sequence(pick, taken, ephemeral, one)
     assert len(one) == len(other) == KNOCKS
     numbers = sorted(port.number for port in one + other)
-    assert all(later - earlier >= LEAST_GAP for earlier, later in pairwise(numbers))
+    assert all(later - earlier >= MIN_GAP for earlier, later in pairwise(numbers))
     shunned = {port.number for port in taken}
     assert all(number >= FIRST_PORT and number not in shunned for number in numbers)
     assert not any(map(is_tried_first, one + other))
-    if len(range(FIRST_PORT, 65_536)) - len(ephemeral) - 400 > LEAST_CHOICE:
+    if len(range(FIRST_PORT, 65_536)) - len(ephemeral) - 400 > MIN_CANDIDATES:
         assert not set(numbers) & set(ephemeral)
     for sequence in (one, other):
         assert {port.protocol for port in sequence} == set(Protocol)
@@ -60,13 +68,13 @@ def test_what_is_chosen_is_good(seed: int, taken: frozenset[Port], first: int, c
     ],
 )
 def test_what_is_good(text: str, good: bool) -> None:
-    assert is_good(knock(text)) is good
-    assert not is_good(knock(text), [9050])
+    assert is_strong(knock(text)) is good
+    assert not is_strong(knock(text), [9050])
 
 
 def test_every_port_is_as_likely() -> None:
     """Thirds of the choice, by either protocol: a port in a hundred of those allowed would show."""
-    pick, numbers = random.Random(7).randrange, allowed((), USUAL)
+    pick, numbers = random.Random(7).randrange, candidate_ports((), USUAL)
     third = len(numbers) // 3
     found = Counter(
         (port.protocol, min(bisect(numbers, port.number) // third, 2))
@@ -85,5 +93,5 @@ def test_where_the_host_leaves_too_few_ports(every: int) -> None:
 
 
 def test_ports_of_connections_are_taken_where_there_are_hardly_any_others() -> None:
-    assert len(allowed((), range(1024, 65_536))) > 60_000
-    assert not set(allowed((), USUAL)) & set(USUAL)
+    assert len(candidate_ports((), range(1024, 65_536))) > 60_000
+    assert not set(candidate_ports((), USUAL)) & set(USUAL)

@@ -10,7 +10,7 @@ from pathlib import Path
 
 import pytest
 
-from doorward.doctor.host import Local, Network, Route
+from doorward.doctor.host import LocalAddress, Network, Route
 from doorward.init.survey import HostSurvey, Service, host_name, key_files, survey_host
 from doorward.kernel.ssh_session import SshConnection
 from doorward.model import Port, Protocol
@@ -43,13 +43,13 @@ def host(*services: Service, session: SshConnection | None = None, network: Netw
     ],
 )
 def test_which_port_is_ssh(services: list[Service], session: SshConnection | None, ports: list[int]) -> None:
-    assert [port.number for port in host(*services, session=session).ssh()] == ports
+    assert [port.number for port in host(*services, session=session).ssh_ports()] == ports
 
 
-LAN = Local("eth1", ip_interface("10.0.0.7/24"))
-OUTER = Local("eth0", ip_interface("9.9.9.7/24"))
-OUTER_6 = Local("eth0", ip_interface("2620:fe::7/64"))
-LOOP, LINK = Local("lo", ip_interface("127.0.0.1/8")), Local("eth0", ip_interface("fe80::7/64"))
+LAN = LocalAddress("eth1", ip_interface("10.0.0.7/24"))
+OUTER = LocalAddress("eth0", ip_interface("9.9.9.7/24"))
+OUTER_6 = LocalAddress("eth0", ip_interface("2620:fe::7/64"))
+LOOP, LINK = LocalAddress("lo", ip_interface("127.0.0.1/8")), LocalAddress("eth0", ip_interface("fe80::7/64"))
 WAY = Route(ip_network("0.0.0.0/0"), "eth1")
 
 
@@ -59,13 +59,18 @@ WAY = Route(ip_network("0.0.0.0/0"), "eth1")
         ([LOOP, LINK], [], None, None),
         ([LOOP, LAN], [], None, "10.0.0.7"),
         ([LAN, OUTER_6, OUTER], [WAY], None, "9.9.9.7"),  # one that the world reaches
-        ([Local("eth2", ip_interface("10.1.0.7/24")), LAN], [WAY], None, "10.0.0.7"),  # else where the world lies
+        (
+            [LocalAddress("eth2", ip_interface("10.1.0.7/24")), LAN],
+            [WAY],
+            None,
+            "10.0.0.7",
+        ),  # else where the world lies
         ([LAN, OUTER], [], session(22, "10.0.0.7"), "10.0.0.7"),  # the operator came by it
         ([LAN, OUTER], [], session(22, "203.0.113.1"), "9.9.9.7"),  # translated: not this host's
     ],
 )
 def test_where_clients_reach_it(
-    locals_: list[Local], routes: list[Route], session: SshConnection | None, address: str | None
+    locals_: list[LocalAddress], routes: list[Route], session: SshConnection | None, address: str | None
 ) -> None:
     found = host(session=session, network=Network(tuple(locals_), tuple(routes))).address()
     assert found == (None if address is None else ip_address(address))
