@@ -386,17 +386,17 @@ def test_what_a_person_reads(lab: Lab, tmp_path: Path) -> None:
         assert lines[1] == "    drops 22/tcp, which door 'main' opens"
         assert lines[3] == "      # nft insert rule inet filter input meta mark and 0x1000 == 0x1000 accept"
         assert "    door 'main' opens 22/tcp, but nothing listens there" in lines
-        assert f"ok: daemon, process {there.daemon.process.pid}: it runs: 1 door, mode stealth" in lines
+        assert f"ok: daemon, process {there.daemon.process.pid}: running: 1 door, mode stealth" in lines
 
 
 def test_the_doctor_notices_that_the_file_changed_and_that_no_daemon_runs(lab: Lab, tmp_path: Path) -> None:
     with site(lab, tmp_path) as there:
         there.daemon.config.write_text(CONFIG.format(mode="guard", mark="", port=22))
-        assert any("it was changed since it was loaded" in finding["what"] for finding in there.findings())
+        assert any("was changed after it was loaded" in finding["what"] for finding in there.findings())
         other = tmp_path / "other.toml"
         other.write_text(there.daemon.config.read_text())
         done = there.daemon.run("doctor", "-c", other, check=False)
         assert f"it runs with {there.daemon.config}, not with {other}" in done.stdout
         assert there.daemon.end() == 0
         lab.server.run(["nft", "delete table inet doorward"])
-        assert any("no daemon runs and no gate is loaded" in finding["what"] for finding in there.findings())
+        assert any("the daemon is not running and no gate is loaded" in finding["what"] for finding in there.findings())

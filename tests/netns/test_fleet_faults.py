@@ -272,7 +272,7 @@ def test_no_opening_outlives_its_time_in_a_partition(trial: Trial) -> None:
     first.event("closed", address=str(late), by="time")
     for name in ("gate5", "etcd1", "etcd2", "etcd3"):
         trial.fleet.switch.join(name)
-    last.message("in touch with the fleet")
+    last.message("connected to the fleet")
     took_s = trial.agreed_after()
     standing = {opening["address"] for gate in trial.fleet.gates for opening in gate.openings()}
     assert standing.isdisjoint({str(guest), str(late)})

@@ -206,7 +206,7 @@ def running_fleet(fleet: Fleet, prepare: Callable[[Fleet], None] = lambda _: Non
         for gate in fleet.gates:
             gate.start()
         for gate in fleet.gates:
-            gate.message("in touch with the fleet")
+            gate.message("connected to the fleet")
             gate.host.start_greeter(22)
         yield fleet
 

@@ -21,15 +21,15 @@ def check(_: str, configuration: Configuration, facts: Facts) -> Iterator[Proble
 
 def _helpers(facts: Facts) -> Iterator[Problem]:
     what = (
-        "the conntrack helper {} reads what clients and servers write, and lets in the connections that they announce: "
-        "in mode stealth to every port that no door opens, behind NAT to every port of the same machine"
+        "the conntrack helper {} parses untrusted traffic and admits the connections that it announces: "
+        "in mode stealth to every port that no door opens, behind NAT to every port of the same host"
     )
-    remedy = "remove the rule, here and where it is configured; name the ports that the service needs in `public`"
+    remedy = "remove the rule, also from the saved ruleset; list the ports that the service needs in `public`"
     for helper in facts.trace.helpers:
         yield Problem(Level.WARNING, helper.rule, what.format(helper.name), remedy, (helper.removal,))
     if facts.assigns_helpers:
         command = f"sysctl -w {_SYSCTL}=0"
-        remedy = f"switch it off, in /etc/sysctl.d too ({_SYSCTL} = 0)"
+        remedy = f"disable it, also in /etc/sysctl.d ({_SYSCTL} = 0)"
         yield Problem(Level.WARNING, _SYSCTL, what.format("of each well-known port"), remedy, (command,))
 
 
@@ -43,9 +43,9 @@ def _containers(configuration: Configuration, facts: Facts) -> Iterator[Problem]
     for (port, address, arrival), ways in reached.items():
         what = (
             f"door {doors[port]!r} opens {port}, which is forwarded to {address}, {arrival}; "
-            f"that address answers without a knock to packets that come in by {', '.join(ways)}"
+            f"that address answers packets from {', '.join(ways)} without a knock"
         )
-        remedy = "drop what comes in there for the container's own address, and save the rule as the others are"
+        remedy = "drop packets from there to the container's own address, and save the rule"
         commands = tuple(command for way in ways for command in _drop_commands(facts, address, way))
         yield Problem(Level.WARNING, f"port {port}", what, remedy, commands)
 

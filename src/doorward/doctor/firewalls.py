@@ -34,10 +34,10 @@ def check(file: str, configuration: Configuration, facts: Facts) -> Iterator[Pro
     for drop in blocking:
         yield _problem(file, configuration, drop, uses, is_certain=is_certain)
     for rule in trace.unchecked:
-        remedy = "look at that yourself, or knock from outside, and see"
+        remedy = "check it by hand, or try a knock from outside"
         yield Problem(Level.WARNING, "other firewalls", f"not checked: {rule.what}", remedy)
     if not blocking and not trace.unchecked and trace.tables:
-        yield Problem(Level.OK, "other firewalls", f"{len(trace.tables)} tables let through what the doors open")
+        yield Problem(Level.OK, "other firewalls", f"{len(trace.tables)} tables accept what the doors open")
     yield from _unused_ports(facts, doors)
     yield from _mark_conflicts(configuration, facts)
 
@@ -67,7 +67,7 @@ def _problem(
     fix = build_remedy(blocking.block, mark or DEFAULT_MARK, blocking.ports, blocking.states)
     text = fix.text
     if mark is None and any("mark" in command for command in fix.commands):
-        text = f'write accept_mark = "{DEFAULT_MARK}" in [gate] of {file}, have the daemon read it, and {text}'
+        text = f'write accept_mark = "{DEFAULT_MARK}" in [gate] of {file}, reload the daemon, and {text}'
     level = Level.ERROR if blocking.is_decisive and is_certain else Level.WARNING
     return Problem(level, blocking.block.rule, f"{verb} {what}{later}{scope}", text, fix.commands)
 
@@ -85,7 +85,7 @@ def _unused_ports(facts: Facts, doors: dict[Port, str]) -> Iterator[Problem]:
         reached = {path.arrival for path in paths}
         if reached and not any(path.forwarded_to for path in paths) and not reached & facts.listening:
             what = f"door {name!r} opens {port}, but nothing listens there"
-            yield Problem(Level.WARNING, f"port {port}", what, "start the service, or take the port out of `opens`")
+            yield Problem(Level.WARNING, f"port {port}", what, "start the service, or remove the port from `opens`")
 
 
 def _mark_conflicts(configuration: Configuration, facts: Facts) -> Iterator[Problem]:
@@ -93,5 +93,5 @@ def _mark_conflicts(configuration: Configuration, facts: Facts) -> Iterator[Prob
     for rule in facts.network.mark_rules if mark is not None else ():
         if mark is not None and rule.mask & mark.mask and not (rule.value ^ mark.value) & rule.mask & mark.mask:
             where = f"ip rule, fwmark {rule.value:#x}/{rule.mask:#x}"
-            what = f"accept_mark {mark} sets bits that this rule looks at: it may route what a door opens elsewhere"
-            yield Problem(Level.WARNING, where, what, "choose bits for accept_mark that no rule looks at")
+            what = f"accept_mark {mark} sets bits that this rule matches: it may reroute accepted connections"
+            yield Problem(Level.WARNING, where, what, "choose bits for accept_mark that no rule matches")

@@ -46,9 +46,7 @@ def build_remedy(block: Block, mark: Mark, ports: Iterable[Port], states: Collec
         return _firewalld(ports)
     if precedes_gate(block.base):
         rules = [_by_port(block, port) for port in ports]
-        return _first(
-            "this comes before doorward's gate: leave these ports to it, with these rules first", block, rules
-        )
+        return _first("this runs before doorward's gate: accept these ports here first", block, rules)
     makers = {"new": _by_mark, "established": _by_state}
     rules = [make(block, mark) for state, make in makers.items() if state in states]
     if kind == "firewalld":
@@ -61,10 +59,10 @@ def build_remedy(block: Block, mark: Mark, ports: Iterable[Port], states: Collec
     if kind == "docker":
         verdict = "RETURN" if "DOCKER-USER" in block.rule.partition(" -A ")[2].split()[:1] else "ACCEPT"
         commands = [f"{block.table.owner} -I DOCKER-USER {rule} -j {verdict}" for rule in rules]
-        return Remedy("let the mark pass in Docker's chain for rules of one's own", tuple(commands))
+        return Remedy("accept the mark in DOCKER-USER, Docker's chain for custom rules", tuple(commands))
     if kind == "iptables":
-        return _first("put this rule first, and save it as the others are (netfilter-persistent save)", block, rules)
-    return _first("put this rule first in the chain, in /etc/nftables.conf too", block, rules)
+        return _first("insert this rule first, and save it (netfilter-persistent save)", block, rules)
+    return _first("insert this rule first in the chain, also in /etc/nftables.conf", block, rules)
 
 
 def _first(words: str, block: Block, rules: Iterable[str]) -> Remedy:
@@ -96,7 +94,7 @@ def _by_port(block: Block, port: Port) -> str:
 def _firewalld(ports: Iterable[Port]) -> Remedy:
     """Open ports in firewalld: its rules cannot match marks, and it drops what other tables accept."""
     opened = " ".join(f"--add-port={port}" for port in ports)
-    words = "firewalld matches no marks: open the port there, and leave hiding it to doorward's gate, which comes first"
+    words = "firewalld cannot match marks: open the port there; doorward's gate, which runs first, hides it"
     return Remedy(words, (f"firewall-cmd --permanent {opened}", "firewall-cmd --reload"))
 
 

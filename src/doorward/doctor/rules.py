@@ -155,4 +155,4 @@ def rejected_line(text: str, message: str) -> str:
     lines = text.splitlines()
     if match and 0 < int(match[1]) <= len(lines):
         return _HANDLE.sub("", lines[int(match[1]) - 1]).strip()[:MAX_TEXT]
-    return (message.strip().splitlines() or ["it is refused"])[0][:MAX_TEXT]
+    return (message.strip().splitlines() or ["rejected"])[0][:MAX_TEXT]

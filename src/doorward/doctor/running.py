@@ -30,7 +30,7 @@ def check(file: str, configuration: Configuration, facts: Facts) -> Iterator[Pro
     if configuration.signed is not None and facts.signed_error:
         yield Problem(Level.ERROR, "signed knocks", facts.signed_error, "without it the gate cannot be loaded")
     for trouble in facts.unread:
-        yield Problem(Level.WARNING, "this host", trouble, "mend that, or look there yourself")
+        yield Problem(Level.WARNING, "this host", trouble, "fix that, or check by hand")
 
 
 def emergencies(daemon: Mapping[str, Any] | None, off_since: str) -> Iterator[Problem]:
@@ -39,14 +39,14 @@ def emergencies(daemon: Mapping[str, Any] | None, off_since: str) -> Iterator[Pr
     `daemon` is the daemon's answer to `status`; `off_since` is empty while doorward is on.
     """
     if off_since:
-        what = f"doorward is switched off since {off_since}: nothing is hidden, and no knock is read"
-        yield Problem(Level.ERROR, "doorward", what, "when you can get in without it, switch it on", ("doorward on",))
+        what = f"doorward has been off since {off_since}: nothing is hidden, and knocks are ignored"
+        yield Problem(Level.ERROR, "doorward", what, "once you can log in without it, turn it on", ("doorward on",))
     elif daemon is not None and (fault := daemon.get("last_good")):
         what = (
-            f"{daemon['config']} could not be loaded ({str(fault).splitlines()[0]}): its last good copy is in force,"
+            f"{daemon['config']} could not be loaded ({str(fault).splitlines()[0]}): its last good copy is active,"
             " and hooks do not run"
         )
-        remedy = "repair the file (`doorward check`), and have the daemon load it"
+        remedy = "fix the file (`doorward check`), and reload the daemon"
         yield Problem(Level.ERROR, f"daemon, process {daemon['pid']}", what, remedy, (f"kill -HUP {daemon['pid']}",))
 
 
@@ -59,8 +59,8 @@ def daemon_only_doors(configuration: Configuration) -> list[str]:
 
 def _kernel(facts: Facts) -> Problem:
     if facts.rejection:
-        return Problem(Level.ERROR, "nftables", facts.rejection, "the gate cannot be loaded before that is mended")
-    return Problem(Level.OK, "nftables", "the kernel and libnftables take the gate")
+        return Problem(Level.ERROR, "nftables", facts.rejection, "fix that; until then the gate cannot be loaded")
+    return Problem(Level.OK, "nftables", "the kernel and libnftables accept the ruleset")
 
 
 def _daemon(file: str, configuration: Configuration, facts: Facts) -> Problem:
@@ -68,32 +68,32 @@ def _daemon(file: str, configuration: Configuration, facts: Facts) -> Problem:
     if status is None:
         level, affected = Level.WARNING, daemon_only_doors(configuration)
         if not facts.is_table_loaded:
-            what = "no daemon runs and no gate is loaded: nothing is hidden"
+            what = "the daemon is not running and no gate is loaded: nothing is hidden"
         elif affected:
             level = Level.ERROR
-            what = f"no daemon runs, and without one nothing opens {_doors(affected)}; sequences still open the others"
+            what = f"the daemon is not running: nothing opens {_doors(affected)}; sequences still open the others"
         else:
-            what = "no daemon runs; sequences still open doors, but nothing is recorded, and no hook runs"
+            what = "the daemon is not running; sequences still open doors, but nothing is recorded and hooks do not run"
         start = f"systemctl start {DAEMON}" if DAEMON in facts.boot.units else "doorward run"
         return Problem(level, "daemon", what, "start it", (start,))
     where = f"daemon, process {status['pid']}"
     if not facts.is_table_loaded:
-        what = "it runs, but the table inet doorward is gone: nothing is hidden, and no knock opens"
-        return Problem(Level.ERROR, where, what, "have it load the gate again", (f"kill -HUP {status['pid']}",))
+        what = "it is running, but the table inet doorward is missing: nothing is hidden, and knocks open nothing"
+        return Problem(Level.ERROR, where, what, "reload the daemon", (f"kill -HUP {status['pid']}",))
     if status.get("config", file) != file:
-        what = f"it runs with {status['config']}, not with {file}"
-        return Problem(Level.WARNING, where, what, f"look at that file with -c {status['config']}")
+        what = f"it is running with {status['config']}, not with {file}"
+        return Problem(Level.WARNING, where, what, f"check that file with -c {status['config']}")
     if facts.is_as_loaded is False and not status.get("trial"):
-        what = f"{file} is not what it runs with: it was changed since it was loaded"
-        return Problem(Level.WARNING, where, what, "have it read the file again", (f"kill -HUP {status['pid']}",))
-    return Problem(Level.OK, where, f"it runs: {status['summary']}")
+        what = f"{file} was changed after it was loaded"
+        return Problem(Level.WARNING, where, what, "reload the daemon", (f"kill -HUP {status['pid']}",))
+    return Problem(Level.OK, where, f"running: {status['summary']}")
 
 
 def _boot(configuration: Configuration, facts: Facts) -> Iterator[Problem]:
     if not facts.boot.systemd:
-        remedy = "have whatever starts services here run `doorward run`, before the network if it can"
+        remedy = "make the service manager run `doorward run`, before the network if possible"
         yield Problem(
-            Level.WARNING, "boot", "systemd does not run here: whether a gate stands at boot is not known", remedy
+            Level.WARNING, "boot", "systemd is not running: cannot tell whether the gate is loaded at boot", remedy
         )
         return
     enabled = facts.boot.units & {DAEMON, GATE}
@@ -101,7 +101,7 @@ def _boot(configuration: Configuration, facts: Facts) -> Iterator[Problem]:
         # Behind a firewall that accepts by the mark, a door stays shut if no ruleset sets the mark.
         shut = configuration.gate.accept_mark is not None
         after = "another firewall would keep the doors shut" if shut else "nothing would be hidden"
-        what = f"no enabled unit loads the gate at boot: after the next one {after}"
+        what = f"no enabled unit loads the gate at boot: after a reboot {after}"
         commands = (f"systemctl enable {GATE} {DAEMON}",)
         yield Problem(Level.ERROR if shut else Level.WARNING, "boot", what, "enable the units", commands)
     elif GATE not in enabled:
@@ -109,7 +109,7 @@ def _boot(configuration: Configuration, facts: Facts) -> Iterator[Problem]:
         yield Problem(Level.WARNING, "boot", what, "enable the other unit too", (f"systemctl enable {GATE}",))
     elif DAEMON not in enabled:
         affected = daemon_only_doors(configuration)
-        consequence = f"nothing opens {_doors(affected)}" if affected else "nothing is recorded, and no hook runs"
+        consequence = f"nothing opens {_doors(affected)}" if affected else "nothing is recorded and hooks do not run"
         what = f"{GATE} loads the gate at boot, but no daemon starts: {consequence}"
         level = Level.ERROR if affected else Level.WARNING
         yield Problem(level, "boot", what, "enable the other unit too", (f"systemctl enable {DAEMON}",))
@@ -130,13 +130,13 @@ def _limits(configuration: Configuration, facts: Facts) -> Iterator[Problem]:
         capacity = default_capacity(facts.memory_bytes, len(machines), DEFAULT_CAPACITY)
         if capacity < DEFAULT_CAPACITY:
             what = (
-                f"with {facts.memory_bytes >> 20:,} MiB the gate remembers {capacity:,} sources a family, not "
-                f"{DEFAULT_CAPACITY:,}: a smaller flood of forged knocks makes others hurry"
+                f"with {facts.memory_bytes >> 20:,} MiB the gate tracks {capacity:,} sources per family, not "
+                f"{DEFAULT_CAPACITY:,}: a smaller flood of forged knocks can displace knocks in progress"
             )
-            yield Problem(Level.OK, "memory", what, "set `capacity` in [gate] to choose it yourself")
+            yield Problem(Level.OK, "memory", what, "set `capacity` in [gate] to change it")
     if facts.conntrack is not None:
         now, most = facts.conntrack
         if now > most * _CONNTRACK_LIMIT:
             what = f"conntrack holds {now:,} of {most:,} connections: when it is full, new ones are dropped"
             command = f"sysctl -w net.netfilter.nf_conntrack_max={most * 2}"
-            yield Problem(Level.WARNING, "conntrack", what, "raise its limit", (command,))
+            yield Problem(Level.WARNING, "conntrack", what, "raise the limit", (command,))

@@ -157,7 +157,7 @@ class _Tracer:
     def _flow(self, probe: Probe, source: Address) -> PacketFlow:
         number = next(self._unmarked_ports if probe.is_knock or probe.published else self._marked_ports, None)
         if number is None:
-            raise UncheckedError("there are too many ports to try")
+            raise UncheckedError("there are too many ports to test")
         return PacketFlow(source, number, probe.destination, probe.port)
 
     def _connection(self, probe: Probe, flow: PacketFlow) -> Iterator[PacketPath]:
@@ -188,7 +188,7 @@ class _Tracer:
                 if not (probe.is_knock or probe.published):  # the gate sees a knock before routing
                     self.lost.append(
                         f"a packet from {flow.source} to {flow.port} of {flow.destination}: no rule drops it, but it"
-                        f" does not arrive (see the routes, rp_filter of {probe.interface}, and forwarding)"
+                        f" does not arrive (check the routes, rp_filter of {probe.interface}, and forwarding)"
                     )
                 return blocks, None, 0
             if not outcome.is_drop:
@@ -197,7 +197,7 @@ class _Tracer:
             blocks += (Block(self._loaded.ruleset(last.family, last.table), self._loaded.bases[base], rule),)
             self._passes.append(f"insert rule {' '.join(base)} {flow.match(step)} accept")
             self._loaded.run(self._passes[-1])
-        raise UncheckedError(f"{blocks[-1].rule}: what comes after it")
+        raise UncheckedError(f"the rules after {blocks[-1].rule}")
 
     def _send(self, flow: PacketFlow, step: Step, probe: Probe, interface: int | None) -> _Outcome:
         """Send a packet; confirm a drop with reset limits, since on the host it may be the only packet."""
@@ -213,7 +213,9 @@ class _Tracer:
         self._is_fresh = not self._loaded.has_rates  # a ruleset without limits does not change
         entrance = self._replica.index.get(probe.interface)
         if entrance is None:
-            raise UncheckedError(f"no packet comes in by {probe.interface}: it is down, or the loopback interface")
+            raise UncheckedError(
+                f"no packet can arrive through {probe.interface}: it is down, or the loopback interface"
+            )
         if interface == 0:
             with suppress(OSError):  # no route
                 self._replica.send_out(build_packet(flow, step), str(flow.destination))
@@ -228,7 +230,7 @@ class _Tracer:
             try:
                 raw = memoryview(self._events.recv(_RECEIVE_BYTES))
             except OSError as error:
-                raise UncheckedError(f"the way of a packet is too long to follow: {error.strerror}") from None
+                raise UncheckedError(f"the trace of a packet is too long: {error.strerror}") from None
             for message in netlink.messages(raw):
                 if message.kind == TRACE:
                     event = parse_event(message.body)

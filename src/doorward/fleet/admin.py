@@ -109,7 +109,9 @@ def opening_key(door: str, address: str) -> OpeningKey:
     try:
         return parse_key(f"{door}/{address}")
     except ValueError:
-        raise UsageError(f"{door!r} and {address!r} are no door with an address") from None
+        raise UsageError(
+            f"invalid opening: expected the name of a door and an IP address or network, got {door!r} and {address!r}"
+        ) from None
 
 
 def _parse_object(raw: bytes) -> dict[str, Any]:

@@ -33,7 +33,7 @@ class Rejected(NamedTuple):
     message: str
 
 
-FULL = Rejected("full", "the fleet's share of the open sets is full; `doorward status` lists what is open")
+FULL = Rejected("full", "the fleet's share of the open sets is full; `doorward status` lists the openings")
 
 
 class Room:
@@ -64,9 +64,9 @@ def admit(item: Item, door: Door | None, limits: Limits, now_ms: int) -> Opening
     if until_ms <= now_ms:
         return None
     if not door.shared:
-        return Rejected("door", f"door {door.name} is not shared here; write shared = true in [doors.{door.name}]")
+        return Rejected("door", f"door {door.name} is not shared here; set shared = true in [doors.{door.name}]")
     if item.by.split(" ", 1)[0] not in _ORIGINS:
-        return Rejected("way", "an opening is by a knock, a key or by hand")
+        return Rejected("way", "unknown origin: openings come from a knock, a key or an operator")
     if objection := _reject_address(item.key.address, limits):
         return objection
     return Opening(door.name, item.key.address, door.opens, now_ms / 1000, until_ms / 1000, item.by)
@@ -80,11 +80,11 @@ def _until_ms(item: Item, longest_ms: int, now_ms: int) -> int:
 def _reject_address(place: Place, limits: Limits) -> Rejected | None:
     mapped = isinstance(place, IPv6Address) and place.ipv4_mapped is not None
     if mapped or place.is_unspecified or place.is_multicast or place.is_loopback or place.is_link_local:
-        return Rejected("address", f"no client of several gates has the address {place}")
+        return Rejected("address", f"{place} is not the address of a client")
     if isinstance(place, Address):
         return None
     if not limits.allows_networks:
-        return Rejected("network", "this gate opens no networks; a gate with [signed] does")
+        return Rejected("network", "this gate does not open networks; that requires [signed]")
     shortest = SHORTEST_PREFIX[place.version]
     if not shortest <= place.prefixlen < place.max_prefixlen:
         return Rejected("prefix", f"IPv{place.version} networks have a prefix from /{shortest}; open it at this gate")

@@ -64,21 +64,21 @@ class KeySpace(NamedTuple):
 def read_text(value: object, limit: int = MAX_TEXT_LENGTH) -> str:
     """Return `value` if it is printable text; raise ValueError otherwise."""
     if not isinstance(value, str) or not value.isprintable() or len(value) > limit:
-        raise ValueError("no text")
+        raise ValueError("invalid text")
     return value
 
 
 def read_name(value: object) -> str:
     """Return `value` if it is a valid name of a door, a gate or a fleet; raise ValueError otherwise."""
     if not isinstance(value, str) or not NAME.fullmatch(value):
-        raise ValueError("no name")
+        raise ValueError("invalid name")
     return value
 
 
 def read_int(value: object, limit: int = 1 << 53, least: int = 0) -> int:
     """Return `value` if it is an integer from `least` to `limit`; raise ValueError otherwise."""
     if type(value) is not int or not least <= value <= limit:
-        raise ValueError("no number")
+        raise ValueError("invalid number")
     return value
 
 
@@ -86,7 +86,7 @@ def read_address(value: object) -> Place:
     """Return an address or a network from its canonical form; raise ValueError for any other."""
     address = parse_place(read_text(value))
     if str(address) != value:
-        raise ValueError("a place that doorward does not write")
+        raise ValueError("the address is not in canonical form")
     return address
 
 
@@ -100,9 +100,9 @@ def read_object(raw: bytes) -> dict[str, Any]:
     try:
         members = json.loads(raw)
     except RecursionError:
-        raise ValueError("too deep") from None
+        raise ValueError("nested too deeply") from None
     if not isinstance(members, dict):
-        raise ValueError("no object")
+        raise ValueError("not a JSON object")
     return members
 
 
@@ -117,7 +117,7 @@ def parse(rest: str, raw: bytes) -> tuple[OpeningKey, StoredOpening]:
         members = read_object(raw)
         key = parse_key(rest)
         if (members["door"], members["address"]) != (key.door, str(key.address)):
-            raise ValueError("another key's")
+            raise ValueError("the value belongs to another key")
         return key, StoredOpening(
             read_int(members["for_ms"], MAX_FOR_MS),
             read_int(members["until_ms"]),
@@ -126,7 +126,7 @@ def parse(rest: str, raw: bytes) -> tuple[OpeningKey, StoredOpening]:
             read_name(members["gate"]),
         )
     except (ValueError, TypeError, KeyError) as error:
-        raise MalformedError(f"fleet: an opening that is none ({error})") from None
+        raise MalformedError(f"fleet: invalid opening ({error})") from None
 
 
 def parse_key(rest: str) -> OpeningKey:

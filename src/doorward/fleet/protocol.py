@@ -104,7 +104,7 @@ def parse(raw: bytes) -> Message:
         members = json.loads(raw)
         return _PARSERS[members.pop("what")](**members)
     except (ValueError, TypeError, KeyError, AttributeError, RecursionError) as error:
-        raise MalformedError(f"fleet: a message that is none: {error}") from None
+        raise MalformedError(f"fleet: invalid message: {error}") from None
 
 
 def batches(rows: list[T]) -> list[list[T]]:
@@ -137,19 +137,19 @@ def _key(row: Any) -> OpeningKey:
 
 def _list(read: Callable[[Any], M], rows: Any) -> list[M]:
     if not isinstance(rows, list) or len(rows) > MAX_PER_MESSAGE:
-        raise ValueError("no list, or too long")
+        raise ValueError("not a list, or too long")
     return [read(row) for row in rows]
 
 
 def _flag(value: object) -> bool:
     if type(value) is not bool:
-        raise ValueError("no flag")
+        raise ValueError("invalid boolean")
     return value
 
 
 def _id(value: object) -> str:
     if len(bytes.fromhex(read_text(value, 32))) != 16:
-        raise ValueError("no number of a knock")
+        raise ValueError("invalid ID of a knock")
     return str(value)
 
 

@@ -149,7 +149,7 @@ class FleetWorker:
 
     def _claim(self, message: protocol.Claim) -> None:
         if self._is_unreachable:
-            self._send(protocol.Claimed(message.number, None, "etcd gives no answer"))
+            self._send(protocol.Claimed(message.number, None, "etcd does not answer"))
             return
         self._claimers[message.number % len(self._claimers)].tasks.put(message)
 
@@ -225,7 +225,7 @@ class FleetWorker:
     def _on_heartbeat(self, beat: Heartbeat) -> None:
         self._heartbeats.append(beat)
         if self._is_unreachable or not self._has_reported:
-            self._log("info", f"in touch with the fleet {self._settings.fleet}")
+            self._log("info", f"connected to the fleet {self._settings.fleet}")
             self._has_reported = True
         self._is_unreachable = False
         self._openings.prune(now_ms())
@@ -234,12 +234,12 @@ class FleetWorker:
 
     def _on_unreachable(self, silent: Unreachable) -> None:
         if not self._is_unreachable:
-            self._log("warning", f"{silent.why.partition('; ')[0]}; this gate works alone meanwhile")
+            self._log("warning", f"{silent.why.partition('; ')[0]}; this gate continues alone")
         self._is_unreachable = self._has_reported = True
 
     def _on_duplicate_name(self, _: DuplicateName) -> None:
         if not self._has_duplicate:  # log it once: every heartbeat finds it
-            self._log("error", f"another gate calls itself {self._settings.gate}; give each gate a name of its own")
+            self._log("error", f"another gate is named {self._settings.gate}, too; give each gate a unique name")
         self._has_duplicate = True
 
     def _on_snapshot(self, snapshot: Snapshot) -> None:
@@ -299,10 +299,8 @@ class FleetWorker:
             last_error = self._state_db.error
             self._state_db.write([(key, self._openings.get(key)) for key in changed], _wall_offset_ms())
             if self._state_db.error and not last_error:
-                text = (
-                    f"{self._settings.directory / STATE_FILE}: {self._state_db.error}; make room: until then a restart"
-                )
-                self._log("error", f"{text} may open again what was closed elsewhere meanwhile")
+                text = f"{self._settings.directory / STATE_FILE}: {self._state_db.error}; free disk space: a restart"
+                self._log("error", f"{text} may reopen what other gates closed")
 
     def _send_state(self) -> None:
         owed = len(self._openings.owed(now_ms()))

@@ -66,8 +66,8 @@ def parse_door(text: str) -> DoorSpec:
         opens = [_port(word) for word in ports.split(",")] if equals else []
         return DoorSpec(values.name(name.strip()), values.opened(opens))
     except ValueError as error:
-        what = f"{text[:60]!r}: {str(error).partition('; ')[0]}" if equals else f"{text[:60]!r} is no door"
-        raise UsageError(f"{what}; write NAME=PORTS, like ssh=22/tcp or web=80/tcp,443/tcp") from None
+        what = f"invalid door {text[:60]!r}" + (f": {str(error).partition('; ')[0]}" if equals else "")
+        raise UsageError(f"{what}; expected NAME=PORTS, e.g. ssh=22/tcp or web=80/tcp,443/tcp") from None
 
 
 def parse_doors(texts: Iterable[str]) -> tuple[DoorSpec, ...]:
@@ -79,10 +79,10 @@ def parse_doors(texts: Iterable[str]) -> tuple[DoorSpec, ...]:
     ):
         twice = next((thing for place, thing in enumerate(things) if thing in things[:place]), None)
         if twice is not None:
-            raise UsageError(f"the {what} {twice} stands twice; give each door its own")
+            raise UsageError(f"duplicate {what} {twice}; each door needs its own")
     signed = next((door for door in doors if DEFAULT_SIGNED_PORT in door.opens), None)
     if signed is not None:
-        raise UsageError(f"door {signed.name!r}: {DEFAULT_SIGNED_PORT} is where signed knocks go; leave it out")
+        raise UsageError(f"door {signed.name!r}: {DEFAULT_SIGNED_PORT} is reserved for signed knocks; leave it out")
     return doors
 
 
@@ -93,7 +93,7 @@ def parse_public(text: str) -> tuple[Port, ...]:
             values.port_range(f"{word}/tcp" if word.isdecimal() else word) for word in text.replace(",", " ").split()
         ]
     except ValueError as error:
-        raise UsageError(f"{error} (public ports are separated by commas)") from None
+        raise UsageError(f"{error} (separate public ports with commas)") from None
     return values.public(ports)
 
 
@@ -119,10 +119,10 @@ def config_text(plan: ConfigPlan, programs: Mapping[Port, str]) -> str:
 
 
 def _gate(plan: ConfigPlan, programs: Mapping[Port, str]) -> Iterator[str]:
-    yield "# Made by `doorward init`."
+    yield "# Written by `doorward init`."
     if plan.knocks:
         yield "# Its sequences are secrets: anyone who knows one can knock."
-    yield "# docs/configuration.md explains every setting; `doorward check` says what an edit is worth."
+    yield "# doorward.toml(5) explains every setting; `doorward check` validates an edit and rates its strength."
     yield from ("", "[gate]", f"mode = {_text(plan.mode)}")
     if plan.mode is Mode.STEALTH and not plan.public:
         yield "public = []"
@@ -132,7 +132,7 @@ def _gate(plan: ConfigPlan, programs: Mapping[Port, str]) -> Iterator[str]:
             yield f"    {_text(ports)},{_comment(program)}"
         yield "]"
     if plan.accept_mark is not None:
-        yield f"accept_mark = {_text(str(plan.accept_mark))}    # for the other firewall here: `doorward doctor`"
+        yield f"accept_mark = {_text(str(plan.accept_mark))}    # for the other firewall; see `doorward doctor`"
 
 
 def _ranges(ports: Iterable[Port], programs: Mapping[Port, str]) -> Iterator[tuple[str, str]]:

@@ -18,7 +18,7 @@ from doorward.kernel.privileges import service_identity
 from doorward.signed import authorized_keys
 from doorward.signed.server_key import X25519, new_private_text
 
-AUTHORIZED_KEYS_HEADER = "# Who may knock, a public key a line: docs/signed-knocks.md.\n"
+AUTHORIZED_KEYS_HEADER = "# SSH public keys that may knock, one per line: docs/signed-knocks.md.\n"
 
 
 class ExistingFiles(NamedTuple):
@@ -39,7 +39,7 @@ class ExistingFiles(NamedTuple):
 def read_keys(path: Path) -> ExistingFiles:
     """Return the keys of a file. UsageError, ConfigError: it is missing, or writable by others."""
     if not path.is_file():
-        raise UsageError(f"{path}: there is no such file; name one with public keys of SSH, a line each")
+        raise UsageError(f"{path}: no such file; expected a file of SSH public keys, one per line")
     text = read_text(path)
     keys, faults = authorized_keys.parse(text, str(path))
     lines = text.split("\n")
@@ -118,4 +118,4 @@ def _host_errors(path: Path) -> Iterator[None]:
         yield
     except OSError as error:
         where = error.filename or path
-        raise HostError(f"{where}: {error.strerror}; call this with the right to write there") from None
+        raise HostError(f"{where}: {error.strerror}; run this as a user who may write there") from None

@@ -101,9 +101,11 @@ def test_files_that_are_refused(authority: Authority, tmp_path: Path) -> None:
     https = ("https://127.0.0.1:1",)
     cases = {
         "other users can read it; run `chmod o-r": Fleet("f", https, str(authority.ca), str(gate), str(key)),
-        "no certificate of an authority": Fleet("f", https, "none.pem"),
+        "not a CA certificate": Fleet("f", https, "none.pem"),
         "none.key: No such file or directory": Fleet("f", https, str(authority.ca), str(gate), "none.key"),
-        "no certificate with its key": Fleet("f", https, str(authority.ca), str(authority.ca), str(password)),
+        "not a certificate with its private key": Fleet(
+            "f", https, str(authority.ca), str(authority.ca), str(password)
+        ),
     }
     for words, fleet in cases.items():
         with pytest.raises(UsageError, match=words):
@@ -112,7 +114,7 @@ def test_files_that_are_refused(authority: Authority, tmp_path: Path) -> None:
     assert (access.user, access.password) == ("a", "secret")
     assert "secret" not in repr(access)
     password.write_text("\n")
-    with pytest.raises(UsageError, match="this is no password"):
+    with pytest.raises(UsageError, match="invalid password"):
         read_access(Fleet("f", https, user="a", password="password"), tmp_path)  # noqa: S106
     password.chmod(0o644)
     with pytest.raises(UsageError, match="other users can read it"):

@@ -71,10 +71,10 @@ def test_a_door_that_opens_by_signed_knocks() -> None:
     assert (found.level, "door 'a' opens it by a signed knock" in found.what) == (Level.OK, True)
     (found,) = findings(lockout.check, text, WELL)
     assert found.level is Level.ERROR
-    assert found.what.endswith("takes no signed knock: no key of its authorized_keys may open it")
+    assert found.what.endswith("accepts no signed knock: no key of its authorized_keys may open it")
     facts = replace(WELL, signed_error="server.key: it is missing; make it")
     (found,) = findings(lockout.check, text, facts)
-    assert found.what.endswith("takes no signed knock: server.key: it is missing; make it")
+    assert found.what.endswith("accepts no signed knock: server.key: it is missing; make it")
     assert [f.level for f in findings(running.check, text, facts) if f.where == "signed knocks"] == [Level.ERROR]
 
 
@@ -83,9 +83,9 @@ def test_a_door_that_opens_by_signed_knocks() -> None:
     [
         (KNOCKED, Level.OK, "is hidden; door 'a' opens it by a knock"),
         (BY_HAND, Level.ERROR, "is hidden, and its door 'a' opens by hand only"),
-        (ELSEWHERE, Level.OK, "stays open to everybody"),
+        (ELSEWHERE, Level.OK, "stays open to everyone"),
         (gate('mode = "stealth"', ELSEWHERE), Level.ERROR, "would be hidden, and no door opens it"),
-        (gate('mode = "stealth"\npublic = ["22/tcp"]', ELSEWHERE), Level.OK, "stays open to everybody"),
+        (gate('mode = "stealth"\npublic = ["22/tcp"]', ELSEWHERE), Level.OK, "stays open to everyone"),
         (gate('mode = "observe"', BY_HAND), Level.OK, "mode observe drops nothing"),
         (gate('mode = "stealth"\ninterfaces = ["wlan*"]', ELSEWHERE), Level.OK, "which the gate does not watch"),
         (gate('mode = "stealth"\ninterfaces = ["eth*"]', ELSEWHERE), Level.ERROR, "would be hidden"),
@@ -150,16 +150,16 @@ def test_where_all_is_well_nothing_but_ok_is_said() -> None:
 @pytest.mark.parametrize(
     ("change", "level", "part"),
     [
-        ({"daemon": None}, Level.WARNING, "no daemon runs; sequences still open doors"),
+        ({"daemon": None}, Level.WARNING, "the daemon is not running; sequences still open doors"),
         ({"daemon": None, "is_table_loaded": False}, Level.WARNING, "nothing is hidden"),
-        ({"is_table_loaded": False}, Level.ERROR, "the table inet doorward is gone"),
-        ({"daemon": {**STATUS, "config": "/g"}}, Level.WARNING, "it runs with /g, not with /f"),
-        ({"is_as_loaded": False}, Level.WARNING, "it was changed since it was loaded"),
+        ({"is_table_loaded": False}, Level.ERROR, "the table inet doorward is missing"),
+        ({"daemon": {**STATUS, "config": "/g"}}, Level.WARNING, "it is running with /g, not with /f"),
+        ({"is_as_loaded": False}, Level.WARNING, "was changed after it was loaded"),
         ({"rejection": "no nf_tables"}, Level.ERROR, "no nf_tables"),
         ({"boot": Boot(True, frozenset())}, Level.WARNING, "no enabled unit loads the gate at boot"),
         ({"boot": Boot(True, frozenset({running.DAEMON}))}, Level.WARNING, "for a moment nothing is hidden"),
         ({"boot": Boot(True, frozenset({running.GATE}))}, Level.WARNING, "no daemon starts"),
-        ({"boot": Boot(False, frozenset())}, Level.WARNING, "systemd does not run here"),
+        ({"boot": Boot(False, frozenset())}, Level.WARNING, "systemd is not running"),
         ({"conntrack": (950, 1000)}, Level.WARNING, "conntrack holds 950 of 1,000"),
         ({"unread": ("iptables-legacy-save is missing",)}, Level.WARNING, "iptables-legacy-save is missing"),
     ],
@@ -185,7 +185,7 @@ def test_a_gate_that_nobody_loads_at_boot_locks_out_behind_a_firewall_that_accep
 
 def test_little_memory_is_told() -> None:
     said = [found.what for found in findings(running.check, KNOCKED, replace(WELL, memory_bytes=256 << 20))]
-    assert any("with 256 MiB the gate remembers" in what for what in said)
+    assert any("with 256 MiB the gate tracks" in what for what in said)
 
 
 def test_a_port_on_which_nothing_listens() -> None:

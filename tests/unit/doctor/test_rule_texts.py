@@ -121,7 +121,7 @@ def test_saved_tables_are_compared_but_for_their_counters() -> None:
         ("iptables-nft-restore: line 15 failed", "ct state established accept"),
         ("Error occurred at line: 15\nTry -h", "ct state established accept"),
         ("line 999 failed", "line 999 failed"),
-        ("", "it is refused"),
+        ("", "rejected"),
         ("x" * 10_000, "x" * MAX_TEXT),
     ],
 )

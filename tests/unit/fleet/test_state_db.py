@@ -78,5 +78,5 @@ def test_a_file_that_cannot_be_written_is_said(file: Path) -> None:
 
 
 def test_a_folder_that_cannot_be_written_is_said(tmp_path: Path) -> None:
-    with pytest.raises(HostError, match="let doorward write there"):
+    with pytest.raises(HostError, match="make the directory writable for doorward"):
         FleetStateFile(tmp_path / "nowhere" / "fleet.sqlite")

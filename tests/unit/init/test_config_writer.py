@@ -84,7 +84,7 @@ def test_the_whole_text() -> None:
         '    "8000-8003/tcp",\n    "53/udp",    # na?me?d\n]',
         '[doors.ssh]\nknock = ["9241/udp", "7013/tcp"]\nopens = ["22/tcp"]    # sshd\nfor = "30s"',
         '[doors.db]\nopens = ["5432/tcp"]\nfor = "30s"',
-        '[signed]\nkey = "server.key"\nauthorized_keys = "authorized_keys"    # who may knock\n',
+        '[signed]\nkey = "server.key"\nauthorized_keys = "authorized_keys"    # keys that may knock\n',
     ]
 
 
@@ -105,15 +105,15 @@ def test_doors(text: str, door: DoorSpec) -> None:
 @pytest.mark.parametrize(
     ("texts", "message"),
     [
-        (["ssh"], "'ssh' is no door; write NAME=PORTS, like ssh=22/tcp or web=80/tcp,443/tcp"),
-        (["ssh="], "'ssh=': '' is no port; write NAME=PORTS"),
-        (["22=22"], "'22=22': '22' is all digits"),
-        (["a b=22"], "'a b=22': 'a b' is no name"),
-        (["ssh=70000"], "'ssh=70000': port 70000 does not exist"),
-        (["ssh=22,22/tcp"], "'ssh=22,22/tcp': '22/tcp' stands twice"),
-        (["a=22", "a=23"], "the name a stands twice; give each door its own"),
-        (["a=22", "b=23,22"], "the port 22/tcp stands twice; give each door its own"),
-        (["a=62201/udp"], "door 'a': 62201/udp is where signed knocks go; leave it out"),
+        (["ssh"], "invalid door 'ssh'; expected NAME=PORTS, e.g. ssh=22/tcp or web=80/tcp,443/tcp"),
+        (["ssh="], "invalid door 'ssh=': "),
+        (["22=22"], "invalid door '22=22': "),
+        (["a b=22"], "invalid door 'a b=22': "),
+        (["ssh=70000"], "invalid door 'ssh=70000': "),
+        (["ssh=22,22/tcp"], "invalid door 'ssh=22,22/tcp': "),
+        (["a=22", "a=23"], "duplicate name a; each door needs its own"),
+        (["a=22", "b=23,22"], "duplicate port 22/tcp; each door needs its own"),
+        (["a=62201/udp"], "door 'a': 62201/udp is reserved for signed knocks; leave it out"),
     ],
 )
 def test_what_is_no_door(texts: list[str], message: str) -> None:

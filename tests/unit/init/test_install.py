@@ -46,7 +46,7 @@ def test_a_mode_is_kept_whatever_the_umask(tmp_path: Path) -> None:
 
 def test_what_cannot_be_written_is_said(tmp_path: Path) -> None:
     (tmp_path / "file").write_text("")
-    with pytest.raises(HostError, match="Not a directory; call this with the right to write there"):
+    with pytest.raises(HostError, match="Not a directory; run this as a user who may write there"):
         install.write(tmp_path / "file/doorward.toml", "x")
 
 
@@ -94,7 +94,7 @@ def test_the_first_file_with_a_key_is_taken(tmp_path: Path) -> None:
     assert found is not None
     assert found.path == tmp_path / "good"
     assert first_keys(paths[:3]) is None
-    with pytest.raises(UsageError, match="there is no such file; name one with public keys"):
+    with pytest.raises(UsageError, match="no such file; expected a file of SSH public keys"):
         read_keys(paths[0])
     with pytest.raises(ConfigError, match="other users can write this file"):
         read_keys(tmp_path / "open")

@@ -88,7 +88,7 @@ def test_every_port_is_as_likely() -> None:
 @pytest.mark.parametrize("every", [20_000, 70_000])
 def test_where_the_host_leaves_too_few_ports(every: int) -> None:
     everything = [Port(Protocol.TCP, number) for number in range(1024, 65_536) if (number - 7) % every]
-    with pytest.raises(HostError, match="too few ports are left to knock at; write `knock` yourself"):
+    with pytest.raises(HostError, match="too few free ports for a sequence; set `knock` yourself"):
         choose_sequence(random.Random(1).randrange, everything, USUAL)
 
 
