@@ -226,7 +226,7 @@ IN_SHORT = ("no fault", "etcd's leader killed", "a gate cut off")
 CHOSEN = {name: fault for name, fault in FAULTS.items() if IS_LONG or name in IN_SHORT}
 
 
-def test_no_replay_is_accepted_twice_whatever_fails(trial: Trial) -> None:
+def test_no_knock_is_accepted_twice_during_faults(trial: Trial) -> None:
     share = max(1, TRIES // len(trial.fleet.gates) // len(CHOSEN) // 3)
     for name, fault in CHOSEN.items():
         before, early, late = ([trial.packet() for _ in range(share)] for _ in range(3))

@@ -42,7 +42,7 @@ def run(args: argparse.Namespace) -> int:
     facts = collect_facts(configuration, path.absolute().parent)
     file = str(path.absolute())
     parts = (lockout, firewalls, bypasses, running)
-    findings = [finding for part in parts for finding in part.judge(file, configuration, facts)]
+    findings = [finding for part in parts for finding in part.check(file, configuration, facts)]
     if (exposed := exposure(path)) is not None:
         findings.append(Problem(Level.WARNING, file, *exposed))
     findings.sort(key=lambda finding: list(Level).index(finding.level))

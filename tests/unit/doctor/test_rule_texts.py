@@ -44,7 +44,7 @@ def iptables(rule: str) -> ForeignRuleset:
     )
 
 
-def test_the_rules_of_chains() -> None:
+def test_parse_chains() -> None:
     assert parse_chains("nft", LISTED) == {
         "input": [(4, "ct state established accept"), (5, 'tcp dport 22 log prefix "socket # handle 7 " accept')],
         "output": [(6, "meta skuid 0 accept")],
@@ -76,7 +76,7 @@ def test_the_rules_of_chains() -> None:
     ],
     ids=lambda value: value.text.splitlines()[3] if isinstance(value, ForeignRuleset) else "",
 )
-def test_rules_that_depend_on_what_only_the_host_has(ruleset: ForeignRuleset, found: list[bool]) -> None:
+def test_rules_that_depend_on_host_state(ruleset: ForeignRuleset, found: list[bool]) -> None:
     assert [is_outward for _, is_outward in ruleset.uncheckable_rules()] == found
 
 
@@ -89,11 +89,11 @@ def test_rules_that_depend_on_what_only_the_host_has(ruleset: ForeignRuleset, fo
         (iptables("-A INPUT -j DROP"), False),
     ],
 )
-def test_rules_that_may_treat_the_second_packet_in_another_way(ruleset: ForeignRuleset, *, has_rates: bool) -> None:
+def test_rules_with_rate_limits(ruleset: ForeignRuleset, *, has_rates: bool) -> None:
     assert ruleset.has_rates == has_rates
 
 
-def test_the_copy_is_compared_but_for_handles_and_what_runs_out() -> None:
+def test_comparison_ignores_handles_and_timeouts() -> None:
     ruleset = ForeignRuleset("nft", "inet", "t", LISTED)
     there = (
         LISTED.replace("59m58s", "59m57s").replace(",\n\t\t\t192.0.2.2 expires 1s", "").replace("handle", "handle 1")
@@ -107,7 +107,7 @@ def test_the_copy_is_compared_but_for_handles_and_what_runs_out() -> None:
     )
 
 
-def test_saved_tables_are_compared_but_for_their_counters() -> None:
+def test_comparison_ignores_counters() -> None:
     ruleset = ForeignRuleset("iptables-nft", "ip", "filter", SAVED)
     assert first_difference(ruleset, SAVED.replace("12:34", "0:0")) is None
     assert first_difference(ruleset, SAVED.replace("INPUT DROP", "INPUT ACCEPT")) == ":INPUT DROP"
@@ -125,7 +125,7 @@ def test_saved_tables_are_compared_but_for_their_counters() -> None:
         ("x" * 10_000, "x" * MAX_TEXT),
     ],
 )
-def test_the_line_that_a_program_objects_to(message: str, line: str) -> None:
+def test_rejected_line(message: str, line: str) -> None:
     assert rejected_line(LISTED, message) == line
 
 

@@ -34,7 +34,7 @@ def summed(data: bytes) -> int:
 
 @pytest.mark.parametrize("flow", FLOWS, ids=str)
 @pytest.mark.parametrize("step", Step)
-def test_packets_are_what_they_say_with_right_checksums(flow: PacketFlow, step: Step) -> None:
+def test_packets_parse_back_with_valid_checksums(flow: PacketFlow, step: Step) -> None:
     raw = build_packet(flow, step)
     found = packet_of(memoryview(raw))
     assert (found.source, found.destination, found.port) == (flow.source.packed, flow.destination.packed, flow.port)
@@ -49,7 +49,7 @@ def test_packets_are_what_they_say_with_right_checksums(flow: PacketFlow, step: 
     assert summed(pseudo + raw[head:]) == 0xFFFF
 
 
-def test_a_frame_says_which_protocol_it_carries() -> None:
+def test_frame_has_the_right_ethertype() -> None:
     kinds = [build_frame(build_packet(flow, Step.NEW), b"\x02\0\0\0\0\x09")[12:14] for flow in FLOWS[::2]]
     assert kinds == [b"\x08\x00", b"\x86\xdd"]
 
@@ -87,11 +87,11 @@ def verdict(code: int) -> bytes:
         (netlink.attribute(8, b"\x45"), TraceEvent("inet", "t", "c", 0, False, None, 0)),
     ],
 )
-def test_reports(attributes: bytes, found: TraceEvent) -> None:
+def test_trace_events_are_parsed(attributes: bytes, found: TraceEvent) -> None:
     assert parse_event(report(NAMES, attributes)) == found
 
 
 @pytest.mark.parametrize("broken", [netlink.attribute(3, b"\0" * 4), b"\xff\xff\x01\0\0", verdict(0)[:-4]])
-def test_a_report_whose_lengths_lie(broken: bytes) -> None:
+def test_wrong_lengths_are_malformed(broken: bytes) -> None:
     with pytest.raises(MalformedError):
         parse_event(report(NAMES, broken))

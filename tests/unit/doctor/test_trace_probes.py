@@ -24,7 +24,7 @@ SESSION = SshConnection(ip_address("10.0.0.1"), 50000, ip_address("10.0.0.2"), 2
 DOORS = parse('[doors.a]\nknock = ["7000/tcp", "9000/udp", "8000/tcp"]\nopens = ["22/tcp", "22/udp"]\n', "f")
 
 
-def test_strangers_come_by_the_default_route_and_the_operator_as_the_session_does() -> None:
+def test_clients_use_the_default_route_and_the_operator_the_sessions() -> None:
     probes = [probe for probe in plan_probes(DOORS, ROUTED, None) if probe.destination.version == 4]
     assert {(probe.interface, str(probe.destination), len(probe.sources)) for probe in probes} == {
         ("eth0", "198.51.100.2", 3)
@@ -34,17 +34,17 @@ def test_strangers_come_by_the_default_route_and_the_operator_as_the_session_doe
     assert {(probe.interface, probe.sources) for probe in own} == {("eth1", (SESSION.source,))}
 
 
-def test_without_a_route_to_strangers_neighbors_send() -> None:
+def test_neighbors_send_without_a_default_route() -> None:
     (six,) = {probe.sources for probe in plan_probes(DOORS, ROUTED, None) if probe.destination.version == 6}
     assert [str(source) for source in six] == ["2001:db8::1", "2001:db8::3", "2001:db8::4"]
 
 
-def test_a_port_of_two_doors_is_tried_once() -> None:
+def test_shared_port_is_probed_once() -> None:
     both = parse('[doors.a]\nopens = ["22/tcp"]\n[doors.b]\nopens = ["22/tcp", "23/tcp"]\n', "f")
     assert [str(probe.port) for probe in plan_probes(both, Network(LOCALS[:2], ()), None)] == ["22/tcp", "23/tcp"]
 
 
-def test_a_host_without_addresses_gets_no_packets() -> None:
+def test_host_without_addresses_gets_no_probes() -> None:
     assert list(plan_probes(DOORS, Network(LOCALS[:1], ()), None)) == []
 
 
@@ -58,7 +58,7 @@ def test_a_host_without_addresses_gets_no_packets() -> None:
         ("", None, False),
     ],
 )
-def test_a_module_that_is_not_there_is_not_loaded(
+def test_missing_module_is_not_loaded(
     loaded: str | None, built_in: str | None, found: bool, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     def read_text(path: Path) -> str:

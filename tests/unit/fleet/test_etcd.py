@@ -36,7 +36,7 @@ def at(request: pytest.FixtureRequest) -> str:
     return f"/{request.node.name}/"
 
 
-def test_what_is_put_is_found_and_deleted(etcd: Etcd, at: str) -> None:
+def test_put_range_and_delete(etcd: Etcd, at: str) -> None:
     first = etcd.put(f"{at}a", b"1")
     second = etcd.put(f"{at}b", bytes(range(256)))
     etcd.put(at[:-1] + "0", b"after the prefix")
@@ -50,7 +50,7 @@ def test_what_is_put_is_found_and_deleted(etcd: Etcd, at: str) -> None:
     assert [etcd.delete(f"{at}a"), etcd.delete(f"{at}a")] == [1, 0]
 
 
-def test_a_prefix_of_many_pages_is_read_whole(etcd: Etcd, at: str) -> None:
+def test_prefix_reads_all_pages(etcd: Etcd, at: str) -> None:
     for begin in range(0, 2500, 100):
         etcd.txn([], [etcd_codec.to_put(f"{at}{n:05}", b"x") for n in range(begin, begin + 100)])
     found = etcd.prefix(at)
@@ -59,7 +59,7 @@ def test_a_prefix_of_many_pages_is_read_whole(etcd: Etcd, at: str) -> None:
     assert newest.entries[0].key >= f"{at}02400"
 
 
-def test_a_key_is_created_once(etcd: Etcd, at: str) -> None:
+def test_conditional_create_succeeds_once(etcd: Etcd, at: str) -> None:
     key = f"{at}once"
     first = etcd.txn([(key, 0)], [etcd_codec.to_put(key, b"mine")], key)
     again = etcd.txn([(key, 0)], [etcd_codec.to_put(key, b"yours")], key)
@@ -85,7 +85,7 @@ def test_leases(etcd: Etcd, at: str) -> None:
         etcd.put(f"{at}a", b"", lease)
 
 
-def test_a_watch_tells_what_was_and_what_comes(etcd: Etcd, at: str) -> None:
+def test_watch_reports_past_and_new_changes(etcd: Etcd, at: str) -> None:
     since = etcd.put(f"{at}a", b"1")
     told: queue.SimpleQueue[WatchMessage] = queue.SimpleQueue()
     with etcd.watch([(at, etcd_codec.prefix_end(at), since), ("/other/", "/other0", since)]) as watch:
@@ -113,7 +113,7 @@ def test_a_watch_tells_what_was_and_what_comes(etcd: Etcd, at: str) -> None:
         assert not thread.is_alive()
 
 
-def test_a_watch_from_what_was_compacted_says_so(etcd: Etcd, at: str) -> None:
+def test_watch_from_a_compacted_revision_raises(etcd: Etcd, at: str) -> None:
     old = etcd.put(f"{at}a", b"1")
     newest = etcd.put(f"{at}a", b"2")
     etcd.call("kv/compaction", {"revision": str(newest), "physical": True})
@@ -123,7 +123,7 @@ def test_a_watch_from_what_was_compacted_says_so(etcd: Etcd, at: str) -> None:
             watch.read()
 
 
-def test_endpoints_that_fail_are_passed_over(node: Node, at: str) -> None:
+def test_failing_endpoints_are_skipped(node: Node, at: str) -> None:
     with socket.create_server(("127.0.0.1", 0)) as silent:
         refusing, mute = "http://127.0.0.1:1", f"http://127.0.0.1:{silent.getsockname()[1]}"
         etcd = Etcd(EtcdAccess((refusing, mute, node.client), 0.3))
@@ -136,7 +136,7 @@ def test_endpoints_that_fail_are_passed_over(node: Node, at: str) -> None:
             Etcd(EtcdAccess((refusing, mute), 0.2)).put(f"{at}a", b"1")
 
 
-def test_an_endpoint_that_speaks_nonsense_gives_an_error(at: str) -> None:
+def test_malformed_answer_is_an_error(at: str) -> None:
     with socket.create_server(("127.0.0.1", 0)) as listener:
 
         def serve() -> None:

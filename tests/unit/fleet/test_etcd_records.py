@@ -20,13 +20,13 @@ WRITTEN_MS = SHARED.until_ms - SHARED.for_ms
 
 
 @pytest.mark.parametrize("place", [ip_address("192.0.2.7"), ip_network("192.0.2.0/24"), ip_network("2001:db8::/32")])
-def test_an_opening_is_read_as_it_was_written(place: Place) -> None:
+def test_stored_opening_round_trip(place: Place) -> None:
     key = OpeningKey("ssh", place)
     assert etcd_records.parse(str(key), etcd_records.pack(SHARED, key)) == (key, SHARED)
 
 
 @given(st.text(), st.binary() | st.just(etcd_records.pack(SHARED, KEY)))
-def test_whatever_stands_there_is_an_opening_or_malformed(rest: str, raw: bytes) -> None:
+def test_any_value_is_an_opening_or_malformed(rest: str, raw: bytes) -> None:
     with suppress(MalformedError):
         etcd_records.parse(rest, raw)
 
@@ -43,7 +43,7 @@ def test_whatever_stands_there_is_an_opening_or_malformed(rest: str, raw: bytes)
         (str(KEY), b"[" * 100_000),
     ],
 )
-def test_openings_that_make_no_sense(rest: str, raw: bytes) -> None:
+def test_malformed_openings_are_rejected(rest: str, raw: bytes) -> None:
     with pytest.raises(MalformedError):
         etcd_records.parse(rest, raw)
 
@@ -63,12 +63,12 @@ def test_openings_that_make_no_sense(rest: str, raw: bytes) -> None:
         (3_600_000, None, 15_000, -3_570_000),
     ],
 )
-def test_how_long_it_has_still_to_stand(clock_ms: int, oldest_ms: int | None, lease_ms: int | None, left: int) -> None:
+def test_remaining_time(clock_ms: int, oldest_ms: int | None, lease_ms: int | None, left: int) -> None:
     assert remaining_ms(SHARED, WRITTEN_MS + clock_ms, oldest_ms, lease_ms) == left
 
 
 @given(st.integers(-(10**9), 10**9), st.none() | st.integers(0, 10**6), st.none() | st.integers(0, 10**6))
-def test_never_longer_than_it_was_opened_for(clock_ms: int, oldest_ms: int | None, lease_ms: int | None) -> None:
+def test_remaining_time_never_exceeds_the_duration(clock_ms: int, oldest_ms: int | None, lease_ms: int | None) -> None:
     assert remaining_ms(SHARED, WRITTEN_MS + clock_ms, oldest_ms, lease_ms) <= SHARED.for_ms
 
 
@@ -87,7 +87,7 @@ MESSAGES: list[protocol.Message] = [
 
 
 @pytest.mark.parametrize("letter", ["\N{GRINNING FACE}", '"', "\N{LATIN SMALL LETTER E WITH ACUTE}"])
-def test_the_most_openings_with_the_longest_words_fit_in_a_message(letter: str) -> None:
+def test_largest_batch_fits_in_a_message(letter: str) -> None:
     key = OpeningKey("d" * 64, ip_network("ffff:ffff:ffff:ffff:ffff:ffff:ffff:ff00/120"))
     items = [
         protocol.build_item(key, 1 << 53, letter * etcd_records.MAX_TEXT_LENGTH, 1 << 53)
@@ -98,7 +98,7 @@ def test_the_most_openings_with_the_longest_words_fit_in_a_message(letter: str) 
 
 
 @pytest.mark.parametrize("message", MESSAGES, ids=lambda message: type(message).__name__)
-def test_a_message_is_read_as_it_was_written(message: protocol.Message) -> None:
+def test_message_round_trip(message: protocol.Message) -> None:
     assert protocol.parse(protocol.pack(message)) == message
 
 
@@ -122,6 +122,6 @@ def test_any_bytes_are_a_message_or_malformed(raw: bytes) -> None:
         b"",
     ],
 )
-def test_messages_that_make_no_sense(raw: bytes) -> None:
+def test_malformed_messages_are_rejected(raw: bytes) -> None:
     with pytest.raises(MalformedError):
         protocol.parse(raw)

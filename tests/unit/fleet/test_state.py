@@ -28,7 +28,7 @@ def found(revision: int, left_ms: int = HOUR, gate: str = "b", by: str = "knock"
     return SeenOpening(SSH, revision, gate, by, left_ms, HOUR)
 
 
-def test_what_is_opened_here_is_told_once() -> None:
+def test_local_opening_is_published_once() -> None:
     here = SharedOpeningTable("a")
     assert here.on_opened(SSH, HOUR, "knock", 0) == [PublishOpening(SSH)]
     here.on_written(SSH, 5, HOUR)
@@ -38,7 +38,7 @@ def test_what_is_opened_here_is_told_once() -> None:
     assert here.on_opened(SSH, 2 * HOUR, "knock", 0) == [PublishOpening(SSH)]
 
 
-def test_what_is_opened_elsewhere_is_opened_and_never_told() -> None:
+def test_remote_opening_is_applied_and_not_published() -> None:
     here = SharedOpeningTable("a")
     assert here.on_put(found(5), 0) == [OpenHere(SSH, HOUR, "knock at b", HOUR)]
     assert here.on_put(found(5), 0) == here.on_put(found(4), 0) == []
@@ -47,12 +47,12 @@ def test_what_is_opened_elsewhere_is_opened_and_never_told() -> None:
     assert here.on_put(found(7, 2 * HOUR), 0) == [OpenHere(SSH, 2 * HOUR, "knock at b", HOUR)]
 
 
-def test_an_opening_under_this_gates_own_name_still_says_that_the_fleet_brought_it() -> None:
+def test_opening_under_the_gates_own_name_is_applied_as_remote() -> None:
     here = SharedOpeningTable("a")
     assert here.on_put(found(5, gate="a"), 0) == [OpenHere(SSH, HOUR, "knock at a", HOUR)]
 
 
-def test_a_key_that_is_gone_before_its_end_was_closed() -> None:
+def test_key_deleted_before_its_end_closes_the_opening() -> None:
     here = SharedOpeningTable("a")
     here.on_put(found(5), 0)
     assert here.on_deleted(SSH, 4, 10) == []  # an older one was
@@ -62,7 +62,7 @@ def test_a_key_that_is_gone_before_its_end_was_closed() -> None:
     assert here.on_deleted(SSH, 8, 20 + HOUR) == []  # its time was over
 
 
-def test_what_is_closed_here_is_told_and_stays_closed() -> None:
+def test_local_close_is_published_and_not_undone() -> None:
     here = SharedOpeningTable("a")
     here.on_opened(SSH, HOUR, "knock", 0)
     assert here.on_closed(SSH, 10) == [PublishOpening(SSH)]
@@ -73,7 +73,7 @@ def test_what_is_closed_here_is_told_and_stays_closed() -> None:
     assert here.on_put(found(6), 30) == [OpenHere(SSH, HOUR, "knock at b", HOUR)]  # whoever opened it after that
 
 
-def test_what_was_opened_here_after_it_was_closed_elsewhere() -> None:
+def test_local_opening_after_a_remote_close_is_published() -> None:
     here = SharedOpeningTable("a")
     here.on_put(found(5), 0)
     here.on_opened(SSH, 2 * HOUR, "knock", 0)
@@ -83,7 +83,7 @@ def test_what_was_opened_here_after_it_was_closed_elsewhere() -> None:
     assert (known.revision, here.owes(SSH, 10)) == (0, True)
 
 
-def test_a_snapshot_tells_what_was_closed_while_this_gate_was_away() -> None:
+def test_snapshot_closes_what_was_closed_during_an_absence() -> None:
     here = SharedOpeningTable("a")
     other = OpeningKey("ssh", ip_address("192.0.2.8"))
     told = {SSH: OpeningState(HOUR, "", 5)}
@@ -91,7 +91,7 @@ def test_a_snapshot_tells_what_was_closed_while_this_gate_was_away() -> None:
     assert here.on_snapshot([], 9, 0) == [CloseHere(SSH), PublishOpening(other)]
 
 
-def test_what_was_closed_while_nobody_could_be_told() -> None:
+def test_close_without_a_fleet_process_is_published_later() -> None:
     here = SharedOpeningTable("a")
     here.restore([], [SSH], {SSH: OpeningState(HOUR, "", 5)}, 0)
     assert here.on_snapshot([found(5)], 9, 0) == [PublishOpening(SSH)]
@@ -100,7 +100,7 @@ def test_what_was_closed_while_nobody_could_be_told() -> None:
     assert (known.is_closing, known.revision) == (True, 5)
 
 
-def test_etcd_has_another_revision_than_was_known() -> None:
+def test_conflicting_revision_is_applied() -> None:
     here = SharedOpeningTable("a")
     here.on_opened(SSH, HOUR, "knock", 0)
     assert here.on_conflict(SSH, found(7, 2 * HOUR), 7, 0) == [OpenHere(SSH, 2 * HOUR, "knock at b", HOUR)]
@@ -212,7 +212,7 @@ class Fleet(RuleBasedStateMachine):
             self.history.append((key, 0, ""))
 
     @invariant()
-    def nothing_is_known_that_does_not_stand(self) -> None:
+    def every_known_opening_is_open_at_the_gate(self) -> None:
         for site in self.sites:
             all_known = site.known._known.items()
             known = {key for key, each in all_known if each.until_ms > self.now and not each.is_closing}

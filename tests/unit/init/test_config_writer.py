@@ -54,7 +54,7 @@ plans = st.builds(
 
 
 @given(plans, st.booleans(), st.integers(), st.text(max_size=8))
-def test_what_is_written_is_what_was_wanted(plan: ConfigPlan, has_sequences: bool, seed: int, program: str) -> None:
+def test_written_configuration_matches_the_plan(plan: ConfigPlan, has_sequences: bool, seed: int, program: str) -> None:
     opened = {port for door in plan.doors for port in door.opens}
     plan = plan._replace(public=tuple(port for port in plan.public if port not in opened))
     if has_sequences:
@@ -73,7 +73,7 @@ def test_what_is_written_is_what_was_wanted(plan: ConfigPlan, has_sequences: boo
     )
 
 
-def test_the_whole_text() -> None:
+def test_config_text() -> None:
     knocks = {"ssh": tuple(map(Port.parse, ("9241/udp", "7013/tcp")))}
     public = (WEB, Port(Protocol.TCP, 443), *(Port(Protocol.TCP, number) for number in range(8000, 8004)), DNS)
     plan = ConfigPlan(
@@ -116,7 +116,7 @@ def test_doors(text: str, door: DoorSpec) -> None:
         (["a=62201/udp"], "door 'a': 62201/udp is reserved for signed knocks; leave it out"),
     ],
 )
-def test_what_is_no_door(texts: list[str], message: str) -> None:
+def test_invalid_doors(texts: list[str], message: str) -> None:
     with pytest.raises(UsageError) as caught:
         parse_doors(texts)
     assert str(caught.value).startswith(message)
@@ -131,11 +131,11 @@ def test_public_ports() -> None:
         parse_public("80,http")
 
 
-def test_what_listens_stays_public_unless_a_door_hides_it() -> None:
+def test_services_stay_public_unless_a_door_hides_them() -> None:
     assert public_ports(SERVING, [DoorSpec("ssh", (SSH,))]) == (WEB, DNS)
 
 
-def test_sequences_keep_clear_of_what_listens_and_of_each_other() -> None:
+def test_sequences_avoid_used_ports_and_each_other() -> None:
     taken = frozenset(Port(Protocol.TCP, number) for number in range(2000, 30_000))
     plan = ConfigPlan(Mode.GUARD, (DoorSpec("a", (SSH,)), DoorSpec("b", (WEB,))))
     found = with_sequences(plan, NOTHING._replace(taken=taken), random.Random(3).randrange)

@@ -64,11 +64,11 @@ def replace_rules(rules: tuple[MarkRule, ...]) -> Network:
         ([DROPS], (MarkRule(1, 0xFFFF_FFFF),), None),  # whatever is set, it looks at it
     ],
 )
-def test_the_mark(blocks: list[Block], mark_rules: tuple[MarkRule, ...], mark: Mark | None) -> None:
+def test_mark_for_blocking_rules(blocks: list[Block], mark_rules: tuple[MarkRule, ...], mark: Mark | None) -> None:
     assert accept_mark_for(CONFIGURATION, facts(*blocks, mark_rules=mark_rules)) == mark
 
 
-def test_no_rule_of_routing_looks_at_what_was_chosen() -> None:
+def test_chosen_mark_conflicts_with_no_routing_rule() -> None:
     found = facts(DROPS, mark_rules=(MarkRule(0x1000, 0x3000),))
     mark = accept_mark_for(CONFIGURATION, found)
     marked = replace(CONFIGURATION, gate=replace(CONFIGURATION.gate, accept_mark=mark))

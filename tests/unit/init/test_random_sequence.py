@@ -34,7 +34,7 @@ def knock(text: str) -> tuple[Port, ...]:
 
 
 @given(st.integers(), st.frozensets(ports, max_size=50), st.integers(1024, 65_000), st.integers(0, 40_000))
-def test_what_is_chosen_is_good(seed: int, taken: frozenset[Port], first: int, count: int) -> None:
+def test_chosen_sequence_is_strong(seed: int, taken: frozenset[Port], first: int, count: int) -> None:
     ephemeral = range(first, min(first + count, 65_536))
     pick = random.Random(seed).randrange
     one = choose_sequence(pick, taken, ephemeral)
@@ -67,12 +67,12 @@ def test_what_is_chosen_is_good(seed: int, taken: frozenset[Port], first: int, c
         ("5001/tcp 9001/udp 5001/udp 3001/tcp", False),  # one number twice
     ],
 )
-def test_what_is_good(text: str, good: bool) -> None:
+def test_is_strong(text: str, good: bool) -> None:
     assert is_strong(knock(text)) is good
     assert not is_strong(knock(text), [9050])
 
 
-def test_every_port_is_as_likely() -> None:
+def test_ports_are_uniformly_distributed() -> None:
     """Thirds of the choice, by either protocol: a port in a hundred of those allowed would show."""
     pick, numbers = random.Random(7).randrange, candidate_ports((), USUAL)
     third = len(numbers) // 3
@@ -86,12 +86,12 @@ def test_every_port_is_as_likely() -> None:
 
 
 @pytest.mark.parametrize("every", [20_000, 70_000])
-def test_where_the_host_leaves_too_few_ports(every: int) -> None:
+def test_too_few_free_ports(every: int) -> None:
     everything = [Port(Protocol.TCP, number) for number in range(1024, 65_536) if (number - 7) % every]
     with pytest.raises(HostError, match="too few free ports for a sequence; set `knock` yourself"):
         choose_sequence(random.Random(1).randrange, everything, USUAL)
 
 
-def test_ports_of_connections_are_taken_where_there_are_hardly_any_others() -> None:
+def test_ephemeral_ports_are_used_if_few_others_are_free() -> None:
     assert len(candidate_ports((), range(1024, 65_536))) > 60_000
     assert not set(candidate_ports((), USUAL)) & set(USUAL)

@@ -42,7 +42,7 @@ def host(*services: Service, session: SshConnection | None = None, network: Netw
         ([Service(tcp(22), "sshd")], session(60_022), [22]),  # the port that a router forwards from
     ],
 )
-def test_which_port_is_ssh(services: list[Service], session: SshConnection | None, ports: list[int]) -> None:
+def test_ssh_ports(services: list[Service], session: SshConnection | None, ports: list[int]) -> None:
     assert [port.number for port in host(*services, session=session).ssh_ports()] == ports
 
 
@@ -69,14 +69,14 @@ WAY = Route(ip_network("0.0.0.0/0"), "eth1")
         ([LAN, OUTER], [], session(22, "203.0.113.1"), "9.9.9.7"),  # translated: not this host's
     ],
 )
-def test_where_clients_reach_it(
+def test_address_that_clients_use(
     locals_: list[LocalAddress], routes: list[Route], session: SshConnection | None, address: str | None
 ) -> None:
     found = host(session=session, network=Network(tuple(locals_), tuple(routes))).address()
     assert found == (None if address is None else ip_address(address))
 
 
-def test_what_listens_here_is_found_with_its_program() -> None:
+def test_listening_services_have_their_program() -> None:
     with socket.create_server(("0.0.0.0", 0)) as outer, socket.create_server(("127.0.0.1", 0)) as inner:
         found = survey_host()
         ports = {service.port.number: service.program for service in found.services}
@@ -88,7 +88,7 @@ def test_what_listens_here_is_found_with_its_program() -> None:
         assert (found.ephemeral[0], found.ephemeral[-1]) == (first, last)
 
 
-def test_a_client_that_waits_for_answers_is_no_service() -> None:
+def test_client_socket_is_not_a_service() -> None:
     with socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as client:
         client.bind(("0.0.0.0", 0))
         port = Port(Protocol.UDP, client.getsockname()[1])
@@ -97,7 +97,7 @@ def test_a_client_that_waits_for_answers_is_no_service() -> None:
         assert port not in [service.port for service in found.services]
 
 
-def test_whose_keys_are_the_operators(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_key_files_of_the_operator(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     (tmp_path / "self").mkdir()
     login = tmp_path / "self/loginuid"
     monkeypatch.setenv("HOME", "/home/me")
@@ -113,5 +113,5 @@ def test_whose_keys_are_the_operators(tmp_path: Path, monkeypatch: pytest.Monkey
     assert list(key_files(tmp_path)) == [roots]  # each file once
 
 
-def test_the_hosts_name_is_short() -> None:
+def test_host_name_is_short() -> None:
     assert host_name() == (os.uname().nodename.partition(".")[0] or "server")

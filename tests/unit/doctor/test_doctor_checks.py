@@ -65,7 +65,7 @@ def gate(settings: str, doors: str = KNOCKED) -> str:
     return f"[gate]\n{settings}\n{doors}"
 
 
-def test_a_door_that_opens_by_signed_knocks() -> None:
+def test_signed_door_and_its_keys() -> None:
     text = BY_HAND + "\n[signed]\n"
     (found,) = findings(lockout.check, text, replace(WELL, signed_doors=frozenset({"a"})))
     assert (found.level, "door 'a' opens it by a signed knock" in found.what) == (Level.OK, True)
@@ -91,7 +91,7 @@ def test_a_door_that_opens_by_signed_knocks() -> None:
         (gate('mode = "stealth"\ninterfaces = ["eth*"]', ELSEWHERE), Level.ERROR, "would be hidden"),
     ],
 )
-def test_the_port_of_the_session(text: str, level: Level, part: str) -> None:
+def test_lockout_of_the_sessions_port(text: str, level: Level, part: str) -> None:
     (found,) = findings(lockout.check, text, WELL)
     assert (found.level, part in found.what) == (level, True), found
 
@@ -111,7 +111,7 @@ TAKES_NONE = {**STATUS, "signed": {"takes": False, "refused": {}}}
         ({"daemon": None, "is_table_loaded": False}, Level.OK),  # nothing is hidden yet
     ],
 )
-def test_a_door_that_opens_by_signed_knocks_only_needs_the_daemon(change: dict[str, Any], level: Level) -> None:
+def test_signed_only_door_needs_the_daemon(change: dict[str, Any], level: Level) -> None:
     (found,) = findings(lockout.check, SIGNED, replace(IS_SIGNED, **change))
     assert found.level is level
     levels = [each.level for each in findings(running.check, SIGNED, replace(IS_SIGNED, **change))]
@@ -119,7 +119,7 @@ def test_a_door_that_opens_by_signed_knocks_only_needs_the_daemon(change: dict[s
     assert (Level.ERROR in levels) is is_gone
 
 
-def test_a_boot_without_the_daemon_locks_out_of_a_door_that_opens_by_signed_knocks_only() -> None:
+def test_signed_only_door_needs_the_daemon_at_boot() -> None:
     boot = replace(IS_SIGNED, boot=Boot(True, frozenset({running.GATE})))
     assert Level.ERROR in [found.level for found in findings(running.check, SIGNED, boot)]
     observed = [found.level for found in findings(running.check, gate('mode = "observe"', SIGNED), boot)]
@@ -135,14 +135,14 @@ def test_doorward_off_and_the_last_good_configuration_are_errors() -> None:
     assert "/f:3: wrong" in found.what
 
 
-def test_on_a_console_the_port_of_ssh_is_looked_at_where_it_listens() -> None:
+def test_console_checks_the_ssh_port_if_it_listens() -> None:
     console = replace(WELL, session=None)
     (found,) = findings(lockout.check, BY_HAND, console)
     assert found.level is Level.WARNING
     assert findings(lockout.check, BY_HAND, replace(console, listening=frozenset())) == []
 
 
-def test_where_all_is_well_nothing_but_ok_is_said() -> None:
+def test_healthy_host_has_only_ok_findings() -> None:
     for judge in (lockout.check, firewalls.check, bypasses.check, running.check):
         assert {found.level for found in findings(judge, KNOCKED, WELL)} <= {Level.OK}
 
@@ -165,30 +165,30 @@ def test_where_all_is_well_nothing_but_ok_is_said() -> None:
     ],
     ids=lambda value: str(value) if isinstance(value, dict) else "",
 )
-def test_what_runs(change: dict[str, Any], level: Level, part: str) -> None:
+def test_running_state_findings(change: dict[str, Any], level: Level, part: str) -> None:
     (found,) = (one for one in findings(running.check, KNOCKED, replace(WELL, **change)) if one.level is not Level.OK)
     assert (found.level, part in found.what) == (level, True), found
 
 
 @pytest.mark.parametrize(("units", "command"), [({running.DAEMON}, "systemctl start "), ((), "doorward run")])
-def test_a_daemon_that_does_not_run_is_started_as_this_host_starts_it(units: set[str], command: str) -> None:
+def test_stopped_daemon_remedy_fits_the_host(units: set[str], command: str) -> None:
     facts = replace(WELL, daemon=None, boot=Boot(True, frozenset(units)))
     (found,) = (one for one in findings(running.check, KNOCKED, facts) if one.where == "daemon")
     assert found.commands[0].startswith(command)
 
 
-def test_a_gate_that_nobody_loads_at_boot_locks_out_behind_a_firewall_that_accepts_by_mark() -> None:
+def test_missing_boot_unit_behind_accept_mark_is_an_error() -> None:
     boot = replace(WELL, boot=Boot(True, frozenset()))
     levels = {found.where: found.level for found in findings(running.check, gate("accept_mark = 4096"), boot)}
     assert levels["boot"] is Level.ERROR
 
 
-def test_little_memory_is_told() -> None:
+def test_small_memory_is_reported() -> None:
     said = [found.what for found in findings(running.check, KNOCKED, replace(WELL, memory_bytes=256 << 20))]
     assert any("with 256 MiB the gate tracks" in what for what in said)
 
 
-def test_a_port_on_which_nothing_listens() -> None:
+def test_unused_port_is_reported() -> None:
     (found,) = findings(firewalls.check, KNOCKED, replace(WELL, listening=frozenset()))
     assert found.what == "door 'a' opens 22/tcp, but nothing listens there"
 
@@ -208,7 +208,7 @@ def dropped(
     return replace(WELL, trace=Trace((FILTER.name,), ways, unchecked))
 
 
-def test_a_rule_that_drops_a_port_is_named_with_its_remedy() -> None:
+def test_dropping_rule_is_reported_with_its_remedy() -> None:
     (found,) = findings(firewalls.check, gate('accept_mark = "0x1000/0x1000"'), dropped())
     assert (found.level, found.where) == (Level.ERROR, "iptables-nft -t filter: -A INPUT -j DROP")
     assert found.commands == ("iptables-nft -t filter -I INPUT -m mark --mark 0x1000/0x1000 -j ACCEPT",)
@@ -216,7 +216,7 @@ def test_a_rule_that_drops_a_port_is_named_with_its_remedy() -> None:
     assert found.commands == ("iptables-nft -t filter -I INPUT -m conntrack --ctstate RELATED,ESTABLISHED -j ACCEPT",)
 
 
-def test_beside_a_rule_that_was_not_checked_others_may_drop_and_nothing_is_ok() -> None:
+def test_unchecked_rule_makes_others_uncertain() -> None:
     unchecked = (Unchecked("ip t, chain c: socket transparent 1 accept"),)
     levels = [one.level for one in findings(firewalls.check, KNOCKED, dropped(unchecked=unchecked))]
     assert levels == [Level.WARNING, Level.WARNING]
@@ -225,13 +225,13 @@ def test_beside_a_rule_that_was_not_checked_others_may_drop_and_nothing_is_ok() 
     assert (found.level, found.what) == (Level.WARNING, f"not checked: {unchecked[0].what}")
 
 
-def test_a_rule_for_what_leaves_the_host_makes_none_doubtful_for_what_comes_in() -> None:
+def test_unchecked_outgoing_rule_leaves_others_certain() -> None:
     unchecked = (Unchecked("-A OUTPUT -m owner", is_outward=True),)
     levels = [one.level for one in findings(firewalls.check, KNOCKED, dropped(unchecked=unchecked))]
     assert levels == [Level.ERROR, Level.WARNING]
 
 
-def test_a_rule_that_lets_the_operator_in_but_no_stranger_is_a_warning() -> None:
+def test_rule_that_admits_only_the_operator_is_a_warning() -> None:
     facts = dropped(operator=False)
     (found,) = findings(firewalls.check, KNOCKED, facts)
     assert (found.level, "but not from where you are" in found.what) == (Level.WARNING, True)
@@ -239,19 +239,19 @@ def test_a_rule_that_lets_the_operator_in_but_no_stranger_is_a_warning() -> None
     assert found.level is Level.ERROR
 
 
-def test_of_knocks_only_what_comes_before_the_gate_matters() -> None:
+def test_knocks_are_checked_only_before_the_gate() -> None:
     assert [one.level for one in findings(firewalls.check, KNOCKED, dropped(knock=True))] == [Level.OK]
     (found,) = findings(firewalls.check, KNOCKED, dropped(knock=True, hook="prerouting", priority=-300))
     assert found.commands == ("iptables-nft -t filter -I PREROUTING -p tcp --dport 7000 -j ACCEPT",)
 
 
-def test_a_port_that_is_forwarded_is_listened_to_elsewhere() -> None:
+def test_forwarded_port_needs_no_local_listener() -> None:
     ways = (PacketPath(TO_SSH, "new", (), Port.parse("80/tcp"), ip_address("172.17.0.2")),)
     facts = replace(WELL, listening=frozenset(), trace=Trace(("ip nat",), ways))
     assert {one.level for one in findings(firewalls.check, KNOCKED, facts)} == {Level.OK}
 
 
-def test_a_routing_rule_that_looks_at_the_same_bits() -> None:
+def test_conflicting_routing_rule_is_reported() -> None:
     facts = replace(WELL, network=NETWORK._replace(mark_rules=(MarkRule(0x1000, 0xF000), MarkRule(0xCA6C, 0xFFFFFFFF))))
     (found,) = findings(firewalls.check, gate('accept_mark = "0x1000/0x1000"'), facts)
     assert (found.level, found.where) == (Level.WARNING, "ip rule, fwmark 0x1000/0xf000")
@@ -273,7 +273,7 @@ def container(*ways: str, blocks: tuple[Block, ...] = ()) -> Facts:
 
 
 @pytest.mark.parametrize("ways", [[], ["eth0"], ["eth0", "wg0"]])
-def test_the_address_of_a_container_behind_a_hidden_port(ways: list[str]) -> None:
+def test_reachable_container_address_is_reported(ways: list[str]) -> None:
     found = findings(bypasses.check, KNOCKED, container(*ways))
     commands = [f"iptables-nft -t raw -I PREROUTING -i {way} -d 172.17.0.0/16 -j DROP" for way in ways]
     assert [(each.level, each.where, [*each.commands]) for each in found] == (
@@ -282,7 +282,7 @@ def test_the_address_of_a_container_behind_a_hidden_port(ways: list[str]) -> Non
     assert {each.level for each in findings(firewalls.check, KNOCKED, container(*ways))} == {Level.OK}
 
 
-def test_where_a_rule_drops_it_or_nothing_is_hidden_no_container_is_named() -> None:
+def test_unreachable_container_is_not_reported() -> None:
     drop = Block(FILTER, BaseChain("FORWARD", "forward", 0), "-A FORWARD -j DROP")
     assert findings(bypasses.check, KNOCKED, container("eth0", blocks=(drop,))) == []
     assert {each.level for each in findings(firewalls.check, KNOCKED, container("eth0", blocks=(drop,)))} == {Level.OK}
@@ -290,7 +290,7 @@ def test_where_a_rule_drops_it_or_nothing_is_hidden_no_container_is_named() -> N
 
 
 @pytest.mark.parametrize(("mode", "is_named"), [("guard", True), ("stealth", True), ("observe", False)])
-def test_conntrack_helpers_are_named_where_something_is_hidden(mode: str, is_named: bool) -> None:
+def test_conntrack_helpers_are_reported_unless_observing(mode: str, is_named: bool) -> None:
     trace = Trace((FILTER.name,), WELL.trace.paths, helpers=(Helper("the rule", "ftp", "the command"),))
     found = findings(bypasses.check, gate(f'mode = "{mode}"'), replace(WELL, trace=trace, assigns_helpers=True))
     assert [(each.level, each.commands) for each in found] == [
