@@ -1,4 +1,4 @@
-"""Doors on hosts that have another firewall: doctor names the rule in the way, and its remedy opens the way.
+"""Doors on hosts with another firewall: doctor reports the blocking rule, and its remedy lets the door open.
 
 nftables, iptables and ufw run as they are; firewalld's and Docker's rules are recorded (tests/recorded).
 """
@@ -84,7 +84,7 @@ table inet helpers {
 
 @dataclass
 class Site:
-    """A server with one door, and what runs beside doorward on it."""
+    """A server with one door and another firewall."""
 
     lab: Lab
     daemon: RunningDaemon
@@ -96,7 +96,7 @@ class Site:
         self.server = self.lab.server
 
     def findings(self) -> list[dict[str, Any]]:
-        """Ask the doctor, as an operator who is logged in from the client."""
+        """Run doctor as an operator who is logged in from the client."""
         session = f"{self.lab.client.ipv4} 50000 {self.server.ipv4} 22"
         command = [*DOORWARD, "doctor", "--json", "-c", self.daemon.config]
         done = self.server.run(command, env={**self.daemon.env, "SSH_CONNECTION": session}, check=False)
@@ -106,7 +106,7 @@ class Site:
         return found
 
     def in_the_way(self) -> list[dict[str, Any]]:
-        """Give the rules that drop or may drop what the door opens."""
+        """Return the rules that drop or may drop what the door opens."""
         return [finding for finding in self.findings() if "drop" in finding["what"] and "which door" in finding["what"]]
 
     def gets_in(self, version: int = 4) -> bool:
@@ -130,7 +130,7 @@ class Site:
             return lines.readline() == "hello\n"
 
     def is_silent(self, version: int) -> bool:
-        """A stranger's SYN to the door's port has no answer of any kind."""
+        """Return whether a SYN to the door's port gets no answer of any kind."""
         stranger = self.lab.stranger
         source, server = (stranger.ipv4, self.server.ipv4) if version == 4 else (stranger.ipv6, self.server.ipv6)
         try:

@@ -77,7 +77,7 @@ class Trial:
         self.fleet.client.call(go)
 
     def accepted(self) -> Counter[str]:
-        """Count for each address how often a gate took a packet from there."""
+        """Return for each address how often a gate accepted a packet from it."""
         return Counter(
             event["address"]
             for gate in self.fleet.gates
@@ -95,7 +95,7 @@ class Trial:
             time.sleep(0.05)
 
     def agreed_after(self) -> float:
-        """Wait until all gates have the same openings; gives how many seconds it took."""
+        """Wait until all gates have the same openings; return the seconds it took."""
         began_s = time.monotonic()
         while True:
             have = [frozenset((o["door"], o["address"]) for o in gate.openings()) for gate in self.fleet.gates]
@@ -111,7 +111,7 @@ class Trial:
             time.sleep(0.02)
 
     def leader(self) -> int:
-        """Give the place of etcd's leader."""
+        """Return the index of etcd's leader."""
         while True:
             for place, node in enumerate(self.fleet.nodes):
                 with contextlib.suppress(OSError, KeyError, ValueError):
@@ -263,7 +263,7 @@ def test_no_opening_outlives_its_time_in_a_partition(trial: Trial) -> None:
     for gate in trial.fleet.gates[1:]:
         gate.event("opened", address=str(guest))
     trial.fleet.switch.cut("gate5")
-    trial.fleet.switch.cut(f"etcd{trial.leader() + 1}")  # whose leases the next leader begins anew
+    trial.fleet.switch.cut(f"etcd{trial.leader() + 1}")  # the next leader restarts its leases
     for gate in trial.fleet.gates:
         gate.event("closed", address=str(guest), by="time")
         assert element(guest) not in gate.elements() or gate.await_end(element(guest)) < opened_s + 4.5

@@ -1,4 +1,4 @@
-"""Signed knocks in a fleet: good once in all of it, at doors that are shared; at others once at their own gate."""
+"""Signed knocks in a fleet: accepted once fleet-wide at shared doors, and once per gate at others."""
 
 from __future__ import annotations
 
@@ -22,14 +22,14 @@ opens = ["5432/tcp"]
 
 
 class Site:
-    """A fleet of two gates with the same server key, and somebody who may knock."""
+    """A fleet of two gates with the same server key, and an authorized client."""
 
     def __init__(self, folder: Path, fleet: str = "") -> None:
         self.laptop = Signer("laptop")
         self.fleet = Fleet(folder, gates=2, nodes=1, fleet=fleet, more=DOORS)
 
     def prepare(self, fleet: Fleet) -> None:
-        """Give all gates the files of the first."""
+        """Copy the files of the first gate to all others."""
         first, *others = (gate.config.parent for gate in fleet.gates)
         self.files = Signed(first, self.laptop)
         for folder in others:

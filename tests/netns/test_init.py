@@ -1,4 +1,4 @@
-"""From `doorward init` to `ssh`: what it prints is all that is typed, and it gets in."""
+"""From `doorward init` to `ssh`, by typing only the commands that it prints."""
 
 from __future__ import annotations
 
@@ -40,7 +40,7 @@ class Site:
         self.daemon.config.unlink()
 
     def init(self, *words: object) -> str:
-        """Set it up, with nobody logged in over SSH; gives what is printed."""
+        """Set up the server without an SSH session; return the output."""
         words = ("init", "--yes", "--name", "box", "--authorized-keys", self.keys, *words)
         environment = {**self.daemon.env, "HOME": str(self.home), "SSH_CONNECTION": ""}
         return self.lab.server.run([*DOORWARD, *words], env=environment).stdout
@@ -52,7 +52,7 @@ class Site:
         return self.lab.client.run([*DOORWARD, *words], env=self.env).stdout
 
     def ssh(self, command: str = "echo in") -> str:
-        """Run a command over ssh, with the lines that `doorward add` tells to write."""
+        """Run a command over ssh, with the configuration that `doorward add` prints."""
         config = self.home / "ssh_config"
         proxy = " ".join([*DOORWARD, "proxy", "%h", "%p"])
         config.write_text(

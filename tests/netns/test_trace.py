@@ -1,4 +1,4 @@
-"""Packets in a copy of the host: what is not checked is never ok, and nothing is left of the copy."""
+"""Packets in a copy of the host: what is not checked is never ok, and the copy leaves nothing behind."""
 
 from __future__ import annotations
 
@@ -245,7 +245,7 @@ def named_namespaces() -> list[str]:
 
 
 def stuck_program(folder: Path) -> Path:
-    """An iptables-nft-restore that says its number and never ends; in the copy it is the only program that runs."""
+    """Return an iptables-nft-restore that writes its PID and never ends; no other program runs in the copy."""
     ready = folder / "ready"
     os.mkfifo(ready)
     program = folder / "iptables-nft-restore"

@@ -37,13 +37,13 @@ def collect_facts(configuration: Configuration, folder: Path) -> Facts:
         unread.append(str(error))
     with suppress(NegativeResult):
         daemon = daemon_status(unread)
-    refusal, stands, session = "", False, ssh_connection()
+    rejection, is_table_loaded, session = "", False, ssh_connection()
     try:
         nft = NftFirewall()
-        stands = bool(nft.existing())
+        is_table_loaded = bool(nft.existing())
         nft.check(ruleset.whole())
     except DoorwardError as error:
-        refusal = str(error)
+        rejection = str(error)
     return Facts(
         session=session,
         network=network,
@@ -51,9 +51,9 @@ def collect_facts(configuration: Configuration, folder: Path) -> Facts:
         trace=trace(configuration, network, session),
         boot=_boot(),
         daemon=daemon,
-        is_table_loaded=stands,
+        is_table_loaded=is_table_loaded,
         is_as_loaded=_is_as_loaded(ruleset.for_boot()),
-        rejection=refusal,
+        rejection=rejection,
         memory_bytes=memory_bytes(),
         conntrack=_conntrack(),
         unread=tuple(unread),

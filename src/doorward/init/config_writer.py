@@ -158,7 +158,12 @@ def _doors(plan: ConfigPlan, programs: Mapping[Port, str]) -> Iterator[str]:
 
 def _signed(plan: ConfigPlan) -> Iterator[str]:
     if plan.signed:
-        yield from ("", "[signed]", 'key = "server.key"', 'authorized_keys = "authorized_keys"    # who may knock')
+        yield from (
+            "",
+            "[signed]",
+            'key = "server.key"',
+            'authorized_keys = "authorized_keys"    # keys that may knock',
+        )
 
 
 def _names(ports: Iterable[Port], programs: Mapping[Port, str]) -> Sequence[str]:

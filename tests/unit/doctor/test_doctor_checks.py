@@ -1,4 +1,4 @@
-"""Facts in, findings out."""
+"""The checks of doctor: facts in, findings out."""
 
 from __future__ import annotations
 
@@ -197,7 +197,7 @@ def dropped(
     *, by: str = "-A INPUT -j DROP", operator: bool = True, unchecked: tuple[Unchecked, ...] = (), state: str = "new",
     hook: str = "input", priority: int = 0, knock: bool = False,
 ) -> Facts:  # fmt: skip
-    """A rule that drops strangers' packets, and the operator's or not."""
+    """Return facts with a rule that drops other clients' packets, and possibly the operator's."""
     block = Block(FILTER, BaseChain(hook.upper(), hook, priority), f"{FILTER.name}: {by}")
     port = Port.parse("7000/tcp") if knock else SSH
     own = TO_SSH._replace(sources=(SESSION.source,), is_operator=True, port=port, is_knock=knock)
@@ -258,7 +258,7 @@ def test_conflicting_routing_rule_is_reported() -> None:
 
 
 def container(*ways: str, blocks: tuple[Block, ...] = ()) -> Facts:
-    """A host that forwards the door's port to a container, which answers to what comes in by these interfaces."""
+    """Return a host that forwards the door's port to a container, which answers packets from these interfaces."""
     there = ip_address("172.17.0.2")
     bridge = (LocalAddress("docker0", ip_interface("172.17.0.1/16")), LocalAddress("wg0", ip_interface("10.0.0.1/24")))
     routes = (*NETWORK.routes, Route(ip_network("172.17.0.0/16"), "docker0"))

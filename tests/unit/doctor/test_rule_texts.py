@@ -1,4 +1,4 @@
-"""What is read from the text of other firewalls' rulesets."""
+"""Parsing the text of other firewalls' rulesets."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""The packets of the test, and what nf_tables reports of them."""
+"""The test packets, and the trace events of nf_tables."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Which packets are sent for which doors, and when the copy would have the kernel load something."""
+"""The probes for doors, and missing kernel modules."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What a gate opens for its fleet: its own configuration is the limit, whatever etcd says."""
+"""What a gate opens for its fleet is limited by its own configuration, for any value in etcd."""
 
 from __future__ import annotations
 

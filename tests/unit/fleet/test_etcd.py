@@ -87,7 +87,7 @@ def test_leases(etcd: Etcd, at: str) -> None:
 
 def test_watch_reports_past_and_new_changes(etcd: Etcd, at: str) -> None:
     since = etcd.put(f"{at}a", b"1")
-    told: queue.SimpleQueue[WatchMessage] = queue.SimpleQueue()
+    messages: queue.SimpleQueue[WatchMessage] = queue.SimpleQueue()
     with etcd.watch([(at, etcd_codec.prefix_end(at), since), ("/other/", "/other0", since)]) as watch:
         created = [watch.read() for _ in range(2)]
         assert all(each.is_created for each in created)
@@ -95,18 +95,18 @@ def test_watch_reports_past_and_new_changes(etcd: Etcd, at: str) -> None:
         def listen() -> None:
             while True:
                 try:
-                    told.put(watch.read())
+                    messages.put(watch.read())
                 except EtcdUnavailableError:
                     return
 
         thread = threading.Thread(target=listen)
         thread.start()
-        changes = told.get(timeout=10).changes
+        changes = messages.get(timeout=10).changes
         assert [(c.is_put, c.entry.key, c.entry.value) for c in changes] == [(True, f"{at}a", b"1")]
         at_rev = etcd.put("/other/x", b"2")
-        assert told.get(timeout=10).changes[0].entry.revision == at_rev
+        assert messages.get(timeout=10).changes[0].entry.revision == at_rev
         etcd.delete(f"{at}a")
-        (change,) = told.get(timeout=10).changes
+        (change,) = messages.get(timeout=10).changes
         assert (change.is_put, change.entry.key, change.entry.revision) == (False, f"{at}a", at_rev + 1)
         watch.stop()
         thread.join(10)
@@ -182,7 +182,7 @@ def test_users_and_their_prefix(tmp_path: Path) -> None:
                 wrong()
         with pytest.raises(EtcdRejectedError, match="authentication failed"):
             guesser.put("/doorward/x/a", b"1")
-        gate._access.token = "is.none"  # what a node that was started anew makes of an old one  # noqa: S105
+        gate._access.token = "is.none"  # as a restarted node sees an old token  # noqa: S105
         gate.put("/doorward/x/a", b"2")
         for made in (root, gate, guesser):
             made.close()

@@ -1,4 +1,4 @@
-"""etcd's answers: any bytes give a value or MalformedError."""
+"""Answers of etcd: any bytes give a value or MalformedError."""
 
 from __future__ import annotations
 

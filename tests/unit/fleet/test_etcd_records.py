@@ -1,4 +1,4 @@
-"""What stands in etcd: written and read, and for how long an opening has still to stand."""
+"""Records in etcd: round trips, malformed values, and the remaining time of an opening."""
 
 from __future__ import annotations
 
@@ -54,12 +54,12 @@ def test_malformed_openings_are_rejected(rest: str, raw: bytes) -> None:
         (0, 1000, None, 30_000),
         (200, 1000, None, 29_800),
         (-400, 1000, None, 30_000),  # clocks differ a little
-        (-3_600_000, 1000, None, 29_000),  # a clock that is wrong: as old as it can be
+        (-3_600_000, 1000, None, 29_000),  # a wrong clock: the greatest possible age
         (3_600_000, 1000, None, 29_000),
-        (10_000, None, None, 20_000),  # nobody knows: by the clock
-        (-3_600_000, None, None, 30_000),  # but never longer than it was opened for
-        (-3_600_000, None, 15_000, 11_000),  # by what its lease has left
-        (10_000, None, 60_000, 20_000),  # a lease that was prolonged prolongs nothing
+        (10_000, None, None, 20_000),  # unknown age: by the clock
+        (-3_600_000, None, None, 30_000),  # never longer than its duration
+        (-3_600_000, None, 15_000, 11_000),  # by the rest of its lease
+        (10_000, None, 60_000, 20_000),  # an extended lease extends nothing
         (3_600_000, None, 15_000, -3_570_000),
     ],
 )

@@ -1,4 +1,4 @@
-"""What one gate knows of its fleet's openings, and several gates together, in whatever order things happen."""
+"""The table of shared openings: events of one gate, and a model of three gates with events in any order."""
 
 from __future__ import annotations
 
@@ -33,7 +33,7 @@ def test_local_opening_is_published_once() -> None:
     assert here.on_opened(SSH, HOUR, "knock", 0) == [PublishOpening(SSH)]
     here.on_written(SSH, 5, HOUR)
     assert not here.owes(SSH, 0)
-    assert here.on_put(found(5, gate="a"), 0) == []  # the watch tells of it too
+    assert here.on_put(found(5, gate="a"), 0) == []  # the watch reports it, too
     assert here.on_opened(SSH, HOUR, "knock", 0) == []
     assert here.on_opened(SSH, 2 * HOUR, "knock", 0) == [PublishOpening(SSH)]
 
@@ -55,22 +55,22 @@ def test_opening_under_the_gates_own_name_is_applied_as_remote() -> None:
 def test_key_deleted_before_its_end_closes_the_opening() -> None:
     here = SharedOpeningTable("a")
     here.on_put(found(5), 0)
-    assert here.on_deleted(SSH, 4, 10) == []  # an older one was
+    assert here.on_deleted(SSH, 4, 10) == []  # an older revision
     assert here.on_deleted(SSH, 6, 10) == [CloseHere(SSH)]
     assert here.on_deleted(SSH, 6, 10) == []
     here.on_put(found(7), 20)
-    assert here.on_deleted(SSH, 8, 20 + HOUR) == []  # its time was over
+    assert here.on_deleted(SSH, 8, 20 + HOUR) == []  # it had ended
 
 
 def test_local_close_is_published_and_not_undone() -> None:
     here = SharedOpeningTable("a")
     here.on_opened(SSH, HOUR, "knock", 0)
     assert here.on_closed(SSH, 10) == [PublishOpening(SSH)]
-    assert here.on_put(found(5, gate="a"), 20) == []  # what was on its way
+    assert here.on_put(found(5, gate="a"), 20) == []  # in flight when it was closed
     known = here.get(SSH)
     assert known is not None
     assert (known.revision, known.is_closing) == (5, True)
-    assert here.on_put(found(6), 30) == [OpenHere(SSH, HOUR, "knock at b", HOUR)]  # whoever opened it after that
+    assert here.on_put(found(6), 30) == [OpenHere(SSH, HOUR, "knock at b", HOUR)]  # opened by another gate after that
 
 
 def test_local_opening_after_a_remote_close_is_published() -> None:
@@ -86,8 +86,8 @@ def test_local_opening_after_a_remote_close_is_published() -> None:
 def test_snapshot_closes_what_was_closed_during_an_absence() -> None:
     here = SharedOpeningTable("a")
     other = OpeningKey("ssh", ip_address("192.0.2.8"))
-    told = {SSH: OpeningState(HOUR, "", 5)}
-    here.restore([(SSH, HOUR, "knock"), (other, HOUR, "knock")], [], told, 0)
+    saved = {SSH: OpeningState(HOUR, "", 5)}
+    here.restore([(SSH, HOUR, "knock"), (other, HOUR, "knock")], [], saved, 0)
     assert here.on_snapshot([], 9, 0) == [CloseHere(SSH), PublishOpening(other)]
 
 
@@ -113,19 +113,19 @@ def test_conflicting_revision_is_applied() -> None:
 
 
 class Site:
-    """One gate of a model: what it knows, what stands there, and what etcd told and it has not heard yet."""
+    """One gate of the model: its table, its open doors, and the last revision that it has seen."""
 
     def __init__(self, name: str) -> None:
         self.name, self.known = name, SharedOpeningTable(name)
-        self.standing: dict[OpeningKey, int] = {}
-        self.heard = 0
+        self.open: dict[OpeningKey, int] = {}
+        self.seen = 0
 
-    def take(self, effects: list[Effect], now: int) -> None:
+    def apply(self, effects: list[Effect], now: int) -> None:
         for effect in effects:
             if isinstance(effect, OpenHere):
-                self.standing[effect.key] = max(self.standing.get(effect.key, 0), now + effect.left_ms)
+                self.open[effect.key] = max(self.open.get(effect.key, 0), now + effect.left_ms)
             elif isinstance(effect, CloseHere):
-                self.standing.pop(effect.key, None)
+                self.open.pop(effect.key, None)
 
 
 KEYS = st.sampled_from([OpeningKey("ssh", ip_address(f"192.0.2.{n}")) for n in range(3)])
@@ -133,7 +133,7 @@ GATES = st.sampled_from(range(3))
 
 
 class Fleet(RuleBasedStateMachine):
-    """Three gates and an etcd; at the end all have heard all, and have the same."""
+    """Three gates and an etcd; after all events are delivered, all gates have the same openings."""
 
     def __init__(self) -> None:
         super().__init__()
@@ -147,14 +147,14 @@ class Fleet(RuleBasedStateMachine):
     @rule(gate=GATES, key=KEYS, for_ms=st.integers(1_000, 100_000))
     def open(self, gate: int, key: OpeningKey, for_ms: int) -> None:
         site = self.sites[gate]
-        until = max(site.standing.get(key, 0), self.now + for_ms)
-        site.standing[key] = until
+        until = max(site.open.get(key, 0), self.now + for_ms)
+        site.open[key] = until
         site.known.on_opened(key, until, "knock", self.now)
 
     @rule(gate=GATES, key=KEYS)
     def close(self, gate: int, key: OpeningKey) -> None:
         site = self.sites[gate]
-        if site.standing.pop(key, None) is not None:
+        if site.open.pop(key, None) is not None:
             site.known.on_closed(key, self.now)
 
     @rule(gate=GATES, is_answered=st.booleans())
@@ -165,7 +165,7 @@ class Fleet(RuleBasedStateMachine):
             assert known is not None
             if (have[0] if have else 0) != known.revision:
                 seen = SeenOpening(effect.key, have[0], have[2], "knock", have[1] - self.now, HOUR) if have else None
-                site.take(site.known.on_conflict(effect.key, seen, have[0] if have else 0, self.now), self.now)
+                site.apply(site.known.on_conflict(effect.key, seen, have[0] if have else 0, self.now), self.now)
             elif known.is_closing:
                 if self.store.pop(effect.key, None):
                     self.history.append((effect.key, 0, site.name))
@@ -178,20 +178,20 @@ class Fleet(RuleBasedStateMachine):
                     site.known.on_written(effect.key, len(self.history) - 1, known.until_ms)
 
     @rule(gate=GATES, count=st.integers(1, 5))
-    def hear(self, gate: int, count: int) -> None:
+    def deliver(self, gate: int, count: int) -> None:
         site = self.sites[gate]
-        for revision in range(site.heard + 1, min(site.heard + count + 1, len(self.history))):
+        for revision in range(site.seen + 1, min(site.seen + count + 1, len(self.history))):
             entry = self.history[revision]
             assert entry is not None
             key, until, name = entry
             if until:
-                site.take(
+                site.apply(
                     site.known.on_put(SeenOpening(key, revision, name, "knock", until - self.now, HOUR), self.now),
                     self.now,
                 )
             else:
-                site.take(site.known.on_deleted(key, revision, self.now), self.now)
-            site.heard = revision
+                site.apply(site.known.on_deleted(key, revision, self.now), self.now)
+            site.seen = revision
 
     @rule(gate=GATES)
     def read_all(self, gate: int) -> None:
@@ -199,14 +199,14 @@ class Fleet(RuleBasedStateMachine):
         there = [
             SeenOpening(k, at, name, "knock", until - self.now, HOUR) for k, (at, until, name) in self.store.items()
         ]
-        site.take(site.known.on_snapshot(there, revision, self.now), self.now)
-        site.heard = max(site.heard, revision)
+        site.apply(site.known.on_snapshot(there, revision, self.now), self.now)
+        site.seen = max(site.seen, revision)
 
     @rule(ms=st.integers(1, 5_000))
     def wait(self, ms: int) -> None:
         self.now += ms
         for site in self.sites:
-            site.standing = {key: until for key, until in site.standing.items() if until > self.now}
+            site.open = {key: until for key, until in site.open.items() if until > self.now}
         for key in [key for key, (_, until, _) in self.store.items() if until + 3_000 < self.now]:
             del self.store[key]  # its lease is over
             self.history.append((key, 0, ""))
@@ -216,16 +216,16 @@ class Fleet(RuleBasedStateMachine):
         for site in self.sites:
             all_known = site.known._known.items()
             known = {key for key, each in all_known if each.until_ms > self.now and not each.is_closing}
-            assert known == site.standing.keys(), site.name
+            assert known == site.open.keys(), site.name
 
     def teardown(self) -> None:
         for _ in range(4):
             for gate in range(3):
                 self.write(gate, True)
-                self.hear(gate, len(self.history))
+                self.deliver(gate, len(self.history))
         soon = self.now + 2 * END_TOLERANCE_MS  # two gates may each differ from etcd by as much
-        open_here = [site.standing.keys() for site in self.sites]
-        lasting = {key for site in self.sites for key, until in site.standing.items() if until > soon}
+        open_here = [site.open.keys() for site in self.sites]
+        lasting = {key for site in self.sites for key, until in site.open.items() if until > soon}
         stored = {key: until for key, (_, until, _) in self.store.items()}
         assert all(lasting <= keys for keys in open_here), (open_here, self.store)
         assert {key for key, until in stored.items() if until > soon} <= lasting <= stored.keys()

@@ -1,4 +1,4 @@
-"""What a gate knew of its fleet when it last ran."""
+"""The saved state of the fleet's openings."""
 
 from __future__ import annotations
 

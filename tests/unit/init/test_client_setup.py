@@ -1,4 +1,4 @@
-"""What clients are told, read back as each of them reads it."""
+"""Links, host tables and app exports, parsed as the clients parse them."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Answers read, and a configuration written from them that reads back as meant."""
+"""Parsing the operator's answers, and writing a configuration that parses back to the plan."""
 
 from __future__ import annotations
 

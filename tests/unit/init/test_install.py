@@ -1,4 +1,4 @@
-"""Files are written whole, with the right owner, and never over another; keys are copied as far as they count."""
+"""Files are written completely, with the right owner, and never overwritten; valid keys are copied."""
 
 from __future__ import annotations
 
@@ -89,7 +89,7 @@ def test_first_file_with_a_key_is_used(tmp_path: Path) -> None:
     for path, text in zip(paths[1:], ("# none\n", Signer("a").line, Signer("b").line, Signer("c").line), strict=True):
         path.write_text(text)
         path.chmod(0o600)
-    (tmp_path / "open").chmod(0o666)  # whoever else writes it chooses who gets in
+    (tmp_path / "open").chmod(0o666)  # anyone who can write it chooses who gets in
     found = first_keys(paths)
     assert found is not None
     assert found.path == tmp_path / "good"

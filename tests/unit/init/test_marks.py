@@ -1,4 +1,4 @@
-"""Which mark another firewall is shown, where one stands in a door's way."""
+"""The choice of `accept_mark` when another firewall drops what a door opens."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Sequences at random: of both protocols, apart, in no order, among ports that nobody has and nobody tries first."""
+"""Random sequences: both protocols, ports apart and unordered, unused and not tried first by scanners."""
 
 from __future__ import annotations
 
@@ -63,7 +63,7 @@ def test_chosen_sequence_is_strong(seed: int, taken: frozenset[Port], first: int
         ("5001/tcp 9001/tcp 7001/tcp 3001/tcp", False),  # one protocol
         ("3001/tcp 5001/udp 7001/tcp 9001/tcp", False),  # ascending, whatever the protocols
         ("9001/tcp 7001/udp 5001/tcp 3001/udp", False),  # descending
-        ("5001/tcp 9001/udp 5090/tcp 3001/tcp", False),  # neighbours
+        ("5001/tcp 9001/udp 5090/tcp 3001/tcp", False),  # neighbors
         ("5001/tcp 9001/udp 5001/udp 3001/tcp", False),  # one number twice
     ],
 )

@@ -1,4 +1,4 @@
-"""What is made of a host: which port is SSH's, where clients reach it, whose keys are the operator's."""
+"""The survey of a host: SSH ports, the address for clients, the operator's keys."""
 
 from __future__ import annotations
 
@@ -33,7 +33,7 @@ def host(*services: Service, session: SshConnection | None = None, network: Netw
     [
         ([], None, []),
         ([Service(tcp(80), "nginx")], None, []),
-        ([Service(tcp(22), "")], None, [22]),  # whoever it is: systemd, or not to be read
+        ([Service(tcp(22), "")], None, [22]),  # unknown program: systemd, or not readable
         ([Service(tcp(22), "sshd"), Service(tcp(2222), "sshd")], None, [22, 2222]),
         ([Service(tcp(22), "sshd"), Service(tcp(2222), "sshd")], session(2222), [2222, 22]),
         ([Service(tcp(2022), "dropbear"), Service(tcp(22), "honeypot")], None, [2022]),
