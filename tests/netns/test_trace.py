@@ -287,7 +287,7 @@ def test_timeout_is_reported_as_unchecked(lab: Lab, tmp_path: Path, monkeypatch:
     restore(lab, "-A INPUT -p tcp -m tcp --dport 22 -j DROP")
     ready = stuck_program(tmp_path)
     monkeypatch.setenv("PATH", f"{tmp_path}:{os.environ['PATH']}")
-    monkeypatch.setattr(trace, "PATIENCE_S", 0.7)
+    monkeypatch.setattr(trace, "TIMEOUT_S", 0.7)
     reading = os.open(ready, os.O_RDWR)
     (found,) = findings(lab)
     assert found.what == "not checked: took more than 1 s"
@@ -301,7 +301,7 @@ def test_large_rulesets_finish_in_time(lab: Lab, monkeypatch: pytest.MonkeyPatch
     load(lab, chain("ip saddr @s drop", *rules, "tcp dport 22 drop",
                     more=f"set s {{\ntype ipv4_addr\nelements = {{ {elements} }}\n}}"))  # fmt: skip
     assert [found.where for found in findings(lab)] == ["inet t, chain i: tcp dport 22 drop"]
-    monkeypatch.setattr(trace, "PATIENCE_S", 0.05)
+    monkeypatch.setattr(trace, "TIMEOUT_S", 0.05)
     before_s = time.monotonic()
     (found,) = findings(lab)
     assert found.what.startswith("not checked: took more than")
