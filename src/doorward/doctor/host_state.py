@@ -24,9 +24,9 @@ from doorward.kernel.ssh_session import ssh_connection
 from doorward.nftables.libnftables import NftFirewall
 
 
-def collect_facts(configuration: Configuration, folder: Path) -> Facts:
-    """Return the facts about the host, in the caller's network namespace. `folder`: the configuration directory."""
-    signed_doors, signed_trouble = _signed(configuration, folder)
+def collect_facts(configuration: Configuration, directory: Path) -> Facts:
+    """Return the facts about the host, in the caller's network namespace. `directory`: that of the configuration."""
+    signed_doors, signed_error = _signed(configuration, directory)
     unread: list[str] = []
     ruleset = compile_configuration(configuration, memory_bytes())
     listening, network, daemon = None, Network((), ()), None
@@ -59,7 +59,7 @@ def collect_facts(configuration: Configuration, folder: Path) -> Facts:
         unread=tuple(unread),
         assigns_helpers=_assigns_helpers(),
         signed_doors=signed_doors,
-        signed_error=signed_trouble,
+        signed_error=signed_error,
         off_since=off_since(),
     )
 
@@ -70,15 +70,15 @@ def off_since() -> str:
     return "" if since_s is None else f"{datetime.fromtimestamp(since_s, UTC).astimezone():%Y-%m-%d %H:%M:%S}"
 
 
-def _signed(configuration: Configuration, folder: Path) -> tuple[frozenset[str], str]:
+def _signed(configuration: Configuration, directory: Path) -> tuple[frozenset[str], str]:
     """Return the doors that at least one key may open by a signed knock, and why signed knocks fail."""
     if configuration.signed is None:
         return frozenset(), ""
     from doorward.daemon.key_files import key_path, keys_path, read_authorized_keys, read_private_key
 
     try:
-        read_private_key(key_path(configuration.signed, folder))
-        keys, _ = read_authorized_keys(keys_path(configuration.signed, folder))
+        read_private_key(key_path(configuration.signed, directory))
+        keys, _ = read_authorized_keys(keys_path(configuration.signed, directory))
     except DoorwardError as error:
         return frozenset(), str(error)
     named = [line.options.doors for line in keys.lines]
@@ -103,13 +103,13 @@ def daemon_status(unread: list[str]) -> dict[str, Any] | None:
 
 def _boot() -> Boot:
     """Return the boot facts from the links that `systemctl enable` creates; systemd need not answer."""
-    enabled = {unit.name for folder in UNIT_FOLDERS for unit in _links(Path(folder))}
+    enabled = {unit.name for directory in UNIT_FOLDERS for unit in _links(Path(directory))}
     return Boot(Path("/run/systemd/system").is_dir(), frozenset(enabled))
 
 
-def _links(folder: Path) -> Iterator[Path]:
+def _links(directory: Path) -> Iterator[Path]:
     for kind in ("wants", "requires", "upholds"):
-        yield from folder.glob(f"*.{kind}/doorward*.service")
+        yield from directory.glob(f"*.{kind}/doorward*.service")
 
 
 def _is_as_loaded(text: str) -> bool | None:
@@ -119,9 +119,9 @@ def _is_as_loaded(text: str) -> bool | None:
 
 
 def _conntrack() -> tuple[int, int] | None:
-    folder = Path("/proc/sys/net/netfilter")
+    directory = Path("/proc/sys/net/netfilter")
     try:
-        now, most = (int((folder / f"nf_conntrack_{word}").read_text()) for word in ("count", "max"))
+        now, most = (int((directory / f"nf_conntrack_{word}").read_text()) for word in ("count", "max"))
     except (OSError, ValueError):
         return None
     return now, most

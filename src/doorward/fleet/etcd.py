@@ -314,7 +314,7 @@ _MAX_PASSWORD = 1024
 _MIN_TIMEOUT_S = 1.0  # for everything but signed knocks, for which a client waits
 
 
-def read_access(fleet: Fleet, folder: Path, gate: str = "") -> EtcdAccess:
+def read_access(fleet: Fleet, directory: Path, gate: str = "") -> EtcdAccess:
     """Return how to reach etcd; UsageError if a file is missing, invalid or readable by others.
 
     Gates start with different endpoints, chosen by name.
@@ -325,9 +325,9 @@ def read_access(fleet: Fleet, folder: Path, gate: str = "") -> EtcdAccess:
     return EtcdAccess(
         endpoints,
         max(_MIN_TIMEOUT_S, fleet.timeout_ms / 1000),
-        _context(fleet, folder) if is_encrypted else None,
+        _context(fleet, directory) if is_encrypted else None,
         fleet.user,
-        _password(folder / fleet.password) if fleet.password else "",
+        _password(directory / fleet.password) if fleet.password else "",
     )
 
 
@@ -336,15 +336,15 @@ def claim_access(access: EtcdAccess, fleet: Fleet) -> EtcdAccess:
     return EtcdAccess(access.endpoints, fleet.timeout_ms / 1000, access.tls, access.user, access.password)
 
 
-def _context(fleet: Fleet, folder: Path) -> ssl.SSLContext:
-    ca = folder / fleet.ca if fleet.ca else None
+def _context(fleet: Fleet, directory: Path) -> ssl.SSLContext:
+    ca = directory / fleet.ca if fleet.ca else None
     try:
         context = ssl.create_default_context(cafile=None if ca is None else str(ca))
     except (OSError, ssl.SSLError) as error:
         raise UsageError(f"{ca}: not a CA certificate ({_why(error)}); expected a PEM file") from None
     context.minimum_version = ssl.TLSVersion.TLSv1_2
     if fleet.certificate:
-        certificate, key = folder / fleet.certificate, folder / fleet.key
+        certificate, key = directory / fleet.certificate, directory / fleet.key
         _reject_exposed(key)
         try:
             context.load_cert_chain(certificate, key, password=lambda: "")

@@ -73,23 +73,23 @@ def write(path: Path, text: str) -> bool:
         return atomic_file.create(path, text, file_ownership())
 
 
-def _make_directory(folder: Path) -> None:
+def _make_directory(directory: Path) -> None:
     """Create the configuration directory as the package does: owned by root, readable by the daemon's group."""
-    if folder.exists():
+    if directory.exists():
         return
-    atomic_file.make_folders(folder.parent, 0o755)
-    atomic_file.make_folders(folder, 0o700)
+    atomic_file.make_folders(directory.parent, 0o755)
+    atomic_file.make_folders(directory, 0o700)
     identity = service_identity()
     if identity is not None:
-        os.chown(folder, 0, identity.group)
-        folder.chmod(0o750)
+        os.chown(directory, 0, identity.group)
+        directory.chmod(0o750)
 
 
-def write_signed(configuration: Configuration, folder: Path, keys: str) -> list[Path]:
+def write_signed(configuration: Configuration, directory: Path, keys: str) -> list[Path]:
     """Write the missing files for signed knocks, `keys` as authorized_keys; return the paths written."""
     if configuration.signed is None:
         return []
-    key, authorized = key_path(configuration.signed, folder), keys_path(configuration.signed, folder)
+    key, authorized = key_path(configuration.signed, directory), keys_path(configuration.signed, directory)
     written = []
     if not key.exists() and write(key, new_private_text(X25519)):
         written.append(key)
@@ -98,17 +98,17 @@ def write_signed(configuration: Configuration, folder: Path, keys: str) -> list[
     return written
 
 
-def authorized_keys_path(configuration: Configuration, folder: Path) -> Path:
+def authorized_keys_path(configuration: Configuration, directory: Path) -> Path:
     """Return the path of authorized_keys."""
-    return keys_path(configuration.signed or Signed(), folder)
+    return keys_path(configuration.signed or Signed(), directory)
 
 
-def authorized_key_line(configuration: Configuration, folder: Path) -> str | None:
+def authorized_key_line(configuration: Configuration, directory: Path) -> str | None:
     """Return the server's public key if authorized_keys has any key; errors as in the daemon."""
     if configuration.signed is None:
         return None
-    key = read_private_key(key_path(configuration.signed, folder))
-    keys, _ = read_authorized_keys(keys_path(configuration.signed, folder))
+    key = read_private_key(key_path(configuration.signed, directory))
+    keys, _ = read_authorized_keys(keys_path(configuration.signed, directory))
     return str(key.public) if keys.lines else None
 
 
