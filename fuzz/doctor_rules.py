@@ -4,8 +4,8 @@ from __future__ import annotations
 
 from contextlib import suppress
 
-from doorward.doctor.frames import event
-from doorward.doctor.rules import ForeignRuleset, differing, line_of
+from doorward.doctor.frames import parse_event
+from doorward.doctor.rules import ForeignRuleset, first_difference, rejected_line
 from doorward.errors import MalformedError
 
 
@@ -14,9 +14,9 @@ def one(data: bytes) -> None:
     text = data.decode(errors="replace")
     for owner in ("nft", "iptables-nft"):
         ruleset = ForeignRuleset(owner, "ip", "filter", text)
-        assert differing(ruleset, text) is None
-        list(ruleset.not_checkable())
+        assert first_difference(ruleset, text) is None
+        list(ruleset.uncheckable_rules())
         list(ruleset.helpers())
-        line_of(text, text)
+        rejected_line(text, text)
     with suppress(MalformedError):
-        event(memoryview(data))
+        parse_event(memoryview(data))

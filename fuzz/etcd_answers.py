@@ -13,7 +13,7 @@ def one(data: bytes) -> None:
     except MalformedError:
         return
     entries: list[etcd_codec.KeyValue] = []
-    for read in (etcd_codec.listing, etcd_codec.done, etcd_codec.watched):
+    for read in (etcd_codec.parse_range, etcd_codec.parse_transaction, etcd_codec.parse_watch):
         try:
             found = read(message)
         except MalformedError:
@@ -28,4 +28,4 @@ def one(data: bytes) -> None:
         except MalformedError:
             continue
         assert etcd_records.parse(str(key), etcd_records.pack(shared, key)) == (key, shared)
-        assert etcd_records.left_ms(shared, shared.until_ms, None) <= shared.for_ms
+        assert etcd_records.remaining_ms(shared, shared.until_ms, None) <= shared.for_ms

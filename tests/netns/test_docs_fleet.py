@@ -62,5 +62,5 @@ def test_users_and_roles_and_a_gate(desk: Desk, console: Console) -> None:
     checked = desk.type(Call("#", "doorward check", ""))
     assert ": good: 1 door, " in checked, checked
     desk.start()
-    desk.daemon.message("in touch with the fleet")
+    desk.daemon.message("connected to the fleet")
     assert "edge-1" in desk.type(Call("#", "doorward status --fleet", ""))

@@ -50,7 +50,7 @@ def modes(folder: Path) -> dict[str, tuple[int, int]]:
     return {path.name: (stat.S_IMODE(path.stat().st_mode), path.stat().st_gid) for path in folder.iterdir()}
 
 
-@pytest.mark.console("docs/install.md", "The user and the folders")
+@pytest.mark.console("docs/install.md", "The user and the directories")
 def test_the_user_and_the_folders(desk: Desk, console: Console) -> None:
     system = desk.folder / "system"
     sysusers, tmpfiles, useradd, install = console

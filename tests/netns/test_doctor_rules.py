@@ -1,4 +1,4 @@
-"""What the doctor foresees of a rule is what the kernel does: real rules, a real connection, IPv4."""
+"""Doctor's verdict on a rule matches the kernel's: real rules, a real connection, IPv4."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ import pytest
 
 from doorward.config.toml import parse
 from doorward.doctor import firewalls
-from doorward.doctor.host_state import gather
+from doorward.doctor.host_state import collect_facts
 from doorward.doctor.problem import Level
 from doorward.lab.topology import Lab
 from tests.support.daemon import SILENCE_S, standing_lab
@@ -159,8 +159,8 @@ def agree(lab: Lab, expected: bool, monkeypatch: pytest.MonkeyPatch) -> None:
     except OSError:
         passes = False
     assert passes == expected
-    facts = lab.server.call(gather, CONFIG, Path("/"))
-    found = [one for one in firewalls.judge("f", CONFIG, facts) if "drop" in one.what and "ssh" in one.what]
+    facts = lab.server.call(collect_facts, CONFIG, Path("/"))
+    found = [one for one in firewalls.check("f", CONFIG, facts) if "drop" in one.what and "ssh" in one.what]
     foreseen = [one for one in found if one.level is Level.ERROR]
     assert bool(foreseen) != expected, found
     assert not [one for one in found if "may" in one.what]
@@ -169,7 +169,7 @@ def agree(lab: Lab, expected: bool, monkeypatch: pytest.MonkeyPatch) -> None:
 @pytest.mark.parametrize(("rules", "expected"), INPUT, ids=[rules for rules, _ in INPUT])
 def test_rules_of_nftables(shared: Lab, rules: str, expected: bool, monkeypatch: pytest.MonkeyPatch) -> None:
     after = "; ct state established accept" if rules.startswith("!") else ""
-    # Two rules stand in one line where the first ends in a verdict.
+    # A line may have two rules, the first of which ends in a verdict.
     written = rules.removeprefix("!")
     for verdict in ("accept", "return", "jump returning", "goto returning", "meta mark set 0x10", "or 0x3"):
         written = written.replace(f"{verdict} ", f"{verdict}; ")

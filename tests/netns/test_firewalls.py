@@ -1,4 +1,4 @@
-"""Doors on hosts that have another firewall: doctor names the rule in the way, and its remedy opens the way.
+"""Doors on hosts with another firewall: doctor reports the blocking rule, and its remedy lets the door open.
 
 nftables, iptables and ufw run as they are; firewalld's and Docker's rules are recorded (tests/recorded).
 """
@@ -84,7 +84,7 @@ table inet helpers {
 
 @dataclass
 class Site:
-    """A server with one door, and what runs beside doorward on it."""
+    """A server with one door and another firewall."""
 
     lab: Lab
     daemon: RunningDaemon
@@ -96,7 +96,7 @@ class Site:
         self.server = self.lab.server
 
     def findings(self) -> list[dict[str, Any]]:
-        """Ask the doctor, as an operator who is logged in from the client."""
+        """Run doctor as an operator who is logged in from the client."""
         session = f"{self.lab.client.ipv4} 50000 {self.server.ipv4} 22"
         command = [*DOORWARD, "doctor", "--json", "-c", self.daemon.config]
         done = self.server.run(command, env={**self.daemon.env, "SSH_CONNECTION": session}, check=False)
@@ -106,7 +106,7 @@ class Site:
         return found
 
     def in_the_way(self) -> list[dict[str, Any]]:
-        """Give the rules that drop or may drop what the door opens."""
+        """Return the rules that drop or may drop what the door opens."""
         return [finding for finding in self.findings() if "drop" in finding["what"] and "which door" in finding["what"]]
 
     def gets_in(self, version: int = 4) -> bool:
@@ -130,7 +130,7 @@ class Site:
             return lines.readline() == "hello\n"
 
     def is_silent(self, version: int) -> bool:
-        """A stranger's SYN to the door's port has no answer of any kind."""
+        """Return whether a SYN to the door's port gets no answer of any kind."""
         stranger = self.lab.stranger
         source, server = (stranger.ipv4, self.server.ipv4) if version == 4 else (stranger.ipv6, self.server.ipv6)
         try:
@@ -168,7 +168,7 @@ def proves(there: Site, rules: list[str], versions: tuple[int, ...] = (4, 6), mo
 
 
 @pytest.mark.parametrize("mode", ["guard", "stealth", "observe"])
-def test_nftables_that_drop_by_default(lab: Lab, tmp_path: Path, mode: str) -> None:
+def test_nftables_with_drop_policy(lab: Lab, tmp_path: Path, mode: str) -> None:
     lab.server.start_greeter(22)
     lab.server.run(["nft", "-f", "-"], stdin=DROP_BY_DEFAULT)
     with site(lab, tmp_path, mode=mode) as there:
@@ -284,7 +284,7 @@ def test_docker(lab: Lab, tmp_path: Path) -> None:
 
 @pytest.mark.netns("iptables-nft")
 @pytest.mark.parametrize("has_iptables", [True, False], ids=["iptables", "nft"])
-def test_a_container_that_answers_at_its_own_address(lab: Lab, tmp_path: Path, has_iptables: bool) -> None:
+def test_container_reachable_at_its_own_address(lab: Lab, tmp_path: Path, has_iptables: bool) -> None:
     """The gate hides the published port; from the same wire the container's address is a way around it."""
     neighbor, rules = (
         lab.router,
@@ -317,7 +317,7 @@ def test_a_container_that_answers_at_its_own_address(lab: Lab, tmp_path: Path, h
         assert [finding for finding in there.findings() if finding["where"] == "port 8080/tcp"] == []
 
 
-def test_helpers_of_conntrack_are_named(lab: Lab, tmp_path: Path) -> None:
+def test_conntrack_helpers_are_reported(lab: Lab, tmp_path: Path) -> None:
     lab.server.run(["nft", "-f", "-"], stdin=HELPER)
     rule = ["-p", "udp", "--dport", "69", "-j", "CT", "--helper", "tftp"]
     if lab.server.run(["iptables-nft", "-t", "raw", "-A", "PREROUTING", *rule], check=False).returncode:
@@ -338,7 +338,7 @@ def helpers_in(there: Site) -> list[dict[str, Any]]:
     return [finding for finding in there.findings() if "conntrack helper" in finding["what"]]
 
 
-def test_without_a_rule_in_the_way_there_is_none_to_name(lab: Lab, tmp_path: Path) -> None:
+def test_no_blocking_rule_is_reported_without_one(lab: Lab, tmp_path: Path) -> None:
     lab.server.start_greeter(22)
     lab.server.run(["nft", "-f", "-"], stdin=DROP_BY_DEFAULT.replace("443", "{ 22, 443 }"))
     with site(lab, tmp_path) as there:
@@ -363,7 +363,7 @@ table ip t {
 """
 
 
-def test_the_marks_other_bits_stay_and_nobody_else_sets_ours(lab: Lab, tmp_path: Path) -> None:
+def test_other_mark_bits_are_preserved_and_ours_are_cleared(lab: Lab, tmp_path: Path) -> None:
     for port in (22, 23, 24):
         lab.server.start_greeter(port)
     lab.server.run(["nft", "-f", "-"], stdin=OTHER_BITS)
@@ -376,7 +376,7 @@ def test_the_marks_other_bits_stay_and_nobody_else_sets_ours(lab: Lab, tmp_path:
         assert "ip rule, fwmark 0x1000/0xf000" in [finding["where"] for finding in there.findings()]
 
 
-def test_what_a_person_reads(lab: Lab, tmp_path: Path) -> None:
+def test_doctor_text_output(lab: Lab, tmp_path: Path) -> None:
     lab.server.run(["nft", "-f", "-"], stdin=DROP_BY_DEFAULT)
     with site(lab, tmp_path) as there:
         done = there.daemon.run("doctor", check=False)
@@ -386,17 +386,17 @@ def test_what_a_person_reads(lab: Lab, tmp_path: Path) -> None:
         assert lines[1] == "    drops 22/tcp, which door 'main' opens"
         assert lines[3] == "      # nft insert rule inet filter input meta mark and 0x1000 == 0x1000 accept"
         assert "    door 'main' opens 22/tcp, but nothing listens there" in lines
-        assert f"ok: daemon, process {there.daemon.process.pid}: it runs: 1 door, mode stealth" in lines
+        assert f"ok: daemon, process {there.daemon.process.pid}: running: 1 door, mode stealth" in lines
 
 
-def test_the_doctor_notices_that_the_file_changed_and_that_no_daemon_runs(lab: Lab, tmp_path: Path) -> None:
+def test_doctor_reports_changed_file_and_stopped_daemon(lab: Lab, tmp_path: Path) -> None:
     with site(lab, tmp_path) as there:
         there.daemon.config.write_text(CONFIG.format(mode="guard", mark="", port=22))
-        assert any("it was changed since it was loaded" in finding["what"] for finding in there.findings())
+        assert any("was changed after it was loaded" in finding["what"] for finding in there.findings())
         other = tmp_path / "other.toml"
         other.write_text(there.daemon.config.read_text())
         done = there.daemon.run("doctor", "-c", other, check=False)
-        assert f"it runs with {there.daemon.config}, not with {other}" in done.stdout
+        assert f"it is running with {there.daemon.config}, not with {other}" in done.stdout
         assert there.daemon.end() == 0
         lab.server.run(["nft", "delete table inet doorward"])
-        assert any("no daemon runs and no gate is loaded" in finding["what"] for finding in there.findings())
+        assert any("the daemon is not running and no gate is loaded" in finding["what"] for finding in there.findings())

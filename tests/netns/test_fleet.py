@@ -31,7 +31,7 @@ def fleet(tmp_path: Path) -> Iterator[Fleet]:
         yield fleet
 
 
-def test_a_knock_at_one_gate_opens_both(fleet: Fleet) -> None:
+def test_knock_at_one_gate_opens_both(fleet: Fleet) -> None:
     first, second = fleet.gates
     guest = fleet.visitor(first)
     there = fleet.visitor(second, guest.source)
@@ -44,7 +44,7 @@ def test_a_knock_at_one_gate_opens_both(fleet: Fleet) -> None:
     assert second.elements()[there.element()] <= first.elements()[guest.element()] + 0.1
 
 
-def test_closed_at_one_gate_is_closed_at_both(fleet: Fleet) -> None:
+def test_close_at_one_gate_closes_both(fleet: Fleet) -> None:
     first, second = fleet.gates
     guest = fleet.visitor(first)
     there = fleet.visitor(second, guest.source)
@@ -61,7 +61,7 @@ def test_closed_at_one_gate_is_closed_at_both(fleet: Fleet) -> None:
     assert fleet.etcd().prefix("/doorward/example/openings/").entries == []
 
 
-def test_opened_by_hand_and_prolonged_elsewhere(fleet: Fleet) -> None:
+def test_opening_by_hand_is_extended_at_another_gate(fleet: Fleet) -> None:
     first, second = fleet.gates
     guest = fleet.visitor(first)
     first.run("open", "ssh", guest, "--for", "30d")  # longer than the daemon can wait at once
@@ -74,7 +74,7 @@ def test_opened_by_hand_and_prolonged_elsewhere(fleet: Fleet) -> None:
         assert 0 <= 60 * DAY_S - gate.elements()[guest.element()] < 10
 
 
-def test_a_writer_to_etcd_opens_shared_doors_for_their_time_and_nothing_else(fleet: Fleet) -> None:
+def test_etcd_writer_can_only_open_shared_doors_for_their_time(fleet: Fleet) -> None:
     first, second = fleet.gates
     guest, insider = fleet.visitor(first), fleet.visitor(first)
     first.run("open", "own", insider)  # not shared: no other gate and no writer hears of it
@@ -92,7 +92,7 @@ def test_a_writer_to_etcd_opens_shared_doors_for_their_time_and_nothing_else(fle
     for gate in fleet.gates:
         gate.event("opened", door="ssh", address=str(guest), by="hand at edge-1")
         assert gate.ask("status")["fleet"]["rejected"] == {"network": 2, "address": 1, "door": 2, "way": 1}
-        gate.message("is rejected: this gate opens no networks")
+        gate.message("is rejected: this gate does not open networks")
     assert "6 of its openings rejected (1 address, 2 door, 2 network, 1 way)" in first.run("status").stdout
     assert second.elements().keys() == {guest.element()}
     assert 60 * DAY_S - 100 < second.elements()[guest.element()] <= 60 * DAY_S
@@ -106,7 +106,7 @@ def test_a_writer_to_etcd_opens_shared_doors_for_their_time_and_nothing_else(fle
 
 
 @pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGKILL])
-def test_what_happened_while_a_gate_was_away(fleet: Fleet, number: signal.Signals) -> None:
+def test_restarted_gate_catches_up(fleet: Fleet, number: signal.Signals) -> None:
     first, second = fleet.gates
     stays, goes, comes = (fleet.visitor(first) for _ in range(3))
     for guest in (stays, goes):
@@ -127,22 +127,22 @@ def test_what_happened_while_a_gate_was_away(fleet: Fleet, number: signal.Signal
     fleet.await_everywhere({str(comes)})
 
 
-def test_a_gate_that_is_cut_off_works_alone_and_catches_up(fleet: Fleet) -> None:
+def test_partitioned_gate_continues_alone_and_catches_up(fleet: Fleet) -> None:
     first, second = fleet.gates
     known, alone, elsewhere = (fleet.visitor(first) for _ in range(3))
     fleet.knock(known)
     second.event("opened", address=str(known))
     fleet.switch.cut("gate1")
-    first.message("this gate works alone")
+    first.message("this gate continues alone")
     first.run("open", "ssh", alone)
     first.run("close", "ssh", known)
     second.run("open", "ssh", elsewhere)
     fleet.switch.join("gate1")
-    first.message("in touch with the fleet")
+    first.message("connected to the fleet")
     assert fleet.await_everywhere({str(alone), str(elsewhere)}) < 5
 
 
-def test_a_process_that_is_killed_is_replaced(fleet: Fleet) -> None:
+def test_killed_fleet_process_is_restarted(fleet: Fleet) -> None:
     first, second = fleet.gates
     guest, late = fleet.visitor(first), fleet.visitor(first)
     os.kill(fleet_process(first.process.pid), signal.SIGKILL)
@@ -157,20 +157,20 @@ def test_a_process_that_is_killed_is_replaced(fleet: Fleet) -> None:
     second.event("opened", address=str(late))
 
 
-def test_etcd_is_restarted_and_compacted(fleet: Fleet) -> None:
+def test_gates_survive_an_etcd_restart_and_compaction(fleet: Fleet) -> None:
     first, second = fleet.gates
     (node,) = fleet.nodes
     before, during, after = (fleet.visitor(first) for _ in range(3))
     fleet.knock(before)
     second.event("opened", address=str(before))
     node.end()
-    first.message("this gate works alone")
+    first.message("this gate continues alone")
     fleet.knock(during)
     first.event("opened", address=str(during))
     node.start()
     second.event("opened", address=str(during), by="knock at edge-1")
     fleet.switch.cut("gate2")
-    second.message("this gate works alone")
+    second.message("this gate continues alone")
     first.run("close", "ssh", before)
     fleet.knock(after)
     etcd = fleet.etcd()
@@ -194,14 +194,14 @@ def test_no_opening_outlives_its_time(tmp_path: Path) -> None:
             gate.await_end(guest.element())
 
 
-def test_what_speaks_to_etcd_has_no_rights(fleet: Fleet) -> None:
+def test_fleet_process_has_no_privileges(fleet: Fleet) -> None:
     status = Path(f"/proc/{fleet_process(fleet.gates[0].process.pid)}/status").read_text()
     fields = dict(line.split(":\t", 1) for line in status.splitlines() if ":\t" in line)
     assert [int(fields[name], 16) for name in ("CapEff", "CapPrm", "CapInh", "CapAmb")] == [0] * 4
     assert fields["NoNewPrivs"] == "1"
 
 
-def test_as_the_service_user() -> None:
+def test_fleet_process_runs_as_the_service_user() -> None:
     with ExitStack() as stack:
         folder = stack.enter_context(open_folder())
 

@@ -56,7 +56,7 @@ def test_status_close_log_and_forget(fleet: Fleet, console: Console, tmp_path: P
     assert f"edge-1      opened   {guest}" in second.run("log", "--fleet", "--last", "5").stdout
 
 
-def test_a_ban_closes_in_the_whole_fleet_and_keeps_out_here(fleet: Fleet) -> None:
+def test_ban_closes_fleet_wide_and_blocks_locally(fleet: Fleet) -> None:
     first, second = fleet.gates
     guest = fleet.visitor(first)
     fleet.knock(guest)

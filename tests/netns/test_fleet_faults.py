@@ -77,7 +77,7 @@ class Trial:
         self.fleet.client.call(go)
 
     def accepted(self) -> Counter[str]:
-        """Count for each address how often a gate took a packet from there."""
+        """Return for each address how often a gate accepted a packet from it."""
         return Counter(
             event["address"]
             for gate in self.fleet.gates
@@ -95,7 +95,7 @@ class Trial:
             time.sleep(0.05)
 
     def agreed_after(self) -> float:
-        """Wait until all gates have the same openings; gives how many seconds it took."""
+        """Wait until all gates have the same openings; return the seconds it took."""
         began_s = time.monotonic()
         while True:
             have = [frozenset((o["door"], o["address"]) for o in gate.openings()) for gate in self.fleet.gates]
@@ -111,7 +111,7 @@ class Trial:
             time.sleep(0.02)
 
     def leader(self) -> int:
-        """Give the place of etcd's leader."""
+        """Return the index of etcd's leader."""
         while True:
             for place, node in enumerate(self.fleet.nodes):
                 with contextlib.suppress(OSError, KeyError, ValueError):
@@ -226,7 +226,7 @@ IN_SHORT = ("no fault", "etcd's leader killed", "a gate cut off")
 CHOSEN = {name: fault for name, fault in FAULTS.items() if IS_LONG or name in IN_SHORT}
 
 
-def test_no_replay_is_accepted_twice_whatever_fails(trial: Trial) -> None:
+def test_no_knock_is_accepted_twice_during_faults(trial: Trial) -> None:
     share = max(1, TRIES // len(trial.fleet.gates) // len(CHOSEN) // 3)
     for name, fault in CHOSEN.items():
         before, early, late = ([trial.packet() for _ in range(share)] for _ in range(3))
@@ -263,7 +263,7 @@ def test_no_opening_outlives_its_time_in_a_partition(trial: Trial) -> None:
     for gate in trial.fleet.gates[1:]:
         gate.event("opened", address=str(guest))
     trial.fleet.switch.cut("gate5")
-    trial.fleet.switch.cut(f"etcd{trial.leader() + 1}")  # whose leases the next leader begins anew
+    trial.fleet.switch.cut(f"etcd{trial.leader() + 1}")  # the next leader restarts its leases
     for gate in trial.fleet.gates:
         gate.event("closed", address=str(guest), by="time")
         assert element(guest) not in gate.elements() or gate.await_end(element(guest)) < opened_s + 4.5
@@ -272,7 +272,7 @@ def test_no_opening_outlives_its_time_in_a_partition(trial: Trial) -> None:
     first.event("closed", address=str(late), by="time")
     for name in ("gate5", "etcd1", "etcd2", "etcd3"):
         trial.fleet.switch.join(name)
-    last.message("in touch with the fleet")
+    last.message("connected to the fleet")
     took_s = trial.agreed_after()
     standing = {opening["address"] for gate in trial.fleet.gates for opening in gate.openings()}
     assert standing.isdisjoint({str(guest), str(late)})

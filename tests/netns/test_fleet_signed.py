@@ -1,4 +1,4 @@
-"""Signed knocks in a fleet: good once in all of it, at doors that are shared; at others once at their own gate."""
+"""Signed knocks in a fleet: accepted once fleet-wide at shared doors, and once per gate at others."""
 
 from __future__ import annotations
 
@@ -22,14 +22,14 @@ opens = ["5432/tcp"]
 
 
 class Site:
-    """A fleet of two gates with the same server key, and somebody who may knock."""
+    """A fleet of two gates with the same server key, and an authorized client."""
 
     def __init__(self, folder: Path, fleet: str = "") -> None:
         self.laptop = Signer("laptop")
         self.fleet = Fleet(folder, gates=2, nodes=1, fleet=fleet, more=DOORS)
 
     def prepare(self, fleet: Fleet) -> None:
-        """Give all gates the files of the first."""
+        """Copy the files of the first gate to all others."""
         first, *others = (gate.config.parent for gate in fleet.gates)
         self.files = Signed(first, self.laptop)
         for folder in others:
@@ -59,7 +59,7 @@ def site(tmp_path: Path) -> Iterator[Site]:
     yield from (site for _ in site.start())
 
 
-def test_a_packet_is_good_once_in_the_whole_fleet(site: Site) -> None:
+def test_signed_knock_is_accepted_once_per_fleet(site: Site) -> None:
     first, second = site.fleet.gates
     guest, thief = site.fleet.visitor(first), site.fleet.visitor(second)
     packet = site.packet()
@@ -75,7 +75,7 @@ def test_a_packet_is_good_once_in_the_whole_fleet(site: Site) -> None:
     assert 140 < site.fleet.etcd().left_s(entry.lease) < 300
 
 
-def test_what_the_kernel_refuses_takes_nothing_else_with_it(site: Site) -> None:
+def test_rejected_network_does_not_affect_other_openings(site: Site) -> None:
     first, _ = site.fleet.gates
     guest = site.fleet.visitor(first)
     places = ["10.7.0.0/16", "10.7.7.0/24", "10.8.0.0/15", str(guest), "2001:db8:7::/48"]  # the second is in the first
@@ -88,7 +88,7 @@ def test_what_the_kernel_refuses_takes_nothing_else_with_it(site: Site) -> None:
     assert guest.gets_in()
 
 
-def test_what_is_for_one_gate_asks_nobody(site: Site) -> None:
+def test_knock_for_one_gate_is_not_claimed(site: Site) -> None:
     first, second = site.fleet.gates
     guest, other = site.fleet.visitor(first), site.fleet.visitor(second)
     own = site.packet("own", "edge-1")
@@ -103,7 +103,7 @@ def test_what_is_for_one_gate_asks_nobody(site: Site) -> None:
     first.event("opened", door="ssh", address=str(guest), by="key laptop")
 
 
-def test_without_an_answer_a_shared_door_stays_closed(site: Site) -> None:
+def test_shared_door_stays_closed_without_etcd(site: Site) -> None:
     first, _ = site.fleet.gates
     guest = site.fleet.visitor(first)
     site.fleet.nodes[0].end()
@@ -115,7 +115,7 @@ def test_without_an_answer_a_shared_door_stays_closed(site: Site) -> None:
     assert first.ask("status")["fleet"]["without_answer"] == {"refused": 1}
 
 
-def test_a_policy_may_trust_the_gate_itself(tmp_path: Path) -> None:
+def test_local_policy_accepts_without_etcd(tmp_path: Path) -> None:
     site = Site(tmp_path, 'policy = "local"')
     for _ in site.start():
         first, second = site.fleet.gates

@@ -1,4 +1,4 @@
-"""From `doorward init` to `ssh`: what it prints is all that is typed, and it gets in."""
+"""From `doorward init` to `ssh`, by typing only the commands that it prints."""
 
 from __future__ import annotations
 
@@ -40,7 +40,7 @@ class Site:
         self.daemon.config.unlink()
 
     def init(self, *words: object) -> str:
-        """Set it up, with nobody logged in over SSH; gives what is printed."""
+        """Set up the server without an SSH session; return the output."""
         words = ("init", "--yes", "--name", "box", "--authorized-keys", self.keys, *words)
         environment = {**self.daemon.env, "HOME": str(self.home), "SSH_CONNECTION": ""}
         return self.lab.server.run([*DOORWARD, *words], env=environment).stdout
@@ -52,7 +52,7 @@ class Site:
         return self.lab.client.run([*DOORWARD, *words], env=self.env).stdout
 
     def ssh(self, command: str = "echo in") -> str:
-        """Run a command over ssh, with the lines that `doorward add` tells to write."""
+        """Run a command over ssh, with the configuration that `doorward add` prints."""
         config = self.home / "ssh_config"
         proxy = " ".join([*DOORWARD, "proxy", "%h", "%p"])
         config.write_text(
@@ -88,7 +88,7 @@ def printed_line(printed: str, start: str) -> str:
 
 
 @pytest.mark.parametrize("mode", ["guard", "stealth"])
-def test_what_init_prints_gets_in(site: Site, mode: str) -> None:
+def test_printed_commands_give_access(site: Site, mode: str) -> None:
     printed = site.init("--mode", mode)
     assert re.search(r"^  22/tcp +sshd$", printed, re.MULTILINE), printed
     checked = site.daemon.run("check")
@@ -108,7 +108,7 @@ def test_what_init_prints_gets_in(site: Site, mode: str) -> None:
         assert "confirmed" in site.ssh(f"{folders} {shlex.join(DOORWARD)} confirm")
 
 
-def test_the_sequence_that_init_chose_gets_in_too(site: Site) -> None:
+def test_chosen_sequence_gives_access(site: Site) -> None:
     printed = site.init("--no-signed")
     site.daemon.start()
     site.on_the_client(printed_line(printed, "add"))
@@ -117,7 +117,7 @@ def test_the_sequence_that_init_chose_gets_in_too(site: Site) -> None:
     assert site.ssh() == "in\n"
 
 
-def test_what_the_app_for_phones_sends_gets_in(site: Site) -> None:
+def test_phone_app_sequence_gives_access(site: Site) -> None:
     """Each step as the app takes it: a connection that is given up at once, or a datagram."""
     site.init("--no-signed", "--mode", "stealth")
     site.daemon.start()
@@ -129,7 +129,7 @@ def test_what_the_app_for_phones_sends_gets_in(site: Site) -> None:
     assert site.daemon.event("opened", door="ssh")["by"] == "knock"
 
 
-def test_the_service_user_can_read_what_root_wrote(site: Site) -> None:
+def test_service_user_can_read_written_files(site: Site) -> None:
     with service_user(site.lab.server):
         site.init()
     folder = site.daemon.config.parent
@@ -139,12 +139,12 @@ def test_the_service_user_can_read_what_root_wrote(site: Site) -> None:
         assert (stat.S_IMODE(found.st_mode), found.st_uid, found.st_gid) == (0o640, 0, GROUP)
 
 
-def test_without_a_service_user_only_root_can_read(site: Site) -> None:
+def test_files_are_root_only_without_a_service_user(site: Site) -> None:
     site.init()
     assert {stat.S_IMODE(path.stat().st_mode) for path in site.daemon.config.parent.iterdir()} == {0o600}
 
 
-def test_a_firewall_that_drops_is_shown_a_mark(site: Site) -> None:
+def test_accept_mark_is_set_for_a_dropping_firewall(site: Site) -> None:
     rules = "table inet filter { chain input { type filter hook input priority 0; policy drop; iif lo accept; }; }"
     site.lab.server.run(["nft", "-f", "-"], stdin=rules)
     printed = site.init("--mode", "stealth")
@@ -164,14 +164,14 @@ def test_a_firewall_that_drops_is_shown_a_mark(site: Site) -> None:
         assert site.ssh() == "in\n"
 
 
-def test_what_is_seen_of_a_host(direct_lab: Lab) -> None:
+def test_survey_of_a_host(direct_lab: Lab) -> None:
     server = direct_lab.server
     assert server.call(survey_host).services == ()
     server.start_greeter(22)
     found = server.call(survey_host)
     ((port, program),) = found.services
     assert (port, program[:6]) == (SSH_PORT, "python")
-    assert found.ssh() == (SSH_PORT,)
+    assert found.ssh_ports() == (SSH_PORT,)
     assert isinstance(server.ipv4, IPv4Address)
     assert found.address() in (server.ipv4, server.ipv6)
     assert Service(SSH_PORT, program) in found.services

@@ -473,7 +473,7 @@ def test_no_process_of_the_same_user_can_read_their_memory(daemon: ServiceDaemon
     wrapper, daemon.wrapper = daemon.wrapper, [*daemon.wrapper, *AS_THE_UNIT]
     daemon.start()
     daemon.message("takes signed knocks")
-    daemon.message("this gate works alone meanwhile")
+    daemon.message("this gate continues alone")
     with daemon.host.popen([*wrapper, *AS_THE_UNIT, "sleep", "60"], stdout=subprocess.DEVNULL) as other:
         until(lambda: status_of(other.pid)["Name"] == "sleep")
         pids = [other.pid, daemon.process.pid, *children_of(daemon.process.pid)]

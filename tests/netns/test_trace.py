@@ -1,4 +1,4 @@
-"""Packets in a copy of the host: what is not checked is never ok, and nothing is left of the copy."""
+"""Packets in a copy of the host: what is not checked is never ok, and the copy leaves nothing behind."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ import pytest
 
 from doorward.config.toml import parse
 from doorward.doctor import bypasses, firewalls, trace
-from doorward.doctor.host_state import gather
+from doorward.doctor.host_state import collect_facts
 from doorward.doctor.problem import Level, Problem
 from doorward.lab.topology import Lab
 from tests.support.daemon import DOORWARD, standing_lab
@@ -53,9 +53,9 @@ def restore(lab: Lab, *rules: str, policy: str = "ACCEPT") -> None:
 
 
 def findings(lab: Lab, configuration: Any = CONFIG) -> list[Problem]:
-    facts = lab.server.call(gather, configuration, Path("/"))
+    facts = lab.server.call(collect_facts, configuration, Path("/"))
     assert facts.unread == ()
-    found = firewalls.judge("f", configuration, facts)
+    found = firewalls.check("f", configuration, facts)
     return [one for one in found if one.where != "port 53/udp"]  # where nothing listens
 
 
@@ -73,7 +73,7 @@ def chain(*rules: str, hook: str = "input", policy: str = "accept", more: str = 
         (chain("meta skuid 0 accept", hook="output"), "inet t, chain i: meta skuid 0 accept"),
     ],
 )
-def test_rules_that_a_copy_cannot_follow_are_named(lab: Lab, text: str, rule: str) -> None:
+def test_untestable_nftables_rules_are_reported(lab: Lab, text: str, rule: str) -> None:
     load(lab, text)
     (found,) = findings(lab)
     assert (found.level, found.what) == (Level.WARNING, f"not checked: {rule}")
@@ -87,13 +87,13 @@ def test_rules_that_a_copy_cannot_follow_are_named(lab: Lab, text: str, rule: st
         "-A INPUT -p tcp -j NFQUEUE --queue-num 0",
     ],
 )
-def test_matches_of_iptables_that_a_copy_cannot_follow_are_named(lab: Lab, rule: str) -> None:
+def test_untestable_iptables_matches_are_reported(lab: Lab, rule: str) -> None:
     restore(lab, rule)
     (found,) = findings(lab)
     assert (found.level, found.what) == (Level.WARNING, f"not checked: iptables-nft -t filter: {rule}")
 
 
-def test_a_match_of_iptables_that_nft_has_no_words_for_is_named(lab: Lab) -> None:
+def test_iptables_match_unknown_to_nft_is_reported(lab: Lab) -> None:
     restore(lab, "-A INPUT -p tcp -m multiport --dports 22,23 -j DROP")
     load(lab, "add chain ip filter odd { type filter hook input priority 5; }\n")
     (found,) = findings(lab)
@@ -116,7 +116,7 @@ def test_a_match_of_iptables_that_nft_has_no_words_for_is_named(lab: Lab) -> Non
     ],
     ids=lambda change: next(iter(change)),
 )
-def test_names_that_read_like_rules_change_no_meaning(lab: Lab, change: dict[str, Any]) -> None:
+def test_names_that_look_like_rules_are_not_misread(lab: Lab, change: dict[str, Any]) -> None:
     """They come by nft's JSON; printed as text they are other rules, which must not be believed."""
     table, name = change.get("table", "t"), change.get("chain", "i")
     rule = {"family": "inet", "table": table, "chain": name, "expr": change.get("rule", [{"drop": None}])}
@@ -132,31 +132,31 @@ def test_names_that_read_like_rules_change_no_meaning(lab: Lab, change: dict[str
     assert found[0].what.startswith("not checked: ")
 
 
-def test_a_network_that_a_rule_names_is_not_strangers(lab: Lab) -> None:
+def test_rule_for_one_network_does_not_count_for_all_clients(lab: Lab) -> None:
     load(lab, chain("ip saddr 81.2.69.0/24 drop", "ip6 saddr 2a02:cf40::/32 drop"))
     assert [found.level for found in findings(lab)] == [Level.OK]
 
 
-def test_limits_are_tried_with_one_packet(lab: Lab) -> None:
+def test_rate_limits_are_tested_with_one_packet(lab: Lab) -> None:
     limited = "tcp dport 22 limit rate 1/hour burst 1 packets accept"
     load(lab, chain(limited, "ct state established accept", "udp dport 53 accept", policy="drop"))
     assert [found.level for found in findings(lab)] == [Level.OK]
 
 
-def test_after_a_limit_has_been_renewed_the_rule_has_its_own_name(lab: Lab) -> None:
+def test_rule_is_identified_after_its_limit_was_reset(lab: Lab) -> None:
     recent = "-A INPUT -p tcp -m tcp --dport 22 -m recent --set --name SSH --mask 255.255.255.255 --rsource"
     drop = "-A INPUT -p udp -m udp --dport 53 -j DROP"
     restore(lab, recent, "-A INPUT -p tcp -m tcp --dport 23 -j DROP", drop)
     assert [found.where for found in findings(lab)] == [f"iptables-nft -t filter: {drop}"]
 
 
-def test_each_firewall_that_drops_is_named_at_once(lab: Lab) -> None:
+def test_all_dropping_firewalls_are_reported_at_once(lab: Lab) -> None:
     load(lab, chain("tcp dport 22 drop") + chain("tcp dport 22 reject").replace("inet t", "inet u"))
     rules = {found.where for found in findings(lab)}
     assert rules == {"inet t, chain i: tcp dport 22 drop", "inet u, chain i: tcp dport 22 reject"}
 
 
-def test_an_answer_that_is_dropped_is_found(lab: Lab) -> None:
+def test_dropped_reply_is_reported(lab: Lab) -> None:
     load(lab, chain("tcp sport 22 drop", hook="output"))
     (found,) = findings(lab)
     assert (found.level, found.where) == (Level.ERROR, "inet t, chain i: tcp sport 22 drop")
@@ -165,7 +165,7 @@ def test_an_answer_that_is_dropped_is_found(lab: Lab) -> None:
     assert [found.level for found in findings(lab)] == [Level.OK]
 
 
-def test_a_mark_that_another_rule_overwrites_opens_nothing(lab: Lab) -> None:
+def test_overwritten_mark_is_reported(lab: Lab) -> None:
     accepts = ("meta mark & 0x1000 == 0x1000 accept", "ct state established accept")
     load(lab, chain(*accepts, policy="drop"))
     assert [found.level for found in findings(lab, MARKED)] == [Level.OK]
@@ -206,16 +206,16 @@ def bridged(lab: Lab) -> Iterator[Lab]:
         ("", "-A FORWARD -d 172.17.0.3/32 -j ACCEPT", []),
     ],
 )
-def test_ways_to_a_container_around_the_gate(bridged: Lab, settings: str, forward: str, ways: list[str]) -> None:
+def test_paths_to_a_container_that_bypass_the_gate(bridged: Lab, settings: str, forward: str, ways: list[str]) -> None:
     publish = "*nat\n-A PREROUTING -p tcp --dport 22 -j DNAT --to-destination 172.17.0.2:80\nCOMMIT\n"
     bridged.server.run(["iptables-nft-restore"], stdin=f"{publish}*filter\n:FORWARD DROP [0:0]\n{forward}\nCOMMIT\n")
     configuration = parse(f'[gate]\n{settings}\n[doors.ssh]\nopens = ["22/tcp"]\n', "f")
-    facts = bridged.server.call(gather, configuration, Path("/"))
-    commands = [command for found in bypasses.judge("f", configuration, facts) for command in found.commands]
+    facts = bridged.server.call(collect_facts, configuration, Path("/"))
+    commands = [command for found in bypasses.check("f", configuration, facts) for command in found.commands]
     assert commands == [f"iptables-nft -t raw -I PREROUTING -i {way} -d 172.17.0.0/16 -j DROP" for way in ways]
 
 
-def test_a_packet_that_rp_filter_drops_is_not_ok(lab: Lab, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_packet_dropped_by_rp_filter_is_reported(lab: Lab, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("SSH_CONNECTION", f"{lab.client.ipv4} 50000 {lab.server.ipv4} 22")
     load(lab, chain("tcp dport 23 drop"))
     assert [found.level for found in findings(lab)] == [Level.OK]
@@ -230,7 +230,7 @@ def test_a_packet_that_rp_filter_drops_is_not_ok(lab: Lab, monkeypatch: pytest.M
         lab.server.ip("route", "delete", str(lab.client.ipv4), "dev", "lo")
 
 
-def test_without_the_right_to_make_namespaces_nothing_is_ok(lab: Lab, tmp_path: Path) -> None:
+def test_nothing_is_ok_without_cap_sys_admin(lab: Lab, tmp_path: Path) -> None:
     load(lab, chain("tcp dport 22 drop"))
     path = tmp_path / "doorward.toml"
     path.write_text('[doors.ssh]\nopens = ["22/tcp"]\n')
@@ -245,7 +245,7 @@ def named_namespaces() -> list[str]:
 
 
 def stuck_program(folder: Path) -> Path:
-    """An iptables-nft-restore that says its number and never ends; in the copy it is the only program that runs."""
+    """Return an iptables-nft-restore that writes its PID and never ends; no other program runs in the copy."""
     ready = folder / "ready"
     os.mkfifo(ready)
     program = folder / "iptables-nft-restore"
@@ -266,7 +266,7 @@ def ends(pid: int) -> bool:
     return False
 
 
-def test_a_kill_in_the_middle_leaves_nothing(lab: Lab, tmp_path: Path) -> None:
+def test_kill_leaves_no_namespace(lab: Lab, tmp_path: Path) -> None:
     restore(lab, "-A INPUT -p tcp -m tcp --dport 22 -j DROP")
     ready, path = stuck_program(tmp_path), tmp_path / "doorward.toml"
     path.write_text('[doors.ssh]\nopens = ["22/tcp"]\n')
@@ -283,11 +283,11 @@ def test_a_kill_in_the_middle_leaves_nothing(lab: Lab, tmp_path: Path) -> None:
     assert (lab.server.ip("-br", "link"), named_namespaces()) == before
 
 
-def test_what_takes_too_long_ends_and_is_not_checked(lab: Lab, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_timeout_is_reported_as_unchecked(lab: Lab, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     restore(lab, "-A INPUT -p tcp -m tcp --dport 22 -j DROP")
     ready = stuck_program(tmp_path)
     monkeypatch.setenv("PATH", f"{tmp_path}:{os.environ['PATH']}")
-    monkeypatch.setattr(trace, "PATIENCE_S", 0.7)
+    monkeypatch.setattr(trace, "TIMEOUT_S", 0.7)
     reading = os.open(ready, os.O_RDWR)
     (found,) = findings(lab)
     assert found.what == "not checked: took more than 1 s"
@@ -295,20 +295,20 @@ def test_what_takes_too_long_ends_and_is_not_checked(lab: Lab, tmp_path: Path, m
     os.close(reading)
 
 
-def test_many_rules_and_large_sets_end_in_time(lab: Lab, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_large_rulesets_finish_in_time(lab: Lab, monkeypatch: pytest.MonkeyPatch) -> None:
     elements = ", ".join(f"10.{number >> 8}.{number & 255}.1" for number in range(10_000))
     rules = [f"ip saddr 10.0.{number >> 8}.{number & 255} tcp dport 22 accept" for number in range(5_000)]
     load(lab, chain("ip saddr @s drop", *rules, "tcp dport 22 drop",
                     more=f"set s {{\ntype ipv4_addr\nelements = {{ {elements} }}\n}}"))  # fmt: skip
     assert [found.where for found in findings(lab)] == ["inet t, chain i: tcp dport 22 drop"]
-    monkeypatch.setattr(trace, "PATIENCE_S", 0.05)
+    monkeypatch.setattr(trace, "TIMEOUT_S", 0.05)
     before_s = time.monotonic()
     (found,) = findings(lab)
     assert found.what.startswith("not checked: took more than")
-    assert time.monotonic() - before_s < trace.PATIENCE_S + 3
+    assert time.monotonic() - before_s < trace.TIMEOUT_S + 3
 
 
-def test_no_module_is_loaded_and_no_interface_is_made_here(lab: Lab) -> None:
+def test_no_module_is_loaded_and_no_interface_is_created(lab: Lab) -> None:
     def modules() -> str:
         path = Path("/proc/modules")
         return path.read_text() if path.exists() else ""

@@ -136,8 +136,8 @@ class Fleet:
             return self._etcd
         access = EtcdAccess(self.endpoints, 5.0)
         made = Etcd(access)
-        connect = made._once
-        made._once = lambda *words: self.client.call(connect, *words)  # type: ignore[method-assign]
+        connect = made._send_once
+        made._send_once = lambda *words: self.client.call(connect, *words)  # type: ignore[method-assign]
         self._etcd = made
         return made
 
@@ -206,7 +206,7 @@ def running_fleet(fleet: Fleet, prepare: Callable[[Fleet], None] = lambda _: Non
         for gate in fleet.gates:
             gate.start()
         for gate in fleet.gates:
-            gate.message("in touch with the fleet")
+            gate.message("connected to the fleet")
             gate.host.start_greeter(22)
         yield fleet
 

@@ -51,7 +51,7 @@ READERS: list[Callable[[str], object]] = [
     parse_place,
     values.address,
     knockd.target,
-    etcd_records.place,
+    etcd_records.read_address,
     granted,
     refused,
     lambda text: hook_runner.parse_request(json.dumps([1, "open", "ssh", text, ""]).encode()),

@@ -9,7 +9,7 @@ from doorward.cli import output
 from doorward.cli.options import add_config, configuration_path
 from doorward.config.files import exposure, read
 from doorward.doctor import bypasses, firewalls, lockout, running
-from doorward.doctor.host_state import daemon_status, gather, off_since
+from doorward.doctor.host_state import collect_facts, daemon_status, off_since
 from doorward.doctor.problem import Level, Problem
 from doorward.errors import DoorwardError, NegativeResult
 
@@ -39,10 +39,10 @@ def run(args: argparse.Namespace) -> int:
         if findings := _emergencies():
             _show(findings, as_json=args.json)
         raise
-    facts = gather(configuration, path.absolute().parent)
+    facts = collect_facts(configuration, path.absolute().parent)
     file = str(path.absolute())
     parts = (lockout, firewalls, bypasses, running)
-    findings = [finding for part in parts for finding in part.judge(file, configuration, facts)]
+    findings = [finding for part in parts for finding in part.check(file, configuration, facts)]
     if any(door.knock for door in configuration.doors) and (exposed := exposure(path)) is not None:
         findings.append(Problem(Level.WARNING, file, *exposed))
     findings.sort(key=lambda finding: list(Level).index(finding.level))

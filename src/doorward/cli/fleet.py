@@ -11,7 +11,7 @@ from doorward.cli import output
 from doorward.cli.options import add_config, configuration_path
 from doorward.config.files import read
 from doorward.errors import NegativeResult, UsageError
-from doorward.fleet.admin import FleetAdmin, GateStatus, key_of
+from doorward.fleet.admin import FleetAdmin, GateStatus, opening_key
 from doorward.fleet.etcd import Etcd, read_access
 
 _HEAD = ("gate", "state", "openings", "behind", "answered in", "clock")
@@ -46,7 +46,7 @@ def status(args: argparse.Namespace) -> int:
 
 def close(args: argparse.Namespace) -> int:
     """Close a door to an address at every gate, whichever of them has it open."""
-    key = key_of(args.door, args.address)
+    key = opening_key(args.door, args.address)
     with office(args) as asked:
         if not asked.close(key):
             raise NegativeResult(
@@ -106,6 +106,6 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 def run(args: argparse.Namespace) -> int:
     """Remove a gate from the fleet's members."""
     with office(args) as fleet:
-        fleet.forget(args.gate)
+        fleet.remove(args.gate)
     output.line(f"{args.gate} is forgotten; if its daemon starts again, it is listed again")
     return 0

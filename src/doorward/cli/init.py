@@ -19,12 +19,12 @@ from doorward.client.link_uri import format_link
 from doorward.config.files import default_path, read
 from doorward.config.schema import Configuration, Mode
 from doorward.config.toml import parse
-from doorward.doctor.host_state import gather
+from doorward.doctor.host_state import collect_facts
 from doorward.errors import UsageError
 from doorward.init import client_setup, config_writer, install, survey
 from doorward.init.config_writer import ConfigPlan, DoorSpec
 from doorward.init.install import ExistingFiles
-from doorward.init.survey import USUAL_SSH, HostSurvey
+from doorward.init.survey import DEFAULT_SSH, HostSurvey
 from doorward.model import DEFAULT_SIGNED_PORT, Port, Protocol
 from doorward.verify.port_set import port_numbers, port_ranges
 
@@ -79,7 +79,7 @@ def address_of(args: argparse.Namespace, here: HostSurvey, *, is_asked: bool = F
     default = str(here.address() or survey.host_name())
     if args.address is None and not is_asked:
         return default
-    return _answer(args, args.address, "Name or address that clients use", default, client_setup.checked_address)
+    return _answer(args, args.address, "Name or address that clients use", default, client_setup.validate_address)
 
 
 def _answer(
@@ -91,7 +91,7 @@ def _answer(
 
 
 def _doors(args: argparse.Namespace, here: HostSurvey) -> tuple[DoorSpec, ...]:
-    ssh = here.ssh()
+    ssh = here.ssh_ports()
     default = str(DoorSpec("ssh", ssh)) if ssh else ""
     if args.yes and not args.doors and not ssh:
         raise UsageError("no SSH server was found here; name what is to be hidden: --door NAME=PORTS")
@@ -202,7 +202,7 @@ def print_client_setup(configuration: Configuration, folder: Path, address: str,
     if _is_private(address):
         line("", f"{address} is an address of a private network: for clients elsewhere call this with --address")
     if configuration.signed is not None and key is None:
-        who = install.who_may_knock(configuration, folder)
+        who = install.authorized_keys_path(configuration, folder)
         line("", f"nobody may send signed knocks yet: write public keys into {who}, and call this again")
     if others:
         line("", f"{others:,} doors more do not fit in the link; `doorward share DOOR` tells of each")
@@ -250,14 +250,14 @@ def print_next_steps(configuration: Configuration, path: Path, name: str, public
 def ssh_port(configuration: Configuration) -> int | None:
     """Give the port of SSH, where `doorward proxy` finds its door by itself; None: no door is that of SSH."""
     for door in configuration.doors:
-        is_named = door.name == "ssh" or (len(configuration.doors) == 1 and USUAL_SSH in door.opens)
+        is_named = door.name == "ssh" or (len(configuration.doors) == 1 and DEFAULT_SSH in door.opens)
         if is_named and (port := next((port for port in door.opens if port.protocol is Protocol.TCP), None)):
             return port.number
     return None
 
 
 def _ssh(called: str, port: int) -> str:
-    return f"ssh {called}" if port == USUAL_SSH.number else f"ssh -p {port} {called}"
+    return f"ssh {called}" if port == DEFAULT_SSH.number else f"ssh -p {port} {called}"
 
 
 EXAMPLE = """\
@@ -265,7 +265,7 @@ EXAMPLE = """\
   # doorward init --yes    # asks nothing: SSH's port, mode guard, your SSH keys
   # doorward init --yes --mode stealth --door ssh=22 --door db=5432/tcp
 nothing is overwritten: called again, it prints what clients need once more"""
-_NOBODY = f"{install.HEAD}# Nobody yet. The key of a client stands in its ~/.ssh/id_*.pub.\n"
+_NOBODY = f"{install.AUTHORIZED_KEYS_HEADER}# Nobody yet. The key of a client stands in its ~/.ssh/id_*.pub.\n"
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -345,11 +345,11 @@ def _make(args: argparse.Namespace, here: HostSurvey, path: Path) -> tuple[Confi
 def _beside_firewalls(plan: ConfigPlan, path: Path, programs: dict[Port, str]) -> tuple[ConfigPlan, Configuration]:
     """Look at other firewalls, and mark what is open where one of them must be told."""
     configuration = parse(config_writer.config_text(plan, programs), str(path))
-    facts = gather(replace(configuration, signed=None), path.parent)  # its files are not there yet
+    facts = collect_facts(replace(configuration, signed=None), path.parent)  # its files are not there yet
     mark = config_writer.accept_mark_for(configuration, facts)
     if mark is None:
         return plan, configuration
-    names = ", ".join(config_writer.names(facts))
+    names = ", ".join(config_writer.firewall_tables(facts))
     line(f"another firewall drops what doors are to open ({names}): what is open gets the")
     line(f"mark {mark}, and `doorward doctor` says how that firewall learns of it", "")
     plan = plan._replace(accept_mark=mark)

@@ -67,7 +67,7 @@ def _door(configuration: Configuration, name: str, file: str) -> Door:
 
 def _address(told: str | None, door: Door) -> str:
     if told is not None:
-        return client_setup.checked_address(told)
+        return client_setup.validate_address(told)
     if door.target is not None:
         return str(door.target)
     return str(survey.survey_host().address() or survey.host_name())

@@ -11,7 +11,7 @@ from pathlib import Path
 from doorward.config.schema import Fleet
 from doorward.errors import DoorwardError, MalformedError
 from doorward.fleet import protocol
-from doorward.fleet.etcd_records import fit
+from doorward.fleet.etcd_records import printable
 from doorward.kernel import privileges
 from doorward.kernel.child_process import STANDARD, child_main, close_descriptors_except, recv
 
@@ -65,16 +65,16 @@ def _speak(
     state: Path,
 ) -> None:
     close_descriptors_except([daemon.fileno(), *STANDARD])
-    from doorward.fleet.etcd import for_claims, read_access
+    from doorward.fleet.etcd import claim_access, read_access
     from doorward.fleet.worker import FleetWorker, WorkerSettings
 
     try:
         access = read_access(fleet, folder, gate)
         privileges.drop_privileges(identity, 0)
         privileges.exit_with_parent(signal.SIGKILL)
-        claims = for_claims(access, fleet)
+        claims = claim_access(access, fleet)
         process = FleetWorker(WorkerSettings(fleet.name, gate, access, claims, window_ms, state), daemon)
     except (DoorwardError, OSError) as error:
-        daemon.send(protocol.pack(protocol.Say("error", fit(str(error), protocol.LONGEST_WORDS))))
+        daemon.send(protocol.pack(protocol.Say("error", printable(str(error), protocol.MAX_LINE_LENGTH))))
     else:
         process.run()

@@ -22,8 +22,8 @@ from doorward.daemon.repairs import settle_each
 from doorward.daemon.ruleset_loader import LoadResult
 from doorward.errors import DoorwardError, MalformedError
 from doorward.fleet import protocol
-from doorward.fleet.admission import FULL, Limits, Rejected, Room, judge
-from doorward.fleet.etcd_records import OpeningKey, fit
+from doorward.fleet.admission import FULL, Limits, Rejected, Room, admit
+from doorward.fleet.etcd_records import OpeningKey, printable
 from doorward.model import Opening, Place
 from doorward.signed.authorize import KnockGrant
 
@@ -102,11 +102,11 @@ class FleetSync:
     def record(self, event: str, door: str | None, address: Place, words: str) -> None:
         """Tell what happened here, for the fleet's record; of a crowd's events only some."""
         if self._limit.admits(self._openings.loop.now_s()):
-            self._send(protocol.Recorded(event, door or "", str(address), fit(words, protocol.LONGEST_WORDS)))
+            self._send(protocol.Recorded(event, door or "", str(address), printable(words, protocol.MAX_LINE_LENGTH)))
 
     def claim(self, grants: list[KnockGrant], then: Answered) -> None:
         """Have the fleet say which signed knocks are new, and call `then` with an objection or None for each."""
-        for some in protocol.portions(grants):
+        for some in protocol.batches(grants):
             self._numbers += 1
             number = self._numbers
             self._claims[number] = some, then
@@ -145,7 +145,7 @@ class FleetSync:
         self._opened = []  # they are among those that stand
         closed, self._closed = self._closed, []
         standing = [_item(o, o.by) for o in self._openings.table if o.ports and self._is_shared(o.door)]
-        most = protocol.MOST_AT_ONCE
+        most = protocol.MAX_PER_MESSAGE
         for at in range(0, max(len(standing), len(closed), 1), most):
             is_last = at + most >= max(len(standing), len(closed))
             self._send(protocol.Standing(standing[at : at + most], closed[at : at + most], is_last))
@@ -158,12 +158,12 @@ class FleetSync:
     def flush(self) -> None:
         """Announce what was opened and closed since the last time."""
         opened, self._opened = self._opened, []
-        for items in protocol.portions(opened):
+        for items in protocol.batches(opened):
             self._send(protocol.Opened(items))
         if self._child is None:
             return  # what was closed is told to the next one
         closed, self._closed = self._closed, []
-        for keys in protocol.portions(closed):
+        for keys in protocol.batches(closed):
             self._send(protocol.Closed(keys))
 
     def _send(self, message: protocol.Message) -> None:
@@ -241,15 +241,15 @@ class FleetSync:
     def _open(self, items: list[protocol.Item]) -> None:
         """Open what other gates opened, as far as this gate's configuration allows; each opening is judged alone."""
         openings, now_ms = self._openings, round(self._openings.loop.now_s() * 1000)
-        limits = Limits(self._fleet.for_max_ms, takes_networks=self._takes_networks)
+        limits = Limits(self._fleet.for_max_ms, allows_networks=self._takes_networks)
         room = Room(openings.table)
         admitted: list[Opening] = []
         items_of: dict[tuple[str, Place], protocol.Item] = {}
         for item in items:
-            found = judge(item, openings.doors.get(item.key.door), limits, now_ms)
-            if found is None or self._bans.contains(item.key.place):
+            found = admit(item, openings.doors.get(item.key.door), limits, now_ms)
+            if found is None or self._bans.contains(item.key.address):
                 continue
-            if isinstance(found, Opening) and not (openings.table.get(*item.key) or room.takes(found)):
+            if isinstance(found, Opening) and not (openings.table.get(*item.key) or room.reserve(found)):
                 found = FULL
             if isinstance(found, Rejected):
                 self._reject(item, found)
@@ -273,13 +273,13 @@ class FleetSync:
             return
         more = f" ({self._unlogged} more rejected since the last line)" if self._unlogged else ""
         self._unlogged = 0
-        what = f"opening {item.key.door} to {item.key.place}, by {item.by}, is rejected"
-        self._openings.log.message(f"fleet: {what}: {why.words}{more}", "warning")
+        what = f"opening {item.key.door} to {item.key.address}, by {item.by}, is rejected"
+        self._openings.log.message(f"fleet: {what}: {why.message}{more}", "warning")
 
     def _close(self, keys: list[OpeningKey]) -> None:
         openings = self._openings
         known = [key for key in keys if self._may_close(key.door)]
-        closed = [opening for key in known if (opening := openings.table.close(key.door, key.place)) is not None]
+        closed = [opening for key in known if (opening := openings.table.close(key.door, key.address)) is not None]
         try:
             openings.apply_openings(tuple(element for opening in closed for element in opening.elements()))
         except DoorwardError as error:
@@ -319,4 +319,4 @@ def _key(opening: Opening) -> OpeningKey:
 
 def _item(opening: Opening, by: str) -> protocol.Item:
     until_ms = round(opening.until_s * 1000)
-    return protocol.item(_key(opening), until_ms, by, until_ms - round(opening.since_s * 1000))
+    return protocol.build_item(_key(opening), until_ms, by, until_ms - round(opening.since_s * 1000))

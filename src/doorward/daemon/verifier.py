@@ -35,7 +35,7 @@ TOLD_PER_S, TOLD_AT_ONCE = 50, 200  # refusals with their words; all are counted
 _MESSAGE_BYTES = 1 << 17
 _MOST_TOLD = 40  # a message: grants of up to 900 bytes and refusals of up to 2,250, whatever strangers write, fit in it
 _TELL_S = 1.0  # between two messages that only count
-_LONGEST_WORDS, _LONGEST_TROUBLE = 500, 8000
+_MAX_LINE_LENGTH, _LONGEST_TROUBLE = 500, 8000
 _REASON = "repeated"
 
 
@@ -74,7 +74,7 @@ def _packed(message: dict[str, object]) -> bytes:
 
 def _fit(words: str) -> str:
     """Make a sentence that the daemon takes; a file's name may be long, or hold anything."""
-    return "".join(letter if letter.isprintable() else "?" for letter in words[:_LONGEST_WORDS])
+    return "".join(letter if letter.isprintable() else "?" for letter in words[:_MAX_LINE_LENGTH])
 
 
 def parse_report(raw: bytes) -> VerifierReport:
@@ -116,7 +116,7 @@ def _word(value: object) -> str:
 
 
 def _words(value: object) -> str:
-    if not isinstance(value, str) or not value.isprintable() or len(value) > _LONGEST_WORDS:
+    if not isinstance(value, str) or not value.isprintable() or len(value) > _MAX_LINE_LENGTH:
         raise ValueError("no words")
     return value
 

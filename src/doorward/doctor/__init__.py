@@ -1,1 +1,1 @@
-"""What would lock the operator out, and what stands in a door's way: facts are gathered, then judged."""
+"""Diagnose a host: collect facts, then report lock-out risks and conflicting firewall rules."""

@@ -12,8 +12,8 @@ from doorward.model import Address, Port
 _SYSCTL = "net.netfilter.nf_conntrack_helper"
 
 
-def judge(_: str, configuration: Configuration, facts: Facts) -> Iterator[Problem]:
-    """Name what lets packets in without a knock. In mode observe nothing is hidden, so there is nothing to name."""
+def check(_: str, configuration: Configuration, facts: Facts) -> Iterator[Problem]:
+    """Yield what lets packets in without a knock; nothing in mode observe, which hides nothing."""
     if configuration.gate.mode is not Mode.OBSERVE:
         yield from _helpers(facts)
         yield from _containers(configuration, facts)
@@ -21,48 +21,48 @@ def judge(_: str, configuration: Configuration, facts: Facts) -> Iterator[Proble
 
 def _helpers(facts: Facts) -> Iterator[Problem]:
     what = (
-        "the conntrack helper {} reads what clients and servers write, and lets in the connections that they announce: "
-        "in mode stealth to every port that no door opens, behind NAT to every port of the same machine"
+        "the conntrack helper {} parses untrusted traffic and admits the connections that it announces: "
+        "in mode stealth to every port that no door opens, behind NAT to every port of the same host"
     )
-    remedy = "remove the rule, here and where it is configured; name the ports that the service needs in `public`"
+    remedy = "remove the rule, also from the saved ruleset; list the ports that the service needs in `public`"
     for helper in facts.trace.helpers:
         yield Problem(Level.WARNING, helper.rule, what.format(helper.name), remedy, (helper.removal,))
     if facts.assigns_helpers:
         command = f"sysctl -w {_SYSCTL}=0"
-        remedy = f"switch it off, in /etc/sysctl.d too ({_SYSCTL} = 0)"
+        remedy = f"disable it, also in /etc/sysctl.d ({_SYSCTL} = 0)"
         yield Problem(Level.WARNING, _SYSCTL, what.format("of each well-known port"), remedy, (command,))
 
 
 def _containers(configuration: Configuration, facts: Facts) -> Iterator[Problem]:
-    """Name the hidden ports that are forwarded to an address that answered a packet without a knock."""
+    """Yield the hidden ports that are forwarded to an address that answered a packet without a knock."""
     doors = {port: door.name for door in configuration.doors for port in door.opens}
     reached: dict[tuple[Port, Address, Port], list[str]] = {}
-    for probe, _, blocks, arrival, *_ in facts.trace.ways:
+    for probe, _, blocks, arrival, *_ in facts.trace.paths:
         if probe.published is not None and arrival is not None and not blocks:
             reached.setdefault((probe.published, probe.destination, probe.port), []).append(probe.interface)
     for (port, address, arrival), ways in reached.items():
         what = (
             f"door {doors[port]!r} opens {port}, which is forwarded to {address}, {arrival}; "
-            f"that address answers without a knock to packets that come in by {', '.join(ways)}"
+            f"that address answers packets from {', '.join(ways)} without a knock"
         )
-        remedy = "drop what comes in there for the container's own address, and save the rule as the others are"
-        commands = tuple(command for way in ways for command in _commands(facts, address, way))
+        remedy = "drop packets from there to the container's own address, and save the rule"
+        commands = tuple(command for way in ways for command in _drop_commands(facts, address, way))
         yield Problem(Level.WARNING, f"port {port}", what, remedy, commands)
 
 
-def _commands(facts: Facts, address: Address, way: str) -> tuple[str, ...]:
-    """Return what drops packets to the network of the container, before they are forwarded."""
-    behind = facts.network.way_to(address)
+def _drop_commands(facts: Facts, address: Address, way: str) -> tuple[str, ...]:
+    """Return the commands that drop packets to the container's network before they are forwarded."""
+    behind = facts.network.output_interface(address)
     networks = [local.address.network for local in facts.network.locals if local.interface == behind]
-    there = next((network for network in networks if address in network), address)
+    network = next((network for network in networks if address in network), address)
     program = "iptables" if address.version == 4 else "ip6tables"
     owners = [table.partition(" ")[0] for table in facts.trace.tables]
     owner = next((owner for owner in owners if owner.startswith(f"{program}-")), None)
     if owner is not None:
-        return (f"{owner} -t raw -I PREROUTING -i {way} -d {there} -j DROP",)
+        return (f"{owner} -t raw -I PREROUTING -i {way} -d {network} -j DROP",)
     family = "ip" if address.version == 4 else "ip6"
     return (
         f"nft add table {family} containers",
         f"nft add chain {family} containers direct '{{ type filter hook prerouting priority raw; }}'",
-        f'nft add rule {family} containers direct iifname "{way}" {family} daddr {there} drop',
+        f'nft add rule {family} containers direct iifname "{way}" {family} daddr {network} drop',
     )

@@ -1,4 +1,4 @@
-"""Do other tables of this host let through what a door opens: judge what the kernel did with packets (trace.py)."""
+"""Check whether other firewalls of this host let through what a door opens, from the kernel's verdicts (trace.py)."""
 
 from __future__ import annotations
 
@@ -8,90 +8,90 @@ from dataclasses import dataclass, field
 from doorward.config.schema import Configuration
 from doorward.doctor.host import Block, Facts
 from doorward.doctor.problem import Level, Problem
-from doorward.doctor.remedies import DEFAULT_MARK, is_before_mark, remedy
+from doorward.doctor.remedies import DEFAULT_MARK, build_remedy, precedes_gate
 from doorward.model import Port
 
 
 @dataclass(slots=True)
-class _Found:
-    """One rule in the way: of which ports, for whom, in which state of the connection."""
+class _BlockingRule:
+    """A rule that drops packets: for which ports, for whom, in which connection states."""
 
     block: Block
     ports: dict[Port, None] = field(default_factory=dict)
     states: set[str] = field(default_factory=set)
-    is_decisive: bool = False  # for the operator too, where the operator is logged in
+    is_decisive: bool = False  # in an SSH session: it drops the operator's packets, too
 
 
-def judge(file: str, configuration: Configuration, facts: Facts) -> Iterator[Problem]:
-    """Name each rule that drops what a door opens, and tell of doors behind which nothing listens."""
+def check(file: str, configuration: Configuration, facts: Facts) -> Iterator[Problem]:
+    """Yield each rule that drops what a door opens, and each door behind which nothing listens."""
     doors = {port: door.name for door in configuration.doors for port in door.opens}
     knocks = {port: door.name for door in configuration.doors if door.target is None for port in door.knock}
     trace = facts.trace
-    is_certain = all(one.is_outward for one in trace.unchecked)
+    is_certain = all(rule.is_outward for rule in trace.unchecked)
     uses = {port: f"a knock of door {name!r}" for port, name in knocks.items()}
     uses |= {port: f"which door {name!r} opens" for port, name in doors.items()}
-    found = _found(facts)
-    for one in found:
-        yield _finding(file, configuration, one, uses, is_certain=is_certain)
-    for why in trace.unchecked:
-        remedy = "look at that yourself, or knock from outside, and see"
-        yield Problem(Level.WARNING, "other firewalls", f"not checked: {why.what}", remedy)
-    if not found and not trace.unchecked and trace.tables:
-        yield Problem(Level.OK, "other firewalls", f"{len(trace.tables)} tables let through what the doors open")
-    yield from _listening(facts, doors)
-    yield from _routing(configuration, facts)
+    blocking = _blocking_rules(facts)
+    for drop in blocking:
+        yield _problem(file, configuration, drop, uses, is_certain=is_certain)
+    for rule in trace.unchecked:
+        remedy = "check it by hand, or try a knock from outside"
+        yield Problem(Level.WARNING, "other firewalls", f"not checked: {rule.what}", remedy)
+    if not blocking and not trace.unchecked and trace.tables:
+        yield Problem(Level.OK, "other firewalls", f"{len(trace.tables)} tables accept what the doors open")
+    yield from _unused_ports(facts, doors)
+    yield from _mark_conflicts(configuration, facts)
 
 
-def _found(facts: Facts) -> list[_Found]:
-    """Sum up what drops packets, rule by rule; of knocks what does so before the gate, which sees them first."""
-    found: dict[str, _Found] = {}
-    for way in facts.trace.ways:
-        for block in way.blocks:
-            if way.probe.published or (way.probe.is_knock and not is_before_mark(block.base)):
+def _blocking_rules(facts: Facts) -> list[_BlockingRule]:
+    """Return the rules that drop packets; for knocks only those before the gate, since it sees knocks first."""
+    rules: dict[str, _BlockingRule] = {}
+    for path in facts.trace.paths:
+        for block in path.blocks:
+            if path.probe.published or (path.probe.is_knock and not precedes_gate(block.base)):
                 continue
-            one = found.setdefault(block.rule, _Found(block))
-            one.ports[way.probe.port] = None
-            one.states.add(way.state)
-            one.is_decisive |= way.probe.is_operator or facts.session is None
-    return list(found.values())
+            blocking = rules.setdefault(block.rule, _BlockingRule(block))
+            blocking.ports[path.probe.port] = None
+            blocking.states.add(path.state)
+            blocking.is_decisive |= path.probe.is_operator or facts.session is None
+    return list(rules.values())
 
 
-def _finding(
-    file: str, configuration: Configuration, one: _Found, uses: dict[Port, str], *, is_certain: bool
+def _problem(
+    file: str, configuration: Configuration, blocking: _BlockingRule, uses: dict[Port, str], *, is_certain: bool
 ) -> Problem:
     mark = configuration.gate.accept_mark
-    what = "; ".join(f"{port}, {uses[port]}" for port in one.ports)
+    what = "; ".join(f"{port}, {uses[port]}" for port in blocking.ports)
     verb = "drops" if is_certain else "may drop (not every rule was checked)"
-    whose = ", but not from where you are" if is_certain and not one.is_decisive else ""
-    later = "" if "new" in one.states else ", after the first packet"
-    cure = remedy(one.block, mark or DEFAULT_MARK, one.ports, one.states)
-    words = cure.words
-    if mark is None and any("mark" in command for command in cure.commands):
-        words = f'write accept_mark = "{DEFAULT_MARK}" in [gate] of {file}, have the daemon read it, and {words}'
-    level = Level.ERROR if one.is_decisive and is_certain else Level.WARNING
-    return Problem(level, one.block.rule, f"{verb} {what}{later}{whose}", words, cure.commands)
+    scope = ", but not from where you are" if is_certain and not blocking.is_decisive else ""
+    later = "" if "new" in blocking.states else ", after the first packet"
+    fix = build_remedy(blocking.block, mark or DEFAULT_MARK, blocking.ports, blocking.states)
+    text = fix.text
+    if mark is None and any("mark" in command for command in fix.commands):
+        text = f'write accept_mark = "{DEFAULT_MARK}" in [gate] of {file}, reload the daemon, and {text}'
+    level = Level.ERROR if blocking.is_decisive and is_certain else Level.WARNING
+    return Problem(level, blocking.block.rule, f"{verb} {what}{later}{scope}", text, fix.commands)
 
 
-def _listening(facts: Facts, doors: dict[Port, str]) -> Iterator[Problem]:
-    """Tell of ports that arrive at no socket; where they are forwarded, the socket is another host's or container's."""
+def _unused_ports(facts: Facts, doors: dict[Port, str]) -> Iterator[Problem]:
+    """Yield ports without a listening socket; for a forwarded port the socket belongs to another host or container."""
     if facts.listening is None:
         return
     for port, name in doors.items():
-        ways = [
-            way
-            for way in facts.trace.ways
-            if way.probe.port == port and way.arrival and not (way.probe.is_knock or way.probe.published)
+        paths = [
+            path
+            for path in facts.trace.paths
+            if path.probe.port == port and path.arrival and not (path.probe.is_knock or path.probe.published)
         ]
-        here = {way.arrival for way in ways}
-        if here and not any(way.forwarded_to for way in ways) and not here & facts.listening:
+        reached = {path.arrival for path in paths}
+        if reached and not any(path.forwarded_to for path in paths) and not reached & facts.listening:
             what = f"door {name!r} opens {port}, but nothing listens there"
-            yield Problem(Level.WARNING, f"port {port}", what, "start the service, or take the port out of `opens`")
+            yield Problem(Level.WARNING, f"port {port}", what, "start the service, or remove the port from `opens`")
 
 
-def _routing(configuration: Configuration, facts: Facts) -> Iterator[Problem]:
+def _mark_conflicts(configuration: Configuration, facts: Facts) -> Iterator[Problem]:
     mark = configuration.gate.accept_mark
     for rule in facts.network.mark_rules if mark is not None else ():
         if mark is not None and rule.mask & mark.mask and not (rule.value ^ mark.value) & rule.mask & mark.mask:
             where = f"ip rule, fwmark {rule.value:#x}/{rule.mask:#x}"
-            what = f"accept_mark {mark} sets bits that this rule looks at: it may route what a door opens elsewhere"
-            yield Problem(Level.WARNING, where, what, "choose bits for accept_mark that no rule looks at")
+            what = f"accept_mark {mark} sets bits that this rule matches: it may reroute accepted connections"
+            yield Problem(Level.WARNING, where, what, "choose bits for accept_mark that no rule matches")

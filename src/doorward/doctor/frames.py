@@ -1,4 +1,4 @@
-"""The test packets as bytes, and the messages in which nf_tables reports where one went (NFNLGRP_NFTRACE)."""
+"""Build the test packets, and parse the messages in which nf_tables reports their path (NFNLGRP_NFTRACE)."""
 
 from __future__ import annotations
 
@@ -18,12 +18,12 @@ _NETWORK_HEADER, _TRANSPORT_HEADER, _OUTPUT_INTERFACE, _POLICY = 8, 9, 12, 16
 _VERDICT_CODE = 1
 _DROP = 0  # NF_DROP, in the low byte: the kernel may put an errno above it
 _ETHERTYPE = {4: 0x0800, 6: 0x86DD}
-_SEGMENT_SIZE = struct.pack("!BBH", 2, 4, 1400)  # an option without which a SYN looks like a scanner's
+_SEGMENT_SIZE = struct.pack("!BBH", 2, 4, 1400)  # without this option a SYN looks like a port scan
 _SYN, _ACK = 2, 16
 
 
 class Step(Enum):
-    """The packets of one connection: TCP flags, sequence and acknowledgement numbers; bytes of an UDP payload."""
+    """The packets of one connection: TCP flags, sequence and acknowledgment numbers; UDP payload bytes."""
 
     NEW = (_SYN, 1, 0, 1)
     REPLY = (_SYN | _ACK, 1, 2, 2)
@@ -39,7 +39,7 @@ class PacketFlow(NamedTuple):
     port: Port
 
     def match(self, step: Step) -> str:
-        """Return the nft expression for this packet of the connection and no other, whatever NAT makes of it."""
+        """Return the nft expression that matches only this packet of the connection, with or without NAT."""
         name = self.port.protocol.name.lower()
         client = f"dport {self.port.number}" if step is Step.REPLY else f"sport {self.source_port}"
         flags, _, _, payload = step.value
@@ -49,7 +49,7 @@ class PacketFlow(NamedTuple):
 
 
 class TraceEvent(NamedTuple):
-    """What one rule or policy (`handle` 0) did with the packet; `flow` is as the chain saw the packet."""
+    """The verdict of one rule or policy (`handle` 0); `flow` is the packet as the chain saw it."""
 
     family: str
     table: str
@@ -57,10 +57,10 @@ class TraceEvent(NamedTuple):
     handle: int
     is_drop: bool
     flow: PacketFlow | None
-    output: int  # the index of the interface by which it leaves; 0 where that is not decided, or it stays
+    output: int  # index of the output interface; 0 if not yet routed or for this host
 
 
-def packet(flow: PacketFlow, step: Step) -> bytes:
+def build_packet(flow: PacketFlow, step: Step) -> bytes:
     """Return an IP packet with valid checksums."""
     source, destination = flow.source.packed, flow.destination.packed
     body = _segment(flow, step)
@@ -74,7 +74,7 @@ def packet(flow: PacketFlow, step: Step) -> bytes:
     return head[:10] + struct.pack("!H", _checksum(head)) + head[12:] + body
 
 
-def frame(packed: bytes, address: bytes) -> bytes:
+def build_frame(packed: bytes, address: bytes) -> bytes:
     """Return the Ethernet frame that carries an IP packet to the interface with this hardware address."""
     return address + b"\x02\0\0\0\0\x01" + struct.pack("!H", _ETHERTYPE[packed[0] >> 4]) + packed
 
@@ -90,7 +90,7 @@ def _segment(flow: PacketFlow, step: Step) -> bytes:
 
 
 def _checksum(data: bytes) -> int:
-    """Return the sum of RFC 1071."""
+    """Return the checksum of RFC 1071."""
     data += bytes(len(data) % 2)
     total = sum(struct.unpack(f"!{len(data) // 2}H", data))
     while total >> 16:
@@ -98,8 +98,8 @@ def _checksum(data: bytes) -> int:
     return int(~total & 0xFFFF)
 
 
-def event(body: memoryview) -> TraceEvent:
-    """Read the body of a trace message; MalformedError where a length lies."""
+def parse_event(body: memoryview) -> TraceEvent:
+    """Return the event in the body of a trace message; raise MalformedError for a wrong length."""
     parts = netlink.attributes(body[4:])
     verdict = netlink.attributes(parts[_VERDICT]) if _VERDICT in parts else {}
     family = body[0] if len(body) else 0
@@ -123,7 +123,7 @@ def _number(raw: memoryview | None, size: int) -> int:
     if raw is None:
         return 0
     if len(raw) != size:
-        raise MalformedError(f"nf_tables: a trace has a number of {len(raw)} bytes in place of {size}")
+        raise MalformedError(f"nf_tables: a number in a trace has {len(raw)} bytes, expected {size}")
     return int.from_bytes(raw, "big")
 
 
@@ -134,5 +134,5 @@ def _flow(network: bytes, transport: bytes) -> PacketFlow | None:
         source, destination = (ip_address(network[at : at + size]) for at in (end - 2 * size, end - size))
         from_port, to_port = struct.unpack_from("!HH", transport)
         return PacketFlow(source, from_port, destination, Port(Protocol(kind[0]), to_port))
-    except (IndexError, KeyError, ValueError, struct.error):  # of no packet that was sent for the test
+    except (IndexError, KeyError, ValueError, struct.error):  # not one of the test packets
         return None

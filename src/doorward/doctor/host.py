@@ -1,4 +1,4 @@
-"""What is known of the host: facts that facts.py gathers and the judgements look at."""
+"""The facts about the host that host_state.py collects and the checks read."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from doorward.kernel.ssh_session import SshConnection
 from doorward.model import Address, Port
 
 
-class Local(NamedTuple):
+class LocalAddress(NamedTuple):
     """An address of this host, with its network."""
 
     interface: str
@@ -20,32 +20,32 @@ class Local(NamedTuple):
 
 
 class Route(NamedTuple):
-    """Where packets to a network leave."""
+    """A network and the output interface of packets to it."""
 
     network: IPv4Network | IPv6Network
     interface: str
 
 
 class MarkRule(NamedTuple):
-    """A routing rule (ip-rule(8)) that looks at these bits of the mark."""
+    """A routing rule (ip-rule(8)) that matches these bits of the mark."""
 
     value: int
     mask: int
 
 
 class Network(NamedTuple):
-    """Addresses, routes of the main table, rules that look at marks."""
+    """The host's addresses, routes of the main table, and routing rules that match marks."""
 
-    locals: tuple[Local, ...]
+    locals: tuple[LocalAddress, ...]
     routes: tuple[Route, ...]
     mark_rules: tuple[MarkRule, ...] = ()
 
-    def interface_of(self, address: Address) -> str | None:
-        """Give the interface that has this address of the host's."""
+    def interface_with(self, address: Address) -> str | None:
+        """Return the interface that has this address of the host."""
         return next((local.interface for local in self.locals if local.address.ip == address), None)
 
-    def way_to(self, address: Address) -> str | None:
-        """Give the interface by which packets to an address leave."""
+    def output_interface(self, address: Address) -> str | None:
+        """Return the output interface of packets to an address."""
         fitting = [
             route for route in self.routes if route.network.version == address.version and address in route.network
         ]
@@ -53,9 +53,9 @@ class Network(NamedTuple):
 
 
 class Probe(NamedTuple):
-    """A connection to try: from the operator's address, or from strangers', of whom one that gets in is enough.
+    """A connection to test: from the operator's address, or from those of other clients, one of which must get in.
 
-    `published` is the port that is forwarded to this destination, where it is tried without a knock.
+    `published` is the port that is forwarded to this destination, if it is tested without a knock.
     """
 
     port: Port
@@ -67,8 +67,8 @@ class Probe(NamedTuple):
     published: Port | None = None
 
 
-class Base(NamedTuple):
-    """Where packets enter a table."""
+class BaseChain(NamedTuple):
+    """A base chain, at which packets enter a table."""
 
     chain: str
     hook: str
@@ -76,19 +76,18 @@ class Base(NamedTuple):
 
 
 class Block(NamedTuple):
-    """A rule, or a policy, that drops a packet."""
+    """A rule or policy that drops a packet."""
 
     table: ForeignRuleset
-    base: Base
+    base: BaseChain
     rule: str
 
 
-class Way(NamedTuple):
-    """What became of a packet: `state` is new or established, `arrival` the port that it reached.
+class PacketPath(NamedTuple):
+    """The path of a packet: `state` is new or established, `arrival` the port that it reached.
 
-    `forwarded_to` is the address of another host that has the port.
-
-    The rules that dropped it were each left out after that, so that all of them are found.
+    `forwarded_to` is the address of the other host that has the port. After a rule dropped the packet, the packet was
+    sent again without that rule, so `blocks` has all of them.
     """
 
     probe: Probe
@@ -99,23 +98,23 @@ class Way(NamedTuple):
 
 
 class Unchecked(NamedTuple):
-    """A rule that could not be tried, or why nothing could; `is_outward` where only what leaves the host meets it."""
+    """A rule that could not be tested, or why none could; `is_outward` if it sees only packets that leave the host."""
 
     what: str
     is_outward: bool = False
 
 
 class Trace(NamedTuple):
-    """What the kernel did with the packets, in a copy of this host's network and of its firewalls' tables."""
+    """The kernel's verdicts on the packets, in a copy of this host's network and of its firewalls' tables."""
 
     tables: tuple[str, ...] = ()
-    ways: tuple[Way, ...] = ()
+    paths: tuple[PacketPath, ...] = ()
     unchecked: tuple[Unchecked, ...] = ()
     helpers: tuple[Helper, ...] = ()
 
 
 class Boot(NamedTuple):
-    """What starts at boot: whether systemd runs here, and which of doorward's units are enabled."""
+    """Whether systemd runs here, and which of doorward's units are enabled."""
 
     systemd: bool
     units: frozenset[str]
@@ -123,28 +122,28 @@ class Boot(NamedTuple):
 
 @dataclass(frozen=True, slots=True)
 class Facts:
-    """Everything that was gathered. What could not be read stands in `unread`, and is None or empty in its place."""
+    """All collected facts. One that could not be read is None or empty, and `unread` says why."""
 
     session: SshConnection | None
     network: Network
     listening: frozenset[Port] | None
     trace: Trace
     boot: Boot
-    daemon: dict[str, Any] | None  # what it answers to `status`
-    table_stands: bool
-    is_as_loaded: bool | None  # whether the file compiles to the gate that was loaded last
-    refusal: str  # what the kernel or libnftables says against the compiled gate; empty where they take it
+    daemon: dict[str, Any] | None  # its answer to `status`
+    is_table_loaded: bool
+    is_as_loaded: bool | None  # whether the file still compiles to the ruleset that was last loaded
+    rejection: str  # why the kernel or libnftables rejects the compiled ruleset; empty if they accept it
     memory_bytes: int
-    conntrack: tuple[int, int] | None  # connections tracked now, and at most
+    conntrack: tuple[int, int] | None  # tracked connections, and their maximum
     unread: tuple[str, ...] = ()
-    assigns_helpers: bool = False  # whether conntrack assigns helpers by port alone, as it may before Linux 6.0
+    assigns_helpers: bool = False  # whether conntrack assigns helpers by port, as Linux before 6.0 can
     signed_doors: frozenset[str] = frozenset()  # doors that some authorized key may open
-    signed_trouble: str = ""  # why no signed knock would be taken, though `[signed]` stands
+    signed_error: str = ""  # why signed knocks fail although `[signed]` is configured
     off_since: str = ""  # when doorward was switched off; empty while it is on
 
 
 def is_watched(interfaces: Iterable[str], name: str) -> bool:
-    """Tell whether the gate looks at an interface."""
+    """Return whether the gate watches an interface."""
     named = tuple(interfaces)
     fits = (name.startswith(word[:-1]) if word.endswith("*") else name == word for word in named)
     return any(fits) if named else name != "lo"

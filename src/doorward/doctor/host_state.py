@@ -1,4 +1,4 @@
-"""Gather what the judgements look at. Nothing on the host is changed, and what cannot be read is told."""
+"""Collect the facts for the checks. Nothing on the host is changed; what cannot be read is reported."""
 
 from __future__ import annotations
 
@@ -24,9 +24,9 @@ from doorward.kernel.ssh_session import ssh_connection
 from doorward.nftables.libnftables import NftFirewall
 
 
-def gather(configuration: Configuration, folder: Path) -> Facts:
-    """Look at the whole host, in the network namespace of the caller. `folder`: the configuration's."""
-    signed_doors, signed_trouble = _signed(configuration, folder)
+def collect_facts(configuration: Configuration, directory: Path) -> Facts:
+    """Return the facts about the host, in the caller's network namespace. `directory`: that of the configuration."""
+    signed_doors, signed_error = _signed(configuration, directory)
     unread: list[str] = []
     ruleset = compile_configuration(configuration, memory_bytes())
     listening, network, daemon = None, Network((), ()), None
@@ -37,13 +37,13 @@ def gather(configuration: Configuration, folder: Path) -> Facts:
         unread.append(str(error))
     with suppress(NegativeResult):
         daemon = daemon_status(unread)
-    refusal, stands, session = "", False, ssh_connection()
+    rejection, is_table_loaded, session = "", False, ssh_connection()
     try:
         nft = NftFirewall()
-        stands = bool(nft.existing())
+        is_table_loaded = bool(nft.existing())
         nft.check(ruleset.full_text())
     except DoorwardError as error:
-        refusal = str(error)
+        rejection = str(error)
     return Facts(
         session=session,
         network=network,
@@ -51,34 +51,34 @@ def gather(configuration: Configuration, folder: Path) -> Facts:
         trace=trace(configuration, network, session),
         boot=_boot(),
         daemon=daemon,
-        table_stands=stands,
+        is_table_loaded=is_table_loaded,
         is_as_loaded=_is_as_loaded(ruleset.for_boot()),
-        refusal=refusal,
+        rejection=rejection,
         memory_bytes=memory_bytes(),
         conntrack=_conntrack(),
         unread=tuple(unread),
         assigns_helpers=_assigns_helpers(),
         signed_doors=signed_doors,
-        signed_trouble=signed_trouble,
+        signed_error=signed_error,
         off_since=off_since(),
     )
 
 
 def off_since() -> str:
-    """Return when doorward was switched off, or nothing while it is on."""
+    """Return when doorward was switched off, in local time; empty while it is on."""
     since_s = off_switch.off_since_s()
     return "" if since_s is None else f"{datetime.fromtimestamp(since_s, UTC).astimezone():%Y-%m-%d %H:%M:%S}"
 
 
-def _signed(configuration: Configuration, folder: Path) -> tuple[frozenset[str], str]:
-    """Tell which doors some key may open by a signed knock, and why none is taken."""
+def _signed(configuration: Configuration, directory: Path) -> tuple[frozenset[str], str]:
+    """Return the doors that at least one key may open by a signed knock, and why signed knocks fail."""
     if configuration.signed is None:
         return frozenset(), ""
     from doorward.daemon.key_files import key_path, keys_path, read_authorized_keys, read_private_key
 
     try:
-        read_private_key(key_path(configuration.signed, folder))
-        keys, _ = read_authorized_keys(keys_path(configuration.signed, folder))
+        read_private_key(key_path(configuration.signed, directory))
+        keys, _ = read_authorized_keys(keys_path(configuration.signed, directory))
     except DoorwardError as error:
         return frozenset(), str(error)
     named = [line.options.doors for line in keys.lines]
@@ -87,7 +87,7 @@ def _signed(configuration: Configuration, folder: Path) -> tuple[frozenset[str],
 
 
 def daemon_status(unread: list[str]) -> dict[str, Any] | None:
-    """Return what the daemon answers to `status`, or note why not. AnswerNo: none runs."""
+    """Return the daemon's answer to `status`, or add the reason to `unread`. NegativeResult: no daemon runs."""
     try:
         status = ask(default_path(), {"command": "status"})
     except NegativeResult:
@@ -95,21 +95,21 @@ def daemon_status(unread: list[str]) -> dict[str, Any] | None:
     except DoorwardError as error:
         unread.append(str(error))
         return None
-    if type(status.get("pid")) is not int:  # it goes into a command that root may run
+    if type(status.get("pid")) is not int:  # it becomes part of a command that root may run
         unread.append(f"{default_path()}: the answer has no process number")
         return None
     return status
 
 
 def _boot() -> Boot:
-    """Look for the links that `systemctl enable` makes; systemd itself need not answer."""
-    enabled = {unit.name for folder in UNIT_FOLDERS for unit in _links(Path(folder))}
+    """Return the boot facts from the links that `systemctl enable` creates; systemd need not answer."""
+    enabled = {unit.name for directory in UNIT_FOLDERS for unit in _links(Path(directory))}
     return Boot(Path("/run/systemd/system").is_dir(), frozenset(enabled))
 
 
-def _links(folder: Path) -> Iterator[Path]:
+def _links(directory: Path) -> Iterator[Path]:
     for kind in ("wants", "requires", "upholds"):
-        yield from folder.glob(f"*.{kind}/doorward*.service")
+        yield from directory.glob(f"*.{kind}/doorward*.service")
 
 
 def _is_as_loaded(text: str) -> bool | None:
@@ -119,9 +119,9 @@ def _is_as_loaded(text: str) -> bool | None:
 
 
 def _conntrack() -> tuple[int, int] | None:
-    folder = Path("/proc/sys/net/netfilter")
+    directory = Path("/proc/sys/net/netfilter")
     try:
-        now, most = (int((folder / f"nf_conntrack_{word}").read_text()) for word in ("count", "max"))
+        now, most = (int((directory / f"nf_conntrack_{word}").read_text()) for word in ("count", "max"))
     except (OSError, ValueError):
         return None
     return now, most

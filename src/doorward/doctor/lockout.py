@@ -1,4 +1,4 @@
-"""Would the gate cut off whoever asks: is his port hidden, and does a knock open it."""
+"""Check whether the gate would lock out the operator: whether their port is hidden, and whether a knock opens it."""
 
 from __future__ import annotations
 
@@ -13,54 +13,66 @@ from doorward.model import Port, Protocol
 SSH = Port(Protocol.TCP, 22)
 
 
-def judge(file: str, configuration: Configuration, facts: Facts) -> Iterator[Problem]:
-    """Look at the port of the session that asks; on a console, at SSH's."""
+def check(file: str, configuration: Configuration, facts: Facts) -> Iterator[Problem]:
+    """Yield the finding for the port of the operator's SSH session; on a console, for SSH's usual port."""
     session = facts.session
     if session is None:
         if SSH in (facts.listening or ()):
-            yield _of(file, configuration, facts, SSH, "SSH's port", Level.WARNING)
+            yield _port_problem(file, configuration, facts, SSH, "SSH's port", Level.WARNING)
         return
     port = Port(Protocol.TCP, session.destination_port)
-    interface = facts.network.interface_of(session.destination)
+    interface = facts.network.interface_with(session.destination)
     if interface is not None and not is_watched(configuration.gate.interfaces, interface):
-        yield Problem(Level.OK, interface, f"your session comes in by {interface}, which the gate does not watch")
+        yield Problem(Level.OK, interface, f"your session uses {interface}, which the gate does not watch")
         return
-    yield _of(file, configuration, facts, port, f"the port of your session from {session.source}", Level.ERROR)
+    yield _port_problem(
+        file, configuration, facts, port, f"the port of your session from {session.source}", Level.ERROR
+    )
 
 
-def _takes_none(daemon: Mapping[str, Any]) -> bool:
+def _cannot_verify(daemon: Mapping[str, Any]) -> bool:
     """Return whether a daemon that should verify signed knocks cannot."""
     signed = daemon.get("signed")
     return signed is not None and not signed["takes"]
 
 
-def _of(file: str, configuration: Configuration, facts: Facts, port: Port, whose: str, bad: Level) -> Problem:
+def _port_problem(
+    file: str, configuration: Configuration, facts: Facts, port: Port, description: str, severity: Level
+) -> Problem:
     gate = configuration.gate
     opening = [door for door in configuration.doors if port in door.opens]
     knocked = next((door for door in opening if door.knock), None)
     if gate.mode is Mode.OBSERVE:
-        return Problem(Level.OK, file, f"{port}, {whose}, stays open: mode observe drops nothing")
+        return Problem(Level.OK, file, f"{port}, {description}, stays open: mode observe drops nothing")
     if knocked is not None:
-        return Problem(Level.OK, file, f"{port}, {whose}, is hidden; door {knocked.name!r} opens it by a knock")
+        return Problem(Level.OK, file, f"{port}, {description}, is hidden; door {knocked.name!r} opens it by a knock")
     signed = next((door for door in opening if door.name in facts.signed_doors), None)
-    if signed is not None and facts.daemon is None and facts.table_stands:
-        what = f"{port}, {whose}, is hidden, and nothing opens it: door {signed.name!r} takes signed knocks only"
-        return Problem(Level.ERROR, file, f"{what}, which a daemon has to verify, and none runs", "start the daemon")
-    if signed is not None and facts.daemon is not None and _takes_none(facts.daemon):
-        what = f"{port}, {whose}, is hidden, and nothing opens it: door {signed.name!r} takes signed knocks only"
-        return Problem(Level.ERROR, file, f"{what}, and the daemon verifies none", "the daemon's log says why")
+    if signed is not None and facts.daemon is None and facts.is_table_loaded:
+        what = (
+            f"{port}, {description}, is hidden, and nothing opens it: door {signed.name!r} opens by signed knocks only"
+        )
+        return Problem(Level.ERROR, file, f"{what}, and no daemon is running to verify them", "start the daemon")
+    if signed is not None and facts.daemon is not None and _cannot_verify(facts.daemon):
+        what = (
+            f"{port}, {description}, is hidden, and nothing opens it: door {signed.name!r} opens by signed knocks only"
+        )
+        return Problem(Level.ERROR, file, f"{what}, and the daemon cannot verify them", "see the daemon's log")
     if signed is not None:
-        return Problem(Level.OK, file, f"{port}, {whose}, is hidden; door {signed.name!r} opens it by a signed knock")
+        return Problem(
+            Level.OK, file, f"{port}, {description}, is hidden; door {signed.name!r} opens it by a signed knock"
+        )
     if opening and configuration.signed is not None:
-        why = facts.signed_trouble or "no key of its authorized_keys may open it"
-        what = f"{port}, {whose}, is hidden, and its door {opening[0].name!r} takes no signed knock: {why}"
-        return Problem(bad, file, what, "mend that, and see `doorward check`")
+        why = facts.signed_error or "no key of its authorized_keys may open it"
+        what = f"{port}, {description}, is hidden, and its door {opening[0].name!r} accepts no signed knock: {why}"
+        return Problem(severity, file, what, "fix that; `doorward check` shows details")
     if opening:
-        what = f"{port}, {whose}, is hidden, and its door {opening[0].name!r} opens by hand only"
+        what = f"{port}, {description}, is hidden, and its door {opening[0].name!r} opens by hand only"
         remedy = f"write [signed], or give door {opening[0].name!r} a `knock`, or take {port} out of its `opens`"
-        return Problem(bad, file, what, remedy)
+        return Problem(severity, file, what, remedy)
     if gate.mode is Mode.STEALTH and port not in gate.public:
-        what = f"{port}, {whose}, would be hidden, and no door opens it: only connections that stand would go on"
+        what = (
+            f"{port}, {description}, would be hidden, and no door opens it: only established connections would continue"
+        )
         remedy = f'add a door with opens = ["{port}"] and a `knock`, or add "{port}" to `public`'
-        return Problem(bad, file, what, remedy)
-    return Problem(Level.OK, file, f"{port}, {whose}, stays open to everybody")
+        return Problem(severity, file, what, remedy)
+    return Problem(Level.OK, file, f"{port}, {description}, stays open to everyone")

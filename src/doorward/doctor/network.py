@@ -1,4 +1,4 @@
-"""The host's addresses, routes and rules on marks, asked of rtnetlink(7)."""
+"""Read the host's addresses, routes and routing rules for marks from rtnetlink(7)."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ from collections.abc import Iterable, Iterator
 from ipaddress import ip_address, ip_interface, ip_network
 from typing import NamedTuple
 
-from doorward.doctor.host import Local, MarkRule, Network, Route
+from doorward.doctor.host import LocalAddress, MarkRule, Network, Route
 from doorward.errors import MalformedError
 from doorward.kernel import netlink
 
@@ -29,7 +29,7 @@ class _Reply(NamedTuple):
 
 
 def read_network() -> Network:
-    """Read all three for the namespace of the calling thread; OSError where the kernel refuses."""
+    """Return the network of the calling thread's namespace; OSError if the kernel refuses."""
     return Network(
         tuple(local for reply in _dump(_GET_ADDRESS, _ADDRESS_HEADER) if (local := _local(reply))),
         tuple(route for reply in _dump(_GET_ROUTE, _ROUTE_HEADER) if (route := _route(reply))),
@@ -37,25 +37,25 @@ def read_network() -> Network:
     )
 
 
-def dump_bodies(question: int, families: Iterable[int] = (socket.AF_INET, socket.AF_INET6)) -> Iterator[memoryview]:
-    """Return what rtnetlink(7) lists, without the headers of netlink; OSError where the kernel refuses."""
+def dump_bodies(request_type: int, families: Iterable[int] = (socket.AF_INET, socket.AF_INET6)) -> Iterator[memoryview]:
+    """Yield the messages of an rtnetlink(7) dump without netlink headers; OSError if the kernel refuses."""
     for family in families:
         with netlink.open_socket(ROUTE, "addresses and routes") as sock:
-            request = netlink.message(question, netlink.REQUEST | netlink.DUMP, bytes([family]) + bytes(15))
+            request = netlink.message(request_type, netlink.REQUEST | netlink.DUMP, bytes([family]) + bytes(15))
             yield from (reply.body for reply in netlink.dump(sock, request))
 
 
-def _dump(question: int, header: struct.Struct) -> Iterator[_Reply]:
-    for body in dump_bodies(question):
+def _dump(request_type: int, header: struct.Struct) -> Iterator[_Reply]:
+    for body in dump_bodies(request_type):
         if len(body) < header.size:
             raise MalformedError(f"rtnetlink: {len(body)} bytes, the header needs {header.size}")
         yield _Reply(header.unpack_from(body), netlink.attributes(body[header.size :]))
 
 
-def _local(reply: _Reply) -> Local | None:
+def _local(reply: _Reply) -> LocalAddress | None:
     packed = reply.attributes.get(_IFA_LOCAL) or reply.attributes.get(_IFA_ADDRESS)
     name = _name(reply.header[4])
-    return Local(name, ip_interface((bytes(packed), reply.header[1]))) if packed and name else None
+    return LocalAddress(name, ip_interface((bytes(packed), reply.header[1]))) if packed and name else None
 
 
 def _route(reply: _Reply) -> Route | None:
@@ -70,7 +70,7 @@ def _route(reply: _Reply) -> Route | None:
 
 
 def _rule(reply: _Reply) -> MarkRule | None:
-    mark, mask = (reply.attributes.get(kind) for kind in (_FRA_MARK, _FRA_MASK))
+    mark, mask = (reply.attributes.get(attribute) for attribute in (_FRA_MARK, _FRA_MASK))
     if mark is None:
         return None
     return MarkRule(_NUMBER.unpack(mark)[0], _NUMBER.unpack(mask)[0] if mask is not None else 0xFFFF_FFFF)
@@ -79,5 +79,5 @@ def _rule(reply: _Reply) -> MarkRule | None:
 def _name(index: int) -> str:
     try:
         return socket.if_indextoname(index)
-    except OSError:  # it went meanwhile
+    except OSError:  # it was removed meanwhile
         return ""

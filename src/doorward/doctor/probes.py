@@ -1,4 +1,4 @@
-"""Which packets show whether doors work: from strangers and from the operator, and by which interface. Pure."""
+"""Plan the test packets: from other clients and from the operator, and through which interface. Pure."""
 
 from __future__ import annotations
 
@@ -7,74 +7,76 @@ from ipaddress import ip_address, ip_network
 from itertools import islice
 
 from doorward.config.schema import Configuration
-from doorward.doctor.host import Local, Network, Probe, Way, is_watched
+from doorward.doctor.host import LocalAddress, Network, PacketPath, Probe, is_watched
 from doorward.kernel.ssh_session import SshConnection
 from doorward.model import Address
 
 _ANYWHERE = {4: ip_network("0.0.0.0/0"), 6: ip_network("::/0")}
-# Three from different parts of the world: a rule that names one's network is not for strangers in general.
-_STRANGERS = {
+# Three from different parts of the world: a rule for one's network is not a rule for every client.
+_CLIENTS = {
     4: tuple(map(ip_address, ("81.2.69.142", "12.81.92.9", "133.11.0.5"))),
     6: tuple(map(ip_address, ("2a02:cf40::5", "2600:1404::5", "2400:4000::5"))),
 }
 
 
-def planned(configuration: Configuration, network: Network, session: SshConnection | None) -> Iterator[Probe]:
-    """Give the connections to what doors open, then those that knocks begin, in either family."""
+def plan_probes(configuration: Configuration, network: Network, session: SshConnection | None) -> Iterator[Probe]:
+    """Yield the connections to the ports that doors open, then the first packets of knocks, in each family."""
     opened = [port for door in configuration.doors for port in door.opens]
     knocks = [port for door in configuration.doors if door.target is None for port in door.knock]
     for ports, is_knock in (opened, False), (knocks, True):
         for port in dict.fromkeys(ports):
             for version in (4, 6):
-                local = _entrance(configuration, network, session, version)
+                local = _local_address(configuration, network, session, version)
                 if local is None:
                     continue
                 destination, interface = local.address.ip, local.interface
-                yield Probe(port, interface, _strangers(network, local), destination, False, is_knock)
+                yield Probe(port, interface, _client_addresses(network, local), destination, False, is_knock)
                 if session is not None and session.source.version == version:
                     yield Probe(port, interface, (session.source,), destination, True, is_knock)
 
 
-def around(configuration: Configuration, network: Network, ways: Iterable[Way]) -> Iterator[Probe]:
-    """Give connections without a knock to where hidden ports are forwarded, by each interface that the gate watches."""
+def plan_bypass_probes(configuration: Configuration, network: Network, path: Iterable[PacketPath]) -> Iterator[Probe]:
+    """Yield connections, without a knock, to the targets of forwarded hidden ports, through each watched interface."""
     forwarded = {
-        (way.probe.port, way.forwarded_to, way.arrival): None
-        for way in ways
-        if way.forwarded_to not in (None, way.probe.destination) and not way.probe.is_knock
+        (path.probe.port, path.forwarded_to, path.arrival): None
+        for path in path
+        if path.forwarded_to not in (None, path.probe.destination) and not path.probe.is_knock
     }
     for port, address, arrival in forwarded:
         if address is None or arrival is None:
             continue
-        behind = network.way_to(address)
-        locals_ = {one.interface: one for one in network.locals if one.address.version == address.version}
+        behind = network.output_interface(address)
+        locals_ = {local.interface: local for local in network.locals if local.address.version == address.version}
         for name, local in locals_.items():
             if name not in ("lo", behind) and is_watched(configuration.gate.interfaces, name):
-                yield Probe(arrival, name, _strangers(network, local), address, is_operator=False, published=port)
+                yield Probe(
+                    arrival, name, _client_addresses(network, local), address, is_operator=False, published=port
+                )
 
 
-def _strangers(network: Network, local: Local) -> tuple[Address, ...]:
-    """Choose addresses that packets come from by this interface; without a route to them all, neighbors'."""
+def _client_addresses(network: Network, local: LocalAddress) -> tuple[Address, ...]:
+    """Return source addresses of packets that arrive through this interface; neighbors' if it has no default route."""
     version = local.address.version
-    routed = tuple(a for a in _STRANGERS[version] if network.way_to(a) == local.interface)
+    routed = tuple(a for a in _CLIENTS[version] if network.output_interface(a) == local.interface)
     if routed:
         return routed
-    own = {one.address.ip for one in network.locals}
-    return tuple(islice((a for a in local.address.network.hosts() if a not in own), 3)) or _STRANGERS[version]
+    own = {local.address.ip for local in network.locals}
+    return tuple(islice((a for a in local.address.network.hosts() if a not in own), 3)) or _CLIENTS[version]
 
 
-def _entrance(
+def _local_address(
     configuration: Configuration, network: Network, session: SshConnection | None, version: int
-) -> Local | None:
-    """Choose the address and the watched interface that others reach: the session's, or where the default route is."""
-    there = [
+) -> LocalAddress | None:
+    """Return the watched address that clients reach: the session's, or one on the default route's interface."""
+    candidates = [
         local
         for local in network.locals
         if local.address.version == version
         and is_watched(configuration.gate.interfaces, local.interface)
         and not (local.address.is_loopback or local.address.is_link_local)
     ]
-    for local in there:
+    for local in candidates:
         if session is not None and local.address.ip == session.destination:
             return local
     outward = {route.interface for route in network.routes if route.network == _ANYWHERE[version]}
-    return next((local for local in there if local.interface in outward), there[0] if there else None)
+    return next((local for local in candidates if local.interface in outward), candidates[0] if candidates else None)

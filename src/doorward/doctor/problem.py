@@ -1,4 +1,4 @@
-"""What the doctor says: how bad, what, where, and what to do."""
+"""The doctor's findings: severity, location, message, remedy."""
 
 from __future__ import annotations
 
@@ -7,15 +7,15 @@ from typing import NamedTuple
 
 
 class Level(StrEnum):
-    """How bad a finding is."""
+    """The severity of a finding."""
 
-    ERROR = "error"  # it locks out, or keeps a door from opening
-    WARNING = "warning"  # it may, or will some day
+    ERROR = "error"  # locks out, or keeps a door from opening
+    WARNING = "warning"  # may do so, now or later
     OK = "ok"
 
 
 class Problem(NamedTuple):
-    """One thing that was looked at. `where` is a file, a rule or a unit; `commands` do what `remedy` says."""
+    """The result of one check. `where` is a file, a rule or a unit; `commands` perform the remedy."""
 
     level: Level
     where: str

@@ -1,4 +1,4 @@
-"""What lets a marked packet through each firewall: the command for the rule that stands in the way."""
+"""The commands that let marked packets through each firewall."""
 
 from __future__ import annotations
 
@@ -6,22 +6,22 @@ from collections.abc import Collection, Iterable
 from typing import NamedTuple
 
 from doorward.config.schema import Mark
-from doorward.doctor.host import Base, Block
+from doorward.doctor.host import BaseChain, Block
 from doorward.model import Port
 
-PRIORITY = -150  # of the gate's chain, at prerouting
+GATE_PRIORITY = -150  # of the gate's prerouting chain
 DEFAULT_MARK = Mark(0x1000, 0x1000)  # none of the bits that kube-proxy, Calico, Tailscale and wg-quick use
 
 
 class Remedy(NamedTuple):
-    """What to do, in words, and the commands that do it."""
+    """A remedy in words, and the commands that perform it."""
 
-    words: str
+    text: str
     commands: tuple[str, ...]
 
 
-def firewall_of(block: Block) -> str:
-    """Tell which program the table belongs to: firewalld, ufw, docker, iptables or nft."""
+def owning_firewall(block: Block) -> str:
+    """Return the program that owns the table: firewalld, ufw, docker, iptables or nft."""
     table = block.table
     if table.name.endswith(" firewalld") or "INPUT_direct" in table.chains:
         return "firewalld"
@@ -34,21 +34,19 @@ def firewall_of(block: Block) -> str:
     return "nft" if table.owner == "nft" else "iptables"
 
 
-def is_before_mark(base: Base) -> bool:
-    """Tell whether the chain sees packets before doorward's gate can mark them."""
-    return base.hook == "ingress" or (base.hook == "prerouting" and base.priority < PRIORITY)
+def precedes_gate(base: BaseChain) -> bool:
+    """Return whether the chain sees packets before doorward's gate can mark them."""
+    return base.hook == "ingress" or (base.hook == "prerouting" and base.priority < GATE_PRIORITY)
 
 
-def remedy(block: Block, mark: Mark, ports: Iterable[Port], states: Collection[str]) -> Remedy:
-    """Give what lets these ports through: "new" connections by the mark, "established" ones by their state."""
-    kind = firewall_of(block)
+def build_remedy(block: Block, mark: Mark, ports: Iterable[Port], states: Collection[str]) -> Remedy:
+    """Return what lets these ports through: "new" connections by the mark, "established" ones by their state."""
+    kind = owning_firewall(block)
     if kind == "firewalld" and "INPUT_direct" not in block.table.chains:
         return _firewalld(ports)
-    if is_before_mark(block.base):
+    if precedes_gate(block.base):
         rules = [_by_port(block, port) for port in ports]
-        return _first(
-            "this comes before doorward's gate: leave these ports to it, with these rules first", block, rules
-        )
+        return _first("this runs before doorward's gate: accept these ports here first", block, rules)
     makers = {"new": _by_mark, "established": _by_state}
     rules = [make(block, mark) for state, make in makers.items() if state in states]
     if kind == "firewalld":
@@ -61,10 +59,10 @@ def remedy(block: Block, mark: Mark, ports: Iterable[Port], states: Collection[s
     if kind == "docker":
         verdict = "RETURN" if "DOCKER-USER" in block.rule.partition(" -A ")[2].split()[:1] else "ACCEPT"
         commands = [f"{block.table.owner} -I DOCKER-USER {rule} -j {verdict}" for rule in rules]
-        return Remedy("let the mark pass in Docker's chain for rules of one's own", tuple(commands))
+        return Remedy("accept the mark in DOCKER-USER, Docker's chain for custom rules", tuple(commands))
     if kind == "iptables":
-        return _first("put this rule first, and save it as the others are (netfilter-persistent save)", block, rules)
-    return _first("put this rule first in the chain, in /etc/nftables.conf too", block, rules)
+        return _first("insert this rule first, and save it (netfilter-persistent save)", block, rules)
+    return _first("insert this rule first in the chain, also in /etc/nftables.conf", block, rules)
 
 
 def _first(words: str, block: Block, rules: Iterable[str]) -> Remedy:
@@ -94,9 +92,9 @@ def _by_port(block: Block, port: Port) -> str:
 
 
 def _firewalld(ports: Iterable[Port]) -> Remedy:
-    """Its own rules know no mark, and what other tables accept it drops all the same (firewalld.direct(5))."""
+    """Open ports in firewalld: its rules cannot match marks, and it drops what other tables accept."""
     opened = " ".join(f"--add-port={port}" for port in ports)
-    words = "firewalld matches no marks: open the port there, and leave hiding it to doorward's gate, which comes first"
+    words = "firewalld cannot match marks: open the port there; doorward's gate, which runs first, hides it"
     return Remedy(words, (f"firewall-cmd --permanent {opened}", "firewall-cmd --reload"))
 
 

@@ -1,7 +1,7 @@
-"""A copy of this host's network in a namespace without a name, which the kernel removes when its process ends.
+"""A copy of this host's network in an unnamed namespace, which the kernel removes when its process ends.
 
-Each interface is one end of a veth pair. The other ends are in a second namespace: what is sent there arrives as if it
-came from outside.
+Each interface is one end of a veth pair; the other ends are in a second namespace. Packets sent there arrive as if
+they came from outside.
 """
 
 from __future__ import annotations
@@ -15,7 +15,7 @@ from contextlib import suppress
 from pathlib import Path
 from typing import NamedTuple
 
-from doorward.doctor.frames import frame
+from doorward.doctor.frames import build_frame
 from doorward.doctor.network import ROUTE, dump_bodies
 from doorward.errors import DoorwardError
 from doorward.kernel import netlink
@@ -33,7 +33,7 @@ _IFA_CACHE, _IFA_FLAGS, _NO_DAD, _NO_PREFIX_ROUTE = 6, 8, 0x02, 0x200
 _RTA_GATEWAY, _RTA_MULTIPATH, _RTA_CACHE, _RTA_VIA = 5, 9, 12, 18
 _BY_KERNEL, _CLONED, _ON_LINK = 2, 0x200, 0x4  # RTPROT_KERNEL: adding the address makes these routes
 _LOOPBACK = 1  # the index of `lo` in every namespace
-MAX_LINKS, MAX_ROUTES = 1024, 4096  # more take longer than the answer is worth
+MAX_LINKS, MAX_ROUTES = 1024, 4096  # more would take too long
 _SETTINGS = Path("/proc/sys/net")
 _OF_INTERFACE = {
     "ipv4": ("forwarding", "rp_filter", "accept_local", "route_localnet", "src_valid_mark"),
@@ -44,13 +44,13 @@ _libc = ctypes.CDLL(None, use_errno=True)
 
 
 class UncheckedError(DoorwardError):
-    """A part of what another firewall does cannot be tried in a copy; the text says which, and why."""
+    """A part of another firewall cannot be tested in a copy; the message says which and why."""
 
 
 class Link(NamedTuple):
     """One interface."""
 
-    number: int
+    ifindex: int
     name: bytes
     address: bytes
     mtu: int
@@ -58,7 +58,7 @@ class Link(NamedTuple):
 
 
 class HostNetwork(NamedTuple):
-    """What is copied: interfaces, rtnetlink(7)'s own words for addresses, routes and rules, and settings."""
+    """What is copied: interfaces; addresses, routes and rules as rtnetlink(7) messages; and sysctl settings."""
 
     links: tuple[Link, ...]
     addresses: tuple[bytes, ...]
@@ -68,8 +68,8 @@ class HostNetwork(NamedTuple):
 
 
 def snapshot() -> HostNetwork:
-    """Look at the network of the calling process."""
-    links = tuple(link for link in map(_link, dump_bodies(_GET_LINK, (socket.AF_UNSPEC,))) if link.number != _LOOPBACK)
+    """Return the network of the calling process."""
+    links = tuple(link for link in map(_link, dump_bodies(_GET_LINK, (socket.AF_UNSPEC,))) if link.ifindex != _LOOPBACK)
     routes = tuple(sorted(filter(None, map(_route, dump_bodies(_GET_ROUTE))), key=_is_through_gateway))
     if len(links) > MAX_LINKS or len(routes) > MAX_ROUTES:
         raise UncheckedError(f"{len(links)} interfaces and {len(routes)} routes are too many to copy")
@@ -77,7 +77,7 @@ def snapshot() -> HostNetwork:
              for name in ("all", "default", *(os.fsdecode(link.name) for link in links))]  # fmt: skip
     settings = {}
     for name in (*names, *_OF_HOST):
-        with suppress(FileNotFoundError):  # of a kernel without IPv6, or of an interface that went meanwhile
+        with suppress(FileNotFoundError):  # no IPv6, or the interface was removed meanwhile
             settings[name] = (_SETTINGS / name).read_text()
     return HostNetwork(
         links,
@@ -89,17 +89,17 @@ def snapshot() -> HostNetwork:
 
 
 class Replica:
-    """Move the calling process into a copy of what `seen` shows, for good; UncheckedError where that cannot be had."""
+    """Move the calling process permanently into a copy of the network `seen`; UncheckedError if that fails."""
 
     def __init__(self, seen: HostNetwork) -> None:
         if not has_module("veth") or not Path("/proc/net/packet").exists():
             raise UncheckedError("a kernel module is not loaded; `modprobe -a veth af_packet`, and run doctor again")
-        self._links = {link.number: link for link in seen.links}
-        self.index = {os.fsdecode(link.name): link.number for link in seen.links if link.is_up}
+        self._links = {link.ifindex: link for link in seen.links}
+        self.index = {os.fsdecode(link.name): link.ifindex for link in seen.links if link.is_up}
         _new_namespace()
         try:
             with suppress(FileNotFoundError):
-                (_SETTINGS / "ipv6/conf/default/disable_ipv6").write_text("1")  # outside nothing speaks by itself
+                (_SETTINGS / "ipv6/conf/default/disable_ipv6").write_text("1")  # the far ends must send nothing
             outside = os.open("/proc/thread-self/ns/net", os.O_RDONLY | os.O_CLOEXEC)
             self._outside = socket.socket(socket.AF_PACKET, socket.SOCK_RAW, 0)
             far_ends = netlink.open_socket(ROUTE, "a copy of the network")
@@ -113,11 +113,11 @@ class Replica:
             raise UncheckedError(f"the host's network cannot be copied: {error}") from None
 
     def send_in(self, packed: bytes, index: int) -> None:
-        """Have an IP packet come in by an interface."""
-        self._outside.sendto(frame(packed, self._links[index].address), (f"p{index}", 0))
+        """Make an IP packet arrive through an interface."""
+        self._outside.sendto(build_frame(packed, self._links[index].address), (f"p{index}", 0))
 
     def send_out(self, packed: bytes, destination: str) -> None:
-        """Send an IP packet as a program of the host does."""
+        """Send an IP packet as a local program would."""
         self._raw[packed[0] >> 4].sendto(packed, (destination, 0))
 
 
@@ -128,10 +128,10 @@ def _new_namespace() -> None:
 
 
 def has_module(name: str) -> bool:
-    """Tell whether the kernel has this module already, so that using it loads nothing."""
+    """Return whether the kernel already has this module, so that using it loads nothing."""
     try:
         loaded = Path("/proc/modules").read_text()
-    except FileNotFoundError:  # a kernel that cannot load any
+    except FileNotFoundError:  # a kernel without loadable modules
         return True
     if any(line.startswith(f"{name} ") for line in loaded.splitlines()):
         return True
@@ -154,7 +154,7 @@ def _copy(seen: HostNetwork, outside: int, far_ends: socket.socket) -> None:
             for body in bodies:
                 try:
                     netlink.send_request(sock, netlink.message(kind, _CREATE, body))
-                except FileExistsError:  # made by the kernel itself, as on the host
+                except FileExistsError:  # created by the kernel, as on the host
                     continue
 
 
@@ -163,54 +163,54 @@ def _flags(index: int, flags: int) -> bytes:
 
 
 def _pair(link: Link, outside: int) -> bytes:
-    """Describe a veth pair; without ARP nobody has to answer outside."""
+    """Return the request for a veth pair; without ARP no answer from outside is needed."""
     mtu = netlink.attribute(_IFLA_MTU, struct.pack("=I", link.mtu))
     far = _flags(0, 0) + _far_name(link) + mtu
     far += netlink.attribute(_IFLA_NAMESPACE, struct.pack("=I", outside))
     data = netlink.attribute(_IFLA_INFO_DATA, netlink.attribute(_VETH_INFO_PEER, far))
-    near = _flags(link.number, _NO_ARP | (_UP if link.is_up else 0)) + netlink.attribute(_IFLA_NAME, link.name + b"\0")
+    near = _flags(link.ifindex, _NO_ARP | (_UP if link.is_up else 0)) + netlink.attribute(_IFLA_NAME, link.name + b"\0")
     near += netlink.attribute(_IFLA_ADDRESS, link.address) + mtu
     return near + netlink.attribute(_IFLA_INFO, netlink.attribute(_IFLA_INFO_KIND, b"veth") + data)
 
 
 def _far_name(link: Link) -> bytes:
-    return netlink.attribute(_IFLA_NAME, b"p%d\0" % link.number)
+    return netlink.attribute(_IFLA_NAME, b"p%d\0" % link.ifindex)
 
 
 def _link(body: memoryview) -> Link:
     _, _, index, flags, _ = _LINK.unpack_from(body)
     parts = netlink.attributes(body[_LINK.size :])
     address = bytes(parts.get(_IFLA_ADDRESS, b""))
-    if len(address) != 6 or address[0] & 1 or not any(address):  # a tunnel's
+    if len(address) != 6 or address[0] & 1 or not any(address):  # such as a tunnel
         address = b"\x02\0" + struct.pack("!I", index)
     mtu = struct.unpack("=I", parts[_IFLA_MTU])[0] if _IFLA_MTU in parts else 1500
     return Link(index, bytes(parts[_IFLA_NAME]).rstrip(b"\0"), address, min(max(mtu, 1280), 65535), bool(flags & _UP))
 
 
 def _address(body: memoryview) -> bytes:
-    """Return the address without its lifetime, as one that is in use at once."""
-    kept = dict(netlink.iter_attributes(body[_ADDRESS_BYTES:]))
-    flags = struct.unpack("=I", kept.pop(_IFA_FLAGS, b"\0\0\0\0"))[0] & _NO_PREFIX_ROUTE | _NO_DAD
-    kept.pop(_IFA_CACHE, None)
+    """Return the address without its lifetime, ready for immediate use."""
+    attributes = dict(netlink.iter_attributes(body[_ADDRESS_BYTES:]))
+    flags = struct.unpack("=I", attributes.pop(_IFA_FLAGS, b"\0\0\0\0"))[0] & _NO_PREFIX_ROUTE | _NO_DAD
+    attributes.pop(_IFA_CACHE, None)
     head = body[:2].tobytes() + bytes([flags & 0xFF]) + body[3:_ADDRESS_BYTES].tobytes()
-    return head + _framed(kept) + netlink.attribute(_IFA_FLAGS, struct.pack("=I", flags))
+    return head + _pack_attributes(attributes) + netlink.attribute(_IFA_FLAGS, struct.pack("=I", flags))
 
 
 def _route(body: memoryview) -> bytes:
-    """Return a route of the operator's or of a router's; nothing for one that the kernel makes by itself."""
+    """Return a configured or advertised route; empty for one that the kernel creates itself."""
     flags = struct.unpack_from("=I", body, 8)[0]
     if body[5] == _BY_KERNEL or flags & _CLONED:
         return b""
-    kept = dict(netlink.iter_attributes(body[_ROUTE_BYTES:]))
-    kept.pop(_RTA_CACHE, None)
-    return body[:8].tobytes() + struct.pack("=I", flags & _ON_LINK) + _framed(kept)
+    attributes = dict(netlink.iter_attributes(body[_ROUTE_BYTES:]))
+    attributes.pop(_RTA_CACHE, None)
+    return body[:8].tobytes() + struct.pack("=I", flags & _ON_LINK) + _pack_attributes(attributes)
 
 
 def _is_through_gateway(body: bytes) -> bool:
-    """Order routes: a gateway must be reachable by one that came before."""
+    """Return whether the route needs a gateway, which earlier routes must reach."""
     kinds = {kind for kind, _ in netlink.iter_attributes(memoryview(body)[_ROUTE_BYTES:])}
     return bool(kinds & {_RTA_GATEWAY, _RTA_MULTIPATH, _RTA_VIA})
 
 
-def _framed(parts: dict[int, memoryview]) -> bytes:
+def _pack_attributes(parts: dict[int, memoryview]) -> bytes:
     return b"".join(netlink.attribute(kind, bytes(raw)) for kind, raw in parts.items())

@@ -1,4 +1,4 @@
-"""The text of a ruleset: which rules it has, which of them depend on what a copy of it does not have. Pure."""
+"""Parse the text of a ruleset: its rules, and which of them depend on state that a copy lacks. Pure."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ _CHAIN = re.compile(r"\tchain (\S+) \{")
 _RULE = re.compile(r"\t\t(.*) # handle (\d+)")
 _QUOTED = re.compile(r'"[^"]*"')
 _HANDLE = re.compile(r" # handle \d+$")
-_PASSING = re.compile(r"elements = \{[^}]*\bexpires\b[^}]*\}")  # entries that end by themselves
+_PASSING = re.compile(r"elements = \{[^}]*\bexpires\b[^}]*\}")  # elements with a timeout
 _COUNTS = re.compile(r"^(:\S+ \S+) \[.*|^#.*")
 _LINE_OF_NFT = re.compile(r"^/[^:\n]+:(\d+):\d+", re.MULTILINE)
 _LINE_OF_IPTABLES = re.compile(r"line:? (\d+)")
@@ -20,8 +20,8 @@ _OUTWARD = {
     "nft": re.compile(r"\tchain (\S+) \{[^\n]*\n\t\ttype \w+ hook (?:output|postrouting|egress) "),
     "iptables": re.compile(r"^:(OUTPUT|POSTROUTING) ", re.MULTILINE),
 }
-MAX_TEXT = 500  # shown of a rule
-# What decides by something that only the host has: processes, sockets, hardware addresses, other programs, chance.
+MAX_TEXT = 500  # characters shown of a rule
+# What depends on something that only the host has: processes, sockets, MAC addresses, other programs, randomness.
 _NEEDS_HOST = {
     "nft": re.compile(
         r"\b(?:skuid|skgid|cgroup|rtclassid|[io]if(?:kind|type|group)|sdif(?:name)?|[io]?ibr\w+|random|socket|flow add"
@@ -35,7 +35,7 @@ _NEEDS_HOST = {
 _HELPER_OBJECT = re.compile(r'\tct helper (\S+) \{[^\n]*\n\t\ttype "([^"\n]*)"')
 _HELPER = {
     "nft": re.compile(r'\bct helper set "([^"]*)"'),
-    # The match `helper` has the same option, and assigns nothing.
+    # The match `helper` has the same option but assigns nothing.
     "iptables": re.compile(r'-j CT .*--helper "?([^ "]+)'),
 }
 _RATE = {
@@ -54,7 +54,7 @@ class Helper(NamedTuple):
 
 @dataclass(frozen=True)
 class ForeignRuleset:
-    """One table; `owner` is the program whose text it is: nft, iptables-nft, ip6tables-legacy and so on."""
+    """One table; `owner` is the program that printed it: nft, iptables-nft, ip6tables-legacy and so on."""
 
     owner: str
     family: str
@@ -63,12 +63,12 @@ class ForeignRuleset:
 
     @property
     def name(self) -> str:
-        """Return how its program names the table."""
+        """Return the table's name in its program's notation."""
         return f"{self.family} {self.table}" if self.owner == "nft" else f"{self.owner} -t {self.table}"
 
     @property
     def is_legacy(self) -> bool:
-        """Tell whether nf_tables knows nothing of it on the host."""
+        """Return whether the host has it outside of nf_tables."""
         return self.owner.endswith("-legacy")
 
     @property
@@ -79,35 +79,37 @@ class ForeignRuleset:
     @cached_property
     def chains(self) -> dict[str, list[tuple[int, str]]]:
         """Return each chain's rules in order, with their handles."""
-        return chains_of(self.owner, self.text)
+        return parse_chains(self.owner, self.text)
 
     @cached_property
     def has_rates(self) -> bool:
-        """Tell whether a rule may treat the second packet in another way than the first."""
+        """Return whether a rule may treat the second packet differently from the first."""
         return bool(_RATE[self._language].search(self.text))
 
-    def not_checkable(self) -> Iterator[tuple[str, bool]]:
-        """Name the rules that depend on what only the host has; True where they see only what leaves the host."""
+    def uncheckable_rules(self) -> Iterator[tuple[str, bool]]:
+        """Yield the rules that depend on state that only the host has; True if they see only outgoing packets."""
         outward = set(_OUTWARD[self._language].findall(self.text))
         for chain, rules in self.chains.items():
             for _, text in rules:
                 if _NEEDS_HOST[self._language].search(_QUOTED.sub("", text)):
-                    yield self.rule(chain, text), chain in outward
+                    yield self.describe_rule(chain, text), chain in outward
 
     def helpers(self) -> Iterator[Helper]:
-        """Find the rules that assign a conntrack helper."""
+        """Yield the rules that assign a conntrack helper."""
         objects: dict[str, str] = dict(_HELPER_OBJECT.findall(self.text))
         for chain, rules in self.chains.items():
             for handle, text in rules:
-                found = _HELPER[self._language].search(text)
-                if found and self.owner == "nft":
+                helper = _HELPER[self._language].search(text)
+                if helper and self.owner == "nft":
                     removal = f"nft delete rule {self.name} {chain} handle {handle}"
-                    yield Helper(self.rule(chain, text), objects.get(str(found[1]), str(found[1])), removal)
-                elif found:
-                    yield Helper(self.rule(chain, text), found[1], f"{self.name} -D {text.removeprefix('-A ')}")
+                    yield Helper(self.describe_rule(chain, text), objects.get(str(helper[1]), str(helper[1])), removal)
+                elif helper:
+                    yield Helper(
+                        self.describe_rule(chain, text), helper[1], f"{self.name} -D {text.removeprefix('-A ')}"
+                    )
 
-    def rule(self, chain: str, text: str) -> str:
-        """Return the text with the place where it is."""
+    def describe_rule(self, chain: str, text: str) -> str:
+        """Return a rule's text with its location."""
         return f"{self.name}, chain {chain}: {text}" if self.owner == "nft" else f"{self.name}: {text}"
 
     @property
@@ -115,16 +117,16 @@ class ForeignRuleset:
         return "nft" if self.owner == "nft" else "iptables"
 
 
-def chains_of(owner: str, text: str) -> dict[str, list[tuple[int, str]]]:
-    """Read the rules of `nft -a list`, or of iptables-save, which has no handles."""
+def parse_chains(owner: str, text: str) -> dict[str, list[tuple[int, str]]]:
+    """Return the rules of `nft -a list` or of iptables-save, which prints no handles."""
     chains: dict[str, list[tuple[int, str]]] = {}
     rules: list[tuple[int, str]] = []
     for line in text.splitlines():
         if owner == "nft":
-            if found := _CHAIN.match(line):
-                rules = chains.setdefault(found[1], [])
-            elif found := _RULE.fullmatch(line):
-                rules.append((int(found[2]), found[1]))
+            if match := _CHAIN.match(line):
+                rules = chains.setdefault(match[1], [])
+            elif match := _RULE.fullmatch(line):
+                rules.append((int(match[2]), match[1]))
             elif line == "\t}":
                 rules = []
         elif line.startswith("-A "):
@@ -134,9 +136,9 @@ def chains_of(owner: str, text: str) -> dict[str, list[tuple[int, str]]]:
     return chains
 
 
-def differing(ruleset: ForeignRuleset, there: str) -> str | None:
-    """Compare with what was loaded from the text; return the first line that the copy has in another form."""
-    ours, theirs = _comparable(ruleset.text), _comparable(there)
+def first_difference(ruleset: ForeignRuleset, copy: str) -> str | None:
+    """Compare a ruleset with its copy; return the first line that differs, None if they are equal."""
+    ours, theirs = _comparable(ruleset.text), _comparable(copy)
     if ours == theirs:
         return None
     return next((line for line, other in zip(ours, [*theirs, *[""] * len(ours)], strict=False) if line != other), "")
@@ -147,10 +149,10 @@ def _comparable(text: str) -> list[str]:
     return [_COUNTS.sub(r"\1", _HANDLE.sub("", line)).strip() for line in lines if not line.startswith("#")]
 
 
-def line_of(text: str, message: str) -> str:
-    """Return the line that nft or iptables-restore objects to; without one, what it said."""
-    found = _LINE_OF_NFT.search(message) or _LINE_OF_IPTABLES.search(message)
+def rejected_line(text: str, message: str) -> str:
+    """Return the line that nft or iptables-restore rejected; if it named none, its message."""
+    match = _LINE_OF_NFT.search(message) or _LINE_OF_IPTABLES.search(message)
     lines = text.splitlines()
-    if found and 0 < int(found[1]) <= len(lines):
-        return _HANDLE.sub("", lines[int(found[1]) - 1]).strip()[:MAX_TEXT]
-    return (message.strip().splitlines() or ["it is refused"])[0][:MAX_TEXT]
+    if match and 0 < int(match[1]) <= len(lines):
+        return _HANDLE.sub("", lines[int(match[1]) - 1]).strip()[:MAX_TEXT]
+    return (message.strip().splitlines() or ["rejected"])[0][:MAX_TEXT]

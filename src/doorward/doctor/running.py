@@ -1,4 +1,4 @@
-"""What runs, what stands in the kernel, and what the next boot brings."""
+"""Check the daemon, the loaded ruleset and the next boot."""
 
 from __future__ import annotations
 
@@ -12,12 +12,12 @@ from doorward.doctor.problem import Level, Problem
 from doorward.nftables.ruleset import default_capacity
 
 DAEMON, GATE = "doorward.service", "doorward-gate.service"
-_MOST_NAMED = 5  # doors in one finding
-_FULL = 0.9  # of conntrack's table: a burst of a few seconds fills the rest
+_MAX_LISTED = 5  # doors listed in one finding
+_CONNTRACK_LIMIT = 0.9  # share of conntrack's table: a burst of a few seconds fills the rest
 
 
-def judge(file: str, configuration: Configuration, facts: Facts) -> Iterator[Problem]:
-    """Look at the kernel, the daemon, the boot and the bounds."""
+def check(file: str, configuration: Configuration, facts: Facts) -> Iterator[Problem]:
+    """Yield the findings about the kernel, the daemon, the boot and the limits."""
     yield _kernel(facts)
     emergency = next(emergencies(facts.daemon, facts.off_since), None)
     if emergency is not None:
@@ -26,105 +26,105 @@ def judge(file: str, configuration: Configuration, facts: Facts) -> Iterator[Pro
         yield _daemon(file, configuration, facts)
     if not facts.off_since:
         yield from _boot(configuration, facts)
-    yield from _bounds(configuration, facts)
-    if configuration.signed is not None and facts.signed_trouble:
-        yield Problem(Level.ERROR, "signed knocks", facts.signed_trouble, "without it the gate cannot be loaded")
+    yield from _limits(configuration, facts)
+    if configuration.signed is not None and facts.signed_error:
+        yield Problem(Level.ERROR, "signed knocks", facts.signed_error, "without it the gate cannot be loaded")
     for trouble in facts.unread:
-        yield Problem(Level.WARNING, "this host", trouble, "mend that, or look there yourself")
+        yield Problem(Level.WARNING, "this host", trouble, "fix that, or check by hand")
 
 
 def emergencies(daemon: Mapping[str, Any] | None, off_since: str) -> Iterator[Problem]:
-    """Report what is true whatever the file says: doorward is off, or runs with its last good configuration.
+    """Yield what does not depend on the configuration: doorward is off, or runs with its last good configuration.
 
-    `daemon` is what the daemon answers to `status`; `off_since` is empty while doorward is on.
+    `daemon` is the daemon's answer to `status`; `off_since` is empty while doorward is on.
     """
     if off_since:
-        what = f"doorward is switched off since {off_since}: nothing is hidden, and no knock is read"
-        yield Problem(Level.ERROR, "doorward", what, "when you can get in without it, switch it on", ("doorward on",))
+        what = f"doorward has been off since {off_since}: nothing is hidden, and knocks are ignored"
+        yield Problem(Level.ERROR, "doorward", what, "once you can log in without it, turn it on", ("doorward on",))
     elif daemon is not None and (fault := daemon.get("last_good")):
         what = (
-            f"{daemon['config']} could not be loaded ({str(fault).splitlines()[0]}): its last good copy is in force,"
+            f"{daemon['config']} could not be loaded ({str(fault).splitlines()[0]}): its last good copy is active,"
             " and hooks do not run"
         )
-        remedy = "repair the file (`doorward check`), and have the daemon load it"
+        remedy = "fix the file (`doorward check`), and reload the daemon"
         yield Problem(Level.ERROR, f"daemon, process {daemon['pid']}", what, remedy, (f"kill -HUP {daemon['pid']}",))
 
 
-def without_daemon(configuration: Configuration) -> list[str]:
-    """Name the hidden doors that nothing but the daemon opens: by signed knocks, or by hand."""
+def daemon_only_doors(configuration: Configuration) -> list[str]:
+    """Return the hidden doors that only the daemon opens, by signed knocks or by hand."""
     if configuration.gate.mode is Mode.OBSERVE:
         return []
     return [door.name for door in configuration.doors if door.opens and not door.knock]
 
 
 def _kernel(facts: Facts) -> Problem:
-    if facts.refusal:
-        return Problem(Level.ERROR, "nftables", facts.refusal, "the gate cannot be loaded before that is mended")
-    return Problem(Level.OK, "nftables", "the kernel and libnftables take the gate")
+    if facts.rejection:
+        return Problem(Level.ERROR, "nftables", facts.rejection, "fix that; until then the gate cannot be loaded")
+    return Problem(Level.OK, "nftables", "the kernel and libnftables accept the ruleset")
 
 
 def _daemon(file: str, configuration: Configuration, facts: Facts) -> Problem:
     status = facts.daemon
     if status is None:
-        level, needy = Level.WARNING, without_daemon(configuration)
-        if not facts.table_stands:
-            what = "no daemon runs and no gate is loaded: nothing is hidden"
-        elif needy:
+        level, affected = Level.WARNING, daemon_only_doors(configuration)
+        if not facts.is_table_loaded:
+            what = "the daemon is not running and no gate is loaded: nothing is hidden"
+        elif affected:
             level = Level.ERROR
-            what = f"no daemon runs, and without one nothing opens {_doors(needy)}"
+            what = f"the daemon is not running: nothing opens {_doors(affected)}"
             if any(door.knock for door in configuration.doors):
                 what += "; sequences still open the others"
         else:
-            what = "no daemon runs; sequences still open doors, but nothing is recorded, and no hook runs"
+            what = "the daemon is not running; sequences still open doors, but nothing is recorded and hooks do not run"
         start = f"systemctl start {DAEMON}" if DAEMON in facts.boot.units else "doorward run"
         return Problem(level, "daemon", what, "start it", (start,))
     where = f"daemon, process {status['pid']}"
-    if not facts.table_stands:
-        what = "it runs, but the table inet doorward is gone: nothing is hidden, and no knock opens"
-        return Problem(Level.ERROR, where, what, "have it load the gate again", (f"kill -HUP {status['pid']}",))
+    if not facts.is_table_loaded:
+        what = "it is running, but the table inet doorward is missing: nothing is hidden, and knocks open nothing"
+        return Problem(Level.ERROR, where, what, "reload the daemon", (f"kill -HUP {status['pid']}",))
     if status.get("config", file) != file:
-        what = f"it runs with {status['config']}, not with {file}"
-        return Problem(Level.WARNING, where, what, f"look at that file with -c {status['config']}")
+        what = f"it is running with {status['config']}, not with {file}"
+        return Problem(Level.WARNING, where, what, f"check that file with -c {status['config']}")
     if facts.is_as_loaded is False and not status.get("trial"):
-        what = f"{file} is not what it runs with: it was changed since it was loaded"
-        return Problem(Level.WARNING, where, what, "have it read the file again", (f"kill -HUP {status['pid']}",))
-    return Problem(Level.OK, where, f"it runs: {status['summary']}")
+        what = f"{file} was changed after it was loaded"
+        return Problem(Level.WARNING, where, what, "reload the daemon", (f"kill -HUP {status['pid']}",))
+    return Problem(Level.OK, where, f"running: {status['summary']}")
 
 
 def _boot(configuration: Configuration, facts: Facts) -> Iterator[Problem]:
     if not facts.boot.systemd:
-        remedy = "have whatever starts services here run `doorward run`, before the network if it can"
+        remedy = "make the service manager run `doorward run`, before the network if possible"
         yield Problem(
-            Level.WARNING, "boot", "systemd does not run here: whether a gate stands at boot is not known", remedy
+            Level.WARNING, "boot", "systemd is not running: cannot tell whether the gate is loaded at boot", remedy
         )
         return
     enabled = facts.boot.units & {DAEMON, GATE}
     if not enabled:
-        # Behind a firewall that accepts by the mark, a door that nobody marks stays shut.
+        # Behind a firewall that accepts by the mark, a door stays shut if no ruleset sets the mark.
         shut = configuration.gate.accept_mark is not None
         after = "another firewall would keep the doors shut" if shut else "nothing would be hidden"
-        what = f"no enabled unit loads the gate at boot: after the next one {after}"
+        what = f"no enabled unit loads the gate at boot: after a reboot {after}"
         commands = (f"systemctl enable {GATE} {DAEMON}",)
         yield Problem(Level.ERROR if shut else Level.WARNING, "boot", what, "enable the units", commands)
     elif GATE not in enabled:
         what = f"{DAEMON} loads the gate at boot, after the network is up: for a moment nothing is hidden"
         yield Problem(Level.WARNING, "boot", what, "enable the other unit too", (f"systemctl enable {GATE}",))
     elif DAEMON not in enabled:
-        needy = without_daemon(configuration)
-        follows = f"nothing opens {_doors(needy)}" if needy else "nothing is recorded, and no hook runs"
-        what = f"{GATE} loads the gate at boot, but no daemon starts: {follows}"
-        level = Level.ERROR if needy else Level.WARNING
+        affected = daemon_only_doors(configuration)
+        consequence = f"nothing opens {_doors(affected)}" if affected else "nothing is recorded and hooks do not run"
+        what = f"{GATE} loads the gate at boot, but no daemon starts: {consequence}"
+        level = Level.ERROR if affected else Level.WARNING
         yield Problem(level, "boot", what, "enable the other unit too", (f"systemctl enable {DAEMON}",))
     else:
         yield Problem(Level.OK, "boot", "the gate is loaded before the network, and the daemon starts")
 
 
 def _doors(names: list[str]) -> str:
-    shown = ", ".join(repr(name) for name in names[:_MOST_NAMED])
-    return f"{'door' if len(names) == 1 else 'doors'} {shown}{', …' if names[_MOST_NAMED:] else ''}"
+    shown = ", ".join(repr(name) for name in names[:_MAX_LISTED])
+    return f"{'door' if len(names) == 1 else 'doors'} {shown}{', …' if names[_MAX_LISTED:] else ''}"
 
 
-def _bounds(configuration: Configuration, facts: Facts) -> Iterator[Problem]:
+def _limits(configuration: Configuration, facts: Facts) -> Iterator[Problem]:
     gate = configuration.gate
     if gate.capacity is None:
         known = gate.wrong_port is WrongPort.KNOWN
@@ -132,13 +132,13 @@ def _bounds(configuration: Configuration, facts: Facts) -> Iterator[Problem]:
         capacity = default_capacity(facts.memory_bytes, len(machines), DEFAULT_CAPACITY)
         if capacity < DEFAULT_CAPACITY:
             what = (
-                f"with {facts.memory_bytes >> 20:,} MiB the gate remembers {capacity:,} sources a family, not "
-                f"{DEFAULT_CAPACITY:,}: a smaller flood of forged knocks makes others hurry"
+                f"with {facts.memory_bytes >> 20:,} MiB the gate tracks {capacity:,} sources per family, not "
+                f"{DEFAULT_CAPACITY:,}: a smaller flood of forged knocks can displace knocks in progress"
             )
-            yield Problem(Level.OK, "memory", what, "set `capacity` in [gate] to choose it yourself")
+            yield Problem(Level.OK, "memory", what, "set `capacity` in [gate] to change it")
     if facts.conntrack is not None:
         now, most = facts.conntrack
-        if now > most * _FULL:
+        if now > most * _CONNTRACK_LIMIT:
             what = f"conntrack holds {now:,} of {most:,} connections: when it is full, new ones are dropped"
             command = f"sysctl -w net.netfilter.nf_conntrack_max={most * 2}"
-            yield Problem(Level.WARNING, "conntrack", what, "raise its limit", (command,))
+            yield Problem(Level.WARNING, "conntrack", what, "raise the limit", (command,))

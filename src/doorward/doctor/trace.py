@@ -1,6 +1,6 @@
-"""Ask the kernel what other firewalls do with what doors open: real packets in a copy of this host, rule by rule.
+"""Find the rules of other firewalls that drop what doors open, by tracing real packets in a copy of this host.
 
-The copy is two network namespaces of a child process. They have no name: with the process they are gone.
+The copy is two unnamed network namespaces of a child process; they end with it.
 """
 
 from __future__ import annotations
@@ -12,13 +12,13 @@ from contextlib import suppress
 from typing import NamedTuple
 
 from doorward.config.schema import Configuration, Mark
-from doorward.doctor.frames import TRACE, PacketFlow, Step, TraceEvent, event, packet
-from doorward.doctor.host import Block, Network, Probe, Trace, Unchecked, Way
-from doorward.doctor.probes import around, planned
-from doorward.doctor.remedies import PRIORITY, is_before_mark
+from doorward.doctor.frames import TRACE, PacketFlow, Step, TraceEvent, build_packet, parse_event
+from doorward.doctor.host import Block, Network, PacketPath, Probe, Trace, Unchecked
+from doorward.doctor.probes import plan_bypass_probes, plan_probes
+from doorward.doctor.remedies import GATE_PRIORITY, precedes_gate
 from doorward.doctor.replica import Replica, UncheckedError, snapshot
 from doorward.doctor.rules import Helper
-from doorward.doctor.rulesets import Loaded, handles, read
+from doorward.doctor.rulesets import LoadedRulesets, read_handles, read_rulesets
 from doorward.errors import DoorwardError
 from doorward.kernel import netlink
 from doorward.kernel.child_process import run_in_child
@@ -26,19 +26,19 @@ from doorward.kernel.ssh_session import SshConnection
 from doorward.model import Address, Port, Protocol
 from doorward.nftables.libnftables import NftFirewall
 
-PATIENCE_S = 9.0  # with the rest of what doctor does, an answer comes within 10 s
+TIMEOUT_S = 9.0  # with its other checks, doctor then answers within 10 s
 _GROUP = 9  # NFNLGRP_NFTRACE
 _SOL_NETLINK, _ADD_MEMBERSHIP, _SO_RCVBUFFORCE = 270, 1, 33
-_RECEIVE_BUFFER_BYTES = 64 << 20  # a packet is reported once for each rule that it fits
+_RECEIVE_BUFFER_BYTES = 64 << 20  # a packet is reported once per rule that it matches
 _RECEIVE_BYTES = 1 << 17
 MAX_BLOCKS = 16  # base chains that drop one packet
-_FIRST_PORT, _LAST_PORT = 50001, 60000  # the packets come from these, so that no other is traced
-_FIRST_UNMARKED = 57001  # those from here on are not open to their source
+_FIRST_PORT, _LAST_PORT = 50001, 60000  # source ports, so that no other packet is traced
+_FIRST_UNMARKED = 57001  # from here on the packet gets no mark: its source has no opening
 _MARKER_PORT = 50000
-_OWN = "doorward_trace"
+_OWN_TABLE = "doorward_trace"
 _BEFORE_ALL, _AFTER_ALL = -(1 << 31), (1 << 31) - 1
-# The first chains trace the packets of the test; the last ones show that they got through. The kernel's own answers
-# (nothing listens in the copy) are not wanted.
+# The first chains trace the test packets; the last ones show that they got through. The kernel's own answers
+# (nothing listens in the copy) are dropped.
 _TRACED = """
         udp sport {marker} meta nftrace set 1 drop
         meta l4proto {{ tcp, udp }} th sport {low}-{high} meta nftrace set 1
@@ -70,7 +70,7 @@ _TABLE = (
 
 
 class _Outcome(NamedTuple):
-    """Where a packet's way ended: dropped in the course of this base chain, or arrived; without an event, lost."""
+    """The end of a packet's path: dropped under this base chain, or arrived; lost if there is no event."""
 
     event: TraceEvent | None = None
     base: tuple[str, str, str] = ("", "", "")
@@ -81,34 +81,34 @@ class _Outcome(NamedTuple):
 
 
 def trace(configuration: Configuration, network: Network, session: SshConnection | None) -> Trace:
-    """Send what the doors' users send, and tell which rules drop it; never longer than PATIENCE_S."""
-    probes = tuple(planned(configuration, network, session))
+    """Send the packets of doors' users and return which rules drop them, within PATIENCE_S."""
+    probes = tuple(plan_probes(configuration, network, session))
     try:
-        return run_in_child(lambda: _traced(configuration, network, probes), PATIENCE_S)
+        return run_in_child(lambda: _trace_in_child(configuration, network, probes), TIMEOUT_S)
     except TimeoutError:
-        why = f"took more than {PATIENCE_S:.0f} s"
+        why = f"took more than {TIMEOUT_S:.0f} s"
     except DoorwardError as error:
         why = str(error)
     return Trace(unchecked=(Unchecked(why),))
 
 
-def _traced(configuration: Configuration, network: Network, probes: Sequence[Probe]) -> Trace:
+def _trace_in_child(configuration: Configuration, network: Network, probes: Sequence[Probe]) -> Trace:
     names: tuple[str, ...] = ()
     unchecked: list[Unchecked] = []
     helpers: tuple[Helper, ...] = ()
     try:
-        rulesets, there = read(), handles()
-        names = tuple(one.name for one in rulesets)
-        if not rulesets:  # nothing is between a packet and its port
-            return Trace((), tuple(Way(probe, "new", (), probe.port) for probe in probes if not probe.is_knock))
-        helpers = tuple(helper for one in rulesets for helper in one.helpers())
-        unchecked += [Unchecked(*found) for one in rulesets for found in one.not_checkable()]
+        rulesets, host_handles = read_rulesets(), read_handles()
+        names = tuple(ruleset.name for ruleset in rulesets)
+        if not rulesets:  # nothing filters packets
+            return Trace((), tuple(PacketPath(probe, "new", (), probe.port) for probe in probes if not probe.is_knock))
+        helpers = tuple(helper for ruleset in rulesets for helper in ruleset.helpers())
+        unchecked += [Unchecked(*rule) for ruleset in rulesets for rule in ruleset.uncheckable_rules()]
         replica = Replica(snapshot())
-        has_ingress = any("hook ingress" in one.text for one in rulesets)
+        has_ingress = any("hook ingress" in ruleset.text for ruleset in rulesets)
         tracer = _Tracer(replica, configuration.gate.accept_mark, has_ingress=has_ingress)
-        tracer.watch(loaded := Loaded(rulesets, there))
+        tracer.watch(loaded := LoadedRulesets(rulesets, host_handles))
         ways = [way for probe in probes for way in tracer.follow(probe)]
-        ways += [way for probe in around(configuration, network, ways) for way in tracer.follow(probe)]
+        ways += [way for probe in plan_bypass_probes(configuration, network, ways) for way in tracer.follow(probe)]
     except (DoorwardError, OSError) as error:
         return Trace(names, (), (Unchecked(str(error)), *unchecked), helpers)
     unchecked += [Unchecked(text) for text in loaded.unchecked]
@@ -116,39 +116,39 @@ def _traced(configuration: Configuration, network: Network, probes: Sequence[Pro
 
 
 class _Tracer:
-    """Sends packets into the copy, one at a time, and reads where each went."""
+    """Send packets into the copy, one at a time, and read the trace of each."""
 
     def __init__(self, replica: Replica, mark: Mark | None, *, has_ingress: bool) -> None:
         self._replica = replica
         self._marked_ports = iter(range(_FIRST_PORT, _FIRST_UNMARKED))
         self._unmarked_ports = iter(range(_FIRST_UNMARKED, _LAST_PORT + 1))
-        self._passes: list[str] = []  # nft commands that let one connection through the chains that drop it
+        self._passes: list[str] = []  # nft commands that let the connection pass the chains that drop it
         self._is_fresh = True
         self.lost: list[str] = []
-        # A packet is through the whole stack when `send` returns only where one processor does all of it.
+        # On a single processor, `send` returns after the packet has passed the whole stack.
         os.sched_setaffinity(0, {min(os.sched_getaffinity(0))})
         self._events = netlink.open_socket(netlink.NETFILTER, "nf_tables")
         self._events.bind((0, 0))
         with suppress(OSError):
             self._events.setsockopt(socket.SOL_SOCKET, _SO_RCVBUFFORCE, _RECEIVE_BUFFER_BYTES)
         self._events.setsockopt(_SOL_NETLINK, _ADD_MEMBERSHIP, _GROUP)
-        words = {
-            "own": _OWN, "first": _BEFORE_ALL, "last": _AFTER_ALL, "gate": PRIORITY, "marker": _MARKER_PORT,
+        values = {
+            "own": _OWN_TABLE, "first": _BEFORE_ALL, "last": _AFTER_ALL, "gate": GATE_PRIORITY, "marker": _MARKER_PORT,
             "low": _FIRST_PORT, "high": _LAST_PORT,
         }  # fmt: skip
         devices = ", ".join(f'"{name}"' for name in replica.index)
-        ingress = _INGRESS.format(**words, devices=devices) if has_ingress else ""
-        NftFirewall().run(_TABLE.format(**words, marking=_marking(mark)) + ingress)
+        ingress = _INGRESS.format(**values, devices=devices) if has_ingress else ""
+        NftFirewall().run(_TABLE.format(**values, marking=_marking(mark)) + ingress)
 
-    def watch(self, loaded: Loaded) -> None:
-        """Send packets through these."""
+    def watch(self, loaded: LoadedRulesets) -> None:
+        """Trace packets through these rulesets."""
         self._loaded = loaded
 
-    def follow(self, probe: Probe) -> Iterator[Way]:
-        """Give the ways of a connection's packets, from the first source that gets in, or from the first of all."""
+    def follow(self, probe: Probe) -> Iterator[PacketPath]:
+        """Yield the paths of a connection's packets, from the first source that gets in, or else from the first."""
         source = probe.sources[0]
         for other in probe.sources if len(probe.sources) > 1 else ():
-            outcome = self._sent_once(self._flow(probe, other), Step.NEW, probe)
+            outcome = self._send_once(self._flow(probe, other), Step.NEW, probe)
             if outcome.event is not None and not outcome.is_drop:
                 source = other
                 break
@@ -157,105 +157,105 @@ class _Tracer:
     def _flow(self, probe: Probe, source: Address) -> PacketFlow:
         number = next(self._unmarked_ports if probe.is_knock or probe.published else self._marked_ports, None)
         if number is None:
-            raise UncheckedError("there are too many ports to try")
+            raise UncheckedError("there are too many ports to test")
         return PacketFlow(source, number, probe.destination, probe.port)
 
-    def _connection(self, probe: Probe, flow: PacketFlow) -> Iterator[Way]:
-        """Send a connection's first packet, the answer to it where it arrived, and the packet after that."""
+    def _connection(self, probe: Probe, flow: PacketFlow) -> Iterator[PacketPath]:
+        """Send a connection's first packet, the answer to it if it arrived, and the packet after that."""
         self._passes.clear()
-        blocks, end, output = self._through(flow, Step.NEW, probe)
+        blocks, end, output = self._send_through(flow, Step.NEW, probe)
         arrival = end.port if end else None, end.destination if end and output else None
-        yield Way(probe, "new", blocks, *arrival)
+        yield PacketPath(probe, "new", blocks, *arrival)
         if end is None or probe.is_knock or probe.published:
             return
         back = PacketFlow(end.destination, end.port.number, end.source, Port(end.port.protocol, end.source_port))
-        blocks, answered, _ = self._through(back, Step.REPLY, probe, output)
+        blocks, answered, _ = self._send_through(back, Step.REPLY, probe, output)
         if answered is not None:
-            blocks += self._through(flow, Step.ESTABLISHED, probe)[0]
-        yield Way(probe, "established", blocks, *arrival)
+            blocks += self._send_through(flow, Step.ESTABLISHED, probe)[0]
+        yield PacketPath(probe, "established", blocks, *arrival)
 
-    def _through(
+    def _send_through(
         self, flow: PacketFlow, step: Step, probe: Probe, interface: int | None = None
     ) -> tuple[tuple[Block, ...], PacketFlow | None, int]:
-        """Send a packet; where a base chain drops it, have it pass there, and send it again.
+        """Send a packet; if a base chain drops it, let it pass there and send it again.
 
-        Returns what dropped it, the addresses and ports with which it arrived, and by which interface it left.
+        Return what dropped it, the addresses and ports with which it arrived, and its output interface.
         """
         blocks: tuple[Block, ...] = ()
         while len(blocks) < MAX_BLOCKS:
-            last, base = outcome = self._sent(flow, step, probe, interface)
+            last, base = outcome = self._send(flow, step, probe, interface)
             if last is None:
-                if not (probe.is_knock or probe.published):  # the gate has seen a knock before it is routed
+                if not (probe.is_knock or probe.published):  # the gate sees a knock before routing
                     self.lost.append(
                         f"a packet from {flow.source} to {flow.port} of {flow.destination}: no rule drops it, but it"
-                        f" does not arrive (see the routes, rp_filter of {probe.interface}, and forwarding)"
+                        f" does not arrive (check the routes, rp_filter of {probe.interface}, and forwarding)"
                     )
                 return blocks, None, 0
             if not outcome.is_drop:
                 return blocks, last.flow, last.output
-            rule = self._loaded.rule(last.family, last.table, last.chain, last.handle)
+            rule = self._loaded.describe_rule(last.family, last.table, last.chain, last.handle)
             blocks += (Block(self._loaded.ruleset(last.family, last.table), self._loaded.bases[base], rule),)
             self._passes.append(f"insert rule {' '.join(base)} {flow.match(step)} accept")
             self._loaded.run(self._passes[-1])
-        raise UncheckedError(f"{blocks[-1].rule}: what comes after it")
+        raise UncheckedError(f"the rules after {blocks[-1].rule}")
 
-    def _sent(self, flow: PacketFlow, step: Step, probe: Probe, interface: int | None) -> _Outcome:
-        """Send a packet. What drops it must do so with fresh limits too: on the host it may be the only one."""
+    def _send(self, flow: PacketFlow, step: Step, probe: Probe, interface: int | None) -> _Outcome:
+        """Send a packet; confirm a drop with reset limits, since on the host it may be the only packet."""
         was_fresh = self._is_fresh
-        outcome = self._sent_once(flow, step, probe, interface)
-        if (
-            not outcome.is_drop
-            or was_fresh
-            or (probe.is_knock and not is_before_mark(self._loaded.bases[outcome.base]))
-        ):
+        outcome = self._send_once(flow, step, probe, interface)
+        if not outcome.is_drop or was_fresh or (probe.is_knock and not precedes_gate(self._loaded.bases[outcome.base])):
             return outcome
-        self._loaded.again()
+        self._loaded.reset_limits()
         self._loaded.run("\n".join(self._passes))
-        return self._sent_once(flow, step, probe, interface)
+        return self._send_once(flow, step, probe, interface)
 
-    def _sent_once(self, flow: PacketFlow, step: Step, probe: Probe, interface: int | None = None) -> _Outcome:
-        self._is_fresh = not self._loaded.has_rates  # a ruleset without them stays as it was loaded
+    def _send_once(self, flow: PacketFlow, step: Step, probe: Probe, interface: int | None = None) -> _Outcome:
+        self._is_fresh = not self._loaded.has_rates  # a ruleset without limits does not change
         entrance = self._replica.index.get(probe.interface)
         if entrance is None:
-            raise UncheckedError(f"no packet comes in by {probe.interface}: it is down, or the loopback interface")
+            raise UncheckedError(
+                f"no packet can arrive through {probe.interface}: it is down, or the loopback interface"
+            )
         if interface == 0:
-            with suppress(OSError):  # no way there
-                self._replica.send_out(packet(flow, step), str(flow.destination))
+            with suppress(OSError):  # no route
+                self._replica.send_out(build_packet(flow, step), str(flow.destination))
         else:
-            self._replica.send_in(packet(flow, step), interface or entrance)
+            self._replica.send_in(build_packet(flow, step), interface or entrance)
         marker = PacketFlow(probe.sources[0], _MARKER_PORT, probe.destination, Port(Protocol.UDP, 9))
-        self._replica.send_in(packet(marker, Step.NEW), entrance)
-        return _outcome(self._until_marker(), self._loaded.bases)
+        self._replica.send_in(build_packet(marker, Step.NEW), entrance)
+        return _outcome(self._events_until_marker(), self._loaded.bases)
 
-    def _until_marker(self) -> Iterator[TraceEvent]:
+    def _events_until_marker(self) -> Iterator[TraceEvent]:
         while True:
             try:
                 raw = memoryview(self._events.recv(_RECEIVE_BYTES))
             except OSError as error:
-                raise UncheckedError(f"the way of a packet is too long to follow: {error.strerror}") from None
+                raise UncheckedError(f"the trace of a packet is too long: {error.strerror}") from None
             for message in netlink.messages(raw):
                 if message.kind == TRACE:
-                    found = event(message.body)
-                    if found.table == _OWN and found.is_drop:
+                    event = parse_event(message.body)
+                    if event.table == _OWN_TABLE and event.is_drop:
                         return
-                    yield found
+                    yield event
 
 
 def _outcome(events: Iterable[TraceEvent], bases: Container[tuple[str, str, str]]) -> _Outcome:
-    """Read the verdict from everything that was reported of a packet."""
+    """Return the outcome of a packet from its trace events."""
     base, outcome = ("", "", ""), _Outcome()
-    for one in events:
-        place = (one.family, one.table, one.chain)
-        base = place if place in bases else base
-        if one.is_drop or (one.table == _OWN and one.chain in ("arrived", "left") and one.flow is not None):
-            outcome = _Outcome(one, base)
+    for event in events:
+        chain = (event.family, event.table, event.chain)
+        base = chain if chain in bases else base
+        if event.is_drop or (
+            event.table == _OWN_TABLE and event.chain in ("arrived", "left") and event.flow is not None
+        ):
+            outcome = _Outcome(event, base)
     return outcome
 
 
 def _marking(mark: Mark | None) -> str:
-    """Write the rules that mark as doorward's gate does: what starts a connection, and is open to its source."""
+    """Return the rules that mark packets as doorward's gate does: new connections through an open door."""
     if mark is None:
-        return "ct state new counter"  # the gate has conntrack at work in any case
+        return "ct state new counter"  # the gate uses conntrack in any case
     kept = f"meta mark set meta mark & {0xFFFF_FFFF & ~mark.mask:#x}"
     opened = f"meta l4proto {{ tcp, udp }} th sport {_FIRST_PORT}-{_FIRST_UNMARKED - 1} ct state new"
     return f"{kept}\n        {opened} {kept} | {mark.value:#x}"

@@ -1,1 +1,1 @@
-"""Several gates that share openings and seen knocks, by etcd."""
+"""Share openings and used signed knocks between gates, through etcd."""

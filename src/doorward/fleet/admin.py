@@ -1,4 +1,4 @@
-"""What an operator asks of a whole fleet: who is up, close everywhere, the record; and to forget a gate."""
+"""Operator commands for a whole fleet: status, close everywhere, access log, remove a gate."""
 
 from __future__ import annotations
 
@@ -14,29 +14,29 @@ from doorward.fleet.etcd import Etcd, EtcdUnavailableError, now_ms
 from doorward.fleet.etcd_records import KeySpace, OpeningKey, parse_key
 from doorward.model import NAME
 
-ANSWER_S = 2.0  # in which a gate that is up answers
+ANSWER_TIMEOUT_S = 2.0  # a gate that is up answers within this time
 _LEASE_S = 10
 
 
 class GateStatus(NamedTuple):
-    """One gate: "up", "silent" (it gives no answer, though it was there a moment ago) or "away"; and what it says."""
+    """The state of one gate ("up"; "silent": present a moment ago, but no answer; or "away") and its answer."""
 
     name: str
     state: str
     answer: dict[str, Any]
     took_ms: int = 0
-    offset_ms: int = 0  # of its wall clock, to this machine's
+    offset_ms: int = 0  # of its wall clock from this host's
 
 
 class FleetAdmin:
-    """Asks and tells one fleet, by etcd."""
+    """Query and change one fleet through etcd."""
 
     def __init__(self, etcd: Etcd, fleet: str) -> None:
         self.fleet = fleet
         self._etcd, self._tree = etcd, KeySpace(fleet)
 
     def status(self) -> list[GateStatus]:
-        """Ask all gates how they are."""
+        """Return the status of every gate, present or known, sorted by name."""
         present, members = self._names("gates"), self._names("members")
         ask, lease = secrets.token_hex(8), self._etcd.grant(_LEASE_S)
         prefix = self._tree.under("answers", ask, "")
@@ -45,10 +45,10 @@ class FleetAdmin:
         gates: dict[str, GateStatus] = {}
         for entry in self._answers(prefix, revision):
             name, took_ms = entry.key.removeprefix(prefix), now_ms() - asked_ms
-            answer = _object(entry.value)
-            with suppress(ValueError):  # a gate that answers what makes no sense is silent
-                offset_ms = etcd_records.whole(answer.get("wall_ms", 0)) - wall_ms - took_ms // 2
-                answer["behind"] = max(0, revision - etcd_records.whole(answer.get("revision", 0), 1 << 63))
+            answer = _parse_object(entry.value)
+            with suppress(ValueError):  # a gate with a malformed answer counts as silent
+                offset_ms = etcd_records.read_int(answer.get("wall_ms", 0)) - wall_ms - took_ms // 2
+                answer["behind"] = max(0, revision - etcd_records.read_int(answer.get("revision", 0), 1 << 63))
                 gates[name] = GateStatus(name, "up", answer, took_ms, offset_ms)
             if present <= gates.keys():
                 break
@@ -57,11 +57,11 @@ class FleetAdmin:
         return sorted([*gates.values(), *missing])
 
     def close(self, key: OpeningKey) -> bool:
-        """Close a door to a place everywhere; False where it was open nowhere."""
+        """Close a door for an address or network on every gate; return False if it was open nowhere."""
         return self._etcd.delete(self._tree.opening(key)) > 0
 
-    def forget(self, gate: str) -> None:
-        """Remove a gate from the members; AnswerNo if it is up or unknown."""
+    def remove(self, gate: str) -> None:
+        """Remove a gate from the members; raise NegativeResult if it is up or unknown."""
         if gate in self._names("gates"):
             raise NegativeResult(f"{gate} is up; stop its daemon first")
         if gate not in self._names("members"):
@@ -69,51 +69,53 @@ class FleetAdmin:
         self._etcd.delete(self._tree.under("members", gate))
 
     def openings(self) -> list[tuple[OpeningKey, etcd_records.StoredOpening]]:
-        """Give all openings that stand; what makes no sense is nobody's, as for the gates."""
+        """Return all current openings; malformed entries are skipped, as the gates do."""
         prefix = self._tree.under("openings", "")
-        found: list[tuple[OpeningKey, etcd_records.StoredOpening]] = []
+        openings: list[tuple[OpeningKey, etcd_records.StoredOpening]] = []
         for entry in self._etcd.prefix(prefix).entries:
             with suppress(MalformedError):
-                found.append(etcd_records.parse(entry.key.removeprefix(prefix), entry.value))
-        return found
+                openings.append(etcd_records.parse(entry.key.removeprefix(prefix), entry.value))
+        return openings
 
     def records(self, last: int) -> list[dict[str, Any]]:
-        """Give the newest records of all gates (0: all), the oldest of them first."""
+        """Return the newest `last` records of all gates (0: all), oldest first."""
         prefix = self._tree.under("log", "")
         if last:
-            found = self._etcd.range(prefix, etcd_codec.after(prefix), limit=last, newest_first=True)
+            result = self._etcd.range(prefix, etcd_codec.prefix_end(prefix), limit=last, newest_first=True)
         else:
-            found = self._etcd.prefix(prefix)
-        rows = [row for entry in found.entries if (row := _object(entry.value)).get("at_ms")]
+            result = self._etcd.prefix(prefix)
+        rows = [row for entry in result.entries if (row := _parse_object(entry.value)).get("at_ms")]
         return sorted(rows, key=lambda row: int(row["at_ms"]))
 
-    def _names(self, kind: str) -> set[str]:
-        prefix = self._tree.under(kind, "")
-        found = {entry.key.removeprefix(prefix) for entry in self._etcd.prefix(prefix).entries}
-        return set(filter(NAME.fullmatch, found))
+    def _names(self, directory: str) -> set[str]:
+        prefix = self._tree.under(directory, "")
+        names = {entry.key.removeprefix(prefix) for entry in self._etcd.prefix(prefix).entries}
+        return set(filter(NAME.fullmatch, names))
 
     def _answers(self, prefix: str, revision: int) -> Iterator[etcd_codec.KeyValue]:
-        """Yield the keys that are written below a prefix since a revision, until the time for answers is over."""
-        until_s = time.monotonic() + ANSWER_S
-        with self._etcd.watch([(prefix, etcd_codec.after(prefix), revision)]) as watch:
+        """Yield the keys written under a prefix since a revision, until the time for answers is over."""
+        until_s = time.monotonic() + ANSWER_TIMEOUT_S
+        with self._etcd.watch([(prefix, etcd_codec.prefix_end(prefix), revision)]) as watch:
             while (left_s := until_s - time.monotonic()) > 0:
                 try:
-                    told = watch.read(left_s)
+                    message = watch.read(left_s)
                 except EtcdUnavailableError:
                     return
-                yield from (change.entry for change in told.changes if change.is_put)
+                yield from (change.entry for change in message.changes if change.is_put)
 
 
-def key_of(door: str, address: str) -> OpeningKey:
-    """Read what a command names."""
+def opening_key(door: str, address: str) -> OpeningKey:
+    """Return the key of the opening that a command names; raise UsageError if it is malformed."""
     try:
         return parse_key(f"{door}/{address}")
     except ValueError:
-        raise UsageError(f"{door!r} and {address!r} are no door with an address") from None
+        raise UsageError(
+            f"invalid opening: expected the name of a door and an IP address or network, got {door!r} and {address!r}"
+        ) from None
 
 
-def _object(raw: bytes) -> dict[str, Any]:
+def _parse_object(raw: bytes) -> dict[str, Any]:
     try:
-        return etcd_records.fields(raw)
+        return etcd_records.read_object(raw)
     except ValueError:
         return {}

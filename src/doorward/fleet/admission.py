@@ -1,4 +1,4 @@
-"""Decide which openings of the fleet this gate opens, and for how long. Pure.
+"""Decide which of the fleet's openings this gate applies, and for how long. Pure.
 
 Anyone who can write to etcd can announce any opening, so the gate's own configuration sets the limits.
 """
@@ -14,49 +14,49 @@ from doorward.fleet.protocol import Item
 from doorward.model import Address, Door, Opening, Place
 from doorward.nftables.ruleset import OPEN_NETS_SIZE, OPEN_SIZE
 
-SHORTEST_PREFIX = {4: 16, 6: 48}  # one site; a wider network would open the door to strangers far away
-MOST_ENTRIES = {False: OPEN_SIZE * 3 // 4, True: OPEN_NETS_SIZE * 3 // 4}  # the rest stays free for knocks at this gate
-_WAYS = ("knock", "key", "hand")
+SHORTEST_PREFIX = {4: 16, 6: 48}  # one site; a wider network would include unrelated hosts
+MAX_ENTRIES = {False: OPEN_SIZE * 3 // 4, True: OPEN_NETS_SIZE * 3 // 4}  # the rest is reserved for knocks at this gate
+_ORIGINS = ("knock", "key", "hand")
 
 
 class Limits(NamedTuple):
-    """What the gate's configuration allows the fleet; `for_max_ms` None: each door's own `for`."""
+    """What this gate's configuration allows the fleet; `for_max_ms` None: each door's own `for`."""
 
     for_max_ms: int | None
-    takes_networks: bool  # by [signed]
+    allows_networks: bool  # true with [signed]
 
 
 class Rejected(NamedTuple):
-    """Why an opening of the fleet is not opened here: a word for counting, and the sentence for the operator."""
+    """Why an opening of the fleet was rejected here: a code for counters, and the sentence for the operator."""
 
     reason: str
-    words: str
+    message: str
 
 
-FULL = Rejected("full", "the fleet's share of the open sets is full; `doorward status` lists what is open")
+FULL = Rejected("full", "the fleet's share of the open sets is full; `doorward status` lists the openings")
 
 
 class Room:
-    """The entries that the fleet may still add to the open sets. Beyond them its openings are rejected."""
+    """The room left for the fleet's entries in the open sets; openings beyond it are rejected."""
 
     def __init__(self, standing: Iterable[Opening]) -> None:
-        self._taken: Counter[tuple[bool, int]] = Counter()
+        self._used: Counter[tuple[bool, int]] = Counter()
         for opening in standing:
-            self._taken[_set_of(opening.address)] += len(opening.ports)
+            self._used[_open_set(opening.address)] += len(opening.ports)
 
-    def takes(self, opening: Opening) -> bool:
-        """Count a new opening; False where there is no room for it."""
-        kind = _set_of(opening.address)
-        if self._taken[kind] + len(opening.ports) > MOST_ENTRIES[kind[0]]:
+    def reserve(self, opening: Opening) -> bool:
+        """Count a new opening; return False if there is no room for it."""
+        kind = _open_set(opening.address)
+        if self._used[kind] + len(opening.ports) > MAX_ENTRIES[kind[0]]:
             return False
-        self._taken[kind] += len(opening.ports)
+        self._used[kind] += len(opening.ports)
         return True
 
 
-def judge(item: Item, door: Door | None, limits: Limits, now_ms: int) -> Opening | Rejected | None:
-    """Return the opening to make here, or why not; None where there is nothing to do.
+def admit(item: Item, door: Door | None, limits: Limits, now_ms: int) -> Opening | Rejected | None:
+    """Return the opening to apply here, or why it was rejected; None if there is nothing to do.
 
-    `door` is this gate's door of that name. A gate without it, and an opening that has ended, are nothing unusual.
+    `door` is this gate's door of that name. A missing door and an opening that has ended are both normal.
     """
     if door is None or not door.opens:
         return None
@@ -64,33 +64,33 @@ def judge(item: Item, door: Door | None, limits: Limits, now_ms: int) -> Opening
     if until_ms <= now_ms:
         return None
     if not door.shared:
-        return Rejected("door", f"door {door.name} is not shared here; write shared = true in [doors.{door.name}]")
-    if item.by.split(" ", 1)[0] not in _WAYS:
-        return Rejected("way", "an opening is by a knock, a key or by hand")
-    if objection := _objection(item.key.place, limits):
+        return Rejected("door", f"door {door.name} is not shared here; set shared = true in [doors.{door.name}]")
+    if item.by.split(" ", 1)[0] not in _ORIGINS:
+        return Rejected("way", "unknown origin: openings come from a knock, a key or an operator")
+    if objection := _reject_address(item.key.address, limits):
         return objection
-    return Opening(door.name, item.key.place, door.opens, now_ms / 1000, until_ms / 1000, item.by)
+    return Opening(door.name, item.key.address, door.opens, now_ms / 1000, until_ms / 1000, item.by)
 
 
 def _until_ms(item: Item, longest_ms: int, now_ms: int) -> int:
-    """Return the end here. What is announced again has begun before, so it gets no second time."""
+    """Return when the opening ends here; an opening that is announced again does not start over."""
     return min(item.until_ms, item.until_ms - item.for_ms + longest_ms, now_ms + longest_ms)
 
 
-def _objection(place: Place, limits: Limits) -> Rejected | None:
+def _reject_address(place: Place, limits: Limits) -> Rejected | None:
     mapped = isinstance(place, IPv6Address) and place.ipv4_mapped is not None
     if mapped or place.is_unspecified or place.is_multicast or place.is_loopback or place.is_link_local:
-        return Rejected("address", f"no client of several gates has the address {place}")
+        return Rejected("address", f"{place} is not the address of a client")
     if isinstance(place, Address):
         return None
-    if not limits.takes_networks:
-        return Rejected("network", "this gate opens no networks; a gate with [signed] does")
+    if not limits.allows_networks:
+        return Rejected("network", "this gate does not open networks; that requires [signed]")
     shortest = SHORTEST_PREFIX[place.version]
     if not shortest <= place.prefixlen < place.max_prefixlen:
         return Rejected("prefix", f"IPv{place.version} networks have a prefix from /{shortest}; open it at this gate")
     return None
 
 
-def _set_of(place: Place) -> tuple[bool, int]:
-    """Return which open set holds a place: whether it is that of networks, and the family."""
+def _open_set(place: Place) -> tuple[bool, int]:
+    """Return the open set for an address or network: whether it is the set of networks, and the family."""
     return not isinstance(place, Address), place.version

@@ -1,8 +1,8 @@
-"""A client of etcd 3.4 and newer, by its JSON gateway: several endpoints, TLS, user and password, watches.
+"""A client for etcd 3.4 and newer over its JSON gateway: several endpoints, TLS, user and password, watches.
 
-(etcd3gw of PyPI speaks to the gateway too, but can neither authenticate nor go over to another endpoint.)
+(etcd3gw on PyPI uses the gateway too, but can neither authenticate nor fail over to another endpoint.)
 
-A connection belongs to one thread; what threads share is in `EtcdAccess`.
+A connection belongs to one thread; threads share an `EtcdAccess`.
 """
 
 from __future__ import annotations
@@ -29,29 +29,29 @@ from doorward.fleet import etcd_codec
 from doorward.fleet.etcd_codec import Message, RangeResult, TransactionResult, WatchMessage
 
 MAX_ANSWER_BYTES = 64 << 20  # a page of 1000 openings is under a megabyte
-MAX_LINE_BYTES = 16 << 20  # a message of a watch; etcd itself sends no more than a few megabytes
+MAX_LINE_BYTES = 16 << 20  # one watch message; etcd itself sends a few megabytes at most
 PAGE = 1000
-_UNAVAILABLE = (4, 14)  # gRPC: deadline exceeded, unavailable: another endpoint may do
-_TOKEN_IS_OLD = ("invalid auth token", "revision in header is old", "user name is empty")
-# A wire that is cut tells nothing: the kernel asks the other side every second, and gives up after three.
+_UNAVAILABLE = (4, 14)  # gRPC: deadline exceeded, unavailable: another endpoint may answer
+_TOKEN_EXPIRED = ("invalid auth token", "revision in header is old", "user name is empty")
+# A broken link sends no notice: the kernel probes the peer every second and gives up after three.
 _KEEP_ALIVE = ((socket.TCP_KEEPIDLE, 1), (socket.TCP_KEEPINTVL, 1), (socket.TCP_KEEPCNT, 2))
 
 
 class EtcdUnavailableError(HostError):
-    """No endpoint gives an answer."""
+    """No endpoint answered."""
 
 
-class EtcdRefusedError(HostError):
-    """etcd says no."""
+class EtcdRejectedError(HostError):
+    """etcd rejected a request."""
 
 
 class CompactedError(HostError):
-    """What was asked for is so old that etcd has forgotten it."""
+    """The requested revision was compacted away."""
 
 
 @dataclass
 class EtcdAccess:
-    """How etcd is reached, and as whom; and the token, which all connections share."""
+    """Endpoints and credentials of etcd, and the authentication token, which all connections share."""
 
     endpoints: tuple[str, ...]
     timeout_s: float
@@ -68,89 +68,87 @@ class _Answer(NamedTuple):
 
 
 class Etcd:
-    """One connection, which stays with the endpoint that answered last."""
+    """One connection, to the endpoint that answered last."""
 
     def __init__(self, access: EtcdAccess) -> None:
         self._access = access
-        self._at = 0
+        self._index = 0
         self._connection: http.client.HTTPConnection | None = None
 
     @property
     def endpoint(self) -> str:
-        """Give the endpoint that is asked first."""
-        return self._access.endpoints[self._at]
+        """Return the endpoint that is tried first."""
+        return self._access.endpoints[self._index]
 
-    def follow(self, endpoint: str) -> None:
-        """Ask this endpoint first."""
+    def prefer(self, endpoint: str) -> None:
+        """Try this endpoint first from now on."""
         if endpoint != self.endpoint:
             self.close()
-            self._at = self._access.endpoints.index(endpoint)
+            self._index = self._access.endpoints.index(endpoint)
 
-    def move_on(self) -> None:
-        """Ask the next endpoint first."""
+    def next_endpoint(self) -> None:
+        """Try the next endpoint first from now on."""
         self.close()
-        self._at = (self._at + 1) % len(self._access.endpoints)
+        self._index = (self._index + 1) % len(self._access.endpoints)
 
     def range(self, key: str, end: str = "", *, limit: int = 0, at: int = 0, newest_first: bool = False) -> RangeResult:
-        """Read keys. `at`: as they were at that revision; `limit` 0: all there are, in one answer."""
+        """Return the keys of a range. `at`: as of that revision; `limit` 0: all of them, in one answer."""
         body = etcd_codec.key_range(key, end) | {"limit": str(limit), "revision": str(at)}
         if newest_first:
             body |= {"sort_order": "DESCEND", "sort_target": "MOD"}
-        return etcd_codec.listing(self.call("kv/range", body))
+        return etcd_codec.parse_range(self.call("kv/range", body))
 
     def prefix(self, prefix: str) -> RangeResult:
-        """Read all keys that begin so, as they were at one revision."""
-        end = etcd_codec.after(prefix)
-        found = self.range(prefix, end, limit=PAGE)
-        entries, is_whole = list(found.entries), found.is_whole
-        while not is_whole:
-            more = self.range(entries[-1].key + "\0", end, limit=PAGE, at=found.revision)
-            entries, is_whole = entries + more.entries, more.is_whole
-        return RangeResult(entries, found.revision)
+        """Return all keys with a prefix, as of one revision."""
+        end = etcd_codec.prefix_end(prefix)
+        page = self.range(prefix, end, limit=PAGE)
+        entries, is_complete = list(page.entries), page.is_complete
+        while not is_complete:
+            more = self.range(entries[-1].key + "\0", end, limit=PAGE, at=page.revision)
+            entries, is_complete = entries + more.entries, more.is_complete
+        return RangeResult(entries, page.revision)
 
     def put(self, key: str, value: bytes, lease: int = 0) -> int:
-        """Write a key; gives the revision."""
-        return etcd_codec.revision(self.call("kv/put", etcd_codec.put(key, value, lease)))
+        """Write a key; return the revision."""
+        return etcd_codec.header_revision(self.call("kv/put", etcd_codec.put(key, value, lease)))
 
     def delete(self, key: str) -> int:
-        """Delete a key; gives how many were there."""
-        return etcd_codec.number(self.call("kv/deleterange", etcd_codec.key_range(key)), "deleted")
+        """Delete a key; return how many existed."""
+        return etcd_codec.int64(self.call("kv/deleterange", etcd_codec.key_range(key)), "deleted")
 
     def txn(self, conditions: Sequence[tuple[str, int]], then: Sequence[Message], look: str = "") -> TransactionResult:
-        """Do `then` if each key was written last at its revision (0: is not there); else read the key `look`."""
-        return etcd_codec.done(self.call("kv/txn", etcd_codec.txn(conditions, then, look)))
+        """Do `then` if each key was last written at its revision (0: does not exist), else read the key `look`."""
+        return etcd_codec.parse_transaction(self.call("kv/txn", etcd_codec.txn(conditions, then, look)))
 
     def grant(self, ttl_s: int) -> int:
-        """Make a lease of so many seconds; gives its number."""
-        return etcd_codec.number(self.call("lease/grant", {"TTL": str(ttl_s)}), "ID")
+        """Create a lease of `ttl_s` seconds; return its ID."""
+        return etcd_codec.int64(self.call("lease/grant", {"TTL": str(ttl_s)}), "ID")
 
     def revoke(self, lease: int) -> None:
-        """End a lease, and delete its keys."""
+        """Revoke a lease, which deletes its keys."""
         self.call("lease/revoke", {"ID": str(lease)})
 
     def left_s(self, lease: int) -> int:
-        """Give the whole seconds that a lease has left; -1 where it is over."""
-        return etcd_codec.number(self.call("lease/timetolive", {"ID": str(lease)}), "TTL")
+        """Return the whole seconds that a lease has left; -1 if it has expired."""
+        return etcd_codec.int64(self.call("lease/timetolive", {"ID": str(lease)}), "TTL")
 
     def keep_alive(self, lease: int) -> bool:
-        """Begin a lease's time anew; False where it is over."""
-        return (
-            etcd_codec.number(etcd_codec.child(self.call("lease/keepalive", {"ID": str(lease)}), "result"), "TTL") > 0
-        )
+        """Renew a lease; return False if it has expired."""
+        return etcd_codec.int64(etcd_codec.child(self.call("lease/keepalive", {"ID": str(lease)}), "result"), "TTL") > 0
 
     def call(self, path: str, body: Message) -> Message:
-        """Ask; AwayError where no endpoint answers, RefusedError where etcd says no."""
+        """Send a request; EtcdUnavailableError if no endpoint answers, EtcdRefusedError if etcd rejects it."""
         why = ""
         for _ in self._access.endpoints:
             try:
                 return self._authorized(path, body)
             except (EtcdUnavailableError, OSError, http.client.HTTPException, MalformedError) as error:
                 why = f"{self.endpoint}: {_reason(error)}"
-                self.move_on()
-        raise EtcdUnavailableError(f"etcd gives no answer ({why}); is it running, and can this host reach it?")
+                self.next_endpoint()
+        raise EtcdUnavailableError(f"etcd does not answer ({why}); is it running, and can this host reach it?")
 
     def close(self) -> None:
-        """Leave the endpoint."""
+        """Close the connection."""
         if self._connection is not None:
             self._connection.close()
             self._connection = None
@@ -158,52 +156,52 @@ class Etcd:
     def _authorized(self, path: str, body: Message) -> Message:
         token = self._token()
         try:
-            return _judged(self._exchange(path, body, token))
-        except EtcdRefusedError as error:
-            if not (token and any(words in str(error) for words in _TOKEN_IS_OLD)):
+            return _result(self._exchange(path, body, token))
+        except EtcdRejectedError as error:
+            if not (token and any(words in str(error) for words in _TOKEN_EXPIRED)):
                 raise
-        return _judged(self._exchange(path, body, self._token(token)))
+        return _result(self._exchange(path, body, self._token(token)))
 
     def _token(self, old: str = "") -> str:
-        """Give the token, or a new one in place of `old`."""
+        """Return the token; request a new one if it is still `old`."""
         access = self._access
         if not access.user:
             return ""
         with access.lock:
             if access.token == old:
                 who = {"name": access.user, "password": access.password}
-                access.token = str(_judged(self._exchange("auth/authenticate", who, "")).get("token", ""))
+                access.token = str(_result(self._exchange("auth/authenticate", who, "")).get("token", ""))
             return access.token
 
     def _exchange(self, path: str, body: Message, token: str) -> _Answer:
-        is_kept = self._connection is not None
+        is_reused = self._connection is not None
         try:
-            return self._once(path, body, token)
+            return self._send_once(path, body, token)
         except (http.client.RemoteDisconnected, ConnectionError):
             self.close()
-            if not is_kept:
+            if not is_reused:
                 raise
-        return self._once(path, body, token)  # a connection that was kept may have been closed meanwhile
+        return self._send_once(path, body, token)  # the server may have closed an idle connection
 
-    def _once(self, path: str, body: Message, token: str) -> _Answer:
+    def _send_once(self, path: str, body: Message, token: str) -> _Answer:
         if self._connection is None:
             self._connection = connect(self._access, self.endpoint)
         try:
             response = _send(self._connection, path, [body], token)
             raw = response.read(MAX_ANSWER_BYTES + 1)
         except BaseException:
-            self.close()  # an answer that comes late must not be taken for the next
+            self.close()  # a late answer must not be read as the next one
             raise
         if len(raw) > MAX_ANSWER_BYTES:
             self.close()
-            raise MalformedError("etcd: an answer without an end")
+            raise MalformedError("etcd: the answer is too long")
         return _Answer(response.status, raw)
 
     @contextlib.contextmanager
     def watch(self, ranges: Sequence[tuple[str, str, int]]) -> Iterator[EtcdWatch]:
-        """Watch ranges (key, end, from which revision on) at the present endpoint; errors as of `call`.
+        """Watch ranges (key, end, first revision) at the current endpoint; errors as for `call`.
 
-        They are told apart by their place, from 1 on.
+        A range's watch ID is its index, from 1.
         """
         connection = None
         try:
@@ -216,49 +214,52 @@ class Etcd:
             response = _send(connection, "watch", bodies, token)
             if response.status != http.client.OK:
                 with self._access.lock:
-                    self._access.token = ""  # it may be that: the next try has another
-                _judged(_Answer(response.status, response.read(MAX_ANSWER_BYTES)))
+                    self._access.token = ""  # it may be the reason: the next try requests a new one
+                _result(_Answer(response.status, response.read(MAX_ANSWER_BYTES)))
             yield EtcdWatch(connection, response)
         except (OSError, http.client.HTTPException, MalformedError) as error:
-            raise EtcdUnavailableError(f"etcd gives no answer ({self.endpoint}: {_reason(error)})") from None
+            raise EtcdUnavailableError(f"etcd does not answer ({self.endpoint}: {_reason(error)})") from None
         finally:
             if connection is not None:
                 connection.close()
 
 
 class EtcdWatch:
-    """What changes in some ranges, as it happens."""
+    """A stream of changes in some ranges."""
 
     def __init__(self, connection: http.client.HTTPConnection, response: http.client.HTTPResponse) -> None:
         self._connection, self._response = connection, response
 
-    def read(self, patience_s: float | None = None) -> WatchMessage:
-        """Wait for a message. CompactedError; AwayError where it ended, or none came in time: then it has ended too."""
+    def read(self, timeout_s: float | None = None) -> WatchMessage:
+        """Wait for a message and return it.
+
+        CompactedError; EtcdUnavailableError when the watch ended or no message came in time: then it has ended, too.
+        """
         try:
-            self._connection.sock.settimeout(patience_s)
+            self._connection.sock.settimeout(timeout_s)
             line = self._response.readline(MAX_LINE_BYTES)
-            found = (
-                etcd_codec.watched(etcd_codec.parse(line))
+            message = (
+                etcd_codec.parse_watch(etcd_codec.parse(line))
                 if line.endswith(b"\n")
                 else WatchMessage([], 0, ended="it is over")
             )
         except (OSError, http.client.HTTPException, MalformedError, ValueError, AttributeError) as error:
-            # The last two: `stop` had the connection closed under it.
-            raise EtcdUnavailableError(f"etcd gives no answer: {_reason(error)}") from None
-        if found.compacted:
-            raise CompactedError(f"etcd has forgotten what was before revision {found.compacted}")
-        if found.ended:
-            raise EtcdUnavailableError(f"etcd ended the watch: {found.ended}")
-        return found
+            # ValueError and AttributeError: `stop` closed the connection meanwhile.
+            raise EtcdUnavailableError(f"etcd does not answer: {_reason(error)}") from None
+        if message.compacted:
+            raise CompactedError(f"etcd compacted the revisions before {message.compacted}")
+        if message.ended:
+            raise EtcdUnavailableError(f"etcd ended the watch: {message.ended}")
+        return message
 
     def stop(self) -> None:
-        """Have `read` end, from another thread."""
+        """Make `read` return, from another thread."""
         with contextlib.suppress(OSError, AttributeError):
             self._connection.sock.shutdown(socket.SHUT_RDWR)
 
 
 def connect(access: EtcdAccess, endpoint: str) -> http.client.HTTPConnection:
-    """Connect to one endpoint. OSError."""
+    """Return a connection to one endpoint; raise OSError if there is none."""
     parts = urlsplit(endpoint)
     host, port = parts.hostname or "", parts.port or 2379
     if parts.scheme == "https":
@@ -277,25 +278,25 @@ def connect(access: EtcdAccess, endpoint: str) -> http.client.HTTPConnection:
 def _send(
     connection: http.client.HTTPConnection, path: str, bodies: Sequence[Message], token: str
 ) -> http.client.HTTPResponse:
-    # A node that has lost its leader shall say so, and not be silent.
+    # A node without a leader then answers with an error instead of waiting.
     headers = {"Grpc-Metadata-hasleader": "true", **({"Authorization": token} if token else {})}
     connection.request("POST", f"/v3/{path}", "".join(map(json.dumps, bodies)).encode(), headers)
     return connection.getresponse()
 
 
-def _judged(answer: _Answer) -> Message:
+def _result(answer: _Answer) -> Message:
     if not answer.raw and answer.status == http.client.OK:
         return {}
-    if answer.status == http.client.BAD_REQUEST and not answer.raw.startswith(b"{"):  # the gateway itself, in words
-        raise EtcdRefusedError(f"etcd refuses: {answer.raw[:200].decode(errors='replace').strip()}")
-    found = etcd_codec.parse(answer.raw)
-    if answer.status == http.client.OK and "error" not in found:
-        return found
-    said = found.get("message") or found.get("error") or f"status {answer.status}"
-    words = str(said)[:200]
-    if found.get("code") in _UNAVAILABLE or answer.status == http.client.SERVICE_UNAVAILABLE:
-        raise EtcdUnavailableError(words)
-    raise EtcdRefusedError(f"etcd refuses: {words}")
+    if answer.status == http.client.BAD_REQUEST and not answer.raw.startswith(b"{"):  # plain text of the gateway
+        raise EtcdRejectedError(f"etcd rejected the request: {answer.raw[:200].decode(errors='replace').strip()}")
+    message = etcd_codec.parse(answer.raw)
+    if answer.status == http.client.OK and "error" not in message:
+        return message
+    reason = message.get("message") or message.get("error") or f"status {answer.status}"
+    text = str(reason)[:200]
+    if message.get("code") in _UNAVAILABLE or answer.status == http.client.SERVICE_UNAVAILABLE:
+        raise EtcdUnavailableError(text)
+    raise EtcdRejectedError(f"etcd rejected the request: {text}")
 
 
 def _reason(error: Exception) -> str:
@@ -305,67 +306,67 @@ def _reason(error: Exception) -> str:
 
 
 def now_ms() -> int:
-    """Give the time that a machine's processes share, and that never jumps, in milliseconds."""
+    """Return CLOCK_MONOTONIC, which all processes of a host share, in milliseconds."""
     return time.monotonic_ns() // 1_000_000
 
 
-_LONGEST_PASSWORD = 1024
-_LEAST_S = 1.0  # for everything but signed knocks, which somebody waits for
+_MAX_PASSWORD = 1024
+_MIN_TIMEOUT_S = 1.0  # for everything but signed knocks, for which a client waits
 
 
-def read_access(fleet: Fleet, folder: Path, gate: str = "") -> EtcdAccess:
-    """Give how to reach etcd; UsageError where a file is missing, wrong, or open to others.
+def read_access(fleet: Fleet, directory: Path, gate: str = "") -> EtcdAccess:
+    """Return how to reach etcd; UsageError if a file is missing, invalid or readable by others.
 
-    Gates begin with different endpoints, each by its name.
+    Gates start with different endpoints, chosen by name.
     """
     first = zlib.crc32(gate.encode()) % len(fleet.endpoints)
     endpoints = fleet.endpoints[first:] + fleet.endpoints[:first]
     is_encrypted = any(endpoint.startswith("https:") for endpoint in endpoints)
     return EtcdAccess(
         endpoints,
-        max(_LEAST_S, fleet.timeout_ms / 1000),
-        _context(fleet, folder) if is_encrypted else None,
+        max(_MIN_TIMEOUT_S, fleet.timeout_ms / 1000),
+        _context(fleet, directory) if is_encrypted else None,
         fleet.user,
-        _password(folder / fleet.password) if fleet.password else "",
+        _password(directory / fleet.password) if fleet.password else "",
     )
 
 
-def for_claims(access: EtcdAccess, fleet: Fleet) -> EtcdAccess:
-    """Give the same for signed knocks, with the patience that the configuration says."""
+def claim_access(access: EtcdAccess, fleet: Fleet) -> EtcdAccess:
+    """Return the same access for signed knocks, with the configured timeout."""
     return EtcdAccess(access.endpoints, fleet.timeout_ms / 1000, access.tls, access.user, access.password)
 
 
-def _context(fleet: Fleet, folder: Path) -> ssl.SSLContext:
-    ca = folder / fleet.ca if fleet.ca else None
+def _context(fleet: Fleet, directory: Path) -> ssl.SSLContext:
+    ca = directory / fleet.ca if fleet.ca else None
     try:
         context = ssl.create_default_context(cafile=None if ca is None else str(ca))
     except (OSError, ssl.SSLError) as error:
-        raise UsageError(f"{ca}: no certificate of an authority ({_why(error)}); write its PEM file there") from None
+        raise UsageError(f"{ca}: not a CA certificate ({_why(error)}); expected a PEM file") from None
     context.minimum_version = ssl.TLSVersion.TLSv1_2
     if fleet.certificate:
-        certificate, key = folder / fleet.certificate, folder / fleet.key
-        _refuse_exposed(key)
+        certificate, key = directory / fleet.certificate, directory / fleet.key
+        _reject_exposed(key)
         try:
             context.load_cert_chain(certificate, key, password=lambda: "")
         except (OSError, ssl.SSLError) as error:
-            what = f"{certificate} and {key}: no certificate with its key ({_why(error)})"
+            what = f"{certificate} and {key}: not a certificate with its private key ({_why(error)})"
             raise UsageError(f"{what}; write both as PEM, the key without a passphrase") from None
     return context
 
 
 def _password(path: Path) -> str:
-    _refuse_exposed(path)
+    _reject_exposed(path)
     password = read_text(path, trusted_owners()).strip()
-    if not 1 <= len(password) <= _LONGEST_PASSWORD or not password.isprintable():
-        raise UsageError(f"{path}: this is no password; write one line, of at most {_LONGEST_PASSWORD} letters")
+    if not 1 <= len(password) <= _MAX_PASSWORD or not password.isprintable():
+        raise UsageError(f"{path}: invalid password: expected one line of at most {_MAX_PASSWORD} characters")
     return password
 
 
-def _refuse_exposed(path: Path) -> None:
+def _reject_exposed(path: Path) -> None:
     try:
         mode = path.stat().st_mode
     except OSError as error:
-        raise UsageError(f"{path}: {error.strerror}; [fleet] names it") from None
+        raise UsageError(f"{path}: {error.strerror}; it is configured in [fleet]") from None
     if mode & stat.S_IROTH:
         raise UsageError(f"{path}: other users can read it; run `chmod o-r {path}`")
 

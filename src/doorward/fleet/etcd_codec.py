@@ -1,6 +1,6 @@
-"""The forms of etcd's JSON gateway: what is asked, and what is answered, read strictly. Pure.
+"""Requests to and answers from etcd's JSON gateway, parsed strictly. Pure.
 
-Keys and values are base64; numbers of 64 bits are texts; what is zero or empty is left out.
+Keys and values are base64; 64-bit numbers are strings; zero and empty fields are omitted.
 """
 
 from __future__ import annotations
@@ -17,7 +17,7 @@ _LARGEST = 1 << 63
 
 
 class KeyValue(NamedTuple):
-    """A key with its value, the revision that wrote it last, and its lease (0: none)."""
+    """A key with its value, the revision that last wrote it, and its lease (0: none)."""
 
     key: str
     value: bytes
@@ -26,30 +26,30 @@ class KeyValue(NamedTuple):
 
 
 class RangeResult(NamedTuple):
-    """What stands in a range, at a revision."""
+    """The keys of a range at a revision."""
 
     entries: list[KeyValue]
     revision: int
-    is_whole: bool = True  # else there are more keys after the last
+    is_complete: bool = True  # false: there are more keys after the last
 
 
 class TransactionResult(NamedTuple):
-    """How a transaction ended: whether its condition held, the revision, and what it read else."""
+    """The result of a transaction: whether its conditions held, the revision, and the key it read otherwise."""
 
     succeeded: bool
     revision: int
-    found: KeyValue | None
+    current: KeyValue | None
 
 
 class KeyChange(NamedTuple):
-    """A key was written, or (no value) deleted."""
+    """A key was written or (no value) deleted."""
 
     entry: KeyValue
     is_put: bool
 
 
 class WatchMessage(NamedTuple):
-    """One message of a watch. `compacted` not 0: what was asked for is gone, older than this revision."""
+    """One message of a watch. `compacted` not 0: the requested revisions before this one were compacted away."""
 
     changes: list[KeyChange]
     revision: int
@@ -60,124 +60,131 @@ class WatchMessage(NamedTuple):
 
 
 def b64(data: str | bytes) -> str:
-    """Write a key or a value."""
+    """Return a key or a value as base64."""
     raw = data.encode(errors="surrogateescape") if isinstance(data, str) else data
     return base64.b64encode(raw).decode()
 
 
-def after(prefix: str) -> str:
-    """Give the end of the range of all keys that begin with `prefix`."""
+def prefix_end(prefix: str) -> str:
+    """Return the end of the range of all keys that begin with `prefix`."""
     return prefix[:-1] + chr(ord(prefix[-1]) + 1)
 
 
 def key_range(key: str, end: str = "") -> Message:
-    """Name a key, or the keys from it to before `end`."""
+    """Return the request fields for one key, or for the keys from it up to but not including `end`."""
     return {"key": b64(key), **({"range_end": b64(end)} if end else {})}
 
 
 def put(key: str, value: bytes, lease: int = 0) -> Message:
-    """Ask for a key to be written."""
+    """Return the request to write a key."""
     return {"key": b64(key), "value": b64(value), **({"lease": str(lease)} if lease else {})}
 
 
 def to_put(key: str, value: bytes, lease: int = 0) -> Message:
-    """Write a key, as a part of a transaction."""
+    """Return the operation of a transaction that writes a key."""
     return {"request_put": put(key, value, lease)}
 
 
 def to_delete(key: str) -> Message:
-    """Delete a key, as a part of a transaction."""
+    """Return the operation of a transaction that deletes a key."""
     return {"request_delete_range": key_range(key)}
 
 
 def txn(conditions: Sequence[tuple[str, int]], then: Sequence[Message], look: str = "") -> Message:
-    """Do `then` if each key was written last at its revision (0: it is not there); else read the key `look`."""
+    """Return the request for a transaction; see Etcd.txn."""
     compare = [{"key": b64(key), "target": "MOD", "mod_revision": str(revision)} for key, revision in conditions]
     failure = [{"request_range": key_range(look)}] if look else []
     return {"compare": compare, "success": list(then), "failure": failure}
 
 
 def parse(raw: bytes) -> Message:
-    """Read one answer: an object. MalformedError for any other bytes."""
+    """Return the JSON object of an answer; raise MalformedError for any other bytes."""
     try:
-        found = json.loads(raw)
+        answer = json.loads(raw)
     except (ValueError, RecursionError):
-        raise MalformedError("etcd: an answer that is no JSON") from None
-    if not isinstance(found, dict):
-        raise MalformedError("etcd: an answer that is no object")
-    return found
+        raise MalformedError("etcd: the answer is not JSON") from None
+    if not isinstance(answer, dict):
+        raise MalformedError("etcd: the answer is not a JSON object")
+    return answer
 
 
-def number(message: Message, key: str) -> int:
-    """Read a number of 64 bits."""
+def int64(message: Message, key: str) -> int:
+    """Return a 64-bit number; a missing one is 0."""
     value = message.get(key, "0")
     if isinstance(value, str) and len(value) < 21 and value.removeprefix("-").isdecimal():
         value = int(value)
     if type(value) is not int or not -_LARGEST <= value < _LARGEST:
-        raise MalformedError(f"etcd: an answer whose {key!r} is no number")
+        raise MalformedError(f"etcd: invalid number in field {key!r}")
     return value
 
 
 def child(message: Message, key: str) -> Message:
-    """Read an object."""
+    """Return an object; a missing one is empty."""
     value = message.get(key, {})
     if not isinstance(value, dict):
-        raise MalformedError(f"etcd: an answer whose {key!r} is no object")
+        raise MalformedError(f"etcd: field {key!r} is not an object")
     return value
 
 
 def children(message: Message, key: str) -> list[Message]:
-    """Read a list of objects."""
+    """Return a list of objects; a missing one is empty."""
     value = message.get(key, [])
-    if not isinstance(value, list) or not all(isinstance(each, dict) for each in value):
-        raise MalformedError(f"etcd: an answer whose {key!r} is no list of objects")
+    if not isinstance(value, list) or not all(isinstance(item, dict) for item in value):
+        raise MalformedError(f"etcd: field {key!r} is not a list of objects")
     return value
 
 
-def revision(message: Message) -> int:
-    """Read the revision at which something was answered."""
-    return number(child(message, "header"), "revision")
+def header_revision(message: Message) -> int:
+    """Return the revision in the header of an answer."""
+    return int64(child(message, "header"), "revision")
 
 
-def listing(message: Message) -> RangeResult:
-    """Read the answer to a range."""
-    entries = [_entry(each) for each in children(message, "kvs")]
-    return RangeResult(entries, revision(message), message.get("more") is not True)
+def parse_range(message: Message) -> RangeResult:
+    """Return the result of a range request."""
+    entries = [_entry(entry) for entry in children(message, "kvs")]
+    return RangeResult(entries, header_revision(message), message.get("more") is not True)
 
 
-def done(message: Message) -> TransactionResult:
-    """Read the answer to a transaction."""
-    found = [
+def parse_transaction(message: Message) -> TransactionResult:
+    """Return the result of a transaction."""
+    entries = [
         entry for part in children(message, "responses") for entry in children(child(part, "response_range"), "kvs")
     ]
     succeeded = message.get("succeeded") is True
-    return TransactionResult(succeeded, revision(message), None if succeeded or not found else _entry(found[0]))
+    return TransactionResult(
+        succeeded, header_revision(message), None if succeeded or not entries else _entry(entries[0])
+    )
 
 
-def watched(message: Message) -> WatchMessage:
-    """Read a message of a watch."""
+def parse_watch(message: Message) -> WatchMessage:
+    """Return a message of a watch."""
     if "error" in message:
         return WatchMessage([], 0, ended=str(child(message, "error").get("message", "no reason given"))[:200])
     result = child(message, "result")
-    changes = [_change(each) for each in children(result, "events")]
+    changes = [_change(event) for event in children(result, "events")]
     ended = str(result.get("cancel_reason") or "etcd ended the watch")[:200] if result.get("canceled") is True else ""
     is_created = result.get("created") is True
     return WatchMessage(
-        changes, revision(result), is_created, number(result, "compact_revision"), ended, number(result, "watch_id")
+        changes,
+        header_revision(result),
+        is_created,
+        int64(result, "compact_revision"),
+        ended,
+        int64(result, "watch_id"),
     )
 
 
 def _change(message: Message) -> KeyChange:
     kind = message.get("type", "PUT")
     if kind not in ("PUT", "DELETE"):
-        raise MalformedError("etcd: an event that is neither PUT nor DELETE")
+        raise MalformedError("etcd: an event is neither PUT nor DELETE")
     return KeyChange(_entry(child(message, "kv")), kind == "PUT")
 
 
 def _entry(message: Message) -> KeyValue:
-    # A key may have any bytes; one that is not text must not keep the others from being read.
+    # A key may have any bytes; one that is not text must not prevent reading the others.
     name = _bytes(message, "key").decode(errors="surrogateescape")
-    return KeyValue(name, _bytes(message, "value"), number(message, "mod_revision"), number(message, "lease"))
+    return KeyValue(name, _bytes(message, "value"), int64(message, "mod_revision"), int64(message, "lease"))
 
 
 def _bytes(message: Message, key: str) -> bytes:
@@ -185,4 +192,4 @@ def _bytes(message: Message, key: str) -> bytes:
     try:
         return base64.b64decode(value, validate=True)
     except (TypeError, ValueError):
-        raise MalformedError(f"etcd: an answer whose {key!r} is no base64") from None
+        raise MalformedError(f"etcd: invalid base64 in field {key!r}") from None

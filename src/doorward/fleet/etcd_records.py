@@ -1,11 +1,11 @@
-"""What a fleet keeps in etcd: the keys, and what stands in them, written and read strictly. Pure.
+"""The fleet's schema in etcd: keys and values, written and parsed strictly. Pure.
 
-/doorward/FLEET/openings/DOOR/PLACE   an opening, with a lease that outlasts it: gone earlier, it was closed
-/doorward/FLEET/seen/ID               a signed knock that was used, by which gate
-/doorward/FLEET/gates/GATE            a gate that is up; its lease ends with it
-/doorward/FLEET/members/GATE          a gate that once was
-/doorward/FLEET/asks/ID, answers/ID/GATE   a roll call
-/doorward/FLEET/log/GATE/SLOT         the last records of each gate, round and round
+/doorward/FLEET/openings/DOOR/PLACE   an opening, whose lease outlasts it: a key deleted earlier means it was closed
+/doorward/FLEET/seen/ID               a used signed knock, and by which gate it was used
+/doorward/FLEET/gates/GATE            a gate that is up, for as long as it renews its lease
+/doorward/FLEET/members/GATE          a gate that has joined
+/doorward/FLEET/asks/ID, answers/ID/GATE   a status request and its answers
+/doorward/FLEET/log/GATE/SLOT         the last records of each gate, in a ring of slots
 """
 
 from __future__ import annotations
@@ -17,23 +17,23 @@ from doorward.errors import MalformedError
 from doorward.model import NAME, Place, parse_place
 
 MAX_FOR_MS = 365 * 86_400_000
-MAX_WORDS = 200
-SPARE_S = 3  # so much longer than its opening a lease lives at least
-CLOCKS_AGREE_MS = 500  # machines that are kept by NTP differ by a few milliseconds
+MAX_TEXT_LENGTH = 200
+LEASE_MARGIN_S = 3  # by which a lease outlasts its opening at least
+CLOCKS_AGREE_MS = 500  # hosts synchronized by NTP differ by a few milliseconds
 
 
 class OpeningKey(NamedTuple):
-    """What is open to whom."""
+    """A door, and the address or network it is open to."""
 
     door: str
-    place: Place
+    address: Place
 
     def __str__(self) -> str:
-        return f"{self.door}/{self.place}"
+        return f"{self.door}/{self.address}"
 
 
 class StoredOpening(NamedTuple):
-    """An opening as etcd has it. `until_ms` is wall time; the lease ends `spare_ms` after it, at the earliest."""
+    """An opening as stored in etcd. `until_ms` is wall time; the lease ends at least `spare_ms` after it."""
 
     for_ms: int
     until_ms: int
@@ -49,104 +49,104 @@ class KeySpace(NamedTuple):
 
     @property
     def root(self) -> str:
-        """Before all keys."""
+        """Return the prefix of all keys."""
         return f"/doorward/{self.fleet}/"
 
     def under(self, *parts: object) -> str:
-        """Give a key, or with "" at the end a prefix."""
+        """Return a key or, with "" as the last part, a prefix."""
         return self.root + "/".join(map(str, parts))
 
     def opening(self, key: OpeningKey) -> str:
-        """Give the key of an opening."""
+        """Return the key of an opening."""
         return self.under("openings", key)
 
 
-def text(value: object, limit: int = MAX_WORDS) -> str:
-    """Read a printable text."""
+def read_text(value: object, limit: int = MAX_TEXT_LENGTH) -> str:
+    """Return `value` if it is printable text; raise ValueError otherwise."""
     if not isinstance(value, str) or not value.isprintable() or len(value) > limit:
-        raise ValueError("no text")
+        raise ValueError("invalid text")
     return value
 
 
-def name(value: object) -> str:
-    """Read the name of a door, a gate or a fleet."""
+def read_name(value: object) -> str:
+    """Return `value` if it is a valid name of a door, a gate or a fleet; raise ValueError otherwise."""
     if not isinstance(value, str) or not NAME.fullmatch(value):
-        raise ValueError("no name")
+        raise ValueError("invalid name")
     return value
 
 
-def whole(value: object, limit: int = 1 << 53, least: int = 0) -> int:
-    """Read a whole number."""
+def read_int(value: object, limit: int = 1 << 53, least: int = 0) -> int:
+    """Return `value` if it is an integer from `least` to `limit`; raise ValueError otherwise."""
     if type(value) is not int or not least <= value <= limit:
-        raise ValueError("no number")
+        raise ValueError("invalid number")
     return value
 
 
-def place(value: object) -> Place:
-    """Read an address or a network, written as Python writes it."""
-    found = parse_place(text(value))
-    if str(found) != value:
-        raise ValueError("a place that doorward does not write")
-    return found
+def read_address(value: object) -> Place:
+    """Return an address or a network from its canonical form; raise ValueError for any other."""
+    address = parse_place(read_text(value))
+    if str(address) != value:
+        raise ValueError("the address is not in canonical form")
+    return address
 
 
-def fit(words: str, limit: int = MAX_WORDS) -> str:
-    """Make a text that `text` takes."""
-    return "".join(letter if letter.isprintable() else "?" for letter in words[:limit])
+def printable(text: str, limit: int = MAX_TEXT_LENGTH) -> str:
+    """Return text that `read_text` accepts: cut to `limit`, with "?" for control characters."""
+    return "".join(character if character.isprintable() else "?" for character in text[:limit])
 
 
-def fields(raw: bytes) -> dict[str, Any]:
-    """Read an object. ValueError."""
+def read_object(raw: bytes) -> dict[str, Any]:
+    """Return the members of a JSON object; raise ValueError for any other bytes."""
     try:
-        found = json.loads(raw)
+        members = json.loads(raw)
     except RecursionError:
-        raise ValueError("too deep") from None
-    if not isinstance(found, dict):
-        raise ValueError("no object")
-    return found
+        raise ValueError("nested too deeply") from None
+    if not isinstance(members, dict):
+        raise ValueError("not a JSON object")
+    return members
 
 
-def pack(found: StoredOpening, key: OpeningKey) -> bytes:
-    """Write an opening."""
-    return json.dumps({"door": key.door, "address": str(key.place), **found._asdict()}).encode()
+def pack(opening: StoredOpening, key: OpeningKey) -> bytes:
+    """Return the stored form of an opening."""
+    return json.dumps({"door": key.door, "address": str(key.address), **opening._asdict()}).encode()
 
 
 def parse(rest: str, raw: bytes) -> tuple[OpeningKey, StoredOpening]:
-    """Read an opening; `rest` is its key after `openings/`. MalformedError."""
+    """Return a stored opening; `rest` is its key after `openings/`. Raise MalformedError if it is invalid."""
     try:
-        found = fields(raw)
+        members = read_object(raw)
         key = parse_key(rest)
-        if (found["door"], found["address"]) != (key.door, str(key.place)):
-            raise ValueError("another key's")
+        if (members["door"], members["address"]) != (key.door, str(key.address)):
+            raise ValueError("the value belongs to another key")
         return key, StoredOpening(
-            whole(found["for_ms"], MAX_FOR_MS),
-            whole(found["until_ms"]),
-            whole(found["spare_ms"]),
-            text(found["by"]),
-            name(found["gate"]),
+            read_int(members["for_ms"], MAX_FOR_MS),
+            read_int(members["until_ms"]),
+            read_int(members["spare_ms"]),
+            read_text(members["by"]),
+            read_name(members["gate"]),
         )
     except (ValueError, TypeError, KeyError) as error:
-        raise MalformedError(f"fleet: an opening that is none ({error})") from None
+        raise MalformedError(f"fleet: invalid opening ({error})") from None
 
 
 def parse_key(rest: str) -> OpeningKey:
-    """Read DOOR/PLACE. ValueError."""
+    """Return the key that DOOR/PLACE names; raise ValueError if it is invalid."""
     door, _, where = rest.partition("/")
-    return OpeningKey(name(door), place(where))
+    return OpeningKey(read_name(door), read_address(where))
 
 
-def left_ms(found: StoredOpening, wall_ms: int, oldest_ms: int | None, lease_ms: int | None = None) -> int:
-    """Say for how long an opening has still to stand here.
+def remaining_ms(opening: StoredOpening, wall_ms: int, oldest_ms: int | None, lease_ms: int | None = None) -> int:
+    """Return how long an opening has left here, in milliseconds.
 
-    `oldest_ms`: it was written at most so long ago, as etcd's revisions prove (None: nobody knows). Where the wall
-    clock says what cannot be, the opening is taken for as old as it can be: shorter, never longer. `lease_ms` is
-    what its lease has left; a lease may be prolonged by a change of etcd's leader, so it only ever shortens.
+    `oldest_ms`: it was written at most that long ago, as etcd's revisions prove (None: unknown). If the wall clock
+    contradicts this, the opening counts as the oldest possible: shorter, never longer. `lease_ms` is the rest of its
+    lease; since a change of etcd's leader may extend a lease, it can only shorten the result.
     """
-    passed_ms = wall_ms - (found.until_ms - found.for_ms)
+    passed_ms = wall_ms - (opening.until_ms - opening.for_ms)
     if oldest_ms is not None:
         if not -CLOCKS_AGREE_MS <= passed_ms <= oldest_ms:
             passed_ms = oldest_ms
     elif lease_ms is not None:
-        by_lease_ms = lease_ms - found.spare_ms + 1000  # etcd tells whole seconds
-        passed_ms = max(passed_ms, found.for_ms - by_lease_ms)
-    return min(found.for_ms, found.for_ms - passed_ms)
+        by_lease_ms = lease_ms - opening.spare_ms + 1000  # etcd reports whole seconds
+        passed_ms = max(passed_ms, opening.for_ms - by_lease_ms)
+    return min(opening.for_ms, opening.for_ms - passed_ms)

@@ -1,6 +1,6 @@
-"""What the daemon and the process that speaks to etcd tell each other, in a fixed form that both check. Pure.
+"""The messages between the daemon and the fleet process, which speaks to etcd; both sides validate them. Pure.
 
-Times are milliseconds of CLOCK_MONOTONIC, which all processes of a machine share.
+Times are milliseconds of CLOCK_MONOTONIC, which all processes of a host share.
 """
 
 from __future__ import annotations
@@ -10,15 +10,15 @@ from collections.abc import Callable
 from typing import Any, NamedTuple, TypeVar
 
 from doorward.errors import MalformedError
-from doorward.fleet.etcd_records import OpeningKey, fit, name, place, text, whole
+from doorward.fleet.etcd_records import OpeningKey, printable, read_address, read_int, read_name, read_text
 
-MOST_AT_ONCE = 100  # openings a message
+MAX_PER_MESSAGE = 100  # openings per message
 MESSAGE_BYTES = 1 << 17
-LONGEST_WORDS = 2000
+MAX_LINE_LENGTH = 2000
 
 
 class Item(NamedTuple):
-    """An opening: what is open to whom, until when, by whom; and for how long it was opened."""
+    """An opening: its key, its end, who opened it, and for how long."""
 
     key: OpeningKey
     until_ms: int
@@ -27,7 +27,7 @@ class Item(NamedTuple):
 
 
 class Standing(NamedTuple):
-    """To the process, first: what stands here; and what was closed by hand while there was no process to tell."""
+    """To the process, first: the gate's openings, and what was closed by hand while no process ran."""
 
     openings: list[Item]
     closed: list[OpeningKey]
@@ -35,26 +35,26 @@ class Standing(NamedTuple):
 
 
 class Opened(NamedTuple):
-    """To the process: these were opened here. To the daemon: open these."""
+    """To the process: openings made here. To the daemon: openings to make."""
 
     openings: list[Item]
 
 
 class Closed(NamedTuple):
-    """To the process: these were closed here, by hand. To the daemon: close these."""
+    """To the process: openings closed here by hand. To the daemon: openings to close."""
 
     keys: list[OpeningKey]
 
 
 class Claim(NamedTuple):
-    """To the process: claim these signed knocks."""
+    """To the process: signed knocks to claim."""
 
     number: int
     ids: list[str]
 
 
 class Claimed(NamedTuple):
-    """To the daemon: which of them are new; None where nobody can tell, and why."""
+    """To the daemon: which of the knocks are new; None if that is undecided, and why."""
 
     number: int
     are_new: list[bool] | None
@@ -62,7 +62,7 @@ class Claimed(NamedTuple):
 
 
 class Recorded(NamedTuple):
-    """To the process: what happened here, for the record."""
+    """To the process: an event of this gate for the fleet's access log."""
 
     event: str
     door: str
@@ -71,14 +71,14 @@ class Recorded(NamedTuple):
 
 
 class Say(NamedTuple):
-    """To the daemon: for its log."""
+    """To the daemon: a line for its log."""
 
     level: str
     words: str
 
 
 class State(NamedTuple):
-    """To the daemon: whether etcd answers; how many openings the fleet has; what waits to be told."""
+    """To the daemon: whether etcd answers, the number of openings of the fleet, and of changes not yet published."""
 
     is_in_touch: bool
     openings: int
@@ -92,64 +92,64 @@ T = TypeVar("T")
 
 
 def pack(message: Message) -> bytes:
-    """Give the bytes of a message."""
+    """Return the bytes of a message."""
     what = type(message).__name__
     fields = {"what": what, **{k: _plain(v) for k, v in message._asdict().items()}}
     return json.dumps(fields, ensure_ascii=False).encode(errors="replace")
 
 
 def parse(raw: bytes) -> Message:
-    """Read a message. MalformedError for any other bytes."""
+    """Return the message in `raw`; raise MalformedError for any other bytes."""
     try:
-        found = json.loads(raw)
-        return _READ[found.pop("what")](**found)
+        members = json.loads(raw)
+        return _PARSERS[members.pop("what")](**members)
     except (ValueError, TypeError, KeyError, AttributeError, RecursionError) as error:
-        raise MalformedError(f"fleet: a message that is none: {error}") from None
+        raise MalformedError(f"fleet: invalid message: {error}") from None
 
 
-def portions(rows: list[T]) -> list[list[T]]:
-    """Cut a list into what one message takes."""
-    return [rows[at : at + MOST_AT_ONCE] for at in range(0, len(rows), MOST_AT_ONCE)]
+def batches(rows: list[T]) -> list[list[T]]:
+    """Split a list into parts that fit into one message each."""
+    return [rows[at : at + MAX_PER_MESSAGE] for at in range(0, len(rows), MAX_PER_MESSAGE)]
 
 
-def item(key: OpeningKey, until_ms: int, by: str, for_ms: int) -> Item:
-    """Make an opening that can be told."""
-    return Item(key, until_ms, fit(by), for_ms)
+def build_item(key: OpeningKey, until_ms: int, by: str, for_ms: int) -> Item:
+    """Return an opening whose text fits into a message."""
+    return Item(key, until_ms, printable(by), for_ms)
 
 
 def _plain(value: Any) -> Any:
     if isinstance(value, OpeningKey):
-        return [value.door, str(value.place)]
+        return [value.door, str(value.address)]
     if isinstance(value, Item):
         return [*_plain(value.key), value.until_ms, value.by, value.for_ms]
-    return [_plain(each) for each in value] if isinstance(value, list) else value
+    return [_plain(item) for item in value] if isinstance(value, list) else value
 
 
 def _item(row: Any) -> Item:
     door, where, until_ms, by, for_ms = row
-    return Item(_key((door, where)), whole(until_ms), text(by), whole(for_ms))
+    return Item(_key((door, where)), read_int(until_ms), read_text(by), read_int(for_ms))
 
 
 def _key(row: Any) -> OpeningKey:
     door, where = row
-    return OpeningKey(name(door), place(where))
+    return OpeningKey(read_name(door), read_address(where))
 
 
 def _list(read: Callable[[Any], M], rows: Any) -> list[M]:
-    if not isinstance(rows, list) or len(rows) > MOST_AT_ONCE:
-        raise ValueError("no list, or too long")
+    if not isinstance(rows, list) or len(rows) > MAX_PER_MESSAGE:
+        raise ValueError("not a list, or too long")
     return [read(row) for row in rows]
 
 
 def _flag(value: object) -> bool:
     if type(value) is not bool:
-        raise ValueError("no flag")
+        raise ValueError("invalid boolean")
     return value
 
 
 def _id(value: object) -> str:
-    if len(bytes.fromhex(text(value, 32))) != 16:
-        raise ValueError("no number of a knock")
+    if len(bytes.fromhex(read_text(value, 32))) != 16:
+        raise ValueError("invalid ID of a knock")
     return str(value)
 
 
@@ -158,28 +158,30 @@ def _standing(openings: Any, closed: Any, is_last: Any) -> Standing:
 
 
 def _claimed(number: Any, are_new: Any, why: Any) -> Claimed:
-    return Claimed(whole(number), None if are_new is None else _list(_flag, are_new), text(why, LONGEST_WORDS))
+    return Claimed(
+        read_int(number), None if are_new is None else _list(_flag, are_new), read_text(why, MAX_LINE_LENGTH)
+    )
 
 
 def _recorded(event: Any, door: Any, address: Any, words: Any) -> Recorded:
     if door != "":
-        name(door)
-    return Recorded(name(event), door, text(address), text(words, LONGEST_WORDS))
+        read_name(door)
+    return Recorded(read_name(event), door, read_text(address), read_text(words, MAX_LINE_LENGTH))
 
 
 def _say(level: Any, words: Any) -> Say:
-    return Say(name(level), text(words, LONGEST_WORDS))
+    return Say(read_name(level), read_text(words, MAX_LINE_LENGTH))
 
 
 def _state(is_in_touch: Any, openings: Any, owed: Any, revision: Any) -> State:
-    return State(_flag(is_in_touch), whole(openings), whole(owed), whole(revision, 1 << 63))
+    return State(_flag(is_in_touch), read_int(openings), read_int(owed), read_int(revision, 1 << 63))
 
 
-_READ: dict[str, Callable[..., Message]] = {
+_PARSERS: dict[str, Callable[..., Message]] = {
     "Standing": _standing,
     "Opened": lambda openings: Opened(_list(_item, openings)),
     "Closed": lambda keys: Closed(_list(_key, keys)),
-    "Claim": lambda number, ids: Claim(whole(number), _list(_id, ids)),
+    "Claim": lambda number, ids: Claim(read_int(number), _list(_id, ids)),
     "Claimed": _claimed,
     "Recorded": _recorded,
     "Say": _say,

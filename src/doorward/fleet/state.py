@@ -1,7 +1,7 @@
-"""The openings of a fleet as one gate knows them: what happens here and in etcd goes in, what is to be done comes out.
+"""The fleet's openings as one gate knows them: events from this gate and from etcd in, effects out.
 
-Pure: times are arguments, `now_ms` of the machine's clock that never jumps. etcd's revisions order everything: what
-is older than what is known of a key is passed over.
+Pure: times are arguments, `now_ms` of the host's monotonic clock. etcd's revisions order everything: an event older
+than the known state of its key is ignored.
 """
 
 from __future__ import annotations
@@ -12,23 +12,23 @@ from typing import NamedTuple
 
 from doorward.fleet.etcd_records import OpeningKey
 
-CLOSE_MS = 50  # ends that differ by less are the same
-FORGOTTEN_AFTER_MS = 60_000  # what ended: its key is gone by then, or is found again and seen to be over
+END_TOLERANCE_MS = 50  # ends that differ by less are the same
+PRUNE_AFTER_MS = 60_000  # after the end: by then its key is gone, or is read again and seen to have ended
 
 
 @dataclass(slots=True)
 class OpeningState:
-    """One opening: until when it stands here, by whom; the revision that wrote its key (0: none that is known)."""
+    """One opening: its end here, who opened it, and the revision that wrote its key (0: unknown)."""
 
     until_ms: int
     by: str
     revision: int = 0
-    is_owed: bool = False  # etcd is to be told until when
-    is_closing: bool = False  # etcd is to be told that it was closed
+    is_owed: bool = False  # its end is to be published
+    is_closing: bool = False  # that it was closed is to be published
 
 
 class OpenHere(NamedTuple):
-    """Open it here: another gate did, for `for_ms`."""
+    """Open it here: another gate opened it for `for_ms`."""
 
     key: OpeningKey
     left_ms: int
@@ -37,19 +37,19 @@ class OpenHere(NamedTuple):
 
 
 class CloseHere(NamedTuple):
-    """Close it here: it was closed elsewhere."""
+    """Close it here: another gate closed it."""
 
     key: OpeningKey
 
 
 class PublishOpening(NamedTuple):
-    """Have etcd told of a key; what is to be told is asked for when it is written."""
+    """Publish the state of a key to etcd; the state is read when it is written."""
 
     key: OpeningKey
 
 
-class ConflictFound(NamedTuple):
-    """A key as etcd has it: its revision, whose it is, what it says, and how much of `for_ms` is left of it here."""
+class SeenOpening(NamedTuple):
+    """A key as stored in etcd: revision, gate, who opened it, and how much of `for_ms` is left here."""
 
     key: OpeningKey
     revision: int
@@ -63,151 +63,151 @@ Effect = OpenHere | CloseHere | PublishOpening
 
 
 class SharedOpeningTable:
-    """All that one gate knows. `gate` is its name."""
+    """All openings of the fleet that the gate named `gate` knows."""
 
     def __init__(self, gate: str) -> None:
         self._gate = gate
         self._known: dict[OpeningKey, OpeningState] = {}
-        self.changed: set[OpeningKey] = set()  # since somebody emptied it
+        self.changed: set[OpeningKey] = set()  # since the caller last emptied it
 
     def __len__(self) -> int:
         return sum(not known.is_closing for known in self._known.values())
 
     def get(self, key: OpeningKey) -> OpeningState | None:
-        """Give what is known of a key."""
+        """Return the state of a key; None if it is unknown."""
         return self._known.get(key)
 
-    def begin(
+    def restore(
         self,
         standing: Iterable[tuple[OpeningKey, int, str]],
         closed: Iterable[OpeningKey],
-        told: Mapping[OpeningKey, OpeningState],
+        saved: Mapping[OpeningKey, OpeningState],
         now_ms: int,
     ) -> list[Effect]:
-        """Begin with what stands here (until when, by whom), what was closed here, and what etcd was known to have."""
-        for key, was in told.items():
-            if was.is_closing:
-                self._known[key] = was
+        """Start from this gate's openings and closes, and from the last known state of etcd."""
+        for key, state in saved.items():
+            if state.is_closing:
+                self._known[key] = state
         effects: list[Effect] = []
         for key, until_ms, by in standing:
-            known = told.get(key)
+            known = saved.get(key)
             if known is not None and not known.is_closing:
                 self._known[key] = OpeningState(known.until_ms, by, known.revision)
-            effects += self.opened(key, until_ms, by, now_ms)
+            effects += self.on_opened(key, until_ms, by, now_ms)
         for key in closed:
-            if key in told:
-                self._known[key] = told[key]
-            effects += self.closed(key, now_ms)
+            if key in saved:
+                self._known[key] = saved[key]
+            effects += self.on_closed(key, now_ms)
         return effects
 
-    def opened(self, key: OpeningKey, until_ms: int, by: str, now_ms: int) -> list[Effect]:
-        """It was opened here, or prolonged."""
+    def on_opened(self, key: OpeningKey, until_ms: int, by: str, now_ms: int) -> list[Effect]:
+        """Handle an opening that this gate made or extended."""
         known = self._known.get(key)
         if known is None or known.is_closing or known.until_ms <= now_ms:
             known = self._known[key] = OpeningState(until_ms, by, known.revision if known else 0, is_owed=True)
-        elif until_ms > known.until_ms + CLOSE_MS or not known.revision:
+        elif until_ms > known.until_ms + END_TOLERANCE_MS or not known.revision:
             known.until_ms, known.by, known.is_owed = max(until_ms, known.until_ms), by, True
         else:
             return []
         self.changed.add(key)
         return [PublishOpening(key)]
 
-    def closed(self, key: OpeningKey, now_ms: int) -> list[Effect]:
-        """It was closed here, by hand; closing what nobody knows is closing it elsewhere."""
+    def on_closed(self, key: OpeningKey, now_ms: int) -> list[Effect]:
+        """Handle a close by hand at this gate; closing an unknown opening closes it on the other gates."""
         known = self._known.get(key)
         until_ms, revision = (known.until_ms, known.revision) if known else (now_ms, 0)
         self._known[key] = OpeningState(until_ms, "", revision, is_closing=True)
         self.changed.add(key)
         return [PublishOpening(key)]
 
-    def put(self, found: ConflictFound, now_ms: int) -> list[Effect]:
-        """A key was written, here or elsewhere."""
-        known = self._known.get(found.key)
-        if known is not None and known.revision >= found.revision:
+    def on_put(self, observed: SeenOpening, now_ms: int) -> list[Effect]:
+        """Handle a key that was written, by this or another gate."""
+        known = self._known.get(observed.key)
+        if known is not None and known.revision >= observed.revision:
             return []
-        until_ms = now_ms + found.left_ms
-        self.changed.add(found.key)
-        if known is not None and known.is_closing and found.gate == self._gate:  # what was closed here since
-            known.revision = found.revision
+        until_ms = now_ms + observed.left_ms
+        self.changed.add(observed.key)
+        if known is not None and known.is_closing and observed.gate == self._gate:  # closed here since then
+            known.revision = observed.revision
             return []
-        if known is None or known.is_closing:  # whoever wrote it did so after what was closed here
-            known = self._known[found.key] = OpeningState(0, found.by)
-        known.revision = found.revision
-        if found.left_ms <= 0 or until_ms <= known.until_ms + CLOSE_MS:
+        if known is None or known.is_closing:  # it was written after the close here
+            known = self._known[observed.key] = OpeningState(0, observed.by)
+        known.revision = observed.revision
+        if observed.left_ms <= 0 or until_ms <= known.until_ms + END_TOLERANCE_MS:
             return []
-        known.until_ms, known.by, known.is_owed = until_ms, found.by, False
-        # Also with this gate's own name: anyone who can write to etcd can use it, and it did not happen here.
-        return [OpenHere(found.key, found.left_ms, f"{found.by} at {found.gate}", found.for_ms)]
+        known.until_ms, known.by, known.is_owed = until_ms, observed.by, False
+        # Even under this gate's own name: anyone who can write to etcd can use it, and this gate did not open it.
+        return [OpenHere(observed.key, observed.left_ms, f"{observed.by} at {observed.gate}", observed.for_ms)]
 
-    def deleted(self, key: OpeningKey, revision: int, now_ms: int) -> list[Effect]:
-        """A key is gone. Before its end that is a close, since its lease outlasts it."""
+    def on_deleted(self, key: OpeningKey, revision: int, now_ms: int) -> list[Effect]:
+        """Handle a key that was deleted. Before its end this means closed, since its lease outlasts it."""
         known = self._known.get(key)
         if known is None or known.revision > revision or (not known.revision and known.is_owed):
             return []
         self.changed.add(key)
-        if known.is_owed and known.until_ms > now_ms:  # opened here since: that is told yet
+        if known.is_owed and known.until_ms > now_ms:  # opened here since then, which is still to be published
             known.revision = 0
             return []
         del self._known[key]
         return [CloseHere(key)] if known.until_ms > now_ms and not known.is_closing else []
 
-    def snapshot(self, found: Iterable[ConflictFound], revision: int, now_ms: int) -> list[Effect]:
-        """All keys, as they were at a revision: what is known to have been there and is not was closed."""
+    def on_snapshot(self, observed: Iterable[SeenOpening], revision: int, now_ms: int) -> list[Effect]:
+        """Handle all keys as of a revision: a known key that is missing was closed."""
         effects: list[Effect] = []
-        there = set()
-        for each in found:
-            there.add(each.key)
-            effects += self.put(each, now_ms)
-        for key in [key for key, known in self._known.items() if known.revision and key not in there]:
-            effects += self.deleted(key, revision, now_ms)
+        present = set()
+        for opening in observed:
+            present.add(opening.key)
+            effects += self.on_put(opening, now_ms)
+        for key in [key for key, known in self._known.items() if known.revision and key not in present]:
+            effects += self.on_deleted(key, revision, now_ms)
         return effects + self.owed(now_ms)
 
     def owed(self, now_ms: int) -> list[Effect]:
-        """All that etcd is still to be told."""
+        """Return an effect for each change that is still to be published."""
         return [PublishOpening(key) for key in self._known if self.owes(key, now_ms)]
 
     def owes(self, key: OpeningKey, now_ms: int) -> bool:
-        """Tell whether etcd is still to be told of a key; what is over is told to nobody."""
+        """Return whether a change of this key is still to be published; an opening that has ended is not."""
         known = self._known.get(key)
         return known is not None and (known.is_closing or (known.is_owed and known.until_ms > now_ms))
 
-    def told(self, key: OpeningKey, revision: int, until_ms: int) -> None:
-        """Etcd has taken it: until then, at this revision."""
+    def on_written(self, key: OpeningKey, revision: int, until_ms: int) -> None:
+        """Handle a successful write: etcd has this end, at this revision."""
         known = self._known.get(key)
         if known is None or known.revision > revision:
             return
         known.revision = revision
-        if not known.is_closing and known.until_ms <= until_ms + CLOSE_MS:
+        if not known.is_closing and known.until_ms <= until_ms + END_TOLERANCE_MS:
             known.is_owed = False
         self.changed.add(key)
 
-    def was_closed(self, key: OpeningKey) -> None:
-        """Etcd has deleted it, or has none."""
+    def on_erased(self, key: OpeningKey) -> None:
+        """Handle a successful delete: etcd has no such key."""
         known = self._known.get(key)
         if known is None:
             return
         if known.is_closing:
             del self._known[key]
-        else:  # opened here since
+        else:  # opened here since then
             known.revision = 0
         self.changed.add(key)
 
-    def differs(self, key: OpeningKey, found: ConflictFound | None, revision: int, now_ms: int) -> list[Effect]:
-        """Etcd has not taken what it was told, since the key is not as it was known to be, but so.
+    def on_conflict(self, key: OpeningKey, observed: SeenOpening | None, revision: int, now_ms: int) -> list[Effect]:
+        """Handle a write that etcd did not make because the key had changed; `found` is its value.
 
-        `revision` wrote it last (0: it is not there); what makes no sense is written over.
+        `revision` last wrote it (0: it does not exist); a malformed value (None) is overwritten.
         """
         known = self._known.get(key)
-        if found is not None:
-            return self.put(found, now_ms)
+        if observed is not None:
+            return self.on_put(observed, now_ms)
         if known is not None and known.is_closing and not revision:
-            self.was_closed(key)
+            self.on_erased(key)
         elif known is not None:
             known.revision = revision
         return []
 
-    def forget(self, now_ms: int) -> None:
-        """Forget what is long over."""
-        for key in [k for k, known in self._known.items() if known.until_ms < now_ms - FORGOTTEN_AFTER_MS]:
+    def prune(self, now_ms: int) -> None:
+        """Remove openings that ended long ago."""
+        for key in [k for k, known in self._known.items() if known.until_ms < now_ms - PRUNE_AFTER_MS]:
             del self._known[key]
             self.changed.add(key)

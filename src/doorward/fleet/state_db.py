@@ -1,6 +1,6 @@
-"""What a gate knows of its fleet's openings, in a file, so that a gate that starts again neither misses nor repeats.
+"""A gate's knowledge of the fleet's openings in a file, so that a restarted gate neither misses nor repeats one.
 
-Without it an opening that was closed elsewhere while this gate was away would be taken for one that nobody knows yet.
+Without it, an opening that was closed elsewhere while this gate was down would be published again as new.
 """
 
 from __future__ import annotations
@@ -21,32 +21,32 @@ CREATE TABLE IF NOT EXISTS counted (what TEXT PRIMARY KEY, count INTEGER NOT NUL
 
 
 class FleetStateFile:
-    """The file; times in it are wall time. One that cannot be used is begun anew: etcd and the ledger have the rest.
+    """The database; its times are wall time. An unusable file is replaced: etcd and the ledger have the rest.
 
-    HostError: none can be had there.
+    HostError: the file cannot be created.
     """
 
     def __init__(self, path: Path) -> None:
-        self.trouble = ""
+        self.error = ""
         try:
             self._db = _connect(path)
         except sqlite3.Error:
-            self._db = _begun_anew(path)
+            self._db = _recreate(path)
 
     def read(self, offset_ms: int) -> dict[OpeningKey, OpeningState]:
-        """Give what was known, with `offset_ms` to take from wall time; rows that make no sense are passed over."""
-        found: dict[OpeningKey, OpeningState] = {}
+        """Return the saved states; `offset_ms` is subtracted from wall time. Malformed rows are skipped."""
+        states: dict[OpeningKey, OpeningState] = {}
         for key, until_ms, revision, closing in self._db.execute("SELECT key, until, revision, closing FROM known"):
             try:
-                found[parse_key(key)] = OpeningState(
+                states[parse_key(key)] = OpeningState(
                     int(until_ms) - offset_ms, "", int(revision), is_closing=bool(closing)
                 )
             except (ValueError, TypeError):
                 continue
-        return found
+        return states
 
     def write(self, changed: Iterable[tuple[OpeningKey, OpeningState | None]], offset_ms: int) -> None:
-        """Note what changed. What etcd never had is not noted: the ledger has it."""
+        """Save the changed states. One that was never in etcd is not saved: the ledger has it."""
         try:
             with self._db:
                 for key, known in changed:
@@ -55,18 +55,18 @@ class FleetStateFile:
                         continue
                     row = (str(key), known.until_ms + offset_ms, known.revision, known.is_closing)
                     self._db.execute("INSERT OR REPLACE INTO known VALUES (?, ?, ?, ?)", row)
-            self.trouble = ""
+            self.error = ""
         except sqlite3.Error as error:  # a full disk must not stop the fleet
-            self.trouble = str(error)
+            self.error = str(error)
 
-    def count(self, by: int) -> int:
-        """Count records on from those that were counted; gives the count before."""
+    def add_to_count(self, by: int) -> int:
+        """Add to the count of records; return the count before."""
         try:
             with self._db:
                 row = self._db.execute("SELECT count FROM counted WHERE what = 'records'").fetchone()
-                before = int(row[0]) if row else 0
-                self._db.execute("INSERT OR REPLACE INTO counted VALUES ('records', ?)", (before + by,))
-                return before
+                count = int(row[0]) if row else 0
+                self._db.execute("INSERT OR REPLACE INTO counted VALUES ('records', ?)", (count + by,))
+                return count
         except (sqlite3.Error, ValueError, TypeError):
             return 0
 
@@ -75,13 +75,13 @@ class FleetStateFile:
         self._db.close()
 
 
-def _begun_anew(path: Path) -> sqlite3.Connection:
+def _recreate(path: Path) -> sqlite3.Connection:
     try:
         for suffix in ("", "-wal", "-shm"):
             path.with_name(path.name + suffix).unlink(missing_ok=True)
         return _connect(path)
     except (sqlite3.Error, OSError) as error:
-        raise HostError(f"{path}: {error}; let doorward write there") from None
+        raise HostError(f"{path}: {error}; make the directory writable for doorward") from None
 
 
 def _connect(path: Path) -> sqlite3.Connection:

@@ -1,4 +1,4 @@
-"""The threads that follow etcd: one is told of every change, one asks every second whether the fleet is in touch."""
+"""The threads that read etcd: one watches every change, one checks every second that etcd answers."""
 
 from __future__ import annotations
 
@@ -15,13 +15,13 @@ from doorward.fleet.etcd_codec import KeyChange, KeyValue
 from doorward.fleet.etcd_records import KeySpace
 
 BEAT_S = 1.0
-PRESENT_S = 5  # a gate that gives no sign of life for so long is away
-_MAX_LEASES_ASKED = 1000  # how long a lease has left is asked for so many at most; beyond it the wall clock is trusted
+PRESENCE_LEASE_S = 5  # a gate without a heartbeat for this long is away
+_MAX_LEASES_ASKED = 1000  # leases whose remaining time is requested; beyond it the wall clock is trusted
 _PAUSES_S = (0.05, 0.2, 0.5, 1.0)
 
 
 class Snapshot(NamedTuple):
-    """All openings at a revision, and how many milliseconds each lease has left."""
+    """All openings at a revision, and the remaining milliseconds of each lease."""
 
     entries: list[KeyValue]
     revision: int
@@ -29,20 +29,20 @@ class Snapshot(NamedTuple):
 
 
 class KeyChanges(NamedTuple):
-    """What changed, in order."""
+    """Changes, in order."""
 
     changes: list[KeyChange]
 
 
 class Heartbeat(NamedTuple):
-    """The fleet was in touch: asked at this time, etcd was at this revision or a later one."""
+    """etcd answered: a request made at `asked_ms` saw this revision."""
 
     asked_ms: int
     revision: int
 
 
 class Unreachable(NamedTuple):
-    """It was not."""
+    """etcd did not answer."""
 
     why: str
 
@@ -52,76 +52,76 @@ class DuplicateName(NamedTuple):
 
 
 class Watcher(threading.Thread):
-    """Reads all, then follows; after a break it goes on from what it had, or reads all where etcd forgot that."""
+    """Read all openings, then watch; after an interruption resume, or read all again if etcd compacted the rest."""
 
     def __init__(self, access: EtcdAccess, tree: KeySpace, inbox: Callable[[object], None]) -> None:
         super().__init__(daemon=True)
         self._etcd, self._tree, self._inbox = Etcd(access), tree, inbox
         self._ranges = [
-            (prefix, etcd_codec.after(prefix)) for prefix in (tree.under("openings", ""), tree.under("asks", ""))
+            (prefix, etcd_codec.prefix_end(prefix)) for prefix in (tree.under("openings", ""), tree.under("asks", ""))
         ]
-        self._next: dict[int, int] = {}  # of each range: the revision to go on from
+        self._next: dict[int, int] = {}  # range ID: the revision to resume from
         self._watch: EtcdWatch | None = None
-        self._hurry = threading.Event()
+        self._retry = threading.Event()
 
     @property
     def endpoint(self) -> str:
-        """Give the endpoint that it follows."""
+        """Return the endpoint that is watched."""
         return self._etcd.endpoint
 
-    def leave(self, endpoint: str) -> None:
-        """Leave an endpoint that is no longer in touch with the fleet, where it is still followed."""
+    def abandon(self, endpoint: str) -> None:
+        """Stop watching an endpoint that no longer answers, if it is still the watched one."""
         watch = self._watch
         if watch is not None and self.endpoint == endpoint:
             watch.stop()
 
-    def hurry(self) -> None:
-        """Try now, where it waits for its next try: etcd answers."""
-        self._hurry.set()
+    def retry_now(self) -> None:
+        """Skip the pause before the next try, since etcd answers."""
+        self._retry.set()
 
     def run(self) -> None:
-        """Follow until the process ends."""
+        """Watch until the process ends."""
         tries = 0
         while True:
-            self._hurry.clear()
-            self._has_followed = False
+            self._retry.clear()
+            self._has_received = False
             try:
                 if not self._next:
                     self._read_all()
-                self._follow()
+                self._watch_changes()
             except CompactedError:
                 self._next = {}
             except DoorwardError as error:
                 if not isinstance(error, EtcdUnavailableError):
                     self._inbox(Unreachable(str(error)))
-                self._etcd.move_on()
-            tries = 0 if self._has_followed else tries + 1
-            self._hurry.wait(_PAUSES_S[min(tries, len(_PAUSES_S) - 1)])
+                self._etcd.next_endpoint()
+            tries = 0 if self._has_received else tries + 1
+            self._retry.wait(_PAUSES_S[min(tries, len(_PAUSES_S) - 1)])
 
     def _read_all(self) -> None:
-        found = self._etcd.prefix(self._ranges[0][0])
-        leases = sorted({entry.lease for entry in found.entries if entry.lease})[:_MAX_LEASES_ASKED]
+        openings = self._etcd.prefix(self._ranges[0][0])
+        leases = sorted({entry.lease for entry in openings.entries if entry.lease})[:_MAX_LEASES_ASKED]
         left_ms = {lease: 1000 * self._etcd.left_s(lease) for lease in leases}
-        self._inbox(Snapshot(found.entries, found.revision, left_ms))
-        self._next = dict.fromkeys(range(1, len(self._ranges) + 1), found.revision + 1)
+        self._inbox(Snapshot(openings.entries, openings.revision, left_ms))
+        self._next = dict.fromkeys(range(1, len(self._ranges) + 1), openings.revision + 1)
 
-    def _follow(self) -> None:
-        with self._etcd.watch([(*each, self._next[n]) for n, each in enumerate(self._ranges, 1)]) as watch:
+    def _watch_changes(self) -> None:
+        with self._etcd.watch([(*key_range, self._next[n]) for n, key_range in enumerate(self._ranges, 1)]) as watch:
             self._watch = watch
             try:
                 while True:
-                    told = watch.read()
-                    self._has_followed = True
-                    if told.changes:
-                        self._inbox(KeyChanges(told.changes))
-                        # Each range by itself: one may be further than another when the connection breaks.
-                        self._next[told.watch] = max(change.entry.revision for change in told.changes) + 1
+                    message = watch.read()
+                    self._has_received = True
+                    if message.changes:
+                        self._inbox(KeyChanges(message.changes))
+                        # Per range: one may be ahead of another when the connection breaks.
+                        self._next[message.watch] = max(change.entry.revision for change in message.changes) + 1
             finally:
                 self._watch = None
 
 
 class HeartbeatThread(threading.Thread):
-    """Says that this gate is up, and learns that etcd answers, by the endpoint that the watcher follows."""
+    """Report this gate as up, and check that etcd answers, at the endpoint that the watcher uses."""
 
     def __init__(
         self, access: EtcdAccess, tree: KeySpace, gate: str, watcher: Watcher, inbox: Callable[[object], None]
@@ -134,31 +134,31 @@ class HeartbeatThread(threading.Thread):
         self._is_member = False
 
     def run(self) -> None:
-        """Beat until the process ends."""
+        """Send heartbeats until the process ends."""
         while True:
             began_s = time.monotonic()
-            followed = self._watcher.endpoint
-            self._etcd.follow(followed)
+            endpoint = self._watcher.endpoint
+            self._etcd.prefer(endpoint)
             try:
                 self._inbox(self._beat())
-                self._watcher.hurry()
+                self._watcher.retry_now()
             except DoorwardError as error:
                 self._inbox(Unreachable(str(error)))
-            if self._etcd.endpoint != followed:
-                self._watcher.leave(followed)
+            if self._etcd.endpoint != endpoint:
+                self._watcher.abandon(endpoint)
             time.sleep(max(0.0, began_s + BEAT_S - time.monotonic()))
 
     def _beat(self) -> Heartbeat:
         asked_ms = now_ms()
         if not (self._lease and self._etcd.keep_alive(self._lease)):
-            self._lease = self._etcd.grant(PRESENT_S)
+            self._lease = self._etcd.grant(PRESENCE_LEASE_S)
             self._etcd.put(self._key, self._token, self._lease)
-        found = self._etcd.range(self._key)  # only a node that is in touch with most others answers
+        presence = self._etcd.range(self._key)  # only a node with a quorum answers
         if not self._is_member:
             self._etcd.txn([(self._member, 0)], [etcd_codec.to_put(self._member, b"{}")])
             self._is_member = True
-        if not found.entries:
+        if not presence.entries:
             self._lease = 0
-        elif found.entries[0].value != self._token:
+        elif presence.entries[0].value != self._token:
             self._inbox(DuplicateName())
-        return Heartbeat(asked_ms, found.revision)
+        return Heartbeat(asked_ms, presence.revision)

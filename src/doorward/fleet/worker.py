@@ -1,7 +1,7 @@
-"""What runs in the process that speaks to etcd: one thread decides (openings.py), others read and write.
+"""The main loop of the fleet process, which speaks to etcd: one thread decides (state.py), others read and write.
 
-It has no right but to connect; it tells the daemon what to open and to close, and the daemon believes it no more than
-the fixed form of talk.py says.
+The process has no right but to connect. It requests opens and closes from the daemon, which accepts nothing but the
+validated messages of protocol.py.
 """
 
 from __future__ import annotations
@@ -20,100 +20,100 @@ from doorward.errors import MalformedError
 from doorward.fleet import protocol
 from doorward.fleet.etcd import EtcdAccess, now_ms
 from doorward.fleet.etcd_codec import KeyValue
-from doorward.fleet.etcd_records import KeySpace, OpeningKey, fit, parse_key
+from doorward.fleet.etcd_records import KeySpace, OpeningKey, parse_key, printable
 from doorward.fleet.state import CloseHere, Effect, OpenHere, SharedOpeningTable
 from doorward.fleet.state_db import FleetStateFile
 from doorward.fleet.watcher import DuplicateName, Heartbeat, HeartbeatThread, KeyChanges, Snapshot, Unreachable, Watcher
 from doorward.fleet.writer import (
-    Answering,
     Conflict,
     DeleteKey,
     EtcdWriter,
     LogEntry,
     Publish,
+    StatusAnswer,
     WriteFailed,
     Written,
-    conflict_in,
-    record,
+    observe,
+    pack_record,
 )
 
-FILE = "fleet.sqlite"  # in the state folder
-LOG_SLOTS = 10_000  # records of each gate that the fleet keeps
+STATE_FILE = "fleet.sqlite"  # in the state directory
+LOG_SLOTS = 10_000  # records that the fleet stores per gate
 _WRITERS, _CLAIMERS = 4, 2  # each waits for etcd most of the time
-_PROOFS = 120
-_MOST_NOTES = 1000  # that wait to be kept; beyond it they stand in the gate's own ledger only
+_MAX_HEARTBEATS = 120
+_MAX_QUEUED = 1000  # waiting to be written; beyond it they are in the gate's own ledger only
 
 
 class WorkerSettings(NamedTuple):
-    """What the process works with. `folder` is the daemon's state folder."""
+    """Settings of the process; `directory` is the daemon's state directory."""
 
     fleet: str
     gate: str
     access: EtcdAccess
     claims: EtcdAccess
     window_ms: int
-    folder: Path
+    directory: Path
 
 
 class FromDaemon(NamedTuple):
-    """The daemon said this."""
+    """A message from the daemon."""
 
     message: protocol.Message
 
 
 class FleetWorker:
-    """All of it; `run` ends with the daemon."""
+    """The fleet process; `run` ends with the daemon."""
 
     def __init__(self, settings: WorkerSettings, daemon: socket.socket) -> None:
         self._settings, self._daemon = settings, daemon
         self._tree = KeySpace(settings.fleet)
         self._inbox: queue.SimpleQueue[object] = queue.SimpleQueue()
         self._openings = SharedOpeningTable(settings.gate)
-        self._remembered = FleetStateFile(settings.folder / FILE)
-        self._busy: set[OpeningKey] = set()  # a writer is at work on it
-        self._proofs: deque[Heartbeat] = deque(maxlen=_PROOFS)
-        self._standing: list[protocol.Item] = []
-        self._closed: list[OpeningKey] = []
-        self._is_silent, self._was_told = False, False
-        self._revision, self._slot, self._notes = 0, 0, 0
-        self._troubles: dict[type, str] = {}  # of each kind of task: why the last one failed
-        self._is_doubled = False
+        self._state_db = FleetStateFile(settings.directory / STATE_FILE)
+        self._in_progress: set[OpeningKey] = set()  # a writer is working on it
+        self._heartbeats: deque[Heartbeat] = deque(maxlen=_MAX_HEARTBEATS)
+        self._initial: list[protocol.Item] = []
+        self._initial_closed: list[OpeningKey] = []
+        self._is_unreachable, self._has_reported = False, False
+        self._revision, self._slot, self._queued_records = 0, 0, 0
+        self._last_errors: dict[type, str] = {}  # task type: why the last one failed
+        self._has_duplicate = False
         self._state: protocol.State | None = None
         put = self._inbox.put
         self._watcher = Watcher(settings.access, self._tree, put)
-        self._pulse = HeartbeatThread(settings.access, self._tree, settings.gate, self._watcher, put)
+        self._heartbeat = HeartbeatThread(settings.access, self._tree, settings.gate, self._watcher, put)
         made = [(settings.access, _WRITERS), (settings.claims, _CLAIMERS), (settings.access, 1)]
         writers = [
             EtcdWriter(access, self._tree, settings.gate, settings.window_ms, self._watcher, put)
             for access, count in made
             for _ in range(count)
         ]
-        self._writers, self._claimers, self._office = writers[:_WRITERS], writers[_WRITERS:-1], writers[-1]
+        self._writers, self._claimers, self._log_writer = writers[:_WRITERS], writers[_WRITERS:-1], writers[-1]
 
     def run(self) -> None:
         """Work until the daemon ends."""
-        threading.excepthook = _end_all
+        threading.excepthook = _exit_on_exception
         threading.Thread(target=self._listen, daemon=True).start()
-        for writer in (*self._writers, *self._claimers, self._office):
+        for writer in (*self._writers, *self._claimers, self._log_writer):
             writer.start()
         while True:
-            found = self._inbox.get()
-            for each in found if isinstance(found, list) else [found]:
-                self._HANDLERS[type(each)](self, each)
-            self._remember()
-            if isinstance(found, Heartbeat | Unreachable | Snapshot):
-                self._tell_state()
+            received = self._inbox.get()
+            for message in received if isinstance(received, list) else [received]:
+                self._HANDLERS[type(message)](self, message)
+            self._save_state()
+            if isinstance(received, Heartbeat | Unreachable | Snapshot):
+                self._send_state()
 
     def _listen(self) -> None:
-        while raw := _received(self._daemon):
+        while raw := _receive(self._daemon):
             try:
                 self._inbox.put(FromDaemon(protocol.parse(raw)))
             except MalformedError:
                 break
-        os._exit(0)  # the daemon is gone, or speaks nonsense: it starts another
+        os._exit(0)  # the daemon is gone or sent a malformed message; it starts another process
 
-    def _say(self, level: str, words: str) -> None:
-        self._send(protocol.Say(level, fit(words, protocol.LONGEST_WORDS)))
+    def _log(self, level: str, text: str) -> None:
+        self._send(protocol.Say(level, printable(text, protocol.MAX_LINE_LENGTH)))
 
     def _send(self, message: protocol.Message) -> None:
         try:
@@ -121,221 +121,221 @@ class FleetWorker:
         except OSError:
             os._exit(0)
 
-    def _hear(self, heard: FromDaemon) -> None:
+    def _on_message(self, heard: FromDaemon) -> None:
         message = heard.message
         if isinstance(message, protocol.Standing):
-            self._begin(message)
+            self._on_start(message)
         elif isinstance(message, protocol.Opened):
             now = now_ms()
-            self._take([e for i in message.openings for e in self._openings.opened(i.key, i.until_ms, i.by, now)])
+            self._apply([e for i in message.openings for e in self._openings.on_opened(i.key, i.until_ms, i.by, now)])
         elif isinstance(message, protocol.Closed):
             for key in message.keys:
-                self._take(self._openings.closed(key, now_ms()))
+                self._apply(self._openings.on_closed(key, now_ms()))
         elif isinstance(message, protocol.Claim):
             self._claim(message)
         elif isinstance(message, protocol.Recorded):
             self._record(message)
 
-    def _begin(self, message: protocol.Standing) -> None:
-        self._standing += message.openings
-        self._closed += message.closed
+    def _on_start(self, message: protocol.Standing) -> None:
+        self._initial += message.openings
+        self._initial_closed += message.closed
         if not message.is_last:
             return
-        told, now = self._remembered.read(_offset_ms()), now_ms()
-        self._openings.begin([(i.key, i.until_ms, i.by) for i in self._standing], self._closed, told, now)
-        self._standing, self._closed = [], []
+        saved, now = self._state_db.read(_wall_offset_ms()), now_ms()
+        self._openings.restore([(i.key, i.until_ms, i.by) for i in self._initial], self._initial_closed, saved, now)
+        self._initial, self._initial_closed = [], []
         self._watcher.start()
-        self._pulse.start()
+        self._heartbeat.start()
 
     def _claim(self, message: protocol.Claim) -> None:
-        if self._is_silent:
-            self._send(protocol.Claimed(message.number, None, "etcd gives no answer"))
+        if self._is_unreachable:
+            self._send(protocol.Claimed(message.number, None, "etcd does not answer"))
             return
         self._claimers[message.number % len(self._claimers)].tasks.put(message)
 
     def _record(self, message: protocol.Recorded) -> None:
-        if self._is_silent or self._notes >= _MOST_NOTES:
+        if self._is_unreachable or self._queued_records >= _MAX_QUEUED:
             return
-        if self._slot % 100 == 0:  # a hundred are counted at once, so a restart leaves a gap and writes over nothing
-            self._slot = self._remembered.count(100)
+        if self._slot % 100 == 0:  # counted by the hundred, so that a restart leaves a gap and overwrites nothing
+            self._slot = self._state_db.add_to_count(100)
         fields = {**message._asdict(), "at_ms": time.time_ns() // 1_000_000, "gate": self._settings.gate}
-        self._notes += 1
-        self._office.tasks.put(LogEntry(self._slot % LOG_SLOTS, record(**fields)))
+        self._queued_records += 1
+        self._log_writer.tasks.put(LogEntry(self._slot % LOG_SLOTS, pack_record(**fields)))
         self._slot += 1
 
-    def _noted(self, _: LogEntry) -> None:
-        self._notes -= 1
-        self._troubles.pop(LogEntry, None)
+    def _on_logged(self, _: LogEntry) -> None:
+        self._queued_records -= 1
+        self._last_errors.pop(LogEntry, None)
 
-    def _take(self, effects: Iterable[Effect]) -> None:
-        """Have done what is to be done; what is known first, so that whatever is killed knows it again."""
+    def _apply(self, effects: Iterable[Effect]) -> None:
+        """Apply effects; save the state first, so that it survives if this process is killed."""
         effects = list(effects)
-        self._remember()
+        self._save_state()
         opened: list[protocol.Item] = []
         closed: list[OpeningKey] = []
         for effect in effects:
             if isinstance(effect, OpenHere):
-                opened.append(protocol.item(effect.key, now_ms() + effect.left_ms, effect.by, effect.for_ms))
+                opened.append(protocol.build_item(effect.key, now_ms() + effect.left_ms, effect.by, effect.for_ms))
             elif isinstance(effect, CloseHere):
                 closed.append(effect.key)
             else:
                 self._dispatch(effect.key)
-        for keys in protocol.portions(closed):
+        for keys in protocol.batches(closed):
             self._send(protocol.Closed(keys))
-        for items in protocol.portions(opened):
+        for items in protocol.batches(opened):
             self._send(protocol.Opened(items))
 
     def _dispatch(self, key: OpeningKey) -> None:
-        """Have a writer tell etcd of a key, one task at a time; while etcd is silent it stays owed."""
+        """Queue the write of a key, one task at a time; while etcd is unreachable it remains owed."""
         known = self._openings.get(key)
-        if known is None or key in self._busy or self._is_silent or not self._openings.owes(key, now_ms()):
+        if known is None or key in self._in_progress or self._is_unreachable or not self._openings.owes(key, now_ms()):
             return
-        self._busy.add(key)
+        self._in_progress.add(key)
         erase = DeleteKey(key, known.revision)
         task = erase if known.is_closing else Publish(key, known.revision, known.until_ms, known.by)
         self._writers[hash(key) % _WRITERS].tasks.put(task)
 
-    def _done(self, key: OpeningKey) -> None:
-        self._busy.discard(key)
-        self._dispatch(key)  # what came meanwhile
+    def _release(self, key: OpeningKey) -> None:
+        self._in_progress.discard(key)
+        self._dispatch(key)  # a change that came meanwhile
 
-    def _taken(self, taken: Written) -> None:
+    def _on_written(self, taken: Written) -> None:
         task = taken.task
-        self._troubles.pop(type(task), None)
+        self._last_errors.pop(type(task), None)
         if isinstance(task, Publish):
-            self._openings.told(task.key, taken.revision, task.until_ms)
+            self._openings.on_written(task.key, taken.revision, task.until_ms)
         else:
-            self._openings.was_closed(task.key)
-        self._done(task.key)
+            self._openings.on_erased(task.key)
+        self._release(task.key)
 
-    def _differs(self, differs: Conflict) -> None:
-        self._take(self._openings.differs(differs.task.key, differs.found, differs.revision, now_ms()))
-        self._done(differs.task.key)
+    def _on_conflict(self, differs: Conflict) -> None:
+        self._apply(self._openings.on_conflict(differs.task.key, differs.observed, differs.revision, now_ms()))
+        self._release(differs.task.key)
 
-    def _failed(self, failed: WriteFailed) -> None:
+    def _on_failure(self, failed: WriteFailed) -> None:
         if isinstance(failed.task, Publish | DeleteKey):
-            self._busy.discard(failed.task.key)  # tried again at the next beat
+            self._in_progress.discard(failed.task.key)  # retried at the next heartbeat
         elif isinstance(failed.task, LogEntry):
-            self._notes -= 1
+            self._queued_records -= 1
         kind = type(failed.task)
-        if failed.why and failed.why != self._troubles.get(kind):
-            self._troubles[kind] = failed.why
-            self._say("error", failed.why)
+        if failed.why and failed.why != self._last_errors.get(kind):
+            self._last_errors[kind] = failed.why
+            self._log("error", failed.why)
 
-    def _beat(self, beat: Heartbeat) -> None:
-        self._proofs.append(beat)
-        if self._is_silent or not self._was_told:
-            self._say("info", f"in touch with the fleet {self._settings.fleet}")
-            self._was_told = True
-        self._is_silent = False
-        self._openings.forget(now_ms())
+    def _on_heartbeat(self, beat: Heartbeat) -> None:
+        self._heartbeats.append(beat)
+        if self._is_unreachable or not self._has_reported:
+            self._log("info", f"connected to the fleet {self._settings.fleet}")
+            self._has_reported = True
+        self._is_unreachable = False
+        self._openings.prune(now_ms())
         for key in [effect.key for effect in self._openings.owed(now_ms())]:
             self._dispatch(key)
 
-    def _silent(self, silent: Unreachable) -> None:
-        if not self._is_silent:
-            self._say("warning", f"{silent.why.partition('; ')[0]}; this gate works alone meanwhile")
-        self._is_silent = self._was_told = True
+    def _on_unreachable(self, silent: Unreachable) -> None:
+        if not self._is_unreachable:
+            self._log("warning", f"{silent.why.partition('; ')[0]}; this gate continues alone")
+        self._is_unreachable = self._has_reported = True
 
-    def _other(self, _: DuplicateName) -> None:
-        if not self._is_doubled:  # once: it is found at every beat
-            self._say("error", f"another gate calls itself {self._settings.gate}; give each gate a name of its own")
-        self._is_doubled = True
+    def _on_duplicate_name(self, _: DuplicateName) -> None:
+        if not self._has_duplicate:  # log it once: every heartbeat finds it
+            self._log("error", f"another gate is named {self._settings.gate}, too; give each gate a unique name")
+        self._has_duplicate = True
 
-    def _snapshot(self, snapshot: Snapshot) -> None:
+    def _on_snapshot(self, snapshot: Snapshot) -> None:
         self._revision = snapshot.revision
-        found = []
+        openings = []
         for entry in snapshot.entries:
-            key, lease_ms = self._key(entry.key), snapshot.leases_ms.get(entry.lease)
-            each = conflict_in(key, entry, self._oldest_ms(entry.revision), lease_ms) if key else None
-            found += [each] if each else []
-        self._take(self._openings.snapshot(found, snapshot.revision, now_ms()))
+            key, lease_ms = self._opening_key(entry.key), snapshot.leases_ms.get(entry.lease)
+            opening = observe(key, entry, self._max_age_ms(entry.revision), lease_ms) if key else None
+            openings += [opening] if opening else []
+        self._apply(self._openings.on_snapshot(openings, snapshot.revision, now_ms()))
 
-    def _changes(self, changes: KeyChanges) -> None:
+    def _on_changes(self, changes: KeyChanges) -> None:
         effects: list[Effect] = []
         now = now_ms()
         for entry, is_put in changes.changes:
             self._revision = max(self._revision, entry.revision)
-            kind, _, rest = entry.key.removeprefix(self._tree.root).partition("/")
-            if kind == "openings":
-                effects += self._changed(entry, is_put, now)
-            elif kind == "asks" and is_put:
-                self._office.tasks.put(Answering(rest, entry.lease, self._described()))
-        self._take(effects)
+            directory, _, rest = entry.key.removeprefix(self._tree.root).partition("/")
+            if directory == "openings":
+                effects += self._on_change(entry, is_put, now)
+            elif directory == "asks" and is_put:
+                self._log_writer.tasks.put(StatusAnswer(rest, entry.lease, self._status()))
+        self._apply(effects)
 
-    def _changed(self, entry: KeyValue, is_put: bool, now: int) -> list[Effect]:
-        key = self._key(entry.key)
+    def _on_change(self, entry: KeyValue, is_put: bool, now: int) -> list[Effect]:
+        key = self._opening_key(entry.key)
         if key is None:
             return []
         if not is_put:
-            return self._openings.deleted(key, entry.revision, now)
-        found = conflict_in(key, entry, self._oldest_ms(entry.revision))
-        return self._openings.put(found, now) if found else []
+            return self._openings.on_deleted(key, entry.revision, now)
+        observed = observe(key, entry, self._max_age_ms(entry.revision))
+        return self._openings.on_put(observed, now) if observed else []
 
-    def _key(self, key: str) -> OpeningKey | None:
-        """Read a key of openings; what makes no sense is nobody's opening."""
+    def _opening_key(self, key: str) -> OpeningKey | None:
+        """Return the opening's key; None if it is malformed."""
         try:
             return parse_key(key.removeprefix(self._tree.under("openings", "")))
         except ValueError:
             return None
 
-    def _oldest_ms(self, revision: int) -> int | None:
-        """Say how old what was written at a revision can be at most; None where nobody knows."""
-        for asked_ms, seen in reversed(self._proofs):
+    def _max_age_ms(self, revision: int) -> int | None:
+        """Return the greatest possible age of a revision; None if it is unknown."""
+        for asked_ms, seen in reversed(self._heartbeats):
             if seen < revision:
                 return now_ms() - asked_ms
         return None
 
-    def _described(self) -> dict[str, object]:
+    def _status(self) -> dict[str, object]:
         return {
             "wall_ms": time.time_ns() // 1_000_000,
             "openings": len(self._openings),
             "revision": self._revision,
         }
 
-    def _remember(self) -> None:
+    def _save_state(self) -> None:
         changed, self._openings.changed = self._openings.changed, set()
         if changed:
-            before = self._remembered.trouble
-            self._remembered.write([(key, self._openings.get(key)) for key in changed], _offset_ms())
-            if self._remembered.trouble and not before:
-                words = f"{self._settings.folder / FILE}: {self._remembered.trouble}; make room: until then a restart"
-                self._say("error", f"{words} may open again what was closed elsewhere meanwhile")
+            last_error = self._state_db.error
+            self._state_db.write([(key, self._openings.get(key)) for key in changed], _wall_offset_ms())
+            if self._state_db.error and not last_error:
+                text = f"{self._settings.directory / STATE_FILE}: {self._state_db.error}; free disk space: a restart"
+                self._log("error", f"{text} may reopen what other gates closed")
 
-    def _tell_state(self) -> None:
+    def _send_state(self) -> None:
         owed = len(self._openings.owed(now_ms()))
-        state = protocol.State(not self._is_silent, len(self._openings), owed, self._revision)
+        state = protocol.State(not self._is_unreachable, len(self._openings), owed, self._revision)
         if state != self._state:
             self._state = state
             self._send(state)
 
     _HANDLERS: ClassVar[dict[type, Callable[[FleetWorker, Any], None]]] = {
-        FromDaemon: _hear,
+        FromDaemon: _on_message,
         protocol.Claimed: _send,
-        Written: _taken,
-        Conflict: _differs,
-        WriteFailed: _failed,
-        Heartbeat: _beat,
-        Unreachable: _silent,
-        DuplicateName: _other,
-        Snapshot: _snapshot,
-        KeyChanges: _changes,
-        LogEntry: _noted,
+        Written: _on_written,
+        Conflict: _on_conflict,
+        WriteFailed: _on_failure,
+        Heartbeat: _on_heartbeat,
+        Unreachable: _on_unreachable,
+        DuplicateName: _on_duplicate_name,
+        Snapshot: _on_snapshot,
+        KeyChanges: _on_changes,
+        LogEntry: _on_logged,
     }
 
 
-def _end_all(args: threading.ExceptHookArgs) -> None:
-    """End the process with a thread that has a fault, which is shown; the daemon starts another."""
+def _exit_on_exception(args: threading.ExceptHookArgs) -> None:
+    """Print a thread's uncaught exception and end the process; the daemon starts another."""
     threading.__excepthook__(args)
     os._exit(1)
 
 
-def _offset_ms() -> int:
-    """Give what to add to the clock that never jumps for wall time."""
+def _wall_offset_ms() -> int:
+    """Return what to add to the monotonic clock for wall time."""
     return time.time_ns() // 1_000_000 - now_ms()
 
 
-def _received(sock: socket.socket) -> bytes:
+def _receive(sock: socket.socket) -> bytes:
     try:
         return sock.recv(protocol.MESSAGE_BYTES)
     except OSError:

@@ -1,6 +1,6 @@
-"""The threads that write to etcd: openings, their ends, signed knocks that are used, records.
+"""The threads that write to etcd: openings, closes, claims of signed knocks, records.
 
-Each takes one task after the other from its own queue, and puts what came of it into the inbox.
+Each processes its own queue of tasks in order and puts the results into the inbox.
 """
 
 from __future__ import annotations
@@ -16,20 +16,20 @@ from typing import Any, NamedTuple, TypeVar
 
 from doorward.errors import DoorwardError, MalformedError
 from doorward.fleet import etcd_codec, etcd_records
-from doorward.fleet.etcd import Etcd, EtcdAccess, EtcdRefusedError, EtcdUnavailableError, now_ms
-from doorward.fleet.etcd_records import SPARE_S, KeySpace, OpeningKey, StoredOpening, fit
-from doorward.fleet.protocol import LONGEST_WORDS, Claim, Claimed
-from doorward.fleet.state import ConflictFound
+from doorward.fleet.etcd import Etcd, EtcdAccess, EtcdRejectedError, EtcdUnavailableError, now_ms
+from doorward.fleet.etcd_records import LEASE_MARGIN_S, KeySpace, OpeningKey, StoredOpening, printable
+from doorward.fleet.protocol import MAX_LINE_LENGTH, Claim, Claimed
+from doorward.fleet.state import SeenOpening
 from doorward.fleet.watcher import Watcher
 
-_ROUND_S = 5  # openings that end so close together share a lease: half the writes, and fewer leases
-_MOST_AT_ONCE = 64  # etcd takes 128 parts of a transaction
-_LOST = "lease not found"
+_LEASE_ROUND_S = 5  # openings that end within this time share a lease: half the writes, and fewer leases
+_MAX_BATCH = 64  # etcd accepts 128 operations per transaction
+_LEASE_LOST = "lease not found"
 T = TypeVar("T")
 
 
 class Publish(NamedTuple):
-    """Tell of an opening: its key was last known at `revision`."""
+    """Publish an opening; its key was last known at `revision`."""
 
     key: OpeningKey
     revision: int
@@ -38,21 +38,21 @@ class Publish(NamedTuple):
 
 
 class DeleteKey(NamedTuple):
-    """Tell that it was closed."""
+    """Publish that an opening was closed."""
 
     key: OpeningKey
     revision: int
 
 
 class LogEntry(NamedTuple):
-    """Keep a record, in its slot."""
+    """Store a record in its slot."""
 
     slot: int
     record: bytes
 
 
-class Answering(NamedTuple):
-    """Answer a roll call, with its lease."""
+class StatusAnswer(NamedTuple):
+    """Answer a status request, under its lease."""
 
     ask: str
     lease: int
@@ -60,29 +60,29 @@ class Answering(NamedTuple):
 
 
 class Written(NamedTuple):
-    """It was taken: etcd has the key at this revision, or (0) has it no more."""
+    """The task succeeded: etcd has the key at this revision or (0) no longer has it."""
 
     task: Publish | DeleteKey
     revision: int
 
 
 class Conflict(NamedTuple):
-    """It was not taken, since the key is so: written at this revision (0: not there); None where it makes no sense."""
+    """The key had changed: `observed` is its value at `revision` (0: does not exist), None if malformed."""
 
     task: Publish | DeleteKey
-    found: ConflictFound | None
+    observed: SeenOpening | None
     revision: int
 
 
 class WriteFailed(NamedTuple):
-    """It was not done. `why`: what there is to be told; nothing where etcd gave no answer, which the pulse tells."""
+    """The task failed. `why`: what to log; empty if etcd did not answer, which the heartbeat reports."""
 
     task: Any
     why: str
 
 
 class EtcdWriter(threading.Thread):
-    """One thread with a connection of its own. `inbox` takes what comes of each task."""
+    """One thread with a connection of its own; results go to `inbox`."""
 
     def __init__(
         self,
@@ -97,68 +97,68 @@ class EtcdWriter(threading.Thread):
         self._watcher = watcher
         self._etcd, self._tree, self._gate, self._inbox = Etcd(access), tree, gate, inbox
         self._window_s = window_ms // 1000 + 1
-        self._leases: dict[str, tuple[int, int, int]] = {}  # for what: number, its first and its last possible end
+        self._leases: dict[str, tuple[int, int, int]] = {}  # purpose: ID, its earliest and its latest possible end
         self.tasks: queue.SimpleQueue[object] = queue.SimpleQueue()
 
     def run(self) -> None:
         """Work until the process ends."""
         while True:
             tasks = [self.tasks.get()]
-            with contextlib.suppress(queue.Empty):  # a crowd's at once
-                while len(tasks) < _MOST_AT_ONCE:
+            with contextlib.suppress(queue.Empty):  # all that wait, at once
+                while len(tasks) < _MAX_BATCH:
                     tasks.append(self.tasks.get_nowait())
-            self._etcd.follow(self._watcher.endpoint)  # which is known to be in touch with the others
+            self._etcd.prefer(self._watcher.endpoint)  # it is known to have a quorum
             self._inbox(self._work(tasks))
 
     def _work(self, tasks: list[object]) -> list[object]:
-        """Do them: all openings in one transaction, or each by itself where one of them is not as it was known."""
+        """Perform the tasks: all openings in one transaction, or each by itself if the key of one has changed."""
         results: list[object] = []
         openings = [task for task in tasks if isinstance(task, Publish)]
         if len(openings) > 1:
             with contextlib.suppress(DoorwardError):
-                results += self._again(lambda: self._publish_all(openings))
+                results += self._with_new_leases(lambda: self._publish_all(openings))
         if results:
             tasks = [task for task in tasks if not isinstance(task, Publish)]
-        return [*results, *(result for task in tasks if (result := self._answer(task)) is not None)]
+        return [*results, *(result for task in tasks if (result := self._perform(task)) is not None)]
 
-    def _answer(self, task: object) -> object:
+    def _perform(self, task: object) -> object:
         try:
-            return self._do(task)
+            return self._dispatch(task)
         except DoorwardError as error:
             if isinstance(task, Claim):
-                return Claimed(task.number, None, fit(str(error), LONGEST_WORDS))
+                return Claimed(task.number, None, printable(str(error), MAX_LINE_LENGTH))
             return WriteFailed(task, "" if isinstance(error, EtcdUnavailableError) else str(error))
 
-    def _do(self, task: object) -> object:
+    def _dispatch(self, task: object) -> object:
         if isinstance(task, Publish):
-            return self._again(lambda: self._publish(task))
+            return self._with_new_leases(lambda: self._publish(task))
         if isinstance(task, DeleteKey):
-            return self._erase(task)
+            return self._delete(task)
         if isinstance(task, Claim):
-            return self._again(lambda: self._claim(task))
+            return self._with_new_leases(lambda: self._claim(task))
         if isinstance(task, LogEntry):
-            return self._again(lambda: self._note(task))
-        if isinstance(task, Answering):
-            self._etcd.put(self._tree.under("answers", task.ask, self._gate), record(**task.answer), task.lease)
+            return self._with_new_leases(lambda: self._write_record(task))
+        if isinstance(task, StatusAnswer):
+            self._etcd.put(self._tree.under("answers", task.ask, self._gate), pack_record(**task.answer), task.lease)
         return None
 
-    def _again(self, call: Callable[[], T]) -> T:
-        """Once more with new leases, where etcd lost those that are known (it was restored from a backup)."""
+    def _with_new_leases(self, call: Callable[[], T]) -> T:
+        """Retry once with new leases if etcd lost the known ones (it was restored from a backup)."""
         try:
             return call()
-        except EtcdRefusedError as error:
-            if _LOST not in str(error):
+        except EtcdRejectedError as error:
+            if _LEASE_LOST not in str(error):
                 raise
             self._leases.clear()
             return call()
 
     def _publish(self, task: Publish) -> object:
         if task.until_ms <= now_ms():
-            return WriteFailed(task, "")  # it is over
-        return self._outcome(task, [self._put(task)], self._tree.opening(task.key))
+            return WriteFailed(task, "")  # it has ended
+        return self._commit(task, [self._put(task)], self._tree.opening(task.key))
 
     def _publish_all(self, tasks: list[Publish]) -> list[object]:
-        """Write all of them; gives nothing where one of them is over, or its key is not as it was known."""
+        """Write all openings; return nothing if one of them has ended or its key has changed."""
         if any(task.until_ms <= now_ms() for task in tasks):
             return []
         conditions = [(self._tree.opening(task.key), task.revision) for task in tasks]
@@ -167,32 +167,32 @@ class EtcdWriter(threading.Thread):
 
     def _put(self, task: Publish) -> etcd_codec.Message:
         left_ms = task.until_ms - now_ms()
-        lease, ends_ms = self._lease(str(left_ms // 1000 // _ROUND_S), task.until_ms, _ROUND_S)
+        lease, ends_ms = self._lease(str(left_ms // 1000 // _LEASE_ROUND_S), task.until_ms, _LEASE_ROUND_S)
         left_ms = max(1, task.until_ms - now_ms())
         until_ms = time.time_ns() // 1_000_000 + left_ms
         spare_ms = max(0, ends_ms - task.until_ms)
-        shared = StoredOpening(left_ms, until_ms, spare_ms, fit(task.by), self._gate)
+        shared = StoredOpening(left_ms, until_ms, spare_ms, printable(task.by), self._gate)
         return etcd_codec.to_put(self._tree.opening(task.key), etcd_records.pack(shared, task.key), lease)
 
-    def _erase(self, task: DeleteKey) -> object:
+    def _delete(self, task: DeleteKey) -> object:
         key = self._tree.opening(task.key)
-        return self._outcome(task, [etcd_codec.to_delete(key)], key)
+        return self._commit(task, [etcd_codec.to_delete(key)], key)
 
-    def _outcome(self, task: Publish | DeleteKey, then: list[etcd_codec.Message], key: str) -> object:
+    def _commit(self, task: Publish | DeleteKey, then: list[etcd_codec.Message], key: str) -> object:
         done = self._etcd.txn([(key, task.revision)], then, key)
         if done.succeeded:
             return Written(task, done.revision if isinstance(task, Publish) else 0)
-        if done.found is None:
+        if done.current is None:
             return Conflict(task, None, 0)
-        return Conflict(task, conflict_in(task.key, done.found, None), done.found.revision)
+        return Conflict(task, observe(task.key, done.current, None), done.current.revision)
 
     def _claim(self, task: Claim) -> Claimed:
-        # Both clocks may be off by the window, so a packet may be fresh somewhere for twice as long; and some more.
+        # Two clocks may differ by the window, so a packet can be fresh somewhere for twice as long; and a margin.
         lease, _ = self._lease("seen", now_ms() + 2000 * self._window_s + 30_000, 60)
         token = secrets.token_hex(8)
-        keys = [self._tree.under("seen", each) for each in task.ids]
-        values = [f"{self._gate} {token} {place}".encode() for place in range(len(keys))]
-        if len(set(keys)) == len(keys) > 1:  # a crowd's at once; where one of them is not new, each by itself
+        keys = [self._tree.under("seen", knock_id) for knock_id in task.ids]
+        values = [f"{self._gate} {token} {index}".encode() for index in range(len(keys))]
+        if len(set(keys)) == len(keys) > 1:  # all at once; if one of them is not new, each by itself
             puts = [etcd_codec.to_put(key, value, lease) for key, value in zip(keys, values, strict=True)]
             if self._etcd.txn([(key, 0) for key in keys], puts).succeeded:
                 return Claimed(task.number, [True] * len(keys), "")
@@ -201,21 +201,21 @@ class EtcdWriter(threading.Thread):
 
     def _claim_one(self, key: str, mine: bytes, lease: int) -> bool:
         done = self._etcd.txn([(key, 0)], [etcd_codec.to_put(key, mine, lease)], key)
-        # An answer that was lost, and the claim made again at another endpoint: it is this gate's all the same.
-        return done.succeeded or (done.found is not None and done.found.value == mine)
+        # The answer was lost and the claim repeated at another endpoint: it still belongs to this gate.
+        return done.succeeded or (done.current is not None and done.current.value == mine)
 
-    def _note(self, task: LogEntry) -> LogEntry:
-        lease, _ = self._lease("log", now_ms() + LOG_KEPT_S * 1000, 86_400)
+    def _write_record(self, task: LogEntry) -> LogEntry:
+        lease, _ = self._lease("log", now_ms() + LOG_RETENTION_S * 1000, 86_400)
         self._etcd.put(self._tree.under("log", self._gate, f"{task.slot:06}"), task.record, lease)
         return task
 
     def _lease(self, kind: str, until_ms: int, round_s: int) -> tuple[int, int]:
-        """Give a lease that ends after `until_ms`, and soon after it; and its last possible end."""
-        least_ms, most_ms = until_ms + SPARE_S * 1000, until_ms + (SPARE_S + 2 * round_s) * 1000
+        """Return a lease that ends soon after `until_ms`, and its latest possible end."""
+        least_ms, most_ms = until_ms + LEASE_MARGIN_S * 1000, until_ms + (LEASE_MARGIN_S + 2 * round_s) * 1000
         number, first_ms, last_ms = self._leases.get(kind, (0, 0, 0))
         if not (number and least_ms <= first_ms <= most_ms):
             began_ms = now_ms()
-            ttl_s = -(-(until_ms - began_ms) // 1000) + SPARE_S + round_s
+            ttl_s = -(-(until_ms - began_ms) // 1000) + LEASE_MARGIN_S + round_s
             number = self._etcd.grant(ttl_s)
             first_ms, last_ms = began_ms + ttl_s * 1000, now_ms() + ttl_s * 1000
             self._leases[kind] = (number, first_ms, last_ms)
@@ -225,21 +225,21 @@ class EtcdWriter(threading.Thread):
 
 
 _MAX_LEASES = 1000
-LOG_KEPT_S = 7 * 86_400
+LOG_RETENTION_S = 7 * 86_400
 
 
-def conflict_in(
+def observe(
     key: OpeningKey, entry: etcd_codec.KeyValue, oldest_ms: int | None, lease_ms: int | None = None
-) -> ConflictFound | None:
-    """Read an opening of etcd's; None where it makes no sense."""
+) -> SeenOpening | None:
+    """Return an opening as stored in etcd; None if it is malformed."""
     try:
         read, shared = etcd_records.parse(str(key), entry.value)
     except MalformedError:
         return None
-    left_ms = etcd_records.left_ms(shared, time.time_ns() // 1_000_000, oldest_ms, lease_ms)
-    return ConflictFound(read, entry.revision, shared.gate, shared.by, left_ms, shared.for_ms)
+    left_ms = etcd_records.remaining_ms(shared, time.time_ns() // 1_000_000, oldest_ms, lease_ms)
+    return SeenOpening(read, entry.revision, shared.gate, shared.by, left_ms, shared.for_ms)
 
 
-def record(**fields: object) -> bytes:
-    """Write a record."""
+def pack_record(**fields: object) -> bytes:
+    """Return the stored form of a record."""
     return json.dumps(fields).encode()

@@ -1,1 +1,1 @@
-"""Set up a server: look at the host, choose sequences, write the configuration."""
+"""Set up a server: survey the host, choose sequences, write the configuration."""

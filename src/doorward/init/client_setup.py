@@ -1,4 +1,4 @@
-"""What clients are told of a door: a link, a table of hosts.toml, and what an app for phones imports. Pure."""
+"""What clients need to open doors: a link, a table of hosts.toml, and the import formats of phone apps. Pure."""
 
 from __future__ import annotations
 
@@ -12,76 +12,76 @@ from doorward.config.schema import Configuration
 from doorward.errors import MalformedError, UsageError
 from doorward.model import DEFAULT_SIGNED_PORT, TCP_FLAGS, Door, Port, Protocol
 
-MOST_DELAY_MS = 250  # between two packets: a mobile network may swap closer ones
-_SHARE_OF_WITHIN = 2  # half of the time is for the way
+MAX_DELAY_MS = 250  # between two packets: a mobile network may reorder closer ones
+_WITHIN_DIVISOR = 2  # the other half is for network latency
 
 
 def is_shareable(door: Door, *, signed: bool) -> bool:
-    """Tell whether clients can open a door of this host: by a signed knock, or by plain SYNs and datagrams."""
+    """Return whether clients can open a door of this host, by a signed knock or by plain SYNs and datagrams."""
     return signed or is_knockable(door)
 
 
 def is_knockable(door: Door) -> bool:
-    """Tell whether the door has a sequence that an ordinary program can send, without rights, to this host."""
-    return bool(door.knock) and takes_syn(door) and door.target is None
+    """Return whether the door has a sequence that an unprivileged program can send to this host."""
+    return bool(door.knock) and matches_syn(door) and door.target is None
 
 
-def takes_syn(door: Door) -> bool:
-    """Tell whether the door's flags take what a connection begins with; datagrams have no flags."""
+def matches_syn(door: Door) -> bool:
+    """Return whether the door's flags match a plain SYN; datagrams have no flags."""
     has_tcp = any(port.protocol is Protocol.TCP for port in door.knock)
     return not has_tcp or door.flags.passes(TCP_FLAGS["syn"])
 
 
 def knock_link(configuration: Configuration, key: str | None, address: str, doors: Iterable[Door]) -> KnockLink:
-    """Give what a client needs for these doors; `key` is the server's, where there are signed knocks.
+    """Return the link for these doors; `key` is the server's public key if signed knocks are enabled.
 
-    UsageError: they fit in no link.
+    UsageError: they do not fit into a link.
     """
     signed = configuration.signed
     port = signed.port.number if signed is not None and signed.port != DEFAULT_SIGNED_PORT else None
-    told = [
+    shared = [
         (door.name, door.knock if is_knockable(door) else ())
         for door in doors
         if is_shareable(door, signed=key is not None)
     ]
     gate = configuration.gate.name if key is not None else None
-    link = KnockLink(_plain(address), port if key is not None else None, key, gate, tuple(told))
+    link = KnockLink(_without_brackets(address), port if key is not None else None, key, gate, tuple(shared))
     try:
         parse_link(format_link(link))
     except MalformedError as error:
-        raise UsageError(f"no link can be made: {error}") from None
+        raise UsageError(f"cannot create a link: {error}") from None
     return link
 
 
-def checked_address(text: str) -> str:
-    """Give the name or address if a link can hold it. UsageError: it cannot."""
-    example = KnockLink(_plain(text), doors=(("door", (Port(Protocol.TCP, 1),)),))
+def validate_address(text: str) -> str:
+    """Return `text` if it is a host name or address that fits into a link; raise UsageError otherwise."""
+    example = KnockLink(_without_brackets(text), doors=(("door", (Port(Protocol.TCP, 1),)),))
     try:
         parse_link(format_link(example))
     except MalformedError:
-        raise UsageError(f"{text[:60]!r} is no name or address of a host; write one like 192.0.2.7") from None
+        raise UsageError(f"invalid host {text[:60]!r}: expected a name or an address, e.g. 192.0.2.7") from None
     return text
 
 
 def shareable_doors(configuration: Configuration, *, signed: bool) -> tuple[list[Door], int]:
-    """Give the doors that one link tells of, and how many others there are."""
+    """Return the doors that fit into one link, and the number of those that do not."""
     doors = [door for door in configuration.doors if is_shareable(door, signed=signed)]
     return doors[:MAX_DOORS], len(doors[MAX_DOORS:])
 
 
 def hosts_table(name: str, link: KnockLink) -> str:
-    """Write the same for hosts.toml, as `doorward add` does."""
+    """Return the link as a table of hosts.toml, as `doorward add` writes it."""
     port = None if link.signed_port is None else f"{link.signed_port}/udp"
     values = {"address": link.host, "server_key": link.key, "signed_port": port, "gate": link.gate}
     return host_table(name, {key: value for key, value in values.items() if value is not None}, dict(link.doors))
 
 
 def knock_on_ports(door: Door, address: str) -> dict[str, Any]:
-    """Give what the Android app Knock on Ports imports: version 1 of its export, as its source reads it.
+    """Return the import format of the Android app Knock on Ports: version 1 of its export, according to its source.
 
-    A datagram holds a byte, since some routers drop empty ones.
+    Datagrams carry a byte, since some routers drop empty ones.
     """
-    _refuse_unknockable(door)
+    _reject_unknockable(door)
     steps = [
         {"type": port.protocol.name.lower(), "port": port.number}
         | ({"content": "0", "encoding": "raw"} if port.protocol is Protocol.UDP else {})
@@ -89,17 +89,17 @@ def knock_on_ports(door: Door, address: str) -> dict[str, Any]:
     ]
     sequence = {
         "name": f"{door.name} at {address}",
-        "host": _plain(address),
+        "host": _without_brackets(address),
         "delay": delay_ms(door),
-        "ipv": _versions(address),
+        "ipv": _ip_versions(address),
         "steps": steps,
     }
     return {"version": 1, "sequences": [sequence]}
 
 
 def knockd_stanza(door: Door, address: str) -> str:
-    """Write a section of knockd.conf, which that app and others import; they ask for the host."""
-    _refuse_unknockable(door)
+    """Return a section of knockd.conf, which that app and others import; they ask for the host."""
+    _reject_unknockable(door)
     ports = ",".join(f"{port.number}:{port.protocol.name.lower()}" for port in door.knock)
     return (
         f"# a door of {address}\n[{door.name}]\n"
@@ -108,27 +108,29 @@ def knockd_stanza(door: Door, address: str) -> str:
 
 
 def delay_ms(door: Door) -> int:
-    """Give the pause between two packets: long enough for a mobile network, short enough for the door's deadline."""
-    return min(MOST_DELAY_MS, door.within_ms // _SHARE_OF_WITHIN // max(1, len(door.knock) - 1))
+    """Return the pause between two packets: long enough for a mobile network, short enough for the door's `within`."""
+    return min(MAX_DELAY_MS, door.within_ms // _WITHIN_DIVISOR // max(1, len(door.knock) - 1))
 
 
-def _refuse_unknockable(door: Door) -> None:
+def _reject_unknockable(door: Door) -> None:
     if not door.knock:
         raise UsageError(
-            f"door {door.name!r} has no sequence; share it as a link (--format doorward): it is signed for"
+            f"door {door.name!r} has no sequence; share it as a link (--format doorward), for signed knocks"
         )
-    if not takes_syn(door):
-        raise UsageError(f"door {door.name!r}: its `flags` ({door.flags}) take no plain SYN, and apps send no other")
+    if not matches_syn(door):
+        raise UsageError(
+            f"door {door.name!r}: its `flags` ({door.flags}) do not match a plain SYN, the only packet that apps send"
+        )
 
 
-def _versions(address: str) -> str:
-    """Choose the app's setting for the versions of IP: with a name both, since what connects later may take either."""
+def _ip_versions(address: str) -> str:
+    """Return the app's IP version setting; for a name both, since the later connection may use either."""
     try:
-        return f"only_ipv{ip_address(_plain(address)).version}"
+        return f"only_ipv{ip_address(_without_brackets(address)).version}"
     except ValueError:
         return "both_ipv4_ipv6"
 
 
-def _plain(address: str) -> str:
-    """Take an IPv6 address out of its brackets."""
+def _without_brackets(address: str) -> str:
+    """Return the address without the brackets of IPv6."""
     return address[1:-1] if address.startswith("[") and address.endswith("]") else address

@@ -1,4 +1,4 @@
-"""What is to be written: the operator's answers, checked, and the text of the configuration. Pure."""
+"""Parse the operator's answers, and write the text of the configuration. Pure."""
 
 from __future__ import annotations
 
@@ -18,21 +18,21 @@ from doorward.init.random_sequence import Pick, choose_sequence
 from doorward.init.survey import HostSurvey
 from doorward.model import DEFAULT_SIGNED_PORT, Port
 
-_OTHERS = tuple(Mark(1 << bit, 1 << bit) for bit in (13, 20, 21, 22, 23))  # where a routing rule looks at the usual one
+_OTHER_MARKS = tuple(Mark(1 << bit, 1 << bit) for bit in (13, 20, 21, 22, 23))  # if routing rules match DEFAULT_MARK
 
 
 def accept_mark_for(configuration: Configuration, facts: Facts) -> Mark | None:
-    """Give a mark for `accept_mark`, where a rule stands in a door's way that can be told to accept it."""
-    findings = firewalls.judge("", configuration, facts)
+    """Return a mark for `accept_mark` if another firewall drops what a door opens and can accept by mark."""
+    findings = firewalls.check("", configuration, facts)
     if not any("mark" in command for finding in findings for command in finding.commands):
         return None
     taken = [rule.mask for rule in facts.network.mark_rules]
-    free = (mark for mark in (DEFAULT_MARK, *_OTHERS) if not any(mark.mask & mask for mask in taken))
+    free = (mark for mark in (DEFAULT_MARK, *_OTHER_MARKS) if not any(mark.mask & mask for mask in taken))
     return next(free, None)
 
 
-def names(facts: Facts) -> list[str]:
-    """Name the tables of other firewalls."""
+def firewall_tables(facts: Facts) -> list[str]:
+    """Return the names of other firewalls' tables."""
     return list(facts.trace.tables)
 
 
@@ -40,7 +40,7 @@ FOR_MS = 30_000
 
 
 class DoorSpec(NamedTuple):
-    """A door to be: its name, and what it opens."""
+    """A door to write: its name, and the ports it opens."""
 
     name: str
     opens: tuple[Port, ...]
@@ -50,7 +50,7 @@ class DoorSpec(NamedTuple):
 
 
 class ConfigPlan(NamedTuple):
-    """What the configuration will say. A door has a sequence where `knocks` has one of its name."""
+    """The configuration to write. `knocks` has the sequences, by door name."""
 
     mode: Mode
     doors: tuple[DoorSpec, ...]
@@ -62,14 +62,14 @@ class ConfigPlan(NamedTuple):
 
 
 def parse_door(text: str) -> DoorSpec:
-    """Read `ssh=22` or `web=80/tcp,443/tcp`; a number alone is TCP. UsageError: it is none."""
+    """Return the door of `ssh=22` or `web=80/tcp,443/tcp`; a bare number is TCP. UsageError: it is invalid."""
     name, equals, ports = text.partition("=")
     try:
         opens = [_port(word) for word in ports.split(",")] if equals else []
         return DoorSpec(values.name(name.strip()), values.opens(opens))
     except ValueError as error:
-        what = f"{text[:60]!r}: {str(error).partition('; ')[0]}" if equals else f"{text[:60]!r} is no door"
-        raise UsageError(f"{what}; write NAME=PORTS, like ssh=22/tcp or web=80/tcp,443/tcp") from None
+        what = f"invalid door {text[:60]!r}" + (f": {str(error).partition('; ')[0]}" if equals else "")
+        raise UsageError(f"{what}; expected NAME=PORTS, e.g. ssh=22/tcp or web=80/tcp,443/tcp") from None
 
 
 def gate_name(*names: str) -> str | None:
@@ -81,7 +81,7 @@ def gate_name(*names: str) -> str | None:
 
 
 def parse_doors(texts: Iterable[str]) -> tuple[DoorSpec, ...]:
-    """Read several; UsageError: one is none, or a name or a port stands twice."""
+    """Return several doors. UsageError: one is invalid, or a name or port is used twice."""
     doors = tuple(map(parse_door, texts))
     for what, things in (
         ("name", [door.name for door in doors]),
@@ -89,32 +89,32 @@ def parse_doors(texts: Iterable[str]) -> tuple[DoorSpec, ...]:
     ):
         twice = next((thing for place, thing in enumerate(things) if thing in things[:place]), None)
         if twice is not None:
-            raise UsageError(f"the {what} {twice} stands twice; give each door its own")
+            raise UsageError(f"duplicate {what} {twice}; each door needs its own")
     signed = next((door for door in doors if DEFAULT_SIGNED_PORT in door.opens), None)
     if signed is not None:
-        raise UsageError(f"door {signed.name!r}: {DEFAULT_SIGNED_PORT} is where signed knocks go; leave it out")
+        raise UsageError(f"door {signed.name!r}: {DEFAULT_SIGNED_PORT} is reserved for signed knocks; leave it out")
     return doors
 
 
 def parse_public(text: str) -> tuple[Port, ...]:
-    """Read ports separated by commas or blanks, ranges too. UsageError: it is none."""
+    """Return ports and port ranges separated by commas or spaces. UsageError: one is invalid."""
     try:
-        words = [
+        ports = [
             values.port_range(f"{word}/tcp" if word.isdecimal() else word) for word in text.replace(",", " ").split()
         ]
     except ValueError as error:
-        raise UsageError(f"{error} (public ports are separated by commas)") from None
-    return values.public(words)
+        raise UsageError(f"{error} (separate public ports with commas)") from None
+    return values.public(ports)
 
 
 def public_ports(host: HostSurvey, doors: Collection[DoorSpec]) -> tuple[Port, ...]:
-    """Give what must stay public in stealth, so that nobody misses it: every service that no door hides."""
+    """Return the ports to keep public in mode stealth: every service that no door hides."""
     hidden = {port for door in doors for port in door.opens}
-    return tuple(each.port for each in host.services if each.port not in hidden)
+    return tuple(service.port for service in host.services if service.port not in hidden)
 
 
 def with_sequences(plan: ConfigPlan, host: HostSurvey, pick: Pick) -> ConfigPlan:
-    """Choose a sequence for each door; each stays far from those of the others."""
+    """Return the plan with a random sequence for each door, far from those of the others."""
     taken = {*host.taken, *plan.public, DEFAULT_SIGNED_PORT, *(port for door in plan.doors for port in door.opens)}
     knocks: dict[str, tuple[Port, ...]] = {}
     for door in plan.doors:
@@ -124,15 +124,15 @@ def with_sequences(plan: ConfigPlan, host: HostSurvey, pick: Pick) -> ConfigPlan
 
 
 def config_text(plan: ConfigPlan, programs: Mapping[Port, str]) -> str:
-    """Write the configuration; `programs` names who listens at ports, for the comments."""
+    """Return the text of the configuration; `programs` has the listening programs, for the comments."""
     return "\n".join([*_gate(plan, programs), *_doors(plan, programs), *_signed(plan)]) + "\n"
 
 
 def _gate(plan: ConfigPlan, programs: Mapping[Port, str]) -> Iterator[str]:
-    yield "# Made by `doorward init`."
+    yield "# Written by `doorward init`."
     if plan.knocks:
         yield "# Its sequences are secrets: anyone who knows one can knock."
-    yield "# docs/configuration.md explains every setting; `doorward check` says what an edit is worth."
+    yield "# doorward.toml(5) explains every setting; `doorward check` validates an edit and rates its strength."
     yield from ("", "[gate]", f"mode = {_text(plan.mode)}")
     if plan.signed and plan.name is not None:
         yield f"name = {_text(plan.name)}    # in each client's link: a signed knock for it opens no other gate"
@@ -144,15 +144,15 @@ def _gate(plan: ConfigPlan, programs: Mapping[Port, str]) -> Iterator[str]:
             yield f"    {_text(ports)},{_comment(program)}"
         yield "]"
     if plan.accept_mark is not None:
-        yield f"accept_mark = {_text(str(plan.accept_mark))}    # for the other firewall here: `doorward doctor`"
+        yield f"accept_mark = {_text(str(plan.accept_mark))}    # for the other firewall; see `doorward doctor`"
 
 
 def _ranges(ports: Iterable[Port], programs: Mapping[Port, str]) -> Iterator[tuple[str, str]]:
-    """Write neighbours with the same program as a range."""
+    """Yield adjacent ports of the same program as a range."""
     run: list[Port] = []
     for port in [*sorted(set(ports)), None]:
-        goes_on = port is not None and run and port == Port(run[-1].protocol, run[-1].number + 1)
-        if run and not (goes_on and port is not None and programs.get(port, "") == programs.get(run[-1], "")):
+        is_adjacent = port is not None and run and port == Port(run[-1].protocol, run[-1].number + 1)
+        if run and not (is_adjacent and port is not None and programs.get(port, "") == programs.get(run[-1], "")):
             first = f"{run[0].number}-" if len(run) > 1 else ""
             yield f"{first}{run[-1]}", programs.get(run[0], "")
             run = []
@@ -170,7 +170,12 @@ def _doors(plan: ConfigPlan, programs: Mapping[Port, str]) -> Iterator[str]:
 
 def _signed(plan: ConfigPlan) -> Iterator[str]:
     if plan.signed:
-        yield from ("", "[signed]", 'key = "server.key"', 'authorized_keys = "authorized_keys"    # who may knock')
+        yield from (
+            "",
+            "[signed]",
+            'key = "server.key"',
+            'authorized_keys = "authorized_keys"    # keys that may knock',
+        )
 
 
 def _names(ports: Iterable[Port], programs: Mapping[Port, str]) -> Sequence[str]:
@@ -178,7 +183,7 @@ def _names(ports: Iterable[Port], programs: Mapping[Port, str]) -> Sequence[str]
 
 
 def _comment(text: str) -> str:
-    """Write a comment of a foreign name: a control character would end it."""
+    """Return a name as a comment, without control characters, which would end it."""
     return f"    # {''.join(letter if letter.isprintable() else '?' for letter in text)}" if text else ""
 
 

@@ -1,4 +1,4 @@
-"""Writes what is missing of a configuration and its files, with the right owners; what is there stays as it is."""
+"""Write the missing files of a configuration with the right owners; existing files are left as they are."""
 
 from __future__ import annotations
 
@@ -18,11 +18,11 @@ from doorward.kernel.privileges import service_identity
 from doorward.signed import authorized_keys
 from doorward.signed.server_key import X25519, new_private_text
 
-HEAD = "# Who may knock, a public key a line: docs/signed-knocks.md.\n"
+AUTHORIZED_KEYS_HEADER = "# SSH public keys that may knock, one per line: docs/signed-knocks.md.\n"
 
 
 class ExistingFiles(NamedTuple):
-    """Lines of a file that may be copied, and what is wrong with the others."""
+    """The valid lines of an existing file of keys, and the faults of the others."""
 
     path: Path
     lines: tuple[str, ...]
@@ -30,14 +30,16 @@ class ExistingFiles(NamedTuple):
 
     @property
     def text(self) -> str:
-        """The file of those who may knock."""
-        return f"{HEAD}# Copied by `doorward init` from {self.path}.\n" + "".join(f"{line}\n" for line in self.lines)
+        """The text of the new authorized_keys."""
+        return f"{AUTHORIZED_KEYS_HEADER}# Copied by `doorward init` from {self.path}.\n" + "".join(
+            f"{line}\n" for line in self.lines
+        )
 
 
 def read_keys(path: Path) -> ExistingFiles:
-    """Read a file of keys. UsageError, ConfigError: it is missing, or others can write it."""
+    """Return the keys of a file. UsageError, ConfigError: it is missing, or writable by others."""
     if not path.is_file():
-        raise UsageError(f"{path}: there is no such file; name one with public keys of SSH, a line each")
+        raise UsageError(f"{path}: no such file; expected a file of SSH public keys, one per line")
     text = read_text(path)
     keys, faults = authorized_keys.parse(text, str(path))
     lines = text.split("\n")
@@ -45,19 +47,19 @@ def read_keys(path: Path) -> ExistingFiles:
 
 
 def first_keys(paths: Iterable[Path]) -> ExistingFiles | None:
-    """Give the first file that has a key; those that are missing or cannot be taken are passed over."""
+    """Return the first file that has a key; missing and unreadable files are skipped."""
     for path in paths:
         try:
-            found = read_keys(path)
+            existing = read_keys(path)
         except (DoorwardError, OSError):
             continue
-        if found.lines:
-            return found
+        if existing.lines:
+            return existing
     return None
 
 
-def access() -> FileOwnership:
-    """Tell whose the files are: the service's group may read them, where there is one."""
+def file_ownership() -> FileOwnership:
+    """Return the owner and mode for the files: readable by the service's group, if it exists."""
     identity = service_identity()
     if identity is None:
         return FileOwnership(0o600, os.geteuid(), os.getegid())
@@ -65,55 +67,55 @@ def access() -> FileOwnership:
 
 
 def write(path: Path, text: str) -> bool:
-    """Write a file unless it is there: then False. HostError: it cannot be written."""
-    with _complaining(path):
-        _make_folder(path.parent)
-        return atomic_file.create(path, text, access())
+    """Write a file; return False if it already exists. HostError: it cannot be written."""
+    with _host_errors(path):
+        _make_directory(path.parent)
+        return atomic_file.create(path, text, file_ownership())
 
 
-def _make_folder(folder: Path) -> None:
-    """Make the configuration's folder as the package does: for root, and the daemon's group to read."""
-    if folder.exists():
+def _make_directory(directory: Path) -> None:
+    """Create the configuration directory as the package does: owned by root, readable by the daemon's group."""
+    if directory.exists():
         return
-    atomic_file.make_directories(folder.parent, 0o755)
-    atomic_file.make_directories(folder, 0o700)
+    atomic_file.make_directories(directory.parent, 0o755)
+    atomic_file.make_directories(directory, 0o700)
     identity = service_identity()
     if identity is not None:
-        os.chown(folder, 0, identity.group)
-        folder.chmod(0o750)
+        os.chown(directory, 0, identity.group)
+        directory.chmod(0o750)
 
 
-def write_signed(configuration: Configuration, folder: Path, keys: str) -> list[Path]:
-    """Write the files of signed knocks that are missing, `keys` as who may knock; give those that were written."""
+def write_signed(configuration: Configuration, directory: Path, keys: str) -> list[Path]:
+    """Write the missing files for signed knocks, `keys` as authorized_keys; return the paths written."""
     if configuration.signed is None:
         return []
-    key, who = key_path(configuration.signed, folder), keys_path(configuration.signed, folder)
-    made = []
+    key, authorized = key_path(configuration.signed, directory), keys_path(configuration.signed, directory)
+    written = []
     if not key.exists() and write(key, new_private_text(X25519)):
-        made.append(key)
-    if not who.exists() and write(who, keys):
-        made.append(who)
-    return made
+        written.append(key)
+    if not authorized.exists() and write(authorized, keys):
+        written.append(authorized)
+    return written
 
 
-def who_may_knock(configuration: Configuration, folder: Path) -> Path:
-    """Give the file of those who may send signed knocks."""
-    return keys_path(configuration.signed or Signed(), folder)
+def authorized_keys_path(configuration: Configuration, directory: Path) -> Path:
+    """Return the path of authorized_keys."""
+    return keys_path(configuration.signed or Signed(), directory)
 
 
-def authorized_key_line(configuration: Configuration, folder: Path) -> str | None:
-    """Give the public half of the server's key, where anybody may knock with it; errors as the daemon finds them."""
+def authorized_key_line(configuration: Configuration, directory: Path) -> str | None:
+    """Return the server's public key if authorized_keys has any key; errors as in the daemon."""
     if configuration.signed is None:
         return None
-    key = read_private_key(key_path(configuration.signed, folder))
-    keys, _ = read_authorized_keys(keys_path(configuration.signed, folder))
+    key = read_private_key(key_path(configuration.signed, directory))
+    keys, _ = read_authorized_keys(keys_path(configuration.signed, directory))
     return str(key.public) if keys.lines else None
 
 
 @contextmanager
-def _complaining(path: Path) -> Iterator[None]:
+def _host_errors(path: Path) -> Iterator[None]:
     try:
         yield
     except OSError as error:
         where = error.filename or path
-        raise HostError(f"{where}: {error.strerror}; call this with the right to write there") from None
+        raise HostError(f"{where}: {error.strerror}; run this as a user who may write there") from None

@@ -1,4 +1,4 @@
-"""What `doorward init` looks at: who listens, by which port the operator is logged in, where the host is reached."""
+"""Survey the host for `doorward init`: listening services, the operator's SSH port, the host's address."""
 
 from __future__ import annotations
 
@@ -19,24 +19,24 @@ from doorward.kernel.ssh_session import SshConnection, ssh_connection
 from doorward.model import Address, Port, Protocol
 
 SSH_PROGRAMS = ("sshd", "dropbear", "tinysshd")
-USUAL_SSH = Port(Protocol.TCP, 22)
+DEFAULT_SSH = Port(Protocol.TCP, 22)
 _PROC = Path("/proc")
 _EPHEMERAL = Path("/proc/sys/net/ipv4/ip_local_port_range")
-_USUAL_EPHEMERAL = range(32_768, 61_000)
-_NOBODY = 0xFFFF_FFFF  # in loginuid: nobody has logged in
-# What a UDP socket at these ports waits for are answers, which come in anyway.
-_CLIENTS = frozenset({Port(Protocol.UDP, 68), Port(Protocol.UDP, 546)})
+_DEFAULT_EPHEMERAL = range(32_768, 61_000)
+_NO_LOGIN = 0xFFFF_FFFF  # in loginuid: no login
+# UDP sockets on these ports wait for replies, which are accepted anyway.
+_CLIENT_PORTS = frozenset({Port(Protocol.UDP, 68), Port(Protocol.UDP, 546)})
 
 
 class Service(NamedTuple):
-    """A port at which something listens, and what; `program` is empty where that cannot be read."""
+    """A listening port and its program, which is empty if it cannot be read."""
 
     port: Port
     program: str
 
 
 class HostSurvey(NamedTuple):
-    """What is known of this host; `services` are those that others reach, `taken` all ports in use."""
+    """Facts about this host; `services` are reachable from outside, `taken` are all ports in use."""
 
     services: tuple[Service, ...]
     taken: frozenset[Port]
@@ -44,106 +44,108 @@ class HostSurvey(NamedTuple):
     session: SshConnection | None
     network: Network
 
-    def ssh(self) -> tuple[Port, ...]:
-        """Give the ports of SSH: the session's first, then others of the same program; nothing where there is none."""
+    def ssh_ports(self) -> tuple[Port, ...]:
+        """Return the ports of SSH, the session's first; empty if there are none."""
         session = self.session.destination_port if self.session is not None else 0
-        found = [
-            each.port
-            for each in self.services
-            if each.port.protocol is Protocol.TCP
-            and (each.port.number == session or each.program.startswith(SSH_PROGRAMS))
+        ports = [
+            service.port
+            for service in self.services
+            if service.port.protocol is Protocol.TCP
+            and (service.port.number == session or service.program.startswith(SSH_PROGRAMS))
         ]
-        if not found:
-            found = [each.port for each in self.services if each.port == USUAL_SSH]
-        return tuple(sorted(found, key=lambda port: (port.number != session, port)))
+        if not ports:
+            ports = [service.port for service in self.services if service.port == DEFAULT_SSH]
+        return tuple(sorted(ports, key=lambda port: (port.number != session, port)))
 
     def address(self) -> Address | None:
-        """Give the address that clients most likely reach: the session's, or one where the default route leaves."""
-        if self.session is not None and self.network.interface_of(self.session.destination) is not None:
+        """Return the address that clients most likely use: the session's, or one on the default route's interface."""
+        if self.session is not None and self.network.interface_with(self.session.destination) is not None:
             return self.session.destination
         outward = [route.interface for route in self.network.routes if route.network == ip_network("0.0.0.0/0")]
         outward += [route.interface for route in self.network.routes if route.network == ip_network("::/0")]
-        there = [
+        candidates = [
             local
             for local in self.network.locals
             if not (local.address.is_loopback or local.address.is_link_local or local.interface == "lo")
         ]
-        there.sort(
+        candidates.sort(
             key=lambda local: (not local.address.is_global, local.interface not in outward, local.address.version)
         )
-        return there[0].address.ip if there else None
+        return candidates[0].address.ip if candidates else None
 
 
 def survey_host() -> HostSurvey:
-    """Look at the host, in the network namespace of the caller. HostError: the kernel does not say."""
+    """Return the facts about the host, in the caller's network namespace. HostError: the kernel refuses."""
     ephemeral = _ephemeral()
-    outer, every = list(listeners()), list(listeners(loopback=True))
-    programs = _programs({each.inode for each in outer})
-    found: dict[Port, str] = {}
-    for each in outer:
-        if not _is_passing(each.port, ephemeral):
-            found[each.port] = found.get(each.port) or programs.get(each.inode, "")
+    external, with_loopback = list(listeners()), list(listeners(loopback=True))
+    programs = _programs({listener.inode for listener in external})
+    services_by_port: dict[Port, str] = {}
+    for listener in external:
+        if not _is_client_port(listener.port, ephemeral):
+            services_by_port[listener.port] = services_by_port.get(listener.port) or programs.get(listener.inode, "")
     try:
         network = read_network()
     except OSError as error:
-        raise HostError(f"the kernel does not tell this host's addresses: {error.strerror}") from None
-    services = tuple(Service(port, program) for port, program in sorted(found.items()))
-    return HostSurvey(services, frozenset(each.port for each in every), ephemeral, ssh_connection(), network)
+        raise HostError(f"cannot read this host's addresses: {error.strerror}") from None
+    services = tuple(Service(port, program) for port, program in sorted(services_by_port.items()))
+    return HostSurvey(
+        services, frozenset(listener.port for listener in with_loopback), ephemeral, ssh_connection(), network
+    )
 
 
 def key_files(proc: Path = _PROC) -> Iterator[Path]:
-    """Give the files of SSH keys that are most likely the operator's: of who logged in, then of who this is."""
+    """Yield the authorized_keys most likely to be the operator's: the login user's, then the current user's."""
     homes: list[Path] = []
     for user in (os.environ.get("SUDO_UID", ""), _login_user(proc)):
         with suppress(KeyError):
             if user.isdecimal() and len(user) <= 10:
                 homes.append(Path(pwd.getpwuid(int(user)).pw_dir))
-    with suppress(RuntimeError):  # no HOME, and no such user
+    with suppress(RuntimeError):  # no HOME and unknown user
         homes.append(Path.home())
     yield from dict.fromkeys(home / ".ssh/authorized_keys" for home in homes)
 
 
 def host_name() -> str:
-    """Give this host's short name, to call it by on clients."""
+    """Return this host's short name, for use on clients."""
     name = socket.gethostname().partition(".")[0]
     return name if name.isprintable() and name and name != "localhost" else "server"
 
 
-def _is_passing(port: Port, ephemeral: range) -> bool:
-    """Tell whether a UDP port is of a client that waits for answers, such as a resolver, and no service."""
-    return port in _CLIENTS or (port.protocol is Protocol.UDP and port.number in ephemeral)
+def _is_client_port(port: Port, ephemeral: range) -> bool:
+    """Return whether a UDP port belongs to a client that waits for answers, such as a resolver."""
+    return port in _CLIENT_PORTS or (port.protocol is Protocol.UDP and port.number in ephemeral)
 
 
 def _ephemeral() -> range:
     try:
         first, last = map(int, _EPHEMERAL.read_text().split())
     except (OSError, ValueError):
-        return _USUAL_EPHEMERAL
+        return _DEFAULT_EPHEMERAL
     return range(first, last + 1)
 
 
 def _login_user(proc: Path) -> str:
-    """Give the number of the user who logged in, whatever `su` made of him since (pam_loginuid(8))."""
+    """Return the UID of the login user, which `su` does not change (pam_loginuid(8))."""
     try:
         user = (proc / "self/loginuid").read_text().strip()
     except OSError:
         return ""
-    return "" if user == str(_NOBODY) else user
+    return "" if user == str(_NO_LOGIN) else user
 
 
 def _programs(inodes: set[int]) -> dict[int, str]:
-    """Name the programs that have these sockets; one that systemd holds for another is called systemd."""
-    found: dict[int, str] = {}
+    """Return the programs that have these sockets, by inode; a socket of socket activation belongs to systemd."""
+    programs: dict[int, str] = {}
     for process in _PROC.glob("[0-9]*"):
-        with suppress(OSError):  # it has ended meanwhile, or is another user's
+        with suppress(OSError):  # the process ended meanwhile, or belongs to another user
             for handle in (process / "fd").iterdir():
-                inode = _socket_of(handle)
+                inode = _socket_inode(handle)
                 if inode in inodes:
-                    found[inode] = (process / "comm").read_text().strip()
-    return found
+                    programs[inode] = (process / "comm").read_text().strip()
+    return programs
 
 
-def _socket_of(handle: Path) -> int:
+def _socket_inode(handle: Path) -> int:
     with suppress(OSError):
         kind, _, number = os.readlink(handle).partition(":[")  # noqa: PTH115 (no path, but socket:[INODE])
         if kind == "socket" and number[:-1].isdecimal():

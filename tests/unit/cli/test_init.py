@@ -212,13 +212,13 @@ def test_the_operators_own_keys_are_taken(called: Called) -> None:
 @pytest.mark.parametrize(
     ("words", "message"),
     [
-        (("--door", "ssh"), "'ssh' is no door; write NAME=PORTS"),
-        (("--door", "ssh=22", "--address", "a b"), "'a b' is no name or address of a host"),
+        (("--door", "ssh"), "invalid door 'ssh'; expected NAME=PORTS"),
+        (("--door", "ssh=22", "--address", "a b"), "invalid host 'a b'"),
         (("--door", "ssh=22", "--mode", "stealth", "--public", "22"), "22/tcp cannot be public: a door opens it"),
         (("--door", "ssh=22", "--mode", "stealth", "--public", "x"), "invalid port 'x'"),
         (("--door", "ssh=22", "--public", "80"), "--public is for mode stealth, and mode guard leaves ports"),
         (("--door", "ssh=22", "--name", "a b"), "--name: 'a b' means something else to ssh"),
-        (("--door", "ssh=22", "--authorized-keys", "/none"), "/none: there is no such file"),
+        (("--door", "ssh=22", "--authorized-keys", "/none"), "/none: no such file"),
         (("--door", "ssh=22", "--authorized-keys", "/dev/null"), "/dev/null: "),
     ],
 )
@@ -270,7 +270,7 @@ def test_answers_on_a_terminal(called: Called) -> None:
             shown += chunk
         assert process.wait(60) == 0, shown
     os.close(master)
-    assert "'nonsense' is no door" in shown
+    assert "invalid door 'nonsense'" in shown
     assert "'hidden' is no mode; write one of observe, guard, stealth" in shown
     found = called.configuration()
     assert (found.gate.mode, [door.name for door in found.doors]) == (Mode.STEALTH, ["ssh", "db"])

@@ -90,9 +90,12 @@ def test_knockd(file: Path, capsys: pytest.CaptureFixture[str]) -> None:
         (["db"], "door 'db' has no sequence, and nobody may send signed knocks"),
         (["db", "--format", "knockonports"], "door 'db' has no sequence; share it as a link"),
         (["odd"], "door 'odd': its `flags` (fin,!syn) take no plain SYN, and clients send no other"),
-        (["odd", "--format", "knockd"], "door 'odd': its `flags` (fin,!syn) take no plain SYN, and apps send no other"),
+        (
+            ["odd", "--format", "knockd"],
+            "door 'odd': its `flags` (fin,!syn) do not match a plain SYN, the only packet that apps send",
+        ),
         (["wake"], "door 'wake' listens for 192.0.2.9; share it with --format knockonports or knockd"),
-        (["ssh", "--host", "a b"], "'a b' is no name or address of a host"),
+        (["ssh", "--host", "a b"], "invalid host 'a b'"),
     ],
 )
 def test_what_cannot_be_shared(file: Path, capsys: pytest.CaptureFixture[str], words: list[str], message: str) -> None:

@@ -12,7 +12,7 @@ import pytest
 from doorward.config.schema import Fleet
 from doorward.errors import UsageError
 from doorward.fleet import etcd_codec
-from doorward.fleet.etcd import Etcd, EtcdRefusedError, EtcdUnavailableError, for_claims, read_access
+from doorward.fleet.etcd import Etcd, EtcdRejectedError, EtcdUnavailableError, claim_access, read_access
 from tests.support.authority import Authority
 from tests.support.etcd import Node, single
 
@@ -80,15 +80,15 @@ def test_tls_with_certificate_user_and_password(authority: Authority, node: Node
     etcd.put("/doorward/f/a", b"1")
     with etcd.watch([("/doorward/f/", "/doorward/f0", 1)]) as watch:
         assert watch.read().is_created
-    with pytest.raises(EtcdRefusedError, match="permission denied"):
+    with pytest.raises(EtcdRejectedError, match="permission denied"):
         etcd.put("/doorward/g/a", b"1")
     etcd.close()
     with pytest.raises(
-        EtcdRefusedError, match=r"user name is empty|permission denied"
+        EtcdRejectedError, match=r"user name is empty|permission denied"
     ):  # the certificate alone is nobody
         puts(fleet, tmp_path)
     whole = replace(fleet, user="edge-1", password="password", certificate=str(named), key=str(its_key))  # noqa: S106
-    with pytest.raises(EtcdRefusedError, match="CommonName"):  # which etcd's gateway takes for somebody else
+    with pytest.raises(EtcdRejectedError, match="CommonName"):  # which etcd's gateway takes for somebody else
         puts(whole, tmp_path)
 
 
@@ -101,9 +101,11 @@ def test_files_that_are_refused(authority: Authority, tmp_path: Path) -> None:
     https = ("https://127.0.0.1:1",)
     cases = {
         "other users can read it; run `chmod o-r": Fleet("f", https, str(authority.ca), str(gate), str(key)),
-        "no certificate of an authority": Fleet("f", https, "none.pem"),
+        "not a CA certificate": Fleet("f", https, "none.pem"),
         "none.key: No such file or directory": Fleet("f", https, str(authority.ca), str(gate), "none.key"),
-        "no certificate with its key": Fleet("f", https, str(authority.ca), str(authority.ca), str(password)),
+        "not a certificate with its private key": Fleet(
+            "f", https, str(authority.ca), str(authority.ca), str(password)
+        ),
     }
     for words, fleet in cases.items():
         with pytest.raises(UsageError, match=words):
@@ -112,7 +114,7 @@ def test_files_that_are_refused(authority: Authority, tmp_path: Path) -> None:
     assert (access.user, access.password) == ("a", "secret")
     assert "secret" not in repr(access)
     password.write_text("\n")
-    with pytest.raises(UsageError, match="this is no password"):
+    with pytest.raises(UsageError, match="invalid password"):
         read_access(Fleet("f", https, user="a", password="password"), tmp_path)  # noqa: S106
     password.chmod(0o644)
     with pytest.raises(UsageError, match="other users can read it"):
@@ -123,5 +125,5 @@ def test_gates_begin_with_different_endpoints() -> None:
     fleet = Fleet("f", tuple(f"http://127.0.0.1:{port}" for port in (1, 2, 3)), timeout_ms=200)
     firsts = {read_access(fleet, Path(), f"edge-{number}").endpoints[0] for number in range(20)}
     assert firsts == set(fleet.endpoints)
-    assert for_claims(read_access(fleet, Path()), fleet).timeout_s == 0.2
+    assert claim_access(read_access(fleet, Path()), fleet).timeout_s == 0.2
     assert read_access(fleet, Path()).timeout_s == 1.0

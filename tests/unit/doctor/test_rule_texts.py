@@ -1,10 +1,10 @@
-"""What is read from the text of other firewalls' rulesets."""
+"""Parsing the text of other firewalls' rulesets."""
 
 from __future__ import annotations
 
 import pytest
 
-from doorward.doctor.rules import MAX_TEXT, ForeignRuleset, Helper, chains_of, differing, line_of
+from doorward.doctor.rules import MAX_TEXT, ForeignRuleset, Helper, first_difference, parse_chains, rejected_line
 
 LISTED = """table inet t { # handle 3
 	flowtable f { # handle 9
@@ -44,12 +44,12 @@ def iptables(rule: str) -> ForeignRuleset:
     )
 
 
-def test_the_rules_of_chains() -> None:
-    assert chains_of("nft", LISTED) == {
+def test_parse_chains() -> None:
+    assert parse_chains("nft", LISTED) == {
         "input": [(4, "ct state established accept"), (5, 'tcp dport 22 log prefix "socket # handle 7 " accept')],
         "output": [(6, "meta skuid 0 accept")],
     }
-    assert chains_of("iptables-nft", SAVED) == {
+    assert parse_chains("iptables-nft", SAVED) == {
         "INPUT": [(0, "-A INPUT -j MINE")],
         "OUTPUT": [],
         "MINE": [(0, "-A MINE -j DROP")],
@@ -76,8 +76,8 @@ def test_the_rules_of_chains() -> None:
     ],
     ids=lambda value: value.text.splitlines()[3] if isinstance(value, ForeignRuleset) else "",
 )
-def test_rules_that_depend_on_what_only_the_host_has(ruleset: ForeignRuleset, found: list[bool]) -> None:
-    assert [is_outward for _, is_outward in ruleset.not_checkable()] == found
+def test_rules_that_depend_on_host_state(ruleset: ForeignRuleset, found: list[bool]) -> None:
+    assert [is_outward for _, is_outward in ruleset.uncheckable_rules()] == found
 
 
 @pytest.mark.parametrize(
@@ -89,28 +89,28 @@ def test_rules_that_depend_on_what_only_the_host_has(ruleset: ForeignRuleset, fo
         (iptables("-A INPUT -j DROP"), False),
     ],
 )
-def test_rules_that_may_treat_the_second_packet_in_another_way(ruleset: ForeignRuleset, *, has_rates: bool) -> None:
+def test_rules_with_rate_limits(ruleset: ForeignRuleset, *, has_rates: bool) -> None:
     assert ruleset.has_rates == has_rates
 
 
-def test_the_copy_is_compared_but_for_handles_and_what_runs_out() -> None:
+def test_comparison_ignores_handles_and_timeouts() -> None:
     ruleset = ForeignRuleset("nft", "inet", "t", LISTED)
     there = (
         LISTED.replace("59m58s", "59m57s").replace(",\n\t\t\t192.0.2.2 expires 1s", "").replace("handle", "handle 1")
     )
-    assert differing(ruleset, LISTED.replace("# handle 4", "# handle 14")) is None
-    assert differing(ruleset, there.replace("# handle 1 ", "# handle ")) is None
-    assert differing(ruleset, LISTED.replace("dport 22", "dport 23")) is not None
+    assert first_difference(ruleset, LISTED.replace("# handle 4", "# handle 14")) is None
+    assert first_difference(ruleset, there.replace("# handle 1 ", "# handle ")) is None
+    assert first_difference(ruleset, LISTED.replace("dport 22", "dport 23")) is not None
     assert (
-        differing(ruleset, LISTED.replace("\t\tct state established accept # handle 4\n", ""))
+        first_difference(ruleset, LISTED.replace("\t\tct state established accept # handle 4\n", ""))
         == "ct state established accept"
     )
 
 
-def test_saved_tables_are_compared_but_for_their_counters() -> None:
+def test_comparison_ignores_counters() -> None:
     ruleset = ForeignRuleset("iptables-nft", "ip", "filter", SAVED)
-    assert differing(ruleset, SAVED.replace("12:34", "0:0")) is None
-    assert differing(ruleset, SAVED.replace("INPUT DROP", "INPUT ACCEPT")) == ":INPUT DROP"
+    assert first_difference(ruleset, SAVED.replace("12:34", "0:0")) is None
+    assert first_difference(ruleset, SAVED.replace("INPUT DROP", "INPUT ACCEPT")) == ":INPUT DROP"
 
 
 @pytest.mark.parametrize(
@@ -121,12 +121,12 @@ def test_saved_tables_are_compared_but_for_their_counters() -> None:
         ("iptables-nft-restore: line 15 failed", "ct state established accept"),
         ("Error occurred at line: 15\nTry -h", "ct state established accept"),
         ("line 999 failed", "line 999 failed"),
-        ("", "it is refused"),
+        ("", "rejected"),
         ("x" * 10_000, "x" * MAX_TEXT),
     ],
 )
-def test_the_line_that_a_program_objects_to(message: str, line: str) -> None:
-    assert line_of(LISTED, message) == line
+def test_rejected_line(message: str, line: str) -> None:
+    assert rejected_line(LISTED, message) == line
 
 
 def test_rules_that_assign_conntrack_helpers() -> None:

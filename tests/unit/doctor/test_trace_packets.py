@@ -1,4 +1,4 @@
-"""The packets of the test, and what nf_tables reports of them."""
+"""The test packets, and the trace events of nf_tables."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ from itertools import product
 
 import pytest
 
-from doorward.doctor.frames import PacketFlow, Step, TraceEvent, event, frame, packet
+from doorward.doctor.frames import PacketFlow, Step, TraceEvent, build_frame, build_packet, parse_event
 from doorward.errors import MalformedError
 from doorward.kernel import netlink
 from doorward.model import Port, Protocol
@@ -34,8 +34,8 @@ def summed(data: bytes) -> int:
 
 @pytest.mark.parametrize("flow", FLOWS, ids=str)
 @pytest.mark.parametrize("step", Step)
-def test_packets_are_what_they_say_with_right_checksums(flow: PacketFlow, step: Step) -> None:
-    raw = packet(flow, step)
+def test_packets_parse_back_with_valid_checksums(flow: PacketFlow, step: Step) -> None:
+    raw = build_packet(flow, step)
     found = packet_of(memoryview(raw))
     assert (found.source, found.destination, found.port) == (flow.source.packed, flow.destination.packed, flow.port)
     if flow.port.protocol is Protocol.TCP:
@@ -49,8 +49,8 @@ def test_packets_are_what_they_say_with_right_checksums(flow: PacketFlow, step: 
     assert summed(pseudo + raw[head:]) == 0xFFFF
 
 
-def test_a_frame_says_which_protocol_it_carries() -> None:
-    kinds = [frame(packet(flow, Step.NEW), b"\x02\0\0\0\0\x09")[12:14] for flow in FLOWS[::2]]
+def test_frame_has_the_right_ethertype() -> None:
+    kinds = [build_frame(build_packet(flow, Step.NEW), b"\x02\0\0\0\0\x09")[12:14] for flow in FLOWS[::2]]
     assert kinds == [b"\x08\x00", b"\x86\xdd"]
 
 
@@ -59,7 +59,7 @@ def report(*attributes: bytes, family: int = 1) -> memoryview:
 
 
 NAMES = netlink.attribute(1, b"t\0") + netlink.attribute(2, b"c\0")
-SENT = packet(FLOWS[0], Step.NEW)
+SENT = build_packet(FLOWS[0], Step.NEW)
 HEADERS = netlink.attribute(8, SENT[:20]) + netlink.attribute(9, SENT[20:40])
 
 
@@ -87,11 +87,11 @@ def verdict(code: int) -> bytes:
         (netlink.attribute(8, b"\x45"), TraceEvent("inet", "t", "c", 0, False, None, 0)),
     ],
 )
-def test_reports(attributes: bytes, found: TraceEvent) -> None:
-    assert event(report(NAMES, attributes)) == found
+def test_trace_events_are_parsed(attributes: bytes, found: TraceEvent) -> None:
+    assert parse_event(report(NAMES, attributes)) == found
 
 
 @pytest.mark.parametrize("broken", [netlink.attribute(3, b"\0" * 4), b"\xff\xff\x01\0\0", verdict(0)[:-4]])
-def test_a_report_whose_lengths_lie(broken: bytes) -> None:
+def test_wrong_lengths_are_malformed(broken: bytes) -> None:
     with pytest.raises(MalformedError):
-        event(report(NAMES, broken))
+        parse_event(report(NAMES, broken))

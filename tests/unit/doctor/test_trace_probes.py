@@ -1,4 +1,4 @@
-"""Which packets are sent for which doors, and when the copy would have the kernel load something."""
+"""The probes for doors, and missing kernel modules."""
 
 from __future__ import annotations
 
@@ -9,43 +9,43 @@ import pytest
 
 from doorward.config.toml import parse
 from doorward.doctor import replica
-from doorward.doctor.host import Local, Network, Route
-from doorward.doctor.probes import planned
+from doorward.doctor.host import LocalAddress, Network, Route
+from doorward.doctor.probes import plan_probes
 from doorward.kernel.ssh_session import SshConnection
 
 LOCALS = (
-    Local("lo", ip_interface("127.0.0.1/8")),
-    Local("eth0", ip_interface("198.51.100.2/24")),
-    Local("eth1", ip_interface("10.0.0.2/30")),
-    Local("eth1", ip_interface("2001:db8::2/64")),
+    LocalAddress("lo", ip_interface("127.0.0.1/8")),
+    LocalAddress("eth0", ip_interface("198.51.100.2/24")),
+    LocalAddress("eth1", ip_interface("10.0.0.2/30")),
+    LocalAddress("eth1", ip_interface("2001:db8::2/64")),
 )
 ROUTED = Network(LOCALS, (Route(ip_network("0.0.0.0/0"), "eth0"),))
 SESSION = SshConnection(ip_address("10.0.0.1"), 50000, ip_address("10.0.0.2"), 22)
 DOORS = parse('[doors.a]\nknock = ["7000/tcp", "9000/udp", "8000/tcp"]\nopens = ["22/tcp", "22/udp"]\n', "f")
 
 
-def test_strangers_come_by_the_default_route_and_the_operator_as_the_session_does() -> None:
-    probes = [probe for probe in planned(DOORS, ROUTED, None) if probe.destination.version == 4]
+def test_clients_use_the_default_route_and_the_operator_the_sessions() -> None:
+    probes = [probe for probe in plan_probes(DOORS, ROUTED, None) if probe.destination.version == 4]
     assert {(probe.interface, str(probe.destination), len(probe.sources)) for probe in probes} == {
         ("eth0", "198.51.100.2", 3)
     }
     assert [str(probe.port) for probe in probes if probe.is_knock] == ["7000/tcp", "9000/udp", "8000/tcp"]
-    own = [probe for probe in planned(DOORS, ROUTED, SESSION) if probe.is_operator]
+    own = [probe for probe in plan_probes(DOORS, ROUTED, SESSION) if probe.is_operator]
     assert {(probe.interface, probe.sources) for probe in own} == {("eth1", (SESSION.source,))}
 
 
-def test_without_a_route_to_strangers_neighbors_send() -> None:
-    (six,) = {probe.sources for probe in planned(DOORS, ROUTED, None) if probe.destination.version == 6}
+def test_neighbors_send_without_a_default_route() -> None:
+    (six,) = {probe.sources for probe in plan_probes(DOORS, ROUTED, None) if probe.destination.version == 6}
     assert [str(source) for source in six] == ["2001:db8::1", "2001:db8::3", "2001:db8::4"]
 
 
-def test_a_port_of_two_doors_is_tried_once() -> None:
+def test_shared_port_is_probed_once() -> None:
     both = parse('[doors.a]\nopens = ["22/tcp"]\n[doors.b]\nopens = ["22/tcp", "23/tcp"]\n', "f")
-    assert [str(probe.port) for probe in planned(both, Network(LOCALS[:2], ()), None)] == ["22/tcp", "23/tcp"]
+    assert [str(probe.port) for probe in plan_probes(both, Network(LOCALS[:2], ()), None)] == ["22/tcp", "23/tcp"]
 
 
-def test_a_host_without_addresses_gets_no_packets() -> None:
-    assert list(planned(DOORS, Network(LOCALS[:1], ()), None)) == []
+def test_host_without_addresses_gets_no_probes() -> None:
+    assert list(plan_probes(DOORS, Network(LOCALS[:1], ()), None)) == []
 
 
 @pytest.mark.parametrize(
@@ -58,7 +58,7 @@ def test_a_host_without_addresses_gets_no_packets() -> None:
         ("", None, False),
     ],
 )
-def test_a_module_that_is_not_there_is_not_loaded(
+def test_missing_module_is_not_loaded(
     loaded: str | None, built_in: str | None, found: bool, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     def read_text(path: Path) -> str:

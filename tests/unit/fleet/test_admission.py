@@ -1,4 +1,4 @@
-"""What a gate opens for its fleet: its own configuration is the limit, whatever etcd says."""
+"""What a gate opens for its fleet is limited by its own configuration, for any value in etcd."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from doorward.fleet.admission import MOST_ENTRIES, SHORTEST_PREFIX, Limits, Rejected, Room, judge
+from doorward.fleet.admission import MAX_ENTRIES, SHORTEST_PREFIX, Limits, Rejected, Room, admit
 from doorward.fleet.etcd_records import MAX_FOR_MS, OpeningKey
 from doorward.fleet.protocol import Item
 from doorward.model import Address, Door, Opening, Place, Port, parse_place
@@ -17,7 +17,7 @@ from doorward.nftables.ruleset import OPEN_SIZE
 DOOR = Door("ssh", (), (Port.parse("22/tcp"),), for_ms=10_000, shared=True)
 NOW = 1_000_000
 YEAR = 365 * 86_400_000
-ALONE, SIGNED = Limits(None, takes_networks=False), Limits(None, takes_networks=True)
+ALONE, SIGNED = Limits(None, allows_networks=False), Limits(None, allows_networks=True)
 
 
 def item(place: str = "192.0.2.7", left_ms: int = 5_000, for_ms: int | None = None, by: str = "knock at b") -> Item:
@@ -48,10 +48,8 @@ def reason(found: object) -> str:
         (2_000, 5_000, 5_000, 2_000),
     ],
 )
-def test_an_opening_lasts_at_most_as_long_as_this_gate_allows(
-    for_max_ms: int | None, left: int, for_ms: int, expected: int
-) -> None:
-    found = judge(item(left_ms=left, for_ms=for_ms), DOOR, Limits(for_max_ms, takes_networks=False), NOW)
+def test_opening_is_limited_to_the_gates_maximum(for_max_ms: int | None, left: int, for_ms: int, expected: int) -> None:
+    found = admit(item(left_ms=left, for_ms=for_ms), DOOR, Limits(for_max_ms, allows_networks=False), NOW)
     assert (left_ms(found) if expected else found) == (expected or None)
 
 
@@ -76,35 +74,35 @@ def test_an_opening_lasts_at_most_as_long_as_this_gate_allows(
         ("::ffff:192.0.2.7", SIGNED, "address"),
     ],
 )
-def test_a_place_that_this_gate_opens_to_nobody(place: str, limits: Limits, expected: str) -> None:
-    assert reason(judge(item(place), DOOR, limits, NOW)) == expected
+def test_invalid_addresses_and_networks_are_rejected(place: str, limits: Limits, expected: str) -> None:
+    assert reason(admit(item(place), DOOR, limits, NOW)) == expected
 
 
 @pytest.mark.parametrize("place", ["10.1.0.0/16", "192.0.2.0/24", "2001:db8:1::/48", "2001:db8::/64"])
-def test_networks_where_the_gate_takes_them(place: str) -> None:
-    assert left_ms(judge(item(place), DOOR, SIGNED, NOW)) == 5_000
+def test_networks_are_admitted_where_allowed(place: str) -> None:
+    assert left_ms(admit(item(place), DOOR, SIGNED, NOW)) == 5_000
 
 
-def test_only_shared_doors_open() -> None:
-    assert reason(judge(item(), DOOR._replace(shared=False), SIGNED, NOW)) == "door"
-    assert judge(item(), None, SIGNED, NOW) is None  # another gate's door
-    assert judge(item(), DOOR._replace(opens=()), SIGNED, NOW) is None
+def test_only_shared_doors_are_opened() -> None:
+    assert reason(admit(item(), DOOR._replace(shared=False), SIGNED, NOW)) == "door"
+    assert admit(item(), None, SIGNED, NOW) is None  # another gate's door
+    assert admit(item(), DOOR._replace(opens=()), SIGNED, NOW) is None
 
 
 @pytest.mark.parametrize("by", ["", "root", "knocks at b", "x" * 200])
-def test_an_opening_in_a_way_that_there_is_not(by: str) -> None:
-    assert reason(judge(item(by=by), DOOR, SIGNED, NOW)) == "way"  # each would be a metric of its own
+def test_unknown_origin_is_rejected(by: str) -> None:
+    assert reason(admit(item(by=by), DOOR, SIGNED, NOW)) == "way"  # each would be a metric of its own
 
 
-def test_the_fleet_leaves_room_for_knocks_at_this_gate() -> None:
+def test_fleet_openings_leave_room_for_local_knocks() -> None:
     wide = Door("all", (), tuple(Port.parse(f"{n}/tcp") for n in range(1, 33)), shared=True)
     opened = Opening("ssh", parse_place("192.0.2.7"), DOOR.opens, 0, 1, "knock")
-    room = Room([opened] * (MOST_ENTRIES[False] - 32))
-    assert MOST_ENTRIES[False] < OPEN_SIZE
-    assert room.takes(opened._replace(ports=wide.opens))
-    assert not room.takes(opened)
-    assert room.takes(opened._replace(address=IPv6Address("2001:db8::7")))  # a set of its own
-    assert room.takes(opened._replace(address=parse_place("10.1.0.0/16")))
+    room = Room([opened] * (MAX_ENTRIES[False] - 32))
+    assert MAX_ENTRIES[False] < OPEN_SIZE
+    assert room.reserve(opened._replace(ports=wide.opens))
+    assert not room.reserve(opened)
+    assert room.reserve(opened._replace(address=IPv6Address("2001:db8::7")))  # a set of its own
+    assert room.reserve(opened._replace(address=parse_place("10.1.0.0/16")))
 
 
 def network(address: Address, bits: int) -> Place:
@@ -120,11 +118,11 @@ def network(address: Address, bits: int) -> Place:
     takes_networks=st.booleans(),
     shared=st.booleans(),
 )
-def test_whatever_etcd_says_nothing_beyond_the_limits_opens(
+def test_no_value_from_etcd_exceeds_the_limits(
     place: Place, until_ms: int, for_ms: int, by: str, for_max_ms: int | None, takes_networks: bool, shared: bool
 ) -> None:
     door, limits = DOOR._replace(shared=shared), Limits(for_max_ms, takes_networks)
-    found = judge(Item(OpeningKey("ssh", place), until_ms, by, for_ms), door, limits, NOW)
+    found = admit(Item(OpeningKey("ssh", place), until_ms, by, for_ms), door, limits, NOW)
     if isinstance(found, Opening):
         assert shared
         assert 0 < left_ms(found) <= min(for_max_ms or DOOR.for_ms, until_ms - NOW)

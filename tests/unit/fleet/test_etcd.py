@@ -13,7 +13,7 @@ from typing import Any
 import pytest
 
 from doorward.fleet import etcd_codec
-from doorward.fleet.etcd import CompactedError, Etcd, EtcdAccess, EtcdRefusedError, EtcdUnavailableError
+from doorward.fleet.etcd import CompactedError, Etcd, EtcdAccess, EtcdRejectedError, EtcdUnavailableError
 from doorward.fleet.etcd_codec import WatchMessage
 from tests.support.etcd import Node, etcd_at, single
 
@@ -36,7 +36,7 @@ def at(request: pytest.FixtureRequest) -> str:
     return f"/{request.node.name}/"
 
 
-def test_what_is_put_is_found_and_deleted(etcd: Etcd, at: str) -> None:
+def test_put_range_and_delete(etcd: Etcd, at: str) -> None:
     first = etcd.put(f"{at}a", b"1")
     second = etcd.put(f"{at}b", bytes(range(256)))
     etcd.put(at[:-1] + "0", b"after the prefix")
@@ -50,23 +50,23 @@ def test_what_is_put_is_found_and_deleted(etcd: Etcd, at: str) -> None:
     assert [etcd.delete(f"{at}a"), etcd.delete(f"{at}a")] == [1, 0]
 
 
-def test_a_prefix_of_many_pages_is_read_whole(etcd: Etcd, at: str) -> None:
+def test_prefix_reads_all_pages(etcd: Etcd, at: str) -> None:
     for begin in range(0, 2500, 100):
         etcd.txn([], [etcd_codec.to_put(f"{at}{n:05}", b"x") for n in range(begin, begin + 100)])
     found = etcd.prefix(at)
     assert [entry.key for entry in found.entries] == [f"{at}{n:05}" for n in range(2500)]
-    newest = etcd.range(at, etcd_codec.after(at), limit=1, newest_first=True)
+    newest = etcd.range(at, etcd_codec.prefix_end(at), limit=1, newest_first=True)
     assert newest.entries[0].key >= f"{at}02400"
 
 
-def test_a_key_is_created_once(etcd: Etcd, at: str) -> None:
+def test_conditional_create_succeeds_once(etcd: Etcd, at: str) -> None:
     key = f"{at}once"
     first = etcd.txn([(key, 0)], [etcd_codec.to_put(key, b"mine")], key)
     again = etcd.txn([(key, 0)], [etcd_codec.to_put(key, b"yours")], key)
-    assert (first.succeeded, first.found) == (True, None)
+    assert (first.succeeded, first.current) == (True, None)
     assert not again.succeeded
-    assert again.found is not None
-    assert (again.found.value, again.found.revision) == (b"mine", first.revision)
+    assert again.current is not None
+    assert (again.current.value, again.current.revision) == (b"mine", first.revision)
     changed = etcd.txn([(key, first.revision)], [etcd_codec.to_put(key, b"new")], key)
     assert changed.succeeded
 
@@ -81,49 +81,49 @@ def test_leases(etcd: Etcd, at: str) -> None:
     assert etcd.range(f"{at}a").entries == []
     assert etcd.left_s(lease) == -1
     assert not etcd.keep_alive(lease)
-    with pytest.raises(EtcdRefusedError, match="lease not found"):
+    with pytest.raises(EtcdRejectedError, match="lease not found"):
         etcd.put(f"{at}a", b"", lease)
 
 
-def test_a_watch_tells_what_was_and_what_comes(etcd: Etcd, at: str) -> None:
+def test_watch_reports_past_and_new_changes(etcd: Etcd, at: str) -> None:
     since = etcd.put(f"{at}a", b"1")
-    told: queue.SimpleQueue[WatchMessage] = queue.SimpleQueue()
-    with etcd.watch([(at, etcd_codec.after(at), since), ("/other/", "/other0", since)]) as watch:
+    messages: queue.SimpleQueue[WatchMessage] = queue.SimpleQueue()
+    with etcd.watch([(at, etcd_codec.prefix_end(at), since), ("/other/", "/other0", since)]) as watch:
         created = [watch.read() for _ in range(2)]
         assert all(each.is_created for each in created)
 
         def listen() -> None:
             while True:
                 try:
-                    told.put(watch.read())
+                    messages.put(watch.read())
                 except EtcdUnavailableError:
                     return
 
         thread = threading.Thread(target=listen)
         thread.start()
-        changes = told.get(timeout=10).changes
+        changes = messages.get(timeout=10).changes
         assert [(c.is_put, c.entry.key, c.entry.value) for c in changes] == [(True, f"{at}a", b"1")]
         at_rev = etcd.put("/other/x", b"2")
-        assert told.get(timeout=10).changes[0].entry.revision == at_rev
+        assert messages.get(timeout=10).changes[0].entry.revision == at_rev
         etcd.delete(f"{at}a")
-        (change,) = told.get(timeout=10).changes
+        (change,) = messages.get(timeout=10).changes
         assert (change.is_put, change.entry.key, change.entry.revision) == (False, f"{at}a", at_rev + 1)
         watch.stop()
         thread.join(10)
         assert not thread.is_alive()
 
 
-def test_a_watch_from_what_was_compacted_says_so(etcd: Etcd, at: str) -> None:
+def test_watch_from_a_compacted_revision_raises(etcd: Etcd, at: str) -> None:
     old = etcd.put(f"{at}a", b"1")
     newest = etcd.put(f"{at}a", b"2")
     etcd.call("kv/compaction", {"revision": str(newest), "physical": True})
-    with etcd.watch([(at, etcd_codec.after(at), old)]) as watch:
+    with etcd.watch([(at, etcd_codec.prefix_end(at), old)]) as watch:
         assert watch.read().is_created
         with pytest.raises(CompactedError, match=str(newest)):
             watch.read()
 
 
-def test_endpoints_that_fail_are_passed_over(node: Node, at: str) -> None:
+def test_failing_endpoints_are_skipped(node: Node, at: str) -> None:
     with socket.create_server(("127.0.0.1", 0)) as silent:
         refusing, mute = "http://127.0.0.1:1", f"http://127.0.0.1:{silent.getsockname()[1]}"
         etcd = Etcd(EtcdAccess((refusing, mute, node.client), 0.3))
@@ -132,11 +132,11 @@ def test_endpoints_that_fail_are_passed_over(node: Node, at: str) -> None:
         assert time.monotonic() - began_s < 5
         assert etcd.endpoint == node.client  # and stays there
         etcd.close()
-        with pytest.raises(EtcdUnavailableError, match="etcd gives no answer"):
+        with pytest.raises(EtcdUnavailableError, match="etcd does not answer"):
             Etcd(EtcdAccess((refusing, mute), 0.2)).put(f"{at}a", b"1")
 
 
-def test_an_endpoint_that_speaks_nonsense_gives_an_error(at: str) -> None:
+def test_malformed_answer_is_an_error(at: str) -> None:
     with socket.create_server(("127.0.0.1", 0)) as listener:
 
         def serve() -> None:
@@ -147,7 +147,7 @@ def test_an_endpoint_that_speaks_nonsense_gives_an_error(at: str) -> None:
 
         thread = threading.Thread(target=serve)
         thread.start()
-        with pytest.raises(EtcdUnavailableError, match="no object"):
+        with pytest.raises(EtcdUnavailableError, match="not a JSON object"):
             Etcd(EtcdAccess((f"http://127.0.0.1:{listener.getsockname()[1]}",), 2)).put(f"{at}a", b"1")
         thread.join()
 
@@ -178,11 +178,11 @@ def test_users_and_their_prefix(tmp_path: Path) -> None:
         with gate.watch([("/doorward/x/", "/doorward/x0", 1)]) as watch:
             assert watch.read().is_created
         for wrong in (lambda: gate.put("/other", b"1"), lambda: gate.range("/"), lambda: root.range("/doorward/x/a")):
-            with pytest.raises(EtcdRefusedError, match=r"permission denied|user name is empty"):
+            with pytest.raises(EtcdRejectedError, match=r"permission denied|user name is empty"):
                 wrong()
-        with pytest.raises(EtcdRefusedError, match="authentication failed"):
+        with pytest.raises(EtcdRejectedError, match="authentication failed"):
             guesser.put("/doorward/x/a", b"1")
-        gate._access.token = "is.none"  # what a node that was started anew makes of an old one  # noqa: S105
+        gate._access.token = "is.none"  # as a restarted node sees an old token  # noqa: S105
         gate.put("/doorward/x/a", b"2")
         for made in (root, gate, guesser):
             made.close()

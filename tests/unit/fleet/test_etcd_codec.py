@@ -1,4 +1,4 @@
-"""etcd's answers: any bytes give a value or MalformedError."""
+"""Answers of etcd: any bytes give a value or MalformedError."""
 
 from __future__ import annotations
 
@@ -22,21 +22,21 @@ JSON = st.recursive(
 
 
 @given(JSON)
-def test_whatever_etcd_answers_is_a_value_or_malformed(found: object) -> None:
-    for read in (etcd_codec.listing, etcd_codec.done, etcd_codec.watched):
+def test_any_json_is_a_value_or_malformed(found: object) -> None:
+    for read in (etcd_codec.parse_range, etcd_codec.parse_transaction, etcd_codec.parse_watch):
         with suppress(MalformedError):
             read(etcd_codec.parse(json.dumps(found).encode()))
 
 
 @given(st.binary())
-def test_bytes_that_are_no_json(raw: bytes) -> None:
+def test_any_bytes_are_json_or_malformed(raw: bytes) -> None:
     with suppress(MalformedError):
         etcd_codec.parse(raw)
 
 
-def test_what_is_left_out_is_zero() -> None:
-    assert etcd_codec.listing({}) == etcd_codec.RangeResult([], 0)
-    assert etcd_codec.done({"succeeded": True}) == etcd_codec.TransactionResult(True, 0, None)
+def test_omitted_fields_are_zero() -> None:
+    assert etcd_codec.parse_range({}) == etcd_codec.RangeResult([], 0)
+    assert etcd_codec.parse_transaction({"succeeded": True}) == etcd_codec.TransactionResult(True, 0, None)
 
 
 @pytest.mark.parametrize(
@@ -44,16 +44,16 @@ def test_what_is_left_out_is_zero() -> None:
     [KEY | {"key": "no base64!"}, KEY | {"mod_revision": "x"},
      KEY | {"mod_revision": "9" * 19}, KEY | {"mod_revision": 1.5}, KEY | {"value": 3}],
 )  # fmt: skip
-def test_a_key_that_makes_no_sense(kv: dict[str, object]) -> None:
+def test_malformed_key_is_rejected(kv: dict[str, object]) -> None:
     with pytest.raises(MalformedError):
-        etcd_codec.listing({"kvs": [kv]})
+        etcd_codec.parse_range({"kvs": [kv]})
 
 
-def test_a_key_that_is_not_text_keeps_no_other_from_being_read() -> None:
-    listing = etcd_codec.listing({"kvs": [KEY | {"key": etcd_codec.b64(b"/a/\xff")}, KEY]})
+def test_non_text_key_does_not_hide_other_keys() -> None:
+    listing = etcd_codec.parse_range({"kvs": [KEY | {"key": etcd_codec.b64(b"/a/\xff")}, KEY]})
     assert len(listing.entries) == 2
     assert etcd_codec.key_range(listing.entries[0].key)["key"] == etcd_codec.b64(b"/a/\xff")
 
 
 def test_the_range_of_a_prefix_ends_after_it() -> None:
-    assert etcd_codec.after("/doorward/x/") == "/doorward/x0"
+    assert etcd_codec.prefix_end("/doorward/x/") == "/doorward/x0"

@@ -1,4 +1,4 @@
-"""What stands in etcd: written and read, and for how long an opening has still to stand."""
+"""Records in etcd: round trips, malformed values, and the remaining time of an opening."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 
 from doorward.errors import MalformedError
 from doorward.fleet import etcd_records, protocol
-from doorward.fleet.etcd_records import OpeningKey, StoredOpening, left_ms
+from doorward.fleet.etcd_records import OpeningKey, StoredOpening, remaining_ms
 from doorward.model import Place
 
 KEY = OpeningKey("ssh", ip_address("2001:db8::7"))
@@ -20,13 +20,13 @@ WRITTEN_MS = SHARED.until_ms - SHARED.for_ms
 
 
 @pytest.mark.parametrize("place", [ip_address("192.0.2.7"), ip_network("192.0.2.0/24"), ip_network("2001:db8::/32")])
-def test_an_opening_is_read_as_it_was_written(place: Place) -> None:
+def test_stored_opening_round_trip(place: Place) -> None:
     key = OpeningKey("ssh", place)
     assert etcd_records.parse(str(key), etcd_records.pack(SHARED, key)) == (key, SHARED)
 
 
 @given(st.text(), st.binary() | st.just(etcd_records.pack(SHARED, KEY)))
-def test_whatever_stands_there_is_an_opening_or_malformed(rest: str, raw: bytes) -> None:
+def test_any_value_is_an_opening_or_malformed(rest: str, raw: bytes) -> None:
     with suppress(MalformedError):
         etcd_records.parse(rest, raw)
 
@@ -43,7 +43,7 @@ def test_whatever_stands_there_is_an_opening_or_malformed(rest: str, raw: bytes)
         (str(KEY), b"[" * 100_000),
     ],
 )
-def test_openings_that_make_no_sense(rest: str, raw: bytes) -> None:
+def test_malformed_openings_are_rejected(rest: str, raw: bytes) -> None:
     with pytest.raises(MalformedError):
         etcd_records.parse(rest, raw)
 
@@ -54,25 +54,25 @@ def test_openings_that_make_no_sense(rest: str, raw: bytes) -> None:
         (0, 1000, None, 30_000),
         (200, 1000, None, 29_800),
         (-400, 1000, None, 30_000),  # clocks differ a little
-        (-3_600_000, 1000, None, 29_000),  # a clock that is wrong: as old as it can be
+        (-3_600_000, 1000, None, 29_000),  # a wrong clock: the greatest possible age
         (3_600_000, 1000, None, 29_000),
-        (10_000, None, None, 20_000),  # nobody knows: by the clock
-        (-3_600_000, None, None, 30_000),  # but never longer than it was opened for
-        (-3_600_000, None, 15_000, 11_000),  # by what its lease has left
-        (10_000, None, 60_000, 20_000),  # a lease that was prolonged prolongs nothing
+        (10_000, None, None, 20_000),  # unknown age: by the clock
+        (-3_600_000, None, None, 30_000),  # never longer than its duration
+        (-3_600_000, None, 15_000, 11_000),  # by the rest of its lease
+        (10_000, None, 60_000, 20_000),  # an extended lease extends nothing
         (3_600_000, None, 15_000, -3_570_000),
     ],
 )
-def test_how_long_it_has_still_to_stand(clock_ms: int, oldest_ms: int | None, lease_ms: int | None, left: int) -> None:
-    assert left_ms(SHARED, WRITTEN_MS + clock_ms, oldest_ms, lease_ms) == left
+def test_remaining_time(clock_ms: int, oldest_ms: int | None, lease_ms: int | None, left: int) -> None:
+    assert remaining_ms(SHARED, WRITTEN_MS + clock_ms, oldest_ms, lease_ms) == left
 
 
 @given(st.integers(-(10**9), 10**9), st.none() | st.integers(0, 10**6), st.none() | st.integers(0, 10**6))
-def test_never_longer_than_it_was_opened_for(clock_ms: int, oldest_ms: int | None, lease_ms: int | None) -> None:
-    assert left_ms(SHARED, WRITTEN_MS + clock_ms, oldest_ms, lease_ms) <= SHARED.for_ms
+def test_remaining_time_never_exceeds_the_duration(clock_ms: int, oldest_ms: int | None, lease_ms: int | None) -> None:
+    assert remaining_ms(SHARED, WRITTEN_MS + clock_ms, oldest_ms, lease_ms) <= SHARED.for_ms
 
 
-ITEM = protocol.item(KEY, 5, "knock", 9)
+ITEM = protocol.build_item(KEY, 5, "knock", 9)
 MESSAGES: list[protocol.Message] = [
     protocol.Standing([ITEM], [KEY], True),
     protocol.Opened([ITEM, ITEM]),
@@ -87,16 +87,18 @@ MESSAGES: list[protocol.Message] = [
 
 
 @pytest.mark.parametrize("letter", ["\N{GRINNING FACE}", '"', "\N{LATIN SMALL LETTER E WITH ACUTE}"])
-def test_the_most_openings_with_the_longest_words_fit_in_a_message(letter: str) -> None:
+def test_largest_batch_fits_in_a_message(letter: str) -> None:
     key = OpeningKey("d" * 64, ip_network("ffff:ffff:ffff:ffff:ffff:ffff:ffff:ff00/120"))
-    items = [protocol.item(key, 1 << 53, letter * etcd_records.MAX_WORDS, 1 << 53)] * protocol.MOST_AT_ONCE
+    items = [
+        protocol.build_item(key, 1 << 53, letter * etcd_records.MAX_TEXT_LENGTH, 1 << 53)
+    ] * protocol.MAX_PER_MESSAGE
     raw = protocol.pack(protocol.Opened(items))
     assert len(raw) <= protocol.MESSAGE_BYTES
     assert protocol.parse(raw) == protocol.Opened(items)
 
 
 @pytest.mark.parametrize("message", MESSAGES, ids=lambda message: type(message).__name__)
-def test_a_message_is_read_as_it_was_written(message: protocol.Message) -> None:
+def test_message_round_trip(message: protocol.Message) -> None:
     assert protocol.parse(protocol.pack(message)) == message
 
 
@@ -120,6 +122,6 @@ def test_any_bytes_are_a_message_or_malformed(raw: bytes) -> None:
         b"",
     ],
 )
-def test_messages_that_make_no_sense(raw: bytes) -> None:
+def test_malformed_messages_are_rejected(raw: bytes) -> None:
     with pytest.raises(MalformedError):
         protocol.parse(raw)

@@ -1,4 +1,4 @@
-"""What one gate knows of its fleet's openings, and several gates together, in whatever order things happen."""
+"""The table of shared openings: events of one gate, and a model of three gates with events in any order."""
 
 from __future__ import annotations
 
@@ -10,13 +10,13 @@ from hypothesis.stateful import RuleBasedStateMachine, invariant, rule
 
 from doorward.fleet.etcd_records import OpeningKey
 from doorward.fleet.state import (
-    CLOSE_MS,
+    END_TOLERANCE_MS,
     CloseHere,
-    ConflictFound,
     Effect,
     OpenHere,
     OpeningState,
     PublishOpening,
+    SeenOpening,
     SharedOpeningTable,
 )
 
@@ -24,108 +24,108 @@ SSH = OpeningKey("ssh", ip_address("192.0.2.7"))
 HOUR = 3_600_000
 
 
-def found(revision: int, left_ms: int = HOUR, gate: str = "b", by: str = "knock") -> ConflictFound:
-    return ConflictFound(SSH, revision, gate, by, left_ms, HOUR)
+def found(revision: int, left_ms: int = HOUR, gate: str = "b", by: str = "knock") -> SeenOpening:
+    return SeenOpening(SSH, revision, gate, by, left_ms, HOUR)
 
 
-def test_what_is_opened_here_is_told_once() -> None:
+def test_local_opening_is_published_once() -> None:
     here = SharedOpeningTable("a")
-    assert here.opened(SSH, HOUR, "knock", 0) == [PublishOpening(SSH)]
-    here.told(SSH, 5, HOUR)
+    assert here.on_opened(SSH, HOUR, "knock", 0) == [PublishOpening(SSH)]
+    here.on_written(SSH, 5, HOUR)
     assert not here.owes(SSH, 0)
-    assert here.put(found(5, gate="a"), 0) == []  # the watch tells of it too
-    assert here.opened(SSH, HOUR, "knock", 0) == []
-    assert here.opened(SSH, 2 * HOUR, "knock", 0) == [PublishOpening(SSH)]
+    assert here.on_put(found(5, gate="a"), 0) == []  # the watch reports it, too
+    assert here.on_opened(SSH, HOUR, "knock", 0) == []
+    assert here.on_opened(SSH, 2 * HOUR, "knock", 0) == [PublishOpening(SSH)]
 
 
-def test_what_is_opened_elsewhere_is_opened_and_never_told() -> None:
+def test_remote_opening_is_applied_and_not_published() -> None:
     here = SharedOpeningTable("a")
-    assert here.put(found(5), 0) == [OpenHere(SSH, HOUR, "knock at b", HOUR)]
-    assert here.put(found(5), 0) == here.put(found(4), 0) == []
+    assert here.on_put(found(5), 0) == [OpenHere(SSH, HOUR, "knock at b", HOUR)]
+    assert here.on_put(found(5), 0) == here.on_put(found(4), 0) == []
     assert here.owed(0) == []
-    assert here.put(found(6, HOUR // 2), 0) == []  # shortens nothing
-    assert here.put(found(7, 2 * HOUR), 0) == [OpenHere(SSH, 2 * HOUR, "knock at b", HOUR)]
+    assert here.on_put(found(6, HOUR // 2), 0) == []  # shortens nothing
+    assert here.on_put(found(7, 2 * HOUR), 0) == [OpenHere(SSH, 2 * HOUR, "knock at b", HOUR)]
 
 
-def test_an_opening_under_this_gates_own_name_still_says_that_the_fleet_brought_it() -> None:
+def test_opening_under_the_gates_own_name_is_applied_as_remote() -> None:
     here = SharedOpeningTable("a")
-    assert here.put(found(5, gate="a"), 0) == [OpenHere(SSH, HOUR, "knock at a", HOUR)]
+    assert here.on_put(found(5, gate="a"), 0) == [OpenHere(SSH, HOUR, "knock at a", HOUR)]
 
 
-def test_a_key_that_is_gone_before_its_end_was_closed() -> None:
+def test_key_deleted_before_its_end_closes_the_opening() -> None:
     here = SharedOpeningTable("a")
-    here.put(found(5), 0)
-    assert here.deleted(SSH, 4, 10) == []  # an older one was
-    assert here.deleted(SSH, 6, 10) == [CloseHere(SSH)]
-    assert here.deleted(SSH, 6, 10) == []
-    here.put(found(7), 20)
-    assert here.deleted(SSH, 8, 20 + HOUR) == []  # its time was over
+    here.on_put(found(5), 0)
+    assert here.on_deleted(SSH, 4, 10) == []  # an older revision
+    assert here.on_deleted(SSH, 6, 10) == [CloseHere(SSH)]
+    assert here.on_deleted(SSH, 6, 10) == []
+    here.on_put(found(7), 20)
+    assert here.on_deleted(SSH, 8, 20 + HOUR) == []  # it had ended
 
 
-def test_what_is_closed_here_is_told_and_stays_closed() -> None:
+def test_local_close_is_published_and_not_undone() -> None:
     here = SharedOpeningTable("a")
-    here.opened(SSH, HOUR, "knock", 0)
-    assert here.closed(SSH, 10) == [PublishOpening(SSH)]
-    assert here.put(found(5, gate="a"), 20) == []  # what was on its way
+    here.on_opened(SSH, HOUR, "knock", 0)
+    assert here.on_closed(SSH, 10) == [PublishOpening(SSH)]
+    assert here.on_put(found(5, gate="a"), 20) == []  # in flight when it was closed
     known = here.get(SSH)
     assert known is not None
     assert (known.revision, known.is_closing) == (5, True)
-    assert here.put(found(6), 30) == [OpenHere(SSH, HOUR, "knock at b", HOUR)]  # whoever opened it after that
+    assert here.on_put(found(6), 30) == [OpenHere(SSH, HOUR, "knock at b", HOUR)]  # opened by another gate after that
 
 
-def test_what_was_opened_here_after_it_was_closed_elsewhere() -> None:
+def test_local_opening_after_a_remote_close_is_published() -> None:
     here = SharedOpeningTable("a")
-    here.put(found(5), 0)
-    here.opened(SSH, 2 * HOUR, "knock", 0)
-    assert here.deleted(SSH, 6, 10) == []
+    here.on_put(found(5), 0)
+    here.on_opened(SSH, 2 * HOUR, "knock", 0)
+    assert here.on_deleted(SSH, 6, 10) == []
     known = here.get(SSH)
     assert known is not None
     assert (known.revision, here.owes(SSH, 10)) == (0, True)
 
 
-def test_a_snapshot_tells_what_was_closed_while_this_gate_was_away() -> None:
+def test_snapshot_closes_what_was_closed_during_an_absence() -> None:
     here = SharedOpeningTable("a")
     other = OpeningKey("ssh", ip_address("192.0.2.8"))
-    told = {SSH: OpeningState(HOUR, "", 5)}
-    here.begin([(SSH, HOUR, "knock"), (other, HOUR, "knock")], [], told, 0)
-    assert here.snapshot([], 9, 0) == [CloseHere(SSH), PublishOpening(other)]
+    saved = {SSH: OpeningState(HOUR, "", 5)}
+    here.restore([(SSH, HOUR, "knock"), (other, HOUR, "knock")], [], saved, 0)
+    assert here.on_snapshot([], 9, 0) == [CloseHere(SSH), PublishOpening(other)]
 
 
-def test_what_was_closed_while_nobody_could_be_told() -> None:
+def test_close_without_a_fleet_process_is_published_later() -> None:
     here = SharedOpeningTable("a")
-    here.begin([], [SSH], {SSH: OpeningState(HOUR, "", 5)}, 0)
-    assert here.snapshot([found(5)], 9, 0) == [PublishOpening(SSH)]
+    here.restore([], [SSH], {SSH: OpeningState(HOUR, "", 5)}, 0)
+    assert here.on_snapshot([found(5)], 9, 0) == [PublishOpening(SSH)]
     known = here.get(SSH)
     assert known is not None
     assert (known.is_closing, known.revision) == (True, 5)
 
 
-def test_etcd_has_another_revision_than_was_known() -> None:
+def test_conflicting_revision_is_applied() -> None:
     here = SharedOpeningTable("a")
-    here.opened(SSH, HOUR, "knock", 0)
-    assert here.differs(SSH, found(7, 2 * HOUR), 7, 0) == [OpenHere(SSH, 2 * HOUR, "knock at b", HOUR)]
+    here.on_opened(SSH, HOUR, "knock", 0)
+    assert here.on_conflict(SSH, found(7, 2 * HOUR), 7, 0) == [OpenHere(SSH, 2 * HOUR, "knock at b", HOUR)]
     assert not here.owes(SSH, 0)
-    here.opened(SSH, 3 * HOUR, "knock", 0)
-    assert here.differs(SSH, None, 0, 0) == []  # closed elsewhere, before this
+    here.on_opened(SSH, 3 * HOUR, "knock", 0)
+    assert here.on_conflict(SSH, None, 0, 0) == []  # closed elsewhere, before this
     known = here.get(SSH)
     assert known is not None
     assert (known.revision, here.owes(SSH, 0)) == (0, True)
 
 
 class Site:
-    """One gate of a model: what it knows, what stands there, and what etcd told and it has not heard yet."""
+    """One gate of the model: its table, its open doors, and the last revision that it has seen."""
 
     def __init__(self, name: str) -> None:
         self.name, self.known = name, SharedOpeningTable(name)
-        self.standing: dict[OpeningKey, int] = {}
-        self.heard = 0
+        self.open: dict[OpeningKey, int] = {}
+        self.seen = 0
 
-    def take(self, effects: list[Effect], now: int) -> None:
+    def apply(self, effects: list[Effect], now: int) -> None:
         for effect in effects:
             if isinstance(effect, OpenHere):
-                self.standing[effect.key] = max(self.standing.get(effect.key, 0), now + effect.left_ms)
+                self.open[effect.key] = max(self.open.get(effect.key, 0), now + effect.left_ms)
             elif isinstance(effect, CloseHere):
-                self.standing.pop(effect.key, None)
+                self.open.pop(effect.key, None)
 
 
 KEYS = st.sampled_from([OpeningKey("ssh", ip_address(f"192.0.2.{n}")) for n in range(3)])
@@ -133,7 +133,7 @@ GATES = st.sampled_from(range(3))
 
 
 class Fleet(RuleBasedStateMachine):
-    """Three gates and an etcd; at the end all have heard all, and have the same."""
+    """Three gates and an etcd; after all events are delivered, all gates have the same openings."""
 
     def __init__(self) -> None:
         super().__init__()
@@ -147,15 +147,15 @@ class Fleet(RuleBasedStateMachine):
     @rule(gate=GATES, key=KEYS, for_ms=st.integers(1_000, 100_000))
     def open(self, gate: int, key: OpeningKey, for_ms: int) -> None:
         site = self.sites[gate]
-        until = max(site.standing.get(key, 0), self.now + for_ms)
-        site.standing[key] = until
-        site.known.opened(key, until, "knock", self.now)
+        until = max(site.open.get(key, 0), self.now + for_ms)
+        site.open[key] = until
+        site.known.on_opened(key, until, "knock", self.now)
 
     @rule(gate=GATES, key=KEYS)
     def close(self, gate: int, key: OpeningKey) -> None:
         site = self.sites[gate]
-        if site.standing.pop(key, None) is not None:
-            site.known.closed(key, self.now)
+        if site.open.pop(key, None) is not None:
+            site.known.on_closed(key, self.now)
 
     @rule(gate=GATES, is_answered=st.booleans())
     def write(self, gate: int, is_answered: bool) -> None:
@@ -164,68 +164,68 @@ class Fleet(RuleBasedStateMachine):
             known, have = site.known.get(effect.key), self.store.get(effect.key)
             assert known is not None
             if (have[0] if have else 0) != known.revision:
-                seen = ConflictFound(effect.key, have[0], have[2], "knock", have[1] - self.now, HOUR) if have else None
-                site.take(site.known.differs(effect.key, seen, have[0] if have else 0, self.now), self.now)
+                seen = SeenOpening(effect.key, have[0], have[2], "knock", have[1] - self.now, HOUR) if have else None
+                site.apply(site.known.on_conflict(effect.key, seen, have[0] if have else 0, self.now), self.now)
             elif known.is_closing:
                 if self.store.pop(effect.key, None):
                     self.history.append((effect.key, 0, site.name))
                 if is_answered:
-                    site.known.was_closed(effect.key)
+                    site.known.on_erased(effect.key)
             else:
                 self.history.append((effect.key, known.until_ms, site.name))
                 self.store[effect.key] = len(self.history) - 1, known.until_ms, site.name
                 if is_answered:
-                    site.known.told(effect.key, len(self.history) - 1, known.until_ms)
+                    site.known.on_written(effect.key, len(self.history) - 1, known.until_ms)
 
     @rule(gate=GATES, count=st.integers(1, 5))
-    def hear(self, gate: int, count: int) -> None:
+    def deliver(self, gate: int, count: int) -> None:
         site = self.sites[gate]
-        for revision in range(site.heard + 1, min(site.heard + count + 1, len(self.history))):
+        for revision in range(site.seen + 1, min(site.seen + count + 1, len(self.history))):
             entry = self.history[revision]
             assert entry is not None
             key, until, name = entry
             if until:
-                site.take(
-                    site.known.put(ConflictFound(key, revision, name, "knock", until - self.now, HOUR), self.now),
+                site.apply(
+                    site.known.on_put(SeenOpening(key, revision, name, "knock", until - self.now, HOUR), self.now),
                     self.now,
                 )
             else:
-                site.take(site.known.deleted(key, revision, self.now), self.now)
-            site.heard = revision
+                site.apply(site.known.on_deleted(key, revision, self.now), self.now)
+            site.seen = revision
 
     @rule(gate=GATES)
     def read_all(self, gate: int) -> None:
         site, revision = self.sites[gate], len(self.history) - 1
         there = [
-            ConflictFound(k, at, name, "knock", until - self.now, HOUR) for k, (at, until, name) in self.store.items()
+            SeenOpening(k, at, name, "knock", until - self.now, HOUR) for k, (at, until, name) in self.store.items()
         ]
-        site.take(site.known.snapshot(there, revision, self.now), self.now)
-        site.heard = max(site.heard, revision)
+        site.apply(site.known.on_snapshot(there, revision, self.now), self.now)
+        site.seen = max(site.seen, revision)
 
     @rule(ms=st.integers(1, 5_000))
     def wait(self, ms: int) -> None:
         self.now += ms
         for site in self.sites:
-            site.standing = {key: until for key, until in site.standing.items() if until > self.now}
+            site.open = {key: until for key, until in site.open.items() if until > self.now}
         for key in [key for key, (_, until, _) in self.store.items() if until + 3_000 < self.now]:
             del self.store[key]  # its lease is over
             self.history.append((key, 0, ""))
 
     @invariant()
-    def nothing_is_known_that_does_not_stand(self) -> None:
+    def every_known_opening_is_open_at_the_gate(self) -> None:
         for site in self.sites:
             all_known = site.known._known.items()
             known = {key for key, each in all_known if each.until_ms > self.now and not each.is_closing}
-            assert known == site.standing.keys(), site.name
+            assert known == site.open.keys(), site.name
 
     def teardown(self) -> None:
         for _ in range(4):
             for gate in range(3):
                 self.write(gate, True)
-                self.hear(gate, len(self.history))
-        soon = self.now + 2 * CLOSE_MS  # two gates may each differ from etcd by as much
-        open_here = [site.standing.keys() for site in self.sites]
-        lasting = {key for site in self.sites for key, until in site.standing.items() if until > soon}
+                self.deliver(gate, len(self.history))
+        soon = self.now + 2 * END_TOLERANCE_MS  # two gates may each differ from etcd by as much
+        open_here = [site.open.keys() for site in self.sites]
+        lasting = {key for site in self.sites for key, until in site.open.items() if until > soon}
         stored = {key: until for key, (_, until, _) in self.store.items()}
         assert all(lasting <= keys for keys in open_here), (open_here, self.store)
         assert {key for key, until in stored.items() if until > soon} <= lasting <= stored.keys()

@@ -1,4 +1,4 @@
-"""What a gate knew of its fleet when it last ran."""
+"""The saved state of the fleet's openings."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ def file(tmp_path: Path) -> Path:
     return tmp_path / "fleet.sqlite"
 
 
-def test_it_is_known_again_on_another_clock(file: Path) -> None:
+def test_saved_state_survives_a_restart(file: Path) -> None:
     first = FleetStateFile(file)
     first.write([(SSH, OpeningState(5_000, "knock", 7)), (NET, OpeningState(6_000, "", 8, is_closing=True))], 100_000)
     first.close()
@@ -31,24 +31,24 @@ def test_it_is_known_again_on_another_clock(file: Path) -> None:
     again.close()
 
 
-def test_what_etcd_never_had_is_not_noted(file: Path) -> None:
+def test_unpublished_openings_are_not_saved(file: Path) -> None:
     here = FleetStateFile(file)
     here.write([(SSH, OpeningState(5_000, "knock", 0, is_owed=True))], 0)
     assert here.read(0) == {}
     here.close()
 
 
-def test_counting_goes_on(file: Path) -> None:
+def test_record_count_survives_a_restart(file: Path) -> None:
     first = FleetStateFile(file)
-    assert [first.count(100), first.count(100)] == [0, 100]
+    assert [first.add_to_count(100), first.add_to_count(100)] == [0, 100]
     first.close()
     again = FleetStateFile(file)
-    assert again.count(1) == 200
+    assert again.add_to_count(1) == 200
     again.close()
 
 
 @pytest.mark.parametrize("damage", [b"no database", b"SQLite format 3\0" + bytes(200)])
-def test_a_damaged_file_is_begun_anew(file: Path, damage: bytes) -> None:
+def test_damaged_file_is_replaced(file: Path, damage: bytes) -> None:
     file.write_bytes(damage)
     here = FleetStateFile(file)
     assert here.read(0) == {}
@@ -57,7 +57,7 @@ def test_a_damaged_file_is_begun_anew(file: Path, damage: bytes) -> None:
     here.close()
 
 
-def test_rows_that_make_no_sense_are_passed_over(file: Path) -> None:
+def test_malformed_rows_are_skipped(file: Path) -> None:
     here = FleetStateFile(file)
     here.write([(SSH, OpeningState(5_000, "", 7))], 0)
     for row in [("ssh/nowhere", 1, 1, 0), ("ssh/192.0.2.1", "x", 1, 0)]:
@@ -66,17 +66,17 @@ def test_rows_that_make_no_sense_are_passed_over(file: Path) -> None:
     here.close()
 
 
-def test_a_file_that_cannot_be_written_is_said(file: Path) -> None:
+def test_write_error_is_kept_until_a_write_succeeds(file: Path) -> None:
     here = FleetStateFile(file)
     here._db.execute("PRAGMA query_only = ON")
     here.write([(SSH, OpeningState(5_000, "", 7))], 0)
-    assert "readonly" in here.trouble
+    assert "readonly" in here.error
     here._db.execute("PRAGMA query_only = OFF")
     here.write([(SSH, OpeningState(5_000, "", 7))], 0)
-    assert here.trouble == ""
+    assert here.error == ""
     here.close()
 
 
-def test_a_folder_that_cannot_be_written_is_said(tmp_path: Path) -> None:
-    with pytest.raises(HostError, match="let doorward write there"):
+def test_missing_directory_is_an_error(tmp_path: Path) -> None:
+    with pytest.raises(HostError, match="make the directory writable for doorward"):
         FleetStateFile(tmp_path / "nowhere" / "fleet.sqlite")

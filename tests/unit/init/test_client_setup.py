@@ -1,4 +1,4 @@
-"""What clients are told, read back as each of them reads it."""
+"""Links, host tables and app exports, parsed as the clients parse them."""
 
 from __future__ import annotations
 
@@ -17,7 +17,6 @@ from doorward.config import knockd
 from doorward.config.schema import Configuration, Gate, Signed
 from doorward.errors import UsageError
 from doorward.init.client_setup import (
-    checked_address,
     delay_ms,
     hosts_table,
     is_shareable,
@@ -25,6 +24,7 @@ from doorward.init.client_setup import (
     knock_on_ports,
     knockd_stanza,
     shareable_doors,
+    validate_address,
 )
 from doorward.model import DEFAULT_FLAGS, Door, FlagFilter, Port, Protocol
 
@@ -71,7 +71,7 @@ def imported(text: str) -> list[dict[str, Any]]:
 
 
 @given(doors, addresses)
-def test_the_app_gets_every_knock_in_time(door: Door, address: str) -> None:
+def test_app_export_has_every_knock_in_time(door: Door, address: str) -> None:
     (found,) = imported(json.dumps(knock_on_ports(door, address)))
     assert [(step["type"], step["port"]) for step in found["steps"]] == [
         (port.protocol.name.lower(), port.number) for port in door.knock
@@ -86,7 +86,7 @@ def test_the_app_gets_every_knock_in_time(door: Door, address: str) -> None:
     ("address", "versions"),
     [("192.0.2.7", "only_ipv4"), ("2001:db8::7", "only_ipv6"), ("server.example", "both_ipv4_ipv6")],
 )
-def test_the_app_knocks_over_the_version_of_ip_that_is_used_later(address: str, versions: str) -> None:
+def test_app_uses_the_ip_version_of_the_address(address: str, versions: str) -> None:
     assert knock_on_ports(door(), address)["sequences"][0] == {
         "name": f"ssh at {address}",
         "host": address,
@@ -96,14 +96,14 @@ def test_the_app_knocks_over_the_version_of_ip_that_is_used_later(address: str, 
     }
 
 
-def test_a_hurried_door_is_knocked_at_faster() -> None:
+def test_delay_fits_the_doors_time_limit() -> None:
     assert delay_ms(door(within_ms=15_000)) == 250
     assert delay_ms(door("ssh", "7013/tcp", "9241/udp", "8116/tcp", within_ms=400)) == 100
     assert delay_ms(door("ssh", "7013/tcp")) == 250
 
 
 @given(doors)
-def test_knockd_reads_the_section(door: Door) -> None:
+def test_stanza_parses_as_knockd_conf(door: Door) -> None:
     (found,) = knockd.parse(knockd_stanza(door, "192.0.2.7"), "knockd.conf").doors
     assert (found.name, found.knock) == (door.name, door.knock)
     assert found.within_ms <= max(door.within_ms, 1000)
@@ -112,7 +112,7 @@ def test_knockd_reads_the_section(door: Door) -> None:
 
 
 @given(st.lists(doors, min_size=1, max_size=5, unique_by=lambda door: door.name), addresses, st.booleans())
-def test_links_and_tables_say_the_same(doors: list[Door], address: str, signed: bool) -> None:
+def test_link_and_hosts_table_agree(doors: list[Door], address: str, signed: bool) -> None:
     configuration = configured(*doors, signed=Signed() if signed else None)
     link = knock_link(configuration, KEY if signed else None, address, doors)
     assert parse_link(format_link(link)) == link
@@ -121,7 +121,7 @@ def test_links_and_tables_say_the_same(doors: list[Door], address: str, signed: 
     assert (host.server_key, host.doors) == (link.key, {door.name: door.knock for door in doors})
 
 
-def test_a_port_and_a_gate_of_ones_own() -> None:
+def test_custom_port_and_gate_name() -> None:
     gate, signed = Gate(name="web"), Signed(port=Port(Protocol.UDP, 5000))
     configuration = configured(door("db")._replace(knock=()), gate=gate, signed=signed)
     link = knock_link(configuration, KEY, "192.0.2.7", configuration.doors)
@@ -150,40 +150,40 @@ ODD = FlagFilter.parse(("fin", "!syn"))
         (door(flags=DEFAULT_FLAGS), True, True),
     ],
 )
-def test_which_doors_clients_can_open(door: Door, by_sequence: bool, by_signature: bool) -> None:
+def test_doors_that_clients_can_open(door: Door, by_sequence: bool, by_signature: bool) -> None:
     assert is_shareable(door, signed=False) is by_sequence
     assert is_shareable(door, signed=True) is by_signature
     told = knock_link(configured(door), KEY, "192.0.2.7", [door]).doors
     assert told == ((door.name, door.knock if by_sequence else ()),)
 
 
-def test_a_link_tells_of_64_doors() -> None:
+def test_link_holds_64_doors() -> None:
     many = [door(f"d{number}", f"{7000 + number}/tcp", "9/udp") for number in range(70)]
     first, others = shareable_doors(configured(*many), signed=False)
     assert (len(first), others) == (64, 6)
-    with pytest.raises(UsageError, match="no link can be made: more than 64 doors"):
+    with pytest.raises(UsageError, match="cannot create a link: more than 64 doors"):
         knock_link(configured(*many), None, "192.0.2.7", many)
 
 
 @pytest.mark.parametrize("text", ["192.0.2.7", "2001:db8::7", "[2001:db8::7]", "server.example", "münchen.example"])
 def test_addresses(text: str) -> None:
-    assert checked_address(text) == text
+    assert validate_address(text) == text
 
 
 @pytest.mark.parametrize("text", ["", "a b", "a/b", "user@host", "a:b", "[::1", "a\nb", "x" * 300])
-def test_what_is_no_address(text: str) -> None:
-    with pytest.raises(UsageError, match="is no name or address of a host"):
-        checked_address(text)
+def test_invalid_addresses(text: str) -> None:
+    with pytest.raises(UsageError, match="invalid host"):
+        validate_address(text)
 
 
 @pytest.mark.parametrize(
     ("door", "message"),
     [
         (door(knock=()), "door 'ssh' has no sequence; share it as a link"),
-        (door(flags=ODD), r"door 'ssh': its `flags` \(fin,!syn\) take no plain SYN"),
+        (door(flags=ODD), r"door 'ssh': its `flags` \(fin,!syn\) do not match a plain SYN"),
     ],
 )
-def test_what_no_app_can_knock_at(door: Door, message: str) -> None:
+def test_doors_that_apps_cannot_open(door: Door, message: str) -> None:
     for share in (knock_on_ports, knockd_stanza):
         with pytest.raises(UsageError, match=message):
             share(door, "192.0.2.7")

@@ -1,4 +1,4 @@
-"""Answers read, and a configuration written from them that reads back as meant."""
+"""Parsing the operator's answers, and writing a configuration that parses back to the plan."""
 
 from __future__ import annotations
 
@@ -56,7 +56,7 @@ plans = st.builds(
 
 
 @given(plans, st.booleans(), st.integers(), st.text(max_size=8))
-def test_what_is_written_is_what_was_wanted(plan: ConfigPlan, has_sequences: bool, seed: int, program: str) -> None:
+def test_written_configuration_matches_the_plan(plan: ConfigPlan, has_sequences: bool, seed: int, program: str) -> None:
     opened = {port for door in plan.doors for port in door.opens}
     plan = plan._replace(public=tuple(port for port in plan.public if port not in opened))
     if has_sequences:
@@ -76,7 +76,7 @@ def test_what_is_written_is_what_was_wanted(plan: ConfigPlan, has_sequences: boo
     )
 
 
-def test_the_whole_text() -> None:
+def test_config_text() -> None:
     knocks = {"ssh": tuple(map(Port.parse, ("9241/udp", "7013/tcp")))}
     public = (WEB, Port(Protocol.TCP, 443), *(Port(Protocol.TCP, number) for number in range(8000, 8004)), DNS)
     plan = ConfigPlan(
@@ -87,7 +87,7 @@ def test_the_whole_text() -> None:
         '    "8000-8003/tcp",\n    "53/udp",    # na?me?d\n]',
         '[doors.ssh]\nknock = ["9241/udp", "7013/tcp"]\nopens = ["22/tcp"]    # sshd\nfor = "30s"',
         '[doors.db]\nopens = ["5432/tcp"]\nfor = "30s"',
-        '[signed]\nkey = "server.key"\nauthorized_keys = "authorized_keys"    # who may knock\n',
+        '[signed]\nkey = "server.key"\nauthorized_keys = "authorized_keys"    # keys that may knock\n',
     ]
 
 
@@ -116,18 +116,18 @@ def test_doors(text: str, door: DoorSpec) -> None:
 @pytest.mark.parametrize(
     ("texts", "message"),
     [
-        (["ssh"], "'ssh' is no door; write NAME=PORTS, like ssh=22/tcp or web=80/tcp,443/tcp"),
-        (["ssh="], "'ssh=': invalid port ''; write NAME=PORTS"),
-        (["22=22"], "'22=22': '22' is all digits"),
-        (["a b=22"], "'a b=22': invalid name 'a b'"),
-        (["ssh=70000"], "'ssh=70000': port 70000 does not exist"),
-        (["ssh=22,22/tcp"], "'ssh=22,22/tcp': duplicate entry '22/tcp'"),
-        (["a=22", "a=23"], "the name a stands twice; give each door its own"),
-        (["a=22", "b=23,22"], "the port 22/tcp stands twice; give each door its own"),
-        (["a=62201/udp"], "door 'a': 62201/udp is where signed knocks go; leave it out"),
+        (["ssh"], "invalid door 'ssh'; expected NAME=PORTS, e.g. ssh=22/tcp or web=80/tcp,443/tcp"),
+        (["ssh="], "invalid door 'ssh=': "),
+        (["22=22"], "invalid door '22=22': "),
+        (["a b=22"], "invalid door 'a b=22': "),
+        (["ssh=70000"], "invalid door 'ssh=70000': "),
+        (["ssh=22,22/tcp"], "invalid door 'ssh=22,22/tcp': "),
+        (["a=22", "a=23"], "duplicate name a; each door needs its own"),
+        (["a=22", "b=23,22"], "duplicate port 22/tcp; each door needs its own"),
+        (["a=62201/udp"], "door 'a': 62201/udp is reserved for signed knocks; leave it out"),
     ],
 )
-def test_what_is_no_door(texts: list[str], message: str) -> None:
+def test_invalid_doors(texts: list[str], message: str) -> None:
     with pytest.raises(UsageError) as caught:
         parse_doors(texts)
     assert str(caught.value).startswith(message)
@@ -142,11 +142,11 @@ def test_public_ports() -> None:
         parse_public("80,http")
 
 
-def test_what_listens_stays_public_unless_a_door_hides_it() -> None:
+def test_services_stay_public_unless_a_door_hides_them() -> None:
     assert public_ports(SERVING, [DoorSpec("ssh", (SSH,))]) == (WEB, DNS)
 
 
-def test_sequences_keep_clear_of_what_listens_and_of_each_other() -> None:
+def test_sequences_avoid_used_ports_and_each_other() -> None:
     taken = frozenset(Port(Protocol.TCP, number) for number in range(2000, 30_000))
     plan = ConfigPlan(Mode.GUARD, (DoorSpec("a", (SSH,)), DoorSpec("b", (WEB,))))
     found = with_sequences(plan, NOTHING._replace(taken=taken), random.Random(3).randrange)

@@ -1,4 +1,4 @@
-"""Files are written whole, with the right owner, and never over another; keys are copied as far as they count."""
+"""Files are written completely, with the right owner, and never overwritten; valid keys are copied."""
 
 from __future__ import annotations
 
@@ -23,19 +23,19 @@ def mode(path: Path) -> str:
     return oct(stat.S_IMODE(path.stat().st_mode))
 
 
-def test_a_file_is_written_once(tmp_path: Path) -> None:
+def test_existing_file_is_not_overwritten(tmp_path: Path) -> None:
     path = tmp_path / "a/b/file"
     assert install.write(path, "first ä\n")
     assert not install.write(path, "second\n")
     assert path.read_text(encoding="utf-8") == "first ä\n"
     assert [each.name for each in path.parent.iterdir()] == ["file"]
-    access = install.access()
+    access = install.file_ownership()
     assert mode(path.parent) == oct(access.mode | (access.mode & 0o440) >> 2)  # who may read may pass
     assert (path.stat().st_uid, path.stat().st_gid) == (access.user, access.group)
     assert mode(path) == oct(access.mode)
 
 
-def test_a_mode_is_kept_whatever_the_umask(tmp_path: Path) -> None:
+def test_mode_is_independent_of_the_umask(tmp_path: Path) -> None:
     before = os.umask(0o077)
     try:
         assert atomic_file.create(tmp_path / "file", "x", atomic_file.FileOwnership(0o640, os.geteuid(), os.getegid()))
@@ -44,13 +44,13 @@ def test_a_mode_is_kept_whatever_the_umask(tmp_path: Path) -> None:
     assert mode(tmp_path / "file") == "0o640"
 
 
-def test_what_cannot_be_written_is_said(tmp_path: Path) -> None:
+def test_write_error_is_reported(tmp_path: Path) -> None:
     (tmp_path / "file").write_text("")
-    with pytest.raises(HostError, match="Not a directory; call this with the right to write there"):
+    with pytest.raises(HostError, match="Not a directory; run this as a user who may write there"):
         install.write(tmp_path / "file/doorward.toml", "x")
 
 
-def test_what_is_missing_of_signed_knocks_is_written(tmp_path: Path) -> None:
+def test_missing_signed_knock_files_are_written(tmp_path: Path) -> None:
     key, who = tmp_path / "server.key", tmp_path / "authorized_keys"
     assert install.write_signed(Configuration(Gate(), ()), tmp_path, "") == []
     assert install.write_signed(SIGNED, tmp_path, "# nobody\n") == [key, who]
@@ -62,7 +62,7 @@ def test_what_is_missing_of_signed_knocks_is_written(tmp_path: Path) -> None:
     assert key.read_text() == text
 
 
-def test_the_key_is_told_where_somebody_may_use_it(tmp_path: Path) -> None:
+def test_server_key_is_returned_if_any_key_is_authorized(tmp_path: Path) -> None:
     install.write_signed(SIGNED, tmp_path, "# nobody\n")
     assert install.authorized_key_line(SIGNED, tmp_path) is None
     (tmp_path / "authorized_keys").write_text(f"{Signer().line}\n")
@@ -71,7 +71,7 @@ def test_the_key_is_told_where_somebody_may_use_it(tmp_path: Path) -> None:
     assert install.authorized_key_line(Configuration(Gate(), ()), tmp_path) is None
 
 
-def test_keys_that_count_are_copied_as_they_are(tmp_path: Path) -> None:
+def test_valid_keys_are_copied_verbatim(tmp_path: Path) -> None:
     good = f'restrict,from="192.0.2.0/24" {Signer("laptop").line}'
     path = tmp_path / "authorized_keys"
     path.write_text(f"# mine\n  {good}  \nssh-dss AAAA old\n\n{Signer('desk').line}\n{good}\n")
@@ -84,17 +84,17 @@ def test_keys_that_count_are_copied_as_they_are(tmp_path: Path) -> None:
     assert read_keys(tmp_path / "copy").faults == ()
 
 
-def test_the_first_file_with_a_key_is_taken(tmp_path: Path) -> None:
+def test_first_file_with_a_key_is_used(tmp_path: Path) -> None:
     paths = [tmp_path / name for name in ("missing", "empty", "open", "good", "better")]
     for path, text in zip(paths[1:], ("# none\n", Signer("a").line, Signer("b").line, Signer("c").line), strict=True):
         path.write_text(text)
         path.chmod(0o600)
-    (tmp_path / "open").chmod(0o666)  # whoever else writes it chooses who gets in
+    (tmp_path / "open").chmod(0o666)  # anyone who can write it chooses who gets in
     found = first_keys(paths)
     assert found is not None
     assert found.path == tmp_path / "good"
     assert first_keys(paths[:3]) is None
-    with pytest.raises(UsageError, match="there is no such file; name one with public keys"):
+    with pytest.raises(UsageError, match="no such file; expected a file of SSH public keys"):
         read_keys(paths[0])
     with pytest.raises(ConfigError, match="other users can write this file"):
         read_keys(tmp_path / "open")

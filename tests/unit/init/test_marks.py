@@ -1,4 +1,4 @@
-"""Which mark another firewall is shown, where one stands in a door's way."""
+"""The choice of `accept_mark` when another firewall drops what a door opens."""
 
 from __future__ import annotations
 
@@ -9,16 +9,27 @@ import pytest
 
 from doorward.config.schema import Mark
 from doorward.config.toml import parse
-from doorward.doctor.host import Base, Block, Boot, Facts, Local, MarkRule, Network, Probe, Trace, Way
+from doorward.doctor.host import (
+    BaseChain,
+    Block,
+    Boot,
+    Facts,
+    LocalAddress,
+    MarkRule,
+    Network,
+    PacketPath,
+    Probe,
+    Trace,
+)
 from doorward.doctor.rules import ForeignRuleset
-from doorward.init.config_writer import accept_mark_for, names
+from doorward.init.config_writer import accept_mark_for, firewall_tables
 from doorward.model import Port
 
 CONFIGURATION = parse('[doors.ssh]\nopens = ["22/tcp"]\n', "f")
-NETWORK = Network((Local("eth0", ip_interface("192.0.2.7/24")),), ())
+NETWORK = Network((LocalAddress("eth0", ip_interface("192.0.2.7/24")),), ())
 SSH = Port.parse("22/tcp")
 FILTER = ForeignRuleset("iptables-nft", "ip", "filter", "")
-DROPS = Block(FILTER, Base("INPUT", "input", 0), "iptables-nft -t filter, chain INPUT: its policy drops")
+DROPS = Block(FILTER, BaseChain("INPUT", "input", 0), "iptables-nft -t filter, chain INPUT: its policy drops")
 
 
 def facts(*blocks: Block, mark_rules: tuple[MarkRule, ...] = ()) -> Facts:
@@ -28,12 +39,12 @@ def facts(*blocks: Block, mark_rules: tuple[MarkRule, ...] = ()) -> Facts:
         session=None,
         network=replace_rules(mark_rules),
         listening=frozenset({SSH}),
-        trace=Trace((FILTER.name,), (Way(probe, "new", blocks, SSH),)),
+        trace=Trace((FILTER.name,), (PacketPath(probe, "new", blocks, SSH),)),
         boot=Boot(False, frozenset()),
         daemon=None,
-        table_stands=False,
+        is_table_loaded=False,
         is_as_loaded=None,
-        refusal="",
+        rejection="",
         memory_bytes=1 << 30,
         conntrack=None,
     )
@@ -53,14 +64,14 @@ def replace_rules(rules: tuple[MarkRule, ...]) -> Network:
         ([DROPS], (MarkRule(1, 0xFFFF_FFFF),), None),  # whatever is set, it looks at it
     ],
 )
-def test_the_mark(blocks: list[Block], mark_rules: tuple[MarkRule, ...], mark: Mark | None) -> None:
+def test_mark_for_blocking_rules(blocks: list[Block], mark_rules: tuple[MarkRule, ...], mark: Mark | None) -> None:
     assert accept_mark_for(CONFIGURATION, facts(*blocks, mark_rules=mark_rules)) == mark
 
 
-def test_no_rule_of_routing_looks_at_what_was_chosen() -> None:
+def test_chosen_mark_conflicts_with_no_routing_rule() -> None:
     found = facts(DROPS, mark_rules=(MarkRule(0x1000, 0x3000),))
     mark = accept_mark_for(CONFIGURATION, found)
     marked = replace(CONFIGURATION, gate=replace(CONFIGURATION.gate, accept_mark=mark))
     assert mark is not None
     assert accept_mark_for(marked, found) == mark
-    assert names(found) == ["iptables-nft -t filter"]
+    assert firewall_tables(found) == ["iptables-nft -t filter"]

@@ -1,4 +1,4 @@
-"""What is made of a host: which port is SSH's, where clients reach it, whose keys are the operator's."""
+"""The survey of a host: SSH ports, the address for clients, the operator's keys."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from pathlib import Path
 
 import pytest
 
-from doorward.doctor.host import Local, Network, Route
+from doorward.doctor.host import LocalAddress, Network, Route
 from doorward.init.survey import HostSurvey, Service, host_name, key_files, survey_host
 from doorward.kernel.ssh_session import SshConnection
 from doorward.model import Port, Protocol
@@ -33,7 +33,7 @@ def host(*services: Service, session: SshConnection | None = None, network: Netw
     [
         ([], None, []),
         ([Service(tcp(80), "nginx")], None, []),
-        ([Service(tcp(22), "")], None, [22]),  # whoever it is: systemd, or not to be read
+        ([Service(tcp(22), "")], None, [22]),  # unknown program: systemd, or not readable
         ([Service(tcp(22), "sshd"), Service(tcp(2222), "sshd")], None, [22, 2222]),
         ([Service(tcp(22), "sshd"), Service(tcp(2222), "sshd")], session(2222), [2222, 22]),
         ([Service(tcp(2022), "dropbear"), Service(tcp(22), "honeypot")], None, [2022]),
@@ -42,14 +42,14 @@ def host(*services: Service, session: SshConnection | None = None, network: Netw
         ([Service(tcp(22), "sshd")], session(60_022), [22]),  # the port that a router forwards from
     ],
 )
-def test_which_port_is_ssh(services: list[Service], session: SshConnection | None, ports: list[int]) -> None:
-    assert [port.number for port in host(*services, session=session).ssh()] == ports
+def test_ssh_ports(services: list[Service], session: SshConnection | None, ports: list[int]) -> None:
+    assert [port.number for port in host(*services, session=session).ssh_ports()] == ports
 
 
-LAN = Local("eth1", ip_interface("10.0.0.7/24"))
-OUTER = Local("eth0", ip_interface("9.9.9.7/24"))
-OUTER_6 = Local("eth0", ip_interface("2620:fe::7/64"))
-LOOP, LINK = Local("lo", ip_interface("127.0.0.1/8")), Local("eth0", ip_interface("fe80::7/64"))
+LAN = LocalAddress("eth1", ip_interface("10.0.0.7/24"))
+OUTER = LocalAddress("eth0", ip_interface("9.9.9.7/24"))
+OUTER_6 = LocalAddress("eth0", ip_interface("2620:fe::7/64"))
+LOOP, LINK = LocalAddress("lo", ip_interface("127.0.0.1/8")), LocalAddress("eth0", ip_interface("fe80::7/64"))
 WAY = Route(ip_network("0.0.0.0/0"), "eth1")
 
 
@@ -59,19 +59,24 @@ WAY = Route(ip_network("0.0.0.0/0"), "eth1")
         ([LOOP, LINK], [], None, None),
         ([LOOP, LAN], [], None, "10.0.0.7"),
         ([LAN, OUTER_6, OUTER], [WAY], None, "9.9.9.7"),  # one that the world reaches
-        ([Local("eth2", ip_interface("10.1.0.7/24")), LAN], [WAY], None, "10.0.0.7"),  # else where the world lies
+        (
+            [LocalAddress("eth2", ip_interface("10.1.0.7/24")), LAN],
+            [WAY],
+            None,
+            "10.0.0.7",
+        ),  # else where the world lies
         ([LAN, OUTER], [], session(22, "10.0.0.7"), "10.0.0.7"),  # the operator came by it
         ([LAN, OUTER], [], session(22, "203.0.113.1"), "9.9.9.7"),  # translated: not this host's
     ],
 )
-def test_where_clients_reach_it(
-    locals_: list[Local], routes: list[Route], session: SshConnection | None, address: str | None
+def test_address_that_clients_use(
+    locals_: list[LocalAddress], routes: list[Route], session: SshConnection | None, address: str | None
 ) -> None:
     found = host(session=session, network=Network(tuple(locals_), tuple(routes))).address()
     assert found == (None if address is None else ip_address(address))
 
 
-def test_what_listens_here_is_found_with_its_program() -> None:
+def test_listening_services_have_their_program() -> None:
     with socket.create_server(("0.0.0.0", 0)) as outer, socket.create_server(("127.0.0.1", 0)) as inner:
         found = survey_host()
         ports = {service.port.number: service.program for service in found.services}
@@ -83,7 +88,7 @@ def test_what_listens_here_is_found_with_its_program() -> None:
         assert (found.ephemeral[0], found.ephemeral[-1]) == (first, last)
 
 
-def test_a_client_that_waits_for_answers_is_no_service() -> None:
+def test_client_socket_is_not_a_service() -> None:
     with socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as client:
         client.bind(("0.0.0.0", 0))
         port = Port(Protocol.UDP, client.getsockname()[1])
@@ -92,7 +97,7 @@ def test_a_client_that_waits_for_answers_is_no_service() -> None:
         assert port not in [service.port for service in found.services]
 
 
-def test_whose_keys_are_the_operators(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_key_files_of_the_operator(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     (tmp_path / "self").mkdir()
     login = tmp_path / "self/loginuid"
     monkeypatch.setenv("HOME", "/home/me")
@@ -108,5 +113,5 @@ def test_whose_keys_are_the_operators(tmp_path: Path, monkeypatch: pytest.Monkey
     assert list(key_files(tmp_path)) == [roots]  # each file once
 
 
-def test_the_hosts_name_is_short() -> None:
+def test_host_name_is_short() -> None:
     assert host_name() == (os.uname().nodename.partition(".")[0] or "server")

@@ -1,0 +1,299 @@
+"""The checks of doctor: facts in, findings out."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from ipaddress import ip_address, ip_interface, ip_network
+from typing import Any
+
+import pytest
+
+from doorward.config.toml import parse
+from doorward.doctor import bypasses, firewalls, lockout, running
+from doorward.doctor.host import (
+    BaseChain,
+    Block,
+    Boot,
+    Facts,
+    LocalAddress,
+    MarkRule,
+    Network,
+    PacketPath,
+    Probe,
+    Route,
+    Trace,
+    Unchecked,
+)
+from doorward.doctor.problem import Level, Problem
+from doorward.doctor.rules import ForeignRuleset, Helper
+from doorward.kernel.ssh_session import SshConnection
+from doorward.model import Port
+
+SSH = Port.parse("22/tcp")
+SESSION = SshConnection(ip_address("192.0.2.7"), 50000, ip_address("198.51.100.2"), 22)
+NETWORK = Network(
+    (LocalAddress("lo", ip_interface("127.0.0.1/8")), LocalAddress("eth0", ip_interface("198.51.100.2/24"))),
+    (Route(ip_network("0.0.0.0/0"), "eth0"),),
+)
+TO_SSH = Probe(SSH, "eth0", (ip_address("81.2.69.142"),), SESSION.destination, is_operator=False)
+FILTER = ForeignRuleset("iptables-nft", "ip", "filter", "")
+STATUS = {"pid": 7, "summary": "1 door, mode guard", "config": "/f", "trial": None}
+WELL = Facts(
+    session=SESSION,
+    network=NETWORK,
+    listening=frozenset({SSH}),
+    trace=Trace((), (PacketPath(TO_SSH, "new", (), SSH),)),
+    boot=Boot(True, frozenset({running.DAEMON, running.GATE})),
+    daemon=STATUS,
+    is_table_loaded=True,
+    is_as_loaded=True,
+    rejection="",
+    memory_bytes=64 << 30,
+    conntrack=(10, 1000),
+)
+KNOCKED = '[doors.a]\nknock = ["7000/tcp", "9000/tcp", "8000/tcp"]\nopens = ["22/tcp"]\n'
+BY_HAND = '[doors.a]\nopens = ["22/tcp"]\n'
+ELSEWHERE = '[doors.a]\nopens = ["80/tcp"]\n'
+Judge = Any
+
+
+def findings(judge: Judge, text: str, facts: Facts) -> list[Problem]:
+    return list(judge("/f", parse(text, "/f"), facts))
+
+
+def gate(settings: str, doors: str = KNOCKED) -> str:
+    return f"[gate]\n{settings}\n{doors}"
+
+
+def test_signed_door_and_its_keys() -> None:
+    text = BY_HAND + "\n[signed]\n"
+    (found,) = findings(lockout.check, text, replace(WELL, signed_doors=frozenset({"a"})))
+    assert (found.level, "door 'a' opens it by a signed knock" in found.what) == (Level.OK, True)
+    (found,) = findings(lockout.check, text, WELL)
+    assert found.level is Level.ERROR
+    assert found.what.endswith("accepts no signed knock: no key of its authorized_keys may open it")
+    facts = replace(WELL, signed_error="server.key: it is missing; make it")
+    (found,) = findings(lockout.check, text, facts)
+    assert found.what.endswith("accepts no signed knock: server.key: it is missing; make it")
+    assert [f.level for f in findings(running.check, text, facts) if f.where == "signed knocks"] == [Level.ERROR]
+
+
+@pytest.mark.parametrize(
+    ("text", "level", "part"),
+    [
+        (KNOCKED, Level.OK, "is hidden; door 'a' opens it by a knock"),
+        (BY_HAND, Level.ERROR, "is hidden, and its door 'a' opens by hand only"),
+        (ELSEWHERE, Level.OK, "stays open to everyone"),
+        (gate('mode = "stealth"', ELSEWHERE), Level.ERROR, "would be hidden, and no door opens it"),
+        (gate('mode = "stealth"\npublic = ["22/tcp"]', ELSEWHERE), Level.OK, "stays open to everyone"),
+        (gate('mode = "observe"', BY_HAND), Level.OK, "mode observe drops nothing"),
+        (gate('mode = "stealth"\ninterfaces = ["wlan*"]', ELSEWHERE), Level.OK, "which the gate does not watch"),
+        (gate('mode = "stealth"\ninterfaces = ["eth*"]', ELSEWHERE), Level.ERROR, "would be hidden"),
+    ],
+)
+def test_lockout_of_the_sessions_port(text: str, level: Level, part: str) -> None:
+    (found,) = findings(lockout.check, text, WELL)
+    assert (found.level, part in found.what) == (level, True), found
+
+
+SIGNED = BY_HAND + "\n[signed]\n"
+IS_SIGNED = replace(WELL, signed_doors=frozenset({"a"}))
+TAKES_NONE = {**STATUS, "signed": {"takes": False, "refused": {}}}
+
+
+@pytest.mark.parametrize(
+    ("change", "level"),
+    [
+        ({}, Level.OK),
+        ({"daemon": None}, Level.ERROR),
+        ({"daemon": None, "session": None}, Level.ERROR),
+        ({"daemon": TAKES_NONE}, Level.ERROR),
+        ({"daemon": None, "is_table_loaded": False}, Level.OK),  # nothing is hidden yet
+    ],
+)
+def test_signed_only_door_needs_the_daemon(change: dict[str, Any], level: Level) -> None:
+    (found,) = findings(lockout.check, SIGNED, replace(IS_SIGNED, **change))
+    assert found.level is level
+    levels = [each.level for each in findings(running.check, SIGNED, replace(IS_SIGNED, **change))]
+    is_gone = "daemon" in change and change["daemon"] is None and "is_table_loaded" not in change
+    assert (Level.ERROR in levels) is is_gone
+
+
+def test_signed_only_door_needs_the_daemon_at_boot() -> None:
+    boot = replace(IS_SIGNED, boot=Boot(True, frozenset({running.GATE})))
+    assert Level.ERROR in [found.level for found in findings(running.check, SIGNED, boot)]
+    observed = [found.level for found in findings(running.check, gate('mode = "observe"', SIGNED), boot)]
+    assert Level.ERROR not in observed
+
+
+def test_doorward_off_and_the_last_good_configuration_are_errors() -> None:
+    off = findings(running.check, KNOCKED, replace(WELL, daemon=None, is_table_loaded=False, off_since="2026-05-01"))
+    assert [found.commands for found in off if found.level is Level.ERROR] == [("doorward on",)]
+    assert not [found for found in off if found.where in ("daemon", "boot")]
+    wrong = replace(WELL, daemon={**STATUS, "last_good": "/f:3: wrong; repair it\n/f:4: too"})
+    (found,) = (one for one in findings(running.check, KNOCKED, wrong) if one.level is Level.ERROR)
+    assert "/f:3: wrong" in found.what
+
+
+def test_console_checks_the_ssh_port_if_it_listens() -> None:
+    console = replace(WELL, session=None)
+    (found,) = findings(lockout.check, BY_HAND, console)
+    assert found.level is Level.WARNING
+    assert findings(lockout.check, BY_HAND, replace(console, listening=frozenset())) == []
+
+
+def test_healthy_host_has_only_ok_findings() -> None:
+    for judge in (lockout.check, firewalls.check, bypasses.check, running.check):
+        assert {found.level for found in findings(judge, KNOCKED, WELL)} <= {Level.OK}
+
+
+@pytest.mark.parametrize(
+    ("change", "level", "part"),
+    [
+        ({"daemon": None}, Level.WARNING, "the daemon is not running; sequences still open doors"),
+        ({"daemon": None, "is_table_loaded": False}, Level.WARNING, "nothing is hidden"),
+        ({"is_table_loaded": False}, Level.ERROR, "the table inet doorward is missing"),
+        ({"daemon": {**STATUS, "config": "/g"}}, Level.WARNING, "it is running with /g, not with /f"),
+        ({"is_as_loaded": False}, Level.WARNING, "was changed after it was loaded"),
+        ({"rejection": "no nf_tables"}, Level.ERROR, "no nf_tables"),
+        ({"boot": Boot(True, frozenset())}, Level.WARNING, "no enabled unit loads the gate at boot"),
+        ({"boot": Boot(True, frozenset({running.DAEMON}))}, Level.WARNING, "for a moment nothing is hidden"),
+        ({"boot": Boot(True, frozenset({running.GATE}))}, Level.WARNING, "no daemon starts"),
+        ({"boot": Boot(False, frozenset())}, Level.WARNING, "systemd is not running"),
+        ({"conntrack": (950, 1000)}, Level.WARNING, "conntrack holds 950 of 1,000"),
+        ({"unread": ("iptables-legacy-save is missing",)}, Level.WARNING, "iptables-legacy-save is missing"),
+    ],
+    ids=lambda value: str(value) if isinstance(value, dict) else "",
+)
+def test_running_state_findings(change: dict[str, Any], level: Level, part: str) -> None:
+    (found,) = (one for one in findings(running.check, KNOCKED, replace(WELL, **change)) if one.level is not Level.OK)
+    assert (found.level, part in found.what) == (level, True), found
+
+
+@pytest.mark.parametrize(("units", "command"), [({running.DAEMON}, "systemctl start "), ((), "doorward run")])
+def test_stopped_daemon_remedy_fits_the_host(units: set[str], command: str) -> None:
+    facts = replace(WELL, daemon=None, boot=Boot(True, frozenset(units)))
+    (found,) = (one for one in findings(running.check, KNOCKED, facts) if one.where == "daemon")
+    assert found.commands[0].startswith(command)
+
+
+def test_missing_boot_unit_behind_accept_mark_is_an_error() -> None:
+    boot = replace(WELL, boot=Boot(True, frozenset()))
+    levels = {found.where: found.level for found in findings(running.check, gate("accept_mark = 4096"), boot)}
+    assert levels["boot"] is Level.ERROR
+
+
+def test_small_memory_is_reported() -> None:
+    said = [found.what for found in findings(running.check, KNOCKED, replace(WELL, memory_bytes=256 << 20))]
+    assert any("with 256 MiB the gate tracks" in what for what in said)
+
+
+def test_unused_port_is_reported() -> None:
+    (found,) = findings(firewalls.check, KNOCKED, replace(WELL, listening=frozenset()))
+    assert found.what == "door 'a' opens 22/tcp, but nothing listens there"
+
+
+def dropped(
+    *, by: str = "-A INPUT -j DROP", operator: bool = True, unchecked: tuple[Unchecked, ...] = (), state: str = "new",
+    hook: str = "input", priority: int = 0, knock: bool = False,
+) -> Facts:  # fmt: skip
+    """Return facts with a rule that drops other clients' packets, and possibly the operator's."""
+    block = Block(FILTER, BaseChain(hook.upper(), hook, priority), f"{FILTER.name}: {by}")
+    port = Port.parse("7000/tcp") if knock else SSH
+    own = TO_SSH._replace(sources=(SESSION.source,), is_operator=True, port=port, is_knock=knock)
+    ways = (
+        PacketPath(TO_SSH._replace(port=port, is_knock=knock), state, (block,), port),
+        PacketPath(own, state, (block,) if operator else (), port),
+    )
+    return replace(WELL, trace=Trace((FILTER.name,), ways, unchecked))
+
+
+def test_dropping_rule_is_reported_with_its_remedy() -> None:
+    (found,) = findings(firewalls.check, gate('accept_mark = "0x1000/0x1000"'), dropped())
+    assert (found.level, found.where) == (Level.ERROR, "iptables-nft -t filter: -A INPUT -j DROP")
+    assert found.commands == ("iptables-nft -t filter -I INPUT -m mark --mark 0x1000/0x1000 -j ACCEPT",)
+    (found,) = findings(firewalls.check, KNOCKED, dropped(state="established"))
+    assert found.commands == ("iptables-nft -t filter -I INPUT -m conntrack --ctstate RELATED,ESTABLISHED -j ACCEPT",)
+
+
+def test_unchecked_rule_makes_others_uncertain() -> None:
+    unchecked = (Unchecked("ip t, chain c: socket transparent 1 accept"),)
+    levels = [one.level for one in findings(firewalls.check, KNOCKED, dropped(unchecked=unchecked))]
+    assert levels == [Level.WARNING, Level.WARNING]
+    facts = replace(WELL, trace=Trace(("ip t",), WELL.trace.paths, unchecked))
+    (found,) = findings(firewalls.check, KNOCKED, facts)
+    assert (found.level, found.what) == (Level.WARNING, f"not checked: {unchecked[0].what}")
+
+
+def test_unchecked_outgoing_rule_leaves_others_certain() -> None:
+    unchecked = (Unchecked("-A OUTPUT -m owner", is_outward=True),)
+    levels = [one.level for one in findings(firewalls.check, KNOCKED, dropped(unchecked=unchecked))]
+    assert levels == [Level.ERROR, Level.WARNING]
+
+
+def test_rule_that_admits_only_the_operator_is_a_warning() -> None:
+    facts = dropped(operator=False)
+    (found,) = findings(firewalls.check, KNOCKED, facts)
+    assert (found.level, "but not from where you are" in found.what) == (Level.WARNING, True)
+    (found,) = findings(firewalls.check, KNOCKED, replace(facts, session=None))
+    assert found.level is Level.ERROR
+
+
+def test_knocks_are_checked_only_before_the_gate() -> None:
+    assert [one.level for one in findings(firewalls.check, KNOCKED, dropped(knock=True))] == [Level.OK]
+    (found,) = findings(firewalls.check, KNOCKED, dropped(knock=True, hook="prerouting", priority=-300))
+    assert found.commands == ("iptables-nft -t filter -I PREROUTING -p tcp --dport 7000 -j ACCEPT",)
+
+
+def test_forwarded_port_needs_no_local_listener() -> None:
+    ways = (PacketPath(TO_SSH, "new", (), Port.parse("80/tcp"), ip_address("172.17.0.2")),)
+    facts = replace(WELL, listening=frozenset(), trace=Trace(("ip nat",), ways))
+    assert {one.level for one in findings(firewalls.check, KNOCKED, facts)} == {Level.OK}
+
+
+def test_conflicting_routing_rule_is_reported() -> None:
+    facts = replace(WELL, network=NETWORK._replace(mark_rules=(MarkRule(0x1000, 0xF000), MarkRule(0xCA6C, 0xFFFFFFFF))))
+    (found,) = findings(firewalls.check, gate('accept_mark = "0x1000/0x1000"'), facts)
+    assert (found.level, found.where) == (Level.WARNING, "ip rule, fwmark 0x1000/0xf000")
+
+
+def container(*ways: str, blocks: tuple[Block, ...] = ()) -> Facts:
+    """Return a host that forwards the door's port to a container, which answers packets from these interfaces."""
+    there = ip_address("172.17.0.2")
+    bridge = (LocalAddress("docker0", ip_interface("172.17.0.1/16")), LocalAddress("wg0", ip_interface("10.0.0.1/24")))
+    routes = (*NETWORK.routes, Route(ip_network("172.17.0.0/16"), "docker0"))
+    http = Port.parse("80/tcp")
+    direct = TO_SSH._replace(port=http, destination=there, published=SSH)
+    found = (
+        PacketPath(TO_SSH, "new", (), http, there),
+        *(PacketPath(direct._replace(interface=way), "new", blocks, http, there) for way in ways),
+    )
+    network = Network((*NETWORK.locals, *bridge), routes)
+    return replace(WELL, network=network, trace=Trace((FILTER.name,), found))
+
+
+@pytest.mark.parametrize("ways", [[], ["eth0"], ["eth0", "wg0"]])
+def test_reachable_container_address_is_reported(ways: list[str]) -> None:
+    found = findings(bypasses.check, KNOCKED, container(*ways))
+    commands = [f"iptables-nft -t raw -I PREROUTING -i {way} -d 172.17.0.0/16 -j DROP" for way in ways]
+    assert [(each.level, each.where, [*each.commands]) for each in found] == (
+        [(Level.WARNING, "port 22/tcp", commands)] if ways else []
+    )
+    assert {each.level for each in findings(firewalls.check, KNOCKED, container(*ways))} == {Level.OK}
+
+
+def test_unreachable_container_is_not_reported() -> None:
+    drop = Block(FILTER, BaseChain("FORWARD", "forward", 0), "-A FORWARD -j DROP")
+    assert findings(bypasses.check, KNOCKED, container("eth0", blocks=(drop,))) == []
+    assert {each.level for each in findings(firewalls.check, KNOCKED, container("eth0", blocks=(drop,)))} == {Level.OK}
+    assert findings(bypasses.check, gate('mode = "observe"'), container("eth0")) == []
+
+
+@pytest.mark.parametrize(("mode", "is_named"), [("guard", True), ("stealth", True), ("observe", False)])
+def test_conntrack_helpers_are_reported_unless_observing(mode: str, is_named: bool) -> None:
+    trace = Trace((FILTER.name,), WELL.trace.paths, helpers=(Helper("the rule", "ftp", "the command"),))
+    found = findings(bypasses.check, gate(f'mode = "{mode}"'), replace(WELL, trace=trace, assigns_helpers=True))
+    assert [(each.level, each.commands) for each in found] == [
+        (Level.WARNING, ("the command",)),
+        (Level.WARNING, ("sysctl -w net.netfilter.nf_conntrack_helper=0",)),
+    ] * is_named
