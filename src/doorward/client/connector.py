@@ -1,4 +1,4 @@
-"""Connects to a port that is opening: several attempts, for the first SYN may come before the door is open."""
+"""Connect to a port that is opening: several attempts, since the first SYN may arrive before the door is open."""
 
 from __future__ import annotations
 
@@ -9,18 +9,18 @@ import time
 
 from doorward.client.sequence import Reply, Target
 
-# A signed knock opens its door when a process has read it: after a millisecond or two, and a SYN before that is
-# dropped, which TCP repeats after one second only. So others follow it soon. They are few, and far apart, since what
-# arrives at an open door counts with the limits of other firewalls (`ufw limit`: six in 30 s). The service hardly ever
-# sees more than one: those that are given up have not had their answer yet, and are reset before they are connections.
+# A signed knock opens its door once a process has verified it: after a millisecond or two. A SYN that arrives earlier
+# is dropped, and TCP retransmits it only after one second, so more attempts follow soon. They are few and spread out,
+# since SYNs at an open door count against the limits of other firewalls (`ufw limit`: six in 30 s). The service rarely
+# sees more than one: abandoned attempts have no answer yet, and are reset before they become connections.
 ATTEMPTS_S = (0.0, 0.001, 0.003, 0.015, 0.1)
-# Before TCP repeats them all, all but the newest are given up: no way to a host takes this long.
+# All but the newest are abandoned before TCP retransmits them: no round trip takes this long.
 ALONE_S = 0.9
 _UNDER_WAY = frozenset({errno.EINPROGRESS, errno.EALREADY})
 
 
 def open_connection(target: Target, port: int, patience_s: float) -> socket.socket | Reply:
-    """Give a connection, or what was met instead within the time. Attempts that are not used are closed."""
+    """Return a connection, or the reply met within `patience_s`. Unused attempts are closed."""
     attempts = _Attempts(target, port)
     try:
         return attempts.run(time.monotonic(), patience_s)
@@ -29,7 +29,7 @@ def open_connection(target: Target, port: int, patience_s: float) -> socket.sock
 
 
 def try_port(target: Target, port: int, patience_s: float) -> Reply:
-    """Tell whether a connection can be made, and close it again."""
+    """Connect, close the connection again and return the reply."""
     found = open_connection(target, port, patience_s)
     if isinstance(found, Reply):
         return found
@@ -38,7 +38,7 @@ def try_port(target: Target, port: int, patience_s: float) -> Reply:
 
 
 class _Attempts:
-    """Sockets on their way to one port."""
+    """Sockets that are connecting to one port."""
 
     def __init__(self, target: Target, port: int) -> None:
         self._target, self._address = target, target.at(port)
@@ -48,7 +48,7 @@ class _Attempts:
     def run(self, began_s: float, patience_s: float) -> socket.socket | Reply:
         while (now_s := time.monotonic() - began_s) < patience_s:
             if self._upcoming_s and self._upcoming_s[0] <= now_s:
-                self._begin()  # one, and then a look: a late process must not make two where the first was enough
+                self._begin()  # one per pass: after a delay the first may already have succeeded
             if now_s >= ALONE_S:
                 self._leave_one()
             if not (self._waiting or self._upcoming_s):
@@ -81,7 +81,7 @@ class _Attempts:
             self._waiting.pop(0).close()
 
     def _first(self, timeout_s: float) -> socket.socket | None:
-        """Give the first that is connected; those that were refused are dropped."""
+        """Return the first connected socket; close those that were refused."""
         _, done, _ = select.select([], self._waiting, [], timeout_s)
         for attempt in done:
             self._waiting.remove(attempt)

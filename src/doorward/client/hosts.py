@@ -1,6 +1,6 @@
-"""Reads hosts.toml, where the client keeps its hosts and their doors' sequences.
+"""Read hosts.toml, the client's hosts and the port sequences of their doors.
 
-Kept free of pathlib (14 ms to import): most knocks at a name look here first.
+Does not import pathlib (14 ms): most knocks look up a host here first.
 """
 
 from __future__ import annotations
@@ -21,9 +21,9 @@ KEYS = (*TEXTS, "signed_port", "doors")
 
 
 class KnownHost(NamedTuple):
-    """One table of hosts.toml; `address` is the table's name where the file gives none.
+    """One table of hosts.toml; `address` defaults to the table's name.
 
-    A door with no sequence opens with a signed knock only. The rest is for signed knocks.
+    A door without a sequence needs a signed knock. The fields after `doors` are for signed knocks.
     """
 
     name: str
@@ -39,33 +39,33 @@ class KnownHost(NamedTuple):
 
 
 def hosts_path() -> str:
-    """Tell where hosts.toml is looked for."""
+    """Return the path of hosts.toml."""
     base = os.environ.get("XDG_CONFIG_HOME", "")
-    if not base.startswith("/"):  # the XDG specification: a relative path is to be ignored
+    if not base.startswith("/"):  # the XDG specification: relative paths are ignored
         base = os.path.expanduser("~/.config")  # noqa: PTH111
     return f"{base}/doorward/hosts.toml"
 
 
 def read_hosts(path: str) -> dict[str, KnownHost]:
-    """Read every host; no file is no hosts. UsageError: what is wrong in the file, and what to write."""
+    """Return every host by name; empty if there is no file. UsageError names the fault and the remedy."""
     raw = _read(path)
     return {} if raw is None else parse_hosts(raw, path)
 
 
 def parse_hosts(raw: bytes, path: str) -> dict[str, KnownHost]:
-    """Read every host in the bytes of a file; UsageError as above."""
+    """Return every host in the contents of a file; UsageError as in `read_hosts`."""
     import tomllib
 
     try:
         tables = tomllib.loads(raw.decode())
-    except (ValueError, RecursionError) as error:  # a number of thousands of digits, lists a thousand deep
+    except (ValueError, RecursionError) as error:  # thousands of digits, lists nested a thousand deep
         raise UsageError(f"{path}: not TOML: {error}; mend it there") from None
     folder = os.path.dirname(path)  # noqa: PTH120
     return {name: _host(f"{path}: [{name}]", name, table, folder) for name, table in tables.items()}
 
 
 def is_exposed(path: str) -> bool:
-    """Tell whether every user of this machine can read the file, and its sequences."""
+    """Return whether every user of this host can read the file, and so its sequences."""
     found = os.stat(path).st_mode & stat.S_IROTH  # noqa: PTH116
     while found and path != "/":
         path = os.path.dirname(path)  # noqa: PTH120
@@ -75,7 +75,7 @@ def is_exposed(path: str) -> bool:
 
 def _read(path: str) -> bytes | None:
     try:
-        descriptor = os.open(path, os.O_RDONLY | os.O_CLOEXEC | os.O_NONBLOCK)  # a pipe must not stop us
+        descriptor = os.open(path, os.O_RDONLY | os.O_CLOEXEC | os.O_NONBLOCK)  # a pipe must not block
     except (FileNotFoundError, NotADirectoryError):
         return None
     except OSError as error:
@@ -89,7 +89,7 @@ def _read(path: str) -> bytes | None:
 
 
 def _refuse_shared(path: str, found: os.stat_result) -> None:
-    """Whoever can write the file chooses where the user's knocks and connections go."""
+    """Reject a file that others can write: they could redirect the user's knocks and connections."""
     if not stat.S_ISREG(found.st_mode):
         raise UsageError(f"{path}: is no regular file; put a TOML file there")
     if found.st_uid not in (0, os.geteuid()):
@@ -121,7 +121,7 @@ _WISHES = frozenset({"signed_port", "gate", "from", "for"})
 
 
 def _wishes(where: str, table: dict[str, object]) -> dict[str, Any]:
-    """Read what only a signed knock can ask for."""
+    """Return the fields that apply to signed knocks only."""
     from doorward.client import request_options
 
     parsers: dict[str, tuple[str, Callable[[str], object]]] = {
@@ -144,7 +144,7 @@ def _wishes(where: str, table: dict[str, object]) -> dict[str, Any]:
 
 
 def _beside(folder: str, path: str | None) -> str | None:
-    """A path in the file is one of its folder, not of wherever the user happens to be."""
+    """Resolve a path against the file's directory, not against the working directory."""
     return path if path is None or path.startswith("~") else os.path.join(folder, path)  # noqa: PTH118
 
 
@@ -182,12 +182,12 @@ def _port(where: str, value: object) -> Port:
 
 
 def is_door(word: str) -> bool:
-    """Tell a door's name from a port: `ssh` from `7000`, `7000/tcp` and `7000:tcp`."""
+    """Return whether `word` is a door's name (`ssh`), not a port (`7000`, `7000/tcp`, `7000:tcp`)."""
     return not (word.isdigit() or "/" in word or ":" in word)
 
 
 def find_door(path: str, hosts: dict[str, KnownHost], name: str, door: str) -> tuple[Port, ...]:
-    """Give a door's sequence; UsageError says which of file, host and door is missing, and what exists."""
+    """Return a door's sequence; UsageError names the missing host or door, and what exists."""
     host = find_host(path, hosts, name)
     if door not in host.doors:
         hint = near(door, host.doors) or _listed("its doors are", host.doors)
@@ -198,7 +198,7 @@ def find_door(path: str, hosts: dict[str, KnownHost], name: str, door: str) -> t
 
 
 def find_host(path: str, hosts: dict[str, KnownHost], name: str) -> KnownHost:
-    """Give a host; UsageError says what is missing, and what exists."""
+    """Return a host; UsageError lists the known hosts."""
     if name in hosts:
         return hosts[name]
     if not hosts:
@@ -213,7 +213,7 @@ def find_host(path: str, hosts: dict[str, KnownHost], name: str) -> KnownHost:
 
 
 def near(word: str, known: Iterable[str]) -> str:
-    """Ask whether a word like it was meant; nothing where there is none."""
+    """Return "did you mean 'x'?" for the closest known word, or an empty string."""
     import difflib
 
     near = difflib.get_close_matches(word, list(known), n=1)

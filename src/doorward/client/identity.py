@@ -1,4 +1,4 @@
-"""Which key signs a knock: the one that is named, else the agent's first, else ssh's usual files."""
+"""Select the key that signs a knock: the named one, else the agent's first, else ssh's default files."""
 
 from __future__ import annotations
 
@@ -12,22 +12,22 @@ from doorward.client.signers import Signer, agent_signer, file_signer, signature
 from doorward.client.ssh_agent import NoAgentError, open_agent
 from doorward.errors import HostError, MalformedError, UsageError
 
-USUAL = ("id_ed25519", "id_ecdsa", "id_ed25519_sk", "id_ecdsa_sk", "id_rsa")  # in ~/.ssh, the first that is there
+USUAL = ("id_ed25519", "id_ecdsa", "id_ed25519_sk", "id_ecdsa_sk", "id_rsa")  # in ~/.ssh; the first that exists is used
 _CERTIFICATE_FILE = "-cert.pub"
 
 
 class _Certificate(NamedTuple):
-    """A certificate, and the key that it is for, as blobs."""
+    """A certificate and the key it certifies, as blobs."""
 
     blob: bytes
     key: bytes
 
 
 def find_signer(identity: str | None, certificate: str | None, most_bytes: int) -> Signer:
-    """Find the key that signs; `most_bytes`: a key that nobody named is passed over if its signature is longer.
+    """Return the signer to use; keys not named are skipped if their signature exceeds `most_bytes`.
 
-    Nothing is asked of a person before the signer is used, as long as the key's public half is to be seen.
-    UsageError, HostError: no key, and what to do.
+    Asks for no passphrase before the signer is used, provided that the public key is available.
+    UsageError, HostError: no usable key, with a remedy.
     """
     told = None if certificate is None else _read_certificate(os.path.expanduser(certificate))  # noqa: PTH111
     if identity is not None:
@@ -40,7 +40,7 @@ def find_signer(identity: str | None, certificate: str | None, most_bytes: int) 
 
 
 def _read_certificate(path: str) -> _Certificate:
-    from doorward.signed.ssh_certificates import parse_certificate  # 30 ms, which knocks without one are spared
+    from doorward.signed.ssh_certificates import parse_certificate  # 30 ms; only needed with a certificate
 
     blob, _ = keyfile.public_line(keyfile.read(path), path)
     try:
@@ -51,7 +51,7 @@ def _read_certificate(path: str) -> _Certificate:
 
 
 def _named(path: str, certificate: _Certificate | None) -> Signer:
-    """Give the key in a file, or the agent's, of which the file holds the public half."""
+    """Return a signer for the key in a file, through the agent if it has the key."""
     raw = keyfile.read(path)
     blob = keyfile.public_half(path, raw) if keyfile.is_private(raw) else keyfile.public_line(raw, path)[0]
     if certificate is not None and blob is not None and certificate.key != blob:
@@ -74,7 +74,7 @@ def _named(path: str, certificate: _Certificate | None) -> Signer:
 
 
 def _beside(path: str, certificate: _Certificate) -> Signer:
-    """Give the key that a certificate is for: the agent's, or the one in the file beside it."""
+    """Return a signer for the certified key: the agent's, or the file next to the certificate."""
     try:
         found = _in_agent(certificate.key, certificate)
     except HostError:
@@ -88,7 +88,7 @@ def _beside(path: str, certificate: _Certificate) -> Signer:
 
 
 def _first(most_bytes: int) -> Signer:
-    """Give the agent's first key, else the first of ssh's usual files."""
+    """Return a signer for the agent's first usable key, else for the first usable default file."""
     try:
         with open_agent() as agent:
             keys = agent.list_keys()
@@ -118,7 +118,7 @@ def _usual_files() -> Iterator[str]:
 
 
 def _in_agent(blob: bytes, certificate: _Certificate | None) -> Signer | None:
-    """Give the agent's key of this blob, or of its certificate; None: it has neither, or there is no agent."""
+    """Return a signer for the agent's copy of this key or certificate; None if it has neither, or there is no agent."""
     try:
         with open_agent() as agent:
             keys = agent.list_keys()

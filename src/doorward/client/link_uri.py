@@ -1,9 +1,9 @@
-"""`doorward://` links: all that a client needs to know of a host, in one line that fits a QR code. Pure.
+"""`doorward://` links: everything a client needs to know about a host, in one line that fits a QR code. Pure.
 
     doorward://HOST[:SIGNED_PORT]/?key=SERVER_KEY&gate=NAME&door=NAME&seq=NAME:7000/tcp,8000/udp
 
-`door` and `seq` may come more than once: a door that opens with a signed knock, and one with a sequence. Every value is
-percent-encoded (RFC 3986); a plus is a plus.
+`door` (opens with a signed knock) and `seq` (opens with a port sequence) may be repeated. Every value is
+percent-encoded (RFC 3986); a plus is a literal plus.
 """
 
 from __future__ import annotations
@@ -17,7 +17,7 @@ from doorward.errors import MalformedError
 from doorward.model import NAME, Port
 
 SCHEME = "doorward://"
-MAX_LENGTH = 8192  # of a link; the longest server's key takes a quarter of it
+MAX_LENGTH = 8192  # characters; the longest server key takes a quarter of them
 MAX_DOORS = 64
 MAX_SEQUENCE = 32
 _LINK = re.compile(r"doorward://([^/?#]+)/?\?([^#]*)", re.IGNORECASE)
@@ -28,7 +28,7 @@ _SERVER_KEY = re.compile(r"[a-z0-9-]{1,32}:[A-Za-z0-9+/]{16,4096}={0,2}")
 
 
 class KnockLink(NamedTuple):
-    """What a link says; a door with no sequence opens with a signed knock."""
+    """The contents of a link; a door without a sequence opens with a signed knock."""
 
     host: str
     signed_port: int | None = None
@@ -38,7 +38,7 @@ class KnockLink(NamedTuple):
 
 
 def format_link(link: KnockLink) -> str:
-    """Write a link; `parse_link` reads it back."""
+    """Return the link as text; the inverse of `parse_link`."""
     host = f"[{link.host}]" if ":" in link.host else quote(link.host, safe="")
     port = "" if link.signed_port is None else f":{link.signed_port}"
     fields = [("key", link.key), ("gate", link.gate)]
@@ -49,7 +49,7 @@ def format_link(link: KnockLink) -> str:
 
 
 def parse_link(text: str) -> KnockLink:
-    """Read a link. MalformedError says what is wrong with it."""
+    """Parse a link. MalformedError describes the fault."""
     if len(text) > MAX_LENGTH:
         raise MalformedError(f"a link of {len(text)} characters; it has at most {MAX_LENGTH}")
     if not text.isascii():
@@ -126,7 +126,7 @@ def _add_door(doors: dict[str, tuple[Port, ...]], kind: str, value: str) -> None
 
 
 def parse_sequence(text: str) -> tuple[Port, ...]:
-    """Read `7000/tcp,8000/udp`. MalformedError: it is none."""
+    """Parse `7000/tcp,8000/udp`. MalformedError: not a sequence."""
     words = text.split(",")
     if len(words) > MAX_SEQUENCE:
         raise MalformedError(f"a sequence of {len(words)} ports; it has at most {MAX_SEQUENCE}")

@@ -1,4 +1,4 @@
-"""Asks a person for a passphrase, where OpenSSH would: on the terminal, or with the program that SSH_ASKPASS names."""
+"""Prompt for a passphrase as OpenSSH does: on the terminal, or through the SSH_ASKPASS program."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ from doorward.errors import HostError, NegativeResult
 
 
 def ask_passphrase(path: str) -> bytes:
-    """Ask for the passphrase of a key file. HostError: nobody can be asked; AnswerNo: nobody answers."""
+    """Return the passphrase of a key file. HostError: no way to prompt; NegativeResult: none was entered."""
     prompt = f"Enter passphrase for key '{path}': "
     program = os.environ.get("SSH_ASKPASS", "")
     wanted = os.environ.get("SSH_ASKPASS_REQUIRE", "")
@@ -37,7 +37,7 @@ def _from_terminal(prompt: str) -> bytes:
     from getpass import getpass
 
     try:
-        return getpass(prompt).encode()  # it opens /dev/tty itself: standard input may carry a connection
+        return getpass(prompt).encode()  # opens /dev/tty itself: standard input may be a connection
     except EOFError:
         raise NegativeResult("no passphrase was given; nothing was sent") from None
 

@@ -1,4 +1,4 @@
-"""Knocks at a host: every symbol is one packet, sent once, with no privilege."""
+"""Send a port sequence: one packet per port, sent once, without privileges."""
 
 from __future__ import annotations
 
@@ -13,13 +13,13 @@ from typing import NamedTuple, TypeVar
 from doorward.errors import HostError, UsageError
 from doorward.model import Port, Protocol
 
-# Packets to different ports may be steered to different receive queues and overtake each other there, and a
-# sequence out of order opens nothing. 10 ms is longer than a queue holds a packet, and nobody notices it.
+# Packets to different ports may be steered to different receive queues and be reordered there, and a sequence out of
+# order opens nothing. 10 ms is longer than a queue delays a packet, and too short to notice.
 DEFAULT_DELAY_S = 0.01
 # What Debian's `knock` sends. Not empty: some routers and address translators drop empty datagrams.
 DATAGRAM = b"\0"
 
-# What an ICMP answer becomes (Linux: icmp_err_convert, icmpv6_err_convert): a closed or forbidden port says so.
+# Errors that stem from an ICMP reply (Linux: icmp_err_convert, icmpv6_err_convert): the packet was sent.
 ANSWERS = frozenset(
     {
         errno.ECONNREFUSED,
@@ -42,13 +42,13 @@ class UnreachableError(HostError):
 
 
 class Target(NamedTuple):
-    """One address of a host, as the socket calls want it."""
+    """One address of a host, in the form of the socket calls."""
 
     family: int
     sockaddr: tuple[object, ...]
 
     def at(self, port: int) -> tuple[object, ...]:
-        """Give the socket address of a port there."""
+        """Return the socket address of a port at this target."""
         return (self.sockaddr[0], port, *self.sockaddr[2:])
 
     def __str__(self) -> str:
@@ -56,29 +56,29 @@ class Target(NamedTuple):
 
 
 Report = Callable[[Target, int, Port], None]
-Reached = TypeVar("Reached")  # what a knock reached: a target, or several
+Reached = TypeVar("Reached")  # what a knock reached: one target, or several
 
 
 def resolve(host: str, family: int = socket.AF_UNSPEC) -> list[Target]:
-    """Look a host up once; its addresses in the system's order of preference, at least one."""
+    """Resolve a host; return its addresses in the system's order of preference, at least one."""
     try:
         # Bytes keep Python from importing its IDNA codec (5 ms), which an ASCII name does not need.
         name = host.encode() if host.isascii() else host
         found = socket.getaddrinfo(name, None, family, socket.SOCK_STREAM)
     except socket.gaierror as error:
         raise _not_found(host, family, error) from None
-    except UnicodeError:  # a label too long or empty, or letters that IDNA does not know
+    except UnicodeError:  # a label too long or empty, or letters outside IDNA
         raise UsageError(f"{host!r} is no host name; write a name such as example.org, or an address") from None
     return [Target(int(family), sockaddr) for family, _, _, _, sockaddr in found]
 
 
 def each_family(targets: list[Target]) -> list[Target]:
-    """Give the first address of each family, in the order of preference."""
+    """Return the first address of each family, in order of preference."""
     return list({target.family: target for target in reversed(targets)}.values())[::-1]
 
 
 def targets_of_version(targets: list[Target], version: int) -> list[Target]:
-    """Give the addresses of IPv4 or of IPv6; all, where there is none of them."""
+    """Return the addresses of IP version 4 or 6; all of them if none has that version."""
     family = socket.AF_INET if version == 4 else socket.AF_INET6
     return [target for target in targets if target.family == family] or targets
 
@@ -100,9 +100,9 @@ def knock(
     report: Report | None = None,
     sleep: Callable[[float], object] = time.sleep,
 ) -> Target:
-    """Send the whole sequence to the first target that a packet can be sent to, and tell which that was.
+    """Send the whole sequence to the first reachable target, and return that target.
 
-    `report` hears of each packet after it has left. NoWayError: no packet could be sent; HostError: not all.
+    `report` is called after each packet is sent. UnreachableError: no packet could be sent; HostError: not all.
     """
     target = _first(targets, sequence[0])
     if report:
@@ -118,7 +118,7 @@ def knock(
 
 
 def _first(targets: list[Target], port: Port) -> Target:
-    """Send the first packet; nothing was sent before it, so an error is no late answer but a missing way."""
+    """Send the first packet; an error cannot be a late reply to an earlier one, so the target is unreachable."""
     faults = []
     for target in targets:
         fault = send(target, port)
@@ -139,16 +139,16 @@ REMEDIES = {
 
 
 def failure(target: Target, fault: int) -> str:
-    """Say why no packet could be sent there, and what to do."""
+    """Return why no packet could be sent to the target, with a remedy."""
     remedy = REMEDIES.get(fault)
     return f"{target}: {os.strerror(fault)}" + (f" ({remedy})" if remedy else "")
 
 
 def send(target: Target, port: Port) -> int:
-    """Send one knock at once and never again; the errno of what went wrong, or one of SENT.
+    """Send one knock packet, never retransmitted; return the errno of a failure, or one of SENT.
 
-    Each knock has a socket of its own: a new source port, so conntrack calls it new, and no error of an
-    earlier one. Closing the socket before an answer is what keeps the kernel from sending the SYN again.
+    Each knock packet has its own socket: a new source port, so that conntrack sees a new connection, and no pending
+    error of an earlier packet. Closing the socket before a reply keeps the kernel from retransmitting the SYN.
     """
     kind = socket.SOCK_STREAM if port.protocol is Protocol.TCP else socket.SOCK_DGRAM
     try:
@@ -163,7 +163,7 @@ def send(target: Target, port: Port) -> int:
 
 
 class Reply(Enum):
-    """What a connection attempt met."""
+    """The outcome of a connection attempt."""
 
     OPEN = "open"
     REFUSED = "refused"
@@ -171,8 +171,8 @@ class Reply(Enum):
 
 
 FIRST_PAUSE_S = 0.5
-LONGEST_PAUSE_S = 4.0  # a person waits: a way that works again is to be found within seconds
-# With the first pause this leaves a SYN that overtook the last knock the time for its one repetition after 1 s.
+LONGEST_PAUSE_S = 4.0  # a person is waiting: a restored route is noticed within seconds
+# Together with the first pause, long enough for the retransmission after 1 s of a SYN that overtook the last knock.
 PATIENCE_S = 1.0
 
 
@@ -184,9 +184,9 @@ def knock_until_open(
     now: Callable[[], float] = time.monotonic,
     sleep: Callable[[float], object] = time.sleep,
 ) -> tuple[Reply, int]:
-    """Knock and visit with growing pauses, until the visit succeeds or the time is up.
+    """Knock and connect with growing pauses, until a connection succeeds or the time is up.
 
-    Gives the last reply and the number of rounds; the first visit follows its knock at once.
+    Returns the last reply and the number of rounds; each connection attempt follows its knock immediately.
     """
     until_s = now() + timeout_s
     pause_s = FIRST_PAUSE_S
@@ -194,7 +194,7 @@ def knock_until_open(
     while True:
         reached = knock_once()
         rounds += 1
-        left_s = max(until_s - now(), 0.001)  # 0 would mean not to wait at all
+        left_s = max(until_s - now(), 0.001)  # 0 would mean no waiting at all
         reply = visit(reached, min(PATIENCE_S + pause_s, left_s))
         if reply is Reply.OPEN or now() + pause_s >= until_s:
             return reply, rounds

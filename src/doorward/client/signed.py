@@ -1,4 +1,4 @@
-"""Composes signed knocks, seals them and sends them (docs/reference/signed-knock.md). Nothing is ever answered."""
+"""Compose, seal and send signed knocks (docs/reference/signed-knock.md). There is never a reply."""
 
 from __future__ import annotations
 
@@ -20,21 +20,21 @@ from doorward.signed.message import NONCE_BYTES, Request, pack_body, pack_plaint
 from doorward.signed.server_key import X25519, ServerKey, parse_server_key
 
 _SIGNATURE_LENGTH_BYTES = 2
-_LATEST_MS = 55_000  # a gate takes what is a minute old, and the packet needs time too
+_LATEST_MS = 55_000  # a gate accepts packets up to a minute old, and transit takes time too
 
 
 class KnockRequest(NamedTuple):
-    """What is to be said, whichever packet says it; `asked` None: the address that the packet comes from."""
+    """What to request, in any number of packets; `asked` None: the source address of the packet."""
 
     key: ServerKey
     door: str
-    gate: str = ""  # none named: the one that is called as its key's fingerprint
+    gate: str = ""  # empty: the gate named by its key's fingerprint
     for_s: int | None = None
-    asked: Place | AutomaticAddress | None = None  # Auto: the address that the route to the server begins with
+    asked: Place | AutomaticAddress | None = None  # automatic: the source address of the route to the server
 
 
 class SealedRequest(NamedTuple):
-    """One signed message, and how long its packet is once it is sealed."""
+    """One signed message, and the length in bytes of its sealed packet."""
 
     request: Request
     body: bytes
@@ -43,7 +43,7 @@ class SealedRequest(NamedTuple):
 
 
 class SentPacket(NamedTuple):
-    """A message, and where its packet went."""
+    """A message, and where its packet was sent."""
 
     target: Target
     port: Port
@@ -57,7 +57,7 @@ def letter(
     for_s: int | None = None,
     asked: Place | AutomaticAddress | None = None,
 ) -> KnockRequest:
-    """Put a letter together from what people write. UsageError: what is wrong, and what to write."""
+    """Build a request from user input. UsageError names the fault and the remedy."""
     try:
         key = parse_server_key(server_key)
     except MalformedError as error:
@@ -72,18 +72,18 @@ def letter(
 
 
 def most_signature_bytes(letter: KnockRequest) -> int:
-    """Tell how long a signature may be at most, by a key without a certificate."""
+    """Return the maximum length in bytes of a signature by a key without a certificate."""
     suite = letter.key.suite
     return room(suite, suite.long_bytes) - len(pack_body(_blank(letter, None))) - _SIGNATURE_LENGTH_BYTES
 
 
 def refuse_misfit(letter: KnockRequest, signer: Signer) -> None:
-    """See that the message will fit, before anybody is asked for a touch. UsageError: it will not, and what would."""
+    """Check that the message will fit, before asking for a touch. UsageError: it does not, with a remedy."""
     _fit(letter, signer, len(pack_body(_blank(letter, signer))), signature_bytes(signer.blob))
 
 
 def compose(letter: KnockRequest, signer: Signer, own: str, time_ms: int, nonce: bytes) -> SealedRequest:
-    """Write and sign one message; `own` is this machine's address on the way there. UsageError: it does not fit."""
+    """Build and sign one message; `own` is this host's source address. UsageError: it does not fit."""
     asked = ip_address(own) if isinstance(letter.asked, AutomaticAddress) else letter.asked
     request = _blank(letter, signer)._replace(time_ms=time_ms, nonce=nonce, for_s=letter.for_s, asked=asked)
     body = pack_body(request)
@@ -92,7 +92,7 @@ def compose(letter: KnockRequest, signer: Signer, own: str, time_ms: int, nonce:
 
 
 def sealed(letter: KnockRequest, message: SealedRequest) -> bytes:
-    """Give the packet."""
+    """Return the sealed packet."""
     space = room(letter.key.suite, message.length)
     return seal(letter.key, pack_plaintext(message.body, message.signature, space))
 
@@ -106,18 +106,18 @@ def send(
     report: Callable[[SentPacket], None] | None = None,
     really: bool = True,
 ) -> list[Target]:
-    """Send each target a packet of its own, and give those that one could be sent to.
+    """Send each target its own packet, and return the targets that could be reached.
 
-    NoWayError: none; HostError: the key took longer to sign than a gate waits. `report` hears of each packet. Not
-    `really`: all is done but the sending.
+    UnreachableError: none; HostError: signing took longer than a gate accepts. `report` is called for each packet.
+    Without `really` everything is done except sending.
     """
     refuse_misfit(letter, signer)
     reached, faults = [], []
     for target in targets:
         with socket.socket(target.family, socket.SOCK_DGRAM) as sender:
             try:
-                sender.connect(target.at(port.number))  # tells whether there is a way, and from which address
-                signer.unlock()  # a person may take a minute, which the message's time must not be older by
+                sender.connect(target.at(port.number))  # finds the route and the source address
+                signer.unlock()  # may take a minute, and the message must not age meanwhile
                 message = compose(letter, signer, _own(sender), now_ms(), os.urandom(NONCE_BYTES))
                 _refuse_late(now_ms() - message.request.time_ms)
                 if really:
@@ -134,7 +134,7 @@ def send(
 
 
 def _refuse_late(took_ms: int) -> None:
-    """Say what the gate would not: a touch that comes after a minute is for a knock that is too old."""
+    """Reject a knock that took too long to sign: the gate would drop it silently."""
     if took_ms > _LATEST_MS:
         raise HostError(
             f"the key signed after {took_ms // 1000} s, and a gate takes a knock for 60 s only, so it was not sent;"
@@ -143,12 +143,12 @@ def _refuse_late(took_ms: int) -> None:
 
 
 def now_ms() -> int:
-    """Tell the time as the message does."""
+    """Return the time in milliseconds since the epoch, as in messages."""
     return time.time_ns() // 1_000_000
 
 
 def _blank(letter: KnockRequest, signer: Signer | None) -> Request:
-    """Fill in what makes a message as long as it is."""
+    """Return a request with the fields that determine the length of the message."""
     if signer is not None and signer.certificate is not None:
         signed_by, is_certificate = signer.certificate, True
     else:
@@ -159,11 +159,11 @@ def _blank(letter: KnockRequest, signer: Signer | None) -> Request:
 
 def _own(connected: socket.socket) -> str:
     name: tuple[str, ...] = connected.getsockname()
-    return name[0].partition("%")[0]  # a link-local address is named with its interface
+    return name[0].partition("%")[0]  # a link-local address includes its interface
 
 
 def _fit(letter: KnockRequest, signer: Signer, body_bytes: int, signature_bytes: int) -> int:
-    """Give the shorter length of a packet that holds the message. UsageError: none does, and what would."""
+    """Return the shortest packet length that holds the message. UsageError: none does, with remedies."""
     suite = letter.key.suite
     needed = body_bytes + _SIGNATURE_LENGTH_BYTES + signature_bytes
     for length in (suite.short_bytes, suite.long_bytes):

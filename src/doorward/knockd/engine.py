@@ -1,6 +1,6 @@
-"""Two ways to run the automaton, with the same openings for the same packets: in the kernel, or over a ring.
+"""Two engines that run the automaton with the same results: in the kernel, or over a packet ring.
 
-The kernel's gate runs in mode observe: it watches and drops nothing, so it lives beside any firewall.
+The kernel engine runs in mode observe: it drops nothing, so it works alongside any firewall.
 """
 
 from __future__ import annotations
@@ -26,14 +26,14 @@ from doorward.nftables.libnftables import NftFirewall
 from doorward.nftables.monitor import RulesetMonitor, fingerprint, own_process
 from doorward.nftables.ruleset import compile_ruleset, default_capacity
 
-RING_CAPACITY = 65536  # sources a family in progress, in Python's memory: some 200 bytes each
+RING_CAPACITY = 65536  # sources in progress per address family; some 200 bytes each, in Python
 
 
-_MEANING = {"step": "step", "knock": "open", "wrong": "wrong"}  # of what the gate tells, for knockd
+_MEANING = {"step": "step", "knock": "open", "wrong": "wrong"}  # kernel event to knockd's
 
 
 class EngineEvent(NamedTuple):
-    """A source came to a state ("step", or "open" where that completes a door), or went "wrong"."""
+    """A source reached a state ("step", or "open" if it completes a door), or sent a "wrong" packet."""
 
     what: str
     source: Address
@@ -42,43 +42,43 @@ class EngineEvent(NamedTuple):
 
 
 class Engine(Protocol):
-    """The seam: the kernel or the ring."""
+    """The interface of both engines."""
 
     name: str
 
     def load(self, doors: Sequence[Door], interfaces: Sequence[str], busy: frozenset[Port]) -> None:
-        """Go over to these doors; ports in `busy` are no symbols. Attempts in progress go on where they can."""
+        """Switch to these doors, ignoring ports in `busy`. Attempts in progress continue if possible."""
 
     def lost(self) -> int:
-        """Count what was lost for want of room, since the start."""
+        """Return the number of packets or messages lost to overflow since the start."""
 
     @property
     def culprit(self) -> str | None:
-        """Who took from the engine, since the last `load`, what it needs; `load` puts it back."""
+        """The program that removed the engine's rules since the last `load`, if any; `load` restores them."""
 
     def descriptors(self) -> Sequence[int]:
-        """Give the descriptors to wait on."""
+        """Return the descriptors to wait on."""
 
     def read(self) -> list[EngineEvent]:
-        """Give what happened, in order."""
+        """Return the events since the last call, in order."""
 
     def close(self) -> None:
-        """Stop watching, and leave nothing behind."""
+        """Stop, and remove everything."""
 
 
 class KernelEngine:
-    """The table `inet doorward` in mode observe, and its log, which a process reads that can do nothing else."""
+    """The table `inet doorward` in mode observe, and its log, read by a sandboxed process."""
 
     name = "kernel"
 
     def __init__(self) -> None:
         self._watch, self._own, self._fingerprint = RulesetMonitor(), own_process(), b""
-        # Steps before what they led to: whatever led to a completion that is read was told before it.
+        # Steps first: every step that led to a completion was sent before it.
         self._events = NflogReader([event_log(LOG_GROUP), event_log(STEP_GROUP)])
         self._filter = NftFirewall()
         self.culprit: str | None = None
         self._overflows = 0
-        self._stages: dict[str, Stages] = {}  # by generation: messages of the one before may be on their way
+        self._stages: dict[str, Stages] = {}  # by generation: messages of the previous one may be in flight
 
     def load(self, doors: Sequence[Door], interfaces: Sequence[str], busy: frozenset[Port]) -> None:
         """Compile, and replace the table in one transaction."""
@@ -93,11 +93,11 @@ class KernelEngine:
         self._stages = before | {ruleset.generation: Stages(doors, automaton)}
 
     def descriptors(self) -> Sequence[int]:
-        """Give those of the reader and of the watch on the table."""
+        """Return the descriptors of the log reader and of the ruleset monitor."""
         return self._events.fileno(), self._watch.fileno()
 
     def read(self) -> list[EngineEvent]:
-        """Give what the gate told, the steps first."""
+        """Return the kernel's events, steps first."""
         self._look_after_the_table()
         events = self._events.read()
         self._overflows += events is None
@@ -109,11 +109,11 @@ class KernelEngine:
         return happened
 
     def lost(self) -> int:
-        """Count how often a log overflowed or its reader ended; steps cannot fill the log of completions."""
+        """Return how often a log overflowed or its reader ended; steps cannot fill the log of completions."""
         return self._overflows
 
     def close(self) -> None:
-        """Take the table away: without the daemon it would only count."""
+        """Remove the table: without the daemon it has no use."""
         self._filter.unload()
         self._watch.close()
         self._events.close()
@@ -129,14 +129,14 @@ class RingEngine:
     """The tracker in Python, over a TPACKET_V3 ring."""
 
     name = "ring"
-    culprit: str | None = None  # a socket of its own, which nobody else changes
+    culprit: str | None = None  # its own socket, which no other program changes
 
     def __init__(self) -> None:
         self._ring: TpacketRing | None = None
         self._automaton: Automaton | None = None
 
     def load(self, doors: Sequence[Door], interfaces: Sequence[str], busy: frozenset[Port]) -> None:
-        """Compile, and go over with the next packet; the same automaton keeps the attempts in progress."""
+        """Compile, and switch with the next packet; an unchanged automaton keeps the attempts in progress."""
         public = busy - {port for door in doors for port in door.knock}
         automaton = compile_doors(doors, public=public)
         program = symbols_filter({machine.flags for machine in automaton.machines}, never=public)
@@ -151,11 +151,11 @@ class RingEngine:
         self._automaton, self._stages = automaton, Stages(doors, automaton)
 
     def descriptors(self) -> Sequence[int]:
-        """Give the ring's descriptor."""
+        """Return the ring's descriptor."""
         return (self._ring.fileno(),) if self._ring else ()
 
     def read(self) -> list[EngineEvent]:
-        """Run the automaton over what has come."""
+        """Run the automaton over the captured packets."""
         happened = []
         for packets, now_s in self._ring.read() if self._ring else ():
             for packet in packets:
@@ -165,17 +165,17 @@ class RingEngine:
         return happened
 
     def lost(self) -> int:
-        """Count the packets for which the ring had no room."""
+        """Return the number of packets dropped because the ring was full."""
         return self._ring.drops() if self._ring else 0
 
     def close(self) -> None:
-        """Stop watching."""
+        """Close the ring."""
         if self._ring is not None:
             self._ring.close()
 
 
 def open_engine(wanted: str | None, output: KnockdLog) -> Engine:
-    """Open the engine that was asked for; without a wish the kernel's, and the ring where that is not to be had."""
+    """Open the wanted engine; by default the kernel's, or the ring if that is unavailable."""
     if wanted == "ring":
         return RingEngine()
     try:

@@ -1,4 +1,4 @@
-"""The daemon behind `knockd`: the engine's events in; log lines, commands and the record of what is owed out."""
+"""The daemon behind `knockd`: engine events in; log lines, commands and ledger entries out."""
 
 from __future__ import annotations
 
@@ -29,14 +29,14 @@ from doorward.knockd.one_time import OneTimeDoors
 from doorward.knockd.reverse_dns import ReverseResolver
 from doorward.model import Door, Opening, Place, Port
 
-FOLLOW_S = 2.0  # how often listening services and edited one-time files are looked for
+FOLLOW_S = 2.0  # polling interval for listening services and edited one-time files
 
 
 class KnockdSettings(NamedTuple):
-    """The command line: it comes before the file."""
+    """The command line options, which override the file."""
 
     config: Path
-    folder: Path  # where the call was made: a daemon leaves it, and relative paths are meant from there
+    folder: Path  # the initial working directory, which relative paths refer to
     interface: str | None = None
     only_ipv4: bool = False
     lookup: bool = False
@@ -44,7 +44,7 @@ class KnockdSettings(NamedTuple):
 
 
 class Knockd:
-    """Holds what runs. Times are of the loop's clock; the ledger has wall time."""
+    """The running daemon. Times are on the loop's clock; the ledger uses wall time."""
 
     def __init__(
         self,
@@ -56,12 +56,12 @@ class Knockd:
     ) -> None:
         self._settings, self._engine, self._output, self._ledger = settings, engine, output, ledger
         self._loop, self._book, self._attempts = EventLoop(), OpeningTable(), AttemptTable()
-        self._running: dict[int, tuple[str, str, Place]] = {}  # by the runner's number: door, what, address
+        self._running: dict[int, tuple[str, str, Place]] = {}  # by the runner's number: door, event, address
         self._timer_s = float("inf")
         self._ended_by = self._lost = 0
         self._has_run = self._is_stale = self._is_healing = False
         self._healed_s, self._fights = float("-inf"), RepairLogLimiter()
-        self._due: list[tuple[str, Place]] = []  # commands to start once it is recorded what they owe
+        self._due: list[tuple[str, Place]] = []  # commands to start once their stop commands are recorded
         with ExitStack() as parts:
             for close in (ledger.close, self._loop.close, engine.close):
                 parts.callback(close)
@@ -75,9 +75,9 @@ class Knockd:
             self._parts = parts.pop_all()
 
     def run(self, ready: Callable[[], None]) -> int:
-        """Serve until SIGTERM or SIGINT; give that signal's number, which knockd exits with.
+        """Serve until SIGTERM or SIGINT; return the signal's number, knockd's exit status.
 
-        `ready` is called when no knock and no signal is lost any more.
+        `ready` is called once no knock and no signal can be lost.
         """
         for descriptor in self._engine.descriptors():
             self._loop.on_readable(descriptor, self._read)
@@ -99,15 +99,15 @@ class Knockd:
         return self._ended_by
 
     def close(self) -> None:
-        """Give back what it holds; commands that run go on to their end."""
+        """Release all resources; running commands continue."""
         self._parts.close()
 
     def _take(self, configuration: KnockdConfiguration) -> None:
-        """Go over to a configuration that was read; a DoorwardError leaves the one before."""
+        """Apply a configuration; on a DoorwardError the previous one stays in force."""
         keys = keys_of(configuration.doors)
         doors = dict(zip(keys, configuration.doors, strict=True))
         files = {key: self._path(door.one_time_file) for key, door in doors.items() if door.one_time_file}
-        self._watch(files)  # before they are read: an edit between the two is told of
+        self._watch(files)  # before they are read, so that an edit in between is noticed
         one_time = OneTimeDoors(files, self._output)
         interface = self._settings.interface or configuration.options.interface or DEFAULT_INTERFACE
         busy = self._listening()
@@ -124,7 +124,7 @@ class Knockd:
             self._watches.watch(files.values())
 
     def _open_watches(self, parts: ExitStack) -> FileWatcher | None:
-        """Be told of edited files at once; where the kernel does not tell, `_follow` looks for them."""
+        """Watch one-time files with inotify; without it `_follow` polls them."""
         try:
             watches = FileWatcher()
         except HostError as error:
@@ -140,9 +140,9 @@ class Knockd:
         return HookRunner(self._commands, self._loop, self._report, lock, first=first)
 
     def _load(self) -> None:
-        """Tell the engine what has changed; what it refuses now it is told again by `_follow`.
+        """Load the current doors into the engine; a failed load is retried by `_follow`.
 
-        Meanwhile a used one-time sequence may still complete, and opens nothing: it is no longer the current one.
+        Meanwhile a used one-time sequence may still complete, but opens nothing: it is no longer the current one.
         """
         try:
             self._engine.load(_automaton_doors(self._doors, self._one_time), _interfaces(self._interface), self._busy)
@@ -155,7 +155,7 @@ class Knockd:
             self._is_stale = False
 
     def _listening(self) -> frozenset[Port]:
-        """List the ports that are no symbols; a kernel that does not tell has the knock ports only to go by."""
+        """Return the ports that this host listens on, which are ignored; empty if the kernel does not list them."""
         try:
             return listening_ports()
         except HostError as error:
@@ -169,7 +169,7 @@ class Knockd:
                     self._happened(event)
         due, self._due = self._due, []
         if due:
-            self._ledger.fsync()  # a loss of power must not forget a stop command whose start command ran
+            self._ledger.fsync()  # a power failure must not lose the stop command of a start command that ran
         for key, address in due:
             self._start(key, "open", address)
         if self._engine.culprit and not self._is_healing:
@@ -178,7 +178,7 @@ class Knockd:
         self._schedule()
 
     def _heal(self) -> None:
-        """Put back what another program took away: at most twenty times a second, and with few lines."""
+        """Restore rules that another program removed: at most 20 times per second, with rate-limited log lines."""
         self._is_healing, self._healed_s = False, self._loop.now_s()
         if culprit := self._engine.culprit:
             self._load()
@@ -193,7 +193,7 @@ class Knockd:
         stages = event.stages.of(event.state)
         self._attempts.advance(event.source, event.stages.machine_of(event.state), stages, self._loop.now_s())
         for stage in stages:
-            if stage.door.name not in self._doors:  # gone with a reload
+            if stage.door.name not in self._doors:  # removed by a reload
                 continue
             name = self._doors[stage.door.name].name
             self._output.say(f"{name}: Stage {stage.number}", who=event.source)
@@ -202,7 +202,7 @@ class Knockd:
                 self._opened(stage.door, event.source)
 
     def _opened(self, door: Door, address: Place) -> None:
-        """Run what the door runs. A one-time sequence is marked as used first: no crash may make it good again."""
+        """Run the door's command. A one-time sequence is marked as used first, so that no crash revives it."""
         key = door.name
         if self._doors[key].one_time_file:
             if not self._one_time.use(key, door.knock):
@@ -249,7 +249,7 @@ class Knockd:
                 self._ledger.closed(key, address, time.time(), "time")
 
     def _take_over(self) -> None:
-        """Take on what an earlier run owes; what is late is run at once."""
+        """Restore openings of an earlier run; overdue stop commands run immediately."""
         offset_s = self._wall_offset_s()
         for opening in restored_openings(self._ledger.active(), offset_s, self._loop.now_s()):
             if opening.door in self._doors:
@@ -263,7 +263,7 @@ class Knockd:
         self._schedule()
 
     def _wall_offset_s(self) -> float:
-        """Give what to add to the loop's clock for wall time."""
+        """Return the offset from the loop's clock to wall time."""
         return self._ledger.wall_offset(self._loop.now_s(), time.time())
 
     def _wake(self) -> None:
@@ -285,7 +285,7 @@ class Knockd:
             self._loop.at(due_s, self._wake)
 
     def _edited(self) -> None:
-        """Read the one-time files that were edited; what stands under their names now is watched from here on."""
+        """Re-read edited one-time files, and watch the files that now have their names."""
         if self._watches is not None:
             self._watches.drain()
         self._watch(self._one_time.files)
@@ -293,26 +293,26 @@ class Knockd:
             self._load()
 
     def _follow(self) -> None:
-        """Look for services that began or ended to listen, for edited one-time files, for a ledger that waits."""
+        """Poll for changed listening services, edited one-time files and an unwritten ledger."""
         if (lost := self._engine.lost()) > self._lost:
             self._output.complain(
                 f"warning: the {self._engine.name} engine lost {lost - self._lost} packets or messages"
             )
             self._lost = lost
-        self._watch(self._one_time.files)  # one that was not there when the others were told of may be now
+        self._watch(self._one_time.files)  # a file that was missing before may exist now
         if self._one_time.poll() or self._is_stale:
             self._load()
         if (busy := self._listening()) != self._busy:
             self._busy = busy
             self._load()
             self._output.debug(f"no symbols, since this host listens there: {self._busy_text()}")
-        self._wall_offset_s()  # a step of the wall clock is noted within FOLLOW_S
+        self._wall_offset_s()  # a wall clock step is recorded within FOLLOW_S
         if self._ledger.trouble and not self._ledger.flush():
             self._output.complain(f"error: {self._ledger.trouble}")
         self._loop.at(self._loop.now_s() + FOLLOW_S, self._follow)
 
     def _reload(self) -> None:
-        """Read the file again; one with a fault changes nothing. Doors that are gone close now."""
+        """Reload the configuration; an invalid file changes nothing. Openings of removed doors are closed."""
         path = self._settings.config
         self._output.say(f"re-reading config file: {path}")
         sd_notify.reloading()
@@ -321,7 +321,7 @@ class Knockd:
             gone = [o for o in self._book if o.door not in keys_of(configuration.doors)]
             before, commands = self._runner, self._commands
             self._take(configuration)
-            for opening in gone:  # the file has no command for them any more; the runner before has
+            for opening in gone:  # only the previous runner has their commands
                 self._book.close(opening.door, opening.address)
                 if commands[opening.door].of("close", opening.address) is not None:
                     number = before.run(opening.door, opening.address, "close")
@@ -335,7 +335,7 @@ class Knockd:
         sd_notify.notify("READY=1")
 
     def _open_log(self, configuration: KnockdConfiguration) -> None:
-        written = configuration.options.log_file or self._settings.log_file  # the file's counts, as in knockd
+        written = configuration.options.log_file or self._settings.log_file  # the file's setting wins, as in knockd
         self._output.open_log(written and self._path(written), use_syslog=configuration.options.use_syslog)
 
     def _end(self, number: int) -> None:

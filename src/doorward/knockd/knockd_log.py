@@ -1,4 +1,4 @@
-"""Where knockd's lines go: the log file, syslog, and with -v the standard output."""
+"""knockd's log: to the log file, to syslog, and with -v to standard output."""
 
 from __future__ import annotations
 
@@ -13,9 +13,9 @@ from doorward.escape import visible
 from doorward.knockd.syslog import Syslog
 from doorward.model import Place
 
-_MAX_LINE = 1023  # letters; knockd cuts the rest off
+_MAX_LINE = 1023  # characters; knockd truncates too
 
-# Calls once the lines before are written and the address's name, which it gives, is known.
+# Calls with the address's name once it is known and earlier lines are written.
 InTurn = Callable[[Place | None, Callable[[str | None], None]], None]
 
 
@@ -29,26 +29,26 @@ class KnockdLog:
         self._syslog: Syslog | None = None
 
     def name_with(self, in_turn: InTurn) -> None:
-        """Put names behind addresses from now on, where `in_turn` gives them, and write when it says so."""
+        """Append host names to addresses from now on, as `in_turn` resolves them and orders the lines."""
         self._in_turn = in_turn
 
     def open_log(self, path: str | None, *, use_syslog: bool) -> None:
-        """Begin, or begin again, with a log file; one that cannot be opened is told of and done without."""
+        """Open or reopen the log file; if it cannot be opened, warn and continue without it."""
         self._in_turn(None, lambda _: self._open_log(path, use_syslog=use_syslog))
 
     def say(self, line: str, verbose: str | None = None, *, who: Place | None = None) -> None:
-        """Log a line, and show it with -v (there in other words where `verbose` gives them).
+        """Log a line, and print it with -v (as `verbose`, if given).
 
-        `who` stands before the line, with its name where names are looked up.
+        `who` is put before the line, with its host name if names are looked up.
         """
         self._in_turn(who, lambda name: self._say(line if who is None else f"{_named(who, name)}: {line}", verbose))
 
     def complain(self, line: str) -> None:
-        """Log a line that also goes to standard error: something is wrong."""
+        """Log an error, also to standard error."""
         self._in_turn(None, lambda _: self._complain(line))
 
     def tell(self, line: str) -> None:
-        """Show a line with -v, and log nothing."""
+        """Print a line with -v, without logging it."""
         if self._verbose:
             self._show(line)
 
@@ -63,7 +63,7 @@ class KnockdLog:
             self._say(f"re-opening log file: {path}" if path else "no log file any more", None)
         if path:
             try:
-                self._log = Path(path).open("a", buffering=1)  # noqa: SIM115 - kept open
+                self._log = Path(path).open("a", buffering=1)  # noqa: SIM115 - stays open
             except OSError as error:
                 sys.stderr.write(f"warning: cannot open logfile: {error.strerror}\n")
 
@@ -85,7 +85,7 @@ class KnockdLog:
         return line
 
     def debug(self, line: str) -> None:
-        """Show a line with -D."""
+        """Print a line with -D."""
         if self._debug:
             self._show(line)
 

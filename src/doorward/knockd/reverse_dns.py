@@ -1,6 +1,6 @@
-"""Host names for the lines of the log (`-l`), looked up by a process of its own: no resolver can hold the daemon.
+"""Resolve host names for the log (`-l`) in a separate process, so that a slow resolver cannot block the daemon.
 
-What a resolver answers is a stranger's bytes, so the process that reads it has no rights but nobody's.
+A resolver's answers are untrusted input, so that process runs as nobody.
 """
 
 from __future__ import annotations
@@ -20,15 +20,15 @@ from doorward.kernel.child_process import STANDARD, keep_only, recv
 from doorward.kernel.event_loop import EventLoop
 from doorward.model import Place
 
-PATIENCE_S = 1.0  # a line waits so long for its name, and those behind it with it; commands do not wait
-KEEP_S = 60.0  # a name is asked for once a minute at most
-MAX_NAMES = 4096  # beyond it the oldest is forgotten, and asked for again
-MAX_TURNS = 8192  # lines that wait; beyond it the oldest is written without its name
-MAX_ASKED = 64  # beyond it a line has no name: strangers choose who is asked for
-ASKERS = 8  # names that are looked up side by side: one slow resolver keeps no other name
+PATIENCE_S = 1.0  # how long a line, and those after it, waits for its name; commands do not wait
+KEEP_S = 60.0  # a name is looked up once a minute at most
+MAX_NAMES = 4096  # beyond it the oldest is evicted, and looked up again
+MAX_TURNS = 8192  # waiting lines; beyond it the oldest is written without its name
+MAX_ASKED = 64  # pending look-ups; beyond it a line has no name: attackers choose the addresses
+ASKERS = 8  # concurrent look-ups, so that a slow one does not delay the others
 _NOBODY = privileges.Identity("nobody", 65534, 65534, ())
 _MESSAGE_BYTES = 1 << 12
-_NAME = re.compile(r"[A-Za-z0-9._-]{1,253}")  # RFC 952, and the underscore that resolvers let through
+_NAME = re.compile(r"[A-Za-z0-9._-]{1,253}")  # RFC 952, and the underscore that resolvers accept
 
 Named = Callable[[str | None], None]
 
@@ -45,7 +45,7 @@ class _Answer(NamedTuple):
 
 
 class ReverseResolver:
-    """Gives names in the order of asking, from the loop."""
+    """Resolves names in request order, on the event loop."""
 
     def __init__(self, loop: EventLoop) -> None:
         self._loop = loop
@@ -62,9 +62,9 @@ class ReverseResolver:
         loop.on_readable(self._socket.fileno(), self._read)
 
     def in_turn(self, address: Place | None, call: Named) -> None:
-        """Call with the address's name once it is known and all before have been called; None: it has none.
+        """Call with the address's name (None: unknown) once all earlier calls were made.
 
-        It is called without the name where that takes longer than PATIENCE_S.
+        It is called without the name if resolving takes longer than PATIENCE_S.
         """
         if address is not None:
             self._ask(address)
@@ -72,7 +72,7 @@ class ReverseResolver:
         self._take_turns()
 
     def close(self) -> None:
-        """Call whoever still waits, and end the process."""
+        """Make all pending calls, and end the process."""
         self._asked.clear()
         self._take_turns()
         if self._socket.fileno() >= 0:
@@ -86,13 +86,13 @@ class ReverseResolver:
             return
         self._known.pop(address, None)
         if len(self._asked) < MAX_ASKED:
-            with suppress(OSError):  # it has ended: without a name then
+            with suppress(OSError):  # the process has ended: no name then
                 self._socket.send(text.encode())
                 self._asked[text] = address
 
     def _read(self) -> None:
         raw = recv(self._socket, _MESSAGE_BYTES)
-        if not raw:  # it has ended: nobody will be named any more
+        if not raw:  # the process has ended: no more names
             self.close()
             return
         text, _, name = raw.decode("ascii", "replace").partition(" ")
@@ -121,12 +121,12 @@ class ReverseResolver:
 
 
 def _serve(descriptor: int) -> None:
-    """Run the child until the daemon is gone, whatever is still being looked up."""
+    """Run the child process until the daemon is gone, even during a look-up."""
     try:
         for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP):
-            signal.signal(number, signal.SIG_IGN)  # those are for the daemon, which closes the socket
+            signal.signal(number, signal.SIG_IGN)  # the daemon handles them, and closes the socket
         keep_only((*STANDARD, descriptor))
-        "".encode("idna")  # the codec that a look-up takes is a file, which nobody may be unable to read
+        "".encode("idna")  # loads the codec for look-ups now: the user nobody may be unable to read its file
         privileges.give_up(_NOBODY if os.geteuid() == 0 else None, 0)
         sock = socket.socket(fileno=descriptor)
         for _ in range(ASKERS - 1):

@@ -1,4 +1,4 @@
-"""Which stage of which door a state is: knockd counts per door, the automaton per source. Pure."""
+"""Map automaton states to stages of doors: knockd counts per door, the automaton per source. Pure."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from doorward.model import Door, Port
 
 
 class Stage(NamedTuple):
-    """A door and how many of its knocks have come; `last` tells that they are all."""
+    """A door and how many of its knock packets have arrived; `last`: all of them."""
 
     door: Door
     number: int
@@ -18,7 +18,7 @@ class Stage(NamedTuple):
 
 
 class Stages:
-    """Answers for any state of one automaton."""
+    """The stages of every state of one compiled automaton."""
 
     def __init__(self, doors: Sequence[Door], automaton: Automaton) -> None:
         self._doors = doors
@@ -34,11 +34,11 @@ class Stages:
                 self._begins.setdefault((machine_key(door), door.knock[:length]), []).append(index)
 
     def machine_of(self, state: int) -> MachineKey:
-        """Tell which machine a state belongs to."""
+        """Return the key of the automaton that a state belongs to."""
         return self._machine[state]
 
     def of(self, state: int) -> list[Stage]:
-        """Give every door that this state is a stage of, the furthest for each, in the order of the file."""
+        """Return the furthest stage of each door in this state, in file order."""
         word: tuple[Port, ...] = ()
         machine = self._machine.get(state)
         if machine is None:

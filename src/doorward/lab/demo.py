@@ -1,4 +1,4 @@
-"""What `doorward lab` shows, step by step: real commands on the lab's hosts, and what they print."""
+"""The demo of `doorward lab`, step by step: real commands on the lab's hosts, and their output."""
 
 from __future__ import annotations
 
@@ -49,7 +49,7 @@ _NOISE = ("Starting Nmap", "Warning: ")
 
 
 class Demo:
-    """Tells the lab's steps; `folder` takes the server's configuration, ledger, socket and log."""
+    """Runs the demo; `folder` holds the server's configuration, ledger, socket and log."""
 
     def __init__(self, lab: Lab, folder: Path) -> None:
         self._lab = lab
@@ -59,14 +59,14 @@ class Demo:
 
     @staticmethod
     def environment(folder: Path) -> dict[str, str]:
-        """Give the variables with which the server's commands find its files."""
+        """Return the environment with which the server's commands find its files."""
         names = ("CONFIGURATION_DIRECTORY", "RUNTIME_DIRECTORY", "STATE_DIRECTORY")
         return {name: str(folder) for name in names}
 
     def run(self) -> None:
-        """Show everything; HostError where something does not go as it should."""
+        """Run every step. HostError: a step failed."""
         self._step("A server, a router, a client and a stranger; the server keeps a service on port 22.")
-        # It may stay when this ends, and whoever reads what this prints waits for an end.
+        # It may outlive the demo, and must not hold open the demo's standard error.
         self._lab.server.start_greeter(22, stderr=subprocess.DEVNULL)
         (self._folder / "doorward.toml").write_text(CONFIGURATION)
         self._make_keys()
@@ -159,7 +159,7 @@ class Demo:
         return connection
 
     def _make_keys(self) -> None:
-        """Make the server's key, and an SSH key of the client's that is let in."""
+        """Create the server's key, and an authorized SSH key for the client."""
         (self._folder / "server.key").touch(0o600)
         (self._folder / "server.key").write_text(new_private_text(X25519))
         mine = ed25519.Ed25519PrivateKey.generate()
@@ -171,7 +171,7 @@ class Demo:
         (self._folder / "authorized_keys").write_text(f'doors="ssh" {public} laptop\n')
 
     def _signed_knock(self) -> bytes:
-        """Knock as `doorward proxy` does, and keep the packet."""
+        """Knock as `doorward proxy` does, and return the packet."""
         server = parse_private_key((self._folder / "server.key").read_text()).public
         self._prompt(self._lab.client, f"doorward proxy {self._address} 22 ssh --server-key {server}")
         signer = find_signer(str(self._folder / "id_ed25519"), None, most_signature_bytes(KnockRequest(server, "ssh")))
@@ -205,7 +205,7 @@ class Demo:
         self._await_log("closed ssh")
 
     def _await_log(self, part: str) -> None:
-        """Wait until the daemon's log tells it."""
+        """Wait until a line of the daemon's log contains `part`."""
         deadline_s = time.monotonic() + PATIENCE_S
         with (self._folder / "log").open() as log:
             while time.monotonic() < deadline_s:

@@ -1,4 +1,4 @@
-"""Which addresses a key may come from or ask for: lists as sshd's `from=` takes them, but no host names. Pure."""
+"""Address pattern lists, as in sshd's `from=` but without host names. Pure."""
 
 from __future__ import annotations
 
@@ -11,20 +11,20 @@ from doorward.config.diagnostics import shown
 from doorward.model import Place
 
 Network = IPv4Network | IPv6Network
-Pattern = Network | re.Pattern[str]  # the latter: of the address's text
+Pattern = Network | re.Pattern[str]  # a regular expression matches the address's text
 
 _WITH_WILDCARDS = re.compile(r"(?=.*[*?])[0-9A-Fa-f:.*?]{1,64}")
-_PLAIN = re.compile(r"[0-9A-Fa-f:.]+(/[0-9]{1,3})?")  # no netmasks: OpenSSH takes none
+_PLAIN = re.compile(r"[0-9A-Fa-f:.]+(/[0-9]{1,3})?")  # no netmasks, as in OpenSSH
 
 
 class AddressPatterns(NamedTuple):
-    """Addresses that are meant, but for those excepted, whatever the order in the list."""
+    """Included addresses minus excluded ones, in any order."""
 
     meant: tuple[Pattern, ...]
     excepted: tuple[Pattern, ...] = ()
 
     def matches(self, place: Place) -> bool:
-        """Tell whether an address or a whole network is meant, and no part of it excepted."""
+        """Return whether an address or a whole network is included, and no part of it excluded."""
         if isinstance(place, IPv4Address | IPv6Address):
             text = str(place)
             return any(_fits(place, text, each) for each in self.meant) and not any(
@@ -36,7 +36,7 @@ class AddressPatterns(NamedTuple):
 
 
 def parse(text: str, *, wildcards: bool, exceptions: bool = True) -> AddressPatterns:
-    """Read `203.0.113.0/24,!203.0.113.9,2001:db8:*`; ValueError says what is wrong."""
+    """Parse `203.0.113.0/24,!203.0.113.9,2001:db8:*`; ValueError describes the fault."""
     if "!" in text and not exceptions:
         raise ValueError(f"{shown(text)} has an exception; write only what is meant")
     items = [(not item.startswith("!"), item.removeprefix("!")) for item in text.split(",")]
@@ -83,5 +83,5 @@ def _lies_in(place: Network, pattern: Pattern) -> bool:
 
 
 def _touches(place: Network, pattern: Pattern) -> bool:
-    # Whether a network holds an address whose text fits wildcards cannot be told cheaply: such a network is refused.
+    # Whether a network contains an address that matches wildcards is expensive to decide: such networks are rejected.
     return isinstance(pattern, re.Pattern) or (place.version == pattern.version and place.overlaps(pattern))

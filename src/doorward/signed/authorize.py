@@ -1,7 +1,7 @@
-"""Who may come in by a signed knock: a packet, its sender and the time give what is granted, or why not. Pure.
+"""Authorize signed knocks: from packet, source and time to a grant or a rejection. Pure.
 
-The checks stand in the order of their cost, so that whoever knows less is refused for less: length, clear check, HPKE,
-form, gate, freshness, authorization, signature. Whether it was used already is the ledger's to say (seen.py).
+The checks run in order of cost, so that a sender who knows less is rejected for less: length, clear check, HPKE,
+format, gate, freshness, authorization, signature. Replays are detected by daemon/replay_cache.py.
 """
 
 from __future__ import annotations
@@ -19,15 +19,15 @@ from doorward.signed.message import SignedMessage, parse_plaintext, signed_text
 from doorward.signed.server_key import PrivateKey
 from doorward.signed.ssh_keys import verify
 
-GARBAGE = ("length", "check")  # reasons that anybody can be refused for: counted, never recorded
-FORBIDDEN = "forbidden"  # the line of the key does not allow it, which may depend on the packet's source
+GARBAGE = ("length", "check")  # reasons that anyone can cause: counted, never recorded
+FORBIDDEN = "forbidden"  # not allowed by the key's line, which may depend on the packet's source
 _PERSON = b"doorwrd1"
 
 
 class KnockGrant(NamedTuple):
-    """A knock that is right: what to open, for what, how long, by whose key; its number, and when it was made.
+    """An authorized knock: door, address, time, key name, replay ID and time of creation.
 
-    `is_shared`: it is for the whole fleet, so another gate may have taken it.
+    `is_shared`: it is for the whole fleet, so another gate may have accepted it.
     """
 
     door: str
@@ -40,7 +40,7 @@ class KnockGrant(NamedTuple):
 
 
 class KnockRejection(NamedTuple):
-    """Why a packet opens nothing: a word for counting, and the sentence for the operator."""
+    """Why a packet opens nothing: a code for counters, and a sentence for the operator."""
 
     reason: str
     words: str = ""
@@ -48,14 +48,14 @@ class KnockRejection(NamedTuple):
 
 
 class FleetScope(NamedTuple):
-    """The fleet's name, and the doors that take knocks for it."""
+    """The fleet's name, and the doors that accept knocks addressed to it."""
 
     fleet: str
     doors: frozenset[str]
 
 
 class PacketAuthorizer:
-    """Judges for one server's key. `doors`: for how many milliseconds each opens; `gate` None: named after its key."""
+    """Authorizes packets for one server key. `doors`: opening times in ms; `gate` None: the key's fingerprint."""
 
     def __init__(
         self,
@@ -71,7 +71,7 @@ class PacketAuthorizer:
         self._keys, self._doors, self._gate, self._window_ms = keys, doors, gate or "", window_ms
 
     def authorize(self, packet: bytes, source: bytes, now_ms: int) -> KnockGrant | KnockRejection:
-        """Judge what came from `source` (a packed address) at `now_ms`, milliseconds since the epoch."""
+        """Return the verdict on a packet from `source` (a packed address) at `now_ms`, milliseconds since the epoch."""
         if garbage := self._opener.is_garbage(packet):
             return KnockRejection(garbage)
         try:
@@ -118,7 +118,7 @@ class PacketAuthorizer:
 
 
 def _off(behind_ms: int) -> str:
-    """Say how far a clock is off, in at most two units."""
+    """Return a clock difference as text, in at most two units."""
     seconds = abs(behind_ms) // 1000
     parts = [(seconds // 86400, "d"), (seconds // 3600 % 24, "h"), (seconds // 60 % 60, "min"), (seconds % 60, "s")]
     while len(parts) > 1 and not parts[0][0]:

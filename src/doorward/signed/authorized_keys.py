@@ -1,7 +1,7 @@
-"""The file of those who may knock: sshd's authorized_keys, with doorward's options (`key_options`). Pure.
+"""Parse authorized_keys: sshd's format, with doorward's options (`key_options`). Pure.
 
-A line with a fault authorizes nobody; the others count. However many lines there are, a key is found by one look-up,
-and a certificate by one for its authority and one for each of its principals.
+An invalid line authorizes nobody; the other lines still apply. A key is found by one look-up however many lines there
+are, a certificate by one for its authority and one for each of its principals.
 """
 
 from __future__ import annotations
@@ -22,13 +22,13 @@ from doorward.signed.ssh_certificates import Certificate, parse_certificate
 from doorward.signed.ssh_keys import KINDS, PublicKey, fingerprint_text, parse_public_key
 
 BLANKS = " \t\r"
-_LIKE_A_KIND = re.compile(r"(ssh|ecdsa|sk)-[^,=\"]+")  # no option begins so
+_LIKE_A_KIND = re.compile(r"(ssh|ecdsa|sk)-[^,=\"]+")  # no option begins like this
 _CERTIFICATE = re.compile(r".*-cert-v[0-9]+@openssh\.com")
 _NEW_KEY = "make a key with ssh-keygen -t ed25519"
 
 
 class Line(NamedTuple):
-    """Where a line stands, and whom it lets in; `name` is the comment, or else the key's fingerprint."""
+    """A valid line: number, key and options; `name` is the comment, or else the key's fingerprint."""
 
     number: int
     name: str
@@ -37,13 +37,13 @@ class Line(NamedTuple):
 
 
 def read(number: int, text: str, local_s: LocalTime) -> tuple[Line | None, list[tuple[str, str]]]:
-    """Give the line, if it holds a key, and what is wrong with it, as pairs of what and what instead."""
+    """Parse one line; return it, if it has a key, and its faults as pairs of fault and remedy."""
     parsed = ParsedOptions(KeyOptions(), text, ())
     first = re.split(r"[ \t]", text, maxsplit=1)[0]
     if first not in KINDS and not _LIKE_A_KIND.fullmatch(first):
         parsed = key_options.parse(text, local_s)
     faults = list(parsed.faults) or _faults_of_meaning(parsed.options)
-    if parsed.faults and not parsed.rest:  # where the options end cannot be told
+    if parsed.faults and not parsed.rest:  # the end of the options is unknown
         return None, faults
     try:
         key, comment = _key(parsed.rest)
@@ -63,13 +63,13 @@ def _faults_of_meaning(options: KeyOptions) -> list[tuple[str, str]]:
 
 
 def _key(rest: str) -> tuple[PublicKey, str]:
-    """Read `KIND KEY COMMENT`; ValueError says what is wrong."""
+    """Parse `KIND KEY COMMENT`; ValueError describes the fault."""
     kind, encoded, comment = [*re.split(r"[ \t]+", rest.strip(BLANKS), maxsplit=2), "", ""][:3]
     if kind not in KINDS:
         raise ValueError(_unknown(kind))
     try:
         key = parse_public_key(binascii.a2b_base64(encoded, strict_mode=True))
-    except (binascii.Error, ValueError):  # text that is not ASCII too
+    except (binascii.Error, ValueError):  # also for text that is not ASCII
         raise ValueError("the key is cut short or changed; copy the whole line of the .pub file") from None
     except MalformedError as error:
         what, _, instead = str(error).partition("; ")
@@ -96,20 +96,20 @@ __all__ = ["AuthorizedKeys", "Credential", "parse"]
 
 @dataclass(frozen=True, slots=True)
 class AuthorizedKeys:
-    """Who may knock: keys by their fingerprint, authorities by theirs and then by principal."""
+    """Authorized keys by fingerprint, and authorities by fingerprint and principal."""
 
     file: str
     lines: tuple[Line, ...] = ()
     keys: Mapping[bytes, Credential] = field(default_factory=dict, repr=False)
     authorities: Mapping[bytes, Mapping[str, Line]] = field(default_factory=dict, repr=False)
-    faulty: Mapping[bytes, int] = field(default_factory=dict, repr=False)  # keys in lines that do not count
+    faulty: Mapping[bytes, int] = field(default_factory=dict, repr=False)  # keys in invalid lines
 
     def door_names(self) -> tuple[tuple[str, int], ...]:
-        """Give each name in `doors=` and its line; the file itself cannot tell which doors there are."""
+        """Return each name in `doors=` with its line number, to be compared with the configured doors."""
         return tuple((name, line.number) for line in self.lines for name in sorted(line.options.doors or ()))
 
     def find(self, signer: bytes, *, is_certificate: bool, now_s: float) -> Credential | str:
-        """Give what the signer may, or why there is none: `signer` is a key's fingerprint, or a whole certificate."""
+        """Return the signer's credential, or why it has none; `signer` is a key's fingerprint or a whole certificate."""
         if is_certificate:
             return self._certified(signer, now_s)
         return self.keys.get(signer) or self._why_unknown(signer)
@@ -157,14 +157,14 @@ class AuthorizedKeys:
 
 @dataclass(slots=True)
 class _Book:
-    """What is known of the lines read so far."""
+    """The lines parsed so far."""
 
     lines: dict[bytes, Line] = field(default_factory=dict)
     authorities: dict[bytes, dict[str, Line]] = field(default_factory=dict)
     faulty: dict[bytes, int] = field(default_factory=dict)
 
     def add(self, line: Line) -> Line:
-        """Take a line in; gives it, or the earlier one that stands in its way."""
+        """Add a line; return it, or the earlier line that it duplicates."""
         if line.options.principals is None:
             return self.lines.setdefault(line.key.fingerprint, line)
         by_principal = self.authorities.setdefault(line.key.fingerprint, {})
@@ -177,9 +177,9 @@ class _Book:
 
 
 def parse(text: str, file: str, local_s: LocalTime = datetime.timestamp) -> tuple[AuthorizedKeys, list[ConfigFault]]:
-    """Read the text of the file; the faults stand in the order of the lines.
+    """Parse the text of the file; the faults are in line order.
 
-    `local_s` tells what an `expiry-time` without Z means: as in sshd, a time in this machine's zone, if not given.
+    `local_s` converts an `expiry-time` without Z; the default is this host's time zone, as in sshd.
     """
     book = _Book()
     faults: list[ConfigFault] = []

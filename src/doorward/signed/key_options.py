@@ -1,7 +1,7 @@
 r"""The options in front of a key in authorized_keys: sshd's own, and doorward's. Pure.
 
-Written as sshd takes them (AUTHORIZED_KEYS FILE FORMAT in its manual): names in any case, values in double quotes,
-`\"` for a quote in them. Options of sshd that say nothing about a knock are known and passed over.
+The syntax is sshd's (AUTHORIZED_KEYS FILE FORMAT in its manual): case-insensitive names, values in double quotes, `\"`
+for a quote inside. Options of sshd that do not concern knocks are accepted and ignored.
 """
 
 from __future__ import annotations
@@ -17,13 +17,13 @@ from doorward.model import NAME
 from doorward.signed import address_patterns
 from doorward.signed.address_patterns import AddressPatterns
 
-ANY = "*"  # as the only one of the principals: every certificate of the authority
+ANY = "*"  # as the only principal: every certificate of the authority
 
-LocalTime = Callable[[datetime], float]  # a time on this machine's clock, without a zone, to seconds since the epoch
+LocalTime = Callable[[datetime], float]  # local time without a zone, to seconds since the epoch
 
 
 class KeyOptions(NamedTuple):
-    """What a line says of its key. None: the line says nothing, so nothing is limited, or nothing is allowed beyond."""
+    """The options of one key. None: the option is absent, so it neither restricts nor permits anything."""
 
     doors: frozenset[str] | None = None
     sources: AddressPatterns | None = None
@@ -37,7 +37,7 @@ class KeyOptions(NamedTuple):
 
 
 class ParsedOptions(NamedTuple):
-    """The options, what stands behind them on the line, and what is wrong as pairs of what and what instead."""
+    """The options, the rest of the line, and the faults as pairs of fault and remedy."""
 
     options: KeyOptions
     rest: str
@@ -45,7 +45,7 @@ class ParsedOptions(NamedTuple):
 
 
 def parse(line: str, local_s: LocalTime) -> ParsedOptions:
-    """Read the options that a line begins with."""
+    """Parse the options at the beginning of a line."""
     found: dict[str, Any] = {}
     faults: list[tuple[str, str]] = []
     at, is_last = 0, False
@@ -83,7 +83,7 @@ def _take_value(found: dict[str, Any], name: str, value: str, local_s: LocalTime
         read_value = read(value)
     except ValueError as error:
         raise ValueError(f"{name}: {error}") from None
-    if isinstance(read_value, datetime):  # sshd too takes the earliest of several
+    if isinstance(read_value, datetime):  # the earliest of several applies, as in sshd
         read_value = min(_seconds(read_value, local_s), found.get(field, float("inf")))
     elif field in found:
         raise ValueError(f"{name} stands twice; write one {name} with both, separated by a comma")
@@ -93,7 +93,7 @@ def _take_value(found: dict[str, Any], name: str, value: str, local_s: LocalTime
 def _seconds(moment: datetime, local_s: LocalTime) -> float:
     try:
         return moment.timestamp() if moment.tzinfo else local_s(moment)
-    except (ValueError, OverflowError):  # before the machine's first year, or after its last
+    except (ValueError, OverflowError):  # outside the years that the system clock represents
         raise ValueError(f"expiry-time: {moment:%Y} is not in this machine's time; write a year nearby") from None
 
 

@@ -1,4 +1,4 @@
-"""What a signed knock says, before it is sealed: fields to bytes and back (docs/reference/signed-knock.md). Pure.
+"""The signed knock before sealing: fields to bytes and back (docs/reference/signed-knock.md). Pure.
 
 body       what is signed: the fields of a Request
 text       what the signature is over: a label, the server's key, the body
@@ -17,9 +17,9 @@ from doorward.signed.ssh_wire import SshReader
 
 VERSION = 1
 NONCE_BYTES = 16
-# The lengths of packets: of suite x25519 for most signers, and for those whose signature needs more; of the hybrid.
-# 448: two names of 64 letters and an ecdsa-sha2-nistp521 signature. 1,368 and 1,372: with IPv6 and UDP no more than
-# 1,420 bytes, which WireGuard leaves of 1,500. No two are the same, so the length tells the suite.
+# Packet lengths: suite x25519 for most signers, x25519 for longer signatures, the hybrid suite.
+# 448: two names of 64 characters and an ecdsa-sha2-nistp521 signature. 1,368 and 1,372: with IPv6 and UDP no more than
+# 1,420 bytes, which WireGuard leaves of 1,500. All differ, so the length identifies the suite.
 SHORT_BYTES, LONG_BYTES, HYBRID_BYTES = 448, 1368, 1372
 PACKET_BYTES = (SHORT_BYTES, LONG_BYTES, HYBRID_BYTES)
 UDP_HEADER_BYTES = 8
@@ -34,9 +34,9 @@ _SIGNER_KEY, _SIGNER_CERTIFICATE = 0, 1
 class Request(NamedTuple):
     """The fields of a signed knock.
 
-    `time_ms` since the epoch; `for_s` None: as long as the door's own time; `asked` None: the address that the packet
-    comes from; `gate` "": the gate whose name is its key's fingerprint. Who signs is told by `signer`: the SHA-256 of
-    the public key, or the certificate itself, in which case `is_certificate`.
+    `time_ms` since the epoch; `for_s` None: the door's own time; `asked` None: the source address of the packet;
+    `gate` "": the gate named by its key's fingerprint. `signer` is the SHA-256 of the public key or, with
+    `is_certificate`, the certificate itself.
     """
 
     time_ms: int
@@ -50,7 +50,7 @@ class Request(NamedTuple):
 
 
 class SignedMessage(NamedTuple):
-    """What was in a packet: the request, the bytes that are signed, and the signature (RFC 4253 section 6.6)."""
+    """The contents of a packet: the request, the signed bytes, and the signature (RFC 4253 section 6.6)."""
 
     request: Request
     body: bytes
@@ -58,7 +58,7 @@ class SignedMessage(NamedTuple):
 
 
 def pack_body(request: Request) -> bytes:
-    """Give the bytes of the fields. ValueError: one is out of its range."""
+    """Return the fields as bytes. ValueError: one is out of range."""
     asked, bits, version = b"", 0, 0
     if request.asked is not None:
         asked, bits = _pack_place(request.asked)
@@ -69,12 +69,12 @@ def pack_body(request: Request) -> bytes:
 
 
 def signed_text(server_key: bytes, body: bytes) -> bytes:
-    """Give what the signature is over: good for this version, this server's key, this body."""
+    """Return the text to sign: it binds the version, the server's key and the body."""
     return b"".join((_LABEL, _string(server_key), body))
 
 
 def pack_plaintext(body: bytes, signature: bytes, length: int) -> bytes:
-    """Pad to `length`. ValueError: it does not fit."""
+    """Return body and signature padded to `length`. ValueError: they do not fit."""
     plaintext = body + _string(signature)
     if len(plaintext) > length:
         raise ValueError(f"{len(plaintext)} bytes do not fit in {length}")
@@ -82,7 +82,7 @@ def pack_plaintext(body: bytes, signature: bytes, length: int) -> bytes:
 
 
 def parse_plaintext(plaintext: bytes) -> SignedMessage:
-    """Read what was sealed. MalformedError: it is no message of this version, whole and canonical."""
+    """Parse a decrypted message. MalformedError: not a complete, canonical message of this version."""
     reader = SshReader(plaintext, "the message")
     version, time_ms, nonce, for_s, family, bits, address = _HEAD.unpack(reader.take(_HEAD.size))
     if version != VERSION:

@@ -1,6 +1,6 @@
-"""OpenSSH's user certificates (PROTOCOL.certkeys): a key, whom it is for, until when, signed by an authority. Pure.
+"""Parse OpenSSH user certificates (PROTOCOL.certkeys). Pure.
 
-Read here and not by `cryptography`, which knows no certificates for keys in security keys, nor by them.
+Not by `cryptography`, which supports no certificates for security keys, nor signed by them.
 """
 
 from __future__ import annotations
@@ -20,7 +20,7 @@ MAX_PRINCIPALS = 256  # as OpenSSH
 _ENDING = b"-cert-v01@openssh.com"
 _USER = 1
 
-# How many fields a key of this kind has behind its kind; sk- kinds end with their own @openssh.com.
+# Number of fields after the kind; sk- kinds end with their own @openssh.com.
 _FIELDS = {
     b"ssh-ed25519": 1,
     b"ecdsa-sha2-nistp256": 2,
@@ -33,9 +33,9 @@ _FIELDS = {
 
 
 class Certificate(NamedTuple):
-    """What a certificate says. It is as good as its authority: nothing is checked yet but the form.
+    """A parsed certificate. Only its form has been checked, not its authority or signature.
 
-    `signed` is what the signature is over. Without principals it is for nobody in particular.
+    `signed` is the signed part. Without principals it names nobody in particular.
     """
 
     key: PublicKey
@@ -52,7 +52,7 @@ class Certificate(NamedTuple):
     signature: bytes
 
     def objection(self, now_s: float) -> str:
-        """Say why it is not good at this time, or nothing: too early, too late, not signed by its authority."""
+        """Return why it is not valid at this time (too early, expired, bad signature), or ""."""
         if now_s < self.valid_after_s:
             return f"is not valid before {moment(self.valid_after_s)}"
         if now_s >= self.valid_before_s:
@@ -65,13 +65,13 @@ class Certificate(NamedTuple):
 
 
 def parse_certificate(raw: bytes) -> Certificate:
-    """Read a user's certificate. MalformedError: it is none, or asks for something that is not known."""
+    """Parse a user certificate. MalformedError: not one, or one with unknown critical options."""
     reader = SshReader(raw, "the certificate")
     kind = reader.string()
     name = kind.removesuffix(_ENDING)
     if name not in _FIELDS or not kind.endswith(_ENDING):
         raise MalformedError("bytes that are no certificate of a kind that is taken")
-    reader.string()  # random bytes, by which the authority guards its signature
+    reader.string()  # the nonce
     key = _key(name, reader)
     serial, usage = reader.number(8), reader.number(4)
     if usage != _USER:
