@@ -18,7 +18,7 @@ from doorward.model import Element, Port
 from doorward.nftables.chains import SIGNED_CALM_BURST
 from doorward.packets.datalink import strip_link_header
 from doorward.packets.packet import udp_payload
-from doorward.signed.envelope import room, seal
+from doorward.signed.envelope import plaintext_capacity, seal
 from doorward.signed.message import pack_body, pack_plaintext
 from doorward.signed.server_key import HYBRID, X25519
 from tests.support import ssh_keygen
@@ -394,7 +394,7 @@ def test_what_a_stranger_writes_into_a_certificate_ends_no_verifier(site: Site) 
     for stranger in site.visitors.crowd(4, 8):
         for _ in range(20):
             request = site.laptop.request(signer=certificate, is_certificate=True)
-            plaintext = pack_plaintext(pack_body(request), b"", room(X25519, X25519.long_bytes))
+            plaintext = pack_plaintext(pack_body(request), b"", plaintext_capacity(X25519, X25519.long_bytes))
             site.send(stranger, seal(site.files.server.public, plaintext))
     os.kill(verifier, signal.SIGCONT)
     guest = site.visitors.fresh(4)

@@ -60,17 +60,17 @@ def parse_hosts(raw: bytes, path: str) -> dict[str, KnownHost]:
         tables = tomllib.loads(raw.decode())
     except (ValueError, RecursionError) as error:  # thousands of digits, lists nested a thousand deep
         raise UsageError(f"{path}: not TOML: {error}; mend it there") from None
-    folder = os.path.dirname(path)  # noqa: PTH120
-    return {name: _host(f"{path}: [{name}]", name, table, folder) for name, table in tables.items()}
+    directory = os.path.dirname(path)  # noqa: PTH120
+    return {name: _host(f"{path}: [{name}]", name, table, directory) for name, table in tables.items()}
 
 
 def is_exposed(path: str) -> bool:
     """Return whether every user of this host can read the file, and so its sequences."""
-    found = os.stat(path).st_mode & stat.S_IROTH  # noqa: PTH116
-    while found and path != "/":
+    readable = os.stat(path).st_mode & stat.S_IROTH  # noqa: PTH116
+    while readable and path != "/":
         path = os.path.dirname(path)  # noqa: PTH120
-        found = os.stat(path).st_mode & stat.S_IXOTH  # noqa: PTH116
-    return bool(found)
+        readable = os.stat(path).st_mode & stat.S_IXOTH  # noqa: PTH116
+    return bool(readable)
 
 
 def _read(path: str) -> bytes | None:
@@ -81,29 +81,29 @@ def _read(path: str) -> bytes | None:
     except OSError as error:
         raise UsageError(f"{path}: cannot be read: {error.strerror}; mend that, or give ports") from None
     try:
-        found = os.fstat(descriptor)
-        _refuse_shared(path, found)
-        return os.read(descriptor, found.st_size)
+        status = os.fstat(descriptor)
+        _reject_shared(path, status)
+        return os.read(descriptor, status.st_size)
     finally:
         os.close(descriptor)
 
 
-def _refuse_shared(path: str, found: os.stat_result) -> None:
+def _reject_shared(path: str, status: os.stat_result) -> None:
     """Reject a file that others can write: they could redirect the user's knocks and connections."""
-    if not stat.S_ISREG(found.st_mode):
+    if not stat.S_ISREG(status.st_mode):
         raise UsageError(f"{path}: is no regular file; put a TOML file there")
-    if found.st_uid not in (0, os.geteuid()):
+    if status.st_uid not in (0, os.geteuid()):
         raise UsageError(f"{path}: belongs to another user; make it yours with `chown`")
-    if found.st_mode & (stat.S_IWGRP | stat.S_IWOTH):
+    if status.st_mode & (stat.S_IWGRP | stat.S_IWOTH):
         raise UsageError(f"{path}: other users can write it; run `chmod go-w {path}`")
 
 
-def _host(where: str, name: str, table: object, folder: str) -> KnownHost:
+def _host(where: str, name: str, table: object, directory: str) -> KnownHost:
     if not isinstance(table, dict):
         raise UsageError(f'{where} must be a table; write [{name}] and below it address = "..."')
     for key, value in table.items():
         if key not in KEYS:
-            raise UsageError(f"{where}: unknown key {key!r}; {_instead(name, key, value)}")
+            raise UsageError(f"{where}: unknown key {key!r}; {_remedy(name, key, value)}")
     texts = {key: _text(where, key, table[key]) for key in TEXTS if key in table}
     server_key = texts.get("server_key")
     host = KnownHost(
@@ -111,16 +111,16 @@ def _host(where: str, name: str, table: object, folder: str) -> KnownHost:
         texts.get("address", name),
         _doors(where, table.get("doors", {}), may_be_empty=server_key is not None),
         server_key,
-        identity=_beside(folder, texts.get("identity")),
-        certificate=_beside(folder, texts.get("certificate")),
+        identity=_resolve_path(directory, texts.get("identity")),
+        certificate=_resolve_path(directory, texts.get("certificate")),
     )
-    return host._replace(**_wishes(where, table)) if table.keys() & _WISHES else host
+    return host._replace(**_signed_options(where, table)) if table.keys() & _SIGNED_KEYS else host
 
 
-_WISHES = frozenset({"signed_port", "gate", "from", "for"})
+_SIGNED_KEYS = frozenset({"signed_port", "gate", "from", "for"})
 
 
-def _wishes(where: str, table: dict[str, object]) -> dict[str, Any]:
+def _signed_options(where: str, table: dict[str, object]) -> dict[str, Any]:
     """Return the fields that apply to signed knocks only."""
     from doorward.client import request_options
 
@@ -130,28 +130,28 @@ def _wishes(where: str, table: dict[str, object]) -> dict[str, Any]:
         "from": ("asked", request_options.parse_from),
         "for": ("for_s", request_options.parse_for_s),
     }
-    found = {}
-    for key in sorted(_WISHES & table.keys()):
+    options = {}
+    for key in sorted(_SIGNED_KEYS & table.keys()):
         field, parse = parsers[key]
         try:
             value = table[key]
-            found[field] = parse(
+            options[field] = parse(
                 str(value) if key == "signed_port" and type(value) is int else _text(where, key, value)
             )
         except ValueError as error:
             raise UsageError(f"{where}: {key}: {error}") from None
-    return found
+    return options
 
 
-def _beside(folder: str, path: str | None) -> str | None:
+def _resolve_path(directory: str, path: str | None) -> str | None:
     """Resolve a path against the file's directory, not against the working directory."""
-    return path if path is None or path.startswith("~") else os.path.join(folder, path)  # noqa: PTH118
+    return path if path is None or path.startswith("~") else os.path.join(directory, path)  # noqa: PTH118
 
 
-def _instead(name: str, key: str, value: object) -> str:
-    if isinstance(value, dict) and not near(key, KEYS):  # TOML splits a name at its dots
+def _remedy(name: str, key: str, value: object) -> str:
+    if isinstance(value, dict) and not suggestion(key, KEYS):  # TOML splits a name at its dots
         return f'a host name with dots needs quotes: ["{name}.{key}"]'
-    return near(key, KEYS) or "remove it"
+    return suggestion(key, KEYS) or "remove it"
 
 
 def _text(where: str, key: str, value: object) -> str:
@@ -190,7 +190,7 @@ def find_door(path: str, hosts: dict[str, KnownHost], name: str, door: str) -> t
     """Return a door's sequence; UsageError names the missing host or door, and what exists."""
     host = find_host(path, hosts, name)
     if door not in host.doors:
-        hint = near(door, host.doors) or _listed("its doors are", host.doors)
+        hint = suggestion(door, host.doors) or _listing("its doors are", host.doors)
         raise UsageError(f"{path}: host {name!r} has no door {door!r}; {hint or f'add it below [{name}.doors]'}")
     if not host.doors[door]:
         raise UsageError(f"{path}: door {door!r} of host {name!r} has no sequence; it opens with a signed knock only")
@@ -208,11 +208,11 @@ def find_host(path: str, hosts: dict[str, KnownHost], name: str) -> KnownHost:
             f'\n  ["{name}"]\n  address = "192.0.2.7"'
             f'\n  ["{name}".doors]\n  ssh = ["7000/tcp", "8000/udp", "9000/tcp"]'
         )
-    hint = near(name, hosts) or _listed("the hosts there are", hosts)
+    hint = suggestion(name, hosts) or _listing("the hosts there are", hosts)
     raise UsageError(f"{path}: no host {name!r}; {hint} (to knock at any other, give ports: 7000 8000/udp 9000)")
 
 
-def near(word: str, known: Iterable[str]) -> str:
+def suggestion(word: str, known: Iterable[str]) -> str:
     """Return "did you mean 'x'?" for the closest known word, or an empty string."""
     import difflib
 
@@ -220,6 +220,6 @@ def near(word: str, known: Iterable[str]) -> str:
     return f"did you mean {near[0]!r}?" if near else ""
 
 
-def _listed(what: str, names: Iterable[str]) -> str:
+def _listing(intro: str, names: Iterable[str]) -> str:
     listed = ", ".join(sorted(names))
-    return f"{what} {listed}" if listed else ""
+    return f"{intro} {listed}" if listed else ""

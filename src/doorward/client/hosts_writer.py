@@ -16,7 +16,7 @@ from doorward.errors import HostError, UsageError
 from doorward.kernel import atomic_file
 from doorward.model import Port
 
-_FOLDER_MODE, _FILE_MODE = 0o700, 0o600  # sequences are secrets
+_DIRECTORY_MODE, _FILE_MODE = 0o700, 0o600  # sequences are secrets
 _BARE = re.compile(r"[A-Za-z0-9_-]+")
 
 
@@ -25,11 +25,11 @@ def save_host(path: Path, name: str, table: str, *, replace: bool) -> Path | Non
 
     UsageError: the host exists, or the file is invalid. HostError: it cannot be written.
     """
-    with complaining(path):
+    with host_errors(path):
         path = path.resolve()  # it may be a symbolic link, which must survive
-        atomic_file.make_folders(path.parent, _FOLDER_MODE)
+        atomic_file.make_folders(path.parent, _DIRECTORY_MODE)
         with _locked(path.parent):
-            return _keep(path, name, table, replace=replace)
+            return _save_locked(path, name, table, replace=replace)
 
 
 def host_table(name: str, values: dict[str, str], doors: dict[str, tuple[Port, ...]]) -> str:
@@ -42,7 +42,7 @@ def host_table(name: str, values: dict[str, str], doors: dict[str, tuple[Port, .
     return "\n".join(lines) + "\n"
 
 
-def without(text: str, name: str) -> str:
+def remove_host(text: str, name: str) -> str:
     """Return the text without a host's tables, as far as they have headers of their own."""
     kept: list[str] = []
     remarks: list[str] = []  # comments after the table's last setting: they belong to the next table
@@ -61,31 +61,31 @@ def without(text: str, name: str) -> str:
     return "".join(kept + remarks)
 
 
-def _keep(path: Path, name: str, table: str, *, replace: bool) -> Path | None:
+def _save_locked(path: Path, name: str, table: str, *, replace: bool) -> Path | None:
     hosts = read_hosts(str(path))
     old = path.read_text() if path.exists() else ""
     is_there = name in hosts
     if is_there and not replace:
         raise UsageError(f"{path} has the host {name!r} already; add --replace to write it anew, or take another name")
-    text = without(old, name) if is_there else old
+    text = remove_host(old, name) if is_there else old
     gap = "" if not text else "\n" if text.endswith("\n") else "\n\n"
     new = (text + gap + table).encode()
-    _refuse_loss(path, name, hosts, new)
-    before = path.with_name(f"{path.name}.before")
+    _reject_loss(path, name, hosts, new)
+    backup = path.with_name(f"{path.name}.before")
     if is_there:
-        write(before, old.encode())
+        write(backup, old.encode())
     write(path, new)
-    return before if is_there else None
+    return backup if is_there else None
 
 
-def _refuse_loss(path: Path, name: str, hosts: dict[str, KnownHost], new: bytes) -> None:
-    """Reject a change that would alter other hosts: `without` does not recognize every form of a header."""
-    others = {each: host for each, host in hosts.items() if each != name}
+def _reject_loss(path: Path, name: str, hosts: dict[str, KnownHost], new: bytes) -> None:
+    """Reject a change that would alter other hosts: `remove_host` does not recognize every form of a header."""
+    others = {other: host for other, host in hosts.items() if other != name}
     try:
-        found = parse_hosts(new, str(path))
+        written = parse_hosts(new, str(path))
     except UsageError:
-        found = {}
-    if {each: host for each, host in found.items() if each != name} != others or name not in found:
+        written = {}
+    if {other: host for other, host in written.items() if other != name} != others or name not in written:
         raise UsageError(f"{path}: {name!r} stands there in a form that cannot be changed from here; edit it by hand")
 
 
@@ -102,9 +102,9 @@ def write(path: Path, raw: bytes) -> None:
 
 
 @contextmanager
-def _locked(folder: Path) -> Iterator[None]:
+def _locked(directory: Path) -> Iterator[None]:
     """Lock the directory, so that concurrent writers do not lose each other's changes."""
-    handle = os.open(folder, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
+    handle = os.open(directory, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
     try:
         fcntl.flock(handle, fcntl.LOCK_EX)
         yield
@@ -113,7 +113,7 @@ def _locked(folder: Path) -> Iterator[None]:
 
 
 @contextmanager
-def complaining(path: Path) -> Iterator[None]:
+def host_errors(path: Path) -> Iterator[None]:
     """Turn an OSError into a HostError with a remedy."""
     try:
         yield

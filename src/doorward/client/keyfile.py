@@ -40,13 +40,13 @@ def read(path: str) -> bytes:
         remedy = "name the right file, or make a key with `ssh-keygen`"
         raise UsageError(f"{path}: {error.strerror or 'cannot be read'}; {remedy}") from None
     try:
-        found = os.fstat(descriptor)
-        if not stat.S_ISREG(found.st_mode):
+        status = os.fstat(descriptor)
+        if not stat.S_ISREG(status.st_mode):
             raise UsageError(f"{path}: is no regular file; name the file of a key")
         raw = os.read(descriptor, _MAX_BYTES)
     finally:
         os.close(descriptor)
-    if is_private(raw) and found.st_uid == os.geteuid() and found.st_mode & (stat.S_IRWXG | stat.S_IRWXO):
+    if is_private(raw) and status.st_uid == os.geteuid() and status.st_mode & (stat.S_IRWXG | stat.S_IRWXO):
         raise UsageError(f"{path}: other users can read this private key; run `chmod 600 {path}`")
     return raw
 
@@ -56,7 +56,7 @@ def is_private(raw: bytes) -> bool:
     return raw.lstrip().startswith(_BEGIN)
 
 
-def public_line(raw: bytes, path: str) -> tuple[bytes, str]:
+def parse_public_line(raw: bytes, path: str) -> tuple[bytes, str]:
     """Return blob and comment of a public key or certificate file, `KIND BASE64 COMMENT`."""
     words = raw.split(None, 2)
     try:
@@ -68,7 +68,7 @@ def public_line(raw: bytes, path: str) -> tuple[bytes, str]:
     raise UsageError(f"{path}: is no key; a public key is one line such as `ssh-ed25519 AAAA… comment`")
 
 
-def public_half(path: str, raw: bytes) -> bytes | None:
+def public_blob(path: str, raw: bytes) -> bytes | None:
     """Return the public key blob of a private key file, or of FILE.pub; None if only decrypting would show it.
 
     OpenSSH's own format has the public key in the clear, others do not.
@@ -81,7 +81,7 @@ def public_half(path: str, raw: bytes) -> bytes | None:
     except MalformedError:
         pass
     try:
-        return public_line(read(f"{path}.pub"), path)[0]
+        return parse_public_line(read(f"{path}.pub"), path)[0]
     except UsageError:
         return None
 

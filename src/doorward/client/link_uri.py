@@ -21,7 +21,7 @@ MAX_LENGTH = 8192  # characters; the longest server key takes a quarter of them
 MAX_DOORS = 64
 MAX_SEQUENCE = 32
 _LINK = re.compile(r"doorward://([^/?#]+)/?\?([^#]*)", re.IGNORECASE)
-_PLACE = re.compile(r"(\[[^]]*\]|[^\[\]:@]+)(?::([0-9]{1,5}))?")
+_HOST_PORT = re.compile(r"(\[[^]]*\]|[^\[\]:@]+)(?::([0-9]{1,5}))?")
 _BAD_PERCENT = re.compile(r"%(?![0-9A-Fa-f]{2})")
 _HOST = re.compile(r"[^\s\x00-\x20\x7f/?#@:\[\]%\"'\\]{1,253}")
 _SERVER_KEY = re.compile(r"[a-z0-9-]{1,32}:[A-Za-z0-9+/]{16,4096}={0,2}")
@@ -57,7 +57,7 @@ def parse_link(text: str) -> KnockLink:
     match = _LINK.fullmatch(text.strip())
     if match is None:
         raise MalformedError("it is no link; one begins with doorward://HOST/?key=")
-    host, port = _place(match[1])
+    host, port = _host_port(match[1])
     values: dict[str, str] = {}
     doors: dict[str, tuple[Port, ...]] = {}
     for field in filter(None, match[2].split("&")):
@@ -73,15 +73,15 @@ def parse_link(text: str) -> KnockLink:
         else:
             values[name] = value
     link = KnockLink(host, port, values.get("key"), values.get("gate"), tuple(doors.items()))
-    _refuse_nothing(link)
+    _reject_unusable(link)
     return link
 
 
 _VALUES = {"key": ("server key", _SERVER_KEY), "gate": ("gate's name", NAME)}
 
 
-def _place(text: str) -> tuple[str, int | None]:
-    match = _PLACE.fullmatch(text)
+def _host_port(text: str) -> tuple[str, int | None]:
+    match = _HOST_PORT.fullmatch(text)
     if match is None:
         raise MalformedError(f"{_shown(text)} is no host with a port in the link")
     host, port = match[1], None if match[2] is None else int(match[2])
@@ -114,15 +114,15 @@ def _decoded(text: str) -> str:
         raise MalformedError("bytes that are no UTF-8 in the link") from None
 
 
-def _add_door(doors: dict[str, tuple[Port, ...]], kind: str, value: str) -> None:
-    name, _, ports = value.partition(":") if kind == "seq" else (value, "", "")
+def _add_door(doors: dict[str, tuple[Port, ...]], field: str, value: str) -> None:
+    name, _, ports = value.partition(":") if field == "seq" else (value, "", "")
     if not NAME.fullmatch(name) or name.isdigit():
         raise MalformedError(f"{_shown(name)} is no door's name in the link")
     if name in doors:
         raise MalformedError(f"door {name} stands twice in the link")
     if len(doors) == MAX_DOORS:
         raise MalformedError(f"more than {MAX_DOORS} doors in the link")
-    doors[name] = parse_sequence(ports) if kind == "seq" else ()
+    doors[name] = parse_sequence(ports) if field == "seq" else ()
 
 
 def parse_sequence(text: str) -> tuple[Port, ...]:
@@ -136,7 +136,7 @@ def parse_sequence(text: str) -> tuple[Port, ...]:
         raise MalformedError(str(error)) from None
 
 
-def _refuse_nothing(link: KnockLink) -> None:
+def _reject_unusable(link: KnockLink) -> None:
     if link.key is None and not any(sequence for _, sequence in link.doors):
         raise MalformedError("neither key nor seq stands in the link: there is nothing to knock with")
     if link.key is None and not all(sequence for _, sequence in link.doors):

@@ -11,13 +11,13 @@ def ask_passphrase(path: str) -> bytes:
     """Return the passphrase of a key file. HostError: no way to prompt; NegativeResult: none was entered."""
     prompt = f"Enter passphrase for key '{path}': "
     program = os.environ.get("SSH_ASKPASS", "")
-    wanted = os.environ.get("SSH_ASKPASS_REQUIRE", "")
+    require = os.environ.get("SSH_ASKPASS_REQUIRE", "")
     has_display = bool(os.environ.get("DISPLAY") or os.environ.get("WAYLAND_DISPLAY"))
-    if program and (wanted == "force" or (wanted == "prefer" and has_display)):
+    if program and (require == "force" or (require == "prefer" and has_display)):
         return _from_program(program, prompt)
     if _has_terminal():
         return _from_terminal(prompt)
-    if program and has_display and wanted != "never":
+    if program and has_display and require != "never":
         return _from_program(program, prompt)
     raise HostError(
         f"{path} needs its passphrase, and there is no terminal to ask for it; "
@@ -46,11 +46,11 @@ def _from_program(program: str, prompt: str) -> bytes:
     import subprocess
 
     try:
-        done = subprocess.run([program, prompt], stdin=subprocess.DEVNULL, stdout=subprocess.PIPE, check=False)
+        process = subprocess.run([program, prompt], stdin=subprocess.DEVNULL, stdout=subprocess.PIPE, check=False)
     except OSError as error:
         raise HostError(
             f"SSH_ASKPASS names {program}, which cannot be run: {error.strerror}; mend or unset it"
         ) from None
-    if done.returncode:
+    if process.returncode:
         raise NegativeResult(f"{program} gave no passphrase; nothing was sent")
-    return done.stdout.split(b"\n")[0]
+    return process.stdout.split(b"\n")[0]

@@ -19,18 +19,18 @@ def relay(connection: socket.socket, source: int, sink: int) -> None:
     """
     # A thread, because the pipe is shared and must not become non-blocking; a daemon thread, because its read may
     # never return.
-    upward = threading.Thread(target=_upward, args=(source, connection), daemon=True)
+    upward = threading.Thread(target=_send_all, args=(source, connection), daemon=True)
     upward.start()
     try:
-        _downward(connection, sink)
+        _receive_all(connection, sink)
     except BrokenPipeError:
         return
     finally:
-        _lead_nowhere(sink)
+        _point_at_null(sink)
     upward.join()
 
 
-def _upward(source: int, connection: socket.socket) -> None:
+def _send_all(source: int, connection: socket.socket) -> None:
     buffer = memoryview(bytearray(CHUNK_BYTES))
     with suppress(OSError):  # the connection ended; the other direction reports how
         while count := _read(source, buffer):
@@ -38,7 +38,7 @@ def _upward(source: int, connection: socket.socket) -> None:
         connection.shutdown(socket.SHUT_WR)
 
 
-def _downward(connection: socket.socket, sink: int) -> None:
+def _receive_all(connection: socket.socket, sink: int) -> None:
     buffer = memoryview(bytearray(CHUNK_BYTES))
     while count := connection.recv_into(buffer):
         written = 0
@@ -62,7 +62,7 @@ def _write(sink: int, part: memoryview) -> int:
         return 0
 
 
-def _lead_nowhere(descriptor: int) -> None:
+def _point_at_null(descriptor: int) -> None:
     nowhere = os.open(os.devnull, os.O_RDWR | os.O_CLOEXEC)
     os.dup2(nowhere, descriptor)
     os.close(nowhere)

@@ -19,8 +19,8 @@ class AutomaticAddress(NamedTuple):
 
 def parse_for_s(text: str) -> int:
     """Parse the opening time, in whole seconds. ValueError describes the fault."""
-    seconds, rest = divmod(parse_duration_ms(text), 1000)
-    if rest:
+    seconds, remainder = divmod(parse_duration_ms(text), 1000)
+    if remainder:
         raise ValueError(f'{text!r} is no whole number of seconds; write one like "{seconds + 1}s"')
     if seconds > LONGEST_FOR_S:
         raise ValueError(f"{text!r} is longer than a knock can ask for; write a shorter time")

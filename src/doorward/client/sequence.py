@@ -64,15 +64,15 @@ def resolve(host: str, family: int = socket.AF_UNSPEC) -> list[Target]:
     try:
         # Bytes keep Python from importing its IDNA codec (5 ms), which an ASCII name does not need.
         name = host.encode() if host.isascii() else host
-        found = socket.getaddrinfo(name, None, family, socket.SOCK_STREAM)
+        results = socket.getaddrinfo(name, None, family, socket.SOCK_STREAM)
     except socket.gaierror as error:
-        raise _not_found(host, family, error) from None
+        raise _resolve_error(host, family, error) from None
     except UnicodeError:  # a label too long or empty, or letters outside IDNA
         raise UsageError(f"{host!r} is no host name; write a name such as example.org, or an address") from None
-    return [Target(int(family), sockaddr) for family, _, _, _, sockaddr in found]
+    return [Target(int(family), sockaddr) for family, _, _, _, sockaddr in results]
 
 
-def each_family(targets: list[Target]) -> list[Target]:
+def first_per_family(targets: list[Target]) -> list[Target]:
     """Return the first address of each family, in order of preference."""
     return list({target.family: target for target in reversed(targets)}.values())[::-1]
 
@@ -83,7 +83,7 @@ def targets_of_version(targets: list[Target], version: int) -> list[Target]:
     return [target for target in targets if target.family == family] or targets
 
 
-def _not_found(host: str, family: int, error: socket.gaierror) -> UsageError | HostError:
+def _resolve_error(host: str, family: int, error: socket.gaierror) -> UsageError | HostError:
     if error.errno == socket.EAI_AGAIN:
         return HostError(f"cannot look up {host!r}: no name server answers; try again, or write the address")
     if family != socket.AF_UNSPEC:
@@ -104,27 +104,27 @@ def knock(
 
     `report` is called after each packet is sent. UnreachableError: no packet could be sent; HostError: not all.
     """
-    target = _first(targets, sequence[0])
+    target = _send_first(targets, sequence[0])
     if report:
         report(target, 1, sequence[0])
-    for place, port in enumerate(sequence[1:], 2):
+    for position, port in enumerate(sequence[1:], 2):
         sleep(delay_s)
         fault = send(target, port)
         if fault not in SENT | ANSWERS:
-            raise HostError(f"knock {place} of {len(sequence)} ({port}) was not sent: {failure(target, fault)}")
+            raise HostError(f"knock {position} of {len(sequence)} ({port}) was not sent: {send_error(target, fault)}")
         if report:
-            report(target, place, port)
+            report(target, position, port)
     return target
 
 
-def _first(targets: list[Target], port: Port) -> Target:
+def _send_first(targets: list[Target], port: Port) -> Target:
     """Send the first packet; an error cannot be a late reply to an earlier one, so the target is unreachable."""
     faults = []
     for target in targets:
         fault = send(target, port)
         if fault in SENT or fault == errno.ECONNREFUSED:
             return target
-        faults.append(failure(target, fault))
+        faults.append(send_error(target, fault))
     raise UnreachableError("cannot knock: " + "; ".join(faults))
 
 
@@ -138,7 +138,7 @@ REMEDIES = {
 }
 
 
-def failure(target: Target, fault: int) -> str:
+def send_error(target: Target, fault: int) -> str:
     """Return why no packet could be sent to the target, with a remedy."""
     remedy = REMEDIES.get(fault)
     return f"{target}: {os.strerror(fault)}" + (f" ({remedy})" if remedy else "")
@@ -152,11 +152,11 @@ def send(target: Target, port: Port) -> int:
     """
     kind = socket.SOCK_STREAM if port.protocol is Protocol.TCP else socket.SOCK_DGRAM
     try:
-        with socket.socket(target.family, kind) as knocker:
-            knocker.setblocking(False)
+        with socket.socket(target.family, kind) as sock:
+            sock.setblocking(False)
             if kind == socket.SOCK_STREAM:
-                return knocker.connect_ex(target.at(port.number))
-            knocker.sendto(DATAGRAM, target.at(port.number))
+                return sock.connect_ex(target.at(port.number))
+            sock.sendto(DATAGRAM, target.at(port.number))
     except OSError as error:
         return error.errno or errno.EIO
     return 0
@@ -178,7 +178,7 @@ PATIENCE_S = 1.0
 
 def knock_until_open(
     knock_once: Callable[[], Reached],
-    visit: Callable[[Reached, float], Reply],
+    connect: Callable[[Reached, float], Reply],
     timeout_s: float,
     *,
     now: Callable[[], float] = time.monotonic,
@@ -195,7 +195,7 @@ def knock_until_open(
         reached = knock_once()
         rounds += 1
         left_s = max(until_s - now(), 0.001)  # 0 would mean no waiting at all
-        reply = visit(reached, min(PATIENCE_S + pause_s, left_s))
+        reply = connect(reached, min(PATIENCE_S + pause_s, left_s))
         if reply is Reply.OPEN or now() + pause_s >= until_s:
             return reply, rounds
         sleep(pause_s)

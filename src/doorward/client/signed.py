@@ -11,11 +11,11 @@ from ipaddress import ip_address
 from typing import NamedTuple
 
 from doorward.client.request_options import AutomaticAddress
-from doorward.client.sequence import Target, UnreachableError, failure
+from doorward.client.sequence import Target, UnreachableError, send_error
 from doorward.client.signers import Signer, signature_bytes
 from doorward.errors import HostError, MalformedError, UsageError
 from doorward.model import DEFAULT_SIGNED_PORT, NAME, Place, Port
-from doorward.signed.envelope import room, seal
+from doorward.signed.envelope import plaintext_capacity, seal
 from doorward.signed.message import NONCE_BYTES, Request, pack_body, pack_plaintext, signed_text
 from doorward.signed.server_key import X25519, ServerKey, parse_server_key
 
@@ -50,7 +50,7 @@ class SentPacket(NamedTuple):
     message: SealedRequest
 
 
-def letter(
+def build_request(
     server_key: str,
     door: str,
     gate: str | None,
@@ -71,34 +71,36 @@ def letter(
     return KnockRequest(key, door, gate or "", for_s, asked)
 
 
-def most_signature_bytes(letter: KnockRequest) -> int:
+def max_signature_bytes(knock: KnockRequest) -> int:
     """Return the maximum length in bytes of a signature by a key without a certificate."""
-    suite = letter.key.suite
-    return room(suite, suite.long_bytes) - len(pack_body(_blank(letter, None))) - _SIGNATURE_LENGTH_BYTES
+    suite = knock.key.suite
+    return (
+        plaintext_capacity(suite, suite.long_bytes) - len(pack_body(_template(knock, None))) - _SIGNATURE_LENGTH_BYTES
+    )
 
 
-def refuse_misfit(letter: KnockRequest, signer: Signer) -> None:
+def check_fits(knock: KnockRequest, signer: Signer) -> None:
     """Check that the message will fit, before asking for a touch. UsageError: it does not, with a remedy."""
-    _fit(letter, signer, len(pack_body(_blank(letter, signer))), signature_bytes(signer.blob))
+    _packet_length(knock, signer, len(pack_body(_template(knock, signer))), signature_bytes(signer.blob))
 
 
-def compose(letter: KnockRequest, signer: Signer, own: str, time_ms: int, nonce: bytes) -> SealedRequest:
+def compose(knock: KnockRequest, signer: Signer, own: str, time_ms: int, nonce: bytes) -> SealedRequest:
     """Build and sign one message; `own` is this host's source address. UsageError: it does not fit."""
-    asked = ip_address(own) if isinstance(letter.asked, AutomaticAddress) else letter.asked
-    request = _blank(letter, signer)._replace(time_ms=time_ms, nonce=nonce, for_s=letter.for_s, asked=asked)
+    asked = ip_address(own) if isinstance(knock.asked, AutomaticAddress) else knock.asked
+    request = _template(knock, signer)._replace(time_ms=time_ms, nonce=nonce, for_s=knock.for_s, asked=asked)
     body = pack_body(request)
-    signature = signer.sign(signed_text(letter.key.raw, body))
-    return SealedRequest(request, body, signature, _fit(letter, signer, len(body), len(signature)))
+    signature = signer.sign(signed_text(knock.key.raw, body))
+    return SealedRequest(request, body, signature, _packet_length(knock, signer, len(body), len(signature)))
 
 
-def sealed(letter: KnockRequest, message: SealedRequest) -> bytes:
+def seal_packet(knock: KnockRequest, message: SealedRequest) -> bytes:
     """Return the sealed packet."""
-    space = room(letter.key.suite, message.length)
-    return seal(letter.key, pack_plaintext(message.body, message.signature, space))
+    capacity = plaintext_capacity(knock.key.suite, message.length)
+    return seal(knock.key, pack_plaintext(message.body, message.signature, capacity))
 
 
 def send(
-    letter: KnockRequest,
+    knock: KnockRequest,
     signer: Signer,
     targets: list[Target],
     port: Port = DEFAULT_SIGNED_PORT,
@@ -111,19 +113,19 @@ def send(
     UnreachableError: none; HostError: signing took longer than a gate accepts. `report` is called for each packet.
     Without `really` everything is done except sending.
     """
-    refuse_misfit(letter, signer)
+    check_fits(knock, signer)
     reached, faults = [], []
     for target in targets:
         with socket.socket(target.family, socket.SOCK_DGRAM) as sender:
             try:
                 sender.connect(target.at(port.number))  # finds the route and the source address
                 signer.unlock()  # may take a minute, and the message must not age meanwhile
-                message = compose(letter, signer, _own(sender), now_ms(), os.urandom(NONCE_BYTES))
-                _refuse_late(now_ms() - message.request.time_ms)
+                message = compose(knock, signer, _own_address(sender), now_ms(), os.urandom(NONCE_BYTES))
+                _reject_late(now_ms() - message.request.time_ms)
                 if really:
-                    sender.send(sealed(letter, message))
+                    sender.send(seal_packet(knock, message))
             except OSError as error:
-                faults.append(failure(target, error.errno or 0))
+                faults.append(send_error(target, error.errno or 0))
                 continue
         reached.append(target)
         if report:
@@ -133,7 +135,7 @@ def send(
     return reached
 
 
-def _refuse_late(took_ms: int) -> None:
+def _reject_late(took_ms: int) -> None:
     """Reject a knock that took too long to sign: the gate would drop it silently."""
     if took_ms > _LATEST_MS:
         raise HostError(
@@ -147,27 +149,27 @@ def now_ms() -> int:
     return time.time_ns() // 1_000_000
 
 
-def _blank(letter: KnockRequest, signer: Signer | None) -> Request:
+def _template(knock: KnockRequest, signer: Signer | None) -> Request:
     """Return a request with the fields that determine the length of the message."""
     if signer is not None and signer.certificate is not None:
         signed_by, is_certificate = signer.certificate, True
     else:
         blob = b"" if signer is None else signer.blob
         signed_by, is_certificate = hashlib.sha256(blob).digest(), False
-    return Request(0, bytes(NONCE_BYTES), letter.door, None, None, letter.gate, signed_by, is_certificate)
+    return Request(0, bytes(NONCE_BYTES), knock.door, None, None, knock.gate, signed_by, is_certificate)
 
 
-def _own(connected: socket.socket) -> str:
+def _own_address(connected: socket.socket) -> str:
     name: tuple[str, ...] = connected.getsockname()
     return name[0].partition("%")[0]  # a link-local address includes its interface
 
 
-def _fit(letter: KnockRequest, signer: Signer, body_bytes: int, signature_bytes: int) -> int:
+def _packet_length(knock: KnockRequest, signer: Signer, body_bytes: int, signature_bytes: int) -> int:
     """Return the shortest packet length that holds the message. UsageError: none does, with remedies."""
-    suite = letter.key.suite
+    suite = knock.key.suite
     needed = body_bytes + _SIGNATURE_LENGTH_BYTES + signature_bytes
     for length in (suite.short_bytes, suite.long_bytes):
-        if needed <= room(suite, length):
+        if needed <= plaintext_capacity(suite, length):
             return length
     shorter = "shorten the names of the door and the gate"
     remedies = [shorter if signer.kind == "ssh-ed25519" else "sign with an ed25519 key (`ssh-keygen -t ed25519`)"]
@@ -177,5 +179,5 @@ def _fit(letter: KnockRequest, signer: Signer, body_bytes: int, signature_bytes:
         remedies.append("make the server's key with `doorward key server --suite x25519`, whose packets hold more")
     raise UsageError(
         f"the message needs {needed} bytes with this {signer.kind} key, and a packet for {suite.name} holds "
-        f"{room(suite, suite.long_bytes)}; {', or '.join(remedies)}"
+        f"{plaintext_capacity(suite, suite.long_bytes)}; {', or '.join(remedies)}"
     )

@@ -67,15 +67,17 @@ def agent_signer(key: AgentKey, blob: bytes) -> Signer:
 def _ask_agent(key: AgentKey, kind: str, text: bytes) -> bytes:
     with open_agent() as agent:
         signature = agent.sign(key, signed_data(text))
-    wanted = "rsa-sha2-512" if kind == "ssh-rsa" else kind
-    if (found := key_kind(signature)) != wanted:
-        raise HostError(f"the agent signed with {found} where {wanted} was asked for; use another agent or another key")
+    expected = "rsa-sha2-512" if kind == "ssh-rsa" else kind
+    if (found := key_kind(signature)) != expected:
+        raise HostError(
+            f"the agent signed with {found} where {expected} was asked for; use another agent or another key"
+        )
     return signature
 
 
 def file_signer(path: str, raw: bytes) -> Signer:
     """Return a signer for the private key file at `path` with contents `raw`."""
-    blob = keyfile.public_half(path, raw)
+    blob = keyfile.public_blob(path, raw)
     if blob is not None and not signature_bytes(blob):
         raise UsageError(f"{path}: a key of kind {key_kind(blob)} is not taken; make one with `ssh-keygen -t ed25519`")
     if blob is not None and key_kind(blob).startswith(_SECURITY_KEY):
@@ -83,11 +85,11 @@ def file_signer(path: str, raw: bytes) -> Signer:
     if blob is None or not keyfile.is_encrypted(raw):
         loaded = keyfile.load(raw, path, ask_passphrase)
         return Signer(loaded.blob, path, lambda text: loaded.sign(signed_data(text)))
-    locked = _Locked(path, raw, blob)
+    locked = _LockedKey(path, raw, blob)
     return Signer(blob, path, locked.sign, unlock=locked.unlock)
 
 
-class _Locked:
+class _LockedKey:
     """A private key whose passphrase is asked for once, at first use."""
 
     def __init__(self, path: str, raw: bytes, blob: bytes) -> None:
@@ -112,12 +114,12 @@ def _ask_token(path: str, text: bytes) -> bytes:
 
     command = ["ssh-keygen", "-q", "-Y", "sign", "-f", path, "-n", NAMESPACE]
     try:
-        done = subprocess.run(command, input=text, stdout=subprocess.PIPE, check=False)
+        process = subprocess.run(command, input=text, stdout=subprocess.PIPE, check=False)
     except FileNotFoundError:
         raise HostError(f"{path} is in a security key, which ssh-keygen speaks to; install openssh-client") from None
-    if done.returncode:
+    if process.returncode:
         raise NegativeResult(f"{path}: ssh-keygen did not sign; is the security key plugged in, and was it touched?")
     try:
-        return parse_armored(done.stdout.decode("ascii", errors="replace"))[1]
+        return parse_armored(process.stdout.decode("ascii", errors="replace"))[1]
     except MalformedError as error:
         raise HostError(f"{path}: ssh-keygen gave no signature: {error}; update openssh-client") from None

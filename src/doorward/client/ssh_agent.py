@@ -47,8 +47,10 @@ class Agent:
             self._socket.connect(path)
         except (OSError, ValueError) as error:  # ValueError: a NUL in the path
             self._socket.close()
-            why = error.strerror or error if isinstance(error, OSError) else error
-            raise NoAgentError(f"no ssh-agent answers at {path} ({why}); `eval $(ssh-agent)` starts another") from None
+            reason = error.strerror or error if isinstance(error, OSError) else error
+            raise NoAgentError(
+                f"no ssh-agent answers at {path} ({reason}); `eval $(ssh-agent)` starts another"
+            ) from None
 
     def __enter__(self) -> Agent:
         return self
@@ -77,8 +79,8 @@ class Agent:
             return parse_signature(self._ask(request))
         except AgentRefusedError:
             raise NegativeResult(
-                f"the agent did not sign with {_named(key)}: it was refused or not confirmed, the security key was not "
-                "touched, or the agent is locked (`ssh-add -X` unlocks it); try again, or take another --identity"
+                f"the agent did not sign with {_key_text(key)}: it was refused or not confirmed, the security key was "
+                "not touched, or the agent is locked (`ssh-add -X` unlocks it); try again, or use another --identity"
             ) from None
         except MalformedError as error:
             raise HostError(f"the agent at {self._path} gave no signature: {error}; is it an ssh-agent?") from None
@@ -88,10 +90,10 @@ class Agent:
     def _ask(self, request: bytes) -> bytes:
         try:
             self._socket.sendall(string(request))
-            length = int.from_bytes(self._take(4))
+            length = int.from_bytes(self._recv_exactly(4))
             if length > MAX_REPLY_BYTES:
                 raise MalformedError(f"a reply of {length} bytes")
-            return self._take(length)
+            return self._recv_exactly(length)
         except TimeoutError:
             raise HostError(
                 f"the agent at {self._path} has not answered in time; if it asks for a touch or a confirmation, "
@@ -100,13 +102,13 @@ class Agent:
         except OSError as error:
             raise HostError(f"the agent at {self._path} hung up: {error.strerror}; restart it, and `ssh-add`") from None
 
-    def _take(self, length: int) -> bytes:
-        taken = bytearray()
-        while len(taken) < length:
-            if not (part := self._socket.recv(length - len(taken))):
+    def _recv_exactly(self, length: int) -> bytes:
+        received = bytearray()
+        while len(received) < length:
+            if not (part := self._socket.recv(length - len(received))):
                 raise MalformedError("the connection ended in the middle of a reply")
-            taken += part
-        return bytes(taken)
+            received += part
+        return bytes(received)
 
 
 def open_agent() -> Agent:
@@ -122,8 +124,8 @@ def parse_keys(reply: bytes) -> list[AgentKey]:
     count = reader.number(4)
     if count > MAX_KEYS:
         raise MalformedError(f"a list of {count} keys")
-    keys = [AgentKey(reader.string(), shown(reader.string())) for _ in range(count)]
-    reader.end()
+    keys = [AgentKey(reader.string(), printable(reader.string())) for _ in range(count)]
+    reader.expect_end()
     return keys
 
 
@@ -131,26 +133,26 @@ def parse_signature(reply: bytes) -> bytes:
     """Parse the reply to a sign request. AgentRefusedError: a failure; MalformedError: not such a reply."""
     reader = _reader(reply, _SIGN_ANSWER)
     signature = reader.string()
-    reader.end()
+    reader.expect_end()
     return signature
 
 
-def shown(comment: bytes) -> str:
+def printable(comment: bytes) -> str:
     """Return an untrusted comment as text that is safe to print."""
     text = comment[: 4 * MAX_COMMENT].decode(errors="replace")[:MAX_COMMENT]
     return "".join(letter if letter.isprintable() else "?" for letter in text)
 
 
-def _named(key: AgentKey) -> str:
+def _key_text(key: AgentKey) -> str:
     return f"the key {key.comment!r}" if key.comment else "a key without a comment"
 
 
-def _reader(reply: bytes, wanted: int) -> SshReader:
+def _reader(reply: bytes, expected: int) -> SshReader:
     """Return a reader of the fields after the message type, which must be `wanted`."""
     reader = SshReader(reply, "the reply")
     kind = reader.number(1)
     if kind in _FAILURES:
         raise AgentRefusedError("the agent answers that it will not")
-    if kind != wanted:
+    if kind != expected:
         raise MalformedError(f"a reply of type {kind}")
     return reader

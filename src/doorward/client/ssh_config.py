@@ -5,7 +5,7 @@ from __future__ import annotations
 import re
 from pathlib import Path
 
-from doorward.client.hosts_writer import complaining, write
+from doorward.client.hosts_writer import host_errors, write
 from doorward.errors import UsageError
 from doorward.kernel import atomic_file
 
@@ -13,7 +13,7 @@ from doorward.kernel import atomic_file
 _PLAIN = re.compile(r"[A-Za-z0-9_.:][A-Za-z0-9_.:-]*")
 _HOST_LINE = re.compile(r"\s*host(?:\s*=\s*|\s+)(.*)", re.IGNORECASE)
 _PROXY = "ProxyCommand doorward proxy %h %p"
-_FOLDER_MODE = 0o700
+_DIRECTORY_MODE = 0o700
 
 
 def ssh_config_path() -> Path:
@@ -45,13 +45,13 @@ def with_host(text: str, name: str) -> str:
 
 def read(path: Path) -> str:
     """Return the text of the file; empty if it is missing. HostError: it cannot be read."""
-    with complaining(path):
+    with host_errors(path):
         return path.read_bytes().decode(errors="surrogateescape") if path.exists() else ""
 
 
 def save(path: Path, text: str) -> None:
     """Replace the file atomically. HostError: it cannot be written."""
-    with complaining(path):
+    with host_errors(path):
         path = path.resolve()  # it may be a symbolic link, which must survive
-        atomic_file.make_folders(path.parent, _FOLDER_MODE)
+        atomic_file.make_folders(path.parent, _DIRECTORY_MODE)
         write(path, text.encode(errors="surrogateescape"))

@@ -16,7 +16,7 @@ from doorward.kernel import atomic_file
 from doorward.kernel.atomic_file import FileOwnership
 from doorward.kernel.privileges import service_identity
 from doorward.signed import authorized_keys
-from doorward.signed.server_key import X25519, new_private_text
+from doorward.signed.server_key import X25519, generate_private_text
 
 HEAD = "# Who may knock, a public key a line: docs/signed-knocks.md.\n"
 
@@ -89,7 +89,7 @@ def write_signed(configuration: Configuration, folder: Path, keys: str) -> list[
         return []
     key, who = key_path(configuration.signed, folder), keys_path(configuration.signed, folder)
     made = []
-    if not key.exists() and write(key, new_private_text(X25519)):
+    if not key.exists() and write(key, generate_private_text(X25519)):
         made.append(key)
     if not who.exists() and write(who, keys):
         made.append(who)

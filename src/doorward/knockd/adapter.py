@@ -9,18 +9,18 @@ from doorward.daemon.hook_commands import DoorCommands
 from doorward.model import Door, Place, Port
 
 
-def keys_of(doors: Sequence[KnockdDoor]) -> list[str]:
+def unique_keys(doors: Sequence[KnockdDoor]) -> list[str]:
     """Return a unique key for each door: its name, with the line number appended if doors share it."""
     names = [door.name for door in doors]
     return [f"{door.name}:{door.line}" if names.count(door.name) > 1 else door.name for door in doors]
 
 
-def as_door(key: str, door: KnockdDoor, knock: tuple[Port, ...]) -> Door:
+def to_door(key: str, door: KnockdDoor, knock: tuple[Port, ...]) -> Door:
     """Return the automaton's door; it opens no ports itself, its commands do."""
     return Door(key, knock, (), door.within_ms, round(door.cmd_timeout_s * 1000), door.flags, door.target)
 
 
-def commands_of(doors: Mapping[str, KnockdDoor]) -> dict[str, DoorCommands]:
+def build_commands(doors: Mapping[str, KnockdDoor]) -> dict[str, DoorCommands]:
     """Return each door's commands; an empty command is none, a missing IPv6 command is the IPv4 one."""
     return {
         key: DoorCommands(

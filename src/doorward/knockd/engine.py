@@ -29,13 +29,13 @@ from doorward.nftables.ruleset import compile_ruleset, default_capacity
 RING_CAPACITY = 65536  # sources in progress per address family; some 200 bytes each, in Python
 
 
-_MEANING = {"step": "step", "knock": "open", "wrong": "wrong"}  # kernel event to knockd's
+_EVENTS = {"step": "step", "knock": "open", "wrong": "wrong"}  # kernel event to knockd's
 
 
 class EngineEvent(NamedTuple):
     """A source reached a state ("step", or "open" if it completes a door), or sent a "wrong" packet."""
 
-    what: str
+    event: str
     source: Address
     state: int
     stages: Stages
@@ -72,10 +72,10 @@ class KernelEngine:
     name = "kernel"
 
     def __init__(self) -> None:
-        self._watch, self._own, self._fingerprint = RulesetMonitor(), own_process(), b""
+        self._monitor, self._own, self._fingerprint = RulesetMonitor(), own_process(), b""
         # Steps first: every step that led to a completion was sent before it.
         self._events = NflogReader([event_log(LOG_GROUP), event_log(STEP_GROUP)])
-        self._filter = NftFirewall()
+        self._firewall = NftFirewall()
         self.culprit: str | None = None
         self._overflows = 0
         self._stages: dict[str, Stages] = {}  # by generation: messages of the previous one may be in flight
@@ -87,26 +87,26 @@ class KernelEngine:
         gate = Gate(mode=Mode.OBSERVE, interfaces=tuple(interfaces), public=public)
         capacity = default_capacity(memory_bytes(), len(automaton.machines), DEFAULT_CAPACITY)
         ruleset = compile_ruleset(doors, automaton, gate, capacity, tells_steps=True)
-        self._filter.load(ruleset, {})
+        self._firewall.load(ruleset, {})
         self._fingerprint, self.culprit = fingerprint(), None
-        before = dict(list(self._stages.items())[-1:])
-        self._stages = before | {ruleset.generation: Stages(doors, automaton)}
+        previous = dict(list(self._stages.items())[-1:])
+        self._stages = previous | {ruleset.generation: Stages(doors, automaton)}
 
     def descriptors(self) -> Sequence[int]:
         """Return the descriptors of the log reader and of the ruleset monitor."""
-        return self._events.fileno(), self._watch.fileno()
+        return self._events.fileno(), self._monitor.fileno()
 
     def read(self) -> list[EngineEvent]:
         """Return the kernel's events, steps first."""
-        self._look_after_the_table()
+        self._check_table()
         events = self._events.read()
         self._overflows += events is None
-        happened = []
+        engine_events = []
         for event in events or ():
-            stages, what = self._stages.get(event.generation), _MEANING.get(event.what)
-            if stages is not None and what is not None:
-                happened.append(EngineEvent(what, event.source, event.state, stages))
-        return happened
+            stages, event_name = self._stages.get(event.generation), _EVENTS.get(event.what)
+            if stages is not None and event_name is not None:
+                engine_events.append(EngineEvent(event_name, event.source, event.state, stages))
+        return engine_events
 
     def lost(self) -> int:
         """Return how often a log overflowed or its reader ended; steps cannot fill the log of completions."""
@@ -114,12 +114,12 @@ class KernelEngine:
 
     def close(self) -> None:
         """Remove the table: without the daemon it has no use."""
-        self._filter.unload()
-        self._watch.close()
+        self._firewall.unload()
+        self._monitor.close()
         self._events.close()
 
-    def _look_after_the_table(self) -> None:
-        changes = self._watch.read()
+    def _check_table(self) -> None:
+        changes = self._monitor.read()
         others = [change for change in changes or () if change.scope == "rules" and change.process != self._own]
         if (changes is None or others) and fingerprint() != self._fingerprint:
             self.culprit = f"{others[-1].program} (process {others[-1].process})" if others else "another program"
@@ -156,13 +156,13 @@ class RingEngine:
 
     def read(self) -> list[EngineEvent]:
         """Run the automaton over the captured packets."""
-        happened = []
+        engine_events = []
         for packets, now_s in self._ring.read() if self._ring else ():
             for packet in packets:
                 for move in self._tracker.moves(packet, now_s):
-                    what = "wrong" if move.wrong else "open" if move.opened else "step"
-                    happened.append(EngineEvent(what, ip_address(packet.source), move.state, self._stages))
-        return happened
+                    event_name = "wrong" if move.wrong else "open" if move.opened else "step"
+                    engine_events.append(EngineEvent(event_name, ip_address(packet.source), move.state, self._stages))
+        return engine_events
 
     def lost(self) -> int:
         """Return the number of packets dropped because the ring was full."""
@@ -183,5 +183,5 @@ def open_engine(wanted: str | None, output: KnockdLog) -> Engine:
     except HostError as error:
         if wanted == "kernel":
             raise
-        output.complain(f"the kernel's packet filter cannot be used ({error}); going on with --engine ring")
+        output.error(f"the kernel's packet filter cannot be used ({error}); going on with --engine ring")
         return RingEngine()

@@ -97,7 +97,7 @@ def use(path: str, knock: tuple[Port, ...]) -> tuple[OneTime, ...]:
     return tuple(other for other in unused if other is not line)
 
 
-def stamp(path: str) -> tuple[int, int]:
+def file_stamp(path: str) -> tuple[int, int]:
     """Return modification time and size of the file; zeros if it is missing."""
     try:
         status = Path(path).stat()
@@ -144,44 +144,42 @@ class OneTimeDoors:
             left = use(path, knock)
         except HostError as error:
             self._due[key] = ()
-            self._output.complain(str(error))
-            self._output.complain(f"error while disabling used one time sequence for door {key} --> disabling the door")
+            self._output.error(str(error))
+            self._output.error(f"error while disabling used one time sequence for door {key} --> disabling the door")
             return False
         self._due[key] = tuple(line.knock for line in left)
-        self._stamps[key] = stamp(path)
-        self._tell_what_is_left(key)
+        self._stamps[key] = file_stamp(path)
+        self._report_remaining(key)
         return True
 
     def poll(self) -> bool:
         """Re-read edited files; return whether any door's current sequence changed."""
-        edited = [key for key, path in self.files.items() if stamp(path) != self._stamps[key]]
-        before = {key: self.current(key) for key in edited}
+        edited = [key for key, path in self.files.items() if file_stamp(path) != self._stamps[key]]
+        previous = {key: self.current(key) for key in edited}
         for key in edited:
             self._read(key)
-        return any(self.current(key) != before[key] for key in edited)
+        return any(self.current(key) != previous[key] for key in edited)
 
     def _read(self, key: str) -> None:
         path = self.files[key]
-        self._stamps[key] = stamp(path)
+        self._stamps[key] = file_stamp(path)
         try:
             file = read(path)
         except HostError as error:
             self._due[key] = ()
-            self._output.complain(str(error))
+            self._output.error(str(error))
             return
         for fault in file.faults:
-            self._output.complain(str(fault))
+            self._output.error(str(fault))
         self._due[key] = tuple(line.knock for line in file.unused)
         if not self._due[key]:
-            self._tell_what_is_left(key)
+            self._report_remaining(key)
 
-    def _tell_what_is_left(self, key: str) -> None:
+    def _report_remaining(self, key: str) -> None:
         left = len(self._due[key])
         if left == 0:
-            self._output.complain(
+            self._output.error(
                 f"no more sequences left in the one time sequences file for door {key} --> disabling the door"
             )
         elif left in COUNTDOWN:
-            self._output.complain(
-                f"{key}: {left} one-time sequence{'' if left == 1 else 's'} left in {self.files[key]}"
-            )
+            self._output.error(f"{key}: {left} one-time sequence{'' if left == 1 else 's'} left in {self.files[key]}")

@@ -21,25 +21,25 @@ from doorward.kernel.event_loop import EventLoop
 from doorward.model import Place
 
 PATIENCE_S = 1.0  # how long a line, and those after it, waits for its name; commands do not wait
-KEEP_S = 60.0  # a name is looked up once a minute at most
+CACHE_S = 60.0  # a name is looked up once a minute at most
 MAX_NAMES = 4096  # beyond it the oldest is evicted, and looked up again
-MAX_TURNS = 8192  # waiting lines; beyond it the oldest is written without its name
-MAX_ASKED = 64  # pending look-ups; beyond it a line has no name: attackers choose the addresses
-ASKERS = 8  # concurrent look-ups, so that a slow one does not delay the others
+MAX_WAITING = 8192  # waiting lines; beyond it the oldest is written without its name
+MAX_PENDING = 64  # pending look-ups; beyond it a line has no name: attackers choose the addresses
+RESOLVER_THREADS = 8  # concurrent look-ups, so that a slow one does not delay the others
 _NOBODY = privileges.Identity("nobody", 65534, 65534, ())
 _MESSAGE_BYTES = 1 << 12
 _NAME = re.compile(r"[A-Za-z0-9._-]{1,253}")  # RFC 952, and the underscore that resolvers accept
 
-Named = Callable[[str | None], None]
+NameCallback = Callable[[str | None], None]
 
 
-class _Turn(NamedTuple):
+class _WaitingCall(NamedTuple):
     address: Place | None
     until_s: float
-    call: Named
+    call: NameCallback
 
 
-class _Answer(NamedTuple):
+class _CachedName(NamedTuple):
     name: str | None
     until_s: float
 
@@ -49,9 +49,9 @@ class ReverseResolver:
 
     def __init__(self, loop: EventLoop) -> None:
         self._loop = loop
-        self._known: OrderedDict[Place, _Answer] = OrderedDict()
-        self._asked: dict[str, Place] = {}
-        self._turns: deque[_Turn] = deque()
+        self._cache: OrderedDict[Place, _CachedName] = OrderedDict()
+        self._pending: dict[str, Place] = {}
+        self._waiting: deque[_WaitingCall] = deque()
         self._is_timed = False
         self._socket, theirs = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
         self.pid = os.fork()
@@ -61,34 +61,34 @@ class ReverseResolver:
         self._socket.setblocking(False)
         loop.on_readable(self._socket.fileno(), self._read)
 
-    def in_turn(self, address: Place | None, call: Named) -> None:
+    def call_in_order(self, address: Place | None, call: NameCallback) -> None:
         """Call with the address's name (None: unknown) once all earlier calls were made.
 
         It is called without the name if resolving takes longer than PATIENCE_S.
         """
         if address is not None:
-            self._ask(address)
-        self._turns.append(_Turn(address, self._loop.now_s() + PATIENCE_S, call))
-        self._take_turns()
+            self._request(address)
+        self._waiting.append(_WaitingCall(address, self._loop.now_s() + PATIENCE_S, call))
+        self._run_due()
 
     def close(self) -> None:
         """Make all pending calls, and end the process."""
-        self._asked.clear()
-        self._take_turns()
+        self._pending.clear()
+        self._run_due()
         if self._socket.fileno() >= 0:
             self._loop.unregister(self._socket.fileno())
             self._socket.close()
             os.waitpid(self.pid, 0)
 
-    def _ask(self, address: Place) -> None:
-        answer, text = self._known.get(address), str(address)
-        if text in self._asked or (answer is not None and self._loop.now_s() < answer.until_s):
+    def _request(self, address: Place) -> None:
+        answer, text = self._cache.get(address), str(address)
+        if text in self._pending or (answer is not None and self._loop.now_s() < answer.until_s):
             return
-        self._known.pop(address, None)
-        if len(self._asked) < MAX_ASKED:
+        self._cache.pop(address, None)
+        if len(self._pending) < MAX_PENDING:
             with suppress(OSError):  # the process has ended: no name then
                 self._socket.send(text.encode())
-                self._asked[text] = address
+                self._pending[text] = address
 
     def _read(self) -> None:
         raw = recv(self._socket, _MESSAGE_BYTES)
@@ -96,28 +96,28 @@ class ReverseResolver:
             self.close()
             return
         text, _, name = raw.decode("ascii", "replace").partition(" ")
-        if (address := self._asked.pop(text, None)) is not None:
-            self._known[address] = _Answer(name if _NAME.fullmatch(name) else None, self._loop.now_s() + KEEP_S)
-            if len(self._known) > MAX_NAMES:
-                self._known.popitem(last=False)
-            self._take_turns()
+        if (address := self._pending.pop(text, None)) is not None:
+            self._cache[address] = _CachedName(name if _NAME.fullmatch(name) else None, self._loop.now_s() + CACHE_S)
+            if len(self._cache) > MAX_NAMES:
+                self._cache.popitem(last=False)
+            self._run_due()
 
-    def _take_turns(self) -> None:
-        while self._turns and self._is_due(self._turns[0]):
-            address, _, call = self._turns.popleft()
-            answer = self._known.get(address) if address is not None else None
+    def _run_due(self) -> None:
+        while self._waiting and self._is_due(self._waiting[0]):
+            address, _, call = self._waiting.popleft()
+            answer = self._cache.get(address) if address is not None else None
             call(answer.name if answer is not None else None)
-        if self._turns and not self._is_timed:
+        if self._waiting and not self._is_timed:
             self._is_timed = True
-            self._loop.at(self._turns[0].until_s, self._on_timeout)
+            self._loop.at(self._waiting[0].until_s, self._on_timeout)
 
-    def _is_due(self, turn: _Turn) -> bool:
-        awaited = turn.address is not None and str(turn.address) in self._asked
-        return not awaited or turn.until_s <= self._loop.now_s() or len(self._turns) > MAX_TURNS
+    def _is_due(self, turn: _WaitingCall) -> bool:
+        awaited = turn.address is not None and str(turn.address) in self._pending
+        return not awaited or turn.until_s <= self._loop.now_s() or len(self._waiting) > MAX_WAITING
 
     def _on_timeout(self) -> None:
         self._is_timed = False
-        self._take_turns()
+        self._run_due()
 
 
 def _serve(descriptor: int) -> None:
@@ -129,7 +129,7 @@ def _serve(descriptor: int) -> None:
         "".encode("idna")  # loads the codec for look-ups now: the user nobody may be unable to read its file
         privileges.give_up(_NOBODY if os.geteuid() == 0 else None, 0)
         sock = socket.socket(fileno=descriptor)
-        for _ in range(ASKERS - 1):
+        for _ in range(RESOLVER_THREADS - 1):
             threading.Thread(target=_look_up, args=(sock,), daemon=True).start()
         _look_up(sock)
     finally:

@@ -28,27 +28,27 @@ class Stages:
             for key, state in machine.edges.items():
                 self._came_from[state] = split_symbol(key)
                 self._machine[state] = (machine.flags, machine.within_ms, machine.target)
-        self._begins: dict[tuple[MachineKey, tuple[Port, ...]], list[int]] = {}
+        self._prefixes: dict[tuple[MachineKey, tuple[Port, ...]], list[int]] = {}
         for index, door in enumerate(doors):
             for length in range(1, len(door.knock) + 1):
-                self._begins.setdefault((machine_key(door), door.knock[:length]), []).append(index)
+                self._prefixes.setdefault((machine_key(door), door.knock[:length]), []).append(index)
 
-    def machine_of(self, state: int) -> MachineKey:
+    def automaton_key(self, state: int) -> MachineKey:
         """Return the key of the automaton that a state belongs to."""
         return self._machine[state]
 
-    def of(self, state: int) -> list[Stage]:
+    def stages_at(self, state: int) -> list[Stage]:
         """Return the furthest stage of each door in this state, in file order."""
-        word: tuple[Port, ...] = ()
+        knock: tuple[Port, ...] = ()
         machine = self._machine.get(state)
         if machine is None:
             return []
         while state in self._came_from:
             state, port = self._came_from[state]
-            word = (port, *word)
+            knock = (port, *knock)
         stages: dict[int, int] = {}
-        for start in range(len(word)):
-            for index in self._begins.get((machine, word[start:]), ()):
-                stages.setdefault(index, len(word) - start)
-        found = [(self._doors[index], number) for index, number in sorted(stages.items())]
-        return [Stage(door, number, number == len(door.knock)) for door, number in found]
+        for start in range(len(knock)):
+            for index in self._prefixes.get((machine, knock[start:]), ()):
+                stages.setdefault(index, len(knock) - start)
+        reached = [(self._doors[index], number) for index, number in sorted(stages.items())]
+        return [Stage(door, number, number == len(door.knock)) for door, number in reached]

@@ -7,7 +7,7 @@ import time
 
 LOG_SOCKET = "/dev/log"
 WAIT_S = 0.05  # for room in the reader's queue, ten lines by default
-IMPATIENT_S = 5.0  # after a timeout, how long lines are sent without waiting: no log may delay a door
+BACKOFF_S = 5.0  # after a timeout, how long lines are sent without waiting: no log may delay a door
 _DAEMON, _NOTICE = 3 << 3, 5  # facility and severity, RFC 5424, 6.2.1
 
 
@@ -17,7 +17,7 @@ class Syslog:
     def __init__(self, program: str) -> None:
         self._program = program
         self._socket: socket.socket | None = None
-        self._patient_again_s = 0.0
+        self._backoff_until_s = 0.0
 
     def write(self, line: str) -> None:
         """Send one line; reconnect if the log daemon was restarted."""
@@ -26,7 +26,7 @@ class Syslog:
             try:
                 self._send(message)
             except (BlockingIOError, TimeoutError):
-                self._patient_again_s = time.monotonic() + IMPATIENT_S
+                self._backoff_until_s = time.monotonic() + BACKOFF_S
                 return
             except OSError:
                 self.close()
@@ -43,5 +43,5 @@ class Syslog:
         if self._socket is None:
             self._socket = socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM | socket.SOCK_CLOEXEC)
             self._socket.connect(LOG_SOCKET)
-        self._socket.settimeout(WAIT_S if time.monotonic() >= self._patient_again_s else 0)
+        self._socket.settimeout(WAIT_S if time.monotonic() >= self._backoff_until_s else 0)
         self._socket.send(message)

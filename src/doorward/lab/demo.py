@@ -18,13 +18,13 @@ from doorward.cli import output
 from doorward.client.connector import open_connection
 from doorward.client.identity import find_signer
 from doorward.client.sequence import Reply, knock, resolve
-from doorward.client.signed import KnockRequest, compose, most_signature_bytes, now_ms, sealed
+from doorward.client.signed import KnockRequest, compose, max_signature_bytes, now_ms, seal_packet
 from doorward.errors import HostError
 from doorward.lab.namespace import NamespaceHost
 from doorward.lab.topology import Lab
 from doorward.model import DEFAULT_SIGNED_PORT, Port
 from doorward.signed.message import NONCE_BYTES
-from doorward.signed.server_key import X25519, new_private_text, parse_private_key
+from doorward.signed.server_key import X25519, generate_private_text, parse_private_key
 
 CONFIGURATION = """\
 [gate]
@@ -81,9 +81,9 @@ class Demo:
         self._doorward("status")
         self._show(self._lab.stranger, "nmap", "-n", "-Pn", "-p", "22", self._address)
         self._step("The door closes by itself; the connection goes on.")
-        self._until_closed()
+        self._wait_until_closed()
         self._doorward("status")
-        self._say_something(connection)
+        self._check_connection(connection)
         self._show(self._lab.client, "nmap", "-n", "-Pn", "-p", "22", self._address)
         self._step("A sweep in ascending order meets the knock ports of `web` in their order, and opens nothing.")
         self._show(self._lab.stranger, *SCAN, "-r", self._address)
@@ -94,7 +94,7 @@ class Demo:
         self._step("Somebody has seen that packet, and sends a copy from an address of his own.")
         self._prompt(self._lab.stranger, f"cat copy-of-{len(packet)}-bytes > /dev/udp/{self._address}/62201")
         self._send(self._lab.stranger, packet)
-        self._await_log("came again")
+        self._wait_for_log("came again")
         self._show(self._lab.stranger, "nmap", "-n", "-Pn", "-p", "22", self._address)
         self._step("The record tells who came in, and who tried.")
         self._doorward("log")
@@ -137,10 +137,10 @@ class Demo:
             waits = os.pidfd_open(daemon.pid)
             select.select([ready.fileno(), waits], [], [], PATIENCE_S)
             os.close(waits)
-        said = (self._folder / "log").read_text()
+        log_text = (self._folder / "log").read_text()
         if daemon.poll() is not None:
-            raise HostError(f"the daemon did not start: {said.strip()}")
-        self._print(said)
+            raise HostError(f"the daemon did not start: {log_text.strip()}")
+        self._print(log_text)
 
     def _knock_and_connect(self) -> socket.socket:
         self._prompt(self._lab.client, f"doorward knock {self._address} 7000 8000/udp 9000 -v")
@@ -161,7 +161,7 @@ class Demo:
     def _make_keys(self) -> None:
         """Create the server's key, and an authorized SSH key for the client."""
         (self._folder / "server.key").touch(0o600)
-        (self._folder / "server.key").write_text(new_private_text(X25519))
+        (self._folder / "server.key").write_text(generate_private_text(X25519))
         mine = ed25519.Ed25519PrivateKey.generate()
         (self._folder / "id_ed25519").touch(0o600)
         form = Encoding.PEM, PrivateFormat.OpenSSH, NoEncryption()
@@ -174,9 +174,9 @@ class Demo:
         """Knock as `doorward proxy` does, and return the packet."""
         server = parse_private_key((self._folder / "server.key").read_text()).public
         self._prompt(self._lab.client, f"doorward proxy {self._address} 22 ssh --server-key {server}")
-        signer = find_signer(str(self._folder / "id_ed25519"), None, most_signature_bytes(KnockRequest(server, "ssh")))
+        signer = find_signer(str(self._folder / "id_ed25519"), None, max_signature_bytes(KnockRequest(server, "ssh")))
         message = compose(KnockRequest(server, "ssh"), signer, "", now_ms(), os.urandom(NONCE_BYTES))
-        packet = sealed(KnockRequest(server, "ssh"), message)
+        packet = seal_packet(KnockRequest(server, "ssh"), message)
 
         def inside() -> tuple[socket.socket | Reply, float]:
             (target,) = resolve(self._address)
@@ -201,10 +201,10 @@ class Demo:
 
         host.call(inside)
 
-    def _until_closed(self) -> None:
-        self._await_log("closed ssh")
+    def _wait_until_closed(self) -> None:
+        self._wait_for_log("closed ssh")
 
-    def _await_log(self, part: str) -> None:
+    def _wait_for_log(self, part: str) -> None:
         """Wait until a line of the daemon's log contains `part`."""
         deadline_s = time.monotonic() + PATIENCE_S
         with (self._folder / "log").open() as log:
@@ -214,9 +214,9 @@ class Demo:
                 time.sleep(0.02)
         raise HostError(f"the log does not tell {part!r}; `doorward log` may tell why")
 
-    def _say_something(self, connection: socket.socket) -> None:
+    def _check_connection(self, connection: socket.socket) -> None:
         with connection:
             connection.settimeout(PATIENCE_S)
             connection.sendall(b"still here?\n")
-            heard = connection.recv(200).decode().strip()
-        self._print(f"the connection from before still answers: {heard}")
+            reply = connection.recv(200).decode().strip()
+        self._print(f"the connection from before still answers: {reply}")

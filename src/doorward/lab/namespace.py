@@ -35,7 +35,7 @@ def ip(*words: str, batch: Sequence[str] = ()) -> str:
     """Run iproute2's `ip`, with `batch` as the lines of `ip -batch`, and return its output. HostError: it failed."""
     command = ["ip", *words, *(["-batch", "-"] if batch else [])]
     try:
-        done = subprocess.run(
+        process = subprocess.run(
             command,
             input="\n".join(batch),
             capture_output=True,
@@ -46,10 +46,10 @@ def ip(*words: str, batch: Sequence[str] = ()) -> str:
         )
     except FileNotFoundError:
         raise HostError("the program `ip` is missing; install the package iproute2") from None
-    if done.returncode:
-        said = "; ".join(done.stderr.strip().splitlines())
-        raise HostError(_explained(f"`{' '.join(command)}` said: {said}"))
-    return done.stdout
+    if process.returncode:
+        errors = "; ".join(process.stderr.strip().splitlines())
+        raise HostError(_explained(f"`{' '.join(command)}` said: {errors}"))
+    return process.stdout
 
 
 def _explained(failure: str) -> str:
@@ -110,7 +110,7 @@ class NamespaceHost:
 
         Unless `check` is off, a failure raises CalledProcessError with the program's output.
         """
-        done = subprocess.run(
+        process = subprocess.run(
             self.argv(command),
             input=stdin,
             env={**os.environ, **(env or {})},
@@ -119,11 +119,11 @@ class NamespaceHost:
             timeout=timeout_s,
             check=False,
         )
-        if check and done.returncode:
-            error = subprocess.CalledProcessError(done.returncode, done.args, done.stdout, done.stderr)
-            error.add_note(f"stdout: {done.stdout}\nstderr: {done.stderr}")
+        if check and process.returncode:
+            error = subprocess.CalledProcessError(process.returncode, process.args, process.stdout, process.stderr)
+            error.add_note(f"stdout: {process.stdout}\nstderr: {process.stderr}")
             raise error
-        return done
+        return process
 
     def popen(
         self, command: Iterable[object], *, env: Mapping[str, str] | None = None, **options: Any
@@ -151,11 +151,11 @@ class NamespaceHost:
 
     def add_addresses(self, addresses: Iterable[Address | str]) -> None:
         """Add addresses to send from; any address of the client is routed back to it."""
-        found = [ip_address(address) for address in addresses]
+        parsed = [ip_address(address) for address in addresses]
         lines = [
             f"address add {address}/{address.max_prefixlen} dev {self.interface}"
             + (" nodad" if address.version == 6 else "")
-            for address in found
+            for address in parsed
         ]
         if lines:
             self.ip(batch=lines)
@@ -170,12 +170,12 @@ class NamespaceHost:
 
     def pids(self) -> set[int]:
         """Return the processes in this namespace, and those started here that were not waited for."""
-        found = {started.pid for started in self._started if started.poll() is None}
+        pids = {child.pid for child in self._started if child.poll() is None}
         for process in Path("/proc").glob("[0-9]*") if self.path.exists() else ():
             with suppress(OSError):  # it has ended meanwhile, or is not accessible
                 if (process / "ns/net").samefile(self.path):
-                    found.add(int(process.name))
-        return found - {os.getpid()}
+                    pids.add(int(process.name))
+        return pids - {os.getpid()}
 
     def reap(self) -> None:
         """Close the pipes of processes started here, and reap them."""
@@ -202,8 +202,8 @@ def _signal_and_wait(pids: Iterable[int], number: signal.Signals, patience_s: fl
     for handle in handles:
         with suppress(ProcessLookupError):
             signal.pidfd_send_signal(handle, number)
-    left, deadline_s = set(handles), time.monotonic() + patience_s
-    while left and (rest_s := deadline_s - time.monotonic()) > 0:
-        left -= set(select.select(left, [], [], rest_s)[0])
+    remaining, deadline_s = set(handles), time.monotonic() + patience_s
+    while remaining and (remaining_s := deadline_s - time.monotonic()) > 0:
+        remaining -= set(select.select(remaining, [], [], remaining_s)[0])
     for handle in handles:
         os.close(handle)

@@ -27,7 +27,7 @@ from typing import NamedTuple, Self
 from doorward.errors import HostError
 from doorward.lab.namespace import NamespaceHost, end_processes, ip
 
-ENDINGS = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
+END_SIGNALS = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
 
 
 class SignalGuard:
@@ -37,43 +37,45 @@ class SignalGuard:
     """
 
     def __init__(self) -> None:
-        self._held = False
-        self._came: int | None = None
-        self._before: list[tuple[int, signal._HANDLER]] = []
+        self._is_deferring = False
+        self._received: int | None = None
+        self._handlers: list[tuple[int, signal._HANDLER]] = []
 
     def install(self) -> None:
         """Install the handlers; signals that the caller ignores stay ignored."""
         if threading.current_thread() is threading.main_thread():
-            found = [(number, signal.getsignal(number)) for number in ENDINGS]
-            self._before = [(number, handler) for number, handler in found if handler not in (signal.SIG_IGN, None)]
-            for number, _ in self._before:
+            handlers = [(number, signal.getsignal(number)) for number in END_SIGNALS]
+            self._handlers = [
+                (number, handler) for number, handler in handlers if handler not in (signal.SIG_IGN, None)
+            ]
+            for number, _ in self._handlers:
                 signal.signal(number, self._handle)
 
     def restore(self) -> None:
         """Restore the previous handlers."""
-        for number, handler in self._before:
+        for number, handler in self._handlers:
             signal.signal(number, handler)
-        self._before = []
+        self._handlers = []
 
     @contextmanager
-    def held(self) -> Iterator[None]:
+    def deferred(self) -> Iterator[None]:
         """Defer signals until the end of this block."""
-        early, self._held = self._came, True
+        received_before, self._is_deferring = self._received, True
         try:
             yield
         finally:
-            self._held = False
-            if early is None and self._came is not None:
-                self._take_effect(self._came)
+            self._is_deferring = False
+            if received_before is None and self._received is not None:
+                self._deliver(self._received)
 
     def _handle(self, number: int, _frame: FrameType | None) -> None:
-        if self._came is None:
-            self._came = number
-            if not self._held:
-                self._take_effect(number)
+        if self._received is None:
+            self._received = number
+            if not self._is_deferring:
+                self._deliver(number)
 
-    def _take_effect(self, number: int) -> None:
-        handler = dict(self._before)[number]
+    def _deliver(self, number: int) -> None:
+        handler = dict(self._handlers)[number]
         if handler is signal.SIG_DFL:  # which would end the process without cleanup
             raise SystemExit(128 + number)
         if callable(handler):
@@ -143,17 +145,17 @@ class Lab:
             self.hosts = [self.client, self.server, self.stranger, self.router]
             self._wires = [Wire(gateways[i], host) for i, host in enumerate(self.hosts[:3])]
         self._direct = direct
-        self._maker = os.getpid()
-        self._endings = SignalGuard()
-        self._kept = False
+        self._owner_pid = os.getpid()
+        self._signals = SignalGuard()
+        self._is_kept = False
 
     def __enter__(self) -> Self:
         if os.geteuid() != 0:
             raise HostError("network namespaces need root; run this with sudo")
         atexit.register(self.close)  # for a signal between the end of the block and `__exit__`
         try:
-            self._endings.install()
-            with self._endings.held():
+            self._signals.install()
+            with self._signals.deferred():
                 self._build()
         except BaseException:  # remove a half-built lab, whatever interrupted it
             self.close()
@@ -167,24 +169,24 @@ class Lab:
 
     def close(self) -> None:
         """End all processes of the lab and remove its namespaces; a second call does nothing."""
-        if os.getpid() != self._maker:
+        if os.getpid() != self._owner_pid:
             return  # the lab belongs to the parent process
         try:
-            with self._endings.held():
-                if not self._kept:
+            with self._signals.deferred():
+                if not self._is_kept:
                     _tear_down(self.hosts)
                 atexit.unregister(self.close)
         finally:
-            self._endings.restore()
+            self._signals.restore()
 
     def keep(self) -> None:
         """Leave hosts and programs running at the end; `remove` removes them."""
-        self._kept = True
+        self._is_kept = True
 
     def _build(self) -> None:
         ip(batch=[f"netns add {host.namespace}" for host in self.hosts])
         for host in self.hosts:
-            host.call(_set, ROUTER_SETTINGS if host is self.router else HOST_SETTINGS)
+            host.call(_write_sysctls, ROUTER_SETTINGS if host is self.router else HOST_SETTINGS)
         ip(batch=[_link_line(wire) for wire in self._wires])
         for wire in self._wires:
             wire.gateway.ip(batch=_address_lines(wire.gateway))
@@ -205,9 +207,9 @@ def remove(name: str) -> bool:
             ("router", SERVER_NET),
         )
     ]
-    standing = [host for host in hosts if _NAME.fullmatch(name) and host.path.exists()]
-    _tear_down(standing)
-    return bool(standing)
+    existing = [host for host in hosts if _NAME.fullmatch(name) and host.path.exists()]
+    _tear_down(existing)
+    return bool(existing)
 
 
 def _tear_down(hosts: Sequence[NamespaceHost]) -> None:
@@ -239,7 +241,7 @@ def _default_lines(gateway: NamespaceHost) -> list[str]:
     return [f"route add 0.0.0.0/0 via {gateway.ipv4}", f"route add ::/0 via {gateway.ipv6}"]
 
 
-def _set(settings: dict[str, str]) -> None:
+def _write_sysctls(settings: dict[str, str]) -> None:
     for name, value in settings.items():
         path = Path("/proc/sys/net", name)
         try:

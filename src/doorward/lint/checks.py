@@ -204,7 +204,7 @@ def _too_much(line: Line) -> Iterator[tuple[str, str]]:
 
 
 def _wide(line: Line) -> Network | None:
-    meant = line.options.addresses.meant if line.options.addresses is not None else ()
+    meant = line.options.addresses.included if line.options.addresses is not None else ()
     networks = (place for place in meant if isinstance(place, Network))
     return next((place for place in networks if place.prefixlen < SHORTEST_PREFIX[place.version]), None)
 

@@ -20,18 +20,18 @@ _PLAIN = re.compile(r"[0-9A-Fa-f:.]+(/[0-9]{1,3})?")  # no netmasks, as in OpenS
 class AddressPatterns(NamedTuple):
     """Included addresses minus excluded ones, in any order."""
 
-    meant: tuple[Pattern, ...]
-    excepted: tuple[Pattern, ...] = ()
+    included: tuple[Pattern, ...]
+    excluded: tuple[Pattern, ...] = ()
 
-    def matches(self, place: Place) -> bool:
+    def matches(self, target: Place) -> bool:
         """Return whether an address or a whole network is included, and no part of it excluded."""
-        if isinstance(place, IPv4Address | IPv6Address):
-            text = str(place)
-            return any(_fits(place, text, each) for each in self.meant) and not any(
-                _fits(place, text, each) for each in self.excepted
+        if isinstance(target, IPv4Address | IPv6Address):
+            text = str(target)
+            return any(_matches(target, text, pattern) for pattern in self.included) and not any(
+                _matches(target, text, pattern) for pattern in self.excluded
             )
-        return any(_lies_in(place, each) for each in self.meant) and not any(
-            _touches(place, each) for each in self.excepted
+        return any(_contains(target, pattern) for pattern in self.included) and not any(
+            _overlaps(target, pattern) for pattern in self.excluded
         )
 
 
@@ -40,12 +40,12 @@ def parse(text: str, *, wildcards: bool, exceptions: bool = True) -> AddressPatt
     if "!" in text and not exceptions:
         raise ValueError(f"{shown(text)} has an exception; write only what is meant")
     items = [(not item.startswith("!"), item.removeprefix("!")) for item in text.split(",")]
-    patterns = [(is_meant, _pattern(item, wildcards=wildcards)) for is_meant, item in items]
-    meant = tuple(pattern for is_meant, pattern in patterns if is_meant)
-    if not meant:
+    patterns = [(is_included, _pattern(item, wildcards=wildcards)) for is_included, item in items]
+    included = tuple(pattern for is_included, pattern in patterns if is_included)
+    if not included:
         example = "*" if wildcards else "0.0.0.0/0"
         raise ValueError(f"{shown(text)} only excepts, so nothing is meant; write what is, like {example},{text[:60]}")
-    return AddressPatterns(meant, tuple(pattern for is_meant, pattern in patterns if not is_meant))
+    return AddressPatterns(included, tuple(pattern for is_included, pattern in patterns if not is_included))
 
 
 def _pattern(text: str, *, wildcards: bool) -> Pattern:
@@ -72,16 +72,16 @@ def _network(text: str) -> Network:
     return network
 
 
-def _fits(address: IPv4Address | IPv6Address, text: str, pattern: Pattern) -> bool:
+def _matches(address: IPv4Address | IPv6Address, text: str, pattern: Pattern) -> bool:
     return pattern.match(text) is not None if isinstance(pattern, re.Pattern) else address in pattern
 
 
-def _lies_in(place: Network, pattern: Pattern) -> bool:
-    if isinstance(place, IPv4Network):
-        return isinstance(pattern, IPv4Network) and place.subnet_of(pattern)
-    return isinstance(pattern, IPv6Network) and place.subnet_of(pattern)
+def _contains(target: Network, pattern: Pattern) -> bool:
+    if isinstance(target, IPv4Network):
+        return isinstance(pattern, IPv4Network) and target.subnet_of(pattern)
+    return isinstance(pattern, IPv6Network) and target.subnet_of(pattern)
 
 
-def _touches(place: Network, pattern: Pattern) -> bool:
+def _overlaps(target: Network, pattern: Pattern) -> bool:
     # Whether a network contains an address that matches wildcards is expensive to decide: such networks are rejected.
-    return isinstance(pattern, re.Pattern) or (place.version == pattern.version and place.overlaps(pattern))
+    return isinstance(pattern, re.Pattern) or (target.version == pattern.version and target.overlaps(pattern))

@@ -67,15 +67,15 @@ class PacketAuthorizer:
         sharing: FleetScope | None = None,
     ) -> None:
         self._sharing = sharing
-        self._opener, self._public = Decryptor(key), key.public.raw
+        self._decryptor, self._public = Decryptor(key), key.public.raw
         self._keys, self._doors, self._gate, self._window_ms = keys, doors, gate or "", window_ms
 
     def authorize(self, packet: bytes, source: bytes, now_ms: int) -> KnockGrant | KnockRejection:
         """Return the verdict on a packet from `source` (a packed address) at `now_ms`, milliseconds since the epoch."""
-        if garbage := self._opener.is_garbage(packet):
+        if garbage := self._decryptor.is_garbage(packet):
             return KnockRejection(garbage)
         try:
-            message = parse_plaintext(self._opener.open(packet))
+            message = parse_plaintext(self._decryptor.open(packet))
         except MalformedError as error:
             return KnockRejection("sealed", str(error))
         request = message.request
@@ -90,34 +90,34 @@ class PacketAuthorizer:
 
     def _authorize(self, message: SignedMessage, source: Address, now_ms: int) -> KnockGrant | KnockRejection:
         request = message.request
-        found = self._keys.find(request.signer, is_certificate=request.is_certificate, now_s=now_ms / 1000)
+        credential = self._keys.find(request.signer, is_certificate=request.is_certificate, now_s=now_ms / 1000)
         behind_ms = now_ms - request.time_ms
         if abs(behind_ms) > self._window_ms:
-            who = "an unknown key" if isinstance(found, str) else f"key {found.name}"
+            who = "an unknown key" if isinstance(credential, str) else f"key {credential.name}"
             return KnockRejection(
-                "clock", f"the packet from {who} is {_off(behind_ms)}; set that machine's clock", request.door
+                "clock", f"the packet from {who} is {_clock_offset(behind_ms)}; set that machine's clock", request.door
             )
-        if isinstance(found, str):
-            return KnockRejection("key", found, request.door)
+        if isinstance(credential, str):
+            return KnockRejection("key", credential, request.door)
         if request.door not in self._doors:
-            return KnockRejection("door", f"key {found.name} asks for a door that there is not: {request.door}")
-        if objection := found.objection(request.door, source, request.asked, now_ms / 1000):
-            return KnockRejection(FORBIDDEN, f"key {found.name} {objection}", request.door)
+            return KnockRejection("door", f"key {credential.name} asks for a door that there is not: {request.door}")
+        if rejection := credential.rejection(request.door, source, request.asked, now_ms / 1000):
+            return KnockRejection(FORBIDDEN, f"key {credential.name} {rejection}", request.door)
         try:
-            presence = verify(found.key, message.signature, signed_text(self._public, message.body))
+            presence = verify(credential.key, message.signature, signed_text(self._public, message.body))
         except MalformedError as error:
             return KnockRejection(
-                "signature", f"the packet says that key {found.name} signed it: {error}", request.door
+                "signature", f"the packet says that key {credential.name} signed it: {error}", request.door
             )
-        if objection := found.presence_objection(presence):
-            return KnockRejection(FORBIDDEN, f"key {found.name} {objection}", request.door)
-        place = source if request.asked is None else request.asked
-        for_ms = found.granted_ms(request.for_s, self._doors[request.door])
-        number = hashlib.blake2s(message.body, digest_size=16, person=_PERSON).digest()
-        return KnockGrant(request.door, place, for_ms, found.name, number, request.time_ms)
+        if rejection := credential.presence_rejection(presence):
+            return KnockRejection(FORBIDDEN, f"key {credential.name} {rejection}", request.door)
+        target = source if request.asked is None else request.asked
+        for_ms = credential.granted_ms(request.for_s, self._doors[request.door])
+        knock_id = hashlib.blake2s(message.body, digest_size=16, person=_PERSON).digest()
+        return KnockGrant(request.door, target, for_ms, credential.name, knock_id, request.time_ms)
 
 
-def _off(behind_ms: int) -> str:
+def _clock_offset(behind_ms: int) -> str:
     """Return a clock difference as text, in at most two units."""
     seconds = abs(behind_ms) // 1000
     parts = [(seconds // 86400, "d"), (seconds // 3600 % 24, "h"), (seconds // 60 % 60, "min"), (seconds % 60, "s")]

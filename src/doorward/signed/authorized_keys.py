@@ -16,7 +16,7 @@ from typing import NamedTuple
 from doorward.config.diagnostics import shown
 from doorward.errors import ConfigFault, MalformedError
 from doorward.signed import key_options
-from doorward.signed.credential import Credential, harmless
+from doorward.signed.credential import Credential, printable_name
 from doorward.signed.key_options import ANY, KeyOptions, LocalTime, ParsedOptions
 from doorward.signed.ssh_certificates import Certificate, parse_certificate
 from doorward.signed.ssh_keys import KINDS, PublicKey, fingerprint_text, parse_public_key
@@ -42,7 +42,7 @@ def read(number: int, text: str, local_s: LocalTime) -> tuple[Line | None, list[
     first = re.split(r"[ \t]", text, maxsplit=1)[0]
     if first not in KINDS and not _LIKE_A_KIND.fullmatch(first):
         parsed = key_options.parse(text, local_s)
-    faults = list(parsed.faults) or _faults_of_meaning(parsed.options)
+    faults = list(parsed.faults) or _semantic_faults(parsed.options)
     if parsed.faults and not parsed.rest:  # the end of the options is unknown
         return None, faults
     try:
@@ -50,10 +50,10 @@ def read(number: int, text: str, local_s: LocalTime) -> tuple[Line | None, list[
     except ValueError as error:
         what, _, instead = str(error).rpartition("; ")
         return None, [*faults, (what, instead)]
-    return Line(number, harmless(comment) or key.fingerprint_text, key, parsed.options), faults
+    return Line(number, printable_name(comment) or key.fingerprint_text, key, parsed.options), faults
 
 
-def _faults_of_meaning(options: KeyOptions) -> list[tuple[str, str]]:
+def _semantic_faults(options: KeyOptions) -> list[tuple[str, str]]:
     if options.is_authority and options.principals is None:
         what = "cert-authority without principals would let in whomever that authority ever signs for"
         return [(what, 'write principals="alice,ops" too, or principals="*" if you mean it')]
@@ -66,7 +66,7 @@ def _key(rest: str) -> tuple[PublicKey, str]:
     """Parse `KIND KEY COMMENT`; ValueError describes the fault."""
     kind, encoded, comment = [*re.split(r"[ \t]+", rest.strip(BLANKS), maxsplit=2), "", ""][:3]
     if kind not in KINDS:
-        raise ValueError(_unknown(kind))
+        raise ValueError(_unknown_kind(kind))
     try:
         key = parse_public_key(binascii.a2b_base64(encoded, strict_mode=True))
     except (binascii.Error, ValueError):  # also for text that is not ASCII
@@ -79,7 +79,7 @@ def _key(rest: str) -> tuple[PublicKey, str]:
     return key, comment
 
 
-def _unknown(kind: str) -> str:
+def _unknown_kind(kind: str) -> str:
     if not kind:
         return "no key stands behind the options; write OPTIONS KIND KEY COMMENT, the last three as in the .pub file"
     if kind == "ssh-dss":
@@ -105,13 +105,13 @@ class AuthorizedKeys:
     faulty: Mapping[bytes, int] = field(default_factory=dict, repr=False)  # keys in invalid lines
 
     def door_names(self) -> tuple[tuple[str, int], ...]:
-        """Return each name in `doors=` with its line number, to be compared with the configured doors."""
+        """Return each name in `doors=` with its line number, to compare with the configured doors."""
         return tuple((name, line.number) for line in self.lines for name in sorted(line.options.doors or ()))
 
     def find(self, signer: bytes, *, is_certificate: bool, now_s: float) -> Credential | str:
-        """Return the signer's credential, or why it has none; `signer` is a key's fingerprint or a whole certificate."""
+        """Return the signer's credential, or why it has none; `signer`: a key's fingerprint or a whole certificate."""
         if is_certificate:
-            return self._certified(signer, now_s)
+            return self._find_certified(signer, now_s)
         return self.keys.get(signer) or self._why_unknown(signer)
 
     def _why_unknown(self, fingerprint: bytes) -> str:
@@ -122,19 +122,19 @@ class AuthorizedKeys:
             return f"{name} is a cert-authority in {self.file}, which signs certificates and does not knock"
         return f"no line of {self.file} has {name}"
 
-    def _certified(self, raw: bytes, now_s: float) -> Credential | str:
+    def _find_certified(self, raw: bytes, now_s: float) -> Credential | str:
         try:
             certificate = parse_certificate(raw)
         except MalformedError as error:
             return f"the certificate is not taken: {error}"
-        name = f"the certificate {shown(harmless(certificate.key_id))}"
-        line = self._line_of(certificate, name)
+        name = f"the certificate {shown(printable_name(certificate.key_id))}"
+        line = self._line_for(certificate, name)
         if isinstance(line, str):
             return line
-        objection = certificate.objection(now_s)
-        return f"{name} {objection}" if objection else _credential(certificate, line)
+        rejection = certificate.rejection(now_s)
+        return f"{name} {rejection}" if rejection else _credential(certificate, line)
 
-    def _line_of(self, certificate: Certificate, name: str) -> Line | str:
+    def _line_for(self, certificate: Certificate, name: str) -> Line | str:
         fingerprint = certificate.authority.fingerprint
         by_principal = self.authorities.get(fingerprint)
         if by_principal is None:
@@ -145,18 +145,18 @@ class AuthorizedKeys:
             return (
                 f"no cert-authority line of {self.file} has the key {fingerprint_text(fingerprint)} that signed {name}"
             )
-        wanted = (ANY, *certificate.principals)
-        lines = [by_principal[principal] for principal in wanted if principal in by_principal]
+        accepted = (ANY, *certificate.principals)
+        lines = [by_principal[principal] for principal in accepted if principal in by_principal]
         if not lines:
-            given = ", ".join(shown(harmless(principal)) for principal in certificate.principals[:4])
+            named = ", ".join(shown(printable_name(principal)) for principal in certificate.principals[:4])
             return (
-                f"{name} is for {given or 'no principal'}, which its cert-authority line in {self.file} does not name"
+                f"{name} is for {named or 'no principal'}, which its cert-authority line in {self.file} does not name"
             )
         return min(lines)  # the first in the file, as in sshd
 
 
 @dataclass(slots=True)
-class _Book:
+class _LineIndex:
     """The lines parsed so far."""
 
     lines: dict[bytes, Line] = field(default_factory=dict)
@@ -169,9 +169,9 @@ class _Book:
             return self.lines.setdefault(line.key.fingerprint, line)
         by_principal = self.authorities.setdefault(line.key.fingerprint, {})
         principals = line.options.principals
-        taken = by_principal.keys() if ANY in principals else by_principal.keys() & {*principals, ANY}
-        if taken:
-            return min(by_principal[principal] for principal in taken)
+        existing = by_principal.keys() if ANY in principals else by_principal.keys() & {*principals, ANY}
+        if existing:
+            return min(by_principal[principal] for principal in existing)
         by_principal.update(dict.fromkeys(principals, line))
         return line
 
@@ -181,27 +181,29 @@ def parse(text: str, file: str, local_s: LocalTime = datetime.timestamp) -> tupl
 
     `local_s` converts an `expiry-time` without Z; the default is this host's time zone, as in sshd.
     """
-    book = _Book()
+    index = _LineIndex()
     faults: list[ConfigFault] = []
-    for number, whole in enumerate(text.split("\n"), 1):
-        line = whole.strip(BLANKS)
+    for number, raw_line in enumerate(text.split("\n"), 1):
+        line = raw_line.strip(BLANKS)
         if line and not line.startswith("#"):
-            faults += (ConfigFault(file, number, what, instead) for what, instead in _take(book, number, line, local_s))
-    lines = {line.number: line for line in book.lines.values()}
-    lines |= {line.number: line for lines_of in book.authorities.values() for line in lines_of.values()}
-    keys = {found: Credential(line.name, line.key, line.options) for found, line in book.lines.items()}
+            faults += (
+                ConfigFault(file, number, what, instead) for what, instead in _add_line(index, number, line, local_s)
+            )
+    lines = {line.number: line for line in index.lines.values()}
+    lines |= {line.number: line for lines_of in index.authorities.values() for line in lines_of.values()}
+    keys = {found: Credential(line.name, line.key, line.options) for found, line in index.lines.items()}
     in_order = tuple(lines[number] for number in sorted(lines))
-    return AuthorizedKeys(file, in_order, keys, book.authorities, book.faulty), faults
+    return AuthorizedKeys(file, in_order, keys, index.authorities, index.faulty), faults
 
 
-def _take(book: _Book, number: int, text: str, local_s: LocalTime) -> list[tuple[str, str]]:
+def _add_line(index: _LineIndex, number: int, text: str, local_s: LocalTime) -> list[tuple[str, str]]:
     line, faults = read(number, text, local_s)
     if line is None:
         return faults
     if faults:
-        book.faulty.setdefault(line.key.fingerprint, number)
+        index.faulty.setdefault(line.key.fingerprint, number)
         return faults
-    first = book.add(line)
+    first = index.add(line)
     if first is line:
         return []
     what = f"line {first.number} has the same key" + (" and principal" if line.options.is_authority else "")
@@ -214,5 +216,5 @@ def _credential(certificate: Certificate, line: Line) -> Credential:
         touch_required=options.touch_required or not certificate.no_touch_required,
         verify_required=options.verify_required or certificate.verify_required,
     )
-    name = f"{harmless(certificate.key_id) or certificate.key.fingerprint_text} (signed by {line.name})"
+    name = f"{printable_name(certificate.key_id) or certificate.key.fingerprint_text} (signed by {line.name})"
     return Credential(name, certificate.key, merged, certificate.sources)

@@ -26,11 +26,11 @@ class Credential(NamedTuple):
         None  # the certificate's `source-address`, in addition to the line's `from`
     )
 
-    def objection(self, door: str, source: Address, asked: Place | None, now_s: float) -> str:
+    def rejection(self, door: str, source: Address, asked: Place | None, now_s: float) -> str:
         """Return why the key may not open this door now, for this source or requested address; "" if it may."""
         options = self.options
         if options.expires_s is not None and now_s >= options.expires_s:
-            return f"expired on {moment(options.expires_s)}"
+            return f"expired on {utc_text(options.expires_s)}"
         if options.doors is not None and door not in options.doors:
             return f"may not open the door {door}"
         for sources in (options.sources, self.certified_sources):
@@ -40,7 +40,7 @@ class Credential(NamedTuple):
             return f"may not ask for {asked}"
         return ""
 
-    def presence_objection(self, presence: Presence) -> str:
+    def presence_rejection(self, presence: Presence) -> str:
         """Return what the line requires of a security key and this signature lacks; "" if nothing."""
         if self.options.touch_required and not presence.touched:
             return "signed without a touch of the security key; touch it, or write no-touch-required into its line"
@@ -54,13 +54,13 @@ class Credential(NamedTuple):
         return min(door_ms if wanted_s is None else wanted_s * 1000, limit_ms)
 
 
-def harmless(text: str) -> str:
+def printable_name(text: str) -> str:
     """Return an untrusted name as printable text of limited length, fit for logs."""
     clean = "".join(letter if letter.isprintable() else "?" for letter in text[: MAX_NAME + 1].strip())
     return clean if len(clean) <= MAX_NAME else clean[: MAX_NAME - 1] + "…"
 
 
-def moment(seconds: float) -> str:
+def utc_text(seconds: float) -> str:
     """Return a time as text in UTC; out-of-range times are written in seconds."""
     try:
         return f"{datetime.fromtimestamp(seconds, UTC):%Y-%m-%d %H:%M:%S} UTC"

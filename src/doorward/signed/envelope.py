@@ -21,7 +21,7 @@ INFO = b"doorward signed knock 1"
 _PERSON = b"doorwrd1"  # BLAKE2s takes eight bytes
 
 
-def room(suite: Suite, length: int) -> int:
+def plaintext_capacity(suite: Suite, length: int) -> int:
     """Return how many bytes of plaintext fit in a packet of this length."""
     return length - CHECK_BYTES - suite.enc_bytes - TAG_BYTES
 

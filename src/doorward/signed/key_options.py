@@ -46,48 +46,48 @@ class ParsedOptions(NamedTuple):
 
 def parse(line: str, local_s: LocalTime) -> ParsedOptions:
     """Parse the options at the beginning of a line."""
-    found: dict[str, Any] = {}
+    options: dict[str, Any] = {}
     faults: list[tuple[str, str]] = []
-    at, is_last = 0, False
+    position, is_last = 0, False
     while not is_last:
-        match = _OPTION.match(line, at)
+        match = _OPTION.match(line, position)
         if match is None:
-            return ParsedOptions(KeyOptions(), "", (*faults, _unreadable(line[at:])))
+            return ParsedOptions(KeyOptions(), "", (*faults, _syntax_fault(line[position:])))
         try:
-            _take(found, match["name"].lower(), match["value"], local_s)
+            _apply_option(options, match["name"].lower(), match["value"], local_s)
         except ValueError as error:
             what, _, instead = str(error).rpartition("; ")
             faults.append((what, instead))
-        at, is_last = match.end(), match["next"] != ","
-    return ParsedOptions(KeyOptions(**found), line[at:], tuple(faults))
+        position, is_last = match.end(), match["next"] != ","
+    return ParsedOptions(KeyOptions(**options), line[position:], tuple(faults))
 
 
-def _take(found: dict[str, Any], name: str, value: str | None, local_s: LocalTime) -> None:
+def _apply_option(options: dict[str, Any], name: str, value: str | None, local_s: LocalTime) -> None:
     if name in _FLAGS or name in _VALUES:
         if (value is None) != (name in _FLAGS):
             remedy = f"write {name} alone" if name in _FLAGS else f'write {name}="…"'
             raise ValueError(f"{name} takes {'no' if name in _FLAGS else 'a'} value; {remedy}")
         if name in _FLAGS:
-            found.update(_FLAGS[name])
+            options.update(_FLAGS[name])
         else:
-            _take_value(found, name, (value or "").replace('\\"', '"'), local_s)
-    elif name not in _PASSED_OVER:
-        near = nearest(name, [*_FLAGS, *_VALUES, *_PASSED_OVER])
+            _apply_value(options, name, (value or "").replace('\\"', '"'), local_s)
+    elif name not in _IGNORED:
+        near = nearest(name, [*_FLAGS, *_VALUES, *_IGNORED])
         remedy = f"did you mean {near!r}?" if near else f"remove it, or write one of {', '.join(_VALUES)}"
         raise ValueError(f"unknown option {shown(name)}; {remedy}")
 
 
-def _take_value(found: dict[str, Any], name: str, value: str, local_s: LocalTime) -> None:
-    field, read = _VALUES[name]
+def _apply_value(options: dict[str, Any], name: str, value: str, local_s: LocalTime) -> None:
+    field, parser = _VALUES[name]
     try:
-        read_value = read(value)
+        parsed = parser(value)
     except ValueError as error:
         raise ValueError(f"{name}: {error}") from None
-    if isinstance(read_value, datetime):  # the earliest of several applies, as in sshd
-        read_value = min(_seconds(read_value, local_s), found.get(field, float("inf")))
-    elif field in found:
+    if isinstance(parsed, datetime):  # the earliest of several applies, as in sshd
+        parsed = min(_seconds(parsed, local_s), options.get(field, float("inf")))
+    elif field in options:
         raise ValueError(f"{name} stands twice; write one {name} with both, separated by a comma")
-    found[field] = read_value
+    options[field] = parsed
 
 
 def _seconds(moment: datetime, local_s: LocalTime) -> float:
@@ -97,7 +97,7 @@ def _seconds(moment: datetime, local_s: LocalTime) -> float:
         raise ValueError(f"expiry-time: {moment:%Y} is not in this machine's time; write a year nearby") from None
 
 
-def _unreadable(rest: str) -> tuple[str, str]:
+def _syntax_fault(rest: str) -> tuple[str, str]:
     match = _BEGUN.match(rest)
     if match is None:
         where = f"where {shown(rest[:20].partition(' ')[0])} does" if rest else "behind the last comma"
@@ -161,7 +161,7 @@ _VALUES: dict[str, tuple[str, Callable[[str], object]]] = {
     "addresses": ("addresses", lambda text: address_patterns.parse(text, wildcards=False)),
     "principals": ("principals", _principals),
 }
-_PASSED_OVER = frozenset({"restrict", "command", "environment", "permitopen", "permitlisten", "tunnel"}) | {
+_IGNORED = frozenset({"restrict", "command", "environment", "permitopen", "permitlisten", "tunnel"}) | {
     prefix + flag
     for prefix in ("", "no-")
     for flag in ("agent-forwarding", "port-forwarding", "pty", "user-rc", "x11-forwarding")

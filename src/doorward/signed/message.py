@@ -61,11 +61,13 @@ def pack_body(request: Request) -> bytes:
     """Return the fields as bytes. ValueError: one is out of range."""
     asked, bits, version = b"", 0, 0
     if request.asked is not None:
-        asked, bits = _pack_place(request.asked)
+        asked, bits = _pack_target(request.asked)
         version = request.asked.version
     head = _HEAD.pack(VERSION, request.time_ms, request.nonce, request.for_s or 0, version, bits, asked)
-    kind = _SIGNER_CERTIFICATE if request.is_certificate else _SIGNER_KEY
-    return b"".join((head, _short(request.door), _short(request.gate), bytes([kind]), _string(request.signer)))
+    signer_kind = _SIGNER_CERTIFICATE if request.is_certificate else _SIGNER_KEY
+    return b"".join(
+        (head, _short_string(request.door), _short_string(request.gate), bytes([signer_kind]), _string(request.signer))
+    )
 
 
 def signed_text(server_key: bytes, body: bytes) -> bytes:
@@ -84,26 +86,26 @@ def pack_plaintext(body: bytes, signature: bytes, length: int) -> bytes:
 def parse_plaintext(plaintext: bytes) -> SignedMessage:
     """Parse a decrypted message. MalformedError: not a complete, canonical message of this version."""
     reader = SshReader(plaintext, "the message")
-    version, time_ms, nonce, for_s, family, bits, address = _HEAD.unpack(reader.take(_HEAD.size))
+    version, time_ms, nonce, for_s, family, bits, address = _HEAD.unpack(reader.read(_HEAD.size))
     if version != VERSION:
         raise MalformedError(f"version {version}, this is version {VERSION}")
-    asked = _parse_place(family, bits, address)
+    asked = _parse_target(family, bits, address)
     door, gate = _name(reader, "door"), _name(reader, "gate", may_be_empty=True)
-    kind, signer = reader.number(1), reader.take(reader.number(2))
-    if kind not in (_SIGNER_KEY, _SIGNER_CERTIFICATE):
-        raise MalformedError(f"a signer of kind {kind}")
-    if kind == _SIGNER_KEY and len(signer) != FINGERPRINT_BYTES:
+    signer_kind, signer = reader.number(1), reader.read(reader.number(2))
+    if signer_kind not in (_SIGNER_KEY, _SIGNER_CERTIFICATE):
+        raise MalformedError(f"a signer of kind {signer_kind}")
+    if signer_kind == _SIGNER_KEY and len(signer) != FINGERPRINT_BYTES:
         raise MalformedError(f"a fingerprint of {len(signer)} bytes")
-    body = plaintext[: reader.at]
-    signature = reader.take(reader.number(2))
-    if plaintext[reader.at :].strip(b"\0"):
+    body = plaintext[: reader.offset]
+    signature = reader.read(reader.number(2))
+    if plaintext[reader.offset :].strip(b"\0"):
         raise MalformedError("something stands in the padding")
-    is_certificate = kind == _SIGNER_CERTIFICATE
+    is_certificate = signer_kind == _SIGNER_CERTIFICATE
     request = Request(time_ms, nonce, door, for_s or None, asked, gate, signer, is_certificate)
     return SignedMessage(request, body, signature)
 
 
-def _short(text: str) -> bytes:
+def _short_string(text: str) -> bytes:
     raw = text.encode("ascii")
     return bytes([len(raw)]) + raw
 
@@ -112,13 +114,13 @@ def _string(raw: bytes) -> bytes:
     return struct.pack("!H", len(raw)) + raw
 
 
-def _pack_place(place: Place) -> tuple[bytes, int]:
-    if isinstance(place, IPv4Address | IPv6Address):
-        return place.packed.ljust(16, b"\0"), _BITS[place.version]
-    return place.network_address.packed.ljust(16, b"\0"), place.prefixlen
+def _pack_target(target: Place) -> tuple[bytes, int]:
+    if isinstance(target, IPv4Address | IPv6Address):
+        return target.packed.ljust(16, b"\0"), _BITS[target.version]
+    return target.network_address.packed.ljust(16, b"\0"), target.prefixlen
 
 
-def _parse_place(version: int, bits: int, raw: bytes) -> Place | None:
+def _parse_target(version: int, bits: int, raw: bytes) -> Place | None:
     if version == 0:
         if bits or any(raw):
             raise MalformedError("an address of no version")
@@ -136,7 +138,7 @@ def _parse_place(version: int, bits: int, raw: bytes) -> Place | None:
 
 
 def _name(reader: SshReader, of: str, *, may_be_empty: bool = False) -> str:
-    text = reader.take(reader.number(1)).decode("ascii", errors="replace")
+    text = reader.read(reader.number(1)).decode("ascii", errors="replace")
     if not (NAME.fullmatch(text) or (may_be_empty and not text)):
         raise MalformedError(f"the {of} is no name")
     return text

@@ -111,7 +111,7 @@ def parse_private_key(text: str) -> PrivateKey:
     return PrivateKey(*_parse(words[0], _PRIVATE, "a server's private key"))
 
 
-def new_private_text(suite: Suite) -> str:
+def generate_private_text(suite: Suite) -> str:
     """Generate a key; return the contents of its file."""
     raw = x25519.X25519PrivateKey.generate().private_bytes_raw()
     if suite is HYBRID:
@@ -120,17 +120,17 @@ def new_private_text(suite: Suite) -> str:
     return f"# doorward's server key: whoever has it can read signed knocks. Keep it secret.\n{word}\n"
 
 
-def _parse(text: str, ending: str, what: str) -> tuple[Suite, bytes]:
+def _parse(text: str, suffix: str, what: str) -> tuple[Suite, bytes]:
     name, colon, encoded = text.strip().partition(":")
-    suite = SUITES.get(name.removesuffix(ending)) if name.endswith(ending) else None
+    suite = SUITES.get(name.removesuffix(suffix)) if name.endswith(suffix) else None
     if suite is None or not colon:
-        known = " or ".join(f"{each}{ending}:…" for each in SUITES)
+        known = " or ".join(f"{suite_name}{suffix}:…" for suite_name in SUITES)
         raise MalformedError(f"{what} begins with {known}")
     try:
         raw = base64.b64decode(encoded, validate=True)
     except (binascii.Error, ValueError):
         raise MalformedError(f"{what} whose part behind the colon is no base64") from None
-    wanted = suite.private_bytes if ending else suite.public_bytes
-    if len(raw) != wanted:
-        raise MalformedError(f"{what} of {len(raw)} bytes; {suite.name} has {wanted}")
+    expected = suite.private_bytes if suffix else suite.public_bytes
+    if len(raw) != expected:
+        raise MalformedError(f"{what} of {len(raw)} bytes; {suite.name} has {expected}")
     return suite, raw

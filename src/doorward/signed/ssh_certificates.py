@@ -12,7 +12,7 @@ from doorward.config.diagnostics import shown
 from doorward.errors import MalformedError
 from doorward.signed import address_patterns
 from doorward.signed.address_patterns import AddressPatterns
-from doorward.signed.credential import moment
+from doorward.signed.credential import utc_text
 from doorward.signed.ssh_keys import BadSignatureError, PublicKey, parse_public_key, verify_data
 from doorward.signed.ssh_wire import SshReader, string
 
@@ -51,12 +51,12 @@ class Certificate(NamedTuple):
     signed: bytes
     signature: bytes
 
-    def objection(self, now_s: float) -> str:
+    def rejection(self, now_s: float) -> str:
         """Return why it is not valid at this time (too early, expired, bad signature), or ""."""
         if now_s < self.valid_after_s:
-            return f"is not valid before {moment(self.valid_after_s)}"
+            return f"is not valid before {utc_text(self.valid_after_s)}"
         if now_s >= self.valid_before_s:
-            return f"expired on {moment(self.valid_before_s)}"
+            return f"expired on {utc_text(self.valid_before_s)}"
         try:
             verify_data(self.authority, self.signature, self.signed)
         except BadSignatureError as error:
@@ -82,9 +82,9 @@ def parse_certificate(raw: bytes) -> Certificate:
     critical, extensions = _options(reader.string()), _options(reader.string())
     reader.string()  # reserved
     authority = parse_public_key(reader.string())
-    signed = raw[: reader.at]
+    signed = raw[: reader.offset]
     signature = reader.string()
-    reader.end()
+    reader.expect_end()
     sources, verify_required = _critical(critical)
     return Certificate(
         key, authority, serial, key_id, principals, valid_after_s, valid_before_s,
@@ -93,34 +93,34 @@ def parse_certificate(raw: bytes) -> Certificate:
 
 
 def _key(name: bytes, reader: SshReader) -> PublicKey:
-    start = reader.at
+    start = reader.offset
     for _ in range(_FIELDS[name]):
         reader.string()
     kind = name + b"@openssh.com" if name.startswith(b"sk-") else name
-    return parse_public_key(string(kind) + reader.raw[start : reader.at])
+    return parse_public_key(string(kind) + reader.raw[start : reader.offset])
 
 
 def _principals(raw: bytes) -> tuple[str, ...]:
     reader = SshReader(raw, "the certificate")
-    found: list[str] = []
-    while reader.at < len(raw):
-        found.append(reader.text())
-        if len(found) > MAX_PRINCIPALS:
+    principals: list[str] = []
+    while reader.offset < len(raw):
+        principals.append(reader.text())
+        if len(principals) > MAX_PRINCIPALS:
             raise MalformedError(f"a certificate with more than {MAX_PRINCIPALS} principals")
-    return tuple(found)
+    return tuple(principals)
 
 
 def _options(raw: bytes) -> dict[str, bytes]:
-    found = dict[str, bytes]()
+    options = dict[str, bytes]()
     for name, value in _pairs(SshReader(raw, "the certificate")):
-        if name in found:
+        if name in options:
             raise MalformedError(f"a certificate with the option {shown(name)} twice")
-        found[name] = value
-    return found
+        options[name] = value
+    return options
 
 
 def _pairs(reader: SshReader) -> Iterator[tuple[str, bytes]]:
-    while reader.at < len(reader.raw):
+    while reader.offset < len(reader.raw):
         yield reader.text(), reader.string()
 
 
@@ -135,7 +135,7 @@ def _critical(options: dict[str, bytes]) -> tuple[AddressPatterns | None, bool]:
 def _sources(raw: bytes) -> AddressPatterns:
     reader = SshReader(raw, "the certificate's source-address")
     text = reader.text()
-    reader.end()
+    reader.expect_end()
     try:
         return address_patterns.parse(text, wildcards=False, exceptions=False)
     except ValueError as error:

@@ -24,7 +24,7 @@ from doorward.signed.sshsig import signed_data
 RSA_MIN_BITS = 2048
 RSA_MAX_BITS = 16_384  # as OpenSSH; verification then takes a millisecond
 RSA_MAX_EXPONENT_BITS = 32  # 65537 everywhere, 37 in old PuTTY; a long exponent makes verification slow
-MAX_LOADED = 16_384  # cached keys, 1 to 3 KiB each; beyond it the least recently used is reloaded in 3 to 10 us
+MAX_CACHED = 16_384  # cached keys, 1 to 3 KiB each; beyond it the least recently used is reloaded in 3 to 10 us
 _ED25519_KEY_BYTES, _ED25519_SIGNATURE_BYTES = 32, 64
 _TOUCHED, _VERIFIED = 1, 4  # bits in the flags of a security key's signature
 
@@ -85,7 +85,7 @@ def verify(key: PublicKey, signature: bytes, text: bytes) -> Presence:
 
 def verify_data(key: PublicKey, signature: bytes, data: bytes) -> Presence:
     """Verify a signature over `data` itself, as in certificates. BadSignatureError says why it is invalid."""
-    loaded = _kept(key.blob)
+    loaded = _load_cached(key.blob)
     try:
         return _verify(loaded, signature, data)
     except InvalidSignature:
@@ -100,14 +100,14 @@ def _verify(loaded: _Loaded, signature: bytes, data: bytes) -> Presence:
     reader = SshReader(signature, "the signature")
     algorithm, inner = reader.string(), reader.string()
     if loaded.application is None:
-        reader.end()
+        reader.expect_end()
         loaded.check(algorithm, inner, data)
         return Presence(touched=True, verified=True)
-    state = reader.take(5)  # flags, and a counter that is not needed: replays are detected elsewhere
-    reader.end()
-    whole = hashlib.sha256(loaded.application).digest() + state + hashlib.sha256(data).digest()
-    loaded.check(algorithm, inner, whole)
-    return Presence(touched=bool(state[0] & _TOUCHED), verified=bool(state[0] & _VERIFIED))
+    flags = reader.read(5)  # flags, and a counter that is not needed: replays are detected elsewhere
+    reader.expect_end()
+    signed = hashlib.sha256(loaded.application).digest() + flags + hashlib.sha256(data).digest()
+    loaded.check(algorithm, inner, signed)
+    return Presence(touched=bool(flags[0] & _TOUCHED), verified=bool(flags[0] & _VERIFIED))
 
 
 def _load(blob: bytes) -> _Loaded:
@@ -115,14 +115,14 @@ def _load(blob: bytes) -> _Loaded:
     kind = reader.string()
     load = _KINDS.get(kind)
     if load is None:
-        raise MalformedError(f"a key of kind {_shown(kind)}; use {', '.join(each.decode() for each in _KINDS)}")
+        raise MalformedError(f"a key of kind {_printable(kind)}; use {', '.join(name.decode() for name in _KINDS)}")
     check = load(kind, reader)
     application = reader.string() if kind.startswith(b"sk-") else None
-    reader.end()
+    reader.expect_end()
     return _Loaded(kind, check, application)
 
 
-_kept = lru_cache(MAX_LOADED)(_load)
+_load_cached = lru_cache(MAX_CACHED)(_load)
 
 
 def _load_ed25519(kind: bytes, reader: SshReader) -> _Check:
@@ -148,7 +148,7 @@ def _load_ecdsa(
 
     def load(kind: bytes, reader: SshReader) -> _Check:
         if reader.string() != name:
-            raise MalformedError(f"a key of kind {_shown(kind)} on another curve")
+            raise MalformedError(f"a key of kind {_printable(kind)} on another curve")
         key = _point(curve, reader.string())
 
         def check(algorithm: bytes, signature: bytes, data: bytes) -> None:
@@ -156,7 +156,7 @@ def _load_ecdsa(
                 raise _wrong_algorithm(algorithm, kind)
             numbers = SshReader(signature, "the ecdsa signature")
             r, s = numbers.positive(canonical=False), numbers.positive(canonical=False)
-            numbers.end()
+            numbers.expect_end()
             key.verify(encode_dss_signature(r, s), data, algorithm_of_hash)
 
         return check
@@ -206,11 +206,13 @@ def _rsa_key(exponent: int, modulus: int) -> rsa.RSAPublicKey:
         raise MalformedError("an rsa key that no program makes; make a new one") from None
 
 
-def _wrong_algorithm(found: bytes, kind: bytes) -> BadSignatureError:
-    return BadSignatureError(f"the signature is of kind {_shown(found)}, and the key of kind {_shown(kind)}")
+def _wrong_algorithm(algorithm: bytes, kind: bytes) -> BadSignatureError:
+    return BadSignatureError(
+        f"the signature is of kind {_printable(algorithm)}, and the key of kind {_printable(kind)}"
+    )
 
 
-def _shown(name: bytes) -> str:
+def _printable(name: bytes) -> str:
     """Return untrusted bytes as short, printable text."""
     return ascii(name[:60].decode("ascii", errors="replace"))
 

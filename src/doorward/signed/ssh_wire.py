@@ -14,24 +14,24 @@ class SshReader:
     """Reads SSH data types from `raw` in order; MalformedError names `what` was being read."""
 
     def __init__(self, raw: bytes, what: str) -> None:
-        self.raw, self.at, self.what = raw, 0, what
+        self.raw, self.offset, self.what = raw, 0, what
 
-    def take(self, count: int) -> bytes:
+    def read(self, count: int) -> bytes:
         """Return the next `count` bytes."""
-        end = self.at + count
+        end = self.offset + count
         if end > len(self.raw):
-            raise MalformedError(f"{self.what} is cut short: {len(self.raw) - self.at} bytes left, {count} wanted")
-        found = self.raw[self.at : end]
-        self.at = end
-        return found
+            raise MalformedError(f"{self.what} is cut short: {len(self.raw) - self.offset} bytes left, {count} wanted")
+        data = self.raw[self.offset : end]
+        self.offset = end
+        return data
 
     def number(self, count: int) -> int:
         """Return an unsigned number of `count` bytes."""
-        return int.from_bytes(self.take(count))
+        return int.from_bytes(self.read(count))
 
     def string(self) -> bytes:
         """Return a length-prefixed string."""
-        return self.take(self.number(4))
+        return self.read(self.number(4))
 
     def text(self) -> str:
         """Return a string decoded as UTF-8."""
@@ -49,7 +49,7 @@ class SshReader:
             raise MalformedError(f"{self.what} holds a number with zeros in front")
         return int.from_bytes(raw)
 
-    def end(self) -> None:
+    def expect_end(self) -> None:
         """Check that nothing is left."""
-        if self.at != len(self.raw):
-            raise MalformedError(f"{self.what} has {len(self.raw) - self.at} bytes too many")
+        if self.offset != len(self.raw):
+            raise MalformedError(f"{self.what} has {len(self.raw) - self.offset} bytes too many")

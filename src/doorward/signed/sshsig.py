@@ -32,12 +32,12 @@ def parse_armored(text: str) -> tuple[bytes, bytes]:
     MalformedError: not such output, or for another namespace.
     """
     reader = SshReader(_unarmored(text), "the SSH signature")
-    if reader.take(len(_MAGIC)) != _MAGIC:
+    if reader.read(len(_MAGIC)) != _MAGIC:
         raise MalformedError("an SSH signature without its mark SSHSIG")
     if (version := reader.number(4)) != _VERSION:
         raise MalformedError(f"an SSH signature of version {version}; this is version {_VERSION}")
     key, namespace, _, algorithm, signature = (reader.string() for _ in range(5))
-    reader.end()
+    reader.expect_end()
     if namespace != NAMESPACE.encode():
         raise MalformedError(f"an SSH signature for another namespace; sign with -n {NAMESPACE}")
     if algorithm != HASH.encode():

@@ -12,11 +12,11 @@ from doorward.client.hosts import KnownHost, read_hosts
 from doorward.client.link_uri import parse_link
 from doorward.libraries import install_command
 from doorward.model import Port
-from doorward.signed.server_key import HYBRID, X25519, new_private_text, parse_private_key
+from doorward.signed.server_key import HYBRID, X25519, generate_private_text, parse_private_key
 from tests.support.ssh_keygen import key
 
-KEY = str(parse_private_key(new_private_text(X25519)).public)
-LONG_KEY = str(parse_private_key(new_private_text(HYBRID)).public)
+KEY = str(parse_private_key(generate_private_text(X25519)).public)
+LONG_KEY = str(parse_private_key(generate_private_text(HYBRID)).public)
 
 
 @pytest.fixture

@@ -16,12 +16,12 @@ import pytest
 from doorward.cli.main import main
 from doorward.signed.envelope import Decryptor
 from doorward.signed.message import Request, parse_plaintext, signed_text
-from doorward.signed.server_key import X25519, new_private_text, parse_private_key
+from doorward.signed.server_key import X25519, generate_private_text, parse_private_key
 from doorward.signed.ssh_keys import parse_public_key, verify
 from tests.support.ssh_agent import blob_of, real_agent
 from tests.support.ssh_keygen import key
 
-SERVER = parse_private_key(new_private_text(X25519))
+SERVER = parse_private_key(generate_private_text(X25519))
 KEY = str(SERVER.public)
 pytestmark = pytest.mark.usefixtures("nobodys_keys")
 

@@ -107,9 +107,9 @@ def test_before_tcp_repeats_itself_one_attempt_is_left() -> None:
     with full() as server:
         attempts = connector._Attempts(LOOPBACK[4], number_of(server))
         for _ in ATTEMPTS_S:
-            attempts._begin()
+            attempts._start_next()
         assert under_way(number_of(server)) == len(ATTEMPTS_S)
-        assert attempts.run(time.monotonic() - connector.ALONE_S, connector.ALONE_S + 0.05) is Reply.SILENT
+        assert attempts.run(time.monotonic() - connector.SINGLE_S, connector.SINGLE_S + 0.05) is Reply.SILENT
         assert under_way(number_of(server)) == 1
         attempts.close()
         assert under_way(number_of(server)) == 0
@@ -140,4 +140,4 @@ def test_the_attempts_are_few_enough_for_other_firewalls() -> None:
     assert ATTEMPTS_S[0] == 0  # a door that the kernel opens is open already
     assert len(ATTEMPTS_S) < 6  # `ufw limit` drops the sixth in 30 s
     assert list(ATTEMPTS_S) == sorted(ATTEMPTS_S)
-    assert ATTEMPTS_S[-1] < connector.ALONE_S < 1  # TCP repeats a SYN after a second
+    assert ATTEMPTS_S[-1] < connector.SINGLE_S < 1  # TCP repeats a SYN after a second

@@ -11,7 +11,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from doorward.client.hosts import parse_hosts, read_hosts
-from doorward.client.hosts_writer import host_table, save_host, without
+from doorward.client.hosts_writer import host_table, remove_host, save_host
 from doorward.errors import HostError, UsageError
 from doorward.model import Port, Protocol
 
@@ -160,6 +160,6 @@ def test_any_host_is_read_back(name: str, address: str, key: str, doors: dict[st
 def test_one_host_of_many_is_taken_out(names: list[str], data: st.DataObject) -> None:
     gone = data.draw(st.sampled_from(names))
     text = "# first\n" + "\n".join(host_table(name, {"server_key": "k"}, {"ssh": ()}) for name in names)
-    left = without(text, gone)
+    left = remove_host(text, gone)
     assert parse_hosts(left.encode(), "f").keys() == set(names) - {gone}
     assert left.startswith("# first\n")

@@ -10,7 +10,7 @@ from pathlib import Path
 import pytest
 
 from doorward.client import signers
-from doorward.client.identity import USUAL, find_signer
+from doorward.client.identity import DEFAULT_FILES, find_signer
 from doorward.client.signers import Signer, signature_bytes
 from doorward.errors import HostError, NegativeResult, UsageError
 from doorward.signed.ssh_keys import parse_public_key, verify
@@ -158,7 +158,8 @@ def test_the_usual_files_are_taken_in_their_order(usual: Path, agent: RealAgent)
 
 
 def test_no_key_at_all(agent: RealAgent, monkeypatch: pytest.MonkeyPatch) -> None:
-    told = f"and ~/.ssh has none that can be used here: {', '.join(USUAL)}\nmake one with `ssh-keygen -t ed25519`, or"
+    names = ", ".join(DEFAULT_FILES)
+    told = f"and ~/.ssh has none that can be used here: {names}\nmake one with `ssh-keygen -t ed25519`, or"
     for path, why in (
         (str(agent.path), "the agent has no key (`ssh-add` gives it one; a locked agent is unlocked by `ssh-add -X`)"),
         (

@@ -44,7 +44,7 @@ def test_a_key_of_every_kind_signs(kind: str) -> None:
     loaded = keyfile.load(raw, path, nobody_is_asked)
     assert keyfile.is_private(raw)
     assert not keyfile.is_encrypted(raw)
-    assert loaded.blob == keyfile.public_half(path, raw) == blob_of(key(kind))
+    assert loaded.blob == keyfile.public_blob(path, raw) == blob_of(key(kind))
     verify_data(parse_public_key(loaded.blob), loaded.sign(DATA), DATA)
 
 
@@ -76,14 +76,14 @@ def test_a_passphrase_that_is_never_right(tmp_path: Path, answers: list[bytes], 
 
 def test_the_public_half_is_read_without_the_passphrase(tmp_path: Path) -> None:
     path = locked(tmp_path, "ed25519")
-    assert keyfile.public_half(str(path), path.read_bytes()) == blob_of(key("ed25519"))
+    assert keyfile.public_blob(str(path), path.read_bytes()) == blob_of(key("ed25519"))
 
 
 def test_another_format_has_its_public_half_beside_it(tmp_path: Path) -> None:
     path = locked(tmp_path, "rsa2048", "-m", "PEM")
-    assert keyfile.public_half(str(path), path.read_bytes()) is None
+    assert keyfile.public_blob(str(path), path.read_bytes()) is None
     shutil.copyfile(f"{key('rsa2048')}.pub", f"{path}.pub")
-    assert keyfile.public_half(str(path), path.read_bytes()) == blob_of(key("rsa2048"))
+    assert keyfile.public_blob(str(path), path.read_bytes()) == blob_of(key("rsa2048"))
 
 
 @pytest.mark.parametrize("mode", [0o640, 0o604, 0o660, 0o610])
@@ -101,7 +101,7 @@ def test_a_public_key_may_be_seen_by_all(tmp_path: Path) -> None:
     path.chmod(0o644)
     raw = keyfile.read(str(path))
     assert not keyfile.is_private(raw)
-    assert keyfile.public_line(raw, str(path)) == (blob_of(key("ed25519")), "ed25519 number 0")
+    assert keyfile.parse_public_line(raw, str(path)) == (blob_of(key("ed25519")), "ed25519 number 0")
 
 
 @pytest.mark.parametrize(
@@ -116,7 +116,7 @@ def test_a_public_key_may_be_seen_by_all(tmp_path: Path) -> None:
 )
 def test_a_line_that_is_no_public_key(text: str, message: str) -> None:
     with pytest.raises(UsageError, match=f"here: {message}"):
-        keyfile.public_line(text.encode(), "here")
+        keyfile.parse_public_line(text.encode(), "here")
 
 
 def test_no_file(tmp_path: Path) -> None:
@@ -164,6 +164,6 @@ def test_any_bytes_are_a_private_key_or_an_error(noise: bytes, armored: bool) ->
     body = base64.encodebytes(b"openssh-key-v1\0" + noise)
     begin, end = (b"-----%s OPENSSH PRIVATE KEY-----\n" % word for word in (b"BEGIN", b"END"))
     raw = begin + body + end if armored else noise
-    keyfile.public_half("/nonexistent/key", raw)
+    keyfile.public_blob("/nonexistent/key", raw)
     with pytest.raises((UsageError, HostError, NegativeResult)):
         keyfile.load(raw, "here", lambda _: b"")

@@ -15,16 +15,16 @@ from hypothesis import strategies as st
 
 from doorward.client.identity import find_signer
 from doorward.client.request_options import AutomaticAddress
-from doorward.client.sequence import Target, UnreachableError, each_family, targets_of_version
+from doorward.client.sequence import Target, UnreachableError, first_per_family, targets_of_version
 from doorward.client.signed import (
     KnockRequest,
     SentPacket,
+    build_request,
+    check_fits,
     compose,
-    letter,
-    most_signature_bytes,
+    max_signature_bytes,
     now_ms,
-    refuse_misfit,
-    sealed,
+    seal_packet,
     send,
 )
 from doorward.client.signers import Signer, signature_bytes
@@ -46,7 +46,7 @@ LONG = "a" * 64
 
 
 def to(server: PrivateKey, door: str = "ssh", gate: str | None = None, **wishes: object) -> KnockRequest:
-    return letter(str(server.public), door, gate, **wishes)  # type: ignore[arg-type]
+    return build_request(str(server.public), door, gate, **wishes)  # type: ignore[arg-type]
 
 
 def opened(server: PrivateKey, packet: bytes) -> SignedMessage:
@@ -65,7 +65,7 @@ def test_the_server_reads_what_was_written(kind: str) -> None:
     written = to(SERVER, "db", "paris", for_s=90, asked=ip_network("203.0.113.0/24"))
     signer = find_signer(str(key(kind)), None, 1000)
     message = compose(written, signer, OWN, 1_700_000_000_123, NONCE)
-    packet = sealed(written, message)
+    packet = seal_packet(written, message)
     read = opened(SERVER, packet)
     signed_by = hashlib.sha256(blob_of(key(kind))).digest()
     assert read.request == message.request
@@ -79,7 +79,7 @@ def test_the_server_reads_what_was_written(kind: str) -> None:
 def test_a_security_key_fits_in_either_suite(suite: Suite, kind: str) -> None:
     written = to(SERVERS[suite.name], "ssh", "paris")
     token = Authenticator(kind)
-    read = opened(SERVERS[suite.name], sealed(written, compose(written, of_token(token), OWN, now_ms(), NONCE)))
+    read = opened(SERVERS[suite.name], seal_packet(written, compose(written, of_token(token), OWN, now_ms(), NONCE)))
     verify(parse_public_key(token.blob), read.signature, signed_text(SERVERS[suite.name].public.raw, read.body))
 
 
@@ -96,7 +96,7 @@ def test_a_certificate_goes_in_whole(tmp_path: Path) -> None:
     ssh_keygen("-q", "-s", str(key("ed25519")), "-I", "me", "-n", "me", f"{path}.pub")
     signer = find_signer(str(path), f"{path}-cert.pub", 1000)
     written = to(SERVER)
-    read = opened(SERVER, sealed(written, compose(written, signer, OWN, 0, NONCE)))
+    read = opened(SERVER, seal_packet(written, compose(written, signer, OWN, 0, NONCE)))
     assert read.request.is_certificate
     assert read.request.signer == signer.certificate
     with pytest.raises(UsageError, match=r"holds 220; shorten the names .*, or leave out --certificate, or have one"):
@@ -124,7 +124,7 @@ def test_what_does_not_fit_says_what_would(suite: Suite, kind: str, names: str, 
     written = to(SERVERS[suite.name], names, names)
     signer = find_signer(str(key(kind)), None, 1000)._replace(sign=never)
     with pytest.raises(UsageError) as raised:
-        refuse_misfit(written, signer)
+        check_fits(written, signer)
     assert message in str(raised.value)
 
 
@@ -133,7 +133,7 @@ def test_an_rsa_key_may_be_too_long(tmp_path: Path) -> None:
     public = b"\0\0\0\7ssh-rsa\0\0\0\3\1\0\1" + (1280).to_bytes(4) + b"\x80" + bytes(1279)  # 10,240 bits
     path.write_bytes(public)
     with pytest.raises(UsageError, match="with this ssh-rsa key, and a packet for x25519 holds 1304; sign with an ed2"):
-        refuse_misfit(to(SERVER), Signer(public, "long", never))
+        check_fits(to(SERVER), Signer(public, "long", never))
 
 
 @given(
@@ -153,14 +153,14 @@ def test_every_letter_is_read_back_or_refused(
     server = SERVERS[suite]
     written = to(server, door, gate, for_s=for_s, asked=asked)
     signer = find_signer(str(key(kind)), None, 1000)
-    fits = signature_bytes(signer.blob) <= most_signature_bytes(written)
+    fits = signature_bytes(signer.blob) <= max_signature_bytes(written)
     try:
         message = compose(written, signer, OWN, time_ms, nonce)
     except UsageError:
         assert not fits
         return
     assert fits or len(message.signature) < signature_bytes(signer.blob)  # a number in it may be shorter than most are
-    read = opened(server, sealed(written, message))
+    read = opened(server, seal_packet(written, message))
     assert read.request[:6] == (time_ms, nonce, door, for_s, asked, gate)
 
 
@@ -175,7 +175,7 @@ def test_every_letter_is_read_back_or_refused(
 )
 def test_a_letter_that_cannot_be_written(server_key: str, door: str, gate: str | None, message: str) -> None:
     with pytest.raises(UsageError) as raised:
-        letter(server_key, door, gate)
+        build_request(server_key, door, gate)
     assert message in str(raised.value)
 
 
@@ -286,8 +286,8 @@ def test_nothing_is_sent_where_it_is_only_shown() -> None:
 
 def test_targets_by_family() -> None:
     four, six = LOOPBACK[4][0], LOOPBACK[6][0]
-    assert each_family([six, six, four, NOWHERE]) == [six, four]
-    assert each_family([NOWHERE, four]) == [NOWHERE]
+    assert first_per_family([six, six, four, NOWHERE]) == [six, four]
+    assert first_per_family([NOWHERE, four]) == [NOWHERE]
     assert targets_of_version([six, four, NOWHERE], 4) == [four, NOWHERE]
     assert targets_of_version([four], 6) == [four]
 

@@ -118,7 +118,7 @@ def test_a_name_is_the_comment_made_harmless(text: str, name: str) -> None:
     ],
 )
 def test_what_an_option_means(options: str, door: str, objection: str) -> None:
-    assert credential(f"{options}{key()} laptop").objection(door, HERE, None, NOW_S) == objection
+    assert credential(f"{options}{key()} laptop").rejection(door, HERE, None, NOW_S) == objection
 
 
 def test_times_without_a_zone_are_this_machines() -> None:
@@ -147,7 +147,7 @@ def test_times_without_a_zone_are_this_machines() -> None:
 )
 def test_what_may_be_asked_for(addresses: str, asked: object, objection: str) -> None:
     found = credential(f"{addresses} {key()} laptop".strip())
-    assert found.objection("ssh", HERE, asked, NOW_S) == objection  # type: ignore[arg-type]
+    assert found.rejection("ssh", HERE, asked, NOW_S) == objection  # type: ignore[arg-type]
 
 
 @pytest.mark.parametrize(
@@ -186,7 +186,7 @@ NO_PIN = "signed without a PIN or finger, and its line says verify-required"
     ],
 )
 def test_what_a_security_key_must_show(option: str, touched: bool, verified: bool, objection: str) -> None:
-    assert credential(f"{option}{key()}").presence_objection(Presence(touched, verified)) == objection
+    assert credential(f"{option}{key()}").presence_rejection(Presence(touched, verified)) == objection
 
 
 COPY = "copy the whole line of the .pub file"

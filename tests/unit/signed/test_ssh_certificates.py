@@ -61,7 +61,7 @@ def test_every_kind_of_key_and_authority(subject: str, authority: str) -> None:
     assert answer.key == parse_public_key(ssh_keygen.blob(ssh_keygen.public_line(private)))
     assert answer.name == f"alice@laptop (signed by {authority} number 0)"
     assert verify(answer.key, ssh_keygen.signature(private, b"text"), b"text") == Presence(touched=True, verified=True)
-    assert answer.objection("ssh", HERE, None, NOW_S) == ""
+    assert answer.rejection("ssh", HERE, None, NOW_S) == ""
 
 
 @pytest.mark.parametrize("kind", ["ed25519-sk", "ecdsa-sk"])
@@ -106,7 +106,7 @@ def test_what_a_certificate_says() -> None:
     assert certificate.valid_after_s == datetime(2026, 1, 1, tzinfo=UTC).timestamp()
     assert certificate.valid_before_s == datetime(2027, 1, 1, tzinfo=UTC).timestamp()
     assert (certificate.sources, certificate.verify_required, certificate.no_touch_required) == (None, False, False)
-    assert certificate.objection(NOW_S) == ""
+    assert certificate.rejection(NOW_S) == ""
     assert (parse_certificate(certified()).valid_after_s, parse_certificate(certified()).valid_before_s) == (
         0,
         FOREVER_S,
@@ -212,7 +212,7 @@ def test_each_principal_has_the_line_that_names_it_first() -> None:
 def test_its_addresses_and_its_lines_options_both_count(options: str, source: str, objection: str) -> None:
     raw = certified("-O", "source-address=203.0.113.0/28,2001:db8::/32")
     answer = credential(raw, authority_line(f'principals="alice"{options}'))
-    assert answer.objection("ssh", ip_address(source), None, NOW_S) == objection
+    assert answer.rejection("ssh", ip_address(source), None, NOW_S) == objection
 
 
 @pytest.mark.parametrize(
@@ -264,8 +264,8 @@ def test_signed_by_somebody_else_in_the_authoritys_name() -> None:
 def fields_of(raw: bytes) -> list[bytes]:
     """The fields of an ed25519 certificate: strings without their length, numbers as they are."""
     reader = SshReader(raw, "it")
-    first = [reader.string() for _ in range(3)] + [reader.take(12)]
-    middle = [reader.string(), reader.string(), reader.take(16)]
+    first = [reader.string() for _ in range(3)] + [reader.read(12)]
+    middle = [reader.string(), reader.string(), reader.read(16)]
     return first + middle + [reader.string() for _ in range(5)]
 
 

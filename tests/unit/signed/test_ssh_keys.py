@@ -32,7 +32,7 @@ def public_of(private: Path) -> PublicKey:
 
 def parts_of(blob: bytes) -> list[bytes]:
     reader, parts = SshReader(blob, "it"), []
-    while reader.at < len(blob):
+    while reader.offset < len(blob):
         parts.append(reader.string())
     return parts
 

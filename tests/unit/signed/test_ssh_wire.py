@@ -11,7 +11,7 @@ from doorward.signed.ssh_wire import SshReader, string
 def test_a_string_comes_back() -> None:
     reader = SshReader(string(b"testing") + string(b"") + b"\1\2", "it")
     assert (reader.string(), reader.string(), reader.number(2)) == (b"testing", b"", 258)
-    reader.end()
+    reader.expect_end()
 
 
 @pytest.mark.parametrize(
@@ -42,4 +42,4 @@ def test_negative_numbers_are_none() -> None:
 
 def test_what_is_left_over_is_counted() -> None:
     with pytest.raises(MalformedError, match="it has 3 bytes too many"):
-        SshReader(b"abc", "it").end()
+        SshReader(b"abc", "it").expect_end()
