@@ -17,7 +17,7 @@ pytestmark = pytest.mark.netns
 ONE, OTHER = "10.7.7.1", "10.7.7.2"
 DOOR = "[door]\nSequence = 7000,7100\nTCPFlags = syn\nCommand = :\n"
 LAST = "[last]\nSequence = 1999\nTCPFlags = syn\n"
-BUSY = "no symbols, since this host listens there: "
+BUSY = "ignored ports, since this host listens on them: "
 
 engines = pytest.mark.parametrize("program", OURS, ids=lambda program: program.name)
 

@@ -59,7 +59,7 @@ def parse_hosts(raw: bytes, path: str) -> dict[str, KnownHost]:
     try:
         tables = tomllib.loads(raw.decode())
     except (ValueError, RecursionError) as error:  # thousands of digits, lists nested a thousand deep
-        raise UsageError(f"{path}: not TOML: {error}; mend it there") from None
+        raise UsageError(f"{path}: not TOML: {error}; fix the file") from None
     directory = os.path.dirname(path)  # noqa: PTH120
     return {name: _host(f"{path}: [{name}]", name, table, directory) for name, table in tables.items()}
 
@@ -79,7 +79,7 @@ def _read(path: str) -> bytes | None:
     except (FileNotFoundError, NotADirectoryError):
         return None
     except OSError as error:
-        raise UsageError(f"{path}: cannot be read: {error.strerror}; mend that, or give ports") from None
+        raise UsageError(f"{path}: cannot be read: {error.strerror}; fix that, or give ports") from None
     try:
         status = os.fstat(descriptor)
         _reject_shared(path, status)
@@ -91,9 +91,9 @@ def _read(path: str) -> bytes | None:
 def _reject_shared(path: str, status: os.stat_result) -> None:
     """Reject a file that others can write: they could redirect the user's knocks and connections."""
     if not stat.S_ISREG(status.st_mode):
-        raise UsageError(f"{path}: is no regular file; put a TOML file there")
+        raise UsageError(f"{path}: not a regular file; put a TOML file there")
     if status.st_uid not in (0, os.geteuid()):
-        raise UsageError(f"{path}: belongs to another user; make it yours with `chown`")
+        raise UsageError(f"{path}: owned by another user; change the owner with `chown`")
     if status.st_mode & (stat.S_IWGRP | stat.S_IWOTH):
         raise UsageError(f"{path}: other users can write it; run `chmod go-w {path}`")
 
@@ -156,7 +156,7 @@ def _remedy(name: str, key: str, value: object) -> str:
 
 def _text(where: str, key: str, value: object) -> str:
     if not isinstance(value, str) or not value:
-        raise UsageError(f'{where}: {key} must be a text; write {key} = "..."')
+        raise UsageError(f'{where}: {key} must be a string; write {key} = "..."')
     return value
 
 
@@ -190,10 +190,10 @@ def find_door(path: str, hosts: dict[str, KnownHost], name: str, door: str) -> t
     """Return a door's sequence; UsageError names the missing host or door, and what exists."""
     host = find_host(path, hosts, name)
     if door not in host.doors:
-        hint = suggestion(door, host.doors) or _listing("its doors are", host.doors)
+        hint = suggestion(door, host.doors) or _listing("known doors:", host.doors)
         raise UsageError(f"{path}: host {name!r} has no door {door!r}; {hint or f'add it below [{name}.doors]'}")
     if not host.doors[door]:
-        raise UsageError(f"{path}: door {door!r} of host {name!r} has no sequence; it opens with a signed knock only")
+        raise UsageError(f"{path}: door {door!r} of host {name!r} has no port sequence; it needs a signed knock")
     return host.doors[door]
 
 
@@ -203,13 +203,13 @@ def find_host(path: str, hosts: dict[str, KnownHost], name: str) -> KnownHost:
         return hosts[name]
     if not hosts:
         raise UsageError(
-            f"no door is known: {path} names no host; give ports (7000 8000/udp 9000), "
+            f"no door is configured: {path} names no host; give ports (7000 8000/udp 9000), "
             "add the host with its server's key (`doorward add`), or write there, for example:"
             f'\n  ["{name}"]\n  address = "192.0.2.7"'
             f'\n  ["{name}".doors]\n  ssh = ["7000/tcp", "8000/udp", "9000/tcp"]'
         )
-    hint = suggestion(name, hosts) or _listing("the hosts there are", hosts)
-    raise UsageError(f"{path}: no host {name!r}; {hint} (to knock at any other, give ports: 7000 8000/udp 9000)")
+    hint = suggestion(name, hosts) or _listing("known hosts:", hosts)
+    raise UsageError(f"{path}: no host {name!r}; {hint} (to knock at any other host, give ports: 7000 8000/udp 9000)")
 
 
 def suggestion(word: str, known: Iterable[str]) -> str:

@@ -52,7 +52,7 @@ def _read_certificate(path: str) -> _Certificate:
     try:
         return _Certificate(blob, parse_certificate(blob).key.blob)
     except MalformedError as error:
-        remedy = f"name the file that `ssh-keygen -s` made, FILE{_CERTIFICATE_FILE}"
+        remedy = f"use the file that `ssh-keygen -s` created, FILE{_CERTIFICATE_FILE}"
         raise UsageError(f"{path}: {error}; {remedy}") from None
 
 
@@ -61,7 +61,7 @@ def _named_signer(path: str, certificate: _Certificate | None) -> Signer:
     raw = keyfile.read(path)
     blob = keyfile.public_blob(path, raw) if keyfile.is_private(raw) else keyfile.parse_public_line(raw, path)[0]
     if certificate is not None and blob is not None and certificate.key != blob:
-        raise UsageError(f"the certificate is for another key than {path}; name the key that it is for")
+        raise UsageError(f"the certificate is for another key than {path}; use the certified key")
     reason = ""
     if blob is not None:
         try:
@@ -74,9 +74,7 @@ def _named_signer(path: str, certificate: _Certificate | None) -> Signer:
     private = path.removesuffix(".pub")
     if private != path and os.path.exists(private):  # noqa: PTH110
         return file_signer(private, keyfile.read(private))
-    raise UsageError(
-        f"{path} is the public half of a key that the agent does not have{reason}; `ssh-add` its private half"
-    )
+    raise UsageError(f"{path} is a public key that the agent does not have{reason}; `ssh-add` its private key")
 
 
 def _certified_signer(path: str, certificate: _Certificate) -> Signer:
@@ -90,7 +88,7 @@ def _certified_signer(path: str, certificate: _Certificate) -> Signer:
     private = path.removesuffix(_CERTIFICATE_FILE)
     if private != path and os.path.exists(private):  # noqa: PTH110
         return _named_signer(private, certificate)
-    raise UsageError(f"{path}: the agent does not have the key that this is for; `ssh-add` it, or add --identity FILE")
+    raise UsageError(f"{path}: the agent does not have the certified key; `ssh-add` it, or add --identity FILE")
 
 
 def _default_signer(max_bytes: int) -> Signer:
@@ -98,7 +96,7 @@ def _default_signer(max_bytes: int) -> Signer:
     try:
         with open_agent() as agent:
             keys = agent.list_keys()
-        reason = "the agent has no key (`ssh-add` gives it one; a locked agent is unlocked by `ssh-add -X`)"
+        reason = "the agent has no key (add one with `ssh-add`; unlock a locked agent with `ssh-add -X`)"
     except HostError as error:
         keys, reason = [], str(error)
     for key in keys:
@@ -106,14 +104,14 @@ def _default_signer(max_bytes: int) -> Signer:
             return agent_signer(key, key.blob)
     if keys:
         kinds = ", ".join(sorted({key_kind(key.blob) for key in keys}))
-        reason = f"none of the agent's keys can be used here ({kinds}; a certificate is named with --certificate FILE)"
+        reason = f"none of the agent's keys can be used ({kinds}; use --certificate FILE for a certificate)"
     for path in _default_paths():
         raw = keyfile.read(path)
         blob = keyfile.public_blob(path, raw)
         if blob is None or 0 < signature_bytes(blob) <= max_bytes:
             return file_signer(path, raw)
     raise HostError(
-        f"no key to sign with: {reason}\nand ~/.ssh has none that can be used here: {', '.join(DEFAULT_FILES)}\n"
+        f"no key to sign with: {reason}\nand ~/.ssh has no usable key: {', '.join(DEFAULT_FILES)}\n"
         "make one with `ssh-keygen -t ed25519`, or name one with --identity FILE"
     )
 

@@ -37,12 +37,12 @@ def read(path: str) -> bytes:
     try:
         descriptor = os.open(path, os.O_RDONLY | os.O_CLOEXEC | os.O_NONBLOCK)  # a pipe must not block
     except OSError as error:
-        remedy = "name the right file, or make a key with `ssh-keygen`"
+        remedy = "check the path, or make a key with `ssh-keygen`"
         raise UsageError(f"{path}: {error.strerror or 'cannot be read'}; {remedy}") from None
     try:
         status = os.fstat(descriptor)
         if not stat.S_ISREG(status.st_mode):
-            raise UsageError(f"{path}: is no regular file; name the file of a key")
+            raise UsageError(f"{path}: not a regular file; use a key file")
         raw = os.read(descriptor, _MAX_BYTES)
     finally:
         os.close(descriptor)
@@ -65,7 +65,7 @@ def parse_public_line(raw: bytes, path: str) -> tuple[bytes, str]:
             return blob, words[2].decode(errors="replace").strip() if len(words) > 2 else ""
     except (IndexError, binascii.Error):
         pass
-    raise UsageError(f"{path}: is no key; a public key is one line such as `ssh-ed25519 AAAA… comment`")
+    raise UsageError(f"{path}: not a key; a public key is one line such as `ssh-ed25519 AAAA… comment`")
 
 
 def public_blob(path: str, raw: bytes) -> bytes | None:
@@ -136,7 +136,7 @@ def load(raw: bytes, path: str, ask: Callable[[str], bytes]) -> PrivateKeyFile:
             return PrivateKeyFile(_load(raw, passphrase, path))
         except WrongPassphraseError:
             continue
-    raise NegativeResult(f"{path}: the passphrase is not right; try again, or `ssh-add {path}` and the agent signs")
+    raise NegativeResult(f"{path}: wrong passphrase; try again, or run `ssh-add {path}`")
 
 
 class WrongPassphraseError(MalformedError):
@@ -154,16 +154,16 @@ def _load(raw: bytes, passphrase: bytes | None, path: str) -> Key:
         # Validating an RSA key takes 110 ms and protects against untrusted keys; anyone who can alter this one has it.
         key = loader(raw, passphrase, unsafe_skip_rsa_key_validation=True)
     except UnsupportedAlgorithm:
-        remedy = f"`ssh-add {path}`, and the agent signs, or make a key with `ssh-keygen -t ed25519`"
-        raise HostError(f"{path}: its kind or cipher is not known here; {remedy}") from None
+        remedy = f"run `ssh-add {path}`, or make a key with `ssh-keygen -t ed25519`"
+        raise HostError(f"{path}: unknown key kind or cipher; {remedy}") from None
     except (ValueError, TypeError):
         if passphrase is None:
-            raise UsageError(f"{path}: is no private key, or damaged; name another with --identity FILE") from None
+            raise UsageError(f"{path}: not a private key, or damaged; use another with --identity FILE") from None
         raise WrongPassphraseError(path) from None
     is_known_curve = isinstance(key, ec.EllipticCurvePrivateKey) and key.curve.name in _CURVES
     if isinstance(key, ed25519.Ed25519PrivateKey | rsa.RSAPrivateKey) or is_known_curve:
         return key  # type: ignore[return-value] # mypy does not narrow by is_known_curve
-    raise UsageError(f"{path}: a key of this kind is not taken; make one with `ssh-keygen -t ed25519`")
+    raise UsageError(f"{path}: unsupported kind of key; make one with `ssh-keygen -t ed25519`")
 
 
 def _openssh(raw: bytes) -> SshReader:
@@ -172,9 +172,9 @@ def _openssh(raw: bytes) -> SshReader:
     try:
         body = base64.b64decode(encoded.split(b"-")[0], validate=True)
     except binascii.Error:
-        raise MalformedError("it is not base64") from None
+        raise MalformedError("not base64") from None
     if not body.startswith(_MAGIC):
-        raise MalformedError("it is not in OpenSSH's format")
+        raise MalformedError("not in OpenSSH's format")
     return SshReader(body.removeprefix(_MAGIC), "the key")
 
 

@@ -21,9 +21,9 @@ def parse_for_s(text: str) -> int:
     """Parse the opening time, in whole seconds. ValueError describes the fault."""
     seconds, remainder = divmod(parse_duration_ms(text), 1000)
     if remainder:
-        raise ValueError(f'{text!r} is no whole number of seconds; write one like "{seconds + 1}s"')
+        raise ValueError(f'{text!r} is not a whole number of seconds; write e.g. "{seconds + 1}s"')
     if seconds > LONGEST_FOR_S:
-        raise ValueError(f"{text!r} is longer than a knock can ask for; write a shorter time")
+        raise ValueError(f"{text!r} is longer than a knock can request; write a shorter time")
     return seconds
 
 
@@ -34,19 +34,19 @@ def parse_from(text: str) -> Place | AutomaticAddress:
     try:
         return parse_place(text)
     except ValueError:
-        raise ValueError(f'{text!r} is no address; write one like "192.0.2.7", "192.0.2.0/24" or "{_AUTO}"') from None
+        raise ValueError(f'invalid address {text!r}; write e.g. "192.0.2.7", "192.0.2.0/24" or "{_AUTO}"') from None
 
 
 def parse_gate(text: str) -> str:
     """Parse a gate's name. ValueError describes the fault."""
     if NAME.fullmatch(text) or text.startswith("SHA256:"):
         return text
-    raise ValueError(f"{text!r} is no gate's name; write letters, digits, - and _, at most 64")
+    raise ValueError(f"invalid gate name {text!r}; use at most 64 letters, digits, - and _")
 
 
 def parse_signed_port(text: str) -> Port:
     """Parse the port for signed knocks: `62201/udp`, or its number. ValueError describes the fault."""
     port = Port.parse(f"{text}/udp" if text.isdecimal() else text)
     if port.protocol is not Protocol.UDP:
-        raise ValueError(f"{port} takes no signed knocks, which are UDP; write {port.number}/udp")
+        raise ValueError(f"{port} is not a UDP port, which signed knocks need; write {port.number}/udp")
     return port

@@ -68,7 +68,7 @@ def resolve(host: str, family: int = socket.AF_UNSPEC) -> list[Target]:
     except socket.gaierror as error:
         raise _resolve_error(host, family, error) from None
     except UnicodeError:  # a label too long or empty, or letters outside IDNA
-        raise UsageError(f"{host!r} is no host name; write a name such as example.org, or an address") from None
+        raise UsageError(f"invalid host name {host!r}; use a name such as example.org, or an address") from None
     return [Target(int(family), sockaddr) for family, _, _, _, sockaddr in results]
 
 
@@ -85,11 +85,11 @@ def targets_of_version(targets: list[Target], version: int) -> list[Target]:
 
 def _resolve_error(host: str, family: int, error: socket.gaierror) -> UsageError | HostError:
     if error.errno == socket.EAI_AGAIN:
-        return HostError(f"cannot look up {host!r}: no name server answers; try again, or write the address")
+        return HostError(f"cannot look up {host!r}: no name server answers; try again, or use the address")
     if family != socket.AF_UNSPEC:
         version, option = ("4", "-4") if family == socket.AF_INET else ("6", "-6")
         return UsageError(f"{host!r} has no IPv{version} address, or is unknown; leave {option} out, or check the name")
-    return UsageError(f"unknown host {host!r}; check the name, or write the address")
+    return UsageError(f"unknown host {host!r}; check the name, or use the address")
 
 
 def knock(
@@ -129,12 +129,12 @@ def _send_first(targets: list[Target], port: Port) -> Target:
 
 
 REMEDIES = {
-    errno.ENETUNREACH: "check this machine's network, or try the other of -4 and -6",
-    errno.EHOSTUNREACH: "check this machine's routes",
-    errno.EADDRNOTAVAIL: "check this machine's network, or try the other of -4 and -6",
-    errno.EAFNOSUPPORT: "this machine does not speak that version of IP",
-    errno.EPERM: "this machine's own packet filter dropped it",
-    errno.EACCES: "a broadcast address, or forbidden by this machine's routes",
+    errno.ENETUNREACH: "check this host's network, or try the other of -4 and -6",
+    errno.EHOSTUNREACH: "check this host's routes",
+    errno.EADDRNOTAVAIL: "check this host's network, or try the other of -4 and -6",
+    errno.EAFNOSUPPORT: "this host does not support that IP version",
+    errno.EPERM: "dropped by this host's packet filter",
+    errno.EACCES: "a broadcast address, or forbidden by this host's routes",
 }
 
 

@@ -61,12 +61,14 @@ def build_request(
     try:
         key = parse_server_key(server_key)
     except MalformedError as error:
-        raise UsageError(f"no server key: {error}; copy the line that `doorward key server` prints there") from None
+        raise UsageError(
+            f"invalid server key: {error}; copy the line printed by `doorward key server` on the server"
+        ) from None
     if not NAME.fullmatch(door):
-        raise UsageError(f"{door!r} is no door's name; it has letters, digits, - and _, at most 64")
+        raise UsageError(f"invalid door name {door!r}; use at most 64 letters, digits, - and _")
     if gate and gate.startswith("SHA256:"):
         if gate != key.fingerprint:
-            raise UsageError(f"the gate {gate} has another key than this, {key.fingerprint}; correct one of the two")
+            raise UsageError(f"the gate {gate} does not match the server key {key.fingerprint}; correct one of the two")
         gate = ""
     return KnockRequest(key, door, gate or "", for_s, asked)
 
@@ -139,7 +141,7 @@ def _reject_late(took_ms: int) -> None:
     """Reject a knock that took too long to sign: the gate would drop it silently."""
     if took_ms > _LATEST_MS:
         raise HostError(
-            f"the key signed after {took_ms // 1000} s, and a gate takes a knock for 60 s only, so it was not sent;"
+            f"the key signed after {took_ms // 1000} s, but a gate rejects knocks older than 60 s, so it was not sent;"
             " knock again, and touch the key sooner"
         )
 
@@ -174,10 +176,10 @@ def _packet_length(knock: KnockRequest, signer: Signer, body_bytes: int, signatu
     shorter = "shorten the names of the door and the gate"
     remedies = [shorter if signer.kind == "ssh-ed25519" else "sign with an ed25519 key (`ssh-keygen -t ed25519`)"]
     if signer.certificate is not None:
-        remedies.append("leave out --certificate, or have one made with fewer names and options")
+        remedies.append("omit --certificate, or use one with fewer principals and options")
     if suite is not X25519:
         remedies.append("make the server's key with `doorward key server --suite x25519`, whose packets hold more")
     raise UsageError(
-        f"the message needs {needed} bytes with this {signer.kind} key, and a packet for {suite.name} holds "
+        f"the message takes {needed} bytes with this {signer.kind} key, and a packet for {suite.name} holds "
         f"{plaintext_capacity(suite, suite.long_bytes)}; {', or '.join(remedies)}"
     )

@@ -68,7 +68,7 @@ class Agent:
             return parse_keys(self._ask(bytes([_LIST])))
         except MalformedError as error:
             raise HostError(
-                f"the agent at {self._path} gave no list of its keys: {error}; is it an ssh-agent?"
+                f"the agent at {self._path} returned no list of keys: {error}; is it an ssh-agent?"
             ) from None
 
     def sign(self, key: AgentKey, data: bytes) -> bytes:
@@ -83,7 +83,7 @@ class Agent:
                 "not touched, or the agent is locked (`ssh-add -X` unlocks it); try again, or use another --identity"
             ) from None
         except MalformedError as error:
-            raise HostError(f"the agent at {self._path} gave no signature: {error}; is it an ssh-agent?") from None
+            raise HostError(f"the agent at {self._path} returned no signature: {error}; is it an ssh-agent?") from None
         finally:
             self._socket.settimeout(ANSWER_S)
 
@@ -97,10 +97,12 @@ class Agent:
         except TimeoutError:
             raise HostError(
                 f"the agent at {self._path} has not answered in time; if it asks for a touch or a confirmation, "
-                "give it and try again, else restart the agent"
+                "respond and try again, or restart the agent"
             ) from None
         except OSError as error:
-            raise HostError(f"the agent at {self._path} hung up: {error.strerror}; restart it, and `ssh-add`") from None
+            raise HostError(
+                f"the agent at {self._path} closed the connection: {error.strerror}; restart it and `ssh-add` again"
+            ) from None
 
     def _recv_exactly(self, length: int) -> bytes:
         received = bytearray()
@@ -115,7 +117,7 @@ def open_agent() -> Agent:
     """Connect to the agent at SSH_AUTH_SOCK. NoAgentError: there is none, with a remedy."""
     if path := os.environ.get("SSH_AUTH_SOCK", ""):
         return Agent(path)
-    raise NoAgentError("no ssh-agent is known here (SSH_AUTH_SOCK is not set); `eval $(ssh-agent)` starts one")
+    raise NoAgentError("no ssh-agent (SSH_AUTH_SOCK is not set); `eval $(ssh-agent)` starts one")
 
 
 def parse_keys(reply: bytes) -> list[AgentKey]:
@@ -152,7 +154,7 @@ def _reader(reply: bytes, expected: int) -> SshReader:
     reader = SshReader(reply, "the reply")
     kind = reader.number(1)
     if kind in _FAILURES:
-        raise AgentRefusedError("the agent answers that it will not")
+        raise AgentRefusedError("the agent reported a failure")
     if kind != expected:
         raise MalformedError(f"a reply of type {kind}")
     return reader

@@ -87,7 +87,7 @@ class Knockd:
         ready()
         self._output.log(f"starting up, listening on {self._interface}", f"listening on {self._interface}...")
         self._output.debug(
-            f"engine: {self._engine.name}; no symbols, since this host listens there: {self._busy_text()}"
+            f"engine: {self._engine.name}; ignored ports, since this host listens on them: {self._busy_text()}"
         )
         self._restore_openings()
         self._loop.at(self._loop.now_s() + POLL_S, self._poll)
@@ -147,7 +147,7 @@ class Knockd:
         try:
             self._engine.load(_automaton_doors(self._doors, self._one_time), _interfaces(self._interface), self._busy)
         except HostError as error:
-            self._output.error(f"error: {error}; the engine goes on as it was, and is told again in {POLL_S:.0f} s")
+            self._output.error(f"error: {error}; the engine keeps its previous rules; retry in {POLL_S:.0f} s")
             self._is_stale = True
         else:
             self._is_stale = False
@@ -157,7 +157,7 @@ class Knockd:
         try:
             return listening_ports()
         except HostError as error:
-            self._output.debug(f"{error}; without it a connection to a service resets a knock")
+            self._output.debug(f"{error}; without the list a connection to a service resets a knock")
             return frozenset()
 
     def _read_events(self) -> None:
@@ -303,7 +303,7 @@ class Knockd:
         if (busy := self._listening()) != self._busy:
             self._busy = busy
             self._load()
-            self._output.debug(f"no symbols, since this host listens there: {self._busy_text()}")
+            self._output.debug(f"ignored ports, since this host listens on them: {self._busy_text()}")
         self._wall_offset_s()  # a wall clock step is recorded within FOLLOW_S
         if self._ledger.trouble and not self._ledger.flush():
             self._output.error(f"error: {self._ledger.trouble}")

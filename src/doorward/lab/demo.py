@@ -65,7 +65,7 @@ class Demo:
 
     def run(self) -> None:
         """Run every step. HostError: a step failed."""
-        self._step("A server, a router, a client and a stranger; the server keeps a service on port 22.")
+        self._step("A server, a router, a client and a stranger; the server has a service on port 22.")
         # It may outlive the demo, and must not hold open the demo's standard error.
         self._lab.server.start_greeter(22, stderr=subprocess.DEVNULL)
         (self._folder / "doorward.toml").write_text(CONFIGURATION)
@@ -73,30 +73,30 @@ class Demo:
         self._show(self._lab.server, "cat", "doorward.toml")
         self._show(self._lab.server, "cat", "authorized_keys")
         self._start_daemon()
-        self._step("Nothing can be seen: a stranger scans all 65,535 ports.")
+        self._step("Nothing is visible: a stranger scans all 65,535 ports.")
         self._show(self._lab.stranger, *SCAN, self._address)
-        self._step("The client knocks, and connects with no pause.")
+        self._step("The client knocks and connects immediately.")
         connection = self._knock_and_connect()
-        self._step("The door is open for that one address; a stranger stays outside.")
+        self._step("The door is open to that one address; the stranger stays out.")
         self._doorward("status")
         self._show(self._lab.stranger, "nmap", "-n", "-Pn", "-p", "22", self._address)
-        self._step("The door closes by itself; the connection goes on.")
+        self._step("The door closes by itself; the established connection continues.")
         self._wait_until_closed()
         self._doorward("status")
         self._check_connection(connection)
         self._show(self._lab.client, "nmap", "-n", "-Pn", "-p", "22", self._address)
-        self._step("A sweep in ascending order meets the knock ports of `web` in their order, and opens nothing.")
+        self._step("A scan in ascending order hits the knock ports of `web` in order, and opens nothing.")
         self._show(self._lab.stranger, *SCAN, "-r", self._address)
         self._doorward("status")
-        self._step("The same door by a signed knock: the client's own SSH key, in one packet that is good once.")
+        self._step("The same door by a signed knock: the client's own SSH key, in one packet that is valid once.")
         self._doorward("key", "server")
         packet = self._signed_knock()
-        self._step("Somebody has seen that packet, and sends a copy from an address of his own.")
+        self._step("An attacker captured that packet, and sends a copy from another address.")
         self._prompt(self._lab.stranger, f"cat copy-of-{len(packet)}-bytes > /dev/udp/{self._address}/62201")
         self._send(self._lab.stranger, packet)
         self._wait_for_log("came again")
         self._show(self._lab.stranger, "nmap", "-n", "-Pn", "-p", "22", self._address)
-        self._step("The record tells who came in, and who tried.")
+        self._step("The access log shows who got in, and who tried.")
         self._doorward("log")
 
     def _step(self, text: str) -> None:
@@ -155,7 +155,7 @@ class Demo:
 
         connection, took_s = self._lab.client.call(inside)
         self._print(f"connected to port 22, {took_s * 1000:.2f} ms after the last knock")
-        self._print(f"the service says: {connection.recv(200).decode().strip()}")
+        self._print(f"the service replies: {connection.recv(200).decode().strip()}")
         return connection
 
     def _make_keys(self) -> None:
@@ -186,12 +186,12 @@ class Demo:
 
         connection, took_s = self._lab.client.call(inside)
         if isinstance(connection, Reply):
-            raise HostError("the signed knock opened nothing; `doorward log` may tell why")
+            raise HostError("the signed knock opened nothing; `doorward log` may show why")
         with connection:
             self._print(
                 f"connected to port 22, {took_s * 1000:.2f} ms after the packet of {len(packet)} bytes was sent"
             )
-            self._print(f"the service says: {connection.recv(200).decode().strip()}")
+            self._print(f"the service replies: {connection.recv(200).decode().strip()}")
         return packet
 
     def _send(self, host: NamespaceHost, packet: bytes) -> None:
@@ -212,11 +212,11 @@ class Demo:
                 if part in log.readline():
                     return
                 time.sleep(0.02)
-        raise HostError(f"the log does not tell {part!r}; `doorward log` may tell why")
+        raise HostError(f"the log does not contain {part!r}; `doorward log` may show why")
 
     def _check_connection(self, connection: socket.socket) -> None:
         with connection:
             connection.settimeout(PATIENCE_S)
             connection.sendall(b"still here?\n")
             reply = connection.recv(200).decode().strip()
-        self._print(f"the connection from before still answers: {reply}")
+        self._print(f"the established connection still answers: {reply}")

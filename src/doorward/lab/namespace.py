@@ -45,7 +45,7 @@ def ip(*words: str, batch: Sequence[str] = ()) -> str:
             process_group=0,  # Ctrl-C must not interrupt it
         )
     except FileNotFoundError:
-        raise HostError("the program `ip` is missing; install the package iproute2") from None
+        raise HostError("the command `ip` is missing; install the package iproute2") from None
     if process.returncode:
         errors = "; ".join(process.stderr.strip().splitlines())
         raise HostError(_explained(f"`{' '.join(command)}` said: {errors}"))
@@ -55,7 +55,7 @@ def ip(*words: str, batch: Sequence[str] = ()) -> str:
 def _explained(failure: str) -> str:
     if "not permitted" in failure or "Permission denied" in failure:
         return (
-            "network namespaces are not permitted here; give this process the rights CAP_SYS_ADMIN and "
+            "network namespaces are not permitted here; give this process the capabilities CAP_SYS_ADMIN and "
             f"CAP_NET_ADMIN (a container: --privileged). {failure}"
         )
     if "Unknown device type" in failure:
@@ -165,7 +165,7 @@ class NamespaceHost:
         greeter = self.popen([sys.executable, "-m", "doorward.lab.banner_server", port], **options)
         assert greeter.stdout is not None  # noqa: S101 (the default above)
         if greeter.stdout.readline() != "ready\n":
-            raise HostError(f"the greeter did not start on port {port}")
+            raise HostError(f"the banner server did not start on port {port}")
         return greeter
 
     def pids(self) -> set[int]:

@@ -38,27 +38,27 @@ class AddressPatterns(NamedTuple):
 def parse(text: str, *, wildcards: bool, exceptions: bool = True) -> AddressPatterns:
     """Parse `203.0.113.0/24,!203.0.113.9,2001:db8:*`; ValueError describes the fault."""
     if "!" in text and not exceptions:
-        raise ValueError(f"{shown(text)} has an exception; write only what is meant")
+        raise ValueError(f"{shown(text)} has an exclusion, which is not allowed here; list only included addresses")
     items = [(not item.startswith("!"), item.removeprefix("!")) for item in text.split(",")]
     patterns = [(is_included, _pattern(item, wildcards=wildcards)) for is_included, item in items]
     included = tuple(pattern for is_included, pattern in patterns if is_included)
     if not included:
         example = "*" if wildcards else "0.0.0.0/0"
-        raise ValueError(f"{shown(text)} only excepts, so nothing is meant; write what is, like {example},{text[:60]}")
+        raise ValueError(f"{shown(text)} only excludes addresses; include some, e.g. {example},{text[:60]}")
     return AddressPatterns(included, tuple(pattern for is_included, pattern in patterns if not is_included))
 
 
 def _pattern(text: str, *, wildcards: bool) -> Pattern:
     if _WITH_WILDCARDS.fullmatch(text):
         if not wildcards:
-            raise ValueError(f"{shown(text)} has a wildcard; write a prefix, like 203.0.113.0/24 or ::/0")
+            raise ValueError(f"{shown(text)} has a wildcard; write a prefix, e.g. 203.0.113.0/24 or ::/0")
         return re.compile(fnmatch.translate(text.lower()))
     if text != text.strip():
-        raise ValueError(f"{shown(text)} has a blank; write the list without any")
+        raise ValueError(f"{shown(text)} contains a space; write the list without spaces")
     if not text:
-        raise ValueError("nothing stands between two commas; write addresses, like 203.0.113.0/24,2001:db8::7")
+        raise ValueError("empty item in the list; write addresses, e.g. 203.0.113.0/24,2001:db8::7")
     if not _PLAIN.fullmatch(text):
-        raise ValueError(f"{shown(text)} is no address, and names are not looked up; write addresses or prefixes")
+        raise ValueError(f"invalid address {shown(text)} (host names are not allowed); write addresses or prefixes")
     return _network(text)
 
 
@@ -66,9 +66,9 @@ def _network(text: str) -> Network:
     try:
         network = ip_network(text, strict=False)
     except ValueError:
-        raise ValueError(f"{shown(text)} is no address; write one like 203.0.113.0/24 or 2001:db8::7") from None
+        raise ValueError(f"invalid address {shown(text)}; write e.g. 203.0.113.0/24 or 2001:db8::7") from None
     if "/" in text and network.network_address != ip_network(text.partition("/")[0]).network_address:
-        raise ValueError(f"{shown(text)} has bits behind its prefix; write {network}")
+        raise ValueError(f"{shown(text)} has host bits set; write {network}")
     return network
 
 

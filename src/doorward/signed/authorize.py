@@ -95,20 +95,20 @@ class PacketAuthorizer:
         if abs(behind_ms) > self._window_ms:
             who = "an unknown key" if isinstance(credential, str) else f"key {credential.name}"
             return KnockRejection(
-                "clock", f"the packet from {who} is {_clock_offset(behind_ms)}; set that machine's clock", request.door
+                "clock",
+                f"the packet from {who} is {_clock_offset(behind_ms)}; correct the client's clock",
+                request.door,
             )
         if isinstance(credential, str):
             return KnockRejection("key", credential, request.door)
         if request.door not in self._doors:
-            return KnockRejection("door", f"key {credential.name} asks for a door that there is not: {request.door}")
+            return KnockRejection("door", f"key {credential.name} requested unknown door '{request.door}'")
         if rejection := credential.rejection(request.door, source, request.asked, now_ms / 1000):
             return KnockRejection(FORBIDDEN, f"key {credential.name} {rejection}", request.door)
         try:
             presence = verify(credential.key, message.signature, signed_text(self._public, message.body))
         except MalformedError as error:
-            return KnockRejection(
-                "signature", f"the packet says that key {credential.name} signed it: {error}", request.door
-            )
+            return KnockRejection("signature", f"bad signature by key {credential.name}: {error}", request.door)
         if rejection := credential.presence_rejection(presence):
             return KnockRejection(FORBIDDEN, f"key {credential.name} {rejection}", request.door)
         target = source if request.asked is None else request.asked

@@ -55,10 +55,10 @@ def read(number: int, text: str, local_s: LocalTime) -> tuple[Line | None, list[
 
 def _semantic_faults(options: KeyOptions) -> list[tuple[str, str]]:
     if options.is_authority and options.principals is None:
-        what = "cert-authority without principals would let in whomever that authority ever signs for"
-        return [(what, 'write principals="alice,ops" too, or principals="*" if you mean it')]
+        what = "cert-authority without principals would accept every certificate of that authority"
+        return [(what, 'add principals="alice,ops", or principals="*" to accept them all')]
     if options.principals is not None and not options.is_authority:
-        return [("principals without cert-authority would mean nothing", "write cert-authority too, or remove it")]
+        return [("principals has no effect without cert-authority", "add cert-authority, or remove it")]
     return []
 
 
@@ -70,7 +70,7 @@ def _key(rest: str) -> tuple[PublicKey, str]:
     try:
         key = parse_public_key(binascii.a2b_base64(encoded, strict_mode=True))
     except (binascii.Error, ValueError):  # also for text that is not ASCII
-        raise ValueError("the key is cut short or changed; copy the whole line of the .pub file") from None
+        raise ValueError("the key is truncated or damaged; copy the whole line of the .pub file") from None
     except MalformedError as error:
         what, _, instead = str(error).partition("; ")
         raise ValueError(f"{what}; {instead or 'copy the whole line of the .pub file'}") from None
@@ -81,14 +81,14 @@ def _key(rest: str) -> tuple[PublicKey, str]:
 
 def _unknown_kind(kind: str) -> str:
     if not kind:
-        return "no key stands behind the options; write OPTIONS KIND KEY COMMENT, the last three as in the .pub file"
+        return "no key after the options; write OPTIONS KIND KEY COMMENT, the last three as in the .pub file"
     if kind == "ssh-dss":
         return f"ssh-dss keys are too weak; {_NEW_KEY}"
     if _CERTIFICATE.fullmatch(kind):
-        return 'this is a certificate; write the key of its authority, with cert-authority,principals="…" before it'
+        return 'this is a certificate; write the key of its authority, preceded by cert-authority,principals="…"'
     if _LIKE_A_KIND.fullmatch(kind):
-        return f"keys of kind {shown(kind)} are not known; {_NEW_KEY}"
-    return f"{shown(kind)} is no kind of key; write OPTIONS KIND KEY COMMENT, the last three as in the .pub file"
+        return f"unsupported key kind {shown(kind)}; {_NEW_KEY}"
+    return f"unknown key kind {shown(kind)}; write OPTIONS KIND KEY COMMENT, the last three as in the .pub file"
 
 
 __all__ = ["AuthorizedKeys", "Credential", "parse"]
@@ -117,16 +117,16 @@ class AuthorizedKeys:
     def _why_unknown(self, fingerprint: bytes) -> str:
         name = f"the key {fingerprint_text(fingerprint)}"
         if fingerprint in self.faulty:
-            return f"{name} stands in line {self.faulty[fingerprint]} of {self.file}, which has a fault"
+            return f"{name} is in line {self.faulty[fingerprint]} of {self.file}, which is invalid"
         if fingerprint in self.authorities:
-            return f"{name} is a cert-authority in {self.file}, which signs certificates and does not knock"
-        return f"no line of {self.file} has {name}"
+            return f"{name} is a cert-authority in {self.file}, which cannot knock itself"
+        return f"{self.file} does not list {name}"
 
     def _find_certified(self, raw: bytes, now_s: float) -> Credential | str:
         try:
             certificate = parse_certificate(raw)
         except MalformedError as error:
-            return f"the certificate is not taken: {error}"
+            return f"invalid certificate: {error}"
         name = f"the certificate {shown(printable_name(certificate.key_id))}"
         line = self._line_for(certificate, name)
         if isinstance(line, str):
@@ -140,11 +140,10 @@ class AuthorizedKeys:
         if by_principal is None:
             if fingerprint in self.faulty:
                 return (
-                    f"{name} was signed by the key in line {self.faulty[fingerprint]} of {self.file}, which has a fault"
+                    f"{name} was signed by the key in line {self.faulty[fingerprint]} of {self.file}, which is invalid"
                 )
-            return (
-                f"no cert-authority line of {self.file} has the key {fingerprint_text(fingerprint)} that signed {name}"
-            )
+            authority = fingerprint_text(fingerprint)
+            return f"{self.file} has no cert-authority line with the key {authority} that signed {name}"
         accepted = (ANY, *certificate.principals)
         lines = [by_principal[principal] for principal in accepted if principal in by_principal]
         if not lines:
@@ -207,7 +206,7 @@ def _add_line(index: _LineIndex, number: int, text: str, local_s: LocalTime) -> 
     if first is line:
         return []
     what = f"line {first.number} has the same key" + (" and principal" if line.options.is_authority else "")
-    return [(what, "keep one of the two lines")]
+    return [(what, "remove one of the two lines")]
 
 
 def _credential(certificate: Certificate, line: Line) -> Credential:

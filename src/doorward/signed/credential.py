@@ -37,15 +37,15 @@ class Credential(NamedTuple):
             if sources is not None and not sources.matches(source):
                 return f"may not knock from {source}"
         if asked not in (None, source) and not (options.addresses is not None and options.addresses.matches(asked)):
-            return f"may not ask for {asked}"
+            return f"may not request an opening for {asked}"
         return ""
 
     def presence_rejection(self, presence: Presence) -> str:
         """Return what the line requires of a security key and this signature lacks; "" if nothing."""
         if self.options.touch_required and not presence.touched:
-            return "signed without a touch of the security key; touch it, or write no-touch-required into its line"
+            return "signed without touching the security key; touch it, or add no-touch-required to its line"
         if self.options.verify_required and not presence.verified:
-            return "signed without a PIN or finger, and its line says verify-required"
+            return "signed without PIN or fingerprint, but its line has verify-required"
         return ""
 
     def granted_ms(self, wanted_s: int | None, door_ms: int) -> int:
@@ -65,4 +65,4 @@ def utc_text(seconds: float) -> str:
     try:
         return f"{datetime.fromtimestamp(seconds, UTC):%Y-%m-%d %H:%M:%S} UTC"
     except (ValueError, OverflowError, OSError):
-        return f"second {seconds:.0f} since 1970"
+        return f"second {seconds:.0f} after 1970-01-01"

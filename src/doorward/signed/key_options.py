@@ -86,7 +86,7 @@ def _apply_value(options: dict[str, Any], name: str, value: str, local_s: LocalT
     if isinstance(parsed, datetime):  # the earliest of several applies, as in sshd
         parsed = min(_seconds(parsed, local_s), options.get(field, float("inf")))
     elif field in options:
-        raise ValueError(f"{name} stands twice; write one {name} with both, separated by a comma")
+        raise ValueError(f"{name} appears twice; write one {name} with both, separated by a comma")
     options[field] = parsed
 
 
@@ -94,19 +94,21 @@ def _seconds(moment: datetime, local_s: LocalTime) -> float:
     try:
         return moment.timestamp() if moment.tzinfo else local_s(moment)
     except (ValueError, OverflowError):  # outside the years that the system clock represents
-        raise ValueError(f"expiry-time: {moment:%Y} is not in this machine's time; write a year nearby") from None
+        raise ValueError(
+            f"expiry-time: {moment:%Y} is outside this host's time range; write an earlier or later year"
+        ) from None
 
 
 def _syntax_fault(rest: str) -> tuple[str, str]:
     match = _BEGUN.match(rest)
     if match is None:
-        where = f"where {shown(rest[:20].partition(' ')[0])} does" if rest else "behind the last comma"
-        return f"no option stands {where}", "write OPTION,OPTION KIND KEY COMMENT, or the key alone"
+        where = f"where {shown(rest[:20].partition(' ')[0])} does" if rest else "after the last comma"
+        return f"no option {where}", "write OPTION,OPTION KIND KEY COMMENT, or the key alone"
     name = match["name"].lower()
     if match["value"] is not None or not match["ending"]:
-        return f"something stands behind the option {shown(name)}", "write a comma between options, and no blanks"
+        return f"unexpected text after the option {shown(name)}", "separate options by commas, without spaces"
     if match["ending"] == "=":
-        return f"{name}: the value is not in quotes", f'write {name}="…", with no blank before the quotes'
+        return f"{name}: the value is not in quotes", f'write {name}="…", without a space before the quotes'
     return f"{name}: the quotes are not closed", 'close them with ", and write \\" for a quote in the value'
 
 
@@ -114,7 +116,7 @@ def _doors(text: str) -> frozenset[str]:
     names = text.split(",")
     for name in names:
         if not NAME.fullmatch(name):
-            raise ValueError(f'{shown(name)} is no name of a door; write them like doors="ssh,db"')
+            raise ValueError(f'invalid door name {shown(name)}; write e.g. doors="ssh,db"')
     return frozenset(names)
 
 
@@ -122,10 +124,10 @@ def _principals(text: str) -> frozenset[str]:
     names = text.split(",")
     for name in names:
         if not name or (name != ANY and ("*" in name or "?" in name)):
-            what = f"{shown(name)} has a wildcard" if name else "a principal without a name"
-            raise ValueError(f'{what}; write whole names, like principals="alice,ops", or "*" alone')
+            what = f"{shown(name)} has a wildcard" if name else "empty principal"
+            raise ValueError(f'{what}; write complete names, e.g. principals="alice,ops", or "*" alone')
     if ANY in names and len(names) > 1:
-        raise ValueError(f'{shown(text)} names all and some; write principals="*" or the names')
+        raise ValueError(f'{shown(text)} mixes * with names; write principals="*" or the names')
     return frozenset(names)
 
 
@@ -137,8 +139,8 @@ def _expiry(text: str) -> datetime:
         numbers = [int(part) for part in match.groups()[:-1] if part]
         return datetime(*numbers, tzinfo=UTC if match["utc"] else None)  # type: ignore[arg-type,misc]
     except ValueError:
-        remedy = "write YYYYMMDD or YYYYMMDDHHMM, with a Z behind it for UTC"
-        raise ValueError(f"{shown(text)} is no time; {remedy}") from None
+        remedy = "write YYYYMMDD or YYYYMMDDHHMM, followed by Z for UTC"
+        raise ValueError(f"invalid time {shown(text)}; {remedy}") from None
 
 
 # No possessive groups: up to Python 3.11.4 they match too much where an alternative fails.

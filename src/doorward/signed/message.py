@@ -88,7 +88,7 @@ def parse_plaintext(plaintext: bytes) -> SignedMessage:
     reader = SshReader(plaintext, "the message")
     version, time_ms, nonce, for_s, family, bits, address = _HEAD.unpack(reader.read(_HEAD.size))
     if version != VERSION:
-        raise MalformedError(f"version {version}, this is version {VERSION}")
+        raise MalformedError(f"unsupported version {version}; expected {VERSION}")
     asked = _parse_target(family, bits, address)
     door, gate = _name(reader, "door"), _name(reader, "gate", may_be_empty=True)
     signer_kind, signer = reader.number(1), reader.read(reader.number(2))
@@ -99,7 +99,7 @@ def parse_plaintext(plaintext: bytes) -> SignedMessage:
     body = plaintext[: reader.offset]
     signature = reader.read(reader.number(2))
     if plaintext[reader.offset :].strip(b"\0"):
-        raise MalformedError("something stands in the padding")
+        raise MalformedError("non-zero padding")
     is_certificate = signer_kind == _SIGNER_CERTIFICATE
     request = Request(time_ms, nonce, door, for_s or None, asked, gate, signer, is_certificate)
     return SignedMessage(request, body, signature)
@@ -123,7 +123,7 @@ def _pack_target(target: Place) -> tuple[bytes, int]:
 def _parse_target(version: int, bits: int, raw: bytes) -> Place | None:
     if version == 0:
         if bits or any(raw):
-            raise MalformedError("an address of no version")
+            raise MalformedError("an address without an IP version")
         return None
     whole = _BITS.get(version)
     if whole is None or not 0 < bits <= whole or any(raw[whole // 8 :]):
@@ -134,11 +134,11 @@ def _parse_target(version: int, bits: int, raw: bytes) -> Place | None:
     try:
         return ip_network((address.packed, bits))
     except ValueError:
-        raise MalformedError("a network with bits behind its prefix") from None
+        raise MalformedError("a network with host bits set") from None
 
 
 def _name(reader: SshReader, of: str, *, may_be_empty: bool = False) -> str:
     text = reader.read(reader.number(1)).decode("ascii", errors="replace")
     if not (NAME.fullmatch(text) or (may_be_empty and not text)):
-        raise MalformedError(f"the {of} is no name")
+        raise MalformedError(f"invalid {of} name")
     return text

@@ -98,7 +98,7 @@ def parse_server_key(text: str) -> ServerKey:
     try:
         key.for_hpke()
     except ValueError:
-        raise MalformedError("a server's key of bytes that are no key") from None
+        raise MalformedError("invalid bytes in a server's key") from None
     return key
 
 
@@ -107,7 +107,7 @@ def parse_private_key(text: str) -> PrivateKey:
     lines = [line.strip() for line in text.splitlines()]
     words = [line for line in lines if line and not line.startswith("#")]
     if len(words) != 1:
-        raise MalformedError(f"a server's private key is one line, and here are {len(words)}")
+        raise MalformedError(f"a server's private key is one line; found {len(words)}")
     return PrivateKey(*_parse(words[0], _PRIVATE, "a server's private key"))
 
 
@@ -117,7 +117,7 @@ def generate_private_text(suite: Suite) -> str:
     if suite is HYBRID:
         raw = mlkem.MLKEM768PrivateKey.generate().private_bytes_raw() + raw
     word = f"{suite.name}{_PRIVATE}:{base64.b64encode(raw).decode()}"
-    return f"# doorward's server key: whoever has it can read signed knocks. Keep it secret.\n{word}\n"
+    return f"# doorward's server key. Anyone who has it can read signed knocks: keep it secret.\n{word}\n"
 
 
 def _parse(text: str, suffix: str, what: str) -> tuple[Suite, bytes]:
@@ -129,7 +129,7 @@ def _parse(text: str, suffix: str, what: str) -> tuple[Suite, bytes]:
     try:
         raw = base64.b64decode(encoded, validate=True)
     except (binascii.Error, ValueError):
-        raise MalformedError(f"{what} whose part behind the colon is no base64") from None
+        raise MalformedError(f"{what} with invalid base64 after the colon") from None
     expected = suite.private_bytes if suffix else suite.public_bytes
     if len(raw) != expected:
         raise MalformedError(f"{what} of {len(raw)} bytes; {suite.name} has {expected}")

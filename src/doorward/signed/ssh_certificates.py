@@ -70,7 +70,7 @@ def parse_certificate(raw: bytes) -> Certificate:
     kind = reader.string()
     name = kind.removesuffix(_ENDING)
     if name not in _FIELDS or not kind.endswith(_ENDING):
-        raise MalformedError("bytes that are no certificate of a kind that is taken")
+        raise MalformedError("not a certificate of a supported kind")
     reader.string()  # the nonce
     key = _key(name, reader)
     serial, usage = reader.number(8), reader.number(4)
@@ -127,7 +127,7 @@ def _pairs(reader: SshReader) -> Iterator[tuple[str, bytes]]:
 def _critical(options: dict[str, bytes]) -> tuple[AddressPatterns | None, bool]:
     unknown = options.keys() - {"source-address", "verify-required", "force-command"}
     if unknown:
-        raise MalformedError(f"a certificate with the critical option {shown(min(unknown))}, which is not known here")
+        raise MalformedError(f"a certificate with the critical option {shown(min(unknown))}, which is not supported")
     raw = options.get("source-address")
     return None if raw is None else _sources(raw), "verify-required" in options
 
@@ -139,4 +139,4 @@ def _sources(raw: bytes) -> AddressPatterns:
     try:
         return address_patterns.parse(text, wildcards=False, exceptions=False)
     except ValueError as error:
-        raise MalformedError(f"a certificate with a source-address that is not good: {error}") from None
+        raise MalformedError(f"a certificate with an invalid source-address: {error}") from None

@@ -89,7 +89,7 @@ def verify_data(key: PublicKey, signature: bytes, data: bytes) -> Presence:
     try:
         return _verify(loaded, signature, data)
     except InvalidSignature:
-        raise BadSignatureError("the signature is not by this key, or over something else") from None
+        raise BadSignatureError("the signature is by another key, or over other data") from None
     except BadSignatureError:
         raise
     except MalformedError as error:
@@ -166,7 +166,7 @@ def _load_ecdsa(
 
 def _point(curve: ec.EllipticCurve, raw: bytes) -> ec.EllipticCurvePublicKey:
     if raw[:1] != b"\x04":  # the compressed form would be a second form of the same key
-        raise MalformedError("an ecdsa key whose point is not written in full")
+        raise MalformedError("an ecdsa key with a compressed point")
     try:
         return ec.EllipticCurvePublicKey.from_encoded_point(curve, raw)
     except ValueError:
@@ -186,7 +186,7 @@ def _load_rsa(kind: bytes, reader: SshReader) -> _Check:
         if hashed is None:
             raise _wrong_algorithm(algorithm, kind)
         if len(signature) > size:
-            raise BadSignatureError(f"the rsa signature has {len(signature)} bytes, and the key {size}")
+            raise BadSignatureError(f"the rsa signature has {len(signature)} bytes, but the key has {size}")
         key.verify(signature.rjust(size, b"\0"), data, scheme, hashed)  # some signers omit leading zeros
 
     return check
@@ -195,15 +195,15 @@ def _load_rsa(kind: bytes, reader: SshReader) -> _Check:
 def _rsa_key(exponent: int, modulus: int) -> rsa.RSAPublicKey:
     bits = modulus.bit_length()
     if bits < RSA_MIN_BITS:
-        raise MalformedError(f"an rsa key of {bits} bits, which is too weak; use ed25519, or rsa of 3072 bits")
+        raise MalformedError(f"an rsa key of {bits} bits is too weak; use ed25519, or rsa of 3072 bits")
     if bits > RSA_MAX_BITS:
         raise MalformedError(f"an rsa key of {bits} bits; use at most {RSA_MAX_BITS}")
     if exponent.bit_length() > RSA_MAX_EXPONENT_BITS or modulus % 2 == 0:
-        raise MalformedError("an rsa key that no program makes; make a new one")
+        raise MalformedError("an unusual rsa key; make a new one")
     try:
         return rsa.RSAPublicNumbers(exponent, modulus).public_key()
     except ValueError:
-        raise MalformedError("an rsa key that no program makes; make a new one") from None
+        raise MalformedError("an unusual rsa key; make a new one") from None
 
 
 def _wrong_algorithm(algorithm: bytes, kind: bytes) -> BadSignatureError:

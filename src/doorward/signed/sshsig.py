@@ -33,9 +33,9 @@ def parse_armored(text: str) -> tuple[bytes, bytes]:
     """
     reader = SshReader(_unarmored(text), "the SSH signature")
     if reader.read(len(_MAGIC)) != _MAGIC:
-        raise MalformedError("an SSH signature without its mark SSHSIG")
+        raise MalformedError("an SSH signature without the magic SSHSIG")
     if (version := reader.number(4)) != _VERSION:
-        raise MalformedError(f"an SSH signature of version {version}; this is version {_VERSION}")
+        raise MalformedError(f"an SSH signature of unsupported version {version}; expected {_VERSION}")
     key, namespace, _, algorithm, signature = (reader.string() for _ in range(5))
     reader.expect_end()
     if namespace != NAMESPACE.encode():
@@ -52,4 +52,4 @@ def _unarmored(text: str) -> bytes:
     try:
         return base64.b64decode("".join(line.strip() for line in lines[1:-1]), validate=True)
     except (binascii.Error, ValueError):
-        raise MalformedError("an SSH signature that is no base64 between its first and last line") from None
+        raise MalformedError("an SSH signature with invalid base64") from None

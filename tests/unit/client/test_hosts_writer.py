@@ -67,7 +67,7 @@ def test_what_was_there_stays_to_the_letter(path: Path, text: str) -> None:
 
 def test_a_host_that_is_there_is_refused(path: Path) -> None:
     write(path, MINE)
-    with pytest.raises(UsageError, match="has the host 'home' already; add --replace to write it anew, or"):
+    with pytest.raises(UsageError, match="already has the host 'home'; use --replace to overwrite it, or"):
         save_host(path, "home", TABLE.replace("new", "home"), replace=False)
     assert path.read_text() == MINE
 
@@ -95,7 +95,7 @@ def test_a_host_is_replaced_and_the_former_file_kept(path: Path) -> None:
 )
 def test_a_form_that_is_not_understood_is_left_alone(path: Path, text: str) -> None:
     write(path, text)
-    with pytest.raises(UsageError, match="'home' stands there in a form that cannot be changed from here; edit it by"):
+    with pytest.raises(UsageError, match="'home' is written in a form that doorward cannot change; edit"):
         save_host(path, "home", '[home]\naddress = "y"\n', replace=True)
     assert path.read_text() == text
 

@@ -97,7 +97,7 @@ def test_a_public_key_leads_to_the_private_one_beside_it() -> None:
 def test_a_public_key_alone_signs_nothing(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     public = tmp_path / "alone.pub"
     shutil.copyfile(f"{key('ed25519')}.pub", public)
-    with pytest.raises(UsageError, match=r"is the public half of a key that the agent does not have; `ssh-add` its"):
+    with pytest.raises(UsageError, match=r"is a public key that the agent does not have; `ssh-add` its"):
         find_signer(str(public), None, ROOM)
     monkeypatch.setenv("SSH_AUTH_SOCK", "/nonexistent")
     with pytest.raises(UsageError, match=r"does not have \(no ssh-agent answers at /nonexistent .*\); `ssh-add`"):
@@ -132,7 +132,7 @@ def test_a_stale_public_half_is_told(tmp_path: Path, monkeypatch: pytest.MonkeyP
     path = copy(key("rsa2048"), tmp_path / "locked")
     ssh_keygen("-q", "-p", "-m", "PEM", "-P", "", "-N", "open sesame", "-f", str(path))
     shutil.copyfile(f"{key('rsa3072')}.pub", f"{path}.pub")
-    with pytest.raises(UsageError, match=r"locked.pub is of another key; write it anew with `ssh-keygen -y`"):
+    with pytest.raises(UsageError, match=r"locked.pub belongs to another key; recreate it with `ssh-keygen -y`"):
         find_signer(str(path), None, ROOM).sign(TEXT)
 
 
@@ -159,14 +159,14 @@ def test_the_usual_files_are_taken_in_their_order(usual: Path, agent: RealAgent)
 
 def test_no_key_at_all(agent: RealAgent, monkeypatch: pytest.MonkeyPatch) -> None:
     names = ", ".join(DEFAULT_FILES)
-    told = f"and ~/.ssh has none that can be used here: {names}\nmake one with `ssh-keygen -t ed25519`, or"
+    told = f"and ~/.ssh has no usable key: {names}\nmake one with `ssh-keygen -t ed25519`, or"
     for path, why in (
-        (str(agent.path), "the agent has no key (`ssh-add` gives it one; a locked agent is unlocked by `ssh-add -X`)"),
+        (str(agent.path), "the agent has no key (add one with `ssh-add`; unlock a locked agent with `ssh-add -X`)"),
         (
             "/nonexistent",
             "no ssh-agent answers at /nonexistent (No such file or directory); `eval $(ssh-agent)` starts",
         ),
-        ("", "no ssh-agent is known here (SSH_AUTH_SOCK is not set)"),
+        ("", "no ssh-agent (SSH_AUTH_SOCK is not set)"),
     ):
         monkeypatch.setenv("SSH_AUTH_SOCK", path)
         with pytest.raises(HostError) as raised:
@@ -223,7 +223,7 @@ def test_the_file_of_a_security_key_is_left_to_ssh_keygen(
         signer.sign(TEXT)
     assert "id_sk" in capfd.readouterr().err  # ssh-keygen's own words reach the user
     monkeypatch.setenv("PATH", "/nonexistent")
-    with pytest.raises(HostError, match="is in a security key, which ssh-keygen speaks to; install openssh-client"):
+    with pytest.raises(HostError, match="is a security key, which needs ssh-keygen; install openssh-client"):
         signer.sign(TEXT)
 
 
@@ -280,7 +280,7 @@ def test_an_agent_may_have_the_certificate_only(
         monkeypatch.setenv("SSH_AUTH_SOCK", str(path))
         certified.unlink()
         signs(find_signer(None, file, ROOM), blob_of(key("ed25519")))
-        with pytest.raises(HostError, match=r"ssh-ed25519-cert-v01@openssh.com; a certificate is named with --cert"):
+        with pytest.raises(HostError, match=r"ssh-ed25519-cert-v01@openssh.com; use --certificate FILE"):
             find_signer(None, None, ROOM)
 
 
@@ -288,10 +288,10 @@ def test_a_certificate_that_does_not_fit(certified: Path) -> None:
     file, _ = certificate_of(certified)
     with pytest.raises(UsageError, match="the certificate is for another key than"):
         find_signer(str(key("ed25519", 1)), file, ROOM)
-    with pytest.raises(UsageError, match=r"name the file that `ssh-keygen -s` made, FILE-cert.pub"):
+    with pytest.raises(UsageError, match=r"use the file that `ssh-keygen -s` created, FILE-cert.pub"):
         find_signer(None, f"{certified}.pub", ROOM)
     certified.rename(f"{certified}.elsewhere")
-    with pytest.raises(UsageError, match="the agent does not have the key that this is for; `ssh-add` it, or add --id"):
+    with pytest.raises(UsageError, match="the agent does not have the certified key; `ssh-add` it, or add --id"):
         find_signer(None, file, ROOM)
 
 
@@ -303,5 +303,5 @@ def test_the_home_folder_may_be_written_as_a_tilde(usual: Path) -> None:
 def test_a_key_that_is_not_taken_is_named(usual: Path, tmp_path: Path) -> None:
     token = Authenticator()
     token.blob = string(b"ssh-dss") + string(b"")
-    with pytest.raises(UsageError, match="a key of kind ssh-dss is not taken; make one with"):
+    with pytest.raises(UsageError, match="unsupported key kind ssh-dss; make one with"):
         find_signer(str(token_file(tmp_path, token)), None, ROOM)

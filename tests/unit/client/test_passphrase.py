@@ -81,13 +81,13 @@ def test_a_program_asks_where_there_is_no_terminal(program: Path, environment: d
 )
 def test_nobody_can_be_asked(program: Path, environment: dict[str, str]) -> None:
     done = without_a_terminal(SSH_ASKPASS=str(program), **environment)
-    assert "/key needs its passphrase, and there is no terminal to ask for it; `ssh-add /key` once" in done.stderr
+    assert "/key needs its passphrase, and there is no terminal to ask for it; run `ssh-add /key` once" in done.stderr
 
 
 def test_a_program_that_gives_up(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("SSH_ASKPASS_REQUIRE", "force")
     monkeypatch.setenv("SSH_ASKPASS", "/bin/false")
-    with pytest.raises(NegativeResult, match="/bin/false gave no passphrase; nothing was sent"):
+    with pytest.raises(NegativeResult, match="/bin/false returned no passphrase; nothing was sent"):
         ask_passphrase("/key")
     monkeypatch.setenv("SSH_ASKPASS", "/nonexistent")
     with pytest.raises(HostError, match="SSH_ASKPASS names /nonexistent, which cannot be run: No such file"):

@@ -44,12 +44,12 @@ def test_what_is_read(parse: Callable[[str], object], text: str, value: object) 
     [
         (parse_for_s, "30", "'30' is no duration; write the unit too: \"30s\""),
         (parse_for_s, "0s", "is no time at all"),
-        (parse_for_s, "500ms", "'500ms' is no whole number of seconds; write one like \"1s\""),
-        (parse_for_s, f"{LONGEST_FOR_S + 1}s", "is longer than a knock can ask for; write a shorter time"),
-        (parse_from, "here", "'here' is no address; write one like \"192.0.2.7\", \"192.0.2.0/24\" or \"auto\""),
-        (parse_from, "192.0.2.1/24", "is no address"),
-        (parse_gate, "a b", "'a b' is no gate's name; write letters, digits, - and _, at most 64"),
-        (parse_signed_port, "22/tcp", "22/tcp takes no signed knocks, which are UDP; write 22/udp"),
+        (parse_for_s, "500ms", "'500ms' is not a whole number of seconds; write e.g. \"1s\""),
+        (parse_for_s, f"{LONGEST_FOR_S + 1}s", "is longer than a knock can request; write a shorter time"),
+        (parse_from, "here", "invalid address 'here'; write e.g. \"192.0.2.7\", \"192.0.2.0/24\" or \"auto\""),
+        (parse_from, "192.0.2.1/24", "invalid address"),
+        (parse_gate, "a b", "invalid gate name 'a b'; use at most 64 letters, digits, - and _"),
+        (parse_signed_port, "22/tcp", "22/tcp is not a UDP port, which signed knocks need; write 22/udp"),
         (parse_signed_port, "knock", "'knock' is no port"),
     ],
 )  # fmt: skip

@@ -99,7 +99,7 @@ def test_a_certificate_goes_in_whole(tmp_path: Path) -> None:
     read = opened(SERVER, seal_packet(written, compose(written, signer, OWN, 0, NONCE)))
     assert read.request.is_certificate
     assert read.request.signer == signer.certificate
-    with pytest.raises(UsageError, match=r"holds 220; shorten the names .*, or leave out --certificate, or have one"):
+    with pytest.raises(UsageError, match=r"holds 220; shorten the names .*, or omit --certificate, or use one"):
         compose(to(SERVERS[HYBRID.name]), signer, OWN, 0, NONCE)
 
 
@@ -167,10 +167,10 @@ def test_every_letter_is_read_back_or_refused(
 @pytest.mark.parametrize(
     ("server_key", "door", "gate", "message"),
     [
-        ("x25519:AAAA", "ssh", None, "no server key: a server's key of 3 bytes; x25519 has 32; copy the line that"),
-        ("no key", "ssh", None, "no server key: a server's key begins with x25519:… or mlkem768-x25519:…; copy"),
-        (str(SERVER.public), "a door", None, "'a door' is no door's name; it has letters, digits, - and _"),
-        (str(SERVER.public), "ssh", "SHA256:x", "the gate SHA256:x has another key than this, SHA256:"),
+        ("x25519:AAAA", "ssh", None, "invalid server key: a server's key of 3 bytes; x25519 has 32; copy the line"),
+        ("no key", "ssh", None, "invalid server key: a server's key begins with x25519:… or mlkem768-x25519:…; copy"),
+        (str(SERVER.public), "a door", None, "invalid door name 'a door'; use at most 64 letters, digits, - and _"),
+        (str(SERVER.public), "ssh", "SHA256:x", "the gate SHA256:x does not match the server key SHA256:"),
     ],
 )
 def test_a_letter_that_cannot_be_written(server_key: str, door: str, gate: str | None, message: str) -> None:

@@ -64,7 +64,7 @@ def test_a_key_that_must_be_confirmed_and_is_not(tmp_path: Path, monkeypatch: py
 
 
 def test_no_agent_is_known() -> None:
-    with pytest.raises(NoAgentError, match=r"no ssh-agent is known here \(SSH_AUTH_SOCK is not set\); `eval"):
+    with pytest.raises(NoAgentError, match=r"no ssh-agent \(SSH_AUTH_SOCK is not set\); `eval"):
         open_agent()
 
 
@@ -83,12 +83,12 @@ def test_no_agent_answers(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, name:
     [
         (b"", HostError, "the connection ended in the middle"),
         (b"\xff\xff\xff\xff", HostError, "a reply of 4294967295 bytes; is it an ssh-agent"),
-        (string(b""), HostError, "is cut short"),
+        (string(b""), HostError, "is truncated"),
         (framed(99), HostError, "a reply of type 99"),
-        (framed(12, b"\0\0\0\1"), HostError, "is cut short"),
+        (framed(12, b"\0\0\0\1"), HostError, "is truncated"),
         (framed(12, b"\0\xff\0\0"), HostError, "a list of 16711680 keys"),
         (framed(12, b"\0\0\0\0x"), HostError, "1 bytes too many"),
-        (framed(FAILURE), HostError, "it will not"),
+        (framed(FAILURE), HostError, "reported a failure"),
     ],
 )
 def test_a_list_that_is_none(tmp_path: Path, reply: bytes, error: type[DoorwardError], text: str) -> None:
@@ -101,7 +101,7 @@ def test_a_list_that_is_none(tmp_path: Path, reply: bytes, error: type[DoorwardE
     [
         (framed(FAILURE), NegativeResult, "did not sign with a key without a comment"),
         (framed(30), NegativeResult, "did not sign"),
-        (framed(SIGN_ANSWER), HostError, "gave no signature: .*is cut short"),
+        (framed(SIGN_ANSWER), HostError, "returned no signature: .*is truncated"),
         (framed(SIGN_ANSWER, string(b"x") + b"y"), HostError, "too many"),
         (listing(), HostError, "a reply of type 12"),
     ],

@@ -58,20 +58,20 @@ def test_wildcards_say_nothing_of_networks() -> None:
 @pytest.mark.parametrize(
     ("text", "fault"),
     [
-        ("", "nothing stands between two commas; write addresses, like 203.0.113.0/24,2001:db8::7"),
-        ("203.0.113.7,", "nothing stands between two commas; write addresses, like 203.0.113.0/24,2001:db8::7"),
-        ("!", "nothing stands between two commas; write addresses, like 203.0.113.0/24,2001:db8::7"),
-        ("home.example", "'home.example' is no address, and names are not looked up; write addresses or prefixes"),
-        ("*.example", "'*.example' is no address, and names are not looked up; write addresses or prefixes"),
-        ("203.0.113.7, ::1", "' ::1' has a blank; write the list without any"),
-        ("203.0.113.7/24", "'203.0.113.7/24' has bits behind its prefix; write 203.0.113.0/24"),
-        ("2001:db8::1/32", "'2001:db8::1/32' has bits behind its prefix; write 2001:db8::/32"),
-        ("203.0.113.256", "'203.0.113.256' is no address; write one like 203.0.113.0/24 or 2001:db8::7"),
-        ("203.0.113.0/33", "'203.0.113.0/33' is no address; write one like 203.0.113.0/24 or 2001:db8::7"),
-        ("203.0.113.0/255.255.255.0", "'203.0.113.0/255.255.255.0' is no address, and names are not looked up"),
-        ("fe80::1%eth0", "'fe80::1%eth0' is no address, and names are not looked up; write addresses or prefixes"),
-        ("!203.0.113.9", "'!203.0.113.9' only excepts, so nothing is meant; write what is, like *,!203.0.113.9"),
-        ("cafe", "'cafe' is no address; write one like 203.0.113.0/24 or 2001:db8::7"),
+        ("", "empty item in the list; write addresses, e.g. 203.0.113.0/24,2001:db8::7"),
+        ("203.0.113.7,", "empty item in the list; write addresses, e.g. 203.0.113.0/24,2001:db8::7"),
+        ("!", "empty item in the list; write addresses, e.g. 203.0.113.0/24,2001:db8::7"),
+        ("home.example", "invalid address 'home.example' (host names are not allowed); write addresses or prefixes"),
+        ("*.example", "invalid address '*.example' (host names are not allowed); write addresses or prefixes"),
+        ("203.0.113.7, ::1", "' ::1' contains a space; write the list without spaces"),
+        ("203.0.113.7/24", "'203.0.113.7/24' has host bits set; write 203.0.113.0/24"),
+        ("2001:db8::1/32", "'2001:db8::1/32' has host bits set; write 2001:db8::/32"),
+        ("203.0.113.256", "invalid address '203.0.113.256'; write e.g. 203.0.113.0/24 or 2001:db8::7"),
+        ("203.0.113.0/33", "invalid address '203.0.113.0/33'; write e.g. 203.0.113.0/24 or 2001:db8::7"),
+        ("203.0.113.0/255.255.255.0", "invalid address '203.0.113.0/255.255.255.0' (host names are not allowed)"),
+        ("fe80::1%eth0", "invalid address 'fe80::1%eth0' (host names are not allowed); write addresses or prefixes"),
+        ("!203.0.113.9", "'!203.0.113.9' only excludes addresses; include some, e.g. *,!203.0.113.9"),
+        ("cafe", "invalid address 'cafe'; write e.g. 203.0.113.0/24 or 2001:db8::7"),
     ],
 )
 def test_what_is_wrong_says_what_to_write(text: str, fault: str) -> None:
@@ -83,9 +83,9 @@ def test_what_is_wrong_says_what_to_write(text: str, fault: str) -> None:
 def test_where_no_wildcard_can_be() -> None:
     with pytest.raises(ValueError, match=r"'203.0.113.\*' has a wildcard; write a prefix"):
         parse("203.0.113.*", wildcards=False)
-    with pytest.raises(ValueError, match=r"only excepts.*like 0\.0\.0\.0/0,!203"):
+    with pytest.raises(ValueError, match=r"only excludes.*e.g\. 0\.0\.0\.0/0,!203"):
         parse("!203.0.113.9", wildcards=False)
-    with pytest.raises(ValueError, match="has an exception; write only what is meant"):
+    with pytest.raises(ValueError, match="has an exclusion, which is not allowed here; list only included addresses"):
         parse("203.0.113.0/24,!203.0.113.9", wildcards=False, exceptions=False)
 
 

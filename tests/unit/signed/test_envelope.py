@@ -131,10 +131,10 @@ def test_the_private_half_does_not_print_itself() -> None:
         ("", "begins with x25519:… or mlkem768-x25519:…"),
         ("rsa:AAAA", "begins with x25519"),
         ("x25519", "begins with x25519"),
-        ("x25519:????", "is no base64"),
+        ("x25519:????", "invalid base64"),
         ("x25519:AAAA", "of 3 bytes; x25519 has 32"),
         ("x25519-private:" + "A" * 43 + "=", "begins with x25519"),
-        (f"mlkem768-x25519:{b64encode(bytes([255]) * 1216).decode()}", "that are no key"),
+        (f"mlkem768-x25519:{b64encode(bytes([255]) * 1216).decode()}", "invalid bytes"),
     ],
 )
 def test_what_is_no_key_is_refused(text: str, says: str) -> None:

@@ -80,12 +80,12 @@ def test_a_message_cut_short_is_refused(request: Request, data: st.DataObject) -
     [
         (0, 2, "version 2"),
         (29, 5, "an address of version 5"),
-        (30, 8, "an address of no version"),
-        (31, 1, "an address of no version"),
-        (48, ord("/"), "the door is no name"),
+        (30, 8, "an address without an IP version"),
+        (31, 1, "an address without an IP version"),
+        (48, ord("/"), "invalid door name"),
         (52, 2, "a signer of kind 2"),
         (54, 31, "a fingerprint of 31 bytes"),
-        (-1, 1, "something stands in the padding"),
+        (-1, 1, "non-zero padding"),
     ],
 )
 def test_what_is_wrong_is_said(place: int, byte: int, says: str) -> None:
@@ -100,7 +100,7 @@ def test_a_network_has_no_bits_behind_its_prefix() -> None:
     plaintext = bytearray(pack_plaintext(pack_body(KNOCK._replace(asked=asked)), b"signature", 200))
     assert parse_plaintext(bytes(plaintext)).request.asked == asked
     plaintext[34] = 1  # 192.0.2.1/24
-    with pytest.raises(MalformedError, match="behind its prefix"):
+    with pytest.raises(MalformedError, match="host bits set"):
         parse_plaintext(bytes(plaintext))
     plaintext[30] = 32  # 192.0.2.1/32, which is an address
     assert parse_plaintext(bytes(plaintext)).request.asked == ip_address("192.0.2.1")

@@ -25,18 +25,18 @@ def test_the_rfcs_numbers(raw: str, number: int) -> None:
 def test_zeros_in_front_are_another_form_of_the_same_number() -> None:
     raw = string(b"\0\0\x80")
     assert SshReader(raw, "it").positive(canonical=False) == 0x80
-    with pytest.raises(MalformedError, match="it holds a number with zeros in front"):
+    with pytest.raises(MalformedError, match="it contains a number with leading zeros"):
         SshReader(raw, "it").positive(canonical=True)
 
 
 @pytest.mark.parametrize("raw", ["", "000000", "00000001", "ffffffff00", "0000000401"])
 def test_what_is_cut_short_says_so(raw: str) -> None:
-    with pytest.raises(MalformedError, match="it is cut short"):
+    with pytest.raises(MalformedError, match="it is truncated"):
         SshReader(bytes.fromhex(raw), "it").string()
 
 
 def test_negative_numbers_are_none() -> None:
-    with pytest.raises(MalformedError, match="it holds a negative number"):
+    with pytest.raises(MalformedError, match="it contains a negative number"):
         SshReader(string(b"\x80"), "it").positive(canonical=False)
 
 

@@ -58,16 +58,16 @@ def test_ssh_keygen_for_another_purpose() -> None:
     [
         ("", "begins with -----BEGIN SSH SIGNATURE-----"),
         (wrapped(raw()).replace("END", "FIN"), "ends with -----END SSH SIGNATURE-----"),
-        (wrapped(raw()).replace("U1NI", "U1N!"), "no base64"),
-        (wrapped(raw()).replace("U1NI", "U1Nä"), "no base64"),
-        (wrapped(raw(mark=b"SSHSIX")), "without its mark"),
-        (wrapped(raw(version=2)), "of version 2; this is version 1"),
+        (wrapped(raw()).replace("U1NI", "U1N!"), "invalid base64"),
+        (wrapped(raw()).replace("U1NI", "U1Nä"), "invalid base64"),
+        (wrapped(raw(mark=b"SSHSIX")), "without the magic"),
+        (wrapped(raw(version=2)), "unsupported version 2; expected 1"),
         (wrapped(raw(namespace=b"doorward\0")), "another namespace"),
         (wrapped(raw(algorithm=b"sha256")), "another hash"),
         (wrapped(raw() + b"\0"), "1 bytes too many"),
-        (wrapped(raw()[:-1]), "cut short"),
+        (wrapped(raw()[:-1]), "truncated"),
         (wrapped(b""), "begins with"),
-        (wrapped(b"SSH"), "cut short"),
+        (wrapped(b"SSH"), "truncated"),
     ],
 )
 def test_anything_else_says_what_it_is(text: str, why: str) -> None:
