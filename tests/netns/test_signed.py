@@ -203,7 +203,7 @@ def test_a_clock_that_is_off_is_told_to_the_operator(site: Site) -> None:
 def test_who_may_not_is_refused_with_the_reason(site: Site) -> None:
     stranger, other_gate, no_door, forger = site.visitors.crowd(4, 4)
     site.send(stranger, Signer("stranger").packet(site.files.server))
-    assert "has the key SHA256:" in site.refusal(stranger)
+    assert "does not list the key SHA256:" in site.refusal(stranger)
     site.knock(other_gate, gate="another")
     assert "is for the gate 'another', and this one has no name" in site.refusal(other_gate)
     site.knock(no_door, "sesame")
@@ -255,7 +255,7 @@ def test_a_revoked_key_and_an_expired_one(site: Site) -> None:
     assert "authorized_keys:2: " in site.daemon.message("authorized_keys:2:")["message"]
     site.daemon.message("takes signed knocks")
     site.knock(guest)
-    assert "has the key SHA256:" in site.refusal(guest)
+    assert "does not list the key SHA256:" in site.refusal(guest)
     site.files.authorize(site.laptop.line)
     site.daemon.message("takes signed knocks")
     site.knock(guest)

@@ -12,7 +12,7 @@ LONGEST_FOR_S = (1 << 32) - 1  # the message's 32-bit field
 
 
 class AutomaticAddress(NamedTuple):
-    """Stands for the source address of this host's route to the server, of either IP version."""
+    """Requests the source address of this host's route to the server, of either IP version."""
 
     version: None = None
 

@@ -21,7 +21,7 @@ def to_door(key: str, door: KnockdDoor, knock: tuple[Port, ...]) -> Door:
 
 
 def build_commands(doors: Mapping[str, KnockdDoor]) -> dict[str, DoorCommands]:
-    """Return each door's commands; an empty command is none, a missing IPv6 command is the IPv4 one."""
+    """Return each door's commands; an empty command means no command, a missing IPv6 command means the IPv4 one."""
     return {
         key: DoorCommands(
             door.start_command or None,

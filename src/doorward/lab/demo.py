@@ -49,26 +49,26 @@ _NOISE = ("Starting Nmap", "Warning: ")
 
 
 class Demo:
-    """Runs the demo; `folder` holds the server's configuration, ledger, socket and log."""
+    """Runs the demo; `directory` holds the server's configuration, ledger, socket and log."""
 
-    def __init__(self, lab: Lab, folder: Path) -> None:
+    def __init__(self, lab: Lab, directory: Path) -> None:
         self._lab = lab
-        self._folder = folder
+        self._directory = directory
         self._address = str(lab.server.ipv4)
         self._steps = 0
 
     @staticmethod
-    def environment(folder: Path) -> dict[str, str]:
+    def environment(directory: Path) -> dict[str, str]:
         """Return the environment with which the server's commands find its files."""
         names = ("CONFIGURATION_DIRECTORY", "RUNTIME_DIRECTORY", "STATE_DIRECTORY")
-        return {name: str(folder) for name in names}
+        return {name: str(directory) for name in names}
 
     def run(self) -> None:
         """Run every step. HostError: a step failed."""
         self._step("A server, a router, a client and a stranger; the server has a service on port 22.")
         # It may outlive the demo, and must not hold open the demo's standard error.
         self._lab.server.start_greeter(22, stderr=subprocess.DEVNULL)
-        (self._folder / "doorward.toml").write_text(CONFIGURATION)
+        (self._directory / "doorward.toml").write_text(CONFIGURATION)
         self._make_keys()
         self._show(self._lab.server, "cat", "doorward.toml")
         self._show(self._lab.server, "cat", "authorized_keys")
@@ -117,27 +117,27 @@ class Demo:
 
     def _show(self, host: NamespaceHost, *command: str) -> None:
         self._prompt(host, shlex.join(command))
-        words = [str(self._folder / word) if word in FILES else word for word in command]
+        words = [str(self._directory / word) if word in FILES else word for word in command]
         self._print(host.run(words, timeout_s=120).stdout)
 
     def _doorward(self, *words: str) -> None:
         self._prompt(self._lab.server, shlex.join(("doorward", *words)))
         command = [sys.executable, "-m", "doorward", *words]
-        self._print(self._lab.server.run(command, env=self.environment(self._folder)).stdout)
+        self._print(self._lab.server.run(command, env=self.environment(self._directory)).stdout)
 
     def _start_daemon(self) -> None:
         self._prompt(self._lab.server, "doorward run &")
         with (
             socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM) as ready,
-            (self._folder / "log").open("w") as log,
+            (self._directory / "log").open("w") as log,
         ):
-            ready.bind(str(self._folder / "notify"))
-            env = self.environment(self._folder) | {"NOTIFY_SOCKET": str(self._folder / "notify")}
+            ready.bind(str(self._directory / "notify"))
+            env = self.environment(self._directory) | {"NOTIFY_SOCKET": str(self._directory / "notify")}
             daemon = self._lab.server.popen([sys.executable, "-m", "doorward", "run"], env=env, stderr=log, stdout=log)
             waits = os.pidfd_open(daemon.pid)
             select.select([ready.fileno(), waits], [], [], PATIENCE_S)
             os.close(waits)
-        log_text = (self._folder / "log").read_text()
+        log_text = (self._directory / "log").read_text()
         if daemon.poll() is not None:
             raise HostError(f"the daemon did not start: {log_text.strip()}")
         self._print(log_text)
@@ -160,21 +160,23 @@ class Demo:
 
     def _make_keys(self) -> None:
         """Create the server's key, and an authorized SSH key for the client."""
-        (self._folder / "server.key").touch(0o600)
-        (self._folder / "server.key").write_text(generate_private_text(X25519))
+        (self._directory / "server.key").touch(0o600)
+        (self._directory / "server.key").write_text(generate_private_text(X25519))
         mine = ed25519.Ed25519PrivateKey.generate()
-        (self._folder / "id_ed25519").touch(0o600)
+        (self._directory / "id_ed25519").touch(0o600)
         form = Encoding.PEM, PrivateFormat.OpenSSH, NoEncryption()
-        (self._folder / "id_ed25519").write_bytes(mine.private_bytes(*form))
+        (self._directory / "id_ed25519").write_bytes(mine.private_bytes(*form))
         public = mine.public_key().public_bytes(Encoding.OpenSSH, PublicFormat.OpenSSH).decode()
-        (self._folder / "authorized_keys").touch(0o600)
-        (self._folder / "authorized_keys").write_text(f'doors="ssh" {public} laptop\n')
+        (self._directory / "authorized_keys").touch(0o600)
+        (self._directory / "authorized_keys").write_text(f'doors="ssh" {public} laptop\n')
 
     def _signed_knock(self) -> bytes:
         """Knock as `doorward proxy` does, and return the packet."""
-        server = parse_private_key((self._folder / "server.key").read_text()).public
+        server = parse_private_key((self._directory / "server.key").read_text()).public
         self._prompt(self._lab.client, f"doorward proxy {self._address} 22 ssh --server-key {server}")
-        signer = find_signer(str(self._folder / "id_ed25519"), None, max_signature_bytes(KnockRequest(server, "ssh")))
+        signer = find_signer(
+            str(self._directory / "id_ed25519"), None, max_signature_bytes(KnockRequest(server, "ssh"))
+        )
         message = compose(KnockRequest(server, "ssh"), signer, "", now_ms(), os.urandom(NONCE_BYTES))
         packet = seal_packet(KnockRequest(server, "ssh"), message)
 
@@ -207,7 +209,7 @@ class Demo:
     def _wait_for_log(self, part: str) -> None:
         """Wait until a line of the daemon's log contains `part`."""
         deadline_s = time.monotonic() + PATIENCE_S
-        with (self._folder / "log").open() as log:
+        with (self._directory / "log").open() as log:
             while time.monotonic() < deadline_s:
                 if part in log.readline():
                     return

@@ -37,7 +37,7 @@ def client(home: Path, *words: object) -> subprocess.CompletedProcess[str]:
     return done
 
 
-def test_the_modules_are_lacking() -> None:
+def test_missing_modules_cannot_be_imported() -> None:
     tries = f"""
 for name in [*{LACKING!r}, "doorward.nftables.libnftables", "doorward.daemon.daemon"]:
     try:
@@ -68,7 +68,7 @@ def test_a_host_from_a_link_and_a_signed_knock_at_it(tmp_path: Path) -> None:
     assert client(tmp_path, "knock", "home", "ssh", "--sequence").returncode == 0
 
 
-def test_carrying_a_connection(tmp_path: Path) -> None:
+def test_proxy_relays_a_connection(tmp_path: Path) -> None:
     server = Signed(tmp_path / "server").server.public
     words = (
         "proxy",

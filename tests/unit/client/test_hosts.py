@@ -110,13 +110,13 @@ def test_the_signed_port_may_be_a_number(hosts_file: Path, port: str) -> None:
     assert read_hosts(path)["home"].signed_port == Port.parse("62201/udp")
 
 
-def test_a_door_without_a_sequence_has_none_to_give(hosts_file: Path) -> None:
+def test_door_without_a_sequence_is_an_error(hosts_file: Path) -> None:
     path = write(hosts_file, FULL)
     with pytest.raises(UsageError, match="door 'db' of host 'home' has no port sequence; it needs a signed knock"):
         find_door(path, read_hosts(path), "home", "db")
 
 
-def test_bytes_that_are_no_text(hosts_file: Path) -> None:
+def test_invalid_utf8_is_an_error(hosts_file: Path) -> None:
     hosts_file.write_bytes(b"\xff\xfe")
     hosts_file.chmod(0o600)
     with pytest.raises(UsageError, match="not TOML"):
@@ -124,7 +124,7 @@ def test_bytes_that_are_no_text(hosts_file: Path) -> None:
 
 
 @pytest.mark.parametrize("mode", [0o664, 0o646, 0o666])
-def test_a_file_that_others_can_write_is_refused(hosts_file: Path, mode: int) -> None:
+def test_file_writable_by_others_is_rejected(hosts_file: Path, mode: int) -> None:
     path = write(hosts_file, FULL)
     hosts_file.chmod(mode)
     with pytest.raises(UsageError, match=re.escape(f"{path}: other users can write it; run `chmod go-w {path}`")):
@@ -132,25 +132,25 @@ def test_a_file_that_others_can_write_is_refused(hosts_file: Path, mode: int) ->
 
 
 @pytest.mark.skipif(os.geteuid() != 0, reason="giving a file away needs root")
-def test_a_file_of_another_user_is_refused(hosts_file: Path) -> None:
+def test_file_of_another_user_is_rejected(hosts_file: Path) -> None:
     path = write(hosts_file, FULL)
     os.chown(path, 65534, 65534)
     with pytest.raises(UsageError, match="owned by another user"):
         read_hosts(path)
 
 
-def test_a_pipe_is_no_file_and_stops_nobody(hosts_file: Path) -> None:
+def test_pipe_is_rejected_without_blocking(hosts_file: Path) -> None:
     os.mkfifo(hosts_file, 0o600)
     with pytest.raises(UsageError, match="not a regular file"):
         read_hosts(str(hosts_file))
 
 
-def test_a_folder_is_no_file(tmp_path: Path) -> None:
+def test_directory_is_rejected(tmp_path: Path) -> None:
     with pytest.raises(UsageError, match="not a regular file"):
         read_hosts(str(tmp_path))
 
 
-def test_no_file_is_no_hosts_and_the_message_shows_how_to_write_one(hosts_file: Path) -> None:
+def test_missing_file_has_no_hosts_and_the_message_has_an_example(hosts_file: Path) -> None:
     path = str(hosts_file)
     assert read_hosts(path) == {}
     with pytest.raises(UsageError) as raised:
@@ -170,7 +170,7 @@ def test_no_file_is_no_hosts_and_the_message_shows_how_to_write_one(hosts_file: 
         ("home", "web", "host 'home' has no door 'web'; known doors: db, ssh"),
     ],
 )
-def test_what_is_missing_is_named_with_what_exists(hosts_file: Path, host: str, door: str, message: str) -> None:
+def test_unknown_host_or_door_lists_known_ones(hosts_file: Path, host: str, door: str, message: str) -> None:
     path = write(hosts_file, FULL)
     with pytest.raises(UsageError, match=re.escape(f"{path}: {message}")):
         find_door(path, read_hosts(path), host, door)
@@ -190,7 +190,7 @@ def test_a_host_without_doors(hosts_file: Path) -> None:
         ("relative", "/home/me/.config/doorward/hosts.toml"),
     ],
 )
-def test_where_the_file_is(monkeypatch: pytest.MonkeyPatch, base: str, expected: str) -> None:
+def test_path_of_hosts_file(monkeypatch: pytest.MonkeyPatch, base: str, expected: str) -> None:
     monkeypatch.setenv("HOME", "/home/me")
     monkeypatch.setenv("XDG_CONFIG_HOME", base)
     assert hosts_path() == expected
@@ -199,5 +199,5 @@ def test_where_the_file_is(monkeypatch: pytest.MonkeyPatch, base: str, expected:
 @pytest.mark.parametrize(
     ("word", "door"), [("ssh", True), ("7000x", True), ("7000", False), ("7/tcp", False), ("a:udp", False)]
 )
-def test_names_and_ports_are_told_apart(word: str, door: bool) -> None:
+def test_is_door_distinguishes_names_from_ports(word: str, door: bool) -> None:
     assert is_door(word) is door

@@ -64,14 +64,14 @@ def signs(signer: Signer, blob: bytes) -> None:
 
 
 @pytest.mark.parametrize("kind", KINDS)
-def test_a_file_signs_where_there_is_no_agent(kind: str) -> None:
+def test_key_file_signs_without_an_agent(kind: str) -> None:
     signer = find_signer(str(key(kind)), None, ROOM)
     signs(signer, blob_of(key(kind)))
     assert signer.name == str(key(kind))
 
 
 @pytest.mark.parametrize("kind", KINDS)
-def test_the_agent_signs_for_a_file_that_it_has(agent: RealAgent, tmp_path: Path, kind: str) -> None:
+def test_agent_signs_for_a_key_file_it_holds(agent: RealAgent, tmp_path: Path, kind: str) -> None:
     agent.add(key("ed25519", 1))
     agent.add(key(kind))
     locked = copy(key(kind), tmp_path / "locked", words="never asked for")
@@ -80,7 +80,7 @@ def test_the_agent_signs_for_a_file_that_it_has(agent: RealAgent, tmp_path: Path
     assert signer.name == f"{kind} number 0 in the agent"
 
 
-def test_a_public_key_names_the_agents(agent: RealAgent, tmp_path: Path) -> None:
+def test_public_key_selects_the_agents_key(agent: RealAgent, tmp_path: Path) -> None:
     agent.add(key("ed25519", 1))
     agent.add(key("ed25519"))
     public = tmp_path / "alone.pub"
@@ -88,13 +88,13 @@ def test_a_public_key_names_the_agents(agent: RealAgent, tmp_path: Path) -> None
     signs(find_signer(str(public), None, ROOM), blob_of(key("ed25519")))
 
 
-def test_a_public_key_leads_to_the_private_one_beside_it() -> None:
+def test_public_key_selects_the_private_key_file() -> None:
     signer = find_signer(f"{key('ed25519')}.pub", None, ROOM)
     signs(signer, blob_of(key("ed25519")))
     assert signer.name == str(key("ed25519"))
 
 
-def test_a_public_key_alone_signs_nothing(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_public_key_alone_cannot_sign(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     public = tmp_path / "alone.pub"
     shutil.copyfile(f"{key('ed25519')}.pub", public)
     with pytest.raises(UsageError, match=r"is a public key that the agent does not have; `ssh-add` its"):
@@ -104,14 +104,12 @@ def test_a_public_key_alone_signs_nothing(tmp_path: Path, monkeypatch: pytest.Mo
         find_signer(str(public), None, ROOM)
 
 
-def test_a_stale_agent_does_not_keep_a_file_from_signing(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_key_file_signs_despite_a_stale_agent(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("SSH_AUTH_SOCK", "/nonexistent")
     signs(find_signer(str(key("ed25519")), None, ROOM), blob_of(key("ed25519")))
 
 
-def test_the_passphrase_is_asked_for_once_and_when_it_is_needed(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_passphrase_is_asked_for_once_at_first_use(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     asked: list[str] = []
 
     def ask(path: str) -> bytes:
@@ -127,7 +125,7 @@ def test_the_passphrase_is_asked_for_once_and_when_it_is_needed(
     assert asked == [str(path)]
 
 
-def test_a_stale_public_half_is_told(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_mismatched_public_key_file_is_reported(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(signers, "ask_passphrase", lambda _: b"open sesame")
     path = copy(key("rsa2048"), tmp_path / "locked")
     ssh_keygen("-q", "-p", "-m", "PEM", "-P", "", "-N", "open sesame", "-f", str(path))
@@ -136,14 +134,14 @@ def test_a_stale_public_half_is_told(tmp_path: Path, monkeypatch: pytest.MonkeyP
         find_signer(str(path), None, ROOM).sign(TEXT)
 
 
-def test_the_agents_first_key_that_fits_is_taken(agent: RealAgent) -> None:
+def test_first_fitting_agent_key_is_used(agent: RealAgent) -> None:
     for kind in ("rsa2048", "ecdsa521", "ed25519"):
         agent.add(key(kind))
     for most, kind in ((ROOM, "rsa2048"), (170, "ecdsa521"), (100, "ed25519")):
         signs(find_signer(None, None, most), blob_of(key(kind)))
 
 
-def test_the_usual_files_are_taken_in_their_order(usual: Path, agent: RealAgent) -> None:
+def test_default_files_are_tried_in_order(usual: Path, agent: RealAgent) -> None:
     for name, kind in (("id_rsa", "rsa2048"), ("id_ecdsa", "ecdsa521"), ("id_ed25519", "ed25519")):
         copy(key(kind), usual / name)
         signer = find_signer(None, None, ROOM)
@@ -183,7 +181,7 @@ def test_a_security_key_signs_through_the_agent(tmp_path: Path, monkeypatch: pyt
         signs(find_signer(None, None, ROOM), token.blob)
 
 
-def test_a_security_key_that_nobody_touched(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_untouched_security_key_is_an_error(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     with agent_that(tmp_path, token_agent(Authenticator(), touched=False)) as path:
         monkeypatch.setenv("SSH_AUTH_SOCK", str(path))
         signer = find_signer(None, None, ROOM)
@@ -193,7 +191,7 @@ def test_a_security_key_that_nobody_touched(tmp_path: Path, monkeypatch: pytest.
             signer.sign(TEXT)
 
 
-def test_an_agent_that_signs_with_sha_1_is_not_believed(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_sha1_signature_of_an_agent_is_rejected(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     def answer(request: bytes) -> bytes:
         if request[0] == LIST:
             return listing((blob_of(key("rsa2048")), b"old"))
@@ -215,7 +213,7 @@ def token_file(folder: Path, token: Authenticator) -> Path:
     return path
 
 
-def test_the_file_of_a_security_key_is_left_to_ssh_keygen(
+def test_security_key_file_signs_through_ssh_keygen(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]
 ) -> None:
     signer = find_signer(str(token_file(tmp_path, Authenticator())), None, ROOM)
@@ -227,7 +225,7 @@ def test_the_file_of_a_security_key_is_left_to_ssh_keygen(
         signer.sign(TEXT)
 
 
-def test_what_ssh_keygen_signs_is_understood(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_signature_of_ssh_keygen_is_parsed(monkeypatch: pytest.MonkeyPatch) -> None:
     """A key in a file takes the way of a security key, for lack of one."""
     monkeypatch.setattr(signers, "_SECURITY_KEY", "ssh-ed25519")
     signer = find_signer(str(key("ed25519")), None, ROOM)
@@ -249,7 +247,7 @@ def certificate_of(path: Path) -> tuple[str, bytes]:
     return str(file), base64.b64decode(file.read_text().split()[1])
 
 
-def test_a_certificate_goes_with_its_key(certified: Path, agent: RealAgent) -> None:
+def test_certificate_is_sent_with_its_key(certified: Path, agent: RealAgent) -> None:
     file, blob = certificate_of(certified)
     assert find_signer(str(certified), None, ROOM).certificate is None  # only where it is asked for
     for identity in (str(certified), None):
@@ -263,9 +261,7 @@ def test_a_certificate_goes_with_its_key(certified: Path, agent: RealAgent) -> N
     signs(signer, blob_of(key("ed25519")))
 
 
-def test_an_agent_may_have_the_certificate_only(
-    certified: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_agent_with_the_certificate_only(certified: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     file, blob = certificate_of(certified)
     alone = find_signer(str(certified), None, ROOM)
 
@@ -284,7 +280,7 @@ def test_an_agent_may_have_the_certificate_only(
             find_signer(None, None, ROOM)
 
 
-def test_a_certificate_that_does_not_fit(certified: Path) -> None:
+def test_mismatched_certificate_is_an_error(certified: Path) -> None:
     file, _ = certificate_of(certified)
     with pytest.raises(UsageError, match="the certificate is for another key than"):
         find_signer(str(key("ed25519", 1)), file, ROOM)
@@ -295,12 +291,12 @@ def test_a_certificate_that_does_not_fit(certified: Path) -> None:
         find_signer(None, file, ROOM)
 
 
-def test_the_home_folder_may_be_written_as_a_tilde(usual: Path) -> None:
+def test_tilde_expands_to_the_home_directory(usual: Path) -> None:
     copy(key("ed25519"), usual / "other")
     assert find_signer("~/.ssh/other", None, ROOM).name == str(usual / "other")
 
 
-def test_a_key_that_is_not_taken_is_named(usual: Path, tmp_path: Path) -> None:
+def test_unsupported_key_is_reported(usual: Path, tmp_path: Path) -> None:
     token = Authenticator()
     token.blob = string(b"ssh-dss") + string(b"")
     with pytest.raises(UsageError, match="unsupported key kind ssh-dss; make one with"):

@@ -35,7 +35,7 @@ links = st.builds(
 
 
 @given(links)
-def test_what_is_written_is_read_back(link: KnockLink) -> None:
+def test_link_round_trip(link: KnockLink) -> None:
     text = format_link(link)
     assert parse_link(text) == link
     assert text.isascii()

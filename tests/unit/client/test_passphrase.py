@@ -37,7 +37,7 @@ def on_a_terminal(typed: bytes) -> tuple[str, str]:
     return said, shown.decode()
 
 
-def test_the_terminal_asks_and_shows_nothing_of_the_answer() -> None:
+def test_terminal_prompt_does_not_echo() -> None:
     said, shown = on_a_terminal(b"open sesame\n")
     assert said == "b'open sesame'\n"
     assert shown.startswith("Enter passphrase for key '/key': ")
@@ -71,7 +71,7 @@ def program(tmp_path: Path) -> Path:
     [{"DISPLAY": ":0"}, {"WAYLAND_DISPLAY": "w"}, {"SSH_ASKPASS_REQUIRE": "force"}],
     ids=["X11", "Wayland", "force"],
 )
-def test_a_program_asks_where_there_is_no_terminal(program: Path, environment: dict[str, str]) -> None:
+def test_askpass_program_without_a_terminal(program: Path, environment: dict[str, str]) -> None:
     done = without_a_terminal(SSH_ASKPASS=str(program), **environment)
     assert done.stdout == "b\"Enter passphrase for key '/key': \"\n"
 
@@ -79,12 +79,12 @@ def test_a_program_asks_where_there_is_no_terminal(program: Path, environment: d
 @pytest.mark.parametrize(
     "environment", [{}, {"DISPLAY": ":0", "SSH_ASKPASS_REQUIRE": "never"}], ids=["no display", "never"]
 )
-def test_nobody_can_be_asked(program: Path, environment: dict[str, str]) -> None:
+def test_no_way_to_prompt_is_an_error(program: Path, environment: dict[str, str]) -> None:
     done = without_a_terminal(SSH_ASKPASS=str(program), **environment)
     assert "/key needs its passphrase, and there is no terminal to ask for it; run `ssh-add /key` once" in done.stderr
 
 
-def test_a_program_that_gives_up(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_failing_askpass_program(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("SSH_ASKPASS_REQUIRE", "force")
     monkeypatch.setenv("SSH_ASKPASS", "/bin/false")
     with pytest.raises(NegativeResult, match="/bin/false returned no passphrase; nothing was sent"):

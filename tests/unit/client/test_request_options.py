@@ -35,7 +35,7 @@ from doorward.model import Port
         (parse_signed_port, "1:udp", Port.parse("1/udp")),
     ],
 )
-def test_what_is_read(parse: Callable[[str], object], text: str, value: object) -> None:
+def test_valid_values(parse: Callable[[str], object], text: str, value: object) -> None:
     assert parse(text) == value
 
 
@@ -53,14 +53,14 @@ def test_what_is_read(parse: Callable[[str], object], text: str, value: object) 
         (parse_signed_port, "knock", "'knock' is no port"),
     ],
 )  # fmt: skip
-def test_what_is_refused_says_what_to_write(parse: Callable[[str], object], text: str, message: str) -> None:
+def test_errors_have_a_remedy(parse: Callable[[str], object], text: str, message: str) -> None:
     with pytest.raises(ValueError) as raised:  # noqa: PT011 # the text is looked at below
         parse(text)
     assert message in str(raised.value)
 
 
 @given(st.text(max_size=30))
-def test_any_text_is_read_or_refused(text: str) -> None:
+def test_any_text_is_parsed_or_rejected(text: str) -> None:
     for parse in (parse_for_s, parse_from, parse_gate, parse_signed_port):
         try:
             parse(text)

@@ -61,7 +61,7 @@ def of_token(token: Authenticator) -> Signer:
 
 
 @pytest.mark.parametrize("kind", KINDS)
-def test_the_server_reads_what_was_written(kind: str) -> None:
+def test_server_accepts_the_composed_packet(kind: str) -> None:
     written = to(SERVER, "db", "paris", for_s=90, asked=ip_network("203.0.113.0/24"))
     signer = find_signer(str(key(kind)), None, 1000)
     message = compose(written, signer, OWN, 1_700_000_000_123, NONCE)
@@ -120,7 +120,7 @@ def never(_: bytes) -> bytes:
         ),
     ],
 )
-def test_what_does_not_fit_says_what_would(suite: Suite, kind: str, names: str, message: str) -> None:
+def test_message_that_does_not_fit_has_a_remedy(suite: Suite, kind: str, names: str, message: str) -> None:
     written = to(SERVERS[suite.name], names, names)
     signer = find_signer(str(key(kind)), None, 1000)._replace(sign=never)
     with pytest.raises(UsageError) as raised:
@@ -147,7 +147,7 @@ def test_an_rsa_key_may_be_too_long(tmp_path: Path) -> None:
     st.binary(min_size=16, max_size=16),
 )
 @settings(max_examples=60)
-def test_every_letter_is_read_back_or_refused(
+def test_every_request_round_trips_or_is_rejected(
     suite: str, kind: str, door: str, gate: str, for_s: int | None, asked: Place | None, time_ms: int, nonce: bytes
 ) -> None:
     server = SERVERS[suite]
@@ -173,13 +173,13 @@ def test_every_letter_is_read_back_or_refused(
         (str(SERVER.public), "ssh", "SHA256:x", "the gate SHA256:x does not match the server key SHA256:"),
     ],
 )
-def test_a_letter_that_cannot_be_written(server_key: str, door: str, gate: str | None, message: str) -> None:
+def test_invalid_request_is_rejected(server_key: str, door: str, gate: str | None, message: str) -> None:
     with pytest.raises(UsageError) as raised:
         build_request(server_key, door, gate)
     assert message in str(raised.value)
 
 
-def test_a_gate_may_be_called_by_its_keys_fingerprint() -> None:
+def test_gate_may_be_named_by_its_keys_fingerprint() -> None:
     assert to(SERVER, gate=SERVER.public.fingerprint).gate == ""
 
 
@@ -204,7 +204,7 @@ def receivers() -> Iterator[tuple[Port, dict[int, socket.socket]]]:
         yield Port(Protocol.UDP, number), {4: first, 6: second}
 
 
-def test_each_target_gets_a_packet_of_its_own() -> None:
+def test_each_target_gets_its_own_packet() -> None:
     signer = find_signer(str(key("ed25519")), None, 1000)
     heard: list[SentPacket] = []
     before_ms = now_ms()
@@ -219,7 +219,7 @@ def test_each_target_gets_a_packet_of_its_own() -> None:
         assert before_ms <= message.request.time_ms <= now_ms()
 
 
-def test_the_own_address_is_the_routes() -> None:
+def test_source_address_is_the_routes() -> None:
     signer = find_signer(str(key("ed25519")), None, 1000)
     with receivers() as (port, sockets):
         send(to(SERVER, asked=AutomaticAddress()), signer, [target for target, _ in LOOPBACK.values()], port)
@@ -227,7 +227,7 @@ def test_the_own_address_is_the_routes() -> None:
             assert opened(SERVER, sockets[version].recv(2000)).request.asked == ip_address(own)
 
 
-def test_a_target_without_a_way_is_passed_over_and_nobody_signs_for_it() -> None:
+def test_unreachable_target_is_skipped_without_signing() -> None:
     signed: list[bytes] = []
     whole = find_signer(str(key("ed25519")), None, 1000)
     signer = whole._replace(sign=lambda text: signed.append(text) or whole.sign(text))  # type: ignore[func-returns-value]
@@ -240,7 +240,7 @@ def test_a_target_without_a_way_is_passed_over_and_nobody_signs_for_it() -> None
     assert len(signed) == 1
 
 
-def test_the_time_is_taken_when_the_passphrase_is_there() -> None:
+def test_time_is_taken_after_the_passphrase() -> None:
     asked_at_ms: list[int] = []
 
     def unlock() -> None:
@@ -255,7 +255,7 @@ def test_the_time_is_taken_when_the_passphrase_is_there() -> None:
         assert opened(SERVER, sockets[4].recv(2000)).request.time_ms >= asked_at_ms[0]
 
 
-def test_a_touch_that_comes_too_late_is_told_and_nothing_is_sent(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_late_touch_is_reported_and_nothing_is_sent(monkeypatch: pytest.MonkeyPatch) -> None:
     signer = find_signer(str(key("ed25519")), None, 1000)
     with receivers() as (port, sockets):
         times_ms = iter((1_000_000, 1_061_000))
@@ -267,13 +267,13 @@ def test_a_touch_that_comes_too_late_is_told_and_nothing_is_sent(monkeypatch: py
         assert opened(SERVER, sockets[4].recv(2000)).request.time_ms > 1_061_000  # the first that comes
 
 
-def test_nobody_is_asked_for_what_will_not_fit() -> None:
+def test_no_prompt_for_a_message_that_does_not_fit() -> None:
     signer = find_signer(str(key("rsa3072")), None, 1000)._replace(sign=never, unlock=lambda: never(b""))
     with pytest.raises(UsageError, match="sign with an ed25519 key"):
         send(to(SERVERS[HYBRID.name]), signer, [LOOPBACK[4][0]])
 
 
-def test_nothing_is_sent_where_it_is_only_shown() -> None:
+def test_dry_run_sends_nothing() -> None:
     signer = find_signer(str(key("ed25519")), None, 1000)
     with receivers() as (port, sockets):
         heard: list[SentPacket] = []

@@ -40,7 +40,7 @@ def test_several_keys_are_listed_in_their_order(tmp_path: Path) -> None:
             assert [found.blob for found in agent.list_keys()] == list(map(blob_of, wanted))
 
 
-def test_a_locked_agent_has_nothing_and_signs_nothing(tmp_path: Path) -> None:
+def test_locked_agent_lists_and_signs_nothing(tmp_path: Path) -> None:
     with real_agent(tmp_path) as real:
         real.add(key("ed25519"))
         with Agent(str(real.path)) as agent:
@@ -54,7 +54,7 @@ def test_a_locked_agent_has_nothing_and_signs_nothing(tmp_path: Path) -> None:
                 agent.sign(found, DATA)
 
 
-def test_a_key_that_must_be_confirmed_and_is_not(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_unconfirmed_key_is_an_error(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("SSH_ASKPASS", "/bin/false")  # the agent asks with it
     monkeypatch.setenv("SSH_ASKPASS_REQUIRE", "force")
     with real_agent(tmp_path) as real:
@@ -63,7 +63,7 @@ def test_a_key_that_must_be_confirmed_and_is_not(tmp_path: Path, monkeypatch: py
             agent.sign(agent.list_keys()[0], DATA)
 
 
-def test_no_agent_is_known() -> None:
+def test_missing_ssh_auth_sock() -> None:
     with pytest.raises(NoAgentError, match=r"no ssh-agent \(SSH_AUTH_SOCK is not set\); `eval"):
         open_agent()
 
@@ -91,7 +91,7 @@ def test_no_agent_answers(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, name:
         (framed(FAILURE), HostError, "reported a failure"),
     ],
 )
-def test_a_list_that_is_none(tmp_path: Path, reply: bytes, error: type[DoorwardError], text: str) -> None:
+def test_malformed_list_reply(tmp_path: Path, reply: bytes, error: type[DoorwardError], text: str) -> None:
     with agent_that(tmp_path, lambda _: reply) as path, Agent(str(path)) as agent, pytest.raises(error, match=text):
         agent.list_keys()
 
@@ -106,12 +106,12 @@ def test_a_list_that_is_none(tmp_path: Path, reply: bytes, error: type[DoorwardE
         (listing(), HostError, "a reply of type 12"),
     ],
 )
-def test_a_signature_that_is_none(tmp_path: Path, reply: bytes, error: type[DoorwardError], text: str) -> None:
+def test_malformed_signature_reply(tmp_path: Path, reply: bytes, error: type[DoorwardError], text: str) -> None:
     with agent_that(tmp_path, lambda _: reply) as path, Agent(str(path)) as agent, pytest.raises(error, match=text):
         agent.sign(AgentKey(b"blob", ""), DATA)
 
 
-def test_an_agent_that_says_nothing_is_not_waited_for_forever(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_silent_agent_times_out(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(client, "ANSWER_S", 0.05)
     with (
         agent_that(tmp_path, lambda _: None) as path,
@@ -158,7 +158,7 @@ def test_what_is_sent_to_an_agent_byte_by_byte(tmp_path: Path) -> None:
         (b"a" * 999, "a" * 64),
     ],
 )
-def test_a_comment_is_shown_without_what_moves_a_cursor(comment: bytes, text: str) -> None:
+def test_comment_is_shown_without_control_characters(comment: bytes, text: str) -> None:
     assert printable(comment) == text
 
 

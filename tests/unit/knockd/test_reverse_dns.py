@@ -33,7 +33,7 @@ def stopped(loop: EventLoop) -> Iterator[ReverseResolver]:
     names.close()
 
 
-def test_a_name_that_the_system_knows_comes(loop: EventLoop) -> None:
+def test_known_name_is_resolved(loop: EventLoop) -> None:
     names, got = ReverseResolver(loop), list[str | None]()
     for address in (None, HERE):
         names.call_in_order(address, got.append)
@@ -46,7 +46,7 @@ def test_a_name_that_the_system_knows_comes(loop: EventLoop) -> None:
     names.close()
 
 
-def test_a_line_waits_its_time_and_those_behind_it_keep_their_order(
+def test_line_waits_for_its_name_and_order_is_preserved(
     loop: EventLoop, stopped: ReverseResolver, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(names_module, "PATIENCE_S", 0.05)
@@ -61,7 +61,7 @@ def test_a_line_waits_its_time_and_those_behind_it_keep_their_order(
     assert loop.now_s() - began_s < 1
 
 
-def test_more_lines_than_may_wait_are_written_without_their_names(
+def test_lines_beyond_the_limit_are_written_without_names(
     stopped: ReverseResolver, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(names_module, "MAX_WAITING", 3)
@@ -71,7 +71,7 @@ def test_more_lines_than_may_wait_are_written_without_their_names(
     assert got == [0, 1]
 
 
-def test_an_address_beyond_those_that_may_be_asked_for_is_not_waited_for(
+def test_address_beyond_the_pending_limit_is_not_resolved(
     stopped: ReverseResolver, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(names_module, "MAX_PENDING", 0)
@@ -80,7 +80,7 @@ def test_an_address_beyond_those_that_may_be_asked_for_is_not_waited_for(
     assert got == [None]
 
 
-def test_closing_gives_every_line(loop: EventLoop) -> None:
+def test_close_writes_every_pending_line(loop: EventLoop) -> None:
     names, got = ReverseResolver(loop), list[int]()
     os.kill(names.pid, signal.SIGSTOP)
     for number in range(3):

@@ -32,7 +32,7 @@ def said(*words: object) -> tuple[int, str]:
     return status, errors.getvalue()
 
 
-def test_a_configuration_that_does_not_exist(folder: Path) -> None:
+def test_missing_configuration(folder: Path) -> None:
     status, text = said("-c", folder / "none.conf")
     assert status == 1
     assert text.startswith(f"knockd: {folder}/none.conf: ")
@@ -40,7 +40,7 @@ def test_a_configuration_that_does_not_exist(folder: Path) -> None:
 
 
 @needs_root
-def test_a_configuration_that_may_not_be_read(folder: Path) -> None:
+def test_unreadable_configuration(folder: Path) -> None:
     secret = folder / "knockd.conf"
     secret.write_text(DOOR)
     secret.chmod(0o600)
@@ -76,7 +76,7 @@ def in_a_directory_that_others_write(config: Path) -> None:
         (in_a_directory_that_others_write, "chmod go-w {config.parent}"),
     ],
 )
-def test_root_refuses_a_configuration_that_others_could_change(
+def test_root_rejects_a_configuration_writable_by_others(
     folder: Path, spoil: Callable[[Path], None], remedy: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.delenv("SUDO_UID", raising=False)
@@ -93,7 +93,7 @@ def test_root_refuses_a_configuration_that_others_could_change(
 
 @needs_root
 @pytest.mark.parametrize("engine", ["kernel", "ring"])
-def test_without_the_rights(folder: Path, engine: str, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_missing_capabilities(folder: Path, engine: str, monkeypatch: pytest.MonkeyPatch) -> None:
     (folder / "knockd.conf").write_text(DOOR)
     state = folder / "state"
     state.mkdir()
@@ -110,7 +110,7 @@ def test_without_the_rights(folder: Path, engine: str, monkeypatch: pytest.Monke
 
 @needs_root
 @pytest.mark.parametrize("spoil", ["owner", "link"])
-def test_root_opens_no_ledger_where_another_user_could_put_links(
+def test_root_rejects_a_ledger_directory_writable_by_others(
     folder: Path, spoil: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.delenv("SUDO_UID", raising=False)

@@ -30,7 +30,7 @@ from doorward.signed.address_patterns import parse
         ("*.*", "203.0.113.7", "2001:db8::7"),
     ],
 )
-def test_what_a_list_means(text: str, inside: str, outside: str) -> None:
+def test_pattern_list_matches(text: str, inside: str, outside: str) -> None:
     places = parse(text, wildcards=True)
     assert [each for each in inside.split() if not places.matches(ip_address(each))] == []
     assert [each for each in outside.split() if places.matches(ip_address(each))] == []
@@ -50,7 +50,7 @@ def test_whole_networks(text: str, inside: str, outside: str) -> None:
     assert [each for each in outside.split() if places.matches(ip_network(each))] == []
 
 
-def test_wildcards_say_nothing_of_networks() -> None:
+def test_wildcards_never_match_networks() -> None:
     assert not parse("*", wildcards=True).matches(ip_network("203.0.113.0/24"))
     assert not parse("0.0.0.0/0,!198.51.100.*", wildcards=True).matches(ip_network("203.0.113.0/24"))
 
@@ -74,13 +74,13 @@ def test_wildcards_say_nothing_of_networks() -> None:
         ("cafe", "invalid address 'cafe'; write e.g. 203.0.113.0/24 or 2001:db8::7"),
     ],
 )
-def test_what_is_wrong_says_what_to_write(text: str, fault: str) -> None:
+def test_invalid_patterns_have_a_remedy(text: str, fault: str) -> None:
     with pytest.raises(ValueError, match=r"; .") as raised:
         parse(text, wildcards=True)
     assert str(raised.value).startswith(fault)
 
 
-def test_where_no_wildcard_can_be() -> None:
+def test_wildcards_are_rejected_in_addresses() -> None:
     with pytest.raises(ValueError, match=r"'203.0.113.\*' has a wildcard; write a prefix"):
         parse("203.0.113.*", wildcards=False)
     with pytest.raises(ValueError, match=r"only excludes.*e.g\. 0\.0\.0\.0/0,!203"):

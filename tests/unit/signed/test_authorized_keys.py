@@ -85,7 +85,7 @@ def test_real_keys_of_every_kind() -> None:
         (key() + ' from="::1"', 'from="::1"'),
     ],
 )
-def test_a_name_is_the_comment_made_harmless(text: str, name: str) -> None:
+def test_name_is_the_printable_comment(text: str, name: str) -> None:
     assert credential(text).name == name
 
 
@@ -117,11 +117,11 @@ def test_a_name_is_the_comment_made_harmless(text: str, name: str) -> None:
         ("no-pty, ", "ssh", ""),
     ],
 )
-def test_what_an_option_means(options: str, door: str, objection: str) -> None:
+def test_options_restrict_the_key(options: str, door: str, objection: str) -> None:
     assert credential(f"{options}{key()} laptop").rejection(door, HERE, None, NOW_S) == objection
 
 
-def test_times_without_a_zone_are_this_machines() -> None:
+def test_times_without_a_zone_are_local() -> None:
     keys, faults = parse(f'expiry-time="202607011200" {key()}', "f")
     assert faults == []
     assert keys.lines[0].options.expires_s == datetime(2026, 7, 1, 12).timestamp()
@@ -145,7 +145,7 @@ def test_times_without_a_zone_are_this_machines() -> None:
         ('from="203.0.113.0/24",addresses="0.0.0.0/0"', ELSEWHERE, ""),
     ],
 )
-def test_what_may_be_asked_for(addresses: str, asked: object, objection: str) -> None:
+def test_requested_addresses(addresses: str, asked: object, objection: str) -> None:
     found = credential(f"{addresses} {key()} laptop".strip())
     assert found.rejection("ssh", HERE, asked, NOW_S) == objection  # type: ignore[arg-type]
 
@@ -164,7 +164,7 @@ def test_what_may_be_asked_for(addresses: str, asked: object, objection: str) ->
         ('for-max="500ms" ', 1, 500),
     ],
 )
-def test_how_long_a_door_opens(option: str, wanted_s: int | None, granted_ms: int) -> None:
+def test_granted_opening_time(option: str, wanted_s: int | None, granted_ms: int) -> None:
     assert credential(f"{option}{key()}").granted_ms(wanted_s, 30_000) == granted_ms
 
 
@@ -185,7 +185,7 @@ NO_PIN = "signed without PIN or fingerprint, but its line has verify-required"
         ("no-touch-required,verify-required ", False, False, NO_PIN),
     ],
 )
-def test_what_a_security_key_must_show(option: str, touched: bool, verified: bool, objection: str) -> None:
+def test_required_user_presence(option: str, touched: bool, verified: bool, objection: str) -> None:
     assert credential(f"{option}{key()}").presence_rejection(Presence(touched, verified)) == objection
 
 
@@ -249,13 +249,13 @@ RSA1024 = base64.b64encode(string(b"ssh-rsa") + string(b"\1\0\1") + string(b"\0"
         (f'doors="ssh" {key(1)}', "line 2 has the same key; remove one of the two lines"),
     ],
 )  # fmt: skip
-def test_every_fault_says_what_to_write_instead(line: str, fault: str) -> None:
+def test_every_fault_has_a_remedy(line: str, fault: str) -> None:
     found = only_fault(line)
     assert found.startswith(fault)
     assert found.isprintable()
 
 
-def test_all_faults_of_a_line_are_told() -> None:
+def test_all_faults_of_a_line_are_reported() -> None:
     _, faults = parse(f'\ndoor="ssh",for-max="1",from="x.example" {key()}\nssh-dss AAAA\n', "f")
     assert [(fault.line, fault.what.split(":")[0]) for fault in faults] == [
         (2, "unknown option 'door'"),
@@ -265,13 +265,13 @@ def test_all_faults_of_a_line_are_told() -> None:
     ]
 
 
-def test_a_year_that_the_machine_does_not_know() -> None:
+def test_year_outside_the_hosts_time_range() -> None:
     for year, local in (("0001", datetime.timestamp), ("9999", in_the_east)):
         _, faults = parse(f'expiry-time="{year}0101" {key()}', "f", local)
         assert [fault for fault in faults if "time range" not in fault.what] == []
 
 
-def test_why_a_key_is_not_found() -> None:
+def test_unknown_keys_have_a_reason() -> None:
     keys, _ = parse(f'cert-authority,principals="*" {key(1)}\ndoor="ssh" {key(2)}\n', "/etc/keys")
     names = [public(number).fingerprint_text for number in range(3)]
     assert [keys.find(public(number).fingerprint, is_certificate=False, now_s=NOW_S) for number in range(3)] == [

@@ -32,7 +32,7 @@ def made(suite: Suite) -> PrivateKey:
 
 
 @suites
-def test_what_is_sealed_is_opened(suite: Suite) -> None:
+def test_sealed_packet_is_decrypted(suite: Suite) -> None:
     key = made(suite)
     opener = Decryptor(key)
     for length in lengths(suite):
@@ -66,7 +66,7 @@ def test_other_lengths_are_garbage(suite: Suite) -> None:
 
 
 @suites
-def test_who_knows_the_public_key_alone_gets_no_further(suite: Suite) -> None:
+def test_valid_check_with_an_unsealed_body_is_rejected(suite: Suite) -> None:
     """The check is right, and what it covers was not sealed."""
     key = made(suite)
     opener = Decryptor(key)
@@ -85,7 +85,7 @@ def test_a_packet_for_one_server_is_garbage_at_another(suite: Suite) -> None:
     assert Decryptor(made(suite)).is_garbage(packet) == "check"
 
 
-def test_a_public_key_that_gives_no_secret_is_refused() -> None:
+def test_small_order_public_key_is_rejected() -> None:
     """RFC 7748, section 6.1: a sender whose key is of small order knows the outcome."""
     key = made(X25519)
     sealed = bytes(32) + bytes(X25519.short_bytes - CHECK_BYTES - 32)
@@ -103,7 +103,7 @@ def test_no_two_lengths_are_the_same() -> None:
 
 
 @suites
-def test_the_public_half_is_one_word_that_is_read_again(suite: Suite) -> None:
+def test_public_key_round_trip(suite: Suite) -> None:
     key = made(suite)
     text = str(key.public)
     assert text == text.split()[0]
@@ -119,7 +119,7 @@ def test_no_two_keys_are_the_same() -> None:
     assert first.fingerprint.startswith("SHA256:")
 
 
-def test_the_private_half_does_not_print_itself() -> None:
+def test_private_server_key_has_no_revealing_repr() -> None:
     text = generate_private_text(X25519)
     secret = text.splitlines()[-1].partition(":")[2]
     assert secret not in repr(parse_private_key(text))
@@ -137,7 +137,7 @@ def test_the_private_half_does_not_print_itself() -> None:
         (f"mlkem768-x25519:{b64encode(bytes([255]) * 1216).decode()}", "invalid bytes"),
     ],
 )
-def test_what_is_no_key_is_refused(text: str, says: str) -> None:
+def test_invalid_server_key_is_rejected(text: str, says: str) -> None:
     with pytest.raises(MalformedError, match=says):
         parse_server_key(text)
 
@@ -147,7 +147,7 @@ def test_what_is_no_key_is_refused(text: str, says: str) -> None:
     ["", "# only a comment\n", generate_private_text(X25519) * 2, str(made(X25519).public)],
     ids=["empty", "a comment", "two", "the public half"],
 )
-def test_what_is_no_private_key_is_refused(text: str) -> None:
+def test_invalid_private_key_is_rejected(text: str) -> None:
     with pytest.raises(MalformedError):
         parse_private_key(text)
 

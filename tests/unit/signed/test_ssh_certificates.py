@@ -97,7 +97,7 @@ def signed_by(device: Authenticator) -> bytes:
     return signed + string(device.sign_data(signed))
 
 
-def test_what_a_certificate_says() -> None:
+def test_certificate_fields() -> None:
     raw = certified("-z", "17", "-V", "20260101000000Z:20270101000000Z", "-O", "force-command=true")
     certificate = parse_certificate(raw)
     authority = parse_public_key(ssh_keygen.blob(ssh_keygen.public_line(ssh_keygen.key("ed25519"))))
@@ -130,7 +130,7 @@ NAME = "the certificate 'alice@laptop'"
         ),
     ],
 )
-def test_certificates_that_are_not_good(options: tuple[str, ...], reason: str) -> None:
+def test_invalid_certificates_are_rejected(options: tuple[str, ...], reason: str) -> None:
     assert found(certified(*options)) == reason
 
 
@@ -141,7 +141,7 @@ def test_a_moment_before_and_after() -> None:
     assert [isinstance(answer, Credential) for answer in answers] == [False, True, True, False]
 
 
-def test_an_authority_that_is_not_known() -> None:
+def test_unknown_authority_is_rejected() -> None:
     raw = certified(authority="ecdsa256")
     fingerprint = parse_certificate(raw).authority.fingerprint_text
     assert found(raw) == f"f has no cert-authority line with the key {fingerprint} that signed {NAME}"
@@ -149,14 +149,14 @@ def test_an_authority_that_is_not_known() -> None:
     assert found(raw, plain) == f"f has no cert-authority line with the key {fingerprint} that signed {NAME}"
 
 
-def test_an_authority_whose_line_has_a_fault() -> None:
+def test_authority_in_an_invalid_line_is_rejected() -> None:
     keys, faults = parse(f"\ncert-authority {ssh_keygen.public_line(ssh_keygen.key('ed25519'))}", "f")
     assert len(faults) == 1
     answer = keys.find(certified(), is_certificate=True, now_s=NOW_S)
     assert answer == f"{NAME} was signed by the key in line 2 of f, which is invalid"
 
 
-def test_a_certified_key_alone_is_nobody() -> None:
+def test_certified_key_without_its_certificate_is_rejected() -> None:
     """Its authority vouches for it by the certificate only."""
     keys, _ = parse(authority_line(), "f")
     fingerprint = parse_certificate(certified()).key.fingerprint
@@ -209,7 +209,7 @@ def test_each_principal_has_the_line_that_names_it_first() -> None:
         (',doors="db"', "203.0.113.7", "may not open the door ssh"),
     ],
 )
-def test_its_addresses_and_its_lines_options_both_count(options: str, source: str, objection: str) -> None:
+def test_certificate_addresses_and_line_options_both_apply(options: str, source: str, objection: str) -> None:
     raw = certified("-O", "source-address=203.0.113.0/28,2001:db8::/32")
     answer = credential(raw, authority_line(f'principals="alice"{options}'))
     assert answer.rejection("ssh", ip_address(source), None, NOW_S) == objection
@@ -226,7 +226,7 @@ def test_its_addresses_and_its_lines_options_both_count(options: str, source: st
         ((), ",verify-required", True, True),
     ],
 )
-def test_what_a_security_key_must_show(
+def test_required_user_presence(
     options: tuple[str, ...], line: str, touch_required: bool, verify_required: bool
 ) -> None:
     """As sshd: laxer only where both say so, stricter where either does."""
@@ -234,14 +234,14 @@ def test_what_a_security_key_must_show(
     assert (answer.options.touch_required, answer.options.verify_required) == (touch_required, verify_required)
 
 
-def test_names_are_made_harmless() -> None:
+def test_names_are_made_printable() -> None:
     assert credential(certified(name="a\x1b[2Jb")).name == "a?[2Jb (signed by ed25519 number 0)"
     assert credential(certified(name="n" * 100)).name == "n" * 63 + "… (signed by ed25519 number 0)"
     key = parse_certificate(certified()).key
     assert credential(certified(name=" ")).name == f"{key.fingerprint_text} (signed by ed25519 number 0)"
 
 
-def test_no_byte_of_a_certificate_may_change() -> None:
+def test_changed_certificate_byte_is_rejected() -> None:
     raw = certified("-O", "source-address=203.0.113.0/24")
     keys, _ = parse(authority_line(), "f")
     for at in range(len(raw)):
@@ -252,7 +252,7 @@ def test_no_byte_of_a_certificate_may_change() -> None:
     assert isinstance(keys.find(raw + b"\0", is_certificate=True, now_s=NOW_S), str)
 
 
-def test_signed_by_somebody_else_in_the_authoritys_name() -> None:
+def test_signature_by_another_key_is_rejected() -> None:
     certificate = parse_certificate(certified())
     forged = string(b"ssh-ed25519") + string(Ed25519PrivateKey.generate().sign(certificate.signed))
     shown, why = certificate.authority.fingerprint_text, "the signature is by another key, or over other data"
@@ -299,7 +299,7 @@ def rewritten(at: int, field: bytes) -> bytes:
         (AUTHORITY, string(b"ssh-ed25519-cert-v01@openssh.com"), "of kind 'ssh-ed25519-cert-v01@openssh.com'"),
     ],
 )
-def test_what_is_no_certificate_says_why(at: int, field: bytes, why: str) -> None:
+def test_invalid_certificate_bytes_are_rejected(at: int, field: bytes, why: str) -> None:
     assert rewritten(1, fields_of(certified())[1]) == certified()
     with pytest.raises(MalformedError, match=why):
         parse_certificate(rewritten(at, field))

@@ -42,7 +42,7 @@ def joined(*parts: bytes) -> bytes:
 
 
 @pytest.mark.parametrize("kind", ssh_keygen.KINDS)
-def test_a_real_key_and_its_signature(kind: str) -> None:
+def test_real_keys_verify_their_signatures(kind: str) -> None:
     private = ssh_keygen.key(kind)
     line = ssh_keygen.public_line(private)
     key = public_of(private)
@@ -64,7 +64,7 @@ def test_a_signature_is_for_one_key_and_one_text(kind: str) -> None:
 
 
 @pytest.mark.parametrize("kind", ["ed25519", "ecdsa256", "rsa2048"])
-def test_no_bit_of_a_signature_may_change(kind: str) -> None:
+def test_changed_signature_bit_is_rejected(kind: str) -> None:
     private = ssh_keygen.key(kind)
     key, signature = public_of(private), ssh_keygen.signature(private, TEXT)
     for at in range(len(signature) * 8):
@@ -78,7 +78,7 @@ def test_no_bit_of_a_signature_may_change(kind: str) -> None:
 
 
 @pytest.mark.parametrize("recorded", RECORDED["signed"], ids=lambda recorded: recorded["key"][:8])
-def test_security_keys_as_openssh_made_and_signed(recorded: dict[str, str]) -> None:
+def test_recorded_security_keys_and_signatures(recorded: dict[str, str]) -> None:
     blob, signature = sshsig.parse_armored(recorded["signature"])
     assert blob == ssh_keygen.blob(recorded["key"])
     key, text = parse_public_key(blob), RECORDED["text"].encode()
@@ -89,14 +89,14 @@ def test_security_keys_as_openssh_made_and_signed(recorded: dict[str, str]) -> N
 
 @pytest.mark.parametrize("kind", SECURITY_KINDS)
 @pytest.mark.parametrize("flags", [0, TOUCHED, VERIFIED, TOUCHED | VERIFIED, 0xFF])
-def test_a_security_key_tells_of_its_user(kind: str, flags: int) -> None:
+def test_security_key_reports_user_presence(kind: str, flags: int) -> None:
     device = Authenticator(kind)
     presence = verify(parse_public_key(device.blob), device.sign(TEXT, flags), TEXT)
     assert presence == Presence(touched=bool(flags & TOUCHED), verified=bool(flags & VERIFIED))
 
 
 @pytest.mark.parametrize("kind", SECURITY_KINDS)
-def test_openssh_takes_the_security_key_in_software_too(kind: str, tmp_path: Path) -> None:
+def test_openssh_accepts_the_software_security_key(kind: str, tmp_path: Path) -> None:
     device = Authenticator(kind)
     (tmp_path / "signers").write_text(f"me {device.line}\n")
     (tmp_path / "signature").write_text(armored(device.blob, device.sign(TEXT)))
@@ -144,7 +144,7 @@ def test_rsa_with_either_hash_and_never_sha1() -> None:
         verify_data(key, joined(b"ssh-rsa", old), b"data")
 
 
-def test_numbers_of_signatures_may_have_zeros_in_front_or_lack_them() -> None:
+def test_ecdsa_numbers_may_have_leading_zeros() -> None:
     """Agents differ there, and OpenSSH takes both."""
     private = ssh_keygen.key("ecdsa256")
     algorithm, numbers = parts_of(ssh_keygen.signature(private, TEXT))
@@ -192,7 +192,7 @@ def rsa(bits: int, exponent: int = 65537, even: bool = False) -> bytes:
         (joined(b"ssh-rsa", b"\1\0\1", b"\xff" * 256), "negative"),
     ],
 )
-def test_what_is_no_key_says_why(blob: bytes, why: str) -> None:
+def test_invalid_key_blobs_are_rejected(blob: bytes, why: str) -> None:
     with pytest.raises(MalformedError, match=why):
         parse_public_key(blob)
 
@@ -208,7 +208,7 @@ def test_what_is_no_key_says_why(blob: bytes, why: str) -> None:
         (joined(b"ssh-ed25519", b"s" * 64), "by another key"),
     ],
 )
-def test_what_is_no_signature_says_why(signature: bytes, why: str) -> None:
+def test_invalid_signatures_are_rejected(signature: bytes, why: str) -> None:
     with pytest.raises(BadSignatureError, match=why):
         verify(parse_public_key(ED25519), signature, TEXT)
 

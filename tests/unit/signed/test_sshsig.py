@@ -28,20 +28,20 @@ def raw(
     return mark + version.to_bytes(4) + b"".join(map(string, (KEY, namespace, b"", algorithm, SIGNATURE)))
 
 
-def test_the_blob_that_is_signed() -> None:
+def test_signed_blob() -> None:
     assert sshsig.signed_data(b"text") == (
         b"SSHSIG\0\0\0\x08doorward\0\0\0\0\0\0\0\x06sha512\0\0\0\x40" + hashlib.sha512(b"text").digest()
     )
 
 
-def test_what_ssh_keygen_prints() -> None:
+def test_output_of_ssh_keygen() -> None:
     private = ssh_keygen.key("ed25519")
     key, signature = sshsig.parse_armored(ssh_keygen.sign(private, b"text"))
     assert key == ssh_keygen.blob(ssh_keygen.public_line(private))
     assert signature.startswith(string(b"ssh-ed25519") + (64).to_bytes(4))
 
 
-def test_lines_may_end_as_they_like() -> None:
+def test_any_line_end_is_accepted() -> None:
     assert sshsig.parse_armored(armored(KEY, SIGNATURE).replace("\n", "\r\n") + "\n") == (KEY, SIGNATURE)
 
 
@@ -70,7 +70,7 @@ def test_ssh_keygen_for_another_purpose() -> None:
         (wrapped(b"SSH"), "truncated"),
     ],
 )
-def test_anything_else_says_what_it_is(text: str, why: str) -> None:
+def test_other_input_is_rejected(text: str, why: str) -> None:
     with pytest.raises(MalformedError, match=why):
         sshsig.parse_armored(text)
 
