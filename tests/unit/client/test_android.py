@@ -1,4 +1,4 @@
-"""The client runs where Android's Python does: without the modules that it lacks, and without the server's parts."""
+"""The client runs on Android's Python: without the modules missing there, and without the server's code."""
 
 from __future__ import annotations
 
@@ -29,7 +29,7 @@ sys.exit(main(sys.argv[1:]))
 
 
 def client(home: Path, *words: object) -> subprocess.CompletedProcess[str]:
-    """Run a command of the client's, as on a phone; everything that it sends goes to loopback."""
+    """Run a client command as on a phone; everything it sends goes to loopback."""
     environment = {"HOME": str(home), "PATH": "/usr/bin:/bin"}
     command = [sys.executable, "-c", SCRIPT, *map(str, words)]
     done = subprocess.run(command, env=environment, capture_output=True, text=True, timeout=60)

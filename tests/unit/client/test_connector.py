@@ -35,14 +35,14 @@ def number_of(server: socket.socket) -> int:
 
 @contextmanager
 def bound() -> Iterator[int]:
-    """A port that refuses, since nobody listens; bound, so that nobody else takes it."""
+    """A port that refuses connections; bound, so that no other program can use it."""
     with socket.socket() as held:
         held.bind(("127.0.0.1", 0))
         yield number_of(held)
 
 
 def accepted(server: socket.socket, ours: socket.socket) -> socket.socket:
-    """Give the other end of this connection; on a loaded machine an attempt that was given up may come first."""
+    """Return the other end of this connection; under load an abandoned attempt may arrive first."""
     while True:
         theirs, name = server.accept()
         if name == ours.getsockname():
@@ -52,7 +52,7 @@ def accepted(server: socket.socket, ours: socket.socket) -> socket.socket:
 
 @contextmanager
 def full() -> Iterator[socket.socket]:
-    """A server whose queue of connections is full: the kernel drops each further SYN."""
+    """A server whose accept queue is full: the kernel drops every further SYN."""
     with listener(backlog=0) as server, socket.create_connection(server.getsockname()):
         yield server
 
@@ -91,7 +91,7 @@ def test_silent_port_uses_the_whole_timeout() -> None:
 
 
 def test_late_opening_is_reached_before_tcp_retransmits(monkeypatch: pytest.MonkeyPatch) -> None:
-    """A port that refuses in place of a silent one: both lose what comes too early."""
+    """A refusing port instead of a silent one: both lose early attempts."""
     monkeypatch.setattr(connector, "ATTEMPTS_S", (0.0, 0.6))
     with socket.socket() as server:
         server.bind(("127.0.0.1", 0))
@@ -116,7 +116,7 @@ def test_one_attempt_is_left_before_tcp_retransmits() -> None:
 
 
 def under_way(port: int) -> int:
-    """How many SYNs to the port wait for an answer in this network namespace."""
+    """Return the number of pending SYNs to the port in this network namespace."""
     rows = [line.split() for line in Path("/proc/net/tcp").read_text().splitlines()[1:]]
     return sum(row[2].endswith(f":{port:04X}") and row[3] == "02" for row in rows)
 

@@ -1,4 +1,4 @@
-"""hosts.toml: what it says, and what is said about it when it is wrong."""
+"""hosts.toml: valid files, and error messages."""
 
 from __future__ import annotations
 
@@ -158,7 +158,7 @@ def test_missing_file_has_no_hosts_and_the_message_has_an_example(hosts_file: Pa
     said, _, example = str(raised.value).partition("for example:")
     assert path in said
     assert "give ports (7000 8000/udp 9000)" in said
-    assert read_hosts(write(hosts_file, example))["gate.example"].address == "192.0.2.7"  # it is right as it stands
+    assert read_hosts(write(hosts_file, example))["gate.example"].address == "192.0.2.7"  # valid as printed
 
 
 @pytest.mark.parametrize(

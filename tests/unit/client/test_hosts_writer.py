@@ -1,4 +1,4 @@
-"""Hosts written into hosts.toml: nothing that was there is lost, whatever its form."""
+"""Writing hosts.toml: existing content is preserved in any form."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Which key signs: the named one, the agent's, ssh's usual files; and whether it signs what it should."""
+"""Key selection: the named key, the agent's, ssh's default files; and their signatures."""
 
 from __future__ import annotations
 
@@ -47,7 +47,7 @@ def usual(nobodys_keys: Path) -> Path:
 
 
 def copy(private: Path, to: Path, *, words: str = "") -> Path:
-    """Put a private key somewhere else, alone."""
+    """Copy a private key elsewhere, without its public key."""
     shutil.copyfile(private, to)
     to.chmod(0o600)
     if words:
@@ -56,7 +56,7 @@ def copy(private: Path, to: Path, *, words: str = "") -> Path:
 
 
 def signs(signer: Signer, blob: bytes) -> None:
-    """See that the signer is this key, and signs no longer than is said."""
+    """Check that the signer is this key, and that its signature is within the stated length."""
     assert signer.blob == blob
     signature = signer.sign(TEXT)
     verify(parse_public_key(blob), signature, TEXT)
@@ -157,7 +157,7 @@ def test_default_files_are_tried_in_order(usual: Path, agent: RealAgent) -> None
 
 def test_no_key_at_all(agent: RealAgent, monkeypatch: pytest.MonkeyPatch) -> None:
     names = ", ".join(DEFAULT_FILES)
-    told = f"and ~/.ssh has no usable key: {names}\nmake one with `ssh-keygen -t ed25519`, or"
+    expected = f"and ~/.ssh has no usable key: {names}\nmake one with `ssh-keygen -t ed25519`, or"
     for path, why in (
         (str(agent.path), "the agent has no key (add one with `ssh-add`; unlock a locked agent with `ssh-add -X`)"),
         (
@@ -170,7 +170,7 @@ def test_no_key_at_all(agent: RealAgent, monkeypatch: pytest.MonkeyPatch) -> Non
         with pytest.raises(HostError) as raised:
             find_signer(None, None, ROOM)
         assert str(raised.value).startswith(f"no key to sign with: {why}")
-        assert told in str(raised.value)
+        assert expected in str(raised.value)
 
 
 @pytest.mark.parametrize("kind", ["ed25519-sk", "ecdsa-sk"])
@@ -203,11 +203,11 @@ def test_sha1_signature_of_an_agent_is_rejected(tmp_path: Path, monkeypatch: pyt
             find_signer(None, None, ROOM).sign(TEXT)
 
 
-def token_file(folder: Path, token: Authenticator) -> Path:
-    """Write what ssh-keygen writes of a key in a security key, as far as it is in the clear."""
+def token_file(directory: Path, token: Authenticator) -> Path:
+    """Write a security key file as ssh-keygen does, except for the encrypted part."""
     inner = b"openssh-key-v1\0" + string(b"none") + string(b"none") + string(b"") + (1).to_bytes(4) + string(token.blob)
     begin, end = (f"-----{word} OPENSSH PRIVATE KEY-----\n" for word in ("BEGIN", "END"))
-    path = folder / "id_sk"
+    path = directory / "id_sk"
     path.touch(0o600)
     path.write_text(begin + base64.encodebytes(inner + string(b"")).decode() + end)
     return path
@@ -226,7 +226,7 @@ def test_security_key_file_signs_through_ssh_keygen(
 
 
 def test_signature_of_ssh_keygen_is_parsed(monkeypatch: pytest.MonkeyPatch) -> None:
-    """A key in a file takes the way of a security key, for lack of one."""
+    """A key in a file replaces a security key."""
     monkeypatch.setattr(signers, "_SECURITY_KEY", "ssh-ed25519")
     signer = find_signer(str(key("ed25519")), None, ROOM)
     monkeypatch.setattr("doorward.client.keyfile.load", None)
@@ -235,7 +235,7 @@ def test_signature_of_ssh_keygen_is_parsed(monkeypatch: pytest.MonkeyPatch) -> N
 
 @pytest.fixture
 def certified(tmp_path: Path) -> Path:
-    """Give a copy of a key, with a certificate beside it."""
+    """Return a copy of a key, with its certificate next to it."""
     path = copy(key("ed25519"), tmp_path / "certified")
     shutil.copyfile(f"{key('ed25519')}.pub", f"{path}.pub")
     ssh_keygen("-q", "-s", str(key("ed25519", 1)), "-I", "me", "-n", "me", "-V", "+1h", f"{path}.pub")

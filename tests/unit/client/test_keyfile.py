@@ -1,4 +1,4 @@
-"""Keys in files by the real ssh-keygen: every kind and format, with a passphrase and without."""
+"""Key files of the real ssh-keygen: every kind and format, with and without a passphrase."""
 
 from __future__ import annotations
 
@@ -28,9 +28,9 @@ def nobody_is_asked(path: str) -> bytes:
     raise AssertionError(path)
 
 
-def locked(folder: Path, kind: str, *format_: str) -> Path:
-    """Copy a key, and give it a passphrase."""
-    path = folder / f"{kind}-locked"
+def locked(directory: Path, kind: str, *format_: str) -> Path:
+    """Copy a key, and add a passphrase."""
+    path = directory / f"{kind}-locked"
     shutil.copyfile(key(kind), path)
     path.chmod(0o600)
     ssh_keygen("-q", "-p", *format_, "-P", "", "-N", "open sesame", "-f", str(path))

@@ -1,4 +1,4 @@
-"""doorward:// links: written and read back; what is wrong with others."""
+"""doorward:// links: round trip, and errors of invalid links."""
 
 from __future__ import annotations
 

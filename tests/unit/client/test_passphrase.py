@@ -1,4 +1,4 @@
-"""Passphrases asked for on a real terminal, and by a program where there is none."""
+"""Passphrase prompts: on a real terminal, and through SSH_ASKPASS."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ PROGRAM = "import sys; from doorward.client.passphrase import ask_passphrase; pr
 
 
 def on_a_terminal(typed: bytes) -> tuple[str, str]:
-    """Ask in a process that has a terminal of its own but other standard streams; gives what it wrote to each."""
+    """Prompt in a process with its own terminal and redirected streams; return what it wrote to each."""
     ours, theirs = pty.openpty()
     command = ["setsid", "--ctty", "--wait", sys.executable, "-c", PROGRAM]
     with running(command, stdin=theirs, stderr=subprocess.PIPE) as process:
@@ -45,7 +45,7 @@ def test_terminal_prompt_does_not_echo() -> None:
 
 
 def without_a_terminal(**environment: str) -> subprocess.CompletedProcess[str]:
-    """Ask in a session of its own, which has no terminal."""
+    """Prompt in a new session, which has no terminal."""
     return subprocess.run(
         [sys.executable, "-c", PROGRAM],
         env={**os.environ, **environment},
@@ -59,7 +59,7 @@ def without_a_terminal(**environment: str) -> subprocess.CompletedProcess[str]:
 
 @pytest.fixture
 def program(tmp_path: Path) -> Path:
-    """Give a program that answers with its question."""
+    """Return a program that echoes its prompt."""
     path = tmp_path / "askpass"
     path.write_text('#!/bin/sh\necho "$1"\necho more\n')
     path.chmod(0o700)

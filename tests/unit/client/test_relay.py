@@ -1,4 +1,4 @@
-"""Bytes carried between pipes and a real connection: whole, both ways, whoever ends first."""
+"""Relaying between pipes and a real connection: complete, both ways, whichever side ends first."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ BULK = Random(1).randbytes((1 << 20) + 7)
 
 
 class Line:
-    """A carry under way: what its user writes and reads on one side, the server on the other."""
+    """A running relay: the user's pipes on one side, the server's connection on the other."""
 
     def __init__(self) -> None:
         with socket.create_server(("127.0.0.1", 0)) as server:

@@ -1,4 +1,4 @@
-"""What a signed knock may ask for, as people write it."""
+"""Options of a signed knock, as users write them."""
 
 from __future__ import annotations
 

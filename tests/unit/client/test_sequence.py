@@ -1,4 +1,4 @@
-"""Real sockets on loopback, seen by a capture; the waiting with a clock of its own."""
+"""Real sockets on loopback, observed by a capture; waiting with a fake clock."""
 
 from __future__ import annotations
 
@@ -31,7 +31,7 @@ def udp(number: int) -> Port:
 
 @contextmanager
 def closed_ports(version: int, count: int) -> Iterator[list[int]]:
-    """Ports of both protocols where nobody answers: bound, so that nobody else takes them."""
+    """Silent ports of both protocols; bound, so that no other program can use them."""
     target = LOOPBACK[version]
     with ExitStack() as held:
         numbers = []
@@ -53,13 +53,13 @@ def listener(version: int = 4) -> Iterator[socket.socket]:
 
 @contextmanager
 def silent_port() -> Iterator[int]:
-    """A port whose queue of connections is full: the kernel drops each further SYN."""
+    """A port whose accept queue is full: the kernel drops every further SYN."""
     with listener() as server, socket.create_connection(server.getsockname()):
         yield server.getsockname()[1]
 
 
 def capture_until(sniffer: socket.socket, version: int, last: int) -> list[tuple[int, int, int, bytes]]:
-    """What arrives over loopback up to the datagram to port `last`: protocol, port, TCP flags, payload."""
+    """Capture loopback up to the datagram to port `last`: protocol, port, TCP flags, payload."""
     start, protocol_at = {4: (20, 9), 6: (40, 6)}[version]
     seen: list[tuple[int, int, int, bytes]] = []
     while True:
@@ -114,15 +114,19 @@ def test_no_socket_is_left_to_retransmit_the_syn() -> None:
 
 
 def test_closed_ports_do_not_end_a_sequence() -> None:
-    told: list[tuple[int, Port]] = []
+    reported: list[tuple[int, Port]] = []
     pauses: list[float] = []
     with closed_ports(4, 2) as (first, second):
         sequence = (udp(first), *tcp(second), udp(first), *tcp(second))
         used = knock(
-            [LOOPBACK[4]], sequence, 0.25, report=lambda _, place, port: told.append((place, port)), sleep=pauses.append
+            [LOOPBACK[4]],
+            sequence,
+            0.25,
+            report=lambda _, place, port: reported.append((place, port)),
+            sleep=pauses.append,
         )
     assert used == LOOPBACK[4]
-    assert told == list(enumerate(sequence, 1))
+    assert reported == list(enumerate(sequence, 1))
     assert pauses == [0.25] * 3  # between the packets: none before the first, none after the last
 
 
@@ -189,7 +193,7 @@ def test_invalid_host_name_is_an_error(name: str) -> None:
 
 
 class Rehearsal:
-    """A clock that moves only when somebody waits, and a port that opens at its `opens_at`-th visit."""
+    """A clock that advances only by sleeping, and a port that opens at the `opens_at`-th attempt."""
 
     def __init__(self, opens_at: int, otherwise: Reply) -> None:
         self.now_s = 100.0

@@ -1,4 +1,4 @@
-"""Names for the log's lines: in the order of asking, bounded in time and in number."""
+"""Host names for log lines: in request order, bounded in time and number."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ def loop() -> Iterator[EventLoop]:
 
 @pytest.fixture
 def stopped(loop: EventLoop) -> Iterator[ReverseResolver]:
-    """Give names that nobody finds: the process that asks for them is stopped, as one whose resolver is silent."""
+    """A resolver that never answers: its process is stopped."""
     names = ReverseResolver(loop)
     os.kill(names.pid, signal.SIGSTOP)
     yield names

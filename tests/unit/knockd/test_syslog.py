@@ -1,4 +1,4 @@
-"""Lines for /dev/log: their form, a reader that stops, ends and comes back."""
+"""Lines to /dev/log: format, and a reader that stalls, exits and returns."""
 
 from __future__ import annotations
 

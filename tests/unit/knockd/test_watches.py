@@ -1,4 +1,4 @@
-"""Being told of files that change."""
+"""Notification of changed files."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ def watches() -> Iterator[FileWatcher]:
     found.close()
 
 
-def told(watches: FileWatcher) -> bool:
+def changed(watches: FileWatcher) -> bool:
     return bool(select.select([watches], [], [], 0)[0])
 
 
@@ -39,11 +39,11 @@ def test_change_is_reported_once(tmp_path: Path, watches: FileWatcher, change: C
     path.write_text("a")
     watches.watch([str(path)])
     path.read_text()
-    assert not told(watches)
+    assert not changed(watches)
     change(path)
-    assert told(watches)
+    assert changed(watches)
     watches.drain()
-    assert not told(watches)
+    assert not changed(watches)
 
 
 def test_replacement_file_is_watched_after_the_next_call(tmp_path: Path, watches: FileWatcher) -> None:
@@ -54,9 +54,9 @@ def test_replacement_file_is_watched_after_the_next_call(tmp_path: Path, watches
     watches.drain()
     watches.watch([str(path)])
     watches.watch([str(path)])
-    assert not told(watches)
+    assert not changed(watches)
     path.write_text("c")
-    assert told(watches)
+    assert changed(watches)
 
 
 def test_no_descriptor_is_left_open() -> None:

@@ -70,9 +70,9 @@ def test_the_examples_are_granted_in_time_and_to_their_keys_only(example: dict[s
     assert isinstance(late, KnockRejection)
     assert late.reason == "clock"
     for another in (judge(Signer().line, suite=example["suite"], gate=gate), judge(suite=example["suite"], gate=gate)):
-        stranger = another.authorize(packet, SOURCE.packed, now_ms)
-        assert isinstance(stranger, KnockRejection)
-        assert stranger.reason == "key"
+        verdict_of_another = another.authorize(packet, SOURCE.packed, now_ms)
+        assert isinstance(verdict_of_another, KnockRejection)
+        assert verdict_of_another.reason == "key"
 
 
 # What is asked for, and what the line says
@@ -166,7 +166,7 @@ def test_signature_by_another_key_or_over_other_text_is_rejected() -> None:
 
 
 def test_packet_resealed_from_another_server_is_rejected() -> None:
-    """Another server, which the key's owner knocked at, seals the body and its signature anew for this one."""
+    """A malicious server reseals a client's signed body for this server."""
     other = PrivateKey(SERVER.suite, bytes(32 - 1) + b"\7")
     request = LAPTOP.request()
     body = pack_body(request)

@@ -1,4 +1,4 @@
-"""authorized_keys line by line: what each option means, and every fault with its line and what to write instead."""
+"""authorized_keys line by line: each option, and every fault with its line and remedy."""
 
 from __future__ import annotations
 
@@ -49,7 +49,7 @@ def credential(text: str, number: int = 0) -> Credential:
 
 
 def only_fault(line: str) -> str:
-    """The fault of a line that stands among good ones; the line lets nobody in, the others do."""
+    """Return the fault of a line among valid ones; only that line is ignored."""
     keys, faults = parse(f"# who may\n{key(1)} first\n\n{line}\n{key(2)} last\n", "f", in_the_east)
     assert [line.number for line in keys.lines] == [2, 5]
     (fault,) = faults

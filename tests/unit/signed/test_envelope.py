@@ -67,7 +67,7 @@ def test_other_lengths_are_garbage(suite: Suite) -> None:
 
 @suites
 def test_valid_check_with_an_unsealed_body_is_rejected(suite: Suite) -> None:
-    """The check is right, and what it covers was not sealed."""
+    """The check is valid, but the body was not sealed."""
     key = made(suite)
     opener = Decryptor(key)
     packet = bytearray(seal(key.public, bytes(plaintext_capacity(suite, suite.short_bytes))))

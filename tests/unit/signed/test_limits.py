@@ -1,4 +1,4 @@
-"""What keys may do beyond most, and is worth a word."""
+"""Findings for keys with unusually broad options."""
 
 from __future__ import annotations
 

@@ -114,7 +114,7 @@ def test_too_long_message_is_rejected() -> None:
 def test_the_signature_is_over_the_servers_key_too() -> None:
     body = pack_body(KNOCK)
     assert signed_text(b"one", body) != signed_text(b"another", body)
-    assert signed_text(b"on", b"e" + body) != signed_text(b"one", body)  # where the key ends is told
+    assert signed_text(b"on", b"e" + body) != signed_text(b"one", body)  # the length of the key is included
 
 
 def test_longest_opening_time_fits() -> None:

@@ -1,4 +1,4 @@
-"""Certificates by real ssh-keygen, and what authorized_keys makes of them."""
+"""Certificates of the real ssh-keygen, and their authorization by authorized_keys."""
 
 from __future__ import annotations
 
@@ -90,7 +90,7 @@ def test_authorities_in_security_keys_in_software(kind: str, tmp_path: Path) -> 
 
 
 def signed_by(device: Authenticator) -> bytes:
-    """Alice's certificate, with another authority and its signature in place of the first."""
+    """Return Alice's certificate with another authority and its signature."""
     certificate = parse_certificate(certified())
     head = certificate.signed.removesuffix(string(certificate.authority.blob))
     signed = head + string(device.blob)
@@ -157,7 +157,7 @@ def test_authority_in_an_invalid_line_is_rejected() -> None:
 
 
 def test_certified_key_without_its_certificate_is_rejected() -> None:
-    """Its authority vouches for it by the certificate only."""
+    """The authority certifies it only through the certificate."""
     keys, _ = parse(authority_line(), "f")
     fingerprint = parse_certificate(certified()).key.fingerprint
     assert str(keys.find(fingerprint, is_certificate=False, now_s=NOW_S)).startswith("f does not list the key ")
@@ -229,7 +229,7 @@ def test_certificate_addresses_and_line_options_both_apply(options: str, source:
 def test_required_user_presence(
     options: tuple[str, ...], line: str, touch_required: bool, verify_required: bool
 ) -> None:
-    """As sshd: laxer only where both say so, stricter where either does."""
+    """As sshd: relaxed only if both agree, strict if either requires it."""
     answer = credential(certified(*options), authority_line(f'principals="alice"{line}'))
     assert (answer.options.touch_required, answer.options.verify_required) == (touch_required, verify_required)
 

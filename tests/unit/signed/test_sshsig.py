@@ -1,4 +1,4 @@
-"""What `ssh-keygen -Y sign` prints is read, and nothing else."""
+"""Only the output of `ssh-keygen -Y sign` is accepted."""
 
 from __future__ import annotations
 
