@@ -11,9 +11,9 @@ from pathlib import Path
 
 from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
 
-from doorward.signed.envelope import CHECK_BYTES, check, check_key, room, seal
+from doorward.signed.envelope import CHECK_BYTES, check, check_key, plaintext_capacity, seal
 from doorward.signed.message import NONCE_BYTES, Request, pack_body, pack_plaintext, signed_text
-from doorward.signed.server_key import X25519, new_private_text, parse_private_key
+from doorward.signed.server_key import X25519, generate_private_text, parse_private_key
 from doorward.signed.ssh_wire import string
 from doorward.signed.sshsig import signed_data
 
@@ -39,7 +39,7 @@ class Keys:
     """A server's key, and the keys of those who knock in turn."""
 
     def __init__(self) -> None:
-        self._server_text = new_private_text(X25519)
+        self._server_text = generate_private_text(X25519)
         self.server = parse_private_key(self._server_text).public
         self._signers = [Ed25519PrivateKey.generate() for _ in range(SIGNERS)]
         self._turns = itertools.cycle((signer, _blob(signer)) for signer in self._signers)
@@ -63,7 +63,7 @@ class Keys:
         body = pack_body(Request(time.time_ns() // 1_000_000, nonce, DOOR, None, None, "", signer))
         signed = private.sign(signed_data(signed_text(self.server.raw, body)))
         signature = string(KIND) + string(signed)
-        return seal(self.server, pack_plaintext(body, signature, room(X25519, X25519.short_bytes)))
+        return seal(self.server, pack_plaintext(body, signature, plaintext_capacity(X25519, X25519.short_bytes)))
 
     def packets(self, count: int) -> list[bytes]:
         """Make so many; a thousand take a quarter of a second."""

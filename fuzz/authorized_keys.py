@@ -33,7 +33,7 @@ def _ask(found: Credential) -> None:
     assert found.name.isprintable()
     now_s = datetime(2026, 7, 1, tzinfo=UTC).timestamp()
     for asked in (None, SOURCE, ASKED):
-        assert found.objection("ssh", SOURCE, asked, now_s).isprintable()
-    assert found.presence_objection(Presence(touched=False, verified=False)).isprintable()
+        assert found.rejection("ssh", SOURCE, asked, now_s).isprintable()
+    assert found.presence_rejection(Presence(touched=False, verified=False)).isprintable()
     assert 0 < found.granted_ms(None, 30_000) <= 30_000
     assert found.granted_ms(1 << 32, 30_000) >= found.granted_ms(1, 30_000)

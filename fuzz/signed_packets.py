@@ -9,7 +9,7 @@ from ipaddress import ip_address
 from doorward.errors import MalformedError
 from doorward.signed.authorize import KnockRejection, PacketAuthorizer
 from doorward.signed.authorized_keys import parse
-from doorward.signed.envelope import room, seal
+from doorward.signed.envelope import plaintext_capacity, seal
 from doorward.signed.message import Request, pack_body, pack_plaintext, parse_plaintext
 from doorward.signed.server_key import X25519, PrivateKey
 from doorward.signed.ssh_keys import parse_public_key
@@ -33,7 +33,7 @@ def judge() -> tuple[PrivateKey, PacketAuthorizer]:
 def one(data: bytes) -> None:
     """Judge the bytes in all three ways; whoever has no key is refused, with a reason."""
     server, judging = judge()
-    whole = room(X25519, X25519.short_bytes)
+    whole = plaintext_capacity(X25519, X25519.short_bytes)
     sealed = data[:whole].ljust(whole, b"\0")
     request = Request(NOW_MS, bytes(16), "ssh", None, None, "", parse_public_key(KEY).fingerprint)
     packets = [data, seal(server.public, sealed)]

@@ -27,7 +27,7 @@ def one(data: bytes) -> None:
     assert found.name.isprintable()
     assert "alice" in certificate.principals
     assert certificate.valid_after_s <= NOW_S < certificate.valid_before_s
-    assert certificate.objection(NOW_S) == ""
+    assert certificate.rejection(NOW_S) == ""
 
 
 @cache

@@ -370,8 +370,8 @@ def test_a_port_on_which_this_host_listens_is_no_symbol(tmp_path: Path, program:
             place.send(OTHER, "7000", "4445", "7100")
             settle(place)
             assert (OTHER, "door") not in knockd.opened()
-            said = knockd.output.await_count(1, lambda line: "this host listens there" in line)
-            assert said == [f"engine: {program.name}; no symbols, since this host listens there: 4444/tcp"]
+            said = knockd.output.await_count(1, lambda line: "this host listens on them" in line)
+            assert said == [f"engine: {program.name}; ignored ports, since this host listens on them: 4444/tcp"]
             place.close()
 
 

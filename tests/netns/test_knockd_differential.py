@@ -12,7 +12,7 @@ from typing import NamedTuple
 import pytest
 
 from doorward.config.knockd import parse
-from doorward.knockd.adapter import as_door
+from doorward.knockd.adapter import to_door
 from doorward.model import Packet, Port, Protocol
 from tests.support.daemon import PATIENCE_S
 from tests.support.knockd import DEBIAN, OURS, SYN, Program, Site, site, sites
@@ -135,7 +135,7 @@ def play(places: Sequence[Site], cases: Sequence[Case]) -> list[set[tuple[str, s
 def expected(made: Generated) -> set[tuple[str, str]]:
     """Ask the written meaning of a knock what opens; a source hears of no other."""
     configuration = parse(made.text, "knockd.conf")
-    doors = [as_door(door.name, door, door.knock) for door in configuration.doors]
+    doors = [to_door(door.name, door, door.knock) for door in configuration.doors]
     opened = set()
     for case in made.cases:
         reference = Reference(doors, frozenset(), known_only=False)

@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 
-from doorward.knockd.knockd_daemon import FOLLOW_S
+from doorward.knockd.knockd_daemon import POLL_S
 from doorward.lab.topology import Lab
 from tests.support.knockd import KERNEL, OURS, Program, Site, running_knockd
 
@@ -17,7 +17,7 @@ pytestmark = pytest.mark.netns
 ONE, OTHER = "10.7.7.1", "10.7.7.2"
 DOOR = "[door]\nSequence = 7000,7100\nTCPFlags = syn\nCommand = :\n"
 LAST = "[last]\nSequence = 1999\nTCPFlags = syn\n"
-BUSY = "no symbols, since this host listens there: "
+BUSY = "ignored ports, since this host listens on them: "
 
 engines = pytest.mark.parametrize("program", OURS, ids=lambda program: program.name)
 
@@ -77,7 +77,7 @@ def opens_at_last(place: Site, source: str) -> float:
     """Knock again and again, no faster than a scanner, until it opens; give how long that took."""
     began_s = time.monotonic()
     while (source, "once") not in place.knockd.opened():
-        assert time.monotonic() - began_s < 2 * FOLLOW_S
+        assert time.monotonic() - began_s < 2 * POLL_S
         place.send(source, "8000", "8100")
         time.sleep(0.12)
     return time.monotonic() - began_s
@@ -95,7 +95,7 @@ def test_an_edited_file_is_noticed_at_once(
         place = Site(direct_lab, knockd)
         for source in (ONE, OTHER):  # the file that replaced the other is followed as well
             edit(sequences)
-            assert opens_at_last(place, source) < FOLLOW_S / 2
+            assert opens_at_last(place, source) < POLL_S / 2
             assert sequences.read_text() == "#000,8100\n"
         place.close()
 
@@ -109,5 +109,5 @@ def test_a_file_that_was_not_there_is_noticed_by_looking(direct_lab: Lab, tmp_pa
         rewritten(sequences)
         opens_at_last(place, ONE)
         rewritten(sequences)
-        assert opens_at_last(place, OTHER) < FOLLOW_S / 2, "and from then on at once"
+        assert opens_at_last(place, OTHER) < POLL_S / 2, "and from then on at once"
         place.close()

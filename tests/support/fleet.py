@@ -19,7 +19,7 @@ from doorward.errors import HostError
 from doorward.fleet import etcd_codec
 from doorward.fleet.etcd import Etcd, EtcdAccess
 from doorward.lab.namespace import NamespaceHost, ip
-from doorward.lab.topology import HOST_SETTINGS, _set, _tear_down
+from doorward.lab.topology import HOST_SETTINGS, _tear_down, _write_sysctls
 from doorward.model import Address, Element, Port
 from tests.conftest import unavailable
 from tests.support.daemon import PATIENCE_S, RunningDaemon, Visitor
@@ -66,7 +66,7 @@ class Switch:
     def build(self) -> None:
         ip(batch=[f"netns add {host.namespace}" for host in self.all])
         for host in self.hosts.values():
-            host.call(_set, HOST_SETTINGS)
+            host.call(_write_sysctls, HOST_SETTINGS)
         self._bridge.ip(batch=["link add bridge type bridge", "link set bridge up"])
         ip(
             batch=[

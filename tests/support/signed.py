@@ -13,9 +13,9 @@ from cryptography.hazmat.primitives.serialization import Encoding, PublicFormat
 
 from doorward.lab.namespace import NamespaceHost
 from doorward.model import Address
-from doorward.signed.envelope import room, seal
+from doorward.signed.envelope import plaintext_capacity, seal
 from doorward.signed.message import Request, pack_body, pack_plaintext, signed_text
-from doorward.signed.server_key import X25519, PrivateKey, Suite, new_private_text, parse_private_key
+from doorward.signed.server_key import X25519, PrivateKey, Suite, generate_private_text, parse_private_key
 from doorward.signed.ssh_keys import PublicKey, parse_public_key
 from doorward.signed.ssh_wire import string
 from doorward.signed.sshsig import signed_data
@@ -60,7 +60,7 @@ class Signer:
 def sealed(server: PrivateKey, body: bytes, signature: bytes) -> bytes:
     """Seal a body with whatever stands for its signature."""
     length = server.suite.short_bytes
-    return seal(server.public, pack_plaintext(body, signature, room(server.suite, length)))
+    return seal(server.public, pack_plaintext(body, signature, plaintext_capacity(server.suite, length)))
 
 
 class Signed:
@@ -73,7 +73,7 @@ class Signed:
         self.authorize(*(signer.line for signer in signers))
 
     def new_key(self, suite: Suite = X25519) -> PrivateKey:
-        text = new_private_text(suite)
+        text = generate_private_text(suite)
         self.key_file.touch(0o600)
         self.key_file.write_text(text)
         self.server = parse_private_key(text)

@@ -12,7 +12,7 @@ from ipaddress import ip_address, ip_network
 from pathlib import Path
 from typing import Any
 
-from doorward.signed.envelope import check_key, room, seal
+from doorward.signed.envelope import check_key, plaintext_capacity, seal
 from doorward.signed.message import Request, pack_body, pack_plaintext, signed_text
 from doorward.signed.server_key import HYBRID, X25519, PrivateKey, Suite
 from doorward.signed.ssh_keys import parse_public_key
@@ -102,7 +102,7 @@ def _packet(
 ) -> dict[str, Any]:
     suite: Suite = server.suite
     length = suite.long_bytes if is_long else suite.short_bytes
-    plaintext = pack_plaintext(body, signature, room(suite, length))
+    plaintext = pack_plaintext(body, signature, plaintext_capacity(suite, length))
     text = signed_text(server.public.raw, body)
     return {
         "name": name,

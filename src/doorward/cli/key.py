@@ -15,7 +15,7 @@ from doorward.errors import HostError, UsageError
 from doorward.kernel import atomic_file
 from doorward.kernel.atomic_file import FileOwnership
 from doorward.kernel.privileges import service_identity
-from doorward.signed.server_key import SUITES, X25519, new_private_text
+from doorward.signed.server_key import SUITES, X25519, generate_private_text
 
 EXAMPLE = """\
   # doorward key server    # what `doorward add HOST --server-key` takes
@@ -48,7 +48,7 @@ def run(args: argparse.Namespace) -> int:
         raise UsageError(_MISSING.format(path=config))
     path = key_path(signed, config.parent)
     if not is_there(path):
-        _make(path, config, new_private_text(SUITES[args.suite or X25519.name]))
+        _make(path, config, generate_private_text(SUITES[args.suite or X25519.name]))
     key = read_private_key(path).public
     if args.suite and key.suite.name != args.suite:
         raise UsageError(

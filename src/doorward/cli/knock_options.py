@@ -9,7 +9,16 @@ from ipaddress import ip_address
 from socket import AF_INET, AF_INET6, AF_UNSPEC
 from typing import Any, NamedTuple
 
-from doorward.client.hosts import KnownHost, find_door, find_host, hosts_path, is_door, is_exposed, near, read_hosts
+from doorward.client.hosts import (
+    KnownHost,
+    find_door,
+    find_host,
+    hosts_path,
+    is_door,
+    is_exposed,
+    read_hosts,
+    suggestion,
+)
 from doorward.client.sequence import Target, resolve, targets_of_version
 from doorward.errors import UsageError
 from doorward.escape import visible
@@ -173,7 +182,7 @@ def _sequence(
 
 def _warn_of_a_slip(path: str, host: KnownHost, door: str) -> None:
     """Whoever knocks at a door that is not there hears nothing of it, so a likely slip is worth a word."""
-    if host.doors and door not in host.doors and (hint := near(door, host.doors)):
+    if host.doors and door not in host.doors and (hint := suggestion(door, host.doors)):
         _warn(f"{path}: {host.name!r} lists no door {door!r}; {hint}")
 
 

@@ -108,7 +108,7 @@ def _serve(call: DaemonArguments) -> int:
         ledger, set_aside = open_ledger(ledger_file, time.strftime("%Y%m%dT%H%M%S"))
         _hold(ledger_file.with_name(_LOCK))
         if set_aside:
-            output.complain(set_aside)
+            output.error(set_aside)
         app = Knockd(settings, configuration, engine, output, ledger)
     except DoorwardError as error:
         if release is not None:
@@ -151,7 +151,7 @@ def _hold(lock: Path) -> None:
 
 def _let_go(release: _Daemon | None, output: KnockdLog) -> None:
     if release is not None and (wrong := release.succeed()):
-        output.say(wrong)
+        output.log(wrong)
 
 
 class _Daemon:

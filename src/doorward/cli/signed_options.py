@@ -7,8 +7,8 @@ from functools import partial
 
 from doorward.cli.knock_options import Knock, KnockPlan, print_sent
 from doorward.client.identity import find_signer
-from doorward.client.sequence import Target, each_family
-from doorward.client.signed import KnockRequest, SentPacket, letter, most_signature_bytes, send
+from doorward.client.sequence import Target, first_per_family
+from doorward.client.signed import KnockRequest, SentPacket, build_request, max_signature_bytes, send
 from doorward.client.signers import Signer
 from doorward.errors import UsageError
 from doorward.model import DEFAULT_SIGNED_PORT
@@ -21,7 +21,7 @@ def signed_knocker(aim: KnockPlan, verbose: bool) -> Knock:
     report = _printer(signer) if verbose else None
 
     def knock(targets: list[Target]) -> list[Target]:
-        chosen = each_family(targets)
+        chosen = first_per_family(targets)
         reached = [target for each in letters for target in send(each, signer, chosen, port, report=report)]
         return list(dict.fromkeys(reached))
 
@@ -44,7 +44,7 @@ def dump(aim: KnockPlan, targets: list[Target], *, as_json: bool) -> None:
         send(
             each,
             signer,
-            each_family(targets),
+            first_per_family(targets),
             port,
             report=partial(report, each),
             really=False,
@@ -54,10 +54,10 @@ def dump(aim: KnockPlan, targets: list[Target], *, as_json: bool) -> None:
 def _prepared(aim: KnockPlan) -> tuple[list[KnockRequest], Signer]:
     host = aim.host
     try:
-        letters = [letter(host.server_key or "", door, host.gate, host.for_s, host.asked) for door in aim.doors]
+        letters = [build_request(host.server_key or "", door, host.gate, host.for_s, host.asked) for door in aim.doors]
     except UsageError as error:
         raise UsageError(f"{host.name}: {error}") from None
-    return letters, find_signer(host.identity, host.certificate, min(map(most_signature_bytes, letters)))
+    return letters, find_signer(host.identity, host.certificate, min(map(max_signature_bytes, letters)))
 
 
 def _printer(signer: Signer) -> Callable[[SentPacket], None]:

@@ -1,1 +1,1 @@
-"""The knocker's side."""
+"""The client: knocks, connects and manages hosts.toml."""

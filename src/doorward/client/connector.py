@@ -1,4 +1,4 @@
-"""Connects to a port that is opening: several attempts, for the first SYN may come before the door is open."""
+"""Connect to a port that is opening: several attempts, since the first SYN may arrive before the door is open."""
 
 from __future__ import annotations
 
@@ -9,18 +9,18 @@ import time
 
 from doorward.client.sequence import Reply, Target
 
-# A signed knock opens its door when a process has read it: after a millisecond or two, and a SYN before that is
-# dropped, which TCP repeats after one second only. So others follow it soon. They are few, and far apart, since what
-# arrives at an open door counts with the limits of other firewalls (`ufw limit`: six in 30 s). The service hardly ever
-# sees more than one: those that are given up have not had their answer yet, and are reset before they are connections.
+# A signed knock opens its door once a process has verified it: after a millisecond or two. A SYN that arrives earlier
+# is dropped, and TCP retransmits it only after one second, so more attempts follow soon. They are few and spread out,
+# since SYNs at an open door count against the limits of other firewalls (`ufw limit`: six in 30 s). The service rarely
+# sees more than one: abandoned attempts have no answer yet, and are reset before they become connections.
 ATTEMPTS_S = (0.0, 0.001, 0.003, 0.015, 0.1)
-# Before TCP repeats them all, all but the newest are given up: no way to a host takes this long.
-ALONE_S = 0.9
-_UNDER_WAY = frozenset({errno.EINPROGRESS, errno.EALREADY})
+# All but the newest are abandoned before TCP retransmits them: no round trip takes this long.
+SINGLE_S = 0.9
+_IN_PROGRESS = frozenset({errno.EINPROGRESS, errno.EALREADY})
 
 
 def open_connection(target: Target, port: int, patience_s: float) -> socket.socket | Reply:
-    """Give a connection, or what was met instead within the time. Attempts that are not used are closed."""
+    """Return a connection, or the reply met within `patience_s`. Unused attempts are closed."""
     attempts = _Attempts(target, port)
     try:
         return attempts.run(time.monotonic(), patience_s)
@@ -29,62 +29,62 @@ def open_connection(target: Target, port: int, patience_s: float) -> socket.sock
 
 
 def try_port(target: Target, port: int, patience_s: float) -> Reply:
-    """Tell whether a connection can be made, and close it again."""
-    found = open_connection(target, port, patience_s)
-    if isinstance(found, Reply):
-        return found
-    found.close()
+    """Connect, close the connection again and return the reply."""
+    connection = open_connection(target, port, patience_s)
+    if isinstance(connection, Reply):
+        return connection
+    connection.close()
     return Reply.OPEN
 
 
 class _Attempts:
-    """Sockets on their way to one port."""
+    """Sockets that are connecting to one port."""
 
     def __init__(self, target: Target, port: int) -> None:
         self._target, self._address = target, target.at(port)
-        self._waiting: list[socket.socket] = []
-        self._upcoming_s = list(ATTEMPTS_S)
+        self._connecting: list[socket.socket] = []
+        self._starts_s = list(ATTEMPTS_S)
 
     def run(self, began_s: float, patience_s: float) -> socket.socket | Reply:
         while (now_s := time.monotonic() - began_s) < patience_s:
-            if self._upcoming_s and self._upcoming_s[0] <= now_s:
-                self._begin()  # one, and then a look: a late process must not make two where the first was enough
-            if now_s >= ALONE_S:
-                self._leave_one()
-            if not (self._waiting or self._upcoming_s):
+            if self._starts_s and self._starts_s[0] <= now_s:
+                self._start_next()  # one per pass: after a delay the first may already have succeeded
+            if now_s >= SINGLE_S:
+                self._keep_newest()
+            if not (self._connecting or self._starts_s):
                 break
             until_s = min(self._next_s(), patience_s) - now_s
-            if found := self._first(max(until_s, 0)):
-                return found
-        return Reply.SILENT if self._waiting else Reply.REFUSED
+            if connection := self._first_connected(max(until_s, 0)):
+                return connection
+        return Reply.SILENT if self._connecting else Reply.REFUSED
 
     def close(self) -> None:
-        while self._waiting:
-            self._waiting.pop().close()
+        while self._connecting:
+            self._connecting.pop().close()
 
-    def _begin(self) -> None:
-        self._upcoming_s.pop(0)
+    def _start_next(self) -> None:
+        self._starts_s.pop(0)
         attempt = socket.socket(self._target.family, socket.SOCK_STREAM)
         attempt.setblocking(False)
-        self._waiting.append(attempt)
-        if attempt.connect_ex(self._address) not in {0, *_UNDER_WAY}:
-            self._waiting.remove(attempt)
+        self._connecting.append(attempt)
+        if attempt.connect_ex(self._address) not in {0, *_IN_PROGRESS}:
+            self._connecting.remove(attempt)
             attempt.close()
 
     def _next_s(self) -> float:
-        if self._upcoming_s:
-            return self._upcoming_s[0]
-        return ALONE_S if len(self._waiting) > 1 else float("inf")
+        if self._starts_s:
+            return self._starts_s[0]
+        return SINGLE_S if len(self._connecting) > 1 else float("inf")
 
-    def _leave_one(self) -> None:
-        while len(self._waiting) > 1:
-            self._waiting.pop(0).close()
+    def _keep_newest(self) -> None:
+        while len(self._connecting) > 1:
+            self._connecting.pop(0).close()
 
-    def _first(self, timeout_s: float) -> socket.socket | None:
-        """Give the first that is connected; those that were refused are dropped."""
-        _, done, _ = select.select([], self._waiting, [], timeout_s)
+    def _first_connected(self, timeout_s: float) -> socket.socket | None:
+        """Return the first connected socket; close those that were refused."""
+        _, done, _ = select.select([], self._connecting, [], timeout_s)
         for attempt in done:
-            self._waiting.remove(attempt)
+            self._connecting.remove(attempt)
             if attempt.getsockopt(socket.SOL_SOCKET, socket.SO_ERROR) == 0:
                 attempt.setblocking(True)
                 return attempt

@@ -1,6 +1,6 @@
-"""Reads hosts.toml, where the client keeps its hosts and their doors' sequences.
+"""Read hosts.toml, the client's hosts and the port sequences of their doors.
 
-Kept free of pathlib (14 ms to import): most knocks at a name look here first.
+Does not import pathlib (14 ms): most knocks look up a host here first.
 """
 
 from __future__ import annotations
@@ -21,9 +21,9 @@ KEYS = (*TEXTS, "signed_port", "doors")
 
 
 class KnownHost(NamedTuple):
-    """One table of hosts.toml; `address` is the table's name where the file gives none.
+    """One table of hosts.toml; `address` defaults to the table's name.
 
-    A door with no sequence opens with a signed knock only. The rest is for signed knocks.
+    A door without a sequence needs a signed knock. The fields after `doors` are for signed knocks.
     """
 
     name: str
@@ -39,71 +39,71 @@ class KnownHost(NamedTuple):
 
 
 def hosts_path() -> str:
-    """Tell where hosts.toml is looked for."""
+    """Return the path of hosts.toml."""
     base = os.environ.get("XDG_CONFIG_HOME", "")
-    if not base.startswith("/"):  # the XDG specification: a relative path is to be ignored
+    if not base.startswith("/"):  # the XDG specification: relative paths are ignored
         base = os.path.expanduser("~/.config")  # noqa: PTH111
     return f"{base}/doorward/hosts.toml"
 
 
 def read_hosts(path: str) -> dict[str, KnownHost]:
-    """Read every host; no file is no hosts. UsageError: what is wrong in the file, and what to write."""
+    """Return every host by name; empty if there is no file. UsageError names the fault and the remedy."""
     raw = _read(path)
     return {} if raw is None else parse_hosts(raw, path)
 
 
 def parse_hosts(raw: bytes, path: str) -> dict[str, KnownHost]:
-    """Read every host in the bytes of a file; UsageError as above."""
+    """Return every host in the contents of a file; UsageError as in `read_hosts`."""
     import tomllib
 
     try:
         tables = tomllib.loads(raw.decode())
-    except (ValueError, RecursionError) as error:  # a number of thousands of digits, lists a thousand deep
-        raise UsageError(f"{path}: not TOML: {error}; mend it there") from None
-    folder = os.path.dirname(path)  # noqa: PTH120
-    return {name: _host(f"{path}: [{name}]", name, table, folder) for name, table in tables.items()}
+    except (ValueError, RecursionError) as error:  # thousands of digits, lists nested a thousand deep
+        raise UsageError(f"{path}: not TOML: {error}; fix the file") from None
+    directory = os.path.dirname(path)  # noqa: PTH120
+    return {name: _host(f"{path}: [{name}]", name, table, directory) for name, table in tables.items()}
 
 
 def is_exposed(path: str) -> bool:
-    """Tell whether every user of this machine can read the file, and its sequences."""
-    found = os.stat(path).st_mode & stat.S_IROTH  # noqa: PTH116
-    while found and path != "/":
+    """Return whether every user of this host can read the file, and so its sequences."""
+    readable = os.stat(path).st_mode & stat.S_IROTH  # noqa: PTH116
+    while readable and path != "/":
         path = os.path.dirname(path)  # noqa: PTH120
-        found = os.stat(path).st_mode & stat.S_IXOTH  # noqa: PTH116
-    return bool(found)
+        readable = os.stat(path).st_mode & stat.S_IXOTH  # noqa: PTH116
+    return bool(readable)
 
 
 def _read(path: str) -> bytes | None:
     try:
-        descriptor = os.open(path, os.O_RDONLY | os.O_CLOEXEC | os.O_NONBLOCK)  # a pipe must not stop us
+        descriptor = os.open(path, os.O_RDONLY | os.O_CLOEXEC | os.O_NONBLOCK)  # a pipe must not block
     except (FileNotFoundError, NotADirectoryError):
         return None
     except OSError as error:
-        raise UsageError(f"{path}: cannot be read: {error.strerror}; mend that, or give ports") from None
+        raise UsageError(f"{path}: cannot be read: {error.strerror}; fix that, or give ports") from None
     try:
-        found = os.fstat(descriptor)
-        _refuse_shared(path, found)
-        return os.read(descriptor, found.st_size)
+        status = os.fstat(descriptor)
+        _reject_shared(path, status)
+        return os.read(descriptor, status.st_size)
     finally:
         os.close(descriptor)
 
 
-def _refuse_shared(path: str, found: os.stat_result) -> None:
-    """Whoever can write the file chooses where the user's knocks and connections go."""
-    if not stat.S_ISREG(found.st_mode):
-        raise UsageError(f"{path}: is no regular file; put a TOML file there")
-    if found.st_uid not in (0, os.geteuid()):
-        raise UsageError(f"{path}: belongs to another user; make it yours with `chown`")
-    if found.st_mode & (stat.S_IWGRP | stat.S_IWOTH):
+def _reject_shared(path: str, status: os.stat_result) -> None:
+    """Reject a file that others can write: they could redirect the user's knocks and connections."""
+    if not stat.S_ISREG(status.st_mode):
+        raise UsageError(f"{path}: not a regular file; put a TOML file there")
+    if status.st_uid not in (0, os.geteuid()):
+        raise UsageError(f"{path}: owned by another user; change the owner with `chown`")
+    if status.st_mode & (stat.S_IWGRP | stat.S_IWOTH):
         raise UsageError(f"{path}: other users can write it; run `chmod go-w {path}`")
 
 
-def _host(where: str, name: str, table: object, folder: str) -> KnownHost:
+def _host(where: str, name: str, table: object, directory: str) -> KnownHost:
     if not isinstance(table, dict):
         raise UsageError(f'{where} must be a table; write [{name}] and below it address = "..."')
     for key, value in table.items():
         if key not in KEYS:
-            raise UsageError(f"{where}: unknown key {key!r}; {_instead(name, key, value)}")
+            raise UsageError(f"{where}: unknown key {key!r}; {_remedy(name, key, value)}")
     texts = {key: _text(where, key, table[key]) for key in TEXTS if key in table}
     server_key = texts.get("server_key")
     host = KnownHost(
@@ -111,17 +111,17 @@ def _host(where: str, name: str, table: object, folder: str) -> KnownHost:
         texts.get("address", name),
         _doors(where, table.get("doors", {}), may_be_empty=server_key is not None),
         server_key,
-        identity=_beside(folder, texts.get("identity")),
-        certificate=_beside(folder, texts.get("certificate")),
+        identity=_resolve_path(directory, texts.get("identity")),
+        certificate=_resolve_path(directory, texts.get("certificate")),
     )
-    return host._replace(**_wishes(where, table)) if table.keys() & _WISHES else host
+    return host._replace(**_signed_options(where, table)) if table.keys() & _SIGNED_KEYS else host
 
 
-_WISHES = frozenset({"signed_port", "gate", "from", "for"})
+_SIGNED_KEYS = frozenset({"signed_port", "gate", "from", "for"})
 
 
-def _wishes(where: str, table: dict[str, object]) -> dict[str, Any]:
-    """Read what only a signed knock can ask for."""
+def _signed_options(where: str, table: dict[str, object]) -> dict[str, Any]:
+    """Return the fields that apply to signed knocks only."""
     from doorward.client import request_options
 
     parsers: dict[str, tuple[str, Callable[[str], object]]] = {
@@ -130,33 +130,33 @@ def _wishes(where: str, table: dict[str, object]) -> dict[str, Any]:
         "from": ("asked", request_options.parse_from),
         "for": ("for_s", request_options.parse_for_s),
     }
-    found = {}
-    for key in sorted(_WISHES & table.keys()):
+    options = {}
+    for key in sorted(_SIGNED_KEYS & table.keys()):
         field, parse = parsers[key]
         try:
             value = table[key]
-            found[field] = parse(
+            options[field] = parse(
                 str(value) if key == "signed_port" and type(value) is int else _text(where, key, value)
             )
         except ValueError as error:
             raise UsageError(f"{where}: {key}: {error}") from None
-    return found
+    return options
 
 
-def _beside(folder: str, path: str | None) -> str | None:
-    """A path in the file is one of its folder, not of wherever the user happens to be."""
-    return path if path is None or path.startswith("~") else os.path.join(folder, path)  # noqa: PTH118
+def _resolve_path(directory: str, path: str | None) -> str | None:
+    """Resolve a path against the file's directory, not against the working directory."""
+    return path if path is None or path.startswith("~") else os.path.join(directory, path)  # noqa: PTH118
 
 
-def _instead(name: str, key: str, value: object) -> str:
-    if isinstance(value, dict) and not near(key, KEYS):  # TOML splits a name at its dots
+def _remedy(name: str, key: str, value: object) -> str:
+    if isinstance(value, dict) and not suggestion(key, KEYS):  # TOML splits a name at its dots
         return f'a host name with dots needs quotes: ["{name}.{key}"]'
-    return near(key, KEYS) or "remove it"
+    return suggestion(key, KEYS) or "remove it"
 
 
 def _text(where: str, key: str, value: object) -> str:
     if not isinstance(value, str) or not value:
-        raise UsageError(f'{where}: {key} must be a text; write {key} = "..."')
+        raise UsageError(f'{where}: {key} must be a string; write {key} = "..."')
     return value
 
 
@@ -182,44 +182,44 @@ def _port(where: str, value: object) -> Port:
 
 
 def is_door(word: str) -> bool:
-    """Tell a door's name from a port: `ssh` from `7000`, `7000/tcp` and `7000:tcp`."""
+    """Return whether `word` is a door's name (`ssh`), not a port (`7000`, `7000/tcp`, `7000:tcp`)."""
     return not (word.isdigit() or "/" in word or ":" in word)
 
 
 def find_door(path: str, hosts: dict[str, KnownHost], name: str, door: str) -> tuple[Port, ...]:
-    """Give a door's sequence; UsageError says which of file, host and door is missing, and what exists."""
+    """Return a door's sequence; UsageError names the missing host or door, and what exists."""
     host = find_host(path, hosts, name)
     if door not in host.doors:
-        hint = near(door, host.doors) or _listed("its doors are", host.doors)
+        hint = suggestion(door, host.doors) or _listing("known doors:", host.doors)
         raise UsageError(f"{path}: host {name!r} has no door {door!r}; {hint or f'add it below [{name}.doors]'}")
     if not host.doors[door]:
-        raise UsageError(f"{path}: door {door!r} of host {name!r} has no sequence; it opens with a signed knock only")
+        raise UsageError(f"{path}: door {door!r} of host {name!r} has no port sequence; it needs a signed knock")
     return host.doors[door]
 
 
 def find_host(path: str, hosts: dict[str, KnownHost], name: str) -> KnownHost:
-    """Give a host; UsageError says what is missing, and what exists."""
+    """Return a host; UsageError lists the known hosts."""
     if name in hosts:
         return hosts[name]
     if not hosts:
         raise UsageError(
-            f"no door is known: {path} names no host; give ports (7000 8000/udp 9000), "
+            f"no door is configured: {path} names no host; give ports (7000 8000/udp 9000), "
             "add the host with its server's key (`doorward add`), or write there, for example:"
             f'\n  ["{name}"]\n  address = "192.0.2.7"'
             f'\n  ["{name}".doors]\n  ssh = ["7000/tcp", "8000/udp", "9000/tcp"]'
         )
-    hint = near(name, hosts) or _listed("the hosts there are", hosts)
-    raise UsageError(f"{path}: no host {name!r}; {hint} (to knock at any other, give ports: 7000 8000/udp 9000)")
+    hint = suggestion(name, hosts) or _listing("known hosts:", hosts)
+    raise UsageError(f"{path}: no host {name!r}; {hint} (to knock at any other host, give ports: 7000 8000/udp 9000)")
 
 
-def near(word: str, known: Iterable[str]) -> str:
-    """Ask whether a word like it was meant; nothing where there is none."""
+def suggestion(word: str, known: Iterable[str]) -> str:
+    """Return "did you mean 'x'?" for the closest known word, or an empty string."""
     import difflib
 
     near = difflib.get_close_matches(word, list(known), n=1)
     return f"did you mean {near[0]!r}?" if near else ""
 
 
-def _listed(what: str, names: Iterable[str]) -> str:
+def _listing(intro: str, names: Iterable[str]) -> str:
     listed = ", ".join(sorted(names))
-    return f"{what} {listed}" if listed else ""
+    return f"{intro} {listed}" if listed else ""

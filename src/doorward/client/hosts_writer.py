@@ -1,4 +1,4 @@
-"""Writes hosts into hosts.toml. What the user wrote there stays as it is; the file is changed whole or not at all."""
+"""Write hosts to hosts.toml. The user's own text is preserved, and the file is replaced atomically."""
 
 from __future__ import annotations
 
@@ -16,24 +16,24 @@ from doorward.errors import HostError, UsageError
 from doorward.kernel import atomic_file
 from doorward.model import Port
 
-_FOLDER_MODE, _FILE_MODE = 0o700, 0o600  # sequences are secrets
+_DIRECTORY_MODE, _FILE_MODE = 0o700, 0o600  # sequences are secrets
 _BARE = re.compile(r"[A-Za-z0-9_-]+")
 
 
 def save_host(path: Path, name: str, table: str, *, replace: bool) -> Path | None:
-    """Write a host's table into the file; gives where the former file is, if the host was there before.
+    """Add a host's table to the file; return the path of the backup if an existing host was replaced.
 
-    UsageError: the host is there, or the file is wrong. HostError: it cannot be written.
+    UsageError: the host exists, or the file is invalid. HostError: it cannot be written.
     """
-    with complaining(path):
-        path = path.resolve()  # the file may be a link to where the user keeps such files
-        atomic_file.make_directories(path.parent, _FOLDER_MODE)
+    with host_errors(path):
+        path = path.resolve()  # it may be a symbolic link, which must survive
+        atomic_file.make_directories(path.parent, _DIRECTORY_MODE)
         with _locked(path.parent):
-            return _keep(path, name, table, replace=replace)
+            return _save_locked(path, name, table, replace=replace)
 
 
 def host_table(name: str, values: dict[str, str], doors: dict[str, tuple[Port, ...]]) -> str:
-    """Write a host's table as TOML."""
+    """Return a host's table as TOML."""
     head = _key(name)
     lines = [f"[{head}]", *(f"{key} = {_quoted(value)}" for key, value in values.items())]
     if doors:
@@ -42,12 +42,12 @@ def host_table(name: str, values: dict[str, str], doors: dict[str, tuple[Port, .
     return "\n".join(lines) + "\n"
 
 
-def without(text: str, name: str) -> str:
-    """Give the file's text without a host's tables, as far as they stand under headers of their own."""
+def remove_host(text: str, name: str) -> str:
+    """Return the text without a host's tables, as far as they have headers of their own."""
     kept: list[str] = []
-    remarks: list[str] = []  # behind the last setting of such a table: they belong to what comes next
+    remarks: list[str] = []  # comments after the table's last setting: they belong to the next table
     is_out = False
-    for line in re.split(r"(?<=\n)", text):  # TOML's lines: strings may hold what Python takes for other ends
+    for line in re.split(r"(?<=\n)", text):  # TOML's line ends only: strings may contain others that Python splits at
         if (host := _header(line)) is not None:
             is_out = host == name
             kept += remarks
@@ -61,36 +61,36 @@ def without(text: str, name: str) -> str:
     return "".join(kept + remarks)
 
 
-def _keep(path: Path, name: str, table: str, *, replace: bool) -> Path | None:
+def _save_locked(path: Path, name: str, table: str, *, replace: bool) -> Path | None:
     hosts = read_hosts(str(path))
     old = path.read_text() if path.exists() else ""
     is_there = name in hosts
     if is_there and not replace:
-        raise UsageError(f"{path} has the host {name!r} already; add --replace to write it anew, or take another name")
-    text = without(old, name) if is_there else old
+        raise UsageError(f"{path} already has the host {name!r}; use --replace to overwrite it, or choose another name")
+    text = remove_host(old, name) if is_there else old
     gap = "" if not text else "\n" if text.endswith("\n") else "\n\n"
     new = (text + gap + table).encode()
-    _refuse_loss(path, name, hosts, new)
-    before = path.with_name(f"{path.name}.before")
+    _reject_loss(path, name, hosts, new)
+    backup = path.with_name(f"{path.name}.before")
     if is_there:
-        write(before, old.encode())
+        write(backup, old.encode())
     write(path, new)
-    return before if is_there else None
+    return backup if is_there else None
 
 
-def _refuse_loss(path: Path, name: str, hosts: dict[str, KnownHost], new: bytes) -> None:
-    """See that the file's other hosts are what they were: headers may hide in places that `without` does not know."""
-    others = {each: host for each, host in hosts.items() if each != name}
+def _reject_loss(path: Path, name: str, hosts: dict[str, KnownHost], new: bytes) -> None:
+    """Reject a change that would alter other hosts: `remove_host` does not recognize every form of a header."""
+    others = {other: host for other, host in hosts.items() if other != name}
     try:
-        found = parse_hosts(new, str(path))
+        written = parse_hosts(new, str(path))
     except UsageError:
-        found = {}
-    if {each: host for each, host in found.items() if each != name} != others or name not in found:
-        raise UsageError(f"{path}: {name!r} stands there in a form that cannot be changed from here; edit it by hand")
+        written = {}
+    if {other: host for other, host in written.items() if other != name} != others or name not in written:
+        raise UsageError(f"{path}: {name!r} is written in a form that doorward cannot change; edit the file")
 
 
 def write(path: Path, raw: bytes) -> None:
-    """Let these bytes take the file's place, readable for its user alone. OSError: they have not."""
+    """Replace the file atomically, readable by its owner only. OSError: it is unchanged."""
     new = path.with_name(f"{path.name}.new")
     new.unlink(missing_ok=True)
     handle = os.open(new, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, _FILE_MODE)
@@ -102,9 +102,9 @@ def write(path: Path, raw: bytes) -> None:
 
 
 @contextmanager
-def _locked(folder: Path) -> Iterator[None]:
-    """Two who add at once take turns, so that neither loses what the other wrote."""
-    handle = os.open(folder, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
+def _locked(directory: Path) -> Iterator[None]:
+    """Lock the directory, so that concurrent writers do not lose each other's changes."""
+    handle = os.open(directory, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
     try:
         fcntl.flock(handle, fcntl.LOCK_EX)
         yield
@@ -113,8 +113,8 @@ def _locked(folder: Path) -> Iterator[None]:
 
 
 @contextmanager
-def complaining(path: Path) -> Iterator[None]:
-    """Say what to do where a file cannot be reached: a HostError."""
+def host_errors(path: Path) -> Iterator[None]:
+    """Turn an OSError into a HostError with a remedy."""
     try:
         yield
     except OSError as error:
@@ -122,7 +122,7 @@ def complaining(path: Path) -> Iterator[None]:
 
 
 def _header(line: str) -> str | None:
-    """Give the host that a line like `[home.doors]` begins a table of; None: it begins none."""
+    """Return the host named by a table header such as `[home.doors]`; None if the line is not one."""
     if not line.lstrip().startswith("["):
         return None
     try:
@@ -136,4 +136,4 @@ def _key(name: str) -> str:
 
 
 def _quoted(text: str) -> str:
-    return json.dumps(text, ensure_ascii=False).replace("\x7f", "\\u007f")  # the rest of JSON's escapes is TOML's
+    return json.dumps(text, ensure_ascii=False).replace("\x7f", "\\u007f")  # JSON's other escapes are valid TOML

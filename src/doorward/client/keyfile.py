@@ -1,4 +1,4 @@
-"""Keys in files, as ssh-keygen writes them: the public half without the passphrase, and signatures."""
+"""Read key files as ssh-keygen writes them: the public key without the passphrase, and signing."""
 
 from __future__ import annotations
 
@@ -19,12 +19,12 @@ if TYPE_CHECKING:
 
     Key = Ed25519PrivateKey | RSAPrivateKey | EllipticCurvePrivateKey
 
-_MAX_BYTES = 1 << 20  # a file of a key has at most a few thousand
+_MAX_BYTES = 1 << 20  # key files have a few thousand at most
 _BEGIN = b"-----BEGIN "
 _OPENSSH = b"-----BEGIN OPENSSH PRIVATE KEY-----"
 _MAGIC = b"openssh-key-v1\0"
-_TRIES = 3  # as ssh asks
-_LONGEST_KIND = 64  # as RFC 4251 bounds the names of algorithms
+_TRIES = 3  # as ssh
+_LONGEST_KIND = 64  # RFC 4251's limit for algorithm names
 _CURVES = {  # by their SEC names: RFC 5656's name, and the hash that goes with the curve
     "secp256r1": ("nistp256", "SHA256"),
     "secp384r1": ("nistp384", "SHA384"),
@@ -33,31 +33,31 @@ _CURVES = {  # by their SEC names: RFC 5656's name, and the hash that goes with 
 
 
 def read(path: str) -> bytes:
-    """Give the bytes of a key file; UsageError: there is none to be read, or others can read a private key."""
+    """Return the contents of a key file; UsageError: unreadable, or a private key that others can read."""
     try:
-        descriptor = os.open(path, os.O_RDONLY | os.O_CLOEXEC | os.O_NONBLOCK)  # a pipe must not stop us
+        descriptor = os.open(path, os.O_RDONLY | os.O_CLOEXEC | os.O_NONBLOCK)  # a pipe must not block
     except OSError as error:
-        remedy = "name the right file, or make a key with `ssh-keygen`"
+        remedy = "check the path, or make a key with `ssh-keygen`"
         raise UsageError(f"{path}: {error.strerror or 'cannot be read'}; {remedy}") from None
     try:
-        found = os.fstat(descriptor)
-        if not stat.S_ISREG(found.st_mode):
-            raise UsageError(f"{path}: is no regular file; name the file of a key")
+        status = os.fstat(descriptor)
+        if not stat.S_ISREG(status.st_mode):
+            raise UsageError(f"{path}: not a regular file; use a key file")
         raw = os.read(descriptor, _MAX_BYTES)
     finally:
         os.close(descriptor)
-    if is_private(raw) and found.st_uid == os.geteuid() and found.st_mode & (stat.S_IRWXG | stat.S_IRWXO):
+    if is_private(raw) and status.st_uid == os.geteuid() and status.st_mode & (stat.S_IRWXG | stat.S_IRWXO):
         raise UsageError(f"{path}: other users can read this private key; run `chmod 600 {path}`")
     return raw
 
 
 def is_private(raw: bytes) -> bool:
-    """Tell a private key's file from a public one's."""
+    """Return whether these are the contents of a private key file."""
     return raw.lstrip().startswith(_BEGIN)
 
 
-def public_line(raw: bytes, path: str) -> tuple[bytes, str]:
-    """Read the file of a public key or a certificate: `KIND BASE64 COMMENT`; gives its blob and its comment."""
+def parse_public_line(raw: bytes, path: str) -> tuple[bytes, str]:
+    """Return blob and comment of a public key or certificate file, `KIND BASE64 COMMENT`."""
     words = raw.split(None, 2)
     try:
         blob = base64.b64decode(words[1], validate=True)
@@ -65,29 +65,29 @@ def public_line(raw: bytes, path: str) -> tuple[bytes, str]:
             return blob, words[2].decode(errors="replace").strip() if len(words) > 2 else ""
     except (IndexError, binascii.Error):
         pass
-    raise UsageError(f"{path}: is no key; a public key is one line such as `ssh-ed25519 AAAA… comment`")
+    raise UsageError(f"{path}: not a key; a public key is one line such as `ssh-ed25519 AAAA… comment`")
 
 
-def public_half(path: str, raw: bytes) -> bytes | None:
-    """Give the blob of a private key's public half: from its file, or from FILE.pub; None: only the key itself tells.
+def public_blob(path: str, raw: bytes) -> bytes | None:
+    """Return the public key blob of a private key file, or of FILE.pub; None if only decrypting would show it.
 
-    OpenSSH's own format has it in the clear, others have not.
+    OpenSSH's own format has the public key in the clear, others do not.
     """
     try:
         reader = _openssh(raw)
-        for _ in range(3):  # the cipher, and how the passphrase becomes its key
+        for _ in range(3):  # the cipher, and the key derivation
             reader.string()
         return reader.string() if reader.number(4) == 1 else None
     except MalformedError:
         pass
     try:
-        return public_line(read(f"{path}.pub"), path)[0]
+        return parse_public_line(read(f"{path}.pub"), path)[0]
     except UsageError:
         return None
 
 
 def is_encrypted(raw: bytes) -> bool:
-    """Tell whether a private key needs a passphrase."""
+    """Return whether a private key needs a passphrase."""
     try:
         return _openssh(raw).string() != b"none"
     except MalformedError:
@@ -95,7 +95,7 @@ def is_encrypted(raw: bytes) -> bool:
 
 
 def key_kind(blob: bytes) -> str:
-    """Give the kind that a key, certificate or signature names; "" where it names none that could be shown."""
+    """Return the kind named in a key, certificate or signature; "" if there is no printable one."""
     try:
         kind = SshReader(blob, "the key").string()
     except MalformedError:
@@ -104,7 +104,7 @@ def key_kind(blob: bytes) -> str:
 
 
 class PrivateKeyFile:
-    """A private key, ready to sign. It does not print itself."""
+    """A private key, ready to sign. Has no revealing repr."""
 
     def __init__(self, key: Key) -> None:
         from cryptography.hazmat.primitives import serialization
@@ -114,7 +114,7 @@ class PrivateKeyFile:
         self._key = key
 
     def sign(self, data: bytes) -> bytes:
-        """Give the signature (RFC 4253 section 6.6; RFC 8332, RFC 5656)."""
+        """Return the signature over `data` (RFC 4253 section 6.6; RFC 8332, RFC 5656)."""
         from cryptography.hazmat.primitives import hashes
         from cryptography.hazmat.primitives.asymmetric import ed25519, padding, rsa
 
@@ -126,7 +126,7 @@ class PrivateKeyFile:
 
 
 def load(raw: bytes, path: str, ask: Callable[[str], bytes]) -> PrivateKeyFile:
-    """Load a private key; `ask` gives the passphrase where there is one. AnswerNo: it was never the right one."""
+    """Load a private key; `ask` returns the passphrase if it needs one. NegativeResult: never the right one."""
     if not is_encrypted(raw):
         return PrivateKeyFile(_load(raw, None, path))
     for _ in range(_TRIES):
@@ -136,11 +136,11 @@ def load(raw: bytes, path: str, ask: Callable[[str], bytes]) -> PrivateKeyFile:
             return PrivateKeyFile(_load(raw, passphrase, path))
         except WrongPassphraseError:
             continue
-    raise NegativeResult(f"{path}: the passphrase is not right; try again, or `ssh-add {path}` and the agent signs")
+    raise NegativeResult(f"{path}: wrong passphrase; try again, or run `ssh-add {path}`")
 
 
 class WrongPassphraseError(MalformedError):
-    """With this passphrase there is no key in the file."""
+    """The passphrase does not decrypt the key."""
 
 
 def _load(raw: bytes, passphrase: bytes | None, path: str) -> Key:
@@ -151,30 +151,30 @@ def _load(raw: bytes, passphrase: bytes | None, path: str) -> Key:
     is_openssh = raw.lstrip().startswith(_OPENSSH)
     loader = serialization.load_ssh_private_key if is_openssh else serialization.load_pem_private_key
     try:
-        # The check of an rsa key takes 110 ms. It is for keys from elsewhere; who can change this file has the key.
+        # Validating an RSA key takes 110 ms and protects against untrusted keys; anyone who can alter this one has it.
         key = loader(raw, passphrase, unsafe_skip_rsa_key_validation=True)
     except UnsupportedAlgorithm:
-        remedy = f"`ssh-add {path}`, and the agent signs, or make a key with `ssh-keygen -t ed25519`"
-        raise HostError(f"{path}: its kind or cipher is not known here; {remedy}") from None
+        remedy = f"run `ssh-add {path}`, or make a key with `ssh-keygen -t ed25519`"
+        raise HostError(f"{path}: unknown key kind or cipher; {remedy}") from None
     except (ValueError, TypeError):
         if passphrase is None:
-            raise UsageError(f"{path}: is no private key, or damaged; name another with --identity FILE") from None
+            raise UsageError(f"{path}: not a private key, or damaged; use another with --identity FILE") from None
         raise WrongPassphraseError(path) from None
     is_known_curve = isinstance(key, ec.EllipticCurvePrivateKey) and key.curve.name in _CURVES
     if isinstance(key, ed25519.Ed25519PrivateKey | rsa.RSAPrivateKey) or is_known_curve:
-        return key  # type: ignore[return-value] # mypy does not follow is_known_curve
-    raise UsageError(f"{path}: a key of this kind is not taken; make one with `ssh-keygen -t ed25519`")
+        return key  # type: ignore[return-value] # mypy does not narrow by is_known_curve
+    raise UsageError(f"{path}: unsupported kind of key; make one with `ssh-keygen -t ed25519`")
 
 
 def _openssh(raw: bytes) -> SshReader:
-    """Give what stands in a private key's file in OpenSSH's format (PROTOCOL.key). MalformedError: another format."""
+    """Return a reader of a private key in OpenSSH's format (PROTOCOL.key). MalformedError: another format."""
     encoded = b"".join(raw.split()).removeprefix(_OPENSSH.replace(b" ", b""))
     try:
         body = base64.b64decode(encoded.split(b"-")[0], validate=True)
     except binascii.Error:
-        raise MalformedError("it is not base64") from None
+        raise MalformedError("not base64") from None
     if not body.startswith(_MAGIC):
-        raise MalformedError("it is not in OpenSSH's format")
+        raise MalformedError("not in OpenSSH's format")
     return SshReader(body.removeprefix(_MAGIC), "the key")
 
 
@@ -188,4 +188,4 @@ def _sign_ecdsa(key: EllipticCurvePrivateKey, data: bytes) -> bytes:
 
 
 def _mpint(value: int) -> bytes:
-    return string(value.to_bytes(value.bit_length() // 8 + 1))  # a first bit that is set would mean a negative number
+    return string(value.to_bytes(value.bit_length() // 8 + 1))  # a set top bit would mean a negative number

@@ -1,9 +1,9 @@
-"""`doorward://` links: all that a client needs to know of a host, in one line that fits a QR code. Pure.
+"""`doorward://` links: everything a client needs to know about a host, in one line that fits a QR code. Pure.
 
     doorward://HOST[:SIGNED_PORT]/?key=SERVER_KEY&gate=NAME&door=NAME&seq=NAME:7000/tcp,8000/udp
 
-`door` and `seq` may come more than once: a door that opens with a signed knock, and one with a sequence. Every value is
-percent-encoded (RFC 3986); a plus is a plus.
+`door` (opens with a signed knock) and `seq` (opens with a port sequence) may be repeated. Every value is
+percent-encoded (RFC 3986); a plus is a literal plus.
 """
 
 from __future__ import annotations
@@ -17,18 +17,18 @@ from doorward.errors import MalformedError
 from doorward.model import NAME, Port
 
 SCHEME = "doorward://"
-MAX_LENGTH = 8192  # of a link; the longest server's key takes a quarter of it
+MAX_LENGTH = 8192  # characters; the longest server key takes a quarter of them
 MAX_DOORS = 64
 MAX_SEQUENCE = 32
 _LINK = re.compile(r"doorward://([^/?#]+)/?\?([^#]*)", re.IGNORECASE)
-_PLACE = re.compile(r"(\[[^]]*\]|[^\[\]:@]+)(?::([0-9]{1,5}))?")
+_HOST_PORT = re.compile(r"(\[[^]]*\]|[^\[\]:@]+)(?::([0-9]{1,5}))?")
 _BAD_PERCENT = re.compile(r"%(?![0-9A-Fa-f]{2})")
 _HOST = re.compile(r"[^\s\x00-\x20\x7f/?#@:\[\]%\"'\\]{1,253}")
 _SERVER_KEY = re.compile(r"[a-z0-9-]{1,32}:[A-Za-z0-9+/]{16,4096}={0,2}")
 
 
 class KnockLink(NamedTuple):
-    """What a link says; a door with no sequence opens with a signed knock."""
+    """The contents of a link; a door without a sequence opens with a signed knock."""
 
     host: str
     signed_port: int | None = None
@@ -38,7 +38,7 @@ class KnockLink(NamedTuple):
 
 
 def format_link(link: KnockLink) -> str:
-    """Write a link; `parse_link` reads it back."""
+    """Return the link as text; the inverse of `parse_link`."""
     host = f"[{link.host}]" if ":" in link.host else quote(link.host, safe="")
     port = "" if link.signed_port is None else f":{link.signed_port}"
     fields = [("key", link.key), ("gate", link.gate)]
@@ -49,15 +49,15 @@ def format_link(link: KnockLink) -> str:
 
 
 def parse_link(text: str) -> KnockLink:
-    """Read a link. MalformedError says what is wrong with it."""
+    """Parse a link. MalformedError describes the fault."""
     if len(text) > MAX_LENGTH:
-        raise MalformedError(f"a link of {len(text)} characters; it has at most {MAX_LENGTH}")
+        raise MalformedError(f"the link has {len(text)} characters; the limit is {MAX_LENGTH}")
     if not text.isascii():
-        raise MalformedError("a letter that is not ASCII in the link, where such stand as % and two digits")
+        raise MalformedError("the link contains non-ASCII characters; percent-encode them")
     match = _LINK.fullmatch(text.strip())
     if match is None:
-        raise MalformedError("it is no link; one begins with doorward://HOST/?key=")
-    host, port = _place(match[1])
+        raise MalformedError("not a doorward link; links begin with doorward://HOST/?key=")
+    host, port = _host_port(match[1])
     values: dict[str, str] = {}
     doors: dict[str, tuple[Port, ...]] = {}
     for field in filter(None, match[2].split("&")):
@@ -65,36 +65,36 @@ def parse_link(text: str) -> KnockLink:
         if name in ("door", "seq"):
             _add_door(doors, name, value)
         elif name not in _VALUES:
-            raise MalformedError(f"{name[:40]!r} is nothing that a link says; it knows key, gate, door and seq")
+            raise MalformedError(f"unknown field {name[:40]!r} in the link; known fields: key, gate, door, seq")
         elif name in values:
-            raise MalformedError(f"{name} stands twice in the link")
+            raise MalformedError(f"{name} appears twice in the link")
         elif not _VALUES[name][1].fullmatch(value):
-            raise MalformedError(f"{_shown(value)} is no {_VALUES[name][0]} in the link")
+            raise MalformedError(f"invalid {_VALUES[name][0]} {_shown(value)} in the link")
         else:
             values[name] = value
     link = KnockLink(host, port, values.get("key"), values.get("gate"), tuple(doors.items()))
-    _refuse_nothing(link)
+    _reject_unusable(link)
     return link
 
 
-_VALUES = {"key": ("server key", _SERVER_KEY), "gate": ("gate's name", NAME)}
+_VALUES = {"key": ("server key", _SERVER_KEY), "gate": ("gate name", NAME)}
 
 
-def _place(text: str) -> tuple[str, int | None]:
-    match = _PLACE.fullmatch(text)
+def _host_port(text: str) -> tuple[str, int | None]:
+    match = _HOST_PORT.fullmatch(text)
     if match is None:
-        raise MalformedError(f"{_shown(text)} is no host with a port in the link")
+        raise MalformedError(f"invalid host or port {_shown(text)} in the link")
     host, port = match[1], None if match[2] is None else int(match[2])
     if port is not None and not 1 <= port <= 65535:
-        raise MalformedError(f"port {port} does not exist")
+        raise MalformedError(f"invalid port {port}; ports are 1 to 65535")
     if host.startswith("["):
         try:
             return str(IPv6Address(host[1:-1])), port
         except ValueError:
-            raise MalformedError(f"{_shown(host)} is no IPv6 address in the link") from None
+            raise MalformedError(f"invalid IPv6 address {_shown(host)} in the link") from None
     host = _decoded(host)
     if not (_HOST.fullmatch(host) and host.isprintable()):
-        raise MalformedError(f"{_shown(host)} is no host's name in the link")
+        raise MalformedError(f"invalid host name {_shown(host)} in the link")
     return host, port
 
 
@@ -107,38 +107,38 @@ def _field(text: str) -> tuple[str, str]:
 
 def _decoded(text: str) -> str:
     if _BAD_PERCENT.search(text):
-        raise MalformedError("a % without two hexadecimal digits in the link")
+        raise MalformedError("invalid percent-encoding in the link")
     try:
         return unquote_to_bytes(text).decode()
     except UnicodeDecodeError:
-        raise MalformedError("bytes that are no UTF-8 in the link") from None
+        raise MalformedError("the link is not valid UTF-8") from None
 
 
-def _add_door(doors: dict[str, tuple[Port, ...]], kind: str, value: str) -> None:
-    name, _, ports = value.partition(":") if kind == "seq" else (value, "", "")
+def _add_door(doors: dict[str, tuple[Port, ...]], field: str, value: str) -> None:
+    name, _, ports = value.partition(":") if field == "seq" else (value, "", "")
     if not NAME.fullmatch(name) or name.isdigit():
-        raise MalformedError(f"{_shown(name)} is no door's name in the link")
+        raise MalformedError(f"invalid door name {_shown(name)} in the link")
     if name in doors:
-        raise MalformedError(f"door {name} stands twice in the link")
+        raise MalformedError(f"door {name} appears twice in the link")
     if len(doors) == MAX_DOORS:
         raise MalformedError(f"more than {MAX_DOORS} doors in the link")
-    doors[name] = parse_sequence(ports) if kind == "seq" else ()
+    doors[name] = parse_sequence(ports) if field == "seq" else ()
 
 
 def parse_sequence(text: str) -> tuple[Port, ...]:
-    """Read `7000/tcp,8000/udp`. MalformedError: it is none."""
+    """Parse `7000/tcp,8000/udp`. MalformedError: not a sequence."""
     words = text.split(",")
     if len(words) > MAX_SEQUENCE:
-        raise MalformedError(f"a sequence of {len(words)} ports; it has at most {MAX_SEQUENCE}")
+        raise MalformedError(f"a sequence of {len(words)} ports; the limit is {MAX_SEQUENCE}")
     try:
         return tuple(map(Port.parse, words))
     except ValueError as error:
         raise MalformedError(str(error)) from None
 
 
-def _refuse_nothing(link: KnockLink) -> None:
+def _reject_unusable(link: KnockLink) -> None:
     if link.key is None and not any(sequence for _, sequence in link.doors):
-        raise MalformedError("neither key nor seq stands in the link: there is nothing to knock with")
+        raise MalformedError("the link has neither key= nor seq=, so there is nothing to knock with")
     if link.key is None and not all(sequence for _, sequence in link.doors):
         raise MalformedError("a door without a sequence needs the server's key; key= is missing in the link")
 

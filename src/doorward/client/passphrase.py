@@ -1,4 +1,4 @@
-"""Asks a person for a passphrase, where OpenSSH would: on the terminal, or with the program that SSH_ASKPASS names."""
+"""Prompt for a passphrase as OpenSSH does: on the terminal, or through the SSH_ASKPASS program."""
 
 from __future__ import annotations
 
@@ -8,20 +8,20 @@ from doorward.errors import HostError, NegativeResult
 
 
 def ask_passphrase(path: str) -> bytes:
-    """Ask for the passphrase of a key file. HostError: nobody can be asked; AnswerNo: nobody answers."""
+    """Return the passphrase of a key file. HostError: no way to prompt; NegativeResult: none was entered."""
     prompt = f"Enter passphrase for key '{path}': "
     program = os.environ.get("SSH_ASKPASS", "")
-    wanted = os.environ.get("SSH_ASKPASS_REQUIRE", "")
+    require = os.environ.get("SSH_ASKPASS_REQUIRE", "")
     has_display = bool(os.environ.get("DISPLAY") or os.environ.get("WAYLAND_DISPLAY"))
-    if program and (wanted == "force" or (wanted == "prefer" and has_display)):
+    if program and (require == "force" or (require == "prefer" and has_display)):
         return _from_program(program, prompt)
     if _has_terminal():
         return _from_terminal(prompt)
-    if program and has_display and wanted != "never":
+    if program and has_display and require != "never":
         return _from_program(program, prompt)
     raise HostError(
         f"{path} needs its passphrase, and there is no terminal to ask for it; "
-        f"`ssh-add {path}` once, and the agent signs without asking"
+        f"run `ssh-add {path}` once, so that the agent signs"
     )
 
 
@@ -37,20 +37,20 @@ def _from_terminal(prompt: str) -> bytes:
     from getpass import getpass
 
     try:
-        return getpass(prompt).encode()  # it opens /dev/tty itself: standard input may carry a connection
+        return getpass(prompt).encode()  # opens /dev/tty itself: standard input may be a connection
     except EOFError:
-        raise NegativeResult("no passphrase was given; nothing was sent") from None
+        raise NegativeResult("no passphrase entered; nothing was sent") from None
 
 
 def _from_program(program: str, prompt: str) -> bytes:
     import subprocess
 
     try:
-        done = subprocess.run([program, prompt], stdin=subprocess.DEVNULL, stdout=subprocess.PIPE, check=False)
+        process = subprocess.run([program, prompt], stdin=subprocess.DEVNULL, stdout=subprocess.PIPE, check=False)
     except OSError as error:
         raise HostError(
-            f"SSH_ASKPASS names {program}, which cannot be run: {error.strerror}; mend or unset it"
+            f"SSH_ASKPASS names {program}, which cannot be run: {error.strerror}; fix or unset it"
         ) from None
-    if done.returncode:
-        raise NegativeResult(f"{program} gave no passphrase; nothing was sent")
-    return done.stdout.split(b"\n")[0]
+    if process.returncode:
+        raise NegativeResult(f"{program} returned no passphrase; nothing was sent")
+    return process.stdout.split(b"\n")[0]

@@ -1,4 +1,4 @@
-"""Carries bytes both ways between two descriptors and a connection, until both directions have ended."""
+"""Relay bytes between two descriptors and a connection, until both directions have ended."""
 
 from __future__ import annotations
 
@@ -8,37 +8,37 @@ import socket
 import threading
 from contextlib import suppress
 
-CHUNK_BYTES = 256 << 10  # measured: more than a GB a second through a pipe; 64 KiB and a MiB are no faster
+CHUNK_BYTES = 256 << 10  # more than 1 GB/s through a pipe; 64 KiB and 1 MiB are no faster
 
 
 def relay(connection: socket.socket, source: int, sink: int) -> None:
-    """Carry `source` into the connection and the connection into `sink`; the end of each is passed on.
+    """Copy `source` to the connection and the connection to `sink`, passing on the end of each.
 
-    Returns when both directions have ended, or when nobody reads the sink any more. OSError: the connection broke.
-    `sink` leads nowhere afterwards, for its reader to see the end.
+    Returns when both directions have ended, or when the sink has no reader. OSError: the connection broke.
+    `sink` is /dev/null afterwards, so that its reader sees the end.
     """
-    # A thread, for a read of a pipe can be waited for in no other way that leaves the pipe as others share it; one
-    # that does not hold the program up, for such a read may never return.
-    upward = threading.Thread(target=_upward, args=(source, connection), daemon=True)
+    # A thread, because the pipe is shared and must not become non-blocking; a daemon thread, because its read may
+    # never return.
+    upward = threading.Thread(target=_send_all, args=(source, connection), daemon=True)
     upward.start()
     try:
-        _downward(connection, sink)
+        _receive_all(connection, sink)
     except BrokenPipeError:
         return
     finally:
-        _lead_nowhere(sink)
+        _point_at_null(sink)
     upward.join()
 
 
-def _upward(source: int, connection: socket.socket) -> None:
+def _send_all(source: int, connection: socket.socket) -> None:
     buffer = memoryview(bytearray(CHUNK_BYTES))
-    with suppress(OSError):  # the connection is over, and the other direction learns how
+    with suppress(OSError):  # the connection ended; the other direction reports how
         while count := _read(source, buffer):
             connection.sendall(buffer[:count])
         connection.shutdown(socket.SHUT_WR)
 
 
-def _downward(connection: socket.socket, sink: int) -> None:
+def _receive_all(connection: socket.socket, sink: int) -> None:
     buffer = memoryview(bytearray(CHUNK_BYTES))
     while count := connection.recv_into(buffer):
         written = 0
@@ -50,7 +50,7 @@ def _read(source: int, buffer: memoryview) -> int:
     while True:
         try:
             return os.readv(source, [buffer])
-        except BlockingIOError:  # whoever gave us the descriptor may have made it so, and shares it
+        except BlockingIOError:  # a non-blocking descriptor, shared with the process that passed it
             select.select([source], [], [])
 
 
@@ -62,7 +62,7 @@ def _write(sink: int, part: memoryview) -> int:
         return 0
 
 
-def _lead_nowhere(descriptor: int) -> None:
+def _point_at_null(descriptor: int) -> None:
     nowhere = os.open(os.devnull, os.O_RDWR | os.O_CLOEXEC)
     os.dup2(nowhere, descriptor)
     os.close(nowhere)

@@ -1,4 +1,4 @@
-"""Knocks at a host: every symbol is one packet, sent once, with no privilege."""
+"""Send a port sequence: one packet per port, sent once, without privileges."""
 
 from __future__ import annotations
 
@@ -13,13 +13,13 @@ from typing import NamedTuple, TypeVar
 from doorward.errors import HostError, UsageError
 from doorward.model import Port, Protocol
 
-# Packets to different ports may be steered to different receive queues and overtake each other there, and a
-# sequence out of order opens nothing. 10 ms is longer than a queue holds a packet, and nobody notices it.
+# Packets to different ports may be steered to different receive queues and be reordered there, and a sequence out of
+# order opens nothing. 10 ms is longer than a queue delays a packet, and too short to notice.
 DEFAULT_DELAY_S = 0.01
 # What Debian's `knock` sends. Not empty: some routers and address translators drop empty datagrams.
 DATAGRAM = b"\0"
 
-# What an ICMP answer becomes (Linux: icmp_err_convert, icmpv6_err_convert): a closed or forbidden port says so.
+# Errors that stem from an ICMP reply (Linux: icmp_err_convert, icmpv6_err_convert): the packet was sent.
 ANSWERS = frozenset(
     {
         errno.ECONNREFUSED,
@@ -42,13 +42,13 @@ class UnreachableError(HostError):
 
 
 class Target(NamedTuple):
-    """One address of a host, as the socket calls want it."""
+    """One address of a host, in the form of the socket calls."""
 
     family: int
     sockaddr: tuple[object, ...]
 
     def at(self, port: int) -> tuple[object, ...]:
-        """Give the socket address of a port there."""
+        """Return the socket address of a port at this target."""
         return (self.sockaddr[0], port, *self.sockaddr[2:])
 
     def __str__(self) -> str:
@@ -56,40 +56,40 @@ class Target(NamedTuple):
 
 
 Report = Callable[[Target, int, Port], None]
-Reached = TypeVar("Reached")  # what a knock reached: a target, or several
+Reached = TypeVar("Reached")  # what a knock reached: one target, or several
 
 
 def resolve(host: str, family: int = socket.AF_UNSPEC) -> list[Target]:
-    """Look a host up once; its addresses in the system's order of preference, at least one."""
+    """Resolve a host; return its addresses in the system's order of preference, at least one."""
     try:
         # Bytes keep Python from importing its IDNA codec (5 ms), which an ASCII name does not need.
         name = host.encode() if host.isascii() else host
-        found = socket.getaddrinfo(name, None, family, socket.SOCK_STREAM)
+        results = socket.getaddrinfo(name, None, family, socket.SOCK_STREAM)
     except socket.gaierror as error:
-        raise _not_found(host, family, error) from None
-    except UnicodeError:  # a label too long or empty, or letters that IDNA does not know
-        raise UsageError(f"{host!r} is no host name; write a name such as example.org, or an address") from None
-    return [Target(int(family), sockaddr) for family, _, _, _, sockaddr in found]
+        raise _resolve_error(host, family, error) from None
+    except UnicodeError:  # a label too long or empty, or letters outside IDNA
+        raise UsageError(f"invalid host name {host!r}; use a name such as example.org, or an address") from None
+    return [Target(int(family), sockaddr) for family, _, _, _, sockaddr in results]
 
 
-def each_family(targets: list[Target]) -> list[Target]:
-    """Give the first address of each family, in the order of preference."""
+def first_per_family(targets: list[Target]) -> list[Target]:
+    """Return the first address of each family, in order of preference."""
     return list({target.family: target for target in reversed(targets)}.values())[::-1]
 
 
 def targets_of_version(targets: list[Target], version: int) -> list[Target]:
-    """Give the addresses of IPv4 or of IPv6; all, where there is none of them."""
+    """Return the addresses of IP version 4 or 6; all of them if none has that version."""
     family = socket.AF_INET if version == 4 else socket.AF_INET6
     return [target for target in targets if target.family == family] or targets
 
 
-def _not_found(host: str, family: int, error: socket.gaierror) -> UsageError | HostError:
+def _resolve_error(host: str, family: int, error: socket.gaierror) -> UsageError | HostError:
     if error.errno == socket.EAI_AGAIN:
-        return HostError(f"cannot look up {host!r}: no name server answers; try again, or write the address")
+        return HostError(f"cannot look up {host!r}: no name server answers; try again, or use the address")
     if family != socket.AF_UNSPEC:
         version, option = ("4", "-4") if family == socket.AF_INET else ("6", "-6")
         return UsageError(f"{host!r} has no IPv{version} address, or is unknown; leave {option} out, or check the name")
-    return UsageError(f"unknown host {host!r}; check the name, or write the address")
+    return UsageError(f"unknown host {host!r}; check the name, or use the address")
 
 
 def knock(
@@ -100,70 +100,70 @@ def knock(
     report: Report | None = None,
     sleep: Callable[[float], object] = time.sleep,
 ) -> Target:
-    """Send the whole sequence to the first target that a packet can be sent to, and tell which that was.
+    """Send the whole sequence to the first reachable target, and return that target.
 
-    `report` hears of each packet after it has left. NoWayError: no packet could be sent; HostError: not all.
+    `report` is called after each packet is sent. UnreachableError: no packet could be sent; HostError: not all.
     """
-    target = _first(targets, sequence[0])
+    target = _send_first(targets, sequence[0])
     if report:
         report(target, 1, sequence[0])
-    for place, port in enumerate(sequence[1:], 2):
+    for position, port in enumerate(sequence[1:], 2):
         sleep(delay_s)
         fault = send(target, port)
         if fault not in SENT | ANSWERS:
-            raise HostError(f"knock {place} of {len(sequence)} ({port}) was not sent: {failure(target, fault)}")
+            raise HostError(f"knock {position} of {len(sequence)} ({port}) was not sent: {send_error(target, fault)}")
         if report:
-            report(target, place, port)
+            report(target, position, port)
     return target
 
 
-def _first(targets: list[Target], port: Port) -> Target:
-    """Send the first packet; nothing was sent before it, so an error is no late answer but a missing way."""
+def _send_first(targets: list[Target], port: Port) -> Target:
+    """Send the first packet; an error cannot be a late reply to an earlier one, so the target is unreachable."""
     faults = []
     for target in targets:
         fault = send(target, port)
         if fault in SENT or fault == errno.ECONNREFUSED:
             return target
-        faults.append(failure(target, fault))
+        faults.append(send_error(target, fault))
     raise UnreachableError("cannot knock: " + "; ".join(faults))
 
 
 REMEDIES = {
-    errno.ENETUNREACH: "check this machine's network, or try the other of -4 and -6",
-    errno.EHOSTUNREACH: "check this machine's routes",
-    errno.EADDRNOTAVAIL: "check this machine's network, or try the other of -4 and -6",
-    errno.EAFNOSUPPORT: "this machine does not speak that version of IP",
-    errno.EPERM: "this machine's own packet filter dropped it",
-    errno.EACCES: "a broadcast address, or forbidden by this machine's routes",
+    errno.ENETUNREACH: "check this host's network, or try the other of -4 and -6",
+    errno.EHOSTUNREACH: "check this host's routes",
+    errno.EADDRNOTAVAIL: "check this host's network, or try the other of -4 and -6",
+    errno.EAFNOSUPPORT: "this host does not support that IP version",
+    errno.EPERM: "dropped by this host's packet filter",
+    errno.EACCES: "a broadcast address, or forbidden by this host's routes",
 }
 
 
-def failure(target: Target, fault: int) -> str:
-    """Say why no packet could be sent there, and what to do."""
+def send_error(target: Target, fault: int) -> str:
+    """Return why no packet could be sent to the target, with a remedy."""
     remedy = REMEDIES.get(fault)
     return f"{target}: {os.strerror(fault)}" + (f" ({remedy})" if remedy else "")
 
 
 def send(target: Target, port: Port) -> int:
-    """Send one knock at once and never again; the errno of what went wrong, or one of SENT.
+    """Send one knock packet, never retransmitted; return the errno of a failure, or one of SENT.
 
-    Each knock has a socket of its own: a new source port, so conntrack calls it new, and no error of an
-    earlier one. Closing the socket before an answer is what keeps the kernel from sending the SYN again.
+    Each knock packet has its own socket: a new source port, so that conntrack sees a new connection, and no pending
+    error of an earlier packet. Closing the socket before a reply keeps the kernel from retransmitting the SYN.
     """
     kind = socket.SOCK_STREAM if port.protocol is Protocol.TCP else socket.SOCK_DGRAM
     try:
-        with socket.socket(target.family, kind) as knocker:
-            knocker.setblocking(False)
+        with socket.socket(target.family, kind) as sock:
+            sock.setblocking(False)
             if kind == socket.SOCK_STREAM:
-                return knocker.connect_ex(target.at(port.number))
-            knocker.sendto(DATAGRAM, target.at(port.number))
+                return sock.connect_ex(target.at(port.number))
+            sock.sendto(DATAGRAM, target.at(port.number))
     except OSError as error:
         return error.errno or errno.EIO
     return 0
 
 
 class Reply(Enum):
-    """What a connection attempt met."""
+    """The outcome of a connection attempt."""
 
     OPEN = "open"
     REFUSED = "refused"
@@ -171,22 +171,22 @@ class Reply(Enum):
 
 
 FIRST_PAUSE_S = 0.5
-LONGEST_PAUSE_S = 4.0  # a person waits: a way that works again is to be found within seconds
-# With the first pause this leaves a SYN that overtook the last knock the time for its one repetition after 1 s.
+LONGEST_PAUSE_S = 4.0  # a person is waiting: a restored route is noticed within seconds
+# Together with the first pause, long enough for the retransmission after 1 s of a SYN that overtook the last knock.
 PATIENCE_S = 1.0
 
 
 def knock_until_open(
     knock_once: Callable[[], Reached],
-    visit: Callable[[Reached, float], Reply],
+    connect: Callable[[Reached, float], Reply],
     timeout_s: float,
     *,
     now: Callable[[], float] = time.monotonic,
     sleep: Callable[[float], object] = time.sleep,
 ) -> tuple[Reply, int]:
-    """Knock and visit with growing pauses, until the visit succeeds or the time is up.
+    """Knock and connect with growing pauses, until a connection succeeds or the time is up.
 
-    Gives the last reply and the number of rounds; the first visit follows its knock at once.
+    Returns the last reply and the number of rounds; each connection attempt follows its knock immediately.
     """
     until_s = now() + timeout_s
     pause_s = FIRST_PAUSE_S
@@ -194,8 +194,8 @@ def knock_until_open(
     while True:
         reached = knock_once()
         rounds += 1
-        left_s = max(until_s - now(), 0.001)  # 0 would mean not to wait at all
-        reply = visit(reached, min(PATIENCE_S + pause_s, left_s))
+        left_s = max(until_s - now(), 0.001)  # 0 would mean no waiting at all
+        reply = connect(reached, min(PATIENCE_S + pause_s, left_s))
         if reply is Reply.OPEN or now() + pause_s >= until_s:
             return reply, rounds
         sleep(pause_s)

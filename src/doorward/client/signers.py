@@ -1,4 +1,4 @@
-"""What signs: the agent, a key in a file, a security key by way of ssh-keygen."""
+"""Signers: the agent, a key in a file, a security key through ssh-keygen."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from doorward.errors import HostError, MalformedError, NegativeResult, UsageErro
 from doorward.signed.ssh_wire import SshReader
 from doorward.signed.sshsig import NAMESPACE, parse_armored, signed_data
 
-# The longest signature of a kind (RFC 4253 section 6.6), with its name and lengths; rsa's is as long as its modulus.
+# Maximum signature length by kind (RFC 4253 section 6.6), framing included; an RSA signature is as long as its modulus.
 _SIGNATURE_BYTES = {
     "ssh-ed25519": 83,
     "ecdsa-sha2-nistp256": 101,
@@ -25,29 +25,29 @@ _SIGNATURE_BYTES = {
 }
 
 
-_SECURITY_KEY = "sk-"  # begins the names of such kinds
+_SECURITY_KEY = "sk-"  # prefix of their kinds
 
 
 class Signer(NamedTuple):
-    """A key that can sign: `sign(text)` gives the signature (RFC 4253 section 6.6) over SSHSIG's form of the text.
+    """A key that can sign: `sign(text)` returns the signature (RFC 4253 section 6.6) over the SSHSIG form of the text.
 
-    `unlock` asks for the passphrase, where there is one and it was not asked for yet.
+    `unlock` asks for the passphrase if one is needed and was not asked for yet.
     """
 
     blob: bytes
-    name: str  # for people: where the key is, or its comment
+    name: str  # for users: the key's path or comment
     sign: Callable[[bytes], bytes]
     certificate: bytes | None = None
-    unlock: Callable[[], object] = bool  # asks nothing
+    unlock: Callable[[], object] = bool  # nothing to ask
 
     @property
     def kind(self) -> str:
-        """OpenSSH's name of the key's kind."""
+        """OpenSSH's name for the kind of key."""
         return key_kind(self.blob)
 
 
 def signature_bytes(blob: bytes) -> int:
-    """Tell how long a signature by this key is at most; 0 where the key is none that we know."""
+    """Return the maximum length in bytes of a signature by this key; 0 for an unknown kind."""
     kind = key_kind(blob)
     if kind != "ssh-rsa":
         return _SIGNATURE_BYTES.get(kind, 0)
@@ -60,35 +60,35 @@ def signature_bytes(blob: bytes) -> int:
 
 
 def agent_signer(key: AgentKey, blob: bytes) -> Signer:
-    """Let the agent sign with a key of its own; `blob` is the key itself, where the agent has its certificate only."""
+    """Return a signer for a key in the agent; `blob` is the key itself, even if the agent has only its certificate."""
     return Signer(blob, f"{key.comment or 'a key'} in the agent", partial(_ask_agent, key, key_kind(blob)))
 
 
 def _ask_agent(key: AgentKey, kind: str, text: bytes) -> bytes:
     with open_agent() as agent:
         signature = agent.sign(key, signed_data(text))
-    wanted = "rsa-sha2-512" if kind == "ssh-rsa" else kind
-    if (found := key_kind(signature)) != wanted:
-        raise HostError(f"the agent signed with {found} where {wanted} was asked for; use another agent or another key")
+    expected = "rsa-sha2-512" if kind == "ssh-rsa" else kind
+    if (found := key_kind(signature)) != expected:
+        raise HostError(f"the agent signed with {found} where {expected} was asked for; use another agent or key")
     return signature
 
 
 def file_signer(path: str, raw: bytes) -> Signer:
-    """Sign with the private key in a file, whose bytes these are."""
-    blob = keyfile.public_half(path, raw)
+    """Return a signer for the private key file at `path` with contents `raw`."""
+    blob = keyfile.public_blob(path, raw)
     if blob is not None and not signature_bytes(blob):
-        raise UsageError(f"{path}: a key of kind {key_kind(blob)} is not taken; make one with `ssh-keygen -t ed25519`")
+        raise UsageError(f"{path}: unsupported key kind {key_kind(blob)}; make one with `ssh-keygen -t ed25519`")
     if blob is not None and key_kind(blob).startswith(_SECURITY_KEY):
         return Signer(blob, path, partial(_ask_token, path))
     if blob is None or not keyfile.is_encrypted(raw):
         loaded = keyfile.load(raw, path, ask_passphrase)
         return Signer(loaded.blob, path, lambda text: loaded.sign(signed_data(text)))
-    locked = _Locked(path, raw, blob)
+    locked = _LockedKey(path, raw, blob)
     return Signer(blob, path, locked.sign, unlock=locked.unlock)
 
 
-class _Locked:
-    """A private key whose passphrase is asked for once, when it first has to sign."""
+class _LockedKey:
+    """A private key whose passphrase is asked for once, at first use."""
 
     def __init__(self, path: str, raw: bytes, blob: bytes) -> None:
         self._path, self._raw, self._blob = path, raw, blob
@@ -98,7 +98,7 @@ class _Locked:
         if self._loaded is None:
             loaded = keyfile.load(self._raw, self._path, ask_passphrase)
             if loaded.blob != self._blob:
-                raise UsageError(f"{self._path}.pub is of another key; write it anew with `ssh-keygen -y`")
+                raise UsageError(f"{self._path}.pub belongs to another key; recreate it with `ssh-keygen -y`")
             self._loaded = loaded
         return self._loaded
 
@@ -107,17 +107,17 @@ class _Locked:
 
 
 def _ask_token(path: str, text: bytes) -> bytes:
-    """Have a security key sign: ssh-keygen knows how to speak to it, and asks for the PIN and the touch."""
+    """Sign with a security key through ssh-keygen, which asks for PIN and touch."""
     import subprocess
 
     command = ["ssh-keygen", "-q", "-Y", "sign", "-f", path, "-n", NAMESPACE]
     try:
-        done = subprocess.run(command, input=text, stdout=subprocess.PIPE, check=False)
+        process = subprocess.run(command, input=text, stdout=subprocess.PIPE, check=False)
     except FileNotFoundError:
-        raise HostError(f"{path} is in a security key, which ssh-keygen speaks to; install openssh-client") from None
-    if done.returncode:
+        raise HostError(f"{path} is a security key, which needs ssh-keygen; install openssh-client") from None
+    if process.returncode:
         raise NegativeResult(f"{path}: ssh-keygen did not sign; is the security key plugged in, and was it touched?")
     try:
-        return parse_armored(done.stdout.decode("ascii", errors="replace"))[1]
+        return parse_armored(process.stdout.decode("ascii", errors="replace"))[1]
     except MalformedError as error:
-        raise HostError(f"{path}: ssh-keygen gave no signature: {error}; update openssh-client") from None
+        raise HostError(f"{path}: ssh-keygen returned no signature: {error}; update openssh-client") from None

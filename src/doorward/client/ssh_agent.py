@@ -1,4 +1,4 @@
-"""The ssh-agent (draft-miller-ssh-agent): which keys it has, and its signatures. What it answers is foreign bytes."""
+"""Talk to the ssh-agent (draft-miller-ssh-agent): list its keys, request signatures. Replies are untrusted input."""
 
 from __future__ import annotations
 
@@ -11,26 +11,26 @@ from doorward.signed.ssh_wire import SshReader, string
 
 _LIST, _LIST_ANSWER = 11, 12
 _SIGN, _SIGN_ANSWER = 13, 14
-_FAILURES = frozenset({5, 30, 102})  # the draft's, and what older agents say instead
-_RSA_SHA2_512 = 4  # a flag; without it an agent signs with SHA-1, which nobody takes
+_FAILURES = frozenset({5, 30, 102})  # the draft's code, and those of older agents
+_RSA_SHA2_512 = 4  # a flag; without it an agent signs with SHA-1, which is rejected everywhere
 
-MAX_REPLY_BYTES = 256 << 10  # as OpenSSH bounds it; a longer reply is refused
+MAX_REPLY_BYTES = 256 << 10  # OpenSSH's limit; a longer reply is rejected
 MAX_KEYS = 2048
-MAX_COMMENT = 64  # characters; shown to people, the rest is left out
-ANSWER_S = 15.0  # an agent answers in milliseconds, but one on another machine is asked through ssh
-SIGN_S = 120.0  # a person looks for the token, or for the window that asks
+MAX_COMMENT = 64  # characters; the rest is not shown
+ANSWER_S = 15.0  # an agent answers in milliseconds, but a forwarded one answers through ssh
+SIGN_S = 120.0  # time to find the token, or the confirmation dialog
 
 
 class NoAgentError(HostError):
-    """No agent can be asked."""
+    """No agent can be reached."""
 
 
 class AgentRefusedError(MalformedError):
-    """The agent answered that it will not."""
+    """The agent answered with a failure."""
 
 
 class AgentKey(NamedTuple):
-    """A key, or a certificate, that the agent has."""
+    """A key or certificate in the agent."""
 
     blob: bytes
     comment: str
@@ -47,8 +47,10 @@ class Agent:
             self._socket.connect(path)
         except (OSError, ValueError) as error:  # ValueError: a NUL in the path
             self._socket.close()
-            why = error.strerror or error if isinstance(error, OSError) else error
-            raise NoAgentError(f"no ssh-agent answers at {path} ({why}); `eval $(ssh-agent)` starts another") from None
+            reason = error.strerror or error if isinstance(error, OSError) else error
+            raise NoAgentError(
+                f"no ssh-agent answers at {path} ({reason}); `eval $(ssh-agent)` starts another"
+            ) from None
 
     def __enter__(self) -> Agent:
         return self
@@ -57,100 +59,102 @@ class Agent:
         self.close()
 
     def close(self) -> None:
-        """Hang up."""
+        """Close the connection."""
         self._socket.close()
 
     def list_keys(self) -> list[AgentKey]:
-        """List what the agent has; a locked one says that it has nothing."""
+        """Return the agent's keys; a locked agent reports none."""
         try:
             return parse_keys(self._ask(bytes([_LIST])))
         except MalformedError as error:
             raise HostError(
-                f"the agent at {self._path} gave no list of its keys: {error}; is it an ssh-agent?"
+                f"the agent at {self._path} returned no list of keys: {error}; is it an ssh-agent?"
             ) from None
 
     def sign(self, key: AgentKey, data: bytes) -> bytes:
-        """Give the signature (RFC 4253 section 6.6) over the data; the agent may ask a person first."""
+        """Return the signature (RFC 4253 section 6.6) over `data`; the agent may ask for confirmation."""
         self._socket.settimeout(SIGN_S)
         request = b"".join((bytes([_SIGN]), string(key.blob), string(data), _RSA_SHA2_512.to_bytes(4)))
         try:
             return parse_signature(self._ask(request))
         except AgentRefusedError:
             raise NegativeResult(
-                f"the agent did not sign with {_named(key)}: it was refused or not confirmed, the security key was not "
-                "touched, or the agent is locked (`ssh-add -X` unlocks it); try again, or take another --identity"
+                f"the agent did not sign with {_key_text(key)}: it was refused or not confirmed, the security key was "
+                "not touched, or the agent is locked (`ssh-add -X` unlocks it); try again, or use another --identity"
             ) from None
         except MalformedError as error:
-            raise HostError(f"the agent at {self._path} gave no signature: {error}; is it an ssh-agent?") from None
+            raise HostError(f"the agent at {self._path} returned no signature: {error}; is it an ssh-agent?") from None
         finally:
             self._socket.settimeout(ANSWER_S)
 
     def _ask(self, request: bytes) -> bytes:
         try:
             self._socket.sendall(string(request))
-            length = int.from_bytes(self._take(4))
+            length = int.from_bytes(self._recv_exactly(4))
             if length > MAX_REPLY_BYTES:
                 raise MalformedError(f"a reply of {length} bytes")
-            return self._take(length)
+            return self._recv_exactly(length)
         except TimeoutError:
             raise HostError(
                 f"the agent at {self._path} has not answered in time; if it asks for a touch or a confirmation, "
-                "give it and try again, else restart the agent"
+                "respond and try again, or restart the agent"
             ) from None
         except OSError as error:
-            raise HostError(f"the agent at {self._path} hung up: {error.strerror}; restart it, and `ssh-add`") from None
+            raise HostError(
+                f"the agent at {self._path} closed the connection: {error.strerror}; restart it and `ssh-add` again"
+            ) from None
 
-    def _take(self, length: int) -> bytes:
-        taken = bytearray()
-        while len(taken) < length:
-            if not (part := self._socket.recv(length - len(taken))):
+    def _recv_exactly(self, length: int) -> bytes:
+        received = bytearray()
+        while len(received) < length:
+            if not (part := self._socket.recv(length - len(received))):
                 raise MalformedError("the connection ended in the middle of a reply")
-            taken += part
-        return bytes(taken)
+            received += part
+        return bytes(received)
 
 
 def open_agent() -> Agent:
-    """Connect to the agent that the environment names. NoAgentError: there is none, and what to do."""
+    """Connect to the agent at SSH_AUTH_SOCK. NoAgentError: there is none, with a remedy."""
     if path := os.environ.get("SSH_AUTH_SOCK", ""):
         return Agent(path)
-    raise NoAgentError("no ssh-agent is known here (SSH_AUTH_SOCK is not set); `eval $(ssh-agent)` starts one")
+    raise NoAgentError("no ssh-agent (SSH_AUTH_SOCK is not set); `eval $(ssh-agent)` starts one")
 
 
 def parse_keys(reply: bytes) -> list[AgentKey]:
-    """Read the answer to a request for the list. MalformedError: it is none."""
+    """Parse the reply to a list request. MalformedError: not such a reply."""
     reader = _reader(reply, _LIST_ANSWER)
     count = reader.number(4)
     if count > MAX_KEYS:
         raise MalformedError(f"a list of {count} keys")
-    keys = [AgentKey(reader.string(), shown(reader.string())) for _ in range(count)]
-    reader.end()
+    keys = [AgentKey(reader.string(), printable(reader.string())) for _ in range(count)]
+    reader.expect_end()
     return keys
 
 
 def parse_signature(reply: bytes) -> bytes:
-    """Read the answer to a request to sign. RefusedError: the agent will not; MalformedError: it is none."""
+    """Parse the reply to a sign request. AgentRefusedError: a failure; MalformedError: not such a reply."""
     reader = _reader(reply, _SIGN_ANSWER)
     signature = reader.string()
-    reader.end()
+    reader.expect_end()
     return signature
 
 
-def shown(comment: bytes) -> str:
-    """Give a foreign comment as it may stand on a terminal."""
+def printable(comment: bytes) -> str:
+    """Return an untrusted comment as text that is safe to print."""
     text = comment[: 4 * MAX_COMMENT].decode(errors="replace")[:MAX_COMMENT]
     return "".join(letter if letter.isprintable() else "?" for letter in text)
 
 
-def _named(key: AgentKey) -> str:
+def _key_text(key: AgentKey) -> str:
     return f"the key {key.comment!r}" if key.comment else "a key without a comment"
 
 
-def _reader(reply: bytes, wanted: int) -> SshReader:
-    """Give what stands behind the type, which must be the one wanted."""
+def _reader(reply: bytes, expected: int) -> SshReader:
+    """Return a reader of the fields after the message type, which must be `wanted`."""
     reader = SshReader(reply, "the reply")
     kind = reader.number(1)
     if kind in _FAILURES:
-        raise AgentRefusedError("the agent answers that it will not")
-    if kind != wanted:
+        raise AgentRefusedError("the agent reported a failure")
+    if kind != expected:
         raise MalformedError(f"a reply of type {kind}")
     return reader

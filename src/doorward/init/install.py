@@ -16,7 +16,7 @@ from doorward.kernel import atomic_file
 from doorward.kernel.atomic_file import FileOwnership
 from doorward.kernel.privileges import service_identity
 from doorward.signed import authorized_keys
-from doorward.signed.server_key import X25519, new_private_text
+from doorward.signed.server_key import X25519, generate_private_text
 
 AUTHORIZED_KEYS_HEADER = "# SSH public keys that may knock, one per line: docs/signed-knocks.md.\n"
 
@@ -91,7 +91,7 @@ def write_signed(configuration: Configuration, directory: Path, keys: str) -> li
         return []
     key, authorized = key_path(configuration.signed, directory), keys_path(configuration.signed, directory)
     written = []
-    if not key.exists() and write(key, new_private_text(X25519)):
+    if not key.exists() and write(key, generate_private_text(X25519)):
         written.append(key)
     if not authorized.exists() and write(authorized, keys):
         written.append(authorized)

@@ -1,4 +1,4 @@
-"""knockd's doors as the automaton and the command runner take them. Pure but for the one-time files it is given."""
+"""Convert knockd's doors to the automaton's doors and the hook runner's commands. Pure."""
 
 from __future__ import annotations
 
@@ -9,19 +9,19 @@ from doorward.daemon.hook_commands import DoorCommands
 from doorward.model import Door, Place, Port
 
 
-def keys_of(doors: Sequence[KnockdDoor]) -> list[str]:
-    """Give each door a name of its own: the file's, with the line behind it where two doors share one."""
+def unique_keys(doors: Sequence[KnockdDoor]) -> list[str]:
+    """Return a unique key for each door: its name, with the line number appended if doors share it."""
     names = [door.name for door in doors]
     return [f"{door.name}:{door.line}" if names.count(door.name) > 1 else door.name for door in doors]
 
 
-def as_door(key: str, door: KnockdDoor, knock: tuple[Port, ...]) -> Door:
-    """Give the door of the automaton; it opens nothing itself, its commands do."""
+def to_door(key: str, door: KnockdDoor, knock: tuple[Port, ...]) -> Door:
+    """Return the automaton's door; it opens no ports itself, its commands do."""
     return Door(key, knock, (), door.within_ms, round(door.cmd_timeout_s * 1000), door.flags, door.target)
 
 
-def commands_of(doors: Mapping[str, KnockdDoor]) -> dict[str, DoorCommands]:
-    """Give the commands of each door; an empty one is none, an absent IPv6 one is the IPv4 one."""
+def build_commands(doors: Mapping[str, KnockdDoor]) -> dict[str, DoorCommands]:
+    """Return each door's commands; an empty command means no command, a missing IPv6 command means the IPv4 one."""
     return {
         key: DoorCommands(
             door.start_command or None,
@@ -34,5 +34,5 @@ def commands_of(doors: Mapping[str, KnockdDoor]) -> dict[str, DoorCommands]:
 
 
 def is_opening(commands: DoorCommands, address: Place) -> bool:
-    """Tell whether a knock opens for a time: what is run at its end stands in the file."""
+    """Return whether a knock has both a start and a stop command for this address."""
     return commands.of("open", address) is not None and commands.of("close", address) is not None

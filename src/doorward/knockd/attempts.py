@@ -1,4 +1,4 @@
-"""Attempts in progress, as the log tells of them: stages and sequence timeouts. Pure, and bounded."""
+"""Attempts in progress, as logged: stages and sequence timeouts. Pure and bounded."""
 
 from __future__ import annotations
 
@@ -12,54 +12,54 @@ from doorward.core.automaton import MachineKey
 from doorward.knockd.stages import Stage
 from doorward.model import Address
 
-MAX_ATTEMPTS = 65536  # beyond it the oldest is forgotten: its timeout is not told
+MAX_ATTEMPTS = 65536  # beyond it the oldest is evicted, and its timeout is not logged
 
 
 class StageProgress(NamedTuple):
-    """Where a source stands in one machine, and until when."""
+    """The progress of a source in one automaton, and its deadline."""
 
     stages: tuple[Stage, ...]
-    until_s: float
+    deadline_s: float
 
 
 class AttemptTable:
-    """Keeps what was told last of each source, by machine; sources in the order in which they were heard."""
+    """The progress of each source by automaton; sources in order of their latest packet."""
 
     def __init__(self) -> None:
-        self._standing: OrderedDict[Address, dict[MachineKey, StageProgress]] = OrderedDict()
-        self._ends: list[tuple[float, int, Address, MachineKey]] = []  # a heap; what moved on is passed over
+        self._progress: OrderedDict[Address, dict[MachineKey, StageProgress]] = OrderedDict()
+        self._deadlines: list[tuple[float, int, Address, MachineKey]] = []  # a heap; outdated entries are skipped
         self._numbers = itertools.count()
 
     def advance(self, source: Address, machine: MachineKey, stages: Sequence[Stage], now_s: float) -> None:
-        """Enter a step; the deadline counts from the first knock."""
-        attempts = self._standing.pop(source, {})
-        old = attempts.get(machine)
-        first = all(stage.number == 1 for stage in stages)
-        until_s = now_s + machine[1] / 1000 if old is None or first else old.until_s
-        attempts[machine] = StageProgress(tuple(stage for stage in stages if not stage.last), until_s)
-        self._standing[source] = attempts
-        heapq.heappush(self._ends, (until_s, next(self._numbers), source, machine))
-        if len(self._standing) > MAX_ATTEMPTS:
-            self._standing.popitem(last=False)
+        """Record a step; the deadline counts from the first knock packet."""
+        progress = self._progress.pop(source, {})
+        attempt = progress.get(machine)
+        is_first = all(stage.number == 1 for stage in stages)
+        until_s = now_s + machine[1] / 1000 if attempt is None or is_first else attempt.deadline_s
+        progress[machine] = StageProgress(tuple(stage for stage in stages if not stage.last), until_s)
+        self._progress[source] = progress
+        heapq.heappush(self._deadlines, (until_s, next(self._numbers), source, machine))
+        if len(self._progress) > MAX_ATTEMPTS:
+            self._progress.popitem(last=False)
 
     def fail(self, source: Address) -> None:
-        """Forget a source that went wrong: knockd says nothing of it either."""
-        self._standing.pop(source, None)
+        """Remove a source after a wrong packet; knockd does not log it either."""
+        self._progress.pop(source, None)
 
     def expire(self, now_s: float) -> list[tuple[Address, Stage]]:
-        """Strike out what is over time at `now_s`, and give it."""
-        over: list[tuple[Address, Stage]] = []
-        while (end_s := self.next_end_s()) is not None and end_s <= now_s:
-            _, _, source, machine = heapq.heappop(self._ends)
-            over += [(source, stage) for stage in self._standing[source].pop(machine).stages]
-        return over
+        """Remove and return the attempts whose deadline has passed at `now_s`."""
+        expired: list[tuple[Address, Stage]] = []
+        while (end_s := self.next_deadline_s()) is not None and end_s <= now_s:
+            _, _, source, machine = heapq.heappop(self._deadlines)
+            expired += [(source, stage) for stage in self._progress[source].pop(machine).stages]
+        return expired
 
-    def next_end_s(self) -> float | None:
-        """Give the moment at which the first attempt is over time."""
-        while self._ends:
-            until_s, _, source, machine = self._ends[0]
-            attempt = self._standing.get(source, {}).get(machine)
-            if attempt is not None and attempt.until_s == until_s:
+    def next_deadline_s(self) -> float | None:
+        """Return the earliest deadline; None if there is no attempt."""
+        while self._deadlines:
+            until_s, _, source, machine = self._deadlines[0]
+            attempt = self._progress.get(source, {}).get(machine)
+            if attempt is not None and attempt.deadline_s == until_s:
                 return until_s
-            heapq.heappop(self._ends)
+            heapq.heappop(self._deadlines)
         return None

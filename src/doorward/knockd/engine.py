@@ -1,6 +1,6 @@
-"""Two ways to run the automaton, with the same openings for the same packets: in the kernel, or over a ring.
+"""Two engines that run the automaton with the same results: in the kernel, or over a packet ring.
 
-The kernel's gate runs in mode observe: it watches and drops nothing, so it lives beside any firewall.
+The kernel engine runs in mode observe: it drops nothing, so it works alongside any firewall.
 """
 
 from __future__ import annotations
@@ -26,59 +26,59 @@ from doorward.nftables.libnftables import NftFirewall
 from doorward.nftables.monitor import RulesetMonitor, fingerprint, own_pid
 from doorward.nftables.ruleset import compile_ruleset, default_capacity
 
-RING_CAPACITY = 65536  # sources a family in progress, in Python's memory: some 200 bytes each
+RING_CAPACITY = 65536  # sources in progress per address family; some 200 bytes each, in Python
 
 
-_MEANING = {"step": "step", "knock": "open", "wrong": "wrong"}  # of what the gate tells, for knockd
+_EVENTS = {"step": "step", "knock": "open", "wrong": "wrong"}  # kernel event to knockd's
 
 
 class EngineEvent(NamedTuple):
-    """A source came to a state ("step", or "open" where that completes a door), or went "wrong"."""
+    """A source reached a state ("step", or "open" if it completes a door), or sent a "wrong" packet."""
 
-    what: str
+    event: str
     source: Address
     state: int
     stages: Stages
 
 
 class Engine(Protocol):
-    """The seam: the kernel or the ring."""
+    """The interface of both engines."""
 
     name: str
 
     def load(self, doors: Sequence[Door], interfaces: Sequence[str], busy: frozenset[Port]) -> None:
-        """Go over to these doors; ports in `busy` are no symbols. Attempts in progress go on where they can."""
+        """Switch to these doors, ignoring ports in `busy`. Attempts in progress continue if possible."""
 
     def lost(self) -> int:
-        """Count what was lost for want of room, since the start."""
+        """Return the number of packets or messages lost to overflow since the start."""
 
     @property
     def culprit(self) -> str | None:
-        """Who took from the engine, since the last `load`, what it needs; `load` puts it back."""
+        """The program that removed the engine's rules since the last `load`, if any; `load` restores them."""
 
     def descriptors(self) -> Sequence[int]:
-        """Give the descriptors to wait on."""
+        """Return the descriptors to wait on."""
 
     def read(self) -> list[EngineEvent]:
-        """Give what happened, in order."""
+        """Return the events since the last call, in order."""
 
     def close(self) -> None:
-        """Stop watching, and leave nothing behind."""
+        """Stop, and remove everything."""
 
 
 class KernelEngine:
-    """The table `inet doorward` in mode observe, and its log, which a process reads that can do nothing else."""
+    """The table `inet doorward` in mode observe, and its log, read by a sandboxed process."""
 
     name = "kernel"
 
     def __init__(self) -> None:
-        self._watch, self._own, self._fingerprint = RulesetMonitor(), own_pid(), b""
-        # Steps before what they led to: whatever led to a completion that is read was told before it.
+        self._monitor, self._own, self._fingerprint = RulesetMonitor(), own_pid(), b""
+        # Steps first: every step that led to a completion was sent before it.
         self._events = NflogReader([event_log(LOG_GROUP), event_log(STEP_GROUP)])
-        self._filter = NftFirewall()
+        self._firewall = NftFirewall()
         self.culprit: str | None = None
         self._overflows = 0
-        self._stages: dict[str, Stages] = {}  # by generation: messages of the one before may be on their way
+        self._stages: dict[str, Stages] = {}  # by generation: messages of the previous one may be in flight
 
     def load(self, doors: Sequence[Door], interfaces: Sequence[str], busy: frozenset[Port]) -> None:
         """Compile, and replace the table in one transaction."""
@@ -87,39 +87,39 @@ class KernelEngine:
         gate = Gate(mode=Mode.OBSERVE, interfaces=tuple(interfaces), public=public)
         capacity = default_capacity(memory_bytes(), len(automaton.machines), DEFAULT_CAPACITY)
         ruleset = compile_ruleset(doors, automaton, gate, capacity, log_steps=True)
-        self._filter.load(ruleset, {})
+        self._firewall.load(ruleset, {})
         self._fingerprint, self.culprit = fingerprint(), None
-        before = dict(list(self._stages.items())[-1:])
-        self._stages = before | {ruleset.generation: Stages(doors, automaton)}
+        previous = dict(list(self._stages.items())[-1:])
+        self._stages = previous | {ruleset.generation: Stages(doors, automaton)}
 
     def descriptors(self) -> Sequence[int]:
-        """Give those of the reader and of the watch on the table."""
-        return self._events.fileno(), self._watch.fileno()
+        """Return the descriptors of the log reader and of the ruleset monitor."""
+        return self._events.fileno(), self._monitor.fileno()
 
     def read(self) -> list[EngineEvent]:
-        """Give what the gate told, the steps first."""
-        self._look_after_the_table()
+        """Return the kernel's events, steps first."""
+        self._check_table()
         events = self._events.read()
         self._overflows += events is None
-        happened = []
+        engine_events = []
         for event in events or ():
-            stages, what = self._stages.get(event.generation), _MEANING.get(event.what)
-            if stages is not None and what is not None:
-                happened.append(EngineEvent(what, event.source, event.state, stages))
-        return happened
+            stages, event_name = self._stages.get(event.generation), _EVENTS.get(event.what)
+            if stages is not None and event_name is not None:
+                engine_events.append(EngineEvent(event_name, event.source, event.state, stages))
+        return engine_events
 
     def lost(self) -> int:
-        """Count how often a log overflowed or its reader ended; steps cannot fill the log of completions."""
+        """Return how often a log overflowed or its reader ended; steps cannot fill the log of completions."""
         return self._overflows
 
     def close(self) -> None:
-        """Take the table away: without the daemon it would only count."""
-        self._filter.unload()
-        self._watch.close()
+        """Remove the table: without the daemon it has no use."""
+        self._firewall.unload()
+        self._monitor.close()
         self._events.close()
 
-    def _look_after_the_table(self) -> None:
-        changes = self._watch.read()
+    def _check_table(self) -> None:
+        changes = self._monitor.read()
         others = [change for change in changes or () if change.scope == "rules" and change.process != self._own]
         if (changes is None or others) and fingerprint() != self._fingerprint:
             self.culprit = f"{others[-1].program} (process {others[-1].process})" if others else "another program"
@@ -129,14 +129,14 @@ class RingEngine:
     """The tracker in Python, over a TPACKET_V3 ring."""
 
     name = "ring"
-    culprit: str | None = None  # a socket of its own, which nobody else changes
+    culprit: str | None = None  # its own socket, which no other program changes
 
     def __init__(self) -> None:
         self._ring: TpacketRing | None = None
         self._automaton: Automaton | None = None
 
     def load(self, doors: Sequence[Door], interfaces: Sequence[str], busy: frozenset[Port]) -> None:
-        """Compile, and go over with the next packet; the same automaton keeps the attempts in progress."""
+        """Compile, and switch with the next packet; an unchanged automaton keeps the attempts in progress."""
         public = busy - {port for door in doors for port in door.knock}
         automaton = compile_doors(doors, public=public)
         program = knock_filter({machine.flags for machine in automaton.machines}, never=public)
@@ -151,31 +151,31 @@ class RingEngine:
         self._automaton, self._stages = automaton, Stages(doors, automaton)
 
     def descriptors(self) -> Sequence[int]:
-        """Give the ring's descriptor."""
+        """Return the ring's descriptor."""
         return (self._ring.fileno(),) if self._ring else ()
 
     def read(self) -> list[EngineEvent]:
-        """Run the automaton over what has come."""
-        happened = []
+        """Run the automaton over the captured packets."""
+        engine_events = []
         for packets, now_s in self._ring.read() if self._ring else ():
             for packet in packets:
                 for move in self._tracker.transitions(packet, now_s):
-                    what = "wrong" if move.wrong else "open" if move.opened else "step"
-                    happened.append(EngineEvent(what, ip_address(packet.source), move.state, self._stages))
-        return happened
+                    event_name = "wrong" if move.wrong else "open" if move.opened else "step"
+                    engine_events.append(EngineEvent(event_name, ip_address(packet.source), move.state, self._stages))
+        return engine_events
 
     def lost(self) -> int:
-        """Count the packets for which the ring had no room."""
+        """Return the number of packets dropped because the ring was full."""
         return self._ring.drops() if self._ring else 0
 
     def close(self) -> None:
-        """Stop watching."""
+        """Close the ring."""
         if self._ring is not None:
             self._ring.close()
 
 
 def open_engine(wanted: str | None, output: KnockdLog) -> Engine:
-    """Open the engine that was asked for; without a wish the kernel's, and the ring where that is not to be had."""
+    """Open the wanted engine; by default the kernel's, or the ring if that is unavailable."""
     if wanted == "ring":
         return RingEngine()
     try:
@@ -183,5 +183,5 @@ def open_engine(wanted: str | None, output: KnockdLog) -> Engine:
     except HostError as error:
         if wanted == "kernel":
             raise
-        output.complain(f"the kernel's packet filter cannot be used ({error}); going on with --engine ring")
+        output.error(f"the kernel's packet filter cannot be used ({error}); going on with --engine ring")
         return RingEngine()

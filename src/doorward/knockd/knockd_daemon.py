@@ -1,4 +1,4 @@
-"""The daemon behind `knockd`: the engine's events in; log lines, commands and the record of what is owed out."""
+"""The daemon behind `knockd`: engine events in; log lines, commands and ledger entries out."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ from doorward.kernel import sd_notify
 from doorward.kernel.event_loop import EventLoop
 from doorward.kernel.inotify import FileWatcher
 from doorward.kernel.sock_diag import listening_ports
-from doorward.knockd.adapter import as_door, commands_of, is_opening, keys_of
+from doorward.knockd.adapter import build_commands, is_opening, to_door, unique_keys
 from doorward.knockd.attempts import AttemptTable
 from doorward.knockd.engine import Engine, EngineEvent
 from doorward.knockd.knockd_log import KnockdLog
@@ -29,14 +29,14 @@ from doorward.knockd.one_time import OneTimeDoors
 from doorward.knockd.reverse_dns import ReverseResolver
 from doorward.model import Door, Opening, Place, Port
 
-FOLLOW_S = 2.0  # how often listening services and edited one-time files are looked for
+POLL_S = 2.0  # polling interval for listening services and edited one-time files
 
 
 class KnockdSettings(NamedTuple):
-    """The command line: it comes before the file."""
+    """The command line options, which override the file."""
 
     config: Path
-    folder: Path  # where the call was made: a daemon leaves it, and relative paths are meant from there
+    folder: Path  # the initial working directory, which relative paths refer to
     interface: str | None = None
     only_ipv4: bool = False
     lookup: bool = False
@@ -44,7 +44,7 @@ class KnockdSettings(NamedTuple):
 
 
 class Knockd:
-    """Holds what runs. Times are of the loop's clock; the ledger has wall time."""
+    """The running daemon. Times are on the loop's clock; the ledger uses wall time."""
 
     def __init__(
         self,
@@ -55,65 +55,65 @@ class Knockd:
         ledger: Ledger,
     ) -> None:
         self._settings, self._engine, self._output, self._ledger = settings, engine, output, ledger
-        self._loop, self._book, self._attempts = EventLoop(), OpeningTable(), AttemptTable()
-        self._running: dict[int, tuple[str, str, Place]] = {}  # by the runner's number: door, what, address
+        self._loop, self._openings, self._attempts = EventLoop(), OpeningTable(), AttemptTable()
+        self._running: dict[int, tuple[str, str, Place]] = {}  # by the runner's number: door, event, address
         self._timer_s = float("inf")
-        self._ended_by = self._lost = 0
-        self._has_run = self._is_stale = self._is_healing = False
-        self._healed_s, self._fights = float("-inf"), RepairLogLimiter()
-        self._due: list[tuple[str, Place]] = []  # commands to start once it is recorded what they owe
+        self._end_signal = self._lost = 0
+        self._has_run = self._is_stale = self._is_repairing = False
+        self._repaired_s, self._repair_log = float("-inf"), RepairLogLimiter()
+        self._due: list[tuple[str, Place]] = []  # commands to start once their stop commands are recorded
         with ExitStack() as parts:
             for close in (ledger.close, self._loop.close, engine.close):
                 parts.callback(close)
             if settings.lookup:
                 names = ReverseResolver(self._loop)
                 parts.callback(names.close)
-                output.name_with(names.in_turn)
+                output.resolve_names_with(names.call_in_order)
             self._watches = self._open_watches(parts)
-            self._take(configuration)
+            self._apply(configuration)
             parts.callback(lambda: self._runner.close())
             self._parts = parts.pop_all()
 
     def run(self, ready: Callable[[], None]) -> int:
-        """Serve until SIGTERM or SIGINT; give that signal's number, which knockd exits with.
+        """Serve until SIGTERM or SIGINT; return the signal's number, knockd's exit status.
 
-        `ready` is called when no knock and no signal is lost any more.
+        `ready` is called once no knock and no signal can be lost.
         """
         for descriptor in self._engine.descriptors():
-            self._loop.on_readable(descriptor, self._read)
+            self._loop.on_readable(descriptor, self._read_events)
         for number in (signal.SIGTERM, signal.SIGINT):
-            self._loop.on_signal(number, lambda n=number: self._end(n))  # type: ignore[misc]
+            self._loop.on_signal(number, lambda n=number: self._on_end_signal(n))  # type: ignore[misc]
         self._loop.on_signal(signal.SIGHUP, self._reload)
         ready()
-        self._output.say(f"starting up, listening on {self._interface}", f"listening on {self._interface}...")
+        self._output.log(f"starting up, listening on {self._interface}", f"listening on {self._interface}...")
         self._output.debug(
-            f"engine: {self._engine.name}; no symbols, since this host listens there: {self._busy_text()}"
+            f"engine: {self._engine.name}; ignored ports, since this host listens on them: {self._busy_text()}"
         )
-        self._take_over()
-        self._loop.at(self._loop.now_s() + FOLLOW_S, self._follow)
+        self._restore_openings()
+        self._loop.at(self._loop.now_s() + POLL_S, self._poll)
         sd_notify.notify("READY=1")
         self._loop.run()
-        self._output.tell("waiting for child processes...")
+        self._output.print_verbose("waiting for child processes...")
         self._runner.drain()
-        self._output.say("shutting down", "closing...")
-        return self._ended_by
+        self._output.log("shutting down", "closing...")
+        return self._end_signal
 
     def close(self) -> None:
-        """Give back what it holds; commands that run go on to their end."""
+        """Release all resources; running commands continue."""
         self._parts.close()
 
-    def _take(self, configuration: KnockdConfiguration) -> None:
-        """Go over to a configuration that was read; a DoorwardError leaves the one before."""
-        keys = keys_of(configuration.doors)
+    def _apply(self, configuration: KnockdConfiguration) -> None:
+        """Apply a configuration; on a DoorwardError the previous one stays in force."""
+        keys = unique_keys(configuration.doors)
         doors = dict(zip(keys, configuration.doors, strict=True))
         files = {key: self._path(door.one_time_file) for key, door in doors.items() if door.one_time_file}
-        self._watch(files)  # before they are read: an edit between the two is told of
+        self._watch(files)  # before they are read, so that an edit in between is noticed
         one_time = OneTimeDoors(files, self._output)
         interface = self._settings.interface or configuration.options.interface or DEFAULT_INTERFACE
         busy = self._listening()
         self._engine.load(_automaton_doors(doors, one_time), _interfaces(interface), busy)
         self._interface, self._busy = interface, busy
-        self._doors, self._one_time, self._commands = doors, one_time, commands_of(doors)
+        self._doors, self._one_time, self._commands = doors, one_time, build_commands(doors)
         self._runner = self._new_runner()
 
     def _path(self, written: str) -> str:
@@ -124,85 +124,85 @@ class Knockd:
             self._watches.watch(files.values())
 
     def _open_watches(self, parts: ExitStack) -> FileWatcher | None:
-        """Be told of edited files at once; where the kernel does not tell, `_follow` looks for them."""
+        """Watch one-time files with inotify; without it `_poll` polls them."""
         try:
             watches = FileWatcher()
         except HostError as error:
-            self._output.debug(f"{error}; edited one-time files are noticed within {FOLLOW_S:.0f} s")
+            self._output.debug(f"{error}; edited one-time files are noticed within {POLL_S:.0f} s")
             return None
         parts.callback(watches.close)
-        self._loop.on_readable(watches.fileno(), self._edited)
+        self._loop.on_readable(watches.fileno(), self._on_files_changed)
         return watches
 
     def _new_runner(self) -> HookRunner:
         lock, first = self._ledger.path.with_name("knockd-commands.lock"), not self._has_run
         self._has_run = True
-        return HookRunner(self._commands, self._loop, self._report, lock, first=first)
+        return HookRunner(self._commands, self._loop, self._on_hook_report, lock, first=first)
 
     def _load(self) -> None:
-        """Tell the engine what has changed; what it refuses now it is told again by `_follow`.
+        """Load the current doors into the engine; a failed load is retried by `_poll`.
 
-        Meanwhile a used one-time sequence may still complete, and opens nothing: it is no longer the current one.
+        Meanwhile a used one-time sequence may still complete, but opens nothing: it is no longer the current one.
         """
         try:
             self._engine.load(_automaton_doors(self._doors, self._one_time), _interfaces(self._interface), self._busy)
         except HostError as error:
-            self._output.complain(
-                f"error: {error}; the engine goes on as it was, and is told again in {FOLLOW_S:.0f} s"
-            )
+            self._output.error(f"error: {error}; the engine keeps its previous rules; retry in {POLL_S:.0f} s")
             self._is_stale = True
         else:
             self._is_stale = False
 
     def _listening(self) -> frozenset[Port]:
-        """List the ports that are no symbols; a kernel that does not tell has the knock ports only to go by."""
+        """Return the ports that this host listens on, which are ignored; empty if the kernel does not list them."""
         try:
             return listening_ports()
         except HostError as error:
-            self._output.debug(f"{error}; without it a connection to a service resets a knock")
+            self._output.debug(f"{error}; without the list a connection to a service resets a knock")
             return frozenset()
 
-    def _read(self) -> None:
+    def _read_events(self) -> None:
         with self._ledger.transaction():
             for event in self._engine.read():
                 if not (self._settings.only_ipv4 and event.source.version == 6):
-                    self._happened(event)
+                    self._on_event(event)
         due, self._due = self._due, []
         if due:
-            self._ledger.fsync()  # a loss of power must not forget a stop command whose start command ran
+            self._ledger.fsync()  # a power failure must not lose the stop command of a start command that ran
         for key, address in due:
             self._start(key, "open", address)
-        if self._engine.culprit and not self._is_healing:
-            self._is_healing = True
-            self._loop.at(self._healed_s + PAUSE_S, self._heal)
+        if self._engine.culprit and not self._is_repairing:
+            self._is_repairing = True
+            self._loop.at(self._repaired_s + PAUSE_S, self._repair)
         self._schedule()
 
-    def _heal(self) -> None:
-        """Put back what another program took away: at most twenty times a second, and with few lines."""
-        self._is_healing, self._healed_s = False, self._loop.now_s()
+    def _repair(self) -> None:
+        """Restore rules that another program removed: at most 20 times per second, with rate-limited log lines."""
+        self._is_repairing, self._repaired_s = False, self._loop.now_s()
         if culprit := self._engine.culprit:
             self._load()
-            told = self._fights.line(culprit, "could not be put back" if self._is_stale else "put back", self._healed_s)
-            if told is not None:
-                self._output.complain(": ".join(told))
+            message = self._repair_log.line(
+                culprit, "could not be put back" if self._is_stale else "put back", self._repaired_s
+            )
+            if message is not None:
+                self._output.error(": ".join(message))
 
-    def _happened(self, event: EngineEvent) -> None:
-        if event.what == "wrong":
+    def _on_event(self, event: EngineEvent) -> None:
+        if event.event == "wrong":
             self._attempts.fail(event.source)
             return
-        stages = event.stages.of(event.state)
-        self._attempts.advance(event.source, event.stages.machine_of(event.state), stages, self._loop.now_s())
+        stages = event.stages.stages_at(event.state)
+        self._attempts.advance(event.source, event.stages.automaton_key(event.state), stages, self._loop.now_s())
         for stage in stages:
-            if stage.door.name not in self._doors:  # gone with a reload
+            if stage.door.name not in self._doors:  # removed by a reload
                 continue
             name = self._doors[stage.door.name].name
-            self._output.say(f"{name}: Stage {stage.number}", who=event.source)
+            self._output.log(f"{name}: Stage {stage.number}", who=event.source)
             if stage.last:
-                self._output.say(f"{name}: OPEN SESAME", who=event.source)
-                self._opened(stage.door, event.source)
+                self._output.log(f"{name}: OPEN SESAME", who=event.source)
+                self._on_knock(stage.door, event.source)
 
-    def _opened(self, door: Door, address: Place) -> None:
-        """Run what the door runs. A one-time sequence is marked as used first: no crash may make it good again."""
+    def _on_knock(self, door: Door, address: Place) -> None:
+        """Run the door's command. A one-time sequence is marked as used first, so that no crash revives it."""
         key = door.name
         if self._doors[key].one_time_file:
             if not self._one_time.use(key, door.knock):
@@ -213,49 +213,49 @@ class Knockd:
             self._due.append((key, address))
             return
         now_s = self._loop.now_s()
-        prolongs = self._book.get(key, address) is not None
-        opening = self._book.open(Opening(key, address, (), now_s, now_s + door.for_ms / 1000, "knock"))
+        prolongs = self._openings.get(key, address) is not None
+        opening = self._openings.open(Opening(key, address, (), now_s, now_s + door.for_ms / 1000, "knock"))
         self._ledger.opened(shifted([opening], self._wall_offset_s())[0])
         if prolongs:
-            self._output.say(f"{self._doors[key].name}: open already; open for longer now", who=address)
+            self._output.log(f"{self._doors[key].name}: open already; open for longer now", who=address)
         else:
             self._due.append((key, address))
 
-    def _start(self, key: str, what: str, address: Place) -> None:
-        if self._commands[key].of(what, address) is not None:
-            self._running[self._runner.run(key, address, what)] = (key, what, address)
+    def _start(self, key: str, event: str, address: Place) -> None:
+        if self._commands[key].of(event, address) is not None:
+            self._running[self._runner.run(key, address, event)] = (key, event, address)
 
-    def _report(self, report: HookReport) -> None:
+    def _on_hook_report(self, report: HookReport) -> None:
         if report.event == "gone":
-            self._output.complain(f"error: {report.text}; starting it again")
+            self._output.error(f"error: {report.text}; starting it again")
             self._runner = self._new_runner()
             owed = [entry for entry in self._running.values() if entry[1] == "close"]
             self._running.clear()
             for entry in owed:
                 self._start(*entry)
             return
-        key, what, address = self._running.get(report.number, ("", "", None))
+        key, event, address = self._running.get(report.number, ("", "", None))
         name = self._doors[key].name if key in self._doors else key
         if report.event == "running":
-            self._output.say(f"{name}: running command: {report.text}")
+            self._output.log(f"{name}: running command: {report.text}")
         elif report.event in ("output", "hangs"):
             for line in report.text.splitlines():
-                self._output.say(f"{name}: {line}")
+                self._output.log(f"{name}: {line}")
         else:
             self._running.pop(report.number, None)
             if report.status:
-                self._output.complain(f"{name}: command returned non-zero status code ({report.status})")
-            if what == "close" and address is not None and self._book.get(key, address) is None:
+                self._output.error(f"{name}: command returned non-zero status code ({report.status})")
+            if event == "close" and address is not None and self._openings.get(key, address) is None:
                 self._ledger.closed(key, address, time.time(), "time")
 
-    def _take_over(self) -> None:
-        """Take on what an earlier run owes; what is late is run at once."""
+    def _restore_openings(self) -> None:
+        """Restore openings of an earlier run; overdue stop commands run immediately."""
         offset_s = self._wall_offset_s()
         for opening in restored_openings(self._ledger.active(), offset_s, self._loop.now_s()):
             if opening.door in self._doors:
-                self._book.open(opening)
+                self._openings.open(opening)
             else:
-                self._output.complain(
+                self._output.error(
                     f"{opening.door}: no longer in {self._settings.config}, and its stop command for"
                     f" {opening.address} was not run; run it by hand"
                 )
@@ -263,83 +263,81 @@ class Knockd:
         self._schedule()
 
     def _wall_offset_s(self) -> float:
-        """Give what to add to the loop's clock for wall time."""
+        """Return the offset from the loop's clock to wall time."""
         return self._ledger.wall_offset(self._loop.now_s(), time.time())
 
-    def _wake(self) -> None:
+    def _on_timer(self) -> None:
         self._timer_s = float("inf")
         now_s = self._loop.now_s()
         for address, stage in self._attempts.expire(now_s):
             if (door := self._doors.get(stage.door.name)) is not None:
-                self._output.say(f"{door.name}: sequence timeout (stage {stage.number})", who=address)
-        for opening in self._book.expire(now_s):
-            self._output.say(f"{self._doors[opening.door].name}: command timeout", who=opening.address)
+                self._output.log(f"{door.name}: sequence timeout (stage {stage.number})", who=address)
+        for opening in self._openings.expire(now_s):
+            self._output.log(f"{self._doors[opening.door].name}: command timeout", who=opening.address)
             self._start(opening.door, "close", opening.address)
         self._schedule()
 
     def _schedule(self) -> None:
-        opening, attempt_s = self._book.next_end(), self._attempts.next_end_s()
+        opening, attempt_s = self._openings.next_end(), self._attempts.next_deadline_s()
         due_s = min(opening.until_s if opening else float("inf"), attempt_s or float("inf"))
         if due_s < self._timer_s:
             self._timer_s = due_s
-            self._loop.at(due_s, self._wake)
+            self._loop.at(due_s, self._on_timer)
 
-    def _edited(self) -> None:
-        """Read the one-time files that were edited; what stands under their names now is watched from here on."""
+    def _on_files_changed(self) -> None:
+        """Re-read edited one-time files, and watch the files that now have their names."""
         if self._watches is not None:
             self._watches.drain()
         self._watch(self._one_time.files)
         if self._one_time.poll():
             self._load()
 
-    def _follow(self) -> None:
-        """Look for services that began or ended to listen, for edited one-time files, for a ledger that waits."""
+    def _poll(self) -> None:
+        """Poll for changed listening services, edited one-time files and an unwritten ledger."""
         if (lost := self._engine.lost()) > self._lost:
-            self._output.complain(
-                f"warning: the {self._engine.name} engine lost {lost - self._lost} packets or messages"
-            )
+            self._output.error(f"warning: the {self._engine.name} engine lost {lost - self._lost} packets or messages")
             self._lost = lost
-        self._watch(self._one_time.files)  # one that was not there when the others were told of may be now
+        self._watch(self._one_time.files)  # a file that was missing before may exist now
         if self._one_time.poll() or self._is_stale:
             self._load()
         if (busy := self._listening()) != self._busy:
             self._busy = busy
             self._load()
-            self._output.debug(f"no symbols, since this host listens there: {self._busy_text()}")
-        self._wall_offset_s()  # a step of the wall clock is noted within FOLLOW_S
+            self._output.debug(f"ignored ports, since this host listens on them: {self._busy_text()}")
+        self._wall_offset_s()  # a wall clock step is recorded within FOLLOW_S
         if self._ledger.trouble and not self._ledger.flush():
-            self._output.complain(f"error: {self._ledger.trouble}")
-        self._loop.at(self._loop.now_s() + FOLLOW_S, self._follow)
+            self._output.error(f"error: {self._ledger.trouble}")
+        self._loop.at(self._loop.now_s() + POLL_S, self._poll)
 
     def _reload(self) -> None:
-        """Read the file again; one with a fault changes nothing. Doors that are gone close now."""
+        """Reload the configuration; an invalid file changes nothing. Openings of removed doors are closed."""
         path = self._settings.config
-        self._output.say(f"re-reading config file: {path}")
+        self._output.log(f"re-reading config file: {path}")
         sd_notify.reloading()
         try:
             configuration = parse(read_text(path, trusted_owners()), str(path))
-            gone = [o for o in self._book if o.door not in keys_of(configuration.doors)]
-            before, commands = self._runner, self._commands
-            self._take(configuration)
-            for opening in gone:  # the file has no command for them any more; the runner before has
-                self._book.close(opening.door, opening.address)
+            removed = [opening for opening in self._openings if opening.door not in unique_keys(configuration.doors)]
+            previous, commands = self._runner, self._commands
+            self._apply(configuration)
+            for opening in removed:  # only the previous runner has their commands
+                self._openings.close(opening.door, opening.address)
                 if commands[opening.door].of("close", opening.address) is not None:
-                    number = before.run(opening.door, opening.address, "close")
+                    number = previous.run(opening.door, opening.address, "close")
                     self._running[number] = (opening.door, "close", opening.address)
-            before.finish()
+            previous.finish()
             self._open_log(configuration)
         except DoorwardError as error:
             for line in str(error).splitlines():
-                self._output.complain(line)
-            self._output.complain("error: the configuration was not changed")
+                self._output.error(line)
+            self._output.error("error: the configuration was not changed")
         sd_notify.notify("READY=1")
 
     def _open_log(self, configuration: KnockdConfiguration) -> None:
-        written = configuration.options.log_file or self._settings.log_file  # the file's counts, as in knockd
+        written = configuration.options.log_file or self._settings.log_file  # the file's setting wins, as in knockd
         self._output.open_log(written and self._path(written), use_syslog=configuration.options.use_syslog)
 
-    def _end(self, number: int) -> None:
-        self._ended_by = number
+    def _on_end_signal(self, number: int) -> None:
+        self._end_signal = number
         self._loop.stop()
 
     def _busy_text(self) -> str:
@@ -347,7 +345,7 @@ class Knockd:
 
 
 def _automaton_doors(doors: Mapping[str, KnockdDoor], one_time: OneTimeDoors) -> list[Door]:
-    return [as_door(key, door, door.knock or one_time.current(key)) for key, door in doors.items()]
+    return [to_door(key, door, door.knock or one_time.current(key)) for key, door in doors.items()]
 
 
 def _interfaces(name: str) -> tuple[str, ...]:

@@ -1,4 +1,4 @@
-"""Where knockd's lines go: the log file, syslog, and with -v the standard output."""
+"""knockd's log: to the log file, to syslog, and with -v to standard output."""
 
 from __future__ import annotations
 
@@ -13,10 +13,10 @@ from doorward.escape import visible
 from doorward.knockd.syslog import Syslog
 from doorward.model import Place
 
-_MAX_LINE = 1023  # letters; knockd cuts the rest off
+_MAX_LINE = 1023  # characters; knockd truncates too
 
-# Calls once the lines before are written and the address's name, which it gives, is known.
-InTurn = Callable[[Place | None, Callable[[str | None], None]], None]
+# Calls with the address's name once it is known and earlier lines are written.
+InOrder = Callable[[Place | None, Callable[[str | None], None]], None]
 
 
 class KnockdLog:
@@ -24,31 +24,33 @@ class KnockdLog:
 
     def __init__(self, *, verbose: bool, debug: bool) -> None:
         self._verbose, self._debug = verbose, debug
-        self._log: TextIO | None = None
-        self._in_turn: InTurn = _at_once
+        self._file: TextIO | None = None
+        self._in_order: InOrder = _at_once
         self._syslog: Syslog | None = None
 
-    def name_with(self, in_turn: InTurn) -> None:
-        """Put names behind addresses from now on, where `in_turn` gives them, and write when it says so."""
-        self._in_turn = in_turn
+    def resolve_names_with(self, in_turn: InOrder) -> None:
+        """Append host names to addresses from now on, as `in_turn` resolves them and orders the lines."""
+        self._in_order = in_turn
 
     def open_log(self, path: str | None, *, use_syslog: bool) -> None:
-        """Begin, or begin again, with a log file; one that cannot be opened is told of and done without."""
-        self._in_turn(None, lambda _: self._open_log(path, use_syslog=use_syslog))
+        """Open or reopen the log file; if it cannot be opened, warn and continue without it."""
+        self._in_order(None, lambda _: self._open_log(path, use_syslog=use_syslog))
 
-    def say(self, line: str, verbose: str | None = None, *, who: Place | None = None) -> None:
-        """Log a line, and show it with -v (there in other words where `verbose` gives them).
+    def log(self, line: str, verbose: str | None = None, *, who: Place | None = None) -> None:
+        """Log a line, and print it with -v (as `verbose`, if given).
 
-        `who` stands before the line, with its name where names are looked up.
+        `who` is put before the line, with its host name if names are looked up.
         """
-        self._in_turn(who, lambda name: self._say(line if who is None else f"{_named(who, name)}: {line}", verbose))
+        self._in_order(
+            who, lambda name: self._log_line(line if who is None else f"{_named(who, name)}: {line}", verbose)
+        )
 
-    def complain(self, line: str) -> None:
-        """Log a line that also goes to standard error: something is wrong."""
-        self._in_turn(None, lambda _: self._complain(line))
+    def error(self, line: str) -> None:
+        """Log an error, also to standard error."""
+        self._in_order(None, lambda _: self._error(line))
 
-    def tell(self, line: str) -> None:
-        """Show a line with -v, and log nothing."""
+    def print_verbose(self, line: str) -> None:
+        """Print a line with -v, without logging it."""
         if self._verbose:
             self._show(line)
 
@@ -56,22 +58,22 @@ class KnockdLog:
         if self._syslog is not None:
             self._syslog.close()
         self._syslog = Syslog("knockd") if use_syslog else None
-        if self._log is not None:
-            self.tell(f"closing log file: {self._log.name}")
-            self._log.close()
-            self._log = None
-            self._say(f"re-opening log file: {path}" if path else "no log file any more", None)
+        if self._file is not None:
+            self.print_verbose(f"closing log file: {self._file.name}")
+            self._file.close()
+            self._file = None
+            self._log_line(f"re-opening log file: {path}" if path else "no log file any more", None)
         if path:
             try:
-                self._log = Path(path).open("a", buffering=1)  # noqa: SIM115 - kept open
+                self._file = Path(path).open("a", buffering=1)  # noqa: SIM115 - stays open
             except OSError as error:
                 sys.stderr.write(f"warning: cannot open logfile: {error.strerror}\n")
 
-    def _say(self, line: str, verbose: str | None) -> None:
+    def _log_line(self, line: str, verbose: str | None) -> None:
         line = self._record(line)
-        self.tell(line if verbose is None else verbose)
+        self.print_verbose(line if verbose is None else verbose)
 
-    def _complain(self, line: str) -> None:
+    def _error(self, line: str) -> None:
         self._record(line)
         sys.stderr.write(visible(line) + "\n")
 
@@ -79,13 +81,13 @@ class KnockdLog:
         line = visible(" ".join(line.splitlines()))[:_MAX_LINE]
         if self._syslog is not None:
             self._syslog.write(line)
-        if self._log is not None:
+        if self._file is not None:
             with suppress(OSError):  # a full disk must not keep a door from closing
-                self._log.write(f"[{time.strftime('%Y-%m-%d %H:%M')}] {line}\n")
+                self._file.write(f"[{time.strftime('%Y-%m-%d %H:%M')}] {line}\n")
         return line
 
     def debug(self, line: str) -> None:
-        """Show a line with -D."""
+        """Print a line with -D."""
         if self._debug:
             self._show(line)
 

@@ -1,4 +1,4 @@
-"""The one-time sequences of all doors that have them: which is due, and what is told when they run out."""
+"""One-time sequences: read the files, mark used sequences, and warn when they run out."""
 
 from __future__ import annotations
 
@@ -14,11 +14,11 @@ from doorward.model import Port
 
 MARK = b"#"
 ENCODING = "utf-8"
-ERRORS = "surrogateescape"  # knockd reads bytes: a comment may be in any encoding, and offsets must stay true
+ERRORS = "surrogateescape"  # knockd reads bytes: comments may have any encoding, and offsets must stay correct
 
 
 class OneTime(NamedTuple):
-    """A sequence that was not used yet; `offset` is where its line begins, in bytes."""
+    """An unused sequence; `offset` is the beginning of its line, in bytes."""
 
     line: int
     offset: int
@@ -26,14 +26,14 @@ class OneTime(NamedTuple):
 
 
 class OneTimeFile(NamedTuple):
-    """The unused sequences in the order in which they are due, and the lines that are none."""
+    """The unused sequences in order, and the faults of invalid lines."""
 
     unused: tuple[OneTime, ...]
     faults: tuple[ConfigFault, ...]
 
 
 def sequences(text: str, file: str) -> OneTimeFile:
-    """Read a file's text, decoded with `ENCODING` and `ERRORS`; lines with faults are passed over."""
+    """Parse a file's text, decoded with `ENCODING` and `ERRORS`; invalid lines are skipped."""
     unused: list[OneTime] = []
     faults: list[ConfigFault] = []
     offset = 0
@@ -49,9 +49,9 @@ def sequences(text: str, file: str) -> OneTimeFile:
 
 
 def mark_used(raw: bytes, offset: int) -> bytes:
-    """Give the file with a `#` over the first byte of the line at `offset`, as knockd marks it.
+    """Return the file with the first byte of the line at `offset` replaced by `#`, as knockd marks it.
 
-    ValueError where no unused line begins there: the file has changed since it was read.
+    ValueError: no unused line begins there; the file has changed since it was read.
     """
     begins = offset == 0 or raw[offset - 1 : offset] == b"\n"
     line = raw[offset:].split(b"\n", 1)[0].strip(WHITESPACE.encode())
@@ -70,21 +70,21 @@ MAX_BYTES = 16 << 20  # half a million sequences
 
 
 def read(path: str) -> OneTimeFile:
-    """Read a file's unused sequences; HostError where it cannot be read."""
+    """Read a file's unused sequences. HostError: it cannot be read."""
     return sequences(_bytes(path).decode(ENCODING, ERRORS), path)
 
 
 def use(path: str, knock: tuple[Port, ...]) -> tuple[OneTime, ...]:
-    """Mark the first unused line that holds `knock`, on the disk when this returns; give what is left.
+    """Mark the first unused line with `knock` as used, synced to disk; return the remaining sequences.
 
-    HostError: it could not be marked (the disk, or somebody took the line away), so it must open nothing.
+    HostError: it could not be marked (disk error, or the line is gone), so it must open nothing.
     """
     raw = _bytes(path)
     unused = sequences(raw.decode(ENCODING, ERRORS), path).unused
     line = next((line for line in unused if line.knock == knock), None)
     if line is None:
         raise HostError(f"{path}: the sequence is no longer in the file; it opens nothing")
-    mark_used(raw, line.offset)  # refuses where the bytes are not what was read
+    mark_used(raw, line.offset)  # raises if the bytes have changed
     try:
         descriptor = os.open(path, os.O_WRONLY | os.O_CLOEXEC)
         try:
@@ -97,8 +97,8 @@ def use(path: str, knock: tuple[Port, ...]) -> tuple[OneTime, ...]:
     return tuple(other for other in unused if other is not line)
 
 
-def stamp(path: str) -> tuple[int, int]:
-    """Give what changes when somebody edits the file; zeros where there is none."""
+def file_stamp(path: str) -> tuple[int, int]:
+    """Return modification time and size of the file; zeros if it is missing."""
     try:
         status = Path(path).stat()
     except OSError:
@@ -117,11 +117,11 @@ def _bytes(path: str) -> bytes:
     return raw
 
 
-COUNTDOWN = (10, 5, 1)  # with so many left the operator is told
+COUNTDOWN = (10, 5, 1)  # remaining sequences at which a warning is logged
 
 
 class OneTimeDoors:
-    """`files` by door. A file without a good line is told of; its door stays shut."""
+    """The one-time sequences by door. A file without a valid line is logged, and its door stays closed."""
 
     def __init__(self, files: Mapping[str, str], output: KnockdLog) -> None:
         self.files, self._output = dict(files), output
@@ -131,11 +131,11 @@ class OneTimeDoors:
             self._read(key)
 
     def current(self, key: str) -> tuple[Port, ...]:
-        """Give the sequence that opens the door now; none where they are used up."""
+        """Return the sequence that opens the door now; empty if all are used."""
         return next(iter(self._due[key]), ())
 
     def use(self, key: str, knock: tuple[Port, ...]) -> bool:
-        """Mark a sequence as used, on the disk; False where it is not the one that is due, or cannot be marked."""
+        """Mark a sequence as used, on disk; return False if it is not the current one or cannot be marked."""
         if knock != self.current(key):
             self._output.debug(f"{key}: a one-time sequence that was used already; ignored")
             return False
@@ -144,44 +144,42 @@ class OneTimeDoors:
             left = use(path, knock)
         except HostError as error:
             self._due[key] = ()
-            self._output.complain(str(error))
-            self._output.complain(f"error while disabling used one time sequence for door {key} --> disabling the door")
+            self._output.error(str(error))
+            self._output.error(f"error while disabling used one time sequence for door {key} --> disabling the door")
             return False
         self._due[key] = tuple(line.knock for line in left)
-        self._stamps[key] = stamp(path)
-        self._tell_what_is_left(key)
+        self._stamps[key] = file_stamp(path)
+        self._report_remaining(key)
         return True
 
     def poll(self) -> bool:
-        """Read files again that somebody edited; True where a door's sequence changed."""
-        edited = [key for key, path in self.files.items() if stamp(path) != self._stamps[key]]
-        before = {key: self.current(key) for key in edited}
+        """Re-read edited files; return whether any door's current sequence changed."""
+        edited = [key for key, path in self.files.items() if file_stamp(path) != self._stamps[key]]
+        previous = {key: self.current(key) for key in edited}
         for key in edited:
             self._read(key)
-        return any(self.current(key) != before[key] for key in edited)
+        return any(self.current(key) != previous[key] for key in edited)
 
     def _read(self, key: str) -> None:
         path = self.files[key]
-        self._stamps[key] = stamp(path)
+        self._stamps[key] = file_stamp(path)
         try:
             file = read(path)
         except HostError as error:
             self._due[key] = ()
-            self._output.complain(str(error))
+            self._output.error(str(error))
             return
         for fault in file.faults:
-            self._output.complain(str(fault))
+            self._output.error(str(fault))
         self._due[key] = tuple(line.knock for line in file.unused)
         if not self._due[key]:
-            self._tell_what_is_left(key)
+            self._report_remaining(key)
 
-    def _tell_what_is_left(self, key: str) -> None:
+    def _report_remaining(self, key: str) -> None:
         left = len(self._due[key])
         if left == 0:
-            self._output.complain(
+            self._output.error(
                 f"no more sequences left in the one time sequences file for door {key} --> disabling the door"
             )
         elif left in COUNTDOWN:
-            self._output.complain(
-                f"{key}: {left} one-time sequence{'' if left == 1 else 's'} left in {self.files[key]}"
-            )
+            self._output.error(f"{key}: {left} one-time sequence{'' if left == 1 else 's'} left in {self.files[key]}")

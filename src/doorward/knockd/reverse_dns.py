@@ -1,6 +1,6 @@
-"""Host names for the lines of the log (`-l`), looked up by a process of its own: no resolver can hold the daemon.
+"""Resolve host names for the log (`-l`) in a separate process, so that a slow resolver cannot block the daemon.
 
-What a resolver answers is a stranger's bytes, so the process that reads it has no rights but nobody's.
+A resolver's answers are untrusted input, so that process runs as nobody.
 """
 
 from __future__ import annotations
@@ -20,38 +20,38 @@ from doorward.kernel.child_process import STANDARD, close_descriptors_except, re
 from doorward.kernel.event_loop import EventLoop
 from doorward.model import Place
 
-PATIENCE_S = 1.0  # a line waits so long for its name, and those behind it with it; commands do not wait
-KEEP_S = 60.0  # a name is asked for once a minute at most
-MAX_NAMES = 4096  # beyond it the oldest is forgotten, and asked for again
-MAX_TURNS = 8192  # lines that wait; beyond it the oldest is written without its name
-MAX_ASKED = 64  # beyond it a line has no name: strangers choose who is asked for
-ASKERS = 8  # names that are looked up side by side: one slow resolver keeps no other name
+PATIENCE_S = 1.0  # how long a line, and those after it, waits for its name; commands do not wait
+CACHE_S = 60.0  # a name is looked up once a minute at most
+MAX_NAMES = 4096  # beyond it the oldest is evicted, and looked up again
+MAX_WAITING = 8192  # waiting lines; beyond it the oldest is written without its name
+MAX_PENDING = 64  # pending look-ups; beyond it a line has no name: attackers choose the addresses
+RESOLVER_THREADS = 8  # concurrent look-ups, so that a slow one does not delay the others
 _NOBODY = privileges.Identity("nobody", 65534, 65534, ())
 _MESSAGE_BYTES = 1 << 12
-_NAME = re.compile(r"[A-Za-z0-9._-]{1,253}")  # RFC 952, and the underscore that resolvers let through
+_NAME = re.compile(r"[A-Za-z0-9._-]{1,253}")  # RFC 952, and the underscore that resolvers accept
 
-Named = Callable[[str | None], None]
+NameCallback = Callable[[str | None], None]
 
 
-class _Turn(NamedTuple):
+class _WaitingCall(NamedTuple):
     address: Place | None
     until_s: float
-    call: Named
+    call: NameCallback
 
 
-class _Answer(NamedTuple):
+class _CachedName(NamedTuple):
     name: str | None
     until_s: float
 
 
 class ReverseResolver:
-    """Gives names in the order of asking, from the loop."""
+    """Resolves names in request order, on the event loop."""
 
     def __init__(self, loop: EventLoop) -> None:
         self._loop = loop
-        self._known: OrderedDict[Place, _Answer] = OrderedDict()
-        self._asked: dict[str, Place] = {}
-        self._turns: deque[_Turn] = deque()
+        self._cache: OrderedDict[Place, _CachedName] = OrderedDict()
+        self._pending: dict[str, Place] = {}
+        self._waiting: deque[_WaitingCall] = deque()
         self._is_timed = False
         self._socket, theirs = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
         self.pid = os.fork()
@@ -61,75 +61,75 @@ class ReverseResolver:
         self._socket.setblocking(False)
         loop.on_readable(self._socket.fileno(), self._read)
 
-    def in_turn(self, address: Place | None, call: Named) -> None:
-        """Call with the address's name once it is known and all before have been called; None: it has none.
+    def call_in_order(self, address: Place | None, call: NameCallback) -> None:
+        """Call with the address's name (None: unknown) once all earlier calls were made.
 
-        It is called without the name where that takes longer than PATIENCE_S.
+        It is called without the name if resolving takes longer than PATIENCE_S.
         """
         if address is not None:
-            self._ask(address)
-        self._turns.append(_Turn(address, self._loop.now_s() + PATIENCE_S, call))
-        self._take_turns()
+            self._request(address)
+        self._waiting.append(_WaitingCall(address, self._loop.now_s() + PATIENCE_S, call))
+        self._run_due()
 
     def close(self) -> None:
-        """Call whoever still waits, and end the process."""
-        self._asked.clear()
-        self._take_turns()
+        """Make all pending calls, and end the process."""
+        self._pending.clear()
+        self._run_due()
         if self._socket.fileno() >= 0:
             self._loop.unregister(self._socket.fileno())
             self._socket.close()
             os.waitpid(self.pid, 0)
 
-    def _ask(self, address: Place) -> None:
-        answer, text = self._known.get(address), str(address)
-        if text in self._asked or (answer is not None and self._loop.now_s() < answer.until_s):
+    def _request(self, address: Place) -> None:
+        answer, text = self._cache.get(address), str(address)
+        if text in self._pending or (answer is not None and self._loop.now_s() < answer.until_s):
             return
-        self._known.pop(address, None)
-        if len(self._asked) < MAX_ASKED:
-            with suppress(OSError):  # it has ended: without a name then
+        self._cache.pop(address, None)
+        if len(self._pending) < MAX_PENDING:
+            with suppress(OSError):  # the process has ended: no name then
                 self._socket.send(text.encode())
-                self._asked[text] = address
+                self._pending[text] = address
 
     def _read(self) -> None:
         raw = recv(self._socket, _MESSAGE_BYTES)
-        if not raw:  # it has ended: nobody will be named any more
+        if not raw:  # the process has ended: no more names
             self.close()
             return
         text, _, name = raw.decode("ascii", "replace").partition(" ")
-        if (address := self._asked.pop(text, None)) is not None:
-            self._known[address] = _Answer(name if _NAME.fullmatch(name) else None, self._loop.now_s() + KEEP_S)
-            if len(self._known) > MAX_NAMES:
-                self._known.popitem(last=False)
-            self._take_turns()
+        if (address := self._pending.pop(text, None)) is not None:
+            self._cache[address] = _CachedName(name if _NAME.fullmatch(name) else None, self._loop.now_s() + CACHE_S)
+            if len(self._cache) > MAX_NAMES:
+                self._cache.popitem(last=False)
+            self._run_due()
 
-    def _take_turns(self) -> None:
-        while self._turns and self._is_due(self._turns[0]):
-            address, _, call = self._turns.popleft()
-            answer = self._known.get(address) if address is not None else None
+    def _run_due(self) -> None:
+        while self._waiting and self._is_due(self._waiting[0]):
+            address, _, call = self._waiting.popleft()
+            answer = self._cache.get(address) if address is not None else None
             call(answer.name if answer is not None else None)
-        if self._turns and not self._is_timed:
+        if self._waiting and not self._is_timed:
             self._is_timed = True
-            self._loop.at(self._turns[0].until_s, self._on_timeout)
+            self._loop.at(self._waiting[0].until_s, self._on_timeout)
 
-    def _is_due(self, turn: _Turn) -> bool:
-        awaited = turn.address is not None and str(turn.address) in self._asked
-        return not awaited or turn.until_s <= self._loop.now_s() or len(self._turns) > MAX_TURNS
+    def _is_due(self, turn: _WaitingCall) -> bool:
+        awaited = turn.address is not None and str(turn.address) in self._pending
+        return not awaited or turn.until_s <= self._loop.now_s() or len(self._waiting) > MAX_WAITING
 
     def _on_timeout(self) -> None:
         self._is_timed = False
-        self._take_turns()
+        self._run_due()
 
 
 def _serve(descriptor: int) -> None:
-    """Run the child until the daemon is gone, whatever is still being looked up."""
+    """Run the child process until the daemon is gone, even during a look-up."""
     try:
         for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP):
-            signal.signal(number, signal.SIG_IGN)  # those are for the daemon, which closes the socket
+            signal.signal(number, signal.SIG_IGN)  # the daemon handles them, and closes the socket
         close_descriptors_except((*STANDARD, descriptor))
-        "".encode("idna")  # the codec that a look-up takes is a file, which nobody may be unable to read
+        "".encode("idna")  # loads the codec for look-ups now: the user nobody may be unable to read its file
         privileges.drop_privileges(_NOBODY if os.geteuid() == 0 else None, 0)
         sock = socket.socket(fileno=descriptor)
-        for _ in range(ASKERS - 1):
+        for _ in range(RESOLVER_THREADS - 1):
             threading.Thread(target=_look_up, args=(sock,), daemon=True).start()
         _look_up(sock)
     finally:

@@ -1,4 +1,4 @@
-"""Which stage of which door a state is: knockd counts per door, the automaton per source. Pure."""
+"""Map automaton states to stages of doors: knockd counts per door, the automaton per source. Pure."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from doorward.model import Door, Port
 
 
 class Stage(NamedTuple):
-    """A door and how many of its knocks have come; `last` tells that they are all."""
+    """A door and how many of its knock packets have arrived; `last`: all of them."""
 
     door: Door
     number: int
@@ -18,7 +18,7 @@ class Stage(NamedTuple):
 
 
 class Stages:
-    """Answers for any state of one automaton."""
+    """The stages of every state of one compiled automaton."""
 
     def __init__(self, doors: Sequence[Door], automaton: Automaton) -> None:
         self._doors = doors
@@ -28,27 +28,27 @@ class Stages:
             for key, state in machine.edges.items():
                 self._came_from[state] = split_edge(key)
                 self._machine[state] = (machine.flags, machine.within_ms, machine.target)
-        self._begins: dict[tuple[MachineKey, tuple[Port, ...]], list[int]] = {}
+        self._prefixes: dict[tuple[MachineKey, tuple[Port, ...]], list[int]] = {}
         for index, door in enumerate(doors):
             for length in range(1, len(door.knock) + 1):
-                self._begins.setdefault((machine_key(door), door.knock[:length]), []).append(index)
+                self._prefixes.setdefault((machine_key(door), door.knock[:length]), []).append(index)
 
-    def machine_of(self, state: int) -> MachineKey:
-        """Tell which machine a state belongs to."""
+    def automaton_key(self, state: int) -> MachineKey:
+        """Return the key of the automaton that a state belongs to."""
         return self._machine[state]
 
-    def of(self, state: int) -> list[Stage]:
-        """Give every door that this state is a stage of, the furthest for each, in the order of the file."""
-        word: tuple[Port, ...] = ()
+    def stages_at(self, state: int) -> list[Stage]:
+        """Return the furthest stage of each door in this state, in file order."""
+        knock: tuple[Port, ...] = ()
         machine = self._machine.get(state)
         if machine is None:
             return []
         while state in self._came_from:
             state, port = self._came_from[state]
-            word = (port, *word)
+            knock = (port, *knock)
         stages: dict[int, int] = {}
-        for start in range(len(word)):
-            for index in self._begins.get((machine, word[start:]), ()):
-                stages.setdefault(index, len(word) - start)
-        found = [(self._doors[index], number) for index, number in sorted(stages.items())]
-        return [Stage(door, number, number == len(door.knock)) for door, number in found]
+        for start in range(len(knock)):
+            for index in self._prefixes.get((machine, knock[start:]), ()):
+                stages.setdefault(index, len(knock) - start)
+        reached = [(self._doors[index], number) for index, number in sorted(stages.items())]
+        return [Stage(door, number, number == len(door.knock)) for door, number in reached]

@@ -1,1 +1,1 @@
-"""Network namespaces: the demonstration, and the lab of the tests."""
+"""Network namespaces for `doorward lab` and for the tests."""

@@ -1,4 +1,4 @@
-"""What `doorward lab` shows, step by step: real commands on the lab's hosts, and what they print."""
+"""The demo of `doorward lab`, step by step: real commands on the lab's hosts, and their output."""
 
 from __future__ import annotations
 
@@ -18,13 +18,13 @@ from doorward.cli import output
 from doorward.client.connector import open_connection
 from doorward.client.identity import find_signer
 from doorward.client.sequence import Reply, knock, resolve
-from doorward.client.signed import KnockRequest, compose, most_signature_bytes, now_ms, sealed
+from doorward.client.signed import KnockRequest, compose, max_signature_bytes, now_ms, seal_packet
 from doorward.errors import HostError
 from doorward.lab.namespace import NamespaceHost
 from doorward.lab.topology import Lab
 from doorward.model import DEFAULT_SIGNED_PORT, Port
 from doorward.signed.message import NONCE_BYTES
-from doorward.signed.server_key import X25519, new_private_text, parse_private_key
+from doorward.signed.server_key import X25519, generate_private_text, parse_private_key
 
 CONFIGURATION = """\
 [gate]
@@ -49,54 +49,54 @@ _NOISE = ("Starting Nmap", "Warning: ")
 
 
 class Demo:
-    """Tells the lab's steps; `folder` takes the server's configuration, ledger, socket and log."""
+    """Runs the demo; `directory` holds the server's configuration, ledger, socket and log."""
 
-    def __init__(self, lab: Lab, folder: Path) -> None:
+    def __init__(self, lab: Lab, directory: Path) -> None:
         self._lab = lab
-        self._folder = folder
+        self._directory = directory
         self._address = str(lab.server.ipv4)
         self._steps = 0
 
     @staticmethod
-    def environment(folder: Path) -> dict[str, str]:
-        """Give the variables with which the server's commands find its files."""
+    def environment(directory: Path) -> dict[str, str]:
+        """Return the environment with which the server's commands find its files."""
         names = ("CONFIGURATION_DIRECTORY", "RUNTIME_DIRECTORY", "STATE_DIRECTORY")
-        return {name: str(folder) for name in names}
+        return {name: str(directory) for name in names}
 
     def run(self) -> None:
-        """Show everything; HostError where something does not go as it should."""
-        self._step("A server, a router, a client and a stranger; the server keeps a service on port 22.")
-        # It may stay when this ends, and whoever reads what this prints waits for an end.
+        """Run every step. HostError: a step failed."""
+        self._step("A server, a router, a client and a stranger; the server has a service on port 22.")
+        # It may outlive the demo, and must not hold open the demo's standard error.
         self._lab.server.start_greeter(22, stderr=subprocess.DEVNULL)
-        (self._folder / "doorward.toml").write_text(CONFIGURATION)
+        (self._directory / "doorward.toml").write_text(CONFIGURATION)
         self._make_keys()
         self._show(self._lab.server, "cat", "doorward.toml")
         self._show(self._lab.server, "cat", "authorized_keys")
         self._start_daemon()
-        self._step("Nothing can be seen: a stranger scans all 65,535 ports.")
+        self._step("Nothing is visible: a stranger scans all 65,535 ports.")
         self._show(self._lab.stranger, *SCAN, self._address)
-        self._step("The client knocks, and connects with no pause.")
+        self._step("The client knocks and connects immediately.")
         connection = self._knock_and_connect()
-        self._step("The door is open for that one address; a stranger stays outside.")
+        self._step("The door is open to that one address; the stranger stays out.")
         self._doorward("status")
         self._show(self._lab.stranger, "nmap", "-n", "-Pn", "-p", "22", self._address)
-        self._step("The door closes by itself; the connection goes on.")
-        self._until_closed()
+        self._step("The door closes by itself; the established connection continues.")
+        self._wait_until_closed()
         self._doorward("status")
-        self._say_something(connection)
+        self._check_connection(connection)
         self._show(self._lab.client, "nmap", "-n", "-Pn", "-p", "22", self._address)
-        self._step("A sweep in ascending order meets the knock ports of `web` in their order, and opens nothing.")
+        self._step("A scan in ascending order hits the knock ports of `web` in order, and opens nothing.")
         self._show(self._lab.stranger, *SCAN, "-r", self._address)
         self._doorward("status")
-        self._step("The same door by a signed knock: the client's own SSH key, in one packet that is good once.")
+        self._step("The same door by a signed knock: the client's own SSH key, in one packet that is valid once.")
         self._doorward("key", "server")
         packet = self._signed_knock()
-        self._step("Somebody has seen that packet, and sends a copy from an address of his own.")
+        self._step("An attacker captured that packet, and sends a copy from another address.")
         self._prompt(self._lab.stranger, f"cat copy-of-{len(packet)}-bytes > /dev/udp/{self._address}/62201")
         self._send(self._lab.stranger, packet)
-        self._await_log("came again")
+        self._wait_for_log("came again")
         self._show(self._lab.stranger, "nmap", "-n", "-Pn", "-p", "22", self._address)
-        self._step("The record tells who came in, and who tried.")
+        self._step("The access log shows who got in, and who tried.")
         self._doorward("log")
 
     def _step(self, text: str) -> None:
@@ -117,30 +117,30 @@ class Demo:
 
     def _show(self, host: NamespaceHost, *command: str) -> None:
         self._prompt(host, shlex.join(command))
-        words = [str(self._folder / word) if word in FILES else word for word in command]
+        words = [str(self._directory / word) if word in FILES else word for word in command]
         self._print(host.run(words, timeout_s=120).stdout)
 
     def _doorward(self, *words: str) -> None:
         self._prompt(self._lab.server, shlex.join(("doorward", *words)))
         command = [sys.executable, "-m", "doorward", *words]
-        self._print(self._lab.server.run(command, env=self.environment(self._folder)).stdout)
+        self._print(self._lab.server.run(command, env=self.environment(self._directory)).stdout)
 
     def _start_daemon(self) -> None:
         self._prompt(self._lab.server, "doorward run &")
         with (
             socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM) as ready,
-            (self._folder / "log").open("w") as log,
+            (self._directory / "log").open("w") as log,
         ):
-            ready.bind(str(self._folder / "notify"))
-            env = self.environment(self._folder) | {"NOTIFY_SOCKET": str(self._folder / "notify")}
+            ready.bind(str(self._directory / "notify"))
+            env = self.environment(self._directory) | {"NOTIFY_SOCKET": str(self._directory / "notify")}
             daemon = self._lab.server.popen([sys.executable, "-m", "doorward", "run"], env=env, stderr=log, stdout=log)
             waits = os.pidfd_open(daemon.pid)
             select.select([ready.fileno(), waits], [], [], PATIENCE_S)
             os.close(waits)
-        said = (self._folder / "log").read_text()
+        log_text = (self._directory / "log").read_text()
         if daemon.poll() is not None:
-            raise HostError(f"the daemon did not start: {said.strip()}")
-        self._print(said)
+            raise HostError(f"the daemon did not start: {log_text.strip()}")
+        self._print(log_text)
 
     def _knock_and_connect(self) -> socket.socket:
         self._prompt(self._lab.client, f"doorward knock {self._address} 7000 8000/udp 9000 -v")
@@ -155,28 +155,30 @@ class Demo:
 
         connection, took_s = self._lab.client.call(inside)
         self._print(f"connected to port 22, {took_s * 1000:.2f} ms after the last knock")
-        self._print(f"the service says: {connection.recv(200).decode().strip()}")
+        self._print(f"the service replies: {connection.recv(200).decode().strip()}")
         return connection
 
     def _make_keys(self) -> None:
-        """Make the server's key, and an SSH key of the client's that is let in."""
-        (self._folder / "server.key").touch(0o600)
-        (self._folder / "server.key").write_text(new_private_text(X25519))
+        """Create the server's key, and an authorized SSH key for the client."""
+        (self._directory / "server.key").touch(0o600)
+        (self._directory / "server.key").write_text(generate_private_text(X25519))
         mine = ed25519.Ed25519PrivateKey.generate()
-        (self._folder / "id_ed25519").touch(0o600)
+        (self._directory / "id_ed25519").touch(0o600)
         form = Encoding.PEM, PrivateFormat.OpenSSH, NoEncryption()
-        (self._folder / "id_ed25519").write_bytes(mine.private_bytes(*form))
+        (self._directory / "id_ed25519").write_bytes(mine.private_bytes(*form))
         public = mine.public_key().public_bytes(Encoding.OpenSSH, PublicFormat.OpenSSH).decode()
-        (self._folder / "authorized_keys").touch(0o600)
-        (self._folder / "authorized_keys").write_text(f'doors="ssh" {public} laptop\n')
+        (self._directory / "authorized_keys").touch(0o600)
+        (self._directory / "authorized_keys").write_text(f'doors="ssh" {public} laptop\n')
 
     def _signed_knock(self) -> bytes:
-        """Knock as `doorward proxy` does, and keep the packet."""
-        server = parse_private_key((self._folder / "server.key").read_text()).public
+        """Knock as `doorward proxy` does, and return the packet."""
+        server = parse_private_key((self._directory / "server.key").read_text()).public
         self._prompt(self._lab.client, f"doorward proxy {self._address} 22 ssh --server-key {server}")
-        signer = find_signer(str(self._folder / "id_ed25519"), None, most_signature_bytes(KnockRequest(server, "ssh")))
+        signer = find_signer(
+            str(self._directory / "id_ed25519"), None, max_signature_bytes(KnockRequest(server, "ssh"))
+        )
         message = compose(KnockRequest(server, "ssh"), signer, "", now_ms(), os.urandom(NONCE_BYTES))
-        packet = sealed(KnockRequest(server, "ssh"), message)
+        packet = seal_packet(KnockRequest(server, "ssh"), message)
 
         def inside() -> tuple[socket.socket | Reply, float]:
             (target,) = resolve(self._address)
@@ -186,12 +188,12 @@ class Demo:
 
         connection, took_s = self._lab.client.call(inside)
         if isinstance(connection, Reply):
-            raise HostError("the signed knock opened nothing; `doorward log` may tell why")
+            raise HostError("the signed knock opened nothing; `doorward log` may show why")
         with connection:
             self._print(
                 f"connected to port 22, {took_s * 1000:.2f} ms after the packet of {len(packet)} bytes was sent"
             )
-            self._print(f"the service says: {connection.recv(200).decode().strip()}")
+            self._print(f"the service replies: {connection.recv(200).decode().strip()}")
         return packet
 
     def _send(self, host: NamespaceHost, packet: bytes) -> None:
@@ -201,22 +203,22 @@ class Demo:
 
         host.call(inside)
 
-    def _until_closed(self) -> None:
-        self._await_log("closed ssh")
+    def _wait_until_closed(self) -> None:
+        self._wait_for_log("closed ssh")
 
-    def _await_log(self, part: str) -> None:
-        """Wait until the daemon's log tells it."""
+    def _wait_for_log(self, part: str) -> None:
+        """Wait until a line of the daemon's log contains `part`."""
         deadline_s = time.monotonic() + PATIENCE_S
-        with (self._folder / "log").open() as log:
+        with (self._directory / "log").open() as log:
             while time.monotonic() < deadline_s:
                 if part in log.readline():
                     return
                 time.sleep(0.02)
-        raise HostError(f"the log does not tell {part!r}; `doorward log` may tell why")
+        raise HostError(f"the log does not contain {part!r}; `doorward log` may show why")
 
-    def _say_something(self, connection: socket.socket) -> None:
+    def _check_connection(self, connection: socket.socket) -> None:
         with connection:
             connection.settimeout(PATIENCE_S)
             connection.sendall(b"still here?\n")
-            heard = connection.recv(200).decode().strip()
-        self._print(f"the connection from before still answers: {heard}")
+            reply = connection.recv(200).decode().strip()
+        self._print(f"the established connection still answers: {reply}")

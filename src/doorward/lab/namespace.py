@@ -1,4 +1,4 @@
-"""One network namespace of a lab: run programs and functions in it, and end what was started there."""
+"""One network namespace of a lab: run programs and functions in it, and end its processes."""
 
 from __future__ import annotations
 
@@ -23,39 +23,39 @@ from doorward.model import Address
 P = ParamSpec("P")
 T = TypeVar("T")
 
-NAMESPACES = Path("/run/netns")  # where `ip netns` keeps its names; it makes the folder itself
+NAMESPACES = Path("/run/netns")  # where `ip netns` keeps its names; it creates the directory itself
 IP_TIMEOUT_S = 30.0  # `ip` answers in milliseconds; only a stuck kernel takes longer
-TERM_PATIENCE_S = 2.0  # what a daemon gets to leave in order before it is killed
-KILL_PATIENCE_S = 5.0  # the kernel may be busy tearing a big process down
+TERM_PATIENCE_S = 2.0  # time for a daemon to exit cleanly before it is killed
+KILL_PATIENCE_S = 5.0  # the kernel may be slow to tear down a big process
 CLONE_NEWNET = 0x40000000
 _libc = ctypes.CDLL(None, use_errno=True)  # os.setns came with Python 3.12
 
 
 def ip(*words: str, batch: Sequence[str] = ()) -> str:
-    """Run iproute2's `ip`, with `batch` as the lines of `ip -batch`; HostError says what is missing."""
+    """Run iproute2's `ip`, with `batch` as the lines of `ip -batch`, and return its output. HostError: it failed."""
     command = ["ip", *words, *(["-batch", "-"] if batch else [])]
     try:
-        done = subprocess.run(
+        process = subprocess.run(
             command,
             input="\n".join(batch),
             capture_output=True,
             text=True,
             timeout=IP_TIMEOUT_S,
             check=False,
-            process_group=0,  # Ctrl-C must not stop it half-way
+            process_group=0,  # Ctrl-C must not interrupt it
         )
     except FileNotFoundError:
-        raise HostError("the program `ip` is missing; install the package iproute2") from None
-    if done.returncode:
-        said = "; ".join(done.stderr.strip().splitlines())
-        raise HostError(_explained(f"`{' '.join(command)}` said: {said}"))
-    return done.stdout
+        raise HostError("the command `ip` is missing; install the package iproute2") from None
+    if process.returncode:
+        errors = "; ".join(process.stderr.strip().splitlines())
+        raise HostError(_explained(f"`{' '.join(command)}` said: {errors}"))
+    return process.stdout
 
 
 def _explained(failure: str) -> str:
     if "not permitted" in failure or "Permission denied" in failure:
         return (
-            "network namespaces are not permitted here; give this process the rights CAP_SYS_ADMIN and "
+            "network namespaces are not permitted here; give this process the capabilities CAP_SYS_ADMIN and "
             f"CAP_NET_ADMIN (a container: --privileged). {failure}"
         )
     if "Unknown device type" in failure:
@@ -64,7 +64,7 @@ def _explained(failure: str) -> str:
 
 
 def enter(path: Path) -> None:
-    """Move the calling thread, and what it starts from now on, into the network namespace at `path`."""
+    """Move the calling thread, and what it starts later, into the network namespace at `path`."""
     handle = os.open(path, os.O_RDONLY | os.O_CLOEXEC)
     try:
         if _libc.setns(handle, CLONE_NEWNET):
@@ -75,7 +75,7 @@ def enter(path: Path) -> None:
 
 @dataclass(slots=True)
 class NamespaceHost:
-    """A network namespace that plays a machine: `interface` carries its addresses."""
+    """A network namespace that acts as a host; `interface` has its addresses."""
 
     namespace: str
     interface: str
@@ -86,7 +86,7 @@ class NamespaceHost:
 
     @property
     def path(self) -> Path:
-        """Where the namespace can be opened."""
+        """The path of the namespace."""
         return NAMESPACES / self.namespace
 
     def ip(self, *words: str, batch: Sequence[str] = ()) -> str:
@@ -94,7 +94,7 @@ class NamespaceHost:
         return ip("-n", self.namespace, *words, batch=batch)
 
     def argv(self, command: Iterable[object]) -> list[str]:
-        """Give the command line that runs `command` here; its words may be addresses, ports, paths."""
+        """Return the command line that runs `command` in this namespace; arguments may be addresses, ports, paths."""
         return ["ip", "netns", "exec", self.namespace, *map(str, command)]
 
     def run(
@@ -106,11 +106,11 @@ class NamespaceHost:
         check: bool = True,
         timeout_s: float = 30.0,
     ) -> subprocess.CompletedProcess[str]:
-        """Run a program to its end and give its output; `env` adds to this process's environment.
+        """Run a program and return its output; `env` is added to this process's environment.
 
-        Unless `check` is off, a failure raises CalledProcessError with what the program wrote.
+        Unless `check` is off, a failure raises CalledProcessError with the program's output.
         """
-        done = subprocess.run(
+        process = subprocess.run(
             self.argv(command),
             input=stdin,
             env={**os.environ, **(env or {})},
@@ -119,16 +119,16 @@ class NamespaceHost:
             timeout=timeout_s,
             check=False,
         )
-        if check and done.returncode:
-            error = subprocess.CalledProcessError(done.returncode, done.args, done.stdout, done.stderr)
-            error.add_note(f"stdout: {done.stdout}\nstderr: {done.stderr}")
+        if check and process.returncode:
+            error = subprocess.CalledProcessError(process.returncode, process.args, process.stdout, process.stderr)
+            error.add_note(f"stdout: {process.stdout}\nstderr: {process.stderr}")
             raise error
-        return done
+        return process
 
     def popen(
         self, command: Iterable[object], *, env: Mapping[str, str] | None = None, **options: Any
     ) -> subprocess.Popen[str]:
-        """Start a program that the lab ends; its standard output is a pipe unless `options` say otherwise."""
+        """Start a program that ends with the lab; its standard output is a pipe by default."""
         defaults = {"stdin": subprocess.DEVNULL, "stdout": subprocess.PIPE, "text": True}
         process: subprocess.Popen[str] = subprocess.Popen(
             self.argv(command),
@@ -140,45 +140,45 @@ class NamespaceHost:
         return process
 
     def call(self, function: Callable[P, T], *args: P.args, **kwargs: P.kwargs) -> T:
-        """Call a function inside this namespace; sockets that it makes stay there, also when handed out."""
+        """Call a function inside this namespace; sockets it creates stay there, even if returned."""
 
         def inside() -> T:
             enter(self.path)
             return function(*args, **kwargs)
 
-        with ThreadPoolExecutor(1) as thread:  # it ends here, so nobody else finds himself in the namespace
+        with ThreadPoolExecutor(1) as thread:  # the thread ends here, so that no other code runs in the namespace
             return thread.submit(inside).result()
 
     def add_addresses(self, addresses: Iterable[Address | str]) -> None:
-        """Give this host more addresses to send from; the client's are routed back to it, whichever they are."""
-        found = [ip_address(address) for address in addresses]
+        """Add addresses to send from; any address of the client is routed back to it."""
+        parsed = [ip_address(address) for address in addresses]
         lines = [
             f"address add {address}/{address.max_prefixlen} dev {self.interface}"
             + (" nodad" if address.version == 6 else "")
-            for address in found
+            for address in parsed
         ]
         if lines:
             self.ip(batch=lines)
 
     def start_greeter(self, port: int, **options: Any) -> subprocess.Popen[str]:
-        """Start the service that greets whoever connects to `port`; it listens when this returns."""
+        """Start the banner server on `port`; it is listening on return."""
         greeter = self.popen([sys.executable, "-m", "doorward.lab.banner_server", port], **options)
         assert greeter.stdout is not None  # noqa: S101 (the default above)
         if greeter.stdout.readline() != "ready\n":
-            raise HostError(f"the greeter did not start on port {port}")
+            raise HostError(f"the banner server did not start on port {port}")
         return greeter
 
     def pids(self) -> set[int]:
-        """List what runs here, whoever started it, and what this host started and was not waited for."""
-        found = {started.pid for started in self._started if started.poll() is None}
+        """Return the processes in this namespace, and those started here that were not waited for."""
+        pids = {child.pid for child in self._started if child.poll() is None}
         for process in Path("/proc").glob("[0-9]*") if self.path.exists() else ():
-            with suppress(OSError):  # it has ended meanwhile, or is the system's own
+            with suppress(OSError):  # it has ended meanwhile, or is not accessible
                 if (process / "ns/net").samefile(self.path):
-                    found.add(int(process.name))
-        return found - {os.getpid()}
+                    pids.add(int(process.name))
+        return pids - {os.getpid()}
 
     def reap(self) -> None:
-        """Close the pipes of what was started here, and leave no zombie."""
+        """Close the pipes of processes started here, and reap them."""
         for process in self._started:
             with process:
                 pass
@@ -186,7 +186,7 @@ class NamespaceHost:
 
 
 def end_processes(hosts: Sequence[NamespaceHost]) -> None:
-    """End all that runs on these hosts, and return when it has ended."""
+    """End all processes on these hosts, and wait for them."""
     for number, patience_s in (signal.SIGTERM, TERM_PATIENCE_S), (signal.SIGKILL, KILL_PATIENCE_S):
         if pids := set[int]().union(*(host.pids() for host in hosts)):
             _signal_and_wait(pids, number, patience_s)
@@ -195,15 +195,15 @@ def end_processes(hosts: Sequence[NamespaceHost]) -> None:
 
 
 def _signal_and_wait(pids: Iterable[int], number: signal.Signals, patience_s: float) -> None:
-    handles: set[int] = set()  # a handle cannot come to mean another process, as a number can
+    handles: set[int] = set()  # a handle, unlike a PID, cannot be reused
     for pid in pids:
         with suppress(ProcessLookupError):
             handles.add(os.pidfd_open(pid))
     for handle in handles:
         with suppress(ProcessLookupError):
             signal.pidfd_send_signal(handle, number)
-    left, deadline_s = set(handles), time.monotonic() + patience_s
-    while left and (rest_s := deadline_s - time.monotonic()) > 0:
-        left -= set(select.select(left, [], [], rest_s)[0])
+    remaining, deadline_s = set(handles), time.monotonic() + patience_s
+    while remaining and (remaining_s := deadline_s - time.monotonic()) > 0:
+        remaining -= set(select.select(remaining, [], [], remaining_s)[0])
     for handle in handles:
         os.close(handle)

@@ -1,10 +1,10 @@
-"""A small internet in network namespaces: what `doorward lab` shows, and what tests and the bench run in.
+"""A small internet in network namespaces, for `doorward lab`, tests and benchmarks.
 
     client   192.0.2.2    2001:db8:1::2 --.
                                            router -- server  198.51.100.2  2001:db8:2::2
     stranger 203.0.113.2  2001:db8:3::2 --'
 
-A direct lab has a client (198.51.100.1, 2001:db8:2::1) and a server on one wire, and nothing else.
+A direct lab has only a client (198.51.100.1, 2001:db8:2::1) and a server, on one wire.
 """
 
 from __future__ import annotations
@@ -27,66 +27,68 @@ from typing import NamedTuple, Self
 from doorward.errors import HostError
 from doorward.lab.namespace import NamespaceHost, end_processes, ip
 
-ENDINGS = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
+END_SIGNALS = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
 
 
 class SignalGuard:
-    """From `install` to `restore` the first signal has its effect, as an exception; impatient ones after it have none.
+    """Between `install` and `restore` the first signal raises an exception, and later ones are ignored.
 
-    In a thread other than the main one it does nothing, since handlers never interrupt such a thread.
+    Does nothing outside the main thread, which handlers never interrupt.
     """
 
     def __init__(self) -> None:
-        self._held = False
-        self._came: int | None = None
-        self._before: list[tuple[int, signal._HANDLER]] = []
+        self._is_deferring = False
+        self._received: int | None = None
+        self._handlers: list[tuple[int, signal._HANDLER]] = []
 
     def install(self) -> None:
-        """Take the signals over; what the caller ignores stays ignored."""
+        """Install the handlers; signals that the caller ignores stay ignored."""
         if threading.current_thread() is threading.main_thread():
-            found = [(number, signal.getsignal(number)) for number in ENDINGS]
-            self._before = [(number, handler) for number, handler in found if handler not in (signal.SIG_IGN, None)]
-            for number, _ in self._before:
+            handlers = [(number, signal.getsignal(number)) for number in END_SIGNALS]
+            self._handlers = [
+                (number, handler) for number, handler in handlers if handler not in (signal.SIG_IGN, None)
+            ]
+            for number, _ in self._handlers:
                 signal.signal(number, self._handle)
 
     def restore(self) -> None:
-        """Give the signals back."""
-        for number, handler in self._before:
+        """Restore the previous handlers."""
+        for number, handler in self._handlers:
             signal.signal(number, handler)
-        self._before = []
+        self._handlers = []
 
     @contextmanager
-    def held(self) -> Iterator[None]:
-        """Let a signal that comes during this block have its effect after it."""
-        early, self._held = self._came, True
+    def deferred(self) -> Iterator[None]:
+        """Defer signals until the end of this block."""
+        received_before, self._is_deferring = self._received, True
         try:
             yield
         finally:
-            self._held = False
-            if early is None and self._came is not None:
-                self._take_effect(self._came)
+            self._is_deferring = False
+            if received_before is None and self._received is not None:
+                self._deliver(self._received)
 
     def _handle(self, number: int, _frame: FrameType | None) -> None:
-        if self._came is None:
-            self._came = number
-            if not self._held:
-                self._take_effect(number)
+        if self._received is None:
+            self._received = number
+            if not self._is_deferring:
+                self._deliver(number)
 
-    def _take_effect(self, number: int) -> None:
-        handler = dict(self._before)[number]
-        if handler is signal.SIG_DFL:  # which would end the process without another word
+    def _deliver(self, number: int) -> None:
+        handler = dict(self._handlers)[number]
+        if handler is signal.SIG_DFL:  # which would end the process without cleanup
             raise SystemExit(128 + number)
         if callable(handler):
             handler(number, None)
 
 
 _NAME = re.compile(r"doorward-[0-9]+-[0-9a-f]{6}")
-LINK_PATIENCE_S = 10.0  # a new wire carries packets within milliseconds, but the kernel does that on its own
+LINK_PATIENCE_S = 10.0  # a new link is up within milliseconds, but asynchronously
 HOST_SETTINGS = {
-    "ipv4/conf/all/rp_filter": "0",  # many of the lab's sources are made up
+    "ipv4/conf/all/rp_filter": "0",  # many of the lab's source addresses are made up
     "ipv4/conf/default/rp_filter": "0",
     "ipv6/conf/default/disable_ipv6": "0",
-    "ipv6/conf/all/accept_dad": "0",  # else each address waits a second for an objection
+    "ipv6/conf/all/accept_dad": "0",  # else each address waits a second for duplicate address detection
     "ipv6/conf/default/accept_dad": "0",
     "ipv6/conf/default/accept_ra": "0",
 }
@@ -101,7 +103,7 @@ class WireNetworks(NamedTuple):
     ipv6: IPv6Network
 
     def station(self, namespace: str, interface: str, number: int) -> NamespaceHost:
-        """Give the host that sits at one end of this wire."""
+        """Return the host at one end of this wire."""
         mac = f"02:00:00:00:{self.number:02x}:{number:02x}"
         return NamespaceHost(namespace, interface, self.ipv4[number], self.ipv6[number], mac)
 
@@ -112,16 +114,16 @@ STRANGER_NET = WireNetworks(3, IPv4Network("203.0.113.0/24"), IPv6Network("2001:
 
 
 class Wire(NamedTuple):
-    """Two hosts joined by a veth pair; packets of the host at `end` to anywhere go by `gateway`."""
+    """Two hosts joined by a veth pair; `gateway` is the default route of `end`."""
 
     gateway: NamespaceHost
     end: NamespaceHost
 
 
 class Lab:
-    """A context manager: inside it the machines stand and are reachable; after it nothing is left of them.
+    """A context manager: inside it the hosts exist and are reachable; afterwards nothing is left of them.
 
-    HostError says which right or package is missing. A direct lab has no `router` and no `stranger`.
+    HostError names the missing capability or package. A direct lab has no `router` and no `stranger`.
     """
 
     def __init__(self, *, direct: bool = False) -> None:
@@ -143,19 +145,19 @@ class Lab:
             self.hosts = [self.client, self.server, self.stranger, self.router]
             self._wires = [Wire(gateways[i], host) for i, host in enumerate(self.hosts[:3])]
         self._direct = direct
-        self._maker = os.getpid()
-        self._endings = SignalGuard()
-        self._kept = False
+        self._owner_pid = os.getpid()
+        self._signals = SignalGuard()
+        self._is_kept = False
 
     def __enter__(self) -> Self:
         if os.geteuid() != 0:
             raise HostError("network namespaces need root; run this with sudo")
-        atexit.register(self.close)  # for a signal that falls between the block's end and `__exit__`
+        atexit.register(self.close)  # for a signal between the end of the block and `__exit__`
         try:
-            self._endings.install()
-            with self._endings.held():
+            self._signals.install()
+            with self._signals.deferred():
                 self._build()
-        except BaseException:  # half a lab must go as well, whatever stopped it
+        except BaseException:  # remove a half-built lab, whatever interrupted it
             self.close()
             raise
         return self
@@ -166,36 +168,36 @@ class Lab:
         self.close()
 
     def close(self) -> None:
-        """End what runs in the lab and remove its namespaces; a second call finds nothing to do."""
-        if os.getpid() != self._maker:
-            return  # a forked child leaves its parent's lab alone
+        """End all processes of the lab and remove its namespaces; a second call does nothing."""
+        if os.getpid() != self._owner_pid:
+            return  # the lab belongs to the parent process
         try:
-            with self._endings.held():
-                if not self._kept:
+            with self._signals.deferred():
+                if not self._is_kept:
                     _tear_down(self.hosts)
                 atexit.unregister(self.close)
         finally:
-            self._endings.restore()
+            self._signals.restore()
 
     def keep(self) -> None:
-        """Leave hosts and programs standing at the end; `remove` takes them away."""
-        self._kept = True
+        """Leave hosts and programs running at the end; `remove` removes them."""
+        self._is_kept = True
 
     def _build(self) -> None:
         ip(batch=[f"netns add {host.namespace}" for host in self.hosts])
         for host in self.hosts:
-            host.call(_set, ROUTER_SETTINGS if host is self.router else HOST_SETTINGS)
+            host.call(_write_sysctls, ROUTER_SETTINGS if host is self.router else HOST_SETTINGS)
         ip(batch=[_link_line(wire) for wire in self._wires])
         for wire in self._wires:
             wire.gateway.ip(batch=_address_lines(wire.gateway))
             wire.end.ip(batch=[*_address_lines(wire.end), *_default_lines(wire.gateway)])
-        if not self._direct:  # any address that the client makes up finds its way back
+        if not self._direct:  # route any made-up address back to the client
             self.router.ip(batch=_default_lines(self.client))
         _wait_for_links(self.hosts)
 
 
 def remove(name: str) -> bool:
-    """Remove a lab that was kept, by its name; False where there is none."""
+    """Remove a kept lab by its name; return False if there is none."""
     hosts = [
         net.station(f"{name}-{role}", "eth0", 2)
         for role, net in (
@@ -205,9 +207,9 @@ def remove(name: str) -> bool:
             ("router", SERVER_NET),
         )
     ]
-    standing = [host for host in hosts if _NAME.fullmatch(name) and host.path.exists()]
-    _tear_down(standing)
-    return bool(standing)
+    existing = [host for host in hosts if _NAME.fullmatch(name) and host.path.exists()]
+    _tear_down(existing)
+    return bool(existing)
 
 
 def _tear_down(hosts: Sequence[NamespaceHost]) -> None:
@@ -215,7 +217,7 @@ def _tear_down(hosts: Sequence[NamespaceHost]) -> None:
         end_processes(hosts)
     finally:
         if lines := [f"netns delete {host.namespace}" for host in hosts if host.path.exists()]:
-            ip("-force", batch=lines)  # one that will not go keeps no other
+            ip("-force", batch=lines)  # a failure does not stop the other deletions
 
 
 def _link_line(wire: Wire) -> str:
@@ -239,7 +241,7 @@ def _default_lines(gateway: NamespaceHost) -> list[str]:
     return [f"route add 0.0.0.0/0 via {gateway.ipv4}", f"route add ::/0 via {gateway.ipv6}"]
 
 
-def _set(settings: dict[str, str]) -> None:
+def _write_sysctls(settings: dict[str, str]) -> None:
     for name, value in settings.items():
         path = Path("/proc/sys/net", name)
         try:

@@ -221,7 +221,7 @@ def _excessive_options(line: Line) -> Iterator[tuple[str, str]]:
 
 
 def _wide_network(line: Line) -> Network | None:
-    patterns = line.options.addresses.meant if line.options.addresses is not None else ()
+    patterns = line.options.addresses.included if line.options.addresses is not None else ()
     networks = (place for place in patterns if isinstance(place, Network))
     return next((place for place in networks if place.prefixlen < SHORTEST_PREFIX[place.version]), None)
 

@@ -1,1 +1,1 @@
-"""Signed knocks: one UDP packet that proves who sends it. Pure: bytes in, decisions out; time is an argument."""
+"""Signed knocks: one UDP packet that proves its sender. Pure: bytes in, decisions out; time is an argument."""

@@ -1,4 +1,4 @@
-"""Which addresses a key may come from or ask for: lists as sshd's `from=` takes them, but no host names. Pure."""
+"""Address pattern lists, as in sshd's `from=` but without host names. Pure."""
 
 from __future__ import annotations
 
@@ -11,54 +11,54 @@ from doorward.config.diagnostics import shown
 from doorward.model import Place
 
 Network = IPv4Network | IPv6Network
-Pattern = Network | re.Pattern[str]  # the latter: of the address's text
+Pattern = Network | re.Pattern[str]  # a regular expression matches the address's text
 
 _WITH_WILDCARDS = re.compile(r"(?=.*[*?])[0-9A-Fa-f:.*?]{1,64}")
-_PLAIN = re.compile(r"[0-9A-Fa-f:.]+(/[0-9]{1,3})?")  # no netmasks: OpenSSH takes none
+_PLAIN = re.compile(r"[0-9A-Fa-f:.]+(/[0-9]{1,3})?")  # no netmasks, as in OpenSSH
 
 
 class AddressPatterns(NamedTuple):
-    """Addresses that are meant, but for those excepted, whatever the order in the list."""
+    """Included addresses minus excluded ones, in any order."""
 
-    meant: tuple[Pattern, ...]
-    excepted: tuple[Pattern, ...] = ()
+    included: tuple[Pattern, ...]
+    excluded: tuple[Pattern, ...] = ()
 
-    def matches(self, place: Place) -> bool:
-        """Tell whether an address or a whole network is meant, and no part of it excepted."""
-        if isinstance(place, IPv4Address | IPv6Address):
-            text = str(place)
-            return any(_fits(place, text, each) for each in self.meant) and not any(
-                _fits(place, text, each) for each in self.excepted
+    def matches(self, target: Place) -> bool:
+        """Return whether an address or a whole network is included, and no part of it excluded."""
+        if isinstance(target, IPv4Address | IPv6Address):
+            text = str(target)
+            return any(_matches(target, text, pattern) for pattern in self.included) and not any(
+                _matches(target, text, pattern) for pattern in self.excluded
             )
-        return any(_lies_in(place, each) for each in self.meant) and not any(
-            _touches(place, each) for each in self.excepted
+        return any(_contains(target, pattern) for pattern in self.included) and not any(
+            _overlaps(target, pattern) for pattern in self.excluded
         )
 
 
 def parse(text: str, *, wildcards: bool, exceptions: bool = True) -> AddressPatterns:
-    """Read `203.0.113.0/24,!203.0.113.9,2001:db8:*`; ValueError says what is wrong."""
+    """Parse `203.0.113.0/24,!203.0.113.9,2001:db8:*`; ValueError describes the fault."""
     if "!" in text and not exceptions:
-        raise ValueError(f"{shown(text)} has an exception; write only what is meant")
+        raise ValueError(f"{shown(text)} has an exclusion, which is not allowed here; list only included addresses")
     items = [(not item.startswith("!"), item.removeprefix("!")) for item in text.split(",")]
-    patterns = [(is_meant, _pattern(item, wildcards=wildcards)) for is_meant, item in items]
-    meant = tuple(pattern for is_meant, pattern in patterns if is_meant)
-    if not meant:
+    patterns = [(is_included, _pattern(item, wildcards=wildcards)) for is_included, item in items]
+    included = tuple(pattern for is_included, pattern in patterns if is_included)
+    if not included:
         example = "*" if wildcards else "0.0.0.0/0"
-        raise ValueError(f"{shown(text)} only excepts, so nothing is meant; write what is, like {example},{text[:60]}")
-    return AddressPatterns(meant, tuple(pattern for is_meant, pattern in patterns if not is_meant))
+        raise ValueError(f"{shown(text)} only excludes addresses; include some, e.g. {example},{text[:60]}")
+    return AddressPatterns(included, tuple(pattern for is_included, pattern in patterns if not is_included))
 
 
 def _pattern(text: str, *, wildcards: bool) -> Pattern:
     if _WITH_WILDCARDS.fullmatch(text):
         if not wildcards:
-            raise ValueError(f"{shown(text)} has a wildcard; write a prefix, like 203.0.113.0/24 or ::/0")
+            raise ValueError(f"{shown(text)} has a wildcard; write a prefix, e.g. 203.0.113.0/24 or ::/0")
         return re.compile(fnmatch.translate(text.lower()))
     if text != text.strip():
-        raise ValueError(f"{shown(text)} has a blank; write the list without any")
+        raise ValueError(f"{shown(text)} contains a space; write the list without spaces")
     if not text:
-        raise ValueError("nothing stands between two commas; write addresses, like 203.0.113.0/24,2001:db8::7")
+        raise ValueError("empty item in the list; write addresses, e.g. 203.0.113.0/24,2001:db8::7")
     if not _PLAIN.fullmatch(text):
-        raise ValueError(f"{shown(text)} is no address, and names are not looked up; write addresses or prefixes")
+        raise ValueError(f"invalid address {shown(text)} (host names are not allowed); write addresses or prefixes")
     return _network(text)
 
 
@@ -66,22 +66,22 @@ def _network(text: str) -> Network:
     try:
         network = ip_network(text, strict=False)
     except ValueError:
-        raise ValueError(f"{shown(text)} is no address; write one like 203.0.113.0/24 or 2001:db8::7") from None
+        raise ValueError(f"invalid address {shown(text)}; write e.g. 203.0.113.0/24 or 2001:db8::7") from None
     if "/" in text and network.network_address != ip_network(text.partition("/")[0]).network_address:
-        raise ValueError(f"{shown(text)} has bits behind its prefix; write {network}")
+        raise ValueError(f"{shown(text)} has host bits set; write {network}")
     return network
 
 
-def _fits(address: IPv4Address | IPv6Address, text: str, pattern: Pattern) -> bool:
+def _matches(address: IPv4Address | IPv6Address, text: str, pattern: Pattern) -> bool:
     return pattern.match(text) is not None if isinstance(pattern, re.Pattern) else address in pattern
 
 
-def _lies_in(place: Network, pattern: Pattern) -> bool:
-    if isinstance(place, IPv4Network):
-        return isinstance(pattern, IPv4Network) and place.subnet_of(pattern)
-    return isinstance(pattern, IPv6Network) and place.subnet_of(pattern)
+def _contains(target: Network, pattern: Pattern) -> bool:
+    if isinstance(target, IPv4Network):
+        return isinstance(pattern, IPv4Network) and target.subnet_of(pattern)
+    return isinstance(pattern, IPv6Network) and target.subnet_of(pattern)
 
 
-def _touches(place: Network, pattern: Pattern) -> bool:
-    # Whether a network holds an address whose text fits wildcards cannot be told cheaply: such a network is refused.
-    return isinstance(pattern, re.Pattern) or (place.version == pattern.version and place.overlaps(pattern))
+def _overlaps(target: Network, pattern: Pattern) -> bool:
+    # Whether a network contains an address that matches wildcards is expensive to decide: such networks are rejected.
+    return isinstance(pattern, re.Pattern) or (target.version == pattern.version and target.overlaps(pattern))

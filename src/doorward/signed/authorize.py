@@ -1,7 +1,7 @@
-"""Who may come in by a signed knock: a packet, its sender and the time give what is granted, or why not. Pure.
+"""Authorize signed knocks: from packet, source and time to a grant or a rejection. Pure.
 
-The checks stand in the order of their cost, so that whoever knows less is refused for less: length, clear check, HPKE,
-form, gate, freshness, authorization, signature. Whether it was used already is the ledger's to say (seen.py).
+The checks run in order of cost, so that a sender who knows less is rejected for less: length, clear check, HPKE,
+format, gate, freshness, authorization, signature. Replays are detected by daemon/replay_cache.py.
 """
 
 from __future__ import annotations
@@ -19,15 +19,15 @@ from doorward.signed.message import SignedMessage, parse_plaintext, signed_text
 from doorward.signed.server_key import PrivateKey
 from doorward.signed.ssh_keys import verify
 
-GARBAGE = ("length", "check")  # reasons that anybody can be refused for: counted, never recorded
-FORBIDDEN = "forbidden"  # the line of the key does not allow it, which may depend on the packet's source
+GARBAGE = ("length", "check")  # reasons that anyone can cause: counted, never recorded
+FORBIDDEN = "forbidden"  # not allowed by the key's line, which may depend on the packet's source
 _PERSON = b"doorwrd1"
 
 
 class KnockGrant(NamedTuple):
-    """A knock that is right: what to open, for what, how long, by whose key; its number, and when it was made.
+    """An authorized knock: door, address, time, key name, replay ID and time of creation.
 
-    `is_shared`: it is for the whole fleet, so another gate may have taken it.
+    `is_shared`: it is for the whole fleet, so another gate may have accepted it.
     """
 
     door: str
@@ -40,7 +40,7 @@ class KnockGrant(NamedTuple):
 
 
 class KnockRejection(NamedTuple):
-    """Why a packet opens nothing: a word for counting, and the sentence for the operator."""
+    """Why a packet opens nothing: a code for counters, and a sentence for the operator."""
 
     reason: str
     words: str = ""
@@ -48,14 +48,14 @@ class KnockRejection(NamedTuple):
 
 
 class FleetScope(NamedTuple):
-    """The fleet's name, and the doors that take knocks for it."""
+    """The fleet's name, and the doors that accept knocks addressed to it."""
 
     fleet: str
     doors: frozenset[str]
 
 
 class PacketAuthorizer:
-    """Judges for one server's key. `doors`: for how many milliseconds each opens; `gate` None: named after its key."""
+    """Authorizes packets for one server key. `doors`: opening times in ms; `gate` None: the key's fingerprint."""
 
     def __init__(
         self,
@@ -67,15 +67,15 @@ class PacketAuthorizer:
         sharing: FleetScope | None = None,
     ) -> None:
         self._sharing = sharing
-        self._opener, self._public = Decryptor(key), key.public.raw
+        self._decryptor, self._public = Decryptor(key), key.public.raw
         self._keys, self._doors, self._gate, self._window_ms = keys, doors, gate or "", window_ms
 
     def authorize(self, packet: bytes, source: bytes, now_ms: int) -> KnockGrant | KnockRejection:
-        """Judge what came from `source` (a packed address) at `now_ms`, milliseconds since the epoch."""
-        if garbage := self._opener.is_garbage(packet):
+        """Return the verdict on a packet from `source` (a packed address) at `now_ms`, milliseconds since the epoch."""
+        if garbage := self._decryptor.is_garbage(packet):
             return KnockRejection(garbage)
         try:
-            message = parse_plaintext(self._opener.open(packet))
+            message = parse_plaintext(self._decryptor.open(packet))
         except MalformedError as error:
             return KnockRejection("sealed", str(error))
         request = message.request
@@ -90,35 +90,35 @@ class PacketAuthorizer:
 
     def _authorize(self, message: SignedMessage, source: Address, now_ms: int) -> KnockGrant | KnockRejection:
         request = message.request
-        found = self._keys.find(request.signer, is_certificate=request.is_certificate, now_s=now_ms / 1000)
+        credential = self._keys.find(request.signer, is_certificate=request.is_certificate, now_s=now_ms / 1000)
         behind_ms = now_ms - request.time_ms
         if abs(behind_ms) > self._window_ms:
-            who = "an unknown key" if isinstance(found, str) else f"key {found.name}"
+            who = "an unknown key" if isinstance(credential, str) else f"key {credential.name}"
             return KnockRejection(
-                "clock", f"the packet from {who} is {_off(behind_ms)}; set that machine's clock", request.door
+                "clock",
+                f"the packet from {who} is {_clock_offset(behind_ms)}; correct the client's clock",
+                request.door,
             )
-        if isinstance(found, str):
-            return KnockRejection("key", found, request.door)
+        if isinstance(credential, str):
+            return KnockRejection("key", credential, request.door)
         if request.door not in self._doors:
-            return KnockRejection("door", f"key {found.name} asks for a door that there is not: {request.door}")
-        if objection := found.objection(request.door, source, request.asked, now_ms / 1000):
-            return KnockRejection(FORBIDDEN, f"key {found.name} {objection}", request.door)
+            return KnockRejection("door", f"key {credential.name} requested unknown door '{request.door}'")
+        if rejection := credential.rejection(request.door, source, request.asked, now_ms / 1000):
+            return KnockRejection(FORBIDDEN, f"key {credential.name} {rejection}", request.door)
         try:
-            presence = verify(found.key, message.signature, signed_text(self._public, message.body))
+            presence = verify(credential.key, message.signature, signed_text(self._public, message.body))
         except MalformedError as error:
-            return KnockRejection(
-                "signature", f"the packet says that key {found.name} signed it: {error}", request.door
-            )
-        if objection := found.presence_objection(presence):
-            return KnockRejection(FORBIDDEN, f"key {found.name} {objection}", request.door)
-        place = source if request.asked is None else request.asked
-        for_ms = found.granted_ms(request.for_s, self._doors[request.door])
-        number = hashlib.blake2s(message.body, digest_size=16, person=_PERSON).digest()
-        return KnockGrant(request.door, place, for_ms, found.name, number, request.time_ms)
+            return KnockRejection("signature", f"bad signature by key {credential.name}: {error}", request.door)
+        if rejection := credential.presence_rejection(presence):
+            return KnockRejection(FORBIDDEN, f"key {credential.name} {rejection}", request.door)
+        target = source if request.asked is None else request.asked
+        for_ms = credential.granted_ms(request.for_s, self._doors[request.door])
+        knock_id = hashlib.blake2s(message.body, digest_size=16, person=_PERSON).digest()
+        return KnockGrant(request.door, target, for_ms, credential.name, knock_id, request.time_ms)
 
 
-def _off(behind_ms: int) -> str:
-    """Say how far a clock is off, in at most two units."""
+def _clock_offset(behind_ms: int) -> str:
+    """Return a clock difference as text, in at most two units."""
     seconds = abs(behind_ms) // 1000
     parts = [(seconds // 86400, "d"), (seconds // 3600 % 24, "h"), (seconds // 60 % 60, "min"), (seconds % 60, "s")]
     while len(parts) > 1 and not parts[0][0]:

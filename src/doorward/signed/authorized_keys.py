@@ -1,7 +1,7 @@
-"""The file of those who may knock: sshd's authorized_keys, with doorward's options (`key_options`). Pure.
+"""Parse authorized_keys: sshd's format, with doorward's options (`key_options`). Pure.
 
-A line with a fault authorizes nobody; the others count. However many lines there are, a key is found by one look-up,
-and a certificate by one for its authority and one for each of its principals.
+An invalid line authorizes nobody; the other lines still apply. A key is found by one look-up however many lines there
+are, a certificate by one for its authority and one for each of its principals.
 """
 
 from __future__ import annotations
@@ -16,19 +16,19 @@ from typing import NamedTuple
 from doorward.config.diagnostics import shown
 from doorward.errors import ConfigFault, MalformedError
 from doorward.signed import key_options
-from doorward.signed.credential import Credential, harmless
+from doorward.signed.credential import Credential, printable_name
 from doorward.signed.key_options import ANY, KeyOptions, LocalTime, ParsedOptions
 from doorward.signed.ssh_certificates import Certificate, parse_certificate
 from doorward.signed.ssh_keys import KINDS, PublicKey, fingerprint_text, parse_public_key
 
 BLANKS = " \t\r"
-_LIKE_A_KIND = re.compile(r"(ssh|ecdsa|sk)-[^,=\"]+")  # no option begins so
+_LIKE_A_KIND = re.compile(r"(ssh|ecdsa|sk)-[^,=\"]+")  # no option begins like this
 _CERTIFICATE = re.compile(r".*-cert-v[0-9]+@openssh\.com")
 _NEW_KEY = "make a key with ssh-keygen -t ed25519"
 
 
 class Line(NamedTuple):
-    """Where a line stands, and whom it lets in; `name` is the comment, or else the key's fingerprint."""
+    """A valid line: number, key and options; `name` is the comment, or else the key's fingerprint."""
 
     number: int
     name: str
@@ -37,40 +37,40 @@ class Line(NamedTuple):
 
 
 def read(number: int, text: str, local_s: LocalTime) -> tuple[Line | None, list[tuple[str, str]]]:
-    """Give the line, if it holds a key, and what is wrong with it, as pairs of what and what instead."""
+    """Parse one line; return it, if it has a key, and its faults as pairs of fault and remedy."""
     parsed = ParsedOptions(KeyOptions(), text, ())
     first = re.split(r"[ \t]", text, maxsplit=1)[0]
     if first not in KINDS and not _LIKE_A_KIND.fullmatch(first):
         parsed = key_options.parse(text, local_s)
-    faults = list(parsed.faults) or _faults_of_meaning(parsed.options)
-    if parsed.faults and not parsed.rest:  # where the options end cannot be told
+    faults = list(parsed.faults) or _semantic_faults(parsed.options)
+    if parsed.faults and not parsed.rest:  # the end of the options is unknown
         return None, faults
     try:
         key, comment = _key(parsed.rest)
     except ValueError as error:
         what, _, instead = str(error).rpartition("; ")
         return None, [*faults, (what, instead)]
-    return Line(number, harmless(comment) or key.fingerprint_text, key, parsed.options), faults
+    return Line(number, printable_name(comment) or key.fingerprint_text, key, parsed.options), faults
 
 
-def _faults_of_meaning(options: KeyOptions) -> list[tuple[str, str]]:
+def _semantic_faults(options: KeyOptions) -> list[tuple[str, str]]:
     if options.is_authority and options.principals is None:
-        what = "cert-authority without principals would let in whomever that authority ever signs for"
-        return [(what, 'write principals="alice,ops" too, or principals="*" if you mean it')]
+        what = "cert-authority without principals would accept every certificate of that authority"
+        return [(what, 'add principals="alice,ops", or principals="*" to accept them all')]
     if options.principals is not None and not options.is_authority:
-        return [("principals without cert-authority would mean nothing", "write cert-authority too, or remove it")]
+        return [("principals has no effect without cert-authority", "add cert-authority, or remove it")]
     return []
 
 
 def _key(rest: str) -> tuple[PublicKey, str]:
-    """Read `KIND KEY COMMENT`; ValueError says what is wrong."""
+    """Parse `KIND KEY COMMENT`; ValueError describes the fault."""
     kind, encoded, comment = [*re.split(r"[ \t]+", rest.strip(BLANKS), maxsplit=2), "", ""][:3]
     if kind not in KINDS:
-        raise ValueError(_unknown(kind))
+        raise ValueError(_unknown_kind(kind))
     try:
         key = parse_public_key(binascii.a2b_base64(encoded, strict_mode=True))
-    except (binascii.Error, ValueError):  # text that is not ASCII too
-        raise ValueError("the key is cut short or changed; copy the whole line of the .pub file") from None
+    except (binascii.Error, ValueError):  # also for text that is not ASCII
+        raise ValueError("the key is truncated or damaged; copy the whole line of the .pub file") from None
     except MalformedError as error:
         what, _, instead = str(error).partition("; ")
         raise ValueError(f"{what}; {instead or 'copy the whole line of the .pub file'}") from None
@@ -79,16 +79,16 @@ def _key(rest: str) -> tuple[PublicKey, str]:
     return key, comment
 
 
-def _unknown(kind: str) -> str:
+def _unknown_kind(kind: str) -> str:
     if not kind:
-        return "no key stands behind the options; write OPTIONS KIND KEY COMMENT, the last three as in the .pub file"
+        return "no key after the options; write OPTIONS KIND KEY COMMENT, the last three as in the .pub file"
     if kind == "ssh-dss":
         return f"ssh-dss keys are too weak; {_NEW_KEY}"
     if _CERTIFICATE.fullmatch(kind):
-        return 'this is a certificate; write the key of its authority, with cert-authority,principals="…" before it'
+        return 'this is a certificate; write the key of its authority, preceded by cert-authority,principals="…"'
     if _LIKE_A_KIND.fullmatch(kind):
-        return f"keys of kind {shown(kind)} are not known; {_NEW_KEY}"
-    return f"{shown(kind)} is no kind of key; write OPTIONS KIND KEY COMMENT, the last three as in the .pub file"
+        return f"unsupported key kind {shown(kind)}; {_NEW_KEY}"
+    return f"unknown key kind {shown(kind)}; write OPTIONS KIND KEY COMMENT, the last three as in the .pub file"
 
 
 __all__ = ["AuthorizedKeys", "Credential", "parse"]
@@ -96,116 +96,117 @@ __all__ = ["AuthorizedKeys", "Credential", "parse"]
 
 @dataclass(frozen=True, slots=True)
 class AuthorizedKeys:
-    """Who may knock: keys by their fingerprint, authorities by theirs and then by principal."""
+    """Authorized keys by fingerprint, and authorities by fingerprint and principal."""
 
     file: str
     lines: tuple[Line, ...] = ()
     keys: Mapping[bytes, Credential] = field(default_factory=dict, repr=False)
     authorities: Mapping[bytes, Mapping[str, Line]] = field(default_factory=dict, repr=False)
-    faulty: Mapping[bytes, int] = field(default_factory=dict, repr=False)  # keys in lines that do not count
+    faulty: Mapping[bytes, int] = field(default_factory=dict, repr=False)  # keys in invalid lines
 
     def door_names(self) -> tuple[tuple[str, int], ...]:
-        """Give each name in `doors=` and its line; the file itself cannot tell which doors there are."""
+        """Return each name in `doors=` with its line number, to compare with the configured doors."""
         return tuple((name, line.number) for line in self.lines for name in sorted(line.options.doors or ()))
 
     def find(self, signer: bytes, *, is_certificate: bool, now_s: float) -> Credential | str:
-        """Give what the signer may, or why there is none: `signer` is a key's fingerprint, or a whole certificate."""
+        """Return the signer's credential, or why it has none; `signer`: a key's fingerprint or a whole certificate."""
         if is_certificate:
-            return self._certified(signer, now_s)
+            return self._find_certified(signer, now_s)
         return self.keys.get(signer) or self._why_unknown(signer)
 
     def _why_unknown(self, fingerprint: bytes) -> str:
         name = f"the key {fingerprint_text(fingerprint)}"
         if fingerprint in self.faulty:
-            return f"{name} stands in line {self.faulty[fingerprint]} of {self.file}, which has a fault"
+            return f"{name} is in line {self.faulty[fingerprint]} of {self.file}, which is invalid"
         if fingerprint in self.authorities:
-            return f"{name} is a cert-authority in {self.file}, which signs certificates and does not knock"
-        return f"no line of {self.file} has {name}"
+            return f"{name} is a cert-authority in {self.file}, which cannot knock itself"
+        return f"{self.file} does not list {name}"
 
-    def _certified(self, raw: bytes, now_s: float) -> Credential | str:
+    def _find_certified(self, raw: bytes, now_s: float) -> Credential | str:
         try:
             certificate = parse_certificate(raw)
         except MalformedError as error:
-            return f"the certificate is not taken: {error}"
-        name = f"the certificate {shown(harmless(certificate.key_id))}"
-        line = self._line_of(certificate, name)
+            return f"invalid certificate: {error}"
+        name = f"the certificate {shown(printable_name(certificate.key_id))}"
+        line = self._line_for(certificate, name)
         if isinstance(line, str):
             return line
-        objection = certificate.objection(now_s)
-        return f"{name} {objection}" if objection else _credential(certificate, line)
+        rejection = certificate.rejection(now_s)
+        return f"{name} {rejection}" if rejection else _credential(certificate, line)
 
-    def _line_of(self, certificate: Certificate, name: str) -> Line | str:
+    def _line_for(self, certificate: Certificate, name: str) -> Line | str:
         fingerprint = certificate.authority.fingerprint
         by_principal = self.authorities.get(fingerprint)
         if by_principal is None:
             if fingerprint in self.faulty:
                 return (
-                    f"{name} was signed by the key in line {self.faulty[fingerprint]} of {self.file}, which has a fault"
+                    f"{name} was signed by the key in line {self.faulty[fingerprint]} of {self.file}, which is invalid"
                 )
-            return (
-                f"no cert-authority line of {self.file} has the key {fingerprint_text(fingerprint)} that signed {name}"
-            )
-        wanted = (ANY, *certificate.principals)
-        lines = [by_principal[principal] for principal in wanted if principal in by_principal]
+            authority = fingerprint_text(fingerprint)
+            return f"{self.file} has no cert-authority line with the key {authority} that signed {name}"
+        accepted = (ANY, *certificate.principals)
+        lines = [by_principal[principal] for principal in accepted if principal in by_principal]
         if not lines:
-            given = ", ".join(shown(harmless(principal)) for principal in certificate.principals[:4])
+            named = ", ".join(shown(printable_name(principal)) for principal in certificate.principals[:4])
             return (
-                f"{name} is for {given or 'no principal'}, which its cert-authority line in {self.file} does not name"
+                f"{name} is for {named or 'no principal'}, which its cert-authority line in {self.file} does not name"
             )
         return min(lines)  # the first in the file, as in sshd
 
 
 @dataclass(slots=True)
-class _Book:
-    """What is known of the lines read so far."""
+class _LineIndex:
+    """The lines parsed so far."""
 
     lines: dict[bytes, Line] = field(default_factory=dict)
     authorities: dict[bytes, dict[str, Line]] = field(default_factory=dict)
     faulty: dict[bytes, int] = field(default_factory=dict)
 
     def add(self, line: Line) -> Line:
-        """Take a line in; gives it, or the earlier one that stands in its way."""
+        """Add a line; return it, or the earlier line that it duplicates."""
         if line.options.principals is None:
             return self.lines.setdefault(line.key.fingerprint, line)
         by_principal = self.authorities.setdefault(line.key.fingerprint, {})
         principals = line.options.principals
-        taken = by_principal.keys() if ANY in principals else by_principal.keys() & {*principals, ANY}
-        if taken:
-            return min(by_principal[principal] for principal in taken)
+        existing = by_principal.keys() if ANY in principals else by_principal.keys() & {*principals, ANY}
+        if existing:
+            return min(by_principal[principal] for principal in existing)
         by_principal.update(dict.fromkeys(principals, line))
         return line
 
 
 def parse(text: str, file: str, local_s: LocalTime = datetime.timestamp) -> tuple[AuthorizedKeys, list[ConfigFault]]:
-    """Read the text of the file; the faults stand in the order of the lines.
+    """Parse the text of the file; the faults are in line order.
 
-    `local_s` tells what an `expiry-time` without Z means: as in sshd, a time in this machine's zone, if not given.
+    `local_s` converts an `expiry-time` without Z; the default is this host's time zone, as in sshd.
     """
-    book = _Book()
+    index = _LineIndex()
     faults: list[ConfigFault] = []
-    for number, whole in enumerate(text.split("\n"), 1):
-        line = whole.strip(BLANKS)
+    for number, raw_line in enumerate(text.split("\n"), 1):
+        line = raw_line.strip(BLANKS)
         if line and not line.startswith("#"):
-            faults += (ConfigFault(file, number, what, instead) for what, instead in _take(book, number, line, local_s))
-    lines = {line.number: line for line in book.lines.values()}
-    lines |= {line.number: line for lines_of in book.authorities.values() for line in lines_of.values()}
-    keys = {found: Credential(line.name, line.key, line.options) for found, line in book.lines.items()}
+            faults += (
+                ConfigFault(file, number, what, instead) for what, instead in _add_line(index, number, line, local_s)
+            )
+    lines = {line.number: line for line in index.lines.values()}
+    lines |= {line.number: line for lines_of in index.authorities.values() for line in lines_of.values()}
+    keys = {found: Credential(line.name, line.key, line.options) for found, line in index.lines.items()}
     in_order = tuple(lines[number] for number in sorted(lines))
-    return AuthorizedKeys(file, in_order, keys, book.authorities, book.faulty), faults
+    return AuthorizedKeys(file, in_order, keys, index.authorities, index.faulty), faults
 
 
-def _take(book: _Book, number: int, text: str, local_s: LocalTime) -> list[tuple[str, str]]:
+def _add_line(index: _LineIndex, number: int, text: str, local_s: LocalTime) -> list[tuple[str, str]]:
     line, faults = read(number, text, local_s)
     if line is None:
         return faults
     if faults:
-        book.faulty.setdefault(line.key.fingerprint, number)
+        index.faulty.setdefault(line.key.fingerprint, number)
         return faults
-    first = book.add(line)
+    first = index.add(line)
     if first is line:
         return []
     what = f"line {first.number} has the same key" + (" and principal" if line.options.is_authority else "")
-    return [(what, "keep one of the two lines")]
+    return [(what, "remove one of the two lines")]
 
 
 def _credential(certificate: Certificate, line: Line) -> Credential:
@@ -214,5 +215,5 @@ def _credential(certificate: Certificate, line: Line) -> Credential:
         touch_required=options.touch_required or not certificate.no_touch_required,
         verify_required=options.verify_required or certificate.verify_required,
     )
-    name = f"{harmless(certificate.key_id) or certificate.key.fingerprint_text} (signed by {line.name})"
+    name = f"{printable_name(certificate.key_id) or certificate.key.fingerprint_text} (signed by {line.name})"
     return Credential(name, certificate.key, merged, certificate.sources)

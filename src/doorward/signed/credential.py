@@ -1,4 +1,4 @@
-"""What the holder of a key may: which doors, from where, for how long, until when. Pure."""
+"""Credentials: which doors a key may open, from where, for how long, until when. Pure."""
 
 from __future__ import annotations
 
@@ -10,59 +10,59 @@ from doorward.signed.address_patterns import AddressPatterns
 from doorward.signed.key_options import KeyOptions
 from doorward.signed.ssh_keys import Presence, PublicKey
 
-MAX_NAME = 64  # letters of a comment or a certificate's id: they go into logs and tables
+MAX_NAME = 64  # characters of a comment or a certificate's ID, which appears in logs and tables
 
 
 class Credential(NamedTuple):
     """A key that may knock, by its own line or by its authority's.
 
-    Objections are said of the key, as in "laptop: may not open the door db"; "" where there is none.
+    Objections continue a sentence about the key, as in "key laptop may not open the door db"; "" means none.
     """
 
     name: str
     key: PublicKey
     options: KeyOptions
     certified_sources: AddressPatterns | None = (
-        None  # `source-address` of the certificate, beside the line's own `from`
+        None  # the certificate's `source-address`, in addition to the line's `from`
     )
 
-    def objection(self, door: str, source: Address, asked: Place | None, now_s: float) -> str:
-        """Say why it may not open this door, for this packet's source or the place that it asks for, at this time."""
+    def rejection(self, door: str, source: Address, asked: Place | None, now_s: float) -> str:
+        """Return why the key may not open this door now, for this source or requested address; "" if it may."""
         options = self.options
         if options.expires_s is not None and now_s >= options.expires_s:
-            return f"expired on {moment(options.expires_s)}"
+            return f"expired on {utc_text(options.expires_s)}"
         if options.doors is not None and door not in options.doors:
             return f"may not open the door {door}"
         for sources in (options.sources, self.certified_sources):
             if sources is not None and not sources.matches(source):
                 return f"may not knock from {source}"
         if asked not in (None, source) and not (options.addresses is not None and options.addresses.matches(asked)):
-            return f"may not ask for {asked}"
+            return f"may not request an opening for {asked}"
         return ""
 
-    def presence_objection(self, presence: Presence) -> str:
-        """Say what its line requires of a security key and this signature lacks."""
+    def presence_rejection(self, presence: Presence) -> str:
+        """Return what the line requires of a security key and this signature lacks; "" if nothing."""
         if self.options.touch_required and not presence.touched:
-            return "signed without a touch of the security key; touch it, or write no-touch-required into its line"
+            return "signed without touching the security key; touch it, or add no-touch-required to its line"
         if self.options.verify_required and not presence.verified:
-            return "signed without a PIN or finger, and its line says verify-required"
+            return "signed without PIN or fingerprint, but its line has verify-required"
         return ""
 
     def granted_ms(self, wanted_s: int | None, door_ms: int) -> int:
-        """Give how long the door opens: as wanted, but at most `for-max`, or else the door's own time."""
+        """Return the opening time in ms: as requested, at most `for-max`, which defaults to the door's own time."""
         limit_ms = door_ms if self.options.for_max_ms is None else self.options.for_max_ms
         return min(door_ms if wanted_s is None else wanted_s * 1000, limit_ms)
 
 
-def harmless(text: str) -> str:
-    """Make a foreign name fit for a line of a log: printable, and not long."""
+def printable_name(text: str) -> str:
+    """Return an untrusted name as printable text of limited length, fit for logs."""
     clean = "".join(letter if letter.isprintable() else "?" for letter in text[: MAX_NAME + 1].strip())
     return clean if len(clean) <= MAX_NAME else clean[: MAX_NAME - 1] + "…"
 
 
-def moment(seconds: float) -> str:
-    """Write a time for the operator, in UTC, whatever its size."""
+def utc_text(seconds: float) -> str:
+    """Return a time as text in UTC; out-of-range times are written in seconds."""
     try:
         return f"{datetime.fromtimestamp(seconds, UTC):%Y-%m-%d %H:%M:%S} UTC"
     except (ValueError, OverflowError, OSError):
-        return f"second {seconds:.0f} since 1970"
+        return f"second {seconds:.0f} after 1970-01-01"

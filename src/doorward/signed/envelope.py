@@ -2,8 +2,8 @@
 
     packet = check || enc || ciphertext
 
-The check is BLAKE2s (RFC 7693) of the rest under a key that follows from the server's public key: who does not know
-that key is refused for about a microsecond. HPKE (RFC 9180) in base mode seals the plaintext to the server's key.
+The check is BLAKE2s (RFC 7693) of the rest, under a key derived from the server's public key: rejecting a sender who
+does not know that key costs about a microsecond. HPKE (RFC 9180) in base mode seals the plaintext to the server's key.
 """
 
 from __future__ import annotations
@@ -21,29 +21,29 @@ INFO = b"doorward signed knock 1"
 _PERSON = b"doorwrd1"  # BLAKE2s takes eight bytes
 
 
-def room(suite: Suite, length: int) -> int:
-    """Give how many bytes of plaintext a packet of this length holds."""
+def plaintext_capacity(suite: Suite, length: int) -> int:
+    """Return how many bytes of plaintext fit in a packet of this length."""
     return length - CHECK_BYTES - suite.enc_bytes - TAG_BYTES
 
 
 def check_key(key: ServerKey) -> bytes:
-    """Derive the key of the check; 32 bytes."""
+    """Return the 32-byte key of the check."""
     return hashlib.blake2s(bytes([key.suite.number]) + key.raw, person=_PERSON).digest()
 
 
 def check(keyed: bytes, sealed: bytes | memoryview) -> bytes:
-    """Give the check of what follows it, under `check_key`'s key."""
+    """Return the check of the bytes that follow it, under the key from `check_key`."""
     return hashlib.blake2s(sealed, key=keyed, digest_size=CHECK_BYTES, person=_PERSON).digest()
 
 
 def seal(key: ServerKey, plaintext: bytes) -> bytes:
-    """Give the packet for a padded plaintext. It differs each time: HPKE's own key is fresh."""
+    """Return the packet for a padded plaintext. It differs each time: HPKE's ephemeral key is fresh."""
     sealed = key.suite.hpke.encrypt(plaintext, key.for_hpke(), INFO)
     return check(check_key(key), sealed) + sealed
 
 
 class Decryptor:
-    """Opens packets for one server's key."""
+    """Decrypts packets sealed to one server key."""
 
     def __init__(self, key: PrivateKey) -> None:
         self._key = key
@@ -51,7 +51,7 @@ class Decryptor:
         self.lengths = frozenset({key.suite.short_bytes, key.suite.long_bytes})
 
     def is_garbage(self, packet: bytes) -> str:
-        """Say why a packet is nobody's who knows the server's key, or nothing. Cheap."""
+        """Return why the sender cannot know the server's key ("length", "check"), or "". Cheap."""
         if len(packet) not in self.lengths:
             return "length"
         if not hmac.compare_digest(check(self._check_key, memoryview(packet)[CHECK_BYTES:]), packet[:CHECK_BYTES]):
@@ -59,8 +59,8 @@ class Decryptor:
         return ""
 
     def open(self, packet: bytes) -> bytes:
-        """Give the plaintext of a packet that is no garbage. MalformedError: it was not sealed to this key."""
+        """Return the plaintext of a packet that passed `is_garbage`. MalformedError: not sealed to this key."""
         try:
             return self._key.suite.hpke.decrypt(packet[CHECK_BYTES:], self._key.for_hpke, INFO)
         except (InvalidTag, ValueError):
-            raise MalformedError("it was not sealed to this server's key") from None
+            raise MalformedError("not sealed to this server's key") from None

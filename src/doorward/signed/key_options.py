@@ -1,7 +1,7 @@
 r"""The options in front of a key in authorized_keys: sshd's own, and doorward's. Pure.
 
-Written as sshd takes them (AUTHORIZED_KEYS FILE FORMAT in its manual): names in any case, values in double quotes,
-`\"` for a quote in them. Options of sshd that say nothing about a knock are known and passed over.
+The syntax is sshd's (AUTHORIZED_KEYS FILE FORMAT in its manual): case-insensitive names, values in double quotes, `\"`
+for a quote inside. Options of sshd that do not concern knocks are accepted and ignored.
 """
 
 from __future__ import annotations
@@ -17,13 +17,13 @@ from doorward.model import NAME
 from doorward.signed import address_patterns
 from doorward.signed.address_patterns import AddressPatterns
 
-ANY = "*"  # as the only one of the principals: every certificate of the authority
+ANY = "*"  # as the only principal: every certificate of the authority
 
-LocalTime = Callable[[datetime], float]  # a time on this machine's clock, without a zone, to seconds since the epoch
+LocalTime = Callable[[datetime], float]  # local time without a zone, to seconds since the epoch
 
 
 class KeyOptions(NamedTuple):
-    """What a line says of its key. None: the line says nothing, so nothing is limited, or nothing is allowed beyond."""
+    """The options of one key. None: the option is absent, so it neither restricts nor permits anything."""
 
     doors: frozenset[str] | None = None
     sources: AddressPatterns | None = None
@@ -37,7 +37,7 @@ class KeyOptions(NamedTuple):
 
 
 class ParsedOptions(NamedTuple):
-    """The options, what stands behind them on the line, and what is wrong as pairs of what and what instead."""
+    """The options, the rest of the line, and the faults as pairs of fault and remedy."""
 
     options: KeyOptions
     rest: str
@@ -45,68 +45,70 @@ class ParsedOptions(NamedTuple):
 
 
 def parse(line: str, local_s: LocalTime) -> ParsedOptions:
-    """Read the options that a line begins with."""
-    found: dict[str, Any] = {}
+    """Parse the options at the beginning of a line."""
+    options: dict[str, Any] = {}
     faults: list[tuple[str, str]] = []
-    at, is_last = 0, False
+    position, is_last = 0, False
     while not is_last:
-        match = _OPTION.match(line, at)
+        match = _OPTION.match(line, position)
         if match is None:
-            return ParsedOptions(KeyOptions(), "", (*faults, _unreadable(line[at:])))
+            return ParsedOptions(KeyOptions(), "", (*faults, _syntax_fault(line[position:])))
         try:
-            _take(found, match["name"].lower(), match["value"], local_s)
+            _apply_option(options, match["name"].lower(), match["value"], local_s)
         except ValueError as error:
             what, _, instead = str(error).rpartition("; ")
             faults.append((what, instead))
-        at, is_last = match.end(), match["next"] != ","
-    return ParsedOptions(KeyOptions(**found), line[at:], tuple(faults))
+        position, is_last = match.end(), match["next"] != ","
+    return ParsedOptions(KeyOptions(**options), line[position:], tuple(faults))
 
 
-def _take(found: dict[str, Any], name: str, value: str | None, local_s: LocalTime) -> None:
+def _apply_option(options: dict[str, Any], name: str, value: str | None, local_s: LocalTime) -> None:
     if name in _FLAGS or name in _VALUES:
         if (value is None) != (name in _FLAGS):
             remedy = f"write {name} alone" if name in _FLAGS else f'write {name}="…"'
             raise ValueError(f"{name} takes {'no' if name in _FLAGS else 'a'} value; {remedy}")
         if name in _FLAGS:
-            found.update(_FLAGS[name])
+            options.update(_FLAGS[name])
         else:
-            _take_value(found, name, (value or "").replace('\\"', '"'), local_s)
-    elif name not in _PASSED_OVER:
-        near = nearest(name, [*_FLAGS, *_VALUES, *_PASSED_OVER])
+            _apply_value(options, name, (value or "").replace('\\"', '"'), local_s)
+    elif name not in _IGNORED:
+        near = nearest(name, [*_FLAGS, *_VALUES, *_IGNORED])
         remedy = f"did you mean {near!r}?" if near else f"remove it, or write one of {', '.join(_VALUES)}"
         raise ValueError(f"unknown option {shown(name)}; {remedy}")
 
 
-def _take_value(found: dict[str, Any], name: str, value: str, local_s: LocalTime) -> None:
-    field, read = _VALUES[name]
+def _apply_value(options: dict[str, Any], name: str, value: str, local_s: LocalTime) -> None:
+    field, parser = _VALUES[name]
     try:
-        read_value = read(value)
+        parsed = parser(value)
     except ValueError as error:
         raise ValueError(f"{name}: {error}") from None
-    if isinstance(read_value, datetime):  # sshd too takes the earliest of several
-        read_value = min(_seconds(read_value, local_s), found.get(field, float("inf")))
-    elif field in found:
-        raise ValueError(f"{name} stands twice; write one {name} with both, separated by a comma")
-    found[field] = read_value
+    if isinstance(parsed, datetime):  # the earliest of several applies, as in sshd
+        parsed = min(_seconds(parsed, local_s), options.get(field, float("inf")))
+    elif field in options:
+        raise ValueError(f"{name} appears twice; write one {name} with both, separated by a comma")
+    options[field] = parsed
 
 
 def _seconds(moment: datetime, local_s: LocalTime) -> float:
     try:
         return moment.timestamp() if moment.tzinfo else local_s(moment)
-    except (ValueError, OverflowError):  # before the machine's first year, or after its last
-        raise ValueError(f"expiry-time: {moment:%Y} is not in this machine's time; write a year nearby") from None
+    except (ValueError, OverflowError):  # outside the years that the system clock represents
+        raise ValueError(
+            f"expiry-time: {moment:%Y} is outside this host's time range; write an earlier or later year"
+        ) from None
 
 
-def _unreadable(rest: str) -> tuple[str, str]:
+def _syntax_fault(rest: str) -> tuple[str, str]:
     match = _BEGUN.match(rest)
     if match is None:
-        where = f"where {shown(rest[:20].partition(' ')[0])} does" if rest else "behind the last comma"
-        return f"no option stands {where}", "write OPTION,OPTION KIND KEY COMMENT, or the key alone"
+        where = f"where {shown(rest[:20].partition(' ')[0])} does" if rest else "after the last comma"
+        return f"no option {where}", "write OPTION,OPTION KIND KEY COMMENT, or the key alone"
     name = match["name"].lower()
     if match["value"] is not None or not match["ending"]:
-        return f"something stands behind the option {shown(name)}", "write a comma between options, and no blanks"
+        return f"unexpected text after the option {shown(name)}", "separate options by commas, without spaces"
     if match["ending"] == "=":
-        return f"{name}: the value is not in quotes", f'write {name}="…", with no blank before the quotes'
+        return f"{name}: the value is not in quotes", f'write {name}="…", without a space before the quotes'
     return f"{name}: the quotes are not closed", 'close them with ", and write \\" for a quote in the value'
 
 
@@ -114,7 +116,7 @@ def _doors(text: str) -> frozenset[str]:
     names = text.split(",")
     for name in names:
         if not NAME.fullmatch(name):
-            raise ValueError(f'{shown(name)} is no name of a door; write them like doors="ssh,db"')
+            raise ValueError(f'invalid door name {shown(name)}; write e.g. doors="ssh,db"')
     return frozenset(names)
 
 
@@ -122,10 +124,10 @@ def _principals(text: str) -> frozenset[str]:
     names = text.split(",")
     for name in names:
         if not name or (name != ANY and ("*" in name or "?" in name)):
-            what = f"{shown(name)} has a wildcard" if name else "a principal without a name"
-            raise ValueError(f'{what}; write whole names, like principals="alice,ops", or "*" alone')
+            what = f"{shown(name)} has a wildcard" if name else "empty principal"
+            raise ValueError(f'{what}; write complete names, e.g. principals="alice,ops", or "*" alone')
     if ANY in names and len(names) > 1:
-        raise ValueError(f'{shown(text)} names all and some; write principals="*" or the names')
+        raise ValueError(f'{shown(text)} mixes * with names; write principals="*" or the names')
     return frozenset(names)
 
 
@@ -137,8 +139,8 @@ def _expiry(text: str) -> datetime:
         numbers = [int(part) for part in match.groups()[:-1] if part]
         return datetime(*numbers, tzinfo=UTC if match["utc"] else None)  # type: ignore[arg-type,misc]
     except ValueError:
-        remedy = "write YYYYMMDD or YYYYMMDDHHMM, with a Z behind it for UTC"
-        raise ValueError(f"{shown(text)} is no time; {remedy}") from None
+        remedy = "write YYYYMMDD or YYYYMMDDHHMM, followed by Z for UTC"
+        raise ValueError(f"invalid time {shown(text)}; {remedy}") from None
 
 
 # No possessive groups: up to Python 3.11.4 they match too much where an alternative fails.
@@ -161,7 +163,7 @@ _VALUES: dict[str, tuple[str, Callable[[str], object]]] = {
     "addresses": ("addresses", lambda text: address_patterns.parse(text, wildcards=False)),
     "principals": ("principals", _principals),
 }
-_PASSED_OVER = frozenset({"restrict", "command", "environment", "permitopen", "permitlisten", "tunnel"}) | {
+_IGNORED = frozenset({"restrict", "command", "environment", "permitopen", "permitlisten", "tunnel"}) | {
     prefix + flag
     for prefix in ("", "no-")
     for flag in ("agent-forwarding", "port-forwarding", "pty", "user-rc", "x11-forwarding")

@@ -1,4 +1,4 @@
-"""What a signed knock says, before it is sealed: fields to bytes and back (docs/reference/signed-knock.md). Pure.
+"""The signed knock before sealing: fields to bytes and back (docs/reference/signed-knock.md). Pure.
 
 body       what is signed: the fields of a Request
 text       what the signature is over: a label, the server's key, the body
@@ -17,9 +17,9 @@ from doorward.signed.ssh_wire import SshReader
 
 VERSION = 1
 NONCE_BYTES = 16
-# The lengths of packets: of suite x25519 for most signers, and for those whose signature needs more; of the hybrid.
-# 448: two names of 64 letters and an ecdsa-sha2-nistp521 signature. 1,368 and 1,372: with IPv6 and UDP no more than
-# 1,420 bytes, which WireGuard leaves of 1,500. No two are the same, so the length tells the suite.
+# Packet lengths: suite x25519 for most signers, x25519 for longer signatures, the hybrid suite.
+# 448: two names of 64 characters and an ecdsa-sha2-nistp521 signature. 1,368 and 1,372: with IPv6 and UDP no more than
+# 1,420 bytes, which WireGuard leaves of 1,500. All differ, so the length identifies the suite.
 SHORT_BYTES, LONG_BYTES, HYBRID_BYTES = 448, 1368, 1372
 PACKET_BYTES = (SHORT_BYTES, LONG_BYTES, HYBRID_BYTES)
 UDP_HEADER_BYTES = 8
@@ -34,9 +34,9 @@ _SIGNER_KEY, _SIGNER_CERTIFICATE = 0, 1
 class Request(NamedTuple):
     """The fields of a signed knock.
 
-    `time_ms` since the epoch; `for_s` None: as long as the door's own time; `asked` None: the address that the packet
-    comes from; `gate` "": the gate whose name is its key's fingerprint. Who signs is told by `signer`: the SHA-256 of
-    the public key, or the certificate itself, in which case `is_certificate`.
+    `time_ms` since the epoch; `for_s` None: the door's own time; `asked` None: the source address of the packet;
+    `gate` "": the gate named by its key's fingerprint. `signer` is the SHA-256 of the public key or, with
+    `is_certificate`, the certificate itself.
     """
 
     time_ms: int
@@ -50,7 +50,7 @@ class Request(NamedTuple):
 
 
 class SignedMessage(NamedTuple):
-    """What was in a packet: the request, the bytes that are signed, and the signature (RFC 4253 section 6.6)."""
+    """The contents of a packet: the request, the signed bytes, and the signature (RFC 4253 section 6.6)."""
 
     request: Request
     body: bytes
@@ -58,23 +58,25 @@ class SignedMessage(NamedTuple):
 
 
 def pack_body(request: Request) -> bytes:
-    """Give the bytes of the fields. ValueError: one is out of its range."""
+    """Return the fields as bytes. ValueError: one is out of range."""
     asked, bits, version = b"", 0, 0
     if request.asked is not None:
-        asked, bits = _pack_place(request.asked)
+        asked, bits = _pack_target(request.asked)
         version = request.asked.version
     head = _HEAD.pack(VERSION, request.time_ms, request.nonce, request.for_s or 0, version, bits, asked)
-    kind = _SIGNER_CERTIFICATE if request.is_certificate else _SIGNER_KEY
-    return b"".join((head, _short(request.door), _short(request.gate), bytes([kind]), _string(request.signer)))
+    signer_kind = _SIGNER_CERTIFICATE if request.is_certificate else _SIGNER_KEY
+    return b"".join(
+        (head, _short_string(request.door), _short_string(request.gate), bytes([signer_kind]), _string(request.signer))
+    )
 
 
 def signed_text(server_key: bytes, body: bytes) -> bytes:
-    """Give what the signature is over: good for this version, this server's key, this body."""
+    """Return the text to sign: it binds the version, the server's key and the body."""
     return b"".join((_LABEL, _string(server_key), body))
 
 
 def pack_plaintext(body: bytes, signature: bytes, length: int) -> bytes:
-    """Pad to `length`. ValueError: it does not fit."""
+    """Return body and signature padded to `length`. ValueError: they do not fit."""
     plaintext = body + _string(signature)
     if len(plaintext) > length:
         raise ValueError(f"{len(plaintext)} bytes do not fit in {length}")
@@ -82,28 +84,28 @@ def pack_plaintext(body: bytes, signature: bytes, length: int) -> bytes:
 
 
 def parse_plaintext(plaintext: bytes) -> SignedMessage:
-    """Read what was sealed. MalformedError: it is no message of this version, whole and canonical."""
+    """Parse a decrypted message. MalformedError: not a complete, canonical message of this version."""
     reader = SshReader(plaintext, "the message")
-    version, time_ms, nonce, for_s, family, bits, address = _HEAD.unpack(reader.take(_HEAD.size))
+    version, time_ms, nonce, for_s, family, bits, address = _HEAD.unpack(reader.read(_HEAD.size))
     if version != VERSION:
-        raise MalformedError(f"version {version}, this is version {VERSION}")
-    asked = _parse_place(family, bits, address)
+        raise MalformedError(f"unsupported version {version}; expected {VERSION}")
+    asked = _parse_target(family, bits, address)
     door, gate = _name(reader, "door"), _name(reader, "gate", may_be_empty=True)
-    kind, signer = reader.number(1), reader.take(reader.number(2))
-    if kind not in (_SIGNER_KEY, _SIGNER_CERTIFICATE):
-        raise MalformedError(f"a signer of kind {kind}")
-    if kind == _SIGNER_KEY and len(signer) != FINGERPRINT_BYTES:
+    signer_kind, signer = reader.number(1), reader.read(reader.number(2))
+    if signer_kind not in (_SIGNER_KEY, _SIGNER_CERTIFICATE):
+        raise MalformedError(f"a signer of kind {signer_kind}")
+    if signer_kind == _SIGNER_KEY and len(signer) != FINGERPRINT_BYTES:
         raise MalformedError(f"a fingerprint of {len(signer)} bytes")
-    body = plaintext[: reader.at]
-    signature = reader.take(reader.number(2))
-    if plaintext[reader.at :].strip(b"\0"):
-        raise MalformedError("something stands in the padding")
-    is_certificate = kind == _SIGNER_CERTIFICATE
+    body = plaintext[: reader.offset]
+    signature = reader.read(reader.number(2))
+    if plaintext[reader.offset :].strip(b"\0"):
+        raise MalformedError("non-zero padding")
+    is_certificate = signer_kind == _SIGNER_CERTIFICATE
     request = Request(time_ms, nonce, door, for_s or None, asked, gate, signer, is_certificate)
     return SignedMessage(request, body, signature)
 
 
-def _short(text: str) -> bytes:
+def _short_string(text: str) -> bytes:
     raw = text.encode("ascii")
     return bytes([len(raw)]) + raw
 
@@ -112,16 +114,16 @@ def _string(raw: bytes) -> bytes:
     return struct.pack("!H", len(raw)) + raw
 
 
-def _pack_place(place: Place) -> tuple[bytes, int]:
-    if isinstance(place, IPv4Address | IPv6Address):
-        return place.packed.ljust(16, b"\0"), _BITS[place.version]
-    return place.network_address.packed.ljust(16, b"\0"), place.prefixlen
+def _pack_target(target: Place) -> tuple[bytes, int]:
+    if isinstance(target, IPv4Address | IPv6Address):
+        return target.packed.ljust(16, b"\0"), _BITS[target.version]
+    return target.network_address.packed.ljust(16, b"\0"), target.prefixlen
 
 
-def _parse_place(version: int, bits: int, raw: bytes) -> Place | None:
+def _parse_target(version: int, bits: int, raw: bytes) -> Place | None:
     if version == 0:
         if bits or any(raw):
-            raise MalformedError("an address of no version")
+            raise MalformedError("an address without an IP version")
         return None
     whole = _BITS.get(version)
     if whole is None or not 0 < bits <= whole or any(raw[whole // 8 :]):
@@ -132,11 +134,11 @@ def _parse_place(version: int, bits: int, raw: bytes) -> Place | None:
     try:
         return ip_network((address.packed, bits))
     except ValueError:
-        raise MalformedError("a network with bits behind its prefix") from None
+        raise MalformedError("a network with host bits set") from None
 
 
 def _name(reader: SshReader, of: str, *, may_be_empty: bool = False) -> str:
-    text = reader.take(reader.number(1)).decode("ascii", errors="replace")
+    text = reader.read(reader.number(1)).decode("ascii", errors="replace")
     if not (NAME.fullmatch(text) or (may_be_empty and not text)):
-        raise MalformedError(f"the {of} is no name")
+        raise MalformedError(f"invalid {of} name")
     return text

@@ -1,7 +1,7 @@
-"""The server's key for signed knocks: its two halves as text, and its fingerprint. Pure, but for making a new key.
+"""The server's key pair for signed knocks: text forms and fingerprint. Pure, except for generating a key.
 
-The public half is one word, `x25519:BASE64` or `mlkem768-x25519:BASE64`; the private file holds the same form with
-`-private` behind the suite. The hybrid's raw public key is ML-KEM-768's (FIPS 203), then X25519's (RFC 7748); its raw
+The public key is one word, `x25519:BASE64` or `mlkem768-x25519:BASE64`; the private file has the same form with
+`-private` after the suite. The hybrid's raw public key is ML-KEM-768's (FIPS 203), then X25519's (RFC 7748); its raw
 private key is ML-KEM's seed, then X25519's scalar.
 """
 
@@ -25,9 +25,9 @@ _HPKE_KDF, _HPKE_AEAD = hpke.KDF.HKDF_SHA256, hpke.AEAD.CHACHA20_POLY1305
 
 
 class Suite(NamedTuple):
-    """A way to seal: its name, HPKE's parts (RFC 9180), and the packets' lengths in bytes.
+    """A cipher suite: name, HPKE algorithms (RFC 9180), and packet lengths in bytes.
 
-    `long_bytes` is for signers whose signature does not fit in `short_bytes`; the hybrid has one length only.
+    `long_bytes` is for signatures that do not fit in `short_bytes`; the hybrid suite has one length only.
     """
 
     name: str
@@ -55,7 +55,7 @@ SUITES = {suite.name: suite for suite in (X25519, HYBRID)}
 
 
 class ServerKey(NamedTuple):
-    """The public half: who has it can knock, if the server knows his key."""
+    """The public key. A client needs it, and an authorized key of its own, to knock."""
 
     suite: Suite
     raw: bytes
@@ -65,11 +65,11 @@ class ServerKey(NamedTuple):
 
     @property
     def fingerprint(self) -> str:
-        """Name the key as OpenSSH names keys; a gate without a name is called so."""
+        """Fingerprint in OpenSSH's format; also the name of a gate without a configured one."""
         return "SHA256:" + base64.b64encode(hashlib.sha256(str(self).encode()).digest()).decode().rstrip("=")
 
     def for_hpke(self) -> x25519.X25519PublicKey | hpke.MLKEM768X25519PublicKey:
-        """Give the key to seal to."""
+        """Return the key in the form that HPKE encrypts to."""
         x = x25519.X25519PublicKey.from_public_bytes(self.raw[-_X25519_BYTES:])
         if self.suite is X25519:
             return x
@@ -77,7 +77,7 @@ class ServerKey(NamedTuple):
 
 
 class PrivateKey:
-    """The server's own half. It does not print itself."""
+    """The private key. Has no revealing repr."""
 
     def __init__(self, suite: Suite, raw: bytes) -> None:
         self.suite = suite
@@ -92,45 +92,45 @@ class PrivateKey:
 
 
 def parse_server_key(text: str) -> ServerKey:
-    """Read the public half. MalformedError: it is none."""
+    """Parse a public key. MalformedError: not a server key."""
     suite, raw = _parse(text, "", "a server's key")
     key = ServerKey(suite, raw)
     try:
         key.for_hpke()
     except ValueError:
-        raise MalformedError("a server's key of bytes that are no key") from None
+        raise MalformedError("invalid bytes in a server's key") from None
     return key
 
 
 def parse_private_key(text: str) -> PrivateKey:
-    """Read the content of the private file; lines that begin with # are comments. MalformedError: it is none."""
+    """Parse the contents of a private key file; lines that begin with # are comments. MalformedError: invalid."""
     lines = [line.strip() for line in text.splitlines()]
     words = [line for line in lines if line and not line.startswith("#")]
     if len(words) != 1:
-        raise MalformedError(f"a server's private key is one line, and here are {len(words)}")
+        raise MalformedError(f"a server's private key is one line; found {len(words)}")
     return PrivateKey(*_parse(words[0], _PRIVATE, "a server's private key"))
 
 
-def new_private_text(suite: Suite) -> str:
-    """Make a key; gives the content of its file."""
+def generate_private_text(suite: Suite) -> str:
+    """Generate a key; return the contents of its file."""
     raw = x25519.X25519PrivateKey.generate().private_bytes_raw()
     if suite is HYBRID:
         raw = mlkem.MLKEM768PrivateKey.generate().private_bytes_raw() + raw
     word = f"{suite.name}{_PRIVATE}:{base64.b64encode(raw).decode()}"
-    return f"# doorward's server key: whoever has it can read signed knocks. Keep it secret.\n{word}\n"
+    return f"# doorward's server key. Anyone who has it can read signed knocks: keep it secret.\n{word}\n"
 
 
-def _parse(text: str, ending: str, what: str) -> tuple[Suite, bytes]:
+def _parse(text: str, suffix: str, what: str) -> tuple[Suite, bytes]:
     name, colon, encoded = text.strip().partition(":")
-    suite = SUITES.get(name.removesuffix(ending)) if name.endswith(ending) else None
+    suite = SUITES.get(name.removesuffix(suffix)) if name.endswith(suffix) else None
     if suite is None or not colon:
-        known = " or ".join(f"{each}{ending}:…" for each in SUITES)
+        known = " or ".join(f"{suite_name}{suffix}:…" for suite_name in SUITES)
         raise MalformedError(f"{what} begins with {known}")
     try:
         raw = base64.b64decode(encoded, validate=True)
     except (binascii.Error, ValueError):
-        raise MalformedError(f"{what} whose part behind the colon is no base64") from None
-    wanted = suite.private_bytes if ending else suite.public_bytes
-    if len(raw) != wanted:
-        raise MalformedError(f"{what} of {len(raw)} bytes; {suite.name} has {wanted}")
+        raise MalformedError(f"{what} with invalid base64 after the colon") from None
+    expected = suite.private_bytes if suffix else suite.public_bytes
+    if len(raw) != expected:
+        raise MalformedError(f"{what} of {len(raw)} bytes; {suite.name} has {expected}")
     return suite, raw

@@ -1,6 +1,6 @@
-"""OpenSSH's user certificates (PROTOCOL.certkeys): a key, whom it is for, until when, signed by an authority. Pure.
+"""Parse OpenSSH user certificates (PROTOCOL.certkeys). Pure.
 
-Read here and not by `cryptography`, which knows no certificates for keys in security keys, nor by them.
+Not by `cryptography`, which supports no certificates for security keys, nor signed by them.
 """
 
 from __future__ import annotations
@@ -12,7 +12,7 @@ from doorward.config.diagnostics import shown
 from doorward.errors import MalformedError
 from doorward.signed import address_patterns
 from doorward.signed.address_patterns import AddressPatterns
-from doorward.signed.credential import moment
+from doorward.signed.credential import utc_text
 from doorward.signed.ssh_keys import BadSignatureError, PublicKey, parse_public_key, verify_data
 from doorward.signed.ssh_wire import SshReader, string
 
@@ -20,7 +20,7 @@ MAX_PRINCIPALS = 256  # as OpenSSH
 _ENDING = b"-cert-v01@openssh.com"
 _USER = 1
 
-# How many fields a key of this kind has behind its kind; sk- kinds end with their own @openssh.com.
+# Number of fields after the kind; sk- kinds end with their own @openssh.com.
 _FIELDS = {
     b"ssh-ed25519": 1,
     b"ecdsa-sha2-nistp256": 2,
@@ -33,9 +33,9 @@ _FIELDS = {
 
 
 class Certificate(NamedTuple):
-    """What a certificate says. It is as good as its authority: nothing is checked yet but the form.
+    """A parsed certificate. Only its form has been checked, not its authority or signature.
 
-    `signed` is what the signature is over. Without principals it is for nobody in particular.
+    `signed` is the signed part. Without principals it names nobody in particular.
     """
 
     key: PublicKey
@@ -51,12 +51,12 @@ class Certificate(NamedTuple):
     signed: bytes
     signature: bytes
 
-    def objection(self, now_s: float) -> str:
-        """Say why it is not good at this time, or nothing: too early, too late, not signed by its authority."""
+    def rejection(self, now_s: float) -> str:
+        """Return why it is not valid at this time (too early, expired, bad signature), or ""."""
         if now_s < self.valid_after_s:
-            return f"is not valid before {moment(self.valid_after_s)}"
+            return f"is not valid before {utc_text(self.valid_after_s)}"
         if now_s >= self.valid_before_s:
-            return f"expired on {moment(self.valid_before_s)}"
+            return f"expired on {utc_text(self.valid_before_s)}"
         try:
             verify_data(self.authority, self.signature, self.signed)
         except BadSignatureError as error:
@@ -65,13 +65,13 @@ class Certificate(NamedTuple):
 
 
 def parse_certificate(raw: bytes) -> Certificate:
-    """Read a user's certificate. MalformedError: it is none, or asks for something that is not known."""
+    """Parse a user certificate. MalformedError: not one, or one with unknown critical options."""
     reader = SshReader(raw, "the certificate")
     kind = reader.string()
     name = kind.removesuffix(_ENDING)
     if name not in _FIELDS or not kind.endswith(_ENDING):
-        raise MalformedError("bytes that are no certificate of a kind that is taken")
-    reader.string()  # random bytes, by which the authority guards its signature
+        raise MalformedError("not a certificate of a supported kind")
+    reader.string()  # the nonce
     key = _key(name, reader)
     serial, usage = reader.number(8), reader.number(4)
     if usage != _USER:
@@ -82,9 +82,9 @@ def parse_certificate(raw: bytes) -> Certificate:
     critical, extensions = _options(reader.string()), _options(reader.string())
     reader.string()  # reserved
     authority = parse_public_key(reader.string())
-    signed = raw[: reader.at]
+    signed = raw[: reader.offset]
     signature = reader.string()
-    reader.end()
+    reader.expect_end()
     sources, verify_required = _critical(critical)
     return Certificate(
         key, authority, serial, key_id, principals, valid_after_s, valid_before_s,
@@ -93,41 +93,41 @@ def parse_certificate(raw: bytes) -> Certificate:
 
 
 def _key(name: bytes, reader: SshReader) -> PublicKey:
-    start = reader.at
+    start = reader.offset
     for _ in range(_FIELDS[name]):
         reader.string()
     kind = name + b"@openssh.com" if name.startswith(b"sk-") else name
-    return parse_public_key(string(kind) + reader.raw[start : reader.at])
+    return parse_public_key(string(kind) + reader.raw[start : reader.offset])
 
 
 def _principals(raw: bytes) -> tuple[str, ...]:
     reader = SshReader(raw, "the certificate")
-    found: list[str] = []
-    while reader.at < len(raw):
-        found.append(reader.text())
-        if len(found) > MAX_PRINCIPALS:
+    principals: list[str] = []
+    while reader.offset < len(raw):
+        principals.append(reader.text())
+        if len(principals) > MAX_PRINCIPALS:
             raise MalformedError(f"a certificate with more than {MAX_PRINCIPALS} principals")
-    return tuple(found)
+    return tuple(principals)
 
 
 def _options(raw: bytes) -> dict[str, bytes]:
-    found = dict[str, bytes]()
+    options = dict[str, bytes]()
     for name, value in _pairs(SshReader(raw, "the certificate")):
-        if name in found:
+        if name in options:
             raise MalformedError(f"a certificate with the option {shown(name)} twice")
-        found[name] = value
-    return found
+        options[name] = value
+    return options
 
 
 def _pairs(reader: SshReader) -> Iterator[tuple[str, bytes]]:
-    while reader.at < len(reader.raw):
+    while reader.offset < len(reader.raw):
         yield reader.text(), reader.string()
 
 
 def _critical(options: dict[str, bytes]) -> tuple[AddressPatterns | None, bool]:
     unknown = options.keys() - {"source-address", "verify-required", "force-command"}
     if unknown:
-        raise MalformedError(f"a certificate with the critical option {shown(min(unknown))}, which is not known here")
+        raise MalformedError(f"a certificate with the critical option {shown(min(unknown))}, which is not supported")
     raw = options.get("source-address")
     return None if raw is None else _sources(raw), "verify-required" in options
 
@@ -135,8 +135,8 @@ def _critical(options: dict[str, bytes]) -> tuple[AddressPatterns | None, bool]:
 def _sources(raw: bytes) -> AddressPatterns:
     reader = SshReader(raw, "the certificate's source-address")
     text = reader.text()
-    reader.end()
+    reader.expect_end()
     try:
         return address_patterns.parse(text, wildcards=False, exceptions=False)
     except ValueError as error:
-        raise MalformedError(f"a certificate with a source-address that is not good: {error}") from None
+        raise MalformedError(f"a certificate with an invalid source-address: {error}") from None

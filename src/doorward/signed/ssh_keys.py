@@ -1,7 +1,7 @@
-"""Public keys of SSH, and signatures by them over what SSHSIG wraps. Pure.
+"""Parse SSH public keys and verify their signatures over SSHSIG data. Pure.
 
-Keys as RFC 4253 section 6.6 (rsa), RFC 5656 (ecdsa), RFC 8709 (ed25519) and PROTOCOL.u2f of OpenSSH (sk-: in a
-security key) write them. One key has one form, so its fingerprint names it: another form of the same is refused.
+Formats: RFC 4253 section 6.6 (rsa), RFC 5656 (ecdsa), RFC 8709 (ed25519), OpenSSH's PROTOCOL.u2f (sk-: security keys).
+Only the canonical form of a key is accepted, so that its fingerprint identifies it.
 """
 
 from __future__ import annotations
@@ -22,22 +22,22 @@ from doorward.signed.ssh_wire import SshReader
 from doorward.signed.sshsig import signed_data
 
 RSA_MIN_BITS = 2048
-RSA_MAX_BITS = 16_384  # as OpenSSH; a signature then takes a millisecond to check
-RSA_MAX_EXPONENT_BITS = 32  # 65537 everywhere, 37 in old PuTTY; a long one would make a check take long
-MAX_LOADED = 16_384  # keys made ready, 1 to 3 KiB each; beyond it, the one used longest ago takes 3 to 10 us more
+RSA_MAX_BITS = 16_384  # as OpenSSH; verification then takes a millisecond
+RSA_MAX_EXPONENT_BITS = 32  # 65537 everywhere, 37 in old PuTTY; a long exponent makes verification slow
+MAX_CACHED = 16_384  # cached keys, 1 to 3 KiB each; beyond it the least recently used is reloaded in 3 to 10 us
 _ED25519_KEY_BYTES, _ED25519_SIGNATURE_BYTES = 32, 64
 _TOUCHED, _VERIFIED = 1, 4  # bits in the flags of a security key's signature
 
-# Checks (name of the algorithm, signature, what was signed); raises InvalidSignature or MalformedError.
+# Verifies (algorithm name, signature, signed data); raises InvalidSignature or MalformedError.
 _Check = Callable[[bytes, bytes, bytes], None]
 
 
 class BadSignatureError(MalformedError):
-    """A signature that does not stand; the text says why."""
+    """An invalid signature; the text says why."""
 
 
 class PublicKey(NamedTuple):
-    """A key that `parse_public_key` found good: OpenSSH's name of its kind, and its bytes."""
+    """A key validated by `parse_public_key`: OpenSSH's name of its kind, and its blob."""
 
     kind: str
     blob: bytes
@@ -54,14 +54,14 @@ class PublicKey(NamedTuple):
 
 
 class Presence(NamedTuple):
-    """What a security key says of its user: he touched it; it verified him (PIN, finger). Other keys: both."""
+    """User presence asserted by a security key: touched, verified (PIN, fingerprint). Other keys: both."""
 
     touched: bool
     verified: bool
 
 
 class _Loaded(NamedTuple):
-    """A key ready to check signatures; `application` where it lies in a security key."""
+    """A key ready to verify signatures; `application` only for security keys."""
 
     kind: bytes
     check: _Check
@@ -69,27 +69,27 @@ class _Loaded(NamedTuple):
 
 
 def fingerprint_text(fingerprint: bytes) -> str:
-    """Write a fingerprint as `ssh-keygen -l` does."""
+    """Return a fingerprint as `ssh-keygen -l` prints it."""
     return "SHA256:" + base64.b64encode(fingerprint).decode().rstrip("=")
 
 
 def parse_public_key(blob: bytes) -> PublicKey:
-    """Read a key's bytes. MalformedError: no key, none in its one form, or of a kind that is not taken."""
-    return PublicKey(_load(blob).kind.decode(), blob)  # not kept: it may be a stranger's
+    """Parse a key blob. MalformedError: not a key, not in canonical form, or of an unsupported kind."""
+    return PublicKey(_load(blob).kind.decode(), blob)  # not cached: it may be untrusted
 
 
 def verify(key: PublicKey, signature: bytes, text: bytes) -> Presence:
-    """Check a signature over `sshsig.signed_data(text)`. BadSignatureError says why it does not stand."""
+    """Verify a signature over `sshsig.signed_data(text)`. BadSignatureError says why it is invalid."""
     return verify_data(key, signature, signed_data(text))
 
 
 def verify_data(key: PublicKey, signature: bytes, data: bytes) -> Presence:
-    """Check a signature over `data` itself, as in certificates. BadSignatureError says why it does not stand."""
-    loaded = _kept(key.blob)
+    """Verify a signature over `data` itself, as in certificates. BadSignatureError says why it is invalid."""
+    loaded = _load_cached(key.blob)
     try:
         return _verify(loaded, signature, data)
     except InvalidSignature:
-        raise BadSignatureError("the signature is not by this key, or over something else") from None
+        raise BadSignatureError("the signature is by another key, or over other data") from None
     except BadSignatureError:
         raise
     except MalformedError as error:
@@ -100,14 +100,14 @@ def _verify(loaded: _Loaded, signature: bytes, data: bytes) -> Presence:
     reader = SshReader(signature, "the signature")
     algorithm, inner = reader.string(), reader.string()
     if loaded.application is None:
-        reader.end()
+        reader.expect_end()
         loaded.check(algorithm, inner, data)
         return Presence(touched=True, verified=True)
-    state = reader.take(5)  # flags, and a counter that nobody needs: a packet is good once
-    reader.end()
-    whole = hashlib.sha256(loaded.application).digest() + state + hashlib.sha256(data).digest()
-    loaded.check(algorithm, inner, whole)
-    return Presence(touched=bool(state[0] & _TOUCHED), verified=bool(state[0] & _VERIFIED))
+    flags = reader.read(5)  # flags, and a counter that is not needed: replays are detected elsewhere
+    reader.expect_end()
+    signed = hashlib.sha256(loaded.application).digest() + flags + hashlib.sha256(data).digest()
+    loaded.check(algorithm, inner, signed)
+    return Presence(touched=bool(flags[0] & _TOUCHED), verified=bool(flags[0] & _VERIFIED))
 
 
 def _load(blob: bytes) -> _Loaded:
@@ -115,14 +115,14 @@ def _load(blob: bytes) -> _Loaded:
     kind = reader.string()
     load = _KINDS.get(kind)
     if load is None:
-        raise MalformedError(f"a key of kind {_shown(kind)}; use {', '.join(each.decode() for each in _KINDS)}")
+        raise MalformedError(f"a key of kind {_printable(kind)}; use {', '.join(name.decode() for name in _KINDS)}")
     check = load(kind, reader)
     application = reader.string() if kind.startswith(b"sk-") else None
-    reader.end()
+    reader.expect_end()
     return _Loaded(kind, check, application)
 
 
-_kept = lru_cache(MAX_LOADED)(_load)
+_load_cached = lru_cache(MAX_CACHED)(_load)
 
 
 def _load_ed25519(kind: bytes, reader: SshReader) -> _Check:
@@ -148,7 +148,7 @@ def _load_ecdsa(
 
     def load(kind: bytes, reader: SshReader) -> _Check:
         if reader.string() != name:
-            raise MalformedError(f"a key of kind {_shown(kind)} on another curve")
+            raise MalformedError(f"a key of kind {_printable(kind)} on another curve")
         key = _point(curve, reader.string())
 
         def check(algorithm: bytes, signature: bytes, data: bytes) -> None:
@@ -156,7 +156,7 @@ def _load_ecdsa(
                 raise _wrong_algorithm(algorithm, kind)
             numbers = SshReader(signature, "the ecdsa signature")
             r, s = numbers.positive(canonical=False), numbers.positive(canonical=False)
-            numbers.end()
+            numbers.expect_end()
             key.verify(encode_dss_signature(r, s), data, algorithm_of_hash)
 
         return check
@@ -165,8 +165,8 @@ def _load_ecdsa(
 
 
 def _point(curve: ec.EllipticCurve, raw: bytes) -> ec.EllipticCurvePublicKey:
-    if raw[:1] != b"\x04":  # the compressed form is a second one of the same key
-        raise MalformedError("an ecdsa key whose point is not written in full")
+    if raw[:1] != b"\x04":  # the compressed form would be a second form of the same key
+        raise MalformedError("an ecdsa key with a compressed point")
     try:
         return ec.EllipticCurvePublicKey.from_encoded_point(curve, raw)
     except ValueError:
@@ -186,8 +186,8 @@ def _load_rsa(kind: bytes, reader: SshReader) -> _Check:
         if hashed is None:
             raise _wrong_algorithm(algorithm, kind)
         if len(signature) > size:
-            raise BadSignatureError(f"the rsa signature has {len(signature)} bytes, and the key {size}")
-        key.verify(signature.rjust(size, b"\0"), data, scheme, hashed)  # some leave zeros in front out
+            raise BadSignatureError(f"the rsa signature has {len(signature)} bytes, but the key has {size}")
+        key.verify(signature.rjust(size, b"\0"), data, scheme, hashed)  # some signers omit leading zeros
 
     return check
 
@@ -195,23 +195,25 @@ def _load_rsa(kind: bytes, reader: SshReader) -> _Check:
 def _rsa_key(exponent: int, modulus: int) -> rsa.RSAPublicKey:
     bits = modulus.bit_length()
     if bits < RSA_MIN_BITS:
-        raise MalformedError(f"an rsa key of {bits} bits, which is too weak; use ed25519, or rsa of 3072 bits")
+        raise MalformedError(f"an rsa key of {bits} bits is too weak; use ed25519, or rsa of 3072 bits")
     if bits > RSA_MAX_BITS:
         raise MalformedError(f"an rsa key of {bits} bits; use at most {RSA_MAX_BITS}")
     if exponent.bit_length() > RSA_MAX_EXPONENT_BITS or modulus % 2 == 0:
-        raise MalformedError("an rsa key that no program makes; make a new one")
+        raise MalformedError("an unusual rsa key; make a new one")
     try:
         return rsa.RSAPublicNumbers(exponent, modulus).public_key()
     except ValueError:
-        raise MalformedError("an rsa key that no program makes; make a new one") from None
+        raise MalformedError("an unusual rsa key; make a new one") from None
 
 
-def _wrong_algorithm(found: bytes, kind: bytes) -> BadSignatureError:
-    return BadSignatureError(f"the signature is of kind {_shown(found)}, and the key of kind {_shown(kind)}")
+def _wrong_algorithm(algorithm: bytes, kind: bytes) -> BadSignatureError:
+    return BadSignatureError(
+        f"the signature is of kind {_printable(algorithm)}, and the key of kind {_printable(kind)}"
+    )
 
 
-def _shown(name: bytes) -> str:
-    """Name foreign bytes in a message: short, and printable."""
+def _printable(name: bytes) -> str:
+    """Return untrusted bytes as short, printable text."""
     return ascii(name[:60].decode("ascii", errors="replace"))
 
 

@@ -1,4 +1,4 @@
-"""SSH's own types (RFC 4251 section 5) to bytes and back. Pure."""
+"""SSH data types (RFC 4251 section 5) to bytes and back. Pure."""
 
 from __future__ import annotations
 
@@ -6,50 +6,50 @@ from doorward.errors import MalformedError
 
 
 def string(raw: bytes) -> bytes:
-    """Put the length before the bytes."""
+    """Return the bytes with their length in front."""
     return len(raw).to_bytes(4) + raw
 
 
 class SshReader:
-    """Takes SSH's types from the front of `raw`; MalformedError says what was read where they are not there."""
+    """Reads SSH data types from `raw` in order; MalformedError names `what` was being read."""
 
     def __init__(self, raw: bytes, what: str) -> None:
-        self.raw, self.at, self.what = raw, 0, what
+        self.raw, self.offset, self.what = raw, 0, what
 
-    def take(self, count: int) -> bytes:
-        """Give the next bytes."""
-        end = self.at + count
+    def read(self, count: int) -> bytes:
+        """Return the next `count` bytes."""
+        end = self.offset + count
         if end > len(self.raw):
-            raise MalformedError(f"{self.what} is cut short: {len(self.raw) - self.at} bytes left, {count} wanted")
-        found = self.raw[self.at : end]
-        self.at = end
-        return found
+            raise MalformedError(f"{self.what} is truncated: {len(self.raw) - self.offset} bytes left, {count} needed")
+        data = self.raw[self.offset : end]
+        self.offset = end
+        return data
 
     def number(self, count: int) -> int:
-        """Give an unsigned number of that many bytes."""
-        return int.from_bytes(self.take(count))
+        """Return an unsigned number of `count` bytes."""
+        return int.from_bytes(self.read(count))
 
     def string(self) -> bytes:
-        """Give the bytes behind a length."""
-        return self.take(self.number(4))
+        """Return a length-prefixed string."""
+        return self.read(self.number(4))
 
     def text(self) -> str:
-        """Give a string of UTF-8."""
+        """Return a string decoded as UTF-8."""
         try:
             return self.string().decode()
         except UnicodeDecodeError:
-            raise MalformedError(f"{self.what} holds a text that is no UTF-8") from None
+            raise MalformedError(f"{self.what} contains text that is not UTF-8") from None
 
     def positive(self, *, canonical: bool) -> int:
-        """Give an mpint that is not negative. `canonical`: without a zero byte too many in front."""
+        """Return a non-negative mpint. `canonical`: reject superfluous leading zeros."""
         raw = self.string()
         if raw[:1] >= b"\x80":
-            raise MalformedError(f"{self.what} holds a negative number")
+            raise MalformedError(f"{self.what} contains a negative number")
         if canonical and raw and raw[0] == 0 and raw[1:2] < b"\x80":
-            raise MalformedError(f"{self.what} holds a number with zeros in front")
+            raise MalformedError(f"{self.what} contains a number with leading zeros")
         return int.from_bytes(raw)
 
-    def end(self) -> None:
-        """Make sure that nothing is left."""
-        if self.at != len(self.raw):
-            raise MalformedError(f"{self.what} has {len(self.raw) - self.at} bytes too many")
+    def expect_end(self) -> None:
+        """Check that nothing is left."""
+        if self.offset != len(self.raw):
+            raise MalformedError(f"{self.what} has {len(self.raw) - self.offset} bytes too many")

@@ -1,7 +1,7 @@
-"""SSHSIG: what an SSH key signs where no session is (PROTOCOL.sshsig of OpenSSH), and what `ssh-keygen -Y sign` prints.
+"""SSHSIG: SSH signatures outside a session (OpenSSH's PROTOCOL.sshsig), and the output of `ssh-keygen -Y sign`.
 
-The key signs a blob that names the purpose, so a signature for doorward is none for a file or a commit, nor for a
-login; and the other way round.
+The signed blob names the purpose, so a signature for doorward is not valid for a file, a commit or a login, and vice
+versa.
 """
 
 from __future__ import annotations
@@ -22,22 +22,22 @@ _BEGIN, _END = "-----BEGIN SSH SIGNATURE-----", "-----END SSH SIGNATURE-----"
 
 
 def signed_data(text: bytes) -> bytes:
-    """Give the blob that the key signs in place of the text."""
+    """Return the blob to sign for this text."""
     return _HEAD + string(hashlib.sha512(text).digest())
 
 
 def parse_armored(text: str) -> tuple[bytes, bytes]:
-    """Give the public key's blob and the signature's, of what `ssh-keygen -Y sign -n doorward` prints.
+    """Return the blobs of public key and signature from the output of `ssh-keygen -Y sign -n doorward`.
 
-    MalformedError: it is not that, or is for another purpose.
+    MalformedError: not such output, or for another namespace.
     """
     reader = SshReader(_unarmored(text), "the SSH signature")
-    if reader.take(len(_MAGIC)) != _MAGIC:
-        raise MalformedError("an SSH signature without its mark SSHSIG")
+    if reader.read(len(_MAGIC)) != _MAGIC:
+        raise MalformedError("an SSH signature without the magic SSHSIG")
     if (version := reader.number(4)) != _VERSION:
-        raise MalformedError(f"an SSH signature of version {version}; this is version {_VERSION}")
+        raise MalformedError(f"an SSH signature of unsupported version {version}; expected {_VERSION}")
     key, namespace, _, algorithm, signature = (reader.string() for _ in range(5))
-    reader.end()
+    reader.expect_end()
     if namespace != NAMESPACE.encode():
         raise MalformedError(f"an SSH signature for another namespace; sign with -n {NAMESPACE}")
     if algorithm != HASH.encode():
@@ -52,4 +52,4 @@ def _unarmored(text: str) -> bytes:
     try:
         return base64.b64decode("".join(line.strip() for line in lines[1:-1]), validate=True)
     except (binascii.Error, ValueError):
-        raise MalformedError("an SSH signature that is no base64 between its first and last line") from None
+        raise MalformedError("an SSH signature with invalid base64") from None

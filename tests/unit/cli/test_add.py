@@ -12,11 +12,11 @@ from doorward.client.hosts import KnownHost, read_hosts
 from doorward.client.link_uri import parse_link
 from doorward.libraries import install_command
 from doorward.model import Port
-from doorward.signed.server_key import HYBRID, X25519, new_private_text, parse_private_key
+from doorward.signed.server_key import HYBRID, X25519, generate_private_text, parse_private_key
 from tests.support.ssh_keygen import key
 
-KEY = str(parse_private_key(new_private_text(X25519)).public)
-LONG_KEY = str(parse_private_key(new_private_text(HYBRID)).public)
+KEY = str(parse_private_key(generate_private_text(X25519)).public)
+LONG_KEY = str(parse_private_key(generate_private_text(HYBRID)).public)
 
 
 @pytest.fixture
@@ -90,7 +90,7 @@ def test_what_ssh_does_with_a_host_already_stays_and_the_host_is_not_added(
     settings.parent.mkdir(exist_ok=True)
     settings.write_text("Host home\n  User me\n")
     assert main(["add", "home", "--server-key", KEY, "--ssh"]) == 2
-    assert "has a Host home already; leave --ssh out" in capsys.readouterr().err
+    assert "already has a Host home; omit --ssh" in capsys.readouterr().err
     assert settings.read_text() == "Host home\n  User me\n"
     assert not hosts_file.exists()
 
@@ -100,7 +100,7 @@ def test_what_is_there_is_not_written_over_but_where_that_is_asked_for(
 ) -> None:
     assert main(["add", "home", "--server-key", KEY]) == 0
     assert main(["add", "home", "--server-key", LONG_KEY]) == 2
-    assert "has the host 'home' already; add --replace" in capsys.readouterr().err
+    assert "already has the host 'home'; use --replace" in capsys.readouterr().err
     assert only_host(hosts_file).server_key == KEY
     assert main(["add", "home", "--server-key", LONG_KEY, "--replace"]) == 0
     assert only_host(hosts_file).server_key == LONG_KEY
@@ -162,15 +162,18 @@ def test_without_segno_there_is_the_link_and_how_to_get_the_code(
         (["home", "--server-key", KEY, "--door", "22"], "--door: '22' is no door's name"),
         (["home", "--server-key", KEY, "--door", "a:7000"], "--door: invalid port '7000'; write it as 7000/tcp or"),
         (["home", "--server-key", KEY, "--for", "1"], "--for: invalid duration '1'"),
-        (["home", "--server-key", KEY, "--from", "x"], "--from: 'x' is no address"),
-        (["home", "--server-key", KEY, "--gate", "a b"], "--gate: 'a b' is no gate's name"),
-        (["home", "--server-key", KEY, "--signed-port", "1/tcp"], "--signed-port: 1/tcp takes no signed knocks"),
+        (["home", "--server-key", KEY, "--from", "x"], "--from: invalid address 'x'"),
+        (["home", "--server-key", KEY, "--gate", "a b"], "--gate: invalid gate name 'a b'"),
+        (["home", "--server-key", KEY, "--signed-port", "1/tcp"], "--signed-port: 1/tcp is not a UDP port"),
         (["home", "--server-key", KEY, "--identity", "/none"], "--identity: there is no file /none; name the one that"),
         (["home", "--name", "x", "--server-key", KEY], "--name is for links; write the name in place of HOST"),
         (["", "--server-key", KEY], "'' is no name for a host; write one like home"),
         (["a\x1b[2J", "--server-key", KEY], "is no name for a host"),
-        (["doorward://h/?key=x"], "'x' is no server key in the link; copy the whole link, in single quotes"),
-        (["doorward://h"], "it is no link; one begins with doorward://HOST/?key=; copy the whole link, in single"),
+        (["doorward://h/?key=x"], "invalid server key 'x' in the link; copy the whole link, in single quotes"),
+        (
+            ["doorward://h"],
+            "not a doorward link; links begin with doorward://HOST/?key=; copy the whole link, in",
+        ),
         (["home", "--qr"], "names no host"),
     ],
 )

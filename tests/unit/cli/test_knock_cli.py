@@ -101,7 +101,7 @@ def test_a_broken_hosts_toml_does_not_keep_an_address_from_being_knocked_at(
         (["255.255.255.255", "7000"], "cannot knock: 255.255.255.255: Network is unreachable"),
         (["home"], "which door? "),
         (["home", "sh"], "did you mean 'ssh'?"),
-        (["elsewhere", "ssh"], "the hosts there are home"),
+        (["elsewhere", "ssh"], "known hosts: home"),
     ],
 )
 def test_a_wrong_call_is_2_with_a_message(

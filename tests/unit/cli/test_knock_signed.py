@@ -16,12 +16,12 @@ import pytest
 from doorward.cli.main import main
 from doorward.signed.envelope import Decryptor
 from doorward.signed.message import Request, parse_plaintext, signed_text
-from doorward.signed.server_key import X25519, new_private_text, parse_private_key
+from doorward.signed.server_key import X25519, generate_private_text, parse_private_key
 from doorward.signed.ssh_keys import parse_public_key, verify
 from tests.support.ssh_agent import blob_of, real_agent
 from tests.support.ssh_keygen import key
 
-SERVER = parse_private_key(new_private_text(X25519))
+SERVER = parse_private_key(generate_private_text(X25519))
 KEY = str(SERVER.public)
 pytestmark = pytest.mark.usefixtures("nobodys_keys")
 
@@ -187,13 +187,13 @@ def test_dump_as_json_is_enough_to_check_another_client(identity: Path, capsys: 
         (["127.0.0.1", "ssh", "--server-key", KEY, "--json"], "--json is for --dump; add --dump, or leave --json out"),
         (["127.0.0.1", "--server-key", KEY], "which door? no door of '127.0.0.1' is known here; name the one to open"),
         (["home"], "which door? "),
-        (["home", "db", "--sequence"], "door 'db' of host 'home' has no sequence; it opens with a signed knock only"),
-        (["127.0.0.1", "ssh", "--server-key", "x"], "127.0.0.1: no server key: a server's key begins with x25519:…"),
+        (["home", "db", "--sequence"], "door 'db' of host 'home' has no port sequence; it needs a signed knock"),
+        (["127.0.0.1", "ssh", "--server-key", "x"], "127.0.0.1: invalid server key: a server's key begins with x25519"),
         (["127.0.0.1", "ssh", "--server-key", KEY, "--for", "1"], "--for: invalid duration '1'; write the unit"),
-        (["127.0.0.1", "ssh", "--server-key", KEY, "--from", "me"], "--from: 'me' is no address; write one like"),
-        (["127.0.0.1", "ssh", "--server-key", KEY, "--signed-port", "22/tcp"], "--signed-port: 22/tcp takes no signed"),
-        (["127.0.0.1", "ssh", "--server-key", KEY], "no key to sign with: no ssh-agent is known here"),
-        (["127.0.0.1", "ssh", "--server-key", KEY, "--identity", "/none"], "/none: No such file or directory; name"),
+        (["127.0.0.1", "ssh", "--server-key", KEY, "--from", "me"], "--from: invalid address 'me'; write e.g."),
+        (["127.0.0.1", "ssh", "--server-key", KEY, "--signed-port", "22/tcp"], "--signed-port: 22/tcp is not a UDP"),
+        (["127.0.0.1", "ssh", "--server-key", KEY], "no key to sign with: no ssh-agent"),
+        (["127.0.0.1", "ssh", "--server-key", KEY, "--identity", "/none"], "/none: No such file or directory; check"),
         (["255.255.255.255", "ssh", "--server-key", KEY, "--identity", "KEY"], "cannot knock: 255.255.255.255: "),
     ],
 )  # fmt: skip

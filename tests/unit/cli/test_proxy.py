@@ -18,10 +18,10 @@ import pytest
 from doorward.cli.main import main
 from doorward.signed.envelope import Decryptor
 from doorward.signed.message import parse_plaintext
-from doorward.signed.server_key import X25519, new_private_text, parse_private_key
+from doorward.signed.server_key import X25519, generate_private_text, parse_private_key
 from tests.support.ssh_keygen import key
 
-SERVER = parse_private_key(new_private_text(X25519))
+SERVER = parse_private_key(generate_private_text(X25519))
 KEY = str(SERVER.public)
 PATIENCE_S = 60.0
 BULK = Random(1).randbytes(1 << 20)

@@ -1,4 +1,4 @@
-"""No test of the client uses the agent and the keys of whoever runs it."""
+"""Client tests never use the agent and the keys of the user who runs them."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""The client runs where Android's Python does: without the modules that it lacks, and without the server's parts."""
+"""The client runs on Android's Python: without the modules missing there, and without the server's code."""
 
 from __future__ import annotations
 
@@ -29,7 +29,7 @@ sys.exit(main(sys.argv[1:]))
 
 
 def client(home: Path, *words: object) -> subprocess.CompletedProcess[str]:
-    """Run a command of the client's, as on a phone; everything that it sends goes to loopback."""
+    """Run a client command as on a phone; everything it sends goes to loopback."""
     environment = {"HOME": str(home), "PATH": "/usr/bin:/bin"}
     command = [sys.executable, "-c", SCRIPT, *map(str, words)]
     done = subprocess.run(command, env=environment, capture_output=True, text=True, timeout=60)
@@ -37,7 +37,7 @@ def client(home: Path, *words: object) -> subprocess.CompletedProcess[str]:
     return done
 
 
-def test_the_modules_are_lacking() -> None:
+def test_missing_modules_cannot_be_imported() -> None:
     tries = f"""
 for name in [*{LACKING!r}, "doorward.nftables.libnftables", "doorward.daemon.daemon"]:
     try:
@@ -68,7 +68,7 @@ def test_a_host_from_a_link_and_a_signed_knock_at_it(tmp_path: Path) -> None:
     assert client(tmp_path, "knock", "home", "ssh", "--sequence").returncode == 0
 
 
-def test_carrying_a_connection(tmp_path: Path) -> None:
+def test_proxy_relays_a_connection(tmp_path: Path) -> None:
     server = Signed(tmp_path / "server").server.public
     words = (
         "proxy",

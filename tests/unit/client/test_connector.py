@@ -35,14 +35,14 @@ def number_of(server: socket.socket) -> int:
 
 @contextmanager
 def bound() -> Iterator[int]:
-    """A port that refuses, since nobody listens; bound, so that nobody else takes it."""
+    """A port that refuses connections; bound, so that no other program can use it."""
     with socket.socket() as held:
         held.bind(("127.0.0.1", 0))
         yield number_of(held)
 
 
 def accepted(server: socket.socket, ours: socket.socket) -> socket.socket:
-    """Give the other end of this connection; on a loaded machine an attempt that was given up may come first."""
+    """Return the other end of this connection; under load an abandoned attempt may arrive first."""
     while True:
         theirs, name = server.accept()
         if name == ours.getsockname():
@@ -52,13 +52,13 @@ def accepted(server: socket.socket, ours: socket.socket) -> socket.socket:
 
 @contextmanager
 def full() -> Iterator[socket.socket]:
-    """A server whose queue of connections is full: the kernel drops each further SYN."""
+    """A server whose accept queue is full: the kernel drops every further SYN."""
     with listener(backlog=0) as server, socket.create_connection(server.getsockname()):
         yield server
 
 
 @pytest.mark.parametrize("version", [4, 6])
-def test_an_open_port_gives_a_connection(version: int) -> None:
+def test_open_port_returns_a_connection(version: int) -> None:
     with listener(version) as server:
         found = open_connection(LOOPBACK[version], number_of(server), 10)
         assert isinstance(found, socket.socket)
@@ -68,30 +68,30 @@ def test_an_open_port_gives_a_connection(version: int) -> None:
             assert found.recv(9) == b"hello"
 
 
-def test_a_closed_port_refuses_once_every_attempt_was_made(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_closed_port_is_refused_after_all_attempts(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(connector, "ATTEMPTS_S", (0.0, 0.001, 0.002))
     with bound() as port:
         assert open_connection(LOOPBACK[4], port, 60) is Reply.REFUSED
 
 
-def test_a_closed_port_refuses_also_where_the_time_is_too_short_for_a_second_attempt() -> None:
+def test_closed_port_is_refused_within_a_short_timeout() -> None:
     with bound() as port:
         assert open_connection(LOOPBACK[4], port, 0.001) is Reply.REFUSED
 
 
-def test_no_way_is_no_connection() -> None:
+def test_unreachable_host_is_refused() -> None:
     assert open_connection(NOWHERE, 9, 60) is Reply.REFUSED
 
 
-def test_a_silent_port_takes_the_time_that_it_is_given() -> None:
+def test_silent_port_uses_the_whole_timeout() -> None:
     with full() as server:
         began_s = time.monotonic()
         assert open_connection(LOOPBACK[4], number_of(server), 0.05) is Reply.SILENT
         assert time.monotonic() - began_s >= 0.05
 
 
-def test_a_port_that_opens_late_is_reached_before_tcp_repeats_itself(monkeypatch: pytest.MonkeyPatch) -> None:
-    """A port that refuses in place of a silent one: both lose what comes too early."""
+def test_late_opening_is_reached_before_tcp_retransmits(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A refusing port instead of a silent one: both lose early attempts."""
     monkeypatch.setattr(connector, "ATTEMPTS_S", (0.0, 0.6))
     with socket.socket() as server:
         server.bind(("127.0.0.1", 0))
@@ -103,31 +103,31 @@ def test_a_port_that_opens_late_is_reached_before_tcp_repeats_itself(monkeypatch
         opener.join()
 
 
-def test_before_tcp_repeats_itself_one_attempt_is_left() -> None:
+def test_one_attempt_is_left_before_tcp_retransmits() -> None:
     with full() as server:
         attempts = connector._Attempts(LOOPBACK[4], number_of(server))
         for _ in ATTEMPTS_S:
-            attempts._begin()
+            attempts._start_next()
         assert under_way(number_of(server)) == len(ATTEMPTS_S)
-        assert attempts.run(time.monotonic() - connector.ALONE_S, connector.ALONE_S + 0.05) is Reply.SILENT
+        assert attempts.run(time.monotonic() - connector.SINGLE_S, connector.SINGLE_S + 0.05) is Reply.SILENT
         assert under_way(number_of(server)) == 1
         attempts.close()
         assert under_way(number_of(server)) == 0
 
 
 def under_way(port: int) -> int:
-    """How many SYNs to the port wait for an answer in this network namespace."""
+    """Return the number of pending SYNs to the port in this network namespace."""
     rows = [line.split() for line in Path("/proc/net/tcp").read_text().splitlines()[1:]]
     return sum(row[2].endswith(f":{port:04X}") and row[3] == "02" for row in rows)
 
 
-def test_nothing_is_left_under_way() -> None:
+def test_no_attempt_is_left_open() -> None:
     with full() as server:
         assert open_connection(LOOPBACK[4], number_of(server), 0.05) is Reply.SILENT
         assert under_way(number_of(server)) == 0
 
 
-def test_try_port_tells_open_refused_and_silent_apart() -> None:
+def test_try_port_distinguishes_open_refused_and_silent() -> None:
     with listener() as server:
         assert try_port(LOOPBACK[4], number_of(server), 10) is Reply.OPEN
     with bound() as port:
@@ -136,8 +136,8 @@ def test_try_port_tells_open_refused_and_silent_apart() -> None:
         assert try_port(LOOPBACK[4], number_of(server), 0.01) is Reply.SILENT
 
 
-def test_the_attempts_are_few_enough_for_other_firewalls() -> None:
+def test_attempts_stay_below_limits_of_other_firewalls() -> None:
     assert ATTEMPTS_S[0] == 0  # a door that the kernel opens is open already
     assert len(ATTEMPTS_S) < 6  # `ufw limit` drops the sixth in 30 s
     assert list(ATTEMPTS_S) == sorted(ATTEMPTS_S)
-    assert ATTEMPTS_S[-1] < connector.ALONE_S < 1  # TCP repeats a SYN after a second
+    assert ATTEMPTS_S[-1] < connector.SINGLE_S < 1  # TCP repeats a SYN after a second

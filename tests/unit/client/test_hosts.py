@@ -1,4 +1,4 @@
-"""hosts.toml: what it says, and what is said about it when it is wrong."""
+"""hosts.toml: valid files, and error messages."""
 
 from __future__ import annotations
 
@@ -67,21 +67,24 @@ def test_every_key_is_read(hosts_file: Path) -> None:
         ("[home]\nadress = 'x'", "[home]: unknown key 'adress'; did you mean 'address'?"),
         ("[home]\ncolour = 'x'", "[home]: unknown key 'colour'; remove it"),
         ("[gate.example]\naddress = 'x'", "[gate]: unknown key 'example'; a host name with dots needs quotes: [\"gate"),
-        ("[home]\naddress = 3", '[home]: address must be a text; write address = "..."'),
-        ("[home]\nidentity = ''", "[home]: identity must be a text"),
-        ("[home]\nsigned_port = true", '[home]: signed_port must be a text; write signed_port = "..."'),
-        ("[home]\nsigned_port = 70000", "[home]: signed_port: port 70000 does not exist; write a number from 1 to"),
+        ("[home]\naddress = 3", '[home]: address must be a string; write address = "..."'),
+        ("[home]\nidentity = ''", "[home]: identity must be a string"),
+        ("[home]\nsigned_port = true", '[home]: signed_port must be a string; write signed_port = "..."'),
+        (
+            "[home]\nsigned_port = 70000",
+            "[home]: signed_port: port 70000 does not exist; write a number from 1 to",
+        ),
         (
             "[home]\nsigned_port = '22/tcp'",
-            "[home]: signed_port: 22/tcp takes no signed knocks, which are UDP; write 22/",
+            "[home]: signed_port: 22/tcp is not a UDP port, which signed knocks need; write 22/",
         ),
-        ("[home]\nfor = 30", '[home]: for must be a text; write for = "..."'),
+        ("[home]\nfor = 30", '[home]: for must be a string; write for = "..."'),
         ("[home]\nfor = '30'", "[home]: for: invalid duration '30'; write the unit too: \"30s\""),
-        ("[home]\nfor = '1500ms'", "[home]: for: '1500ms' is no whole number of seconds; write one like \"2s\""),
-        ("[home]\nfor = '999999d'", "[home]: for: '999999d' is longer than a knock can ask for; write a shorter time"),
-        ("[home]\nfrom = 'here'", "[home]: from: 'here' is no address; write one like \"192.0.2.7\", "),
-        ("[home]\nfrom = '192.0.2.7/24'", "[home]: from: '192.0.2.7/24' is no address"),
-        ("[home]\ngate = 'a b'", "[home]: gate: 'a b' is no gate's name; write letters, digits, - and _, at most 64"),
+        ("[home]\nfor = '1500ms'", "[home]: for: '1500ms' is not a whole number of seconds; write e.g. \"2s\""),
+        ("[home]\nfor = '999999d'", "[home]: for: '999999d' is longer than a knock can request; write a shorter time"),
+        ("[home]\nfrom = 'here'", "[home]: from: invalid address 'here'; write e.g. \"192.0.2.7\", "),
+        ("[home]\nfrom = '192.0.2.7/24'", "[home]: from: invalid address '192.0.2.7/24'"),
+        ("[home]\ngate = 'a b'", "[home]: gate: invalid gate name 'a b'; use at most 64 letters, digits, - and _"),
         ("[home]\nserver_key = 'k'\n[home.doors]\n7000 = []", "[home]: door '7000': looks like a port"),
         ("address = 'x'", "[address] must be a table; write [address] and below it"),
         ("[home]\ndoors = 3", '[home]: doors must be a table; write DOOR = ["7000/tcp", ...] below [HOST.doors]'),
@@ -107,13 +110,13 @@ def test_the_signed_port_may_be_a_number(hosts_file: Path, port: str) -> None:
     assert read_hosts(path)["home"].signed_port == Port.parse("62201/udp")
 
 
-def test_a_door_without_a_sequence_has_none_to_give(hosts_file: Path) -> None:
+def test_door_without_a_sequence_is_an_error(hosts_file: Path) -> None:
     path = write(hosts_file, FULL)
-    with pytest.raises(UsageError, match="door 'db' of host 'home' has no sequence; it opens with a signed knock only"):
+    with pytest.raises(UsageError, match="door 'db' of host 'home' has no port sequence; it needs a signed knock"):
         find_door(path, read_hosts(path), "home", "db")
 
 
-def test_bytes_that_are_no_text(hosts_file: Path) -> None:
+def test_invalid_utf8_is_an_error(hosts_file: Path) -> None:
     hosts_file.write_bytes(b"\xff\xfe")
     hosts_file.chmod(0o600)
     with pytest.raises(UsageError, match="not TOML"):
@@ -121,7 +124,7 @@ def test_bytes_that_are_no_text(hosts_file: Path) -> None:
 
 
 @pytest.mark.parametrize("mode", [0o664, 0o646, 0o666])
-def test_a_file_that_others_can_write_is_refused(hosts_file: Path, mode: int) -> None:
+def test_file_writable_by_others_is_rejected(hosts_file: Path, mode: int) -> None:
     path = write(hosts_file, FULL)
     hosts_file.chmod(mode)
     with pytest.raises(UsageError, match=re.escape(f"{path}: other users can write it; run `chmod go-w {path}`")):
@@ -129,25 +132,25 @@ def test_a_file_that_others_can_write_is_refused(hosts_file: Path, mode: int) ->
 
 
 @pytest.mark.skipif(os.geteuid() != 0, reason="giving a file away needs root")
-def test_a_file_of_another_user_is_refused(hosts_file: Path) -> None:
+def test_file_of_another_user_is_rejected(hosts_file: Path) -> None:
     path = write(hosts_file, FULL)
     os.chown(path, 65534, 65534)
-    with pytest.raises(UsageError, match="belongs to another user"):
+    with pytest.raises(UsageError, match="owned by another user"):
         read_hosts(path)
 
 
-def test_a_pipe_is_no_file_and_stops_nobody(hosts_file: Path) -> None:
+def test_pipe_is_rejected_without_blocking(hosts_file: Path) -> None:
     os.mkfifo(hosts_file, 0o600)
-    with pytest.raises(UsageError, match="no regular file"):
+    with pytest.raises(UsageError, match="not a regular file"):
         read_hosts(str(hosts_file))
 
 
-def test_a_folder_is_no_file(tmp_path: Path) -> None:
-    with pytest.raises(UsageError, match="no regular file"):
+def test_directory_is_rejected(tmp_path: Path) -> None:
+    with pytest.raises(UsageError, match="not a regular file"):
         read_hosts(str(tmp_path))
 
 
-def test_no_file_is_no_hosts_and_the_message_shows_how_to_write_one(hosts_file: Path) -> None:
+def test_missing_file_has_no_hosts_and_the_message_has_an_example(hosts_file: Path) -> None:
     path = str(hosts_file)
     assert read_hosts(path) == {}
     with pytest.raises(UsageError) as raised:
@@ -155,19 +158,19 @@ def test_no_file_is_no_hosts_and_the_message_shows_how_to_write_one(hosts_file: 
     said, _, example = str(raised.value).partition("for example:")
     assert path in said
     assert "give ports (7000 8000/udp 9000)" in said
-    assert read_hosts(write(hosts_file, example))["gate.example"].address == "192.0.2.7"  # it is right as it stands
+    assert read_hosts(write(hosts_file, example))["gate.example"].address == "192.0.2.7"  # valid as printed
 
 
 @pytest.mark.parametrize(
     ("host", "door", "message"),
     [
         ("hone", "ssh", "no host 'hone'; did you mean 'home'?"),
-        ("zzz", "ssh", "no host 'zzz'; the hosts there are gate.example, home"),
+        ("zzz", "ssh", "no host 'zzz'; known hosts: gate.example, home"),
         ("home", "sshd", "host 'home' has no door 'sshd'; did you mean 'ssh'?"),
-        ("home", "web", "host 'home' has no door 'web'; its doors are db, ssh"),
+        ("home", "web", "host 'home' has no door 'web'; known doors: db, ssh"),
     ],
 )
-def test_what_is_missing_is_named_with_what_exists(hosts_file: Path, host: str, door: str, message: str) -> None:
+def test_unknown_host_or_door_lists_known_ones(hosts_file: Path, host: str, door: str, message: str) -> None:
     path = write(hosts_file, FULL)
     with pytest.raises(UsageError, match=re.escape(f"{path}: {message}")):
         find_door(path, read_hosts(path), host, door)
@@ -187,7 +190,7 @@ def test_a_host_without_doors(hosts_file: Path) -> None:
         ("relative", "/home/me/.config/doorward/hosts.toml"),
     ],
 )
-def test_where_the_file_is(monkeypatch: pytest.MonkeyPatch, base: str, expected: str) -> None:
+def test_path_of_hosts_file(monkeypatch: pytest.MonkeyPatch, base: str, expected: str) -> None:
     monkeypatch.setenv("HOME", "/home/me")
     monkeypatch.setenv("XDG_CONFIG_HOME", base)
     assert hosts_path() == expected
@@ -196,5 +199,5 @@ def test_where_the_file_is(monkeypatch: pytest.MonkeyPatch, base: str, expected:
 @pytest.mark.parametrize(
     ("word", "door"), [("ssh", True), ("7000x", True), ("7000", False), ("7/tcp", False), ("a:udp", False)]
 )
-def test_names_and_ports_are_told_apart(word: str, door: bool) -> None:
+def test_is_door_distinguishes_names_from_ports(word: str, door: bool) -> None:
     assert is_door(word) is door

@@ -1,4 +1,4 @@
-"""Hosts written into hosts.toml: nothing that was there is lost, whatever its form."""
+"""Writing hosts.toml: existing content is preserved in any form."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from doorward.client.hosts import parse_hosts, read_hosts
-from doorward.client.hosts_writer import host_table, save_host, without
+from doorward.client.hosts_writer import host_table, remove_host, save_host
 from doorward.errors import HostError, UsageError
 from doorward.model import Port, Protocol
 
@@ -45,7 +45,7 @@ def write(path: Path, text: str) -> None:
     path.chmod(0o600)
 
 
-def test_the_first_host_makes_the_folder_and_the_file(path: Path) -> None:
+def test_first_host_creates_directory_and_file(path: Path) -> None:
     old_mask = os.umask(0)
     try:
         assert save_host(path, "new", TABLE, replace=False) is None
@@ -57,7 +57,7 @@ def test_the_first_host_makes_the_folder_and_the_file(path: Path) -> None:
 
 
 @pytest.mark.parametrize("text", [MINE, MINE.rstrip("\n"), "", "# only a remark"])
-def test_what_was_there_stays_to_the_letter(path: Path, text: str) -> None:
+def test_existing_text_is_preserved(path: Path, text: str) -> None:
     write(path, text)
     save_host(path, "new", TABLE, replace=False)
     assert path.read_text().startswith(text)
@@ -65,14 +65,14 @@ def test_what_was_there_stays_to_the_letter(path: Path, text: str) -> None:
     assert read_hosts(str(path)).keys() == parse_hosts(text.encode(), "f").keys() | {"new"}
 
 
-def test_a_host_that_is_there_is_refused(path: Path) -> None:
+def test_existing_host_is_rejected(path: Path) -> None:
     write(path, MINE)
-    with pytest.raises(UsageError, match="has the host 'home' already; add --replace to write it anew, or"):
+    with pytest.raises(UsageError, match="already has the host 'home'; use --replace to overwrite it, or"):
         save_host(path, "home", TABLE.replace("new", "home"), replace=False)
     assert path.read_text() == MINE
 
 
-def test_a_host_is_replaced_and_the_former_file_kept(path: Path) -> None:
+def test_replacing_a_host_keeps_a_backup(path: Path) -> None:
     write(path, MINE)
     before = save_host(path, "home", '[home]\naddress = "x"\n', replace=True)
     assert before is not None
@@ -93,22 +93,22 @@ def test_a_host_is_replaced_and_the_former_file_kept(path: Path) -> None:
         '[other]\naddress = """\n[home]\naddress"""\ngate = "a"\n[home]\naddress = "x"\n',
     ],
 )
-def test_a_form_that_is_not_understood_is_left_alone(path: Path, text: str) -> None:
+def test_unsupported_form_is_left_unchanged(path: Path, text: str) -> None:
     write(path, text)
-    with pytest.raises(UsageError, match="'home' stands there in a form that cannot be changed from here; edit it by"):
+    with pytest.raises(UsageError, match="'home' is written in a form that doorward cannot change; edit"):
         save_host(path, "home", '[home]\naddress = "y"\n', replace=True)
     assert path.read_text() == text
 
 
 @pytest.mark.parametrize(("text", "message"), [("[broken", "not TOML"), ("[home]\ncolour = 1", "unknown key 'colour'")])
-def test_a_file_that_is_wrong_is_left_alone(path: Path, text: str, message: str) -> None:
+def test_invalid_file_is_left_unchanged(path: Path, text: str, message: str) -> None:
     write(path, text)
     with pytest.raises(UsageError, match=message):
         save_host(path, "new", TABLE, replace=False)
     assert path.read_text() == text
 
 
-def test_a_link_stays_a_link(path: Path, tmp_path: Path) -> None:
+def test_symbolic_link_is_preserved(path: Path, tmp_path: Path) -> None:
     real = tmp_path / "dotfiles" / "hosts.toml"
     write(real, MINE)
     path.parent.mkdir(parents=True)
@@ -118,20 +118,20 @@ def test_a_link_stays_a_link(path: Path, tmp_path: Path) -> None:
     assert real.read_text() == f"{MINE}\n{TABLE}"
 
 
-def test_what_a_crash_left_is_no_hindrance(path: Path) -> None:
+def test_leftover_of_a_crash_is_replaced(path: Path) -> None:
     write(path, MINE)
     path.with_name("hosts.toml.new").write_text("half")
     save_host(path, "new", TABLE, replace=False)
     assert "half" not in path.read_text()
 
 
-def test_a_folder_that_cannot_be_made(tmp_path: Path) -> None:
+def test_directory_that_cannot_be_created(tmp_path: Path) -> None:
     (tmp_path / "file").write_text("")
     with pytest.raises(HostError, match="; make it writable for yourself"):
         save_host(tmp_path / "file" / "hosts.toml", "new", TABLE, replace=False)
 
 
-def test_those_who_add_at_once_lose_nothing(path: Path) -> None:
+def test_concurrent_writers_lose_nothing(path: Path) -> None:
     names = [f"host{number}" for number in range(8)]
     threads = [
         threading.Thread(target=save_host, args=(path, name, f'[{name}]\naddress = "x"\n'), kwargs={"replace": False})
@@ -157,9 +157,9 @@ def test_any_host_is_read_back(name: str, address: str, key: str, doors: dict[st
 
 
 @given(st.lists(st.text(st.characters(codec="utf-8"), max_size=9), min_size=1, max_size=4, unique=True), st.data())
-def test_one_host_of_many_is_taken_out(names: list[str], data: st.DataObject) -> None:
+def test_removing_one_of_many_hosts(names: list[str], data: st.DataObject) -> None:
     gone = data.draw(st.sampled_from(names))
     text = "# first\n" + "\n".join(host_table(name, {"server_key": "k"}, {"ssh": ()}) for name in names)
-    left = without(text, gone)
+    left = remove_host(text, gone)
     assert parse_hosts(left.encode(), "f").keys() == set(names) - {gone}
     assert left.startswith("# first\n")

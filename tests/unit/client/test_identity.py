@@ -1,4 +1,4 @@
-"""Which key signs: the named one, the agent's, ssh's usual files; and whether it signs what it should."""
+"""Key selection: the named key, the agent's, ssh's default files; and their signatures."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from pathlib import Path
 import pytest
 
 from doorward.client import signers
-from doorward.client.identity import USUAL, find_signer
+from doorward.client.identity import DEFAULT_FILES, find_signer
 from doorward.client.signers import Signer, signature_bytes
 from doorward.errors import HostError, NegativeResult, UsageError
 from doorward.signed.ssh_keys import parse_public_key, verify
@@ -47,7 +47,7 @@ def usual(nobodys_keys: Path) -> Path:
 
 
 def copy(private: Path, to: Path, *, words: str = "") -> Path:
-    """Put a private key somewhere else, alone."""
+    """Copy a private key elsewhere, without its public key."""
     shutil.copyfile(private, to)
     to.chmod(0o600)
     if words:
@@ -56,7 +56,7 @@ def copy(private: Path, to: Path, *, words: str = "") -> Path:
 
 
 def signs(signer: Signer, blob: bytes) -> None:
-    """See that the signer is this key, and signs no longer than is said."""
+    """Check that the signer is this key, and that its signature is within the stated length."""
     assert signer.blob == blob
     signature = signer.sign(TEXT)
     verify(parse_public_key(blob), signature, TEXT)
@@ -64,14 +64,14 @@ def signs(signer: Signer, blob: bytes) -> None:
 
 
 @pytest.mark.parametrize("kind", KINDS)
-def test_a_file_signs_where_there_is_no_agent(kind: str) -> None:
+def test_key_file_signs_without_an_agent(kind: str) -> None:
     signer = find_signer(str(key(kind)), None, ROOM)
     signs(signer, blob_of(key(kind)))
     assert signer.name == str(key(kind))
 
 
 @pytest.mark.parametrize("kind", KINDS)
-def test_the_agent_signs_for_a_file_that_it_has(agent: RealAgent, tmp_path: Path, kind: str) -> None:
+def test_agent_signs_for_a_key_file_it_holds(agent: RealAgent, tmp_path: Path, kind: str) -> None:
     agent.add(key("ed25519", 1))
     agent.add(key(kind))
     locked = copy(key(kind), tmp_path / "locked", words="never asked for")
@@ -80,7 +80,7 @@ def test_the_agent_signs_for_a_file_that_it_has(agent: RealAgent, tmp_path: Path
     assert signer.name == f"{kind} number 0 in the agent"
 
 
-def test_a_public_key_names_the_agents(agent: RealAgent, tmp_path: Path) -> None:
+def test_public_key_selects_the_agents_key(agent: RealAgent, tmp_path: Path) -> None:
     agent.add(key("ed25519", 1))
     agent.add(key("ed25519"))
     public = tmp_path / "alone.pub"
@@ -88,30 +88,28 @@ def test_a_public_key_names_the_agents(agent: RealAgent, tmp_path: Path) -> None
     signs(find_signer(str(public), None, ROOM), blob_of(key("ed25519")))
 
 
-def test_a_public_key_leads_to_the_private_one_beside_it() -> None:
+def test_public_key_selects_the_private_key_file() -> None:
     signer = find_signer(f"{key('ed25519')}.pub", None, ROOM)
     signs(signer, blob_of(key("ed25519")))
     assert signer.name == str(key("ed25519"))
 
 
-def test_a_public_key_alone_signs_nothing(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_public_key_alone_cannot_sign(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     public = tmp_path / "alone.pub"
     shutil.copyfile(f"{key('ed25519')}.pub", public)
-    with pytest.raises(UsageError, match=r"is the public half of a key that the agent does not have; `ssh-add` its"):
+    with pytest.raises(UsageError, match=r"is a public key that the agent does not have; `ssh-add` its"):
         find_signer(str(public), None, ROOM)
     monkeypatch.setenv("SSH_AUTH_SOCK", "/nonexistent")
     with pytest.raises(UsageError, match=r"does not have \(no ssh-agent answers at /nonexistent .*\); `ssh-add`"):
         find_signer(str(public), None, ROOM)
 
 
-def test_a_stale_agent_does_not_keep_a_file_from_signing(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_key_file_signs_despite_a_stale_agent(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("SSH_AUTH_SOCK", "/nonexistent")
     signs(find_signer(str(key("ed25519")), None, ROOM), blob_of(key("ed25519")))
 
 
-def test_the_passphrase_is_asked_for_once_and_when_it_is_needed(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_passphrase_is_asked_for_once_at_first_use(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     asked: list[str] = []
 
     def ask(path: str) -> bytes:
@@ -127,23 +125,23 @@ def test_the_passphrase_is_asked_for_once_and_when_it_is_needed(
     assert asked == [str(path)]
 
 
-def test_a_stale_public_half_is_told(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_mismatched_public_key_file_is_reported(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(signers, "ask_passphrase", lambda _: b"open sesame")
     path = copy(key("rsa2048"), tmp_path / "locked")
     ssh_keygen("-q", "-p", "-m", "PEM", "-P", "", "-N", "open sesame", "-f", str(path))
     shutil.copyfile(f"{key('rsa3072')}.pub", f"{path}.pub")
-    with pytest.raises(UsageError, match=r"locked.pub is of another key; write it anew with `ssh-keygen -y`"):
+    with pytest.raises(UsageError, match=r"locked.pub belongs to another key; recreate it with `ssh-keygen -y`"):
         find_signer(str(path), None, ROOM).sign(TEXT)
 
 
-def test_the_agents_first_key_that_fits_is_taken(agent: RealAgent) -> None:
+def test_first_fitting_agent_key_is_used(agent: RealAgent) -> None:
     for kind in ("rsa2048", "ecdsa521", "ed25519"):
         agent.add(key(kind))
     for most, kind in ((ROOM, "rsa2048"), (170, "ecdsa521"), (100, "ed25519")):
         signs(find_signer(None, None, most), blob_of(key(kind)))
 
 
-def test_the_usual_files_are_taken_in_their_order(usual: Path, agent: RealAgent) -> None:
+def test_default_files_are_tried_in_order(usual: Path, agent: RealAgent) -> None:
     for name, kind in (("id_rsa", "rsa2048"), ("id_ecdsa", "ecdsa521"), ("id_ed25519", "ed25519")):
         copy(key(kind), usual / name)
         signer = find_signer(None, None, ROOM)
@@ -158,20 +156,21 @@ def test_the_usual_files_are_taken_in_their_order(usual: Path, agent: RealAgent)
 
 
 def test_no_key_at_all(agent: RealAgent, monkeypatch: pytest.MonkeyPatch) -> None:
-    told = f"and ~/.ssh has none that can be used here: {', '.join(USUAL)}\nmake one with `ssh-keygen -t ed25519`, or"
+    names = ", ".join(DEFAULT_FILES)
+    expected = f"and ~/.ssh has no usable key: {names}\nmake one with `ssh-keygen -t ed25519`, or"
     for path, why in (
-        (str(agent.path), "the agent has no key (`ssh-add` gives it one; a locked agent is unlocked by `ssh-add -X`)"),
+        (str(agent.path), "the agent has no key (add one with `ssh-add`; unlock a locked agent with `ssh-add -X`)"),
         (
             "/nonexistent",
             "no ssh-agent answers at /nonexistent (No such file or directory); `eval $(ssh-agent)` starts",
         ),
-        ("", "no ssh-agent is known here (SSH_AUTH_SOCK is not set)"),
+        ("", "no ssh-agent (SSH_AUTH_SOCK is not set)"),
     ):
         monkeypatch.setenv("SSH_AUTH_SOCK", path)
         with pytest.raises(HostError) as raised:
             find_signer(None, None, ROOM)
         assert str(raised.value).startswith(f"no key to sign with: {why}")
-        assert told in str(raised.value)
+        assert expected in str(raised.value)
 
 
 @pytest.mark.parametrize("kind", ["ed25519-sk", "ecdsa-sk"])
@@ -182,7 +181,7 @@ def test_a_security_key_signs_through_the_agent(tmp_path: Path, monkeypatch: pyt
         signs(find_signer(None, None, ROOM), token.blob)
 
 
-def test_a_security_key_that_nobody_touched(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_untouched_security_key_is_an_error(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     with agent_that(tmp_path, token_agent(Authenticator(), touched=False)) as path:
         monkeypatch.setenv("SSH_AUTH_SOCK", str(path))
         signer = find_signer(None, None, ROOM)
@@ -192,7 +191,7 @@ def test_a_security_key_that_nobody_touched(tmp_path: Path, monkeypatch: pytest.
             signer.sign(TEXT)
 
 
-def test_an_agent_that_signs_with_sha_1_is_not_believed(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_sha1_signature_of_an_agent_is_rejected(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     def answer(request: bytes) -> bytes:
         if request[0] == LIST:
             return listing((blob_of(key("rsa2048")), b"old"))
@@ -204,17 +203,17 @@ def test_an_agent_that_signs_with_sha_1_is_not_believed(tmp_path: Path, monkeypa
             find_signer(None, None, ROOM).sign(TEXT)
 
 
-def token_file(folder: Path, token: Authenticator) -> Path:
-    """Write what ssh-keygen writes of a key in a security key, as far as it is in the clear."""
+def token_file(directory: Path, token: Authenticator) -> Path:
+    """Write a security key file as ssh-keygen does, except for the encrypted part."""
     inner = b"openssh-key-v1\0" + string(b"none") + string(b"none") + string(b"") + (1).to_bytes(4) + string(token.blob)
     begin, end = (f"-----{word} OPENSSH PRIVATE KEY-----\n" for word in ("BEGIN", "END"))
-    path = folder / "id_sk"
+    path = directory / "id_sk"
     path.touch(0o600)
     path.write_text(begin + base64.encodebytes(inner + string(b"")).decode() + end)
     return path
 
 
-def test_the_file_of_a_security_key_is_left_to_ssh_keygen(
+def test_security_key_file_signs_through_ssh_keygen(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]
 ) -> None:
     signer = find_signer(str(token_file(tmp_path, Authenticator())), None, ROOM)
@@ -222,12 +221,12 @@ def test_the_file_of_a_security_key_is_left_to_ssh_keygen(
         signer.sign(TEXT)
     assert "id_sk" in capfd.readouterr().err  # ssh-keygen's own words reach the user
     monkeypatch.setenv("PATH", "/nonexistent")
-    with pytest.raises(HostError, match="is in a security key, which ssh-keygen speaks to; install openssh-client"):
+    with pytest.raises(HostError, match="is a security key, which needs ssh-keygen; install openssh-client"):
         signer.sign(TEXT)
 
 
-def test_what_ssh_keygen_signs_is_understood(monkeypatch: pytest.MonkeyPatch) -> None:
-    """A key in a file takes the way of a security key, for lack of one."""
+def test_signature_of_ssh_keygen_is_parsed(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A key in a file replaces a security key."""
     monkeypatch.setattr(signers, "_SECURITY_KEY", "ssh-ed25519")
     signer = find_signer(str(key("ed25519")), None, ROOM)
     monkeypatch.setattr("doorward.client.keyfile.load", None)
@@ -236,7 +235,7 @@ def test_what_ssh_keygen_signs_is_understood(monkeypatch: pytest.MonkeyPatch) ->
 
 @pytest.fixture
 def certified(tmp_path: Path) -> Path:
-    """Give a copy of a key, with a certificate beside it."""
+    """Return a copy of a key, with its certificate next to it."""
     path = copy(key("ed25519"), tmp_path / "certified")
     shutil.copyfile(f"{key('ed25519')}.pub", f"{path}.pub")
     ssh_keygen("-q", "-s", str(key("ed25519", 1)), "-I", "me", "-n", "me", "-V", "+1h", f"{path}.pub")
@@ -248,7 +247,7 @@ def certificate_of(path: Path) -> tuple[str, bytes]:
     return str(file), base64.b64decode(file.read_text().split()[1])
 
 
-def test_a_certificate_goes_with_its_key(certified: Path, agent: RealAgent) -> None:
+def test_certificate_is_sent_with_its_key(certified: Path, agent: RealAgent) -> None:
     file, blob = certificate_of(certified)
     assert find_signer(str(certified), None, ROOM).certificate is None  # only where it is asked for
     for identity in (str(certified), None):
@@ -262,9 +261,7 @@ def test_a_certificate_goes_with_its_key(certified: Path, agent: RealAgent) -> N
     signs(signer, blob_of(key("ed25519")))
 
 
-def test_an_agent_may_have_the_certificate_only(
-    certified: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_agent_with_the_certificate_only(certified: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     file, blob = certificate_of(certified)
     alone = find_signer(str(certified), None, ROOM)
 
@@ -279,28 +276,28 @@ def test_an_agent_may_have_the_certificate_only(
         monkeypatch.setenv("SSH_AUTH_SOCK", str(path))
         certified.unlink()
         signs(find_signer(None, file, ROOM), blob_of(key("ed25519")))
-        with pytest.raises(HostError, match=r"ssh-ed25519-cert-v01@openssh.com; a certificate is named with --cert"):
+        with pytest.raises(HostError, match=r"ssh-ed25519-cert-v01@openssh.com; use --certificate FILE"):
             find_signer(None, None, ROOM)
 
 
-def test_a_certificate_that_does_not_fit(certified: Path) -> None:
+def test_mismatched_certificate_is_an_error(certified: Path) -> None:
     file, _ = certificate_of(certified)
     with pytest.raises(UsageError, match="the certificate is for another key than"):
         find_signer(str(key("ed25519", 1)), file, ROOM)
-    with pytest.raises(UsageError, match=r"name the file that `ssh-keygen -s` made, FILE-cert.pub"):
+    with pytest.raises(UsageError, match=r"use the file that `ssh-keygen -s` created, FILE-cert.pub"):
         find_signer(None, f"{certified}.pub", ROOM)
     certified.rename(f"{certified}.elsewhere")
-    with pytest.raises(UsageError, match="the agent does not have the key that this is for; `ssh-add` it, or add --id"):
+    with pytest.raises(UsageError, match="the agent does not have the certified key; `ssh-add` it, or add --id"):
         find_signer(None, file, ROOM)
 
 
-def test_the_home_folder_may_be_written_as_a_tilde(usual: Path) -> None:
+def test_tilde_expands_to_the_home_directory(usual: Path) -> None:
     copy(key("ed25519"), usual / "other")
     assert find_signer("~/.ssh/other", None, ROOM).name == str(usual / "other")
 
 
-def test_a_key_that_is_not_taken_is_named(usual: Path, tmp_path: Path) -> None:
+def test_unsupported_key_is_reported(usual: Path, tmp_path: Path) -> None:
     token = Authenticator()
     token.blob = string(b"ssh-dss") + string(b"")
-    with pytest.raises(UsageError, match="a key of kind ssh-dss is not taken; make one with"):
+    with pytest.raises(UsageError, match="unsupported key kind ssh-dss; make one with"):
         find_signer(str(token_file(tmp_path, token)), None, ROOM)

@@ -1,4 +1,4 @@
-"""Keys in files by the real ssh-keygen: every kind and format, with a passphrase and without."""
+"""Key files of the real ssh-keygen: every kind and format, with and without a passphrase."""
 
 from __future__ import annotations
 
@@ -28,9 +28,9 @@ def nobody_is_asked(path: str) -> bytes:
     raise AssertionError(path)
 
 
-def locked(folder: Path, kind: str, *format_: str) -> Path:
-    """Copy a key, and give it a passphrase."""
-    path = folder / f"{kind}-locked"
+def locked(directory: Path, kind: str, *format_: str) -> Path:
+    """Copy a key, and add a passphrase."""
+    path = directory / f"{kind}-locked"
     shutil.copyfile(key(kind), path)
     path.chmod(0o600)
     ssh_keygen("-q", "-p", *format_, "-P", "", "-N", "open sesame", "-f", str(path))
@@ -44,7 +44,7 @@ def test_a_key_of_every_kind_signs(kind: str) -> None:
     loaded = keyfile.load(raw, path, nobody_is_asked)
     assert keyfile.is_private(raw)
     assert not keyfile.is_encrypted(raw)
-    assert loaded.blob == keyfile.public_half(path, raw) == blob_of(key(kind))
+    assert loaded.blob == keyfile.public_blob(path, raw) == blob_of(key(kind))
     verify_data(parse_public_key(loaded.blob), loaded.sign(DATA), DATA)
 
 
@@ -66,28 +66,28 @@ def test_a_key_with_a_passphrase(tmp_path: Path, kind: str) -> None:
 
 
 @pytest.mark.parametrize(("answers", "times"), [([b"a", b"b", b"c"], 3), ([b"a", b""], 2)])
-def test_a_passphrase_that_is_never_right(tmp_path: Path, answers: list[bytes], times: int) -> None:
+def test_wrong_passphrase_is_an_error(tmp_path: Path, answers: list[bytes], times: int) -> None:
     path = locked(tmp_path, "ed25519")
     left = iter(answers)
-    with pytest.raises(NegativeResult, match=r"the passphrase is not right; try again, or `ssh-add .*-locked`"):
+    with pytest.raises(NegativeResult, match=r"wrong passphrase; try again, or run `ssh-add .*-locked`"):
         keyfile.load(keyfile.read(str(path)), str(path), lambda _: next(left))
     assert len(list(left)) == len(answers) - times
 
 
-def test_the_public_half_is_read_without_the_passphrase(tmp_path: Path) -> None:
+def test_public_key_is_read_without_the_passphrase(tmp_path: Path) -> None:
     path = locked(tmp_path, "ed25519")
-    assert keyfile.public_half(str(path), path.read_bytes()) == blob_of(key("ed25519"))
+    assert keyfile.public_blob(str(path), path.read_bytes()) == blob_of(key("ed25519"))
 
 
-def test_another_format_has_its_public_half_beside_it(tmp_path: Path) -> None:
+def test_other_formats_read_the_public_key_file(tmp_path: Path) -> None:
     path = locked(tmp_path, "rsa2048", "-m", "PEM")
-    assert keyfile.public_half(str(path), path.read_bytes()) is None
+    assert keyfile.public_blob(str(path), path.read_bytes()) is None
     shutil.copyfile(f"{key('rsa2048')}.pub", f"{path}.pub")
-    assert keyfile.public_half(str(path), path.read_bytes()) == blob_of(key("rsa2048"))
+    assert keyfile.public_blob(str(path), path.read_bytes()) == blob_of(key("rsa2048"))
 
 
 @pytest.mark.parametrize("mode", [0o640, 0o604, 0o660, 0o610])
-def test_a_private_key_that_others_can_read_is_refused(tmp_path: Path, mode: int) -> None:
+def test_private_key_readable_by_others_is_rejected(tmp_path: Path, mode: int) -> None:
     path = tmp_path / "key"
     shutil.copyfile(key("ed25519"), path)
     path.chmod(mode)
@@ -95,58 +95,58 @@ def test_a_private_key_that_others_can_read_is_refused(tmp_path: Path, mode: int
         keyfile.read(str(path))
 
 
-def test_a_public_key_may_be_seen_by_all(tmp_path: Path) -> None:
+def test_public_key_may_be_readable_by_all(tmp_path: Path) -> None:
     path = tmp_path / "key.pub"
     shutil.copyfile(f"{key('ed25519')}.pub", path)
     path.chmod(0o644)
     raw = keyfile.read(str(path))
     assert not keyfile.is_private(raw)
-    assert keyfile.public_line(raw, str(path)) == (blob_of(key("ed25519")), "ed25519 number 0")
+    assert keyfile.parse_public_line(raw, str(path)) == (blob_of(key("ed25519")), "ed25519 number 0")
 
 
 @pytest.mark.parametrize(
     ("text", "message"),
     [
-        ("", "is no key"),
-        ("ssh-ed25519", "is no key; a public key is one line such as"),
-        ("ssh-ed25519 AAAA", "is no key"),
-        ("ssh-ed25519 !!!!", "is no key"),
-        ("ssh-rsa AAAAC3NzaC1lZDI1NTE5AAAAIA== x", "is no key"),
+        ("", "not a key"),
+        ("ssh-ed25519", "not a key; a public key is one line such as"),
+        ("ssh-ed25519 AAAA", "not a key"),
+        ("ssh-ed25519 !!!!", "not a key"),
+        ("ssh-rsa AAAAC3NzaC1lZDI1NTE5AAAAIA== x", "not a key"),
     ],
 )
-def test_a_line_that_is_no_public_key(text: str, message: str) -> None:
+def test_invalid_public_key_line(text: str, message: str) -> None:
     with pytest.raises(UsageError, match=f"here: {message}"):
-        keyfile.public_line(text.encode(), "here")
+        keyfile.parse_public_line(text.encode(), "here")
 
 
 def test_no_file(tmp_path: Path) -> None:
-    with pytest.raises(UsageError, match="gone: No such file or directory; name the right file, or make a key"):
+    with pytest.raises(UsageError, match="gone: No such file or directory; check the path, or make a key"):
         keyfile.read(str(tmp_path / "gone"))
-    with pytest.raises(UsageError, match="is no regular file"):
+    with pytest.raises(UsageError, match="not a regular file"):
         keyfile.read(str(tmp_path))
 
 
-def test_a_cipher_that_only_the_agent_knows(tmp_path: Path) -> None:
+def test_unsupported_cipher_suggests_the_agent(tmp_path: Path) -> None:
     path = tmp_path / "key"
     ssh_keygen("-q", "-t", "ed25519", "-Z", "chacha20-poly1305@openssh.com", "-N", "a word", "-f", str(path))
-    with pytest.raises(HostError, match=r"its kind or cipher is not known here; `ssh-add .*key`, and the agent signs"):
+    with pytest.raises(HostError, match=r"unknown key kind or cipher; run `ssh-add .*key`"):
         keyfile.load(keyfile.read(str(path)), str(path), lambda _: b"a word")
 
 
-def test_a_key_of_another_kind() -> None:
+def test_unsupported_kind_of_private_key() -> None:
     other = ed448.Ed448PrivateKey.generate()
     raw = other.private_bytes(Encoding.PEM, PrivateFormat.PKCS8, NoEncryption())
-    with pytest.raises(UsageError, match="a key of this kind is not taken; make one with `ssh-keygen -t ed25519`"):
+    with pytest.raises(UsageError, match="unsupported kind of key; make one with `ssh-keygen -t ed25519`"):
         keyfile.load(raw, "here", nobody_is_asked)
 
 
-def test_a_damaged_file_is_told(tmp_path: Path) -> None:
+def test_damaged_file_is_reported(tmp_path: Path) -> None:
     raw = key("ed25519").read_bytes()
-    with pytest.raises(UsageError, match="is no private key, or damaged"):
+    with pytest.raises(UsageError, match="not a private key, or damaged"):
         keyfile.load(raw[: len(raw) // 2], "here", nobody_is_asked)
 
 
-def test_a_loaded_key_does_not_print_itself() -> None:
+def test_private_key_has_no_revealing_repr() -> None:
     loaded = keyfile.load(key("ed25519").read_bytes(), "here", nobody_is_asked)
     assert re.fullmatch(r"<doorward.client.keyfile.PrivateKeyFile object at 0x[0-9a-f]+>", repr(loaded))
 
@@ -164,6 +164,6 @@ def test_any_bytes_are_a_private_key_or_an_error(noise: bytes, armored: bool) ->
     body = base64.encodebytes(b"openssh-key-v1\0" + noise)
     begin, end = (b"-----%s OPENSSH PRIVATE KEY-----\n" % word for word in (b"BEGIN", b"END"))
     raw = begin + body + end if armored else noise
-    keyfile.public_half("/nonexistent/key", raw)
+    keyfile.public_blob("/nonexistent/key", raw)
     with pytest.raises((UsageError, HostError, NegativeResult)):
         keyfile.load(raw, "here", lambda _: b"")

@@ -1,4 +1,4 @@
-"""Passphrases asked for on a real terminal, and by a program where there is none."""
+"""Passphrase prompts: on a real terminal, and through SSH_ASKPASS."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ PROGRAM = "import sys; from doorward.client.passphrase import ask_passphrase; pr
 
 
 def on_a_terminal(typed: bytes) -> tuple[str, str]:
-    """Ask in a process that has a terminal of its own but other standard streams; gives what it wrote to each."""
+    """Prompt in a process with its own terminal and redirected streams; return what it wrote to each."""
     ours, theirs = pty.openpty()
     command = ["setsid", "--ctty", "--wait", sys.executable, "-c", PROGRAM]
     with running(command, stdin=theirs, stderr=subprocess.PIPE) as process:
@@ -37,7 +37,7 @@ def on_a_terminal(typed: bytes) -> tuple[str, str]:
     return said, shown.decode()
 
 
-def test_the_terminal_asks_and_shows_nothing_of_the_answer() -> None:
+def test_terminal_prompt_does_not_echo() -> None:
     said, shown = on_a_terminal(b"open sesame\n")
     assert said == "b'open sesame'\n"
     assert shown.startswith("Enter passphrase for key '/key': ")
@@ -45,7 +45,7 @@ def test_the_terminal_asks_and_shows_nothing_of_the_answer() -> None:
 
 
 def without_a_terminal(**environment: str) -> subprocess.CompletedProcess[str]:
-    """Ask in a session of its own, which has no terminal."""
+    """Prompt in a new session, which has no terminal."""
     return subprocess.run(
         [sys.executable, "-c", PROGRAM],
         env={**os.environ, **environment},
@@ -59,7 +59,7 @@ def without_a_terminal(**environment: str) -> subprocess.CompletedProcess[str]:
 
 @pytest.fixture
 def program(tmp_path: Path) -> Path:
-    """Give a program that answers with its question."""
+    """Return a program that echoes its prompt."""
     path = tmp_path / "askpass"
     path.write_text('#!/bin/sh\necho "$1"\necho more\n')
     path.chmod(0o700)
@@ -71,7 +71,7 @@ def program(tmp_path: Path) -> Path:
     [{"DISPLAY": ":0"}, {"WAYLAND_DISPLAY": "w"}, {"SSH_ASKPASS_REQUIRE": "force"}],
     ids=["X11", "Wayland", "force"],
 )
-def test_a_program_asks_where_there_is_no_terminal(program: Path, environment: dict[str, str]) -> None:
+def test_askpass_program_without_a_terminal(program: Path, environment: dict[str, str]) -> None:
     done = without_a_terminal(SSH_ASKPASS=str(program), **environment)
     assert done.stdout == "b\"Enter passphrase for key '/key': \"\n"
 
@@ -79,15 +79,15 @@ def test_a_program_asks_where_there_is_no_terminal(program: Path, environment: d
 @pytest.mark.parametrize(
     "environment", [{}, {"DISPLAY": ":0", "SSH_ASKPASS_REQUIRE": "never"}], ids=["no display", "never"]
 )
-def test_nobody_can_be_asked(program: Path, environment: dict[str, str]) -> None:
+def test_no_way_to_prompt_is_an_error(program: Path, environment: dict[str, str]) -> None:
     done = without_a_terminal(SSH_ASKPASS=str(program), **environment)
-    assert "/key needs its passphrase, and there is no terminal to ask for it; `ssh-add /key` once" in done.stderr
+    assert "/key needs its passphrase, and there is no terminal to ask for it; run `ssh-add /key` once" in done.stderr
 
 
-def test_a_program_that_gives_up(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_failing_askpass_program(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("SSH_ASKPASS_REQUIRE", "force")
     monkeypatch.setenv("SSH_ASKPASS", "/bin/false")
-    with pytest.raises(NegativeResult, match="/bin/false gave no passphrase; nothing was sent"):
+    with pytest.raises(NegativeResult, match="/bin/false returned no passphrase; nothing was sent"):
         ask_passphrase("/key")
     monkeypatch.setenv("SSH_ASKPASS", "/nonexistent")
     with pytest.raises(HostError, match="SSH_ASKPASS names /nonexistent, which cannot be run: No such file"):

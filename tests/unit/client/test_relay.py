@@ -1,4 +1,4 @@
-"""Bytes carried between pipes and a real connection: whole, both ways, whoever ends first."""
+"""Relaying between pipes and a real connection: complete, both ways, whichever side ends first."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ BULK = Random(1).randbytes((1 << 20) + 7)
 
 
 class Line:
-    """A carry under way: what its user writes and reads on one side, the server on the other."""
+    """A running relay: the user's pipes on one side, the server's connection on the other."""
 
     def __init__(self) -> None:
         with socket.create_server(("127.0.0.1", 0)) as server:
@@ -124,7 +124,7 @@ def test_a_megabyte_each_way_at_once(line: Line) -> None:
     assert len(BULK) > 4 * CHUNK_BYTES
 
 
-def test_the_user_ends_first_and_still_hears_the_answer(line: Line) -> None:
+def test_user_ends_first_and_receives_the_answer(line: Line) -> None:
     line.give(b"a question")
     line.stop_giving()
     assert line.server_reads_all() == b"a question"
@@ -135,7 +135,7 @@ def test_the_user_ends_first_and_still_hears_the_answer(line: Line) -> None:
     assert line.errors == []
 
 
-def test_the_server_ends_first_and_still_hears_the_rest(line: Line) -> None:
+def test_server_ends_first_and_receives_the_rest(line: Line) -> None:
     line.server.sendall(b"goodbye")
     line.server.shutdown(socket.SHUT_WR)
     assert line.read_all() == b"goodbye"  # and its end: the sink was let go
@@ -145,7 +145,7 @@ def test_the_server_ends_first_and_still_hears_the_rest(line: Line) -> None:
     assert line.has_ended()
 
 
-def test_bytes_go_on_at_once_and_not_when_a_buffer_is_full(line: Line) -> None:
+def test_bytes_are_relayed_immediately(line: Line) -> None:
     for number in range(20):
         line.give(bytes([number]))
         assert line.server.recv(1) == bytes([number])
@@ -153,14 +153,14 @@ def test_bytes_go_on_at_once_and_not_when_a_buffer_is_full(line: Line) -> None:
         assert os.read(line.taken, 1) == bytes([number])
 
 
-def test_nobody_reads_any_more(line: Line) -> None:
+def test_sink_without_a_reader_ends_the_relay(line: Line) -> None:
     line.stop_taking()
     line.server.sendall(b"for nobody")
     assert line.has_ended()  # though neither end is closed
     assert line.errors == []
 
 
-def test_the_server_is_gone_for_good(line: Line) -> None:
+def test_reset_by_the_server_is_an_error(line: Line) -> None:
     line.server.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", 1, 0))
     line.server.close()  # with a reset
     assert line.has_ended()
@@ -168,7 +168,7 @@ def test_the_server_is_gone_for_good(line: Line) -> None:
     assert line.read_all() == b""
 
 
-def test_the_server_is_gone_while_it_is_written_to(line: Line) -> None:
+def test_reset_during_a_write_is_an_error(line: Line) -> None:
     line.server.shutdown(socket.SHUT_WR)
     assert line.read_all() == b""
     line.server.close()
@@ -177,7 +177,7 @@ def test_the_server_is_gone_while_it_is_written_to(line: Line) -> None:
     assert line.errors == []
 
 
-def test_descriptors_that_do_not_block_are_waited_for(line: Line) -> None:
+def test_non_blocking_descriptors_are_supported(line: Line) -> None:
     for descriptor in line._inner:
         os.set_blocking(descriptor, False)
     line.give(b"x")

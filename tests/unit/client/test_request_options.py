@@ -1,4 +1,4 @@
-"""What a signed knock may ask for, as people write it."""
+"""Options of a signed knock, as users write them."""
 
 from __future__ import annotations
 
@@ -35,7 +35,7 @@ from doorward.model import Port
         (parse_signed_port, "1:udp", Port.parse("1/udp")),
     ],
 )
-def test_what_is_read(parse: Callable[[str], object], text: str, value: object) -> None:
+def test_valid_values(parse: Callable[[str], object], text: str, value: object) -> None:
     assert parse(text) == value
 
 
@@ -44,23 +44,23 @@ def test_what_is_read(parse: Callable[[str], object], text: str, value: object) 
     [
         (parse_for_s, "30", "invalid duration '30'; write the unit too: \"30s\""),
         (parse_for_s, "0s", "is zero"),
-        (parse_for_s, "500ms", "'500ms' is no whole number of seconds; write one like \"1s\""),
-        (parse_for_s, f"{LONGEST_FOR_S + 1}s", "is longer than a knock can ask for; write a shorter time"),
-        (parse_from, "here", "'here' is no address; write one like \"192.0.2.7\", \"192.0.2.0/24\" or \"auto\""),
-        (parse_from, "192.0.2.1/24", "is no address"),
-        (parse_gate, "a b", "'a b' is no gate's name; write letters, digits, - and _, at most 64"),
-        (parse_signed_port, "22/tcp", "22/tcp takes no signed knocks, which are UDP; write 22/udp"),
+        (parse_for_s, "500ms", "'500ms' is not a whole number of seconds; write e.g. \"1s\""),
+        (parse_for_s, f"{LONGEST_FOR_S + 1}s", "is longer than a knock can request; write a shorter time"),
+        (parse_from, "here", "invalid address 'here'; write e.g. \"192.0.2.7\", \"192.0.2.0/24\" or \"auto\""),
+        (parse_from, "192.0.2.1/24", "invalid address"),
+        (parse_gate, "a b", "invalid gate name 'a b'; use at most 64 letters, digits, - and _"),
+        (parse_signed_port, "22/tcp", "22/tcp is not a UDP port, which signed knocks need; write 22/udp"),
         (parse_signed_port, "knock", "invalid port 'knock'"),
     ],
 )  # fmt: skip
-def test_what_is_refused_says_what_to_write(parse: Callable[[str], object], text: str, message: str) -> None:
+def test_errors_have_a_remedy(parse: Callable[[str], object], text: str, message: str) -> None:
     with pytest.raises(ValueError) as raised:  # noqa: PT011 # the text is looked at below
         parse(text)
     assert message in str(raised.value)
 
 
 @given(st.text(max_size=30))
-def test_any_text_is_read_or_refused(text: str) -> None:
+def test_any_text_is_parsed_or_rejected(text: str) -> None:
     for parse in (parse_for_s, parse_from, parse_gate, parse_signed_port):
         try:
             parse(text)

@@ -1,4 +1,4 @@
-"""Real sockets on loopback, seen by a capture; the waiting with a clock of its own."""
+"""Real sockets on loopback, observed by a capture; waiting with a fake clock."""
 
 from __future__ import annotations
 
@@ -31,7 +31,7 @@ def udp(number: int) -> Port:
 
 @contextmanager
 def closed_ports(version: int, count: int) -> Iterator[list[int]]:
-    """Ports of both protocols where nobody answers: bound, so that nobody else takes them."""
+    """Silent ports of both protocols; bound, so that no other program can use them."""
     target = LOOPBACK[version]
     with ExitStack() as held:
         numbers = []
@@ -53,13 +53,13 @@ def listener(version: int = 4) -> Iterator[socket.socket]:
 
 @contextmanager
 def silent_port() -> Iterator[int]:
-    """A port whose queue of connections is full: the kernel drops each further SYN."""
+    """A port whose accept queue is full: the kernel drops every further SYN."""
     with listener() as server, socket.create_connection(server.getsockname()):
         yield server.getsockname()[1]
 
 
 def capture_until(sniffer: socket.socket, version: int, last: int) -> list[tuple[int, int, int, bytes]]:
-    """What arrives over loopback up to the datagram to port `last`: protocol, port, TCP flags, payload."""
+    """Capture loopback up to the datagram to port `last`: protocol, port, TCP flags, payload."""
     start, protocol_at = {4: (20, 9), 6: (40, 6)}[version]
     seen: list[tuple[int, int, int, bytes]] = []
     while True:
@@ -76,7 +76,7 @@ def capture_until(sniffer: socket.socket, version: int, last: int) -> list[tuple
 
 @needs_root
 @pytest.mark.parametrize("version", [4, 6])
-def test_a_sequence_is_one_packet_a_symbol_in_order(version: int) -> None:
+def test_sequence_sends_one_packet_per_port_in_order(version: int) -> None:
     ether_type = {4: 0x0800, 6: 0x86DD}[version]
     with (
         closed_ports(version, 4) as (first, second, third, end),
@@ -103,7 +103,7 @@ def waiting_for_an_answer(port: int) -> int:
     return sum(row[2].endswith(f":{port:04X}") and row[3] == "02" for row in rows)
 
 
-def test_no_socket_is_left_that_could_repeat_the_syn() -> None:
+def test_no_socket_is_left_to_retransmit_the_syn() -> None:
     with silent_port() as port:
         with socket.socket() as careless:
             careless.setblocking(False)
@@ -114,46 +114,50 @@ def test_no_socket_is_left_that_could_repeat_the_syn() -> None:
 
 
 def test_closed_ports_do_not_end_a_sequence() -> None:
-    told: list[tuple[int, Port]] = []
+    reported: list[tuple[int, Port]] = []
     pauses: list[float] = []
     with closed_ports(4, 2) as (first, second):
         sequence = (udp(first), *tcp(second), udp(first), *tcp(second))
         used = knock(
-            [LOOPBACK[4]], sequence, 0.25, report=lambda _, place, port: told.append((place, port)), sleep=pauses.append
+            [LOOPBACK[4]],
+            sequence,
+            0.25,
+            report=lambda _, place, port: reported.append((place, port)),
+            sleep=pauses.append,
         )
     assert used == LOOPBACK[4]
-    assert told == list(enumerate(sequence, 1))
+    assert reported == list(enumerate(sequence, 1))
     assert pauses == [0.25] * 3  # between the packets: none before the first, none after the last
 
 
-def test_an_open_port_may_be_a_knock_too() -> None:
+def test_open_port_may_be_part_of_a_sequence() -> None:
     with listener() as server:
         assert send(LOOPBACK[4], *tcp(server.getsockname()[1])) in (0, errno.EINPROGRESS)
 
 
 @pytest.mark.parametrize("protocol", Protocol)
-def test_the_next_address_is_used_where_there_is_no_way_to_the_first(protocol: Protocol) -> None:
+def test_next_address_is_used_if_the_first_is_unreachable(protocol: Protocol) -> None:
     with closed_ports(4, 1) as (port,):
         assert knock([NOWHERE, LOOPBACK[4]], (Port(protocol, port),)) == LOOPBACK[4]
 
 
-def test_no_way_at_all_is_an_error_that_names_each_address() -> None:
+def test_unreachable_host_error_lists_every_address() -> None:
     with pytest.raises(HostError, match=r"cannot knock: 255\.255\.255\.255: Network is unreachable .*; 255\."):
         knock([NOWHERE, NOWHERE], tcp(7000))
 
 
 @pytest.mark.parametrize("answer", [errno.ECONNREFUSED, errno.EHOSTUNREACH, errno.ENETUNREACH, errno.EACCES])
-def test_an_icmp_answer_to_an_earlier_packet_is_no_error(monkeypatch: pytest.MonkeyPatch, answer: int) -> None:
+def test_icmp_reply_to_an_earlier_packet_is_ignored(monkeypatch: pytest.MonkeyPatch, answer: int) -> None:
     results = iter([0, answer, errno.EINPROGRESS])
     monkeypatch.setattr("doorward.client.sequence.send", lambda *_: next(results))
     knock([LOOPBACK[4]], tcp(1, 2, 3), delay_s=0)
     assert list(results) == []
 
 
-def test_a_packet_that_was_dropped_here_is_an_error(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_locally_dropped_packet_is_an_error(monkeypatch: pytest.MonkeyPatch) -> None:
     results = iter([0, errno.EPERM])
     monkeypatch.setattr("doorward.client.sequence.send", lambda *_: next(results))
-    with pytest.raises(HostError, match=r"knock 2 of 3 \(2/tcp\) was not sent: .*own packet filter"):
+    with pytest.raises(HostError, match=r"knock 2 of 3 \(2/tcp\) was not sent: .*packet filter"):
         knock([LOOPBACK[4]], tcp(1, 2, 3), delay_s=0)
 
 
@@ -171,7 +175,7 @@ def test_resolve_keeps_to_the_family() -> None:
         (socket.EAI_AGAIN, HostError, "no name server answers"),
     ],
 )
-def test_a_name_that_is_not_found(
+def test_unknown_host_is_an_error(
     monkeypatch: pytest.MonkeyPatch, error: int, kind: type[Exception], text: str
 ) -> None:
     def fail(*_: object) -> None:
@@ -183,13 +187,13 @@ def test_a_name_that_is_not_found(
 
 
 @pytest.mark.parametrize("name", ["\u00e9" * 80, "\u00e9..example"])
-def test_a_name_that_is_none(name: str) -> None:
-    with pytest.raises(UsageError, match="is no host name"):
+def test_invalid_host_name_is_an_error(name: str) -> None:
+    with pytest.raises(UsageError, match="invalid host name"):
         resolve(name)
 
 
 class Rehearsal:
-    """A clock that moves only when somebody waits, and a port that opens at its `opens_at`-th visit."""
+    """A clock that advances only by sleeping, and a port that opens at the `opens_at`-th attempt."""
 
     def __init__(self, opens_at: int, otherwise: Reply) -> None:
         self.now_s = 100.0
@@ -217,7 +221,7 @@ class Rehearsal:
         return knock_until_open(self.knock, self.visit, timeout_s, now=lambda: self.now_s, sleep=self.wait)
 
 
-def test_the_first_visit_follows_the_knock_at_once() -> None:
+def test_first_connection_attempt_follows_the_knock_immediately() -> None:
     rehearsal = Rehearsal(opens_at=1, otherwise=Reply.SILENT)
     assert rehearsal.run(30) == (Reply.OPEN, 1)
     assert rehearsal.script == [("knock", 0), ("visit", 0)]

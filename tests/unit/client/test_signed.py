@@ -15,16 +15,16 @@ from hypothesis import strategies as st
 
 from doorward.client.identity import find_signer
 from doorward.client.request_options import AutomaticAddress
-from doorward.client.sequence import Target, UnreachableError, each_family, targets_of_version
+from doorward.client.sequence import Target, UnreachableError, first_per_family, targets_of_version
 from doorward.client.signed import (
     KnockRequest,
     SentPacket,
+    build_request,
+    check_fits,
     compose,
-    letter,
-    most_signature_bytes,
+    max_signature_bytes,
     now_ms,
-    refuse_misfit,
-    sealed,
+    seal_packet,
     send,
 )
 from doorward.client.signers import Signer, signature_bytes
@@ -46,7 +46,7 @@ LONG = "a" * 64
 
 
 def to(server: PrivateKey, door: str = "ssh", gate: str | None = None, **wishes: object) -> KnockRequest:
-    return letter(str(server.public), door, gate, **wishes)  # type: ignore[arg-type]
+    return build_request(str(server.public), door, gate, **wishes)  # type: ignore[arg-type]
 
 
 def opened(server: PrivateKey, packet: bytes) -> SignedMessage:
@@ -61,11 +61,11 @@ def of_token(token: Authenticator) -> Signer:
 
 
 @pytest.mark.parametrize("kind", KINDS)
-def test_the_server_reads_what_was_written(kind: str) -> None:
+def test_server_accepts_the_composed_packet(kind: str) -> None:
     written = to(SERVER, "db", "paris", for_s=90, asked=ip_network("203.0.113.0/24"))
     signer = find_signer(str(key(kind)), None, 1000)
     message = compose(written, signer, OWN, 1_700_000_000_123, NONCE)
-    packet = sealed(written, message)
+    packet = seal_packet(written, message)
     read = opened(SERVER, packet)
     signed_by = hashlib.sha256(blob_of(key(kind))).digest()
     assert read.request == message.request
@@ -79,7 +79,7 @@ def test_the_server_reads_what_was_written(kind: str) -> None:
 def test_a_security_key_fits_in_either_suite(suite: Suite, kind: str) -> None:
     written = to(SERVERS[suite.name], "ssh", "paris")
     token = Authenticator(kind)
-    read = opened(SERVERS[suite.name], sealed(written, compose(written, of_token(token), OWN, now_ms(), NONCE)))
+    read = opened(SERVERS[suite.name], seal_packet(written, compose(written, of_token(token), OWN, now_ms(), NONCE)))
     verify(parse_public_key(token.blob), read.signature, signed_text(SERVERS[suite.name].public.raw, read.body))
 
 
@@ -96,10 +96,10 @@ def test_a_certificate_goes_in_whole(tmp_path: Path) -> None:
     ssh_keygen("-q", "-s", str(key("ed25519")), "-I", "me", "-n", "me", f"{path}.pub")
     signer = find_signer(str(path), f"{path}-cert.pub", 1000)
     written = to(SERVER)
-    read = opened(SERVER, sealed(written, compose(written, signer, OWN, 0, NONCE)))
+    read = opened(SERVER, seal_packet(written, compose(written, signer, OWN, 0, NONCE)))
     assert read.request.is_certificate
     assert read.request.signer == signer.certificate
-    with pytest.raises(UsageError, match=r"holds 220; shorten the names .*, or leave out --certificate, or have one"):
+    with pytest.raises(UsageError, match=r"holds 220; shorten the names .*, or omit --certificate, or use one"):
         compose(to(SERVERS[HYBRID.name]), signer, OWN, 0, NONCE)
 
 
@@ -120,11 +120,11 @@ def never(_: bytes) -> bytes:
         ),
     ],
 )
-def test_what_does_not_fit_says_what_would(suite: Suite, kind: str, names: str, message: str) -> None:
+def test_message_that_does_not_fit_has_a_remedy(suite: Suite, kind: str, names: str, message: str) -> None:
     written = to(SERVERS[suite.name], names, names)
     signer = find_signer(str(key(kind)), None, 1000)._replace(sign=never)
     with pytest.raises(UsageError) as raised:
-        refuse_misfit(written, signer)
+        check_fits(written, signer)
     assert message in str(raised.value)
 
 
@@ -133,7 +133,7 @@ def test_an_rsa_key_may_be_too_long(tmp_path: Path) -> None:
     public = b"\0\0\0\7ssh-rsa\0\0\0\3\1\0\1" + (1280).to_bytes(4) + b"\x80" + bytes(1279)  # 10,240 bits
     path.write_bytes(public)
     with pytest.raises(UsageError, match="with this ssh-rsa key, and a packet for x25519 holds 1304; sign with an ed2"):
-        refuse_misfit(to(SERVER), Signer(public, "long", never))
+        check_fits(to(SERVER), Signer(public, "long", never))
 
 
 @given(
@@ -147,39 +147,39 @@ def test_an_rsa_key_may_be_too_long(tmp_path: Path) -> None:
     st.binary(min_size=16, max_size=16),
 )
 @settings(max_examples=60)
-def test_every_letter_is_read_back_or_refused(
+def test_every_request_round_trips_or_is_rejected(
     suite: str, kind: str, door: str, gate: str, for_s: int | None, asked: Place | None, time_ms: int, nonce: bytes
 ) -> None:
     server = SERVERS[suite]
     written = to(server, door, gate, for_s=for_s, asked=asked)
     signer = find_signer(str(key(kind)), None, 1000)
-    fits = signature_bytes(signer.blob) <= most_signature_bytes(written)
+    fits = signature_bytes(signer.blob) <= max_signature_bytes(written)
     try:
         message = compose(written, signer, OWN, time_ms, nonce)
     except UsageError:
         assert not fits
         return
     assert fits or len(message.signature) < signature_bytes(signer.blob)  # a number in it may be shorter than most are
-    read = opened(server, sealed(written, message))
+    read = opened(server, seal_packet(written, message))
     assert read.request[:6] == (time_ms, nonce, door, for_s, asked, gate)
 
 
 @pytest.mark.parametrize(
     ("server_key", "door", "gate", "message"),
     [
-        ("x25519:AAAA", "ssh", None, "no server key: a server's key of 3 bytes; x25519 has 32; copy the line that"),
-        ("no key", "ssh", None, "no server key: a server's key begins with x25519:… or mlkem768-x25519:…; copy"),
-        (str(SERVER.public), "a door", None, "'a door' is no door's name; it has letters, digits, - and _"),
-        (str(SERVER.public), "ssh", "SHA256:x", "the gate SHA256:x has another key than this, SHA256:"),
+        ("x25519:AAAA", "ssh", None, "invalid server key: a server's key of 3 bytes; x25519 has 32; copy the line"),
+        ("no key", "ssh", None, "invalid server key: a server's key begins with x25519:… or mlkem768-x25519:…; copy"),
+        (str(SERVER.public), "a door", None, "invalid door name 'a door'; use at most 64 letters, digits, - and _"),
+        (str(SERVER.public), "ssh", "SHA256:x", "the gate SHA256:x does not match the server key SHA256:"),
     ],
 )
-def test_a_letter_that_cannot_be_written(server_key: str, door: str, gate: str | None, message: str) -> None:
+def test_invalid_request_is_rejected(server_key: str, door: str, gate: str | None, message: str) -> None:
     with pytest.raises(UsageError) as raised:
-        letter(server_key, door, gate)
+        build_request(server_key, door, gate)
     assert message in str(raised.value)
 
 
-def test_a_gate_may_be_called_by_its_keys_fingerprint() -> None:
+def test_gate_may_be_named_by_its_keys_fingerprint() -> None:
     assert to(SERVER, gate=SERVER.public.fingerprint).gate == ""
 
 
@@ -204,7 +204,7 @@ def receivers() -> Iterator[tuple[Port, dict[int, socket.socket]]]:
         yield Port(Protocol.UDP, number), {4: first, 6: second}
 
 
-def test_each_target_gets_a_packet_of_its_own() -> None:
+def test_each_target_gets_its_own_packet() -> None:
     signer = find_signer(str(key("ed25519")), None, 1000)
     heard: list[SentPacket] = []
     before_ms = now_ms()
@@ -219,7 +219,7 @@ def test_each_target_gets_a_packet_of_its_own() -> None:
         assert before_ms <= message.request.time_ms <= now_ms()
 
 
-def test_the_own_address_is_the_routes() -> None:
+def test_source_address_is_the_routes() -> None:
     signer = find_signer(str(key("ed25519")), None, 1000)
     with receivers() as (port, sockets):
         send(to(SERVER, asked=AutomaticAddress()), signer, [target for target, _ in LOOPBACK.values()], port)
@@ -227,7 +227,7 @@ def test_the_own_address_is_the_routes() -> None:
             assert opened(SERVER, sockets[version].recv(2000)).request.asked == ip_address(own)
 
 
-def test_a_target_without_a_way_is_passed_over_and_nobody_signs_for_it() -> None:
+def test_unreachable_target_is_skipped_without_signing() -> None:
     signed: list[bytes] = []
     whole = find_signer(str(key("ed25519")), None, 1000)
     signer = whole._replace(sign=lambda text: signed.append(text) or whole.sign(text))  # type: ignore[func-returns-value]
@@ -240,7 +240,7 @@ def test_a_target_without_a_way_is_passed_over_and_nobody_signs_for_it() -> None
     assert len(signed) == 1
 
 
-def test_the_time_is_taken_when_the_passphrase_is_there() -> None:
+def test_time_is_taken_after_the_passphrase() -> None:
     asked_at_ms: list[int] = []
 
     def unlock() -> None:
@@ -255,7 +255,7 @@ def test_the_time_is_taken_when_the_passphrase_is_there() -> None:
         assert opened(SERVER, sockets[4].recv(2000)).request.time_ms >= asked_at_ms[0]
 
 
-def test_a_touch_that_comes_too_late_is_told_and_nothing_is_sent(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_late_touch_is_reported_and_nothing_is_sent(monkeypatch: pytest.MonkeyPatch) -> None:
     signer = find_signer(str(key("ed25519")), None, 1000)
     with receivers() as (port, sockets):
         times_ms = iter((1_000_000, 1_061_000))
@@ -267,13 +267,13 @@ def test_a_touch_that_comes_too_late_is_told_and_nothing_is_sent(monkeypatch: py
         assert opened(SERVER, sockets[4].recv(2000)).request.time_ms > 1_061_000  # the first that comes
 
 
-def test_nobody_is_asked_for_what_will_not_fit() -> None:
+def test_no_prompt_for_a_message_that_does_not_fit() -> None:
     signer = find_signer(str(key("rsa3072")), None, 1000)._replace(sign=never, unlock=lambda: never(b""))
     with pytest.raises(UsageError, match="sign with an ed25519 key"):
         send(to(SERVERS[HYBRID.name]), signer, [LOOPBACK[4][0]])
 
 
-def test_nothing_is_sent_where_it_is_only_shown() -> None:
+def test_dry_run_sends_nothing() -> None:
     signer = find_signer(str(key("ed25519")), None, 1000)
     with receivers() as (port, sockets):
         heard: list[SentPacket] = []
@@ -286,8 +286,8 @@ def test_nothing_is_sent_where_it_is_only_shown() -> None:
 
 def test_targets_by_family() -> None:
     four, six = LOOPBACK[4][0], LOOPBACK[6][0]
-    assert each_family([six, six, four, NOWHERE]) == [six, four]
-    assert each_family([NOWHERE, four]) == [NOWHERE]
+    assert first_per_family([six, six, four, NOWHERE]) == [six, four]
+    assert first_per_family([NOWHERE, four]) == [NOWHERE]
     assert targets_of_version([six, four, NOWHERE], 4) == [four, NOWHERE]
     assert targets_of_version([four], 6) == [four]
 

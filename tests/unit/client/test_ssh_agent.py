@@ -10,7 +10,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from doorward.client import ssh_agent as client
-from doorward.client.ssh_agent import Agent, AgentKey, NoAgentError, open_agent, parse_keys, parse_signature, shown
+from doorward.client.ssh_agent import Agent, AgentKey, NoAgentError, open_agent, parse_keys, parse_signature, printable
 from doorward.errors import DoorwardError, HostError, MalformedError, NegativeResult
 from doorward.signed.ssh_keys import parse_public_key, verify_data
 from doorward.signed.ssh_wire import string
@@ -40,7 +40,7 @@ def test_several_keys_are_listed_in_their_order(tmp_path: Path) -> None:
             assert [found.blob for found in agent.list_keys()] == list(map(blob_of, wanted))
 
 
-def test_a_locked_agent_has_nothing_and_signs_nothing(tmp_path: Path) -> None:
+def test_locked_agent_lists_and_signs_nothing(tmp_path: Path) -> None:
     with real_agent(tmp_path) as real:
         real.add(key("ed25519"))
         with Agent(str(real.path)) as agent:
@@ -54,7 +54,7 @@ def test_a_locked_agent_has_nothing_and_signs_nothing(tmp_path: Path) -> None:
                 agent.sign(found, DATA)
 
 
-def test_a_key_that_must_be_confirmed_and_is_not(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_unconfirmed_key_is_an_error(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("SSH_ASKPASS", "/bin/false")  # the agent asks with it
     monkeypatch.setenv("SSH_ASKPASS_REQUIRE", "force")
     with real_agent(tmp_path) as real:
@@ -63,8 +63,8 @@ def test_a_key_that_must_be_confirmed_and_is_not(tmp_path: Path, monkeypatch: py
             agent.sign(agent.list_keys()[0], DATA)
 
 
-def test_no_agent_is_known() -> None:
-    with pytest.raises(NoAgentError, match=r"no ssh-agent is known here \(SSH_AUTH_SOCK is not set\); `eval"):
+def test_missing_ssh_auth_sock() -> None:
+    with pytest.raises(NoAgentError, match=r"no ssh-agent \(SSH_AUTH_SOCK is not set\); `eval"):
         open_agent()
 
 
@@ -83,15 +83,15 @@ def test_no_agent_answers(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, name:
     [
         (b"", HostError, "the connection ended in the middle"),
         (b"\xff\xff\xff\xff", HostError, "a reply of 4294967295 bytes; is it an ssh-agent"),
-        (string(b""), HostError, "is cut short"),
+        (string(b""), HostError, "is truncated"),
         (framed(99), HostError, "a reply of type 99"),
-        (framed(12, b"\0\0\0\1"), HostError, "is cut short"),
+        (framed(12, b"\0\0\0\1"), HostError, "is truncated"),
         (framed(12, b"\0\xff\0\0"), HostError, "a list of 16711680 keys"),
         (framed(12, b"\0\0\0\0x"), HostError, "1 bytes too many"),
-        (framed(FAILURE), HostError, "it will not"),
+        (framed(FAILURE), HostError, "reported a failure"),
     ],
 )
-def test_a_list_that_is_none(tmp_path: Path, reply: bytes, error: type[DoorwardError], text: str) -> None:
+def test_malformed_list_reply(tmp_path: Path, reply: bytes, error: type[DoorwardError], text: str) -> None:
     with agent_that(tmp_path, lambda _: reply) as path, Agent(str(path)) as agent, pytest.raises(error, match=text):
         agent.list_keys()
 
@@ -101,17 +101,17 @@ def test_a_list_that_is_none(tmp_path: Path, reply: bytes, error: type[DoorwardE
     [
         (framed(FAILURE), NegativeResult, "did not sign with a key without a comment"),
         (framed(30), NegativeResult, "did not sign"),
-        (framed(SIGN_ANSWER), HostError, "gave no signature: .*is cut short"),
+        (framed(SIGN_ANSWER), HostError, "returned no signature: .*is truncated"),
         (framed(SIGN_ANSWER, string(b"x") + b"y"), HostError, "too many"),
         (listing(), HostError, "a reply of type 12"),
     ],
 )
-def test_a_signature_that_is_none(tmp_path: Path, reply: bytes, error: type[DoorwardError], text: str) -> None:
+def test_malformed_signature_reply(tmp_path: Path, reply: bytes, error: type[DoorwardError], text: str) -> None:
     with agent_that(tmp_path, lambda _: reply) as path, Agent(str(path)) as agent, pytest.raises(error, match=text):
         agent.sign(AgentKey(b"blob", ""), DATA)
 
 
-def test_an_agent_that_says_nothing_is_not_waited_for_forever(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_silent_agent_times_out(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(client, "ANSWER_S", 0.05)
     with (
         agent_that(tmp_path, lambda _: None) as path,
@@ -158,8 +158,8 @@ def test_what_is_sent_to_an_agent_byte_by_byte(tmp_path: Path) -> None:
         (b"a" * 999, "a" * 64),
     ],
 )
-def test_a_comment_is_shown_without_what_moves_a_cursor(comment: bytes, text: str) -> None:
-    assert shown(comment) == text
+def test_comment_is_shown_without_control_characters(comment: bytes, text: str) -> None:
+    assert printable(comment) == text
 
 
 @given(st.binary(max_size=300) | st.binary(max_size=60).map(lambda raw: b"\x0c\0\0\0\1" + string(raw) + string(b"")))

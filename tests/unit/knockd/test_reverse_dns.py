@@ -1,4 +1,4 @@
-"""Names for the log's lines: in the order of asking, bounded in time and in number."""
+"""Host names for log lines: in request order, bounded in time and number."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ def loop() -> Iterator[EventLoop]:
 
 @pytest.fixture
 def stopped(loop: EventLoop) -> Iterator[ReverseResolver]:
-    """Give names that nobody finds: the process that asks for them is stopped, as one whose resolver is silent."""
+    """A resolver that never answers: its process is stopped."""
     names = ReverseResolver(loop)
     os.kill(names.pid, signal.SIGSTOP)
     yield names
@@ -33,27 +33,27 @@ def stopped(loop: EventLoop) -> Iterator[ReverseResolver]:
     names.close()
 
 
-def test_a_name_that_the_system_knows_comes(loop: EventLoop) -> None:
+def test_known_name_is_resolved(loop: EventLoop) -> None:
     names, got = ReverseResolver(loop), list[str | None]()
     for address in (None, HERE):
-        names.in_turn(address, got.append)
+        names.call_in_order(address, got.append)
     assert got == [None]
-    names.in_turn(None, lambda _: loop.stop())
+    names.call_in_order(None, lambda _: loop.stop())
     loop.run()
     assert got[1] == "localhost"
-    names.in_turn(HERE, got.append)
+    names.call_in_order(HERE, got.append)
     assert got[2] == "localhost", "known by now, so at once"
     names.close()
 
 
-def test_a_line_waits_its_time_and_those_behind_it_keep_their_order(
+def test_line_waits_for_its_name_and_order_is_preserved(
     loop: EventLoop, stopped: ReverseResolver, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(names_module, "PATIENCE_S", 0.05)
     got: list[str] = []
-    stopped.in_turn(THERE, lambda name: got.append(f"slow {name}"))
-    stopped.in_turn(None, lambda name: got.append(f"after {name}"))
-    stopped.in_turn(None, lambda _: loop.stop())
+    stopped.call_in_order(THERE, lambda name: got.append(f"slow {name}"))
+    stopped.call_in_order(None, lambda name: got.append(f"after {name}"))
+    stopped.call_in_order(None, lambda _: loop.stop())
     assert got == []
     began_s = loop.now_s()
     loop.run()
@@ -61,30 +61,30 @@ def test_a_line_waits_its_time_and_those_behind_it_keep_their_order(
     assert loop.now_s() - began_s < 1
 
 
-def test_more_lines_than_may_wait_are_written_without_their_names(
+def test_lines_beyond_the_limit_are_written_without_names(
     stopped: ReverseResolver, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(names_module, "MAX_TURNS", 3)
+    monkeypatch.setattr(names_module, "MAX_WAITING", 3)
     got: list[int] = []
     for number in range(5):
-        stopped.in_turn(THERE, lambda _, number=number: got.append(number))  # type: ignore[misc]
+        stopped.call_in_order(THERE, lambda _, number=number: got.append(number))  # type: ignore[misc]
     assert got == [0, 1]
 
 
-def test_an_address_beyond_those_that_may_be_asked_for_is_not_waited_for(
+def test_address_beyond_the_pending_limit_is_not_resolved(
     stopped: ReverseResolver, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(names_module, "MAX_ASKED", 0)
+    monkeypatch.setattr(names_module, "MAX_PENDING", 0)
     got: list[str | None] = []
-    stopped.in_turn(THERE, got.append)
+    stopped.call_in_order(THERE, got.append)
     assert got == [None]
 
 
-def test_closing_gives_every_line(loop: EventLoop) -> None:
+def test_close_writes_every_pending_line(loop: EventLoop) -> None:
     names, got = ReverseResolver(loop), list[int]()
     os.kill(names.pid, signal.SIGSTOP)
     for number in range(3):
-        names.in_turn(THERE, lambda _, number=number: got.append(number))  # type: ignore[misc]
+        names.call_in_order(THERE, lambda _, number=number: got.append(number))  # type: ignore[misc]
     os.kill(names.pid, signal.SIGCONT)
     names.close()
     assert got == [0, 1, 2]

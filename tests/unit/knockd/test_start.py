@@ -1,4 +1,4 @@
-"""What `knockd` says where it cannot start."""
+"""Error messages of `knockd` at start."""
 
 from __future__ import annotations
 
@@ -19,8 +19,8 @@ DOOR = "[door]\nSequence = 7000,7100\nCommand = :\n"
 
 
 @pytest.fixture
-def folder() -> Iterator[Path]:
-    """A folder that nobody may enter, which pytest's own is not."""
+def directory() -> Iterator[Path]:
+    """A directory that the user nobody may enter, unlike pytest's own."""
     with tempfile.TemporaryDirectory(prefix="doorward-start-") as name:
         Path(name).chmod(0o755)
         yield Path(name)
@@ -32,16 +32,16 @@ def said(*words: object) -> tuple[int, str]:
     return status, errors.getvalue()
 
 
-def test_a_configuration_that_does_not_exist(folder: Path) -> None:
-    status, text = said("-c", folder / "none.conf")
+def test_missing_configuration(directory: Path) -> None:
+    status, text = said("-c", directory / "none.conf")
     assert status == 1
-    assert text.startswith(f"knockd: {folder}/none.conf: ")
+    assert text.startswith(f"knockd: {directory}/none.conf: ")
     assert "no such file" in text.lower()
 
 
 @needs_root
-def test_a_configuration_that_may_not_be_read(folder: Path) -> None:
-    secret = folder / "knockd.conf"
+def test_unreadable_configuration(directory: Path) -> None:
+    secret = directory / "knockd.conf"
     secret.write_text(DOOR)
     secret.chmod(0o600)
     status, text = as_nobody(lambda: said("-c", secret))
@@ -76,11 +76,11 @@ def in_a_directory_that_others_write(config: Path) -> None:
         (in_a_directory_that_others_write, "chmod go-w {config.parent}"),
     ],
 )
-def test_root_refuses_a_configuration_that_others_could_change(
-    folder: Path, spoil: Callable[[Path], None], remedy: str, monkeypatch: pytest.MonkeyPatch
+def test_root_rejects_a_configuration_writable_by_others(
+    directory: Path, spoil: Callable[[Path], None], remedy: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.delenv("SUDO_UID", raising=False)
-    config = folder / "knockd.conf"
+    config = directory / "knockd.conf"
     config.write_text(DOOR + "nonsense\n")
     config.chmod(0o640)  # as Debian has it
     status, text = said("-c", config)
@@ -93,15 +93,15 @@ def test_root_refuses_a_configuration_that_others_could_change(
 
 @needs_root
 @pytest.mark.parametrize("engine", ["kernel", "ring"])
-def test_without_the_rights(folder: Path, engine: str, monkeypatch: pytest.MonkeyPatch) -> None:
-    (folder / "knockd.conf").write_text(DOOR)
-    state = folder / "state"
+def test_missing_capabilities(directory: Path, engine: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    (directory / "knockd.conf").write_text(DOOR)
+    state = directory / "state"
     state.mkdir()
     state.chmod(0o777)
     monkeypatch.setenv("STATE_DIRECTORY", str(state))
     "".encode("utf-8-sig")  # the interpreter's own files may be root's alone
     with own_namespace():
-        status, text = as_nobody(lambda: said("-c", folder / "knockd.conf", "--engine", engine))
+        status, text = as_nobody(lambda: said("-c", directory / "knockd.conf", "--engine", engine))
     assert status == 1
     assert text.startswith("knockd: ")
     assert "CAP_NET_" in text
@@ -110,18 +110,18 @@ def test_without_the_rights(folder: Path, engine: str, monkeypatch: pytest.Monke
 
 @needs_root
 @pytest.mark.parametrize("spoil", ["owner", "link"])
-def test_root_opens_no_ledger_where_another_user_could_put_links(
-    folder: Path, spoil: str, monkeypatch: pytest.MonkeyPatch
+def test_root_rejects_a_ledger_directory_writable_by_others(
+    directory: Path, spoil: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.delenv("SUDO_UID", raising=False)
-    config, state = folder / "knockd.conf", folder / "state"
+    config, state = directory / "knockd.conf", directory / "state"
     config.write_text(DOOR)
     state.mkdir()
     monkeypatch.setenv("STATE_DIRECTORY", str(state))
     if spoil == "owner":
         os.chown(state, NOBODY, NOBODY)
     else:
-        (state / "knockd.sqlite3").symlink_to(folder / "elsewhere")
+        (state / "knockd.sqlite3").symlink_to(directory / "elsewhere")
     status, text = said("-c", config)
     assert (status, text.startswith(f"knockd: {state}/knockd.sqlite3: ")) == (1, True)
-    assert not (folder / "elsewhere").exists()
+    assert not (directory / "elsewhere").exists()

@@ -1,4 +1,4 @@
-"""Lines for /dev/log: their form, a reader that stops, ends and comes back."""
+"""Lines to /dev/log: format, and a reader that stalls, exits and returns."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from pathlib import Path
 import pytest
 
 from doorward.knockd import syslog as module
-from doorward.knockd.syslog import IMPATIENT_S, Syslog
+from doorward.knockd.syslog import BACKOFF_S, Syslog
 
 
 @pytest.fixture
@@ -42,12 +42,12 @@ def test_a_line_is_as_syslog_writes_it(path: Path, syslog: Syslog) -> None:
     assert re.fullmatch(r"<29>[A-Z][a-z]{2} [ \d]\d \d\d:\d\d:\d\d knockd: 192\.0\.2\.7: ssh: OPEN SESAME", text)
 
 
-def test_a_reader_that_does_not_read_holds_nobody(path: Path, syslog: Syslog) -> None:
+def test_slow_log_reader_does_not_block(path: Path, syslog: Syslog) -> None:
     with reader(path) as log:
         began_s = time.monotonic()
         for number in range(5000):
             syslog.write(f"line {number}")
-        assert time.monotonic() - began_s < IMPATIENT_S
+        assert time.monotonic() - began_s < BACKOFF_S
         assert log.recv(4096).endswith(b"line 0")
         syslog.write("there is room again")
         kept: list[bytes] = []
@@ -55,7 +55,7 @@ def test_a_reader_that_does_not_read_holds_nobody(path: Path, syslog: Syslog) ->
             kept.append(log.recv(4096))
 
 
-def test_without_a_reader_and_after_its_return(path: Path, syslog: Syslog) -> None:
+def test_missing_and_restarted_log_reader(path: Path, syslog: Syslog) -> None:
     syslog.write("nobody is there")
     for line in ("first", "after a restart"):
         with reader(path) as log:

@@ -1,4 +1,4 @@
-"""Being told of files that change."""
+"""Notification of changed files."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ def watches() -> Iterator[FileWatcher]:
     found.close()
 
 
-def told(watches: FileWatcher) -> bool:
+def changed(watches: FileWatcher) -> bool:
     return bool(select.select([watches], [], [], 0)[0])
 
 
@@ -34,19 +34,19 @@ def replace(path: Path) -> None:
     [lambda path: path.write_text("b"), replace, Path.unlink, lambda path: path.rename(path.with_name("moved"))],
     ids=["written", "replaced", "removed", "moved"],
 )
-def test_a_change_is_told_of_once(tmp_path: Path, watches: FileWatcher, change: Callable[[Path], object]) -> None:
+def test_change_is_reported_once(tmp_path: Path, watches: FileWatcher, change: Callable[[Path], object]) -> None:
     path = tmp_path / "file"
     path.write_text("a")
     watches.watch([str(path)])
     path.read_text()
-    assert not told(watches)
+    assert not changed(watches)
     change(path)
-    assert told(watches)
+    assert changed(watches)
     watches.drain()
-    assert not told(watches)
+    assert not changed(watches)
 
 
-def test_what_took_the_name_is_watched_when_it_is_asked_for_again(tmp_path: Path, watches: FileWatcher) -> None:
+def test_replacement_file_is_watched_after_the_next_call(tmp_path: Path, watches: FileWatcher) -> None:
     path = tmp_path / "file"
     path.write_text("a")
     watches.watch([str(path), str(tmp_path / "missing")])
@@ -54,12 +54,12 @@ def test_what_took_the_name_is_watched_when_it_is_asked_for_again(tmp_path: Path
     watches.drain()
     watches.watch([str(path)])
     watches.watch([str(path)])
-    assert not told(watches)
+    assert not changed(watches)
     path.write_text("c")
-    assert told(watches)
+    assert changed(watches)
 
 
-def test_it_leaves_no_descriptor() -> None:
+def test_no_descriptor_is_left_open() -> None:
     before = open_descriptors()
     FileWatcher().close()
     assert open_descriptors() == before

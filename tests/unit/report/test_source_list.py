@@ -79,8 +79,8 @@ def test_many_networks_are_counted_and_few_are_kept() -> None:
     [
         ("rate limit exceeded (more than 20 knock packets/s); progress reset",) * 2,
         (
-            "signed knock: the packet from key ada is 4 min 12 s behind; set that machine's clock",
-            "signed knock: the packet from key ada is behind; set that machine's clock",
+            "signed knock: the packet from key ada is 4 min 12 s behind; correct the client's clock",
+            "signed knock: the packet from key ada is behind; correct the client's clock",
         ),
         (
             "signed knock: the packet from key ada is under 1 s ahead; set it",
@@ -89,7 +89,7 @@ def test_many_networks_are_counted_and_few_are_kept() -> None:
         ("the packet is for the gate 'x1', and this one is 'home'", "the packet is for the gate …, and this one is …"),
         ("key ada may not knock from 203.0.113.77", "key ada may not knock from some address"),
         ("key ada may not knock from 2001:db8::77", "key ada may not knock from some address"),
-        ("key ada may not ask for 192.0.2.0/24", "key ada may not ask for some address"),
+        ("key ada may not request an opening for 192.0.2.0/24", "key ada may not request an opening for some address"),
         ("from here", "from here"),
     ],
 )

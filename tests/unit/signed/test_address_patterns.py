@@ -30,7 +30,7 @@ from doorward.signed.address_patterns import parse
         ("*.*", "203.0.113.7", "2001:db8::7"),
     ],
 )
-def test_what_a_list_means(text: str, inside: str, outside: str) -> None:
+def test_pattern_list_matches(text: str, inside: str, outside: str) -> None:
     places = parse(text, wildcards=True)
     assert [each for each in inside.split() if not places.matches(ip_address(each))] == []
     assert [each for each in outside.split() if places.matches(ip_address(each))] == []
@@ -50,7 +50,7 @@ def test_whole_networks(text: str, inside: str, outside: str) -> None:
     assert [each for each in outside.split() if places.matches(ip_network(each))] == []
 
 
-def test_wildcards_say_nothing_of_networks() -> None:
+def test_wildcards_never_match_networks() -> None:
     assert not parse("*", wildcards=True).matches(ip_network("203.0.113.0/24"))
     assert not parse("0.0.0.0/0,!198.51.100.*", wildcards=True).matches(ip_network("203.0.113.0/24"))
 
@@ -58,34 +58,34 @@ def test_wildcards_say_nothing_of_networks() -> None:
 @pytest.mark.parametrize(
     ("text", "fault"),
     [
-        ("", "nothing stands between two commas; write addresses, like 203.0.113.0/24,2001:db8::7"),
-        ("203.0.113.7,", "nothing stands between two commas; write addresses, like 203.0.113.0/24,2001:db8::7"),
-        ("!", "nothing stands between two commas; write addresses, like 203.0.113.0/24,2001:db8::7"),
-        ("home.example", "'home.example' is no address, and names are not looked up; write addresses or prefixes"),
-        ("*.example", "'*.example' is no address, and names are not looked up; write addresses or prefixes"),
-        ("203.0.113.7, ::1", "' ::1' has a blank; write the list without any"),
-        ("203.0.113.7/24", "'203.0.113.7/24' has bits behind its prefix; write 203.0.113.0/24"),
-        ("2001:db8::1/32", "'2001:db8::1/32' has bits behind its prefix; write 2001:db8::/32"),
-        ("203.0.113.256", "'203.0.113.256' is no address; write one like 203.0.113.0/24 or 2001:db8::7"),
-        ("203.0.113.0/33", "'203.0.113.0/33' is no address; write one like 203.0.113.0/24 or 2001:db8::7"),
-        ("203.0.113.0/255.255.255.0", "'203.0.113.0/255.255.255.0' is no address, and names are not looked up"),
-        ("fe80::1%eth0", "'fe80::1%eth0' is no address, and names are not looked up; write addresses or prefixes"),
-        ("!203.0.113.9", "'!203.0.113.9' only excepts, so nothing is meant; write what is, like *,!203.0.113.9"),
-        ("cafe", "'cafe' is no address; write one like 203.0.113.0/24 or 2001:db8::7"),
+        ("", "empty item in the list; write addresses, e.g. 203.0.113.0/24,2001:db8::7"),
+        ("203.0.113.7,", "empty item in the list; write addresses, e.g. 203.0.113.0/24,2001:db8::7"),
+        ("!", "empty item in the list; write addresses, e.g. 203.0.113.0/24,2001:db8::7"),
+        ("home.example", "invalid address 'home.example' (host names are not allowed); write addresses or prefixes"),
+        ("*.example", "invalid address '*.example' (host names are not allowed); write addresses or prefixes"),
+        ("203.0.113.7, ::1", "' ::1' contains a space; write the list without spaces"),
+        ("203.0.113.7/24", "'203.0.113.7/24' has host bits set; write 203.0.113.0/24"),
+        ("2001:db8::1/32", "'2001:db8::1/32' has host bits set; write 2001:db8::/32"),
+        ("203.0.113.256", "invalid address '203.0.113.256'; write e.g. 203.0.113.0/24 or 2001:db8::7"),
+        ("203.0.113.0/33", "invalid address '203.0.113.0/33'; write e.g. 203.0.113.0/24 or 2001:db8::7"),
+        ("203.0.113.0/255.255.255.0", "invalid address '203.0.113.0/255.255.255.0' (host names are not allowed)"),
+        ("fe80::1%eth0", "invalid address 'fe80::1%eth0' (host names are not allowed); write addresses or prefixes"),
+        ("!203.0.113.9", "'!203.0.113.9' only excludes addresses; include some, e.g. *,!203.0.113.9"),
+        ("cafe", "invalid address 'cafe'; write e.g. 203.0.113.0/24 or 2001:db8::7"),
     ],
 )
-def test_what_is_wrong_says_what_to_write(text: str, fault: str) -> None:
+def test_invalid_patterns_have_a_remedy(text: str, fault: str) -> None:
     with pytest.raises(ValueError, match=r"; .") as raised:
         parse(text, wildcards=True)
     assert str(raised.value).startswith(fault)
 
 
-def test_where_no_wildcard_can_be() -> None:
+def test_wildcards_are_rejected_in_addresses() -> None:
     with pytest.raises(ValueError, match=r"'203.0.113.\*' has a wildcard; write a prefix"):
         parse("203.0.113.*", wildcards=False)
-    with pytest.raises(ValueError, match=r"only excepts.*like 0\.0\.0\.0/0,!203"):
+    with pytest.raises(ValueError, match=r"only excludes.*e.g\. 0\.0\.0\.0/0,!203"):
         parse("!203.0.113.9", wildcards=False)
-    with pytest.raises(ValueError, match="has an exception; write only what is meant"):
+    with pytest.raises(ValueError, match="has an exclusion, which is not allowed here; list only included addresses"):
         parse("203.0.113.0/24,!203.0.113.9", wildcards=False, exceptions=False)
 
 

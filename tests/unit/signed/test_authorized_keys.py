@@ -1,4 +1,4 @@
-"""authorized_keys line by line: what each option means, and every fault with its line and what to write instead."""
+"""authorized_keys line by line: each option, and every fault with its line and remedy."""
 
 from __future__ import annotations
 
@@ -49,7 +49,7 @@ def credential(text: str, number: int = 0) -> Credential:
 
 
 def only_fault(line: str) -> str:
-    """The fault of a line that stands among good ones; the line lets nobody in, the others do."""
+    """Return the fault of a line among valid ones; only that line is ignored."""
     keys, faults = parse(f"# who may\n{key(1)} first\n\n{line}\n{key(2)} last\n", "f", in_the_east)
     assert [line.number for line in keys.lines] == [2, 5]
     (fault,) = faults
@@ -85,7 +85,7 @@ def test_real_keys_of_every_kind() -> None:
         (key() + ' from="::1"', 'from="::1"'),
     ],
 )
-def test_a_name_is_the_comment_made_harmless(text: str, name: str) -> None:
+def test_name_is_the_printable_comment(text: str, name: str) -> None:
     assert credential(text).name == name
 
 
@@ -117,11 +117,11 @@ def test_a_name_is_the_comment_made_harmless(text: str, name: str) -> None:
         ("no-pty, ", "ssh", ""),
     ],
 )
-def test_what_an_option_means(options: str, door: str, objection: str) -> None:
-    assert credential(f"{options}{key()} laptop").objection(door, HERE, None, NOW_S) == objection
+def test_options_restrict_the_key(options: str, door: str, objection: str) -> None:
+    assert credential(f"{options}{key()} laptop").rejection(door, HERE, None, NOW_S) == objection
 
 
-def test_times_without_a_zone_are_this_machines() -> None:
+def test_times_without_a_zone_are_local() -> None:
     keys, faults = parse(f'expiry-time="202607011200" {key()}', "f")
     assert faults == []
     assert keys.lines[0].options.expires_s == datetime(2026, 7, 1, 12).timestamp()
@@ -132,22 +132,22 @@ def test_times_without_a_zone_are_this_machines() -> None:
     [
         ("", None, ""),
         ("", HERE, ""),
-        ("", ELSEWHERE, "may not ask for 198.51.100.9"),
-        ("", ip_network("203.0.113.0/24"), "may not ask for 203.0.113.0/24"),
+        ("", ELSEWHERE, "may not request an opening for 198.51.100.9"),
+        ("", ip_network("203.0.113.0/24"), "may not request an opening for 203.0.113.0/24"),
         ('addresses="198.51.100.0/24"', ELSEWHERE, ""),
         ('addresses="198.51.100.0/24"', HERE, ""),
         ('addresses="198.51.100.0/24"', None, ""),
-        ('addresses="198.51.100.0/24,!198.51.100.9"', ELSEWHERE, "may not ask for 198.51.100.9"),
+        ('addresses="198.51.100.0/24,!198.51.100.9"', ELSEWHERE, "may not request an opening for 198.51.100.9"),
         ('addresses="198.51.100.0/24"', ip_network("198.51.100.0/25"), ""),
-        ('addresses="198.51.100.0/24"', ip_network("198.51.0.0/16"), "may not ask for 198.51.0.0/16"),
+        ('addresses="198.51.100.0/24"', ip_network("198.51.0.0/16"), "may not request an opening for 198.51.0.0/16"),
         ('addresses="2001:db8::/32"', ip_address("2001:db8::7"), ""),
-        ('addresses="2001:db8::/32"', ELSEWHERE, "may not ask for 198.51.100.9"),
+        ('addresses="2001:db8::/32"', ELSEWHERE, "may not request an opening for 198.51.100.9"),
         ('from="203.0.113.0/24",addresses="0.0.0.0/0"', ELSEWHERE, ""),
     ],
 )
-def test_what_may_be_asked_for(addresses: str, asked: object, objection: str) -> None:
+def test_requested_addresses(addresses: str, asked: object, objection: str) -> None:
     found = credential(f"{addresses} {key()} laptop".strip())
-    assert found.objection("ssh", HERE, asked, NOW_S) == objection  # type: ignore[arg-type]
+    assert found.rejection("ssh", HERE, asked, NOW_S) == objection  # type: ignore[arg-type]
 
 
 @pytest.mark.parametrize(
@@ -164,12 +164,12 @@ def test_what_may_be_asked_for(addresses: str, asked: object, objection: str) ->
         ('for-max="500ms" ', 1, 500),
     ],
 )
-def test_how_long_a_door_opens(option: str, wanted_s: int | None, granted_ms: int) -> None:
+def test_granted_opening_time(option: str, wanted_s: int | None, granted_ms: int) -> None:
     assert credential(f"{option}{key()}").granted_ms(wanted_s, 30_000) == granted_ms
 
 
-NO_TOUCH = "signed without a touch of the security key; touch it, or write no-touch-required into its line"
-NO_PIN = "signed without a PIN or finger, and its line says verify-required"
+NO_TOUCH = "signed without touching the security key; touch it, or add no-touch-required to its line"
+NO_PIN = "signed without PIN or fingerprint, but its line has verify-required"
 
 
 @pytest.mark.parametrize(
@@ -185,8 +185,8 @@ NO_PIN = "signed without a PIN or finger, and its line says verify-required"
         ("no-touch-required,verify-required ", False, False, NO_PIN),
     ],
 )
-def test_what_a_security_key_must_show(option: str, touched: bool, verified: bool, objection: str) -> None:
-    assert credential(f"{option}{key()}").presence_objection(Presence(touched, verified)) == objection
+def test_required_user_presence(option: str, touched: bool, verified: bool, objection: str) -> None:
+    assert credential(f"{option}{key()}").presence_rejection(Presence(touched, verified)) == objection
 
 
 COPY = "copy the whole line of the .pub file"
@@ -204,58 +204,58 @@ RSA1024 = base64.b64encode(string(b"ssh-rsa") + string(b"\1\0\1") + string(b"\0"
         ),
         (f"doors {key()}", 'doors takes a value; write doors="…"'),
         (f'cert-authority="x" {key()}', "cert-authority takes no value; write cert-authority alone"),
-        (f"doors=ssh {key()}", 'doors: the value is not in quotes; write doors="…", with no blank before the quotes'),
+        (f"doors=ssh {key()}", 'doors: the value is not in quotes; write doors="…", without a space before the quotes'),
         (f'doors="ssh {key()}', 'doors: the quotes are not closed; close them with ", and write \\" '),
-        (f'doors="ssh"from="::1" {key()}', "something stands behind the option 'doors'; write a comma "),
-        (f'no-pty,, {key()}', "no option stands where ',' does"),
-        ("no-pty,", "no option stands behind the last comma; write OPTION,OPTION KIND KEY COMMENT, or the key alone"),
-        (f'@revoked {key()}', "no option stands where '@revoked' does"),
-        (f'doors="" {key()}', "doors: '' is no name of a door; write them like doors=\"ssh,db\""),
-        (f'doors="ssh, db" {key()}', "doors: ' db' is no name of a door; write them like doors=\"ssh,db\""),
-        (f'doors="ssh",doors="db" {key()}', "doors stands twice; write one doors with both, separated by a comma"),
-        (f'from="home.example" {key()}', "from: 'home.example' is no address, and names are not looked up; "),
-        (f'from="203.0.113.7/24" {key()}', "from: '203.0.113.7/24' has bits behind its prefix; write 203.0.113.0/24"),
+        (f'doors="ssh"from="::1" {key()}', "unexpected text after the option 'doors'; separate options"),
+        (f'no-pty,, {key()}', "no option where ',' does"),
+        ("no-pty,", "no option after the last comma; write OPTION,OPTION KIND KEY COMMENT, or the key alone"),
+        (f'@revoked {key()}', "no option where '@revoked' does"),
+        (f'doors="" {key()}', "doors: invalid door name ''; write e.g. doors=\"ssh,db\""),
+        (f'doors="ssh, db" {key()}', "doors: invalid door name ' db'; write e.g. doors=\"ssh,db\""),
+        (f'doors="ssh",doors="db" {key()}', "doors appears twice; write one doors with both, separated by a comma"),
+        (f'from="home.example" {key()}', "from: invalid address 'home.example' (host names are not allowed); "),
+        (f'from="203.0.113.7/24" {key()}', "from: '203.0.113.7/24' has host bits set; write 203.0.113.0/24"),
         (f'addresses="203.0.113.*" {key()}', "addresses: '203.0.113.*' has a wildcard; write a prefix, "),
         (f'for-max="60" {key()}', "for-max: invalid duration '60'; write the unit too: \"60s\""),
         (f'for-max="0s" {key()}', "for-max: the duration '0s' is zero; write a longer one, like \"15s\""),
         (f'for-max="366d" {key()}', "for-max: '366d' is too long; write at most \"365d\""),
-        (f'expiry-time="2026-07-01" {key()}', "expiry-time: '2026-07-01' is no time; write YYYYMMDD or "),
-        (f'expiry-time="20260231" {key()}', "expiry-time: '20260231' is no time; write"),
-        (f'expiry-time="2026070112" {key()}', "expiry-time: '2026070112' is no time; write"),
-        (f'expiry-time="٢٠٢٦٠٧٠١" {key()}', "expiry-time: '٢٠٢٦٠٧٠١' is no time; write"),
-        (f'expiry-time="" {key()}', "expiry-time: '' is no time; write"),
-        (f"cert-authority {key()}", 'cert-authority without principals would let in whomever that authority '),
-        (f'principals="alice" {key()}', "principals without cert-authority would mean nothing; "),
-        (f'cert-authority,principals="" {key()}', 'principals: a principal without a name; write whole names, '),
-        (f'cert-authority,principals="ops-*" {key()}', "principals: 'ops-*' has a wildcard; write whole names"),
-        (f'cert-authority,principals="*,ops" {key()}', "principals: '*,ops' names all and some; write principals="),
-        ("no-pty", "no key stands behind the options; write OPTIONS KIND KEY COMMENT, "),
-        ("ssh-ed25519", f"the key is cut short: 0 bytes left, 4 wanted; {COPY}"),
-        (key()[:-8], f"the key is cut short: 26 bytes left, 32 wanted; {COPY}"),
-        (key()[:-1], f"the key is cut short or changed; {COPY}"),
-        (key().replace("AAAA", "AA.A", 1), f"the key is cut short or changed; {COPY}"),
-        (key() + "ä", f"the key is cut short or changed; {COPY}"),
+        (f'expiry-time="2026-07-01" {key()}', "expiry-time: invalid time '2026-07-01'; write YYYYMMDD or "),
+        (f'expiry-time="20260231" {key()}', "expiry-time: invalid time '20260231'; write"),
+        (f'expiry-time="2026070112" {key()}', "expiry-time: invalid time '2026070112'; write"),
+        (f'expiry-time="٢٠٢٦٠٧٠١" {key()}', "expiry-time: invalid time '٢٠٢٦٠٧٠١'; write"),
+        (f'expiry-time="" {key()}', "expiry-time: invalid time ''; write"),
+        (f"cert-authority {key()}", 'cert-authority without principals would accept every certificate of'),
+        (f'principals="alice" {key()}', "principals has no effect without cert-authority; "),
+        (f'cert-authority,principals="" {key()}', 'principals: empty principal; write complete names, '),
+        (f'cert-authority,principals="ops-*" {key()}', "principals: 'ops-*' has a wildcard; write complete names"),
+        (f'cert-authority,principals="*,ops" {key()}', "principals: '*,ops' mixes * with names; write principals="),
+        ("no-pty", "no key after the options; write OPTIONS KIND KEY COMMENT, "),
+        ("ssh-ed25519", f"the key is truncated: 0 bytes left, 4 needed; {COPY}"),
+        (key()[:-8], f"the key is truncated: 26 bytes left, 32 needed; {COPY}"),
+        (key()[:-1], f"the key is truncated or damaged; {COPY}"),
+        (key().replace("AAAA", "AA.A", 1), f"the key is truncated or damaged; {COPY}"),
+        (key() + "ä", f"the key is truncated or damaged; {COPY}"),
         (key().replace("ssh-ed25519", "ssh-rsa"), f"the key is of kind ssh-ed25519, not ssh-rsa; {COPY}"),
         (f"ssh-dss {'A' * 40}", "ssh-dss keys are too weak; make a key with ssh-keygen -t ed25519"),
         (f"no-pty ssh-dss {'A' * 40}", "ssh-dss keys are too weak; make a key with ssh-keygen -t ed25519"),
-        (f"ssh-xmss@openssh.com {'A' * 40}", "keys of kind 'ssh-xmss@openssh.com' are not known; make a key with "),
-        (f"ssh-rsa {RSA1024} old", "an rsa key of 1024 bits, which is too weak; use ed25519, or rsa of 3072 bits"),
+        (f"ssh-xmss@openssh.com {'A' * 40}", "unsupported key kind 'ssh-xmss@openssh.com'; make a key with "),
+        (f"ssh-rsa {RSA1024} old", "an rsa key of 1024 bits is too weak; use ed25519, or rsa of 3072 bits"),
         (
             f"ssh-ed25519-cert-v01@openssh.com {'A' * 40}",
-            'this is a certificate; write the key of its authority, with cert-authority,principals="…" before it',
+            'this is a certificate; write the key of its authority, preceded by cert-authority,principals="…"',
         ),
-        ("no-pty 2048 65537 123", "'2048' is no kind of key; write OPTIONS KIND KEY COMMENT, "),
-        (f"{key(1)} again", "line 2 has the same key; keep one of the two lines"),
-        (f'doors="ssh" {key(1)}', "line 2 has the same key; keep one of the two lines"),
+        ("no-pty 2048 65537 123", "unknown key kind '2048'; write OPTIONS KIND KEY COMMENT, "),
+        (f"{key(1)} again", "line 2 has the same key; remove one of the two lines"),
+        (f'doors="ssh" {key(1)}', "line 2 has the same key; remove one of the two lines"),
     ],
 )  # fmt: skip
-def test_every_fault_says_what_to_write_instead(line: str, fault: str) -> None:
+def test_every_fault_has_a_remedy(line: str, fault: str) -> None:
     found = only_fault(line)
     assert found.startswith(fault)
     assert found.isprintable()
 
 
-def test_all_faults_of_a_line_are_told() -> None:
+def test_all_faults_of_a_line_are_reported() -> None:
     _, faults = parse(f'\ndoor="ssh",for-max="1",from="x.example" {key()}\nssh-dss AAAA\n', "f")
     assert [(fault.line, fault.what.split(":")[0]) for fault in faults] == [
         (2, "unknown option 'door'"),
@@ -265,21 +265,21 @@ def test_all_faults_of_a_line_are_told() -> None:
     ]
 
 
-def test_a_year_that_the_machine_does_not_know() -> None:
+def test_year_outside_the_hosts_time_range() -> None:
     for year, local in (("0001", datetime.timestamp), ("9999", in_the_east)):
         _, faults = parse(f'expiry-time="{year}0101" {key()}', "f", local)
-        assert [fault for fault in faults if "machine's time" not in fault.what] == []
+        assert [fault for fault in faults if "time range" not in fault.what] == []
 
 
-def test_why_a_key_is_not_found() -> None:
+def test_unknown_keys_have_a_reason() -> None:
     keys, _ = parse(f'cert-authority,principals="*" {key(1)}\ndoor="ssh" {key(2)}\n', "/etc/keys")
     names = [public(number).fingerprint_text for number in range(3)]
     assert [keys.find(public(number).fingerprint, is_certificate=False, now_s=NOW_S) for number in range(3)] == [
-        f"no line of /etc/keys has the key {names[0]}",
-        f"the key {names[1]} is a cert-authority in /etc/keys, which signs certificates and does not knock",
-        f"the key {names[2]} stands in line 2 of /etc/keys, which has a fault",
+        f"/etc/keys does not list the key {names[0]}",
+        f"the key {names[1]} is a cert-authority in /etc/keys, which cannot knock itself",
+        f"the key {names[2]} is in line 2 of /etc/keys, which is invalid",
     ]
-    assert AuthorizedKeys("f").find(b"", is_certificate=False, now_s=NOW_S) == "no line of f has the key SHA256:"
+    assert AuthorizedKeys("f").find(b"", is_certificate=False, now_s=NOW_S) == "f does not list the key SHA256:"
 
 
 def test_the_names_of_doors_and_their_lines() -> None:
@@ -297,7 +297,7 @@ def test_one_authority_may_have_a_line_for_each_principal() -> None:
     text = "\n".join(f'{authority}"{names}" {key()}' for names in ("alice,bob", "ops", "bob,eve", "*"))
     keys, faults = parse(text, "f")
     assert [line.number for line in keys.lines] == [1, 2]
-    what, instead = "line 1 has the same key and principal", "keep one of the two lines"
+    what, instead = "line 1 has the same key and principal", "remove one of the two lines"
     assert faults == [ConfigFault("f", 3, what, instead), ConfigFault("f", 4, what, instead)]
     _, faults = parse(f'{authority}"*" {key()}\n{authority}"ops" {key()}', "f")
     assert faults == [ConfigFault("f", 2, what, instead)]

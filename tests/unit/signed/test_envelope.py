@@ -8,14 +8,14 @@ import pytest
 from cryptography.hazmat.primitives.asymmetric import x25519
 
 from doorward.errors import MalformedError
-from doorward.signed.envelope import CHECK_BYTES, Decryptor, check, check_key, room, seal
+from doorward.signed.envelope import CHECK_BYTES, Decryptor, check, check_key, plaintext_capacity, seal
 from doorward.signed.message import PACKET_BYTES
 from doorward.signed.server_key import (
     SUITES,
     X25519,
     PrivateKey,
     Suite,
-    new_private_text,
+    generate_private_text,
     parse_private_key,
     parse_server_key,
 )
@@ -28,15 +28,15 @@ def lengths(suite: Suite) -> list[int]:
 
 
 def made(suite: Suite) -> PrivateKey:
-    return parse_private_key(new_private_text(suite))
+    return parse_private_key(generate_private_text(suite))
 
 
 @suites
-def test_what_is_sealed_is_opened(suite: Suite) -> None:
+def test_sealed_packet_is_decrypted(suite: Suite) -> None:
     key = made(suite)
     opener = Decryptor(key)
     for length in lengths(suite):
-        plaintext = bytes(room(suite, length))
+        plaintext = bytes(plaintext_capacity(suite, length))
         packet = seal(key.public, plaintext)
         assert len(packet) == length
         assert opener.is_garbage(packet) == ""
@@ -47,7 +47,7 @@ def test_what_is_sealed_is_opened(suite: Suite) -> None:
 @suites
 def test_a_bit_changed_anywhere_is_garbage(suite: Suite) -> None:
     key = made(suite)
-    packet = seal(key.public, bytes(room(suite, suite.short_bytes)))
+    packet = seal(key.public, bytes(plaintext_capacity(suite, suite.short_bytes)))
     opener = Decryptor(key)
     for place in range(8 * len(packet)):
         changed = bytearray(packet)
@@ -58,7 +58,7 @@ def test_a_bit_changed_anywhere_is_garbage(suite: Suite) -> None:
 @suites
 def test_other_lengths_are_garbage(suite: Suite) -> None:
     key = made(suite)
-    packet = seal(key.public, bytes(room(suite, suite.short_bytes)))
+    packet = seal(key.public, bytes(plaintext_capacity(suite, suite.short_bytes)))
     opener = Decryptor(key)
     for length in range(len(packet)):
         assert opener.is_garbage(packet[:length]) in ("length", "check")
@@ -66,11 +66,11 @@ def test_other_lengths_are_garbage(suite: Suite) -> None:
 
 
 @suites
-def test_who_knows_the_public_key_alone_gets_no_further(suite: Suite) -> None:
-    """The check is right, and what it covers was not sealed."""
+def test_valid_check_with_an_unsealed_body_is_rejected(suite: Suite) -> None:
+    """The check is valid, but the body was not sealed."""
     key = made(suite)
     opener = Decryptor(key)
-    packet = bytearray(seal(key.public, bytes(room(suite, suite.short_bytes))))
+    packet = bytearray(seal(key.public, bytes(plaintext_capacity(suite, suite.short_bytes))))
     for place in range(CHECK_BYTES, len(packet), 7):
         packet[place] ^= 1
         packet[:CHECK_BYTES] = check(check_key(key.public), bytes(packet[CHECK_BYTES:]))
@@ -81,11 +81,11 @@ def test_who_knows_the_public_key_alone_gets_no_further(suite: Suite) -> None:
 
 @suites
 def test_a_packet_for_one_server_is_garbage_at_another(suite: Suite) -> None:
-    packet = seal(made(suite).public, bytes(room(suite, suite.short_bytes)))
+    packet = seal(made(suite).public, bytes(plaintext_capacity(suite, suite.short_bytes)))
     assert Decryptor(made(suite)).is_garbage(packet) == "check"
 
 
-def test_a_public_key_that_gives_no_secret_is_refused() -> None:
+def test_small_order_public_key_is_rejected() -> None:
     """RFC 7748, section 6.1: a sender whose key is of small order knows the outcome."""
     key = made(X25519)
     sealed = bytes(32) + bytes(X25519.short_bytes - CHECK_BYTES - 32)
@@ -103,7 +103,7 @@ def test_no_two_lengths_are_the_same() -> None:
 
 
 @suites
-def test_the_public_half_is_one_word_that_is_read_again(suite: Suite) -> None:
+def test_public_key_round_trip(suite: Suite) -> None:
     key = made(suite)
     text = str(key.public)
     assert text == text.split()[0]
@@ -113,14 +113,14 @@ def test_the_public_half_is_one_word_that_is_read_again(suite: Suite) -> None:
 
 
 def test_no_two_keys_are_the_same() -> None:
-    assert new_private_text(X25519) != new_private_text(X25519)
+    assert generate_private_text(X25519) != generate_private_text(X25519)
     first, second = made(X25519).public, made(X25519).public
     assert first.fingerprint != second.fingerprint
     assert first.fingerprint.startswith("SHA256:")
 
 
-def test_the_private_half_does_not_print_itself() -> None:
-    text = new_private_text(X25519)
+def test_private_server_key_has_no_revealing_repr() -> None:
+    text = generate_private_text(X25519)
     secret = text.splitlines()[-1].partition(":")[2]
     assert secret not in repr(parse_private_key(text))
 
@@ -131,23 +131,23 @@ def test_the_private_half_does_not_print_itself() -> None:
         ("", "begins with x25519:… or mlkem768-x25519:…"),
         ("rsa:AAAA", "begins with x25519"),
         ("x25519", "begins with x25519"),
-        ("x25519:????", "is no base64"),
+        ("x25519:????", "invalid base64"),
         ("x25519:AAAA", "of 3 bytes; x25519 has 32"),
         ("x25519-private:" + "A" * 43 + "=", "begins with x25519"),
-        (f"mlkem768-x25519:{b64encode(bytes([255]) * 1216).decode()}", "that are no key"),
+        (f"mlkem768-x25519:{b64encode(bytes([255]) * 1216).decode()}", "invalid bytes"),
     ],
 )
-def test_what_is_no_key_is_refused(text: str, says: str) -> None:
+def test_invalid_server_key_is_rejected(text: str, says: str) -> None:
     with pytest.raises(MalformedError, match=says):
         parse_server_key(text)
 
 
 @pytest.mark.parametrize(
     "text",
-    ["", "# only a comment\n", new_private_text(X25519) * 2, str(made(X25519).public)],
+    ["", "# only a comment\n", generate_private_text(X25519) * 2, str(made(X25519).public)],
     ids=["empty", "a comment", "two", "the public half"],
 )
-def test_what_is_no_private_key_is_refused(text: str) -> None:
+def test_invalid_private_key_is_rejected(text: str) -> None:
     with pytest.raises(MalformedError):
         parse_private_key(text)
 

@@ -1,4 +1,4 @@
-"""What keys may do beyond most, and is worth a word."""
+"""Findings for keys with unusually broad options."""
 
 from __future__ import annotations
 
@@ -29,7 +29,7 @@ def found(*options: str, doors: int = 1) -> list[str]:
     "option",
     ["", 'for-max="1d"', 'addresses="203.0.113.0/24,2001:db8::/32"', 'from="*"', 'cert-authority,principals="ops"'],
 )
-def test_what_most_keys_may_needs_no_word(option: str) -> None:
+def test_common_options_have_no_finding(option: str) -> None:
     assert found(option) == []
 
 
@@ -58,7 +58,7 @@ def test_what_most_keys_may_needs_no_word(option: str) -> None:
         ),
     ],
 )
-def test_what_is_more_than_most(option: str, message: str) -> None:
+def test_broad_options_have_a_finding(option: str, message: str) -> None:
     assert found(option) == [f"1: {message}"]
 
 

@@ -43,21 +43,21 @@ requests = st.builds(
 
 
 @given(requests, st.binary(max_size=700), st.integers(0, 300))
-def test_what_is_packed_is_read(request: Request, signature: bytes, padding: int) -> None:
+def test_message_round_trip(request: Request, signature: bytes, padding: int) -> None:
     body = pack_body(request)
     length = len(body) + 2 + len(signature) + padding
     assert parse_plaintext(pack_plaintext(body, signature, length)) == SignedMessage(request, body, signature)
 
 
 @given(st.binary(max_size=900))
-def test_a_certificate_takes_the_place_of_the_fingerprint(certificate: bytes) -> None:
+def test_certificate_replaces_the_fingerprint(certificate: bytes) -> None:
     request = KNOCK._replace(signer=certificate, is_certificate=True)
     body = pack_body(request)
     assert parse_plaintext(pack_plaintext(body, b"s", len(body) + 3)).request == request
 
 
 @given(st.binary(max_size=500))
-def test_any_bytes_are_read_or_refused(raw: bytes) -> None:
+def test_any_bytes_are_parsed_or_rejected(raw: bytes) -> None:
     try:
         message = parse_plaintext(raw)
     except MalformedError:
@@ -68,7 +68,7 @@ def test_any_bytes_are_read_or_refused(raw: bytes) -> None:
 
 
 @given(requests, st.data())
-def test_a_message_cut_short_is_refused(request: Request, data: st.DataObject) -> None:
+def test_truncated_message_is_rejected(request: Request, data: st.DataObject) -> None:
     plaintext = pack_plaintext(pack_body(request), b"signature", 600)
     whole = len(pack_body(request)) + 2 + len(b"signature")
     with pytest.raises(MalformedError):
@@ -80,15 +80,15 @@ def test_a_message_cut_short_is_refused(request: Request, data: st.DataObject) -
     [
         (0, 2, "version 2"),
         (29, 5, "an address of version 5"),
-        (30, 8, "an address of no version"),
-        (31, 1, "an address of no version"),
-        (48, ord("/"), "the door is no name"),
+        (30, 8, "an address without an IP version"),
+        (31, 1, "an address without an IP version"),
+        (48, ord("/"), "invalid door name"),
         (52, 2, "a signer of kind 2"),
         (54, 31, "a fingerprint of 31 bytes"),
-        (-1, 1, "something stands in the padding"),
+        (-1, 1, "non-zero padding"),
     ],
 )
-def test_what_is_wrong_is_said(place: int, byte: int, says: str) -> None:
+def test_invalid_fields_are_reported(place: int, byte: int, says: str) -> None:
     plaintext = bytearray(pack_plaintext(pack_body(KNOCK), b"signature", 200))
     plaintext[place] = byte
     with pytest.raises(MalformedError, match=says):
@@ -100,13 +100,13 @@ def test_a_network_has_no_bits_behind_its_prefix() -> None:
     plaintext = bytearray(pack_plaintext(pack_body(KNOCK._replace(asked=asked)), b"signature", 200))
     assert parse_plaintext(bytes(plaintext)).request.asked == asked
     plaintext[34] = 1  # 192.0.2.1/24
-    with pytest.raises(MalformedError, match="behind its prefix"):
+    with pytest.raises(MalformedError, match="host bits set"):
         parse_plaintext(bytes(plaintext))
     plaintext[30] = 32  # 192.0.2.1/32, which is an address
     assert parse_plaintext(bytes(plaintext)).request.asked == ip_address("192.0.2.1")
 
 
-def test_what_does_not_fit_is_refused() -> None:
+def test_too_long_message_is_rejected() -> None:
     with pytest.raises(ValueError, match="do not fit in 100"):
         pack_plaintext(pack_body(KNOCK), bytes(64), 100)
 
@@ -114,10 +114,10 @@ def test_what_does_not_fit_is_refused() -> None:
 def test_the_signature_is_over_the_servers_key_too() -> None:
     body = pack_body(KNOCK)
     assert signed_text(b"one", body) != signed_text(b"another", body)
-    assert signed_text(b"on", b"e" + body) != signed_text(b"one", body)  # where the key ends is told
+    assert signed_text(b"on", b"e" + body) != signed_text(b"one", body)  # the length of the key is included
 
 
-def test_the_longest_time_fits() -> None:
+def test_longest_opening_time_fits() -> None:
     request = KNOCK._replace(for_s=MAX_FOR_MS // 1000)
     body = pack_body(request)
     assert parse_plaintext(pack_plaintext(body, b"", len(body) + 2)).request == request

@@ -1,4 +1,4 @@
-"""Certificates by real ssh-keygen, and what authorized_keys makes of them."""
+"""Certificates of the real ssh-keygen, and their authorization by authorized_keys."""
 
 from __future__ import annotations
 
@@ -61,7 +61,7 @@ def test_every_kind_of_key_and_authority(subject: str, authority: str) -> None:
     assert answer.key == parse_public_key(ssh_keygen.blob(ssh_keygen.public_line(private)))
     assert answer.name == f"alice@laptop (signed by {authority} number 0)"
     assert verify(answer.key, ssh_keygen.signature(private, b"text"), b"text") == Presence(touched=True, verified=True)
-    assert answer.objection("ssh", HERE, None, NOW_S) == ""
+    assert answer.rejection("ssh", HERE, None, NOW_S) == ""
 
 
 @pytest.mark.parametrize("kind", ["ed25519-sk", "ecdsa-sk"])
@@ -90,14 +90,14 @@ def test_authorities_in_security_keys_in_software(kind: str, tmp_path: Path) -> 
 
 
 def signed_by(device: Authenticator) -> bytes:
-    """Alice's certificate, with another authority and its signature in place of the first."""
+    """Return Alice's certificate with another authority and its signature."""
     certificate = parse_certificate(certified())
     head = certificate.signed.removesuffix(string(certificate.authority.blob))
     signed = head + string(device.blob)
     return signed + string(device.sign_data(signed))
 
 
-def test_what_a_certificate_says() -> None:
+def test_certificate_fields() -> None:
     raw = certified("-z", "17", "-V", "20260101000000Z:20270101000000Z", "-O", "force-command=true")
     certificate = parse_certificate(raw)
     authority = parse_public_key(ssh_keygen.blob(ssh_keygen.public_line(ssh_keygen.key("ed25519"))))
@@ -106,7 +106,7 @@ def test_what_a_certificate_says() -> None:
     assert certificate.valid_after_s == datetime(2026, 1, 1, tzinfo=UTC).timestamp()
     assert certificate.valid_before_s == datetime(2027, 1, 1, tzinfo=UTC).timestamp()
     assert (certificate.sources, certificate.verify_required, certificate.no_touch_required) == (None, False, False)
-    assert certificate.objection(NOW_S) == ""
+    assert certificate.rejection(NOW_S) == ""
     assert (parse_certificate(certified()).valid_after_s, parse_certificate(certified()).valid_before_s) == (
         0,
         FOREVER_S,
@@ -122,15 +122,15 @@ NAME = "the certificate 'alice@laptop'"
         (("-V", "20250101000000Z:20260101000000Z"), f"{NAME} expired on 2026-01-01 00:00:00 UTC"),
         (("-V", "20250101000000Z:20260701120000Z"), f"{NAME} expired on 2026-07-01 12:00:00 UTC"),
         (("-V", "20270101000000Z:forever"), f"{NAME} is not valid before 2027-01-01 00:00:00 UTC"),
-        (("-h",), "the certificate is not taken: a certificate for a host; sign one for a user, without -h"),
+        (("-h",), "invalid certificate: a certificate for a host; sign one for a user, without -h"),
         (
             ("-O", "critical:door@doorward.example=ssh"),
-            "the certificate is not taken: a certificate with the critical option 'door@doorward.example', "
-            "which is not known here",
+            "invalid certificate: a certificate with the critical option 'door@doorward.example', "
+            "which is not supported",
         ),
     ],
 )
-def test_certificates_that_are_not_good(options: tuple[str, ...], reason: str) -> None:
+def test_invalid_certificates_are_rejected(options: tuple[str, ...], reason: str) -> None:
     assert found(certified(*options)) == reason
 
 
@@ -141,26 +141,26 @@ def test_a_moment_before_and_after() -> None:
     assert [isinstance(answer, Credential) for answer in answers] == [False, True, True, False]
 
 
-def test_an_authority_that_is_not_known() -> None:
+def test_unknown_authority_is_rejected() -> None:
     raw = certified(authority="ecdsa256")
     fingerprint = parse_certificate(raw).authority.fingerprint_text
-    assert found(raw) == f"no cert-authority line of f has the key {fingerprint} that signed {NAME}"
+    assert found(raw) == f"f has no cert-authority line with the key {fingerprint} that signed {NAME}"
     plain = ssh_keygen.public_line(ssh_keygen.key("ecdsa256"))
-    assert found(raw, plain) == f"no cert-authority line of f has the key {fingerprint} that signed {NAME}"
+    assert found(raw, plain) == f"f has no cert-authority line with the key {fingerprint} that signed {NAME}"
 
 
-def test_an_authority_whose_line_has_a_fault() -> None:
+def test_authority_in_an_invalid_line_is_rejected() -> None:
     keys, faults = parse(f"\ncert-authority {ssh_keygen.public_line(ssh_keygen.key('ed25519'))}", "f")
     assert len(faults) == 1
     answer = keys.find(certified(), is_certificate=True, now_s=NOW_S)
-    assert answer == f"{NAME} was signed by the key in line 2 of f, which has a fault"
+    assert answer == f"{NAME} was signed by the key in line 2 of f, which is invalid"
 
 
-def test_a_certified_key_alone_is_nobody() -> None:
-    """Its authority vouches for it by the certificate only."""
+def test_certified_key_without_its_certificate_is_rejected() -> None:
+    """The authority certifies it only through the certificate."""
     keys, _ = parse(authority_line(), "f")
     fingerprint = parse_certificate(certified()).key.fingerprint
-    assert str(keys.find(fingerprint, is_certificate=False, now_s=NOW_S)).startswith("no line of f has the key ")
+    assert str(keys.find(fingerprint, is_certificate=False, now_s=NOW_S)).startswith("f does not list the key ")
 
 
 @pytest.mark.parametrize(
@@ -209,10 +209,10 @@ def test_each_principal_has_the_line_that_names_it_first() -> None:
         (',doors="db"', "203.0.113.7", "may not open the door ssh"),
     ],
 )
-def test_its_addresses_and_its_lines_options_both_count(options: str, source: str, objection: str) -> None:
+def test_certificate_addresses_and_line_options_both_apply(options: str, source: str, objection: str) -> None:
     raw = certified("-O", "source-address=203.0.113.0/28,2001:db8::/32")
     answer = credential(raw, authority_line(f'principals="alice"{options}'))
-    assert answer.objection("ssh", ip_address(source), None, NOW_S) == objection
+    assert answer.rejection("ssh", ip_address(source), None, NOW_S) == objection
 
 
 @pytest.mark.parametrize(
@@ -226,22 +226,22 @@ def test_its_addresses_and_its_lines_options_both_count(options: str, source: st
         ((), ",verify-required", True, True),
     ],
 )
-def test_what_a_security_key_must_show(
+def test_required_user_presence(
     options: tuple[str, ...], line: str, touch_required: bool, verify_required: bool
 ) -> None:
-    """As sshd: laxer only where both say so, stricter where either does."""
+    """As sshd: relaxed only if both agree, strict if either requires it."""
     answer = credential(certified(*options), authority_line(f'principals="alice"{line}'))
     assert (answer.options.touch_required, answer.options.verify_required) == (touch_required, verify_required)
 
 
-def test_names_are_made_harmless() -> None:
+def test_names_are_made_printable() -> None:
     assert credential(certified(name="a\x1b[2Jb")).name == "a?[2Jb (signed by ed25519 number 0)"
     assert credential(certified(name="n" * 100)).name == "n" * 63 + "… (signed by ed25519 number 0)"
     key = parse_certificate(certified()).key
     assert credential(certified(name=" ")).name == f"{key.fingerprint_text} (signed by ed25519 number 0)"
 
 
-def test_no_byte_of_a_certificate_may_change() -> None:
+def test_changed_certificate_byte_is_rejected() -> None:
     raw = certified("-O", "source-address=203.0.113.0/24")
     keys, _ = parse(authority_line(), "f")
     for at in range(len(raw)):
@@ -252,10 +252,10 @@ def test_no_byte_of_a_certificate_may_change() -> None:
     assert isinstance(keys.find(raw + b"\0", is_certificate=True, now_s=NOW_S), str)
 
 
-def test_signed_by_somebody_else_in_the_authoritys_name() -> None:
+def test_signature_by_another_key_is_rejected() -> None:
     certificate = parse_certificate(certified())
     forged = string(b"ssh-ed25519") + string(Ed25519PrivateKey.generate().sign(certificate.signed))
-    shown, why = certificate.authority.fingerprint_text, "the signature is not by this key, or over something else"
+    shown, why = certificate.authority.fingerprint_text, "the signature is by another key, or over other data"
     assert certificate.signed + string(certificate.signature) == certified()
     answer = found(certificate.signed + string(forged))
     assert answer == f"{NAME} was not signed by its authority {shown}: {why}"
@@ -264,8 +264,8 @@ def test_signed_by_somebody_else_in_the_authoritys_name() -> None:
 def fields_of(raw: bytes) -> list[bytes]:
     """The fields of an ed25519 certificate: strings without their length, numbers as they are."""
     reader = SshReader(raw, "it")
-    first = [reader.string() for _ in range(3)] + [reader.take(12)]
-    middle = [reader.string(), reader.string(), reader.take(16)]
+    first = [reader.string() for _ in range(3)] + [reader.read(12)]
+    middle = [reader.string(), reader.string(), reader.read(16)]
     return first + middle + [reader.string() for _ in range(5)]
 
 
@@ -281,25 +281,25 @@ def rewritten(at: int, field: bytes) -> bytes:
 @pytest.mark.parametrize(
     ("at", "field", "why"),
     [
-        (KIND, b"ssh-ed25519", "no certificate of a kind that is taken"),
-        (KIND, b"ssh-dss-cert-v01@openssh.com", "no certificate of a kind that is taken"),
-        (KIND, b"ssh-ed25519-cert-v02@openssh.com", "no certificate of a kind that is taken"),
+        (KIND, b"ssh-ed25519", "not a certificate of a supported kind"),
+        (KIND, b"ssh-dss-cert-v01@openssh.com", "not a certificate of a supported kind"),
+        (KIND, b"ssh-ed25519-cert-v02@openssh.com", "not a certificate of a supported kind"),
         (KEY, b"k" * 31, "an ed25519 key of 31 bytes"),
         (USAGE, bytes(11) + b"\3", "a certificate for a host"),
-        (PRINCIPALS, string(b"\xff"), "holds a text that is no UTF-8"),
-        (PRINCIPALS, b"\0\0\0\5abc", "cut short"),
+        (PRINCIPALS, string(b"\xff"), "contains text that is not UTF-8"),
+        (PRINCIPALS, b"\0\0\0\5abc", "truncated"),
         (PRINCIPALS, string(b"a") * 257, "more than 256 principals"),
         (CRITICAL, string(b"verify-required") + string(b"") + string(b"verify-required") + string(b""), "twice"),
-        (CRITICAL, string(b"verify-required"), "cut short"),
-        (CRITICAL, string(b"source-address") + string(b"203.0.113.0/24"), "source-address is cut short"),
-        (CRITICAL, string(b"source-address") + string(string(b"home.example")), "source-address that is not good"),
-        (CRITICAL, string(b"source-address") + string(string(b"::/0,!::1")), "source-address that is not good"),
-        (CRITICAL, string(b"source-address") + string(string(b"203.0.113.*")), "source-address that is not good"),
+        (CRITICAL, string(b"verify-required"), "truncated"),
+        (CRITICAL, string(b"source-address") + string(b"203.0.113.0/24"), "source-address is truncated"),
+        (CRITICAL, string(b"source-address") + string(string(b"home.example")), "invalid source-address"),
+        (CRITICAL, string(b"source-address") + string(string(b"::/0,!::1")), "invalid source-address"),
+        (CRITICAL, string(b"source-address") + string(string(b"203.0.113.*")), "invalid source-address"),
         (CRITICAL, string(b"source-address") + string(string(b"::/0") + b"\0"), "1 bytes too many"),
         (AUTHORITY, string(b"ssh-ed25519-cert-v01@openssh.com"), "of kind 'ssh-ed25519-cert-v01@openssh.com'"),
     ],
 )
-def test_what_is_no_certificate_says_why(at: int, field: bytes, why: str) -> None:
+def test_invalid_certificate_bytes_are_rejected(at: int, field: bytes, why: str) -> None:
     assert rewritten(1, fields_of(certified())[1]) == certified()
     with pytest.raises(MalformedError, match=why):
         parse_certificate(rewritten(at, field))

@@ -11,7 +11,7 @@ from doorward.signed.ssh_wire import SshReader, string
 def test_a_string_comes_back() -> None:
     reader = SshReader(string(b"testing") + string(b"") + b"\1\2", "it")
     assert (reader.string(), reader.string(), reader.number(2)) == (b"testing", b"", 258)
-    reader.end()
+    reader.expect_end()
 
 
 @pytest.mark.parametrize(
@@ -22,24 +22,24 @@ def test_the_rfcs_numbers(raw: str, number: int) -> None:
     assert SshReader(bytes.fromhex(raw), "it").positive(canonical=True) == number
 
 
-def test_zeros_in_front_are_another_form_of_the_same_number() -> None:
+def test_leading_zeros_are_not_canonical() -> None:
     raw = string(b"\0\0\x80")
     assert SshReader(raw, "it").positive(canonical=False) == 0x80
-    with pytest.raises(MalformedError, match="it holds a number with zeros in front"):
+    with pytest.raises(MalformedError, match="it contains a number with leading zeros"):
         SshReader(raw, "it").positive(canonical=True)
 
 
 @pytest.mark.parametrize("raw", ["", "000000", "00000001", "ffffffff00", "0000000401"])
-def test_what_is_cut_short_says_so(raw: str) -> None:
-    with pytest.raises(MalformedError, match="it is cut short"):
+def test_truncated_input_is_rejected(raw: str) -> None:
+    with pytest.raises(MalformedError, match="it is truncated"):
         SshReader(bytes.fromhex(raw), "it").string()
 
 
-def test_negative_numbers_are_none() -> None:
-    with pytest.raises(MalformedError, match="it holds a negative number"):
+def test_negative_numbers_are_rejected() -> None:
+    with pytest.raises(MalformedError, match="it contains a negative number"):
         SshReader(string(b"\x80"), "it").positive(canonical=False)
 
 
-def test_what_is_left_over_is_counted() -> None:
+def test_trailing_bytes_are_rejected() -> None:
     with pytest.raises(MalformedError, match="it has 3 bytes too many"):
-        SshReader(b"abc", "it").end()
+        SshReader(b"abc", "it").expect_end()
