@@ -1,7 +1,7 @@
-"""A door's sequence laid beside what a source sent: which packet was meant as which knock, and what lies between.
+"""Align a door's port sequence with the packets of one source: which packet was meant as which knock.
 
-The cheapest explanation wins (dynamic programming, as for the distance of two texts): a knock that is missing, a
-packet that came between, a knock with a fault. Of equally cheap ones the last: people look at their last try.
+The alignment of least cost wins (dynamic programming, as for the edit distance of two strings); a missing knock, a
+stray packet and a faulty knock each have a cost. Among equals the last one wins: people ask about their last attempt.
 """
 
 from __future__ import annotations
@@ -18,7 +18,7 @@ from doorward.model import Door, Port
 
 
 class Cause(NamedTuple):
-    """One reason: a word for programs, what happened, and what to do."""
+    """One reason: a code for programs (`kind`), what happened, and what to do."""
 
     kind: str
     what: str
@@ -26,7 +26,7 @@ class Cause(NamedTuple):
 
 
 class Diagnosis(NamedTuple):
-    """What came of it. `door` is the one that was meant in the last try, `opened` whether any try opened a door."""
+    """The result for one source. `door`: the door of the last attempt; `opened`: whether any attempt opened a door."""
 
     fault: Cause
     door: str | None = None
@@ -34,11 +34,11 @@ class Diagnosis(NamedTuple):
     also: tuple[Cause, ...] = ()
 
 
-MOST_ALIGNED = 200  # packets of one source, the last ones: the time grows with the square
-MOST_DOORS = 16  # are tried for one source, those first whose ports it went to most
-LONGEST_PAUSE_S = 120.0  # between two packets that are one try at a knock
+MOST_ALIGNED = 200  # last packets of one source: the time is quadratic
+MOST_DOORS = 16  # candidate doors per source, those first whose ports it sent to most
+LONGEST_PAUSE_S = 120.0  # between two packets of one attempt
 _MISSING, _STRAY, _FAULTY, _OTHER_PROTOCOL = 3.0, 2.0, 2.0, 2.5
-_MOST_STRAYS = 20  # more cost no more, so that a scan around the knock still shows the knock
+_MOST_STRAYS = 20  # the cost is capped here, so that a knock in the middle of a scan is still found
 _FAULTS = {
     PacketVerdict.FAST: 1.0,
     PacketVerdict.FLAGS: _FAULTY,
@@ -50,15 +50,15 @@ _FAULTS = {
 
 
 class KnockMatch(NamedTuple):
-    """A packet that was meant as a knock (its place in the sequence, from 0)."""
+    """A packet that was meant as a knock; `knock` is its index in the sequence, from 0."""
 
     knock: int
     step: ReplayStep
-    is_exact: bool  # it went to the right port, with the right protocol
+    is_exact: bool  # right port and right protocol
 
 
 class Alignment(NamedTuple):
-    """The best explanation for one door. `steps` are the packets that were looked at, in order."""
+    """The best explanation for one door. `steps`: the packets that were considered, in order."""
 
     door: int
     matches: tuple[KnockMatch, ...]
@@ -66,26 +66,26 @@ class Alignment(NamedTuple):
     steps: tuple[ReplayStep, ...]
 
     def between(self, after: ReplayStep | None, before: ReplayStep | None) -> Iterator[ReplayStep]:
-        """Give the packets between two of them; None stands for the beginning or the end."""
+        """Yield the steps between two steps; None means the beginning or the end."""
         start = -1 if after is None else self.steps.index(after)
         end = len(self.steps) if before is None else self.steps.index(before)
         yield from self.steps[start + 1 : end]
 
 
 class _Node(NamedTuple):
-    place: int  # in the steps
+    place: int  # index into the steps
     knock: int
     cost: float
     is_exact: bool
 
 
 def counts_for(house: CompiledConfig, door: int, step: ReplayStep) -> bool:
-    """Tell whether the door's machine took a packet as a symbol."""
+    """Return whether the door's automaton counted the packet."""
     return step.verdict in SYMBOLS and any(lane.machine == house.machine_of[door] for lane in step.lanes)
 
 
 def best_alignment(house: CompiledConfig, steps: Sequence[ReplayStep], door: int | None = None) -> Alignment | None:
-    """Give the explanation that costs least for a knock of its length; None where no packet fits any sequence."""
+    """Return the alignment with the least cost per knock, or None when no packet fits any sequence."""
     doors = _candidates(house, steps) if door is None else [door]
     found = [alignment for each in doors if (alignment := align(house, steps, each)) is not None]
     return min(
@@ -107,7 +107,7 @@ def _candidates(house: CompiledConfig, steps: Sequence[ReplayStep]) -> list[int]
 
 
 def align(house: CompiledConfig, steps: Sequence[ReplayStep], index: int) -> Alignment | None:
-    """Lay one door's sequence beside the steps."""
+    """Return the best alignment of one door's sequence with the steps, or None when no packet fits."""
     door = house.doors[index]
     numbers = {port.number for port in door.knock}
     looked_at = [
@@ -129,7 +129,7 @@ def align(house: CompiledConfig, steps: Sequence[ReplayStep], index: int) -> Ali
 
 
 def _cost(house: CompiledConfig, index: int, step: ReplayStep, port: Port) -> tuple[float, bool] | None:
-    """Give what it costs to take a packet for a knock at `port`, and whether it went there; None where it did not."""
+    """Return the cost of matching a packet with a knock at `port` and whether it is exact, or None if it cannot match."""
     if step.port is None or step.port.number != port.number:
         return None
     if step.port.protocol is not port.protocol:
@@ -141,7 +141,7 @@ def _cost(house: CompiledConfig, index: int, step: ReplayStep, port: Port) -> tu
 
 
 class _Strays:
-    """Counts the symbols between two packets that are not the earlier one again."""
+    """Counts knock packets between two packets in O(1), without repetitions of the earlier one."""
 
     def __init__(self, steps: Sequence[ReplayStep], counts: Sequence[bool]) -> None:
         self._ports = [step.port for step in steps]
@@ -193,7 +193,7 @@ def _cheapest(
 
 @dataclass(frozen=True, slots=True)
 class SourceContext:
-    """One source among the others. `hosts` are this host's addresses, as far as the capture shows them."""
+    """One source, with what its diagnosis needs of the others. `hosts`: this host's addresses, as far as known."""
 
     house: CompiledConfig
     trace: SourceTrace
@@ -205,33 +205,33 @@ class SourceContext:
 
     @property
     def steps(self) -> Sequence[ReplayStep]:
-        """Give the source's packets."""
+        """The source's packets, in order."""
         return self.trace.steps
 
     def own_hosts(self) -> list[bytes]:
-        """Give this host's addresses of the source's family."""
+        """Return this host's addresses of the source's family, sorted."""
         return sorted(host for host in self.hosts if len(host) == len(self.trace.source))
 
 
 @dataclass(frozen=True, slots=True)
 class KnockAttempt:
-    """One try at a door, as the alignment explains it."""
+    """One attempt at a door, as the alignment explains it."""
 
     case: SourceContext
     alignment: Alignment
 
     @property
     def door(self) -> Door:
-        """Give the door that was meant."""
+        """The door that was meant."""
         return self.case.house.doors[self.alignment.door]
 
     @property
     def within_s(self) -> float:
-        """Give the door's deadline."""
+        """The door's deadline."""
         return self.door.within_ms / 1000
 
     @property
     def missing(self) -> list[int]:
-        """Give the knocks that no packet is a match for."""
+        """The indexes of the knocks that no packet matches."""
         found = {match.knock for match in self.alignment.matches}
         return [knock for knock in range(len(self.door.knock)) if knock not in found]

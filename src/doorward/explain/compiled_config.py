@@ -1,4 +1,4 @@
-"""A configuration as `explain` needs it: the automaton, and which doors a state is a part of."""
+"""A configuration compiled for `explain`: the automaton, and the doors that each state belongs to."""
 
 from __future__ import annotations
 
@@ -10,12 +10,12 @@ from doorward.config.schema import Configuration, Gate, WrongPort
 from doorward.core.automaton import Automaton, compile_doors, edge, machine_key, symbol_text
 from doorward.model import Door, Port
 
-NAMED_DOORS = 3  # that share a prefix are named; the others are counted
-MOST_SEEKERS = 64  # doors whose sequence has one and the same number: beyond it the later ones are no candidates
+NAMED_DOORS = 3  # doors named per shared prefix; the others are counted
+MOST_SEEKERS = 64  # doors per port number; later ones are not considered as candidates
 
 
 class Progress(NamedTuple):
-    """What a state means: so many knocks of these doors (by index), and of so many more."""
+    """What a state means: the number of knocks done, for these doors (by index) and `more` others."""
 
     knocks: int
     doors: tuple[int, ...]
@@ -24,7 +24,7 @@ class Progress(NamedTuple):
 
 @dataclass(frozen=True, slots=True)
 class CompiledConfig:
-    """The doors, compiled. `ports` are all that occur in a sequence; `services` what doors open, and by which doors."""
+    """The compiled doors. `ports`: all ports of all sequences; `services`: the ports that doors open, with the doors."""
 
     doors: tuple[Door, ...]
     gate: Gate
@@ -33,27 +33,27 @@ class CompiledConfig:
     places: dict[int, Progress]
     ports: frozenset[Port]
     services: dict[Port, tuple[int, ...]]
-    seekers: dict[int, list[int]]  # the doors in whose sequence a number occurs, whatever the protocol
-    signed: Port | None = None  # where signed knocks go
+    seekers: dict[int, list[int]]  # port number, of either protocol -> doors with it in their sequence
+    signed: Port | None = None  # the port for signed knocks
 
     @property
     def numbers(self) -> frozenset[int]:
-        """Give the numbers that knocks and visitors go to, whatever the protocol."""
+        """All port numbers that matter, whatever the protocol."""
         signed = () if self.signed is None else (self.signed,)
         return frozenset(port.number for port in (*self.ports, *self.services, *signed))
 
     @property
     def targets(self) -> frozenset[bytes]:
-        """Give the packed addresses, not this host's, at which some doors look."""
+        """The packed `target` addresses of doors."""
         return frozenset(machine.target for machine in self.automaton.machines if machine.target)
 
     def door_named(self, name: str) -> int | None:
-        """Give the index of a door."""
+        """Return the index of the door with that name, or None."""
         return next((index for index, door in enumerate(self.doors) if door.name == name), None)
 
 
 def build_config(configuration: Configuration) -> CompiledConfig:
-    """Compile a configuration, as the daemon does."""
+    """Return the configuration, compiled as the daemon does it."""
     gate, doors, signed = configuration.gate, configuration.doors, configuration.signed
     no_symbols = gate.public if signed is None else (*gate.public, signed.port)
     automaton = compile_doors(doors, public=no_symbols, known_only=gate.wrong_port is WrongPort.KNOWN)

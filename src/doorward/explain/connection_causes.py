@@ -1,4 +1,4 @@
-"""What became of an opening: the connection that it was for came, or did not, or went elsewhere."""
+"""Causes after the knock: whether the connection arrived, was answered, or went elsewhere."""
 
 from __future__ import annotations
 
@@ -14,13 +14,13 @@ from doorward.explain.replay import SYMBOLS, PacketVerdict, ReplayStep
 from doorward.explain.sources import ACCEPTED, REFUSED, REPLIED, ReplyPacket
 from doorward.model import TCP_FLAGS, Door, Port, Protocol
 
-EARLY_S = 10.0  # a connection that came so long before its opening may have been meant for it
-SOON_S = 10.0  # who connects from another address does so about as soon
+EARLY_S = 10.0  # a connection this long before its opening may have been meant for it
+SOON_S = 10.0  # a client that connects from another address does so within this time
 _SYN = TCP_FLAGS["syn"]
 
 
 class OpenPeriod(NamedTuple):
-    """An opening: the door, when the knock was complete, and until when it stood."""
+    """An opening of a door: from the completed knock to its end."""
 
     case: SourceContext
     door: Door
@@ -29,13 +29,13 @@ class OpenPeriod(NamedTuple):
 
 
 def visit_of(case: SourceContext, step: ReplayStep, index: int) -> OpenPeriod:
-    """Give the opening that a step brought about."""
+    """Return the opening that a step caused."""
     door = case.house.doors[index]
     return OpenPeriod(case, door, step.at_s, step.at_s + door.for_ms / 1000)
 
 
 def judge(visit: OpenPeriod) -> Cause:
-    """Say what became of it."""
+    """Return what happened to the connection that the opening was for."""
     for judgement in (_command, _came, _too_late, _too_early, _astray, _other_port, _other_source):
         if (found := next(judgement(visit), None)) is not None:
             return found
@@ -49,7 +49,7 @@ def _command(visit: OpenPeriod) -> Iterator[Cause]:
 
 
 def _tries(visit: OpenPeriod) -> list[ReplayStep]:
-    """Give the source's packets that begin connections to what the door opens, in order."""
+    """Return the source's packets that begin connections to the door's ports, in order."""
     return [
         step
         for step in visit.case.steps
@@ -63,7 +63,7 @@ def _may_begin(step: ReplayStep) -> bool:
 
 
 def _came(visit: OpenPeriod) -> Iterator[Cause]:
-    """Judge a connection that came while the door was open."""
+    """Yield the cause for a connection that arrived while the door was open."""
     inside = [
         step
         for step in _tries(visit)
@@ -81,7 +81,7 @@ def _answered(visit: OpenPeriod, step: ReplayStep, answer: ReplyPacket | None) -
     opened = f"door {name} opened, and the connection to {port} came {after} later"
     is_heard = _is_heard(visit, step)
     is_silent = step.seen.flow.protocol == Protocol.UDP and not visit.case.has_answers
-    if answer is None and (is_heard or is_silent):  # the client goes on as if it was answered
+    if answer is None and (is_heard or is_silent):  # the client continues as if it had been answered
         remedy = "the capture shows one direction only: capture both to see the answer"
         return Cause("came_in", f"as it should: {opened}", remedy)
     if answer is None:
@@ -126,9 +126,9 @@ def _other_source(visit: OpenPeriod) -> Iterator[Cause]:
 
 
 def guest_of(visit: OpenPeriod) -> ReplayStep | None:
-    """Give the first packet of whoever came from another address when nobody came from the one that knocked.
+    """Return the first packet from another address if none came from the one that knocked, else None.
 
-    Strangers try ports at all times: it must be the only one who did, or have come far sooner than the next.
+    Scanners try ports at all times: it must be the only such source, or have come far sooner than the next.
     """
     case, own = visit.case, visit.case.trace.source
     if any(step.verdict is PacketVerdict.ENTERS for step in _tries(visit)):
@@ -147,7 +147,7 @@ def guest_of(visit: OpenPeriod) -> ReplayStep | None:
 
 
 def two_addresses(knocked: bytes, connected: bytes, port: Port) -> Cause:
-    """Say that knock and connection came from different addresses."""
+    """Return the cause for a knock and a connection from different addresses."""
     what = f"the connection to {port} came from {wording.address(connected)}, the knock from {wording.address(knocked)}"
     if len(knocked) != len(connected):
         return Cause("other_family", f"{what}: IPv4 and IPv6", "knock and connect by one of them: -4 or -6")
@@ -159,7 +159,7 @@ def two_addresses(knocked: bytes, connected: bytes, port: Port) -> Cause:
 
 
 def _astray(visit: OpenPeriod) -> Iterator[Cause]:
-    """Look for the connection at another host."""
+    """Yield the cause for a connection to another host."""
     for step in visit.case.steps:
         if step.verdict is PacketVerdict.ELSEWHERE and step.port in visit.door.opens and step.at_s >= visit.at_s:
             there = wording.address(step.seen.flow.destination)
@@ -168,7 +168,7 @@ def _astray(visit: OpenPeriod) -> Iterator[Cause]:
 
 
 def _other_port(visit: OpenPeriod) -> Iterator[Cause]:
-    """Look for a connection to a port that the door does not open."""
+    """Yield the cause for a connection to a port that the door does not open."""
     numbers = {port.number for port in visit.door.opens}
     for step in visit.case.steps:
         if step.at_s < visit.at_s or step.port is None or step.seen.standing is not ConnectionState.NEW:
@@ -189,7 +189,7 @@ def _other_port(visit: OpenPeriod) -> Iterator[Cause]:
 
 
 def answered_port(case: SourceContext) -> Port | None:
-    """Give a port that answered, though no knock of a sequence had opened it."""
+    """Return a port that answered though no port sequence had opened it, or None."""
     for step in case.steps:
         answer = case.trace.answer_to(step) if step.verdict is PacketVerdict.HIDDEN else None
         if answer is not None and answer.what in (ACCEPTED, REPLIED):
@@ -198,7 +198,7 @@ def answered_port(case: SourceContext) -> Port | None:
 
 
 def without_a_knock(case: SourceContext) -> Cause | None:
-    """Judge who only tried what doors open."""
+    """Return the cause for a source that only tried the ports that doors open, or None."""
     tries = [step for step in case.steps if step.verdict is PacketVerdict.HIDDEN]
     if not tries:
         return None

@@ -1,7 +1,7 @@
-"""What conntrack would call a packet: new, of a connection that stands, or an answer to one.
+"""Connection tracking over a capture, modeled on nf_conntrack: new, established, or an answer.
 
-Only what is new can be a knock. The kernel knows connections that began before the capture; here they are new until
-the capture shows an answer.
+Only a new packet can be a knock. Unlike the kernel, this does not know connections from before the capture: they count
+as new until the capture shows an answer.
 """
 
 from __future__ import annotations
@@ -13,7 +13,7 @@ from enum import StrEnum
 from doorward.model import TCP_FLAGS, Protocol
 from doorward.packets.decode import Flow
 
-MOST_CONNECTIONS = 65536  # beyond it the one that was silent longest is forgotten, and its next packet is new
+MOST_CONNECTIONS = 65536  # beyond it the oldest entry is dropped, and its next packet counts as new
 UDP_TIMEOUT_S = 30.0  # nf_conntrack_udp_timeout
 _FIN, _SYN, _RST, _ACK = (TCP_FLAGS[name] for name in ("fin", "syn", "rst", "ack"))
 
@@ -21,7 +21,7 @@ Key = tuple[int, bytes, int, bytes, int]  # protocol, source and its port, desti
 
 
 class ConnectionState(StrEnum):
-    """What a packet is to conntrack. `HEARD` is the first that shows that an answer arrived."""
+    """The state of a packet's connection. `HEARD`: the first packet that shows that the client received an answer."""
 
     NEW = "new"
     HEARD = "heard"
@@ -33,21 +33,21 @@ class ConnectionState(StrEnum):
 @dataclass(slots=True)
 class _Connection:
     last_s: float
-    has_begun: bool  # with the packet that begins one, and not in the middle
+    has_begun: bool  # the capture has its first packet
     is_answered: bool = False
-    has_answer: bool = False  # which was seen, and not only concluded from what followed
+    has_answer: bool = False  # the answer was captured, not only inferred from a later packet
     is_heard: bool = False
     is_over: bool = False
 
 
 class ConnectionTracker:
-    """Follows the connections of a capture, both ways."""
+    """Tracks the connections of a capture, in both directions."""
 
     def __init__(self) -> None:
         self._known: OrderedDict[Key, _Connection] = OrderedDict()
 
     def observe(self, flow: Flow, now_s: float) -> ConnectionState:
-        """Take one packet, and tell what it is."""
+        """Count a packet and return the state of its connection."""
         if flow.packet is None or flow.port is None:
             return ConnectionState.NEW
         key = key_of(flow)
@@ -77,7 +77,7 @@ class ConnectionTracker:
     def _onward(self, known: _Connection, flow: Flow, now_s: float) -> ConnectionState:
         known.last_s = now_s
         known.is_over = known.is_over or _ends(flow)
-        # Only who heard an answer acknowledges it, also where the capture has one direction alone.
+        # Only a client that received an answer acknowledges it: this works with one captured direction, too.
         acknowledges = flow.packet is not None and flow.packet.flags & (_SYN | _RST | _ACK) == _ACK
         if not (known.is_answered or (known.has_begun and acknowledges)):
             return ConnectionState.NEW
@@ -88,12 +88,12 @@ class ConnectionTracker:
 
 
 def key_of(flow: Flow) -> Key:
-    """Give what all packets of this direction share."""
+    """Return the 5-tuple of the packet's direction."""
     return flow.protocol, flow.source, flow.source_port, flow.destination, flow.port.number if flow.port else 0
 
 
 def reverse_of(flow: Flow) -> Key:
-    """Give the same for the other direction."""
+    """Return the 5-tuple of the opposite direction."""
     return flow.protocol, flow.destination, flow.port.number if flow.port else 0, flow.source, flow.source_port
 
 

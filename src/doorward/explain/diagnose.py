@@ -1,4 +1,4 @@
-"""The judge: which door a source meant, whether it opened, and if not, why."""
+"""Diagnose one source: which door it meant, whether the door opened, and if not, why."""
 
 from __future__ import annotations
 
@@ -22,14 +22,14 @@ from doorward.explain.replay import SYMBOLS, PacketVerdict, ReplayStep
 from doorward.model import Door
 
 MOST_SECONDARY = 3
-MOST_TRIES = 20  # that are looked through for the last one
-SWEEP_PORTS = 20  # different ports: nobody's sequence is so long, and no user's programs try so many
-# Where the packets went wrong altogether, what they lack besides does not matter.
+MOST_TRIES = 20  # attempts of one source that are searched for the last one
+SWEEP_PORTS = 20  # distinct ports: more than a sequence has, or than a user's programs try
+# When the packets cannot have counted at all, further faults do not matter.
 _DECISIVE = frozenset({"unreachable", "own_packets", "interface", "elsewhere", "not_the_target"})
 
 
 def diagnose(case: SourceContext, wanted: int | None = None) -> Diagnosis:
-    """Give the one line for a source; `wanted` is the door (by index) that the question is about."""
+    """Return the diagnosis for a source; `wanted` is the index of the door in question, or None for any."""
     door = None if wanted is None else case.house.doors[wanted]
     if door is not None and not door.knock:
         what = f"door {door.name} has no sequence: it opens by hand, or by a signed knock"
@@ -60,7 +60,7 @@ def _last_opening(case: SourceContext, wanted: int | None) -> tuple[ReplayStep, 
 
 
 def _last_try(case: SourceContext, steps: Sequence[ReplayStep], wanted: int | None) -> Alignment | None:
-    """Give the best explanation, of the last try where people tried again and again, each time with another fault."""
+    """Return the best alignment; of several attempts with different faults, that of the last one."""
     found = best_alignment(case.house, steps, wanted)
     for _ in range(MOST_TRIES):
         if found is None:
@@ -75,12 +75,12 @@ def _last_try(case: SourceContext, steps: Sequence[ReplayStep], wanted: int | No
 
 
 def _is_another_try(case: SourceContext, alignment: Alignment) -> bool:
-    """Tell whether this is a try at a knock, and not just some packet."""
+    """Return whether more than half of the knocks match, so that this is an attempt and not just some packet."""
     return len(alignment.matches) > len(case.house.doors[alignment.door].knock) / 2
 
 
 def _after_opening(case: SourceContext, opened: int, meant: Door, fault: Cause) -> Cause:
-    """Say of a failed try that a door had opened before it."""
+    """Return the fault of a failed attempt, with a note that a door had opened before it."""
     times = sum(opened in step.opened for step in case.steps)
     door = case.house.doors[opened]
     before = f"door {door.name} opened" + (f" {times} times" if times > 1 else "")
@@ -116,7 +116,7 @@ def _puzzle(door: Door) -> Cause:
 
 
 def _is_sweep(case: SourceContext, alignment: Alignment) -> bool:
-    """Tell whether the source tried so many ports that those of the door are among them by chance."""
+    """Return whether the source tried so many ports that those of the door are among them by chance."""
     ports = {step.port for step in case.steps if step.verdict in SYMBOLS or step.verdict is PacketVerdict.FAST}
     between = sum(1 for _ in alignment.between(alignment.matches[0].step, alignment.matches[-1].step))
     door = case.house.doors[alignment.door]
@@ -125,7 +125,7 @@ def _is_sweep(case: SourceContext, alignment: Alignment) -> bool:
 
 
 def _without_door(case: SourceContext) -> Cause:
-    """Judge a source that tried no sequence."""
+    """Return the cause for a source that attempted no sequence."""
     if any(step.verdict is PacketVerdict.SIGNED for step in case.steps):
         port = answered_port(case)
         came_in = f"; {port} answered it" if port else ""
@@ -151,7 +151,7 @@ def _without_door(case: SourceContext) -> Cause:
 
 
 def _elsewhere_knocked(case: SourceContext) -> Cause | None:
-    """Look whether the knock for a connection came from another address."""
+    """Return the cause if the knock for a connection came from another address, else None."""
     for step in case.steps:
         if (
             step.verdict is not PacketVerdict.HIDDEN

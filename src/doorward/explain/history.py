@@ -1,4 +1,4 @@
-"""What the ledger knows of an address, in one line: openings and refusals, never a knock that came to nothing."""
+"""Diagnose an address from the ledger: its openings and refusals. Failed knocks are not recorded there."""
 
 from __future__ import annotations
 
@@ -8,11 +8,11 @@ from doorward.daemon.ledger import Record
 from doorward.explain import wording
 from doorward.explain.align import Cause, Diagnosis
 
-Moment = Callable[[float], str]  # writes a time
+Moment = Callable[[float], str]  # formats a time (seconds since the epoch)
 
 
 def diagnose_records(address: str, records: Sequence[Record], now_s: float, moment: Moment) -> Diagnosis:
-    """Judge by the last opening or refusal; `records` are in the order of time."""
+    """Return the diagnosis for the last opening or refusal; `records` are in chronological order."""
     records = [record for record in records if record.event != "banned"]
     if not records:
         what = f"the ledger has nothing of {address}: no knock from there was ever complete"
@@ -26,7 +26,7 @@ def diagnose_records(address: str, records: Sequence[Record], now_s: float, mome
 
 
 def with_ban(conclusion: Diagnosis, address: str, until_s: float, moment: Moment) -> Diagnosis:
-    """Conclude that an address is banned, whatever else came of its packets."""
+    """Return the diagnosis that an address is banned, for the same door."""
     fault = Cause("banned", f"{address} is banned until {moment(until_s)}", f"`doorward unban {address}` ends that")
     return Diagnosis(fault, conclusion.door)
 

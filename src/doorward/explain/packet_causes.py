@@ -1,4 +1,4 @@
-"""What was wrong with the packets that came as knocks: where to, how, how fast."""
+"""Causes in single knock packets: destination, interface, protocol, TCP flags, rate and time."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ _FROM_THE_HOST = (ACCEPTED, REFUSED, REPLIED)
 
 
 def packet_causes(attempt: KnockAttempt) -> Iterator[Cause]:
-    """Give what is wrong with the knocks that came, the gravest first."""
+    """Yield what is wrong with the knocks that arrived, the most severe first."""
     yield from _unreachable(attempt)
     yield from _inside(attempt)
     yield from _too_fast(attempt)
@@ -31,7 +31,7 @@ def packet_causes(attempt: KnockAttempt) -> Iterator[Cause]:
 
 
 def timing_causes(attempt: KnockAttempt) -> Iterator[Cause]:
-    """Say that it took too long, and from which packet on that is counted."""
+    """Yield the cause for a knock that took too long, with the packet from which the time counts."""
     matches, within = attempt.alignment.matches, format_duration(attempt.door.within_ms)
     remedy = "knock faster, or write a longer `within`"
     for match in matches[1:]:
@@ -58,7 +58,7 @@ def _lane(attempt: KnockAttempt, step: ReplayStep) -> MachineStep | None:
 
 
 def _named(matches: Sequence[KnockMatch], total: int) -> str:
-    """Say `the second knock`, `knocks 1 and 3`, `the knocks`."""
+    """Return `the second knock`, `knocks 1 and 3` or `the knocks`."""
     if len(matches) == total > 1:
         return "the knocks"
     if len(matches) == 1:
@@ -71,7 +71,7 @@ def _with(attempt: KnockAttempt, *verdicts: PacketVerdict) -> list[KnockMatch]:
 
 
 def _unreachable(attempt: KnockAttempt) -> Iterator[Cause]:
-    """A router's answer: the packet did not get further than there."""
+    """Yield the cause for an ICMP error from a router: the packet got no further."""
     for match in attempt.alignment.matches:
         answer = attempt.case.trace.answer_to(match.step)
         if answer is None or answer.what in _FROM_THE_HOST or attempt.case.is_local(answer.by):
@@ -124,7 +124,7 @@ def _too_fast(attempt: KnockAttempt) -> Iterator[Cause]:
 
 
 def _symbols(steps: Sequence[ReplayStep], until_s: float) -> int:
-    """Count the symbols of the two seconds before, in which a full bucket of tokens comes back."""
+    """Count the knock packets of the two seconds before, the time in which the token bucket refills."""
     counted = SYMBOLS | {PacketVerdict.FAST}
     return sum(until_s - 2 <= step.at_s <= until_s and step.verdict in counted for step in steps)
 

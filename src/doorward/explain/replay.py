@@ -1,6 +1,6 @@
-"""One packet after the other through the automaton: what each was, and where it left its source.
+"""Replay captured packets through the automaton: what each packet counted as, and the progress of its source after it.
 
-The order of the questions is the order of the kernel's chains (gate/chains.py), and the answers are the tracker's.
+The checks come in the order of the kernel's chains (nftables/chains.py); the progress is that of core/tracker.py.
 """
 
 from __future__ import annotations
@@ -17,14 +17,14 @@ from doorward.explain.conntrack import ConnectionState
 from doorward.model import Packet, Port
 from doorward.packets.decode import Flow
 
-CAPACITY = 65536  # sources a family in progress: a capture with more of them is of a flood
-MOST_OPEN = 65536  # openings that are remembered; as many as the kernel's set holds
+CAPACITY = 65536  # sources in progress per address family; only a flood has more
+MOST_OPEN = 65536  # openings; as many as the kernel's set holds
 LOOPBACK = "lo"
-UNNAMED = "interface "  # before the number of one whose name the capture does not tell
+UNNAMED = "interface "  # prefix of an interface that the capture numbers but does not name
 
 
 class CapturedPacket(NamedTuple):
-    """A packet of the capture: its number there, when it came (seconds since the first), and how."""
+    """A packet of the capture: its number there, its time in seconds after the first frame, and how it arrived."""
 
     number: int
     at_s: float
@@ -32,29 +32,29 @@ class CapturedPacket(NamedTuple):
     standing: ConnectionState = ConnectionState.NEW
     interface: str = ""
     outgoing: bool | None = None
-    is_cut: bool = False  # the capture kept less of it than there was
+    is_cut: bool = False  # the capture holds less of it than was on the wire
 
 
 class PacketVerdict(StrEnum):
-    """What the gate makes of a packet."""
+    """What a packet counts as at the gate."""
 
     OPENS = "opens"
     FORWARD = "forward"  # one knock further
-    BACK = "back"  # to the shorter prefix that still fits
+    BACK = "back"  # to a shorter prefix that still fits
     WRONG = "wrong"  # back to the start
-    SAME = "same"  # the same again: nothing changes
-    IDLE = "idle"  # no first knock, and none had come
+    SAME = "same"  # a repetition: nothing changes
+    IDLE = "idle"  # not a first knock, and nothing in progress
     FAST = "fast"
     FLAGS = "flags"
     ELSEWHERE = "elsewhere"
-    UNKNOWN = "unknown"  # in no sequence, where only those count
+    UNKNOWN = "unknown"  # in no sequence, with wrong_port = "known"
     PUBLIC = "public"
-    SIGNED = "signed"  # to the port for signed knocks, which the daemon judges by their contents
+    SIGNED = "signed"  # to the port for signed knocks, which the daemon verifies
     ENTERS = "enters"  # to a port that is open to its source
-    HIDDEN = "hidden"  # to a port that doors open, and that is closed to its source
+    HIDDEN = "hidden"  # to a door's port that is closed to its source
     CONNECTION = "connection"
-    INSIDE = "inside"  # from this host itself, or by an interface that is not watched
-    BROKEN = "broken"  # no whole TCP or UDP header
+    INSIDE = "inside"  # from this host itself, or through an interface that is not watched
+    BROKEN = "broken"  # no complete TCP or UDP header
 
 
 SYMBOLS = frozenset(
@@ -70,7 +70,7 @@ SYMBOLS = frozenset(
 
 
 class MachineStep(NamedTuple):
-    """One machine: where the source was before and after, and whether what it had was over its time."""
+    """One automaton's step: the source's progress before and after, and whether the earlier progress had expired."""
 
     machine: int
     before: Attempt
@@ -80,7 +80,7 @@ class MachineStep(NamedTuple):
 
 
 class ReplayStep(NamedTuple):
-    """A packet and what it was made of; `opened` are doors by index; `left_s` how long a port is open yet."""
+    """A packet and what it counted as. `opened`: doors by index; `left_s`: how long its port stays open."""
 
     seen: CapturedPacket
     verdict: PacketVerdict
@@ -90,17 +90,17 @@ class ReplayStep(NamedTuple):
 
     @property
     def at_s(self) -> float:
-        """Give when the packet came."""
+        """When the packet arrived."""
         return self.seen.at_s
 
     @property
     def port(self) -> Port | None:
-        """Give where it went, if it has a port."""
+        """The destination port, if the packet has one."""
         return self.seen.flow.port
 
 
 class Replayer:
-    """Runs the daemon's automaton over what was seen; `is_local` tells this host's own addresses."""
+    """Runs captured packets through the daemon's automaton; `is_local` recognizes this host's addresses."""
 
     def __init__(self, house: CompiledConfig, is_local: Callable[[bytes], bool]) -> None:
         self._house, self._is_local = house, is_local
@@ -109,8 +109,8 @@ class Replayer:
         self._now_s = float("-inf")
 
     def replay(self, seen: CapturedPacket) -> ReplayStep:
-        """Take the next packet, of a visitor."""
-        self._now_s = max(self._now_s, seen.at_s)  # a capture's clock may be set back, the tracker's may not
+        """Return the step of the next packet to this host; packets come in the order of the capture."""
+        self._now_s = max(self._now_s, seen.at_s)  # the clock of a capture may be set back, the tracker's may not
         flow = seen.flow
         if flow.packet is None or flow.port is None:
             return ReplayStep(seen, PacketVerdict.BROKEN)
@@ -159,7 +159,7 @@ class Replayer:
         return ReplayStep(seen, PacketVerdict.OPENS if opened else _foremost(lanes), lanes, opened)
 
     def _is_looked_at(self, packet: Packet) -> bool:
-        """Tell whether some door looks at the packet's destination."""
+        """Return whether some door watches the packet's destination."""
         return any(
             packet.local if machine.target is None else packet.destination == machine.target
             for machine in self._house.automaton.machines

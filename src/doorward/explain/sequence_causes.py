@@ -1,4 +1,4 @@
-"""What was missing in a knock, and what came between: order, strays, lost packets, a second address."""
+"""Causes in the sequence of knocks: order, stray and missing packets, packets from a second address."""
 
 from __future__ import annotations
 
@@ -14,14 +14,14 @@ from doorward.explain.conntrack import key_of
 from doorward.explain.replay import PacketVerdict, ReplayStep
 from doorward.model import Port, Protocol
 
-OVERTAKING_S = 0.05  # who sends knocks in the wrong order sends them further apart than packets overtake each other
-AROUND_S = 5.0  # a packet that belongs to a knock came at most so long before its first or after its last
+OVERTAKING_S = 0.05  # packets reordered on the way are closer than knocks sent in the wrong order
+AROUND_S = 5.0  # packets this long before the first or after the last match may belong to the attempt
 MOST_STRANGERS = 16
-MANY_STRAYS = 12  # between two knocks: that is no stray, but a scan
+MANY_STRAYS = 12  # more packets between two knocks are a scan
 
 
 class _Gap(NamedTuple):
-    """What lies between two knocks that came: the knocks that are missing, and the symbols that are there."""
+    """Between two matched knocks: the missing knocks, and the stray packets that were counted."""
 
     missing: tuple[int, ...]
     strays: tuple[ReplayStep, ...]
@@ -30,7 +30,7 @@ class _Gap(NamedTuple):
 
 
 def sequence_causes(attempt: KnockAttempt) -> Iterator[Cause]:
-    """Give what was missing, and what should not have been there."""
+    """Yield what was missing, and what should not have been there."""
     displaced = _unmatched(attempt)
     if displaced:
         yield _order(attempt, displaced)
@@ -64,7 +64,7 @@ def _gaps(attempt: KnockAttempt) -> Iterator[_Gap]:
 
 
 def _strays(attempt: KnockAttempt, after: KnockMatch | None, before: KnockMatch | None) -> Iterator[ReplayStep]:
-    """Give the symbols between two knocks that are not the earlier one again; at the ends, those that are near."""
+    """Yield the counted packets between two matches, except repetitions of the first; at the ends, only near ones."""
     repeated = attempt.door.knock[after.knock] if after else None
     steps = attempt.alignment.between(after.step if after else None, before.step if before else None)
     for step in steps:
@@ -76,7 +76,7 @@ def _strays(attempt: KnockAttempt, after: KnockMatch | None, before: KnockMatch 
 
 
 def completed(attempt: KnockAttempt) -> KnockAttempt:
-    """Take packets that are in their place for what they are: so much came between that they seemed to be none."""
+    """Return the attempt with packets added that fit where a knock is missing; many strays had hidden them."""
     matches = list(attempt.alignment.matches)
     for knock, step in _unmatched(attempt, with_any_protocol=True).items():
         before = [match.step.seen.number for match in matches if match.knock < knock]
@@ -88,7 +88,7 @@ def completed(attempt: KnockAttempt) -> KnockAttempt:
 
 
 def _unmatched(attempt: KnockAttempt, *, with_any_protocol: bool = False) -> dict[int, ReplayStep]:
-    """Find missing knocks among the packets around: they came, but were not taken for it."""
+    """Return packets near the attempt that fit missing knocks, by knock; they arrived, but out of place."""
     matches = attempt.alignment.matches
     taken = {match.step for match in matches}
     since_s, until_s = matches[0].step.at_s - AROUND_S, matches[-1].step.at_s + AROUND_S
@@ -105,13 +105,13 @@ def _unmatched(attempt: KnockAttempt, *, with_any_protocol: bool = False) -> dic
 
 
 def _came(attempt: KnockAttempt, displaced: dict[int, ReplayStep]) -> tuple[dict[int, ReplayStep], list[int]]:
-    """Give the packets of all knocks that came, and the order in which they did."""
+    """Return the packets of all knocks that arrived, and the knocks in the order of arrival."""
     came = {match.knock: match.step for match in attempt.alignment.matches} | displaced
     return came, sorted(came, key=lambda knock: came[knock].seen.number)
 
 
 def _swapped(attempt: KnockAttempt, displaced: dict[int, ReplayStep]) -> list[tuple[int, int]]:
-    """Give the neighbours of which the later knock came first."""
+    """Return the adjacent pairs in which the later knock arrived first."""
     return [(early, late) for early, late in pairwise(_came(attempt, displaced)[1]) if early > late]
 
 
@@ -136,7 +136,7 @@ def _order(attempt: KnockAttempt, displaced: dict[int, ReplayStep]) -> Cause:
 
 
 def _of_others(attempt: KnockAttempt, displaced: Collection[int]) -> dict[int, ReplayStep]:
-    """Give the packets of other sources that are just what is missing; none where they are not all of it."""
+    """Return the packets of other sources that are exactly what is missing; empty if anything remains missing."""
     missing = [knock for knock in attempt.missing if knock not in displaced]
     fitting: dict[bytes, dict[int, ReplayStep]] = {source: {} for source in _eligible(attempt)}
     for knock in missing:
@@ -151,13 +151,13 @@ def _of_others(attempt: KnockAttempt, displaced: Collection[int]) -> dict[int, R
 
 
 def _distance_s(attempt: KnockAttempt, steps: Iterable[ReplayStep]) -> float:
-    """Give how far in time packets are from the nearest of the knocks that came."""
+    """Return the least time between any of the packets and any knock that arrived."""
     moments = [match.step.at_s for match in attempt.alignment.matches]
     return min((abs(step.at_s - moment) for step in steps for moment in moments), default=float("inf"))
 
 
 def _time_of(attempt: KnockAttempt, knock: int) -> tuple[float, float]:
-    """Give from when to when a missing knock would have been in its place."""
+    """Return the time span in which a missing knock would have been in order."""
     matches, slack_s = attempt.alignment.matches, max(AROUND_S, attempt.within_s)
     before = [match.step.at_s for match in matches if match.knock < knock]
     after = [match.step.at_s for match in matches if match.knock > knock]
@@ -165,9 +165,9 @@ def _time_of(attempt: KnockAttempt, knock: int) -> tuple[float, float]:
 
 
 def _eligible(attempt: KnockAttempt) -> set[bytes]:
-    """Give the sources that sent some of the knocks, and none that this source sent: the rest of one client's.
+    """Return the sources that sent some of the knocks, but none that this source sent: possibly the same client.
 
-    None where they are many: then they are strangers, and among many some fit by chance.
+    Empty when there are many: among many unrelated sources some fit by chance.
     """
     matches, slack_s = attempt.alignment.matches, max(AROUND_S, attempt.within_s)
     since_s, until_s = matches[0].step.at_s - slack_s, matches[-1].step.at_s + slack_s
@@ -218,7 +218,7 @@ def _scan(strays: Sequence[ReplayStep]) -> Cause:
 
 
 def _stray(attempt: KnockAttempt, gap: _Gap, step: ReplayStep) -> Cause:
-    assert gap.after is not None and gap.before is not None  # noqa: S101, PT018 - the caller has looked
+    assert gap.after is not None and gap.before is not None  # noqa: S101, PT018 - checked by the caller
     place = f"between knocks {gap.after.knock + 1} and {gap.before.knock + 1}"
     if (earlier := _first_sent(attempt, step)) is not None:
         pause = wording.span(step.at_s - earlier.at_s)
@@ -238,7 +238,7 @@ def _stray(attempt: KnockAttempt, gap: _Gap, step: ReplayStep) -> Cause:
 
 
 def _first_sent(attempt: KnockAttempt, step: ReplayStep) -> ReplayStep | None:
-    """Give the packet of which this one is a repetition by the client's TCP."""
+    """Return the packet that this one retransmits, or None."""
     flow = step.seen.flow
     if flow.protocol != Protocol.TCP:
         return None
@@ -276,7 +276,7 @@ def _lost(attempt: KnockAttempt, lost: Sequence[int]) -> Cause:
 
 
 def _piece(attempt: KnockAttempt) -> ReplayStep | None:
-    """Find a packet without ports that may be what is missing."""
+    """Return a packet without readable ports that may be what is missing, or None."""
     matches = attempt.alignment.matches
     since_s, until_s = matches[0].step.at_s - AROUND_S, matches[-1].step.at_s + AROUND_S
     for step in attempt.case.steps:

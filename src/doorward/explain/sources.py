@@ -1,4 +1,4 @@
-"""What each source did, step by step, and what it was answered."""
+"""Traces by source address: each source's packets in order, and the answers to them."""
 
 from __future__ import annotations
 
@@ -18,9 +18,9 @@ from doorward.packets.decode import Flow
 def server_addresses(
     seen: Iterable[CapturedPacket], house: CompiledConfig, own: Collection[bytes] = ()
 ) -> frozenset[bytes]:
-    """Give, of each family, the destination to which most different sources and ports of the doors go.
+    """Return this host's addresses, packed: per family, the destination with the most (source, door port) pairs.
 
-    Where some of the destinations are in `own`, the addresses of the machine that asks, those are it.
+    If some of the destinations are in `own`, the addresses of the host that runs this, those are returned instead.
     """
     numbers, found = house.numbers, defaultdict[bytes, set[tuple[bytes, int]]](set)
     for flow in (packet.flow for packet in seen if packet.standing is ConnectionState.NEW):
@@ -36,14 +36,14 @@ def server_addresses(
     return frozenset(best.values())
 
 
-MOST_SOURCES = 20_000  # beyond it new ones are only counted: a flood with made-up addresses
+MOST_SOURCES = 20_000  # beyond it new ones are only counted: a flood from spoofed addresses
 MOST_STEPS = 20_000  # of one source
 _SYN, _RST = TCP_FLAGS["syn"], TCP_FLAGS["rst"]
 ACCEPTED, REFUSED, REPLIED = "accepted", "refused", "replied"  # besides what an ICMP error says
 
 
 class ReplyPacket(NamedTuple):
-    """What came back for a packet, when, and from whom."""
+    """An answer to a packet: when, what (a constant above, or the text of an ICMP error), and from which address."""
 
     at_s: float
     what: str
@@ -52,7 +52,7 @@ class ReplyPacket(NamedTuple):
 
 @dataclass(slots=True)
 class SourceTrace:
-    """One source: its packets in order, what came back (by connection), and which answers it heard."""
+    """One source: its packets in order, the answers by connection, and the connections whose answer it received."""
 
     source: bytes
     steps: list[ReplayStep] = field(default_factory=list)
@@ -60,28 +60,28 @@ class SourceTrace:
     heard: set[Key] = field(default_factory=set)
 
     def answer_to(self, step: ReplayStep) -> ReplyPacket | None:
-        """Give what came back for a packet."""
+        """Return the answer to a packet, or None."""
         return self.answers.get(key_of(step.seen.flow))
 
 
 class SourceTraces:
-    """Takes packets in their order, and sorts them by source."""
+    """Replays packets in order and groups them by source."""
 
     def __init__(self, house: CompiledConfig, is_local: Callable[[bytes], bool]) -> None:
         self._follower = Replayer(house, is_local)
         self._is_local = is_local
         self._here = house.targets
         self.of: dict[bytes, SourceTrace] = {}
-        self.has_answers = False  # the capture has the way back too
+        self.has_answers = False  # the capture has both directions
         self.left_out = 0
 
     def feed_all(self, seen: Iterable[CapturedPacket]) -> None:
-        """Take packets."""
+        """Feed packets in order."""
         for packet in seen:
             self.feed(packet)
 
     def feed(self, seen: CapturedPacket) -> ReplayStep | None:
-        """Take a packet; give the step that it is, if it is one."""
+        """Feed a packet; return its step, or None for an answer or a packet of this host's own."""
         flow = seen.flow
         if flow.error and flow.about is not None:
             self._answered(flow.about.source, key_of(flow.about), ReplyPacket(seen.at_s, flow.error, flow.source))
@@ -90,7 +90,7 @@ class SourceTraces:
             self._answered(flow.destination, reverse_of(flow), ReplyPacket(seen.at_s, _meaning(flow), flow.source))
             return None
         if self._is_local(flow.source) and not (self._is_local(flow.destination) or flow.destination in self._here):
-            return None  # this host's own errand
+            return None  # this host's own connection
         trace = self._trace(flow.source)
         if trace is None or len(trace.steps) >= MOST_STEPS:
             self.left_out += 1
@@ -121,12 +121,12 @@ def _meaning(flow: Flow) -> str:
     return ACCEPTED if flow.packet.flags & _SYN else REPLIED
 
 
-MOST_STRANGER_PORTS = 16  # who goes to more of them scans, and is nobody's second address
-MOST_LOOKED_AT = 2000  # packets to one port: in a flood nobody's second address is found
+MOST_STRANGER_PORTS = 16  # a source with more is a scanner, not a client's second address
+MOST_LOOKED_AT = 2000  # packets to one port; in a flood a second address is not found
 
 
 class OtherSources:
-    """Looks up who else went to a port of some door, and when."""
+    """Index of the other sources' packets to door ports, and of their openings, by time."""
 
     def __init__(self, house: CompiledConfig, traces: Mapping[bytes, SourceTrace]) -> None:
         self._steps: dict[Port, list[ReplayStep]] = defaultdict(list)
@@ -148,7 +148,7 @@ class OtherSources:
             steps.sort(key=lambda step: step.at_s)
 
     def at(self, port: Port, source: bytes, since_s: float, until_s: float) -> Iterator[ReplayStep]:
-        """Give the packets of others to a port within a time, in order."""
+        """Yield packets from others than `source` to a port, in order, from `since_s` to `until_s`."""
         steps = self._steps.get(port, [])
         start = bisect_left(steps, since_s, key=lambda step: step.at_s)
         for step in steps[start : start + MOST_LOOKED_AT]:
@@ -158,7 +158,7 @@ class OtherSources:
                 yield step
 
     def openings(self, door: int, source: bytes, since_s: float, until_s: float) -> Iterator[ReplayStep]:
-        """Give the packets with which others opened a door within a time."""
+        """Yield the packets with which others than `source` opened a door, from `since_s` to `until_s`."""
         for step in self._openings.get(door, ()):
             if since_s <= step.at_s <= until_s and step.seen.flow.source != source:
                 yield step

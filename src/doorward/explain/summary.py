@@ -1,4 +1,4 @@
-"""All sources of a recording, judged: who is worth a look, and the one line for each."""
+"""Summarize a capture: the sources worth showing, and the diagnosis of each."""
 
 from __future__ import annotations
 
@@ -14,19 +14,19 @@ from doorward.explain.sources import OtherSources, SourceTrace, SourceTraces
 from doorward.explain.wording import made_text, state_text
 from doorward.model import Address
 
-MOST_SHOWN = 20  # sources; a capture of a day holds thousands of scanners
+MOST_SHOWN = 20  # sources; a day's capture holds thousands of scanners
 MOST_FOR_PROGRAMS = 1000
 
 
 class SourceSummary(NamedTuple):
-    """A source with what is to be said about it."""
+    """A source with its diagnosis."""
 
     trace: SourceTrace
     conclusion: Diagnosis
 
 
 class PacketRow(NamedTuple):
-    """A packet in words."""
+    """A packet as text: what it was, what it counted as, and its source's progress after it."""
 
     number: int
     at_s: float
@@ -37,7 +37,7 @@ class PacketRow(NamedTuple):
 
 
 class Summary(NamedTuple):
-    """The sources that are shown, and how many more there were: with and without a knock."""
+    """The sources shown, and the numbers of those left out: with and without a packet to a door's port."""
 
     told: tuple[SourceSummary, ...]
     more_knocking: int
@@ -54,7 +54,7 @@ def summarize(
     door: int | None = None,
     most: int = MOST_SHOWN,
 ) -> Summary:
-    """Judge the source that was asked for, or those that went to a port of some door, at most so many."""
+    """Return the diagnoses of `source`, or of at most `most` sources that sent packets to door ports."""
     neighbours = OtherSources(house, traces.of)
 
     def told(trace: SourceTrace) -> SourceSummary:
@@ -74,12 +74,12 @@ def summarize(
 
 
 def rows(house: CompiledConfig, trace: SourceTrace) -> Iterator[PacketRow]:
-    """Tell a source's packets one after the other."""
+    """Return the packets of a source as rows, in order."""
     return (build_row(house, step) for step in trace.steps)
 
 
 def build_row(house: CompiledConfig, step: ReplayStep) -> PacketRow:
-    """Tell a packet."""
+    """Return a packet as a row."""
     seen = step.seen
     return PacketRow(
         seen.number, seen.at_s, wording.packet(seen.flow), made_text(house, step), state_text(house, step), step.verdict
@@ -94,7 +94,7 @@ def _is_of_note(house: CompiledConfig, trace: SourceTrace) -> bool:
 
 
 def _weight(trace: SourceTrace) -> int:
-    """Prefer who opened a door, then who got furthest."""
+    """Rank a source: those that opened a door first, then those that got furthest."""
     if any(step.opened for step in trace.steps):
         return 3
     moved = sum(step.verdict is PacketVerdict.FORWARD for step in trace.steps)

@@ -1,4 +1,4 @@
-"""How times, knocks, packets and addresses are said."""
+"""Text for durations, knocks, packets, addresses and progress."""
 
 from __future__ import annotations
 
@@ -18,22 +18,22 @@ _NUMBERS = ("no", "one", "two", "three", "four", "five", "six", "seven", "eight"
 
 
 def ordinal(number: int) -> str:
-    """Say `third`, or `the 12th` where there is no short word."""
+    """Return `third`, or `12th` beyond the tenth."""
     return _ORDINALS[number - 1] if 1 <= number <= len(_ORDINALS) else f"{number}th"
 
 
 def number_word(number: int) -> str:
-    """Say `two`, or write a larger number."""
+    """Return `two`, or digits beyond ten."""
     return _NUMBERS[number] if 0 <= number < len(_NUMBERS) else f"{number:,}"
 
 
 def counted(number: int, one: str, many: str = "") -> str:
-    """Say `1 knock`, `2 knocks`."""
+    """Return `1 knock`, `2 knocks`."""
     return f"{number:,} {one if number == 1 else many or one + 's'}"
 
 
 def span(seconds: float) -> str:
-    """Say a length of time so that two that differ look different: `40 µs`, `0.4 ms`, `12 ms`, `6.2 s`, `2 min 5 s`."""
+    """Return a duration in a fitting unit: `40 µs`, `0.4 ms`, `12 ms`, `6.2 s`, `2 min 5 s`."""
     seconds = max(0.0, seconds)
     if seconds < 0.0001:
         return f"{seconds * 1e6:.0f} µs"
@@ -51,33 +51,33 @@ def span(seconds: float) -> str:
 
 
 def span_beyond(seconds: float, limit_s: float) -> str:
-    """Say a time that is over a limit, exactly enough to be seen as over it."""
+    """Return a duration above a limit, precise enough to differ from the limit."""
     rough = span(seconds)
     return rough if rough != span(limit_s) else f"{seconds:.3f} s"
 
 
 def listed(words: Sequence[str]) -> str:
-    """Say `a`, `a and b`, `a, b and c`."""
+    """Return `a`, `a and b` or `a, b and c`."""
     return " and ".join(filter(None, (", ".join(words[:-1]), words[-1] if words else "")))
 
 
 def address(packed: bytes) -> str:
-    """Write an address."""
+    """Return a packed address as text."""
     return str(ip_address(packed))
 
 
 def is_same_network(one: bytes, other: bytes) -> bool:
-    """Tell whether two addresses are of one IPv6 network, and so, as a rule, one client's."""
+    """Return whether two addresses are in one IPv6 /64 and so, as a rule, belong to one client."""
     return len(one) == len(other) == 2 * _NETWORK_BYTES and one[:_NETWORK_BYTES] == other[:_NETWORK_BYTES]
 
 
 def flags(bits: int) -> str:
-    """Write TCP flags as `SYN+ECE`."""
+    """Return TCP flags as `SYN+ECE`."""
     return "+".join(name.upper() for name, bit in TCP_FLAGS.items() if bits & bit) or "no flags"
 
 
 def packet(flow: Flow) -> str:
-    """Write a packet as `SYN 7000/tcp`."""
+    """Return a packet as `SYN 7000/tcp`."""
     if flow.port is None:
         names = {Protocol.TCP: "tcp", Protocol.UDP: "udp"}
         return f"protocol {names.get(flow.protocol, flow.protocol)}"  # type: ignore[call-overload]
@@ -87,12 +87,12 @@ def packet(flow: Flow) -> str:
 
 
 def knocks(door: Door) -> str:
-    """Write a door's sequence."""
+    """Return a door's sequence as text."""
     return " ".join(map(str, door.knock))
 
 
 def ports(door: Door) -> str:
-    """Write what a door opens."""
+    """Return the ports that a door opens as text."""
     return listed([str(port) for port in door.opens])
 
 
@@ -100,7 +100,7 @@ START = "start"
 
 
 def made_text(house: CompiledConfig, step: ReplayStep) -> str:
-    """Say what a packet was made of."""
+    """Return what a packet counted as."""
     plain = {
         PacketVerdict.SAME: "the same again: nothing changes",
         PacketVerdict.IDLE: "no first knock: nothing begins",
@@ -120,7 +120,7 @@ def made_text(house: CompiledConfig, step: ReplayStep) -> str:
 
 
 def state_text(house: CompiledConfig, step: ReplayStep) -> str:
-    """Say where the source is after a packet, empty where the packet was no symbol."""
+    """Return the source's progress after a packet; empty if the packet did not count."""
     if step.verdict is PacketVerdict.FAST:
         return START
     if not step.lanes:
@@ -130,7 +130,7 @@ def state_text(house: CompiledConfig, step: ReplayStep) -> str:
 
 
 def due(house: CompiledConfig, lane: MachineStep) -> str:
-    """Say which knocks would have led on from where the source was."""
+    """Return the ports that were due as the next knock, or an empty text."""
     place = house.places.get(lane.before[0])
     if place is None:
         return ""
@@ -164,7 +164,7 @@ def _moved(house: CompiledConfig, step: ReplayStep) -> str:
 
 
 def _of(house: CompiledConfig, place: Progress) -> str:
-    """Say `2 of 3 for ssh`, or `2 for ssh, web` where they need different numbers."""
+    """Return `2 of 3 for ssh`, or `2 for ssh, web` if the lengths of the sequences differ."""
     doors = [house.doors[index] for index in place.doors]
     names = ", ".join(door.name for door in doors) + (f" and {place.more:,} more" if place.more else "")
     lengths = {len(door.knock) for door in doors}

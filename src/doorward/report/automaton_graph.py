@@ -1,4 +1,4 @@
-"""The automaton as a picture: a state stands in the column of its knocks, the first column is the start. Pure."""
+"""Draw the automaton as SVG: one column per number of knocks, from the start on the left. Pure."""
 
 from __future__ import annotations
 
@@ -12,10 +12,10 @@ from doorward.core.automaton import Automaton, Machine, split_symbol
 from doorward.model import Port
 from doorward.verify.picture import FAINT, FONTS, GOOD, INK, PAPER
 
-MOST_STATES = 300  # more nobody can look at
+MOST_STATES = 300  # a larger picture is unreadable
 MARGIN, COLUMN, ROW, RADIUS = 48, 180, 96, 19
-HEAD, FOOT = 44, 84  # above a machine, for what its doors have in common; below all, for the legend
-FALL = "#b4491e"  # what a packet falls back along
+HEAD, FOOT = 44, 84  # above each automaton, for its title; below all of them, for the legend
+FALL = "#b4491e"  # color of failure links
 LEGEND = (
     (INK, "", "the right packet: one knock further; a green state opens its doors, and the source stays in it"),
     (FALL, "5 4", "a packet that has no arrow here is tried there; where it has none there either, at the start"),
@@ -25,14 +25,14 @@ _STYLE = "<style>text{paint-order:stroke;stroke-width:4px;stroke-linejoin:round}
 
 
 class NodePosition(NamedTuple):
-    """Where a state stands."""
+    """The center of a state, in pixels."""
 
     x: int
     y: int
 
 
 def svg_of(automaton: Automaton, names: Sequence[str]) -> str:
-    """Draw all machines, one below the other; `names` are the doors', in their order."""
+    """Return an SVG image of all automata, one below the other; `names` are those of the doors, by index."""
     parts, top, width = list[str](), MARGIN // 2, 660 + MARGIN
     for machine in automaton.machines:
         spots = _spots(machine, top + HEAD)
@@ -53,12 +53,12 @@ def svg_of(automaton: Automaton, names: Sequence[str]) -> str:
 
 
 def states(automaton: Automaton) -> int:
-    """Count the states."""
+    """Return the number of states."""
     return sum(len(machine.edges) + 1 for machine in automaton.machines)
 
 
 def _spots(machine: Machine, top: int) -> dict[int, NodePosition]:
-    """Give each last state a row of its own, and any other the middle of what follows it."""
+    """Return the positions: a row for each final state; any other state is centered on its successors."""
     following: dict[int, list[int]] = {machine.root: []}
     column = {machine.root: 0}
     for key, state in machine.edges.items():  # in the order of depth
@@ -99,12 +99,12 @@ def _machine(machine: Machine, spots: Mapping[int, NodePosition], names: Sequenc
 def _right(begin: NodePosition, end: NodePosition, symbol: Port) -> str:
     middle = (begin.x + end.x) // 2
     path = f"M{begin.x + RADIUS} {begin.y}C{middle} {begin.y} {middle} {end.y} {end.x - RADIUS - 2} {end.y}"
-    y = end.y + 18 if end.y > begin.y else end.y - 7  # on the side that the arrow does not come from
+    y = end.y + 18 if end.y > begin.y else end.y - 7  # the side that the arrow does not come from
     return _path(path, INK, "right") + _text(end.x - RADIUS - 14, y, str(symbol), anchor="end")
 
 
 def _fall(begin: NodePosition, end: NodePosition) -> str:
-    """Hang below the straight line, on which the arrows of right packets lie."""
+    """Draw a failure link as a curve below the straight line, where the arrows of matching packets are."""
     bend = NodePosition((begin.x + end.x) // 2, max(begin.y, end.y) + (ROW * 3 // 4 if end.y <= begin.y else -ROW // 3))
     start = NodePosition(begin.x - RADIUS * 2 // 3, begin.y + RADIUS * 3 // 4)
     side = 1 if end.y <= begin.y else -1

@@ -1,4 +1,4 @@
-"""The part of the page about how strong the doors are. Pure."""
+"""The section of the page about the strength of the doors. Pure."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ _TABLE = """<p class="hint">{}</p>
 
 
 def section(told: Statistics, local: LocalTime) -> Html:
-    """Tell how each door is opened, and what is weak."""
+    """Return the section: how each door is opened, and its weaknesses."""
     body = (
         fill('<p>There is no configuration at <code class="long">{}</code>.</p>', told.missing)
         if told.strengths is None

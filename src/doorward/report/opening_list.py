@@ -1,4 +1,4 @@
-"""The openings as lanes: one for each door and person, with the times when it was open. Pure."""
+"""Openings as timelines: one for each door and person, with the times when the door was open. Pure."""
 
 from __future__ import annotations
 
@@ -9,13 +9,13 @@ from typing import NamedTuple
 
 from doorward.report.events import Period, Session
 
-SLOTS = 240  # a lane is so many marks wide: on a phone, a mark is then a pixel or two
+SLOTS = 240  # width of a timeline in marks; one or two pixels each on a phone
 MOST_LANES = 40
-Runs = tuple[tuple[int, int], ...]  # from which slot, and over how many
+Runs = tuple[tuple[int, int], ...]  # (first slot, number of slots)
 
 
 class Timeline(NamedTuple):
-    """A door's openings for one person; or for the `others`, at `doors`, whose own lanes there is no room for."""
+    """A door's openings for one person; or the sum of `others` people at `doors` doors, beyond the limit."""
 
     door: str
     person: str
@@ -25,14 +25,14 @@ class Timeline(NamedTuple):
     last_s: float
     addresses: int
     standing: int
-    runs: Runs  # of what is over
-    now: Runs  # of what stands
+    runs: Runs  # of ended openings
+    now: Runs  # of current openings
     others: int = 0
     doors: int = 1
 
 
 def lanes(visits: Iterable[Session], period: Period) -> list[Timeline]:
-    """Give the lanes in the order of doors, the busiest person first; those who came least often share the last."""
+    """Return the timelines by door, the busiest person first; those beyond the limit share the last one."""
     groups: dict[tuple[str, str, bool], list[Session]] = defaultdict(list)
     for visit in visits:
         groups[visit.door, visit.person, visit.by == "key"].append(visit)
@@ -47,12 +47,12 @@ def lanes(visits: Iterable[Session], period: Period) -> list[Timeline]:
 
 
 def people(visits: Iterable[Session]) -> int:
-    """Count the keys and, where no key tells, the addresses."""
+    """Return the number of keys plus the number of addresses that used no key."""
     return len({(visit.person, visit.by == "key") for visit in visits})
 
 
 def time_slot(at_s: float, period: Period) -> int:
-    """Tell in which of the slots a moment is; what lies outside is at the edge."""
+    """Return the slot of a time; times outside of the period are at the edge."""
     place = int((at_s - period.since_s) / period.length_s * SLOTS)
     return min(max(place, 0), SLOTS - 1)
 

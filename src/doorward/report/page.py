@@ -1,4 +1,4 @@
-"""The whole page: one file that asks nobody for anything, and that a browser lets do nothing else. Pure."""
+"""The whole page: one self-contained file, with a policy that forbids the browser scripts and requests. Pure."""
 
 from __future__ import annotations
 
@@ -39,7 +39,7 @@ _KINDS = {"opened": "openings", "refused": "refusals"}
 
 
 class Maker(NamedTuple):
-    """Who makes the page, and how it tells the time."""
+    """The program and host that make the page, and the conversion to local time."""
 
     version: str
     host: str
@@ -47,7 +47,7 @@ class Maker(NamedTuple):
 
 
 def page(told: Statistics, maker: Maker) -> str:
-    """Write the page."""
+    """Return the page as HTML."""
     local, period = maker.local, told.found.period
     since, until = local(period.since_s), local(period.until_s)
     offset = f"UTC{until:%z}"
@@ -76,7 +76,7 @@ def _tiles(told: Statistics) -> Html:
 
 
 def _remarks(told: Statistics, local: LocalTime) -> Html:
-    """Say what the figures do not hold."""
+    """Return remarks about what is missing from the figures."""
     found = told.found
     remarks = [
         f"The ledger has no {_KINDS[event]} before {moment(local(at_s))} any more: it keeps the newest only."

@@ -1,4 +1,4 @@
-"""The part of the page about who was refused. Pure."""
+"""The section of the page about refusals. Pure."""
 
 from __future__ import annotations
 
@@ -40,7 +40,7 @@ _REASONS = """<h3>Why</h3>
 
 
 def section(told: Statistics, local: LocalTime) -> Html:
-    """Tell who was refused: when, from where, and why."""
+    """Return the section: who was refused, when, from where, and why."""
     if told.found.refusals:
         body = join((_map(told.map), _worst(told, local), _reasons(told)))
     else:
@@ -92,7 +92,7 @@ def _day(grid: HourGrid, row: int) -> str:
 
 
 def _row_head(grid: HourGrid, row: int) -> Html:
-    """Name a row; where there is little room, a date goes without its day of the week."""
+    """Return the heading of a row; narrow pages hide the day of the week before a date."""
     weekday, _, day = _day(grid, row).partition(" ")
     return fill('<span class="weekday">{} </span>{}', weekday, day) if day else fill("{}", weekday)
 

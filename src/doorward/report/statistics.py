@@ -1,4 +1,4 @@
-"""All figures of a report, from the sorted record; the page and the JSON show the same. Pure."""
+"""All figures of a report, from the sorted records; the page and the JSON show the same. Pure."""
 
 from __future__ import annotations
 
@@ -18,11 +18,11 @@ from doorward.report.source_list import (
 )
 from doorward.report.strength import GateAudit
 
-LATEST = 100  # openings that are listed one by one
+LATEST = 100  # openings listed one by one
 
 
 class Statistics(NamedTuple):
-    """What the page tells. `strengths` None: there is no configuration (`missing` says where none is)."""
+    """The figures of the page. `strengths` is None without a configuration at the path `missing`."""
 
     found: PeriodEvents
     people: int
@@ -40,7 +40,7 @@ class Statistics(NamedTuple):
 
 
 def figures(found: PeriodEvents, strengths: GateAudit | None, missing: str, local: LocalTime) -> Statistics:
-    """Count and group what was found."""
+    """Return the events of a period, counted and grouped."""
     grid = build_grid(found.period, local)
     where = placed(found.refusals, grid, local)
     worst, networks = sources(where)
@@ -63,7 +63,7 @@ def figures(found: PeriodEvents, strengths: GateAudit | None, missing: str, loca
 
 
 def as_json(told: Statistics) -> dict[str, object]:
-    """Give the figures for a program; times are seconds since the epoch."""
+    """Return the figures for `--json`; times are seconds since the epoch."""
     found = told.found
     return {
         "since": found.period.since_s,

@@ -1,4 +1,4 @@
-"""The doors of the configuration: how each is opened, how strong that is, and whether anybody came. Pure."""
+"""Audit the doors of the configuration: how each is opened, how strong that is, and how often it was used. Pure."""
 
 from __future__ import annotations
 
@@ -15,32 +15,32 @@ from doorward.report.events import Session
 from doorward.report.words import count
 
 MOST_DOORS = 50
-MOST_FINDINGS = 20  # of one door, or of the gate
+MOST_FINDINGS = 20  # per door, and for the gate
 _PORT = re.compile(r"\b[0-9]{1,5}(?=[/:](?:tcp|udp)\b)", re.IGNORECASE)
 
 
 class DoorFinding(Protocol):
-    """What `check` finds: a "warning" or a "note", where, what, and what to do about it."""
+    """A finding of `check`: level, location, fault and remedy."""
 
     @property
     def level(self) -> str:
-        """Tell how grave it is."""
+        """The level, "warning" or "note"."""
 
     @property
     def line(self) -> int:
-        """Tell where it is."""
+        """The line of the configuration file."""
 
     @property
     def what(self) -> str:
-        """Tell what it is."""
+        """The fault."""
 
     @property
     def remedy(self) -> str:
-        """Tell what to do."""
+        """The remedy."""
 
 
 class PublicFinding(NamedTuple):
-    """A finding that anybody may read."""
+    """A finding without the ports of sequences."""
 
     level: str
     line: int
@@ -49,9 +49,9 @@ class PublicFinding(NamedTuple):
 
 
 class DoorAudit(NamedTuple):
-    """A door, or the gate itself (`door` None): what a knocker does, what opens, for how long, and what is weak.
+    """A door, or the gate itself (`door` None): how it is opened, what opens, for how long, and its weaknesses.
 
-    `visits`, `last_s`: the openings in the period.
+    `visits`, `last_s`: the number of openings in the period, and the time of the last one.
     """
 
     door: str | None
@@ -64,7 +64,7 @@ class DoorAudit(NamedTuple):
 
 
 class GateAudit(NamedTuple):
-    """The gate, the doors that there is room for (the weakest first), and how many more there are."""
+    """The gate, its weakest doors (the weakest first), and the number of further doors."""
 
     mode: str
     gate: DoorAudit
@@ -79,7 +79,7 @@ def strengths(
     lines: Mapping[Keys, int],
     visits: Iterable[Session],
 ) -> GateAudit:
-    """Sort the findings of `check` by door; the ports of a sequence are made unreadable, for pages get around."""
+    """Return the findings of `check` by door, with the ports of sequences masked: pages are passed on."""
     owners = {line: path[1] for path, line in lines.items() if path[0] == "doors" and len(path) > 1}
     secret = {port.number for door in configuration.doors for port in door.knock}
     by_owner: dict[str | None, list[PublicFinding]] = {}

@@ -1,4 +1,4 @@
-"""The part of the page about who came in. Pure."""
+"""The section of the page about openings. Pure."""
 
 from __future__ import annotations
 
@@ -35,7 +35,7 @@ _VISIT = """<tr><th scope="row">{}</th><td data-is="door">{}</td><td data-is="wh
 
 
 def section(told: Statistics, local: LocalTime) -> Html:
-    """Tell who came in at which door, and when."""
+    """Return the section: who opened which door, and when."""
     return fill(
         '<section aria-labelledby="in"><h2 id="in">Who came in, and when</h2>\n{}</section>\n',
         _lanes(told, local) if told.lanes else fill("<p>No door was opened in this time.</p>"),

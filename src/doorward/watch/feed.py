@@ -1,4 +1,4 @@
-"""Two threads that hear what the daemon tells; the view takes it when it has time, and nothing piles up meanwhile."""
+"""Two threads that receive events and counters from the daemon into a bounded queue, which the view reads."""
 
 from __future__ import annotations
 
@@ -13,19 +13,19 @@ from doorward.daemon.control_socket import EventClient, ask
 from doorward.errors import DoorwardError
 from doorward.escape import visible_in
 
-MAX_WAITING = 1000  # then the daemon waits, and counts what it leaves out
-EVERY_S = 1.0  # between two looks at the numbers, and two tries to find a daemon
+MAX_WAITING = 1000  # items; beyond it the daemon drops events, and counts them
+EVERY_S = 1.0  # between two requests for the counters; a quarter of it between two attempts to connect
 
 
 class FeedItem(NamedTuple):
-    """What was heard: "began" (the status), "event", "numbers", or "ended" (why)."""
+    """An item from the daemon: "began" (its status), "event", "numbers" (its counters) or "ended" (why)."""
 
     kind: str
     told: dict[str, Any]
 
 
 class DaemonFeed:
-    """Hears the daemon from `start` to `stop`; where it ends, the next one is waited for."""
+    """Receives from the daemon between `start` and `stop`; connects again after the daemon ends."""
 
     def __init__(self, path: Path) -> None:
         self._path = path
@@ -34,22 +34,22 @@ class DaemonFeed:
         self._following: EventClient | None = None
 
     def start(self) -> None:
-        """Begin to hear."""
+        """Start both threads."""
         for hear in (self._run, self._count):
             threading.Thread(target=hear, daemon=True).start()
 
     def stop(self) -> None:
-        """Hear no more."""
+        """Stop both threads."""
         self._stopped.set()
         self.again()
 
     def again(self) -> None:
-        """Follow anew: another configuration was loaded."""
+        """Connect again, after another configuration was loaded."""
         if self._following is not None:
             self._following.stop()
 
     def received(self) -> list[FeedItem]:
-        """Give what was heard since the last time."""
+        """Return the items since the last call, oldest first."""
         found: list[FeedItem] = []
         with suppress(Empty):
             while len(found) < MAX_WAITING:
@@ -71,7 +71,7 @@ class DaemonFeed:
     def _count(self) -> None:
         while not self._stopped.is_set():
             begun_s = time.monotonic()
-            with suppress(DoorwardError):  # the other thread tells
+            with suppress(DoorwardError):  # the other thread reports it
                 self._put("numbers", ask(self._path, {"command": "numbers"}))
             self._stopped.wait(max(0.0, begun_s + EVERY_S - time.monotonic()))
 

@@ -1,4 +1,4 @@
-"""The live view (textual): shows what `view.py` makes of the daemon's news, and asks the daemon for what keys say."""
+"""The live view (textual): shows the state that `view.py` keeps, and sends the operator's requests to the daemon."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ from doorward.watch.view import TableRow, WatchState, cut
 
 
 class ConfirmDialog(ModalScreen[bool]):
-    """Asks before something ends for somebody."""
+    """Asks for confirmation; the result is the answer."""
 
     BINDINGS: ClassVar[list[BindingType]] = [
         Binding("y,enter", "answer(True)", "yes"),
@@ -43,12 +43,12 @@ class ConfirmDialog(ModalScreen[bool]):
             yield Static("y yes   n no", classes="keys")
 
     def action_answer(self, answer: bool) -> None:
-        """Give the answer."""
+        """Close the dialog with the answer."""
         self.dismiss(answer)
 
 
 class DurationDialog(ModalScreen[str | None]):
-    """Asks for a duration, and takes nothing else; None where it is not to be."""
+    """Asks for a valid duration; the result is its text, or None if canceled."""
 
     BINDINGS: ClassVar[list[BindingType]] = [Binding("escape", "dismiss(None)", "no")]
 
@@ -57,14 +57,14 @@ class DurationDialog(ModalScreen[str | None]):
         self._question, self._proposed = question, proposed
 
     def compose(self) -> ComposeResult:
-        """Show the question with an answer that may be changed."""
+        """Show the question with an editable answer."""
         with Vertical(classes="dialog"):
             yield Static(self._question, markup=False)
             yield Input(self._proposed, compact=True)
             yield Static("Enter yes   Esc no", id="hint", classes="keys", markup=False)
 
     def on_input_submitted(self, event: Input.Submitted) -> None:
-        """Give the duration, or say what is wrong with it."""
+        """Close the dialog with the duration, or show what is wrong with it."""
         try:
             parse_duration_ms(event.value.strip())
         except ValueError as error:
@@ -73,9 +73,9 @@ class DurationDialog(ModalScreen[str | None]):
             self.dismiss(event.value.strip())
 
 
-EVERY_S = 0.25  # what changes is drawn four times a second
+EVERY_S = 0.25  # between two updates of the screen
 _COLUMNS = ("door", "who is in", "left", "ports", "by")
-_MOST_LETTERS = 24  # of a door, its ports and a key; an address is never cut
+_MOST_LETTERS = 24  # of a door, its ports or a key; an address is never cut
 _KEPT_LINES = 500
 LEAVES_SOON_S = 10
 _STYLES = {
@@ -88,7 +88,7 @@ _LEVELS = {"warning": "yellow", "error": "red"}
 
 
 class WatchApp(App[int]):
-    """One screen: who is in, who is about to be, what the gate counts, what happened."""
+    """One screen: openings, knocks in progress, the gate's counters, and events."""
 
     TITLE = "doorward"
     ENABLE_COMMAND_PALETTE = False
@@ -120,7 +120,7 @@ class WatchApp(App[int]):
         yield Footer(show_command_palette=False)
 
     def on_mount(self) -> None:
-        """Begin to hear the daemon."""
+        """Set up the table and titles, and connect to the daemon."""
         table = self._table()
         for name in _COLUMNS:
             table.add_column(name, key=name)
@@ -132,7 +132,7 @@ class WatchApp(App[int]):
         self.set_interval(EVERY_S, self._refresh)
 
     def on_unmount(self) -> None:
-        """Hear no more."""
+        """Disconnect from the daemon."""
         self._link.stop()
 
     def _table(self) -> DataTable[Any]:
@@ -174,12 +174,12 @@ class WatchApp(App[int]):
         self._write(datetime.fromisoformat(event["time"]), text_of(event["event"], event), style)
 
     def _write(self, moment: datetime, words: str, style: str) -> None:
-        """Write a line about what happens; the words are not all written here, so they are no markup."""
+        """Add a line to the events, without markup: parts of the text are untrusted input."""
         line = Text.assemble((f"{moment.astimezone():%H:%M:%S} ", "dim"), (words, style))
         self.query_one("#events", RichLog).write(line)
 
     def _show_rows(self, rows: list[TableRow]) -> None:
-        """Change the cells that changed; where lines came or went, all of them, with the cursor where it was."""
+        """Update the cells that changed; if rows came or went, all rows, with the cursor on the same opening."""
         table, before = self._table(), self._shown
         if [row[:2] for row in rows] == [row[:2] for row in before]:
             for number, (row, was) in enumerate(zip(rows, before, strict=True)):
@@ -207,7 +207,7 @@ class WatchApp(App[int]):
         return row
 
     def action_close(self) -> None:
-        """Close a door to somebody, if that is meant."""
+        """Close the chosen opening, after a question."""
         if (row := self._somebody()) is not None:
             request = {"command": "close", "door": row.door, "address": row.address}
 
@@ -218,7 +218,7 @@ class WatchApp(App[int]):
             self.push_screen(ConfirmDialog(f"Close {row.door} to {row.address}? Its connections go on."), answered)
 
     def action_prolong(self) -> None:
-        """Let somebody stay for longer."""
+        """Keep the chosen opening open for longer, after a question."""
         if (row := self._somebody()) is not None:
 
             def answered(for_: str | None) -> None:
@@ -230,7 +230,7 @@ class WatchApp(App[int]):
             )
 
     def action_ban(self) -> None:
-        """Close every door to somebody, and let him knock in vain."""
+        """Ban the chosen address, after a question."""
         if (row := self._somebody()) is not None:
 
             def answered(for_: str | None) -> None:
@@ -241,7 +241,7 @@ class WatchApp(App[int]):
             self.push_screen(DurationDialog(question, "1h"), answered)
 
     def _ask(self, request: dict[str, Any]) -> None:
-        """Ask the daemon, and show its refusal; what it does comes as an event."""
+        """Send a request to the daemon, and show its error if any; its effect arrives as an event."""
         self.run_worker(lambda: self._asked(request), thread=True)
 
     def _asked(self, request: dict[str, Any]) -> None:
@@ -252,7 +252,7 @@ class WatchApp(App[int]):
 
 
 def _cells(row: TableRow) -> list[Text]:
-    """Give a row's cells: a door that nobody is in is dim, and who leaves soon is bright."""
+    """Return a row's cells: a closed door is dim, an opening that ends soon is bright."""
     if not row.address:
         words = (row.door, "" if row.by else "-", "", row.ports, row.by)
         return [Text(cut(word, _MOST_LETTERS), "dim") for word in words]
@@ -263,6 +263,6 @@ def _cells(row: TableRow) -> list[Text]:
 
 
 def watch(control: Path) -> int:
-    """Show the live view until the operator ends it. AnswerNo where no daemon runs."""
-    EventClient(control).close()  # with its refusal on the terminal, and not in the view
+    """Show the live view until the operator ends it; return the exit status. NegativeResult if no daemon runs."""
+    EventClient(control).close()  # so that its error is shown on the terminal, not in the view
     return WatchApp(control).run() or 0

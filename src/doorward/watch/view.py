@@ -1,4 +1,4 @@
-"""What the live view shows, made from what the daemon tells. Pure: `now_s` is of a clock that is never set."""
+"""The state that the live view shows, built from the daemon's events. Pure; `now_s` is monotonic time."""
 
 from __future__ import annotations
 
@@ -7,15 +7,15 @@ from collections.abc import Iterable, Iterator, Mapping, Sequence
 from itertools import islice
 from typing import Any, NamedTuple
 
-MOST_OPENINGS = 500  # shown; a terminal has some fifty lines
-MOST_CLOSED = 100  # doors that nobody is in, shown too
-KEPT_RATES = 60  # measured once a second
+MOST_OPENINGS = 500  # rows; a terminal has about fifty lines
+MOST_CLOSED = 100  # rows of closed doors
+KEPT_RATES = 60  # measured once per second
 Told = Mapping[str, Any]
 DROPS = ("hidden", "silent", "fast", "banned", "signed_length", "signed_fast", "signed_over")
 
 
 class TableRow(NamedTuple):
-    """A line of the table: a door and who is in, or a door that nobody is in (`address` empty)."""
+    """A row of the table: an opening, or a closed door (`address` empty)."""
 
     door: str
     address: str
@@ -31,20 +31,20 @@ class _Standing(NamedTuple):
 
 
 class WatchState:
-    """Follows openings by the events, and rates by the numbers."""
+    """Tracks openings from events, and rates from counters."""
 
     def __init__(self) -> None:
         self.summary = ""
         self.generation = ""
         self.numbers: Told = {}
-        self.drops: deque[float] = deque([0.0] * KEPT_RATES, KEPT_RATES)  # packets a second
-        self._doors: dict[str, Sequence[str]] = {}  # some of them, with their ports
+        self.drops: deque[float] = deque([0.0] * KEPT_RATES, KEPT_RATES)  # packets per second
+        self._doors: dict[str, Sequence[str]] = {}  # their ports; the daemon sends a limited number of doors
         self._standing: dict[tuple[str, str], _Standing] = {}
         self._rates: dict[str, float] = {}
         self._measured_s = 0.0
 
     def begin(self, first: Told, now_s: float, wall_s: float) -> None:
-        """Take over what stands. The wall clock counts here and nowhere else: setting it later moves nothing."""
+        """Start from the daemon's status. `wall_s` converts its times once; later clock changes have no effect."""
         self.summary, self.generation = first["summary"], first["generation"]
         self._doors = {name: ports for name, ports, _ in first.get("doors", ())}
         self._standing = {
@@ -53,7 +53,7 @@ class WatchState:
         }
 
     def on_event(self, event: Told, now_s: float) -> None:
-        """Follow one event."""
+        """Apply one event to the openings."""
         what, key = event["event"], (str(event.get("door")), str(event.get("address")))
         if what in ("opened", "prolonged"):
             before = self._standing.get(key) if what == "prolonged" else None
@@ -63,7 +63,7 @@ class WatchState:
             self._standing.pop(key, None)
 
     def on_stats(self, numbers: Told, now_s: float) -> None:
-        """Take the numbers; rates are those since the last time."""
+        """Store the counters, and compute rates since the last call."""
         before, passed_s = self.numbers.get("counters", {}), now_s - self._measured_s
         if before and passed_s > 0:
             counters = numbers["counters"].items()
@@ -74,11 +74,11 @@ class WatchState:
 
     @property
     def standing(self) -> int:
-        """How many are in."""
+        """The number of openings."""
         return len(self._standing)
 
     def rows(self, now_s: float) -> list[TableRow]:
-        """Give the table: who is in, by door and by who goes first; then doors that nobody is in."""
+        """Return the table: openings by door and time left, then closed doors."""
         entries = sorted(self._standing.items(), key=lambda entry: (entry[0][0], entry[1].until_s, entry[0][1]))
         rows = [
             TableRow(door, address, left(until_s - now_s), " ".join(ports), by)
@@ -97,12 +97,12 @@ class WatchState:
             yield TableRow("…", "", "", "", f"{unseen:,} doors more")
 
     def attempts(self, most: int) -> list[str]:
-        """Say who is in the middle of a knock, the furthest first."""
+        """Return at most `most` lines of knocks in progress, the furthest first."""
         found = sorted(self.numbers.get("attempts", ()), key=lambda each: (-each["knocks"], each["left"]))
         lines = [_attempt(each["address"], each["knocks"], each["left"]) for each in found[:most]]
         unseen = len(found) - len(lines) + max(0, self._in_progress() - self.numbers.get("listed", 0))
         if unseen:
-            dropped = len(lines) - most + 1  # to make room for the last line
+            dropped = len(lines) - most + 1  # replaced by the last line
             lines = [*lines[: most - 1], f"and about {unseen + max(0, dropped):,} more"]
         return lines
 
@@ -111,11 +111,11 @@ class WatchState:
         return sum(told["elements"] or 0 for name, told in sets if name.startswith(("window", "hurried")))
 
     def dropping(self) -> str:
-        """Say how many packets a second the gate drops."""
+        """Return the rate of dropped packets as text."""
         return f"dropped {rate(self.drops[-1]) if self._rates else '-'}/s"
 
     def gate(self) -> list[str]:
-        """Say what the gate counts: a second, and since it was first loaded."""
+        """Return the gate's counters as lines: the rate per second, and the total."""
         if not self.numbers:
             return []
         counters = self.numbers["counters"]
@@ -134,7 +134,7 @@ class WatchState:
         sets = self.numbers["sets"].items()
         bounded = {name: told for name, told in sets if told["size"] and told["elements"] is not None}
         if not bounded:
-            return ""  # before Linux 6.16 the kernel does not tell
+            return ""  # the kernel reports this since Linux 6.16
         name, told = max(bounded.items(), key=lambda entry: float(entry[1]["elements"] / entry[1]["size"]))
         share = told["elements"] / told["size"]
         return f"fullest set    {name.split('_')[0]} {share:.0%}" if share >= 0.01 else "sets           under 1% full"
@@ -161,12 +161,12 @@ def _attempt(address: str, knocks: int, left_s: float) -> str:
 
 
 def cut(text: str, most: int) -> str:
-    """Shorten a text, and show that it was longer."""
+    """Return a text of at most `most` characters; a cut one ends in `…`."""
     return text if len(text) <= most else f"{text[: most - 1]}…"
 
 
 def left(seconds: float) -> str:
-    """Write a length of time in five letters at most."""
+    """Return a duration in at most five characters."""
     whole = max(0, round(seconds))
     if whole < 100:
         return f"{whole}s"
@@ -178,12 +178,12 @@ def left(seconds: float) -> str:
 
 
 def rate(per_s: float) -> str:
-    """Write a rate in a few letters."""
+    """Return a rate per second as short text."""
     return f"{per_s:.1f}" if 0 < per_s < 10 else short(round(per_s))
 
 
 def short(count: int) -> str:
-    """Write a count in six letters at most."""
+    """Return a count in at most six characters."""
     for size, unit in ((10**12, "T"), (10**9, "G"), (10**6, "M"), (10**4, "k")):
         if count >= size:
             scale = 1000 if unit == "k" else size
