@@ -66,14 +66,14 @@ def test_there_is_always_a_line(data: st.DataObject) -> None:
     traces = SourceTraces(house, HERE.__eq__)
     traces.feed_all(seen(number, packet, at_s) for number, (packet, at_s) in enumerate(stream))
     found = summarize(house, traces, frozenset([HERE]), HERE.__eq__)
-    for each in found.told:
-        assert each.conclusion.fault.what
-        assert each.conclusion.fault.kind != "puzzle", [row.made_of for row in rows(house, each.trace)]
+    for each in found.sources:
+        assert each.diagnosis.fault.what
+        assert each.diagnosis.fault.kind != "puzzle", [row.meaning for row in rows(house, each.trace)]
         opened = any(step.opened for step in each.trace.steps)
-        assert opened or not each.conclusion.opened
+        assert opened or not each.diagnosis.opened
         for row in rows(house, each.trace):
             assert row.packet
-            assert row.made_of
+            assert row.meaning
 
 
 PORTS = st.builds(Port, st.sampled_from(Protocol), st.integers(1000, 60_000))
@@ -157,8 +157,8 @@ def test_one_fault_in_a_right_knock_is_found(
     traces = SourceTraces(house, HERE.__eq__)
     for number, (port, at_s) in enumerate(script):
         traces.feed(seen(number, Packet(CLIENT, port, 2 if port.protocol is Protocol.TCP else 0), at_s))
-    (told,) = summarize(house, traces, frozenset([HERE]), HERE.__eq__, source=ip_address(CLIENT)).told
+    (told,) = summarize(house, traces, frozenset([HERE]), HERE.__eq__, source=ip_address(CLIENT)).sources
     kinds = {"protocol": ("tcp_for_udp", "udp_for_tcp"), "order": ("order", "overtaken")}
-    assert told.conclusion.fault.kind in kinds.get(fault.kind, (fault.kind,)), told.conclusion
-    assert not told.conclusion.opened
-    assert told.conclusion.also == ()
+    assert told.diagnosis.fault.kind in kinds.get(fault.kind, (fault.kind,)), told.diagnosis
+    assert not told.diagnosis.opened
+    assert told.diagnosis.also == ()

@@ -118,14 +118,14 @@ def explained(
 ) -> Summary:
     """Explain packets as `doorward explain` does."""
     recording = recorded(house, sent, source)
-    here = frozenset(host.packed for host in hosts) or server_addresses(recording.seen, house)
+    here = frozenset(host.packed for host in hosts) or server_addresses(recording.packets, house)
     traces = SourceTraces(house, here.__contains__)
-    traces.feed_all(recording.seen)
-    index = house.door_named(door) if door else None
+    traces.feed_all(recording.packets)
+    index = house.door_index(door) if door else None
     return summarize(house, traces, here, here.__contains__, source=source, door=index)
 
 
 def concluded(house: CompiledConfig, sent: Iterable[Sent], source: Address = CLIENT, door: str = "") -> Diagnosis:
     """Give the conclusion for one source of a capture whose host is `SERVER`."""
     hosts = (SERVER, ip_address("2001:db8:2::2"))
-    return explained(house, sent, hosts, source, door).told[0].conclusion
+    return explained(house, sent, hosts, source, door).sources[0].diagnosis

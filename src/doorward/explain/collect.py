@@ -10,7 +10,7 @@ from collections.abc import Iterable
 
 from doorward.errors import MalformedError
 from doorward.explain.compiled_config import CompiledConfig
-from doorward.explain.conntrack import ConnectionState, ConnectionTracker, key_of
+from doorward.explain.conntrack import ConnectionState, ConnectionTracker, flow_key
 from doorward.explain.replay import CapturedPacket
 from doorward.explain.wording import is_same_network
 from doorward.model import TCP_FLAGS, Address, Packet, Protocol
@@ -27,36 +27,36 @@ _SYN, _ACK = TCP_FLAGS["syn"], TCP_FLAGS["ack"]
 
 
 class PacketCollector:
-    """Collects packets frame by frame; `seen` holds those that matter."""
+    """Collects packets frame by frame; `packets` holds those that matter."""
 
-    def __init__(self, house: CompiledConfig, source: Address | None = None) -> None:
-        self._house, self._numbers = house, house.numbers
-        self._flags = {machine.flags for machine in house.automaton.machines}
+    def __init__(self, config: CompiledConfig, source: Address | None = None) -> None:
+        self._config, self._numbers = config, config.numbers
+        self._flags = {machine.flags for machine in config.automaton.machines}
         self._source = source.packed if source else None
         self._connections = ConnectionTracker()
         self._recent: OrderedDict[object, tuple[float, tuple[str, bool | None]]] = OrderedDict()
         self._is_timeless = True
-        self._of_unknown_links = 0
+        self._unknown_links = 0
         self._last_s = self._behind_s = 0.0
-        self.seen: list[CapturedPacket] = []
+        self.packets: list[CapturedPacket] = []
         self.began_ns: int | None = None
         self.frames = 0
-        self.strange: Counter[str] = Counter()  # why frames hold no IP packet, with counts
+        self.unreadable: Counter[str] = Counter()  # why frames hold no IP packet, with counts
 
     @property
     def is_full(self) -> bool:
         """Whether the limit is reached; later packets are not kept."""
-        return len(self.seen) >= MOST_KEPT
+        return len(self.packets) >= MOST_KEPT
 
     @property
     def is_timeless(self) -> bool:
         """Whether all packets have the same timestamp: then the capture has no usable times."""
-        return self._is_timeless and len(self.seen) > 1
+        return self._is_timeless and len(self.packets) > 1
 
     @property
     def is_unreadable(self) -> bool:
         """Whether every frame has an unsupported link type."""
-        return bool(self.frames) and self._of_unknown_links == self.frames
+        return bool(self.frames) and self._unknown_links == self.frames
 
     def feed_all(self, frames: Iterable[CapturedFrame]) -> None:
         """Feed frames until they end or the limit is reached. Passes on a MalformedError of the iterator."""
@@ -71,12 +71,12 @@ class PacketCollector:
             network = strip_link_header(frame.link, frame.data)
         except UnknownLinkError as error:
             self._stamp(frame.at_ns)
-            self._of_unknown_links += 1
-            self._pass_over(error)
+            self._unknown_links += 1
+            self._skip(error)
             return None
         except MalformedError as error:
             self._stamp(frame.at_ns)
-            self._pass_over(error)
+            self._skip(error)
             return None
         if frame.interface:
             network = network._replace(interface=frame.interface)
@@ -88,16 +88,16 @@ class PacketCollector:
         try:
             flow = decode_flow(network.packet)
         except MalformedError as error:
-            self._pass_over(error)
+            self._skip(error)
             return None
-        if self._is_seen_again(flow, network, at_s):
+        if self._is_copy(flow, network, at_s):
             return None
-        standing = self._connections.observe(flow, at_s)
-        seen = CapturedPacket(self.frames, at_s, flow, standing, network.interface, network.outgoing, is_cut)
-        if not self._matters(seen):
+        state = self._connections.observe(flow, at_s)
+        captured = CapturedPacket(self.frames, at_s, flow, state, network.interface, network.outgoing, is_cut)
+        if not self._matters(captured):
             return None
-        self.seen.append(seen)
-        return seen
+        self.packets.append(captured)
+        return captured
 
     def _stamp(self, at_ns: int) -> float:
         """Count a frame and return its time in seconds after the first frame; never decreases."""
@@ -111,37 +111,37 @@ class PacketCollector:
         self._last_s = max(self._last_s, at_s)
         return self._last_s
 
-    def _pass_over(self, error: MalformedError) -> None:
-        if len(self.strange) < MOST_REASONS or str(error) in self.strange:
-            self.strange[str(error)] += 1
+    def _skip(self, error: MalformedError) -> None:
+        if len(self.unreadable) < MOST_REASONS or str(error) in self.unreadable:
+            self.unreadable[str(error)] += 1
 
-    def _is_seen_again(self, flow: Flow, network: NetworkPacket, at_s: float) -> bool:
+    def _is_copy(self, flow: Flow, network: NetworkPacket, at_s: float) -> bool:
         """Return whether this is a copy of a packet that another interface has already shown."""
         if not (network.is_cooked or network.interface):
             return False
         identity = bytes(network.packet[4:6]) if network.packet[0] >> 4 == 4 else b""
-        key = (key_of(flow), flow.sequence, flow.packet, identity)
-        before = self._recent.pop(key, None)
-        way = (network.interface, network.outgoing)
-        self._recent[key] = (at_s, way)
+        key = (flow_key(flow), flow.sequence, flow.packet, identity)
+        previous = self._recent.pop(key, None)
+        path = (network.interface, network.outgoing)
+        self._recent[key] = (at_s, path)
         if len(self._recent) > _RECENT:
             self._recent.popitem(last=False)
-        if before is None or abs(at_s - before[0]) > ONE_PACKET_S:
+        if previous is None or abs(at_s - previous[0]) > ONE_PACKET_S:
             return False
-        return not network.interface or way != before[1]
+        return not network.interface or path != previous[1]
 
-    def _matters(self, seen: CapturedPacket) -> bool:
-        flow = seen.flow
+    def _matters(self, captured: CapturedPacket) -> bool:
+        flow = captured.flow
         if self._source is not None and not self._concerns(flow):
             return False
         if flow.error:
             return flow.about is not None and flow.about.port is not None
         if flow.packet is None:
             return flow.protocol in (Protocol.TCP, Protocol.UDP)
-        if seen.standing is not ConnectionState.NEW:
+        if captured.state is not ConnectionState.NEW:
             return (
-                seen.standing in (ConnectionState.ANSWER, ConnectionState.HEARD)
-                or flow.packet.port in self._house.ports
+                captured.state in (ConnectionState.ANSWER, ConnectionState.ACKNOWLEDGED)
+                or flow.packet.port in self._config.ports
             )
         return self._may_count(flow.packet)
 

@@ -21,10 +21,10 @@ Key = tuple[int, bytes, int, bytes, int]  # protocol, source and its port, desti
 
 
 class ConnectionState(StrEnum):
-    """The state of a packet's connection. `HEARD`: the first packet that shows that the client received an answer."""
+    """The state of a packet's connection. `ACKNOWLEDGED`: the first packet after the client received an answer."""
 
     NEW = "new"
-    HEARD = "heard"
+    ACKNOWLEDGED = "acknowledged"
     ESTABLISHED = "established"
     ANSWER = "answer"
     LATER_ANSWER = "later answer"
@@ -36,7 +36,7 @@ class _Connection:
     has_begun: bool  # the capture has its first packet
     is_answered: bool = False
     has_answer: bool = False  # the answer was captured, not only inferred from a later packet
-    is_heard: bool = False
+    is_acknowledged: bool = False
     is_over: bool = False
 
 
@@ -44,26 +44,26 @@ class ConnectionTracker:
     """Tracks the connections of a capture, in both directions."""
 
     def __init__(self) -> None:
-        self._known: OrderedDict[Key, _Connection] = OrderedDict()
+        self._connections: OrderedDict[Key, _Connection] = OrderedDict()
 
     def observe(self, flow: Flow, now_s: float) -> ConnectionState:
         """Count a packet and return the state of its connection."""
         if flow.packet is None or flow.port is None:
             return ConnectionState.NEW
-        key = key_of(flow)
-        if (answered := self._standing(reverse_of(flow), flow, now_s)) is not None:
+        key = flow_key(flow)
+        if (answered := self._lookup(reverse_key(flow), flow, now_s)) is not None:
             return self._answer(answered, flow, now_s)
-        known = self._standing(key, flow, now_s)
+        known = self._lookup(key, flow, now_s)
         if known is None or (known.is_over and _begins(flow)):
-            known = self._known[key] = _Connection(now_s, _begins(flow))
-            self._known.move_to_end(key)
-            if len(self._known) > MOST_CONNECTIONS:
-                self._known.popitem(last=False)
+            known = self._connections[key] = _Connection(now_s, _begins(flow))
+            self._connections.move_to_end(key)
+            if len(self._connections) > MOST_CONNECTIONS:
+                self._connections.popitem(last=False)
             return ConnectionState.NEW
-        return self._onward(known, flow, now_s)
+        return self._forward(known, flow, now_s)
 
-    def _standing(self, key: Key, flow: Flow, now_s: float) -> _Connection | None:
-        known = self._known.get(key)
+    def _lookup(self, key: Key, flow: Flow, now_s: float) -> _Connection | None:
+        known = self._connections.get(key)
         if known is not None and flow.protocol == Protocol.UDP and now_s - known.last_s > UDP_TIMEOUT_S:
             return None
         return known
@@ -74,25 +74,25 @@ class ConnectionTracker:
         known.is_over = known.is_over or _ends(flow)
         return ConnectionState.ANSWER if first else ConnectionState.LATER_ANSWER
 
-    def _onward(self, known: _Connection, flow: Flow, now_s: float) -> ConnectionState:
+    def _forward(self, known: _Connection, flow: Flow, now_s: float) -> ConnectionState:
         known.last_s = now_s
         known.is_over = known.is_over or _ends(flow)
         # Only a client that received an answer acknowledges it: this works with one captured direction, too.
         acknowledges = flow.packet is not None and flow.packet.flags & (_SYN | _RST | _ACK) == _ACK
         if not (known.is_answered or (known.has_begun and acknowledges)):
             return ConnectionState.NEW
-        if acknowledges and not known.is_heard:
-            known.is_answered = known.is_heard = True
-            return ConnectionState.HEARD
+        if acknowledges and not known.is_acknowledged:
+            known.is_answered = known.is_acknowledged = True
+            return ConnectionState.ACKNOWLEDGED
         return ConnectionState.ESTABLISHED
 
 
-def key_of(flow: Flow) -> Key:
+def flow_key(flow: Flow) -> Key:
     """Return the 5-tuple of the packet's direction."""
     return flow.protocol, flow.source, flow.source_port, flow.destination, flow.port.number if flow.port else 0
 
 
-def reverse_of(flow: Flow) -> Key:
+def reverse_key(flow: Flow) -> Key:
     """Return the 5-tuple of the opposite direction."""
     return flow.protocol, flow.destination, flow.port.number if flow.port else 0, flow.source, flow.source_port
 

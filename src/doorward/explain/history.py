@@ -22,7 +22,7 @@ def diagnose_records(address: str, records: Sequence[Record], now_s: float, mome
     if last.event == "refused":
         what = f"it was refused last, at {moment(last.at_s)}: {last.detail['reason']}"
         return Diagnosis(Cause("refused", what, _remedy(records)), last.door)
-    return Diagnosis(_of_opening(last, now_s, moment), last.door, True)
+    return Diagnosis(_opening_cause(last, now_s, moment), last.door, True)
 
 
 def with_ban(conclusion: Diagnosis, address: str, until_s: float, moment: Moment) -> Diagnosis:
@@ -31,7 +31,7 @@ def with_ban(conclusion: Diagnosis, address: str, until_s: float, moment: Moment
     return Diagnosis(fault, conclusion.door)
 
 
-def _of_opening(last: Record, now_s: float, moment: Moment) -> Cause:
+def _opening_cause(last: Record, now_s: float, moment: Moment) -> Cause:
     detail, opened = last.detail, f"door {last.door} opened at {moment(last.at_s)}, by {last.detail['by']}"
     ports = wording.listed(detail["ports"]) or "no port"
     if detail["closed"] is None and detail["until"] > now_s:

@@ -99,7 +99,7 @@ def ports(door: Door) -> str:
 START = "start"
 
 
-def made_text(house: CompiledConfig, step: ReplayStep) -> str:
+def verdict_text(config: CompiledConfig, step: ReplayStep) -> str:
     """Return what a packet counted as."""
     plain = {
         PacketVerdict.SAME: "the same again: nothing changes",
@@ -113,91 +113,95 @@ def made_text(house: CompiledConfig, step: ReplayStep) -> str:
     if step.verdict in plain:
         return plain[step.verdict]
     if step.verdict is PacketVerdict.OPENS:
-        return _opens(house, step)
+        return _opens(config, step)
     if step.verdict in (PacketVerdict.FORWARD, PacketVerdict.BACK, PacketVerdict.WRONG):
-        return _moved(house, step)
-    return _no_symbol(house, step)
+        return _moved(config, step)
+    return _uncounted(config, step)
 
 
-def state_text(house: CompiledConfig, step: ReplayStep) -> str:
+def progress_text(config: CompiledConfig, step: ReplayStep) -> str:
     """Return the source's progress after a packet; empty if the packet did not count."""
     if step.verdict is PacketVerdict.FAST:
         return START
-    if not step.lanes:
+    if not step.machine_steps:
         return ""
-    places = [house.places[lane.after[0]] for lane in step.lanes if lane.after[0] in house.places]
-    return ", ".join(_progress(house, place) for place in places) or START
+    progresses = [
+        config.progress_by_state[machine_step.after[0]]
+        for machine_step in step.machine_steps
+        if machine_step.after[0] in config.progress_by_state
+    ]
+    return ", ".join(_progress(config, progress) for progress in progresses) or START
 
 
-def due(house: CompiledConfig, lane: MachineStep) -> str:
+def due_ports(config: CompiledConfig, machine_step: MachineStep) -> str:
     """Return the ports that were due as the next knock, or an empty text."""
-    place = house.places.get(lane.before[0])
-    if place is None:
+    progress = config.progress_by_state.get(machine_step.before[0])
+    if progress is None:
         return ""
-    doors = [house.doors[index] for index in place.doors]
-    wanted = dict.fromkeys(str(door.knock[place.knocks]) for door in doors if len(door.knock) > place.knocks)
+    doors = [config.doors[index] for index in progress.doors]
+    wanted = dict.fromkeys(str(door.knock[progress.knocks]) for door in doors if len(door.knock) > progress.knocks)
     return " or ".join(wanted)
 
 
-def _opens(house: CompiledConfig, step: ReplayStep) -> str:
+def _opens(config: CompiledConfig, step: ReplayStep) -> str:
     parts = []
     for index in step.opened:
-        door = house.doors[index]
+        door = config.doors[index]
         what = f" ({ports(door)}) for {format_duration(door.for_ms)}" if door.opens else ""
         parts.append(f"{door.name}{what}")
-    last = len(house.doors[step.opened[0]].knock)
+    last = len(config.doors[step.opened[0]].knock)
     return f"knock {last} of {last}: opens {listed(parts)}"
 
 
-def _moved(house: CompiledConfig, step: ReplayStep) -> str:
-    lane = next(lane for lane in step.lanes if lane.verdict is step.verdict)
-    place = house.places.get(lane.after[0])
+def _moved(config: CompiledConfig, step: ReplayStep) -> str:
+    machine_step = next(machine_step for machine_step in step.machine_steps if machine_step.verdict is step.verdict)
+    progress = config.progress_by_state.get(machine_step.after[0])
     late = ""
-    if lane.is_late:
-        within = format_duration(house.automaton.machines[lane.machine].within_ms)
-        late = f"too late, {span(step.at_s - lane.before[1])} after the first (within {within}): "
-    if place is None:
-        wanted = due(house, lane)
+    if machine_step.is_late:
+        within = format_duration(config.automaton.machines[machine_step.machine].within_ms)
+        late = f"too late, {span(step.at_s - machine_step.before[1])} after the first (within {within}): "
+    if progress is None:
+        wanted = due_ports(config, machine_step)
         return f"{late or 'wrong: '}{f'{wanted} was due, ' if wanted and not late else ''}back to the start"
-    again = "begins anew: " if lane.verdict is PacketVerdict.BACK else ""
-    return f"{late or again}knock {_of(house, place)}"
+    again = "begins anew: " if machine_step.verdict is PacketVerdict.BACK else ""
+    return f"{late or again}knock {_knock_number(config, progress)}"
 
 
-def _of(house: CompiledConfig, place: Progress) -> str:
+def _knock_number(config: CompiledConfig, progress: Progress) -> str:
     """Return `2 of 3 for ssh`, or `2 for ssh, web` if the lengths of the sequences differ."""
-    doors = [house.doors[index] for index in place.doors]
-    names = ", ".join(door.name for door in doors) + (f" and {place.more:,} more" if place.more else "")
+    doors = [config.doors[index] for index in progress.doors]
+    names = ", ".join(door.name for door in doors) + (f" and {progress.more:,} more" if progress.more else "")
     lengths = {len(door.knock) for door in doors}
-    total = f" of {lengths.pop()}" if len(lengths) == 1 and not place.more else ""
-    return f"{place.knocks}{total} for {names}"
+    total = f" of {lengths.pop()}" if len(lengths) == 1 and not progress.more else ""
+    return f"{progress.knocks}{total} for {names}"
 
 
-def _progress(house: CompiledConfig, place: Progress) -> str:
-    door = house.doors[place.doors[0]]
-    others = len(place.doors) - 1 + place.more
-    return f"{door.name} {place.knocks}/{len(door.knock)}" + (f" +{others}" if others else "")
+def _progress(config: CompiledConfig, progress: Progress) -> str:
+    door = config.doors[progress.doors[0]]
+    others = len(progress.doors) - 1 + progress.more
+    return f"{door.name} {progress.knocks}/{len(door.knock)}" + (f" +{others}" if others else "")
 
 
-def _no_symbol(house: CompiledConfig, step: ReplayStep) -> str:
-    seen = step.seen
+def _uncounted(config: CompiledConfig, step: ReplayStep) -> str:
+    captured = step.captured
     if step.verdict is PacketVerdict.ENTERS:
-        return f"let in: {_service(house, step)} is open for {span(step.left_s)} more"
+        return f"let in: {_service_names(config, step)} is open for {span(step.left_s)} more"
     if step.verdict is PacketVerdict.HIDDEN:
-        dropped = "let through by mode observe" if house.gate.mode is Mode.OBSERVE else "dropped"
-        return f"{dropped}: {_service(house, step)} is closed"
+        dropped = "let through by mode observe" if config.gate.mode is Mode.OBSERVE else "dropped"
+        return f"{dropped}: {_service_names(config, step)} is closed"
     if step.verdict is PacketVerdict.FLAGS:
-        wanted = listed(sorted({str(machine.flags) for machine in house.automaton.machines}))
+        wanted = listed(sorted({str(machine.flags) for machine in config.automaton.machines}))
         return f"flags do not fit ({wanted}): no knock"
     if step.verdict is PacketVerdict.ELSEWHERE:
-        return f"goes to {address(seen.flow.destination)}, not this host: no knock"
+        return f"goes to {address(captured.flow.destination)}, not this host: no knock"
     if step.verdict is PacketVerdict.INSIDE:
-        if seen.interface and seen.interface != "lo" and not seen.interface.startswith(UNNAMED):
-            return f"came in by {seen.interface}, which is not watched: no knock"
+        if captured.interface and captured.interface != "lo" and not captured.interface.startswith(UNNAMED):
+            return f"came in by {captured.interface}, which is not watched: no knock"
         return "from this host itself, whose own packets are not watched"
-    return f"no whole packet: {seen.flow.trouble}"
+    return f"no whole packet: {captured.flow.trouble}"
 
 
-def _service(house: CompiledConfig, step: ReplayStep) -> str:
-    indexes = house.services.get(step.port, ()) if step.port else ()
-    names = [house.doors[index].name for index in indexes[:3]]
+def _service_names(config: CompiledConfig, step: ReplayStep) -> str:
+    indexes = config.services.get(step.port, ()) if step.port else ()
+    names = [config.doors[index].name for index in indexes[:3]]
     return listed(names) or "no door"

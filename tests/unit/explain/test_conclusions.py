@@ -405,11 +405,11 @@ def test_a_door_that_opened_is_not_hidden_by_a_later_try_that_failed(last: str) 
 def test_who_is_shown() -> None:
     packets = script(f"{GOOD}; 1 80/tcp from=192.0.2.8; 2 22/tcp from=192.0.2.9; 3 5/tcp from=192.0.2.10")
     found = explained(HOUSE, packets)
-    assert [str(ip_address(told.trace.source)) for told in found.told] == ["192.0.2.7", "192.0.2.9"]
+    assert [str(ip_address(told.trace.source)) for told in found.sources] == ["192.0.2.7", "192.0.2.9"]
     assert (found.more_knocking, found.others) == (0, 2)
     crowd = script(GOOD + "".join(f"; 1 22/tcp from=10.0.0.{number}" for number in range(50)))
     found = explained(HOUSE, crowd)
-    assert (len(found.told), found.more_knocking) == (20, 31)
-    assert found.told[0].conclusion.opened
+    assert (len(found.sources), found.more_knocking) == (20, 31)
+    assert found.sources[0].diagnosis.opened
     silent = explained(HOUSE, packets, source=ip_address("192.0.2.99"))
-    assert [told.conclusion.fault.kind for told in silent.told] == ["silence"]
+    assert [told.diagnosis.fault.kind for told in silent.sources] == ["silence"]

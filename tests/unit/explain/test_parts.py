@@ -26,7 +26,7 @@ public = ["80/tcp"]
 knock = ["7000/tcp", "8000/udp", "9000/tcp"]
 opens = ["22/tcp"]
 """)
-NEW, HEARD, STANDS = ConnectionState.NEW, ConnectionState.HEARD, ConnectionState.ESTABLISHED
+NEW, HEARD, STANDS = ConnectionState.NEW, ConnectionState.ACKNOWLEDGED, ConnectionState.ESTABLISHED
 ANSWER, LATER = ConnectionState.ANSWER, ConnectionState.LATER_ANSWER
 
 
@@ -60,7 +60,7 @@ def test_connections_are_bounded() -> None:
     connections.observe(first, 0)
     for number in range(MOST_CONNECTIONS):
         connections.observe(first._replace(source=number.to_bytes(4)), 0)
-    assert len(connections._known) == MOST_CONNECTIONS
+    assert len(connections._connections) == MOST_CONNECTIONS
     assert connections.observe(answer, 1) is NEW
 
 
@@ -77,7 +77,7 @@ def test_connections_are_bounded() -> None:
     ],
 )
 def test_which_addresses_are_this_hosts(text: str, own: list[str], expected: list[str]) -> None:
-    seen = recorded(HOUSE, script(text)).seen
+    seen = recorded(HOUSE, script(text)).packets
     assert server_addresses(seen, HOUSE, [ip_address(each).packed for each in own]) == {
         ip_address(each).packed for each in expected
     }
@@ -86,16 +86,16 @@ def test_which_addresses_are_this_hosts(text: str, own: list[str], expected: lis
 def test_what_is_kept_of_a_long_connection() -> None:
     bulk = "".join(f"; {3 + n} 22/tcp PA sport=5; {3 + n}.5 <22/tcp A sport=5" for n in range(20))
     opening = "0 22/tcp sport=5; 1 <22/tcp SA sport=5; 2 22/tcp A sport=5"
-    assert len(recorded(HOUSE, script(opening + bulk)).seen) == 3
+    assert len(recorded(HOUSE, script(opening + bulk)).packets) == 3
     begun_before = "".join(f"; {n} 5000/tcp PA sport=5" for n in range(20))
-    assert recorded(HOUSE, script(begun_before)).seen == []
+    assert recorded(HOUSE, script(begun_before)).packets == []
 
 
 def test_a_source_alone_and_who_may_be_its_other_self() -> None:
     packets = script("0 7000/tcp; 1 5/tcp; 2 7000/tcp from=192.0.2.8; 3 5/tcp; 4 icmp=3/1 by=203.0.113.1")
-    seen = recorded(HOUSE, packets, CLIENT).seen
+    seen = recorded(HOUSE, packets, CLIENT).packets
     assert [str(packet.flow.port) for packet in seen] == ["7000/tcp", "5/tcp", "7000/tcp"]
-    assert len(recorded(HOUSE, packets).seen) == 5
+    assert len(recorded(HOUSE, packets).packets) == 5
 
 
 def test_one_packet_on_several_interfaces_is_one() -> None:
@@ -107,7 +107,7 @@ def test_one_packet_on_several_interfaces_is_one() -> None:
         for interface, outgoing, at_s in ways:
             network = NetworkPacket(memoryview(sent.raw), outgoing, interface, True)
             recording.feed_packet(network, BEGAN_NS + round(at_s * 1e9))
-        return len(recording.seen)
+        return len(recording.packets)
 
     assert kept(("eth0", False, 0), ("br0", False, 0.001)) == 1
     assert kept(("eth0", False, 0), ("eth0", True, 0.001)) == 1
@@ -121,8 +121,8 @@ def test_what_is_no_ip_packet_is_counted() -> None:
     recording.feed_all([CapturedFrame(BEGAN_NS, 1, bytes(12) + b"\x08\x06" + bytes(28), 42)] * 3)
     recording.feed_all([CapturedFrame(BEGAN_NS, 189, bytes(20), 20)])
     recording.feed_all([CapturedFrame(BEGAN_NS, 101, b"\x45", 1)])
-    assert recording.strange.most_common(1) == [("no IP packet: protocol 0x0806 (ARP)", 3)]
-    assert (recording.frames, recording.seen) == (5, [])
+    assert recording.unreadable.most_common(1) == [("no IP packet: protocol 0x0806 (ARP)", 3)]
+    assert (recording.frames, recording.packets) == (5, [])
 
 
 def test_a_long_capture_is_explained_as_far_as_the_bound(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -130,7 +130,7 @@ def test_a_long_capture_is_explained_as_far_as_the_bound(monkeypatch: pytest.Mon
     raw = script("0 7000/tcp")[0].raw
     recording = PacketCollector(HOUSE)
     recording.feed_all(CapturedFrame(BEGAN_NS + number, 101, raw, len(raw)) for number in range(10))
-    assert (recording.frames, len(recording.seen), recording.is_full) == (3, 3, True)
+    assert (recording.frames, len(recording.packets), recording.is_full) == (3, 3, True)
 
 
 def test_a_capture_without_times() -> None:
@@ -147,8 +147,8 @@ def test_each_packet_in_words() -> None:
         " 51 22/tcp; 52 7000/tcp A; 53 7000/tcp to=192.0.2.9; 54 piece to=198.51.100.2; 55 7000/tcp; 56 8000/udp;"
         " 57 9000/tcp; 58 22/tcp sport=5; 59 <22/tcp SA sport=5; 60 22/tcp A sport=5"
     )
-    (told,) = explained(HOUSE, script(text), [SERVER]).told
-    assert [(row.packet, row.made_of, row.state) for row in rows(HOUSE, told.trace)] == [
+    (told,) = explained(HOUSE, script(text), [SERVER]).sources
+    assert [(row.packet, row.meaning, row.state) for row in rows(HOUSE, told.trace)] == [
         ("SYN 7000/tcp", "knock 1 of 3 for ssh", "ssh 1/3"),
         ("SYN 7000/tcp", "the same again: nothing changes", "ssh 1/3"),
         ("8000/udp", "knock 2 of 3 for ssh", "ssh 2/3"),
@@ -176,8 +176,8 @@ def test_many_doors_in_words() -> None:
         for n in range(6)
     )
     many = house(doors + '[doors.short]\nknock = ["1001/tcp", "1002/tcp"]\non_open = ["/bin/true"]\n')
-    (told,) = explained(many, script("0 1001/tcp; 1 1002/tcp; 2 2003/tcp; 3 9/udp"), [SERVER]).told
-    assert [(row.made_of, row.state) for row in rows(many, told.trace)] == [
+    (told,) = explained(many, script("0 1001/tcp; 1 1002/tcp; 2 2003/tcp; 3 9/udp"), [SERVER]).sources
+    assert [(row.meaning, row.state) for row in rows(many, told.trace)] == [
         ("knock 1 for d0, d1, d2 and 4 more", "d0 1/3 +6"),
         ("knock 2 of 2: opens short", "d0 2/3 +6"),
         ("knock 3 of 3: opens d3 (3003/tcp) for 30s", "d3 3/3"),
@@ -190,12 +190,12 @@ def test_time_never_goes_back() -> None:
     recording = PacketCollector(HOUSE)
     for at_s in (0, 10, 9.5, 11, -3600, -3595, -3594.5):
         recording.feed(CapturedFrame(BEGAN_NS + round(at_s * 1e9), 101, raw, len(raw)))
-    assert [packet.at_s for packet in recording.seen] == pytest.approx([0, 10, 10, 11, 11, 16, 16.5])
+    assert [packet.at_s for packet in recording.packets] == pytest.approx([0, 10, 10, 11, 11, 16, 16.5])
 
 
 def test_a_clock_that_was_set_back_is_none_of_the_trackers() -> None:
     traces = SourceTraces(HOUSE, SERVER.packed.__eq__)
-    seen = recorded(HOUSE, script("0 7000/tcp; 1 8000/udp; 2 9000/tcp")).seen
+    seen = recorded(HOUSE, script("0 7000/tcp; 1 8000/udp; 2 9000/tcp")).packets
     steps = [traces.feed(packet._replace(at_s=at_s)) for packet, at_s in zip(seen, (10, 3, 5), strict=True)]
     assert [step.opened for step in steps if step] == [(), (), (0,)]
 
