@@ -24,7 +24,7 @@ _TALL = 10  # height of a timeline's view box, which is stretched to the page's 
 class Tick(NamedTuple):
     """A mark on the axis: its position from 0 to 1, its label, and whether narrow pages hide it."""
 
-    place: float
+    position: float
     text: str
     minor: bool = False
 
@@ -32,19 +32,19 @@ class Tick(NamedTuple):
 def ticks(period: Period, local: LocalTime) -> list[Tick]:
     """Return the marks of a period: round local times, full hours or midnights."""
     step_s = next((step for step in _STEPS_S if period.length_s / step <= _MOST_TICKS), _STEPS_S[-1])
-    ahead_s = _ahead_s(local, period.since_s)
-    wall_s, end_s = period.since_s + ahead_s, period.until_s + _ahead_s(local, period.until_s)
-    number = -int(-wall_s // step_s)  # steps since 1970; a step divides a day or is a number of days
-    found = []
+    offset_s = _utc_offset_s(local, period.since_s)
+    local_s, end_s = period.since_s + offset_s, period.until_s + _utc_offset_s(local, period.until_s)
+    number = -int(-local_s // step_s)  # steps since 1970; a step divides a day or is a number of days
+    marks = []
     while number * step_s <= end_s:
-        at_s = number * step_s - ahead_s
-        at_s += ahead_s - _ahead_s(local, at_s)  # daylight saving time may have changed in between
-        found.append(Tick((at_s - period.since_s) / period.length_s, _text(local(at_s), step_s), number % 2 == 1))
+        at_s = number * step_s - offset_s
+        at_s += offset_s - _utc_offset_s(local, at_s)  # daylight saving time may have changed in between
+        marks.append(Tick((at_s - period.since_s) / period.length_s, _text(local(at_s), step_s), number % 2 == 1))
         number += 1
-    return [tick for tick in found if 0 <= tick.place <= 1]
+    return [tick for tick in marks if 0 <= tick.position <= 1]
 
 
-def _ahead_s(local: LocalTime, at_s: float) -> float:
+def _utc_offset_s(local: LocalTime, at_s: float) -> float:
     """Return the offset of local time from UTC."""
     return (local(at_s).utcoffset() or timedelta()).total_seconds()
 
@@ -52,14 +52,15 @@ def _ahead_s(local: LocalTime, at_s: float) -> float:
 def axis(marks: list[Tick]) -> Html:
     """Return the axis above the timelines."""
     texts = (
-        fill('<text x="{}%" y="11"{}>{}</text>', f"{mark.place * 100:.2f}", _classes(mark), mark.text) for mark in marks
+        fill('<text x="{}%" y="11"{}>{}</text>', f"{mark.position * 100:.2f}", _classes(mark), mark.text)
+        for mark in marks
     )
     return fill('<svg class="axis" aria-hidden="true">{}</svg>', join(texts))
 
 
-def lane(runs: Runs, now: Runs, marks: list[Tick], label: str) -> Html:
+def timeline(runs: Runs, now: Runs, marks: list[Tick], label: str) -> Html:
     """Return a timeline: filled where the door was open, in another color where it is open now."""
-    grid = Html("".join(f"M{mark.place * SLOTS:.1f} 0v{_TALL}" for mark in marks))
+    grid = Html("".join(f"M{mark.position * SLOTS:.1f} 0v{_TALL}" for mark in marks))
     drawn = (
         fill('<path class="{}" d="{}"/>', name, Html("".join(map(_run, part))))
         for name, part in (("run", runs), ("now", now))
@@ -117,6 +118,6 @@ def _text(when: datetime, step_s: int) -> str:
 
 def _classes(mark: Tick) -> Html:
     """Return the class attribute: outer labels are aligned inward, minor ones may be hidden."""
-    classes = ["first"] if mark.place < 0.04 else ["last"] if mark.place > 0.96 else []
+    classes = ["first"] if mark.position < 0.04 else ["last"] if mark.position > 0.96 else []
     classes += ["minor"] if mark.minor else []
     return fill(' class="{}"', " ".join(classes)) if classes else Html()

@@ -16,39 +16,40 @@ _TABLE = """<p class="hint">{}</p>
 """
 
 
-def section(told: Statistics, local: LocalTime) -> Html:
+def section(statistics: Statistics, local: LocalTime) -> Html:
     """Return the section: how each door is opened, and its weaknesses."""
     body = (
-        fill('<p>There is no configuration at <code class="long">{}</code>.</p>', told.missing)
-        if told.strengths is None
-        else _strengths(told.strengths, local)
+        fill('<p>There is no configuration at <code class="long">{}</code>.</p>', statistics.config_path)
+        if statistics.audit is None
+        else _audit_table(statistics.audit, local)
     )
     return fill('<section aria-labelledby="strong"><h2 id="strong">How strong the doors are</h2>\n{}</section>\n', body)
 
 
-def _strengths(strengths: GateAudit, local: LocalTime) -> Html:
+def _audit_table(audit: GateAudit, local: LocalTime) -> Html:
     gate = fill(
         '<tr><th scope="row">the gate</th><td colspan="4">mode {}</td><td class="why">{}</td></tr>\n',
-        strengths.mode,
-        _findings(strengths.gate.findings),
+        audit.mode,
+        _findings(audit.gate.findings),
     )
-    more = count(strengths.more, "more door has", "more doors have")
+    more = count(audit.more, "more door has", "more doors have")
     return fill(
         _TABLE,
         fill("As <code>doorward check</code> finds them, weakest first. The ports of a sequence are not told."),
-        join([gate, *(_door(door, local) for door in strengths.doors)]),
+        join([gate, *(_door(door, local) for door in audit.doors)]),
         fill('<p class="hint">{} no room here; <code>doorward check</code> shows all.</p>', more)
-        if strengths.more
+        if audit.more
         else Html(),
     )
 
 
 def _door(door: DoorAudit, local: LocalTime) -> Html:
-    last = "" if door.last_s is None else f"last {moment(local(door.last_s))}"
+    last_time = "" if door.last_s is None else f"last {moment(local(door.last_s))}"
     return fill(
         '<tr><th scope="row">{}</th><td data-is="opened by">{}</td><td data-is="opens">{}</td><td data-is="for">{}</td>'
         '<td class="number" data-is="openings">{}<small>{}</small></td><td class="why">{}</td></tr>\n',
-        untrusted(door.door or ""), door.way, door.opens, door.for_, f"{door.visits:,}", last, _findings(door.findings),
+        untrusted(door.door or ""), door.method, door.opens, door.for_, f"{door.openings:,}", last_time,
+        _findings(door.findings),
     )  # fmt: skip
 
 

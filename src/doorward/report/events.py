@@ -52,20 +52,20 @@ class Refusal(NamedTuple):
 class PeriodEvents(NamedTuple):
     """The ledger's records of a period, oldest first.
 
-    `ahead`: the number of records skipped because they are in the future (the clock was set back). `forgotten`: the
+    `future`: the number of records skipped because they are in the future (the clock was set back). `dropped`: the
     events whose older records in the period the ledger has dropped, with the time of the oldest that is left.
     """
 
     period: Period
-    visits: list[Session]
+    sessions: list[Session]
     refusals: list[Refusal]
-    ahead: int
-    forgotten: dict[str, float]
+    future: int
+    dropped: dict[str, float]
 
 
-def sort_out(records: Iterable[Record], since_s: float, now_s: float) -> PeriodEvents:
+def collect_events(records: Iterable[Record], since_s: float, now_s: float) -> PeriodEvents:
     """Return the events since `since_s`, including doors open then; `records` are the whole ledger, oldest first."""
-    visits, refusals, ahead = list[Session](), list[Refusal](), 0
+    sessions, refusals, future = list[Session](), list[Refusal](), 0
     rows = {"opened": 0, "refused": 0}
     oldest: dict[str, float] = {}
     for record in records:
@@ -74,19 +74,19 @@ def sort_out(records: Iterable[Record], since_s: float, now_s: float) -> PeriodE
         rows[record.event] += 1
         oldest.setdefault(record.event, record.at_s)
         if record.at_s > now_s + _SLACK_S:
-            ahead += 1
+            future += 1
         elif record.event == "refused":
             if record.at_s >= since_s:
                 refusals.append(Refusal(record.at_s, record.door, record.address, record.detail["reason"]))
-        elif (visit := _visit(record, now_s)).until_s >= since_s:
-            visits.append(visit)
-    begun_s = min(oldest.values(), default=since_s)
-    start_s = min(max(since_s, begun_s), now_s - _SHORTEST_S)
-    forgotten = {event: at_s for event, at_s in oldest.items() if rows[event] >= KEPT_ROWS and at_s > since_s}
-    return PeriodEvents(Period(start_s, now_s), visits, refusals, ahead, forgotten)
+        elif (session := _session(record, now_s)).until_s >= since_s:
+            sessions.append(session)
+    oldest_s = min(oldest.values(), default=since_s)
+    start_s = min(max(since_s, oldest_s), now_s - _SHORTEST_S)
+    dropped = {event: at_s for event, at_s in oldest.items() if rows[event] >= KEPT_ROWS and at_s > since_s}
+    return PeriodEvents(Period(start_s, now_s), sessions, refusals, future, dropped)
 
 
-def _visit(record: Record, now_s: float) -> Session:
+def _session(record: Record, now_s: float) -> Session:
     detail, door = record.detail, record.door or ""
     by, person = (detail["by"], record.address)
     if by.startswith(_KEY):

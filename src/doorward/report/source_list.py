@@ -12,7 +12,7 @@ from typing import NamedTuple
 from doorward.model import parse_place
 from doorward.report.events import Period, Refusal
 
-MOST_SOURCES = 12
+MOST_NETWORKS = 12
 MOST_REASONS = 12
 MOST_DAYS = 32  # a longer period is shown by day of the week
 HOURS = 24
@@ -24,7 +24,7 @@ LocalTime = Callable[[float], datetime]
 Cell = tuple[int, int]  # (row of the map, hour)
 
 # Parts of a reason that differ from one refusal to the next.
-_VARIABLE = (
+_VARIABLE_PARTS = (
     (re.compile(r"'[^']*'|\"[^\"]*\""), "…"),
     (re.compile(r"(?<=is )(?:\d+ (?:d|h|min|s) ?)+(?=behind|ahead)"), ""),
     (re.compile(r"(?<=is )under 1 s (?=behind|ahead)"), ""),
@@ -32,7 +32,7 @@ _VARIABLE = (
 )
 
 
-class Placed(NamedTuple):
+class MappedRefusal(NamedTuple):
     """A refusal with its network and its cell of the map."""
 
     refusal: Refusal
@@ -63,7 +63,7 @@ class HourGrid(NamedTuple):
         """The number of rows."""
         return len(self.dates) or 7
 
-    def row_of(self, day: date) -> int:
+    def row_for(self, day: date) -> int:
         """Return the row of a date; dates outside of the period are at the edge."""
         if not self.dates:
             return day.weekday()
@@ -90,32 +90,32 @@ def source_network(address: str) -> str:
     if match := _IPV4.fullmatch(address):
         return f"{match[1]}0/24"
     try:
-        place = parse_place(address)
+        parsed = parse_place(address)
     except ValueError:
         return address
-    return str(IPv6Network((int(place), 64), strict=False) if isinstance(place, IPv6Address) else place)
+    return str(IPv6Network((int(parsed), 64), strict=False) if isinstance(parsed, IPv6Address) else parsed)
 
 
-def placed(refusals: Iterable[Refusal], grid: HourGrid, local: LocalTime) -> list[Placed]:
+def place_on_map(refusals: Iterable[Refusal], grid: HourGrid, local: LocalTime) -> list[MappedRefusal]:
     """Return the refusals with their networks and cells."""
-    found = []
+    mapped = []
     for refusal in refusals:
         moment = local(refusal.at_s)
-        cell = grid.row_of(moment.date()), moment.hour
-        found.append(Placed(refusal, source_network(refusal.address), cell))
-    return found
+        cell = grid.row_for(moment.date()), moment.hour
+        mapped.append(MappedRefusal(refusal, source_network(refusal.address), cell))
+    return mapped
 
 
-def sources(refusals: Iterable[Placed]) -> tuple[list[RefusedNetwork], int]:
+def worst_networks(refusals: Iterable[MappedRefusal]) -> tuple[list[RefusedNetwork], int]:
     """Return the networks with the most refusals, the worst first, and the number of all networks."""
-    groups = defaultdict[str, list[Placed]](list)
+    groups = defaultdict[str, list[MappedRefusal]](list)
     for refusal in refusals:
         groups[refusal.network].append(refusal)
-    worst = sorted(groups, key=lambda network: (-len(groups[network]), network))[:MOST_SOURCES]
-    return [_source(network, groups[network]) for network in worst], len(groups)
+    worst = sorted(groups, key=lambda network: (-len(groups[network]), network))[:MOST_NETWORKS]
+    return [_network(network, groups[network]) for network in worst], len(groups)
 
 
-def reasons(refusals: Iterable[Refusal]) -> tuple[list[tuple[str, int]], int]:
+def top_reasons(refusals: Iterable[Refusal]) -> tuple[list[tuple[str, int]], int]:
     """Return the reasons with their counts, the most common first, and the number of refusals for other reasons."""
     counts: Counter[str] = Counter()
     for reason, count in Counter(refusal.reason for refusal in refusals).items():
@@ -126,12 +126,12 @@ def reasons(refusals: Iterable[Refusal]) -> tuple[list[tuple[str, int]], int]:
 
 def refusal_kind(reason: str) -> str:
     """Return a reason without the parts that differ from one refusal to the next."""
-    for pattern, instead in _VARIABLE:
-        reason = pattern.sub(instead, reason[:500])
+    for pattern, replacement in _VARIABLE_PARTS:
+        reason = pattern.sub(replacement, reason[:500])
     return reason
 
 
-def build_map(refusals: Iterable[Placed], grid: HourGrid) -> RefusalMap:
+def build_map(refusals: Iterable[MappedRefusal], grid: HourGrid) -> RefusalMap:
     """Return the refusals counted by cell."""
     by_cell = defaultdict[Cell, Counter[str]](Counter)
     for refusal in refusals:
@@ -141,7 +141,7 @@ def build_map(refusals: Iterable[Placed], grid: HourGrid) -> RefusalMap:
     return RefusalMap(grid, counts, leaders)
 
 
-def _source(network: str, group: Sequence[Placed]) -> RefusedNetwork:
+def _network(network: str, group: Sequence[MappedRefusal]) -> RefusedNetwork:
     refusals = [each.refusal for each in group]
     addresses = {refusal.address for refusal in refusals}
     only = next(iter(addresses)) if len(addresses) == 1 else None

@@ -21,7 +21,7 @@ class FeedItem(NamedTuple):
     """An item from the daemon: "began" (its status), "event", "numbers" (its counters) or "ended" (why)."""
 
     kind: str
-    told: dict[str, Any]
+    data: dict[str, Any]
 
 
 class DaemonFeed:
@@ -29,54 +29,54 @@ class DaemonFeed:
 
     def __init__(self, path: Path) -> None:
         self._path = path
-        self._news: Queue[FeedItem] = Queue(MAX_WAITING)
+        self._items: Queue[FeedItem] = Queue(MAX_WAITING)
         self._stopped = threading.Event()
-        self._following: EventClient | None = None
+        self._client: EventClient | None = None
 
     def start(self) -> None:
         """Start both threads."""
-        for hear in (self._run, self._count):
-            threading.Thread(target=hear, daemon=True).start()
+        for target in (self._receive_events, self._poll_counters):
+            threading.Thread(target=target, daemon=True).start()
 
     def stop(self) -> None:
         """Stop both threads."""
         self._stopped.set()
-        self.again()
+        self.reconnect()
 
-    def again(self) -> None:
+    def reconnect(self) -> None:
         """Connect again, after another configuration was loaded."""
-        if self._following is not None:
-            self._following.stop()
+        if self._client is not None:
+            self._client.stop()
 
-    def received(self) -> list[FeedItem]:
+    def drain(self) -> list[FeedItem]:
         """Return the items since the last call, oldest first."""
-        found: list[FeedItem] = []
+        items: list[FeedItem] = []
         with suppress(Empty):
-            while len(found) < MAX_WAITING:
-                found.append(self._news.get_nowait())
-        return found
+            while len(items) < MAX_WAITING:
+                items.append(self._items.get_nowait())
+        return items
 
-    def _run(self) -> None:
+    def _receive_events(self) -> None:
         while not self._stopped.is_set():
             try:
-                with closing(EventClient(self._path)) as self._following:
-                    self._put("began", self._following.first)
-                    for event in self._following:
+                with closing(EventClient(self._path)) as self._client:
+                    self._put("began", self._client.first)
+                    for event in self._client:
                         self._put("event", event)
                 self._put("ended", {"why": "the daemon ended"})
             except DoorwardError as error:
                 self._put("ended", {"why": str(error)})
             self._stopped.wait(EVERY_S / 4)
 
-    def _count(self) -> None:
+    def _poll_counters(self) -> None:
         while not self._stopped.is_set():
             begun_s = time.monotonic()
             with suppress(DoorwardError):  # the other thread reports it
                 self._put("numbers", ask(self._path, {"command": "numbers"}))
             self._stopped.wait(max(0.0, begun_s + EVERY_S - time.monotonic()))
 
-    def _put(self, kind: str, told: dict[str, Any]) -> None:
+    def _put(self, kind: str, data: dict[str, Any]) -> None:
         while not self._stopped.is_set():
             with suppress(Full):
-                self._news.put(FeedItem(kind, visible_in(told)), timeout=0.5)
+                self._items.put(FeedItem(kind, visible_in(data)), timeout=0.5)
                 return

@@ -102,8 +102,8 @@ class WatchApp(App[int]):
 
     def __init__(self, control: Path) -> None:
         super().__init__()
-        self._control, self._link, self._view = control, DaemonFeed(control), WatchState()
-        self._trouble = ""
+        self._control, self._feed, self._state = control, DaemonFeed(control), WatchState()
+        self._error = ""
         self._shown: list[TableRow] = []
 
     def compose(self) -> ComposeResult:
@@ -128,48 +128,48 @@ class WatchApp(App[int]):
         self.query_one("#attempts").border_title = "knocks in progress"
         self.query_one("#gate").border_title = "the gate"
         self.query_one("#events").border_title = "what happens"
-        self._link.start()
+        self._feed.start()
         self.set_interval(EVERY_S, self._refresh)
 
     def on_unmount(self) -> None:
         """Disconnect from the daemon."""
-        self._link.stop()
+        self._feed.stop()
 
     def _table(self) -> DataTable[Any]:
         return self.query_one("#doors", DataTable)
 
     def _refresh(self) -> None:
         now_s = time.monotonic()
-        for news in self._link.received():
-            self._take(news, now_s)
+        for item in self._feed.drain():
+            self._handle(item, now_s)
         clock = f"{datetime.now(UTC).astimezone():%H:%M:%S}"
-        view = self._view
-        words = "no daemon; waiting" if self._trouble or not view.summary else f"{view.summary} · {view.standing} in"
+        state = self._state
+        words = "no daemon; waiting" if self._error or not state.summary else f"{state.summary} · {state.open_count} in"
         self.query_one("#summary", Static).update(f"doorward · {words} · {clock}")
-        self._show_rows(self._view.rows(now_s))
+        self._show_rows(self._state.rows(now_s))
         attempts, gate = self.query_one("#attempts", Static), self.query_one("#gate", Static)
-        attempts.update("\n".join(self._view.attempts(max(1, attempts.size.height))) or "nobody")
-        gate.update("\n".join(self._view.gate()))
-        self.query_one("#rate", Static).update(self._view.dropping())
-        self.query_one("#drops", Sparkline).data = list(self._view.drops)
+        attempts.update("\n".join(self._state.attempts(max(1, attempts.size.height))) or "nobody")
+        gate.update("\n".join(self._state.gate()))
+        self.query_one("#rate", Static).update(self._state.drop_rate())
+        self.query_one("#drops", Sparkline).data = list(self._state.drops)
 
-    def _take(self, news: FeedItem, now_s: float) -> None:
-        kind, told = news
+    def _handle(self, item: FeedItem, now_s: float) -> None:
+        kind, data = item
         if kind == "event":
-            self._view.on_event(told, now_s)
-            self._tell(told)
+            self._state.on_event(data, now_s)
+            self._show_event(data)
         elif kind == "numbers":
-            self._view.on_stats(told, now_s)
-            if self._view.generation != told["generation"]:
-                self._link.again()
+            self._state.on_stats(data, now_s)
+            if self._state.generation != data["generation"]:
+                self._feed.reconnect()
         elif kind == "began":
-            self._trouble = ""
-            self._view.begin(told, now_s, time.time())
-        elif told["why"] != self._trouble:
-            self._trouble = told["why"]
-            self._write(datetime.now(UTC), self._trouble, "red")
+            self._error = ""
+            self._state.begin(data, now_s, time.time())
+        elif data["why"] != self._error:
+            self._error = data["why"]
+            self._write(datetime.now(UTC), self._error, "red")
 
-    def _tell(self, event: dict[str, Any]) -> None:
+    def _show_event(self, event: dict[str, Any]) -> None:
         style = _LEVELS.get(event.get("level", ""), _STYLES.get(event["event"], ""))
         self._write(datetime.fromisoformat(event["time"]), text_of(event["event"], event), style)
 
@@ -199,7 +199,7 @@ class WatchApp(App[int]):
         at = self._table().cursor_row
         return self._shown[at] if 0 <= at < len(self._shown) else None
 
-    def _somebody(self) -> TableRow | None:
+    def _chosen_opening(self) -> TableRow | None:
         row = self._chosen()
         if row is None or not row.address:
             self.notify("choose a line with somebody who is in", severity="warning")
@@ -208,43 +208,43 @@ class WatchApp(App[int]):
 
     def action_close(self) -> None:
         """Close the chosen opening, after a question."""
-        if (row := self._somebody()) is not None:
+        if (row := self._chosen_opening()) is not None:
             request = {"command": "close", "door": row.door, "address": row.address}
 
-            def answered(sure: bool | None) -> None:
+            def on_result(sure: bool | None) -> None:
                 if sure:
-                    self._ask(request)
+                    self._send(request)
 
-            self.push_screen(ConfirmDialog(f"Close {row.door} to {row.address}? Its connections go on."), answered)
+            self.push_screen(ConfirmDialog(f"Close {row.door} to {row.address}? Its connections go on."), on_result)
 
     def action_prolong(self) -> None:
         """Keep the chosen opening open for longer, after a question."""
-        if (row := self._somebody()) is not None:
+        if (row := self._chosen_opening()) is not None:
 
-            def answered(for_: str | None) -> None:
+            def on_result(for_: str | None) -> None:
                 if for_:
-                    self._ask({"command": "open", "door": row.door, "address": row.address, "for": for_})
+                    self._send({"command": "open", "door": row.door, "address": row.address, "for": for_})
 
             self.push_screen(
-                DurationDialog(f"Keep {row.door} open to {row.address} for how long from now?", "1h"), answered
+                DurationDialog(f"Keep {row.door} open to {row.address} for how long from now?", "1h"), on_result
             )
 
     def action_ban(self) -> None:
         """Ban the chosen address, after a question."""
-        if (row := self._somebody()) is not None:
+        if (row := self._chosen_opening()) is not None:
 
-            def answered(for_: str | None) -> None:
+            def on_result(for_: str | None) -> None:
                 if for_:
-                    self._ask({"command": "ban", "address": row.address, "for": for_})
+                    self._send({"command": "ban", "address": row.address, "for": for_})
 
             question = f"Ban {row.address} from every door, and ignore its knocks, for how long?"
-            self.push_screen(DurationDialog(question, "1h"), answered)
+            self.push_screen(DurationDialog(question, "1h"), on_result)
 
-    def _ask(self, request: dict[str, Any]) -> None:
+    def _send(self, request: dict[str, Any]) -> None:
         """Send a request to the daemon, and show its error if any; its effect arrives as an event."""
-        self.run_worker(lambda: self._asked(request), thread=True)
+        self.run_worker(lambda: self._send_and_report(request), thread=True)
 
-    def _asked(self, request: dict[str, Any]) -> None:
+    def _send_and_report(self, request: dict[str, Any]) -> None:
         try:
             ask(self._control, request)
         except DoorwardError as error:

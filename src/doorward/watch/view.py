@@ -10,7 +10,7 @@ from typing import Any, NamedTuple
 MOST_OPENINGS = 500  # rows; a terminal has about fifty lines
 MOST_CLOSED = 100  # rows of closed doors
 KEPT_RATES = 60  # measured once per second
-Told = Mapping[str, Any]
+JsonObject = Mapping[str, Any]
 DROPS = ("hidden", "silent", "fast", "banned", "signed_length", "signed_fast", "signed_over")
 
 
@@ -24,7 +24,7 @@ class TableRow(NamedTuple):
     by: str
 
 
-class _Standing(NamedTuple):
+class _Open(NamedTuple):
     until_s: float
     ports: Sequence[str]
     by: str
@@ -36,89 +36,89 @@ class WatchState:
     def __init__(self) -> None:
         self.summary = ""
         self.generation = ""
-        self.numbers: Told = {}
+        self.stats: JsonObject = {}
         self.drops: deque[float] = deque([0.0] * KEPT_RATES, KEPT_RATES)  # packets per second
         self._doors: dict[str, Sequence[str]] = {}  # their ports; the daemon sends a limited number of doors
-        self._standing: dict[tuple[str, str], _Standing] = {}
+        self._openings: dict[tuple[str, str], _Open] = {}
         self._rates: dict[str, float] = {}
         self._measured_s = 0.0
 
-    def begin(self, first: Told, now_s: float, wall_s: float) -> None:
+    def begin(self, first: JsonObject, now_s: float, wall_s: float) -> None:
         """Start from the daemon's status. `wall_s` converts its times once; later clock changes have no effect."""
         self.summary, self.generation = first["summary"], first["generation"]
         self._doors = {name: ports for name, ports, _ in first.get("doors", ())}
-        self._standing = {
-            (o["door"], o["address"]): _Standing(o["until"] - wall_s + now_s, o["ports"], o["by"])
+        self._openings = {
+            (o["door"], o["address"]): _Open(o["until"] - wall_s + now_s, o["ports"], o["by"])
             for o in first["openings"]
         }
 
-    def on_event(self, event: Told, now_s: float) -> None:
+    def on_event(self, event: JsonObject, now_s: float) -> None:
         """Apply one event to the openings."""
-        what, key = event["event"], (str(event.get("door")), str(event.get("address")))
-        if what in ("opened", "prolonged"):
-            before = self._standing.get(key) if what == "prolonged" else None
+        kind, key = event["event"], (str(event.get("door")), str(event.get("address")))
+        if kind in ("opened", "prolonged"):
+            before = self._openings.get(key) if kind == "prolonged" else None
             by = event["by"] if before is None else before.by
-            self._standing[key] = _Standing(now_s + event["for_s"], event["ports"], by)
-        elif what == "closed":
-            self._standing.pop(key, None)
+            self._openings[key] = _Open(now_s + event["for_s"], event["ports"], by)
+        elif kind == "closed":
+            self._openings.pop(key, None)
 
-    def on_stats(self, numbers: Told, now_s: float) -> None:
+    def on_stats(self, stats: JsonObject, now_s: float) -> None:
         """Store the counters, and compute rates since the last call."""
-        before, passed_s = self.numbers.get("counters", {}), now_s - self._measured_s
+        before, passed_s = self.stats.get("counters", {}), now_s - self._measured_s
         if before and passed_s > 0:
-            counters = numbers["counters"].items()
+            counters = stats["counters"].items()
             self._rates = {name: max(0, count - before.get(name, 0)) / passed_s for name, count in counters}
             self.drops.append(sum(self._rates.get(name, 0.0) for name in DROPS))
-        self.numbers, self._measured_s = numbers, now_s
-        self.summary = numbers["summary"]
+        self.stats, self._measured_s = stats, now_s
+        self.summary = stats["summary"]
 
     @property
-    def standing(self) -> int:
+    def open_count(self) -> int:
         """The number of openings."""
-        return len(self._standing)
+        return len(self._openings)
 
     def rows(self, now_s: float) -> list[TableRow]:
         """Return the table: openings by door and time left, then closed doors."""
-        entries = sorted(self._standing.items(), key=lambda entry: (entry[0][0], entry[1].until_s, entry[0][1]))
+        entries = sorted(self._openings.items(), key=lambda entry: (entry[0][0], entry[1].until_s, entry[0][1]))
         rows = [
             TableRow(door, address, left(until_s - now_s), " ".join(ports), by)
             for (door, address), (until_s, ports, by) in entries[:MOST_OPENINGS]
         ]
         if len(entries) > MOST_OPENINGS:
             rows.append(TableRow("…", "", "", "", f"{len(entries) - MOST_OPENINGS:,} more are in"))
-        return [*rows, *self._closed({door for door, _ in self._standing})]
+        return [*rows, *self._closed({door for door, _ in self._openings})]
 
     def _closed(self, is_in: set[str]) -> Iterator[TableRow]:
         closed = {name: ports for name, ports in self._doors.items() if name not in is_in}
         for name, ports in islice(closed.items(), MOST_CLOSED):
             yield TableRow(name, "", "", " ".join(ports), "")
-        unseen = max(0, self.numbers.get("doors", 0) - len(self._doors)) + max(0, len(closed) - MOST_CLOSED)
+        unseen = max(0, self.stats.get("doors", 0) - len(self._doors)) + max(0, len(closed) - MOST_CLOSED)
         if unseen:
             yield TableRow("…", "", "", "", f"{unseen:,} doors more")
 
     def attempts(self, most: int) -> list[str]:
         """Return at most `most` lines of knocks in progress, the furthest first."""
-        found = sorted(self.numbers.get("attempts", ()), key=lambda each: (-each["knocks"], each["left"]))
-        lines = [_attempt(each["address"], each["knocks"], each["left"]) for each in found[:most]]
-        unseen = len(found) - len(lines) + max(0, self._in_progress() - self.numbers.get("listed", 0))
+        attempts = sorted(self.stats.get("attempts", ()), key=lambda attempt: (-attempt["knocks"], attempt["left"]))
+        lines = [_attempt_line(attempt["address"], attempt["knocks"], attempt["left"]) for attempt in attempts[:most]]
+        unseen = len(attempts) - len(lines) + max(0, self._in_progress() - self.stats.get("listed", 0))
         if unseen:
             dropped = len(lines) - most + 1  # replaced by the last line
             lines = [*lines[: most - 1], f"and about {unseen + max(0, dropped):,} more"]
         return lines
 
     def _in_progress(self) -> int:
-        sets = self.numbers.get("sets", {}).items()
-        return sum(told["elements"] or 0 for name, told in sets if name.startswith(("window", "hurried")))
+        sets = self.stats.get("sets", {}).items()
+        return sum(entry["elements"] or 0 for name, entry in sets if name.startswith(("window", "hurried")))
 
-    def dropping(self) -> str:
+    def drop_rate(self) -> str:
         """Return the rate of dropped packets as text."""
         return f"dropped {rate(self.drops[-1]) if self._rates else '-'}/s"
 
     def gate(self) -> list[str]:
         """Return the gate's counters as lines: the rate per second, and the total."""
-        if not self.numbers:
+        if not self.stats:
             return []
-        counters = self.numbers["counters"]
+        counters = self.stats["counters"]
         lines = [
             f"{words:<15}{rate(self._rates.get(name, 0.0)):>9}/s {short(counters.get(name, 0)):>8}"
             for name, words in (
@@ -131,17 +131,17 @@ class WatchState:
         return [*lines, self._fullest(), *self._warnings()]
 
     def _fullest(self) -> str:
-        sets = self.numbers["sets"].items()
-        bounded = {name: told for name, told in sets if told["size"] and told["elements"] is not None}
+        sets = self.stats["sets"].items()
+        bounded = {name: entry for name, entry in sets if entry["size"] and entry["elements"] is not None}
         if not bounded:
             return ""  # the kernel reports this since Linux 6.16
-        name, told = max(bounded.items(), key=lambda entry: float(entry[1]["elements"] / entry[1]["size"]))
-        share = told["elements"] / told["size"]
+        name, entry = max(bounded.items(), key=lambda entry: float(entry[1]["elements"] / entry[1]["size"]))
+        share = entry["elements"] / entry["size"]
         return f"fullest set    {name.split('_')[0]} {share:.0%}" if share >= 0.01 else "sets           under 1% full"
 
     def _warnings(self) -> Iterable[str]:
-        counters = self.numbers["counters"]
-        if signed := self.numbers["signed"]:
+        counters = self.stats["counters"]
+        if signed := self.stats["signed"]:
             if not signed["takes"]:
                 yield "takes no signed knock: see the log"
             elif refused := sum(signed["refused"].values()):
@@ -149,13 +149,13 @@ class WatchState:
                 yield f"signed refused {short(refused)}: {reasons}"
         if no_room := sum(count for name, count in counters.items() if name.startswith("no_room")):
             yield f"no room for    {short(no_room)} knocks"
-        if self.numbers["log_overflows"]:
-            yield f"log overflowed {self.numbers['log_overflows']} times"
-        if self.numbers["ledger_trouble"]:
+        if self.stats["log_overflows"]:
+            yield f"log overflowed {self.stats['log_overflows']} times"
+        if self.stats["ledger_trouble"]:
             yield "the ledger cannot be written"
 
 
-def _attempt(address: str, knocks: int, left_s: float) -> str:
+def _attempt_line(address: str, knocks: int, left_s: float) -> str:
     count = f"{knocks} knock{'' if knocks == 1 else 's'}"
     return f"{cut(address, 22):<22} {count:<9}{left(left_s):>5}"
 

@@ -14,7 +14,7 @@ from hypothesis import strategies as st
 from doorward.cli.main import main
 from doorward.core.automaton import compile_doors
 from doorward.model import Door, Port, Protocol
-from doorward.report.automaton_graph import FALL, MOST_STATES, states, svg_of
+from doorward.report.automaton_graph import FAILURE, MOST_STATES, count_states, draw_svg
 from doorward.verify.picture import FAINT, INK
 from tests.support.strategies import World, worlds
 
@@ -46,13 +46,13 @@ def test_the_picture_in_the_documentation_is_what_its_example_draws(tmp_path: Pa
 def test_every_entry_of_the_tables_is_drawn_once(world: World) -> None:
     automaton = compile_doors(world.doors)
     names = [door.name for door in world.doors]
-    root = parsed(svg_of(automaton, names))
+    root = parsed(draw_svg(automaton, names))
     paths = [path.get("stroke") for path in root.iterfind(f"{SVG}path")]
     assert paths.count(INK) == sum(len(machine.edges) for machine in automaton.machines) + 1  # and one in the legend
-    assert paths.count(FALL) == sum(len(machine.fail) for machine in automaton.machines) + 1
+    assert paths.count(FAILURE) == sum(len(machine.fail) for machine in automaton.machines) + 1
     assert paths.count(FAINT) == sum(len(machine.same) for machine in automaton.machines) + 1
     circles = [(circle.get("cx"), circle.get("cy")) for circle in root.iterfind(f"{SVG}circle")]
-    assert len(circles) == len(set(circles)) == states(automaton)
+    assert len(circles) == len(set(circles)) == count_states(automaton)
     texts = ["".join(text.itertext()) for text in root.iterfind(f"{SVG}text")]
     opened = [name for text in texts if text.startswith("opens ") for name in text.removeprefix("opens ").split(", ")]
     assert set(opened) == set(names)
@@ -62,7 +62,7 @@ def test_every_entry_of_the_tables_is_drawn_once(world: World) -> None:
 
 @given(worlds())
 def test_nothing_is_outside_the_paper(world: World) -> None:
-    root = parsed(svg_of(compile_doors(world.doors), [door.name for door in world.doors]))
+    root = parsed(draw_svg(compile_doors(world.doors), [door.name for door in world.doors]))
     width, height = int(root.get("width", "0")), int(root.get("height", "0"))
     for each in root.iter():
         for name, most in (("cx", width), ("x", width), ("cy", height), ("y", height)):
@@ -72,7 +72,7 @@ def test_nothing_is_outside_the_paper(world: World) -> None:
 @given(st.lists(st.integers(1, 65535), min_size=1, max_size=32))
 def test_the_longest_sequence_has_room(numbers: list[int]) -> None:
     door = Door("d", tuple(Port(Protocol.TCP, number) for number in numbers), ())
-    assert parsed(svg_of(compile_doors([door]), ["d"])).tag == f"{SVG}svg"
+    assert parsed(draw_svg(compile_doors([door]), ["d"])).tag == f"{SVG}svg"
 
 
 MANY = "".join(

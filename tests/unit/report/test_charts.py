@@ -31,7 +31,7 @@ HOUR_S, DAY_S = 3600.0, 86_400.0
 def test_ticks_are_round_moments(length_s: float, texts: list[str]) -> None:
     marks = charts.ticks(Period(START_S, START_S + length_s), utc)
     assert [mark.text for mark in marks][:8] == texts
-    assert all(0 <= mark.place <= 1 for mark in marks)
+    assert all(0 <= mark.position <= 1 for mark in marks)
 
 
 def test_the_longest_period_has_few_ticks() -> None:
@@ -63,7 +63,7 @@ def test_each_shade_stands_for_more(most: int, low: list[int]) -> None:
 
 def test_a_lane_shows_what_is_over_and_what_stands() -> None:
     marks = [charts.Tick(0.5, "noon")]
-    drawn = charts.lane(((0, 3), (SLOTS - 1, 1)), ((100, 140),), marks, "2 openings")
+    drawn = charts.timeline(((0, 3), (SLOTS - 1, 1)), ((100, 140),), marks, "2 openings")
     assert 'aria-label="2 openings"' in drawn
     assert re.findall(r'class="(\w+)" d="([^"]*)"', drawn) == [
         ("grid", "M120.0 0v10"),

@@ -8,7 +8,7 @@ import pytest
 
 from doorward.daemon.ledger import Record
 from doorward.report import events as module
-from doorward.report.events import Period, PeriodEvents, Refusal, Session, sort_out
+from doorward.report.events import Period, PeriodEvents, Refusal, Session, collect_events
 
 NOW_S, SINCE_S = 100_000.0, 50_000.0
 
@@ -23,7 +23,7 @@ def refused(at_s: float) -> Record:
 
 
 def sorted_out(*records: Record) -> PeriodEvents:
-    return sort_out(records, SINCE_S, NOW_S)
+    return collect_events(records, SINCE_S, NOW_S)
 
 
 @pytest.mark.parametrize(
@@ -41,13 +41,13 @@ def sorted_out(*records: Record) -> PeriodEvents:
 )
 def test_openings(record: Record, person: str, by: str, until_s: float, ended_by: str | None) -> None:
     expected = Session("ssh", person, by, "192.0.2.7", ("22/tcp",), record.at_s, until_s, ended_by)
-    assert sorted_out(record).visits == [expected]
+    assert sorted_out(record).sessions == [expected]
 
 
 def test_what_was_over_before_the_period_is_left_out() -> None:
     found = sorted_out(opened(1000, 1030), refused(1000), opened(49_000, 49_999.9), refused(49_999.9), refused(50_000))
     assert found == PeriodEvents(
-        Period(SINCE_S, NOW_S), [], [Refusal(50_000, None, "203.0.113.9", "a scanner")], ahead=0, forgotten={}
+        Period(SINCE_S, NOW_S), [], [Refusal(50_000, None, "203.0.113.9", "a scanner")], future=0, dropped={}
     )
 
 
@@ -59,15 +59,15 @@ def test_the_period_begins_with_the_ledger() -> None:
 
 def test_what_lies_in_the_future_is_counted_and_left_out() -> None:
     found = sorted_out(refused(60_000), refused(NOW_S + 1), opened(NOW_S + 3600, NOW_S + 3630), refused(NOW_S + 9e9))
-    assert (found.ahead, found.visits, len(found.refusals)) == (2, [], 2)  # a second ahead: written meanwhile
+    assert (found.future, found.sessions, len(found.refusals)) == (2, [], 2)  # a second ahead: written meanwhile
 
 
 def test_what_the_ledger_dropped_is_told(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(module, "KEPT_ROWS", 100)
     many = [refused(60_000 + number) for number in range(100)]
-    assert sorted_out(opened(1000, 1030), *many).forgotten == {"refused": 60_000}
-    assert sorted_out(opened(1000, 1030), *many[1:]).forgotten == {}
-    assert sorted_out(refused(1000), *many).forgotten == {}  # older ones are there: nothing of the period is missing
+    assert sorted_out(opened(1000, 1030), *many).dropped == {"refused": 60_000}
+    assert sorted_out(opened(1000, 1030), *many[1:]).dropped == {}
+    assert sorted_out(refused(1000), *many).dropped == {}  # older ones are there: nothing of the period is missing
 
 
 def test_a_ban_is_neither_a_visit_nor_a_refusal() -> None:

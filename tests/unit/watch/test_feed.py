@@ -18,9 +18,9 @@ def test_texts_that_would_command_the_terminal_are_made_visible(tmp_path: Path) 
         deadline_s = time.monotonic() + 10
         while "event" not in {news.kind for news in heard}:
             assert time.monotonic() < deadline_s
-            heard += link.received()
+            heard += link.drain()
             time.sleep(0.005)
         link.stop()
     assert SPOOF in str(heard)
-    assert str([news.told for news in heard]).isprintable()
-    assert "\\x1b" not in str([news.told for news in heard]).replace("\\\\x1b", "")
+    assert str([news.data for news in heard]).isprintable()
+    assert "\\x1b" not in str([news.data for news in heard]).replace("\\\\x1b", "")

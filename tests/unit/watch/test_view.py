@@ -106,7 +106,7 @@ def test_a_crowd_is_shown_in_part_and_counted() -> None:
 def test_rates_are_those_since_the_last_look() -> None:
     shown = view()
     assert shown.gate() == []
-    assert shown.dropping() == "dropped -/s"
+    assert shown.drop_rate() == "dropped -/s"
     shown.on_stats(numbers(), NOW_S)
     later = {"knocked": 4, "hidden": 7, "silent": 2200, "fast": 6, "no_room_open": 2}
     shown.on_stats(numbers(counters=later, ledger_trouble="full", log_overflows=2), NOW_S + 2)
@@ -120,7 +120,7 @@ def test_rates_are_those_since_the_last_look() -> None:
         "log overflowed 2 times",
         "the ledger cannot be written",
     ]
-    assert shown.dropping() == "dropped 503/s"
+    assert shown.drop_rate() == "dropped 503/s"
     assert shown.summary == "2 doors, mode stealth"
 
 
