@@ -158,7 +158,7 @@ def test_a_port_that_answers_without_a_gate(stage: Stage, capsys: pytest.Capture
     path = write_pcap(tmp_path / "knock.pcap", of_case(stage, "ethernet", "not_hidden"))
     answer = explain(stage, capsys, path, *HOSTS)
     assert answer["conclusion"]["kind"] == "not_hidden"
-    assert "no knock, and 22/tcp answered all the same" in answer["conclusion"]["what"]
+    assert "no knock, yet 22/tcp answered" in answer["conclusion"]["what"]
 
 
 def test_one_direction_only(stage: Stage, capsys: pytest.CaptureFixture[str], tmp_path: Path) -> None:
@@ -172,7 +172,7 @@ def test_a_capture_that_keeps_too_little(stage: Stage, capsys: pytest.CaptureFix
     path = write_pcap(tmp_path / "knock.pcap", of_case(stage, "short", "no_connection"))
     answer = explain(stage, capsys, path, *HOSTS)
     assert answer["conclusion"]["kind"] == "cut"
-    assert "kept too little of the first knock" in answer["conclusion"]["what"]
+    assert "the capture truncated the first knock" in answer["conclusion"]["what"]
 
 
 def test_nobody_of_that_address(stage: Stage, capsys: pytest.CaptureFixture[str], tmp_path: Path) -> None:

@@ -90,12 +90,12 @@ def test_packets_are_told_as_they_come(house: House, version: int) -> None:
             == "SYN 7000/tcp      knock 1 of 3 for ssh" + " " * 22 + "ssh 1/3\n"
         )
         visitor.knock("8443")
-        assert "wrong: 8000/udp was due, back to the start" in " ".join(live.line("8443/tcp").split())
+        assert "wrong: expected 8000/udp; back to the start" in " ".join(live.line("8443/tcp").split())
         visitor.knock("8000:udp", "9000")
         live.line("SYN 9000/tcp")
         said = live.end()
         assert live.process.wait(PATIENCE_S) == 1
-    assert said[0] == "=> a packet to 8443/tcp between knocks 1 and 2 sent it back to the start"
+    assert said[0] == "=> a packet to 8443/tcp between knocks 1 and 2 reset the progress"
 
 
 @pytest.mark.parametrize("version", [4, 6])
@@ -136,7 +136,7 @@ def test_it_ends_by_itself_when_nothing_comes(house: House) -> None:
     visitor = house.visitors.fresh(4)
     done = house.daemon.run("explain", "--live", visitor, "--for", "100ms", check=False)
     assert done.returncode == 1
-    assert done.stdout.splitlines()[0] == f"=> no packet of {visitor} came"
+    assert done.stdout.splitlines()[0] == f"=> no packet from {visitor} was seen"
 
 
 def test_without_the_right_to_capture(house: House) -> None:
@@ -152,7 +152,7 @@ def test_what_the_ledger_has(house: House) -> None:
     visitor = house.visitors.fresh(4)
     assert explained(house, visitor) == (
         1,
-        f"=> the ledger has nothing of {visitor}: no knock from there was ever complete",
+        f"=> the ledger has no record of {visitor}: no knock from it was ever completed",
     )
     visitor.knock(*KNOCK)
     house.daemon.event("opened", address=str(visitor))
@@ -163,7 +163,7 @@ def test_what_the_ledger_has(house: House) -> None:
     house.daemon.event("closed", address=str(visitor), by="time")
     status, line = explained(house, visitor)
     assert status == 0
-    assert line.endswith("by knock, and its time was over after 1.5 s")
+    assert line.endswith("by knock, and closed after 1.5 s")
     answer = json.loads(house.daemon.run("explain", visitor, "--json", check=False).stdout)
     assert answer["conclusion"]["kind"] == "is_over"
     assert [record["event"] for record in answer["records"]] == ["opened"]
@@ -175,7 +175,7 @@ def test_a_refusal_in_the_ledger(house: House) -> None:
     house.daemon.event("refused", address=str(visitor))
     status, line = explained(house, visitor)
     assert status == 1
-    assert "it was refused last, at " in line
+    assert "the last knock was rejected at " in line
     assert "more than 20 symbols a second" in line
 
 

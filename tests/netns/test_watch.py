@@ -142,7 +142,7 @@ def test_the_view_shows_who_is_in_and_keys_prolong_close_and_ban(direct_lab: Lab
         other.knock(*SEQUENCE[:2])
         one.knock(*SEQUENCE)
         await until(pilot, lambda: "knock" in line(f"ssh {one} "))
-        await until(pilot, lambda: line("right knocks").endswith(" 1"))
+        await until(pilot, lambda: line("valid knocks").endswith(" 1"))
         if daemon.ask("numbers")["sets"]["open4"]["elements"] is not None:
             await until(pilot, lambda: "2 knocks" in line(str(other)))
         left = line(f"ssh {one} ")
@@ -163,7 +163,7 @@ def test_the_view_shows_who_is_in_and_keys_prolong_close_and_ban(direct_lab: Lab
         daemon.event("closed", address=str(one), by="hand")
         await until(pilot, lambda: not line(f"ssh {one} "))
         await pilot.press("c")
-        await until(pilot, lambda: "choose a line with somebody" in screen(pilot.app))
+        await until(pilot, lambda: "select an open door first" in screen(pilot.app))
 
         one.knock(*SEQUENCE)
         await until(pilot, lambda: line(f"ssh {one} "))
@@ -188,11 +188,11 @@ def test_the_view_goes_on_with_the_next_daemon_and_another_configuration(daemon:
         daemon.end()
         await until(pilot, lambda: "no daemon" in summary())
         daemon.start()
-        await until(pilot, lambda: "2 doors, mode guard · 1 in" in summary())
+        await until(pilot, lambda: "2 doors, mode guard · 1 open" in summary())
         daemon.reload(CONFIG + '[doors.extra]\nknock = ["7101/tcp", "7102/tcp"]\nopens = ["23/tcp"]\n')
         await until(pilot, lambda: "23/tcp" in screen(pilot.app))
         daemon.run("close", "web", "192.0.2.9")
-        await until(pilot, lambda: "0 in" in summary())
+        await until(pilot, lambda: "0 open" in summary())
 
     viewing(daemon, story)
 

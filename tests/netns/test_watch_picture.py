@@ -63,8 +63,8 @@ def test_the_picture(direct_lab: Lab, tmp_path: Path) -> None:
     async def story(pilot: Pilot[int], daemon: RunningDaemon) -> None:
         await until(pilot, lambda: "mode stealth" in screen(pilot.app))
         send(direct_lab, daemon)
-        await until(pilot, lambda: "mail" in screen(pilot.app) and "4 in" in screen(pilot.app))
-        await until(pilot, lambda: "right knocks           0/s        3" in screen(pilot.app))
+        await until(pilot, lambda: "mail" in screen(pilot.app) and "4 open" in screen(pilot.app))
+        await until(pilot, lambda: "valid knocks           0/s        3" in screen(pilot.app))
         # Without the fonts, which a browser would fetch from elsewhere: any monospaced one will do.
         drawn = re.sub(r"@font-face \{.*?\}", "", pilot.app.export_screenshot(title="doorward watch"), flags=re.DOTALL)
         for word in ("database", "198.51.100.40", "2001:db8:5:7::21", "stealth"):

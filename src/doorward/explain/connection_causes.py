@@ -40,12 +40,12 @@ def connection_cause(period: OpenPeriod) -> Cause:
         if (cause := next(find_cause(period), None)) is not None:
             return cause
     what = f"door {period.door.name} opened, but no connection to {wording.ports(period.door)} followed"
-    return Cause("no_connection", what, "the knock is right: connect after it")
+    return Cause("no_connection", what, "the knock was correct: connect after it")
 
 
 def _command(period: OpenPeriod) -> Iterator[Cause]:
     if not period.door.opens:
-        yield Cause("ran", f"as it should: door {period.door.name} opened, and its command ran; it opens no port")
+        yield Cause("ran", f"success: door {period.door.name} opened and its command ran; it opens no port")
 
 
 def _connection_packets(period: OpenPeriod) -> list[ReplayStep]:
@@ -83,19 +83,19 @@ def _answer_cause(period: OpenPeriod, step: ReplayStep, answer: ReplyPacket | No
     is_silent = step.captured.flow.protocol == Protocol.UDP and not period.context.has_answers
     if answer is None and (is_heard or is_silent):  # the client continues as if it had been answered
         remedy = "the capture shows one direction only: capture both to see the answer"
-        return Cause("came_in", f"as it should: {opened}", remedy)
+        return Cause("came_in", f"success: {opened}", remedy)
     if answer is None:
         what = f"{opened}, but nothing answered"
-        return Cause("unanswered", what, "run `doorward doctor`: another firewall, or a route, stands behind the gate")
+        return Cause("unanswered", what, "run `doorward doctor`: another firewall or a route may drop it")
     if answer.kind == REFUSED:
-        return Cause("refused", f"{opened}, but {port} refused it", f"no service listens on {port}: start it")
+        return Cause("refused", f"{opened}, but {port} refused it", f"start the service: nothing listens on {port}")
     if answer.kind not in (ACCEPTED, REPLIED):
         what = f"{opened}, but {wording.address(answer.by)} answered: {answer.kind}"
         return Cause("rejected", what, "run `doorward doctor`: another firewall rejects it")
     if answer.kind == ACCEPTED and not is_heard:
-        what = f"{opened} and was accepted, but the client never heard the answer"
-        return Cause("unheard", what, "look at the way back: another route, or a firewall at the client")
-    return Cause("as_it_should", f"as it should: {opened} and was answered")
+        what = f"{opened} and was accepted, but the answer did not reach the client"
+        return Cause("unheard", what, "check the return path: routing, or a firewall at the client")
+    return Cause("as_it_should", f"success: {opened} and was answered")
 
 
 def _is_answer_received(period: OpenPeriod, step: ReplayStep) -> bool:
@@ -111,15 +111,15 @@ def _too_late(period: OpenPeriod) -> Iterator[Cause]:
         what = (
             f"the connection to {late.port} came {after} after the knock; `for` of door {period.door.name} is {lasts}"
         )
-        yield Cause("too_late", what, "connect sooner, or write a longer `for`")
+        yield Cause("too_late", what, "connect sooner, or increase `for`")
 
 
 def _too_early(period: OpenPeriod) -> Iterator[Cause]:
     early = [step for step in _connection_packets(period) if period.at_s - EARLY_S <= step.at_s < period.at_s]
     if early:
         before = wording.span(period.at_s - early[-1].at_s)
-        what = f"the connection to {early[-1].port} came {before} before the last knock, and was not tried again"
-        yield Cause("too_early", what, "connect after the knock; `doorward knock --wait` tells when")
+        what = f"the connection to {early[-1].port} came {before} before the last knock, and was not retried"
+        yield Cause("too_early", what, "connect after the knock; `doorward knock --wait` waits until the port is open")
 
 
 def _other_source(period: OpenPeriod) -> Iterator[Cause]:
@@ -154,11 +154,11 @@ def two_address_cause(knocked: bytes, connected: bytes, port: Port) -> Cause:
     """Return the cause for a knock and a connection from different addresses."""
     what = f"the connection to {port} came from {wording.address(connected)}, the knock from {wording.address(knocked)}"
     if len(knocked) != len(connected):
-        return Cause("other_family", f"{what}: IPv4 and IPv6", "knock and connect by one of them: -4 or -6")
+        return Cause("other_family", f"{what}: IPv4 and IPv6", "use one address family for both: -4 or -6")
     if wording.is_same_network(knocked, connected):
-        remedy = "bind the client to one address, or turn its temporary addresses off"
+        remedy = "bind the client to one address, or disable its temporary addresses"
         return Cause("other_in_network", f"{what}: two addresses of one client", remedy)
-    remedy = "a door opens for the address that knocked: knock from the network that connects, through no other proxy"
+    remedy = "a door opens only to the address that knocked: knock and connect from the same network, without a proxy"
     return Cause("other_address", f"{what}: two addresses", remedy)
 
 
@@ -169,7 +169,7 @@ def _other_host(period: OpenPeriod) -> Iterator[Cause]:
             destination = wording.address(step.captured.flow.destination)
             opened = f"door {period.door.name} opened"
             what = f"{opened}, but the connection to {step.port} went to {destination}, not to this host"
-            yield Cause("connection_elsewhere", what, "connect to the host at which the knock went")
+            yield Cause("connection_elsewhere", what, "connect to the host that received the knock")
 
 
 def _other_port(period: OpenPeriod) -> Iterator[Cause]:
@@ -185,9 +185,7 @@ def _other_port(period: OpenPeriod) -> Iterator[Cause]:
         if step.verdict is PacketVerdict.HIDDEN and step.port not in period.door.opens:
             owner = period.context.config.doors[period.context.config.services[step.port][0]]
             what = f"{opened}, but the connection went to {step.port}, which door {owner.name} opens"
-            yield Cause(
-                "wrong_door", what, f"knock for door {owner.name}: {wording.knocks(owner) or 'it opens by hand'}"
-            )
+            yield Cause("wrong_door", what, _how_to_open(owner))
         if step.verdict in COUNTED and _may_begin(step) and step.port not in period.context.config.ports:
             what = f"{opened}, but the connection went to {step.port}, which the door does not open ({opens})"
             yield Cause("other_port", what, f"add {step.port} to its `opens`, or connect to {opens}")
@@ -211,10 +209,14 @@ def no_knock_cause(context: SourceContext) -> Cause | None:
     assert port is not None  # noqa: S101 - a service has one
     door = context.config.doors[context.config.services[port][0]]
     if (answered := answered_port(context)) is not None:
-        what = f"no knock, and {answered} answered all the same: the gate does not hide it"
+        what = f"no knock, yet {answered} answered: the gate does not hide it"
         remedy = "mode observe hides nothing" if context.config.gate.mode is Mode.OBSERVE else "run `doorward status`"
-        return Cause("not_hidden", what, f"{remedy}; who connected before the capture is not seen to have knocked")
+        return Cause("not_hidden", what, f"{remedy}; a knock from before the capture does not show in it")
     what = f"no knock: {wording.counted(len(attempts), 'packet')} went to {port}, and none to a port of a sequence"
-    return Cause(
-        "no_knock", what, f"knock first; door {door.name} wants {wording.knocks(door) or 'no knock, but a hand'}"
-    )
+    return Cause("no_knock", what, _how_to_open(door))
+
+
+def _how_to_open(door: Door) -> str:
+    if not door.knock:
+        return f"door {door.name} has no port sequence; open it with `doorward open {door.name} ADDRESS`"
+    return f"knock first; door {door.name} expects {wording.knocks(door)}"

@@ -32,7 +32,7 @@ def diagnose(context: SourceContext, wanted: int | None = None) -> Diagnosis:
     """Return the diagnosis for a source; `wanted` is the index of the door in question, or None for any."""
     door = None if wanted is None else context.config.doors[wanted]
     if door is not None and not door.knock:
-        what = f"door {door.name} has no sequence: it opens by hand, or by a signed knock"
+        what = f"door {door.name} has no port sequence: only a signed knock or an operator opens it"
         return Diagnosis(Cause("no_sequence", what, f"`doorward open {door.name} ADDRESS` opens it"), door.name)
     opening = _last_opening(context, wanted)
     after = context.steps if opening is None else context.steps[context.steps.index(opening[0]) + 1 :]
@@ -86,7 +86,7 @@ def _after_opening(context: SourceContext, opened: int, meant: Door, fault: Caus
     times = sum(opened in step.opened for step in context.steps)
     door = context.config.doors[opened]
     before = f"door {door.name} opened" + (f" {times} times" if times > 1 else "")
-    last = "the last try" if door is meant else f"the last try at door {meant.name}"
+    last = "the last attempt" if door is meant else f"the last attempt at door {meant.name}"
     return fault._replace(what=f"{before}; {last} did not open it: {fault.what}")
 
 
@@ -115,7 +115,7 @@ def _faults(attempt: KnockAttempt) -> list[Cause]:
 
 
 def _unexplained(door: Door) -> Cause:
-    what = f"the knocks of door {door.name} came in order and in time, and it did not open"
+    what = f"the knocks of door {door.name} came in order and in time, but it did not open"
     return Cause("puzzle", what, "please report this, with the capture and the configuration")
 
 
@@ -133,25 +133,26 @@ def _no_attempt_cause(context: SourceContext) -> Cause:
     if any(step.verdict is PacketVerdict.SIGNED for step in context.steps):
         port = answered_port(context)
         came_in = f"; {port} answered it" if port else ""
-        what = f"it sent to {context.config.signed_port}, where signed knocks go, and no sequence{came_in}"
-        command = f"`doorward explain {wording.address(context.trace.source)}` tells what the daemon made of it"
-        return Cause("signed", what, f"a capture cannot show whether it is genuine: {command}")
+        what = f"it sent to {context.config.signed_port}, the port for signed knocks, and no port sequence{came_in}"
+        command = f"`doorward explain {wording.address(context.trace.source)}` shows the daemon's decision"
+        return Cause("signed", what, f"a capture cannot show whether it is valid: {command}")
     if (fault := no_knock_cause(context)) is not None:
         return _other_knocker_cause(context) or fault
     counted = [step for step in context.steps if step.verdict in COUNTED or step.verdict is PacketVerdict.FAST]
     ports = list(dict.fromkeys(str(step.port) for step in counted))
     if len(ports) >= SWEEP_PORTS:
         duration = wording.span(counted[-1].at_s - counted[0].at_s)
-        what = f"a scan: {wording.counted(len(ports), 'port')} in {duration}; a sweep opens nothing, in whatever order"
+        what = f"port scan: {wording.counted(len(ports), 'port')} in {duration}; a scan opens no door"
         return Cause("sweep", what)
     if ports:
         shown = " ".join(ports[:8]) + (" …" if len(ports) > 8 else "")
         what = f"none of its packets went to a port of a door: {shown}"
-        return Cause("unknown_sequence", what, "the client has another sequence, or knocks at another server's")
+        return Cause("unknown_sequence", what, "the client uses another sequence, or that of another server")
     if any(step.verdict is PacketVerdict.BROKEN and step.captured.is_cut for step in context.steps):
-        what = "the capture kept too little of its packets to see their ports"
+        what = "the capture truncated its packets before the ports"
         return Cause("cut", what, "capture again with `tcpdump -s 0`")
-    return Cause("nothing", "nothing of it was a knock, right or wrong", "it went to public ports, or is no TCP or UDP")
+    remedy = "they went to public ports, or are neither TCP nor UDP"
+    return Cause("nothing", "none of its packets was a knock, correct or wrong", remedy)
 
 
 def _other_knocker_cause(context: SourceContext) -> Cause | None:

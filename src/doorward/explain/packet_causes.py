@@ -33,7 +33,7 @@ def packet_causes(attempt: KnockAttempt) -> Iterator[Cause]:
 def timing_causes(attempt: KnockAttempt) -> Iterator[Cause]:
     """Yield the cause for a knock that took too long, with the packet from which the time counts."""
     matches, within = attempt.alignment.matches, format_duration(attempt.door.within_ms)
-    remedy = "knock faster, or write a longer `within`"
+    remedy = "knock faster, or increase `within`"
     for match in matches[1:]:
         machine_step = _machine_step(attempt, match.step)
         began_s = machine_step.before[1] if machine_step and machine_step.is_late else matches[0].step.at_s
@@ -43,9 +43,7 @@ def timing_causes(attempt: KnockAttempt) -> Iterator[Cause]:
         knock = f"the {wording.ordinal(match.knock + 1)} knock came {wording.span_beyond(took_s, attempt.within_s)}"
         if began_s < matches[0].step.at_s:
             first = attempt.door.knock[0]
-            what = (
-                f"{knock} after the first packet to {first}; sending that again does not begin `within` ({within}) anew"
-            )
+            what = f"{knock} after the first packet to {first}; sending that again does not restart `within` ({within})"
             yield Cause("late_after_repeat", what, f"wait {within}, and knock again without repeating the first knock")
         else:
             yield Cause("late", f"{knock} after the first; `within` is {within}", remedy)
@@ -77,10 +75,8 @@ def _unreachable(attempt: KnockAttempt) -> Iterator[Cause]:
         if answer is None or answer.kind in _FROM_THE_HOST or attempt.context.is_local(answer.by):
             continue
         knock = f"the {wording.ordinal(match.knock + 1)} knock"
-        what = (
-            f"{knock} did not arrive: {wording.address(answer.by)} answered for {_port(match)} that it is {answer.kind}"
-        )
-        yield Cause("unreachable", what, "look at the route, and at the firewall of that router")
+        what = f"{knock} did not arrive: {wording.address(answer.by)} answered for {_port(match)}: {answer.kind}"
+        yield Cause("unreachable", what, "check the route, and the firewall of that router")
         return
 
 
@@ -96,12 +92,12 @@ def _inside(attempt: KnockAttempt) -> Iterator[Cause]:
     knocks = _named(matches, len(attempt.alignment.matches))
     if interface and interface != "lo" and not interface.startswith(UNNAMED):
         watched = wording.listed(attempt.context.config.gate.interfaces)
-        what = f"{knocks} came in by {interface}; `interfaces` watches {watched} only"
-        yield Cause("interface", what, f"add {interface} to `interfaces`, or knock from the other side")
+        what = f"{knocks} arrived on {interface}; `interfaces` lists only {watched}"
+        yield Cause("interface", what, f"add {interface} to `interfaces`, or knock through a watched interface")
     else:
         source = wording.address(attempt.context.trace.source)
         what = f"{knocks} came from this host itself ({source}): loopback is not watched"
-        yield Cause("own_packets", what, "knock from another machine")
+        yield Cause("own_packets", what, "knock from another host")
 
 
 def _too_fast(attempt: KnockAttempt) -> Iterator[Cause]:
@@ -114,14 +110,14 @@ def _too_fast(attempt: KnockAttempt) -> Iterator[Cause]:
         trace for trace in context.traces.values() if wording.is_same_network(trace.source, context.trace.source)
     ]
     together = sum(_count_recent(trace.steps, until_s) for trace in neighbors)
-    rule = f"above {RATE_PER_S} a second ({BURST} at once) it counts as a scanner"
-    remedy = "stop what sends them, wait two seconds, and knock again"
+    rule = f"the limit is {RATE_PER_S}/s (burst {BURST})"
+    remedy = "stop the other traffic to this host, wait two seconds, and knock again"
     if own < BURST < together:
-        sent = f"its network (/64) sent {wording.counted(together, 'symbol')} within two seconds"
-        what = f"too fast: {sent}, this address {own}"
+        sent = f"its network (/64) sent {wording.counted(together, 'knock packet')} within two seconds"
+        what = f"rate limit exceeded: {sent}, this address {own}"
         yield Cause("network_too_fast", f"{what}; {rule}", remedy)
     else:
-        what = f"too fast: {wording.counted(own, 'symbol')} within two seconds; {rule}"
+        what = f"rate limit exceeded: {wording.counted(own, 'knock packet')} within two seconds; {rule}"
         yield Cause("too_fast", what, remedy)
 
 
@@ -141,17 +137,17 @@ def _elsewhere(attempt: KnockAttempt) -> Iterator[Cause]:
     if others:
         rest = "other" if len(others) == 1 else "others"
         what = f"{knocks} went to {destinations}, the {rest} to {_destinations(others)}"
-        yield Cause("part_elsewhere", what, "write the address: the name may have several")
+        yield Cause("part_elsewhere", what, "use the address: the name may have several")
     elif target is not None:
         what = f"{knocks} went to {destinations}, which is not the target of door {attempt.door.name}, {target}"
-        yield Cause("not_the_target", what, f"knock at {target}")
+        yield Cause("not_the_target", what, f"send the knock to {target}")
     else:
         own_addresses = wording.listed(list(map(wording.address, attempt.context.own_hosts())))
         what = (
             f"{knocks} went to {destinations}, which is not this host{f' ({own_addresses})' if own_addresses else ''}"
         )
         yield Cause(
-            "elsewhere", what, f"knock at {own_addresses or 'its address'}; --host ADDRESS tells explain another one"
+            "elsewhere", what, f"knock at {own_addresses or 'its address'}, or name this host's addresses with --host"
         )
 
 
@@ -168,9 +164,8 @@ def _protocol(attempt: KnockAttempt, match: KnockMatch) -> Iterator[Cause]:
     wanted = attempt.door.knock[match.knock]
     if match.is_exact:
         return
-    what = (
-        f"the {wording.ordinal(match.knock + 1)} knock came as {_port(match)}; door {attempt.door.name} wants {wanted}"
-    )
+    knock = f"the {wording.ordinal(match.knock + 1)} knock"
+    what = f"{knock} came as {_port(match)}; door {attempt.door.name} expects {wanted}"
     remedy = f"send it as {wanted}; knockd's client writes {wanted.number}:{wanted.protocol.name.lower()}"
     yield Cause("tcp_for_udp" if wanted.protocol is Protocol.UDP else "udp_for_tcp", what, remedy)
 
@@ -187,7 +182,7 @@ def _flags(attempt: KnockAttempt, match: KnockMatch) -> Iterator[Cause]:
         yield Cause(
             "flags_ecn",
             f"{what}: the client asks for ECN",
-            "take !ece and !cwr out of `flags`, or set net.ipv4.tcp_ecn=2 on the client",
+            "remove !ece and !cwr from `flags`, or set net.ipv4.tcp_ecn=2 on the client",
         )
     else:
         yield Cause("flags", what, "knock with plain connection attempts, as `doorward knock` does")
@@ -203,8 +198,8 @@ def _connection(attempt: KnockAttempt, match: KnockMatch) -> Iterator[Cause]:
             step for step in attempt.context.steps if flow_key(step.captured.flow) == flow_key(match.step.captured.flow)
         )
         what = (
-            f"the {wording.ordinal(match.knock + 1)} knock ({_port(match)}) belongs to a connection from port"
-            f" {earlier.captured.flow.source_port} that stands: only what is new is a knock"
+            f"the {wording.ordinal(match.knock + 1)} knock ({_port(match)}) belongs to an established connection"
+            f" from port {earlier.captured.flow.source_port}: only a new one can be a knock"
         )
         yield Cause("established", what, "send each knock from a port of its own, as `doorward knock` does")
 
@@ -214,8 +209,7 @@ def _broken(match: KnockMatch) -> Iterator[Cause]:
         return
     knock, captured = f"the {wording.ordinal(match.knock + 1)} knock", match.step.captured
     if captured.is_cut:
-        yield Cause("cut", f"the capture kept too little of {knock} to judge it", "capture again with `tcpdump -s 0`")
+        yield Cause("cut", f"the capture truncated {knock}", "capture again with `tcpdump -s 0`")
     else:
-        yield Cause(
-            "broken", f"{knock} has no whole header: {captured.flow.trouble}", "look at what sends or rewrites it"
-        )
+        what = f"{knock} has an incomplete header: {captured.flow.trouble}"
+        yield Cause("broken", what, "check the program or device that sends or rewrites it")

@@ -118,7 +118,7 @@ def _swapped(attempt: KnockAttempt, displaced: dict[int, ReplayStep]) -> list[tu
 def _order(attempt: KnockAttempt, displaced: dict[int, ReplayStep]) -> Cause:
     arrived, order = _arrived(attempt, displaced)
     sent = " ".join(str(attempt.door.knock[knock]) for knock in order)
-    remedy = f"door {attempt.door.name} wants {wording.knocks(attempt.door)}"
+    remedy = f"door {attempt.door.name} expects {wording.knocks(attempt.door)}"
     if len(order) > 2 and order == sorted(order, reverse=True):
         return Cause("reversed", f"the knocks came in reverse: {sent}", remedy)
     early, late = _swapped(attempt, displaced)[0]
@@ -128,7 +128,7 @@ def _order(attempt: KnockAttempt, displaced: dict[int, ReplayStep]) -> Cause:
     )
     if apart_s <= OVERTAKING_S:
         what = f"{which}: packets overtook each other on the way"
-        otherwise = "if it stays so, the client's order is wrong"
+        otherwise = "if it persists, the client's order is wrong"
         return Cause(
             "overtaken", what, f"leave time between them: `doorward knock --delay 50ms`; {otherwise}: {remedy}"
         )
@@ -191,12 +191,12 @@ def _split(attempt: KnockAttempt, others: dict[int, ReplayStep]) -> Cause:
     what = ", ".join([first, *(part.replace(" came", "") for part in others_text)])
     sources = list(parts)
     if len({len(source) for source in sources}) > 1:
-        return Cause("split_families", f"{what}: IPv4 and IPv6 mixed", "knock by one of them: -4 or -6")
+        return Cause("split_families", f"{what}: IPv4 and IPv6 mixed", "use one address family: -4 or -6")
     count = wording.number_word(len(sources))
     if all(wording.is_same_network(own, source) for source in sources[1:]):
-        remedy = "bind the client to one address, or turn its temporary addresses off"
+        remedy = "bind the client to one address, or disable its temporary addresses"
         return Cause("split_network", f"{what}: {count} addresses of one client", remedy)
-    remedy = "knock over a network that shows one address, by IPv6, or with a signed knock, which is one packet"
+    remedy = "use a network with one outgoing address, IPv6, or a signed knock, which is a single packet"
     return Cause("split_addresses", f"{what}: {count} addresses", remedy)
 
 
@@ -207,16 +207,16 @@ def _knocks(numbers: Sequence[int]) -> str:
 
 def _wrong_port(attempt: KnockAttempt, knock: int, step: ReplayStep) -> Cause:
     wanted = attempt.door.knock[knock]
-    what = f"the {wording.ordinal(knock + 1)} knock went to {step.port}; door {attempt.door.name} wants {wanted}"
-    return Cause("wrong_port", what, "write the same sequence on both sides")
+    what = f"the {wording.ordinal(knock + 1)} knock went to {step.port}; door {attempt.door.name} expects {wanted}"
+    return Cause("wrong_port", what, "configure the same sequence on both sides")
 
 
 def _scan(strays: Sequence[ReplayStep]) -> Cause:
     count = len({step.port for step in strays})
     took_s = strays[-1].at_s - strays[0].at_s
     tried = f"{wording.counted(count, 'other port')} in {wording.span(took_s)}"
-    what = f"a scan: {tried} between the knocks; a sweep opens nothing"
-    return Cause("scan", what, "knock with nothing else going to this host")
+    what = f"port scan: {tried} between the knocks; a scan opens no door"
+    return Cause("scan", what, "knock without other traffic to this host")
 
 
 def _stray(attempt: KnockAttempt, gap: _Gap, step: ReplayStep) -> Cause:
@@ -224,19 +224,19 @@ def _stray(attempt: KnockAttempt, gap: _Gap, step: ReplayStep) -> Cause:
     place = f"between knocks {gap.after.knock + 1} and {gap.before.knock + 1}"
     if (earlier := _retransmitted_packet(attempt, step)) is not None:
         pause = wording.span(step.at_s - earlier.at_s)
-        what = f"the client's TCP sent its SYN to {step.port} again after {pause}, {place}, and spoiled the sequence"
+        what = f"the client's TCP retransmitted its SYN to {step.port} after {pause}, {place}, and broke the sequence"
         return Cause("retransmitted", what, "knock with a program that sends each packet once, like `doorward knock`")
     config = attempt.context.config
     if step.port in attempt.door.knock:
-        what = f"the sequence was begun anew: another packet to {step.port} came {place}"
+        what = f"the sequence was restarted: another packet to {step.port} came {place}"
         return Cause("begun_anew", what, "let one program knock at a time")
     if step.port in config.ports:
         owner = next(door for door in config.doors if step.port in door.knock)
-        what = f"a packet to {step.port}, a knock of door {owner.name}, came {place} and sent it back to the start"
-        return Cause("other_door", what, "knock at one door after the other")
+        what = f"a packet to {step.port}, a knock of door {owner.name}, came {place} and reset the progress"
+        return Cause("other_door", what, "knock on one door at a time")
     rule = ' (wrong_port = "any")' if config.gate.wrong_port is WrongPort.ANY else ""
-    what = f"a packet to {step.port} {place} sent it back to the start{rule}"
-    return Cause("stray", what, f"keep other programs off this host, make {step.port} `public`, or knock again")
+    what = f"a packet to {step.port} {place} reset the progress{rule}"
+    return Cause("stray", what, f"stop other traffic to this host, make {step.port} `public`, or knock again")
 
 
 def _retransmitted_packet(attempt: KnockAttempt, step: ReplayStep) -> ReplayStep | None:
@@ -258,13 +258,13 @@ def _lost(attempt: KnockAttempt, lost: Sequence[int]) -> Cause:
     arrived = len(attempt.alignment.matches)
     if (fragment := _find_fragment(attempt)) is not None:
         if fragment.captured.is_cut:
-            what = f"the capture kept too little of a packet to see whether it was the missing {ports}"
+            what = f"the capture truncated a packet that may be the missing {ports}"
             return Cause("cut", what, "capture again with `tcpdump -s 0`")
-        what = f"the {wording.ordinal(lost[0] + 1)} knock ({ports}) came in pieces: {fragment.captured.flow.trouble}"
-        return Cause("fragment", what, "send less in a knock: an empty or short packet")
+        what = f"the {wording.ordinal(lost[0] + 1)} knock ({ports}) was fragmented: {fragment.captured.flow.trouble}"
+        return Cause("fragment", what, "send an empty or short packet as the knock")
     knock = lost[0]
     if len(lost) == 1 and door.knock[knock] in (door.knock[knock - 1 : knock] + door.knock[knock + 1 : knock + 2]):
-        what = f"door {door.name} wants {door.knock[knock]} twice, one after the other; it came once"
+        what = f"door {door.name} expects {door.knock[knock]} twice in a row; it came once"
         return Cause("repeat_missing", what, "send it twice")
     verb = "is" if len(lost) == 1 else "are"
     what = f"only {wording.number_word(arrived)} of {wording.number_word(total)} knocks arrived: {ports} {verb} missing"

@@ -107,6 +107,6 @@ def _rank(trace: SourceTrace) -> int:
 
 
 def _no_packets(source: Address) -> Diagnosis:
-    what = f"no packet of {source} came"
-    remedy = "it sends from another address, goes to another one, or a firewall or router before this host drops it"
+    what = f"no packet from {source} was seen"
+    remedy = "the client may use another source or destination address, or a firewall may drop its packets on the way"
     return Diagnosis(Cause("silence", what, remedy))

@@ -102,13 +102,13 @@ START = "start"
 def verdict_text(config: CompiledConfig, step: ReplayStep) -> str:
     """Return what a packet counted as."""
     plain = {
-        PacketVerdict.SAME: "the same again: nothing changes",
-        PacketVerdict.IDLE: "no first knock: nothing begins",
-        PacketVerdict.FAST: "too fast: not looked at, back to the start",
-        PacketVerdict.UNKNOWN: 'in no sequence: not counted (wrong_port = "known")',
-        PacketVerdict.PUBLIC: "public port: no knock",
-        PacketVerdict.SIGNED: "a signed knock, perhaps: the daemon judges it",
-        PacketVerdict.CONNECTION: "part of a connection: no knock",
+        PacketVerdict.SAME: "repeated: no change",
+        PacketVerdict.IDLE: "not a first knock: no change",
+        PacketVerdict.FAST: "rate limit exceeded: ignored, progress reset",
+        PacketVerdict.UNKNOWN: 'in no sequence: ignored (wrong_port = "known")',
+        PacketVerdict.PUBLIC: "public port: not a knock",
+        PacketVerdict.SIGNED: "possibly a signed knock: the daemon verifies it",
+        PacketVerdict.CONNECTION: "part of a connection: not a knock",
     }
     if step.verdict in plain:
         return plain[step.verdict]
@@ -162,8 +162,8 @@ def _moved(config: CompiledConfig, step: ReplayStep) -> str:
         late = f"too late, {span(step.at_s - machine_step.before[1])} after the first (within {within}): "
     if progress is None:
         wanted = due_ports(config, machine_step)
-        return f"{late or 'wrong: '}{f'{wanted} was due, ' if wanted and not late else ''}back to the start"
-    again = "begins anew: " if machine_step.verdict is PacketVerdict.BACK else ""
+        return f"{late or 'wrong: '}{f'expected {wanted}; ' if wanted and not late else ''}back to the start"
+    again = "restarted: " if machine_step.verdict is PacketVerdict.BACK else ""
     return f"{late or again}knock {_knock_number(config, progress)}"
 
 
@@ -185,20 +185,20 @@ def _progress(config: CompiledConfig, progress: Progress) -> str:
 def _uncounted(config: CompiledConfig, step: ReplayStep) -> str:
     captured = step.captured
     if step.verdict is PacketVerdict.ENTERS:
-        return f"let in: {_service_names(config, step)} is open for {span(step.left_s)} more"
+        return f"accepted: {_service_names(config, step)} is open for another {span(step.left_s)}"
     if step.verdict is PacketVerdict.HIDDEN:
-        dropped = "let through by mode observe" if config.gate.mode is Mode.OBSERVE else "dropped"
+        dropped = "not dropped (mode observe)" if config.gate.mode is Mode.OBSERVE else "dropped"
         return f"{dropped}: {_service_names(config, step)} is closed"
     if step.verdict is PacketVerdict.FLAGS:
         wanted = listed(sorted({str(machine.flags) for machine in config.automaton.machines}))
-        return f"flags do not fit ({wanted}): no knock"
+        return f"TCP flags do not match ({wanted}): not a knock"
     if step.verdict is PacketVerdict.ELSEWHERE:
-        return f"goes to {address(captured.flow.destination)}, not this host: no knock"
+        return f"sent to {address(captured.flow.destination)}, not to this host: not a knock"
     if step.verdict is PacketVerdict.INSIDE:
         if captured.interface and captured.interface != "lo" and not captured.interface.startswith(UNNAMED):
-            return f"came in by {captured.interface}, which is not watched: no knock"
-        return "from this host itself, whose own packets are not watched"
-    return f"no whole packet: {captured.flow.trouble}"
+            return f"arrived on {captured.interface}, which is not watched: not a knock"
+        return "sent by this host itself: not a knock"
+    return f"incomplete packet: {captured.flow.trouble}"
 
 
 def _service_names(config: CompiledConfig, step: ReplayStep) -> str:

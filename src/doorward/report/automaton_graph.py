@@ -17,9 +17,9 @@ MARGIN, COLUMN, ROW, RADIUS = 48, 180, 96, 19
 HEAD, FOOT = 44, 84  # above each automaton, for its title; below all of them, for the legend
 FAILURE = "#b4491e"  # color of failure links
 LEGEND = (
-    (INK, "", "the right packet: one knock further; a green state opens its doors, and the source stays in it"),
-    (FAILURE, "5 4", "a packet that has no arrow here is tried there; where it has none there either, at the start"),
-    (FAINT, "", "a loop: the same packet once more changes nothing"),
+    (INK, "", "a matching packet: one knock further; a green state opens its doors, and the source stays in it"),
+    (FAILURE, "5 4", "failure link: a packet without an arrow here is tried there; without one there, at the start"),
+    (FAINT, "", "a loop: repeating the packet changes nothing"),
 )
 _STYLE = "<style>text{paint-order:stroke;stroke-width:4px;stroke-linejoin:round}</style>"
 

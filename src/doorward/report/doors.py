@@ -11,7 +11,7 @@ from doorward.report.words import count, moment
 _TABLE = """<p class="hint">{}</p>
 <table class="cards strength"><thead><tr><th scope="col">Door</th><th scope="col">Opened by</th>\
 <th scope="col">Opens</th><th scope="col">For</th><th scope="col" class="number">Openings</th>\
-<th scope="col">What to know</th></tr></thead>
+<th scope="col">Findings</th></tr></thead>
 <tbody>{}</tbody></table>{}
 """
 
@@ -32,12 +32,12 @@ def _audit_table(audit: GateAudit, local: LocalTime) -> Html:
         audit.mode,
         _findings(audit.gate.findings),
     )
-    more = count(audit.more, "more door has", "more doors have")
+    more = count(audit.more, "more door is", "more doors are")
     return fill(
         _TABLE,
-        fill("As <code>doorward check</code> finds them, weakest first. The ports of a sequence are not told."),
+        fill("As reported by <code>doorward check</code>, weakest first. Ports of sequences are not shown."),
         join([gate, *(_door(door, local) for door in audit.doors)]),
-        fill('<p class="hint">{} no room here; <code>doorward check</code> shows all.</p>', more)
+        fill('<p class="hint">{} not shown; <code>doorward check</code> shows all.</p>', more)
         if audit.more
         else Html(),
     )
@@ -55,7 +55,7 @@ def _door(door: DoorAudit, local: LocalTime) -> Html:
 
 def _findings(findings: tuple[PublicFinding, ...]) -> Html:
     if not findings:
-        return Html('<span class="fine">nothing weak found</span>')
+        return Html('<span class="fine">no weakness found</span>')
     return fill("<ul>{}</ul>", join(map(_finding, findings)))
 
 

@@ -28,11 +28,11 @@ _HEAD = (
 )
 _BODY = """<body><header><h1>doorward at {}</h1>
 <p>{} <span class="zone">({})</span></p></header>
-<main><section aria-labelledby="short"><h2 id="short" class="unseen">In short</h2>
+<main><section aria-labelledby="short"><h2 id="short" class="unseen">Summary</h2>
 <dl class="tiles">{}</dl>{}</section>
 {}</main>
-<footer><p>Made by doorward {} on {}. Addresses and people's names
-stand here: keep this page as you keep the ledger.</p>
+<footer><p>Made by doorward {} on {}. This page contains names and addresses:
+protect it like the ledger.</p>
 </footer></body></html>
 """
 _KINDS = {"opened": "openings", "refused": "refusals"}
@@ -71,7 +71,7 @@ def _tiles(statistics: Statistics) -> Html:
         ),
         ("Open now", f"{statistics.open_now:,}", "for new connections"),
         ("Refusals", f"{len(events.refusals):,}", f"of {count(statistics.addresses, 'address', 'addresses')}"),
-        ("Networks refused", f"{statistics.networks:,}", "a /24 or a /64 each"),
+        ("Networks refused", f"{statistics.networks:,}", "/24 or /64 each"),
     ]
     if audit is not None:
         notes = count(audit.levels["note"], "note", "notes")
@@ -83,10 +83,10 @@ def _remarks(statistics: Statistics, local: LocalTime) -> Html:
     """Return remarks about what is missing from the figures."""
     events = statistics.events
     remarks = [
-        f"The ledger has no {_KINDS[event]} before {moment(local(at_s))} any more: it keeps the newest only."
+        f"The ledger has no {_KINDS[event]} before {moment(local(at_s))}: it keeps only the newest."
         for event, at_s in events.dropped.items()
     ]
     if events.future:
-        records = count(events.future, "record is", "records are")
-        remarks.append(f"{records} left out: of a time that has not come. Was this machine's clock set back?")
+        records = count(events.future, "record was", "records were")
+        remarks.append(f"{records} skipped: timestamps in the future. Was the clock set back?")
     return join(fill('<p class="remark">{}</p>', remark) for remark in remarks)

@@ -19,20 +19,20 @@ _MAP = """<p class="hint">{}</p>
 <tbody>{}</tbody></table>
 <p class="legend" aria-hidden="true">{}</p>
 """
-_WORST = """<h3>Networks that were refused most</h3>
+_WORST = """<h3>Networks with the most refusals</h3>
 {}<table class="cards"><thead><tr><th scope="col">Network</th><th scope="col" class="number">Addresses</th>\
 <th scope="col" class="number">Refusals</th><th scope="col" class="barred"><span class="unseen">Share</span></th>\
-<th scope="col">First</th><th scope="col">Last</th><th scope="col">Mostly because</th></tr></thead>
+<th scope="col">First</th><th scope="col">Last</th><th scope="col">Main reason</th></tr></thead>
 <tbody>{}</tbody></table>{}
 """
-_SMALL_MAPS = """<p class="hint">Each small map is of one network: the same days and hours, in shades of its own.</p>
+_SMALL_MAPS = """<p class="hint">Each small map shows one network: the same days and hours, with its own scale.</p>
 <div class="maps">{}</div>
 """
 _SOURCE = """<tr><th scope="row">{}</th><td class="number" data-is="addresses">{}</td>\
 <td class="number" data-is="refusals">{}</td><td class="barred">{}</td><td data-is="first">{}</td>\
 <td data-is="last">{}</td><td class="why">{}</td></tr>
 """
-_REASONS = """<h3>Why</h3>
+_REASONS = """<h3>Reasons</h3>
 <table class="cards reasons"><thead><tr><th scope="col">Reason</th><th scope="col" class="number">Refusals</th>\
 <th scope="col" class="barred"><span class="unseen">Share</span></th></tr></thead>
 <tbody>{}</tbody></table>
@@ -44,13 +44,13 @@ def section(statistics: Statistics, local: LocalTime) -> Html:
     if statistics.events.refusals:
         body = join((_map(statistics.map), _networks(statistics, local), _reasons(statistics)))
     else:
-        body = fill("<p>Nobody was refused in this time.</p>")
+        body = fill("<p>Nobody was refused in this period.</p>")
     return fill('<section aria-labelledby="out"><h2 id="out">Who was refused</h2>\n{}</section>\n', body)
 
 
 def _map(refusals: RefusalMap) -> Html:
     low = charts.steps(max(refusals.counts.values()))
-    what = "Each row is a day" if refusals.grid.dates else "Each row is a day of the week, all weeks together"
+    what = "Each row is a day" if refusals.grid.dates else "Each row is a day of the week, all weeks combined"
     heads = (
         fill('<th scope="col"><span{}>{}</span></th>', Html() if hour % 3 == 0 else Html(' class="unseen"'), hour)
         for hour in range(HOURS)
@@ -77,7 +77,7 @@ def _cell(refusals: RefusalMap, low: list[int], row: int, hour: int) -> Html:
 
 
 def _legend(low: list[int]) -> Iterator[Html]:
-    yield Html("refusals an hour: ")
+    yield Html("refusals per hour: ")
     for shade, least in enumerate(low, 1):
         most = low[shade] - 1 if shade < len(low) else None
         text = f"{least:,} or more" if most is None else f"{least:,}" if least == most else f"{least:,} to {most:,}"

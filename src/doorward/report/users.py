@@ -14,16 +14,16 @@ from doorward.report.statistics import LATEST, Statistics
 from doorward.report.words import count, moment, span
 
 _METHODS = {"key": "signed knock", "knock": "knock", "hand": "opened by hand"}
-_ENDED = {"time": "by time", "hand": "by hand", "lost": "lost: the kernel no longer had it"}
+_ENDED = {"time": "by time", "hand": "by hand", "lost": "lost: no longer in the kernel"}
 _TIMELINES = """<p class="hint">{}</p>
 <table class="cards lanes"><caption class="unseen">Openings by door and person</caption>
 <thead><tr><th scope="col">Who</th><th scope="col" class="number">Openings</th>\
-<th scope="col" class="number">Open in all</th><th scope="col">Last</th>\
+<th scope="col" class="number">Total time</th><th scope="col">Last</th>\
 <th scope="col" class="wide">{}<span class="unseen">When</span></th></tr></thead>
 {}</table>
 {}"""
 _TIMELINE = """<tr><th scope="row">{}</th><td class="number" data-is="openings">{}</td>\
-<td class="number" data-is="in all">{}</td><td data-is="last">{}{}</td><td class="wide">{}</td></tr>
+<td class="number" data-is="total time">{}</td><td data-is="last">{}{}</td><td class="wide">{}</td></tr>
 """
 _LATEST = """<details><summary>{}</summary>
 <table class="cards"><thead><tr><th scope="col">When</th><th scope="col">Door</th><th scope="col">Who</th>\
@@ -38,7 +38,7 @@ def section(statistics: Statistics, local: LocalTime) -> Html:
     """Return the section: who opened which door, and when."""
     return fill(
         '<section aria-labelledby="in"><h2 id="in">Who came in, and when</h2>\n{}</section>\n',
-        _timelines(statistics, local) if statistics.timelines else fill("<p>No door was opened in this time.</p>"),
+        _timelines(statistics, local) if statistics.timelines else fill("<p>No door was opened in this period.</p>"),
     )
 
 
@@ -53,7 +53,7 @@ def _timelines(statistics: Statistics, local: LocalTime) -> Html:
         )
         for door, group in groupby(statistics.timelines, key=lambda timeline: "" if timeline.others else timeline.door)
     )
-    hint = f"A mark is at least {span(period.length_s / SLOTS)} wide, however short the opening was."
+    hint = f"A mark is at least {span(period.length_s / SLOTS)} wide, even for shorter openings."
     return fill(_TIMELINES, hint, charts.axis(marks), join(bodies), _latest(statistics, local))
 
 
@@ -74,7 +74,7 @@ def _row(timeline: Timeline, marks: list[Tick], local: LocalTime) -> Html:
 def _person_cell(timeline: Timeline) -> Html:
     if timeline.others:
         at = f" at {count(timeline.doors, 'door', 'doors')}"
-        return fill("{}<small>{}</small>", f"{timeline.others:,} more", f"who came less often,{at}")
+        return fill("{}<small>{}</small>", f"{timeline.others:,} more", f"less often,{at}")
     method = _METHODS.get(timeline.by, timeline.by)
     more = f" from {count(timeline.addresses, 'address', 'addresses')}" if timeline.by == "key" else ""
     return fill("{}<small>{}{}</small>", untrusted(timeline.person), method, more)

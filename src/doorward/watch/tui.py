@@ -74,7 +74,7 @@ class DurationDialog(ModalScreen[str | None]):
 
 
 EVERY_S = 0.25  # between two updates of the screen
-_COLUMNS = ("door", "who is in", "left", "ports", "by")
+_COLUMNS = ("door", "open to", "left", "ports", "by")
 _MOST_LETTERS = 24  # of a door, its ports or a key; an address is never cut
 _KEPT_LINES = 500
 LEAVES_SOON_S = 10
@@ -126,8 +126,8 @@ class WatchApp(App[int]):
             table.add_column(name, key=name)
         table.border_title = "doors"
         self.query_one("#attempts").border_title = "knocks in progress"
-        self.query_one("#gate").border_title = "the gate"
-        self.query_one("#events").border_title = "what happens"
+        self.query_one("#gate").border_title = "gate"
+        self.query_one("#events").border_title = "events"
         self._feed.start()
         self.set_interval(EVERY_S, self._refresh)
 
@@ -144,11 +144,12 @@ class WatchApp(App[int]):
             self._handle(item, now_s)
         clock = f"{datetime.now(UTC).astimezone():%H:%M:%S}"
         state = self._state
-        words = "no daemon; waiting" if self._error or not state.summary else f"{state.summary} · {state.open_count} in"
+        is_connected = state.summary and not self._error
+        words = f"{state.summary} · {state.open_count} open" if is_connected else "no daemon; waiting"
         self.query_one("#summary", Static).update(f"doorward · {words} · {clock}")
         self._show_rows(self._state.rows(now_s))
         attempts, gate = self.query_one("#attempts", Static), self.query_one("#gate", Static)
-        attempts.update("\n".join(self._state.attempts(max(1, attempts.size.height))) or "nobody")
+        attempts.update("\n".join(self._state.attempts(max(1, attempts.size.height))) or "none")
         gate.update("\n".join(self._state.gate()))
         self.query_one("#rate", Static).update(self._state.drop_rate())
         self.query_one("#drops", Sparkline).data = list(self._state.drops)
@@ -202,7 +203,7 @@ class WatchApp(App[int]):
     def _chosen_opening(self) -> TableRow | None:
         row = self._chosen()
         if row is None or not row.address:
-            self.notify("choose a line with somebody who is in", severity="warning")
+            self.notify("select an open door first", severity="warning")
             return None
         return row
 
@@ -215,7 +216,8 @@ class WatchApp(App[int]):
                 if sure:
                     self._send(request)
 
-            self.push_screen(ConfirmDialog(f"Close {row.door} to {row.address}? Its connections go on."), on_result)
+            question = f"Close {row.door} to {row.address}? Established connections continue."
+            self.push_screen(ConfirmDialog(question), on_result)
 
     def action_prolong(self) -> None:
         """Keep the chosen opening open for longer, after a question."""

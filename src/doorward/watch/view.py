@@ -85,7 +85,7 @@ class WatchState:
             for (door, address), (until_s, ports, by) in entries[:MOST_OPENINGS]
         ]
         if len(entries) > MOST_OPENINGS:
-            rows.append(TableRow("…", "", "", "", f"{len(entries) - MOST_OPENINGS:,} more are in"))
+            rows.append(TableRow("…", "", "", "", f"{len(entries) - MOST_OPENINGS:,} more open"))
         return [*rows, *self._closed({door for door, _ in self._openings})]
 
     def _closed(self, is_in: set[str]) -> Iterator[TableRow]:
@@ -94,7 +94,7 @@ class WatchState:
             yield TableRow(name, "", "", " ".join(ports), "")
         unseen = max(0, self.stats.get("doors", 0) - len(self._doors)) + max(0, len(closed) - MOST_CLOSED)
         if unseen:
-            yield TableRow("…", "", "", "", f"{unseen:,} doors more")
+            yield TableRow("…", "", "", "", f"{unseen:,} more doors")
 
     def attempts(self, most: int) -> list[str]:
         """Return at most `most` lines of knocks in progress, the furthest first."""
@@ -122,10 +122,10 @@ class WatchState:
         lines = [
             f"{words:<15}{rate(self._rates.get(name, 0.0)):>9}/s {short(counters.get(name, 0)):>8}"
             for name, words in (
-                ("knocked", "right knocks"),
+                ("knocked", "valid knocks"),
                 ("hidden", "hidden ports"),
                 ("silent", "silent drops"),
-                ("fast", "of scanners"),
+                ("fast", "rate-limited"),
             )
         ]
         return [*lines, self._fullest(), *self._warnings()]
@@ -143,12 +143,12 @@ class WatchState:
         counters = self.stats["counters"]
         if signed := self.stats["signed"]:
             if not signed["takes"]:
-                yield "takes no signed knock: see the log"
+                yield "signed knocks unavailable: see the log"
             elif refused := sum(signed["refused"].values()):
                 reasons = ", ".join(f"{count} {reason}" for reason, count in sorted(signed["refused"].items()))
-                yield f"signed refused {short(refused)}: {reasons}"
+                yield f"signed, rejected: {short(refused)} ({reasons})"
         if no_room := sum(count for name, count in counters.items() if name.startswith("no_room")):
-            yield f"no room for    {short(no_room)} knocks"
+            yield f"table full     {short(no_room)} knocks"
         if self.stats["log_overflows"]:
             yield f"log overflowed {self.stats['log_overflows']} times"
         if self.stats["ledger_trouble"]:

@@ -79,9 +79,13 @@ ROUTER = "203.0.113.1"
         (
             f"{GOOD}; 0.03 icmp=3/1 by={ROUTER}",
             "unreachable",
-            "203.0.113.1 answered for 9000/tcp that it is unreachable",
+            "203.0.113.1 answered for 9000/tcp: unreachable",
         ),
-        (f"0 7000/tcp; 0.01 icmp=3/13 by={ROUTER}; 1 8000/udp; 2 9000/tcp", "unreachable", "that it is prohibited"),
+        (
+            f"0 7000/tcp; 0.01 icmp=3/13 by={ROUTER}; 1 8000/udp; 2 9000/tcp",
+            "unreachable",
+            "answered for 7000/tcp: prohibited",
+        ),
         (f"0 7000/tcp; 0.01 icmp=11/0 by={ROUTER}; 1 8000/udp", "unreachable", "the first knock did not arrive"),
         # how
         (
@@ -99,13 +103,17 @@ ROUTER = "203.0.113.1"
         (
             "0 7000/udp; 0.1 8000/udp; 0.2 9000/tcp",
             "udp_for_tcp",
-            "the first knock came as 7000/udp; door ssh wants 7000/tcp",
+            "the first knock came as 7000/udp; door ssh expects 7000/tcp",
         ),
         ("0 7000/tcp; 0.1 8000/tcp; 0.2 9000/tcp", "tcp_for_udp", "the second knock came as 8000/tcp"),
-        ("0 7000/tcp cut=36; 0.1 8000/udp; 0.2 9000/tcp", "cut", "kept too little of the first knock to judge it"),
-        ("0 7000/tcp cut=20; 0.1 8000/udp cut=20", "cut", "kept too little of its packets to see their ports"),
-        ("0 7000/tcp; 0.1 piece; 0.2 9000/tcp", "fragment", "the second knock (8000/udp) came in pieces"),
-        ("0 <8000/udp sport=4; 0.1 7000/tcp; 1 8000/udp sport=4; 2 9000/tcp", "established", "a connection from port"),
+        ("0 7000/tcp cut=36; 0.1 8000/udp; 0.2 9000/tcp", "cut", "the capture truncated the first knock"),
+        ("0 7000/tcp cut=20; 0.1 8000/udp cut=20", "cut", "the capture truncated its packets before the ports"),
+        ("0 7000/tcp; 0.1 piece; 0.2 9000/tcp", "fragment", "the second knock (8000/udp) was fragmented"),
+        (
+            "0 <8000/udp sport=4; 0.1 7000/tcp; 1 8000/udp sport=4; 2 9000/tcp",
+            "established",
+            "an established connection",
+        ),
         # order
         (
             "0 7000/tcp; 0.1 9000/tcp; 0.1002 8000/udp",
@@ -128,7 +136,7 @@ ROUTER = "203.0.113.1"
         (
             "0 7000/tcp; 1 8443/tcp; 2 8000/udp; 3 9000/tcp",
             "stray",
-            "8443/tcp between knocks 1 and 2 sent it back to the start",
+            "8443/tcp between knocks 1 and 2 reset the progress",
         ),
         (
             "0 7000/tcp; 1 8443/tcp; 2 8444/tcp; 3 8000/udp; 4 9000/tcp",
@@ -149,22 +157,22 @@ ROUTER = "203.0.113.1"
         (
             "0 7000/tcp sport=9 seq=1; 0.1 8000/udp; 1 7000/tcp sport=9 seq=1; 1.1 9000/tcp",
             "retransmitted",
-            "sent its SYN to 7000/tcp again after 1.0 s, between knocks 2 and 3",
+            "retransmitted its SYN to 7000/tcp after 1.0 s, between knocks 2 and 3",
         ),
         (
             "0 7000/tcp; 1 8001/udp; 2 9000/tcp",
             "wrong_port",
-            "the second knock went to 8001/udp; door ssh wants 8000/udp",
+            "the second knock went to 8001/udp; door ssh expects 8000/udp",
         ),
         (
             "0 7000/tcp; 1 8000/udp; 2 9001/tcp",
             "wrong_port",
-            "the third knock went to 9001/tcp; door ssh wants 9000/tcp",
+            "the third knock went to 9001/tcp; door ssh expects 9000/tcp",
         ),
         (
             "0 7001/tcp; 1 8000/udp; 2 9000/tcp",
             "wrong_port",
-            "the first knock went to 7001/tcp; door ssh wants 7000/tcp",
+            "the first knock went to 7001/tcp; door ssh expects 7000/tcp",
         ),
         # what is missing
         ("0 7000/tcp; 1 8000/udp", "last_missing", "only two of three knocks arrived: 9000/tcp is missing"),
@@ -179,7 +187,7 @@ ROUTER = "203.0.113.1"
         (
             "0 7500/tcp; 1 7501/tcp",
             "repeat_missing",
-            "door twin wants 7500/tcp twice, one after the other; it came once",
+            "door twin expects 7500/tcp twice in a row; it came once",
         ),
         # who
         (
@@ -201,7 +209,7 @@ ROUTER = "203.0.113.1"
         (
             f"{GOOD}; 1 22/tcp sport=5; 1.2 22/tcp A sport=5",
             "came_in",
-            "as it should: door ssh opened, and the connection to 22",
+            "success: door ssh opened, and the connection to 22",
         ),
         (f"{GOOD}; 1 22/tcp; 2 22/tcp", "unanswered", "to 22/tcp came 980 ms later, but nothing answered"),
         (f"{GOOD}; 1 22/tcp sport=5; 1.1 <22/tcp RA sport=5", "refused", "980 ms later, but 22/tcp refused it"),
@@ -209,7 +217,7 @@ ROUTER = "203.0.113.1"
         (
             f"{GOOD}; 1 22/tcp sport=5; 1.1 <22/tcp SA sport=5; 2 22/tcp sport=5",
             "unheard",
-            "client never heard the answer",
+            "the answer did not reach the client",
         ),
         (f"{GOOD}", "no_connection", "door ssh opened, but no connection to 22/tcp followed"),
         (
@@ -238,22 +246,22 @@ ROUTER = "203.0.113.1"
             "as_it_should",
             "to 443/udp came 1.0 s later and",
         ),
-        ("0 4001/tcp to=192.0.2.77; 0.1 4002/tcp", "ran", "as it should: door wake opened, and its command ran"),
+        ("0 4001/tcp to=192.0.2.77; 0.1 4002/tcp", "ran", "success: door wake opened and its command ran"),
         # no knock
         ("0 22/tcp", "no_knock", "no knock: 1 packet went to 22/tcp, and none to a port of a sequence"),
-        ("0 22/tcp sport=5; 1 <22/tcp SA sport=5", "not_hidden", "no knock, and 22/tcp answered all the same"),
+        ("0 22/tcp sport=5; 1 <22/tcp SA sport=5", "not_hidden", "no knock, yet 22/tcp answered"),
         (
             "0 1111/tcp; 1 2222/tcp; 2 3333/udp",
             "unknown_sequence",
             "went to a port of a door: 1111/tcp 2222/tcp 3333/udp",
         ),
-        ("0 80/tcp", "nothing", "nothing of it was a knock"),
-        ("0 62201/udp", "signed", "it sent to 62201/udp, where signed knocks go, and no sequence"),
-        ("0 62201/udp; 1 22/tcp sport=5; 2 <22/tcp SA sport=5", "signed", "and no sequence; 22/tcp answered it"),
+        ("0 80/tcp", "nothing", "none of its packets was a knock"),
+        ("0 62201/udp", "signed", "it sent to 62201/udp, the port for signed knocks, and no port sequence"),
+        ("0 62201/udp; 1 22/tcp sport=5; 2 <22/tcp SA sport=5", "signed", "and no port sequence; 22/tcp answered it"),
         # the last try counts, and a good one before does not hide it
         ("0 7000/tcp; 1 8000/tcp; 2 9000/tcp; 60 7000/tcp; 61 8000/udp", "last_missing", "9000/tcp is missing"),
         ("0 7000/tcp; 1 8000/udp; 9 7000/tcp; 10 8443/tcp; 11 8000/udp; 12 9000/tcp", "stray", "a packet to 8443/tcp"),
-        ("0 7000/tcp; 1 8000/udp; 9 7101/tcp; 10 7102/udp", "udp_for_tcp", "7102/udp; door web wants 7102/tcp"),
+        ("0 7000/tcp; 1 8000/udp; 9 7101/tcp; 10 7102/udp", "udp_for_tcp", "7102/udp; door web expects 7102/tcp"),
         (f"{GOOD}; 60 7000/tcp; 61 8000/udp", "last_missing", "9000/tcp is missing"),
         (
             "0 7000/tcp; 1 8000/tcp; 2 9000/tcp; 60 7000/tcp; 61 8000/udp; 62 9000/udp",
@@ -321,7 +329,7 @@ def test_who_is_too_fast() -> None:
     text = f"{noise(45)}; 0.06 7000/tcp; 0.061 8000/udp; 0.062 9000/tcp"
     late = concluded(HOUSE, script(f"{noise(45)}; 0.046 7000/tcp; 0.047 8000/udp; 0.048 9000/tcp"))
     assert late.fault.kind == "too_fast"
-    assert "too fast: 46 symbols within two seconds; above 20 a second (40 at once)" in late.fault.what
+    assert "rate limit exceeded: 46 knock packets within two seconds; the limit is 20/s (burst 40)" in late.fault.what
     assert concluded(HOUSE, script(text)).fault.kind == "too_fast"
     assert concluded(HOUSE, script(f"{noise(30)}; 0.06 7000/tcp; 0.061 8000/udp; 0.062 9000/tcp")).opened
 
@@ -332,7 +340,7 @@ def test_a_scan_with_the_knock_in_it() -> None:
     between = "; ".join(f"{1 + number * 0.1:.1f} {3000 + number}/tcp" for number in range(15))
     scan = concluded(HOUSE, script(f"0 7000/tcp; {between}; 3 8000/udp; 4 9000/tcp"))
     assert scan.fault.kind == "scan"
-    assert scan.fault.what == "a scan: 15 other ports in 1.4 s between the knocks; a sweep opens nothing"
+    assert scan.fault.what == "port scan: 15 other ports in 1.4 s between the knocks; a scan opens no door"
 
 
 def test_more_than_one_fault() -> None:
@@ -396,10 +404,10 @@ def test_a_door_that_opened_is_not_hidden_by_a_later_try_that_failed(last: str) 
     thrice = "; ".join(f"{at} 7000/tcp; {at}.1 8000/udp; {at}.2 9000/tcp" for at in (0, 10, 20))
     conclusion = concluded(HOUSE, script(f"{thrice}; {last}"))
     assert (conclusion.door, conclusion.opened) == ("ssh", True)
-    assert conclusion.fault.what.startswith("door ssh opened 3 times; the last try did not open it: ")
+    assert conclusion.fault.what.startswith("door ssh opened 3 times; the last attempt did not open it: ")
     other = concluded(HOUSE, script(f"0 7101/tcp; 1 7102/tcp; {last}"))
     assert (other.door, other.opened) == ("ssh", True)
-    assert other.fault.what.startswith("door web opened; the last try at door ssh did not open it: ")
+    assert other.fault.what.startswith("door web opened; the last attempt at door ssh did not open it: ")
 
 
 def test_who_is_shown() -> None:

@@ -150,23 +150,23 @@ def test_each_packet_in_words() -> None:
     (told,) = explained(HOUSE, script(text), [SERVER]).sources
     assert [(row.packet, row.meaning, row.state) for row in rows(HOUSE, told.trace)] == [
         ("SYN 7000/tcp", "knock 1 of 3 for ssh", "ssh 1/3"),
-        ("SYN 7000/tcp", "the same again: nothing changes", "ssh 1/3"),
+        ("SYN 7000/tcp", "repeated: no change", "ssh 1/3"),
         ("8000/udp", "knock 2 of 3 for ssh", "ssh 2/3"),
-        ("SYN 5/tcp", "wrong: 9000/tcp was due, back to the start", "start"),
+        ("SYN 5/tcp", "wrong: expected 9000/tcp; back to the start", "start"),
         ("SYN 7000/tcp", "knock 1 of 3 for ssh", "ssh 1/3"),
         ("8000/udp", "knock 2 of 3 for ssh", "ssh 2/3"),
-        ("SYN 7000/tcp", "begins anew: knock 1 of 3 for ssh", "ssh 1/3"),
+        ("SYN 7000/tcp", "restarted: knock 1 of 3 for ssh", "ssh 1/3"),
         ("8000/udp", "too late, 34.0 s after the first (within 15s): back to the start", "start"),
-        ("SYN 80/tcp", "public port: no knock", ""),
+        ("SYN 80/tcp", "public port: not a knock", ""),
         ("SYN 22/tcp", "dropped: ssh is closed", ""),
-        ("ACK 7000/tcp", "flags do not fit (syn,!ack): no knock", ""),
-        ("SYN 7000/tcp", "goes to 192.0.2.9, not this host: no knock", ""),
-        ("protocol udp", "no whole packet: IPv4: a later fragment, which has no ports", ""),
+        ("ACK 7000/tcp", "TCP flags do not match (syn,!ack): not a knock", ""),
+        ("SYN 7000/tcp", "sent to 192.0.2.9, not to this host: not a knock", ""),
+        ("protocol udp", "incomplete packet: IPv4: a later fragment, which has no ports", ""),
         ("SYN 7000/tcp", "knock 1 of 3 for ssh", "ssh 1/3"),
         ("8000/udp", "knock 2 of 3 for ssh", "ssh 2/3"),
         ("SYN 9000/tcp", "knock 3 of 3: opens ssh (22/tcp) for 30s", "ssh 3/3"),
-        ("SYN 22/tcp", "let in: ssh is open for 29.0 s more", ""),
-        ("ACK 22/tcp", "part of a connection: no knock", ""),
+        ("SYN 22/tcp", "accepted: ssh is open for another 29.0 s", ""),
+        ("ACK 22/tcp", "part of a connection: not a knock", ""),
     ]
 
 
@@ -232,7 +232,7 @@ def test_words() -> None:
         "a and b",
         "a, b and c",
     ]
-    assert wording.counted(1, "symbol") + ", " + wording.counted(1200, "symbol") == "1 symbol, 1,200 symbols"
+    assert wording.counted(1, "packet") + ", " + wording.counted(1200, "packet") == "1 packet, 1,200 packets"
 
 
 OPENED = {"ports": ["22/tcp"], "by": "knock", "until": 1030.0, "closed": None, "closed_by": None}
@@ -241,17 +241,21 @@ OPENED = {"ports": ["22/tcp"], "by": "knock", "until": 1030.0, "closed": None, "
 @pytest.mark.parametrize(
     ("records", "kind", "says"),
     [
-        ([], "no_record", "the ledger has nothing of 192.0.2.7: no knock from there was ever complete"),
-        ([OPENED], "is_open", "door ssh opened at <1000>, by knock, and is open for 20.0 s more (22/tcp)"),
-        ([OPENED | {"until": 1005.0}], "is_over", "and its time was over after 5.0 s"),
+        ([], "no_record", "the ledger has no record of 192.0.2.7: no knock from it was ever completed"),
+        ([OPENED], "is_open", "door ssh opened at <1000>, by knock, and is open for another 20.0 s (22/tcp)"),
+        ([OPENED | {"until": 1005.0}], "is_over", "and closed after 5.0 s"),
         ([OPENED | {"closed": 1004.0, "closed_by": "hand"}], "closed_by_hand", "and was closed by hand"),
-        ([OPENED | {"closed": 1004.0, "closed_by": "lost"}], "closed_by_others", "and the kernel lost it after 4.0 s"),
+        (
+            [OPENED | {"closed": 1004.0, "closed_by": "lost"}],
+            "closed_by_others",
+            "and disappeared from the kernel after 4.0 s",
+        ),
         ([OPENED | {"closed": 1004.0, "closed_by": "ban"}], "closed_by_ban", "and a ban closed it after 4.0 s"),
-        ([OPENED, {"until": 1009.0, "ended": None}], "is_open", "and is open for 20.0 s more"),  # a ban that is over
-        ([{"until": 1009.0, "ended": None}], "no_record", "no knock from there was ever complete"),
-        ([OPENED | {"closed": 1004.0, "closed_by": "time"}], "is_over", "its time was over after 4.0 s"),
-        ([{"reason": "replayed"}], "refused", "it was refused last, at <1000>: replayed"),
-        ([OPENED, {"reason": "too old"}], "refused", "it was refused last, at <1000>: too old"),
+        ([OPENED, {"until": 1009.0, "ended": None}], "is_open", "and is open for another 20.0 s"),  # a ban that is over
+        ([{"until": 1009.0, "ended": None}], "no_record", "no knock from it was ever completed"),
+        ([OPENED | {"closed": 1004.0, "closed_by": "time"}], "is_over", "and closed after 4.0 s"),
+        ([{"reason": "replayed"}], "refused", "the last knock was rejected at <1000>: replayed"),
+        ([OPENED, {"reason": "too old"}], "refused", "the last knock was rejected at <1000>: too old"),
     ],
 )
 def test_the_ledgers_line(records: list[dict[str, object]], kind: str, says: str) -> None:

@@ -74,8 +74,8 @@ def test_it_says_who_came_and_who_did_not() -> None:
 
 def test_nothing_at_all_is_a_page_too() -> None:
     text = read().text
-    assert "No door was opened in this time." in text
-    assert "Nobody was refused in this time." in text
+    assert "No door was opened in this period." in text
+    assert "Nobody was refused in this period." in text
     assert "There is no configuration at /etc/doorward/doorward.toml ." in text
 
 
@@ -83,8 +83,8 @@ def test_it_says_what_it_cannot_tell(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(module, "KEPT_ROWS", 100)
     many = (refused(NOW_S - DAY_S + number) for number in range(100))
     text = read(opened(NOW_S - 9 * DAY_S), *many, refused(NOW_S + 1e6)).text
-    assert "The ledger has no refusals before 13 May 15:20 any more: it keeps the newest only." in text
-    assert "1 record is left out: of a time that has not come. Was this machine's clock set back?" in text
+    assert "The ledger has no refusals before 13 May 15:20: it keeps only the newest." in text
+    assert "1 record was skipped: timestamps in the future. Was the clock set back?" in text
 
 
 @pytest.mark.parametrize("bad", HOSTILE, ids=range(len(HOSTILE)))

@@ -98,8 +98,8 @@ def test_a_crowd_is_shown_in_part_and_counted() -> None:
     shown.begin(FIRST | {"openings": openings, "doors": doors}, NOW_S, WALL_S)
     shown.on_stats(numbers(doors=100_000), NOW_S)
     rows = shown.rows(NOW_S)
-    assert rows[MOST_OPENINGS] == TableRow("…", "", "", "", "7 more are in")
-    assert rows[-1] == TableRow("…", "", "", "", "99,900 doors more")
+    assert rows[MOST_OPENINGS] == TableRow("…", "", "", "", "7 more open")
+    assert rows[-1] == TableRow("…", "", "", "", "99,900 more doors")
     assert len(rows) == MOST_OPENINGS + 1 + MOST_CLOSED + 1
 
 
@@ -111,12 +111,12 @@ def test_rates_are_those_since_the_last_look() -> None:
     later = {"knocked": 4, "hidden": 7, "silent": 2200, "fast": 6, "no_room_open": 2}
     shown.on_stats(numbers(counters=later, ledger_trouble="full", log_overflows=2), NOW_S + 2)
     assert shown.gate() == [
-        "right knocks         0.5/s        4",
+        "valid knocks         0.5/s        4",
         "hidden ports           0/s        7",
         "silent drops         500/s    2,200",
-        "of scanners          3.0/s        6",
+        "rate-limited         3.0/s        6",
         "fullest set    window4 3%",
-        "no room for    2 knocks",
+        "table full     2 knocks",
         "log overflowed 2 times",
         "the ledger cannot be written",
     ]
@@ -135,8 +135,8 @@ def test_a_gate_that_was_loaded_anew_has_no_negative_rates() -> None:
     ("signed", "says"),
     [
         ({"takes": True, "refused": {}}, []),
-        ({"takes": True, "refused": {"used": 2, "clock": 1}}, ["signed refused 3: 1 clock, 2 used"]),
-        ({"takes": False, "refused": {}}, ["takes no signed knock: see the log"]),
+        ({"takes": True, "refused": {"used": 2, "clock": 1}}, ["signed, rejected: 3 (1 clock, 2 used)"]),
+        ({"takes": False, "refused": {}}, ["signed knocks unavailable: see the log"]),
     ],
 )
 def test_signed_knocks(signed: dict[str, Any], says: list[str]) -> None:
