@@ -95,7 +95,7 @@ def test_packets_are_told_as_they_come(house: House, version: int) -> None:
         live.line("SYN 9000/tcp")
         said = live.end()
         assert live.process.wait(PATIENCE_S) == 1
-    assert said[0] == "=> a packet to 8443/tcp between knocks 1 and 2 reset the progress"
+    assert said[0].startswith("=> a packet to 8443/tcp between knocks 1 and 2 reset the progress")
 
 
 @pytest.mark.parametrize("version", [4, 6])
