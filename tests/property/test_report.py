@@ -1,4 +1,4 @@
-"""Whatever stands in a ledger, the report is one whole page that counts all of it."""
+"""For any ledger, the report is one complete page that counts all records."""
 
 from __future__ import annotations
 
@@ -32,7 +32,7 @@ def records(draw: st.DrawFn) -> Record:
 
 @settings(max_examples=60)
 @given(st.lists(records(), max_size=25), moments, moments)
-def test_any_ledger_gives_a_whole_page(kept: list[Record], one_s: float, other_s: float) -> None:
+def test_any_ledger_gives_a_complete_page(kept: list[Record], one_s: float, other_s: float) -> None:
     since_s, now_s = sorted((one_s, other_s))
     told = figures_of(sorted(kept, key=lambda record: record.at_s), since_s, now_s)
     page = page_of(told)

@@ -1,4 +1,4 @@
-"""Knocks that fail, each in its own way: what a client does, and what `doorward explain` has to say about it."""
+"""Knocks that fail, each in its own way: what a client does, and the expected diagnosis of `doorward explain`."""
 
 from __future__ import annotations
 
@@ -95,7 +95,7 @@ class Scene:
         self.frames.send_raw(packet)
 
     def relative(self, visitor: Visitor) -> Visitor:
-        """Give another address of the same IPv6 network."""
+        """Return a visitor with another address of the same IPv6 network."""
         other = IPv6Address(int(visitor.source) + 1)
         self.lab.client.add_addresses([other])
         return Visitor(visitor.host, other, visitor.server)
@@ -115,7 +115,7 @@ def _knock(source: str, to: str, ports: list[Port], source_port: int) -> None:
 
 
 class Played(NamedTuple):
-    """Who knocked: the source to explain, and all addresses that belong to the case."""
+    """The source to explain, and the other addresses of the case."""
 
     source: Address
     others: tuple[Address, ...] = ()
@@ -125,7 +125,7 @@ Act = Callable[[Scene, Visitor], Played | None]
 
 
 class Case(NamedTuple):
-    """One way of failing. `says` is a part of the one line; `opened` what the kernel has to have done."""
+    """One way of failing. `says`: a part of the diagnosis; `opened`: whether the kernel opens the door."""
 
     kind: str
     says: str
@@ -223,7 +223,7 @@ def with_fin(scene: Scene, visitor: Visitor) -> None:
 
 
 def in_a_connection(scene: Scene, visitor: Visitor) -> None:
-    """The server itself had sent something from that port."""
+    """Knock from a port to which the server has sent before."""
     with ExitStack() as stack:
         ours, theirs = (
             stack.enter_context(host.call(socket.socket, socket.AF_INET, socket.SOCK_DGRAM))
@@ -246,7 +246,7 @@ def without_a_whole_header(scene: Scene, visitor: Visitor) -> None:
 
 
 def in_pieces(scene: Scene, visitor: Visitor) -> None:
-    """Of a knock's fragments only the second arrives."""
+    """Send only the second fragment of a knock."""
     visitor.knock("7000")
     scene.packet(ip(visitor.source, visitor.server, 17, bytes(16), fragment=3, number=77))
     visitor.knock("9000")
@@ -278,14 +278,14 @@ def overtaken(scene: Scene, visitor: Visitor) -> None:
 
 
 def sent_again(_: Scene, visitor: Visitor) -> None:
-    """A client that waits for an answer: its TCP sends the SYN again after a second."""
+    """Knock with a pending connect, whose TCP retransmits the SYN after a second."""
     connecting = visitor.host.call(socket.socket)
     with connecting:
         connecting.bind((str(visitor.source), 0))
         connecting.setblocking(False)
         connecting.connect_ex((str(visitor.server), 7000))
         visitor.knock("8000:udp")
-        time.sleep(1.2)  # the kernel of the client sends it again after a second, and tells nobody
+        time.sleep(1.2)  # the client's kernel retransmits it after a second, without notice
         visitor.knock("9000")
 
 
@@ -295,7 +295,7 @@ def visit_another_host(scene: Scene, visitor: Visitor) -> None:
 
 
 def never_hears(scene: Scene, _: Visitor) -> Played:
-    """The client's packets come in, the answers do not find it: nobody has this address."""
+    """Knock from an unused address, so that the answers do not arrive."""
     source = ip_address("10.9.0.1")
     scene.raw(source, "7000/tcp", "8000/udp", "9000/tcp", "22/tcp")
     return Played(source)
@@ -318,7 +318,7 @@ def by_the_tunnel(scene: Scene, _: Visitor) -> Played:
 
 
 def mark(scene: Scene, number: int) -> None:
-    """Send what every capture on the wire shows last."""
+    """Send the packet that every capture on the wire shows last."""
     source, to = scene.lab.client.ipv4, scene.lab.server.ipv4
     scene.sockets(source, to, f"{MARKER}/udp", source_port=number)
 

@@ -1,4 +1,4 @@
-"""A report page taken apart again: what a browser would make of it, and whether it is whole."""
+"""Parse a report page: its elements, attributes and text."""
 
 from __future__ import annotations
 
@@ -20,12 +20,12 @@ _SHAPES = {"path", "rect"}
 
 
 def utc(at_s: float) -> datetime:
-    """Give a moment in UTC."""
+    """Return a time in UTC."""
     return datetime.fromtimestamp(at_s, UTC)
 
 
 def figures_of(records: Iterable[Record], since_s: float, now_s: float, configuration: str = "") -> Statistics:
-    """Give the figures of some records, and of a configuration where one is given."""
+    """Return the statistics of some records, and of a configuration if given."""
     found = collect_events(records, since_s, now_s)
     rated = None
     if configuration:
@@ -34,9 +34,9 @@ def figures_of(records: Iterable[Record], since_s: float, now_s: float, configur
     return build_statistics(found, rated, "/etc/doorward/doorward.toml", utc)
 
 
-def page_of(told: Statistics, host: str = "gate.example") -> str:
-    """Write the page of some figures."""
-    return render_page(told, PageOrigin("0.1.0", host, utc))
+def page_of(statistics: Statistics, host: str = "gate.example") -> str:
+    """Return the page of some statistics."""
+    return render_page(statistics, PageOrigin("0.1.0", host, utc))
 
 
 class Read(HTMLParser):
@@ -72,5 +72,5 @@ class Read(HTMLParser):
 
     @property
     def text(self) -> str:
-        """Give all that can be read."""
+        """All visible text."""
         return " ".join(" ".join(self.texts).split())

@@ -1,4 +1,4 @@
-"""A ledger as a fortnight of a small host's life leaves it, written by the ledger itself: for pictures and tests."""
+"""A ledger with two weeks of events on a small host, for pictures and tests."""
 
 from __future__ import annotations
 
@@ -58,7 +58,7 @@ CROWDED_CONFIGURATION = "".join(
 
 
 def write_sample(path: Path, now_s: float = NOW_S) -> None:
-    """Write the ledger; the same each time."""
+    """Write the ledger; its content is deterministic."""
     choose = random.Random(6)
     ledger = Ledger(path)
     with ledger.transaction():
@@ -70,7 +70,7 @@ def write_sample(path: Path, now_s: float = NOW_S) -> None:
 
 
 def write_crowd(path: Path, now_s: float = NOW_S) -> None:
-    """Write a ledger in which everything is as long, as many and as hostile as it gets."""
+    """Write a ledger with the longest, most numerous and most hostile values."""
     ledger = Ledger(path)
     with ledger.transaction():
         for number in range(3 * MOST_TIMELINES):

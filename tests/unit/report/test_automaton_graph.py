@@ -1,4 +1,4 @@
-"""The picture of an automaton shows its tables, all of them and nothing else."""
+"""The graph shows every table entry of the automaton, once, and nothing else."""
 
 from __future__ import annotations
 
@@ -33,7 +33,7 @@ def parsed(text: str) -> ElementTree.Element:
     return ElementTree.fromstring(text)  # noqa: S314 (our own)
 
 
-def test_the_picture_in_the_documentation_is_what_its_example_draws(tmp_path: Path) -> None:
+def test_manual_picture_matches_its_example(tmp_path: Path) -> None:
     config, drawn = tmp_path / "doorward.toml", tmp_path / "automaton.svg"
     config.write_text(example())
     assert main(["compile", "-c", str(config), "--graph", str(drawn)]) == 0
@@ -43,7 +43,7 @@ def test_the_picture_in_the_documentation_is_what_its_example_draws(tmp_path: Pa
 
 
 @given(worlds())
-def test_every_entry_of_the_tables_is_drawn_once(world: World) -> None:
+def test_every_table_entry_is_drawn_once(world: World) -> None:
     automaton = compile_doors(world.doors)
     names = [door.name for door in world.doors]
     root = parsed(draw_svg(automaton, names))
@@ -61,7 +61,7 @@ def test_every_entry_of_the_tables_is_drawn_once(world: World) -> None:
 
 
 @given(worlds())
-def test_nothing_is_outside_the_paper(world: World) -> None:
+def test_drawing_stays_inside_the_view_box(world: World) -> None:
     root = parsed(draw_svg(compile_doors(world.doors), [door.name for door in world.doors]))
     width, height = int(root.get("width", "0")), int(root.get("height", "0"))
     for each in root.iter():
@@ -70,7 +70,7 @@ def test_nothing_is_outside_the_paper(world: World) -> None:
 
 
 @given(st.lists(st.integers(1, 65535), min_size=1, max_size=32))
-def test_the_longest_sequence_has_room(numbers: list[int]) -> None:
+def test_longest_sequence_is_drawn(numbers: list[int]) -> None:
     door = Door("d", tuple(Port(Protocol.TCP, number) for number in numbers), ())
     assert parsed(draw_svg(compile_doors([door]), ["d"])).tag == f"{SVG}svg"
 
@@ -82,17 +82,15 @@ MANY = "".join(
 
 
 @pytest.mark.parametrize(
-    ("text", "place", "said"),
+    ("text", "path", "error"),
     [
         ('[doors.d]\nopens = ["22/tcp"]\n', "x.svg", "no door has a sequence"),
         (MANY, "x.svg", f"nobody could look at {MOST_STATES + 1} states"),
         (MANY[:70], "missing/x.svg", "cannot be written: No such file or directory"),
     ],
 )
-def test_what_cannot_be_drawn(
-    text: str, place: str, said: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
-) -> None:
+def test_graph_errors(text: str, path: str, error: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     config = tmp_path / "doorward.toml"
     config.write_text(text[: text.rindex("\n") + 1])
-    assert main(["compile", "-c", str(config), "--graph", str(tmp_path / place)]) == 2
-    assert said in capsys.readouterr().err
+    assert main(["compile", "-c", str(config), "--graph", str(tmp_path / path)]) == 2
+    assert error in capsys.readouterr().err

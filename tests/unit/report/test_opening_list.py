@@ -1,4 +1,4 @@
-"""Lanes: one a door and person, the busiest kept, the times in slots."""
+"""Timelines: one per door and person, limited to the busiest, with times in slots."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ def visit(door: str, person: str, since_s: float, until_s: float, by: str = "kno
     return Session(door, person, by, person, (), since_s, until_s, None if stands else "time")
 
 
-def test_a_lane_holds_all_openings_of_one_person_at_one_door() -> None:
+def test_timeline_per_person_and_door() -> None:
     found = timelines(
         [
             visit("ssh", "ada", 900, 1002, "key"),
@@ -31,16 +31,16 @@ def test_a_lane_holds_all_openings_of_one_person_at_one_door() -> None:
     ]
     ada = found[1]
     assert (ada.runs, ada.now, ada.last_s) == (((0, 3), (4, 5)), ((239, 1),), 1239)
-    assert found[2].runs == ((5, 1),)  # however short, it is seen
+    assert found[2].runs == ((5, 1),)  # visible, however short
 
 
-def test_a_key_that_is_named_like_an_address_is_another_person() -> None:
+def test_key_named_like_an_address_is_a_separate_person() -> None:
     visits = [visit("ssh", "192.0.2.7", 1001, 1002), visit("ssh", "192.0.2.7", 1001, 1002, "key")]
     assert len(timelines(visits, PERIOD)) == 2
     assert count_people(visits) == 2
 
 
-def test_those_who_came_least_often_share_the_last_lane() -> None:
+def test_least_frequent_people_share_the_last_timeline() -> None:
     visits = [visit("ssh", f"often{number}", 1001, 1002) for number in range(MOST_TIMELINES) for _ in (1, 2)]
     visits += [visit(f"door{number % 3}", f"once{number}", 1100 + number, 1101 + number) for number in range(50)]
     found = timelines(visits, PERIOD)
@@ -51,5 +51,5 @@ def test_those_who_came_least_often_share_the_last_lane() -> None:
     assert sum(lane.openings for lane in found) == len(visits)
 
 
-def test_moments_outside_are_at_the_edge() -> None:
+def test_times_outside_the_period_are_at_the_edge() -> None:
     assert [slot_at(at_s, PERIOD) for at_s in (0, 1000, 1001, 1239.9, 1240, 1e9)] == [0, 0, 1, 239, 239, 239]
