@@ -157,8 +157,8 @@ def test_single_fault_in_a_correct_knock_is_found(
     traces = SourceTraces(house, HERE.__eq__)
     for number, (port, at_s) in enumerate(script):
         traces.feed(seen(number, Packet(CLIENT, port, 2 if port.protocol is Protocol.TCP else 0), at_s))
-    (told,) = summarize(house, traces, frozenset([HERE]), HERE.__eq__, source=ip_address(CLIENT)).sources
+    (summary,) = summarize(house, traces, frozenset([HERE]), HERE.__eq__, source=ip_address(CLIENT)).sources
     kinds = {"protocol": ("tcp_for_udp", "udp_for_tcp"), "order": ("order", "overtaken")}
-    assert told.diagnosis.fault.kind in kinds.get(fault.kind, (fault.kind,)), told.diagnosis
-    assert not told.diagnosis.opened
-    assert told.diagnosis.also == ()
+    assert summary.diagnosis.fault.kind in kinds.get(fault.kind, (fault.kind,)), summary.diagnosis
+    assert not summary.diagnosis.opened
+    assert summary.diagnosis.also == ()

@@ -79,9 +79,9 @@ def _connected(period: OpenPeriod) -> Iterator[Cause]:
 def _answer_cause(period: OpenPeriod, step: ReplayStep, answer: ReplyPacket | None) -> Cause:
     name, port, after = period.door.name, step.port, wording.span(step.at_s - period.at_s)
     opened = f"door {name} opened, and the connection to {port} came {after} later"
-    is_heard = _is_answer_received(period, step)
+    is_answer_received = _is_answer_received(period, step)
     is_silent = step.captured.flow.protocol == Protocol.UDP and not period.context.has_answers
-    if answer is None and (is_heard or is_silent):  # the client continues as if it had been answered
+    if answer is None and (is_answer_received or is_silent):  # the client continues as if it had been answered
         remedy = "the capture shows one direction only: capture both to see the answer"
         return Cause("came_in", f"success: {opened}", remedy)
     if answer is None:
@@ -92,7 +92,7 @@ def _answer_cause(period: OpenPeriod, step: ReplayStep, answer: ReplyPacket | No
     if answer.kind not in (ACCEPTED, REPLIED):
         what = f"{opened}, but {wording.address(answer.by)} answered: {answer.kind}"
         return Cause("rejected", what, "run `doorward doctor`: another firewall rejects it")
-    if answer.kind == ACCEPTED and not is_heard:
+    if answer.kind == ACCEPTED and not is_answer_received:
         what = f"{opened} and was accepted, but the answer did not reach the client"
         return Cause("unheard", what, "check the return path: routing, or a firewall at the client")
     return Cause("as_it_should", f"success: {opened} and was answered")

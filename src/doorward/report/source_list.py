@@ -142,9 +142,11 @@ def build_map(refusals: Iterable[MappedRefusal], grid: HourGrid) -> RefusalMap:
 
 
 def _network(network: str, group: Sequence[MappedRefusal]) -> RefusedNetwork:
-    refusals = [each.refusal for each in group]
+    refusals = [mapped.refusal for mapped in group]
     addresses = {refusal.address for refusal in refusals}
-    only = next(iter(addresses)) if len(addresses) == 1 else None
-    why = Counter(refusal_kind(refusal.reason) for refusal in refusals).most_common(1)[0][0]
-    cells = Counter(each.cell for each in group)
-    return RefusedNetwork(network, only, len(addresses), len(group), refusals[0].at_s, refusals[-1].at_s, why, cells)
+    single_address = next(iter(addresses)) if len(addresses) == 1 else None
+    reason = Counter(refusal_kind(refusal.reason) for refusal in refusals).most_common(1)[0][0]
+    cells = Counter(mapped.cell for mapped in group)
+    return RefusedNetwork(
+        network, single_address, len(addresses), len(group), refusals[0].at_s, refusals[-1].at_s, reason, cells
+    )
