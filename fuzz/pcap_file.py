@@ -35,11 +35,11 @@ def one(data: bytes) -> None:
             assert frame.at_ns >= 0
             assert len(frame.data) <= min(len(data), MAX_FRAME_BYTES)
             recording.feed(frame)
-    hosts = server_addresses(recording.seen, HOUSE)
+    hosts = server_addresses(recording.packets, HOUSE)
     traces = SourceTraces(HOUSE, hosts.__contains__)
-    traces.feed_all(recording.seen)
-    for told in summarize(HOUSE, traces, hosts, hosts.__contains__).told:
-        assert told.conclusion.fault.what
-        assert told.conclusion.fault.kind != "puzzle"
+    traces.feed_all(recording.packets)
+    for told in summarize(HOUSE, traces, hosts, hosts.__contains__).sources:
+        assert told.diagnosis.fault.what
+        assert told.diagnosis.fault.kind != "puzzle"
         for row in rows(HOUSE, told.trace):
-            assert row.made_of
+            assert row.meaning

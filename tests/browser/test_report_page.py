@@ -1,6 +1,6 @@
-"""The report in a real browser: wide and narrow, light and dark, on paper.
+"""The report in a real browser: wide and narrow, light and dark, in print.
 
-`PICTURES=write pytest tests/browser` draws docs/pictures/report-*.png anew.
+`PICTURES=write pytest tests/browser` updates docs/pictures/report-*.png.
 """
 
 from __future__ import annotations
@@ -20,7 +20,7 @@ from tests.support.sample_ledger import CONFIGURATION, CROWDED_CONFIGURATION, DA
 
 PICTURES = Path(__file__).parents[2] / "docs" / "pictures"
 WIDTHS = {"wide": 1280, "phone": 360}
-TALL = {"wide": 1660, "phone": 1200}  # of the pictures: a phone goes on and on
+TALL = {"wide": 1660, "phone": 1200}  # height of the pictures; a phone's page is longer
 GROUNDS = {"light": "rgb(251, 250, 248)", "dark": "rgb(20, 24, 27)"}
 TOO_WIDE = """
 [...document.querySelectorAll("body *")].filter(each => {
@@ -50,7 +50,7 @@ def browser(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Browser]:
 
 @pytest.fixture(scope="module")
 def sample(tmp_path_factory: pytest.TempPathFactory) -> str:
-    """The address of the report of a fortnight on a small host."""
+    """The URL of a report of two weeks on a small host."""
     folder = tmp_path_factory.mktemp("sample")
     write_sample(folder / "ledger.sqlite3")
     return written(folder, read_records(folder / "ledger.sqlite3", 0.0, 1_000_000), CONFIGURATION)
@@ -58,7 +58,7 @@ def sample(tmp_path_factory: pytest.TempPathFactory) -> str:
 
 @pytest.fixture(scope="module")
 def crowded(tmp_path_factory: pytest.TempPathFactory) -> str:
-    """The address of a report in which everything is as long, as many and as hostile as can be."""
+    """The URL of a report with the longest, most numerous and most hostile values."""
     folder = tmp_path_factory.mktemp("crowded")
     write_crowd(folder / "ledger.sqlite3")
     return written(folder, read_records(folder / "ledger.sqlite3", 0.0, 1_000_000), CROWDED_CONFIGURATION)
@@ -71,7 +71,7 @@ def written(folder: Path, records: Iterator[Record], configuration: str) -> str:
 
 
 @pytest.mark.parametrize("name", ["sample", "crowded"])
-def test_it_is_whole_by_itself_at_any_width(name: str, browser: Browser, request: pytest.FixtureRequest) -> None:
+def test_page_is_self_contained_at_any_width(name: str, browser: Browser, request: pytest.FixtureRequest) -> None:
     address = request.getfixturevalue(name)
     browser.look(1280, "light")
     browser.open(address)
@@ -85,7 +85,7 @@ def test_it_is_whole_by_itself_at_any_width(name: str, browser: Browser, request
     assert browser.requests() == [address]
 
 
-def test_what_a_stranger_writes_into_it_would_not_run(browser: Browser, sample: str) -> None:
+def test_injected_markup_does_not_run(browser: Browser, sample: str) -> None:
     page = Path(sample.removeprefix("file://"))
     evil = page.with_name("evil.html")
     injected = (
@@ -95,12 +95,12 @@ def test_what_a_stranger_writes_into_it_would_not_run(browser: Browser, sample: 
     browser.open(f"file://{evil}")
     assert browser.evaluate("document.title") != "run"
     assert browser.evaluate("getComputedStyle(document.getElementById('bad')).color") != "rgb(255, 0, 0)"
-    assert sum("Content Security Policy" in complaint for complaint in browser.complaints()) >= 3  # it does complain
+    assert sum("Content Security Policy" in complaint for complaint in browser.complaints()) >= 3  # it reports them
 
 
 @pytest.mark.parametrize("scheme", ["light", "dark"])
 @pytest.mark.parametrize("name", WIDTHS)
-def test_how_it_looks(name: str, scheme: str, browser: Browser, sample: str) -> None:
+def test_appearance(name: str, scheme: str, browser: Browser, sample: str) -> None:
     browser.look(WIDTHS[name], scheme, phone=name == "phone")
     browser.open(sample)
     assert browser.evaluate("getComputedStyle(document.documentElement).backgroundColor") == GROUNDS[scheme]
@@ -114,7 +114,7 @@ def test_how_it_looks(name: str, scheme: str, browser: Browser, sample: str) -> 
         (PICTURES / f"report-{name}-{scheme}.png").write_bytes(picture)
 
 
-def test_a_reader_of_the_tables_hears_all_that_is_drawn(browser: Browser, sample: str) -> None:
+def test_screen_reader_gets_all_content(browser: Browser, sample: str) -> None:
     browser.look(360, "light", phone=True)
     browser.open(sample)
     browser.ask("Accessibility.enable")
@@ -127,7 +127,7 @@ def test_a_reader_of_the_tables_hears_all_that_is_drawn(browser: Browser, sample
     assert any(name.startswith("67 openings, the last on 14 May") for name in names)
 
 
-def test_it_prints_on_a_few_sheets(browser: Browser, sample: str) -> None:
+def test_printed_pages(browser: Browser, sample: str) -> None:
     browser.look(1280, "dark")
     browser.open(sample)
     paper = browser.paper()

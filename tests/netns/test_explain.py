@@ -1,4 +1,4 @@
-"""`doorward explain` over what tcpdump captured of real knocks, each failing in another way, beside the real daemon."""
+"""`doorward explain` over tcpdump captures of real knocks, each failing in its own way, with a real daemon."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ from tests.support.tcpdump import MARKER, Tcpdump, concerning, tcpdump, write_pc
 
 pytestmark = pytest.mark.netns("knock", "tcpdump", "nft")
 
-# One and the same traffic, as captured by link type: Ethernet, and both kinds of `-i any`, one in nanoseconds.
+# The same traffic, captured with different link types: Ethernet, and both kinds of `-i any`, one in nanoseconds.
 WAYS = {
     "ethernet": ("-i", "eth0"),
     "cooked2": ("-i", "any", "--time-stamp-precision=nano"),
@@ -32,7 +32,7 @@ HOSTS = ("--host", "198.51.100.2", "--host", "2001:db8:2::2")
 
 
 class Stage(NamedTuple):
-    """All cases, played: who knocked in each, what was captured, and which doors the daemon opened for whom."""
+    """All cases, played: the sources of each, the captures, and the doors that the daemon opened to each source."""
 
     played: dict[str, Played]
     captured: dict[str, list[CapturedFrame]]
@@ -78,7 +78,7 @@ def prepare(lab: Lab) -> None:
 
 
 def before_the_daemon(visitors: Visitors) -> Played:
-    """The gate does not stand yet: the port answers whoever asks."""
+    """Connect before the gate is loaded: the port answers."""
     visitor = visitors.fresh(4)
     visitor.connect().close()
     return Played(visitor.source)
@@ -104,7 +104,7 @@ def play(
 
 
 def explain(stage: Stage, capsys: pytest.CaptureFixture[str], path: Path, *words: object) -> dict[str, Any]:
-    """Call the command, and give its one answer."""
+    """Run the command, and return its only object."""
     status = main(["explain", str(path), "-c", str(stage.config), "--json", *map(str, words)])
     (line,) = capsys.readouterr().out.splitlines()
     answer: dict[str, Any] = json.loads(line)
@@ -119,7 +119,7 @@ def of_case(stage: Stage, way: str, kind: str) -> list[CapturedFrame]:
 
 @pytest.mark.parametrize("case", CASES, ids=lambda case: case.kind)
 @pytest.mark.parametrize("way", WAYS)
-def test_the_one_line(stage: Stage, capsys: pytest.CaptureFixture[str], tmp_path: Path, way: str, case: Case) -> None:
+def test_diagnosis(stage: Stage, capsys: pytest.CaptureFixture[str], tmp_path: Path, way: str, case: Case) -> None:
     path = write_pcap(tmp_path / "knock.pcap", of_case(stage, way, case.kind), nanoseconds=way == "cooked2")
     source = stage.played[case.kind].source
     answer = explain(stage, capsys, path, "--source", source, *HOSTS, *case.words)
@@ -130,22 +130,24 @@ def test_the_one_line(stage: Stage, capsys: pytest.CaptureFixture[str], tmp_path
         assert answer["opened"] == case.opened
 
 
-def test_there_are_more_than_forty_ways_of_failing() -> None:
+def test_more_than_forty_failures_are_covered() -> None:
     kinds = {case.kind for case in (*CASES, *PLACES)} - {"as_it_should", "ran"}
     assert len(kinds) == len(CASES) + len(PLACES) - 2 > 40
 
 
-def test_everything_in_one_capture(stage: Stage, capsys: pytest.CaptureFixture[str]) -> None:
-    """As tcpdump wrote it: who knocked at the same time does not disturb what is said of the others."""
+def test_all_cases_in_one_capture(stage: Stage, capsys: pytest.CaptureFixture[str]) -> None:
+    """In the unfiltered capture, sources that knocked at the same time do not affect each other's diagnosis."""
     assert main(["explain", str(stage.whole), "-c", str(stage.config), "--json", *HOSTS]) == 0
     answers = {(answer := json.loads(line))["source"]: answer for line in capsys.readouterr().out.splitlines()}
     for case in CASES:
-        if case.kind not in ("no_sequence", "nothing", "unknown_sequence"):  # they went to no port of a door
+        if case.kind not in ("no_sequence", "nothing", "unknown_sequence"):  # no packet to a door's port
             answer = answers[str(stage.played[case.kind].source)]
             assert (answer["conclusion"]["kind"], answer["opened"]) == (case.kind, case.opened)
 
 
-def test_this_host_is_where_most_knocks_go(stage: Stage, capsys: pytest.CaptureFixture[str], tmp_path: Path) -> None:
+def test_server_address_is_where_most_knocks_go(
+    stage: Stage, capsys: pytest.CaptureFixture[str], tmp_path: Path
+) -> None:
     frames = [frame for kind in ("elsewhere", "late", "alone") for frame in of_case(stage, "ethernet", kind)]
     path = write_pcap(tmp_path / "knock.pcap", frames)
     answer = explain(stage, capsys, path, "--source", stage.played["elsewhere"].source)
@@ -154,35 +156,35 @@ def test_this_host_is_where_most_knocks_go(stage: Stage, capsys: pytest.CaptureF
     assert answer["conclusion"]["kind"] == "no_connection"
 
 
-def test_a_port_that_answers_without_a_gate(stage: Stage, capsys: pytest.CaptureFixture[str], tmp_path: Path) -> None:
+def test_port_that_answers_without_a_gate(stage: Stage, capsys: pytest.CaptureFixture[str], tmp_path: Path) -> None:
     path = write_pcap(tmp_path / "knock.pcap", of_case(stage, "ethernet", "not_hidden"))
     answer = explain(stage, capsys, path, *HOSTS)
     assert answer["conclusion"]["kind"] == "not_hidden"
-    assert "no knock, and 22/tcp answered all the same" in answer["conclusion"]["what"]
+    assert "no knock, yet 22/tcp answered" in answer["conclusion"]["what"]
 
 
-def test_one_direction_only(stage: Stage, capsys: pytest.CaptureFixture[str], tmp_path: Path) -> None:
+def test_capture_of_one_direction(stage: Stage, capsys: pytest.CaptureFixture[str], tmp_path: Path) -> None:
     source = stage.played["as_it_should"].source.packed
     frames = [frame for frame in of_case(stage, "ethernet", "as_it_should") if frame.data[26:30] == source]
     answer = explain(stage, capsys, write_pcap(tmp_path / "knock.pcap", frames), *HOSTS)
     assert (answer["conclusion"]["kind"], answer["opened"]) == ("came_in", True)
 
 
-def test_a_capture_that_keeps_too_little(stage: Stage, capsys: pytest.CaptureFixture[str], tmp_path: Path) -> None:
+def test_truncated_capture(stage: Stage, capsys: pytest.CaptureFixture[str], tmp_path: Path) -> None:
     path = write_pcap(tmp_path / "knock.pcap", of_case(stage, "short", "no_connection"))
     answer = explain(stage, capsys, path, *HOSTS)
     assert answer["conclusion"]["kind"] == "cut"
-    assert "kept too little of the first knock" in answer["conclusion"]["what"]
+    assert "the capture truncated the first knock" in answer["conclusion"]["what"]
 
 
-def test_nobody_of_that_address(stage: Stage, capsys: pytest.CaptureFixture[str], tmp_path: Path) -> None:
+def test_source_without_packets(stage: Stage, capsys: pytest.CaptureFixture[str], tmp_path: Path) -> None:
     path = write_pcap(tmp_path / "knock.pcap", of_case(stage, "ethernet", "alone"))
     answer = explain(stage, capsys, path, "--source", "203.0.113.99")
     assert answer["conclusion"]["kind"] == "silence"
 
 
-def test_seen_from_the_client(stage: Stage, capsys: pytest.CaptureFixture[str], tmp_path: Path) -> None:
-    """What a router answered tells that the knock never arrived."""
+def test_client_side_capture_shows_icmp_error(stage: Stage, capsys: pytest.CaptureFixture[str], tmp_path: Path) -> None:
+    """A router's ICMP error shows that the knock did not arrive."""
     path = write_pcap(tmp_path / "knock.pcap", of_case(stage, "client", "unreachable"))
     answer = explain(stage, capsys, path, "--host", failing_knocks.UNREACHABLE)
     assert (answer["conclusion"]["kind"], answer["opened"]) == ("unreachable", False)
@@ -201,7 +203,7 @@ def test_knocks_from_the_host_itself(
     assert ("ssh", "198.51.100.2") not in stage.opened
 
 
-def test_a_device_without_a_link_header(stage: Stage, capsys: pytest.CaptureFixture[str], tmp_path: Path) -> None:
+def test_device_without_link_header(stage: Stage, capsys: pytest.CaptureFixture[str], tmp_path: Path) -> None:
     frames = of_case(stage, "tunnel", "interface")
     assert {frame.link for frame in frames} == {101}
     answer = explain(stage, capsys, write_pcap(tmp_path / "knock.pcap", frames), "--host", "10.60.0.1")
@@ -210,9 +212,7 @@ def test_a_device_without_a_link_header(stage: Stage, capsys: pytest.CaptureFixt
 
 
 @pytest.mark.parametrize("order", ["<", ">"], ids=["little", "big"])
-def test_an_interface_that_is_not_watched(
-    stage: Stage, capsys: pytest.CaptureFixture[str], tmp_path: Path, order: str
-) -> None:
+def test_unwatched_interface(stage: Stage, capsys: pytest.CaptureFixture[str], tmp_path: Path, order: str) -> None:
     config = tmp_path / "doorward.toml"
     config.write_text(DOORS.replace("[gate]", '[gate]\ninterfaces = ["eth0"]'))
     path = write_pcapng(tmp_path / "knock.pcapng", of_case(stage, "tunnel", "interface"), "tun0", order=order)

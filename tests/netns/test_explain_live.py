@@ -45,14 +45,14 @@ def house(tmp_path_factory: pytest.TempPathFactory) -> Iterator[House]:
 
 
 class Watching:
-    """The command while it runs: its lines are read as they come."""
+    """The running command; its lines are read as they arrive."""
 
     def __init__(self, process: subprocess.Popen[str]) -> None:
         self.process = process
         self.lines: list[str] = []
 
     def line(self, part: str) -> str:
-        """Read on to a line that has this part."""
+        """Read up to the line that contains `part`, and return it."""
         assert self.process.stdout is not None
         for line in self.process.stdout:
             self.lines.append(line.rstrip("\n"))
@@ -61,7 +61,7 @@ class Watching:
         raise AssertionError(f"no {part!r} in {self.lines}")
 
     def end(self) -> list[str]:
-        """Press Ctrl-C; give the lines that come then."""
+        """Press Ctrl-C, and return the lines printed after it."""
         self.process.send_signal(signal.SIGINT)
         assert self.process.stdout is not None
         return self.process.stdout.read().splitlines()
@@ -81,7 +81,7 @@ def watching(house: House, visitor: Visitor, *words: str) -> Iterator[Watching]:
 
 
 @pytest.mark.parametrize("version", [4, 6])
-def test_packets_are_told_as_they_come(house: House, version: int) -> None:
+def test_live_packets_are_printed_as_they_arrive(house: House, version: int) -> None:
     visitor = house.visitors.fresh(version)
     with watching(house, visitor) as live:
         visitor.knock("7000")
@@ -90,16 +90,16 @@ def test_packets_are_told_as_they_come(house: House, version: int) -> None:
             == "SYN 7000/tcp      knock 1 of 3 for ssh" + " " * 22 + "ssh 1/3\n"
         )
         visitor.knock("8443")
-        assert "wrong: 8000/udp was due, back to the start" in " ".join(live.line("8443/tcp").split())
+        assert "wrong: expected 8000/udp; back to the start" in " ".join(live.line("8443/tcp").split())
         visitor.knock("8000:udp", "9000")
         live.line("SYN 9000/tcp")
-        said = live.end()
+        output = live.end()
         assert live.process.wait(PATIENCE_S) == 1
-    assert said[0] == "=> a packet to 8443/tcp between knocks 1 and 2 sent it back to the start"
+    assert output[0].startswith("=> a packet to 8443/tcp between knocks 1 and 2 reset the progress")
 
 
 @pytest.mark.parametrize("version", [4, 6])
-def test_a_knock_that_succeeds_and_its_answer(house: House, version: int) -> None:
+def test_live_successful_knock(house: House, version: int) -> None:
     visitor = house.visitors.fresh(version)
     with watching(house, visitor, "--json") as live:
         visitor.knock_and_connect(*KNOCK).close()
@@ -111,8 +111,8 @@ def test_a_knock_that_succeeds_and_its_answer(house: House, version: int) -> Non
     assert [row["verdict"] for row in answer["packets"]][:4] == ["forward", "forward", "opens", "enters"]
 
 
-def test_another_address_of_the_same_network(house: House) -> None:
-    """A client that changes its temporary address in the middle."""
+def test_live_second_address_of_same_network(house: House) -> None:
+    """The client changes its temporary address during the knock."""
     visitor = house.visitors.fresh(6)
     other = IPv6Address(int(visitor.source) + 1)
     house.lab.client.add_addresses([other])
@@ -122,8 +122,8 @@ def test_another_address_of_the_same_network(house: House) -> None:
         assert live.line("8000/udp").split(maxsplit=2)[2].startswith(f"from {other}:")
         visitor.knock("9000")
         live.line("SYN 9000/tcp")
-        said = " ".join(" ".join(live.end()).split())
-    assert f"=> knocks 1 and 3 came from {visitor}, knock 2 from {other}: two addresses of one client" in said
+        output = " ".join(" ".join(live.end()).split())
+    assert f"=> knocks 1 and 3 came from {visitor}, knock 2 from {other}: two addresses of one client" in output
 
 
 def send_datagram(source: str, to: str, port: int) -> None:
@@ -132,14 +132,14 @@ def send_datagram(source: str, to: str, port: int) -> None:
         sender.sendto(b"\0", (to, port))
 
 
-def test_it_ends_by_itself_when_nothing_comes(house: House) -> None:
+def test_live_ends_after_for(house: House) -> None:
     visitor = house.visitors.fresh(4)
     done = house.daemon.run("explain", "--live", visitor, "--for", "100ms", check=False)
     assert done.returncode == 1
-    assert done.stdout.splitlines()[0] == f"=> no packet of {visitor} came"
+    assert done.stdout.splitlines()[0] == f"=> no packet from {visitor} was seen"
 
 
-def test_without_the_right_to_capture(house: House) -> None:
+def test_live_needs_cap_net_raw(house: House) -> None:
     command = ["setpriv", "--bounding-set", "-net_raw", *DOORWARD, "explain", "--live", "192.0.2.2"]
     done = house.lab.server.run(command, env=house.daemon.env, check=False)
     assert done.returncode == 2
@@ -148,11 +148,11 @@ def test_without_the_right_to_capture(house: House) -> None:
     )
 
 
-def test_what_the_ledger_has(house: House) -> None:
+def test_openings_from_ledger(house: House) -> None:
     visitor = house.visitors.fresh(4)
     assert explained(house, visitor) == (
         1,
-        f"=> the ledger has nothing of {visitor}: no knock from there was ever complete",
+        f"=> the ledger has no record of {visitor}: no knock from it was ever completed",
     )
     visitor.knock(*KNOCK)
     house.daemon.event("opened", address=str(visitor))
@@ -163,24 +163,24 @@ def test_what_the_ledger_has(house: House) -> None:
     house.daemon.event("closed", address=str(visitor), by="time")
     status, line = explained(house, visitor)
     assert status == 0
-    assert line.endswith("by knock, and its time was over after 1.5 s")
+    assert line.endswith("by knock, and closed after 1.5 s")
     answer = json.loads(house.daemon.run("explain", visitor, "--json", check=False).stdout)
     assert answer["conclusion"]["kind"] == "is_over"
     assert [record["event"] for record in answer["records"]] == ["opened"]
 
 
-def test_a_refusal_in_the_ledger(house: House) -> None:
+def test_refusal_from_ledger(house: House) -> None:
     visitor = house.visitors.fresh(4)
     visitor.knock(*map(str, range(3000, 3050)))
     house.daemon.event("refused", address=str(visitor))
     status, line = explained(house, visitor)
     assert status == 1
-    assert "it was refused last, at " in line
+    assert "the last knock was rejected at " in line
     assert "rate limit exceeded" in line
 
 
 def explained(house: House, visitor: Visitor) -> tuple[int, str]:
-    """Ask the ledger; give the exit status and the one line, unwrapped."""
+    """Explain an address from the ledger; return the exit status and the diagnosis, unwrapped."""
     done = house.daemon.run("explain", visitor, check=False)
     text = done.stdout[done.stdout.index("=> ") :].split("   hint: ")[0]
     return done.returncode, " ".join(text.split())

@@ -1,4 +1,4 @@
-"""The report tells what a real daemon recorded of real packets, while it runs."""
+"""The report of what a running daemon recorded of real packets."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ opens = ["22/tcp"]
 """
 
 
-def test_it_tells_what_the_daemon_recorded(direct_lab: Lab, tmp_path: Path) -> None:
+def test_report_of_a_running_daemon(direct_lab: Lab, tmp_path: Path) -> None:
     with running_daemon(direct_lab.server, tmp_path, CONFIG) as daemon:
         knocker, by_hand = (Visitors(direct_lab).fresh(version) for version in (4, 6))
         knocker.knock("7001", "7002:udp", "7003")

@@ -1,4 +1,4 @@
-"""`doorward watch` beside the real daemon, real knocks, and a terminal that is none or a real one."""
+"""`doorward watch` with a real daemon and real knocks, as lines and as live view."""
 
 from __future__ import annotations
 
@@ -59,7 +59,7 @@ def lines_of(stream: IO[str] | None, count: int) -> list[str]:
     return [stream.readline().rstrip().split(" ", 1)[-1] for _ in range(count)]
 
 
-def test_lines_tell_what_happens_until_the_daemon_ends(direct_lab: Lab, daemon: RunningDaemon) -> None:
+def test_plain_lines_until_the_daemon_stops(direct_lab: Lab, daemon: RunningDaemon) -> None:
     visitor = Visitors(direct_lab).fresh(4)
     daemon.run("open", "web", "192.0.2.9")
     with watching(daemon) as process:
@@ -81,7 +81,7 @@ def test_lines_tell_what_happens_until_the_daemon_ends(direct_lab: Lab, daemon: 
         assert lines_of(process.stderr, 1) == ["the daemon ended"]
 
 
-def test_json_lines_until_control_c(direct_lab: Lab, daemon: RunningDaemon) -> None:
+def test_json_lines_until_ctrl_c(direct_lab: Lab, daemon: RunningDaemon) -> None:
     visitor = Visitors(direct_lab).fresh(6)
     with watching(daemon, "--json") as process:
         assert process.stdout is not None
@@ -94,7 +94,7 @@ def test_json_lines_until_control_c(direct_lab: Lab, daemon: RunningDaemon) -> N
         assert process.wait(PATIENCE_S) == 0
 
 
-def test_without_a_daemon_it_says_so(direct_lab: Lab, daemon: RunningDaemon) -> None:
+def test_watch_without_daemon(direct_lab: Lab, daemon: RunningDaemon) -> None:
     daemon.end()
     answer = daemon.run("watch", check=False)
     assert answer.returncode == 1
@@ -102,7 +102,7 @@ def test_without_a_daemon_it_says_so(direct_lab: Lab, daemon: RunningDaemon) -> 
 
 
 def until(pilot: Pilot[int], holds: Callable[[], object]) -> Coroutine[None, None, None]:
-    """Let the view work until something holds; only a fault takes longer than it may."""
+    """Run the view until `holds` is true; fail after `PATIENCE_S`."""
 
     async def wait() -> None:
         deadline_s = time.monotonic() + PATIENCE_S
@@ -114,13 +114,13 @@ def until(pilot: Pilot[int], holds: Callable[[], object]) -> Coroutine[None, Non
 
 
 def screen(app: App[int]) -> str:
-    """Give what is on the screen, as text."""
+    """Return the text on the screen."""
     lines = app.screen._compositor.render_strips()
     return "\n".join("".join(segment.text for segment in strip) for strip in lines)
 
 
 def viewing(daemon: RunningDaemon, story: Callable[[Pilot[int]], Coroutine[None, None, None]]) -> None:
-    """Run the live view on a screen of 80x24 and tell it a story."""
+    """Run the live view on a screen of 80x24 with a story."""
 
     async def play() -> None:
         async with WatchApp(daemon.control).run_test(size=(80, 24), notifications=True) as pilot:
@@ -130,7 +130,7 @@ def viewing(daemon: RunningDaemon, story: Callable[[Pilot[int]], Coroutine[None,
     asyncio.run(play())
 
 
-def test_the_view_shows_who_is_in_and_keys_prolong_close_and_ban(direct_lab: Lab, daemon: RunningDaemon) -> None:
+def test_view_shows_openings_and_keys_prolong_close_and_ban(direct_lab: Lab, daemon: RunningDaemon) -> None:
     one, other = Visitors(direct_lab).crowd(4, 2)
 
     async def story(pilot: Pilot[int]) -> None:
@@ -138,11 +138,11 @@ def test_the_view_shows_who_is_in_and_keys_prolong_close_and_ban(direct_lab: Lab
             lines = [" ".join(line.split()) for line in screen(pilot.app).splitlines()]
             return next((line for line in lines if part in line), "")
 
-        await until(pilot, lambda: "8080/tcp" in line("web"))  # a door that nobody is in
+        await until(pilot, lambda: "8080/tcp" in line("web"))  # a closed door
         other.knock(*SEQUENCE[:2])
         one.knock(*SEQUENCE)
         await until(pilot, lambda: "knock" in line(f"ssh {one} "))
-        await until(pilot, lambda: line("right knocks").endswith(" 1"))
+        await until(pilot, lambda: line("valid knocks").endswith(" 1"))
         if daemon.ask("numbers")["sets"]["open4"]["elements"] is not None:
             await until(pilot, lambda: "2 knocks" in line(str(other)))
         left = line(f"ssh {one} ")
@@ -150,7 +150,7 @@ def test_the_view_shows_who_is_in_and_keys_prolong_close_and_ban(direct_lab: Lab
 
         await pilot.press("p")
         await until(pilot, lambda: "how long" in screen(pilot.app))
-        await pilot.press("end", "0", "enter")  # 1h0 is none
+        await pilot.press("end", "0", "enter")  # "1h0" is invalid
         await until(pilot, lambda: "no duration" in screen(pilot.app))
         await pilot.press("backspace", "enter")
         daemon.event("prolonged", address=str(one), by="hand")
@@ -163,7 +163,7 @@ def test_the_view_shows_who_is_in_and_keys_prolong_close_and_ban(direct_lab: Lab
         daemon.event("closed", address=str(one), by="hand")
         await until(pilot, lambda: not line(f"ssh {one} "))
         await pilot.press("c")
-        await until(pilot, lambda: "choose a line with somebody" in screen(pilot.app))
+        await until(pilot, lambda: "select an open door first" in screen(pilot.app))
 
         one.knock(*SEQUENCE)
         await until(pilot, lambda: line(f"ssh {one} "))
@@ -178,7 +178,7 @@ def test_the_view_shows_who_is_in_and_keys_prolong_close_and_ban(direct_lab: Lab
     assert daemon.openings() == []
 
 
-def test_the_view_goes_on_with_the_next_daemon_and_another_configuration(daemon: RunningDaemon) -> None:
+def test_view_survives_daemon_restart_and_reload(daemon: RunningDaemon) -> None:
     async def story(pilot: Pilot[int]) -> None:
         def summary() -> str:
             return screen(pilot.app).splitlines()[0]
@@ -188,16 +188,16 @@ def test_the_view_goes_on_with_the_next_daemon_and_another_configuration(daemon:
         daemon.end()
         await until(pilot, lambda: "no daemon" in summary())
         daemon.start()
-        await until(pilot, lambda: "2 doors, mode guard · 1 in" in summary())
+        await until(pilot, lambda: "2 doors, mode guard · 1 open" in summary())
         daemon.reload(CONFIG + '[doors.extra]\nknock = ["7101/tcp", "7102/tcp"]\nopens = ["23/tcp"]\n')
         await until(pilot, lambda: "23/tcp" in screen(pilot.app))
         daemon.run("close", "web", "192.0.2.9")
-        await until(pilot, lambda: "0 in" in summary())
+        await until(pilot, lambda: "0 open" in summary())
 
     viewing(daemon, story)
 
 
-def test_what_the_daemon_refuses_is_shown(daemon: RunningDaemon) -> None:
+def test_view_shows_errors_of_the_daemon(daemon: RunningDaemon) -> None:
     daemon.run("open", "web", "192.0.2.9")
 
     async def story(pilot: Pilot[int]) -> None:

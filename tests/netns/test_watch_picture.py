@@ -1,4 +1,4 @@
-"""The live view as the manual shows it; `PICTURES=write pytest tests/netns/test_watch_picture.py` draws it anew."""
+"""The live view as the manual shows it; `PICTURES=write pytest tests/netns/test_watch_picture.py` updates it."""
 
 from __future__ import annotations
 
@@ -49,7 +49,7 @@ SENT = [  # by whom, to which ports
 
 
 def send(lab: Lab, daemon: RunningDaemon) -> None:
-    """Let it all happen."""
+    """Send all knocks, and open a door by hand."""
     frames = FrameSender(lab.client, lab.server)
     for source, ports in SENT:
         for port in ports:
@@ -59,12 +59,12 @@ def send(lab: Lab, daemon: RunningDaemon) -> None:
     daemon.run("open", "database", "192.0.2.14", "--for", "8h")
 
 
-def test_the_picture(direct_lab: Lab, tmp_path: Path) -> None:
+def test_manual_picture(direct_lab: Lab, tmp_path: Path) -> None:
     async def story(pilot: Pilot[int], daemon: RunningDaemon) -> None:
         await until(pilot, lambda: "mode stealth" in screen(pilot.app))
         send(direct_lab, daemon)
-        await until(pilot, lambda: "mail" in screen(pilot.app) and "4 in" in screen(pilot.app))
-        await until(pilot, lambda: "right knocks           0/s        3" in screen(pilot.app))
+        await until(pilot, lambda: "mail" in screen(pilot.app) and "4 open" in screen(pilot.app))
+        await until(pilot, lambda: "valid knocks           0/s        3" in screen(pilot.app))
         # Without the fonts, which a browser would fetch from elsewhere: any monospaced one will do.
         drawn = re.sub(r"@font-face \{.*?\}", "", pilot.app.export_screenshot(title="doorward watch"), flags=re.DOTALL)
         for word in ("database", "198.51.100.40", "2001:db8:5:7::21", "stealth"):

@@ -1,4 +1,4 @@
-"""What `explain` says follows the tracker, whatever came; and one fault in a right knock is found."""
+"""`explain` agrees with the tracker for any packets, and finds a single fault in a correct knock."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ CLIENT = bytes([192, 0, 2, 1])
 
 
 def seen(number: int, packet: Packet, at_s: float) -> CapturedPacket:
-    """Give a packet as a capture shows it, from a port of its own."""
+    """Return a packet as a capture shows it, from a port of its own."""
     flow = Flow(packet.source, HERE, packet.port.protocol, 1024 + number, packet.port, packet, number)
     return CapturedPacket(number, at_s, flow)
 
@@ -44,7 +44,7 @@ def house_in(world: World) -> CompiledConfig:
 
 
 @given(st.data())
-def test_the_doors_that_open_are_those_of_the_tracker(data: st.DataObject) -> None:
+def test_opened_doors_are_those_of_the_tracker(data: st.DataObject) -> None:
     world = data.draw(worlds())
     stream = elsewhere(data.draw(streams(world)))
     house = house_in(world)
@@ -59,21 +59,21 @@ def test_the_doors_that_open_are_those_of_the_tracker(data: st.DataObject) -> No
 
 
 @given(st.data())
-def test_there_is_always_a_line(data: st.DataObject) -> None:
+def test_every_capture_has_a_diagnosis(data: st.DataObject) -> None:
     world = data.draw(worlds())
     stream = elsewhere(data.draw(streams(world)))
     house = house_in(world)
     traces = SourceTraces(house, HERE.__eq__)
     traces.feed_all(seen(number, packet, at_s) for number, (packet, at_s) in enumerate(stream))
     found = summarize(house, traces, frozenset([HERE]), HERE.__eq__)
-    for each in found.told:
-        assert each.conclusion.fault.what
-        assert each.conclusion.fault.kind != "puzzle", [row.made_of for row in rows(house, each.trace)]
+    for each in found.sources:
+        assert each.diagnosis.fault.what
+        assert each.diagnosis.fault.kind != "puzzle", [row.meaning for row in rows(house, each.trace)]
         opened = any(step.opened for step in each.trace.steps)
-        assert opened or not each.conclusion.opened
+        assert opened or not each.diagnosis.opened
         for row in rows(house, each.trace):
             assert row.packet
-            assert row.made_of
+            assert row.meaning
 
 
 PORTS = st.builds(Port, st.sampled_from(Protocol), st.integers(1000, 60_000))
@@ -83,7 +83,7 @@ Script = list[tuple[Port, float]]
 
 @dataclass
 class Fault:
-    """One thing done wrong to a right knock (its packets with their times), and what is to be said of it."""
+    """One fault in a correct knock (its packets with their times), and the expected diagnosis."""
 
     kind: str
     do: Callable[[st.DataObject, Door, Script], Script]
@@ -145,7 +145,7 @@ FAULTS = st.sampled_from(
 
 @settings(max_examples=300)
 @given(st.data(), KNOCKS, FAULTS, st.floats(0.001, 0.4), st.integers(0, 3))
-def test_one_fault_in_a_right_knock_is_found(
+def test_single_fault_in_a_correct_knock_is_found(
     data: st.DataObject, ports: tuple[Port, ...], fault: Fault, pause_s: float, tries: int
 ) -> None:
     door = Door("ssh", ports, (Port(Protocol.TCP, 22),), within_ms=5000)
@@ -157,8 +157,8 @@ def test_one_fault_in_a_right_knock_is_found(
     traces = SourceTraces(house, HERE.__eq__)
     for number, (port, at_s) in enumerate(script):
         traces.feed(seen(number, Packet(CLIENT, port, 2 if port.protocol is Protocol.TCP else 0), at_s))
-    (told,) = summarize(house, traces, frozenset([HERE]), HERE.__eq__, source=ip_address(CLIENT)).told
+    (summary,) = summarize(house, traces, frozenset([HERE]), HERE.__eq__, source=ip_address(CLIENT)).sources
     kinds = {"protocol": ("tcp_for_udp", "udp_for_tcp"), "order": ("order", "overtaken")}
-    assert told.conclusion.fault.kind in kinds.get(fault.kind, (fault.kind,)), told.conclusion
-    assert not told.conclusion.opened
-    assert told.conclusion.also == ()
+    assert summary.diagnosis.fault.kind in kinds.get(fault.kind, (fault.kind,)), summary.diagnosis
+    assert not summary.diagnosis.opened
+    assert summary.diagnosis.also == ()

@@ -1,4 +1,4 @@
-"""Whatever stands in a ledger, the report is one whole page that counts all of it."""
+"""For any ledger, the report is one complete page that counts all records."""
 
 from __future__ import annotations
 
@@ -32,7 +32,7 @@ def records(draw: st.DrawFn) -> Record:
 
 @settings(max_examples=60)
 @given(st.lists(records(), max_size=25), moments, moments)
-def test_any_ledger_gives_a_whole_page(kept: list[Record], one_s: float, other_s: float) -> None:
+def test_any_ledger_gives_a_complete_page(kept: list[Record], one_s: float, other_s: float) -> None:
     since_s, now_s = sorted((one_s, other_s))
     told = figures_of(sorted(kept, key=lambda record: record.at_s), since_s, now_s)
     page = page_of(told)
@@ -41,11 +41,11 @@ def test_any_ledger_gives_a_whole_page(kept: list[Record], one_s: float, other_s
     assert "script" not in read.tags
     assert "b" not in read.tags or "open now" in read.text
 
-    found, answer = told.found, as_json(told)
-    lanes, cells = told.lanes, told.map.counts
-    assert sum(lane.visits for lane in lanes) == len(found.visits) == answer["openings"]
+    found, answer = told.events, as_json(told)
+    lanes, cells = told.timelines, told.map.counts
+    assert sum(lane.openings for lane in lanes) == len(found.sessions) == answer["openings"]
     assert sum(cells.values()) == len(found.refusals) == answer["refusals"]
-    assert sum(count for _, count in told.reasons) + told.rare == len(found.refusals)
+    assert sum(count for _, count in told.reasons) + told.other_reasons == len(found.refusals)
     assert sum(source.refusals for source in told.sources) <= len(found.refusals)
     assert found.period.length_s > 0
     assert all(start >= 0 and start + length <= 240 for lane in lanes for start, length in lane.runs + lane.now)

@@ -34,17 +34,17 @@ class Sent(NamedTuple):
 
 
 def segment(port: int, source_port: int, flags: int, sequence: int) -> bytes:
-    """Give a TCP header."""
+    """Return a TCP header."""
     return struct.pack("!HHIIBBHHH", source_port, port, sequence, 0, 5 << 4, flags, 1024, 0, 0)
 
 
 def datagram(port: int, source_port: int, data: bytes = b"\0") -> bytes:
-    """Give a UDP datagram."""
+    """Return a UDP datagram."""
     return struct.pack("!HHHH", source_port, port, 8 + len(data), 0) + data
 
 
 def ip(source: Address, destination: Address, protocol: int, body: bytes, fragment: int = 0, number: int = 0) -> bytes:
-    """Give an IPv4 or IPv6 packet, without a checksum."""
+    """Return an IPv4 or IPv6 packet, without a checksum."""
     if source.version == 4:
         head = struct.pack("!BBHHHBBH", 0x45, 0, 20 + len(body), number & 0xFFFF, fragment, 64, protocol, 0)
         return head + source.packed + destination.packed + body
@@ -52,14 +52,14 @@ def ip(source: Address, destination: Address, protocol: int, body: bytes, fragme
 
 
 def icmp_error(by: Address, kind: int, code: int, about: bytes) -> bytes:
-    """Give an ICMP error about a packet, to its sender."""
+    """Return an ICMP error about a packet, to its sender."""
     six = about[0] >> 4 == 6
     source = ip_address(about[8:24] if six else about[12:16])
     return ip(by, source, 58 if six else 1, struct.pack("!BBHI", kind, code, 0, 0) + about[:48])
 
 
 def script(text: str) -> list[Sent]:
-    """Read a script."""
+    """Return the packets of a script."""
     sent: list[Sent] = []
     said = {"from": CLIENT, "to": SERVER}
     for number, line in enumerate(filter(None, (part.strip() for part in text.split(";")))):
@@ -96,12 +96,12 @@ def _packet(port: str, letters: str, client: Address, server: Address, own: dict
 
 
 def house(text: str) -> CompiledConfig:
-    """Compile a configuration."""
+    """Return a compiled configuration."""
     return build_config(parse(text, "doorward.toml"))
 
 
 def recorded(house: CompiledConfig, sent: Iterable[Sent], source: Address | None = None) -> PacketCollector:
-    """Take the packets as raw frames."""
+    """Return a collector fed with the packets as raw frames."""
     recording = PacketCollector(house, source)
     for at_s, raw in sorted(sent, key=lambda packet: packet.at_s):
         length = int.from_bytes(raw[2:4]) if raw[0] >> 4 == 4 else 40 + int.from_bytes(raw[4:6])
@@ -116,16 +116,16 @@ def explained(
     source: Address | None = None,
     door: str = "",
 ) -> Summary:
-    """Explain packets as `doorward explain` does."""
+    """Return the summary of packets, as `doorward explain` does."""
     recording = recorded(house, sent, source)
-    here = frozenset(host.packed for host in hosts) or server_addresses(recording.seen, house)
+    here = frozenset(host.packed for host in hosts) or server_addresses(recording.packets, house)
     traces = SourceTraces(house, here.__contains__)
-    traces.feed_all(recording.seen)
-    index = house.door_named(door) if door else None
+    traces.feed_all(recording.packets)
+    index = house.door_index(door) if door else None
     return summarize(house, traces, here, here.__contains__, source=source, door=index)
 
 
 def concluded(house: CompiledConfig, sent: Iterable[Sent], source: Address = CLIENT, door: str = "") -> Diagnosis:
-    """Give the conclusion for one source of a capture whose host is `SERVER`."""
+    """Return the diagnosis for one source of a capture whose host is `SERVER`."""
     hosts = (SERVER, ip_address("2001:db8:2::2"))
-    return explained(house, sent, hosts, source, door).told[0].conclusion
+    return explained(house, sent, hosts, source, door).sources[0].diagnosis

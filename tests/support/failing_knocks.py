@@ -1,4 +1,4 @@
-"""Knocks that fail, each in its own way: what a client does, and what `doorward explain` has to say about it."""
+"""Knocks that fail, each in its own way: what a client does, and the expected diagnosis of `doorward explain`."""
 
 from __future__ import annotations
 
@@ -95,7 +95,7 @@ class Scene:
         self.frames.send_raw(packet)
 
     def relative(self, visitor: Visitor) -> Visitor:
-        """Give another address of the same IPv6 network."""
+        """Return a visitor with another address of the same IPv6 network."""
         other = IPv6Address(int(visitor.source) + 1)
         self.lab.client.add_addresses([other])
         return Visitor(visitor.host, other, visitor.server)
@@ -115,7 +115,7 @@ def _knock(source: str, to: str, ports: list[Port], source_port: int) -> None:
 
 
 class Played(NamedTuple):
-    """Who knocked: the source to explain, and all addresses that belong to the case."""
+    """The source to explain, and the other addresses of the case."""
 
     source: Address
     others: tuple[Address, ...] = ()
@@ -125,7 +125,7 @@ Act = Callable[[Scene, Visitor], Played | None]
 
 
 class Case(NamedTuple):
-    """One way of failing. `says` is a part of the one line; `opened` what the kernel has to have done."""
+    """One way of failing. `says`: a part of the diagnosis; `opened`: whether the kernel opens the door."""
 
     kind: str
     says: str
@@ -223,7 +223,7 @@ def with_fin(scene: Scene, visitor: Visitor) -> None:
 
 
 def in_a_connection(scene: Scene, visitor: Visitor) -> None:
-    """The server itself had sent something from that port."""
+    """Knock from a port to which the server has sent before."""
     with ExitStack() as stack:
         ours, theirs = (
             stack.enter_context(host.call(socket.socket, socket.AF_INET, socket.SOCK_DGRAM))
@@ -246,7 +246,7 @@ def without_a_whole_header(scene: Scene, visitor: Visitor) -> None:
 
 
 def in_pieces(scene: Scene, visitor: Visitor) -> None:
-    """Of a knock's fragments only the second arrives."""
+    """Send only the second fragment of a knock."""
     visitor.knock("7000")
     scene.packet(ip(visitor.source, visitor.server, 17, bytes(16), fragment=3, number=77))
     visitor.knock("9000")
@@ -278,14 +278,14 @@ def overtaken(scene: Scene, visitor: Visitor) -> None:
 
 
 def sent_again(_: Scene, visitor: Visitor) -> None:
-    """A client that waits for an answer: its TCP sends the SYN again after a second."""
+    """Knock with a pending connect, whose TCP retransmits the SYN after a second."""
     connecting = visitor.host.call(socket.socket)
     with connecting:
         connecting.bind((str(visitor.source), 0))
         connecting.setblocking(False)
         connecting.connect_ex((str(visitor.server), 7000))
         visitor.knock("8000:udp")
-        time.sleep(1.2)  # the kernel of the client sends it again after a second, and tells nobody
+        time.sleep(1.2)  # the client's kernel retransmits it after a second, without notice
         visitor.knock("9000")
 
 
@@ -295,7 +295,7 @@ def visit_another_host(scene: Scene, visitor: Visitor) -> None:
 
 
 def never_hears(scene: Scene, _: Visitor) -> Played:
-    """The client's packets come in, the answers do not find it: nobody has this address."""
+    """Knock from an unused address, so that the answers do not arrive."""
     source = ip_address("10.9.0.1")
     scene.raw(source, "7000/tcp", "8000/udp", "9000/tcp", "22/tcp")
     return Played(source)
@@ -318,56 +318,60 @@ def by_the_tunnel(scene: Scene, _: Visitor) -> Played:
 
 
 def mark(scene: Scene, number: int) -> None:
-    """Send what every capture on the wire shows last."""
+    """Send the packet that every capture on the wire shows last."""
     source, to = scene.lab.client.ipv4, scene.lab.server.ipv4
     scene.sockets(source, to, f"{MARKER}/udp", source_port=number)
 
 
 CASES = [
-    Case("as_it_should", "as it should: door ssh opened, and the connection to 22/tcp came", gets_in, opened=True),
-    Case("ran", "as it should: door wake opened, and its command ran", to_the_target, opened=True),
+    Case("as_it_should", "success: door ssh opened, and the connection to 22/tcp came", gets_in, opened=True),
+    Case("ran", "success: door wake opened and its command ran", to_the_target, opened=True),
     Case("late", "ms after the first; `within` is 500ms", knocks("7201", "7202", "7203", delay_ms=300)),
     Case(
         "late_after_repeat",
-        "after the first packet to 7201/tcp; sending that again does not begin `within`",
+        "after the first packet to 7201/tcp; sending that again does not restart `within`",
         knocks("7201", "7201", "7202", "7203", delay_ms=200),
     ),
-    Case("too_fast", "symbols within two seconds; above 20 a second (40 at once) it counts as a scanner", too_fast),
-    Case("network_too_fast", "too fast: its network (/64) sent", network_too_fast, version=6),
+    Case("too_fast", "knock packets within two seconds; the limit is 20/s (burst 40)", too_fast),
+    Case("network_too_fast", "rate limit exceeded: its network (/64) sent", network_too_fast, version=6),
     Case("elsewhere", "the knocks went to 192.0.2.9, which is not this host", to_another_host),
     Case("part_elsewhere", "the second knock went to 192.0.2.9, the others to 198.51.100.2", partly_to_another_host),
     Case("not_the_target", "which is not the target of door wake, 192.0.2.77", knocks("4001", "4002", "4003")),
     Case("flags_ecn", "flags were SYN+ECE+CWR; `flags` of door strict is syn,!ack,!ece,!cwr: the client", with_ecn),
     Case("flags", "the third knock's flags were FIN; `flags` of door ssh is syn,!ack", with_fin),
-    Case("tcp_for_udp", "second knock came as 8000/tcp; door ssh wants 8000/udp", knocks("7000", "8000", "9000")),
+    Case("tcp_for_udp", "second knock came as 8000/tcp; door ssh expects 8000/udp", knocks("7000", "8000", "9000")),
     Case(
-        "udp_for_tcp", "third knock came as 9000/udp; door ssh wants 9000/tcp", knocks("7000", "8000:udp", "9000:udp")
+        "udp_for_tcp", "third knock came as 9000/udp; door ssh expects 9000/tcp", knocks("7000", "8000:udp", "9000:udp")
     ),
-    Case("established", "the second knock (8000/udp) belongs to a connection from port 4444", in_a_connection),
-    Case("broken", "third knock has no whole header: protocol 6: 12 bytes", without_a_whole_header),
-    Case("fragment", "the second knock (8000/udp) came in pieces", in_pieces),
+    Case(
+        "established",
+        "the second knock (8000/udp) belongs to an established connection from port 4444",
+        in_a_connection,
+    ),
+    Case("broken", "third knock has an incomplete header: protocol 6: 12 bytes", without_a_whole_header),
+    Case("fragment", "the second knock (8000/udp) was fragmented", in_pieces),
     Case("split_addresses", "knock 2 from 10.1.0.", from_two(4)),
     Case("split_families", "IPv4 and IPv6 mixed", from_two(6)),
     Case("split_network", "two addresses of one client", from_two(6, relative=True), version=6),
     Case("overtaken", "before the second: packets overtook each other", overtaken),
     Case("order", "before the second: the order was", knocks("7000", "9000", "8000:udp", delay_ms=100)),
     Case("reversed", "in reverse: 9000/tcp 8000/udp 7000/tcp", knocks("9000", "8000:udp", "7000")),
-    Case("wrong_port", "second knock went to 8001/udp; door ssh wants 8000/udp", knocks("7000", "8001:udp", "9000")),
-    Case("retransmitted", "sent its SYN to 7000/tcp again after", sent_again),
+    Case("wrong_port", "second knock went to 8001/udp; door ssh expects 8000/udp", knocks("7000", "8001:udp", "9000")),
+    Case("retransmitted", "retransmitted its SYN to 7000/tcp after", sent_again),
     Case(
-        "begun_anew", "begun anew: another packet to 7000/tcp came between", knocks("7000", "8000:udp", "7000", "9000")
+        "begun_anew", "restarted: another packet to 7000/tcp came between", knocks("7000", "8000:udp", "7000", "9000")
     ),
     Case("other_door", "a packet to 7101/tcp, a knock of door web,", knocks("7000", "7101", "8000:udp", "9000")),
-    Case("stray", "8443/tcp between knocks 1 and 2 sent it back", knocks("7000", "8443", "8000:udp", "9000")),
-    Case("scan", "a scan: 15 other ports in", knocks("7000", *map(str, range(3000, 3015)), "8000:udp", "9000")),
-    Case("repeat_missing", "wants 7500/tcp twice, one after the other; it came once", knocks("7500", "7501")),
+    Case("stray", "8443/tcp between knocks 1 and 2 reset the progress", knocks("7000", "8443", "8000:udp", "9000")),
+    Case("scan", "port scan: 15 other ports in", knocks("7000", *map(str, range(3000, 3015)), "8000:udp", "9000")),
+    Case("repeat_missing", "expects 7500/tcp twice in a row; it came once", knocks("7500", "7501")),
     Case("alone", "only one of three knocks arrived: 7202/tcp and 7203/tcp are missing", knocks("7201")),
     Case("first_missing", "only two of three knocks arrived: 7000/tcp is missing", knocks("8000:udp", "9000")),
     Case("last_missing", "only two of three knocks arrived: 9000/tcp is missing", knocks("7000", "8000:udp")),
     Case("missing", "only two of three knocks arrived: 8000/udp is missing", knocks("7000", "9000")),
     Case("no_connection", "web opened, but no connection to 443/tcp followed", knocks("7101", "7102"), opened=True),
     Case("too_late", "after the knock; `for` of door brief is 500ms", too_late, opened=True),
-    Case("too_early", "before the last knock, and was not tried again", too_early, opened=True),
+    Case("too_early", "before the last knock, and was not retried", too_early, opened=True),
     Case("other_address", "the connection to 22/tcp came from 10.1.0.", knock_here_visit_there(4), opened=True),
     Case("other_family", ": IPv4 and IPv6", knock_here_visit_there(6), opened=True),
     Case("other_in_network", "of one client", knock_here_visit_there(6, relative=True), opened=True, version=6),
@@ -378,15 +382,15 @@ CASES = [
     Case("refused", "but 26/tcp refused it", knocks_then("7401", "7402", visit=26), opened=True),
     Case("rejected", "198.51.100.2 answered: prohibited", knocks_then("7401", "7402", visit=27), opened=True),
     Case("unanswered", "to 28/tcp came", knocks_then("7401", "7402", visit=28), opened=True),
-    Case("unheard", "was accepted, but the client never heard the answer", never_hears, opened=True),
+    Case("unheard", "was accepted, but the answer did not reach the client", never_hears, opened=True),
     Case("no_knock", "no knock: 2 packets went to 23/tcp, and none to a port of a sequence", only_visits),
-    Case("sweep", "a scan: 60 ports in", sweeps),
+    Case("sweep", "port scan: 60 ports in", sweeps),
     Case("unknown_sequence", "went to a port of a door: 1111/tcp 2222/tcp 3333/tcp", knocks("1111", "2222", "3333")),
-    Case("no_sequence", "door hand has no sequence", knocks(*KNOCK), opened=True, words=("--door", "hand")),
-    Case("nothing", "nothing of it was a knock", lambda _, visitor: visits(visitor, 80)),
+    Case("no_sequence", "door hand has no port sequence", knocks(*KNOCK), opened=True, words=("--door", "hand")),
+    Case("nothing", "none of its packets was a knock", lambda _, visitor: visits(visitor, 80)),
 ]
 PLACES = [  # what only one capture shows
-    Case("unreachable", "198.51.100.2 answered for 7000/tcp that it is unreachable", to_an_unreachable_host),
+    Case("unreachable", "198.51.100.2 answered for 7000/tcp: unreachable", to_an_unreachable_host),
     Case("own_packets", "the knocks came from this host itself (198.51.100.2)", from_the_host_itself),
-    Case("interface", "the knocks came in by tun0; `interfaces` watches eth0 only", by_the_tunnel),
+    Case("interface", "the knocks arrived on tun0; `interfaces` lists only eth0", by_the_tunnel),
 ]

@@ -1,4 +1,4 @@
-"""A report page taken apart again: what a browser would make of it, and whether it is whole."""
+"""Parse a report page: its elements, attributes and text."""
 
 from __future__ import annotations
 
@@ -10,33 +10,33 @@ from doorward.config.toml import parse
 from doorward.config.toml_positions import find_lines
 from doorward.daemon.ledger import Record
 from doorward.lint.checks import warnings
-from doorward.report.events import sort_out
-from doorward.report.page import Maker, page
-from doorward.report.statistics import Statistics, figures
-from doorward.report.strength import strengths
+from doorward.report.events import collect_events
+from doorward.report.page import PageOrigin, render_page
+from doorward.report.statistics import Statistics, build_statistics
+from doorward.report.strength import audit_gate
 
 _VOID = {"meta", "link"}
 _SHAPES = {"path", "rect"}
 
 
 def utc(at_s: float) -> datetime:
-    """Give a moment in UTC."""
+    """Return a time in UTC."""
     return datetime.fromtimestamp(at_s, UTC)
 
 
 def figures_of(records: Iterable[Record], since_s: float, now_s: float, configuration: str = "") -> Statistics:
-    """Give the figures of some records, and of a configuration where one is given."""
-    found = sort_out(records, since_s, now_s)
+    """Return the statistics of some records, and of a configuration if given."""
+    found = collect_events(records, since_s, now_s)
     rated = None
     if configuration:
         lines, parsed = find_lines(configuration), parse(configuration, "doorward.toml")
-        rated = strengths(parsed, warnings(parsed, lines), lines, found.visits)
-    return figures(found, rated, "/etc/doorward/doorward.toml", utc)
+        rated = audit_gate(parsed, warnings(parsed, lines), lines, found.sessions)
+    return build_statistics(found, rated, "/etc/doorward/doorward.toml", utc)
 
 
-def page_of(told: Statistics, host: str = "gate.example") -> str:
-    """Write the page of some figures."""
-    return page(told, Maker("0.1.0", host, utc))
+def page_of(statistics: Statistics, host: str = "gate.example") -> str:
+    """Return the page of some statistics."""
+    return render_page(statistics, PageOrigin("0.1.0", host, utc))
 
 
 class Read(HTMLParser):
@@ -72,5 +72,5 @@ class Read(HTMLParser):
 
     @property
     def text(self) -> str:
-        """Give all that can be read."""
+        """All visible text."""
         return " ".join(" ".join(self.texts).split())

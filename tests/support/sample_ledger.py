@@ -1,4 +1,4 @@
-"""A ledger as a fortnight of a small host's life leaves it, written by the ledger itself: for pictures and tests."""
+"""A ledger with two weeks of events on a small host, for pictures and tests."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from pathlib import Path
 
 from doorward.daemon.ledger import Ledger
 from doorward.model import Address, parse_place
-from doorward.report.opening_list import MOST_LANES
+from doorward.report.opening_list import MOST_TIMELINES
 from tests.support.openings import opening
 
 NOW_S = datetime(2026, 5, 14, 15, 20, tzinfo=UTC).timestamp()
@@ -58,7 +58,7 @@ CROWDED_CONFIGURATION = "".join(
 
 
 def write_sample(path: Path, now_s: float = NOW_S) -> None:
-    """Write the ledger; the same each time."""
+    """Write the ledger; its content is deterministic."""
     choose = random.Random(6)
     ledger = Ledger(path)
     with ledger.transaction():
@@ -70,10 +70,10 @@ def write_sample(path: Path, now_s: float = NOW_S) -> None:
 
 
 def write_crowd(path: Path, now_s: float = NOW_S) -> None:
-    """Write a ledger in which everything is as long, as many and as hostile as it gets."""
+    """Write a ledger with the longest, most numerous and most hostile values."""
     ledger = Ledger(path)
     with ledger.transaction():
-        for number in range(3 * MOST_LANES):
+        for number in range(3 * MOST_TIMELINES):
             at_s = now_s - 9 * 86400 + number * 6000
             address, by = f"2001:db8:{number:x}:ffff:ffff:ffff:ffff:ffff", f"key {_HOSTILE[:50]}{_LONG}{number}"
             ledger.opened(opening(f"{_LONG}{number}", address, "22/tcp 22/udp", at_s, at_s + 9e5, by))

@@ -1,4 +1,4 @@
-"""docs/explain.md is true: its example is what the command prints, and it names every answer."""
+"""docs/explain.md is true: its example is what the command prints, and it names every diagnosis."""
 
 from __future__ import annotations
 
@@ -41,7 +41,7 @@ def test_the_example(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: py
     time.tzset()
 
 
-def test_every_answer_is_named() -> None:
+def test_every_diagnosis_is_documented() -> None:
     kinds = set()
     for path in (ROOT / "src/doorward/explain").glob("*.py"):
         for node in ast.walk(ast.parse(path.read_text())):
@@ -49,7 +49,7 @@ def test_every_answer_is_named() -> None:
                 texts = [part.value for part in ast.walk(node.args[0]) if isinstance(part, ast.Constant)]
                 assert texts, f"{path.name}:{node.lineno}: the word is no literal"
                 kinds |= {text for text in texts if isinstance(text, str)}
-    table = TEXT[TEXT.index("## Every answer") :]
+    table = TEXT[TEXT.index("## Every diagnosis") :]
     named = {word for row in table.splitlines() if row.startswith("| `") for word in re.findall(r"`(\w+)`", row[:110])}
     assert kinds <= named
     assert named - kinds <= {"within", "interfaces", "target", "flags"}  # settings that the answers speak of

@@ -45,14 +45,14 @@ def run(args: argparse.Namespace) -> int:
 
 
 def _draw(configuration: Configuration, path: Path) -> None:
-    from doorward.report.automaton_graph import MOST_STATES, states, svg_of
+    from doorward.report.automaton_graph import MOST_STATES, count_states, draw_svg
 
     automaton = compile_doors(configuration.doors)
     if not automaton.machines:
         raise UsageError("--graph: no door has a sequence, so there is nothing to draw; give one door a `knock`")
-    if (number := states(automaton)) > MOST_STATES:
+    if (number := count_states(automaton)) > MOST_STATES:
         raise UsageError(f"--graph: nobody could look at {number} states; write a file with fewer doors")
     try:
-        path.write_text(svg_of(automaton, [door.name for door in configuration.doors]), encoding="utf-8")
+        path.write_text(draw_svg(automaton, [door.name for door in configuration.doors]), encoding="utf-8")
     except OSError as error:
         raise HostError(f"--graph: {path} cannot be written: {error.strerror}; name another place") from None

@@ -24,7 +24,7 @@ from doorward.explain.collect import MOST_KEPT, PacketCollector
 from doorward.explain.compiled_config import CompiledConfig, build_config
 from doorward.explain.history import diagnose_records, with_ban
 from doorward.explain.sources import SourceTraces, server_addresses
-from doorward.explain.summary import MOST_FOR_PROGRAMS, MOST_SHOWN, Summary, summarize
+from doorward.explain.summary import MOST_IN_JSON, MOST_SHOWN, Summary, summarize
 from doorward.kernel.interfaces import InterfaceMonitor
 from doorward.kernel.live_capture import LiveCapture
 from doorward.model import Address, parse_address, places_of
@@ -35,7 +35,7 @@ EXAMPLE = """\
   # doorward explain knock.pcap    # made by `tcpdump -i any -w knock.pcap`
   …
   => the third knock came 6.2 s after the first; `within` is 5s
-     hint: knock faster, or write a longer `within`
+     hint: knock faster, or increase `within`
 exit status: 0 a door opened, 1 none did, 2 the call or the file is wrong"""
 MOST_RECORDS = 1000
 _FOR_EVER_S = float(10**9)
@@ -94,7 +94,7 @@ def _house(args: argparse.Namespace) -> tuple[CompiledConfig, int | None]:
     house = build_config(read(configuration_path(args)))
     if args.door is None:
         return house, None
-    index = house.door_named(args.door)
+    index = house.door_index(args.door)
     if index is None:
         import difflib
 
@@ -118,16 +118,16 @@ def _file(args: argparse.Namespace) -> int:
                 raise UsageError(f"{args.what}: {error}") from None
             notes.append(f"{error}; what came before is explained")
     if recording.is_unreadable:
-        raise UsageError(f"{args.what}: {recording.strange.most_common(1)[0][0]}")
+        raise UsageError(f"{args.what}: {recording.unreadable.most_common(1)[0][0]}")
     if capture.truncated:
         notes.append(f"{capture.truncated}; what came before is explained")
     notes += _notes(recording)
     hosts = _hosts(args, recording, house)
     traces = SourceTraces(house, hosts.__contains__)
-    traces.feed_all(recording.seen)
+    traces.feed_all(recording.packets)
     for note in notes:
         output.complain(f"doorward: {args.what}: {note}")
-    most = MOST_FOR_PROGRAMS if args.json else MOST_SHOWN
+    most = MOST_IN_JSON if args.json else MOST_SHOWN
     found = summarize(house, traces, hosts, hosts.__contains__, source=source, door=door, most=most)
     return _print(args, house, found, recording, hosts)
 
@@ -137,8 +137,8 @@ def _notes(recording: PacketCollector) -> Iterator[str]:
         yield f"only the first {MOST_KEPT:,} packets that matter are explained; choose some with --source"
     if recording.is_timeless:
         yield "all packets have the same time, so that nothing can be said about deadlines; capture with tcpdump"
-    if recording.strange and not recording.seen:
-        reason, count = recording.strange.most_common(1)[0]
+    if recording.unreadable and not recording.packets:
+        reason, count = recording.unreadable.most_common(1)[0]
         yield f"none of {recording.frames:,} frames holds a packet that can be explained; {count:,}: {reason}"
 
 
@@ -153,7 +153,7 @@ def _hosts(args: argparse.Namespace, recording: PacketCollector, house: Compiled
             own = links.local_addresses().addresses
         finally:
             links.close()
-    return server_addresses(recording.seen, house, own)
+    return server_addresses(recording.packets, house, own)
 
 
 def _print(
@@ -161,7 +161,7 @@ def _print(
 ) -> int:
     began_s = (recording.began_ns or 0) / 1e9
     explain_output.print_report(house, found, began_s, hosts, whole=args.source is not None, as_json=args.json)
-    return 0 if any(told.conclusion.opened for told in found.told) else 1
+    return 0 if any(told.diagnosis.opened for told in found.sources) else 1
 
 
 def _live(args: argparse.Namespace, address: Address) -> int:
@@ -183,11 +183,11 @@ def _live(args: argparse.Namespace, address: Address) -> int:
         for note in _notes(recording):
             output.complain(f"doorward: {note}")
         found = summarize(house, traces, frozenset(), capture.is_local, source=address, door=door)
-    told = tuple(each._replace(conclusion=_unless_banned(address, each.conclusion)) for each in found.told)
-    found = found._replace(told=told)
+    told = tuple(each._replace(diagnosis=_unless_banned(address, each.diagnosis)) for each in found.sources)
+    found = found._replace(sources=told)
     began_s = (recording.began_ns or 0) / 1e9
     explain_output.print_live(house, found, began_s, as_json=args.json)
-    return 0 if any(told.conclusion.opened for told in found.told) else 1
+    return 0 if any(told.diagnosis.opened for told in found.sources) else 1
 
 
 def _seconds(text: str) -> float:

@@ -39,14 +39,14 @@ def print_report(
 ) -> None:
     """Print every source, and how many are left out."""
     if as_json:
-        for told in found.told:
+        for told in found.sources:
             output.as_json(_object(house, told, began_s))
         return
-    for told in found.told:
+    for told in found.sources:
         _print_source(house, told, began_s, hosts, whole=whole)
     if found.more_knocking:
         output.line(f"{found.more_knocking:,} more sources went to ports of doors; --source ADDRESS shows one")
-    if not found.told:
+    if not found.sources:
         what = f"{found.others:,} sources, and none" if found.others else "nobody"
         output.line(f"=> {what} went to a port of a door")
     elif found.others:
@@ -55,18 +55,18 @@ def print_report(
 
 def print_live(house: CompiledConfig, found: Summary, began_s: float, *, as_json: bool) -> None:
     """Print the conclusion of what was shown as it came."""
-    for told in found.told:
+    for told in found.sources:
         if as_json:
             output.as_json(_object(house, told, began_s))
         else:
-            _print_conclusion(told.conclusion)
+            _print_conclusion(told.diagnosis)
 
 
 def print_step(house: CompiledConfig, step: ReplayStep, asked_for: Address) -> None:
     """Print a packet as it comes; with its source where that is another address of the same network."""
     row = build_row(house, step)
-    if (source := ip_address(step.seen.flow.source)) != asked_for:
-        row = row._replace(made_of=f"from {source}: {row.made_of}")
+    if (source := ip_address(step.captured.flow.source)) != asked_for:
+        row = row._replace(meaning=f"from {source}: {row.meaning}")
     _print_row(row, step.at_s, _Columns(_LIVE_PACKET, _LIVE_STATE))
     sys.stdout.flush()
 
@@ -92,7 +92,7 @@ def _print_source(
         first_s = trace.steps[0].at_s
         output.line(f"{ip_address(trace.source)}{at}, {output.moment(began_s + first_s)}")
         _print_rows(list(rows(house, trace)), first_s, whole=whole)
-    _print_conclusion(told.conclusion)
+    _print_conclusion(told.diagnosis)
     output.line("")
 
 
@@ -124,7 +124,7 @@ def _folded(found: Sequence[PacketRow]) -> Iterator[PacketRow | int]:
 
 
 def _print_row(row: PacketRow, offset_s: float, columns: _Columns) -> None:
-    parts = textwrap.wrap(row.made_of, columns.made_of) or [""]
+    parts = textwrap.wrap(row.meaning, columns.made_of) or [""]
     states = textwrap.wrap(row.state, columns.state) or [""]
     gap = " " * _GAP
     for number in range(max(len(parts), len(states))):
@@ -158,12 +158,12 @@ def _object(house: CompiledConfig, told: SourceSummary, began_s: float) -> dict[
             "at": began_s + row.at_s,
             "packet": row.packet,
             "verdict": row.verdict,
-            "made_of": row.made_of,
+            "made_of": row.meaning,
             "state": row.state,
         }
         for row in rows(house, told.trace)
     ]
-    return {"source": str(ip_address(told.trace.source))} | _conclusion(told.conclusion) | {"packets": packets}
+    return {"source": str(ip_address(told.trace.source))} | _conclusion(told.diagnosis) | {"packets": packets}
 
 
 def _conclusion(conclusion: Diagnosis) -> dict[str, object]:

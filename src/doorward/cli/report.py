@@ -21,10 +21,10 @@ from doorward.daemon.ledger import KEPT_ROWS, ledger_path, read_records
 from doorward.errors import HostError, UsageError
 from doorward.kernel import atomic_file
 from doorward.lint.checks import warnings
-from doorward.report.events import PeriodEvents, sort_out
-from doorward.report.page import MARK, Maker, page
-from doorward.report.statistics import Statistics, as_json, figures
-from doorward.report.strength import GateAudit, PublicFinding, strengths
+from doorward.report.events import PeriodEvents, collect_events
+from doorward.report.page import MARK, PageOrigin, render_page
+from doorward.report.statistics import Statistics, as_json, build_statistics
+from doorward.report.strength import GateAudit, PublicFinding, audit_gate
 from doorward.report.words import count
 
 EXAMPLE = """\
@@ -57,11 +57,11 @@ def run(args: argparse.Namespace) -> int:
     if path is not None:
         _refuse_to_overwrite(path)
     begin_s = max(0.0, since_s(args.since))  # before the ledger is read, which may take a moment
-    found = sort_out(read_records(ledger_path(), 0.0, _MOST_ROWS), begin_s, time.time())
+    found = collect_events(read_records(ledger_path(), 0.0, _MOST_ROWS), begin_s, time.time())
     rated = _strengths(args, found)
-    told = figures(found, rated, str(configuration_path(args)), _local)
+    told = build_statistics(found, rated, str(configuration_path(args)), _local)
     if args.html is not None:
-        raw = page(told, Maker(__version__, socket.gethostname(), _local)).encode()
+        raw = render_page(told, PageOrigin(__version__, socket.gethostname(), _local)).encode()
         if path is None:
             sys.stdout.buffer.write(raw)
             return 0
@@ -83,7 +83,7 @@ def _strengths(args: argparse.Namespace, found: PeriodEvents) -> GateAudit | Non
     findings = [PublicFinding(each.level, each.line, each.what, each.remedy) for each in warnings(configuration, lines)]
     if any(door.knock for door in configuration.doors) and (exposed := exposure(path)):
         findings.insert(0, PublicFinding("warning", 1, *exposed))
-    return strengths(configuration, findings, lines, found.visits)
+    return audit_gate(configuration, findings, lines, found.sessions)
 
 
 def _local(at_s: float) -> datetime:
@@ -92,12 +92,13 @@ def _local(at_s: float) -> datetime:
 
 def _summary(told: Statistics) -> str:
     parts = [
-        f"{count(len(told.found.visits), 'opening', 'openings')} by "
+        f"{count(len(told.events.sessions), 'opening', 'openings')} by "
         + count(told.people, "person or address", "people or addresses"),
-        f"{count(len(told.found.refusals), 'refusal', 'refusals')} from " + count(told.networks, "network", "networks"),
+        f"{count(len(told.events.refusals), 'refusal', 'refusals')} from "
+        + count(told.networks, "network", "networks"),
     ]
-    if told.strengths is not None:
-        parts += [count(told.strengths.levels["warning"], "warning", "warnings")]
+    if told.audit is not None:
+        parts += [count(told.audit.levels["warning"], "warning", "warnings")]
     return ", ".join(parts)
 
 

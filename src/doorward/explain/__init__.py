@@ -1,1 +1,1 @@
-"""Why a knock did or did not open a door, from the packets. Pure: the automaton is the daemon's own."""
+"""Explain from packets why a knock did or did not open a door. Pure; runs the daemon's own automaton."""

@@ -1,7 +1,7 @@
-"""A door's sequence laid beside what a source sent: which packet was meant as which knock, and what lies between.
+"""Align a door's port sequence with the packets of one source: which packet was meant as which knock.
 
-The cheapest explanation wins (dynamic programming, as for the distance of two texts): a knock that is missing, a
-packet that came between, a knock with a fault. Of equally cheap ones the last: people look at their last try.
+The alignment of least cost wins (dynamic programming, as for the edit distance of two strings); a missing knock, a
+stray packet and a faulty knock each have a cost. Among equals the last one wins: people ask about their last attempt.
 """
 
 from __future__ import annotations
@@ -12,13 +12,13 @@ from dataclasses import dataclass
 from typing import NamedTuple
 
 from doorward.explain.compiled_config import CompiledConfig
-from doorward.explain.replay import SYMBOLS, PacketVerdict, ReplayStep
+from doorward.explain.replay import COUNTED, PacketVerdict, ReplayStep
 from doorward.explain.sources import OtherSources, SourceTrace
 from doorward.model import Door, Port
 
 
 class Cause(NamedTuple):
-    """One reason: a word for programs, what happened, and what to do."""
+    """One reason: a code for programs (`kind`), what happened, and what to do."""
 
     kind: str
     what: str
@@ -26,7 +26,7 @@ class Cause(NamedTuple):
 
 
 class Diagnosis(NamedTuple):
-    """What came of it. `door` is the one that was meant in the last try, `opened` whether any try opened a door."""
+    """The result for one source. `door`: the door of the last attempt; `opened`: whether any attempt opened a door."""
 
     fault: Cause
     door: str | None = None
@@ -34,11 +34,11 @@ class Diagnosis(NamedTuple):
     also: tuple[Cause, ...] = ()
 
 
-MOST_ALIGNED = 200  # packets of one source, the last ones: the time grows with the square
-MOST_DOORS = 16  # are tried for one source, those first whose ports it went to most
-LONGEST_PAUSE_S = 120.0  # between two packets that are one try at a knock
+MOST_ALIGNED = 200  # last packets of one source: the time is quadratic
+MOST_DOORS = 16  # candidate doors per source, those first whose ports it sent to most
+LONGEST_PAUSE_S = 120.0  # between two packets of one attempt
 _MISSING, _STRAY, _FAULTY, _OTHER_PROTOCOL = 3.0, 2.0, 2.0, 2.5
-_MOST_STRAYS = 20  # more cost no more, so that a scan around the knock still shows the knock
+_MOST_STRAYS = 20  # the cost is capped here, so that a knock in the middle of a scan is still found
 _FAULTS = {
     PacketVerdict.FAST: 1.0,
     PacketVerdict.FLAGS: _FAULTY,
@@ -50,15 +50,15 @@ _FAULTS = {
 
 
 class KnockMatch(NamedTuple):
-    """A packet that was meant as a knock (its place in the sequence, from 0)."""
+    """A packet that was meant as a knock; `knock` is its index in the sequence, from 0."""
 
     knock: int
     step: ReplayStep
-    is_exact: bool  # it went to the right port, with the right protocol
+    is_exact: bool  # right port and right protocol
 
 
 class Alignment(NamedTuple):
-    """The best explanation for one door. `steps` are the packets that were looked at, in order."""
+    """The best explanation for one door. `steps`: the packets that were considered, in order."""
 
     door: int
     matches: tuple[KnockMatch, ...]
@@ -66,32 +66,34 @@ class Alignment(NamedTuple):
     steps: tuple[ReplayStep, ...]
 
     def between(self, after: ReplayStep | None, before: ReplayStep | None) -> Iterator[ReplayStep]:
-        """Give the packets between two of them; None stands for the beginning or the end."""
+        """Yield the steps between two steps; None means the beginning or the end."""
         start = -1 if after is None else self.steps.index(after)
         end = len(self.steps) if before is None else self.steps.index(before)
         yield from self.steps[start + 1 : end]
 
 
 class _Node(NamedTuple):
-    place: int  # in the steps
+    position: int  # in the steps
     knock: int
     cost: float
     is_exact: bool
 
 
-def counts_for(house: CompiledConfig, door: int, step: ReplayStep) -> bool:
-    """Tell whether the door's machine took a packet as a symbol."""
-    return step.verdict in SYMBOLS and any(lane.machine == house.machine_of[door] for lane in step.lanes)
+def counts_for(config: CompiledConfig, door: int, step: ReplayStep) -> bool:
+    """Return whether the door's automaton counted the packet."""
+    return step.verdict in COUNTED and any(
+        machine_step.machine == config.machine_by_door[door] for machine_step in step.machine_steps
+    )
 
 
-def best_alignment(house: CompiledConfig, steps: Sequence[ReplayStep], door: int | None = None) -> Alignment | None:
-    """Give the explanation that costs least for a knock of its length; None where no packet fits any sequence."""
-    doors = _candidates(house, steps) if door is None else [door]
-    found = [alignment for each in doors if (alignment := align(house, steps, each)) is not None]
+def best_alignment(config: CompiledConfig, steps: Sequence[ReplayStep], door: int | None = None) -> Alignment | None:
+    """Return the alignment with the least cost per knock, or None when no packet fits any sequence."""
+    doors = _candidates(config, steps) if door is None else [door]
+    alignments = [alignment for index in doors if (alignment := align(config, steps, index)) is not None]
     return min(
-        found,
+        alignments,
         key=lambda alignment: (
-            alignment.cost / len(house.doors[alignment.door].knock),
+            alignment.cost / len(config.doors[alignment.door].knock),
             -len(alignment.matches),
             alignment.door,
         ),
@@ -99,63 +101,63 @@ def best_alignment(house: CompiledConfig, steps: Sequence[ReplayStep], door: int
     )
 
 
-def _candidates(house: CompiledConfig, steps: Sequence[ReplayStep]) -> list[int]:
+def _candidates(config: CompiledConfig, steps: Sequence[ReplayStep]) -> list[int]:
     numbers = {step.port.number for step in steps[-MOST_ALIGNED:] if step.port}
-    hits = Counter(door for number in numbers for door in house.seekers.get(number, ()))
-    share = {door: count / len({port.number for port in house.doors[door].knock}) for door, count in hits.items()}
+    hits = Counter(door for number in numbers for door in config.doors_by_number.get(number, ()))
+    share = {door: count / len({port.number for port in config.doors[door].knock}) for door, count in hits.items()}
     return sorted(share, key=lambda door: (-share[door], door))[:MOST_DOORS]
 
 
-def align(house: CompiledConfig, steps: Sequence[ReplayStep], index: int) -> Alignment | None:
-    """Lay one door's sequence beside the steps."""
-    door = house.doors[index]
+def align(config: CompiledConfig, steps: Sequence[ReplayStep], index: int) -> Alignment | None:
+    """Return the best alignment of one door's sequence with the steps, or None when no packet fits."""
+    door = config.doors[index]
     numbers = {port.number for port in door.knock}
-    looked_at = [
-        step for step in steps if counts_for(house, index, step) or (step.port and step.port.number in numbers)
+    considered = [
+        step for step in steps if counts_for(config, index, step) or (step.port and step.port.number in numbers)
     ]
-    looked_at = looked_at[-MOST_ALIGNED:]
+    considered = considered[-MOST_ALIGNED:]
     nodes = [
-        _Node(place, knock, *price)
-        for place, step in enumerate(looked_at)
+        _Node(position, knock, *price)
+        for position, step in enumerate(considered)
         for knock, port in enumerate(door.knock)
-        if (price := _cost(house, index, step, port)) is not None
+        if (price := _cost(config, index, step, port)) is not None
     ]
     if not nodes:
         return None
-    counts = [counts_for(house, index, step) for step in looked_at]
-    chain, cost = _cheapest(door, looked_at, nodes, _Strays(looked_at, counts))
-    matches = tuple(KnockMatch(node.knock, looked_at[node.place], node.is_exact) for node in chain)
-    return Alignment(index, matches, cost, tuple(looked_at))
+    counts = [counts_for(config, index, step) for step in considered]
+    chain, cost = _cheapest(door, considered, nodes, _Strays(considered, counts))
+    matches = tuple(KnockMatch(node.knock, considered[node.position], node.is_exact) for node in chain)
+    return Alignment(index, matches, cost, tuple(considered))
 
 
-def _cost(house: CompiledConfig, index: int, step: ReplayStep, port: Port) -> tuple[float, bool] | None:
-    """Give what it costs to take a packet for a knock at `port`, and whether it went there; None where it did not."""
+def _cost(config: CompiledConfig, index: int, step: ReplayStep, port: Port) -> tuple[float, bool] | None:
+    """Return the cost of matching a packet with a knock at `port` and whether it is exact, or None."""
     if step.port is None or step.port.number != port.number:
         return None
     if step.port.protocol is not port.protocol:
         return _OTHER_PROTOCOL, False
-    fault = _FAULTS.get(step.verdict)
-    if fault is not None:
-        return fault, True
-    return (0.0 if counts_for(house, index, step) else _FAULTY), True
+    cost = _FAULTS.get(step.verdict)
+    if cost is not None:
+        return cost, True
+    return (0.0 if counts_for(config, index, step) else _FAULTY), True
 
 
 class _Strays:
-    """Counts the symbols between two packets that are not the earlier one again."""
+    """Counts knock packets between two packets in O(1), without repetitions of the earlier one."""
 
     def __init__(self, steps: Sequence[ReplayStep], counts: Sequence[bool]) -> None:
         self._ports = [step.port for step in steps]
         self._all = [0]
         self._of: dict[Port | None, list[int]] = defaultdict(lambda: [0] * (len(steps) + 1))
-        places: dict[Port | None, list[int]] = defaultdict(list)
-        for place, is_symbol in enumerate(counts):
-            self._all.append(self._all[-1] + is_symbol)
-            if is_symbol:
-                places[self._ports[place]].append(place)
-        for port, taken in places.items():
-            row, marks = self._of[port], set(taken)
-            for place in range(len(steps)):
-                row[place + 1] = row[place] + (place in marks)
+        positions: dict[Port | None, list[int]] = defaultdict(list)
+        for position, is_counted in enumerate(counts):
+            self._all.append(self._all[-1] + is_counted)
+            if is_counted:
+                positions[self._ports[position]].append(position)
+        for port, port_positions in positions.items():
+            row, marks = self._of[port], set(port_positions)
+            for position in range(len(steps)):
+                row[position + 1] = row[position] + (position in marks)
 
     def between(self, start: int, end: int) -> int:
         row = self._of.get(self._ports[start])
@@ -167,71 +169,71 @@ def _cheapest(
     door: Door, steps: Sequence[ReplayStep], nodes: Sequence[_Node], strays: _Strays
 ) -> tuple[list[_Node], float]:
     costs: list[float] = []
-    before: list[int | None] = []
+    previous: list[int | None] = []
     for node in nodes:
-        best, link = _MISSING * node.knock, None
+        best, best_previous = _MISSING * node.knock, None
         for other, earlier in enumerate(nodes[: len(costs)]):
-            if earlier.knock >= node.knock or earlier.place >= node.place:
+            if earlier.knock >= node.knock or earlier.position >= node.position:
                 continue
-            if steps[node.place].at_s - steps[earlier.place].at_s > LONGEST_PAUSE_S:
+            if steps[node.position].at_s - steps[earlier.position].at_s > LONGEST_PAUSE_S:
                 continue
-            between = min(strays.between(earlier.place, node.place), _MOST_STRAYS)
+            between = min(strays.between(earlier.position, node.position), _MOST_STRAYS)
             cost = costs[other] + _MISSING * (node.knock - earlier.knock - 1) + _STRAY * between
             if cost <= best:
-                best, link = cost, other
+                best, best_previous = cost, other
         costs.append(best + node.cost)
-        before.append(link)
+        previous.append(best_previous)
     last = len(door.knock) - 1
     totals = [cost + _MISSING * (last - node.knock) for cost, node in zip(costs, nodes, strict=True)]
-    number: int | None = max(range(len(nodes)), key=lambda n: (-totals[n], n))
-    total, chain = totals[number or 0], list[_Node]()
-    while number is not None:
-        chain.append(nodes[number])
-        number = before[number]
+    index: int | None = max(range(len(nodes)), key=lambda n: (-totals[n], n))
+    total, chain = totals[index or 0], list[_Node]()
+    while index is not None:
+        chain.append(nodes[index])
+        index = previous[index]
     return chain[::-1], total
 
 
 @dataclass(frozen=True, slots=True)
 class SourceContext:
-    """One source among the others. `hosts` are this host's addresses, as far as the capture shows them."""
+    """One source, with what its diagnosis needs of the others. `hosts`: this host's addresses, as far as known."""
 
-    house: CompiledConfig
+    config: CompiledConfig
     trace: SourceTrace
     traces: Mapping[bytes, SourceTrace]
-    neighbours: OtherSources
+    other_sources: OtherSources
     hosts: frozenset[bytes]
     is_local: Callable[[bytes], bool]
     has_answers: bool
 
     @property
     def steps(self) -> Sequence[ReplayStep]:
-        """Give the source's packets."""
+        """The source's packets, in order."""
         return self.trace.steps
 
     def own_hosts(self) -> list[bytes]:
-        """Give this host's addresses of the source's family."""
+        """Return this host's addresses of the source's family, sorted."""
         return sorted(host for host in self.hosts if len(host) == len(self.trace.source))
 
 
 @dataclass(frozen=True, slots=True)
 class KnockAttempt:
-    """One try at a door, as the alignment explains it."""
+    """One attempt at a door, as the alignment explains it."""
 
-    case: SourceContext
+    context: SourceContext
     alignment: Alignment
 
     @property
     def door(self) -> Door:
-        """Give the door that was meant."""
-        return self.case.house.doors[self.alignment.door]
+        """The door that was meant."""
+        return self.context.config.doors[self.alignment.door]
 
     @property
     def within_s(self) -> float:
-        """Give the door's deadline."""
+        """The door's deadline."""
         return self.door.within_ms / 1000
 
     @property
     def missing(self) -> list[int]:
-        """Give the knocks that no packet is a match for."""
-        found = {match.knock for match in self.alignment.matches}
-        return [knock for knock in range(len(self.door.knock)) if knock not in found]
+        """The indexes of the knocks that no packet matches."""
+        matched = {match.knock for match in self.alignment.matches}
+        return [knock for knock in range(len(self.door.knock)) if knock not in matched]

@@ -1,6 +1,6 @@
-"""From frames to the packets that can matter: knocks, what comes between them, visitors, and what the host answered.
+"""Filter captured frames down to the packets that can matter: knocks, strays, connection attempts and answers.
 
-Bounded: most of a capture belongs to connections that stand, and of those only the beginning is kept.
+Memory is bounded: most of a capture belongs to established connections, of which only the beginning is kept.
 """
 
 from __future__ import annotations
@@ -10,7 +10,7 @@ from collections.abc import Iterable
 
 from doorward.errors import MalformedError
 from doorward.explain.compiled_config import CompiledConfig
-from doorward.explain.conntrack import ConnectionState, ConnectionTracker, key_of
+from doorward.explain.conntrack import ConnectionState, ConnectionTracker, flow_key
 from doorward.explain.replay import CapturedPacket
 from doorward.explain.wording import is_same_network
 from doorward.model import TCP_FLAGS, Address, Packet, Protocol
@@ -18,143 +18,143 @@ from doorward.packets.datalink import NetworkPacket, UnknownLinkError, strip_lin
 from doorward.packets.decode import Flow, decode_flow
 from doorward.packets.pcap import CapturedFrame
 
-MOST_KEPT = 100_000  # packets, about a kilobyte each; a longer capture is explained as far as that
-MOST_REASONS = 20  # for which frames hold no IP packet
-ONE_PACKET_S = 0.005  # within this a packet that is seen again, on another interface, is the same one
-DISORDER_S = 1.0  # packets of several interfaces may stand in a capture in another order
+MOST_KEPT = 100_000  # packets, about 1 kB each; the rest of a longer capture is not explained
+MOST_REASONS = 20  # distinct reasons why frames hold no IP packet
+ONE_PACKET_S = 0.005  # a copy on another interface within this time is the same packet
+DISORDER_S = 1.0  # captures of several interfaces may be out of order by this much
 _RECENT = 1024
 _SYN, _ACK = TCP_FLAGS["syn"], TCP_FLAGS["ack"]
 
 
 class PacketCollector:
-    """Takes frames one by one; `seen` is what matters of them."""
+    """Collects packets frame by frame; `packets` holds those that matter."""
 
-    def __init__(self, house: CompiledConfig, source: Address | None = None) -> None:
-        self._house, self._numbers = house, house.numbers
-        self._flags = {machine.flags for machine in house.automaton.machines}
+    def __init__(self, config: CompiledConfig, source: Address | None = None) -> None:
+        self._config, self._numbers = config, config.numbers
+        self._flags = {machine.flags for machine in config.automaton.machines}
         self._source = source.packed if source else None
         self._connections = ConnectionTracker()
         self._recent: OrderedDict[object, tuple[float, tuple[str, bool | None]]] = OrderedDict()
         self._is_timeless = True
-        self._of_unknown_links = 0
+        self._unknown_links = 0
         self._last_s = self._behind_s = 0.0
-        self.seen: list[CapturedPacket] = []
+        self.packets: list[CapturedPacket] = []
         self.began_ns: int | None = None
         self.frames = 0
-        self.strange: Counter[str] = Counter()  # what frames were that hold no IP packet
+        self.unreadable: Counter[str] = Counter()  # why frames hold no IP packet, with counts
 
     @property
     def is_full(self) -> bool:
-        """Tell whether no more is kept."""
-        return len(self.seen) >= MOST_KEPT
+        """Whether the limit is reached; later packets are not kept."""
+        return len(self.packets) >= MOST_KEPT
 
     @property
     def is_timeless(self) -> bool:
-        """Tell whether all packets have the same time: then the capture has none."""
-        return self._is_timeless and len(self.seen) > 1
+        """Whether all packets have the same timestamp: then the capture has no usable times."""
+        return self._is_timeless and len(self.packets) > 1
 
     @property
     def is_unreadable(self) -> bool:
-        """Tell whether all frames have link headers that nobody here can read."""
-        return bool(self.frames) and self._of_unknown_links == self.frames
+        """Whether every frame has an unsupported link type."""
+        return bool(self.frames) and self._unknown_links == self.frames
 
     def feed_all(self, frames: Iterable[CapturedFrame]) -> None:
-        """Take frames until they end or enough is kept; MalformedError as they raise it."""
+        """Feed frames until they end or the limit is reached. Passes on a MalformedError of the iterator."""
         for frame in frames:
             self.feed(frame)
             if self.is_full:
                 break
 
     def feed(self, frame: CapturedFrame) -> CapturedPacket | None:
-        """Take one frame; give the packet if it matters."""
+        """Feed one frame; return its packet if it matters, else None."""
         try:
             network = strip_link_header(frame.link, frame.data)
         except UnknownLinkError as error:
             self._stamp(frame.at_ns)
-            self._of_unknown_links += 1
-            self._pass_over(error)
+            self._unknown_links += 1
+            self._skip(error)
             return None
         except MalformedError as error:
             self._stamp(frame.at_ns)
-            self._pass_over(error)
+            self._skip(error)
             return None
         if frame.interface:
             network = network._replace(interface=frame.interface)
         return self.feed_packet(network, frame.at_ns, is_cut=frame.length > len(frame.data))
 
     def feed_packet(self, network: NetworkPacket, at_ns: int, *, is_cut: bool = False) -> CapturedPacket | None:
-        """Take one packet; give it if it matters."""
+        """Feed one packet without its link header; return it if it matters, else None."""
         at_s = self._stamp(at_ns)
         try:
             flow = decode_flow(network.packet)
         except MalformedError as error:
-            self._pass_over(error)
+            self._skip(error)
             return None
-        if self._is_seen_again(flow, network, at_s):
+        if self._is_copy(flow, network, at_s):
             return None
-        standing = self._connections.observe(flow, at_s)
-        seen = CapturedPacket(self.frames, at_s, flow, standing, network.interface, network.outgoing, is_cut)
-        if not self._matters(seen):
+        state = self._connections.observe(flow, at_s)
+        captured = CapturedPacket(self.frames, at_s, flow, state, network.interface, network.outgoing, is_cut)
+        if not self._matters(captured):
             return None
-        self.seen.append(seen)
-        return seen
+        self.packets.append(captured)
+        return captured
 
     def _stamp(self, at_ns: int) -> float:
-        """Count a frame, and give how long after the first it came; that never goes back."""
+        """Count a frame and return its time in seconds after the first frame; never decreases."""
         self.frames += 1
         if self.began_ns is None:
             self.began_ns = at_ns
         self._is_timeless = self._is_timeless and at_ns == self.began_ns
         at_s = (at_ns - self.began_ns) / 1e9 + self._behind_s
-        if at_s < self._last_s - DISORDER_S:  # the clock was set back: go on from here
+        if at_s < self._last_s - DISORDER_S:  # the clock was set back: continue from here
             self._behind_s += self._last_s - at_s
         self._last_s = max(self._last_s, at_s)
         return self._last_s
 
-    def _pass_over(self, error: MalformedError) -> None:
-        if len(self.strange) < MOST_REASONS or str(error) in self.strange:
-            self.strange[str(error)] += 1
+    def _skip(self, error: MalformedError) -> None:
+        if len(self.unreadable) < MOST_REASONS or str(error) in self.unreadable:
+            self.unreadable[str(error)] += 1
 
-    def _is_seen_again(self, flow: Flow, network: NetworkPacket, at_s: float) -> bool:
-        """Tell whether this is a packet that another interface showed already: a bridge's port, a way out."""
+    def _is_copy(self, flow: Flow, network: NetworkPacket, at_s: float) -> bool:
+        """Return whether this is a copy of a packet that another interface has already shown."""
         if not (network.is_cooked or network.interface):
             return False
         identity = bytes(network.packet[4:6]) if network.packet[0] >> 4 == 4 else b""
-        key = (key_of(flow), flow.sequence, flow.packet, identity)
-        before = self._recent.pop(key, None)
-        way = (network.interface, network.outgoing)
-        self._recent[key] = (at_s, way)
+        key = (flow_key(flow), flow.sequence, flow.packet, identity)
+        previous = self._recent.pop(key, None)
+        path = (network.interface, network.outgoing)
+        self._recent[key] = (at_s, path)
         if len(self._recent) > _RECENT:
             self._recent.popitem(last=False)
-        if before is None or abs(at_s - before[0]) > ONE_PACKET_S:
+        if previous is None or abs(at_s - previous[0]) > ONE_PACKET_S:
             return False
-        return not network.interface or way != before[1]
+        return not network.interface or path != previous[1]
 
-    def _matters(self, seen: CapturedPacket) -> bool:
-        flow = seen.flow
+    def _matters(self, captured: CapturedPacket) -> bool:
+        flow = captured.flow
         if self._source is not None and not self._concerns(flow):
             return False
         if flow.error:
             return flow.about is not None and flow.about.port is not None
         if flow.packet is None:
             return flow.protocol in (Protocol.TCP, Protocol.UDP)
-        if seen.standing is not ConnectionState.NEW:
+        if captured.state is not ConnectionState.NEW:
             return (
-                seen.standing in (ConnectionState.ANSWER, ConnectionState.HEARD)
-                or flow.packet.port in self._house.ports
+                captured.state in (ConnectionState.ANSWER, ConnectionState.ACKNOWLEDGED)
+                or flow.packet.port in self._config.ports
             )
         return self._may_count(flow.packet)
 
     def _concerns(self, flow: Flow) -> bool:
-        """Tell whether it is from or to the source that was asked for, or where another one may help it."""
+        """Return whether it is from or to the requested source, or can explain what happened to it."""
         if self._source in (flow.source, flow.destination, flow.about and flow.about.source):
             return True
-        if self._source is not None and is_same_network(self._source, flow.source):  # they share a rate
+        if self._source is not None and is_same_network(self._source, flow.source):  # they share a rate limit
             return True
         return flow.port is not None and flow.port.number in self._numbers
 
     def _may_count(self, packet: Packet) -> bool:
-        """Tell whether a new packet may be a symbol or a visitor: of what has no SYN, a capture is full."""
+        """Return whether a new packet may be a knock or begin a connection; most packets without SYN are neither."""
         if packet.port.protocol is Protocol.UDP or packet.port.number in self._numbers:
             return True
         return packet.flags & (_SYN | _ACK) == _SYN or any(flags.passes(packet.flags) for flags in self._flags)

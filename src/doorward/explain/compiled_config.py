@@ -1,4 +1,4 @@
-"""A configuration as `explain` needs it: the automaton, and which doors a state is a part of."""
+"""A configuration compiled for `explain`: the automaton, and the doors that each state belongs to."""
 
 from __future__ import annotations
 
@@ -10,12 +10,12 @@ from doorward.config.schema import Configuration, Gate, WrongPort
 from doorward.core.automaton import Automaton, compile_doors, edge, machine_key, pack_symbol
 from doorward.model import Door, Port
 
-NAMED_DOORS = 3  # that share a prefix are named; the others are counted
-MOST_SEEKERS = 64  # doors whose sequence has one and the same number: beyond it the later ones are no candidates
+NAMED_DOORS = 3  # doors named per shared prefix; the others are counted
+MOST_DOORS_PER_NUMBER = 64  # doors per port number; later ones are not considered as candidates
 
 
 class Progress(NamedTuple):
-    """What a state means: so many knocks of these doors (by index), and of so many more."""
+    """What a state means: the number of knocks done, for these doors (by index) and `more` others."""
 
     knocks: int
     doors: tuple[int, ...]
@@ -24,75 +24,85 @@ class Progress(NamedTuple):
 
 @dataclass(frozen=True, slots=True)
 class CompiledConfig:
-    """The doors, compiled. `ports` are all that occur in a sequence; `services` what doors open, and by which doors."""
+    """The compiled doors. `ports`: all ports of all sequences; `services`: the ports that doors open, by port."""
 
     doors: tuple[Door, ...]
     gate: Gate
     automaton: Automaton
-    machine_of: tuple[int | None, ...]  # of each door
-    places: dict[int, Progress]
+    machine_by_door: tuple[int | None, ...]  # of each door
+    progress_by_state: dict[int, Progress]
     ports: frozenset[Port]
     services: dict[Port, tuple[int, ...]]
-    seekers: dict[int, list[int]]  # the doors in whose sequence a number occurs, whatever the protocol
-    signed: Port | None = None  # where signed knocks go
+    doors_by_number: dict[int, list[int]]  # port number, of either protocol -> doors with it in their sequence
+    signed_port: Port | None = None  # the port for signed knocks
 
     @property
     def numbers(self) -> frozenset[int]:
-        """Give the numbers that knocks and visitors go to, whatever the protocol."""
-        signed = () if self.signed is None else (self.signed,)
+        """All port numbers that matter, whatever the protocol."""
+        signed = () if self.signed_port is None else (self.signed_port,)
         return frozenset(port.number for port in (*self.ports, *self.services, *signed))
 
     @property
     def targets(self) -> frozenset[bytes]:
-        """Give the packed addresses, not this host's, at which some doors look."""
+        """The packed `target` addresses of doors."""
         return frozenset(machine.target for machine in self.automaton.machines if machine.target)
 
-    def door_named(self, name: str) -> int | None:
-        """Give the index of a door."""
+    def door_index(self, name: str) -> int | None:
+        """Return the index of the door with that name, or None."""
         return next((index for index, door in enumerate(self.doors) if door.name == name), None)
 
 
 def build_config(configuration: Configuration) -> CompiledConfig:
-    """Compile a configuration, as the daemon does."""
+    """Return the configuration, compiled as the daemon does it."""
     gate, doors, signed = configuration.gate, configuration.doors, configuration.signed
-    no_symbols = gate.public if signed is None else (*gate.public, signed.port)
-    automaton = compile_doors(doors, public=no_symbols, known_only=gate.wrong_port is WrongPort.KNOWN)
+    uncounted = gate.public if signed is None else (*gate.public, signed.port)
+    automaton = compile_doors(doors, public=uncounted, known_only=gate.wrong_port is WrongPort.KNOWN)
     keys = {(machine.flags, machine.within_ms, machine.target): n for n, machine in enumerate(automaton.machines)}
-    machine_of = tuple(keys[machine_key(door)] if door.knock else None for door in doors)
+    machine_by_door = tuple(keys[machine_key(door)] if door.knock else None for door in doors)
     services: dict[Port, tuple[int, ...]] = {}
     for index, door in enumerate(doors):
         for port in door.opens:
             services[port] = (*services.get(port, ()), index)
     ports = frozenset(port for door in doors for port in door.knock)
-    places = _state_progress(doors, automaton, machine_of)
+    progress_by_state = _state_progress(doors, automaton, machine_by_door)
     signed_port = None if signed is None else signed.port
-    return CompiledConfig(doors, gate, automaton, machine_of, places, ports, services, _seekers(doors), signed_port)
+    return CompiledConfig(
+        doors,
+        gate,
+        automaton,
+        machine_by_door,
+        progress_by_state,
+        ports,
+        services,
+        _doors_by_number(doors),
+        signed_port,
+    )
 
 
-def _seekers(doors: Sequence[Door]) -> dict[int, list[int]]:
-    seekers: dict[int, list[int]] = {}
+def _doors_by_number(doors: Sequence[Door]) -> dict[int, list[int]]:
+    doors_by_number: dict[int, list[int]] = {}
     for index, door in enumerate(doors):
         for number in {port.number for port in door.knock}:
-            found = seekers.setdefault(number, [])
-            if len(found) < MOST_SEEKERS:
-                found.append(index)
-    return seekers
+            known = doors_by_number.setdefault(number, [])
+            if len(known) < MOST_DOORS_PER_NUMBER:
+                known.append(index)
+    return doors_by_number
 
 
 def _state_progress(
-    doors: Sequence[Door], automaton: Automaton, machine_of: Sequence[int | None]
+    doors: Sequence[Door], automaton: Automaton, machine_by_door: Sequence[int | None]
 ) -> dict[int, Progress]:
-    places: dict[int, Progress] = {}
-    for index, number in enumerate(machine_of):
-        if number is None:
+    progress_by_state: dict[int, Progress] = {}
+    for index, machine_index in enumerate(machine_by_door):
+        if machine_index is None:
             continue
-        machine = automaton.machines[number]
+        machine = automaton.machines[machine_index]
         state = machine.root
         for knocks, port in enumerate(doors[index].knock, 1):
             state = machine.edges[edge(state, pack_symbol(port))]
-            place = places.get(state, Progress(knocks, (), 0))
-            if len(place.doors) < NAMED_DOORS:
-                places[state] = place._replace(doors=(*place.doors, index))
+            progress = progress_by_state.get(state, Progress(knocks, (), 0))
+            if len(progress.doors) < NAMED_DOORS:
+                progress_by_state[state] = progress._replace(doors=(*progress.doors, index))
             else:
-                places[state] = place._replace(more=place.more + 1)
-    return places
+                progress_by_state[state] = progress._replace(more=progress.more + 1)
+    return progress_by_state

@@ -1,4 +1,4 @@
-"""What became of an opening: the connection that it was for came, or did not, or went elsewhere."""
+"""Causes after the knock: whether the connection arrived, was answered, or went elsewhere."""
 
 from __future__ import annotations
 
@@ -9,207 +9,214 @@ from doorward.config.duration import format_duration
 from doorward.config.schema import Mode
 from doorward.explain import wording
 from doorward.explain.align import Cause, SourceContext
-from doorward.explain.conntrack import ConnectionState, key_of
-from doorward.explain.replay import SYMBOLS, PacketVerdict, ReplayStep
+from doorward.explain.conntrack import ConnectionState, flow_key
+from doorward.explain.replay import COUNTED, PacketVerdict, ReplayStep
 from doorward.explain.sources import ACCEPTED, REFUSED, REPLIED, ReplyPacket
 from doorward.model import TCP_FLAGS, Door, Port, Protocol
 
-EARLY_S = 10.0  # a connection that came so long before its opening may have been meant for it
-SOON_S = 10.0  # who connects from another address does so about as soon
+EARLY_S = 10.0  # a connection this long before its opening may have been meant for it
+SOON_S = 10.0  # a client that connects from another address does so within this time
 _SYN = TCP_FLAGS["syn"]
 
 
 class OpenPeriod(NamedTuple):
-    """An opening: the door, when the knock was complete, and until when it stood."""
+    """An opening of a door: from the completed knock to its end."""
 
-    case: SourceContext
+    context: SourceContext
     door: Door
     at_s: float
     until_s: float
 
 
-def visit_of(case: SourceContext, step: ReplayStep, index: int) -> OpenPeriod:
-    """Give the opening that a step brought about."""
-    door = case.house.doors[index]
-    return OpenPeriod(case, door, step.at_s, step.at_s + door.for_ms / 1000)
+def build_open_period(context: SourceContext, step: ReplayStep, index: int) -> OpenPeriod:
+    """Return the opening that a step caused."""
+    door = context.config.doors[index]
+    return OpenPeriod(context, door, step.at_s, step.at_s + door.for_ms / 1000)
 
 
-def judge(visit: OpenPeriod) -> Cause:
-    """Say what became of it."""
-    for judgement in (_command, _came, _too_late, _too_early, _astray, _other_port, _other_source):
-        if (found := next(judgement(visit), None)) is not None:
-            return found
-    what = f"door {visit.door.name} opened, but no connection to {wording.ports(visit.door)} followed"
-    return Cause("no_connection", what, "the knock is right: connect after it")
+def connection_cause(period: OpenPeriod) -> Cause:
+    """Return what happened to the connection that the opening was for."""
+    for find_cause in (_command, _connected, _too_late, _too_early, _other_host, _other_port, _other_source):
+        if (cause := next(find_cause(period), None)) is not None:
+            return cause
+    what = f"door {period.door.name} opened, but no connection to {wording.ports(period.door)} followed"
+    return Cause("no_connection", what, "the knock was correct: connect after it")
 
 
-def _command(visit: OpenPeriod) -> Iterator[Cause]:
-    if not visit.door.opens:
-        yield Cause("ran", f"as it should: door {visit.door.name} opened, and its command ran; it opens no port")
+def _command(period: OpenPeriod) -> Iterator[Cause]:
+    if not period.door.opens:
+        yield Cause("ran", f"success: door {period.door.name} opened and its command ran; it opens no port")
 
 
-def _tries(visit: OpenPeriod) -> list[ReplayStep]:
-    """Give the source's packets that begin connections to what the door opens, in order."""
+def _connection_packets(period: OpenPeriod) -> list[ReplayStep]:
+    """Return the source's packets that begin connections to the door's ports, in order."""
     return [
         step
-        for step in visit.case.steps
-        if step.port in visit.door.opens and step.seen.standing is ConnectionState.NEW and _may_begin(step)
+        for step in period.context.steps
+        if step.port in period.door.opens and step.captured.state is ConnectionState.NEW and _may_begin(step)
     ]
 
 
 def _may_begin(step: ReplayStep) -> bool:
-    packet = step.seen.flow.packet
-    return packet is not None and (step.seen.flow.protocol == Protocol.UDP or bool(packet.flags & _SYN))
+    packet = step.captured.flow.packet
+    return packet is not None and (step.captured.flow.protocol == Protocol.UDP or bool(packet.flags & _SYN))
 
 
-def _came(visit: OpenPeriod) -> Iterator[Cause]:
-    """Judge a connection that came while the door was open."""
-    inside = [
+def _connected(period: OpenPeriod) -> Iterator[Cause]:
+    """Yield the cause for a connection that arrived while the door was open."""
+    connections = [
         step
-        for step in _tries(visit)
-        if visit.at_s <= step.at_s < visit.until_s and step.verdict in (PacketVerdict.ENTERS, PacketVerdict.PUBLIC)
+        for step in _connection_packets(period)
+        if period.at_s <= step.at_s < period.until_s and step.verdict in (PacketVerdict.ENTERS, PacketVerdict.PUBLIC)
     ]
-    if not inside:
+    if not connections:
         return
-    answers = [answer for step in inside if (answer := visit.case.trace.answer_to(step)) is not None]
-    good = next((answer for answer in answers if answer.what in (ACCEPTED, REPLIED)), None)
-    yield _answered(visit, inside[0], good or (answers[0] if answers else None))
+    answers = [answer for step in connections if (answer := period.context.trace.answer_to(step)) is not None]
+    best = next((answer for answer in answers if answer.kind in (ACCEPTED, REPLIED)), None)
+    yield _answer_cause(period, connections[0], best or (answers[0] if answers else None))
 
 
-def _answered(visit: OpenPeriod, step: ReplayStep, answer: ReplyPacket | None) -> Cause:
-    name, port, after = visit.door.name, step.port, wording.span(step.at_s - visit.at_s)
+def _answer_cause(period: OpenPeriod, step: ReplayStep, answer: ReplyPacket | None) -> Cause:
+    name, port, after = period.door.name, step.port, wording.span(step.at_s - period.at_s)
     opened = f"door {name} opened, and the connection to {port} came {after} later"
-    is_heard = _is_heard(visit, step)
-    is_silent = step.seen.flow.protocol == Protocol.UDP and not visit.case.has_answers
-    if answer is None and (is_heard or is_silent):  # the client goes on as if it was answered
+    is_answer_received = _is_answer_received(period, step)
+    is_silent = step.captured.flow.protocol == Protocol.UDP and not period.context.has_answers
+    if answer is None and (is_answer_received or is_silent):  # the client continues as if it had been answered
         remedy = "the capture shows one direction only: capture both to see the answer"
-        return Cause("came_in", f"as it should: {opened}", remedy)
+        return Cause("came_in", f"success: {opened}", remedy)
     if answer is None:
         what = f"{opened}, but nothing answered"
-        return Cause("unanswered", what, "run `doorward doctor`: another firewall, or a route, stands behind the gate")
-    if answer.what == REFUSED:
-        return Cause("refused", f"{opened}, but {port} refused it", f"no service listens on {port}: start it")
-    if answer.what not in (ACCEPTED, REPLIED):
-        what = f"{opened}, but {wording.address(answer.by)} answered: {answer.what}"
+        return Cause("unanswered", what, "run `doorward doctor`: another firewall or a route may drop it")
+    if answer.kind == REFUSED:
+        return Cause("refused", f"{opened}, but {port} refused it", f"start the service: nothing listens on {port}")
+    if answer.kind not in (ACCEPTED, REPLIED):
+        what = f"{opened}, but {wording.address(answer.by)} answered: {answer.kind}"
         return Cause("rejected", what, "run `doorward doctor`: another firewall rejects it")
-    if answer.what == ACCEPTED and not is_heard:
-        what = f"{opened} and was accepted, but the client never heard the answer"
-        return Cause("unheard", what, "look at the way back: another route, or a firewall at the client")
-    return Cause("as_it_should", f"as it should: {opened} and was answered")
+    if answer.kind == ACCEPTED and not is_answer_received:
+        what = f"{opened} and was accepted, but the answer did not reach the client"
+        return Cause("unheard", what, "check the return path: routing, or a firewall at the client")
+    return Cause("as_it_should", f"success: {opened} and was answered")
 
 
-def _is_heard(visit: OpenPeriod, step: ReplayStep) -> bool:
-    keys = {key_of(other.seen.flow) for other in visit.case.steps if other.port == step.port}
-    return bool(keys & visit.case.trace.heard)
+def _is_answer_received(period: OpenPeriod, step: ReplayStep) -> bool:
+    keys = {flow_key(earlier.captured.flow) for earlier in period.context.steps if earlier.port == step.port}
+    return bool(keys & period.context.trace.acknowledged)
 
 
-def _too_late(visit: OpenPeriod) -> Iterator[Cause]:
-    late = next((step for step in _tries(visit) if step.at_s >= visit.until_s), None)
+def _too_late(period: OpenPeriod) -> Iterator[Cause]:
+    late = next((step for step in _connection_packets(period) if step.at_s >= period.until_s), None)
     if late is not None:
-        lasts = format_duration(visit.door.for_ms)
-        after = wording.span_beyond(late.at_s - visit.at_s, visit.door.for_ms / 1000)
-        what = f"the connection to {late.port} came {after} after the knock; `for` of door {visit.door.name} is {lasts}"
-        yield Cause("too_late", what, "connect sooner, or write a longer `for`")
+        lasts = format_duration(period.door.for_ms)
+        after = wording.span_beyond(late.at_s - period.at_s, period.door.for_ms / 1000)
+        what = (
+            f"the connection to {late.port} came {after} after the knock; `for` of door {period.door.name} is {lasts}"
+        )
+        yield Cause("too_late", what, "connect sooner, or increase `for`")
 
 
-def _too_early(visit: OpenPeriod) -> Iterator[Cause]:
-    early = [step for step in _tries(visit) if visit.at_s - EARLY_S <= step.at_s < visit.at_s]
+def _too_early(period: OpenPeriod) -> Iterator[Cause]:
+    early = [step for step in _connection_packets(period) if period.at_s - EARLY_S <= step.at_s < period.at_s]
     if early:
-        before = wording.span(visit.at_s - early[-1].at_s)
-        what = f"the connection to {early[-1].port} came {before} before the last knock, and was not tried again"
-        yield Cause("too_early", what, "connect after the knock; `doorward knock --wait` tells when")
+        before = wording.span(period.at_s - early[-1].at_s)
+        what = f"the connection to {early[-1].port} came {before} before the last knock, and was not retried"
+        yield Cause("too_early", what, "connect after the knock; `doorward knock --wait` waits until the port is open")
 
 
-def _other_source(visit: OpenPeriod) -> Iterator[Cause]:
-    if (guest := guest_of(visit)) is not None and guest.port is not None:
-        yield two_addresses(visit.case.trace.source, guest.seen.flow.source, guest.port)
+def _other_source(period: OpenPeriod) -> Iterator[Cause]:
+    if (visitor := find_other_visitor(period)) is not None and visitor.port is not None:
+        yield two_address_cause(period.context.trace.source, visitor.captured.flow.source, visitor.port)
 
 
-def guest_of(visit: OpenPeriod) -> ReplayStep | None:
-    """Give the first packet of whoever came from another address when nobody came from the one that knocked.
+def find_other_visitor(period: OpenPeriod) -> ReplayStep | None:
+    """Return the first packet from another address if none came from the one that knocked, else None.
 
-    Strangers try ports at all times: it must be the only one who did, or have come far sooner than the next.
+    Scanners try ports at all times: it must be the only such source, or have come far sooner than the next.
     """
-    case, own = visit.case, visit.case.trace.source
-    if any(step.verdict is PacketVerdict.ENTERS for step in _tries(visit)):
+    context, own = period.context, period.context.trace.source
+    if any(step.verdict is PacketVerdict.ENTERS for step in _connection_packets(period)):
         return None
-    until_s = min(visit.until_s, visit.at_s + SOON_S)
-    found: dict[bytes, ReplayStep] = {}
-    for port in visit.door.opens:
-        for step in case.neighbours.at(port, own, visit.at_s, until_s):
-            other = step.seen.flow.source
-            if step.verdict is PacketVerdict.HIDDEN and not any(s.opened for s in case.traces[other].steps):
-                found.setdefault(other, step)
-    guests = sorted(found.values(), key=lambda step: step.at_s)
-    if not guests or any(guest.at_s - visit.at_s < 3 * (guests[0].at_s - visit.at_s) for guest in guests[1:]):
+    until_s = min(period.until_s, period.at_s + SOON_S)
+    first_packets: dict[bytes, ReplayStep] = {}
+    for port in period.door.opens:
+        for step in context.other_sources.packets_to(port, own, period.at_s, until_s):
+            source = step.captured.flow.source
+            if step.verdict is PacketVerdict.HIDDEN and not any(s.opened for s in context.traces[source].steps):
+                first_packets.setdefault(source, step)
+    visitors = sorted(first_packets.values(), key=lambda step: step.at_s)
+    if not visitors or any(
+        visitor.at_s - period.at_s < 3 * (visitors[0].at_s - period.at_s) for visitor in visitors[1:]
+    ):
         return None
-    return guests[0]
+    return visitors[0]
 
 
-def two_addresses(knocked: bytes, connected: bytes, port: Port) -> Cause:
-    """Say that knock and connection came from different addresses."""
+def two_address_cause(knocked: bytes, connected: bytes, port: Port) -> Cause:
+    """Return the cause for a knock and a connection from different addresses."""
     what = f"the connection to {port} came from {wording.address(connected)}, the knock from {wording.address(knocked)}"
     if len(knocked) != len(connected):
-        return Cause("other_family", f"{what}: IPv4 and IPv6", "knock and connect by one of them: -4 or -6")
+        return Cause("other_family", f"{what}: IPv4 and IPv6", "use one address family for both: -4 or -6")
     if wording.is_same_network(knocked, connected):
-        remedy = "bind the client to one address, or turn its temporary addresses off"
+        remedy = "bind the client to one address, or disable its temporary addresses"
         return Cause("other_in_network", f"{what}: two addresses of one client", remedy)
-    remedy = "a door opens for the address that knocked: knock from the network that connects, through no other proxy"
+    remedy = "a door opens only to the address that knocked: knock and connect from the same network, without a proxy"
     return Cause("other_address", f"{what}: two addresses", remedy)
 
 
-def _astray(visit: OpenPeriod) -> Iterator[Cause]:
-    """Look for the connection at another host."""
-    for step in visit.case.steps:
-        if step.verdict is PacketVerdict.ELSEWHERE and step.port in visit.door.opens and step.at_s >= visit.at_s:
-            there = wording.address(step.seen.flow.destination)
-            what = f"door {visit.door.name} opened, but the connection to {step.port} went to {there}, not to this host"
-            yield Cause("connection_elsewhere", what, "connect to the host at which the knock went")
+def _other_host(period: OpenPeriod) -> Iterator[Cause]:
+    """Yield the cause for a connection to another host."""
+    for step in period.context.steps:
+        if step.verdict is PacketVerdict.ELSEWHERE and step.port in period.door.opens and step.at_s >= period.at_s:
+            destination = wording.address(step.captured.flow.destination)
+            opened = f"door {period.door.name} opened"
+            what = f"{opened}, but the connection to {step.port} went to {destination}, not to this host"
+            yield Cause("connection_elsewhere", what, "connect to the host that received the knock")
 
 
-def _other_port(visit: OpenPeriod) -> Iterator[Cause]:
-    """Look for a connection to a port that the door does not open."""
-    numbers = {port.number for port in visit.door.opens}
-    for step in visit.case.steps:
-        if step.at_s < visit.at_s or step.port is None or step.seen.standing is not ConnectionState.NEW:
+def _other_port(period: OpenPeriod) -> Iterator[Cause]:
+    """Yield the cause for a connection to a port that the door does not open."""
+    numbers = {port.number for port in period.door.opens}
+    for step in period.context.steps:
+        if step.at_s < period.at_s or step.port is None or step.captured.state is not ConnectionState.NEW:
             continue
-        opened, opens = f"door {visit.door.name} opened", wording.ports(visit.door)
-        if step.port.number in numbers and step.port not in visit.door.opens:
+        opened, opens = f"door {period.door.name} opened", wording.ports(period.door)
+        if step.port.number in numbers and step.port not in period.door.opens:
             what = f"{opened}, but the connection went to {step.port}; the door opens {opens}"
             yield Cause("other_protocol", what, "name the right protocol in `opens`")
-        if step.verdict is PacketVerdict.HIDDEN and step.port not in visit.door.opens:
-            owner = visit.case.house.doors[visit.case.house.services[step.port][0]]
+        if step.verdict is PacketVerdict.HIDDEN and step.port not in period.door.opens:
+            owner = period.context.config.doors[period.context.config.services[step.port][0]]
             what = f"{opened}, but the connection went to {step.port}, which door {owner.name} opens"
-            yield Cause(
-                "wrong_door", what, f"knock for door {owner.name}: {wording.knocks(owner) or 'it opens by hand'}"
-            )
-        if step.verdict in SYMBOLS and _may_begin(step) and step.port not in visit.case.house.ports:
+            yield Cause("wrong_door", what, _how_to_open(owner))
+        if step.verdict in COUNTED and _may_begin(step) and step.port not in period.context.config.ports:
             what = f"{opened}, but the connection went to {step.port}, which the door does not open ({opens})"
             yield Cause("other_port", what, f"add {step.port} to its `opens`, or connect to {opens}")
 
 
-def answered_port(case: SourceContext) -> Port | None:
-    """Give a port that answered, though no knock of a sequence had opened it."""
-    for step in case.steps:
-        answer = case.trace.answer_to(step) if step.verdict is PacketVerdict.HIDDEN else None
-        if answer is not None and answer.what in (ACCEPTED, REPLIED):
+def answered_port(context: SourceContext) -> Port | None:
+    """Return a port that answered though no port sequence had opened it, or None."""
+    for step in context.steps:
+        answer = context.trace.answer_to(step) if step.verdict is PacketVerdict.HIDDEN else None
+        if answer is not None and answer.kind in (ACCEPTED, REPLIED):
             return step.port
     return None
 
 
-def without_a_knock(case: SourceContext) -> Cause | None:
-    """Judge who only tried what doors open."""
-    tries = [step for step in case.steps if step.verdict is PacketVerdict.HIDDEN]
-    if not tries:
+def no_knock_cause(context: SourceContext) -> Cause | None:
+    """Return the cause for a source that only tried the ports that doors open, or None."""
+    attempts = [step for step in context.steps if step.verdict is PacketVerdict.HIDDEN]
+    if not attempts:
         return None
-    port = tries[-1].port
+    port = attempts[-1].port
     assert port is not None  # noqa: S101 - a service has one
-    door = case.house.doors[case.house.services[port][0]]
-    if (answered := answered_port(case)) is not None:
-        what = f"no knock, and {answered} answered all the same: the gate does not hide it"
-        seen = "mode observe hides nothing" if case.house.gate.mode is Mode.OBSERVE else "run `doorward status`"
-        return Cause("not_hidden", what, f"{seen}; who connected before the capture is not seen to have knocked")
-    what = f"no knock: {wording.counted(len(tries), 'packet')} went to {port}, and none to a port of a sequence"
-    return Cause(
-        "no_knock", what, f"knock first; door {door.name} wants {wording.knocks(door) or 'no knock, but a hand'}"
-    )
+    door = context.config.doors[context.config.services[port][0]]
+    if (answered := answered_port(context)) is not None:
+        what = f"no knock, yet {answered} answered: the gate does not hide it"
+        remedy = "mode observe hides nothing" if context.config.gate.mode is Mode.OBSERVE else "run `doorward status`"
+        return Cause("not_hidden", what, f"{remedy}; a knock from before the capture does not show in it")
+    what = f"no knock: {wording.counted(len(attempts), 'packet')} went to {port}, and none to a port of a sequence"
+    return Cause("no_knock", what, _how_to_open(door))
+
+
+def _how_to_open(door: Door) -> str:
+    if not door.knock:
+        return f"door {door.name} has no port sequence; open it with `doorward open {door.name} ADDRESS`"
+    return f"knock first; door {door.name} expects {wording.knocks(door)}"

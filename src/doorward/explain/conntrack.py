@@ -1,7 +1,7 @@
-"""What conntrack would call a packet: new, of a connection that stands, or an answer to one.
+"""Connection tracking over a capture, modeled on nf_conntrack: new, established, or an answer.
 
-Only what is new can be a knock. The kernel knows connections that began before the capture; here they are new until
-the capture shows an answer.
+Only a new packet can be a knock. Unlike the kernel, this does not know connections from before the capture: they count
+as new until the capture shows an answer.
 """
 
 from __future__ import annotations
@@ -13,7 +13,7 @@ from enum import StrEnum
 from doorward.model import TCP_FLAGS, Protocol
 from doorward.packets.decode import Flow
 
-MOST_CONNECTIONS = 65536  # beyond it the one that was silent longest is forgotten, and its next packet is new
+MOST_CONNECTIONS = 65536  # beyond it the oldest entry is dropped, and its next packet counts as new
 UDP_TIMEOUT_S = 30.0  # nf_conntrack_udp_timeout
 _FIN, _SYN, _RST, _ACK = (TCP_FLAGS[name] for name in ("fin", "syn", "rst", "ack"))
 
@@ -21,10 +21,10 @@ Key = tuple[int, bytes, int, bytes, int]  # protocol, source and its port, desti
 
 
 class ConnectionState(StrEnum):
-    """What a packet is to conntrack. `HEARD` is the first that shows that an answer arrived."""
+    """The state of a packet's connection. `ACKNOWLEDGED`: the first packet after the client received an answer."""
 
     NEW = "new"
-    HEARD = "heard"
+    ACKNOWLEDGED = "acknowledged"
     ESTABLISHED = "established"
     ANSWER = "answer"
     LATER_ANSWER = "later answer"
@@ -33,37 +33,37 @@ class ConnectionState(StrEnum):
 @dataclass(slots=True)
 class _Connection:
     last_s: float
-    has_begun: bool  # with the packet that begins one, and not in the middle
+    has_begun: bool  # the capture has its first packet
     is_answered: bool = False
-    has_answer: bool = False  # which was seen, and not only concluded from what followed
-    is_heard: bool = False
+    has_answer: bool = False  # the answer was captured, not only inferred from a later packet
+    is_acknowledged: bool = False
     is_over: bool = False
 
 
 class ConnectionTracker:
-    """Follows the connections of a capture, both ways."""
+    """Tracks the connections of a capture, in both directions."""
 
     def __init__(self) -> None:
-        self._known: OrderedDict[Key, _Connection] = OrderedDict()
+        self._connections: OrderedDict[Key, _Connection] = OrderedDict()
 
     def observe(self, flow: Flow, now_s: float) -> ConnectionState:
-        """Take one packet, and tell what it is."""
+        """Count a packet and return the state of its connection."""
         if flow.packet is None or flow.port is None:
             return ConnectionState.NEW
-        key = key_of(flow)
-        if (answered := self._standing(reverse_of(flow), flow, now_s)) is not None:
+        key = flow_key(flow)
+        if (answered := self._lookup(reverse_key(flow), flow, now_s)) is not None:
             return self._answer(answered, flow, now_s)
-        known = self._standing(key, flow, now_s)
+        known = self._lookup(key, flow, now_s)
         if known is None or (known.is_over and _begins(flow)):
-            known = self._known[key] = _Connection(now_s, _begins(flow))
-            self._known.move_to_end(key)
-            if len(self._known) > MOST_CONNECTIONS:
-                self._known.popitem(last=False)
+            known = self._connections[key] = _Connection(now_s, _begins(flow))
+            self._connections.move_to_end(key)
+            if len(self._connections) > MOST_CONNECTIONS:
+                self._connections.popitem(last=False)
             return ConnectionState.NEW
-        return self._onward(known, flow, now_s)
+        return self._forward(known, flow, now_s)
 
-    def _standing(self, key: Key, flow: Flow, now_s: float) -> _Connection | None:
-        known = self._known.get(key)
+    def _lookup(self, key: Key, flow: Flow, now_s: float) -> _Connection | None:
+        known = self._connections.get(key)
         if known is not None and flow.protocol == Protocol.UDP and now_s - known.last_s > UDP_TIMEOUT_S:
             return None
         return known
@@ -74,26 +74,26 @@ class ConnectionTracker:
         known.is_over = known.is_over or _ends(flow)
         return ConnectionState.ANSWER if first else ConnectionState.LATER_ANSWER
 
-    def _onward(self, known: _Connection, flow: Flow, now_s: float) -> ConnectionState:
+    def _forward(self, known: _Connection, flow: Flow, now_s: float) -> ConnectionState:
         known.last_s = now_s
         known.is_over = known.is_over or _ends(flow)
-        # Only who heard an answer acknowledges it, also where the capture has one direction alone.
+        # Only a client that received an answer acknowledges it: this works with one captured direction, too.
         acknowledges = flow.packet is not None and flow.packet.flags & (_SYN | _RST | _ACK) == _ACK
         if not (known.is_answered or (known.has_begun and acknowledges)):
             return ConnectionState.NEW
-        if acknowledges and not known.is_heard:
-            known.is_answered = known.is_heard = True
-            return ConnectionState.HEARD
+        if acknowledges and not known.is_acknowledged:
+            known.is_answered = known.is_acknowledged = True
+            return ConnectionState.ACKNOWLEDGED
         return ConnectionState.ESTABLISHED
 
 
-def key_of(flow: Flow) -> Key:
-    """Give what all packets of this direction share."""
+def flow_key(flow: Flow) -> Key:
+    """Return the 5-tuple of the packet's direction."""
     return flow.protocol, flow.source, flow.source_port, flow.destination, flow.port.number if flow.port else 0
 
 
-def reverse_of(flow: Flow) -> Key:
-    """Give the same for the other direction."""
+def reverse_key(flow: Flow) -> Key:
+    """Return the 5-tuple of the opposite direction."""
     return flow.protocol, flow.destination, flow.port.number if flow.port else 0, flow.source, flow.source_port
 
 

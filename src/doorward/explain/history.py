@@ -1,4 +1,4 @@
-"""What the ledger knows of an address, in one line: openings and refusals, never a knock that came to nothing."""
+"""Diagnose an address from the ledger: its openings and refusals. Failed knocks are not recorded there."""
 
 from __future__ import annotations
 
@@ -8,49 +8,49 @@ from doorward.daemon.ledger import Record
 from doorward.explain import wording
 from doorward.explain.align import Cause, Diagnosis
 
-Moment = Callable[[float], str]  # writes a time
+Moment = Callable[[float], str]  # formats a time (seconds since the epoch)
 
 
 def diagnose_records(address: str, records: Sequence[Record], now_s: float, moment: Moment) -> Diagnosis:
-    """Judge by the last opening or refusal; `records` are in the order of time."""
+    """Return the diagnosis for the last opening or refusal; `records` are in chronological order."""
     records = [record for record in records if record.event != "banned"]
     if not records:
-        what = f"the ledger has nothing of {address}: no knock from there was ever complete"
-        remedy = f"see what arrives: `doorward explain --live {address}`; it may come from another address"
+        what = f"the ledger has no record of {address}: no knock from it was ever completed"
+        remedy = f"see what arrives: `doorward explain --live {address}`; the client may use another address"
         return Diagnosis(Cause("no_record", what, remedy))
     last = records[-1]
     if last.event == "refused":
-        what = f"it was refused last, at {moment(last.at_s)}: {last.detail['reason']}"
+        what = f"the last knock was rejected at {moment(last.at_s)}: {last.detail['reason']}"
         return Diagnosis(Cause("refused", what, _remedy(address, records)), last.door)
-    return Diagnosis(_of_opening(last, now_s, moment), last.door, True)
+    return Diagnosis(_opening_cause(last, now_s, moment), last.door, True)
 
 
 def with_ban(conclusion: Diagnosis, address: str, until_s: float, moment: Moment) -> Diagnosis:
-    """Conclude that an address is banned, whatever else came of its packets."""
-    fault = Cause("banned", f"{address} is banned until {moment(until_s)}", f"`doorward unban {address}` ends that")
+    """Return the diagnosis that an address is banned, for the same door."""
+    fault = Cause("banned", f"{address} is banned until {moment(until_s)}", f"`doorward unban {address}` lifts the ban")
     return Diagnosis(fault, conclusion.door)
 
 
-def _of_opening(last: Record, now_s: float, moment: Moment) -> Cause:
+def _opening_cause(last: Record, now_s: float, moment: Moment) -> Cause:
     detail, opened = last.detail, f"door {last.door} opened at {moment(last.at_s)}, by {last.detail['by']}"
     ports = wording.listed(detail["ports"]) or "no port"
     if detail["closed"] is None and detail["until"] > now_s:
         left = wording.span(detail["until"] - now_s)
-        remedy = "if the connection fails all the same, run `doorward doctor`, and see that it goes to that port"
-        return Cause("is_open", f"{opened}, and is open for {left} more ({ports})", remedy)
+        remedy = "if the connection still fails, check that it goes to that port, and run `doorward doctor`"
+        return Cause("is_open", f"{opened}, and is open for another {left} ({ports})", remedy)
     if detail["closed_by"] == "hand":
         return Cause("closed_by_hand", f"{opened}, and was closed by hand", "knock again")
     lasted = wording.span((detail["closed"] or detail["until"]) - last.at_s)
     if detail["closed_by"] == "lost":
-        remedy = "see in the daemon's log which program changed the gate"
-        return Cause("closed_by_others", f"{opened}, and the kernel lost it after {lasted}", remedy)
+        remedy = "the daemon's log names the program that changed the ruleset"
+        return Cause("closed_by_others", f"{opened}, and disappeared from the kernel after {lasted}", remedy)
     if detail["closed_by"] == "ban":
-        return Cause("closed_by_ban", f"{opened}, and a ban closed it after {lasted}", "knock again once it is over")
-    remedy = f"connect within that time to {ports}, or write a longer `for`; then knock again"
-    return Cause("is_over", f"{opened}, and its time was over after {lasted}", remedy)
+        return Cause("closed_by_ban", f"{opened}, and a ban closed it after {lasted}", "knock again after the ban")
+    remedy = f"knock again and connect to {ports} within that time, or increase `for`"
+    return Cause("is_over", f"{opened}, and closed after {lasted}", remedy)
 
 
 def _remedy(address: str, records: Sequence[Record]) -> str:
     before = sum(record.event == "opened" for record in records)
-    known = f"it had opened {wording.counted(before, 'door')} before" if before else "it has opened none so far"
-    return f"{known}; `doorward explain --live {address}` shows the packets of the next try"
+    known = f"it had opened {wording.counted(before, 'door')} before" if before else "it has never opened a door"
+    return f"{known}; `doorward explain --live {address}` shows the packets of the next attempt"

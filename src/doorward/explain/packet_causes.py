@@ -1,4 +1,4 @@
-"""What was wrong with the packets that came as knocks: where to, how, how fast."""
+"""Causes in single knock packets: destination, interface, protocol, TCP flags, rate and time."""
 
 from __future__ import annotations
 
@@ -8,8 +8,8 @@ from doorward.config.duration import format_duration
 from doorward.core.tracker import BURST, RATE_PER_S
 from doorward.explain import wording
 from doorward.explain.align import Cause, KnockAttempt, KnockMatch
-from doorward.explain.conntrack import key_of
-from doorward.explain.replay import SYMBOLS, UNNAMED, MachineStep, PacketVerdict, ReplayStep
+from doorward.explain.conntrack import flow_key
+from doorward.explain.replay import COUNTED, UNNAMED, MachineStep, PacketVerdict, ReplayStep
 from doorward.explain.sources import ACCEPTED, REFUSED, REPLIED
 from doorward.model import TCP_FLAGS, FlagFilter, Protocol
 
@@ -18,7 +18,7 @@ _FROM_THE_HOST = (ACCEPTED, REFUSED, REPLIED)
 
 
 def packet_causes(attempt: KnockAttempt) -> Iterator[Cause]:
-    """Give what is wrong with the knocks that came, the gravest first."""
+    """Yield what is wrong with the knocks that arrived, the most severe first."""
     yield from _unreachable(attempt)
     yield from _inside(attempt)
     yield from _too_fast(attempt)
@@ -31,34 +31,32 @@ def packet_causes(attempt: KnockAttempt) -> Iterator[Cause]:
 
 
 def timing_causes(attempt: KnockAttempt) -> Iterator[Cause]:
-    """Say that it took too long, and from which packet on that is counted."""
+    """Yield the cause for a knock that took too long, with the packet from which the time counts."""
     matches, within = attempt.alignment.matches, format_duration(attempt.door.within_ms)
-    remedy = "knock faster, or write a longer `within`"
+    remedy = "knock faster, or increase `within`"
     for match in matches[1:]:
-        lane = _lane(attempt, match.step)
-        began_s = lane.before[1] if lane and lane.is_late else matches[0].step.at_s
+        machine_step = _machine_step(attempt, match.step)
+        began_s = machine_step.before[1] if machine_step and machine_step.is_late else matches[0].step.at_s
         took_s = match.step.at_s - began_s
         if took_s < attempt.within_s:
             continue
         knock = f"the {wording.ordinal(match.knock + 1)} knock came {wording.span_beyond(took_s, attempt.within_s)}"
         if began_s < matches[0].step.at_s:
             first = attempt.door.knock[0]
-            what = (
-                f"{knock} after the first packet to {first}; sending that again does not begin `within` ({within}) anew"
-            )
+            what = f"{knock} after the first packet to {first}; sending that again does not restart `within` ({within})"
             yield Cause("late_after_repeat", what, f"wait {within}, and knock again without repeating the first knock")
         else:
             yield Cause("late", f"{knock} after the first; `within` is {within}", remedy)
         return
 
 
-def _lane(attempt: KnockAttempt, step: ReplayStep) -> MachineStep | None:
-    machine = attempt.case.house.machine_of[attempt.alignment.door]
-    return next((lane for lane in step.lanes if lane.machine == machine), None)
+def _machine_step(attempt: KnockAttempt, step: ReplayStep) -> MachineStep | None:
+    machine = attempt.context.config.machine_by_door[attempt.alignment.door]
+    return next((machine_step for machine_step in step.machine_steps if machine_step.machine == machine), None)
 
 
 def _named(matches: Sequence[KnockMatch], total: int) -> str:
-    """Say `the second knock`, `knocks 1 and 3`, `the knocks`."""
+    """Return `the second knock`, `knocks 1 and 3` or `the knocks`."""
     if len(matches) == total > 1:
         return "the knocks"
     if len(matches) == 1:
@@ -66,21 +64,19 @@ def _named(matches: Sequence[KnockMatch], total: int) -> str:
     return f"knocks {wording.listed([str(match.knock + 1) for match in matches])}"
 
 
-def _with(attempt: KnockAttempt, *verdicts: PacketVerdict) -> list[KnockMatch]:
+def _matches_with(attempt: KnockAttempt, *verdicts: PacketVerdict) -> list[KnockMatch]:
     return [match for match in attempt.alignment.matches if match.step.verdict in verdicts]
 
 
 def _unreachable(attempt: KnockAttempt) -> Iterator[Cause]:
-    """A router's answer: the packet did not get further than there."""
+    """Yield the cause for an ICMP error from a router: the packet got no further."""
     for match in attempt.alignment.matches:
-        answer = attempt.case.trace.answer_to(match.step)
-        if answer is None or answer.what in _FROM_THE_HOST or attempt.case.is_local(answer.by):
+        answer = attempt.context.trace.answer_to(match.step)
+        if answer is None or answer.kind in _FROM_THE_HOST or attempt.context.is_local(answer.by):
             continue
         knock = f"the {wording.ordinal(match.knock + 1)} knock"
-        what = (
-            f"{knock} did not arrive: {wording.address(answer.by)} answered for {_port(match)} that it is {answer.what}"
-        )
-        yield Cause("unreachable", what, "look at the route, and at the firewall of that router")
+        what = f"{knock} did not arrive: {wording.address(answer.by)} answered for {_port(match)}: {answer.kind}"
+        yield Cause("unreachable", what, "check the route, and the firewall of that router")
         return
 
 
@@ -89,87 +85,93 @@ def _port(match: KnockMatch) -> str:
 
 
 def _inside(attempt: KnockAttempt) -> Iterator[Cause]:
-    found = _with(attempt, PacketVerdict.INSIDE)
-    if not found:
+    matches = _matches_with(attempt, PacketVerdict.INSIDE)
+    if not matches:
         return
-    interface = found[0].step.seen.interface
-    knocks = _named(found, len(attempt.alignment.matches))
+    interface = matches[0].step.captured.interface
+    knocks = _named(matches, len(attempt.alignment.matches))
     if interface and interface != "lo" and not interface.startswith(UNNAMED):
-        watched = wording.listed(attempt.case.house.gate.interfaces)
-        what = f"{knocks} came in by {interface}; `interfaces` watches {watched} only"
-        yield Cause("interface", what, f"add {interface} to `interfaces`, or knock from the other side")
+        watched = wording.listed(attempt.context.config.gate.interfaces)
+        what = f"{knocks} arrived on {interface}; `interfaces` lists only {watched}"
+        yield Cause("interface", what, f"add {interface} to `interfaces`, or knock through a watched interface")
     else:
-        source = wording.address(attempt.case.trace.source)
+        source = wording.address(attempt.context.trace.source)
         what = f"{knocks} came from this host itself ({source}): loopback is not watched"
-        yield Cause("own_packets", what, "knock from another machine")
+        yield Cause("own_packets", what, "knock from another host")
 
 
 def _too_fast(attempt: KnockAttempt) -> Iterator[Cause]:
-    found = _with(attempt, PacketVerdict.FAST)
-    if not found:
+    matches = _matches_with(attempt, PacketVerdict.FAST)
+    if not matches:
         return
-    case, until_s = attempt.case, found[0].step.at_s
-    own = _symbols(case.steps, until_s)
-    near = [trace for trace in case.traces.values() if wording.is_same_network(trace.source, case.trace.source)]
-    together = sum(_symbols(trace.steps, until_s) for trace in near)
-    rule = f"above {RATE_PER_S} a second ({BURST} at once) it counts as a scanner"
-    remedy = "stop what sends them, wait two seconds, and knock again"
+    context, until_s = attempt.context, matches[0].step.at_s
+    own = _count_recent(context.steps, until_s)
+    neighbors = [
+        trace for trace in context.traces.values() if wording.is_same_network(trace.source, context.trace.source)
+    ]
+    together = sum(_count_recent(trace.steps, until_s) for trace in neighbors)
+    rule = f"the limit is {RATE_PER_S}/s (burst {BURST})"
+    remedy = "stop the other traffic to this host, wait two seconds, and knock again"
     if own < BURST < together:
-        sent = f"its network (/64) sent {wording.counted(together, 'symbol')} within two seconds"
-        what = f"too fast: {sent}, this address {own}"
+        sent = f"its network (/64) sent {wording.counted(together, 'knock packet')} within two seconds"
+        what = f"rate limit exceeded: {sent}, this address {own}"
         yield Cause("network_too_fast", f"{what}; {rule}", remedy)
     else:
-        what = f"too fast: {wording.counted(own, 'symbol')} within two seconds; {rule}"
+        what = f"rate limit exceeded: {wording.counted(own, 'knock packet')} within two seconds; {rule}"
         yield Cause("too_fast", what, remedy)
 
 
-def _symbols(steps: Sequence[ReplayStep], until_s: float) -> int:
-    """Count the symbols of the two seconds before, in which a full bucket of tokens comes back."""
-    counted = SYMBOLS | {PacketVerdict.FAST}
+def _count_recent(steps: Sequence[ReplayStep], until_s: float) -> int:
+    """Count the knock packets of the two seconds before, the time in which the token bucket refills."""
+    counted = COUNTED | {PacketVerdict.FAST}
     return sum(until_s - 2 <= step.at_s <= until_s and step.verdict in counted for step in steps)
 
 
 def _elsewhere(attempt: KnockAttempt) -> Iterator[Cause]:
     target, matches = attempt.door.target, attempt.alignment.matches
-    found = [match for match in matches if not _is_where_the_door_looks(attempt, match.step)]
-    if not found:
+    wrong = [match for match in matches if not _is_watched_destination(attempt, match.step)]
+    if not wrong:
         return
-    knocks, there = _named(found, len(matches)), _destinations(found)
-    rest = [match for match in matches if match not in found]
-    if rest:
-        what = f"{knocks} went to {there}, the {'other' if len(rest) == 1 else 'others'} to {_destinations(rest)}"
-        yield Cause("part_elsewhere", what, "write the address: the name may have several")
+    knocks, destinations = _named(wrong, len(matches)), _destinations(wrong)
+    others = [match for match in matches if match not in wrong]
+    if others:
+        rest = "other" if len(others) == 1 else "others"
+        what = f"{knocks} went to {destinations}, the {rest} to {_destinations(others)}"
+        yield Cause("part_elsewhere", what, "use the address: the name may have several")
     elif target is not None:
-        what = f"{knocks} went to {there}, which is not the target of door {attempt.door.name}, {target}"
-        yield Cause("not_the_target", what, f"knock at {target}")
+        what = f"{knocks} went to {destinations}, which is not the target of door {attempt.door.name}, {target}"
+        yield Cause("not_the_target", what, f"send the knock to {target}")
     else:
-        here = wording.listed(list(map(wording.address, attempt.case.own_hosts())))
-        what = f"{knocks} went to {there}, which is not this host{f' ({here})' if here else ''}"
-        yield Cause("elsewhere", what, f"knock at {here or 'its address'}; --host ADDRESS tells explain another one")
+        own_addresses = wording.listed(list(map(wording.address, attempt.context.own_hosts())))
+        what = (
+            f"{knocks} went to {destinations}, which is not this host{f' ({own_addresses})' if own_addresses else ''}"
+        )
+        yield Cause(
+            "elsewhere", what, f"knock at {own_addresses or 'its address'}, or name this host's addresses with --host"
+        )
 
 
-def _is_where_the_door_looks(attempt: KnockAttempt, step: ReplayStep) -> bool:
-    destination, target = step.seen.flow.destination, attempt.door.target
-    return attempt.case.is_local(destination) if target is None else destination == target.packed
+def _is_watched_destination(attempt: KnockAttempt, step: ReplayStep) -> bool:
+    destination, target = step.captured.flow.destination, attempt.door.target
+    return attempt.context.is_local(destination) if target is None else destination == target.packed
 
 
 def _destinations(matches: Sequence[KnockMatch]) -> str:
-    return wording.listed(sorted({wording.address(match.step.seen.flow.destination) for match in matches}))
+    return wording.listed(sorted({wording.address(match.step.captured.flow.destination) for match in matches}))
 
 
 def _protocol(attempt: KnockAttempt, match: KnockMatch) -> Iterator[Cause]:
     wanted = attempt.door.knock[match.knock]
     if match.is_exact:
         return
-    what = (
-        f"the {wording.ordinal(match.knock + 1)} knock came as {_port(match)}; door {attempt.door.name} wants {wanted}"
-    )
+    knock = f"the {wording.ordinal(match.knock + 1)} knock"
+    what = f"{knock} came as {_port(match)}; door {attempt.door.name} expects {wanted}"
     remedy = f"send it as {wanted}; knockd's client writes {wanted.number}:{wanted.protocol.name.lower()}"
     yield Cause("tcp_for_udp" if wanted.protocol is Protocol.UDP else "udp_for_tcp", what, remedy)
 
 
 def _flags(attempt: KnockAttempt, match: KnockMatch) -> Iterator[Cause]:
-    packet, wanted = match.step.seen.flow.packet, attempt.door.flags
+    packet, wanted = match.step.captured.flow.packet, attempt.door.flags
     if not match.is_exact or packet is None or packet.port.protocol is Protocol.UDP or wanted.passes(packet.flags):
         return
     what = (
@@ -180,7 +182,7 @@ def _flags(attempt: KnockAttempt, match: KnockMatch) -> Iterator[Cause]:
         yield Cause(
             "flags_ecn",
             f"{what}: the client asks for ECN",
-            "take !ece and !cwr out of `flags`, or set net.ipv4.tcp_ecn=2 on the client",
+            "remove !ece and !cwr from `flags`, or set net.ipv4.tcp_ecn=2 on the client",
         )
     else:
         yield Cause("flags", what, "knock with plain connection attempts, as `doorward knock` does")
@@ -192,10 +194,12 @@ def _is_ecn_alone(flags: int, wanted: FlagFilter) -> bool:
 
 def _connection(attempt: KnockAttempt, match: KnockMatch) -> Iterator[Cause]:
     if match.step.verdict is PacketVerdict.CONNECTION and match.is_exact:
-        earlier = next(step for step in attempt.case.steps if key_of(step.seen.flow) == key_of(match.step.seen.flow))
+        earlier = next(
+            step for step in attempt.context.steps if flow_key(step.captured.flow) == flow_key(match.step.captured.flow)
+        )
         what = (
-            f"the {wording.ordinal(match.knock + 1)} knock ({_port(match)}) belongs to a connection from port"
-            f" {earlier.seen.flow.source_port} that stands: only what is new is a knock"
+            f"the {wording.ordinal(match.knock + 1)} knock ({_port(match)}) belongs to an established connection"
+            f" from port {earlier.captured.flow.source_port}: only a new one can be a knock"
         )
         yield Cause("established", what, "send each knock from a port of its own, as `doorward knock` does")
 
@@ -203,8 +207,9 @@ def _connection(attempt: KnockAttempt, match: KnockMatch) -> Iterator[Cause]:
 def _broken(match: KnockMatch) -> Iterator[Cause]:
     if match.step.verdict is not PacketVerdict.BROKEN:
         return
-    knock, seen = f"the {wording.ordinal(match.knock + 1)} knock", match.step.seen
-    if seen.is_cut:
-        yield Cause("cut", f"the capture kept too little of {knock} to judge it", "capture again with `tcpdump -s 0`")
+    knock, captured = f"the {wording.ordinal(match.knock + 1)} knock", match.step.captured
+    if captured.is_cut:
+        yield Cause("cut", f"the capture truncated {knock}", "capture again with `tcpdump -s 0`")
     else:
-        yield Cause("broken", f"{knock} has no whole header: {seen.flow.trouble}", "look at what sends or rewrites it")
+        what = f"{knock} has an incomplete header: {captured.flow.trouble}"
+        yield Cause("broken", what, "check the program or device that sends or rewrites it")

@@ -1,6 +1,6 @@
-"""One packet after the other through the automaton: what each was, and where it left its source.
+"""Replay captured packets through the automaton: what each packet counted as, and the progress of its source after it.
 
-The order of the questions is the order of the kernel's chains (gate/chains.py), and the answers are the tracker's.
+The checks come in the order of the kernel's chains (nftables/chains.py); the progress is that of core/tracker.py.
 """
 
 from __future__ import annotations
@@ -17,47 +17,47 @@ from doorward.explain.conntrack import ConnectionState
 from doorward.model import Packet, Port
 from doorward.packets.decode import Flow
 
-CAPACITY = 65536  # sources a family in progress: a capture with more of them is of a flood
-MOST_OPEN = 65536  # openings that are remembered; as many as the kernel's set holds
+CAPACITY = 65536  # sources in progress per address family; only a flood has more
+MOST_OPEN = 65536  # openings; as many as the kernel's set holds
 LOOPBACK = "lo"
-UNNAMED = "interface "  # before the number of one whose name the capture does not tell
+UNNAMED = "interface "  # prefix of an interface that the capture numbers but does not name
 
 
 class CapturedPacket(NamedTuple):
-    """A packet of the capture: its number there, when it came (seconds since the first), and how."""
+    """A packet of the capture: its number there, its time in seconds after the first frame, and how it arrived."""
 
     number: int
     at_s: float
     flow: Flow
-    standing: ConnectionState = ConnectionState.NEW
+    state: ConnectionState = ConnectionState.NEW
     interface: str = ""
     outgoing: bool | None = None
-    is_cut: bool = False  # the capture kept less of it than there was
+    is_cut: bool = False  # the capture holds less of it than was on the wire
 
 
 class PacketVerdict(StrEnum):
-    """What the gate makes of a packet."""
+    """What a packet counts as at the gate."""
 
     OPENS = "opens"
     FORWARD = "forward"  # one knock further
-    BACK = "back"  # to the shorter prefix that still fits
+    BACK = "back"  # to a shorter prefix that still fits
     WRONG = "wrong"  # back to the start
-    SAME = "same"  # the same again: nothing changes
-    IDLE = "idle"  # no first knock, and none had come
+    SAME = "same"  # a repetition: nothing changes
+    IDLE = "idle"  # not a first knock, and nothing in progress
     FAST = "fast"
     FLAGS = "flags"
     ELSEWHERE = "elsewhere"
-    UNKNOWN = "unknown"  # in no sequence, where only those count
+    UNKNOWN = "unknown"  # in no sequence, with wrong_port = "known"
     PUBLIC = "public"
-    SIGNED = "signed"  # to the port for signed knocks, which the daemon judges by their contents
+    SIGNED = "signed"  # to the port for signed knocks, which the daemon verifies
     ENTERS = "enters"  # to a port that is open to its source
-    HIDDEN = "hidden"  # to a port that doors open, and that is closed to its source
+    HIDDEN = "hidden"  # to a door's port that is closed to its source
     CONNECTION = "connection"
-    INSIDE = "inside"  # from this host itself, or by an interface that is not watched
-    BROKEN = "broken"  # no whole TCP or UDP header
+    INSIDE = "inside"  # from this host itself, or through an interface that is not watched
+    BROKEN = "broken"  # no complete TCP or UDP header
 
 
-SYMBOLS = frozenset(
+COUNTED = frozenset(
     {
         PacketVerdict.OPENS,
         PacketVerdict.FORWARD,
@@ -70,7 +70,7 @@ SYMBOLS = frozenset(
 
 
 class MachineStep(NamedTuple):
-    """One machine: where the source was before and after, and whether what it had was over its time."""
+    """One automaton's step: the source's progress before and after, and whether the earlier progress had expired."""
 
     machine: int
     before: Attempt
@@ -80,103 +80,105 @@ class MachineStep(NamedTuple):
 
 
 class ReplayStep(NamedTuple):
-    """A packet and what it was made of; `opened` are doors by index; `left_s` how long a port is open yet.
+    """A packet and what it counted as. `opened`: doors by index; `left_s`: how long its port stays open.
 
     `is_after_signed`: its source may have opened the port by a signed knock, which no capture shows.
     """
 
-    seen: CapturedPacket
+    captured: CapturedPacket
     verdict: PacketVerdict
-    lanes: tuple[MachineStep, ...] = ()
+    machine_steps: tuple[MachineStep, ...] = ()
     opened: tuple[int, ...] = ()
     left_s: float = 0.0
     is_after_signed: bool = False
 
     @property
     def at_s(self) -> float:
-        """Give when the packet came."""
-        return self.seen.at_s
+        """When the packet arrived."""
+        return self.captured.at_s
 
     @property
     def port(self) -> Port | None:
-        """Give where it went, if it has a port."""
-        return self.seen.flow.port
+        """The destination port, if the packet has one."""
+        return self.captured.flow.port
 
 
 class Replayer:
-    """Runs the daemon's automaton over what was seen; `is_local` tells this host's own addresses."""
+    """Runs captured packets through the daemon's automaton; `is_local` recognizes this host's addresses."""
 
-    def __init__(self, house: CompiledConfig, is_local: Callable[[bytes], bool]) -> None:
-        self._house, self._is_local = house, is_local
-        self._tracker = Tracker(house.automaton, CAPACITY)
+    def __init__(self, config: CompiledConfig, is_local: Callable[[bytes], bool]) -> None:
+        self._config, self._is_local = config, is_local
+        self._tracker = Tracker(config.automaton, CAPACITY)
         self._open: dict[tuple[bytes, Port], float] = {}
         self._signing: dict[bytes, None] = {}  # sources, in the order in which they came
         self._now_s = float("-inf")
 
-    def replay(self, seen: CapturedPacket) -> ReplayStep:
-        """Take the next packet, of a visitor."""
-        self._now_s = max(self._now_s, seen.at_s)  # a capture's clock may be set back, the tracker's may not
-        flow = seen.flow
+    def replay(self, captured: CapturedPacket) -> ReplayStep:
+        """Return the step of the next packet to this host; packets come in the order of the capture."""
+        self._now_s = max(self._now_s, captured.at_s)  # the clock of a capture may be set back, the tracker's may not
+        flow = captured.flow
         if flow.packet is None or flow.port is None:
-            return ReplayStep(seen, PacketVerdict.BROKEN)
-        if self._is_inside(seen):
-            return ReplayStep(seen, PacketVerdict.INSIDE)
-        if seen.standing is not ConnectionState.NEW:
-            return ReplayStep(seen, PacketVerdict.CONNECTION)
+            return ReplayStep(captured, PacketVerdict.BROKEN)
+        if self._is_inside(captured):
+            return ReplayStep(captured, PacketVerdict.INSIDE)
+        if captured.state is not ConnectionState.NEW:
+            return ReplayStep(captured, PacketVerdict.CONNECTION)
         packet = flow.packet._replace(local=self._is_local(flow.destination))
-        if not packet.local and flow.destination not in self._house.targets:
-            return ReplayStep(seen, PacketVerdict.ELSEWHERE)
-        if packet.local and packet.port in self._house.automaton.ignored_ports:
-            return self._service(seen, packet)
-        return self._symbol(seen, packet)
+        if not packet.local and flow.destination not in self._config.targets:
+            return ReplayStep(captured, PacketVerdict.ELSEWHERE)
+        if packet.local and packet.port in self._config.automaton.ignored_ports:
+            return self._service_step(captured, packet)
+        return self._knock_step(captured, packet)
 
-    def _is_inside(self, seen: CapturedPacket) -> bool:
-        watched, interface, source = self._house.gate.interfaces, seen.interface, seen.flow.source
+    def _is_inside(self, captured: CapturedPacket) -> bool:
+        watched, interface, source = self._config.gate.interfaces, captured.interface, captured.flow.source
         if interface and interface in watched:
             return False
         if interface == LOOPBACK or self._is_local(source) or ip_address(source).is_loopback:
             return LOOPBACK not in watched
         return bool(watched and interface and not interface.startswith(UNNAMED))
 
-    def _service(self, seen: CapturedPacket, packet: Packet) -> ReplayStep:
+    def _service_step(self, captured: CapturedPacket, packet: Packet) -> ReplayStep:
         left_s = self._open.get((packet.source, packet.port), self._now_s) - self._now_s
         if left_s > 0:
-            return ReplayStep(seen, PacketVerdict.ENTERS, left_s=left_s)
-        if packet.port == self._house.signed:
+            return ReplayStep(captured, PacketVerdict.ENTERS, left_s=left_s)
+        if packet.port == self._config.signed_port:
             self._signing[packet.source] = None
             if len(self._signing) > MOST_OPEN:
                 del self._signing[next(iter(self._signing))]
-            return ReplayStep(seen, PacketVerdict.SIGNED)
-        if packet.port in self._house.services:
-            return ReplayStep(seen, PacketVerdict.HIDDEN, is_after_signed=packet.source in self._signing)
-        return ReplayStep(seen, PacketVerdict.PUBLIC)
+            return ReplayStep(captured, PacketVerdict.SIGNED)
+        if packet.port in self._config.services:
+            return ReplayStep(captured, PacketVerdict.HIDDEN, is_after_signed=packet.source in self._signing)
+        return ReplayStep(captured, PacketVerdict.PUBLIC)
 
-    def _symbol(self, seen: CapturedPacket, packet: Packet) -> ReplayStep:
-        automaton = self._house.automaton
+    def _knock_step(self, captured: CapturedPacket, packet: Packet) -> ReplayStep:
+        automaton = self._config.automaton
         if automaton.known_ports is not None and packet.port not in automaton.known_ports:
-            return ReplayStep(seen, PacketVerdict.UNKNOWN)
-        watching = [number for number, machine in enumerate(automaton.machines) if machine.matches(packet)]
+            return ReplayStep(captured, PacketVerdict.UNKNOWN)
+        watching = [index for index, machine in enumerate(automaton.machines) if machine.matches(packet)]
         if not watching:
-            return ReplayStep(seen, PacketVerdict.FLAGS if self._is_looked_at(packet) else PacketVerdict.ELSEWHERE)
+            return ReplayStep(captured, PacketVerdict.FLAGS if self._is_watched(packet) else PacketVerdict.ELSEWHERE)
         before = self._tracker.attempts(packet.source)
         moves = self._tracker.transitions(packet, self._now_s)
         if self._tracker.is_throttled(packet.source, self._now_s):
-            return ReplayStep(seen, PacketVerdict.FAST)
+            return ReplayStep(captured, PacketVerdict.FAST)
         after = self._tracker.attempts(packet.source)
-        lanes = tuple(self._lane(number, packet, before[number], after[number]) for number in watching)
+        machine_steps = tuple(self._machine_step(index, packet, before[index], after[index]) for index in watching)
         opened = tuple(door for move in moves for door in move.opened)
-        self._note(packet.source, opened)
-        return ReplayStep(seen, PacketVerdict.OPENS if opened else _foremost(lanes), lanes, opened)
-
-    def _is_looked_at(self, packet: Packet) -> bool:
-        """Tell whether some door looks at the packet's destination."""
-        return any(
-            packet.local if machine.target is None else packet.destination == machine.target
-            for machine in self._house.automaton.machines
+        self._add_openings(packet.source, opened)
+        return ReplayStep(
+            captured, PacketVerdict.OPENS if opened else _most_significant(machine_steps), machine_steps, opened
         )
 
-    def _lane(self, number: int, packet: Packet, before: Attempt, after: Attempt) -> MachineStep:
-        machine = self._house.automaton.machines[number]
+    def _is_watched(self, packet: Packet) -> bool:
+        """Return whether some door watches the packet's destination."""
+        return any(
+            packet.local if machine.target is None else packet.destination == machine.target
+            for machine in self._config.automaton.machines
+        )
+
+    def _machine_step(self, index: int, packet: Packet, before: Attempt, after: Attempt) -> MachineStep:
+        machine = self._config.automaton.machines[index]
         is_late = before[0] != machine.root and self._now_s - before[1] >= machine.within_ms / 1000
         start = machine.root if is_late else before[0]
         symbol = pack_symbol(packet.port)
@@ -188,11 +190,11 @@ class Replayer:
             verdict = PacketVerdict.BACK
         else:
             verdict = PacketVerdict.IDLE if before[0] == machine.root else PacketVerdict.WRONG
-        return MachineStep(number, before, after, verdict, is_late)
+        return MachineStep(index, before, after, verdict, is_late)
 
-    def _note(self, source: bytes, opened: tuple[int, ...]) -> None:
+    def _add_openings(self, source: bytes, opened: tuple[int, ...]) -> None:
         for index in opened:
-            door = self._house.doors[index]
+            door = self._config.doors[index]
             for port in door.opens:
                 until_s = self._now_s + door.for_ms / 1000
                 self._open[source, port] = max(self._open.get((source, port), until_s), until_s)
@@ -203,5 +205,5 @@ class Replayer:
 _RANK = (PacketVerdict.FORWARD, PacketVerdict.BACK, PacketVerdict.WRONG, PacketVerdict.SAME, PacketVerdict.IDLE)
 
 
-def _foremost(lanes: tuple[MachineStep, ...]) -> PacketVerdict:
-    return min((lane.verdict for lane in lanes), key=_RANK.index)
+def _most_significant(machine_steps: tuple[MachineStep, ...]) -> PacketVerdict:
+    return min((machine_step.verdict for machine_step in machine_steps), key=_RANK.index)

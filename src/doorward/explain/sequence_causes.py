@@ -1,4 +1,4 @@
-"""What was missing in a knock, and what came between: order, strays, lost packets, a second address."""
+"""Causes in the sequence of knocks: order, stray and missing packets, packets from a second address."""
 
 from __future__ import annotations
 
@@ -10,18 +10,18 @@ from typing import NamedTuple
 from doorward.config.schema import WrongPort
 from doorward.explain import wording
 from doorward.explain.align import Cause, KnockAttempt, KnockMatch, counts_for
-from doorward.explain.conntrack import key_of
+from doorward.explain.conntrack import flow_key
 from doorward.explain.replay import PacketVerdict, ReplayStep
 from doorward.model import Port, Protocol
 
-OVERTAKING_S = 0.05  # who sends knocks in the wrong order sends them further apart than packets overtake each other
-AROUND_S = 5.0  # a packet that belongs to a knock came at most so long before its first or after its last
-MOST_STRANGERS = 16
-MANY_STRAYS = 12  # between two knocks: that is no stray, but a scan
+OVERTAKING_S = 0.05  # packets reordered on the way are closer than knocks sent in the wrong order
+AROUND_S = 5.0  # packets this long before the first or after the last match may belong to the attempt
+MOST_CANDIDATES = 16
+MANY_STRAYS = 12  # more packets between two knocks are a scan
 
 
 class _Gap(NamedTuple):
-    """What lies between two knocks that came: the knocks that are missing, and the symbols that are there."""
+    """Between two matched knocks: the missing knocks, and the stray packets that were counted."""
 
     missing: tuple[int, ...]
     strays: tuple[ReplayStep, ...]
@@ -30,11 +30,11 @@ class _Gap(NamedTuple):
 
 
 def sequence_causes(attempt: KnockAttempt) -> Iterator[Cause]:
-    """Give what was missing, and what should not have been there."""
+    """Yield what was missing, and what should not have been there."""
     displaced = _unmatched(attempt)
     if displaced:
         yield _order(attempt, displaced)
-    others = _of_others(attempt, displaced)
+    others = _packets_of_others(attempt, displaced)
     if others:
         yield _split(attempt, others)
     lost: list[int] = []
@@ -64,137 +64,139 @@ def _gaps(attempt: KnockAttempt) -> Iterator[_Gap]:
 
 
 def _strays(attempt: KnockAttempt, after: KnockMatch | None, before: KnockMatch | None) -> Iterator[ReplayStep]:
-    """Give the symbols between two knocks that are not the earlier one again; at the ends, those that are near."""
+    """Yield the counted packets between two matches, except repetitions of the first; at the ends, only near ones."""
     repeated = attempt.door.knock[after.knock] if after else None
     steps = attempt.alignment.between(after.step if after else None, before.step if before else None)
     for step in steps:
-        if not counts_for(attempt.case.house, attempt.alignment.door, step) or step.port == repeated:
+        if not counts_for(attempt.context.config, attempt.alignment.door, step) or step.port == repeated:
             continue
         near_s = min(abs(step.at_s - match.step.at_s) for match in (after, before) if match)
         if (after and before) or near_s <= AROUND_S:
             yield step
 
 
-def completed(attempt: KnockAttempt) -> KnockAttempt:
-    """Take packets that are in their place for what they are: so much came between that they seemed to be none."""
+def with_displaced_packets(attempt: KnockAttempt) -> KnockAttempt:
+    """Return the attempt with packets added that fit where a knock is missing; many strays had hidden them."""
     matches = list(attempt.alignment.matches)
     for knock, step in _unmatched(attempt, with_any_protocol=True).items():
-        before = [match.step.seen.number for match in matches if match.knock < knock]
-        after = [match.step.seen.number for match in matches if match.knock > knock]
-        if max(before, default=-1) < step.seen.number < min(after, default=step.seen.number + 1):
+        before = [match.step.captured.number for match in matches if match.knock < knock]
+        after = [match.step.captured.number for match in matches if match.knock > knock]
+        if max(before, default=-1) < step.captured.number < min(after, default=step.captured.number + 1):
             matches.append(KnockMatch(knock, step, step.port == attempt.door.knock[knock]))
     matches.sort(key=lambda match: match.knock)
     return replace(attempt, alignment=attempt.alignment._replace(matches=tuple(matches)))
 
 
 def _unmatched(attempt: KnockAttempt, *, with_any_protocol: bool = False) -> dict[int, ReplayStep]:
-    """Find missing knocks among the packets around: they came, but were not taken for it."""
+    """Return packets near the attempt that fit missing knocks, by knock; they arrived, but out of place."""
     matches = attempt.alignment.matches
-    taken = {match.step for match in matches}
+    used = {match.step for match in matches}
     since_s, until_s = matches[0].step.at_s - AROUND_S, matches[-1].step.at_s + AROUND_S
-    found: dict[int, ReplayStep] = {}
+    displaced: dict[int, ReplayStep] = {}
     for knock in attempt.missing:
         wanted = attempt.door.knock[knock]
         for step in attempt.alignment.steps:
             fits = step.port == wanted or (with_any_protocol and step.port and step.port.number == wanted.number)
-            if fits and step not in taken and since_s <= step.at_s <= until_s:
-                found[knock] = step
-                taken.add(step)
+            if fits and step not in used and since_s <= step.at_s <= until_s:
+                displaced[knock] = step
+                used.add(step)
                 break
-    return found
+    return displaced
 
 
-def _came(attempt: KnockAttempt, displaced: dict[int, ReplayStep]) -> tuple[dict[int, ReplayStep], list[int]]:
-    """Give the packets of all knocks that came, and the order in which they did."""
-    came = {match.knock: match.step for match in attempt.alignment.matches} | displaced
-    return came, sorted(came, key=lambda knock: came[knock].seen.number)
+def _arrived(attempt: KnockAttempt, displaced: dict[int, ReplayStep]) -> tuple[dict[int, ReplayStep], list[int]]:
+    """Return the packets of all knocks that arrived, and the knocks in the order of arrival."""
+    arrived = {match.knock: match.step for match in attempt.alignment.matches} | displaced
+    return arrived, sorted(arrived, key=lambda knock: arrived[knock].captured.number)
 
 
 def _swapped(attempt: KnockAttempt, displaced: dict[int, ReplayStep]) -> list[tuple[int, int]]:
-    """Give the neighbours of which the later knock came first."""
-    return [(early, late) for early, late in pairwise(_came(attempt, displaced)[1]) if early > late]
+    """Return the adjacent pairs in which the later knock arrived first."""
+    return [(early, late) for early, late in pairwise(_arrived(attempt, displaced)[1]) if early > late]
 
 
 def _order(attempt: KnockAttempt, displaced: dict[int, ReplayStep]) -> Cause:
-    came, order = _came(attempt, displaced)
+    arrived, order = _arrived(attempt, displaced)
     sent = " ".join(str(attempt.door.knock[knock]) for knock in order)
-    remedy = f"door {attempt.door.name} wants {wording.knocks(attempt.door)}"
+    remedy = f"door {attempt.door.name} expects {wording.knocks(attempt.door)}"
     if len(order) > 2 and order == sorted(order, reverse=True):
         return Cause("reversed", f"the knocks came in reverse: {sent}", remedy)
     early, late = _swapped(attempt, displaced)[0]
-    apart_s = came[late].at_s - came[early].at_s
+    apart_s = arrived[late].at_s - arrived[early].at_s
     which = (
         f"the {wording.ordinal(early + 1)} knock came {wording.span(apart_s)} before the {wording.ordinal(late + 1)}"
     )
     if apart_s <= OVERTAKING_S:
         what = f"{which}: packets overtook each other on the way"
-        otherwise = "if it stays so, the client's order is wrong"
+        otherwise = "if it persists, the client's order is wrong"
         return Cause(
             "overtaken", what, f"leave time between them: `doorward knock --delay 50ms`; {otherwise}: {remedy}"
         )
     return Cause("order", f"{which}: the order was {sent}", remedy)
 
 
-def _of_others(attempt: KnockAttempt, displaced: Collection[int]) -> dict[int, ReplayStep]:
-    """Give the packets of other sources that are just what is missing; none where they are not all of it."""
+def _packets_of_others(attempt: KnockAttempt, displaced: Collection[int]) -> dict[int, ReplayStep]:
+    """Return the packets of other sources that are exactly what is missing; empty if anything remains missing."""
     missing = [knock for knock in attempt.missing if knock not in displaced]
-    fitting: dict[bytes, dict[int, ReplayStep]] = {source: {} for source in _eligible(attempt)}
+    fitting: dict[bytes, dict[int, ReplayStep]] = {source: {} for source in _candidate_sources(attempt)}
     for knock in missing:
-        since_s, until_s = _time_of(attempt, knock)
-        for step in attempt.case.neighbours.at(attempt.door.knock[knock], attempt.case.trace.source, since_s, until_s):
-            if (theirs := fitting.get(step.seen.flow.source)) is not None:
+        since_s, until_s = _time_span(attempt, knock)
+        for step in attempt.context.other_sources.packets_to(
+            attempt.door.knock[knock], attempt.context.trace.source, since_s, until_s
+        ):
+            if (theirs := fitting.get(step.captured.flow.source)) is not None:
                 theirs.setdefault(knock, step)
-    found: dict[int, ReplayStep] = {}
+    packets: dict[int, ReplayStep] = {}
     for theirs in sorted(fitting.values(), key=lambda theirs: (-len(theirs), _distance_s(attempt, theirs.values()))):
-        found = theirs | found
-    return found if len(found) == len(missing) else {}
+        packets = theirs | packets
+    return packets if len(packets) == len(missing) else {}
 
 
 def _distance_s(attempt: KnockAttempt, steps: Iterable[ReplayStep]) -> float:
-    """Give how far in time packets are from the nearest of the knocks that came."""
+    """Return the least time between any of the packets and any knock that arrived."""
     moments = [match.step.at_s for match in attempt.alignment.matches]
     return min((abs(step.at_s - moment) for step in steps for moment in moments), default=float("inf"))
 
 
-def _time_of(attempt: KnockAttempt, knock: int) -> tuple[float, float]:
-    """Give from when to when a missing knock would have been in its place."""
+def _time_span(attempt: KnockAttempt, knock: int) -> tuple[float, float]:
+    """Return the time span in which a missing knock would have been in order."""
     matches, slack_s = attempt.alignment.matches, max(AROUND_S, attempt.within_s)
     before = [match.step.at_s for match in matches if match.knock < knock]
     after = [match.step.at_s for match in matches if match.knock > knock]
     return max(before, default=matches[0].step.at_s - slack_s), min(after, default=matches[-1].step.at_s + slack_s)
 
 
-def _eligible(attempt: KnockAttempt) -> set[bytes]:
-    """Give the sources that sent some of the knocks, and none that this source sent: the rest of one client's.
+def _candidate_sources(attempt: KnockAttempt) -> set[bytes]:
+    """Return the sources that sent some of the knocks, but none that this source sent: possibly the same client.
 
-    None where they are many: then they are strangers, and among many some fit by chance.
+    Empty when there are many: among many unrelated sources some fit by chance.
     """
     matches, slack_s = attempt.alignment.matches, max(AROUND_S, attempt.within_s)
     since_s, until_s = matches[0].step.at_s - slack_s, matches[-1].step.at_s + slack_s
     own = {attempt.door.knock[match.knock] for match in matches}
     theirs: dict[bytes, set[Port]] = {}
     for port in set(attempt.door.knock):
-        for step in attempt.case.neighbours.at(port, attempt.case.trace.source, since_s, until_s):
-            theirs.setdefault(step.seen.flow.source, set()).add(port)
+        for step in attempt.context.other_sources.packets_to(port, attempt.context.trace.source, since_s, until_s):
+            theirs.setdefault(step.captured.flow.source, set()).add(port)
     fitting = {source for source, ports in theirs.items() if not ports & own}
-    return fitting if len(fitting) <= MOST_STRANGERS else set()
+    return fitting if len(fitting) <= MOST_CANDIDATES else set()
 
 
 def _split(attempt: KnockAttempt, others: dict[int, ReplayStep]) -> Cause:
-    own = attempt.case.trace.source
+    own = attempt.context.trace.source
     parts = {own: [match.knock for match in attempt.alignment.matches]}
     for knock, step in sorted(others.items()):
-        parts.setdefault(step.seen.flow.source, []).append(knock)
-    first, *rest = [f"{_knocks(knocks)} came from {wording.address(source)}" for source, knocks in parts.items()]
-    what = ", ".join([first, *(part.replace(" came", "") for part in rest)])
+        parts.setdefault(step.captured.flow.source, []).append(knock)
+    first, *others_text = [f"{_knocks(knocks)} came from {wording.address(source)}" for source, knocks in parts.items()]
+    what = ", ".join([first, *(part.replace(" came", "") for part in others_text)])
     sources = list(parts)
     if len({len(source) for source in sources}) > 1:
-        return Cause("split_families", f"{what}: IPv4 and IPv6 mixed", "knock by one of them: -4 or -6")
+        return Cause("split_families", f"{what}: IPv4 and IPv6 mixed", "use one address family: -4 or -6")
     count = wording.number_word(len(sources))
     if all(wording.is_same_network(own, source) for source in sources[1:]):
-        remedy = "bind the client to one address, or turn its temporary addresses off"
+        remedy = "bind the client to one address, or disable its temporary addresses"
         return Cause("split_network", f"{what}: {count} addresses of one client", remedy)
-    remedy = "knock over a network that shows one address, by IPv6, or with a signed knock, which is one packet"
+    remedy = "use a network with one outgoing address, IPv6, or a signed knock, which is a single packet"
     return Cause("split_addresses", f"{what}: {count} addresses", remedy)
 
 
@@ -205,47 +207,47 @@ def _knocks(numbers: Sequence[int]) -> str:
 
 def _wrong_port(attempt: KnockAttempt, knock: int, step: ReplayStep) -> Cause:
     wanted = attempt.door.knock[knock]
-    what = f"the {wording.ordinal(knock + 1)} knock went to {step.port}; door {attempt.door.name} wants {wanted}"
-    return Cause("wrong_port", what, "write the same sequence on both sides")
+    what = f"the {wording.ordinal(knock + 1)} knock went to {step.port}; door {attempt.door.name} expects {wanted}"
+    return Cause("wrong_port", what, "configure the same sequence on both sides")
 
 
 def _scan(strays: Sequence[ReplayStep]) -> Cause:
     count = len({step.port for step in strays})
     took_s = strays[-1].at_s - strays[0].at_s
     tried = f"{wording.counted(count, 'other port')} in {wording.span(took_s)}"
-    what = f"a scan: {tried} between the knocks; a sweep opens nothing"
-    return Cause("scan", what, "knock with nothing else going to this host")
+    what = f"port scan: {tried} between the knocks; a scan opens no door"
+    return Cause("scan", what, "knock without other traffic to this host")
 
 
 def _stray(attempt: KnockAttempt, gap: _Gap, step: ReplayStep) -> Cause:
-    assert gap.after is not None and gap.before is not None  # noqa: S101, PT018 - the caller has looked
+    assert gap.after is not None and gap.before is not None  # noqa: S101, PT018 - checked by the caller
     place = f"between knocks {gap.after.knock + 1} and {gap.before.knock + 1}"
-    if (earlier := _first_sent(attempt, step)) is not None:
+    if (earlier := _retransmitted_packet(attempt, step)) is not None:
         pause = wording.span(step.at_s - earlier.at_s)
-        what = f"the client's TCP sent its SYN to {step.port} again after {pause}, {place}, and spoiled the sequence"
+        what = f"the client's TCP retransmitted its SYN to {step.port} after {pause}, {place}, and broke the sequence"
         return Cause("retransmitted", what, "knock with a program that sends each packet once, like `doorward knock`")
-    house = attempt.case.house
+    config = attempt.context.config
     if step.port in attempt.door.knock:
-        what = f"the sequence was begun anew: another packet to {step.port} came {place}"
+        what = f"the sequence was restarted: another packet to {step.port} came {place}"
         return Cause("begun_anew", what, "let one program knock at a time")
-    if step.port in house.ports:
-        owner = next(door for door in house.doors if step.port in door.knock)
-        what = f"a packet to {step.port}, a knock of door {owner.name}, came {place} and sent it back to the start"
-        return Cause("other_door", what, "knock at one door after the other")
-    rule = ' (wrong_port = "any")' if house.gate.wrong_port is WrongPort.ANY else ""
-    what = f"a packet to {step.port} {place} sent it back to the start{rule}"
-    return Cause("stray", what, f"keep other programs off this host, make {step.port} `public`, or knock again")
+    if step.port in config.ports:
+        owner = next(door for door in config.doors if step.port in door.knock)
+        what = f"a packet to {step.port}, a knock of door {owner.name}, came {place} and reset the progress"
+        return Cause("other_door", what, "knock on one door at a time")
+    rule = ' (wrong_port = "any")' if config.gate.wrong_port is WrongPort.ANY else ""
+    what = f"a packet to {step.port} {place} reset the progress{rule}"
+    return Cause("stray", what, f"stop other traffic to this host, make {step.port} `public`, or knock again")
 
 
-def _first_sent(attempt: KnockAttempt, step: ReplayStep) -> ReplayStep | None:
-    """Give the packet of which this one is a repetition by the client's TCP."""
-    flow = step.seen.flow
+def _retransmitted_packet(attempt: KnockAttempt, step: ReplayStep) -> ReplayStep | None:
+    """Return the packet that this one retransmits, or None."""
+    flow = step.captured.flow
     if flow.protocol != Protocol.TCP:
         return None
-    for earlier in attempt.case.steps:
+    for earlier in attempt.context.steps:
         if earlier is step:
             return None
-        if key_of(earlier.seen.flow) == key_of(flow) and earlier.seen.flow.sequence == flow.sequence:
+        if flow_key(earlier.captured.flow) == flow_key(flow) and earlier.captured.flow.sequence == flow.sequence:
             return earlier
     return None
 
@@ -253,21 +255,21 @@ def _first_sent(attempt: KnockAttempt, step: ReplayStep) -> ReplayStep | None:
 def _lost(attempt: KnockAttempt, lost: Sequence[int]) -> Cause:
     door, total = attempt.door, len(attempt.door.knock)
     ports = wording.listed([str(door.knock[knock]) for knock in lost])
-    came = len(attempt.alignment.matches)
-    if (piece := _piece(attempt)) is not None:
-        if piece.seen.is_cut:
-            what = f"the capture kept too little of a packet to see whether it was the missing {ports}"
+    arrived = len(attempt.alignment.matches)
+    if (fragment := _find_fragment(attempt)) is not None:
+        if fragment.captured.is_cut:
+            what = f"the capture truncated a packet that may be the missing {ports}"
             return Cause("cut", what, "capture again with `tcpdump -s 0`")
-        what = f"the {wording.ordinal(lost[0] + 1)} knock ({ports}) came in pieces: {piece.seen.flow.trouble}"
-        return Cause("fragment", what, "send less in a knock: an empty or short packet")
+        what = f"the {wording.ordinal(lost[0] + 1)} knock ({ports}) was fragmented: {fragment.captured.flow.trouble}"
+        return Cause("fragment", what, "send an empty or short packet as the knock")
     knock = lost[0]
     if len(lost) == 1 and door.knock[knock] in (door.knock[knock - 1 : knock] + door.knock[knock + 1 : knock + 2]):
-        what = f"door {door.name} wants {door.knock[knock]} twice, one after the other; it came once"
+        what = f"door {door.name} expects {door.knock[knock]} twice in a row; it came once"
         return Cause("repeat_missing", what, "send it twice")
     verb = "is" if len(lost) == 1 else "are"
-    what = f"only {wording.number_word(came)} of {wording.number_word(total)} knocks arrived: {ports} {verb} missing"
+    what = f"only {wording.number_word(arrived)} of {wording.number_word(total)} knocks arrived: {ports} {verb} missing"
     first, last = 0 in lost, total - 1 in lost
-    if came == 1 and total > 2:
+    if arrived == 1 and total > 2:
         return Cause("alone", what, "capture at the client: did it send them all?")
     remedy = "capture at the client: was it lost, filtered on the way, or never sent?"
     if len(lost) == 1 and (first or last):
@@ -275,11 +277,11 @@ def _lost(attempt: KnockAttempt, lost: Sequence[int]) -> Cause:
     return Cause("missing", what, remedy)
 
 
-def _piece(attempt: KnockAttempt) -> ReplayStep | None:
-    """Find a packet without ports that may be what is missing."""
+def _find_fragment(attempt: KnockAttempt) -> ReplayStep | None:
+    """Return a packet without readable ports that may be what is missing, or None."""
     matches = attempt.alignment.matches
     since_s, until_s = matches[0].step.at_s - AROUND_S, matches[-1].step.at_s + AROUND_S
-    for step in attempt.case.steps:
+    for step in attempt.context.steps:
         if step.verdict is PacketVerdict.BROKEN and step.port is None and since_s <= step.at_s <= until_s:
             return step
     return None

@@ -1,4 +1,4 @@
-"""All sources of a recording, judged: who is worth a look, and the one line for each."""
+"""Summarize a capture: the sources worth showing, and the diagnosis of each."""
 
 from __future__ import annotations
 
@@ -11,41 +11,41 @@ from doorward.explain.compiled_config import CompiledConfig
 from doorward.explain.diagnose import diagnose
 from doorward.explain.replay import PacketVerdict, ReplayStep
 from doorward.explain.sources import OtherSources, SourceTrace, SourceTraces
-from doorward.explain.wording import made_text, state_text
+from doorward.explain.wording import progress_text, verdict_text
 from doorward.model import Address
 
-MOST_SHOWN = 20  # sources; a capture of a day holds thousands of scanners
-MOST_FOR_PROGRAMS = 1000
+MOST_SHOWN = 20  # sources; a day's capture holds thousands of scanners
+MOST_IN_JSON = 1000
 
 
 class SourceSummary(NamedTuple):
-    """A source with what is to be said about it."""
+    """A source with its diagnosis."""
 
     trace: SourceTrace
-    conclusion: Diagnosis
+    diagnosis: Diagnosis
 
 
 class PacketRow(NamedTuple):
-    """A packet in words."""
+    """A packet as text: what it was, what it counted as, and its source's progress after it."""
 
     number: int
     at_s: float
     packet: str
-    made_of: str
+    meaning: str
     state: str
     verdict: PacketVerdict
 
 
 class Summary(NamedTuple):
-    """The sources that are shown, and how many more there were: with and without a knock."""
+    """The sources shown, and the numbers of those left out: with and without a packet to a door's port."""
 
-    told: tuple[SourceSummary, ...]
+    sources: tuple[SourceSummary, ...]
     more_knocking: int
     others: int
 
 
 def summarize(
-    house: CompiledConfig,
+    config: CompiledConfig,
     traces: SourceTraces,
     hosts: frozenset[bytes],
     is_local: Callable[[bytes], bool],
@@ -54,54 +54,59 @@ def summarize(
     door: int | None = None,
     most: int = MOST_SHOWN,
 ) -> Summary:
-    """Judge the source that was asked for, or those that went to a port of some door, at most so many."""
-    neighbours = OtherSources(house, traces.of)
+    """Return the diagnoses of `source`, or of at most `most` sources that sent packets to door ports."""
+    other_sources = OtherSources(config, traces.by_source)
 
-    def told(trace: SourceTrace) -> SourceSummary:
-        case = SourceContext(house, trace, traces.of, neighbours, hosts, is_local, traces.has_answers)
-        return SourceSummary(trace, diagnose(case, door))
+    def build_summary(trace: SourceTrace) -> SourceSummary:
+        context = SourceContext(config, trace, traces.by_source, other_sources, hosts, is_local, traces.has_answers)
+        return SourceSummary(trace, diagnose(context, door))
 
     if source is not None:
-        trace = traces.of.get(source.packed)
+        trace = traces.by_source.get(source.packed)
         if trace is None or not trace.steps:
-            return Summary((SourceSummary(SourceTrace(source.packed), _silent(source)),), 0, 0)
-        return Summary((told(trace),), 0, 0)
-    knocking = [trace for trace in traces.of.values() if _is_of_note(house, trace)]
-    knocking.sort(key=lambda trace: (-_weight(trace), trace.steps[0].at_s))
+            return Summary((SourceSummary(SourceTrace(source.packed), _no_packets(source)),), 0, 0)
+        return Summary((build_summary(trace),), 0, 0)
+    knocking = [trace for trace in traces.by_source.values() if _is_relevant(config, trace)]
+    knocking.sort(key=lambda trace: (-_rank(trace), trace.steps[0].at_s))
     shown = sorted(knocking[:most], key=lambda trace: trace.steps[0].at_s)
-    others = len(traces.of) - len(knocking)
-    return Summary(tuple(map(told, shown)), len(knocking) - len(shown), others)
+    others = len(traces.by_source) - len(knocking)
+    return Summary(tuple(map(build_summary, shown)), len(knocking) - len(shown), others)
 
 
-def rows(house: CompiledConfig, trace: SourceTrace) -> Iterator[PacketRow]:
-    """Tell a source's packets one after the other."""
-    return (build_row(house, step) for step in trace.steps)
+def rows(config: CompiledConfig, trace: SourceTrace) -> Iterator[PacketRow]:
+    """Return the packets of a source as rows, in order."""
+    return (build_row(config, step) for step in trace.steps)
 
 
-def build_row(house: CompiledConfig, step: ReplayStep) -> PacketRow:
-    """Tell a packet."""
-    seen = step.seen
+def build_row(config: CompiledConfig, step: ReplayStep) -> PacketRow:
+    """Return a packet as a row."""
+    captured = step.captured
     return PacketRow(
-        seen.number, seen.at_s, wording.packet(seen.flow), made_text(house, step), state_text(house, step), step.verdict
+        captured.number,
+        captured.at_s,
+        wording.packet(captured.flow),
+        verdict_text(config, step),
+        progress_text(config, step),
+        step.verdict,
     )
 
 
-def _is_of_note(house: CompiledConfig, trace: SourceTrace) -> bool:
+def _is_relevant(config: CompiledConfig, trace: SourceTrace) -> bool:
     return any(
-        step.verdict is PacketVerdict.BROKEN or (step.port and step.port.number in house.numbers)
+        step.verdict is PacketVerdict.BROKEN or (step.port and step.port.number in config.numbers)
         for step in trace.steps
     )
 
 
-def _weight(trace: SourceTrace) -> int:
-    """Prefer who opened a door, then who got furthest."""
+def _rank(trace: SourceTrace) -> int:
+    """Rank a source: those that opened a door first, then those that got furthest."""
     if any(step.opened for step in trace.steps):
         return 3
     moved = sum(step.verdict is PacketVerdict.FORWARD for step in trace.steps)
     return 2 if moved > 1 else 1 if moved else 0
 
 
-def _silent(source: Address) -> Diagnosis:
-    what = f"no packet of {source} came"
-    remedy = "it sends from another address, goes to another one, or a firewall or router before this host drops it"
+def _no_packets(source: Address) -> Diagnosis:
+    what = f"no packet from {source} was seen"
+    remedy = "the client may use another source or destination address, or a firewall may drop its packets on the way"
     return Diagnosis(Cause("silence", what, remedy))

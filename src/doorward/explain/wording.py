@@ -1,4 +1,4 @@
-"""How times, knocks, packets and addresses are said."""
+"""Text for durations, knocks, packets, addresses and progress."""
 
 from __future__ import annotations
 
@@ -18,22 +18,22 @@ _NUMBERS = ("no", "one", "two", "three", "four", "five", "six", "seven", "eight"
 
 
 def ordinal(number: int) -> str:
-    """Say `third`, or `the 12th` where there is no short word."""
+    """Return `third`, or `12th` beyond the tenth."""
     return _ORDINALS[number - 1] if 1 <= number <= len(_ORDINALS) else f"{number}th"
 
 
 def number_word(number: int) -> str:
-    """Say `two`, or write a larger number."""
+    """Return `two`, or digits beyond ten."""
     return _NUMBERS[number] if 0 <= number < len(_NUMBERS) else f"{number:,}"
 
 
 def counted(number: int, one: str, many: str = "") -> str:
-    """Say `1 knock`, `2 knocks`."""
+    """Return `1 knock`, `2 knocks`."""
     return f"{number:,} {one if number == 1 else many or one + 's'}"
 
 
 def span(seconds: float) -> str:
-    """Say a length of time so that two that differ look different: `40 µs`, `0.4 ms`, `12 ms`, `6.2 s`, `2 min 5 s`."""
+    """Return a duration in a fitting unit: `40 µs`, `0.4 ms`, `12 ms`, `6.2 s`, `2 min 5 s`."""
     seconds = max(0.0, seconds)
     if seconds < 0.0001:
         return f"{seconds * 1e6:.0f} µs"
@@ -51,33 +51,33 @@ def span(seconds: float) -> str:
 
 
 def span_beyond(seconds: float, limit_s: float) -> str:
-    """Say a time that is over a limit, exactly enough to be seen as over it."""
+    """Return a duration above a limit, precise enough to differ from the limit."""
     rough = span(seconds)
     return rough if rough != span(limit_s) else f"{seconds:.3f} s"
 
 
 def listed(words: Sequence[str]) -> str:
-    """Say `a`, `a and b`, `a, b and c`."""
+    """Return `a`, `a and b` or `a, b and c`."""
     return " and ".join(filter(None, (", ".join(words[:-1]), words[-1] if words else "")))
 
 
 def address(packed: bytes) -> str:
-    """Write an address."""
+    """Return a packed address as text."""
     return str(ip_address(packed))
 
 
 def is_same_network(one: bytes, other: bytes) -> bool:
-    """Tell whether two addresses are of one IPv6 network, and so, as a rule, one client's."""
+    """Return whether two addresses are in one IPv6 /64 and so, as a rule, belong to one client."""
     return len(one) == len(other) == 2 * _NETWORK_BYTES and one[:_NETWORK_BYTES] == other[:_NETWORK_BYTES]
 
 
 def flags(bits: int) -> str:
-    """Write TCP flags as `SYN+ECE`."""
+    """Return TCP flags as `SYN+ECE`."""
     return "+".join(name.upper() for name, bit in TCP_FLAGS.items() if bits & bit) or "no flags"
 
 
 def packet(flow: Flow) -> str:
-    """Write a packet as `SYN 7000/tcp`."""
+    """Return a packet as `SYN 7000/tcp`."""
     if flow.port is None:
         names = {Protocol.TCP: "tcp", Protocol.UDP: "udp"}
         return f"protocol {names.get(flow.protocol, flow.protocol)}"  # type: ignore[call-overload]
@@ -87,119 +87,123 @@ def packet(flow: Flow) -> str:
 
 
 def knocks(door: Door) -> str:
-    """Write a door's sequence."""
+    """Return a door's sequence as text."""
     return " ".join(map(str, door.knock))
 
 
 def ports(door: Door) -> str:
-    """Write what a door opens."""
+    """Return the ports that a door opens as text."""
     return listed([str(port) for port in door.opens])
 
 
 START = "start"
 
 
-def made_text(house: CompiledConfig, step: ReplayStep) -> str:
-    """Say what a packet was made of."""
+def verdict_text(config: CompiledConfig, step: ReplayStep) -> str:
+    """Return what a packet counted as."""
     plain = {
-        PacketVerdict.SAME: "the same again: nothing changes",
-        PacketVerdict.IDLE: "no first knock: nothing begins",
-        PacketVerdict.FAST: "too fast: not looked at, back to the start",
-        PacketVerdict.UNKNOWN: 'in no sequence: not counted (wrong_port = "known")',
-        PacketVerdict.PUBLIC: "public port: no knock",
-        PacketVerdict.SIGNED: "a signed knock, perhaps: the daemon judges it",
-        PacketVerdict.CONNECTION: "part of a connection: no knock",
+        PacketVerdict.SAME: "repeated: no change",
+        PacketVerdict.IDLE: "not a first knock: no change",
+        PacketVerdict.FAST: "rate limit exceeded: ignored, progress reset",
+        PacketVerdict.UNKNOWN: 'in no sequence: ignored (wrong_port = "known")',
+        PacketVerdict.PUBLIC: "public port: not a knock",
+        PacketVerdict.SIGNED: "possibly a signed knock: the daemon verifies it",
+        PacketVerdict.CONNECTION: "part of a connection: not a knock",
     }
     if step.verdict in plain:
         return plain[step.verdict]
     if step.verdict is PacketVerdict.OPENS:
-        return _opens(house, step)
+        return _opens(config, step)
     if step.verdict in (PacketVerdict.FORWARD, PacketVerdict.BACK, PacketVerdict.WRONG):
-        return _moved(house, step)
-    return _no_symbol(house, step)
+        return _moved(config, step)
+    return _uncounted(config, step)
 
 
-def state_text(house: CompiledConfig, step: ReplayStep) -> str:
-    """Say where the source is after a packet, empty where the packet was no symbol."""
+def progress_text(config: CompiledConfig, step: ReplayStep) -> str:
+    """Return the source's progress after a packet; empty if the packet did not count."""
     if step.verdict is PacketVerdict.FAST:
         return START
-    if not step.lanes:
+    if not step.machine_steps:
         return ""
-    places = [house.places[lane.after[0]] for lane in step.lanes if lane.after[0] in house.places]
-    return ", ".join(_progress(house, place) for place in places) or START
+    progresses = [
+        config.progress_by_state[machine_step.after[0]]
+        for machine_step in step.machine_steps
+        if machine_step.after[0] in config.progress_by_state
+    ]
+    return ", ".join(_progress(config, progress) for progress in progresses) or START
 
 
-def due(house: CompiledConfig, lane: MachineStep) -> str:
-    """Say which knocks would have led on from where the source was."""
-    place = house.places.get(lane.before[0])
-    if place is None:
+def due_ports(config: CompiledConfig, machine_step: MachineStep) -> str:
+    """Return the ports that were due as the next knock, or an empty text."""
+    progress = config.progress_by_state.get(machine_step.before[0])
+    if progress is None:
         return ""
-    doors = [house.doors[index] for index in place.doors]
-    wanted = dict.fromkeys(str(door.knock[place.knocks]) for door in doors if len(door.knock) > place.knocks)
+    doors = [config.doors[index] for index in progress.doors]
+    wanted = dict.fromkeys(str(door.knock[progress.knocks]) for door in doors if len(door.knock) > progress.knocks)
     return " or ".join(wanted)
 
 
-def _opens(house: CompiledConfig, step: ReplayStep) -> str:
+def _opens(config: CompiledConfig, step: ReplayStep) -> str:
     parts = []
     for index in step.opened:
-        door = house.doors[index]
+        door = config.doors[index]
         what = f" ({ports(door)}) for {format_duration(door.for_ms)}" if door.opens else ""
         parts.append(f"{door.name}{what}")
-    last = len(house.doors[step.opened[0]].knock)
+    last = len(config.doors[step.opened[0]].knock)
     return f"knock {last} of {last}: opens {listed(parts)}"
 
 
-def _moved(house: CompiledConfig, step: ReplayStep) -> str:
-    lane = next(lane for lane in step.lanes if lane.verdict is step.verdict)
-    place = house.places.get(lane.after[0])
+def _moved(config: CompiledConfig, step: ReplayStep) -> str:
+    machine_step = next(machine_step for machine_step in step.machine_steps if machine_step.verdict is step.verdict)
+    progress = config.progress_by_state.get(machine_step.after[0])
     late = ""
-    if lane.is_late:
-        within = format_duration(house.automaton.machines[lane.machine].within_ms)
-        late = f"too late, {span(step.at_s - lane.before[1])} after the first (within {within}): "
-    if place is None:
-        wanted = due(house, lane)
-        return f"{late or 'wrong: '}{f'{wanted} was due, ' if wanted and not late else ''}back to the start"
-    again = "begins anew: " if lane.verdict is PacketVerdict.BACK else ""
-    return f"{late or again}knock {_of(house, place)}"
+    if machine_step.is_late:
+        within = format_duration(config.automaton.machines[machine_step.machine].within_ms)
+        late = f"too late, {span(step.at_s - machine_step.before[1])} after the first (within {within}): "
+    if progress is None:
+        wanted = due_ports(config, machine_step)
+        return f"{late or 'wrong: '}{f'expected {wanted}; ' if wanted and not late else ''}back to the start"
+    again = "restarted: " if machine_step.verdict is PacketVerdict.BACK else ""
+    return f"{late or again}knock {_knock_number(config, progress)}"
 
 
-def _of(house: CompiledConfig, place: Progress) -> str:
-    """Say `2 of 3 for ssh`, or `2 for ssh, web` where they need different numbers."""
-    doors = [house.doors[index] for index in place.doors]
-    names = ", ".join(door.name for door in doors) + (f" and {place.more:,} more" if place.more else "")
+def _knock_number(config: CompiledConfig, progress: Progress) -> str:
+    """Return `2 of 3 for ssh`, or `2 for ssh, web` if the lengths of the sequences differ."""
+    doors = [config.doors[index] for index in progress.doors]
+    names = ", ".join(door.name for door in doors) + (f" and {progress.more:,} more" if progress.more else "")
     lengths = {len(door.knock) for door in doors}
-    total = f" of {lengths.pop()}" if len(lengths) == 1 and not place.more else ""
-    return f"{place.knocks}{total} for {names}"
+    total = f" of {lengths.pop()}" if len(lengths) == 1 and not progress.more else ""
+    return f"{progress.knocks}{total} for {names}"
 
 
-def _progress(house: CompiledConfig, place: Progress) -> str:
-    door = house.doors[place.doors[0]]
-    others = len(place.doors) - 1 + place.more
-    return f"{door.name} {place.knocks}/{len(door.knock)}" + (f" +{others}" if others else "")
+def _progress(config: CompiledConfig, progress: Progress) -> str:
+    door = config.doors[progress.doors[0]]
+    others = len(progress.doors) - 1 + progress.more
+    return f"{door.name} {progress.knocks}/{len(door.knock)}" + (f" +{others}" if others else "")
 
 
-def _no_symbol(house: CompiledConfig, step: ReplayStep) -> str:
-    seen = step.seen
+def _uncounted(config: CompiledConfig, step: ReplayStep) -> str:
+    captured = step.captured
     if step.verdict is PacketVerdict.ENTERS:
-        return f"let in: {_service(house, step)} is open for {span(step.left_s)} more"
-    if step.verdict is PacketVerdict.HIDDEN and step.is_after_signed and house.gate.mode is not Mode.OBSERVE:
-        return f"dropped, unless the signed knock opened {_service(house, step)}"
+        return f"accepted: {_service_names(config, step)} is open for another {span(step.left_s)}"
+    if step.verdict is PacketVerdict.HIDDEN and step.is_after_signed and config.gate.mode is not Mode.OBSERVE:
+        return f"dropped, unless the signed knock opened {_service_names(config, step)}"
     if step.verdict is PacketVerdict.HIDDEN:
-        dropped = "let through by mode observe" if house.gate.mode is Mode.OBSERVE else "dropped"
-        return f"{dropped}: {_service(house, step)} is closed"
+        dropped = "not dropped (mode observe)" if config.gate.mode is Mode.OBSERVE else "dropped"
+        return f"{dropped}: {_service_names(config, step)} is closed"
     if step.verdict is PacketVerdict.FLAGS:
-        wanted = listed(sorted({str(machine.flags) for machine in house.automaton.machines}))
-        return f"flags do not fit ({wanted}): no knock"
+        wanted = listed(sorted({str(machine.flags) for machine in config.automaton.machines}))
+        return f"TCP flags do not match ({wanted}): not a knock"
     if step.verdict is PacketVerdict.ELSEWHERE:
-        return f"goes to {address(seen.flow.destination)}, not this host: no knock"
+        return f"sent to {address(captured.flow.destination)}, not to this host: not a knock"
     if step.verdict is PacketVerdict.INSIDE:
-        if seen.interface and seen.interface != "lo" and not seen.interface.startswith(UNNAMED):
-            return f"came in by {seen.interface}, which is not watched: no knock"
-        return "from this host itself, whose own packets are not watched"
-    return f"no whole packet: {seen.flow.trouble}"
+        if captured.interface and captured.interface != "lo" and not captured.interface.startswith(UNNAMED):
+            return f"arrived on {captured.interface}, which is not watched: not a knock"
+        return "sent by this host itself: not a knock"
+    return f"incomplete packet: {captured.flow.trouble}"
 
 
-def _service(house: CompiledConfig, step: ReplayStep) -> str:
-    indexes = house.services.get(step.port, ()) if step.port else ()
-    names = [house.doors[index].name for index in indexes[:3]]
+def _service_names(config: CompiledConfig, step: ReplayStep) -> str:
+    indexes = config.services.get(step.port, ()) if step.port else ()
+    names = [config.doors[index].name for index in indexes[:3]]
     return listed(names) or "no door"

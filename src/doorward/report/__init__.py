@@ -1,1 +1,1 @@
-"""The report: what the ledger holds, and how strong the doors are, as one page."""
+"""The report page: openings and refusals from the ledger, and the strength of the doors."""

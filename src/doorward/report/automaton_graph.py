@@ -1,4 +1,4 @@
-"""The automaton as a picture: a state stands in the column of its knocks, the first column is the start. Pure."""
+"""Draw the automaton as SVG: one column per number of knocks, from the start on the left. Pure."""
 
 from __future__ import annotations
 
@@ -12,63 +12,63 @@ from doorward.core.automaton import Automaton, Machine, split_edge
 from doorward.model import Port
 from doorward.verify.picture import FAINT, FONTS, GOOD, INK, PAPER
 
-MOST_STATES = 300  # more nobody can look at
+MOST_STATES = 300  # a larger picture is unreadable
 MARGIN, COLUMN, ROW, RADIUS = 48, 180, 96, 19
-HEAD, FOOT = 44, 84  # above a machine, for what its doors have in common; below all, for the legend
-FALL = "#b4491e"  # what a packet falls back along
+HEAD, FOOT = 44, 84  # above each automaton, for its title; below all of them, for the legend
+FAILURE = "#b4491e"  # color of failure links
 LEGEND = (
-    (INK, "", "the right packet: one knock further; a green state opens its doors, and the source stays in it"),
-    (FALL, "5 4", "a packet that has no arrow here is tried there; where it has none there either, at the start"),
-    (FAINT, "", "a loop: the same packet once more changes nothing"),
+    (INK, "", "a matching packet: one knock further; a green state opens its doors, and the source stays in it"),
+    (FAILURE, "5 4", "failure link: a packet without an arrow here is tried there; without one there, at the start"),
+    (FAINT, "", "a loop: repeating the packet changes nothing"),
 )
 _STYLE = "<style>text{paint-order:stroke;stroke-width:4px;stroke-linejoin:round}</style>"
 
 
 class NodePosition(NamedTuple):
-    """Where a state stands."""
+    """The center of a state, in pixels."""
 
     x: int
     y: int
 
 
-def svg_of(automaton: Automaton, names: Sequence[str]) -> str:
-    """Draw all machines, one below the other; `names` are the doors', in their order."""
+def draw_svg(automaton: Automaton, names: Sequence[str]) -> str:
+    """Return an SVG image of all automata, one below the other; `names` are those of the doors, by index."""
     parts, top, width = list[str](), MARGIN // 2, 660 + MARGIN
     for machine in automaton.machines:
-        spots = _spots(machine, top + HEAD)
-        parts += [_title(machine, top), *_machine(machine, spots, names)]
-        top = max(spot.y for spot in spots.values()) + ROW // 2 + 12
-        width = max(width, max(spot.x for spot in spots.values()) + COLUMN // 2 + MARGIN)
+        nodes = _positions(machine, top + HEAD)
+        parts += [_title(machine, top), *_draw_automaton(machine, nodes, names)]
+        top = max(node.y for node in nodes.values()) + ROW // 2 + 12
+        width = max(width, max(node.x for node in nodes.values()) + COLUMN // 2 + MARGIN)
     parts += _legend(top)
     height = top + FOOT
     return "\n".join((
         f'<svg xmlns="http://www.w3.org/2000/svg" width="{width}" height="{height}" viewBox="0 0 {width} {height}" '
         f'font-family="{FONTS}" font-size="14">',
         f"<title>The automaton of the doors {escape(', '.join(names))}</title>",
-        f"<defs>{_STYLE}{_head('right', INK)}{_head('fall', FALL)}</defs>",
+        f"<defs>{_STYLE}{_head('right', INK)}{_head('fall', FAILURE)}</defs>",
         f'<rect width="{width}" height="{height}" fill="{PAPER}"/>',
         *parts,
         "</svg>\n",
     ))  # fmt: skip
 
 
-def states(automaton: Automaton) -> int:
-    """Count the states."""
+def count_states(automaton: Automaton) -> int:
+    """Return the number of states."""
     return sum(len(machine.edges) + 1 for machine in automaton.machines)
 
 
-def _spots(machine: Machine, top: int) -> dict[int, NodePosition]:
-    """Give each last state a row of its own, and any other the middle of what follows it."""
-    following: dict[int, list[int]] = {machine.root: []}
+def _positions(machine: Machine, top: int) -> dict[int, NodePosition]:
+    """Return the positions: a row for each final state; any other state is centered on its successors."""
+    successors: dict[int, list[int]] = {machine.root: []}
     column = {machine.root: 0}
     for key, state in machine.edges.items():  # in the order of depth
         before, _ = split_edge(key)
-        following[before].append(state)
-        following[state], column[state] = [], column[before] + 1
+        successors[before].append(state)
+        successors[state], column[state] = [], column[before] + 1
     heights: dict[int, float] = {}
     rows = 0
-    for state in _after_what_follows(machine.root, following):
-        after = following[state]
+    for state in _postorder(machine.root, successors):
+        after = successors[state]
         heights[state] = (heights[after[0]] + heights[after[-1]]) / 2 if after else rows
         rows += not after
     return {
@@ -77,54 +77,55 @@ def _spots(machine: Machine, top: int) -> dict[int, NodePosition]:
     }
 
 
-def _after_what_follows(root: int, following: Mapping[int, Sequence[int]]) -> Iterator[int]:
-    for state in following[root]:
-        yield from _after_what_follows(state, following)
+def _postorder(root: int, successors: Mapping[int, Sequence[int]]) -> Iterator[int]:
+    for state in successors[root]:
+        yield from _postorder(state, successors)
     yield root
 
 
-def _machine(machine: Machine, spots: Mapping[int, NodePosition], names: Sequence[str]) -> Iterator[str]:
+def _draw_automaton(machine: Machine, nodes: Mapping[int, NodePosition], names: Sequence[str]) -> Iterator[str]:
     for state, shorter in machine.fail.items():
-        yield _fall(spots[state], spots[shorter])
+        yield _draw_failure_link(nodes[state], nodes[shorter])
     for key in machine.repeats:
-        yield _loop(spots[split_edge(key)[0]])
+        yield _draw_loop(nodes[split_edge(key)[0]])
     for key, state in machine.edges.items():
         before, symbol = split_edge(key)
-        yield _right(spots[before], spots[state], symbol)
-    for state, spot in spots.items():
+        yield _draw_edge(nodes[before], nodes[state], symbol)
+    for state, node in nodes.items():
         doors = [names[index] for index in machine.completes.get(state, ())]
-        yield _state(spot, "start" if state == machine.root else str(state), doors)
+        yield _draw_state(node, "start" if state == machine.root else str(state), doors)
 
 
-def _right(begin: NodePosition, end: NodePosition, symbol: Port) -> str:
+def _draw_edge(begin: NodePosition, end: NodePosition, symbol: Port) -> str:
     middle = (begin.x + end.x) // 2
     path = f"M{begin.x + RADIUS} {begin.y}C{middle} {begin.y} {middle} {end.y} {end.x - RADIUS - 2} {end.y}"
-    y = end.y + 18 if end.y > begin.y else end.y - 7  # on the side that the arrow does not come from
+    y = end.y + 18 if end.y > begin.y else end.y - 7  # the side that the arrow does not come from
     return _path(path, INK, "right") + _text(end.x - RADIUS - 14, y, str(symbol), anchor="end")
 
 
-def _fall(begin: NodePosition, end: NodePosition) -> str:
-    """Hang below the straight line, on which the arrows of right packets lie."""
+def _draw_failure_link(begin: NodePosition, end: NodePosition) -> str:
+    """Draw a failure link as a curve below the straight line, where the arrows of matching packets are."""
     bend = NodePosition((begin.x + end.x) // 2, max(begin.y, end.y) + (ROW * 3 // 4 if end.y <= begin.y else -ROW // 3))
     start = NodePosition(begin.x - RADIUS * 2 // 3, begin.y + RADIUS * 3 // 4)
     side = 1 if end.y <= begin.y else -1
     stop = NodePosition(end.x + RADIUS * 3 // 4, end.y + side * RADIUS * 3 // 4)
     path = f"M{start.x} {start.y}Q{bend.x} {bend.y} {stop.x} {stop.y}"
-    return _path(path, FALL, "fall", ' stroke-dasharray="5 4"')
+    return _path(path, FAILURE, "fall", ' stroke-dasharray="5 4"')
 
 
-def _loop(spot: NodePosition) -> str:
-    top = spot.y - RADIUS
+def _draw_loop(node: NodePosition) -> str:
+    top = node.y - RADIUS
     return _path(
-        f"M{spot.x - 7} {top + 1}C{spot.x - 24} {top - 26} {spot.x + 24} {top - 26} {spot.x + 7} {top + 1}", FAINT
+        f"M{node.x - 7} {top + 1}C{node.x - 24} {top - 26} {node.x + 24} {top - 26} {node.x + 7} {top + 1}",
+        FAINT,
     )
 
 
-def _state(spot: NodePosition, word: str, doors: Sequence[str]) -> str:
+def _draw_state(node: NodePosition, label: str, doors: Sequence[str]) -> str:
     fill, ink = (GOOD, PAPER) if doors else (PAPER, INK)
-    circle = f'<circle cx="{spot.x}" cy="{spot.y}" r="{RADIUS}" fill="{fill}" stroke="{ink if doors else INK}"/>'
-    inside = f'<text x="{spot.x}" y="{spot.y + 5}" fill="{ink}" font-size="13" text-anchor="middle">{word}</text>'
-    opens = _text(spot.x - 2, spot.y + RADIUS + 18, f"opens {', '.join(doors)}", GOOD, bold=True)
+    circle = f'<circle cx="{node.x}" cy="{node.y}" r="{RADIUS}" fill="{fill}" stroke="{ink if doors else INK}"/>'
+    inside = f'<text x="{node.x}" y="{node.y + 5}" fill="{ink}" font-size="13" text-anchor="middle">{label}</text>'
+    opens = _text(node.x - 2, node.y + RADIUS + 18, f"opens {', '.join(doors)}", GOOD, bold=True)
     return circle + inside + (opens if doors else "")
 
 
@@ -135,25 +136,23 @@ def _title(machine: Machine, top: int) -> str:
 
 
 def _legend(top: int) -> Iterator[str]:
-    for number, (colour, dashes, words) in enumerate(LEGEND):
+    for number, (color, dashes, text) in enumerate(LEGEND):
         y = top + 14 + number * 24
         dashed = f' stroke-dasharray="{dashes}"' if dashes else ""
-        yield f'<path d="M{MARGIN} {y}h36" stroke="{colour}" stroke-width="1.5"{dashed}/>'
-        yield _text(MARGIN + 48, y + 5, words, FAINT)
+        yield f'<path d="M{MARGIN} {y}h36" stroke="{color}" stroke-width="1.5"{dashed}/>'
+        yield _text(MARGIN + 48, y + 5, text, FAINT)
 
 
-def _head(name: str, colour: str) -> str:
-    shape = f'<path d="M0 0L8 4L0 8z" fill="{colour}"/>'
+def _head(name: str, color: str) -> str:
+    shape = f'<path d="M0 0L8 4L0 8z" fill="{color}"/>'
     return f'<marker id="{name}" markerWidth="8" markerHeight="8" refX="7" refY="4" orient="auto">{shape}</marker>'
 
 
-def _path(path: str, colour: str, head: str = "", more: str = "") -> str:
+def _path(path: str, color: str, head: str = "", more: str = "") -> str:
     ends = f' marker-end="url(#{head})"' if head else ""
-    return f'<path d="{path}" fill="none" stroke="{colour}" stroke-width="1.5"{more}{ends}/>'
+    return f'<path d="{path}" fill="none" stroke="{color}" stroke-width="1.5"{more}{ends}/>'
 
 
-def _text(x: int, y: int, words: str, colour: str = INK, anchor: str = "start", *, bold: bool = False) -> str:
+def _text(x: int, y: int, text: str, color: str = INK, anchor: str = "start", *, bold: bool = False) -> str:
     weight = ' font-weight="600"' if bold else ""
-    return (
-        f'<text x="{x}" y="{y}" fill="{colour}" stroke="{PAPER}" text-anchor="{anchor}"{weight}>{escape(words)}</text>'
-    )
+    return f'<text x="{x}" y="{y}" fill="{color}" stroke="{PAPER}" text-anchor="{anchor}"{weight}>{escape(text)}</text>'

@@ -1,4 +1,4 @@
-"""Small charts as SVG text: lanes of time, bars, and maps of hours. No style in them but classes. Pure."""
+"""Small charts as SVG text: timelines, bars and maps of hours. Styled by classes only. Pure."""
 
 from __future__ import annotations
 
@@ -18,48 +18,49 @@ _STEPS_S = (
     *(hours * _HOUR_S for hours in (1, 3, 6, 12)),
     *(days * _DAY_S for days in (1, 2, 4, 7, 14, 30, 90, 180, 365, 3650, 36_500, 365_000)),
 )
-_TALL = 10  # of a lane's drawing; what is drawn in it is stretched to the page's width
+_TALL = 10  # height of a timeline's view box, which is stretched to the page's width
 
 
 class Tick(NamedTuple):
-    """A mark on the axis: where, from 0 to 1, what it says, and whether it goes first where there is little room."""
+    """A mark on the axis: its position from 0 to 1, its label, and whether narrow pages hide it."""
 
-    place: float
+    position: float
     text: str
     minor: bool = False
 
 
 def ticks(period: Period, local: LocalTime) -> list[Tick]:
-    """Choose round moments of the clock on the wall: full hours, or midnights."""
+    """Return the marks of a period: round local times, full hours or midnights."""
     step_s = next((step for step in _STEPS_S if period.length_s / step <= _MOST_TICKS), _STEPS_S[-1])
-    ahead_s = _ahead_s(local, period.since_s)
-    wall_s, end_s = period.since_s + ahead_s, period.until_s + _ahead_s(local, period.until_s)
-    number = -int(-wall_s // step_s)  # of steps since 1970 began: all of them divide days, or are days
-    found = []
+    offset_s = _utc_offset_s(local, period.since_s)
+    local_s, end_s = period.since_s + offset_s, period.until_s + _utc_offset_s(local, period.until_s)
+    number = -int(-local_s // step_s)  # steps since 1970; a step divides a day or is a number of days
+    marks = []
     while number * step_s <= end_s:
-        at_s = number * step_s - ahead_s
-        at_s += ahead_s - _ahead_s(local, at_s)  # the clock was set forward or back meanwhile
-        found.append(Tick((at_s - period.since_s) / period.length_s, _text(local(at_s), step_s), number % 2 == 1))
+        at_s = number * step_s - offset_s
+        at_s += offset_s - _utc_offset_s(local, at_s)  # daylight saving time may have changed in between
+        marks.append(Tick((at_s - period.since_s) / period.length_s, _text(local(at_s), step_s), number % 2 == 1))
         number += 1
-    return [tick for tick in found if 0 <= tick.place <= 1]
+    return [tick for tick in marks if 0 <= tick.position <= 1]
 
 
-def _ahead_s(local: LocalTime, at_s: float) -> float:
-    """Tell how far the clock on the wall is ahead of UTC."""
+def _utc_offset_s(local: LocalTime, at_s: float) -> float:
+    """Return the offset of local time from UTC."""
     return (local(at_s).utcoffset() or timedelta()).total_seconds()
 
 
 def axis(marks: list[Tick]) -> Html:
-    """Draw what stands above the lanes."""
+    """Return the axis above the timelines."""
     texts = (
-        fill('<text x="{}%" y="11"{}>{}</text>', f"{mark.place * 100:.2f}", _classes(mark), mark.text) for mark in marks
+        fill('<text x="{}%" y="11"{}>{}</text>', f"{mark.position * 100:.2f}", _classes(mark), mark.text)
+        for mark in marks
     )
     return fill('<svg class="axis" aria-hidden="true">{}</svg>', join(texts))
 
 
-def lane(runs: Runs, now: Runs, marks: list[Tick], label: str) -> Html:
-    """Draw a lane: full where the door was open, in another colour where it stands open."""
-    grid = Html("".join(f"M{mark.place * SLOTS:.1f} 0v{_TALL}" for mark in marks))
+def timeline(runs: Runs, now: Runs, marks: list[Tick], label: str) -> Html:
+    """Return a timeline: filled where the door was open, in another color where it is open now."""
+    grid = Html("".join(f"M{mark.position * SLOTS:.1f} 0v{_TALL}" for mark in marks))
     drawn = (
         fill('<path class="{}" d="{}"/>', name, Html("".join(map(_run, part))))
         for name, part in (("run", runs), ("now", now))
@@ -73,12 +74,12 @@ def lane(runs: Runs, now: Runs, marks: list[Tick], label: str) -> Html:
 
 
 def bar(share: float) -> Html:
-    """Draw a bar as long as a share; its number stands beside it."""
+    """Return a bar as long as a share, from 0 to 1."""
     return fill('<svg class="bar" aria-hidden="true"><rect width="{}%"/></svg>', f"{max(share * 100, 0.5):.1f}")
 
 
 def small_map(cells: Mapping[Cell, int], rows: int, label: str) -> Html:
-    """Draw a map of hours without its numbers: a column an hour, a row a day."""
+    """Return a map of hours without numbers: one column per hour, one row per day."""
     low = steps(max(cells.values(), default=1))
     paths: dict[int, str] = {}
     for (row, hour), count in sorted(cells.items()):
@@ -93,7 +94,7 @@ def small_map(cells: Mapping[Cell, int], rows: int, label: str) -> Html:
 
 
 def steps(most: int) -> list[int]:
-    """Give the least count of each shade, the lightest first: each some times the one before."""
+    """Return the least count of each shade, the lightest first, on a logarithmic scale up to `most`."""
     low = [1]
     for shade in range(1, SHADES):
         low.append(max(low[-1] + 1, round(most ** (shade / SHADES))))
@@ -101,7 +102,7 @@ def steps(most: int) -> list[int]:
 
 
 def shade_for(count: int, low: list[int]) -> int:
-    """Tell the shade of a count, from 1."""
+    """Return the shade of a count, from 1; `low` are the least counts of the shades."""
     return sum(step <= count for step in low)
 
 
@@ -116,7 +117,7 @@ def _text(when: datetime, step_s: int) -> str:
 
 
 def _classes(mark: Tick) -> Html:
-    """Keep the outer labels inside, and let minor ones go."""
-    classes = ["first"] if mark.place < 0.04 else ["last"] if mark.place > 0.96 else []
+    """Return the class attribute: outer labels are aligned inward, minor ones may be hidden."""
+    classes = ["first"] if mark.position < 0.04 else ["last"] if mark.position > 0.96 else []
     classes += ["minor"] if mark.minor else []
     return fill(' class="{}"', " ".join(classes)) if classes else Html()

@@ -1,4 +1,4 @@
-"""The part of the page about how strong the doors are. Pure."""
+"""The section of the page about the strength of the doors. Pure."""
 
 from __future__ import annotations
 
@@ -11,50 +11,51 @@ from doorward.report.words import count, moment
 _TABLE = """<p class="hint">{}</p>
 <table class="cards strength"><thead><tr><th scope="col">Door</th><th scope="col">Opened by</th>\
 <th scope="col">Opens</th><th scope="col">For</th><th scope="col" class="number">Openings</th>\
-<th scope="col">What to know</th></tr></thead>
+<th scope="col">Findings</th></tr></thead>
 <tbody>{}</tbody></table>{}
 """
 
 
-def section(told: Statistics, local: LocalTime) -> Html:
-    """Tell how each door is opened, and what is weak."""
+def section(statistics: Statistics, local: LocalTime) -> Html:
+    """Return the section: how each door is opened, and its weaknesses."""
     body = (
-        fill('<p>There is no configuration at <code class="long">{}</code>.</p>', told.missing)
-        if told.strengths is None
-        else _strengths(told.strengths, local)
+        fill('<p>There is no configuration at <code class="long">{}</code>.</p>', statistics.config_path)
+        if statistics.audit is None
+        else _audit_table(statistics.audit, local)
     )
     return fill('<section aria-labelledby="strong"><h2 id="strong">How strong the doors are</h2>\n{}</section>\n', body)
 
 
-def _strengths(strengths: GateAudit, local: LocalTime) -> Html:
+def _audit_table(audit: GateAudit, local: LocalTime) -> Html:
     gate = fill(
         '<tr><th scope="row">the gate</th><td colspan="4">mode {}</td><td class="why">{}</td></tr>\n',
-        strengths.mode,
-        _findings(strengths.gate.findings),
+        audit.mode,
+        _findings(audit.gate.findings),
     )
-    more = count(strengths.more, "more door has", "more doors have")
+    more = count(audit.more, "more door is", "more doors are")
     return fill(
         _TABLE,
-        fill("As <code>doorward check</code> finds them, weakest first. The ports of a sequence are not told."),
-        join([gate, *(_door(door, local) for door in strengths.doors)]),
-        fill('<p class="hint">{} no room here; <code>doorward check</code> shows all.</p>', more)
-        if strengths.more
+        fill("As reported by <code>doorward check</code>, weakest first. Ports of sequences are not shown."),
+        join([gate, *(_door(door, local) for door in audit.doors)]),
+        fill('<p class="hint">{} not shown; <code>doorward check</code> shows all.</p>', more)
+        if audit.more
         else Html(),
     )
 
 
 def _door(door: DoorAudit, local: LocalTime) -> Html:
-    last = "" if door.last_s is None else f"last {moment(local(door.last_s))}"
+    last_time = "" if door.last_s is None else f"last {moment(local(door.last_s))}"
     return fill(
         '<tr><th scope="row">{}</th><td data-is="opened by">{}</td><td data-is="opens">{}</td><td data-is="for">{}</td>'
         '<td class="number" data-is="openings">{}<small>{}</small></td><td class="why">{}</td></tr>\n',
-        untrusted(door.door or ""), door.way, door.opens, door.for_, f"{door.visits:,}", last, _findings(door.findings),
+        untrusted(door.door or ""), door.method, door.opens, door.for_, f"{door.openings:,}", last_time,
+        _findings(door.findings),
     )  # fmt: skip
 
 
 def _findings(findings: tuple[PublicFinding, ...]) -> Html:
     if not findings:
-        return Html('<span class="fine">nothing weak found</span>')
+        return Html('<span class="fine">no weakness found</span>')
     return fill("<ul>{}</ul>", join(map(_finding, findings)))
 
 

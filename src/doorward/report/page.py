@@ -1,4 +1,4 @@
-"""The whole page: one file that asks nobody for anything, and that a browser lets do nothing else. Pure."""
+"""The whole page: one self-contained file, with a policy that forbids the browser scripts and requests. Pure."""
 
 from __future__ import annotations
 
@@ -28,61 +28,65 @@ _HEAD = (
 )
 _BODY = """<body><header><h1>doorward at {}</h1>
 <p>{} <span class="zone">({})</span></p></header>
-<main><section aria-labelledby="short"><h2 id="short" class="unseen">In short</h2>
+<main><section aria-labelledby="short"><h2 id="short" class="unseen">Summary</h2>
 <dl class="tiles">{}</dl>{}</section>
 {}</main>
-<footer><p>Made by doorward {} on {}. Addresses and people's names
-stand here: keep this page as you keep the ledger.</p>
+<footer><p>Made by doorward {} on {}. This page contains names and addresses:
+protect it like the ledger.</p>
 </footer></body></html>
 """
 _KINDS = {"opened": "openings", "refused": "refusals"}
 
 
-class Maker(NamedTuple):
-    """Who makes the page, and how it tells the time."""
+class PageOrigin(NamedTuple):
+    """The program and host that make the page, and the conversion to local time."""
 
     version: str
     host: str
     local: LocalTime
 
 
-def page(told: Statistics, maker: Maker) -> str:
-    """Write the page."""
-    local, period = maker.local, told.found.period
+def render_page(statistics: Statistics, origin: PageOrigin) -> str:
+    """Return the page as HTML."""
+    local, period = origin.local, statistics.events.period
     since, until = local(period.since_s), local(period.until_s)
     offset = f"UTC{until:%z}"
     zone = f"times in {until.tzname()}" + ("" if until.tzname() in ("UTC", None) else f", {offset[:6]}:{offset[6:8]}")
-    parts = (users.section(told, local), refusals.section(told, local), doors.section(told, local))
+    parts = (users.section(statistics, local), refusals.section(statistics, local), doors.section(statistics, local))
     when = f"{dated(since)} to {dated(until)}: {span(period.length_s)}"
-    title = f"doorward at {maker.host}, {moment(until)}"
-    head = fill(_HEAD, maker.version, Html(_POLICY), title, Html(STYLE))
-    tiles, remarks, text = _tiles(told), _remarks(told, local), join(parts)
-    body = fill(_BODY, untrusted(maker.host), when, zone, tiles, remarks, text, maker.version, dated(until))
+    title = f"doorward at {origin.host}, {moment(until)}"
+    head = fill(_HEAD, origin.version, Html(_POLICY), title, Html(STYLE))
+    tiles, remarks, text = _tiles(statistics), _remarks(statistics, local), join(parts)
+    body = fill(_BODY, untrusted(origin.host), when, zone, tiles, remarks, text, origin.version, dated(until))
     return head + body
 
 
-def _tiles(told: Statistics) -> Html:
-    found, strengths = told.found, told.strengths
+def _tiles(statistics: Statistics) -> Html:
+    events, audit = statistics.events, statistics.audit
     tiles = [
-        ("Openings", f"{len(found.visits):,}", f"by {count(told.people, 'person or address', 'people or addresses')}"),
-        ("Open now", f"{told.standing:,}", "for new connections"),
-        ("Refusals", f"{len(found.refusals):,}", f"of {count(told.addresses, 'address', 'addresses')}"),
-        ("Networks refused", f"{told.networks:,}", "a /24 or a /64 each"),
+        (
+            "Openings",
+            f"{len(events.sessions):,}",
+            f"by {count(statistics.people, 'person or address', 'people or addresses')}",
+        ),
+        ("Open now", f"{statistics.open_now:,}", "for new connections"),
+        ("Refusals", f"{len(events.refusals):,}", f"of {count(statistics.addresses, 'address', 'addresses')}"),
+        ("Networks refused", f"{statistics.networks:,}", "/24 or /64 each"),
     ]
-    if strengths is not None:
-        notes = count(strengths.levels["note"], "note", "notes")
-        tiles.append(("Weak points", f"{strengths.levels['warning']:,}", f"and {notes}"))
+    if audit is not None:
+        notes = count(audit.levels["note"], "note", "notes")
+        tiles.append(("Weak points", f"{audit.levels['warning']:,}", f"and {notes}"))
     return join(fill("<div><dt>{}</dt><dd>{}<small>{}</small></dd></div>", *tile) for tile in tiles)
 
 
-def _remarks(told: Statistics, local: LocalTime) -> Html:
-    """Say what the figures do not hold."""
-    found = told.found
+def _remarks(statistics: Statistics, local: LocalTime) -> Html:
+    """Return remarks about what is missing from the figures."""
+    events = statistics.events
     remarks = [
-        f"The ledger has no {_KINDS[event]} before {moment(local(at_s))} any more: it keeps the newest only."
-        for event, at_s in found.forgotten.items()
+        f"The ledger has no {_KINDS[event]} before {moment(local(at_s))}: it keeps only the newest."
+        for event, at_s in events.dropped.items()
     ]
-    if found.ahead:
-        records = count(found.ahead, "record is", "records are")
-        remarks.append(f"{records} left out: of a time that has not come. Was this machine's clock set back?")
+    if events.future:
+        records = count(events.future, "record was", "records were")
+        remarks.append(f"{records} skipped: timestamps in the future. Was the clock set back?")
     return join(fill('<p class="remark">{}</p>', remark) for remark in remarks)

@@ -1,4 +1,4 @@
-"""The part of the page about who was refused. Pure."""
+"""The section of the page about refusals. Pure."""
 
 from __future__ import annotations
 
@@ -19,38 +19,38 @@ _MAP = """<p class="hint">{}</p>
 <tbody>{}</tbody></table>
 <p class="legend" aria-hidden="true">{}</p>
 """
-_WORST = """<h3>Networks that were refused most</h3>
+_WORST = """<h3>Networks with the most refusals</h3>
 {}<table class="cards"><thead><tr><th scope="col">Network</th><th scope="col" class="number">Addresses</th>\
 <th scope="col" class="number">Refusals</th><th scope="col" class="barred"><span class="unseen">Share</span></th>\
-<th scope="col">First</th><th scope="col">Last</th><th scope="col">Mostly because</th></tr></thead>
+<th scope="col">First</th><th scope="col">Last</th><th scope="col">Main reason</th></tr></thead>
 <tbody>{}</tbody></table>{}
 """
-_SMALL_MAPS = """<p class="hint">Each small map is of one network: the same days and hours, in shades of its own.</p>
+_SMALL_MAPS = """<p class="hint">Each small map shows one network: the same days and hours, with its own scale.</p>
 <div class="maps">{}</div>
 """
 _SOURCE = """<tr><th scope="row">{}</th><td class="number" data-is="addresses">{}</td>\
 <td class="number" data-is="refusals">{}</td><td class="barred">{}</td><td data-is="first">{}</td>\
 <td data-is="last">{}</td><td class="why">{}</td></tr>
 """
-_REASONS = """<h3>Why</h3>
+_REASONS = """<h3>Reasons</h3>
 <table class="cards reasons"><thead><tr><th scope="col">Reason</th><th scope="col" class="number">Refusals</th>\
 <th scope="col" class="barred"><span class="unseen">Share</span></th></tr></thead>
 <tbody>{}</tbody></table>
 """
 
 
-def section(told: Statistics, local: LocalTime) -> Html:
-    """Tell who was refused: when, from where, and why."""
-    if told.found.refusals:
-        body = join((_map(told.map), _worst(told, local), _reasons(told)))
+def section(statistics: Statistics, local: LocalTime) -> Html:
+    """Return the section: who was refused, when, from where, and why."""
+    if statistics.events.refusals:
+        body = join((_map(statistics.map), _networks(statistics, local), _reasons(statistics)))
     else:
-        body = fill("<p>Nobody was refused in this time.</p>")
+        body = fill("<p>Nobody was refused in this period.</p>")
     return fill('<section aria-labelledby="out"><h2 id="out">Who was refused</h2>\n{}</section>\n', body)
 
 
-def _map(told: RefusalMap) -> Html:
-    low = charts.steps(max(told.counts.values()))
-    what = "Each row is a day" if told.grid.dates else "Each row is a day of the week, all weeks together"
+def _map(refusals: RefusalMap) -> Html:
+    low = charts.steps(max(refusals.counts.values()))
+    what = "Each row is a day" if refusals.grid.dates else "Each row is a day of the week, all weeks combined"
     heads = (
         fill('<th scope="col"><span{}>{}</span></th>', Html() if hour % 3 == 0 else Html(' class="unseen"'), hour)
         for hour in range(HOURS)
@@ -58,26 +58,26 @@ def _map(told: RefusalMap) -> Html:
     rows = (
         fill(
             '<tr><th scope="row">{}</th>{}</tr>\n',
-            _row_head(told.grid, row),
-            join(_cell(told, low, row, hour) for hour in range(HOURS)),
+            _row_head(refusals.grid, row),
+            join(_cell(refusals, low, row, hour) for hour in range(HOURS)),
         )
-        for row in range(told.grid.rows)
+        for row in range(refusals.grid.rows)
     )
     return fill(_MAP, f"{what}, each column an hour.", join(heads), join(rows), join(_legend(low)))
 
 
-def _cell(told: RefusalMap, low: list[int], row: int, hour: int) -> Html:
-    number = told.counts.get((row, hour), 0)
+def _cell(refusals: RefusalMap, low: list[int], row: int, hour: int) -> Html:
+    number = refusals.counts.get((row, hour), 0)
     if not number:
         return Html("<td></td>")
-    network, of_it = told.leaders[row, hour]
-    where = f"{_day(told.grid, row)}, {hour}:00 to {hour + 1}:00"
+    network, of_it = refusals.leaders[row, hour]
+    where = f"{_day(refusals.grid, row)}, {hour}:00 to {hour + 1}:00"
     title = f"{where}: {count(number, 'refusal', 'refusals')}, {of_it:,} of them from {network[:64]}"
     return fill('<td class="s{}" title="{}">{}</td>', charts.shade_for(number, low), title, short(number))
 
 
 def _legend(low: list[int]) -> Iterator[Html]:
-    yield Html("refusals an hour: ")
+    yield Html("refusals per hour: ")
     for shade, least in enumerate(low, 1):
         most = low[shade] - 1 if shade < len(low) else None
         text = f"{least:,} or more" if most is None else f"{least:,}" if least == most else f"{least:,} to {most:,}"
@@ -92,39 +92,41 @@ def _day(grid: HourGrid, row: int) -> str:
 
 
 def _row_head(grid: HourGrid, row: int) -> Html:
-    """Name a row; where there is little room, a date goes without its day of the week."""
+    """Return the heading of a row; narrow pages hide the day of the week before a date."""
     weekday, _, day = _day(grid, row).partition(" ")
     return fill('<span class="weekday">{} </span>{}', weekday, day) if day else fill("{}", weekday)
 
 
-def _worst(told: Statistics, local: LocalTime) -> Html:
-    total = len(told.found.refusals)
-    shown = sum(source.refusals for source in told.sources)
-    more = told.networks - len(told.sources)
+def _networks(statistics: Statistics, local: LocalTime) -> Html:
+    total = len(statistics.events.refusals)
+    shown = sum(source.refusals for source in statistics.sources)
+    more = statistics.networks - len(statistics.sources)
     rest = f"{count(more, 'more network has', 'more networks have')} the other {total - shown:,} refusals."
-    mapped = (source for source in told.sources[:SMALL_MAPS] if source.refusals >= _WORTH_A_MAP * total)
-    maps = [_small(source, told.map.grid) for source in mapped]
+    mapped = (source for source in statistics.sources[:SMALL_MAPS] if source.refusals >= _WORTH_A_MAP * total)
+    maps = [_small_map(source, statistics.map.grid) for source in mapped]
     return fill(
         _WORST,
         fill(_SMALL_MAPS, join(maps)) if maps else Html(),
-        join(_source(source, told.sources[0].refusals, local) for source in told.sources),
+        join(_network_row(source, statistics.sources[0].refusals, local) for source in statistics.sources),
         fill('<p class="hint">{}</p>', rest) if more else Html(),
     )
 
 
-def _small(source: RefusedNetwork, grid: HourGrid) -> Html:
+def _small_map(source: RefusedNetwork, grid: HourGrid) -> Html:
     row, hour = max(source.cells, key=lambda cell: (source.cells[cell], cell))
     most = source.cells[row, hour]
     label = f"Most in one hour: {most:,}, {_day(grid, row)} from {hour}:00"
     drawn = charts.small_map(source.cells, grid.rows, label)
     number = count(source.refusals, "refusal", "refusals")
-    return fill("<figure>{}<figcaption>{}<small>{}</small></figcaption></figure>\n", drawn, _name(source), number)
+    return fill(
+        "<figure>{}<figcaption>{}<small>{}</small></figcaption></figure>\n", drawn, _network_name(source), number
+    )
 
 
-def _source(source: RefusedNetwork, most: int, local: LocalTime) -> Html:
+def _network_row(source: RefusedNetwork, most: int, local: LocalTime) -> Html:
     return fill(
         _SOURCE,
-        _name(source),
+        _network_name(source),
         f"{source.addresses:,}",
         f"{source.refusals:,}",
         charts.bar(source.refusals / most),
@@ -134,12 +136,12 @@ def _source(source: RefusedNetwork, most: int, local: LocalTime) -> Html:
     )
 
 
-def _name(source: RefusedNetwork) -> Html:
+def _network_name(source: RefusedNetwork) -> Html:
     return untrusted(source.address or source.network)
 
 
-def _reasons(told: Statistics) -> Html:
-    rows = [*told.reasons, *([("other reasons", told.rare)] if told.rare else [])]
+def _reasons(statistics: Statistics) -> Html:
+    rows = [*statistics.reasons, *([("other reasons", statistics.other_reasons)] if statistics.other_reasons else [])]
     most = max(number for _, number in rows)
     return fill(_REASONS, join(_reason(reason, number, most) for reason, number in rows))
 

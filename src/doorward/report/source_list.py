@@ -1,4 +1,4 @@
-"""Who was refused: by network, by reason, and by the hours of the days. Pure."""
+"""Group refusals by network, by reason, and by hour. Pure."""
 
 from __future__ import annotations
 
@@ -12,19 +12,19 @@ from typing import NamedTuple
 from doorward.model import parse_place
 from doorward.report.events import Period, Refusal
 
-MOST_SOURCES = 12
+MOST_NETWORKS = 12
 MOST_REASONS = 12
-MOST_DAYS = 32  # a longer period is shown by the days of the week
+MOST_DAYS = 32  # a longer period is shown by day of the week
 HOURS = 24
 
 _OCTET = r"(?:25[0-5]|2[0-4][0-9]|1[0-9][0-9]|[1-9]?[0-9])"
-_IPV4 = re.compile(rf"((?:{_OCTET}\.){{3}}){_OCTET}")  # ipaddress takes seven times as long, of 200,000 strangers
+_IPV4 = re.compile(rf"((?:{_OCTET}\.){{3}}){_OCTET}")  # seven times as fast as ipaddress
 
 LocalTime = Callable[[float], datetime]
-Cell = tuple[int, int]  # a row of the map, and an hour
+Cell = tuple[int, int]  # (row of the map, hour)
 
-# What differs from one refusal to the next for the same reason.
-_VARIABLE = (
+# Parts of a reason that differ from one refusal to the next.
+_VARIABLE_PARTS = (
     (re.compile(r"'[^']*'|\"[^\"]*\""), "…"),
     (re.compile(r"(?<=is )(?:\d+ (?:d|h|min|s) ?)+(?=behind|ahead)"), ""),
     (re.compile(r"(?<=is )under 1 s (?=behind|ahead)"), ""),
@@ -32,8 +32,8 @@ _VARIABLE = (
 )
 
 
-class Placed(NamedTuple):
-    """A refusal, the network that it is of, and its place on the map."""
+class MappedRefusal(NamedTuple):
+    """A refusal with its network and its cell of the map."""
 
     refusal: Refusal
     network: str
@@ -41,7 +41,7 @@ class Placed(NamedTuple):
 
 
 class RefusedNetwork(NamedTuple):
-    """A network that was refused: how often, of how many addresses (`address`: the only one), when, mostly why."""
+    """The refusals of one network; `address` if they are all of one address; `reason` is the most common one."""
 
     network: str
     address: str | None
@@ -54,24 +54,24 @@ class RefusedNetwork(NamedTuple):
 
 
 class HourGrid(NamedTuple):
-    """The rows of the map: dates, or the days of the week from Monday on where the period is long."""
+    """The rows of the map: dates, or the days of the week from Monday on if the period is long (`dates` empty)."""
 
     dates: tuple[date, ...]
 
     @property
     def rows(self) -> int:
-        """Count the rows."""
+        """The number of rows."""
         return len(self.dates) or 7
 
-    def row_of(self, day: date) -> int:
-        """Tell in which row a date is; what lies outside is at the edge."""
+    def row_for(self, day: date) -> int:
+        """Return the row of a date; dates outside of the period are at the edge."""
         if not self.dates:
             return day.weekday()
         return min(max((day - self.dates[0]).days, 0), len(self.dates) - 1)
 
 
 class RefusalMap(NamedTuple):
-    """How many were refused in each hour, and who most often."""
+    """The number of refusals in each cell, and the network with the most of them."""
 
     grid: HourGrid
     counts: Mapping[Cell, int]
@@ -79,44 +79,44 @@ class RefusalMap(NamedTuple):
 
 
 def build_grid(period: Period, local: LocalTime) -> HourGrid:
-    """Choose the rows for a period."""
+    """Return the rows for a period."""
     first, last = local(period.since_s).date(), local(period.until_s).date()
     days = (last - first).days + 1
     return HourGrid(tuple(first + timedelta(number) for number in range(days)) if days <= MOST_DAYS else ())
 
 
 def source_network(address: str) -> str:
-    """Give the /24 or /64 around an address, mostly one owner's; a text that is no address is a source of its own."""
+    """Return the /24 or /64 of an address, mostly one owner's; text that is not an address is returned unchanged."""
     if match := _IPV4.fullmatch(address):
         return f"{match[1]}0/24"
     try:
-        place = parse_place(address)
+        parsed = parse_place(address)
     except ValueError:
         return address
-    return str(IPv6Network((int(place), 64), strict=False) if isinstance(place, IPv6Address) else place)
+    return str(IPv6Network((int(parsed), 64), strict=False) if isinstance(parsed, IPv6Address) else parsed)
 
 
-def placed(refusals: Iterable[Refusal], grid: HourGrid, local: LocalTime) -> list[Placed]:
-    """Find each refusal's network and place on the map."""
-    found = []
+def place_on_map(refusals: Iterable[Refusal], grid: HourGrid, local: LocalTime) -> list[MappedRefusal]:
+    """Return the refusals with their networks and cells."""
+    mapped = []
     for refusal in refusals:
         moment = local(refusal.at_s)
-        cell = grid.row_of(moment.date()), moment.hour
-        found.append(Placed(refusal, source_network(refusal.address), cell))
-    return found
+        cell = grid.row_for(moment.date()), moment.hour
+        mapped.append(MappedRefusal(refusal, source_network(refusal.address), cell))
+    return mapped
 
 
-def sources(refusals: Iterable[Placed]) -> tuple[list[RefusedNetwork], int]:
-    """Give the networks that were refused most often, the worst first, and count all."""
-    groups = defaultdict[str, list[Placed]](list)
+def worst_networks(refusals: Iterable[MappedRefusal]) -> tuple[list[RefusedNetwork], int]:
+    """Return the networks with the most refusals, the worst first, and the number of all networks."""
+    groups = defaultdict[str, list[MappedRefusal]](list)
     for refusal in refusals:
         groups[refusal.network].append(refusal)
-    worst = sorted(groups, key=lambda network: (-len(groups[network]), network))[:MOST_SOURCES]
-    return [_source(network, groups[network]) for network in worst], len(groups)
+    worst = sorted(groups, key=lambda network: (-len(groups[network]), network))[:MOST_NETWORKS]
+    return [_network(network, groups[network]) for network in worst], len(groups)
 
 
-def reasons(refusals: Iterable[Refusal]) -> tuple[list[tuple[str, int]], int]:
-    """Give the reasons with their counts, the commonest first, and how many refusals have a rarer one."""
+def top_reasons(refusals: Iterable[Refusal]) -> tuple[list[tuple[str, int]], int]:
+    """Return the reasons with their counts, the most common first, and the number of refusals for other reasons."""
     counts: Counter[str] = Counter()
     for reason, count in Counter(refusal.reason for refusal in refusals).items():
         counts[refusal_kind(reason)] += count
@@ -125,14 +125,14 @@ def reasons(refusals: Iterable[Refusal]) -> tuple[list[tuple[str, int]], int]:
 
 
 def refusal_kind(reason: str) -> str:
-    """Give a reason without what differs from one refusal to the next."""
-    for pattern, instead in _VARIABLE:
-        reason = pattern.sub(instead, reason[:500])
+    """Return a reason without the parts that differ from one refusal to the next."""
+    for pattern, replacement in _VARIABLE_PARTS:
+        reason = pattern.sub(replacement, reason[:500])
     return reason
 
 
-def build_map(refusals: Iterable[Placed], grid: HourGrid) -> RefusalMap:
-    """Count the refusals of each hour."""
+def build_map(refusals: Iterable[MappedRefusal], grid: HourGrid) -> RefusalMap:
+    """Return the refusals counted by cell."""
     by_cell = defaultdict[Cell, Counter[str]](Counter)
     for refusal in refusals:
         by_cell[refusal.cell][refusal.network] += 1
@@ -141,10 +141,12 @@ def build_map(refusals: Iterable[Placed], grid: HourGrid) -> RefusalMap:
     return RefusalMap(grid, counts, leaders)
 
 
-def _source(network: str, group: Sequence[Placed]) -> RefusedNetwork:
-    refusals = [each.refusal for each in group]
+def _network(network: str, group: Sequence[MappedRefusal]) -> RefusedNetwork:
+    refusals = [mapped.refusal for mapped in group]
     addresses = {refusal.address for refusal in refusals}
-    only = next(iter(addresses)) if len(addresses) == 1 else None
-    why = Counter(refusal_kind(refusal.reason) for refusal in refusals).most_common(1)[0][0]
-    cells = Counter(each.cell for each in group)
-    return RefusedNetwork(network, only, len(addresses), len(group), refusals[0].at_s, refusals[-1].at_s, why, cells)
+    single_address = next(iter(addresses)) if len(addresses) == 1 else None
+    reason = Counter(refusal_kind(refusal.reason) for refusal in refusals).most_common(1)[0][0]
+    cells = Counter(mapped.cell for mapped in group)
+    return RefusedNetwork(
+        network, single_address, len(addresses), len(group), refusals[0].at_s, refusals[-1].at_s, reason, cells
+    )

@@ -1,103 +1,103 @@
-"""All figures of a report, from the sorted record; the page and the JSON show the same. Pure."""
+"""All figures of a report, from the sorted records; the page and the JSON show the same. Pure."""
 
 from __future__ import annotations
 
 from typing import NamedTuple
 
 from doorward.report.events import PeriodEvents, Session
-from doorward.report.opening_list import Timeline, lanes, people
+from doorward.report.opening_list import Timeline, count_people, timelines
 from doorward.report.source_list import (
     LocalTime,
     RefusalMap,
     RefusedNetwork,
     build_grid,
     build_map,
-    placed,
-    reasons,
-    sources,
+    place_on_map,
+    top_reasons,
+    worst_networks,
 )
 from doorward.report.strength import GateAudit
 
-LATEST = 100  # openings that are listed one by one
+LATEST = 100  # openings listed one by one
 
 
 class Statistics(NamedTuple):
-    """What the page tells. `strengths` None: there is no configuration (`missing` says where none is)."""
+    """The figures of the page. `audit` is None without a configuration at the path `config_path`."""
 
-    found: PeriodEvents
+    events: PeriodEvents
     people: int
-    lanes: list[Timeline]
+    timelines: list[Timeline]
     latest: list[Session]
-    standing: int
+    open_now: int
     addresses: int
     networks: int
     sources: list[RefusedNetwork]
     reasons: list[tuple[str, int]]
-    rare: int
+    other_reasons: int
     map: RefusalMap
-    strengths: GateAudit | None
-    missing: str
+    audit: GateAudit | None
+    config_path: str
 
 
-def figures(found: PeriodEvents, strengths: GateAudit | None, missing: str, local: LocalTime) -> Statistics:
-    """Count and group what was found."""
-    grid = build_grid(found.period, local)
-    where = placed(found.refusals, grid, local)
-    worst, networks = sources(where)
-    common, rare = reasons(found.refusals)
+def build_statistics(events: PeriodEvents, audit: GateAudit | None, config_path: str, local: LocalTime) -> Statistics:
+    """Return the events of a period, counted and grouped."""
+    grid = build_grid(events.period, local)
+    mapped = place_on_map(events.refusals, grid, local)
+    networks_shown, networks = worst_networks(mapped)
+    common_reasons, other_reasons = top_reasons(events.refusals)
     return Statistics(
-        found,
-        people(found.visits),
-        lanes(found.visits, found.period),
-        found.visits[: -LATEST - 1 : -1],
-        sum(visit.ended_by is None for visit in found.visits),
-        len({refusal.address for refusal in found.refusals}),
+        events,
+        count_people(events.sessions),
+        timelines(events.sessions, events.period),
+        events.sessions[: -LATEST - 1 : -1],
+        sum(session.ended_by is None for session in events.sessions),
+        len({refusal.address for refusal in events.refusals}),
         networks,
-        worst,
-        common,
-        rare,
-        build_map(where, grid),
-        strengths,
-        missing,
+        networks_shown,
+        common_reasons,
+        other_reasons,
+        build_map(mapped, grid),
+        audit,
+        config_path,
     )
 
 
-def as_json(told: Statistics) -> dict[str, object]:
-    """Give the figures for a program; times are seconds since the epoch."""
-    found = told.found
+def as_json(statistics: Statistics) -> dict[str, object]:
+    """Return the figures for `--json`; times are seconds since the epoch."""
+    events = statistics.events
     return {
-        "since": found.period.since_s,
-        "until": found.period.until_s,
-        "openings": len(found.visits),
-        "people": told.people,
-        "standing": told.standing,
-        "refusals": len(found.refusals),
-        "addresses": told.addresses,
-        "networks": told.networks,
-        "who": [_lane(lane) for lane in told.lanes],
-        "sources": [_source(source) for source in told.sources],
-        "reasons": [{"reason": reason, "refusals": count} for reason, count in told.reasons],
-        "other_reasons": told.rare,
-        "ahead": found.ahead,
-        "forgotten": found.forgotten,
-        "warnings": told.strengths.levels["warning"] if told.strengths else None,
-        "notes": told.strengths.levels["note"] if told.strengths else None,
+        "since": events.period.since_s,
+        "until": events.period.until_s,
+        "openings": len(events.sessions),
+        "people": statistics.people,
+        "standing": statistics.open_now,
+        "refusals": len(events.refusals),
+        "addresses": statistics.addresses,
+        "networks": statistics.networks,
+        "who": [_timeline_object(timeline) for timeline in statistics.timelines],
+        "sources": [_network_object(source) for source in statistics.sources],
+        "reasons": [{"reason": reason, "refusals": count} for reason, count in statistics.reasons],
+        "other_reasons": statistics.other_reasons,
+        "ahead": events.future,
+        "forgotten": events.dropped,
+        "warnings": statistics.audit.levels["warning"] if statistics.audit else None,
+        "notes": statistics.audit.levels["note"] if statistics.audit else None,
     }
 
 
-def _lane(lane: Timeline) -> dict[str, object]:
-    who = (None, None, None) if lane.others else (lane.door, lane.person, lane.by)
-    return dict(zip(("door", "person", "by"), who, strict=True)) | {
-        "others": lane.others,
-        "openings": lane.visits,
-        "open_s": lane.open_s,
-        "last": lane.last_s,
-        "addresses": lane.addresses,
-        "standing": lane.standing,
+def _timeline_object(timeline: Timeline) -> dict[str, object]:
+    key = (None, None, None) if timeline.others else (timeline.door, timeline.person, timeline.by)
+    return dict(zip(("door", "person", "by"), key, strict=True)) | {
+        "others": timeline.others,
+        "openings": timeline.openings,
+        "open_s": timeline.open_s,
+        "last": timeline.last_s,
+        "addresses": timeline.addresses,
+        "standing": timeline.open_now,
     }
 
 
-def _source(source: RefusedNetwork) -> dict[str, object]:
+def _network_object(source: RefusedNetwork) -> dict[str, object]:
     return {
         "network": source.network,
         "addresses": source.addresses,

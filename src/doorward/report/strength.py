@@ -1,4 +1,4 @@
-"""The doors of the configuration: how each is opened, how strong that is, and whether anybody came. Pure."""
+"""Audit the doors of the configuration: how each is opened, how strong that is, and how often it was used. Pure."""
 
 from __future__ import annotations
 
@@ -15,32 +15,32 @@ from doorward.report.events import Session
 from doorward.report.words import count
 
 MOST_DOORS = 50
-MOST_FINDINGS = 20  # of one door, or of the gate
+MOST_FINDINGS = 20  # per door, and for the gate
 _PORT = re.compile(r"\b[0-9]{1,5}(?=[/:](?:tcp|udp)\b)", re.IGNORECASE)
 
 
 class DoorFinding(Protocol):
-    """What `check` finds: a "warning" or a "note", where, what, and what to do about it."""
+    """A finding of `check`: level, location, fault and remedy."""
 
     @property
     def level(self) -> str:
-        """Tell how grave it is."""
+        """The level, "warning" or "note"."""
 
     @property
     def line(self) -> int:
-        """Tell where it is."""
+        """The line of the configuration file."""
 
     @property
     def what(self) -> str:
-        """Tell what it is."""
+        """The fault."""
 
     @property
     def remedy(self) -> str:
-        """Tell what to do."""
+        """The remedy."""
 
 
 class PublicFinding(NamedTuple):
-    """A finding that anybody may read."""
+    """A finding without the ports of sequences."""
 
     level: str
     line: int
@@ -49,22 +49,22 @@ class PublicFinding(NamedTuple):
 
 
 class DoorAudit(NamedTuple):
-    """A door, or the gate itself (`door` None): what a knocker does, what opens, for how long, and what is weak.
+    """A door, or the gate itself (`door` None): how it is opened, what opens, for how long, and its weaknesses.
 
-    `visits`, `last_s`: the openings in the period.
+    `openings`, `last_s`: the number of openings in the period, and the time of the last one.
     """
 
     door: str | None
-    way: str
+    method: str
     opens: str
     for_: str
     findings: tuple[PublicFinding, ...]
-    visits: int = 0
+    openings: int = 0
     last_s: float | None = None
 
 
 class GateAudit(NamedTuple):
-    """The gate, the doors that there is room for (the weakest first), and how many more there are."""
+    """The gate, its weakest doors (the weakest first), and the number of further doors."""
 
     mode: str
     gate: DoorAudit
@@ -73,27 +73,29 @@ class GateAudit(NamedTuple):
     levels: Counter[str]
 
 
-def strengths(
+def audit_gate(
     configuration: Configuration,
     findings: Iterable[DoorFinding],
     lines: Mapping[Keys, int],
-    visits: Iterable[Session],
+    sessions: Iterable[Session],
 ) -> GateAudit:
-    """Sort the findings of `check` by door; the ports of a sequence are made unreadable, for pages get around."""
+    """Return the findings of `check` by door, with the ports of sequences masked: pages are passed on."""
     owners = {line: path[1] for path, line in lines.items() if path[0] == "doors" and len(path) > 1}
-    secret = {port.number for door in configuration.doors for port in door.knock}
+    secret_ports = {port.number for door in configuration.doors for port in door.knock}
     by_owner: dict[str | None, list[PublicFinding]] = {}
     levels: Counter[str] = Counter()
     for finding in findings:
         levels[finding.level] += 1
-        by_owner.setdefault(owners.get(finding.line), []).append(_veiled(finding, secret))
-    came, last = Counter[str](), dict[str, float]()
-    for visit in visits:
-        came[visit.door] += 1
-        last[visit.door] = max(visit.since_s, last.get(visit.door, 0.0))
-    signs = configuration.signed is not None
+        by_owner.setdefault(owners.get(finding.line), []).append(_masked(finding, secret_ports))
+    openings, last_s = Counter[str](), dict[str, float]()
+    for session in sessions:
+        openings[session.door] += 1
+        last_s[session.door] = max(session.since_s, last_s.get(session.door, 0.0))
+    has_signed_knocks = configuration.signed is not None
     doors = [
-        _door(door, signs, by_owner.get(door.name, []))._replace(visits=came[door.name], last_s=last.get(door.name))
+        _door(door, has_signed_knocks, by_owner.get(door.name, []))._replace(
+            openings=openings[door.name], last_s=last_s.get(door.name)
+        )
         for door in configuration.doors
     ]
     doors.sort(key=lambda door: -sum(finding.level == "warning" for finding in door.findings))
@@ -102,18 +104,18 @@ def strengths(
     return GateAudit(mode, gate, doors[:MOST_DOORS], len(doors[MOST_DOORS:]), levels)
 
 
-def _door(door: Door, signs: bool, findings: list[PublicFinding]) -> DoorAudit:
-    ways = (
+def _door(door: Door, has_signed_knocks: bool, findings: list[PublicFinding]) -> DoorAudit:
+    methods = (
         [f"{count(len(door.knock), 'knock', 'knocks')} within {format_duration(door.within_ms)}"] if door.knock else []
     )
-    ways += ["a signed knock"] if signs else []
+    methods += ["a signed knock"] if has_signed_knocks else []
     opens = ", ".join(map(str, door.opens)) or "runs a command"
     for_ = format_duration(door.for_ms) if door.is_opening else "a moment"
-    return DoorAudit(door.name, " or ".join(ways) or "by hand only", opens, for_, tuple(findings[:MOST_FINDINGS]))
+    return DoorAudit(door.name, " or ".join(methods) or "by hand only", opens, for_, tuple(findings[:MOST_FINDINGS]))
 
 
-def _veiled(finding: DoorFinding, secret: set[int]) -> PublicFinding:
-    def veil(match: re.Match[str]) -> str:
-        return "•••" if int(match[0]) in secret else match[0]
+def _masked(finding: DoorFinding, secret_ports: set[int]) -> PublicFinding:
+    def mask(match: re.Match[str]) -> str:
+        return "•••" if int(match[0]) in secret_ports else match[0]
 
-    return PublicFinding(finding.level, finding.line, _PORT.sub(veil, finding.what), _PORT.sub(veil, finding.remedy))
+    return PublicFinding(finding.level, finding.line, _PORT.sub(mask, finding.what), _PORT.sub(mask, finding.remedy))

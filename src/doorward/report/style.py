@@ -1,4 +1,4 @@
-"""How the page looks: wide and narrow, light and dark, on paper. Its colours are tested for contrast. Pure."""
+"""The style sheet of the page: wide and narrow, light and dark, in print. Its colors are tested for contrast. Pure."""
 
 STYLE = """
 :root{--page:#fbfaf8;--card:#fff;--ink:#1c2227;--soft:#59636b;--line:#dfdbd4;--open:#0b6f78;--now:#b3530f;

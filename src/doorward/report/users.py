@@ -1,4 +1,4 @@
-"""The part of the page about who came in. Pure."""
+"""The section of the page about openings. Pure."""
 
 from __future__ import annotations
 
@@ -13,96 +13,100 @@ from doorward.report.source_list import LocalTime
 from doorward.report.statistics import LATEST, Statistics
 from doorward.report.words import count, moment, span
 
-_HOW = {"key": "signed knock", "knock": "knock", "hand": "opened by hand"}
-_ENDED = {"time": "by time", "hand": "by hand", "lost": "lost: the kernel no longer had it"}
-_LANES = """<p class="hint">{}</p>
+_METHODS = {"key": "signed knock", "knock": "knock", "hand": "opened by hand"}
+_ENDED = {"time": "by time", "hand": "by hand", "lost": "lost: no longer in the kernel"}
+_TIMELINES = """<p class="hint">{}</p>
 <table class="cards lanes"><caption class="unseen">Openings by door and person</caption>
 <thead><tr><th scope="col">Who</th><th scope="col" class="number">Openings</th>\
-<th scope="col" class="number">Open in all</th><th scope="col">Last</th>\
+<th scope="col" class="number">Total time</th><th scope="col">Last</th>\
 <th scope="col" class="wide">{}<span class="unseen">When</span></th></tr></thead>
 {}</table>
 {}"""
-_LANE = """<tr><th scope="row">{}</th><td class="number" data-is="openings">{}</td>\
-<td class="number" data-is="in all">{}</td><td data-is="last">{}{}</td><td class="wide">{}</td></tr>
+_TIMELINE = """<tr><th scope="row">{}</th><td class="number" data-is="openings">{}</td>\
+<td class="number" data-is="total time">{}</td><td data-is="last">{}{}</td><td class="wide">{}</td></tr>
 """
-_LISTED = """<details><summary>{}</summary>
+_LATEST = """<details><summary>{}</summary>
 <table class="cards"><thead><tr><th scope="col">When</th><th scope="col">Door</th><th scope="col">Who</th>\
 <th scope="col">From</th><th scope="col">Ports</th><th scope="col">Open for</th><th scope="col">Ended</th></tr></thead>
 <tbody>{}</tbody></table></details>"""
-_VISIT = """<tr><th scope="row">{}</th><td data-is="door">{}</td><td data-is="who">{}</td>\
+_SESSION = """<tr><th scope="row">{}</th><td data-is="door">{}</td><td data-is="who">{}</td>\
 <td data-is="from">{}</td><td data-is="ports">{}</td><td data-is="open for">{}</td><td data-is="ended">{}</td></tr>
 """
 
 
-def section(told: Statistics, local: LocalTime) -> Html:
-    """Tell who came in at which door, and when."""
+def section(statistics: Statistics, local: LocalTime) -> Html:
+    """Return the section: who opened which door, and when."""
     return fill(
         '<section aria-labelledby="in"><h2 id="in">Who came in, and when</h2>\n{}</section>\n',
-        _lanes(told, local) if told.lanes else fill("<p>No door was opened in this time.</p>"),
+        _timelines(statistics, local) if statistics.timelines else fill("<p>No door was opened in this period.</p>"),
     )
 
 
-def _lanes(told: Statistics, local: LocalTime) -> Html:
-    period = told.found.period
+def _timelines(statistics: Statistics, local: LocalTime) -> Html:
+    period = statistics.events.period
     marks = charts.ticks(period, local)
     bodies = (
         fill(
             '<tbody><tr class="group"><th scope="rowgroup" colspan="5">{}</th></tr>{}</tbody>\n',
             untrusted(door) if door else fill("all others"),
-            join(_row(lane, marks, local) for lane in group),
+            join(_row(timeline, marks, local) for timeline in group),
         )
-        for door, group in groupby(told.lanes, key=lambda lane: "" if lane.others else lane.door)
+        for door, group in groupby(statistics.timelines, key=lambda timeline: "" if timeline.others else timeline.door)
     )
-    hint = f"A mark is at least {span(period.length_s / SLOTS)} wide, however short the opening was."
-    return fill(_LANES, hint, charts.axis(marks), join(bodies), _listed(told, local))
+    hint = f"A mark is at least {span(period.length_s / SLOTS)} wide, even for shorter openings."
+    return fill(_TIMELINES, hint, charts.axis(marks), join(bodies), _latest(statistics, local))
 
 
-def _row(lane: Timeline, marks: list[Tick], local: LocalTime) -> Html:
-    last = moment(local(lane.last_s))
-    label = f"{count(lane.visits, 'opening', 'openings')}, the last on {last}"
+def _row(timeline: Timeline, marks: list[Tick], local: LocalTime) -> Html:
+    last = moment(local(timeline.last_s))
+    label = f"{count(timeline.openings, 'opening', 'openings')}, the last on {last}"
     return fill(
-        _LANE,
-        _who(lane),
-        f"{lane.visits:,}",
-        span(lane.open_s),
+        _TIMELINE,
+        _person_cell(timeline),
+        f"{timeline.openings:,}",
+        span(timeline.open_s),
         last,
-        fill(' <b class="now">open now</b>') if lane.standing else Html(),
-        charts.lane(lane.runs, lane.now, marks, label),
+        fill(' <b class="now">open now</b>') if timeline.open_now else Html(),
+        charts.timeline(timeline.runs, timeline.now, marks, label),
     )
 
 
-def _who(lane: Timeline) -> Html:
-    if lane.others:
-        at = f" at {count(lane.doors, 'door', 'doors')}"
-        return fill("{}<small>{}</small>", f"{lane.others:,} more", f"who came less often,{at}")
-    how = _HOW.get(lane.by, lane.by)
-    more = f" from {count(lane.addresses, 'address', 'addresses')}" if lane.by == "key" else ""
-    return fill("{}<small>{}{}</small>", untrusted(lane.person), how, more)
+def _person_cell(timeline: Timeline) -> Html:
+    if timeline.others:
+        at = f" at {count(timeline.doors, 'door', 'doors')}"
+        return fill("{}<small>{}</small>", f"{timeline.others:,} more", f"less often,{at}")
+    method = _METHODS.get(timeline.by, timeline.by)
+    more = f" from {count(timeline.addresses, 'address', 'addresses')}" if timeline.by == "key" else ""
+    return fill("{}<small>{}{}</small>", untrusted(timeline.person), method, more)
 
 
-def _listed(told: Statistics, local: LocalTime) -> Html:
-    shown = len(told.latest)
+def _latest(statistics: Statistics, local: LocalTime) -> Html:
+    shown = len(statistics.latest)
     title = f"The last {shown} openings" if shown == LATEST else f"All {count(shown, 'opening', 'openings')}"
-    now_s = told.found.period.until_s
-    return fill(_LISTED, title, join(_visit(visit, now_s, local) for visit in told.latest))
+    now_s = statistics.events.period.until_s
+    return fill(_LATEST, title, join(_session_row(session, now_s, local) for session in statistics.latest))
 
 
-def _visit(visit: Session, now_s: float, local: LocalTime) -> Html:
-    if visit.ended_by is None:
-        ended = f"open until {moment(local(visit.until_s))}"
+def _session_row(session: Session, now_s: float, local: LocalTime) -> Html:
+    if session.ended_by is None:
+        ended = f"open until {moment(local(session.until_s))}"
     else:
-        ended = _ENDED.get(visit.ended_by, visit.ended_by)
+        ended = _ENDED.get(session.ended_by, session.ended_by)
     return fill(
-        _VISIT,
-        moment(local(visit.since_s)),
-        untrusted(visit.door),
-        _person(visit),
-        untrusted(visit.address),
-        ", ".join(visit.ports) or "none",
-        span(min(visit.until_s, now_s) - visit.since_s),
+        _SESSION,
+        moment(local(session.since_s)),
+        untrusted(session.door),
+        _person_or_method(session),
+        untrusted(session.address),
+        ", ".join(session.ports) or "none",
+        span(min(session.until_s, now_s) - session.since_s),
         ended,
     )
 
 
-def _person(visit: Session) -> Html:
-    return untrusted(visit.person) if visit.by == "key" else fill("by {}", "hand" if visit.by == "hand" else visit.by)
+def _person_or_method(session: Session) -> Html:
+    return (
+        untrusted(session.person)
+        if session.by == "key"
+        else fill("by {}", "hand" if session.by == "hand" else session.by)
+    )

@@ -1,4 +1,4 @@
-"""Numbers, moments and lengths of time in words. Pure."""
+"""Text for numbers, times and durations. Pure."""
 
 from __future__ import annotations
 
@@ -8,12 +8,12 @@ _UNITS = ((86_400, "d", 3600, "h"), (3600, "h", 60, "min"), (60, "min", 1, "s"),
 
 
 def count(number: int, one: str, many: str) -> str:
-    """Write a number with its noun."""
+    """Return a number with its noun."""
     return f"{number:,} {one if number == 1 else many}"
 
 
 def short(number: int) -> str:
-    """Write a number in at most four letters, for small cells."""
+    """Return a number in at most four characters, for small cells."""
     for size, unit in ((1_000_000, "M"), (1000, "k")):
         if number >= size:
             whole = number / size
@@ -22,17 +22,17 @@ def short(number: int) -> str:
 
 
 def moment(when: datetime) -> str:
-    """Write a moment to the minute."""
+    """Return a time to the minute, without its year."""
     return f"{when.day} {when:%b %H:%M}"
 
 
 def dated(when: datetime) -> str:
-    """Write a moment to the minute, with its year."""
+    """Return a time to the minute, with its year."""
     return f"{when.day} {when:%b %Y, %H:%M}"
 
 
 def span(seconds: float) -> str:
-    """Write a length of time in at most two units."""
+    """Return a duration in at most two units."""
     whole = max(0, round(seconds))
     for size, unit, smaller, small_unit in _UNITS:
         if whole >= size:

@@ -1,1 +1,1 @@
-"""`doorward watch` on a terminal: what the daemon tells, as it changes."""
+"""`doorward watch` on a terminal: a live view of the daemon's events and counters."""

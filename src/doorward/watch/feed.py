@@ -1,4 +1,4 @@
-"""Two threads that hear what the daemon tells; the view takes it when it has time, and nothing piles up meanwhile."""
+"""Two threads that receive events and counters from the daemon into a bounded queue, which the view reads."""
 
 from __future__ import annotations
 
@@ -13,70 +13,70 @@ from doorward.daemon.control_socket import EventClient, ask
 from doorward.errors import DoorwardError
 from doorward.escape import visible_in
 
-MAX_WAITING = 1000  # then the daemon waits, and counts what it leaves out
-EVERY_S = 1.0  # between two looks at the numbers, and two tries to find a daemon
+MAX_WAITING = 1000  # items; beyond it the daemon drops events, and counts them
+EVERY_S = 1.0  # between two requests for the counters; a quarter of it between two attempts to connect
 
 
 class FeedItem(NamedTuple):
-    """What was heard: "began" (the status), "event", "numbers", or "ended" (why)."""
+    """An item from the daemon: "began" (its status), "event", "numbers" (its counters) or "ended" (why)."""
 
     kind: str
-    told: dict[str, Any]
+    data: dict[str, Any]
 
 
 class DaemonFeed:
-    """Hears the daemon from `start` to `stop`; where it ends, the next one is waited for."""
+    """Receives from the daemon between `start` and `stop`; connects again after the daemon ends."""
 
     def __init__(self, path: Path) -> None:
         self._path = path
-        self._news: Queue[FeedItem] = Queue(MAX_WAITING)
+        self._items: Queue[FeedItem] = Queue(MAX_WAITING)
         self._stopped = threading.Event()
-        self._following: EventClient | None = None
+        self._client: EventClient | None = None
 
     def start(self) -> None:
-        """Begin to hear."""
-        for hear in (self._run, self._count):
-            threading.Thread(target=hear, daemon=True).start()
+        """Start both threads."""
+        for target in (self._receive_events, self._poll_counters):
+            threading.Thread(target=target, daemon=True).start()
 
     def stop(self) -> None:
-        """Hear no more."""
+        """Stop both threads."""
         self._stopped.set()
-        self.again()
+        self.reconnect()
 
-    def again(self) -> None:
-        """Follow anew: another configuration was loaded."""
-        if self._following is not None:
-            self._following.stop()
+    def reconnect(self) -> None:
+        """Connect again, after another configuration was loaded."""
+        if self._client is not None:
+            self._client.stop()
 
-    def received(self) -> list[FeedItem]:
-        """Give what was heard since the last time."""
-        found: list[FeedItem] = []
+    def drain(self) -> list[FeedItem]:
+        """Return the items since the last call, oldest first."""
+        items: list[FeedItem] = []
         with suppress(Empty):
-            while len(found) < MAX_WAITING:
-                found.append(self._news.get_nowait())
-        return found
+            while len(items) < MAX_WAITING:
+                items.append(self._items.get_nowait())
+        return items
 
-    def _run(self) -> None:
+    def _receive_events(self) -> None:
         while not self._stopped.is_set():
             try:
-                with closing(EventClient(self._path)) as self._following:
-                    self._put("began", self._following.first)
-                    for event in self._following:
+                with closing(EventClient(self._path)) as self._client:
+                    self._put("began", self._client.first)
+                    for event in self._client:
                         self._put("event", event)
                 self._put("ended", {"why": "the daemon ended"})
             except DoorwardError as error:
                 self._put("ended", {"why": str(error)})
             self._stopped.wait(EVERY_S / 4)
 
-    def _count(self) -> None:
+    def _poll_counters(self) -> None:
         while not self._stopped.is_set():
             begun_s = time.monotonic()
-            with suppress(DoorwardError):  # the other thread tells
+            with suppress(DoorwardError):  # the other thread reports it
                 self._put("numbers", ask(self._path, {"command": "numbers"}))
             self._stopped.wait(max(0.0, begun_s + EVERY_S - time.monotonic()))
 
-    def _put(self, kind: str, told: dict[str, Any]) -> None:
+    def _put(self, kind: str, data: dict[str, Any]) -> None:
         while not self._stopped.is_set():
             with suppress(Full):
-                self._news.put(FeedItem(kind, visible_in(told)), timeout=0.5)
+                self._items.put(FeedItem(kind, visible_in(data)), timeout=0.5)
                 return

@@ -1,4 +1,4 @@
-"""The live view (textual): shows what `view.py` makes of the daemon's news, and asks the daemon for what keys say."""
+"""The live view (textual): shows the state that `view.py` keeps, and sends the operator's requests to the daemon."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ from doorward.watch.view import TableRow, WatchState, cut
 
 
 class ConfirmDialog(ModalScreen[bool]):
-    """Asks before something ends for somebody."""
+    """Asks for confirmation; the result is the answer."""
 
     BINDINGS: ClassVar[list[BindingType]] = [
         Binding("y,enter", "answer(True)", "yes"),
@@ -43,12 +43,12 @@ class ConfirmDialog(ModalScreen[bool]):
             yield Static("y yes   n no", classes="keys")
 
     def action_answer(self, answer: bool) -> None:
-        """Give the answer."""
+        """Close the dialog with the answer."""
         self.dismiss(answer)
 
 
 class DurationDialog(ModalScreen[str | None]):
-    """Asks for a duration, and takes nothing else; None where it is not to be."""
+    """Asks for a valid duration; the result is its text, or None if canceled."""
 
     BINDINGS: ClassVar[list[BindingType]] = [Binding("escape", "dismiss(None)", "no")]
 
@@ -57,14 +57,14 @@ class DurationDialog(ModalScreen[str | None]):
         self._question, self._proposed = question, proposed
 
     def compose(self) -> ComposeResult:
-        """Show the question with an answer that may be changed."""
+        """Show the question with an editable answer."""
         with Vertical(classes="dialog"):
             yield Static(self._question, markup=False)
             yield Input(self._proposed, compact=True)
             yield Static("Enter yes   Esc no", id="hint", classes="keys", markup=False)
 
     def on_input_submitted(self, event: Input.Submitted) -> None:
-        """Give the duration, or say what is wrong with it."""
+        """Close the dialog with the duration, or show what is wrong with it."""
         try:
             parse_duration_ms(event.value.strip())
         except ValueError as error:
@@ -73,9 +73,9 @@ class DurationDialog(ModalScreen[str | None]):
             self.dismiss(event.value.strip())
 
 
-EVERY_S = 0.25  # what changes is drawn four times a second
-_COLUMNS = ("door", "who is in", "left", "ports", "by")
-_MOST_LETTERS = 24  # of a door, its ports and a key; an address is never cut
+EVERY_S = 0.25  # between two updates of the screen
+_COLUMNS = ("door", "open to", "left", "ports", "by")
+_MOST_LETTERS = 24  # of a door, its ports or a key; an address is never cut
 _KEPT_LINES = 500
 LEAVES_SOON_S = 10
 _STYLES = {
@@ -88,7 +88,7 @@ _LEVELS = {"warning": "yellow", "error": "red"}
 
 
 class WatchApp(App[int]):
-    """One screen: who is in, who is about to be, what the gate counts, what happened."""
+    """One screen: openings, knocks in progress, the gate's counters, and events."""
 
     TITLE = "doorward"
     ENABLE_COMMAND_PALETTE = False
@@ -102,8 +102,8 @@ class WatchApp(App[int]):
 
     def __init__(self, control: Path) -> None:
         super().__init__()
-        self._control, self._link, self._view = control, DaemonFeed(control), WatchState()
-        self._trouble = ""
+        self._control, self._feed, self._state = control, DaemonFeed(control), WatchState()
+        self._error = ""
         self._shown: list[TableRow] = []
 
     def compose(self) -> ComposeResult:
@@ -120,66 +120,67 @@ class WatchApp(App[int]):
         yield Footer(show_command_palette=False)
 
     def on_mount(self) -> None:
-        """Begin to hear the daemon."""
+        """Set up the table and titles, and connect to the daemon."""
         table = self._table()
         for name in _COLUMNS:
             table.add_column(name, key=name)
         table.border_title = "doors"
         self.query_one("#attempts").border_title = "knocks in progress"
-        self.query_one("#gate").border_title = "the gate"
-        self.query_one("#events").border_title = "what happens"
-        self._link.start()
+        self.query_one("#gate").border_title = "gate"
+        self.query_one("#events").border_title = "events"
+        self._feed.start()
         self.set_interval(EVERY_S, self._refresh)
 
     def on_unmount(self) -> None:
-        """Hear no more."""
-        self._link.stop()
+        """Disconnect from the daemon."""
+        self._feed.stop()
 
     def _table(self) -> DataTable[Any]:
         return self.query_one("#doors", DataTable)
 
     def _refresh(self) -> None:
         now_s = time.monotonic()
-        for news in self._link.received():
-            self._take(news, now_s)
+        for item in self._feed.drain():
+            self._handle(item, now_s)
         clock = f"{datetime.now(UTC).astimezone():%H:%M:%S}"
-        view = self._view
-        words = "no daemon; waiting" if self._trouble or not view.summary else f"{view.summary} · {view.standing} in"
+        state = self._state
+        is_connected = state.summary and not self._error
+        words = f"{state.summary} · {state.open_count} open" if is_connected else "no daemon; waiting"
         self.query_one("#summary", Static).update(f"doorward · {words} · {clock}")
-        self._show_rows(self._view.rows(now_s))
+        self._show_rows(self._state.rows(now_s))
         attempts, gate = self.query_one("#attempts", Static), self.query_one("#gate", Static)
-        attempts.update("\n".join(self._view.attempts(max(1, attempts.size.height))) or "nobody")
-        gate.update("\n".join(self._view.gate()))
-        self.query_one("#rate", Static).update(self._view.dropping())
-        self.query_one("#drops", Sparkline).data = list(self._view.drops)
+        attempts.update("\n".join(self._state.attempts(max(1, attempts.size.height))) or "none")
+        gate.update("\n".join(self._state.gate()))
+        self.query_one("#rate", Static).update(self._state.drop_rate())
+        self.query_one("#drops", Sparkline).data = list(self._state.drops)
 
-    def _take(self, news: FeedItem, now_s: float) -> None:
-        kind, told = news
+    def _handle(self, item: FeedItem, now_s: float) -> None:
+        kind, data = item
         if kind == "event":
-            self._view.on_event(told, now_s)
-            self._tell(told)
+            self._state.on_event(data, now_s)
+            self._show_event(data)
         elif kind == "numbers":
-            self._view.on_stats(told, now_s)
-            if self._view.generation != told["generation"]:
-                self._link.again()
+            self._state.on_stats(data, now_s)
+            if self._state.generation != data["generation"]:
+                self._feed.reconnect()
         elif kind == "began":
-            self._trouble = ""
-            self._view.begin(told, now_s, time.time())
-        elif told["why"] != self._trouble:
-            self._trouble = told["why"]
-            self._write(datetime.now(UTC), self._trouble, "red")
+            self._error = ""
+            self._state.begin(data, now_s, time.time())
+        elif data["why"] != self._error:
+            self._error = data["why"]
+            self._write(datetime.now(UTC), self._error, "red")
 
-    def _tell(self, event: dict[str, Any]) -> None:
+    def _show_event(self, event: dict[str, Any]) -> None:
         style = _LEVELS.get(event.get("level", ""), _STYLES.get(event["event"], ""))
         self._write(datetime.fromisoformat(event["time"]), text_of(event["event"], event), style)
 
     def _write(self, moment: datetime, words: str, style: str) -> None:
-        """Write a line about what happens; the words are not all written here, so they are no markup."""
+        """Add a line to the events, without markup: parts of the text are untrusted input."""
         line = Text.assemble((f"{moment.astimezone():%H:%M:%S} ", "dim"), (words, style))
         self.query_one("#events", RichLog).write(line)
 
     def _show_rows(self, rows: list[TableRow]) -> None:
-        """Change the cells that changed; where lines came or went, all of them, with the cursor where it was."""
+        """Update the cells that changed; if rows came or went, all rows, with the cursor on the same opening."""
         table, before = self._table(), self._shown
         if [row[:2] for row in rows] == [row[:2] for row in before]:
             for number, (row, was) in enumerate(zip(rows, before, strict=True)):
@@ -199,52 +200,53 @@ class WatchApp(App[int]):
         at = self._table().cursor_row
         return self._shown[at] if 0 <= at < len(self._shown) else None
 
-    def _somebody(self) -> TableRow | None:
+    def _chosen_opening(self) -> TableRow | None:
         row = self._chosen()
         if row is None or not row.address:
-            self.notify("choose a line with somebody who is in", severity="warning")
+            self.notify("select an open door first", severity="warning")
             return None
         return row
 
     def action_close(self) -> None:
-        """Close a door to somebody, if that is meant."""
-        if (row := self._somebody()) is not None:
+        """Close the chosen opening, after a question."""
+        if (row := self._chosen_opening()) is not None:
             request = {"command": "close", "door": row.door, "address": row.address}
 
-            def answered(sure: bool | None) -> None:
+            def on_result(sure: bool | None) -> None:
                 if sure:
-                    self._ask(request)
+                    self._send(request)
 
-            self.push_screen(ConfirmDialog(f"Close {row.door} to {row.address}? Its connections go on."), answered)
+            question = f"Close {row.door} to {row.address}? Established connections continue."
+            self.push_screen(ConfirmDialog(question), on_result)
 
     def action_prolong(self) -> None:
-        """Let somebody stay for longer."""
-        if (row := self._somebody()) is not None:
+        """Keep the chosen opening open for longer, after a question."""
+        if (row := self._chosen_opening()) is not None:
 
-            def answered(for_: str | None) -> None:
+            def on_result(for_: str | None) -> None:
                 if for_:
-                    self._ask({"command": "open", "door": row.door, "address": row.address, "for": for_})
+                    self._send({"command": "open", "door": row.door, "address": row.address, "for": for_})
 
             self.push_screen(
-                DurationDialog(f"Keep {row.door} open to {row.address} for how long from now?", "1h"), answered
+                DurationDialog(f"Keep {row.door} open to {row.address} for how long from now?", "1h"), on_result
             )
 
     def action_ban(self) -> None:
-        """Close every door to somebody, and let him knock in vain."""
-        if (row := self._somebody()) is not None:
+        """Ban the chosen address, after a question."""
+        if (row := self._chosen_opening()) is not None:
 
-            def answered(for_: str | None) -> None:
+            def on_result(for_: str | None) -> None:
                 if for_:
-                    self._ask({"command": "ban", "address": row.address, "for": for_})
+                    self._send({"command": "ban", "address": row.address, "for": for_})
 
             question = f"Ban {row.address} from every door, and ignore its knocks, for how long?"
-            self.push_screen(DurationDialog(question, "1h"), answered)
+            self.push_screen(DurationDialog(question, "1h"), on_result)
 
-    def _ask(self, request: dict[str, Any]) -> None:
-        """Ask the daemon, and show its refusal; what it does comes as an event."""
-        self.run_worker(lambda: self._asked(request), thread=True)
+    def _send(self, request: dict[str, Any]) -> None:
+        """Send a request to the daemon, and show its error if any; its effect arrives as an event."""
+        self.run_worker(lambda: self._send_and_report(request), thread=True)
 
-    def _asked(self, request: dict[str, Any]) -> None:
+    def _send_and_report(self, request: dict[str, Any]) -> None:
         try:
             ask(self._control, request)
         except DoorwardError as error:
@@ -252,7 +254,7 @@ class WatchApp(App[int]):
 
 
 def _cells(row: TableRow) -> list[Text]:
-    """Give a row's cells: a door that nobody is in is dim, and who leaves soon is bright."""
+    """Return a row's cells: a closed door is dim, an opening that ends soon is bright."""
     if not row.address:
         words = (row.door, "" if row.by else "-", "", row.ports, row.by)
         return [Text(cut(word, _MOST_LETTERS), "dim") for word in words]
@@ -263,6 +265,6 @@ def _cells(row: TableRow) -> list[Text]:
 
 
 def watch(control: Path) -> int:
-    """Show the live view until the operator ends it. AnswerNo where no daemon runs."""
-    EventClient(control).close()  # with its refusal on the terminal, and not in the view
+    """Show the live view until the operator ends it; return the exit status. NegativeResult if no daemon runs."""
+    EventClient(control).close()  # so that its error is shown on the terminal, not in the view
     return WatchApp(control).run() or 0

@@ -1,4 +1,4 @@
-"""What the live view shows, made from what the daemon tells. Pure: `now_s` is of a clock that is never set."""
+"""The state that the live view shows, built from the daemon's events. Pure; `now_s` is monotonic time."""
 
 from __future__ import annotations
 
@@ -8,11 +8,11 @@ from collections.abc import Iterable, Iterator, Mapping, Sequence
 from itertools import islice
 from typing import Any, NamedTuple
 
-MOST_OPENINGS = 500  # shown; a terminal has some fifty lines
-MOST_CLOSED = 100  # doors that nobody is in, shown too
-KEPT_RATES = 60  # measured once a second
+MOST_OPENINGS = 500  # rows; a terminal has about fifty lines
+MOST_CLOSED = 100  # rows of closed doors
+KEPT_RATES = 60  # measured once per second
 _FINGERPRINT = re.compile(r"(?<=[46])_")  # in the names of sets of the automaton: first_knock4_0123abcd
-Told = Mapping[str, Any]
+JsonObject = Mapping[str, Any]
 DROPS = (
     "dropped_closed",
     "dropped_stealth",
@@ -25,7 +25,7 @@ DROPS = (
 
 
 class TableRow(NamedTuple):
-    """A line of the table: a door and who is in, or a door that nobody is in (`address` empty)."""
+    """A row of the table: an opening, or a closed door (`address` empty)."""
 
     door: str
     address: str
@@ -34,153 +34,150 @@ class TableRow(NamedTuple):
     by: str
 
 
-class _Standing(NamedTuple):
+class _Open(NamedTuple):
     until_s: float
     ports: Sequence[str]
     by: str
 
 
 class WatchState:
-    """Follows openings by the events, and rates by the numbers."""
+    """Tracks openings from events, and rates from counters."""
 
     def __init__(self) -> None:
         self.summary = ""
         self.generation = ""
-        self.numbers: Told = {}
-        self.drops: deque[float] = deque([0.0] * KEPT_RATES, KEPT_RATES)  # packets a second
-        self._doors: dict[str, Sequence[str]] = {}  # some of them, with their ports
-        self._standing: dict[tuple[str, str], _Standing] = {}
+        self.stats: JsonObject = {}
+        self.drops: deque[float] = deque([0.0] * KEPT_RATES, KEPT_RATES)  # packets per second
+        self._doors: dict[str, Sequence[str]] = {}  # their ports; the daemon sends a limited number of doors
+        self._openings: dict[tuple[str, str], _Open] = {}
         self._rates: dict[str, float] = {}
         self._measured_s = 0.0
 
-    def begin(self, first: Told, now_s: float, wall_s: float) -> None:
-        """Take over what stands. The wall clock counts here and nowhere else: setting it later moves nothing."""
+    def begin(self, first: JsonObject, now_s: float, wall_s: float) -> None:
+        """Start from the daemon's status. `wall_s` converts its times once; later clock changes have no effect."""
         self.summary, self.generation = first["summary"], first["generation"]
         self._doors = {name: ports for name, ports, _ in first.get("doors", ())}
-        self._standing = {
-            (o["door"], o["address"]): _Standing(o["until"] - wall_s + now_s, o["ports"], o["by"])
+        self._openings = {
+            (o["door"], o["address"]): _Open(o["until"] - wall_s + now_s, o["ports"], o["by"])
             for o in first["openings"]
         }
 
-    def on_event(self, event: Told, now_s: float) -> None:
-        """Follow one event."""
-        what, key = event["event"], (str(event.get("door")), str(event.get("address")))
-        if what in ("opened", "prolonged"):
-            before = self._standing.get(key) if what == "prolonged" else None
+    def on_event(self, event: JsonObject, now_s: float) -> None:
+        """Apply one event to the openings."""
+        kind, key = event["event"], (str(event.get("door")), str(event.get("address")))
+        if kind in ("opened", "prolonged"):
+            before = self._openings.get(key) if kind == "prolonged" else None
             by = event["by"] if before is None else before.by
-            self._standing[key] = _Standing(now_s + event["for_s"], event["ports"], by)
-        elif what == "closed":
-            self._standing.pop(key, None)
+            self._openings[key] = _Open(now_s + event["for_s"], event["ports"], by)
+        elif kind == "closed":
+            self._openings.pop(key, None)
 
-    def on_stats(self, numbers: Told, now_s: float) -> None:
-        """Take the numbers; rates are those since the last time."""
-        before, passed_s = self.numbers.get("counters", {}), now_s - self._measured_s
+    def on_stats(self, stats: JsonObject, now_s: float) -> None:
+        """Store the counters, and compute rates since the last call."""
+        before, passed_s = self.stats.get("counters", {}), now_s - self._measured_s
         if before and passed_s > 0:
-            counters = numbers["counters"].items()
+            counters = stats["counters"].items()
             self._rates = {name: max(0, count - before.get(name, 0)) / passed_s for name, count in counters}
             self.drops.append(sum(self._rates.get(name, 0.0) for name in DROPS))
-        self.numbers, self._measured_s = numbers, now_s
-        self.summary = numbers["summary"]
+        self.stats, self._measured_s = stats, now_s
+        self.summary = stats["summary"]
 
     @property
-    def standing(self) -> int:
-        """How many are in."""
-        return len(self._standing)
+    def open_count(self) -> int:
+        """The number of openings."""
+        return len(self._openings)
 
     def rows(self, now_s: float) -> list[TableRow]:
-        """Give the table: who is in, by door and by who goes first; then doors that nobody is in."""
-        entries = sorted(self._standing.items(), key=lambda entry: (entry[0][0], entry[1].until_s, entry[0][1]))
+        """Return the table: openings by door and time left, then closed doors."""
+        entries = sorted(self._openings.items(), key=lambda entry: (entry[0][0], entry[1].until_s, entry[0][1]))
         rows = [
             TableRow(door, address, left(until_s - now_s), " ".join(ports), by)
             for (door, address), (until_s, ports, by) in entries[:MOST_OPENINGS]
         ]
         if len(entries) > MOST_OPENINGS:
-            rows.append(TableRow("…", "", "", "", f"{len(entries) - MOST_OPENINGS:,} more are in"))
-        return [*rows, *self._closed({door for door, _ in self._standing})]
+            rows.append(TableRow("…", "", "", "", f"{len(entries) - MOST_OPENINGS:,} more open"))
+        return [*rows, *self._closed({door for door, _ in self._openings})]
 
     def _closed(self, is_in: set[str]) -> Iterator[TableRow]:
         closed = {name: ports for name, ports in self._doors.items() if name not in is_in}
         for name, ports in islice(closed.items(), MOST_CLOSED):
             yield TableRow(name, "", "", " ".join(ports), "")
-        unseen = max(0, self.numbers.get("doors", 0) - len(self._doors)) + max(0, len(closed) - MOST_CLOSED)
+        unseen = max(0, self.stats.get("doors", 0) - len(self._doors)) + max(0, len(closed) - MOST_CLOSED)
         if unseen:
-            yield TableRow("…", "", "", "", f"{unseen:,} doors more")
+            yield TableRow("…", "", "", "", f"{unseen:,} more doors")
 
     def attempts(self, most: int) -> list[str]:
-        """Say who is in the middle of a knock, the furthest first."""
-        found = sorted(self.numbers.get("attempts", ()), key=lambda each: (-each["knocks"], each["left"]))
-        lines = [_attempt(each["address"], each["knocks"], each["left"]) for each in found[:most]]
-        unseen = len(found) - len(lines) + max(0, self._in_progress() - self.numbers.get("listed", 0))
+        """Return at most `most` lines of knocks in progress, the furthest first."""
+        attempts = sorted(self.stats.get("attempts", ()), key=lambda attempt: (-attempt["knocks"], attempt["left"]))
+        lines = [_attempt_line(attempt["address"], attempt["knocks"], attempt["left"]) for attempt in attempts[:most]]
+        unseen = len(attempts) - len(lines) + max(0, self._in_progress() - self.stats.get("listed", 0))
         if unseen:
-            dropped = len(lines) - most + 1  # to make room for the last line
+            dropped = len(lines) - most + 1  # replaced by the last line
             lines = [*lines[: most - 1], f"and about {unseen + max(0, dropped):,} more"]
         return lines
 
     def _in_progress(self) -> int:
-        sets = self.numbers.get("sets", {}).items()
-        return sum(told["elements"] or 0 for name, told in sets if name.startswith(("first_knock", "short_window")))
+        sets = self.stats.get("sets", {}).items()
+        return sum(entry["elements"] or 0 for name, entry in sets if name.startswith(("first_knock", "short_window")))
 
-    def dropping(self) -> str:
-        """Say how many packets a second the gate drops."""
+    def drop_rate(self) -> str:
+        """Return the rate of dropped packets as text."""
         return f"dropped {rate(self.drops[-1]) if self._rates else '-'}/s"
 
     def gate(self) -> list[str]:
-        """Say what the gate counts: a second, and since it was first loaded."""
-        if not self.numbers:
+        """Return the gate's counters as lines: the rate per second, and the total."""
+        if not self.stats:
             return []
-        counters = self.numbers["counters"]
+        counters = self.stats["counters"]
         lines = [
             f"{words:<15}{rate(self._rates.get(name, 0.0)):>9}/s {short(counters.get(name, 0)):>8}"
             for name, words in (
-                ("knocked", "right knocks"),
+                ("knocked", "valid knocks"),
                 ("dropped_closed", "hidden ports"),
                 ("dropped_stealth", "silent drops"),
-                ("throttled", "of scanners"),
+                ("throttled", "rate-limited"),
             )
         ]
         return [*lines, self._fullest(), *self._warnings()]
 
     def _fullest(self) -> str:
-        sets = self.numbers["sets"].items()
-        bounded = {name: told for name, told in sets if told["size"] and told["elements"] is not None}
+        sets = self.stats["sets"].items()
+        bounded = {name: entry for name, entry in sets if entry["size"] and entry["elements"] is not None}
         if not bounded:
-            return ""  # before Linux 6.16 the kernel does not tell
-        name, told = max(bounded.items(), key=lambda entry: float(entry[1]["elements"] / entry[1]["size"]))
-        share = told["elements"] / told["size"]
-        return (
-            f"fullest set    {_FINGERPRINT.split(name)[0]} {share:.0%}"
-            if share >= 0.01
-            else "sets           under 1% full"
-        )
+            return ""  # the kernel reports this since Linux 6.16
+        name, entry = max(bounded.items(), key=lambda entry: float(entry[1]["elements"] / entry[1]["size"]))
+        share = entry["elements"] / entry["size"]
+        set_name = _FINGERPRINT.split(name)[0]
+        return f"fullest set    {set_name} {share:.0%}" if share >= 0.01 else "sets           under 1% full"
 
     def _warnings(self) -> Iterable[str]:
-        counters = self.numbers["counters"]
-        if signed := self.numbers["signed"]:
+        counters = self.stats["counters"]
+        if signed := self.stats["signed"]:
             if not signed["takes"]:
-                yield "takes no signed knock: see the log"
+                yield "signed knocks unavailable: see the log"
             elif refused := sum(signed["refused"].values()):
                 reasons = ", ".join(f"{count} {reason}" for reason, count in sorted(signed["refused"].items()))
-                yield f"signed refused {short(refused)}: {reasons}"
+                yield f"signed, rejected: {short(refused)} ({reasons})"
         if no_room := sum(count for name, count in counters.items() if name.endswith("_full")):
-            yield f"no room for    {short(no_room)} knocks"
-        if self.numbers["log_overflows"]:
-            yield f"log overflowed {self.numbers['log_overflows']} times"
-        if self.numbers["ledger_trouble"]:
+            yield f"table full     {short(no_room)} knocks"
+        if self.stats["log_overflows"]:
+            yield f"log overflowed {self.stats['log_overflows']} times"
+        if self.stats["ledger_trouble"]:
             yield "the ledger cannot be written"
 
 
-def _attempt(address: str, knocks: int, left_s: float) -> str:
+def _attempt_line(address: str, knocks: int, left_s: float) -> str:
     count = f"{knocks} knock{'' if knocks == 1 else 's'}"
     return f"{cut(address, 22):<22} {count:<9}{left(left_s):>5}"
 
 
 def cut(text: str, most: int) -> str:
-    """Shorten a text, and show that it was longer."""
+    """Return a text of at most `most` characters; a cut one ends in `…`."""
     return text if len(text) <= most else f"{text[: most - 1]}…"
 
 
 def left(seconds: float) -> str:
-    """Write a length of time in five letters at most."""
+    """Return a duration in at most five characters."""
     whole = max(0, round(seconds))
     if whole < 100:
         return f"{whole}s"
@@ -192,12 +189,12 @@ def left(seconds: float) -> str:
 
 
 def rate(per_s: float) -> str:
-    """Write a rate in a few letters."""
+    """Return a rate per second as short text."""
     return f"{per_s:.1f}" if 0 < per_s < 10 else short(round(per_s))
 
 
 def short(count: int) -> str:
-    """Write a count in six letters at most."""
+    """Return a count in at most six characters."""
     for size, unit in ((10**12, "T"), (10**9, "G"), (10**6, "M"), (10**4, "k")):
         if count >= size:
             scale = 1000 if unit == "k" else size

@@ -60,7 +60,7 @@ def test_columns_and_the_line_below_them(capture: Path, capsys: pytest.CaptureFi
         "   6.200  SYN 9000/tcp  too late, 6.2 s after the first (within 5s):     start",
         "                        back to the start",
         "=> the third knock came 6.2 s after the first; `within` is 5s",
-        "   hint: knock faster, or write a longer `within`",
+        "   hint: knock faster, or increase `within`",
         "",
     ]
 
@@ -72,7 +72,7 @@ def test_json(capture: Path, capsys: pytest.CaptureFixture[str]) -> None:
     assert answer["conclusion"] == {
         "kind": "late",
         "what": "the third knock came 6.2 s after the first; `within` is 5s",
-        "remedy": "knock faster, or write a longer `within`",
+        "remedy": "knock faster, or increase `within`",
     }
     assert (answer["source"], answer["door"], answer["opened"], answer["also"]) == ("192.0.2.7", "ssh", False, [])
     assert answer["packets"][2] == {
@@ -109,7 +109,7 @@ def test_a_repeat_that_is_cut_off_does_not_hide_that_the_door_opened(
     shown = capsys.readouterr().out
     assert shown.count("opens ssh") == 3
     line = " ".join(shown.partition("=> ")[2].partition("hint:")[0].split())
-    assert line.startswith("door ssh opened 3 times; the last try did not open it: ")
+    assert line.startswith("door ssh opened 3 times; the last attempt did not open it: ")
     assert "9000/tcp is missing" in line
     assert main(["explain", path, "--json"]) == 0
     answer = json.loads(capsys.readouterr().out)

@@ -1,4 +1,4 @@
-"""The parts that `explain` is made of: connections, this host's addresses, what is kept, how things are said."""
+"""The parts of `explain`: connection tracking, server addresses, collected packets, and text."""
 
 from __future__ import annotations
 
@@ -19,48 +19,51 @@ from doorward.packets.decode import decode_flow
 from doorward.packets.pcap import CapturedFrame
 from tests.support.captures import BEGAN_NS, CLIENT, SERVER, explained, house, recorded, script
 
-HOUSE = house("""
+CONFIG = house("""
 [gate]
 public = ["80/tcp"]
 [doors.ssh]
 knock = ["7000/tcp", "8000/udp", "9000/tcp"]
 opens = ["22/tcp"]
 """)
-NEW, HEARD, STANDS = ConnectionState.NEW, ConnectionState.HEARD, ConnectionState.ESTABLISHED
+NEW, ACKNOWLEDGED, ESTABLISHED = ConnectionState.NEW, ConnectionState.ACKNOWLEDGED, ConnectionState.ESTABLISHED
 ANSWER, LATER = ConnectionState.ANSWER, ConnectionState.LATER_ANSWER
 
 
 @pytest.mark.parametrize(
     ("text", "expected"),
     [
-        ("0 1/tcp sport=5; 1 1/tcp sport=5", [NEW, NEW]),  # sent again, without an answer
-        ("0 1/tcp sport=5; 1 <1/tcp SA sport=5; 2 1/tcp A sport=5; 3 1/tcp PA sport=5", [NEW, ANSWER, HEARD, STANDS]),
+        ("0 1/tcp sport=5; 1 1/tcp sport=5", [NEW, NEW]),  # retransmitted, unanswered
+        (
+            "0 1/tcp sport=5; 1 <1/tcp SA sport=5; 2 1/tcp A sport=5; 3 1/tcp PA sport=5",
+            [NEW, ANSWER, ACKNOWLEDGED, ESTABLISHED],
+        ),
         ("0 1/tcp sport=5; 1 <1/tcp SA sport=5; 2 <1/tcp SA sport=5", [NEW, ANSWER, LATER]),
-        ("0 1/tcp sport=5; 1 1/tcp A sport=5; 2 <1/tcp SA sport=5", [NEW, HEARD, ANSWER]),  # captured one way, or late
+        ("0 1/tcp sport=5; 1 1/tcp A sport=5; 2 <1/tcp SA sport=5", [NEW, ACKNOWLEDGED, ANSWER]),  # late start
         ("0 1/tcp sport=5; 1 <1/tcp RA sport=5; 2 1/tcp sport=5", [NEW, ANSWER, NEW]),  # a knock at a closed port
-        ("0 1/tcp sport=5; 1 <1/tcp SA sport=5; 2 1/tcp sport=5", [NEW, ANSWER, STANDS]),
+        ("0 1/tcp sport=5; 1 <1/tcp SA sport=5; 2 1/tcp sport=5", [NEW, ANSWER, ESTABLISHED]),
         ("0 1/tcp A sport=5; 1 1/tcp A sport=5", [NEW, NEW]),  # begun before the capture
-        ("0 1/tcp A sport=5; 1 <1/tcp A sport=5; 2 1/tcp A sport=5", [NEW, ANSWER, HEARD]),
+        ("0 1/tcp A sport=5; 1 <1/tcp A sport=5; 2 1/tcp A sport=5", [NEW, ANSWER, ACKNOWLEDGED]),
         ("0 1/udp sport=5; 1 1/udp sport=5", [NEW, NEW]),
-        ("0 1/udp sport=5; 1 <1/udp sport=5; 2 1/udp sport=5", [NEW, ANSWER, STANDS]),
-        ("0 1/udp sport=5; 1 <1/udp sport=5; 40 1/udp sport=5", [NEW, ANSWER, NEW]),  # forgotten by then
+        ("0 1/udp sport=5; 1 <1/udp sport=5; 2 1/udp sport=5", [NEW, ANSWER, ESTABLISHED]),
+        ("0 1/udp sport=5; 1 <1/udp sport=5; 40 1/udp sport=5", [NEW, ANSWER, NEW]),  # expired
         ("0 <1/udp sport=5; 1 1/udp sport=5", [NEW, ANSWER]),  # the host began
         ("0 1/tcp sport=5; 1 1/tcp sport=6", [NEW, NEW]),
         ("0 piece; 1 piece", [NEW, NEW]),
     ],
 )
-def test_what_conntrack_would_say(text: str, expected: list[ConnectionState]) -> None:
+def test_connection_states(text: str, expected: list[ConnectionState]) -> None:
     connections = ConnectionTracker()
     assert [connections.observe(decode_flow(memoryview(sent.raw)), sent.at_s) for sent in script(text)] == expected
 
 
-def test_connections_are_bounded() -> None:
+def test_connection_table_is_bounded() -> None:
     connections = ConnectionTracker()
     first, answer = (decode_flow(memoryview(sent.raw)) for sent in script("0 1/udp sport=5; 1 <1/udp sport=5"))
     connections.observe(first, 0)
     for number in range(MOST_CONNECTIONS):
         connections.observe(first._replace(source=number.to_bytes(4)), 0)
-    assert len(connections._known) == MOST_CONNECTIONS
+    assert len(connections._connections) == MOST_CONNECTIONS
     assert connections.observe(answer, 1) is NEW
 
 
@@ -76,38 +79,38 @@ def test_connections_are_bounded() -> None:
         ("0 5/tcp to=192.0.2.9; 1 6/tcp; 2 22/tcp to=198.51.100.2", [], ["198.51.100.2"]),
     ],
 )
-def test_which_addresses_are_this_hosts(text: str, own: list[str], expected: list[str]) -> None:
-    seen = recorded(HOUSE, script(text)).seen
-    assert server_addresses(seen, HOUSE, [ip_address(each).packed for each in own]) == {
+def test_server_addresses(text: str, own: list[str], expected: list[str]) -> None:
+    seen = recorded(CONFIG, script(text)).packets
+    assert server_addresses(seen, CONFIG, [ip_address(each).packed for each in own]) == {
         ip_address(each).packed for each in expected
     }
 
 
-def test_what_is_kept_of_a_long_connection() -> None:
+def test_bulk_packets_of_connections_are_not_kept() -> None:
     bulk = "".join(f"; {3 + n} 22/tcp PA sport=5; {3 + n}.5 <22/tcp A sport=5" for n in range(20))
     opening = "0 22/tcp sport=5; 1 <22/tcp SA sport=5; 2 22/tcp A sport=5"
-    assert len(recorded(HOUSE, script(opening + bulk)).seen) == 3
+    assert len(recorded(CONFIG, script(opening + bulk)).packets) == 3
     begun_before = "".join(f"; {n} 5000/tcp PA sport=5" for n in range(20))
-    assert recorded(HOUSE, script(begun_before)).seen == []
+    assert recorded(CONFIG, script(begun_before)).packets == []
 
 
-def test_a_source_alone_and_who_may_be_its_other_self() -> None:
+def test_source_filter_keeps_other_sources_door_packets() -> None:
     packets = script("0 7000/tcp; 1 5/tcp; 2 7000/tcp from=192.0.2.8; 3 5/tcp; 4 icmp=3/1 by=203.0.113.1")
-    seen = recorded(HOUSE, packets, CLIENT).seen
+    seen = recorded(CONFIG, packets, CLIENT).packets
     assert [str(packet.flow.port) for packet in seen] == ["7000/tcp", "5/tcp", "7000/tcp"]
-    assert len(recorded(HOUSE, packets).seen) == 5
+    assert len(recorded(CONFIG, packets).packets) == 5
 
 
-def test_one_packet_on_several_interfaces_is_one() -> None:
-    """As `-i any` shows it: on a bridge and its port, on the way in and the way out."""
+def test_copies_on_several_interfaces_count_once() -> None:
+    """`-i any` shows a packet on a bridge and its port, and on its way in and out."""
     (sent,) = script("0 7000/tcp")
 
     def kept(*ways: tuple[str, bool | None, float]) -> int:
-        recording = PacketCollector(HOUSE)
+        collector = PacketCollector(CONFIG)
         for interface, outgoing, at_s in ways:
             network = NetworkPacket(memoryview(sent.raw), outgoing, interface, True)
-            recording.feed_packet(network, BEGAN_NS + round(at_s * 1e9))
-        return len(recording.seen)
+            collector.feed_packet(network, BEGAN_NS + round(at_s * 1e9))
+        return len(collector.packets)
 
     assert kept(("eth0", False, 0), ("br0", False, 0.001)) == 1
     assert kept(("eth0", False, 0), ("eth0", True, 0.001)) == 1
@@ -116,76 +119,76 @@ def test_one_packet_on_several_interfaces_is_one() -> None:
     assert kept(("eth0", False, 0), ("eth0", False, 0.001)) == 2
 
 
-def test_what_is_no_ip_packet_is_counted() -> None:
-    recording = PacketCollector(HOUSE)
-    recording.feed_all([CapturedFrame(BEGAN_NS, 1, bytes(12) + b"\x08\x06" + bytes(28), 42)] * 3)
-    recording.feed_all([CapturedFrame(BEGAN_NS, 189, bytes(20), 20)])
-    recording.feed_all([CapturedFrame(BEGAN_NS, 101, b"\x45", 1)])
-    assert recording.strange.most_common(1) == [("no IP packet: protocol 0x0806 (ARP)", 3)]
-    assert (recording.frames, recording.seen) == (5, [])
+def test_non_ip_frames_are_counted() -> None:
+    collector = PacketCollector(CONFIG)
+    collector.feed_all([CapturedFrame(BEGAN_NS, 1, bytes(12) + b"\x08\x06" + bytes(28), 42)] * 3)
+    collector.feed_all([CapturedFrame(BEGAN_NS, 189, bytes(20), 20)])
+    collector.feed_all([CapturedFrame(BEGAN_NS, 101, b"\x45", 1)])
+    assert collector.unreadable.most_common(1) == [("no IP packet: protocol 0x0806 (ARP)", 3)]
+    assert (collector.frames, collector.packets) == (5, [])
 
 
-def test_a_long_capture_is_explained_as_far_as_the_bound(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_long_capture_is_explained_up_to_the_limit(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(module, "MOST_KEPT", 3)
     raw = script("0 7000/tcp")[0].raw
-    recording = PacketCollector(HOUSE)
-    recording.feed_all(CapturedFrame(BEGAN_NS + number, 101, raw, len(raw)) for number in range(10))
-    assert (recording.frames, len(recording.seen), recording.is_full) == (3, 3, True)
+    collector = PacketCollector(CONFIG)
+    collector.feed_all(CapturedFrame(BEGAN_NS + number, 101, raw, len(raw)) for number in range(10))
+    assert (collector.frames, len(collector.packets), collector.is_full) == (3, 3, True)
 
 
-def test_a_capture_without_times() -> None:
+def test_capture_without_timestamps() -> None:
     raw = script("0 7000/tcp")[0].raw
-    recording = PacketCollector(HOUSE)
-    recording.feed_all([CapturedFrame(0, 101, raw, len(raw))] * 2)
-    assert recording.is_timeless
-    assert not recorded(HOUSE, script("0 7000/tcp; 1 8000/udp")).is_timeless
+    collector = PacketCollector(CONFIG)
+    collector.feed_all([CapturedFrame(0, 101, raw, len(raw))] * 2)
+    assert collector.is_timeless
+    assert not recorded(CONFIG, script("0 7000/tcp; 1 8000/udp")).is_timeless
 
 
-def test_each_packet_in_words() -> None:
+def test_packet_rows() -> None:
     text = (
         "0 7000/tcp; 1 7000/tcp; 2 8000/udp; 3 5/tcp; 4 7000/tcp; 5 8000/udp; 6 7000/tcp; 40 8000/udp; 50 80/tcp;"
         " 51 22/tcp; 52 7000/tcp A; 53 7000/tcp to=192.0.2.9; 54 piece to=198.51.100.2; 55 7000/tcp; 56 8000/udp;"
         " 57 9000/tcp; 58 22/tcp sport=5; 59 <22/tcp SA sport=5; 60 22/tcp A sport=5"
     )
-    (told,) = explained(HOUSE, script(text), [SERVER]).told
-    assert [(row.packet, row.made_of, row.state) for row in rows(HOUSE, told.trace)] == [
+    (summary,) = explained(CONFIG, script(text), [SERVER]).sources
+    assert [(row.packet, row.meaning, row.state) for row in rows(CONFIG, summary.trace)] == [
         ("SYN 7000/tcp", "knock 1 of 3 for ssh", "ssh 1/3"),
-        ("SYN 7000/tcp", "the same again: nothing changes", "ssh 1/3"),
+        ("SYN 7000/tcp", "repeated: no change", "ssh 1/3"),
         ("8000/udp", "knock 2 of 3 for ssh", "ssh 2/3"),
-        ("SYN 5/tcp", "wrong: 9000/tcp was due, back to the start", "start"),
+        ("SYN 5/tcp", "wrong: expected 9000/tcp; back to the start", "start"),
         ("SYN 7000/tcp", "knock 1 of 3 for ssh", "ssh 1/3"),
         ("8000/udp", "knock 2 of 3 for ssh", "ssh 2/3"),
-        ("SYN 7000/tcp", "begins anew: knock 1 of 3 for ssh", "ssh 1/3"),
+        ("SYN 7000/tcp", "restarted: knock 1 of 3 for ssh", "ssh 1/3"),
         ("8000/udp", "too late, 34.0 s after the first (within 15s): back to the start", "start"),
-        ("SYN 80/tcp", "public port: no knock", ""),
+        ("SYN 80/tcp", "public port: not a knock", ""),
         ("SYN 22/tcp", "dropped: ssh is closed", ""),
-        ("ACK 7000/tcp", "flags do not fit (syn,!ack): no knock", ""),
-        ("SYN 7000/tcp", "goes to 192.0.2.9, not this host: no knock", ""),
-        ("protocol udp", "no whole packet: IPv4: a later fragment, which has no ports", ""),
+        ("ACK 7000/tcp", "TCP flags do not match (syn,!ack): not a knock", ""),
+        ("SYN 7000/tcp", "sent to 192.0.2.9, not to this host: not a knock", ""),
+        ("protocol udp", "incomplete packet: IPv4: a later fragment, which has no ports", ""),
         ("SYN 7000/tcp", "knock 1 of 3 for ssh", "ssh 1/3"),
         ("8000/udp", "knock 2 of 3 for ssh", "ssh 2/3"),
         ("SYN 9000/tcp", "knock 3 of 3: opens ssh (22/tcp) for 30s", "ssh 3/3"),
-        ("SYN 22/tcp", "let in: ssh is open for 29.0 s more", ""),
-        ("ACK 22/tcp", "part of a connection: no knock", ""),
+        ("SYN 22/tcp", "accepted: ssh is open for another 29.0 s", ""),
+        ("ACK 22/tcp", "part of a connection: not a knock", ""),
     ]
 
 
 def test_a_signed_knock_may_have_opened_what_comes_after_it() -> None:
     signing = house('[doors.ssh]\nopens = ["22/tcp"]\n[signed]\n')
-    (told,) = explained(signing, script("0 22/tcp; 1 62201/udp; 2 22/tcp"), [SERVER]).told
-    before, _, after = [row.made_of for row in rows(signing, told.trace)]
+    (summary,) = explained(signing, script("0 22/tcp; 1 62201/udp; 2 22/tcp"), [SERVER]).sources
+    before, _, after = [row.meaning for row in rows(signing, summary.trace)]
     assert before == "dropped: ssh is closed"
     assert after == "dropped, unless the signed knock opened ssh"
 
 
-def test_many_doors_in_words() -> None:
+def test_packet_rows_with_many_doors() -> None:
     doors = "".join(
         f'[doors.d{n}]\nknock = ["1001/tcp", "1002/tcp", "{2000 + n}/tcp"]\nopens = ["{3000 + n}/tcp"]\n'
         for n in range(6)
     )
     many = house(doors + '[doors.short]\nknock = ["1001/tcp", "1002/tcp"]\non_open = ["/bin/true"]\n')
-    (told,) = explained(many, script("0 1001/tcp; 1 1002/tcp; 2 2003/tcp; 3 9/udp"), [SERVER]).told
-    assert [(row.made_of, row.state) for row in rows(many, told.trace)] == [
+    (summary,) = explained(many, script("0 1001/tcp; 1 1002/tcp; 2 2003/tcp; 3 9/udp"), [SERVER]).sources
+    assert [(row.meaning, row.state) for row in rows(many, summary.trace)] == [
         ("knock 1 for d0, d1, d2 and 4 more", "d0 1/3 +6"),
         ("knock 2 of 2: opens short", "d0 2/3 +6"),
         ("knock 3 of 3: opens d3 (3003/tcp) for 30s", "d3 3/3"),
@@ -193,17 +196,17 @@ def test_many_doors_in_words() -> None:
     ]
 
 
-def test_time_never_goes_back() -> None:
+def test_time_never_decreases() -> None:
     raw = script("0 7000/tcp")[0].raw
-    recording = PacketCollector(HOUSE)
+    collector = PacketCollector(CONFIG)
     for at_s in (0, 10, 9.5, 11, -3600, -3595, -3594.5):
-        recording.feed(CapturedFrame(BEGAN_NS + round(at_s * 1e9), 101, raw, len(raw)))
-    assert [packet.at_s for packet in recording.seen] == pytest.approx([0, 10, 10, 11, 11, 16, 16.5])
+        collector.feed(CapturedFrame(BEGAN_NS + round(at_s * 1e9), 101, raw, len(raw)))
+    assert [packet.at_s for packet in collector.packets] == pytest.approx([0, 10, 10, 11, 11, 16, 16.5])
 
 
-def test_a_clock_that_was_set_back_is_none_of_the_trackers() -> None:
-    traces = SourceTraces(HOUSE, SERVER.packed.__eq__)
-    seen = recorded(HOUSE, script("0 7000/tcp; 1 8000/udp; 2 9000/tcp")).seen
+def test_clock_set_back_does_not_reach_the_tracker() -> None:
+    traces = SourceTraces(CONFIG, SERVER.packed.__eq__)
+    seen = recorded(CONFIG, script("0 7000/tcp; 1 8000/udp; 2 9000/tcp")).packets
     steps = [traces.feed(packet._replace(at_s=at_s)) for packet, at_s in zip(seen, (10, 3, 5), strict=True)]
     assert [step.opened for step in steps if step] == [(), (), (0,)]
 
@@ -225,7 +228,7 @@ def test_a_clock_that_was_set_back_is_none_of_the_trackers() -> None:
         (90_000, "25 h 0 min"),
     ],
 )
-def test_lengths_of_time(seconds: float, text: str) -> None:
+def test_durations(seconds: float, text: str) -> None:
     assert wording.span(seconds) == text
 
 
@@ -240,33 +243,37 @@ def test_words() -> None:
         "a and b",
         "a, b and c",
     ]
-    assert wording.counted(1, "symbol") + ", " + wording.counted(1200, "symbol") == "1 symbol, 1,200 symbols"
+    assert wording.counted(1, "packet") + ", " + wording.counted(1200, "packet") == "1 packet, 1,200 packets"
 
 
 OPENED = {"ports": ["22/tcp"], "by": "knock", "until": 1030.0, "closed": None, "closed_by": None}
 
 
 @pytest.mark.parametrize(
-    ("records", "kind", "says"),
+    ("records", "kind", "expected_text"),
     [
-        ([], "no_record", "the ledger has nothing of 192.0.2.7: no knock from there was ever complete"),
-        ([OPENED], "is_open", "door ssh opened at <1000>, by knock, and is open for 20.0 s more (22/tcp)"),
-        ([OPENED | {"until": 1005.0}], "is_over", "and its time was over after 5.0 s"),
+        ([], "no_record", "the ledger has no record of 192.0.2.7: no knock from it was ever completed"),
+        ([OPENED], "is_open", "door ssh opened at <1000>, by knock, and is open for another 20.0 s (22/tcp)"),
+        ([OPENED | {"until": 1005.0}], "is_over", "and closed after 5.0 s"),
         ([OPENED | {"closed": 1004.0, "closed_by": "hand"}], "closed_by_hand", "and was closed by hand"),
-        ([OPENED | {"closed": 1004.0, "closed_by": "lost"}], "closed_by_others", "and the kernel lost it after 4.0 s"),
+        (
+            [OPENED | {"closed": 1004.0, "closed_by": "lost"}],
+            "closed_by_others",
+            "and disappeared from the kernel after 4.0 s",
+        ),
         ([OPENED | {"closed": 1004.0, "closed_by": "ban"}], "closed_by_ban", "and a ban closed it after 4.0 s"),
-        ([OPENED, {"until": 1009.0, "ended": None}], "is_open", "and is open for 20.0 s more"),  # a ban that is over
-        ([{"until": 1009.0, "ended": None}], "no_record", "no knock from there was ever complete"),
-        ([OPENED | {"closed": 1004.0, "closed_by": "time"}], "is_over", "its time was over after 4.0 s"),
-        ([{"reason": "replayed"}], "refused", "it was refused last, at <1000>: replayed"),
-        ([OPENED, {"reason": "too old"}], "refused", "it was refused last, at <1000>: too old"),
+        ([OPENED, {"until": 1009.0, "ended": None}], "is_open", "and is open for another 20.0 s"),  # an expired ban
+        ([{"until": 1009.0, "ended": None}], "no_record", "no knock from it was ever completed"),
+        ([OPENED | {"closed": 1004.0, "closed_by": "time"}], "is_over", "and closed after 4.0 s"),
+        ([{"reason": "replayed"}], "refused", "the last knock was rejected at <1000>: replayed"),
+        ([OPENED, {"reason": "too old"}], "refused", "the last knock was rejected at <1000>: too old"),
     ],
 )
-def test_the_ledgers_line(records: list[dict[str, object]], kind: str, says: str) -> None:
+def test_diagnosis_from_ledger(records: list[dict[str, object]], kind: str, expected_text: str) -> None:
     events = ["refused" if "reason" in detail else "banned" if "ended" in detail else "opened" for detail in records]
     found = [Record(1000.0, event, "ssh", "192.0.2.7", detail) for event, detail in zip(events, records, strict=True)]
-    conclusion = diagnose_records("192.0.2.7", found, 1010.0, lambda at_s: f"<{at_s:.0f}>")
-    assert conclusion.fault.kind == kind
-    assert says in conclusion.fault.what
-    assert conclusion.opened == (kind not in ("no_record", "refused"))
-    assert conclusion.fault.remedy
+    diagnosis = diagnose_records("192.0.2.7", found, 1010.0, lambda at_s: f"<{at_s:.0f}>")
+    assert diagnosis.fault.kind == kind
+    assert expected_text in diagnosis.fault.what
+    assert diagnosis.opened == (kind not in ("no_record", "refused"))
+    assert diagnosis.fault.remedy

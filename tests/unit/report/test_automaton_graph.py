@@ -1,4 +1,4 @@
-"""The picture of an automaton shows its tables, all of them and nothing else."""
+"""The graph shows every table entry of the automaton, once, and nothing else."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from hypothesis import strategies as st
 from doorward.cli.main import main
 from doorward.core.automaton import compile_doors
 from doorward.model import Door, Port, Protocol
-from doorward.report.automaton_graph import FALL, MOST_STATES, states, svg_of
+from doorward.report.automaton_graph import FAILURE, MOST_STATES, count_states, draw_svg
 from doorward.verify.picture import FAINT, INK
 from tests.support.strategies import World, worlds
 
@@ -33,7 +33,7 @@ def parsed(text: str) -> ElementTree.Element:
     return ElementTree.fromstring(text)  # noqa: S314 (our own)
 
 
-def test_the_picture_in_the_documentation_is_what_its_example_draws(tmp_path: Path) -> None:
+def test_manual_picture_matches_its_example(tmp_path: Path) -> None:
     config, drawn = tmp_path / "doorward.toml", tmp_path / "automaton.svg"
     config.write_text(example())
     assert main(["compile", "-c", str(config), "--graph", str(drawn)]) == 0
@@ -43,16 +43,16 @@ def test_the_picture_in_the_documentation_is_what_its_example_draws(tmp_path: Pa
 
 
 @given(worlds())
-def test_every_entry_of_the_tables_is_drawn_once(world: World) -> None:
+def test_every_table_entry_is_drawn_once(world: World) -> None:
     automaton = compile_doors(world.doors)
     names = [door.name for door in world.doors]
-    root = parsed(svg_of(automaton, names))
+    root = parsed(draw_svg(automaton, names))
     paths = [path.get("stroke") for path in root.iterfind(f"{SVG}path")]
     assert paths.count(INK) == sum(len(machine.edges) for machine in automaton.machines) + 1  # and one in the legend
-    assert paths.count(FALL) == sum(len(machine.fail) for machine in automaton.machines) + 1
+    assert paths.count(FAILURE) == sum(len(machine.fail) for machine in automaton.machines) + 1
     assert paths.count(FAINT) == sum(len(machine.repeats) for machine in automaton.machines) + 1
     circles = [(circle.get("cx"), circle.get("cy")) for circle in root.iterfind(f"{SVG}circle")]
-    assert len(circles) == len(set(circles)) == states(automaton)
+    assert len(circles) == len(set(circles)) == count_states(automaton)
     texts = ["".join(text.itertext()) for text in root.iterfind(f"{SVG}text")]
     opened = [name for text in texts if text.startswith("opens ") for name in text.removeprefix("opens ").split(", ")]
     assert set(opened) == set(names)
@@ -61,8 +61,8 @@ def test_every_entry_of_the_tables_is_drawn_once(world: World) -> None:
 
 
 @given(worlds())
-def test_nothing_is_outside_the_paper(world: World) -> None:
-    root = parsed(svg_of(compile_doors(world.doors), [door.name for door in world.doors]))
+def test_drawing_stays_inside_the_view_box(world: World) -> None:
+    root = parsed(draw_svg(compile_doors(world.doors), [door.name for door in world.doors]))
     width, height = int(root.get("width", "0")), int(root.get("height", "0"))
     for each in root.iter():
         for name, most in (("cx", width), ("x", width), ("cy", height), ("y", height)):
@@ -70,9 +70,9 @@ def test_nothing_is_outside_the_paper(world: World) -> None:
 
 
 @given(st.lists(st.integers(1, 65535), min_size=1, max_size=32))
-def test_the_longest_sequence_has_room(numbers: list[int]) -> None:
+def test_longest_sequence_is_drawn(numbers: list[int]) -> None:
     door = Door("d", tuple(Port(Protocol.TCP, number) for number in numbers), ())
-    assert parsed(svg_of(compile_doors([door]), ["d"])).tag == f"{SVG}svg"
+    assert parsed(draw_svg(compile_doors([door]), ["d"])).tag == f"{SVG}svg"
 
 
 MANY = "".join(
@@ -82,17 +82,15 @@ MANY = "".join(
 
 
 @pytest.mark.parametrize(
-    ("text", "place", "said"),
+    ("text", "path", "error"),
     [
         ('[doors.d]\nopens = ["22/tcp"]\n', "x.svg", "no door has a sequence"),
         (MANY, "x.svg", f"nobody could look at {MOST_STATES + 1} states"),
         (MANY[:70], "missing/x.svg", "cannot be written: No such file or directory"),
     ],
 )
-def test_what_cannot_be_drawn(
-    text: str, place: str, said: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
-) -> None:
+def test_graph_errors(text: str, path: str, error: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     config = tmp_path / "doorward.toml"
     config.write_text(text[: text.rindex("\n") + 1])
-    assert main(["compile", "-c", str(config), "--graph", str(tmp_path / place)]) == 2
-    assert said in capsys.readouterr().err
+    assert main(["compile", "-c", str(config), "--graph", str(tmp_path / path)]) == 2
+    assert error in capsys.readouterr().err

@@ -1,4 +1,4 @@
-"""Charts: round ticks, shades that grow, and drawings that stay inside."""
+"""Charts: round ticks, increasing shades, and drawings inside of their view box."""
 
 from __future__ import annotations
 
@@ -28,10 +28,10 @@ HOUR_S, DAY_S = 3600.0, 86_400.0
         (30 * DAY_S, ["7 May", "11 May", "15 May", "19 May", "23 May", "27 May", "31 May"]),
     ],
 )
-def test_ticks_are_round_moments(length_s: float, texts: list[str]) -> None:
+def test_ticks_are_round_times(length_s: float, texts: list[str]) -> None:
     marks = charts.ticks(Period(START_S, START_S + length_s), utc)
     assert [mark.text for mark in marks][:8] == texts
-    assert all(0 <= mark.place <= 1 for mark in marks)
+    assert all(0 <= mark.position <= 1 for mark in marks)
 
 
 def test_the_longest_period_has_few_ticks() -> None:
@@ -39,7 +39,7 @@ def test_the_longest_period_has_few_ticks() -> None:
     assert 1 <= len(marks) <= 9
 
 
-def test_days_keep_their_names_where_the_clock_is_set_back() -> None:
+def test_day_ticks_across_a_time_change() -> None:
     zone = ZoneInfo("Europe/Berlin")
 
     def local(at_s: float) -> datetime:
@@ -55,15 +55,15 @@ def test_days_keep_their_names_where_the_clock_is_set_back() -> None:
 @pytest.mark.parametrize(
     ("most", "low"), [(1, [1]), (3, [1, 2, 3]), (32, [1, 2, 4, 8, 16]), (200_000, [1, 11, 132, 1516, 17411])]
 )
-def test_each_shade_stands_for_more(most: int, low: list[int]) -> None:
+def test_shades_increase_with_counts(most: int, low: list[int]) -> None:
     assert charts.steps(most) == low
     assert [charts.shade_for(least, low) for least in low] == list(range(1, len(low) + 1))
     assert charts.shade_for(most, low) == len(low)
 
 
-def test_a_lane_shows_what_is_over_and_what_stands() -> None:
+def test_timeline_shows_ended_and_current_openings() -> None:
     marks = [charts.Tick(0.5, "noon")]
-    drawn = charts.lane(((0, 3), (SLOTS - 1, 1)), ((100, 140),), marks, "2 openings")
+    drawn = charts.timeline(((0, 3), (SLOTS - 1, 1)), ((100, 140),), marks, "2 openings")
     assert 'aria-label="2 openings"' in drawn
     assert re.findall(r'class="(\w+)" d="([^"]*)"', drawn) == [
         ("grid", "M120.0 0v10"),
@@ -81,7 +81,7 @@ def test_a_small_map_draws_each_shade_once() -> None:
     ]
 
 
-def test_a_bar_can_always_be_seen() -> None:
+def test_bars_are_always_visible() -> None:
     assert [re.findall(r'width="(.+?)"', charts.bar(share)) for share in (0.0, 0.25, 1.0)] == [
         ["0.5%"], ["25.0%"], ["100.0%"],
     ]  # fmt: skip

@@ -1,4 +1,4 @@
-"""Sorting out the ledger's records: who was in, who was refused, and what the ledger cannot tell."""
+"""The events of a period: openings, refusals, and records that are missing or skipped."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ import pytest
 
 from doorward.daemon.ledger import Record
 from doorward.report import events as module
-from doorward.report.events import Period, PeriodEvents, Refusal, Session, sort_out
+from doorward.report.events import Period, PeriodEvents, Refusal, Session, collect_events
 
 NOW_S, SINCE_S = 100_000.0, 50_000.0
 
@@ -23,54 +23,58 @@ def refused(at_s: float) -> Record:
 
 
 def sorted_out(*records: Record) -> PeriodEvents:
-    return sort_out(records, SINCE_S, NOW_S)
+    return collect_events(records, SINCE_S, NOW_S)
 
 
 @pytest.mark.parametrize(
     ("record", "person", "by", "until_s", "ended_by"),
     [
-        (opened(60_000, 60_030), "192.0.2.7", "knock", 60_030, "time"),  # while no daemon ran
+        (opened(60_000, 60_030), "192.0.2.7", "knock", 60_030, "time"),  # no daemon was running
         (opened(60_000, 60_030, closed=60_010.0, closed_by="hand"), "192.0.2.7", "knock", 60_010, "hand"),
         (opened(60_000, 60_030, closed=60_030.0, closed_by=None), "192.0.2.7", "knock", 60_030, "time"),
         (opened(60_000, 60_030, by="key ada@laptop"), "ada@laptop", "key", 60_030, "time"),
         (opened(60_000, 60_030, by="hand"), "192.0.2.7", "hand", 60_030, "time"),
-        (opened(99_990, 100_020), "192.0.2.7", "knock", 100_020, None),  # it stands
+        (opened(99_990, 100_020), "192.0.2.7", "knock", 100_020, None),  # still open
         (opened(40_000, 50_010), "192.0.2.7", "knock", 50_010, "time"),  # begun before the period
-        (opened(60_000, 10.0), "192.0.2.7", "knock", 60_000, "time"),  # a row that makes no sense
+        (opened(60_000, 10.0), "192.0.2.7", "knock", 60_000, "time"),  # an invalid row
     ],
 )
 def test_openings(record: Record, person: str, by: str, until_s: float, ended_by: str | None) -> None:
     expected = Session("ssh", person, by, "192.0.2.7", ("22/tcp",), record.at_s, until_s, ended_by)
-    assert sorted_out(record).visits == [expected]
+    assert sorted_out(record).sessions == [expected]
 
 
-def test_what_was_over_before_the_period_is_left_out() -> None:
+def test_records_before_the_period_are_skipped() -> None:
     found = sorted_out(opened(1000, 1030), refused(1000), opened(49_000, 49_999.9), refused(49_999.9), refused(50_000))
     assert found == PeriodEvents(
-        Period(SINCE_S, NOW_S), [], [Refusal(50_000, None, "203.0.113.9", "a scanner")], ahead=0, forgotten={}
+        Period(SINCE_S, NOW_S), [], [Refusal(50_000, None, "203.0.113.9", "a scanner")], future=0, dropped={}
     )
 
 
-def test_the_period_begins_with_the_ledger() -> None:
+def test_period_starts_with_the_ledger() -> None:
     assert sorted_out(refused(70_000), refused(80_000)).period == Period(70_000, NOW_S)
     assert sorted_out().period == Period(SINCE_S, NOW_S)
-    assert sorted_out(refused(NOW_S)).period.length_s == 60  # never nothing: charts divide by it
+    assert sorted_out(refused(NOW_S)).period.length_s == 60  # never zero: charts divide by it
 
 
-def test_what_lies_in_the_future_is_counted_and_left_out() -> None:
+def test_future_records_are_counted_and_skipped() -> None:
     found = sorted_out(refused(60_000), refused(NOW_S + 1), opened(NOW_S + 3600, NOW_S + 3630), refused(NOW_S + 9e9))
-    assert (found.ahead, found.visits, len(found.refusals)) == (2, [], 2)  # a second ahead: written meanwhile
+    assert (found.future, found.sessions, len(found.refusals)) == (
+        2,
+        [],
+        2,
+    )  # one second ahead: written while the ledger was read
 
 
-def test_what_the_ledger_dropped_is_told(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_dropped_records_are_reported(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(module, "KEPT_ROWS", 100)
     many = [refused(60_000 + number) for number in range(100)]
-    assert sorted_out(opened(1000, 1030), *many).forgotten == {"refused": 60_000}
-    assert sorted_out(opened(1000, 1030), *many[1:]).forgotten == {}
-    assert sorted_out(refused(1000), *many).forgotten == {}  # older ones are there: nothing of the period is missing
+    assert sorted_out(opened(1000, 1030), *many).dropped == {"refused": 60_000}
+    assert sorted_out(opened(1000, 1030), *many[1:]).dropped == {}
+    assert sorted_out(refused(1000), *many).dropped == {}  # older records exist: the period is complete
 
 
-def test_a_ban_is_neither_a_visit_nor_a_refusal() -> None:
+def test_bans_are_ignored() -> None:
     ban = Record(70_000, "banned", None, "203.0.113.9", {"until": 80_000.0, "ended": None})
     assert sorted_out(opened(60_000, 60_030), ban, refused(71_000)) == sorted_out(
         opened(60_000, 60_030), refused(71_000)

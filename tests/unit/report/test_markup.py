@@ -1,4 +1,4 @@
-"""Markup: whatever is put in, only the template's elements come out."""
+"""Markup: for any values, only the elements of the template come out."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from doorward.report.markup import LONGEST_TEXT, Html, escape, fill, join, untru
 from tests.support.report_page import Read
 
 
-def test_values_are_escaped_and_markup_is_not() -> None:
+def test_values_are_escaped_but_markup_is_not() -> None:
     inner = fill("<b>{}</b>", "<i>&\"'")
     assert inner == "<b>&lt;i&gt;&amp;&quot;&#x27;</b>"
     assert fill('<p title="{}">{}</p>', '"x', inner) == f'<p title="&quot;x">{inner}</p>'
@@ -19,7 +19,7 @@ def test_values_are_escaped_and_markup_is_not() -> None:
     assert fill("{}", 5) == "5"
 
 
-def test_letters_that_cannot_be_seen_or_turn_the_line_around_are_shown_as_such() -> None:
+def test_invisible_and_bidi_characters_are_replaced() -> None:
     assert untrusted("a\0b\x1b[31m\u202egpj.exe\ud800\n") == "<bdi>a�b�[31m�gpj.exe��</bdi>"
 
 

@@ -1,4 +1,4 @@
-"""The page: what it says, that nothing in it can do anything, and that it stays small."""
+"""The page: its content, its size, and that untrusted input in it stays text."""
 
 from __future__ import annotations
 
@@ -49,7 +49,7 @@ def read(*records: Record, configuration: str = "", host: str = "gate.example") 
     return Read(page_of(figures_of(records, NOW_S - 7 * DAY_S, NOW_S, configuration), host))
 
 
-def test_it_says_who_came_and_who_did_not() -> None:
+def test_page_lists_openings_and_refusals() -> None:
     text = read(
         opened(NOW_S - DAY_S), opened(NOW_S - 3600), opened(NOW_S - 3500, by="knock", address="192.0.2.9"),
         refused(NOW_S - 7200), refused(NOW_S - 7100, "203.0.113.10"), refused(NOW_S - 7000, "2001:db8::1", "full"),
@@ -72,23 +72,23 @@ def test_it_says_who_came_and_who_did_not() -> None:
         assert expected in text
 
 
-def test_nothing_at_all_is_a_page_too() -> None:
+def test_empty_page() -> None:
     text = read().text
-    assert "No door was opened in this time." in text
-    assert "Nobody was refused in this time." in text
+    assert "No door was opened in this period." in text
+    assert "Nobody was refused in this period." in text
     assert "There is no configuration at /etc/doorward/doorward.toml ." in text
 
 
-def test_it_says_what_it_cannot_tell(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_page_remarks_on_missing_records(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(module, "KEPT_ROWS", 100)
     many = (refused(NOW_S - DAY_S + number) for number in range(100))
     text = read(opened(NOW_S - 9 * DAY_S), *many, refused(NOW_S + 1e6)).text
-    assert "The ledger has no refusals before 13 May 15:20 any more: it keeps the newest only." in text
-    assert "1 record is left out: of a time that has not come. Was this machine's clock set back?" in text
+    assert "The ledger has no refusals before 13 May 15:20: it keeps only the newest." in text
+    assert "1 record was skipped: timestamps in the future. Was the clock set back?" in text
 
 
 @pytest.mark.parametrize("bad", HOSTILE, ids=range(len(HOSTILE)))
-def test_nothing_foreign_becomes_markup(bad: str) -> None:
+def test_untrusted_input_never_becomes_markup(bad: str) -> None:
     found = read(
         opened(NOW_S - 50, bad, f"key {bad}", bad, bad), opened(NOW_S - 40, bad, bad, bad, bad),
         refused(NOW_S - 30, bad, bad), refused(NOW_S - 20, bad + "1", f"signed knock: {bad}"),
@@ -100,7 +100,7 @@ def test_nothing_foreign_becomes_markup(bad: str) -> None:
     assert len(found.text) < 10_000
 
 
-def test_the_browser_is_told_to_allow_its_own_style_and_nothing_else() -> None:
+def test_content_security_policy() -> None:
     page = page_of(figures_of([refused(NOW_S - 5)], 0.0, NOW_S))
     assert page.startswith(MARK)
     policy = re.findall(r'http-equiv="Content-Security-Policy" content="([^"]*)"', page)
@@ -113,7 +113,7 @@ def test_the_browser_is_told_to_allow_its_own_style_and_nothing_else() -> None:
 
 
 def many_records() -> Iterator[Record]:
-    """Strangers from everywhere for reasons of their own, and as many openings: more than the page has room for."""
+    """Yield refusals from many networks with distinct reasons, and as many openings: more than the page shows."""
     for number in range(MANY):
         at_s = NOW_S - 31 * DAY_S * (1 - number / MANY)
         source = f"{number % 211}.{number // 211 % 256}.{number // 7 % 256}.9"
@@ -121,17 +121,17 @@ def many_records() -> Iterator[Record]:
         yield opened(at_s, f"door{number % 5000}", f"key {number % 70_000}{'y' * 500}", source, "22/tcp" * 100)
 
 
-def test_many_records_give_a_small_page() -> None:
+def test_page_stays_small() -> None:
     doors = "".join(f'[doors.d{number}]\nknock = ["{number}/tcp"]\nopens = ["1/udp"]\n' for number in range(2, 3000))
-    told = figures_of(many_records(), NOW_S - 40 * DAY_S, NOW_S, doors)
-    page = page_of(told)
+    statistics = figures_of(many_records(), NOW_S - 40 * DAY_S, NOW_S, doors)
+    page = page_of(statistics)
     assert len(page.encode()) < 500_000
     assert Read(page).tags <= TAGS
-    answer = as_json(told)
+    answer = as_json(statistics)
     assert (answer["openings"], answer["refusals"]) == (MANY, MANY)
 
 
-def test_the_figures_for_a_program() -> None:
+def test_json_figures() -> None:
     records = [opened(NOW_S - 50), *(refused(NOW_S - 40 + number) for number in range(3)), refused(NOW_S - 5, "::1")]
     answer = as_json(figures_of(records, NOW_S - 90, NOW_S, CONFIGURATION))
     assert answer == {
@@ -172,34 +172,34 @@ def test_the_figures_for_a_program() -> None:
 
 
 def variables(scheme: str) -> dict[str, str]:
-    """Give the colours of "light" or "dark"."""
+    """Return the colors of "light" or "dark"."""
     blocks = re.findall(r":root\{(--.*?)\}", STYLE, re.DOTALL)
     light, dark = (dict(re.findall(r"--(\w+):(#\w+)", block)) for block in blocks)
     return light if scheme == "light" else light | dark
 
 
-def luminance(colour: str) -> float:
-    digits = colour[1:] if len(colour) == 7 else "".join(digit * 2 for digit in colour[1:])
+def luminance(color: str) -> float:
+    digits = color[1:] if len(color) == 7 else "".join(digit * 2 for digit in color[1:])
     parts = [int(digits[place : place + 2], 16) / 255 for place in (0, 2, 4)]
     red, green, blue = (part / 12.92 if part <= 0.03928 else ((part + 0.055) / 1.055) ** 2.4 for part in parts)
     return 0.2126 * red + 0.7152 * green + 0.0722 * blue
 
 
 def contrast(one: str, other: str) -> float:
-    """Give the ratio that WCAG 2.1 defines: 4.5 is asked of text, 3 of what is drawn."""
+    """Return the contrast ratio of WCAG 2.1, which requires 4.5 for text and 3 for graphics."""
     low, high = sorted((luminance(one), luminance(other)))
     return (high + 0.05) / (low + 0.05)
 
 
 @pytest.mark.parametrize("scheme", ["light", "dark"])
-def test_everything_can_be_told_from_its_ground(scheme: str) -> None:
-    colours = variables(scheme)
+def test_color_contrast(scheme: str) -> None:
+    colors = variables(scheme)
     for text in ("ink", "soft", "open", "now", "warn", "note", "fine"):
         for ground in ("page", "card"):
-            assert contrast(colours[text], colours[ground]) >= 4.5, (text, ground)
+            assert contrast(colors[text], colors[ground]) >= 4.5, (text, ground)
     for shade in range(1, 6):
-        assert contrast(colours[f"t{shade}"], colours[f"s{shade}"]) >= 4.5, shade
+        assert contrast(colors[f"t{shade}"], colors[f"s{shade}"]) >= 4.5, shade
     for drawn, ground in (("open", "s0"), ("now", "s0"), ("s4", "page"), ("s5", "s0")):
-        assert contrast(colours[drawn], colours[ground]) >= 3, (drawn, ground)
-    ramp = [luminance(colours[f"s{shade}"]) for shade in range(6)]
+        assert contrast(colors[drawn], colors[ground]) >= 3, (drawn, ground)
+    ramp = [luminance(colors[f"s{shade}"]) for shade in range(6)]
     assert ramp == sorted(ramp, reverse=scheme == "light")

@@ -10,16 +10,16 @@ import pytest
 from doorward.report.events import Period, Refusal
 from doorward.report.source_list import (
     MOST_DAYS,
+    MOST_NETWORKS,
     MOST_REASONS,
-    MOST_SOURCES,
     HourGrid,
     build_grid,
     build_map,
-    placed,
-    reasons,
+    place_on_map,
     refusal_kind,
     source_network,
-    sources,
+    top_reasons,
+    worst_networks,
 )
 from tests.support.report_page import utc
 
@@ -47,17 +47,17 @@ def refusal(address: str, at_s: float = 0.0, reason: str = "a scanner") -> Refus
         ("", ""),
     ],
 )
-def test_an_address_belongs_to_a_network(address: str, network: str) -> None:
+def test_network_of_an_address(address: str, network: str) -> None:
     assert source_network(address) == network
 
 
-def test_the_networks_that_were_refused_most() -> None:
+def test_networks_with_the_most_refusals() -> None:
     refusals = [
         refusal("203.0.113.9", 10), refusal("203.0.113.10", 3700, "full"), refusal("203.0.113.9", 86400),
         refusal("2001:db8::1", 20), refusal("2001:db8::1", 30),
         refusal("192.0.2.1", 40),
     ]  # fmt: skip
-    worst, count = sources(placed(refusals, WEEK, utc))
+    worst, count = worst_networks(place_on_map(refusals, WEEK, utc))
     assert count == 3
     assert [(one.network, one.address, one.addresses, one.refusals) for one in worst] == [
         ("203.0.113.0/24", None, 2, 3),
@@ -68,10 +68,10 @@ def test_the_networks_that_were_refused_most() -> None:
     assert worst[0].cells == {(0, 0): 1, (0, 1): 1, (1, 0): 1}
 
 
-def test_many_networks_are_counted_and_few_are_kept() -> None:
+def test_networks_are_limited_and_counted() -> None:
     refusals = [refusal(f"10.{number // 256}.{number % 256}.1") for number in range(1000)]
-    worst, count = sources(placed(refusals, WEEK, utc))
-    assert (len(worst), count) == (MOST_SOURCES, 1000)
+    worst, count = worst_networks(place_on_map(refusals, WEEK, utc))
+    assert (len(worst), count) == (MOST_NETWORKS, 1000)
 
 
 @pytest.mark.parametrize(
@@ -93,35 +93,35 @@ def test_many_networks_are_counted_and_few_are_kept() -> None:
         ("from here", "from here"),
     ],
 )
-def test_what_differs_for_one_reason_is_left_out(reason: str, kind: str) -> None:
+def test_variable_parts_of_reasons_are_removed(reason: str, kind: str) -> None:
     assert refusal_kind(reason) == kind
 
 
 def test_reasons_are_counted_by_kind() -> None:
     refusals = [refusal("192.0.2.1", reason=f"key ada may not knock from 192.0.2.{number}") for number in range(5)]
     refusals += [refusal("192.0.2.1", reason="full")]
-    assert reasons(refusals) == ([("key ada may not knock from some address", 5), ("full", 1)], 0)
-    common, rare = reasons([refusal("192.0.2.1", reason=f"reason {number}") for number in range(1000)])
+    assert top_reasons(refusals) == ([("key ada may not knock from some address", 5), ("full", 1)], 0)
+    common, rare = top_reasons([refusal("192.0.2.1", reason=f"reason {number}") for number in range(1000)])
     assert (len(common), rare) == (MOST_REASONS, 1000 - MOST_REASONS)
 
 
-def test_a_short_period_has_its_days_and_a_long_one_those_of_the_week() -> None:
+def test_map_rows_are_dates_or_weekdays() -> None:
     assert WEEK.dates == tuple((DAY + timedelta(number)).date() for number in range(7))
     longest = Period(DAY_S, DAY_S + MOST_DAYS * 86400 - 1)
     assert build_grid(longest, utc).rows == MOST_DAYS
     assert build_grid(longest._replace(until_s=longest.until_s + 1), utc) == HourGrid(())
-    assert (HourGrid(()).rows, HourGrid(()).row_of((DAY + timedelta(6)).date())) == (7, 6)
+    assert (HourGrid(()).rows, HourGrid(()).row_for((DAY + timedelta(6)).date())) == (7, 6)
 
 
-def test_the_map_counts_hours_and_names_who_came_most() -> None:
+def test_map_counts_and_leading_networks() -> None:
     refusals = [refusal("203.0.113.9", 3600), refusal("203.0.113.8", 3601), refusal("192.0.2.1", 3602)]
     refusals += [refusal("192.0.2.1", 86400 + 7200)]
-    found = build_map(placed(refusals, WEEK, utc), WEEK)
+    found = build_map(place_on_map(refusals, WEEK, utc), WEEK)
     assert found.counts == {(0, 1): 3, (1, 2): 1}
     assert found.leaders == {(0, 1): ("203.0.113.0/24", 2), (1, 2): ("192.0.2.0/24", 1)}
 
 
-def test_the_hours_are_those_of_the_clock_on_the_wall() -> None:
+def test_map_uses_local_time() -> None:
     zone = ZoneInfo("Europe/Berlin")
     night = datetime(2026, 10, 25, tzinfo=zone).timestamp()  # the clock is set back at three
 
@@ -131,5 +131,5 @@ def test_the_hours_are_those_of_the_clock_on_the_wall() -> None:
     refusals = [Refusal(night + hour * 3600, None, "192.0.2.1", "") for hour in range(25)]
     grid = build_grid(Period(night, night + 25 * 3600 - 1), local)
     assert grid.rows == 1
-    counts = build_map(placed(refusals, grid, local), grid).counts
+    counts = build_map(place_on_map(refusals, grid, local), grid).counts
     assert counts == {(0, hour): 2 if hour == 2 else 1 for hour in range(24)}

@@ -1,4 +1,4 @@
-"""The doors' strength: findings by door, the weakest first, and no port of a sequence."""
+"""The audit of doors: findings by door, the weakest first, without the ports of sequences."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from doorward.config.toml import parse
 from doorward.config.toml_positions import find_lines
 from doorward.lint.checks import warnings
 from doorward.report.events import Session
-from doorward.report.strength import MOST_DOORS, GateAudit, PublicFinding, strengths
+from doorward.report.strength import MOST_DOORS, GateAudit, PublicFinding, audit_gate
 
 TEXT = """\
 [gate]
@@ -34,10 +34,10 @@ on_open = ["/usr/bin/true"]
 
 def rated(text: str, visits: Iterable[Session] = (), more: Iterable[PublicFinding] = ()) -> GateAudit:
     configuration, lines = parse(text, "doorward.toml"), find_lines(text)
-    return strengths(configuration, [*warnings(configuration, lines), *more], lines, visits)
+    return audit_gate(configuration, [*warnings(configuration, lines), *more], lines, visits)
 
 
-def test_each_finding_stands_at_its_door() -> None:
+def test_findings_are_sorted_by_door() -> None:
     found = rated(TEXT)
     doors = {door.door: door for door in found.doors}
     assert found.doors[0].door == "twice"  # the weakest
@@ -51,43 +51,43 @@ def test_each_finding_stands_at_its_door() -> None:
     )
 
 
-def test_a_door_that_a_sequence_and_a_signed_knock_open() -> None:
+def test_door_with_sequence_and_signed_knock() -> None:
     doors = {door.door: door for door in rated(TEXT + "[signed]\n").doors}
-    assert doors["ssh"].way == "3 knocks within 15s or a signed knock"
+    assert doors["ssh"].method == "3 knocks within 15s or a signed knock"
     assert any("as well as to a signed knock" in each.what for each in doors["ssh"].findings)
-    assert doors["admin"].way == "a signed knock"
+    assert doors["admin"].method == "a signed knock"
     assert doors["admin"].findings == ()
 
 
-def test_how_a_door_is_opened() -> None:
-    doors = {door.door: (door.way, door.opens, door.for_) for door in rated(TEXT).doors}
+def test_opening_methods_of_doors() -> None:
+    doors = {door.door: (door.method, door.opens, door.for_) for door in rated(TEXT).doors}
     assert doors == {
         "ssh": ("3 knocks within 15s", "22/tcp", "30s"),
         "twice": ("3 knocks within 5s", "23/tcp, 443/tcp", "8h"),
         "admin": ("by hand only", "8443/tcp", "30s"),
         "wake": ("3 knocks within 15s", "runs a command", "a moment"),
     }
-    ways = {door.door: door.way for door in rated(TEXT + "[signed]\n").doors}
+    ways = {door.door: door.method for door in rated(TEXT + "[signed]\n").doors}
     assert (ways["ssh"], ways["admin"]) == ("3 knocks within 15s or a signed knock", "a signed knock")
 
 
-def test_the_openings_of_a_door_are_counted() -> None:
+def test_openings_per_door() -> None:
     visits = [Session("ssh", "ada", "key", "192.0.2.7", (), at_s, at_s + 30, "time") for at_s in (10.0, 50.0, 20.0)]
     visits.append(Session("gone", "ada", "key", "192.0.2.7", (), 90.0, 95.0, "time"))
-    doors = {door.door: (door.visits, door.last_s) for door in rated(TEXT, visits).doors}
+    doors = {door.door: (door.openings, door.last_s) for door in rated(TEXT, visits).doors}
     assert doors == {"ssh": (3, 50.0), "twice": (0, None), "admin": (0, None), "wake": (0, None)}
 
 
-def test_no_port_of_a_sequence_is_told() -> None:
+def test_sequence_ports_are_masked() -> None:
     found = rated(TEXT, more=[PublicFinding("note", 4, "9001/udp beside 22/tcp and 17341:tcp", "take 52018/UDP out")])
-    told = str(found)
+    statistics = str(found)
     for secret in (17341, 52018, 9467, 7001, 9001, 17342, 52019, 9468):
-        assert not re.search(rf"\b{secret}\b", told)
-    assert "•••/udp beside 22/tcp and •••:tcp" in told
-    assert "knocks at •••/tcp twice in a row" in told
+        assert not re.search(rf"\b{secret}\b", statistics)
+    assert "•••/udp beside 22/tcp and •••:tcp" in statistics
+    assert "knocks at •••/tcp twice in a row" in statistics
 
 
-def test_of_many_doors_the_weakest_are_shown() -> None:
+def test_weakest_doors_are_shown() -> None:
     ports = count(2001)
     text = "".join(f'[doors.d{number}]\nopens = ["{next(ports)}/tcp"]\n' for number in range(MOST_DOORS + 7))
     found = rated(text + '[doors.weak]\nknock = ["9/tcp"]\nopens = ["22/tcp"]\n')

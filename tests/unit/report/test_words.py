@@ -1,4 +1,4 @@
-"""Numbers and lengths of time in words."""
+"""Text for numbers and durations."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ def test_short_numbers(number: int, text: str) -> None:
         (8000, "2 h 13 min"), (86_400, "1 day"), (14.5 * 86_400, "14 days 12 h"),
     ],
 )  # fmt: skip
-def test_lengths_of_time(seconds: float, text: str) -> None:
+def test_durations(seconds: float, text: str) -> None:
     assert span(seconds) == text
 
 

@@ -1,4 +1,4 @@
-"""What the live view hears from the daemon."""
+"""The feed of the live view."""
 
 from __future__ import annotations
 
@@ -9,18 +9,18 @@ from doorward.watch.feed import DaemonFeed, FeedItem
 from tests.support.poison import SPOOF, poisoned_daemon
 
 
-def test_texts_that_would_command_the_terminal_are_made_visible(tmp_path: Path) -> None:
+def test_terminal_escapes_are_made_visible(tmp_path: Path) -> None:
     control = tmp_path / "control.sock"
-    heard: list[FeedItem] = []
+    items: list[FeedItem] = []
     with poisoned_daemon(control):
-        link = DaemonFeed(control)
-        link.start()
+        feed = DaemonFeed(control)
+        feed.start()
         deadline_s = time.monotonic() + 10
-        while "event" not in {news.kind for news in heard}:
+        while "event" not in {item.kind for item in items}:
             assert time.monotonic() < deadline_s
-            heard += link.received()
+            items += feed.drain()
             time.sleep(0.005)
-        link.stop()
-    assert SPOOF in str(heard)
-    assert str([news.told for news in heard]).isprintable()
-    assert "\\x1b" not in str([news.told for news in heard]).replace("\\\\x1b", "")
+        feed.stop()
+    assert SPOOF in str(items)
+    assert str([item.data for item in items]).isprintable()
+    assert "\\x1b" not in str([item.data for item in items]).replace("\\\\x1b", "")

@@ -1,4 +1,4 @@
-"""What the live view shows, from what the daemon tells."""
+"""The state of the live view, from events and counters."""
 
 from __future__ import annotations
 
@@ -37,7 +37,7 @@ def view() -> WatchState:
 
 
 def numbers(**changes: Any) -> dict[str, Any]:
-    told = {
+    data = {
         "summary": "2 doors, mode stealth",
         "generation": "0123abcd",
         "doors": 2,
@@ -49,14 +49,14 @@ def numbers(**changes: Any) -> dict[str, Any]:
         "ledger_trouble": "",
         "signed": None,
     }
-    return told | changes
+    return data | changes
 
 
 def event(what: str, door: str, address: str, for_s: float = 30.0, by: str = "knock") -> dict[str, Any]:
     return {"event": what, "door": door, "address": address, "ports": ["22/tcp"], "for_s": for_s, "by": by}
 
 
-def test_who_is_in_is_followed_by_the_events() -> None:
+def test_openings_follow_events() -> None:
     shown = view()
     web = TableRow("web", "", "", "80/tcp 443/tcp", "")
     transcript: list[tuple[float, dict[str, Any] | None, list[TableRow]]] = [
@@ -85,46 +85,46 @@ def test_who_is_in_is_followed_by_the_events() -> None:
         (12, event("closed", "ssh", "192.0.2.7", by="time"), [TableRow("ssh", "", "", "22/tcp", ""), web]),
         (13, {"event": "refused", "address": "192.0.2.9", "door": None}, [TableRow("ssh", "", "", "22/tcp", ""), web]),
     ]
-    for after_s, told, expected in transcript:
-        if told is not None:
-            shown.on_event(told, NOW_S + after_s)
+    for after_s, data, expected in transcript:
+        if data is not None:
+            shown.on_event(data, NOW_S + after_s)
         assert shown.rows(NOW_S + after_s) == expected
 
 
-def test_a_crowd_is_shown_in_part_and_counted() -> None:
+def test_long_lists_are_cut_and_counted() -> None:
     shown = WatchState()
     openings = [OPENING | {"address": f"10.0.{n >> 8}.{n & 255}"} for n in range(MOST_OPENINGS + 7)]
     doors = [[f"door{n}", [], 30.0] for n in range(MOST_CLOSED + 5)]
     shown.begin(FIRST | {"openings": openings, "doors": doors}, NOW_S, WALL_S)
     shown.on_stats(numbers(doors=100_000), NOW_S)
     rows = shown.rows(NOW_S)
-    assert rows[MOST_OPENINGS] == TableRow("…", "", "", "", "7 more are in")
-    assert rows[-1] == TableRow("…", "", "", "", "99,900 doors more")
+    assert rows[MOST_OPENINGS] == TableRow("…", "", "", "", "7 more open")
+    assert rows[-1] == TableRow("…", "", "", "", "99,900 more doors")
     assert len(rows) == MOST_OPENINGS + 1 + MOST_CLOSED + 1
 
 
-def test_rates_are_those_since_the_last_look() -> None:
+def test_rates_since_previous_counters() -> None:
     shown = view()
     assert shown.gate() == []
-    assert shown.dropping() == "dropped -/s"
+    assert shown.drop_rate() == "dropped -/s"
     shown.on_stats(numbers(), NOW_S)
     later = {"knocked": 4, "dropped_closed": 7, "dropped_stealth": 2200, "throttled": 6, "open_full": 2}
     shown.on_stats(numbers(counters=later, ledger_trouble="full", log_overflows=2), NOW_S + 2)
     assert shown.gate() == [
-        "right knocks         0.5/s        4",
+        "valid knocks         0.5/s        4",
         "hidden ports           0/s        7",
         "silent drops         500/s    2,200",
-        "of scanners          3.0/s        6",
+        "rate-limited         3.0/s        6",
         "fullest set    first_knock4 3%",
-        "no room for    2 knocks",
+        "table full     2 knocks",
         "log overflowed 2 times",
         "the ledger cannot be written",
     ]
-    assert shown.dropping() == "dropped 503/s"
+    assert shown.drop_rate() == "dropped 503/s"
     assert shown.summary == "2 doors, mode stealth"
 
 
-def test_a_gate_that_was_loaded_anew_has_no_negative_rates() -> None:
+def test_reset_counters_give_no_negative_rates() -> None:
     shown = view()
     shown.on_stats(numbers(), NOW_S)
     shown.on_stats(numbers(counters={"knocked": 0, "dropped_closed": 1}), NOW_S + 1)
@@ -132,31 +132,31 @@ def test_a_gate_that_was_loaded_anew_has_no_negative_rates() -> None:
 
 
 @pytest.mark.parametrize(
-    ("signed", "says"),
+    ("signed", "expected"),
     [
         ({"takes": True, "refused": {}}, []),
-        ({"takes": True, "refused": {"used": 2, "clock": 1}}, ["signed refused 3: 1 clock, 2 used"]),
-        ({"takes": False, "refused": {}}, ["takes no signed knock: see the log"]),
+        ({"takes": True, "refused": {"used": 2, "clock": 1}}, ["signed, rejected: 3 (1 clock, 2 used)"]),
+        ({"takes": False, "refused": {}}, ["signed knocks unavailable: see the log"]),
     ],
 )
-def test_signed_knocks(signed: dict[str, Any], says: list[str]) -> None:
+def test_signed_knocks(signed: dict[str, Any], expected: list[str]) -> None:
     shown = view()
     shown.on_stats(numbers(signed=signed), NOW_S)
-    assert shown.gate()[5:] == says
+    assert shown.gate()[5:] == expected
 
 
 @pytest.mark.parametrize(
-    ("sets", "says"),
+    ("sets", "expected"),
     [
         ({"first_knock4_ab": {"elements": None, "size": 100}}, ""),
         ({"first_knock4_ab": {"elements": 0, "size": 100}}, "sets           under 1% full"),
         ({"preexisting4": {"elements": 5, "size": 0}}, ""),
     ],
 )
-def test_the_fullest_set(sets: dict[str, Any], says: str) -> None:
+def test_fullest_set(sets: dict[str, Any], expected: str) -> None:
     shown = view()
     shown.on_stats(numbers(sets=sets), NOW_S)
-    assert shown.gate()[4] == says
+    assert shown.gate()[4] == expected
 
 
 @pytest.mark.parametrize(

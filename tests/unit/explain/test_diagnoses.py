@@ -1,4 +1,4 @@
-"""The one line for packets in few words (see tests/support/captures.py for the script)."""
+"""Diagnoses of scripted packets (tests/support/captures.py describes the script)."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ import pytest
 
 from tests.support.captures import CLIENT, SERVER, concluded, explained, house, script
 
-HOUSE = house("""
+CONFIG = house("""
 [gate]
 public = ["80/tcp"]
 [doors.ssh]
@@ -43,7 +43,7 @@ ROUTER = "203.0.113.1"
 
 
 @pytest.mark.parametrize(
-    ("text", "kind", "says"),
+    ("text", "kind", "expected_text"),
     [
         # time
         (
@@ -63,7 +63,7 @@ ROUTER = "203.0.113.1"
             "5.1 s after the first packet to 7000",
         ),
         ("0 7000/tcp; 70 8000/udp; 75 9000/tcp", "late", "the second knock came 1 min 10 s after the first"),
-        # where to
+        # destination
         ("0 7000/tcp to=192.0.2.9; 0.1 8000/udp; 0.2 9000/tcp", "elsewhere", "not this host (198.51.100.2)"),
         (
             "0 7000/tcp; 0.1 8000/udp to=192.0.2.9; 0.2 9000/tcp to=198.51.100.2",
@@ -79,11 +79,15 @@ ROUTER = "203.0.113.1"
         (
             f"{GOOD}; 0.03 icmp=3/1 by={ROUTER}",
             "unreachable",
-            "203.0.113.1 answered for 9000/tcp that it is unreachable",
+            "203.0.113.1 answered for 9000/tcp: unreachable",
         ),
-        (f"0 7000/tcp; 0.01 icmp=3/13 by={ROUTER}; 1 8000/udp; 2 9000/tcp", "unreachable", "that it is prohibited"),
+        (
+            f"0 7000/tcp; 0.01 icmp=3/13 by={ROUTER}; 1 8000/udp; 2 9000/tcp",
+            "unreachable",
+            "answered for 7000/tcp: prohibited",
+        ),
         (f"0 7000/tcp; 0.01 icmp=11/0 by={ROUTER}; 1 8000/udp", "unreachable", "the first knock did not arrive"),
-        # how
+        # flags, protocol, header
         (
             "0 7601/tcp SE; 0.1 7602/tcp SE",
             "flags_ecn",
@@ -99,13 +103,17 @@ ROUTER = "203.0.113.1"
         (
             "0 7000/udp; 0.1 8000/udp; 0.2 9000/tcp",
             "udp_for_tcp",
-            "the first knock came as 7000/udp; door ssh wants 7000/tcp",
+            "the first knock came as 7000/udp; door ssh expects 7000/tcp",
         ),
         ("0 7000/tcp; 0.1 8000/tcp; 0.2 9000/tcp", "tcp_for_udp", "the second knock came as 8000/tcp"),
-        ("0 7000/tcp cut=36; 0.1 8000/udp; 0.2 9000/tcp", "cut", "kept too little of the first knock to judge it"),
-        ("0 7000/tcp cut=20; 0.1 8000/udp cut=20", "cut", "kept too little of its packets to see their ports"),
-        ("0 7000/tcp; 0.1 piece; 0.2 9000/tcp", "fragment", "the second knock (8000/udp) came in pieces"),
-        ("0 <8000/udp sport=4; 0.1 7000/tcp; 1 8000/udp sport=4; 2 9000/tcp", "established", "a connection from port"),
+        ("0 7000/tcp cut=36; 0.1 8000/udp; 0.2 9000/tcp", "cut", "the capture truncated the first knock"),
+        ("0 7000/tcp cut=20; 0.1 8000/udp cut=20", "cut", "the capture truncated its packets before the ports"),
+        ("0 7000/tcp; 0.1 piece; 0.2 9000/tcp", "fragment", "the second knock (8000/udp) was fragmented"),
+        (
+            "0 <8000/udp sport=4; 0.1 7000/tcp; 1 8000/udp sport=4; 2 9000/tcp",
+            "established",
+            "an established connection",
+        ),
         # order
         (
             "0 7000/tcp; 0.1 9000/tcp; 0.1002 8000/udp",
@@ -124,11 +132,11 @@ ROUTER = "203.0.113.1"
             "order",
             "fourth knock came 1.0 s before",
         ),
-        # what came between
+        # stray packets
         (
             "0 7000/tcp; 1 8443/tcp; 2 8000/udp; 3 9000/tcp",
             "stray",
-            "8443/tcp between knocks 1 and 2 sent it back to the start",
+            "8443/tcp between knocks 1 and 2 reset the progress",
         ),
         (
             "0 7000/tcp; 1 8443/tcp; 2 8444/tcp; 3 8000/udp; 4 9000/tcp",
@@ -149,24 +157,24 @@ ROUTER = "203.0.113.1"
         (
             "0 7000/tcp sport=9 seq=1; 0.1 8000/udp; 1 7000/tcp sport=9 seq=1; 1.1 9000/tcp",
             "retransmitted",
-            "sent its SYN to 7000/tcp again after 1.0 s, between knocks 2 and 3",
+            "retransmitted its SYN to 7000/tcp after 1.0 s, between knocks 2 and 3",
         ),
         (
             "0 7000/tcp; 1 8001/udp; 2 9000/tcp",
             "wrong_port",
-            "the second knock went to 8001/udp; door ssh wants 8000/udp",
+            "the second knock went to 8001/udp; door ssh expects 8000/udp",
         ),
         (
             "0 7000/tcp; 1 8000/udp; 2 9001/tcp",
             "wrong_port",
-            "the third knock went to 9001/tcp; door ssh wants 9000/tcp",
+            "the third knock went to 9001/tcp; door ssh expects 9000/tcp",
         ),
         (
             "0 7001/tcp; 1 8000/udp; 2 9000/tcp",
             "wrong_port",
-            "the first knock went to 7001/tcp; door ssh wants 7000/tcp",
+            "the first knock went to 7001/tcp; door ssh expects 7000/tcp",
         ),
-        # what is missing
+        # missing packets
         ("0 7000/tcp; 1 8000/udp", "last_missing", "only two of three knocks arrived: 9000/tcp is missing"),
         ("0 8000/udp; 1 9000/tcp", "first_missing", "only two of three knocks arrived: 7000/tcp is missing"),
         ("0 7000/tcp; 1 9000/tcp", "missing", "only two of three knocks arrived: 8000/udp is missing"),
@@ -179,9 +187,9 @@ ROUTER = "203.0.113.1"
         (
             "0 7500/tcp; 1 7501/tcp",
             "repeat_missing",
-            "door twin wants 7500/tcp twice, one after the other; it came once",
+            "door twin expects 7500/tcp twice in a row; it came once",
         ),
-        # who
+        # source addresses
         (
             "0 7000/tcp; 1 8000/udp from=192.0.2.8; 2 9000/tcp from=192.0.2.7",
             "split_addresses",
@@ -201,7 +209,7 @@ ROUTER = "203.0.113.1"
         (
             f"{GOOD}; 1 22/tcp sport=5; 1.2 22/tcp A sport=5",
             "came_in",
-            "as it should: door ssh opened, and the connection to 22",
+            "success: door ssh opened, and the connection to 22",
         ),
         (f"{GOOD}; 1 22/tcp; 2 22/tcp", "unanswered", "to 22/tcp came 980 ms later, but nothing answered"),
         (f"{GOOD}; 1 22/tcp sport=5; 1.1 <22/tcp RA sport=5", "refused", "980 ms later, but 22/tcp refused it"),
@@ -209,7 +217,7 @@ ROUTER = "203.0.113.1"
         (
             f"{GOOD}; 1 22/tcp sport=5; 1.1 <22/tcp SA sport=5; 2 22/tcp sport=5",
             "unheard",
-            "client never heard the answer",
+            "the answer did not reach the client",
         ),
         (f"{GOOD}", "no_connection", "door ssh opened, but no connection to 22/tcp followed"),
         (
@@ -238,22 +246,22 @@ ROUTER = "203.0.113.1"
             "as_it_should",
             "to 443/udp came 1.0 s later and",
         ),
-        ("0 4001/tcp to=192.0.2.77; 0.1 4002/tcp", "ran", "as it should: door wake opened, and its command ran"),
+        ("0 4001/tcp to=192.0.2.77; 0.1 4002/tcp", "ran", "success: door wake opened and its command ran"),
         # no knock
         ("0 22/tcp", "no_knock", "no knock: 1 packet went to 22/tcp, and none to a port of a sequence"),
-        ("0 22/tcp sport=5; 1 <22/tcp SA sport=5", "not_hidden", "no knock, and 22/tcp answered all the same"),
+        ("0 22/tcp sport=5; 1 <22/tcp SA sport=5", "not_hidden", "no knock, yet 22/tcp answered"),
         (
             "0 1111/tcp; 1 2222/tcp; 2 3333/udp",
             "unknown_sequence",
             "went to a port of a door: 1111/tcp 2222/tcp 3333/udp",
         ),
-        ("0 80/tcp", "nothing", "nothing of it was a knock"),
-        ("0 62201/udp", "signed", "it sent to 62201/udp, where signed knocks go, and no sequence"),
-        ("0 62201/udp; 1 22/tcp sport=5; 2 <22/tcp SA sport=5", "signed", "and no sequence; 22/tcp answered it"),
-        # the last try counts, and a good one before does not hide it
+        ("0 80/tcp", "nothing", "none of its packets was a knock"),
+        ("0 62201/udp", "signed", "it sent to 62201/udp, the port for signed knocks, and no port sequence"),
+        ("0 62201/udp; 1 22/tcp sport=5; 2 <22/tcp SA sport=5", "signed", "and no port sequence; 22/tcp answered it"),
+        # the last attempt counts, even after a correct one
         ("0 7000/tcp; 1 8000/tcp; 2 9000/tcp; 60 7000/tcp; 61 8000/udp", "last_missing", "9000/tcp is missing"),
         ("0 7000/tcp; 1 8000/udp; 9 7000/tcp; 10 8443/tcp; 11 8000/udp; 12 9000/tcp", "stray", "a packet to 8443/tcp"),
-        ("0 7000/tcp; 1 8000/udp; 9 7101/tcp; 10 7102/udp", "udp_for_tcp", "7102/udp; door web wants 7102/tcp"),
+        ("0 7000/tcp; 1 8000/udp; 9 7101/tcp; 10 7102/udp", "udp_for_tcp", "7102/udp; door web expects 7102/tcp"),
         (f"{GOOD}; 60 7000/tcp; 61 8000/udp", "last_missing", "9000/tcp is missing"),
         (
             "0 7000/tcp; 1 8000/tcp; 2 9000/tcp; 60 7000/tcp; 61 8000/udp; 62 9000/udp",
@@ -263,10 +271,10 @@ ROUTER = "203.0.113.1"
         ("0 7000/tcp; 60 7000/tcp; 61 8000/udp; 62 9000/tcp; 63 22/tcp", "unanswered", "door ssh opened"),
     ],
 )
-def test_the_one_line(text: str, kind: str, says: str) -> None:
-    conclusion = concluded(HOUSE, script(text))
-    assert (conclusion.fault.kind, conclusion.fault.what) == (kind, conclusion.fault.what), conclusion
-    assert says in conclusion.fault.what
+def test_diagnosis(text: str, kind: str, expected_text: str) -> None:
+    diagnosis = concluded(CONFIG, script(text))
+    assert (diagnosis.fault.kind, diagnosis.fault.what) == (kind, diagnosis.fault.what), diagnosis
+    assert expected_text in diagnosis.fault.what
 
 
 SIX, RELATIVE = "2001:db8::7", "2001:db8::8"
@@ -279,9 +287,9 @@ SIX, RELATIVE = "2001:db8::7", "2001:db8::8"
         (f"{GOOD}; 1 22/tcp from={SIX} to=2001:db8:2::2", "other_family"),
     ],
 )
-def test_both_families(text: str, kind: str) -> None:
+def test_mixed_address_families(text: str, kind: str) -> None:
     for source in (CLIENT, ip_address(SIX)):
-        assert concluded(HOUSE, script(text), source).fault.kind == kind
+        assert concluded(CONFIG, script(text), source).fault.kind == kind
 
 
 @pytest.mark.parametrize(
@@ -291,62 +299,62 @@ def test_both_families(text: str, kind: str) -> None:
         (f"0 7000/tcp from={SIX}; 1 8000/udp; 2 9000/tcp; 3 22/tcp from={RELATIVE}", "other_in_network"),
     ],
 )
-def test_two_addresses_of_one_network(text: str, kind: str) -> None:
+def test_two_addresses_in_one_ipv6_network(text: str, kind: str) -> None:
     packets = script("0 1/tcp to=2001:db8:2::2 from=2001:db8:9::9; " + text)
     for source in (SIX, RELATIVE):
-        assert concluded(HOUSE, packets, ip_address(source)).fault.kind == kind
+        assert concluded(CONFIG, packets, ip_address(source)).fault.kind == kind
 
 
-def test_another_network_is_another_client() -> None:
+def test_addresses_of_two_networks_are_not_one_client() -> None:
     packets = script(f"0 7000/tcp from={SIX} to=2001:db8:2::2; 1 8000/udp from=2001:db8:9::9; 2 9000/tcp from={SIX}")
-    assert concluded(HOUSE, packets, ip_address(SIX)).fault.kind == "split_addresses"
+    assert concluded(CONFIG, packets, ip_address(SIX)).fault.kind == "split_addresses"
 
 
-def test_strangers_are_not_taken_for_a_second_address() -> None:
-    """Who knocks completely, or sent what this source sent too, is somebody else; of many, nobody is guessed."""
+def test_unrelated_sources_are_not_a_second_address() -> None:
+    """A source with a complete knock, or with this source's own knocks, is unrelated; among many none is guessed."""
     complete = "; ".join(f"{GOOD} from=192.0.2.8".split("; ")[::-1])
     packets = script(f"{complete}; 0 7000/tcp from={CLIENT}; 1 9000/tcp")
-    assert concluded(HOUSE, packets).fault.kind == "missing"
+    assert concluded(CONFIG, packets).fault.kind == "missing"
     crowd = "".join(f"; 0.5 8000/udp from=192.0.2.{number}" for number in range(10, 40))
-    assert concluded(HOUSE, script(f"0 7000/tcp; 1 9000/tcp{crowd}")).fault.kind == "missing"
+    assert concluded(CONFIG, script(f"0 7000/tcp; 1 9000/tcp{crowd}")).fault.kind == "missing"
     visitors = "".join(f"; 1.{number} 22/tcp from=192.0.2.{number}" for number in range(10, 15))
-    assert concluded(HOUSE, script(GOOD + visitors)).fault.kind == "no_connection"
+    assert concluded(CONFIG, script(GOOD + visitors)).fault.kind == "no_connection"
 
 
 def noise(count: int, since_s: float = 0.0) -> str:
     return "; ".join(f"{since_s + number * 0.001:.3f} {3000 + number}/tcp" for number in range(count))
 
 
-def test_who_is_too_fast() -> None:
+def test_rate_limit_exceeded() -> None:
     text = f"{noise(45)}; 0.06 7000/tcp; 0.061 8000/udp; 0.062 9000/tcp"
-    late = concluded(HOUSE, script(f"{noise(45)}; 0.046 7000/tcp; 0.047 8000/udp; 0.048 9000/tcp"))
+    late = concluded(CONFIG, script(f"{noise(45)}; 0.046 7000/tcp; 0.047 8000/udp; 0.048 9000/tcp"))
     assert late.fault.kind == "too_fast"
-    assert "too fast: 46 symbols within two seconds; above 20 a second (40 at once)" in late.fault.what
-    assert concluded(HOUSE, script(text)).fault.kind == "too_fast"
-    assert concluded(HOUSE, script(f"{noise(30)}; 0.06 7000/tcp; 0.061 8000/udp; 0.062 9000/tcp")).opened
+    assert "rate limit exceeded: 46 knock packets within two seconds; the limit is 20/s (burst 40)" in late.fault.what
+    assert concluded(CONFIG, script(text)).fault.kind == "too_fast"
+    assert concluded(CONFIG, script(f"{noise(30)}; 0.06 7000/tcp; 0.061 8000/udp; 0.062 9000/tcp")).opened
 
 
-def test_a_scan_with_the_knock_in_it() -> None:
+def test_knock_within_a_scan() -> None:
     ports = "; ".join(f"{number * 0.2:.1f} {port}/tcp" for number, port in enumerate(range(6990, 7030)))
-    assert concluded(HOUSE, script(ports)).fault.kind == "sweep"
+    assert concluded(CONFIG, script(ports)).fault.kind == "sweep"
     between = "; ".join(f"{1 + number * 0.1:.1f} {3000 + number}/tcp" for number in range(15))
-    scan = concluded(HOUSE, script(f"0 7000/tcp; {between}; 3 8000/udp; 4 9000/tcp"))
+    scan = concluded(CONFIG, script(f"0 7000/tcp; {between}; 3 8000/udp; 4 9000/tcp"))
     assert scan.fault.kind == "scan"
-    assert scan.fault.what == "a scan: 15 other ports in 1.4 s between the knocks; a sweep opens nothing"
+    assert scan.fault.what == "port scan: 15 other ports in 1.4 s between the knocks; a scan opens no door"
 
 
-def test_more_than_one_fault() -> None:
-    conclusion = concluded(HOUSE, script("0 7000/udp; 1 8443/tcp; 1.5 8000/udp; 9 9000/tcp"))
-    assert conclusion.fault.kind == "udp_for_tcp"
-    assert [fault.kind for fault in conclusion.also] == ["stray", "late"]
+def test_secondary_faults_are_reported() -> None:
+    diagnosis = concluded(CONFIG, script("0 7000/udp; 1 8443/tcp; 1.5 8000/udp; 9 9000/tcp"))
+    assert diagnosis.fault.kind == "udp_for_tcp"
+    assert [fault.kind for fault in diagnosis.also] == ["stray", "late"]
 
 
-def test_the_door_that_was_meant() -> None:
+def test_intended_door() -> None:
     web_then_ssh = script("0 7101/tcp; 1 7102/tcp; 60 7000/tcp; 61 8000/udp")
-    assert concluded(HOUSE, web_then_ssh).door == "ssh"
-    about_web = concluded(HOUSE, web_then_ssh, door="web")
+    assert concluded(CONFIG, web_then_ssh).door == "ssh"
+    about_web = concluded(CONFIG, web_then_ssh, door="web")
     assert (about_web.door, about_web.opened, about_web.fault.kind) == ("web", True, "no_connection")
-    by_hand = concluded(HOUSE, web_then_ssh, door="hand")
+    by_hand = concluded(CONFIG, web_then_ssh, door="hand")
     assert (by_hand.fault.kind, by_hand.opened) == ("no_sequence", False)
 
 
@@ -360,7 +368,7 @@ def test_the_door_that_was_meant() -> None:
         ('mode = "observe"', "0 22/tcp sport=5; 1 <22/tcp SA sport=5", "not_hidden"),
     ],
 )
-def test_settings_of_the_gate(gate: str, text: str, kind: str) -> None:
+def test_gate_settings(gate: str, text: str, kind: str) -> None:
     doors = """
     [doors.ssh]
     knock = ["7000/tcp", "8000/udp", "9000/tcp"]
@@ -372,7 +380,7 @@ def test_settings_of_the_gate(gate: str, text: str, kind: str) -> None:
     assert concluded(house(f"[gate]\n{gate}\n{doors}"), script(text)).fault.kind == kind
 
 
-def test_doors_that_share_a_prefix_or_a_port() -> None:
+def test_doors_with_shared_prefix_or_port() -> None:
     shared = house("""
     [doors.a]
     knock = ["1001/tcp", "1002/tcp", "1003/tcp"]
@@ -384,32 +392,32 @@ def test_doors_that_share_a_prefix_or_a_port() -> None:
     knock = ["1002/tcp", "1003/tcp"]
     opens = ["23/tcp"]
     """)
-    conclusion = concluded(shared, script("0 1001/tcp; 1 1002/tcp; 2 1004/tcp; 3 21/tcp"))
-    assert (conclusion.fault.kind, conclusion.door) == ("wrong_door", "b")
-    conclusion = concluded(shared, script("0 1001/tcp; 1 1002/tcp; 2 1003/tcp; 3 23/tcp"), door="c")
-    assert (conclusion.door, conclusion.opened) == ("c", True)
+    diagnosis = concluded(shared, script("0 1001/tcp; 1 1002/tcp; 2 1004/tcp; 3 21/tcp"))
+    assert (diagnosis.fault.kind, diagnosis.door) == ("wrong_door", "b")
+    diagnosis = concluded(shared, script("0 1001/tcp; 1 1002/tcp; 2 1003/tcp; 3 23/tcp"), door="c")
+    assert (diagnosis.door, diagnosis.opened) == ("c", True)
     assert concluded(shared, script("0 1001/tcp; 1 1002/udp; 2 1004/tcp")).door == "b"
 
 
 @pytest.mark.parametrize("last", ["60 7000/tcp; 61 8000/udp", "60 7000/tcp; 61 8000/udp; 62 9000/udp"])
-def test_a_door_that_opened_is_not_hidden_by_a_later_try_that_failed(last: str) -> None:
+def test_earlier_opening_is_reported_after_a_failed_attempt(last: str) -> None:
     thrice = "; ".join(f"{at} 7000/tcp; {at}.1 8000/udp; {at}.2 9000/tcp" for at in (0, 10, 20))
-    conclusion = concluded(HOUSE, script(f"{thrice}; {last}"))
-    assert (conclusion.door, conclusion.opened) == ("ssh", True)
-    assert conclusion.fault.what.startswith("door ssh opened 3 times; the last try did not open it: ")
-    other = concluded(HOUSE, script(f"0 7101/tcp; 1 7102/tcp; {last}"))
+    diagnosis = concluded(CONFIG, script(f"{thrice}; {last}"))
+    assert (diagnosis.door, diagnosis.opened) == ("ssh", True)
+    assert diagnosis.fault.what.startswith("door ssh opened 3 times; the last attempt did not open it: ")
+    other = concluded(CONFIG, script(f"0 7101/tcp; 1 7102/tcp; {last}"))
     assert (other.door, other.opened) == ("ssh", True)
-    assert other.fault.what.startswith("door web opened; the last try at door ssh did not open it: ")
+    assert other.fault.what.startswith("door web opened; the last attempt at door ssh did not open it: ")
 
 
-def test_who_is_shown() -> None:
+def test_sources_shown() -> None:
     packets = script(f"{GOOD}; 1 80/tcp from=192.0.2.8; 2 22/tcp from=192.0.2.9; 3 5/tcp from=192.0.2.10")
-    found = explained(HOUSE, packets)
-    assert [str(ip_address(told.trace.source)) for told in found.told] == ["192.0.2.7", "192.0.2.9"]
+    found = explained(CONFIG, packets)
+    assert [str(ip_address(summary.trace.source)) for summary in found.sources] == ["192.0.2.7", "192.0.2.9"]
     assert (found.more_knocking, found.others) == (0, 2)
     crowd = script(GOOD + "".join(f"; 1 22/tcp from=10.0.0.{number}" for number in range(50)))
-    found = explained(HOUSE, crowd)
-    assert (len(found.told), found.more_knocking) == (20, 31)
-    assert found.told[0].conclusion.opened
-    silent = explained(HOUSE, packets, source=ip_address("192.0.2.99"))
-    assert [told.conclusion.fault.kind for told in silent.told] == ["silence"]
+    found = explained(CONFIG, crowd)
+    assert (len(found.sources), found.more_knocking) == (20, 31)
+    assert found.sources[0].diagnosis.opened
+    silent = explained(CONFIG, packets, source=ip_address("192.0.2.99"))
+    assert [summary.diagnosis.fault.kind for summary in silent.sources] == ["silence"]
