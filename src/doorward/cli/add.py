@@ -1,4 +1,4 @@
-"""`doorward add`: a host for the client, in hosts.toml; from the server's key or from a link, which it can show too."""
+"""`doorward add`: add a server to the client's hosts.toml, from its key or from a link, and show its link."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ EXAMPLE = """\
 
 
 class _New(NamedTuple):
-    """A host as the call describes it; `values` are the keys of its table in hosts.toml."""
+    """A host as given on the command line; `values` are the keys of its table in hosts.toml."""
 
     name: str
     values: dict[str, str]
@@ -33,7 +33,7 @@ class _New(NamedTuple):
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
-    """Declare the command's words."""
+    """Declare the command-line arguments."""
     parser.add_argument("host", metavar="HOST or LINK", help="what you call it, or a doorward:// link")
     parser.add_argument("--name", metavar="NAME", help="what you call it, where a link is given")
     parser.add_argument("--address", metavar="ADDRESS", help="its name in the DNS, or its address (default: HOST)")
@@ -58,7 +58,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 
 def run(args: argparse.Namespace) -> int:
-    """Add the host, and say what comes next."""
+    """Add the host, or show its link, and print the next steps."""
     path = Path(hosts_path())
     new = _new(args)
     if args.qr and not (new.values or new.doors):
@@ -131,7 +131,7 @@ def _server_key(text: str | None) -> str | None:
 
 
 def _checked(option: str, parse: Callable[[str], object], text: str | None) -> str | None:
-    """Give the text if it can be read, a port in its full form."""
+    """Return the text if `parse` accepts it, a port in its full form. UsageError names the option."""
     if text is None:
         return None
     try:
@@ -142,7 +142,7 @@ def _checked(option: str, parse: Callable[[str], object], text: str | None) -> s
 
 
 def _file(option: str, text: str | None) -> str | None:
-    """Give the whole path, for the file is looked for again from elsewhere."""
+    """Return the absolute path: later calls run in other directories."""
     if text is None:
         return None
     path = Path(text).expanduser().absolute()
@@ -162,7 +162,7 @@ def _door(text: str) -> tuple[str, tuple[Port, ...]]:
 
 
 def _say_what_is_next(new: _New, settings: Path | None) -> None:
-    """Tell how to try it; `settings` are those of ssh, where they know the host now."""
+    """Print how to try it; `settings` is the ssh configuration file if the host was added there."""
     if settings is not None:
         line(f"`ssh {new.name}` knocks from now on: {settings} says so")
         return
@@ -176,7 +176,7 @@ def _say_what_is_next(new: _New, settings: Path | None) -> None:
 def _link_of(path: Path, name: str) -> str:
     host = find_host(str(path), read_hosts(str(path)), name)
     port = None if host.signed_port in (None, DEFAULT_SIGNED_PORT) else host.signed_port
-    gate = host.gate if host.gate and NAME.fullmatch(host.gate) else None  # its key's fingerprint need not be said
+    gate = host.gate if host.gate and NAME.fullmatch(host.gate) else None  # else it is the key's fingerprint
     link = KnockLink(host.address, port and port.number, host.server_key, gate, tuple(host.doors.items()))
     text = format_link(link)
     try:

@@ -29,7 +29,7 @@ the call is wrong"""
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
-    """Declare the command's words."""
+    """Declare the command-line arguments."""
     add_config(parser)
     parser.add_argument("file", metavar="FILE", type=Path, help="the configuration to load, and to install once it is")
     parser.add_argument(
@@ -41,7 +41,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 
 def run(args: argparse.Namespace) -> int:
-    """Check, have the daemon load it, and install it unless it is on trial."""
+    """Check the file, have the daemon load it, and install it unless it is on trial."""
     text = read_text(args.file)
     configuration = parse(text, str(args.file))
     output.complain(*(f"{args.file}:{finding}" for finding in warnings(configuration, find_lines(text))))
@@ -77,7 +77,7 @@ def _apply(args: argparse.Namespace, text: str, installation: Installation) -> N
 
 
 def _load(args: argparse.Namespace, text: str) -> dict[str, Any]:
-    """Hand the text over in a file of its own: the daemon may not be allowed to read the operator's."""
+    """Pass the text in a memfd, since the daemon may not be allowed to read the operator's file; return its answer."""
     request = {"command": "apply", "name": str(args.file), "trial_ms": args.trial}
     handle = os.memfd_create("configuration", os.MFD_CLOEXEC)
     with os.fdopen(handle, "wb") as file:

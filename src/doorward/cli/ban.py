@@ -20,7 +20,7 @@ exit status: 0 it is banned, 1 no daemon runs, 2 no such address"""
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
-    """Declare the command's words."""
+    """Declare the command-line arguments."""
     parser.add_argument("address", metavar="ADDRESS", nargs="?", help="who is to come in by no door")
     parser.add_argument("--for", dest="for_", metavar="T", help="how long, like 90s, 10m, 8h, 7d (default: 1h)")
     parser.add_argument("--cut", action="store_true", help="end its connections to the doors' ports too")
@@ -28,7 +28,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 
 def run(args: argparse.Namespace) -> int:
-    """Ask the daemon to ban, or who is banned."""
+    """Ask the daemon to ban the address, or list the bans."""
     if args.address is None:
         return _list(as_json=args.json)
     _spare_this_session(args.address)
@@ -53,7 +53,7 @@ def _list(*, as_json: bool) -> int:
 
 
 def _spare_this_session(text: str) -> None:
-    """Refuse what would shut the door behind whoever asks. UsageError; the daemon judges an address that is none."""
+    """Reject a ban of the caller's own SSH session with UsageError. The daemon reports invalid addresses."""
     session = ssh_connection()
     try:
         own = session is not None and ban_network(session.source) == ban_network(parse_address(text))

@@ -1,4 +1,4 @@
-"""`doorward check`: is the configuration right, and is it strong."""
+"""`doorward check`: validate the configuration and rate its strength."""
 
 from __future__ import annotations
 
@@ -28,7 +28,7 @@ from doorward.lint.guessing import Guess
 from doorward.lint.host_checks import remarks
 from doorward.lint.sequences import guesses
 
-_PATIENCE_S, _LOOK_S = 60.0, 0.1  # for a load: a million doors take a while
+_PATIENCE_S, _LOOK_S = 60.0, 0.1  # loading a million doors takes a while
 
 EXAMPLE = """\
   $ doorward check -c doorward.toml
@@ -39,7 +39,7 @@ exit status: 0 the file is good, also with warnings; 2 it is not"""
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
-    """Declare the command's words."""
+    """Declare the command-line arguments."""
     add_config(parser)
     parser.add_argument("--json", action="store_true", help="one JSON object on standard output, nothing else")
     parser.add_argument(
@@ -50,7 +50,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 
 def run(args: argparse.Namespace) -> int:
-    """Say what is wrong and what is weak; 2 where something is wrong."""
+    """Print errors and weaknesses; return 2 if there are errors."""
     path = configuration_path(args)
     configuration, faults, findings = None, list[ConfigFault](), list[Finding]()
     try:
@@ -77,7 +77,7 @@ def run(args: argparse.Namespace) -> int:
 
 
 def _unmet(configuration: Configuration, lines: Mapping[Keys, int], path: Path) -> Iterator[ConfigFault]:
-    """Find whatever would make `doorward run` refuse the file on this host, though its text is right."""
+    """Yield what makes `doorward run` reject a valid file on this host."""
     for place, look in requirements.of(configuration, path.absolute().parent):
         try:
             look()
@@ -89,7 +89,7 @@ def _unmet(configuration: Configuration, lines: Mapping[Keys, int], path: Path) 
 
 
 def _unreadable(path: Path) -> Iterator[ConfigFault | Finding]:
-    """Find the files that the unit's user cannot read: as the unit starts it, the daemon would refuse to start."""
+    """Yield a finding for each file that the unit's user cannot read: with it the service does not start."""
     user, files = host_lookups.unreadable([path, *named_files(path)])
     for file in files:
         what = f"the user {user} cannot read {file}"
@@ -101,7 +101,7 @@ def _unreadable(path: Path) -> Iterator[ConfigFault | Finding]:
 
 
 def _keep(config: Path) -> None:
-    """Copy the file for a start with a wrong one, once the daemon has loaded what it is loading."""
+    """Save the file as the last good copy, once the daemon has finished loading."""
     until_s = time.monotonic() + _PATIENCE_S
     while (status := ask(default_path(), {"command": "status"}))["is_loading"] and time.monotonic() < until_s:
         time.sleep(_LOOK_S)
@@ -111,14 +111,14 @@ def _keep(config: Path) -> None:
 
 
 def _about_keys(configuration: Configuration, path: Path) -> Iterator[ConfigFault | Finding]:
-    """Look at each line of authorized_keys, and at what the keys may do."""
+    """Yield the faults of authorized_keys, and remarks on what its keys may do."""
     if configuration.signed is None:
         return
     from doorward.daemon.key_files import keys_path, read_authorized_keys
     from doorward.lint import checks
 
     file = keys_path(configuration.signed, path.parent)
-    with suppress(DoorwardError):  # which is among the faults already
+    with suppress(DoorwardError):  # reported with the other faults
         keys, faults = read_authorized_keys(file)
         yield from faults
         yield from _unknown_doors(configuration, keys.door_names(), str(file))
@@ -150,7 +150,7 @@ def _print_json(
 
 
 def _strength(rated: Guess) -> dict[str, object]:
-    """Give the chances that guessing opens a door within a year, from one address and from many."""
+    """Return the probability that guessing opens a door within a year, from one address and from many."""
     return {
         "door": rated.door,
         "knocks": rated.knocks,

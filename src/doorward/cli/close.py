@@ -16,7 +16,7 @@ exit status: 0 it is closed, 1 it was not open or no daemon runs, 2 no such door
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
-    """Declare the command's words."""
+    """Declare the command-line arguments."""
     parser.add_argument("door", metavar="DOOR", help="a door of the configuration")
     parser.add_argument("address", metavar="ADDRESS", help="whom it is open to")
     parser.add_argument("--cut", action="store_true", help="end its established connections too")
@@ -25,9 +25,9 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 
 def run(args: argparse.Namespace) -> int:
-    """Ask the daemon to close."""
+    """Ask the daemon to close the door, or etcd to close it on every gate."""
     if args.fleet:
-        from doorward.cli import fleet  # with all that speaks to etcd
+        from doorward.cli import fleet  # lazy: it imports the etcd client
 
         if args.cut:
             raise UsageError("--cut ends connections of this host only; leave it out, or --fleet")

@@ -25,13 +25,13 @@ exit status: 0 done, 2 the file is wrong"""
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
-    """Declare the command's words."""
+    """Declare the command-line arguments."""
     add_config(parser)
     parser.add_argument("--graph", metavar="FILE", type=Path, help="draw the automaton as SVG, and print no ruleset")
 
 
 def run(args: argparse.Namespace) -> int:
-    """Print the ruleset; what is weak goes to standard error."""
+    """Print the ruleset or draw the automaton; warnings go to standard error."""
     path = configuration_path(args)
     text = read_text(path)
     configuration = parse(text, str(path))

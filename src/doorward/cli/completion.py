@@ -1,4 +1,4 @@
-"""`doorward completion`: what a shell needs to complete words of doorward, and the names that it asks for then."""
+"""`doorward completion`: print a shell completion script, or the names that it offers."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from doorward.errors import DoorwardError, HostError
 from doorward.libraries import install_command
 
 SHELLS = ("bash", "zsh", "fish")
-_NAME = re.compile(r"[\w.:-]+")  # bash expands what it is offered: no other names of hosts are
+_NAME = re.compile(r"[\w.:-]+")  # bash expands candidates: other host names are not offered
 
 EXAMPLE = """\
   $ cd ~/.local/share/bash-completion/completions
@@ -25,7 +25,7 @@ needs the Python library shtab; the Debian package has the scripts installed"""
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
-    """Declare the command's words."""
+    """Declare the command-line arguments."""
     parser.add_argument(
         "what",
         choices=(*SHELLS, *NAMES),
@@ -34,7 +34,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 
 def run(args: argparse.Namespace) -> int:
-    """Print a script, or names."""
+    """Print a completion script, or names."""
     if args.what in NAMES:
         sys.stdout.writelines(f"{name}\n" for name in NAMES[args.what]())
     else:
@@ -43,7 +43,7 @@ def run(args: argparse.Namespace) -> int:
 
 
 def script(shell: str) -> str:
-    """Give the text that a shell reads; HostError: shtab is missing."""
+    """Return the completion script for a shell. HostError if shtab is missing."""
     try:
         import shtab
     except ImportError:
@@ -54,7 +54,7 @@ def script(shell: str) -> str:
 
 
 def whole_parser(complete: Callable[[argparse.Action], object]) -> argparse.ArgumentParser:
-    """Build one parser of all commands; `complete` says what an argument's words are, or None."""
+    """Build one parser for all commands; `complete` returns the completer of an argument, or None."""
     from doorward.cli.main import COMMANDS, load
 
     parser = argparse.ArgumentParser(prog="doorward")
@@ -63,7 +63,7 @@ def whole_parser(complete: Callable[[argparse.Action], object]) -> argparse.Argu
     for name, what in COMMANDS.items():
         one = commands.add_parser(name, help=what, description=what)
         load(name).add_arguments(one)
-        for action in one._actions:  # argparse tells of them nowhere else
+        for action in one._actions:  # argparse has no public list of them
             if (words := complete(action)) is not None:
                 vars(action)["complete"] = words  # where shtab looks for it
     return parser
@@ -72,7 +72,7 @@ def whole_parser(complete: Callable[[argparse.Action], object]) -> argparse.Argu
 def _doors() -> list[str]:
     try:
         return [door.name for door in read(default_path()).doors]
-    except DoorwardError:  # no file, or none for this user: nothing to offer, and no place to say so
+    except DoorwardError:  # missing or unreadable: nothing to offer, nowhere to report it
         return []
 
 

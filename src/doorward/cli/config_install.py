@@ -1,4 +1,4 @@
-"""Replacing the daemon's configuration, with the rights of the caller."""
+"""Replace the daemon's configuration file, with the caller's privileges."""
 
 from __future__ import annotations
 
@@ -18,11 +18,11 @@ from doorward.daemon.control_socket import ask, default_path
 from doorward.errors import DoorwardError, HostError, UsageError
 from doorward.kernel.atomic_file import FileOwnership
 
-_NEW_MODE = 0o600  # of a first configuration: it holds sequences
+_NEW_MODE = 0o600  # for a new configuration: it contains sequences
 
 
 def keep(config: Path) -> None:
-    """Keep a copy of the file for a start with a wrong one, if it is in force; say why where that cannot be done."""
+    """Save the file as the last good copy if it is in force; report why if that fails."""
     try:
         last_good.keep(config, ask(default_path(), {"command": "status"}).get("digest", ""))
     except DoorwardError as error:
@@ -30,10 +30,10 @@ def keep(config: Path) -> None:
 
 
 class Installation:
-    """A new text next to `config` (FILE.new), ready to replace it; the replaced text goes to FILE.before.
+    """Replaces `config` by a new text, prepared as FILE.new; the replaced text goes to FILE.before.
 
-    The directory is opened once and everything happens in it: HostError where other users could change what is there.
-    No link is followed, and a file is judged by the descriptor that is read.
+    The directory is opened once and all paths are relative to it; HostError if other users could change its contents.
+    Symbolic links are not followed, and permissions are checked on the descriptor that is read.
     """
 
     def __init__(self, config: Path) -> None:
@@ -48,12 +48,12 @@ class Installation:
         os.close(self._folder)
 
     def prepare(self, text: str) -> None:
-        """Write the text next to the file; HostError: nothing can be written there."""
+        """Write the text to FILE.new. HostError if that fails."""
         with self._complaining():
             self._write(self.new, text.encode(), self._access())
 
     def check(self, digest: str) -> None:
-        """Check that what was prepared is the text with this SHA-256, and that it can be installed."""
+        """Check that FILE.new has this SHA-256 and can be installed. UsageError or HostError otherwise."""
         with self._complaining():
             with self._open(self.new) as file:
                 raw = file.read(MAX_BYTES + 1)
@@ -63,7 +63,7 @@ class Installation:
             raise UsageError(f"{self.new} is not what is on trial any more; apply the file that you want once more")
 
     def finish(self) -> None:
-        """Let it take the file's place, whole or not at all."""
+        """Replace the configuration by FILE.new atomically, and save the old text as FILE.before."""
         with self._complaining():
             with suppress(FileNotFoundError), self._open(self.config) as file:
                 kept = self.config.with_name(f"{self.before.name}.new")
@@ -72,13 +72,13 @@ class Installation:
             self._rename(self.new, self.config)
 
     def forget(self) -> None:
-        """Remove what was prepared."""
+        """Remove FILE.new."""
         with suppress(OSError):
             os.unlink(self.new.name, dir_fd=self._folder)
 
     def _open(self, path: Path) -> BinaryIO:
-        """Open a file for reading; HostError where other users could change it."""
-        flags = os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC  # a pipe's other end is not waited for
+        """Open a file for reading. HostError if other users could change it, or if it is not a regular file."""
+        flags = os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC  # do not block on a FIFO
         file = os.fdopen(os.open(path.name, flags, dir_fd=self._folder), "rb")
         found = os.fstat(file.fileno())
         entry = PathComponent(str(path), found.st_uid, found.st_mode, is_folder=False)
@@ -89,7 +89,7 @@ class Installation:
         return file
 
     def _access(self) -> FileOwnership:
-        """Return the owner and the mode of the configuration, or those of a first one."""
+        """Return the owner and mode of the configuration, or the defaults for a new one."""
         with suppress(FileNotFoundError), self._open(self.config) as file:
             return _access_of(file)
         return FileOwnership(_NEW_MODE, os.geteuid(), os.getegid())
@@ -108,7 +108,7 @@ class Installation:
             os.fsync(handle)
 
     def _rename(self, source: Path, destination: Path) -> None:
-        """Rename within the directory, for good: also after a loss of power."""
+        """Rename within the directory, and sync it so that the change survives a power loss."""
         os.rename(source.name, destination.name, src_dir_fd=self._folder, dst_dir_fd=self._folder)
         os.fsync(self._folder)
 
@@ -130,9 +130,9 @@ def _access_of(file: BinaryIO) -> FileOwnership:
 
 
 def agree(config: Path, status: dict[str, Any]) -> None:
-    """Check that the daemon says it runs with this file; UsageError: it names another, which is not touched.
+    """Check that the daemon reports running with this file; UsageError if it names another.
 
-    The process that answers may have been taken over, and must not choose which file root replaces.
+    A compromised daemon must not choose which file root replaces.
     """
     if (named := status.get("config")) != str(config):
         raise UsageError(

@@ -21,22 +21,22 @@ exit status: 0 the new gate stays, 1 this session proves nothing, or no trial"""
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
-    """Declare the command's words."""
+    """Declare the command-line arguments."""
     add_config(parser)
 
 
 def run(args: argparse.Namespace) -> int:
-    """Say from which connection this is called, and install what was tried."""
+    """Confirm the trial from this connection, and install the file that was tried."""
     config = configuration_path(args).absolute()
     status = ask(default_path(), {"command": "status"})
     if (trial := status["trial"]) is None:
         raise NegativeResult("no gate is on trial; if there was one, it was taken back: the daemon's log tells")
-    if trial["digest"] is None:  # the daemon tries the file that it has
+    if trial["digest"] is None:  # `doorward run --trial`: nothing to install
         _confirm(config)
         return 0
     agree(config, status)
     with closing(Installation(config)) as installation:
-        installation.check(trial["digest"])  # before anything is confirmed
+        installation.check(trial["digest"])  # before confirming
         _confirm(config, installation)
     return 0
 

@@ -42,7 +42,7 @@ _FOR_EVER_S = float(10**9)
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
-    """Declare the command's words."""
+    """Declare the command-line arguments."""
     parser.usage = "doorward explain [FILE or ADDRESS] [--live ADDRESS] [options]"
     parser.add_argument(
         "what", metavar="FILE or ADDRESS", nargs="?", help="a capture (-: standard input); whom the ledger has"
@@ -57,7 +57,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 
 def run(args: argparse.Namespace) -> int:
-    """Say why a knock opened a door, or why not; 1 where none opened."""
+    """Print why a knock opened a door or did not; return 1 if none opened."""
     if (args.what is None) == (args.live is None):
         raise UsageError("name one thing to explain: a capture file, an address, or --live ADDRESS")
     if args.for_ is not None and args.live is None:
@@ -84,13 +84,13 @@ def _past(args: argparse.Namespace, address: Address) -> int:
 
 
 def _unless_banned(address: Address, conclusion: Diagnosis) -> Diagnosis:
-    """Give the conclusion, or that the address is banned: then its knocks are not looked at."""
+    """Return the diagnosis, or that the address is banned: then its knocks are ignored."""
     until_s = read_bans(ledger_path().with_name(bans.NAME)).get(ban_network(address), 0.0)
     return with_ban(conclusion, str(address), until_s, output.moment) if until_s > time.time() else conclusion
 
 
 def _house(args: argparse.Namespace) -> tuple[CompiledConfig, int | None]:
-    """Give the configuration, compiled, and the door that was asked for."""
+    """Return the compiled configuration and the index of the door in --door. UsageError if it is unknown."""
     house = build_config(read(configuration_path(args)))
     if args.door is None:
         return house, None
@@ -143,7 +143,7 @@ def _notes(recording: PacketCollector) -> Iterator[str]:
 
 
 def _hosts(args: argparse.Namespace, recording: PacketCollector, house: CompiledConfig) -> frozenset[bytes]:
-    """Give this host's addresses: as told, or this machine's if knocks go there, or where most knocks go."""
+    """Return the server's addresses: from --host, else this host's if knocks went there, else the most knocked at."""
     if args.host:
         return frozenset(_address("--host", text).packed for text in args.host)
     own: frozenset[bytes] = frozenset()
@@ -199,7 +199,7 @@ def _seconds(text: str) -> float:
 
 @contextmanager
 def _opened(what: str) -> Iterator[BinaryIO]:
-    """Open a capture. From a pipe it is read to its end also after Ctrl-C, which reaches the writer as well."""
+    """Open a capture. A pipe is read to its end even after Ctrl-C, since that also stops its writer."""
     if what == "-":
         if sys.stdin.isatty():
             raise UsageError("standard input is a terminal; pipe a capture into it: tcpdump -w - | doorward explain -")
@@ -217,7 +217,7 @@ def _opened(what: str) -> Iterator[BinaryIO]:
 
 @contextmanager
 def _on_interrupt(act: Callable[[], None]) -> Iterator[None]:
-    """Do this at the first Ctrl-C, and go on; the second one ends the program."""
+    """Call `act` at the first Ctrl-C and continue; the second one ends the program."""
 
     def once(*_: object) -> None:
         signal.signal(signal.SIGINT, signal.default_int_handler)

@@ -1,4 +1,4 @@
-"""What `doorward explain` prints: packets in columns, 80 wide, and the one line below them."""
+"""Output of `doorward explain`: packets in 80 columns, and the diagnosis below them."""
 
 from __future__ import annotations
 
@@ -18,8 +18,8 @@ from doorward.explain.summary import PacketRow, SourceSummary, Summary, build_ro
 from doorward.model import Address
 
 WIDTH = 80
-MOST_ROWS = 60  # of one source among others; its last ones
-ALIKE = 4  # so many rows that differ in nothing but the port are two and a count
+MOST_ROWS = 60  # per source, the last ones, unless --source selects it
+ALIKE = 4  # more rows than this that differ only in the port are folded into two and a count
 _TIME, _GAP = 8, 2
 _LIVE_PACKET, _LIVE_STATE = 16, 10
 
@@ -37,7 +37,7 @@ class _Columns:
 def print_report(
     house: CompiledConfig, found: Summary, began_s: float, hosts: frozenset[bytes], *, whole: bool, as_json: bool
 ) -> None:
-    """Print every source, and how many are left out."""
+    """Print every source, and how many are not shown."""
     if as_json:
         for told in found.told:
             output.as_json(_object(house, told, began_s))
@@ -54,7 +54,7 @@ def print_report(
 
 
 def print_live(house: CompiledConfig, found: Summary, began_s: float, *, as_json: bool) -> None:
-    """Print the conclusion of what was shown as it came."""
+    """Print the diagnosis after a live capture."""
     for told in found.told:
         if as_json:
             output.as_json(_object(house, told, began_s))
@@ -63,7 +63,7 @@ def print_live(house: CompiledConfig, found: Summary, began_s: float, *, as_json
 
 
 def print_step(house: CompiledConfig, step: ReplayStep, asked_for: Address) -> None:
-    """Print a packet as it comes; with its source where that is another address of the same network."""
+    """Print a packet of a live capture, with its source if that is another address of the same network."""
     row = build_row(house, step)
     if (source := ip_address(step.seen.flow.source)) != asked_for:
         row = row._replace(made_of=f"from {source}: {row.made_of}")
@@ -72,7 +72,7 @@ def print_step(house: CompiledConfig, step: ReplayStep, asked_for: Address) -> N
 
 
 def print_past(address: Address, records: Sequence[Record], conclusion: Diagnosis, *, as_json: bool) -> None:
-    """Print what the ledger has of an address."""
+    """Print the ledger's records of an address, and the diagnosis."""
     if as_json:
         listed = [{"at": r.at_s, "event": r.event, "door": r.door} | r.detail for r in records]
         output.as_json({"source": str(address)} | _conclusion(conclusion) | {"records": listed})
@@ -110,7 +110,7 @@ def _print_rows(found: list[PacketRow], first_s: float, *, whole: bool) -> None:
 
 
 def _folded(found: Sequence[PacketRow]) -> Iterator[PacketRow | int]:
-    """Give rows; of many that say the same, two and how many more."""
+    """Yield rows; for a long run of equal ones, the first two and the number of the others."""
     start = 0
     while start < len(found):
         end = start

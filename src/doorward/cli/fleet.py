@@ -19,7 +19,7 @@ _HEAD = ("gate", "state", "openings", "behind", "answered in", "clock")
 
 @contextmanager
 def office(args: argparse.Namespace) -> Iterator[FleetAdmin]:
-    """Give the fleet that a configuration names; UsageError where it names none."""
+    """Open the fleet that the configuration names. UsageError if it has no [fleet]."""
     path = configuration_path(args)
     configuration = read(path)
     if configuration.fleet is None:
@@ -32,7 +32,7 @@ def office(args: argparse.Namespace) -> Iterator[FleetAdmin]:
 
 
 def status(args: argparse.Namespace) -> int:
-    """Show each gate, and what is open in the whole fleet."""
+    """Print the state of each gate, and the number of openings in the fleet."""
     with office(args) as asked:
         gates, openings = asked.status(), asked.openings()
     if args.json:
@@ -45,7 +45,7 @@ def status(args: argparse.Namespace) -> int:
 
 
 def close(args: argparse.Namespace) -> int:
-    """Close a door to an address at every gate, whichever of them has it open."""
+    """Close a door to an address on every gate. NegativeResult if it is open on none."""
     key = key_of(args.door, args.address)
     with office(args) as asked:
         if not asked.close(key):
@@ -57,7 +57,7 @@ def close(args: argparse.Namespace) -> int:
 
 
 def log(args: argparse.Namespace, since_s: float) -> int:
-    """Print the record of all gates."""
+    """Print the access log of all gates."""
     is_narrow = bool(args.door or args.address or since_s)
     with office(args) as asked:
         rows = asked.records(0 if is_narrow else args.last)
@@ -97,14 +97,14 @@ exit status: 0 forgotten, 1 the gate is up or unknown"""
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
-    """Declare the command's words."""
+    """Declare the command-line arguments."""
     parser.add_argument("action", metavar="forget", choices=["forget"], help="remove a gate from `status --fleet`")
     parser.add_argument("gate", metavar="GATE", help="its name; its daemon no longer runs")
     add_config(parser)
 
 
 def run(args: argparse.Namespace) -> int:
-    """Remove a gate from the fleet's members."""
+    """Remove a gate from the fleet's member list."""
     with office(args) as fleet:
         fleet.forget(args.gate)
     output.line(f"{args.gate} is forgotten; if its daemon starts again, it is listed again")

@@ -1,5 +1,5 @@
 # ruff: noqa: N999  (the module is named as the command is, and import_module finds it)
-"""`doorward import`: knockd.conf, or fwknop's access.conf, to doorward's own file."""
+"""`doorward import`: convert knockd.conf or fwknop's access.conf to doorward.toml."""
 
 from __future__ import annotations
 
@@ -36,7 +36,7 @@ exit status: 0 done, 2 the file is wrong, or the new one exists already"""
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
-    """Declare the command's words."""
+    """Declare the command-line arguments."""
     parser.add_argument("file", metavar="FILE", type=Path, help="/etc/knockd.conf, or /etc/fwknop/access.conf")
     parser.add_argument(
         "--from", dest="dialect", choices=list(Dialect), help="whose file it is (default: what its lines look like)"
@@ -47,7 +47,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 
 def run(args: argparse.Namespace) -> int:
-    """Print the same doors as doorward.toml."""
+    """Convert the file, print or write the result, and print notes to standard error."""
     converted = _converted(_read(args.file), args.file, args.dialect)
     if args.output is None:
         output.line(*converted.toml.removesuffix("\n").split("\n"))
@@ -77,12 +77,12 @@ def _read(path: Path) -> str:
         raise UsageError(f"{path}: it is larger than {MAX_BYTES >> 20} MiB; name the old configuration")
     try:
         return raw.decode("utf-8-sig")
-    except UnicodeDecodeError:  # both programs read bytes; an old file may hold Latin-1
+    except UnicodeDecodeError:  # both programs read bytes; an old file may be Latin-1
         return raw.decode("latin-1")
 
 
 def _write_new(path: Path, text: str) -> None:
-    """Write the file for root and the daemon's group, as `doorward init` does: the sequences are secrets."""
+    """Write the file for root and the daemon's group only, as `doorward init` does: sequences are secrets."""
     if not write(path, text):
         raise UsageError(f"{path}: it exists, and nothing is written over a file; name another with -o")
 

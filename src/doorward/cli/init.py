@@ -1,4 +1,4 @@
-"""`doorward init`: a first configuration, its files, and what clients need of it."""
+"""`doorward init`: write a configuration and its key files, and print the client setup."""
 
 from __future__ import annotations
 
@@ -33,7 +33,7 @@ _YES, _NO = "yes", "no"
 
 
 class Decision(NamedTuple):
-    """The plan, yet without sequences, whose keys may knock, whether to choose sequences, and the host's address."""
+    """The plan (still without sequences), the authorized keys, whether to add sequences, and the host's address."""
 
     plan: ConfigPlan
     who: ExistingFiles | None
@@ -42,7 +42,7 @@ class Decision(NamedTuple):
 
 
 def decide(args: argparse.Namespace, here: HostSurvey) -> Decision:
-    """Take each answer from its option, or ask for it; with --yes take what the host suggests."""
+    """Return the decision: each answer from its option, by asking, or with --yes from the survey of the host."""
     if not (args.yes or options.is_terminal()):
         raise UsageError("there is no terminal to ask on; add --yes, and answers as options (`doorward init --help`)")
     doors = _doors(args, here)
@@ -60,7 +60,7 @@ def decide(args: argparse.Namespace, here: HostSurvey) -> Decision:
 
 
 def unused_options(args: argparse.Namespace) -> list[str]:
-    """Name the options of the call that say something of a new file."""
+    """Return the given options that only apply to a new file."""
     options = {
         "--mode": args.mode,
         "--door": args.doors,
@@ -72,7 +72,7 @@ def unused_options(args: argparse.Namespace) -> list[str]:
 
 
 def address_of(args: argparse.Namespace, here: HostSurvey, *, is_asked: bool = False) -> str:
-    """Give the name or address that clients use: as told, or the one that the host has."""
+    """Return the name or address that clients use: from --address, by asking, or the host's own."""
     default = str(here.address() or survey.host_name())
     if args.address is None and not is_asked:
         return default
@@ -117,14 +117,14 @@ def _deciding_public(args: argparse.Namespace, here: HostSurvey, doors: tuple[Do
 
 
 def find_own_keys(args: argparse.Namespace) -> ExistingFiles | None:
-    """Give the keys of the file that the call names, or the operator's own; None: there are none."""
+    """Return the keys of --authorized-keys, or the operator's own; None if there are none."""
     if args.authorized_keys is not None:
         return _found(args.authorized_keys)
     return install.first_keys(survey.key_files())
 
 
 def _client_names(args: argparse.Namespace) -> ExistingFiles | None:
-    """Give the keys of those who may send signed knocks; None: nobody yet."""
+    """Return the keys that may send signed knocks; None if there are none yet."""
     first = find_own_keys(args)
     if args.yes or args.authorized_keys is not None:
         return first
@@ -133,7 +133,7 @@ def _client_names(args: argparse.Namespace) -> ExistingFiles | None:
 
 
 def _has_sequences(args: argparse.Namespace) -> bool:
-    """Return whether a port sequence, too, opens doors that SSH keys open."""
+    """Return whether a port sequence also opens the doors that SSH keys open."""
     question = "A port sequence too, for clients without a key (anyone who sees it can repeat it): yes or no"
     return _answer(args, _YES if args.sequence else None, question, _NO, _yes_or_no)
 
@@ -162,7 +162,7 @@ _UNITS = [Path(folder, "doorward.service") for folder in ("/etc/systemd/system",
 
 
 def print_plan(here: HostSurvey) -> None:
-    """Show who listens, and where the host is reached."""
+    """Print the listening services and the host's addresses."""
     session = here.session.destination_port if here.session is not None else 0
     line("this host, as others reach it:")
     for port, program in here.services:
@@ -177,7 +177,7 @@ def print_plan(here: HostSurvey) -> None:
 
 
 def print_client_setup(configuration: Configuration, folder: Path, address: str, name: str, *, as_qr: bool) -> None:
-    """Print what clients need: the command with the link, and what it writes."""
+    """Print the client setup: the `doorward add` command with the link, and what it writes."""
     key = install.authorized_key_line(configuration, folder)
     doors, others = client_setup.shareable_doors(configuration, signed=key is not None)
     if not doors:
@@ -216,7 +216,7 @@ def _is_private(address: str) -> bool:
 
 
 def print_next_steps(configuration: Configuration, path: Path, name: str, public: Iterable[Port]) -> None:
-    """Print the three commands that come next, and how to see what strangers see; `public` is meant to be seen."""
+    """Print the next three commands, and the `doorward verify` call; `public` are the ports it expects to answer."""
     is_usual = path == default_path().absolute()
     where = "" if is_usual else f" -c {shlex.quote(str(path))}"
     has_units = is_usual and any(unit.exists() for unit in _UNITS)
@@ -245,7 +245,7 @@ def print_next_steps(configuration: Configuration, path: Path, name: str, public
 
 
 def ssh_port(configuration: Configuration) -> int | None:
-    """Give the port of SSH, where `doorward proxy` finds its door by itself; None: no door is that of SSH."""
+    """Return the port of the door that `doorward proxy` chooses for SSH; None if there is none."""
     for door in configuration.doors:
         is_named = door.name == "ssh" or (len(configuration.doors) == 1 and USUAL_SSH in door.opens)
         if is_named and (port := next((port for port in door.opens if port.protocol is Protocol.TCP), None)):
@@ -266,7 +266,7 @@ _NOBODY = f"{install.HEAD}# Nobody yet. The key of a client stands in its ~/.ssh
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
-    """Declare the command's words."""
+    """Declare the command-line arguments."""
     add_config(parser)
     parser.add_argument("-y", "--yes", action="store_true", help="ask nothing")
     parser.add_argument("--mode", choices=list(map(str, Mode)), help="what is hidden (default: guard)")
@@ -294,7 +294,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 
 def run(args: argparse.Namespace) -> int:
-    """Write what is missing, and print what clients need."""
+    """Write the missing files, and print the client setup and the next steps."""
     path = configuration_path(args).absolute()
     here = survey.survey_host()
     name = args.name or survey.host_name()
@@ -312,14 +312,14 @@ def run(args: argparse.Namespace) -> int:
 
 
 def _public(configuration: Configuration, here: HostSurvey) -> tuple[Port, ...]:
-    """Give the ports that strangers see, as they are meant to."""
+    """Return the ports that anyone may reach."""
     if configuration.gate.mode is Mode.STEALTH:
         return configuration.gate.public
     return config_writer.public_ports(here, [DoorSpec(door.name, door.opens) for door in configuration.doors])
 
 
 def _make(args: argparse.Namespace, here: HostSurvey, path: Path) -> tuple[Configuration, str]:
-    """Ask, choose and write; gives the configuration, and the address that clients use."""
+    """Ask, choose and write; return the configuration and the address that clients use."""
     print_plan(here)
     plan, who, has_sequences, address = decide(args, here)
     if has_sequences:
@@ -334,9 +334,9 @@ def _make(args: argparse.Namespace, here: HostSurvey, path: Path) -> tuple[Confi
 
 
 def _beside_firewalls(plan: ConfigPlan, path: Path, programs: dict[Port, str]) -> tuple[ConfigPlan, Configuration]:
-    """Look at other firewalls, and mark what is open where one of them must be told."""
+    """Return the plan and its configuration, with an accept mark if another firewall would drop the connections."""
     configuration = parse(config_writer.config_text(plan, programs), str(path))
-    facts = gather(replace(configuration, signed=None), path.parent)  # its files are not there yet
+    facts = gather(replace(configuration, signed=None), path.parent)  # its files do not exist yet
     mark = config_writer.accept_mark_for(configuration, facts)
     if mark is None:
         return plan, configuration

@@ -1,4 +1,4 @@
-"""`doorward key server`: make the server's key for signed knocks if there is none, and print its public half."""
+"""`doorward key server`: print the public key for signed knocks; create the key pair if it is missing."""
 
 from __future__ import annotations
 
@@ -30,7 +30,7 @@ _MISSING = """\
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
-    """Declare the command's words."""
+    """Declare the command-line arguments."""
     parser.add_argument("which", metavar="server", choices=["server"], help="the server's key")
     add_config(parser)
     suites = ", ".join(SUITES)
@@ -40,7 +40,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 
 def run(args: argparse.Namespace) -> int:
-    """Print the public half, one line; 2 where the file is none, or of another suite than the one asked for."""
+    """Print the public key on one line. UsageError if the existing key is of another suite than --suite."""
     config = configuration_path(args)
     signed = read(config).signed
     if signed is None:
@@ -59,7 +59,7 @@ def run(args: argparse.Namespace) -> int:
 
 
 def _make(path: Path, config: Path, text: str) -> None:
-    """Write the key, whole and for good, unless somebody else has in the meantime."""
+    """Write the key atomically and durably, unless another process has created it in the meantime."""
     try:
         atomic_file.make_folders(path.parent, 0o700)
         is_made = atomic_file.create(path, text, _access(path.parent.stat(), config.stat()))
@@ -70,7 +70,7 @@ def _make(path: Path, config: Path, text: str) -> None:
 
 
 def _access(folder: os.stat_result, config: os.stat_result) -> FileOwnership:
-    """Let the key be the folder's owner's; the daemon's user may read it if he may read the configuration."""
+    """Return the key's ownership: the directory's owner; readable for the daemon's group if the configuration is."""
     service = service_identity()
     if service is not None and config.st_gid == service.group and config.st_mode & stat.S_IRGRP:
         return FileOwnership(0o640, folder.st_uid, config.st_gid)

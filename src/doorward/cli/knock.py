@@ -1,4 +1,4 @@
-"""`doorward knock`: send a signed knock or a sequence to a host, and with --wait until a port there answers."""
+"""`doorward knock`: send a signed knock or a port sequence to a host; with --wait until a port answers."""
 
 from __future__ import annotations
 
@@ -31,7 +31,7 @@ EXAMPLE = """\
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
-    """Declare the command's words."""
+    """Declare the command-line arguments."""
     parser.add_argument("host", metavar="HOST", help="name or address, or a host in hosts.toml")
     parser.add_argument(
         "words",
@@ -48,7 +48,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 
 def run(args: argparse.Namespace) -> int:
-    """Knock; 0 when sent (with --wait: when the port answers)."""
+    """Knock; return 0 when sent (with --wait: when the port answers)."""
     delay_s = seconds("--delay", args.delay, DEFAULT_DELAY_S)
     awaited = _awaited(args.wait)
     if awaited is None and args.timeout is not None:
@@ -89,7 +89,7 @@ def _awaited(text: str | None) -> Port | None:
 def _wait(
     args: argparse.Namespace, there: KnockPlan, awaited: Port, timeout_s: float, knock: Knock, targets: list[Target]
 ) -> None:
-    from doorward.client.connector import try_port  # only those who wait need it
+    from doorward.client.connector import try_port  # needed for --wait only
 
     def visit(reached: list[Target], patience_s: float) -> Reply:
         replies = set()
@@ -108,7 +108,7 @@ def _wait(
 
 
 def reason(reply: Reply, there: KnockPlan) -> str:
-    """Say what a port does in place of answering, and where to look."""
+    """Return what the port did instead of answering, and where to look."""
     if reply is Reply.REFUSED:
         return "refuses connections; check whether its service runs there, and whether a firewall rejects it"
     if there.sequence:

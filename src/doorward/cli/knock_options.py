@@ -1,4 +1,4 @@
-"""What `doorward knock` and `doorward proxy` share: their options, and what these make of a host in hosts.toml."""
+"""Options shared by `doorward knock` and `doorward proxy`, and how they combine with hosts.toml."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from doorward.errors import UsageError
 from doorward.escape import visible
 from doorward.model import DEFAULT_SIGNED_PORT, Port
 
-# The options of signed knocks, by argparse's names for them.
+# The options of signed knocks, by their argparse names.
 _SIGNED = {
     "server_key": "--server-key",
     "signed_port": "--signed-port",
@@ -25,12 +25,12 @@ _SIGNED = {
     "gate": "--gate",
     "for_s": "--for",
 }
-LONGEST_S = 365 * 86_400  # of what an option asks for; the system's own limits begin at 24.8 days, or at 292 years
-Knock = Callable[[list[Target]], list[Target]]  # knocks at addresses of one host, and gives those that it reached
+LONGEST_S = 365 * 86_400  # of a duration option; some system calls fail above 24.8 days, others above 292 years
+Knock = Callable[[list[Target]], list[Target]]  # knocks at the addresses of a host; returns those reached
 
 
 class KnockPlan(NamedTuple):
-    """Where to knock and how: the doors to open by a signed knock, or a sequence."""
+    """The host to knock at, with the doors to open by a signed knock, or a sequence."""
 
     host: KnownHost
     doors: tuple[str, ...]
@@ -41,7 +41,7 @@ class KnockPlan(NamedTuple):
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
-    """Declare the options of both."""
+    """Declare the shared options."""
     families = parser.add_mutually_exclusive_group()
     families.add_argument("-4", dest="family", action="store_const", const=AF_INET, default=AF_UNSPEC, help="IPv4 only")
     families.add_argument("-6", dest="family", action="store_const", const=AF_INET6, help="IPv6 only")
@@ -58,7 +58,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 
 def seconds(option: str, text: str | None, default_s: float) -> float:
-    """Read an option that is a length of time."""
+    """Return the duration of an option in seconds, or the default. UsageError if it is invalid or too long."""
     if text is None:
         return default_s
     from doorward.config.duration import parse_duration_ms
@@ -70,9 +70,9 @@ def seconds(option: str, text: str | None, default_s: float) -> float:
 
 
 def plan_knock(args: argparse.Namespace, words: list[str], choose_door: Callable[[KnownHost], str]) -> KnockPlan:
-    """Find the host and what is to be done; `choose_door` names one where no word does.
+    """Return the plan for a host and its DOOR or PORT arguments; `choose_door` picks a door if there are none.
 
-    hosts.toml is read only where it can matter. UsageError: what is missing, or what does not go together.
+    hosts.toml is read only if needed. UsageError if something is missing or options exclude each other.
     """
     given = _given(args)
     has_ports = not all(map(is_door, words))
@@ -93,14 +93,14 @@ def plan_knock(args: argparse.Namespace, words: list[str], choose_door: Callable
 
 
 def plan_targets(aim: KnockPlan, family: int) -> list[Target]:
-    """Look the host up: the addresses that the connection may use; those of the family that it is asked to open for."""
+    """Resolve the host's addresses; with --from, only those of that address family."""
     found = resolve(aim.host.address, family)
     asked = aim.host.asked
     return found if asked is None or asked.version is None or aim.sequence else targets_of_version(found, asked.version)
 
 
 def only_door(host: KnownHost) -> str:
-    """Choose the host's only door; UsageError: it has none, or several."""
+    """Return the host's only door. UsageError if it has none or several."""
     names = sorted(host.doors)
     if len(names) == 1:
         return names[0]
@@ -112,7 +112,7 @@ def only_door(host: KnownHost) -> str:
 
 
 def port_of(word: str) -> Port:
-    """Read a port of a sequence: `7000` is TCP."""
+    """Return a port of a sequence; `7000` is TCP. UsageError if it is invalid."""
     try:
         return Port.parse(f"{word}/tcp" if word.isdigit() else word)
     except ValueError as error:
@@ -120,13 +120,13 @@ def port_of(word: str) -> Port:
 
 
 def print_sent(text: str) -> None:
-    """Print a line at once, so that an error on standard error comes after it, also in a pipe."""
+    """Print a line and flush, so that later errors on standard error come after it even in a pipe."""
     sys.stdout.write(visible(text) + "\n")
     sys.stdout.flush()
 
 
 def _given(args: argparse.Namespace) -> dict[str, Any]:
-    """Give the options of signed knocks that the call has, read."""
+    """Return the given options of signed knocks, parsed."""
     given = {name: text for name in _SIGNED if (text := getattr(args, name)) is not None}
     if given:
         from doorward.client import request_options
@@ -172,7 +172,7 @@ def _sequence(
 
 
 def _warn_of_a_slip(path: str, host: KnownHost, door: str) -> None:
-    """Whoever knocks at a door that is not there hears nothing of it, so a likely slip is worth a word."""
+    """Warn of a likely typo in a door's name: the server never answers a knock for an unknown door."""
     if host.doors and door not in host.doors and (hint := near(door, host.doors)):
         _warn(f"{path}: {host.name!r} lists no door {door!r}; {hint}")
 

@@ -1,4 +1,4 @@
-"""`knockd`: the daemon with knockd 0.8's options, outputs and exit codes."""
+"""`knockd`: the daemon with knockd 0.8's options, output and exit codes."""
 
 from __future__ import annotations
 
@@ -40,24 +40,24 @@ options:
 
 """
 ENGINES = ("kernel", "ring")
-_STATE, _LOCK = "/var/lib/doorward-knockd", "knockd.lock"  # not the daemon's directory, which is a lesser user's
+_STATE, _LOCK = "/var/lib/doorward-knockd", "knockd.lock"  # not doorward's: that is an unprivileged user's
 
 
 class DaemonArguments(NamedTuple):
-    """The words of the command line."""
+    """The parsed command line: options without a value, and options with theirs."""
 
     flags: frozenset[str]
     values: dict[str, str]
 
 
 def main(argv: list[str] | None = None) -> int:
-    """Run it; the exit codes are knockd's: 0 asked for help, 1 could not start, else the signal that ended it."""
+    """Run knockd. Its exit codes: 0 help was requested, 1 it could not start, else the signal that ended it."""
     try:
         call = _parse(sys.argv[1:] if argv is None else argv)
     except getopt.GetoptError as error:
         sys.stderr.write(f"knockd: {error.msg}\n")
         sys.stdout.write(USAGE)
-        return 1  # knockd says 0 here, and a script goes on without a daemon
+        return 1  # knockd exits with 0 here, and scripts continue without a daemon
     if "V" in call.flags:
         sys.stdout.write(f"knockd 0.8 (doorward {__version__})\n")
         return 0
@@ -99,7 +99,7 @@ def _serve(call: DaemonArguments) -> int:
     settings = KnockdSettings(path, folder, values.get("i"), "4" in call.flags, "l" in call.flags, values.get("g"))
     output = KnockdLog(verbose="v" in call.flags, debug="D" in call.flags)
     pid_file = folder / (options.pid_file or values.get("p") or DEFAULT_PID_FILE)
-    log_file = options.log_file or settings.log_file  # the file's counts, as in knockd
+    log_file = options.log_file or settings.log_file  # the file takes precedence, as in knockd
     output.open_log(log_file and str(folder / log_file), use_syslog=options.use_syslog)
     release = _Daemon(pid_file) if "d" in call.flags else None
     try:
@@ -123,7 +123,7 @@ def _serve(call: DaemonArguments) -> int:
 
 
 def _own_ledger() -> Path:
-    """Return the path of the ledger; HostError where another user could lead root elsewhere by a link there."""
+    """Return the path of the ledger. HostError if another user could redirect root by a link in its directory."""
     from doorward.daemon.ledger import ledger_path, make_directory, parts_of
     from doorward.daemon.run_as import refuse_foreign, refuse_shared
 
@@ -136,9 +136,9 @@ def _own_ledger() -> Path:
 
 
 def _hold(lock: Path) -> None:
-    """Keep the folder to this process until it ends; HostError where another knockd has it.
+    """Lock the state directory until this process ends. HostError if another knockd holds the lock.
 
-    Else both would run what one of them owes, and the second's commands would wait for the first's end.
+    Otherwise both would run the same pending commands, and the second's commands would wait for the first to end.
     """
     descriptor = os.open(lock, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC | os.O_NOFOLLOW, 0o600)
     try:
@@ -155,7 +155,7 @@ def _let_go(release: _Daemon | None, output: KnockdLog) -> None:
 
 
 class _Daemon:
-    """A process of its own; the call that began it returns when it is known whether the daemon runs."""
+    """Daemonizes; the calling process exits once the daemon has started or failed."""
 
     def __init__(self, pid_file: Path) -> None:
         self._pid_file = pid_file
@@ -169,18 +169,18 @@ class _Daemon:
         if os.fork():
             os._exit(0)
         os.chdir("/")
-        # Now, and not when it is ready: what it starts must not hold the caller's terminal either.
+        # Before it is ready: programs that it starts must not keep the caller's terminal open either.
         null = os.open(os.devnull, os.O_RDWR)
         for descriptor in (0, 1, 2):
             os.dup2(null, descriptor)
 
     def fail(self, message: str) -> NoReturn:
-        """Say why not, and end; the caller's process passes it on."""
+        """Pass the message to the calling process, which prints it, and exit with 1."""
         os.write(self._tell, message.encode())
         os._exit(1)
 
     def succeed(self) -> str:
-        """Write the pid file and let the caller go; give what went wrong, or nothing."""
+        """Write the pid file and release the calling process; return what went wrong, or an empty string."""
         wrong = ""
         try:
             self._pid_file.write_text(f"{os.getpid()}\n")
@@ -191,7 +191,7 @@ class _Daemon:
         return wrong
 
     def remove_pid_file(self) -> None:
-        """Take the pid file away, unless another daemon's number stands in it."""
+        """Remove the pid file, unless it names another process."""
         try:
             if self._pid_file.read_text().strip() == str(os.getpid()):
                 self._pid_file.unlink()

@@ -1,7 +1,7 @@
-"""`knock`: knockd's client, with the options and the words of its version 0.8.
+"""`knock`: knockd's client, with the options and messages of its version 0.8.
 
-Better than that one: it says so, with exit status 1, where nothing could be sent; it tries a host's next address
-then; it sends no half of a sequence; and between two packets it waits 10 ms unless -d says otherwise.
+Unlike the original, it exits with 1 and a message if nothing could be sent, after trying the host's other addresses;
+it never sends half a sequence; and it waits 10 ms between packets unless -d is given.
 """
 
 from __future__ import annotations
@@ -39,7 +39,7 @@ LONGEST_DELAY_MS = (1 << 31) - 1
 
 
 class ClientArguments(NamedTuple):
-    """What the command line asks for; `delay_ms` None: it does not say."""
+    """The parsed command line; `delay_ms` is None without -d."""
 
     host: str
     words: list[str]
@@ -50,14 +50,14 @@ class ClientArguments(NamedTuple):
 
 
 class ExitRequest(Exception):
-    """The program ends here, with this text and this status."""
+    """Ends the program with this output and exit status."""
 
     def __init__(self, status: int, out: str = "", err: str = "") -> None:
         self.status, self.out, self.err = status, out, err
 
 
 def main(argv: list[str] | None = None) -> int:
-    """Knock; 0 when everything was sent."""
+    """Knock; return 0 when everything was sent."""
     words = sys.argv if argv is None else argv
     try:
         _run(call_of(words[0], words[1:]))
@@ -75,7 +75,7 @@ def main(argv: list[str] | None = None) -> int:
 
 def _run(call: ClientArguments) -> None:
     sequence = tuple(port_of(call, word) for word in call.words)
-    numbers = [word.partition(":")[0] for word in call.words]  # said as they were given: `ssh` stays `ssh`
+    numbers = [word.partition(":")[0] for word in call.words]  # printed as given: `ssh` stays `ssh`
 
     def say(target: Target, place: int, port: Port) -> None:
         sys.stdout.write(f"hitting {port.protocol.name.lower()} {_named(target)}:{numbers[place - 1]}\n")
@@ -84,11 +84,11 @@ def _run(call: ClientArguments) -> None:
     delay_s = DEFAULT_DELAY_S if call.delay_ms is None else call.delay_ms / 1000
     knock(_targets(call, numbers[0]), sequence, delay_s, report=say if call.verbose else None)
     if call.delay_ms:
-        time.sleep(delay_s)  # after the last one too: scripts count on it
+        time.sleep(delay_s)  # after the last one too: scripts rely on it
 
 
 def _named(target: Target) -> str:
-    """Name an address with its interface where it is of one link only."""
+    """Return the address, with its interface if it is link-local."""
     scope = target.sockaddr[3] if len(target.sockaddr) > 3 else 0
     return f"{target}%{socket.if_indextoname(scope)}" if isinstance(scope, int) and scope else str(target)
 
@@ -102,7 +102,7 @@ def _targets(call: ClientArguments, number: str) -> list[Target]:
 
 
 def port_of(call: ClientArguments, word: str) -> Port:
-    """Read `7000`, `7000:udp` or a service's name; Done where there is no such port."""
+    """Parse `7000`, `7000:udp` or a service name. ExitRequest if it is invalid."""
     number, _, name = word.partition(":")
     protocol = name.lower() or "tcp"
     if protocol not in ("tcp", "udp"):
@@ -114,7 +114,7 @@ def port_of(call: ClientArguments, word: str) -> Port:
 
 
 def _number(word: str) -> int | None:
-    """Give the port of a number or of a service's name, if it is a possible one."""
+    """Return the port of a number or service name; None if it is invalid."""
     digits = word.strip()
     if digits.isascii() and digits.isdigit():
         number = int(digits[:9])
@@ -131,7 +131,7 @@ def _unresolved(host: str, number: str, reason: str | None) -> ExitRequest:
 
 
 def call_of(program: str, argv: list[str]) -> ClientArguments:
-    """Read the command line as getopt_long does: options anywhere, abbreviated, and joined."""
+    """Parse the command line as getopt_long does: options anywhere, abbreviated, and joined."""
     values: dict[str, str] = {}
     family = socket.AF_UNSPEC
     words: list[str] = []
@@ -190,7 +190,7 @@ def _long(program: str, word: str, rest: list[str]) -> list[tuple[str, str]]:
 
 
 def _integer(text: str) -> int:
-    """Read a number as C's atoi does: what begins the text, else 0."""
+    """Parse a number as C's atoi does: the leading digits, or 0."""
     text = text.lstrip()
     sign = -1 if text.startswith("-") else 1
     digits = text.removeprefix("-" if sign < 0 else "+")

@@ -1,4 +1,4 @@
-"""From a plan to the act of knocking; a signed knock loads the cryptography only here."""
+"""Build the function that knocks from a plan; only signed knocks load the cryptography."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ from doorward.model import Port
 
 
 def knocker(aim: KnockPlan, delay_s: float, verbose: bool) -> Knock:
-    """Give the act itself. What it needs is loaded now, and the key is found."""
+    """Return the function that knocks; libraries are loaded and the key is found now, not when it is called."""
     if not aim.sequence:
         from doorward.cli.signed_options import signed_knocker
 

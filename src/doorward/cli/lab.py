@@ -32,14 +32,14 @@ _PROGRAMS = {"ip": "iproute2", "nmap": "nmap"}
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
-    """Declare the command's words."""
+    """Declare the command-line arguments."""
     which = parser.add_mutually_exclusive_group()
     which.add_argument("--keep", action="store_true", help="leave the hosts running, and say how to enter them")
     which.add_argument("--remove", metavar="NAME", help="remove a lab that --keep left")
 
 
 def run(args: argparse.Namespace) -> int:
-    """Show the whole thing, or remove what an earlier run kept."""
+    """Run the demo, or remove the lab of an earlier run."""
     if args.remove:
         return _remove(args.remove)
     for program, package in _PROGRAMS.items():

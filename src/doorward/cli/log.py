@@ -18,7 +18,7 @@ read from the ledger; needs no daemon"""
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
-    """Declare the command's words."""
+    """Declare the command-line arguments."""
     parser.add_argument("--since", metavar="T", help="only the last T, like 90s, 10m, 8h, 7d")
     parser.add_argument("--last", metavar="N", type=int, default=100, help="at most N lines, the newest (default: 100)")
     parser.add_argument("--door", metavar="DOOR", help="only this door")
@@ -29,11 +29,11 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 
 def run(args: argparse.Namespace) -> int:
-    """Print the record, oldest first."""
+    """Print the access log, oldest first."""
     if args.last < 1:
         raise UsageError(f"--last: {args.last} lines are none; write 1 or more")
     if args.fleet:
-        from doorward.cli import fleet  # with all that speaks to etcd
+        from doorward.cli import fleet  # lazy: it imports the etcd client
 
         return fleet.log(args, since_s(args.since))
     for record in read_records(ledger_path(), since_s(args.since), args.last, args.door, _places(args.address)):
@@ -50,12 +50,12 @@ def run(args: argparse.Namespace) -> int:
 def _places(text: str | None) -> list[str] | None:
     try:
         return None if text is None else places_of(parse_address(text))
-    except ValueError:  # a network, as records name it
+    except ValueError:  # a network, as written in records
         return [text or ""]
 
 
 def text_of(record: Record) -> str:
-    """Write a record on one line."""
+    """Return a record as one line."""
     return f"{output.moment(record.at_s)}  {record.event:<7}  {record.address:<15}  {_detail(record)}"
 
 

@@ -1,6 +1,6 @@
-"""`doorward COMMAND …`: finds the command's module, parses its words, turns errors into an exit status.
+"""`doorward COMMAND …`: find the command's module, parse its arguments, turn errors into an exit status.
 
-Only the module of the command that was asked for is imported: a knock must leave at once.
+Only the requested command's module is imported: a knock must be sent without delay.
 """
 
 from __future__ import annotations
@@ -49,15 +49,15 @@ COMMANDS = {
 
 
 class Command(Protocol):
-    """What each module of a command offers; the first line of its docstring is not shown."""
+    """The interface of a command's module."""
 
     EXAMPLE: str
 
     def add_arguments(self, parser: argparse.ArgumentParser) -> None:
-        """Declare the command's words."""
+        """Declare the command-line arguments."""
 
     def run(self, args: argparse.Namespace) -> int:
-        """Do it; the return value is the exit status."""
+        """Run the command and return the exit status."""
 
 
 def load(name: str) -> Command:
@@ -73,7 +73,7 @@ def parser_of(name: str) -> argparse.ArgumentParser:
         prog=f"doorward {name}",
         description=COMMANDS[name],
         epilog="example:\n" + command.EXAMPLE,
-        # Asking for the terminal's width would import compression libraries on the way to a knock.
+        # Querying the terminal's width would import compression libraries before a knock.
         formatter_class=lambda prog: argparse.RawDescriptionHelpFormatter(prog, width=78),
     )
     command.add_arguments(parser)
@@ -82,7 +82,7 @@ def parser_of(name: str) -> argparse.ArgumentParser:
 
 
 def overview() -> str:
-    """Give the text of `doorward --help`."""
+    """Return the text of `doorward --help`."""
     width = max(map(len, COMMANDS))
     rows = "\n".join(f"  {name:<{width}}  {what}" for name, what in COMMANDS.items())
     return (
@@ -93,14 +93,14 @@ def overview() -> str:
 
 
 def main(argv: list[str] | None = None) -> int:
-    """Run one command. Exit status: 0 done, 1 the answer is no, 2 the call or the file is wrong."""
+    """Run one command. Exit status: 0 success, 1 negative result, 2 usage or configuration error."""
     try:
         status = _dispatch(sys.argv[1:] if argv is None else argv)
         sys.stdout.flush()
     except DoorwardError as error:
         sys.stderr.write("".join(f"doorward: {visible(line)}\n" for line in str(error).splitlines()))
         return error.exit_status
-    except BrokenPipeError:  # the reader of a pipe has seen enough
+    except BrokenPipeError:  # the reader of a pipe has closed it
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         return 0
     except KeyboardInterrupt:
@@ -117,7 +117,7 @@ def _dispatch(words: list[str]) -> int:
         return 0
     if words[0] not in COMMANDS:
         return _unknown(words[0])
-    # Options may stand between the words; plain parse_args would take no ports after one (Python 3.11).
+    # Intermixed: plain parse_args accepts no ports after an option (Python 3.11).
     args = parser_of(words[0]).parse_intermixed_args(words[1:])
     status: int = args.run(args)
     return status

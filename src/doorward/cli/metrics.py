@@ -27,7 +27,7 @@ without --listen: all printed once. exit status: 0 done, 1 no daemon answers"""
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
-    """Declare the command's words."""
+    """Declare the command-line arguments."""
     parser.add_argument(
         "--listen",
         metavar="WHERE",
@@ -38,7 +38,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 
 def run(args: argparse.Namespace) -> int:
-    """Print the numbers, or serve them."""
+    """Print the metrics once, or serve them."""
     if find_spec("prometheus_client") is None:
         remedy = f"run `{install_command('prometheus_client')}`"
         raise UsageError(f"metrics need the Python library prometheus_client; {remedy}")
@@ -68,7 +68,7 @@ def _serve(places: list[str]) -> None:
 
 
 def _exposition() -> Exposition:
-    """Ask the daemon; that none answers is a number too, and why is said where the operator looks."""
+    """Query the daemon; without an answer, return `doorward_up 0` and print unexpected errors to standard error."""
     from doorward.cli.metrics_server import exposition
 
     try:

@@ -1,7 +1,7 @@
-"""A small HTTP server for Prometheus, on this machine only, and not in the daemon: who holds it up holds only this.
+"""HTTP server for Prometheus, local only, in a process of its own so that slow clients never block the daemon.
 
-A port of the loopback can be read by every local user, and gets what is public. A socket's file has a group and a
-mode, and gets everything.
+A loopback port is readable by every local user and serves the public metrics. A UNIX socket has a group and a mode,
+and serves everything.
 """
 
 from __future__ import annotations
@@ -26,7 +26,7 @@ from prometheus_client.registry import Collector
 from doorward import __version__
 from doorward.errors import HostError, UsageError
 
-CONTENT_TYPE = CONTENT_TYPE_LATEST  # of what `exposition` gives
+CONTENT_TYPE = CONTENT_TYPE_LATEST  # of the text in an Exposition
 _Samples = dict[tuple[str, ...], float]
 _PUBLIC = {
     "doorward_up",
@@ -37,7 +37,7 @@ _PUBLIC = {
     "doorward_ledger_trouble",
     "doorward_packets",
 }
-# Not `silent`, `fast`, `banned` or the limiter's: with wrong_port = "known" they tell ports that occur in a sequence.
+# Not `silent`, `fast`, `banned` or the limiter's: with wrong_port = "known" they reveal ports of a sequence.
 _PUBLIC_PATHS = {"hidden", "signed_length", "signed_fast", "signed_over"}
 _EVENTS = {
     "opened": ("doorward_opened", "Openings that began, by door and by how it was opened: knock, key or hand."),
@@ -48,14 +48,14 @@ _EVENTS = {
 
 
 class Exposition(NamedTuple):
-    """The text that Prometheus reads: for every local user, and for those who may see what knocks do."""
+    """The Prometheus text format: the metrics that every local user may read, and all of them."""
 
     public: bytes
     full: bytes
 
 
 def exposition(numbers: Mapping[str, Any] | None) -> Exposition:
-    """Return both texts. None: no daemon answers."""
+    """Return both texts for the daemon's statistics; None if no daemon answers."""
     found = [_gauge("doorward_up", "Whether the daemon answers.", numbers is not None)]
     if numbers is not None:
         found += families(numbers)
@@ -84,7 +84,7 @@ class _Families(Collector):
 
 
 def families(numbers: Mapping[str, Any]) -> Iterator[Metric]:
-    """Give every metric of these numbers."""
+    """Yield every metric family of the daemon's statistics."""
     yield _labelled(GaugeMetricFamily("doorward_build_info", "The version.", labels=["version"]), {(__version__,): 1})
     yield _gauge("doorward_doors", "Doors of the configuration that is in force.", numbers["doors"])
     yield _gauge("doorward_openings", "Openings that stand.", numbers["openings"])
@@ -99,7 +99,7 @@ def families(numbers: Mapping[str, Any]) -> Iterator[Metric]:
     yield _latency(numbers["latency"])
     if (signed := numbers["signed"]) is not None:
         yield _gauge("doorward_signed_ready", "Whether signed knocks are taken.", signed["takes"])
-    if (fleet := numbers.get("fleet")) is not None:  # an older daemon has none
+    if (fleet := numbers.get("fleet")) is not None:  # missing from an older daemon
         yield from _fleet(fleet)
     yield _counter("doorward_log_overflows", "Times that the kernel's log lost messages.", numbers["log_overflows"])
     yield _gauge("doorward_ledger_trouble", "Whether the ledger cannot be written.", bool(numbers["ledger_trouble"]))
@@ -135,7 +135,7 @@ def _refusals(numbers: Mapping[str, Any]) -> Metric:
 
 
 def _sets(sets: Mapping[str, Any]) -> Iterator[Metric]:
-    """Tell how full each set is; those of the automaton's machines have the machine's fingerprint in their name."""
+    """Yield the fill level of each set; an automaton's sets have its fingerprint in their name."""
     labels = ["set", "machine"]
     known = {tuple(name.partition("_")[::2]): told for name, told in sets.items()}
     full = GaugeMetricFamily("doorward_set_elements", "Elements of the kernel's sets, where it tells.", labels=labels)
@@ -165,14 +165,14 @@ def _labelled(family: GaugeMetricFamily | CounterMetricFamily, samples: _Samples
     return family
 
 
-MAX_CLIENTS = 8  # at once; more are turned away
-PATIENCE_S = 10.0  # for the whole of a request and its answer
-FRESH_S = 1.0  # the daemon is asked again after so long, however many ask
+MAX_CLIENTS = 8  # at once; further connections are closed
+PATIENCE_S = 10.0  # for a request and its answer together
+FRESH_S = 1.0  # the daemon is queried at most this often
 _LOCAL = {"127.0.0.1": socket.AF_INET, "localhost": socket.AF_INET, "[::1]": socket.AF_INET6}
 
 
 class Listen(NamedTuple):
-    """Where to listen: a socket's file, or a port of a loopback address."""
+    """Where to listen: a UNIX socket, or a port of a loopback address."""
 
     family: socket.AddressFamily
     address: str
@@ -180,7 +180,7 @@ class Listen(NamedTuple):
 
 
 def parse_listen(text: str) -> Listen:
-    """Read `unix:PATH`, `127.0.0.1:PORT`, `localhost:PORT` or `[::1]:PORT`. UsageError for anything else."""
+    """Parse `unix:PATH`, `127.0.0.1:PORT`, `localhost:PORT` or `[::1]:PORT`. UsageError for anything else."""
     if text.startswith("unix:/"):
         return Listen(socket.AF_UNIX, text.removeprefix("unix:"))
     host, _, port = text.rpartition(":")
@@ -191,14 +191,14 @@ def parse_listen(text: str) -> Listen:
 
 
 class ExpositionCache:
-    """What is answered, made anew at most once a second."""
+    """The answer, rebuilt at most once per second."""
 
     def __init__(self, make: Callable[[], Exposition]) -> None:
         self._make, self._made, self._at_s = make, Exposition(b"", b""), float("-inf")
         self._lock = threading.Lock()
 
     def get(self) -> Exposition:
-        """Give what was just made, or make it."""
+        """Return the cached answer, or a new one if it is older than FRESH_S."""
         with self._lock:
             if time.monotonic() >= self._at_s + FRESH_S:
                 self._made, self._at_s = self._make(), time.monotonic()
@@ -210,7 +210,7 @@ class Server(ThreadingHTTPServer):
 
     daemon_threads = True
     request_queue_size = 2 * MAX_CLIENTS
-    _file: Path | None = None  # that this server made
+    _file: Path | None = None  # the socket that this server created
 
     def __init__(self, listen: Listen, answers: ExpositionCache) -> None:
         self.address_family, self.answers, self._listen = listen.family, answers, listen
@@ -222,9 +222,9 @@ class Server(ThreadingHTTPServer):
             raise HostError(f"--listen: {where}: {error.strerror or error}; name another place") from None
 
     def server_bind(self) -> None:
-        """Bind; a socket's file may be read by the group, and takes the place of one that nobody listens at."""
+        """Bind; a UNIX socket is accessible to the group, and replaces a stale one."""
         if self._listen.family is not socket.AF_UNIX:
-            TCPServer.server_bind(self)  # an HTTPServer would ask a name server for this machine's name
+            TCPServer.server_bind(self)  # HTTPServer would look up this host's name in the DNS
             return
         path = Path(self._listen.address)
         _remove_dead(path)
@@ -237,20 +237,20 @@ class Server(ThreadingHTTPServer):
         self.server_name, self.server_port = str(path), 0
 
     def server_close(self) -> None:
-        """Leave no socket behind."""
+        """Close, and remove the socket's file."""
         super().server_close()
         if self._file is not None:
             self._file.unlink(missing_ok=True)
 
     def process_request(self, request: Any, client_address: Any) -> None:
-        """Serve in a thread, where there is room for one."""
+        """Serve in a thread, or close the connection if MAX_CLIENTS are being served."""
         if self._room.acquire(blocking=False):
             super().process_request(request, client_address)
         else:
             self.shutdown_request(request)
 
     def process_request_thread(self, request: Any, client_address: Any) -> None:
-        """Serve, and cut off whoever takes longer than that, however he does it."""
+        """Serve, and cut the connection after PATIENCE_S."""
         cut = threading.Timer(PATIENCE_S, _cut, (request,))
         cut.daemon = True
         cut.start()
@@ -261,7 +261,7 @@ class Server(ThreadingHTTPServer):
             self._room.release()
 
     def handle_error(self, request: Any, client_address: Any) -> None:
-        """Say nothing of clients that leave in the middle."""
+        """Ignore clients that disconnect early."""
 
 
 class _Handler(BaseHTTPRequestHandler):
@@ -281,13 +281,13 @@ class _Handler(BaseHTTPRequestHandler):
     do_HEAD = do_GET  # noqa: N815 - the name is the base class's
 
     def log_message(self, *_: Any) -> None:
-        """Keep no log of who asks."""
+        """Log no requests."""
 
     def address_string(self) -> str:
         return "local"
 
     def _is_foreign(self) -> bool:
-        """Tell whether a browser was led here by a name that somebody points to this machine."""
+        """Return whether the Host header is foreign, as in a DNS rebinding attack on a browser."""
         host = self.headers.get("Host", "localhost")
         name = host if host.endswith("]") else host.rpartition(":")[0] or host
         return self.server.address_family is not socket.AF_UNIX and name not in _LOCAL
@@ -307,7 +307,7 @@ def _cut(request: socket.socket) -> None:
 
 
 def _remove_dead(path: Path) -> None:
-    """Take away what an ended server left. HostError where one listens, or where it is no socket."""
+    """Remove a stale socket. HostError if a server listens on it, or if it is not a socket."""
     if not path.exists():
         return
     with socket.socket(socket.AF_UNIX) as probe:

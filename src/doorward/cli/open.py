@@ -15,7 +15,7 @@ exit status: 0 it is open, 1 no daemon runs, 2 no such door or address"""
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
-    """Declare the command's words."""
+    """Declare the command-line arguments."""
     parser.add_argument("door", metavar="DOOR", help="a door of the configuration")
     parser.add_argument("address", metavar="ADDRESS", help="who may come in, IPv4 or IPv6")
     parser.add_argument("--for", dest="for_", metavar="T", help="how long, like 90s, 10m, 8h (default: the door's)")
@@ -23,7 +23,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 
 def run(args: argparse.Namespace) -> int:
-    """Ask the daemon to open."""
+    """Ask the daemon to open the door, and print the opening."""
     request = {"command": "open", "door": args.door, "address": args.address, "for": args.for_}
     opening = ask(default_path(), request)["opening"]
     if args.json:

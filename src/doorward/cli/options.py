@@ -19,12 +19,12 @@ Answer = TypeVar("Answer")
 
 
 def is_terminal() -> bool:
-    """Tell whether there is somebody to ask."""
+    """Return whether the command runs on a terminal."""
     return sys.stdin.isatty() and sys.stdout.isatty()
 
 
 def ask(question: str, default: str, parse: Callable[[str], Answer]) -> Answer:
-    """Ask until the answer can be read; Enter takes the default. UsageError: the input has ended."""
+    """Prompt until the answer is valid; Enter takes the default. UsageError at the end of the input."""
     prompt = f"{question} [{default}]: " if default else f"{question}: "
     while True:
         try:
@@ -50,13 +50,13 @@ def add_config(parser: argparse.ArgumentParser) -> None:
 
 
 def configuration_path(args: argparse.Namespace) -> Path:
-    """Give the file that the call names, or the default one."""
+    """Return the path of --config, or the default."""
     path: Path = default_path() if args.config is None else args.config
     return path
 
 
 def trial_ms(text: str) -> int:
-    """Read `--trial T`."""
+    """Parse `--trial T` to milliseconds."""
     try:
         for_ms = parse_duration_ms(text)
     except ValueError as error:
@@ -67,7 +67,7 @@ def trial_ms(text: str) -> int:
 
 
 def since_s(text: str | None) -> float:
-    """Read `--since T`: the moment that is T ago, in seconds since the epoch; the beginning where none is given."""
+    """Parse `--since T`: the time T ago, in seconds since the epoch; 0 if not given. UsageError if invalid."""
     if text is None:
         return 0.0
     try:

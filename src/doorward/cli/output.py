@@ -1,4 +1,4 @@
-"""The only printer: lines, tables and JSON. What others chose is made visible here, and commands no terminal."""
+"""All terminal output: lines, tables and JSON. Untrusted text is escaped here, so it cannot control the terminal."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ def complain(*texts: str) -> None:
 
 
 def drawing(text: str) -> None:
-    """Print a line with colours in it, all of which must be doorward's own."""
+    """Print a line with color codes unescaped; the text must not contain untrusted input."""
     sys.stdout.write(text + "\n")
 
 
@@ -31,7 +31,7 @@ def as_json(value: object) -> None:
 
 
 def table(head: Sequence[str], rows: Sequence[Sequence[str]]) -> None:
-    """Print aligned columns under their names."""
+    """Print a table with aligned columns and a heading."""
     shown = [[visible(cell) for cell in row] for row in (head, *rows)]
     widths = [max(map(len, column)) for column in zip(*shown, strict=True)]
     for row in shown:
@@ -39,12 +39,12 @@ def table(head: Sequence[str], rows: Sequence[Sequence[str]]) -> None:
 
 
 def moment(seconds: float) -> str:
-    """Write a moment (since the epoch) as the operator's clock shows it."""
+    """Format seconds since the epoch as local time."""
     return f"{datetime.fromtimestamp(seconds, UTC).astimezone():%Y-%m-%d %H:%M:%S}"
 
 
 def span(seconds: float) -> str:
-    """Write a length of time in at most two units."""
+    """Format a duration in seconds with at most two units."""
     whole = max(0, round(seconds))
     for size, unit, smaller, small_unit in ((86400, "d", 3600, "h"), (3600, "h", 60, "m"), (60, "m", 1, "s")):
         if whole >= size:

@@ -1,4 +1,4 @@
-"""`doorward knock --dump`: a signed knock's message before it is sealed, for people and for programs."""
+"""`doorward knock --dump`: the fields of a signed knock before it is sealed, as text or JSON."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from doorward.signed.ssh_keys import fingerprint_text, parse_public_key
 
 
 def describe(letter: KnockRequest, signer: Signer, sent: SentPacket) -> list[str]:
-    """Give the fields as lines."""
+    """Return the fields as lines of text."""
     request, signature = sent.message.request, sent.message.signature
     moment = datetime.fromtimestamp(request.time_ms / 1000, UTC)
     rows = {
@@ -38,7 +38,7 @@ def describe(letter: KnockRequest, signer: Signer, sent: SentPacket) -> list[str
 
 
 def describe_json(letter: KnockRequest, signer: Signer, sent: SentPacket) -> list[str]:
-    """Give the fields as one JSON object on one line; bytes in hexadecimal."""
+    """Return the fields as one line of JSON, bytes in hexadecimal."""
     request, message = sent.message.request, sent.message
     fields = {
         "to": str(sent.target),

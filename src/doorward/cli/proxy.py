@@ -1,4 +1,4 @@
-"""`doorward proxy`: knock, connect at once, and carry the connection; OpenSSH's ProxyCommand."""
+"""`doorward proxy`: knock, connect and relay the connection, as OpenSSH's ProxyCommand."""
 
 from __future__ import annotations
 
@@ -31,7 +31,7 @@ exit status: 0 the connection has ended, 1 there was none, 2 the call is wrong
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
-    """Declare the command's words."""
+    """Declare the command-line arguments."""
     parser.add_argument("host", metavar="HOST", help="name or address, or a host in hosts.toml")
     parser.add_argument("port", metavar="PORT", help="the TCP port to connect to")
     parser.add_argument("words", metavar="DOOR or KNOCK", nargs="*", help="a door, or the ports of a sequence")
@@ -41,7 +41,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 
 def run(args: argparse.Namespace) -> int:
-    """Knock until the port answers, then carry; 0 when both ends are closed."""
+    """Knock until the port answers, then relay; return 0 when both ends are closed."""
     delay_s = seconds("--delay", args.delay, DEFAULT_DELAY_S)
     timeout_s = seconds("--timeout", args.timeout, DEFAULT_TIMEOUT_S)
     port = port_of(args.port)
@@ -57,7 +57,7 @@ def run(args: argparse.Namespace) -> int:
 
 
 def _door(host: KnownHost, port: Port) -> str:
-    """Choose where no door is named: the only one, else the one that is called as the port's service."""
+    """Return the door to open if none is given: the only one, or the one named after the port's service."""
     service = _service(port)
     if len(host.doors) != 1 and service and (service in host.doors or not host.doors):
         return service
@@ -72,7 +72,7 @@ def _service(port: Port) -> str:
 
 
 def _connected(there: KnockPlan, port: Port, knock: Knock, targets: list[Target], timeout_s: float) -> socket.socket:
-    """Knock at each address and connect to it at once, again and again; AnswerNo: in vain."""
+    """Knock at each address and connect to it, repeatedly. NegativeResult if none answers within `timeout_s`."""
     found: list[socket.socket] = []
 
     def visit(_: None, patience_s: float) -> Reply:

@@ -1,4 +1,4 @@
-"""A link, and the same as a QR code in the terminal, for a phone to read."""
+"""Print a link as a QR code in the terminal, for a phone to read."""
 
 from __future__ import annotations
 
@@ -10,17 +10,17 @@ from doorward.cli.output import drawing, line
 from doorward.errors import HostError
 from doorward.libraries import install_command
 
-_WHITE_ON_BLACK, _PLAIN = "\x1b[97;40m", "\x1b[0m"  # a scanner wants the code dark on light on any terminal
+_WHITE_ON_BLACK, _PLAIN = "\x1b[97;40m", "\x1b[0m"  # scanners need dark on light on any terminal
 
 
 def show(link: str) -> None:
-    """Print both; HostError as below, once the link stands there."""
+    """Print the link and its QR code. HostError as in `draw`, after the link is printed."""
     line(link)
     draw(link)
 
 
 def draw(link: str) -> None:
-    """Print the code. HostError: segno is missing, or the link is too long."""
+    """Print the QR code. HostError if segno is missing, or if the code does not fit."""
     try:
         import segno
     except ImportError:

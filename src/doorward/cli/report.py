@@ -1,4 +1,4 @@
-"""`doorward report`: what the ledger holds, and how strong the doors are, as one page or as JSON."""
+"""`doorward report`: the ledger's events and the strength of the doors, as one HTML page or as JSON."""
 
 from __future__ import annotations
 
@@ -33,12 +33,12 @@ EXAMPLE = """\
 an earlier report is replaced, whole or not at all, so cron may make it anew;
 any other file is left alone; `--html -` writes to standard output"""
 DEFAULT_SINCE = "30d"
-_MOST_ROWS = 8 * KEPT_ROWS  # openings that stand are never dropped from a ledger, however many
-_MODE = 0o600  # who came from where is nobody else's business
+_MOST_ROWS = 8 * KEPT_ROWS  # active openings are never pruned from a ledger, however many
+_MODE = 0o600  # it contains names and addresses
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
-    """Declare the command's words."""
+    """Declare the command-line arguments."""
     parser.add_argument("--html", metavar="FILE", help="the page to write; - for standard output")
     parser.add_argument(
         "--since", metavar="T", default=DEFAULT_SINCE, help="the last T, like 8h, 7d, 90d (default: 30d)"
@@ -48,7 +48,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 
 def run(args: argparse.Namespace) -> int:
-    """Write the page, and say what stands in it."""
+    """Write the page and print a summary, or print the figures as JSON."""
     if args.html is None and not args.json:
         raise UsageError("report: nothing says where to; add --html FILE, or --json for the figures alone")
     if args.html == "-" and args.json:
@@ -56,7 +56,7 @@ def run(args: argparse.Namespace) -> int:
     path = None if args.html in (None, "-") else Path(args.html)
     if path is not None:
         _refuse_to_overwrite(path)
-    begin_s = max(0.0, since_s(args.since))  # before the ledger is read, which may take a moment
+    begin_s = max(0.0, since_s(args.since))  # before the ledger is read, which can take a while
     found = sort_out(read_records(ledger_path(), 0.0, _MOST_ROWS), begin_s, time.time())
     rated = _strengths(args, found)
     told = figures(found, rated, str(configuration_path(args)), _local)
@@ -74,7 +74,7 @@ def run(args: argparse.Namespace) -> int:
 
 
 def _strengths(args: argparse.Namespace, found: PeriodEvents) -> GateAudit | None:
-    """Rate the doors; a host that has no configuration where it is looked for by default may be knockd's."""
+    """Rate the doors; None if there is no configuration at the default path, as on a host that runs knockd."""
     path = configuration_path(args)
     if args.config is None and not path.exists():
         return None
@@ -102,12 +102,12 @@ def _summary(told: Statistics) -> str:
 
 
 def _refuse_to_overwrite(path: Path) -> None:
-    """See that nothing is lost but an earlier report, and that no link leads elsewhere."""
+    """Check that the path is free or an earlier report, and not a link. UsageError otherwise."""
     remedy = "remove it, or name another file with --html"
     try:
         if not stat.S_ISREG(path.lstat().st_mode):
             raise UsageError(f"{path}: this is no plain file; {remedy}")
-        # The directory may be the daemon's: a link that comes after that look is not followed.
+        # The directory may be the daemon's: a link created after that check is not followed.
         with os.fdopen(os.open(path, os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC), "rb") as file:
             if file.read(len(MARK)) != MARK.encode():
                 raise UsageError(f"{path}: this is no report of doorward, so it is left alone; {remedy}")
@@ -118,7 +118,7 @@ def _refuse_to_overwrite(path: Path) -> None:
 
 
 def _write(path: Path, raw: bytes) -> None:
-    """Write the page, whole or not at all. One that is there, and this user's, keeps its mode and its group."""
+    """Write the page atomically. It keeps the mode and group of an earlier one of the same user."""
     new = path.with_name(f"{path.name}.{os.getpid()}.new")
     try:
         handle = os.open(new, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, _MODE)
@@ -138,7 +138,7 @@ def _write(path: Path, raw: bytes) -> None:
 
 
 def _keep_mode(path: Path, handle: int) -> None:
-    """An operator may let a web server's group read the page."""
+    """Copy mode and group from the earlier page: an operator may let a web server's group read it."""
     try:
         before = path.lstat()
     except FileNotFoundError:

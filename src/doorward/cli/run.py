@@ -26,7 +26,7 @@ SIGHUP reads the file again; SIGTERM ends it, and openings end by themselves"""
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
-    """Declare the command's words."""
+    """Declare the command-line arguments."""
     add_config(parser)
     parser.add_argument(
         "--trial", metavar="T", type=trial_ms, help="end after T, like 2m, and put back what stood, unless confirmed"
@@ -35,13 +35,13 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 
 def run(args: argparse.Namespace) -> int:
-    """Load the gate and serve until a signal ends it."""
+    """Load the ruleset and serve until a signal ends the daemon."""
     off_switch.refuse_if_off()
     log = Log(args.log_format)
-    os.umask(0o077)  # who knocked, and when, is nobody else's business
+    os.umask(0o077)  # its files show who knocked, and when
     config, control = Path(configuration_path(args)).absolute(), default_path()
     identity, note = run_as.prepare(config, ledger_path(), control)
-    errands = HookQueue(EventLoop(), log, config, ledger_path().with_name("commands.lock"))  # with all rights there are
+    errands = HookQueue(EventLoop(), log, config, ledger_path().with_name("commands.lock"))  # while still root
     run_as.drop_privileges(identity)
     ledger, set_aside = open_ledger(ledger_path(), time.strftime("%Y%m%dT%H%M%S"))
     if set_aside:
@@ -53,7 +53,7 @@ def run(args: argparse.Namespace) -> int:
     if not seccomp.knows(machine := os.uname().machine):
         log.message(f"no filter of system calls is known for {machine}: what reads packets goes without", "warning")
     gc.collect()
-    gc.freeze()  # what stands now stays; collections need not walk it
+    gc.freeze()  # long-lived objects; collections need not walk them
     try:
         return daemon.run()
     finally:

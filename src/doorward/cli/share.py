@@ -1,4 +1,4 @@
-"""`doorward share`: one door of this host for another device: a link, its QR code, or what an app imports."""
+"""`doorward share`: print one door of this host for another device: a link, its QR code, or an app's import file."""
 
 from __future__ import annotations
 
@@ -30,7 +30,7 @@ FORMATS = {
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
-    """Declare the command's words."""
+    """Declare the command-line arguments."""
     parser.add_argument("door", metavar="DOOR", help="a door of the configuration")
     known = "; ".join(f"{name}: {what}" for name, what in FORMATS.items())
     parser.add_argument("--format", metavar="FORMAT", choices=list(FORMATS), default="doorward", help=known)
@@ -39,7 +39,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 
 def run(args: argparse.Namespace) -> int:
-    """Print the door in the form that is asked for."""
+    """Print the door in the requested format."""
     path = configuration_path(args)
     configuration = read(path)
     door = _door(configuration, args.door, str(path))

@@ -1,4 +1,4 @@
-"""Signed knocks from the command line: imported only where one is sent, for it loads the cryptography."""
+"""Signed knocks from the command line; imported only to send one, since it loads the cryptography."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from doorward.model import DEFAULT_SIGNED_PORT
 
 
 def signed_knocker(aim: KnockPlan, verbose: bool) -> Knock:
-    """Give the act that sends a fresh packet for each door to each family's first address."""
+    """Return the function that sends a fresh packet per door to the first address of each family."""
     letters, signer = _prepared(aim)
     port = aim.host.signed_port or DEFAULT_SIGNED_PORT
     report = _printer(signer) if verbose else None
@@ -29,7 +29,7 @@ def signed_knocker(aim: KnockPlan, verbose: bool) -> Knock:
 
 
 def dump(aim: KnockPlan, targets: list[Target], *, as_json: bool) -> None:
-    """Print every field of what a knock would send; nothing is sent."""
+    """Print every field of the packets that a knock would send; send nothing."""
     from doorward.cli.packet_dump import describe, describe_json
 
     letters, signer = _prepared(aim)

@@ -29,7 +29,7 @@ _LOSSES = {
     "signed_over": "datagrams for signed knocks were dropped: more than 60,000 a second from all sources",
 }
 
-_REASONS = {  # of signed/judge.py and daemon/verifier.py, with those of the ledger
+_REASONS = {  # of signed/authorize.py and daemon/verifier.py, and the ledger's
     "length": "of a wrong length",
     "check": "from who has not the server's key",
     "sealed": "not sealed to it",
@@ -52,22 +52,22 @@ _REASONS = {  # of signed/judge.py and daemon/verifier.py, with those of the led
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
-    """Declare the command's words."""
+    """Declare the command-line arguments."""
     parser.add_argument("--json", action="store_true", help="one JSON object: openings, counters, everything else")
     parser.add_argument("--fleet", action="store_true", help="every gate of the fleet")
     add_config(parser)
 
 
 def run(args: argparse.Namespace) -> int:
-    """Ask the daemon and print what stands."""
+    """Print the daemon's status; return 1 if it runs with its last good copy, or if doorward is off."""
     if args.fleet:
-        from doorward.cli import fleet  # with all that speaks to etcd
+        from doorward.cli import fleet  # lazy: it imports the etcd client
 
         return fleet.status(args)
     if (off_since_s := off_switch.off_since_s()) is not None:
         return _off(off_since_s, as_json=args.json)
     answer = ask(default_path(), {"command": "status"})
-    status = 1 if answer.get("last_good") else 0  # an older daemon has no such thing
+    status = 1 if answer.get("last_good") else 0  # missing from an older daemon
     if args.json:
         output.as_json({"off_since": None, **answer})
         return status
@@ -102,16 +102,16 @@ def _off(since_s: float, *, as_json: bool) -> int:
 
 
 def _remark(answer: dict[str, Any]) -> None:
-    """Say what is out of the ordinary, and how signed knocks and the fleet stand."""
+    """Print problems, and the state of signed knocks and of the fleet."""
     if fault := answer.get("last_good"):
         _not_loaded(answer["config"], str(fault))
-    if (trial := answer.get("trial")) is not None:  # an older daemon has none
+    if (trial := answer.get("trial")) is not None:  # missing from an older daemon
         output.line(
             f"this gate is on trial, {output.span(trial['left_s'])} left: open a new connection, through a knock,"
         )
         output.line("and run `doorward confirm` there; else the gate before comes back")
     for counter, what in _LOSSES.items():
-        if count := answer["counters"].get(counter, 0):  # an older daemon may not have it
+        if count := answer["counters"].get(counter, 0):  # missing from an older daemon
             output.line(f"{count} {what}")
     if (signed := answer.get("signed")) is not None:
         output.line(_signed(signed["takes"], signed["refused"]))
@@ -119,7 +119,7 @@ def _remark(answer: dict[str, Any]) -> None:
         output.line(f"{banned} {'is' if banned == 1 else 'are'} banned; `doorward ban` lists who")
     if (fleet := answer.get("fleet")) is not None:
         output.line(_fleet(fleet))
-    if trouble := answer.get("gate_trouble"):  # an older daemon has none
+    if trouble := answer.get("gate_trouble"):  # missing from an older daemon
         output.line(f"the gate was {trouble}")
     if answer["ledger_trouble"]:
         output.line(f"the ledger cannot be written: {answer['ledger_trouble']}")
@@ -144,7 +144,7 @@ def _fleet(fleet: dict[str, Any]) -> str:
     unanswered = "".join(
         f"; {n} signed knocks {what} without its answer" for what, n in fleet["without_answer"].items()
     )
-    counts = fleet.get("rejected", {})  # an older daemon has none
+    counts = fleet.get("rejected", {})  # missing from an older daemon
     reasons = ", ".join(f"{n} {reason}" for reason, n in sorted(counts.items()))
     rejected = f"; {sum(counts.values())} of its openings rejected ({reasons})" if counts else ""
     return f"fleet {fleet['name']}: {touch}; {fleet['openings']} open{owed}{unanswered}{rejected}"

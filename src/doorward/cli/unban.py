@@ -14,7 +14,7 @@ exit status: 0 done, 1 it was not banned or no daemon runs, 2 no such address"""
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
-    """Declare the command's words."""
+    """Declare the command-line arguments."""
     parser.add_argument("address", metavar="ADDRESS", help="who may knock again")
 
 

@@ -1,4 +1,4 @@
-"""`doorward verify`: look at a host from outside, before, during and after a knock."""
+"""`doorward verify`: scan a host from outside, before, during and after a knock."""
 
 from __future__ import annotations
 
@@ -43,7 +43,7 @@ LINE_WIDTH = 78
 
 
 class Display:
-    """The terminal: lines that stay, and below them one that changes. As JSON nothing but the result is printed."""
+    """The terminal: permanent lines, and a status line below them. With `as_json` only the result is printed."""
 
     def __init__(self, *, as_json: bool) -> None:
         self.as_json = as_json
@@ -53,23 +53,23 @@ class Display:
         self.colours = colour and (sys.stdout.encoding or "").lower() == "utf-8"
 
     def line(self, text: str) -> None:
-        """Print a line that stays."""
+        """Print a permanent line."""
         self._show("")
         if not self.as_json:
             output.line(text)
             sys.stdout.flush()
 
     def doing(self, text: str) -> None:
-        """Say what is going on from now on."""
+        """Set the status line."""
         self._doing = text
         self._show(text)
 
     def percent(self, percent: float) -> None:
-        """Say how far it is."""
+        """Show progress in the status line."""
         self._show(f"{self._doing}: {percent:.0f} %" if percent else self._doing)
 
     def sleep(self, seconds: float) -> None:
-        """Wait."""
+        """Wait, with the status line shown."""
         self._show(self._doing)
         time.sleep(seconds)
 
@@ -82,7 +82,7 @@ class Display:
 def verify(
     name: str, target: Target, source: str, rate: int, question: VerifyRequest, knock: Knock | None, display: Display
 ) -> VerifyResult:
-    """Verify one address, and print what is found."""
+    """Verify one address, and print and return the result."""
     began_s = time.monotonic()
     took_s = 0.0
 
@@ -137,7 +137,7 @@ def _print(report: VerifyResult, display: Display) -> None:
 
 
 DEFAULT_WAIT_S = 120.0
-GRACE_S = 30.0  # beyond the time that a signed knock asks for
+GRACE_S = 30.0  # added to the duration that a signed knock requests
 HIGHEST_RATE = 1_000_000
 ALL_TCP = "1-65535"
 WORTH_UDP = "UDP needs root; run it with sudo"
@@ -149,7 +149,7 @@ EXAMPLE = """\
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
-    """Declare the command's words."""
+    """Declare the command-line arguments."""
     parser.usage = "%(prog)s [OPTION ...] HOST [DOOR or PORT ...]"
     parser.add_argument("host", metavar="HOST", help="name or address, or a host in hosts.toml; another than this")
     parser.add_argument("words", metavar="DOOR or PORT", nargs="*", help="as `doorward knock` takes them")
@@ -165,13 +165,13 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     families = parser.add_mutually_exclusive_group()
     families.add_argument("-4", dest="family", action="store_const", const=AF_INET, default=AF_UNSPEC, help="IPv4 only")
     families.add_argument("-6", dest="family", action="store_const", const=AF_INET6, help="IPv6 only")
-    # As for `doorward knock`. The rest of its options stand in hosts.toml, where whoever verifies a host has it.
+    # As for `doorward knock`; its other options come from hosts.toml.
     parser.add_argument("--delay", metavar="TIME", help=argparse.SUPPRESS)
     parser.add_argument("--sequence", action="store_true", help=argparse.SUPPRESS)
 
 
 def run(args: argparse.Namespace) -> int:
-    """Verify the host's address of each family; 0 when all is as it should be."""
+    """Verify the host's first address of each family; return 1 if there are findings."""
     there = _aim(args)
     question = _question(args, there)
     _check_means(args)
@@ -191,7 +191,7 @@ def run(args: argparse.Namespace) -> int:
 
 
 def _aim(args: argparse.Namespace) -> KnockPlan | None:
-    """Find how to knock; None: only look, since nobody said how, or the call says so."""
+    """Return how to knock; None to scan only: with --no-knock, or if no knock is given or known."""
     if args.no_knock or (not args.words and args.host not in read_hosts(hosts_path())):
         if args.port is not None:
             raise UsageError("--port is what a knock must open, and there is none; name the door or the sequence")
@@ -227,7 +227,7 @@ def _question(args: argparse.Namespace, there: KnockPlan | None) -> VerifyReques
 
 
 def _udp_of(there: KnockPlan) -> Iterator[Port]:
-    """Give the UDP ports that the knock goes to: they must be as silent as the rest."""
+    """Yield the UDP ports of the knock: they must be as silent as the others."""
     yield from (port for port in there.sequence if port.protocol is Protocol.UDP)
     if there.host.server_key is not None:
         yield there.host.signed_port or DEFAULT_SIGNED_PORT
@@ -241,7 +241,7 @@ def _ports(option: str, text: str | None) -> Ports:
 
 
 def _check_means(args: argparse.Namespace) -> None:
-    """Find out now what would else be missing after minutes."""
+    """Check early for what would otherwise fail after minutes of scanning."""
     if not 1 <= args.rate <= HIGHEST_RATE:
         raise UsageError(f"--rate: {args.rate} is no rate; write 1 to {HIGHEST_RATE} packets a second")
     if args.picture is not None:
@@ -254,7 +254,7 @@ def _check_means(args: argparse.Namespace) -> None:
 
 
 def ways(targets: list[Target]) -> list[tuple[Target, str]]:
-    """Give the first target of each family with the address that packets to it come from."""
+    """Return the first target of each family, with the source address of packets to it."""
     first = {target.family: target for target in reversed(targets)}
     ways, faults = [], []
     for family in dict.fromkeys(target.family for target in targets):

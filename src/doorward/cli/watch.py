@@ -24,7 +24,7 @@ exit status: 0 you ended it, 1 no daemon runs, or it ended"""
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
-    """Declare the command's words."""
+    """Declare the command-line arguments."""
     parser.add_argument("--plain", action="store_true", help="one event a line, on a terminal too")
     parser.add_argument("--json", action="store_true", help="the status and then one event a line, as JSON")
 
@@ -57,7 +57,7 @@ def _lines(*, as_json: bool) -> int:
 
 
 def _write(line: str) -> None:
-    """Write a line at once, whoever reads it."""
+    """Print a line and flush."""
     output.line(line)
     sys.stdout.flush()
 
