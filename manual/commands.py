@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from doorward.cli import knockd, knockd_client
-from doorward.cli.main import COMMANDS, parser_of
+from doorward.cli.main import COMMANDS, build_parser
 from manual.escaping import cell, marked
 from manual.told import Group, Word, tell
 
@@ -27,7 +27,7 @@ COMPATIBLE = {"knockd": knockd.USAGE, "knock": knockd_client.USAGE}
 
 
 def _command(name: str) -> str:
-    told = tell(parser_of(name))
+    told = tell(build_parser(name))
     parts = [_sentence(COMMANDS[name]), _code("text", told.usage), *map(_group, told.groups)]
     if told.shown:
         parts.append(_code("console", "\n".join(told.shown)))

@@ -6,7 +6,7 @@ from typing import NamedTuple
 
 from doorward import __version__
 from doorward.cli import knockd, knockd_client
-from doorward.cli.main import COMMANDS, parser_of
+from doorward.cli.main import COMMANDS, build_parser
 from manual import groff
 from manual.markdown import of_document
 from manual.parsers import of_parser, of_usage, synopsis
@@ -95,7 +95,7 @@ def _overview() -> Page:
 
 
 def _command(name: str) -> Page:
-    text = _name(f"doorward-{name}", COMMANDS[name]) + of_parser(parser_of(name))
+    text = _name(f"doorward-{name}", COMMANDS[name]) + of_parser(build_parser(name))
     return Page(f"doorward-{name}", 1, text + _see("doorward(1)", "doorward.toml(5)"))
 
 

@@ -24,7 +24,7 @@ EXAMPLE = """\
 """
 
 
-class _New(NamedTuple):
+class _NewHost(NamedTuple):
     """A host as given on the command line; `values` are the keys of its table in hosts.toml."""
 
     name: str
@@ -60,26 +60,26 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 def run(args: argparse.Namespace) -> int:
     """Add the host, or show its link, and print the next steps."""
     path = Path(hosts_path())
-    new = _new(args)
+    new = _parse_host(args)
     if args.qr and not (new.values or new.doors):
-        qr.show(_link_of(path, new.name))
+        qr.show(_build_link(path, new.name))
         return 0
-    _refuse_nothing(new)
-    settings = ssh_config.ssh_config_path()
-    old = ssh_config.read(settings) if args.ssh else ""
+    _require_knock(new)
+    ssh_config_file = ssh_config.ssh_config_path()
+    old = ssh_config.read(ssh_config_file) if args.ssh else ""
     text = ssh_config.with_host(old, new.name) if args.ssh else ""
-    before = save_host(path, new.name, host_table(new.name, new.values, new.doors), replace=args.replace)
-    line(f"added {new.name!r} to {path}" + (f"; the file as it was is {before}" if before else ""))
+    backup = save_host(path, new.name, host_table(new.name, new.values, new.doors), replace=args.replace)
+    line(f"added {new.name!r} to {path}" + (f"; the file as it was is {backup}" if backup else ""))
     if text != old:
-        ssh_config.save(settings, text)
-    _say_what_is_next(new, settings if args.ssh else None)
+        ssh_config.save(ssh_config_file, text)
+    _print_next_steps(new, ssh_config_file if args.ssh else None)
     if args.qr:
         line("")
-        qr.show(_link_of(path, new.name))
+        qr.show(_build_link(path, new.name))
     return 0
 
 
-def _new(args: argparse.Namespace) -> _New:
+def _parse_host(args: argparse.Namespace) -> _NewHost:
     link = KnockLink(args.host)
     if args.host.lower().startswith(SCHEME):
         try:
@@ -96,18 +96,18 @@ def _new(args: argparse.Namespace) -> _New:
     values = {
         "address": address,
         "server_key": _server_key(args.server_key or link.key),
-        "signed_port": _checked("--signed-port", request_options.parse_signed_port, signed_port),
-        "gate": _checked("--gate", request_options.parse_gate, args.gate or link.gate),
-        "identity": _file("--identity", args.identity),
-        "certificate": _file("--certificate", args.certificate),
-        "from": _checked("--from", request_options.parse_from, args.asked),
-        "for": _checked("--for", request_options.parse_for_s, args.for_),
+        "signed_port": _checked_option("--signed-port", request_options.parse_signed_port, signed_port),
+        "gate": _checked_option("--gate", request_options.parse_gate, args.gate or link.gate),
+        "identity": _file_option("--identity", args.identity),
+        "certificate": _file_option("--certificate", args.certificate),
+        "from": _checked_option("--from", request_options.parse_from, args.asked),
+        "for": _checked_option("--for", request_options.parse_for_s, args.for_),
     }
     doors = dict(link.doors) | dict(map(_door, args.doors))
-    return _New(name, {key: value for key, value in values.items() if value is not None}, doors)
+    return _NewHost(name, {key: value for key, value in values.items() if value is not None}, doors)
 
 
-def _refuse_nothing(new: _New) -> None:
+def _require_knock(new: _NewHost) -> None:
     if "server_key" in new.values:
         return
     if not all(new.doors.values()):
@@ -130,18 +130,18 @@ def _server_key(text: str | None) -> str | None:
         raise UsageError(f"no server key: {error}; copy the line that `doorward key server` prints there") from None
 
 
-def _checked(option: str, parse: Callable[[str], object], text: str | None) -> str | None:
+def _checked_option(option: str, parse: Callable[[str], object], text: str | None) -> str | None:
     """Return the text if `parse` accepts it, a port in its full form. UsageError names the option."""
     if text is None:
         return None
     try:
-        found = parse(text)
+        value = parse(text)
     except ValueError as error:
         raise UsageError(f"{option}: {error}") from None
-    return str(found) if isinstance(found, Port) else text
+    return str(value) if isinstance(value, Port) else text
 
 
-def _file(option: str, text: str | None) -> str | None:
+def _file_option(option: str, text: str | None) -> str | None:
     """Return the absolute path: later calls run in other directories."""
     if text is None:
         return None
@@ -161,19 +161,19 @@ def _door(text: str) -> tuple[str, tuple[Port, ...]]:
         raise UsageError(f"--door: {error}; write ssh:7000/tcp,8000/udp") from None
 
 
-def _say_what_is_next(new: _New, settings: Path | None) -> None:
-    """Print how to try it; `settings` is the ssh configuration file if the host was added there."""
-    if settings is not None:
-        line(f"`ssh {new.name}` knocks from now on: {settings} says so")
+def _print_next_steps(new: _NewHost, ssh_config_file: Path | None) -> None:
+    """Print how to try it; `ssh_config_file` is the ssh configuration file if the host was added there."""
+    if ssh_config_file is not None:
+        line(f"`ssh {new.name}` knocks from now on: {ssh_config_file} says so")
         return
     door = next(iter(new.doors), "ssh")
-    settings_of = textwrap.indent(ssh_config.host_lines(new.name), "    ").rstrip()
-    line("", "for ~/.ssh/config (or add it with --ssh):", "", *settings_of.split("\n"))
+    lines = textwrap.indent(ssh_config.host_lines(new.name), "    ").rstrip()
+    line("", "for ~/.ssh/config (or add it with --ssh):", "", *lines.split("\n"))
     knock = f"    doorward knock {new.name} {door} -v" + (" --wait 22" if door == "ssh" else "")
     line("", "to try it:", "", knock)
 
 
-def _link_of(path: Path, name: str) -> str:
+def _build_link(path: Path, name: str) -> str:
     host = find_host(str(path), read_hosts(str(path)), name)
     port = None if host.signed_port in (None, DEFAULT_SIGNED_PORT) else host.signed_port
     gate = host.gate if host.gate and NAME.fullmatch(host.gate) else None  # else it is the key's fingerprint

@@ -31,12 +31,12 @@ def run(args: argparse.Namespace) -> int:
     """Ask the daemon to ban the address, or list the bans."""
     if args.address is None:
         return _list(as_json=args.json)
-    _spare_this_session(args.address)
+    _reject_own_session(args.address)
     request = {"command": "ban", "address": args.address, "for": args.for_, "cut": args.cut}
-    done = ask(default_path(), request)
-    closed = f"; {done['closed']} door{'' if done['closed'] == 1 else 's'} closed to it" if done["closed"] else ""
-    connections = f"; {done['cut']} connection{'' if done['cut'] == 1 else 's'} cut" if args.cut else ""
-    output.line(f"{done['ban']} is banned for {output.span(done['for'])}{closed}{connections}")
+    answer = ask(default_path(), request)
+    closed = f"; {answer['closed']} door{'' if answer['closed'] == 1 else 's'} closed to it" if answer["closed"] else ""
+    connections = f"; {answer['cut']} connection{'' if answer['cut'] == 1 else 's'} cut" if args.cut else ""
+    output.line(f"{answer['ban']} is banned for {output.format_duration(answer['for'])}{closed}{connections}")
     return 0
 
 
@@ -46,18 +46,18 @@ def _list(*, as_json: bool) -> int:
         output.as_json([{"address": ban, "until": until_s} for ban, until_s in bans])
     elif bans:
         now_s = time.time()
-        output.table(("banned", "left"), [(ban, output.span(until_s - now_s)) for ban, until_s in bans])
+        output.table(("banned", "left"), [(ban, output.format_duration(until_s - now_s)) for ban, until_s in bans])
     else:
         output.line("nobody is banned")
     return 0
 
 
-def _spare_this_session(text: str) -> None:
+def _reject_own_session(text: str) -> None:
     """Reject a ban of the caller's own SSH session with UsageError. The daemon reports invalid addresses."""
     session = ssh_connection()
     try:
-        own = session is not None and ban_network(session.source) == ban_network(parse_address(text))
+        is_own = session is not None and ban_network(session.source) == ban_network(parse_address(text))
     except ValueError:
         return
-    if own:
+    if is_own:
         raise UsageError(f"{text}: this very session comes from there, and would be the last; ban it from elsewhere")

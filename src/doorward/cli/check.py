@@ -28,7 +28,7 @@ from doorward.lint.guessing import Guess
 from doorward.lint.host_checks import remarks
 from doorward.lint.sequences import guesses
 
-_PATIENCE_S, _LOOK_S = 60.0, 0.1  # loading a million doors takes a while
+_PATIENCE_S, _POLL_S = 60.0, 0.1  # loading a million doors takes a while
 
 EXAMPLE = """\
   $ doorward check -c doorward.toml
@@ -61,13 +61,17 @@ def run(args: argparse.Namespace) -> int:
         findings.sort(key=lambda finding: finding.line)
         if any(door.knock for door in configuration.doors) and (exposed := exposure(path)):
             findings.insert(0, Finding("warning", 1, *exposed))
-        found = [*_unmet(configuration, lines, path), *_unreadable(path), *_about_keys(configuration, path)]
-        faults += [each for each in found if isinstance(each, ConfigFault)]
-        findings += [each for each in found if isinstance(each, Finding)]
+        host_findings = [
+            *_unmet_requirements(configuration, lines, path),
+            *_unreadable(path),
+            *_key_findings(configuration, path),
+        ]
+        faults += [finding_or_fault for finding_or_fault in host_findings if isinstance(finding_or_fault, ConfigFault)]
+        findings += [finding_or_fault for finding_or_fault in host_findings if isinstance(finding_or_fault, Finding)]
     except ConfigError as error:
         faults = error.faults
     if args.keep and not faults:
-        _keep(path.absolute())
+        _save_last_good(path.absolute())
         return 0
     if args.json:
         _print_json(str(path), configuration, faults, findings)
@@ -76,16 +80,16 @@ def run(args: argparse.Namespace) -> int:
     return 2 if faults else 0
 
 
-def _unmet(configuration: Configuration, lines: Mapping[Keys, int], path: Path) -> Iterator[ConfigFault]:
+def _unmet_requirements(configuration: Configuration, lines: Mapping[Keys, int], path: Path) -> Iterator[ConfigFault]:
     """Yield what makes `doorward run` reject a valid file on this host."""
-    for place, look in requirements.of(configuration, path.absolute().parent):
+    for keys, check in requirements.of(configuration, path.absolute().parent):
         try:
-            look()
+            check()
         except ConfigError as error:
             yield from error.faults
         except DoorwardError as error:
             what, _, instead = str(error).rpartition("; ")
-            yield ConfigFault(str(path), line_of(lines, place), what, instead)
+            yield ConfigFault(str(path), line_of(lines, keys), what, instead)
 
 
 def _unreadable(path: Path) -> Iterator[ConfigFault | Finding]:
@@ -100,28 +104,28 @@ def _unreadable(path: Path) -> Iterator[ConfigFault | Finding]:
             yield Finding("warning", 1, f"{what}, so the daemon would stay root", remedy)
 
 
-def _keep(config: Path) -> None:
+def _save_last_good(config: Path) -> None:
     """Save the file as the last good copy, once the daemon has finished loading."""
     until_s = time.monotonic() + _PATIENCE_S
     while (status := ask(default_path(), {"command": "status"}))["is_loading"] and time.monotonic() < until_s:
-        time.sleep(_LOOK_S)
+        time.sleep(_POLL_S)
     if os.geteuid() != 0:
         raise HostError("--keep is for root: nobody else may write that copy")
     last_good.keep(config, status["digest"])
 
 
-def _about_keys(configuration: Configuration, path: Path) -> Iterator[ConfigFault | Finding]:
+def _key_findings(configuration: Configuration, path: Path) -> Iterator[ConfigFault | Finding]:
     """Yield the faults of authorized_keys, and remarks on what its keys may do."""
     if configuration.signed is None:
         return
     from doorward.daemon.key_files import keys_path, read_authorized_keys
     from doorward.lint import checks
 
-    file = keys_path(configuration.signed, path.parent)
+    keys_file = keys_path(configuration.signed, path.parent)
     with suppress(DoorwardError):  # reported with the other faults
-        keys, faults = read_authorized_keys(file)
+        keys, faults = read_authorized_keys(keys_file)
         yield from faults
-        yield from _unknown_doors(configuration, keys.door_names(), str(file))
+        yield from _unknown_doors(configuration, keys.door_names(), str(keys_file))
         yield from checks.remarks(keys, len(configuration.doors))
 
 
@@ -163,7 +167,7 @@ def _strength(rated: Guess) -> dict[str, object]:
 def _print_lines(
     file: str, configuration: Configuration | None, faults: list[ConfigFault], findings: list[Finding]
 ) -> None:
-    output.complain(*map(str, faults), *(f"{finding.file or file}:{finding}" for finding in findings))
+    output.error_line(*map(str, faults), *(f"{finding.file or file}:{finding}" for finding in findings))
     if configuration is not None and not faults:
         output.line(f"{file}: good: {_summary(configuration, findings)}")
 

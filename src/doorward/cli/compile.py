@@ -36,7 +36,7 @@ def run(args: argparse.Namespace) -> int:
     text = read_text(path)
     configuration = parse(text, str(path))
     findings = warnings(configuration, find_lines(text))
-    output.complain(*(f"{path}:{finding}" for finding in findings if finding.level == "warning"))
+    output.error_line(*(f"{path}:{finding}" for finding in findings if finding.level == "warning"))
     if args.graph is not None:
         _draw(configuration, args.graph)
     else:

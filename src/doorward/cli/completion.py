@@ -60,12 +60,12 @@ def whole_parser(complete: Callable[[argparse.Action], object]) -> argparse.Argu
     parser = argparse.ArgumentParser(prog="doorward")
     parser.add_argument("-V", "--version", action="version", version=__version__, help="say which version this is")
     commands = parser.add_subparsers(metavar="COMMAND")
-    for name, what in COMMANDS.items():
-        one = commands.add_parser(name, help=what, description=what)
-        load(name).add_arguments(one)
-        for action in one._actions:  # argparse has no public list of them
-            if (words := complete(action)) is not None:
-                vars(action)["complete"] = words  # where shtab looks for it
+    for name, description in COMMANDS.items():
+        subparser = commands.add_parser(name, help=description, description=description)
+        load(name).add_arguments(subparser)
+        for action in subparser._actions:  # argparse has no public list of them
+            if (completer := complete(action)) is not None:
+                vars(action)["complete"] = completer  # where shtab looks for it
     return parser
 
 

@@ -21,12 +21,12 @@ from doorward.kernel.atomic_file import FileOwnership
 _NEW_MODE = 0o600  # for a new configuration: it contains sequences
 
 
-def keep(config: Path) -> None:
+def save_last_good(config: Path) -> None:
     """Save the file as the last good copy if it is in force; report why if that fails."""
     try:
         last_good.keep(config, ask(default_path(), {"command": "status"}).get("digest", ""))
     except DoorwardError as error:
-        output.complain(f"doorward: no copy is kept for a start with a wrong file: {error}")
+        output.error_line(f"doorward: no copy is kept for a start with a wrong file: {error}")
 
 
 class Installation:
@@ -39,7 +39,7 @@ class Installation:
     def __init__(self, config: Path) -> None:
         self.config = config
         self.new = config.with_name(f"{config.name}.new")
-        self.before = config.with_name(f"{config.name}.before")
+        self.backup = config.with_name(f"{config.name}.before")
         with self._complaining():
             self._folder = open_directory_of(config)
 
@@ -66,12 +66,12 @@ class Installation:
         """Replace the configuration by FILE.new atomically, and save the old text as FILE.before."""
         with self._complaining():
             with suppress(FileNotFoundError), self._open(self.config) as file:
-                kept = self.config.with_name(f"{self.before.name}.new")
-                self._write(kept, file.read(), _access_of(file))
-                self._rename(kept, self.before)
+                backup_new = self.config.with_name(f"{self.backup.name}.new")
+                self._write(backup_new, file.read(), _file_ownership(file))
+                self._rename(backup_new, self.backup)
             self._rename(self.new, self.config)
 
-    def forget(self) -> None:
+    def discard(self) -> None:
         """Remove FILE.new."""
         with suppress(OSError):
             os.unlink(self.new.name, dir_fd=self._folder)
@@ -80,18 +80,20 @@ class Installation:
         """Open a file for reading. HostError if other users could change it, or if it is not a regular file."""
         flags = os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC  # do not block on a FIFO
         file = os.fdopen(os.open(path.name, flags, dir_fd=self._folder), "rb")
-        found = os.fstat(file.fileno())
-        entry = PathComponent(str(path), found.st_uid, found.st_mode, is_folder=False)
-        wrong = objection([entry], trusted_owners())
-        if wrong or not stat.S_ISREG(found.st_mode):
+        info = os.fstat(file.fileno())
+        entry = PathComponent(str(path), info.st_uid, info.st_mode, is_folder=False)
+        objections = objection([entry], trusted_owners())
+        if objections or not stat.S_ISREG(info.st_mode):
             file.close()
-            raise HostError(f"{path}: {'; '.join(wrong) if wrong else 'this is not a regular file; move it away'}")
+            raise HostError(
+                f"{path}: {'; '.join(objections) if objections else 'this is not a regular file; move it away'}"
+            )
         return file
 
     def _access(self) -> FileOwnership:
         """Return the owner and mode of the configuration, or the defaults for a new one."""
         with suppress(FileNotFoundError), self._open(self.config) as file:
-            return _access_of(file)
+            return _file_ownership(file)
         return FileOwnership(_NEW_MODE, os.geteuid(), os.getegid())
 
     def _write(self, path: Path, raw: bytes, access: FileOwnership) -> None:
@@ -124,18 +126,18 @@ class Installation:
             raise HostError(f"{where}: {error.strerror}; call this with the right to write there") from None
 
 
-def _access_of(file: BinaryIO) -> FileOwnership:
-    found = os.fstat(file.fileno())
-    return FileOwnership(stat.S_IMODE(found.st_mode), found.st_uid, found.st_gid)
+def _file_ownership(file: BinaryIO) -> FileOwnership:
+    info = os.fstat(file.fileno())
+    return FileOwnership(stat.S_IMODE(info.st_mode), info.st_uid, info.st_gid)
 
 
-def agree(config: Path, status: dict[str, Any]) -> None:
+def check_config_path(config: Path, status: dict[str, Any]) -> None:
     """Check that the daemon reports running with this file; UsageError if it names another.
 
     A compromised daemon must not choose which file root replaces.
     """
-    if (named := status.get("config")) != str(config):
+    if (reported := status.get("config")) != str(config):
         raise UsageError(
-            f"{config}: this call would replace that file, and the daemon says that it runs with {named!r};"
+            f"{config}: this call would replace that file, and the daemon says that it runs with {reported!r};"
             " name the daemon's file with -c FILE, or start the daemon with this one"
         )

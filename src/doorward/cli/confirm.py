@@ -7,7 +7,7 @@ from contextlib import closing
 from pathlib import Path
 
 from doorward.cli import output
-from doorward.cli.config_install import Installation, agree, keep
+from doorward.cli.config_install import Installation, check_config_path, save_last_good
 from doorward.cli.options import add_config, configuration_path
 from doorward.daemon.control_socket import ask, default_path
 from doorward.errors import NegativeResult
@@ -34,7 +34,7 @@ def run(args: argparse.Namespace) -> int:
     if trial["digest"] is None:  # `doorward run --trial`: nothing to install
         _confirm(config)
         return 0
-    agree(config, status)
+    check_config_path(config, status)
     with closing(Installation(config)) as installation:
         installation.check(trial["digest"])  # before confirming
         _confirm(config, installation)
@@ -53,5 +53,5 @@ def _confirm(config: Path, installation: Installation | None = None) -> None:
     if installation is not None:
         installation.finish()
         ask(default_path(), {"command": "installed"})
-    keep(config)
+    save_last_good(config)
     output.line(f"confirmed: {answer['summary']}")

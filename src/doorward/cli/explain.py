@@ -38,7 +38,7 @@ EXAMPLE = """\
      hint: knock faster, or write a longer `within`
 exit status: 0 a door opened, 1 none did, 2 the call or the file is wrong"""
 MOST_RECORDS = 1000
-_FOR_EVER_S = float(10**9)
+_FOREVER_S = float(10**9)
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -63,10 +63,10 @@ def run(args: argparse.Namespace) -> int:
     if args.for_ is not None and args.live is None:
         raise UsageError("--for is for --live; add --live ADDRESS, or leave --for out")
     if args.live is not None:
-        return _live(args, _address("--live", args.live))
+        return _explain_live(args, _address("--live", args.live))
     with suppress(ValueError):
-        return _past(args, parse_address(args.what))
-    return _file(args)
+        return _explain_ledger(args, parse_address(args.what))
+    return _explain_file(args)
 
 
 def _address(option: str, text: str) -> Address:
@@ -76,73 +76,75 @@ def _address(option: str, text: str) -> Address:
         raise UsageError(f"{option}: {text!r} is no address; write it as 192.0.2.7 or 2001:db8::7") from None
 
 
-def _past(args: argparse.Namespace, address: Address) -> int:
+def _explain_ledger(args: argparse.Namespace, address: Address) -> int:
     records = list(read_records(ledger_path(), 0.0, MOST_RECORDS, args.door, places_of(address)))
-    conclusion = _unless_banned(address, diagnose_records(str(address), records, time.time(), output.moment))
-    explain_output.print_past(address, records, conclusion, as_json=args.json)
-    return 0 if conclusion.opened else 1
+    diagnosis = _unless_banned(address, diagnose_records(str(address), records, time.time(), output.format_time))
+    explain_output.print_history(address, records, diagnosis, as_json=args.json)
+    return 0 if diagnosis.opened else 1
 
 
-def _unless_banned(address: Address, conclusion: Diagnosis) -> Diagnosis:
+def _unless_banned(address: Address, diagnosis: Diagnosis) -> Diagnosis:
     """Return the diagnosis, or that the address is banned: then its knocks are ignored."""
     until_s = read_bans(ledger_path().with_name(bans.NAME)).get(ban_network(address), 0.0)
-    return with_ban(conclusion, str(address), until_s, output.moment) if until_s > time.time() else conclusion
+    return with_ban(diagnosis, str(address), until_s, output.format_time) if until_s > time.time() else diagnosis
 
 
-def _house(args: argparse.Namespace) -> tuple[CompiledConfig, int | None]:
+def _compiled_config(args: argparse.Namespace) -> tuple[CompiledConfig, int | None]:
     """Return the compiled configuration and the index of the door in --door. UsageError if it is unknown."""
-    house = build_config(read(configuration_path(args)))
+    compiled = build_config(read(configuration_path(args)))
     if args.door is None:
-        return house, None
-    index = house.door_named(args.door)
+        return compiled, None
+    index = compiled.door_named(args.door)
     if index is None:
         import difflib
 
-        near = difflib.get_close_matches(args.door, [door.name for door in house.doors], n=1)
+        near = difflib.get_close_matches(args.door, [door.name for door in compiled.doors], n=1)
         hint = f"did you mean {near[0]!r}?" if near else "look into the configuration for its name"
         raise UsageError(f"--door: there is no door {args.door!r}; {hint}")
-    return house, index
+    return compiled, index
 
 
-def _file(args: argparse.Namespace) -> int:
-    house, door = _house(args)
+def _explain_file(args: argparse.Namespace) -> int:
+    compiled, door = _compiled_config(args)
     source = None if args.source is None else _address("--source", args.source)
-    recording = PacketCollector(house, source)
+    collector = PacketCollector(compiled, source)
     notes = []
-    with _opened(args.what) as file:
+    with _open_capture(args.what) as file:
         capture = CaptureFile(file)
         try:
-            recording.feed_all(capture)
+            collector.feed_all(capture)
         except MalformedError as error:
-            if not recording.frames:
+            if not collector.frames:
                 raise UsageError(f"{args.what}: {error}") from None
             notes.append(f"{error}; what came before is explained")
-    if recording.is_unreadable:
-        raise UsageError(f"{args.what}: {recording.strange.most_common(1)[0][0]}")
+    if collector.is_unreadable:
+        raise UsageError(f"{args.what}: {collector.strange.most_common(1)[0][0]}")
     if capture.cut:
         notes.append(f"{capture.cut}; what came before is explained")
-    notes += _notes(recording)
-    hosts = _hosts(args, recording, house)
-    traces = SourceTraces(house, hosts.__contains__)
-    traces.feed_all(recording.seen)
+    notes += _notes(collector)
+    servers = _server_addresses(args, collector, compiled)
+    traces = SourceTraces(compiled, servers.__contains__)
+    traces.feed_all(collector.seen)
     for note in notes:
-        output.complain(f"doorward: {args.what}: {note}")
-    most = MOST_FOR_PROGRAMS if args.json else MOST_SHOWN
-    found = summarize(house, traces, hosts, hosts.__contains__, source=source, door=door, most=most)
-    return _print(args, house, found, recording, hosts)
+        output.error_line(f"doorward: {args.what}: {note}")
+    limit = MOST_FOR_PROGRAMS if args.json else MOST_SHOWN
+    summary = summarize(compiled, traces, servers, servers.__contains__, source=source, door=door, most=limit)
+    return _print(args, compiled, summary, collector, servers)
 
 
-def _notes(recording: PacketCollector) -> Iterator[str]:
-    if recording.is_full:
+def _notes(collector: PacketCollector) -> Iterator[str]:
+    if collector.is_full:
         yield f"only the first {MOST_KEPT:,} packets that matter are explained; choose some with --source"
-    if recording.is_timeless:
+    if collector.is_timeless:
         yield "all packets have the same time, so that nothing can be said about deadlines; capture with tcpdump"
-    if recording.strange and not recording.seen:
-        reason, count = recording.strange.most_common(1)[0]
-        yield f"none of {recording.frames:,} frames holds a packet that can be explained; {count:,}: {reason}"
+    if collector.strange and not collector.seen:
+        reason, count = collector.strange.most_common(1)[0]
+        yield f"none of {collector.frames:,} frames holds a packet that can be explained; {count:,}: {reason}"
 
 
-def _hosts(args: argparse.Namespace, recording: PacketCollector, house: CompiledConfig) -> frozenset[bytes]:
+def _server_addresses(
+    args: argparse.Namespace, collector: PacketCollector, compiled: CompiledConfig
+) -> frozenset[bytes]:
     """Return the server's addresses: from --host, else this host's if knocks went there, else the most knocked at."""
     if args.host:
         return frozenset(_address("--host", text).packed for text in args.host)
@@ -153,41 +155,45 @@ def _hosts(args: argparse.Namespace, recording: PacketCollector, house: Compiled
             own = links.locals().addresses
         finally:
             links.close()
-    return server_addresses(recording.seen, house, own)
+    return server_addresses(collector.seen, compiled, own)
 
 
 def _print(
-    args: argparse.Namespace, house: CompiledConfig, found: Summary, recording: PacketCollector, hosts: frozenset[bytes]
+    args: argparse.Namespace,
+    compiled: CompiledConfig,
+    summary: Summary,
+    collector: PacketCollector,
+    servers: frozenset[bytes],
 ) -> int:
-    began_s = (recording.began_ns or 0) / 1e9
-    explain_output.print_report(house, found, began_s, hosts, whole=args.source is not None, as_json=args.json)
-    return 0 if any(told.conclusion.opened for told in found.told) else 1
+    began_s = (collector.began_ns or 0) / 1e9
+    explain_output.print_report(compiled, summary, began_s, servers, whole=args.source is not None, as_json=args.json)
+    return 0 if any(source.conclusion.opened for source in summary.told) else 1
 
 
-def _live(args: argparse.Namespace, address: Address) -> int:
-    house, door = _house(args)
-    recording = PacketCollector(house)
-    seconds = _FOR_EVER_S if args.for_ is None else _seconds(args.for_)
+def _explain_live(args: argparse.Namespace, address: Address) -> int:
+    compiled, door = _compiled_config(args)
+    collector = PacketCollector(compiled)
+    seconds = _FOREVER_S if args.for_ is None else _seconds(args.for_)
     with LiveCapture(address) as capture:
-        traces = SourceTraces(house, capture.is_local)
-        ends = "Ctrl-C ends it" if args.for_ is None else f"for {args.for_}"
+        traces = SourceTraces(compiled, capture.is_local)
+        how_long = "Ctrl-C ends it" if args.for_ is None else f"for {args.for_}"
         with _on_interrupt(capture.end):
-            output.complain(f"doorward: watching {address}; {ends}")
+            output.error_line(f"doorward: watching {address}; {how_long}")
             for packet in capture.packets(time.monotonic() + seconds):
-                seen = recording.feed_packet(packet.network, packet.at_ns)
-                step = traces.feed(seen) if seen else None
+                packet_seen = collector.feed_packet(packet.network, packet.at_ns)
+                step = traces.feed(packet_seen) if packet_seen else None
                 if step is not None and not args.json:
-                    explain_output.print_step(house, step, address)
-                if recording.is_full:
+                    explain_output.print_step(compiled, step, address)
+                if collector.is_full:
                     break
-        for note in _notes(recording):
-            output.complain(f"doorward: {note}")
-        found = summarize(house, traces, frozenset(), capture.is_local, source=address, door=door)
-    told = tuple(each._replace(conclusion=_unless_banned(address, each.conclusion)) for each in found.told)
-    found = found._replace(told=told)
-    began_s = (recording.began_ns or 0) / 1e9
-    explain_output.print_live(house, found, began_s, as_json=args.json)
-    return 0 if any(told.conclusion.opened for told in found.told) else 1
+        for note in _notes(collector):
+            output.error_line(f"doorward: {note}")
+        summary = summarize(compiled, traces, frozenset(), capture.is_local, source=address, door=door)
+    told = tuple(source._replace(conclusion=_unless_banned(address, source.conclusion)) for source in summary.told)
+    summary = summary._replace(told=told)
+    began_s = (collector.began_ns or 0) / 1e9
+    explain_output.print_live(compiled, summary, began_s, as_json=args.json)
+    return 0 if any(told.conclusion.opened for told in summary.told) else 1
 
 
 def _seconds(text: str) -> float:
@@ -198,21 +204,21 @@ def _seconds(text: str) -> float:
 
 
 @contextmanager
-def _opened(what: str) -> Iterator[BinaryIO]:
+def _open_capture(path: str) -> Iterator[BinaryIO]:
     """Open a capture. A pipe is read to its end even after Ctrl-C, since that also stops its writer."""
-    if what == "-":
+    if path == "-":
         if sys.stdin.isatty():
             raise UsageError("standard input is a terminal; pipe a capture into it: tcpdump -w - | doorward explain -")
         with _on_interrupt(lambda: None):
             yield sys.stdin.buffer
         return
     try:
-        with Path(what).open("rb") as file:
+        with Path(path).open("rb") as file:
             yield file
     except FileNotFoundError:
-        raise UsageError(f"{what}: there is no such file, and it is no address; name a capture or an address") from None
+        raise UsageError(f"{path}: there is no such file, and it is no address; name a capture or an address") from None
     except OSError as error:
-        raise UsageError(f"{what}: it cannot be read ({error.strerror}); name a capture file") from None
+        raise UsageError(f"{path}: it cannot be read ({error.strerror}); name a capture file") from None
 
 
 @contextmanager
@@ -223,8 +229,8 @@ def _on_interrupt(act: Callable[[], None]) -> Iterator[None]:
         signal.signal(signal.SIGINT, signal.default_int_handler)
         act()
 
-    before = signal.signal(signal.SIGINT, once)
+    previous = signal.signal(signal.SIGINT, once)
     try:
         yield
     finally:
-        signal.signal(signal.SIGINT, before)
+        signal.signal(signal.SIGINT, previous)

@@ -18,7 +18,7 @@ _HEAD = ("gate", "state", "openings", "behind", "answered in", "clock")
 
 
 @contextmanager
-def office(args: argparse.Namespace) -> Iterator[FleetAdmin]:
+def open_admin(args: argparse.Namespace) -> Iterator[FleetAdmin]:
     """Open the fleet that the configuration names. UsageError if it has no [fleet]."""
     path = configuration_path(args)
     configuration = read(path)
@@ -33,22 +33,22 @@ def office(args: argparse.Namespace) -> Iterator[FleetAdmin]:
 
 def status(args: argparse.Namespace) -> int:
     """Print the state of each gate, and the number of openings in the fleet."""
-    with office(args) as asked:
-        gates, openings = asked.status(), asked.openings()
+    with open_admin(args) as admin:
+        gates, openings = admin.status(), admin.openings()
     if args.json:
-        output.as_json([_described(gate) for gate in gates])
+        output.as_json([_gate_dict(gate) for gate in gates])
         return 0
     output.table(_HEAD, [_row(gate) for gate in gates])
     up = sum(gate.state == "up" for gate in gates)
-    output.line(f"fleet {asked.fleet}: {up} of {len(gates)} gates up, {len(openings)} open")
+    output.line(f"fleet {admin.fleet}: {up} of {len(gates)} gates up, {len(openings)} open")
     return 0
 
 
 def close(args: argparse.Namespace) -> int:
     """Close a door to an address on every gate. NegativeResult if it is open on none."""
     key = key_of(args.door, args.address)
-    with office(args) as asked:
-        if not asked.close(key):
+    with open_admin(args) as admin:
+        if not admin.close(key):
             raise NegativeResult(
                 f"{args.door} is open to {args.address} at no gate; `doorward status --fleet` tells which are in touch"
             )
@@ -59,20 +59,20 @@ def close(args: argparse.Namespace) -> int:
 def log(args: argparse.Namespace, since_s: float) -> int:
     """Print the access log of all gates."""
     is_narrow = bool(args.door or args.address or since_s)
-    with office(args) as asked:
-        rows = asked.records(0 if is_narrow else args.last)
-    chosen = [row for row in rows if _is_asked(row, args, since_s)][-args.last :]
+    with open_admin(args) as admin:
+        rows = admin.records(0 if is_narrow else args.last)
+    chosen = [row for row in rows if _matches(row, args, since_s)][-args.last :]
     for row in chosen:
         if args.json:
             output.as_json(row)
         else:
-            what = f"{row['door']}: {row['words']}" if row["door"] else row["words"]
-            moment = output.moment(row["at_ms"] / 1000)
-            output.line(f"{moment}  {row['gate']:<10}  {row['event']:<7}  {row['address']:<15}  {what}")
+            text = f"{row['door']}: {row['words']}" if row["door"] else row["words"]
+            moment = output.format_time(row["at_ms"] / 1000)
+            output.line(f"{moment}  {row['gate']:<10}  {row['event']:<7}  {row['address']:<15}  {text}")
     return 0
 
 
-def _is_asked(row: dict[str, Any], args: argparse.Namespace, since_s: float) -> bool:
+def _matches(row: dict[str, Any], args: argparse.Namespace, since_s: float) -> bool:
     is_door = args.door in (None, row["door"])
     return is_door and args.address in (None, row["address"]) and row["at_ms"] >= since_s * 1000
 
@@ -85,7 +85,7 @@ def _row(gate: GateStatus) -> tuple[str, ...]:
     return (gate.name, gate.state, *words, f"{gate.took_ms}ms", f"{gate.offset_ms:+d}ms ±{-(-gate.took_ms // 2)}ms")
 
 
-def _described(gate: GateStatus) -> dict[str, Any]:
+def _gate_dict(gate: GateStatus) -> dict[str, Any]:
     own = {"gate": gate.name, "state": gate.state, "took_ms": gate.took_ms, "offset_ms": gate.offset_ms}
     return own | gate.answer
 
@@ -105,7 +105,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 def run(args: argparse.Namespace) -> int:
     """Remove a gate from the fleet's member list."""
-    with office(args) as fleet:
-        fleet.forget(args.gate)
+    with open_admin(args) as admin:
+        admin.forget(args.gate)
     output.line(f"{args.gate} is forgotten; if its daemon starts again, it is listed again")
     return 0

@@ -48,18 +48,18 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 def run(args: argparse.Namespace) -> int:
     """Convert the file, print or write the result, and print notes to standard error."""
-    converted = _converted(_read(args.file), args.file, args.dialect)
+    converted = _convert(_read(args.file), args.file, args.dialect)
     if args.output is None:
         output.line(*converted.toml.removesuffix("\n").split("\n"))
         sys.stdout.flush()
     else:
         _write_new(args.output, converted.toml)
-    output.complain(*(f"doorward import: {note}" for note in converted.notes))
+    output.error_line(*(f"doorward import: {note}" for note in converted.notes))
     return 0
 
 
-def _converted(text: str, path: Path, named: str | None) -> Converted:
-    file, dialect = str(path), named or dialect_of(text)
+def _convert(text: str, path: Path, chosen: str | None) -> Converted:
+    file, dialect = str(path), chosen or dialect_of(text)
     if dialect is None:
         raise UsageError(f"{path}: no line of it is one of knockd.conf or access.conf; name the file, or say --from")
     if dialect == Dialect.KNOCKD:

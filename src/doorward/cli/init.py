@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import NamedTuple, TypeVar
 
 from doorward.cli import options, qr
-from doorward.cli.options import add_config, ask, configuration_path
+from doorward.cli.options import add_config, configuration_path, prompt
 from doorward.cli.output import line
 from doorward.client.link_uri import format_link
 from doorward.config.files import default_path, read
@@ -36,27 +36,27 @@ class Decision(NamedTuple):
     """The plan (still without sequences), the authorized keys, whether to add sequences, and the host's address."""
 
     plan: ConfigPlan
-    who: ExistingFiles | None
+    authorized: ExistingFiles | None
     has_sequences: bool
     address: str
 
 
-def decide(args: argparse.Namespace, here: HostSurvey) -> Decision:
+def decide(args: argparse.Namespace, host: HostSurvey) -> Decision:
     """Return the decision: each answer from its option, by asking, or with --yes from the survey of the host."""
     if not (args.yes or options.is_terminal()):
         raise UsageError("there is no terminal to ask on; add --yes, and answers as options (`doorward init --help`)")
-    doors = _doors(args, here)
+    doors = _doors(args, host)
     question = "Mode: guard hides these ports, stealth all that is not public"
     mode = _answer(args, args.mode, question, Mode.GUARD, _mode)
     if args.public is not None and mode is not Mode.STEALTH:
         raise UsageError(
             f"--public is for mode stealth, and mode {mode} leaves ports as they are; leave one of the two out"
         )
-    public = _deciding_public(args, here, doors) if mode is Mode.STEALTH else ()
-    who = None if args.no_signed else _client_names(args)
-    has_sequences = who is None or _has_sequences(args)
-    address = address_of(args, here, is_asked=True)
-    return Decision(ConfigPlan(mode, doors, public, signed=not args.no_signed), who, has_sequences, address)
+    public = _public_answer(args, host, doors) if mode is Mode.STEALTH else ()
+    authorized = None if args.no_signed else _authorized_answer(args)
+    has_sequences = authorized is None or _sequence_answer(args)
+    address = client_address(args, host, is_asked=True)
+    return Decision(ConfigPlan(mode, doors, public, signed=not args.no_signed), authorized, has_sequences, address)
 
 
 def unused_options(args: argparse.Namespace) -> list[str]:
@@ -71,9 +71,9 @@ def unused_options(args: argparse.Namespace) -> list[str]:
     return [name for name, value in options.items() if value]
 
 
-def address_of(args: argparse.Namespace, here: HostSurvey, *, is_asked: bool = False) -> str:
+def client_address(args: argparse.Namespace, host: HostSurvey, *, is_asked: bool = False) -> str:
     """Return the name or address that clients use: from --address, by asking, or the host's own."""
-    default = str(here.address() or survey.host_name())
+    default = str(host.address() or survey.host_name())
     if args.address is None and not is_asked:
         return default
     return _answer(args, args.address, "Name or address that clients use", default, client_setup.checked_address)
@@ -84,11 +84,11 @@ def _answer(
 ) -> Answer:
     if option is not None or args.yes:
         return parse(default if option is None else option)
-    return ask(question, default, parse)
+    return prompt(question, default, parse)
 
 
-def _doors(args: argparse.Namespace, here: HostSurvey) -> tuple[DoorSpec, ...]:
-    ssh = here.ssh()
+def _doors(args: argparse.Namespace, host: HostSurvey) -> tuple[DoorSpec, ...]:
+    ssh = host.ssh()
     default = str(DoorSpec("ssh", ssh)) if ssh else ""
     if args.yes and not args.doors and not ssh:
         raise UsageError("no SSH server was found here; name what is to be hidden: --door NAME=PORTS")
@@ -104,7 +104,7 @@ def _mode(text: str) -> Mode:
         raise UsageError(f"{text[:40]!r} is no mode; write one of {', '.join(Mode)}") from None
 
 
-def _deciding_public(args: argparse.Namespace, here: HostSurvey, doors: tuple[DoorSpec, ...]) -> tuple[Port, ...]:
+def _public_answer(args: argparse.Namespace, host: HostSurvey, doors: tuple[DoorSpec, ...]) -> tuple[Port, ...]:
     def parse(text: str) -> tuple[Port, ...]:
         public = () if text == _NONE else config_writer.parse_public(text)
         for port in public:
@@ -112,27 +112,27 @@ def _deciding_public(args: argparse.Namespace, here: HostSurvey, doors: tuple[Do
                 raise UsageError(f"{port} cannot be public: a door opens it, or signed knocks go there; leave it out")
         return public
 
-    default = ",".join(map(str, config_writer.public_ports(here, doors))) or _NONE
+    default = ",".join(map(str, config_writer.public_ports(host, doors))) or _NONE
     return _answer(args, args.public, "Ports that everybody reaches", default, parse)
 
 
 def find_own_keys(args: argparse.Namespace) -> ExistingFiles | None:
     """Return the keys of --authorized-keys, or the operator's own; None if there are none."""
     if args.authorized_keys is not None:
-        return _found(args.authorized_keys)
+        return _read_keys(args.authorized_keys)
     return install.first_keys(survey.key_files())
 
 
-def _client_names(args: argparse.Namespace) -> ExistingFiles | None:
+def _authorized_answer(args: argparse.Namespace) -> ExistingFiles | None:
     """Return the keys that may send signed knocks; None if there are none yet."""
     first = find_own_keys(args)
     if args.yes or args.authorized_keys is not None:
         return first
     question = "Who may knock by SSH key: a file of public keys, or none"
-    return ask(question, str(first.path) if first else _NONE, _found)
+    return prompt(question, str(first.path) if first else _NONE, _read_keys)
 
 
-def _has_sequences(args: argparse.Namespace) -> bool:
+def _sequence_answer(args: argparse.Namespace) -> bool:
     """Return whether a port sequence also opens the doors that SSH keys open."""
     question = "A port sequence too, for clients without a key (anyone who sees it can repeat it): yes or no"
     return _answer(args, _YES if args.sequence else None, question, _NO, _yes_or_no)
@@ -144,13 +144,13 @@ def _yes_or_no(text: str) -> bool:
     return text == _YES
 
 
-def _found(text: str) -> ExistingFiles | None:
+def _read_keys(text: str) -> ExistingFiles | None:
     if text == _NONE:
         return None
-    found = install.read_keys(Path(text).expanduser().absolute())
-    if not found.lines:
-        raise UsageError(f"{found.path}: no line holds a key that signed knocks take; name another file")
-    return found
+    keys = install.read_keys(Path(text).expanduser().absolute())
+    if not keys.lines:
+        raise UsageError(f"{keys.path}: no line holds a key that signed knocks take; name another file")
+    return keys
 
 
 _TRIAL = "5m"
@@ -161,24 +161,24 @@ _WITH_KEY = "not a secret: with the server's public key anyone can have the gate
 _UNITS = [Path(folder, "doorward.service") for folder in ("/etc/systemd/system", "/usr/lib/systemd/system")]
 
 
-def print_plan(here: HostSurvey) -> None:
+def print_plan(host: HostSurvey) -> None:
     """Print the listening services and the host's addresses."""
-    session = here.session.destination_port if here.session is not None else 0
+    session = host.session.destination_port if host.session is not None else 0
     line("this host, as others reach it:")
-    for port, program in here.services:
+    for port, program in host.services:
         is_way_in = port.protocol is Protocol.TCP and port.number == session
         line(f"  {port!s:<10} {program:<16}{'you are logged in by it' if is_way_in else ''}".rstrip())
-    if not here.services:
+    if not host.services:
         line("  nothing listens")
-    for local in here.network.locals:
+    for local in host.network.locals:
         if not (local.address.is_loopback or local.address.is_link_local or local.interface == "lo"):
             line(f"  {local.interface:<10} {local.address.ip}")
     line("")
 
 
-def print_client_setup(configuration: Configuration, folder: Path, address: str, name: str, *, as_qr: bool) -> None:
+def print_client_setup(configuration: Configuration, directory: Path, address: str, name: str, *, as_qr: bool) -> None:
     """Print the client setup: the `doorward add` command with the link, and what it writes."""
-    key = install.authorized_key_line(configuration, folder)
+    key = install.authorized_key_line(configuration, directory)
     doors, others = client_setup.shareable_doors(configuration, signed=key is not None)
     if not doors:
         line(
@@ -192,15 +192,15 @@ def print_client_setup(configuration: Configuration, folder: Path, address: str,
     line("", f"on each client ({_WITH_SEQUENCE if any(ports for _, ports in link.doors) else _WITH_KEY}):", "")
     knocks = ssh_port(configuration) is not None
     line(f"  doorward add {shlex.quote(text)} --name {shlex.quote(name)}{' --ssh' if knocks else ''}")
-    also = f"tells ssh to knock at {name}, and " if knocks else ""
-    line("", f"which {also}writes into ~/.config/doorward/hosts.toml:", "")
+    effect = f"tells ssh to knock at {name}, and " if knocks else ""
+    line("", f"which {effect}writes into ~/.config/doorward/hosts.toml:", "")
     for row in client_setup.hosts_table(name, link).splitlines():
         line(f"  {row}")
     if _is_private(address):
         line("", f"{address} is an address of a private network: for clients elsewhere call this with --address")
     if configuration.signed is not None and key is None:
-        who = install.who_may_knock(configuration, folder)
-        line("", f"nobody may send signed knocks yet: write public keys into {who}, and call this again")
+        authorized_keys = install.who_may_knock(configuration, directory)
+        line("", f"nobody may send signed knocks yet: write public keys into {authorized_keys}, and call this again")
     if others:
         line("", f"{others:,} doors more do not fit in the link; `doorward share DOOR` tells of each")
     if as_qr:
@@ -220,16 +220,16 @@ def print_next_steps(configuration: Configuration, path: Path, name: str, public
     is_usual = path == default_path().absolute()
     where = "" if is_usual else f" -c {shlex.quote(str(path))}"
     has_units = is_usual and any(unit.exists() for unit in _UNITS)
-    door, called = configuration.doors[0], shlex.quote(name)
+    door, quoted_name = configuration.doors[0], shlex.quote(name)
     port = next((port.number for port in door.opens if port.protocol is Protocol.TCP), None)
-    here = {f"doorward doctor{where}": "what would lock you out, and what is in the way"}
-    here |= {_ENABLE: "now, and at every boot"} if has_units else {f"doorward run --trial {_TRIAL}{where}": _ENDS}
+    steps = {f"doorward doctor{where}": "what would lock you out, and what is in the way"}
+    steps |= {_ENABLE: "now, and at every boot"} if has_units else {f"doorward run --trial {_TRIAL}{where}": _ENDS}
     ssh = ssh_port(configuration) if has_units else None
-    knock = f"doorward knock {called} {door.name}" + (f" --wait {port}" if port else "")
-    here[_ssh(called, ssh) if ssh else knock] = "on the client"
-    width = max(map(len, here))
+    knock = f"doorward knock {quoted_name} {door.name}" + (f" --wait {port}" if port else "")
+    steps[_ssh_command(quoted_name, ssh) if ssh else knock] = "on the client"
+    width = max(map(len, steps))
     line("", "next:", "")
-    for command, remark in here.items():
+    for command, remark in steps.items():
         line(f"  {command:<{width}}  # {remark}")
     if has_units:
         line("", "Stay logged in here until that has worked: what is connected stays connected. Or try it first:")
@@ -237,11 +237,11 @@ def print_next_steps(configuration: Configuration, path: Path, name: str, public
     else:
         line("", "If the knock lets you in, run `doorward confirm` there.")
     if configuration.gate.mode is not Mode.OBSERVE:
-        words = f" --port {port}" if port else ""
-        words += " --guard" if configuration.gate.mode is Mode.GUARD else ""
+        options = f" --port {port}" if port else ""
+        options += " --guard" if configuration.gate.mode is Mode.GUARD else ""
         seen = ",".join(port_ranges(port_numbers(public, Protocol.TCP)))
-        words += f" --expect {seen}" if seen else ""
-        line(f"And what a stranger sees, from the client: doorward verify {called} {door.name}{words}")
+        options += f" --expect {seen}" if seen else ""
+        line(f"And what a stranger sees, from the client: doorward verify {quoted_name} {door.name}{options}")
 
 
 def ssh_port(configuration: Configuration) -> int | None:
@@ -253,8 +253,8 @@ def ssh_port(configuration: Configuration) -> int | None:
     return None
 
 
-def _ssh(called: str, port: int) -> str:
-    return f"ssh {called}" if port == USUAL_SSH.number else f"ssh -p {port} {called}"
+def _ssh_command(name: str, port: int) -> str:
+    return f"ssh {name}" if port == USUAL_SSH.number else f"ssh -p {port} {name}"
 
 
 EXAMPLE = """\
@@ -296,44 +296,44 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 def run(args: argparse.Namespace) -> int:
     """Write the missing files, and print the client setup and the next steps."""
     path = configuration_path(args).absolute()
-    here = survey.survey_host()
+    host = survey.survey_host()
     name = args.name or survey.host_name()
     if path.exists():
-        configuration, address = read(path), address_of(args, here)
+        configuration, address = read(path), client_address(args, host)
         line(f"{path} is there already, and stays as it is")
         if unused := unused_options(args):
             line(f"{', '.join(unused)}: for a new file only; edit this one, or move it away")
         _write_signed(configuration, path, None if configuration.signed is None else find_own_keys(args))
     else:
-        configuration, address = _make(args, here, path)
+        configuration, address = _create(args, host, path)
     print_client_setup(configuration, path.parent, address, name, as_qr=args.qr)
-    print_next_steps(configuration, path, name, _public(configuration, here))
+    print_next_steps(configuration, path, name, _reachable_ports(configuration, host))
     return 0
 
 
-def _public(configuration: Configuration, here: HostSurvey) -> tuple[Port, ...]:
+def _reachable_ports(configuration: Configuration, host: HostSurvey) -> tuple[Port, ...]:
     """Return the ports that anyone may reach."""
     if configuration.gate.mode is Mode.STEALTH:
         return configuration.gate.public
-    return config_writer.public_ports(here, [DoorSpec(door.name, door.opens) for door in configuration.doors])
+    return config_writer.public_ports(host, [DoorSpec(door.name, door.opens) for door in configuration.doors])
 
 
-def _make(args: argparse.Namespace, here: HostSurvey, path: Path) -> tuple[Configuration, str]:
+def _create(args: argparse.Namespace, host: HostSurvey, path: Path) -> tuple[Configuration, str]:
     """Ask, choose and write; return the configuration and the address that clients use."""
-    print_plan(here)
-    plan, who, has_sequences, address = decide(args, here)
+    print_plan(host)
+    plan, authorized, has_sequences, address = decide(args, host)
     if has_sequences:
-        plan = config_writer.with_sequences(plan, here, secrets.randbelow)
-    programs = {service.port: service.program for service in here.services}
-    plan, configuration = _beside_firewalls(plan, path, programs)
-    _write_signed(configuration, path, who)
+        plan = config_writer.with_sequences(plan, host, secrets.randbelow)
+    programs = {service.port: service.program for service in host.services}
+    plan, configuration = _with_accept_mark(plan, path, programs)
+    _write_signed(configuration, path, authorized)
     if not install.write(path, config_writer.config_text(plan, programs)):
         raise UsageError(f"{path} was written by somebody else in the meantime; call this again")
     line(f"wrote {path}: mode {plan.mode}, doors {', '.join(map(str, plan.doors))}")
     return configuration, address
 
 
-def _beside_firewalls(plan: ConfigPlan, path: Path, programs: dict[Port, str]) -> tuple[ConfigPlan, Configuration]:
+def _with_accept_mark(plan: ConfigPlan, path: Path, programs: dict[Port, str]) -> tuple[ConfigPlan, Configuration]:
     """Return the plan and its configuration, with an accept mark if another firewall would drop the connections."""
     configuration = parse(config_writer.config_text(plan, programs), str(path))
     facts = gather(replace(configuration, signed=None), path.parent)  # its files do not exist yet
@@ -347,8 +347,8 @@ def _beside_firewalls(plan: ConfigPlan, path: Path, programs: dict[Port, str]) -
     return plan, parse(config_writer.config_text(plan, programs), str(path))
 
 
-def _write_signed(configuration: Configuration, path: Path, who: ExistingFiles | None) -> None:
-    for fault in who.faults if who is not None else ():
+def _write_signed(configuration: Configuration, path: Path, authorized: ExistingFiles | None) -> None:
+    for fault in authorized.faults if authorized is not None else ():
         line(f"left out: {fault}")
-    for made in install.write_signed(configuration, path.parent, _NOBODY if who is None else who.text):
-        line(f"wrote {made}")
+    for file in install.write_signed(configuration, path.parent, _NOBODY if authorized is None else authorized.text):
+        line(f"wrote {file}")

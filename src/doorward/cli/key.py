@@ -8,7 +8,7 @@ import stat
 from pathlib import Path
 
 from doorward.cli.options import add_config, configuration_path
-from doorward.cli.output import complain, line
+from doorward.cli.output import error_line, line
 from doorward.config.files import read
 from doorward.daemon.key_files import is_there, key_path, read_private_key
 from doorward.errors import HostError, UsageError
@@ -47,7 +47,7 @@ def run(args: argparse.Namespace) -> int:
         raise UsageError(_MISSING.format(path=config))
     path = key_path(signed, config.parent)
     if not is_there(path):
-        _make(path, config, new_private_text(SUITES[args.suite or X25519.name]))
+        _create_key(path, config, new_private_text(SUITES[args.suite or X25519.name]))
     key = read_private_key(path).public
     if args.suite and key.suite.name != args.suite:
         raise UsageError(
@@ -58,20 +58,20 @@ def run(args: argparse.Namespace) -> int:
     return 0
 
 
-def _make(path: Path, config: Path, text: str) -> None:
+def _create_key(path: Path, config: Path, text: str) -> None:
     """Write the key atomically and durably, unless another process has created it in the meantime."""
     try:
         atomic_file.make_folders(path.parent, 0o700)
-        is_made = atomic_file.create(path, text, _access(path.parent.stat(), config.stat()))
+        is_created = atomic_file.create(path, text, _key_ownership(path.parent.stat(), config.stat()))
     except OSError as error:
         raise HostError(f"{error.filename or path}: {error.strerror}; call this as who may write there") from None
-    if is_made:
-        complain(f"doorward: made {path}; keep a copy of it in a safe place")
+    if is_created:
+        error_line(f"doorward: made {path}; keep a copy of it in a safe place")
 
 
-def _access(folder: os.stat_result, config: os.stat_result) -> FileOwnership:
+def _key_ownership(directory: os.stat_result, config: os.stat_result) -> FileOwnership:
     """Return the key's ownership: the directory's owner; readable for the daemon's group if the configuration is."""
     service = service_identity()
     if service is not None and config.st_gid == service.group and config.st_mode & stat.S_IRGRP:
-        return FileOwnership(0o640, folder.st_uid, config.st_gid)
-    return FileOwnership(0o600, folder.st_uid, folder.st_gid)
+        return FileOwnership(0o640, directory.st_uid, config.st_gid)
+    return FileOwnership(0o600, directory.st_uid, directory.st_gid)

@@ -9,9 +9,9 @@ from doorward.cli.knock_options import (
     Knock,
     KnockPlan,
     only_door,
+    parse_port,
     plan_knock,
     plan_targets,
-    port_of,
     print_sent,
     seconds,
 )
@@ -50,74 +50,74 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 def run(args: argparse.Namespace) -> int:
     """Knock; return 0 when sent (with --wait: when the port answers)."""
     delay_s = seconds("--delay", args.delay, DEFAULT_DELAY_S)
-    awaited = _awaited(args.wait)
-    if awaited is None and args.timeout is not None:
+    port = _wait_port(args.wait)
+    if port is None and args.timeout is not None:
         raise UsageError("--timeout is for --wait; add --wait PORT, or leave --timeout out")
     timeout_s = seconds("--timeout", args.timeout, DEFAULT_TIMEOUT_S)
     if args.json and not args.dump:
         raise UsageError("--json is for --dump; add --dump, or leave --json out")
-    there = plan_knock(args, args.words, only_door)
+    plan = plan_knock(args, args.words, only_door)
     if args.dump:
-        return _dump(args, there)
-    knock = knocker(there, delay_s, args.verbose)
-    targets = plan_targets(there, args.family)
-    if awaited is None:
+        return _dump(args, plan)
+    knock = knocker(plan, delay_s, args.verbose)
+    targets = plan_targets(plan, args.family)
+    if port is None:
         knock(targets)
     else:
-        _wait(args, there, awaited, timeout_s, knock, targets)
+        _wait(args, plan, port, timeout_s, knock, targets)
     return 0
 
 
-def _dump(args: argparse.Namespace, there: KnockPlan) -> int:
-    if there.sequence:
+def _dump(args: argparse.Namespace, plan: KnockPlan) -> int:
+    if plan.sequence:
         raise UsageError("--dump shows a signed knock, and this is a sequence; add --server-key KEY, or use -v")
     from doorward.cli.signed_options import dump
 
-    dump(there, plan_targets(there, args.family), as_json=args.json)
+    dump(plan, plan_targets(plan, args.family), as_json=args.json)
     return 0
 
 
-def _awaited(text: str | None) -> Port | None:
+def _wait_port(text: str | None) -> Port | None:
     if text is None:
         return None
-    port = port_of(text)
+    port = parse_port(text)
     if port.protocol is not Protocol.TCP:
         raise UsageError(f"--wait: {port} cannot be waited for; only a TCP port answers, such as 22")
     return port
 
 
 def _wait(
-    args: argparse.Namespace, there: KnockPlan, awaited: Port, timeout_s: float, knock: Knock, targets: list[Target]
+    args: argparse.Namespace, plan: KnockPlan, port: Port, timeout_s: float, knock: Knock, targets: list[Target]
 ) -> None:
     from doorward.client.connector import try_port  # needed for --wait only
 
-    def visit(reached: list[Target], patience_s: float) -> Reply:
+    def try_targets(reached: list[Target], patience_s: float) -> Reply:
         replies = set()
         for target in reached:
-            replies.add(reply := try_port(target, awaited.number, patience_s / len(reached)))
+            replies.add(reply := try_port(target, port.number, patience_s / len(reached)))
             if args.verbose:
-                print_sent(f"     {awaited} is {reply.value}" + (f" at {target}" if len(reached) > 1 else ""))
+                print_sent(f"     {port} is {reply.value}" + (f" at {target}" if len(reached) > 1 else ""))
             if reply is Reply.OPEN:
                 break
         return next(reply for reply in Reply if reply in replies)
 
-    reply, rounds = knock_until_open(lambda: knock(targets), visit, timeout_s)
+    reply, rounds = knock_until_open(lambda: knock(targets), try_targets, timeout_s)
     if reply is not Reply.OPEN:
         times = "once" if rounds == 1 else f"{rounds} times"
-        raise NegativeResult(f"{args.host}: knocked {times}, but {awaited} {reason(reply, there)}")
+        raise NegativeResult(f"{args.host}: knocked {times}, but {port} {reason(reply, plan)}")
 
 
-def reason(reply: Reply, there: KnockPlan) -> str:
+def reason(reply: Reply, plan: KnockPlan) -> str:
     """Return what the port did instead of answering, and where to look."""
     if reply is Reply.REFUSED:
         return "refuses connections; check whether its service runs there, and whether a firewall rejects it"
-    if there.sequence:
+    if plan.sequence:
         return (
             "stays silent; check the sequence and its order, whether that door opens this port, "
             "and on the server `doorward status` and `doorward log`; packets with your address as a forged source shut "
             "a sequence out, but not a signed knock (`doorward knock HOST DOOR --server-key KEY`)"
         )
     return (
-        f"stays silent; check whether {there} opens this port and lets this key in, whether the clocks agree, "
+        f"stays silent; check whether {plan} opens this port and lets this key in, whether the clocks agree, "
         "and on the server `doorward log`, which says why a knock was refused"
     )

@@ -63,10 +63,10 @@ def seconds(option: str, text: str | None, default_s: float) -> float:
         return default_s
     from doorward.config.duration import parse_duration_ms
 
-    found: float = _read(option, parse_duration_ms, text) / 1000
-    if found > LONGEST_S:
+    value_s: float = _read(option, parse_duration_ms, text) / 1000
+    if value_s > LONGEST_S:
         raise UsageError(f"{option}: {text} is too long; write at most {LONGEST_S // 86_400}d")
-    return found
+    return value_s
 
 
 def plan_knock(args: argparse.Namespace, words: list[str], choose_door: Callable[[KnownHost], str]) -> KnockPlan:
@@ -74,29 +74,33 @@ def plan_knock(args: argparse.Namespace, words: list[str], choose_door: Callable
 
     hosts.toml is read only if needed. UsageError if something is missing or options exclude each other.
     """
-    given = _given(args)
+    values = _signed_values(args)
     has_ports = not all(map(is_door, words))
     if words and not any(map(is_door, words)) and _is_address(args.host):
-        _refuse_beside_a_sequence(given, args.host, "ports are")
-        return KnockPlan(KnownHost(args.host, args.host, {}), (), tuple(map(port_of, words)))
+        _reject_signed_options(values, args.host, "ports are")
+        return KnockPlan(KnownHost(args.host, args.host, {}), (), tuple(map(parse_port, words)))
     path = hosts_path()
     hosts = read_hosts(path)
-    host = hosts.get(args.host, KnownHost(args.host, args.host, {}))._replace(**given)
+    host = hosts.get(args.host, KnownHost(args.host, args.host, {}))._replace(**values)
     if has_ports or args.sequence or host.server_key is None:
         why = "ports are" if has_ports else "--sequence asks for" if args.sequence else ""
-        _refuse_beside_a_sequence(given, args.host, why)
-        return _sequence(path, hosts, args.host, words, choose_door)
+        _reject_signed_options(values, args.host, why)
+        return _plan_sequence(path, hosts, args.host, words, choose_door)
     doors = tuple(words) or (choose_door(host),)
     for door in doors:
-        _warn_of_a_slip(path, host, door)
+        _warn_of_typo(path, host, door)
     return KnockPlan(host, doors, ())
 
 
-def plan_targets(aim: KnockPlan, family: int) -> list[Target]:
+def plan_targets(plan: KnockPlan, family: int) -> list[Target]:
     """Resolve the host's addresses; with --from, only those of that address family."""
-    found = resolve(aim.host.address, family)
-    asked = aim.host.asked
-    return found if asked is None or asked.version is None or aim.sequence else targets_of_version(found, asked.version)
+    targets = resolve(plan.host.address, family)
+    requested = plan.host.asked
+    return (
+        targets
+        if requested is None or requested.version is None or plan.sequence
+        else targets_of_version(targets, requested.version)
+    )
 
 
 def only_door(host: KnownHost) -> str:
@@ -111,7 +115,7 @@ def only_door(host: KnownHost) -> str:
     raise UsageError(f"{hosts_path()}: host {host.name!r} has no door; give ports (7000 8000/udp 9000)")
 
 
-def port_of(word: str) -> Port:
+def parse_port(word: str) -> Port:
     """Return a port of a sequence; `7000` is TCP. UsageError if it is invalid."""
     try:
         return Port.parse(f"{word}/tcp" if word.isdigit() else word)
@@ -125,10 +129,10 @@ def print_sent(text: str) -> None:
     sys.stdout.flush()
 
 
-def _given(args: argparse.Namespace) -> dict[str, Any]:
+def _signed_values(args: argparse.Namespace) -> dict[str, Any]:
     """Return the given options of signed knocks, parsed."""
-    given = {name: text for name in _SIGNED if (text := getattr(args, name)) is not None}
-    if given:
+    values = {name: text for name in _SIGNED if (text := getattr(args, name)) is not None}
+    if values:
         from doorward.client import request_options
 
         parsers: dict[str, Callable[[str], object]] = {
@@ -137,8 +141,8 @@ def _given(args: argparse.Namespace) -> dict[str, Any]:
             "gate": request_options.parse_gate,
             "for_s": request_options.parse_for_s,
         }
-        given |= {name: _read(_SIGNED[name], parsers[name], given[name]) for name in given.keys() & parsers.keys()}
-    return given
+        values |= {name: _read(_SIGNED[name], parsers[name], values[name]) for name in values.keys() & parsers.keys()}
+    return values
 
 
 def _read(option: str, parse: Callable[[str], Any], text: str) -> Any:
@@ -148,8 +152,8 @@ def _read(option: str, parse: Callable[[str], Any], text: str) -> Any:
         raise UsageError(f"{option}: {error}") from None
 
 
-def _refuse_beside_a_sequence(given: Iterable[str], host: str, why: str) -> None:
-    for name in given:
+def _reject_signed_options(options: Iterable[str], host: str, why: str) -> None:
+    for name in options:
         option = _SIGNED[name]
         if why:
             raise UsageError(f"{option} is for signed knocks, and {why} a sequence; leave one of the two out")
@@ -159,19 +163,19 @@ def _refuse_beside_a_sequence(given: Iterable[str], host: str, why: str) -> None
         )
 
 
-def _sequence(
-    path: str, hosts: dict[str, KnownHost], name: str, words: list[str], choose: Callable[[KnownHost], str]
+def _plan_sequence(
+    path: str, hosts: dict[str, KnownHost], name: str, words: list[str], choose_door: Callable[[KnownHost], str]
 ) -> KnockPlan:
     if hosts and is_exposed(path):
         _warn(f"{path}: every user can read the sequences; run `chmod o-r {path}`")
-    words = words or [choose(find_host(path, hosts, name))]
+    words = words or [choose_door(find_host(path, hosts, name))]
     sequence: list[Port] = []
     for word in words:
-        sequence += find_door(path, hosts, name, word) if is_door(word) else (port_of(word),)
+        sequence += find_door(path, hosts, name, word) if is_door(word) else (parse_port(word),)
     return KnockPlan(hosts.get(name, KnownHost(name, name, {})), (), tuple(sequence))
 
 
-def _warn_of_a_slip(path: str, host: KnownHost, door: str) -> None:
+def _warn_of_typo(path: str, host: KnownHost, door: str) -> None:
     """Warn of a likely typo in a door's name: the server never answers a knock for an unknown door."""
     if host.doors and door not in host.doors and (hint := near(door, host.doors)):
         _warn(f"{path}: {host.name!r} lists no door {door!r}; {hint}")

@@ -65,7 +65,7 @@ def main(argv: list[str] | None = None) -> int:
         sys.stdout.write(USAGE)
         return 0
     try:
-        return _serve(call)
+        return _run_daemon(call)
     except DoorwardError as error:
         sys.stderr.write("".join(f"knockd: {visible(line)}\n" for line in str(error).splitlines()))
         return 1
@@ -77,13 +77,13 @@ def _parse(words: list[str]) -> DaemonArguments:
         raise getopt.GetoptError(f"what is {rest[0]!r}? only options are taken")
     letters = [(name.lstrip("-"), value) for name, value in pairs]
     named = {long.rstrip("="): letter for long, letter in _LONG.items()}
-    found = {named.get(name, name): value for name, value in letters}
-    if found.get("engine", "kernel") not in ENGINES:
-        raise getopt.GetoptError(f"--engine: {found['engine']!r} is none; write kernel or ring")
-    return DaemonArguments(frozenset(name for name, value in found.items() if not value), found)
+    options = {named.get(name, name): value for name, value in letters}
+    if options.get("engine", "kernel") not in ENGINES:
+        raise getopt.GetoptError(f"--engine: {options['engine']!r} is none; write kernel or ring")
+    return DaemonArguments(frozenset(name for name, value in options.items() if not value), options)
 
 
-def _serve(call: DaemonArguments) -> int:
+def _run_daemon(call: DaemonArguments) -> int:
     from doorward.config.files import read_text, trusted_owners
     from doorward.config.knockd import DEFAULT_PID_FILE, parse
     from doorward.daemon.ledger import open_ledger
@@ -92,34 +92,34 @@ def _serve(call: DaemonArguments) -> int:
     from doorward.knockd.knockd_log import KnockdLog
 
     values = call.values
-    folder = Path.cwd()
-    path = folder / values.get("c", "/etc/knockd.conf")
+    directory = Path.cwd()
+    path = directory / values.get("c", "/etc/knockd.conf")
     configuration = parse(read_text(path, trusted_owners()), str(path))
     options = configuration.options
-    settings = KnockdSettings(path, folder, values.get("i"), "4" in call.flags, "l" in call.flags, values.get("g"))
+    settings = KnockdSettings(path, directory, values.get("i"), "4" in call.flags, "l" in call.flags, values.get("g"))
     output = KnockdLog(verbose="v" in call.flags, debug="D" in call.flags)
-    pid_file = folder / (options.pid_file or values.get("p") or DEFAULT_PID_FILE)
+    pid_file = directory / (options.pid_file or values.get("p") or DEFAULT_PID_FILE)
     log_file = options.log_file or settings.log_file  # the file takes precedence, as in knockd
-    output.open_log(log_file and str(folder / log_file), use_syslog=options.use_syslog)
-    release = _Daemon(pid_file) if "d" in call.flags else None
+    output.open_log(log_file and str(directory / log_file), use_syslog=options.use_syslog)
+    daemonized = _Daemon(pid_file) if "d" in call.flags else None
     try:
         ledger_file = _own_ledger()
         engine = open_engine(values.get("engine"), output)
         ledger, set_aside = open_ledger(ledger_file, time.strftime("%Y%m%dT%H%M%S"))
-        _hold(ledger_file.with_name(_LOCK))
+        _lock_state_directory(ledger_file.with_name(_LOCK))
         if set_aside:
             output.complain(set_aside)
         app = Knockd(settings, configuration, engine, output, ledger)
     except DoorwardError as error:
-        if release is not None:
-            release.fail(str(error))
+        if daemonized is not None:
+            daemonized.fail(str(error))
         raise
     try:
-        return app.run(lambda: _let_go(release, output))
+        return app.run(lambda: _release_caller(daemonized, output))
     finally:
         app.close()
-        if release is not None:
-            release.remove_pid_file()
+        if daemonized is not None:
+            daemonized.remove_pid_file()
 
 
 def _own_ledger() -> Path:
@@ -135,7 +135,7 @@ def _own_ledger() -> Path:
     return path
 
 
-def _hold(lock: Path) -> None:
+def _lock_state_directory(lock: Path) -> None:
     """Lock the state directory until this process ends. HostError if another knockd holds the lock.
 
     Otherwise both would run the same pending commands, and the second's commands would wait for the first to end.
@@ -149,9 +149,9 @@ def _hold(lock: Path) -> None:
         ) from None
 
 
-def _let_go(release: _Daemon | None, output: KnockdLog) -> None:
-    if release is not None and (wrong := release.succeed()):
-        output.say(wrong)
+def _release_caller(daemonized: _Daemon | None, output: KnockdLog) -> None:
+    if daemonized is not None and (fault := daemonized.succeed()):
+        output.say(fault)
 
 
 class _Daemon:
@@ -160,11 +160,11 @@ class _Daemon:
     def __init__(self, pid_file: Path) -> None:
         self._pid_file = pid_file
         sys.stdout.flush()
-        told, self._tell = os.pipe()
+        reader, self._tell = os.pipe()
         if os.fork():
             os.close(self._tell)
-            _wait_and_leave(told)
-        os.close(told)
+            _wait_for_daemon(reader)
+        os.close(reader)
         os.setsid()
         if os.fork():
             os._exit(0)
@@ -181,14 +181,14 @@ class _Daemon:
 
     def succeed(self) -> str:
         """Write the pid file and release the calling process; return what went wrong, or an empty string."""
-        wrong = ""
+        fault = ""
         try:
             self._pid_file.write_text(f"{os.getpid()}\n")
         except OSError as error:
-            wrong = f"could not create pid file {self._pid_file}: {error.strerror}"
+            fault = f"could not create pid file {self._pid_file}: {error.strerror}"
         os.write(self._tell, b"\0")
         os.close(self._tell)
-        return wrong
+        return fault
 
     def remove_pid_file(self) -> None:
         """Remove the pid file, unless it names another process."""
@@ -199,12 +199,12 @@ class _Daemon:
             pass
 
 
-def _wait_and_leave(told: int) -> NoReturn:
-    with os.fdopen(told, "rb") as pipe:
+def _wait_for_daemon(descriptor: int) -> NoReturn:
+    with os.fdopen(descriptor, "rb") as pipe:
         message = pipe.read()
     if message != b"\0":
-        said = message.decode() or "the daemon ended before it was ready"
-        sys.stderr.write(f"knockd: {visible(said)}\n")
+        error_text = message.decode() or "the daemon ended before it was ready"
+        sys.stderr.write(f"knockd: {visible(error_text)}\n")
         sys.stderr.flush()
     os._exit(0 if message == b"\0" else 1)
 

@@ -46,24 +46,24 @@ def run(args: argparse.Namespace) -> int:
         if shutil.which(program) is None:
             raise HostError(f"the program {program!r} is missing; install the package {package}")
     lab = Lab()
-    folder = Path(tempfile.gettempdir()) / lab.name
+    directory = Path(tempfile.gettempdir()) / lab.name
     done = False
     try:
         with lab:
-            folder.mkdir(mode=0o700)
-            Demo(lab, folder).run()
+            directory.mkdir(mode=0o700)
+            Demo(lab, directory).run()
             done = True
             if args.keep:
                 lab.keep()
-                _say_how_to_enter(lab, folder)
+                _print_enter_commands(lab, directory)
     finally:
         if not (done and args.keep):
-            shutil.rmtree(folder, ignore_errors=True)
+            shutil.rmtree(directory, ignore_errors=True)
     return 0
 
 
-def _say_how_to_enter(lab: Lab, folder: Path) -> None:
-    environment = Demo.environment(folder)
+def _print_enter_commands(lab: Lab, directory: Path) -> None:
+    environment = Demo.environment(directory)
     words = " ".join(f"{name}={shlex.quote(value)}" for name, value in environment.items())
     output.line("", "The hosts stay, and the daemon and the greeter run on.")
     for host in lab.hosts:

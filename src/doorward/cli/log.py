@@ -36,27 +36,27 @@ def run(args: argparse.Namespace) -> int:
         from doorward.cli import fleet  # lazy: it imports the etcd client
 
         return fleet.log(args, since_s(args.since))
-    for record in read_records(ledger_path(), since_s(args.since), args.last, args.door, _places(args.address)):
+    for record in read_records(ledger_path(), since_s(args.since), args.last, args.door, _address_filter(args.address)):
         if args.json:
             output.as_json(
                 {"at": record.at_s, "event": record.event, "door": record.door, "address": record.address}
                 | record.detail
             )
         else:
-            output.line(text_of(record))
+            output.line(record_line(record))
     return 0
 
 
-def _places(text: str | None) -> list[str] | None:
+def _address_filter(text: str | None) -> list[str] | None:
     try:
         return None if text is None else places_of(parse_address(text))
     except ValueError:  # a network, as written in records
         return [text or ""]
 
 
-def text_of(record: Record) -> str:
+def record_line(record: Record) -> str:
     """Return a record as one line."""
-    return f"{output.moment(record.at_s)}  {record.event:<7}  {record.address:<15}  {_detail(record)}"
+    return f"{output.format_time(record.at_s)}  {record.event:<7}  {record.address:<15}  {_detail(record)}"
 
 
 def _detail(record: Record) -> str:
@@ -65,9 +65,9 @@ def _detail(record: Record) -> str:
         return f"{record.door}: {detail['reason']}" if record.door else str(detail["reason"])
     if record.event == "banned":
         ended_s = detail["ended"]
-        ended = "" if ended_s is None else f"; ended after {output.span(ended_s - record.at_s)}"
-        return f"until {output.moment(detail['until'])}{ended}"
+        ended = "" if ended_s is None else f"; ended after {output.format_duration(ended_s - record.at_s)}"
+        return f"until {output.format_time(detail['until'])}{ended}"
     text = f"{record.door}: {', '.join(detail['ports']) or 'no port'}, by {detail['by']}"
     if detail["closed"] is None:
-        return f"{text}; until {output.moment(detail['until'])}"
-    return f"{text}; closed after {output.span(detail['closed'] - record.at_s)}, by {detail['closed_by']}"
+        return f"{text}; until {output.format_time(detail['until'])}"
+    return f"{text}; closed after {output.format_duration(detail['closed'] - record.at_s)}, by {detail['closed_by']}"

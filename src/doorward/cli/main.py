@@ -66,7 +66,7 @@ def load(name: str) -> Command:
     return module
 
 
-def parser_of(name: str) -> argparse.ArgumentParser:
+def build_parser(name: str) -> argparse.ArgumentParser:
     """Build the parser of one command, with its example below the options."""
     command = load(name)
     parser = argparse.ArgumentParser(
@@ -118,7 +118,7 @@ def _dispatch(words: list[str]) -> int:
     if words[0] not in COMMANDS:
         return _unknown(words[0])
     # Intermixed: plain parse_args accepts no ports after an option (Python 3.11).
-    args = parser_of(words[0]).parse_intermixed_args(words[1:])
+    args = build_parser(words[0]).parse_intermixed_args(words[1:])
     status: int = args.run(args)
     return status
 

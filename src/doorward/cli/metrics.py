@@ -42,39 +42,39 @@ def run(args: argparse.Namespace) -> int:
     if find_spec("prometheus_client") is None:
         remedy = f"run `{install_command('prometheus_client')}`"
         raise UsageError(f"metrics need the Python library prometheus_client; {remedy}")
-    from doorward.cli.metrics_server import exposition
+    from doorward.cli.metrics_server import build_exposition
 
     if not args.listen:
-        text = exposition(ask(default_path(), {"command": "numbers"})).full.decode()
+        text = build_exposition(ask(default_path(), {"command": "numbers"})).full.decode()
         output.line(*text.removesuffix("\n").split("\n"))
         return 0
     _serve(args.listen)
     return 0
 
 
-def _serve(places: list[str]) -> None:
+def _serve(listen_texts: list[str]) -> None:
     from doorward.cli.metrics_server import ExpositionCache, Server, parse_listen
 
-    answers, is_over = ExpositionCache(_exposition), threading.Event()
+    cache, is_over = ExpositionCache(_exposition), threading.Event()
     with ExitStack() as stack:
-        servers = [stack.enter_context(Server(where, answers)) for where in map(parse_listen, places)]
-        for number in (signal.SIGINT, signal.SIGTERM):
-            signal.signal(number, lambda *_: is_over.set())
-        for place, server in zip(places, servers, strict=True):
+        servers = [stack.enter_context(Server(listen, cache)) for listen in map(parse_listen, listen_texts)]
+        for signal_number in (signal.SIGINT, signal.SIGTERM):
+            signal.signal(signal_number, lambda *_: is_over.set())
+        for listen_text, server in zip(listen_texts, servers, strict=True):
             threading.Thread(target=server.serve_forever, daemon=True).start()
             stack.callback(server.shutdown)
-            output.complain(f"doorward: serves metrics at {place}")
+            output.error_line(f"doorward: serves metrics at {listen_text}")
         is_over.wait()
 
 
 def _exposition() -> Exposition:
     """Query the daemon; without an answer, return `doorward_up 0` and print unexpected errors to standard error."""
-    from doorward.cli.metrics_server import exposition
+    from doorward.cli.metrics_server import build_exposition
 
     try:
-        return exposition(ask(default_path(), {"command": "numbers"}))
+        return build_exposition(ask(default_path(), {"command": "numbers"}))
     except NegativeResult:
-        return exposition(None)
+        return build_exposition(None)
     except DoorwardError as error:
-        output.complain(f"doorward: {error}")
-        return exposition(None)
+        output.error_line(f"doorward: {error}")
+        return build_exposition(None)

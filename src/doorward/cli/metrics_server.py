@@ -54,12 +54,12 @@ class Exposition(NamedTuple):
     full: bytes
 
 
-def exposition(numbers: Mapping[str, Any] | None) -> Exposition:
+def build_exposition(stats: Mapping[str, Any] | None) -> Exposition:
     """Return both texts for the daemon's statistics; None if no daemon answers."""
-    found = [_gauge("doorward_up", "Whether the daemon answers.", numbers is not None)]
-    if numbers is not None:
-        found += families(numbers)
-    return Exposition(_text([_public(each) for each in found if each.name in _PUBLIC]), _text(found))
+    metrics = [_gauge("doorward_up", "Whether the daemon answers.", stats is not None)]
+    if stats is not None:
+        metrics += families(stats)
+    return Exposition(_text([_public(metric) for metric in metrics if metric.name in _PUBLIC]), _text(metrics))
 
 
 def _public(family: Metric) -> Metric:
@@ -69,41 +69,43 @@ def _public(family: Metric) -> Metric:
     return family
 
 
-def _text(found: list[Metric]) -> bytes:
+def _text(metrics: list[Metric]) -> bytes:
     registry = CollectorRegistry(auto_describe=False)
-    registry.register(_Families(found))
+    registry.register(_Families(metrics))
     return generate_latest(registry)
 
 
 class _Families(Collector):
-    def __init__(self, found: list[Metric]) -> None:
-        self._found = found
+    def __init__(self, metrics: list[Metric]) -> None:
+        self._found = metrics
 
     def collect(self) -> list[Metric]:
         return self._found
 
 
-def families(numbers: Mapping[str, Any]) -> Iterator[Metric]:
+def families(stats: Mapping[str, Any]) -> Iterator[Metric]:
     """Yield every metric family of the daemon's statistics."""
-    yield _labelled(GaugeMetricFamily("doorward_build_info", "The version.", labels=["version"]), {(__version__,): 1})
-    yield _gauge("doorward_doors", "Doors of the configuration that is in force.", numbers["doors"])
-    yield _gauge("doorward_openings", "Openings that stand.", numbers["openings"])
-    yield _gauge("doorward_bans", "Addresses and networks that are banned.", numbers["bans"])
-    yield from _events(numbers)
-    yield _refusals(numbers)
+    yield _with_samples(
+        GaugeMetricFamily("doorward_build_info", "The version.", labels=["version"]), {(__version__,): 1}
+    )
+    yield _gauge("doorward_doors", "Doors of the configuration that is in force.", stats["doors"])
+    yield _gauge("doorward_openings", "Openings that stand.", stats["openings"])
+    yield _gauge("doorward_bans", "Addresses and networks that are banned.", stats["bans"])
+    yield from _events(stats)
+    yield _refusals(stats)
     packets = CounterMetricFamily(
         "doorward_packets", "Packets counted by the kernel, by what became of them.", labels=["path"]
     )
-    yield _labelled(packets, {(name,): count for name, count in numbers["counters"].items()})
-    yield from _sets(numbers["sets"])
-    yield _latency(numbers["latency"])
-    if (signed := numbers["signed"]) is not None:
+    yield _with_samples(packets, {(name,): count for name, count in stats["counters"].items()})
+    yield from _sets(stats["sets"])
+    yield _latency(stats["latency"])
+    if (signed := stats["signed"]) is not None:
         yield _gauge("doorward_signed_ready", "Whether signed knocks are taken.", signed["takes"])
-    if (fleet := numbers.get("fleet")) is not None:  # missing from an older daemon
+    if (fleet := stats.get("fleet")) is not None:  # missing from an older daemon
         yield from _fleet(fleet)
-    yield _counter("doorward_log_overflows", "Times that the kernel's log lost messages.", numbers["log_overflows"])
-    yield _gauge("doorward_ledger_trouble", "Whether the ledger cannot be written.", bool(numbers["ledger_trouble"]))
-    yield _counter("doorward_ledger_lost", "Records that never reached the ledger.", numbers["ledger_lost"])
+    yield _counter("doorward_log_overflows", "Times that the kernel's log lost messages.", stats["log_overflows"])
+    yield _gauge("doorward_ledger_trouble", "Whether the ledger cannot be written.", bool(stats["ledger_trouble"]))
+    yield _counter("doorward_ledger_lost", "Records that never reached the ledger.", stats["ledger_lost"])
 
 
 def _fleet(fleet: Mapping[str, Any]) -> Iterator[Metric]:
@@ -113,53 +115,57 @@ def _fleet(fleet: Mapping[str, Any]) -> Iterator[Metric]:
     rejected = CounterMetricFamily(
         "doorward_fleet_rejected", "Openings of the fleet that are not opened here.", labels=["reason"]
     )
-    yield _labelled(rejected, {(reason,): count for reason, count in fleet.get("rejected", {}).items()})
-    words = "Signed knocks for the fleet that it gave no answer for, by what became of them."
-    unanswered = CounterMetricFamily("doorward_fleet_unanswered", words, labels=["outcome"])
+    yield _with_samples(rejected, {(reason,): count for reason, count in fleet.get("rejected", {}).items()})
+    help_text = "Signed knocks for the fleet that it gave no answer for, by what became of them."
+    unanswered = CounterMetricFamily("doorward_fleet_unanswered", help_text, labels=["outcome"])
     counted = dict.fromkeys(("refused", "taken"), 0) | fleet["without_answer"]
-    yield _labelled(unanswered, {(outcome,): count for outcome, count in counted.items()})
+    yield _with_samples(unanswered, {(outcome,): count for outcome, count in counted.items()})
 
 
-def _events(numbers: Mapping[str, Any]) -> Iterator[Metric]:
-    for event, (name, words) in _EVENTS.items():
-        samples: _Samples = {(door, by): count for what, door, by, count in numbers["events"] if what == event}
-        yield _labelled(CounterMetricFamily(name, words, labels=["door", "by"]), samples)
+def _events(stats: Mapping[str, Any]) -> Iterator[Metric]:
+    for event, (name, help_text) in _EVENTS.items():
+        samples: _Samples = {
+            (door, by): count for sample_event, door, by, count in stats["events"] if sample_event == event
+        }
+        yield _with_samples(CounterMetricFamily(name, help_text, labels=["door", "by"]), samples)
 
 
-def _refusals(numbers: Mapping[str, Any]) -> Metric:
-    signed = (numbers["signed"] or {}).get("refused", {})
-    samples: _Samples = {("knock", reason): count for reason, count in numbers["refused"].items()}
+def _refusals(stats: Mapping[str, Any]) -> Metric:
+    signed = (stats["signed"] or {}).get("refused", {})
+    samples: _Samples = {("knock", reason): count for reason, count in stats["refused"].items()}
     samples |= {("key", reason): count for reason, count in signed.items()}
-    words = "Knocks and signed knocks that were refused, by way and reason."
-    return _labelled(CounterMetricFamily("doorward_refusals", words, labels=["by", "reason"]), samples)
+    help_text = "Knocks and signed knocks that were refused, by way and reason."
+    return _with_samples(CounterMetricFamily("doorward_refusals", help_text, labels=["by", "reason"]), samples)
 
 
 def _sets(sets: Mapping[str, Any]) -> Iterator[Metric]:
     """Yield the fill level of each set; an automaton's sets have its fingerprint in their name."""
     labels = ["set", "machine"]
-    known = {tuple(name.partition("_")[::2]): told for name, told in sets.items()}
+    by_labels = {tuple(name.partition("_")[::2]): state for name, state in sets.items()}
     full = GaugeMetricFamily("doorward_set_elements", "Elements of the kernel's sets, where it tells.", labels=labels)
-    yield _labelled(full, {key: told["elements"] for key, told in known.items() if told["elements"] is not None})
+    yield _with_samples(
+        full, {key: state["elements"] for key, state in by_labels.items() if state["elements"] is not None}
+    )
     size = GaugeMetricFamily("doorward_set_size", "Elements that the kernel's sets take.", labels=labels)
-    yield _labelled(size, {key: told["size"] for key, told in known.items() if told["size"]})
+    yield _with_samples(size, {key: state["size"] for key, state in by_labels.items() if state["size"]})
 
 
-def _latency(told: Mapping[str, Any]) -> Metric:
-    bounds = [*map(str, told["bounds"]), "+Inf"]
-    buckets = list(zip(bounds, accumulate(told["counts"]), strict=True))
-    words = "Seconds from the kernel's log of a complete knock to its opening in the ledger."
-    return HistogramMetricFamily("doorward_recording_seconds", words, buckets=buckets, sum_value=told["sum"])
+def _latency(histogram: Mapping[str, Any]) -> Metric:
+    bounds = [*map(str, histogram["bounds"]), "+Inf"]
+    buckets = list(zip(bounds, accumulate(histogram["counts"]), strict=True))
+    help_text = "Seconds from the kernel's log of a complete knock to its opening in the ledger."
+    return HistogramMetricFamily("doorward_recording_seconds", help_text, buckets=buckets, sum_value=histogram["sum"])
 
 
-def _gauge(name: str, words: str, value: float) -> Metric:
-    return GaugeMetricFamily(name, words, value=float(value))
+def _gauge(name: str, help_text: str, value: float) -> Metric:
+    return GaugeMetricFamily(name, help_text, value=float(value))
 
 
-def _counter(name: str, words: str, value: float) -> Metric:
-    return CounterMetricFamily(name, words, value=float(value))
+def _counter(name: str, help_text: str, value: float) -> Metric:
+    return CounterMetricFamily(name, help_text, value=float(value))
 
 
-def _labelled(family: GaugeMetricFamily | CounterMetricFamily, samples: _Samples) -> Metric:
+def _with_samples(family: GaugeMetricFamily | CounterMetricFamily, samples: _Samples) -> Metric:
     for labels, value in samples.items():
         family.add_metric(labels, float(value))
     return family
@@ -228,11 +234,11 @@ class Server(ThreadingHTTPServer):
             return
         path = Path(self._listen.address)
         _remove_dead(path)
-        before = os.umask(0o117)
+        previous_umask = os.umask(0o117)
         try:
             self.socket.bind(str(path))
         finally:
-            os.umask(before)
+            os.umask(previous_umask)
         self._file = path
         self.server_name, self.server_port = str(path), 0
 
@@ -274,8 +280,8 @@ class _Handler(BaseHTTPRequestHandler):
         elif self.path.partition("?")[0] != "/metrics":
             self._answer(404, b"there is /metrics only\n", "text/plain")
         else:
-            found = self.server.answers.get()
-            body = found.full if self.server.address_family is socket.AF_UNIX else found.public
+            answer = self.server.answers.get()
+            body = answer.full if self.server.address_family is socket.AF_UNIX else answer.public
             self._answer(200, body, CONTENT_TYPE)
 
     do_HEAD = do_GET  # noqa: N815 - the name is the base class's

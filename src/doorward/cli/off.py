@@ -41,10 +41,10 @@ def run(_: argparse.Namespace) -> int:
     # The order matters. A process that loads a ruleset checks the marker before its transaction and again after it,
     # so a ruleset committed after the removal here is removed by the process that committed it. A daemon that sees
     # its table disappear checks the marker too, and ends; the request is for one that cannot see it.
-    troubles = list(_make_file())
+    troubles = list(_create_marker())
     is_alone = _end_daemon()
     troubles += [*_remove_table(is_alone=is_alone), *_remove_rulesets()]
-    output.complain(*(f"doorward: {trouble}" for trouble in troubles))
+    output.error_line(*(f"doorward: {trouble}" for trouble in troubles))
     if troubles:
         return 2
     output.line("doorward is off: nothing is hidden, and the gate stays away, also after a")
@@ -52,7 +52,7 @@ def run(_: argparse.Namespace) -> int:
     return 0
 
 
-def _make_file() -> Iterator[str]:
+def _create_marker() -> Iterator[str]:
     try:
         off_switch.switch_off()
     except OSError as error:
@@ -83,15 +83,15 @@ def _end_daemon() -> bool:
         finally:
             os.close(ended)
     if not is_ended and answering(control) is not None:
-        output.complain(
-            f"doorward: process {process} ({_name(process)}), which has the control socket, does not end; a daemon"
-            f" loads no gate while doorward is off: end it with `kill -9 {process}`"
+        output.error_line(
+            f"doorward: process {process} ({_process_name(process)}), which owns the control socket, does not end; a"
+            f" daemon loads no ruleset while doorward is off: end it with `kill -9 {process}`"
         )
         return False
     return True
 
 
-def _name(process: int) -> str:
+def _process_name(process: int) -> str:
     """Return a process's name for the operator to recognize: any process of the daemon's user can own the socket."""
     try:
         return Path(f"/proc/{process}/comm").read_text().strip()

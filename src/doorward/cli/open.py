@@ -29,6 +29,6 @@ def run(args: argparse.Namespace) -> int:
     if args.json:
         output.as_json(opening)
     else:
-        left = output.span(opening["until"] - time.time())
+        left = output.format_duration(opening["until"] - time.time())
         output.line(f"{opening['door']} is open to {opening['address']} ({', '.join(opening['ports'])}) for {left}")
     return 0

@@ -23,12 +23,12 @@ def is_terminal() -> bool:
     return sys.stdin.isatty() and sys.stdout.isatty()
 
 
-def ask(question: str, default: str, parse: Callable[[str], Answer]) -> Answer:
+def prompt(question: str, default: str, parse: Callable[[str], Answer]) -> Answer:
     """Prompt until the answer is valid; Enter takes the default. UsageError at the end of the input."""
-    prompt = f"{question} [{default}]: " if default else f"{question}: "
+    prompt_text = f"{question} [{default}]: " if default else f"{question}: "
     while True:
         try:
-            text = input(prompt).strip()
+            text = input(prompt_text).strip()
         except EOFError:
             line("")
             raise UsageError("the answers have ended; with --yes nothing is asked") from None

@@ -14,13 +14,13 @@ def line(*texts: str) -> None:
     sys.stdout.writelines(f"{visible(text)}\n" for text in texts)
 
 
-def complain(*texts: str) -> None:
+def error_line(*texts: str) -> None:
     """Print each text as one line on standard error."""
     sys.stderr.writelines(f"{visible(text)}\n" for text in texts)
     sys.stderr.flush()
 
 
-def drawing(text: str) -> None:
+def colored_line(text: str) -> None:
     """Print a line with color codes unescaped; the text must not contain untrusted input."""
     sys.stdout.write(text + "\n")
 
@@ -38,12 +38,12 @@ def table(head: Sequence[str], rows: Sequence[Sequence[str]]) -> None:
         line("  ".join(f"{cell:<{width}}" for cell, width in zip(row, widths, strict=True)).rstrip())
 
 
-def moment(seconds: float) -> str:
+def format_time(seconds: float) -> str:
     """Format seconds since the epoch as local time."""
     return f"{datetime.fromtimestamp(seconds, UTC).astimezone():%Y-%m-%d %H:%M:%S}"
 
 
-def span(seconds: float) -> str:
+def format_duration(seconds: float) -> str:
     """Format a duration in seconds with at most two units."""
     whole = max(0, round(seconds))
     for size, unit, smaller, small_unit in ((86400, "d", 3600, "h"), (3600, "h", 60, "m"), (60, "m", 1, "s")):

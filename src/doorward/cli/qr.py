@@ -6,7 +6,7 @@ import os
 import sys
 from io import StringIO
 
-from doorward.cli.output import drawing, line
+from doorward.cli.output import colored_line, line
 from doorward.errors import HostError
 from doorward.libraries import install_command
 
@@ -36,4 +36,4 @@ def draw(link: str) -> None:
     if sys.stdout.isatty() and os.get_terminal_size().columns < len(rows[0]):
         raise HostError(f"the QR code is {len(rows[0])} columns wide; widen the terminal, or send the link")
     for row in rows:
-        drawing(f"{_WHITE_ON_BLACK}{row}{_PLAIN}" if sys.stdout.isatty() else row)
+        colored_line(f"{_WHITE_ON_BLACK}{row}{_PLAIN}" if sys.stdout.isatty() else row)

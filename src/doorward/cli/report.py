@@ -55,53 +55,57 @@ def run(args: argparse.Namespace) -> int:
         raise UsageError("report: --html - and --json both write to standard output; name a file with --html")
     path = None if args.html in (None, "-") else Path(args.html)
     if path is not None:
-        _refuse_to_overwrite(path)
+        _check_target(path)
     begin_s = max(0.0, since_s(args.since))  # before the ledger is read, which can take a while
-    found = sort_out(read_records(ledger_path(), 0.0, _MOST_ROWS), begin_s, time.time())
-    rated = _strengths(args, found)
-    told = figures(found, rated, str(configuration_path(args)), _local)
+    events = sort_out(read_records(ledger_path(), 0.0, _MOST_ROWS), begin_s, time.time())
+    audit = _strengths(args, events)
+    statistics = figures(events, audit, str(configuration_path(args)), _local)
     if args.html is not None:
-        raw = page(told, Maker(__version__, socket.gethostname(), _local)).encode()
+        raw = page(statistics, Maker(__version__, socket.gethostname(), _local)).encode()
         if path is None:
             sys.stdout.buffer.write(raw)
             return 0
         _write(path, raw)
     if args.json:
-        output.as_json(as_json(told))
+        output.as_json(as_json(statistics))
     else:
-        output.line(f"{path}: {_summary(told)}")
+        output.line(f"{path}: {_summary(statistics)}")
     return 0
 
 
-def _strengths(args: argparse.Namespace, found: PeriodEvents) -> GateAudit | None:
+def _strengths(args: argparse.Namespace, events: PeriodEvents) -> GateAudit | None:
     """Rate the doors; None if there is no configuration at the default path, as on a host that runs knockd."""
     path = configuration_path(args)
     if args.config is None and not path.exists():
         return None
     text = read_text(path, trusted_owners())
     configuration, lines = parse(text, str(path)), find_lines(text)
-    findings = [PublicFinding(each.level, each.line, each.what, each.remedy) for each in warnings(configuration, lines)]
+    findings = [
+        PublicFinding(finding.level, finding.line, finding.what, finding.remedy)
+        for finding in warnings(configuration, lines)
+    ]
     if any(door.knock for door in configuration.doors) and (exposed := exposure(path)):
         findings.insert(0, PublicFinding("warning", 1, *exposed))
-    return strengths(configuration, findings, lines, found.visits)
+    return strengths(configuration, findings, lines, events.visits)
 
 
 def _local(at_s: float) -> datetime:
     return datetime.fromtimestamp(at_s, UTC).astimezone()
 
 
-def _summary(told: Statistics) -> str:
+def _summary(statistics: Statistics) -> str:
     parts = [
-        f"{count(len(told.found.visits), 'opening', 'openings')} by "
-        + count(told.people, "person or address", "people or addresses"),
-        f"{count(len(told.found.refusals), 'refusal', 'refusals')} from " + count(told.networks, "network", "networks"),
+        f"{count(len(statistics.found.visits), 'opening', 'openings')} by "
+        + count(statistics.people, "person or address", "people or addresses"),
+        f"{count(len(statistics.found.refusals), 'refusal', 'refusals')} from "
+        + count(statistics.networks, "network", "networks"),
     ]
-    if told.strengths is not None:
-        parts += [count(told.strengths.levels["warning"], "warning", "warnings")]
+    if statistics.strengths is not None:
+        parts += [count(statistics.strengths.levels["warning"], "warning", "warnings")]
     return ", ".join(parts)
 
 
-def _refuse_to_overwrite(path: Path) -> None:
+def _check_target(path: Path) -> None:
     """Check that the path is free or an earlier report, and not a link. UsageError otherwise."""
     remedy = "remove it, or name another file with --html"
     try:
@@ -121,13 +125,13 @@ def _write(path: Path, raw: bytes) -> None:
     """Write the page atomically. It keeps the mode and group of an earlier one of the same user."""
     new = path.with_name(f"{path.name}.{os.getpid()}.new")
     try:
-        handle = os.open(new, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, _MODE)
+        descriptor = os.open(new, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, _MODE)
         try:
-            with os.fdopen(handle, "wb") as file:
+            with os.fdopen(descriptor, "wb") as file:
                 file.write(raw)
-                _keep_mode(path, handle)
+                _keep_mode(path, descriptor)
                 file.flush()
-                os.fsync(handle)
+                os.fsync(descriptor)
             atomic_file.rename(new, path)
         finally:
             new.unlink(missing_ok=True)
@@ -137,13 +141,13 @@ def _write(path: Path, raw: bytes) -> None:
         ) from None
 
 
-def _keep_mode(path: Path, handle: int) -> None:
+def _keep_mode(path: Path, descriptor: int) -> None:
     """Copy mode and group from the earlier page: an operator may let a web server's group read it."""
     try:
-        before = path.lstat()
+        earlier = path.lstat()
     except FileNotFoundError:
         return
-    if before.st_uid == os.geteuid() and stat.S_ISREG(before.st_mode):
-        if before.st_gid != os.fstat(handle).st_gid:
-            os.fchown(handle, -1, before.st_gid)
-        os.fchmod(handle, stat.S_IMODE(before.st_mode) & 0o666)
+    if earlier.st_uid == os.geteuid() and stat.S_ISREG(earlier.st_mode):
+        if earlier.st_gid != os.fstat(descriptor).st_gid:
+            os.fchown(descriptor, -1, earlier.st_gid)
+        os.fchmod(descriptor, stat.S_IMODE(earlier.st_mode) & 0o666)

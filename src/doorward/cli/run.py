@@ -41,13 +41,13 @@ def run(args: argparse.Namespace) -> int:
     os.umask(0o077)  # its files show who knocked, and when
     config, control = Path(configuration_path(args)).absolute(), default_path()
     identity, note = run_as.prepare(config, ledger_path(), control)
-    errands = HookQueue(EventLoop(), log, config, ledger_path().with_name("commands.lock"))  # while still root
+    hooks = HookQueue(EventLoop(), log, config, ledger_path().with_name("commands.lock"))  # while still root
     run_as.drop_privileges(identity)
     ledger, set_aside = open_ledger(ledger_path(), time.strftime("%Y%m%dT%H%M%S"))
     if set_aside:
         log.message(set_aside, "error")
     trial_s = None if args.trial is None else args.trial / 1000
-    daemon = Daemon(config, control, ledger, errands, log, trial_s)
+    daemon = Daemon(config, control, ledger, hooks, log, trial_s)
     if note:
         log.message(note)
     if not seccomp.knows(machine := os.uname().machine):

@@ -50,7 +50,7 @@ def run(args: argparse.Namespace) -> int:
         line(*client_setup.knockd_stanza(door, address).removesuffix("\n").split("\n"))
     else:
         key = install.authorized_key_line(configuration, path.absolute().parent)
-        _refuse_unlinkable(door, key)
+        _require_shareable(door, key)
         link = format_link(client_setup.knock_link(configuration, key, address, [door]))
         (qr.show if args.format == "qr" else line)(link)
     return 0
@@ -65,15 +65,15 @@ def _door(configuration: Configuration, name: str, file: str) -> Door:
     return doors[name]
 
 
-def _address(told: str | None, door: Door) -> str:
-    if told is not None:
-        return client_setup.checked_address(told)
+def _address(given: str | None, door: Door) -> str:
+    if given is not None:
+        return client_setup.checked_address(given)
     if door.target is not None:
         return str(door.target)
     return str(survey.survey_host().address() or survey.host_name())
 
 
-def _refuse_unlinkable(door: Door, key: str | None) -> None:
+def _require_shareable(door: Door, key: str | None) -> None:
     if client_setup.is_shareable(door, signed=key is not None):
         return
     if door.target is not None:

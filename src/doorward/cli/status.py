@@ -78,8 +78,8 @@ def run(args: argparse.Namespace) -> int:
             o["address"],
             " ".join(o["ports"]),
             o["by"],
-            output.moment(o["since"]),
-            output.span(o["until"] - now_s),
+            output.format_time(o["since"]),
+            output.format_duration(o["until"] - now_s),
         )
         for o in answer["openings"]
     ]
@@ -96,7 +96,7 @@ def _off(since_s: float, *, as_json: bool) -> int:
     if as_json:
         output.as_json({"off_since": since_s, "openings": []})
     else:
-        output.line(f"DOORWARD IS OFF since {output.moment(since_s)}: nothing is hidden, and no knock is read.")
+        output.line(f"DOORWARD IS OFF since {output.format_time(since_s)}: nothing is hidden, and no knock is read.")
         output.line("`doorward on` brings the gate back")
     return 1
 
@@ -107,12 +107,12 @@ def _remark(answer: dict[str, Any]) -> None:
         _not_loaded(answer["config"], str(fault))
     if (trial := answer.get("trial")) is not None:  # missing from an older daemon
         output.line(
-            f"this gate is on trial, {output.span(trial['left_s'])} left: open a new connection, through a knock,"
+            f"this configuration is on trial, {output.format_duration(trial['left_s'])} left: knock, open a new"
         )
-        output.line("and run `doorward confirm` there; else the gate before comes back")
-    for counter, what in _LOSSES.items():
+        output.line("connection and run `doorward confirm` in it; otherwise the previous one is restored")
+    for counter, text in _LOSSES.items():
         if count := answer["counters"].get(counter, 0):  # missing from an older daemon
-            output.line(f"{count} {what}")
+            output.line(f"{count} {text}")
     if (signed := answer.get("signed")) is not None:
         output.line(_signed(signed["takes"], signed["refused"]))
     if banned := answer.get("banned"):
@@ -142,7 +142,7 @@ def _fleet(fleet: dict[str, Any]) -> str:
     touch = "in touch" if fleet["is_in_touch"] else "etcd gives no answer, this gate works alone"
     owed = f", {fleet['owed']} still to be told" if fleet["owed"] else ""
     unanswered = "".join(
-        f"; {n} signed knocks {what} without its answer" for what, n in fleet["without_answer"].items()
+        f"; {n} signed knocks {outcome} without its answer" for outcome, n in fleet["without_answer"].items()
     )
     counts = fleet.get("rejected", {})  # missing from an older daemon
     reasons = ", ".join(f"{n} {reason}" for reason, n in sorted(counts.items()))

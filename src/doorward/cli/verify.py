@@ -49,8 +49,8 @@ class Display:
         self.as_json = as_json
         self._changes = sys.stderr.isatty()
         self._doing = ""
-        colour = sys.stdout.isatty() and not os.environ.get("NO_COLOR") and os.environ.get("TERM") != "dumb"
-        self.colours = colour and (sys.stdout.encoding or "").lower() == "utf-8"
+        use_color = sys.stdout.isatty() and not os.environ.get("NO_COLOR") and os.environ.get("TERM") != "dumb"
+        self.colors = use_color and (sys.stdout.encoding or "").lower() == "utf-8"
 
     def line(self, text: str) -> None:
         """Print a permanent line."""
@@ -59,12 +59,12 @@ class Display:
             output.line(text)
             sys.stdout.flush()
 
-    def doing(self, text: str) -> None:
+    def set_status(self, text: str) -> None:
         """Set the status line."""
         self._doing = text
         self._show(text)
 
-    def percent(self, percent: float) -> None:
+    def show_progress(self, percent: float) -> None:
         """Show progress in the status line."""
         self._show(f"{self._doing}: {percent:.0f} %" if percent else self._doing)
 
@@ -80,60 +80,60 @@ class Display:
 
 
 def verify(
-    name: str, target: Target, source: str, rate: int, question: VerifyRequest, knock: Knock | None, display: Display
+    name: str, target: Target, source: str, rate: int, request: VerifyRequest, knock: Knock | None, display: Display
 ) -> VerifyResult:
     """Verify one address, and print and return the result."""
     began_s = time.monotonic()
     took_s = 0.0
 
-    def tell(course: Course) -> None:
+    def on_progress(course: Course) -> None:
         nonlocal took_s
         took_s = took_s or time.monotonic() - began_s
-        _tell(course, knock is not None, took_s, display)
+        _show_progress(course, knock is not None, took_s, display)
 
     def waiting(ports: Ports) -> None:
         nonlocal took_s
         took_s = time.monotonic() - began_s
         verb = "is" if len(ports) == 1 else "are"
-        display.line(f"  before  {ports_text(ports)} {verb} open already; waiting {question.wait_s:.0f} s at most")
-        display.doing(f"waiting until {ports_text(ports)} closes")
+        display.line(f"  before  {ports_text(ports)} {verb} open already; waiting {request.wait_s:.0f} s at most")
+        display.set_status(f"waiting until {ports_text(ports)} closes")
 
-    scanner = Scanner(ip_address(str(target)), rate, display.percent)
-    means = Probes(scanner.look, knock and partial(knock, [target]), time.monotonic, display.sleep, waiting)
+    scanner = Scanner(ip_address(str(target)), rate, display.show_progress)
+    probes = Probes(scanner.look, knock and partial(knock, [target]), time.monotonic, display.sleep, waiting)
     scan = "SYN scan" if may_send_raw() else "connect scan"
-    display.line(f"{heading_text(name, str(target))}, seen from {source}: {count_text(question.ports)}, {scan}")
-    display.doing(f"looking at {count_text(question.ports)}")
-    when = output.moment(time.time())
+    display.line(f"{heading_text(name, str(target))}, seen from {source}: {count_text(request.ports)}, {scan}")
+    display.set_status(f"looking at {count_text(request.ports)}")
+    when = output.format_time(time.time())
     try:
-        course = run_probes(question, means, tell)
+        course = run_probes(request, probes, on_progress)
     finally:
-        display.doing("")
-    report = VerifyResult(name, str(target), source, when, scan, took_s, question, course, judge(question, course))
-    _print(report, display)
-    return report
+        display.set_status("")
+    result = VerifyResult(name, str(target), source, when, scan, took_s, request, course, judge(request, course))
+    _print(result, display)
+    return result
 
 
-def _tell(course: Course, knocks: bool, took_s: float, display: Display) -> None:
+def _show_progress(course: Course, knocks: bool, took_s: float, display: Display) -> None:
     if course.opening is None:
-        display.line(f"  before  {before_text(course.before)}, in {output.span(max(1, took_s))}")
-        display.doing("waiting a moment, then knocking" if knocks else "")
+        display.line(f"  before  {before_text(course.before)}, in {output.format_duration(max(1, took_s))}")
+        display.set_status("waiting a moment, then knocking" if knocks else "")
     elif course.closing is None:
         display.line(f"  knock   {opening_text(course.opening)}")
-        display.doing(f"waiting until {ports_text(course.opening.found)} closes" if course.opening.found else "")
+        display.set_status(f"waiting until {ports_text(course.opening.found)} closes" if course.opening.found else "")
     else:
         display.line(f"  after   {closing_text(course.opening, course.closing)}")
-        display.doing("")
+        display.set_status("")
 
 
-def _print(report: VerifyResult, display: Display) -> None:
+def _print(result: VerifyResult, display: Display) -> None:
     if display.as_json:
-        output.as_json(as_dict(report))
+        output.as_json(as_dict(result))
         return
-    kinds = cell_kinds(report.course, report.question.public)
-    colours = display.colours
-    for text in (*grid_text(kinds, colours=colours), *grid_legend(kinds, colours=colours)):
-        output.drawing(text)
-    output.line(*verdict_lines(report))
+    kinds = cell_kinds(result.course, result.question.public)
+    colors = display.colors
+    for text in (*grid_text(kinds, colours=colors), *grid_legend(kinds, colours=colors)):
+        output.colored_line(text)
+    output.line(*verdict_lines(result))
 
 
 DEFAULT_WAIT_S = 120.0
@@ -172,25 +172,25 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 def run(args: argparse.Namespace) -> int:
     """Verify the host's first address of each family; return 1 if there are findings."""
-    there = _aim(args)
-    question = _question(args, there)
-    _check_means(args)
+    plan = _plan(args)
+    request = _build_request(args, plan)
+    _check_options(args)
     knock: Knock | None = None
-    if there is not None:
-        knock = knocker(there, seconds("--delay", args.delay, DEFAULT_DELAY_S), False)
-    targets = resolve(_address(args.host) if there is None else there.host.address, args.family)
+    if plan is not None:
+        knock = knocker(plan, seconds("--delay", args.delay, DEFAULT_DELAY_S), False)
+    targets = resolve(_address(args.host) if plan is None else plan.host.address, args.family)
     display = Display(as_json=args.json)
     if not may_send_raw():
         display.line(f"not root: whole connections instead of SYN scans; {WORTH_UDP}")
-    reports = [
-        verify(args.host, target, source, args.rate, question, knock, display) for target, source in ways(targets)
+    results = [
+        verify(args.host, target, source, args.rate, request, knock, display) for target, source in find_routes(targets)
     ]
     if args.picture is not None:
-        _save_picture(args.picture, reports)
-    return 1 if any(report.findings for report in reports) else 0
+        _save_picture(args.picture, results)
+    return 1 if any(result.findings for result in results) else 0
 
 
-def _aim(args: argparse.Namespace) -> KnockPlan | None:
+def _plan(args: argparse.Namespace) -> KnockPlan | None:
     """Return how to knock; None to scan only: with --no-knock, or if no knock is given or known."""
     if args.no_knock or (not args.words and args.host not in read_hosts(hosts_path())):
         if args.port is not None:
@@ -198,8 +198,8 @@ def _aim(args: argparse.Namespace) -> KnockPlan | None:
         return None
     knocks = argparse.ArgumentParser()
     knock_options.add_arguments(knocks)
-    ours = {name: getattr(args, name) for name in ("host", "family", "delay", "sequence")}
-    return plan_knock(argparse.Namespace(**vars(knocks.parse_args([])) | ours), args.words, only_door)
+    given = {name: getattr(args, name) for name in ("host", "family", "delay", "sequence")}
+    return plan_knock(argparse.Namespace(**vars(knocks.parse_args([])) | given), args.words, only_door)
 
 
 def _address(host: str) -> str:
@@ -207,30 +207,30 @@ def _address(host: str) -> str:
     return hosts[host].address if host in hosts else host
 
 
-def _question(args: argparse.Namespace, there: KnockPlan | None) -> VerifyRequest:
+def _build_request(args: argparse.Namespace, plan: KnockPlan | None) -> VerifyRequest:
     opens, public = _ports("--port", args.port), _ports("--expect", args.expect)
     if both := opens & public:
         raise UsageError(
             f"{ports_text(both)}: --expect says that all may see it, --port that a knock opens it; name one"
         )
-    knocks = frozenset(there.sequence) if there is not None else frozenset()
+    knocks = frozenset(plan.sequence) if plan is not None else frozenset()
     if args.ports is not None:
         ports = _ports("--ports", args.ports) | opens
     else:
-        ports = parse_ports(ALL_TCP) | opens | frozenset(_udp_of(there) if may_send_raw() and there else ())
+        ports = parse_ports(ALL_TCP) | opens | frozenset(_knock_udp_ports(plan) if may_send_raw() and plan else ())
     if not may_send_raw() and any(port.protocol is Protocol.UDP for port in ports):
         raise UsageError(f"{WORTH_UDP}, or leave /udp out")
-    asked_s = there.host.for_s if there is not None else None
+    asked_s = plan.host.for_s if plan is not None else None
     wait_s = max(DEFAULT_WAIT_S, (asked_s or 0) + GRACE_S)
     wait_s = seconds("--for", args.wait, wait_s)
     return VerifyRequest(ports, public, opens, knocks, args.guard, wait_s)
 
 
-def _udp_of(there: KnockPlan) -> Iterator[Port]:
+def _knock_udp_ports(plan: KnockPlan) -> Iterator[Port]:
     """Yield the UDP ports of the knock: they must be as silent as the others."""
-    yield from (port for port in there.sequence if port.protocol is Protocol.UDP)
-    if there.host.server_key is not None:
-        yield there.host.signed_port or DEFAULT_SIGNED_PORT
+    yield from (port for port in plan.sequence if port.protocol is Protocol.UDP)
+    if plan.host.server_key is not None:
+        yield plan.host.signed_port or DEFAULT_SIGNED_PORT
 
 
 def _ports(option: str, text: str | None) -> Ports:
@@ -240,7 +240,7 @@ def _ports(option: str, text: str | None) -> Ports:
         raise UsageError(f"{option}: {error}") from None
 
 
-def _check_means(args: argparse.Namespace) -> None:
+def _check_options(args: argparse.Namespace) -> None:
     """Check early for what would otherwise fail after minutes of scanning."""
     if not 1 <= args.rate <= HIGHEST_RATE:
         raise UsageError(f"--rate: {args.rate} is no rate; write 1 to {HIGHEST_RATE} packets a second")
@@ -253,10 +253,10 @@ def _check_means(args: argparse.Namespace) -> None:
         raise HostError("the program `nmap` is missing; run `apt install nmap`")
 
 
-def ways(targets: list[Target]) -> list[tuple[Target, str]]:
+def find_routes(targets: list[Target]) -> list[tuple[Target, str]]:
     """Return the first target of each family, with the source address of packets to it."""
     first = {target.family: target for target in reversed(targets)}
-    ways, faults = [], []
+    routes, faults = [], []
     for family in dict.fromkeys(target.family for target in targets):
         target = first[family]
         try:
@@ -268,16 +268,16 @@ def ways(targets: list[Target]) -> list[tuple[Target, str]]:
             continue
         if source == str(target) or ip_address(str(target).partition("%")[0]).is_loopback:
             raise UsageError(f"{target} is this machine, where every port can be seen; run this on another one")
-        ways.append((target, source))
-    if not ways:
+        routes.append((target, source))
+    if not routes:
         raise HostError(f"no way there: {'; '.join(faults)}; check this machine's network, or try -4 or -6")
     for fault in faults:
-        output.complain(f"doorward: warning: not verified, since there is no way from here: {fault}")
-    return ways
+        output.error_line(f"doorward: warning: not verified, since there is no way from here: {fault}")
+    return routes
 
 
-def _save_picture(path: Path, reports: list[VerifyResult]) -> None:
-    svg = to_svg(draw([build_sheet(report) for report in reports]), f"doorward verify {reports[0].name}")
+def _save_picture(path: Path, results: list[VerifyResult]) -> None:
+    svg = to_svg(draw([build_sheet(result) for result in results]), f"doorward verify {results[0].name}")
     try:
         path.write_text(svg)
     except OSError as error:

@@ -38,17 +38,17 @@ def run(args: argparse.Namespace) -> int:
         return watch(default_path())
     if not is_plain:
         remedy = f"run `{install_command('textual')}`; lines instead:"
-        output.complain(f"doorward: the live view needs the Python library textual; {remedy}")
+        output.error_line(f"doorward: the live view needs the Python library textual; {remedy}")
     return _lines(as_json=args.json)
 
 
 def _lines(*, as_json: bool) -> int:
     try:
-        with closing(EventClient(default_path())) as following:
-            first = following.first
-            words = f"{first['summary']}; {len(first['openings'])} open"
-            _write(json_line({"event": "status", **first}) if as_json else stamped(datetime.now(UTC), words))
-            for event in following:
+        with closing(EventClient(default_path())) as client:
+            first = client.first
+            text = f"{first['summary']}; {len(first['openings'])} open"
+            _write(json_line({"event": "status", **first}) if as_json else stamped(datetime.now(UTC), text))
+            for event in client:
                 _write(json_line(event) if as_json else _text(event))
     except KeyboardInterrupt:
         return 0

@@ -61,7 +61,7 @@ def test_what_was_changed_since_is_not_installed(config: Path) -> None:
     installation.new.write_text("other\n")
     with pytest.raises(UsageError, match="is not what is on trial any more"):
         installation.check(DIGEST)
-    installation.forget()
+    installation.discard()
     with pytest.raises(HostError, match=r"doorward.toml.new: No such file"):
         installation.check(DIGEST)
 

@@ -10,7 +10,7 @@ from pathlib import Path
 
 import pytest
 
-from doorward.cli.main import main, parser_of
+from doorward.cli.main import build_parser, main
 
 # Each costs milliseconds or is of no use to a knock.
 HEAVY = {
@@ -139,7 +139,7 @@ def test_wait_is_1_when_it_never_does(receiver: socket.socket, capsys: pytest.Ca
 
 def test_the_help_fits_a_screen(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("COLUMNS", "80")
-    lines = parser_of("knock").format_help().splitlines()
+    lines = build_parser("knock").format_help().splitlines()
     assert len(lines) <= 40
     assert max(map(len, lines)) <= 80
     assert any("doorward knock server.example 7000 8000/udp 9000" in line for line in lines)

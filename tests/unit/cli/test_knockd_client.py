@@ -202,7 +202,7 @@ def test_interrupted(monkeypatch: pytest.MonkeyPatch) -> None:
 def test_an_address_of_one_link_is_named_with_it() -> None:
     number, name = socket.if_nameindex()[0]
     target = Target(socket.AF_INET6, ("fe80::1", 0, 0, number))
-    assert knockd_client._named(target) == f"fe80::1%{name}"
+    assert knockd_client._address_text(target) == f"fe80::1%{name}"
 
 
 def test_it_starts_without_what_a_knock_does_not_need() -> None:

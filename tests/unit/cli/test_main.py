@@ -14,7 +14,7 @@ import pytest
 
 from doorward import __version__
 from doorward.cli import main as module
-from doorward.cli.main import COMMANDS, main, parser_of
+from doorward.cli.main import COMMANDS, build_parser, main
 from doorward.errors import ConfigError, ConfigFault, DoorwardError, HostError, NegativeResult, UsageError
 from tests.support.processes import own_namespace
 
@@ -170,7 +170,7 @@ def test_a_daemon_that_cannot_start_leaves_nothing_behind(tmp_path: Path) -> Non
 
 
 def test_only_the_module_of_the_command_is_imported() -> None:
-    code = "import sys; from doorward.cli.main import parser_of; parser_of('log'); print(*sys.modules)"
+    code = "import sys; from doorward.cli.main import build_parser; build_parser('log'); print(*sys.modules)"
     loaded = subprocess.check_output([sys.executable, "-c", code], text=True).split()
     assert "doorward.cli.log" in loaded
     assert [name for name in loaded if name.startswith("doorward.cli.") and name.split(".")[-1] in COMMANDS] == [
@@ -180,7 +180,7 @@ def test_only_the_module_of_the_command_is_imported() -> None:
 
 
 def test_every_parser_knows_its_program() -> None:
-    assert {name: parser_of(name).prog for name in COMMANDS} == {name: f"doorward {name}" for name in COMMANDS}
+    assert {name: build_parser(name).prog for name in COMMANDS} == {name: f"doorward {name}" for name in COMMANDS}
 
 
 @pytest.mark.parametrize("words", [["--help"], ["status", "--help"], ["compile"]])

@@ -57,7 +57,7 @@ def test_json_is_one_line(capsys: pytest.CaptureFixture[str]) -> None:
 
 @pytest.mark.usefixtures("in_kathmandu")
 def test_moments_are_of_the_operators_clock() -> None:
-    assert output.moment(1_777_616_100.9) == "2026-05-01 12:00:00"
+    assert output.format_time(1_777_616_100.9) == "2026-05-01 12:00:00"
 
 
 @pytest.mark.parametrize(
@@ -82,4 +82,4 @@ def test_moments_are_of_the_operators_clock() -> None:
     ],
 )
 def test_lengths_have_at_most_two_units(seconds: float, expected: str) -> None:
-    assert output.span(seconds) == expected
+    assert output.format_duration(seconds) == expected

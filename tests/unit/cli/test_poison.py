@@ -81,10 +81,10 @@ def test_what_a_fleet_says(monkeypatch: pytest.MonkeyPatch, capsys: pytest.Captu
     asked: Any = SimpleNamespace(fleet=POISON, status=lambda: [gate], openings=list, records=lambda _: [row])
 
     @contextmanager
-    def office(_: object) -> Iterator[Any]:
+    def open_admin(_: object) -> Iterator[Any]:
         yield asked
 
-    monkeypatch.setattr(fleet, "office", office)
+    monkeypatch.setattr(fleet, "open_admin", open_admin)
     assert main(["status", "--fleet"]) == 0
     assert main(["log", "--fleet"]) == 0
     out = capsys.readouterr().out
