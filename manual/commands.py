@@ -11,7 +11,8 @@ HEAD = """\
 # Every command
 
 Made from the program itself (`python -m manual --markdown docs/reference`): what `doorward COMMAND --help` says.
-Exit status, where nothing else is said: 0 done, 1 the answer is no, 2 the call or a file is wrong.
+Exit status unless stated otherwise: 0 success, 1 negative result (for example: not open, not running), 2 usage or
+configuration error.
 """
 
 

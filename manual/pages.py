@@ -16,7 +16,7 @@ ABOUT = """\
 **doorward** hides the services of a Linux host behind ports that are closed and silent, and opens them to a secret
 knock, for one source address and a short time. The knock is decided in the kernel: all doors are compiled into one
 automaton and loaded into nftables, so that the door is open before the next packet arrives."""
-STATUS = "0: done. 1: the answer is no. 2: the call or a file is wrong."
+STATUS = "0: success. 1: negative result (for example: not open, not running). 2: usage or configuration error."
 ENVIRONMENT = {
     "CONFIGURATION_DIRECTORY": "the folder of doorward.toml; else `/etc/doorward`",
     "STATE_DIRECTORY": "the folder of the ledger; else `/var/lib/doorward`",

@@ -51,7 +51,7 @@ UNESCAPED = {
     ("cli/knockd.py", "f'knockd: {error.msg}\\n'"),
     ("cli/main.py", "overview()"),
     ("cli/main.py", "f'doorward {__version__}\\n'"),
-    ("cli/main.py", "f'doorward: {word!r} is no command; {hint}\\n'"),
+    ("cli/main.py", "f'doorward: unknown command {word!r}; {hint}\\n'"),
     ("cli/output.py", "text + '\\n'"),  # `colored_line`
     ("cli/report.py", "raw"),  # a page, or JSON
     ("knockd/knockd_log.py", "f'warning: cannot open logfile: {error.strerror}\\n'"),

@@ -180,7 +180,7 @@ def test_what_was_prepared_must_be_what_is_on_trial(site: Site) -> None:
     site.daemon.run("apply", site.new, "--trial", "20s")
     site.daemon.config.with_name("doorward.toml.new").write_text(OLD)
     said = site.confirm(None)
-    assert (said.returncode, "is not what is on trial any more" in said.stderr) == (2, True)
+    assert (said.returncode, "is no longer the file on trial" in said.stderr) == (2, True)
     assert site.daemon.ask("status")["trial"] is not None
 
 

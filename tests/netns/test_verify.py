@@ -264,7 +264,7 @@ def test_a_door_that_is_open_before_the_knock_proves_nothing(stealth: Site) -> N
 def test_without_root_whole_connections_do(stealth: Site) -> None:
     result = stealth["nobody"]
     assert result.status == 0, result
-    assert result.said.startswith("not root: whole connections instead of SYN scans; UDP needs root")
+    assert result.said.startswith("not root: connect scans instead of SYN scans; UDP needs root")
     assert ": 6 TCP ports, connect scan\n" in result.said
     assert "  knock   22/tcp opens\n" in result.said
     assert result.said.endswith("all as it should be\n")
@@ -353,7 +353,7 @@ def test_a_family_with_no_way_is_said_to_be_left_out(lab: Lab, capsys: pytest.Ca
     both = [*resolve(str(lab.server.ipv6)), *resolve(str(lab.server.ipv4))]
     ((target, _),) = lab.client.call(find_routes, both)
     assert str(target) == str(lab.server.ipv4)
-    assert f"not verified, since there is no way from here: {lab.server.ipv6}" in capsys.readouterr().err
+    assert f"not verified, no route from here: {lab.server.ipv6}" in capsys.readouterr().err
     with pytest.raises(HostError, match="no way there"):
         lab.client.call(find_routes, both[:1])
 

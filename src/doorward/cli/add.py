@@ -34,27 +34,31 @@ class _NewHost(NamedTuple):
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Declare the command-line arguments."""
-    parser.add_argument("host", metavar="HOST or LINK", help="what you call it, or a doorward:// link")
-    parser.add_argument("--name", metavar="NAME", help="what you call it, where a link is given")
-    parser.add_argument("--address", metavar="ADDRESS", help="its name in the DNS, or its address (default: HOST)")
-    parser.add_argument("--server-key", metavar="KEY", help="the line that `doorward key server` prints there")
-    parser.add_argument("--signed-port", metavar="PORT", help=f"for signed knocks (default: {DEFAULT_SIGNED_PORT})")
-    parser.add_argument("--gate", metavar="NAME", help="the gate's name, where it has one")
+    parser.add_argument("host", metavar="HOST or LINK", help="name for the server, or a doorward:// link")
+    parser.add_argument("--name", metavar="NAME", help="name for the server, if a link is given")
+    parser.add_argument("--address", metavar="ADDRESS", help="its DNS name or address (default: HOST)")
+    parser.add_argument("--server-key", metavar="KEY", help="the line that `doorward key server` prints on the server")
+    parser.add_argument(
+        "--signed-port", metavar="PORT", help=f"port for signed knocks (default: {DEFAULT_SIGNED_PORT})"
+    )
+    parser.add_argument("--gate", metavar="NAME", help="the gate's name, if it has one")
     parser.add_argument("--identity", metavar="FILE", help="the SSH key that signs")
     parser.add_argument("--certificate", metavar="FILE", help="a certificate of that key: FILE-cert.pub")
-    parser.add_argument("--from", dest="asked", metavar="ADDRESS", help="open for this one; `auto`: this machine's own")
-    parser.add_argument("--for", dest="for_", metavar="TIME", help="keep doors open so long")
+    parser.add_argument(
+        "--from", dest="asked", metavar="ADDRESS", help="open for this address; `auto`: this host's own"
+    )
+    parser.add_argument("--for", dest="for_", metavar="TIME", help="how long to keep doors open")
     parser.add_argument(
         "--door",
         metavar="DOOR",
         dest="doors",
         action="append",
         default=[],
-        help="a door there; with a sequence: ssh:7000/tcp,8000/udp (may be repeated)",
+        help="a door of the server; with a sequence: ssh:7000/tcp,8000/udp (may be repeated)",
     )
-    parser.add_argument("--ssh", action="store_true", help="write into ~/.ssh/config too that `ssh HOST` knocks")
-    parser.add_argument("--replace", action="store_true", help="write the host anew where it is there already")
-    parser.add_argument("--qr", action="store_true", help="print the link too, also as a QR code")
+    parser.add_argument("--ssh", action="store_true", help="also update ~/.ssh/config so that `ssh HOST` knocks first")
+    parser.add_argument("--replace", action="store_true", help="overwrite the host if it exists")
+    parser.add_argument("--qr", action="store_true", help="also print the link and its QR code")
 
 
 def run(args: argparse.Namespace) -> int:
@@ -69,7 +73,7 @@ def run(args: argparse.Namespace) -> int:
     old = ssh_config.read(ssh_config_file) if args.ssh else ""
     text = ssh_config.with_host(old, new.name) if args.ssh else ""
     backup = save_host(path, new.name, host_table(new.name, new.values, new.doors), replace=args.replace)
-    line(f"added {new.name!r} to {path}" + (f"; the file as it was is {backup}" if backup else ""))
+    line(f"added {new.name!r} to {path}" + (f"; the previous file is {backup}" if backup else ""))
     if text != old:
         ssh_config.save(ssh_config_file, text)
     _print_next_steps(new, ssh_config_file if args.ssh else None)
@@ -87,10 +91,10 @@ def _parse_host(args: argparse.Namespace) -> _NewHost:
         except MalformedError as error:
             raise UsageError(f"{error}; copy the whole link, in single quotes") from None
     elif args.name:
-        raise UsageError("--name is for links; write the name in place of HOST, and --address ADDRESS")
+        raise UsageError("--name is for links; give the name as HOST, and --address ADDRESS")
     name = args.name or link.host
     if not name.isprintable() or not name or len(name) > 253:
-        raise UsageError(f"{name[:40]!r} is no name for a host; write one like home")
+        raise UsageError(f"invalid host name {name[:40]!r}; use one like home")
     address = args.address or (link.host if link.host != name else None)
     signed_port = args.signed_port or (None if link.signed_port is None else str(link.signed_port))
     values = {
@@ -114,7 +118,7 @@ def _require_knock(new: _NewHost) -> None:
         raise UsageError("a door without a sequence opens with a signed knock only; add --server-key KEY")
     if not new.doors:
         raise UsageError(
-            "nothing to knock with; add --server-key KEY, the line that `doorward key server` prints there, "
+            "nothing to knock with; add --server-key KEY, the line that `doorward key server` prints on the server, "
             "or a sequence: --door ssh:7000/tcp,8000/udp"
         )
 
@@ -127,7 +131,9 @@ def _server_key(text: str | None) -> str | None:
     try:
         return str(parse_server_key(text))
     except MalformedError as error:
-        raise UsageError(f"no server key: {error}; copy the line that `doorward key server` prints there") from None
+        raise UsageError(
+            f"invalid server key: {error}; copy the line that `doorward key server` prints on the server"
+        ) from None
 
 
 def _checked_option(option: str, parse: Callable[[str], object], text: str | None) -> str | None:
@@ -147,14 +153,14 @@ def _file_option(option: str, text: str | None) -> str | None:
         return None
     path = Path(text).expanduser().absolute()
     if not path.is_file():
-        raise UsageError(f"{option}: there is no file {path}; name the one that `ssh-keygen` made")
+        raise UsageError(f"{option}: no such file: {path}; give the one that `ssh-keygen` made")
     return text if text.startswith("~") else str(path)
 
 
 def _door(text: str) -> tuple[str, tuple[Port, ...]]:
     name, colon, ports = text.partition(":")
     if not NAME.fullmatch(name) or name.isdigit():
-        raise UsageError(f"--door: {name[:40]!r} is no door's name; it has letters, digits, - and _, and is no number")
+        raise UsageError(f"--door: invalid door name {name[:40]!r}; use letters, digits, - and _, and not only digits")
     try:
         return name, parse_sequence(ports) if colon else ()
     except MalformedError as error:
@@ -164,7 +170,7 @@ def _door(text: str) -> tuple[str, tuple[Port, ...]]:
 def _print_next_steps(new: _NewHost, ssh_config_file: Path | None) -> None:
     """Print how to try it; `ssh_config_file` is the ssh configuration file if the host was added there."""
     if ssh_config_file is not None:
-        line(f"`ssh {new.name}` knocks from now on: {ssh_config_file} says so")
+        line(f"`ssh {new.name}` now knocks first: {ssh_config_file} is updated")
         return
     door = next(iter(new.doors), "ssh")
     lines = textwrap.indent(ssh_config.host_lines(new.name), "    ").rstrip()
@@ -182,5 +188,5 @@ def _build_link(path: Path, name: str) -> str:
     try:
         parse_link(text)
     except MalformedError as error:
-        raise UsageError(f"{path}: {name!r} fits in no link: {error}; mend it there") from None
+        raise UsageError(f"{path}: {name!r} cannot be put into a link: {error}; fix it there") from None
     return text

@@ -22,21 +22,23 @@ EXAMPLE = """\
   # doorward apply new.toml --trial 2m
   …
   on trial for 2m: 2 doors, mode stealth
-  open a new connection, through a knock, and run `doorward confirm` there;
-  else the gate before comes back. …
-exit status: 0 it is in force, 1 no daemon runs or a trial does, 2 the file or
-the call is wrong"""
+  knock, open a new connection and run `doorward confirm` in it;
+  otherwise the previous ruleset is restored. …
+exit status: 0 in force, 1 no daemon or a trial is running, 2 usage or
+configuration error"""
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Declare the command-line arguments."""
     add_config(parser)
-    parser.add_argument("file", metavar="FILE", type=Path, help="the configuration to load, and to install once it is")
+    parser.add_argument(
+        "file", metavar="FILE", type=Path, help="the configuration to load and, once in force, to install"
+    )
     parser.add_argument(
         "--trial",
         metavar="T",
         type=trial_ms,
-        help="take it back after T, like 2m, unless `doorward confirm` comes first",
+        help="revert after T, like 2m, unless `doorward confirm` is run first",
     )
 
 
@@ -48,10 +50,10 @@ def run(args: argparse.Namespace) -> int:
     config = configuration_path(args).absolute()
     status = ask(default_path(), {"command": "status"})
     if status["trial"] is not None:
-        raise NegativeResult("a gate is on trial already; `doorward confirm` keeps it, or wait for its end")
+        raise NegativeResult("a configuration is on trial already; run `doorward confirm` to keep it, or wait")
     check_config_path(config, status)
     if config.exists() and config.samefile(args.file):
-        raise UsageError(f"{args.file} is the daemon's own file: SIGHUP loads it; for `apply`, edit a copy of it")
+        raise UsageError(f"{args.file} is the daemon's own file: reload it with SIGHUP, or apply an edited copy")
     with closing(Installation(config)) as installation:
         _apply(args, text, installation)
     return 0
@@ -67,13 +69,15 @@ def _apply(args: argparse.Namespace, text: str, installation: Installation) -> N
     config = installation.config
     if args.trial is not None:
         output.line(f"on trial for {output.format_duration(answer['left_s'])}: {answer['summary']}")
-        output.line("open a new connection, through a knock, and run `doorward confirm` there;")
-        output.line(f"else the gate before comes back. {config} is as it was until then")
+        output.line("knock, open a new connection and run `doorward confirm` in it;")
+        output.line(f"otherwise the previous ruleset is restored. {config} is unchanged until then")
         return
     installation.finish()
     ask(default_path(), {"command": "installed"})
     save_last_good(config)
-    output.line(f"in force: {answer['summary']}; {config} holds it, {installation.backup.name} what was there before")
+    output.line(
+        f"in force: {answer['summary']}; installed as {config}, previous file saved as {installation.backup.name}"
+    )
 
 
 def _load(args: argparse.Namespace, text: str) -> dict[str, Any]:

@@ -15,16 +15,16 @@ from doorward.nftables.ban_sets import ban_network
 EXAMPLE = """\
   # doorward ban 203.0.113.9 --for 8h
   203.0.113.9 is banned for 8h; 1 door closed to it
-without an address: who is banned. With an IPv6 address its /64 is banned.
-exit status: 0 it is banned, 1 no daemon runs, 2 no such address"""
+without an address: list the bans. An IPv6 ban covers the address's /64.
+exit status: 0 banned, 1 no daemon is running, 2 invalid address"""
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Declare the command-line arguments."""
-    parser.add_argument("address", metavar="ADDRESS", nargs="?", help="who is to come in by no door")
+    parser.add_argument("address", metavar="ADDRESS", nargs="?", help="address to ban")
     parser.add_argument("--for", dest="for_", metavar="T", help="how long, like 90s, 10m, 8h, 7d (default: 1h)")
-    parser.add_argument("--cut", action="store_true", help="end its connections to the doors' ports too")
-    parser.add_argument("--json", action="store_true", help="who is banned, as JSON")
+    parser.add_argument("--cut", action="store_true", help="also end its connections to the doors' ports")
+    parser.add_argument("--json", action="store_true", help="list the bans as JSON")
 
 
 def run(args: argparse.Namespace) -> int:
@@ -48,7 +48,7 @@ def _list(*, as_json: bool) -> int:
         now_s = time.time()
         output.table(("banned", "left"), [(ban, output.format_duration(until_s - now_s)) for ban, until_s in bans])
     else:
-        output.line("nobody is banned")
+        output.line("no address is banned")
     return 0
 
 
@@ -60,4 +60,4 @@ def _reject_own_session(text: str) -> None:
     except ValueError:
         return
     if is_own:
-        raise UsageError(f"{text}: this very session comes from there, and would be the last; ban it from elsewhere")
+        raise UsageError(f"{text}: this SSH session comes from there and would be locked out; ban it from elsewhere")

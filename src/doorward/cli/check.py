@@ -35,17 +35,17 @@ EXAMPLE = """\
   doorward.toml:1: note: capacity 1,048,576: forged first knocks fill it from …
   doorward.toml:6: warning: door 'web' has 2 knocks: guessing ports from …
   doorward.toml: good: 2 doors, 1 automaton, mode stealth; 1 warning, 1 note
-exit status: 0 the file is good, also with warnings; 2 it is not"""
+exit status: 0 valid, possibly with warnings; 2 invalid"""
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Declare the command-line arguments."""
     add_config(parser)
-    parser.add_argument("--json", action="store_true", help="one JSON object on standard output, nothing else")
+    parser.add_argument("--json", action="store_true", help="print one JSON object")
     parser.add_argument(
         "--keep",
         action="store_true",
-        help="as root: keep a copy for a start with a wrong file, if the daemon has this one in force",
+        help="as root: save the file as the last good copy, if the daemon runs with it",
     )
 
 
@@ -101,7 +101,7 @@ def _unreadable(path: Path) -> Iterator[ConfigFault | Finding]:
         if host_lookups.runs_as_unit():
             yield ConfigFault(str(path), 1, f"{what}, so doorward.service cannot start", remedy)
         else:
-            yield Finding("warning", 1, f"{what}, so the daemon would stay root", remedy)
+            yield Finding("warning", 1, f"{what}, so the daemon would keep running as root", remedy)
 
 
 def _save_last_good(config: Path) -> None:
@@ -110,7 +110,7 @@ def _save_last_good(config: Path) -> None:
     while (status := ask(default_path(), {"command": "status"}))["is_loading"] and time.monotonic() < until_s:
         time.sleep(_POLL_S)
     if os.geteuid() != 0:
-        raise HostError("--keep is for root: nobody else may write that copy")
+        raise HostError("--keep needs root, who owns the last good copy")
     last_good.keep(config, status["digest"])
 
 
@@ -134,9 +134,7 @@ def _unknown_doors(configuration: Configuration, named: Iterable[tuple[str, int]
     for name, line in named:
         if name not in doors:
             near = nearest(name, doors)
-            yield ConfigFault(
-                file, line, f"there is no door {name!r}", f"did you mean {near!r}?" if near else "take it out"
-            )
+            yield ConfigFault(file, line, f"unknown door {name!r}", f"did you mean {near!r}?" if near else "remove it")
 
 
 def _print_json(

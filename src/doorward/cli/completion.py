@@ -19,9 +19,9 @@ _NAME = re.compile(r"[\w.:-]+")  # bash expands candidates: other host names are
 EXAMPLE = """\
   $ cd ~/.local/share/bash-completion/completions
   $ doorward completion bash > doorward
-zsh: _doorward, in a folder of your fpath
+zsh: _doorward, in a directory of your fpath
 fish: ~/.config/fish/completions/doorward.fish
-needs the Python library shtab; the Debian package has the scripts installed"""
+needs the Python library shtab; the Debian package installs the scripts"""
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -29,7 +29,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "what",
         choices=(*SHELLS, *NAMES),
-        help="a shell, to print its script; or doors or hosts: the names that the script asks for",
+        help="a shell, to print its script; or doors or hosts, to print the names it completes",
     )
 
 
@@ -58,7 +58,7 @@ def whole_parser(complete: Callable[[argparse.Action], object]) -> argparse.Argu
     from doorward.cli.main import COMMANDS, load
 
     parser = argparse.ArgumentParser(prog="doorward")
-    parser.add_argument("-V", "--version", action="version", version=__version__, help="say which version this is")
+    parser.add_argument("-V", "--version", action="version", version=__version__, help="print the version")
     commands = parser.add_subparsers(metavar="COMMAND")
     for name, description in COMMANDS.items():
         subparser = commands.add_parser(name, help=description, description=description)

@@ -26,7 +26,7 @@ def save_last_good(config: Path) -> None:
     try:
         last_good.keep(config, ask(default_path(), {"command": "status"}).get("digest", ""))
     except DoorwardError as error:
-        output.error_line(f"doorward: no copy is kept for a start with a wrong file: {error}")
+        output.error_line(f"doorward: the last good copy was not saved: {error}")
 
 
 class Installation:
@@ -58,9 +58,9 @@ class Installation:
             with self._open(self.new) as file:
                 raw = file.read(MAX_BYTES + 1)
             if not os.access(".", os.W_OK, dir_fd=self._folder):
-                raise HostError(f"{self.config}: this user may not write there; confirm as who applied it")
+                raise HostError(f"{self.config}: permission denied; run `doorward confirm` as the user who ran `apply`")
         if hashlib.sha256(raw).hexdigest() != digest:
-            raise UsageError(f"{self.new} is not what is on trial any more; apply the file that you want once more")
+            raise UsageError(f"{self.new} is no longer the file on trial; run `doorward apply` again")
 
     def finish(self) -> None:
         """Replace the configuration by FILE.new atomically, and save the old text as FILE.before."""
@@ -121,9 +121,9 @@ class Installation:
         except OSError as error:
             where = self.config.parent / error.filename if error.filename else self.config
             if error.errno == errno.ELOOP:
-                remedy = "name the file that it leads to with -c FILE, here and at `doorward run`"
+                remedy = "give its target with -c FILE, here and to `doorward run`"
                 raise HostError(f"{where}: this is a symbolic link, which is not replaced; {remedy}") from None
-            raise HostError(f"{where}: {error.strerror}; call this with the right to write there") from None
+            raise HostError(f"{where}: {error.strerror}; run this as a user who can write there") from None
 
 
 def _file_ownership(file: BinaryIO) -> FileOwnership:
@@ -138,6 +138,6 @@ def check_config_path(config: Path, status: dict[str, Any]) -> None:
     """
     if (reported := status.get("config")) != str(config):
         raise UsageError(
-            f"{config}: this call would replace that file, and the daemon says that it runs with {reported!r};"
-            " name the daemon's file with -c FILE, or start the daemon with this one"
+            f"{config}: not replaced, since the daemon reports running with {reported!r};"
+            " give the daemon's file with -c FILE, or start the daemon with this one"
         )

@@ -17,7 +17,7 @@ EXAMPLE = """\
   # doorward confirm
   confirmed: 2 doors, mode stealth
 run it in a connection that you opened during the trial, or on the console
-exit status: 0 the new gate stays, 1 this session proves nothing, or no trial"""
+exit status: 0 confirmed, 1 no trial, or a connection that proves nothing"""
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -30,7 +30,7 @@ def run(args: argparse.Namespace) -> int:
     config = configuration_path(args).absolute()
     status = ask(default_path(), {"command": "status"})
     if (trial := status["trial"]) is None:
-        raise NegativeResult("no gate is on trial; if there was one, it was taken back: the daemon's log tells")
+        raise NegativeResult("no configuration is on trial; an expired trial was rolled back: see the daemon's log")
     if trial["digest"] is None:  # `doorward run --trial`: nothing to install
         _confirm(config)
         return 0

@@ -36,7 +36,7 @@ EXAMPLE = """\
   …
   => the third knock came 6.2 s after the first; `within` is 5s
      hint: knock faster, or write a longer `within`
-exit status: 0 a door opened, 1 none did, 2 the call or the file is wrong"""
+exit status: 0 a door opened, 1 none did, 2 usage or configuration error"""
 MOST_RECORDS = 1000
 _FOREVER_S = float(10**9)
 
@@ -45,21 +45,24 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Declare the command-line arguments."""
     parser.usage = "doorward explain [FILE or ADDRESS] [--live ADDRESS] [options]"
     parser.add_argument(
-        "what", metavar="FILE or ADDRESS", nargs="?", help="a capture (-: standard input); whom the ledger has"
+        "what",
+        metavar="FILE or ADDRESS",
+        nargs="?",
+        help="capture file (- for stdin), or an address to look up in the ledger",
     )
     add_config(parser)
-    parser.add_argument("--live", metavar="ADDRESS", help="watch what this address sends, from now on")
-    parser.add_argument("--for", dest="for_", metavar="T", help="how long --live watches (default: until Ctrl-C)")
-    parser.add_argument("--source", metavar="ADDRESS", help="only who knocks from there")
-    parser.add_argument("--host", metavar="ADDRESS", action="append", help="this host's address; may stand repeatedly")
+    parser.add_argument("--live", metavar="ADDRESS", help="capture packets from this address, from now on")
+    parser.add_argument("--for", dest="for_", metavar="T", help="how long --live captures (default: until Ctrl-C)")
+    parser.add_argument("--source", metavar="ADDRESS", help="only packets from this address")
+    parser.add_argument("--host", metavar="ADDRESS", action="append", help="an address of the server (may be repeated)")
     parser.add_argument("--door", metavar="NAME", help="only this door")
-    parser.add_argument("--json", action="store_true", help="one JSON object a source")
+    parser.add_argument("--json", action="store_true", help="one JSON object per source")
 
 
 def run(args: argparse.Namespace) -> int:
     """Print why a knock opened a door or did not; return 1 if none opened."""
     if (args.what is None) == (args.live is None):
-        raise UsageError("name one thing to explain: a capture file, an address, or --live ADDRESS")
+        raise UsageError("give one thing to explain: a capture file, an address, or --live ADDRESS")
     if args.for_ is not None and args.live is None:
         raise UsageError("--for is for --live; add --live ADDRESS, or leave --for out")
     if args.live is not None:
@@ -73,7 +76,7 @@ def _address(option: str, text: str) -> Address:
     try:
         return parse_address(text)
     except ValueError:
-        raise UsageError(f"{option}: {text!r} is no address; write it as 192.0.2.7 or 2001:db8::7") from None
+        raise UsageError(f"{option}: invalid address {text!r}; write it as 192.0.2.7 or 2001:db8::7") from None
 
 
 def _explain_ledger(args: argparse.Namespace, address: Address) -> int:
@@ -99,8 +102,8 @@ def _compiled_config(args: argparse.Namespace) -> tuple[CompiledConfig, int | No
         import difflib
 
         near = difflib.get_close_matches(args.door, [door.name for door in compiled.doors], n=1)
-        hint = f"did you mean {near[0]!r}?" if near else "look into the configuration for its name"
-        raise UsageError(f"--door: there is no door {args.door!r}; {hint}")
+        hint = f"did you mean {near[0]!r}?" if near else "see the configuration for its name"
+        raise UsageError(f"--door: unknown door {args.door!r}; {hint}")
     return compiled, index
 
 
@@ -116,11 +119,11 @@ def _explain_file(args: argparse.Namespace) -> int:
         except MalformedError as error:
             if not collector.frames:
                 raise UsageError(f"{args.what}: {error}") from None
-            notes.append(f"{error}; what came before is explained")
+            notes.append(f"{error}; the packets before it are explained")
     if collector.is_unreadable:
         raise UsageError(f"{args.what}: {collector.strange.most_common(1)[0][0]}")
     if capture.cut:
-        notes.append(f"{capture.cut}; what came before is explained")
+        notes.append(f"{capture.cut}; the packets before it are explained")
     notes += _notes(collector)
     servers = _server_addresses(args, collector, compiled)
     traces = SourceTraces(compiled, servers.__contains__)
@@ -134,12 +137,12 @@ def _explain_file(args: argparse.Namespace) -> int:
 
 def _notes(collector: PacketCollector) -> Iterator[str]:
     if collector.is_full:
-        yield f"only the first {MOST_KEPT:,} packets that matter are explained; choose some with --source"
+        yield f"only the first {MOST_KEPT:,} relevant packets are explained; select some with --source"
     if collector.is_timeless:
-        yield "all packets have the same time, so that nothing can be said about deadlines; capture with tcpdump"
+        yield "all packets have the same time, so deadlines cannot be checked; capture with tcpdump"
     if collector.strange and not collector.seen:
         reason, count = collector.strange.most_common(1)[0]
-        yield f"none of {collector.frames:,} frames holds a packet that can be explained; {count:,}: {reason}"
+        yield f"none of {collector.frames:,} frames contains a packet that can be explained; {count:,}: {reason}"
 
 
 def _server_addresses(
@@ -176,7 +179,7 @@ def _explain_live(args: argparse.Namespace, address: Address) -> int:
     seconds = _FOREVER_S if args.for_ is None else _seconds(args.for_)
     with LiveCapture(address) as capture:
         traces = SourceTraces(compiled, capture.is_local)
-        how_long = "Ctrl-C ends it" if args.for_ is None else f"for {args.for_}"
+        how_long = "press Ctrl-C to stop" if args.for_ is None else f"for {args.for_}"
         with _on_interrupt(capture.end):
             output.error_line(f"doorward: watching {address}; {how_long}")
             for packet in capture.packets(time.monotonic() + seconds):
@@ -216,9 +219,9 @@ def _open_capture(path: str) -> Iterator[BinaryIO]:
         with Path(path).open("rb") as file:
             yield file
     except FileNotFoundError:
-        raise UsageError(f"{path}: there is no such file, and it is no address; name a capture or an address") from None
+        raise UsageError(f"{path}: neither a file nor an address; give a capture file or an address") from None
     except OSError as error:
-        raise UsageError(f"{path}: it cannot be read ({error.strerror}); name a capture file") from None
+        raise UsageError(f"{path}: cannot be read ({error.strerror}); give a capture file") from None
 
 
 @contextmanager

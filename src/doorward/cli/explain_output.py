@@ -45,12 +45,12 @@ def print_report(
     for source in summary.told:
         _print_source(compiled, source, began_s, servers, whole=whole)
     if summary.more_knocking:
-        output.line(f"{summary.more_knocking:,} more sources went to ports of doors; --source ADDRESS shows one")
+        output.line(f"{summary.more_knocking:,} more sources sent packets to door ports; use --source ADDRESS")
     if not summary.told:
-        who = f"{summary.others:,} sources, and none" if summary.others else "nobody"
-        output.line(f"=> {who} went to a port of a door")
+        who = f"none of {summary.others:,} sources" if summary.others else "no source"
+        output.line(f"=> {who} sent packets to a door port")
     elif summary.others:
-        output.line(f"{summary.others:,} other sources went to no port of a door")
+        output.line(f"{summary.others:,} other sources sent no packets to door ports")
 
 
 def print_live(compiled: CompiledConfig, summary: Summary, began_s: float, *, as_json: bool) -> None:
@@ -102,7 +102,7 @@ def _print_rows(table_rows: list[PacketRow], first_s: float, *, whole: bool) -> 
     )
     lines = list(_folded(table_rows))
     if len(lines) > MOST_ROWS and not whole:
-        output.line(f"{'':>{_TIME}}  … {len(lines) - MOST_ROWS} lines before")
+        output.line(f"{'':>{_TIME}}  … {len(lines) - MOST_ROWS} earlier lines")
         lines = lines[-MOST_ROWS:]
     for line in lines:
         if isinstance(line, PacketRow):

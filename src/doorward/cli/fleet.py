@@ -23,7 +23,7 @@ def open_admin(args: argparse.Namespace) -> Iterator[FleetAdmin]:
     path = configuration_path(args)
     configuration = read(path)
     if configuration.fleet is None:
-        raise UsageError(f"{path}: there is no [fleet]; write that table, or leave --fleet out")
+        raise UsageError(f"{path}: no [fleet] table; add one, or leave out --fleet")
     etcd = Etcd(read_access(configuration.fleet, path.parent, configuration.gate.name or ""))
     try:
         yield FleetAdmin(etcd, configuration.fleet.name)
@@ -50,7 +50,7 @@ def close(args: argparse.Namespace) -> int:
     with open_admin(args) as admin:
         if not admin.close(key):
             raise NegativeResult(
-                f"{args.door} is open to {args.address} at no gate; `doorward status --fleet` tells which are in touch"
+                f"{args.door} is not open to {args.address} on any gate; see `doorward status --fleet`"
             )
     output.line(f"{args.door} is closed to {args.address} in the whole fleet")
     return 0
@@ -92,14 +92,14 @@ def _gate_dict(gate: GateStatus) -> dict[str, Any]:
 
 EXAMPLE = """\
   # doorward fleet forget edge-1    # its host is gone
-  edge-1 is forgotten; if its daemon starts again, it is listed again
-exit status: 0 forgotten, 1 the gate is up or unknown"""
+  removed edge-1; it is listed again if its daemon starts again
+exit status: 0 removed, 1 the gate is up or unknown"""
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Declare the command-line arguments."""
     parser.add_argument("action", metavar="forget", choices=["forget"], help="remove a gate from `status --fleet`")
-    parser.add_argument("gate", metavar="GATE", help="its name; its daemon no longer runs")
+    parser.add_argument("gate", metavar="GATE", help="a gate whose daemon no longer runs")
     add_config(parser)
 
 
@@ -107,5 +107,5 @@ def run(args: argparse.Namespace) -> int:
     """Remove a gate from the fleet's member list."""
     with open_admin(args) as admin:
         admin.forget(args.gate)
-    output.line(f"{args.gate} is forgotten; if its daemon starts again, it is listed again")
+    output.line(f"removed {args.gate}; it is listed again if its daemon starts again")
     return 0

@@ -44,9 +44,9 @@ class Decision(NamedTuple):
 def decide(args: argparse.Namespace, host: HostSurvey) -> Decision:
     """Return the decision: each answer from its option, by asking, or with --yes from the survey of the host."""
     if not (args.yes or options.is_terminal()):
-        raise UsageError("there is no terminal to ask on; add --yes, and answers as options (`doorward init --help`)")
+        raise UsageError("not on a terminal; add --yes, and answers as options (`doorward init --help`)")
     doors = _doors(args, host)
-    question = "Mode: guard hides these ports, stealth all that is not public"
+    question = "Mode: guard hides these ports, stealth all but public ports"
     mode = _answer(args, args.mode, question, Mode.GUARD, _mode)
     if args.public is not None and mode is not Mode.STEALTH:
         raise UsageError(
@@ -91,9 +91,9 @@ def _doors(args: argparse.Namespace, host: HostSurvey) -> tuple[DoorSpec, ...]:
     ssh = host.ssh()
     default = str(DoorSpec("ssh", ssh)) if ssh else ""
     if args.yes and not args.doors and not ssh:
-        raise UsageError("no SSH server was found here; name what is to be hidden: --door NAME=PORTS")
+        raise UsageError("no SSH server found on this host; name what to hide: --door NAME=PORTS")
     option = " ".join(args.doors) if args.doors else None
-    question = "Doors, each NAME=PORTS, with blanks between" if ssh else "Doors, each NAME=PORTS, like db=5432/tcp"
+    question = "Doors, each NAME=PORTS, separated by spaces" if ssh else "Doors, each NAME=PORTS, like db=5432/tcp"
     return _answer(args, option, question, default, lambda text: config_writer.parse_doors(text.split()))
 
 
@@ -101,7 +101,7 @@ def _mode(text: str) -> Mode:
     try:
         return Mode(text)
     except ValueError:
-        raise UsageError(f"{text[:40]!r} is no mode; write one of {', '.join(Mode)}") from None
+        raise UsageError(f"unknown mode {text[:40]!r}; expected one of {', '.join(Mode)}") from None
 
 
 def _public_answer(args: argparse.Namespace, host: HostSurvey, doors: tuple[DoorSpec, ...]) -> tuple[Port, ...]:
@@ -113,7 +113,7 @@ def _public_answer(args: argparse.Namespace, host: HostSurvey, doors: tuple[Door
         return public
 
     default = ",".join(map(str, config_writer.public_ports(host, doors))) or _NONE
-    return _answer(args, args.public, "Ports that everybody reaches", default, parse)
+    return _answer(args, args.public, "Public ports, reachable by anyone", default, parse)
 
 
 def find_own_keys(args: argparse.Namespace) -> ExistingFiles | None:
@@ -128,13 +128,13 @@ def _authorized_answer(args: argparse.Namespace) -> ExistingFiles | None:
     first = find_own_keys(args)
     if args.yes or args.authorized_keys is not None:
         return first
-    question = "Who may knock by SSH key: a file of public keys, or none"
+    question = "Keys that may knock: a file of SSH public keys, or none"
     return prompt(question, str(first.path) if first else _NONE, _read_keys)
 
 
 def _sequence_answer(args: argparse.Namespace) -> bool:
     """Return whether a port sequence also opens the doors that SSH keys open."""
-    question = "A port sequence too, for clients without a key (anyone who sees it can repeat it): yes or no"
+    question = "A port sequence too, for clients without a key (anyone who sees it can replay it): yes or no"
     return _answer(args, _YES if args.sequence else None, question, _NO, _yes_or_no)
 
 
@@ -149,15 +149,15 @@ def _read_keys(text: str) -> ExistingFiles | None:
         return None
     keys = install.read_keys(Path(text).expanduser().absolute())
     if not keys.lines:
-        raise UsageError(f"{keys.path}: no line holds a key that signed knocks take; name another file")
+        raise UsageError(f"{keys.path}: contains no key for signed knocks; give another file")
     return keys
 
 
 _TRIAL = "5m"
-_ENDS = "ends by itself, unless confirmed"
+_ENDS = "reverts unless confirmed"
 _ENABLE = "systemctl enable --now doorward-gate doorward"
-_WITH_SEQUENCE = "keep it secret: it holds a port sequence, and anyone who knows that can knock"
-_WITH_KEY = "not a secret: with the server's public key anyone can have the gate check a packet, and no more"
+_WITH_SEQUENCE = "keep it secret: it contains a port sequence, and anyone who knows it can knock"
+_WITH_KEY = "not secret: with the server's public key alone nobody can open a door"
 _UNITS = [Path(folder, "doorward.service") for folder in ("/etc/systemd/system", "/usr/lib/systemd/system")]
 
 
@@ -167,9 +167,9 @@ def print_plan(host: HostSurvey) -> None:
     line("this host, as others reach it:")
     for port, program in host.services:
         is_way_in = port.protocol is Protocol.TCP and port.number == session
-        line(f"  {port!s:<10} {program:<16}{'you are logged in by it' if is_way_in else ''}".rstrip())
+        line(f"  {port!s:<10} {program:<16}{'you are logged in through it' if is_way_in else ''}".rstrip())
     if not host.services:
-        line("  nothing listens")
+        line("  no service is listening")
     for local in host.network.locals:
         if not (local.address.is_loopback or local.address.is_link_local or local.interface == "lo"):
             line(f"  {local.interface:<10} {local.address.ip}")
@@ -183,7 +183,7 @@ def print_client_setup(configuration: Configuration, directory: Path, address: s
     if not doors:
         line(
             "",
-            "no client can knock yet: write public keys into authorized_keys, or a `knock` for a door, and call this",
+            "no client can knock yet: add public keys to authorized_keys, or a `knock` to a door, and run this",
             "again",
         )
         return
@@ -192,17 +192,17 @@ def print_client_setup(configuration: Configuration, directory: Path, address: s
     line("", f"on each client ({_WITH_SEQUENCE if any(ports for _, ports in link.doors) else _WITH_KEY}):", "")
     knocks = ssh_port(configuration) is not None
     line(f"  doorward add {shlex.quote(text)} --name {shlex.quote(name)}{' --ssh' if knocks else ''}")
-    effect = f"tells ssh to knock at {name}, and " if knocks else ""
-    line("", f"which {effect}writes into ~/.config/doorward/hosts.toml:", "")
+    effect = f"makes `ssh {name}` knock first, and " if knocks else ""
+    line("", f"which {effect}adds to ~/.config/doorward/hosts.toml:", "")
     for row in client_setup.hosts_table(name, link).splitlines():
         line(f"  {row}")
     if _is_private(address):
-        line("", f"{address} is an address of a private network: for clients elsewhere call this with --address")
+        line("", f"{address} is a private address: for clients elsewhere run this with --address")
     if configuration.signed is not None and key is None:
         authorized_keys = install.who_may_knock(configuration, directory)
-        line("", f"nobody may send signed knocks yet: write public keys into {authorized_keys}, and call this again")
+        line("", f"no key may send signed knocks yet: add public keys to {authorized_keys}, and run this again")
     if others:
-        line("", f"{others:,} doors more do not fit in the link; `doorward share DOOR` tells of each")
+        line("", f"{others:,} more doors do not fit in the link; run `doorward share DOOR` for each")
     if as_qr:
         line("")
         qr.draw(text)
@@ -222,7 +222,7 @@ def print_next_steps(configuration: Configuration, path: Path, name: str, public
     has_units = is_usual and any(unit.exists() for unit in _UNITS)
     door, quoted_name = configuration.doors[0], shlex.quote(name)
     port = next((port.number for port in door.opens if port.protocol is Protocol.TCP), None)
-    steps = {f"doorward doctor{where}": "what would lock you out, and what is in the way"}
+    steps = {f"doorward doctor{where}": "find lock-out risks and conflicting rules"}
     steps |= {_ENABLE: "now, and at every boot"} if has_units else {f"doorward run --trial {_TRIAL}{where}": _ENDS}
     ssh = ssh_port(configuration) if has_units else None
     knock = f"doorward knock {quoted_name} {door.name}" + (f" --wait {port}" if port else "")
@@ -232,8 +232,8 @@ def print_next_steps(configuration: Configuration, path: Path, name: str, public
     for command, remark in steps.items():
         line(f"  {command:<{width}}  # {remark}")
     if has_units:
-        line("", "Stay logged in here until that has worked: what is connected stays connected. Or try it first:")
-        line(f"`doorward run --trial {_TRIAL}` in place of the second command {_ENDS}.")
+        line("", "Stay logged in here until that has worked: established connections stay open. Or try it first:")
+        line(f"`doorward run --trial {_TRIAL}` instead of the second command {_ENDS}.")
     else:
         line("", "If the knock lets you in, run `doorward confirm` there.")
     if configuration.gate.mode is not Mode.OBSERVE:
@@ -241,7 +241,7 @@ def print_next_steps(configuration: Configuration, path: Path, name: str, public
         options += " --guard" if configuration.gate.mode is Mode.GUARD else ""
         seen = ",".join(port_ranges(port_numbers(public, Protocol.TCP)))
         options += f" --expect {seen}" if seen else ""
-        line(f"And what a stranger sees, from the client: doorward verify {quoted_name} {door.name}{options}")
+        line(f"To see what others see, from the client: doorward verify {quoted_name} {door.name}{options}")
 
 
 def ssh_port(configuration: Configuration) -> int | None:
@@ -258,11 +258,11 @@ def _ssh_command(name: str, port: int) -> str:
 
 
 EXAMPLE = """\
-  # doorward init          # asks, and Enter takes what stands in brackets
-  # doorward init --yes    # asks nothing: SSH's port, mode guard, your SSH keys
+  # doorward init          # asks; Enter takes the default in brackets
+  # doorward init --yes    # no questions: SSH's port, mode guard, your SSH keys
   # doorward init --yes --mode stealth --door ssh=22 --door db=5432/tcp
-nothing is overwritten: called again, it prints what clients need once more"""
-_NOBODY = f"{install.HEAD}# Nobody yet. The key of a client stands in its ~/.ssh/id_*.pub.\n"
+nothing is overwritten: run again, it prints the client setup again"""
+_NOBODY = f"{install.HEAD}# No keys yet. A client's public key is in its ~/.ssh/id_*.pub.\n"
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -275,22 +275,22 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         metavar="NAME=PORTS",
         dest="doors",
         action="append",
-        help="a door, and what it opens: db=5432/tcp (may be repeated; default: ssh, with its port)",
+        help="a door and its ports: db=5432/tcp (may be repeated; default: ssh, with its port)",
     )
-    parser.add_argument("--public", metavar="PORTS", help="with stealth: for everybody (default: what listens now)")
+    parser.add_argument("--public", metavar="PORTS", help="with stealth: public ports (default: those in use now)")
     ways = parser.add_mutually_exclusive_group()
     ways.add_argument(
         "--sequence",
         action="store_true",
-        help="let a port sequence open the doors too (default: only where there is no SSH key)",
+        help="also let a port sequence open the doors (default: only without SSH keys)",
     )
     ways.add_argument("--no-signed", action="store_true", help="sequences only")
     parser.add_argument(
-        "--authorized-keys", metavar="FILE", help="who may send signed knocks (default: your own keys), or none"
+        "--authorized-keys", metavar="FILE", help="keys that may send signed knocks (default: your own), or none"
     )
-    parser.add_argument("--address", metavar="ADDRESS", help="what clients reach this host by: a name, an address")
-    parser.add_argument("--name", metavar="NAME", help="what clients call it (default: its own name)")
-    parser.add_argument("--qr", action="store_true", help="show the link also as a QR code")
+    parser.add_argument("--address", metavar="ADDRESS", help="name or address that clients use")
+    parser.add_argument("--name", metavar="NAME", help="what clients call it (default: its host name)")
+    parser.add_argument("--qr", action="store_true", help="also show the link as a QR code")
 
 
 def run(args: argparse.Namespace) -> int:
@@ -300,7 +300,7 @@ def run(args: argparse.Namespace) -> int:
     name = args.name or survey.host_name()
     if path.exists():
         configuration, address = read(path), client_address(args, host)
-        line(f"{path} is there already, and stays as it is")
+        line(f"{path} already exists and is left unchanged")
         if unused := unused_options(args):
             line(f"{', '.join(unused)}: for a new file only; edit this one, or move it away")
         _write_signed(configuration, path, None if configuration.signed is None else find_own_keys(args))
@@ -328,7 +328,7 @@ def _create(args: argparse.Namespace, host: HostSurvey, path: Path) -> tuple[Con
     plan, configuration = _with_accept_mark(plan, path, programs)
     _write_signed(configuration, path, authorized)
     if not install.write(path, config_writer.config_text(plan, programs)):
-        raise UsageError(f"{path} was written by somebody else in the meantime; call this again")
+        raise UsageError(f"{path} was created by another process in the meantime; run this again")
     line(f"wrote {path}: mode {plan.mode}, doors {', '.join(map(str, plan.doors))}")
     return configuration, address
 
@@ -341,8 +341,8 @@ def _with_accept_mark(plan: ConfigPlan, path: Path, programs: dict[Port, str]) -
     if mark is None:
         return plan, configuration
     names = ", ".join(config_writer.names(facts))
-    line(f"another firewall drops what doors are to open ({names}): what is open gets the")
-    line(f"mark {mark}, and `doorward doctor` says how that firewall learns of it", "")
+    line(f"another firewall ({names}) would drop these connections: accepted packets get the")
+    line(f"mark {mark}; `doorward doctor` prints the rule that it needs", "")
     plan = plan._replace(accept_mark=mark)
     return plan, parse(config_writer.config_text(plan, programs), str(path))
 

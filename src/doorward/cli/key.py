@@ -19,14 +19,14 @@ from doorward.signed.server_key import SUITES, X25519, new_private_text
 
 EXAMPLE = """\
   # doorward key server    # what `doorward add HOST --server-key` takes
-  doorward: made /etc/doorward/server.key; keep a copy of it in a safe place
+  doorward: created /etc/doorward/server.key; keep a backup in a safe place
   x25519:mVn3Q…
-an existing key is never overwritten; move its file away to make another"""
+an existing key is never overwritten; move its file away to create another"""
 _MISSING = """\
-{path}: has no table [signed], so there are no signed knocks; add to it:
+{path}: no [signed] table, so signed knocks are off; add to it:
   [signed]
   key = "server.key"                     # made by `doorward key server`
-  authorized_keys = "authorized_keys"    # who may knock: public keys, a line each"""
+  authorized_keys = "authorized_keys"    # who may knock: public keys, one per line"""
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -35,7 +35,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     add_config(parser)
     suites = ", ".join(SUITES)
     parser.add_argument(
-        "--suite", choices=list(SUITES), metavar="SUITE", help=f"of a new key: {suites} (default: {X25519.name})"
+        "--suite", choices=list(SUITES), metavar="SUITE", help=f"suite of a new key: {suites} (default: {X25519.name})"
     )
 
 
@@ -51,8 +51,8 @@ def run(args: argparse.Namespace) -> int:
     key = read_private_key(path).public
     if args.suite and key.suite.name != args.suite:
         raise UsageError(
-            f"{path}: the key there is of suite {key.suite.name}; move it away to make another, which every client "
-            "has to be told then"
+            f"{path}: the existing key is of suite {key.suite.name}; move it away to create another, and update "
+            "every client"
         )
     line(str(key))
     return 0
@@ -64,9 +64,9 @@ def _create_key(path: Path, config: Path, text: str) -> None:
         atomic_file.make_folders(path.parent, 0o700)
         is_created = atomic_file.create(path, text, _key_ownership(path.parent.stat(), config.stat()))
     except OSError as error:
-        raise HostError(f"{error.filename or path}: {error.strerror}; call this as who may write there") from None
+        raise HostError(f"{error.filename or path}: {error.strerror}; run this as a user who can write there") from None
     if is_created:
-        error_line(f"doorward: made {path}; keep a copy of it in a safe place")
+        error_line(f"doorward: created {path}; keep a backup in a safe place")
 
 
 def _key_ownership(directory: os.stat_result, config: os.stat_result) -> FileOwnership:

@@ -43,8 +43,8 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--timeout", metavar="TIME", help="how long --wait tries (default: 30s)")
     parser.add_argument("-v", "--verbose", action="store_true", help="print each packet sent")
     knock_options.add_arguments(parser)
-    parser.add_argument("--dump", action="store_true", help="print a signed knock's fields, and send nothing")
-    parser.add_argument("--json", action="store_true", help="with --dump: one JSON object a packet")
+    parser.add_argument("--dump", action="store_true", help="print a signed knock's fields without sending it")
+    parser.add_argument("--json", action="store_true", help="with --dump: one JSON object per packet")
 
 
 def run(args: argparse.Namespace) -> int:
@@ -70,7 +70,7 @@ def run(args: argparse.Namespace) -> int:
 
 def _dump(args: argparse.Namespace, plan: KnockPlan) -> int:
     if plan.sequence:
-        raise UsageError("--dump shows a signed knock, and this is a sequence; add --server-key KEY, or use -v")
+        raise UsageError("--dump is for signed knocks, and this is a sequence; add --server-key KEY, or use -v")
     from doorward.cli.signed_options import dump
 
     dump(plan, plan_targets(plan, args.family), as_json=args.json)
@@ -82,7 +82,7 @@ def _wait_port(text: str | None) -> Port | None:
         return None
     port = parse_port(text)
     if port.protocol is not Protocol.TCP:
-        raise UsageError(f"--wait: {port} cannot be waited for; only a TCP port answers, such as 22")
+        raise UsageError(f"--wait: cannot wait for {port}; give a TCP port, such as 22")
     return port
 
 
@@ -114,8 +114,8 @@ def reason(reply: Reply, plan: KnockPlan) -> str:
     if plan.sequence:
         return (
             "stays silent; check the sequence and its order, whether that door opens this port, "
-            "and on the server `doorward status` and `doorward log`; packets with your address as a forged source shut "
-            "a sequence out, but not a signed knock (`doorward knock HOST DOOR --server-key KEY`)"
+            "and on the server `doorward status` and `doorward log`; packets that spoof your address can block "
+            "a sequence, but not a signed knock (`doorward knock HOST DOOR --server-key KEY`)"
         )
     return (
         f"stays silent; check whether {plan} opens this port and lets this key in, whether the clocks agree, "

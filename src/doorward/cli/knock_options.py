@@ -45,16 +45,22 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     families = parser.add_mutually_exclusive_group()
     families.add_argument("-4", dest="family", action="store_const", const=AF_INET, default=AF_UNSPEC, help="IPv4 only")
     families.add_argument("-6", dest="family", action="store_const", const=AF_INET6, help="IPv6 only")
-    parser.add_argument("--delay", metavar="TIME", help="between two packets of a sequence (default: 10ms)")
-    parser.add_argument("--sequence", action="store_true", help="the door's sequence, also where a server key is known")
-    signed = parser.add_argument_group("signed knocks (each of these may stand in hosts.toml too)")
-    signed.add_argument("--server-key", metavar="KEY", help="the line that `doorward key server` prints there")
-    signed.add_argument("--signed-port", metavar="PORT", help=f"where they go (default: {DEFAULT_SIGNED_PORT})")
+    parser.add_argument("--delay", metavar="TIME", help="pause between packets of a sequence (default: 10ms)")
+    parser.add_argument(
+        "--sequence", action="store_true", help="use the door's sequence, even if a server key is known"
+    )
+    signed = parser.add_argument_group("signed knocks (can also be set in hosts.toml)")
+    signed.add_argument("--server-key", metavar="KEY", help="the line that `doorward key server` prints on the server")
+    signed.add_argument(
+        "--signed-port", metavar="PORT", help=f"port for signed knocks (default: {DEFAULT_SIGNED_PORT})"
+    )
     signed.add_argument("--identity", metavar="FILE", help="the SSH key that signs (default: the agent's first)")
     signed.add_argument("--certificate", metavar="FILE", help="a certificate of that key: FILE-cert.pub")
-    signed.add_argument("--from", dest="asked", metavar="ADDRESS", help="open for this one; `auto`: this machine's own")
-    signed.add_argument("--gate", metavar="NAME", help="the gate's name, where it has one")
-    signed.add_argument("--for", dest="for_s", metavar="TIME", help="keep the door open so long")
+    signed.add_argument(
+        "--from", dest="asked", metavar="ADDRESS", help="open for this address; `auto`: this host's own"
+    )
+    signed.add_argument("--gate", metavar="NAME", help="the gate's name, if it has one")
+    signed.add_argument("--for", dest="for_s", metavar="TIME", help="how long to keep the door open")
 
 
 def seconds(option: str, text: str | None, default_s: float) -> float:
@@ -159,7 +165,7 @@ def _reject_signed_options(options: Iterable[str], host: str, why: str) -> None:
             raise UsageError(f"{option} is for signed knocks, and {why} a sequence; leave one of the two out")
         raise UsageError(
             f"{option} is for signed knocks, and no server key is known for {host!r}; "
-            "add --server-key KEY, the line that `doorward key server` prints there"
+            "add --server-key KEY, the line that `doorward key server` prints on the server"
         )
 
 

@@ -36,7 +36,7 @@ options:
   -4, --only-ip-v4       do not track ipv6
   -V, --version          display version
   -h, --help             this help
-      --engine <engine>  kernel or ring; without it, the kernel where it can
+      --engine <engine>  kernel or ring (default: kernel if possible)
 
 """
 ENGINES = ("kernel", "ring")
@@ -74,12 +74,12 @@ def main(argv: list[str] | None = None) -> int:
 def _parse(words: list[str]) -> DaemonArguments:
     pairs, rest = getopt.gnu_getopt(words, _SHORT, list(_LONG))
     if rest:
-        raise getopt.GetoptError(f"what is {rest[0]!r}? only options are taken")
+        raise getopt.GetoptError(f"unexpected argument {rest[0]!r}; only options are accepted")
     letters = [(name.lstrip("-"), value) for name, value in pairs]
     named = {long.rstrip("="): letter for long, letter in _LONG.items()}
     options = {named.get(name, name): value for name, value in letters}
     if options.get("engine", "kernel") not in ENGINES:
-        raise getopt.GetoptError(f"--engine: {options['engine']!r} is none; write kernel or ring")
+        raise getopt.GetoptError(f"--engine: unknown engine {options['engine']!r}; expected kernel or ring")
     return DaemonArguments(frozenset(name for name, value in options.items() if not value), options)
 
 

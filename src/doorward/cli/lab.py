@@ -22,11 +22,11 @@ EXAMPLE = """\
   …
   # doorward lab --keep
   …
-  The hosts stay, and the daemon and the greeter run on.
+  The hosts, the daemon and the greeter keep running.
   …
   # doorward lab --remove doorward-4711-0a1b2c
 a scan sees nothing, a knock opens, the door closes, an SSH key opens it;
---keep leaves the hosts to play in, and says how to enter and to remove them
+--keep leaves the hosts running, and prints how to enter and remove them
 needs root, nftables, iproute2 and nmap; touches nothing outside its namespaces"""
 _PROGRAMS = {"ip": "iproute2", "nmap": "nmap"}
 
@@ -34,7 +34,7 @@ _PROGRAMS = {"ip": "iproute2", "nmap": "nmap"}
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Declare the command-line arguments."""
     which = parser.add_mutually_exclusive_group()
-    which.add_argument("--keep", action="store_true", help="leave the hosts running, and say how to enter them")
+    which.add_argument("--keep", action="store_true", help="leave the hosts running, and print how to enter them")
     which.add_argument("--remove", metavar="NAME", help="remove a lab that --keep left")
 
 
@@ -65,7 +65,7 @@ def run(args: argparse.Namespace) -> int:
 def _print_enter_commands(lab: Lab, directory: Path) -> None:
     environment = Demo.environment(directory)
     words = " ".join(f"{name}={shlex.quote(value)}" for name, value in environment.items())
-    output.line("", "The hosts stay, and the daemon and the greeter run on.")
+    output.line("", "The hosts, the daemon and the greeter keep running.")
     for host in lab.hosts:
         role = host.namespace.rpartition("-")[2]
         output.line(
@@ -76,6 +76,6 @@ def _print_enter_commands(lab: Lab, directory: Path) -> None:
 
 def _remove(name: str) -> int:
     if not remove(name):
-        raise UsageError(f"there is no lab {name!r}; `ip netns list` shows the hosts that stand")
+        raise UsageError(f"no lab is named {name!r}; `ip netns list` shows those that exist")
     shutil.rmtree(Path(tempfile.gettempdir()) / name, ignore_errors=True)
     return 0

@@ -14,24 +14,24 @@ EXAMPLE = """\
   # doorward log --since 1h
   2026-05-01 12:00:09  opened   192.0.2.7        ssh: 22/tcp, by knock; closed …
   2026-05-01 12:04:51  refused  203.0.113.9      more than 20 symbols a second…
-read from the ledger; needs no daemon"""
+reads the ledger; needs no daemon"""
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Declare the command-line arguments."""
     parser.add_argument("--since", metavar="T", help="only the last T, like 90s, 10m, 8h, 7d")
-    parser.add_argument("--last", metavar="N", type=int, default=100, help="at most N lines, the newest (default: 100)")
+    parser.add_argument("--last", metavar="N", type=int, default=100, help="the newest N lines (default: 100)")
     parser.add_argument("--door", metavar="DOOR", help="only this door")
-    parser.add_argument("--address", metavar="ADDRESS", help="only this address, and networks that hold it")
-    parser.add_argument("--json", action="store_true", help="one JSON object a line")
-    parser.add_argument("--fleet", action="store_true", help="of all gates, from etcd, and not from the ledger")
+    parser.add_argument("--address", metavar="ADDRESS", help="only this address and networks containing it")
+    parser.add_argument("--json", action="store_true", help="one JSON object per line")
+    parser.add_argument("--fleet", action="store_true", help="of all gates, from etcd instead of the ledger")
     add_config(parser)
 
 
 def run(args: argparse.Namespace) -> int:
     """Print the access log, oldest first."""
     if args.last < 1:
-        raise UsageError(f"--last: {args.last} lines are none; write 1 or more")
+        raise UsageError(f"--last: {args.last} is too small; it must be at least 1")
     if args.fleet:
         from doorward.cli import fleet  # lazy: it imports the etcd client
 

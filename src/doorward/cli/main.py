@@ -16,35 +16,35 @@ from doorward.errors import DoorwardError
 from doorward.escape import visible
 
 COMMANDS = {
-    "init": "a first configuration, and what clients need of it",
-    "run": "the daemon in the foreground",
-    "check": "is the configuration right, and is it strong",
-    "doctor": "what would lock you out, and what stands in a door's way",
+    "init": "set up this server: write a configuration, print the client setup",
+    "run": "run the daemon in the foreground",
+    "check": "validate the configuration and rate its strength",
+    "doctor": "find problems: lock-out risks and conflicting firewall rules",
     "compile": "print the nftables ruleset",
-    "apply": "load another configuration, for good or on trial",
-    "confirm": "keep the gate that is on trial",
-    "off": "remove the gate, and keep it away, also after a reboot",
-    "on": "bring the gate back that was switched off",
-    "status": "what is open, and who opened it",
-    "open": "open a door by hand",
-    "close": "close a door by hand",
-    "ban": "close every door to an address for a time, and ignore its knocks",
-    "unban": "let a banned address knock again",
-    "explain": "why a knock did or did not open a door, packet by packet",
-    "log": "the record of openings, refusals and bans",
-    "watch": "a live view of all that happens, or lines where no terminal is",
-    "metrics": "the daemon's numbers for Prometheus",
-    "report": "a page about who came in, who was refused, and what is weak",
-    "knock": "knock at a host",
-    "proxy": "knock and carry the connection: OpenSSH's ProxyCommand",
-    "add": "a host for the client, with its server's key",
-    "key": "the server's key for signed knocks",
-    "verify": "from outside: what can be seen, and does the knock open and close",
-    "share": "a door for phones and other clients: link, QR code, app",
-    "fleet": "forget a gate that has left the fleet",
-    "import": "knockd's or fwknop's configuration turned into doorward's own",
-    "completion": "what a shell needs to complete words of doorward",
-    "lab": "the whole thing in network namespaces, step by step",
+    "apply": "load another configuration, permanently or on trial",
+    "confirm": "keep the configuration that is on trial",
+    "off": "switch doorward off: remove the ruleset, even across reboots",
+    "on": "switch doorward on again",
+    "status": "show open doors and the daemon's state",
+    "open": "open a door to an address",
+    "close": "close a door to an address",
+    "ban": "close every door to an address for a time and ignore its knocks",
+    "unban": "end the ban of an address",
+    "explain": "show why a knock did or did not open a door, packet by packet",
+    "log": "show the access log: openings, refusals and bans",
+    "watch": "show a live view of events, or lines if not on a terminal",
+    "metrics": "export Prometheus metrics",
+    "report": "write an HTML report of openings, refusals and weak settings",
+    "knock": "knock at a host, and wait for a port if asked to",
+    "proxy": "knock and relay the connection, as OpenSSH's ProxyCommand",
+    "add": "add a server to this client",
+    "key": "print the server's key for signed knocks",
+    "verify": "scan a server from outside, before, during and after a knock",
+    "share": "share a door with phones and other clients: link, QR code, app",
+    "fleet": "remove a gate that has left the fleet",
+    "import": "convert a knockd or fwknop configuration",
+    "completion": "print a shell completion script",
+    "lab": "demo: watch it work on this machine, in network namespaces",
 }
 
 
@@ -88,7 +88,7 @@ def overview() -> str:
     return (
         "usage: doorward COMMAND …\n\n"
         "Hides services behind closed, silent ports, and opens them to a secret knock.\n\n"
-        f"{rows}\n\n`doorward COMMAND --help` explains one; `doorward --version` says which this is.\n"
+        f"{rows}\n\n`doorward COMMAND --help` explains one command.\n"
     )
 
 
@@ -128,7 +128,7 @@ def _unknown(word: str) -> int:
 
     near = difflib.get_close_matches(word, COMMANDS, n=1)
     hint = f"did you mean {near[0]!r}?" if near else "`doorward --help` lists the commands"
-    sys.stderr.write(f"doorward: {word!r} is no command; {hint}\n")
+    sys.stderr.write(f"doorward: unknown command {word!r}; {hint}\n")
     return 2
 
 

@@ -23,7 +23,7 @@ EXAMPLE = """\
   doorward_up 1.0
   # curl -s --unix-socket /run/m.sock localhost/metrics | grep ^doorward_bans
   doorward_bans 0.0
-without --listen: all printed once. exit status: 0 done, 1 no daemon answers"""
+without --listen: print them once. exit status: 0 success, 1 no daemon answers"""
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -32,8 +32,8 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         "--listen",
         metavar="WHERE",
         action="append",
-        help="serve until a signal ends it, everything at unix:PATH (for the process's group), and what no knock"
-        " changes at 127.0.0.1:PORT or [::1]:PORT; may be repeated",
+        help="serve until a signal ends it: all metrics at unix:PATH (for the process's group), the public ones at"
+        " 127.0.0.1:PORT or [::1]:PORT; may be repeated",
     )
 
 
@@ -63,7 +63,7 @@ def _serve(listen_texts: list[str]) -> None:
         for listen_text, server in zip(listen_texts, servers, strict=True):
             threading.Thread(target=server.serve_forever, daemon=True).start()
             stack.callback(server.shutdown)
-            output.error_line(f"doorward: serves metrics at {listen_text}")
+            output.error_line(f"doorward: serving metrics at {listen_text}")
         is_over.wait()
 
 

@@ -40,10 +40,10 @@ _PUBLIC = {
 # Not `silent`, `fast`, `banned` or the limiter's: with wrong_port = "known" they reveal ports of a sequence.
 _PUBLIC_PATHS = {"hidden", "signed_length", "signed_fast", "signed_over"}
 _EVENTS = {
-    "opened": ("doorward_opened", "Openings that began, by door and by how it was opened: knock, key or hand."),
-    "prolonged": ("doorward_prolonged", "Openings that were made longer, by door and by how."),
-    "closed": ("doorward_closed", "Openings that ended, by door and by how: time, hand, ban, or lost by the kernel."),
-    "ran": ("doorward_ran", "Commands of doors that stay open for nobody, by door and by how they were asked for."),
+    "opened": ("doorward_opened", "Openings started, by door and trigger: knock, key or hand."),
+    "prolonged": ("doorward_prolonged", "Openings prolonged, by door and trigger."),
+    "closed": ("doorward_closed", "Openings ended, by door and reason: time, hand, ban, or lost by the kernel."),
+    "ran": ("doorward_ran", "Runs of command-only doors, by door and trigger."),
 }
 
 
@@ -88,35 +88,35 @@ def families(stats: Mapping[str, Any]) -> Iterator[Metric]:
     yield _with_samples(
         GaugeMetricFamily("doorward_build_info", "The version.", labels=["version"]), {(__version__,): 1}
     )
-    yield _gauge("doorward_doors", "Doors of the configuration that is in force.", stats["doors"])
-    yield _gauge("doorward_openings", "Openings that stand.", stats["openings"])
-    yield _gauge("doorward_bans", "Addresses and networks that are banned.", stats["bans"])
+    yield _gauge("doorward_doors", "Doors in the active configuration.", stats["doors"])
+    yield _gauge("doorward_openings", "Active openings.", stats["openings"])
+    yield _gauge("doorward_bans", "Banned addresses and networks.", stats["bans"])
     yield from _events(stats)
     yield _refusals(stats)
-    packets = CounterMetricFamily(
-        "doorward_packets", "Packets counted by the kernel, by what became of them.", labels=["path"]
-    )
+    packets = CounterMetricFamily("doorward_packets", "Packets counted by the kernel, by outcome.", labels=["path"])
     yield _with_samples(packets, {(name,): count for name, count in stats["counters"].items()})
     yield from _sets(stats["sets"])
     yield _latency(stats["latency"])
     if (signed := stats["signed"]) is not None:
-        yield _gauge("doorward_signed_ready", "Whether signed knocks are taken.", signed["takes"])
+        yield _gauge("doorward_signed_ready", "Whether signed knocks are accepted.", signed["takes"])
     if (fleet := stats.get("fleet")) is not None:  # missing from an older daemon
         yield from _fleet(fleet)
-    yield _counter("doorward_log_overflows", "Times that the kernel's log lost messages.", stats["log_overflows"])
+    yield _counter(
+        "doorward_log_overflows", "Times that the kernel's log overflowed and lost messages.", stats["log_overflows"]
+    )
     yield _gauge("doorward_ledger_trouble", "Whether the ledger cannot be written.", bool(stats["ledger_trouble"]))
     yield _counter("doorward_ledger_lost", "Records that never reached the ledger.", stats["ledger_lost"])
 
 
 def _fleet(fleet: Mapping[str, Any]) -> Iterator[Metric]:
     yield _gauge("doorward_fleet_in_touch", "Whether etcd answers.", fleet["is_in_touch"])
-    yield _gauge("doorward_fleet_openings", "Openings of the whole fleet, as this gate knows them.", fleet["openings"])
-    yield _gauge("doorward_fleet_owed", "Changes that etcd is still to be told of.", fleet["owed"])
+    yield _gauge("doorward_fleet_openings", "Openings of the fleet, as known to this gate.", fleet["openings"])
+    yield _gauge("doorward_fleet_owed", "Changes not yet written to etcd.", fleet["owed"])
     rejected = CounterMetricFamily(
-        "doorward_fleet_rejected", "Openings of the fleet that are not opened here.", labels=["reason"]
+        "doorward_fleet_rejected", "Openings of the fleet rejected by this gate, by reason.", labels=["reason"]
     )
     yield _with_samples(rejected, {(reason,): count for reason, count in fleet.get("rejected", {}).items()})
-    help_text = "Signed knocks for the fleet that it gave no answer for, by what became of them."
+    help_text = "Signed knocks decided by local policy because etcd did not answer, by outcome."
     unanswered = CounterMetricFamily("doorward_fleet_unanswered", help_text, labels=["outcome"])
     counted = dict.fromkeys(("refused", "taken"), 0) | fleet["without_answer"]
     yield _with_samples(unanswered, {(outcome,): count for outcome, count in counted.items()})
@@ -134,7 +134,7 @@ def _refusals(stats: Mapping[str, Any]) -> Metric:
     signed = (stats["signed"] or {}).get("refused", {})
     samples: _Samples = {("knock", reason): count for reason, count in stats["refused"].items()}
     samples |= {("key", reason): count for reason, count in signed.items()}
-    help_text = "Knocks and signed knocks that were refused, by way and reason."
+    help_text = "Rejected knocks and signed knocks, by kind and reason."
     return _with_samples(CounterMetricFamily("doorward_refusals", help_text, labels=["by", "reason"]), samples)
 
 
@@ -142,11 +142,13 @@ def _sets(sets: Mapping[str, Any]) -> Iterator[Metric]:
     """Yield the fill level of each set; an automaton's sets have its fingerprint in their name."""
     labels = ["set", "machine"]
     by_labels = {tuple(name.partition("_")[::2]): state for name, state in sets.items()}
-    full = GaugeMetricFamily("doorward_set_elements", "Elements of the kernel's sets, where it tells.", labels=labels)
+    full = GaugeMetricFamily(
+        "doorward_set_elements", "Current size of each nftables set, where the kernel reports it.", labels=labels
+    )
     yield _with_samples(
         full, {key: state["elements"] for key, state in by_labels.items() if state["elements"] is not None}
     )
-    size = GaugeMetricFamily("doorward_set_size", "Elements that the kernel's sets take.", labels=labels)
+    size = GaugeMetricFamily("doorward_set_size", "Maximum size of each nftables set.", labels=labels)
     yield _with_samples(size, {key: state["size"] for key, state in by_labels.items() if state["size"]})
 
 
@@ -192,7 +194,7 @@ def parse_listen(text: str) -> Listen:
     host, _, port = text.rpartition(":")
     if host not in _LOCAL or not (port.isascii() and port.isdecimal() and 1 <= int(port[:6]) <= 65535):
         examples = "unix:/run/doorward/metrics.sock or 127.0.0.1:9477"
-        raise UsageError(f"--listen: {text!r} is no place on this machine alone; write {examples}")
+        raise UsageError(f"--listen: {text!r} must be a UNIX socket or a loopback address; write {examples}")
     return Listen(_LOCAL[host], host.strip("[]").replace("localhost", "127.0.0.1"), int(port))
 
 
@@ -225,7 +227,7 @@ class Server(ThreadingHTTPServer):
             super().__init__((listen.address, listen.port), _Handler)
         except OSError as error:
             where = listen.address if listen.family is socket.AF_UNIX else f"{listen.address}:{listen.port}"
-            raise HostError(f"--listen: {where}: {error.strerror or error}; name another place") from None
+            raise HostError(f"--listen: {where}: {error.strerror or error}; choose another address") from None
 
     def server_bind(self) -> None:
         """Bind; a UNIX socket is accessible to the group, and replaces a stale one."""
@@ -276,9 +278,9 @@ class _Handler(BaseHTTPRequestHandler):
 
     def do_GET(self) -> None:
         if self._is_foreign():
-            self._answer(403, b"this server answers to names of this machine only\n", "text/plain")
+            self._answer(403, b"unknown Host: only loopback names are served\n", "text/plain")
         elif self.path.partition("?")[0] != "/metrics":
-            self._answer(404, b"there is /metrics only\n", "text/plain")
+            self._answer(404, b"only /metrics is served\n", "text/plain")
         else:
             answer = self.server.answers.get()
             body = answer.full if self.server.address_family is socket.AF_UNIX else answer.public
@@ -318,5 +320,5 @@ def _remove_dead(path: Path) -> None:
         return
     with socket.socket(socket.AF_UNIX) as probe:
         if not path.is_socket() or probe.connect_ex(str(path)) == 0:
-            raise HostError(f"--listen: {path} is taken; name another place")
+            raise HostError(f"--listen: {path} is in use; choose another path")
     path.unlink()

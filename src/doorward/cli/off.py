@@ -25,9 +25,9 @@ _RULESETS = (saved_ruleset.NAME, saved_ruleset.TRIAL_NAME)
 
 EXAMPLE = """\
   # doorward off
-  doorward is off: nothing is hidden, and the gate stays away, also after a
-  reboot; `doorward on` ends that
-exit status: 0 the gate is gone and stays away, 2 something is left to do"""
+  doorward is off: nothing is hidden, and it stays off across reboots until
+  `doorward on`
+exit status: 0 doorward is off, 2 something remains to be done"""
 
 
 def add_arguments(_: argparse.ArgumentParser) -> None:
@@ -47,8 +47,8 @@ def run(_: argparse.Namespace) -> int:
     output.error_line(*(f"doorward: {trouble}" for trouble in troubles))
     if troubles:
         return 2
-    output.line("doorward is off: nothing is hidden, and the gate stays away, also after a")
-    output.line("reboot; `doorward on` ends that")
+    output.line("doorward is off: nothing is hidden, and it stays off across reboots until")
+    output.line("`doorward on`")
     return 0
 
 
@@ -105,7 +105,7 @@ def _remove_table(*, is_alone: bool) -> Iterator[str]:
         if not is_alone:
             time.sleep(_REPAIR_S)
         if NftFirewall().existing():
-            yield "the table inet doorward is there again: another program loads it; stop that one"
+            yield "the table inet doorward was loaded again by another program; stop that program"
     except DoorwardError as error:
         yield f"the table inet doorward could not be removed: {error}; try `nft delete table inet doorward`"
 
@@ -117,4 +117,4 @@ def _remove_rulesets() -> Iterator[str]:
         try:
             path.unlink(missing_ok=True)
         except OSError as error:
-            yield f"{path}: {error.strerror}; remove it, else an older unit loads it at boot"
+            yield f"{path}: {error.strerror}; remove it, otherwise an older unit loads it at boot"

@@ -33,9 +33,9 @@ def run(_: argparse.Namespace) -> int:
     try:
         off_switch.switch_on()
     except FileNotFoundError:
-        raise NegativeResult("doorward was not off; `doorward doctor` says what keeps the gate away") from None
+        raise NegativeResult("doorward was not off; `doorward doctor` shows why it is not active") from None
     except OSError as error:
-        raise HostError(f"{off_switch.marker()}: {error.strerror}; remove it with the right to write there") from None
+        raise HostError(f"{off_switch.marker()}: {error.strerror}; remove it as a user who can write there") from None
     if not _is_enabled():
         output.line("doorward is on; start the daemon: doorward run")
         return 0

@@ -31,7 +31,7 @@ def prompt(question: str, default: str, parse: Callable[[str], Answer]) -> Answe
             text = input(prompt_text).strip()
         except EOFError:
             line("")
-            raise UsageError("the answers have ended; with --yes nothing is asked") from None
+            raise UsageError("unexpected end of input; use --yes for non-interactive setup") from None
         try:
             return parse(text or default)
         except DoorwardError as error:
@@ -62,7 +62,7 @@ def trial_ms(text: str) -> int:
     except ValueError as error:
         raise argparse.ArgumentTypeError(str(error)) from None
     if not SHORTEST_TRIAL_MS <= for_ms <= LONGEST_TRIAL_MS:
-        raise argparse.ArgumentTypeError(f"a trial of {text} is too short or too long; 1s to 24h")
+        raise argparse.ArgumentTypeError(f"a trial of {text} is out of range; write 1s to 24h")
     return for_ms
 
 

@@ -22,7 +22,7 @@ def describe(knock: KnockRequest, signer: Signer, sent: SentPacket) -> list[str]
         "time": f"{request.time_ms} ms ({moment:%Y-%m-%d %H:%M:%S}.{request.time_ms % 1000:03} UTC)",
         "nonce": request.nonce.hex(),
         "door": request.door,
-        "for": "as long as the door's own time" if request.for_s is None else f"{request.for_s} s",
+        "for": "the door's own duration" if request.for_s is None else f"{request.for_s} s",
         "address": "where the packet comes from" if request.asked is None else str(request.asked),
         "gate": request.gate or f"{knock.key.fingerprint} (none named: its key's fingerprint)",
         "signed by": f"{signer.kind} {_fingerprint(signer)}, {signer.name}",

@@ -24,9 +24,9 @@ EXAMPLE = """\
   Host home
       ProxyCommand doorward proxy %h %p
   $ ssh home    # with `home` in hosts.toml, as `doorward add home …` writes it
-the door: the one named; else the host's only one; else the one that is called
-as the port's service (ssh for 22)
-exit status: 0 the connection has ended, 1 there was none, 2 the call is wrong
+the door: the one given; else the host's only one; else the one named after
+the port's service (ssh for 22)
+exit status: 0 the connection has ended, 1 there was none, 2 usage error
 """
 
 
@@ -35,7 +35,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("host", metavar="HOST", help="name or address, or a host in hosts.toml")
     parser.add_argument("port", metavar="PORT", help="the TCP port to connect to")
     parser.add_argument("words", metavar="DOOR or KNOCK", nargs="*", help="a door, or the ports of a sequence")
-    parser.add_argument("--door", metavar="DOOR", help="the door, where it is easier to say so")
+    parser.add_argument("--door", metavar="DOOR", help="the door, given as an option")
     parser.add_argument("--timeout", metavar="TIME", help="how long to knock and try (default: 30s)")
     knock_options.add_arguments(parser)
 
@@ -46,9 +46,9 @@ def run(args: argparse.Namespace) -> int:
     timeout_s = seconds("--timeout", args.timeout, DEFAULT_TIMEOUT_S)
     port = parse_port(args.port)
     if port.protocol is not Protocol.TCP:
-        raise UsageError(f"{port} cannot be connected to; only a TCP port can, such as 22")
+        raise UsageError(f"cannot connect to {port}; give a TCP port, such as 22")
     if args.door and args.words:
-        raise UsageError("--door and the words behind the port say the same; leave one of the two out")
+        raise UsageError("--door and arguments after the port exclude each other; leave one of the two out")
     plan = plan_knock(args, [args.door] if args.door else args.words, lambda host: _door(host, port))
     knock = knocker(plan, delay_s, verbose=False)
     with _connect(plan, port, knock, plan_targets(plan, args.family), timeout_s) as connection:

@@ -30,8 +30,8 @@ from doorward.report.words import count
 EXAMPLE = """\
   # doorward report --html /root/doorward.html --since 7d
   /root/doorward.html: 41 openings by 5 people or addresses, 18,204 refusals …
-an earlier report is replaced, whole or not at all, so cron may make it anew;
-any other file is left alone; `--html -` writes to standard output"""
+an earlier report is replaced atomically, so cron can renew it; any other file
+is left alone; `--html -` writes to standard output"""
 DEFAULT_SINCE = "30d"
 _MOST_ROWS = 8 * KEPT_ROWS  # active openings are never pruned from a ledger, however many
 _MODE = 0o600  # it contains names and addresses
@@ -50,7 +50,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 def run(args: argparse.Namespace) -> int:
     """Write the page and print a summary, or print the figures as JSON."""
     if args.html is None and not args.json:
-        raise UsageError("report: nothing says where to; add --html FILE, or --json for the figures alone")
+        raise UsageError("report: no output given; use --html FILE or --json")
     if args.html == "-" and args.json:
         raise UsageError("report: --html - and --json both write to standard output; name a file with --html")
     path = None if args.html in (None, "-") else Path(args.html)
@@ -110,11 +110,11 @@ def _check_target(path: Path) -> None:
     remedy = "remove it, or name another file with --html"
     try:
         if not stat.S_ISREG(path.lstat().st_mode):
-            raise UsageError(f"{path}: this is no plain file; {remedy}")
+            raise UsageError(f"{path}: not a regular file; {remedy}")
         # The directory may be the daemon's: a link created after that check is not followed.
         with os.fdopen(os.open(path, os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC), "rb") as file:
             if file.read(len(MARK)) != MARK.encode():
-                raise UsageError(f"{path}: this is no report of doorward, so it is left alone; {remedy}")
+                raise UsageError(f"{path}: not a doorward report, so it is left alone; {remedy}")
     except FileNotFoundError:
         return
     except OSError as error:
@@ -137,7 +137,7 @@ def _write(path: Path, raw: bytes) -> None:
             new.unlink(missing_ok=True)
     except OSError as error:
         raise HostError(
-            f"{error.filename or path}: {error.strerror}; name a file in a folder that this user may write"
+            f"{error.filename or path}: {error.strerror}; give a file in a directory that this user can write to"
         ) from None
 
 

@@ -22,14 +22,17 @@ EXAMPLE = """\
   # doorward run -c doorward.toml
   2026-05-01T12:00:00+0200 2 doors, mode guard; 0 open
   2026-05-01T12:00:09+0200 opened ssh to 192.0.2.7 for 30s (22/tcp), by knock
-SIGHUP reads the file again; SIGTERM ends it, and openings end by themselves"""
+SIGHUP reloads the file; SIGTERM ends the daemon, and openings still expire"""
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Declare the command-line arguments."""
     add_config(parser)
     parser.add_argument(
-        "--trial", metavar="T", type=trial_ms, help="end after T, like 2m, and put back what stood, unless confirmed"
+        "--trial",
+        metavar="T",
+        type=trial_ms,
+        help="end after T, like 2m, and restore the previous ruleset, unless confirmed",
     )
     parser.add_argument("--log-format", choices=("text", "json"), default="text", help="how log lines are written")
 
@@ -51,7 +54,7 @@ def run(args: argparse.Namespace) -> int:
     if note:
         log.message(note)
     if not seccomp.knows(machine := os.uname().machine):
-        log.message(f"no filter of system calls is known for {machine}: what reads packets goes without", "warning")
+        log.message(f"no seccomp filter for {machine}: the processes that read packets run without one", "warning")
     gc.collect()
     gc.freeze()  # long-lived objects; collections need not walk them
     try:

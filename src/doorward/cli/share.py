@@ -20,10 +20,10 @@ EXAMPLE = """\
   # doorward share ssh --format qr                        # for a camera
   # doorward share ssh --format knockonports > ssh.json   # for the Android app
   # doorward share ssh --host server.example              # the link alone
-what holds a sequence is a secret: send it by a way that nobody else reads"""
+what contains a sequence is secret: send it through a private channel"""
 FORMATS = {
     "doorward": "a doorward:// link",
-    "qr": "the link as a QR code too",
+    "qr": "the link, and its QR code",
     "knockonports": "JSON that the Android app Knock on Ports imports",
     "knockd": "a section of knockd.conf, which the app imports too",
 }
@@ -61,7 +61,7 @@ def _door(configuration: Configuration, name: str, file: str) -> Door:
     if name not in doors:
         near = nearest(name, doors)
         hint = f"did you mean {near!r}?" if near else f"its doors are {', '.join(list(doors)[:10])}"
-        raise UsageError(f"{file}: there is no door {name!r}; {hint}")
+        raise UsageError(f"{file}: unknown door {name!r}; {hint}")
     return doors[name]
 
 
@@ -79,8 +79,10 @@ def _require_shareable(door: Door, key: str | None) -> None:
     if door.target is not None:
         raise UsageError(f"door {door.name!r} listens for {door.target}; share it with --format knockonports or knockd")
     if door.knock:
-        raise UsageError(f"door {door.name!r}: its `flags` ({door.flags}) take no plain SYN, and clients send no other")
+        raise UsageError(
+            f"door {door.name!r}: its `flags` ({door.flags}) do not match a plain SYN, and clients send nothing else"
+        )
     raise UsageError(
-        f"door {door.name!r} has no sequence, and nobody may send signed knocks; write [signed] and public keys into "
+        f"door {door.name!r} has no sequence, and no key may send signed knocks; add [signed] and public keys in "
         "its authorized_keys, or a `knock`"
     )

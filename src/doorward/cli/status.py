@@ -16,38 +16,38 @@ EXAMPLE = """\
   door  address    ports   opened by  since                left
   ssh   192.0.2.7  22/tcp  knock      2026-05-01 12:00:09  21s
   2 doors, mode guard, process 4711
-exit status: 0 all is well; 1 no daemon runs, doorward is off, or the file is
-wrong and its last good copy is in force"""
+exit status: 0 running; 1 no daemon is running, doorward is off, or the file
+is invalid and its last good copy is in force"""
 _MOST_FAULTS = 10  # `doorward check` shows all of them
 _LOSSES = {
-    "no_room_limiter": "symbols were not matched: the limiter was full",
-    "hurried": "first knocks had to be completed within 2s: too many sources in progress",
-    "no_room_window": "first knocks were refused: too many sources in progress",
-    "no_room_progress": "later knocks were refused: too many sources in progress",
-    "no_room_open": "right knocks were refused: the open set was full",
-    "signed_fast": "datagrams for signed knocks were dropped: more than 10/s from one source, 1,000/s from all",
-    "signed_over": "datagrams for signed knocks were dropped: more than 60,000 a second from all sources",
+    "no_room_limiter": "packets ignored: rate-limit table full",
+    "hurried": "first knocks with a 2s deadline: too many sources in progress",
+    "no_room_window": "first knocks rejected: too many sources in progress",
+    "no_room_progress": "later knocks rejected: too many sources in progress",
+    "no_room_open": "correct knocks rejected: open set full",
+    "signed_fast": "signed-knock packets dropped: more than 10/s from one source, 1,000/s from all",
+    "signed_over": "signed-knock packets dropped: more than 60,000/s from all sources",
 }
 
 _REASONS = {  # of signed/authorize.py and daemon/verifier.py, and the ledger's
     "length": "of a wrong length",
-    "check": "from who has not the server's key",
-    "sealed": "not sealed to it",
+    "check": "from senders that do not know the server's key",
+    "sealed": "not sealed to the server's key",
     "repeated": "copies",
-    "used": "used already",
-    "fleet": "that the fleet could not judge",
+    "used": "already used",
+    "fleet": "undecided because etcd did not answer",
     "gate": "for another gate",
-    "clock": "out of time",
+    "clock": "with a wrong time",
     "key": "by unknown keys",
-    "door": "for no door",
-    "forbidden": "for what the key may not",
+    "door": "for unknown doors",
+    "forbidden": "not allowed for their key",
     "signature": "with a wrong signature",
     "banned": "for banned addresses",
     "overlap": "for part of a network that was open",
     "quota": "beyond the quota of a key",
-    "full": "for which the open set had no room",
-    "failed": "that nftables refused",
-    "lost": "times that the kernel lost some",
+    "full": "with the open set full",
+    "failed": "rejected by nftables",
+    "lost": "losses in the kernel",
 }
 
 
@@ -96,7 +96,7 @@ def _off(since_s: float, *, as_json: bool) -> int:
     if as_json:
         output.as_json({"off_since": since_s, "openings": []})
     else:
-        output.line(f"DOORWARD IS OFF since {output.format_time(since_s)}: nothing is hidden, and no knock is read.")
+        output.line(f"DOORWARD IS OFF since {output.format_time(since_s)}: nothing is hidden, and knocks are ignored.")
         output.line("`doorward on` brings the gate back")
     return 1
 
@@ -116,7 +116,7 @@ def _remark(answer: dict[str, Any]) -> None:
     if (signed := answer.get("signed")) is not None:
         output.line(_signed(signed["takes"], signed["refused"]))
     if banned := answer.get("banned"):
-        output.line(f"{banned} {'is' if banned == 1 else 'are'} banned; `doorward ban` lists who")
+        output.line(f"{banned} {'is' if banned == 1 else 'are'} banned; `doorward ban` lists them")
     if (fleet := answer.get("fleet")) is not None:
         output.line(_fleet(fleet))
     if trouble := answer.get("gate_trouble"):  # missing from an older daemon
@@ -127,20 +127,20 @@ def _remark(answer: dict[str, Any]) -> None:
 
 def _not_loaded(config: str, fault: str) -> None:
     output.line(f"NOT LOADED: {config}; its last good copy is in force, and hooks do not run.")
-    output.line("Repair it (`doorward check`), then have it loaded again. What is wrong:")
+    output.line("Fix it (`doorward check`), then reload it. What is wrong:")
     for line in fault.splitlines()[:_MOST_FAULTS]:
         output.line(f"  {line}")
 
 
 def _signed(takes: bool, refused: dict[str, int]) -> str:
-    begin = "takes signed knocks" if takes else "takes no signed knock; the log says why"
+    begin = "signed knocks: ready" if takes else "signed knocks: not ready; see the log"
     counted = ", ".join(f"{count} {_REASONS.get(reason, reason)}" for reason, count in sorted(refused.items()))
-    return f"{begin}; refused: {counted}" if counted else begin
+    return f"{begin}; rejected: {counted}" if counted else begin
 
 
 def _fleet(fleet: dict[str, Any]) -> str:
-    touch = "in touch" if fleet["is_in_touch"] else "etcd gives no answer, this gate works alone"
-    owed = f", {fleet['owed']} still to be told" if fleet["owed"] else ""
+    touch = "in touch" if fleet["is_in_touch"] else "etcd does not answer, this gate works alone"
+    owed = f", {fleet['owed']} not yet sent" if fleet["owed"] else ""
     unanswered = "".join(
         f"; {n} signed knocks {outcome} without its answer" for outcome, n in fleet["without_answer"].items()
     )

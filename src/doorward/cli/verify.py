@@ -151,17 +151,19 @@ EXAMPLE = """\
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Declare the command-line arguments."""
     parser.usage = "%(prog)s [OPTION ...] HOST [DOOR or PORT ...]"
-    parser.add_argument("host", metavar="HOST", help="name or address, or a host in hosts.toml; another than this")
-    parser.add_argument("words", metavar="DOOR or PORT", nargs="*", help="as `doorward knock` takes them")
-    parser.add_argument("--ports", metavar="LIST", help="look at 1-1024,7000/udp (default: all TCP, UDP of the knock)")
-    parser.add_argument("--expect", metavar="LIST", help="ports that everybody may see, like 80,443")
+    parser.add_argument("host", metavar="HOST", help="name or address, or a host in hosts.toml; not this host")
+    parser.add_argument("words", metavar="DOOR or PORT", nargs="*", help="as for `doorward knock`")
+    parser.add_argument("--ports", metavar="LIST", help="scan 1-1024,7000/udp (default: all TCP, UDP of the knock)")
+    parser.add_argument("--expect", metavar="LIST", help="ports that anyone may reach, like 80,443")
     parser.add_argument("--port", metavar="LIST", help="what the knock must open (default: anything)")
     parser.add_argument("--for", dest="wait", metavar="TIME", help="the door must close within it (default: 2m)")
-    parser.add_argument("--guard", action="store_true", help="mode is guard: ports may refuse, but the door's")
-    parser.add_argument("--no-knock", action="store_true", help="only look")
-    parser.add_argument("--rate", metavar="N", type=int, default=DEFAULT_RATE, help="packets a second (default: 3000)")
+    parser.add_argument("--guard", action="store_true", help="mode is guard: ports except the door's may refuse")
+    parser.add_argument("--no-knock", action="store_true", help="scan only")
+    parser.add_argument(
+        "--rate", metavar="N", type=int, default=DEFAULT_RATE, help="packets per second (default: 3000)"
+    )
     parser.add_argument("--picture", metavar="FILE", type=Path, help="draw every port into an SVG file")
-    parser.add_argument("--json", action="store_true", help="one line an address")
+    parser.add_argument("--json", action="store_true", help="one JSON object per address")
     families = parser.add_mutually_exclusive_group()
     families.add_argument("-4", dest="family", action="store_const", const=AF_INET, default=AF_UNSPEC, help="IPv4 only")
     families.add_argument("-6", dest="family", action="store_const", const=AF_INET6, help="IPv6 only")
@@ -181,7 +183,7 @@ def run(args: argparse.Namespace) -> int:
     targets = resolve(_address(args.host) if plan is None else plan.host.address, args.family)
     display = Display(as_json=args.json)
     if not may_send_raw():
-        display.line(f"not root: whole connections instead of SYN scans; {WORTH_UDP}")
+        display.line(f"not root: connect scans instead of SYN scans; {WORTH_UDP}")
     results = [
         verify(args.host, target, source, args.rate, request, knock, display) for target, source in find_routes(targets)
     ]
@@ -194,7 +196,7 @@ def _plan(args: argparse.Namespace) -> KnockPlan | None:
     """Return how to knock; None to scan only: with --no-knock, or if no knock is given or known."""
     if args.no_knock or (not args.words and args.host not in read_hosts(hosts_path())):
         if args.port is not None:
-            raise UsageError("--port is what a knock must open, and there is none; name the door or the sequence")
+            raise UsageError("--port is what a knock must open, but no knock is given; name the door or the sequence")
         return None
     knocks = argparse.ArgumentParser()
     knock_options.add_arguments(knocks)
@@ -211,7 +213,7 @@ def _build_request(args: argparse.Namespace, plan: KnockPlan | None) -> VerifyRe
     opens, public = _ports("--port", args.port), _ports("--expect", args.expect)
     if both := opens & public:
         raise UsageError(
-            f"{ports_text(both)}: --expect says that all may see it, --port that a knock opens it; name one"
+            f"{ports_text(both)}: listed in --expect (anyone may reach it) and --port (a knock opens it); keep one"
         )
     knocks = frozenset(plan.sequence) if plan is not None else frozenset()
     if args.ports is not None:
@@ -243,12 +245,12 @@ def _ports(option: str, text: str | None) -> Ports:
 def _check_options(args: argparse.Namespace) -> None:
     """Check early for what would otherwise fail after minutes of scanning."""
     if not 1 <= args.rate <= HIGHEST_RATE:
-        raise UsageError(f"--rate: {args.rate} is no rate; write 1 to {HIGHEST_RATE} packets a second")
+        raise UsageError(f"--rate: invalid rate {args.rate}; write 1 to {HIGHEST_RATE} packets per second")
     if args.picture is not None:
         if args.picture.suffix != ".svg":
             raise UsageError(f"--picture: {args.picture}: the file name must end in .svg")
         if not args.picture.absolute().parent.is_dir():
-            raise UsageError(f"--picture: there is no folder {args.picture.parent}; make it, or name another")
+            raise UsageError(f"--picture: no such directory: {args.picture.parent}; create it, or give another")
     if shutil.which("nmap") is None:
         raise HostError("the program `nmap` is missing; run `apt install nmap`")
 
@@ -267,12 +269,12 @@ def find_routes(targets: list[Target]) -> list[tuple[Target, str]]:
             faults.append(f"{target}: {error.strerror}")
             continue
         if source == str(target) or ip_address(str(target).partition("%")[0]).is_loopback:
-            raise UsageError(f"{target} is this machine, where every port can be seen; run this on another one")
+            raise UsageError(f"{target} is this host, where every port is visible; run this on another host")
         routes.append((target, source))
     if not routes:
-        raise HostError(f"no way there: {'; '.join(faults)}; check this machine's network, or try -4 or -6")
+        raise HostError(f"no route: {'; '.join(faults)}; check this host's network, or try -4 or -6")
     for fault in faults:
-        output.error_line(f"doorward: warning: not verified, since there is no way from here: {fault}")
+        output.error_line(f"doorward: warning: not verified, no route from here: {fault}")
     return routes
 
 
@@ -281,4 +283,4 @@ def _save_picture(path: Path, results: list[VerifyResult]) -> None:
     try:
         path.write_text(svg)
     except OSError as error:
-        raise HostError(f"--picture: {path} cannot be written: {error.strerror}; name another place") from None
+        raise HostError(f"--picture: {path} cannot be written: {error.strerror}; give another path") from None

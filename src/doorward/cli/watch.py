@@ -18,15 +18,15 @@ from doorward.libraries import install_command
 EXAMPLE = """\
   # doorward watch | grep refused
   2026-05-01T12:04:51+0200 refused 203.0.113.9: more than 20 symbols a second: …
-On a terminal: a live view, with keys to close and to prolong. Else one event a
-line, as in the daemon's log, until Ctrl-C or the daemon's end.
-exit status: 0 you ended it, 1 no daemon runs, or it ended"""
+On a terminal: a live view, with keys to close and prolong. Otherwise one event
+per line, as in the daemon's log, until Ctrl-C or until the daemon ends.
+exit status: 0 interrupted, 1 no daemon is running, or it ended"""
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Declare the command-line arguments."""
-    parser.add_argument("--plain", action="store_true", help="one event a line, on a terminal too")
-    parser.add_argument("--json", action="store_true", help="the status and then one event a line, as JSON")
+    parser.add_argument("--plain", action="store_true", help="one event per line, even on a terminal")
+    parser.add_argument("--json", action="store_true", help="the status, then one event per line, as JSON")
 
 
 def run(args: argparse.Namespace) -> int:

@@ -78,7 +78,7 @@ def test_ssh_knocks_from_then_on(hosts_file: Path, capsys: pytest.CaptureFixture
     lines = "Host home\n    ProxyCommand doorward proxy %h %p\n"
     assert main(["add", "home", "--server-key", KEY, "--ssh"]) == 0
     assert settings.read_text() == lines
-    assert capsys.readouterr().out.endswith(f"`ssh home` knocks from now on: {settings} says so\n")
+    assert capsys.readouterr().out.endswith(f"`ssh home` now knocks first: {settings} is updated\n")
     assert main(["add", "home", "--server-key", LONG_KEY, "--ssh", "--replace"]) == 0
     assert settings.read_text() == lines
 
@@ -104,7 +104,7 @@ def test_what_is_there_is_not_written_over_but_where_that_is_asked_for(
     assert only_host(hosts_file).server_key == KEY
     assert main(["add", "home", "--server-key", LONG_KEY, "--replace"]) == 0
     assert only_host(hosts_file).server_key == LONG_KEY
-    assert f"; the file as it was is {hosts_file}.before" in capsys.readouterr().out
+    assert f"; the previous file is {hosts_file}.before" in capsys.readouterr().out
 
 
 @pytest.mark.parametrize("server_key", [KEY, LONG_KEY], ids=["x25519", "hybrid"])
@@ -153,22 +153,25 @@ def test_without_segno_there_is_the_link_and_how_to_get_the_code(
 @pytest.mark.parametrize(
     ("words", "message"),
     [
-        (["home"], "nothing to knock with; add --server-key KEY, the line that `doorward key server` prints there"),
+        (
+            ["home"],
+            "nothing to knock with; add --server-key KEY, the line that `doorward key server` prints on the server",
+        ),
         (["home", "--door", "ssh"], "a door without a sequence opens with a signed knock only; add --server-key KEY"),
         (
             ["home", "--server-key", "x"],
-            "no server key: a server's key begins with x25519:… or mlkem768-x25519:…; copy",
+            "invalid server key: a server's key begins with x25519:… or mlkem768-x25519:…; copy",
         ),
-        (["home", "--server-key", KEY, "--door", "22"], "--door: '22' is no door's name"),
+        (["home", "--server-key", KEY, "--door", "22"], "--door: invalid door name '22'"),
         (["home", "--server-key", KEY, "--door", "a:7000"], "--door: '7000' is no port; write it as 7000/tcp or"),
         (["home", "--server-key", KEY, "--for", "1"], "--for: '1' is no duration"),
         (["home", "--server-key", KEY, "--from", "x"], "--from: 'x' is no address"),
         (["home", "--server-key", KEY, "--gate", "a b"], "--gate: 'a b' is no gate's name"),
         (["home", "--server-key", KEY, "--signed-port", "1/tcp"], "--signed-port: 1/tcp takes no signed knocks"),
-        (["home", "--server-key", KEY, "--identity", "/none"], "--identity: there is no file /none; name the one that"),
-        (["home", "--name", "x", "--server-key", KEY], "--name is for links; write the name in place of HOST"),
-        (["", "--server-key", KEY], "'' is no name for a host; write one like home"),
-        (["a\x1b[2J", "--server-key", KEY], "is no name for a host"),
+        (["home", "--server-key", KEY, "--identity", "/none"], "--identity: no such file: /none; give the one that"),
+        (["home", "--name", "x", "--server-key", KEY], "--name is for links; give the name as HOST"),
+        (["", "--server-key", KEY], "invalid host name ''; use one like home"),
+        (["a\x1b[2J", "--server-key", KEY], "invalid host name"),
         (["doorward://h/?key=x"], "'x' is no server key in the link; copy the whole link, in single quotes"),
         (["doorward://h"], "it is no link; one begins with doorward://HOST/?key=; copy the whole link, in single"),
         (["home", "--qr"], "names no host"),

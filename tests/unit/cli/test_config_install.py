@@ -59,7 +59,7 @@ def test_what_was_changed_since_is_not_installed(config: Path) -> None:
     installation = Installation(config)
     installation.prepare("new\n")
     installation.new.write_text("other\n")
-    with pytest.raises(UsageError, match="is not what is on trial any more"):
+    with pytest.raises(UsageError, match="is no longer the file on trial"):
         installation.check(DIGEST)
     installation.discard()
     with pytest.raises(HostError, match=r"doorward.toml.new: No such file"):
@@ -107,9 +107,9 @@ def test_whoever_may_not_write_there_is_told_before(config: Path) -> None:
         if folder.stat().st_uid == os.geteuid() and folder != Path("/"):
             folder.chmod(folder.stat().st_mode | 0o055)
     installation = Installation(config)
-    with pytest.raises(HostError, match="Permission denied; call this with the right to write there"):
+    with pytest.raises(HostError, match="Permission denied; run this as a user who can write there"):
         as_nobody(lambda: installation.prepare("new\n"))
     installation.prepare("new\n")
     installation.new.chmod(0o644)
-    with pytest.raises(HostError, match="this user may not write there; confirm as who applied it"):
+    with pytest.raises(HostError, match="permission denied; run `doorward confirm` as the user who ran `apply`"):
         as_nobody(lambda: installation.check(DIGEST))

@@ -129,16 +129,16 @@ def test_what_is_alike_is_folded(tmp_path: Path, capsys: pytest.CaptureFixture[s
     shown = capsys.readouterr().out.splitlines()
     main(["explain", path, "--source", "192.0.2.7"])
     assert len(shown) < 70 < len(capsys.readouterr().out.splitlines())
-    assert shown[1] == "          … 140 lines before"
+    assert shown[1] == "          … 140 earlier lines"
 
 
 def test_nobody_knocked(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     path = str(write_pcap(tmp_path / "x", frames("0 5/tcp; 1 6/tcp from=192.0.2.8")))
     assert main(["explain", path]) == 1
-    assert capsys.readouterr().out == "=> 2 sources, and none went to a port of a door\n"
+    assert capsys.readouterr().out == "=> none of 2 sources sent packets to a door port\n"
     path = str(write_pcap(tmp_path / "x", []))
     assert main(["explain", path]) == 1
-    assert capsys.readouterr().out == "=> nobody went to a port of a door\n"
+    assert capsys.readouterr().out == "=> no source sent packets to a door port\n"
 
 
 def test_a_file_that_ends_too_early_is_explained_as_far_as_it_goes(
@@ -149,7 +149,7 @@ def test_a_file_that_ends_too_early_is_explained_as_far_as_it_goes(
     out, err = capsys.readouterr()
     assert "=> only two of three knocks arrived: 9000/tcp is missing" in out
     assert err.startswith(f"doorward: {capture}: the file ends at byte ")
-    assert err.endswith(", inside a packet; what came before is explained\n")
+    assert err.endswith(", inside a packet; the packets before it are explained\n")
 
 
 def test_a_file_that_lies_is_explained_as_far_as_it_is_sound(capture: Path, capsys: pytest.CaptureFixture[str]) -> None:
@@ -157,7 +157,7 @@ def test_a_file_that_lies_is_explained_as_far_as_it_is_sound(capture: Path, caps
     assert main(["explain", str(capture)]) == 1
     out, err = capsys.readouterr()
     assert "=> the third knock came 6.2 s after the first" in out
-    assert "a packet claims 4,294,967,295 bytes, the most is 262,144; what came before is explained\n" in err
+    assert "a packet claims 4,294,967,295 bytes, the most is 262,144; the packets before it are explained\n" in err
 
 
 def test_a_capture_of_something_else(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
@@ -168,7 +168,7 @@ def test_a_capture_of_something_else(tmp_path: Path, capsys: pytest.CaptureFixtu
     )
     arp = write_pcap(tmp_path / "x", [CapturedFrame(BEGAN_NS, 1, bytes(12) + b"\x08\x06" + bytes(28), 42)] * 2)
     assert main(["explain", str(arp)]) == 1
-    assert "none of 2 frames holds a packet that can be explained; 2: no IP packet: protocol 0x0806 (ARP)" in (
+    assert "none of 2 frames contains a packet that can be explained; 2: no IP packet: protocol 0x0806 (ARP)" in (
         capsys.readouterr().err
     )
 
@@ -176,24 +176,24 @@ def test_a_capture_of_something_else(tmp_path: Path, capsys: pytest.CaptureFixtu
 def test_a_capture_without_times(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     timeless = [frame._replace(at_ns=0) for frame in frames(LATE)]
     main(["explain", str(write_pcap(tmp_path / "x", timeless))])
-    assert "all packets have the same time, so that nothing can be said about deadlines" in capsys.readouterr().err
+    assert "all packets have the same time, so deadlines cannot be checked" in capsys.readouterr().err
 
 
 @pytest.mark.parametrize(
     ("words", "says"),
     [
-        ([], "name one thing to explain: a capture file, an address, or --live ADDRESS"),
-        (["x.pcap", "--live", "192.0.2.7"], "name one thing to explain"),
+        ([], "give one thing to explain: a capture file, an address, or --live ADDRESS"),
+        (["x.pcap", "--live", "192.0.2.7"], "give one thing to explain"),
         (["x.pcap", "--for", "3s"], "--for is for --live; add --live ADDRESS, or leave --for out"),
-        (["--live", "home"], "--live: 'home' is no address; write it as 192.0.2.7 or 2001:db8::7"),
+        (["--live", "home"], "--live: invalid address 'home'; write it as 192.0.2.7 or 2001:db8::7"),
         (["--live", "192.0.2.7", "--for", "3"], '--for: .*write the unit too: "3s"'),
-        (["x.pcap"], "x.pcap: there is no such file, and it is no address; name a capture or an address"),
-        (["{folder}"], "it cannot be read .Is a directory.; name a capture file"),
+        (["x.pcap"], "x.pcap: neither a file nor an address; give a capture file or an address"),
+        (["{folder}"], "cannot be read .Is a directory.; give a capture file"),
         (["{folder}/doorward.toml"], "doorward.toml: it is no capture; make one with `tcpdump -w FILE`"),
-        (["{capture}", "--source", "home"], "--source: 'home' is no address"),
-        (["{capture}", "--host", "home"], "--host: 'home' is no address"),
-        (["{capture}", "--door", "shs"], "--door: there is no door 'shs'; did you mean 'ssh'?"),
-        (["{capture}", "--door", "xyz"], "--door: there is no door 'xyz'; look into the configuration for its name"),
+        (["{capture}", "--source", "home"], "--source: invalid address 'home'"),
+        (["{capture}", "--host", "home"], "--host: invalid address 'home'"),
+        (["{capture}", "--door", "shs"], "--door: unknown door 'shs'; did you mean 'ssh'?"),
+        (["{capture}", "--door", "xyz"], "--door: unknown door 'xyz'; see the configuration for its name"),
         (["{capture}", "-c", "none.toml"], "none.toml: there is no such file"),
         (["192.0.2.7"], "no ledger; it begins when `doorward run` first starts"),
     ],

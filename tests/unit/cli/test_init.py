@@ -75,7 +75,7 @@ def test_nothing_is_asked(called: Called, mode: str) -> None:
     ]
     assert [door.knock for door in found.doors] == [(), ()]  # a key alone opens them
     assert "sequence" not in called.path.read_text() + printed
-    assert "on each client (not a secret: " in printed
+    assert "on each client (not secret: " in printed
     assert called.check() == ""
     link = parse_link(link_in(printed))
     assert (link.host, link.doors) == ("server.example", (("ssh", ()), ("db", ())))
@@ -147,7 +147,7 @@ def test_called_again_it_changes_nothing_and_tells_the_same(called: Called) -> N
     assert {path.name for path in files} == {"doorward.toml", "server.key", "authorized_keys"}
     again = called.init(*words)
     assert {path: path.read_bytes() for path in called.path.parent.iterdir()} == files
-    assert again.startswith(f"{called.path} is there already, and stays as it is\n--door: for a new file only;")
+    assert again.startswith(f"{called.path} already exists and is left unchanged\n--door: for a new file only;")
     assert link_in(again) == link_in(first)
     assert again[again.index("\nnext:") :] == first[first.index("\nnext:") :]
 
@@ -181,7 +181,7 @@ def test_sequences_alone(called: Called) -> None:
 def test_signed_knocks_before_anybody_has_a_key(called: Called) -> None:
     printed = called.init("--yes", "--door", "ssh=22", *ADDRESS, "--authorized-keys", "none")
     who = called.path.parent / "authorized_keys"
-    assert f"nobody may send signed knocks yet: write public keys into {who}, and call this again\n" in printed
+    assert f"no key may send signed knocks yet: add public keys to {who}, and run this again\n" in printed
     assert parse_link(link_in(printed)).key is None  # the client uses the sequence
     assert "on each client (keep it secret: " in printed
     assert called.check() == ""
@@ -230,7 +230,7 @@ def test_without_a_terminal_there_is_nobody_to_ask(called: Called) -> None:
     command = [sys.executable, "-m", "doorward", "init", "-c", str(called.path)]
     done = subprocess.run(command, stdin=subprocess.DEVNULL, capture_output=True, text=True, timeout=60)
     assert done.returncode == 2
-    assert "there is no terminal to ask on; add --yes" in done.stderr
+    assert "not on a terminal; add --yes" in done.stderr
 
 
 ASKED = [
@@ -238,8 +238,8 @@ ASKED = [
     ("Doors, ", "ssh=22 db=5432/tcp\n"),
     ("Mode: ", "hidden\n"),
     ("Mode: ", "stealth\n"),
-    ("Ports that everybody reaches ", "80,443\n"),
-    ("Who may knock by SSH key", "KEYS\n"),
+    ("Public ports, reachable by anyone ", "80,443\n"),
+    ("Keys that may knock", "KEYS\n"),
     ("A port sequence too", "perhaps\n"),
     ("A port sequence too", "yes\n"),
     ("Name or address that clients use ", "\n"),
@@ -263,7 +263,7 @@ def test_answers_on_a_terminal(called: Called) -> None:
         assert process.wait(60) == 0, shown
     os.close(master)
     assert "'nonsense' is no door" in shown
-    assert "'hidden' is no mode; write one of observe, guard, stealth" in shown
+    assert "unknown mode 'hidden'; expected one of observe, guard, stealth" in shown
     found = called.configuration()
     assert (found.gate.mode, [door.name for door in found.doors]) == (Mode.STEALTH, ["ssh", "db"])
     assert found.gate.public == (Port.parse("80/tcp"), Port.parse("443/tcp"))

@@ -32,7 +32,7 @@ def test_the_key_is_made_once_and_printed_each_time(config: Path, capsys: pytest
     path = config.parent / "server.key"
     assert out == f"{parse_private_key(path.read_text()).public}\n"
     assert parse_server_key(out).suite is X25519
-    assert err == f"doorward: made {path}; keep a copy of it in a safe place\n"
+    assert err == f"doorward: created {path}; keep a backup in a safe place\n"
     assert stat.S_IMODE(path.stat().st_mode) == 0o600
     assert sorted(each.name for each in config.parent.iterdir()) == ["doorward.toml", "server.key"]
     made = path.read_bytes()
@@ -50,7 +50,7 @@ def test_the_suite_is_chosen_when_it_is_made(config: Path, capsys: pytest.Captur
     assert main(["key", "server", "--suite", "x25519"]) == 2
     captured = capsys.readouterr()
     assert captured.out == ""
-    assert "the key there is of suite mlkem768-x25519; move it away to make another" in captured.err
+    assert "the existing key is of suite mlkem768-x25519; move it away to create another" in captured.err
 
 
 def test_the_file_is_named_relative_to_the_configuration(config: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -96,7 +96,7 @@ def test_without_signed_it_says_what_to_add(config: Path, capsys: pytest.Capture
     assert main(["key", "server"]) == 2
     captured = capsys.readouterr()
     assert captured.out == ""
-    assert f"{config}: has no table [signed], so there are no signed knocks; add to it:" in captured.err
+    assert f"{config}: no [signed] table, so signed knocks are off; add to it:" in captured.err
     added = [line.removeprefix("doorward:   ") for line in captured.err.splitlines()[1:]]
     config.write_text("\n".join(added) + '\n[doors.ssh]\nopens = ["22/tcp"]\n')
     assert main(["key", "server"]) == 0  # what it says to add is right

@@ -97,7 +97,7 @@ def test_a_broken_hosts_toml_does_not_keep_an_address_from_being_knocked_at(
         (["127.0.0.1", "7000", "--delay", "999999999999999d"], "--delay: 999999999999999d is too long"),
         (["127.0.0.1", "7000", "--wait", "22", "--timeout", "soon"], "--timeout: 'soon' is no duration"),
         (["127.0.0.1", "7000", "--timeout", "3s"], "--timeout is for --wait"),
-        (["127.0.0.1", "7000", "--wait", "22/udp"], "--wait: 22/udp cannot be waited for"),
+        (["127.0.0.1", "7000", "--wait", "22/udp"], "--wait: cannot wait for 22/udp"),
         (["255.255.255.255", "7000"], "cannot knock: 255.255.255.255: Network is unreachable"),
         (["home"], "which door? "),
         (["home", "sh"], "did you mean 'ssh'?"),

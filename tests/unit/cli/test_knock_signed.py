@@ -183,7 +183,7 @@ def test_dump_as_json_is_enough_to_check_another_client(identity: Path, capsys: 
         (["127.0.0.1", "ssh", "--gate", "x"], "--gate is for signed knocks, and no server key is known for '127"),
         (["127.0.0.1", "7000", "--gate", "x"], "--gate is for signed knocks, and ports are a sequence; leave one"),
         (["home", "ssh", "--sequence", "--for", "1s"], "--for is for signed knocks, and --sequence asks for a seq"),
-        (["127.0.0.1", "7000", "--dump"], "--dump shows a signed knock, and this is a sequence; add --server-key KEY"),
+        (["127.0.0.1", "7000", "--dump"], "--dump is for signed knocks, and this is a sequence; add --server-key KEY"),
         (["127.0.0.1", "ssh", "--server-key", KEY, "--json"], "--json is for --dump; add --dump, or leave --json out"),
         (["127.0.0.1", "--server-key", KEY], "which door? no door of '127.0.0.1' is known here; name the one to open"),
         (["home"], "which door? "),

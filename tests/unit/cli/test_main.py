@@ -66,7 +66,7 @@ def test_version(word: str, capsys: pytest.CaptureFixture[str]) -> None:
 )
 def test_an_unknown_command(word: str, hint: str, capsys: pytest.CaptureFixture[str]) -> None:
     assert main([word]) == 2
-    assert capsys.readouterr() == ("", f"doorward: {word!r} is no command; {hint}\n")
+    assert capsys.readouterr() == ("", f"doorward: unknown command {word!r}; {hint}\n")
 
 
 @pytest.mark.parametrize("name", COMMANDS)
@@ -145,7 +145,7 @@ def test_the_commands_own_status_is_given_on(monkeypatch: pytest.MonkeyPatch) ->
         (["open", "ssh", "192.0.2.7"], 1, "no daemon answers"),
         (["close", "ssh", "192.0.2.7"], 1, "no daemon answers"),
         (["log"], 2, "no ledger; it begins when `doorward run` first starts"),
-        (["log", "--last", "0"], 2, "--last: 0 lines are none"),
+        (["log", "--last", "0"], 2, "--last: 0 is too small"),
         (["log", "--since", "90"], 2, '--since: .*"90s"'),
         (["compile"], 2, "there is no such file"),
     ],

@@ -261,9 +261,9 @@ def test_the_door_is_named_or_the_only_one_or_the_ports_service(
 @pytest.mark.parametrize(
     ("words", "message"),
     [
-        (["home", "22/udp"], "22/udp cannot be connected to; only a TCP port can, such as 22"),
+        (["home", "22/udp"], "cannot connect to 22/udp; give a TCP port, such as 22"),
         (["home", "ssh"], "'ssh' is no port; write it as 7000/tcp or 7000/udp"),
-        (["home", "22", "ssh", "--door", "ssh"], "--door and the words behind the port say the same; leave one"),
+        (["home", "22", "ssh", "--door", "ssh"], "--door and arguments after the port exclude each other; leave one"),
         (["127.0.0.1", "22", "--gate", "x"], "--gate is for signed knocks, and no server key is known for '127.0.0.1'"),
         (["home", "22"], "names no host; give ports (7000 8000/udp 9000), add the host with its server's key"),
         (["127.0.0.1", "9", "ssh", "--server-key", KEY, "--identity", "/none"], "/none: No such file or directory"),

@@ -85,14 +85,14 @@ def test_the_page_on_standard_output(folder: Path, capsysbinary: pytest.CaptureF
 @pytest.mark.parametrize(
     ("words", "message"),
     [
-        ([], "nothing says where to; add --html FILE, or --json for the figures alone"),
+        ([], "no output given; use --html FILE or --json"),
         (["--html", "-", "--json"], "both write to standard output"),
-        (["--html", "nowhere/page.html"], "No such file or directory; name a file in a folder that"),
-        (["--html", "."], "this is no plain file; remove it, or name another file"),
-        (["--html", "doorward.toml"], "this is no report of doorward, so it is left alone"),
-        (["--html", "ledger.sqlite3"], "this is no report of doorward, so it is left alone"),
-        (["--html", "empty"], "this is no report of doorward, so it is left alone"),
-        (["--html", "link.html"], "this is no plain file"),
+        (["--html", "nowhere/page.html"], "No such file or directory; give a file in a directory that"),
+        (["--html", "."], "not a regular file; remove it, or name another file"),
+        (["--html", "doorward.toml"], "not a doorward report, so it is left alone"),
+        (["--html", "ledger.sqlite3"], "not a doorward report, so it is left alone"),
+        (["--html", "empty"], "not a doorward report, so it is left alone"),
+        (["--html", "link.html"], "not a regular file"),
         (["--html", "page.html", "-c", "none.toml"], "none.toml: there is no such file"),
     ],
 )

@@ -85,11 +85,11 @@ def test_knockd(file: Path, capsys: pytest.CaptureFixture[str]) -> None:
 @pytest.mark.parametrize(
     ("words", "message"),
     [
-        (["shs"], "there is no door 'shs'; did you mean 'ssh'?"),
-        (["nothing"], "there is no door 'nothing'; its doors are ssh, db, odd, wake"),
-        (["db"], "door 'db' has no sequence, and nobody may send signed knocks"),
+        (["shs"], "unknown door 'shs'; did you mean 'ssh'?"),
+        (["nothing"], "unknown door 'nothing'; its doors are ssh, db, odd, wake"),
+        (["db"], "door 'db' has no sequence, and no key may send signed knocks"),
         (["db", "--format", "knockonports"], "door 'db' has no sequence; share it as a link"),
-        (["odd"], "door 'odd': its `flags` (fin,!syn) take no plain SYN, and clients send no other"),
+        (["odd"], "door 'odd': its `flags` (fin,!syn) do not match a plain SYN, and clients send nothing else"),
         (["odd", "--format", "knockd"], "door 'odd': its `flags` (fin,!syn) take no plain SYN, and apps send no other"),
         (["wake"], "door 'wake' listens for 192.0.2.9; share it with --format knockonports or knockd"),
         (["ssh", "--host", "a b"], "'a b' is no name or address of a host"),
