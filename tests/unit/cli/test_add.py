@@ -1,4 +1,4 @@
-"""`doorward add`: what stands in hosts.toml afterwards, what is printed, and what is refused."""
+"""`doorward add`: the resulting hosts.toml, the output, and invalid calls."""
 
 from __future__ import annotations
 
@@ -29,7 +29,7 @@ def only_host(path: Path) -> KnownHost:
     return host
 
 
-def test_a_server_key_is_enough(hosts_file: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_server_key_suffices(hosts_file: Path, capsys: pytest.CaptureFixture[str]) -> None:
     assert main(["add", "gate.example", "--server-key", KEY]) == 0
     assert only_host(hosts_file) == KnownHost("gate.example", "gate.example", {}, server_key=KEY)
     assert capsys.readouterr().out == (
@@ -40,7 +40,7 @@ def test_a_server_key_is_enough(hosts_file: Path, capsys: pytest.CaptureFixture[
     )
 
 
-def test_every_option_is_kept(hosts_file: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_every_option_is_saved(hosts_file: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.chdir(key("ed25519").parent)
     words = ["--address", "192.0.2.7", "--server-key", KEY, "--signed-port", "1234", "--gate", "paris"]
     more = ["--identity", key("ed25519").name, "--from", "auto", "--for", "1h", "--door", "web"]
@@ -59,7 +59,7 @@ def test_every_option_is_kept(hosts_file: Path, monkeypatch: pytest.MonkeyPatch)
     )
 
 
-def test_a_link_is_enough(hosts_file: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_link_suffices(hosts_file: Path, capsys: pytest.CaptureFixture[str]) -> None:
     link = f"doorward://192.0.2.7:1234/?key={KEY.replace('+', '%2B')}&gate=paris&door=db"
     assert main(["add", link, "--name", "home", "--identity", str(key("ed25519"))]) == 0
     host = only_host(hosts_file)
@@ -68,12 +68,12 @@ def test_a_link_is_enough(hosts_file: Path, capsys: pytest.CaptureFixture[str]) 
     assert "    doorward knock home db -v\n" in capsys.readouterr().out
 
 
-def test_a_link_without_a_name_is_called_as_its_host(hosts_file: Path) -> None:
+def test_link_without_name_uses_its_host(hosts_file: Path) -> None:
     assert main(["add", "doorward://gate.example/?seq=ssh:7000/tcp"]) == 0
     assert only_host(hosts_file) == KnownHost("gate.example", "gate.example", {"ssh": (Port.parse("7000/tcp"),)})
 
 
-def test_ssh_knocks_from_then_on(hosts_file: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_ssh_option_updates_ssh_config(hosts_file: Path, capsys: pytest.CaptureFixture[str]) -> None:
     settings = hosts_file.parents[2] / ".ssh/config"
     lines = "Host home\n    ProxyCommand doorward proxy %h %p\n"
     assert main(["add", "home", "--server-key", KEY, "--ssh"]) == 0
@@ -83,9 +83,7 @@ def test_ssh_knocks_from_then_on(hosts_file: Path, capsys: pytest.CaptureFixture
     assert settings.read_text() == lines
 
 
-def test_what_ssh_does_with_a_host_already_stays_and_the_host_is_not_added(
-    hosts_file: Path, capsys: pytest.CaptureFixture[str]
-) -> None:
+def test_conflicting_ssh_config_prevents_adding(hosts_file: Path, capsys: pytest.CaptureFixture[str]) -> None:
     settings = hosts_file.parents[2] / ".ssh/config"
     settings.parent.mkdir(exist_ok=True)
     settings.write_text("Host home\n  User me\n")
@@ -95,9 +93,7 @@ def test_what_ssh_does_with_a_host_already_stays_and_the_host_is_not_added(
     assert not hosts_file.exists()
 
 
-def test_what_is_there_is_not_written_over_but_where_that_is_asked_for(
-    hosts_file: Path, capsys: pytest.CaptureFixture[str]
-) -> None:
+def test_existing_host_needs_replace(hosts_file: Path, capsys: pytest.CaptureFixture[str]) -> None:
     assert main(["add", "home", "--server-key", KEY]) == 0
     assert main(["add", "home", "--server-key", LONG_KEY]) == 2
     assert "has the host 'home' already; add --replace" in capsys.readouterr().err
@@ -108,9 +104,7 @@ def test_what_is_there_is_not_written_over_but_where_that_is_asked_for(
 
 
 @pytest.mark.parametrize("server_key", [KEY, LONG_KEY], ids=["x25519", "hybrid"])
-def test_the_link_that_is_shown_leads_to_the_same(
-    hosts_file: Path, capsys: pytest.CaptureFixture[str], server_key: str
-) -> None:
+def test_printed_link_round_trips(hosts_file: Path, capsys: pytest.CaptureFixture[str], server_key: str) -> None:
     words = ["--address", "2001:db8::7", "--signed-port", "99", "--gate", "paris", "--door", "a", "--door", "b:1/udp"]
     assert main(["add", "home", "--server-key", server_key, *words, "--qr"]) == 0
     shown = [line for line in capsys.readouterr().out.splitlines() if line.startswith("doorward://")]
@@ -120,7 +114,7 @@ def test_the_link_that_is_shown_leads_to_the_same(
     assert only_host(hosts_file) == before
 
 
-def test_the_qr_code_of_a_host_that_is_there(hosts_file: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_qr_code_of_known_host(hosts_file: Path, capsys: pytest.CaptureFixture[str]) -> None:
     assert main(["add", "home", "--server-key", KEY]) == 0
     before = hosts_file.read_bytes()
     capsys.readouterr()
@@ -132,7 +126,7 @@ def test_the_qr_code_of_a_host_that_is_there(hosts_file: Path, capsys: pytest.Ca
     assert hosts_file.read_bytes() == before
 
 
-def test_without_segno_there_is_the_link_and_how_to_get_the_code(
+def test_without_segno_prints_link_and_remedy(
     hosts_file: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     real = builtins.__import__
@@ -177,7 +171,7 @@ def test_without_segno_there_is_the_link_and_how_to_get_the_code(
         (["home", "--qr"], "names no host"),
     ],
 )
-def test_a_wrong_call_is_2_with_a_message(
+def test_invalid_call_exits_with_2(
     hosts_file: Path, capsys: pytest.CaptureFixture[str], words: list[str], message: str
 ) -> None:
     assert main(["add", *words]) == 2

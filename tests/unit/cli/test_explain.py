@@ -48,7 +48,7 @@ def capture(tmp_path: Path) -> Path:
     return write_pcap(tmp_path / "knock.pcap", frames(LATE))
 
 
-def test_columns_and_the_line_below_them(capture: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_columns_and_diagnosis(capture: Path, capsys: pytest.CaptureFixture[str]) -> None:
     assert main(["explain", str(capture)]) == 1
     out, err = capsys.readouterr()
     assert err == ""
@@ -93,16 +93,14 @@ def test_json(capture: Path, capsys: pytest.CaptureFixture[str]) -> None:
         "0 7101/tcp from=2001:db8:1234:5678:9abc:def0:1234:5678 to=2001:db8:aaaa:bbbb:cccc:dddd:eeee:ffff; 1 7102/tcp",
     ],
 )
-def test_nothing_is_wider_than_a_screen(text: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_output_fits_80_columns(text: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     main(["explain", str(write_pcap(tmp_path / "x", frames(text)))])
     out = capsys.readouterr().out
     assert [line for line in out.splitlines() if len(line) > 80 and "2001:db8" not in line] == []
     assert "a-door-with-a-name" in out.replace("\n", "").replace(" ", "")
 
 
-def test_a_repeat_that_is_cut_off_does_not_hide_that_the_door_opened(
-    tmp_path: Path, capsys: pytest.CaptureFixture[str]
-) -> None:
+def test_truncated_repeat_still_shows_opening(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     knock = "; ".join(f"{at} 7000/tcp; {at}.1 8000/udp; {at}.2 9000/tcp" for at in (0, 40, 80))
     path = str(write_pcap(tmp_path / "x", frames(f"{knock}; 120 7000/tcp; 120.1 8000/udp")))
     assert main(["explain", path]) == 0
@@ -116,7 +114,7 @@ def test_a_repeat_that_is_cut_off_does_not_hide_that_the_door_opened(
     assert (answer["door"], answer["opened"], answer["conclusion"]["kind"]) == ("ssh", True, "last_missing")
 
 
-def test_what_is_alike_is_folded(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_equal_rows_are_folded(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     text = "; ".join(f"{n * 0.1:.1f} {3000 + n}/tcp" for n in range(300)) + "; 31 7000/tcp; 32 8000/udp"
     path = str(write_pcap(tmp_path / "x", frames(text)))
     main(["explain", path])
@@ -132,7 +130,7 @@ def test_what_is_alike_is_folded(tmp_path: Path, capsys: pytest.CaptureFixture[s
     assert shown[1] == "          … 140 earlier lines"
 
 
-def test_nobody_knocked(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_no_source_knocked(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     path = str(write_pcap(tmp_path / "x", frames("0 5/tcp; 1 6/tcp from=192.0.2.8")))
     assert main(["explain", path]) == 1
     assert capsys.readouterr().out == "=> none of 2 sources sent packets to a door port\n"
@@ -141,9 +139,7 @@ def test_nobody_knocked(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> N
     assert capsys.readouterr().out == "=> no source sent packets to a door port\n"
 
 
-def test_a_file_that_ends_too_early_is_explained_as_far_as_it_goes(
-    capture: Path, capsys: pytest.CaptureFixture[str]
-) -> None:
+def test_truncated_capture_is_explained(capture: Path, capsys: pytest.CaptureFixture[str]) -> None:
     capture.write_bytes(capture.read_bytes()[:-5])
     assert main(["explain", str(capture)]) == 1
     out, err = capsys.readouterr()
@@ -152,7 +148,7 @@ def test_a_file_that_ends_too_early_is_explained_as_far_as_it_goes(
     assert err.endswith(", inside a packet; the packets before it are explained\n")
 
 
-def test_a_file_that_lies_is_explained_as_far_as_it_is_sound(capture: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_corrupt_capture_is_explained_up_to_the_fault(capture: Path, capsys: pytest.CaptureFixture[str]) -> None:
     capture.write_bytes(capture.read_bytes() + b"\xff" * 16)
     assert main(["explain", str(capture)]) == 1
     out, err = capsys.readouterr()
@@ -160,7 +156,7 @@ def test_a_file_that_lies_is_explained_as_far_as_it_is_sound(capture: Path, caps
     assert "a packet claims 4,294,967,295 bytes, the most is 262,144; the packets before it are explained\n" in err
 
 
-def test_a_capture_of_something_else(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_capture_without_ip_packets(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     usb = write_pcap(tmp_path / "x", [CapturedFrame(BEGAN_NS, 189, bytes(64), 64)] * 2)
     assert main(["explain", str(usb)]) == 2
     assert capsys.readouterr().err == (
@@ -198,7 +194,7 @@ def test_a_capture_without_times(tmp_path: Path, capsys: pytest.CaptureFixture[s
         (["192.0.2.7"], "no ledger; it begins when `doorward run` first starts"),
     ],
 )
-def test_calls_that_are_wrong(
+def test_invalid_calls(
     words: list[str], says: str, capture: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     assert main(["explain", *(word.format(folder=tmp_path, capture=capture) for word in words)]) == 2
@@ -207,8 +203,8 @@ def test_calls_that_are_wrong(
     assert re.fullmatch(f"doorward: .*{says}.*\n", err)
 
 
-def test_standard_input_is_read_to_its_end_also_after_ctrl_c(capture: Path) -> None:
-    """Ctrl-C reaches tcpdump too, which then writes what it has yet."""
+def test_stdin_is_read_to_end_after_ctrl_c(capture: Path) -> None:
+    """Ctrl-C also reaches tcpdump, which then writes its remaining packets."""
     whole = write_pcap(capture, frames("; ".join(f"{n / 1000:.3f} 5/udp" for n in range(4000)) + "; 9 7000/tcp"))
     data = whole.read_bytes()
     assert len(data) > 2 * 65536  # more than a pipe holds: once half is written, the reader is at work

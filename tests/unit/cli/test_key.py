@@ -1,4 +1,4 @@
-"""`doorward key server`: one line on standard output, and a key that is made once."""
+"""`doorward key server`: one line of output, and a key that is created once."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ def config(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     return path
 
 
-def test_the_key_is_made_once_and_printed_each_time(config: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_key_is_created_once_and_printed_each_time(config: Path, capsys: pytest.CaptureFixture[str]) -> None:
     assert main(["key", "server"]) == 0
     out, err = capsys.readouterr()
     path = config.parent / "server.key"
@@ -41,7 +41,7 @@ def test_the_key_is_made_once_and_printed_each_time(config: Path, capsys: pytest
     assert path.read_bytes() == made
 
 
-def test_the_suite_is_chosen_when_it_is_made(config: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_suite_is_chosen_at_creation(config: Path, capsys: pytest.CaptureFixture[str]) -> None:
     assert main(["key", "server", "--suite", "mlkem768-x25519"]) == 0
     out = capsys.readouterr().out
     assert parse_server_key(out).suite is HYBRID
@@ -66,7 +66,7 @@ def test_the_file_is_named_relative_to_the_configuration(config: Path, monkeypat
 @pytest.mark.parametrize(
     ("group", "mode", "wanted"), [(65534, 0o640, (65534, 0o640)), (65534, 0o600, (0, 0o600)), (1, 0o640, (0, 0o600))]
 )
-def test_the_daemons_user_reads_the_key_if_he_reads_the_configuration(
+def test_key_is_group_readable_if_configuration_is(
     config: Path, monkeypatch: pytest.MonkeyPatch, group: int, mode: int, wanted: tuple[int, int]
 ) -> None:
     for module in (key, key_files):
@@ -80,7 +80,7 @@ def test_the_daemons_user_reads_the_key_if_he_reads_the_configuration(
     assert main(["key", "server"]) == 0  # and what was made is taken
 
 
-def test_those_who_make_it_at_once_have_the_same(config: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_concurrent_creation_yields_one_key(config: Path, capsys: pytest.CaptureFixture[str]) -> None:
     statuses: list[int] = []
     threads = [threading.Thread(target=lambda: statuses.append(main(["key", "server"]))) for _ in range(6)]
     for thread in threads:
@@ -91,7 +91,7 @@ def test_those_who_make_it_at_once_have_the_same(config: Path, capsys: pytest.Ca
     assert len(set(capsys.readouterr().out.split())) == 1
 
 
-def test_without_signed_it_says_what_to_add(config: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_without_signed_table_prints_what_to_add(config: Path, capsys: pytest.CaptureFixture[str]) -> None:
     config.write_text('[doors.ssh]\nopens = ["22/tcp"]\nknock = ["7000/tcp"]\n')
     assert main(["key", "server"]) == 2
     captured = capsys.readouterr()
@@ -103,7 +103,7 @@ def test_without_signed_it_says_what_to_add(config: Path, capsys: pytest.Capture
 
 
 @pytest.mark.parametrize("text", ["", "x25519-private:AAAA\n", "a\nb\n"])
-def test_a_file_that_is_no_key_is_not_written_over(config: Path, capsys: pytest.CaptureFixture[str], text: str) -> None:
+def test_invalid_key_file_is_not_overwritten(config: Path, capsys: pytest.CaptureFixture[str], text: str) -> None:
     path = config.parent / "server.key"
     path.touch(0o600)
     path.write_text(text)
@@ -112,7 +112,7 @@ def test_a_file_that_is_no_key_is_not_written_over(config: Path, capsys: pytest.
     assert path.read_text() == text
 
 
-def test_a_key_that_others_can_read_is_refused(config: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_key_readable_by_others_is_rejected(config: Path, capsys: pytest.CaptureFixture[str]) -> None:
     assert main(["key", "server"]) == 0
     path = config.parent / "server.key"
     path.chmod(0o644)
@@ -120,7 +120,7 @@ def test_a_key_that_others_can_read_is_refused(config: Path, capsys: pytest.Capt
     assert f"{path}: other users can read the server's key; run `chmod go-r {path}`" in capsys.readouterr().err
 
 
-def test_a_folder_that_is_a_file(config: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_directory_that_is_a_file(config: Path, capsys: pytest.CaptureFixture[str]) -> None:
     config.write_text(CONFIG.replace("[signed]", '[signed]\nkey = "doorward.toml/server.key"'))
     assert main(["key", "server"]) == 2
     assert "doorward.toml" in capsys.readouterr().err

@@ -1,4 +1,4 @@
-"""`doorward share`: a door for another device."""
+"""`doorward share`: sharing a door with another device."""
 
 from __future__ import annotations
 
@@ -95,9 +95,9 @@ def test_knockd(file: Path, capsys: pytest.CaptureFixture[str]) -> None:
         (["ssh", "--host", "a b"], "'a b' is no name or address of a host"),
     ],
 )
-def test_what_cannot_be_shared(file: Path, capsys: pytest.CaptureFixture[str], words: list[str], message: str) -> None:
+def test_unshareable_doors(file: Path, capsys: pytest.CaptureFixture[str], words: list[str], message: str) -> None:
     assert message in share(capsys, file, *words, status=2)
 
 
-def test_the_hosts_own_address_where_none_is_told(file: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_default_address(file: Path, capsys: pytest.CaptureFixture[str]) -> None:
     assert parse_link(share(capsys, file, "ssh").strip()).host

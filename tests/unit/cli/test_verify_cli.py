@@ -1,4 +1,4 @@
-"""`doorward verify` refuses at once what it could only find out after minutes."""
+"""`doorward verify` rejects invalid calls before it starts to scan."""
 
 from __future__ import annotations
 
@@ -45,14 +45,14 @@ def hosts_file(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
         (["::1", "7000", "--ports", "22"], "::1 is this host, where every port is visible"),
     ],
 )
-def test_what_is_refused_at_once(words: list[str], says: str, capsys: pytest.CaptureFixture[str]) -> None:
+def test_invalid_calls_fail_immediately(words: list[str], says: str, capsys: pytest.CaptureFixture[str]) -> None:
     assert main(["verify", *words]) == 2
     out, err = capsys.readouterr()
     assert says in err
     assert out in ("", "not root: connect scans instead of SYN scans; UDP needs root; run it with sudo\n")
 
 
-def test_udp_is_not_for_everybody(capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch) -> None:
+def test_udp_needs_root(capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("os.geteuid", lambda: 1000)
     assert main(["verify", "192.0.2.7", "--ports", "53/udp"]) == 2
     assert "UDP needs root; run it with sudo, or leave /udp out" in capsys.readouterr().err
@@ -64,7 +64,7 @@ def test_nmap_is_missing(tmp_path: Path, capsys: pytest.CaptureFixture[str], mon
     assert "the program `nmap` is missing; run `apt install nmap`" in capsys.readouterr().err
 
 
-def test_nmaps_own_complaint_is_told(
+def test_nmap_error_is_reported(
     tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     nmap = tmp_path / "nmap"
