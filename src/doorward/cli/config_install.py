@@ -41,11 +41,11 @@ class Installation:
         self.new = config.with_name(f"{config.name}.new")
         self.backup = config.with_name(f"{config.name}.before")
         with self._complaining():
-            self._folder = open_directory_of(config)
+            self._directory = open_directory_of(config)
 
     def close(self) -> None:
         """Close the directory."""
-        os.close(self._folder)
+        os.close(self._directory)
 
     def prepare(self, text: str) -> None:
         """Write the text to FILE.new. HostError if that fails."""
@@ -57,7 +57,7 @@ class Installation:
         with self._complaining():
             with self._open(self.new) as file:
                 raw = file.read(MAX_BYTES + 1)
-            if not os.access(".", os.W_OK, dir_fd=self._folder):
+            if not os.access(".", os.W_OK, dir_fd=self._directory):
                 raise HostError(f"{self.config}: permission denied; run `doorward confirm` as the user who ran `apply`")
         if hashlib.sha256(raw).hexdigest() != digest:
             raise UsageError(f"{self.new} is no longer the file on trial; run `doorward apply` again")
@@ -74,12 +74,12 @@ class Installation:
     def discard(self) -> None:
         """Remove FILE.new."""
         with suppress(OSError):
-            os.unlink(self.new.name, dir_fd=self._folder)
+            os.unlink(self.new.name, dir_fd=self._directory)
 
     def _open(self, path: Path) -> BinaryIO:
         """Open a file for reading. HostError if other users could change it, or if it is not a regular file."""
         flags = os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC  # do not block on a FIFO
-        file = os.fdopen(os.open(path.name, flags, dir_fd=self._folder), "rb")
+        file = os.fdopen(os.open(path.name, flags, dir_fd=self._directory), "rb")
         info = os.fstat(file.fileno())
         entry = PathComponent(str(path), info.st_uid, info.st_mode, is_folder=False)
         objections = objection([entry], trusted_owners())
@@ -98,9 +98,9 @@ class Installation:
 
     def _write(self, path: Path, raw: bytes, access: FileOwnership) -> None:
         with suppress(FileNotFoundError):
-            os.unlink(path.name, dir_fd=self._folder)
+            os.unlink(path.name, dir_fd=self._directory)
         flags = os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_NOFOLLOW | os.O_CLOEXEC
-        handle = os.open(path.name, flags, _NEW_MODE, dir_fd=self._folder)
+        handle = os.open(path.name, flags, _NEW_MODE, dir_fd=self._directory)
         with os.fdopen(handle, "wb") as file:
             if (access.user, access.group) != (os.geteuid(), os.getegid()):
                 os.fchown(handle, access.user, access.group)
@@ -111,8 +111,8 @@ class Installation:
 
     def _rename(self, source: Path, destination: Path) -> None:
         """Rename within the directory, and sync it so that the change survives a power loss."""
-        os.rename(source.name, destination.name, src_dir_fd=self._folder, dst_dir_fd=self._folder)
-        os.fsync(self._folder)
+        os.rename(source.name, destination.name, src_dir_fd=self._directory, dst_dir_fd=self._directory)
+        os.fsync(self._directory)
 
     @contextmanager
     def _complaining(self) -> Iterator[None]:

@@ -192,11 +192,11 @@ def _explain_live(args: argparse.Namespace, address: Address) -> int:
         for note in _notes(collector):
             output.error_line(f"doorward: {note}")
         summary = summarize(compiled, traces, frozenset(), capture.is_local, source=address, door=door)
-    told = tuple(source._replace(conclusion=_unless_banned(address, source.conclusion)) for source in summary.told)
-    summary = summary._replace(told=told)
+    sources = tuple(source._replace(conclusion=_unless_banned(address, source.conclusion)) for source in summary.told)
+    summary = summary._replace(told=sources)
     began_s = (collector.began_ns or 0) / 1e9
     explain_output.print_live(compiled, summary, began_s, as_json=args.json)
-    return 0 if any(told.conclusion.opened for told in summary.told) else 1
+    return 0 if any(source.conclusion.opened for source in summary.told) else 1
 
 
 def _seconds(text: str) -> float:

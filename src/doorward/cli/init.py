@@ -158,7 +158,7 @@ _ENDS = "reverts unless confirmed"
 _ENABLE = "systemctl enable --now doorward-gate doorward"
 _WITH_SEQUENCE = "keep it secret: it contains a port sequence, and anyone who knows it can knock"
 _WITH_KEY = "not secret: with the server's public key alone nobody can open a door"
-_UNITS = [Path(folder, "doorward.service") for folder in ("/etc/systemd/system", "/usr/lib/systemd/system")]
+_UNITS = [Path(directory, "doorward.service") for directory in ("/etc/systemd/system", "/usr/lib/systemd/system")]
 
 
 def print_plan(host: HostSurvey) -> None:

@@ -53,8 +53,8 @@ def run(args: argparse.Namespace) -> int:
     daemon = Daemon(config, control, ledger, hooks, log, trial_s)
     if note:
         log.message(note)
-    if not seccomp.knows(machine := os.uname().machine):
-        log.message(f"no seccomp filter for {machine}: the processes that read packets run without one", "warning")
+    if not seccomp.knows(architecture := os.uname().machine):
+        log.message(f"no seccomp filter for {architecture}: the processes that read packets run without one", "warning")
     gc.collect()
     gc.freeze()  # long-lived objects; collections need not walk them
     try:

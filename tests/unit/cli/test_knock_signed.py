@@ -167,12 +167,17 @@ def test_dump_as_json_suffices_to_check_another_client(identity: Path, capsys: p
     words = ["--server-key", KEY, "--gate", "paris", "--for", "90s", "--from", "2001:db8::/64", "--dump", "--json"]
     assert main(["knock", "127.0.0.1", "ssh", "db", *words]) == 0
     for line, door in zip(capsys.readouterr().out.splitlines(), ("ssh", "db"), strict=True):
-        told = json.loads(line)
-        assert (told["door"], told["for_s"], told["address"], told["gate"]) == (door, 90, "2001:db8::/64", "paris")
-        assert (told["to"], told["port"], told["packet_bytes"]) == ("127.0.0.1", "62201/udp", 448)
-        assert told["signed_text"] == signed_text(SERVER.public.raw, bytes.fromhex(told["body"])).hex()
-        signature = bytes.fromhex(told["signature"])
-        verify(parse_public_key(blob_of(key("ed25519"))), signature, bytes.fromhex(told["signed_text"]))
+        fields = json.loads(line)
+        assert (fields["door"], fields["for_s"], fields["address"], fields["gate"]) == (
+            door,
+            90,
+            "2001:db8::/64",
+            "paris",
+        )
+        assert (fields["to"], fields["port"], fields["packet_bytes"]) == ("127.0.0.1", "62201/udp", 448)
+        assert fields["signed_text"] == signed_text(SERVER.public.raw, bytes.fromhex(fields["body"])).hex()
+        signature = bytes.fromhex(fields["signature"])
+        verify(parse_public_key(blob_of(key("ed25519"))), signature, bytes.fromhex(fields["signed_text"]))
 
 
 @pytest.mark.parametrize(

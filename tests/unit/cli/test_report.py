@@ -115,7 +115,7 @@ def test_an_earlier_report_is_replaced_and_keeps_its_mode(folder: Path) -> None:
     assert main(["report", "--html", "page.html"]) == 0
     assert not page.read_text().endswith("old")
     assert mode_of(page) == 0o640
-    assert page.stat().st_ino != first  # in one step: whoever reads the old one goes on
+    assert page.stat().st_ino != first  # atomic: readers of the old page continue
 
 
 @needs_root
