@@ -344,7 +344,7 @@ def test_an_address_of_each_family_is_verified(guard: Site) -> None:
 
 def test_this_machine_is_not_outside(guard: Site) -> None:
     for address in (guard.lab.client.ipv4, guard.lab.client.ipv6):
-        with pytest.raises(UsageError, match="is this machine"):
+        with pytest.raises(UsageError, match="is this host"):
             guard.lab.client.call(find_routes, resolve(str(address)))
 
 
@@ -354,7 +354,7 @@ def test_a_family_with_no_way_is_said_to_be_left_out(lab: Lab, capsys: pytest.Ca
     ((target, _),) = lab.client.call(find_routes, both)
     assert str(target) == str(lab.server.ipv4)
     assert f"not verified, no route from here: {lab.server.ipv6}" in capsys.readouterr().err
-    with pytest.raises(HostError, match="no way there"):
+    with pytest.raises(HostError, match="no route"):
         lab.client.call(find_routes, both[:1])
 
 
